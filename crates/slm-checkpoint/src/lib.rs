@@ -1,0 +1,1 @@
+//! Checkpoint directories: write, read, verify, and import from Hugging Face

@@ -1,0 +1,2 @@
+//! The `slm` program.
+fn main() {}

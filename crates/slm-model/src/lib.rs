@@ -1,0 +1,1 @@
+//! Config-driven decoder-only transformer with KV cache, sampling and streaming generation

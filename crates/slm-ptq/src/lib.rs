@@ -1,0 +1,1 @@
+//! Post-training quantization: calibrate, choose parameters, convert, report

@@ -1,0 +1,1 @@
+//! Configuration of quantization-aware training

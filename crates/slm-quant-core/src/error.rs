@@ -1,0 +1,101 @@
+//! The one error type of this crate.
+
+use std::fmt;
+
+/// Result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a quantization function refused its input.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Error {
+    /// A slice or matrix has another length than its shape says.
+    Length {
+        /// What was measured, such as `"codes"`.
+        what: &'static str,
+        /// The length that the shape requires.
+        expected: usize,
+        /// The length found.
+        found: usize,
+    },
+    /// An input that needs at least one value has none.
+    Empty {
+        /// What was empty.
+        what: &'static str,
+    },
+    /// A value is NaN or infinite.
+    NotFinite {
+        /// What holds the value.
+        what: &'static str,
+        /// Position of the first such value.
+        index: usize,
+        /// The value itself.
+        value: f32,
+    },
+    /// A group size of zero, or one above the matrix's width.
+    GroupSize {
+        /// The group size asked for.
+        group_size: usize,
+        /// The width (input features) of the matrix.
+        cols: usize,
+    },
+    /// A parameter is outside what the operation allows.
+    Parameter {
+        /// Name of the parameter.
+        what: &'static str,
+        /// What is wrong with it and what would be right.
+        detail: String,
+    },
+    /// The products of a row this wide could overflow a 32-bit accumulator.
+    AccumulatorOverflow {
+        /// Number of products summed.
+        k: usize,
+        /// The most that are safe.
+        max_k: usize,
+    },
+    /// A string that names no scheme element.
+    Parse {
+        /// What was parsed, such as `"granularity"`.
+        what: &'static str,
+        /// The text found.
+        found: String,
+        /// The accepted forms.
+        expected: &'static str,
+    },
+    /// A kernel was asked for that this machine or build does not have.
+    KernelUnavailable {
+        /// The kernel asked for.
+        kernel: String,
+        /// Kernels that can be had here.
+        available: String,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length { what, expected, found } => {
+                write!(f, "{what}: expected {expected} values, found {found}")
+            }
+            Self::Empty { what } => write!(f, "{what}: empty, at least one value is needed"),
+            Self::NotFinite { what, index, value } => {
+                write!(f, "{what}: value {value} at index {index} is not finite")
+            }
+            Self::GroupSize { group_size, cols } => {
+                write!(f, "group size {group_size} does not fit a width of {cols}: use 1 to {cols}")
+            }
+            Self::Parameter { what, detail } => write!(f, "{what}: {detail}"),
+            Self::AccumulatorOverflow { k, max_k } => {
+                write!(f, "{k} products could overflow a 32-bit accumulator; at most {max_k} are safe")
+            }
+            Self::Parse { what, found, expected } => {
+                write!(f, "{what}: {found:?} is not one of {expected}")
+            }
+            Self::KernelUnavailable { kernel, available } => {
+                write!(f, "kernel {kernel:?} is not available here; available: {available}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}

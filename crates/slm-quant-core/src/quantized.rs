@@ -1,0 +1,237 @@
+//! A quantized weight matrix in its canonical, row-major form: what checkpoints store.
+
+use half::f16;
+
+use crate::{Bits, Error, QParams, QuantScheme, Result, ScaleDtype};
+
+/// Scales in the type they are stored in.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Scales {
+    /// 32-bit scales.
+    F32(Vec<f32>),
+    /// 16-bit scales.
+    F16(Vec<f16>),
+}
+
+impl Scales {
+    /// Stores `values` as `dtype`, rounding to nearest even.
+    pub fn from_f32(values: Vec<f32>, dtype: ScaleDtype) -> Self {
+        match dtype {
+            ScaleDtype::F32 => Self::F32(values),
+            ScaleDtype::F16 => Self::F16(values.into_iter().map(f16::from_f32).collect()),
+        }
+    }
+
+    /// Number of scales.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(v) => v.len(),
+            Self::F16(v) => v.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The type they are stored in.
+    pub fn dtype(&self) -> ScaleDtype {
+        match self {
+            Self::F32(_) => ScaleDtype::F32,
+            Self::F16(_) => ScaleDtype::F16,
+        }
+    }
+
+    /// Scale `index`, widened.
+    ///
+    /// # Panics
+    /// When `index` is out of bounds, as slices do.
+    pub fn get(&self, index: usize) -> f32 {
+        match self {
+            Self::F32(v) => v[index],
+            Self::F16(v) => v[index].to_f32(),
+        }
+    }
+
+    /// All scales, widened.
+    pub fn to_f32(&self) -> Vec<f32> {
+        (0..self.len()).map(|i| self.get(i)).collect()
+    }
+}
+
+/// A quantized `[rows, cols]` weight matrix (`rows` outputs, `cols` inputs).
+///
+/// Codes are row-major and signed. INT8 takes a byte a code. INT4 takes two codes to a byte, the even
+/// column in the low nibble, in two's complement; an odd row ends in a zero nibble, so that every row
+/// starts on a byte boundary. Scales are ordered by row, then by group within the row. Zero points exist
+/// only in the affine mapping, one beside each scale.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QuantizedMatrix {
+    rows: usize,
+    cols: usize,
+    scheme: QuantScheme,
+    codes: Vec<u8>,
+    scales: Scales,
+    zero_points: Option<Vec<i8>>,
+}
+
+impl QuantizedMatrix {
+    /// Assembles a matrix from stored parts, checking everything about them.
+    ///
+    /// # Errors
+    /// [`Error::Length`] where a part does not fit the shape, [`Error::NotFinite`] or [`Error::Parameter`]
+    /// for a scale that is not a positive finite number, a missing or unexpected zero point, or one outside
+    /// the code range.
+    pub fn from_parts(
+        rows: usize,
+        cols: usize,
+        scheme: QuantScheme,
+        codes: Vec<u8>,
+        scales: Scales,
+        zero_points: Option<Vec<i8>>,
+    ) -> Result<Self> {
+        if rows == 0 || cols == 0 {
+            return Err(Error::Empty { what: "matrix" });
+        }
+        let too_big = || Error::Parameter {
+            what: "matrix shape",
+            detail: format!("{rows} x {cols} does not fit in memory"),
+        };
+        let bytes = rows.checked_mul(scheme.bits.row_bytes(cols)).ok_or_else(too_big)?;
+        check_len("codes", bytes, codes.len())?;
+        let count = scheme.granularity.scale_count(rows, cols)?;
+        check_len("scales", count, scales.len())?;
+        if scales.dtype() != scheme.scale_dtype {
+            return Err(Error::Parameter {
+                what: "scale dtype",
+                detail: format!("the scheme says {}, the scales are {}", scheme.scale_dtype, scales.dtype()),
+            });
+        }
+        for index in 0..count {
+            let value = scales.get(index);
+            if !value.is_finite() {
+                return Err(Error::NotFinite { what: "scales", index, value });
+            }
+            if value <= 0.0 {
+                return Err(Error::Parameter {
+                    what: "scales",
+                    detail: format!("value {value} at index {index} is not positive"),
+                });
+            }
+        }
+        match &zero_points {
+            Some(z) if scheme.mapping.is_symmetric() => {
+                return Err(Error::Length { what: "zero points", expected: 0, found: z.len() });
+            }
+            None if !scheme.mapping.is_symmetric() => {
+                return Err(Error::Length { what: "zero points", expected: count, found: 0 });
+            }
+            Some(z) => {
+                check_len("zero points", count, z.len())?;
+                let range = scheme.range();
+                let outside =
+                    |&&z: &&i8| i32::from(z) < range.quant_min() || i32::from(z) > range.quant_max();
+                if let Some(z) = z.iter().find(outside) {
+                    return Err(Error::Parameter {
+                        what: "zero points",
+                        detail: format!("{z} is outside [{}, {}]", range.quant_min(), range.quant_max()),
+                    });
+                }
+            }
+            None => {}
+        }
+        Ok(Self { rows, cols, scheme, codes, scales, zero_points })
+    }
+
+    /// Outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// How it is quantized.
+    pub fn scheme(&self) -> QuantScheme {
+        self.scheme
+    }
+
+    /// Packed codes, as described on the type.
+    pub fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// Scales by row, then group.
+    pub fn scales(&self) -> &Scales {
+        &self.scales
+    }
+
+    /// Zero points beside the scales; none in a symmetric mapping, where they are all 0.
+    pub fn zero_points(&self) -> Option<&[i8]> {
+        self.zero_points.as_deref()
+    }
+
+    /// Parameters of scale `index`.
+    pub fn qparams(&self, index: usize) -> QParams {
+        QParams {
+            scale: self.scales.get(index),
+            zero_point: self.zero_points.as_ref().map_or(0, |z| i32::from(z[index])),
+        }
+    }
+
+    /// Columns that share a scale within a row.
+    pub fn group_width(&self) -> usize {
+        self.scheme.granularity.group_width(self.cols).unwrap_or(self.cols)
+    }
+
+    /// Scales per row (1 unless the granularity is per group).
+    pub fn groups_per_row(&self) -> usize {
+        self.cols.div_ceil(self.group_width())
+    }
+
+    /// Index of the scale of row `row`, group `group`.
+    pub fn scale_index(&self, row: usize, group: usize) -> usize {
+        match self.scheme.granularity {
+            crate::Granularity::PerTensor => 0,
+            _ => row * self.groups_per_row() + group,
+        }
+    }
+
+    /// Packed bytes of one row.
+    pub fn row_codes(&self, row: usize) -> &[u8] {
+        let bytes = self.scheme.bits.row_bytes(self.cols);
+        &self.codes[row * bytes..][..bytes]
+    }
+
+    /// The code at (`row`, `col`).
+    pub fn code(&self, row: usize, col: usize) -> i8 {
+        let codes = self.row_codes(row);
+        match self.scheme.bits {
+            Bits::Int8 => codes[col].cast_signed(),
+            Bits::Int4 => {
+                let byte = codes[col / 2];
+                let high = if col.is_multiple_of(2) { byte << 4 } else { byte };
+                high.cast_signed() >> 4
+            }
+        }
+    }
+
+    /// Bytes of codes, scales and zero points.
+    pub fn byte_size(&self) -> usize {
+        self.codes.len()
+            + self.scales.len() * self.scales.dtype().size()
+            + self.zero_points.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Takes the matrix apart: codes, scales, zero points.
+    pub fn into_parts(self) -> (Vec<u8>, Scales, Option<Vec<i8>>) {
+        (self.codes, self.scales, self.zero_points)
+    }
+}
+
+fn check_len(what: &'static str, expected: usize, found: usize) -> Result<()> {
+    if expected == found { Ok(()) } else { Err(Error::Length { what, expected, found }) }
+}

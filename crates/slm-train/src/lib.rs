@@ -1,0 +1,1 @@
+//! Corpus, tokenizer, training configuration and the FP32 training loop
