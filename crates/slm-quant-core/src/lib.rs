@@ -7,10 +7,14 @@
 //! Rounding is half to even everywhere, and a zero point is added after rounding, as in PyTorch.
 
 mod error;
+mod kernels;
+mod linear;
 mod quantized;
 mod scheme;
 
 pub use error::{Error, Result};
+pub use kernels::{ActivationQuant, KernelKind, QuantizedActivations, quantize_activations};
+pub use linear::{PackedMatrix, accumulate, linear, linear_quantized};
 pub use quantized::{QuantizedMatrix, Scales};
 pub use scheme::{
     ActivationGranularity, Bits, Granularity, Mapping, QParams, QuantRange, QuantScheme, ScaleDtype,

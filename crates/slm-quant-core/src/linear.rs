@@ -1,0 +1,195 @@
+//! Linear layers on quantized weights.
+
+use crate::kernels::{ActivationQuant, KernelKind, QuantizedActivations, Scalar, quantize_activations};
+use crate::kernels::{check_finite, check_len};
+use crate::{Error, QParams, QuantRange, QuantScheme, QuantizedMatrix, Result};
+
+/// A quantized `[rows, cols]` weight matrix in the layout that one kernel reads.
+///
+/// Packing moves codes, scales and zero points; it changes none, and [`PackedMatrix::unpack`] gives the
+/// matrix back exactly.
+#[derive(Debug, Clone)]
+pub struct PackedMatrix {
+    kernel: KernelKind,
+    matrix: QuantizedMatrix,
+}
+
+impl PackedMatrix {
+    /// Packs `matrix` for `kernel`.
+    ///
+    /// # Errors
+    /// [`Error::KernelUnavailable`] when this processor cannot run the kernel,
+    /// [`Error::AccumulatorOverflow`] when a group (or row) is so wide that its sum of products with 8-bit
+    /// activations could leave 32 bits.
+    pub fn new(matrix: QuantizedMatrix, kernel: KernelKind) -> Result<Self> {
+        let kernel = kernel.require()?;
+        let max_k = max_accumulated(matrix.scheme());
+        if matrix.group_width() > max_k {
+            return Err(Error::AccumulatorOverflow { k: matrix.group_width(), max_k });
+        }
+        Ok(Self { kernel, matrix })
+    }
+
+    /// The kernel it is packed for.
+    pub fn kernel(&self) -> KernelKind {
+        self.kernel
+    }
+
+    /// Outputs.
+    pub fn rows(&self) -> usize {
+        self.matrix.rows()
+    }
+
+    /// Inputs.
+    pub fn cols(&self) -> usize {
+        self.matrix.cols()
+    }
+
+    /// How it is quantized.
+    pub fn scheme(&self) -> QuantScheme {
+        self.matrix.scheme()
+    }
+
+    /// Columns that share a scale within a row.
+    pub fn group_width(&self) -> usize {
+        self.matrix.group_width()
+    }
+
+    /// Scales per row (1 unless the granularity is per group).
+    pub fn groups_per_row(&self) -> usize {
+        self.matrix.groups_per_row()
+    }
+
+    /// Bytes held in memory: codes, scales, zero points and padding.
+    pub fn byte_size(&self) -> usize {
+        self.matrix.byte_size()
+    }
+
+    /// The code at (`row`, `col`).
+    ///
+    /// # Panics
+    /// When out of bounds, as slices do.
+    pub fn code(&self, row: usize, col: usize) -> i8 {
+        self.matrix.code(row, col)
+    }
+
+    /// Scale and zero point of one group of one row.
+    ///
+    /// # Panics
+    /// When out of bounds, as slices do.
+    pub fn qparams(&self, row: usize, group: usize) -> QParams {
+        self.matrix.qparams(self.matrix.scale_index(row, group))
+    }
+
+    /// Writes row `row` as floats, `(code - zero_point) * scale`.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when `out` is not [`PackedMatrix::cols`] long, [`Error::Parameter`] for a row that
+    /// does not exist.
+    pub fn dequantize_row_into(&self, row: usize, out: &mut [f32]) -> Result<()> {
+        check_len("row", self.cols(), out.len())?;
+        if row >= self.rows() {
+            return Err(Error::Parameter {
+                what: "row",
+                detail: format!("{row} of a matrix of {} rows", self.rows()),
+            });
+        }
+        let width = self.group_width();
+        for (group, values) in out.chunks_mut(width).enumerate() {
+            let params = self.qparams(row, group);
+            for (i, value) in values.iter_mut().enumerate() {
+                let code = i32::from(self.code(row, group * width + i));
+                *value = (code - params.zero_point) as f32 * params.scale;
+            }
+        }
+        Ok(())
+    }
+
+    /// The matrix in its canonical form, exactly as it was packed.
+    pub fn unpack(&self) -> QuantizedMatrix {
+        self.matrix.clone()
+    }
+}
+
+/// The most products of an activation and a weight whose sum surely fits 32 bits: an activation less its
+/// zero point is at most 255 in magnitude, a weight less its zero point at most the width of its range
+/// (affine) or the magnitude of its lowest code (symmetric).
+fn max_accumulated(scheme: QuantScheme) -> usize {
+    let range = scheme.range();
+    let weight = if scheme.mapping.is_symmetric() { -range.quant_min() } else { range.steps() };
+    (i32::MAX / (QuantRange::UINT8.steps() * weight)) as usize
+}
+
+/// `out[i, n] = bias[n] + sum_k x[i, k] * w[n, k]` for a row-major `[m, k]` input and `[n, k]` weights.
+///
+/// With quantized activations the sums of products are exact integers, one per group `g`, and the result
+/// is, each step a fused multiply-add in 32-bit floats:
+///
+/// ```text
+/// sum = 0;  for g in 0..groups { sum = acc_g * scale_g + sum }
+/// out = sum * x_scale + bias
+/// ```
+///
+/// With [`ActivationQuant::Float`] each group is `dot = x_k * (code_k - zero_point) + dot` for ascending
+/// `k`, then `sum = dot * scale_g + sum`, and `out = sum + bias`. Every kernel keeps this order, so that
+/// all give the same bits.
+///
+/// # Errors
+/// [`Error::Length`] for slices that do not fit the shapes, [`Error::NotFinite`] for an input that is NaN
+/// or infinite, [`Error::Parameter`] for bad static parameters.
+pub fn linear(
+    x: &[f32],
+    m: usize,
+    w: &PackedMatrix,
+    quant: &ActivationQuant,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) -> Result<()> {
+    check_len("activations", m * w.cols(), x.len())?;
+    if *quant != ActivationQuant::Float {
+        return linear_quantized(&quantize_activations(x, m, w.cols(), quant)?, w, bias, out);
+    }
+    check_output(m, w, bias, out.len())?;
+    check_finite(x)?;
+    match w.kernel {
+        KernelKind::Scalar => Scalar.linear_float(x, &w.matrix, bias, out),
+    }
+    Ok(())
+}
+
+/// [`linear`] for an input that is quantized already.
+///
+/// # Errors
+/// [`Error::Length`] for slices that do not fit the shapes.
+pub fn linear_quantized(
+    x: &QuantizedActivations,
+    w: &PackedMatrix,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) -> Result<()> {
+    check_len("activation columns", w.cols(), x.cols())?;
+    check_output(x.rows(), w, bias, out.len())?;
+    match w.kernel {
+        KernelKind::Scalar => Scalar.linear_quantized(x, &w.matrix, bias, out),
+    }
+    Ok(())
+}
+
+/// The exact integer sums behind [`linear_quantized`], `sum_k (x_code - x_zero_point) * (w_code -
+/// w_zero_point)` of each group, as `[m, rows, groups]`.
+///
+/// # Errors
+/// [`Error::Length`] when the input's columns are not the weights'.
+pub fn accumulate(x: &QuantizedActivations, w: &PackedMatrix) -> Result<Vec<i32>> {
+    check_len("activation columns", w.cols(), x.cols())?;
+    let mut out = vec![0; x.rows() * w.rows() * w.groups_per_row()];
+    match w.kernel {
+        KernelKind::Scalar => Scalar.accumulate(x, &w.matrix, &mut out),
+    }
+    Ok(out)
+}
+
+fn check_output(m: usize, w: &PackedMatrix, bias: Option<&[f32]>, found: usize) -> Result<()> {
+    check_len("output", m * w.rows(), found)?;
+    bias.map_or(Ok(()), |bias| check_len("bias", w.rows(), bias.len()))
+}
