@@ -46,6 +46,11 @@ pub enum Error {
         /// What is wrong with it and what would be right.
         detail: String,
     },
+    /// A range or parameters were asked of something that has seen no values.
+    NothingObserved {
+        /// What has seen none.
+        what: &'static str,
+    },
     /// The products of a row this wide could overflow a 32-bit accumulator.
     AccumulatorOverflow {
         /// Number of products summed.
@@ -85,6 +90,9 @@ impl fmt::Display for Error {
                 write!(f, "group size {group_size} does not fit a width of {cols}: use 1 to {cols}")
             }
             Self::Parameter { what, detail } => write!(f, "{what}: {detail}"),
+            Self::NothingObserved { what } => {
+                write!(f, "{what}: nothing observed yet, give it at least one batch of values first")
+            }
             Self::AccumulatorOverflow { k, max_k } => {
                 write!(f, "{k} products could overflow a 32-bit accumulator; at most {max_k} are safe")
             }

@@ -6,16 +6,50 @@
 //!
 //! Rounding is half to even everywhere, and a zero point is added after rounding, as in PyTorch.
 
+#![deny(unsafe_code)]
+
+mod code;
 mod error;
+mod fake_quant;
+mod histogram;
+mod int_matmul;
+#[allow(unsafe_code)]
 mod kernels;
 mod linear;
+mod matrix;
+mod observer;
+mod pack;
+mod qparams;
+mod quantize;
 mod quantized;
+mod round;
+mod scan;
 mod scheme;
+mod stats;
 
+pub use code::Code;
 pub use error::{Error, Result};
+pub use fake_quant::{
+    LearnableGradients, fake_quantize, fake_quantize_backward, fake_quantize_into,
+    fake_quantize_learnable_backward, fake_quantize_mask, learned_zero_point,
+};
+pub use histogram::{Histogram, HistogramView};
+pub use int_matmul::{int_matmul, int_matmul_grouped, max_safe_products};
 pub use kernels::{ActivationQuant, KernelKind, QuantizedActivations, quantize_activations};
 pub use linear::{PackedMatrix, accumulate, linear, linear_quantized};
+pub use matrix::{quantize_matrix, quantize_matrix_with};
+pub use observer::{
+    HistogramObserver, HistogramSearch, MinMaxObserver, MovingAverageMinMaxObserver, MseObserver, Observer,
+    ObserverKind, PerChannelMinMaxObserver, PercentileObserver, histogram_search,
+};
+pub use pack::{pack_int4, unpack_int4};
+pub use qparams::{
+    DYNAMIC_SCALE_FLOOR, TORCH_EPS, TORCHAO_EPS, choose_qparams, choose_qparams_dynamic,
+    choose_qparams_stored,
+};
+pub use quantize::{dequantize, dequantize_into, quantize, quantize_into};
 pub use quantized::{QuantizedMatrix, Scales};
 pub use scheme::{
     ActivationGranularity, Bits, Granularity, Mapping, QParams, QuantRange, QuantScheme, ScaleDtype,
 };
+pub use stats::ErrorStats;

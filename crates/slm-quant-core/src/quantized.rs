@@ -2,6 +2,8 @@
 
 use half::f16;
 
+use crate::pack;
+use crate::scan::check_len;
 use crate::{Bits, Error, QParams, QuantScheme, Result, ScaleDtype};
 
 /// Scales in the type they are stored in.
@@ -80,9 +82,9 @@ impl QuantizedMatrix {
     /// Assembles a matrix from stored parts, checking everything about them.
     ///
     /// # Errors
-    /// [`Error::Length`] where a part does not fit the shape, [`Error::NotFinite`] or [`Error::Parameter`]
-    /// for a scale that is not a positive finite number, a missing or unexpected zero point, or one outside
-    /// the code range.
+    /// [`Error::Length`] where a part does not fit the shape or zero points are missing or unexpected,
+    /// [`Error::NotFinite`] or [`Error::Parameter`] for a scale that is not a positive finite number, a zero
+    /// point outside the code range, or an odd INT4 row that does not end in a zero nibble.
     pub fn from_parts(
         rows: usize,
         cols: usize,
@@ -100,6 +102,17 @@ impl QuantizedMatrix {
         };
         let bytes = rows.checked_mul(scheme.bits.row_bytes(cols)).ok_or_else(too_big)?;
         check_len("codes", bytes, codes.len())?;
+        if scheme.bits == Bits::Int4 && !cols.is_multiple_of(2) {
+            let mut rows = codes.chunks_exact(scheme.bits.row_bytes(cols));
+            if let Some(row) = rows.position(|row| row.last().is_some_and(|byte| pack::high(*byte) != 0)) {
+                return Err(Error::Parameter {
+                    what: "codes",
+                    detail: format!(
+                        "row {row}, of an odd number of INT4 codes, does not end in a zero nibble"
+                    ),
+                });
+            }
+        }
         let count = scheme.granularity.scale_count(rows, cols)?;
         check_len("scales", count, scales.len())?;
         if scales.dtype() != scheme.scale_dtype {
@@ -211,11 +224,8 @@ impl QuantizedMatrix {
         let codes = self.row_codes(row);
         match self.scheme.bits {
             Bits::Int8 => codes[col].cast_signed(),
-            Bits::Int4 => {
-                let byte = codes[col / 2];
-                let high = if col.is_multiple_of(2) { byte << 4 } else { byte };
-                high.cast_signed() >> 4
-            }
+            Bits::Int4 if col.is_multiple_of(2) => pack::low(codes[col / 2]),
+            Bits::Int4 => pack::high(codes[col / 2]),
         }
     }
 
@@ -230,8 +240,4 @@ impl QuantizedMatrix {
     pub fn into_parts(self) -> (Vec<u8>, Scales, Option<Vec<i8>>) {
         (self.codes, self.scales, self.zero_points)
     }
-}
-
-fn check_len(what: &'static str, expected: usize, found: usize) -> Result<()> {
-    if expected == found { Ok(()) } else { Err(Error::Length { what, expected, found }) }
 }

@@ -1,0 +1,333 @@
+//! The range of least mean squared quantization error.
+//!
+//! Wide ranges waste codes on outliers, narrow ones clip them; the least error lies between, and for few
+//! bits far inside the bounds. The search has three stages. Both bounds shrink together over a geometric
+//! grid, from the bounds themselves down to where clipping must dominate. The affine mapping then moves
+//! each bound by itself. Last, the scale is fitted to the codes that it gave, by least squares, again and
+//! again: neither rounding nor fitting can raise the error (Lloyd's argument), so this ends in a minimum.
+//!
+//! The bounds themselves are always a candidate, so the result is never worse than min-max.
+
+use rayon::prelude::*;
+
+use crate::observer::Observer;
+use crate::round::{Quantizer, round_small};
+use crate::scan::min_max;
+use crate::{Error, Histogram, Mapping, QParams, QuantRange, Result, choose_qparams};
+
+/// Candidates of the first grid.
+const GRID: usize = 48;
+
+/// Candidates on either side of the best one when the grid is refined.
+const FINE: usize = 4;
+
+/// Factors tried on one bound of an affine range while the other rests.
+const SIDE: [f32; 10] = [0.6, 0.7, 0.8, 0.87, 0.93, 0.97, 1.03, 1.07, 1.15, 1.3];
+
+/// Rounds over both bounds of an affine range.
+const SIDE_ROUNDS: usize = 2;
+
+/// Most least-squares fits of the scale.
+const FITS: usize = 6;
+
+/// Smallest range tried, in root mean squares of the values. Where values are as small as that, anything
+/// tighter clips most of what makes up the mean square.
+const LEAST_RANGE: f64 = 0.5;
+
+/// Values summed before their error goes from f32 to f64.
+const CHUNK: usize = 512;
+
+/// Values above which a slice is split among threads, and into which parts.
+const PART: usize = 1 << 16;
+
+/// Chooses the range whose mean squared quantization error is least for the code range and mapping asked
+/// for.
+///
+/// It streams over a [`Histogram`], whose bins count as their midpoints: the error of a range is exact up to
+/// the bins' width, `max |x| / 4096`.
+#[derive(Debug, Clone, Default)]
+pub struct MseObserver {
+    histogram: Histogram,
+}
+
+impl Observer for MseObserver {
+    fn observe(&mut self, values: &[f32]) -> Result<()> {
+        self.histogram.observe(values)
+    }
+
+    fn bounds(&self) -> Option<(f32, f32)> {
+        self.histogram.bounds()
+    }
+
+    fn choose_range(&self, range: QuantRange, mapping: Mapping, eps: f32) -> Result<(f32, f32)> {
+        let bounds =
+            self.histogram.bounds().ok_or(Error::NothingObserved { what: "mean-squared-error observer" })?;
+        let half = self.histogram.bin_width() / 2.0;
+        let weighted =
+            |(edge, count): (f64, u64)| (((edge + half) as f32).clamp(bounds.0, bounds.1), count as f64);
+        let midpoints = Weighted(self.histogram.bins().map(weighted).collect());
+        search(&midpoints, bounds, range, mapping, eps)
+    }
+}
+
+/// The range for `values` that are all here, by their exact error.
+pub(super) fn choose_range(
+    values: &[f32],
+    range: QuantRange,
+    mapping: Mapping,
+    eps: f32,
+) -> Result<(f32, f32)> {
+    let bounds = min_max("values", values)?;
+    search(&Exact(values), bounds, range, mapping, eps)
+}
+
+/// What the search asks of data.
+trait Data {
+    /// Sum of squared values, and weight of all of them.
+    fn square(&self) -> (f64, f64);
+
+    /// Sum of squared quantization errors.
+    fn error(&self, quantizer: Quantizer) -> f64;
+
+    /// Sums of `x k` and of `k²`, where `k` is the code less the zero point: their quotient is the scale
+    /// that fits the codes best.
+    fn fit(&self, quantizer: Quantizer) -> (f64, f64);
+}
+
+/// A slice.
+struct Exact<'a>(&'a [f32]);
+
+impl Exact<'_> {
+    /// Adds up `part` over parts of the slice, in their order whatever the number of threads.
+    fn sum<const N: usize>(&self, part: impl Fn(&[f32]) -> [f64; N] + Send + Sync) -> [f64; N] {
+        let add = |a: [f64; N], b: [f64; N]| std::array::from_fn(|i| a[i] + b[i]);
+        if self.0.len() <= PART {
+            return part(self.0);
+        }
+        let parts: Vec<[f64; N]> = self.0.par_chunks(PART).map(part).collect();
+        parts.into_iter().fold([0.0; N], add)
+    }
+}
+
+impl Data for Exact<'_> {
+    fn square(&self) -> (f64, f64) {
+        let [square] = self.sum(|part| [part.iter().map(|x| f64::from(*x) * f64::from(*x)).sum()]);
+        (square, self.0.len() as f64)
+    }
+
+    fn error(&self, quantizer: Quantizer) -> f64 {
+        let steps = Steps::new(quantizer);
+        let [error] = self.sum(|part| {
+            let of_chunk = |chunk: &[f32]| {
+                f64::from(lanes(chunk, |x| {
+                    let error = x - steps.of(x) * steps.scale;
+                    error * error
+                }))
+            };
+            [part.chunks(CHUNK).map(of_chunk).sum()]
+        });
+        error
+    }
+
+    fn fit(&self, quantizer: Quantizer) -> (f64, f64) {
+        let steps = Steps::new(quantizer);
+        let [product, square] = self.sum(|part| {
+            part.chunks(CHUNK).fold([0.0, 0.0], |[product, square], chunk| {
+                [
+                    product + f64::from(lanes(chunk, |x| x * steps.of(x))),
+                    square + f64::from(lanes(chunk, |x| steps.of(x) * steps.of(x))),
+                ]
+            })
+        });
+        (product, square)
+    }
+}
+
+/// Values with weights.
+struct Weighted(Vec<(f32, f64)>);
+
+impl Data for Weighted {
+    fn square(&self) -> (f64, f64) {
+        self.0.iter().fold((0.0, 0.0), |(square, weight), (x, w)| {
+            (square + w * f64::from(*x) * f64::from(*x), weight + w)
+        })
+    }
+
+    fn error(&self, quantizer: Quantizer) -> f64 {
+        let steps = Steps::new(quantizer);
+        let error = |(x, w): &(f32, f64)| w * f64::from(x - steps.of(*x) * steps.scale).powi(2);
+        self.0.iter().map(error).sum()
+    }
+
+    fn fit(&self, quantizer: Quantizer) -> (f64, f64) {
+        let steps = Steps::new(quantizer);
+        self.0.iter().fold((0.0, 0.0), |(product, square), (x, w)| {
+            let k = f64::from(steps.of(*x));
+            (product + w * f64::from(*x) * k, square + w * k * k)
+        })
+    }
+}
+
+/// The grid counted from its zero point, all in floats, which vectorises best. Clamping before rounding
+/// gives the same as after it, because the bounds are integers.
+struct Steps {
+    scale: f32,
+    inverse: f32,
+    lowest: f32,
+    highest: f32,
+}
+
+impl Steps {
+    fn new(quantizer: Quantizer) -> Self {
+        Self {
+            scale: quantizer.scale,
+            inverse: quantizer.inverse,
+            lowest: (quantizer.quant_min - quantizer.zero_point) as f32,
+            highest: (quantizer.quant_max - quantizer.zero_point) as f32,
+        }
+    }
+
+    #[inline(always)]
+    fn of(&self, x: f32) -> f32 {
+        round_small((x * self.inverse).clamp(self.lowest, self.highest))
+    }
+}
+
+/// Sum of `f` in eight interleaved lanes, a fixed order that vectorises.
+#[inline(always)]
+fn lanes(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut sums = [0.0_f32; 8];
+    let mut chunks = values.chunks_exact(8);
+    for chunk in &mut chunks {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *sum += f(*x);
+        }
+    }
+    for (sum, x) in sums.iter_mut().zip(chunks.remainder()) {
+        *sum += f(*x);
+    }
+    sums.iter().sum()
+}
+
+/// The best range so far.
+struct Best {
+    bounds: (f32, f32),
+    qparams: QParams,
+    error: f64,
+}
+
+struct Search<'a, D> {
+    data: &'a D,
+    range: QuantRange,
+    mapping: Mapping,
+    eps: f32,
+    best: Best,
+}
+
+impl<D: Data> Search<'_, D> {
+    /// Whether `bounds` are better than the best so far; if so they are the best now.
+    fn attempt(&mut self, bounds: (f32, f32)) -> Result<bool> {
+        let qparams = choose_qparams(bounds.0, bounds.1, self.range, self.mapping, self.eps)?;
+        if qparams == self.best.qparams {
+            return Ok(false);
+        }
+        let error = self.data.error(Quantizer::new(qparams, self.range));
+        let better = error < self.best.error;
+        if better {
+            self.best = Best { bounds, qparams, error };
+        }
+        Ok(better)
+    }
+
+    /// Shrinks both bounds together, then again around the best factor.
+    fn shrink(&mut self, (lo, hi): (f32, f32), least: f64) -> Result<()> {
+        let ratio = least.powf(1.0 / GRID as f64);
+        let mut nearest = 0;
+        for step in 1..=GRID {
+            let factor = ratio.powi(step as i32) as f32;
+            if self.attempt((lo * factor, hi * factor))? {
+                nearest = step;
+            }
+        }
+        let centre = ratio.powi(nearest as i32);
+        for step in 1..=FINE {
+            let part = ratio.powf(step as f64 / (FINE + 1) as f64);
+            for factor in [(centre * part) as f32, (centre / part).min(1.0) as f32] {
+                self.attempt((lo * factor, hi * factor))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves one bound at a time, within the bounds of the data.
+    fn sides(&mut self, (min, max): (f32, f32)) -> Result<()> {
+        for _ in 0..SIDE_ROUNDS {
+            let before = self.best.error;
+            let (lo, _) = self.best.bounds;
+            for factor in SIDE {
+                let hi = self.best.bounds.1;
+                self.attempt(((lo * factor).max(min), hi))?;
+            }
+            let (_, hi) = self.best.bounds;
+            for factor in SIDE {
+                let lo = self.best.bounds.0;
+                self.attempt((lo, (hi * factor).min(max)))?;
+            }
+            if self.best.error >= before {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fits the scale to the codes while that helps.
+    fn fit(&mut self) -> Result<()> {
+        for _ in 0..FITS {
+            let QParams { zero_point, .. } = self.best.qparams;
+            let (product, square) = self.data.fit(Quantizer::new(self.best.qparams, self.range));
+            let scale = (product / square) as f32;
+            if !(scale.is_finite() && scale >= self.eps) {
+                break;
+            }
+            let (lowest, highest) = match self.mapping {
+                Mapping::Symmetric => {
+                    let half = self.range.steps() as f32 / 2.0;
+                    (-half, half)
+                }
+                _ => (
+                    (self.range.quant_min() - zero_point) as f32,
+                    (self.range.quant_max() - zero_point) as f32,
+                ),
+            };
+            if !self.attempt((lowest * scale, highest * scale))? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn search<D: Data>(
+    data: &D,
+    (min, max): (f32, f32),
+    range: QuantRange,
+    mapping: Mapping,
+    eps: f32,
+) -> Result<(f32, f32)> {
+    let bounds = (min.min(0.0), max.max(0.0));
+    let qparams = choose_qparams(bounds.0, bounds.1, range, mapping, eps)?;
+    let error = data.error(Quantizer::new(qparams, range));
+    let mut search = Search { data, range, mapping, eps, best: Best { bounds, qparams, error } };
+    let largest = f64::from(bounds.1.max(-bounds.0));
+    let (square, weight) = data.square();
+    if error == 0.0 || largest == 0.0 || weight == 0.0 {
+        return Ok(bounds);
+    }
+    let least = (LEAST_RANGE * (square / weight).sqrt() / largest).clamp(1e-3, 0.9);
+    search.shrink(bounds, least)?;
+    if mapping == Mapping::Affine {
+        search.sides(bounds)?;
+    }
+    search.fit()?;
+    Ok(search.best.bounds)
+}

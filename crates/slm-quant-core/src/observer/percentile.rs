@@ -1,0 +1,108 @@
+//! The range that holds all but a small share of the values.
+
+use crate::observer::Observer;
+use crate::scan::min_max;
+use crate::{Error, Histogram, Mapping, QuantRange, Result};
+
+/// Slices up to this length are ranked exactly, from a copy.
+const EXACT: usize = 1 << 16;
+
+/// Clips to a percentile: symmetric mappings to that of the magnitudes, the affine one to the percentile on
+/// either side (`[100 - p, p]`).
+///
+/// It streams over a [`Histogram`], so the range is resolved to `max |x| / 4096`, and memory stays at
+/// 128 KiB however much is seen.
+#[derive(Debug, Clone)]
+pub struct PercentileObserver {
+    percentile: f64,
+    histogram: Histogram,
+}
+
+impl PercentileObserver {
+    /// The percentile when none is given: one value in 10,000 may be clipped, on each side if affine.
+    pub const PERCENTILE: f64 = 99.99;
+
+    /// An observer of a percentile in (50, 100].
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for one outside (50, 100].
+    pub fn new(percentile: f64) -> Result<Self> {
+        check_percentile(percentile)?;
+        Ok(Self { percentile, histogram: Histogram::default() })
+    }
+}
+
+impl Observer for PercentileObserver {
+    fn observe(&mut self, values: &[f32]) -> Result<()> {
+        self.histogram.observe(values)
+    }
+
+    fn bounds(&self) -> Option<(f32, f32)> {
+        self.histogram.bounds()
+    }
+
+    fn choose_range(&self, _: QuantRange, mapping: Mapping, _: f32) -> Result<(f32, f32)> {
+        let q = self.percentile / 100.0;
+        let (min, max) =
+            self.histogram.bounds().ok_or(Error::NothingObserved { what: "percentile observer" })?;
+        if mapping.is_symmetric() {
+            let magnitude = self.histogram.magnitude_quantile(q)?;
+            Ok(clip(min, max, magnitude))
+        } else {
+            Ok((self.histogram.quantile(1.0 - q)?, self.histogram.quantile(q)?))
+        }
+    }
+}
+
+/// Bounds clipped to a magnitude. Zero is taken in, as it is by every grid.
+fn clip(min: f32, max: f32, magnitude: f32) -> (f32, f32) {
+    (min.min(0.0).max(-magnitude), max.max(0.0).min(magnitude))
+}
+
+/// The range for `values` that are all here: ranked exactly up to 65,536 of them, with linear interpolation
+/// between neighbours, and by the streaming histogram beyond.
+pub(super) fn choose_range(
+    values: &[f32],
+    percentile: f64,
+    range: QuantRange,
+    mapping: Mapping,
+) -> Result<(f32, f32)> {
+    check_percentile(percentile)?;
+    if values.len() > EXACT {
+        let mut observer = PercentileObserver::new(percentile)?;
+        for chunk in values.chunks(EXACT) {
+            observer.observe(chunk)?;
+        }
+        return observer.choose_range(range, mapping, 0.0);
+    }
+    let (min, max) = min_max("values", values)?;
+    let q = percentile / 100.0;
+    let mut ranked = values.to_vec();
+    if mapping.is_symmetric() {
+        for x in &mut ranked {
+            *x = x.abs();
+        }
+        let magnitude = quantile(&mut ranked, q);
+        Ok(clip(min, max, magnitude))
+    } else {
+        Ok((quantile(&mut ranked, 1.0 - q), quantile(&mut ranked, q)))
+    }
+}
+
+/// Quantile of a slice that is not empty, which it reorders.
+fn quantile(values: &mut [f32], q: f64) -> f32 {
+    let rank = q * (values.len() - 1) as f64;
+    let (_, at, above) = values.select_nth_unstable_by(rank as usize, f32::total_cmp);
+    let next = above.iter().copied().fold(f32::INFINITY, f32::min);
+    if next.is_finite() { *at + (next - *at) * rank.fract() as f32 } else { *at }
+}
+
+pub(super) fn check_percentile(percentile: f64) -> Result<()> {
+    if percentile > 50.0 && percentile <= 100.0 {
+        return Ok(());
+    }
+    Err(Error::Parameter {
+        what: "percentile",
+        detail: format!("{percentile} is outside (50, 100]; {} is usual", PercentileObserver::PERCENTILE),
+    })
+}

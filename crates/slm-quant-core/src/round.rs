@@ -1,0 +1,104 @@
+//! Rounding half to even and the step from a value to its code: defined here, used by everything else.
+
+use crate::{QParams, QuantRange};
+
+/// 1.5 * 2^23. Adding it to a value of magnitude up to 2^22 leaves a number whose last bit counts ones, so
+/// the addition itself rounds to an integer, half to even, and the integer stands in the low bits.
+/// `f32::round_ties_even` says the same, but is a library call per value on x86-64 without SSE4.1, where
+/// this becomes vector code.
+const ROUNDER: f32 = 12_582_912.0;
+
+/// Bound on what [`ROUNDER`] takes. Every code range lies far inside it, so clamping a quotient to it first
+/// never changes a code.
+const LIMIT: f32 = 4_194_304.0;
+
+/// Rounds `x`, which must lie within ±2^22, to the nearest integer, half to even.
+#[inline(always)]
+pub(crate) fn round_small(x: f32) -> f32 {
+    (x + ROUNDER) - ROUNDER
+}
+
+/// `qparams` in the form the per-value loops use.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Quantizer {
+    pub(crate) scale: f32,
+    pub(crate) inverse: f32,
+    pub(crate) zero_point: i32,
+    pub(crate) quant_min: i32,
+    pub(crate) quant_max: i32,
+}
+
+impl Quantizer {
+    pub(crate) fn new(qparams: QParams, range: QuantRange) -> Self {
+        Self {
+            scale: qparams.scale,
+            inverse: 1.0 / qparams.scale,
+            zero_point: qparams.zero_point,
+            quant_min: range.quant_min(),
+            quant_max: range.quant_max(),
+        }
+    }
+
+    /// `rte(x * (1 / scale)) + zero_point`, not yet clamped to the code range (but to ±2^22).
+    #[inline(always)]
+    pub(crate) fn rounded(self, x: f32) -> i32 {
+        let steps = (x * self.inverse).clamp(-LIMIT, LIMIT);
+        let rounded = (steps + ROUNDER).to_bits().cast_signed() - ROUNDER.to_bits().cast_signed();
+        rounded + self.zero_point
+    }
+
+    /// Whether a rounded code lies inside the range, that is whether the value is not clipped.
+    #[inline(always)]
+    pub(crate) fn contains(self, rounded: i32) -> bool {
+        (self.quant_min..=self.quant_max).contains(&rounded)
+    }
+
+    /// Clamps a rounded code to the range.
+    #[inline(always)]
+    pub(crate) fn clamp(self, rounded: i32) -> i32 {
+        rounded.clamp(self.quant_min, self.quant_max)
+    }
+
+    /// The code of `x`.
+    #[inline(always)]
+    pub(crate) fn code(self, x: f32) -> i32 {
+        self.clamp(self.rounded(x))
+    }
+
+    /// The value of a code.
+    #[inline(always)]
+    pub(crate) fn value(self, code: i32) -> f32 {
+        (code - self.zero_point) as f32 * self.scale
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_as_round_ties_even() {
+        let unit = Quantizer::new(QParams { scale: 1.0, zero_point: 0 }, QuantRange::INT8);
+        for halves in -2_000..=2_000 {
+            for ulps in -2..=2 {
+                let x = halves as f32 * 0.5;
+                let x = f32::from_bits(x.to_bits().wrapping_add_signed(ulps));
+                if !x.is_finite() {
+                    continue;
+                }
+                assert_eq!(round_small(x), x.round_ties_even(), "{x}");
+                assert_eq!(unit.rounded(x), x.round_ties_even() as i32, "{x}");
+            }
+        }
+        for x in [LIMIT, LIMIT - 0.5, LIMIT - 0.25, -LIMIT, -LIMIT + 0.5, 1e-40, -0.0] {
+            assert_eq!(round_small(x), x.round_ties_even(), "{x}");
+        }
+    }
+
+    #[test]
+    fn huge_quotients_clamp() {
+        let tiny = Quantizer::new(QParams { scale: f32::MIN_POSITIVE, zero_point: 3 }, QuantRange::INT8);
+        assert_eq!(tiny.code(f32::MAX), 127);
+        assert_eq!(tiny.code(f32::MIN), -128);
+    }
+}
