@@ -1,1 +1,26 @@
-//! A Burn Linear layer that is float, fake-quantized or packed-integer, and hooks to look inside it
+//! The layer between quantization numerics and models.
+//!
+//! [`Linear`] is one Burn module that is float, fake-quantized or packed-integer, on every device. A module
+//! that names its linears by [`NamedLinears`] can be calibrated, converted and inspected by slm, whatever
+//! else it is made of. [`ForwardHook`]s see the input and output of every named layer and cost nothing
+//! while none is attached.
+#![forbid(unsafe_code)]
+
+mod activation;
+mod device;
+mod error;
+mod fake_quant;
+mod hook;
+mod linear;
+mod named;
+mod ops;
+mod packed;
+
+pub use activation::fake_quantize_activation;
+pub use device::{ndarray_device, on_cpu, to_vec_f32};
+pub use error::{Error, Result};
+pub use fake_quant::{FakeQuantizedWeight, fake_quantize};
+pub use hook::{ForwardHook, attach_hook, detach_hooks};
+pub use linear::{Linear, LinearConfig, Weight};
+pub use named::{NamedLinears, linear_names};
+pub use packed::{PackedWeight, WeightExecution};

@@ -1,0 +1,28 @@
+//! What this crate needs to know of devices.
+
+use burn::tensor::{Device, Tensor};
+
+use crate::{Error, Result};
+
+/// Burn's NdArray device. Burn 0.22 deprecates it in favour of Flex; slm offers both while both exist.
+#[allow(deprecated)]
+pub fn ndarray_device() -> Device {
+    Device::ndarray()
+}
+
+/// Whether tensors of `device` live in host memory, where the integer kernels of `slm-quant-core` run.
+pub fn on_cpu(device: &Device) -> bool {
+    let device = if device.is_autodiff() { device.clone().inner() } else { device.clone() };
+    device == Device::flex() || device == ndarray_device()
+}
+
+/// Values of `tensor` in row-major order, read back to the host.
+///
+/// # Errors
+/// [`Error::Data`] when the tensor does not hold 32-bit floats. `what` names it there.
+pub fn to_vec_f32<const D: usize>(what: &'static str, tensor: Tensor<D>) -> Result<Vec<f32>> {
+    tensor
+        .into_data()
+        .try_into_vec::<f32>()
+        .map_err(|error| Error::Data { what, detail: format!("{error:?}") })
+}

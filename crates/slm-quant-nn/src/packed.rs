@@ -1,0 +1,90 @@
+//! Packed integer weights inside a [`Linear`](crate::Linear), and the ways a device multiplies by them.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use slm_quant_core::{ActivationQuant, KernelKind, PackedMatrix};
+
+use crate::linear::add_bias;
+use crate::on_cpu;
+use crate::ops::packed_linear;
+use device_weights::DeviceWeights;
+
+mod device_weights;
+
+/// How a device computes a packed linear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightExecution {
+    /// An integer kernel on the CPU (with [`ActivationQuant::Float`], a float kernel that reads integers).
+    Kernel(KernelKind),
+    /// Tensor operations: codes stay packed in device memory, are unpacked to exact floats there, and the
+    /// sums of products are 32-bit floats. Used where no integer kernel exists, and to differentiate.
+    TensorOps,
+}
+
+impl fmt::Display for WeightExecution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernel(kernel) => write!(f, "{kernel}"),
+            Self::TensorOps => f.write_str("tensor-ops"),
+        }
+    }
+}
+
+/// Packed integer weights `[out_features, in_features]` and how their input is quantized.
+#[derive(Module, Debug)]
+pub struct PackedWeight {
+    #[module(skip)]
+    matrix: Arc<PackedMatrix>,
+    #[module(skip)]
+    activation: ActivationQuant,
+    /// The codes as the last device other than a CPU needs them, uploaded at first use.
+    #[module(skip)]
+    uploaded: Arc<OnceLock<DeviceWeights>>,
+}
+
+impl PackedWeight {
+    /// Packed weights whose input is quantized as `activation` says.
+    pub fn new(matrix: Arc<PackedMatrix>, activation: ActivationQuant) -> Self {
+        Self { matrix, activation, uploaded: Arc::default() }
+    }
+
+    /// The packed matrix.
+    pub fn matrix(&self) -> &Arc<PackedMatrix> {
+        &self.matrix
+    }
+
+    /// How the input is quantized.
+    pub fn activation(&self) -> ActivationQuant {
+        self.activation
+    }
+
+    /// How `device` computes this layer.
+    pub fn execution(&self, device: &Device) -> WeightExecution {
+        if on_cpu(device) && !device.is_autodiff() {
+            WeightExecution::Kernel(self.matrix.kernel())
+        } else {
+            WeightExecution::TensorOps
+        }
+    }
+
+    /// `x W^T + bias` for `[rows, in_features]` input.
+    pub(crate) fn forward(&self, x: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+        let device = x.device();
+        match self.execution(&device) {
+            WeightExecution::Kernel(_) => {
+                add_bias(packed_linear(x, Arc::clone(&self.matrix), self.activation), bias)
+            }
+            WeightExecution::TensorOps => {
+                let cached = self.uploaded.get_or_init(|| DeviceWeights::upload(&self.matrix, &device));
+                if cached.device() == &device {
+                    cached.forward(x, bias, self.activation)
+                } else {
+                    DeviceWeights::upload(&self.matrix, &device).forward(x, bias, self.activation)
+                }
+            }
+        }
+    }
+}
