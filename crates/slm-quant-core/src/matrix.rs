@@ -67,6 +67,7 @@ pub fn quantize_matrix(
     let scales = Scales::from_f32(qparams.iter().map(|q| q.scale).collect(), scheme.scale_dtype);
     let zero_points =
         (!scheme.mapping.is_symmetric()).then(|| qparams.iter().map(|q| q.zero_point as i8).collect());
+    drop(qparams);
     encode(weight, rows, cols, scheme, scales, zero_points)
 }
 
@@ -109,14 +110,15 @@ fn encode(
 ) -> Result<QuantizedMatrix> {
     let row_bytes = scheme.bits.row_bytes(cols);
     // Assembled with zero codes first, so that scales and zero points are checked before they are used.
-    let blank =
-        QuantizedMatrix::from_parts(rows, cols, scheme, vec![0; rows * row_bytes], scales, zero_points)?;
-    for index in 0..blank.scales().len() {
-        blank.qparams(index).check(scheme.range())?;
+    let blank = vec![0; rows * row_bytes];
+    let mut matrix = QuantizedMatrix::from_parts(rows, cols, scheme, blank, scales, zero_points)?;
+    for index in 0..matrix.scales().len() {
+        matrix.qparams(index).check(scheme.range())?;
     }
-    let quantizer = |row, group| Quantizer::new(blank.qparams(blank.scale_index(row, group)), scheme.range());
-    let width = blank.group_width();
-    let mut codes = vec![0; rows * row_bytes];
+    let mut codes = std::mem::take(matrix.codes_mut());
+    let quantizer =
+        |row, group| Quantizer::new(matrix.qparams(matrix.scale_index(row, group)), scheme.range());
+    let width = matrix.group_width();
     let encode_row = |scratch: &mut Vec<i8>, (row, (values, packed)): (usize, (&[f32], &mut [u8]))| {
         for (group, (values, codes)) in values.chunks(width).zip(scratch.chunks_mut(width)).enumerate() {
             quantize_checked(values, quantizer(row, group), codes);
@@ -135,8 +137,8 @@ fn encode(
         .zip(codes.par_chunks_mut(row_bytes))
         .enumerate()
         .for_each_init(|| vec![0_i8; cols], encode_row);
-    let (_, scales, zero_points) = blank.into_parts();
-    QuantizedMatrix::from_parts(rows, cols, scheme, codes, scales, zero_points)
+    *matrix.codes_mut() = codes;
+    Ok(matrix)
 }
 
 impl QuantizedMatrix {

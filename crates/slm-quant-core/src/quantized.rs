@@ -157,6 +157,18 @@ impl QuantizedMatrix {
         Ok(Self { rows, cols, scheme, codes, scales, zero_points })
     }
 
+    /// Assembles a matrix from the parts of one that was checked before.
+    pub(crate) fn from_valid_parts(
+        rows: usize,
+        cols: usize,
+        scheme: QuantScheme,
+        codes: Vec<u8>,
+        scales: Scales,
+        zero_points: Option<Vec<i8>>,
+    ) -> Self {
+        Self { rows, cols, scheme, codes, scales, zero_points }
+    }
+
     /// Outputs.
     pub fn rows(&self) -> usize {
         self.rows
@@ -175,6 +187,11 @@ impl QuantizedMatrix {
     /// Packed codes, as described on the type.
     pub fn codes(&self) -> &[u8] {
         &self.codes
+    }
+
+    /// Packed codes, to be replaced by as many that keep what [`QuantizedMatrix::from_parts`] checks.
+    pub(crate) fn codes_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.codes
     }
 
     /// Scales by row, then group.

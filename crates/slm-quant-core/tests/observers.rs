@@ -2,7 +2,7 @@
 
 use slm_quant_core::{
     Bits, Error, ErrorStats, Granularity, Mapping, ObserverKind, PerChannelMinMaxObserver, QuantRange,
-    QuantScheme, TORCH_EPS, TORCHAO_EPS, choose_qparams, fake_quantize, quantize_matrix,
+    QuantScheme, TORCH_EPS, TORCHAO_EPS, choose_qparams, fake_quantize, histogram_search, quantize_matrix,
 };
 
 /// Laplace-distributed values with a few far outliers, the same on every machine.
@@ -102,6 +102,33 @@ fn percentile_is_exact_on_slices_and_close_when_streamed() {
             "{streamed:?} {exact:?}"
         );
     }
+}
+
+#[test]
+fn percentile_of_long_slices_is_resolved_as_documented() {
+    let values = heavy_tailed(100_000);
+    let kind: ObserverKind = "percentile:99.5".parse().unwrap();
+    let (lo, hi) = kind.choose_range(&values, QuantRange::INT8, Mapping::Affine, TORCH_EPS).unwrap();
+    let mut ranked = values;
+    ranked.sort_by(f32::total_cmp);
+    let width = 60.0 / 4096.0;
+    assert!((lo - ranked[500]).abs() <= width && (hi - ranked[99_500]).abs() <= width, "{lo} {hi}");
+}
+
+#[test]
+fn histogram_search_refuses_bad_histograms() {
+    let search = |change: &dyn Fn(&mut Vec<f64>), min, max| {
+        let mut counts = vec![1.0; 2048];
+        change(&mut counts);
+        histogram_search(&counts, min, max)
+    };
+    assert!(search(&|_| (), -1.0, 1.0).is_ok());
+    assert!(matches!(search(&|c| c.truncate(9), -1.0, 1.0), Err(Error::Length { expected: 2048, .. })));
+    assert!(matches!(search(&|c| c[3] = -1.0, -1.0, 1.0), Err(Error::Parameter { what: "histogram", .. })));
+    assert!(matches!(search(&|c| c[3] = f64::NAN, -1.0, 1.0), Err(Error::Parameter { .. })));
+    assert!(matches!(search(&|c| c.fill(0.0), -1.0, 1.0), Err(Error::NothingObserved { .. })));
+    assert!(matches!(search(&|_| (), 1.0, -1.0), Err(Error::Parameter { what: "bounds", .. })));
+    assert!(matches!(search(&|_| (), f32::NAN, 1.0), Err(Error::NotFinite { .. })));
 }
 
 #[test]

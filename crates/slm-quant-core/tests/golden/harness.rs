@@ -9,7 +9,6 @@ use serde_json::Value;
 use slm_quant_core::{Mapping, QParams, QuantRange};
 
 /// A tensor, widened to f64, which holds every stored type exactly.
-
 pub(crate) struct Tensor {
     pub(crate) shape: Vec<usize>,
     pub(crate) values: Vec<f64>,
@@ -263,11 +262,17 @@ fn compare(rule: &Value, got: &[f64], expected: &[f64]) -> Result<(), String> {
         Some("exact") => first(&|g, e| g != e),
         Some("abs_rel") => {
             let (abs, rel) = (number("abs"), number("rel"));
-            first(&|g, e| g != e && !((g - e).abs() <= abs + rel * e.abs()))
+            first(&|g, e| {
+                let close = (g - e).abs() <= abs + rel * e.abs();
+                g != e && !close
+            })
         }
         Some("lsb") => {
             let max_lsb = number("max_lsb");
-            first(&|g, e| !((g - e).abs() <= max_lsb))?;
+            first(&|g, e| {
+                let close = (g - e).abs() <= max_lsb;
+                !close
+            })?;
             let differing = got.iter().zip(expected).filter(|(g, e)| g != e).count();
             let allowed = ((number("max_fraction") * got.len() as f64).floor() as usize).max(1);
             if differing <= allowed { Ok(()) } else { Err(format!("{differing} differ, {allowed} may")) }
