@@ -6,7 +6,7 @@ use crate::{Error, Result};
 /// Bins on each side of zero.
 const HALF: usize = 8192;
 
-/// Width exponent of an histogram that has seen nothing but zeros: the finest that any f32 can need.
+/// Width exponent of a histogram that has seen nothing but zeros: the finest that any f32 can need.
 const FINEST: i32 = -160;
 
 /// Counts of values in 16384 bins of equal width around zero.
