@@ -1,8 +1,8 @@
 //! Linear layers on quantized weights.
 
-use crate::kernels::{ActivationQuant, KernelKind, QuantizedActivations, Scalar, quantize_activations};
-use crate::kernels::{check_finite, check_len};
-use crate::{Error, QParams, QuantRange, QuantScheme, QuantizedMatrix, Result};
+use crate::kernels::{ActivationQuant, KernelKind, Packed, QuantizedActivations, quantize_activations};
+use crate::scan::{check_finite, check_len};
+use crate::{Error, QParams, QuantScheme, QuantizedMatrix, Result, max_safe_products};
 
 /// A quantized `[rows, cols]` weight matrix in the layout that one kernel reads.
 ///
@@ -10,8 +10,7 @@ use crate::{Error, QParams, QuantRange, QuantScheme, QuantizedMatrix, Result};
 /// matrix back exactly.
 #[derive(Debug, Clone)]
 pub struct PackedMatrix {
-    kernel: KernelKind,
-    matrix: QuantizedMatrix,
+    packed: Packed,
 }
 
 impl PackedMatrix {
@@ -22,47 +21,46 @@ impl PackedMatrix {
     /// [`Error::AccumulatorOverflow`] when a group (or row) is so wide that its sum of products with 8-bit
     /// activations could leave 32 bits.
     pub fn new(matrix: QuantizedMatrix, kernel: KernelKind) -> Result<Self> {
-        let kernel = kernel.require()?;
-        let max_k = max_accumulated(matrix.scheme());
+        let max_k = max_safe_products::<u8>(&matrix);
         if matrix.group_width() > max_k {
             return Err(Error::AccumulatorOverflow { k: matrix.group_width(), max_k });
         }
-        Ok(Self { kernel, matrix })
+        Ok(Self { packed: Packed::new(matrix, kernel)? })
     }
 
     /// The kernel it is packed for.
     pub fn kernel(&self) -> KernelKind {
-        self.kernel
+        self.packed.kernel()
     }
 
     /// Outputs.
     pub fn rows(&self) -> usize {
-        self.matrix.rows()
+        self.packed.rows()
     }
 
     /// Inputs.
     pub fn cols(&self) -> usize {
-        self.matrix.cols()
+        self.packed.cols()
     }
 
     /// How it is quantized.
     pub fn scheme(&self) -> QuantScheme {
-        self.matrix.scheme()
+        self.packed.scheme()
     }
 
     /// Columns that share a scale within a row.
     pub fn group_width(&self) -> usize {
-        self.matrix.group_width()
+        self.packed.group_width()
     }
 
     /// Scales per row (1 unless the granularity is per group).
     pub fn groups_per_row(&self) -> usize {
-        self.matrix.groups_per_row()
+        self.packed.groups_per_row()
     }
 
     /// Bytes held in memory: codes, scales, zero points and padding.
     pub fn byte_size(&self) -> usize {
-        self.matrix.byte_size()
+        self.packed.byte_size()
     }
 
     /// The code at (`row`, `col`).
@@ -70,7 +68,7 @@ impl PackedMatrix {
     /// # Panics
     /// When out of bounds, as slices do.
     pub fn code(&self, row: usize, col: usize) -> i8 {
-        self.matrix.code(row, col)
+        self.packed.code(row, col)
     }
 
     /// Scale and zero point of one group of one row.
@@ -78,7 +76,7 @@ impl PackedMatrix {
     /// # Panics
     /// When out of bounds, as slices do.
     pub fn qparams(&self, row: usize, group: usize) -> QParams {
-        self.matrix.qparams(self.matrix.scale_index(row, group))
+        self.packed.qparams(row, group)
     }
 
     /// Writes row `row` as floats, `(code - zero_point) * scale`.
@@ -107,17 +105,8 @@ impl PackedMatrix {
 
     /// The matrix in its canonical form, exactly as it was packed.
     pub fn unpack(&self) -> QuantizedMatrix {
-        self.matrix.clone()
+        self.packed.unpack()
     }
-}
-
-/// The most products of an activation and a weight whose sum surely fits 32 bits: an activation less its
-/// zero point is at most 255 in magnitude, a weight less its zero point at most the width of its range
-/// (affine) or the magnitude of its lowest code (symmetric).
-fn max_accumulated(scheme: QuantScheme) -> usize {
-    let range = scheme.range();
-    let weight = if scheme.mapping.is_symmetric() { -range.quant_min() } else { range.steps() };
-    (i32::MAX / (QuantRange::UINT8.steps() * weight)) as usize
 }
 
 /// `out[i, n] = bias[n] + sum_k x[i, k] * w[n, k]` for a row-major `[m, k]` input and `[n, k]` weights.
@@ -150,10 +139,8 @@ pub fn linear(
         return linear_quantized(&quantize_activations(x, m, w.cols(), quant)?, w, bias, out);
     }
     check_output(m, w, bias, out.len())?;
-    check_finite(x)?;
-    match w.kernel {
-        KernelKind::Scalar => Scalar.linear_float(x, &w.matrix, bias, out),
-    }
+    check_finite("activations", x)?;
+    w.packed.linear_float(x, bias, out);
     Ok(())
 }
 
@@ -169,9 +156,7 @@ pub fn linear_quantized(
 ) -> Result<()> {
     check_len("activation columns", w.cols(), x.cols())?;
     check_output(x.rows(), w, bias, out.len())?;
-    match w.kernel {
-        KernelKind::Scalar => Scalar.linear_quantized(x, &w.matrix, bias, out),
-    }
+    w.packed.linear_quantized(x, bias, out);
     Ok(())
 }
 
@@ -183,9 +168,7 @@ pub fn linear_quantized(
 pub fn accumulate(x: &QuantizedActivations, w: &PackedMatrix) -> Result<Vec<i32>> {
     check_len("activation columns", w.cols(), x.cols())?;
     let mut out = vec![0; x.rows() * w.rows() * w.groups_per_row()];
-    match w.kernel {
-        KernelKind::Scalar => Scalar.accumulate(x, &w.matrix, &mut out),
-    }
+    w.packed.accumulate(x, &mut out);
     Ok(out)
 }
 

@@ -1,6 +1,15 @@
 //! The input of a linear layer as unsigned 8-bit codes.
 
-use crate::{ActivationGranularity, Error, QParams, QuantRange, Result};
+use std::borrow::Cow;
+
+use super::blocked::Blocked;
+use crate::quantize::quantize_checked;
+use crate::round::Quantizer;
+use crate::scan::{check_finite, check_len, min_max};
+use crate::{ActivationGranularity, Bits, Error, QParams, QuantRange, Result, choose_qparams_dynamic};
+
+/// Bytes of a cache line.
+const CACHE_LINE: usize = 64;
 
 /// How a linear layer treats its input.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,6 +30,8 @@ pub enum ActivationQuant {
 pub struct QuantizedActivations {
     rows: usize,
     cols: usize,
+    /// Codes from the start of one row to the next; past `cols` a row holds its zero point.
+    stride: usize,
     codes: Vec<u8>,
     params: Vec<QParams>,
 }
@@ -29,15 +40,36 @@ impl QuantizedActivations {
     /// Assembles an input from row-major codes and either one set of parameters or one for each row.
     ///
     /// # Errors
-    /// [`Error::Length`] where codes or parameters do not fit the shape, [`Error::Parameter`] for a zero
-    /// point outside `[0, 255]` or a scale that is not positive and finite.
+    /// [`Error::Length`] where codes or parameters do not fit the shape, [`Error::Parameter`] or
+    /// [`Error::NotFinite`] for a zero point outside `[0, 255]` or a scale that is not positive and finite.
     pub fn from_codes(rows: usize, cols: usize, codes: Vec<u8>, params: Vec<QParams>) -> Result<Self> {
         check_len("activation codes", rows * cols, codes.len())?;
         if params.len() != 1 {
             check_len("activation qparams", rows, params.len())?;
         }
-        params.iter().try_for_each(check_params)?;
-        Ok(Self { rows, cols, codes, params })
+        params.iter().try_for_each(|p| p.check(QuantRange::UINT8))?;
+        let mut all = Self::zeros(rows, cols)?;
+        all.params = params;
+        for (row, codes) in codes.chunks_exact(cols).enumerate() {
+            let params = all.qparams(row);
+            all.row_mut(row, params).copy_from_slice(codes);
+        }
+        Ok(all)
+    }
+
+    fn zeros(rows: usize, cols: usize) -> Result<Self> {
+        if cols == 0 {
+            return Err(Error::Empty { what: "activations" });
+        }
+        let stride = stride(cols);
+        Ok(Self { rows, cols, stride, codes: vec![0; rows * stride], params: Vec::new() })
+    }
+
+    /// One row to be filled, its padding being set.
+    fn row_mut(&mut self, row: usize, params: QParams) -> &mut [u8] {
+        let (codes, padding) = self.codes[row * self.stride..][..self.stride].split_at_mut(self.cols);
+        padding.fill(params.zero_point as u8);
+        codes
     }
 
     /// Rows (tokens).
@@ -50,17 +82,12 @@ impl QuantizedActivations {
         self.cols
     }
 
-    /// Row-major codes, `[rows, cols]`.
-    pub fn codes(&self) -> &[u8] {
-        &self.codes
-    }
-
     /// Codes of one row.
     ///
     /// # Panics
     /// When `row` is out of bounds, as slices do.
     pub fn row_codes(&self, row: usize) -> &[u8] {
-        &self.codes[row * self.cols..][..self.cols]
+        &self.codes[row * self.stride..][..self.cols]
     }
 
     /// Scale and zero point of one row.
@@ -87,11 +114,8 @@ pub fn quantize_activations(
     quant: &ActivationQuant,
 ) -> Result<QuantizedActivations> {
     check_len("activations", m * k, x.len())?;
-    if k == 0 {
-        return Err(Error::Empty { what: "activations" });
-    }
-    let mut codes = vec![0; m * k];
-    let params = match quant {
+    let mut all = QuantizedActivations::zeros(m, k)?;
+    match quant {
         ActivationQuant::Float => {
             return Err(Error::Parameter {
                 what: "activation quantization",
@@ -99,137 +123,183 @@ pub fn quantize_activations(
             });
         }
         ActivationQuant::Static(params) => {
-            check_params(params)?;
-            check_finite(x)?;
-            quantize_row(x, *params, &mut codes);
-            vec![*params]
+            params.check(QuantRange::UINT8)?;
+            check_finite("activations", x)?;
+            all.params = vec![*params];
         }
-        ActivationQuant::Dynamic(ActivationGranularity::PerTensor) => {
-            let params = dynamic_params(x, 0)?;
-            quantize_row(x, params, &mut codes);
-            vec![params]
+        ActivationQuant::Dynamic(ActivationGranularity::PerTensor) if m > 0 => {
+            all.params = vec![dynamic_params(x)?];
         }
+        ActivationQuant::Dynamic(ActivationGranularity::PerTensor) => {}
         ActivationQuant::Dynamic(ActivationGranularity::PerToken) => {
-            let mut all = Vec::with_capacity(m);
-            for (row, (x, codes)) in x.chunks_exact(k).zip(codes.chunks_exact_mut(k)).enumerate() {
-                let params = dynamic_params(x, row * k)?;
-                quantize_row(x, params, codes);
-                all.push(params);
+            let params: Result<_> = x.chunks_exact(k).map(dynamic_params).collect();
+            // A row knows its own positions only; for the error, name the one in the whole input.
+            all.params = params.or_else(|error| check_finite("activations", x).and(Err(error)))?;
+        }
+    }
+    for (row, x) in x.chunks_exact(k).enumerate() {
+        let params = all.qparams(row);
+        quantize_checked(x, Quantizer::new(params, QuantRange::UINT8), all.row_mut(row, params));
+    }
+    Ok(all)
+}
+
+/// Parameters for the range of `x`.
+fn dynamic_params(x: &[f32]) -> Result<QParams> {
+    let (lo, hi) = min_max("activations", x)?;
+    choose_qparams_dynamic(lo, hi, QuantRange::UINT8)
+}
+
+/// Distance between rows of at least `bytes`: a whole and odd number of cache lines, so that the same
+/// column of neighbouring rows never falls into the same set of a cache.
+fn stride(bytes: usize) -> usize {
+    (bytes.div_ceil(CACHE_LINE) | 1) * CACHE_LINE
+}
+
+/// Columns of `row` at the positions where kernels expect them: groups one after the other, each padded
+/// to `padded` columns with `fill`.
+fn scatter<T: Copy>(row: &[T], width: usize, padded: usize, fill: T, out: &mut [T]) {
+    out.fill(fill);
+    for (from, to) in row.chunks(width).zip(out.chunks_mut(padded)) {
+        to[..from.len()].copy_from_slice(from);
+    }
+}
+
+/// Whether columns are where kernels expect them but for the end of the row.
+fn is_contiguous(w: &Blocked) -> bool {
+    w.groups_per_row() == 1 || w.padded_width() == w.group_width()
+}
+
+/// Quantized inputs in the form that a kernel reads.
+pub(crate) struct Inputs<'a> {
+    source: &'a QuantizedActivations,
+    codes: Codes<'a>,
+    /// Bytes from row to row.
+    stride: usize,
+    groups: usize,
+    /// Sums of each row's and group's codes less the zero point; empty where no kernel needs them.
+    group_sums: Vec<i32>,
+}
+
+enum Codes<'a> {
+    Bytes(Cow<'a, [u8]>),
+    /// Less the zero point.
+    Centered(Vec<i16>),
+}
+
+impl<'a> Inputs<'a> {
+    /// Arranges `source` for the groups of `w`. `centered8`: for INT8 weights, as 16-bit codes less their
+    /// zero points.
+    pub(crate) fn new(source: &'a QuantizedActivations, w: &Blocked, centered8: bool) -> Self {
+        let centered = centered8 && w.scheme().bits == Bits::Int8;
+        let width = w.group_width();
+        let (codes, stride) = if centered {
+            let stride = stride(w.padded_cols() * 2);
+            let mut codes = vec![0i16; source.rows * stride / 2];
+            let mut row_codes = vec![0; source.cols];
+            for (row, out) in codes.chunks_exact_mut(stride / 2).enumerate() {
+                let zero_point = source.qparams(row).zero_point as i16;
+                for (centered, &code) in row_codes.iter_mut().zip(source.row_codes(row)) {
+                    *centered = i16::from(code) - zero_point;
+                }
+                scatter(&row_codes, width, w.padded_width(), 0, out);
             }
-            all
-        }
-    };
-    Ok(QuantizedActivations { rows: m, cols: k, codes, params })
-}
-
-/// Parameters of PyTorch's dynamic quantized Linear for values within `[lo, hi]`, over `[0, 255]`.
-///
-/// Source: `ChooseQuantizationParams` in PyTorch's `aten/src/ATen/native/quantized/cpu/QuantUtils.h`,
-/// including its floor of 6.1e-5 under the scale.
-pub(crate) fn dynamic_activation_qparams(lo: f32, hi: f32) -> QParams {
-    const SMALL_SCALE: f32 = 6.1e-5;
-    let (quant_min, quant_max) =
-        (f64::from(QuantRange::UINT8.quant_min()), f64::from(QuantRange::UINT8.quant_max()));
-    let steps = quant_max - quant_min;
-    let (mut lo, mut hi) = (lo.min(0.0), hi.max(0.0));
-    let mut scale = (f64::from(hi) - f64::from(lo)) / steps;
-    if scale as f32 == 0.0 || (1.0 / scale as f32).is_infinite() {
-        scale = 0.1;
-    }
-    if scale < f64::from(SMALL_SCALE) {
-        let original = scale as f32;
-        scale = f64::from(SMALL_SCALE);
-        if lo == 0.0 {
-            hi = SMALL_SCALE * steps as f32;
-        } else if hi == 0.0 {
-            lo = -SMALL_SCALE * steps as f32;
+            (Codes::Centered(codes), stride)
+        } else if is_contiguous(w) {
+            // Rows are padded to whole cache lines, hence to whole lines of weights.
+            (Codes::Bytes(Cow::Borrowed(source.codes.as_slice())), source.stride)
         } else {
-            let stretch = SMALL_SCALE / original;
-            lo *= stretch;
-            hi *= stretch;
+            let stride = stride(w.padded_cols());
+            let mut codes = vec![0; source.rows * stride];
+            for (row, out) in codes.chunks_exact_mut(stride).enumerate() {
+                let fill = source.qparams(row).zero_point as u8;
+                scatter(source.row_codes(row), width, w.padded_width(), fill, out);
+            }
+            (Codes::Bytes(Cow::Owned(codes)), stride)
+        };
+        let group_sums = if w.needs_input_sums() {
+            let rows = (0..source.rows).map(|row| (source.row_codes(row), source.qparams(row).zero_point));
+            rows.flat_map(|(codes, zero_point)| {
+                codes.chunks(width).map(move |codes| {
+                    let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
+                    sum - zero_point * codes.len() as i32
+                })
+            })
+            .collect()
+        } else {
+            Vec::new()
+        };
+        Self { source, codes, stride, groups: w.groups_per_row(), group_sums }
+    }
+
+    /// Rows.
+    pub(crate) fn rows(&self) -> usize {
+        self.source.rows
+    }
+
+    /// The codes of a row, readable for all columns of the weights they were arranged for.
+    ///
+    /// # Panics
+    /// When `row` does not exist.
+    pub(crate) fn row(&self, row: usize) -> *const u8 {
+        match &self.codes {
+            Codes::Bytes(codes) => codes[row * self.stride..][..self.stride].as_ptr(),
+            Codes::Centered(codes) => codes[row * self.stride / 2..][..self.stride / 2].as_ptr().cast(),
         }
     }
-    let (from_lo, from_hi) = (f64::from(lo) / scale, f64::from(hi) / scale);
-    let zero_point = if quant_min.abs() - from_lo.abs() < quant_max.abs() - from_hi.abs() {
-        quant_min - from_lo
-    } else {
-        quant_max - from_hi
-    };
-    QParams {
-        scale: scale as f32,
-        zero_point: zero_point.round_ties_even().clamp(quant_min, quant_max) as i32,
+
+    /// Scale of a row.
+    #[inline(always)]
+    pub(crate) fn scale(&self, row: usize) -> f32 {
+        self.source.qparams(row).scale
+    }
+
+    /// Zero point of a row.
+    #[inline(always)]
+    pub(crate) fn zero_point(&self, row: usize) -> i32 {
+        self.source.qparams(row).zero_point
+    }
+
+    /// Sum of a group of a row, less zero points.
+    #[inline(always)]
+    pub(crate) fn group_sum(&self, row: usize, group: usize) -> i32 {
+        self.group_sums[row * self.groups + group]
     }
 }
 
-/// Parameters for the range of `x`, which starts at `offset` in the whole input.
-fn dynamic_params(x: &[f32], offset: usize) -> Result<QParams> {
-    let (lo, hi) = min_max(x);
-    // A NaN is invisible to a minimum, so the sum of all magnitudes is not enough either; the range check
-    // finds infinities and the scan NaNs.
-    if !lo.is_finite() || !hi.is_finite() || x.iter().any(|v| v.is_nan()) {
-        let (index, value) = first_not_finite(x);
-        return Err(Error::NotFinite { what: "activations", index: offset + index, value });
-    }
-    Ok(dynamic_activation_qparams(lo, hi))
+/// Float inputs in the form that a kernel reads.
+pub(crate) struct FloatInputs<'a> {
+    rows: usize,
+    values: Cow<'a, [f32]>,
+    stride: usize,
 }
 
-fn min_max(x: &[f32]) -> (f32, f32) {
-    let mut lo = [0.0f32; 16];
-    let mut hi = [0.0f32; 16];
-    let (chunks, rest) = x.as_chunks::<16>();
-    for chunk in chunks {
-        for i in 0..16 {
-            lo[i] = if chunk[i] < lo[i] { chunk[i] } else { lo[i] };
-            hi[i] = if chunk[i] > hi[i] { chunk[i] } else { hi[i] };
+impl<'a> FloatInputs<'a> {
+    /// Arranges a row-major `[m, cols]` input for the groups of `w`, padded with zeros.
+    pub(crate) fn new(x: &'a [f32], m: usize, w: &Blocked) -> Self {
+        let cols = w.cols();
+        // Few rows need no care for cache sets.
+        if is_contiguous(w) && w.padded_cols() == cols && (m <= 4 || stride(cols * 4) == cols * 4) {
+            return Self { rows: m, values: Cow::Borrowed(x), stride: cols };
         }
+        let stride = stride(w.padded_cols() * 4) / 4;
+        let mut values = vec![0.0; m * stride];
+        for (x, out) in x.chunks_exact(cols).zip(values.chunks_exact_mut(stride)) {
+            scatter(x, w.group_width(), w.padded_width(), 0.0, out);
+        }
+        Self { rows: m, values: Cow::Owned(values), stride }
     }
-    let lo = lo.iter().chain(rest).fold(0.0f32, |a, &b| a.min(b));
-    let hi = hi.iter().chain(rest).fold(0.0f32, |a, &b| a.max(b));
-    (lo, hi)
-}
 
-/// Codes of `x`. Adding and subtracting 1.5 * 2^23 rounds to an integer, ties to even, for magnitudes up
-/// to 2^22; values beyond are clamped first, which cannot change a code because the zero point is in
-/// `[0, 255]`.
-fn quantize_row(x: &[f32], params: QParams, codes: &mut [u8]) {
-    const ROUND: f32 = 12_582_912.0;
-    let inverse = 1.0 / params.scale;
-    let zero_point = params.zero_point as f32;
-    for (code, &x) in codes.iter_mut().zip(x) {
-        let rounded = ((x * inverse).clamp(-1024.0, 1024.0) + ROUND) - ROUND;
-        *code = (rounded + zero_point).clamp(0.0, 255.0) as u8;
+    /// Rows.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
     }
-}
 
-pub(crate) fn check_finite(x: &[f32]) -> Result<()> {
-    if x.iter().all(|v| v.is_finite()) {
-        return Ok(());
+    /// The values of a row, readable for all columns of the weights they were arranged for.
+    ///
+    /// # Panics
+    /// When `row` does not exist.
+    pub(crate) fn row(&self, row: usize) -> *const f32 {
+        self.values[row * self.stride..][..self.stride].as_ptr()
     }
-    let (index, value) = first_not_finite(x);
-    Err(Error::NotFinite { what: "activations", index, value })
-}
-
-fn first_not_finite(x: &[f32]) -> (usize, f32) {
-    let index = x.iter().position(|v| !v.is_finite()).unwrap_or(0);
-    (index, x.get(index).copied().unwrap_or(f32::NAN))
-}
-
-fn check_params(params: &QParams) -> Result<()> {
-    if !(0..=255).contains(&params.zero_point) {
-        return Err(Error::Parameter {
-            what: "activation zero point",
-            detail: format!("{} is outside [0, 255]", params.zero_point),
-        });
-    }
-    if !(params.scale > 0.0 && params.scale.is_finite() && (1.0 / params.scale).is_finite()) {
-        return Err(Error::Parameter {
-            what: "activation scale",
-            detail: format!("{} is not positive and finite, or its reciprocal is not", params.scale),
-        });
-    }
-    Ok(())
-}
-
-pub(crate) fn check_len(what: &'static str, expected: usize, found: usize) -> Result<()> {
-    if expected == found { Ok(()) } else { Err(Error::Length { what, expected, found }) }
 }

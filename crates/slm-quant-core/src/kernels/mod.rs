@@ -1,91 +1,132 @@
-//! Integer kernels: one file per instruction set, and what they share.
+//! Kernels: matrix products with quantized weights, for each instruction set.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `activations` | quantizing the input, and the form kernels read it in |
-//! | `scalar` | the reference every other kernel equals bit for bit |
+//! | `kind` | which kernels there are and which one is used |
+//! | `scalar` | the reference every other kernel equals bit for bit, on canonical weights |
+//! | `blocked` | weights in the order in which vector kernels read them |
+//! | `activations` | quantizing the input, and the form in which kernels read it |
+//! | `simd` | the vector operations that kernels are written in |
+//! | `avx2`, `avx512vnni` | those operations in one instruction set each |
+//! | `integer`, `float` | a tile of the product, with 8-bit and with float inputs |
+//! | `driver` | tiles and threads |
+//! | `packed` | weights together with the kernel that reads them |
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
+mod blocked;
+mod driver;
+mod float;
+mod integer;
+mod kind;
+mod packed;
 mod scalar;
 mod shared_out;
+mod simd;
 
 pub use activations::{ActivationQuant, QuantizedActivations, quantize_activations};
-pub(crate) use activations::{check_finite, check_len};
-pub(crate) use shared_out::SharedOut;
+pub use kind::KernelKind;
 
-use std::fmt;
-use std::str::FromStr;
+pub(crate) use packed::Packed;
 
-use crate::{Error, Result};
+#[cfg(target_arch = "x86_64")]
+use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+use avx512vnni::Avx512Vnni;
+use shared_out::SharedOut;
+use simd::{LANES, Simd};
 
-pub(crate) use scalar::Scalar;
+use crate::QuantizedMatrix;
+use activations::{FloatInputs, Inputs};
+use blocked::Blocked;
+use float::FloatJob;
+use integer::{IntegerJob, Output};
 
-/// Environment variable that forces a kernel.
-const SLM_KERNEL: &str = "SLM_KERNEL";
+/// An implementation of the matrix products. A value exists only where the processor has its instructions.
+///
+/// The order of float operations is that of [`crate::linear`].
+trait Kernel: Copy {
+    /// Weights as the kernel reads them.
+    type Weights;
 
-/// An implementation of the matrix products, named after the instructions it is built on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum KernelKind {
-    /// Portable Rust; the reference. Written `scalar`.
-    Scalar,
+    /// Arranges weights for this kernel.
+    fn pack(self, matrix: QuantizedMatrix) -> Self::Weights;
+
+    /// 8-bit inputs times weights, to `[m, rows]`.
+    fn linear_quantized(
+        self,
+        x: &QuantizedActivations,
+        w: &Self::Weights,
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+    );
+
+    /// The integer sums behind [`Kernel::linear_quantized`], to `[m, rows, groups]`.
+    fn accumulate(self, x: &QuantizedActivations, w: &Self::Weights, out: &mut [i32]);
+
+    /// Float inputs times dequantized weights, to `[m, rows]`.
+    fn linear_float(self, x: &[f32], w: &Self::Weights, bias: Option<&[f32]>, out: &mut [f32]);
 }
 
-impl KernelKind {
-    /// Kernels that this processor can run, slowest first.
-    pub fn available() -> Vec<Self> {
-        vec![Self::Scalar]
+/// Every vector instruction set is a kernel.
+impl<S: Simd> Kernel for S {
+    type Weights = Blocked;
+
+    fn pack(self, matrix: QuantizedMatrix) -> Blocked {
+        Blocked::pack(matrix)
     }
 
-    /// The fastest kernel that this processor can run.
-    pub fn best() -> Self {
-        Self::Scalar
+    fn linear_quantized(self, x: &QuantizedActivations, w: &Blocked, bias: Option<&[f32]>, out: &mut [f32]) {
+        let x = Inputs::new(x, w, S::CENTERED_INPUT8);
+        driver::run(self, &IntegerJob { x, w, out: Output::Floats(SharedOut::new(out), bias) });
     }
 
-    /// Whether this processor can run the kernel.
-    pub fn is_available(self) -> bool {
-        match self {
-            Self::Scalar => true,
-        }
+    fn accumulate(self, x: &QuantizedActivations, w: &Blocked, out: &mut [i32]) {
+        let x = Inputs::new(x, w, S::CENTERED_INPUT8);
+        driver::run(self, &IntegerJob { x, w, out: Output::Sums(SharedOut::new(out)) });
     }
 
-    /// The kernel that the environment variable `SLM_KERNEL` names, or the best one where it is not set.
-    ///
-    /// # Errors
-    /// [`Error::KernelUnavailable`] when the variable names a kernel that this processor cannot run, and
-    /// [`Error::Parse`] when it names none.
-    pub fn select() -> Result<Self> {
-        match std::env::var_os(SLM_KERNEL) {
-            None => Ok(Self::best()),
-            Some(name) => name.to_string_lossy().parse::<Self>()?.require(),
-        }
-    }
-
-    /// The kernel itself where this processor can run it.
-    pub(crate) fn require(self) -> Result<Self> {
-        if self.is_available() {
-            return Ok(self);
-        }
-        let available: Vec<String> = Self::available().iter().map(Self::to_string).collect();
-        Err(Error::KernelUnavailable { kernel: self.to_string(), available: available.join(", ") })
+    fn linear_float(self, x: &[f32], w: &Blocked, bias: Option<&[f32]>, out: &mut [f32]) {
+        let x = FloatInputs::new(x, x.len() / w.cols(), w);
+        driver::run(self, &FloatJob { x, w, out: SharedOut::new(out), bias });
     }
 }
 
-impl fmt::Display for KernelKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Scalar => "scalar",
-        })
+/// How far ahead of its reads a kernel asks for weights. About the bytes that arrive during one memory
+/// latency on each of four streams.
+const PREFETCH_BYTES: usize = 1536;
+
+/// The values of a block's lanes out of one value per row of weights; zeros where there is none.
+#[inline(always)]
+fn load_lanes<S: Simd>(simd: S, values: Option<&[f32]>, block: usize) -> S::F32 {
+    let Some(values) = values else { return simd.splat_f32(0.0) };
+    let values = &values[block * LANES..];
+    if let Some(lanes) = values.first_chunk() {
+        return simd.load_f32(lanes);
     }
+    let mut lanes = [0.0; LANES];
+    lanes[..values.len()].copy_from_slice(values);
+    simd.load_f32(&lanes)
 }
 
-impl FromStr for KernelKind {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "scalar" => Ok(Self::Scalar),
-            _ => Err(Error::Parse { what: "kernel", found: text.to_owned(), expected: "scalar" }),
-        }
-    }
+/// Writes a block's lanes to row `row` of a `[m, width]` output, as far as the width goes.
+///
+/// The caller is the task that owns this row and block.
+#[inline(always)]
+fn store_lanes<S: Simd>(
+    simd: S,
+    out: &SharedOut<'_, f32>,
+    width: usize,
+    row: usize,
+    block: usize,
+    values: S::F32,
+) {
+    let mut lanes = [0.0; LANES];
+    simd.store_f32(values, &mut lanes);
+    let count = LANES.min(width - block * LANES);
+    // SAFETY: the driver gives each row and block to one task, so that no other thread writes these cells.
+    unsafe { out.write(row * width + block * LANES, &lanes[..count]) }
 }

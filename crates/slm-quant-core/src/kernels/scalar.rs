@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{QuantizedActivations, SharedOut};
+use super::{Kernel, QuantizedActivations, SharedOut};
 use crate::QuantizedMatrix;
 
 /// Rows of weights that one task takes; enough to pay for starting it.
@@ -12,9 +12,14 @@ const ROWS_PER_TASK: usize = 16;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scalar;
 
-impl Scalar {
-    /// `out[i, n] = bias[n] + s_x * sum_g s_g * acc_g`; see [`crate::linear`] for the order of operations.
-    pub(crate) fn linear_quantized(
+impl Kernel for Scalar {
+    type Weights = QuantizedMatrix;
+
+    fn pack(self, matrix: QuantizedMatrix) -> QuantizedMatrix {
+        matrix
+    }
+
+    fn linear_quantized(
         self,
         x: &QuantizedActivations,
         w: &QuantizedMatrix,
@@ -35,8 +40,7 @@ impl Scalar {
         });
     }
 
-    /// The integer sums behind [`Scalar::linear_quantized`], `[m, rows, groups]`.
-    pub(crate) fn accumulate(self, x: &QuantizedActivations, w: &QuantizedMatrix, out: &mut [i32]) {
+    fn accumulate(self, x: &QuantizedActivations, w: &QuantizedMatrix, out: &mut [i32]) {
         let centered = centered(x);
         let out = SharedOut::new(out);
         let count = w.groups_per_row();
@@ -50,8 +54,7 @@ impl Scalar {
         });
     }
 
-    /// Floats times dequantized weights.
-    pub(crate) fn linear_float(self, x: &[f32], w: &QuantizedMatrix, bias: Option<&[f32]>, out: &mut [f32]) {
+    fn linear_float(self, x: &[f32], w: &QuantizedMatrix, bias: Option<&[f32]>, out: &mut [f32]) {
         let out = SharedOut::new(out);
         let width = w.group_width();
         for_each_row(w, |n, codes, scales| {

@@ -1,0 +1,341 @@
+//! Weights in the order in which vector kernels read them.
+//!
+//! Rows are taken in blocks of 16, one to a lane. A block is a run of 64-byte lines, group after group;
+//! a line holds for each lane 4 bytes: 4 consecutive INT8 codes, or 8 consecutive INT4 codes, of which the
+//! first four are in the low and the last four in the high nibbles. INT4 codes are stored plus 8, so that
+//! a nibble is its value. Each group starts on a line; what is left of its last line, and of the last
+//! block's lanes, is padding. Scales and zero points are `[block][group][lane]`.
+//!
+//! Padding columns may hold anything: the input has its zero point there, so that they contribute nothing.
+
+use half::f16;
+use rayon::prelude::*;
+
+use super::simd::{LANES, LINE_BYTES};
+use crate::{Bits, QParams, QuantScheme, QuantizedMatrix, Scales};
+
+/// One line, aligned to a cache line.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; LINE_BYTES]);
+
+/// A matrix in blocks of 16 rows.
+#[derive(Debug, Clone)]
+pub(crate) struct Blocked {
+    rows: usize,
+    cols: usize,
+    scheme: QuantScheme,
+    /// Columns per group.
+    width: usize,
+    groups: usize,
+    /// Lines per group; the last group may have fewer columns and then `last_steps`.
+    steps: usize,
+    last_steps: usize,
+    lines: Vec<Line>,
+    scales: Scales,
+    zero_points: Option<Vec<i8>>,
+    /// Sums of the stored codes of each row, padding included; only where a row is one group.
+    row_sums: Vec<i32>,
+}
+
+impl Blocked {
+    /// Reorders a matrix.
+    pub(crate) fn pack(matrix: QuantizedMatrix) -> Self {
+        let (rows, cols, scheme) = (matrix.rows(), matrix.cols(), matrix.scheme());
+        let (width, groups) = (matrix.group_width(), matrix.groups_per_row());
+        let per_line = columns_per_line(scheme.bits);
+        let mut packed = Self {
+            rows,
+            cols,
+            scheme,
+            width,
+            groups,
+            steps: width.div_ceil(per_line),
+            last_steps: (cols - (groups - 1) * width).div_ceil(per_line),
+            lines: Vec::new(),
+            scales: Scales::F32(Vec::new()),
+            zero_points: None,
+            row_sums: Vec::new(),
+        };
+        let per_block = packed.lines_per_block();
+        packed.lines = vec![Line([0; LINE_BYTES]); packed.blocks() * per_block];
+        let shape = packed.shape();
+        packed.lines.par_chunks_mut(per_block).enumerate().for_each(|(block, lines)| {
+            for lane in 0..LANES.min(rows - block * LANES) {
+                shape.pack_row(matrix.row_codes(block * LANES + lane), lane, lines);
+            }
+        });
+        if groups == 1 {
+            packed.row_sums =
+                packed.lines.par_chunks(per_block).flat_map_iter(|b| shape.row_sums(b)).collect();
+        }
+        // Lanes past the last row repeat it; their results are never stored.
+        let blocks = packed.blocks();
+        let order = || {
+            (0..blocks).flat_map(move |block| {
+                (0..groups).flat_map(move |g| (0..LANES).map(move |l| ((block * LANES + l).min(rows - 1), g)))
+            })
+        };
+        packed.scales = match matrix.scales() {
+            Scales::F32(v) => Scales::F32(order().map(|(r, g)| v[matrix.scale_index(r, g)]).collect()),
+            Scales::F16(v) => Scales::F16(order().map(|(r, g)| v[matrix.scale_index(r, g)]).collect()),
+        };
+        packed.zero_points =
+            matrix.zero_points().map(|z| order().map(|(r, g)| z[matrix.scale_index(r, g)]).collect());
+        packed
+    }
+
+    /// The matrix in canonical order, exactly as it was.
+    pub(crate) fn unpack(&self) -> QuantizedMatrix {
+        let bits = self.scheme.bits;
+        let mut codes = vec![0u8; self.rows * bits.row_bytes(self.cols)];
+        codes.par_chunks_mut(bits.row_bytes(self.cols)).enumerate().for_each(|(row, out)| {
+            for col in 0..self.cols {
+                let code = self.code(row, col).cast_unsigned();
+                match bits {
+                    Bits::Int8 => out[col] = code,
+                    Bits::Int4 => out[col / 2] |= (code & 0xf) << (col % 2 * 4),
+                }
+            }
+        });
+        let pairs: Vec<(usize, usize)> = match self.scheme.granularity {
+            crate::Granularity::PerTensor => vec![(0, 0)],
+            _ => (0..self.rows).flat_map(|r| (0..self.groups).map(move |g| (r, g))).collect(),
+        };
+        let index = |&(row, group): &(usize, usize)| self.scale_index(row, group);
+        let scales = match &self.scales {
+            Scales::F32(v) => Scales::F32(pairs.iter().map(|p| v[index(p)]).collect()),
+            Scales::F16(v) => Scales::F16(pairs.iter().map(|p| v[index(p)]).collect()),
+        };
+        let zero_points = self.zero_points.as_ref().map(|z| pairs.iter().map(|p| z[index(p)]).collect());
+        QuantizedMatrix::from_valid_parts(self.rows, self.cols, self.scheme, codes, scales, zero_points)
+    }
+
+    /// Outputs.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs.
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// How it is quantized.
+    pub(crate) fn scheme(&self) -> QuantScheme {
+        self.scheme
+    }
+
+    /// Columns per group.
+    pub(crate) fn group_width(&self) -> usize {
+        self.width
+    }
+
+    /// Groups per row.
+    pub(crate) fn groups_per_row(&self) -> usize {
+        self.groups
+    }
+
+    /// Blocks of 16 rows.
+    pub(crate) fn blocks(&self) -> usize {
+        self.rows.div_ceil(LANES)
+    }
+
+    /// Bytes of a block's codes.
+    pub(crate) fn block_bytes(&self) -> usize {
+        self.lines_per_block() * LINE_BYTES
+    }
+
+    /// Lines of group `group`.
+    #[inline(always)]
+    pub(crate) fn steps(&self, group: usize) -> usize {
+        if group + 1 == self.groups { self.last_steps } else { self.steps }
+    }
+
+    /// Columns of a row as kernels see it, padding included.
+    pub(crate) fn padded_cols(&self) -> usize {
+        self.lines_per_block() * columns_per_line(self.scheme.bits)
+    }
+
+    /// Columns of a group as kernels see it, padding included, for all but the last.
+    pub(crate) fn padded_width(&self) -> usize {
+        self.steps * columns_per_line(self.scheme.bits)
+    }
+
+    /// First line of a block.
+    ///
+    /// # Panics
+    /// When `block` does not exist.
+    pub(crate) fn block_lines(&self, block: usize) -> *const u8 {
+        let count = self.lines_per_block();
+        self.lines[block * count..][..count].as_ptr().cast()
+    }
+
+    /// Scales of a block's group.
+    #[inline(always)]
+    pub(crate) fn scales(&self, block: usize, group: usize) -> LaneScales<'_> {
+        let at = (block * self.groups + group) * LANES;
+        match &self.scales {
+            Scales::F32(v) => LaneScales::F32(lanes(v, at)),
+            Scales::F16(v) => LaneScales::F16(lanes(v, at)),
+        }
+    }
+
+    /// Zero points of a block's group; none where all are 0.
+    #[inline(always)]
+    pub(crate) fn zero_points(&self, block: usize, group: usize) -> Option<&[i8; LANES]> {
+        self.zero_points.as_ref().map(|z| lanes(z, (block * self.groups + group) * LANES))
+    }
+
+    /// Whether zero points as stored are anything but 0, so that sums of the input are needed.
+    pub(crate) fn needs_input_sums(&self) -> bool {
+        self.scheme.bits == Bits::Int4 || self.zero_points.is_some()
+    }
+
+    /// Sums of a block's stored codes, where a row is one group.
+    #[inline(always)]
+    pub(crate) fn row_sums(&self, block: usize) -> &[i32; LANES] {
+        lanes(&self.row_sums, block * LANES)
+    }
+
+    /// Bytes held in memory.
+    pub(crate) fn byte_size(&self) -> usize {
+        self.lines.len() * LINE_BYTES
+            + self.scales.len() * self.scales.dtype().size()
+            + self.zero_points.as_ref().map_or(0, Vec::len)
+            + size_of_val(self.row_sums.as_slice())
+    }
+
+    /// The code at (`row`, `col`).
+    pub(crate) fn code(&self, row: usize, col: usize) -> i8 {
+        let (group, within) = (col / self.width, col % self.width);
+        let (step, at) = (within / columns_per_line(self.scheme.bits), within % 8);
+        let line = row / LANES * self.lines_per_block() + group * self.steps + step;
+        let byte = self.lines[line].0[row % LANES * 4 + at % 4];
+        match self.scheme.bits {
+            Bits::Int8 => byte.cast_signed(),
+            Bits::Int4 => (if at < 4 { byte & 0xf } else { byte >> 4 }).cast_signed() - 8,
+        }
+    }
+
+    /// Parameters of scale `index`.
+    pub(crate) fn qparams(&self, index: usize) -> QParams {
+        QParams {
+            scale: self.scales.get(index),
+            zero_point: self.zero_points.as_ref().map_or(0, |z| i32::from(z[index])),
+        }
+    }
+
+    /// Index of the scale of row `row`, group `group`.
+    pub(crate) fn scale_index(&self, row: usize, group: usize) -> usize {
+        (row / LANES * self.groups + group) * LANES + row % LANES
+    }
+
+    fn lines_per_block(&self) -> usize {
+        (self.groups - 1) * self.steps + self.last_steps
+    }
+
+    fn shape(&self) -> Shape {
+        Shape { bits: self.scheme.bits, cols: self.cols, width: self.width, steps: self.steps }
+    }
+}
+
+/// A view of 16 values.
+#[inline(always)]
+fn lanes<T>(values: &[T], at: usize) -> &[T; LANES] {
+    let Some(lanes) = values[at..].first_chunk() else { unreachable!("per-lane values come in sixteens") };
+    lanes
+}
+
+/// Scales of 16 lanes in their stored type.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum LaneScales<'a> {
+    F32(&'a [f32; LANES]),
+    F16(&'a [f16; LANES]),
+}
+
+/// What reordering one row needs to know.
+#[derive(Clone, Copy)]
+struct Shape {
+    bits: Bits,
+    cols: usize,
+    width: usize,
+    steps: usize,
+}
+
+impl Shape {
+    /// Writes one row's codes into its lane of a block.
+    fn pack_row(self, codes: &[u8], lane: usize, lines: &mut [Line]) {
+        let per_line = columns_per_line(self.bits);
+        for first in (0..self.cols).step_by(self.width) {
+            let end = self.cols.min(first + self.width);
+            let lines = lines[first / self.width * self.steps..].iter_mut();
+            for (col, line) in (first..end).step_by(per_line).zip(lines) {
+                let count = per_line.min(end - col);
+                let word = match self.bits {
+                    Bits::Int8 => word(&codes[col..col + count]),
+                    Bits::Int4 if col % 2 == 0 => {
+                        spread(word(&codes[col / 2..(col + count).div_ceil(2)])) ^ 0x8888_8888
+                    }
+                    Bits::Int4 => {
+                        let nibble = |i: usize| u32::from(codes[i / 2] >> (i % 2 * 4) & 0xf);
+                        let nibbles = (0..count).fold(0, |all, i| all | nibble(col + i) << (4 * i));
+                        spread(nibbles) ^ 0x8888_8888
+                    }
+                };
+                line.0[lane * 4..][..4].copy_from_slice(&word.to_le_bytes());
+            }
+        }
+    }
+
+    /// Sums of a block's stored codes by lane.
+    fn row_sums(self, lines: &[Line]) -> [i32; LANES] {
+        let mut sums = [0; LANES];
+        for line in lines {
+            for (sum, bytes) in sums.iter_mut().zip(line.0.as_chunks::<4>().0) {
+                *sum += match self.bits {
+                    Bits::Int8 => bytes.iter().map(|&b| i32::from(b.cast_signed())).sum::<i32>(),
+                    Bits::Int4 => bytes.iter().map(|&b| i32::from(b & 0xf) + i32::from(b >> 4)).sum(),
+                };
+            }
+        }
+        sums
+    }
+}
+
+const fn columns_per_line(bits: Bits) -> usize {
+    match bits {
+        Bits::Int8 => 4,
+        Bits::Int4 => 8,
+    }
+}
+
+/// Up to four bytes, little-endian.
+fn word(bytes: &[u8]) -> u32 {
+    match bytes.first_chunk() {
+        Some(bytes) => u32::from_le_bytes(*bytes),
+        None => bytes.iter().rev().fold(0, |word, &byte| word << 8 | u32::from(byte)),
+    }
+}
+
+/// Eight nibbles in order, so placed that the first four are the low and the last four the high nibbles
+/// of the four bytes.
+fn spread(nibbles: u32) -> u32 {
+    let half = |x: u32| {
+        let x = (x | x << 8) & 0x00ff_00ff;
+        (x | x << 4) & 0x0f0f_0f0f
+    };
+    half(nibbles & 0xffff) | half(nibbles >> 16) << 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nibbles_are_spread_in_order() {
+        assert_eq!(spread(0x7654_3210).to_le_bytes(), [0x40, 0x51, 0x62, 0x73]);
+        assert_eq!(word(&[1, 2, 3]), 0x0003_0201);
+        assert_eq!(word(&[1, 2, 3, 4, 5]), 0x0403_0201);
+    }
+}

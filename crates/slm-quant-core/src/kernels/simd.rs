@@ -1,0 +1,115 @@
+//! The operations that kernels are written in, on 16 lanes.
+//!
+//! A lane is one output (one row of weights). Each instruction set implements these operations in its own
+//! file, and the kernels in `integer` and `float` are compiled once for each.
+
+use super::driver::Job;
+
+/// Lanes of a block: rows of weights that are multiplied side by side.
+pub(crate) const LANES: usize = 16;
+
+/// Bytes of a line: for each of the 16 lanes 4 bytes, which hold 4 INT8 or 8 INT4 codes.
+pub(crate) const LINE_BYTES: usize = 64;
+
+/// Work to run with an instruction set enabled.
+pub(crate) trait Op {
+    /// Does the work. Implementations are `#[inline(always)]`, so that they are compiled inside the
+    /// function that enables the instructions.
+    fn run(self);
+}
+
+/// An instruction set. A value exists only where the processor has the instructions, which is what makes
+/// the safe methods safe.
+pub(crate) trait Simd: Copy + Send + Sync {
+    /// 64 bytes.
+    type Bytes: Copy;
+    /// 16 integers.
+    type I32: Copy;
+    /// 16 floats.
+    type F32: Copy;
+    /// A line of INT8 codes, prepared as an operand.
+    type Operand8: Copy;
+
+    /// Whether INT8 products take inputs as 16-bit codes less their zero point; if not, as 8-bit codes.
+    /// INT4 products always take 8-bit codes.
+    const CENTERED_INPUT8: bool;
+
+    /// Runs `op` in a function that has the instructions enabled.
+    fn vectorize<O: Op>(self, op: O);
+
+    /// Multiplies `rows` of the input with `blocks` of weights in the tile sizes that suit the register
+    /// file.
+    fn tiles<J: Job>(self, job: &J, rows: std::ops::Range<usize>, blocks: std::ops::Range<usize>);
+
+    /// Blocks of weights that one call of [`Simd::tiles`] should at least be given.
+    const TILE_BLOCKS: usize;
+
+    /// Loads a line.
+    ///
+    /// # Safety
+    /// `line` must point to 64 readable bytes, aligned to 64.
+    unsafe fn load_line(self, line: *const u8) -> Self::Bytes;
+    /// Asks for the cache line at `address`, which need not be valid.
+    fn prefetch(self, address: *const u8);
+    /// The low half of every byte.
+    fn low_nibbles(self, bytes: Self::Bytes) -> Self::Bytes;
+    /// The high half of every byte.
+    fn high_nibbles(self, bytes: Self::Bytes) -> Self::Bytes;
+    /// Adds bytes.
+    fn add_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+
+    /// Prepares INT8 codes for [`Simd::dot8`].
+    fn operand8(self, line: Self::Bytes) -> Self::Operand8;
+    /// Adds to each lane the products of its 4 INT8 codes with the 4 inputs at `x`.
+    ///
+    /// # Safety
+    /// `x` must point to 4 readable inputs: `i16` if [`Simd::CENTERED_INPUT8`], `u8` if not.
+    unsafe fn dot8(self, acc: Self::I32, x: *const u8, w: Self::Operand8) -> Self::I32;
+    /// Adds to each lane the sum of its 4 signed bytes.
+    fn sum8(self, acc: Self::I32, w: Self::Bytes) -> Self::I32;
+    /// Adds to each lane the products of its 4 bytes with the 4 inputs at `x`. The bytes must be at most 30.
+    ///
+    /// # Safety
+    /// `x` must point to 4 readable bytes.
+    unsafe fn dot4(self, acc: Self::I32, x: *const u8, w: Self::Bytes) -> Self::I32;
+    /// Adds to each lane the sum of its 4 bytes, each at most 30.
+    fn sum4(self, acc: Self::I32, w: Self::Bytes) -> Self::I32;
+
+    /// The same integer in every lane.
+    fn splat_i32(self, value: i32) -> Self::I32;
+    /// Adds, wrapping.
+    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// Subtracts, wrapping.
+    fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// Multiplies, wrapping.
+    fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// Widens 16 bytes.
+    fn widen_i8(self, values: &[i8; LANES]) -> Self::I32;
+    /// Loads 16 integers.
+    fn load_i32(self, values: &[i32; LANES]) -> Self::I32;
+    /// Stores 16 integers.
+    fn store_i32(self, values: Self::I32, out: &mut [i32; LANES]);
+    /// Converts, rounding to nearest even.
+    fn to_f32(self, values: Self::I32) -> Self::F32;
+
+    /// The same float in every lane.
+    fn splat_f32(self, value: f32) -> Self::F32;
+    /// Loads 16 floats.
+    fn load_f32(self, values: &[f32; LANES]) -> Self::F32;
+    /// Widens 16 half-precision floats.
+    fn load_f16(self, values: &[half::f16; LANES]) -> Self::F32;
+    /// Stores 16 floats.
+    fn store_f32(self, values: Self::F32, out: &mut [f32; LANES]);
+    /// Adds.
+    fn add_f32(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Subtracts.
+    fn sub_f32(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a * b + c`, rounded once.
+    fn fma_f32(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+
+    /// Byte `J` (0 to 3) of each lane, signed.
+    fn byte_to_f32<const J: u32>(self, line: Self::Bytes) -> Self::F32;
+    /// Code `J` (0 to 7) of each lane of a line of INT4: the low nibbles of bytes 0 to 3, then the high
+    /// ones; less 8.
+    fn nibble_to_f32<const J: u32>(self, line: Self::Bytes) -> Self::F32;
+}
