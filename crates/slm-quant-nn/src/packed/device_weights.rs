@@ -73,10 +73,12 @@ impl DeviceWeights {
         let [rows, words] = self.words.dims();
         let width = i32::from(self.bits.count());
         let per_word = 32 / width;
-        // A left shift drops the codes above, an arithmetic right shift brings the code down with its sign.
+        // Taking the code as unsigned and moving its upper half below zero restores the sign.
+        let sign = 1 << (width - 1);
         let codes = (0..per_word).map(|i| {
-            let lifted = self.words.clone().bitwise_left_shift_scalar(32 - width * (i + 1));
-            lifted.bitwise_right_shift_scalar(32 - width).float().unsqueeze_dim::<3>(2)
+            let code = self.words.clone().bitwise_right_shift_scalar(width * i);
+            let code = code.bitwise_and_scalar((1 << width) - 1).bitwise_xor_scalar(sign) - sign;
+            code.float().unsqueeze_dim::<3>(2)
         });
         let padded = words * per_word as usize;
         let codes = Tensor::cat(codes.collect(), 2).reshape([rows, padded]).narrow(1, 0, self.cols);
