@@ -1,1 +1,45 @@
-//! Checkpoint directories: write, read, verify, and import from Hugging Face
+//! Checkpoint directories: written, read, verified, and imported from Hugging Face.
+//!
+//! A checkpoint is a directory:
+//!
+//! | file | holds |
+//! |---|---|
+//! | `config.json` | format version, [`CheckpointConfig`] |
+//! | `model.safetensors` | the tensors, named and stored as [`Layout`] says |
+//! | `tokenizer.json` | the tokenizer; optional |
+//! | `quantization_metadata.json` | [`QuantizationMetadata`]; for a quantized model alone |
+//! | `manifest.json` | size and SHA-256 of every other file |
+//!
+//! [`save`] and [`CheckpointWriter`] write one, [`Checkpoint`] reads it, [`hf`] makes one from a Hugging Face
+//! model. Tensors are read and written one at a time: neither direction holds a second copy of the file.
+//!
+//! No input is trusted. Sizes in files are checked against the files before anything is allocated, every
+//! tensor is named, shaped and typed as the configuration says, weights are finite, and what does not fit is
+//! an [`Error`] that says where and what to do.
+#![forbid(unsafe_code)]
+
+mod checkpoint;
+mod error;
+pub mod hf;
+mod json;
+mod layout;
+mod manifest;
+mod metadata;
+mod output;
+mod save;
+mod source;
+mod tensors;
+mod tokenizer;
+mod versions;
+
+pub use checkpoint::{Checkpoint, OpenOptions};
+pub use error::{Error, Result};
+pub use layout::Layout;
+pub use manifest::sha256;
+pub use metadata::{
+    CalibrationRecord, LayerMetadata, METADATA_VERSION, QuantizationMetadata, QuantizationMode,
+    QuantizationType, ScaleRecord, SkippedLayer, WeightError, ZeroPointRecord,
+};
+pub use save::{CheckpointWriter, SaveRequest, save};
+pub use tensors::{TensorFile, TensorFileWriter, TensorSpec};
+pub use versions::{CheckpointConfig, FORMAT_VERSION, TokenizerInfo};

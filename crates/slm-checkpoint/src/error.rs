@@ -1,0 +1,363 @@
+//! The one error type of this crate.
+
+use std::path::{Path, PathBuf};
+
+use safetensors::Dtype;
+
+/// Result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a checkpoint was not read, written or imported. Every variant names the file, what is wrong in it,
+/// and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused an operation on a file.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// File or directory.
+        path: PathBuf,
+        /// What was attempted, such as `"read"`.
+        action: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file or directory that must be there is not.
+    #[error("{}: not found; {remedy}", path.display())]
+    Missing {
+        /// What was looked for.
+        path: PathBuf,
+        /// What to do.
+        remedy: String,
+    },
+    /// A directory that is no checkpoint of this program.
+    #[error("{}: not an slm checkpoint: {reason}; {remedy}", path.display())]
+    NotACheckpoint {
+        /// The directory.
+        path: PathBuf,
+        /// What shows it.
+        reason: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// A file larger than any legitimate one of its kind.
+    #[error("{}: {found} bytes, more than the {limit} allowed for such a file; it is not what its name says", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        found: u64,
+        /// The most that is read.
+        limit: u64,
+    },
+    /// A JSON file that does not parse, lacks a field or has an unknown one.
+    #[error("{}: {source}; restore the file from a good copy, or write the checkpoint again", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Position and reason.
+        source: serde_json::Error,
+    },
+    /// A field with a value that cannot be right.
+    #[error("{}: field {field:?}: expected {expected}, found {found}", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// Dotted name of the field.
+        field: String,
+        /// What is accepted.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// The file was written by a later release.
+    #[error(
+        "{}: format version {found}, written by slm {written_by}; this release reads up to version {newest}: \
+         use slm {written_by} or later", path.display()
+    )]
+    NewerVersion {
+        /// The file.
+        path: PathBuf,
+        /// The version it says.
+        found: u64,
+        /// The newest that is known here.
+        newest: u64,
+        /// The program version that wrote it, as it says.
+        written_by: String,
+    },
+    /// The file says a format version that never existed or is no longer read.
+    #[error("{}: format version {found} is not one that this release reads ({known})", path.display())]
+    UnknownVersion {
+        /// The file.
+        path: PathBuf,
+        /// The version it says.
+        found: u64,
+        /// The versions that are read.
+        known: String,
+    },
+    /// A file is not the one that the manifest describes.
+    #[error(
+        "{}: {what} is {found}, the manifest says {expected}: the file was changed or damaged after it was \
+         written; restore it from a good copy", path.display()
+    )]
+    Checksum {
+        /// The file.
+        path: PathBuf,
+        /// `"size"` or `"SHA-256"`.
+        what: &'static str,
+        /// From the manifest.
+        expected: String,
+        /// From the file.
+        found: String,
+    },
+    /// A file of the checkpoint that the manifest does not list.
+    #[error("{}: not listed in manifest.json, so it does not belong to this checkpoint; remove it", path.display())]
+    Unlisted {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A safetensors file that ends early or has bytes left over.
+    #[error("{}: expected {expected} bytes, found {found}: the file is truncated or damaged", path.display())]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that its header asks for.
+        expected: u64,
+        /// Bytes there.
+        found: u64,
+    },
+    /// A safetensors header that cannot be read.
+    #[error("{}: not a valid safetensors file: {reason}", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The tensors in a file are not those that its configuration asks for.
+    #[error("{}: {}; {remedy}", path.display(), describe_sets(missing, unexpected))]
+    TensorSet {
+        /// The file, or the directory for a model in several files.
+        path: PathBuf,
+        /// Tensors that should be there.
+        missing: Vec<String>,
+        /// Tensors that should not.
+        unexpected: Vec<String>,
+        /// What to do.
+        remedy: String,
+    },
+    /// A tensor of another shape than its configuration asks for.
+    #[error(
+        "{}: tensor {tensor:?}: expected shape {expected:?}, found {found:?}: the file and its config.json do \
+         not belong together", path.display()
+    )]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// From the configuration.
+        expected: Vec<usize>,
+        /// From the file.
+        found: Vec<usize>,
+    },
+    /// A tensor of another element type than is needed.
+    #[error("{}: tensor {tensor:?}: expected type {expected}, found {found}", path.display())]
+    TensorType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is accepted.
+        expected: String,
+        /// What is there.
+        found: Dtype,
+    },
+    /// A weight that is NaN or infinite.
+    #[error(
+        "{}: tensor {tensor:?}: value {value} at index {index} is not finite: the model diverged in training or \
+         the file is damaged", path.display()
+    )]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Row-major index of the first such value.
+        index: usize,
+        /// The value.
+        value: f32,
+    },
+    /// The quantized weight of a layer is not valid.
+    #[error("{}: layer {layer:?}: {source}", path.display())]
+    Layer {
+        /// The file.
+        path: PathBuf,
+        /// The linear layer.
+        layer: String,
+        /// What is wrong with it.
+        source: slm_quant_core::Error,
+    },
+    /// `quantization_metadata.json` disagrees with the tensors or with the configuration.
+    #[error(
+        "{}: layer {layer:?}: {field} is {found}, the tensors say {expected}: the files do not belong together",
+        path.display()
+    )]
+    Metadata {
+        /// The metadata file.
+        path: PathBuf,
+        /// The linear layer.
+        layer: String,
+        /// Field of the layer.
+        field: &'static str,
+        /// From the tensors.
+        expected: String,
+        /// From the metadata.
+        found: String,
+    },
+    /// A quantized checkpoint where a float one is needed.
+    #[error("{}: the checkpoint is quantized, a float one is needed; use the checkpoint it was made from", path.display())]
+    NeedsFloat {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// A float checkpoint where a quantized one is needed.
+    #[error("{}: the checkpoint is not quantized; quantize it first with `slm ptq --checkpoint`", path.display())]
+    NeedsQuantized {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// A tokenizer that makes ids the model has no embedding for.
+    #[error(
+        "{}: the tokenizer's ids go up to {highest_id}, the model's vocab_size is {vocab_size}: it is another \
+         model's tokenizer", path.display()
+    )]
+    Vocabulary {
+        /// The tokenizer file.
+        path: PathBuf,
+        /// Highest id of the tokenizer.
+        highest_id: u64,
+        /// Rows of the model's embedding.
+        vocab_size: usize,
+    },
+    /// The output is there already.
+    #[error("{}: exists already; choose another output, or overwrite it with --overwrite", path.display())]
+    OutputExists {
+        /// The output directory.
+        path: PathBuf,
+    },
+    /// Overwriting would destroy something that is not a checkpoint.
+    #[error("{}: not overwritten, because {reason}; choose another output, or remove it yourself", path.display())]
+    OutputNotOurs {
+        /// The output directory.
+        path: PathBuf,
+        /// What shows that it is not a checkpoint alone.
+        reason: String,
+    },
+    /// A model architecture that is not supported.
+    #[error("{}: architecture {found} is not supported; supported: {supported}", path.display())]
+    Architecture {
+        /// The config file.
+        path: PathBuf,
+        /// What it names.
+        found: String,
+        /// What could be imported.
+        supported: String,
+    },
+    /// A model option that is not supported.
+    #[error("{}: field {field:?} is {found}, which is not supported; supported: {supported}", path.display())]
+    Unsupported {
+        /// The config file.
+        path: PathBuf,
+        /// Dotted name of the field.
+        field: String,
+        /// Its value.
+        found: String,
+        /// What could be imported.
+        supported: String,
+    },
+    /// The model configuration or the model refused its input.
+    #[error("{}: {source}", path.display())]
+    Model {
+        /// The file or directory.
+        path: PathBuf,
+        /// The reason.
+        source: slm_model::Error,
+    },
+    /// The kernel that was asked for cannot be had.
+    #[error("{source}")]
+    Kernel {
+        /// The reason, and the kernels there are.
+        source: slm_quant_core::Error,
+    },
+    /// A file was not written as it was declared. It is a defect of the caller, not of its input.
+    #[error("{}: {reason}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What was done wrongly.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// The error of reading a model at `path`: ours, where it is one of ours that went through the model.
+    pub(crate) fn from_model(path: &Path, error: slm_model::Error) -> Self {
+        match error {
+            slm_model::Error::Source { name, source } => match source.downcast::<Self>() {
+                Ok(error) => *error,
+                Err(source) => {
+                    Self::Model { path: path.to_owned(), source: slm_model::Error::Source { name, source } }
+                }
+            },
+            source => Self::Model { path: path.to_owned(), source },
+        }
+    }
+
+    pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { path: path.to_owned(), action, source }
+    }
+
+    pub(crate) fn json(path: &Path) -> impl FnOnce(serde_json::Error) -> Self {
+        move |source| Self::Json { path: path.to_owned(), source }
+    }
+
+    pub(crate) fn field(
+        path: &Path,
+        field: impl Into<String>,
+        expected: impl ToString,
+        found: impl ToString,
+    ) -> Self {
+        Self::Field {
+            path: path.to_owned(),
+            field: field.into(),
+            expected: expected.to_string(),
+            found: found.to_string(),
+        }
+    }
+
+    pub(crate) fn unsupported(
+        path: &Path,
+        field: impl Into<String>,
+        found: impl ToString,
+        supported: impl Into<String>,
+    ) -> Self {
+        Self::Unsupported {
+            path: path.to_owned(),
+            field: field.into(),
+            found: found.to_string(),
+            supported: supported.into(),
+        }
+    }
+}
+
+fn describe_sets(missing: &[String], unexpected: &[String]) -> String {
+    let list = |what: &str, names: &[String]| match names {
+        [] => None,
+        [name] => Some(format!("{what} tensor {name:?}")),
+        names => Some(format!("{} {what} tensors: {}", names.len(), names.join(", "))),
+    };
+    let parts: Vec<String> =
+        [list("missing", missing), list("unexpected", unexpected)].into_iter().flatten().collect();
+    parts.join("; ")
+}

@@ -1,0 +1,1 @@
+//! Import of models in the Hugging Face layout.

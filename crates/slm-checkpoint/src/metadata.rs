@@ -1,0 +1,327 @@
+//! `quantization_metadata.json`: what was done to a model when it was quantized.
+//!
+//! The numbers that a model computes with are in the tensors; this file is for people and tools, and is
+//! checked against the tensors when they are read. The scheme of each layer is the exception: it says how
+//! the tensors are to be read.
+
+use serde::{Deserialize, Serialize};
+use slm_quant_core::{
+    ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, QParams, QuantScheme,
+    QuantizedMatrix, ScaleDtype,
+};
+
+use crate::json::number;
+
+/// The version of the schema that this release writes.
+pub const METADATA_VERSION: u32 = 1;
+
+/// The whole of `quantization_metadata.json`. Unknown keys are refused.
+///
+/// Statistics that may be NaN or infinite (the SQNR of a layer without error is infinite) are JSON numbers
+/// where they are finite, and otherwise the strings `"NaN"`, `"Infinity"` and `"-Infinity"`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuantizationMetadata {
+    /// Version of this schema, [`METADATA_VERSION`].
+    pub format_version: u32,
+    /// Version of slm that quantized the model.
+    pub program_version: String,
+    /// How the quantized weights came about.
+    pub mode: QuantizationMode,
+    /// What is done with activations.
+    #[serde(rename = "type")]
+    pub quantization_type: QuantizationType,
+    /// Width of weight codes that was asked for. Each layer has its own scheme.
+    pub bits: Bits,
+    /// Granularity of weight scales that was asked for.
+    pub granularity: Granularity,
+    /// Mapping of weights that was asked for.
+    pub mapping: Mapping,
+    /// Type of stored scales that was asked for.
+    pub scale_dtype: ScaleDtype,
+    /// Observer that chose the weight ranges.
+    pub weight_observer: String,
+    /// Observer that chose the activation ranges; static quantization only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation_observer: Option<String>,
+    /// Which activations share a scale; dynamic quantization only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation_granularity: Option<ActivationGranularity>,
+    /// Quantized layers, in forward order.
+    pub layers: Vec<LayerMetadata>,
+    /// Linear layers that were left float.
+    #[serde(default)]
+    pub skipped: Vec<SkippedLayer>,
+    /// Lower-case hexadecimal SHA-256 of the `model.safetensors` that was quantized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_sha256: Option<String>,
+    /// The text that activations were observed on, or that the model was tuned on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationRecord>,
+}
+
+/// How quantized weights came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QuantizationMode {
+    /// Post-training quantization.
+    Ptq,
+    /// Quantization-aware training.
+    Qat,
+    /// Fine-tuning of a quantized model.
+    Finetuned,
+}
+
+/// What a quantized layer does with its input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum QuantizationType {
+    /// Quantized to 8 bits with parameters fixed by calibration.
+    Static,
+    /// Quantized to 8 bits with parameters computed from each input.
+    Dynamic,
+    /// Left float.
+    WeightOnly,
+}
+
+/// One quantized linear layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerMetadata {
+    /// Path of the layer, such as `layers.0.self_attn.q_proj`.
+    pub name: String,
+    /// `[out_features, in_features]`.
+    pub shape: [usize; 2],
+    /// How its weight is quantized.
+    pub scheme: QuantScheme,
+    /// Its scales.
+    pub scales: ScaleRecord,
+    /// Its zero points; affine mappings only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zero_points: Option<ZeroPointRecord>,
+    /// Parameters of its input, with a zero point in `[0, 255]`; static quantization only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<QParams>,
+    /// How far the dequantized weight is from the float one.
+    pub error: WeightError,
+    /// Bytes of the float weight, without bias.
+    pub bytes_before: u64,
+    /// Bytes of codes, scales and zero points.
+    pub bytes_after: u64,
+}
+
+/// Difference between a weight and its dequantized form.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightError {
+    /// Signal to quantization noise, `20 log10(|w| / |w - w'|)`, in dB.
+    #[serde(with = "number")]
+    pub sqnr_db: f64,
+    /// Largest absolute difference.
+    #[serde(with = "number")]
+    pub max_abs_error: f64,
+    /// Share of the values that lay outside the representable range, 0 to 1.
+    #[serde(with = "number")]
+    pub clipped_share: f64,
+}
+
+/// The scales of a layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleRecord {
+    /// Number of scales.
+    pub count: usize,
+    /// Smallest scale.
+    pub min: f32,
+    /// Largest scale.
+    pub max: f32,
+    /// Mean scale.
+    pub mean: f64,
+    /// All scales, by row; left out for scales per group, of which there are many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub values: Option<Vec<f32>>,
+}
+
+/// The zero points of a layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ZeroPointRecord {
+    /// Number of zero points.
+    pub count: usize,
+    /// Smallest zero point.
+    pub min: i8,
+    /// Largest zero point.
+    pub max: i8,
+    /// Mean zero point.
+    pub mean: f64,
+    /// All zero points, by row; left out for scales per group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub values: Option<Vec<i8>>,
+}
+
+/// A linear layer that was left float.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SkippedLayer {
+    /// Path of the layer.
+    pub name: String,
+    /// `[out_features, in_features]`.
+    pub shape: [usize; 2],
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// A calibration or tuning text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CalibrationRecord {
+    /// Lower-case hexadecimal SHA-256 of the text.
+    pub text_sha256: String,
+    /// Tokens that were run through the model.
+    pub tokens: u64,
+}
+
+impl ScaleRecord {
+    /// Describes the scales of `matrix`.
+    pub fn of(matrix: &QuantizedMatrix) -> Self {
+        let values = matrix.scales().to_f32();
+        let count = values.len();
+        Self {
+            count,
+            min: values.iter().copied().fold(f32::INFINITY, f32::min),
+            max: values.iter().copied().fold(f32::NEG_INFINITY, f32::max),
+            mean: values.iter().map(|&scale| f64::from(scale)).sum::<f64>() / count as f64,
+            values: lists_all(matrix).then_some(values),
+        }
+    }
+}
+
+impl ZeroPointRecord {
+    /// Describes the zero points of `matrix`; none in a symmetric mapping.
+    pub fn of(matrix: &QuantizedMatrix) -> Option<Self> {
+        let values = matrix.zero_points()?;
+        Some(Self {
+            count: values.len(),
+            min: values.iter().copied().min()?,
+            max: values.iter().copied().max()?,
+            mean: values.iter().map(|&zero| f64::from(zero)).sum::<f64>() / values.len() as f64,
+            values: lists_all(matrix).then(|| values.to_vec()),
+        })
+    }
+}
+
+fn lists_all(matrix: &QuantizedMatrix) -> bool {
+    !matches!(matrix.scheme().granularity, Granularity::PerGroup { .. })
+}
+
+impl LayerMetadata {
+    /// Describes the quantized weight `matrix` of layer `name`, whose input has the parameters `activation`
+    /// where these are static.
+    pub fn new(
+        name: impl Into<String>,
+        matrix: &QuantizedMatrix,
+        activation: Option<QParams>,
+        error: WeightError,
+    ) -> Self {
+        let (rows, cols) = (matrix.rows(), matrix.cols());
+        Self {
+            name: name.into(),
+            shape: [rows, cols],
+            scheme: matrix.scheme(),
+            scales: ScaleRecord::of(matrix),
+            zero_points: ZeroPointRecord::of(matrix),
+            activation,
+            error,
+            bytes_before: rows as u64 * cols as u64 * 4,
+            bytes_after: matrix.byte_size() as u64,
+        }
+    }
+
+    /// The first field that disagrees with the stored weight: its name, what the weight says, and what is
+    /// written here.
+    pub(crate) fn disagreement(
+        &self,
+        matrix: &QuantizedMatrix,
+        activation: Option<QParams>,
+    ) -> Option<(&'static str, String, String)> {
+        fn differ<T: PartialEq + std::fmt::Debug>(
+            field: &'static str,
+            expected: &T,
+            found: &T,
+        ) -> Option<(&'static str, String, String)> {
+            (expected != found).then(|| (field, short(expected), short(found)))
+        }
+        let stored = Self::new(self.name.as_str(), matrix, activation, self.error);
+        differ("shape", &stored.shape, &self.shape)
+            .or_else(|| differ("scheme", &stored.scheme, &self.scheme))
+            .or_else(|| differ("scales", &stored.scales.near(&self.scales), &self.scales))
+            .or_else(|| {
+                let near = match (&stored.zero_points, &self.zero_points) {
+                    (Some(stored), Some(found)) => Some(stored.near(found)),
+                    (stored, _) => stored.clone(),
+                };
+                differ("zero_points", &near, &self.zero_points)
+            })
+            .or_else(|| differ("activation", &stored.activation, &self.activation))
+            .or_else(|| differ("bytes_after", &stored.bytes_after, &self.bytes_after))
+    }
+}
+
+impl ScaleRecord {
+    /// With the mean of `other` where the two means are the same but for how they were printed.
+    fn near(&self, other: &Self) -> Self {
+        Self { mean: near(self.mean, other.mean), ..self.clone() }
+    }
+}
+
+impl ZeroPointRecord {
+    fn near(&self, other: &Self) -> Self {
+        Self { mean: near(self.mean, other.mean), ..self.clone() }
+    }
+}
+
+fn near(value: f64, other: f64) -> f64 {
+    if (value - other).abs() <= 1e-9 * value.abs() { other } else { value }
+}
+
+/// A value for a message; long lists are cut.
+fn short(value: &impl std::fmt::Debug) -> String {
+    let text = format!("{value:?}");
+    match text.char_indices().nth(300) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+impl QuantizationMetadata {
+    /// The record of layer `name`.
+    pub fn layer(&self, name: &str) -> Option<&LayerMetadata> {
+        self.layers.iter().find(|layer| layer.name == name)
+    }
+
+    /// How `layer` treats its input.
+    ///
+    /// # Errors
+    /// The field that is missing or should not be there, what it should be, and what it is.
+    pub fn activation_quant(
+        &self,
+        layer: &LayerMetadata,
+    ) -> Result<ActivationQuant, (String, &'static str, String)> {
+        let field = format!("layers[{:?}].activation", layer.name);
+        match (self.quantization_type, layer.activation, self.activation_granularity) {
+            (QuantizationType::Static, Some(qparams), _) => Ok(ActivationQuant::Static(qparams)),
+            (QuantizationType::Static, None, _) => {
+                Err((field, "a scale and zero point, for type \"static\"", "nothing".to_owned()))
+            }
+            (_, Some(qparams), _) => {
+                Err((field, "nothing, unless type is \"static\"", format!("scale {}", qparams.scale)))
+            }
+            (QuantizationType::Dynamic, None, Some(granularity)) => Ok(ActivationQuant::Dynamic(granularity)),
+            (QuantizationType::Dynamic, None, None) => {
+                let expected = "\"token\" or \"tensor\", for type \"dynamic\"";
+                Err(("activation_granularity".to_owned(), expected, "nothing".to_owned()))
+            }
+            (QuantizationType::WeightOnly, None, _) => Ok(ActivationQuant::Float),
+        }
+    }
+}

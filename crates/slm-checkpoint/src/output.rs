@@ -1,0 +1,211 @@
+//! Directories that appear complete or not at all.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::manifest::{MANIFEST, Manifest};
+use crate::{Error, Result, versions};
+
+/// A directory that is written under another name beside its place, and put there when it is complete.
+///
+/// Dropped before [`OutputDir::commit`], it is removed and its place is as it was.
+#[derive(Debug)]
+pub(crate) struct OutputDir {
+    target: PathBuf,
+    parent: PathBuf,
+    /// What is at `target` now, to be replaced.
+    replaces: bool,
+    dir: TempDir,
+}
+
+impl OutputDir {
+    /// Prepares to write `target`. Missing parents are created.
+    ///
+    /// With `overwrite`, an existing checkpoint or empty directory is replaced; anything else is refused, as
+    /// is everything that exists without it.
+    pub(crate) fn create(target: &Path, overwrite: bool) -> Result<Self> {
+        let replaces = match fs::symlink_metadata(target) {
+            Ok(_) if !overwrite => return Err(Error::OutputExists { path: target.to_owned() }),
+            Ok(_) => {
+                check_replaceable(target)?;
+                true
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            Err(error) => return Err(Error::io(target, "look at")(error)),
+        };
+        // A link is followed, so that what it points to is replaced and not the link.
+        let target = if replaces {
+            fs::canonicalize(target).map_err(Error::io(target, "resolve"))?
+        } else {
+            std::path::absolute(target).map_err(Error::io(target, "resolve"))?
+        };
+        let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
+            let reason = "it is no place for a directory".to_owned();
+            return Err(Error::OutputNotOurs { path: target, reason });
+        };
+        fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
+        let dir = tempfile::Builder::new()
+            .prefix(&format!(".{}.partial-", name.to_string_lossy()))
+            .tempdir_in(parent)
+            .map_err(Error::io(parent, "create a directory in"))?;
+        let parent = parent.to_owned();
+        Ok(Self { target, parent, replaces, dir })
+    }
+
+    /// Where to write.
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Puts the directory in its place. The files in it are on the disk already.
+    pub(crate) fn commit(self) -> Result<PathBuf> {
+        sync_dir(self.dir.path())?;
+        if self.replaces {
+            // Looked at again: files may have come while the new ones were written.
+            check_replaceable(&self.target)?;
+            exchange(self.dir.path(), &self.target)?;
+            sync_dir(&self.parent)?;
+            // Now the old directory is what the temporary name stands for.
+            let old = self.dir.path().to_owned();
+            self.dir.close().map_err(Error::io(&old, "remove the replaced checkpoint"))?;
+        } else {
+            // Refused by the system if a directory with something in it has come there meanwhile.
+            fs::rename(self.dir.path(), &self.target).map_err(Error::io(&self.target, "create"))?;
+            let _renamed = self.dir.keep();
+            sync_dir(&self.parent)?;
+        }
+        Ok(self.target)
+    }
+}
+
+/// Swaps two directories in one step, so that there is an old or a new one at every instant.
+#[cfg(target_os = "linux")]
+fn exchange(new: &Path, target: &Path) -> Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, new, CWD, target, RenameFlags::EXCHANGE)
+        .map_err(|errno| Error::io(target, "replace")(errno.into()))
+}
+
+/// Swaps two directories. This system has no call for it: for an instant there is nothing at `target`, and
+/// the old directory lies beside it.
+#[cfg(not(target_os = "linux"))]
+fn exchange(new: &Path, target: &Path) -> Result<()> {
+    let mut aside = new.as_os_str().to_owned();
+    aside.push("-replaced");
+    let aside = PathBuf::from(aside);
+    fs::rename(target, &aside).map_err(Error::io(target, "move aside"))?;
+    if let Err(error) = fs::rename(new, target) {
+        fs::rename(&aside, target).map_err(Error::io(&aside, "move back"))?;
+        return Err(Error::io(target, "replace")(error));
+    }
+    fs::rename(&aside, new).map_err(Error::io(&aside, "move"))
+}
+
+/// Waits until the entries of a directory are on the disk.
+fn sync_dir(path: &Path) -> Result<()> {
+    if cfg!(unix) {
+        let dir = File::open(path).map_err(Error::io(path, "open"))?;
+        dir.sync_all().map_err(Error::io(path, "write to the disk"))?;
+    }
+    Ok(())
+}
+
+/// Refuses anything but an empty directory or a checkpoint with no file in it that is not its own.
+fn check_replaceable(target: &Path) -> Result<()> {
+    let refuse = |reason: String| Err(Error::OutputNotOurs { path: target.to_owned(), reason });
+    if !target.is_dir() {
+        return refuse("it is not a directory".to_owned());
+    }
+    let mut names = Vec::new();
+    for entry in fs::read_dir(target).map_err(Error::io(target, "list"))? {
+        let entry = entry.map_err(Error::io(target, "list"))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    if names.is_empty() {
+        return Ok(());
+    }
+    names.sort_unstable();
+    if !versions::is_checkpoint(target) {
+        return refuse("it is neither empty nor an slm checkpoint".to_owned());
+    }
+    let listed = Manifest::read(target).ok();
+    for name in names {
+        let known = name == MANIFEST
+            || versions::FILES.contains(&name.as_str())
+            || listed.as_ref().is_some_and(|manifest| manifest.files.contains_key(&name));
+        if !known {
+            return refuse(format!("the checkpoint in it does not own its file {name:?}"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_appears_when_committed_and_not_before() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("a/b/out");
+        let output = OutputDir::create(&target, false).unwrap();
+        fs::write(output.path().join("x"), "1").unwrap();
+        assert!(!target.exists());
+        output.commit().unwrap();
+        assert_eq!(fs::read_to_string(target.join("x")).unwrap(), "1");
+        assert_eq!(fs::read_dir(target.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn dropped_it_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let output = OutputDir::create(&root.path().join("out"), false).unwrap();
+        fs::write(output.path().join("x"), "1").unwrap();
+        drop(output);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn only_what_is_ours_is_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        fs::create_dir(&target).unwrap();
+        assert!(matches!(OutputDir::create(&target, false), Err(Error::OutputExists { .. })));
+        OutputDir::create(&target, true).unwrap();
+        fs::write(target.join("thesis.tex"), "years of work").unwrap();
+        let error = OutputDir::create(&target, true).unwrap_err();
+        assert!(matches!(error, Error::OutputNotOurs { .. }), "{error}");
+        fs::write(target.join("config.json"), r#"{"format":"slm-checkpoint","format_version":1}"#).unwrap();
+        let error = OutputDir::create(&target, true).unwrap_err();
+        assert!(error.to_string().contains("thesis.tex"), "{error}");
+        fs::remove_file(target.join("thesis.tex")).unwrap();
+
+        let output = OutputDir::create(&target, true).unwrap();
+        fs::write(output.path().join("new"), "1").unwrap();
+        assert!(target.join("config.json").exists());
+        output.commit().unwrap();
+        assert!(target.join("new").exists() && !target.join("config.json").exists());
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+        let file = root.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(matches!(OutputDir::create(&file, true), Err(Error::OutputNotOurs { .. })));
+    }
+
+    #[test]
+    fn what_comes_while_writing_is_not_lost() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        let output = OutputDir::create(&target, false).unwrap();
+        fs::create_dir(&target).unwrap();
+        fs::write(target.join("x"), "1").unwrap();
+        assert!(output.commit().is_err());
+        assert_eq!(fs::read_to_string(target.join("x")).unwrap(), "1");
+        fs::remove_file(target.join("x")).unwrap();
+        let output = OutputDir::create(&target, true).unwrap();
+        fs::write(target.join("x"), "1").unwrap();
+        assert!(matches!(output.commit(), Err(Error::OutputNotOurs { .. })));
+        assert_eq!(fs::read_to_string(target.join("x")).unwrap(), "1");
+    }
+}

@@ -1,0 +1,207 @@
+//! Writing of checkpoints.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::TensorData;
+use safetensors::Dtype;
+use serde_json::Value;
+use slm_model::{ModelConfig, Transformer};
+use slm_quant_core::{ActivationQuant, QParams, QuantizedMatrix, Scales};
+use slm_quant_nn::NamedLinears;
+
+use crate::layout::{Layout, names};
+use crate::manifest::{MANIFEST, Manifest, is_plain_name};
+use crate::output::OutputDir;
+use crate::tensors::TensorFileWriter;
+use crate::versions::{CONFIG, METADATA, TOKENIZER, WEIGHTS};
+use crate::{
+    Checkpoint, CheckpointConfig, Error, OpenOptions, QuantizationMetadata, Result, TokenizerInfo, json,
+    versions,
+};
+
+/// What a checkpoint holds beside the weights.
+#[derive(Debug, Clone, Default)]
+pub struct SaveRequest<'a> {
+    /// Content of `tokenizer.json`.
+    pub tokenizer_json: Option<&'a [u8]>,
+    /// Special tokens.
+    pub tokenizer: TokenizerInfo,
+    /// How the model was quantized; needed exactly for a model with quantized layers.
+    pub metadata: Option<&'a QuantizationMetadata>,
+    /// Where the weights come from: free information for people and tools.
+    pub lineage: Option<Value>,
+    /// How they were trained: free information for people and tools.
+    pub training: Option<Value>,
+    /// Further files by name, which the manifest then covers too.
+    pub extra_files: &'a [(&'a str, &'a [u8])],
+}
+
+/// Writes `model` as a checkpoint into `dir`, one tensor at a time.
+///
+/// The directory appears complete or not at all: files are written to a directory beside it and read back
+/// before it is renamed. An existing `dir` is refused unless `overwrite`; then it is replaced, if it is empty
+/// or a checkpoint with no other files in it.
+///
+/// # Errors
+/// [`Error::OutputExists`], [`Error::OutputNotOurs`]; [`Error::NotFinite`] for weights that are NaN or
+/// infinite; [`Error::Write`], [`Error::TensorSet`] or [`Error::Metadata`] for a request that does not fit
+/// the model; [`Error::Vocabulary`]; [`Error::Io`].
+pub fn save(
+    dir: impl AsRef<Path>,
+    model: &Transformer,
+    request: &SaveRequest<'_>,
+    overwrite: bool,
+) -> Result<PathBuf> {
+    let mut layout = Layout::new(model.config());
+    let mut declared = Ok(());
+    model.for_each_linear(&mut |name, linear| {
+        let Some(packed) = linear.packed() else { return };
+        let static_input = static_params(packed.activation()).is_some();
+        let quantized = layout.quantize(name, packed.matrix().scheme(), static_input);
+        if let (Ok(()), Err(source)) = (&declared, quantized) {
+            declared = Err(Error::Layer { path: dir.as_ref().to_owned(), layer: name.to_owned(), source });
+        }
+    });
+    declared?;
+
+    let mut writer = CheckpointWriter::create(dir, model.config(), &layout, overwrite)?;
+    model.for_each_tensor(&mut |name, data: TensorData| {
+        let values = data.into_vec::<f32>().map_err(|error| Error::Write {
+            path: writer.weights_path.clone(),
+            reason: format!("tensor {name:?} is not made of 32-bit floats: {error:?}"),
+        })?;
+        writer.write_f32(name, &values)
+    })?;
+    let mut written = Ok(());
+    model.for_each_linear(&mut |name, linear| {
+        if let (Ok(()), Some(packed)) = (&written, linear.packed()) {
+            let activation = static_params(packed.activation());
+            written = writer.write_quantized(name, &packed.matrix().unpack(), activation);
+        }
+    });
+    written?;
+    writer.finish(request)
+}
+
+fn static_params(activation: ActivationQuant) -> Option<QParams> {
+    match activation {
+        ActivationQuant::Static(qparams) => Some(qparams),
+        ActivationQuant::Float | ActivationQuant::Dynamic(_) => None,
+    }
+}
+
+/// Writes a checkpoint whose tensors come one at a time, in any order, from wherever.
+///
+/// Nothing is at the output until [`CheckpointWriter::finish`]; dropped before, it leaves nothing behind.
+#[derive(Debug)]
+pub struct CheckpointWriter {
+    output: OutputDir,
+    model: ModelConfig,
+    weights: TensorFileWriter,
+    weights_path: PathBuf,
+}
+
+impl CheckpointWriter {
+    /// Begins a checkpoint of a model whose tensors are stored as `layout` says.
+    ///
+    /// # Errors
+    /// [`Error::OutputExists`], [`Error::OutputNotOurs`], [`Error::Model`] for a configuration that is not
+    /// valid, [`Error::Io`].
+    pub fn create(
+        dir: impl AsRef<Path>,
+        model: &ModelConfig,
+        layout: &Layout,
+        overwrite: bool,
+    ) -> Result<Self> {
+        let dir = dir.as_ref();
+        model.validate().map_err(|source| Error::Model { path: dir.to_owned(), source })?;
+        let output = OutputDir::create(dir, overwrite)?;
+        let weights_path = output.path().join(WEIGHTS);
+        let weights = TensorFileWriter::create(&weights_path, &layout.specs())?;
+        Ok(Self { output, model: model.clone(), weights, weights_path })
+    }
+
+    /// Writes a float tensor under its canonical name.
+    ///
+    /// # Errors
+    /// As [`TensorFileWriter::write_f32`].
+    pub fn write_f32(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        self.weights.write_f32(name, values)
+    }
+
+    /// Writes the quantized weight of `layer`, and the parameters of its input where these are static.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Write`] for a layer that was not declared so or is written twice.
+    pub fn write_quantized(
+        &mut self,
+        layer: &str,
+        matrix: &QuantizedMatrix,
+        activation: Option<QParams>,
+    ) -> Result<()> {
+        self.weights.write_bytes(&names::codes(layer), Dtype::U8, matrix.codes())?;
+        let scales = names::scales(layer);
+        match matrix.scales() {
+            Scales::F32(values) => self.weights.write_f32(&scales, values)?,
+            Scales::F16(values) => {
+                let bytes: Vec<u8> = values.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+                self.weights.write_bytes(&scales, Dtype::F16, &bytes)?;
+            }
+        }
+        if let Some(values) = matrix.zero_points() {
+            let bytes: Vec<u8> = values.iter().map(|zero| zero.cast_unsigned()).collect();
+            self.weights.write_bytes(&names::zero_points(layer), Dtype::I8, &bytes)?;
+        }
+        if let Some(QParams { scale, zero_point }) = activation {
+            let zero_point = u8::try_from(zero_point).map_err(|_| Error::Write {
+                path: self.weights_path.clone(),
+                reason: format!("layer {layer:?}: input zero point {zero_point} is outside [0, 255]"),
+            })?;
+            self.weights.write_f32(&names::input_scale(layer), &[scale])?;
+            self.weights.write_bytes(&names::input_zero_point(layer), Dtype::U8, &[zero_point])?;
+        }
+        Ok(())
+    }
+
+    /// Writes the other files, reads everything back once, and puts the checkpoint in its place. Returns
+    /// where that is.
+    ///
+    /// # Errors
+    /// As [`save`].
+    pub fn finish(self, request: &SaveRequest<'_>) -> Result<PathBuf> {
+        self.weights.finish()?;
+        let dir = self.output.path();
+        let config = CheckpointConfig {
+            program_version: env!("CARGO_PKG_VERSION").to_owned(),
+            model: self.model,
+            tokenizer: request.tokenizer.clone(),
+            lineage: request.lineage.clone(),
+            training: request.training.clone(),
+        };
+        let mut files = vec![WEIGHTS.to_owned()];
+        let mut write = |name: &str, bytes: &[u8]| {
+            files.push(name.to_owned());
+            json::write_new(&dir.join(name), bytes)
+        };
+        write(CONFIG, &versions::config_bytes(&dir.join(CONFIG), &config)?)?;
+        if let Some(bytes) = request.tokenizer_json {
+            write(TOKENIZER, bytes)?;
+        }
+        if let Some(metadata) = request.metadata {
+            write(METADATA, &json::to_bytes(&dir.join(METADATA), metadata)?)?;
+        }
+        for (name, bytes) in request.extra_files {
+            if !is_plain_name(name) || *name == MANIFEST || versions::FILES.contains(name) {
+                let reason = "an extra file needs a name of its own in the checkpoint".to_owned();
+                return Err(Error::Write { path: dir.join(name), reason });
+            }
+            write(name, bytes)?;
+        }
+        let manifest_path = dir.join(MANIFEST);
+        let manifest = Manifest::of(dir, &files)?;
+        json::write_new(&manifest_path, &json::to_bytes(&manifest_path, &manifest)?)?;
+        // What was written must be what can be read. The checksums were just computed from the files.
+        Checkpoint::open_with(dir, &OpenOptions { verify: false })?.check_layers()?;
+        self.output.commit()
+    }
+}

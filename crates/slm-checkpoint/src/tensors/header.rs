@@ -1,0 +1,67 @@
+//! The header of a safetensors file: a length, then a JSON object of tensors.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+
+/// Bytes of the length in front of the header.
+pub(super) const LENGTH_BYTES: u64 = 8;
+
+/// The largest header read, as in the reference implementation.
+pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// Parses a header, without its length. The result's tensors fill the data section without gap or overlap,
+/// and each has as many bytes as its shape and type take.
+pub(super) fn parse(json: &[u8]) -> Result<Metadata, String> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let mut tensors = deserializer.deserialize_map(TensorMap).map_err(|e| e.to_string())?;
+    deserializer.end().map_err(|e| e.to_string())?;
+    tensors.sort_by_key(|(_, info)| info.data_offsets);
+    Metadata::new(None, tensors).map_err(|e| e.to_string())
+}
+
+/// The header of `tensors`, length included, and the size of the data section. Tensors lie in the given
+/// order.
+pub(super) fn build(tensors: Vec<(String, TensorInfo)>) -> Result<Vec<u8>, String> {
+    let format = HashMap::from([("format".to_owned(), "slm-checkpoint".to_owned())]);
+    let metadata = Metadata::new(Some(format), tensors).map_err(|e| e.to_string())?;
+    let mut json = serde_json::to_vec(&metadata).map_err(|e| e.to_string())?;
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let length = json.len() as u64;
+    if length > MAX_HEADER_BYTES {
+        return Err(format!("a header of {length} bytes is above the format's limit of {MAX_HEADER_BYTES}"));
+    }
+    let mut header = length.to_le_bytes().to_vec();
+    header.append(&mut json);
+    Ok(header)
+}
+
+/// Collects the tensors of a header and refuses a name that comes twice, which a map would hide.
+struct TensorMap;
+
+impl<'de> Visitor<'de> for TensorMap {
+    type Value = Vec<(String, TensorInfo)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut names = HashSet::new();
+        let mut tensors = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "__metadata__" {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let info = map.next_value::<TensorInfo>()?;
+            if !names.insert(name.clone()) {
+                return Err(A::Error::custom(format!("tensor {name:?} is there twice")));
+            }
+            tensors.push((name, info));
+        }
+        Ok(tensors)
+    }
+}
