@@ -1,0 +1,123 @@
+//! Simple English stories from a stochastic grammar of known entropy.
+//!
+//! A story is written by a probabilistic program: every choice it makes (a name, a number, a turn of phrase)
+//! is drawn with a known probability, and the probability of a story is the product over its choices. A
+//! [`Story`] carries the negative logarithm of that product, so the mean of [`Story::nats`] over stories
+//! estimates the entropy of the corpus without bias: no model can have a lower expected loss, whatever its
+//! size. Divided by the number of tokens a tokenizer makes of the same text, it is the limit per token.
+//!
+//! **Exact or bound?** The product belongs to one way of deriving the text; were there another way to derive
+//! the same text, the text would be likelier than the product says, and `nats` only an upper bound of
+//! `-ln p(text)`. [`log_probability`] settles it: it enumerates every derivation of a given text. The grammar
+//! is written so that there is just one, and the tests check that on a sample of stories, so `nats` is exact.
+//!
+//! **Per token.** The limit holds for a model that sees the story from its first word. A model evaluated on
+//! fixed windows sees some stories from the middle, misses what was said before, and cannot reach it.
+//!
+//! **File format.** UTF-8 (ASCII, in fact). Paragraphs end with a newline; after every story comes a line that
+//! holds just [`END_OF_TEXT`].
+
+mod choices;
+mod exact;
+mod plot;
+mod scenes;
+mod template;
+mod words;
+mod world;
+
+use std::io::{self, Write};
+
+use crate::END_OF_TEXT;
+use choices::{Drawn, Teller};
+
+pub use exact::{LogProbability, log_probability};
+
+/// One story, and what it takes to tell it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Story {
+    /// Paragraphs, each ending with a newline.
+    pub text: String,
+    /// `-ln` of the probability of the choices that made it, in nats (divide by `ln 2` for bits).
+    pub nats: f64,
+    /// Number of choices that were not forced.
+    pub choices: usize,
+}
+
+/// The story with this `index` of the corpus with this `seed`. Stories are independent of one another, and
+/// each depends on nothing but the two numbers: not on the platform, nor on how many are written.
+pub fn story(seed: u64, index: u64) -> Story {
+    let mut drawn = Drawn::new(seed, index);
+    let mut teller = Teller::new(&mut drawn);
+    plot::tell(&mut teller);
+    teller.into_story()
+}
+
+/// The stories of one seed, in order, without end.
+#[derive(Debug, Clone)]
+pub struct Corpus {
+    seed: u64,
+    next: u64,
+}
+
+/// What [`Corpus::write`] wrote.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CorpusSummary {
+    /// Number of stories.
+    pub stories: u64,
+    /// Bytes, separators included.
+    pub bytes: u64,
+    /// Total information in nats; separators add none, being certain.
+    pub nats: f64,
+}
+
+impl CorpusSummary {
+    /// Nats per byte of the file: the least mean loss per byte that any model can have on such text.
+    pub fn nats_per_byte(&self) -> f64 {
+        self.nats / self.bytes as f64
+    }
+
+    /// Nats per story.
+    pub fn nats_per_story(&self) -> f64 {
+        self.nats / self.stories as f64
+    }
+}
+
+impl Corpus {
+    /// The corpus of a seed.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, next: 0 }
+    }
+
+    /// Writes the next `stories` stories, each followed by its separator line.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write(&mut self, stories: u64, out: &mut dyn Write) -> io::Result<CorpusSummary> {
+        let mut summary = CorpusSummary { stories, bytes: 0, nats: 0.0 };
+        for story in self.take(usize::try_from(stories).map_err(io::Error::other)?) {
+            writeln!(out, "{}{END_OF_TEXT}", story.text)?;
+            summary.bytes += (story.text.len() + END_OF_TEXT.len() + 1) as u64;
+            summary.nats += story.nats;
+        }
+        out.flush()?;
+        Ok(summary)
+    }
+
+    /// The next `stories` stories as the text of a file.
+    pub fn text(&mut self, stories: usize) -> String {
+        self.take(stories).map(|story| format!("{}{END_OF_TEXT}\n", story.text)).collect()
+    }
+}
+
+impl Iterator for Corpus {
+    type Item = Story;
+
+    fn next(&mut self) -> Option<Story> {
+        let story = story(self.seed, self.next);
+        self.next = self.next.checked_add(1)?;
+        Some(story)
+    }
+}
+
+#[cfg(test)]
+mod tests;

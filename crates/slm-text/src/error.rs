@@ -1,0 +1,89 @@
+//! What can go wrong with text and tokenizers.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Errors of this crate. Each names the file or text at fault, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read.
+    #[error("cannot read {}: {source}; check the path and its permissions", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file could not be written.
+    #[error("cannot write {}: {source}; check that the folder exists and may be written to", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A text file is not UTF-8.
+    #[error("{} is not UTF-8: byte {offset} (line {line}) is 0x{byte:02x}; {remedy}", path.display())]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// Offset in bytes of the first byte that is not part of a UTF-8 sequence.
+        offset: usize,
+        /// Line of that byte, counted from 1.
+        line: usize,
+        /// That byte.
+        byte: u8,
+        /// How to convert the file.
+        remedy: &'static str,
+    },
+    /// A text file holds nothing but white space.
+    #[error("{} holds no text ({bytes} bytes of white space); give a file with text in it", path.display())]
+    EmptyText {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        bytes: usize,
+    },
+    /// A `tokenizer.json` could not be understood.
+    #[error(
+        "{origin} is not a tokenizer this version reads: {detail}; expected the tokenizer.json that the \
+         Hugging Face tokenizers library writes"
+    )]
+    TokenizerFormat {
+        /// The file, or a description of where the JSON came from.
+        origin: String,
+        /// What the tokenizers library said.
+        detail: String,
+    },
+    /// The vocabulary asked for cannot be trained.
+    #[error("tokenizer vocabulary of {vocab_size} is too small; byte-level BPE needs at least {minimum}")]
+    VocabularyTooSmall {
+        /// Tokens asked for.
+        vocab_size: usize,
+        /// The 256 bytes and the special tokens.
+        minimum: usize,
+    },
+    /// The text is too small for the vocabulary asked for.
+    #[error(
+        "the training text yields a vocabulary of {found} tokens where {vocab_size} were asked for; \
+         use a vocabulary of at most {found}, or more text"
+    )]
+    VocabularyNotReached {
+        /// Tokens asked for.
+        vocab_size: usize,
+        /// Tokens the text yields.
+        found: usize,
+    },
+    /// The tokenizer failed on a text or on ids.
+    #[error("tokenizer cannot {what}: {detail}")]
+    Tokenizer {
+        /// The operation.
+        what: &'static str,
+        /// What the tokenizers library said.
+        detail: String,
+    },
+}
+
+/// Result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,29 @@
+//! Text for small language models.
+//!
+//! - [`corpus`]: simple English stories from a stochastic grammar whose entropy is known exactly, so that a
+//!   model's loss can be compared with the best loss any model could have.
+//! - [`Tokenizer`]: byte-level BPE training, and loading of any Hugging Face `tokenizer.json`.
+//! - [`read_text`]: a UTF-8 file, or an error that says where it stops being one.
+//!
+//! ```
+//! use slm_text::corpus::story;
+//!
+//! let story = story(7, 0);
+//! assert!(story.text.ends_with('\n'));
+//! // No model can, on average, need fewer than this many nats for the story.
+//! assert!(story.nats > 0.0);
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod corpus;
+mod error;
+mod read;
+mod tokenizer;
+
+pub use error::{Error, Result};
+pub use read::read_text;
+pub use tokenizer::{TextStream, Tokenizer};
+
+/// The special token between documents. A corpus file holds it on a line of its own after every story, and
+/// tokenizers trained here know it as one token.
+pub const END_OF_TEXT: &str = "<|endoftext|>";

@@ -1,0 +1,217 @@
+//! A byte-level BPE tokenizer: trained here, or loaded from any Hugging Face `tokenizer.json`.
+
+use std::fs;
+use std::path::Path;
+
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, TokenizerBuilder, step_decode_stream};
+
+use crate::{END_OF_TEXT, Error, Result};
+
+/// Text to token ids and back.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+}
+
+impl Tokenizer {
+    /// Trains byte-level BPE on `text`: the GPT-2 scheme (Radford et al., 2019), in which every byte is a
+    /// token, so that any text can be encoded and comes back exactly.
+    ///
+    /// [`END_OF_TEXT`] becomes one special token with id 0; occurrences in `text` separate documents and
+    /// take no part in merges. The result depends on nothing but the arguments.
+    ///
+    /// # Errors
+    /// - [`Error::VocabularyTooSmall`] below 257 tokens.
+    /// - [`Error::VocabularyNotReached`] if the text has too few distinct pieces.
+    pub fn train(text: &str, vocab_size: usize) -> Result<Self> {
+        const MINIMUM: usize = 256 + 1;
+        if vocab_size < MINIMUM {
+            return Err(Error::VocabularyTooSmall { vocab_size, minimum: MINIMUM });
+        }
+        let failed = |error: tokenizers::Error| Error::Tokenizer { what: "train", detail: error.to_string() };
+        let mut trainer = BpeTrainer::builder()
+            .vocab_size(vocab_size)
+            .show_progress(false)
+            .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .build();
+        let byte_level = ByteLevel::new(false, false, true);
+        let mut inner = TokenizerBuilder::<
+            BPE,
+            tokenizers::NormalizerWrapper,
+            ByteLevel,
+            tokenizers::PostProcessorWrapper,
+            ByteLevel,
+        >::new()
+        .with_model(BPE::default())
+        .with_pre_tokenizer(Some(byte_level))
+        .with_decoder(Some(byte_level))
+        .build()
+        .map_err(failed)?;
+        inner.train(&mut trainer, text.split(END_OF_TEXT)).map_err(failed)?;
+        // The builder's types are those of the parts; the JSON form is what every user of it sees.
+        let json = inner.to_string(false).map_err(failed)?;
+        let tokenizer = Self::from_json(&json, "the trained tokenizer")?;
+        match tokenizer.vocab_size() {
+            found if found < vocab_size => Err(Error::VocabularyNotReached { vocab_size, found }),
+            _ => Ok(tokenizer),
+        }
+    }
+
+    /// Reads a `tokenizer.json`.
+    ///
+    /// Truncation and padding that the file may ask for are switched off: they would cut or pad whole texts.
+    ///
+    /// # Errors
+    /// [`Error::Read`], or [`Error::TokenizerFormat`] naming the file.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        Self::from_bytes(&bytes, &path.display().to_string())
+    }
+
+    /// Parses the text of a `tokenizer.json`; `origin` says in errors where it came from.
+    ///
+    /// # Errors
+    /// [`Error::TokenizerFormat`].
+    pub fn from_json(json: &str, origin: &str) -> Result<Self> {
+        Self::from_bytes(json.as_bytes(), origin)
+    }
+
+    fn from_bytes(bytes: &[u8], origin: &str) -> Result<Self> {
+        let refuse = |error: tokenizers::Error| Error::TokenizerFormat {
+            origin: origin.to_owned(),
+            detail: error.to_string(),
+        };
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(refuse)?;
+        inner.with_truncation(None).map_err(refuse)?.with_padding(None);
+        Ok(Self { inner })
+    }
+
+    /// The tokenizer as the text of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if it cannot be serialized.
+    pub fn to_json(&self) -> Result<String> {
+        self.inner
+            .to_string(false)
+            .map_err(|error| Error::Tokenizer { what: "serialize", detail: error.to_string() })
+    }
+
+    /// Writes a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Error::Write`], or as [`Tokenizer::to_json`].
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        fs::write(path, self.to_json()?).map_err(|source| Error::Write { path: path.to_owned(), source })
+    }
+
+    /// Ids of `text`, without the special tokens (such as a beginning-of-sequence token) that the tokenizer
+    /// would put around it. Special tokens spelled out in the text become their id.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`], for a tokenizer that cannot express the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_as(text, false)
+    }
+
+    /// Ids of `text` with the special tokens that the tokenizer puts around it, as a model expects a prompt.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_with_special_tokens(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_as(text, true)
+    }
+
+    fn encode_as(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        self.inner
+            .encode_fast(text, add_special_tokens)
+            .map(|encoding| encoding.get_ids().to_vec())
+            .map_err(|error| Error::Tokenizer { what: "encode the text", detail: error.to_string() })
+    }
+
+    /// Text of `ids`, special tokens left out. Bytes that are not UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.decode_as(ids, true)
+    }
+
+    /// Text of `ids`, special tokens spelled out.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn decode_with_special_tokens(&self, ids: &[u32]) -> Result<String> {
+        self.decode_as(ids, false)
+    }
+
+    fn decode_as(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        self.inner
+            .decode(ids, skip_special_tokens)
+            .map_err(|error| Error::Tokenizer { what: "decode the ids", detail: error.to_string() })
+    }
+
+    /// Starts decoding a stream of ids whose text is wanted as soon as it is certain.
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream { tokenizer: self, ids: Vec::new(), prefix: String::new(), prefix_index: 0 }
+    }
+
+    /// Number of tokens, added ones included. A model's vocabulary may be padded beyond it.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// Id of a token given as it is written in the vocabulary.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// A token as it is written in the vocabulary (byte-level BPE writes a space as `Ġ`).
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+}
+
+/// Decodes ids one by one, holding text back while a character is incomplete.
+#[derive(Debug)]
+pub struct TextStream<'a> {
+    tokenizer: &'a Tokenizer,
+    ids: Vec<u32>,
+    prefix: String,
+    prefix_index: usize,
+}
+
+impl TextStream<'_> {
+    /// Takes the next id and returns the text that became certain, which may be empty.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn push(&mut self, id: u32) -> Result<String> {
+        step_decode_stream(
+            &self.tokenizer.inner,
+            vec![id],
+            true,
+            &mut self.ids,
+            &mut self.prefix,
+            &mut self.prefix_index,
+        )
+        .map(Option::unwrap_or_default)
+        .map_err(|error| Error::Tokenizer { what: "decode the stream", detail: error.to_string() })
+    }
+
+    /// Ends the stream and returns what was held back: bytes that never became a character, as U+FFFD.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn finish(self) -> Result<String> {
+        let all = self.tokenizer.decode(&self.ids)?;
+        Ok(all.strip_prefix(&self.prefix).unwrap_or_default().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests;
