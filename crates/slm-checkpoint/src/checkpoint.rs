@@ -273,7 +273,8 @@ fn open_weights(path: &Path) -> Result<File> {
 }
 
 fn lost(path: &Path) -> Error {
-    let remedy = format!("{MANIFEST} and {CONFIG} call for it: restore it from a good copy of the checkpoint");
+    let remedy =
+        format!("{MANIFEST} and {CONFIG} call for it: restore it from a good copy of the checkpoint");
     Error::Missing { path: path.to_owned(), remedy }
 }
 
@@ -311,7 +312,8 @@ fn layout_of(
     let mut layout = Layout::new(&config.model);
     let Some(metadata) = metadata else {
         if weights.names().iter().any(|name| name.ends_with(".weight.codes")) {
-            let remedy = "the weights are quantized: restore it from a good copy of the checkpoint".to_owned();
+            let remedy =
+                "the weights are quantized: restore it from a good copy of the checkpoint".to_owned();
             return Err(Error::Missing { path: metadata_path.to_owned(), remedy });
         }
         return Ok(layout);

@@ -188,7 +188,6 @@ pub(crate) fn read_matrix(
         false => Some(file.read_i8(&names::zero_points(layer))?),
     };
     let codes = file.read_bytes(&names::codes(layer))?;
-    QuantizedMatrix::from_parts(rows, cols, scheme, codes, scales, zero_points).map_err(|source| {
-        Error::Layer { path: file.path().to_owned(), layer: layer.to_owned(), source }
-    })
+    QuantizedMatrix::from_parts(rows, cols, scheme, codes, scales, zero_points)
+        .map_err(|source| Error::Layer { path: file.path().to_owned(), layer: layer.to_owned(), source })
 }

@@ -37,8 +37,8 @@ pub use error::{Error, Result};
 pub use layout::Layout;
 pub use manifest::sha256;
 pub use metadata::{
-    CalibrationRecord, LayerMetadata, METADATA_VERSION, QuantizationMetadata, QuantizationMode,
-    QuantizationType, ScaleRecord, SkippedLayer, WeightError, ZeroPointRecord,
+    CalibrationRecord, LayerMetadata, METADATA_VERSION, QuantizationMetadata, QuantizationMode, ScaleRecord,
+    SkippedLayer, WeightError, ZeroPointRecord,
 };
 pub use save::{CheckpointWriter, SaveRequest, save};
 pub use tensors::{TensorFile, TensorFileWriter, TensorSpec};

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, QParams, QuantScheme,
-    QuantizedMatrix, ScaleDtype,
+    QuantizationType, QuantizedMatrix, ScaleDtype,
 };
 
 use crate::json::number;
@@ -70,18 +70,6 @@ pub enum QuantizationMode {
     Qat,
     /// Fine-tuning of a quantized model.
     Finetuned,
-}
-
-/// What a quantized layer does with its input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum QuantizationType {
-    /// Quantized to 8 bits with parameters fixed by calibration.
-    Static,
-    /// Quantized to 8 bits with parameters computed from each input.
-    Dynamic,
-    /// Left float.
-    WeightOnly,
 }
 
 /// One quantized linear layer.

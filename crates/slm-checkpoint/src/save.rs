@@ -66,7 +66,7 @@ pub fn save(
 
     let mut writer = CheckpointWriter::create(dir, model.config(), &layout, overwrite)?;
     model.for_each_tensor(&mut |name, data: TensorData| {
-        let values = data.into_vec::<f32>().map_err(|error| Error::Write {
+        let values = data.try_into_vec::<f32>().map_err(|error| Error::Write {
             path: writer.weights_path.clone(),
             reason: format!("tensor {name:?} is not made of 32-bit floats: {error:?}"),
         })?;

@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn the_highest_id_decides() {
-        let bpe = r#"{"added_tokens":[{"id":7,"content":"<s>"}],"model":{"vocab":{"a":0,"b":5},"merges":[]}}"#;
+        let bpe =
+            r#"{"added_tokens":[{"id":7,"content":"<s>"}],"model":{"vocab":{"a":0,"b":5},"merges":[]}}"#;
         check_text(bpe, 8).unwrap();
         let error = check_text(bpe, 7).unwrap_err();
         assert!(matches!(error, Error::Vocabulary { highest_id: 7, vocab_size: 7, .. }), "{error}");

@@ -94,7 +94,11 @@ fn family(fields: &Fields<'_>) -> Result<(&'static str, Family)> {
     let found: Vec<String> = found.iter().map(Value::to_string).collect();
     Err(Error::Architecture {
         path: fields.path().to_owned(),
-        found: if found.is_empty() { "(none given in \"architectures\")".to_owned() } else { found.join(", ") },
+        found: if found.is_empty() {
+            "(none given in \"architectures\")".to_owned()
+        } else {
+            found.join(", ")
+        },
         supported: FAMILIES.map(|(name, _)| name).join(", "),
     })
 }
@@ -229,7 +233,11 @@ fn gpt2(fields: &Fields<'_>) -> Result<ModelConfig> {
     let hidden_size = fields.required_usize("n_embd")?;
     let num_heads = fields.required_usize("n_head")?;
     if num_heads == 0 || !hidden_size.is_multiple_of(num_heads) {
-        return Err(fields.wrong("n_head", format!("a number that divides n_embd = {hidden_size}"), num_heads));
+        return Err(fields.wrong(
+            "n_head",
+            format!("a number that divides n_embd = {hidden_size}"),
+            num_heads,
+        ));
     }
     let mut model = ModelConfig::new(
         fields.required_usize("vocab_size")?,

@@ -1,6 +1,6 @@
 //! How each tensor of a model is made from those in a Hugging Face file.
 
-use slm_model::{EMBED_POSITIONS, EMBED_TOKENS, ExpectedTensor, FINAL_NORM, LM_HEAD, ModelConfig};
+use slm_model::{EMBED_POSITIONS, EMBED_TOKENS, ExpectedTensor, FINAL_NORM, LM_HEAD};
 
 use super::config::Family;
 
@@ -47,14 +47,9 @@ impl Transform {
 
 /// Where `tensor` comes from. `prefix` is what stands in front of the names of the model without its head,
 /// with its dot.
-pub(super) fn recipe(
-    family: Family,
-    config: &ModelConfig,
-    prefix: &str,
-    tensor: &ExpectedTensor,
-) -> Recipe {
+pub(super) fn recipe(family: Family, prefix: &str, tensor: &ExpectedTensor) -> Recipe {
     match family {
-        Family::Gpt2 => gpt2(config, prefix, tensor),
+        Family::Gpt2 => gpt2(prefix, tensor),
         _ => Recipe {
             tensor: llama_name(prefix, &tensor.name),
             shape: tensor.shape.clone(),
@@ -67,13 +62,13 @@ fn llama_name(prefix: &str, name: &str) -> String {
     if name.starts_with(LM_HEAD) {
         return name.to_owned();
     }
-    let name =
-        name.replace(".input_norm.", ".input_layernorm.").replace(".post_attention_norm.", ".post_attention_layernorm.");
+    let name = name
+        .replace(".input_norm.", ".input_layernorm.")
+        .replace(".post_attention_norm.", ".post_attention_layernorm.");
     format!("{prefix}{name}")
 }
 
-fn gpt2(config: &ModelConfig, prefix: &str, tensor: &ExpectedTensor) -> Recipe {
-    let hidden = config.hidden_size;
+fn gpt2(prefix: &str, tensor: &ExpectedTensor) -> Recipe {
     let shape = tensor.shape.clone();
     let copy = |name: String| Recipe { tensor: name, shape: shape.clone(), transform: Transform::Copy };
     let name = tensor.name.as_str();
@@ -102,7 +97,6 @@ fn gpt2(config: &ModelConfig, prefix: &str, tensor: &ExpectedTensor) -> Recipe {
         };
         Recipe { tensor: in_block(part), shape: file_shape, transform }
     };
-    debug_assert_eq!(hidden, config.num_heads * config.head_dim);
     match part {
         "input_norm" => copy(in_block("ln_1")),
         "post_attention_norm" => copy(in_block("ln_2")),

@@ -21,23 +21,27 @@ pub(super) fn position(fields: &Fields<'_>) -> Result<Position> {
     fields.neutral("rope_interleaved", &json!(false), "false (the halves of a head are paired)")?;
 
     let theta = fields.f64("rope_theta")?;
-    let scaling = fields.object("rope_scaling")?;
-    let parameters = fields.object("rope_parameters")?;
-    let old = match scaling {
+    let old = match fields.object("rope_scaling")? {
         Some(scaling) => Some(parse(&scaling, theta)?),
-        None => theta.map(|theta| Position::Rotary { theta, scaling: None }),
+        None => None,
     };
-    let new = match parameters {
+    let new = match fields.object("rope_parameters")? {
         Some(parameters) => Some(parse(&parameters, theta)?),
         None => None,
     };
-    match (old, new) {
-        (Some(old), Some(new)) if old != new && fields.has("rope_scaling") => {
-            let found = "another value than rope_theta and rope_scaling";
-            Err(fields.wrong("rope_parameters", "one description of the rotary positions", found))
+    let beside = theta.unwrap_or(DEFAULT_THETA);
+    let position = match (old, new) {
+        (Some(old), Some(new)) if old != new => {
+            let found = "one that differs from rope_scaling";
+            return Err(fields.wrong("rope_parameters", "one description of the rotary positions", found));
         }
-        (_, Some(position)) | (Some(position), None) => Ok(position),
-        (None, None) => Ok(Position::Rotary { theta: DEFAULT_THETA, scaling: None }),
+        (old, new) => new.or(old).unwrap_or(Position::Rotary { theta: beside, scaling: None }),
+    };
+    match position {
+        Position::Rotary { theta: inside, .. } if theta.is_some_and(|theta| theta != inside) => {
+            Err(fields.wrong("rope_theta", format!("{inside}, as in the object beside it"), beside))
+        }
+        position => Ok(position),
     }
 }
 

@@ -61,7 +61,12 @@ impl Shards {
                 None => {
                     if !is_plain_name(shard) || !shard.ends_with(".safetensors") {
                         let expected = "the name of a .safetensors file in the same directory";
-                        return Err(Error::field(index_path, format!("weight_map.{tensor}"), expected, shard));
+                        return Err(Error::field(
+                            index_path,
+                            format!("weight_map.{tensor}"),
+                            expected,
+                            shard,
+                        ));
                     }
                     let path = dir.join(shard);
                     if !path.exists() {

@@ -181,6 +181,28 @@ impl TensorFile {
         Ok(self.read_bytes(name)?.into_iter().map(u8::cast_signed).collect())
     }
 
+    /// Whether tensor `name` has the type, shape and bytes of tensor `other_name` of `other`.
+    pub(crate) fn same_content(&self, name: &str, other: &Self, other_name: &str) -> Result<bool> {
+        let (a, b) = (self.info(name)?, other.info(other_name)?);
+        if a.dtype != b.dtype || a.shape != b.shape {
+            return Ok(false);
+        }
+        let bytes = a.data_offsets.1 - a.data_offsets.0;
+        let mut buffers = [vec![0; CHUNK_BYTES.min(bytes)], vec![0; CHUNK_BYTES.min(bytes)]];
+        let mut done = 0;
+        while done < bytes {
+            let len = CHUNK_BYTES.min(bytes - done);
+            let [ours, theirs] = &mut buffers;
+            self.read_at(a.data_offsets.0 + done, &mut ours[..len])?;
+            other.read_at(b.data_offsets.0 + done, &mut theirs[..len])?;
+            if ours[..len] != theirs[..len] {
+                return Ok(false);
+            }
+            done += len;
+        }
+        Ok(true)
+    }
+
     fn info(&self, name: &str) -> Result<&TensorInfo> {
         self.metadata.info(name).ok_or_else(|| Error::TensorSet {
             path: self.path.clone(),
