@@ -1,1 +1,37 @@
-//! Config-driven decoder-only transformer with KV cache, sampling and streaming generation
+//! A decoder-only transformer driven by a [`ModelConfig`], with what it takes to run it: a KV cache
+//! ([`KvCache`]), sampling ([`Sampler`]), streaming generation ([`generate`]) and evaluation ([`evaluate`]).
+//!
+//! With the right config the [`Transformer`] is Llama, Mistral, Qwen2, Qwen3, SmolLM2 or GPT-2. Its linear
+//! layers are those of `slm-quant-nn`: float, fake-quantized or packed integers, on every device. All floats
+//! are f32.
+#![forbid(unsafe_code)]
+
+mod attention;
+mod block;
+mod config;
+mod config_raw;
+mod error;
+mod eval;
+mod generate;
+mod init;
+mod kv_cache;
+mod mlp;
+mod names;
+mod norm;
+mod rotary;
+mod sampler;
+mod source;
+#[cfg(test)]
+mod testing;
+mod transformer;
+mod visit;
+
+pub use config::{AttentionBias, MlpKind, ModelConfig, NormKind, Position, RopeScaling};
+pub use error::{Error, Result, SourceError};
+pub use eval::{Evaluation, evaluate, window_logits};
+pub use generate::{GenerateOptions, GenerateOutput, StopReason, generate};
+pub use kv_cache::KvCache;
+pub use names::{EMBED_POSITIONS, EMBED_TOKENS, ExpectedTensor, FINAL_NORM, LM_HEAD, expected_tensors};
+pub use sampler::{Sampler, SamplingOptions};
+pub use source::TensorSource;
+pub use transformer::Transformer;

@@ -1,0 +1,116 @@
+//! The one error type of this crate.
+
+/// Result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a [`TensorSource`](crate::TensorSource) reports when it cannot hand over a tensor.
+pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a model could not be built or run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A field of [`ModelConfig`](crate::ModelConfig) has a value no model can have.
+    #[error("model config: `{field}` is {found}: {remedy}")]
+    Config {
+        /// Name of the field.
+        field: &'static str,
+        /// The value found.
+        found: String,
+        /// What would be right.
+        remedy: String,
+    },
+    /// A token id that the embedding has no row for.
+    #[error(
+        "token id {id} at position {index} is outside the vocabulary of {vocab_size} (0 to {}): \
+         encode the text with this model's own tokenizer", vocab_size.saturating_sub(1)
+    )]
+    TokenId {
+        /// Index into the ids that were passed.
+        index: usize,
+        /// The id.
+        id: u32,
+        /// Rows of the embedding.
+        vocab_size: usize,
+    },
+    /// More positions than the model was made for.
+    #[error(
+        "{needed} positions are needed but the model has max_position_embeddings {max}: \
+         shorten the text, the window or the number of new tokens"
+    )]
+    TooManyPositions {
+        /// Positions needed.
+        needed: usize,
+        /// Positions there are.
+        max: usize,
+    },
+    /// A generation without a prompt.
+    #[error("the prompt has no tokens: at least one is needed to predict the next (a BOS token will do)")]
+    EmptyPrompt,
+    /// A tensor that the model needs and the source does not have.
+    #[error("tensor `{name}` of shape {expected:?} is missing: the weights do not belong to this config")]
+    MissingTensor {
+        /// Canonical name.
+        name: String,
+        /// The shape it should have.
+        expected: Vec<usize>,
+    },
+    /// A tensor of the wrong shape.
+    #[error(
+        "tensor `{name}`: expected shape {expected:?}, found {found:?}: the weights do not belong to this config"
+    )]
+    TensorShape {
+        /// Canonical name.
+        name: String,
+        /// The shape that follows from the config.
+        expected: Vec<usize>,
+        /// The shape found.
+        found: Vec<usize>,
+    },
+    /// The source failed to read a tensor.
+    #[error("tensor `{name}`: {source}")]
+    Source {
+        /// Canonical name, or the path of the linear layer.
+        name: String,
+        /// The source's own error.
+        source: SourceError,
+    },
+    /// A logit or loss that is not a number, or infinite.
+    #[error(
+        "{what} at {at} is {value}: the weights hold values that are not finite, or the model overflowed"
+    )]
+    NotFinite {
+        /// What was computed, such as `"logit"`.
+        what: &'static str,
+        /// Where, in words.
+        at: String,
+        /// The value.
+        value: f64,
+    },
+    /// A sampling option out of its range.
+    #[error("sampling option `{field}` is {found}: {remedy}")]
+    Sampling {
+        /// Name of the option.
+        field: &'static str,
+        /// The value found.
+        found: String,
+        /// What would be right.
+        remedy: &'static str,
+    },
+    /// A text or window with nothing to predict.
+    #[error("{what} has {found} token(s), at least 2 are needed (the first is only read, never predicted)")]
+    TooFewTokens {
+        /// What is too short: the text or the window.
+        what: &'static str,
+        /// Tokens found.
+        found: usize,
+    },
+    /// A tensor could not be read back from its device.
+    #[error("{what}: cannot read the values back from the device: {detail}")]
+    Device {
+        /// What was read.
+        what: String,
+        /// The backend's message.
+        detail: String,
+    },
+}

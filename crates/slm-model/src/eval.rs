@@ -1,0 +1,186 @@
+//! How well a model predicts a text.
+
+use burn::tensor::Tensor;
+
+use crate::error::{Error, Result};
+use crate::transformer::Transformer;
+
+/// Loss of a model on a text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluation {
+    /// Summed negative log-likelihood in nats of all scored tokens.
+    pub nll: f64,
+    /// Tokens scored: all but the first of each window.
+    pub tokens: usize,
+    /// Summed negative log-likelihood of each window.
+    pub window_nll: Vec<f64>,
+}
+
+impl Evaluation {
+    /// Mean negative log-likelihood in nats per token, the cross entropy.
+    pub fn mean_nll(&self) -> f64 {
+        self.nll / self.tokens as f64
+    }
+
+    /// Perplexity: the exponential of [`mean_nll`](Self::mean_nll).
+    pub fn perplexity(&self) -> f64 {
+        self.mean_nll().exp()
+    }
+}
+
+/// Scores `ids` in windows of `window` tokens.
+///
+/// Windows do not overlap and each starts afresh at position 0. All tokens but the first of a window count; a
+/// last, shorter window counts if it has two tokens or more. Windows run one at a time: a window alone keeps
+/// the matrix products large, its result cannot depend on others (it would where activations are quantized with
+/// one scale for the whole input), and no more than one window's logits are held.
+///
+/// `progress` is called after each window with the windows done and the windows in all.
+///
+/// # Errors
+/// [`Error::TooFewTokens`] for a text or window of fewer than two tokens, [`Error::TooManyPositions`] for a window
+/// longer than the model's positions, [`Error::TokenId`], and [`Error::NotFinite`] where the model yields NaN.
+pub fn evaluate(
+    model: &Transformer,
+    ids: &[u32],
+    window: usize,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Evaluation> {
+    for (what, found) in [("the window", window), ("the text", ids.len())] {
+        if found < 2 {
+            return Err(Error::TooFewTokens { what, found });
+        }
+    }
+    model.check_positions(window.min(ids.len()))?;
+    model.check_ids(ids)?;
+    let windows: Vec<&[u32]> = ids.chunks(window).filter(|chunk| chunk.len() >= 2).collect();
+    let mut evaluation = Evaluation { nll: 0.0, tokens: 0, window_nll: Vec::with_capacity(windows.len()) };
+    for (index, chunk) in windows.iter().enumerate() {
+        let logits = read_f32("logits", model.forward(model.ids_tensor(chunk)))?;
+        let nll = sequence_nll(&logits, chunk, model.config().vocab_size, index * window)?;
+        evaluation.nll += nll;
+        evaluation.tokens += chunk.len() - 1;
+        evaluation.window_nll.push(nll);
+        progress(index + 1, windows.len());
+    }
+    Ok(evaluation)
+}
+
+/// Logits of every position of one sequence that starts at position 0: `ids.len() * vocab_size` values, row by
+/// row.
+///
+/// # Errors
+/// [`Error::EmptyPrompt`], [`Error::TokenId`] and [`Error::TooManyPositions`].
+pub fn window_logits(model: &Transformer, ids: &[u32]) -> Result<Vec<f32>> {
+    if ids.is_empty() {
+        return Err(Error::EmptyPrompt);
+    }
+    model.check_ids(ids)?;
+    model.check_positions(ids.len())?;
+    read_f32("logits", model.forward(model.ids_tensor(ids)))
+}
+
+/// Values of a tensor, read back to the host.
+pub(crate) fn read_f32<const D: usize>(what: &'static str, tensor: Tensor<D>) -> Result<Vec<f32>> {
+    slm_quant_nn::to_vec_f32(what, tensor)
+        .map_err(|error| Error::Device { what: what.to_owned(), detail: error.to_string() })
+}
+
+/// `sum over t of -log softmax(logits[t])[ids[t + 1]]`, summed in f64.
+fn sequence_nll(logits: &[f32], ids: &[u32], vocab_size: usize, offset: usize) -> Result<f64> {
+    let mut sum = 0.0;
+    for (t, (row, &target)) in logits.chunks_exact(vocab_size).zip(&ids[1..]).enumerate() {
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let log_total = row.iter().map(|&l| f64::from((l - max).exp())).sum::<f64>().ln() + f64::from(max);
+        let nll = log_total - f64::from(row[target as usize]);
+        // A NaN anywhere in the row makes the total NaN, though `max` passes it by.
+        if !nll.is_finite() {
+            let at = format!("token {} of the text", offset + t + 1);
+            return Err(Error::NotFinite { what: "loss", at, value: nll });
+        }
+        sum += nll;
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{configs, devices};
+    use burn::module::{ModuleMapper, Param};
+
+    fn ids(len: u32) -> Vec<u32> {
+        (0..len).map(|i| (i * i * 7 + i) % 50).collect()
+    }
+
+    #[test]
+    fn windows_by_hand() {
+        for device in devices() {
+            let config = &configs()[0].1;
+            let model = Transformer::new(config, 1, &device).unwrap();
+            // 3 windows of 8, then 5 tokens: 7 * 3 + 4 scored.
+            let ids = ids(29);
+            let mut calls = Vec::new();
+            let found = evaluate(&model, &ids, 8, |done, all| calls.push((done, all))).unwrap();
+            assert_eq!(calls, [(1, 4), (2, 4), (3, 4), (4, 4)]);
+            assert_eq!(found.tokens, 25);
+            let mut sum = 0.0;
+            for (start, end) in [(0, 8), (8, 16), (16, 24), (24, 29)] {
+                let logits = window_logits(&model, &ids[start..end]).unwrap();
+                for t in start..end - 1 {
+                    let row = &logits[(t - start) * 50..(t - start + 1) * 50];
+                    let total: f64 = row.iter().map(|&l| f64::from(l).exp()).sum();
+                    sum -= (f64::from(row[ids[t + 1] as usize]).exp() / total).ln();
+                }
+            }
+            assert!((found.nll / sum - 1.0).abs() < 1e-6, "{} {sum}", found.nll);
+            assert!((found.perplexity() / (sum / 25.0).exp() - 1.0).abs() < 1e-6);
+            assert_eq!(found.window_nll.iter().sum::<f64>(), found.nll);
+        }
+    }
+
+    #[test]
+    fn a_window_is_scored_the_same_alone_and_among_others() {
+        for device in devices() {
+            let model = Transformer::new(&configs()[0].1, 1, &device).unwrap();
+            let ids = ids(33);
+            let all = evaluate(&model, &ids, 8, |_, _| {}).unwrap();
+            // The 33rd token is alone in its window and counts for nothing.
+            assert_eq!((all.window_nll.len(), all.tokens), (4, 28));
+            for (index, chunk) in ids.chunks(8).take(4).enumerate() {
+                let alone = evaluate(&model, chunk, 8, |_, _| {}).unwrap();
+                assert_eq!(alone.nll, all.window_nll[index]);
+            }
+        }
+    }
+
+    #[test]
+    fn too_short_too_long_and_foreign_ids_are_errors() {
+        let model = Transformer::new(&configs()[0].1, 1, &devices()[1]).unwrap();
+        let run = |ids: &[u32], window| evaluate(&model, ids, window, |_, _| {});
+        assert!(matches!(run(&[], 8), Err(Error::TooFewTokens { what: "the text", found: 0 })));
+        assert!(matches!(run(&[1], 8), Err(Error::TooFewTokens { what: "the text", found: 1 })));
+        assert!(matches!(run(&[1, 2], 1), Err(Error::TooFewTokens { what: "the window", found: 1 })));
+        assert!(matches!(run(&[1; 70], 65), Err(Error::TooManyPositions { needed: 65, max: 64 })));
+        assert!(matches!(run(&[1, 2, 99], 8), Err(Error::TokenId { index: 2, id: 99, .. })));
+        assert!(matches!(window_logits(&model, &[]), Err(Error::EmptyPrompt)));
+        // A window longer than the text is no window longer than the positions.
+        assert_eq!(run(&[1; 10], 1000).unwrap().tokens, 9);
+    }
+
+    #[test]
+    fn nan_weights_are_an_error_that_says_where() {
+        struct Poison;
+        impl ModuleMapper for Poison {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                param.map(|tensor| tensor * f32::NAN)
+            }
+        }
+        use burn::module::Module;
+        for device in devices() {
+            let model = Transformer::new(&configs()[0].1, 1, &device).unwrap().map(&mut Poison);
+            let message = evaluate(&model, &[1, 2, 3], 8, |_, _| {}).unwrap_err().to_string();
+            assert!(message.contains("token 1 of the text"), "{message}");
+        }
+    }
+}

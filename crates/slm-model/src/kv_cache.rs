@@ -1,0 +1,79 @@
+//! Keys and values of the positions already processed.
+
+use burn::tensor::{Device, Tensor};
+
+/// Keys and values of one layer, `[batch, kv_heads, capacity, head_dim]` each.
+#[derive(Debug, Clone)]
+pub(crate) struct LayerCache {
+    keys: Tensor<4>,
+    values: Tensor<4>,
+}
+
+impl LayerCache {
+    /// Writes the keys and values of positions `start..` and gives back those of `first .. start + len`.
+    ///
+    /// Nothing else refers to the buffers while they are written, so the backends write in place.
+    pub(crate) fn append(
+        &mut self,
+        keys: Tensor<4>,
+        values: Tensor<4>,
+        start: usize,
+        first: usize,
+    ) -> (Tensor<4>, Tensor<4>) {
+        let [batch, heads, len, head_dim] = keys.dims();
+        let end = start + len;
+        let store = |buffer: &mut Tensor<4>, new: Tensor<4>| {
+            buffer.inplace(|buffer| buffer.slice_assign([0..batch, 0..heads, start..end, 0..head_dim], new));
+            buffer.clone().slice([0..batch, 0..heads, first..end, 0..head_dim])
+        };
+        (store(&mut self.keys, keys), store(&mut self.values, values))
+    }
+}
+
+/// Keys and values of a model for up to `capacity` positions, allocated once.
+///
+/// Made by [`Transformer::new_cache`](crate::Transformer::new_cache); each pass through
+/// [`forward_cached`](crate::Transformer::forward_cached) appends its positions.
+#[derive(Debug, Clone)]
+pub struct KvCache {
+    pub(crate) layers: Vec<LayerCache>,
+    pub(crate) len: usize,
+    capacity: usize,
+    batch: usize,
+}
+
+impl KvCache {
+    pub(crate) fn new(num_layers: usize, shape: [usize; 4], device: &Device) -> Self {
+        let [batch, _, capacity, _] = shape;
+        // Each buffer an allocation of its own: a shared one would be copied at the first write anyway.
+        let layers = (0..num_layers)
+            .map(|_| LayerCache { keys: Tensor::zeros(shape, device), values: Tensor::zeros(shape, device) })
+            .collect();
+        Self { layers, len: 0, capacity, batch }
+    }
+
+    /// Positions held.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no position is held.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Positions there is room for.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Sequences held side by side.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Forgets all positions from `len` on; a cache already shorter stays as it is.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+}

@@ -1,0 +1,100 @@
+//! Where the weights of a model come from.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use slm_quant_nn::{Linear, Weight};
+
+use crate::error::{Error, Result, SourceError};
+use crate::names::LinearShape;
+
+/// Hands over the tensors of a model one at a time, so that no more than one exists outside the model.
+///
+/// Names are the canonical ones of [`expected_tensors`](crate::expected_tensors). Every tensor is asked for
+/// exactly once, in that order; a source can therefore tell afterwards which of its tensors were not used.
+pub trait TensorSource {
+    /// Shape of the float tensor `name`, `None` if there is none of that name.
+    fn shape(&self, name: &str) -> Option<Vec<usize>>;
+
+    /// Values of the float tensor `name`, row-major, as f32.
+    ///
+    /// # Errors
+    /// Whatever keeps the source from reading it.
+    fn take_f32(&mut self, name: &str, expected_shape: &[usize]) -> Result<Vec<f32>, SourceError>;
+
+    /// Weights of the linear layer `name` (a path without `.weight`) of shape `[out_features, in_features]`
+    /// where they are stored quantized, `None` where they are float.
+    ///
+    /// # Errors
+    /// Whatever keeps the source from reading them.
+    fn take_linear(
+        &mut self,
+        name: &str,
+        out_features: usize,
+        in_features: usize,
+        device: &Device,
+    ) -> Result<Option<Weight>, SourceError>;
+}
+
+/// Builds the parts of a model from a source.
+pub(crate) struct Loader<'a> {
+    source: &'a mut dyn TensorSource,
+    device: &'a Device,
+}
+
+impl<'a> Loader<'a> {
+    pub(crate) fn new(source: &'a mut dyn TensorSource, device: &'a Device) -> Self {
+        Self { source, device }
+    }
+
+    /// A float tensor, its shape checked before anything is read.
+    pub(crate) fn tensor<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Result<Tensor<D>> {
+        match self.source.shape(name) {
+            None => return Err(Error::MissingTensor { name: name.to_owned(), expected: shape.to_vec() }),
+            Some(found) if found != shape => {
+                return Err(Error::TensorShape { name: name.to_owned(), expected: shape.to_vec(), found });
+            }
+            Some(_) => {}
+        }
+        let values = self
+            .source
+            .take_f32(name, &shape)
+            .map_err(|source| Error::Source { name: name.to_owned(), source })?;
+        if values.len() != shape.iter().product::<usize>() {
+            return Err(Error::TensorShape {
+                name: name.to_owned(),
+                expected: shape.to_vec(),
+                found: vec![values.len()],
+            });
+        }
+        Ok(Tensor::from_data(TensorData::new(values, shape), self.device))
+    }
+
+    /// The linear layer `parent.shape.name`, quantized if the source has it so.
+    pub(crate) fn linear(&mut self, parent: &str, shape: LinearShape) -> Result<Linear> {
+        self.linear_at(&format!("{parent}.{}", shape.name), shape)
+    }
+
+    /// The linear layer at `path`.
+    pub(crate) fn linear_at(&mut self, path: &str, shape: LinearShape) -> Result<Linear> {
+        let LinearShape { inputs, outputs, bias, .. } = shape;
+        let stored = self
+            .source
+            .take_linear(path, outputs, inputs, self.device)
+            .map_err(|source| Error::Source { name: path.to_owned(), source })?;
+        let weight = match stored {
+            Some(weight) if weight.dims() == [outputs, inputs] => weight,
+            Some(weight) => {
+                return Err(Error::TensorShape {
+                    name: format!("{path}.weight"),
+                    expected: vec![outputs, inputs],
+                    found: weight.dims().to_vec(),
+                });
+            }
+            None => Weight::Float(burn::module::Param::from_tensor(
+                self.tensor(&format!("{path}.weight"), [outputs, inputs])?,
+            )),
+        };
+        let bias = if bias { Some(self.tensor(&format!("{path}.bias"), [outputs])?) } else { None };
+        Linear::new(weight, bias)
+            .map_err(|error| Error::Source { name: path.to_owned(), source: error.into() })
+    }
+}

@@ -1,0 +1,282 @@
+//! The model.
+
+use burn::module::{Module, Param};
+use burn::tensor::module::embedding;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use slm_quant_nn::{Linear, NamedLinears};
+
+use crate::attention::AttentionContext;
+use crate::block::Block;
+use crate::config::{ModelConfig, Position};
+use crate::error::{Error, Result};
+use crate::init::RandomSource;
+use crate::kv_cache::KvCache;
+use crate::names::{EMBED_POSITIONS, EMBED_TOKENS, FINAL_NORM, LM_HEAD, LinearShape};
+use crate::norm::Norm;
+use crate::rotary::Rotary;
+use crate::source::{Loader, TensorSource};
+use crate::visit::TensorVisitor;
+
+/// A decoder-only transformer: embedding, layers, norm, head.
+///
+/// It is a Burn module, so it trains with Burn's optimizers on an autodiff device, and it names its linear
+/// layers by [`NamedLinears`]. Weights enter by [`from_tensors`](Self::from_tensors) and leave by
+/// [`for_each_tensor`](Self::for_each_tensor), under the names of [`expected_tensors`](crate::expected_tensors).
+///
+/// ```
+/// use burn::tensor::Device;
+/// use slm_model::{ModelConfig, Transformer};
+///
+/// let config = ModelConfig::new(100, 32, 64, 2, 4, 128);
+/// let model = Transformer::new(&config, 0, &Device::flex())?;
+/// let logits = model.forward(model.ids_tensor(&[5, 6, 7]));
+/// assert_eq!(logits.dims(), [1, 3, 100]);
+/// # Ok::<(), slm_model::Error>(())
+/// ```
+#[derive(Module, Debug)]
+pub struct Transformer {
+    embed_tokens: Param<Tensor<2>>,
+    embed_positions: Option<Param<Tensor<2>>>,
+    layers: Vec<Block>,
+    norm: Norm,
+    lm_head: Option<Linear>,
+    #[module(skip)]
+    rotary: Option<Rotary>,
+    #[module(skip)]
+    config: ModelConfig,
+}
+
+impl Transformer {
+    /// A model with random weights, the same for a seed on every device.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the config is not valid.
+    pub fn new(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self> {
+        config.validate()?;
+        Self::from_tensors(config, &mut RandomSource::new(config, seed), device)
+    }
+
+    /// A model with the weights of `source`, read one tensor at a time.
+    ///
+    /// # Errors
+    /// [`Error::Config`], [`Error::MissingTensor`], [`Error::TensorShape`], or [`Error::Source`] with the
+    /// source's own error.
+    pub fn from_tensors(
+        config: &ModelConfig,
+        source: &mut dyn TensorSource,
+        device: &Device,
+    ) -> Result<Self> {
+        config.validate()?;
+        let mut loader = Loader::new(source, device);
+        let hidden = config.hidden_size;
+        let embed_tokens = Param::from_tensor(loader.tensor(EMBED_TOKENS, [config.vocab_size, hidden])?);
+        let (embed_positions, rotary) = match config.position {
+            Position::Learned => {
+                let positions = loader.tensor(EMBED_POSITIONS, [config.max_position_embeddings, hidden])?;
+                (Some(Param::from_tensor(positions)), None)
+            }
+            Position::Rotary { theta, scaling } => (None, Some(Rotary::new(config.head_dim, theta, scaling))),
+        };
+        let layers = (0..config.num_layers)
+            .map(|layer| Block::load(config, layer, &mut loader))
+            .collect::<Result<Vec<_>>>()?;
+        let norm = Norm::load(config, FINAL_NORM, &mut loader)?;
+        let lm_head = if config.tie_word_embeddings {
+            None
+        } else {
+            let shape =
+                LinearShape { name: LM_HEAD, inputs: hidden, outputs: config.vocab_size, bias: false };
+            Some(loader.linear_at(LM_HEAD, shape)?)
+        };
+        Ok(Self { embed_tokens, embed_positions, layers, norm, lm_head, rotary, config: config.clone() })
+    }
+
+    /// The config. After [`untie_head`](Self::untie_head) it says so.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The device that holds the weights.
+    pub fn device(&self) -> Device {
+        self.embed_tokens.device()
+    }
+
+    /// Logits of every position.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, len]`
+    /// - output: `[batch, len, vocab_size]`
+    ///
+    /// # Panics
+    /// On ids outside the vocabulary or more positions than the model has: see [`check_ids`](Self::check_ids)
+    /// and [`check_positions`](Self::check_positions).
+    pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        self.head(self.hidden(ids, None))
+    }
+
+    /// Logits of new positions that continue those in `cache`, which holds them afterwards too.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, len]`
+    /// - output: `[batch, len, vocab_size]`
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward), and when the cache was made for another batch size or is too small.
+    pub fn forward_cached(&self, ids: Tensor<2, Int>, cache: &mut KvCache) -> Tensor<3> {
+        self.head(self.hidden(ids, Some(cache)))
+    }
+
+    /// As [`forward_cached`](Self::forward_cached), with the head applied to the last position only.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, len]`
+    /// - output: `[batch, vocab_size]`
+    pub fn forward_last(&self, ids: Tensor<2, Int>, cache: &mut KvCache) -> Tensor<2> {
+        let [batch, len] = ids.dims();
+        let hidden = self.hidden(ids, Some(cache));
+        let last = hidden.slice([0..batch, len - 1..len, 0..self.config.hidden_size]);
+        self.head(last).reshape([batch, self.config.vocab_size])
+    }
+
+    /// An empty cache for `batch` sequences of up to `capacity` positions.
+    pub fn new_cache(&self, batch: usize, capacity: usize) -> KvCache {
+        let shape = [batch, self.config.num_kv_heads, capacity, self.config.head_dim];
+        KvCache::new(self.config.num_layers, shape, &self.device())
+    }
+
+    /// Whether the head is the transposed embedding.
+    pub fn head_is_tied(&self) -> bool {
+        self.lm_head.is_none()
+    }
+
+    /// Gives a tied head a linear layer of its own, starting as a copy of the embedding, so that it can be
+    /// quantized while the embedding stays float. Changes no logits; the config no longer says tied. Does
+    /// nothing to a head that is a layer already.
+    pub fn untie_head(&mut self) {
+        if self.lm_head.is_some() {
+            return;
+        }
+        self.lm_head = match Linear::from_weight(self.embed_tokens.val().detach(), None) {
+            Ok(head) => Some(head),
+            Err(error) => unreachable!("a layer without bias has no shapes to disagree: {error}"),
+        };
+        self.config.tie_word_embeddings = false;
+    }
+
+    /// Visits every float tensor under its canonical name, in the order of
+    /// [`expected_tensors`](crate::expected_tensors), one copy on the host at a time. Packed weights are left
+    /// out; [`NamedLinears`] leads to them. Stops at the first error that `visit` returns.
+    ///
+    /// # Errors
+    /// Whatever `visit` returns.
+    pub fn for_each_tensor<E>(
+        &self,
+        visit: &mut dyn FnMut(&str, TensorData) -> Result<(), E>,
+    ) -> Result<(), E> {
+        TensorVisitor::new(visit).param(EMBED_TOKENS, &self.embed_tokens)?;
+        if let Some(positions) = &self.embed_positions {
+            TensorVisitor::new(visit).param(EMBED_POSITIONS, positions)?;
+        }
+        for (layer, block) in self.layers.iter().enumerate() {
+            block.visit_tensors(layer, visit)?;
+        }
+        self.norm.visit_tensors(FINAL_NORM, visit)?;
+        self.lm_head.iter().try_for_each(|head| TensorVisitor::new(visit).linear(LM_HEAD, head))
+    }
+
+    /// Checks that all ids are in the vocabulary.
+    ///
+    /// # Errors
+    /// [`Error::TokenId`] with the first that is not.
+    pub fn check_ids(&self, ids: &[u32]) -> Result<()> {
+        let vocab_size = self.config.vocab_size;
+        match ids.iter().position(|&id| id as usize >= vocab_size) {
+            Some(index) => Err(Error::TokenId { index, id: ids[index], vocab_size }),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that the model has `needed` positions.
+    ///
+    /// # Errors
+    /// [`Error::TooManyPositions`].
+    pub fn check_positions(&self, needed: usize) -> Result<()> {
+        let max = self.config.max_position_embeddings;
+        if needed > max { Err(Error::TooManyPositions { needed, max }) } else { Ok(()) }
+    }
+
+    /// One sequence of ids as a `[1, len]` tensor on the model's device.
+    pub fn ids_tensor(&self, ids: &[u32]) -> Tensor<2, Int> {
+        let values: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+        Tensor::from_data(TensorData::new(values, [1, ids.len()]), &self.device())
+    }
+
+    /// The normalized residual stream after the last layer, `[batch, len, hidden]`.
+    fn hidden(&self, ids: Tensor<2, Int>, cache: Option<&mut KvCache>) -> Tensor<3> {
+        let [batch, len] = ids.dims();
+        let start = cache.as_ref().map_or(0, |cache| cache.len);
+        let max = self.config.max_position_embeddings;
+        assert!(start + len <= max, "{} positions, but max_position_embeddings is {max}", start + len);
+        let device = ids.device();
+        let mut x = embedding(self.embed_tokens.val(), ids);
+        if let Some(positions) = &self.embed_positions {
+            let rows = positions.val().slice([start..start + len, 0..self.config.hidden_size]);
+            x = x + rows.unsqueeze::<3>();
+        }
+        let rotary = self.rotary.as_ref().map(|rotary| rotary.tables(start, len, &device));
+        let context = AttentionContext::new(&self.config, rotary, start, len, &device);
+        match cache {
+            None => {
+                for block in &self.layers {
+                    x = block.forward(x, &context, None);
+                }
+            }
+            Some(cache) => {
+                assert_eq!(batch, cache.batch(), "the cache holds another number of sequences");
+                let capacity = cache.capacity();
+                assert!(start + len <= capacity, "{} positions in a cache of {capacity}", start + len);
+                for (block, layer) in self.layers.iter().zip(&mut cache.layers) {
+                    x = block.forward(x, &context, Some(layer));
+                }
+                cache.len = start + len;
+            }
+        }
+        self.norm.forward(x)
+    }
+
+    fn head(&self, hidden: Tensor<3>) -> Tensor<3> {
+        match &self.lm_head {
+            Some(head) => head.forward(hidden),
+            None => {
+                let [batch, len, width] = hidden.dims();
+                let rows = hidden.reshape([batch * len, width]);
+                let logits = rows.matmul(self.embed_tokens.val().transpose());
+                logits.reshape([batch, len, self.config.vocab_size])
+            }
+        }
+    }
+}
+
+impl NamedLinears for Transformer {
+    fn for_each_linear(&self, visit: &mut dyn FnMut(&str, &Linear)) {
+        for (layer, block) in self.layers.iter().enumerate() {
+            block.for_each_linear(layer, visit);
+        }
+        if let Some(head) = &self.lm_head {
+            visit(LM_HEAD, head);
+        }
+    }
+
+    fn for_each_linear_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Linear)) {
+        for (layer, block) in self.layers.iter_mut().enumerate() {
+            block.for_each_linear_mut(layer, visit);
+        }
+        if let Some(head) = &mut self.lm_head {
+            visit(LM_HEAD, head);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "transformer_tests.rs"]
+mod tests;
