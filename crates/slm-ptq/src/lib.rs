@@ -1,1 +1,48 @@
-//! Post-training quantization: calibrate, choose parameters, convert, report
+//! Post-training quantization of any module that names its linears.
+//!
+//! Three explicit steps, each of which can be looked at before the next:
+//!
+//! 1. [`Plan::new`] decides which layers are quantized and says why the others are not;
+//! 2. [`calibrate`] watches the inputs of those layers while the caller runs the model on text (static
+//!    activations only) and chooses one scale and zero point for each;
+//! 3. [`convert`] replaces the layers in place, one after the other, by packed integers, and reports for each
+//!    what was chosen and how far it is from the float weights.
+//!
+//! [`LayerComparison`] then shows, layer by layer, how outputs of two models differ.
+//!
+//! ```
+//! use burn::{module::Module, tensor::{Device, Tensor}};
+//! use slm_ptq::{Plan, PtqConfig, convert};
+//! use slm_quant_core::{Bits, QuantScheme, QuantizationType};
+//! use slm_quant_nn::{Linear, LinearConfig, NamedLinears};
+//!
+//! #[derive(Module, Debug)]
+//! struct Net { head: Linear }
+//!
+//! impl NamedLinears for Net {
+//!     fn for_each_linear(&self, visit: &mut dyn FnMut(&str, &Linear)) { visit("head", &self.head) }
+//!     fn for_each_linear_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Linear)) { visit("head", &mut self.head) }
+//! }
+//!
+//! let mut net = Net { head: LinearConfig::new(16, 8).init(0.5, &Device::flex()) };
+//! let config = PtqConfig::new(QuantScheme::per_tensor(Bits::Int8), QuantizationType::Dynamic);
+//! let plan = Plan::new(&net, &config)?;
+//! let reports = convert(&mut net, &plan, &config, None, &mut |_| {})?;
+//! assert!(reports[0].error.sqnr_db() > 35.0);
+//! # Ok::<(), slm_ptq::Error>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod calibrate;
+mod compare;
+mod config;
+mod convert;
+mod error;
+mod plan;
+
+pub use calibrate::{ActivationStats, Calibration, calibrate};
+pub use compare::{LayerComparison, LayerDifference};
+pub use config::PtqConfig;
+pub use convert::{LayerReport, convert};
+pub use error::{Error, Result};
+pub use plan::{Plan, PlannedLayer, SkippedLayer};

@@ -35,7 +35,10 @@ pub use fake_quant::{
 };
 pub use histogram::{Histogram, HistogramView};
 pub use int_matmul::{int_matmul, int_matmul_grouped, max_safe_products};
-pub use kernels::{ActivationQuant, KernelKind, QuantizedActivations, quantize_activations};
+pub use kernels::{
+    ActivationQuant, KernelKind, QuantizedActivations, measure_peak_ops, measure_read_bandwidth,
+    quantize_activations,
+};
 pub use linear::{PackedMatrix, accumulate, linear, linear_quantized};
 pub use matrix::{quantize_matrix, quantize_matrix_with};
 pub use observer::{
@@ -50,6 +53,7 @@ pub use qparams::{
 pub use quantize::{dequantize, dequantize_into, quantize, quantize_into};
 pub use quantized::{QuantizedMatrix, Scales};
 pub use scheme::{
-    ActivationGranularity, Bits, Granularity, Mapping, QParams, QuantRange, QuantScheme, ScaleDtype,
+    ActivationGranularity, Bits, Granularity, Mapping, QParams, QuantRange, QuantScheme, QuantizationType,
+    ScaleDtype,
 };
 pub use stats::ErrorStats;

@@ -393,12 +393,51 @@ impl FromStr for ActivationGranularity {
     }
 }
 
+/// What a quantized linear layer does with its input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum QuantizationType {
+    /// Quantized to 8 bits with parameters fixed by calibration. Written `static`.
+    #[default]
+    Static,
+    /// Quantized to 8 bits with parameters computed from each input. Written `dynamic`.
+    Dynamic,
+    /// Left float. Written `weight-only`.
+    WeightOnly,
+}
+
+impl fmt::Display for QuantizationType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Static => "static",
+            Self::Dynamic => "dynamic",
+            Self::WeightOnly => "weight-only",
+        })
+    }
+}
+
+impl FromStr for QuantizationType {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "static" => Ok(Self::Static),
+            "dynamic" => Ok(Self::Dynamic),
+            "weight-only" => Ok(Self::WeightOnly),
+            _ => Err(Error::Parse {
+                what: "quantization type",
+                found: text.to_owned(),
+                expected: "static, dynamic, weight-only",
+            }),
+        }
+    }
+}
+
 /// Serde as the strings (or, for bits, the number) that users write.
 #[cfg(feature = "serde")]
 mod as_text {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-    use super::{ActivationGranularity, Bits, Granularity, Mapping, ScaleDtype};
+    use super::{ActivationGranularity, Bits, Granularity, Mapping, QuantizationType, ScaleDtype};
 
     macro_rules! as_text {
         ($($name:ty),*) => {$(
@@ -416,7 +455,7 @@ mod as_text {
         )*};
     }
 
-    as_text!(Granularity, Mapping, ScaleDtype, ActivationGranularity);
+    as_text!(Granularity, Mapping, ScaleDtype, ActivationGranularity, QuantizationType);
 
     impl Serialize for Bits {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

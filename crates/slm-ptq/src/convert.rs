@@ -1,0 +1,135 @@
+//! Replacing float layers by packed integers, one after the other.
+
+use std::sync::Arc;
+
+use slm_quant_core::{
+    ActivationQuant, ErrorStats, KernelKind, PackedMatrix, QParams, QuantScheme, QuantizationType,
+    QuantizedMatrix, quantize_matrix,
+};
+use slm_quant_nn::{Linear, NamedLinears, PackedWeight, Weight, to_vec_f32};
+
+use crate::{Calibration, Error, Plan, PtqConfig, Result};
+
+/// What was done to one layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerReport {
+    /// Name of the layer.
+    pub name: String,
+    /// `[out_features, in_features]`.
+    pub shape: [usize; 2],
+    /// How its weight was quantized.
+    pub scheme: QuantScheme,
+    /// The kernel that its weight is packed for.
+    pub kernel: KernelKind,
+    /// Scale and zero point of each tensor, row or group, in the order of
+    /// [`QuantizedMatrix::scales`].
+    pub qparams: Vec<QParams>,
+    /// Static parameters of its input.
+    pub activation: Option<QParams>,
+    /// Dequantized weights against the float ones.
+    pub error: ErrorStats,
+    /// Bytes of the float weight, without bias.
+    pub bytes_before: usize,
+    /// Bytes of codes, scales and zero points.
+    pub bytes_after: usize,
+}
+
+/// Converts the planned layers of `model` in place, in forward order, and calls `on_layer` after each.
+///
+/// A layer's float weight is dropped before the next layer is read: beside the model itself, no more than
+/// one layer is held. The kernel is the one that [`KernelKind::select`] gives.
+///
+/// # Errors
+/// [`Error::Layer`] for weights that are not finite or a scale that its type does not hold,
+/// [`Error::NotCalibrated`] where static activations have no parameters. The layers before the one that
+/// failed are converted already.
+pub fn convert<M: NamedLinears + ?Sized>(
+    model: &mut M,
+    plan: &Plan,
+    config: &PtqConfig,
+    calibration: Option<&Calibration>,
+    on_layer: &mut dyn FnMut(&LayerReport),
+) -> Result<Vec<LayerReport>> {
+    let mut reports = Vec::with_capacity(plan.layers.len());
+    let mut failed = None;
+    let mut planned = plan.layers.iter().peekable();
+    model.for_each_linear_mut(&mut |name, linear| {
+        if failed.is_some() || planned.next_if(|layer| layer.name == name).is_none() {
+            return;
+        }
+        match convert_layer(name, linear, config, calibration) {
+            Ok(report) => {
+                on_layer(&report);
+                reports.push(report);
+            }
+            Err(error) => failed = Some(error),
+        }
+    });
+    failed.map_or(Ok(reports), Err)
+}
+
+fn convert_layer(
+    name: &str,
+    linear: &mut Linear,
+    config: &PtqConfig,
+    calibration: Option<&Calibration>,
+) -> Result<LayerReport> {
+    let fail = |error: slm_quant_core::Error| Error::layer(name, error);
+    let activation = activation_quant(name, config, calibration)?;
+    let weight =
+        linear.float_weight().ok_or_else(|| Error::layer(name, slm_quant_nn::Error::AlreadyPacked))?;
+    let shape @ [rows, cols] = weight.dims();
+    let values = to_vec_f32("weight", weight).map_err(|error| Error::layer(name, error))?;
+    let quantized = quantize_matrix(&values, rows, cols, config.scheme, &config.observer).map_err(fail)?;
+    let error = weight_error(&values, &quantized).map_err(fail)?;
+    drop(values);
+    let qparams = (0..quantized.scales().len()).map(|index| quantized.qparams(index)).collect();
+    let bytes_after = quantized.byte_size();
+    let kernel = KernelKind::select().map_err(fail)?;
+    let packed = PackedMatrix::new(quantized, kernel).map_err(fail)?;
+    linear.weight = Weight::Packed(PackedWeight::new(Arc::new(packed), activation));
+    Ok(LayerReport {
+        name: name.to_owned(),
+        shape,
+        scheme: config.scheme,
+        kernel,
+        qparams,
+        activation: match activation {
+            ActivationQuant::Static(qparams) => Some(qparams),
+            ActivationQuant::Float | ActivationQuant::Dynamic(_) => None,
+        },
+        error,
+        bytes_before: rows * cols * size_of::<f32>(),
+        bytes_after,
+    })
+}
+
+fn activation_quant(
+    name: &str,
+    config: &PtqConfig,
+    calibration: Option<&Calibration>,
+) -> Result<ActivationQuant> {
+    match config.quantization_type {
+        QuantizationType::WeightOnly => Ok(ActivationQuant::Float),
+        QuantizationType::Dynamic => Ok(ActivationQuant::Dynamic(config.activation_granularity)),
+        QuantizationType::Static => calibration
+            .and_then(|calibration| calibration.layers.get(name))
+            .map(|stats| ActivationQuant::Static(stats.qparams))
+            .ok_or_else(|| Error::NotCalibrated { layer: name.to_owned() }),
+    }
+}
+
+/// Error of the dequantized weight, and the share of weights that lay outside their grid.
+fn weight_error(values: &[f32], quantized: &QuantizedMatrix) -> slm_quant_core::Result<ErrorStats> {
+    let mut stats = ErrorStats::default();
+    let mut row_values = vec![0.0; quantized.cols()];
+    for (row, values) in values.chunks(quantized.cols()).enumerate() {
+        quantized.dequantize_row_into(row, &mut row_values)?;
+        stats.observe(values, &row_values)?;
+        for (group, values) in values.chunks(quantized.group_width()).enumerate() {
+            let qparams = quantized.qparams(quantized.scale_index(row, group));
+            stats.observe_clipping(values, qparams, quantized.scheme().range())?;
+        }
+    }
+    Ok(stats)
+}

@@ -1,0 +1,66 @@
+//! The one error type of this crate.
+
+/// Result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a model could not be quantized or compared.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A layer's values or scheme were refused.
+    #[error("layer {layer}: {source}")]
+    Layer {
+        /// Name of the layer.
+        layer: String,
+        /// What was wrong.
+        source: slm_quant_nn::Error,
+    },
+    /// A skip pattern is not a valid glob.
+    #[error("skip pattern {pattern:?}: {detail}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A skip pattern names no layer.
+    #[error(
+        "skip pattern {pattern:?} matches no linear layer; layers are named like {example:?}, and `*` \
+         matches any part of a name"
+    )]
+    UnmatchedPattern {
+        /// The pattern.
+        pattern: String,
+        /// Name of a layer of this model.
+        example: String,
+    },
+    /// Nothing is left to quantize.
+    #[error("no layer to quantize: {detail}")]
+    NothingToQuantize {
+        /// Why.
+        detail: String,
+    },
+    /// Static activations need the inputs of every layer to have been observed.
+    #[error(
+        "layer {layer}: no input was observed; static quantization needs calibration text that reaches \
+         every layer (or use dynamic quantization)"
+    )]
+    NotCalibrated {
+        /// Name of the layer.
+        layer: String,
+    },
+    /// Two models do not have the same linear layers.
+    #[error("the models differ: layer {layer:?} is {detail}")]
+    DifferentModels {
+        /// Name of the layer.
+        layer: String,
+        /// Where it was missing or what differs.
+        detail: String,
+    },
+}
+
+impl Error {
+    pub(crate) fn layer(layer: &str, source: impl Into<slm_quant_nn::Error>) -> Self {
+        Self::Layer { layer: layer.to_owned(), source: source.into() }
+    }
+}
