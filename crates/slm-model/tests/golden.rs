@@ -1,6 +1,6 @@
 //! The model against logits, greedy continuations and window losses computed by Hugging Face transformers.
 //!
-//! Reads Llama-style and Qwen files directly, so that the model is checked without the importer.
+//! Reads Hugging Face's files directly, so that the model is checked without the importer.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use safetensors::{Dtype, SafeTensors};
 use slm_model::{
-    AttentionBias, GenerateOptions, ModelConfig, Position, RopeScaling, SamplingOptions, SourceError,
-    TensorSource, Transformer, evaluate, generate, window_logits,
+    AttentionBias, GenerateOptions, MlpKind, ModelConfig, NormKind, Position, RopeScaling, SamplingOptions,
+    SourceError, TensorSource, Transformer, evaluate, generate, window_logits,
 };
 use slm_quant_nn::Weight;
 
@@ -56,6 +56,54 @@ impl Files {
     }
 }
 
+/// The values of an `[rows, cols]` matrix, transposed.
+fn transpose(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    (0..cols).flat_map(|c| (0..rows).map(move |r| values[r * cols + c])).collect()
+}
+
+impl Files {
+    /// Renames GPT-2's tensors: its linear weights are stored `[in, out]`, q, k and v in one.
+    fn from_gpt2(self) -> Self {
+        let mut tensors = HashMap::new();
+        for (name, (shape, values)) in self.0 {
+            let canonical = match name.as_str() {
+                "wte.weight" => "embed_tokens.weight".to_owned(),
+                "wpe.weight" => "embed_positions.weight".to_owned(),
+                _ => name
+                    .replace("h.", "layers.")
+                    .replace("ln_f", "norm")
+                    .replace("ln_1", "input_norm")
+                    .replace("ln_2", "post_attention_norm")
+                    .replace("attn.c_proj", "self_attn.o_proj")
+                    .replace("mlp.c_fc", "mlp.up_proj")
+                    .replace("mlp.c_proj", "mlp.down_proj"),
+            };
+            if canonical.ends_with(".attn.bias") {
+                continue; // The causal mask, not a weight.
+            }
+            let is_linear = canonical.ends_with("_proj.weight") || canonical.ends_with("c_attn.weight");
+            let (shape, values) = match shape[..] {
+                [inputs, outputs] if is_linear => {
+                    (vec![outputs, inputs], transpose(&values, inputs, outputs))
+                }
+                _ => (shape, values),
+            };
+            if let Some((layer, kind)) = canonical.split_once("attn.c_attn.") {
+                let third = values.len() / 3;
+                for (projection, part) in ["q", "k", "v"].into_iter().zip(values.chunks(third)) {
+                    let mut shape = shape.clone();
+                    shape[0] /= 3;
+                    tensors
+                        .insert(format!("{layer}self_attn.{projection}_proj.{kind}"), (shape, part.to_vec()));
+                }
+            } else {
+                tensors.insert(canonical, (shape, values));
+            }
+        }
+        Self(tensors)
+    }
+}
+
 impl TensorSource for Files {
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.0.get(name).map(|(shape, _)| shape.clone())
@@ -83,6 +131,19 @@ fn read_config(folder: &Path) -> ModelConfig {
     let json: serde_json::Value =
         serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
     let size = |key: &str| json[key].as_u64().map(|n| n as usize);
+    if json["model_type"] == "gpt2" {
+        let (width, heads) = (size("n_embd").unwrap(), size("n_head").unwrap());
+        let (layers, positions) = (size("n_layer").unwrap(), size("n_positions").unwrap());
+        let mut config =
+            ModelConfig::new(size("vocab_size").unwrap(), width, 4 * width, layers, heads, positions);
+        config.norm = NormKind::LayerNorm;
+        config.norm_eps = json["layer_norm_epsilon"].as_f64().unwrap();
+        config.position = Position::Learned;
+        config.mlp = MlpKind::GeluTanh;
+        config.attention_bias = AttentionBias::All;
+        config.mlp_bias = true;
+        return config;
+    }
     let mut config = ModelConfig::new(
         size("vocab_size").unwrap(),
         size("hidden_size").unwrap(),
@@ -129,6 +190,9 @@ fn check(name: &str) {
     };
     for device in [Device::ndarray(), Device::flex()] {
         let mut files = Files::read(&folder);
+        if config.position == Position::Learned {
+            files = files.from_gpt2();
+        }
         let model = Transformer::from_tensors(&config, &mut files, &device).unwrap();
         assert!(files.0.is_empty(), "{name}: not asked for {:?}", files.0.keys());
         let prompts = (0..).take_while(|i| expected.tensor(&format!("prompt{i}.input_ids")).is_ok()).count();
@@ -172,6 +236,11 @@ fn nll_of(logits: &[f32], ids: &[u32], vocab_size: usize) -> f64 {
 #[test]
 fn golden_stories260k() {
     check("stories260k");
+}
+
+#[test]
+fn golden_tiny_gpt2() {
+    check("tiny-gpt2");
 }
 
 #[test]
