@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::blocked::Blocked;
+use super::blocked::{Blocked, first};
 use crate::quantize::quantize_checked;
 use crate::round::Quantizer;
 use crate::scan::{check_finite, check_len, min_max};
@@ -176,8 +176,7 @@ pub(crate) struct Inputs<'a> {
     codes: Codes<'a>,
     /// Bytes from row to row.
     stride: usize,
-    groups: usize,
-    /// Sums of each row's and group's codes less the zero point; empty where no kernel needs them.
+    /// `[group][row]` sums of codes less the zero point; empty where no kernel needs them.
     group_sums: Vec<i32>,
 }
 
@@ -217,19 +216,18 @@ impl<'a> Inputs<'a> {
             }
             (Codes::Bytes(Cow::Owned(codes)), stride)
         };
-        let group_sums = if w.needs_input_sums() {
-            let rows = (0..source.rows).map(|row| (source.row_codes(row), source.qparams(row).zero_point));
-            rows.flat_map(|(codes, zero_point)| {
-                codes.chunks(width).map(move |codes| {
+        let mut group_sums = Vec::new();
+        if w.needs_input_sums() {
+            group_sums = vec![0; w.groups_per_row() * source.rows];
+            for row in 0..source.rows {
+                let zero_point = source.qparams(row).zero_point;
+                for (group, codes) in source.row_codes(row).chunks(width).enumerate() {
                     let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
-                    sum - zero_point * codes.len() as i32
-                })
-            })
-            .collect()
-        } else {
-            Vec::new()
-        };
-        Self { source, codes, stride, groups: w.groups_per_row(), group_sums }
+                    group_sums[group * source.rows + row] = sum - zero_point * codes.len() as i32;
+                }
+            }
+        }
+        Self { source, codes, stride, group_sums }
     }
 
     /// Rows.
@@ -260,10 +258,10 @@ impl<'a> Inputs<'a> {
         self.source.qparams(row).zero_point
     }
 
-    /// Sum of a group of a row, less zero points.
+    /// Sums of a group less zero points, of `M` rows from `row` on.
     #[inline(always)]
-    pub(crate) fn group_sum(&self, row: usize, group: usize) -> i32 {
-        self.group_sums[row * self.groups + group]
+    pub(crate) fn group_sums<const M: usize>(&self, row: usize, group: usize) -> &[i32; M] {
+        first(&self.group_sums[group * self.source.rows + row..])
     }
 }
 

@@ -1,7 +1,7 @@
 //! AVX2 with FMA and F16C: 16 lanes as two registers of eight.
 //!
 //! `vpmaddubsw` multiplies unsigned with signed bytes but adds pairs of products with saturation to 16
-//! bits. For INT4 that cannot happen: a pair is at most 2 * 255 * 30 = 15,300. For INT8 it could, so there
+//! bits. For INT4 that cannot happen: a pair is at most 2 * 255 * 30 = 15,300 in magnitude. For INT8 it could, so there
 //! codes and inputs are widened to 16 bits and multiplied by `vpmaddwd`, whose pairs have 32 bits.
 
 use std::arch::x86_64::*;
@@ -93,12 +93,28 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn low_nibbles(self, bytes: Ints) -> Ints {
-        bytes.map(|b| simd!(_mm256_and_si256(b, _mm256_set1_epi8(0x0f))))
+        let mask = simd!(_mm256_set1_epi8(0x0f));
+        simd!([_mm256_and_si256(bytes[0], mask), _mm256_and_si256(bytes[1], mask)])
     }
 
     #[inline(always)]
     fn high_nibbles(self, bytes: Ints) -> Ints {
-        bytes.map(|b| simd!(_mm256_and_si256(_mm256_srli_epi16::<4>(b), _mm256_set1_epi8(0x0f))))
+        self.low_nibbles(simd!([_mm256_srli_epi16::<4>(bytes[0]), _mm256_srli_epi16::<4>(bytes[1])]))
+    }
+
+    #[inline(always)]
+    fn zero_bytes(self) -> Ints {
+        [simd!(_mm256_setzero_si256()); 2]
+    }
+
+    #[inline(always)]
+    fn sub_bytes(self, a: Ints, b: Ints) -> Ints {
+        simd!([_mm256_sub_epi8(a[0], b[0]), _mm256_sub_epi8(a[1], b[1])])
+    }
+
+    #[inline(always)]
+    fn repeat_byte(self, values: Ints) -> Ints {
+        self.mul_i32(values, self.splat_i32(0x0101_0101))
     }
 
     #[inline(always)]
@@ -108,7 +124,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn operand8(self, line: Ints) -> [Ints; 2] {
-        [line.map(|l| pairs(l, 0)), line.map(|l| pairs(l, 1))]
+        [[pairs(line[0], 0), pairs(line[1], 0)], [pairs(line[0], 1), pairs(line[1], 1)]]
     }
 
     #[inline(always)]
@@ -117,21 +133,22 @@ impl Simd for Avx2 {
         unsafe {
             let first = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
             let second = _mm256_set1_epi32(x.add(4).cast::<i32>().read_unaligned());
-            std::array::from_fn(|half| {
-                let acc = _mm256_add_epi32(acc[half], _mm256_madd_epi16(first, w[0][half]));
-                _mm256_add_epi32(acc, _mm256_madd_epi16(second, w[1][half]))
-            })
+            [
+                _mm256_add_epi32(
+                    _mm256_add_epi32(acc[0], _mm256_madd_epi16(first, w[0][0])),
+                    _mm256_madd_epi16(second, w[1][0]),
+                ),
+                _mm256_add_epi32(
+                    _mm256_add_epi32(acc[1], _mm256_madd_epi16(first, w[0][1])),
+                    _mm256_madd_epi16(second, w[1][1]),
+                ),
+            ]
         }
     }
 
     #[inline(always)]
     fn sum8(self, acc: Ints, w: Ints) -> Ints {
-        let ones = simd!(_mm256_set1_epi16(1));
-        std::array::from_fn(|half| {
-            let (first, second) = (pairs(w[half], 0), pairs(w[half], 1));
-            let sum = simd!(_mm256_madd_epi16(_mm256_add_epi16(first, second), ones));
-            simd!(_mm256_add_epi32(acc[half], sum))
-        })
+        self.sum4(acc, w)
     }
 
     #[inline(always)]
@@ -139,19 +156,24 @@ impl Simd for Avx2 {
         // SAFETY: the caller's pointer is readable for 4 bytes; the features exist as above.
         unsafe {
             let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
-            std::array::from_fn(|half| {
-                let pairs = _mm256_maddubs_epi16(x, w[half]);
-                _mm256_add_epi32(acc[half], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-            })
+            let ones = _mm256_set1_epi16(1);
+            [
+                _mm256_add_epi32(acc[0], _mm256_madd_epi16(_mm256_maddubs_epi16(x, w[0]), ones)),
+                _mm256_add_epi32(acc[1], _mm256_madd_epi16(_mm256_maddubs_epi16(x, w[1]), ones)),
+            ]
         }
     }
 
     #[inline(always)]
     fn sum4(self, acc: Ints, w: Ints) -> Ints {
-        std::array::from_fn(|half| {
-            let pairs = simd!(_mm256_maddubs_epi16(w[half], _mm256_set1_epi8(1)));
-            simd!(_mm256_add_epi32(acc[half], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))))
-        })
+        // SAFETY: an `Avx2` exists only where the processor has these instructions.
+        unsafe {
+            let (bytes, ones) = (_mm256_set1_epi8(1), _mm256_set1_epi16(1));
+            [
+                _mm256_add_epi32(acc[0], _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, w[0]), ones)),
+                _mm256_add_epi32(acc[1], _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, w[1]), ones)),
+            ]
+        }
     }
 
     #[inline(always)]
@@ -204,7 +226,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn to_f32(self, values: Ints) -> Floats {
-        values.map(|v| simd!(_mm256_cvtepi32_ps(v)))
+        simd!([_mm256_cvtepi32_ps(values[0]), _mm256_cvtepi32_ps(values[1])])
     }
 
     #[inline(always)]
@@ -253,17 +275,27 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn byte_to_f32<const J: u32>(self, line: Ints) -> Floats {
-        let left = simd!(_mm256_set1_epi32(24 - 8 * J as i32));
-        line.map(|l| simd!(_mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(_mm256_sllv_epi32(l, left)))))
+        // SAFETY: an `Avx2` exists only where the processor has these instructions.
+        unsafe {
+            let left = _mm256_set1_epi32(24 - 8 * J as i32);
+            [
+                _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(_mm256_sllv_epi32(line[0], left))),
+                _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(_mm256_sllv_epi32(line[1], left))),
+            ]
+        }
     }
 
     #[inline(always)]
     fn nibble_to_f32<const J: u32>(self, line: Ints) -> Floats {
         let right = if J < 4 { 8 * J } else { 8 * (J - 4) + 4 };
-        line.map(|l| {
-            let nibble = simd!(_mm256_srlv_epi32(l, _mm256_set1_epi32(right as i32)));
-            let code = simd!(_mm256_and_si256(nibble, _mm256_set1_epi32(0x0f)));
-            simd!(_mm256_sub_ps(_mm256_cvtepi32_ps(code), _mm256_set1_ps(8.0)))
-        })
+        // SAFETY: an `Avx2` exists only where the processor has these instructions.
+        unsafe {
+            let (right, mask) = (_mm256_set1_epi32(right as i32), _mm256_set1_epi32(0x0f));
+            let codes = [
+                _mm256_and_si256(_mm256_srlv_epi32(line[0], right), mask),
+                _mm256_and_si256(_mm256_srlv_epi32(line[1], right), mask),
+            ];
+            self.sub_f32(self.to_f32(codes), self.splat_f32(8.0))
+        }
     }
 }

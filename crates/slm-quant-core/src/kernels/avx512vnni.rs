@@ -78,6 +78,21 @@ impl Simd for Avx512Vnni {
     }
 
     #[inline(always)]
+    fn zero_bytes(self) -> __m512i {
+        simd!(_mm512_setzero_si512())
+    }
+
+    #[inline(always)]
+    fn sub_bytes(self, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_sub_epi8(a, b))
+    }
+
+    #[inline(always)]
+    fn repeat_byte(self, values: __m512i) -> __m512i {
+        self.mul_i32(values, self.splat_i32(0x0101_0101))
+    }
+
+    #[inline(always)]
     fn add_bytes(self, a: __m512i, b: __m512i) -> __m512i {
         simd!(_mm512_add_epi8(a, b))
     }

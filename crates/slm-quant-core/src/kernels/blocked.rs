@@ -176,15 +176,15 @@ impl Blocked {
     pub(crate) fn scales(&self, block: usize, group: usize) -> LaneScales<'_> {
         let at = (block * self.groups + group) * LANES;
         match &self.scales {
-            Scales::F32(v) => LaneScales::F32(lanes(v, at)),
-            Scales::F16(v) => LaneScales::F16(lanes(v, at)),
+            Scales::F32(v) => LaneScales::F32(first(&v[at..])),
+            Scales::F16(v) => LaneScales::F16(first(&v[at..])),
         }
     }
 
     /// Zero points of a block's group; none where all are 0.
     #[inline(always)]
     pub(crate) fn zero_points(&self, block: usize, group: usize) -> Option<&[i8; LANES]> {
-        self.zero_points.as_ref().map(|z| lanes(z, (block * self.groups + group) * LANES))
+        self.zero_points.as_ref().map(|z| first(&z[(block * self.groups + group) * LANES..]))
     }
 
     /// Whether zero points as stored are anything but 0, so that sums of the input are needed.
@@ -195,7 +195,7 @@ impl Blocked {
     /// Sums of a block's stored codes, where a row is one group.
     #[inline(always)]
     pub(crate) fn row_sums(&self, block: usize) -> &[i32; LANES] {
-        lanes(&self.row_sums, block * LANES)
+        first(&self.row_sums[block * LANES..])
     }
 
     /// Bytes held in memory.
@@ -240,11 +240,11 @@ impl Blocked {
     }
 }
 
-/// A view of 16 values.
+/// The first values of a slice, which must have as many.
 #[inline(always)]
-fn lanes<T>(values: &[T], at: usize) -> &[T; LANES] {
-    let Some(lanes) = values[at..].first_chunk() else { unreachable!("per-lane values come in sixteens") };
-    lanes
+pub(crate) fn first<T, const N: usize>(values: &[T]) -> &[T; N] {
+    let Some(first) = values.first_chunk() else { unreachable!("kernels stay within their operands") };
+    first
 }
 
 /// Scales of 16 lanes in their stored type.

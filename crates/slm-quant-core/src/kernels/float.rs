@@ -7,8 +7,8 @@ use super::activations::FloatInputs;
 use super::blocked::{Blocked, LaneScales};
 use super::driver::Job;
 use super::simd::{LINE_BYTES, Simd};
-use super::{PREFETCH_BYTES, SharedOut, load_lanes, store_lanes};
-use crate::Bits;
+use super::{PREFETCH_BYTES, SharedOut, load_lanes, store_tile};
+use crate::{Bits, Mapping};
 
 /// A product with float inputs.
 pub(crate) struct FloatJob<'a> {
@@ -33,103 +33,119 @@ impl Job for FloatJob<'_> {
 
     #[inline(always)]
     fn strip<S: Simd, const M: usize, const NB: usize>(&self, simd: S, row: usize, blocks: [usize; NB]) {
-        match self.w.scheme().bits {
-            Bits::Int8 => self.tile::<S, M, NB, false>(simd, row, blocks),
-            Bits::Int4 => self.tile::<S, M, NB, true>(simd, row, blocks),
+        match (self.w.scheme().bits, self.w.scheme().mapping) {
+            (Bits::Int8, Mapping::Affine) => self.tile::<S, M, NB, false, true>(simd, row, blocks),
+            (Bits::Int8, _) => self.tile::<S, M, NB, false, false>(simd, row, blocks),
+            (Bits::Int4, Mapping::Affine) => self.tile::<S, M, NB, true, true>(simd, row, blocks),
+            (Bits::Int4, _) => self.tile::<S, M, NB, true, false>(simd, row, blocks),
         }
     }
 }
 
-/// Inputs and sums of one group of a tile.
-struct Group<S: Simd, const M: usize, const NB: usize> {
+/// Adds the products of column `J` of `NB` lines with `M` rows of input.
+///
+/// # Safety
+/// The inputs must be readable at `J`.
+#[inline(always)]
+unsafe fn column<
+    S: Simd,
+    const M: usize,
+    const NB: usize,
+    const J: u32,
+    const INT4: bool,
+    const AFFINE: bool,
+>(
     simd: S,
     x: [*const f32; M],
-    zero_points: Option<[S::F32; NB]>,
-    dot: [[S::F32; NB]; M],
-}
-
-impl<S: Simd, const M: usize, const NB: usize> Group<S, M, NB> {
-    /// Adds the products of column `J` of a line.
-    ///
-    /// # Safety
-    /// The inputs must be readable at `J`.
-    #[inline(always)]
-    unsafe fn column<const J: u32, const INT4: bool>(&mut self, line: &[S::Bytes; NB]) {
-        let simd = self.simd;
-        let mut code = line.map(|l| if INT4 { simd.nibble_to_f32::<J>(l) } else { simd.byte_to_f32::<J>(l) });
-        if let Some(zero_points) = &self.zero_points {
-            for b in 0..NB {
-                code[b] = simd.sub_f32(code[b], zero_points[b]);
-            }
+    line: &[S::Bytes; NB],
+    zero_points: &[S::F32; NB],
+    dot: &mut [[S::F32; NB]; M],
+) {
+    let mut code = [simd.splat_f32(0.0); NB];
+    for b in 0..NB {
+        code[b] = if INT4 { simd.nibble_to_f32::<J>(line[b]) } else { simd.byte_to_f32::<J>(line[b]) };
+        if AFFINE {
+            code[b] = simd.sub_f32(code[b], zero_points[b]);
         }
-        for i in 0..M {
-            // SAFETY: by this function's contract.
-            let x = simd.splat_f32(unsafe { *self.x[i].add(J as usize) });
-            for b in 0..NB {
-                self.dot[i][b] = simd.fma_f32(x, code[b], self.dot[i][b]);
-            }
+    }
+    for i in 0..M {
+        // SAFETY: by this function's contract.
+        let x = simd.splat_f32(unsafe { *x[i].wrapping_add(J as usize) });
+        for b in 0..NB {
+            dot[i][b] = simd.fma_f32(x, code[b], dot[i][b]);
         }
     }
 }
 
 impl FloatJob<'_> {
     #[inline(always)]
-    fn tile<S: Simd, const M: usize, const NB: usize, const INT4: bool>(
+    fn tile<S: Simd, const M: usize, const NB: usize, const INT4: bool, const AFFINE: bool>(
         &self,
         simd: S,
         row: usize,
         blocks: [usize; NB],
     ) {
         let w = self.w;
-        let mut x: [*const f32; M] = std::array::from_fn(|i| self.x.row(row + i));
-        let mut lines: [*const u8; NB] = std::array::from_fn(|b| w.block_lines(blocks[b]));
-        let mut sums = [[simd.splat_f32(0.0); NB]; M];
+        let mut x = [std::ptr::null(); M];
+        for i in 0..M {
+            x[i] = self.x.row(row + i);
+        }
+        let mut lines = [std::ptr::null(); NB];
+        for b in 0..NB {
+            lines[b] = w.block_lines(blocks[b]);
+        }
+        let mut results = [[simd.splat_f32(0.0); NB]; M];
         for group in 0..w.groups_per_row() {
-            let zero_points = w.zero_points(blocks[0], group).map(|first| {
-                let all = blocks.map(|b| w.zero_points(b, group).unwrap_or(first));
-                all.map(|z| simd.to_f32(simd.widen_i8(z)))
-            });
-            let mut of = Group { simd, x, zero_points, dot: [[simd.splat_f32(0.0); NB]; M] };
+            let mut zero_points = [simd.splat_f32(0.0); NB];
+            for b in 0..NB {
+                if let Some(values) = w.zero_points(blocks[b], group) {
+                    zero_points[b] = simd.to_f32(simd.widen_i8(values));
+                }
+            }
+            let mut dot = [[simd.splat_f32(0.0); NB]; M];
             for _ in 0..w.steps(group) {
-                let line: [S::Bytes; NB] = std::array::from_fn(|b| {
+                let mut line = [simd.zero_bytes(); NB];
+                for b in 0..NB {
                     simd.prefetch(lines[b].wrapping_add(PREFETCH_BYTES));
-                    // SAFETY: `lines[b]` starts at a block's first line and advances one line a step;
-                    // the steps of all groups are the lines of a block.
-                    unsafe { simd.load_line(lines[b]) }
-                });
-                lines = lines.map(|l| l.wrapping_add(LINE_BYTES));
+                    // SAFETY: `lines[b]` starts at a block's first line and advances one line a step; the
+                    // steps of all groups are the lines of a block.
+                    line[b] = unsafe { simd.load_line(lines[b]) };
+                    lines[b] = lines[b].wrapping_add(LINE_BYTES);
+                }
                 // SAFETY: an input row holds as many floats as a block has columns, padding included, and
                 // `x` advances by the columns of a line.
                 unsafe {
-                    of.column::<0, INT4>(&line);
-                    of.column::<1, INT4>(&line);
-                    of.column::<2, INT4>(&line);
-                    of.column::<3, INT4>(&line);
+                    column::<S, M, NB, 0, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
+                    column::<S, M, NB, 1, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
+                    column::<S, M, NB, 2, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
+                    column::<S, M, NB, 3, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
                     if INT4 {
-                        of.column::<4, INT4>(&line);
-                        of.column::<5, INT4>(&line);
-                        of.column::<6, INT4>(&line);
-                        of.column::<7, INT4>(&line);
+                        column::<S, M, NB, 4, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
+                        column::<S, M, NB, 5, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
+                        column::<S, M, NB, 6, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
+                        column::<S, M, NB, 7, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
                     }
                 }
-                of.x = of.x.map(|x| x.wrapping_add(if INT4 { 8 } else { 4 }));
+                for x in &mut x {
+                    *x = x.wrapping_add(if INT4 { 8 } else { 4 });
+                }
             }
-            x = of.x;
             for b in 0..NB {
                 let scale = match w.scales(blocks[b], group) {
-                    LaneScales::F32(v) => simd.load_f32(v),
-                    LaneScales::F16(v) => simd.load_f16(v),
+                    LaneScales::F32(values) => simd.load_f32(values),
+                    LaneScales::F16(values) => simd.load_f16(values),
                 };
                 for i in 0..M {
-                    sums[i][b] = simd.fma_f32(of.dot[i][b], scale, sums[i][b]);
+                    results[i][b] = simd.fma_f32(dot[i][b], scale, results[i][b]);
                 }
             }
         }
         for b in 0..NB {
             let bias = load_lanes(simd, self.bias, blocks[b]);
             for i in 0..M {
-                store_lanes(simd, &self.out, w.rows(), row + i, blocks[b], simd.add_f32(sums[i][b], bias));
+                results[i][b] = simd.add_f32(results[i][b], bias);
             }
         }
+        store_tile(simd, &self.out, w.rows(), row, blocks, &results);
     }
 }

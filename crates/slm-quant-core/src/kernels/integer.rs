@@ -14,25 +14,124 @@ use super::activations::Inputs;
 use super::blocked::{Blocked, LaneScales};
 use super::driver::Job;
 use super::simd::{LANES, LINE_BYTES, Simd};
-use super::{PREFETCH_BYTES, SharedOut, store_lanes};
+use super::{PREFETCH_BYTES, SharedOut, load_lanes, store_tile};
 use crate::Bits;
 
-/// Where results go.
-pub(crate) enum Output<'a> {
-    /// `[m, rows]` floats, and a bias per row of weights.
-    Floats(SharedOut<'a, f32>, Option<&'a [f32]>),
-    /// `[m, rows, groups]` sums.
-    Sums(SharedOut<'a, i32>),
+/// Where results go. The caller of its methods is the task that owns the rows and blocks.
+pub(crate) trait Output: Sync {
+    /// Takes the sums of a group.
+    fn sums<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        blocks: [usize; NB],
+        group: usize,
+        sums: &[[S::I32; NB]; M],
+    );
+    /// Takes the scaled sums of whole rows.
+    fn results<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        blocks: [usize; NB],
+        x: &Inputs<'_>,
+        results: &[[S::F32; NB]; M],
+    );
+}
+
+/// `[m, rows]` floats, with a bias per row of weights.
+pub(crate) struct Floats<'a> {
+    pub(crate) out: SharedOut<'a, f32>,
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) rows: usize,
+}
+
+impl Output for Floats<'_> {
+    #[inline(always)]
+    fn sums<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        _: S,
+        _: usize,
+        _: [usize; NB],
+        _: usize,
+        _: &[[S::I32; NB]; M],
+    ) {
+    }
+
+    #[inline(always)]
+    fn results<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        blocks: [usize; NB],
+        x: &Inputs<'_>,
+        results: &[[S::F32; NB]; M],
+    ) {
+        let mut y = [[simd.splat_f32(0.0); NB]; M];
+        for b in 0..NB {
+            let bias = load_lanes(simd, self.bias, blocks[b]);
+            for i in 0..M {
+                y[i][b] = simd.fma_f32(results[i][b], simd.splat_f32(x.scale(row + i)), bias);
+            }
+        }
+        store_tile(simd, &self.out, self.rows, row, blocks, &y);
+    }
+}
+
+/// `[m, rows, groups]` integers.
+pub(crate) struct Sums<'a> {
+    pub(crate) out: SharedOut<'a, i32>,
+    pub(crate) rows: usize,
+    pub(crate) groups: usize,
+}
+
+impl Output for Sums<'_> {
+    #[inline(always)]
+    fn sums<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        blocks: [usize; NB],
+        group: usize,
+        sums: &[[S::I32; NB]; M],
+    ) {
+        let mut lanes = [[[0; LANES]; NB]; M];
+        for i in 0..M {
+            for b in 0..NB {
+                simd.store_i32(sums[i][b], &mut lanes[i][b]);
+            }
+        }
+        for (i, lanes) in lanes.iter().enumerate() {
+            for (&block, lanes) in blocks.iter().zip(lanes) {
+                for (lane, sum) in lanes.iter().enumerate().take(self.rows - block * LANES) {
+                    let at = ((row + i) * self.rows + block * LANES + lane) * self.groups + group;
+                    // SAFETY: the driver gives each row and block to one task, and with it these cells.
+                    unsafe { self.out.write(at, &[*sum]) };
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn results<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        _: S,
+        _: usize,
+        _: [usize; NB],
+        _: &Inputs<'_>,
+        _: &[[S::F32; NB]; M],
+    ) {
+    }
 }
 
 /// A product with quantized inputs.
-pub(crate) struct IntegerJob<'a> {
+pub(crate) struct IntegerJob<'a, O> {
     pub(crate) x: Inputs<'a>,
     pub(crate) w: &'a Blocked,
-    pub(crate) out: Output<'a>,
+    pub(crate) out: O,
 }
 
-impl Job for IntegerJob<'_> {
+impl<O: Output> Job for IntegerJob<'_, O> {
     fn rows(&self) -> usize {
         self.x.rows()
     }
@@ -56,8 +155,11 @@ impl Job for IntegerJob<'_> {
     }
 }
 
-impl IntegerJob<'_> {
+impl<O: Output> IntegerJob<'_, O> {
     /// `M` rows by `NB` blocks. `SUM_WEIGHTS`: weight sums are computed here, group by group.
+    ///
+    /// With many rows it pays to subtract zero points from INT4 codes as they are unpacked (which leaves
+    /// `[-15, 15]`), because that drops the third sum for all of them.
     #[inline(always)]
     fn tile<S: Simd, const M: usize, const NB: usize, const INT4: bool, const SUM_WEIGHTS: bool>(
         &self,
@@ -66,124 +168,129 @@ impl IntegerJob<'_> {
         blocks: [usize; NB],
     ) {
         let w = self.w;
-        let x: [*const u8; M] = std::array::from_fn(|i| self.x.row(row + i));
-        let mut lines: [*const u8; NB] = std::array::from_fn(|b| w.block_lines(blocks[b]));
-        let mut sums = [[simd.splat_f32(0.0); NB]; M];
-        let mut at = 0;
-        let x_step = if !INT4 && S::CENTERED_INPUT8 { 8 } else { 4 };
+        let signed = INT4 && M >= 4;
         let centered = !INT4 && S::CENTERED_INPUT8;
+        let x_step = if INT4 || centered { 8 } else { 4 };
+
+        let zero = simd.splat_i32(0);
+        let mut x = [std::ptr::null(); M];
+        let mut x_zeros = [0; M];
+        for i in 0..M {
+            x[i] = self.x.row(row + i);
+            x_zeros[i] = self.x.zero_point(row + i);
+        }
+        let mut lines = [std::ptr::null(); NB];
+        for b in 0..NB {
+            lines[b] = w.block_lines(blocks[b]);
+        }
+        let mut results = [[simd.splat_f32(0.0); NB]; M];
+        let mut at = 0;
 
         for group in 0..w.groups_per_row() {
-            let mut acc = [[simd.splat_i32(0); NB]; M];
-            let mut weight_sums = [simd.splat_i32(0); NB];
-            for _ in 0..w.steps(group) {
-                let line: [S::Bytes; NB] = std::array::from_fn(|b| {
-                    simd.prefetch(lines[b].wrapping_add(PREFETCH_BYTES));
-                    // SAFETY: `lines[b]` starts at a block's first line and advances one line a step;
-                    // the steps of all groups are the lines of a block.
-                    unsafe { simd.load_line(lines[b]) }
-                });
-                lines = lines.map(|l| l.wrapping_add(LINE_BYTES));
+            let mut zero_points = [zero; NB];
+            for b in 0..NB {
+                zero_points[b] = match w.zero_points(blocks[b], group) {
+                    Some(values) => simd.widen_i8(values),
+                    None => zero,
+                };
                 if INT4 {
-                    let low = line.map(|l| simd.low_nibbles(l));
-                    for i in 0..M {
-                        for b in 0..NB {
-                            // SAFETY: an input row holds as many codes as a block has columns, padding
-                            // included, and `at` advances by the columns of a line.
-                            acc[i][b] = unsafe { simd.dot4(acc[i][b], x[i].wrapping_add(at), low[b]) };
+                    // INT4 codes are stored plus 8, and so are their zero points in effect.
+                    zero_points[b] = simd.add_i32(zero_points[b], simd.splat_i32(8));
+                }
+            }
+            let mut acc = [[zero; NB]; M];
+            let mut weight_sums = [zero; NB];
+            for _ in 0..w.steps(group) {
+                let mut line = [simd.zero_bytes(); NB];
+                for b in 0..NB {
+                    simd.prefetch(lines[b].wrapping_add(PREFETCH_BYTES));
+                    // SAFETY: `lines[b]` starts at a block's first line and advances one line a step; the
+                    // steps of all groups are the lines of a block.
+                    line[b] = unsafe { simd.load_line(lines[b]) };
+                    lines[b] = lines[b].wrapping_add(LINE_BYTES);
+                }
+                if INT4 {
+                    let mut codes = [[simd.zero_bytes(); NB]; 2];
+                    for b in 0..NB {
+                        codes[0][b] = simd.low_nibbles(line[b]);
+                        codes[1][b] = simd.high_nibbles(line[b]);
+                        if signed {
+                            let zero_point = simd.repeat_byte(zero_points[b]);
+                            codes[0][b] = simd.sub_bytes(codes[0][b], zero_point);
+                            codes[1][b] = simd.sub_bytes(codes[1][b], zero_point);
+                        }
+                        if SUM_WEIGHTS {
+                            let both = simd.add_bytes(codes[0][b], codes[1][b]);
+                            weight_sums[b] = simd.sum4(weight_sums[b], both);
                         }
                     }
-                    let high = line.map(|l| simd.high_nibbles(l));
-                    for i in 0..M {
-                        for b in 0..NB {
-                            // SAFETY: as above; the high nibbles are the second four columns.
-                            acc[i][b] = unsafe { simd.dot4(acc[i][b], x[i].wrapping_add(at + 4), high[b]) };
+                    for half in 0..2 {
+                        for i in 0..M {
+                            let x = x[i].wrapping_add(at + 4 * half);
+                            for b in 0..NB {
+                                // SAFETY: an input row holds as many codes as a block has columns, padding
+                                // included; `at` advances by the columns of a line, and the high nibbles
+                                // are its second four.
+                                acc[i][b] = unsafe { simd.dot4(acc[i][b], x, codes[half][b]) };
+                            }
                         }
                     }
-                    if SUM_WEIGHTS {
-                        for b in 0..NB {
-                            weight_sums[b] = simd.sum4(weight_sums[b], simd.add_bytes(low[b], high[b]));
-                        }
-                    }
-                    at += 8;
                 } else {
-                    let operand = line.map(|l| simd.operand8(l));
-                    for i in 0..M {
-                        for b in 0..NB {
-                            // SAFETY: as for INT4, with inputs of the type that this instruction set
-                            // takes, which is what the job was built with.
-                            acc[i][b] = unsafe { simd.dot8(acc[i][b], x[i].wrapping_add(at), operand[b]) };
-                        }
-                    }
-                    if SUM_WEIGHTS && !centered {
-                        for b in 0..NB {
+                    let mut operand = [simd.operand8(line[0]); NB];
+                    for b in 0..NB {
+                        operand[b] = simd.operand8(line[b]);
+                        if SUM_WEIGHTS && !centered {
                             weight_sums[b] = simd.sum8(weight_sums[b], line[b]);
                         }
                     }
-                    at += x_step;
+                    for i in 0..M {
+                        let x = x[i].wrapping_add(at);
+                        for b in 0..NB {
+                            // SAFETY: as for INT4, with inputs of the type that this instruction set
+                            // takes, which is what the job was built with.
+                            acc[i][b] = unsafe { simd.dot8(acc[i][b], x, operand[b]) };
+                        }
+                    }
                 }
+                at += x_step;
             }
 
+            if !SUM_WEIGHTS && !centered {
+                for b in 0..NB {
+                    weight_sums[b] = simd.load_i32(w.row_sums(blocks[b]));
+                    if signed {
+                        let columns = simd.splat_i32(w.padded_cols() as i32);
+                        weight_sums[b] = simd.sub_i32(weight_sums[b], simd.mul_i32(zero_points[b], columns));
+                    }
+                }
+            }
+            let mut scales = [simd.splat_f32(0.0); NB];
             for b in 0..NB {
-                let weight_sum =
-                    if SUM_WEIGHTS { weight_sums[b] } else { simd.load_i32(w.row_sums(blocks[b])) };
-                let zero_points = w.zero_points(blocks[b], group).map(|z| simd.widen_i8(z));
-                // INT4 codes are stored plus 8, and so are their zero points in effect.
-                let zero_points = match zero_points {
-                    Some(z) if INT4 => Some(simd.add_i32(z, simd.splat_i32(8))),
-                    None if INT4 => Some(simd.splat_i32(8)),
-                    other => other,
+                scales[b] = match w.scales(blocks[b], group) {
+                    LaneScales::F32(values) => simd.load_f32(values),
+                    LaneScales::F16(values) => simd.load_f16(values),
                 };
-                let scale = match w.scales(blocks[b], group) {
-                    LaneScales::F32(v) => simd.load_f32(v),
-                    LaneScales::F16(v) => simd.load_f16(v),
-                };
+            }
+            if !signed && w.needs_input_sums() {
+                let x_sums = self.x.group_sums::<M>(row, group);
                 for i in 0..M {
-                    let mut total = acc[i][b];
+                    let x_sum = simd.splat_i32(x_sums[i]);
+                    for b in 0..NB {
+                        acc[i][b] = simd.sub_i32(acc[i][b], simd.mul_i32(x_sum, zero_points[b]));
+                    }
+                }
+            }
+            for i in 0..M {
+                let x_zero = simd.splat_i32(x_zeros[i]);
+                for b in 0..NB {
                     if !centered {
-                        let x_zero = simd.splat_i32(self.x.zero_point(row + i));
-                        total = simd.sub_i32(total, simd.mul_i32(x_zero, weight_sum));
+                        acc[i][b] = simd.sub_i32(acc[i][b], simd.mul_i32(x_zero, weight_sums[b]));
                     }
-                    if let Some(zero_points) = zero_points {
-                        let x_sum = simd.splat_i32(self.x.group_sum(row + i, group));
-                        total = simd.sub_i32(total, simd.mul_i32(x_sum, zero_points));
-                    }
-                    if let Output::Sums(out) = &self.out {
-                        self.store_sums(simd, out, row + i, blocks[b], group, total);
-                    }
-                    sums[i][b] = simd.fma_f32(simd.to_f32(total), scale, sums[i][b]);
+                    results[i][b] = simd.fma_f32(simd.to_f32(acc[i][b]), scales[b], results[i][b]);
                 }
             }
+            self.out.sums(simd, row, blocks, group, &acc);
         }
-
-        if let Output::Floats(out, bias) = &self.out {
-            for b in 0..NB {
-                let bias = super::load_lanes(simd, *bias, blocks[b]);
-                for i in 0..M {
-                    let y = simd.fma_f32(sums[i][b], simd.splat_f32(self.x.scale(row + i)), bias);
-                    store_lanes(simd, out, w.rows(), row + i, blocks[b], y);
-                }
-            }
-        }
-    }
-
-    #[inline(never)]
-    fn store_sums<S: Simd>(
-        &self,
-        simd: S,
-        out: &SharedOut<'_, i32>,
-        row: usize,
-        block: usize,
-        group: usize,
-        sums: S::I32,
-    ) {
-        let (rows, groups) = (self.w.rows(), self.w.groups_per_row());
-        let mut lanes = [0; LANES];
-        simd.store_i32(sums, &mut lanes);
-        for (lane, sum) in lanes.into_iter().enumerate().take(rows - block * LANES) {
-            let at = (row * rows + block * LANES + lane) * groups + group;
-            // SAFETY: each (row, block) belongs to one task, and with it these cells.
-            unsafe { out.write(at, &[sum]) };
-        }
+        self.out.results(simd, row, blocks, &self.x, &results);
     }
 }

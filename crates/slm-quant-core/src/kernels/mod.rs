@@ -10,6 +10,7 @@
 //! | `avx2`, `avx512vnni` | those operations in one instruction set each |
 //! | `integer`, `float` | a tile of the product, with 8-bit and with float inputs |
 //! | `driver` | tiles and threads |
+//! | `measure` | what the processor can do at most |
 //! | `packed` | weights together with the kernel that reads them |
 
 mod activations;
@@ -22,6 +23,7 @@ mod driver;
 mod float;
 mod integer;
 mod kind;
+mod measure;
 mod packed;
 mod scalar;
 mod shared_out;
@@ -29,6 +31,7 @@ mod simd;
 
 pub use activations::{ActivationQuant, QuantizedActivations, quantize_activations};
 pub use kind::KernelKind;
+pub use measure::{measure_peak_ops, measure_read_bandwidth};
 
 pub(crate) use packed::Packed;
 
@@ -43,7 +46,7 @@ use crate::QuantizedMatrix;
 use activations::{FloatInputs, Inputs};
 use blocked::Blocked;
 use float::FloatJob;
-use integer::{IntegerJob, Output};
+use integer::{Floats, IntegerJob, Sums};
 
 /// An implementation of the matrix products. A value exists only where the processor has its instructions.
 ///
@@ -81,12 +84,14 @@ impl<S: Simd> Kernel for S {
 
     fn linear_quantized(self, x: &QuantizedActivations, w: &Blocked, bias: Option<&[f32]>, out: &mut [f32]) {
         let x = Inputs::new(x, w, S::CENTERED_INPUT8);
-        driver::run(self, &IntegerJob { x, w, out: Output::Floats(SharedOut::new(out), bias) });
+        let out = Floats { out: SharedOut::new(out), bias, rows: w.rows() };
+        driver::run(self, &IntegerJob { x, w, out });
     }
 
     fn accumulate(self, x: &QuantizedActivations, w: &Blocked, out: &mut [i32]) {
         let x = Inputs::new(x, w, S::CENTERED_INPUT8);
-        driver::run(self, &IntegerJob { x, w, out: Output::Sums(SharedOut::new(out)) });
+        let out = Sums { out: SharedOut::new(out), rows: w.rows(), groups: w.groups_per_row() };
+        driver::run(self, &IntegerJob { x, w, out });
     }
 
     fn linear_float(self, x: &[f32], w: &Blocked, bias: Option<&[f32]>, out: &mut [f32]) {
@@ -97,7 +102,7 @@ impl<S: Simd> Kernel for S {
 
 /// How far ahead of its reads a kernel asks for weights. About the bytes that arrive during one memory
 /// latency on each of four streams.
-const PREFETCH_BYTES: usize = 1536;
+const PREFETCH_BYTES: usize = 512;
 
 /// The values of a block's lanes out of one value per row of weights; zeros where there is none.
 #[inline(always)]
@@ -112,21 +117,30 @@ fn load_lanes<S: Simd>(simd: S, values: Option<&[f32]>, block: usize) -> S::F32 
     simd.load_f32(&lanes)
 }
 
-/// Writes a block's lanes to row `row` of a `[m, width]` output, as far as the width goes.
+/// Writes a tile to rows `row..row + M` of a `[m, width]` output, as far as the width goes.
 ///
-/// The caller is the task that owns this row and block.
+/// The caller is the task that owns these rows and blocks.
 #[inline(always)]
-fn store_lanes<S: Simd>(
+fn store_tile<S: Simd, const M: usize, const NB: usize>(
     simd: S,
     out: &SharedOut<'_, f32>,
     width: usize,
     row: usize,
-    block: usize,
-    values: S::F32,
+    blocks: [usize; NB],
+    tile: &[[S::F32; NB]; M],
 ) {
-    let mut lanes = [0.0; LANES];
-    simd.store_f32(values, &mut lanes);
-    let count = LANES.min(width - block * LANES);
-    // SAFETY: the driver gives each row and block to one task, so that no other thread writes these cells.
-    unsafe { out.write(row * width + block * LANES, &lanes[..count]) }
+    let mut lanes = [[[0.0; LANES]; NB]; M];
+    for i in 0..M {
+        for b in 0..NB {
+            simd.store_f32(tile[i][b], &mut lanes[i][b]);
+        }
+    }
+    for (i, lanes) in lanes.iter().enumerate() {
+        for (&block, lanes) in blocks.iter().zip(lanes) {
+            let count = LANES.min(width - block * LANES);
+            // SAFETY: the driver gives each row and block to one task, so that no other thread writes
+            // these cells.
+            unsafe { out.write((row + i) * width + block * LANES, &lanes[..count]) }
+        }
+    }
 }

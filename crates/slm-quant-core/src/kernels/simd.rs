@@ -55,7 +55,13 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn low_nibbles(self, bytes: Self::Bytes) -> Self::Bytes;
     /// The high half of every byte.
     fn high_nibbles(self, bytes: Self::Bytes) -> Self::Bytes;
-    /// Adds bytes.
+    /// 64 zeros.
+    fn zero_bytes(self) -> Self::Bytes;
+    /// Subtracts bytes, wrapping.
+    fn sub_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// The integer of each lane, which must be in `[0, 255]`, as each of the lane's bytes.
+    fn repeat_byte(self, values: Self::I32) -> Self::Bytes;
+    /// Adds bytes, wrapping.
     fn add_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
 
     /// Prepares INT8 codes for [`Simd::dot8`].
@@ -67,12 +73,13 @@ pub(crate) trait Simd: Copy + Send + Sync {
     unsafe fn dot8(self, acc: Self::I32, x: *const u8, w: Self::Operand8) -> Self::I32;
     /// Adds to each lane the sum of its 4 signed bytes.
     fn sum8(self, acc: Self::I32, w: Self::Bytes) -> Self::I32;
-    /// Adds to each lane the products of its 4 bytes with the 4 inputs at `x`. The bytes must be at most 30.
+    /// Adds to each lane the products of its 4 signed bytes with the 4 inputs at `x`. The bytes must be at
+    /// most 30 in magnitude.
     ///
     /// # Safety
     /// `x` must point to 4 readable bytes.
     unsafe fn dot4(self, acc: Self::I32, x: *const u8, w: Self::Bytes) -> Self::I32;
-    /// Adds to each lane the sum of its 4 bytes, each at most 30.
+    /// Adds to each lane the sum of its 4 signed bytes, each at most 30 in magnitude.
     fn sum4(self, acc: Self::I32, w: Self::Bytes) -> Self::I32;
 
     /// The same integer in every lane.
