@@ -7,6 +7,7 @@ use burn::tensor::{Bool, Device, Tensor, TensorData};
 use slm_quant_nn::Linear;
 
 use crate::config::ModelConfig;
+use crate::decode_attention::{self, CacheRange};
 use crate::error::Result;
 use crate::kv_cache::LayerCache;
 use crate::names::attention_linears;
@@ -107,21 +108,36 @@ impl Attention {
         };
         let mut q = split(self.q_proj.forward(x.clone()), heads, &self.q_norm);
         let mut k = split(self.k_proj.forward(x.clone()), kv_heads, &self.k_norm);
-        let mut v = split(self.v_proj.forward(x), kv_heads, &None);
+        let v = split(self.v_proj.forward(x), kv_heads, &None);
         if let Some(rotary) = &context.rotary {
             q = rotary.rotate(q);
             k = rotary.rotate(k);
         }
-        if let Some(cache) = cache {
-            (k, v) = cache.append(k, v, context.start, context.first);
-        }
-        // The queries that share a KV head become rows of one head, so that keys and values need not be
-        // repeated.
-        let q = q.reshape([batch, kv_heads, heads / kv_heads * len, head_dim]);
+        let y = match cache {
+            None => self.attend(q, k, v, context),
+            Some(cache) => {
+                cache.store(k, v, context.start);
+                let range = CacheRange { first: context.first, end: context.start + len };
+                if len == 1 && decode_attention::is_supported(&q.device()) {
+                    let (keys, values) = cache.buffers();
+                    decode_attention::decode_attention(q, keys, values, range)
+                } else {
+                    let (k, v) = cache.held(range);
+                    self.attend(q, k, v, context)
+                }
+            }
+        };
+        self.o_proj.forward(y.swap_dims(1, 2).reshape([batch, len, heads * head_dim]))
+    }
+
+    /// Burn's attention. The queries that share a KV head become rows of one head, so that keys and values
+    /// need not be repeated.
+    fn attend(&self, q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, context: &AttentionContext) -> Tensor<4> {
+        let [batch, heads, len, head_dim] = q.dims();
+        let rows = q.reshape([batch, self.num_kv_heads, heads / self.num_kv_heads * len, head_dim]);
         let options = AttentionModuleOptions::default();
-        let y = attention(q, k, v, context.mask.clone(), None, options);
-        let y = y.reshape([batch, heads, len, head_dim]).swap_dims(1, 2);
-        self.o_proj.forward(y.reshape([batch, len, heads * head_dim]))
+        let y = attention(rows, k, v, context.mask.clone(), None, options);
+        y.reshape([batch, heads, len, head_dim])
     }
 
     /// Visits the q/k norms.

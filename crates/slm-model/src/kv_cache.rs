@@ -2,6 +2,8 @@
 
 use burn::tensor::{Device, Tensor};
 
+use crate::decode_attention::CacheRange;
+
 /// Keys and values of one layer, `[batch, kv_heads, capacity, head_dim]` each.
 #[derive(Debug, Clone)]
 pub(crate) struct LayerCache {
@@ -10,23 +12,26 @@ pub(crate) struct LayerCache {
 }
 
 impl LayerCache {
-    /// Writes the keys and values of positions `start..` and gives back those of `first .. start + len`.
+    /// Writes the keys and values of the positions from `start` on.
     ///
     /// Nothing else refers to the buffers while they are written, so the backends write in place.
-    pub(crate) fn append(
-        &mut self,
-        keys: Tensor<4>,
-        values: Tensor<4>,
-        start: usize,
-        first: usize,
-    ) -> (Tensor<4>, Tensor<4>) {
+    pub(crate) fn store(&mut self, keys: Tensor<4>, values: Tensor<4>, start: usize) {
         let [batch, heads, len, head_dim] = keys.dims();
-        let end = start + len;
-        let store = |buffer: &mut Tensor<4>, new: Tensor<4>| {
-            buffer.inplace(|buffer| buffer.slice_assign([0..batch, 0..heads, start..end, 0..head_dim], new));
-            buffer.clone().slice([0..batch, 0..heads, first..end, 0..head_dim])
-        };
-        (store(&mut self.keys, keys), store(&mut self.values, values))
+        let region = [0..batch, 0..heads, start..start + len, 0..head_dim];
+        self.keys.inplace(|buffer| buffer.slice_assign(region.clone(), keys));
+        self.values.inplace(|buffer| buffer.slice_assign(region, values));
+    }
+
+    /// Keys and values of the positions of `range`.
+    pub(crate) fn held(&self, range: CacheRange) -> (Tensor<4>, Tensor<4>) {
+        let [batch, heads, _, head_dim] = self.keys.dims();
+        let region = [0..batch, 0..heads, range.first..range.end, 0..head_dim];
+        (self.keys.clone().slice(region.clone()), self.values.clone().slice(region))
+    }
+
+    /// The whole buffers of keys and values.
+    pub(crate) fn buffers(&self) -> (Tensor<4>, Tensor<4>) {
+        (self.keys.clone(), self.values.clone())
     }
 }
 

@@ -10,6 +10,7 @@ mod attention;
 mod block;
 mod config;
 mod config_raw;
+mod decode_attention;
 mod error;
 mod eval;
 mod generate;
