@@ -51,7 +51,7 @@ pub enum Error {
         limit: u64,
     },
     /// A JSON file that does not parse, lacks a field or has an unknown one.
-    #[error("{}: {source}; restore the file from a good copy, or write the checkpoint again", path.display())]
+    #[error("{}: {source}; restore the file from a good copy", path.display())]
     Json {
         /// The file.
         path: PathBuf,

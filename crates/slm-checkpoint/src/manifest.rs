@@ -59,34 +59,43 @@ impl Manifest {
     /// Compares `file`, which is `dir/name` and open, with its record.
     pub(crate) fn verify_open(&self, dir: &Path, name: &str, file: &mut File) -> Result<()> {
         let path = dir.join(name);
-        let record = self.files.get(name).ok_or_else(|| Error::Unlisted { path: path.clone() })?;
-        let refuse = |what, expected: String, found: String| {
-            Err(Error::Checksum { path: path.clone(), what, expected, found })
-        };
+        let record = self.record(&path, name)?;
+        // First the size, which costs nothing.
         let size = file.metadata().map_err(Error::io(&path, "read the size"))?.len();
-        if size != record.size {
-            return refuse("size", record.size.to_string(), size.to_string());
-        }
-        let found = FileRecord::of(&path, file)?;
-        if found.sha256 != record.sha256 {
-            return refuse("SHA-256", record.sha256.clone(), found.sha256);
-        }
-        Ok(())
+        record.check_size(&path, size)?;
+        record.check(&path, &FileRecord::of(&path, file)?)
     }
 
     /// [`Manifest::verify_open`] for bytes that are in memory.
     pub(crate) fn verify_bytes(&self, dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
         let path = dir.join(name);
-        let record = self.files.get(name).ok_or_else(|| Error::Unlisted { path: path.clone() })?;
-        let found = sha256(bytes);
-        if found != record.sha256 {
-            return Err(Error::Checksum { path, what: "SHA-256", expected: record.sha256.clone(), found });
-        }
-        Ok(())
+        let found = FileRecord { size: bytes.len() as u64, sha256: sha256(bytes) };
+        self.record(&path, name)?.check(&path, &found)
+    }
+
+    fn record(&self, path: &Path, name: &str) -> Result<&FileRecord> {
+        self.files.get(name).ok_or_else(|| Error::Unlisted { path: path.to_owned() })
     }
 }
 
 impl FileRecord {
+    fn check(&self, path: &Path, found: &Self) -> Result<()> {
+        self.check_size(path, found.size)?;
+        if self.sha256 == found.sha256 {
+            return Ok(());
+        }
+        let (expected, found) = (self.sha256.clone(), found.sha256.clone());
+        Err(Error::Checksum { path: path.to_owned(), what: "SHA-256", expected, found })
+    }
+
+    fn check_size(&self, path: &Path, found: u64) -> Result<()> {
+        if self.size == found {
+            return Ok(());
+        }
+        let (expected, found) = (self.size.to_string(), found.to_string());
+        Err(Error::Checksum { path: path.to_owned(), what: "size", expected, found })
+    }
+
     fn of(path: &Path, file: &mut File) -> Result<Self> {
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; 1 << 20];

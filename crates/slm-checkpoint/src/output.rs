@@ -80,18 +80,26 @@ impl OutputDir {
     }
 }
 
-/// Swaps two directories in one step, so that there is an old or a new one at every instant.
-#[cfg(target_os = "linux")]
+/// Swaps two directories: in one step where the system and its file system can, so that there is an old or a
+/// new one at every instant.
 fn exchange(new: &Path, target: &Path) -> Result<()> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    renameat_with(CWD, new, CWD, target, RenameFlags::EXCHANGE)
-        .map_err(|errno| Error::io(target, "replace")(errno.into()))
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        use rustix::io::Errno;
+        match renameat_with(CWD, new, CWD, target, RenameFlags::EXCHANGE) {
+            Ok(()) => return Ok(()),
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+            Err(errno) => return Err(Error::io(target, "replace")(errno.into())),
+        }
+    }
+    tracing::warn!("{}: replaced in two steps: this file system cannot do it in one", target.display());
+    exchange_in_steps(new, target)
 }
 
-/// Swaps two directories. This system has no call for it: for an instant there is nothing at `target`, and
-/// the old directory lies beside it.
-#[cfg(not(target_os = "linux"))]
-fn exchange(new: &Path, target: &Path) -> Result<()> {
+/// Swaps two directories by renaming. Between the steps there is nothing at `target`, and the old directory
+/// lies beside it under a name that ends in `-replaced`.
+fn exchange_in_steps(new: &Path, target: &Path) -> Result<()> {
     let mut aside = new.as_os_str().to_owned();
     aside.push("-replaced");
     let aside = PathBuf::from(aside);
@@ -191,6 +199,24 @@ mod tests {
         let file = root.path().join("file");
         fs::write(&file, "").unwrap();
         assert!(matches!(OutputDir::create(&file, true), Err(Error::OutputNotOurs { .. })));
+    }
+
+    #[test]
+    fn both_ways_of_swapping_swap() {
+        for swap in [exchange, exchange_in_steps] {
+            let root = tempfile::tempdir().unwrap();
+            let (new, target) = (root.path().join("new"), root.path().join("target"));
+            for dir in [&new, &target] {
+                fs::create_dir(dir).unwrap();
+                fs::write(dir.join("was"), dir.file_name().unwrap().as_encoded_bytes()).unwrap();
+            }
+            swap(&new, &target).unwrap();
+            assert_eq!(fs::read(target.join("was")).unwrap(), b"new");
+            assert_eq!(fs::read(new.join("was")).unwrap(), b"target");
+            assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2);
+            assert!(swap(&root.path().join("absent"), &target).is_err());
+            assert_eq!(fs::read(target.join("was")).unwrap(), b"new");
+        }
     }
 
     #[test]

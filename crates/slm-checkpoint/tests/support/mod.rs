@@ -1,0 +1,153 @@
+//! Small models to write and damage.
+#![allow(dead_code)] // Each test binary uses its own part.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use slm_checkpoint::{
+    CalibrationRecord, Checkpoint, LayerMetadata, METADATA_VERSION, QuantizationMetadata, QuantizationMode,
+    SaveRequest, SkippedLayer, TokenizerInfo, WeightError, save, sha256,
+};
+use slm_model::{ModelConfig, Transformer};
+use slm_quant_core::{
+    ActivationGranularity, ActivationQuant, Bits, Granularity, KernelKind, Mapping, ObserverKind,
+    PackedMatrix, QParams, QuantScheme, QuantizationType, QuantizedMatrix, quantize_matrix,
+};
+use slm_quant_nn::{Linear, NamedLinears};
+
+/// A tokenizer with ids 0 to 8.
+pub(crate) const TOKENIZER: &str = r#"{"added_tokens":[{"id":8,"content":"<s>"}],
+    "model":{"type":"BPE","vocab":{"a":0,"b":1,"c":2,"d":3,"e":4,"f":5,"g":6,"h":7},"merges":[]}}"#;
+
+/// 2 layers, odd sizes.
+pub(crate) fn small_config() -> ModelConfig {
+    let mut config = ModelConfig::new(11, 12, 7, 2, 2, 16);
+    config.num_kv_heads = 1;
+    config
+}
+
+/// As small as a model can be, for tests that go through every byte.
+pub(crate) fn tiniest_model() -> Transformer {
+    let mut config = ModelConfig::new(9, 4, 3, 1, 2, 4);
+    config.num_kv_heads = 1;
+    Transformer::new(&config, 1, &Device::flex()).unwrap()
+}
+
+pub(crate) fn small_model() -> Transformer {
+    Transformer::new(&small_config(), 1, &Device::flex()).unwrap()
+}
+
+pub(crate) fn request(metadata: Option<&QuantizationMetadata>) -> SaveRequest<'_> {
+    SaveRequest {
+        tokenizer_json: Some(TOKENIZER.as_bytes()),
+        tokenizer: TokenizerInfo { bos_token_id: Some(8), eos_token_ids: vec![8, 2] },
+        metadata,
+        ..SaveRequest::default()
+    }
+}
+
+/// A float checkpoint at `dir`.
+pub(crate) fn save_float(dir: &Path) {
+    save(dir, &small_model(), &request(None), false).unwrap();
+}
+
+/// A quantized checkpoint at `dir`.
+pub(crate) fn save_quantized(dir: &Path, scheme: QuantScheme, activation: ActivationQuant) -> Transformer {
+    let mut model = small_model();
+    let metadata = quantize(&mut model, scheme, activation, &["layers.0.mlp.up_proj"]);
+    save(dir, &model, &request(Some(&metadata)), false).unwrap();
+    model
+}
+
+pub(crate) fn static_activation() -> ActivationQuant {
+    ActivationQuant::Static(QParams { scale: 0.037, zero_point: 131 })
+}
+
+pub(crate) fn affine_groups() -> QuantScheme {
+    QuantScheme::per_tensor(Bits::Int4)
+        .with_granularity(Granularity::PerGroup { group_size: 5 })
+        .with_mapping(Mapping::Affine)
+}
+
+/// Quantizes every linear layer but those in `skip`.
+pub(crate) fn quantize(
+    model: &mut Transformer,
+    scheme: QuantScheme,
+    activation: ActivationQuant,
+    skip: &[&str],
+) -> QuantizationMetadata {
+    let (mut layers, mut skipped) = (Vec::new(), Vec::new());
+    model.for_each_linear_mut(&mut |name, linear| {
+        let (rows, cols) = (linear.out_features(), linear.in_features());
+        if skip.contains(&name) {
+            let reason = "named by a skip pattern".to_owned();
+            skipped.push(SkippedLayer { name: name.to_owned(), shape: [rows, cols], reason });
+            return;
+        }
+        let weight = linear.float_weight().unwrap().into_data().try_into_vec::<f32>().unwrap();
+        let matrix = quantize_matrix(&weight, rows, cols, scheme, &ObserverKind::MinMax).unwrap();
+        let qparams = match activation {
+            ActivationQuant::Static(qparams) => Some(qparams),
+            _ => None,
+        };
+        let error = WeightError { sqnr_db: f64::INFINITY, max_abs_error: 0.125, clipped_share: f64::NAN };
+        layers.push(LayerMetadata::new(name, &matrix, qparams, error));
+        let packed = PackedMatrix::new(matrix, KernelKind::select().unwrap()).unwrap();
+        let bias = linear.bias.as_ref().map(|bias| bias.val());
+        *linear = Linear::from_packed(Arc::new(packed), activation, bias).unwrap();
+    });
+    let (quantization_type, activation_granularity) = match activation {
+        ActivationQuant::Static(_) => (QuantizationType::Static, None),
+        ActivationQuant::Dynamic(granularity) => (QuantizationType::Dynamic, Some(granularity)),
+        ActivationQuant::Float => (QuantizationType::WeightOnly, None),
+    };
+    QuantizationMetadata {
+        format_version: METADATA_VERSION,
+        program_version: "0.1.0".to_owned(),
+        mode: QuantizationMode::Ptq,
+        quantization_type,
+        bits: scheme.bits,
+        granularity: scheme.granularity,
+        mapping: scheme.mapping,
+        scale_dtype: scheme.scale_dtype,
+        weight_observer: "min-max".to_owned(),
+        activation_observer: None,
+        activation_granularity,
+        layers,
+        skipped,
+        source_sha256: Some(sha256(b"source")),
+        calibration: Some(CalibrationRecord { text_sha256: sha256(b"text"), tokens: 4 }),
+    }
+}
+
+/// Everything a model holds: float tensors as bits, and packed weights.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Content {
+    pub(crate) floats: Vec<(String, Vec<u32>)>,
+    pub(crate) packed: Vec<(String, QuantizedMatrix, ActivationQuant)>,
+}
+
+pub(crate) fn content(model: &Transformer) -> Content {
+    let (mut floats, mut packed) = (Vec::new(), Vec::new());
+    let done = model.for_each_tensor::<std::convert::Infallible>(&mut |name, data| {
+        let values = data.try_into_vec::<f32>().unwrap();
+        floats.push((name.to_owned(), values.into_iter().map(f32::to_bits).collect()));
+        Ok(())
+    });
+    let Ok(()) = done;
+    model.for_each_linear(&mut |name, linear| {
+        if let Some(weight) = linear.packed() {
+            packed.push((name.to_owned(), weight.matrix().unpack(), weight.activation()));
+        }
+    });
+    Content { floats, packed }
+}
+
+pub(crate) fn load(dir: &Path) -> slm_checkpoint::Result<Transformer> {
+    Checkpoint::open(dir)?.load_model(&Device::flex())
+}
+
+pub(crate) fn per_token() -> ActivationQuant {
+    ActivationQuant::Dynamic(ActivationGranularity::PerToken)
+}
