@@ -63,7 +63,7 @@ fn transpose(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
 
 impl Files {
     /// Renames GPT-2's tensors: its linear weights are stored `[in, out]`, q, k and v in one.
-    fn from_gpt2(self) -> Self {
+    fn into_canonical_gpt2(self) -> Self {
         let mut tensors = HashMap::new();
         for (name, (shape, values)) in self.0 {
             let canonical = match name.as_str() {
@@ -191,7 +191,7 @@ fn check(name: &str) {
     for device in [Device::ndarray(), Device::flex()] {
         let mut files = Files::read(&folder);
         if config.position == Position::Learned {
-            files = files.from_gpt2();
+            files = files.into_canonical_gpt2();
         }
         let model = Transformer::from_tensors(&config, &mut files, &device).unwrap();
         assert!(files.0.is_empty(), "{name}: not asked for {:?}", files.0.keys());
