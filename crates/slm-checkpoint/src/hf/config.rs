@@ -256,3 +256,7 @@ fn gpt2(fields: &Fields<'_>) -> Result<ModelConfig> {
     model.tie_word_embeddings = fields.bool("tie_word_embeddings")?.unwrap_or(true);
     Ok(model)
 }
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -119,3 +119,56 @@ pub(super) fn is_buffer(family: Family, name: &str) -> bool {
         _ => name.ends_with(".rotary_emb.inv_freq"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use slm_model::{AttentionBias, ModelConfig, NormKind, Position, expected_tensors};
+
+    use super::*;
+
+    #[test]
+    fn fused_and_transposed_weights_come_apart() {
+        // inputs x [q q k k v v], two inputs.
+        let file = vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
+        let keys = Transform::TransposeColumns { start: 2, outputs: 2 };
+        assert_eq!(keys.apply(file.clone(), &[2, 6]), [2.0, 12.0, 3.0, 13.0]);
+        assert_eq!(Transform::Slice { start: 4, len: 2 }.apply(file.clone(), &[12]), [4.0, 5.0]);
+        assert_eq!(Transform::Copy.apply(file.clone(), &[12]), file);
+    }
+
+    #[test]
+    fn every_part_of_gpt2_has_an_origin() {
+        let mut config = ModelConfig::new(10, 8, 12, 11, 2, 5);
+        config.position = Position::Learned;
+        config.norm = NormKind::LayerNorm;
+        config.mlp = slm_model::MlpKind::GeluTanh;
+        config.attention_bias = AttentionBias::All;
+        config.mlp_bias = true;
+        let tensors = expected_tensors(&config);
+        let find = |name: &str| {
+            let tensor = tensors.iter().find(|tensor| tensor.name == name).unwrap();
+            let recipe = recipe(Family::Gpt2, "transformer.", tensor);
+            (recipe.tensor, recipe.shape, recipe.transform)
+        };
+        let columns = |start, outputs| Transform::TransposeColumns { start, outputs };
+        for (name, tensor, shape, transform) in [
+            ("embed_positions.weight", "wpe.weight", vec![5, 8], Transform::Copy),
+            ("norm.bias", "ln_f.bias", vec![8], Transform::Copy),
+            ("layers.10.input_norm.weight", "h.10.ln_1.weight", vec![8], Transform::Copy),
+            ("layers.10.post_attention_norm.bias", "h.10.ln_2.bias", vec![8], Transform::Copy),
+            ("layers.1.self_attn.v_proj.weight", "h.1.attn.c_attn.weight", vec![8, 24], columns(16, 8)),
+            (
+                "layers.1.self_attn.k_proj.bias",
+                "h.1.attn.c_attn.bias",
+                vec![24],
+                Transform::Slice { start: 8, len: 8 },
+            ),
+            ("layers.1.self_attn.o_proj.weight", "h.1.attn.c_proj.weight", vec![8, 8], columns(0, 8)),
+            ("layers.1.mlp.up_proj.weight", "h.1.mlp.c_fc.weight", vec![8, 12], columns(0, 12)),
+            ("layers.1.mlp.down_proj.weight", "h.1.mlp.c_proj.weight", vec![12, 8], columns(0, 8)),
+            ("layers.1.mlp.down_proj.bias", "h.1.mlp.c_proj.bias", vec![8], Transform::Copy),
+        ] {
+            assert_eq!(find(name), (format!("transformer.{tensor}"), shape, transform), "{name}");
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! Import of Hugging Face directories made here, whole and broken.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use safetensors::Dtype;
+use serde_json::{Map, Value, json};
+use slm_checkpoint::{Checkpoint, Error, TensorFileWriter, TensorSpec, TokenizerInfo, hf};
+use support::*;
+
+type Tensor = (String, Vec<usize>, Vec<f32>);
+
+/// A directory in the Hugging Face layout.
+struct Source {
+    root: tempfile::TempDir,
+    config: Map<String, Value>,
+    tensors: Vec<Tensor>,
+}
+
+/// The small model as a Llama in F32.
+fn llama() -> Source {
+    let config = small_config();
+    let json = json!({
+        "architectures": ["LlamaForCausalLM"], "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size, "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers, "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads, "rms_norm_eps": config.norm_eps,
+        "max_position_embeddings": config.max_position_embeddings, "tie_word_embeddings": true,
+        "bos_token_id": 1, "eos_token_id": [2, 3],
+    });
+    let mut tensors = Vec::new();
+    let done = small_model().for_each_tensor::<std::convert::Infallible>(&mut |name, data| {
+        let name = name.replace("input_norm", "input_layernorm");
+        let name = format!("model.{}", name.replace("attention_norm", "attention_layernorm"));
+        let shape = data.shape().as_slice().to_vec();
+        tensors.push((name, shape, data.try_into_vec::<f32>().unwrap()));
+        Ok(())
+    });
+    let Ok(()) = done;
+    let root = tempfile::tempdir().unwrap();
+    Source { root, config: json.as_object().unwrap().clone(), tensors }
+}
+
+fn write_tensors(path: &Path, tensors: &[Tensor], dtype: Dtype) {
+    let spec = |(name, shape, _): &Tensor| TensorSpec::new(name, dtype, shape.as_slice());
+    let specs: Vec<TensorSpec> = tensors.iter().map(spec).collect();
+    let mut writer = TensorFileWriter::create(path, &specs).unwrap();
+    for (name, _, values) in tensors {
+        let bytes: Vec<u8> = match dtype {
+            Dtype::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+            Dtype::BF16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
+            Dtype::F64 => values.iter().flat_map(|&v| f64::from(v).to_le_bytes()).collect(),
+            _ => values.iter().flat_map(|&v| v.to_le_bytes()).collect(),
+        };
+        writer.write_bytes(name, dtype, &bytes).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+impl Source {
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn write_json(&self, name: &str, value: &Value) {
+        fs::write(self.path(name), serde_json::to_vec(value).unwrap()).unwrap();
+    }
+
+    /// Writes one file of `dtype`.
+    fn write(&self, dtype: Dtype) {
+        self.write_json("config.json", &Value::Object(self.config.clone()));
+        write_tensors(&self.path("model.safetensors"), &self.tensors, dtype);
+    }
+
+    /// Writes two files and an index, which maps each tensor by `place`.
+    fn write_shards(&self, place: impl Fn(usize) -> &'static str) {
+        self.write_json("config.json", &Value::Object(self.config.clone()));
+        let half = self.tensors.len() / 2;
+        write_tensors(&self.path("a.safetensors"), &self.tensors[..half], Dtype::F32);
+        write_tensors(&self.path("b.safetensors"), &self.tensors[half..], Dtype::F32);
+        let places = self.tensors.iter().enumerate().map(|(i, (name, ..))| (name.clone(), place(i).into()));
+        let map: Map<String, Value> = places.collect();
+        self.write_json("model.safetensors.index.json", &json!({ "weight_map": map }));
+    }
+
+    fn import(&self) -> slm_checkpoint::Result<Checkpoint> {
+        let out = self.root.path().join("out");
+        let report = hf::import_to(self.root.path(), out, true)?;
+        Checkpoint::open(report.path)
+    }
+
+    /// The error of an import in F32.
+    #[track_caller]
+    fn refused(&self, parts: &[&str]) -> Error {
+        self.write(Dtype::F32);
+        self.refused_as_it_is(parts)
+    }
+
+    #[track_caller]
+    fn refused_as_it_is(&self, parts: &[&str]) -> Error {
+        let error = self.import().unwrap_err();
+        let message = error.to_string();
+        for part in parts {
+            assert!(message.contains(part), "{part:?} is not in: {message}");
+        }
+        assert!(!self.path("out").exists());
+        error
+    }
+
+    fn tensor(&mut self, name: &str) -> &mut Tensor {
+        self.tensors.iter_mut().find(|tensor| tensor.0 == name).unwrap()
+    }
+}
+
+#[test]
+fn narrow_floats_become_f32_exactly() {
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+        let mut source = llama();
+        for (_, _, values) in &mut source.tensors {
+            for value in values {
+                *value = bf16::from_f32(*value).to_f32().clamp(-4.0, 4.0);
+                *value = f16::from_f32(*value).to_f32();
+                *value = bf16::from_f32(*value).to_f32();
+            }
+        }
+        source.write(dtype);
+        let checkpoint = source.import().unwrap();
+        assert_eq!(checkpoint.config().model, small_config());
+        let rounded = source.tensor("model.layers.1.mlp.up_proj.weight").2.clone();
+        assert_eq!(checkpoint.tensors().read_f32("layers.1.mlp.up_proj.weight").unwrap(), rounded, "{dtype}");
+        assert!(rounded.iter().any(|&value| value != 0.0));
+    }
+}
+
+#[test]
+fn special_tokens_are_those_of_the_generation_config() {
+    let source = llama();
+    source.write(Dtype::F32);
+    let info = |source: &Source| hf::import(source.root.path()).unwrap().tokenizer().clone();
+    assert_eq!(info(&source), TokenizerInfo { bos_token_id: Some(1), eos_token_ids: vec![2, 3] });
+    source.write_json("generation_config.json", &json!({ "eos_token_id": 4, "bos_token_id": null }));
+    assert_eq!(info(&source), TokenizerInfo { bos_token_id: Some(1), eos_token_ids: vec![4] });
+    source.write_json("generation_config.json", &json!({ "eos_token_id": 11 }));
+    source.refused_as_it_is(&["generation_config.json", "eos_token_id", "vocab_size = 11"]);
+}
+
+#[test]
+fn tokenizers_are_kept_and_checked() {
+    let source = llama();
+    source.write(Dtype::F32);
+    fs::write(source.path("tokenizer.json"), TOKENIZER).unwrap();
+    let checkpoint = source.import().unwrap();
+    assert_eq!(checkpoint.tokenizer_json(), Some(TOKENIZER.as_bytes()));
+    fs::remove_dir_all(source.path("out")).unwrap();
+    fs::write(source.path("tokenizer.json"), TOKENIZER.replace("\"id\":8", "\"id\":80")).unwrap();
+    source.refused_as_it_is(&["tokenizer.json", "80", "vocab_size is 11"]);
+}
+
+#[test]
+fn a_tied_head_in_the_file_must_be_the_embedding() {
+    let mut source = llama();
+    let (_, shape, values) = source.tensor("model.embed_tokens.weight").clone();
+    source.tensors.push(("lm_head.weight".to_owned(), shape, values));
+    source.write(Dtype::F32);
+    let checkpoint = source.import().unwrap();
+    assert!(checkpoint.config().model.tie_word_embeddings);
+    assert!(!checkpoint.tensor_names().contains(&"lm_head.weight".to_owned()));
+
+    let source = llama_with_head(9.0);
+    source.refused(&["tie_word_embeddings", "lm_head.weight", "false"]);
+    let mut source = llama_with_head(9.0);
+    source.config["tie_word_embeddings"] = json!(false);
+    source.write(Dtype::F32);
+    let head = source.import().unwrap().tensors().read_f32("lm_head.weight").unwrap();
+    assert!(head.iter().all(|&value| value == 9.0));
+}
+
+fn llama_with_head(value: f32) -> Source {
+    let mut source = llama();
+    source.tensors.push(("lm_head.weight".to_owned(), vec![11, 12], vec![value; 132]));
+    source
+}
+
+#[test]
+fn tensors_must_be_those_of_the_config() {
+    let mut source = llama();
+    source.config["tie_word_embeddings"] = json!(false);
+    source.refused(&["missing tensor \"lm_head.weight\"", "\"tie_word_embeddings\": true"]);
+
+    let mut source = llama();
+    source.tensor("model.layers.0.mlp.up_proj.weight").0 = "model.layers.0.mlp.experts.weight".to_owned();
+    let parts = ["missing", "model.layers.0.mlp.up_proj.weight", "unexpected", "mlp.experts.weight"];
+    source.refused(&parts);
+
+    let mut source = llama();
+    source.config["num_hidden_layers"] = json!(1);
+    source.refused(&["unexpected", "model.layers.1.mlp.up_proj.weight"]);
+    source.config["num_hidden_layers"] = json!(2);
+    source.config["intermediate_size"] = json!(8);
+    fs::remove_file(source.path("model.safetensors")).unwrap();
+    let error = source.refused(&["shape", "_proj.weight"]);
+    assert!(matches!(error, Error::Shape { .. }), "{error}");
+
+    let source = llama();
+    source.write(Dtype::F64);
+    source.refused_as_it_is(&["F32 or F16 or BF16", "F64"]);
+}
+
+#[test]
+fn buffers_are_passed_over_and_the_prefix_may_be_absent() {
+    let mut source = llama();
+    let buffer = "model.layers.0.self_attn.rotary_emb.inv_freq".to_owned();
+    source.tensors.push((buffer, vec![3], vec![1.0; 3]));
+    source.write(Dtype::F32);
+    source.import().unwrap();
+    let mut source = llama();
+    for (name, ..) in &mut source.tensors {
+        *name = name.trim_start_matches("model.").to_owned();
+    }
+    source.write(Dtype::F32);
+    source.import().unwrap();
+}
+
+#[test]
+fn weights_that_are_not_finite_are_refused() {
+    let mut source = llama();
+    source.tensor("model.layers.1.mlp.up_proj.weight").2[5] = f32::NAN;
+    let error = source.refused(&["model.layers.1.mlp.up_proj.weight", "index 5", "NaN"]);
+    assert!(matches!(error, Error::NotFinite { .. }), "{error}");
+    assert_eq!(fs::read_dir(source.root.path()).unwrap().count(), 2, "nothing is left behind");
+}
+
+#[test]
+fn shards_are_read_where_the_index_says() {
+    let source = llama();
+    let half = source.tensors.len() / 2;
+    let place = move |i: usize| if i < half { "a.safetensors" } else { "b.safetensors" };
+    source.write_shards(place);
+    let checkpoint = source.import().unwrap();
+    let loaded = checkpoint.load_model(&burn::tensor::Device::flex()).unwrap();
+    assert_eq!(content(&loaded), content(&small_model()));
+    let lineage = checkpoint.config().lineage.clone().unwrap();
+    assert_eq!(lineage["files"].as_object().unwrap().len(), 3);
+    assert_eq!(lineage["files"]["a.safetensors"]["sha256"].as_str().unwrap().len(), 64);
+    fs::remove_dir_all(source.path("out")).unwrap();
+
+    fs::remove_file(source.path("b.safetensors")).unwrap();
+    source.refused_as_it_is(&["b.safetensors", "all shards"]);
+}
+
+#[test]
+fn an_index_cannot_lead_elsewhere_or_lie() {
+    let outside = tempfile::tempdir().unwrap();
+    let secret = outside.path().join("secret.safetensors");
+    write_tensors(&secret, &llama().tensors, Dtype::F32);
+    let absolute: &'static str = Box::leak(secret.display().to_string().into_boxed_str());
+    for place in ["../secret.safetensors", absolute, "sub/a.safetensors", "..", "", "config.json"] {
+        let source = llama();
+        source.write_shards(move |_| place);
+        let error = source.refused_as_it_is(&["model.safetensors.index.json", "weight_map"]);
+        assert!(matches!(error, Error::Field { .. }), "{error}");
+    }
+    let source = llama();
+    source.write_shards(|_| "a.safetensors");
+    source.refused_as_it_is(&["a.safetensors", "index.json says that it is there"]);
+    let source = llama();
+    let half = source.tensors.len() / 2;
+    source.write_shards(move |i| if i < half { "a.safetensors" } else { "b.safetensors" });
+    let path = source.path("model.safetensors.index.json");
+    let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    index["weight_map"].as_object_mut().unwrap().remove("model.norm.weight");
+    source.write_json("model.safetensors.index.json", &index);
+    source.refused_as_it_is(&["model.norm.weight", "does not list"]);
+}
+
+#[test]
+fn absent_files_are_named() {
+    let source = llama();
+    source.refused_as_it_is(&["config.json", "not found"]);
+    source.write_json("config.json", &Value::Object(source.config.clone()));
+    source.refused_as_it_is(&["model.safetensors", "index.json"]);
+    fs::write(source.path("pytorch_model.bin"), "").unwrap();
+    source.refused_as_it_is(&["pytorch_model.bin", "convert"]);
+    fs::write(source.path("model.safetensors"), "garbage, and more of it").unwrap();
+    source.refused_as_it_is(&["model.safetensors"]);
+    fs::write(source.path("config.json"), "{").unwrap();
+    assert!(matches!(source.refused_as_it_is(&["config.json"]), Error::Json { .. }));
+}
+
+#[test]
+fn existing_output_is_refused() {
+    let source = llama();
+    source.write(Dtype::F32);
+    let out = source.path("out");
+    hf::import_to(source.root.path(), &out, false).unwrap();
+    assert!(matches!(hf::import_to(source.root.path(), &out, false), Err(Error::OutputExists { .. })));
+    // Nor is the source itself replaced.
+    let error = hf::import_to(source.root.path(), source.root.path(), true).unwrap_err();
+    assert!(matches!(error, Error::OutputNotOurs { .. }), "{error}");
+}
