@@ -16,6 +16,22 @@
 //! No input is trusted. Sizes in files are checked against the files before anything is allocated, every
 //! tensor is named, shaped and typed as the configuration says, weights are finite, and what does not fit is
 //! an [`Error`] that says where and what to do.
+//!
+//! ```
+//! use burn::tensor::Device;
+//! use slm_checkpoint::{Checkpoint, SaveRequest, save};
+//! use slm_model::{ModelConfig, Transformer};
+//!
+//! let model = Transformer::new(&ModelConfig::new(100, 32, 64, 2, 4, 128), 0, &Device::flex())?;
+//! let root = tempfile::tempdir()?;
+//! let dir = save(root.path().join("model"), &model, &SaveRequest::default(), false)?;
+//!
+//! let checkpoint = Checkpoint::open(&dir)?;
+//! assert!(!checkpoint.is_quantized());
+//! let loaded = checkpoint.load_model(&Device::flex())?;
+//! assert_eq!(loaded.config(), model.config());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![forbid(unsafe_code)]
 
 mod checkpoint;
