@@ -63,10 +63,9 @@ impl Simd for Avx2 {
     type Bytes = Ints;
     type I32 = Ints;
     type F32 = Floats;
-    /// Bytes 0 and 1 of each lane, then 2 and 3, as 16-bit numbers.
-    type Operand8 = [Ints; 2];
 
     const CENTERED_INPUT8: bool = true;
+    const FEW_REGISTERS: bool = true;
     const TILE_BLOCKS: usize = 1;
 
     #[inline(always)]
@@ -123,25 +122,18 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn operand8(self, line: Ints) -> [Ints; 2] {
-        [[pairs(line[0], 0), pairs(line[1], 0)], [pairs(line[0], 1), pairs(line[1], 1)]]
+    fn operand8(self, line: Ints, part: usize) -> Ints {
+        [pairs(line[0], part), pairs(line[1], part)]
     }
 
     #[inline(always)]
-    unsafe fn dot8(self, acc: Ints, x: *const u8, w: [Ints; 2]) -> Ints {
-        // SAFETY: the caller's pointer is readable for 8 bytes; the features exist as above.
+    unsafe fn dot8(self, acc: Ints, x: *const u8, w: Ints) -> Ints {
+        // SAFETY: the caller's pointer is readable for 4 bytes; the features exist as above.
         unsafe {
-            let first = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
-            let second = _mm256_set1_epi32(x.add(4).cast::<i32>().read_unaligned());
+            let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
             [
-                _mm256_add_epi32(
-                    _mm256_add_epi32(acc[0], _mm256_madd_epi16(first, w[0][0])),
-                    _mm256_madd_epi16(second, w[1][0]),
-                ),
-                _mm256_add_epi32(
-                    _mm256_add_epi32(acc[1], _mm256_madd_epi16(first, w[0][1])),
-                    _mm256_madd_epi16(second, w[1][1]),
-                ),
+                _mm256_add_epi32(acc[0], _mm256_madd_epi16(x, w[0])),
+                _mm256_add_epi32(acc[1], _mm256_madd_epi16(x, w[1])),
             ]
         }
     }
@@ -194,6 +186,34 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn mul_i32(self, a: Ints, b: Ints) -> Ints {
         simd!([_mm256_mullo_epi32(a[0], b[0]), _mm256_mullo_epi32(a[1], b[1])])
+    }
+
+    #[inline(always)]
+    fn split_sums(self, sums: Ints) -> Ints {
+        // SAFETY: an `Avx2` exists only where the processor has these instructions.
+        unsafe {
+            let low = _mm256_set1_epi32(127);
+            [
+                _mm256_or_si256(
+                    _mm256_slli_epi32::<16>(_mm256_srai_epi32::<7>(sums[0])),
+                    _mm256_and_si256(sums[0], low),
+                ),
+                _mm256_or_si256(
+                    _mm256_slli_epi32::<16>(_mm256_srai_epi32::<7>(sums[1])),
+                    _mm256_and_si256(sums[1], low),
+                ),
+            ]
+        }
+    }
+
+    /// `vpmaddwd` adds both 16-bit products; 255 * 128 fits 16 bits.
+    #[inline(always)]
+    fn add_scaled(self, acc: Ints, split_sums: Ints, factor: i32) -> Ints {
+        let factors = simd!(_mm256_set1_epi32(factor | factor << 23));
+        simd!([
+            _mm256_add_epi32(acc[0], _mm256_madd_epi16(split_sums[0], factors)),
+            _mm256_add_epi32(acc[1], _mm256_madd_epi16(split_sums[1], factors)),
+        ])
     }
 
     #[inline(always)]

@@ -40,9 +40,9 @@ impl Simd for Avx512Vnni {
     type Bytes = __m512i;
     type I32 = __m512i;
     type F32 = __m512;
-    type Operand8 = __m512i;
 
     const CENTERED_INPUT8: bool = false;
+    const FEW_REGISTERS: bool = false;
     const TILE_BLOCKS: usize = 2;
 
     #[inline(always)]
@@ -50,9 +50,14 @@ impl Simd for Avx512Vnni {
         simd!(with_features(op))
     }
 
-    /// 12 rows by 2 blocks: 24 accumulators, which leaves 8 registers for lines, inputs and constants.
+    /// 12 rows by 2 blocks: 24 accumulators, which leaves 8 registers for lines, inputs and constants. With
+    /// narrow groups 6 by 2: 12 accumulators and 12 results.
     fn tiles<J: Job>(self, job: &J, rows: Range<usize>, blocks: Range<usize>) {
-        driver::tiles::<Self, J, 12, 2>(self, job, rows, blocks);
+        if job.has_narrow_groups() {
+            driver::tiles::<Self, J, 6, 2>(self, job, rows, blocks);
+        } else {
+            driver::tiles::<Self, J, 12, 2>(self, job, rows, blocks);
+        }
     }
 
     #[inline(always)]
@@ -98,7 +103,7 @@ impl Simd for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn operand8(self, line: __m512i) -> __m512i {
+    fn operand8(self, line: __m512i, _: usize) -> __m512i {
         line
     }
 
@@ -142,6 +147,18 @@ impl Simd for Avx512Vnni {
     #[inline(always)]
     fn mul_i32(self, a: __m512i, b: __m512i) -> __m512i {
         simd!(_mm512_mullo_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn split_sums(self, sums: __m512i) -> __m512i {
+        let high = simd!(_mm512_slli_epi32::<16>(_mm512_srai_epi32::<7>(sums)));
+        simd!(_mm512_or_si512(high, _mm512_and_si512(sums, _mm512_set1_epi32(127))))
+    }
+
+    /// `vpdpwssd` adds both 16-bit products to the lane; 255 * 128 fits 16 bits.
+    #[inline(always)]
+    fn add_scaled(self, acc: __m512i, split_sums: __m512i, factor: i32) -> __m512i {
+        simd!(_mm512_dpwssd_epi32(acc, split_sums, _mm512_set1_epi32(factor | factor << 23)))
     }
 
     #[inline(always)]

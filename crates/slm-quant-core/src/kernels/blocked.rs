@@ -14,6 +14,9 @@ use rayon::prelude::*;
 use super::simd::{LANES, LINE_BYTES};
 use crate::{Bits, QParams, QuantScheme, QuantizedMatrix, Scales};
 
+/// Columns from which on the sums of a group's codes are stored.
+const STORED_SUMS_WIDTH: usize = 512;
+
 /// One line, aligned to a cache line.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
@@ -34,8 +37,10 @@ pub(crate) struct Blocked {
     lines: Vec<Line>,
     scales: Scales,
     zero_points: Option<Vec<i8>>,
-    /// Sums of the stored codes of each row, padding included; only where a row is one group.
-    row_sums: Vec<i32>,
+    /// `[block][group][lane]` sums of stored codes, padding included; only for groups of at least
+    /// [`STORED_SUMS_WIDTH`] columns and rows of one group. For narrower groups they would cost more to
+    /// read than to compute.
+    sums: Vec<i32>,
 }
 
 impl Blocked {
@@ -55,7 +60,7 @@ impl Blocked {
             lines: Vec::new(),
             scales: Scales::F32(Vec::new()),
             zero_points: None,
-            row_sums: Vec::new(),
+            sums: Vec::new(),
         };
         let per_block = packed.lines_per_block();
         packed.lines = vec![Line([0; LINE_BYTES]); packed.blocks() * per_block];
@@ -65,9 +70,11 @@ impl Blocked {
                 shape.pack_row(matrix.row_codes(block * LANES + lane), lane, lines);
             }
         });
-        if groups == 1 {
-            packed.row_sums =
-                packed.lines.par_chunks(per_block).flat_map_iter(|b| shape.row_sums(b)).collect();
+        if packed.has_sums() {
+            let steps = packed.steps;
+            let blocks = packed.lines.par_chunks(per_block);
+            let sums = blocks.flat_map_iter(|block| block.chunks(steps).flat_map(|group| shape.sums(group)));
+            packed.sums = sums.collect();
         }
         // Lanes past the last row repeat it; their results are never stored.
         let blocks = packed.blocks();
@@ -162,6 +169,12 @@ impl Blocked {
         self.steps * columns_per_line(self.scheme.bits)
     }
 
+    /// Columns of group `group` as kernels see it.
+    #[inline(always)]
+    pub(crate) fn padded_columns_of(&self, group: usize) -> usize {
+        self.steps(group) * columns_per_line(self.scheme.bits)
+    }
+
     /// First line of a block.
     ///
     /// # Panics
@@ -192,10 +205,16 @@ impl Blocked {
         self.scheme.bits == Bits::Int4 || self.zero_points.is_some()
     }
 
-    /// Sums of a block's stored codes, where a row is one group.
+    /// Whether sums of stored codes are stored.
     #[inline(always)]
-    pub(crate) fn row_sums(&self, block: usize) -> &[i32; LANES] {
-        first(&self.row_sums[block * LANES..])
+    pub(crate) fn has_sums(&self) -> bool {
+        self.groups == 1 || self.width >= STORED_SUMS_WIDTH
+    }
+
+    /// Stored sums of a block's group, where there are any.
+    #[inline(always)]
+    pub(crate) fn sums(&self, block: usize, group: usize) -> &[i32; LANES] {
+        first(&self.sums[(block * self.groups + group) * LANES..])
     }
 
     /// Bytes held in memory.
@@ -203,7 +222,7 @@ impl Blocked {
         self.lines.len() * LINE_BYTES
             + self.scales.len() * self.scales.dtype().size()
             + self.zero_points.as_ref().map_or(0, Vec::len)
-            + size_of_val(self.row_sums.as_slice())
+            + size_of_val(self.sums.as_slice())
     }
 
     /// The code at (`row`, `col`).
@@ -288,8 +307,8 @@ impl Shape {
         }
     }
 
-    /// Sums of a block's stored codes by lane.
-    fn row_sums(self, lines: &[Line]) -> [i32; LANES] {
+    /// Sums of a group's stored codes by lane.
+    fn sums(self, lines: &[Line]) -> [i32; LANES] {
         let mut sums = [0; LANES];
         for line in lines {
             for (sum, bytes) in sums.iter_mut().zip(line.0.as_chunks::<4>().0) {

@@ -27,6 +27,8 @@ pub(crate) trait Job: Sync {
     fn rows(&self) -> usize;
     /// Blocks of weights.
     fn blocks(&self) -> usize;
+    /// Whether groups are so narrow that results, to which each group is added, should have registers too.
+    fn has_narrow_groups(&self) -> bool;
     /// Bytes of a block.
     fn block_bytes(&self) -> usize;
     /// Multiplies `M` rows from `row` on with `NB` blocks, which may repeat.

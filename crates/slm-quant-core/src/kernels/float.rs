@@ -27,6 +27,10 @@ impl Job for FloatJob<'_> {
         self.w.blocks()
     }
 
+    fn has_narrow_groups(&self) -> bool {
+        false
+    }
+
     fn block_bytes(&self) -> usize {
         self.w.block_bytes()
     }

@@ -140,39 +140,49 @@ impl<O: Output> Job for IntegerJob<'_, O> {
         self.w.blocks()
     }
 
+    fn has_narrow_groups(&self) -> bool {
+        !self.w.has_sums()
+    }
+
     fn block_bytes(&self) -> usize {
         self.w.block_bytes()
     }
 
     #[inline(always)]
     fn strip<S: Simd, const M: usize, const NB: usize>(&self, simd: S, row: usize, blocks: [usize; NB]) {
-        match (self.w.scheme().bits, self.w.groups_per_row() == 1) {
-            (Bits::Int8, true) => self.tile::<S, M, NB, false, false>(simd, row, blocks),
-            (Bits::Int8, false) => self.tile::<S, M, NB, false, true>(simd, row, blocks),
-            (Bits::Int4, true) => self.tile::<S, M, NB, true, false>(simd, row, blocks),
-            (Bits::Int4, false) => self.tile::<S, M, NB, true, true>(simd, row, blocks),
+        match (self.w.scheme().bits, self.w.has_sums()) {
+            (Bits::Int8, true) => self.tile::<S, M, NB, NB, false, false>(simd, row, blocks),
+            (Bits::Int4, true) => self.tile::<S, M, NB, NB, true, false>(simd, row, blocks),
+            (Bits::Int8, false) if S::FEW_REGISTERS => {
+                self.tile::<S, M, NB, 1, false, true>(simd, row, blocks);
+            }
+            (Bits::Int4, false) if S::FEW_REGISTERS => {
+                self.tile::<S, M, NB, 1, true, true>(simd, row, blocks);
+            }
+            (Bits::Int8, false) => self.tile::<S, M, NB, NB, false, true>(simd, row, blocks),
+            (Bits::Int4, false) => self.tile::<S, M, NB, NB, true, true>(simd, row, blocks),
         }
     }
 }
 
 impl<O: Output> IntegerJob<'_, O> {
-    /// `M` rows by `NB` blocks. `SUM_WEIGHTS`: weight sums are computed here, group by group.
-    ///
-    /// With many rows it pays to subtract zero points from INT4 codes as they are unpacked (which leaves
-    /// `[-15, 15]`), because that drops the third sum for all of them.
+    /// `M` rows by `NB` blocks, `BATCH` blocks at a time within a group. `SUM_WEIGHTS`: weight sums are
+    /// computed here, group by group.
     #[inline(always)]
-    fn tile<S: Simd, const M: usize, const NB: usize, const INT4: bool, const SUM_WEIGHTS: bool>(
+    fn tile<
+        S: Simd,
+        const M: usize,
+        const NB: usize,
+        const BATCH: usize,
+        const INT4: bool,
+        const SUM_WEIGHTS: bool,
+    >(
         &self,
         simd: S,
         row: usize,
         blocks: [usize; NB],
     ) {
         let w = self.w;
-        let signed = INT4 && M >= 4;
-        let centered = !INT4 && S::CENTERED_INPUT8;
-        let x_step = if INT4 || centered { 8 } else { 4 };
-
-        let zero = simd.splat_i32(0);
         let mut x = [std::ptr::null(); M];
         let mut x_zeros = [0; M];
         for i in 0..M {
@@ -184,113 +194,165 @@ impl<O: Output> IntegerJob<'_, O> {
             lines[b] = w.block_lines(blocks[b]);
         }
         let mut results = [[simd.splat_f32(0.0); NB]; M];
-        let mut at = 0;
-
         for group in 0..w.groups_per_row() {
-            let mut zero_points = [zero; NB];
-            for b in 0..NB {
-                zero_points[b] = match w.zero_points(blocks[b], group) {
-                    Some(values) => simd.widen_i8(values),
-                    None => zero,
-                };
-                if INT4 {
-                    // INT4 codes are stored plus 8, and so are their zero points in effect.
-                    zero_points[b] = simd.add_i32(zero_points[b], simd.splat_i32(8));
+            for first in (0..NB).step_by(BATCH) {
+                let mut batch = [0; BATCH];
+                let mut batch_lines = [std::ptr::null(); BATCH];
+                for b in 0..BATCH {
+                    batch[b] = blocks[first + b];
+                    batch_lines[b] = lines[first + b];
                 }
-            }
-            let mut acc = [[zero; NB]; M];
-            let mut weight_sums = [zero; NB];
-            for _ in 0..w.steps(group) {
-                let mut line = [simd.zero_bytes(); NB];
-                for b in 0..NB {
-                    simd.prefetch(lines[b].wrapping_add(PREFETCH_BYTES));
-                    // SAFETY: `lines[b]` starts at a block's first line and advances one line a step; the
-                    // steps of all groups are the lines of a block.
-                    line[b] = unsafe { simd.load_line(lines[b]) };
-                    lines[b] = lines[b].wrapping_add(LINE_BYTES);
-                }
-                if INT4 {
-                    let mut codes = [[simd.zero_bytes(); NB]; 2];
-                    for b in 0..NB {
-                        codes[0][b] = simd.low_nibbles(line[b]);
-                        codes[1][b] = simd.high_nibbles(line[b]);
-                        if signed {
-                            let zero_point = simd.repeat_byte(zero_points[b]);
-                            codes[0][b] = simd.sub_bytes(codes[0][b], zero_point);
-                            codes[1][b] = simd.sub_bytes(codes[1][b], zero_point);
-                        }
-                        if SUM_WEIGHTS {
-                            let both = simd.add_bytes(codes[0][b], codes[1][b]);
-                            weight_sums[b] = simd.sum4(weight_sums[b], both);
-                        }
-                    }
-                    for half in 0..2 {
-                        for i in 0..M {
-                            let x = x[i].wrapping_add(at + 4 * half);
-                            for b in 0..NB {
-                                // SAFETY: an input row holds as many codes as a block has columns, padding
-                                // included; `at` advances by the columns of a line, and the high nibbles
-                                // are its second four.
-                                acc[i][b] = unsafe { simd.dot4(acc[i][b], x, codes[half][b]) };
-                            }
-                        }
-                    }
-                } else {
-                    let mut operand = [simd.operand8(line[0]); NB];
-                    for b in 0..NB {
-                        operand[b] = simd.operand8(line[b]);
-                        if SUM_WEIGHTS && !centered {
-                            weight_sums[b] = simd.sum8(weight_sums[b], line[b]);
-                        }
-                    }
+                let place = Place { row, blocks: batch, group, x_zeros: &x_zeros };
+                let sums = self.group::<S, M, BATCH, INT4, SUM_WEIGHTS>(simd, place, x, &mut batch_lines);
+                for b in 0..BATCH {
+                    lines[first + b] = batch_lines[b];
+                    let scale = match w.scales(batch[b], group) {
+                        LaneScales::F32(values) => simd.load_f32(values),
+                        LaneScales::F16(values) => simd.load_f16(values),
+                    };
                     for i in 0..M {
-                        let x = x[i].wrapping_add(at);
-                        for b in 0..NB {
-                            // SAFETY: as for INT4, with inputs of the type that this instruction set
-                            // takes, which is what the job was built with.
-                            acc[i][b] = unsafe { simd.dot8(acc[i][b], x, operand[b]) };
-                        }
+                        let sum = simd.to_f32(sums[i][b]);
+                        results[i][first + b] = simd.fma_f32(sum, scale, results[i][first + b]);
                     }
                 }
-                at += x_step;
+                self.out.sums(simd, row, batch, group, &sums);
             }
-
-            if !SUM_WEIGHTS && !centered {
-                for b in 0..NB {
-                    weight_sums[b] = simd.load_i32(w.row_sums(blocks[b]));
-                    if signed {
-                        let columns = simd.splat_i32(w.padded_cols() as i32);
-                        weight_sums[b] = simd.sub_i32(weight_sums[b], simd.mul_i32(zero_points[b], columns));
-                    }
-                }
+            let columns = w.padded_columns_of(group);
+            for x in &mut x {
+                *x = x.wrapping_add(if !INT4 && S::CENTERED_INPUT8 { 2 * columns } else { columns });
             }
-            let mut scales = [simd.splat_f32(0.0); NB];
-            for b in 0..NB {
-                scales[b] = match w.scales(blocks[b], group) {
-                    LaneScales::F32(values) => simd.load_f32(values),
-                    LaneScales::F16(values) => simd.load_f16(values),
-                };
-            }
-            if !signed && w.needs_input_sums() {
-                let x_sums = self.x.group_sums::<M>(row, group);
-                for i in 0..M {
-                    let x_sum = simd.splat_i32(x_sums[i]);
-                    for b in 0..NB {
-                        acc[i][b] = simd.sub_i32(acc[i][b], simd.mul_i32(x_sum, zero_points[b]));
-                    }
-                }
-            }
-            for i in 0..M {
-                let x_zero = simd.splat_i32(x_zeros[i]);
-                for b in 0..NB {
-                    if !centered {
-                        acc[i][b] = simd.sub_i32(acc[i][b], simd.mul_i32(x_zero, weight_sums[b]));
-                    }
-                    results[i][b] = simd.fma_f32(simd.to_f32(acc[i][b]), scales[b], results[i][b]);
-                }
-            }
-            self.out.sums(simd, row, blocks, group, &acc);
         }
         self.out.results(simd, row, blocks, &self.x, &results);
     }
+
+    /// The sums of one group, from the inputs at `x` and the weights at `lines`, which are advanced.
+    ///
+    /// With many rows it pays to subtract zero points from INT4 codes as they are unpacked (which leaves
+    /// `[-15, 15]`), because that drops the third sum for all of them.
+    #[inline(always)]
+    fn group<S: Simd, const M: usize, const NB: usize, const INT4: bool, const SUM_WEIGHTS: bool>(
+        &self,
+        simd: S,
+        Place { row, blocks, group, x_zeros }: Place<'_, M, NB>,
+        x: [*const u8; M],
+        lines: &mut [*const u8; NB],
+    ) -> [[S::I32; NB]; M] {
+        let w = self.w;
+        let signed = INT4 && M >= 4;
+        let centered = !INT4 && S::CENTERED_INPUT8;
+        let parts = if INT4 || centered { 2 } else { 1 };
+        let zero = simd.splat_i32(0);
+
+        let mut zero_points = [zero; NB];
+        for b in 0..NB {
+            if let Some(values) = w.zero_points(blocks[b], group) {
+                zero_points[b] = simd.widen_i8(values);
+            }
+            if INT4 {
+                // INT4 codes are stored plus 8, and so are their zero points in effect.
+                zero_points[b] = simd.add_i32(zero_points[b], simd.splat_i32(8));
+            }
+        }
+        let mut acc = [[zero; NB]; M];
+        let mut weight_sums = [zero; NB];
+        let mut at = 0;
+        for _ in 0..w.steps(group) {
+            let mut line = [simd.zero_bytes(); NB];
+            for b in 0..NB {
+                simd.prefetch(lines[b].wrapping_add(PREFETCH_BYTES));
+                // SAFETY: `lines[b]` starts at a block's first line and advances one line a step; the
+                // steps of all groups are the lines of a block.
+                line[b] = unsafe { simd.load_line(lines[b]) };
+                lines[b] = lines[b].wrapping_add(LINE_BYTES);
+            }
+            if SUM_WEIGHTS && !INT4 && !centered {
+                for b in 0..NB {
+                    weight_sums[b] = simd.sum8(weight_sums[b], line[b]);
+                }
+            }
+            let mut both = [simd.zero_bytes(); NB];
+            for part in 0..parts {
+                let mut codes = [simd.zero_bytes(); NB];
+                for b in 0..NB {
+                    codes[b] = match (INT4, part) {
+                        (false, _) => simd.operand8(line[b], part),
+                        (true, 0) => simd.low_nibbles(line[b]),
+                        (true, _) => simd.high_nibbles(line[b]),
+                    };
+                    if signed {
+                        codes[b] = simd.sub_bytes(codes[b], simd.repeat_byte(zero_points[b]));
+                    }
+                    if INT4 && SUM_WEIGHTS {
+                        both[b] = simd.add_bytes(both[b], codes[b]);
+                    }
+                }
+                for i in 0..M {
+                    let x = x[i].wrapping_add(at + 4 * part);
+                    for b in 0..NB {
+                        // SAFETY: an input row holds as many codes, of the type that this instruction set
+                        // takes, as a block has columns, padding included; `at` advances by the inputs of
+                        // a line, of which each part multiplies one 32-bit word.
+                        acc[i][b] = unsafe {
+                            if INT4 {
+                                simd.dot4(acc[i][b], x, codes[b])
+                            } else {
+                                simd.dot8(acc[i][b], x, codes[b])
+                            }
+                        };
+                    }
+                }
+            }
+            if INT4 && SUM_WEIGHTS {
+                for b in 0..NB {
+                    weight_sums[b] = simd.sum4(weight_sums[b], both[b]);
+                }
+            }
+            at += 4 * parts;
+        }
+
+        if !signed && w.needs_input_sums() {
+            let x_sums = self.x.group_sums::<M>(row, group);
+            for i in 0..M {
+                let x_sum = simd.splat_i32(x_sums[i]);
+                for b in 0..NB {
+                    acc[i][b] = simd.sub_i32(acc[i][b], simd.mul_i32(x_sum, zero_points[b]));
+                }
+            }
+        }
+        if centered {
+            return acc;
+        }
+        for b in 0..NB {
+            if SUM_WEIGHTS {
+                // Less than 512 codes of at most 128 in magnitude: far below the 2^22 that may be split.
+                weight_sums[b] = simd.split_sums(simd.sub_i32(zero, weight_sums[b]));
+            } else {
+                weight_sums[b] = simd.load_i32(w.sums(blocks[b], group));
+                if signed {
+                    let columns = simd.splat_i32(w.padded_columns_of(group) as i32);
+                    weight_sums[b] = simd.sub_i32(weight_sums[b], simd.mul_i32(zero_points[b], columns));
+                }
+            }
+        }
+        for i in 0..M {
+            let x_zero = x_zeros[i];
+            for b in 0..NB {
+                acc[i][b] = if SUM_WEIGHTS {
+                    simd.add_scaled(acc[i][b], weight_sums[b], x_zero)
+                } else {
+                    simd.sub_i32(acc[i][b], simd.mul_i32(simd.splat_i32(x_zero), weight_sums[b]))
+                };
+            }
+        }
+        acc
+    }
+}
+
+/// Where a group of a tile lies.
+#[derive(Clone, Copy)]
+struct Place<'a, const M: usize, const NB: usize> {
+    row: usize,
+    blocks: [usize; NB],
+    group: usize,
+    x_zeros: &'a [i32; M],
 }

@@ -62,12 +62,16 @@ impl<S: Simd> Op for Multiplies<S> {
         let simd = self.0;
         let (codes, x) = (black_box(Line([3; LINE_BYTES])), black_box([2u8; 8]));
         // SAFETY: the array is 64 bytes, aligned to 64.
-        let w = simd.operand8(unsafe { simd.load_line(codes.0.as_ptr()) });
+        let line = unsafe { simd.load_line(codes.0.as_ptr()) };
+        let parts = if S::CENTERED_INPUT8 { 2 } else { 1 };
+        let operands = [simd.operand8(line, 0), simd.operand8(line, parts - 1)];
         let mut acc = [simd.splat_i32(0); CHAINS];
         for _ in 0..ROUNDS {
             for acc in &mut acc {
-                // SAFETY: `x` holds 8 bytes, the most that four inputs take.
-                *acc = unsafe { simd.dot8(*acc, x.as_ptr(), w) };
+                for part in 0..parts {
+                    // SAFETY: `x` holds 8 bytes, the most that four inputs take.
+                    *acc = unsafe { simd.dot8(*acc, x.as_ptr().add(4 * part), operands[part]) };
+                }
             }
         }
         let sum = acc.into_iter().fold(simd.splat_i32(0), |a, b| simd.add_i32(a, b));

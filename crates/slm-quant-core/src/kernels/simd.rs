@@ -27,12 +27,13 @@ pub(crate) trait Simd: Copy + Send + Sync {
     type I32: Copy;
     /// 16 floats.
     type F32: Copy;
-    /// A line of INT8 codes, prepared as an operand.
-    type Operand8: Copy;
 
     /// Whether INT8 products take inputs as 16-bit codes less their zero point; if not, as 8-bit codes.
     /// INT4 products always take 8-bit codes.
     const CENTERED_INPUT8: bool;
+
+    /// Whether registers are so few that decode should finish one block's group before the next block's.
+    const FEW_REGISTERS: bool;
 
     /// Runs `op` in a function that has the instructions enabled.
     fn vectorize<O: Op>(self, op: O);
@@ -64,13 +65,14 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Adds bytes, wrapping.
     fn add_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
 
-    /// Prepares INT8 codes for [`Simd::dot8`].
-    fn operand8(self, line: Self::Bytes) -> Self::Operand8;
-    /// Adds to each lane the products of its 4 INT8 codes with the 4 inputs at `x`.
+    /// Prepares for [`Simd::dot8`] the INT8 codes that one 32-bit word of input multiplies: all 4 of each
+    /// lane, or with [`Simd::CENTERED_INPUT8`] the first 2 (`part` 0) or last 2 (`part` 1).
+    fn operand8(self, line: Self::Bytes, part: usize) -> Self::Bytes;
+    /// Adds to each lane the products of an operand with the inputs at `x`.
     ///
     /// # Safety
-    /// `x` must point to 4 readable inputs: `i16` if [`Simd::CENTERED_INPUT8`], `u8` if not.
-    unsafe fn dot8(self, acc: Self::I32, x: *const u8, w: Self::Operand8) -> Self::I32;
+    /// `x` must point to 4 readable bytes: 2 `i16` if [`Simd::CENTERED_INPUT8`], 4 `u8` if not.
+    unsafe fn dot8(self, acc: Self::I32, x: *const u8, w: Self::Bytes) -> Self::I32;
     /// Adds to each lane the sum of its 4 signed bytes.
     fn sum8(self, acc: Self::I32, w: Self::Bytes) -> Self::I32;
     /// Adds to each lane the products of its 4 signed bytes with the 4 inputs at `x`. The bytes must be at
@@ -90,6 +92,11 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// Multiplies, wrapping.
     fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// Brings sums of less than 2^22 in magnitude into the form that [`Simd::add_scaled`] takes: the low
+    /// seven bits, and the rest in the high half.
+    fn split_sums(self, sums: Self::I32) -> Self::I32;
+    /// Adds `sums * factor`, for a `factor` in `[0, 255]`.
+    fn add_scaled(self, acc: Self::I32, split_sums: Self::I32, factor: i32) -> Self::I32;
     /// Widens 16 bytes.
     fn widen_i8(self, values: &[i8; LANES]) -> Self::I32;
     /// Loads 16 integers.
