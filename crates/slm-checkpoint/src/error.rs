@@ -246,6 +246,14 @@ pub enum Error {
         /// The output directory.
         path: PathBuf,
     },
+    /// The system does not let the output be written there.
+    #[error("{}: cannot be written: {source}; choose an output in a directory that may be written to", path.display())]
+    OutputUnwritable {
+        /// The output directory.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// Overwriting would destroy something that is not a checkpoint.
     #[error("{}: not overwritten, because {reason}; choose another output, or remove it yourself", path.display())]
     OutputNotOurs {

@@ -56,6 +56,7 @@ pub use metadata::{
     CalibrationRecord, LayerMetadata, METADATA_VERSION, QuantizationMetadata, QuantizationMode, ScaleRecord,
     SkippedLayer, WeightError, ZeroPointRecord,
 };
+pub use output::check_output;
 pub use save::{CheckpointWriter, SaveRequest, save};
 pub use tensors::{TensorFile, TensorFileWriter, TensorSpec};
 pub use versions::{CheckpointConfig, FORMAT_VERSION, TokenizerInfo};

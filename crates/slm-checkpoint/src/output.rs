@@ -26,31 +26,13 @@ impl OutputDir {
     /// With `overwrite`, an existing checkpoint or empty directory is replaced; anything else is refused, as
     /// is everything that exists without it.
     pub(crate) fn create(target: &Path, overwrite: bool) -> Result<Self> {
-        let replaces = match fs::symlink_metadata(target) {
-            Ok(_) if !overwrite => return Err(Error::OutputExists { path: target.to_owned() }),
-            Ok(_) => {
-                check_replaceable(target)?;
-                true
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
-            Err(error) => return Err(Error::io(target, "look at")(error)),
-        };
-        // A link is followed, so that what it points to is replaced and not the link.
-        let target = if replaces {
-            fs::canonicalize(target).map_err(Error::io(target, "resolve"))?
-        } else {
-            std::path::absolute(target).map_err(Error::io(target, "resolve"))?
-        };
-        let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
-            let reason = "it is no place for a directory".to_owned();
-            return Err(Error::OutputNotOurs { path: target, reason });
-        };
-        fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
+        let Place { target, parent, replaces } = Place::find(target, overwrite)?;
+        fs::create_dir_all(&parent).map_err(unwritable(&target))?;
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
         let dir = tempfile::Builder::new()
-            .prefix(&format!(".{}.partial-", name.to_string_lossy()))
-            .tempdir_in(parent)
-            .map_err(Error::io(parent, "create a directory in"))?;
-        let parent = parent.to_owned();
+            .prefix(&format!(".{name}.partial-"))
+            .tempdir_in(&parent)
+            .map_err(unwritable(&target))?;
         Ok(Self { target, parent, replaces, dir })
     }
 
@@ -77,6 +59,58 @@ impl OutputDir {
             sync_dir(&self.parent)?;
         }
         Ok(self.target)
+    }
+}
+
+/// Checks that a checkpoint can be written to `target`, before the work of making one: that nothing is there,
+/// or with `overwrite` only what [`save`](crate::save) would replace, and that the system lets it be written.
+///
+/// # Errors
+/// [`Error::OutputExists`], [`Error::OutputNotOurs`], [`Error::OutputUnwritable`].
+pub fn check_output(target: impl AsRef<Path>, overwrite: bool) -> Result<()> {
+    let Place { target, parent, .. } = Place::find(target.as_ref(), overwrite)?;
+    let there = parent.ancestors().find(|dir| dir.exists()).unwrap_or(&parent);
+    let probe = tempfile::tempdir_in(there).map_err(unwritable(&target))?;
+    probe.close().map_err(unwritable(&target))
+}
+
+/// Where an output goes.
+struct Place {
+    target: PathBuf,
+    parent: PathBuf,
+    replaces: bool,
+}
+
+impl Place {
+    fn find(target: &Path, overwrite: bool) -> Result<Self> {
+        let replaces = match fs::symlink_metadata(target) {
+            Ok(_) if !overwrite => return Err(Error::OutputExists { path: target.to_owned() }),
+            Ok(_) => {
+                check_replaceable(target)?;
+                true
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            Err(error) => return Err(unwritable(target)(error)),
+        };
+        // A link is followed, so that what it points to is replaced and not the link.
+        let target = if replaces {
+            fs::canonicalize(target).map_err(Error::io(target, "resolve"))?
+        } else {
+            std::path::absolute(target).map_err(Error::io(target, "resolve"))?
+        };
+        let (Some(parent), Some(_)) = (target.parent(), target.file_name()) else {
+            let reason = "it is no place for a directory".to_owned();
+            return Err(Error::OutputNotOurs { path: target, reason });
+        };
+        Ok(Self { parent: parent.to_owned(), target, replaces })
+    }
+}
+
+fn unwritable(target: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| {
+        // An error that names the temporary path helps nobody; its kind is what the user can act on.
+        let source = if source.raw_os_error().is_some() { source } else { source.kind().into() };
+        Error::OutputUnwritable { path: target.to_owned(), source }
     }
 }
 

@@ -45,7 +45,7 @@ pub struct SaveRequest<'a> {
 /// # Errors
 /// [`Error::OutputExists`], [`Error::OutputNotOurs`]; [`Error::NotFinite`] for weights that are NaN or
 /// infinite; [`Error::Write`], [`Error::TensorSet`] or [`Error::Metadata`] for a request that does not fit
-/// the model; [`Error::Vocabulary`]; [`Error::Io`].
+/// the model; [`Error::Vocabulary`]; [`Error::OutputUnwritable`], [`Error::Io`].
 pub fn save(
     dir: impl AsRef<Path>,
     model: &Transformer,
