@@ -1,2 +1,37 @@
-//! The `slm` program.
-fn main() {}
+//! The `slm` program: train, import, quantize, evaluate, generate, inspect and compare small language models.
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod context;
+mod device;
+mod error;
+mod interrupt;
+mod json;
+mod memory;
+mod out_file;
+mod output;
+mod progress;
+mod shipped;
+mod table;
+mod text;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::Arguments;
+use crate::context::Context;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome =
+        Context::new(&arguments.global).and_then(|context| commands::run(arguments.command, &context));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            error.exit_code()
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The command line as users see it.
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::commands::{compare, corpus, eval, generate, import, inspect, logits, ptq, train};
+use crate::device::DeviceName;
+
+const AFTER_HELP: &str = "\
+Start here, in a checkout of the project:
+  slm ptq                              quantize the model that ships to INT8 and show everything
+  slm ptq --bits 4 --granularity group:32
+  slm import HF_DIR --out my-model     bring a Hugging Face model
+  slm ptq --checkpoint my-model --calibration my-text.txt --out my-model-int8
+
+Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted by Ctrl-C.
+SLM_KERNEL=NAME forces an integer kernel (see `slm inspect`).";
+
+/// Train, import and quantize small language models, and look at everything that was done to them.
+#[derive(Debug, Parser)]
+#[command(name = "slm", version, after_help = AFTER_HELP)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct GlobalArgs {
+    /// Where tensors live: flex or ndarray (CPU), or wgpu (GPU, needs a build with `--features wgpu`)
+    #[arg(long, global = true, value_enum, default_value_t = DeviceName::Flex)]
+    pub(crate) device: DeviceName,
+    /// Print one JSON object on standard output and nothing else there
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say more about what happens (-vv: everything)
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Say nothing but results and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train a model from scratch, in 32-bit floats
+    Train(train::TrainArgs),
+    /// Convert a Hugging Face model directory into a checkpoint
+    Import(import::ImportArgs),
+    /// Quantize a trained model to INT8 or INT4 (post-training quantization)
+    Ptq(ptq::PtqArgs),
+    /// Measure the perplexity of a checkpoint on a text
+    Eval(eval::EvalArgs),
+    /// Write the logits of given token ids to a safetensors file
+    Logits(logits::LogitsArgs),
+    /// Continue a text
+    Generate(generate::GenerateArgs),
+    /// Show what a checkpoint holds, down to scales and zero points of a layer
+    Inspect(inspect::InspectArgs),
+    /// Compare two checkpoints layer by layer on a text
+    Compare(compare::CompareArgs),
+    /// Write a corpus of simple stories whose entropy is known
+    Corpus(corpus::CorpusArgs),
+}

@@ -1,0 +1,90 @@
+//! `slm corpus`
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+use slm_text::corpus::Corpus;
+
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::out_file::OutFile;
+use crate::table;
+
+/// Stories between two updates of the progress bar.
+const CHUNK: u64 = 1000;
+
+/// Write a corpus of simple stories whose entropy is known.
+///
+/// The stories come from a stochastic grammar: the summary says how many nats of information they hold, which
+/// is the least loss any model can reach on them. The same seed gives the same stories.
+#[derive(Debug, Args)]
+pub(crate) struct CorpusArgs {
+    /// Seed of the stories
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
+    /// Number of stories
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    stories: u64,
+    /// Text file to write
+    #[arg(long)]
+    out: PathBuf,
+    /// Replace a file that is at --out already
+    #[arg(long)]
+    overwrite: bool,
+}
+
+#[derive(Serialize)]
+struct CorpusResult {
+    file: PathBuf,
+    seed: u64,
+    stories: u64,
+    bytes: u64,
+    nats: f64,
+    nats_per_story: f64,
+    nats_per_byte: f64,
+}
+
+pub(crate) fn run(args: &CorpusArgs, context: &Context) -> Result<()> {
+    if args.stories == 0 {
+        return Err(Error::Usage("--stories 0: write at least one story".to_owned()));
+    }
+    let file = OutFile::create(&args.out, args.overwrite)?;
+    let fail = |error: std::io::Error| Error::file(&args.out, error);
+    let mut corpus = Corpus::new(args.seed);
+    let bar = context.progress.bar("writing stories", args.stories as usize);
+    let (mut nats, mut bytes, mut written) = (0.0, 0, 0);
+    let mut out = BufWriter::new(File::create_new(file.path()).map_err(fail)?);
+    while written < args.stories {
+        context.interrupt.check()?;
+        let summary = corpus.write(CHUNK.min(args.stories - written), &mut out).map_err(fail)?;
+        nats += summary.nats;
+        bytes += summary.bytes;
+        written += summary.stories;
+        bar.set_position(written);
+    }
+    out.flush().map_err(fail)?;
+    drop(out);
+    file.commit()?;
+    bar.finish_and_clear();
+    let result = CorpusResult {
+        file: args.out.clone(),
+        seed: args.seed,
+        stories: written,
+        bytes,
+        nats,
+        nats_per_story: nats / written as f64,
+        nats_per_byte: nats / bytes as f64,
+    };
+    context.output.say(format!(
+        "wrote {} stories ({}) to {}: {:.1} nats a story, {:.4} nats a byte",
+        result.stories,
+        table::bytes(result.bytes),
+        result.file.display(),
+        result.nats_per_story,
+        result.nats_per_byte
+    ))?;
+    context.output.result(&result)
+}

@@ -1,0 +1,82 @@
+//! `slm logits`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
+use slm_checkpoint::{Checkpoint, TensorFileWriter, TensorSpec};
+use slm_model::window_logits;
+
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::out_file::OutFile;
+
+/// Write the logits of given token ids to a safetensors file.
+///
+/// Reads {"ids": [[...], ...]} and writes one F32 tensor `logits.I` of shape [length, vocabulary] for each
+/// sequence I. Each sequence starts at position 0.
+#[derive(Debug, Args)]
+pub(crate) struct LogitsArgs {
+    /// Checkpoint directory, float or quantized
+    #[arg(long)]
+    checkpoint: PathBuf,
+    /// JSON file with the token ids
+    #[arg(long, value_name = "FILE.json")]
+    ids: PathBuf,
+    /// File to write
+    #[arg(long, value_name = "FILE.safetensors")]
+    out: PathBuf,
+    /// Replace a file that is at --out already
+    #[arg(long)]
+    overwrite: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ids {
+    ids: Vec<Vec<u32>>,
+}
+
+#[derive(Serialize)]
+struct LogitsResult {
+    file: PathBuf,
+    /// `[length, vocabulary]` of each sequence.
+    shapes: Vec<[usize; 2]>,
+    device: &'static str,
+}
+
+pub(crate) fn run(args: &LogitsArgs, context: &Context) -> Result<()> {
+    let text = std::fs::read(&args.ids).map_err(|error| Error::file(&args.ids, error))?;
+    let Ids { ids } = serde_json::from_slice(&text).map_err(|error| {
+        Error::file(&args.ids, format!("{error}; expected {{\"ids\": [[1, 2, ...], ...]}} of token ids"))
+    })?;
+    if ids.is_empty() || ids.iter().any(Vec::is_empty) {
+        return Err(Error::file(&args.ids, "ids: needs at least one sequence, each of at least one token"));
+    }
+    let file = OutFile::create(&args.out, args.overwrite)?;
+    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let model = checkpoint.load_model(&context.device)?;
+    for (index, sequence) in ids.iter().enumerate() {
+        let fits = model.check_ids(sequence).and_then(|()| model.check_positions(sequence.len()));
+        fits.map_err(|error| Error::file(&args.ids, format!("ids[{index}]: {error}")))?;
+    }
+    let vocab_size = model.config().vocab_size;
+    let shapes: Vec<_> = ids.iter().map(|sequence| [sequence.len(), vocab_size]).collect();
+    let name = |index: usize| format!("logits.{index}");
+    let specs: Vec<_> =
+        shapes.iter().enumerate().map(|(i, shape)| TensorSpec::new(name(i), Dtype::F32, shape)).collect();
+
+    let mut writer = TensorFileWriter::create(&file.path(), &specs)?;
+    let bar = context.progress.bar("logits", ids.len());
+    for (index, sequence) in ids.iter().enumerate() {
+        context.interrupt.check()?;
+        writer.write_f32(&name(index), &window_logits(&model, sequence)?)?;
+        bar.inc(1);
+    }
+    writer.finish()?;
+    file.commit()?;
+    bar.finish_and_clear();
+    context.output.say(format!("wrote {} tensors to {}", ids.len(), args.out.display()))?;
+    context.output.result(&LogitsResult { file: args.out.clone(), shapes, device: context.device_name })
+}

@@ -1,0 +1,29 @@
+//! One file per command.
+
+pub(crate) mod compare;
+pub(crate) mod corpus;
+pub(crate) mod eval;
+pub(crate) mod generate;
+pub(crate) mod import;
+pub(crate) mod inspect;
+pub(crate) mod logits;
+pub(crate) mod ptq;
+pub(crate) mod train;
+
+use crate::args::Command;
+use crate::context::Context;
+use crate::error::Result;
+
+pub(crate) fn run(command: Command, context: &Context) -> Result<()> {
+    match command {
+        Command::Train(args) => train::run(&args, context),
+        Command::Import(args) => import::run(&args, context),
+        Command::Ptq(args) => ptq::run(&args, context),
+        Command::Eval(args) => eval::run(&args, context),
+        Command::Logits(args) => logits::run(&args, context),
+        Command::Generate(args) => generate::run(&args, context),
+        Command::Inspect(args) => inspect::run(&args, context),
+        Command::Compare(args) => compare::run(&args, context),
+        Command::Corpus(args) => corpus::run(&args, context),
+    }
+}

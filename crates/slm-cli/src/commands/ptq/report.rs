@@ -1,0 +1,263 @@
+//! The report of `slm ptq`, for people and for machines.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use slm_checkpoint::Checkpoint;
+use slm_model::{EMBED_TOKENS, Evaluation};
+use slm_ptq::{LayerReport, Plan};
+use slm_quant_core::{QParams, QuantizationType};
+
+use super::settings::Settings;
+use crate::commands::inspect::range;
+use crate::error::Result;
+use crate::json::number;
+use crate::output::Output;
+use crate::table::{self, table};
+
+/// What a run found out.
+pub(super) struct Facts<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) output: PathBuf,
+    pub(super) plan: &'a Plan,
+    pub(super) layers: &'a [LayerReport],
+    /// How each layer is computed, by name.
+    pub(super) execution: Vec<(String, String)>,
+    pub(super) head_was_tied: bool,
+    pub(super) sizes: Sizes,
+    pub(super) float: &'a Evaluation,
+    pub(super) quantized: &'a Evaluation,
+    pub(super) calibration_tokens: u64,
+    pub(super) peak_memory_bytes: Option<u64>,
+    pub(super) seconds: f64,
+    pub(super) device: &'static str,
+}
+
+#[derive(Serialize)]
+pub(super) struct PtqResult {
+    source: PathBuf,
+    output: PathBuf,
+    bits: u8,
+    #[serde(rename = "type")]
+    quantization_type: String,
+    granularity: String,
+    mapping: String,
+    scale_dtype: String,
+    observer: String,
+    activation_observer: Option<String>,
+    activation_granularity: Option<String>,
+    calibration_tokens: u64,
+    layers: Vec<LayerResult>,
+    skipped: Vec<SkippedResult>,
+    /// Whether the quantized head is a copy of the embedding, which stays float.
+    tied_head_copied: bool,
+    sizes: Sizes,
+    perplexity_float: f64,
+    perplexity_quantized: f64,
+    nll_float: f64,
+    nll_quantized: f64,
+    evaluated_tokens: usize,
+    peak_memory_bytes: Option<u64>,
+    seconds: f64,
+    device: &'static str,
+}
+
+#[derive(Serialize)]
+struct LayerResult {
+    name: String,
+    shape: [usize; 2],
+    scheme: String,
+    kernel: String,
+    scale_min: f32,
+    scale_max: f32,
+    zero_point_min: i32,
+    zero_point_max: i32,
+    activation: Option<QParams>,
+    #[serde(serialize_with = "number")]
+    sqnr_db: f64,
+    max_abs_error: f64,
+    clipped_share: f64,
+    bytes_before: usize,
+    bytes_after: usize,
+}
+
+#[derive(Serialize)]
+struct SkippedResult {
+    name: String,
+    shape: [usize; 2],
+    reason: String,
+}
+
+/// Bytes of weights before and after.
+#[derive(Serialize)]
+pub(super) struct Sizes {
+    linear_before: u64,
+    linear_after: u64,
+    linear_ratio: f64,
+    model_before: u64,
+    model_after: u64,
+    model_ratio: f64,
+}
+
+impl Sizes {
+    pub(super) fn new(layers: &[LayerReport], model_before: u64, after: &Checkpoint) -> Self {
+        let linear_before = layers.iter().map(|layer| layer.bytes_before as u64).sum::<u64>();
+        let linear_after = layers.iter().map(|layer| layer.bytes_after as u64).sum::<u64>();
+        let tensors = after.tensors();
+        let model_after = after.tensor_names().iter().filter_map(|name| tensors.byte_size(name)).sum::<u64>();
+        Self {
+            linear_before,
+            linear_after,
+            linear_ratio: linear_after as f64 / linear_before as f64,
+            model_before,
+            model_after,
+            model_ratio: model_after as f64 / model_before as f64,
+        }
+    }
+}
+
+impl PtqResult {
+    pub(super) fn new(facts: Facts<'_>) -> Self {
+        let config = &facts.settings.config;
+        let kernels: BTreeMap<_, _> = facts.execution.into_iter().collect();
+        let skipped = facts.plan.skipped.iter().map(|layer| SkippedResult {
+            name: layer.name.clone(),
+            shape: layer.shape,
+            reason: layer.reason.clone(),
+        });
+        let when =
+            |quantization_type, text: String| (config.quantization_type == quantization_type).then_some(text);
+        Self {
+            source: facts.settings.checkpoint.clone(),
+            output: facts.output,
+            bits: config.scheme.bits.count(),
+            quantization_type: config.quantization_type.to_string(),
+            granularity: config.scheme.granularity.to_string(),
+            mapping: config.scheme.mapping.to_string(),
+            scale_dtype: config.scheme.scale_dtype.to_string(),
+            observer: config.observer.to_string(),
+            activation_observer: when(QuantizationType::Static, config.activation_observer.to_string()),
+            activation_granularity: when(
+                QuantizationType::Dynamic,
+                config.activation_granularity.to_string(),
+            ),
+            calibration_tokens: facts.calibration_tokens,
+            layers: facts.layers.iter().map(|layer| LayerResult::new(layer, &kernels)).collect(),
+            skipped: skipped.collect(),
+            tied_head_copied: facts.head_was_tied && kernels.contains_key(slm_model::LM_HEAD),
+            sizes: facts.sizes,
+            perplexity_float: facts.float.perplexity(),
+            perplexity_quantized: facts.quantized.perplexity(),
+            nll_float: facts.float.mean_nll(),
+            nll_quantized: facts.quantized.mean_nll(),
+            evaluated_tokens: facts.quantized.tokens,
+            peak_memory_bytes: facts.peak_memory_bytes,
+            seconds: facts.seconds,
+            device: facts.device,
+        }
+    }
+
+    pub(super) fn say(&self, output: &Output) -> Result<()> {
+        let with_activation = self.layers.iter().any(|layer| layer.activation.is_some());
+        let mut header =
+            vec!["layer", "shape", "scheme", "scale", "zero point", "SQNR dB", "clipped", "kernel"];
+        if with_activation {
+            header.push("input scale / zero point");
+        }
+        output.say(table(&header, self.layers.iter().map(|layer| layer.row(with_activation))))?;
+        for layer in &self.skipped {
+            let [rows, cols] = layer.shape;
+            output.say(format!("left float: {} ({rows}x{cols}): {}", layer.name, layer.reason))?;
+        }
+        if self.tied_head_copied {
+            output.say(format!(
+                "\nThe head was tied to {EMBED_TOKENS}: it was quantized as a copy of its own, and the embedding \
+                 stays float."
+            ))?;
+        }
+        output.say(self.summary())
+    }
+
+    fn summary(&self) -> String {
+        let Sizes { linear_before, linear_after, linear_ratio, model_before, model_after, model_ratio } =
+            self.sizes;
+        let size = |before, after, ratio| {
+            format!("{} -> {} ({ratio:.4}x)", table::bytes(before), table::bytes(after))
+        };
+        let peak = self.peak_memory_bytes.map_or("not known here".to_owned(), table::bytes);
+        let activations = match (&self.activation_observer, &self.activation_granularity) {
+            (Some(observer), _) => {
+                format!("8-bit static, {observer} over {} tokens", self.calibration_tokens)
+            }
+            (None, Some(granularity)) => format!("8-bit dynamic, one scale per {granularity}"),
+            (None, None) => "float (weight-only)".to_owned(),
+        };
+        format!(
+            "\nweights           int{} {}, {}, {} scales, {} observer\n\
+             activations       {activations}\n\
+             linear layers     {}\n\
+             whole model       {}\n\
+             perplexity        {:.4} float -> {:.4} quantized ({:+.2} %), {} held-out tokens\n\
+             peak memory       {peak}\n\
+             time              {:.1} s on {}\n\
+             wrote             {}",
+            self.bits,
+            self.granularity,
+            self.mapping,
+            self.scale_dtype,
+            self.observer,
+            size(linear_before, linear_after, linear_ratio),
+            size(model_before, model_after, model_ratio),
+            self.perplexity_float,
+            self.perplexity_quantized,
+            (self.perplexity_quantized / self.perplexity_float - 1.0) * 100.0,
+            self.evaluated_tokens,
+            self.seconds,
+            self.device,
+            self.output.display(),
+        )
+    }
+}
+
+impl LayerResult {
+    fn new(layer: &LayerReport, kernels: &BTreeMap<String, String>) -> Self {
+        let scales = || layer.qparams.iter().map(|qparams| qparams.scale);
+        let zero_points = || layer.qparams.iter().map(|qparams| qparams.zero_point);
+        Self {
+            name: layer.name.clone(),
+            shape: layer.shape,
+            scheme: layer.scheme.to_string(),
+            kernel: kernels.get(&layer.name).cloned().unwrap_or_else(|| layer.kernel.to_string()),
+            scale_min: scales().fold(f32::INFINITY, f32::min),
+            scale_max: scales().fold(0.0, f32::max),
+            zero_point_min: zero_points().min().unwrap_or(0),
+            zero_point_max: zero_points().max().unwrap_or(0),
+            activation: layer.activation,
+            sqnr_db: layer.error.sqnr_db(),
+            max_abs_error: layer.error.max_abs_error(),
+            clipped_share: layer.error.clipped_share().unwrap_or(0.0),
+            bytes_before: layer.bytes_before,
+            bytes_after: layer.bytes_after,
+        }
+    }
+
+    fn row(&self, with_activation: bool) -> Vec<String> {
+        let [rows, cols] = self.shape;
+        let mut row = vec![
+            self.name.clone(),
+            format!("{rows}x{cols}"),
+            self.scheme.clone(),
+            range(table::scale(self.scale_min), table::scale(self.scale_max)),
+            range(self.zero_point_min.to_string(), self.zero_point_max.to_string()),
+            format!("{:.2}", self.sqnr_db),
+            table::percent(self.clipped_share),
+            self.kernel.clone(),
+        ];
+        if with_activation {
+            let of = |QParams { scale, zero_point }| format!("{} / {zero_point}", table::scale(scale));
+            row.push(self.activation.map_or(String::new(), of));
+        }
+        row
+    }
+}

@@ -1,0 +1,85 @@
+//! What a run of `slm ptq` is asked to do, from options, a config file and defaults.
+
+use std::path::PathBuf;
+
+use slm_ptq::PtqConfig;
+use slm_quant_core::{Bits, QuantScheme};
+use slm_train::{QuantizationConfig, TrainingConfig};
+
+use super::PtqArgs;
+use crate::error::{Error, Result};
+use crate::shipped::Shipped;
+
+pub(super) struct Settings {
+    pub(super) checkpoint: PathBuf,
+    pub(super) calibration: PathBuf,
+    pub(super) eval: Option<PathBuf>,
+    pub(super) out: PathBuf,
+    pub(super) overwrite: bool,
+    pub(super) config: PtqConfig,
+}
+
+impl Settings {
+    pub(super) fn new(args: &PtqArgs) -> Result<Self> {
+        let config = quantization(args)?;
+        let (checkpoint, calibration, eval) = match (&args.checkpoint, &args.calibration) {
+            (Some(checkpoint), Some(calibration)) => {
+                (checkpoint.clone(), calibration.clone(), args.eval.clone())
+            }
+            (Some(_), None) => {
+                return Err(Error::Usage(
+                    "--checkpoint needs --calibration FILE: a text like those the model will see, on which \
+                     activations are calibrated and perplexities measured"
+                        .to_owned(),
+                ));
+            }
+            (None, calibration) => {
+                let shipped = Shipped::find()?;
+                let eval = match (calibration, &args.eval) {
+                    (_, Some(eval)) => Some(eval.clone()),
+                    (None, None) => Some(shipped.held_out()),
+                    (Some(_), None) => None,
+                };
+                (shipped.model(), calibration.clone().unwrap_or_else(|| shipped.calibration()), eval)
+            }
+        };
+        // The default output is ours to replace; what a user names is not, unless asked to.
+        let (out, overwrite) = match &args.out {
+            Some(out) => (out.clone(), args.overwrite),
+            None => (default_output(&config), true),
+        };
+        Ok(Self { checkpoint, calibration, eval, out, overwrite, config })
+    }
+}
+
+fn default_output(config: &PtqConfig) -> PathBuf {
+    let granularity = config.scheme.granularity.to_string().replace(':', "-");
+    let bits = config.scheme.bits.count();
+    PathBuf::from(format!("out/ptq-int{bits}-{}-{granularity}", config.quantization_type))
+}
+
+fn quantization(args: &PtqArgs) -> Result<PtqConfig> {
+    let base = match &args.config {
+        Some(path) => TrainingConfig::from_file(path)?.quantization,
+        None => QuantizationConfig::default(),
+    };
+    let bits = match args.bits {
+        Some(bits) => Bits::try_from(bits).map_err(|error| Error::Usage(format!("--bits: {error}")))?,
+        None => base.quantization_bits,
+    };
+    let mut skip = base.skip;
+    skip.extend_from_slice(&args.skip);
+    Ok(PtqConfig {
+        scheme: QuantScheme {
+            bits,
+            granularity: args.granularity.unwrap_or(base.granularity),
+            mapping: args.mapping.unwrap_or(base.mapping),
+            scale_dtype: args.scale_dtype.unwrap_or(base.scale_dtype),
+        },
+        quantization_type: args.quantization_type.unwrap_or(base.quantization_type),
+        observer: args.observer.unwrap_or(base.observer),
+        activation_observer: args.activation_observer.unwrap_or(base.activation_observer),
+        activation_granularity: args.activation_granularity.unwrap_or(base.activation_granularity),
+        skip,
+    })
+}

@@ -1,0 +1,147 @@
+//! `slm train`
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use indicatif::ProgressBar;
+use serde::Serialize;
+use slm_text::read_text;
+use slm_train::{
+    Outcome, QuantizationMode, StepReport, TrainObserver, Trainer, TrainingConfig, ValidationReport,
+};
+
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::output::Output;
+
+/// Train a model from scratch, in 32-bit floats.
+///
+/// The config says what the model is and how it is trained (see configs/). The last part of the text is held
+/// out, and the perplexity on it is measured as training goes. Ctrl-C writes a checkpoint that --resume goes on
+/// from; on the same kind of device the result is the same bit for bit as if it had never stopped.
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    /// TOML file with [model], [tokenizer] and [training]
+    #[arg(long)]
+    config: PathBuf,
+    /// UTF-8 text to train on
+    #[arg(long)]
+    data: PathBuf,
+    /// Checkpoint directory to write
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Go on with the run whose checkpoint is at --out
+    #[arg(long, conflicts_with = "overwrite")]
+    resume: bool,
+    /// Replace a checkpoint that is at --out already
+    #[arg(long)]
+    overwrite: bool,
+}
+
+#[derive(Serialize)]
+struct TrainResult {
+    checkpoint: PathBuf,
+    finished: bool,
+    step: usize,
+    steps: usize,
+    validation: Option<ValidationReport>,
+    parameters: u64,
+    training_tokens: usize,
+    validation_tokens: usize,
+    device: &'static str,
+    seconds: f64,
+}
+
+pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
+    let start = std::time::Instant::now();
+    let config = TrainingConfig::from_file(&args.config)?;
+    let steps = config.training.steps;
+    if config.quantization.quantization_mode == QuantizationMode::Ptq {
+        let message = "the config asks for quantization_mode = \"ptq\": this trains the FP32 model; quantize it \
+                       afterwards with `slm ptq --config` and the same file";
+        tracing::warn!("{message}");
+    }
+    let text = read_text(&args.data)?;
+    let mut trainer = if args.resume {
+        Trainer::resume(config, &text, &context.device, &args.out)?
+    } else {
+        Trainer::new(config, &text, &context.device, &args.out, args.overwrite)?
+    };
+    drop(text);
+    let parameters = trainer.model().config().parameter_count();
+    let data = trainer.data();
+    let (training_tokens, validation_tokens) = (data.train.len(), data.validation.len());
+    context.output.say(format!(
+        "training {parameters} parameters on {training_tokens} tokens, {validation_tokens} held out, from step \
+         {} to {steps}",
+        trainer.step()
+    ))?;
+    let bar = context.progress.bar("training", steps);
+    bar.set_position(trainer.step() as u64);
+    bar.reset_eta();
+    let mut watcher = Watcher { bar: &bar, output: &context.output, tokens_per_second: 0.0 };
+    let summary = trainer.run(&mut watcher, context.interrupt.flag())?;
+    bar.finish_and_clear();
+    let finished = summary.outcome == Outcome::Finished;
+    context.output.say(format!(
+        "{} after {} of {steps} steps; checkpoint in {}",
+        if finished { "finished" } else { "interrupted" },
+        summary.step,
+        summary.checkpoint.display()
+    ))?;
+    if !finished {
+        context.output.say("run the same command with --resume to go on")?;
+    }
+    context.output.result(&TrainResult {
+        checkpoint: summary.checkpoint,
+        finished,
+        step: summary.step,
+        steps,
+        validation: summary.validation,
+        parameters,
+        training_tokens,
+        validation_tokens,
+        device: context.device_name,
+        seconds: start.elapsed().as_secs_f64(),
+    })?;
+    if finished { Ok(()) } else { Err(Error::Interrupted) }
+}
+
+/// Shows a run as it goes: the bar at every step, a line at every validation.
+struct Watcher<'a> {
+    bar: &'a ProgressBar,
+    output: &'a Output,
+    tokens_per_second: f64,
+}
+
+/// Share of a new step in the speed that is shown, which would jump about otherwise.
+const SMOOTHING: f64 = 0.1;
+
+impl TrainObserver for Watcher<'_> {
+    fn on_step(&mut self, report: &StepReport, seconds: f64) {
+        let now = report.tokens as f64 / seconds;
+        self.tokens_per_second = match self.tokens_per_second {
+            0.0 => now,
+            before => before + SMOOTHING * (now - before),
+        };
+        self.bar.set_position(report.step as u64);
+        self.bar.set_message(format!("loss {:.4}, {:.0} tokens/s", report.loss, self.tokens_per_second));
+    }
+
+    fn on_validation(&mut self, report: &ValidationReport) {
+        let line = format!(
+            "step {:>6}  validation {:.4} nats a token, perplexity {:.4}  ({:.0} tokens/s)",
+            report.step, report.nll, report.perplexity, self.tokens_per_second
+        );
+        self.bar.suspend(|| {
+            // What cannot be printed must not end a training run.
+            if let Err(error) = self.output.say(line) {
+                tracing::warn!("{error}");
+            }
+        });
+    }
+
+    fn on_checkpoint(&mut self, step: usize, dir: &Path) {
+        tracing::info!("step {step}: checkpoint written to {}", dir.display());
+    }
+}

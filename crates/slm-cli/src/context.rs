@@ -1,0 +1,43 @@
+//! What every command gets: device, output and progress as the user asked for them.
+
+use burn::tensor::Device;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::GlobalArgs;
+use crate::error::Result;
+use crate::interrupt::Interrupt;
+use crate::output::Output;
+use crate::progress::Progress;
+
+pub(crate) struct Context {
+    pub(crate) device: Device,
+    pub(crate) device_name: &'static str,
+    pub(crate) output: Output,
+    pub(crate) progress: Progress,
+    pub(crate) interrupt: Interrupt,
+}
+
+impl Context {
+    pub(crate) fn new(global: &GlobalArgs) -> Result<Self> {
+        let level = match (global.quiet, global.verbose) {
+            (true, _) => "error",
+            (_, 0) => "warn",
+            (_, 1) => "info",
+            (_, _) => "debug",
+        };
+        let filter = EnvFilter::try_from_env("SLM_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .without_time()
+            .with_target(false)
+            .init();
+        Ok(Self {
+            device: global.device.open()?,
+            device_name: global.device.name(),
+            output: Output::new(global.json),
+            progress: Progress::new(global.quiet),
+            interrupt: Interrupt::install(),
+        })
+    }
+}

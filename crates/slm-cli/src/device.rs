@@ -1,0 +1,48 @@
+//! Devices by name.
+
+use burn::tensor::Device;
+use clap::ValueEnum;
+
+use crate::error::{Error, Result};
+
+/// A device that a user can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeviceName {
+    /// CPU, Burn's Flex backend
+    Flex,
+    /// CPU, Burn's NdArray backend
+    Ndarray,
+    /// GPU
+    Wgpu,
+}
+
+impl DeviceName {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Flex => "flex",
+            Self::Ndarray => "ndarray",
+            Self::Wgpu => "wgpu",
+        }
+    }
+
+    pub(crate) fn open(self) -> Result<Device> {
+        match self {
+            Self::Flex => Ok(Device::flex()),
+            Self::Ndarray => Ok(slm_quant_nn::ndarray_device()),
+            Self::Wgpu => wgpu(),
+        }
+    }
+}
+
+#[cfg(feature = "wgpu")]
+fn wgpu() -> Result<Device> {
+    Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice))
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn wgpu() -> Result<Device> {
+    Err(Error::NoWgpu)
+}
+
+#[cfg(feature = "wgpu")]
+const _: fn(Error) = drop;

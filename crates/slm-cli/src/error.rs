@@ -1,0 +1,50 @@
+//! What ends the program early.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Exit code after Ctrl-C, as shells report a program ended by it.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Checkpoint(#[from] slm_checkpoint::Error),
+    #[error(transparent)]
+    Model(#[from] slm_model::Error),
+    #[error(transparent)]
+    Ptq(#[from] slm_ptq::Error),
+    #[error(transparent)]
+    Text(#[from] slm_text::Error),
+    #[error(transparent)]
+    Train(#[from] slm_train::Error),
+    #[error(transparent)]
+    Core(#[from] slm_quant_core::Error),
+    #[error(
+        "this build has no GPU support; build it with `cargo build --release -p slm-cli --features wgpu`, or \
+         use --device flex"
+    )]
+    NoWgpu,
+    #[error("{path}: {detail}", path = path.display())]
+    File { path: PathBuf, detail: String },
+    #[error("{0}")]
+    Usage(String),
+    #[error("interrupted; nothing was lost")]
+    Interrupted,
+}
+
+impl Error {
+    pub(crate) fn file(path: impl Into<PathBuf>, detail: impl ToString) -> Self {
+        Self::File { path: path.into(), detail: detail.to_string() }
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(2),
+            Self::Interrupted => ExitCode::from(INTERRUPTED),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Ctrl-C: the first asks the command to stop where nothing is lost, the second ends the program.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, INTERRUPTED, Result};
+
+#[derive(Clone)]
+pub(crate) struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    pub(crate) fn install() -> Self {
+        let flag = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&flag);
+        let installed = ctrlc::set_handler(move || {
+            if seen.swap(true, Ordering::SeqCst) {
+                std::process::exit(INTERRUPTED.into());
+            }
+        });
+        if let Err(error) = installed {
+            tracing::warn!("Ctrl-C ends the program at once: no handler could be installed ({error})");
+        }
+        Self(flag)
+    }
+
+    /// The flag itself, for loops that check it between steps.
+    pub(crate) fn flag(&self) -> &Arc<AtomicBool> {
+        &self.0
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Ends a command between two units of work.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.is_set() { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
+    /// Ends the program at once. Only where nothing is half written.
+    pub(crate) fn exit_if_set(&self) {
+        if self.is_set() {
+            eprintln!("error: {}", Error::Interrupted);
+            std::process::exit(INTERRUPTED.into());
+        }
+    }
+}

@@ -1,1 +1,0 @@
-//! The slm command line
