@@ -1,0 +1,197 @@
+//! Post-training quantization of a module that is not slm's own: what a user of the library relies on.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData, activation::relu};
+use slm_ptq::{Calibration, Error, LayerComparison, Plan, PtqConfig, calibrate, convert};
+use slm_quant_core::{
+    ActivationQuant, Bits, Granularity, Mapping, ObserverKind, QuantRange, QuantScheme, QuantizationType,
+    TORCH_EPS, choose_qparams,
+};
+use slm_quant_nn::{Linear, NamedLinears, to_vec_f32};
+
+#[derive(Module, Debug)]
+struct Mlp {
+    up: Linear,
+    down: Linear,
+}
+
+impl NamedLinears for Mlp {
+    fn for_each_linear(&self, visit: &mut dyn FnMut(&str, &Linear)) {
+        visit("up", &self.up);
+        visit("down", &self.down);
+    }
+    fn for_each_linear_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Linear)) {
+        visit("up", &mut self.up);
+        visit("down", &mut self.down);
+    }
+}
+
+fn values(seed: usize, count: usize) -> Vec<f32> {
+    (0..count).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0).collect()
+}
+
+fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+}
+
+fn linear(seed: usize, outputs: usize, inputs: usize) -> Linear {
+    Linear::from_weight(tensor(values(seed, outputs * inputs), [outputs, inputs]), None).unwrap()
+}
+
+fn mlp() -> Mlp {
+    Mlp { up: linear(1, 24, 16), down: linear(2, 16, 24) }
+}
+
+impl Mlp {
+    fn run(&self, x: Tensor<2>) -> Tensor<2> {
+        self.down.forward(relu(self.up.forward(x)))
+    }
+}
+
+fn input() -> Tensor<2> {
+    tensor(values(3, 5 * 16), [5, 16])
+}
+
+fn config(quantization_type: QuantizationType) -> PtqConfig {
+    PtqConfig::new(QuantScheme::per_tensor(Bits::Int8), quantization_type)
+}
+
+fn calibrated(model: &mut Mlp, plan: &Plan, observer: ObserverKind) -> Calibration {
+    calibrate(model, plan, &observer, |model| {
+        model.run(input());
+        Ok::<_, Error>(())
+    })
+    .unwrap()
+}
+
+#[test]
+fn static_parameters_are_those_of_the_inputs_that_were_seen() {
+    let mut model = mlp();
+    let config = config(QuantizationType::Static);
+    let plan = Plan::new(&model, &config).unwrap();
+    let calibration = calibrated(&mut model, &plan, ObserverKind::MinMax);
+
+    let hidden = to_vec_f32("hidden", relu(model.up.forward(input()))).unwrap();
+    let most = hidden.iter().copied().fold(0.0, f32::max);
+    let expected = choose_qparams(0.0, most, QuantRange::UINT8, Mapping::Affine, TORCH_EPS).unwrap();
+    assert_eq!(calibration.layers["down"].qparams, expected);
+    assert_eq!(calibration.layers["down"].max, most);
+
+    let reports = convert(&mut model, &plan, &config, Some(&calibration), &mut |_| {}).unwrap();
+    assert_eq!(reports[1].activation, Some(expected));
+    assert_eq!(model.down.packed().unwrap().activation(), ActivationQuant::Static(expected));
+}
+
+#[test]
+fn every_type_stays_close_to_the_float_model_and_reports_what_it_did() {
+    for quantization_type in
+        [QuantizationType::WeightOnly, QuantizationType::Dynamic, QuantizationType::Static]
+    {
+        let mut model = mlp();
+        let config = config(quantization_type);
+        let plan = Plan::new(&model, &config).unwrap();
+        let calibration = calibrated(&mut model, &plan, config.activation_observer);
+        let mut seen = Vec::new();
+        let reports = convert(&mut model, &plan, &config, Some(&calibration), &mut |layer| {
+            seen.push(layer.name.clone())
+        })
+        .unwrap();
+        assert_eq!(seen, ["up", "down"]);
+        for report in &reports {
+            assert_eq!(report.bytes_before, 24 * 16 * 4);
+            assert_eq!(report.bytes_after, 24 * 16 + 4);
+            assert_eq!(report.qparams.len(), 1);
+            assert!(report.error.sqnr_db() > 38.0, "{quantization_type}: {} dB", report.error.sqnr_db());
+            assert_eq!(report.activation.is_some(), quantization_type == QuantizationType::Static);
+        }
+        let mut float = mlp();
+        let mut comparison = LayerComparison::new(&float, &model).unwrap();
+        let run = |model: &Mlp| Ok::<_, Error>(model.run(input()));
+        comparison.observe(&mut float, &mut model, run, run).unwrap();
+        for layer in comparison.finish() {
+            let sqnr = layer.error.sqnr_db();
+            assert!(sqnr > 30.0 && sqnr.is_finite(), "{quantization_type}: {} {sqnr} dB", layer.name);
+        }
+    }
+}
+
+#[test]
+fn a_model_compared_with_itself_shows_no_error() {
+    let (mut a, mut b) = (mlp(), mlp());
+    let mut comparison = LayerComparison::new(&a, &b).unwrap();
+    let run = |model: &Mlp| Ok::<_, Error>(model.run(input()));
+    comparison.observe(&mut a, &mut b, run, run).unwrap();
+    let differences = comparison.finish();
+    assert_eq!(differences.len(), 2);
+    assert!(differences.iter().all(|layer| layer.error.sqnr_db() == f64::INFINITY));
+}
+
+#[test]
+fn skipped_layers_stay_float_and_say_why() {
+    let mut model = mlp();
+    let mut config = config(QuantizationType::Dynamic);
+    config.skip = vec!["do*".to_owned()];
+    let plan = Plan::new(&model, &config).unwrap();
+    assert_eq!(plan.skipped[0].name, "down");
+    assert_eq!(plan.skipped[0].reason, "skip pattern \"do*\"");
+    let reports = convert(&mut model, &plan, &config, None, &mut |_| {}).unwrap();
+    assert_eq!(reports.len(), 1);
+    assert!(model.up.packed().is_some() && model.down.packed().is_none());
+}
+
+#[test]
+fn what_cannot_be_done_is_said_before_anything_changes() {
+    let model = mlp();
+    let refused = |change: &dyn Fn(&mut PtqConfig)| {
+        let mut config = config(QuantizationType::Dynamic);
+        change(&mut config);
+        Plan::new(&model, &config).unwrap_err().to_string()
+    };
+    let message = refused(&|config| config.skip = vec!["lm_head".to_owned()]);
+    assert!(
+        message.contains("\"lm_head\" matches no linear layer") && message.contains("\"up\""),
+        "{message}"
+    );
+    let message = refused(&|config| config.skip = vec!["[".to_owned()]);
+    assert!(message.contains("skip pattern \"[\""), "{message}");
+    let message = refused(&|config| config.skip = vec!["*".to_owned()]);
+    assert!(message.contains("skip patterns match all 2 linear layers"), "{message}");
+    let message = refused(&|config| config.scheme.granularity = Granularity::PerGroup { group_size: 17 });
+    assert!(message.contains("layer up: group size 17 does not fit a width of 16"), "{message}");
+}
+
+#[test]
+fn static_quantization_needs_calibration_that_reaches_every_layer() {
+    let mut model = mlp();
+    let config = config(QuantizationType::Static);
+    let plan = Plan::new(&model, &config).unwrap();
+    let unreached = calibrate(&mut model, &plan, &ObserverKind::Mse, |model| {
+        model.up.forward(input());
+        Ok::<_, Error>(())
+    });
+    assert!(matches!(unreached, Err(Error::NotCalibrated { layer }) if layer == "down"));
+    let uncalibrated = convert(&mut model, &plan, &config, None, &mut |_| {});
+    assert!(matches!(uncalibrated, Err(Error::NotCalibrated { layer }) if layer == "up"));
+    assert!(model.up.packed().is_none());
+}
+
+#[test]
+fn inputs_that_are_not_finite_fail_calibration_by_name() {
+    let mut model = mlp();
+    let plan = Plan::new(&model, &config(QuantizationType::Static)).unwrap();
+    let failed = calibrate(&mut model, &plan, &ObserverKind::MinMax, |model| {
+        model.run(tensor(vec![f32::NAN; 16], [1, 16]));
+        Ok::<_, Error>(())
+    });
+    assert!(failed.unwrap_err().to_string().contains("layer up: "));
+}
+
+#[test]
+fn a_packed_layer_is_not_quantized_again() {
+    let mut model = mlp();
+    let config = config(QuantizationType::WeightOnly);
+    let plan = Plan::new(&model, &config).unwrap();
+    convert(&mut model, &plan, &config, None, &mut |_| {}).unwrap();
+    let again = Plan::new(&model, &config).unwrap_err().to_string();
+    assert!(again.contains("layer up") && again.contains("packed"), "{again}");
+}
