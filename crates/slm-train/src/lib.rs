@@ -1,1 +1,36 @@
-//! Corpus, tokenizer, training configuration and the FP32 training loop
+//! Training of small language models in FP32: the config, the data, the loop.
+//!
+//! ```no_run
+//! use std::sync::atomic::AtomicBool;
+//! use burn::tensor::Device;
+//! use slm_train::{Trainer, TrainingConfig};
+//!
+//! let config = TrainingConfig::from_file("configs/tiny.toml")?;
+//! let text = slm_text::read_text("corpus.txt")?;
+//! let stop = AtomicBool::new(false);
+//! let mut trainer = Trainer::new(config, &text, &Device::flex(), "out/tiny", false)?;
+//! let summary = trainer.run(&mut (), &stop)?;
+//! println!("{} steps, {:?}", summary.step, summary.validation);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod config;
+mod data;
+mod error;
+mod observer;
+mod optimizer;
+mod schedule;
+mod state;
+#[cfg(test)]
+mod testing;
+mod trainer;
+
+pub use config::{
+    QuantizationConfig, QuantizationMode, TokenizerConfig, TrainingConfig, TrainingOptions, parse_toml,
+    read_toml,
+};
+pub use data::{Batch, TrainingData};
+pub use error::{Error, Result};
+pub use observer::{Metric, StepReport, TrainObserver, ValidationReport};
+pub use trainer::{Outcome, Trainer, TrainingSummary};

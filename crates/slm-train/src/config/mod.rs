@@ -1,0 +1,214 @@
+//! What a training run is told to do.
+
+mod quantization;
+mod read;
+mod value;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use slm_model::ModelConfig;
+
+use crate::{Error, Result};
+
+pub use quantization::{QuantizationConfig, QuantizationMode};
+pub use read::{parse_toml, read_toml};
+
+/// A whole training run: the model, its tokenizer, how it is trained, and how it is quantized.
+///
+/// In a file each field is a section of that name; `[model]` must be there, and `steps` in `[training]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingConfig {
+    /// Architecture. Its `vocab_size` is that of the tokenizer that is trained.
+    pub model: ModelConfig,
+    /// Where the tokenizer comes from.
+    #[serde(default)]
+    pub tokenizer: TokenizerConfig,
+    /// Data, optimizer, schedule.
+    pub training: TrainingOptions,
+    /// Quantization, off by default.
+    #[serde(default)]
+    pub quantization: QuantizationConfig,
+}
+
+/// Where the tokenizer comes from: a file, or training on the data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokenizerConfig {
+    /// A `tokenizer.json` to use, relative to the config file. Default: train byte-level BPE with the model's
+    /// `vocab_size` on the training split.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// Bytes at the start of the training split that BPE is trained on. Default: 4,000,000.
+    pub train_bytes: usize,
+}
+
+impl Default for TokenizerConfig {
+    fn default() -> Self {
+        Self { file: None, train_bytes: 4_000_000 }
+    }
+}
+
+/// How a model is trained: AdamW (Loshchilov and Hutter, 2019), warm-up, cosine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainingOptions {
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Sequences per forward pass. Default: 16.
+    pub batch_size: usize,
+    /// Tokens that a sequence predicts. Default: 128.
+    pub sequence_length: usize,
+    /// Forward passes per optimizer step. Default: 1.
+    pub accumulation_steps: usize,
+    /// Highest learning rate, at the end of the warm-up. Default: 1e-3.
+    pub learning_rate: f64,
+    /// Learning rate at the end of the cosine. Default: 0.
+    pub min_learning_rate: f64,
+    /// Steps of linear warm-up. Default: 0.
+    pub warmup_steps: usize,
+    /// Decoupled decay of the linear layers' weights; embeddings, norms and biases have none. Default: 0.1.
+    pub weight_decay: f64,
+    /// Decay of the mean of the gradient. Default: 0.9.
+    pub beta1: f64,
+    /// Decay of the mean of the squared gradient. Default: 0.95.
+    pub beta2: f64,
+    /// Added to the root of the squared gradient's mean. Default: 1e-8.
+    pub epsilon: f64,
+    /// Largest norm of all gradients together; 0 turns clipping off. Default: 1.
+    pub grad_clip: f64,
+    /// Share of the text, at its end, that is held out for validation. Default: 0.05.
+    pub validation_fraction: f64,
+    /// Most windows of `sequence_length` tokens scored in a validation. Default: 64.
+    pub validation_windows: usize,
+    /// Steps between validations; 0 for one at the end alone. Default: 100.
+    pub eval_interval: usize,
+    /// Steps between checkpoints; 0 for one at the end alone. Default: 500.
+    pub save_interval: usize,
+    /// Seed of the weights and of the order of the data. Default: 0.
+    pub seed: u64,
+}
+
+impl Default for TrainingOptions {
+    fn default() -> Self {
+        Self {
+            steps: 0,
+            batch_size: 16,
+            sequence_length: 128,
+            accumulation_steps: 1,
+            learning_rate: 1e-3,
+            min_learning_rate: 0.0,
+            warmup_steps: 0,
+            weight_decay: 0.1,
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            grad_clip: 1.0,
+            validation_fraction: 0.05,
+            validation_windows: 64,
+            eval_interval: 100,
+            save_interval: 500,
+            seed: 0,
+        }
+    }
+}
+
+/// Reports a value that does not fit, with the file it came from.
+pub(crate) struct Check<'a> {
+    pub(crate) origin: &'a str,
+}
+
+impl Check<'_> {
+    /// [`Error::ConfigValue`] for `key` unless `fits`; `explain` gives what is wrong and what to do.
+    pub(crate) fn that(
+        &self,
+        fits: bool,
+        key: &str,
+        explain: impl FnOnce() -> (String, String),
+    ) -> Result<()> {
+        if fits {
+            return Ok(());
+        }
+        let (detail, remedy) = explain();
+        let remedy = format!("; {remedy}");
+        Err(Error::ConfigValue { origin: self.origin.to_owned(), key: key.to_owned(), detail, remedy })
+    }
+}
+
+impl TrainingConfig {
+    /// Reads and validates a TOML file. A tokenizer's path in it is taken relative to the file.
+    ///
+    /// # Errors
+    /// As [`read_toml`] and [`TrainingConfig::validate`].
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let mut config: Self = read_toml(path)?;
+        config.validate(&path.display().to_string())?;
+        if let (Some(file), Some(folder)) = (&mut config.tokenizer.file, path.parent()) {
+            *file = folder.join(&*file);
+        }
+        Ok(config)
+    }
+
+    /// Checks that values are possible and fit each other; `origin` says in errors where they came from.
+    ///
+    /// # Errors
+    /// [`Error::ConfigValue`] with the first key that is wrong and what would be right.
+    pub fn validate(&self, origin: &str) -> Result<()> {
+        let check = Check { origin };
+        let model = self.model.validate().map_err(|error| error.to_string());
+        check.that(model.is_ok(), "model", || {
+            (model.err().unwrap_or_default(), "see the field named".into())
+        })?;
+        self.training.validate(&check)?;
+        let (length, positions) = (self.training.sequence_length, self.model.max_position_embeddings);
+        check.that(length <= positions, "training.sequence_length", || {
+            let detail = format!("is {length}, beyond the model's max_position_embeddings of {positions}");
+            (detail, "shorten the one or raise the other".into())
+        })?;
+        check.that(self.tokenizer.train_bytes > 0, "tokenizer.train_bytes", || {
+            ("is 0".into(), "give the bytes to train the tokenizer on".into())
+        })?;
+        self.quantization.validate(&check)
+    }
+}
+
+impl TrainingOptions {
+    fn validate(&self, check: &Check<'_>) -> Result<()> {
+        let of = |key: &str| format!("training.{key}");
+        for (key, value, least) in [
+            ("steps", self.steps, 1),
+            ("batch_size", self.batch_size, 1),
+            ("sequence_length", self.sequence_length, 2),
+            ("accumulation_steps", self.accumulation_steps, 1),
+            ("validation_windows", self.validation_windows, 1),
+        ] {
+            check
+                .that(value >= least, &of(key), || (format!("is {value}"), format!("use {least} or more")))?;
+        }
+        check.that(self.warmup_steps < self.steps, &of("warmup_steps"), || {
+            (format!("is {}, of {} steps", self.warmup_steps, self.steps), "use fewer than `steps`".into())
+        })?;
+        // Bounds beyond which Burn's schedulers refuse a rate.
+        let bounds: [(&str, f64, std::ops::RangeInclusive<f64>); 8] = [
+            ("learning_rate", self.learning_rate, f64::MIN_POSITIVE..=1.0),
+            ("min_learning_rate", self.min_learning_rate, 0.0..=self.learning_rate),
+            ("weight_decay", self.weight_decay, 0.0..=1.0),
+            ("beta1", self.beta1, 0.0..=0.999_999),
+            ("beta2", self.beta2, 0.0..=0.999_999),
+            ("epsilon", self.epsilon, 1e-30..=1.0),
+            ("grad_clip", self.grad_clip, 0.0..=1e30),
+            ("validation_fraction", self.validation_fraction, 1e-6..=0.9),
+        ];
+        for (key, value, range) in bounds {
+            check.that(range.contains(&value), &of(key), || {
+                (format!("is {value}"), format!("use {:e} to {:e}", range.start(), range.end()))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

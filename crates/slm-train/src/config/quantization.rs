@@ -1,0 +1,102 @@
+//! The quantization part of a training config.
+
+use serde::{Deserialize, Serialize};
+use slm_quant_core::{
+    ActivationGranularity, Bits, Granularity, Mapping, ObserverKind, QuantScheme, QuantizationType,
+    ScaleDtype,
+};
+
+use super::Check;
+use crate::Result;
+
+/// When a model is quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QuantizationMode {
+    /// Never: the result is an FP32 model.
+    #[default]
+    None,
+    /// After training (post-training quantization).
+    Ptq,
+    /// During training (quantization-aware training).
+    Qat,
+}
+
+/// How a model is quantized. Everything is off until `quantization_mode` says otherwise.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QuantizationConfig {
+    /// When. Default: never.
+    pub quantization_mode: QuantizationMode,
+    /// Width of a weight, 8 or 4. Default: 8. Activations have 8 bits in either.
+    pub quantization_bits: Bits,
+    /// What. Default: static.
+    pub quantization_type: QuantizationType,
+    /// Whether a quantized model is tuned further while its weights stay quantized. Default: false.
+    pub enable_quantized_finetuning: bool,
+    /// Which weights share a scale: `tensor`, `channel` or `group:N`. Default: `tensor`.
+    pub granularity: Granularity,
+    /// How ranges map to codes: `symmetric`, `symmetric-torch` or `affine`. Default: `symmetric`.
+    pub mapping: Mapping,
+    /// How scales are stored: `f32` or `f16`. Default: `f32`.
+    pub scale_dtype: ScaleDtype,
+    /// How the range of a weight is chosen. Default: `mse`.
+    pub observer: ObserverKind,
+    /// How the range of an activation is chosen, for static quantization. Default: `mse`.
+    pub activation_observer: ObserverKind,
+    /// Which activations share a scale, for dynamic quantization: `token` or `tensor`. Default: `token`.
+    pub activation_granularity: ActivationGranularity,
+    /// Linear layers to leave in F32: names as in reports, `*` for any run of characters.
+    pub skip: Vec<String>,
+}
+
+impl Default for QuantizationConfig {
+    fn default() -> Self {
+        Self {
+            quantization_mode: QuantizationMode::None,
+            quantization_bits: Bits::Int8,
+            quantization_type: QuantizationType::Static,
+            enable_quantized_finetuning: false,
+            granularity: Granularity::PerTensor,
+            mapping: Mapping::default(),
+            scale_dtype: ScaleDtype::F32,
+            observer: ObserverKind::Mse,
+            activation_observer: ObserverKind::Mse,
+            activation_granularity: ActivationGranularity::default(),
+            skip: Vec::new(),
+        }
+    }
+}
+
+impl QuantizationConfig {
+    /// The scheme of the weights.
+    pub fn scheme(&self) -> QuantScheme {
+        QuantScheme {
+            bits: self.quantization_bits,
+            granularity: self.granularity,
+            mapping: self.mapping,
+            scale_dtype: self.scale_dtype,
+        }
+    }
+
+    pub(super) fn validate(&self, check: &Check<'_>) -> Result<()> {
+        let of = |key: &str| format!("quantization.{key}");
+        check.that(self.quantization_mode != QuantizationMode::Qat, &of("quantization_mode"), || {
+            ("is \"qat\", which this version cannot do yet".into(), "use \"none\" or \"ptq\"".into())
+        })?;
+        check.that(!self.enable_quantized_finetuning, &of("enable_quantized_finetuning"), || {
+            ("is true, which this version cannot do yet".into(), "use false".into())
+        })?;
+        for (key, observer) in
+            [("observer", &self.observer), ("activation_observer", &self.activation_observer)]
+        {
+            check.that(observer.build().is_ok(), &of(key), || {
+                let reason = observer.build().err().map_or_else(String::new, |error| error.to_string());
+                (format!("is {observer}: {reason}"), "use an observer with its usual parameters".into())
+            })?;
+        }
+        check.that(self.skip.iter().all(|pattern| !pattern.trim().is_empty()), &of("skip"), || {
+            ("holds an empty pattern, which names no layer".into(), "remove it".into())
+        })
+    }
+}

@@ -1,0 +1,198 @@
+//! Text as tokens, split for training and validation, and cut into batches.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use slm_text::{END_OF_TEXT, Tokenizer};
+
+use crate::{Error, Result, TrainingConfig};
+
+/// Most bytes encoded in one call where the text has documents to split it at: encoding takes some hundred
+/// bytes of memory per token.
+const ENCODE_BYTES: usize = 1 << 20;
+
+/// A text, tokenized and split.
+#[derive(Debug, Clone)]
+pub struct TrainingData {
+    /// The tokenizer, trained on the training split or read from the file that the config names.
+    pub tokenizer: Tokenizer,
+    /// Tokens to train on.
+    pub train: Vec<u32>,
+    /// Tokens to validate on.
+    pub validation: Vec<u32>,
+    /// SHA-256 of the text.
+    pub sha256: String,
+}
+
+/// Inputs of one forward pass and the tokens they should predict, row by row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// `batch_size` rows of `sequence_length` tokens.
+    pub inputs: Vec<u32>,
+    /// Each input's successor in the text.
+    pub targets: Vec<u32>,
+}
+
+impl TrainingData {
+    /// Splits `text`, gets the tokenizer, and encodes both parts.
+    ///
+    /// The last `validation_fraction` of the text, from the next document or line on, is held out; a tokenizer
+    /// that is trained sees none of it.
+    ///
+    /// # Errors
+    /// [`Error::Text`] from the tokenizer, [`Error::Vocabulary`] for one that does not fit the model, and
+    /// [`Error::TextTooShort`] where a part has fewer tokens than a sequence needs.
+    pub fn new(text: &str, config: &TrainingConfig) -> Result<Self> {
+        let (train, _) = split(text, config.training.validation_fraction);
+        let tokenizer = match &config.tokenizer.file {
+            Some(file) => Tokenizer::from_file(file)?,
+            None => {
+                let sample = &train[..train.floor_char_boundary(config.tokenizer.train_bytes)];
+                Tokenizer::train(sample, config.model.vocab_size)?
+            }
+        };
+        Self::with_tokenizer(text, tokenizer, config)
+    }
+
+    /// Splits `text` and encodes both parts with a given tokenizer.
+    ///
+    /// # Errors
+    /// As [`TrainingData::new`].
+    pub fn with_tokenizer(text: &str, tokenizer: Tokenizer, config: &TrainingConfig) -> Result<Self> {
+        let (tokens, model) = (tokenizer.vocab_size(), config.model.vocab_size);
+        if tokens > model {
+            return Err(Error::Vocabulary { tokens, model });
+        }
+        let (train, validation) = split(text, config.training.validation_fraction);
+        let data = Self {
+            train: encode(&tokenizer, train)?,
+            validation: encode(&tokenizer, validation)?,
+            sha256: slm_checkpoint::sha256(text.as_bytes()),
+            tokenizer,
+        };
+        let needed = config.training.sequence_length + 1;
+        for (part, found) in [("training", data.train.len()), ("validation", data.validation.len())] {
+            if found < needed {
+                return Err(Error::TextTooShort { part, found, needed });
+            }
+        }
+        Ok(data)
+    }
+
+    /// The `index`-th batch of a run: sequences from random places of the training split, which depend on
+    /// nothing but the seed and the index, so that a run that is resumed goes on as if never stopped.
+    pub fn batch(&self, seed: u64, index: u64, batch_size: usize, sequence_length: usize) -> Batch {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(index);
+        let places = (self.train.len() - sequence_length) as u64;
+        let mut batch = Batch { inputs: Vec::new(), targets: Vec::new() };
+        for _ in 0..batch_size {
+            // The bias of the remainder is below places / 2^64.
+            let start = (rng.next_u64() % places) as usize;
+            let window = &self.train[start..=start + sequence_length];
+            batch.inputs.extend_from_slice(&window[..sequence_length]);
+            batch.targets.extend_from_slice(&window[1..]);
+        }
+        batch
+    }
+}
+
+/// The text before and after a boundary at or behind `1 - fraction` of it: the end of a document, else of a
+/// line, else of a character.
+fn split(text: &str, fraction: f64) -> (&str, &str) {
+    let wanted = text.floor_char_boundary((text.len() as f64 * (1.0 - fraction)) as usize);
+    let rest = &text[wanted..];
+    let document = format!("{END_OF_TEXT}\n");
+    let ahead = [document.as_str(), "\n"]
+        .iter()
+        .filter_map(|end| rest.find(end).map(|at| at + end.len()))
+        // A boundary so far ahead that it would leave little to validate on is none.
+        .find(|&at| at <= rest.len() / 2)
+        .unwrap_or(0);
+    text.split_at(wanted + ahead)
+}
+
+/// Encodes a text, document by document where it is long. That changes no token: documents end in a special
+/// token, at which the tokenizer splits anyway.
+fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let mut end = rest.len();
+        if tokenizer.token_id(END_OF_TEXT).is_some() && end > ENCODE_BYTES {
+            let from = rest.floor_char_boundary(ENCODE_BYTES);
+            end = rest[from..].find(END_OF_TEXT).map_or(end, |at| from + at + END_OF_TEXT.len());
+        }
+        ids.extend(tokenizer.encode(&rest[..end])?);
+        rest = &rest[end..];
+    }
+    Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::tiny_config;
+    use slm_text::corpus::Corpus;
+
+    #[test]
+    fn the_split_falls_on_a_boundary() {
+        let text = Corpus::new(1).text(40);
+        let (train, validation) = split(&text, 0.1);
+        assert!(train.ends_with("<|endoftext|>\n") && validation.ends_with("<|endoftext|>\n"));
+        assert_eq!(format!("{train}{validation}"), text);
+        let share = validation.len() as f64 / text.len() as f64;
+        assert!((0.04..=0.1).contains(&share), "{share}");
+        assert_eq!(split("ab\ncd\nef\ngh\n", 0.5), ("ab\ncd\n", "ef\ngh\n"));
+        assert_eq!(split("ééééé", 0.3), ("ééé", "éé"));
+    }
+
+    #[test]
+    fn batches_are_windows_of_the_text_and_come_again() {
+        let config = tiny_config();
+        let data = TrainingData::new(&Corpus::new(1).text(200), &config).unwrap();
+        assert_eq!(data.tokenizer.vocab_size(), config.model.vocab_size);
+        let batch = data.batch(3, 5, 4, 16);
+        assert_eq!(batch, data.batch(3, 5, 4, 16));
+        assert_ne!(batch, data.batch(3, 6, 4, 16));
+        assert_ne!(batch, data.batch(4, 5, 4, 16));
+        assert_eq!((batch.inputs.len(), batch.targets.len()), (64, 64));
+        for row in 0..4 {
+            let (inputs, targets) = (&batch.inputs[row * 16..][..16], &batch.targets[row * 16..][..16]);
+            assert_eq!(inputs[1..], targets[..15]);
+            assert!(data.train.windows(16).any(|window| window == inputs));
+        }
+    }
+
+    #[test]
+    fn every_place_can_be_drawn_and_none_beyond() {
+        let config = tiny_config();
+        let mut data = TrainingData::new(&Corpus::new(1).text(200), &config).unwrap();
+        data.train = (0..10).collect();
+        let mut seen = [false; 10];
+        for index in 0..200 {
+            seen[data.batch(0, index, 1, 4).inputs[0] as usize] = true;
+        }
+        assert_eq!(seen, [true, true, true, true, true, true, false, false, false, false]);
+    }
+
+    #[test]
+    fn long_texts_encode_as_in_one_call() {
+        let text = Corpus::new(1).text(1500);
+        assert!(text.len() > ENCODE_BYTES);
+        let tokenizer = Tokenizer::train(&text[..100_000], 320).unwrap();
+        assert_eq!(encode(&tokenizer, &text).unwrap(), tokenizer.encode(&text).unwrap());
+    }
+
+    #[test]
+    fn too_little_text_and_too_many_tokens_are_refused() {
+        let mut config = tiny_config();
+        let text = Corpus::new(1).text(200);
+        let data = TrainingData::new(&text, &config).unwrap();
+        let short =
+            TrainingData::with_tokenizer("A few words.\n", data.tokenizer.clone(), &config).unwrap_err();
+        assert!(matches!(short, Error::TextTooShort { part: "training", .. }), "{short}");
+        config.model.vocab_size = 300;
+        let wide = TrainingData::with_tokenizer(&text, data.tokenizer, &config).unwrap_err();
+        assert!(matches!(wide, Error::Vocabulary { tokens: 320, model: 300 }), "{wide}");
+    }
+}

@@ -1,0 +1,138 @@
+//! What can go wrong before and during training.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Errors of this crate. Each names the file, key or step at fault, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read.
+    #[error("cannot read {}: {source}; check the path and its permissions", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A config is not TOML.
+    #[error("{origin} is not valid TOML: {detail}")]
+    ConfigSyntax {
+        /// The file.
+        origin: String,
+        /// What the parser said, with line and column.
+        detail: String,
+    },
+    /// A key that nothing reads.
+    #[error("unknown key `{key}` in {section} of {origin}{suggestion}")]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// The section it is in.
+        section: String,
+        /// The file.
+        origin: String,
+        /// The nearest known key, as the end of the sentence.
+        suggestion: String,
+    },
+    /// A key that must be there.
+    #[error("{section} of {origin} has no `{key}`; add it")]
+    MissingKey {
+        /// The key.
+        key: String,
+        /// The section it belongs in.
+        section: String,
+        /// The file.
+        origin: String,
+    },
+    /// A value of the wrong type, out of bounds, or at odds with another.
+    #[error("`{key}` in {origin}: {detail}{remedy}")]
+    ConfigValue {
+        /// The file.
+        origin: String,
+        /// Section and key.
+        key: String,
+        /// What was found and what was expected.
+        detail: String,
+        /// What to do, as the end of the sentence.
+        remedy: String,
+    },
+    /// Text or tokenizer.
+    #[error(transparent)]
+    Text(#[from] slm_text::Error),
+    /// A tokenizer with more tokens than the model has rows for.
+    #[error(
+        "the tokenizer has {tokens} tokens, but the model's vocab_size is {model}; set vocab_size to at least \
+         {tokens}"
+    )]
+    Vocabulary {
+        /// Tokens of the tokenizer.
+        tokens: usize,
+        /// Rows of the embedding.
+        model: usize,
+    },
+    /// Too little text for one sequence.
+    #[error(
+        "the {part} split has {found} tokens, and one sequence needs {needed}; give more text, a shorter \
+         sequence_length or another validation_fraction"
+    )]
+    TextTooShort {
+        /// Which split.
+        part: &'static str,
+        /// Tokens it has.
+        found: usize,
+        /// Tokens it needs.
+        needed: usize,
+    },
+    /// The model refused its config or its input.
+    #[error(transparent)]
+    Model(#[from] slm_model::Error),
+    /// A tensor could not be read back.
+    #[error(transparent)]
+    Tensor(#[from] slm_quant_nn::Error),
+    /// A checkpoint could not be written or read.
+    #[error(transparent)]
+    Checkpoint(#[from] slm_checkpoint::Error),
+    /// A schedule that Burn's schedulers refuse.
+    #[error("learning rate schedule: {detail}; check learning_rate, min_learning_rate and warmup_steps")]
+    Schedule {
+        /// What the scheduler said.
+        detail: String,
+    },
+    /// A loss or gradient that is NaN or infinite.
+    #[error(
+        "the {what} is {value} at step {step}; training stopped there and the last checkpoint is kept: lower \
+         learning_rate, lengthen warmup_steps or lower grad_clip"
+    )]
+    NotFinite {
+        /// Loss or gradient.
+        what: &'static str,
+        /// The step that met it, from 1.
+        step: usize,
+        /// Its value.
+        value: f64,
+    },
+    /// A checkpoint that training cannot go on from.
+    #[error("cannot resume from {}: {reason}; start a new run without --resume", dir.display())]
+    NotResumable {
+        /// The checkpoint.
+        dir: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// State of the optimizer that does not fit the model.
+    #[error("state of the optimizer: {detail}; the checkpoint can be used, but not resumed from")]
+    OptimizerState {
+        /// What is wrong.
+        detail: String,
+    },
+    /// State of the run that cannot be serialized.
+    #[error("state of the run: {detail}")]
+    State {
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+/// Result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;

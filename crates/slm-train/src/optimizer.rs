@@ -1,0 +1,219 @@
+//! One optimizer step: clipping by the global norm, then AdamW.
+//!
+//! The arithmetic is Burn's `AdamW`. Burn's module optimizer around it is not used, for two reasons: it clips
+//! each parameter by its own norm, and it keys saved state by parameter ids that differ from run to run and
+//! restores it on whatever device is the default. Here state is kept by parameter path.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, GradientsParams, Optimizer};
+use burn::tensor::{Device, Tensor, TensorData};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+
+use crate::{Error, Result, TrainingOptions};
+
+/// The element of a parameter's path that only weights of linear layers have: the name of the variant of
+/// `slm_quant_nn::Weight`. These are decayed.
+const DECAYED: &str = "Float";
+
+/// AdamW with the state of every parameter.
+pub(crate) struct ModelOptimizer {
+    decayed: AdamW,
+    plain: AdamW,
+    grad_clip: f64,
+    states: BTreeMap<String, Moments>,
+}
+
+/// State of one parameter, flattened; AdamW works element by element.
+#[derive(Clone)]
+struct Moments(AdaptiveMomentumState<1>);
+
+impl ModelOptimizer {
+    pub(crate) fn new(options: &TrainingOptions) -> Self {
+        let config = |weight_decay: f64| {
+            AdamWConfig::new()
+                .with_beta_1(options.beta1 as f32)
+                .with_beta_2(options.beta2 as f32)
+                .with_epsilon(options.epsilon as f32)
+                .with_weight_decay(weight_decay as f32)
+                .build()
+        };
+        Self {
+            decayed: config(options.weight_decay),
+            plain: config(0.0),
+            grad_clip: options.grad_clip,
+            states: BTreeMap::new(),
+        }
+    }
+
+    /// Updates `model`, and returns the norm that all gradients together had before clipping.
+    ///
+    /// A norm that is not finite changes nothing.
+    pub(crate) fn step<M: Module>(
+        &mut self,
+        learning_rate: f64,
+        model: M,
+        gradients: &mut GradientsParams,
+    ) -> Result<(M, f64)> {
+        let norm = global_norm(&model, gradients)?;
+        if !norm.is_finite() {
+            return Ok((model, norm));
+        }
+        let clips = self.grad_clip > 0.0 && norm > self.grad_clip;
+        let scale = if clips { Some(self.grad_clip / norm) } else { None };
+        let mut step = Step { optimizer: self, gradients, learning_rate, scale, path: Vec::new() };
+        Ok((model.map(&mut step), norm))
+    }
+
+    /// The state as a safetensors file: `<path>.moment_1` and `<path>.moment_2` of every parameter.
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
+        let failed = |detail: String| Error::OptimizerState { detail };
+        let mut tensors: Vec<(String, Vec<u8>, usize)> = Vec::with_capacity(2 * self.states.len());
+        for (path, Moments(state)) in &self.states {
+            for (name, tensor) in [("moment_1", &state.moment_1), ("moment_2", &state.moment_2)] {
+                let values = tensor
+                    .to_data()
+                    .try_into_vec::<f32>()
+                    .map_err(|error| failed(format!("{path} is not made of 32-bit floats: {error:?}")))?;
+                let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                tensors.push((format!("{path}.{name}"), bytes, values.len()));
+            }
+        }
+        let views = tensors
+            .iter()
+            .map(|(name, bytes, len)| Ok((name.as_str(), TensorView::new(Dtype::F32, vec![*len], bytes)?)))
+            .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
+            .map_err(|error| failed(error.to_string()))?;
+        safetensors::serialize(views, None).map_err(|error| failed(error.to_string()))
+    }
+
+    /// Restores the state of `model`'s parameters after `steps` steps from what [`to_bytes`](Self::to_bytes)
+    /// gave.
+    pub(crate) fn load<M: Module>(
+        &mut self,
+        bytes: &[u8],
+        steps: usize,
+        model: &M,
+        device: &Device,
+    ) -> Result<()> {
+        let failed = |detail: String| Error::OptimizerState { detail };
+        let file = SafeTensors::deserialize(bytes).map_err(|error| failed(error.to_string()))?;
+        let mut sizes = Sizes { path: Vec::new(), sizes: BTreeMap::new() };
+        model.visit(&mut sizes);
+        if file.len() != 2 * sizes.sizes.len() {
+            let (found, expected) = (file.len(), 2 * sizes.sizes.len());
+            return Err(failed(format!("it holds {found} tensors, the model needs {expected}")));
+        }
+        self.states.clear();
+        for (path, size) in sizes.sizes {
+            let read = |moment: &str| -> Result<Tensor<1>> {
+                let name = format!("{path}.{moment}");
+                let view = file.tensor(&name).map_err(|error| failed(error.to_string()))?;
+                if view.dtype() != Dtype::F32 || view.shape() != [size] {
+                    let (dtype, shape) = (view.dtype(), view.shape());
+                    return Err(failed(format!("{name} is {dtype:?} {shape:?}, expected F32 [{size}]")));
+                }
+                let (values, _) = view.data().as_chunks::<4>();
+                let values: Vec<f32> = values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+                Ok(Tensor::from_data(TensorData::new(values, [size]), device))
+            };
+            let state = AdaptiveMomentumState::new(steps, read("moment_1")?, read("moment_2")?);
+            self.states.insert(path, Moments(state));
+        }
+        Ok(())
+    }
+}
+
+struct Step<'a> {
+    optimizer: &'a mut ModelOptimizer,
+    gradients: &'a mut GradientsParams,
+    learning_rate: f64,
+    /// What gradients are multiplied with, where they are clipped.
+    scale: Option<f64>,
+    path: Vec<String>,
+}
+
+impl ModuleMapper for Step<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(gradient) = self.gradients.remove::<D>(param.id) else { return param };
+        let (id, tensor, mapper) = param.consume();
+        let requires_grad = tensor.is_require_grad();
+        let value = tensor.inner();
+        let shape = value.shape();
+        let size = shape.num_elements();
+        let gradient = match self.scale {
+            Some(scale) => gradient.mul_scalar(scale),
+            None => gradient,
+        };
+        let path = self.path.join(".");
+        let state = self.optimizer.states.remove(&path).map(|Moments(state)| AdamWState::new(state));
+        let decays = self.path.last().is_some_and(|name| name == DECAYED);
+        let adamw = if decays { &self.optimizer.decayed } else { &self.optimizer.plain };
+        let (value, state) =
+            adamw.step(self.learning_rate, value.reshape([size]), gradient.reshape([size]), state);
+        if let Some(state) = state {
+            self.optimizer.states.insert(path, Moments(state.momentum));
+        }
+        let tensor = Tensor::from_inner(value.reshape(shape)).set_require_grad(requires_grad);
+        Param::from_mapped_value(id, tensor, mapper)
+    }
+}
+
+/// Square root of the sum of the squares of all gradients.
+fn global_norm<M: Module>(model: &M, gradients: &GradientsParams) -> Result<f64> {
+    let mut squares = Squares { gradients, sums: Vec::new() };
+    model.visit(&mut squares);
+    if squares.sums.is_empty() {
+        return Ok(0.0);
+    }
+    // Read back once, for all parameters.
+    let sums = slm_quant_nn::to_vec_f32("gradient norm", Tensor::cat(squares.sums, 0))?;
+    Ok(sums.into_iter().map(f64::from).sum::<f64>().sqrt())
+}
+
+struct Squares<'a> {
+    gradients: &'a GradientsParams,
+    sums: Vec<Tensor<1>>,
+}
+
+impl ModuleVisitor for Squares<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.gradients.get::<D>(param.id) {
+            self.sums.push(gradient.square().sum());
+        }
+    }
+}
+
+/// Elements of every float parameter, by path.
+struct Sizes {
+    path: Vec<String>,
+    sizes: BTreeMap<String, usize>,
+}
+
+impl ModuleVisitor for Sizes {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.sizes.insert(self.path.join("."), param.shape().num_elements());
+    }
+}
+
+#[cfg(test)]
+#[path = "optimizer_tests.rs"]
+mod tests;

@@ -1,0 +1,118 @@
+//! What a checkpoint holds, beside the model, for training to go on.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Metric, Result, TrainingConfig};
+
+/// Where the run stands. A file of the checkpoint.
+pub(crate) const STATE: &str = "training_state.json";
+/// State of the optimizer. A file of the checkpoint.
+pub(crate) const OPTIMIZER: &str = "training_optimizer.safetensors";
+/// Everything that was measured, one JSON object a line. A file of the checkpoint.
+pub(crate) const METRICS: &str = "metrics.jsonl";
+
+/// Version of the layout of [`TrainingState`].
+const VERSION: u32 = 1;
+
+/// Where a run stands. The order of the data and the learning rate follow from the step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TrainingState {
+    version: u32,
+    /// Optimizer steps done.
+    pub(crate) step: usize,
+    /// The config the run began with.
+    pub(crate) config: TrainingConfig,
+    /// SHA-256 of the text.
+    pub(crate) data_sha256: String,
+    /// Kind of device it ran on: results are the same bit for bit on that kind alone.
+    pub(crate) device: String,
+}
+
+impl TrainingState {
+    pub(crate) fn new(step: usize, config: &TrainingConfig, data_sha256: &str, device: &str) -> Self {
+        Self {
+            version: VERSION,
+            step,
+            config: config.clone(),
+            data_sha256: data_sha256.to_owned(),
+            device: device.to_owned(),
+        }
+    }
+
+    /// Reads the state in a checkpoint directory.
+    pub(crate) fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join(STATE);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::NotResumable {
+                    dir: dir.to_owned(),
+                    reason: format!("it has no {STATE}, so it is not the checkpoint of a training run"),
+                });
+            }
+            Err(source) => return Err(Error::Read { path, source }),
+        };
+        let refuse = |reason: String| Error::NotResumable { dir: dir.to_owned(), reason };
+        let value: serde_json::Value =
+            serde_json::from_slice(&bytes).map_err(|error| refuse(format!("{STATE}: {error}")))?;
+        // The version first: what else there is depends on it.
+        match value.get("version").and_then(serde_json::Value::as_u64) {
+            Some(version) if version == u64::from(VERSION) => {}
+            other => {
+                let found = other.map_or("none".to_owned(), |version| version.to_string());
+                return Err(refuse(format!("{STATE} has version {found}, this program reads {VERSION}")));
+            }
+        }
+        serde_json::from_value(value).map_err(|error| refuse(format!("{STATE}: {error}")))
+    }
+
+    /// Refuses to go on with another config, text or device than the run began with.
+    pub(crate) fn check_same(&self, other: &Self, dir: &Path) -> Result<()> {
+        let refuse = |reason: String| Err(Error::NotResumable { dir: dir.to_owned(), reason });
+        for (section, same) in [
+            ("model", self.config.model == other.config.model),
+            ("tokenizer", self.config.tokenizer == other.config.tokenizer),
+            ("training", self.config.training == other.config.training),
+        ] {
+            if !same {
+                return refuse(format!("[{section}] of the config is not what the run began with"));
+            }
+        }
+        if self.data_sha256 != other.data_sha256 {
+            return refuse("the text is not the one the run began with".to_owned());
+        }
+        if self.device != other.device {
+            return refuse(format!("the run began on device {}, not {}", self.device, other.device));
+        }
+        Ok(())
+    }
+}
+
+/// Metrics as they are stored.
+pub(crate) fn metrics_to_bytes(metrics: &[Metric]) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for metric in metrics {
+        serde_json::to_writer(&mut bytes, metric)
+            .map_err(|error| Error::State { detail: error.to_string() })?;
+        bytes.push(b'\n');
+    }
+    Ok(bytes)
+}
+
+/// Metrics as they were stored.
+pub(crate) fn read_metrics(dir: &Path) -> Result<Vec<Metric>> {
+    let path = dir.join(METRICS);
+    let text = fs::read_to_string(&path).map_err(|source| Error::Read { path, source })?;
+    text.lines()
+        .map(|line| {
+            serde_json::from_str(line).map_err(|error| Error::NotResumable {
+                dir: dir.to_owned(),
+                reason: format!("{METRICS}: {error}"),
+            })
+        })
+        .collect()
+}

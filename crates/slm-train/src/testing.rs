@@ -1,0 +1,51 @@
+//! What the tests of several files need.
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, Tensor};
+use slm_model::{ModelConfig, Transformer};
+
+use crate::{QuantizationConfig, TokenizerConfig, TrainingConfig, TrainingOptions};
+
+/// A model that trains in a second, with a width that 32 does not divide.
+pub(crate) fn tiny_config() -> TrainingConfig {
+    let mut model = ModelConfig::new(320, 24, 52, 2, 2, 64);
+    model.num_kv_heads = 1;
+    TrainingConfig {
+        model,
+        tokenizer: TokenizerConfig::default(),
+        training: TrainingOptions {
+            steps: 20,
+            batch_size: 3,
+            sequence_length: 24,
+            learning_rate: 3e-3,
+            warmup_steps: 4,
+            eval_interval: 8,
+            save_interval: 6,
+            validation_windows: 4,
+            validation_fraction: 0.1,
+            seed: 1,
+            ..TrainingOptions::default()
+        },
+        quantization: QuantizationConfig::default(),
+    }
+}
+
+/// The CPU devices.
+pub(crate) fn devices() -> [Device; 2] {
+    [Device::flex(), slm_quant_nn::ndarray_device()]
+}
+
+/// `model` with a NaN in every norm.
+pub(crate) fn poisoned(model: Transformer) -> Transformer {
+    struct Poison;
+    impl ModuleMapper for Poison {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if D == 1 {
+                param.map(|tensor| Tensor::from_inner(tensor.inner() * f32::NAN).require_grad())
+            } else {
+                param
+            }
+        }
+    }
+    model.map(&mut Poison)
+}

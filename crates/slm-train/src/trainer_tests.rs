@@ -1,0 +1,192 @@
+use std::path::Path;
+
+use super::*;
+use crate::testing::{devices, tiny_config};
+use slm_text::corpus::Corpus;
+
+fn text() -> String {
+    Corpus::new(1).text(120)
+}
+
+/// Every weight, by name, as bits.
+fn weights(model: &Transformer) -> Vec<(String, Vec<u32>)> {
+    let mut all = Vec::new();
+    model
+        .for_each_tensor::<()>(&mut |name, data| {
+            let values = data.try_into_vec::<f32>().unwrap();
+            all.push((name.to_owned(), values.iter().map(|value| value.to_bits()).collect()));
+            Ok(())
+        })
+        .unwrap();
+    all
+}
+
+/// Stops a run after a number of steps, and notes what it saw.
+#[derive(Default)]
+struct Watch<'a> {
+    stop_at: usize,
+    stop: Option<&'a AtomicBool>,
+    steps: Vec<usize>,
+    validations: Vec<usize>,
+    checkpoints: Vec<usize>,
+}
+
+impl TrainObserver for Watch<'_> {
+    fn on_step(&mut self, report: &StepReport, seconds: f64) {
+        assert!(seconds > 0.0);
+        self.steps.push(report.step);
+        if let (Some(stop), true) = (self.stop, report.step == self.stop_at) {
+            stop.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn on_validation(&mut self, report: &ValidationReport) {
+        self.validations.push(report.step);
+    }
+
+    fn on_checkpoint(&mut self, step: usize, dir: &Path) {
+        assert!(dir.join("model.safetensors").exists());
+        self.checkpoints.push(step);
+    }
+}
+
+fn never() -> AtomicBool {
+    AtomicBool::new(false)
+}
+
+#[test]
+fn a_run_learns_and_leaves_a_checkpoint() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("out");
+    let mut config = tiny_config();
+    config.training.steps = 60;
+    config.training.eval_interval = 0;
+    let mut trainer = Trainer::new(config, &text(), &Device::flex(), &dir, false).unwrap();
+    let before = slm_model::evaluate(&trainer.model(), &trainer.data().validation, 24, |_, _| {}).unwrap();
+    let summary = trainer.run(&mut (), &never()).unwrap();
+    assert_eq!((summary.outcome, summary.step), (Outcome::Finished, 60));
+    let after = summary.validation.unwrap();
+    assert!(before.mean_nll() > 5.5, "{}", before.mean_nll());
+    assert!(after.nll < before.mean_nll() - 1.0, "{} {}", before.mean_nll(), after.nll);
+
+    let checkpoint = Checkpoint::open(&dir).unwrap();
+    assert_eq!(weights(&checkpoint.load_model(&Device::flex()).unwrap()), weights(&trainer.model()));
+    assert_eq!(checkpoint.config().tokenizer.eos_token_ids, [0]);
+    let metrics = std::fs::read_to_string(dir.join(METRICS)).unwrap();
+    assert_eq!(metrics.lines().count(), 61);
+    assert!(metrics.lines().next().unwrap().starts_with("{\"event\":\"step\",\"step\":1,"), "{metrics}");
+}
+
+#[test]
+fn interrupted_and_resumed_is_the_same_bit_for_bit() {
+    for device in devices() {
+        let root = tempfile::tempdir().unwrap();
+        let [whole, parts] = ["whole", "parts"].map(|name| root.path().join(name));
+        let mut config = tiny_config();
+        config.training.accumulation_steps = 2;
+        let mut watch = Watch::default();
+        let mut straight = Trainer::new(config.clone(), &text(), &device, &whole, false).unwrap();
+        straight.run(&mut watch, &never()).unwrap();
+        assert_eq!(watch.steps, (1..=20).collect::<Vec<_>>());
+        assert_eq!((watch.validations, watch.checkpoints), (vec![8, 16, 20], vec![6, 12, 18, 20]));
+
+        let stop = never();
+        let mut watch = Watch { stop_at: 10, stop: Some(&stop), ..Watch::default() };
+        let mut first = Trainer::new(config.clone(), &text(), &device, &parts, false).unwrap();
+        let summary = first.run(&mut watch, &stop).unwrap();
+        assert_eq!((summary.outcome, summary.step), (Outcome::Interrupted, 10));
+        assert_eq!(watch.checkpoints, [6, 10]);
+        drop(first);
+        let mut second = Trainer::resume(config, &text(), &device, &parts).unwrap();
+        assert_eq!(second.step(), 10);
+        second.run(&mut (), &never()).unwrap();
+
+        assert_eq!(weights(&second.model()), weights(&straight.model()), "{device:?}");
+        assert_eq!(second.metrics(), straight.metrics());
+        for file in ["model.safetensors", OPTIMIZER, METRICS, STATE] {
+            assert_eq!(
+                std::fs::read(whole.join(file)).unwrap(),
+                std::fs::read(parts.join(file)).unwrap(),
+                "{file}"
+            );
+        }
+    }
+}
+
+#[test]
+fn accumulating_is_a_larger_batch() {
+    let root = tempfile::tempdir().unwrap();
+    let mut config = tiny_config();
+    config.training.accumulation_steps = 3;
+    let mut trainer =
+        Trainer::new(config.clone(), &text(), &Device::flex(), root.path().join("a"), false).unwrap();
+    let mean = |model: &Transformer, data: &TrainingData| {
+        let losses = (0..3).map(|index| {
+            let batch = data.batch(1, index, 3, 24);
+            f64::from(batch_loss(model, &batch, 3, &Device::flex()).into_scalar::<f32>())
+        });
+        losses.sum::<f64>() / 3.0
+    };
+    let expected = mean(&trainer.model(), trainer.data());
+    let report = trainer.train_step(1e-3).unwrap();
+    assert!((report.loss - expected).abs() < 1e-5, "{} {expected}", report.loss);
+    assert_eq!(report.tokens, 3 * 3 * 24);
+}
+
+#[test]
+fn a_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("out");
+    let config = tiny_config();
+    let stop = never();
+    let mut watch = Watch { stop_at: 6, stop: Some(&stop), ..Watch::default() };
+    let mut trainer = Trainer::new(config, &text(), &Device::flex(), &dir, false).unwrap();
+    trainer.run(&mut watch, &stop).unwrap();
+    let good = weights(&trainer.model());
+
+    trainer.model = crate::testing::poisoned(trainer.model.clone());
+    let error = trainer.run(&mut (), &never()).unwrap_err();
+    assert!(matches!(error, Error::NotFinite { what: "loss", step: 7, .. }), "{error}");
+    assert!(error.to_string().contains("step 7"), "{error}");
+    let kept = Checkpoint::open(&dir).unwrap().load_model(&Device::flex()).unwrap();
+    assert_eq!(weights(&kept), good);
+}
+
+#[test]
+fn what_cannot_be_resumed_says_why() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("out");
+    let mut config = tiny_config();
+    config.training.steps = 5;
+    let device = Device::flex();
+    Trainer::new(config.clone(), &text(), &device, &dir, false).unwrap().run(&mut (), &never()).unwrap();
+
+    let resume = |config: &TrainingConfig, text: &str, device: &Device| {
+        Trainer::resume(config.clone(), text, device, &dir).err().map(|error| error.to_string())
+    };
+    assert_eq!(resume(&config, &text(), &device), None);
+    let mut longer = config.clone();
+    longer.training.steps = 6;
+    assert!(resume(&longer, &text(), &device).unwrap().contains("[training]"));
+    let other_text = resume(&config, &Corpus::new(2).text(120), &device).unwrap();
+    assert!(other_text.contains("the text is not the one"), "{other_text}");
+    let other_device = resume(&config, &text(), &slm_quant_nn::ndarray_device()).unwrap();
+    assert!(other_device.contains("device"), "{other_device}");
+
+    let plain = root.path().join("plain");
+    let model = Transformer::new(&config.model, 0, &device).unwrap();
+    slm_checkpoint::save(&plain, &model, &SaveRequest::default(), false).unwrap();
+    let error = Trainer::resume(config, &text(), &device, &plain).err().unwrap();
+    assert!(error.to_string().contains("training_state.json"), "{error}");
+}
+
+#[test]
+fn an_output_that_exists_is_refused_before_training() {
+    let root = tempfile::tempdir().unwrap();
+    let new = |overwrite| Trainer::new(tiny_config(), &text(), &Device::flex(), root.path(), overwrite).err();
+    let error = new(false).unwrap();
+    assert!(matches!(error, Error::Checkpoint(slm_checkpoint::Error::OutputExists { .. })), "{error}");
+    assert!(new(true).is_none(), "an empty directory may be replaced");
+    std::fs::write(root.path().join("letters.txt"), "dear").unwrap();
+    assert!(matches!(new(true), Some(Error::Checkpoint(slm_checkpoint::Error::OutputNotOurs { .. }))));
+}
