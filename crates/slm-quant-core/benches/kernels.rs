@@ -42,7 +42,7 @@ fn schemes() -> [(&'static str, QuantScheme, ActivationQuant); 6] {
 
 fn matrix(rows: usize, cols: usize, scheme: QuantScheme) -> QuantizedMatrix {
     let count = scheme.granularity.scale_count(rows, cols).unwrap();
-    let codes = (0..rows * scheme.bits.row_bytes(cols)).map(|i| (i * 2_654_435_761 >> 11) as u8).collect();
+    let codes = (0..rows * scheme.bits.row_bytes(cols)).map(|i| ((i * 2_654_435_761) >> 11) as u8).collect();
     let scales = Scales::from_f32(vec![0.01; count], scheme.scale_dtype);
     QuantizedMatrix::from_parts(rows, cols, scheme, codes, scales, None).unwrap()
 }
@@ -75,12 +75,12 @@ fn main() {
     println!("threads {}", rayon::current_num_threads());
     let bandwidth = measure_read_bandwidth(3);
     println!("read bandwidth {:.1} GB/s", bandwidth / 1e9);
-    let best_peak = measure_peak_ops(KernelKind::best(), 5).unwrap();
+    let best_peak = measure_peak_ops(KernelKind::best(), 30).unwrap();
     for kernel in KernelKind::available().into_iter().rev() {
         if !named(&kinds, &kernel.to_string()) {
             continue;
         }
-        let peak = measure_peak_ops(kernel, 5).unwrap();
+        let peak = measure_peak_ops(kernel, 30).unwrap();
         println!("{kernel}: peak {:.0} GOP/s", peak.unwrap_or(f64::NAN) / 1e9);
         for (name, scheme, quant) in schemes() {
             for (rows, cols) in SHAPES {

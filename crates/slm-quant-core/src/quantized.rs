@@ -157,6 +157,7 @@ impl QuantizedMatrix {
         Ok(Self { rows, cols, scheme, codes, scales, zero_points })
     }
 
+    #[cfg(target_arch = "x86_64")]
     /// Assembles a matrix from the parts of one that was checked before.
     pub(crate) fn from_valid_parts(
         rows: usize,

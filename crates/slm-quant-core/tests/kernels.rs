@@ -251,3 +251,25 @@ fn kernels_are_named() {
     assert_eq!(KernelKind::available().last(), Some(&KernelKind::best()));
     assert!(matches!("sse9".parse::<KernelKind>(), Err(Error::Parse { .. })));
 }
+
+/// The environment is the process's, so each choice is made by a run of this test in a process of its own.
+#[test]
+fn the_environment_forces_a_kernel_or_fails() {
+    let selected = || KernelKind::select().map_or_else(|error| error.to_string(), |kind| kind.to_string());
+    if let Ok(expected) = std::env::var("EXPECTED_KERNEL") {
+        assert_eq!(selected(), expected);
+        return;
+    }
+    let run = |name: &str, expected: &str| {
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "the_environment_forces_a_kernel_or_fails"])
+            .env("SLM_KERNEL", name)
+            .env("EXPECTED_KERNEL", expected)
+            .status();
+        assert!(status.unwrap().success(), "SLM_KERNEL={name} should give {expected:?}");
+    };
+    for kind in KernelKind::available() {
+        run(&kind.to_string(), &kind.to_string());
+    }
+    run("sse9", &"sse9".parse::<KernelKind>().unwrap_err().to_string());
+}

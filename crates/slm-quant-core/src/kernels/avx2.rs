@@ -73,9 +73,10 @@ impl Simd for Avx2 {
         simd!(with_features(op))
     }
 
-    /// 6 rows by 1 block: 12 accumulators of 16 registers.
+    /// 5 rows by 1 block: 10 accumulators of 16 registers. With 6 rows one of them does not fit, and its way
+    /// through memory takes longer than all the products.
     fn tiles<J: Job>(self, job: &J, rows: Range<usize>, blocks: Range<usize>) {
-        driver::tiles::<Self, J, 6, 1>(self, job, rows, blocks);
+        driver::tiles::<Self, J, 5, 1>(self, job, rows, blocks);
     }
 
     #[inline(always)]

@@ -3,11 +3,18 @@
 //! Codes become floats in registers, their zero point is subtracted (both exact), and each group's sum is
 //! scaled once at its end.
 
-use super::activations::FloatInputs;
+#![allow(
+    clippy::needless_range_loop,
+    clippy::manual_memcpy,
+    reason = "a tile has a row and a block on every side"
+)]
+
+use super::SharedOut;
 use super::blocked::{Blocked, LaneScales};
 use super::driver::Job;
+use super::inputs::FloatInputs;
 use super::simd::{LINE_BYTES, Simd};
-use super::{PREFETCH_BYTES, SharedOut, load_lanes, store_tile};
+use super::vector::{PREFETCH_BYTES, load_lanes, store_tile};
 use crate::{Bits, Mapping};
 
 /// A product with float inputs.

@@ -10,11 +10,18 @@
 //! else summed beside the first, the third is computed once per input row and group. All arithmetic wraps
 //! modulo 2^32, so that only the result has to fit, which packing has made sure of.
 
-use super::activations::Inputs;
+#![allow(
+    clippy::needless_range_loop,
+    clippy::manual_memcpy,
+    reason = "a tile has a row and a block on every side"
+)]
+
+use super::SharedOut;
 use super::blocked::{Blocked, LaneScales};
 use super::driver::Job;
+use super::inputs::Inputs;
 use super::simd::{LANES, LINE_BYTES, Simd};
-use super::{PREFETCH_BYTES, SharedOut, load_lanes, store_tile};
+use super::vector::{PREFETCH_BYTES, load_lanes, store_tile};
 use crate::Bits;
 
 /// Where results go. The caller of its methods is the task that owns the rows and blocks.

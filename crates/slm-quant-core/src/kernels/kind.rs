@@ -62,7 +62,10 @@ impl KernelKind {
     /// [`Error::Parse`] when it names none.
     pub fn select() -> Result<Self> {
         let Some(name) = std::env::var_os(SLM_KERNEL) else { return Ok(Self::best()) };
-        let kind: Self = name.to_string_lossy().parse()?;
+        let kind: Self = name.to_string_lossy().parse().map_err(|error| match error {
+            Error::Parse { found, expected, .. } => Error::Parse { what: SLM_KERNEL, found, expected },
+            error => error,
+        })?;
         if kind.is_available() { Ok(kind) } else { Err(kind.unavailable()) }
     }
 }

@@ -3,27 +3,40 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use super::simd::{LINE_BYTES, Op, Simd};
+use super::KernelKind;
 #[cfg(target_arch = "x86_64")]
-use super::{Avx2, Avx512Vnni};
-use super::{KernelKind, PREFETCH_BYTES};
+use super::{
+    Avx2, Avx512Vnni,
+    simd::{LINE_BYTES, Op, Simd},
+};
 use crate::Result;
 
+/// Bytes of a cache line, and how far ahead of its reads the read measurement asks for them.
+const CACHE_LINE: usize = 64;
+const PREFETCH_BYTES: usize = 2048;
+
+#[cfg(target_arch = "x86_64")]
 /// Independent sums of the multiply loop: enough to hide a multiply's latency, few enough for registers.
 const CHAINS: usize = 6;
 
-/// Rounds of the multiply loop in one run, some 10 to 50 ms.
-const ROUNDS: usize = 10_000_000;
+#[cfg(target_arch = "x86_64")]
+/// Inputs that the multiply loop goes round.
+const INPUTS: usize = 16;
+
+#[cfg(target_arch = "x86_64")]
+/// Rounds of the multiply loop in one run: a few milliseconds, so that some run is undisturbed.
+const ROUNDS: usize = 2_000_000;
 
 /// Bytes that the read measurement goes over: far more than any cache.
 const READ_BYTES: usize = 512 << 20;
 
 /// Integer operations (a multiplication and an addition are two) per second that all threads of the
 /// current rayon pool reach together with the kernel's INT8 multiply on registers alone; the best of
-/// `repeats` short runs. None for the scalar kernel, which is not written in vector operations.
+/// `repeats` runs of a few milliseconds. None for the scalar kernel, which is not written in vector operations.
 ///
 /// # Errors
 /// [`crate::Error::KernelUnavailable`] when this processor cannot run the kernel.
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
 pub fn measure_peak_ops(kernel: KernelKind, repeats: usize) -> Result<Option<f64>> {
     let peak = match kernel {
         KernelKind::Scalar => return Ok(None),
@@ -37,6 +50,7 @@ pub fn measure_peak_ops(kernel: KernelKind, repeats: usize) -> Result<Option<f64
     peak.map(Some).ok_or_else(|| kernel.unavailable())
 }
 
+#[cfg(target_arch = "x86_64")]
 fn peak_ops<S: Simd>(simd: S, repeats: usize) -> f64 {
     let time = best_time(repeats, |_| simd.vectorize(Multiplies(simd)));
     (rayon::current_num_threads() * ROUNDS * CHAINS * LINE_BYTES * 2) as f64 / time.as_secs_f64()
@@ -52,25 +66,33 @@ fn best_time(repeats: usize, f: impl Fn(usize) + Sync) -> Duration {
     times.min().unwrap_or_default()
 }
 
+#[cfg(target_arch = "x86_64")]
 struct Multiplies<S>(S);
 
+#[cfg(target_arch = "x86_64")]
 impl<S: Simd> Op for Multiplies<S> {
     #[inline(always)]
     fn run(self) {
         #[repr(align(64))]
         struct Line([u8; LINE_BYTES]);
         let simd = self.0;
-        let (codes, x) = (black_box(Line([3; LINE_BYTES])), black_box([2u8; 8]));
-        // SAFETY: the array is 64 bytes, aligned to 64.
-        let line = unsafe { simd.load_line(codes.0.as_ptr()) };
+        // Every chain has its own weights and every round its own input, or a compiler would multiply once.
+        let lines: [Line; CHAINS] = black_box(std::array::from_fn(|i| Line([i as u8 + 1; LINE_BYTES])));
+        let inputs: [[u8; 8]; INPUTS] = black_box(std::array::from_fn(|i| [i as u8 + 1; 8]));
         let parts = if S::CENTERED_INPUT8 { 2 } else { 1 };
-        let operands = [simd.operand8(line, 0), simd.operand8(line, parts - 1)];
+        let mut operands = [[simd.zero_bytes(); 2]; CHAINS];
+        for (operands, line) in operands.iter_mut().zip(&lines) {
+            // SAFETY: the array is 64 bytes, aligned to 64.
+            let line = unsafe { simd.load_line(line.0.as_ptr()) };
+            *operands = [simd.operand8(line, 0), simd.operand8(line, parts - 1)];
+        }
         let mut acc = [simd.splat_i32(0); CHAINS];
-        for _ in 0..ROUNDS {
-            for acc in &mut acc {
-                for part in 0..parts {
-                    // SAFETY: `x` holds 8 bytes, the most that four inputs take.
-                    *acc = unsafe { simd.dot8(*acc, x.as_ptr().add(4 * part), operands[part]) };
+        for round in 0..ROUNDS {
+            let x = inputs[round % INPUTS].as_ptr();
+            for (acc, operands) in acc.iter_mut().zip(&operands) {
+                for (part, &operand) in operands.iter().enumerate().take(parts) {
+                    // SAFETY: an input has 8 bytes, the most that two parts read.
+                    *acc = unsafe { simd.dot8(*acc, x.add(4 * part), operand) };
                 }
             }
         }
@@ -106,7 +128,7 @@ fn read(words: &[u64], streams: usize) -> u64 {
         for stream in 0..streams {
             let turn = &words[stream * length + at..][..TURN];
             prefetch(turn.as_ptr().wrapping_byte_add(PREFETCH_BYTES).cast());
-            prefetch(turn.as_ptr().wrapping_byte_add(PREFETCH_BYTES + LINE_BYTES).cast());
+            prefetch(turn.as_ptr().wrapping_byte_add(PREFETCH_BYTES + CACHE_LINE).cast());
             for (sum, word) in sums.iter_mut().zip(turn) {
                 *sum ^= word;
             }

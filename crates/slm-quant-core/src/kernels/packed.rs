@@ -1,9 +1,8 @@
 //! Weights together with the kernel that reads them.
 
-use super::blocked::Blocked;
 use super::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
-use super::{Avx2, Avx512Vnni};
+use super::{Avx2, Avx512Vnni, blocked::Blocked};
 use super::{Kernel, KernelKind, QuantizedActivations};
 use crate::{QParams, QuantScheme, QuantizedMatrix, Result};
 

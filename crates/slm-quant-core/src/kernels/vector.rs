@@ -1,0 +1,80 @@
+//! A kernel out of vector operations, for any instruction set.
+
+use super::blocked::Blocked;
+use super::float::FloatJob;
+use super::inputs::{FloatInputs, Inputs};
+use super::integer::{Floats, IntegerJob, Sums};
+use super::simd::{LANES, Simd};
+use super::{Kernel, QuantizedActivations, SharedOut, driver};
+use crate::QuantizedMatrix;
+
+/// Every vector instruction set is a kernel.
+impl<S: Simd> Kernel for S {
+    type Weights = Blocked;
+
+    fn pack(self, matrix: QuantizedMatrix) -> Blocked {
+        Blocked::pack(matrix)
+    }
+
+    fn linear_quantized(self, x: &QuantizedActivations, w: &Blocked, bias: Option<&[f32]>, out: &mut [f32]) {
+        let x = Inputs::new(x, w, S::CENTERED_INPUT8);
+        let out = Floats { out: SharedOut::new(out), bias, rows: w.rows() };
+        driver::run(self, &IntegerJob { x, w, out });
+    }
+
+    fn accumulate(self, x: &QuantizedActivations, w: &Blocked, out: &mut [i32]) {
+        let x = Inputs::new(x, w, S::CENTERED_INPUT8);
+        let out = Sums { out: SharedOut::new(out), rows: w.rows(), groups: w.groups_per_row() };
+        driver::run(self, &IntegerJob { x, w, out });
+    }
+
+    fn linear_float(self, x: &[f32], w: &Blocked, bias: Option<&[f32]>, out: &mut [f32]) {
+        let x = FloatInputs::new(x, x.len() / w.cols(), w);
+        driver::run(self, &FloatJob { x, w, out: SharedOut::new(out), bias });
+    }
+}
+
+/// How far ahead of its reads a kernel asks for weights. About the bytes that arrive during one memory
+/// latency on each of four streams.
+pub(super) const PREFETCH_BYTES: usize = 512;
+
+/// The values of a block's lanes out of one value per row of weights; zeros where there is none.
+#[inline(always)]
+pub(super) fn load_lanes<S: Simd>(simd: S, values: Option<&[f32]>, block: usize) -> S::F32 {
+    let Some(values) = values else { return simd.splat_f32(0.0) };
+    let values = &values[block * LANES..];
+    if let Some(lanes) = values.first_chunk() {
+        return simd.load_f32(lanes);
+    }
+    let mut lanes = [0.0; LANES];
+    lanes[..values.len()].copy_from_slice(values);
+    simd.load_f32(&lanes)
+}
+
+/// Writes a tile to rows `row..row + M` of a `[m, width]` output, as far as the width goes.
+///
+/// The caller is the task that owns these rows and blocks.
+#[inline(always)]
+pub(super) fn store_tile<S: Simd, const M: usize, const NB: usize>(
+    simd: S,
+    out: &SharedOut<'_, f32>,
+    width: usize,
+    row: usize,
+    blocks: [usize; NB],
+    tile: &[[S::F32; NB]; M],
+) {
+    let mut lanes = [[[0.0; LANES]; NB]; M];
+    for i in 0..M {
+        for b in 0..NB {
+            simd.store_f32(tile[i][b], &mut lanes[i][b]);
+        }
+    }
+    for (i, lanes) in lanes.iter().enumerate() {
+        for (&block, lanes) in blocks.iter().zip(lanes) {
+            let count = LANES.min(width - block * LANES);
+            // SAFETY: the driver gives each row and block to one task, so that no other thread writes
+            // these cells.
+            unsafe { out.write((row + i) * width + block * LANES, &lanes[..count]) }
+        }
+    }
+}
