@@ -271,5 +271,5 @@ fn the_environment_forces_a_kernel_or_fails() {
     for kind in KernelKind::available() {
         run(&kind.to_string(), &kind.to_string());
     }
-    run("sse9", &"sse9".parse::<KernelKind>().unwrap_err().to_string());
+    run("sse9", "SLM_KERNEL: \"sse9\" is not one of scalar, avx2, avx512vnni");
 }
