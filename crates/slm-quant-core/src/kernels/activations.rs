@@ -1,5 +1,7 @@
 //! The input of a linear layer as unsigned 8-bit codes.
 
+use rayon::prelude::*;
+
 use crate::quantize::quantize_checked;
 use crate::round::Quantizer;
 use crate::scan::{check_finite, check_len, min_max};
@@ -7,6 +9,9 @@ use crate::{ActivationGranularity, Error, QParams, QuantRange, Result, choose_qp
 
 /// Bytes of a cache line.
 const CACHE_LINE: usize = 64;
+
+/// Values from which on it pays to quantize rows on several threads.
+const PARALLEL_VALUES: usize = 1 << 16;
 
 /// How a linear layer treats its input.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -118,6 +123,7 @@ pub fn quantize_activations(
 ) -> Result<QuantizedActivations> {
     check_len("activations", m * k, x.len())?;
     let mut all = QuantizedActivations::zeros(m, k)?;
+    let parallel = m > 1 && m * k >= PARALLEL_VALUES;
     match quant {
         ActivationQuant::Float => {
             return Err(Error::Parameter {
@@ -135,14 +141,28 @@ pub fn quantize_activations(
         }
         ActivationQuant::Dynamic(ActivationGranularity::PerTensor) => {}
         ActivationQuant::Dynamic(ActivationGranularity::PerToken) => {
-            let params: Result<_> = x.chunks_exact(k).map(dynamic_params).collect();
+            let params: Result<_> = if parallel {
+                x.par_chunks_exact(k).map(dynamic_params).collect()
+            } else {
+                x.chunks_exact(k).map(dynamic_params).collect()
+            };
             // A row knows its own positions only; for the error, name the one in the whole input.
             all.params = params.or_else(|error| check_finite("activations", x).and(Err(error)))?;
         }
     }
-    for (row, x) in x.chunks_exact(k).enumerate() {
-        let params = all.qparams(row);
-        quantize_checked(x, Quantizer::new(params, QuantRange::UINT8), all.row_mut(row, params));
+    let QuantizedActivations { cols, stride, codes, params, .. } = &mut all;
+    let quantize = |row: usize, x: &[f32], out: &mut [u8]| {
+        let params = if params.len() == 1 { params[0] } else { params[row] };
+        let (codes, padding) = out.split_at_mut(*cols);
+        padding.fill(params.zero_point as u8);
+        quantize_checked(x, Quantizer::new(params, QuantRange::UINT8), codes);
+    };
+    if parallel {
+        let rows = x.par_chunks_exact(k).zip(codes.par_chunks_exact_mut(*stride)).enumerate();
+        rows.for_each(|(row, (x, out))| quantize(row, x, out));
+    } else {
+        let rows = x.chunks_exact(k).zip(codes.chunks_exact_mut(*stride)).enumerate();
+        rows.for_each(|(row, (x, out))| quantize(row, x, out));
     }
     Ok(all)
 }
