@@ -1,1 +1,17 @@
-//! Helpers shared by the whole-program tests.
+//! Helpers of the whole-program tests: the built `slm` in a directory of its own, small models that are made
+//! on the spot, and the reference data where it is there.
+#![forbid(unsafe_code)]
+
+mod fixtures;
+mod hugging_face;
+mod outcome;
+mod program;
+mod sandbox;
+mod shared;
+
+pub use fixtures::{Files, checkpoint, model, quantized, text};
+pub use hugging_face::{HuggingFace, Tensor, read_tensors};
+pub use outcome::Outcome;
+pub use program::{binary, command};
+pub use sandbox::Sandbox;
+pub use shared::shared;

@@ -1,0 +1,50 @@
+//! The model and text that most tests use, made once for a test program.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::OnceLock;
+
+use slm_text::corpus::Corpus;
+
+use crate::{HuggingFace, Sandbox};
+
+/// Files of a directory by name.
+pub type Files = BTreeMap<String, Vec<u8>>;
+
+/// Some stories.
+pub fn text() -> &'static str {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    TEXT.get_or_init(|| Corpus::new(7).text(12))
+}
+
+/// The model, to be changed and written.
+pub fn model() -> HuggingFace {
+    static MODEL: OnceLock<HuggingFace> = OnceLock::new();
+    MODEL.get_or_init(|| HuggingFace::llama(text())).clone()
+}
+
+/// The model as a float checkpoint, made by `slm import`.
+pub fn checkpoint() -> &'static Files {
+    static CHECKPOINT: OnceLock<Files> = OnceLock::new();
+    CHECKPOINT.get_or_init(|| {
+        let sandbox = Sandbox::new();
+        model().write(sandbox.path("hf"));
+        sandbox.slm("import hf --out model").success();
+        files(&sandbox, "model")
+    })
+}
+
+/// The model in INT8, as `slm ptq` makes it without further options.
+pub fn quantized() -> &'static Files {
+    static QUANTIZED: OnceLock<Files> = OnceLock::new();
+    QUANTIZED.get_or_init(|| {
+        let sandbox = Sandbox::with_model();
+        sandbox.slm("ptq --checkpoint model --calibration text.txt --out int8").success();
+        files(&sandbox, "int8")
+    })
+}
+
+fn files(sandbox: &Sandbox, name: &str) -> Files {
+    let entries = fs::read_dir(sandbox.path(name)).unwrap().map(|entry| entry.unwrap());
+    entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect()
+}

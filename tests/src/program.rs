@@ -1,0 +1,58 @@
+//! Where the built program is.
+
+use std::env::{self, consts::EXE_SUFFIX};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The `slm` to test: the one that the environment variable `SLM_BIN` names, or else the one of the build
+/// that this test belongs to. `cargo test --workspace` has built that; a run of this package alone builds it
+/// where it is missing.
+///
+/// # Panics
+/// If there is none and none can be built.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| match env::var_os("SLM_BIN") {
+        Some(path) => {
+            let path = std::path::absolute(path).unwrap();
+            assert!(path.is_file(), "SLM_BIN: {} is not a file", path.display());
+            path
+        }
+        None => built(),
+    })
+}
+
+/// A command that runs the program as on a machine where nothing is set for it.
+pub fn command() -> Command {
+    let mut command = Command::new(binary());
+    for name in ["SLM_KERNEL", "SLM_LOG", "CARGO_MANIFEST_DIR"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Test programs lie in `TARGET/PROFILE/deps`, programs in `TARGET/PROFILE`.
+fn built() -> PathBuf {
+    let test = env::current_exe().unwrap();
+    let profile_dir = test.ancestors().nth(2).unwrap();
+    let path = profile_dir.join(format!("slm{EXE_SUFFIX}"));
+    if !path.is_file() {
+        let profile = match profile_dir.file_name().and_then(|name| name.to_str()).unwrap() {
+            "debug" => "dev",
+            profile => profile,
+        };
+        let status = Command::new(env::var_os("CARGO").unwrap_or(OsString::from("cargo")))
+            .args(["build", "--package", "slm-cli", "--bin", "slm", "--profile", profile, "--target-dir"])
+            .arg(profile_dir.parent().unwrap())
+            .status();
+        assert!(
+            status.is_ok_and(|status| status.success()) && path.is_file(),
+            "{} is not there and could not be built; build it with `cargo build -p slm-cli`, or name another \
+             with SLM_BIN",
+            path.display()
+        );
+    }
+    path
+}
