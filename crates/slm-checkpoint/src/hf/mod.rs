@@ -14,7 +14,7 @@ mod recipe;
 mod rope;
 mod shards;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -49,7 +49,7 @@ pub struct Imported {
     dir: PathBuf,
     shards: Shards,
     /// Shape and origin of every canonical tensor.
-    recipes: HashMap<String, (Vec<usize>, Recipe)>,
+    recipes: BTreeMap<String, (Vec<usize>, Recipe)>,
 }
 
 /// What [`import_to`] did.
@@ -251,11 +251,11 @@ fn plan(
     config: &ModelConfig,
     family: Family,
     shards: &Shards,
-) -> Result<HashMap<String, (Vec<usize>, Recipe)>> {
+) -> Result<BTreeMap<String, (Vec<usize>, Recipe)>> {
     let prefix = if family == Family::Gpt2 { "transformer." } else { "model." };
     let names = shards.names();
     let prefix = if names.iter().any(|name| name.starts_with(prefix)) { prefix } else { "" };
-    let recipes: HashMap<String, (Vec<usize>, Recipe)> = expected_tensors(config)
+    let recipes: BTreeMap<String, (Vec<usize>, Recipe)> = expected_tensors(config)
         .into_iter()
         .map(|tensor| {
             let recipe = recipe::recipe(family, prefix, &tensor);

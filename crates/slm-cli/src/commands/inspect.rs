@@ -218,7 +218,7 @@ fn count_codes(matrix: &QuantizedMatrix) -> Vec<CodeCount> {
         }
     }
     let lowest = range.quant_min() as i8;
-    (lowest..).zip(counts).map(|(code, count)| CodeCount { code, count }).collect()
+    (lowest..=i8::MAX).zip(counts).map(|(code, count)| CodeCount { code, count }).collect()
 }
 
 fn values(values: &[f32]) -> Result<ValueView> {
