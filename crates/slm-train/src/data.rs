@@ -100,11 +100,15 @@ impl TrainingData {
 /// line, else of a character.
 fn split(text: &str, fraction: f64) -> (&str, &str) {
     let wanted = text.floor_char_boundary((text.len() as f64 * (1.0 - fraction)) as usize);
-    let rest = &text[wanted..];
+    let (before, rest) = text.split_at(wanted);
     let document = format!("{END_OF_TEXT}\n");
     let ahead = [document.as_str(), "\n"]
         .iter()
-        .filter_map(|end| rest.find(end).map(|at| at + end.len()))
+        .filter_map(
+            |&end| {
+                if before.ends_with(end) { Some(0) } else { rest.find(end).map(|at| at + end.len()) }
+            },
+        )
         // A boundary so far ahead that it would leave little to validate on is none.
         .find(|&at| at <= rest.len() / 2)
         .unwrap_or(0);

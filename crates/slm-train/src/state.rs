@@ -72,6 +72,10 @@ impl TrainingState {
 
     /// Refuses to go on with another config, text or device than the run began with.
     pub(crate) fn check_same(&self, other: &Self, dir: &Path) -> Result<()> {
+        // Through JSON, as the state on the disk went: the parser may miss the last bit of a long fraction.
+        let to_state_error = |error: serde_json::Error| Error::State { detail: error.to_string() };
+        let json = serde_json::to_vec(other).map_err(to_state_error)?;
+        let other: Self = serde_json::from_slice(&json).map_err(to_state_error)?;
         let refuse = |reason: String| Err(Error::NotResumable { dir: dir.to_owned(), reason });
         for (section, same) in [
             ("model", self.config.model == other.config.model),

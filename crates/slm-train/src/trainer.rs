@@ -14,6 +14,7 @@ use slm_model::Transformer;
 use slm_text::{END_OF_TEXT, Tokenizer};
 
 use crate::data::Batch;
+use crate::observer::rounded;
 use crate::optimizer::ModelOptimizer;
 use crate::schedule::Schedule;
 use crate::state::{METRICS, OPTIMIZER, STATE, TrainingState, metrics_to_bytes, read_metrics};
@@ -100,7 +101,7 @@ impl Trainer {
     }
 
     /// Goes on with the run whose checkpoint is at `dir`: on the same kind of device, with the same config and
-    /// text, the result is the same bit for bit as if it had never stopped.
+    /// text, the result is the same bit for bit as if it had never stopped. A finished run has nothing left to do.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for one that cannot be read, [`Error::NotResumable`] for one that is not of a
@@ -125,7 +126,7 @@ impl Trainer {
         let data = TrainingData::with_tokenizer(text, tokenizer, &config)?;
         let model = checkpoint.load_model(&device)?;
         let mut optimizer = ModelOptimizer::new(&config.training);
-        if state.step < config.training.steps {
+        if has_optimizer_state(state.step, &config) {
             let path = dir.join(OPTIMIZER);
             let bytes = std::fs::read(&path).map_err(|source| Error::Read { path, source })?;
             optimizer.load(&bytes, state.step, &model, &device.clone().inner())?;
@@ -154,12 +155,14 @@ impl Trainer {
     pub fn run(&mut self, observer: &mut dyn TrainObserver, stop: &AtomicBool) -> Result<TrainingSummary> {
         let options = self.config.training.clone();
         let mut schedule = Schedule::new(&options, self.step)?;
-        let mut saved_at = None;
+        let mut saved_at = self.owns_dir.then_some(self.step);
         while self.step < options.steps && !stop.load(Ordering::Relaxed) {
             let started = Instant::now();
             let report = self.train_step(schedule.next_rate())?;
             observer.on_step(&report, started.elapsed().as_secs_f64());
-            self.metrics.push(Metric::Step(report));
+            if due(self.step, options.log_interval) {
+                self.metrics.push(Metric::Step(report));
+            }
             if due(self.step, options.eval_interval) && self.step < options.steps {
                 self.validate(observer)?;
             }
@@ -169,7 +172,7 @@ impl Trainer {
             }
         }
         let outcome = if self.is_finished() { Outcome::Finished } else { Outcome::Interrupted };
-        let validated = matches!(self.metrics.last(), Some(Metric::Validation(_)));
+        let validated = self.last_validation().is_some_and(|report| report.step == self.step);
         if outcome == Outcome::Finished && !validated {
             self.validate(observer)?;
             saved_at = None;
@@ -244,7 +247,13 @@ impl Trainer {
         self.model = model;
         self.step = step;
         let tokens = passes * options.batch_size * options.sequence_length;
-        Ok(StepReport { step, loss, learning_rate, grad_norm, tokens })
+        Ok(StepReport {
+            step,
+            loss: rounded(loss),
+            learning_rate: rounded(learning_rate),
+            grad_norm: rounded(grad_norm),
+            tokens,
+        })
     }
 
     fn validate(&mut self, observer: &mut dyn TrainObserver) -> Result<()> {
@@ -255,8 +264,8 @@ impl Trainer {
         let evaluation = slm_model::evaluate(&self.model.valid(), scored, window, |_, _| {})?;
         let report = ValidationReport {
             step: self.step,
-            nll: evaluation.mean_nll(),
-            perplexity: evaluation.perplexity(),
+            nll: rounded(evaluation.mean_nll()),
+            perplexity: rounded(evaluation.perplexity()),
             tokens: evaluation.tokens,
         };
         observer.on_validation(&report);
@@ -269,8 +278,11 @@ impl Trainer {
             TrainingState::new(self.step, &self.config, &self.data.sha256, &device_name(&self.device));
         let to_json = |error: serde_json::Error| Error::State { detail: error.to_string() };
         let state_bytes = serde_json::to_vec_pretty(&state).map_err(to_json)?;
-        // A finished run goes on nowhere: its checkpoint is the model, without twice its size of moments.
-        let optimizer_bytes = if self.is_finished() { None } else { Some(self.optimizer.to_bytes()?) };
+        let optimizer_bytes = if has_optimizer_state(self.step, &self.config) {
+            Some(self.optimizer.to_bytes()?)
+        } else {
+            None
+        };
         let metrics_bytes = metrics_to_bytes(&self.metrics)?;
         let tokenizer_json = self.data.tokenizer.to_json()?;
         let eos = self.data.tokenizer.token_id(END_OF_TEXT);
@@ -308,6 +320,12 @@ fn batch_loss(model: &Transformer, batch: &Batch, batch_size: usize, device: &De
     let log_probabilities = log_softmax(logits.reshape([rows, vocab_size]), 1);
     let targets = tensor(&batch.targets).reshape([rows, 1]);
     log_probabilities.gather(1, targets).mean().neg()
+}
+
+/// Whether a checkpoint holds the state of the optimizer: there is none before the first step, and a finished run
+/// goes on nowhere, so its checkpoint is the model without twice its size of moments.
+fn has_optimizer_state(step: usize, config: &TrainingConfig) -> bool {
+    (1..config.training.steps).contains(&step)
 }
 
 /// Whether something that happens every `interval` steps, or never for 0, happens after `step`.

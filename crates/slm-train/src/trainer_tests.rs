@@ -96,6 +96,7 @@ fn interrupted_and_resumed_is_the_same_bit_for_bit() {
         let summary = first.run(&mut watch, &stop).unwrap();
         assert_eq!((summary.outcome, summary.step), (Outcome::Interrupted, 10));
         assert_eq!(watch.checkpoints, [6, 10]);
+        assert!(parts.join(OPTIMIZER).exists());
         drop(first);
         let mut second = Trainer::resume(config, &text(), &device, &parts).unwrap();
         assert_eq!(second.step(), 10);
@@ -103,14 +104,44 @@ fn interrupted_and_resumed_is_the_same_bit_for_bit() {
 
         assert_eq!(weights(&second.model()), weights(&straight.model()), "{device:?}");
         assert_eq!(second.metrics(), straight.metrics());
-        for file in ["model.safetensors", OPTIMIZER, METRICS, STATE] {
-            assert_eq!(
-                std::fs::read(whole.join(file)).unwrap(),
-                std::fs::read(parts.join(file)).unwrap(),
-                "{file}"
-            );
+        let read = |dir: &Path, file: &str| {
+            std::fs::read(dir.join(file)).unwrap_or_else(|error| panic!("{}, {file}: {error}", dir.display()))
+        };
+        for file in ["model.safetensors", METRICS, STATE] {
+            assert_eq!(read(&whole, file), read(&parts, file), "{file}");
         }
     }
+}
+
+#[test]
+fn a_finished_run_has_nothing_left_to_do() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("out");
+    let mut config = tiny_config();
+    config.training.log_interval = 0;
+    let mut trainer = Trainer::new(config.clone(), &text(), &Device::flex(), &dir, false).unwrap();
+    let summary = trainer.run(&mut (), &never()).unwrap();
+    assert_eq!(summary.validation.unwrap().step, 20);
+    assert_eq!(trainer.metrics().len(), 3, "validations alone");
+    assert!(!dir.join(OPTIMIZER).exists());
+
+    let mut watch = Watch::default();
+    let mut again = Trainer::resume(config, &text(), &Device::flex(), &dir).unwrap();
+    assert_eq!(again.run(&mut watch, &never()).unwrap(), summary);
+    assert!(watch.steps.is_empty() && watch.validations.is_empty() && watch.checkpoints.is_empty());
+}
+
+#[test]
+fn a_run_stopped_before_its_first_step_can_be_resumed() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("out");
+    let config = tiny_config();
+    let device = Device::flex();
+    let mut trainer = Trainer::new(config.clone(), &text(), &device, &dir, false).unwrap();
+    let summary = trainer.run(&mut (), &AtomicBool::new(true)).unwrap();
+    assert_eq!((summary.outcome, summary.step, summary.validation), (Outcome::Interrupted, 0, None));
+    let mut again = Trainer::resume(config, &text(), &device, &dir).unwrap();
+    assert_eq!(again.run(&mut (), &never()).unwrap().outcome, Outcome::Finished);
 }
 
 #[test]

@@ -86,6 +86,8 @@ pub struct TrainingOptions {
     pub eval_interval: usize,
     /// Steps between checkpoints; 0 for one at the end alone. Default: 500.
     pub save_interval: usize,
+    /// Steps between lines of `metrics.jsonl`, 0 for none; validations are always there. Default: 1.
+    pub log_interval: usize,
     /// Seed of the weights and of the order of the data. Default: 0.
     pub seed: u64,
 }
@@ -109,6 +111,7 @@ impl Default for TrainingOptions {
             validation_windows: 64,
             eval_interval: 100,
             save_interval: 500,
+            log_interval: 1,
             seed: 0,
         }
     }
