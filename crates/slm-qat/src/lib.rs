@@ -6,7 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 use slm_quant_core::{
-    ActivationGranularity, Bits, Granularity, Mapping, ObserverKind, QuantScheme, QuantizationType, ScaleDtype,
+    ActivationGranularity, Bits, Granularity, Mapping, ObserverKind, QuantScheme, QuantizationType,
+    ScaleDtype,
 };
 
 /// What quantization-aware training simulates. Unknown keys are refused.

@@ -165,8 +165,11 @@ impl NamedLinears for Pair {
     }
 }
 
+/// Name of a layer, shape of its input, shape of its output.
+type Seen = (String, [usize; 2], [usize; 2]);
+
 #[derive(Default)]
-struct Shapes(Mutex<Vec<(String, [usize; 2], [usize; 2])>>);
+struct Shapes(Mutex<Vec<Seen>>);
 
 impl ForwardHook for Shapes {
     fn on_forward(&self, layer: &str, input: &Tensor<2>, output: &Tensor<2>) {

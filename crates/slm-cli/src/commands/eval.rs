@@ -35,6 +35,8 @@ struct EvalResult {
     perplexity: f64,
     /// Mean negative log-likelihood in nats per token.
     nll: f64,
+    /// Summed over all scored tokens.
+    total_nll: f64,
     tokens: usize,
     windows: usize,
     window: usize,
@@ -54,6 +56,7 @@ pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
     let result = EvalResult {
         perplexity: evaluation.perplexity(),
         nll: evaluation.mean_nll(),
+        total_nll: evaluation.nll,
         tokens: evaluation.tokens,
         windows: evaluation.window_nll.len(),
         window,
