@@ -1,5 +1,7 @@
 //! The `slm` program: train, import, quantize, evaluate, generate, inspect and compare small language models.
 #![forbid(unsafe_code)]
+// Doc comments on arguments are the help that users read, where brackets are no links.
+#![allow(rustdoc::broken_intra_doc_links)]
 
 mod args;
 mod commands;
