@@ -35,7 +35,10 @@ fn a_model_goes_from_import_to_comparison() {
     );
 
     let eval = sandbox.slm("eval --checkpoint model --data text.txt --json").json();
-    assert_eq!(keys(&eval), ["device", "nll", "perplexity", "seconds", "tokens", "window", "windows"]);
+    assert_eq!(
+        keys(&eval),
+        ["device", "nll", "perplexity", "seconds", "tokens", "total_nll", "window", "windows"]
+    );
     let (perplexity, nll) = (number(&eval, "perplexity"), number(&eval, "nll"));
     assert!((perplexity.ln() - nll).abs() < 1e-12 && nll > 0.0, "{eval}");
     assert_eq!((&eval["window"], &eval["device"]), (&64.into(), &"flex".into()));
@@ -420,4 +423,28 @@ fn words_about_work_go_to_standard_error() {
     let fields: BTreeMap<String, Value> = serde_json::from_str(&outcome.stdout).unwrap();
     assert!(fields.contains_key("decode_tokens_per_second"), "{outcome}");
     sandbox.slm(&format!("{line} -q")).json();
+}
+
+/// Speeds are not asserted, but everything that they are reported with is.
+#[test]
+fn bench_says_what_it_measured_and_by_which_kernel() {
+    let sandbox = Sandbox::with_model();
+    sandbox.slm("ptq --checkpoint model --calibration text.txt --type weight-only --out int8").success();
+    let line = "bench --checkpoint int8 --prompt 16 --generate 4 --repeats 1 --json";
+    let bench = sandbox.slm(line).json();
+    let kernels = bench["kernels"].as_array().unwrap();
+    assert_eq!(kernels.len(), 1);
+    assert_eq!(kernels[0]["layers"], LAYERS);
+    assert_eq!((&bench["prompt_tokens"], &bench["decode_tokens"]), (&16.into(), &4.into()));
+    let inspect = sandbox.slm("inspect int8 --json").json();
+    let layers = inspect["quantization"]["layers"].as_array().unwrap();
+    let bytes: u64 = layers.iter().map(|layer| layer["bytes_after"].as_u64().unwrap()).sum();
+    // Packed, the kernel's layout may pad each layer's rows to whole blocks.
+    let read = bench["weight_bytes_per_token"].as_u64().unwrap();
+    assert!(read >= bytes && read < bytes * 3, "{read} of {bytes}");
+    for field in ["prefill_tokens_per_second", "decode_tokens_per_second", "read_bytes_per_second"] {
+        assert!(number(&bench, field) > 0.0, "{field}: {bench}");
+    }
+    let no_text = ["--type static", "random weights have no text to calibrate on", "--checkpoint"];
+    sandbox.refuses("bench --type static --prompt 4 --generate 1", 2, &no_text);
 }

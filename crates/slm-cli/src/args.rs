@@ -2,7 +2,7 @@
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use crate::commands::{compare, corpus, eval, generate, import, inspect, logits, ptq, train};
+use crate::commands::{bench, compare, corpus, eval, generate, import, inspect, logits, ptq, train};
 use crate::device::DeviceName;
 
 const AFTER_HELP: &str = "\
@@ -62,4 +62,6 @@ pub(crate) enum Command {
     Compare(compare::CompareArgs),
     /// Write a corpus of simple stories whose entropy is known
     Corpus(corpus::CorpusArgs),
+    /// Measure how fast a model runs, and how near that is to the machine's limits
+    Bench(bench::BenchArgs),
 }

@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub(crate) mod bench;
 pub(crate) mod compare;
 pub(crate) mod corpus;
 pub(crate) mod eval;
@@ -25,5 +26,6 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<()> {
         Command::Inspect(args) => inspect::run(&args, context),
         Command::Compare(args) => compare::run(&args, context),
         Command::Corpus(args) => corpus::run(&args, context),
+        Command::Bench(args) => bench::run(&args, context),
     }
 }
