@@ -33,6 +33,9 @@ pub(crate) enum Error {
     Usage(String),
     #[error("interrupted; nothing was lost")]
     Interrupted,
+    /// The reader of standard output, such as `head`, has seen enough. That is no failure of ours.
+    #[error("standard output was closed")]
+    OutputClosed,
 }
 
 impl Error {
@@ -44,6 +47,7 @@ impl Error {
         match self {
             Self::Usage(_) => ExitCode::from(2),
             Self::Interrupted => ExitCode::from(INTERRUPTED),
+            Self::OutputClosed => ExitCode::SUCCESS,
             _ => ExitCode::FAILURE,
         }
     }

@@ -32,7 +32,9 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            if !matches!(error, error::Error::OutputClosed) {
+                eprintln!("error: {error}");
+            }
             error.exit_code()
         }
     }

@@ -36,11 +36,11 @@ impl Output {
     }
 }
 
-/// Writes to standard output. A reader that has closed it, such as `head`, is no failure of ours.
+/// Writes to standard output.
 fn write_stdout(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        outcome => outcome.map_err(|error| Error::file("standard output", error)),
-    }
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Error::OutputClosed,
+        _ => Error::file("standard output", error),
+    })
 }

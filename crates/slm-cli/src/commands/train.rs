@@ -62,6 +62,9 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
         tracing::warn!("{message}");
     }
     let text = read_text(&args.data)?;
+    if args.resume && !args.out.exists() {
+        return Err(Error::file(&args.out, "there is no run to go on with; begin it without --resume"));
+    }
     let mut trainer = if args.resume {
         Trainer::resume(config, &text, &context.device, &args.out)?
     } else {
@@ -136,7 +139,7 @@ impl TrainObserver for Watcher<'_> {
         self.bar.suspend(|| {
             // What cannot be printed must not end a training run.
             if let Err(error) = self.output.say(line) {
-                tracing::warn!("{error}");
+                tracing::warn!("{error}; training goes on");
             }
         });
     }
