@@ -15,6 +15,9 @@ Start here, in a checkout of the project:
 Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted by Ctrl-C.
 SLM_KERNEL=NAME forces an integer kernel (see `slm inspect`).";
 
+/// Heading of the options that every command has.
+const EVERYWHERE: &str = "Everywhere";
+
 /// Train, import and quantize small language models, and look at everything that was done to them.
 #[derive(Debug, Parser)]
 #[command(name = "slm", version, after_help = AFTER_HELP)]
@@ -29,16 +32,16 @@ pub(crate) struct Arguments {
 #[derive(Debug, Args)]
 pub(crate) struct GlobalArgs {
     /// Where tensors live: flex or ndarray (CPU), or wgpu (GPU, needs a build with `--features wgpu`)
-    #[arg(long, global = true, value_enum, default_value_t = DeviceName::Flex)]
+    #[arg(long, global = true, value_enum, default_value_t = DeviceName::Flex, help_heading = EVERYWHERE)]
     pub(crate) device: DeviceName,
     /// Print one JSON object on standard output and nothing else there
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(crate) json: bool,
     /// Say more about what happens (-vv: everything)
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = EVERYWHERE)]
     pub(crate) verbose: u8,
     /// Say nothing but results and errors
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = EVERYWHERE)]
     pub(crate) quiet: bool,
 }
 
