@@ -67,6 +67,8 @@ impl Sandbox {
     pub fn command(&self, line: &str) -> Command {
         let mut command = program::command();
         command.current_dir(self.dir.path()).args(line.split_whitespace());
+        // Graphics drivers complain on standard error, which is compared, where there is no such directory.
+        command.env("XDG_RUNTIME_DIR", self.dir.path());
         command
     }
 

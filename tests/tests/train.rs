@@ -95,7 +95,10 @@ fn what_cannot_be_trained_is_refused() {
         ("--config run.toml --data text.txt --out int8", &["int8", "exists already", "--overwrite"]),
         ("--config run.toml --data text.txt --out mine", &["mine", "exists already", "--overwrite"]),
         ("--config run.toml --data text.txt --out mine --overwrite", &["mine", "not overwritten"]),
-        ("--config run.toml --data text.txt --out new --resume", &["new: there is no run", "without --resume"]),
+        (
+            "--config run.toml --data text.txt --out new --resume",
+            &["new: there is no run", "without --resume"],
+        ),
         ("--config run.toml --data text.txt --out int8 --resume", &["int8", "resume"]),
         ("--config run.toml --data text.txt --out mine --resume", &["mine"]),
     ];

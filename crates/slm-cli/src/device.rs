@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use clap::ValueEnum;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A device that a user can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -41,8 +41,5 @@ fn wgpu() -> Result<Device> {
 
 #[cfg(not(feature = "wgpu"))]
 fn wgpu() -> Result<Device> {
-    Err(Error::NoWgpu)
+    Err(crate::error::Error::NoWgpu)
 }
-
-#[cfg(feature = "wgpu")]
-const _: fn(Error) = drop;

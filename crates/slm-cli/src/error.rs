@@ -22,6 +22,7 @@ pub(crate) enum Error {
     Train(#[from] slm_train::Error),
     #[error(transparent)]
     Core(#[from] slm_quant_core::Error),
+    #[cfg(not(feature = "wgpu"))]
     #[error(
         "this build has no GPU support; build it with `cargo build --release -p slm-cli --features wgpu`, or \
          use --device flex"
