@@ -18,7 +18,7 @@ use slm_quant_core::{
     ActivationGranularity, Granularity, Mapping, ObserverKind, QuantizationType, ScaleDtype,
 };
 use slm_quant_nn::NamedLinears;
-use slm_text::Tokenizer;
+use slm_text::{Tokenizer, read_text};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -169,8 +169,10 @@ struct Texts {
 impl Texts {
     fn read(settings: &Settings, args: &PtqArgs, tokenizer: &Tokenizer, window: usize) -> Result<Self> {
         let path = &settings.calibration;
-        let mut calibration = read_ids(tokenizer, path)?;
-        let calibration_sha256 = sha256(&std::fs::read(path).map_err(|error| Error::file(path, error))?);
+        let text = read_text(path)?;
+        let mut calibration = tokenizer.encode(&text)?;
+        let calibration_sha256 = sha256(text.as_bytes());
+        drop(text);
         let mut held_out = match &settings.eval {
             Some(path) => {
                 let ids = read_ids(tokenizer, path)?;
