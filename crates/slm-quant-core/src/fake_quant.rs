@@ -50,10 +50,29 @@ pub fn fake_quantize_backward(
     qparams: QParams,
     range: QuantRange,
 ) -> Result<Vec<f32>> {
+    let mut grad_x = vec![0.0; x.len()];
+    fake_quantize_backward_into(x, grad_out, qparams, range, &mut grad_x)?;
+    Ok(grad_x)
+}
+
+/// [`fake_quantize_backward`] into a buffer of the length of `x`.
+///
+/// # Errors
+/// As [`fake_quantize_backward`], and [`Error::Length`] for the buffer.
+pub fn fake_quantize_backward_into(
+    x: &[f32],
+    grad_out: &[f32],
+    qparams: QParams,
+    range: QuantRange,
+    grad_x: &mut [f32],
+) -> Result<()> {
     check_len("grad_out", x.len(), grad_out.len())?;
+    check_len("grad_x", x.len(), grad_x.len())?;
     let quantizer = checked(x, qparams, range)?;
-    let pass = |(&x, &grad): (&f32, &f32)| if quantizer.contains(quantizer.rounded(x)) { grad } else { 0.0 };
-    Ok(x.iter().zip(grad_out).map(pass).collect())
+    for ((grad_x, &x), &grad) in grad_x.iter_mut().zip(x).zip(grad_out) {
+        *grad_x = if quantizer.contains(quantizer.rounded(x)) { grad } else { 0.0 };
+    }
+    Ok(())
 }
 
 /// Gradients of a fake quantization whose scale and zero point are learned.
@@ -98,28 +117,47 @@ pub fn fake_quantize_learnable_backward(
     range: QuantRange,
     grad_factor: f32,
 ) -> Result<LearnableGradients> {
-    check_len("grad_out", x.len(), grad_out.len())?;
-    let zero_point = learned_zero_point(zero_point, range)?;
-    let quantizer = checked(x, QParams { scale, zero_point }, range)?;
-    let (mut by_scale, mut by_zero_point) = (0.0_f64, 0.0_f64);
-    let mut grad_x = Vec::with_capacity(x.len());
-    for (&x, &grad) in x.iter().zip(grad_out) {
-        let rounded = quantizer.rounded(x);
-        if quantizer.contains(rounded) {
-            by_scale += f64::from(grad * ((rounded - zero_point) as f32 - x / scale));
-            grad_x.push(grad);
-        } else {
-            by_scale += f64::from(grad * (quantizer.clamp(rounded) - zero_point) as f32);
-            by_zero_point -= f64::from(grad * scale);
-            grad_x.push(0.0);
-        }
-    }
+    let qparams = QParams { scale, zero_point: learned_zero_point(zero_point, range)? };
+    let mut grad_x = vec![0.0; x.len()];
+    let [by_scale, by_zero_point] =
+        fake_quantize_learnable_backward_into(x, grad_out, qparams, range, &mut grad_x)?;
     let factor = f64::from(grad_factor);
     Ok(LearnableGradients {
         grad_x,
         grad_scale: (factor * by_scale) as f32,
         grad_zero_point: (factor * by_zero_point) as f32,
     })
+}
+
+/// [`fake_quantize_learnable_backward`] into a buffer of the length of `x`. Returns the sums for scale and zero
+/// point, not yet multiplied by a factor, so that those of several slices with one scale can be added.
+///
+/// # Errors
+/// As [`fake_quantize_backward_into`].
+pub fn fake_quantize_learnable_backward_into(
+    x: &[f32],
+    grad_out: &[f32],
+    qparams: QParams,
+    range: QuantRange,
+    grad_x: &mut [f32],
+) -> Result<[f64; 2]> {
+    check_len("grad_out", x.len(), grad_out.len())?;
+    check_len("grad_x", x.len(), grad_x.len())?;
+    let quantizer = checked(x, qparams, range)?;
+    let QParams { scale, zero_point } = qparams;
+    let (mut by_scale, mut by_zero_point) = (0.0_f64, 0.0_f64);
+    for ((grad_x, &x), &grad) in grad_x.iter_mut().zip(x).zip(grad_out) {
+        let rounded = quantizer.rounded(x);
+        if quantizer.contains(rounded) {
+            by_scale += f64::from(grad * ((rounded - zero_point) as f32 - x / scale));
+            *grad_x = grad;
+        } else {
+            by_scale += f64::from(grad * (quantizer.clamp(rounded) - zero_point) as f32);
+            by_zero_point -= f64::from(grad * scale);
+            *grad_x = 0.0;
+        }
+    }
+    Ok([by_scale, by_zero_point])
 }
 
 fn checked(x: &[f32], qparams: QParams, range: QuantRange) -> Result<Quantizer> {

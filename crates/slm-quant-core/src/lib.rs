@@ -30,8 +30,9 @@ mod stats;
 pub use code::Code;
 pub use error::{Error, Result};
 pub use fake_quant::{
-    LearnableGradients, fake_quantize, fake_quantize_backward, fake_quantize_into,
-    fake_quantize_learnable_backward, fake_quantize_mask, learned_zero_point,
+    LearnableGradients, fake_quantize, fake_quantize_backward, fake_quantize_backward_into,
+    fake_quantize_into, fake_quantize_learnable_backward, fake_quantize_learnable_backward_into,
+    fake_quantize_mask, learned_zero_point,
 };
 pub use histogram::{Histogram, HistogramView};
 pub use int_matmul::{int_matmul, int_matmul_grouped, max_safe_products};
@@ -40,7 +41,7 @@ pub use kernels::{
     quantize_activations,
 };
 pub use linear::{PackedMatrix, accumulate, linear, linear_quantized};
-pub use matrix::{quantize_matrix, quantize_matrix_with};
+pub use matrix::{choose_matrix_qparams, quantize_matrix, quantize_matrix_with};
 pub use observer::{
     HistogramObserver, HistogramSearch, MinMaxObserver, MovingAverageMinMaxObserver, MseObserver, Observer,
     ObserverKind, PerChannelMinMaxObserver, PercentileObserver, histogram_search,

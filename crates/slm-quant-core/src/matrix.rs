@@ -40,13 +40,33 @@ pub fn quantize_matrix(
     scheme: QuantScheme,
     observer: &ObserverKind,
 ) -> Result<QuantizedMatrix> {
+    let qparams = choose_matrix_qparams(weight, rows, cols, scheme, observer)?;
+    let scales = Scales::from_f32(qparams.iter().map(|q| q.scale).collect(), scheme.scale_dtype);
+    let zero_points =
+        (!scheme.mapping.is_symmetric()).then(|| qparams.iter().map(|q| q.zero_point as i8).collect());
+    drop(qparams);
+    encode(weight, rows, cols, scheme, scales, zero_points)
+}
+
+/// The scales and zero points that [`quantize_matrix`] quantizes with, in the order of
+/// [`QuantizedMatrix::scales`].
+///
+/// # Errors
+/// As [`quantize_matrix`].
+pub fn choose_matrix_qparams(
+    weight: &[f32],
+    rows: usize,
+    cols: usize,
+    scheme: QuantScheme,
+    observer: &ObserverKind,
+) -> Result<Vec<QParams>> {
     check_weight(weight, rows, cols)?;
     let choose = |values: &[f32]| {
         let (lo, hi) = observer.choose_range(values, scheme.range(), scheme.mapping, TORCHAO_EPS)?;
         choose_qparams_stored(lo, hi, scheme.range(), scheme.mapping, TORCHAO_EPS, scheme.scale_dtype)
     };
-    let qparams = match scheme.granularity {
-        Granularity::PerTensor => vec![choose(weight)?],
+    match scheme.granularity {
+        Granularity::PerTensor => Ok(vec![choose(weight)?]),
         Granularity::PerChannel | Granularity::PerGroup { .. } => {
             let groups = scheme.granularity.groups_per_row(cols)?;
             let width = scheme.granularity.group_width(cols)?;
@@ -61,14 +81,9 @@ pub fn quantize_matrix(
             let outcomes: Vec<Result<()>> =
                 weight.par_chunks(cols).zip(qparams.par_chunks_mut(groups)).map(row).collect();
             outcomes.into_iter().collect::<Result<()>>()?;
-            qparams
+            Ok(qparams)
         }
-    };
-    let scales = Scales::from_f32(qparams.iter().map(|q| q.scale).collect(), scheme.scale_dtype);
-    let zero_points =
-        (!scheme.mapping.is_symmetric()).then(|| qparams.iter().map(|q| q.zero_point as i8).collect());
-    drop(qparams);
-    encode(weight, rows, cols, scheme, scales, zero_points)
+    }
 }
 
 /// Quantizes a `[rows, cols]` weight with scales and zero points that are given, such as learned ones.
