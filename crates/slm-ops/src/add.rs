@@ -1,0 +1,37 @@
+//! Sums of vectors.
+
+use crate::dispatch::vectorize;
+
+/// `x += y`.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn add(x: &mut [f32], y: &[f32]) {
+    assert_eq!(x.len(), y.len(), "add: lengths differ");
+    vectorize(|| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
+}
+
+/// `out = x + y`.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn add_into(x: &[f32], y: &[f32], out: &mut [f32]) {
+    assert!(x.len() == out.len() && y.len() == out.len(), "add: lengths differ");
+    vectorize(|| out.iter_mut().zip(x).zip(y).for_each(|((out, x), y)| *out = x + y));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums() {
+        let x: Vec<f32> = (0..37).map(|i| i as f32).collect();
+        let y: Vec<f32> = (0..37).map(|i| i as f32 * 0.5).collect();
+        let expected: Vec<f32> = (0..37).map(|i| i as f32 * 1.5).collect();
+        let (mut in_place, mut out) = (x.clone(), vec![0.0; 37]);
+        add(&mut in_place, &y);
+        add_into(&x, &y, &mut out);
+        assert_eq!((in_place, out), (expected.clone(), expected));
+    }
+}

@@ -1,0 +1,51 @@
+//! Reductions in many running values, which compilers turn into vector instructions.
+
+/// Running values: four AVX2 registers of f32, enough to hide the latency of an addition.
+const LANES: usize = 32;
+
+/// `combine`s all of `x`, each value mapped by `step(running value, x)`, from `start`.
+#[inline(always)]
+pub(crate) fn reduce(
+    x: &[f32],
+    start: f32,
+    step: impl Fn(f32, f32) -> f32,
+    combine: impl Fn(f32, f32) -> f32,
+) -> f32 {
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let mut lanes = [start; LANES];
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = step(*lane, x);
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane = step(*lane, x);
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = combine(lanes[i], lanes[i + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// Sum.
+#[inline(always)]
+pub(crate) fn sum(x: &[f32]) -> f32 {
+    reduce(x, 0.0, |a, x| a + x, |a, b| a + b)
+}
+
+/// Sum of squared differences from `center`.
+#[inline(always)]
+pub(crate) fn sum_squares(x: &[f32], center: f32) -> f32 {
+    reduce(x, 0.0, |a, x| (x - center).mul_add(x - center, a), |a, b| a + b)
+}
+
+/// The largest value, `-inf` of nothing. Passes NaN by.
+#[inline(always)]
+pub(crate) fn max(x: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    reduce(x, f32::NEG_INFINITY, larger, larger)
+}

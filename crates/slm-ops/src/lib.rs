@@ -1,0 +1,32 @@
+//! The float pieces of a transformer on host slices: everything of an inference pass that is not a matrix
+//! product with weights. No tensor framework.
+//!
+//! One operation per file. Each is a plain function on slices, single-threaded and free of allocation, so that a
+//! caller can split rows or heads among threads as it likes. Each is compiled once for the baseline of the target
+//! and, on x86-64, once for AVX2 with FMA; which of the two runs is decided when the program runs.
+//!
+//! All floats are f32. A NaN in the input is a NaN in the output.
+#![forbid(unsafe_code)]
+
+mod activation;
+mod add;
+mod argmax;
+mod attention;
+mod dispatch;
+mod exp;
+mod kv;
+mod lanes;
+mod norm;
+mod panel;
+mod rotary;
+mod softmax;
+
+pub use activation::{gelu, gelu_tanh, swiglu};
+pub use add::{add, add_into};
+pub use argmax::argmax;
+pub use attention::{AttentionScratch, Queries, attend};
+pub use exp::exp;
+pub use kv::{KvHeads, KvLayer};
+pub use norm::{layer_norm, rms_norm};
+pub use rotary::rotate;
+pub use softmax::log_sum_exp;

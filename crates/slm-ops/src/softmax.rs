@@ -1,0 +1,58 @@
+//! Softmax and its logarithm.
+
+use crate::dispatch::vectorize;
+use crate::exp::exp_scalar;
+use crate::lanes;
+
+/// Replaces scores by `e^(scale (score - max))` and returns the sum of these: a softmax that is not yet divided
+/// by its sum.
+#[inline(always)]
+pub(crate) fn exponentials(scores: &mut [f32], scale: f32) -> f32 {
+    let max = lanes::max(scores);
+    for score in scores.iter_mut() {
+        *score = exp_scalar((*score - max) * scale);
+    }
+    lanes::sum(scores)
+}
+
+/// `log(sum(e^x))`, summed relative to the largest value. NaN if any value is, `-inf` of nothing.
+pub fn log_sum_exp(x: &[f32]) -> f64 {
+    vectorize(|| {
+        let max = lanes::max(x);
+        if max == f32::NEG_INFINITY && !x.iter().any(|x| x.is_nan()) {
+            return f64::NEG_INFINITY;
+        }
+        // Sums of short runs in f32, their sum in f64: thousands of terms lose nothing.
+        let total: f64 = x
+            .chunks(256)
+            .map(|chunk| f64::from(lanes::reduce(chunk, 0.0, |a, x| a + exp_scalar(x - max), |a, b| a + b)))
+            .sum();
+        total.ln() + f64::from(max)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_sum_exp_against_f64() {
+        for len in [1, 5, 256, 1000, 32_000] {
+            let x: Vec<f32> = (0..len).map(|i| ((i * 7919) % 1009) as f32 / 60.0 - 9.0).collect();
+            let expected = x.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
+            let found = log_sum_exp(&x);
+            assert!((found - expected).abs() < 1e-7 * (1.0 + expected.abs()), "{len}: {found} {expected}");
+        }
+        assert_eq!(log_sum_exp(&[]), f64::NEG_INFINITY);
+        assert_eq!(log_sum_exp(&[f32::NEG_INFINITY; 3]), f64::NEG_INFINITY);
+        assert!(log_sum_exp(&[1.0, f32::NAN, 2.0]).is_nan());
+        assert!(log_sum_exp(&[f32::NEG_INFINITY, f32::NAN]).is_nan());
+    }
+
+    #[test]
+    fn exponentials_of_any_size_stay_finite() {
+        let mut scores = [1e6, -1e6, 1e6];
+        assert_eq!(exponentials(&mut scores, 0.125), 2.0);
+        assert_eq!(scores, [1.0, 0.0, 1.0]);
+    }
+}
