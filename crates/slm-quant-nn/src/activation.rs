@@ -1,62 +1,191 @@
-//! Activations rounded to the grid that a packed linear would use, by tensor operations on any device.
+//! Activations rounded to the grid that a packed linear would use.
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::Tensor;
-use slm_quant_core::{ActivationGranularity, ActivationQuant, DYNAMIC_SCALE_FLOOR, QuantRange};
+use rayon::prelude::*;
+use slm_quant_core::{
+    ActivationGranularity, ActivationQuant, Mapping, ObserverKind, QParams, QuantRange, Result, TORCH_EPS,
+    choose_qparams, choose_qparams_dynamic,
+};
 
-const CODE_MIN: f32 = QuantRange::UINT8.quant_min() as f32;
-const CODE_MAX: f32 = QuantRange::UINT8.quant_max() as f32;
-/// The scale that an all-zero input gets, as in PyTorch's dynamic quantization.
-const EMPTY_RANGE_SCALE: f32 = 0.1;
+use crate::fake_quant::grid::Grid;
+use crate::fake_quant::{device, ops};
+use crate::{Phase, PhaseSwitch, on_cpu};
+
+/// Values from which on it pays to look for ranges on several threads.
+const PARALLEL_VALUES: usize = 1 << 16;
+
+/// How a fake-quantized layer treats its input.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum InputQuant {
+    /// As a packed layer with these settings.
+    Fixed(ActivationQuant),
+    /// Static: with one scale and zero point, whose range follows the training batches as a moving average, as
+    /// PyTorch's default observer in quantization-aware training.
+    Observed {
+        /// Weight of a new batch, in (0, 1].
+        averaging_constant: f32,
+    },
+}
+
+impl From<ActivationQuant> for InputQuant {
+    fn from(quant: ActivationQuant) -> Self {
+        Self::Fixed(quant)
+    }
+}
 
 /// The values that the codes of `x` stand for. Gradients pass straight through, except where a value lies
 /// outside the representable range.
 ///
+/// On the CPU devices codes are those of [`slm_quant_core::quantize_activations`] exactly; elsewhere ranges are
+/// computed in 32-bit instead of 64-bit floats. Values that are not finite give NaN.
+///
 /// # Shapes
 /// - `x`, output: `[rows, features]`
 pub fn fake_quantize_activation(x: Tensor<2>, activation: ActivationQuant) -> Tensor<2> {
-    match activation {
-        ActivationQuant::Float => x,
-        ActivationQuant::Static(params) => {
-            let rounded = (x.clone().detach() * (1.0 / params.scale)).round() + params.zero_point as f32;
-            let codes = rounded.clone().clamp(CODE_MIN, CODE_MAX);
-            let inside = codes.clone().equal(rounded).float();
-            straight_through(x, (codes - params.zero_point as f32) * params.scale, || inside)
+    InputRanges::new(activation.into(), PhaseSwitch::default(), None).apply(x)
+}
+
+/// Chooses the grid of a layer's input, as training goes.
+#[derive(Debug)]
+pub(crate) struct InputRanges {
+    quant: InputQuant,
+    phase: PhaseSwitch,
+    /// Bounds of what was observed.
+    bounds: Mutex<ObservedBounds>,
+}
+
+/// A moving average of bounds: on the host, or where the activations are.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum ObservedBounds {
+    #[default]
+    Nothing,
+    Host((f32, f32)),
+    /// Two tensors of shape `[1, 1]`.
+    Device(Box<[Tensor<2>; 2]>),
+}
+
+impl InputRanges {
+    pub(crate) fn new(quant: InputQuant, phase: PhaseSwitch, bounds: Option<(f32, f32)>) -> Self {
+        let bounds = bounds.map_or(ObservedBounds::Nothing, ObservedBounds::Host);
+        Self { quant, phase, bounds: Mutex::new(bounds) }
+    }
+
+    pub(crate) fn quant(&self) -> InputQuant {
+        self.quant
+    }
+
+    /// Bounds observed so far, read back if they are on a device.
+    pub(crate) fn bounds(&self) -> Option<(f32, f32)> {
+        match self.lock().clone() {
+            ObservedBounds::Nothing => None,
+            ObservedBounds::Host(bounds) => Some(bounds),
+            ObservedBounds::Device(bounds) => Some(read(&bounds)),
         }
-        ActivationQuant::Dynamic(granularity) => {
-            let (scale, zero_point) = dynamic_qparams(&x, granularity);
-            let rounded = (x.clone().detach() * scale.clone().recip()).round() + zero_point.clone();
-            let codes = rounded.clone().clamp(CODE_MIN, CODE_MAX);
-            let inside = codes.clone().equal(rounded).float();
-            straight_through(x, (codes - zero_point) * scale, || inside)
+    }
+
+    /// How a packed layer must treat its input to do as this one does. None before anything was observed.
+    pub(crate) fn activation(&self) -> Option<ActivationQuant> {
+        match self.quant {
+            InputQuant::Fixed(quant) => Some(quant),
+            InputQuant::Observed { .. } => {
+                let (min, max) = self.bounds()?;
+                static_params(min, max).ok().map(ActivationQuant::Static)
+            }
         }
+    }
+
+    /// Rounds `x`, or leaves it as it is where the phase or the settings say so.
+    pub(crate) fn apply(self, x: Tensor<2>) -> Tensor<2> {
+        Arc::new(self).apply_shared(x)
+    }
+
+    /// As [`InputRanges::apply`], for ranges that are kept.
+    pub(crate) fn apply_shared(self: &Arc<Self>, x: Tensor<2>) -> Tensor<2> {
+        let [rows, cols] = x.dims();
+        if rows == 0 || cols == 0 || self.quant == InputQuant::Fixed(ActivationQuant::Float) {
+            return x;
+        }
+        let observing = self.phase.get() == Phase::Observe;
+        let untouched = observing.then(|| x.clone());
+        if untouched.is_some() && (matches!(self.quant, InputQuant::Fixed(_)) || !x.device().is_autodiff()) {
+            return x;
+        }
+        let rounded = if on_cpu(&x.device()) {
+            ops::fake_quantize_input(x, self)
+        } else {
+            device::fake_quantize_input(x, self)
+        };
+        untouched.unwrap_or(rounded)
+    }
+
+    /// Whether a batch that is trained on changes what was observed.
+    pub(crate) fn observes(&self, training: bool) -> Option<f32> {
+        match self.quant {
+            InputQuant::Observed { averaging_constant } if training && self.phase.get() != Phase::Frozen => {
+                Some(averaging_constant)
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, ObservedBounds> {
+        self.bounds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The grid for the input `x`. Only a training step changes what was observed.
+    pub(crate) fn grid(&self, x: &[f32], cols: usize, training: bool) -> Result<Grid> {
+        let params = match self.quant {
+            InputQuant::Fixed(ActivationQuant::Static(params)) => vec![params],
+            InputQuant::Fixed(ActivationQuant::Dynamic(ActivationGranularity::PerToken)) => {
+                if x.len() >= PARALLEL_VALUES {
+                    x.par_chunks(cols).map(dynamic_params).collect::<Result<_>>()?
+                } else {
+                    x.chunks(cols).map(dynamic_params).collect::<Result<_>>()?
+                }
+            }
+            InputQuant::Fixed(_) => vec![dynamic_params(x)?],
+            InputQuant::Observed { .. } => vec![self.observed_params(x, training)?],
+        };
+        Ok(Grid::of_activations(cols, params))
+    }
+
+    fn observed_params(&self, x: &[f32], training: bool) -> Result<QParams> {
+        let mut bounds = self.lock();
+        let known = match &*bounds {
+            ObservedBounds::Host(known) => Some(*known),
+            // Ranges that were observed on another device.
+            ObservedBounds::Device(bounds) => Some(read(bounds)),
+            ObservedBounds::Nothing => None,
+        };
+        let (min, max) = match (known, self.observes(training)) {
+            (Some(known), None) => known,
+            (None, _) => range_of(x)?,
+            (Some(known), Some(constant)) => crate::fake_quant::moved(&[known], &[range_of(x)?], constant)[0],
+        };
+        let params = static_params(min, max)?;
+        if training {
+            *bounds = ObservedBounds::Host((min, max));
+        }
+        Ok(params)
     }
 }
 
-/// A tensor whose value is exactly `value` and whose gradient by `x` is `pass` (1 or 0 per element).
-pub(crate) fn straight_through(
-    x: Tensor<2>,
-    value: Tensor<2>,
-    pass: impl FnOnce() -> Tensor<2>,
-) -> Tensor<2> {
-    if !x.device().is_autodiff() {
-        return value;
-    }
-    // x - x is zero for every finite x, so the sum is `value` to the last bit.
-    value.detach() + (x.clone() - x.detach()) * pass().detach()
+fn read(bounds: &[Tensor<2>; 2]) -> (f32, f32) {
+    (bounds[0].clone().into_scalar::<f32>(), bounds[1].clone().into_scalar::<f32>())
 }
 
-/// Scale and zero point, `[rows, 1]` or `[1, 1]`, of the range of `x` widened to hold zero: what
-/// `slm_quant_core::choose_qparams_dynamic` computes, in 32-bit instead of 64-bit floats.
-fn dynamic_qparams(x: &Tensor<2>, granularity: ActivationGranularity) -> (Tensor<2>, Tensor<2>) {
-    let x = x.clone().detach();
-    let (low, high) = match granularity {
-        ActivationGranularity::PerToken => (x.clone().min_dim(1), x.max_dim(1)),
-        ActivationGranularity::PerTensor => (x.clone().min().unsqueeze::<2>(), x.max().unsqueeze::<2>()),
-    };
-    let (low, high) = (low.clamp_max(0.0), high.clamp_min(0.0));
-    let scale = (high - low.clone()) / (CODE_MAX - CODE_MIN);
-    let empty = scale.clone().equal_elem(0.0);
-    let scale = scale.clamp_min(DYNAMIC_SCALE_FLOOR).mask_fill(empty, EMPTY_RANGE_SCALE);
-    let zero_point = (low / scale.clone()).neg().round().clamp(CODE_MIN, CODE_MAX);
-    (scale, zero_point)
+/// Parameters of static activations in the range `[min, max]`, as calibration chooses them.
+fn static_params(min: f32, max: f32) -> Result<QParams> {
+    choose_qparams(min, max, QuantRange::UINT8, Mapping::Affine, TORCH_EPS)
+}
+
+fn range_of(x: &[f32]) -> Result<(f32, f32)> {
+    ObserverKind::MinMax.choose_range(x, QuantRange::UINT8, Mapping::Affine, TORCH_EPS)
+}
+
+fn dynamic_params(x: &[f32]) -> Result<QParams> {
+    let (lo, hi) = range_of(x)?;
+    choose_qparams_dynamic(lo, hi, QuantRange::UINT8)
 }

@@ -31,4 +31,29 @@ pub enum Error {
     /// A conversion that needs float weights met a layer that has none.
     #[error("layer holds packed integer weights; only a float or fake-quantized layer can be converted")]
     AlreadyPacked,
+    /// Learned scales need a mapping that has nothing but scales.
+    #[error("scales cannot be learned with the {mapping} mapping; use symmetric or symmetric-torch")]
+    NotLearnable {
+        /// The mapping.
+        mapping: slm_quant_core::Mapping,
+    },
+    /// Something that needs weights on the host, on a device with memory of its own.
+    #[error(
+        "{found} would need the weights back on the host in every step of this device; use the min-max observer \
+         or learned scales, with f32 scales, or train on a CPU device"
+    )]
+    DeviceObserver {
+        /// What was asked for.
+        found: String,
+    },
+    /// The kept state of a fake-quantized layer does not fit the layer.
+    #[error("state {name} of a fake-quantized layer: expected {expected} values, found {found}")]
+    State {
+        /// Which values.
+        name: String,
+        /// How many the layer has.
+        expected: usize,
+        /// How many there are.
+        found: usize,
+    },
 }

@@ -10,8 +10,8 @@ use slm_quant_core::{
     PackedMatrix, QParams, QuantScheme, choose_qparams_dynamic, quantize_matrix,
 };
 use slm_quant_nn::{
-    FakeQuantizedWeight, ForwardHook, Linear, NamedLinears, Weight, WeightExecution, attach_hook,
-    detach_hooks, fake_quantize_activation, ndarray_device, to_vec_f32,
+    FakeQuantizedWeight, ForwardHook, Linear, NamedLinears, PhaseSwitch, Weight, WeightExecution,
+    attach_hook, detach_hooks, fake_quantize_activation, ndarray_device, to_vec_f32,
 };
 
 fn devices() -> [Device; 2] {
@@ -92,7 +92,14 @@ fn every_form_gives_the_same_result() {
                 assert_close(&to_vec_f32("tensor ops", y).unwrap(), &float, 2e-6, &what);
 
                 let param = Param::from_tensor(tensor(weight.clone(), [out_features, in_features], &device));
-                let fake = FakeQuantizedWeight::new(param, scheme, ObserverKind::MinMax, activation).unwrap();
+                let fake = FakeQuantizedWeight::new(
+                    param,
+                    scheme,
+                    ObserverKind::MinMax,
+                    activation,
+                    &PhaseSwitch::default(),
+                )
+                .unwrap();
                 assert_eq!(fake.quantize().unwrap(), quantized, "{what}");
                 let fake = Linear::new(Weight::FakeQuantized(fake), bias()).unwrap();
                 let y = to_vec_f32("fake", fake.forward(input())).unwrap();
@@ -113,7 +120,9 @@ fn gradients_pass_straight_through() {
         // A narrow grid would clip; symmetric without clipping error reaches both ends.
         let scheme = QuantScheme::per_tensor(Bits::Int4);
         let dynamic = ActivationQuant::Dynamic(ActivationGranularity::PerToken);
-        let fake = FakeQuantizedWeight::new(weight, scheme, ObserverKind::MinMax, dynamic).unwrap();
+        let fake =
+            FakeQuantizedWeight::new(weight, scheme, ObserverKind::MinMax, dynamic, &PhaseSwitch::default())
+                .unwrap();
         let linear = Linear::new(Weight::FakeQuantized(fake.clone()), None).unwrap();
         let x = tensor(values(5, 2 * 5), [2, 5], &device).require_grad();
         let grads = linear.forward(x.clone()).sum().backward();

@@ -1,0 +1,137 @@
+//! Which grid the weights of a layer are rounded on, as training goes.
+
+use std::sync::{Mutex, PoisonError};
+
+use slm_quant_core::{
+    Mapping, ObserverKind, QParams, QuantScheme, Result, ScaleDtype, Scales, TORCHAO_EPS,
+    choose_matrix_qparams, choose_qparams_stored,
+};
+
+use super::grid::Grid;
+use crate::{Phase, PhaseSwitch};
+
+/// Chooses the grid of a weight: anew in every step, or from a moving average of its bounds; and keeps it
+/// while the phase is [`Phase::Frozen`].
+#[derive(Debug)]
+pub(crate) struct WeightRanges {
+    pub(crate) scheme: QuantScheme,
+    pub(crate) observer: ObserverKind,
+    phase: PhaseSwitch,
+    state: Mutex<RangeState>,
+}
+
+/// What a run must keep to go on with the same ranges.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct RangeState {
+    /// Bounds of each tensor, row or group, for a moving average.
+    pub(crate) bounds: Option<Vec<(f32, f32)>>,
+    /// The parameters of the last training step.
+    pub(crate) params: Option<Vec<QParams>>,
+}
+
+impl WeightRanges {
+    pub(crate) fn new(
+        scheme: QuantScheme,
+        observer: ObserverKind,
+        phase: PhaseSwitch,
+        state: RangeState,
+    ) -> Self {
+        Self { scheme, observer, phase, state: Mutex::new(state) }
+    }
+
+    pub(crate) fn phase(&self) -> &PhaseSwitch {
+        &self.phase
+    }
+
+    pub(crate) fn state(&self) -> RangeState {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The grid for these weights. Only a training step changes what is kept.
+    pub(crate) fn grid(&self, weight: &[f32], rows: usize, cols: usize, training: bool) -> Result<Grid> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let params = self.params(&mut state, weight, rows, cols, training)?;
+        if training {
+            state.params = Some(params.clone());
+        }
+        Grid::of_weight(self.scheme, cols, params)
+    }
+
+    fn params(
+        &self,
+        state: &mut RangeState,
+        weight: &[f32],
+        rows: usize,
+        cols: usize,
+        training: bool,
+    ) -> Result<Vec<QParams>> {
+        let frozen = self.phase.get() == Phase::Frozen;
+        if let (true, Some(params)) = (frozen, &state.params) {
+            return Ok(params.clone());
+        }
+        let ObserverKind::MovingAverage { averaging_constant } = self.observer else {
+            return choose_matrix_qparams(weight, rows, cols, self.scheme, &self.observer);
+        };
+        let bounds = match (&state.bounds, training && !frozen) {
+            (Some(bounds), false) => bounds.clone(),
+            (old, _) => {
+                let batch = self.bounds_of(weight, cols)?;
+                match old {
+                    None => batch,
+                    Some(old) => moved(old, &batch, averaging_constant),
+                }
+            }
+        };
+        let QuantScheme { mapping, scale_dtype, .. } = self.scheme;
+        let range = self.scheme.range();
+        let choose =
+            |&(lo, hi): &(f32, f32)| choose_qparams_stored(lo, hi, range, mapping, TORCHAO_EPS, scale_dtype);
+        let params = bounds.iter().map(choose).collect();
+        if training {
+            state.bounds = Some(bounds);
+        }
+        params
+    }
+
+    /// Least and greatest weight of each tensor, row or group.
+    fn bounds_of(&self, weight: &[f32], cols: usize) -> Result<Vec<(f32, f32)>> {
+        let of = |values: &[f32]| {
+            ObserverKind::MinMax.choose_range(values, self.scheme.range(), self.scheme.mapping, TORCHAO_EPS)
+        };
+        match self.scheme.granularity {
+            slm_quant_core::Granularity::PerTensor => Ok(vec![of(weight)?]),
+            granularity => {
+                let width = granularity.group_width(cols)?;
+                weight.chunks(cols).flat_map(|row| row.chunks(width)).map(of).collect()
+            }
+        }
+    }
+}
+
+/// `old + constant * (batch - old)`, as PyTorch's moving-average observers.
+pub(crate) fn moved(old: &[(f32, f32)], batch: &[(f32, f32)], constant: f32) -> Vec<(f32, f32)> {
+    let toward = |old: f32, new: f32| old + constant * (new - old);
+    old.iter().zip(batch).map(|(o, b)| (toward(o.0, b.0), toward(o.1, b.1))).collect()
+}
+
+/// The grid parameters that learned scales stand for: at least [`TORCHAO_EPS`], and rounded to the type that
+/// they will be stored in.
+pub(crate) fn learned_params(scales: &[f32], dtype: ScaleDtype) -> Vec<QParams> {
+    let scales = Scales::from_f32(scales.iter().map(|scale| scale.max(TORCHAO_EPS)).collect(), dtype);
+    (0..scales.len()).map(|i| QParams { scale: scales.get(i), zero_point: 0 }).collect()
+}
+
+/// LSQ's factor on the gradient of a scale that `count` weights share, `1 / sqrt(count * quant_max)` (Esser and
+/// others, 2020, arXiv:1902.08153, section 2.2).
+pub(crate) fn lsq_factor(scheme: QuantScheme, rows: usize, cols: usize) -> f64 {
+    let count = match scheme.granularity {
+        slm_quant_core::Granularity::PerTensor => rows * cols,
+        granularity => granularity.group_width(cols).unwrap_or(cols),
+    };
+    1.0 / (count as f64 * f64::from(scheme.range().quant_max())).sqrt()
+}
+
+/// Whether scales can be learned: LSQ learns a step size and leaves the zero point at 0.
+pub(crate) fn is_learnable(mapping: Mapping) -> bool {
+    mapping.is_symmetric()
+}
