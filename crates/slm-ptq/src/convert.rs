@@ -78,11 +78,27 @@ fn convert_layer(
     let activation = activation_quant(name, config, calibration)?;
     let weight =
         linear.float_weight().ok_or_else(|| Error::layer(name, slm_quant_nn::Error::AlreadyPacked))?;
-    let shape @ [rows, cols] = weight.dims();
+    let [rows, cols] = weight.dims();
     let values = to_vec_f32("weight", weight).map_err(|error| Error::layer(name, error))?;
     let quantized = quantize_matrix(&values, rows, cols, config.scheme, &config.observer).map_err(fail)?;
-    let error = weight_error(&values, &quantized).map_err(fail)?;
-    drop(values);
+    pack_layer(name, linear, &values, quantized, activation)
+}
+
+/// Replaces the weight of one layer by `quantized`, packed for the kernel that [`KernelKind::select`] gives, and
+/// reports how far it is from `values`, the float weight.
+///
+/// # Errors
+/// [`Error::Layer`] where the two differ in shape or the kernel cannot be had.
+pub fn pack_layer(
+    name: &str,
+    linear: &mut Linear,
+    values: &[f32],
+    quantized: QuantizedMatrix,
+    activation: ActivationQuant,
+) -> Result<LayerReport> {
+    let fail = |error: slm_quant_core::Error| Error::layer(name, error);
+    let (rows, cols, scheme) = (quantized.rows(), quantized.cols(), quantized.scheme());
+    let error = weight_error(values, &quantized).map_err(fail)?;
     let qparams = (0..quantized.scales().len()).map(|index| quantized.qparams(index)).collect();
     let bytes_after = quantized.byte_size();
     let kernel = KernelKind::select().map_err(fail)?;
@@ -90,8 +106,8 @@ fn convert_layer(
     linear.weight = Weight::Packed(PackedWeight::new(Arc::new(packed), activation));
     Ok(LayerReport {
         name: name.to_owned(),
-        shape,
-        scheme: config.scheme,
+        shape: [rows, cols],
+        scheme,
         kernel,
         qparams,
         activation: match activation {
