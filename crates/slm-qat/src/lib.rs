@@ -1,70 +1,58 @@
-//! Quantization-aware training.
+//! Quantization-aware training of any module that names its linears.
 //!
-//! So far this crate holds the configuration, [`QatConfig`]. The layer that training with simulated
-//! quantization runs on is `slm_quant_nn::FakeQuantizedWeight`; the training loop is not built yet.
+//! 1. [`prepare`] makes every planned layer act as its quantized self: weights, and activations where they are
+//!    quantized, are rounded in the forward pass, and gradients pass straight through.
+//! 2. The caller trains the module as any other, and sets the phase of each step by [`Prepared::set_phase`].
+//! 3. [`convert`] replaces the layers by packed integers. What was trained is what is stored: the codes of the
+//!    converted layer are those that the last evaluation computed with.
+//!
+//! Plans and reports are those of post-training quantization ([`slm_ptq`]).
+//!
+//! ```
+//! use burn::{module::Module, tensor::{Device, Tensor}};
+//! use slm_ptq::PtqConfig;
+//! use slm_qat::{QatConfig, QatOptions, convert, prepare};
+//! use slm_quant_core::{Bits, QuantScheme, QuantizationType};
+//! use slm_quant_nn::{Linear, LinearConfig, NamedLinears};
+//!
+//! #[derive(Module, Debug)]
+//! struct Net { head: Linear }
+//!
+//! impl NamedLinears for Net {
+//!     fn for_each_linear(&self, visit: &mut dyn FnMut(&str, &Linear)) { visit("head", &self.head) }
+//!     fn for_each_linear_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Linear)) { visit("head", &mut self.head) }
+//! }
+//!
+//! let device = Device::flex().autodiff();
+//! let mut net = Net { head: LinearConfig::new(16, 8).init(0.5, &device) };
+//! let config = QatConfig {
+//!     quantization: PtqConfig::new(QuantScheme::per_tensor(Bits::Int4), QuantizationType::Static),
+//!     options: QatOptions::default(),
+//! };
+//! let prepared = prepare(&mut net, &config, 10)?;
+//! for step in 0..10 {
+//!     prepared.set_phase(step);
+//!     let x = Tensor::<2>::ones([4, 16], &device);
+//!     let gradients = net.head.forward(x).sum().backward();
+//!     // An optimizer would take the gradients from here.
+//!     drop(gradients);
+//! }
+//! let mut trained = net.valid();
+//! let reports = convert(&mut trained, &mut |_| {})?;
+//! assert_eq!(reports.len(), 1);
+//! assert!(trained.head.packed().is_some());
+//! # Ok::<(), slm_qat::Error>(())
+//! ```
 #![forbid(unsafe_code)]
 
-use serde::{Deserialize, Serialize};
-use slm_quant_core::{
-    ActivationGranularity, Bits, Granularity, Mapping, ObserverKind, QuantScheme, QuantizationType,
-    ScaleDtype,
-};
+mod config;
+mod convert;
+mod error;
+mod prepare;
+mod state;
 
-/// What quantization-aware training simulates. Unknown keys are refused.
-///
-/// ```
-/// use slm_qat::QatConfig;
-///
-/// let config: QatConfig = serde_json::from_str(r#"{"bits": 4, "granularity": "group:32"}"#)?;
-/// assert_eq!(config.scheme().to_string(), "int4 group:32 symmetric");
-/// assert!(serde_json::from_str::<QatConfig>(r#"{"bits": 3}"#).is_err());
-/// # Ok::<(), serde_json::Error>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct QatConfig {
-    /// Width of a weight. Default: 8.
-    pub bits: Bits,
-    /// Which weights share a scale. Default: per tensor.
-    pub granularity: Granularity,
-    /// How ranges map to codes. Default: symmetric.
-    pub mapping: Mapping,
-    /// How scales are stored. Default: 32-bit floats.
-    pub scale_dtype: ScaleDtype,
-    /// Chooses the range of weights anew in every step. Default: min-max, which costs one pass; the weights
-    /// adapt to the range as they train.
-    pub observer: ObserverKind,
-    /// What is done with activations. Default: static.
-    pub quantization_type: QuantizationType,
-    /// Follows the range of activations over steps (static). Default: a moving average, as PyTorch.
-    pub activation_observer: ObserverKind,
-    /// Which activations share a scale (dynamic). Default: those of one token.
-    pub activation_granularity: ActivationGranularity,
-}
-
-impl Default for QatConfig {
-    fn default() -> Self {
-        Self {
-            bits: Bits::Int8,
-            granularity: Granularity::default(),
-            mapping: Mapping::default(),
-            scale_dtype: ScaleDtype::default(),
-            observer: ObserverKind::MinMax,
-            quantization_type: QuantizationType::default(),
-            activation_observer: ObserverKind::MovingAverage { averaging_constant: 0.01 },
-            activation_granularity: ActivationGranularity::default(),
-        }
-    }
-}
-
-impl QatConfig {
-    /// The scheme of the weights.
-    pub fn scheme(&self) -> QuantScheme {
-        QuantScheme {
-            bits: self.bits,
-            granularity: self.granularity,
-            mapping: self.mapping,
-            scale_dtype: self.scale_dtype,
-        }
-    }
-}
+pub use config::{QatConfig, QatOptions, ScaleMode, Schedule};
+pub use convert::convert;
+pub use error::{Error, Result};
+pub use prepare::{Prepared, prepare};
+pub use state::{layer_states, restore_layer_states};

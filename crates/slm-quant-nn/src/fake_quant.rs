@@ -2,6 +2,7 @@
 
 pub(crate) mod device;
 pub(crate) mod grid;
+mod linear;
 pub(crate) mod ops;
 mod ranges;
 mod state;
@@ -11,8 +12,8 @@ use std::sync::Arc;
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 use slm_quant_core::{
-    ActivationQuant, ObserverKind, QParams, QuantScheme, QuantizedMatrix, ScaleDtype, Scales,
-    choose_matrix_qparams, quantize_matrix_with,
+    ActivationQuant, ObserverKind, PackedMatrix, QParams, QuantScheme, QuantizedMatrix, ScaleDtype,
+    choose_matrix_qparams,
 };
 
 use crate::activation::{InputQuant, InputRanges};
@@ -54,11 +55,11 @@ impl FakeQuantizedWeight {
         input: impl Into<InputQuant>,
         phase: &PhaseSwitch,
     ) -> Result<Self> {
-        let ranges = WeightRanges::new(scheme, observer, phase.clone(), RangeState::default());
+        let ranges = WeightRanges::new(scheme, observer, phase.clone(), RangeState::default())?;
         let input = InputRanges::new(input.into(), phase.clone(), None);
         let prepared = Self { weight, scale: None, ranges: Arc::new(ranges), input: Arc::new(input) };
-        prepared.quantize()?;
         prepared.check_device(observer == ObserverKind::MinMax, observer.to_string())?;
+        prepared.check_packs()?;
         Ok(prepared)
     }
 
@@ -82,12 +83,19 @@ impl FakeQuantizedWeight {
         let params = choose_matrix_qparams(&values, rows, cols, scheme, &observer)?;
         let scales = params.iter().map(|params| params.scale).collect::<Vec<_>>();
         let scales = Tensor::from_data(TensorData::new(scales, [params.len()]), &weight.device());
-        let ranges = WeightRanges::new(scheme, observer, phase.clone(), RangeState::default());
+        let ranges = WeightRanges::new(scheme, observer, phase.clone(), RangeState::default())?;
         let input = InputRanges::new(input.into(), phase.clone(), None);
         let scale = Some(Param::from_tensor(scales));
         let prepared = Self { weight, scale, ranges: Arc::new(ranges), input: Arc::new(input) };
         prepared.check_device(true, observer.to_string())?;
+        prepared.check_packs()?;
         Ok(prepared)
+    }
+
+    /// Refuses weights that could not be converted.
+    fn check_packs(&self) -> Result<()> {
+        PackedMatrix::new(self.quantize()?, self.ranges.kernel)?;
+        Ok(())
     }
 
     /// Refuses what a device with memory of its own could not do without reading weights back in every step.
@@ -152,10 +160,7 @@ impl FakeQuantizedWeight {
             Some(scale) => learned_params(&to_vec_f32("scale", scale)?, scheme.scale_dtype),
             None => self.ranges.grid(&values, rows, cols, false)?.params().to_vec(),
         };
-        let scales = Scales::from_f32(params.iter().map(|q| q.scale).collect(), scheme.scale_dtype);
-        let zero_points =
-            (!scheme.mapping.is_symmetric()).then(|| params.iter().map(|q| q.zero_point as i8).collect());
-        Ok(quantize_matrix_with(&values, rows, cols, scheme, scales, zero_points)?)
+        Ok(ranges::quantized(&values, rows, cols, scheme, &params)?)
     }
 
     /// The weights as the layer computes with them at the present phase.
@@ -179,7 +184,19 @@ impl FakeQuantizedWeight {
     }
 
     /// `x W^T` with rounded input and weights.
+    ///
+    /// On the CPU devices rounded activations are multiplied by the integer kernel that the converted layer runs,
+    /// so that both give the same bits.
     pub(crate) fn matmul(&self, x: Tensor<2>) -> Tensor<2> {
+        let quantizes_input = self.input.quant() != InputQuant::Fixed(ActivationQuant::Float);
+        if quantizes_input
+            && x.dims()[0] > 0
+            && on_cpu(&x.device())
+            && self.ranges.phase().get() != Phase::Observe
+        {
+            let weight = self.weight.val();
+            return ops::fake_quantized_linear(x, weight, self.learned_scale(), &self.input, &self.ranges);
+        }
         self.input.apply_shared(x).matmul(self.rounded_weight().transpose())
     }
 }

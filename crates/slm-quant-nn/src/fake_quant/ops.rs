@@ -15,6 +15,7 @@ use burn::tensor::Tensor;
 use slm_quant_core::{QuantScheme, ScaleDtype};
 
 use super::grid::Grid;
+use super::linear;
 use super::ranges::{WeightRanges, learned_params, lsq_factor};
 use crate::activation::InputRanges;
 use crate::host::HostBackend;
@@ -35,6 +36,23 @@ pub(crate) trait FakeQuantOps: Backend {
 
     /// On the grid that `ranges` chooses for the activations `x`.
     fn fake_quantize_input(x: FloatTensor<Self>, ranges: Arc<InputRanges>) -> FloatTensor<Self>;
+
+    /// `x W^T` of both rounded, by the integer kernel that a packed layer runs.
+    fn fake_quantized_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        input: Arc<InputRanges>,
+        ranges: Arc<WeightRanges>,
+    ) -> FloatTensor<Self>;
+
+    /// The same with learned scales.
+    fn fake_quantized_linear_learned(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        scales: FloatTensor<Self>,
+        input: Arc<InputRanges>,
+        ranges: Arc<WeightRanges>,
+    ) -> FloatTensor<Self>;
 }
 
 pub(crate) fn fake_quantize_weight(weight: Tensor<2>, ranges: &Arc<WeightRanges>) -> Tensor<2> {
@@ -48,6 +66,23 @@ pub(crate) fn fake_quantize_learned(weight: Tensor<2>, scales: Tensor<1>, scheme
 
 pub(crate) fn fake_quantize_input(x: Tensor<2>, ranges: &Arc<InputRanges>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::fake_quantize_input(x.into_dispatch(), Arc::clone(ranges)))
+}
+
+pub(crate) fn fake_quantized_linear(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    scales: Option<Tensor<1>>,
+    input: &Arc<InputRanges>,
+    ranges: &Arc<WeightRanges>,
+) -> Tensor<2> {
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    let (input, ranges) = (Arc::clone(input), Arc::clone(ranges));
+    Tensor::from_dispatch(match scales {
+        None => Dispatch::fake_quantized_linear(x, weight, input, ranges),
+        Some(scales) => {
+            Dispatch::fake_quantized_linear_learned(x, weight, scales.into_dispatch(), input, ranges)
+        }
+    })
 }
 
 macro_rules! without_gradients {
@@ -74,6 +109,25 @@ macro_rules! without_gradients {
             fn fake_quantize_input(x: FloatTensor<Self>, ranges: Arc<InputRanges>) -> FloatTensor<Self> {
                 let (_, cols) = dims(&x);
                 rounded::<Self>(&x, |values| ranges.grid(values, cols, false).ok()).0
+            }
+
+            fn fake_quantized_linear(
+                x: FloatTensor<Self>,
+                weight: FloatTensor<Self>,
+                input: Arc<InputRanges>,
+                ranges: Arc<WeightRanges>,
+            ) -> FloatTensor<Self> {
+                linear::product::<Self>(&x, &weight, None, &input, &ranges, false).0
+            }
+
+            fn fake_quantized_linear_learned(
+                x: FloatTensor<Self>,
+                weight: FloatTensor<Self>,
+                scales: FloatTensor<Self>,
+                input: Arc<InputRanges>,
+                ranges: Arc<WeightRanges>,
+            ) -> FloatTensor<Self> {
+                linear::product::<Self>(&x, &weight, Some(&scales), &input, &ranges, false).0
             }
         }
     };
@@ -119,6 +173,39 @@ impl<B: HostBackend + FakeQuantOps, C: CheckpointStrategy> FakeQuantOps for Auto
         match StraightThrough.prepare::<C>([node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((x, grid), value),
             OpsKind::UnTracked(prep) => prep.finish(value),
+        }
+    }
+
+    fn fake_quantized_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        input: Arc<InputRanges>,
+        ranges: Arc<WeightRanges>,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), weight.node()];
+        let (x, weight) = (x.into_primitive(), weight.into_primitive());
+        let (y, grids) = linear::product::<B>(&x, &weight, None, &input, &ranges, true);
+        match linear::Observed.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(linear::Saved { x, weight, grids }, y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn fake_quantized_linear_learned(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        scales: FloatTensor<Self>,
+        input: Arc<InputRanges>,
+        ranges: Arc<WeightRanges>,
+    ) -> FloatTensor<Self> {
+        let (rows, cols) = dims(&weight);
+        let nodes = [x.node(), weight.node(), scales.node()];
+        let (x, weight, scales) = (x.into_primitive(), weight.into_primitive(), scales.into_primitive());
+        let (y, grids) = linear::product::<B>(&x, &weight, Some(&scales), &input, &ranges, true);
+        let factor = lsq_factor(ranges.scheme, rows, cols);
+        match linear::Learned(factor).prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(linear::Saved { x, weight, grids }, y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
 }
@@ -187,12 +274,16 @@ fn rounded<B: HostBackend>(
     (B::from_values(values, [rows, cols]), grid)
 }
 
-fn learned_grid<B: HostBackend>(scales: &FloatTensor<B>, scheme: QuantScheme, cols: usize) -> Option<Grid> {
+pub(super) fn learned_grid<B: HostBackend>(
+    scales: &FloatTensor<B>,
+    scheme: QuantScheme,
+    cols: usize,
+) -> Option<Grid> {
     let dtype: ScaleDtype = scheme.scale_dtype;
     B::with_values(scales, |scales| Grid::of_weight(scheme, cols, learned_params(scales, dtype)).ok())
 }
 
-fn dims(tensor: &impl TensorMetadata) -> (usize, usize) {
+pub(super) fn dims(tensor: &impl TensorMetadata) -> (usize, usize) {
     let shape = tensor.shape();
     (shape[0], shape[1])
 }

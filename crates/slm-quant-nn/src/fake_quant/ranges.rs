@@ -3,8 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use slm_quant_core::{
-    Mapping, ObserverKind, QParams, QuantScheme, Result, ScaleDtype, Scales, TORCHAO_EPS,
-    choose_matrix_qparams, choose_qparams_stored,
+    KernelKind, Mapping, ObserverKind, QParams, QuantScheme, QuantizedMatrix, Result, ScaleDtype, Scales,
+    TORCHAO_EPS, choose_matrix_qparams, choose_qparams_stored, quantize_matrix_with,
 };
 
 use super::grid::Grid;
@@ -16,6 +16,8 @@ use crate::{Phase, PhaseSwitch};
 pub(crate) struct WeightRanges {
     pub(crate) scheme: QuantScheme,
     pub(crate) observer: ObserverKind,
+    /// The kernel that the converted layer would run.
+    pub(crate) kernel: KernelKind,
     phase: PhaseSwitch,
     state: Mutex<RangeState>,
 }
@@ -35,8 +37,8 @@ impl WeightRanges {
         observer: ObserverKind,
         phase: PhaseSwitch,
         state: RangeState,
-    ) -> Self {
-        Self { scheme, observer, phase, state: Mutex::new(state) }
+    ) -> Result<Self> {
+        Ok(Self { scheme, observer, kernel: KernelKind::select()?, phase, state: Mutex::new(state) })
     }
 
     pub(crate) fn phase(&self) -> &PhaseSwitch {
@@ -134,4 +136,18 @@ pub(crate) fn lsq_factor(scheme: QuantScheme, rows: usize, cols: usize) -> f64 {
 /// Whether scales can be learned: LSQ learns a step size and leaves the zero point at 0.
 pub(crate) fn is_learnable(mapping: Mapping) -> bool {
     mapping.is_symmetric()
+}
+
+/// The codes of a weight on the grid of `params`.
+pub(crate) fn quantized(
+    weight: &[f32],
+    rows: usize,
+    cols: usize,
+    scheme: QuantScheme,
+    params: &[QParams],
+) -> Result<QuantizedMatrix> {
+    let scales = Scales::from_f32(params.iter().map(|q| q.scale).collect(), scheme.scale_dtype);
+    let zero_points =
+        (!scheme.mapping.is_symmetric()).then(|| params.iter().map(|q| q.zero_point as i8).collect());
+    quantize_matrix_with(weight, rows, cols, scheme, scales, zero_points)
 }

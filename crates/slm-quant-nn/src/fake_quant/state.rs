@@ -87,7 +87,7 @@ impl FakeQuantizedWeight {
         });
         let phase = self.ranges.phase().clone();
         let ranges = RangeState { bounds, params };
-        self.ranges = Arc::new(WeightRanges::new(self.scheme(), self.observer(), phase.clone(), ranges));
+        self.ranges = Arc::new(WeightRanges::new(self.scheme(), self.observer(), phase.clone(), ranges)?);
         let input = read(INPUT_BOUNDS, 2)?.map(|bounds| (bounds[0], bounds[1]));
         self.input = Arc::new(InputRanges::new(self.input.quant(), phase, input));
         Ok(())

@@ -1,0 +1,145 @@
+//! What quantization-aware training is asked to do.
+
+use serde::{Deserialize, Serialize};
+use slm_ptq::PtqConfig;
+use slm_quant_core::{MovingAverageMinMaxObserver, ObserverKind};
+use slm_quant_nn::Phase;
+
+use crate::{Error, Result};
+
+/// A whole run: what is simulated, and how the simulation is trained.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QatConfig {
+    /// Scheme, type and skipped layers. Its observers are those of post-training quantization and choose no
+    /// range here.
+    pub quantization: PtqConfig,
+    /// How ranges come about.
+    pub options: QatOptions,
+}
+
+/// Where the scales of weights come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScaleMode {
+    /// From the weights of each step, by the observer.
+    #[default]
+    Observed,
+    /// They are parameters and are trained (LSQ, Esser and others, 2020, arXiv:1902.08153). The observer chooses
+    /// what they start with.
+    Learned,
+}
+
+/// How ranges come about in training. The `[qat]` section of a training config; unknown keys are refused.
+///
+/// ```
+/// use slm_qat::{QatOptions, ScaleMode};
+///
+/// let options: QatOptions = serde_json::from_str(r#"{"scale": "learned", "freeze_steps": 20}"#)?;
+/// assert_eq!(options.scale, ScaleMode::Learned);
+/// assert_eq!(options.observer().to_string(), "mse");
+/// assert!(serde_json::from_str::<QatOptions>(r#"{"frezze_steps": 20}"#).is_err());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QatOptions {
+    /// `observed` or `learned`. Default: `observed`.
+    pub scale: ScaleMode,
+    /// Chooses the ranges of weights: in every step, or, for learned scales, before the first. Default: `min-max`
+    /// for observed scales, which costs next to nothing and to which the weights adapt; `mse` for learned ones,
+    /// which have the rest of the run to move from there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observer: Option<ObserverKind>,
+    /// Weight of a new batch in the moving average of static activation ranges, in (0, 1]. Default: 0.01, as
+    /// PyTorch.
+    pub averaging_constant: f32,
+    /// Steps at the start in which observers watch and nothing is rounded. Default: 0.
+    pub observe_steps: usize,
+    /// Steps at the end in which observed ranges no longer change. Default: 0.
+    pub freeze_steps: usize,
+    /// Learning rate of learned scales as a multiple of that of the weights. Default: 0.1.
+    pub scale_learning_rate: f64,
+    /// Train towards the outputs of the float model (Kullback-Leibler divergence of its distribution over the
+    /// next token) instead of the tokens of the text. Default: false.
+    pub distill: bool,
+}
+
+impl Default for QatOptions {
+    fn default() -> Self {
+        Self {
+            scale: ScaleMode::default(),
+            observer: None,
+            averaging_constant: MovingAverageMinMaxObserver::AVERAGING_CONSTANT,
+            observe_steps: 0,
+            freeze_steps: 0,
+            scale_learning_rate: 0.1,
+            distill: false,
+        }
+    }
+}
+
+impl QatOptions {
+    /// What chooses, or first chooses, the ranges of weights.
+    pub fn observer(&self) -> ObserverKind {
+        self.observer.unwrap_or(match self.scale {
+            ScaleMode::Observed => ObserverKind::MinMax,
+            ScaleMode::Learned => ObserverKind::Mse,
+        })
+    }
+
+    /// The schedule of a run of `steps` steps.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for options that leave nothing to train with rounding, or are out of range.
+    pub fn schedule(&self, steps: usize) -> Result<Schedule> {
+        let refuse = |option: &'static str, detail: String, remedy: &'static str| {
+            Err(Error::Option { option, detail, remedy })
+        };
+        if !(self.averaging_constant > 0.0 && self.averaging_constant <= 1.0) {
+            let detail = format!("is {}", self.averaging_constant);
+            return refuse("averaging_constant", detail, "use a number above 0 and at most 1; 0.01 is usual");
+        }
+        if !(self.scale_learning_rate > 0.0 && self.scale_learning_rate <= 100.0) {
+            let detail = format!("is {}", self.scale_learning_rate);
+            return refuse("scale_learning_rate", detail, "use a multiple of the learning rate such as 0.1");
+        }
+        if self.observe_steps >= steps {
+            let detail = format!("is {}, and the run has {steps} steps", self.observe_steps);
+            return refuse("observe_steps", detail, "use fewer, so that some steps train with rounding");
+        }
+        if self.freeze_steps > steps - self.observe_steps {
+            let detail = format!(
+                "is {}, and {} steps follow the observe_steps",
+                self.freeze_steps,
+                steps - self.observe_steps
+            );
+            return refuse("freeze_steps", detail, "use fewer");
+        }
+        if let Some(observer) = self.observer
+            && let Err(error) = observer.build()
+        {
+            return refuse("observer", error.to_string(), "use an observer with its usual parameters");
+        }
+        Ok(Schedule { observe_until: self.observe_steps, freeze_from: steps - self.freeze_steps })
+    }
+}
+
+/// Which phase each step of a run is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schedule {
+    observe_until: usize,
+    freeze_from: usize,
+}
+
+impl Schedule {
+    /// The phase of step `step`, counted from 0.
+    pub fn phase(&self, step: usize) -> Phase {
+        if step < self.observe_until {
+            Phase::Observe
+        } else if step >= self.freeze_from {
+            Phase::Frozen
+        } else {
+            Phase::Quantize
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! From fake-quantized layers to packed integers.
+
+use slm_ptq::{LayerReport, pack_layer};
+use slm_quant_nn::{Linear, NamedLinears, Weight, to_vec_f32};
+
+use crate::{Error, Result};
+
+/// Replaces every fake-quantized layer of `model` by packed integers, in forward order, and calls `on_layer` after
+/// each. Convert a model without autodiff: `valid()` of the one that was trained.
+///
+/// The error in a report is that of rounding the trained float weights, which were trained to be rounded.
+///
+/// # Errors
+/// [`Error::Layer`] for weights that are not finite, [`Error::NotObserved`] for static activations of a layer
+/// that saw no batch, [`Error::NotPrepared`] where nothing is fake-quantized. The layers before the one that
+/// failed are converted already.
+pub fn convert<M: NamedLinears + ?Sized>(
+    model: &mut M,
+    on_layer: &mut dyn FnMut(&LayerReport),
+) -> Result<Vec<LayerReport>> {
+    let mut reports = Vec::new();
+    let mut failed = None;
+    model.for_each_linear_mut(&mut |name, linear| {
+        if failed.is_some() {
+            return;
+        }
+        match convert_layer(name, linear) {
+            Ok(Some(report)) => {
+                on_layer(&report);
+                reports.push(report);
+            }
+            Ok(None) => {}
+            Err(error) => failed = Some(error),
+        }
+    });
+    match failed {
+        Some(error) => Err(error),
+        None if reports.is_empty() => Err(Error::NotPrepared),
+        None => Ok(reports),
+    }
+}
+
+fn convert_layer(name: &str, linear: &mut Linear) -> Result<Option<LayerReport>> {
+    let Weight::FakeQuantized(weight) = &linear.weight else { return Ok(None) };
+    let fail = |error: slm_quant_nn::Error| Error::layer(name, error);
+    let quantized = weight.quantize().map_err(fail)?;
+    let activation = weight.activation().ok_or_else(|| Error::NotObserved { layer: name.to_owned() })?;
+    let values = to_vec_f32("weight", weight.float_weight()).map_err(fail)?;
+    Ok(Some(pack_layer(name, linear, &values, quantized, activation)?))
+}

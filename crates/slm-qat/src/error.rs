@@ -1,0 +1,48 @@
+//! The one error type of this crate.
+
+/// Result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a model could not be prepared or converted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An option that cannot work.
+    #[error("{option} {detail}; {remedy}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// What it is.
+        detail: String,
+        /// What would do.
+        remedy: &'static str,
+    },
+    /// The plan: skip patterns, group sizes, nothing to quantize.
+    #[error(transparent)]
+    Plan(#[from] slm_ptq::Error),
+    /// A layer that cannot be prepared, converted or restored.
+    #[error("layer {layer}: {source}")]
+    Layer {
+        /// Name of the layer.
+        layer: String,
+        /// What was wrong.
+        source: slm_quant_nn::Error,
+    },
+    /// A layer whose input nobody has seen.
+    #[error(
+        "layer {layer}: no input was observed, so its activations have no range; train for a step at least"
+    )]
+    NotObserved {
+        /// Name of the layer.
+        layer: String,
+    },
+    /// There is no fake-quantized layer to convert.
+    #[error("no layer is prepared for quantization-aware training; call `prepare` before training")]
+    NotPrepared,
+}
+
+impl Error {
+    pub(crate) fn layer(layer: &str, source: impl Into<slm_quant_nn::Error>) -> Self {
+        Self::Layer { layer: layer.to_owned(), source: source.into() }
+    }
+}
