@@ -1,6 +1,9 @@
 //! Linear layers on quantized weights.
 
-use crate::kernels::{ActivationQuant, KernelKind, Packed, QuantizedActivations, quantize_activations};
+use crate::kernels::{
+    ActivationQuant, Input, KernelKind, Packed, Product, QuantizedActivations, Workspace, multiply,
+    quantize_activations,
+};
 use crate::scan::{check_finite, check_len};
 use crate::{Error, QParams, QuantScheme, QuantizedMatrix, Result, max_safe_products};
 
@@ -26,6 +29,10 @@ impl PackedMatrix {
             return Err(Error::AccumulatorOverflow { k: matrix.group_width(), max_k });
         }
         Ok(Self { packed: Packed::new(matrix, kernel)? })
+    }
+
+    pub(crate) fn packed(&self) -> &Packed {
+        &self.packed
     }
 
     /// The kernel it is packed for.
@@ -138,10 +145,7 @@ pub fn linear(
     if *quant != ActivationQuant::Float {
         return linear_quantized(&quantize_activations(x, m, w.cols(), quant)?, w, bias, out);
     }
-    check_output(m, w, bias, out.len())?;
-    check_finite("activations", x)?;
-    w.packed.linear_float(x, bias, out);
-    Ok(())
+    linear_many(LinearInput::Float(x, m), &mut [Product::new(w, bias, out)], &mut Workspace::new())
 }
 
 /// [`linear`] for an input that is quantized already.
@@ -154,9 +158,64 @@ pub fn linear_quantized(
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) -> Result<()> {
-    check_len("activation columns", w.cols(), x.cols())?;
-    check_output(x.rows(), w, bias, out.len())?;
-    w.packed.linear_quantized(x, bias, out);
+    let products = &mut [Product::new(w, bias, out)];
+    linear_many(LinearInput::Quantized(x), products, &mut Workspace::new())
+}
+
+/// The input of [`linear_many`].
+#[derive(Debug, Clone, Copy)]
+pub enum LinearInput<'a> {
+    /// 8-bit codes.
+    Quantized(&'a QuantizedActivations),
+    /// Row-major floats, and how many rows they are: *weight-only* products.
+    Float(&'a [f32], usize),
+}
+
+/// [`linear`] of one input with several matrices, which may differ in everything but their inputs'
+/// number, as one parallel region. Nothing is allocated once `workspace` has grown (but by
+/// [`KernelKind::Scalar`]).
+///
+/// # Errors
+/// [`Error::Length`] for slices that do not fit the shapes, [`Error::NotFinite`] for an input that is NaN
+/// or infinite. No output is touched when there is an error.
+///
+/// ```
+/// use slm_quant_core::*;
+///
+/// let scheme = QuantScheme::per_tensor(Bits::Int8);
+/// let pack = |w: &[f32]| PackedMatrix::new(quantize_matrix(w, 1, 2, scheme, &ObserverKind::MinMax)?, KernelKind::best());
+/// let (q, k) = (pack(&[1.0, 0.0])?, pack(&[0.0, -1.0])?);
+///
+/// // Kept from step to step.
+/// let (mut x, mut workspace) = (QuantizedActivations::empty(), Workspace::new());
+/// let quant = ActivationQuant::Dynamic(ActivationGranularity::PerToken);
+/// let (mut q_out, mut k_out) = ([0.0; 1], [0.0; 1]);
+/// quantize_activations_into(&[0.5, -0.25], 1, 2, &quant, &mut x)?;
+/// let mut products = [Product::new(&q, None, &mut q_out), Product::new(&k, None, &mut k_out)];
+/// linear_many(LinearInput::Quantized(&x), &mut products, &mut workspace)?;
+/// assert!((q_out[0] - 0.5).abs() < 0.01 && (k_out[0] - 0.25).abs() < 0.01);
+/// # Ok::<(), Error>(())
+/// ```
+pub fn linear_many(
+    x: LinearInput<'_>,
+    products: &mut [Product<'_>],
+    workspace: &mut Workspace,
+) -> Result<()> {
+    let input = match x {
+        LinearInput::Quantized(x) => {
+            products.iter().try_for_each(|product| product.check(x.rows(), x.cols()))?;
+            Input::Quantized(x)
+        }
+        LinearInput::Float(x, m) => {
+            for product in &*products {
+                check_len("activations", m * product.weights().cols(), x.len())?;
+                product.check(m, product.weights().cols())?;
+            }
+            check_finite("activations", x)?;
+            Input::Float(x, m)
+        }
+    };
+    multiply(input, products, workspace);
     Ok(())
 }
 
@@ -170,9 +229,4 @@ pub fn accumulate(x: &QuantizedActivations, w: &PackedMatrix) -> Result<Vec<i32>
     let mut out = vec![0; x.rows() * w.rows() * w.groups_per_row()];
     w.packed.accumulate(x, &mut out);
     Ok(out)
-}
-
-fn check_output(m: usize, w: &PackedMatrix, bias: Option<&[f32]>, found: usize) -> Result<()> {
-    check_len("output", m * w.rows(), found)?;
-    bias.map_or(Ok(()), |bias| check_len("bias", w.rows(), bias.len()))
 }

@@ -42,6 +42,7 @@ pub fn quantize_into<C: Code>(x: &[f32], qparams: QParams, range: QuantRange, co
 }
 
 /// The loop of [`quantize_into`], for callers that have checked.
+#[inline(always)]
 pub(crate) fn quantize_checked<C: Code>(x: &[f32], quantizer: Quantizer, codes: &mut [C]) {
     for (code, &x) in codes.iter_mut().zip(x) {
         *code = C::narrow(quantizer.code(x));

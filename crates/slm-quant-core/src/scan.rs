@@ -7,10 +7,12 @@ const LANES: usize = 16;
 /// Bit pattern of infinity; the magnitude bits of NaNs lie above it.
 const INFINITY_BITS: u32 = f32::INFINITY.to_bits();
 
+#[inline(always)]
 fn magnitude_bits(x: f32) -> i32 {
     (x.to_bits() & 0x7fff_ffff).cast_signed()
 }
 
+#[cold]
 fn first_not_finite(what: &'static str, values: &[f32]) -> Error {
     let found = values.iter().enumerate().find(|(_, v)| !v.is_finite());
     let (index, value) = found.map_or((0, f32::NAN), |(i, v)| (i, *v));
@@ -24,6 +26,7 @@ pub(crate) fn check_finite(what: &'static str, values: &[f32]) -> Result<()> {
 }
 
 /// Least and greatest of `values`, refusing NaN, infinities and an empty slice.
+#[inline(always)]
 pub(crate) fn min_max(what: &'static str, values: &[f32]) -> Result<(f32, f32)> {
     let Some(&first) = values.first() else { return Err(Error::Empty { what }) };
     // Independent lanes, because a single running minimum of floats is not vectorised.

@@ -1,7 +1,9 @@
 //! The input of a linear layer as unsigned 8-bit codes.
 
-use rayon::prelude::*;
+use std::sync::{Mutex, PoisonError};
 
+use super::team::for_each_chunk;
+use super::vectorize::{Op, vectorize};
 use crate::quantize::quantize_checked;
 use crate::round::Quantizer;
 use crate::scan::{check_finite, check_len, min_max};
@@ -10,8 +12,9 @@ use crate::{ActivationGranularity, Error, QParams, QuantRange, Result, choose_qp
 /// Bytes of a cache line.
 const CACHE_LINE: usize = 64;
 
-/// Values from which on it pays to quantize rows on several threads.
-const PARALLEL_VALUES: usize = 1 << 16;
+/// Values from which on it pays to quantize rows on several threads, and rows that a thread then takes.
+const PARALLEL_VALUES: usize = 1 << 15;
+const ROWS_PER_TASK: usize = 8;
 
 /// How a linear layer treats its input.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,7 +53,8 @@ impl QuantizedActivations {
             check_len("activation qparams", rows, params.len())?;
         }
         params.iter().try_for_each(|p| p.check(QuantRange::UINT8))?;
-        let mut all = Self::zeros(rows, cols)?;
+        let mut all = Self::empty();
+        all.resize(rows, cols)?;
         all.params = params;
         for (row, codes) in codes.chunks_exact(cols).enumerate() {
             let params = all.qparams(row);
@@ -59,12 +63,62 @@ impl QuantizedActivations {
         Ok(all)
     }
 
-    fn zeros(rows: usize, cols: usize) -> Result<Self> {
+    /// No rows, to be filled by [`quantize_activations_into`].
+    pub fn empty() -> Self {
+        Self { rows: 0, cols: 1, stride: stride(1), codes: Vec::new(), params: Vec::new() }
+    }
+
+    /// Takes another shape. Codes are then any, and parameters none.
+    fn resize(&mut self, rows: usize, cols: usize) -> Result<()> {
         if cols == 0 {
             return Err(Error::Empty { what: "activations" });
         }
-        let stride = stride(cols);
-        Ok(Self { rows, cols, stride, codes: vec![0; rows * stride], params: Vec::new() })
+        (self.rows, self.cols, self.stride) = (rows, cols, stride(cols));
+        self.codes.resize(rows * self.stride, 0);
+        self.params.clear();
+        Ok(())
+    }
+
+    /// Quantizes as many values as it has.
+    fn quantize(&mut self, x: &[f32], quant: &ActivationQuant) -> Result<()> {
+        let Self { rows, cols, stride, codes, params } = self;
+        match quant {
+            ActivationQuant::Float => {
+                return Err(Error::Parameter {
+                    what: "activation quantization",
+                    detail: "weight-only layers take the floats themselves; use Dynamic or Static".to_owned(),
+                });
+            }
+            ActivationQuant::Static(fixed) => {
+                fixed.check(QuantRange::UINT8)?;
+                check_finite("activations", x)?;
+                params.push(*fixed);
+            }
+            ActivationQuant::Dynamic(ActivationGranularity::PerTensor) if *rows == 0 => {}
+            ActivationQuant::Dynamic(ActivationGranularity::PerTensor) => params.push(dynamic_params(x)?),
+            ActivationQuant::Dynamic(ActivationGranularity::PerToken) => {
+                params.resize(*rows, QParams { scale: 1.0, zero_point: 0 });
+                let failure = Mutex::new(None);
+                for_each_few(params, 1, x.len(), |row, params| {
+                    match dynamic_params(&x[row * *cols..][..*cols]) {
+                        Ok(found) => params[0] = found,
+                        Err(error) => *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error),
+                    }
+                });
+                if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                    // A row knows its own positions only; name the one in the whole input.
+                    return check_finite("activations", x).and(Err(error));
+                }
+            }
+        }
+        for_each_few(codes, *stride, x.len(), |row, out| {
+            let params = if params.len() == 1 { params[0] } else { params[row] };
+            let (codes, padding) = out.split_at_mut(*cols);
+            padding.fill(params.zero_point as u8);
+            let quantizer = Quantizer::new(params, QuantRange::UINT8);
+            vectorize(QuantizeRow { x: &x[row * *cols..][..*cols], quantizer, codes });
+        });
+        Ok(())
     }
 
     /// One row to be filled, its padding being set.
@@ -121,56 +175,77 @@ pub fn quantize_activations(
     k: usize,
     quant: &ActivationQuant,
 ) -> Result<QuantizedActivations> {
-    check_len("activations", m * k, x.len())?;
-    let mut all = QuantizedActivations::zeros(m, k)?;
-    let parallel = m > 1 && m * k >= PARALLEL_VALUES;
-    match quant {
-        ActivationQuant::Float => {
-            return Err(Error::Parameter {
-                what: "activation quantization",
-                detail: "weight-only layers take the floats themselves; use Dynamic or Static".to_owned(),
-            });
-        }
-        ActivationQuant::Static(params) => {
-            params.check(QuantRange::UINT8)?;
-            check_finite("activations", x)?;
-            all.params = vec![*params];
-        }
-        ActivationQuant::Dynamic(ActivationGranularity::PerTensor) if m > 0 => {
-            all.params = vec![dynamic_params(x)?];
-        }
-        ActivationQuant::Dynamic(ActivationGranularity::PerTensor) => {}
-        ActivationQuant::Dynamic(ActivationGranularity::PerToken) => {
-            let params: Result<_> = if parallel {
-                x.par_chunks_exact(k).map(dynamic_params).collect()
-            } else {
-                x.chunks_exact(k).map(dynamic_params).collect()
-            };
-            // A row knows its own positions only; for the error, name the one in the whole input.
-            all.params = params.or_else(|error| check_finite("activations", x).and(Err(error)))?;
-        }
-    }
-    let QuantizedActivations { cols, stride, codes, params, .. } = &mut all;
-    let quantize = |row: usize, x: &[f32], out: &mut [u8]| {
-        let params = if params.len() == 1 { params[0] } else { params[row] };
-        let (codes, padding) = out.split_at_mut(*cols);
-        padding.fill(params.zero_point as u8);
-        quantize_checked(x, Quantizer::new(params, QuantRange::UINT8), codes);
-    };
-    if parallel {
-        let rows = x.par_chunks_exact(k).zip(codes.par_chunks_exact_mut(*stride)).enumerate();
-        rows.for_each(|(row, (x, out))| quantize(row, x, out));
-    } else {
-        let rows = x.chunks_exact(k).zip(codes.chunks_exact_mut(*stride)).enumerate();
-        rows.for_each(|(row, (x, out))| quantize(row, x, out));
-    }
+    let mut all = QuantizedActivations::empty();
+    quantize_activations_into(x, m, k, quant, &mut all)?;
     Ok(all)
+}
+
+/// [`quantize_activations`] into what was quantized before, whose memory it uses. Nothing is allocated
+/// unless the input is larger than all before it.
+///
+/// # Errors
+/// As [`quantize_activations`]; then `all` holds no rows.
+pub fn quantize_activations_into(
+    x: &[f32],
+    m: usize,
+    k: usize,
+    quant: &ActivationQuant,
+    all: &mut QuantizedActivations,
+) -> Result<()> {
+    check_len("activations", m * k, x.len())?;
+    all.resize(m, k)?;
+    let result = all.quantize(x, quant);
+    if result.is_err() {
+        all.resize(0, k)?;
+    }
+    result
+}
+
+/// Calls `f(i, values)` for each `len` of `values`, on several threads if there are many values in `total`.
+fn for_each_few<T: Send>(values: &mut [T], len: usize, total: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    if total < PARALLEL_VALUES {
+        return values.chunks_exact_mut(len).enumerate().for_each(|(i, values)| f(i, values));
+    }
+    for_each_chunk(values, len * ROWS_PER_TASK, |chunk, values| {
+        for (i, values) in values.chunks_exact_mut(len).enumerate() {
+            f(chunk * ROWS_PER_TASK + i, values);
+        }
+    });
 }
 
 /// Parameters for the range of `x`.
 fn dynamic_params(x: &[f32]) -> Result<QParams> {
-    let (lo, hi) = min_max("activations", x)?;
+    let mut range = Ok((0.0, 0.0));
+    vectorize(RangeOf { x, range: &mut range });
+    let (lo, hi) = range?;
     choose_qparams_dynamic(lo, hi, QuantRange::UINT8)
+}
+
+/// Bounds of some values.
+struct RangeOf<'a> {
+    x: &'a [f32],
+    range: &'a mut Result<(f32, f32)>,
+}
+
+impl Op for RangeOf<'_> {
+    #[inline(always)]
+    fn run(self) {
+        *self.range = min_max("activations", self.x);
+    }
+}
+
+/// Codes of some values.
+struct QuantizeRow<'a> {
+    x: &'a [f32],
+    quantizer: Quantizer,
+    codes: &'a mut [u8],
+}
+
+impl Op for QuantizeRow<'_> {
+    #[inline(always)]
+    fn run(self) {
+        quantize_checked(self.x, self.quantizer, self.codes);
+    }
 }
 
 /// Distance between rows of at least `bytes`: a whole and odd number of cache lines, so that the same

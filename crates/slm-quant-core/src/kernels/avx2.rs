@@ -10,7 +10,8 @@ use std::ops::Range;
 use half::f16;
 
 use super::driver::{self, Job};
-use super::simd::{LANES, Op, Simd};
+use super::simd::{LANES, Simd};
+use super::vectorize::Op;
 
 /// Proof that the processor has AVX2, FMA and F16C.
 #[derive(Debug, Clone, Copy)]

@@ -7,7 +7,8 @@ use std::ops::Range;
 use half::f16;
 
 use super::driver::{self, Job};
-use super::simd::{LANES, Op, Simd};
+use super::simd::{LANES, Simd};
+use super::vectorize::Op;
 
 /// Proof that the processor has AVX-512 F, BW and VNNI.
 #[derive(Debug, Clone, Copy)]

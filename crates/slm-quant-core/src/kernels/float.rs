@@ -26,20 +26,8 @@ pub(crate) struct FloatJob<'a> {
 }
 
 impl Job for FloatJob<'_> {
-    fn rows(&self) -> usize {
-        self.x.rows()
-    }
-
-    fn blocks(&self) -> usize {
-        self.w.blocks()
-    }
-
     fn has_narrow_groups(&self) -> bool {
         false
-    }
-
-    fn block_bytes(&self) -> usize {
-        self.w.block_bytes()
     }
 
     #[inline(always)]

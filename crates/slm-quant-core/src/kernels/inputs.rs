@@ -1,10 +1,166 @@
 //! Inputs in the form in which vector kernels read them.
 
-use std::borrow::Cow;
-
+use super::Input;
 use super::activations::{QuantizedActivations, stride};
-use super::blocked::{Blocked, first};
+use super::blocked::Blocked;
+use super::simd::Simd;
+use super::team::for_each_chunk;
+use super::vectorize::Op;
 use crate::Bits;
+
+/// How a kernel reads an input: columns in groups of `width`, each padded to `padded_width`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Form {
+    values: Values,
+    width: usize,
+    padded_width: usize,
+    /// Columns of a row, padding included.
+    padded_cols: usize,
+    groups: usize,
+    /// Whether sums of codes less the zero point are needed, by group.
+    sums: bool,
+}
+
+/// What stands in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Values {
+    /// The input as it is.
+    Same,
+    /// The input with its groups padded.
+    Padded,
+    /// 16-bit codes less the zero point.
+    Centered,
+}
+
+impl Form {
+    /// The form that `w` needs of `x` for a kernel that takes INT8 products of 16-bit codes less their zero
+    /// point (`centered8`), or of 8-bit codes.
+    pub(crate) fn new(x: Input<'_>, w: &Blocked, centered8: bool) -> Self {
+        // Columns are where kernels expect them but for the end of the row.
+        let contiguous = w.groups_per_row() == 1 || w.padded_width() == w.group_width();
+        let values = match x {
+            Input::Quantized(_) if centered8 && w.scheme().bits == Bits::Int8 => Values::Centered,
+            // Rows of codes are padded to whole cache lines, hence to whole lines of weights.
+            Input::Quantized(_) if contiguous => Values::Same,
+            // Few rows need no care for cache sets.
+            Input::Float(_, rows) => {
+                let (bytes, padded) = (w.cols() * 4, w.padded_cols() * 4);
+                let spread = rows <= 4 || stride(bytes) == bytes;
+                if contiguous && bytes == padded && spread { Values::Same } else { Values::Padded }
+            }
+            Input::Quantized(_) => Values::Padded,
+        };
+        Self {
+            values,
+            width: w.group_width(),
+            padded_width: w.padded_width(),
+            padded_cols: w.padded_cols(),
+            groups: w.groups_per_row(),
+            sums: matches!(x, Input::Quantized(_)) && w.needs_input_sums(),
+        }
+    }
+}
+
+/// Memory for inputs in one form. It only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Arranged {
+    form: Option<Form>,
+    bytes: Vec<u8>,
+    centered: Vec<i16>,
+    floats: Vec<f32>,
+    /// Values from row to row.
+    stride: usize,
+    /// `[row][group]` sums of codes less the zero point.
+    sums: Vec<i32>,
+}
+
+impl Arranged {
+    /// Whether it was last filled in this form.
+    pub(crate) fn has(&self, form: Form) -> bool {
+        self.form == Some(form)
+    }
+
+    /// Arranges an input.
+    pub(crate) fn fill<S: Simd>(&mut self, simd: S, x: Input<'_>, form: Form) {
+        self.form = Some(form);
+        let Form { width, padded_width, padded_cols, groups, .. } = form;
+        match (x, form.values) {
+            (Input::Quantized(x), Values::Same) => self.stride = x.padded().1,
+            (Input::Quantized(x), Values::Padded) => {
+                self.stride = stride(padded_cols);
+                for_each_row(&mut self.bytes, x.rows(), self.stride, |row, out| {
+                    scatter(x.row_codes(row), width, padded_width, x.qparams(row).zero_point as u8, out);
+                });
+            }
+            (Input::Quantized(x), Values::Centered) => {
+                self.stride = stride(padded_cols * 2) / 2;
+                for_each_row(&mut self.centered, x.rows(), self.stride, |row, out| {
+                    let (codes, zero_point) = (x.row_codes(row), x.qparams(row).zero_point as i16);
+                    simd.vectorize(Center { codes, zero_point, width, padded_width, out });
+                });
+            }
+            (Input::Float(x, rows), Values::Same) => self.stride = x.len() / rows,
+            (Input::Float(x, rows), _) => {
+                let cols = x.len() / rows;
+                self.stride = stride(padded_cols * 4) / 4;
+                for_each_row(&mut self.floats, rows, self.stride, |row, out| {
+                    scatter(&x[row * cols..][..cols], width, padded_width, 0.0, out);
+                });
+            }
+        }
+        if let (true, Input::Quantized(x)) = (form.sums, x) {
+            for_each_row(&mut self.sums, x.rows(), groups, |row, out| {
+                let (codes, zero_point) = (x.row_codes(row), x.qparams(row).zero_point);
+                simd.vectorize(SumGroups { codes, zero_point, width, out });
+            });
+        }
+    }
+
+    /// The codes as the kernel reads them. `source` is the input that this was filled with.
+    pub(crate) fn codes<'a>(&'a self, source: &'a QuantizedActivations) -> Inputs<'a> {
+        let rows = source.rows();
+        let codes = match self.form.map(|form| form.values) {
+            Some(Values::Centered) => Codes::Centered(&self.centered[..rows * self.stride]),
+            Some(Values::Padded) => Codes::Bytes(&self.bytes[..rows * self.stride]),
+            Some(Values::Same) | None => Codes::Bytes(source.padded().0),
+        };
+        let groups = self.form.map_or(1, |form| form.groups);
+        Inputs { source, codes, stride: self.stride, groups, sums: &self.sums }
+    }
+
+    /// The floats as the kernel reads them. `source` is the input that this was filled with.
+    pub(crate) fn floats<'a>(&'a self, source: &'a [f32], rows: usize) -> FloatInputs<'a> {
+        let values = match self.form.map(|form| form.values) {
+            Some(Values::Padded) => &self.floats[..rows * self.stride],
+            _ => source,
+        };
+        FloatInputs { values, stride: self.stride }
+    }
+}
+
+/// Rows from which on it pays to arrange them on several threads.
+const PARALLEL_ROWS: usize = 32;
+
+/// Calls `f(row, values)` for `rows` rows of `stride` values, for which `values` grows if it must.
+fn for_each_row<T: Copy + Default + Send>(
+    values: &mut Vec<T>,
+    rows: usize,
+    stride: usize,
+    f: impl Fn(usize, &mut [T]) + Sync,
+) {
+    if values.len() < rows * stride {
+        values.resize(rows * stride, T::default());
+    }
+    let values = &mut values[..rows * stride];
+    if rows < PARALLEL_ROWS {
+        return values.chunks_exact_mut(stride).enumerate().for_each(|(row, values)| f(row, values));
+    }
+    for_each_chunk(values, stride * (PARALLEL_ROWS / 4), |chunk, values| {
+        for (i, values) in values.chunks_exact_mut(stride).enumerate() {
+            f(chunk * (PARALLEL_ROWS / 4) + i, values);
+        }
+    });
+}
 
 /// Columns of `row` at the positions where kernels expect them: groups one after the other, each padded
 /// to `padded` columns with `fill`.
@@ -15,77 +171,67 @@ fn scatter<T: Copy>(row: &[T], width: usize, padded: usize, fill: T, out: &mut [
     }
 }
 
-/// Whether columns are where kernels expect them but for the end of the row.
-fn is_contiguous(w: &Blocked) -> bool {
-    w.groups_per_row() == 1 || w.padded_width() == w.group_width()
+/// Subtracts the zero point from the codes of a row and puts them where kernels expect them; zeros elsewhere.
+struct Center<'a> {
+    codes: &'a [u8],
+    zero_point: i16,
+    width: usize,
+    padded_width: usize,
+    out: &'a mut [i16],
+}
+
+impl Op for Center<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { codes, zero_point, width, padded_width, out } = self;
+        for (codes, out) in codes.chunks(width).zip(out.chunks_mut(padded_width)) {
+            let (out, padding) = out.split_at_mut(codes.len());
+            padding.fill(0);
+            for (out, &code) in out.iter_mut().zip(codes) {
+                *out = i16::from(code) - zero_point;
+            }
+        }
+    }
+}
+
+/// Sums of a row's codes less the zero point, by group.
+struct SumGroups<'a> {
+    codes: &'a [u8],
+    zero_point: i32,
+    width: usize,
+    out: &'a mut [i32],
+}
+
+impl Op for SumGroups<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { codes, zero_point, width, out } = self;
+        for (codes, out) in codes.chunks(width).zip(out) {
+            let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
+            *out = sum - zero_point * codes.len() as i32;
+        }
+    }
 }
 
 /// Quantized inputs in the form that a kernel reads.
+#[derive(Clone, Copy)]
 pub(crate) struct Inputs<'a> {
     source: &'a QuantizedActivations,
     codes: Codes<'a>,
-    /// Bytes from row to row.
+    /// Codes from row to row.
     stride: usize,
-    /// `[group][row]` sums of codes less the zero point; empty where no kernel needs them.
-    group_sums: Vec<i32>,
+    groups: usize,
+    sums: &'a [i32],
 }
 
+#[derive(Clone, Copy)]
 enum Codes<'a> {
-    Bytes(Cow<'a, [u8]>),
+    Bytes(&'a [u8]),
     /// Less the zero point.
-    Centered(Vec<i16>),
+    Centered(&'a [i16]),
 }
 
-impl<'a> Inputs<'a> {
-    /// Arranges `source` for the groups of `w`. `centered8`: for INT8 weights, as 16-bit codes less their
-    /// zero points.
-    pub(crate) fn new(source: &'a QuantizedActivations, w: &Blocked, centered8: bool) -> Self {
-        let centered = centered8 && w.scheme().bits == Bits::Int8;
-        let width = w.group_width();
-        let (codes, stride) = if centered {
-            let stride = stride(w.padded_cols() * 2);
-            let mut codes = vec![0i16; source.rows() * stride / 2];
-            let mut row_codes = vec![0; source.cols()];
-            for (row, out) in codes.chunks_exact_mut(stride / 2).enumerate() {
-                let zero_point = source.qparams(row).zero_point as i16;
-                for (centered, &code) in row_codes.iter_mut().zip(source.row_codes(row)) {
-                    *centered = i16::from(code) - zero_point;
-                }
-                scatter(&row_codes, width, w.padded_width(), 0, out);
-            }
-            (Codes::Centered(codes), stride)
-        } else if is_contiguous(w) {
-            // Rows are padded to whole cache lines, hence to whole lines of weights.
-            let (codes, stride) = source.padded();
-            (Codes::Bytes(Cow::Borrowed(codes)), stride)
-        } else {
-            let stride = stride(w.padded_cols());
-            let mut codes = vec![0; source.rows() * stride];
-            for (row, out) in codes.chunks_exact_mut(stride).enumerate() {
-                let fill = source.qparams(row).zero_point as u8;
-                scatter(source.row_codes(row), width, w.padded_width(), fill, out);
-            }
-            (Codes::Bytes(Cow::Owned(codes)), stride)
-        };
-        let mut group_sums = Vec::new();
-        if w.needs_input_sums() {
-            group_sums = vec![0; w.groups_per_row() * source.rows()];
-            for row in 0..source.rows() {
-                let zero_point = source.qparams(row).zero_point;
-                for (group, codes) in source.row_codes(row).chunks(width).enumerate() {
-                    let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
-                    group_sums[group * source.rows() + row] = sum - zero_point * codes.len() as i32;
-                }
-            }
-        }
-        Self { source, codes, stride, group_sums }
-    }
-
-    /// Rows.
-    pub(crate) fn rows(&self) -> usize {
-        self.source.rows()
-    }
-
+impl Inputs<'_> {
     /// The codes of a row, readable for all columns of the weights they were arranged for.
     ///
     /// # Panics
@@ -93,7 +239,7 @@ impl<'a> Inputs<'a> {
     pub(crate) fn row(&self, row: usize) -> *const u8 {
         match &self.codes {
             Codes::Bytes(codes) => codes[row * self.stride..][..self.stride].as_ptr(),
-            Codes::Centered(codes) => codes[row * self.stride / 2..][..self.stride / 2].as_ptr().cast(),
+            Codes::Centered(codes) => codes[row * self.stride..][..self.stride].as_ptr().cast(),
         }
     }
 
@@ -109,41 +255,21 @@ impl<'a> Inputs<'a> {
         self.source.qparams(row).zero_point
     }
 
-    /// Sums of a group less zero points, of `M` rows from `row` on.
+    /// Sum of a group of a row, less zero points.
     #[inline(always)]
-    pub(crate) fn group_sums<const M: usize>(&self, row: usize, group: usize) -> &[i32; M] {
-        first(&self.group_sums[group * self.source.rows() + row..])
+    pub(crate) fn group_sum(&self, row: usize, group: usize) -> i32 {
+        self.sums[row * self.groups + group]
     }
 }
 
 /// Float inputs in the form that a kernel reads.
+#[derive(Clone, Copy)]
 pub(crate) struct FloatInputs<'a> {
-    rows: usize,
-    values: Cow<'a, [f32]>,
+    values: &'a [f32],
     stride: usize,
 }
 
-impl<'a> FloatInputs<'a> {
-    /// Arranges a row-major `[m, cols]` input for the groups of `w`, padded with zeros.
-    pub(crate) fn new(x: &'a [f32], m: usize, w: &Blocked) -> Self {
-        let cols = w.cols();
-        // Few rows need no care for cache sets.
-        if is_contiguous(w) && w.padded_cols() == cols && (m <= 4 || stride(cols * 4) == cols * 4) {
-            return Self { rows: m, values: Cow::Borrowed(x), stride: cols };
-        }
-        let stride = stride(w.padded_cols() * 4) / 4;
-        let mut values = vec![0.0; m * stride];
-        for (x, out) in x.chunks_exact(cols).zip(values.chunks_exact_mut(stride)) {
-            scatter(x, w.group_width(), w.padded_width(), 0.0, out);
-        }
-        Self { rows: m, values: Cow::Owned(values), stride }
-    }
-
-    /// Rows.
-    pub(crate) fn rows(&self) -> usize {
-        self.rows
-    }
-
+impl FloatInputs<'_> {
     /// The values of a row, readable for all columns of the weights they were arranged for.
     ///
     /// # Panics

@@ -139,20 +139,8 @@ pub(crate) struct IntegerJob<'a, O> {
 }
 
 impl<O: Output> Job for IntegerJob<'_, O> {
-    fn rows(&self) -> usize {
-        self.x.rows()
-    }
-
-    fn blocks(&self) -> usize {
-        self.w.blocks()
-    }
-
     fn has_narrow_groups(&self) -> bool {
         !self.w.has_sums()
-    }
-
-    fn block_bytes(&self) -> usize {
-        self.w.block_bytes()
     }
 
     #[inline(always)]
@@ -318,9 +306,8 @@ impl<O: Output> IntegerJob<'_, O> {
         }
 
         if !signed && w.needs_input_sums() {
-            let x_sums = self.x.group_sums::<M>(row, group);
             for i in 0..M {
-                let x_sum = simd.splat_i32(x_sums[i]);
+                let x_sum = simd.splat_i32(self.x.group_sum(row + i, group));
                 for b in 0..NB {
                     acc[i][b] = simd.sub_i32(acc[i][b], simd.mul_i32(x_sum, zero_points[b]));
                 }

@@ -7,7 +7,8 @@ use super::KernelKind;
 #[cfg(target_arch = "x86_64")]
 use super::{
     Avx2, Avx512Vnni,
-    simd::{LINE_BYTES, Op, Simd},
+    simd::{LINE_BYTES, Simd},
+    vectorize::Op,
 };
 use crate::Result;
 

@@ -10,9 +10,13 @@
 //! | `simd` | the vector operations that kernels are written in |
 //! | `avx2`, `avx512vnni` | those operations in one instruction set each |
 //! | `integer`, `float` | a tile of the product, with 8-bit and with float inputs |
-//! | `driver` | tiles and threads |
+//! | `driver` | tiles |
+//! | `region` | several products, shared among threads |
+//! | `vectorize` | plain loops compiled for each instruction set |
+//! | `workspace` | memory that calls use again |
 //! | `vector` | a kernel out of the above, for any instruction set |
 //! | `measure` | what the processor can do at most |
+//! | `team` | threads for work that lasts microseconds |
 //! | `packed` | weights together with the kernel that reads them |
 
 mod activations;
@@ -33,18 +37,30 @@ mod integer;
 mod kind;
 mod measure;
 mod packed;
+mod region;
 mod scalar;
 mod shared_out;
 #[cfg(target_arch = "x86_64")]
 mod simd;
+mod team;
 #[cfg(target_arch = "x86_64")]
 mod vector;
+mod vectorize;
+mod workspace;
 
-pub use activations::{ActivationQuant, QuantizedActivations, quantize_activations};
+pub use activations::{
+    ActivationQuant, QuantizedActivations, quantize_activations, quantize_activations_into,
+};
 pub use kind::KernelKind;
 pub use measure::{measure_peak_ops, measure_read_bandwidth};
+pub use region::Product;
+pub use team::{for_each_chunk, for_each_task};
+pub use workspace::Workspace;
 
 pub(crate) use packed::Packed;
+pub(crate) use region::multiply;
+
+use std::ops::Range;
 
 use crate::QuantizedMatrix;
 #[cfg(target_arch = "x86_64")]
@@ -53,6 +69,40 @@ use avx2::Avx2;
 use avx512vnni::Avx512Vnni;
 use shared_out::SharedOut;
 
+/// Rows of weights in a unit of work.
+const UNIT_ROWS: usize = 16;
+
+/// The input of a product.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Input<'a> {
+    Quantized(&'a QuantizedActivations),
+    /// Row-major floats and how many rows they are.
+    Float(&'a [f32], usize),
+}
+
+impl Input<'_> {
+    /// Rows.
+    fn rows(&self) -> usize {
+        match self {
+            Self::Quantized(x) => x.rows(),
+            Self::Float(_, rows) => *rows,
+        }
+    }
+}
+
+/// A part of a product: some rows of the input times some units of weights.
+struct Part<'a> {
+    x: Input<'a>,
+    /// Where [`Kernel::arrange`] has put the input.
+    workspace: &'a Workspace,
+    slot: usize,
+    bias: Option<&'a [f32]>,
+    /// `[m, rows]`. No other part has these cells.
+    out: SharedOut<'a, f32>,
+    rows: Range<usize>,
+    units: Range<usize>,
+}
+
 /// An implementation of the matrix products. A value exists only where the processor has its instructions.
 ///
 /// The order of float operations is that of [`crate::linear`].
@@ -60,21 +110,18 @@ trait Kernel: Copy {
     /// Weights as the kernel reads them.
     type Weights;
 
+    /// Units of weights that parts of many rows should have a multiple of.
+    const TILE_UNITS: usize;
+
     /// Arranges weights for this kernel.
     fn pack(self, matrix: QuantizedMatrix) -> Self::Weights;
 
-    /// 8-bit inputs times weights, to `[m, rows]`.
-    fn linear_quantized(
-        self,
-        x: &QuantizedActivations,
-        w: &Self::Weights,
-        bias: Option<&[f32]>,
-        out: &mut [f32],
-    );
+    /// Puts an input into the form that the kernel reads for these weights, and says where it is.
+    fn arrange(self, x: Input<'_>, w: &Self::Weights, workspace: &mut Workspace) -> usize;
 
-    /// The integer sums behind [`Kernel::linear_quantized`], to `[m, rows, groups]`.
+    /// Computes a part of a product.
+    fn part(self, w: &Self::Weights, part: Part<'_>);
+
+    /// The integer sums behind a product with 8-bit inputs, to `[m, rows, groups]`.
     fn accumulate(self, x: &QuantizedActivations, w: &Self::Weights, out: &mut [i32]);
-
-    /// Float inputs times dequantized weights, to `[m, rows]`.
-    fn linear_float(self, x: &[f32], w: &Self::Weights, bias: Option<&[f32]>, out: &mut [f32]);
 }

@@ -3,7 +3,7 @@
 use super::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 use super::{Avx2, Avx512Vnni, blocked::Blocked};
-use super::{Kernel, KernelKind, QuantizedActivations};
+use super::{Input, Kernel, KernelKind, Part, QuantizedActivations, UNIT_ROWS, Workspace};
 use crate::{QParams, QuantScheme, QuantizedMatrix, Result};
 
 /// Weights packed for a kernel that this processor can run.
@@ -96,15 +96,35 @@ impl Packed {
         }
     }
 
-    pub(crate) fn linear_quantized(&self, x: &QuantizedActivations, bias: Option<&[f32]>, out: &mut [f32]) {
-        with!(self, kernel, w => kernel.linear_quantized(x, w, bias, out));
+    /// Bytes of the codes of a unit of rows.
+    pub(crate) fn unit_bytes(&self) -> usize {
+        match self {
+            Self::Scalar(_, w) => UNIT_ROWS * w.scheme().bits.row_bytes(w.cols()),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_, w) | Self::Avx512Vnni(_, w) => w.block_bytes(),
+        }
     }
 
+    /// Units that parts of many rows should have a multiple of.
+    pub(crate) fn tile_units(&self) -> usize {
+        fn tile_units<K: Kernel>(_: K) -> usize {
+            K::TILE_UNITS
+        }
+        with!(self, kernel, _ => tile_units(*kernel))
+    }
+
+    /// [`Kernel::arrange`].
+    pub(crate) fn arrange(&self, x: Input<'_>, workspace: &mut Workspace) -> usize {
+        with!(self, kernel, w => kernel.arrange(x, w, workspace))
+    }
+
+    /// [`Kernel::part`].
+    pub(super) fn part(&self, part: Part<'_>) {
+        with!(self, kernel, w => kernel.part(w, part));
+    }
+
+    /// [`Kernel::accumulate`].
     pub(crate) fn accumulate(&self, x: &QuantizedActivations, out: &mut [i32]) {
         with!(self, kernel, w => kernel.accumulate(x, w, out));
-    }
-
-    pub(crate) fn linear_float(&self, x: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-        with!(self, kernel, w => kernel.linear_float(x, w, bias, out));
     }
 }

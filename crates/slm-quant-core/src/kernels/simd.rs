@@ -4,19 +4,13 @@
 //! file, and the kernels in `integer` and `float` are compiled once for each.
 
 use super::driver::Job;
+use super::vectorize::Op;
 
 /// Lanes of a block: rows of weights that are multiplied side by side.
-pub(crate) const LANES: usize = 16;
+pub(crate) const LANES: usize = super::UNIT_ROWS;
 
 /// Bytes of a line: for each of the 16 lanes 4 bytes, which hold 4 INT8 or 8 INT4 codes.
 pub(crate) const LINE_BYTES: usize = 64;
-
-/// Work to run with an instruction set enabled.
-pub(crate) trait Op {
-    /// Does the work. Implementations are `#[inline(always)]`, so that they are compiled inside the
-    /// function that enables the instructions.
-    fn run(self);
-}
 
 /// An instruction set. A value exists only where the processor has the instructions, which is what makes
 /// the safe methods safe.

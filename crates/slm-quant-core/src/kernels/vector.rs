@@ -2,35 +2,54 @@
 
 use super::blocked::Blocked;
 use super::float::FloatJob;
-use super::inputs::{FloatInputs, Inputs};
+use super::inputs::{Arranged, Form};
 use super::integer::{Floats, IntegerJob, Sums};
 use super::simd::{LANES, Simd};
-use super::{Kernel, QuantizedActivations, SharedOut, driver};
+use super::team::for_each_task;
+use super::{Input, Kernel, Part, QuantizedActivations, SharedOut, Workspace, driver};
 use crate::QuantizedMatrix;
 
 /// Every vector instruction set is a kernel.
 impl<S: Simd> Kernel for S {
     type Weights = Blocked;
 
+    const TILE_UNITS: usize = S::TILE_BLOCKS;
+
     fn pack(self, matrix: QuantizedMatrix) -> Blocked {
         Blocked::pack(matrix)
     }
 
-    fn linear_quantized(self, x: &QuantizedActivations, w: &Blocked, bias: Option<&[f32]>, out: &mut [f32]) {
-        let x = Inputs::new(x, w, S::CENTERED_INPUT8);
-        let out = Floats { out: SharedOut::new(out), bias, rows: w.rows() };
-        driver::run(self, &IntegerJob { x, w, out });
+    fn arrange(self, x: Input<'_>, w: &Blocked, workspace: &mut Workspace) -> usize {
+        let form = Form::new(x, w, S::CENTERED_INPUT8);
+        workspace.slot(form, |arranged| arranged.fill(self, x, form))
+    }
+
+    fn part(self, w: &Blocked, part: Part<'_>) {
+        let Part { x, workspace, slot, bias, out, rows, units } = part;
+        let arranged = workspace.arranged(slot);
+        match x {
+            Input::Quantized(x) => {
+                let out = Floats { out, bias, rows: w.rows() };
+                driver::run(self, &IntegerJob { x: arranged.codes(x), w, out }, rows, units);
+            }
+            Input::Float(x, m) => {
+                let x = arranged.floats(x, m);
+                driver::run(self, &FloatJob { x, w, out, bias }, rows, units);
+            }
+        }
     }
 
     fn accumulate(self, x: &QuantizedActivations, w: &Blocked, out: &mut [i32]) {
-        let x = Inputs::new(x, w, S::CENTERED_INPUT8);
+        let mut arranged = Arranged::default();
+        let input = Input::Quantized(x);
+        arranged.fill(self, input, Form::new(input, w, S::CENTERED_INPUT8));
         let out = Sums { out: SharedOut::new(out), rows: w.rows(), groups: w.groups_per_row() };
-        driver::run(self, &IntegerJob { x, w, out });
-    }
-
-    fn linear_float(self, x: &[f32], w: &Blocked, bias: Option<&[f32]>, out: &mut [f32]) {
-        let x = FloatInputs::new(x, x.len() / w.cols(), w);
-        driver::run(self, &FloatJob { x, w, out: SharedOut::new(out), bias });
+        let job = IntegerJob { x: arranged.codes(x), w, out };
+        let per_task = S::TILE_BLOCKS;
+        for_each_task(w.blocks().div_ceil(per_task), |task| {
+            let blocks = task * per_task..w.blocks().min((task + 1) * per_task);
+            driver::run(self, &job, 0..x.rows(), blocks);
+        });
     }
 }
 
