@@ -7,7 +7,6 @@ use burn::tensor::{Bool, Device, Tensor, TensorData};
 use slm_quant_nn::Linear;
 
 use crate::config::ModelConfig;
-use crate::decode_attention::{self, CacheRange};
 use crate::error::Result;
 use crate::kv_cache::LayerCache;
 use crate::names::attention_linears;
@@ -59,8 +58,8 @@ pub(crate) struct Attention {
     pub(crate) k_proj: Linear,
     pub(crate) v_proj: Linear,
     pub(crate) o_proj: Linear,
-    q_norm: Option<Norm>,
-    k_norm: Option<Norm>,
+    pub(crate) q_norm: Option<Norm>,
+    pub(crate) k_norm: Option<Norm>,
     num_heads: usize,
     num_kv_heads: usize,
     head_dim: usize,
@@ -117,14 +116,8 @@ impl Attention {
             None => self.attend(q, k, v, context),
             Some(cache) => {
                 cache.store(k, v, context.start);
-                let range = CacheRange { first: context.first, end: context.start + len };
-                if len == 1 && decode_attention::is_supported(&q.device()) {
-                    let (keys, values) = cache.buffers();
-                    decode_attention::decode_attention(q, keys, values, range)
-                } else {
-                    let (k, v) = cache.held(range);
-                    self.attend(q, k, v, context)
-                }
+                let (k, v) = cache.held(context.first..context.start + len);
+                self.attend(q, k, v, context)
             }
         };
         self.o_proj.forward(y.swap_dims(1, 2).reshape([batch, len, heads * head_dim]))

@@ -16,10 +16,10 @@ use crate::visit::TensorVisitor;
 /// `h = x + attention(norm(x))`, then `h + mlp(norm(h))`.
 #[derive(Module, Debug)]
 pub(crate) struct Block {
-    input_norm: Norm,
-    self_attn: Attention,
-    post_attention_norm: Norm,
-    mlp: Mlp,
+    pub(crate) input_norm: Norm,
+    pub(crate) self_attn: Attention,
+    pub(crate) post_attention_norm: Norm,
+    pub(crate) mlp: Mlp,
 }
 
 impl Block {

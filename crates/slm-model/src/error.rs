@@ -44,6 +44,20 @@ pub enum Error {
         /// Positions there are.
         max: usize,
     },
+    /// More positions than a cache has room for.
+    #[error("{needed} positions are needed but the cache was made for {capacity}: make it larger")]
+    CacheFull {
+        /// Positions needed.
+        needed: usize,
+        /// Positions there are.
+        capacity: usize,
+    },
+    /// A decoder for a model whose weights it cannot reach.
+    #[error(
+        "the model's weights are not in host memory, or track gradients: move it to a CPU device without \
+         autodiff, or use `Transformer::forward_cached`"
+    )]
+    NotInHostMemory,
     /// A generation without a prompt.
     #[error("the prompt has no tokens: at least one is needed to predict the next (a BOS token will do)")]
     EmptyPrompt,

@@ -1,8 +1,12 @@
 //! How well a model predicts a text.
 
+use std::borrow::Cow;
+
 use burn::tensor::Tensor;
+use slm_ops::log_sum_exp;
 
 use crate::error::{Error, Result};
+use crate::session::Session;
 use crate::transformer::Transformer;
 
 /// Loss of a model on a text.
@@ -55,8 +59,9 @@ pub fn evaluate(
     model.check_ids(ids)?;
     let windows: Vec<&[u32]> = ids.chunks(window).filter(|chunk| chunk.len() >= 2).collect();
     let mut evaluation = Evaluation { nll: 0.0, tokens: 0, window_nll: Vec::with_capacity(windows.len()) };
+    let mut session = Session::new(model, window.min(ids.len()))?;
     for (index, chunk) in windows.iter().enumerate() {
-        let logits = read_f32("logits", model.forward(model.ids_tensor(chunk)))?;
+        let logits = session.forward_anew(chunk)?;
         let nll = sequence_nll(&logits, chunk, model.config().vocab_size, index * window)?;
         evaluation.nll += nll;
         evaluation.tokens += chunk.len() - 1;
@@ -77,7 +82,7 @@ pub fn window_logits(model: &Transformer, ids: &[u32]) -> Result<Vec<f32>> {
     }
     model.check_ids(ids)?;
     model.check_positions(ids.len())?;
-    read_f32("logits", model.forward(model.ids_tensor(ids)))
+    Session::new(model, ids.len())?.forward_anew(ids).map(Cow::into_owned)
 }
 
 /// Values of a tensor, read back to the host.
@@ -90,10 +95,8 @@ pub(crate) fn read_f32<const D: usize>(what: &'static str, tensor: Tensor<D>) ->
 fn sequence_nll(logits: &[f32], ids: &[u32], vocab_size: usize, offset: usize) -> Result<f64> {
     let mut sum = 0.0;
     for (t, (row, &target)) in logits.chunks_exact(vocab_size).zip(&ids[1..]).enumerate() {
-        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let log_total = row.iter().map(|&l| f64::from((l - max).exp())).sum::<f64>().ln() + f64::from(max);
-        let nll = log_total - f64::from(row[target as usize]);
-        // A NaN anywhere in the row makes the total NaN, though `max` passes it by.
+        let nll = log_sum_exp(row) - f64::from(row[target as usize]);
+        // A NaN anywhere in the row makes the sum NaN.
         if !nll.is_finite() {
             let at = format!("token {} of the text", offset + t + 1);
             return Err(Error::NotFinite { what: "loss", at, value: nll });

@@ -3,9 +3,10 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use crate::decoder::PassTimes;
 use crate::error::{Error, Result};
-use crate::eval::read_f32;
 use crate::sampler::{Sampler, SamplingOptions};
+use crate::session::{InferencePath, Session};
 use crate::transformer::Transformer;
 
 /// What to generate.
@@ -26,12 +27,18 @@ pub struct GenerateOutput {
     pub ids: Vec<u32>,
     /// Why it ended.
     pub stop: StopReason,
-    /// Time for the prompt, up to the logits of the first new token.
+    /// Time for the prompt, up to the choice of the first new token.
     pub prompt_time: Duration,
-    /// Time for the passes after that, each over one token.
+    /// Time for the passes after that, each over one token and up to the choice of the next.
     pub decode_time: Duration,
     /// Number of those passes: `decode_passes / decode_time` is the decoding speed.
     pub decode_passes: usize,
+    /// How the passes were computed.
+    pub path: InferencePath,
+    /// What the prompt's pass spent its time on; only known on [`InferencePath::Slices`].
+    pub prompt_profile: Option<PassTimes>,
+    /// The same for the passes after it.
+    pub decode_profile: Option<PassTimes>,
 }
 
 /// Why generation ended.
@@ -73,16 +80,19 @@ pub fn generate(
         prompt_time: Duration::ZERO,
         decode_time: Duration::ZERO,
         decode_passes: 0,
+        path: model.inference_path(),
+        prompt_profile: None,
+        decode_profile: None,
     };
     if options.max_new_tokens == 0 {
         return Ok(output);
     }
-    let mut cache = model.new_cache(1, positions);
+    let mut session = Session::new(model, positions)?;
     let clock = Instant::now();
-    let mut logits = read_f32("logits", model.forward_last(model.ids_tensor(prompt), &mut cache))?;
+    let mut id = sampler.sample(&session.forward_last(prompt)?)?;
     output.prompt_time = clock.elapsed();
+    output.prompt_profile = session.take_times();
     loop {
-        let id = sampler.sample(&logits)?;
         if options.stop_ids.contains(&id) {
             output.stop = StopReason::StopId(id);
             break;
@@ -96,10 +106,11 @@ pub fn generate(
             break;
         }
         let clock = Instant::now();
-        logits = read_f32("logits", model.forward_last(model.ids_tensor(&[id]), &mut cache))?;
+        id = sampler.sample(&session.forward_last(&[id])?)?;
         output.decode_time += clock.elapsed();
         output.decode_passes += 1;
     }
+    output.decode_profile = session.take_times();
     Ok(output)
 }
 

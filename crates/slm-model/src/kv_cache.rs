@@ -1,8 +1,8 @@
 //! Keys and values of the positions already processed.
 
-use burn::tensor::{Device, Tensor};
+use std::ops::Range;
 
-use crate::decode_attention::CacheRange;
+use burn::tensor::{Device, Tensor};
 
 /// Keys and values of one layer, `[batch, kv_heads, capacity, head_dim]` each.
 #[derive(Debug, Clone)]
@@ -23,15 +23,10 @@ impl LayerCache {
     }
 
     /// Keys and values of the positions of `range`.
-    pub(crate) fn held(&self, range: CacheRange) -> (Tensor<4>, Tensor<4>) {
+    pub(crate) fn held(&self, range: Range<usize>) -> (Tensor<4>, Tensor<4>) {
         let [batch, heads, _, head_dim] = self.keys.dims();
-        let region = [0..batch, 0..heads, range.first..range.end, 0..head_dim];
+        let region = [0..batch, 0..heads, range, 0..head_dim];
         (self.keys.clone().slice(region.clone()), self.values.clone().slice(region))
-    }
-
-    /// The whole buffers of keys and values.
-    pub(crate) fn buffers(&self) -> (Tensor<4>, Tensor<4>) {
-        (self.keys.clone(), self.values.clone())
     }
 }
 

@@ -21,6 +21,22 @@ pub(crate) struct RotaryTables {
     sin: Tensor<4>,
 }
 
+/// Sines and cosines of a run of positions, `[len, head_dim / 2]` each.
+#[derive(Debug, Clone)]
+pub(crate) struct Angles {
+    pairs: usize,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl Angles {
+    /// Cosines and sines of the position `row` after the first.
+    pub(crate) fn row(&self, row: usize) -> (&[f32], &[f32]) {
+        let range = row * self.pairs..(row + 1) * self.pairs;
+        (&self.cos[range.clone()], &self.sin[range])
+    }
+}
+
 impl Rotary {
     pub(crate) fn new(head_dim: usize, theta: f64, scaling: Option<RopeScaling>) -> Self {
         let frequencies = (0..head_dim / 2)
@@ -32,18 +48,24 @@ impl Rotary {
         Self { frequencies }
     }
 
-    /// Tables for positions `start .. start + len`.
-    pub(crate) fn tables(&self, start: usize, len: usize, device: &Device) -> RotaryTables {
+    /// Sines and cosines of positions `start .. start + len`.
+    pub(crate) fn angles(&self, start: usize, len: usize) -> Angles {
         let angles = || {
             (start..start + len)
                 .flat_map(|p| self.frequencies.iter().map(move |&frequency| p as f32 * frequency))
         };
-        let shape = [1, 1, len, self.frequencies.len()];
-        let tensor = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, shape), device);
-        RotaryTables {
-            cos: tensor(angles().map(f32::cos).collect()),
-            sin: tensor(angles().map(f32::sin).collect()),
+        Angles {
+            pairs: self.frequencies.len(),
+            cos: angles().map(f32::cos).collect(),
+            sin: angles().map(f32::sin).collect(),
         }
+    }
+
+    /// Tables for positions `start .. start + len`.
+    pub(crate) fn tables(&self, start: usize, len: usize, device: &Device) -> RotaryTables {
+        let Angles { pairs, cos, sin } = self.angles(start, len);
+        let tensor = |values| Tensor::from_data(TensorData::new(values, [1, 1, len, pairs]), device);
+        RotaryTables { cos: tensor(cos), sin: tensor(sin) }
     }
 }
 

@@ -116,23 +116,14 @@ impl Sampler {
 
 /// Index of the largest logit, the first among equals.
 fn argmax(logits: &[f32]) -> Result<usize> {
-    let mut best = None;
-    for (id, &logit) in logits.iter().enumerate() {
-        if logit.is_nan() || logit == f32::INFINITY {
-            return Err(Error::NotFinite {
-                what: "logit",
-                at: format!("token id {id}"),
-                value: logit.into(),
-            });
-        }
-        if best.is_none_or(|best: usize| logit > logits[best]) {
-            best = Some(id);
-        }
-    }
-    match best {
-        Some(best) if logits[best] > f32::NEG_INFINITY => Ok(best),
-        _ => Err(Error::NotFinite { what: "logit", at: "every token id".into(), value: f64::NEG_INFINITY }),
-    }
+    slm_ops::argmax(logits).ok_or_else(|| {
+        let unusable = |logit: &f32| logit.is_nan() || *logit == f32::INFINITY;
+        let (at, value) = match logits.iter().position(unusable) {
+            Some(id) => (format!("token id {id}"), logits[id]),
+            None => ("every token id".to_owned(), f32::NEG_INFINITY),
+        };
+        Error::NotFinite { what: "logit", at, value: value.into() }
+    })
 }
 
 #[cfg(test)]

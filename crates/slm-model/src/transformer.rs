@@ -8,12 +8,14 @@ use slm_quant_nn::{Linear, NamedLinears};
 use crate::attention::AttentionContext;
 use crate::block::Block;
 use crate::config::{ModelConfig, Position};
+use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::init::RandomSource;
 use crate::kv_cache::KvCache;
 use crate::names::{EMBED_POSITIONS, EMBED_TOKENS, FINAL_NORM, LM_HEAD, LinearShape};
 use crate::norm::Norm;
 use crate::rotary::Rotary;
+use crate::session::InferencePath;
 use crate::source::{Loader, TensorSource};
 use crate::visit::TensorVisitor;
 
@@ -99,6 +101,23 @@ impl Transformer {
     /// The device that holds the weights.
     pub fn device(&self) -> Device {
         self.embed_tokens.device()
+    }
+
+    /// How passes over one sequence are computed here.
+    pub fn inference_path(&self) -> InferencePath {
+        if Decoder::supports(self) { InferencePath::Slices } else { InferencePath::TensorOps }
+    }
+
+    /// The pieces that a [`Decoder`] is made of.
+    pub(crate) fn parts(&self) -> Parts<'_> {
+        Parts {
+            embed_tokens: self.embed_tokens.val(),
+            embed_positions: self.embed_positions.as_ref().map(Param::val),
+            layers: &self.layers,
+            norm: &self.norm,
+            lm_head: self.lm_head.as_ref(),
+            rotary: self.rotary.as_ref(),
+        }
     }
 
     /// Logits of every position.
@@ -255,6 +274,16 @@ impl Transformer {
             }
         }
     }
+}
+
+/// What a model consists of.
+pub(crate) struct Parts<'a> {
+    pub(crate) embed_tokens: Tensor<2>,
+    pub(crate) embed_positions: Option<Tensor<2>>,
+    pub(crate) layers: &'a [Block],
+    pub(crate) norm: &'a Norm,
+    pub(crate) lm_head: Option<&'a Linear>,
+    pub(crate) rotary: Option<&'a Rotary>,
 }
 
 impl NamedLinears for Transformer {

@@ -1,63 +1,11 @@
-use std::collections::HashMap;
-
 use burn::optim::{GradientsParams, SgdConfig};
-use slm_quant_nn::{Weight, linear_names};
+use slm_quant_nn::linear_names;
 
 use super::*;
-use crate::error::SourceError;
 use crate::names::expected_tensors;
-use crate::testing::{configs, devices};
+use crate::testing::{ShapeOf, configs, devices, random_weights, tensors_of};
 
 const IDS: [u32; 13] = [3, 49, 0, 17, 17, 8, 25, 31, 1, 44, 12, 9, 30];
-
-/// Tensors by name, as a checkpoint would have them.
-#[derive(Clone, Default)]
-struct MapSource(HashMap<String, (Vec<usize>, Vec<f32>)>);
-
-impl TensorSource for MapSource {
-    fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.0.get(name).map(|(shape, _)| shape.clone())
-    }
-    fn take_f32(&mut self, name: &str, _: &[usize]) -> Result<Vec<f32>, SourceError> {
-        self.0.remove(name).map(|(_, values)| values).ok_or_else(|| "taken twice".into())
-    }
-    fn take_linear(
-        &mut self,
-        _: &str,
-        _: usize,
-        _: usize,
-        _: &Device,
-    ) -> Result<Option<Weight>, SourceError> {
-        Ok(None)
-    }
-}
-
-fn tensors_of(model: &Transformer) -> (Vec<ShapeOf>, MapSource) {
-    let (mut list, mut source) = (Vec::new(), MapSource::default());
-    model
-        .for_each_tensor::<()>(&mut |name, data| {
-            let shape: Vec<usize> = data.shape().to_vec();
-            list.push((name.to_owned(), shape.clone()));
-            source.0.insert(name.to_owned(), (shape, data.try_into_vec().unwrap()));
-            Ok(())
-        })
-        .unwrap();
-    (list, source)
-}
-type ShapeOf = (String, Vec<usize>);
-
-fn random_weights(config: &ModelConfig, device: &Device) -> Transformer {
-    // Norm gains and biases that are not 1 and 0, and weights wide enough for peaked attention.
-    let (_, mut source) = tensors_of(&Transformer::new(config, 5, device).unwrap());
-    for (name, (_, values)) in &mut source.0 {
-        for (i, value) in values.iter_mut().enumerate() {
-            let wave = ((i * 7919 + name.len() * 31) % 101) as f32 / 101.0 - 0.5;
-            *value =
-                if name.contains("norm") || name.ends_with("bias") { *value + wave } else { *value * 8.0 };
-        }
-    }
-    Transformer::from_tensors(config, &mut source, device).unwrap()
-}
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_into_vec().unwrap()

@@ -27,6 +27,6 @@ pub use argmax::argmax;
 pub use attention::{AttentionScratch, Queries, attend};
 pub use exp::exp;
 pub use kv::{KvHeads, KvLayer};
-pub use norm::{layer_norm, rms_norm};
+pub use norm::{layer_norm, rms_norm, rms_norm_heads};
 pub use rotary::rotate;
 pub use softmax::log_sum_exp;

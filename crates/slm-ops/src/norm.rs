@@ -10,12 +10,32 @@ use crate::lanes;
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     assert!(x.len() == weight.len() && x.len() == out.len(), "rms_norm: lengths differ");
     vectorize(|| {
-        let mean_square = lanes::sum_squares(x, 0.0) / x.len() as f32;
-        let factor = 1.0 / (mean_square + eps).sqrt();
+        let factor = rms_factor(x, eps);
         for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
             *out = x * factor * weight;
         }
     });
+}
+
+/// [`rms_norm`] of every run of as many values as there are weights, in place: the norm of attention heads.
+///
+/// # Panics
+/// When `x` is not whole runs.
+pub fn rms_norm_heads(x: &mut [f32], weight: &[f32], eps: f32) {
+    let width = weight.len();
+    assert!(width > 0 && x.len().is_multiple_of(width), "rms_norm_heads: lengths do not fit");
+    vectorize(|| {
+        for head in x.chunks_exact_mut(width) {
+            let factor = rms_factor(head, eps);
+            head.iter_mut().zip(weight).for_each(|(x, weight)| *x = *x * factor * weight);
+        }
+    });
+}
+
+/// `1 / sqrt(mean(x^2) + eps)`.
+#[inline(always)]
+pub(crate) fn rms_factor(x: &[f32], eps: f32) -> f32 {
+    1.0 / (lanes::sum_squares(x, 0.0) / x.len() as f32 + eps).sqrt()
 }
 
 /// `out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias` with the biased variance (Ba, Kiros and Hinton,
@@ -27,12 +47,18 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [
     let fits = x.len() == weight.len() && x.len() == bias.len() && x.len() == out.len();
     assert!(fits, "layer_norm: lengths differ");
     vectorize(|| {
-        let mean = lanes::sum(x) / x.len() as f32;
-        let factor = 1.0 / (lanes::sum_squares(x, mean) / x.len() as f32 + eps).sqrt();
+        let (mean, factor) = layer_factor(x, eps);
         for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(weight).zip(bias) {
             *out = ((x - mean) * factor).mul_add(*weight, *bias);
         }
     });
+}
+
+/// `mean(x)` and `1 / sqrt(var(x) + eps)`.
+#[inline(always)]
+pub(crate) fn layer_factor(x: &[f32], eps: f32) -> (f32, f32) {
+    let mean = lanes::sum(x) / x.len() as f32;
+    (mean, 1.0 / (lanes::sum_squares(x, mean) / x.len() as f32 + eps).sqrt())
 }
 
 #[cfg(test)]
@@ -67,6 +93,18 @@ mod tests {
                     assert!((wide(out[i]) - expected).abs() < 4e-6, "{len} {eps}: {} {expected}", out[i]);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn heads_are_normalized_one_by_one() {
+        let (x, weight) = (wave(5 * 12, 31, 1.0), wave(12, 17, 2.0));
+        let mut heads = x.clone();
+        rms_norm_heads(&mut heads, &weight, 1e-6);
+        for (x, found) in x.chunks(12).zip(heads.chunks(12)) {
+            let mut expected = [0.0; 12];
+            rms_norm(x, &weight, 1e-6, &mut expected);
+            assert_eq!(found, expected);
         }
     }
 

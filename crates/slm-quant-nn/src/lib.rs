@@ -17,6 +17,7 @@ mod named;
 mod ops;
 mod packed;
 mod phase;
+mod slices;
 
 pub use activation::{InputQuant, fake_quantize_activation};
 pub use device::{ndarray_device, on_cpu, to_vec_f32};
@@ -27,3 +28,4 @@ pub use linear::{Linear, LinearConfig, Weight};
 pub use named::{NamedLinears, linear_names};
 pub use packed::{PackedWeight, WeightExecution};
 pub use phase::{Phase, PhaseSwitch};
+pub use slices::{SliceLinear, SliceOutput, SliceScratch, apply_linears};

@@ -173,6 +173,10 @@ impl Linear {
         }
     }
 
+    pub(crate) fn has_hook(&self) -> bool {
+        self.hook.is_some()
+    }
+
     pub(crate) fn set_hook(&mut self, hook: Option<AttachedHook>) {
         self.hook = hook;
     }

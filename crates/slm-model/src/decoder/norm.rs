@@ -1,0 +1,76 @@
+//! The norms of the residual stream, on slices.
+
+use slm_ops::{add, layer_norm, rms_norm, rms_norm_heads};
+
+use super::parallel::{for_each_part, rows_per_part};
+use crate::error::Result;
+use crate::eval::read_f32;
+use crate::norm::Norm;
+
+/// A norm with its parameters on the host.
+#[derive(Debug)]
+pub(super) enum SliceNorm {
+    Rms { weight: Vec<f32>, eps: f32 },
+    Layer { weight: Vec<f32>, bias: Vec<f32>, eps: f32 },
+}
+
+impl SliceNorm {
+    /// `eps` is that of a LayerNorm; an RMSNorm knows its own.
+    pub(super) fn new(norm: &Norm, eps: f64) -> Result<Self> {
+        Ok(match norm {
+            Norm::Rms(norm) => {
+                Self::Rms { weight: read_f32("norm", norm.gamma.val())?, eps: norm.epsilon as f32 }
+            }
+            Norm::Layer(norm) => {
+                let weight = read_f32("norm", norm.gamma.val())?;
+                let bias = match &norm.beta {
+                    Some(bias) => read_f32("norm", bias.val())?,
+                    None => vec![0.0; weight.len()],
+                };
+                Self::Layer { weight, bias, eps: eps as f32 }
+            }
+        })
+    }
+
+    /// `x += delta; normed = norm(x)`, row by row.
+    pub(super) fn add_and_normalize(&self, x: &mut [f32], delta: Option<&[f32]>, normed: &mut [f32]) {
+        let width = self.width();
+        let part = rows_per_part(x.len() / width, width) * width;
+        let deltas = |index: usize| delta.map(|delta| &delta[index * part..]);
+        let parts = x.chunks_mut(part).zip(normed.chunks_mut(part)).enumerate();
+        for_each_part(parts.map(|(i, (x, normed))| (x, deltas(i), normed)), |(x, delta, normed)| {
+            if let Some(delta) = delta {
+                add(x, &delta[..x.len()]);
+            }
+            for (x, normed) in x.chunks_exact(width).zip(normed.chunks_exact_mut(width)) {
+                self.normalize(x, normed);
+            }
+        });
+    }
+
+    /// Normalizes every head of a row of heads.
+    pub(super) fn normalize_heads(&self, heads: &mut [f32]) {
+        match self {
+            Self::Rms { weight, eps } => rms_norm_heads(heads, weight, *eps),
+            Self::Layer { .. } => {
+                for head in heads.chunks_exact_mut(self.width()) {
+                    let x = head.to_vec();
+                    self.normalize(&x, head);
+                }
+            }
+        }
+    }
+
+    fn width(&self) -> usize {
+        match self {
+            Self::Rms { weight, .. } | Self::Layer { weight, .. } => weight.len(),
+        }
+    }
+
+    fn normalize(&self, x: &[f32], out: &mut [f32]) {
+        match self {
+            Self::Rms { weight, eps } => rms_norm(x, weight, *eps, out),
+            Self::Layer { weight, bias, eps } => layer_norm(x, weight, bias, *eps, out),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Linear layers on slices of host memory, without tensors in between.
+//!
+//! A tensor operation costs an allocation and a dispatch; with one row of input that is more than the product
+//! itself in a small layer. Here outputs are the caller's, inputs are quantized once for all layers that read
+//! them, and their products run side by side.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use slm_quant_core::{
+    ActivationGranularity, ActivationQuant, LinearInput, Product, QuantizedActivations, Workspace,
+    linear_many, quantize_activations_into,
+};
+
+use crate::{Error, Linear, PackedWeight, Result, Weight, to_vec_f32};
+
+/// A [`Linear`] ready to be applied to slices.
+#[derive(Debug)]
+pub struct SliceLinear<'a> {
+    linear: &'a Linear,
+    bias: Option<Vec<f32>>,
+    device: Device,
+}
+
+impl<'a> SliceLinear<'a> {
+    /// Prepares `linear`, whose float parameters are on `device`. Weights are not copied.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when the bias cannot be read.
+    pub fn new(linear: &'a Linear, device: &Device) -> Result<Self> {
+        let bias = linear.bias.as_ref().map(|bias| to_vec_f32("bias", bias.val())).transpose()?;
+        Ok(Self { linear, bias, device: device.clone() })
+    }
+
+    /// Input features.
+    pub fn in_features(&self) -> usize {
+        self.linear.in_features()
+    }
+
+    /// Output features.
+    pub fn out_features(&self) -> usize {
+        self.linear.out_features()
+    }
+
+    /// Whether each row of output depends on its own row of input alone and nobody watches, so that rows may come
+    /// in several calls without a difference. A layer that is only fake-quantized is not asked and counts as not.
+    pub fn rows_are_independent(&self) -> bool {
+        match &self.linear.weight {
+            _ if self.linear.has_hook() => false,
+            Weight::Float(_) => true,
+            Weight::FakeQuantized(_) => false,
+            Weight::Packed(weight) => {
+                weight.activation() != ActivationQuant::Dynamic(ActivationGranularity::PerTensor)
+            }
+        }
+    }
+
+    /// The weights, where a kernel of `slm-quant-core` can be called without anybody missing the call.
+    fn kernel_weight(&self) -> Option<&'a PackedWeight> {
+        self.linear.packed().filter(|_| !self.linear.has_hook())
+    }
+
+    /// By tensor operations, which hooks see.
+    fn apply_tensors(&self, x: &[f32], rows: usize, out: &mut [f32]) -> Result<()> {
+        let data = TensorData::new(x.to_vec(), [rows, self.in_features()]);
+        let y = self.linear.forward(Tensor::<2>::from_data(data, &self.device)).into_data();
+        let y = y
+            .as_slice::<f32>()
+            .map_err(|error| Error::Data { what: "output", detail: format!("{error:?}") })?;
+        out.copy_from_slice(y);
+        Ok(())
+    }
+}
+
+/// A layer and where its output goes.
+#[derive(Debug)]
+pub struct SliceOutput<'a, 'b> {
+    /// The layer.
+    pub layer: &'a SliceLinear<'b>,
+    /// `[rows, out_features]`.
+    pub out: &'a mut [f32],
+}
+
+/// Memory that [`apply_linears`] keeps from call to call.
+#[derive(Debug)]
+pub struct SliceScratch {
+    quantized: QuantizedActivations,
+    workspace: Workspace,
+}
+
+impl Default for SliceScratch {
+    fn default() -> Self {
+        Self { quantized: QuantizedActivations::empty(), workspace: Workspace::new() }
+    }
+}
+
+/// Applies several layers to one input.
+///
+/// Packed layers run on the integer kernels; those that quantize their input alike share the quantized input and
+/// run in one parallel region. Other layers, and layers with a hook, run as tensor operations. As with tensors, an input that is not finite
+/// makes a packed layer's whole output NaN.
+///
+/// # Shapes
+/// - `x`: `[rows, in_features]`
+///
+/// # Errors
+/// [`Error::Shape`] when a length does not fit, and [`Error::Data`] when a tensor cannot be read.
+pub fn apply_linears(
+    x: &[f32],
+    rows: usize,
+    outputs: &mut [SliceOutput<'_, '_>],
+    scratch: &mut SliceScratch,
+) -> Result<()> {
+    for SliceOutput { layer, out } in outputs.iter() {
+        check("input", rows * layer.in_features(), x.len())?;
+        check("output", rows * layer.out_features(), out.len())?;
+    }
+    let mut at = 0;
+    while at < outputs.len() {
+        let activation = |output: &SliceOutput<'_, '_>| Some(output.layer.kernel_weight()?.activation());
+        let shared = activation(&outputs[at]);
+        let alike = outputs[at..].iter().take_while(|output| activation(output) == shared).count();
+        let run = &mut outputs[at..at + alike];
+        match shared {
+            Some(activation) => apply_packed(x, rows, activation, run, scratch)?,
+            None => run.iter_mut().try_for_each(|output| output.layer.apply_tensors(x, rows, output.out))?,
+        }
+        at += alike;
+    }
+    Ok(())
+}
+
+fn check(what: &'static str, expected: usize, found: usize) -> Result<()> {
+    match expected == found {
+        true => Ok(()),
+        false => Err(Error::Shape { what, expected: vec![expected], found: vec![found] }),
+    }
+}
+
+fn apply_packed(
+    x: &[f32],
+    rows: usize,
+    activation: ActivationQuant,
+    outputs: &mut [SliceOutput<'_, '_>],
+    SliceScratch { quantized, workspace }: &mut SliceScratch,
+) -> Result<()> {
+    let products = outputs.iter_mut().filter_map(|SliceOutput { layer, out }| {
+        Some(Product::new(layer.kernel_weight()?.matrix(), layer.bias.as_deref(), out))
+    });
+    let mut products: Vec<Product<'_>> = products.collect();
+    let result = match activation {
+        ActivationQuant::Float => linear_many(LinearInput::Float(x, rows), &mut products, workspace),
+        _ => quantize_activations_into(x, rows, x.len() / rows.max(1), &activation, quantized)
+            .and_then(|()| linear_many(LinearInput::Quantized(quantized), &mut products, workspace)),
+    };
+    match result {
+        Err(slm_quant_core::Error::NotFinite { .. }) => {
+            outputs.iter_mut().for_each(|output| output.out.fill(f32::NAN));
+            Ok(())
+        }
+        result => Ok(result?),
+    }
+}
