@@ -3,6 +3,9 @@
 use crate::dispatch::vectorize;
 use crate::exp::exp_scalar;
 
+/// `2 sqrt(2 / pi)`.
+pub(crate) const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
+
 /// `gate = silu(gate) * up`, with `silu(x) = x / (1 + e^-x)` (Shazeer, 2020, arXiv:2002.05202).
 ///
 /// # Shapes
@@ -24,7 +27,7 @@ pub fn swiglu(gate: &mut [f32], up: &[f32]) {
 ///
 /// The absolute error is at most `2e-7 (1 + |x|)`.
 pub fn gelu(x: &mut [f32]) {
-    vectorize(|| x.iter_mut().for_each(|x| *x = gelu_scalar(*x)));
+    vectorize(|| x.iter_mut().for_each(|x| *x *= normal_cdf(*x)));
 }
 
 /// The tanh approximation of GELU, in place: `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`.
@@ -41,8 +44,9 @@ pub fn gelu_tanh(x: &mut [f32]) {
     });
 }
 
+/// The distribution function of the normal distribution, `(1 + erf(x / sqrt 2)) / 2`.
 #[inline(always)]
-fn gelu_scalar(x: f32) -> f32 {
+pub(crate) fn normal_cdf(x: f32) -> f32 {
     // erfc(z) = t (a1 + t (a2 + ...)) e^(-z^2), t = 1 / (1 + p z), z >= 0: Abramowitz and Stegun, 7.1.26.
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
     let t = 1.0 / 0.327_591_1_f32.mul_add(z, 1.0);
@@ -51,7 +55,7 @@ fn gelu_scalar(x: f32) -> f32 {
         p = p.mul_add(t, coefficient);
     }
     let half_erfc = 0.5 * p * t * exp_scalar(-z * z);
-    x * if x < 0.0 { half_erfc } else { 1.0 - half_erfc }
+    if x < 0.0 { half_erfc } else { 1.0 - half_erfc }
 }
 
 #[cfg(test)]

@@ -21,6 +21,12 @@ pub(crate) fn reduce(
     for (lane, &x) in lanes.iter_mut().zip(rest) {
         *lane = step(*lane, x);
     }
+    fold(lanes, combine)
+}
+
+/// One value of all, halving their number again and again.
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
@@ -41,6 +47,28 @@ pub(crate) fn sum(x: &[f32]) -> f32 {
 #[inline(always)]
 pub(crate) fn sum_squares(x: &[f32], center: f32) -> f32 {
     reduce(x, 0.0, |a, x| (x - center).mul_add(x - center, a), |a, b| a + b)
+}
+
+/// Sum of products.
+#[inline(always)]
+pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
+    dot_centred(x, y, 0.0)
+}
+
+/// Sum of `x * (y - center)`.
+#[inline(always)]
+pub(crate) fn dot_centred(x: &[f32], y: &[f32], center: f32) -> f32 {
+    let ((x_chunks, x_rest), (y_chunks, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+    let mut lanes = [0.0; LANES];
+    for (x, y) in x_chunks.iter().zip(y_chunks) {
+        for (lane, (x, y)) in lanes.iter_mut().zip(x.iter().zip(y)) {
+            *lane = x.mul_add(y - center, *lane);
+        }
+    }
+    for (lane, (x, y)) in lanes.iter_mut().zip(x_rest.iter().zip(y_rest)) {
+        *lane = x.mul_add(y - center, *lane);
+    }
+    fold(lanes, |a, b| a + b)
 }
 
 /// The largest value, `-inf` of nothing. Passes NaN by.

@@ -9,24 +9,38 @@
 #![forbid(unsafe_code)]
 
 mod activation;
+mod activation_backward;
 mod add;
 mod argmax;
 mod attention;
+mod causal;
+mod causal_backward;
+mod causal_forward;
+mod cross_entropy;
 mod dispatch;
 mod exp;
 mod kv;
 mod lanes;
+mod matmul;
 mod norm;
+mod norm_backward;
 mod panel;
 mod rotary;
 mod softmax;
 
 pub use activation::{gelu, gelu_tanh, swiglu};
+pub use activation_backward::{gelu_backward, gelu_tanh_backward, swiglu_backward, swiglu_into};
 pub use add::{add, add_into};
 pub use argmax::argmax;
 pub use attention::{AttentionScratch, Queries, attend};
+pub use causal::{CausalScratch, CausalShape, Rotation, RowStatistics};
+pub use causal_backward::causal_attention_backward;
+pub use causal_forward::causal_attention;
+pub use cross_entropy::{cross_entropy, cross_entropy_backward};
 pub use exp::exp;
 pub use kv::{KvHeads, KvLayer};
+pub use matmul::{MatmulScratch, Matrix, PANEL_COLUMNS, TILE_ROWS, matmul_rows, pack_panel};
 pub use norm::{layer_norm, rms_norm, rms_norm_heads};
-pub use rotary::rotate;
+pub use norm_backward::{layer_norm_backward, rms_norm_backward};
+pub use rotary::{rotate, rotate_back};
 pub use softmax::log_sum_exp;

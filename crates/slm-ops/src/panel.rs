@@ -5,6 +5,44 @@ use pulp::Simd;
 /// Columns of a panel.
 pub(crate) const PANEL: usize = 16;
 
+/// `M` rows of the left matrix of a product.
+pub(crate) trait Rows<const M: usize>: Copy {
+    /// The first `depth` columns, so that the compiler knows how far `at` may go.
+    fn truncate(self, depth: usize) -> Self;
+
+    /// Row `i`, column `k`.
+    fn at(self, i: usize, k: usize) -> f32;
+}
+
+/// Rows that lie anywhere, each in one run.
+impl<const M: usize> Rows<M> for [&[f32]; M] {
+    #[inline(always)]
+    fn truncate(mut self, depth: usize) -> Self {
+        for row in &mut self {
+            *row = &row[..depth];
+        }
+        self
+    }
+
+    #[inline(always)]
+    fn at(self, i: usize, k: usize) -> f32 {
+        self[i][k]
+    }
+}
+
+/// Rows that lie interleaved, column by column.
+impl<const M: usize> Rows<M> for &[[f32; M]] {
+    #[inline(always)]
+    fn truncate(self, depth: usize) -> Self {
+        &self[..depth]
+    }
+
+    #[inline(always)]
+    fn at(self, i: usize, k: usize) -> f32 {
+        self[k][i]
+    }
+}
+
 /// `M` rows times `NP` panels, `out[i][n][j] = sum_k rows[i][k] * panels[n][k][j]`. A panel is `[depth, PANEL]`,
 /// so that each step reads one run of it and one value of each row.
 ///
@@ -14,11 +52,15 @@ pub(crate) const PANEL: usize = 16;
 pub(crate) fn product<S: Simd, const M: usize, const NP: usize>(
     simd: S,
     depth: usize,
-    rows: [&[f32]; M],
+    rows: impl Rows<M>,
     panels: [&[f32]; NP],
 ) -> [[[f32; PANEL]; NP]; M] {
-    let rows = rows.map(|row| &row[..depth]);
-    let panels = panels.map(|panel| &panel.as_chunks::<PANEL>().0[..depth]);
+    let rows = rows.truncate(depth);
+    let mut chunks: [&[[f32; PANEL]]; NP] = [&[]; NP];
+    for n in 0..NP {
+        chunks[n] = &panels[n].as_chunks::<PANEL>().0[..depth];
+    }
+    let panels = chunks;
     // The vectors of a panel's width; only one arm exists in the code for an instruction set.
     match S::F32_LANES {
         16 => accumulate::<S, M, NP, 1>(simd, depth, rows, panels),
@@ -28,31 +70,41 @@ pub(crate) fn product<S: Simd, const M: usize, const NP: usize>(
     }
 }
 
+// Loops over indices, which are unrolled early: through iterators the compiler keeps some sums in memory.
+#[allow(clippy::needless_range_loop, clippy::manual_memcpy)]
 #[inline(always)]
 fn accumulate<S: Simd, const M: usize, const NP: usize, const V: usize>(
     simd: S,
     depth: usize,
-    rows: [&[f32]; M],
+    rows: impl Rows<M>,
     panels: [&[[f32; PANEL]]; NP],
 ) -> [[[f32; PANEL]; NP]; M] {
     let mut acc = [[[simd.splat_f32s(0.0); V]; NP]; M];
     for k in 0..depth {
         let mut b = [[simd.splat_f32s(0.0); V]; NP];
-        for (b, panel) in b.iter_mut().zip(panels) {
-            b.copy_from_slice(S::as_simd_f32s(&panel[k]).0);
+        for n in 0..NP {
+            let vectors = S::as_simd_f32s(&panels[n][k]).0;
+            for v in 0..V {
+                b[n][v] = vectors[v];
+            }
         }
-        for (acc, row) in acc.iter_mut().zip(rows) {
-            let a = simd.splat_f32s(row[k]);
-            for (acc, b) in acc.iter_mut().zip(&b) {
-                for (acc, &b) in acc.iter_mut().zip(b) {
-                    *acc = simd.mul_add_e_f32s(a, b, *acc);
+        for i in 0..M {
+            let a = simd.splat_f32s(rows.at(i, k));
+            for n in 0..NP {
+                for v in 0..V {
+                    acc[i][n][v] = simd.mul_add_e_f32s(a, b[n][v], acc[i][n][v]);
                 }
             }
         }
     }
     let mut out = [[[0.0; PANEL]; NP]; M];
-    for (out, acc) in out.iter_mut().flatten().zip(acc.iter().flatten()) {
-        S::as_mut_simd_f32s(out).0.copy_from_slice(acc);
+    for i in 0..M {
+        for n in 0..NP {
+            let vectors = S::as_mut_simd_f32s(&mut out[i][n]).0;
+            for v in 0..V {
+                vectors[v] = acc[i][n][v];
+            }
+        }
     }
     out
 }
@@ -60,15 +112,15 @@ fn accumulate<S: Simd, const M: usize, const NP: usize, const V: usize>(
 #[inline(always)]
 fn accumulate_scalar<const M: usize, const NP: usize>(
     depth: usize,
-    rows: [&[f32]; M],
+    rows: impl Rows<M>,
     panels: [&[[f32; PANEL]]; NP],
 ) -> [[[f32; PANEL]; NP]; M] {
     let mut out = [[[0.0; PANEL]; NP]; M];
     for k in 0..depth {
-        for (out, row) in out.iter_mut().zip(rows) {
+        for (i, out) in out.iter_mut().enumerate() {
             for (out, panel) in out.iter_mut().zip(panels) {
                 for (out, b) in out.iter_mut().zip(&panel[k]) {
-                    *out += row[k] * b;
+                    *out += rows.at(i, k) * b;
                 }
             }
         }

@@ -26,6 +26,27 @@ pub fn rotate(heads: &mut [f32], cos: &[f32], sin: &[f32]) {
     });
 }
 
+/// Turns back what [`rotate`] turned; also its backward pass.
+///
+/// # Shapes
+/// Those of [`rotate`].
+///
+/// # Panics
+/// When the lengths do not fit.
+pub fn rotate_back(heads: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let pairs = cos.len();
+    let fits = pairs == sin.len() && pairs > 0 && heads.len().is_multiple_of(2 * pairs);
+    assert!(fits, "rotate_back: lengths do not fit");
+    vectorize(|| {
+        for head in heads.chunks_exact_mut(2 * pairs) {
+            let (first, second) = head.split_at_mut(pairs);
+            for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                (*a, *b) = (*a * cos + *b * sin, *b * cos - *a * sin);
+            }
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,6 +60,9 @@ mod tests {
             let x: Vec<f32> = (0..3 * 2 * pairs).map(|i| (i * 7 % 13) as f32 - 6.0).collect();
             let mut y = x.clone();
             rotate(&mut y, &cos, &sin);
+            let mut back = y.clone();
+            rotate_back(&mut back, &cos, &sin);
+            assert!(back.iter().zip(&x).all(|(back, x)| (back - x).abs() < 1e-5));
             for (x, y) in x.chunks(2 * pairs).zip(y.chunks(2 * pairs)) {
                 for i in 0..pairs {
                     let (a, b, t) = (f64::from(x[i]), f64::from(x[pairs + i]), angles[i]);

@@ -1,0 +1,182 @@
+//! Causal attention of whole sequences: what forward and backward pass share.
+
+use std::ops::Range;
+
+use crate::panel::{PANEL, Rows};
+use crate::rotary::{rotate, rotate_back};
+
+/// Queries that are handled together. With a panel's two AVX2 vectors each they leave registers for the operands.
+pub(crate) const TILE: usize = 6;
+
+/// One sequence and the query heads that share a KV head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CausalShape {
+    /// Positions. Each sees itself and those before it.
+    pub len: usize,
+    /// Query heads that share the KV head.
+    pub group: usize,
+    /// Floats of a head.
+    pub head_dim: usize,
+    /// Positions that a query sees, itself included; all before it where there is no window.
+    pub window: Option<usize>,
+}
+
+/// Cosines and sines of rotary positions, `[len, head_dim / 2]` each, by which queries and keys are turned.
+#[derive(Debug, Clone, Copy)]
+pub struct Rotation<'a> {
+    /// Cosines.
+    pub cos: &'a [f32],
+    /// Sines.
+    pub sin: &'a [f32],
+}
+
+/// What the backward pass needs of a row of scores: their maximum, and one over the sum of the exponentials.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct RowStatistics {
+    /// Largest score, before scaling.
+    pub(crate) max: f32,
+    /// One over the sum.
+    pub(crate) factor: f32,
+}
+
+/// Memory of both passes, to be kept from call to call.
+#[derive(Debug, Default)]
+pub struct CausalScratch {
+    /// Rotated queries, `[group, len, head_dim]`.
+    pub(crate) q: Vec<f32>,
+    /// Rotated keys, `[len, head_dim]`.
+    pub(crate) k: Vec<f32>,
+    /// Rotated keys, transposed: `[len / 16, head_dim, 16]`.
+    pub(crate) keys: Vec<f32>,
+    /// Values, `[head_dim / 16, len, 16]`.
+    pub(crate) values: Vec<f32>,
+    pub(crate) scores: Vec<f32>,
+    pub(crate) gradient: crate::causal_backward::GradientScratch,
+}
+
+impl CausalShape {
+    pub(crate) fn check(&self, rotation: Option<Rotation<'_>>, stats: usize) {
+        let Self { len, group, head_dim, window } = *self;
+        assert!(group > 0 && head_dim > 0 && window != Some(0), "causal attention: nothing to see");
+        assert_eq!(stats, group * len, "causal attention: length of the statistics");
+        if let Some(Rotation { cos, sin }) = rotation {
+            let size = len * (head_dim / 2);
+            let fits = head_dim.is_multiple_of(2) && cos.len() == size && sin.len() == size;
+            assert!(fits, "causal attention: size of the rotary tables");
+        }
+    }
+
+    /// Positions that queries `rows` see between them, and how many panels these span: `(first position of the
+    /// first panel, end, floats of the panels)`.
+    #[inline(always)]
+    pub(crate) fn span(&self, rows: &Range<usize>) -> (usize, usize, usize) {
+        let from = self.first_seen(rows.start) / PANEL * PANEL;
+        (from, rows.end, (rows.end - from).next_multiple_of(PANEL))
+    }
+
+    #[inline(always)]
+    pub(crate) fn first_seen(&self, row: usize) -> usize {
+        (row + 1).saturating_sub(self.window.unwrap_or(usize::MAX))
+    }
+
+    #[inline(always)]
+    pub(crate) fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    /// Queries `rows` in tiles of about the same size.
+    #[inline(always)]
+    pub(crate) fn tiles(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        let count = rows.len();
+        let tiles = count.div_ceil(TILE);
+        (0..tiles).map(move |t| rows.start + count * t / tiles..rows.start + count * (t + 1) / tiles)
+    }
+}
+
+/// Copies rows of `heads` heads to `[heads, len, head_dim]`, rotated.
+pub(crate) fn gather<'a>(
+    rows: impl ExactSizeIterator<Item = &'a [f32]>,
+    head_dim: usize,
+    heads: usize,
+    rotation: Option<Rotation<'_>>,
+    out: &mut Vec<f32>,
+) {
+    let len = rows.len();
+    out.resize(heads * len * head_dim, 0.0);
+    let pairs = head_dim / 2;
+    for (position, row) in rows.enumerate() {
+        assert_eq!(row.len(), heads * head_dim, "causal attention: width of a row");
+        for (head, values) in row.chunks_exact(head_dim).enumerate() {
+            let out = &mut out[(head * len + position) * head_dim..][..head_dim];
+            out.copy_from_slice(values);
+            if let Some(Rotation { cos, sin }) = rotation {
+                rotate(out, &cos[position * pairs..][..pairs], &sin[position * pairs..][..pairs]);
+            }
+        }
+    }
+}
+
+/// Turns the gradient of a rotated head at `position` into that of the head before.
+pub(crate) fn turn_back(head: &mut [f32], position: usize, rotation: Option<Rotation<'_>>) {
+    if let Some(Rotation { cos, sin }) = rotation {
+        let pairs = head.len() / 2;
+        rotate_back(head, &cos[position * pairs..][..pairs], &sin[position * pairs..][..pairs]);
+    }
+}
+
+/// Packs rows as `[dim / 16, len, 16]`, zeros where `dim` ends.
+pub(crate) fn pack_columns<'a>(
+    rows: impl ExactSizeIterator<Item = &'a [f32]>,
+    dim: usize,
+    out: &mut Vec<f32>,
+) {
+    let len = rows.len();
+    out.resize(dim.div_ceil(PANEL) * len * PANEL, 0.0);
+    for (position, row) in rows.enumerate() {
+        for (panel, values) in row.chunks(PANEL).enumerate() {
+            let out = &mut out[(panel * len + position) * PANEL..][..PANEL];
+            match values.first_chunk::<PANEL>() {
+                Some(values) => out.copy_from_slice(values),
+                None => {
+                    out[..values.len()].copy_from_slice(values);
+                    out[values.len()..].fill(0.0);
+                }
+            }
+        }
+    }
+}
+
+/// Packs rows as `[len / 16, dim, 16]`, zeros where the rows end.
+pub(crate) fn pack_transposed<'a>(
+    rows: impl ExactSizeIterator<Item = &'a [f32]>,
+    dim: usize,
+    out: &mut Vec<f32>,
+) {
+    let len = rows.len();
+    out.resize(len.div_ceil(PANEL) * dim * PANEL, 0.0);
+    if !len.is_multiple_of(PANEL) {
+        out[len / PANEL * dim * PANEL..].fill(0.0);
+    }
+    for (position, row) in rows.enumerate() {
+        let panel = &mut out[position / PANEL * dim * PANEL..][..dim * PANEL];
+        for (column, value) in panel.as_chunks_mut::<PANEL>().0.iter_mut().zip(row) {
+            column[position % PANEL] = *value;
+        }
+    }
+}
+
+/// Four columns of a panel, as rows: its transpose.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PanelColumns<'a, const FIRST: usize>(pub(crate) &'a [[f32; PANEL]]);
+
+impl<const FIRST: usize> Rows<4> for PanelColumns<'_, FIRST> {
+    #[inline(always)]
+    fn truncate(self, depth: usize) -> Self {
+        Self(&self.0[..depth])
+    }
+
+    #[inline(always)]
+    fn at(self, i: usize, k: usize) -> f32 {
+        self.0[k][FIRST + i]
+    }
+}
