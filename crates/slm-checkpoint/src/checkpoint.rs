@@ -1,21 +1,19 @@
 //! A checkpoint that is open for reading.
 
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use serde::Deserialize;
+use serde_json::Value;
 use slm_model::Transformer;
 use slm_quant_core::{ActivationQuant, KernelKind, QParams, QuantizedMatrix};
 
 use crate::layout::{Layout, names, read_matrix};
-use crate::manifest::{MANIFEST, Manifest};
+use crate::manifest::Manifest;
 use crate::source::CheckpointSource;
 use crate::tensors::TensorFile;
-use crate::versions::{CONFIG, METADATA, TOKENIZER, WEIGHTS};
-use crate::{
-    CheckpointConfig, Error, LayerMetadata, METADATA_VERSION, QuantizationMetadata, Result, json, tokenizer,
-    versions,
-};
+use crate::versions::{CONFIG, METADATA, OpenFiles, TOKENIZER};
+use crate::{CheckpointConfig, Error, LayerMetadata, QuantizationMetadata, Result, tokenizer, versions};
 
 /// What to do beside the necessary when a checkpoint is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +41,10 @@ pub struct Checkpoint {
     metadata: Option<QuantizationMetadata>,
     tokenizer_json: Option<Vec<u8>>,
     weights: TensorFile,
+    layout: Layout,
+    /// Checked against the files, where that was asked for.
+    manifest: Option<Manifest>,
+    version: u32,
 }
 
 impl Checkpoint {
@@ -60,60 +62,39 @@ impl Checkpoint {
     /// As [`Checkpoint::open`].
     pub fn open_with(dir: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
         let dir = dir.as_ref();
-        check_is_dir(dir)?;
+        let mut files = OpenFiles::open(dir)?;
+        let manifest = if options.verify { files.verify()? } else { None };
+        let version = files.version;
+        let tokenizer_json = files.tokenizer_bytes.take();
+        let mut documents = files.into_documents()?;
+        versions::migrate(&mut documents, version)?;
+
         let config_path = dir.join(CONFIG);
-        let Some(config_bytes) = json::read_optional(&config_path, json::SMALL)? else {
-            return Err(Error::NotACheckpoint {
-                path: dir.to_owned(),
-                reason: format!("it has no {CONFIG}"),
-                remedy: "name the directory of a checkpoint".to_owned(),
-            });
-        };
-        // Before the checksums, which a newer format may keep elsewhere.
-        let config = versions::read_config(dir, &config_bytes)?;
-        let weights_path = dir.join(WEIGHTS);
-        let mut weights = open_weights(&weights_path)?;
-        let metadata_path = dir.join(METADATA);
-        let metadata_bytes = json::read_optional(&metadata_path, json::LARGE)?;
-        let tokenizer_path = dir.join(TOKENIZER);
-        let tokenizer_json = json::read_optional(&tokenizer_path, json::LARGE)?;
-
-        if options.verify {
-            let manifest = Manifest::read(dir)?;
-            manifest.verify_bytes(dir, CONFIG, &config_bytes)?;
-            for (name, bytes) in [(METADATA, &metadata_bytes), (TOKENIZER, &tokenizer_json)] {
-                match bytes {
-                    Some(bytes) => manifest.verify_bytes(dir, name, bytes)?,
-                    None if manifest.files.contains_key(name) => return Err(lost(&dir.join(name))),
-                    None => {}
-                }
-            }
-            manifest.verify_open(dir, WEIGHTS, &mut weights)?;
-            for name in manifest.files.keys().filter(|name| !versions::FILES.contains(&name.as_str())) {
-                let path = dir.join(name);
-                let mut file = File::open(&path).map_err(|_| lost(&path))?;
-                manifest.verify_open(dir, name, &mut file)?;
-            }
-        }
-
+        let config = versions::read_config(&config_path, Value::Object(documents.config))?;
         config.model.validate().map_err(|source| Error::Model { path: config_path.clone(), source })?;
         config.tokenizer.check(&config_path, config.model.vocab_size)?;
         if let Some(bytes) = &tokenizer_json {
-            tokenizer::check(&tokenizer_path, bytes, config.model.vocab_size)?;
+            tokenizer::check(&dir.join(TOKENIZER), bytes, config.model.vocab_size)?;
         }
-        let metadata = match &metadata_bytes {
-            Some(bytes) => Some(read_metadata(&metadata_path, bytes)?),
-            None => None,
-        };
-        let weights = TensorFile::from_file(&weights_path, weights)?;
+        let metadata_path = dir.join(METADATA);
+        let metadata = documents.metadata.map(|value| {
+            QuantizationMetadata::deserialize(Value::Object(value)).map_err(Error::json(&metadata_path))
+        });
+        let (metadata, weights) = (metadata.transpose()?, documents.weights);
         let layout = layout_of(&config, metadata.as_ref(), &metadata_path, &weights)?;
         layout.check(&weights, "the file and its config.json do not belong together")?;
-        Ok(Self { dir: dir.to_owned(), config, metadata, tokenizer_json, weights })
+        Ok(Self { dir: dir.to_owned(), layout, version, config, metadata, tokenizer_json, weights, manifest })
     }
 
     /// Where it is.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The version of the format that its files have. An older one than [`FORMAT_VERSION`](crate::FORMAT_VERSION)
+    /// was brought up in memory, as [`MIGRATIONS`](crate::MIGRATIONS) say.
+    pub fn format_version(&self) -> u32 {
+        self.version
     }
 
     /// Its configuration.
@@ -160,6 +141,13 @@ impl Checkpoint {
         self.tokenizer_json.as_deref()
     }
 
+    /// Names of files that it holds beside those that every checkpoint may have, such as the state of a training
+    /// that is not finished, as its manifest lists them. They are known when the checkpoint was verified.
+    pub fn extra_files(&self) -> Vec<&str> {
+        let names = self.manifest.iter().flat_map(|manifest| manifest.files.keys());
+        names.map(String::as_str).filter(|name| !versions::FILES.contains(name)).collect()
+    }
+
     /// Its tensors as they are stored; see [`Layout`] for their names. Read one at a time from here to
     /// inspect a checkpoint, or to quantize one that is larger than memory.
     pub fn tensors(&self) -> &TensorFile {
@@ -171,13 +159,21 @@ impl Checkpoint {
         self.weights.names()
     }
 
-    /// SHA-256 of its weight file, read anew.
+    /// SHA-256 of its weight file, read anew, and with it the assurance that everything read before came from
+    /// one and the same content.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Changed`] where the file is not what it was when the checkpoint was opened; [`Error::Io`].
     pub fn weights_sha256(&self) -> Result<String> {
-        let manifest = Manifest::of(&self.dir, &[WEIGHTS.to_owned()])?;
-        Ok(manifest.files.into_values().map(|record| record.sha256).collect())
+        let record = self.weights.record()?;
+        let manifest = self.manifest.as_ref();
+        let name = self.weights.path().file_name().and_then(|name| name.to_str());
+        match manifest.zip(name).and_then(|(manifest, name)| manifest.files.get(name)) {
+            Some(expected) if expected.sha256 != record.sha256 => {
+                Err(Error::Changed { path: self.weights.path().to_owned() })
+            }
+            _ => self.weights.check_unchanged().map(|()| record.sha256),
+        }
     }
 
     /// Reads the model onto `device`, one tensor at a time. Quantized layers are packed for the kernel that
@@ -226,6 +222,22 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// The tensors that configuration and metadata call for.
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The static parameters of the input of `layer`, from the tensors; none where there are none.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read_quantized`].
+    pub(crate) fn static_params(&self, layer: &str) -> Result<Option<QParams>> {
+        match self.metadata.as_ref().and_then(|metadata| metadata.layer(layer)) {
+            Some(record) => self.read_activation(record),
+            None => Ok(None),
+        }
+    }
+
     /// The static parameters of a layer's input, from the tensors.
     fn read_activation(&self, record: &LayerMetadata) -> Result<Option<QParams>> {
         let name = names::input_scale(&record.name);
@@ -246,59 +258,6 @@ impl Checkpoint {
             });
         }
         Ok(Some(QParams { scale, zero_point }))
-    }
-}
-
-fn check_is_dir(dir: &Path) -> Result<()> {
-    match fs::metadata(dir) {
-        Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(Error::NotACheckpoint {
-            path: dir.to_owned(),
-            reason: "it is not a directory".to_owned(),
-            remedy: "name the directory of a checkpoint".to_owned(),
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let remedy = "name the directory of a checkpoint".to_owned();
-            Err(Error::Missing { path: dir.to_owned(), remedy })
-        }
-        Err(error) => Err(Error::io(dir, "look at")(error)),
-    }
-}
-
-fn open_weights(path: &Path) -> Result<File> {
-    File::open(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => lost(path),
-        _ => Error::io(path, "open")(error),
-    })
-}
-
-fn lost(path: &Path) -> Error {
-    let remedy =
-        format!("{MANIFEST} and {CONFIG} call for it: restore it from a good copy of the checkpoint");
-    Error::Missing { path: path.to_owned(), remedy }
-}
-
-fn read_metadata(path: &Path, bytes: &[u8]) -> Result<QuantizationMetadata> {
-    /// What is read first, so that a newer version is told apart from a damaged file.
-    #[derive(serde::Deserialize)]
-    struct Header {
-        format_version: u64,
-        #[serde(default)]
-        program_version: String,
-    }
-    let header: Header = json::parse(path, bytes)?;
-    let newest = u64::from(METADATA_VERSION);
-    match header.format_version {
-        found if found > newest => Err(Error::NewerVersion {
-            path: path.to_owned(),
-            found,
-            newest,
-            written_by: header.program_version,
-        }),
-        found if found < newest => {
-            Err(Error::UnknownVersion { path: path.to_owned(), found, known: newest.to_string() })
-        }
-        _ => json::parse(path, bytes),
     }
 }
 

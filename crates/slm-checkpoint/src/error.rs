@@ -103,12 +103,21 @@ pub enum Error {
     Checksum {
         /// The file.
         path: PathBuf,
-        /// `"size"` or `"SHA-256"`.
-        what: &'static str,
+        /// `"size"`, `"SHA-256"`, or that of which bytes.
+        what: String,
         /// From the manifest.
         expected: String,
         /// From the file.
         found: String,
+    },
+    /// A source that changed while it was read.
+    #[error(
+        "{}: it changed while it was read, so that what was made of it may be of neither the old nor the new; \
+         nothing was written: run the command again when the file no longer changes", path.display()
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
     },
     /// A file of the checkpoint that the manifest does not list.
     #[error("{}: not listed in manifest.json, so it does not belong to this checkpoint; remove it", path.display())]
@@ -126,11 +135,13 @@ pub enum Error {
         /// Bytes there.
         found: u64,
     },
-    /// A safetensors header that cannot be read.
-    #[error("{}: not a valid safetensors file: {reason}", path.display())]
+    /// The header of a file of tensors that cannot be read.
+    #[error("{}: not a valid {what} file: {reason}", path.display())]
     Header {
         /// The file.
         path: PathBuf,
+        /// What it should be: `"safetensors"` or `"burnpack"`.
+        what: &'static str,
         /// What is wrong.
         reason: String,
     },
@@ -245,6 +256,14 @@ pub enum Error {
     OutputExists {
         /// The output directory.
         path: PathBuf,
+    },
+    /// Another process writes the output.
+    #[error("{}: {by} is writing to it; wait for it to end, or choose another output", path.display())]
+    OutputLocked {
+        /// The output directory.
+        path: PathBuf,
+        /// Who.
+        by: String,
     },
     /// The system does not let the output be written there.
     #[error("{}: cannot be written: {source}; choose an output in a directory that may be written to", path.display())]

@@ -1,4 +1,4 @@
-//! JSON files: read with a limit on their size, written so that people can read them.
+//! Small files, most of them JSON: read with a limit on their size, written so that people can read them.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -57,6 +57,14 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = File::create_new(path).map_err(Error::io(path, "create"))?;
     file.write_all(bytes).map_err(Error::io(path, "write"))?;
     file.sync_all().map_err(Error::io(path, "write to the disk"))
+}
+
+/// Copies a file to a new one and waits until it is on the disk.
+pub(crate) fn copy_new(from: &Path, to: &Path) -> Result<()> {
+    let mut source = File::open(from).map_err(Error::io(from, "open"))?;
+    let mut file = File::create_new(to).map_err(Error::io(to, "create"))?;
+    std::io::copy(&mut source, &mut file).map_err(Error::io(to, "write"))?;
+    file.sync_all().map_err(Error::io(to, "write to the disk"))
 }
 
 /// A number that may be NaN or infinite. JSON has no such numbers: they are written as the strings `"NaN"`,

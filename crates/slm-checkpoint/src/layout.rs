@@ -4,7 +4,7 @@ use std::path::Path;
 
 use safetensors::Dtype;
 use slm_model::{ModelConfig, expected_tensors};
-use slm_quant_core::{Granularity, QuantScheme, QuantizedMatrix, ScaleDtype, Scales};
+use slm_quant_core::{Bits, Granularity, QuantScheme, QuantizedMatrix, ScaleDtype, Scales};
 
 use crate::tensors::{TensorFile, TensorSpec};
 use crate::{Error, Result};
@@ -16,7 +16,8 @@ use crate::{Error, Result};
 ///
 /// | tensor | type | shape |
 /// |---|---|---|
-/// | `X.weight.codes` | U8 | `[rows, row_bytes]`: INT8 one code to a byte, INT4 two, the even column in the low nibble |
+/// | `X.weight.codes` | I8 | INT8: `[rows, cols]` |
+/// | `X.weight.codes` | U8 | INT4: `[rows, row_bytes]`, two codes to a byte, the even column in the low nibble |
 /// | `X.weight.scales` | F32 or F16 | `[1]` per tensor, `[rows]` per channel, `[rows, groups]` per group |
 /// | `X.weight.zero_points` | I8 | as the scales; only in an affine mapping |
 /// | `X.input.scale` | F32 | `[1]`; only with static activations |
@@ -131,7 +132,7 @@ impl Entry {
             ScaleDtype::F16 => Dtype::F16,
         };
         let mut specs = vec![
-            TensorSpec::new(names::codes(layer), Dtype::U8, [rows, scheme.bits.row_bytes(cols)]),
+            TensorSpec::new(names::codes(layer), codes_dtype(scheme), [rows, scheme.bits.row_bytes(cols)]),
             TensorSpec::new(names::scales(layer), scale_dtype, scale_shape.as_slice()),
         ];
         if !scheme.mapping.is_symmetric() {
@@ -142,6 +143,14 @@ impl Entry {
             specs.push(TensorSpec::new(names::input_zero_point(layer), Dtype::U8, [1]));
         }
         specs
+    }
+}
+
+/// The type of a layer's stored codes: that of the codes where one takes a byte.
+pub(crate) fn codes_dtype(scheme: QuantScheme) -> Dtype {
+    match scheme.bits {
+        Bits::Int8 => Dtype::I8,
+        Bits::Int4 => Dtype::U8,
     }
 }
 

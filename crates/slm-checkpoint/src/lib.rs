@@ -10,6 +10,8 @@
 //! | `quantization_metadata.json` | [`QuantizationMetadata`]; for a quantized model alone |
 //! | `manifest.json` | size and SHA-256 of every other file |
 //!
+//! Older versions of the format, and records as Burn itself writes them, are read as [`MIGRATIONS`] say.
+//!
 //! [`save`] and [`CheckpointWriter`] write one, [`Checkpoint`] reads it, [`hf`] makes one from a Hugging Face
 //! model. Tensors are read and written one at a time: neither direction holds a second copy of the file.
 //!
@@ -39,8 +41,10 @@ mod error;
 pub mod hf;
 mod json;
 mod layout;
+mod lock;
 mod manifest;
 mod metadata;
+mod migrate;
 mod output;
 mod save;
 mod source;
@@ -51,12 +55,14 @@ mod versions;
 pub use checkpoint::{Checkpoint, OpenOptions};
 pub use error::{Error, Result};
 pub use layout::Layout;
+pub use lock::OutputLock;
 pub use manifest::sha256;
 pub use metadata::{
-    CalibrationRecord, LayerMetadata, METADATA_VERSION, QuantizationMetadata, QuantizationMode, ScaleRecord,
-    SkippedLayer, WeightError, ZeroPointRecord,
+    CalibrationRecord, LayerMetadata, Lineage, QuantizationMetadata, QuantizationMode, ScaleRecord,
+    SkippedLayer, TrainingRecord, WeightError, ZeroPointRecord,
 };
-pub use output::check_output;
+pub use migrate::{MigrationReport, migrate};
+pub use output::reserve_output;
 pub use save::{CheckpointWriter, SaveRequest, save};
 pub use tensors::{TensorFile, TensorFileWriter, TensorSpec};
-pub use versions::{CheckpointConfig, FORMAT_VERSION, TokenizerInfo};
+pub use versions::{CheckpointConfig, FORMAT_VERSION, MIGRATIONS, Migration, TokenizerInfo};

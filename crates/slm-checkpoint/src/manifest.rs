@@ -3,22 +3,35 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{Error, Result, json};
+use crate::tensors::PositionedFile;
+use crate::{Error, FORMAT_VERSION, Result, json};
 
 /// Name of the manifest in a checkpoint.
 pub(crate) const MANIFEST: &str = "manifest.json";
+
+/// Bytes that have a checksum of their own in larger files, so that all processors check one together.
+const CHUNK_BYTES: u64 = 8 << 20;
+/// Bytes read at once.
+const BUFFER_BYTES: u64 = 256 << 10;
 
 /// Every other file of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Manifest {
+    /// Version of the checkpoint. Version 1 did not write it.
+    #[serde(default = "first_version")]
+    format_version: u32,
     pub(crate) files: BTreeMap<String, FileRecord>,
+}
+
+fn first_version() -> u32 {
+    1
 }
 
 /// What a file is known by.
@@ -29,6 +42,18 @@ pub(crate) struct FileRecord {
     pub(crate) size: u64,
     /// SHA-256 in lower-case hexadecimal digits.
     pub(crate) sha256: String,
+    /// SHA-256 of each chunk in turn; for files of more than one chunk, from version 2 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    chunks: Option<Chunks>,
+}
+
+/// Checksums of the parts of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Chunks {
+    /// Bytes of every chunk but the last, which has the rest.
+    size: u64,
+    sha256: Vec<String>,
 }
 
 impl Manifest {
@@ -36,17 +61,16 @@ impl Manifest {
     pub(crate) fn of(dir: &Path, names: &[String]) -> Result<Self> {
         let mut files = BTreeMap::new();
         for name in names {
-            let path = dir.join(name);
-            let mut file = File::open(&path).map_err(Error::io(&path, "open"))?;
-            files.insert(name.clone(), FileRecord::of(&path, &mut file)?);
+            files.insert(name.clone(), FileRecord::of_path(&dir.join(name))?);
         }
-        Ok(Self { files })
+        Ok(Self { format_version: FORMAT_VERSION, files })
     }
 
     /// Reads the manifest of `dir` and makes sure that it names files of `dir` alone.
     pub(crate) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);
-        let remedy = "it holds the checksums of the checkpoint's files: restore it, or skip verification";
+        let remedy = "it holds the checksums of the checkpoint's files: restore it, or skip verification with \
+                      --no-verify";
         let manifest: Self = json::parse(&path, &json::read(&path, json::SMALL, remedy)?)?;
         for name in manifest.files.keys() {
             if !is_plain_name(name) {
@@ -56,21 +80,39 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Compares `file`, which is `dir/name` and open, with its record.
-    pub(crate) fn verify_open(&self, dir: &Path, name: &str, file: &mut File) -> Result<()> {
+    /// Makes sure that the manifest is of a checkpoint of version `expected`.
+    pub(crate) fn check_version(&self, dir: &Path, expected: u32) -> Result<()> {
+        if self.format_version == expected {
+            return Ok(());
+        }
+        let path = dir.join(MANIFEST);
+        Err(Error::field(
+            &path,
+            "format_version",
+            format!("{expected}, as in config.json"),
+            self.format_version,
+        ))
+    }
+
+    /// Compares `file`, which is `dir/name`, with its record.
+    pub(crate) fn verify_file(&self, dir: &Path, name: &str, file: &PositionedFile) -> Result<()> {
         let path = dir.join(name);
         let record = self.record(&path, name)?;
         // First the size, which costs nothing.
-        let size = file.metadata().map_err(Error::io(&path, "read the size"))?.len();
+        let size = file.size().map_err(Error::io(&path, "read the size"))?;
         record.check_size(&path, size)?;
-        record.check(&path, &FileRecord::of(&path, file)?)
+        match &record.chunks {
+            Some(chunks) => chunks.verify(&path, file, size),
+            None => record.check_digest(&path, &digest(&path, file, 0, size)?),
+        }
     }
 
-    /// [`Manifest::verify_open`] for bytes that are in memory.
+    /// [`Manifest::verify_file`] for bytes that are in memory.
     pub(crate) fn verify_bytes(&self, dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
         let path = dir.join(name);
-        let found = FileRecord { size: bytes.len() as u64, sha256: sha256(bytes) };
-        self.record(&path, name)?.check(&path, &found)
+        let record = self.record(&path, name)?;
+        record.check_size(&path, bytes.len() as u64)?;
+        record.check_digest(&path, &sha256(bytes))
     }
 
     fn record(&self, path: &Path, name: &str) -> Result<&FileRecord> {
@@ -79,13 +121,19 @@ impl Manifest {
 }
 
 impl FileRecord {
-    fn check(&self, path: &Path, found: &Self) -> Result<()> {
-        self.check_size(path, found.size)?;
-        if self.sha256 == found.sha256 {
-            return Ok(());
-        }
-        let (expected, found) = (self.sha256.clone(), found.sha256.clone());
-        Err(Error::Checksum { path: path.to_owned(), what: "SHA-256", expected, found })
+    /// Describes the file `path`.
+    pub(crate) fn of_path(path: &Path) -> Result<Self> {
+        Self::of(path, &PositionedFile::new(File::open(path).map_err(Error::io(path, "open"))?))
+    }
+
+    /// Describes `file`, which `path` names in messages.
+    pub(crate) fn of(path: &Path, file: &PositionedFile) -> Result<Self> {
+        let size = file.size().map_err(Error::io(path, "read the size"))?;
+        let (sha256, chunks) = rayon::join(
+            || digest(path, file, 0, size),
+            || (size > CHUNK_BYTES).then(|| Chunks::of(path, file, size)).transpose(),
+        );
+        Ok(Self { size, sha256: sha256?, chunks: chunks? })
     }
 
     fn check_size(&self, path: &Path, found: u64) -> Result<()> {
@@ -93,24 +141,61 @@ impl FileRecord {
             return Ok(());
         }
         let (expected, found) = (self.size.to_string(), found.to_string());
-        Err(Error::Checksum { path: path.to_owned(), what: "size", expected, found })
+        Err(Error::Checksum { path: path.to_owned(), what: "size".to_owned(), expected, found })
     }
 
-    fn of(path: &Path, file: &mut File) -> Result<Self> {
-        let mut hasher = Sha256::new();
-        let mut buffer = vec![0; 1 << 20];
-        let mut size = 0;
-        file.seek(SeekFrom::Start(0)).map_err(Error::io(path, "seek"))?;
-        loop {
-            let read = file.read(&mut buffer).map_err(Error::io(path, "read"))?;
-            if read == 0 {
-                break;
-            }
-            hasher.update(&buffer[..read]);
-            size += read as u64;
-        }
-        Ok(Self { size, sha256: hex(&hasher.finalize()) })
+    fn check_digest(&self, path: &Path, found: &str) -> Result<()> {
+        check(path, "SHA-256".to_owned(), &self.sha256, found)
     }
+}
+
+impl Chunks {
+    fn of(path: &Path, file: &PositionedFile, file_size: u64) -> Result<Self> {
+        let count = file_size.div_ceil(CHUNK_BYTES);
+        let sha256 = (0..count).into_par_iter().map(|chunk| {
+            let start = chunk * CHUNK_BYTES;
+            digest(path, file, start, CHUNK_BYTES.min(file_size - start))
+        });
+        Ok(Self { size: CHUNK_BYTES, sha256: sha256.collect::<Result<_>>()? })
+    }
+
+    /// Compares a file of `file_size` bytes with the checksums, which must cover all of it.
+    fn verify(&self, path: &Path, file: &PositionedFile, file_size: u64) -> Result<()> {
+        if self.size == 0 || self.sha256.len() as u64 != file_size.div_ceil(self.size) {
+            let manifest = path.with_file_name(MANIFEST);
+            let expected = format!("one checksum for each chunk of {file_size} bytes");
+            let found = format!("{} of {} bytes", self.sha256.len(), self.size);
+            return Err(Error::field(&manifest, "files.*.chunks", expected, found));
+        }
+        self.sha256.par_iter().enumerate().try_for_each(|(chunk, expected)| {
+            let start = chunk as u64 * self.size;
+            let bytes = self.size.min(file_size - start);
+            let found = digest(path, file, start, bytes)?;
+            check(path, format!("SHA-256 of bytes {start} to {}", start + bytes), expected, &found)
+        })
+    }
+}
+
+fn check(path: &Path, what: String, expected: &str, found: &str) -> Result<()> {
+    if expected == found {
+        return Ok(());
+    }
+    let (expected, found) = (expected.to_owned(), found.to_owned());
+    Err(Error::Checksum { path: path.to_owned(), what, expected, found })
+}
+
+/// SHA-256 of `size` bytes of `file` from `start` on.
+fn digest(path: &Path, file: &PositionedFile, start: u64, size: u64) -> Result<String> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; BUFFER_BYTES.min(size) as usize];
+    let mut done = 0;
+    while done < size {
+        let part = &mut buffer[..BUFFER_BYTES.min(size - done) as usize];
+        file.read_exact_at(part, start + done).map_err(Error::io(path, "read"))?;
+        hasher.update(&*part);
+        done += part.len() as u64;
+    }
+    Ok(hex(&hasher.finalize()))
 }
 
 /// SHA-256 of `bytes` in lower-case hexadecimal digits, as the lineage fields of a checkpoint hold it.

@@ -12,9 +12,6 @@ use slm_quant_core::{
 
 use crate::json::number;
 
-/// The version of the schema that this release writes.
-pub const METADATA_VERSION: u32 = 1;
-
 /// The whole of `quantization_metadata.json`. Unknown keys are refused.
 ///
 /// Statistics that may be NaN or infinite (the SQNR of a layer without error is infinite) are JSON numbers
@@ -22,7 +19,7 @@ pub const METADATA_VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuantizationMetadata {
-    /// Version of this schema, [`METADATA_VERSION`].
+    /// Version of the checkpoint, [`FORMAT_VERSION`](crate::FORMAT_VERSION).
     pub format_version: u32,
     /// Version of slm that quantized the model.
     pub program_version: String,
@@ -52,12 +49,24 @@ pub struct QuantizationMetadata {
     /// Linear layers that were left float.
     #[serde(default)]
     pub skipped: Vec<SkippedLayer>,
-    /// Lower-case hexadecimal SHA-256 of the `model.safetensors` that was quantized.
+    /// What the model was made from.
+    #[serde(default)]
+    pub lineage: Lineage,
+}
+
+/// What a quantized model was made from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lineage {
+    /// Lower-case hexadecimal SHA-256 of the `model.safetensors` of the checkpoint that it was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_sha256: Option<String>,
-    /// The text that activations were observed on, or that the model was tuned on.
+    /// The text that activations were observed on; static quantization only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationRecord>,
+    /// The training with quantization, in modes `qat` and `finetuned` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<TrainingRecord>,
 }
 
 /// How quantized weights came about.
@@ -159,7 +168,19 @@ pub struct SkippedLayer {
     pub reason: String,
 }
 
-/// A calibration or tuning text.
+/// A training with quantization.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingRecord {
+    /// Lower-case hexadecimal SHA-256 of the text.
+    pub text_sha256: String,
+    /// Tokens that the model was trained on, each time that one was used.
+    pub tokens: u64,
+    /// Optimizer steps.
+    pub steps: u64,
+}
+
+/// A calibration text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CalibrationRecord {

@@ -5,19 +5,23 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use crate::lock::{OutputLock, REPLACED, unwritable};
 use crate::manifest::{MANIFEST, Manifest};
 use crate::{Error, Result, versions};
 
 /// A directory that is written under another name beside its place, and put there when it is complete.
 ///
-/// Dropped before [`OutputDir::commit`], it is removed and its place is as it was.
+/// Dropped before [`OutputDir::commit`], it is removed and its place is as it was. While it lives, no other
+/// process writes to its place.
 #[derive(Debug)]
 pub(crate) struct OutputDir {
     target: PathBuf,
-    parent: PathBuf,
     /// What is at `target` now, to be replaced.
     replaces: bool,
+    /// Files at `target` that may be replaced though no manifest says that they are ours.
+    owned: Vec<String>,
     dir: TempDir,
+    lock: OutputLock,
 }
 
 impl OutputDir {
@@ -26,14 +30,19 @@ impl OutputDir {
     /// With `overwrite`, an existing checkpoint or empty directory is replaced; anything else is refused, as
     /// is everything that exists without it.
     pub(crate) fn create(target: &Path, overwrite: bool) -> Result<Self> {
-        let Place { target, parent, replaces } = Place::find(target, overwrite)?;
-        fs::create_dir_all(&parent).map_err(unwritable(&target))?;
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        Self::create_over(target, overwrite, &[])
+    }
+
+    /// [`OutputDir::create`] that also replaces a directory of the files `owned` and no others.
+    pub(crate) fn create_over(target: &Path, overwrite: bool, owned: &[String]) -> Result<Self> {
+        let lock = OutputLock::take(target)?;
+        let target = lock.target().to_owned();
+        let replaces = check_place(&target, overwrite, owned)?;
         let dir = tempfile::Builder::new()
-            .prefix(&format!(".{name}.partial-"))
-            .tempdir_in(&parent)
+            .prefix(&lock.partial_prefix())
+            .tempdir_in(lock.parent())
             .map_err(unwritable(&target))?;
-        Ok(Self { target, parent, replaces, dir })
+        Ok(Self { target, replaces, owned: owned.to_vec(), dir, lock })
     }
 
     /// Where to write.
@@ -46,71 +55,44 @@ impl OutputDir {
         sync_dir(self.dir.path())?;
         if self.replaces {
             // Looked at again: files may have come while the new ones were written.
-            check_replaceable(&self.target)?;
+            check_replaceable(&self.target, &self.owned)?;
             exchange(self.dir.path(), &self.target)?;
-            sync_dir(&self.parent)?;
-            // Now the old directory is what the temporary name stands for.
+            sync_dir(self.lock.parent())?;
+            // Now the old directory is what the temporary name stands for. The new one is in its place, whether
+            // or not the old one can be removed.
             let old = self.dir.path().to_owned();
-            self.dir.close().map_err(Error::io(&old, "remove the replaced checkpoint"))?;
+            if let Err(error) = self.dir.close() {
+                tracing::warn!("{}: the replaced checkpoint could not be removed: {error}", old.display());
+            }
         } else {
             // Refused by the system if a directory with something in it has come there meanwhile.
             fs::rename(self.dir.path(), &self.target).map_err(Error::io(&self.target, "create"))?;
             let _renamed = self.dir.keep();
-            sync_dir(&self.parent)?;
+            sync_dir(self.lock.parent())?;
         }
         Ok(self.target)
     }
 }
 
-/// Checks that a checkpoint can be written to `target`, before the work of making one: that nothing is there,
-/// or with `overwrite` only what [`save`](crate::save) would replace, and that the system lets it be written.
+/// Reserves `target` for a checkpoint, before the work of making one: makes sure that nothing is there, or with
+/// `overwrite` only what [`save`](crate::save) would replace, that the system lets it be written, and that no
+/// other process writes it as long as the result lives.
 ///
 /// # Errors
-/// [`Error::OutputExists`], [`Error::OutputNotOurs`], [`Error::OutputUnwritable`].
-pub fn check_output(target: impl AsRef<Path>, overwrite: bool) -> Result<()> {
-    let Place { target, parent, .. } = Place::find(target.as_ref(), overwrite)?;
-    let there = parent.ancestors().find(|dir| dir.exists()).unwrap_or(&parent);
-    let probe = tempfile::tempdir_in(there).map_err(unwritable(&target))?;
-    probe.close().map_err(unwritable(&target))
+/// [`Error::OutputExists`], [`Error::OutputNotOurs`], [`Error::OutputLocked`], [`Error::OutputUnwritable`].
+pub fn reserve_output(target: impl AsRef<Path>, overwrite: bool) -> Result<OutputLock> {
+    let lock = OutputLock::take(target.as_ref())?;
+    check_place(lock.target(), overwrite, &[])?;
+    Ok(lock)
 }
 
-/// Where an output goes.
-struct Place {
-    target: PathBuf,
-    parent: PathBuf,
-    replaces: bool,
-}
-
-impl Place {
-    fn find(target: &Path, overwrite: bool) -> Result<Self> {
-        let replaces = match fs::symlink_metadata(target) {
-            Ok(_) if !overwrite => return Err(Error::OutputExists { path: target.to_owned() }),
-            Ok(_) => {
-                check_replaceable(target)?;
-                true
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
-            Err(error) => return Err(unwritable(target)(error)),
-        };
-        // A link is followed, so that what it points to is replaced and not the link.
-        let target = if replaces {
-            fs::canonicalize(target).map_err(Error::io(target, "resolve"))?
-        } else {
-            std::path::absolute(target).map_err(Error::io(target, "resolve"))?
-        };
-        let (Some(parent), Some(_)) = (target.parent(), target.file_name()) else {
-            let reason = "it is no place for a directory".to_owned();
-            return Err(Error::OutputNotOurs { path: target, reason });
-        };
-        Ok(Self { parent: parent.to_owned(), target, replaces })
-    }
-}
-
-fn unwritable(target: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    move |source| {
-        // An error that names the temporary path helps nobody; its kind is what the user can act on.
-        let source = if source.raw_os_error().is_some() { source } else { source.kind().into() };
-        Error::OutputUnwritable { path: target.to_owned(), source }
+/// Whether something is at `target`, which may be replaced.
+fn check_place(target: &Path, overwrite: bool, owned: &[String]) -> Result<bool> {
+    match fs::symlink_metadata(target) {
+        Ok(_) if !overwrite => Err(Error::OutputExists { path: target.to_owned() }),
+        Ok(_) => check_replaceable(target, owned).map(|()| true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(unwritable(target)(error)),
     }
 }
 
@@ -132,10 +114,10 @@ fn exchange(new: &Path, target: &Path) -> Result<()> {
 }
 
 /// Swaps two directories by renaming. Between the steps there is nothing at `target`, and the old directory
-/// lies beside it under a name that ends in `-replaced`.
+/// lies beside it under a name that ends in `-replaced`, from which the next writer puts it back.
 fn exchange_in_steps(new: &Path, target: &Path) -> Result<()> {
     let mut aside = new.as_os_str().to_owned();
-    aside.push("-replaced");
+    aside.push(REPLACED);
     let aside = PathBuf::from(aside);
     fs::rename(target, &aside).map_err(Error::io(target, "move aside"))?;
     if let Err(error) = fs::rename(new, target) {
@@ -155,7 +137,7 @@ fn sync_dir(path: &Path) -> Result<()> {
 }
 
 /// Refuses anything but an empty directory or a checkpoint with no file in it that is not its own.
-fn check_replaceable(target: &Path) -> Result<()> {
+fn check_replaceable(target: &Path, owned: &[String]) -> Result<()> {
     let refuse = |reason: String| Err(Error::OutputNotOurs { path: target.to_owned(), reason });
     if !target.is_dir() {
         return refuse("it is not a directory".to_owned());
@@ -169,6 +151,9 @@ fn check_replaceable(target: &Path) -> Result<()> {
         return Ok(());
     }
     names.sort_unstable();
+    if names.iter().all(|name| owned.contains(name)) {
+        return Ok(());
+    }
     if !versions::is_checkpoint(target) {
         return refuse("it is neither empty nor an slm checkpoint".to_owned());
     }

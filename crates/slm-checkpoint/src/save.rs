@@ -9,7 +9,7 @@ use slm_model::{ModelConfig, Transformer};
 use slm_quant_core::{ActivationQuant, QParams, QuantizedMatrix, Scales};
 use slm_quant_nn::NamedLinears;
 
-use crate::layout::{Layout, names};
+use crate::layout::{Layout, codes_dtype, names};
 use crate::manifest::{MANIFEST, Manifest, is_plain_name};
 use crate::output::OutputDir;
 use crate::tensors::TensorFileWriter;
@@ -99,6 +99,8 @@ pub struct CheckpointWriter {
     model: ModelConfig,
     weights: TensorFileWriter,
     weights_path: PathBuf,
+    /// Names of files that were copied into it.
+    copied: Vec<String>,
 }
 
 impl CheckpointWriter {
@@ -115,10 +117,21 @@ impl CheckpointWriter {
     ) -> Result<Self> {
         let dir = dir.as_ref();
         model.validate().map_err(|source| Error::Model { path: dir.to_owned(), source })?;
-        let output = OutputDir::create(dir, overwrite)?;
+        Self::with_output(OutputDir::create(dir, overwrite)?, model, layout)
+    }
+
+    /// Begins a checkpoint whose place is prepared.
+    pub(crate) fn with_output(output: OutputDir, model: &ModelConfig, layout: &Layout) -> Result<Self> {
         let weights_path = output.path().join(WEIGHTS);
         let weights = TensorFileWriter::create(&weights_path, &layout.specs())?;
-        Ok(Self { output, model: model.clone(), weights, weights_path })
+        Ok(Self { output, model: model.clone(), weights, weights_path, copied: Vec::new() })
+    }
+
+    /// Copies the file `from` into the checkpoint, under a name of its own.
+    pub(crate) fn copy_file(&mut self, name: &str, from: &Path) -> Result<()> {
+        json::copy_new(from, &self.output.path().join(name))?;
+        self.copied.push(name.to_owned());
+        Ok(())
     }
 
     /// Writes a float tensor under its canonical name.
@@ -139,7 +152,7 @@ impl CheckpointWriter {
         matrix: &QuantizedMatrix,
         activation: Option<QParams>,
     ) -> Result<()> {
-        self.weights.write_bytes(&names::codes(layer), Dtype::U8, matrix.codes())?;
+        self.weights.write_bytes(&names::codes(layer), codes_dtype(matrix.scheme()), matrix.codes())?;
         let scales = names::scales(layer);
         match matrix.scales() {
             Scales::F32(values) => self.weights.write_f32(&scales, values)?,
@@ -178,7 +191,8 @@ impl CheckpointWriter {
             lineage: request.lineage.clone(),
             training: request.training.clone(),
         };
-        let mut files = vec![WEIGHTS.to_owned()];
+        let mut files = self.copied;
+        files.push(WEIGHTS.to_owned());
         let mut write = |name: &str, bytes: &[u8]| {
             files.push(name.to_owned());
             json::write_new(&dir.join(name), bytes)

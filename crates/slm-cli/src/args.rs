@@ -2,7 +2,7 @@
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use crate::commands::{bench, compare, corpus, eval, generate, import, inspect, logits, ptq, train};
+use crate::commands::{bench, compare, corpus, eval, generate, import, inspect, logits, migrate, ptq, train};
 use crate::device::DeviceName;
 
 const AFTER_HELP: &str = "\
@@ -37,6 +37,9 @@ pub(crate) struct GlobalArgs {
     /// Print one JSON object on standard output and nothing else there
     #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(crate) json: bool,
+    /// Do not compare the files of checkpoints with their checksums before they are used
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
+    pub(crate) no_verify: bool,
     /// Say more about what happens (-vv: everything)
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = EVERYWHERE)]
     pub(crate) verbose: u8,
@@ -63,6 +66,8 @@ pub(crate) enum Command {
     Inspect(inspect::InspectArgs),
     /// Compare two checkpoints layer by layer on a text
     Compare(compare::CompareArgs),
+    /// Rewrite an old checkpoint, or a model that Burn recorded, in the present format
+    Migrate(migrate::MigrateArgs),
     /// Write a corpus of simple stories whose entropy is known
     Corpus(corpus::CorpusArgs),
     /// Measure how fast a model runs, and how near that is to the machine's limits

@@ -1,6 +1,9 @@
 //! What every command gets: device, output and progress as the user asked for them.
 
+use std::path::Path;
+
 use burn::tensor::Device;
+use slm_checkpoint::{Checkpoint, OpenOptions};
 use tracing_subscriber::EnvFilter;
 
 use crate::args::GlobalArgs;
@@ -15,6 +18,8 @@ pub(crate) struct Context {
     pub(crate) output: Output,
     pub(crate) progress: Progress,
     pub(crate) interrupt: Interrupt,
+    /// How checkpoints are opened.
+    pub(crate) open_options: OpenOptions,
 }
 
 impl Context {
@@ -38,6 +43,12 @@ impl Context {
             output: Output::new(global.json),
             progress: Progress::new(global.quiet),
             interrupt: Interrupt::install(),
+            open_options: OpenOptions { verify: !global.no_verify },
         })
+    }
+
+    /// Opens a checkpoint, verified unless the user said not to.
+    pub(crate) fn open_checkpoint(&self, dir: &Path) -> Result<Checkpoint> {
+        Ok(Checkpoint::open_with(dir, &self.open_options)?)
     }
 }

@@ -26,7 +26,7 @@ use slm_quant_nn::Weight;
 use self::config::Family;
 use self::recipe::Recipe;
 use self::shards::Shards;
-use crate::manifest::Manifest;
+use crate::manifest::FileRecord;
 use crate::tensors::TensorFile;
 use crate::{
     CheckpointWriter, Error, Layout, Result, SaveRequest, TokenizerInfo, json as json_file, tokenizer,
@@ -216,11 +216,11 @@ impl Imported {
     fn lineage(&self) -> Result<Value> {
         let mut names = vec![CONFIG.to_owned()];
         names.extend(self.shards.files().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())));
-        let files: BTreeMap<String, Value> = Manifest::of(&self.dir, &names)?
-            .files
-            .into_iter()
-            .map(|(name, record)| (name, json!({ "size": record.size, "sha256": record.sha256 })))
-            .collect();
+        let record = |name: String| {
+            let record = FileRecord::of_path(&self.dir.join(&name))?;
+            Ok((name, json!({ "size": record.size, "sha256": record.sha256 })))
+        };
+        let files = names.into_iter().map(record).collect::<Result<BTreeMap<String, Value>>>()?;
         Ok(json!({ "imported_from": "hugging-face", "architecture": self.architecture, "files": files }))
     }
 }

@@ -22,13 +22,17 @@ pub(super) fn parse(json: &[u8]) -> Result<Metadata, String> {
     Metadata::new(None, tensors).map_err(|e| e.to_string())
 }
 
-/// The header of `tensors`, length included, and the size of the data section. Tensors lie in the given
-/// order.
+/// What the data section is aligned to in files that are written: a cache line.
+pub(super) const ALIGNMENT: usize = 64;
+
+/// The header of `tensors`, length included, which ends where the data section is to begin. Tensors lie in the
+/// given order.
 pub(super) fn build(tensors: Vec<(String, TensorInfo)>) -> Result<Vec<u8>, String> {
     let format = HashMap::from([("format".to_owned(), "slm-checkpoint".to_owned())]);
     let metadata = Metadata::new(Some(format), tensors).map_err(|e| e.to_string())?;
     let mut json = serde_json::to_vec(&metadata).map_err(|e| e.to_string())?;
-    json.resize(json.len().next_multiple_of(8), b' ');
+    let length = LENGTH_BYTES as usize + json.len();
+    json.resize(length.next_multiple_of(ALIGNMENT) - LENGTH_BYTES as usize, b' ');
     let length = json.len() as u64;
     if length > MAX_HEADER_BYTES {
         return Err(format!("a header of {length} bytes is above the format's limit of {MAX_HEADER_BYTES}"));

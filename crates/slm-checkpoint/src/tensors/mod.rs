@@ -1,11 +1,14 @@
-//! Reading and writing of safetensors files, one tensor at a time.
+//! Reading and writing of files of tensors, one tensor at a time.
 //!
-//! Format: <https://github.com/huggingface/safetensors#format>. A file is read by position, never mapped:
-//! it may be truncated or replaced by another process while it is open, which a mapped file answers with a
-//! signal and a positioned read with an error.
+//! Formats: safetensors (<https://github.com/huggingface/safetensors#format>), read and written, and burnpack
+//! (the documentation of the crate `burn-pack`), read. A file is read by position, never mapped: it may be
+//! truncated or replaced by another process while it is open, which a mapped file answers with a signal and a
+//! positioned read with an error.
 
+mod burnpack;
 mod convert;
 mod header;
+mod positioned;
 mod reader;
 mod writer;
 
@@ -13,3 +16,4 @@ pub use reader::TensorFile;
 pub use writer::{TensorFileWriter, TensorSpec};
 
 pub(crate) use convert::first_not_finite;
+pub(crate) use positioned::PositionedFile;

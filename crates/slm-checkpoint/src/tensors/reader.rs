@@ -1,69 +1,157 @@
-//! A safetensors file that is open for reading.
+//! A file of tensors that is open for reading.
 
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use half::f16;
 use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::convert::{extend_f32, first_not_finite, float_size, to_f16};
 use super::header::{self, LENGTH_BYTES, MAX_HEADER_BYTES};
+use super::{PositionedFile, burnpack};
+use crate::manifest::FileRecord;
 use crate::{Error, Result};
 
 /// Bytes read at once while converting, so that a tensor is held once and not twice.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// An open safetensors file. Opening reads and checks the header alone; each tensor is read when asked for.
+/// An open file of tensors. Opening reads and checks the header alone; each tensor is read when asked for.
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
-    file: Mutex<File>,
-    metadata: Metadata,
+    file: PositionedFile,
+    places: HashMap<String, Place>,
+    /// In the order in which they lie in the file.
     names: Vec<String>,
-    data_start: u64,
+    /// Size of the file when it was opened.
+    size: u64,
+    /// When the file had last been written to when it was opened; none where the system does not tell.
+    modified: Option<SystemTime>,
+}
+
+/// Type, shape and place of a tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// First byte in the file.
+    pub(super) start: u64,
+    /// Byte after the last.
+    pub(super) end: u64,
+}
+
+impl Place {
+    /// None where the bytes are not as many as the shape and type take.
+    pub(super) fn new(dtype: Dtype, shape: Vec<usize>, start: u64, end: u64) -> Option<Self> {
+        let elements = shape.iter().try_fold(1_u64, |n, &dim| n.checked_mul(dim as u64))?;
+        let bytes = elements.checked_mul(dtype.bitsize() as u64)?.div_ceil(8);
+        (end.checked_sub(start) == Some(bytes)).then_some(Self { dtype, shape, start, end })
+    }
+
+    fn bytes(&self) -> u64 {
+        self.end - self.start
+    }
 }
 
 impl TensorFile {
-    /// Opens `path` and checks its header: its length against the file and a limit of 100 MB, every tensor's
-    /// bytes against its shape and type, all tensors together against the size of the file.
+    /// Opens the safetensors file `path` and checks its header: its length against the file and a limit of
+    /// 100 MB, every tensor's bytes against its shape and type, all tensors together against the size of the
+    /// file.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Header`], [`Error::Truncated`].
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path, "open"))?;
-        Self::from_file(path, file)
+        Self::safetensors(path, PositionedFile::new(file))
     }
 
     /// [`TensorFile::open`] for a file that is open already; `path` is for messages.
-    pub(crate) fn from_file(path: &Path, mut file: File) -> Result<Self> {
-        let size = file.metadata().map_err(Error::io(path, "read the size"))?.len();
-        let mut length = [0; LENGTH_BYTES as usize];
-        if size < LENGTH_BYTES {
-            return Err(Error::Truncated { path: path.to_owned(), expected: LENGTH_BYTES, found: size });
-        }
-        file.seek(SeekFrom::Start(0)).map_err(Error::io(path, "seek"))?;
-        file.read_exact(&mut length).map_err(Error::io(path, "read"))?;
-        let length = u64::from_le_bytes(length);
-        let refuse = |reason: String| Error::Header { path: path.to_owned(), reason };
+    pub(crate) fn safetensors(path: &Path, file: PositionedFile) -> Result<Self> {
+        let refuse = |reason: String| Error::Header { path: path.to_owned(), what: "safetensors", reason };
+        let opening = Opening::new(path, &file)?;
+        let length = u64::from_le_bytes(opening.read::<{ LENGTH_BYTES as usize }>(0)?);
         if length > MAX_HEADER_BYTES {
             return Err(refuse(format!("header length {length} is above the limit of {MAX_HEADER_BYTES}")));
         }
         let data_start = LENGTH_BYTES + length;
-        if data_start > size {
-            return Err(Error::Truncated { path: path.to_owned(), expected: data_start, found: size });
+        let metadata = header::parse(&opening.read_vec(LENGTH_BYTES, length)?).map_err(refuse)?;
+        opening.check_size(data_start.saturating_add(metadata.data_len() as u64))?;
+        let place = |name: String| {
+            let info = metadata.info(&name)?;
+            let (start, end) = info.data_offsets;
+            let place = Place::new(
+                info.dtype,
+                info.shape.clone(),
+                data_start + start as u64,
+                data_start + end as u64,
+            )?;
+            Some((name, place))
+        };
+        let tensors = metadata.offset_keys().into_iter().filter_map(place).collect();
+        let size = opening.size;
+        Ok(Self::new(path, file, tensors, size))
+    }
+
+    /// Opens a burnpack file, in which Burn records a module, with the same checks.
+    pub(crate) fn burnpack(path: &Path, file: PositionedFile) -> Result<Self> {
+        let refuse = |reason: String| Error::Header { path: path.to_owned(), what: "burnpack", reason };
+        let opening = Opening::new(path, &file)?;
+        let length = burnpack::header_length(opening.read(0)?).map_err(refuse)?;
+        let cbor = opening.read_vec(burnpack::PREFIX_BYTES as u64, u64::from(length))?;
+        let data_start = burnpack::data_start(length);
+        let tensors = burnpack::parse(&cbor, data_start).map_err(refuse)?;
+        opening.check_size(tensors.last().map_or(data_start, |(_, place)| place.end))?;
+        let size = opening.size;
+        Ok(Self::new(path, file, tensors, size))
+    }
+
+    fn new(path: &Path, file: PositionedFile, tensors: Vec<(String, Place)>, size: u64) -> Self {
+        let names = tensors.iter().map(|(name, _)| name.clone()).collect();
+        let modified = file.modified().ok();
+        Self { path: path.to_owned(), file, places: tensors.into_iter().collect(), names, size, modified }
+    }
+
+    /// Refuses a file that was written to since it was opened. Replacing it by another is no change to it.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        let size = self.file.size().map_err(Error::io(&self.path, "read the size"))?;
+        if size == self.size && self.file.modified().ok() == self.modified {
+            return Ok(());
         }
-        let mut json = vec![0; length as usize];
-        file.read_exact(&mut json).map_err(Error::io(path, "read"))?;
-        let metadata = header::parse(&json).map_err(refuse)?;
-        let expected = data_start.saturating_add(metadata.data_len() as u64);
-        if expected != size {
-            return Err(Error::Truncated { path: path.to_owned(), expected, found: size });
+        Err(Error::Changed { path: self.path.clone() })
+    }
+
+    /// Size and checksums of the file as it is now.
+    pub(crate) fn record(&self) -> Result<FileRecord> {
+        FileRecord::of(&self.path, &self.file)
+    }
+
+    /// Gives every tensor the name that `rename` makes of it.
+    pub(crate) fn rename(&mut self, rename: impl Fn(&str) -> String) -> Result<()> {
+        let mut places = HashMap::with_capacity(self.places.len());
+        for name in &mut self.names {
+            let new = rename(name);
+            if let Some(place) = self.places.remove(name)
+                && places.insert(new.clone(), place).is_some()
+            {
+                let reason = format!("two tensors of it are called {new:?}");
+                return Err(Error::Header { path: self.path.clone(), what: "record", reason });
+            }
+            *name = new;
         }
-        let names = metadata.offset_keys();
-        Ok(Self { path: path.to_owned(), file: Mutex::new(file), metadata, names, data_start })
+        self.places = places;
+        Ok(())
+    }
+
+    /// Takes the bytes of a tensor of type `from` for those of a type `to` of the same width.
+    pub(crate) fn reinterpret(&mut self, name: &str, from: Dtype, to: Dtype) -> Result<()> {
+        self.check_dtype(name, &[from])?;
+        if let Some(place) = self.places.get_mut(name).filter(|_| from.bitsize() == to.bitsize()) {
+            place.dtype = to;
+        }
+        Ok(())
     }
 
     /// Where the file is.
@@ -78,17 +166,17 @@ impl TensorFile {
 
     /// Shape of a tensor; none where the file has no such tensor.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.metadata.info(name).map(|info| info.shape.as_slice())
+        self.places.get(name).map(|place| place.shape.as_slice())
     }
 
     /// Element type of a tensor; none where the file has no such tensor.
     pub fn dtype(&self, name: &str) -> Option<Dtype> {
-        self.metadata.info(name).map(|info| info.dtype)
+        self.places.get(name).map(|place| place.dtype)
     }
 
     /// Bytes of a tensor; none where the file has no such tensor.
     pub fn byte_size(&self, name: &str) -> Option<u64> {
-        self.metadata.info(name).map(|info| (info.data_offsets.1 - info.data_offsets.0) as u64)
+        self.places.get(name).map(Place::bytes)
     }
 
     /// Refuses a shape other than `expected`.
@@ -96,7 +184,7 @@ impl TensorFile {
     /// # Errors
     /// [`Error::Shape`]; [`Error::TensorSet`] for a tensor that is not there.
     pub fn check_shape(&self, name: &str, expected: &[usize]) -> Result<()> {
-        let info = self.info(name)?;
+        let info = self.place(name)?;
         if info.shape == expected {
             return Ok(());
         }
@@ -113,7 +201,7 @@ impl TensorFile {
     /// # Errors
     /// [`Error::TensorType`]; [`Error::TensorSet`] for a tensor that is not there.
     pub fn check_dtype(&self, name: &str, expected: &[Dtype]) -> Result<()> {
-        let found = self.info(name)?.dtype;
+        let found = self.place(name)?.dtype;
         if expected.contains(&found) {
             return Ok(());
         }
@@ -133,16 +221,16 @@ impl TensorFile {
     /// [`Error::TensorSet`] for a tensor that is not there, [`Error::Io`] and [`Error::Truncated`].
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         self.check_dtype(name, &[Dtype::F32, Dtype::F16, Dtype::BF16])?;
-        let info = self.info(name)?;
-        let bytes = info.data_offsets.1 - info.data_offsets.0;
-        let size = float_size(info.dtype).unwrap_or(4);
+        let place = self.place(name)?;
+        let bytes = place.bytes() as usize;
+        let size = float_size(place.dtype).unwrap_or(4);
         let mut values = Vec::with_capacity(bytes / size);
         let mut buffer = vec![0; CHUNK_BYTES.min(bytes)];
         let mut done = 0;
         while done < bytes {
             let chunk = &mut buffer[..CHUNK_BYTES.min(bytes - done)];
-            self.read_at(info.data_offsets.0 + done, chunk)?;
-            extend_f32(&mut values, chunk, info.dtype);
+            self.read_at(place.start + done as u64, chunk)?;
+            extend_f32(&mut values, chunk, place.dtype);
             done += chunk.len();
         }
         if let Some((index, value)) = first_not_finite(&values) {
@@ -157,9 +245,9 @@ impl TensorFile {
     /// # Errors
     /// [`Error::TensorSet`] for a tensor that is not there, [`Error::Io`] and [`Error::Truncated`].
     pub fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
-        let (start, end) = self.info(name)?.data_offsets;
-        let mut bytes = vec![0; end - start];
-        self.read_at(start, &mut bytes)?;
+        let place = self.place(name)?;
+        let mut bytes = vec![0; place.bytes() as usize];
+        self.read_at(place.start, &mut bytes)?;
         Ok(bytes)
     }
 
@@ -183,18 +271,18 @@ impl TensorFile {
 
     /// Whether tensor `name` has the type, shape and bytes of tensor `other_name` of `other`.
     pub(crate) fn same_content(&self, name: &str, other: &Self, other_name: &str) -> Result<bool> {
-        let (a, b) = (self.info(name)?, other.info(other_name)?);
+        let (a, b) = (self.place(name)?, other.place(other_name)?);
         if a.dtype != b.dtype || a.shape != b.shape {
             return Ok(false);
         }
-        let bytes = a.data_offsets.1 - a.data_offsets.0;
+        let bytes = a.bytes() as usize;
         let mut buffers = [vec![0; CHUNK_BYTES.min(bytes)], vec![0; CHUNK_BYTES.min(bytes)]];
         let mut done = 0;
         while done < bytes {
             let len = CHUNK_BYTES.min(bytes - done);
             let [ours, theirs] = &mut buffers;
-            self.read_at(a.data_offsets.0 + done, &mut ours[..len])?;
-            other.read_at(b.data_offsets.0 + done, &mut theirs[..len])?;
+            self.read_at(a.start + done as u64, &mut ours[..len])?;
+            other.read_at(b.start + done as u64, &mut theirs[..len])?;
             if ours[..len] != theirs[..len] {
                 return Ok(false);
             }
@@ -203,8 +291,8 @@ impl TensorFile {
         Ok(true)
     }
 
-    fn info(&self, name: &str) -> Result<&TensorInfo> {
-        self.metadata.info(name).ok_or_else(|| Error::TensorSet {
+    fn place(&self, name: &str) -> Result<&Place> {
+        self.places.get(name).ok_or_else(|| Error::TensorSet {
             path: self.path.clone(),
             missing: vec![name.to_owned()],
             unexpected: Vec::new(),
@@ -212,20 +300,58 @@ impl TensorFile {
         })
     }
 
-    /// Fills `buffer` from `offset` of the data section.
-    fn read_at(&self, offset: usize, buffer: &mut [u8]) -> Result<()> {
-        let start = self.data_start + offset as u64;
-        // A reader that panicked left no state behind but the cursor, which is set here.
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.seek(SeekFrom::Start(start)).map_err(Error::io(&self.path, "seek"))?;
-        file.read_exact(buffer).map_err(|source| match source.kind() {
+    /// Fills `buffer` from `offset` of the file.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.file.read_exact_at(buffer, offset).map_err(|source| match source.kind() {
             // The size was right when the file was opened.
             ErrorKind::UnexpectedEof => Error::Truncated {
                 path: self.path.clone(),
-                expected: self.data_start + self.metadata.data_len() as u64,
-                found: file.metadata().map_or(start, |m| m.len()),
+                expected: self.size,
+                found: self.file.size().unwrap_or(offset),
             },
             _ => Error::Io { path: self.path.clone(), action: "read", source },
         })
+    }
+}
+
+/// A file whose header is being read: nothing is read, and no memory taken, that its size does not allow.
+struct Opening<'a> {
+    path: &'a Path,
+    file: &'a PositionedFile,
+    size: u64,
+}
+
+impl<'a> Opening<'a> {
+    fn new(path: &'a Path, file: &'a PositionedFile) -> Result<Self> {
+        let size = file.size().map_err(Error::io(path, "read the size"))?;
+        Ok(Self { path, file, size })
+    }
+
+    fn read<const N: usize>(&self, offset: u64) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.check_holds(offset + N as u64)?;
+        self.file.read_exact_at(&mut bytes, offset).map_err(Error::io(self.path, "read"))?;
+        Ok(bytes)
+    }
+
+    fn read_vec(&self, offset: u64, length: u64) -> Result<Vec<u8>> {
+        self.check_holds(offset + length)?;
+        let mut bytes = vec![0; length as usize];
+        self.file.read_exact_at(&mut bytes, offset).map_err(Error::io(self.path, "read"))?;
+        Ok(bytes)
+    }
+
+    fn check_holds(&self, expected: u64) -> Result<()> {
+        if expected <= self.size {
+            return Ok(());
+        }
+        Err(Error::Truncated { path: self.path.to_owned(), expected, found: self.size })
+    }
+
+    fn check_size(&self, expected: u64) -> Result<()> {
+        if expected == self.size {
+            return Ok(());
+        }
+        Err(Error::Truncated { path: self.path.to_owned(), expected, found: self.size })
     }
 }

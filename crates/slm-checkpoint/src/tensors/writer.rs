@@ -36,13 +36,22 @@ impl TensorSpec {
         let elements = self.shape.iter().try_fold(1_usize, |n, &dim| n.checked_mul(dim))?;
         Some(elements.checked_mul(self.dtype.bitsize())?.div_ceil(8))
     }
+
+    /// The power of two that its place is a multiple of.
+    fn alignment(&self) -> usize {
+        match self.byte_size() {
+            Some(0) | None => header::ALIGNMENT,
+            Some(size) => header::ALIGNMENT.min(1 << size.trailing_zeros()),
+        }
+    }
 }
 
 /// Writes a safetensors file whose tensors are declared first and then written one at a time, in any order.
 /// Nothing of them is held in memory.
 ///
-/// Tensors lie in the file with the widest type first, so that each is aligned to its type, and otherwise
-/// in the order in which they were declared.
+/// Tensors lie in the file in the order of the highest power of two, up to 64, that divides their size, and
+/// otherwise in the order in which they were declared. So each begins at a multiple of that power, and hence of
+/// its type's width: a matrix whose rows are whole cache lines begins with one.
 #[derive(Debug)]
 pub struct TensorFileWriter {
     path: PathBuf,
@@ -60,7 +69,7 @@ impl TensorFileWriter {
     pub fn create(path: &Path, specs: &[TensorSpec]) -> Result<Self> {
         let refuse = |reason: String| Error::Write { path: path.to_owned(), reason };
         let mut ordered: Vec<&TensorSpec> = specs.iter().collect();
-        ordered.sort_by_key(|spec| std::cmp::Reverse(spec.dtype.bitsize()));
+        ordered.sort_by_key(|spec| std::cmp::Reverse(spec.alignment()));
         let mut offset = 0_usize;
         let mut pending = HashMap::with_capacity(specs.len());
         let mut tensors = Vec::with_capacity(specs.len());

@@ -1,21 +1,28 @@
 //! The versions of the checkpoint format.
 //!
-//! Each version has a module with its file structures, which do not change once a release has written them.
-//! Reading dispatches on `format_version` here; a reader of an old version returns the present
-//! [`CheckpointConfig`], so that nothing else in the crate knows of old versions.
+//! [`MIGRATIONS`] has one row for each step from a version to the next. An old checkpoint is read as its files
+//! are, the rows are applied to that in memory one after the other, and what comes out is read as the present
+//! version: nothing else in the crate knows of old versions. A module for each version says what it was.
 
+mod open;
+mod v0;
 mod v1;
+mod v2;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use slm_model::ModelConfig;
 
+use crate::tensors::TensorFile;
 use crate::{Error, Result, json};
 
+pub(crate) use open::OpenFiles;
+pub(crate) use v2::read as read_config;
+
 /// The version that this release writes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Main file of a checkpoint.
 pub(crate) const CONFIG: &str = "config.json";
@@ -31,14 +38,49 @@ pub(crate) const FILES: &[&str] = &[CONFIG, WEIGHTS, TOKENIZER, METADATA];
 /// Value of the field `format`.
 const FORMAT: &str = "slm-checkpoint";
 
-/// A version that can be read.
-struct Version {
-    number: u32,
-    read: fn(&Path, Value) -> Result<CheckpointConfig>,
+/// A checkpoint as its files are, on its way from one version to another.
+pub(crate) struct Documents {
+    pub(crate) dir: PathBuf,
+    /// `config.json`.
+    pub(crate) config: Map<String, Value>,
+    /// `quantization_metadata.json`.
+    pub(crate) metadata: Option<Map<String, Value>>,
+    pub(crate) weights: TensorFile,
 }
 
-/// One row per version, oldest first.
-const VERSIONS: &[Version] = &[Version { number: 1, read: v1::read }];
+/// One step from a version of the format to the next.
+#[derive(Debug, Clone, Copy)]
+pub struct Migration {
+    /// The version it reads.
+    pub from: u32,
+    /// The version it makes.
+    pub to: u32,
+    /// What it changes, for people.
+    pub changes: &'static str,
+    /// Where files of the version it reads are kept, with the command that wrote them; a path in the sources of
+    /// this crate.
+    pub fixture: &'static str,
+    apply: fn(&mut Documents) -> Result<()>,
+}
+
+/// One row for each step, oldest first. Every version from 0 up to [`FORMAT_VERSION`] is read.
+pub const MIGRATIONS: &[Migration] = &[v0::MIGRATION, v1::MIGRATION];
+
+/// Brings `documents`, which are of version `from`, to the present version.
+pub(crate) fn migrate(documents: &mut Documents, from: u32) -> Result<()> {
+    v1::check_metadata_version(documents, from)?;
+    for migration in MIGRATIONS.iter().filter(|migration| migration.from >= from) {
+        (migration.apply)(documents)?;
+        let dir = documents.dir.display();
+        tracing::info!(
+            "{dir}: format version {} read as {}: {}",
+            migration.from,
+            migration.to,
+            migration.changes
+        );
+    }
+    Ok(())
+}
 
 /// The content of a checkpoint's `config.json`, whichever version it was read from.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,74 +123,40 @@ impl TokenizerInfo {
     }
 }
 
-/// What every version of `config.json` has in common.
-#[derive(Deserialize)]
-struct Header {
-    format: Option<Value>,
-    format_version: Option<Value>,
-    program_version: Option<Value>,
-    /// A field of Hugging Face's configs.
-    architectures: Option<Value>,
-}
-
-/// Parses the bytes of `dir/config.json` and brings it to the present version.
-pub(crate) fn read_config(dir: &Path, bytes: &[u8]) -> Result<CheckpointConfig> {
+/// The version that the `config.json` of `dir` says; none where it says nothing.
+fn version_of(dir: &Path, config: &Map<String, Value>) -> Result<Option<u32>> {
     let path = dir.join(CONFIG);
-    let value: Value = json::parse(&path, bytes)?;
-    let header = Header::deserialize(&value).map_err(Error::json(&path))?;
-    match header.format {
+    match config.get("format") {
+        None => return Ok(None),
         Some(Value::String(format)) if format == FORMAT => {}
-        None if header.architectures.is_some() => {
+        Some(found) => {
             return Err(Error::NotACheckpoint {
                 path: dir.to_owned(),
-                reason: "its config.json is Hugging Face's".to_owned(),
-                remedy: "import it first with `slm import`".to_owned(),
-            });
-        }
-        other => {
-            let found = other.map_or("nothing".to_owned(), |value| value.to_string());
-            return Err(Error::NotACheckpoint {
-                path: dir.to_owned(),
-                reason: format!("the field \"format\" of its config.json is {found}, not \"{FORMAT}\""),
+                reason: format!("the field \"format\" of its {CONFIG} is {found}, not \"{FORMAT}\""),
                 remedy: "name the directory of a checkpoint".to_owned(),
             });
         }
     }
-    let number = header.format_version.unwrap_or(Value::Null);
+    let number = config.get("format_version").cloned().unwrap_or(Value::Null);
     let Some(found) = number.as_u64() else {
         return Err(Error::field(&path, "format_version", "a whole number", number));
     };
-    let written_by = match header.program_version {
-        Some(Value::String(version)) => version,
-        _ => "of unknown version".to_owned(),
-    };
-    check_version(&path, found, written_by)?;
-    match VERSIONS.iter().find(|version| u64::from(version.number) == found) {
-        Some(version) => (version.read)(&path, value),
-        None => Err(unknown(&path, found)),
+    let newest = u64::from(FORMAT_VERSION);
+    if found > newest {
+        let written_by = config.get("program_version").and_then(Value::as_str);
+        let written_by = written_by.unwrap_or("of unknown version").to_owned();
+        return Err(Error::NewerVersion { path, found, newest, written_by });
     }
-}
-
-/// Refuses a format version from the future, with what to do about it, and one that never was.
-pub(crate) fn check_version(path: &Path, found: u64, written_by: String) -> Result<()> {
-    if found > u64::from(FORMAT_VERSION) {
-        let newest = u64::from(FORMAT_VERSION);
-        return Err(Error::NewerVersion { path: path.to_owned(), found, newest, written_by });
+    // Version 0 does not say its number.
+    match u32::try_from(found) {
+        Ok(version) if version > 0 => Ok(Some(version)),
+        _ => Err(Error::UnknownVersion { path, found, known: format!("1 to {newest}") }),
     }
-    if VERSIONS.iter().any(|version| u64::from(version.number) == found) {
-        return Ok(());
-    }
-    Err(unknown(path, found))
-}
-
-fn unknown(path: &Path, found: u64) -> Error {
-    let known: Vec<String> = VERSIONS.iter().map(|version| version.number.to_string()).collect();
-    Error::UnknownVersion { path: path.to_owned(), found, known: known.join(", ") }
 }
 
 /// The bytes of a `config.json` of the present version.
 pub(crate) fn config_bytes(path: &Path, config: &CheckpointConfig) -> Result<Vec<u8>> {
-    json::to_bytes(path, &v1::Config::from(config.clone()))
+    json::to_bytes(path, &v2::Config::from(config.clone()))
 }
 
 /// Whether `dir` says that it is a checkpoint, of whatever version.

@@ -1,59 +1,75 @@
-//! Version 1: the first directory format.
+//! Version 1, and what makes version 2 of it.
 //!
-//! | file | holds |
-//! |---|---|
-//! | `config.json` | [`Config`] |
-//! | `model.safetensors` | tensors by canonical name, see [`crate::Layout`] |
-//! | `tokenizer.json` | optional |
-//! | `quantization_metadata.json` | [`crate::QuantizationMetadata`], for a quantized model alone |
-//! | `manifest.json` | size and SHA-256 of the others |
+//! It differs from version 2 in this:
+//!
+//! - INT8 codes are stored as U8, though they are two's-complement numbers; version 2 says I8, so that any tool
+//!   reads the codes themselves;
+//! - tensors are aligned to the width of their type; in version 2 a matrix whose rows are whole cache lines
+//!   begins with one;
+//! - `quantization_metadata.json` has `source_sha256` and `calibration` at its top; version 2 puts them under
+//!   `lineage`, beside the account of a training that it may have;
+//! - `manifest.json` has no version and one checksum for each file; version 2 has those of its chunks too, so
+//!   that all processors verify a large file together.
 
-use std::path::Path;
+use safetensors::Dtype;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use slm_quant_core::{Bits, QuantScheme};
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use slm_model::ModelConfig;
-
-use super::{CheckpointConfig, FORMAT, TokenizerInfo};
+use super::{CONFIG, Documents, METADATA, Migration};
+use crate::layout::names;
 use crate::{Error, Result};
 
-/// `config.json` of version 1.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Config {
-    format: String,
-    format_version: u32,
-    program_version: String,
-    model: ModelConfig,
-    #[serde(default)]
-    tokenizer: TokenizerInfo,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    lineage: Option<Value>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    training: Option<Value>,
+/// To version 2.
+pub(super) const MIGRATION: Migration = Migration {
+    from: 1,
+    to: 2,
+    changes: "INT8 codes become I8 tensors, tensors are aligned to cache lines, the metadata's source and \
+              calibration text move under \"lineage\", and large files get a checksum for each chunk",
+    fixture: "fixtures/v1",
+    apply,
+};
+
+/// What of a layer's record says how its codes are stored.
+#[derive(Deserialize)]
+struct Layer {
+    name: String,
+    scheme: QuantScheme,
 }
 
-pub(super) fn read(path: &Path, value: Value) -> Result<CheckpointConfig> {
-    let config: Config = serde_json::from_value(value).map_err(Error::json(path))?;
-    Ok(CheckpointConfig {
-        program_version: config.program_version,
-        model: config.model,
-        tokenizer: config.tokenizer,
-        lineage: config.lineage,
-        training: config.training,
-    })
-}
-
-impl From<CheckpointConfig> for Config {
-    fn from(config: CheckpointConfig) -> Self {
-        Self {
-            format: FORMAT.to_owned(),
-            format_version: 1,
-            program_version: config.program_version,
-            model: config.model,
-            tokenizer: config.tokenizer,
-            lineage: config.lineage,
-            training: config.training,
+fn apply(documents: &mut Documents) -> Result<()> {
+    documents.config.insert("format_version".to_owned(), 2.into());
+    let path = documents.dir.join(METADATA);
+    let Some(metadata) = &mut documents.metadata else { return Ok(()) };
+    if metadata.contains_key("lineage") {
+        return Err(Error::field(&path, "lineage", "no such field in version 1", "one"));
+    }
+    metadata.insert("format_version".to_owned(), 2.into());
+    let mut lineage = Map::new();
+    for name in ["source_sha256", "calibration"] {
+        if let Some(value) = metadata.remove(name) {
+            lineage.insert(name.to_owned(), value);
         }
     }
+    metadata.insert("lineage".to_owned(), Value::Object(lineage));
+    for layer in metadata.get("layers").and_then(Value::as_array).into_iter().flatten() {
+        let Layer { name, scheme } = Layer::deserialize(layer).map_err(Error::json(&path))?;
+        let codes = names::codes(&name);
+        // A tensor that is missing is reported with all others that are.
+        if scheme.bits == Bits::Int8 && documents.weights.shape(&codes).is_some() {
+            documents.weights.reinterpret(&codes, Dtype::U8, Dtype::I8)?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks the header of a metadata file, whichever version it is of.
+pub(super) fn check_metadata_version(documents: &Documents, version: u32) -> Result<()> {
+    let Some(metadata) = &documents.metadata else { return Ok(()) };
+    let found = metadata.get("format_version").cloned().unwrap_or(Value::Null);
+    if found.as_u64() == Some(u64::from(version)) {
+        return Ok(());
+    }
+    let expected = format!("{version}, as in {CONFIG}");
+    Err(Error::field(&documents.dir.join(METADATA), "format_version", expected, found))
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use slm_checkpoint::{
-    CalibrationRecord, Checkpoint, LayerMetadata, METADATA_VERSION, QuantizationMetadata, QuantizationMode,
-    SaveRequest, SkippedLayer, TokenizerInfo, WeightError, save, sha256,
+    CalibrationRecord, Checkpoint, FORMAT_VERSION, LayerMetadata, Lineage, QuantizationMetadata,
+    QuantizationMode, SaveRequest, SkippedLayer, TokenizerInfo, WeightError, save, sha256,
 };
 use slm_model::{ModelConfig, Transformer};
 use slm_quant_core::{
@@ -103,7 +103,7 @@ pub(crate) fn quantize(
         ActivationQuant::Float => (QuantizationType::WeightOnly, None),
     };
     QuantizationMetadata {
-        format_version: METADATA_VERSION,
+        format_version: FORMAT_VERSION,
         program_version: "0.1.0".to_owned(),
         mode: QuantizationMode::Ptq,
         quantization_type,
@@ -116,8 +116,11 @@ pub(crate) fn quantize(
         activation_granularity,
         layers,
         skipped,
-        source_sha256: Some(sha256(b"source")),
-        calibration: Some(CalibrationRecord { text_sha256: sha256(b"text"), tokens: 4 }),
+        lineage: Lineage {
+            source_sha256: Some(sha256(b"source")),
+            calibration: Some(CalibrationRecord { text_sha256: sha256(b"text"), tokens: 4 }),
+            training: None,
+        },
     }
 }
 

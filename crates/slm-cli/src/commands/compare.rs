@@ -60,7 +60,8 @@ struct LayerResult {
 }
 
 pub(crate) fn run(args: &CompareArgs, context: &Context) -> Result<()> {
-    let (checkpoint_a, checkpoint_b) = (Checkpoint::open(&args.dir_a)?, Checkpoint::open(&args.dir_b)?);
+    let (checkpoint_a, checkpoint_b) =
+        (context.open_checkpoint(&args.dir_a)?, context.open_checkpoint(&args.dir_b)?);
     let window = window(args.window, &checkpoint_a.config().model)?;
     let mut ids = read_ids(&tokenizer(&checkpoint_a)?, &args.data)?;
     ids.truncate(args.max_tokens);

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use slm_checkpoint::Checkpoint;
 
 use crate::context::Context;
 use crate::error::Result;
@@ -45,7 +44,7 @@ struct EvalResult {
 }
 
 pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
-    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let checkpoint = context.open_checkpoint(&args.checkpoint)?;
     let window = window(args.window, &checkpoint.config().model)?;
     let mut ids = read_ids(&tokenizer(&checkpoint)?, &args.data)?;
     ids.truncate(args.max_tokens.unwrap_or(usize::MAX));

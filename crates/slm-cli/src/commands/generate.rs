@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use slm_checkpoint::Checkpoint;
 use slm_model::{GenerateOptions, SamplingOptions, StopReason, generate};
 
 use crate::context::Context;
@@ -54,7 +53,7 @@ struct GenerateResult {
 }
 
 pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
-    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let checkpoint = context.open_checkpoint(&args.checkpoint)?;
     let tokenizer = tokenizer(&checkpoint)?;
     let prompt_ids = tokenizer.encode_with_special_tokens(&args.prompt)?;
     if prompt_ids.is_empty() {

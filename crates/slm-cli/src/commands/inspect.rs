@@ -26,7 +26,7 @@ pub(crate) struct InspectArgs {
 }
 
 pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<()> {
-    let checkpoint = Checkpoint::open(&args.dir)?;
+    let checkpoint = context.open_checkpoint(&args.dir)?;
     match &args.layer {
         Some(layer) => inspect_layer(&checkpoint, layer, context),
         None => inspect_checkpoint(&checkpoint, context),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
-use slm_checkpoint::{Checkpoint, TensorFileWriter, TensorSpec};
+use slm_checkpoint::{TensorFileWriter, TensorSpec};
 use slm_model::window_logits;
 
 use crate::context::Context;
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &LogitsArgs, context: &Context) -> Result<()> {
         return Err(Error::file(&args.ids, "ids: needs at least one sequence, each of at least one token"));
     }
     let file = OutFile::create(&args.out, args.overwrite)?;
-    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let checkpoint = context.open_checkpoint(&args.checkpoint)?;
     let model = checkpoint.load_model(&context.device)?;
     for (index, sequence) in ids.iter().enumerate() {
         let fits = model.check_ids(sequence).and_then(|()| model.check_positions(sequence.len()));

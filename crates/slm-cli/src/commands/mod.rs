@@ -8,6 +8,7 @@ pub(crate) mod generate;
 pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod logits;
+pub(crate) mod migrate;
 pub(crate) mod ptq;
 pub(crate) mod train;
 
@@ -25,6 +26,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<()> {
         Command::Generate(args) => generate::run(&args, context),
         Command::Inspect(args) => inspect::run(&args, context),
         Command::Compare(args) => compare::run(&args, context),
+        Command::Migrate(args) => migrate::run(&args, context),
         Command::Corpus(args) => corpus::run(&args, context),
         Command::Bench(args) => bench::run(&args, context),
     }

@@ -9,8 +9,8 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 use slm_checkpoint::{
-    CalibrationRecord, Checkpoint, LayerMetadata, METADATA_VERSION, QuantizationMetadata, QuantizationMode,
-    SaveRequest, SkippedLayer, WeightError, check_output, save, sha256,
+    CalibrationRecord, Checkpoint, FORMAT_VERSION, LayerMetadata, Lineage, QuantizationMetadata,
+    QuantizationMode, SaveRequest, SkippedLayer, WeightError, reserve_output, save, sha256,
 };
 use slm_model::{LM_HEAD, Transformer, window_logits};
 use slm_ptq::{Calibration, LayerReport, Plan, PtqConfig, calibrate, convert};
@@ -94,8 +94,9 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     let start = Instant::now();
     let settings = Settings::new(args)?;
     let config = &settings.config;
-    check_output(&settings.out, settings.overwrite)?;
-    let checkpoint = Checkpoint::open(&settings.checkpoint)?;
+    // Held to the end: no other process writes there meanwhile.
+    let _output = reserve_output(&settings.out, settings.overwrite)?;
+    let checkpoint = context.open_checkpoint(&settings.checkpoint)?;
     checkpoint.require_float()?;
     let window = window(args.window, &checkpoint.config().model)?;
     let tokenizer = tokenizer(&checkpoint)?;
@@ -126,7 +127,7 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         metadata: Some(&metadata),
         lineage: Some(json!({
             "method": "ptq",
-            "source_sha256": metadata.source_sha256,
+            "source_sha256": metadata.lineage.source_sha256,
             "source": checkpoint.config().lineage,
         })),
         training: checkpoint.config().training.clone(),
@@ -150,7 +151,7 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         sizes: Sizes::new(&layers, float_bytes, &quantized_checkpoint),
         float: &float,
         quantized: &quantized,
-        calibration_tokens: metadata.calibration.map_or(0, |record| record.tokens),
+        calibration_tokens: metadata.lineage.calibration.map_or(0, |record| record.tokens),
         peak_memory_bytes: memory::peak_bytes(),
         seconds: start.elapsed().as_secs_f64(),
         device: context.device_name,
@@ -251,7 +252,7 @@ fn metadata(
     let is_static = config.quantization_type == QuantizationType::Static;
     let is_dynamic = config.quantization_type == QuantizationType::Dynamic;
     Ok(QuantizationMetadata {
-        format_version: METADATA_VERSION,
+        format_version: FORMAT_VERSION,
         program_version: env!("CARGO_PKG_VERSION").to_owned(),
         mode: QuantizationMode::Ptq,
         quantization_type: config.quantization_type,
@@ -264,11 +265,14 @@ fn metadata(
         activation_granularity: is_dynamic.then_some(config.activation_granularity),
         layers,
         skipped: plan.skipped.iter().map(skipped_metadata).collect(),
-        source_sha256: Some(source.weights_sha256()?),
-        calibration: is_static.then(|| CalibrationRecord {
-            text_sha256: texts.calibration_sha256.clone(),
-            tokens: texts.calibration.len() as u64,
-        }),
+        lineage: Lineage {
+            source_sha256: Some(source.weights_sha256()?),
+            calibration: is_static.then(|| CalibrationRecord {
+                text_sha256: texts.calibration_sha256.clone(),
+                tokens: texts.calibration.len() as u64,
+            }),
+            training: None,
+        },
     })
 }
 

@@ -1,0 +1,137 @@
+//! Rewriting a checkpoint in the present version of the format.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::layout::Layout;
+use crate::output::OutputDir;
+use crate::{Checkpoint, CheckpointWriter, Error, FORMAT_VERSION, OpenOptions, Result, SaveRequest, json};
+
+/// What [`migrate`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationReport {
+    /// The version that was found.
+    pub from: u32,
+    /// The checkpoint in the present version.
+    pub path: PathBuf,
+    /// The copy of the old checkpoint, for one that was migrated in its place.
+    pub backup: Option<PathBuf>,
+}
+
+/// Writes the checkpoint in `dir` in the present version of the format: to `out`, or without it in its place,
+/// where a copy of the old one is made first, called `NAME.vVERSION-backup` and lying beside it. A checkpoint
+/// that is of the present version is left as it is where it is.
+///
+/// Tensors are copied bit for bit, one at a time. Nothing is in the new place before all of it is written and
+/// read back.
+///
+/// # Errors
+/// As [`Checkpoint::open_with`] and [`save`](crate::save); [`Error::OutputExists`] for a backup that is there and
+/// differs from the checkpoint; [`Error::Changed`].
+pub fn migrate(
+    dir: impl AsRef<Path>,
+    out: Option<&Path>,
+    overwrite: bool,
+    options: &OpenOptions,
+) -> Result<MigrationReport> {
+    let dir = dir.as_ref();
+    let source = Checkpoint::open_with(dir, options)?;
+    let from = source.format_version();
+    let report = |path, backup| MigrationReport { from, path, backup };
+    let Some(out) = out else {
+        if from == FORMAT_VERSION {
+            return Ok(report(dir.to_owned(), None));
+        }
+        let dir = fs::canonicalize(dir).map_err(Error::io(dir, "resolve"))?;
+        let files = files_of(&dir)?;
+        // Only version 0 has no manifest that says which files are its own; all of them are in the backup.
+        let owned = if from == 0 { files.clone() } else { Vec::new() };
+        let output = OutputDir::create_over(&dir, true, &owned)?;
+        let backup = back_up(&dir, &files, from)?;
+        let path = copy(&source, output)?;
+        return Ok(report(path, Some(backup)));
+    };
+    Ok(report(copy(&source, OutputDir::create(out, overwrite)?)?, None))
+}
+
+/// Copies a checkpoint, which is written in the present version.
+fn copy(source: &Checkpoint, output: OutputDir) -> Result<PathBuf> {
+    let config = source.config();
+    let mut writer = CheckpointWriter::with_output(output, &config.model, source.layout())?;
+    for tensor in Layout::new(&config.model).specs() {
+        let layer = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
+        match source.read_quantized(layer)? {
+            Some((matrix, _)) => writer.write_quantized(layer, &matrix, source.static_params(layer)?)?,
+            None => writer.write_f32(&tensor.name, &source.tensors().read_f32(&tensor.name)?)?,
+        }
+    }
+    for name in source.extra_files() {
+        writer.copy_file(name, &source.dir().join(name))?;
+    }
+    source.tensors().check_unchanged()?;
+    writer.finish(&SaveRequest {
+        tokenizer_json: source.tokenizer_json(),
+        tokenizer: config.tokenizer.clone(),
+        metadata: source.metadata(),
+        lineage: config.lineage.clone(),
+        training: config.training.clone(),
+        extra_files: &[],
+    })
+}
+
+/// Names of the files in `dir`, sorted.
+fn files_of(dir: &Path) -> Result<Vec<String>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).map_err(Error::io(dir, "list"))? {
+        let entry = entry.map_err(Error::io(dir, "list"))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !entry.path().is_file() {
+            let reason = format!("{name:?} in it is not a file");
+            return Err(Error::OutputNotOurs { path: dir.to_owned(), reason });
+        }
+        files.push(name);
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+/// Copies the files of `dir`, which is of version `from`, to the directory that it returns.
+fn back_up(dir: &Path, files: &[String], from: u32) -> Result<PathBuf> {
+    let mut backup = dir.as_os_str().to_owned();
+    backup.push(format!(".v{from}-backup"));
+    let backup = PathBuf::from(backup);
+    if backup.exists() {
+        // Made by a migration that was interrupted after this.
+        for name in files {
+            if !same(&dir.join(name), &backup.join(name))? {
+                return Err(Error::OutputExists { path: backup });
+            }
+        }
+        return Ok(backup);
+    }
+    let output = OutputDir::create(&backup, false)?;
+    for name in files {
+        json::copy_new(&dir.join(name), &output.path().join(name))?;
+    }
+    output.commit()
+}
+
+/// Whether two files are there and hold the same.
+fn same(a: &Path, b: &Path) -> Result<bool> {
+    let (Ok(mut a_file), Ok(mut b_file)) = (File::open(a), File::open(b)) else { return Ok(false) };
+    let mut buffers = [vec![0; 1 << 16], vec![0; 1 << 16]];
+    loop {
+        let [from_a, from_b] = &mut buffers;
+        let read = a_file.read(from_a).map_err(Error::io(a, "read"))?;
+        if read == 0 {
+            return Ok(b_file.read(from_b).map_err(Error::io(b, "read"))? == 0);
+        }
+        match b_file.read_exact(&mut from_b[..read]) {
+            Ok(()) if from_a[..read] == from_b[..read] => {}
+            Ok(()) => return Ok(false),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
+            Err(error) => return Err(Error::io(b, "read")(error)),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The files of a checkpoint, opened but not yet understood.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::{CONFIG, Documents, METADATA, TOKENIZER, WEIGHTS, v0, version_of};
+use crate::manifest::{MANIFEST, Manifest};
+use crate::tensors::{PositionedFile, TensorFile};
+use crate::{Error, Result, json};
+
+/// What is read of every file but the weights, which are open.
+pub(crate) struct OpenFiles {
+    dir: PathBuf,
+    /// Version of the format.
+    pub(crate) version: u32,
+    config: Map<String, Value>,
+    config_bytes: Vec<u8>,
+    metadata_bytes: Option<Vec<u8>>,
+    /// `tokenizer.json`.
+    pub(crate) tokenizer_bytes: Option<Vec<u8>>,
+    weights: PositionedFile,
+    weights_name: &'static str,
+}
+
+impl OpenFiles {
+    /// Opens the files of `dir` and finds out which version they are of.
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
+        check_is_dir(dir)?;
+        let config_path = dir.join(CONFIG);
+        let Some(config_bytes) = json::read_optional(&config_path, json::SMALL)? else {
+            return Err(match v0::record_in(dir) {
+                Some(record) => v0::lacks_config(dir, record),
+                None => Error::NotACheckpoint {
+                    path: dir.to_owned(),
+                    reason: format!("it has no {CONFIG}"),
+                    remedy: "name the directory of a checkpoint".to_owned(),
+                },
+            });
+        };
+        let config: Map<String, Value> = json::parse(&config_path, &config_bytes)?;
+        // Before all else, which may be elsewhere in a newer format.
+        let (version, weights_name) = match version_of(dir, &config)? {
+            Some(version) => (version, WEIGHTS),
+            None => (0, v0::recognize(dir, &config)?),
+        };
+        let weights_path = dir.join(weights_name);
+        let weights = File::open(&weights_path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => lost(&weights_path),
+            _ => Error::io(&weights_path, "open")(error),
+        })?;
+        let metadata_bytes = match version {
+            0 => None,
+            _ => json::read_optional(&dir.join(METADATA), json::LARGE)?,
+        };
+        Ok(Self {
+            dir: dir.to_owned(),
+            version,
+            config,
+            config_bytes,
+            metadata_bytes,
+            tokenizer_bytes: json::read_optional(&dir.join(TOKENIZER), json::LARGE)?,
+            weights: PositionedFile::new(weights),
+            weights_name,
+        })
+    }
+
+    /// Compares all files with the manifest, and gives it. Version 0 has none.
+    pub(crate) fn verify(&self) -> Result<Option<Manifest>> {
+        let dir = &*self.dir;
+        if self.version == 0 {
+            tracing::info!("{}: a record without checksums, which cannot be verified", dir.display());
+            return Ok(None);
+        }
+        let manifest = Manifest::read(dir)?;
+        manifest.check_version(dir, self.version)?;
+        manifest.verify_bytes(dir, CONFIG, &self.config_bytes)?;
+        for (name, bytes) in [(METADATA, &self.metadata_bytes), (TOKENIZER, &self.tokenizer_bytes)] {
+            match bytes {
+                Some(bytes) => manifest.verify_bytes(dir, name, bytes)?,
+                None if manifest.files.contains_key(name) => return Err(lost(&dir.join(name))),
+                None => {}
+            }
+        }
+        manifest.verify_file(dir, self.weights_name, &self.weights)?;
+        for name in manifest.files.keys().filter(|name| !super::FILES.contains(&name.as_str())) {
+            let path = dir.join(name);
+            let file = File::open(&path).map_err(|_| lost(&path))?;
+            manifest.verify_file(dir, name, &PositionedFile::new(file))?;
+        }
+        Ok(Some(manifest))
+    }
+
+    /// Reads the header of the weights, and parses the rest.
+    pub(crate) fn into_documents(self) -> Result<Documents> {
+        let metadata = match &self.metadata_bytes {
+            Some(bytes) => Some(json::parse(&self.dir.join(METADATA), bytes)?),
+            None => None,
+        };
+        let path = self.dir.join(self.weights_name);
+        let weights = match self.weights_name {
+            v0::BURNPACK => TensorFile::burnpack(&path, self.weights)?,
+            _ => TensorFile::safetensors(&path, self.weights)?,
+        };
+        Ok(Documents { dir: self.dir, config: self.config, metadata, weights })
+    }
+}
+
+fn check_is_dir(dir: &Path) -> Result<()> {
+    let remedy = || "name the directory of a checkpoint".to_owned();
+    match fs::metadata(dir) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => {
+            let reason = "it is not a directory".to_owned();
+            Err(Error::NotACheckpoint { path: dir.to_owned(), reason, remedy: remedy() })
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::Missing { path: dir.to_owned(), remedy: remedy() })
+        }
+        Err(error) => Err(Error::io(dir, "look at")(error)),
+    }
+}
+
+pub(super) fn lost(path: &Path) -> Error {
+    let remedy =
+        format!("{MANIFEST} and {CONFIG} call for it: restore it from a good copy of the checkpoint");
+    Error::Missing { path: path.to_owned(), remedy }
+}

@@ -1,0 +1,58 @@
+//! `slm migrate`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+use slm_checkpoint::{FORMAT_VERSION, MIGRATIONS, migrate};
+
+use crate::context::Context;
+use crate::error::Result;
+
+/// Rewrite a checkpoint in the present version of the format.
+///
+/// Old checkpoints are read without this: every command brings them up in memory. Without --out the checkpoint is
+/// replaced where it is, after a copy of it was made beside it, called NAME.vVERSION-backup. A directory with a
+/// record that Burn itself wrote (model.bpk or model.safetensors) and its config.json is version 0.
+#[derive(Debug, Args)]
+pub(crate) struct MigrateArgs {
+    /// Checkpoint directory of any version
+    dir: PathBuf,
+    /// Checkpoint directory to write instead
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Replace a checkpoint that is at --out already
+    #[arg(long, requires = "out")]
+    overwrite: bool,
+}
+
+#[derive(Serialize)]
+struct MigrateResult {
+    checkpoint: PathBuf,
+    from: u32,
+    to: u32,
+    changes: Vec<&'static str>,
+    backup: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &MigrateArgs, context: &Context) -> Result<()> {
+    let report = migrate(&args.dir, args.out.as_deref(), args.overwrite, &context.open_options)?;
+    let steps = MIGRATIONS.iter().filter(|step| step.from >= report.from);
+    let result = MigrateResult {
+        checkpoint: report.path,
+        from: report.from,
+        to: FORMAT_VERSION,
+        changes: steps.clone().map(|step| step.changes).collect(),
+        backup: report.backup,
+    };
+    for step in steps {
+        context.output.say(format!("version {} to {}: {}", step.from, step.to, step.changes))?;
+    }
+    let checkpoint = result.checkpoint.display();
+    context.output.say(match (&result.backup, args.out.is_some()) {
+        (Some(backup), _) => format!("wrote {checkpoint}; what was there is in {}", backup.display()),
+        (None, true) => format!("wrote {checkpoint}"),
+        (None, false) => format!("{checkpoint} is of version {FORMAT_VERSION} already; nothing was written"),
+    })?;
+    context.output.result(&result)
+}
