@@ -1,6 +1,6 @@
 //! The functions between the matrix products of an MLP.
 
-use crate::dispatch::vectorize;
+use crate::dispatch::vectorized;
 use crate::exp::exp_scalar;
 
 /// `2 sqrt(2 / pi)`.
@@ -15,11 +15,11 @@ pub(crate) const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
 /// When the lengths differ.
 pub fn swiglu(gate: &mut [f32], up: &[f32]) {
     assert_eq!(gate.len(), up.len(), "swiglu: lengths differ");
-    vectorize(|| {
+    vectorized! {
         for (gate, up) in gate.iter_mut().zip(up) {
             *gate = *gate / (1.0 + exp_scalar(-*gate)) * up;
         }
-    });
+    }
 }
 
 /// GELU by the error function, `x (1 + erf(x / sqrt 2)) / 2`, in place (Hendrycks and Gimpel, 2016,
@@ -27,7 +27,11 @@ pub fn swiglu(gate: &mut [f32], up: &[f32]) {
 ///
 /// The absolute error is at most `2e-7 (1 + |x|)`.
 pub fn gelu(x: &mut [f32]) {
-    vectorize(|| x.iter_mut().for_each(|x| *x *= normal_cdf(*x)));
+    vectorized! {
+        for x in x {
+            *x *= normal_cdf(*x);
+        }
+    }
 }
 
 /// The tanh approximation of GELU, in place: `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`.
@@ -36,12 +40,12 @@ pub fn gelu(x: &mut [f32]) {
 pub fn gelu_tanh(x: &mut [f32]) {
     const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
     // (1 + tanh u) / 2 is 1 / (1 + e^-2u).
-    vectorize(|| {
+    vectorized! {
         for x in x {
             let twice_u = TWICE_SQRT_2_OVER_PI * *x * (0.044_715 * *x * *x + 1.0);
             *x /= 1.0 + exp_scalar(-twice_u);
         }
-    });
+    }
 }
 
 /// The distribution function of the normal distribution, `(1 + erf(x / sqrt 2)) / 2`.

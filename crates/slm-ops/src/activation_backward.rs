@@ -2,7 +2,7 @@
 //! inputs.
 
 use crate::activation::{TWICE_SQRT_2_OVER_PI, normal_cdf};
-use crate::dispatch::vectorize;
+use crate::dispatch::vectorized;
 use crate::exp::exp_scalar;
 
 /// `out = silu(gate) * up`, as [`swiglu`](crate::swiglu) without overwriting the gate.
@@ -11,11 +11,11 @@ use crate::exp::exp_scalar;
 /// When the lengths differ.
 pub fn swiglu_into(gate: &[f32], up: &[f32], out: &mut [f32]) {
     assert!(gate.len() == up.len() && gate.len() == out.len(), "swiglu: lengths differ");
-    vectorize(|| {
+    vectorized! {
         for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
             *out = gate / (1.0 + exp_scalar(-gate)) * up;
         }
-    });
+    }
 }
 
 /// Backward pass of [`swiglu`](crate::swiglu): `gate` and `up` hold the inputs and receive their gradients.
@@ -24,14 +24,14 @@ pub fn swiglu_into(gate: &[f32], up: &[f32], out: &mut [f32]) {
 /// When the lengths differ.
 pub fn swiglu_backward(gate: &mut [f32], up: &mut [f32], grad: &[f32]) {
     assert!(gate.len() == up.len() && gate.len() == grad.len(), "swiglu_backward: lengths differ");
-    vectorize(|| {
+    vectorized! {
         for ((gate, up), grad) in gate.iter_mut().zip(up).zip(grad) {
             let sigmoid = 1.0 / (1.0 + exp_scalar(-*gate));
             let silu = *gate * sigmoid;
             let slope = silu.mul_add(1.0 - sigmoid, sigmoid);
             (*gate, *up) = (grad * *up * slope, grad * silu);
         }
-    });
+    }
 }
 
 /// Backward pass of [`gelu`](crate::gelu): `x` holds the input and receives its gradient.
@@ -42,12 +42,12 @@ pub fn gelu_backward(x: &mut [f32], grad: &[f32]) {
     assert_eq!(x.len(), grad.len(), "gelu_backward: lengths differ");
     // The density of the normal distribution at 0.
     let density = 0.5 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2;
-    vectorize(|| {
+    vectorized! {
         for (x, grad) in x.iter_mut().zip(grad) {
             let slope = normal_cdf(*x) + *x * density * exp_scalar(-0.5 * *x * *x);
             *x = grad * slope;
         }
-    });
+    }
 }
 
 /// Backward pass of [`gelu_tanh`](crate::gelu_tanh): `x` holds the input and receives its gradient.
@@ -56,7 +56,7 @@ pub fn gelu_backward(x: &mut [f32], grad: &[f32]) {
 /// When the lengths differ.
 pub fn gelu_tanh_backward(x: &mut [f32], grad: &[f32]) {
     assert_eq!(x.len(), grad.len(), "gelu_tanh_backward: lengths differ");
-    vectorize(|| {
+    vectorized! {
         for (x, grad) in x.iter_mut().zip(grad) {
             let square = *x * *x;
             let twice_u = TWICE_SQRT_2_OVER_PI * *x * (0.044_715 * square + 1.0);
@@ -64,7 +64,7 @@ pub fn gelu_tanh_backward(x: &mut [f32], grad: &[f32]) {
             let twice_u_slope = TWICE_SQRT_2_OVER_PI * (3.0 * 0.044_715 * square + 1.0);
             *x = grad * (*x * twice_u_slope * (1.0 - sigmoid)).mul_add(sigmoid, sigmoid);
         }
-    });
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Sums of vectors.
 
-use crate::dispatch::vectorize;
+use crate::dispatch::vectorized;
 
 /// `x += y`.
 ///
@@ -8,7 +8,11 @@ use crate::dispatch::vectorize;
 /// When the lengths differ.
 pub fn add(x: &mut [f32], y: &[f32]) {
     assert_eq!(x.len(), y.len(), "add: lengths differ");
-    vectorize(|| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
+    vectorized! {
+        for (x, y) in x.iter_mut().zip(y) {
+            *x += y;
+        }
+    }
 }
 
 /// `out = x + y`.
@@ -17,7 +21,11 @@ pub fn add(x: &mut [f32], y: &[f32]) {
 /// When the lengths differ.
 pub fn add_into(x: &[f32], y: &[f32], out: &mut [f32]) {
     assert!(x.len() == out.len() && y.len() == out.len(), "add: lengths differ");
-    vectorize(|| out.iter_mut().zip(x).zip(y).for_each(|((out, x), y)| *out = x + y));
+    vectorized! {
+        for ((out, x), y) in out.iter_mut().zip(x).zip(y) {
+            *out = x + y;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The largest of many values.
 
-use crate::dispatch::vectorize;
+use crate::dispatch::vectorized;
 use crate::lanes;
 
 /// Values that are searched at once for their largest.
@@ -10,7 +10,7 @@ const CHUNK: usize = 1024;
 /// values, a NaN or `+inf` among them, or nothing above `-inf`.
 pub fn argmax(x: &[f32]) -> Option<usize> {
     let (mut best, mut best_chunk, mut sound) = (f32::NEG_INFINITY, 0, true);
-    vectorize(|| {
+    vectorized! {
         for (index, chunk) in x.chunks(CHUNK).enumerate() {
             // Neither NaN nor +inf is below infinity.
             let unsound = lanes::reduce(
@@ -25,7 +25,7 @@ pub fn argmax(x: &[f32]) -> Option<usize> {
                 (best, best_chunk) = (max, index);
             }
         }
-    });
+    }
     if !sound || best == f32::NEG_INFINITY {
         return None;
     }

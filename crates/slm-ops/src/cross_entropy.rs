@@ -1,6 +1,6 @@
 //! The loss of a language model.
 
-use crate::dispatch::vectorize;
+use crate::dispatch::vectorized;
 use crate::exp::exp_scalar;
 use crate::lanes;
 
@@ -10,7 +10,7 @@ use crate::lanes;
 /// When there is no such target.
 pub fn cross_entropy(logits: &mut [f32], target: usize) -> f64 {
     assert!(target < logits.len(), "cross_entropy: target {target} of {} classes", logits.len());
-    vectorize(|| {
+    vectorized! {
         let max = lanes::max(logits);
         let wanted = logits[target];
         for logit in logits.iter_mut() {
@@ -21,7 +21,7 @@ pub fn cross_entropy(logits: &mut [f32], target: usize) -> f64 {
         let factor = (1.0 / total) as f32;
         logits.iter_mut().for_each(|p| *p *= factor);
         total.ln() - (f64::from(wanted) - f64::from(max))
-    })
+    }
 }
 
 /// Replaces a row's softmax by the gradient of `factor` times its [`cross_entropy`].
@@ -31,7 +31,11 @@ pub fn cross_entropy(logits: &mut [f32], target: usize) -> f64 {
 pub fn cross_entropy_backward(softmax: &mut [f32], target: usize, factor: f32) {
     assert!(target < softmax.len(), "cross_entropy: target {target} of {} classes", softmax.len());
     softmax[target] -= 1.0;
-    vectorize(|| softmax.iter_mut().for_each(|p| *p *= factor));
+    vectorized! {
+        for p in softmax {
+            *p *= factor;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use pulp::WithSimd;
 
-/// Runs `op` with the widest instruction set that this processor has. Everything that is inlined into `op` is
-/// compiled for it.
+/// Runs `op` with the widest instruction set that this processor has. Only what is inlined into `op` is compiled for
+/// it.
 #[inline]
 pub(crate) fn vectorize<Op: WithSimd>(op: Op) -> Op::Output {
     // Not `pulp::Arch`: it knows AVX2 only with a feature that this workspace's other users of pulp do without.
@@ -13,3 +13,12 @@ pub(crate) fn vectorize<Op: WithSimd>(op: Op) -> Op::Output {
     }
     pulp::Arch::new().dispatch(op)
 }
+
+/// Runs statements by [`vectorize`], inlined there for certain. A compiler that judged a closure too long to inline
+/// would compile it for the baseline, where a fused multiply-add is a call.
+macro_rules! vectorized {
+    ($($statements:tt)*) => {
+        $crate::dispatch::vectorize(#[inline(always)] || { $($statements)* })
+    };
+}
+pub(crate) use vectorized;

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use crate::dispatch::vectorize;
+use crate::dispatch::{vectorize, vectorized};
 use crate::panel::{PANEL, product};
 
 /// Columns of a packed panel.
@@ -78,14 +78,14 @@ pub fn pack_panel(b: Matrix<'_>, panel: usize, out: &mut [f32]) {
         out.as_flattened_mut().fill(0.0);
     }
     if b.transposed {
-        vectorize(|| {
+        vectorized! {
             for column in 0..count {
                 let values = &b.data[(first + column) * b.rows..][..b.rows];
                 for (out, value) in out.iter_mut().zip(values) {
                     out[column] = *value;
                 }
             }
-        });
+        }
     } else {
         for (out, row) in out.iter_mut().zip(b.data.chunks_exact(b.cols)) {
             match row[first..].first_chunk::<PANEL>() {

@@ -1,6 +1,6 @@
 //! Norms over a row.
 
-use crate::dispatch::vectorize;
+use crate::dispatch::vectorized;
 use crate::lanes;
 
 /// `out = x / sqrt(mean(x^2) + eps) * weight` (Zhang and Sennrich, 2019, arXiv:1910.07467), of one row.
@@ -9,12 +9,12 @@ use crate::lanes;
 /// When the lengths differ.
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     assert!(x.len() == weight.len() && x.len() == out.len(), "rms_norm: lengths differ");
-    vectorize(|| {
+    vectorized! {
         let factor = rms_factor(x, eps);
         for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
             *out = x * factor * weight;
         }
-    });
+    }
 }
 
 /// [`rms_norm`] of every run of as many values as there are weights, in place: the norm of attention heads.
@@ -24,12 +24,14 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 pub fn rms_norm_heads(x: &mut [f32], weight: &[f32], eps: f32) {
     let width = weight.len();
     assert!(width > 0 && x.len().is_multiple_of(width), "rms_norm_heads: lengths do not fit");
-    vectorize(|| {
+    vectorized! {
         for head in x.chunks_exact_mut(width) {
             let factor = rms_factor(head, eps);
-            head.iter_mut().zip(weight).for_each(|(x, weight)| *x = *x * factor * weight);
+            for (x, weight) in head.iter_mut().zip(weight) {
+                *x = *x * factor * weight;
+            }
         }
-    });
+    }
 }
 
 /// `1 / sqrt(mean(x^2) + eps)`.
@@ -46,12 +48,12 @@ pub(crate) fn rms_factor(x: &[f32], eps: f32) -> f32 {
 pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
     let fits = x.len() == weight.len() && x.len() == bias.len() && x.len() == out.len();
     assert!(fits, "layer_norm: lengths differ");
-    vectorize(|| {
+    vectorized! {
         let (mean, factor) = layer_factor(x, eps);
         for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(weight).zip(bias) {
             *out = ((x - mean) * factor).mul_add(*weight, *bias);
         }
-    });
+    }
 }
 
 /// `mean(x)` and `1 / sqrt(var(x) + eps)`.

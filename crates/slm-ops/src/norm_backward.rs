@@ -1,6 +1,6 @@
 //! Backward passes of the norms.
 
-use crate::dispatch::vectorize;
+use crate::dispatch::vectorized;
 use crate::lanes;
 use crate::norm::{layer_factor, rms_factor};
 
@@ -16,7 +16,7 @@ pub fn rms_norm_backward(x: &[f32], weight: &[f32], eps: f32, grad: &mut [f32], 
     let len = x.len();
     let fits = len == weight.len() && len == grad.len() && len == weight_grad.len();
     assert!(fits, "rms_norm_backward: lengths differ");
-    vectorize(|| {
+    vectorized! {
         let f = rms_factor(x, eps);
         for (((weight_grad, grad), x), weight) in
             weight_grad.iter_mut().zip(grad.iter_mut()).zip(x).zip(weight)
@@ -28,7 +28,7 @@ pub fn rms_norm_backward(x: &[f32], weight: &[f32], eps: f32, grad: &mut [f32], 
         for (grad, x) in grad.iter_mut().zip(x) {
             *grad = *grad * f - x * shift;
         }
-    });
+    }
 }
 
 /// Backward pass of [`layer_norm`](crate::layer_norm) of one row: `grad` holds the gradient of the output and
@@ -49,7 +49,7 @@ pub fn layer_norm_backward(
     let len = x.len();
     let fits = len == weight.len() && len == grad.len() && len == weight_grad.len() && len == bias_grad.len();
     assert!(fits, "layer_norm_backward: lengths differ");
-    vectorize(|| {
+    vectorized! {
         let (mean, f) = layer_factor(x, eps);
         let grads = weight_grad.iter_mut().zip(bias_grad).zip(grad.iter_mut());
         for (((weight_grad, bias_grad), grad), (x, weight)) in grads.zip(x.iter().zip(weight)) {
@@ -63,7 +63,7 @@ pub fn layer_norm_backward(
         for (grad, x) in grad.iter_mut().zip(x) {
             *grad = f * (*grad - grad_mean - (x - mean) * f * slope);
         }
-    });
+    }
 }
 
 #[cfg(test)]

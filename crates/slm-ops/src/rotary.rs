@@ -1,6 +1,6 @@
 //! Rotary position embedding.
 
-use crate::dispatch::vectorize;
+use crate::dispatch::vectorized;
 
 /// Rotates every head of a row, the two halves of a head forming the pairs: `(a, b)` becomes
 /// `(a cos - b sin, b cos + a sin)` (Su and others, 2021, arXiv:2104.09864, in the order of Hugging Face's
@@ -16,14 +16,14 @@ pub fn rotate(heads: &mut [f32], cos: &[f32], sin: &[f32]) {
     let pairs = cos.len();
     let fits = pairs == sin.len() && pairs > 0 && heads.len().is_multiple_of(2 * pairs);
     assert!(fits, "rotate: lengths do not fit");
-    vectorize(|| {
+    vectorized! {
         for head in heads.chunks_exact_mut(2 * pairs) {
             let (first, second) = head.split_at_mut(pairs);
             for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
                 (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
             }
         }
-    });
+    }
 }
 
 /// Turns back what [`rotate`] turned; also its backward pass.
@@ -37,14 +37,14 @@ pub fn rotate_back(heads: &mut [f32], cos: &[f32], sin: &[f32]) {
     let pairs = cos.len();
     let fits = pairs == sin.len() && pairs > 0 && heads.len().is_multiple_of(2 * pairs);
     assert!(fits, "rotate_back: lengths do not fit");
-    vectorize(|| {
+    vectorized! {
         for head in heads.chunks_exact_mut(2 * pairs) {
             let (first, second) = head.split_at_mut(pairs);
             for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
                 (*a, *b) = (*a * cos + *b * sin, *b * cos - *a * sin);
             }
         }
-    });
+    }
 }
 
 #[cfg(test)]

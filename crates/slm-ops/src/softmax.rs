@@ -1,6 +1,6 @@
 //! Softmax and its logarithm.
 
-use crate::dispatch::vectorize;
+use crate::dispatch::vectorized;
 use crate::exp::exp_scalar;
 use crate::lanes;
 
@@ -17,18 +17,24 @@ pub(crate) fn exponentials(scores: &mut [f32], scale: f32) -> f32 {
 
 /// `log(sum(e^x))`, summed relative to the largest value. NaN if any value is, `-inf` of nothing.
 pub fn log_sum_exp(x: &[f32]) -> f64 {
-    vectorize(|| {
+    vectorized! {
         let max = lanes::max(x);
         if max == f32::NEG_INFINITY && !x.iter().any(|x| x.is_nan()) {
             return f64::NEG_INFINITY;
         }
         // Sums of short runs in f32, their sum in f64: thousands of terms lose nothing.
-        let total: f64 = x
-            .chunks(256)
-            .map(|chunk| f64::from(lanes::reduce(chunk, 0.0, |a, x| a + exp_scalar(x - max), |a, b| a + b)))
-            .sum();
+        let mut total = 0.0;
+        for chunk in x.chunks(256) {
+            total += f64::from(lanes::reduce(
+                chunk,
+                0.0,
+                #[inline(always)]
+                |sum, x| sum + exp_scalar(x - max),
+                |a, b| a + b,
+            ));
+        }
         total.ln() + f64::from(max)
-    })
+    }
 }
 
 #[cfg(test)]
