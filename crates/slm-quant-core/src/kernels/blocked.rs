@@ -11,6 +11,7 @@
 use half::f16;
 use rayon::prelude::*;
 
+use super::pages::{Pages, Plain};
 use super::simd::{LANES, LINE_BYTES};
 use crate::{Bits, QParams, QuantScheme, QuantizedMatrix, Scales};
 
@@ -21,6 +22,16 @@ const STORED_SUMS_WIDTH: usize = 512;
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([u8; LINE_BYTES]);
+
+// SAFETY: bytes; zero is a value of them.
+unsafe impl Plain for Line {}
+
+/// Scales in their stored type.
+#[derive(Debug, Clone)]
+enum ScalePages {
+    F32(Pages<f32>),
+    F16(Pages<f16>),
+}
 
 /// A matrix in blocks of 16 rows.
 #[derive(Debug, Clone)]
@@ -34,13 +45,13 @@ pub(crate) struct Blocked {
     /// Lines per group; the last group may have fewer columns and then `last_steps`.
     steps: usize,
     last_steps: usize,
-    lines: Vec<Line>,
-    scales: Scales,
-    zero_points: Option<Vec<i8>>,
+    lines: Pages<Line>,
+    scales: ScalePages,
+    zero_points: Option<Pages<i8>>,
     /// `[block][group][lane]` sums of stored codes, padding included; only for groups of at least
     /// [`STORED_SUMS_WIDTH`] columns and rows of one group. For narrower groups they would cost more to
     /// read than to compute.
-    sums: Vec<i32>,
+    sums: Pages<i32>,
 }
 
 impl Blocked {
@@ -57,13 +68,13 @@ impl Blocked {
             groups,
             steps: width.div_ceil(per_line),
             last_steps: (cols - (groups - 1) * width).div_ceil(per_line),
-            lines: Vec::new(),
-            scales: Scales::F32(Vec::new()),
+            lines: Pages::zeroed(0),
+            scales: ScalePages::F32(Pages::zeroed(0)),
             zero_points: None,
-            sums: Vec::new(),
+            sums: Pages::zeroed(0),
         };
         let per_block = packed.lines_per_block();
-        packed.lines = vec![Line([0; LINE_BYTES]); packed.blocks() * per_block];
+        packed.lines = Pages::zeroed(packed.blocks() * per_block);
         let shape = packed.shape();
         packed.lines.par_chunks_mut(per_block).enumerate().for_each(|(block, lines)| {
             for lane in 0..LANES.min(rows - block * LANES) {
@@ -71,24 +82,25 @@ impl Blocked {
             }
         });
         if packed.has_sums() {
-            let steps = packed.steps;
-            let blocks = packed.lines.par_chunks(per_block);
-            let sums = blocks.flat_map_iter(|block| block.chunks(steps).flat_map(|group| shape.sums(group)));
-            packed.sums = sums.collect();
+            let mut sums = Pages::zeroed(packed.blocks() * groups * LANES);
+            let blocks = packed.lines.par_chunks(per_block).zip(sums.par_chunks_mut(groups * LANES));
+            blocks.for_each(|(lines, sums)| {
+                for (group, sums) in lines.chunks(packed.steps).zip(sums.chunks_mut(LANES)) {
+                    sums.copy_from_slice(&shape.sums(group));
+                }
+            });
+            packed.sums = sums;
         }
         // Lanes past the last row repeat it; their results are never stored.
-        let blocks = packed.blocks();
-        let order = || {
-            (0..blocks).flat_map(move |block| {
-                (0..groups).flat_map(move |g| (0..LANES).map(move |l| ((block * LANES + l).min(rows - 1), g)))
-            })
-        };
+        let order = (0..packed.blocks() * groups * LANES).map(|i| {
+            let (block, group, lane) = (i / LANES / groups, i / LANES % groups, i % LANES);
+            matrix.scale_index((block * LANES + lane).min(rows - 1), group)
+        });
         packed.scales = match matrix.scales() {
-            Scales::F32(v) => Scales::F32(order().map(|(r, g)| v[matrix.scale_index(r, g)]).collect()),
-            Scales::F16(v) => Scales::F16(order().map(|(r, g)| v[matrix.scale_index(r, g)]).collect()),
+            Scales::F32(v) => ScalePages::F32(Pages::from_values(order.clone().map(|i| v[i]))),
+            Scales::F16(v) => ScalePages::F16(Pages::from_values(order.clone().map(|i| v[i]))),
         };
-        packed.zero_points =
-            matrix.zero_points().map(|z| order().map(|(r, g)| z[matrix.scale_index(r, g)]).collect());
+        packed.zero_points = matrix.zero_points().map(|z| Pages::from_values(order.map(|i| z[i])));
         packed
     }
 
@@ -111,8 +123,8 @@ impl Blocked {
         };
         let index = |&(row, group): &(usize, usize)| self.scale_index(row, group);
         let scales = match &self.scales {
-            Scales::F32(v) => Scales::F32(pairs.iter().map(|p| v[index(p)]).collect()),
-            Scales::F16(v) => Scales::F16(pairs.iter().map(|p| v[index(p)]).collect()),
+            ScalePages::F32(v) => Scales::F32(pairs.iter().map(|p| v[index(p)]).collect()),
+            ScalePages::F16(v) => Scales::F16(pairs.iter().map(|p| v[index(p)]).collect()),
         };
         let zero_points = self.zero_points.as_ref().map(|z| pairs.iter().map(|p| z[index(p)]).collect());
         QuantizedMatrix::from_valid_parts(self.rows, self.cols, self.scheme, codes, scales, zero_points)
@@ -189,8 +201,8 @@ impl Blocked {
     pub(crate) fn scales(&self, block: usize, group: usize) -> LaneScales<'_> {
         let at = (block * self.groups + group) * LANES;
         match &self.scales {
-            Scales::F32(v) => LaneScales::F32(first(&v[at..])),
-            Scales::F16(v) => LaneScales::F16(first(&v[at..])),
+            ScalePages::F32(v) => LaneScales::F32(first(&v[at..])),
+            ScalePages::F16(v) => LaneScales::F16(first(&v[at..])),
         }
     }
 
@@ -220,9 +232,12 @@ impl Blocked {
     /// Bytes held in memory.
     pub(crate) fn byte_size(&self) -> usize {
         self.lines.len() * LINE_BYTES
-            + self.scales.len() * self.scales.dtype().size()
-            + self.zero_points.as_ref().map_or(0, Vec::len)
-            + size_of_val(self.sums.as_slice())
+            + match &self.scales {
+                ScalePages::F32(v) => size_of_val::<[f32]>(v),
+                ScalePages::F16(v) => size_of_val::<[f16]>(v),
+            }
+            + self.zero_points.as_ref().map_or(0, |z| z.len())
+            + size_of_val::<[i32]>(&self.sums)
     }
 
     /// The code at (`row`, `col`).
@@ -240,7 +255,10 @@ impl Blocked {
     /// Parameters of scale `index`.
     pub(crate) fn qparams(&self, index: usize) -> QParams {
         QParams {
-            scale: self.scales.get(index),
+            scale: match &self.scales {
+                ScalePages::F32(v) => v[index],
+                ScalePages::F16(v) => v[index].to_f32(),
+            },
             zero_point: self.zero_points.as_ref().map_or(0, |z| i32::from(z[index])),
         }
     }

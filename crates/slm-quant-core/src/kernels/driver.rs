@@ -6,12 +6,12 @@ use super::region::DECODE_ROWS;
 use super::simd::Simd;
 use super::vectorize::Op;
 
-/// Blocks that few rows of input are multiplied with side by side, because one stream of addresses does not
-/// saturate the memory.
-const STREAMS: usize = 4;
-
 /// A product of an input with blocks of weights.
 pub(crate) trait Job {
+    /// Whether few rows are multiplied with four blocks side by side, because one block at a time would wait
+    /// for one sum after the other. If not, weights are read in the order in which they lie.
+    const SIDE_BY_SIDE: bool;
+
     /// Whether groups are so narrow that results, to which each group is added, should have registers too.
     fn has_narrow_groups(&self) -> bool;
     /// Multiplies `M` rows from `row` on with `NB` blocks, which may repeat.
@@ -27,21 +27,18 @@ pub(crate) fn run<S: Simd, J: Job>(simd: S, job: &J, rows: Range<usize>, blocks:
     }
 }
 
-/// Few rows of input with a range of blocks, read as several streams. What does not divide among the streams
-/// follows.
+/// Few rows of input with a range of blocks.
 fn decode<S: Simd, J: Job>(simd: S, job: &J, rows: Range<usize>, blocks: Range<usize>) {
-    let length = blocks.len() / STREAMS;
-    for step in 0..length {
-        let at: [usize; STREAMS] = std::array::from_fn(|stream| blocks.start + stream * length + step);
-        few_rows(simd, job, rows.clone(), at);
+    let mut block = blocks.start;
+    if J::SIDE_BY_SIDE {
+        while block + 4 <= blocks.end {
+            few_rows(simd, job, rows.clone(), [block, block + 1, block + 2, block + 3]);
+            block += 4;
+        }
     }
-    let mut block = blocks.start + length * STREAMS;
-    if block + 2 <= blocks.end {
-        few_rows(simd, job, rows.clone(), [block, block + 1]);
-        block += 2;
-    }
-    if block < blocks.end {
-        few_rows(simd, job, rows, [block]);
+    while block < blocks.end {
+        few_rows(simd, job, rows.clone(), [block]);
+        block += 1;
     }
 }
 

@@ -26,6 +26,9 @@ pub(crate) struct FloatJob<'a> {
 }
 
 impl Job for FloatJob<'_> {
+    /// Floats are added in the order of columns.
+    const SIDE_BY_SIDE: bool = true;
+
     fn has_narrow_groups(&self) -> bool {
         false
     }

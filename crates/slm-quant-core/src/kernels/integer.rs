@@ -24,6 +24,9 @@ use super::simd::{LANES, LINE_BYTES, Simd};
 use super::vector::{PREFETCH_BYTES, load_lanes, store_tile};
 use crate::Bits;
 
+/// Sums of a group where one would have to wait for itself.
+const CHAINS: usize = 4;
+
 /// Where results go. The caller of its methods is the task that owns the rows and blocks.
 pub(crate) trait Output: Sync {
     /// Takes the sums of a group.
@@ -139,6 +142,9 @@ pub(crate) struct IntegerJob<'a, O> {
 }
 
 impl<O: Output> Job for IntegerJob<'_, O> {
+    /// Integers may be added in any order, so that one block can have several sums.
+    const SIDE_BY_SIDE: bool = false;
+
     fn has_narrow_groups(&self) -> bool {
         !self.w.has_sums()
     }
@@ -248,62 +254,86 @@ impl<O: Output> IntegerJob<'_, O> {
                 zero_points[b] = simd.add_i32(zero_points[b], simd.splat_i32(8));
             }
         }
-        let mut acc = [[zero; NB]; M];
+        // Independent sums of which each product adds to the next: few rows and blocks alone do not have
+        // enough of them to hide the latency of a multiplication.
+        let chains = if M * NB >= 4 { 1 } else { CHAINS };
+        let mut acc = [[[zero; NB]; M]; CHAINS];
         let mut weight_sums = [zero; NB];
         let mut at = 0;
-        for _ in 0..w.steps(group) {
-            let mut line = [simd.zero_bytes(); NB];
-            for b in 0..NB {
-                simd.prefetch(lines[b].wrapping_add(PREFETCH_BYTES));
-                // SAFETY: `lines[b]` starts at a block's first line and advances one line a step; the
-                // steps of all groups are the lines of a block.
-                line[b] = unsafe { simd.load_line(lines[b]) };
-                lines[b] = lines[b].wrapping_add(LINE_BYTES);
-            }
-            if SUM_WEIGHTS && !INT4 && !centered {
+        let mut left = w.steps(group);
+        while left > 0 {
+            for number in 0..chains {
+                let mut line = [simd.zero_bytes(); NB];
                 for b in 0..NB {
-                    weight_sums[b] = simd.sum8(weight_sums[b], line[b]);
+                    simd.prefetch(lines[b].wrapping_add(PREFETCH_BYTES));
+                    // SAFETY: `lines[b]` starts at a block's first line and advances one line a step; the
+                    // steps of all groups are the lines of a block.
+                    line[b] = unsafe { simd.load_line(lines[b]) };
+                    lines[b] = lines[b].wrapping_add(LINE_BYTES);
                 }
-            }
-            let mut both = [simd.zero_bytes(); NB];
-            for part in 0..parts {
-                let mut codes = [simd.zero_bytes(); NB];
-                for b in 0..NB {
-                    codes[b] = match (INT4, part) {
-                        (false, _) => simd.operand8(line[b], part),
-                        (true, 0) => simd.low_nibbles(line[b]),
-                        (true, _) => simd.high_nibbles(line[b]),
-                    };
-                    if signed {
-                        codes[b] = simd.sub_bytes(codes[b], simd.repeat_byte(zero_points[b]));
-                    }
-                    if INT4 && SUM_WEIGHTS {
-                        both[b] = simd.add_bytes(both[b], codes[b]);
-                    }
-                }
-                for i in 0..M {
-                    let x = x[i].wrapping_add(at + 4 * part);
+                if SUM_WEIGHTS && !INT4 && !centered {
                     for b in 0..NB {
-                        // SAFETY: an input row holds as many codes, of the type that this instruction set
-                        // takes, as a block has columns, padding included; `at` advances by the inputs of
-                        // a line, of which each part multiplies one 32-bit word.
-                        acc[i][b] = unsafe {
-                            if INT4 {
-                                simd.dot4(acc[i][b], x, codes[b])
-                            } else {
-                                simd.dot8(acc[i][b], x, codes[b])
-                            }
+                        weight_sums[b] = simd.sum8(weight_sums[b], line[b]);
+                    }
+                }
+                let mut both = [simd.zero_bytes(); NB];
+                for part in 0..parts {
+                    let mut codes = [simd.zero_bytes(); NB];
+                    for b in 0..NB {
+                        codes[b] = match (INT4, part) {
+                            (false, _) => simd.operand8(line[b], part),
+                            (true, 0) => simd.low_nibbles(line[b]),
+                            (true, _) => simd.high_nibbles(line[b]),
                         };
+                        if signed {
+                            codes[b] = simd.sub_bytes(codes[b], simd.repeat_byte(zero_points[b]));
+                        }
+                        if INT4 && SUM_WEIGHTS {
+                            both[b] = simd.add_bytes(both[b], codes[b]);
+                        }
+                    }
+                    let acc = &mut acc[(number * parts + part) % chains];
+                    for i in 0..M {
+                        let x = x[i].wrapping_add(at + 4 * part);
+                        for b in 0..NB {
+                            // SAFETY: an input row holds as many codes, of the type that this instruction set
+                            // takes, as a block has columns, padding included; `at` advances by the inputs of
+                            // a line, of which each part multiplies one 32-bit word.
+                            acc[i][b] = unsafe {
+                                if INT4 {
+                                    simd.dot4(acc[i][b], x, codes[b])
+                                } else {
+                                    simd.dot8(acc[i][b], x, codes[b])
+                                }
+                            };
+                        }
+                    }
+                }
+                if INT4 && SUM_WEIGHTS {
+                    for b in 0..NB {
+                        weight_sums[b] = simd.sum4(weight_sums[b], both[b]);
+                    }
+                }
+                at += 4 * parts;
+                left -= 1;
+                if left == 0 {
+                    break;
+                }
+            }
+        }
+        let mut acc = {
+            let [mut all, rest @ ..] = acc;
+            if chains > 1 {
+                for chain in rest {
+                    for i in 0..M {
+                        for b in 0..NB {
+                            all[i][b] = simd.add_i32(all[i][b], chain[i][b]);
+                        }
                     }
                 }
             }
-            if INT4 && SUM_WEIGHTS {
-                for b in 0..NB {
-                    weight_sums[b] = simd.sum4(weight_sums[b], both[b]);
-                }
-            }
-            at += 4 * parts;
-        }
+            all
+        };
 
         if !signed && w.needs_input_sums() {
             for i in 0..M {

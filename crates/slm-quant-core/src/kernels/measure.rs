@@ -4,17 +4,19 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::KernelKind;
+use super::pages::Pages;
+use super::team::for_each_chunk;
+use super::vectorize::{Op, vectorize};
 #[cfg(target_arch = "x86_64")]
 use super::{
     Avx2, Avx512Vnni,
     simd::{LINE_BYTES, Simd},
-    vectorize::Op,
 };
 use crate::Result;
 
 /// Bytes of a cache line, and how far ahead of its reads the read measurement asks for them.
 const CACHE_LINE: usize = 64;
-const PREFETCH_BYTES: usize = 2048;
+const PREFETCH_BYTES: usize = 512;
 
 #[cfg(target_arch = "x86_64")]
 /// Independent sums of the multiply loop: enough to hide a multiply's latency, few enough for registers.
@@ -29,7 +31,7 @@ const INPUTS: usize = 16;
 const ROUNDS: usize = 2_000_000;
 
 /// Bytes that the read measurement goes over: far more than any cache.
-const READ_BYTES: usize = 512 << 20;
+const READ_BYTES: usize = 192 << 20;
 
 /// Integer operations (a multiplication and an addition are two) per second that all threads of the
 /// current rayon pool reach together with the kernel's INT8 multiply on registers alone; the best of
@@ -104,38 +106,55 @@ impl<S: Simd> Op for Multiplies<S> {
     }
 }
 
-/// Bytes per second that all threads of the current rayon pool read together from memory, the best of
-/// `repeats` passes over half a gibibyte for each of 1, 2, 4, 8 and 16 address streams a thread.
+/// Bytes per second that all threads of the current rayon pool read together from memory; the best of
+/// `repeats` passes for each of several numbers of address streams a thread, with and without asking ahead.
+/// The memory is of the kind that weights are kept in (large pages where there are such).
 pub fn measure_read_bandwidth(repeats: usize) -> f64 {
-    let words: Vec<u64> = (0..READ_BYTES as u64 / 8).collect();
+    let mut words = Pages::<u64>::zeroed(READ_BYTES / 8);
+    for_each_chunk(&mut words, 1 << 18, |chunk, words| words.fill(chunk as u64 + 1));
     let threads = rayon::current_num_threads();
     let share = words.len() / threads;
-    let passes = [1, 2, 4, 8, 16].map(|streams| {
-        let time = best_time(repeats, |thread| {
-            black_box(read(&words[thread * share..][..share], streams));
-        });
-        (threads * share * 8) as f64 / time.as_secs_f64()
+    let passes = [1, 2, 4, 8].into_iter().flat_map(|streams| [(streams, false), (streams, true)]);
+    let times = passes.map(|(streams, ask_ahead)| {
+        best_time(repeats, |thread| {
+            let mut sum = 0;
+            let words = &words[thread * share..][..share];
+            vectorize(Read { words, streams, ask_ahead, sum: &mut sum });
+            black_box(sum);
+        })
     });
-    passes.into_iter().fold(0.0, f64::max)
+    (threads * share * 8) as f64 / times.min().unwrap_or_default().as_secs_f64()
 }
 
 /// Reads words as `streams` runs side by side.
-fn read(words: &[u64], streams: usize) -> u64 {
-    /// Words that one stream reads before the next one's turn: two cache lines.
-    const TURN: usize = 16;
-    let length = words.len() / streams / TURN * TURN;
-    let mut sums = [0u64; TURN];
-    for at in (0..length).step_by(TURN) {
-        for stream in 0..streams {
-            let turn = &words[stream * length + at..][..TURN];
-            prefetch(turn.as_ptr().wrapping_byte_add(PREFETCH_BYTES).cast());
-            prefetch(turn.as_ptr().wrapping_byte_add(PREFETCH_BYTES + CACHE_LINE).cast());
-            for (sum, word) in sums.iter_mut().zip(turn) {
-                *sum ^= word;
+struct Read<'a> {
+    words: &'a [u64],
+    streams: usize,
+    ask_ahead: bool,
+    sum: &'a mut u64,
+}
+
+impl Op for Read<'_> {
+    #[inline(always)]
+    fn run(self) {
+        /// Words that one stream reads before the next one's turn: two cache lines.
+        const TURN: usize = 16;
+        let length = self.words.len() / self.streams / TURN * TURN;
+        let mut sums = [0u64; TURN];
+        for at in (0..length).step_by(TURN) {
+            for stream in 0..self.streams {
+                let turn = &self.words[stream * length + at..][..TURN];
+                if self.ask_ahead {
+                    prefetch(turn.as_ptr().wrapping_byte_add(PREFETCH_BYTES).cast());
+                    prefetch(turn.as_ptr().wrapping_byte_add(PREFETCH_BYTES + CACHE_LINE).cast());
+                }
+                for (sum, word) in sums.iter_mut().zip(turn) {
+                    *sum ^= word;
+                }
             }
         }
+        *self.sum = sums.into_iter().fold(0, |a, b| a ^ b);
     }
-    sums.into_iter().fold(0, |a, b| a ^ b)
 }
 
 /// Asks for a cache line, where there is a portable way to.

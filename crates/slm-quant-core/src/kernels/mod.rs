@@ -10,6 +10,7 @@
 //! | `simd` | the vector operations that kernels are written in |
 //! | `avx2`, `avx512vnni` | those operations in one instruction set each |
 //! | `integer`, `float` | a tile of the product, with 8-bit and with float inputs |
+//! | `pages` | memory for weights |
 //! | `driver` | tiles |
 //! | `region` | several products, shared among threads |
 //! | `vectorize` | plain loops compiled for each instruction set |
@@ -37,6 +38,7 @@ mod integer;
 mod kind;
 mod measure;
 mod packed;
+mod pages;
 mod region;
 mod scalar;
 mod shared_out;

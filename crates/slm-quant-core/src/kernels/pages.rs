@@ -1,0 +1,267 @@
+//! Memory for weights, in large pages where the system has them.
+//!
+//! A product of one row is as fast as memory can be read, and with pages of 4 KiB a processor spends a third
+//! of that time on finding out where pages are (on a virtual machine; on others less). Linux gives pages of
+//! 2 MiB to those who ask, but most matrices are smaller than a few of them. So arrays are put next to each
+//! other on *slabs* of many pages. A slab is given back when the last array on it is dropped; what no array
+//! has covered of it yet takes address space but no memory.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// Bytes of a large page, to which slabs are aligned.
+const LARGE_PAGE: usize = 2 << 20;
+
+/// Bytes of a slab, unless one array needs more.
+const SLAB_BYTES: usize = 16 * LARGE_PAGE;
+
+/// Bytes to which arrays are aligned: a cache line.
+const ALIGN: usize = 64;
+
+/// A type whose zero bytes are a value.
+///
+/// # Safety
+/// Zero bytes must be a value of the type, its alignment must divide [`ALIGN`], and it must need no drop.
+pub(crate) unsafe trait Plain: Copy + Send + Sync + fmt::Debug {}
+
+// SAFETY: a number; zero bytes are zero.
+unsafe impl Plain for f32 {}
+// SAFETY: as above.
+unsafe impl Plain for half::f16 {}
+// SAFETY: as above.
+unsafe impl Plain for i8 {}
+// SAFETY: as above.
+unsafe impl Plain for i32 {}
+// SAFETY: as above.
+unsafe impl Plain for u64 {}
+
+/// An array of fixed length.
+pub(crate) struct Pages<T: Plain> {
+    start: NonNull<T>,
+    len: usize,
+    slab: Arc<Slab>,
+    _values: PhantomData<T>,
+}
+
+// SAFETY: the values belong to this array alone, and are such as may be sent.
+unsafe impl<T: Plain> Send for Pages<T> {}
+// SAFETY: the values change only through a mutable reference.
+unsafe impl<T: Plain> Sync for Pages<T> {}
+
+impl<T: Plain> Pages<T> {
+    /// `len` values of zero bytes.
+    pub(crate) fn zeroed(len: usize) -> Self {
+        const { assert!(ALIGN.is_multiple_of(align_of::<T>())) };
+        let bytes = len.saturating_mul(size_of::<T>());
+        let (slab, offset) = reserve(bytes);
+        // SAFETY: `reserve` gives a part of the slab of as many bytes, aligned to a multiple of the type's
+        // alignment.
+        let start = unsafe { slab.start.add(offset) }.cast();
+        Self { start, len, slab, _values: PhantomData }
+    }
+
+    /// The values of an iterator of known length.
+    pub(crate) fn from_values(values: impl ExactSizeIterator<Item = T>) -> Self {
+        let mut pages = Self::zeroed(values.len());
+        for (to, value) in pages.iter_mut().zip(values) {
+            *to = value;
+        }
+        pages
+    }
+}
+
+impl<T: Plain> Deref for Pages<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: the array's part of the slab lives as long as `slab`, no other array has it, and it has
+        // been zero or written as values of the type since.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Plain> DerefMut for Pages<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above, and this reference is the only one.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Plain> Clone for Pages<T> {
+    fn clone(&self) -> Self {
+        let mut pages = Self::zeroed(self.len);
+        pages.copy_from_slice(self);
+        pages
+    }
+}
+
+impl<T: Plain> fmt::Debug for Pages<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pages").field("len", &self.len).field("on", &self.slab.start).finish_non_exhaustive()
+    }
+}
+
+/// The slab that is being filled, and how many of its bytes are.
+static FILLING: Mutex<(Weak<Slab>, usize)> = Mutex::new((Weak::new(), 0));
+
+/// A slab with `bytes` bytes for an array, all zero, and where on it they start.
+fn reserve(bytes: usize) -> (Arc<Slab>, usize) {
+    let mut filling = FILLING.lock().unwrap_or_else(PoisonError::into_inner);
+    let (slab, filled) = &mut *filling;
+    if let Some(slab) = slab.upgrade()
+        && bytes <= slab.bytes - *filled
+    {
+        let offset = *filled;
+        *filled = (offset + bytes).next_multiple_of(ALIGN).min(slab.bytes);
+        return (slab, offset);
+    }
+    let new = Arc::new(Slab::new(bytes.max(SLAB_BYTES)));
+    let rest = |slab: &Slab, filled: usize| slab.bytes - filled;
+    let new_filled = bytes.next_multiple_of(ALIGN).min(new.bytes);
+    // The one with more room left is filled further.
+    if slab.upgrade().is_none_or(|slab| rest(&new, new_filled) > rest(&slab, *filled)) {
+        (*slab, *filled) = (Arc::downgrade(&new), new_filled);
+    }
+    (new, 0)
+}
+
+/// A run of memory.
+struct Slab {
+    /// Aligned to [`LARGE_PAGE`].
+    start: NonNull<u8>,
+    bytes: usize,
+    _mapping: system::Mapping,
+}
+
+// SAFETY: a slab is memory; who may access which part of it is the arrays' business.
+unsafe impl Send for Slab {}
+// SAFETY: as above.
+unsafe impl Sync for Slab {}
+
+impl Slab {
+    /// At least `bytes` of zeros. Ends the process where memory has run out, as collections do.
+    fn new(bytes: usize) -> Self {
+        let bytes = bytes.next_multiple_of(LARGE_PAGE);
+        let mapping = system::Mapping::new(bytes);
+        Self { start: mapping.start(), bytes, _mapping: mapping }
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use super::{LARGE_PAGE, NonNull};
+    use std::alloc::{Layout, handle_alloc_error};
+
+    /// Memory from the system.
+    pub(super) struct Mapping {
+        start: NonNull<u8>,
+        bytes: usize,
+    }
+
+    impl Mapping {
+        /// Zeros with an aligned run of `bytes`, for which large pages have been asked.
+        pub(super) fn new(bytes: usize) -> Self {
+            let mapped = bytes.saturating_add(LARGE_PAGE);
+            // SAFETY: a new private mapping touches nothing that exists.
+            let start = unsafe {
+                libc::mmap(
+                    std::ptr::null_mut(),
+                    mapped,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                    -1,
+                    0,
+                )
+            };
+            let start = if start == libc::MAP_FAILED { None } else { NonNull::new(start.cast::<u8>()) };
+            let Some(start) = start else {
+                handle_alloc_error(Layout::from_size_align(bytes, 1).unwrap_or(Layout::new::<u8>()));
+            };
+            let mapping = Self { start, bytes: mapped };
+            // SAFETY: the range lies in the mapping. The call is advice: it changes no values, and where it
+            // fails (a system without large pages) the memory is as good as without it.
+            unsafe { libc::madvise(mapping.start().as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+            mapping
+        }
+
+        /// The first aligned byte.
+        pub(super) fn start(&self) -> NonNull<u8> {
+            let offset = self.start.as_ptr().align_offset(LARGE_PAGE);
+            // SAFETY: the mapping is longer than what is used of it by a large page.
+            unsafe { self.start.add(offset) }
+        }
+    }
+
+    impl Drop for Mapping {
+        fn drop(&mut self) {
+            // SAFETY: the mapping is this value's, and nothing refers to it any more.
+            unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    use super::{LARGE_PAGE, NonNull};
+    use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+
+    /// Memory from the allocator.
+    pub(super) struct Mapping {
+        start: NonNull<u8>,
+        layout: Layout,
+    }
+
+    impl Mapping {
+        /// An aligned run of `bytes` zeros.
+        pub(super) fn new(bytes: usize) -> Self {
+            let Ok(layout) = Layout::from_size_align(bytes, LARGE_PAGE) else {
+                handle_alloc_error(Layout::new::<u8>());
+            };
+            // SAFETY: a slab is at least a large page.
+            let Some(start) = NonNull::new(unsafe { alloc_zeroed(layout) }) else {
+                handle_alloc_error(layout);
+            };
+            Self { start, layout }
+        }
+
+        /// The first aligned byte.
+        pub(super) fn start(&self) -> NonNull<u8> {
+            self.start
+        }
+    }
+
+    impl Drop for Mapping {
+        fn drop(&mut self) {
+            // SAFETY: allocated with this layout, and nothing refers to it any more.
+            unsafe { dealloc(self.start.as_ptr(), self.layout) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrays_are_zero_disjoint_and_given_back() {
+        let lengths = [0, 1, 63, 64, 4096, SLAB_BYTES / 8 + 1, 3, SLAB_BYTES + 5];
+        let mut arrays: Vec<Pages<i8>> = lengths.iter().map(|&len| Pages::zeroed(len)).collect();
+        for (i, array) in arrays.iter_mut().enumerate() {
+            assert!(array.iter().all(|&v| v == 0));
+            assert!(array.as_ptr().addr().is_multiple_of(ALIGN));
+            array.fill(i as i8 + 1);
+        }
+        let copies = arrays.clone();
+        for (i, (array, copy)) in arrays.iter().zip(&copies).enumerate() {
+            assert!(array.iter().all(|&v| v == i as i8 + 1));
+            assert_eq!(**array, **copy);
+        }
+        let slab = Arc::downgrade(&arrays[7].slab);
+        drop(arrays);
+        assert!(slab.upgrade().is_none());
+        assert_eq!(copies[6][..], [7; 3]);
+    }
+}
