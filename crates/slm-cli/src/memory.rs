@@ -7,3 +7,11 @@ pub(crate) fn peak_bytes() -> Option<u64> {
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
+
+/// Lets [`peak_bytes`] count from now on. Where the system refuses (only Linux knows the request), it goes on
+/// counting from the start of the process.
+pub(crate) fn reset_peak() {
+    if let Err(error) = std::fs::write("/proc/self/clear_refs", "5") {
+        tracing::debug!("peak memory counts from the start of the process: {error}");
+    }
+}

@@ -5,25 +5,31 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use slm_checkpoint::Checkpoint;
-use slm_model::{
-    GenerateOptions, GenerateOutput, LM_HEAD, ModelConfig, SamplingOptions, Transformer, generate,
-};
-use slm_ptq::{Plan, PtqConfig, convert};
+use slm_model::{GenerateOptions, GenerateOutput, SamplingOptions, Transformer, generate};
 use slm_quant_core::{
-    Bits, Granularity, KernelKind, ObserverKind, QuantScheme, QuantizationType, ScaleDtype, measure_peak_ops,
-    measure_read_bandwidth,
+    ActivationGranularity, ActivationQuant, Bits, Granularity, KernelKind, QuantScheme, QuantizationType,
+    ScaleDtype, measure_peak_ops, measure_read_bandwidth,
 };
-use slm_quant_nn::NamedLinears;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::table;
+use cost::{Cost, KernelUse};
+use profile::Profile;
+use random::{Quantization, RandomWeights};
+use shape::Shape;
+
+mod cost;
+mod profile;
+mod random;
+mod shape;
 
 /// Measure how fast a model runs, and how near that is to what this machine can do.
 ///
 /// Shapes by name have random weights: speed does not depend on their values. The memory bandwidth and the peak of
-/// integer arithmetic are measured in the same run, with the same threads, before the model.
+/// integer arithmetic are measured in the same run, with the same threads, before the model and after it; the better
+/// figure counts. Peak memory is that of the model, from its making to its last token.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// Checkpoint to measure as it is, float or quantized
@@ -58,34 +64,6 @@ pub(crate) struct BenchArgs {
     threads: Option<usize>,
 }
 
-/// Model shapes by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Shape {
-    /// 288 wide, 6 layers, 6 heads, MLP 768, vocabulary 32000, tied
-    #[value(name = "stories-15m")]
-    Stories15m,
-    /// 576 wide, 30 layers, 9 heads on 3, MLP 1536, vocabulary 49152, tied
-    #[value(name = "smollm-135m")]
-    Smollm135m,
-    /// 2048 wide, 22 layers, 32 heads on 4, MLP 5632, vocabulary 32000
-    #[value(name = "tinyllama-1.1b")]
-    Tinyllama1b,
-}
-
-impl Shape {
-    fn config(self, positions: usize) -> ModelConfig {
-        let (vocab, hidden, mlp, layers, heads, kv_heads, tied) = match self {
-            Self::Stories15m => (32_000, 288, 768, 6, 6, 6, true),
-            Self::Smollm135m => (49_152, 576, 1536, 30, 9, 3, true),
-            Self::Tinyllama1b => (32_000, 2048, 5632, 22, 32, 4, false),
-        };
-        let mut config = ModelConfig::new(vocab, hidden, mlp, layers, heads, positions);
-        config.num_kv_heads = kv_heads;
-        config.tie_word_embeddings = tied;
-        config
-    }
-}
-
 #[derive(Serialize)]
 struct BenchResult {
     model: String,
@@ -93,6 +71,7 @@ struct BenchResult {
     weights: String,
     device: &'static str,
     threads: usize,
+    inference_path: String,
     kernels: Vec<KernelUse>,
     prompt_tokens: usize,
     prefill_tokens_per_second: f64,
@@ -108,13 +87,13 @@ struct BenchResult {
     /// Best rate of the kernel's multiplications on registers alone; none without an integer kernel.
     peak_ops_per_second: Option<f64>,
     prefill_peak_share: Option<f64>,
+    /// One pass over the prompt; none where passes are tensor operations.
+    prefill_profile: Option<Profile>,
+    /// The mean pass over one token.
+    decode_profile: Option<Profile>,
+    /// All weights that the model holds, embeddings included.
+    weight_bytes: u64,
     peak_memory_bytes: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct KernelUse {
-    kernel: String,
-    layers: usize,
 }
 
 pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
@@ -131,16 +110,18 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
             .build_global()
             .map_err(|error| Error::Usage(format!("--threads {threads}: {error}")))?;
     }
-    let (name, model) = model(args, context)?;
     let kernel = KernelKind::select()?;
-    let bar = context.progress.bar("measuring the machine", 2);
-    let read_bytes_per_second = measure_read_bandwidth(args.repeats);
-    bar.inc(1);
-    let peak_ops_per_second = measure_peak_ops(kernel, args.repeats)?;
-    bar.finish_and_clear();
+    let before = Limits::measure(kernel, args, context)?;
+    memory::reset_peak();
+    let (name, model) = model(args, kernel, context)?;
     let output = best_run(&model, args, context)?;
+    let peak_memory_bytes = memory::peak_bytes();
+    let cost = Cost::of(&model, &context.device);
+    let parameters = model.config().parameter_count();
+    drop(model);
+    let limits = before.or_better(Limits::measure(kernel, args, context)?);
+    let Limits { read_bytes_per_second, peak_ops_per_second } = limits;
 
-    let cost = Cost::of(&model, context);
     let prefill_seconds = output.prompt_time.as_secs_f64();
     let decode_tokens_per_second = output.decode_passes as f64 / output.decode_time.as_secs_f64();
     let decode_bytes_per_second = cost.bytes_per_token as f64 * decode_tokens_per_second;
@@ -149,10 +130,11 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
     let prefill_ops_per_second = operations / prefill_seconds;
     let result = BenchResult {
         model: name,
-        parameters: model.config().parameter_count(),
+        parameters,
         weights: cost.form,
         device: context.device_name,
         threads: rayon::current_num_threads(),
+        inference_path: output.path.to_string(),
         kernels: cost.kernels,
         prompt_tokens: args.prompt,
         prefill_tokens_per_second: args.prompt as f64 / prefill_seconds,
@@ -166,13 +148,44 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
         prefill_ops_per_second,
         peak_ops_per_second,
         prefill_peak_share: peak_ops_per_second.map(|peak| prefill_ops_per_second / peak),
-        peak_memory_bytes: memory::peak_bytes(),
+        prefill_profile: output.prompt_profile.map(|times| Profile::new(times, output.prompt_time, 1)),
+        decode_profile: output
+            .decode_profile
+            .map(|times| Profile::new(times, output.decode_time, output.decode_passes)),
+        weight_bytes: cost.bytes_held,
+        peak_memory_bytes,
     };
     result.say(context)?;
     context.output.result(&result)
 }
 
-fn model(args: &BenchArgs, context: &Context) -> Result<(String, Transformer)> {
+/// What this machine can do at most.
+struct Limits {
+    read_bytes_per_second: f64,
+    /// None without an integer kernel in vector instructions.
+    peak_ops_per_second: Option<f64>,
+}
+
+impl Limits {
+    fn measure(kernel: KernelKind, args: &BenchArgs, context: &Context) -> Result<Self> {
+        let bar = context.progress.bar("measuring the machine", 2);
+        let read_bytes_per_second = measure_read_bandwidth(args.repeats);
+        bar.inc(1);
+        let peak_ops_per_second = measure_peak_ops(kernel, args.repeats)?;
+        bar.finish_and_clear();
+        Ok(Self { read_bytes_per_second, peak_ops_per_second })
+    }
+
+    fn or_better(self, other: Self) -> Self {
+        let better = |a: Option<f64>, b: Option<f64>| Some(a?.max(b?));
+        Self {
+            read_bytes_per_second: self.read_bytes_per_second.max(other.read_bytes_per_second),
+            peak_ops_per_second: better(self.peak_ops_per_second, other.peak_ops_per_second),
+        }
+    }
+}
+
+fn model(args: &BenchArgs, kernel: KernelKind, context: &Context) -> Result<(String, Transformer)> {
     let positions = args.prompt + args.generate;
     if let Some(dir) = &args.checkpoint {
         let model = Checkpoint::open(dir)?.load_model(&context.device)?;
@@ -185,31 +198,32 @@ fn model(args: &BenchArgs, context: &Context) -> Result<(String, Transformer)> {
             Some(Bits::try_from(bits).map_err(|_| Error::Usage(format!("--bits {bits}: use 32, 8 or 4")))?)
         }
     };
-    if args.quantization_type == QuantizationType::Static {
-        return Err(Error::Usage(
-            "--type static: random weights have no text to calibrate on; quantize a model with `slm ptq` and \
-             name it with --checkpoint"
-                .to_owned(),
-        ));
-    }
-    let name = args.shape.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
-    let mut model = Transformer::new(&args.shape.config(positions), 0, &context.device)?;
-    if let Some(bits) = bits {
+    let activation = match args.quantization_type {
+        QuantizationType::WeightOnly => ActivationQuant::Float,
+        QuantizationType::Dynamic => ActivationQuant::Dynamic(ActivationGranularity::default()),
+        QuantizationType::Static => {
+            return Err(Error::Usage(
+                "--type static: random weights have no text to calibrate on; quantize a model with `slm ptq` and \
+                 name it with --checkpoint"
+                    .to_owned(),
+            ));
+        }
+    };
+    let quantization = bits.map(|bits| {
         let scheme = QuantScheme::per_tensor(bits)
             .with_granularity(args.granularity)
             .with_scale_dtype(args.scale_dtype);
-        let mut config = PtqConfig::new(scheme, args.quantization_type);
-        config.observer = ObserverKind::MinMax;
-        model.untie_head();
-        let plan = Plan::new(&model, &config)?;
-        let bar = context.progress.bar("quantizing layers", plan.layers.len());
-        convert(&mut model, &plan, &config, None, &mut |_| bar.inc(1))?;
-        bar.finish_and_clear();
-    }
-    Ok((name, model))
+        Quantization { scheme, activation, kernel }
+    });
+    let mut config = args.shape.config(positions);
+    // A quantized head is a layer of its own.
+    config.tie_word_embeddings &= quantization.is_none();
+    let name = args.shape.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
+    let mut weights = RandomWeights::new(&config, quantization);
+    Ok((name, Transformer::from_tensors(&config, &mut weights, &context.device)?))
 }
 
-/// The run with the fastest decode, with the fastest prefill of all runs.
+/// The fastest prefill and the fastest decode of all runs, each with its profile.
 fn best_run(model: &Transformer, args: &BenchArgs, context: &Context) -> Result<GenerateOutput> {
     let vocab_size = model.config().vocab_size;
     let prompt: Vec<u32> = (0..args.prompt).map(|i| ((i * 7919 + 13) % vocab_size) as u32).collect();
@@ -225,59 +239,18 @@ fn best_run(model: &Transformer, args: &BenchArgs, context: &Context) -> Result<
         context.interrupt.check()?;
         let mut output = generate(model, &prompt, &options, |_| std::ops::ControlFlow::Continue(()))?;
         bar.inc(1);
-        if let Some(before) = &best {
-            output.prompt_time = output.prompt_time.min(before.prompt_time);
-            output.decode_time = output.decode_time.min(before.decode_time);
+        if let Some(before) = best {
+            if before.prompt_time < output.prompt_time {
+                (output.prompt_time, output.prompt_profile) = (before.prompt_time, before.prompt_profile);
+            }
+            if before.decode_time < output.decode_time {
+                (output.decode_time, output.decode_profile) = (before.decode_time, before.decode_profile);
+            }
         }
         best = Some(output);
     }
     bar.finish_and_clear();
     best.ok_or(Error::Interrupted)
-}
-
-/// What a token costs.
-struct Cost {
-    form: String,
-    kernels: Vec<KernelUse>,
-    /// Bytes of weights that a decoded token reads: every linear layer and the head once.
-    bytes_per_token: u64,
-    body_weights: u64,
-    head_weights: u64,
-}
-
-impl Cost {
-    fn of(model: &Transformer, context: &Context) -> Self {
-        let device = &context.device;
-        let mut cost = Self {
-            form: "f32".to_owned(),
-            kernels: Vec::new(),
-            bytes_per_token: 0,
-            body_weights: 0,
-            head_weights: 0,
-        };
-        model.for_each_linear(&mut |name, linear| {
-            let weights = (linear.in_features() * linear.out_features()) as u64;
-            let (bytes, kernel) = match linear.packed() {
-                Some(packed) => {
-                    cost.form = packed.matrix().scheme().to_string();
-                    (packed.matrix().byte_size() as u64, packed.execution(device).to_string())
-                }
-                None => (weights * 4, "float".to_owned()),
-            };
-            cost.bytes_per_token += bytes;
-            *if name == LM_HEAD { &mut cost.head_weights } else { &mut cost.body_weights } += weights;
-            match cost.kernels.iter_mut().find(|used| used.kernel == kernel) {
-                Some(used) => used.layers += 1,
-                None => cost.kernels.push(KernelUse { kernel, layers: 1 }),
-            }
-        });
-        if model.head_is_tied() {
-            let config = model.config();
-            cost.head_weights = (config.vocab_size * config.hidden_size) as u64;
-            cost.bytes_per_token += cost.head_weights * 4;
-        }
-        cost
-    }
 }
 
 impl BenchResult {
@@ -287,29 +260,36 @@ impl BenchResult {
             (Some(peak), Some(share)) => format!(", {:.0} % of {:.0} GOP/s", share * 100.0, peak / 1e9),
             _ => String::new(),
         };
+        let profile = |profile: &Option<Profile>| {
+            profile.map_or(String::new(), |profile| format!("                  {profile}\n"))
+        };
         context.output.say(format!(
             "{}: {} parameters, {} on {}, {} threads\n\
-             kernels           {}\n\
-             prefill           {:.1} tokens/s ({} tokens in {:.1} ms; {:.0} GOP/s{peak})\n\
-             decode            {:.1} tokens/s over {} tokens\n\
+             kernels           {} on {}\n\
+             prefill           {:.1} tokens/s ({} tokens in {:.1} ms; {:.0} GOP/s{peak})\n{}\
+             decode            {:.1} tokens/s over {} tokens\n{}\
              weights per token {}, {:.1} GB/s: {:.0} % of the {:.1} GB/s measured here\n\
-             peak memory       {}",
+             memory            {} of weights, {} at most in all",
             self.model,
             self.parameters,
             self.weights,
             self.device,
             self.threads,
             kernels.collect::<Vec<_>>().join(", "),
+            self.inference_path,
             self.prefill_tokens_per_second,
             self.prompt_tokens,
             self.time_to_first_token_ms,
             self.prefill_ops_per_second / 1e9,
+            profile(&self.prefill_profile),
             self.decode_tokens_per_second,
             self.decode_tokens,
+            profile(&self.decode_profile),
             table::bytes(self.weight_bytes_per_token),
             self.decode_bytes_per_second / 1e9,
             self.decode_bandwidth_share * 100.0,
             self.read_bytes_per_second / 1e9,
+            table::bytes(self.weight_bytes),
             self.peak_memory_bytes.map_or("not known here".to_owned(), table::bytes),
         ))
     }

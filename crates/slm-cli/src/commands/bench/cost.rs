@@ -1,0 +1,64 @@
+//! What a model holds and what a token costs.
+
+use burn::tensor::Device;
+use serde::Serialize;
+use slm_model::{LM_HEAD, Transformer, expected_tensors};
+use slm_quant_nn::NamedLinears;
+
+/// A kernel and how many layers use it.
+#[derive(Serialize)]
+pub(super) struct KernelUse {
+    pub(super) kernel: String,
+    pub(super) layers: usize,
+}
+
+/// What a token costs.
+pub(super) struct Cost {
+    /// The scheme of quantized layers, or `f32`.
+    pub(super) form: String,
+    pub(super) kernels: Vec<KernelUse>,
+    /// Bytes of weights that a decoded token reads: every linear layer and the head once.
+    pub(super) bytes_per_token: u64,
+    /// Bytes of all weights: those, and embeddings and norms.
+    pub(super) bytes_held: u64,
+    pub(super) body_weights: u64,
+    pub(super) head_weights: u64,
+}
+
+impl Cost {
+    pub(super) fn of(model: &Transformer, device: &Device) -> Self {
+        let mut cost = Self {
+            form: "f32".to_owned(),
+            kernels: Vec::new(),
+            bytes_per_token: 0,
+            bytes_held: 0,
+            body_weights: 0,
+            head_weights: 0,
+        };
+        model.for_each_linear(&mut |name, linear| {
+            let weights = (linear.in_features() * linear.out_features()) as u64;
+            let (bytes, kernel) = match linear.packed() {
+                Some(packed) => {
+                    cost.form = packed.matrix().scheme().to_string();
+                    (packed.matrix().byte_size() as u64, packed.execution(device).to_string())
+                }
+                None => (weights * 4, "float".to_owned()),
+            };
+            cost.bytes_per_token += bytes;
+            *if name == LM_HEAD { &mut cost.head_weights } else { &mut cost.body_weights } += weights;
+            match cost.kernels.iter_mut().find(|used| used.kernel == kernel) {
+                Some(used) => used.layers += 1,
+                None => cost.kernels.push(KernelUse { kernel, layers: 1 }),
+            }
+        });
+        let others = expected_tensors(model.config()).into_iter().filter(|tensor| !tensor.linear_weight);
+        let others = others.map(|tensor| 4 * tensor.shape.iter().product::<usize>() as u64).sum::<u64>();
+        cost.bytes_held = cost.bytes_per_token + others;
+        if model.head_is_tied() {
+            let config = model.config();
+            cost.head_weights = (config.vocab_size * config.hidden_size) as u64;
+            cost.bytes_per_token += cost.head_weights * 4;
+        }
+        cost
+    }
+}
