@@ -288,6 +288,7 @@ impl FromStr for ScaleDtype {
 /// How a weight matrix is quantized. Codes are signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct QuantScheme {
     /// Width of a code.
     pub bits: Bits,
@@ -350,6 +351,7 @@ impl fmt::Display for QuantScheme {
 /// Scale and zero point of one tensor, channel or group: `x = (q - zero_point) * scale`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct QParams {
     /// Size of one step, positive and finite.
     pub scale: f32,
