@@ -1,0 +1,99 @@
+//! Tensors of the CPU backends as slices.
+// burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
+#![allow(deprecated)]
+
+use burn::backend::flex::FlexTensor;
+use burn::backend::ndarray::NdArrayTensor;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Flex, NdArray, TensorMetadata};
+use burn::tensor::TensorData;
+
+/// A backend whose 32-bit float tensors lie in host memory.
+pub(crate) trait HostBackend: Backend {
+    /// The same values in row-major order; copied only if they lie in another one.
+    fn contiguous(tensor: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// The values of a tensor that [`contiguous`](Self::contiguous) gave.
+    fn values(tensor: &FloatTensor<Self>) -> &[f32];
+
+    /// The values, to be overwritten; `None` where another tensor shares them or they are not contiguous.
+    fn values_mut(tensor: &mut FloatTensor<Self>) -> Option<&mut [f32]>;
+
+    /// A tensor of these values, which are not copied.
+    fn from_values(values: Vec<f32>, shape: &[usize]) -> FloatTensor<Self>;
+
+    /// The same tensor with memory of its own, contiguous.
+    fn own(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
+        let mut tensor = Self::contiguous(tensor);
+        if Self::values_mut(&mut tensor).is_some() {
+            return tensor;
+        }
+        Self::from_values(Self::values(&tensor).to_vec(), &dims(&tensor))
+    }
+
+    /// The values of a tensor that [`own`](Self::own) gave.
+    fn owned_mut(tensor: &mut FloatTensor<Self>) -> &mut [f32] {
+        match Self::values_mut(tensor) {
+            Some(values) => values,
+            None => unreachable!("a tensor with memory of its own can be written to"),
+        }
+    }
+}
+
+impl HostBackend for Flex {
+    fn contiguous(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
+        if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
+    }
+
+    fn values(tensor: &FloatTensor<Self>) -> &[f32] {
+        match tensor.as_slice() {
+            Some(values) => values,
+            None => panic!("tensors must be contiguous f32, found {:?}", tensor.dtype()),
+        }
+    }
+
+    fn values_mut(tensor: &mut FloatTensor<Self>) -> Option<&mut [f32]> {
+        let (start, end) = tensor.layout().contiguous_offsets()?;
+        Some(&mut tensor.try_storage_mut()?[start..end])
+    }
+
+    fn from_values(values: Vec<f32>, shape: &[usize]) -> FloatTensor<Self> {
+        FlexTensor::from_data(TensorData::new(values, shape))
+    }
+}
+
+impl HostBackend for NdArray {
+    fn contiguous(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
+        let NdArrayTensor::F32(storage) = tensor else { panic!("tensors must be f32") };
+        if storage.view().is_standard_layout() {
+            return NdArrayTensor::F32(storage);
+        }
+        let array = storage.into_shared().as_standard_layout().into_owned().into_shared();
+        NdArrayTensor::F32(array.into())
+    }
+
+    fn values(tensor: &FloatTensor<Self>) -> &[f32] {
+        let NdArrayTensor::F32(storage) = tensor else { panic!("tensors must be f32") };
+        match storage.view().to_slice() {
+            Some(values) => values,
+            None => panic!("tensors must be contiguous"),
+        }
+    }
+
+    fn values_mut(tensor: &mut FloatTensor<Self>) -> Option<&mut [f32]> {
+        let NdArrayTensor::F32(storage) = tensor else { panic!("tensors must be f32") };
+        if !storage.is_unique() {
+            return None;
+        }
+        storage.ensure_owned().as_slice_mut()
+    }
+
+    fn from_values(values: Vec<f32>, shape: &[usize]) -> FloatTensor<Self> {
+        NdArrayTensor::from_data(TensorData::new(values, shape))
+    }
+}
+
+/// Sizes of a tensor's dimensions.
+pub(crate) fn dims(tensor: &impl TensorMetadata) -> Vec<usize> {
+    tensor.shape().to_vec()
+}

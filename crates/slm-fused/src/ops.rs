@@ -1,0 +1,166 @@
+//! The operations as Burn's dispatch sees them.
+// burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
+#![allow(deprecated)]
+
+use std::sync::Arc;
+
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::ops::{Backward, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Flex, NdArray, backend_extension};
+
+use crate::attention::{self, AttentionBackward, AttentionOptions};
+use crate::host::HostBackend;
+use crate::linear::{self, LinearBackward};
+use crate::loss::{self, CrossEntropyBackward};
+use crate::mlp::{self, Gelu, GeluBackward, SwigluBackward};
+use crate::norm::{self, LayerNormBackward, RmsNormBackward};
+
+/// Operations on tensors in host memory. The functions around them describe and check the shapes.
+#[backend_extension(NdArray, Flex, Autodiff)]
+pub(crate) trait FusedOps: Backend {
+    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
+
+    fn layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        eps: f32,
+    ) -> FloatTensor<Self>;
+
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    fn gelu_of(x: FloatTensor<Self>, kind: Gelu) -> FloatTensor<Self>;
+
+    fn causal_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        options: AttentionOptions,
+    ) -> FloatTensor<Self>;
+
+    fn cross_entropy(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> FloatTensor<Self>;
+}
+
+macro_rules! without_gradients {
+    ($backend:ty) => {
+        impl FusedOps for $backend {
+            fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+                linear::forward::<Self>(&Self::contiguous(x), &Self::contiguous(weight))
+            }
+
+            fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+                norm::rms_forward::<Self>(&Self::contiguous(x), &Self::contiguous(weight), eps)
+            }
+
+            fn layer_norm(
+                x: FloatTensor<Self>,
+                weight: FloatTensor<Self>,
+                bias: FloatTensor<Self>,
+                eps: f32,
+            ) -> FloatTensor<Self> {
+                let [x, weight, bias] = [x, weight, bias].map(Self::contiguous);
+                norm::layer_forward::<Self>(&x, &weight, &bias, eps)
+            }
+
+            fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+                mlp::swiglu_forward::<Self>(&Self::contiguous(gate), &Self::contiguous(up))
+            }
+
+            fn gelu_of(x: FloatTensor<Self>, kind: Gelu) -> FloatTensor<Self> {
+                mlp::gelu_forward::<Self>(&Self::contiguous(x), kind)
+            }
+
+            fn causal_attention(
+                q: FloatTensor<Self>,
+                k: FloatTensor<Self>,
+                v: FloatTensor<Self>,
+                options: AttentionOptions,
+            ) -> FloatTensor<Self> {
+                let [q, k, v] = [q, k, v].map(Self::contiguous);
+                attention::forward::<Self>([&q, &k, &v], options).0
+            }
+
+            fn cross_entropy(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> FloatTensor<Self> {
+                loss::forward::<Self>(logits, &targets).0
+            }
+        }
+    };
+}
+
+without_gradients!(Flex);
+without_gradients!(NdArray);
+
+/// Registers `$step` as what follows from `$y`; the state is made where gradients are wanted.
+macro_rules! record {
+    ($step:expr, $nodes:expr, $y:expr, $state:expr) => {
+        match $step.prepare::<C>($nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish($state, $y),
+            OpsKind::UnTracked(prep) => prep.finish($y),
+        }
+    };
+}
+
+impl<B: HostBackend + FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
+    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (x_tracked, weight_tracked) = (x.is_tracked(), weight.is_tracked());
+        let nodes = [x.node(), weight.node()];
+        let [x, weight] = [x, weight].map(|tensor| B::contiguous(tensor.into_primitive()));
+        let y = linear::forward::<B>(&x, &weight);
+        record!(LinearBackward, nodes, y, (weight_tracked.then_some(x), x_tracked.then_some(weight)))
+    }
+
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        let nodes = [x.node(), weight.node()];
+        let [x, weight] = [x, weight].map(|tensor| B::contiguous(tensor.into_primitive()));
+        let y = norm::rms_forward::<B>(&x, &weight, eps);
+        record!(RmsNormBackward, nodes, y, (x, weight, eps))
+    }
+
+    fn layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        eps: f32,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), weight.node(), bias.node()];
+        let [x, weight, bias] = [x, weight, bias].map(|tensor| B::contiguous(tensor.into_primitive()));
+        let y = norm::layer_forward::<B>(&x, &weight, &bias, eps);
+        record!(LayerNormBackward, nodes, y, (x, weight, eps))
+    }
+
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let nodes = [gate.node(), up.node()];
+        let [gate, up] = [gate, up].map(|tensor| B::contiguous(tensor.into_primitive()));
+        let y = mlp::swiglu_forward::<B>(&gate, &up);
+        record!(SwigluBackward, nodes, y, (gate, up))
+    }
+
+    fn gelu_of(x: FloatTensor<Self>, kind: Gelu) -> FloatTensor<Self> {
+        let nodes = [x.node()];
+        let x = B::contiguous(x.into_primitive());
+        let y = mlp::gelu_forward::<B>(&x, kind);
+        record!(GeluBackward, nodes, y, (x, kind))
+    }
+
+    fn causal_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        options: AttentionOptions,
+    ) -> FloatTensor<Self> {
+        let nodes = [q.node(), k.node(), v.node()];
+        let inputs = [q, k, v].map(|tensor| B::contiguous(tensor.into_primitive()));
+        let [q, k, v] = &inputs;
+        let (y, state) = attention::forward::<B>([q, k, v], options);
+        record!(AttentionBackward, nodes, y, (inputs, y.clone(), state))
+    }
+
+    fn cross_entropy(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> FloatTensor<Self> {
+        let nodes = [logits.node()];
+        let (loss, softmax) = loss::forward::<B>(logits.into_primitive(), &targets);
+        record!(CrossEntropyBackward, nodes, loss, (softmax, targets))
+    }
+}

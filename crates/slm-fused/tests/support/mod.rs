@@ -1,0 +1,49 @@
+//! What the tests of several operations need.
+#![allow(dead_code)] // Each test file uses a part.
+
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
+
+/// The CPU devices, with gradients.
+#[allow(deprecated)]
+pub(crate) fn devices() -> [Device; 2] {
+    [Device::flex().autodiff(), Device::ndarray().autodiff()]
+}
+
+/// Values between -2 and 2 that look random enough.
+pub(crate) fn wave<const D: usize>(shape: [usize; D], step: usize) -> TensorData {
+    let len: usize = shape.iter().product();
+    let values: Vec<f32> = (0..len).map(|i| ((i * step + i / 97) % 89) as f32 / 22.25 - 2.0).collect();
+    TensorData::new(values, shape)
+}
+
+pub(crate) fn leaf<const D: usize>(data: TensorData, device: &Device) -> Tensor<D> {
+    Tensor::from_data(data, device).require_grad()
+}
+
+pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().unwrap()
+}
+
+/// A scalar in which every element of `y` counts differently.
+pub(crate) fn probe<const D: usize>(y: Tensor<D>) -> Tensor<1> {
+    let weights = Tensor::from_data(wave(y.dims(), 37), &y.device());
+    (y * weights).sum()
+}
+
+pub(crate) fn gradient<const D: usize>(input: &Tensor<D>, gradients: &Gradients) -> Vec<f32> {
+    values(input.grad(gradients).unwrap())
+}
+
+/// Both sides agree to `tolerance` of the largest value.
+pub(crate) fn close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let size = expected.iter().fold(1e-3f32, |max, e| max.max(e.abs()));
+    for (index, (f, e)) in found.iter().zip(expected).enumerate() {
+        assert!((f - e).abs() <= tolerance * size, "{what}, element {index}: {f}, expected {e}");
+    }
+}
+
+/// Runs `f` on one thread and on three.
+pub(crate) fn on_threads<R: Send>(f: impl Fn() -> R + Sync) -> [R; 2] {
+    [1, 3].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(&f))
+}
