@@ -1,28 +1,57 @@
-//! Speed of the kernels alone, beside what the processor can do at most, measured in the same run.
+//! Speed of the kernels alone, beside what the processor can do at most.
 //!
-//! `cargo bench -p slm-quant-core -- [kernel] [decode|cached|prefill] [case]`, with `RAYON_NUM_THREADS` to
-//! choose the threads. *decode* is one row with weights from memory, *cached* one row with weights that
-//! stay in cache, *prefill* 512 rows.
+//! `cargo bench -p slm-quant-core -- [kernel] [regime] [scheme]`, any number of each; `RAYON_NUM_THREADS`
+//! chooses the threads. The regimes:
+//!
+//! | regime | what | compared with |
+//! |---|---|---|
+//! | decode | one row, weights from memory | the read bandwidth |
+//! | cached | one row, weights that stay in cache | the best kernel's peak |
+//! | prefill | 512 rows | the best kernel's peak |
+//! | step | all products of one token of smollm-135m, with 3 us of other work between regions | the time in which its weights can be read |
+//!
+//! Memory and clock of a shared machine change from second to second, so each case is measured in turns with
+//! what it is compared with, and the best of each count.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use slm_quant_core::{
-    ActivationGranularity, ActivationQuant, Bits, Granularity, KernelKind, PackedMatrix, QuantScheme,
-    QuantizedMatrix, ScaleDtype, Scales, linear, measure_peak_ops, measure_read_bandwidth,
+    ActivationGranularity, ActivationQuant, Bits, Granularity, KernelKind, LinearInput, PackedMatrix,
+    Product, QuantScheme, QuantizedActivations, QuantizedMatrix, ScaleDtype, Scales, Workspace, linear_many,
+    measure_peak_ops, measure_read_bandwidth, quantize_activations_into,
 };
 
 /// Outputs and inputs of the matrices of tinyllama-1.1b, and of the smaller smollm-135m.
 const SHAPES: [(usize, usize); 7] =
-    [(5632, 2048), (2048, 5632), (2048, 2048), (32_000, 2048), (1536, 576), (576, 1536), (576, 576)];
+    [(2048, 2048), (5632, 2048), (2048, 5632), (32_000, 2048), (576, 576), (1536, 576), (576, 1536)];
 
 /// Bytes that the matrices of a decode run have together, so that none stays in cache.
-const COLD_BYTES: usize = 320 << 20;
+const COLD_BYTES: usize = 256 << 20;
 
-/// How long a case runs.
-const TIME: Duration = Duration::from_millis(700);
+/// Rows of the prefill.
+const PREFILL_ROWS: usize = 512;
 
-fn schemes() -> [(&'static str, QuantScheme, ActivationQuant); 6] {
+/// Turns of a case and its limit, and how long the case runs in each.
+const TURNS: usize = 6;
+const TURN_TIME: Duration = Duration::from_millis(80);
+
+/// Layers of smollm-135m, and for each region of one of them the outputs and inputs of its products.
+const STEP_LAYERS: usize = 30;
+const STEP_REGIONS: [&[(usize, usize)]; 4] =
+    [&[(576, 576), (192, 576), (192, 576)], &[(576, 576)], &[(1536, 576), (1536, 576)], &[(576, 1536)]];
+const STEP_HEAD: (usize, usize) = (49_152, 576);
+const STEP_OTHER_WORK: Duration = Duration::from_micros(3);
+
+const REGIMES: [&str; 4] = ["decode", "cached", "prefill", "step"];
+
+struct Scheme {
+    name: &'static str,
+    weights: QuantScheme,
+    activations: ActivationQuant,
+}
+
+fn schemes() -> Vec<Scheme> {
     let dynamic = ActivationQuant::Dynamic(ActivationGranularity::PerToken);
     let channel = |bits| QuantScheme::per_tensor(bits).with_granularity(Granularity::PerChannel);
     let group = |bits| {
@@ -30,100 +59,203 @@ fn schemes() -> [(&'static str, QuantScheme, ActivationQuant); 6] {
             .with_granularity(Granularity::PerGroup { group_size: 32 })
             .with_scale_dtype(ScaleDtype::F16)
     };
-    [
-        ("int8-channel", channel(Bits::Int8), dynamic),
-        ("int8-group32", group(Bits::Int8), dynamic),
-        ("int4-channel", channel(Bits::Int4), dynamic),
-        ("int4-group32", group(Bits::Int4), dynamic),
-        ("int8-channel-weight-only", channel(Bits::Int8), ActivationQuant::Float),
-        ("int4-group32-weight-only", group(Bits::Int4), ActivationQuant::Float),
+    let scheme = |name, weights, activations| Scheme { name, weights, activations };
+    vec![
+        scheme("int8-channel", channel(Bits::Int8), dynamic),
+        scheme("int8-group32", group(Bits::Int8), dynamic),
+        scheme("int4-channel", channel(Bits::Int4), dynamic),
+        scheme("int4-group32", group(Bits::Int4), dynamic),
+        scheme("int8-channel-weight-only", channel(Bits::Int8), ActivationQuant::Float),
+        scheme("int4-group32-weight-only", group(Bits::Int4), ActivationQuant::Float),
     ]
 }
 
-fn matrix(rows: usize, cols: usize, scheme: QuantScheme) -> QuantizedMatrix {
+fn packed(rows: usize, cols: usize, scheme: QuantScheme, kernel: KernelKind) -> PackedMatrix {
     let count = scheme.granularity.scale_count(rows, cols).unwrap();
     let codes = (0..rows * scheme.bits.row_bytes(cols)).map(|i| ((i * 2_654_435_761) >> 11) as u8).collect();
     let scales = Scales::from_f32(vec![0.01; count], scheme.scale_dtype);
-    QuantizedMatrix::from_parts(rows, cols, scheme, codes, scales, None).unwrap()
+    let matrix = QuantizedMatrix::from_parts(rows, cols, scheme, codes, scales, None).unwrap();
+    PackedMatrix::new(matrix, kernel).unwrap()
 }
 
-/// Seconds of the fastest call of `f`, which is handed the numbers of its calls.
-fn fastest(mut f: impl FnMut(usize)) -> f64 {
-    let start = Instant::now();
-    let mut best = f64::INFINITY;
-    let mut call = 0;
-    while start.elapsed() < TIME || call < 3 {
-        let start = Instant::now();
-        f(call);
-        best = best.min(start.elapsed().as_secs_f64());
-        call += 1;
+/// Inputs, outputs and memory of linear layers.
+struct Layer {
+    x: Vec<f32>,
+    y: Vec<f32>,
+    codes: QuantizedActivations,
+    workspace: Workspace,
+}
+
+impl Layer {
+    fn new(values: usize, outputs: usize) -> Self {
+        Self {
+            x: (0..values).map(|i| (i * 7919 % 255) as f32 / 127.0 - 1.0).collect(),
+            y: vec![0.0; outputs],
+            codes: QuantizedActivations::empty(),
+            workspace: Workspace::new(),
+        }
     }
-    best
+
+    /// Quantizes `m` rows of input, where the scheme does, and multiplies them with each of `weights` in one
+    /// region.
+    fn run(&mut self, m: usize, weights: &[PackedMatrix], quant: &ActivationQuant) {
+        let cols = weights[0].cols();
+        let x = &self.x[..m * cols];
+        let input = if *quant == ActivationQuant::Float {
+            LinearInput::Float(x, m)
+        } else {
+            quantize_activations_into(x, m, cols, quant, &mut self.codes).unwrap();
+            LinearInput::Quantized(&self.codes)
+        };
+        let mut rest = &mut self.y[..];
+        let mut product = |w| {
+            let (out, after) = std::mem::take(&mut rest).split_at_mut(m * PackedMatrix::rows(w));
+            rest = after;
+            Product::new(w, None, out)
+        };
+        match weights {
+            [a] => linear_many(input, &mut [product(a)], &mut self.workspace),
+            [a, b] => linear_many(input, &mut [product(a), product(b)], &mut self.workspace),
+            [a, b, c] => linear_many(input, &mut [product(a), product(b), product(c)], &mut self.workspace),
+            _ => unreachable!("a region has one to three products"),
+        }
+        .unwrap();
+        black_box(&self.y);
+    }
+}
+
+/// The best seconds of `work` and the best figure of `limit`, measured in turns.
+fn in_turns(mut work: impl FnMut(), mut limit: impl FnMut() -> f64) -> (f64, f64) {
+    let (mut seconds, mut best_limit) = (f64::INFINITY, 0.0);
+    for _ in 0..TURNS {
+        best_limit = f64::max(best_limit, limit());
+        let turn = Instant::now();
+        let mut last = turn;
+        while last - turn < TURN_TIME {
+            work();
+            let now = Instant::now();
+            seconds = f64::min(seconds, (now - last).as_secs_f64());
+            last = now;
+        }
+    }
+    (seconds, best_limit)
+}
+
+fn bandwidth() -> f64 {
+    measure_read_bandwidth(1)
+}
+
+/// The peak of the best vector kernel; none on a machine without vector kernels.
+fn peak() -> f64 {
+    measure_peak_ops(KernelKind::best(), 2).unwrap().unwrap_or(f64::NAN)
 }
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
-    let named = |kind: &[&str], name: &str| {
-        let mut relevant = wanted.iter().filter(|w| kind.contains(&w.as_str())).peekable();
-        relevant.peek().is_none() || relevant.any(|w| w == name)
+    let schemes = schemes();
+    let kernels: Vec<String> = KernelKind::available().iter().map(KernelKind::to_string).collect();
+    let known = |name: &str| {
+        kernels.iter().any(|k| k == name) || REGIMES.contains(&name) || schemes.iter().any(|s| s.name == name)
     };
-    let kinds: Vec<String> = KernelKind::available().iter().map(KernelKind::to_string).collect();
-    let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
-    let cases: Vec<&str> = schemes().iter().map(|s| s.0).collect();
-    let regimes = ["decode", "cached", "prefill"];
+    if let Some(unknown) = wanted.iter().find(|name| !known(name)) {
+        let names: Vec<&str> = schemes.iter().map(|s| s.name).collect();
+        eprintln!(
+            "{unknown:?} is none of {}, {}, {}",
+            kernels.join(", "),
+            REGIMES.join(", "),
+            names.join(", ")
+        );
+        std::process::exit(2);
+    }
+    let is_wanted = |name: &str, kind: &dyn Fn(&str) -> bool| {
+        let mut of_kind = wanted.iter().filter(|w| kind(w)).peekable();
+        of_kind.peek().is_none() || of_kind.any(|w| w == name)
+    };
+    let scheme_wanted = |name: &str| is_wanted(name, &|w| schemes.iter().any(|s| s.name == w));
+    let regime_wanted = |name: &str| is_wanted(name, &|w| REGIMES.contains(&w));
+    let kernel_wanted = |name: &str| is_wanted(name, &|w| kernels.iter().any(|k| k == w));
 
-    println!("threads {}", rayon::current_num_threads());
-    let bandwidth = measure_read_bandwidth(3);
-    println!("read bandwidth {:.1} GB/s", bandwidth / 1e9);
-    let best_peak = measure_peak_ops(KernelKind::best(), 30).unwrap();
-    for kernel in KernelKind::available().into_iter().rev() {
-        if !named(&kinds, &kernel.to_string()) {
-            continue;
+    println!("threads {}, read bandwidth {:.1} GB/s", rayon::current_num_threads(), bandwidth() / 1e9);
+    for kernel in KernelKind::available() {
+        if let Some(peak) = measure_peak_ops(kernel, 30).unwrap() {
+            println!("{kernel}: multiplies {:.0} GOP/s in registers", peak / 1e9);
         }
-        let peak = measure_peak_ops(kernel, 30).unwrap();
-        println!("{kernel}: peak {:.0} GOP/s", peak.unwrap_or(f64::NAN) / 1e9);
-        for (name, scheme, quant) in schemes() {
-            for (rows, cols) in SHAPES {
-                for regime in regimes {
-                    let slow = kernel == KernelKind::Scalar && (regime == "prefill" || rows > 10_000);
-                    if !named(&cases, name) || !named(&regimes, regime) || slow {
-                        continue;
-                    }
-                    let packed = PackedMatrix::new(matrix(rows, cols, scheme), kernel).unwrap();
-                    let bytes = packed.byte_size() as f64;
-                    let (m, copies) = match regime {
-                        "decode" => (1, COLD_BYTES / packed.byte_size() + 1),
-                        "cached" => (1, 1),
-                        _ => (512, 1),
-                    };
-                    let copies = vec![packed; copies];
-                    let x: Vec<f32> = (0..m * cols).map(|i| (i * 7919 % 255) as f32 / 127.0 - 1.0).collect();
-                    let mut y = vec![0.0; m * rows];
-                    let seconds = match regime {
-                        // A pass over all copies, because single calls are too short to time well.
-                        "decode" => {
-                            fastest(|_| {
-                                for w in &copies {
-                                    linear(&x, m, w, &quant, None, &mut y).unwrap();
-                                }
-                            }) / copies.len() as f64
-                        }
-                        _ => fastest(|_| linear(&x, m, &copies[0], &quant, None, &mut y).unwrap()),
-                    };
-                    black_box(&y);
-                    let operations = 2.0 * (m * rows * cols) as f64 / seconds;
-                    println!(
-                        "{kernel} {regime} {name} {m}x{cols}x{rows}: {:.1} us, {:.0} GOP/s ({:.1} % of {}'s peak), \
-                         weights {:.1} GB/s ({:.1} % of bandwidth)",
-                        seconds * 1e6,
-                        operations / 1e9,
-                        100.0 * operations / best_peak.unwrap_or(f64::NAN),
-                        KernelKind::best(),
-                        bytes / seconds / 1e9,
-                        100.0 * bytes / seconds / bandwidth,
-                    );
-                }
+    }
+    println!(
+        "{:<10} {:<7} {:<24} {:>15} {:>10} {:>8} {:>7}  share of what is possible",
+        "kernel", "regime", "scheme", "rows x cols", "time", "GOP/s", "GB/s"
+    );
+    for kernel in KernelKind::available().into_iter().rev().filter(|k| kernel_wanted(&k.to_string())) {
+        for scheme in schemes.iter().filter(|s| scheme_wanted(s.name)) {
+            for regime in REGIMES.into_iter().filter(|r| regime_wanted(r)) {
+                run(kernel, regime, scheme);
             }
         }
     }
+}
+
+fn run(kernel: KernelKind, regime: &str, scheme: &Scheme) {
+    let line = |shape: &str, operations: f64, bytes: f64, seconds: f64, share: String| {
+        println!(
+            "{kernel:<10} {regime:<7} {:<24} {shape:>15} {:>7.1} us {:>8.1} {:>7.1}  {share}",
+            scheme.name,
+            seconds * 1e6,
+            operations / seconds / 1e9,
+            bytes / seconds / 1e9,
+        );
+    };
+    if regime == "step" {
+        let (seconds, bytes, limit) = step(kernel, scheme);
+        let share = format!("{:.1} % of {:.1} GB/s", 100.0 * bytes / seconds / limit, limit / 1e9);
+        return line("smollm-135m", 2.0 * 134_479_872.0, bytes, seconds, share);
+    }
+    for (rows, cols) in SHAPES {
+        // The reference is for comparison, not for use.
+        if kernel == KernelKind::Scalar && (rows, cols) != (576, 576) {
+            continue;
+        }
+        let m = if regime == "prefill" { PREFILL_ROWS } else { 1 };
+        let weights = packed(rows, cols, scheme.weights, kernel);
+        let bytes = weights.byte_size() as f64;
+        let operations = 2.0 * (m * rows * cols) as f64;
+        let mut layer = Layer::new(m * cols, m * rows);
+        let shape = format!("{rows} x {cols}");
+        if regime == "decode" {
+            // A pass over many copies, because single calls are too short to time well.
+            let copies = vec![weights; COLD_BYTES / bytes as usize + 1];
+            let work = || copies.chunks(1).for_each(|w| layer.run(m, w, &scheme.activations));
+            let (seconds, limit) = in_turns(work, bandwidth);
+            let seconds = seconds / copies.len() as f64;
+            let share = format!("{:.1} % of {:.1} GB/s", 100.0 * bytes / seconds / limit, limit / 1e9);
+            line(&shape, operations, bytes, seconds, share);
+        } else {
+            let (seconds, limit) =
+                in_turns(|| layer.run(m, std::slice::from_ref(&weights), &scheme.activations), peak);
+            let share = format!("{:.1} % of {:.0} GOP/s", 100.0 * operations / seconds / limit, limit / 1e9);
+            line(&shape, operations, bytes, seconds, share);
+        }
+    }
+}
+
+/// Seconds of a step, its bytes of weights, and the bandwidth.
+fn step(kernel: KernelKind, scheme: &Scheme) -> (f64, f64, f64) {
+    let pack = |&(rows, cols): &(usize, usize)| packed(rows, cols, scheme.weights, kernel);
+    let layers: Vec<Vec<Vec<PackedMatrix>>> = (0..STEP_LAYERS)
+        .map(|_| STEP_REGIONS.iter().map(|region| region.iter().map(pack).collect()).collect())
+        .collect();
+    let head = [pack(&STEP_HEAD)];
+    let regions = || layers.iter().flatten().map(Vec::as_slice).chain([head.as_slice()]);
+    let bytes: usize = regions().flatten().map(PackedMatrix::byte_size).sum();
+    let mut layer = Layer::new(1536, STEP_HEAD.0);
+    let work = || {
+        for weights in regions() {
+            layer.run(1, weights, &scheme.activations);
+            let start = Instant::now();
+            while start.elapsed() < STEP_OTHER_WORK {
+                std::hint::spin_loop();
+            }
+        }
+    };
+    let (seconds, limit) = in_turns(work, bandwidth);
+    (seconds, bytes as f64, limit)
 }

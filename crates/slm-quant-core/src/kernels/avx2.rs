@@ -74,16 +74,29 @@ impl Simd for Avx2 {
         simd!(with_features(op))
     }
 
-    /// 5 rows by 1 block: 10 accumulators of 16 registers. With 6 rows one of them does not fit, and its way
-    /// through memory takes longer than all the products.
+    /// 6 rows by 1 block: 12 accumulators of 16 registers, where weights need no work but to be loaded. Else 5
+    /// rows: with 6 an accumulator does not fit, and its way through memory takes longer than all products.
     fn tiles<J: Job>(self, job: &J, rows: Range<usize>, blocks: Range<usize>) {
-        driver::tiles::<Self, J, 5, 1>(self, job, rows, blocks);
+        if job.unpacked_lines::<Self>().is_some() {
+            driver::tiles::<Self, J, 6, 1>(self, job, rows, blocks);
+        } else {
+            driver::tiles::<Self, J, 5, 1>(self, job, rows, blocks);
+        }
     }
 
     #[inline(always)]
     unsafe fn load_line(self, line: *const u8) -> Ints {
         // SAFETY: the caller's pointer is readable for 64 bytes and aligned.
         unsafe { [_mm256_load_si256(line.cast()), _mm256_load_si256(line.add(32).cast())] }
+    }
+
+    #[inline(always)]
+    unsafe fn store_line(self, bytes: Ints, line: *mut u8) {
+        // SAFETY: the caller's pointer is writable for 64 bytes and aligned.
+        unsafe {
+            _mm256_store_si256(line.cast(), bytes[0]);
+            _mm256_store_si256(line.add(32).cast(), bytes[1]);
+        }
     }
 
     #[inline(always)]

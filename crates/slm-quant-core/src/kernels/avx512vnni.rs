@@ -68,6 +68,12 @@ impl Simd for Avx512Vnni {
     }
 
     #[inline(always)]
+    unsafe fn store_line(self, bytes: __m512i, line: *mut u8) {
+        // SAFETY: the caller's pointer is writable for 64 bytes and aligned.
+        unsafe { _mm512_store_si512(line.cast(), bytes) }
+    }
+
+    #[inline(always)]
     fn prefetch(self, address: *const u8) {
         // SAFETY: a prefetch of any address is allowed; it cannot fault.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }

@@ -21,7 +21,11 @@ const STORED_SUMS_WIDTH: usize = 512;
 /// One line, aligned to a cache line.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([u8; LINE_BYTES]);
+pub(crate) struct Line([u8; LINE_BYTES]);
+
+impl Line {
+    pub(crate) const ZERO: Self = Self([0; LINE_BYTES]);
+}
 
 // SAFETY: bytes; zero is a value of them.
 unsafe impl Plain for Line {}

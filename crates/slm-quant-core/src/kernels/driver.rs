@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::region::DECODE_ROWS;
-use super::simd::Simd;
+use super::simd::{LINE_BYTES, Simd};
+use super::unpacked::with_scratch;
 use super::vectorize::Op;
 
 /// A product of an input with blocks of weights.
@@ -16,6 +17,31 @@ pub(crate) trait Job {
     fn has_narrow_groups(&self) -> bool;
     /// Multiplies `M` rows from `row` on with `NB` blocks, which may repeat.
     fn strip<S: Simd, const M: usize, const NB: usize>(&self, simd: S, row: usize, blocks: [usize; NB]);
+
+    /// Lines that a block takes once it is unpacked for many rows. None where nothing is to be unpacked.
+    fn unpacked_lines<S: Simd>(&self) -> Option<usize> {
+        None
+    }
+
+    /// Unpacks a block.
+    ///
+    /// # Safety
+    /// `to` must be writable for [`Job::unpacked_lines`] lines and aligned to a line.
+    unsafe fn unpack<S: Simd>(&self, _simd: S, _block: usize, _to: *mut u8) {}
+
+    /// [`Job::strip`] with blocks that have been unpacked.
+    ///
+    /// # Safety
+    /// `lines` must point to what [`Job::unpack`] has made of `blocks`.
+    unsafe fn unpacked_strip<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        blocks: [usize; NB],
+        _lines: [*const u8; NB],
+    ) {
+        self.strip::<S, M, NB>(simd, row, blocks);
+    }
 }
 
 /// Multiplies some rows of the input with some blocks of weights.
@@ -42,22 +68,36 @@ fn decode<S: Simd, J: Job>(simd: S, job: &J, rows: Range<usize>, blocks: Range<u
     }
 }
 
-/// Tiles of `M` rows and `NB` blocks, for [`Simd::tiles`]. Rows that do not fill a tile go in smaller ones;
-/// blocks that do not fill one are done with repetitions of the last.
+/// Tiles of `M` rows and `NB` blocks, for [`Simd::tiles`]. Blocks that do not fill a tile are done with
+/// repetitions of the last. Rows that do not fill one are done together with some that are done already, or,
+/// if they are few, alone.
 pub(crate) fn tiles<S: Simd, J: Job, const M: usize, const NB: usize>(
     simd: S,
     job: &J,
     rows: Range<usize>,
     blocks: Range<usize>,
 ) {
+    let unpacked_lines = if rows.len() >= M { job.unpacked_lines::<S>() } else { None };
+    let rest = rows.len() % M;
+    let together = rows.len() >= M && (unpacked_lines.is_some() || rest > M / 2);
+    let tiled = rows.start..if together { rows.end } else { rows.end - rest };
+    let starts = || tiled.clone().step_by(M).map(|row| row.min(tiled.end - M));
     for block in blocks.clone().step_by(NB) {
         let at: [usize; NB] = std::array::from_fn(|i| (block + i).min(blocks.end - 1));
-        let mut row = rows.start;
-        while row + M <= rows.end {
-            simd.vectorize(Strip::<S, J, M, NB> { simd, job, row, blocks: at });
-            row += M;
+        match unpacked_lines {
+            None => {
+                starts().for_each(|row| simd.vectorize(Strip::<S, J, M, NB> { simd, job, row, blocks: at }));
+            }
+            Some(lines) => with_scratch(NB * lines, |scratch| {
+                let to = std::array::from_fn(|i| scratch.wrapping_add(i * lines * LINE_BYTES));
+                simd.vectorize(Unpack::<S, J, NB> { simd, job, blocks: at, to });
+                let lines = to.map(<*mut u8>::cast_const);
+                starts().for_each(|row| {
+                    simd.vectorize(UnpackedStrip::<S, J, M, NB> { simd, job, row, blocks: at, lines });
+                });
+            }),
         }
-        few_rows(simd, job, row..rows.end, at);
+        few_rows(simd, job, tiled.end..rows.end, at);
     }
 }
 
@@ -88,5 +128,40 @@ impl<S: Simd, J: Job, const M: usize, const NB: usize> Op for Strip<'_, S, J, M,
     #[inline(always)]
     fn run(self) {
         self.job.strip::<S, M, NB>(self.simd, self.row, self.blocks);
+    }
+}
+
+/// Calls of [`Job::unpack`]. Made only by [`tiles`], which has the memory.
+struct Unpack<'a, S, J, const NB: usize> {
+    simd: S,
+    job: &'a J,
+    blocks: [usize; NB],
+    to: [*mut u8; NB],
+}
+
+impl<S: Simd, J: Job, const NB: usize> Op for Unpack<'_, S, J, NB> {
+    #[inline(always)]
+    fn run(self) {
+        for (block, to) in self.blocks.into_iter().zip(self.to) {
+            // SAFETY: `tiles` has given each block as many lines of its scratch memory as it takes.
+            unsafe { self.job.unpack(self.simd, block, to) }
+        }
+    }
+}
+
+/// One call of [`Job::unpacked_strip`]. Made only by [`tiles`], which has unpacked the blocks.
+struct UnpackedStrip<'a, S, J, const M: usize, const NB: usize> {
+    simd: S,
+    job: &'a J,
+    row: usize,
+    blocks: [usize; NB],
+    lines: [*const u8; NB],
+}
+
+impl<S: Simd, J: Job, const M: usize, const NB: usize> Op for UnpackedStrip<'_, S, J, M, NB> {
+    #[inline(always)]
+    fn run(self) {
+        // SAFETY: `tiles` has unpacked these blocks to these lines.
+        unsafe { self.job.unpacked_strip::<S, M, NB>(self.simd, self.row, self.blocks, self.lines) }
     }
 }

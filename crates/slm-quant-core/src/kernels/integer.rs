@@ -164,6 +164,28 @@ impl<O: Output> Job for IntegerJob<'_, O> {
             (Bits::Int4, false) => self.tile::<S, M, NB, NB, true, true>(simd, row, blocks),
         }
     }
+
+    fn unpacked_lines<S: Simd>(&self) -> Option<usize> {
+        self.lines_unpacked::<S>()
+    }
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(&self, simd: S, block: usize, to: *mut u8) {
+        // SAFETY: the same contract.
+        unsafe { self.unpack_block(simd, block, to) }
+    }
+
+    #[inline(always)]
+    unsafe fn unpacked_strip<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        blocks: [usize; NB],
+        lines: [*const u8; NB],
+    ) {
+        // SAFETY: the same contract.
+        unsafe { self.unpacked_tile::<S, M, NB>(simd, row, blocks, lines) }
+    }
 }
 
 impl<O: Output> IntegerJob<'_, O> {
@@ -207,10 +229,7 @@ impl<O: Output> IntegerJob<'_, O> {
                 let sums = self.group::<S, M, BATCH, INT4, SUM_WEIGHTS>(simd, place, x, &mut batch_lines);
                 for b in 0..BATCH {
                     lines[first + b] = batch_lines[b];
-                    let scale = match w.scales(batch[b], group) {
-                        LaneScales::F32(values) => simd.load_f32(values),
-                        LaneScales::F16(values) => simd.load_f16(values),
-                    };
+                    let scale = group_scale(simd, w, batch[b], group);
                     for i in 0..M {
                         let sum = simd.to_f32(sums[i][b]);
                         results[i][first + b] = simd.fma_f32(sum, scale, results[i][first + b]);
@@ -369,6 +388,15 @@ impl<O: Output> IntegerJob<'_, O> {
             }
         }
         acc
+    }
+}
+
+/// Scales of a block's group.
+#[inline(always)]
+pub(super) fn group_scale<S: Simd>(simd: S, w: &Blocked, block: usize, group: usize) -> S::F32 {
+    match w.scales(block, group) {
+        LaneScales::F32(values) => simd.load_f32(values),
+        LaneScales::F16(values) => simd.load_f16(values),
     }
 }
 

@@ -11,6 +11,7 @@
 //! | `avx2`, `avx512vnni` | those operations in one instruction set each |
 //! | `integer`, `float` | a tile of the product, with 8-bit and with float inputs |
 //! | `pages` | memory for weights |
+//! | `unpacked` | a tile of many rows on weights unpacked beforehand |
 //! | `driver` | tiles |
 //! | `region` | several products, shared among threads |
 //! | `vectorize` | plain loops compiled for each instruction set |
@@ -45,6 +46,8 @@ mod shared_out;
 #[cfg(target_arch = "x86_64")]
 mod simd;
 mod team;
+#[cfg(target_arch = "x86_64")]
+mod unpacked;
 #[cfg(target_arch = "x86_64")]
 mod vector;
 mod vectorize;

@@ -44,6 +44,11 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `line` must point to 64 readable bytes, aligned to 64.
     unsafe fn load_line(self, line: *const u8) -> Self::Bytes;
+    /// Stores a line.
+    ///
+    /// # Safety
+    /// `line` must point to 64 writable bytes, aligned to 64.
+    unsafe fn store_line(self, bytes: Self::Bytes, line: *mut u8);
     /// Asks for the cache line at `address`, which need not be valid.
     fn prefetch(self, address: *const u8);
     /// The low half of every byte.
