@@ -16,9 +16,19 @@ pub(crate) fn vectorize<Op: WithSimd>(op: Op) -> Op::Output {
 
 /// Runs statements by [`vectorize`], inlined there for certain. A compiler that judged a closure too long to inline
 /// would compile it for the baseline, where a fused multiply-add is a call.
+///
+/// Moving a [`Once`] makes the closure one that can only be called once. Others are called that way by way of a
+/// function that the compiler adds, which is not inlined for certain.
 macro_rules! vectorized {
-    ($($statements:tt)*) => {
-        $crate::dispatch::vectorize(#[inline(always)] || { $($statements)* })
-    };
+    ($($statements:tt)*) => {{
+        let once = $crate::dispatch::Once;
+        $crate::dispatch::vectorize(#[inline(always)] || {
+            let _moved = once;
+            $($statements)*
+        })
+    }};
 }
 pub(crate) use vectorized;
+
+/// See [`vectorized`].
+pub(crate) struct Once;

@@ -10,6 +10,7 @@
 
 mod activation;
 mod activation_backward;
+mod adamw;
 mod add;
 mod argmax;
 mod attention;
@@ -30,6 +31,7 @@ mod softmax;
 
 pub use activation::{gelu, gelu_tanh, swiglu};
 pub use activation_backward::{gelu_backward, gelu_tanh_backward, swiglu_backward, swiglu_into};
+pub use adamw::{AdamWStep, adamw};
 pub use add::{add, add_into};
 pub use argmax::argmax;
 pub use attention::{AttentionScratch, Queries, attend};
@@ -43,4 +45,4 @@ pub use matmul::{MatmulScratch, Matrix, PANEL_COLUMNS, TILE_ROWS, matmul_rows, p
 pub use norm::{layer_norm, rms_norm, rms_norm_heads};
 pub use norm_backward::{layer_norm_backward, rms_norm_backward};
 pub use rotary::{rotate, rotate_back};
-pub use softmax::log_sum_exp;
+pub use softmax::{log_sum_exp, sum, sum_squares};

@@ -15,6 +15,16 @@ pub(crate) fn exponentials(scores: &mut [f32], scale: f32) -> f32 {
     lanes::sum(scores)
 }
 
+/// Sum of all values, in an order that does not depend on the processor.
+pub fn sum(x: &[f32]) -> f32 {
+    vectorized! { lanes::sum(x) }
+}
+
+/// Sum of the squares of all values, in an order that does not depend on the processor.
+pub fn sum_squares(x: &[f32]) -> f32 {
+    vectorized! { lanes::sum_squares(x, 0.0) }
+}
+
 /// `log(sum(e^x))`, summed relative to the largest value. NaN if any value is, `-inf` of nothing.
 pub fn log_sum_exp(x: &[f32]) -> f64 {
     vectorized! {

@@ -190,7 +190,7 @@ impl<'a> DecoderLayer<'a> {
             let seen = config.sliding_window.unwrap_or(usize::MAX).min(start + 1);
             let heads = match q.len() * seen < SERIAL_PRODUCTS {
                 true => config.num_kv_heads,
-                false => config.num_kv_heads.div_ceil(rayon::current_num_threads()),
+                false => config.num_kv_heads.div_ceil(4 * rayon::current_num_threads()),
             };
             (config.num_kv_heads.div_ceil(heads), heads * queries.group * config.head_dim)
         } else {
@@ -230,8 +230,9 @@ impl<'a> DecoderLayer<'a> {
     }
 }
 
-/// Multiplications below which one row's attention runs on one thread.
-const SERIAL_PRODUCTS: usize = 1 << 16;
+/// Multiplications below which one row's attention runs on one thread: a few microseconds, most of which keys and
+/// values take to arrive.
+const SERIAL_PRODUCTS: usize = 1 << 13;
 
 /// Rows of a part of attention come in multiples of what attention handles together.
 const ROW_TILE: usize = 6;
