@@ -20,6 +20,7 @@ mod matmul;
 mod mlp;
 mod norm;
 mod ops;
+mod optimizer;
 
 use std::sync::Arc;
 
@@ -27,8 +28,11 @@ use burn::backend::Dispatch;
 use burn::tensor::{Device, Tensor};
 
 pub use crate::attention::{AttentionOptions, RotaryTable};
+pub use crate::matmul::matmul;
 pub use crate::mlp::Gelu;
 use crate::ops::FusedOps;
+use crate::optimizer::OptimizerOps;
+pub use slm_ops::{AdamWStep, Matrix};
 
 /// Whether the operations of this crate run on tensors of `device`, which they do where tensors live in host
 /// memory: on Flex and NdArray, with or without autodiff. Elsewhere they panic.
@@ -38,6 +42,22 @@ pub fn is_supported(device: &Device) -> bool {
     #[allow(deprecated)]
     let ndarray = Device::ndarray();
     device == Device::flex() || device == ndarray
+}
+
+/// Whether a model computes on `device` by this crate: where it is trained in host memory.
+///
+/// Without gradients it does not. There `slm-model` has a faster path on slices, and for the rest (hooks, mostly)
+/// Burn's operations serve as on any other device, so that these are in use and under test everywhere.
+pub fn is_preferred(device: &Device) -> bool {
+    device.is_autodiff() && is_supported(device)
+}
+
+/// `y = x W^T`, the product of a linear layer: this crate's where it [is preferred](is_preferred), else Burn's.
+///
+/// # Shapes
+/// Those of [`linear`].
+pub fn linear_or_matmul(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    if is_preferred(&x.device()) { linear(x, weight) } else { x.matmul(weight.transpose()) }
 }
 
 /// `y = x W^T`, the product of a linear layer.
@@ -140,6 +160,38 @@ pub fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     let known = targets.iter().all(|&target| (target as usize) < classes);
     assert!(known, "cross_entropy: a target is not below {classes}");
     Tensor::from_dispatch(Dispatch::cross_entropy(logits.into_dispatch(), Arc::from(targets)))
+}
+
+/// A step of AdamW: values and their two moments after it. Takes the memory of those it is given where nobody else
+/// holds it.
+///
+/// The device must be one without autodiff that [is supported](is_supported).
+///
+/// # Shapes
+/// - all: `[size]`
+///
+/// # Panics
+/// When the sizes differ.
+pub fn adamw(
+    values: Tensor<1>,
+    gradient: Tensor<1>,
+    [moment_1, moment_2]: [Tensor<1>; 2],
+    step: AdamWStep,
+) -> (Tensor<1>, [Tensor<1>; 2]) {
+    let size = values.dims();
+    let fits = gradient.dims() == size && moment_1.dims() == size && moment_2.dims() == size;
+    assert!(fits, "adamw: sizes differ");
+    let [values, gradient] = [values, gradient].map(Tensor::into_dispatch);
+    let [moment_1, moment_2] = [moment_1, moment_2].map(Tensor::into_dispatch);
+    let (values, moment_1, moment_2) = Dispatch::adamw(values, gradient, moment_1, moment_2, step);
+    (Tensor::from_dispatch(values), [moment_1, moment_2].map(Tensor::from_dispatch))
+}
+
+/// Sum of the squares of all elements, `[1]`.
+///
+/// The device must be one without autodiff that [is supported](is_supported).
+pub fn sum_squares<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    Tensor::from_dispatch(Dispatch::sum_squares(x.into_dispatch()))
 }
 
 fn check_width<const D: usize>(what: &str, x: &Tensor<D>, weight: &Tensor<1>) {

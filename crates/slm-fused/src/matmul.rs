@@ -17,11 +17,16 @@ thread_local! {
     static PACKED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// `out = a b`. The same bits whatever the number of threads.
+/// `out = a b` of matrices in slices, on all threads of the present rayon pool. The same bits whatever their number.
+///
+/// # Shapes
+/// - `a`: `[m, k]`
+/// - `b`: `[k, n]`
+/// - `out`: `[m, n]`, row-major
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub(crate) fn matmul(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
+pub fn matmul(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
     let (rows, depth, columns) = (a.rows(), a.cols(), b.cols());
     assert!(depth == b.rows() && out.len() == rows * columns, "matmul: shapes do not fit");
     if out.is_empty() {
