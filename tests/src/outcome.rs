@@ -18,6 +18,14 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// The outcome of a process that was started as `line` says.
+    ///
+    /// # Panics
+    /// If it panicked.
+    pub fn of(line: impl Into<String>, output: Output) -> Self {
+        Self::new(line.into(), output)
+    }
+
     pub(crate) fn new(line: String, output: Output) -> Self {
         let outcome = Self {
             line,

@@ -6,14 +6,16 @@ use burn::tensor::Device;
 use serde::Deserialize;
 use serde_json::Value;
 use slm_model::Transformer;
-use slm_quant_core::{ActivationQuant, KernelKind, QParams, QuantizedMatrix};
+use slm_quant_core::{ActivationQuant, QParams, QuantizedMatrix};
 
 use crate::layout::{Layout, names, read_matrix};
 use crate::manifest::Manifest;
-use crate::source::CheckpointSource;
 use crate::tensors::TensorFile;
 use crate::versions::{CONFIG, METADATA, OpenFiles, TOKENIZER};
-use crate::{CheckpointConfig, Error, LayerMetadata, QuantizationMetadata, Result, tokenizer, versions};
+use crate::{
+    CheckpointConfig, Error, FORMAT_VERSION, LayerMetadata, QuantizationMetadata, Result, source, tokenizer,
+    versions,
+};
 
 /// What to do beside the necessary when a checkpoint is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +68,11 @@ impl Checkpoint {
         let manifest = if options.verify { files.verify()? } else { None };
         let version = files.version;
         let tokenizer_json = files.tokenizer_bytes.take();
+        // Of the present version they are parsed as what they are; only others need to be changed before.
+        let metadata_bytes = match version {
+            FORMAT_VERSION => files.metadata_bytes.take(),
+            _ => None,
+        };
         let mut documents = files.into_documents()?;
         versions::migrate(&mut documents, version)?;
 
@@ -77,10 +84,15 @@ impl Checkpoint {
             tokenizer::check(&dir.join(TOKENIZER), bytes, config.model.vocab_size)?;
         }
         let metadata_path = dir.join(METADATA);
-        let metadata = documents.metadata.map(|value| {
-            QuantizationMetadata::deserialize(Value::Object(value)).map_err(Error::json(&metadata_path))
-        });
-        let (metadata, weights) = (metadata.transpose()?, documents.weights);
+        let metadata = match (metadata_bytes, documents.metadata) {
+            (Some(bytes), _) => Some(versions::read_metadata(&metadata_path, &bytes)?),
+            (None, Some(migrated)) => {
+                let migrated = QuantizationMetadata::deserialize(Value::Object(migrated));
+                Some(migrated.map_err(Error::json(&metadata_path))?)
+            }
+            (None, None) => None,
+        };
+        let weights = documents.weights;
         let layout = layout_of(&config, metadata.as_ref(), &metadata_path, &weights)?;
         layout.check(&weights, "the file and its config.json do not belong together")?;
         Ok(Self { dir: dir.to_owned(), layout, version, config, metadata, tokenizer_json, weights, manifest })
@@ -177,17 +189,14 @@ impl Checkpoint {
     }
 
     /// Reads the model onto `device`, one tensor at a time. Quantized layers are packed for the kernel that
-    /// [`KernelKind::select`] gives.
+    /// [`KernelKind::select`](slm_quant_core::KernelKind::select) gives.
     ///
     /// # Errors
     /// [`Error::NotFinite`] for a NaN or an infinity, [`Error::Layer`] for an invalid quantized weight,
     /// [`Error::Metadata`] for one that the metadata describes otherwise, [`Error::Kernel`] for a kernel
     /// that cannot be had, [`Error::Io`] and [`Error::Truncated`].
     pub fn load_model(&self, device: &Device) -> Result<Transformer> {
-        let kernel = KernelKind::select().map_err(|source| Error::Kernel { source })?;
-        let mut source = CheckpointSource::new(self, kernel);
-        let model = Transformer::from_tensors(&self.config.model, &mut source, device);
-        model.map_err(|error| Error::from_model(&self.dir, error))
+        source::load(self, device)
     }
 
     /// Reads the quantized weight of `layer` and how its input is treated; none where it is float or there

@@ -38,6 +38,8 @@
 
 mod checkpoint;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hf;
 mod json;
 mod layout;

@@ -71,7 +71,13 @@ impl Manifest {
         let path = dir.join(MANIFEST);
         let remedy = "it holds the checksums of the checkpoint's files: restore it, or skip verification with \
                       --no-verify";
-        let manifest: Self = json::parse(&path, &json::read(&path, json::SMALL, remedy)?)?;
+        Self::parse(dir, &json::read(&path, json::SMALL, remedy)?)
+    }
+
+    /// [`Manifest::read`] for the bytes of the manifest of `dir`.
+    pub(crate) fn parse(dir: &Path, bytes: &[u8]) -> Result<Self> {
+        let path = dir.join(MANIFEST);
+        let manifest: Self = json::parse(&path, bytes)?;
         for name in manifest.files.keys() {
             if !is_plain_name(name) {
                 return Err(Error::field(&path, "files", "names of files in this directory", name));

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::layout::Layout;
+use crate::lock::OutputLock;
 use crate::output::OutputDir;
 use crate::{Checkpoint, CheckpointWriter, Error, FORMAT_VERSION, OpenOptions, Result, SaveRequest, json};
 
@@ -101,6 +102,8 @@ fn back_up(dir: &Path, files: &[String], from: u32) -> Result<PathBuf> {
     let mut backup = dir.as_os_str().to_owned();
     backup.push(format!(".v{from}-backup"));
     let backup = PathBuf::from(backup);
+    // Also clears away what a migration left that was killed here.
+    let _lock = OutputLock::take(&backup)?;
     if backup.exists() {
         // Made by a migration that was interrupted after this.
         for name in files {

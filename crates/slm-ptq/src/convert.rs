@@ -74,14 +74,46 @@ fn convert_layer(
     config: &PtqConfig,
     calibration: Option<&Calibration>,
 ) -> Result<LayerReport> {
-    let fail = |error: slm_quant_core::Error| Error::layer(name, error);
-    let activation = activation_quant(name, config, calibration)?;
     let weight =
         linear.float_weight().ok_or_else(|| Error::layer(name, slm_quant_nn::Error::AlreadyPacked))?;
-    let [rows, cols] = weight.dims();
+    let shape = weight.dims();
     let values = to_vec_f32("weight", weight).map_err(|error| Error::layer(name, error))?;
-    let quantized = quantize_matrix(&values, rows, cols, config.scheme, &config.observer).map_err(fail)?;
-    pack_layer(name, linear, &values, quantized, activation)
+    let QuantizedLayer { matrix, activation, report } =
+        quantize_layer(name, &values, shape, config, calibration)?;
+    drop(values);
+    replace(name, linear, matrix, activation)?;
+    Ok(report)
+}
+
+/// A layer that was quantized and is not yet anywhere.
+#[derive(Debug, Clone)]
+pub struct QuantizedLayer {
+    /// Its weight.
+    pub matrix: QuantizedMatrix,
+    /// How its input is treated.
+    pub activation: ActivationQuant,
+    /// What was done.
+    pub report: LayerReport,
+}
+
+/// Quantizes the float weight `values` of one layer, row-major and of shape `[out_features, in_features]`. A model
+/// that is larger than memory is quantized by this, one layer after the other.
+///
+/// # Errors
+/// As [`convert`].
+pub fn quantize_layer(
+    name: &str,
+    values: &[f32],
+    shape: [usize; 2],
+    config: &PtqConfig,
+    calibration: Option<&Calibration>,
+) -> Result<QuantizedLayer> {
+    let activation = activation_quant(name, config, calibration)?;
+    let [rows, cols] = shape;
+    let matrix = quantize_matrix(values, rows, cols, config.scheme, &config.observer)
+        .map_err(|error| Error::layer(name, error))?;
+    let report = report(name, values, &matrix, activation)?;
+    Ok(QuantizedLayer { matrix, activation, report })
 }
 
 /// Replaces the weight of one layer by `quantized`, packed for the kernel that [`KernelKind::select`] gives, and
@@ -96,27 +128,45 @@ pub fn pack_layer(
     quantized: QuantizedMatrix,
     activation: ActivationQuant,
 ) -> Result<LayerReport> {
+    let report = report(name, values, &quantized, activation)?;
+    replace(name, linear, quantized, activation)?;
+    Ok(report)
+}
+
+fn replace(
+    name: &str,
+    linear: &mut Linear,
+    quantized: QuantizedMatrix,
+    activation: ActivationQuant,
+) -> Result<()> {
     let fail = |error: slm_quant_core::Error| Error::layer(name, error);
-    let (rows, cols, scheme) = (quantized.rows(), quantized.cols(), quantized.scheme());
-    let error = weight_error(values, &quantized).map_err(fail)?;
-    let qparams = (0..quantized.scales().len()).map(|index| quantized.qparams(index)).collect();
-    let bytes_after = quantized.byte_size();
     let kernel = KernelKind::select().map_err(fail)?;
     let packed = PackedMatrix::new(quantized, kernel).map_err(fail)?;
     linear.weight = Weight::Packed(PackedWeight::new(Arc::new(packed), activation));
+    Ok(())
+}
+
+fn report(
+    name: &str,
+    values: &[f32],
+    quantized: &QuantizedMatrix,
+    activation: ActivationQuant,
+) -> Result<LayerReport> {
+    let fail = |error: slm_quant_core::Error| Error::layer(name, error);
+    let (rows, cols) = (quantized.rows(), quantized.cols());
     Ok(LayerReport {
         name: name.to_owned(),
         shape: [rows, cols],
-        scheme,
-        kernel,
-        qparams,
+        scheme: quantized.scheme(),
+        kernel: KernelKind::select().map_err(fail)?,
+        qparams: (0..quantized.scales().len()).map(|index| quantized.qparams(index)).collect(),
         activation: match activation {
             ActivationQuant::Static(qparams) => Some(qparams),
             ActivationQuant::Float | ActivationQuant::Dynamic(_) => None,
         },
-        error,
+        error: weight_error(values, quantized).map_err(fail)?,
         bytes_before: rows * cols * size_of::<f32>(),
-        bytes_after,
+        bytes_after: quantized.byte_size(),
     })
 }
 

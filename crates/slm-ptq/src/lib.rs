@@ -43,6 +43,6 @@ mod plan;
 pub use calibrate::{ActivationStats, Calibration, calibrate};
 pub use compare::{LayerComparison, LayerDifference};
 pub use config::PtqConfig;
-pub use convert::{LayerReport, convert, pack_layer};
+pub use convert::{LayerReport, QuantizedLayer, convert, pack_layer, quantize_layer};
 pub use error::{Error, Result};
 pub use plan::{Plan, PlannedLayer, SkippedLayer};

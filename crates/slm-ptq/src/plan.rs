@@ -1,7 +1,7 @@
 //! Which layers are quantized, decided before anything is changed.
 
 use glob::Pattern;
-use slm_quant_nn::{Linear, NamedLinears, Weight, linear_names};
+use slm_quant_nn::{NamedLinears, Weight};
 
 use crate::{Error, PtqConfig, Result};
 
@@ -41,48 +41,53 @@ impl Plan {
     /// [`Error::Pattern`] and [`Error::UnmatchedPattern`] for skip patterns, [`Error::Layer`] for a group size
     /// that does not fit or a layer that is packed already, [`Error::NothingToQuantize`].
     pub fn new<M: NamedLinears + ?Sized>(model: &M, config: &PtqConfig) -> Result<Self> {
-        let patterns = patterns(model, &config.skip)?;
-        let mut plan = Self { layers: Vec::new(), skipped: Vec::new() };
-        let mut refused = None;
+        let (mut layers, mut packed) = (Vec::new(), Vec::new());
         model.for_each_linear(&mut |name, linear| {
             let shape = [linear.out_features(), linear.in_features()];
-            if let Some(pattern) = patterns.iter().find(|pattern| pattern.matches(name)) {
-                let reason = format!("skip pattern {:?}", pattern.as_str());
-                plan.skipped.push(SkippedLayer { name: name.to_owned(), shape, reason });
-                return;
+            layers.push(PlannedLayer { name: name.to_owned(), shape });
+            if matches!(linear.weight, Weight::Packed(_)) {
+                packed.push(name.to_owned());
             }
-            if let Err(error) = check(name, linear, config) {
-                refused.get_or_insert(error);
-            }
-            plan.layers.push(PlannedLayer { name: name.to_owned(), shape });
         });
-        match refused {
-            Some(error) => Err(error),
-            None if plan.layers.is_empty() => Err(Error::NothingToQuantize {
+        let plan = Self::of_layers(layers, config)?;
+        match plan.layers.iter().find(|layer| packed.contains(&layer.name)) {
+            Some(layer) => Err(Error::layer(&layer.name, slm_quant_nn::Error::AlreadyPacked)),
+            None => Ok(plan),
+        }
+    }
+
+    /// Plans `config` for the float linear `layers` of a model that need not be in memory.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn of_layers(layers: Vec<PlannedLayer>, config: &PtqConfig) -> Result<Self> {
+        let names: Vec<&str> = layers.iter().map(|layer| layer.name.as_str()).collect();
+        let patterns = patterns(&names, &config.skip)?;
+        let mut plan = Self { layers: Vec::new(), skipped: Vec::new() };
+        for PlannedLayer { name, shape } in layers {
+            if let Some(pattern) = patterns.iter().find(|pattern| pattern.matches(&name)) {
+                let reason = format!("skip pattern {:?}", pattern.as_str());
+                plan.skipped.push(SkippedLayer { name, shape, reason });
+                continue;
+            }
+            let [rows, cols] = shape;
+            let count = config.scheme.granularity.scale_count(rows, cols);
+            count.map_err(|error| Error::layer(&name, error))?;
+            plan.layers.push(PlannedLayer { name, shape });
+        }
+        if plan.layers.is_empty() {
+            return Err(Error::NothingToQuantize {
                 detail: match plan.skipped.len() {
                     0 => "the model names no linear layer".to_owned(),
                     count => format!("skip patterns match all {count} linear layers"),
                 },
-            }),
-            None => Ok(plan),
+            });
         }
+        Ok(plan)
     }
 }
 
-fn check(name: &str, linear: &Linear, config: &PtqConfig) -> Result<()> {
-    if matches!(linear.weight, Weight::Packed(_)) {
-        return Err(Error::layer(name, slm_quant_nn::Error::AlreadyPacked));
-    }
-    config
-        .scheme
-        .granularity
-        .scale_count(linear.out_features(), linear.in_features())
-        .map_err(|error| Error::layer(name, error))?;
-    Ok(())
-}
-
-fn patterns<M: NamedLinears + ?Sized>(model: &M, skip: &[String]) -> Result<Vec<Pattern>> {
-    let names = linear_names(model);
+fn patterns(names: &[&str], skip: &[String]) -> Result<Vec<Pattern>> {
     skip.iter()
         .map(|text| {
             let pattern = Pattern::new(text)
@@ -90,7 +95,7 @@ fn patterns<M: NamedLinears + ?Sized>(model: &M, skip: &[String]) -> Result<Vec<
             if names.iter().any(|name| pattern.matches(name)) {
                 Ok(pattern)
             } else {
-                let example = names.first().cloned().unwrap_or_default();
+                let example = names.first().copied().unwrap_or_default().to_owned();
                 Err(Error::UnmatchedPattern { pattern: text.clone(), example })
             }
         })

@@ -230,12 +230,14 @@ impl TensorFile {
         while done < bytes {
             let chunk = &mut buffer[..CHUNK_BYTES.min(bytes - done)];
             self.read_at(place.start + done as u64, chunk)?;
+            let before = values.len();
             extend_f32(&mut values, chunk, place.dtype);
+            // Looked at while they are in the cache.
+            if let Some((index, value)) = first_not_finite(&values[before..]) {
+                let (path, tensor) = (self.path.clone(), name.to_owned());
+                return Err(Error::NotFinite { path, tensor, index: before + index, value });
+            }
             done += chunk.len();
-        }
-        if let Some((index, value)) = first_not_finite(&values) {
-            let (path, tensor) = (self.path.clone(), name.to_owned());
-            return Err(Error::NotFinite { path, tensor, index, value });
         }
         Ok(values)
     }

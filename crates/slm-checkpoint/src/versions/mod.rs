@@ -19,7 +19,7 @@ use crate::tensors::TensorFile;
 use crate::{Error, Result, json};
 
 pub(crate) use open::OpenFiles;
-pub(crate) use v2::read as read_config;
+pub(crate) use v2::{read as read_config, read_metadata};
 
 /// The version that this release writes.
 pub const FORMAT_VERSION: u32 = 2;
@@ -68,7 +68,10 @@ pub const MIGRATIONS: &[Migration] = &[v0::MIGRATION, v1::MIGRATION];
 
 /// Brings `documents`, which are of version `from`, to the present version.
 pub(crate) fn migrate(documents: &mut Documents, from: u32) -> Result<()> {
-    v1::check_metadata_version(documents, from)?;
+    if let Some(metadata) = &documents.metadata {
+        let found = metadata.get("format_version").unwrap_or(&Value::Null);
+        check_metadata_version(&documents.dir.join(METADATA), found, from)?;
+    }
     for migration in MIGRATIONS.iter().filter(|migration| migration.from >= from) {
         (migration.apply)(documents)?;
         let dir = documents.dir.display();
@@ -123,8 +126,16 @@ impl TokenizerInfo {
     }
 }
 
+/// Refuses metadata that is not of the version that the checkpoint is of.
+fn check_metadata_version(path: &Path, found: &Value, version: u32) -> Result<()> {
+    if found.as_u64() == Some(u64::from(version)) {
+        return Ok(());
+    }
+    Err(Error::field(path, "format_version", format!("{version}, as in {CONFIG}"), found))
+}
+
 /// The version that the `config.json` of `dir` says; none where it says nothing.
-fn version_of(dir: &Path, config: &Map<String, Value>) -> Result<Option<u32>> {
+pub(crate) fn version_of(dir: &Path, config: &Map<String, Value>) -> Result<Option<u32>> {
     let path = dir.join(CONFIG);
     match config.get("format") {
         None => return Ok(None),

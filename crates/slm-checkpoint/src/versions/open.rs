@@ -17,7 +17,8 @@ pub(crate) struct OpenFiles {
     pub(crate) version: u32,
     config: Map<String, Value>,
     config_bytes: Vec<u8>,
-    metadata_bytes: Option<Vec<u8>>,
+    /// `quantization_metadata.json`.
+    pub(crate) metadata_bytes: Option<Vec<u8>>,
     /// `tokenizer.json`.
     pub(crate) tokenizer_bytes: Option<Vec<u8>>,
     weights: PositionedFile,

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use slm_quant_core::{Bits, QuantScheme};
 
-use super::{CONFIG, Documents, METADATA, Migration};
+use super::{Documents, METADATA, Migration};
 use crate::layout::names;
 use crate::{Error, Result};
 
@@ -61,15 +61,4 @@ fn apply(documents: &mut Documents) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Checks the header of a metadata file, whichever version it is of.
-pub(super) fn check_metadata_version(documents: &Documents, version: u32) -> Result<()> {
-    let Some(metadata) = &documents.metadata else { return Ok(()) };
-    let found = metadata.get("format_version").cloned().unwrap_or(Value::Null);
-    if found.as_u64() == Some(u64::from(version)) {
-        return Ok(());
-    }
-    let expected = format!("{version}, as in {CONFIG}");
-    Err(Error::field(&documents.dir.join(METADATA), "format_version", expected, found))
 }

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use slm_model::ModelConfig;
 
-use super::{CheckpointConfig, FORMAT, FORMAT_VERSION, TokenizerInfo};
-use crate::{Error, Result};
+use super::{CheckpointConfig, FORMAT, FORMAT_VERSION, TokenizerInfo, check_metadata_version};
+use crate::{Error, QuantizationMetadata, Result, json};
 
 /// `config.json` of versions 1 and 2.
 #[derive(Serialize, Deserialize)]
@@ -42,6 +42,19 @@ pub(crate) fn read(path: &Path, value: Value) -> Result<CheckpointConfig> {
         lineage: config.lineage,
         training: config.training,
     })
+}
+
+/// Parses the bytes of a `quantization_metadata.json` of version 2.
+pub(crate) fn read_metadata(path: &Path, bytes: &[u8]) -> Result<QuantizationMetadata> {
+    /// What is read first, so that a file of another version is told apart from a damaged one.
+    #[derive(Deserialize)]
+    struct Header {
+        #[serde(default)]
+        format_version: Value,
+    }
+    let Header { format_version } = json::parse(path, bytes)?;
+    check_metadata_version(path, &format_version, FORMAT_VERSION)?;
+    json::parse(path, bytes)
 }
 
 impl From<CheckpointConfig> for Config {

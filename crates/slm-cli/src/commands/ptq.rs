@@ -2,18 +2,15 @@
 
 mod report;
 mod settings;
+mod stream;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use serde_json::json;
-use slm_checkpoint::{
-    CalibrationRecord, Checkpoint, FORMAT_VERSION, LayerMetadata, Lineage, QuantizationMetadata,
-    QuantizationMode, SaveRequest, SkippedLayer, WeightError, reserve_output, save, sha256,
-};
-use slm_model::{LM_HEAD, Transformer, window_logits};
-use slm_ptq::{Calibration, LayerReport, Plan, PtqConfig, calibrate, convert};
+use slm_checkpoint::{CalibrationRecord, Checkpoint, reserve_output, sha256};
+use slm_model::{LM_HEAD, Transformer, expected_tensors, window_logits};
+use slm_ptq::{Calibration, Plan, PlannedLayer, PtqConfig, calibrate};
 use slm_quant_core::{
     ActivationGranularity, Granularity, Mapping, ObserverKind, QuantizationType, ScaleDtype,
 };
@@ -76,6 +73,10 @@ pub(crate) struct PtqArgs {
     /// Most tokens to evaluate on
     #[arg(long, value_name = "N", default_value_t = 32_768)]
     eval_tokens: usize,
+    /// Measure no perplexities. Unless the type is static, the model is then never in memory as a whole, and no
+    /// text is needed
+    #[arg(long)]
+    no_eval: bool,
     /// Tokens in a window [default: 256, or the model's positions if fewer]
     #[arg(long)]
     window: Option<usize>,
@@ -99,59 +100,70 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     let checkpoint = context.open_checkpoint(&settings.checkpoint)?;
     checkpoint.require_float()?;
     let window = window(args.window, &checkpoint.config().model)?;
-    let tokenizer = tokenizer(&checkpoint)?;
-    let texts = Texts::read(&settings, args, &tokenizer, window)?;
-    let model = checkpoint.load_model(&context.device)?;
+    let texts = match &settings.calibration {
+        Some(path) => Some(Texts::read(path, &settings, args, &tokenizer(&checkpoint)?, window)?),
+        None => None,
+    };
+    let plan = plan(&checkpoint, config)?;
+
+    let is_static = config.quantization_type == QuantizationType::Static;
+    let held_out = texts.as_ref().filter(|_| !args.no_eval).map(|texts| texts.held_out.as_slice());
+    let observed = texts.as_ref().filter(|_| is_static).map(|texts| texts.calibration.as_slice());
+    let (mut float, mut calibration) = (None, None);
+    if held_out.is_some() || observed.is_some() {
+        let mut model = checkpoint.load_model(&context.device)?;
+        if let Some(ids) = held_out {
+            float = Some(evaluate_with_progress(context, "float perplexity", &model, ids, window)?);
+        }
+        if let Some(ids) = observed {
+            // The head has a hook of its own where it is to be a layer of its own.
+            if plan.layers.iter().any(|layer| layer.name == LM_HEAD) {
+                model.untie_head();
+            }
+            calibration = Some(observe(&mut model, &plan, config, ids, window, context)?);
+        }
+    }
+    // The float model is gone: from here on there is one layer at a time.
+    let record = observed.zip(texts.as_ref()).map(|(ids, texts)| CalibrationRecord {
+        text_sha256: texts.calibration_sha256.clone(),
+        tokens: ids.len() as u64,
+    });
+    let calibration_tokens = record.as_ref().map_or(0, |record| record.tokens);
+    let job = stream::Job {
+        source: &checkpoint,
+        plan: &plan,
+        config,
+        calibration: calibration.as_ref(),
+        record,
+        out: &settings.out,
+        overwrite: settings.overwrite,
+    };
+    let (path, layers) = job.run(context)?;
+
+    // The figures are those of the checkpoint as it will be used, not of what was in memory.
+    let quantized_checkpoint = context.open_checkpoint(&path)?;
+    let (mut quantized, mut execution) = (None, Vec::new());
+    if let Some(ids) = held_out {
+        let model = quantized_checkpoint.load_model(&context.device)?;
+        quantized = Some(evaluate_with_progress(context, "quantized perplexity", &model, ids, window)?);
+        execution = executions(&model);
+    }
     let float_bytes =
         checkpoint.tensor_names().iter().filter_map(|name| checkpoint.tensors().byte_size(name));
-    let float_bytes = float_bytes.sum();
-    let float = evaluate_with_progress(context, "float perplexity", &model, &texts.held_out, window)?;
-
-    let tied = model.head_is_tied();
-    let (mut model, plan) = plan_with_head(model, config)?;
-    let calibration = match config.quantization_type {
-        QuantizationType::Static => {
-            Some(observe(&mut model, &plan, config, &texts.calibration, window, context)?)
-        }
-        QuantizationType::Dynamic | QuantizationType::WeightOnly => None,
-    };
-    let bar = context.progress.bar("quantizing layers", plan.layers.len());
-    let layers = convert(&mut model, &plan, config, calibration.as_ref(), &mut |_| bar.inc(1))?;
-    bar.finish_and_clear();
-    context.interrupt.check()?;
-
-    let metadata = metadata(config, &plan, &model, &layers, &checkpoint, &texts)?;
-    let request = SaveRequest {
-        tokenizer_json: checkpoint.tokenizer_json(),
-        tokenizer: checkpoint.config().tokenizer.clone(),
-        metadata: Some(&metadata),
-        lineage: Some(json!({
-            "method": "ptq",
-            "source_sha256": metadata.lineage.source_sha256,
-            "source": checkpoint.config().lineage,
-        })),
-        training: checkpoint.config().training.clone(),
-        extra_files: &[],
-    };
-    let path = save(&settings.out, &model, &request, settings.overwrite)?;
-    drop(model);
-
-    // The figure is that of the checkpoint as it will be used, not of what was in memory.
-    let quantized_checkpoint = Checkpoint::open(&path)?;
-    let model = quantized_checkpoint.load_model(&context.device)?;
-    let quantized = evaluate_with_progress(context, "quantized perplexity", &model, &texts.held_out, window)?;
-    let execution = executions(&model);
+    let (float_bytes, largest_tensor_bytes) =
+        float_bytes.fold((0, 0), |(sum, largest): (u64, u64), bytes| (sum + bytes, largest.max(bytes)));
     let result = PtqResult::new(report::Facts {
         settings: &settings,
         output: path,
         plan: &plan,
         layers: &layers,
         execution,
-        head_was_tied: tied,
+        head_was_tied: checkpoint.config().model.tie_word_embeddings,
         sizes: Sizes::new(&layers, float_bytes, &quantized_checkpoint),
-        float: &float,
-        quantized: &quantized,
-        calibration_tokens: metadata.lineage.calibration.map_or(0, |record| record.tokens),
+        float: float.as_ref(),
+        quantized: quantized.as_ref(),
+        calibration_tokens,
+        largest_tensor_bytes,
         peak_memory_bytes: memory::peak_bytes(),
         seconds: start.elapsed().as_secs_f64(),
         device: context.device_name,
@@ -168,8 +180,13 @@ struct Texts {
 }
 
 impl Texts {
-    fn read(settings: &Settings, args: &PtqArgs, tokenizer: &Tokenizer, window: usize) -> Result<Self> {
-        let path = &settings.calibration;
+    fn read(
+        path: &Path,
+        settings: &Settings,
+        args: &PtqArgs,
+        tokenizer: &Tokenizer,
+        window: usize,
+    ) -> Result<Self> {
         let text = read_text(path)?;
         let mut calibration = tokenizer.encode(&text)?;
         let calibration_sha256 = sha256(text.as_bytes());
@@ -195,13 +212,17 @@ impl Texts {
 
 /// Plans the layers with the head among them. A tied head that is to be quantized becomes a layer of its own,
 /// so that the embedding stays float; one that is skipped stays tied.
-fn plan_with_head(mut model: Transformer, config: &PtqConfig) -> Result<(Transformer, Plan)> {
-    // A clone shares the weights.
-    let tied = model.clone();
-    model.untie_head();
-    let plan = Plan::new(&model, config)?;
-    let head_is_planned = plan.layers.iter().any(|layer| layer.name == LM_HEAD);
-    Ok((if head_is_planned { model } else { tied }, plan))
+fn plan(checkpoint: &Checkpoint, config: &PtqConfig) -> Result<Plan> {
+    let mut untied = checkpoint.config().model.clone();
+    untied.tie_word_embeddings = false;
+    let linears = expected_tensors(&untied).into_iter().filter(|tensor| tensor.linear_weight);
+    let layers = linears.filter_map(|tensor| match tensor.shape[..] {
+        [rows, cols] => {
+            Some(PlannedLayer { name: tensor.name.strip_suffix(".weight")?.to_owned(), shape: [rows, cols] })
+        }
+        _ => None,
+    });
+    Ok(Plan::of_layers(layers.collect(), config)?)
 }
 
 fn observe(
@@ -223,61 +244,6 @@ fn observe(
     })?;
     bar.finish_and_clear();
     Ok(calibration)
-}
-
-fn metadata(
-    config: &PtqConfig,
-    plan: &Plan,
-    model: &Transformer,
-    reports: &[LayerReport],
-    source: &Checkpoint,
-    texts: &Texts,
-) -> Result<QuantizationMetadata> {
-    let mut layers = Vec::with_capacity(reports.len());
-    model.for_each_linear(&mut |name, linear| {
-        let report = reports.iter().find(|report| report.name == name);
-        if let (Some(report), Some(packed)) = (report, linear.packed()) {
-            layers.push(LayerMetadata::new(
-                name,
-                &packed.matrix().unpack(),
-                report.activation,
-                WeightError {
-                    sqnr_db: report.error.sqnr_db(),
-                    max_abs_error: report.error.max_abs_error(),
-                    clipped_share: report.error.clipped_share().unwrap_or(0.0),
-                },
-            ));
-        }
-    });
-    let is_static = config.quantization_type == QuantizationType::Static;
-    let is_dynamic = config.quantization_type == QuantizationType::Dynamic;
-    Ok(QuantizationMetadata {
-        format_version: FORMAT_VERSION,
-        program_version: env!("CARGO_PKG_VERSION").to_owned(),
-        mode: QuantizationMode::Ptq,
-        quantization_type: config.quantization_type,
-        bits: config.scheme.bits,
-        granularity: config.scheme.granularity,
-        mapping: config.scheme.mapping,
-        scale_dtype: config.scheme.scale_dtype,
-        weight_observer: config.observer.to_string(),
-        activation_observer: is_static.then(|| config.activation_observer.to_string()),
-        activation_granularity: is_dynamic.then_some(config.activation_granularity),
-        layers,
-        skipped: plan.skipped.iter().map(skipped_metadata).collect(),
-        lineage: Lineage {
-            source_sha256: Some(source.weights_sha256()?),
-            calibration: is_static.then(|| CalibrationRecord {
-                text_sha256: texts.calibration_sha256.clone(),
-                tokens: texts.calibration.len() as u64,
-            }),
-            training: None,
-        },
-    })
-}
-
-fn skipped_metadata(layer: &slm_ptq::SkippedLayer) -> SkippedLayer {
-    SkippedLayer { name: layer.name.clone(), shape: layer.shape, reason: layer.reason.clone() }
 }
 
 /// How the device computes each layer, by name.

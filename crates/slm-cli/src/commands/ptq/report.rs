@@ -26,9 +26,10 @@ pub(super) struct Facts<'a> {
     pub(super) execution: Vec<(String, String)>,
     pub(super) head_was_tied: bool,
     pub(super) sizes: Sizes,
-    pub(super) float: &'a Evaluation,
-    pub(super) quantized: &'a Evaluation,
+    pub(super) float: Option<&'a Evaluation>,
+    pub(super) quantized: Option<&'a Evaluation>,
     pub(super) calibration_tokens: u64,
+    pub(super) largest_tensor_bytes: u64,
     pub(super) peak_memory_bytes: Option<u64>,
     pub(super) seconds: f64,
     pub(super) device: &'static str,
@@ -53,10 +54,12 @@ pub(super) struct PtqResult {
     /// Whether the quantized head is a copy of the embedding, which stays float.
     tied_head_copied: bool,
     sizes: Sizes,
-    perplexity_float: f64,
-    perplexity_quantized: f64,
-    nll_float: f64,
-    nll_quantized: f64,
+    /// Bytes of the largest float tensor, which bounds the memory of quantizing.
+    largest_tensor_bytes: u64,
+    perplexity_float: Option<f64>,
+    perplexity_quantized: Option<f64>,
+    nll_float: Option<f64>,
+    nll_quantized: Option<f64>,
     evaluated_tokens: usize,
     peak_memory_bytes: Option<u64>,
     seconds: f64,
@@ -145,13 +148,15 @@ impl PtqResult {
             calibration_tokens: facts.calibration_tokens,
             layers: facts.layers.iter().map(|layer| LayerResult::new(layer, &kernels)).collect(),
             skipped: skipped.collect(),
-            tied_head_copied: facts.head_was_tied && kernels.contains_key(slm_model::LM_HEAD),
+            tied_head_copied: facts.head_was_tied
+                && facts.layers.iter().any(|layer| layer.name == slm_model::LM_HEAD),
             sizes: facts.sizes,
-            perplexity_float: facts.float.perplexity(),
-            perplexity_quantized: facts.quantized.perplexity(),
-            nll_float: facts.float.mean_nll(),
-            nll_quantized: facts.quantized.mean_nll(),
-            evaluated_tokens: facts.quantized.tokens,
+            largest_tensor_bytes: facts.largest_tensor_bytes,
+            perplexity_float: facts.float.map(Evaluation::perplexity),
+            perplexity_quantized: facts.quantized.map(Evaluation::perplexity),
+            nll_float: facts.float.map(Evaluation::mean_nll),
+            nll_quantized: facts.quantized.map(Evaluation::mean_nll),
+            evaluated_tokens: facts.quantized.map_or(0, |evaluation| evaluation.tokens),
             peak_memory_bytes: facts.peak_memory_bytes,
             seconds: facts.seconds,
             device: facts.device,
@@ -193,13 +198,21 @@ impl PtqResult {
             (None, Some(granularity)) => format!("8-bit dynamic, one scale per {granularity}"),
             (None, None) => "float (weight-only)".to_owned(),
         };
+        let perplexity = match (self.perplexity_float, self.perplexity_quantized) {
+            (Some(float), Some(quantized)) => format!(
+                "{float:.4} float -> {quantized:.4} quantized ({:+.2} %), {} held-out tokens",
+                (quantized / float - 1.0) * 100.0,
+                self.evaluated_tokens
+            ),
+            _ => "not measured (--no-eval)".to_owned(),
+        };
         format!(
             "\nweights           int{} {}, {}, {} scales, {} observer\n\
              activations       {activations}\n\
              linear layers     {}\n\
              whole model       {}\n\
-             perplexity        {:.4} float -> {:.4} quantized ({:+.2} %), {} held-out tokens\n\
-             peak memory       {peak}\n\
+             perplexity        {perplexity}\n\
+             peak memory       {peak} (largest float tensor {})\n\
              time              {:.1} s on {}\n\
              wrote             {}",
             self.bits,
@@ -209,10 +222,7 @@ impl PtqResult {
             self.observer,
             size(linear_before, linear_after, linear_ratio),
             size(model_before, model_after, model_ratio),
-            self.perplexity_float,
-            self.perplexity_quantized,
-            (self.perplexity_quantized / self.perplexity_float - 1.0) * 100.0,
-            self.evaluated_tokens,
+            table::bytes(self.largest_tensor_bytes),
             self.seconds,
             self.device,
             self.output.display(),

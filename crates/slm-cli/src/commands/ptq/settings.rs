@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use slm_ptq::PtqConfig;
-use slm_quant_core::{Bits, QuantScheme};
+use slm_quant_core::{Bits, QuantScheme, QuantizationType};
 use slm_train::{QuantizationConfig, TrainingConfig};
 
 use super::PtqArgs;
@@ -12,7 +12,8 @@ use crate::shipped::Shipped;
 
 pub(super) struct Settings {
     pub(super) checkpoint: PathBuf,
-    pub(super) calibration: PathBuf,
+    /// None where no text is needed.
+    pub(super) calibration: Option<PathBuf>,
     pub(super) eval: Option<PathBuf>,
     pub(super) out: PathBuf,
     pub(super) overwrite: bool,
@@ -22,14 +23,17 @@ pub(super) struct Settings {
 impl Settings {
     pub(super) fn new(args: &PtqArgs) -> Result<Self> {
         let config = quantization(args)?;
+        let needs_text = !args.no_eval || config.quantization_type == QuantizationType::Static;
         let (checkpoint, calibration, eval) = match (&args.checkpoint, &args.calibration) {
+            (Some(checkpoint), None) if !needs_text => (checkpoint.clone(), None, None),
             (Some(checkpoint), Some(calibration)) => {
-                (checkpoint.clone(), calibration.clone(), args.eval.clone())
+                (checkpoint.clone(), Some(calibration.clone()), args.eval.clone())
             }
             (Some(_), None) => {
                 return Err(Error::Usage(
                     "--checkpoint needs --calibration FILE: a text like those the model will see, on which \
-                     activations are calibrated and perplexities measured"
+                     activations are calibrated and perplexities measured (or --no-eval, with a --type that is \
+                     not static)"
                         .to_owned(),
                 ));
             }
@@ -40,7 +44,8 @@ impl Settings {
                     (None, None) => Some(shipped.held_out()),
                     (Some(_), None) => None,
                 };
-                (shipped.model(), calibration.clone().unwrap_or_else(|| shipped.calibration()), eval)
+                let calibration = calibration.clone().unwrap_or_else(|| shipped.calibration());
+                (shipped.model(), Some(calibration), eval)
             }
         };
         // The default output is ours to replace; what a user names is not, unless asked to.

@@ -1,0 +1,85 @@
+//! Readers of untrusted bytes, each as a function of the bytes alone: what the targets in `fuzz/` run, and
+//! what `tests/regressions.rs` runs on everything that fuzzing ever found. No part of the interface.
+//!
+//! Each may refuse what it is given, and must neither panic nor accept what contradicts itself.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::manifest::Manifest;
+use crate::tensors::{PositionedFile, TensorFile};
+use crate::{json, tokenizer, versions};
+
+/// A file of weights.
+pub fn safetensors(bytes: &[u8]) {
+    read_all(bytes, TensorFile::safetensors);
+}
+
+/// A record of Burn's.
+pub fn burnpack(bytes: &[u8]) {
+    read_all(bytes, TensorFile::burnpack);
+}
+
+/// `config.json`.
+pub fn config(bytes: &[u8]) {
+    let path = Path::new("config.json");
+    let Ok(value) = json::parse::<Map<String, Value>>(path, bytes) else { return };
+    let _version = versions::version_of(Path::new(""), &value);
+    let Ok(config) = versions::read_config(path, Value::Object(value)) else { return };
+    if config.model.validate().is_ok() {
+        // Whatever is valid can be written, and is the same when it is read.
+        let written = versions::config_bytes(path, &config);
+        let read = written.and_then(|bytes| versions::read_config(path, json::parse(path, &bytes)?));
+        assert!(read.is_ok_and(|read| read == config), "a configuration does not survive being written");
+    }
+}
+
+/// `quantization_metadata.json`.
+pub fn metadata(bytes: &[u8]) {
+    let path = Path::new("quantization_metadata.json");
+    let Ok(metadata) = versions::read_metadata(path, bytes) else { return };
+    for layer in &metadata.layers {
+        let _refused = metadata.activation_quant(layer);
+    }
+    let written = json::to_bytes(path, &metadata).and_then(|bytes| versions::read_metadata(path, &bytes));
+    assert!(written.is_ok(), "metadata does not survive being written");
+}
+
+/// `manifest.json`.
+pub fn manifest(bytes: &[u8]) {
+    let dir = Path::new("");
+    if let Ok(manifest) = Manifest::parse(dir, bytes) {
+        let _refused = manifest.check_version(dir, crate::FORMAT_VERSION);
+        let names = manifest.files.keys();
+        names.for_each(|name| drop(manifest.verify_bytes(dir, name, b"content")));
+    }
+}
+
+/// `tokenizer.json`, as far as a checkpoint looks into it.
+pub fn tokenizer(bytes: &[u8]) {
+    let _refused = tokenizer::check(Path::new("tokenizer.json"), bytes, 1000);
+}
+
+/// Opens `bytes` as a file of tensors and reads all of them.
+fn read_all(bytes: &[u8], open: fn(&Path, PositionedFile) -> crate::Result<TensorFile>) {
+    let Ok(file) = write(bytes) else { return };
+    let Ok(tensors) = open(Path::new("model"), PositionedFile::new(file)) else { return };
+    let mut total = 0;
+    for name in tensors.names() {
+        let read = tensors.read_bytes(name).map(|bytes| bytes.len() as u64);
+        assert!(read.is_ok_and(|size| Some(size) == tensors.byte_size(name)), "{name:?} is not all there");
+        total += tensors.byte_size(name).unwrap_or(0);
+        let _refused = tensors.read_f32(name);
+    }
+    assert!(total <= bytes.len() as u64, "tensors overlap");
+}
+
+fn write(bytes: &[u8]) -> std::io::Result<File> {
+    let mut file = tempfile::tempfile()?;
+    file.write_all(bytes)?;
+    file.seek(SeekFrom::Start(0))?;
+    Ok(file)
+}
