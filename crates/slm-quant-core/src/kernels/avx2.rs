@@ -154,11 +154,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn sum8(self, acc: Ints, w: Ints) -> Ints {
-        self.sum4(acc, w)
-    }
-
-    #[inline(always)]
     unsafe fn dot4(self, acc: Ints, x: *const u8, w: Ints) -> Ints {
         // SAFETY: the caller's pointer is readable for 4 bytes; the features exist as above.
         unsafe {
@@ -172,7 +167,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn sum4(self, acc: Ints, w: Ints) -> Ints {
+    fn sum_bytes(self, acc: Ints, w: Ints) -> Ints {
         // SAFETY: an `Avx2` exists only where the processor has these instructions.
         unsafe {
             let (bytes, ones) = (_mm256_set1_epi8(1), _mm256_set1_epi16(1));

@@ -121,7 +121,7 @@ impl Simd for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn sum8(self, acc: __m512i, w: __m512i) -> __m512i {
+    fn sum_bytes(self, acc: __m512i, w: __m512i) -> __m512i {
         simd!(_mm512_dpbusd_epi32(acc, _mm512_set1_epi8(1), w))
     }
 
@@ -129,11 +129,6 @@ impl Simd for Avx512Vnni {
     unsafe fn dot4(self, acc: __m512i, x: *const u8, w: __m512i) -> __m512i {
         // SAFETY: the same contract.
         unsafe { self.dot8(acc, x, w) }
-    }
-
-    #[inline(always)]
-    fn sum4(self, acc: __m512i, w: __m512i) -> __m512i {
-        self.sum8(acc, w)
     }
 
     #[inline(always)]

@@ -27,6 +27,10 @@ use crate::Bits;
 /// Sums of a group where one would have to wait for itself.
 const CHAINS: usize = 4;
 
+/// Rows from which on zero points are subtracted from INT4 codes as they are unpacked (which leaves
+/// `[-15, 15]`), because that drops the third sum for all of them.
+const SIGNED_ROWS: usize = 4;
+
 /// Where results go. The caller of its methods is the task that owns the rows and blocks.
 pub(crate) trait Output: Sync {
     /// Takes the sums of a group.
@@ -246,9 +250,6 @@ impl<O: Output> IntegerJob<'_, O> {
     }
 
     /// The sums of one group, from the inputs at `x` and the weights at `lines`, which are advanced.
-    ///
-    /// With many rows it pays to subtract zero points from INT4 codes as they are unpacked (which leaves
-    /// `[-15, 15]`), because that drops the third sum for all of them.
     #[inline(always)]
     fn group<S: Simd, const M: usize, const NB: usize, const INT4: bool, const SUM_WEIGHTS: bool>(
         &self,
@@ -258,9 +259,8 @@ impl<O: Output> IntegerJob<'_, O> {
         lines: &mut [*const u8; NB],
     ) -> [[S::I32; NB]; M] {
         let w = self.w;
-        let signed = INT4 && M >= 4;
+        let signed = INT4 && M >= SIGNED_ROWS;
         let centered = !INT4 && S::CENTERED_INPUT8;
-        let parts = if INT4 || centered { 2 } else { 1 };
         let zero = simd.splat_i32(0);
 
         let mut zero_points = [zero; NB];
@@ -273,86 +273,34 @@ impl<O: Output> IntegerJob<'_, O> {
                 zero_points[b] = simd.add_i32(zero_points[b], simd.splat_i32(8));
             }
         }
-        // Independent sums of which each product adds to the next: few rows and blocks alone do not have
-        // enough of them to hide the latency of a multiplication.
-        let chains = if M * NB >= 4 { 1 } else { CHAINS };
-        let mut acc = [[[zero; NB]; M]; CHAINS];
-        let mut weight_sums = [zero; NB];
-        let mut at = 0;
+        let mut run = Run {
+            x,
+            lines: *lines,
+            zero_bytes: zero_points.map(|zero_points| simd.repeat_byte(zero_points)),
+            acc: [[[zero; NB]; M]; CHAINS],
+            weight_sums: [zero; NB],
+        };
         let mut left = w.steps(group);
-        while left > 0 {
-            for number in 0..chains {
-                let mut line = [simd.zero_bytes(); NB];
-                for b in 0..NB {
-                    simd.prefetch(lines[b].wrapping_add(PREFETCH_BYTES));
-                    // SAFETY: `lines[b]` starts at a block's first line and advances one line a step; the
-                    // steps of all groups are the lines of a block.
-                    line[b] = unsafe { simd.load_line(lines[b]) };
-                    lines[b] = lines[b].wrapping_add(LINE_BYTES);
-                }
-                if SUM_WEIGHTS && !INT4 && !centered {
+        if M * NB < CHAINS {
+            while left >= CHAINS {
+                run.lines::<CHAINS, INT4, SUM_WEIGHTS>(simd);
+                left -= CHAINS;
+            }
+        }
+        for _ in 0..left {
+            run.lines::<1, INT4, SUM_WEIGHTS>(simd);
+        }
+        *lines = run.lines;
+        let Run { acc: [mut acc, others @ ..], mut weight_sums, .. } = run;
+        if M * NB < CHAINS {
+            for other in others {
+                for i in 0..M {
                     for b in 0..NB {
-                        weight_sums[b] = simd.sum8(weight_sums[b], line[b]);
+                        acc[i][b] = simd.add_i32(acc[i][b], other[i][b]);
                     }
-                }
-                let mut both = [simd.zero_bytes(); NB];
-                for part in 0..parts {
-                    let mut codes = [simd.zero_bytes(); NB];
-                    for b in 0..NB {
-                        codes[b] = match (INT4, part) {
-                            (false, _) => simd.operand8(line[b], part),
-                            (true, 0) => simd.low_nibbles(line[b]),
-                            (true, _) => simd.high_nibbles(line[b]),
-                        };
-                        if signed {
-                            codes[b] = simd.sub_bytes(codes[b], simd.repeat_byte(zero_points[b]));
-                        }
-                        if INT4 && SUM_WEIGHTS {
-                            both[b] = simd.add_bytes(both[b], codes[b]);
-                        }
-                    }
-                    let acc = &mut acc[(number * parts + part) % chains];
-                    for i in 0..M {
-                        let x = x[i].wrapping_add(at + 4 * part);
-                        for b in 0..NB {
-                            // SAFETY: an input row holds as many codes, of the type that this instruction set
-                            // takes, as a block has columns, padding included; `at` advances by the inputs of
-                            // a line, of which each part multiplies one 32-bit word.
-                            acc[i][b] = unsafe {
-                                if INT4 {
-                                    simd.dot4(acc[i][b], x, codes[b])
-                                } else {
-                                    simd.dot8(acc[i][b], x, codes[b])
-                                }
-                            };
-                        }
-                    }
-                }
-                if INT4 && SUM_WEIGHTS {
-                    for b in 0..NB {
-                        weight_sums[b] = simd.sum4(weight_sums[b], both[b]);
-                    }
-                }
-                at += 4 * parts;
-                left -= 1;
-                if left == 0 {
-                    break;
                 }
             }
         }
-        let mut acc = {
-            let [mut all, rest @ ..] = acc;
-            if chains > 1 {
-                for chain in rest {
-                    for i in 0..M {
-                        for b in 0..NB {
-                            all[i][b] = simd.add_i32(all[i][b], chain[i][b]);
-                        }
-                    }
-                }
-            }
-            all
-        };
 
         if !signed && w.needs_input_sums() {
             for i in 0..M {
@@ -397,6 +345,86 @@ pub(super) fn group_scale<S: Simd>(simd: S, w: &Blocked, block: usize, group: us
     match w.scales(block, group) {
         LaneScales::F32(values) => simd.load_f32(values),
         LaneScales::F16(values) => simd.load_f16(values),
+    }
+}
+
+/// The state of multiplying a group.
+struct Run<S: Simd, const M: usize, const NB: usize> {
+    /// The inputs that the next line multiplies.
+    x: [*const u8; M],
+    /// The next lines of each block.
+    lines: [*const u8; NB],
+    /// Zero points of INT4 codes, repeated.
+    zero_bytes: [S::Bytes; NB],
+    /// Several sums for the same outputs: where rows and blocks are few, one alone would wait for itself.
+    acc: [[[S::I32; NB]; M]; CHAINS],
+    weight_sums: [S::I32; NB],
+}
+
+impl<S: Simd, const M: usize, const NB: usize> Run<S, M, NB> {
+    /// Multiplies `COUNT` lines of each block, each adding to sums of its own.
+    #[inline(always)]
+    fn lines<const COUNT: usize, const INT4: bool, const SUM_WEIGHTS: bool>(&mut self, simd: S) {
+        let signed = INT4 && M >= SIGNED_ROWS;
+        let centered = !INT4 && S::CENTERED_INPUT8;
+        let parts = if INT4 || centered { 2 } else { 1 };
+        // At most 4 lines of two codes of at most 15 in magnitude: a byte holds their sum.
+        let mut code_sums = [simd.zero_bytes(); NB];
+        for number in 0..COUNT {
+            let mut line = [simd.zero_bytes(); NB];
+            for b in 0..NB {
+                let at = self.lines[b].wrapping_add(number * LINE_BYTES);
+                simd.prefetch(at.wrapping_add(PREFETCH_BYTES));
+                // SAFETY: `lines[b]` starts at a block's first line and advances with the lines read; the
+                // steps of all groups are the lines of a block.
+                line[b] = unsafe { simd.load_line(at) };
+                if SUM_WEIGHTS && !INT4 && !centered {
+                    self.weight_sums[b] = simd.sum_bytes(self.weight_sums[b], line[b]);
+                }
+            }
+            for part in 0..parts {
+                let mut codes = [simd.zero_bytes(); NB];
+                for b in 0..NB {
+                    codes[b] = match (INT4, part) {
+                        (false, _) => simd.operand8(line[b], part),
+                        (true, 0) => simd.low_nibbles(line[b]),
+                        (true, _) => simd.high_nibbles(line[b]),
+                    };
+                    if signed {
+                        codes[b] = simd.sub_bytes(codes[b], self.zero_bytes[b]);
+                    }
+                    if INT4 && SUM_WEIGHTS {
+                        code_sums[b] = simd.add_bytes(code_sums[b], codes[b]);
+                    }
+                }
+                // With several lines at a time, the two parts of INT4 need not add to the same sums either.
+                let acc = &mut self.acc[(number * parts + part) % COUNT];
+                for i in 0..M {
+                    let x = self.x[i].wrapping_add(4 * (number * parts + part));
+                    for b in 0..NB {
+                        // SAFETY: an input row holds as many codes, of the type that this instruction set
+                        // takes, as a block has columns, padding included; `x` advances with the lines read,
+                        // of which each part multiplies one 32-bit word.
+                        acc[i][b] = unsafe {
+                            if INT4 {
+                                simd.dot4(acc[i][b], x, codes[b])
+                            } else {
+                                simd.dot8(acc[i][b], x, codes[b])
+                            }
+                        };
+                    }
+                }
+            }
+        }
+        for b in 0..NB {
+            self.lines[b] = self.lines[b].wrapping_add(COUNT * LINE_BYTES);
+            if INT4 && SUM_WEIGHTS {
+                self.weight_sums[b] = simd.sum_bytes(self.weight_sums[b], code_sums[b]);
+            }
+        }
+        for i in 0..M {
+            self.x[i] = self.x[i].wrapping_add(COUNT * parts * 4);
+        }
     }
 }
 

@@ -73,15 +73,13 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// `x` must point to 4 readable bytes: 2 `i16` if [`Simd::CENTERED_INPUT8`], 4 `u8` if not.
     unsafe fn dot8(self, acc: Self::I32, x: *const u8, w: Self::Bytes) -> Self::I32;
     /// Adds to each lane the sum of its 4 signed bytes.
-    fn sum8(self, acc: Self::I32, w: Self::Bytes) -> Self::I32;
+    fn sum_bytes(self, acc: Self::I32, w: Self::Bytes) -> Self::I32;
     /// Adds to each lane the products of its 4 signed bytes with the 4 inputs at `x`. The bytes must be at
     /// most 30 in magnitude.
     ///
     /// # Safety
     /// `x` must point to 4 readable bytes.
     unsafe fn dot4(self, acc: Self::I32, x: *const u8, w: Self::Bytes) -> Self::I32;
-    /// Adds to each lane the sum of its 4 signed bytes, each at most 30 in magnitude.
-    fn sum4(self, acc: Self::I32, w: Self::Bytes) -> Self::I32;
 
     /// The same integer in every lane.
     fn splat_i32(self, value: i32) -> Self::I32;

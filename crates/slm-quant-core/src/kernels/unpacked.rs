@@ -71,7 +71,7 @@ impl<O: Output> IntegerJob<'_, O> {
                             simd.sub_bytes(simd.low_nibbles(codes), zero_bytes),
                             simd.sub_bytes(simd.high_nibbles(codes), zero_bytes),
                         ];
-                        sums = simd.sum4(sums, simd.add_bytes(operands[0], operands[1]));
+                        sums = simd.sum_bytes(sums, simd.add_bytes(operands[0], operands[1]));
                     }
                     simd.store_line(operands[0], to);
                     simd.store_line(operands[1], to.add(LINE_BYTES));
