@@ -2,7 +2,10 @@
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use crate::commands::{bench, compare, corpus, eval, generate, import, inspect, logits, migrate, ptq, train};
+use crate::commands::{
+    bench, compare, corpus, eval, finetune, generate, import, inspect, logits, migrate, ptq, qat, sample,
+    train,
+};
 use crate::device::DeviceName;
 
 const AFTER_HELP: &str = "\
@@ -52,6 +55,12 @@ pub(crate) struct GlobalArgs {
 pub(crate) enum Command {
     /// Train a model from scratch, in 32-bit floats
     Train(train::TrainArgs),
+    /// Train a model so that it loses little when quantized, and quantize it (quantization-aware training)
+    Qat(qat::QatArgs),
+    /// Train a checkpoint further; a quantized one stays quantized
+    Finetune(finetune::FinetuneArgs),
+    /// Sample text from a model, to train on
+    Sample(sample::SampleArgs),
     /// Convert a Hugging Face model directory into a checkpoint
     Import(import::ImportArgs),
     /// Quantize a trained model to INT8 or INT4 (post-training quantization)

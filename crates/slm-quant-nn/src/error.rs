@@ -46,8 +46,11 @@ pub enum Error {
         /// What was asked for.
         found: String,
     },
-    /// The kept state of a fake-quantized layer does not fit the layer.
-    #[error("state {name} of a fake-quantized layer: expected {expected} values, found {found}")]
+    /// Quantized weights are trained on the host.
+    #[error("quantized weights are trained on the CPU devices only; use --device flex or ndarray")]
+    TuningDevice,
+    /// The kept state of a layer in training does not fit the layer.
+    #[error("state {name} of a quantized layer: expected {expected} values, found {found}")]
     State {
         /// Which values.
         name: String,

@@ -18,6 +18,7 @@ mod ops;
 mod packed;
 mod phase;
 mod slices;
+mod tuned;
 
 pub use activation::{InputQuant, fake_quantize_activation};
 pub use device::{ndarray_device, on_cpu, to_vec_f32};
@@ -29,3 +30,4 @@ pub use named::{NamedLinears, linear_names};
 pub use packed::{PackedWeight, WeightExecution};
 pub use phase::{Phase, PhaseSwitch};
 pub use slices::{SliceLinear, SliceOutput, SliceScratch, apply_linears};
+pub use tuned::{Rounding, TunedWeight};

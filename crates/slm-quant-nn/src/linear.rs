@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor};
 use slm_quant_core::{ActivationQuant, PackedMatrix};
 
 use crate::hook::AttachedHook;
-use crate::{Error, FakeQuantizedWeight, PackedWeight, Result};
+use crate::{Error, FakeQuantizedWeight, PackedWeight, Result, TunedWeight};
 
 /// Configuration of a float [`Linear`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +62,8 @@ pub enum Weight {
     FakeQuantized(FakeQuantizedWeight),
     /// Packed integer weights.
     Packed(PackedWeight),
+    /// Packed integer weights that are trained.
+    Tuned(TunedWeight),
 }
 
 impl Weight {
@@ -71,6 +73,7 @@ impl Weight {
             Self::Float(weight) => weight.dims(),
             Self::FakeQuantized(weight) => weight.dims(),
             Self::Packed(weight) => [weight.matrix().rows(), weight.matrix().cols()],
+            Self::Tuned(weight) => weight.dims(),
         }
     }
 }
@@ -138,6 +141,7 @@ impl Linear {
             Weight::Float(weight) => add_bias(x.matmul(weight.val().transpose()), bias),
             Weight::FakeQuantized(weight) => add_bias(weight.matmul(x), bias),
             Weight::Packed(weight) => weight.forward(x, bias),
+            Weight::Tuned(weight) => add_bias(weight.matmul(x), bias),
         };
         if let Some((hook, input)) = hooked_input {
             hook.call(&input, &y);
@@ -161,7 +165,7 @@ impl Linear {
         match &self.weight {
             Weight::Float(weight) => Some(weight.val()),
             Weight::FakeQuantized(weight) => Some(weight.float_weight()),
-            Weight::Packed(_) => None,
+            Weight::Packed(_) | Weight::Tuned(_) => None,
         }
     }
 
@@ -169,6 +173,7 @@ impl Linear {
     pub fn packed(&self) -> Option<&PackedWeight> {
         match &self.weight {
             Weight::Packed(weight) => Some(weight),
+            Weight::Tuned(weight) => Some(weight.packed()),
             Weight::Float(_) | Weight::FakeQuantized(_) => None,
         }
     }

@@ -46,7 +46,7 @@ impl<'a> SliceLinear<'a> {
         match &self.linear.weight {
             _ if self.linear.has_hook() => false,
             Weight::Float(_) => true,
-            Weight::FakeQuantized(_) => false,
+            Weight::FakeQuantized(_) | Weight::Tuned(_) => false,
             Weight::Packed(weight) => {
                 weight.activation() != ActivationQuant::Dynamic(ActivationGranularity::PerTensor)
             }

@@ -245,10 +245,7 @@ fn a_state_that_does_not_fit_is_refused() {
     };
     let state = learned(rows).unwrap().state().unwrap();
     let error = learned(scheme).unwrap().restore(&state).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "state learned_scale of a fake-quantized layer: expected 1 values, found 7"
-    );
+    assert_eq!(error.to_string(), "state learned_scale of a quantized layer: expected 1 values, found 7");
     let mut observed =
         FakeQuantizedWeight::new(weight(1, &device), rows, ObserverKind::MinMax, FLOAT, &phase).unwrap();
     assert!(observed.restore(&state).unwrap_err().to_string().contains("expected 0 values, found 7"));

@@ -4,7 +4,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use slm_text::{END_OF_TEXT, Tokenizer};
 
-use crate::{Error, Result, TrainingConfig};
+use crate::{Error, Result, Sequences, TrainingConfig};
 
 /// Most bytes encoded in one call where the text has documents to split it at: encoding takes some hundred
 /// bytes of memory per token.
@@ -17,6 +17,8 @@ pub struct TrainingData {
     pub tokenizer: Tokenizer,
     /// Tokens to train on.
     pub train: Vec<u32>,
+    /// Where in `train` a sequence may begin, for a corpus of sequences; none for a text, which has no bounds.
+    pub starts: Option<Vec<usize>>,
     /// Tokens to validate on.
     pub validation: Vec<u32>,
     /// SHA-256 of the text.
@@ -67,15 +69,60 @@ impl TrainingData {
             train: encode(&tokenizer, train)?,
             validation: encode(&tokenizer, validation)?,
             sha256: slm_checkpoint::sha256(text.as_bytes()),
+            starts: None,
             tokenizer,
         };
-        let needed = config.training.sequence_length + 1;
-        for (part, found) in [("training", data.train.len()), ("validation", data.validation.len())] {
+        data.check(config)
+    }
+
+    /// Splits sequences of token ids: the last `validation_fraction` of them is held out, each cut to whole
+    /// windows of `sequence_length`.
+    ///
+    /// # Errors
+    /// As [`TrainingData::with_tokenizer`].
+    pub fn of_sequences(
+        sequences: &Sequences,
+        tokenizer: Tokenizer,
+        config: &TrainingConfig,
+    ) -> Result<Self> {
+        let length = config.training.sequence_length;
+        let all = &sequences.ids;
+        let held_out = ((all.len() as f64 * config.training.validation_fraction) as usize).max(1);
+        let (train, validation) = all.split_at(all.len().saturating_sub(held_out));
+        let mut data = Self {
+            tokenizer,
+            train: Vec::new(),
+            starts: None,
+            validation: Vec::new(),
+            sha256: sequences.sha256.clone(),
+        };
+        let mut starts = Vec::new();
+        for sequence in train {
+            let from = data.train.len();
+            starts.extend(from..from + sequence.len().saturating_sub(length));
+            data.train.extend_from_slice(sequence);
+        }
+        for sequence in validation {
+            data.validation.extend_from_slice(&sequence[..sequence.len() / length * length]);
+        }
+        if starts.is_empty() {
+            let found = train.iter().map(Vec::len).max().unwrap_or(0);
+            return Err(Error::TextTooShort { part: "training", found, needed: length + 1 });
+        }
+        data.starts = Some(starts);
+        data.check(config)
+    }
+
+    fn check(self, config: &TrainingConfig) -> Result<Self> {
+        let length = config.training.sequence_length;
+        for (part, found, needed) in
+            [("training", self.train.len(), length + 1), ("validation", self.validation.len(), length)]
+        {
             if found < needed {
                 return Err(Error::TextTooShort { part, found, needed });
             }
         }
-        Ok(data)
+        Ok(self)
     }
 
     /// The `index`-th batch of a run: sequences from random places of the training split, which depend on
@@ -83,11 +130,12 @@ impl TrainingData {
     pub fn batch(&self, seed: u64, index: u64, batch_size: usize, sequence_length: usize) -> Batch {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(index);
-        let places = (self.train.len() - sequence_length) as u64;
+        let places = self.starts.as_ref().map_or(self.train.len() - sequence_length, Vec::len) as u64;
         let mut batch = Batch { inputs: Vec::new(), targets: Vec::new() };
         for _ in 0..batch_size {
             // The bias of the remainder is below places / 2^64.
-            let start = (rng.next_u64() % places) as usize;
+            let place = (rng.next_u64() % places) as usize;
+            let start = self.starts.as_ref().map_or(place, |starts| starts[place]);
             let window = &self.train[start..=start + sequence_length];
             batch.inputs.extend_from_slice(&window[..sequence_length]);
             batch.targets.extend_from_slice(&window[1..]);
@@ -177,6 +225,32 @@ mod tests {
             seen[data.batch(0, index, 1, 4).inputs[0] as usize] = true;
         }
         assert_eq!(seen, [true, true, true, true, true, true, false, false, false, false]);
+    }
+
+    #[test]
+    fn sequences_are_never_crossed() {
+        let config = tiny_config();
+        let text = Corpus::new(1).text(200);
+        let tokenizer = TrainingData::new(&text, &config).unwrap().tokenizer;
+        // Each sequence has one token only, so that a batch that crosses two shows.
+        let ids: Vec<Vec<u32>> = (0..20).map(|i| vec![i; 30]).collect();
+        let sequences = Sequences { ids, sha256: "0".to_owned() };
+        let data = TrainingData::of_sequences(&sequences, tokenizer.clone(), &config).unwrap();
+        assert_eq!((data.train.len(), data.validation.len()), (18 * 30, 2 * 24));
+        let mut seen = [false; 20];
+        for index in 0..100 {
+            let batch = data.batch(0, index, 2, 24);
+            for row in 0..2 {
+                let first = batch.inputs[row * 24];
+                assert!(batch.inputs[row * 24..][..24].iter().all(|&id| id == first));
+                assert_eq!(batch.targets[row * 24 + 23], first);
+                seen[first as usize] = true;
+            }
+        }
+        assert_eq!(seen.iter().filter(|&&seen| seen).count(), 18);
+        let short = Sequences { ids: vec![vec![1; 24]; 20], sha256: "0".to_owned() };
+        let error = TrainingData::of_sequences(&short, tokenizer, &config).unwrap_err();
+        assert!(matches!(error, Error::TextTooShort { part: "training", found: 24, needed: 25 }), "{error}");
     }
 
     #[test]

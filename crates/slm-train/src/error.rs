@@ -101,8 +101,9 @@ pub enum Error {
     },
     /// A loss or gradient that is NaN or infinite.
     #[error(
-        "the {what} is {value} at step {step}; training stopped there and the last checkpoint is kept: lower \
-         learning_rate, lengthen warmup_steps or lower grad_clip"
+        "the {what} is {value} at step {step}{}; training stopped there and the last checkpoint is kept: lower \
+         learning_rate, lengthen warmup_steps or lower grad_clip",
+        place.as_ref().map_or_else(String::new, |place| format!(" (first in {place})"))
     )]
     NotFinite {
         /// Loss or gradient.
@@ -111,6 +112,45 @@ pub enum Error {
         step: usize,
         /// Its value.
         value: f64,
+        /// The first layer or parameter that is not finite, where one was found.
+        place: Option<String>,
+    },
+    /// Quantization-aware training refused its options or the model.
+    #[error(transparent)]
+    Qat(#[from] slm_qat::Error),
+    /// Distillation without a model to learn from.
+    #[error(
+        "`distill` needs a float model to learn from; name its checkpoint by `slm qat --checkpoint`, or set \
+         `distill` in [qat] to false"
+    )]
+    NoTeacher,
+    /// Fine-tuning of a quantized model without one.
+    #[error(
+        "`enable_quantized_finetuning` needs a quantized checkpoint to begin with; name one by `slm finetune \
+         --checkpoint`"
+    )]
+    NotQuantized,
+    /// A layer whose weights could not be trained.
+    #[error("layer {layer}: {source}")]
+    Layer {
+        /// Name of the layer.
+        layer: String,
+        /// What was wrong.
+        source: slm_quant_nn::Error,
+    },
+    /// Sequences of token ids without a tokenizer.
+    #[error(
+        "token ids say nothing about their tokenizer: start from a checkpoint, which has one, or name a `file` in \
+         [tokenizer] of the config"
+    )]
+    NoTokenizer,
+    /// Sequences of token ids that cannot be trained on.
+    #[error("{}: {detail}", path.display())]
+    Sequences {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what would do.
+        detail: String,
     },
     /// A checkpoint that training cannot go on from.
     #[error("cannot resume from {}: {reason}; start a new run without --resume", dir.display())]

@@ -1,4 +1,4 @@
-//! Training of small language models in FP32: the config, the data, the loop.
+//! Training of small language models, in FP32 or quantization-aware: the config, the data, the loop.
 //!
 //! ```no_run
 //! use std::sync::atomic::AtomicBool;
@@ -17,14 +17,20 @@
 
 mod config;
 mod data;
+mod diagnose;
 mod error;
+mod loss;
 mod observer;
 mod optimizer;
+mod plot;
+mod quantization;
 mod schedule;
+mod sequences;
 mod state;
 #[cfg(test)]
 mod testing;
 mod trainer;
+mod tuning;
 
 pub use config::{
     QuantizationConfig, QuantizationMode, TokenizerConfig, TrainingConfig, TrainingOptions, parse_toml,
@@ -33,4 +39,6 @@ pub use config::{
 pub use data::{Batch, TrainingData};
 pub use error::{Error, Result};
 pub use observer::{Metric, StepReport, TrainObserver, ValidationReport};
+pub use sequences::{Corpus, Sequences};
 pub use trainer::{Outcome, Trainer, TrainingSummary};
+pub use tuning::{FinetuneOptions, RoundingKind, TuningMemory};

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct StepReport {
     /// Steps done, this one included.
     pub step: usize,
-    /// Mean cross entropy of the step's batches, in nats per token.
+    /// Mean loss of the step's batches, in nats per token: cross entropy with the text, or, in distillation, the
+    /// divergence from the float model.
     pub loss: f64,
     /// Learning rate of the step.
     pub learning_rate: f64,

@@ -14,15 +14,19 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use crate::{Error, Result, TrainingOptions};
 
-/// The element of a parameter's path that only weights of linear layers have: the name of the variant of
-/// `slm_quant_nn::Weight`. These are decayed.
-const DECAYED: &str = "Float";
+/// Ends of the paths of linear layers' weights, named after the variants of `slm_quant_nn::Weight`. These are
+/// decayed.
+const DECAYED: [&str; 2] = ["Float", "FakeQuantized.weight"];
+/// End of the paths of learned scales.
+const SCALE: &str = "FakeQuantized.scale";
 
 /// AdamW with the state of every parameter.
 pub(crate) struct ModelOptimizer {
     decayed: AdamW,
     plain: AdamW,
     grad_clip: f64,
+    /// Learning rate of learned scales, as a multiple of that of everything else.
+    scale_learning_rate: f64,
     states: BTreeMap<String, Moments>,
 }
 
@@ -31,7 +35,7 @@ pub(crate) struct ModelOptimizer {
 struct Moments(AdaptiveMomentumState<1>);
 
 impl ModelOptimizer {
-    pub(crate) fn new(options: &TrainingOptions) -> Self {
+    pub(crate) fn new(options: &TrainingOptions, scale_learning_rate: f64) -> Self {
         let config = |weight_decay: f64| {
             AdamWConfig::new()
                 .with_beta_1(options.beta1 as f32)
@@ -44,6 +48,7 @@ impl ModelOptimizer {
             decayed: config(options.weight_decay),
             plain: config(0.0),
             grad_clip: options.grad_clip,
+            scale_learning_rate,
             states: BTreeMap::new(),
         }
     }
@@ -90,11 +95,12 @@ impl ModelOptimizer {
     }
 
     /// Restores the state of `model`'s parameters after `steps` steps from what [`to_bytes`](Self::to_bytes)
-    /// gave.
+    /// gave. Learned scales do not take part in the first `observe_steps`.
     pub(crate) fn load<M: Module>(
         &mut self,
         bytes: &[u8],
         steps: usize,
+        observe_steps: usize,
         model: &M,
         device: &Device,
     ) -> Result<()> {
@@ -102,6 +108,10 @@ impl ModelOptimizer {
         let file = SafeTensors::deserialize(bytes).map_err(|error| failed(error.to_string()))?;
         let mut sizes = Sizes { path: Vec::new(), sizes: BTreeMap::new() };
         model.visit(&mut sizes);
+        let steps_of = |path: &str| {
+            if path.ends_with(SCALE) { steps.saturating_sub(observe_steps) } else { steps }
+        };
+        sizes.sizes.retain(|path, _| steps_of(path) > 0);
         if file.len() != 2 * sizes.sizes.len() {
             let (found, expected) = (file.len(), 2 * sizes.sizes.len());
             return Err(failed(format!("it holds {found} tensors, the model needs {expected}")));
@@ -119,7 +129,7 @@ impl ModelOptimizer {
                 let values: Vec<f32> = values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
                 Ok(Tensor::from_data(TensorData::new(values, [size]), device))
             };
-            let state = AdaptiveMomentumState::new(steps, read("moment_1")?, read("moment_2")?);
+            let state = AdaptiveMomentumState::new(steps_of(&path), read("moment_1")?, read("moment_2")?);
             self.states.insert(path, Moments(state));
         }
         Ok(())
@@ -157,10 +167,11 @@ impl ModuleMapper for Step<'_> {
         };
         let path = self.path.join(".");
         let state = self.optimizer.states.remove(&path).map(|Moments(state)| AdamWState::new(state));
-        let decays = self.path.last().is_some_and(|name| name == DECAYED);
+        let decays = DECAYED.iter().any(|end| path.ends_with(end));
         let adamw = if decays { &self.optimizer.decayed } else { &self.optimizer.plain };
+        let factor = if path.ends_with(SCALE) { self.optimizer.scale_learning_rate } else { 1.0 };
         let (value, state) =
-            adamw.step(self.learning_rate, value.reshape([size]), gradient.reshape([size]), state);
+            adamw.step(self.learning_rate * factor, value.reshape([size]), gradient.reshape([size]), state);
         if let Some(state) = state {
             self.optimizer.states.insert(path, Moments(state.momentum));
         }

@@ -40,7 +40,7 @@ fn only_weights_of_linear_layers_decay() {
         let options = TrainingOptions { weight_decay: 0.5, epsilon: 1.0, ..TrainingOptions::default() };
         // Gradients so small beside epsilon that only decay is seen.
         let mut tiny = gradients(&model, 1e-12);
-        let (model, _) = ModelOptimizer::new(&options).step(0.1, model, &mut tiny).unwrap();
+        let (model, _) = ModelOptimizer::new(&options, 0.1).step(0.1, model, &mut tiny).unwrap();
         let mut decayed = 0;
         for (path, after) in values(&model) {
             let linear = path.ends_with("_proj.weight.Float");
@@ -78,7 +78,8 @@ fn clipping_scales_all_gradients_alike() {
     let mut found = gradients(&model, 1.0);
     let norm = global_norm(&model, &found).unwrap();
     let moments = |grad_clip: f64, gradients: &mut GradientsParams| {
-        let mut optimizer = ModelOptimizer::new(&TrainingOptions { grad_clip, ..TrainingOptions::default() });
+        let mut optimizer =
+            ModelOptimizer::new(&TrainingOptions { grad_clip, ..TrainingOptions::default() }, 0.1);
         optimizer.step(1e-3, model.clone(), gradients).unwrap();
         let states: Vec<f32> = optimizer
             .states
@@ -101,7 +102,7 @@ fn gradients_that_are_not_finite_change_nothing() {
     let model = model(&Device::flex());
     let poisoned = poisoned(model.clone());
     let before = values(&model);
-    let mut optimizer = ModelOptimizer::new(&TrainingOptions::default());
+    let mut optimizer = ModelOptimizer::new(&TrainingOptions::default(), 0.1);
     let mut bad = gradients(&poisoned, 1.0);
     let (after, norm) = optimizer.step(0.1, model, &mut bad).unwrap();
     assert!(norm.is_nan());
@@ -114,18 +115,18 @@ fn state_comes_back_and_damage_is_named() {
     let device = Device::flex();
     let model = model(&device);
     let options = TrainingOptions::default();
-    let mut optimizer = ModelOptimizer::new(&options);
+    let mut optimizer = ModelOptimizer::new(&options, 0.1);
     let (model, _) = optimizer.step(1e-2, model.clone(), &mut gradients(&model, 1.0)).unwrap();
     let bytes = optimizer.to_bytes().unwrap();
-    let mut loaded = ModelOptimizer::new(&options);
-    loaded.load(&bytes, 1, &model, &device).unwrap();
+    let mut loaded = ModelOptimizer::new(&options, 0.1);
+    loaded.load(&bytes, 1, 0, &model, &device).unwrap();
     assert_eq!(loaded.to_bytes().unwrap(), bytes);
     let (a, _) = optimizer.step(1e-2, model.clone(), &mut gradients(&model, 1.0)).unwrap();
     let (b, _) = loaded.step(1e-2, model.clone(), &mut gradients(&model, 1.0)).unwrap();
     assert_eq!(values(&a), values(&b));
 
     let mut refuse =
-        |bytes: &[u8], model: &Transformer| loaded.load(bytes, 1, model, &device).unwrap_err().to_string();
+        |bytes: &[u8], model: &Transformer| loaded.load(bytes, 1, 0, model, &device).unwrap_err().to_string();
     assert!(refuse(&bytes[..bytes.len() / 2], &model).contains("optimizer"));
     let mut wide = tiny_config().model;
     wide.intermediate_size += 1;

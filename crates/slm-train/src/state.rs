@@ -11,6 +11,12 @@ use crate::{Error, Metric, Result, TrainingConfig};
 pub(crate) const STATE: &str = "training_state.json";
 /// State of the optimizer. A file of the checkpoint.
 pub(crate) const OPTIMIZER: &str = "training_optimizer.safetensors";
+/// Scales and ranges of fake-quantized layers. A file of the checkpoint.
+pub(crate) const QAT: &str = "training_qat.safetensors";
+/// What rounding left over, in fine-tuning of a quantized model. A file of the checkpoint.
+pub(crate) const RESIDUAL: &str = "training_residual.safetensors";
+/// The plot of the run. A file of the checkpoint.
+pub(crate) const PLOT: &str = "loss.svg";
 /// Everything that was measured, one JSON object a line. A file of the checkpoint.
 pub(crate) const METRICS: &str = "metrics.jsonl";
 
@@ -30,16 +36,26 @@ pub(crate) struct TrainingState {
     pub(crate) data_sha256: String,
     /// Kind of device it ran on: results are the same bit for bit on that kind alone.
     pub(crate) device: String,
+    /// SHA-256 of the weights that the run began with; none for random ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) source_sha256: Option<String>,
 }
 
 impl TrainingState {
-    pub(crate) fn new(step: usize, config: &TrainingConfig, data_sha256: &str, device: &str) -> Self {
+    pub(crate) fn new(
+        step: usize,
+        config: &TrainingConfig,
+        data_sha256: &str,
+        device: &str,
+        source_sha256: Option<String>,
+    ) -> Self {
         Self {
             version: VERSION,
             step,
             config: config.clone(),
             data_sha256: data_sha256.to_owned(),
             device: device.to_owned(),
+            source_sha256,
         }
     }
 
@@ -81,6 +97,9 @@ impl TrainingState {
             ("model", self.config.model == other.config.model),
             ("tokenizer", self.config.tokenizer == other.config.tokenizer),
             ("training", self.config.training == other.config.training),
+            ("quantization", self.config.quantization == other.config.quantization),
+            ("qat", self.config.qat == other.config.qat),
+            ("finetune", self.config.finetune == other.config.finetune),
         ] {
             if !same {
                 return refuse(format!("[{section}] of the config is not what the run began with"));
@@ -88,6 +107,9 @@ impl TrainingState {
         }
         if self.data_sha256 != other.data_sha256 {
             return refuse("the text is not the one the run began with".to_owned());
+        }
+        if self.source_sha256 != other.source_sha256 {
+            return refuse("it did not begin from the weights of this checkpoint".to_owned());
         }
         if self.device != other.device {
             return refuse(format!("the run began on device {}, not {}", self.device, other.device));

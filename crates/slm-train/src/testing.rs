@@ -27,6 +27,8 @@ pub(crate) fn tiny_config() -> TrainingConfig {
             ..TrainingOptions::default()
         },
         quantization: QuantizationConfig::default(),
+        qat: slm_qat::QatOptions::default(),
+        finetune: crate::FinetuneOptions::default(),
     }
 }
 

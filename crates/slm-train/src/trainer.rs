@@ -1,4 +1,4 @@
-//! The FP32 training loop.
+//! The training loop.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,20 +6,27 @@ use std::time::Instant;
 
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::activation::log_softmax;
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use serde_json::json;
+use burn::tensor::Device;
+use serde_json::{Value, json};
 use slm_checkpoint::{Checkpoint, CheckpointWriter, Layout, SaveRequest, TokenizerInfo};
 use slm_model::Transformer;
+use slm_ptq::LayerReport;
 use slm_text::{END_OF_TEXT, Tokenizer};
 
-use crate::data::Batch;
+use crate::diagnose::{first_gradient_not_finite, first_not_finite};
+use crate::loss::{batch_loss, distillation_loss};
 use crate::observer::rounded;
 use crate::optimizer::ModelOptimizer;
+use crate::plot::loss_svg;
+use crate::quantization::Quantization;
 use crate::schedule::Schedule;
-use crate::state::{METRICS, OPTIMIZER, STATE, TrainingState, metrics_to_bytes, read_metrics};
+use crate::state::{
+    METRICS, OPTIMIZER, PLOT, QAT, RESIDUAL, STATE, TrainingState, metrics_to_bytes, read_metrics,
+};
+use crate::tuning::Tuning;
 use crate::{
-    Error, Metric, Result, StepReport, TrainObserver, TrainingConfig, TrainingData, ValidationReport,
+    Corpus, Error, Metric, QuantizationMode, Result, StepReport, TrainObserver, TrainingConfig, TrainingData,
+    TuningMemory, ValidationReport,
 };
 
 /// How a run ended.
@@ -53,6 +60,13 @@ pub struct Trainer {
     data: TrainingData,
     model: Transformer,
     optimizer: ModelOptimizer,
+    /// How the layers are fake-quantized, in quantization-aware training.
+    quantization: Option<Quantization>,
+    /// How quantized weights take updates, in fine-tuning of a quantized model.
+    tuning: Option<Tuning>,
+    /// The float model that the loss compares with.
+    teacher: Option<Transformer>,
+    origin: Origin,
     device: Device,
     dir: PathBuf,
     step: usize,
@@ -60,20 +74,40 @@ pub struct Trainer {
     owns_dir: bool,
     overwrite: bool,
     metrics: Vec<Metric>,
+    /// What became of each layer, once the model is converted.
+    layers: Vec<LayerReport>,
 }
 
 impl Trainer {
-    /// Begins a run that will write its checkpoints to `dir`, which must not exist unless `overwrite`. Nothing
-    /// is written before the first checkpoint.
+    /// Begins a run from random weights that will write its checkpoints to `dir`, which must not exist unless
+    /// `overwrite`. Nothing is written before the first checkpoint.
     ///
     /// `device` may be with or without autodiff.
     ///
     /// # Errors
-    /// [`Error::ConfigValue`], those of [`TrainingData::new`], and [`Error::Checkpoint`] where `dir` cannot be
-    /// written.
+    /// [`Error::ConfigValue`], those of [`TrainingData::new`], [`Error::Qat`], and [`Error::Checkpoint`] where
+    /// `dir` cannot be written.
     pub fn new(
         config: TrainingConfig,
         text: &str,
+        device: &Device,
+        dir: impl AsRef<Path>,
+        overwrite: bool,
+    ) -> Result<Self> {
+        Self::begin(config, Corpus::Text(text), None, device, dir, overwrite)
+    }
+
+    /// Begins a run as [`Trainer::new`] does, from a checkpoint where one is given: with its weights, its
+    /// tokenizer, and in distillation its outputs as what is trained towards. The checkpoint must be float, and
+    /// for `enable_quantized_finetuning` quantized.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`], [`Error::NoTeacher`] for distillation without a checkpoint,
+    /// [`Error::NotQuantized`], and [`Error::Checkpoint`] for one that is quantized or has no tokenizer.
+    pub fn begin(
+        config: TrainingConfig,
+        corpus: Corpus<'_>,
+        start: Option<&Checkpoint>,
         device: &Device,
         dir: impl AsRef<Path>,
         overwrite: bool,
@@ -82,21 +116,32 @@ impl Trainer {
         let dir = dir.as_ref().to_owned();
         // Refuses what cannot be written before hours are spent; dropped, it leaves nothing.
         CheckpointWriter::create(&dir, &config.model, &Layout::new(&config.model), overwrite)?;
-        let data = TrainingData::new(text, &config)?;
+        let origin = Origin::of(start)?;
+        let data = origin.data(corpus, &config)?;
         let device = device.clone().autodiff();
-        let model = Transformer::new(&config.model, config.training.seed, &device)?;
-        let optimizer = ModelOptimizer::new(&config.training);
+        let teacher = origin.teacher(start, &config, &device)?;
+        let model = match start {
+            Some(checkpoint) => checkpoint.load_model(&device)?,
+            None => Transformer::new(&config.model, config.training.seed, &device)?,
+        };
+        let Forms { model, quantization, tuning } = prepared(model, start, &config)?;
+        let optimizer = ModelOptimizer::new(&config.training, config.qat.scale_learning_rate);
         Ok(Self {
             config,
             data,
             model,
             optimizer,
+            quantization,
+            tuning,
+            teacher,
+            origin,
             device,
             dir,
             step: 0,
             owns_dir: false,
             overwrite,
             metrics: Vec::new(),
+            layers: Vec::new(),
         })
     }
 
@@ -112,24 +157,66 @@ impl Trainer {
         device: &Device,
         dir: impl AsRef<Path>,
     ) -> Result<Self> {
+        Self::go_on(config, Corpus::Text(text), None, device, dir)
+    }
+
+    /// Goes on with a run that [`Trainer::begin`] began, from the same checkpoint if it began from one.
+    ///
+    /// # Errors
+    /// As [`Trainer::resume`].
+    pub fn go_on(
+        config: TrainingConfig,
+        corpus: Corpus<'_>,
+        start: Option<&Checkpoint>,
+        device: &Device,
+        dir: impl AsRef<Path>,
+    ) -> Result<Self> {
         config.validate("the training config")?;
         let dir = dir.as_ref().to_owned();
         let checkpoint = Checkpoint::open(&dir)?;
         let state = TrainingState::read(&dir)?;
         let device = device.clone().autodiff();
-        let sha256 = slm_checkpoint::sha256(text.as_bytes());
-        state.check_same(&TrainingState::new(state.step, &config, &sha256, &device_name(&device)), &dir)?;
-        let json = checkpoint.tokenizer_json().map(String::from_utf8_lossy).ok_or_else(|| {
-            Error::NotResumable { dir: dir.clone(), reason: "it has no tokenizer".to_owned() }
-        })?;
-        let tokenizer = Tokenizer::from_json(&json, &dir.join("tokenizer.json").display().to_string())?;
-        let data = TrainingData::with_tokenizer(text, tokenizer, &config)?;
+        let mut origin = Origin::of(start)?;
+        let now = TrainingState::new(
+            state.step,
+            &config,
+            &corpus.sha256(),
+            &device_name(&device),
+            origin.source_sha256.clone(),
+        );
+        state.check_same(&now, &dir)?;
+        // The tokenizer of a run from random weights was trained on its text.
+        origin.tokenizer_json = checkpoint.tokenizer_json().map(<[u8]>::to_vec);
+        origin.tokenizer_origin = dir.join("tokenizer.json");
+        if origin.tokenizer_json.is_none() {
+            return Err(Error::NotResumable { dir, reason: "it has no tokenizer".to_owned() });
+        }
+        let data = origin.data(corpus, &config)?;
+        let finished = state.step >= config.training.steps;
         let model = checkpoint.load_model(&device)?;
-        let mut optimizer = ModelOptimizer::new(&config.training);
+        let mut forms = Forms { model, quantization: None, tuning: None };
+        let mut teacher = None;
+        if !finished {
+            forms = prepared(forms.model, start, &config)?;
+            teacher = origin.teacher(start, &config, &device)?;
+        }
+        let Forms { mut model, quantization, tuning } = forms;
+        if let (Some(_), false) = (&quantization, state.step == 0) {
+            let path = dir.join(QAT);
+            let bytes = std::fs::read(&path).map_err(|source| Error::Read { path, source })?;
+            Quantization::restore(&mut model, &bytes)?;
+        }
+        if tuning.as_ref().is_some_and(Tuning::keeps_residual) && state.step > 0 {
+            let path = dir.join(RESIDUAL);
+            let bytes = std::fs::read(&path).map_err(|source| Error::Read { path, source })?;
+            Tuning::restore_residual(&mut model, &bytes)?;
+        }
+        let mut optimizer = ModelOptimizer::new(&config.training, config.qat.scale_learning_rate);
         if has_optimizer_state(state.step, &config) {
             let path = dir.join(OPTIMIZER);
             let bytes = std::fs::read(&path).map_err(|source| Error::Read { path, source })?;
-            optimizer.load(&bytes, state.step, &model, &device.clone().inner())?;
+            let observed = config.qat.observe_steps;
+            optimizer.load(&bytes, state.step, observed, &model, &device.clone().inner())?;
         }
         let metrics = read_metrics(&dir)?;
         Ok(Self {
@@ -137,12 +224,17 @@ impl Trainer {
             data,
             model,
             optimizer,
+            quantization,
+            tuning,
+            teacher,
+            origin,
             device,
             dir,
             step: state.step,
             owns_dir: true,
             overwrite: true,
             metrics,
+            layers: Vec::new(),
         })
     }
 
@@ -203,6 +295,16 @@ impl Trainer {
         &self.data
     }
 
+    /// What became of each quantized layer; empty unless this run did quantization-aware training to its end.
+    pub fn layers(&self) -> &[LayerReport] {
+        &self.layers
+    }
+
+    /// Bytes per quantized weight that the run takes, in fine-tuning of a quantized model.
+    pub fn tuning_memory(&self) -> Option<TuningMemory> {
+        self.tuning.as_ref().map(|_| Tuning::memory(&self.model))
+    }
+
     /// Everything measured so far, in order.
     pub fn metrics(&self) -> &[Metric] {
         &self.metrics
@@ -221,30 +323,43 @@ impl Trainer {
 
     fn train_step(&mut self, learning_rate: f64) -> Result<StepReport> {
         let options = &self.config.training;
+        if let Some(quantization) = &self.quantization {
+            quantization.prepared.set_phase(self.step);
+        }
         let passes = options.accumulation_steps;
         let mut accumulator = GradientsAccumulator::new();
         let mut losses = Vec::with_capacity(passes);
         for pass in 0..passes {
             let index = (self.step * passes + pass) as u64;
             let batch = self.data.batch(options.seed, index, options.batch_size, options.sequence_length);
-            let loss = batch_loss(&self.model, &batch, options.batch_size, &self.device);
-            losses.push(loss.clone().detach());
+            let loss = match &self.teacher {
+                Some(teacher) => {
+                    distillation_loss(&self.model, teacher, &batch, options.batch_size, &self.device)
+                }
+                None => batch_loss(&self.model, &batch, options.batch_size, &self.device),
+            };
+            let value = slm_quant_nn::to_vec_f32("loss", loss.clone().detach())?;
+            let value = value.first().copied().map_or(f64::NAN, f64::from);
+            if !value.is_finite() {
+                let place = first_not_finite(&self.model, &batch.inputs[..options.sequence_length]);
+                return Err(Error::NotFinite { what: "loss", step: self.step + 1, value, place });
+            }
+            losses.push(value);
             let gradients = loss.div_scalar(passes as f64).backward();
             accumulator.accumulate(&self.model, GradientsParams::from_grads(gradients, &self.model));
         }
-        let losses = slm_quant_nn::to_vec_f32("loss", Tensor::cat(losses, 0))?;
-        let loss = losses.iter().copied().map(f64::from).sum::<f64>() / passes as f64;
+        let loss = losses.iter().sum::<f64>() / passes as f64;
         let step = self.step + 1;
-        let refuse = |what: &'static str, value: f64| Error::NotFinite { what, step, value };
-        if !loss.is_finite() {
-            return Err(refuse("loss", loss));
-        }
-        let (model, grad_norm) =
-            self.optimizer.step(learning_rate, self.model.clone(), &mut accumulator.grads())?;
+        let mut gradients = accumulator.grads();
+        let (model, grad_norm) = self.optimizer.step(learning_rate, self.model.clone(), &mut gradients)?;
         if !grad_norm.is_finite() {
-            return Err(refuse("norm of the gradients", grad_norm));
+            let place = first_gradient_not_finite(&self.model, &gradients);
+            return Err(Error::NotFinite { what: "norm of the gradients", step, value: grad_norm, place });
         }
         self.model = model;
+        if let Some(tuning) = &self.tuning {
+            tuning.apply(&mut self.model, self.step)?;
+        }
         self.step = step;
         let tokens = passes * options.batch_size * options.sequence_length;
         Ok(StepReport {
@@ -274,52 +389,167 @@ impl Trainer {
     }
 
     fn save(&mut self, observer: &mut dyn TrainObserver) -> Result<()> {
-        let state =
-            TrainingState::new(self.step, &self.config, &self.data.sha256, &device_name(&self.device));
+        let state = TrainingState::new(
+            self.step,
+            &self.config,
+            &self.data.sha256,
+            &device_name(&self.device),
+            self.origin.source_sha256.clone(),
+        );
         let to_json = |error: serde_json::Error| Error::State { detail: error.to_string() };
-        let state_bytes = serde_json::to_vec_pretty(&state).map_err(to_json)?;
-        let optimizer_bytes = if has_optimizer_state(self.step, &self.config) {
-            Some(self.optimizer.to_bytes()?)
-        } else {
-            None
+        let mut extra_files = vec![
+            (STATE, serde_json::to_vec_pretty(&state).map_err(to_json)?),
+            (METRICS, metrics_to_bytes(&self.metrics)?),
+        ];
+        if has_optimizer_state(self.step, &self.config) {
+            extra_files.push((OPTIMIZER, self.optimizer.to_bytes()?));
+        }
+        if let Some(svg) = loss_svg(&self.metrics) {
+            extra_files.push((PLOT, svg.into_bytes()));
+        }
+        let mut model = self.model.valid();
+        let mut metadata = None;
+        if let Some(quantization) = &self.quantization {
+            if self.is_finished() {
+                self.layers = slm_qat::convert(&mut model, &mut |_| {})?;
+                metadata = Some(quantization.metadata(&model, &self.layers, &self.config, &state)?);
+            } else {
+                extra_files.push((QAT, Quantization::to_bytes(&model)?));
+            }
+        }
+        if let Some(tuning) = &self.tuning {
+            metadata = Some(tuning.metadata(&model, &self.config, &state));
+            if let (false, Some(bytes)) = (self.is_finished(), Tuning::residual_bytes(&model)?) {
+                extra_files.push((RESIDUAL, bytes));
+            }
+        }
+        let tokenizer_json = match &self.origin.tokenizer_json {
+            Some(json) => json.clone(),
+            None => self.data.tokenizer.to_json()?.into_bytes(),
         };
-        let metrics_bytes = metrics_to_bytes(&self.metrics)?;
-        let tokenizer_json = self.data.tokenizer.to_json()?;
-        let eos = self.data.tokenizer.token_id(END_OF_TEXT);
+        let tokenizer = self.origin.tokenizer.clone().unwrap_or_else(|| TokenizerInfo {
+            bos_token_id: None,
+            eos_token_ids: self.data.tokenizer.token_id(END_OF_TEXT).into_iter().collect(),
+        });
         let training = json!({
             "step": self.step,
             "steps": self.config.training.steps,
             "validation": self.last_validation(),
             "config": self.config,
         });
-        let mut extra_files = vec![(STATE, state_bytes.as_slice()), (METRICS, metrics_bytes.as_slice())];
-        extra_files.extend(optimizer_bytes.as_deref().map(|bytes| (OPTIMIZER, bytes)));
+        let extra_files: Vec<(&str, &[u8])> =
+            extra_files.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
         let request = SaveRequest {
-            tokenizer_json: Some(tokenizer_json.as_bytes()),
-            tokenizer: TokenizerInfo { bos_token_id: None, eos_token_ids: eos.into_iter().collect() },
+            tokenizer_json: Some(&tokenizer_json),
+            tokenizer,
+            metadata: metadata.as_ref(),
+            lineage: self.lineage(),
             training: Some(training),
             extra_files: &extra_files,
-            ..SaveRequest::default()
         };
-        slm_checkpoint::save(&self.dir, &self.model.valid(), &request, self.owns_dir || self.overwrite)?;
+        slm_checkpoint::save(&self.dir, &model, &request, self.owns_dir || self.overwrite)?;
         self.owns_dir = true;
         observer.on_checkpoint(self.step, &self.dir);
         Ok(())
     }
+
+    fn lineage(&self) -> Option<Value> {
+        let quantization = &self.config.quantization;
+        let method = match quantization.quantization_mode {
+            _ if quantization.enable_quantized_finetuning => "finetune",
+            QuantizationMode::Qat => "qat",
+            QuantizationMode::None | QuantizationMode::Ptq => "train",
+        };
+        let source_sha256 = self.origin.source_sha256.as_ref()?;
+        Some(json!({"method": method, "source_sha256": source_sha256, "source": self.origin.lineage}))
+    }
 }
 
-/// Mean cross entropy of a batch, a tensor of shape `[1]`.
-fn batch_loss(model: &Transformer, batch: &Batch, batch_size: usize, device: &Device) -> Tensor<1> {
-    let length = batch.inputs.len() / batch_size;
-    let tensor = |ids: &[u32]| -> Tensor<2, Int> {
-        let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-        Tensor::from_data(TensorData::new(ids, [batch_size, length]), device)
-    };
-    let logits = model.forward(tensor(&batch.inputs));
-    let [rows, vocab_size] = [batch_size * length, model.config().vocab_size];
-    let log_probabilities = log_softmax(logits.reshape([rows, vocab_size]), 1);
-    let targets = tensor(&batch.targets).reshape([rows, 1]);
-    log_probabilities.gather(1, targets).mean().neg()
+/// Where a run starts: from random weights, or from a checkpoint.
+#[derive(Debug, Default)]
+struct Origin {
+    source_sha256: Option<String>,
+    lineage: Option<Value>,
+    tokenizer_json: Option<Vec<u8>>,
+    /// For messages.
+    tokenizer_origin: PathBuf,
+    tokenizer: Option<TokenizerInfo>,
+}
+
+impl Origin {
+    fn of(start: Option<&Checkpoint>) -> Result<Self> {
+        let Some(checkpoint) = start else { return Ok(Self::default()) };
+        let json = checkpoint.tokenizer_json().ok_or_else(|| Error::NotResumable {
+            dir: checkpoint.dir().to_owned(),
+            reason: "it has no tokenizer.json, which training needs to read text".to_owned(),
+        })?;
+        Ok(Self {
+            source_sha256: Some(checkpoint.weights_sha256()?),
+            lineage: checkpoint.config().lineage.clone(),
+            tokenizer_json: Some(json.to_vec()),
+            tokenizer_origin: checkpoint.dir().join("tokenizer.json"),
+            tokenizer: Some(checkpoint.config().tokenizer.clone()),
+        })
+    }
+
+    fn data(&self, corpus: Corpus<'_>, config: &TrainingConfig) -> Result<TrainingData> {
+        let tokenizer = match &self.tokenizer_json {
+            None => None,
+            Some(json) => {
+                let json = String::from_utf8_lossy(json);
+                Some(Tokenizer::from_json(&json, &self.tokenizer_origin.display().to_string())?)
+            }
+        };
+        match (corpus, tokenizer) {
+            (Corpus::Text(text), None) => TrainingData::new(text, config),
+            (Corpus::Text(text), Some(tokenizer)) => TrainingData::with_tokenizer(text, tokenizer, config),
+            (Corpus::Sequences(sequences), Some(tokenizer)) => {
+                TrainingData::of_sequences(sequences, tokenizer, config)
+            }
+            (Corpus::Sequences(sequences), None) => match &config.tokenizer.file {
+                Some(file) => TrainingData::of_sequences(sequences, Tokenizer::from_file(file)?, config),
+                None => Err(Error::NoTokenizer),
+            },
+        }
+    }
+
+    /// The model to learn from, in distillation.
+    fn teacher(
+        &self,
+        start: Option<&Checkpoint>,
+        config: &TrainingConfig,
+        device: &Device,
+    ) -> Result<Option<Transformer>> {
+        if config.quantization.quantization_mode != QuantizationMode::Qat || !config.qat.distill {
+            return Ok(None);
+        }
+        let checkpoint = start.ok_or(Error::NoTeacher)?;
+        Ok(Some(checkpoint.load_model(&device.clone().inner())?))
+    }
+}
+
+/// A model as it is trained.
+struct Forms {
+    model: Transformer,
+    quantization: Option<Quantization>,
+    tuning: Option<Tuning>,
+}
+
+/// The model as the config says to train it: float, fake-quantized, or quantized.
+fn prepared(mut model: Transformer, start: Option<&Checkpoint>, config: &TrainingConfig) -> Result<Forms> {
+    if config.quantization.enable_quantized_finetuning {
+        let source = start.and_then(Checkpoint::metadata).cloned().ok_or(Error::NotQuantized)?;
+        let tuning = Some(Tuning::prepare(&mut model, source, config)?);
+        return Ok(Forms { model, quantization: None, tuning });
+    }
+    if let Some(checkpoint) = start {
+        checkpoint.require_float()?;
+    }
+    if config.quantization.quantization_mode != QuantizationMode::Qat {
+        return Ok(Forms { model, quantization: None, tuning: None });
+    }
+    let (model, quantization) = Quantization::prepare(model, config)?;
+    Ok(Forms { model, quantization: Some(quantization), tuning: None })
 }
 
 /// Whether a checkpoint holds the state of the optimizer: there is none before the first step, and a finished run
@@ -342,3 +572,7 @@ fn device_name(device: &Device) -> String {
 #[cfg(test)]
 #[path = "trainer_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "qat_tests.rs"]
+mod qat_tests;

@@ -4,12 +4,15 @@ pub(crate) mod bench;
 pub(crate) mod compare;
 pub(crate) mod corpus;
 pub(crate) mod eval;
+pub(crate) mod finetune;
 pub(crate) mod generate;
 pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod migrate;
 pub(crate) mod ptq;
+pub(crate) mod qat;
+pub(crate) mod sample;
 pub(crate) mod train;
 
 use crate::args::Command;
@@ -19,6 +22,9 @@ use crate::error::Result;
 pub(crate) fn run(command: Command, context: &Context) -> Result<()> {
     match command {
         Command::Train(args) => train::run(&args, context),
+        Command::Qat(args) => qat::run(&args, context),
+        Command::Finetune(args) => finetune::run(&args, context),
+        Command::Sample(args) => sample::run(&args, context),
         Command::Import(args) => import::run(&args, context),
         Command::Ptq(args) => ptq::run(&args, context),
         Command::Eval(args) => eval::run(&args, context),

@@ -7,14 +7,15 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 use slm_text::read_text;
 use slm_train::{
-    Outcome, QuantizationMode, StepReport, TrainObserver, Trainer, TrainingConfig, ValidationReport,
+    Outcome, QuantizationMode, StepReport, TrainObserver, Trainer, TrainingConfig, TrainingSummary,
+    ValidationReport,
 };
 
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::output::Output;
 
-/// Train a model from scratch, in 32-bit floats.
+/// Train a model from scratch: in 32-bit floats, or, with quantization_mode = "qat", quantization-aware.
 ///
 /// The config says what the model is and how it is trained (see configs/). The last part of the text is held
 /// out, and the perplexity on it is measured as training goes. Ctrl-C writes a checkpoint that --resume goes on
@@ -79,22 +80,8 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
          {} to {steps}",
         trainer.step()
     ))?;
-    let bar = context.progress.bar("training", steps);
-    bar.set_position(trainer.step() as u64);
-    bar.reset_eta();
-    let mut watcher = Watcher { bar: &bar, output: &context.output, tokens_per_second: 0.0 };
-    let summary = trainer.run(&mut watcher, context.interrupt.flag())?;
-    bar.finish_and_clear();
+    let summary = watched(&mut trainer, steps, context)?;
     let finished = summary.outcome == Outcome::Finished;
-    context.output.say(format!(
-        "{} after {} of {steps} steps; checkpoint in {}",
-        if finished { "finished" } else { "interrupted" },
-        summary.step,
-        summary.checkpoint.display()
-    ))?;
-    if !finished {
-        context.output.say("run the same command with --resume to go on")?;
-    }
     context.output.result(&TrainResult {
         checkpoint: summary.checkpoint,
         finished,
@@ -110,10 +97,33 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     if finished { Ok(()) } else { Err(Error::Interrupted) }
 }
 
+/// Runs `trainer` to step `steps` or Ctrl-C, showing how it goes.
+pub(crate) fn watched(trainer: &mut Trainer, steps: usize, context: &Context) -> Result<TrainingSummary> {
+    let bar = context.progress.bar("training", steps);
+    bar.set_position(trainer.step() as u64);
+    bar.reset_eta();
+    let mut watcher = Watcher { bar: &bar, output: &context.output, seconds: 0.0, tokens_per_second: 0.0 };
+    let summary = trainer.run(&mut watcher, context.interrupt.flag())?;
+    bar.finish_and_clear();
+    let finished = summary.outcome == Outcome::Finished;
+    context.output.say(format!(
+        "{} after {} of {steps} steps; checkpoint in {}",
+        if finished { "finished" } else { "interrupted" },
+        summary.step,
+        summary.checkpoint.display()
+    ))?;
+    if !finished {
+        context.output.say("run the same command with --resume to go on")?;
+    }
+    Ok(summary)
+}
+
 /// Shows a run as it goes: the bar at every step, a line at every validation.
 struct Watcher<'a> {
     bar: &'a ProgressBar,
     output: &'a Output,
+    /// Of a step.
+    seconds: f64,
     tokens_per_second: f64,
 }
 
@@ -122,13 +132,19 @@ const SMOOTHING: f64 = 0.1;
 
 impl TrainObserver for Watcher<'_> {
     fn on_step(&mut self, report: &StepReport, seconds: f64) {
-        let now = report.tokens as f64 / seconds;
-        self.tokens_per_second = match self.tokens_per_second {
+        let smooth = |before: f64, now: f64| match before {
             0.0 => now,
             before => before + SMOOTHING * (now - before),
         };
+        self.seconds = smooth(self.seconds, seconds);
+        self.tokens_per_second = smooth(self.tokens_per_second, report.tokens as f64 / seconds);
         self.bar.set_position(report.step as u64);
-        self.bar.set_message(format!("loss {:.4}, {:.0} tokens/s", report.loss, self.tokens_per_second));
+        self.bar.set_message(format!(
+            "loss {:.4}, {:.2} steps/s, {:.0} tokens/s",
+            report.loss,
+            1.0 / self.seconds,
+            self.tokens_per_second
+        ));
     }
 
     fn on_validation(&mut self, report: &ValidationReport) {

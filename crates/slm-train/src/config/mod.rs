@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use slm_model::ModelConfig;
+use slm_qat::QatOptions;
 
-use crate::{Error, Result};
+use crate::{Error, FinetuneOptions, Result};
 
 pub use quantization::{QuantizationConfig, QuantizationMode};
 pub use read::{parse_toml, read_toml};
@@ -30,6 +31,28 @@ pub struct TrainingConfig {
     /// Quantization, off by default.
     #[serde(default)]
     pub quantization: QuantizationConfig,
+    /// How ranges come about where `quantization_mode` is "qat".
+    #[serde(default)]
+    pub qat: QatOptions,
+    /// How weights are quantized again where `enable_quantized_finetuning` is true.
+    #[serde(default)]
+    pub finetune: FinetuneOptions,
+}
+
+/// A config whose model may come from elsewhere.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TuningFile {
+    model: Option<ModelConfig>,
+    #[serde(default)]
+    tokenizer: TokenizerConfig,
+    training: TrainingOptions,
+    #[serde(default)]
+    quantization: QuantizationConfig,
+    #[serde(default)]
+    qat: QatOptions,
+    #[serde(default)]
+    finetune: FinetuneOptions,
 }
 
 /// Where the tokenizer comes from: a file, or training on the data.
@@ -154,6 +177,41 @@ impl TrainingConfig {
         Ok(config)
     }
 
+    /// Reads a TOML file for the training of a model that exists already: `[model]` may be left out, and must be
+    /// that of the model where it is there; `[tokenizer]` is left out. Values are not validated yet.
+    ///
+    /// # Errors
+    /// As [`read_toml`], and [`Error::ConfigValue`] for another model.
+    pub fn for_model(path: impl AsRef<Path>, model: &ModelConfig) -> Result<Self> {
+        let path = path.as_ref();
+        let text =
+            std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        Self::parse_for_model(&text, &path.display().to_string(), model)
+    }
+
+    /// [`TrainingConfig::for_model`] of TOML text; `origin` says in errors where it came from.
+    ///
+    /// # Errors
+    /// As [`TrainingConfig::for_model`].
+    pub fn parse_for_model(text: &str, origin: &str, model: &ModelConfig) -> Result<Self> {
+        let file: TuningFile = parse_toml(text, origin)?;
+        let check = Check { origin };
+        check.that(file.model.as_ref().is_none_or(|found| found == model), "model", || {
+            ("is not the model of the checkpoint".into(), "leave [model] out to take that".into())
+        })?;
+        check.that(file.tokenizer == TokenizerConfig::default(), "tokenizer", || {
+            ("cannot be chosen: the checkpoint has its own".into(), "leave [tokenizer] out".into())
+        })?;
+        Ok(Self {
+            model: model.clone(),
+            tokenizer: file.tokenizer,
+            training: file.training,
+            quantization: file.quantization,
+            qat: file.qat,
+            finetune: file.finetune,
+        })
+    }
+
     /// Checks that values are possible and fit each other; `origin` says in errors where they came from.
     ///
     /// # Errors
@@ -173,7 +231,24 @@ impl TrainingConfig {
         check.that(self.tokenizer.train_bytes > 0, "tokenizer.train_bytes", || {
             ("is 0".into(), "give the bytes to train the tokenizer on".into())
         })?;
-        self.quantization.validate(&check)
+        self.quantization.validate(&check)?;
+        let decays = self.quantization.enable_quantized_finetuning && self.training.weight_decay != 0.0;
+        check.that(!decays, "training.weight_decay", || {
+            let detail = format!("is {}, and quantized weights do not decay", self.training.weight_decay);
+            (detail, "set it to 0".into())
+        })?;
+        if self.quantization.quantization_mode == QuantizationMode::Qat {
+            self.qat.schedule(self.training.steps).map_err(|error| match error {
+                slm_qat::Error::Option { option, detail, remedy } => Error::ConfigValue {
+                    origin: origin.to_owned(),
+                    key: format!("qat.{option}"),
+                    detail,
+                    remedy: format!("; {remedy}"),
+                },
+                other => Error::Qat(other),
+            })?;
+        }
+        Ok(())
     }
 }
 

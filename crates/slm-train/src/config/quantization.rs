@@ -1,6 +1,7 @@
 //! The quantization part of a training config.
 
 use serde::{Deserialize, Serialize};
+use slm_ptq::PtqConfig;
 use slm_quant_core::{
     ActivationGranularity, Bits, Granularity, Mapping, ObserverKind, QuantScheme, QuantizationType,
     ScaleDtype,
@@ -79,13 +80,24 @@ impl QuantizationConfig {
         }
     }
 
+    /// The settings that quantize a trained model so.
+    pub fn ptq(&self) -> PtqConfig {
+        PtqConfig {
+            scheme: self.scheme(),
+            quantization_type: self.quantization_type,
+            observer: self.observer,
+            activation_observer: self.activation_observer,
+            activation_granularity: self.activation_granularity,
+            skip: self.skip.clone(),
+        }
+    }
+
     pub(super) fn validate(&self, check: &Check<'_>) -> Result<()> {
         let of = |key: &str| format!("quantization.{key}");
-        check.that(self.quantization_mode != QuantizationMode::Qat, &of("quantization_mode"), || {
-            ("is \"qat\", which this version cannot do yet".into(), "use \"none\" or \"ptq\"".into())
-        })?;
-        check.that(!self.enable_quantized_finetuning, &of("enable_quantized_finetuning"), || {
-            ("is true, which this version cannot do yet".into(), "use false".into())
+        let both = self.enable_quantized_finetuning && self.quantization_mode == QuantizationMode::Qat;
+        check.that(!both, &of("enable_quantized_finetuning"), || {
+            let remedy = "use one: \"qat\" trains a float model, this a quantized one";
+            ("is true beside quantization_mode = \"qat\"".into(), remedy.into())
         })?;
         for (key, observer) in
             [("observer", &self.observer), ("activation_observer", &self.activation_observer)]

@@ -160,11 +160,28 @@ fn impossible_values_come_with_a_remedy() {
 }
 
 #[test]
-fn what_is_not_there_yet_is_said_and_not_ignored() {
-    let qat = message(&with("[quantization]\nquantization_mode = \"qat\""));
-    assert!(qat.contains("\"qat\", which this version cannot do yet"), "{qat}");
-    let tuning = message(&with("[quantization]\nenable_quantized_finetuning = true"));
-    assert!(tuning.contains("cannot do yet"), "{tuning}");
+fn what_cannot_be_trained_so_is_said_and_not_ignored() {
+    let both = "[quantization]\nquantization_mode = \"qat\"\nenable_quantized_finetuning = true";
+    assert!(message(&with(both)).contains("beside quantization_mode = \"qat\""), "{}", message(&with(both)));
+    let decays = message(&with("[quantization]\nenable_quantized_finetuning = true"));
+    assert!(decays.contains("training.weight_decay") && decays.contains("set it to 0"), "{decays}");
+    let late = "[quantization]\nquantization_mode = \"qat\"\n[qat]\nobserve_steps = 10";
+    assert!(message(&with(late)).contains("`qat.observe_steps`"), "{}", message(&with(late)));
+    let unknown = message(&with("[qat]\nscales = \"learned\""));
+    assert!(unknown.contains("did you mean `scale`?"), "{unknown}");
+}
+
+#[test]
+fn a_config_for_a_model_that_exists_needs_no_model() {
+    let model = slm_model::ModelConfig::new(320, 24, 52, 2, 2, 64);
+    let parse = |text: &str| TrainingConfig::parse_for_model(text, "run.toml", &model);
+    let config = parse("[training]\nsteps = 3\n[qat]\nscale = \"learned\"").unwrap();
+    assert_eq!((&config.model, config.training.steps), (&model, 3));
+    assert_eq!(config.qat.scale, slm_qat::ScaleMode::Learned);
+    let other = parse(SMALL).unwrap_err().to_string();
+    assert!(other.contains("`model` in run.toml: is not the model of the checkpoint"), "{other}");
+    let tokenizer = parse("[training]\nsteps = 3\n[tokenizer]\nfile = \"t.json\"").unwrap_err().to_string();
+    assert!(tokenizer.contains("leave [tokenizer] out"), "{tokenizer}");
 }
 
 #[test]
@@ -185,7 +202,13 @@ fn the_configs_that_ship_are_valid() {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "toml") {
-            TrainingConfig::from_file(&path).unwrap();
+            if std::fs::read_to_string(&path).unwrap().contains("[model]") {
+                TrainingConfig::from_file(&path).unwrap();
+            } else {
+                let stories260k = slm_model::ModelConfig::new(512, 64, 172, 5, 8, 512);
+                let config = TrainingConfig::for_model(&path, &stories260k).unwrap();
+                config.validate(&path.display().to_string()).unwrap();
+            }
             found += 1;
         }
     }

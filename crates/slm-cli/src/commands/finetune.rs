@@ -1,0 +1,198 @@
+//! `slm finetune`
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use slm_checkpoint::Checkpoint;
+use slm_train::{Outcome, QuantizationMode, RoundingKind, Trainer, TrainingConfig, TuningMemory};
+
+use crate::commands::qat::{Data, held_out};
+use crate::commands::train::watched;
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::memory;
+use crate::text::{evaluate_with_progress, window};
+
+/// Train a checkpoint further on another text; a quantized one stays quantized.
+///
+/// The weights of a quantized checkpoint are stored as codes. Gradients are computed in float, and after every
+/// optimizer step the weights are quantized again on the scales that they have; --rounding says how. Embeddings,
+/// norms and biases are float and train as such. A float checkpoint is trained in 32-bit floats. Ctrl-C writes a
+/// checkpoint that --resume goes on from.
+#[derive(Debug, Args)]
+pub(crate) struct FinetuneArgs {
+    /// Checkpoint to begin with, quantized or float
+    #[arg(long, value_name = "DIR")]
+    checkpoint: PathBuf,
+    /// TOML file with [training], and optionally [finetune] [default: 300 steps of 8 x 128 tokens]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// UTF-8 text to train on, or a FILE.json of token ids, such as `slm sample` writes
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Text for the perplexities [default: the part of --data that is held out]
+    #[arg(long, value_name = "FILE")]
+    eval: Option<PathBuf>,
+    /// Most tokens to evaluate on
+    #[arg(long, value_name = "N", default_value_t = 32_768)]
+    eval_tokens: usize,
+    /// Tokens in a window of the evaluation [default: 256, or the model's positions if fewer]
+    #[arg(long)]
+    window: Option<usize>,
+    /// How updated weights become codes again [default: error-feedback, or as the config says]
+    #[arg(long, value_enum)]
+    rounding: Option<Rounding>,
+    /// Checkpoint directory to write
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Go on with the run whose checkpoint is at --out
+    #[arg(long, conflicts_with = "overwrite")]
+    resume: bool,
+    /// Replace a checkpoint that is at --out already
+    #[arg(long)]
+    overwrite: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rounding {
+    /// To the nearest code: most updates are lost
+    Nearest,
+    /// At random, so that the mean is right
+    Stochastic,
+    /// To the nearest code, keeping what is left over for the next step
+    ErrorFeedback,
+}
+
+impl From<Rounding> for RoundingKind {
+    fn from(rounding: Rounding) -> Self {
+        match rounding {
+            Rounding::Nearest => Self::Nearest,
+            Rounding::Stochastic => Self::Stochastic,
+            Rounding::ErrorFeedback => Self::ErrorFeedback,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct FinetuneResult {
+    checkpoint: PathBuf,
+    finished: bool,
+    step: usize,
+    steps: usize,
+    /// None for a float checkpoint.
+    rounding: Option<RoundingKind>,
+    bytes_per_weight: Option<TuningMemory>,
+    perplexity_before: f64,
+    perplexity_after: Option<f64>,
+    nll_before: f64,
+    nll_after: Option<f64>,
+    eval_tokens: usize,
+    peak_memory_bytes: Option<u64>,
+    device: &'static str,
+    seconds: f64,
+}
+
+/// The config where none is given.
+const DEFAULT: &str = "
+[training]
+steps = 300
+batch_size = 8
+sequence_length = 128
+learning_rate = 5e-4
+min_learning_rate = 5e-5
+warmup_steps = 20
+weight_decay = 0.0
+validation_fraction = 0.1
+eval_interval = 50
+";
+
+pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
+    let clock = Instant::now();
+    if args.resume && !args.out.exists() {
+        return Err(Error::file(&args.out, "there is no run to go on with; begin it without --resume"));
+    }
+    let start = context.open_checkpoint(&args.checkpoint)?;
+    let config = config(args, &start)?;
+    let steps = config.training.steps;
+    let rounding = start.is_quantized().then_some(config.finetune.rounding);
+    let data = Data::read(&args.data, config.model.vocab_size)?;
+    let window = window(args.window, &config.model)?;
+    let mut trainer = if args.resume {
+        Trainer::go_on(config, data.corpus(), Some(&start), &context.device, &args.out)?
+    } else {
+        Trainer::begin(config, data.corpus(), Some(&start), &context.device, &args.out, args.overwrite)?
+    };
+    let held_out = held_out(args.eval.as_deref(), args.eval_tokens, &trainer, window)?;
+    let model = start.load_model(&context.device)?;
+    let before = evaluate_with_progress(context, "perplexity before", &model, &held_out, window)?;
+    drop(model);
+    let bytes_per_weight = trainer.tuning_memory();
+    let summary = watched(&mut trainer, steps, context)?;
+    let finished = summary.outcome == Outcome::Finished;
+    drop(trainer);
+    let after = if finished {
+        // The figure is that of the checkpoint as it will be used, not of what was in memory.
+        let model = Checkpoint::open(&summary.checkpoint)?.load_model(&context.device)?;
+        Some(evaluate_with_progress(context, "perplexity after", &model, &held_out, window)?)
+    } else {
+        None
+    };
+    if let Some(after) = &after {
+        context.output.say(format!(
+            "perplexity {:.4} before, {:.4} after ({} tokens)",
+            before.perplexity(),
+            after.perplexity(),
+            after.tokens
+        ))?;
+    }
+    if let Some(memory) = &bytes_per_weight {
+        context.output.say(format!(
+            "training takes {:.2} bytes per quantized weight ({:.2} codes and scales, {:.2} residual, {:.2} \
+             optimizer and gradient); in 32-bit floats it takes {:.2}",
+            memory.total, memory.weights, memory.residual, memory.optimizer, memory.float_total
+        ))?;
+    }
+    context.output.result(&FinetuneResult {
+        checkpoint: summary.checkpoint,
+        finished,
+        step: summary.step,
+        steps,
+        rounding,
+        bytes_per_weight,
+        perplexity_before: before.perplexity(),
+        perplexity_after: after.as_ref().map(slm_model::Evaluation::perplexity),
+        nll_before: before.mean_nll(),
+        nll_after: after.as_ref().map(slm_model::Evaluation::mean_nll),
+        eval_tokens: before.tokens,
+        peak_memory_bytes: memory::peak_bytes(),
+        device: context.device_name,
+        seconds: clock.elapsed().as_secs_f64(),
+    })?;
+    if finished { Ok(()) } else { Err(Error::Interrupted) }
+}
+
+/// The config of the file or the default one, for this checkpoint, with what the options change.
+fn config(args: &FinetuneArgs, start: &Checkpoint) -> Result<TrainingConfig> {
+    let model = &start.config().model;
+    let (mut config, origin) = match &args.config {
+        Some(path) => (TrainingConfig::for_model(path, model)?, path.display().to_string()),
+        None => {
+            let origin = "the default config";
+            (TrainingConfig::parse_for_model(DEFAULT, origin, model)?, origin.to_owned())
+        }
+    };
+    config.quantization.quantization_mode = QuantizationMode::None;
+    config.quantization.enable_quantized_finetuning = start.is_quantized();
+    match args.rounding {
+        Some(_) if !start.is_quantized() => {
+            let message = "--rounding is for quantized checkpoints, and this one is float; leave it out";
+            return Err(Error::Usage(message.to_owned()));
+        }
+        Some(rounding) => config.finetune.rounding = rounding.into(),
+        None => {}
+    }
+    config.validate(&origin)?;
+    Ok(config)
+}

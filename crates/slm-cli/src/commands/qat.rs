@@ -1,0 +1,286 @@
+//! `slm qat`
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use serde::Serialize;
+use slm_checkpoint::Checkpoint;
+use slm_model::{LM_HEAD, Transformer, window_logits};
+use slm_ptq::{Plan, PtqConfig, calibrate, convert};
+use slm_qat::ScaleMode;
+use slm_quant_core::{Bits, Granularity, Mapping, QuantizationType, ScaleDtype};
+use slm_text::read_text;
+use slm_train::{Corpus, Outcome, QuantizationMode, Sequences, Trainer, TrainingConfig};
+
+use crate::commands::train::watched;
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::text::{check_length, evaluate_with_progress, read_ids, window};
+
+/// Train a model while its layers act as their quantized selves, and convert it (quantization-aware training).
+///
+/// Starts from a float checkpoint, or from random weights without --checkpoint. Evaluates the float model, what
+/// post-training quantization makes of it, and what this run does, on the text held out (or --eval), and says how
+/// much of the loss of post-training quantization was recovered. Ctrl-C writes a checkpoint that --resume goes on
+/// from.
+#[derive(Debug, Args)]
+pub(crate) struct QatArgs {
+    /// TOML file with [training], and optionally [quantization] and [qat]; with [model] where there is no
+    /// --checkpoint
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Float checkpoint to begin with
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    /// UTF-8 text to train on, or a FILE.json of token ids, such as `slm sample` writes
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Text for the perplexities [default: the part of --data that is held out]
+    #[arg(long, value_name = "FILE")]
+    eval: Option<PathBuf>,
+    /// Most tokens to evaluate on
+    #[arg(long, value_name = "N", default_value_t = 32_768)]
+    eval_tokens: usize,
+    /// Tokens in a window of the evaluation [default: 256, or the model's positions if fewer]
+    #[arg(long)]
+    window: Option<usize>,
+    /// Width of the weights: 8 or 4 [default: as the config says]
+    #[arg(long, value_parser = clap::value_parser!(u8))]
+    bits: Option<u8>,
+    /// static (8-bit activations, ranges learned in training), dynamic (8-bit, scales from each input) or
+    /// weight-only
+    #[arg(long = "type", value_name = "TYPE")]
+    quantization_type: Option<QuantizationType>,
+    /// Weights that share a scale: tensor, channel or group:N
+    #[arg(long)]
+    granularity: Option<Granularity>,
+    /// symmetric, symmetric-torch or affine
+    #[arg(long)]
+    mapping: Option<Mapping>,
+    /// Type of stored scales: f32 or f16
+    #[arg(long)]
+    scale_dtype: Option<ScaleDtype>,
+    /// Leave layers float whose name matches, such as lm_head or 'layers.0.*' (may be repeated)
+    #[arg(long, value_name = "PATTERN")]
+    skip: Vec<String>,
+    /// Train the scales of weights along with them (LSQ)
+    #[arg(long)]
+    learned_scales: bool,
+    /// Train towards the outputs of the float checkpoint instead of the tokens of the text
+    #[arg(long)]
+    distill: bool,
+    /// Checkpoint directory to write
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Go on with the run whose checkpoint is at --out
+    #[arg(long, conflicts_with = "overwrite")]
+    resume: bool,
+    /// Replace a checkpoint that is at --out already
+    #[arg(long)]
+    overwrite: bool,
+}
+
+#[derive(Serialize)]
+struct QatResult {
+    checkpoint: PathBuf,
+    finished: bool,
+    step: usize,
+    steps: usize,
+    scheme: String,
+    quantization_type: String,
+    quantized_layers: usize,
+    /// Perplexities on the same tokens; the first two where the run began from a checkpoint.
+    perplexity_float: Option<f64>,
+    perplexity_ptq: Option<f64>,
+    perplexity_qat: Option<f64>,
+    /// Share of the loss (nats per token) that post-training quantization added and training took away again.
+    recovered: Option<f64>,
+    eval_tokens: Option<usize>,
+    device: &'static str,
+    seconds: f64,
+}
+
+pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
+    let clock = Instant::now();
+    if args.resume && !args.out.exists() {
+        return Err(Error::file(&args.out, "there is no run to go on with; begin it without --resume"));
+    }
+    let start = args.checkpoint.as_ref().map(|dir| context.open_checkpoint(dir)).transpose()?;
+    let config = config(args, start.as_ref())?;
+    let steps = config.training.steps;
+    let ptq = config.quantization.ptq();
+    let data = Data::read(&args.data, config.model.vocab_size)?;
+    let window = window(args.window, &config.model)?;
+    let mut trainer = if args.resume {
+        Trainer::go_on(config, data.corpus(), start.as_ref(), &context.device, &args.out)?
+    } else {
+        Trainer::begin(config, data.corpus(), start.as_ref(), &context.device, &args.out, args.overwrite)?
+    };
+    let held_out = held_out(args.eval.as_deref(), args.eval_tokens, &trainer, window)?;
+    let before = match &start {
+        Some(checkpoint) => Some(before(checkpoint, &ptq, &trainer, &held_out, window, context)?),
+        None => None,
+    };
+    if let Some(before) = &before {
+        context.output.say(format!(
+            "perplexity before: float {:.4}, {} {} after training {:.4}",
+            before.float.perplexity(),
+            ptq.scheme,
+            ptq.quantization_type,
+            before.ptq.perplexity()
+        ))?;
+    }
+    let summary = watched(&mut trainer, steps, context)?;
+    let finished = summary.outcome == Outcome::Finished;
+    let quantized_layers = trainer.layers().len();
+    drop(trainer);
+    let mut result = QatResult {
+        checkpoint: summary.checkpoint,
+        finished,
+        step: summary.step,
+        steps,
+        scheme: ptq.scheme.to_string(),
+        quantization_type: ptq.quantization_type.to_string(),
+        quantized_layers,
+        perplexity_float: before.as_ref().map(|before| before.float.perplexity()),
+        perplexity_ptq: before.as_ref().map(|before| before.ptq.perplexity()),
+        perplexity_qat: None,
+        recovered: None,
+        eval_tokens: None,
+        device: context.device_name,
+        seconds: 0.0,
+    };
+    if finished {
+        // The figure is that of the checkpoint as it will be used, not of what was in memory.
+        let model = Checkpoint::open(&result.checkpoint)?.load_model(&context.device)?;
+        let after = evaluate_with_progress(context, "quantized perplexity", &model, &held_out, window)?;
+        result.perplexity_qat = Some(after.perplexity());
+        result.eval_tokens = Some(after.tokens);
+        let mut line = format!("perplexity after: {:.4} ({} tokens)", after.perplexity(), after.tokens);
+        if let Some(before) = &before {
+            let lost = before.ptq.mean_nll() - before.float.mean_nll();
+            // Where post-training quantization lost nothing there is nothing to recover.
+            if lost > 0.0 {
+                let recovered = (before.ptq.mean_nll() - after.mean_nll()) / lost;
+                line += &format!(", which recovers {:.1} % of the loss", 100.0 * recovered);
+                result.recovered = Some(recovered);
+            }
+        }
+        context.output.say(line)?;
+    }
+    result.seconds = clock.elapsed().as_secs_f64();
+    context.output.result(&result)?;
+    if finished { Ok(()) } else { Err(Error::Interrupted) }
+}
+
+/// The config of the file, with what the options change.
+fn config(args: &QatArgs, start: Option<&Checkpoint>) -> Result<TrainingConfig> {
+    let mut config = match start {
+        Some(checkpoint) => TrainingConfig::for_model(&args.config, &checkpoint.config().model)?,
+        None => TrainingConfig::from_file(&args.config)?,
+    };
+    let quantization = &mut config.quantization;
+    quantization.quantization_mode = QuantizationMode::Qat;
+    if let Some(bits) = args.bits {
+        quantization.quantization_bits =
+            Bits::try_from(bits).map_err(|error| Error::Usage(format!("--bits: {error}")))?;
+    }
+    quantization.quantization_type = args.quantization_type.unwrap_or(quantization.quantization_type);
+    quantization.granularity = args.granularity.unwrap_or(quantization.granularity);
+    quantization.mapping = args.mapping.unwrap_or(quantization.mapping);
+    quantization.scale_dtype = args.scale_dtype.unwrap_or(quantization.scale_dtype);
+    quantization.skip.extend_from_slice(&args.skip);
+    if args.learned_scales {
+        config.qat.scale = ScaleMode::Learned;
+    }
+    config.qat.distill |= args.distill;
+    config.validate(&args.config.display().to_string())?;
+    Ok(config)
+}
+
+/// What is trained on, as read from a file.
+pub(super) enum Data {
+    Text(String),
+    Sequences(Sequences),
+}
+
+impl Data {
+    pub(super) fn read(path: &Path, vocab_size: usize) -> Result<Self> {
+        if path.extension().is_some_and(|extension| extension == "json") {
+            Ok(Self::Sequences(Sequences::read(path, vocab_size)?))
+        } else {
+            Ok(Self::Text(read_text(path)?))
+        }
+    }
+
+    pub(super) fn corpus(&self) -> Corpus<'_> {
+        match self {
+            Self::Text(text) => Corpus::Text(text),
+            Self::Sequences(sequences) => Corpus::Sequences(sequences),
+        }
+    }
+}
+
+/// The tokens that all perplexities are measured on: those of a file, or what the run holds out.
+pub(super) fn held_out(
+    file: Option<&Path>,
+    most: usize,
+    trainer: &Trainer,
+    window: usize,
+) -> Result<Vec<u32>> {
+    let mut ids = match file {
+        Some(path) => {
+            let ids = read_ids(&trainer.data().tokenizer, path)?;
+            check_length(path, &ids, window)?;
+            ids
+        }
+        None => trainer.data().validation.clone(),
+    };
+    ids.truncate(most);
+    Ok(ids)
+}
+
+/// Losses before training.
+struct Before {
+    float: slm_model::Evaluation,
+    ptq: slm_model::Evaluation,
+}
+
+/// Tokens that static activations are calibrated on for the comparison.
+const CALIBRATION_TOKENS: usize = 16_384;
+
+fn before(
+    checkpoint: &Checkpoint,
+    config: &PtqConfig,
+    trainer: &Trainer,
+    held_out: &[u32],
+    window: usize,
+    context: &Context,
+) -> Result<Before> {
+    let mut model = checkpoint.load_model(&context.device)?;
+    let float = evaluate_with_progress(context, "float perplexity", &model, held_out, window)?;
+    let tied = model.clone();
+    model.untie_head();
+    let plan = Plan::new(&model, config)?;
+    if !plan.layers.iter().any(|layer| layer.name == LM_HEAD) {
+        model = tied;
+    }
+    let calibration = match config.quantization_type {
+        QuantizationType::Static => {
+            let train = &trainer.data().train;
+            let ids = &train[..train.len().min(CALIBRATION_TOKENS)];
+            Some(calibrate(&mut model, &plan, &config.activation_observer, |model: &Transformer| {
+                for chunk in ids.chunks(window) {
+                    context.interrupt.check()?;
+                    window_logits(model, chunk)?;
+                }
+                Ok::<_, Error>(())
+            })?)
+        }
+        QuantizationType::Dynamic | QuantizationType::WeightOnly => None,
+    };
+    convert(&mut model, &plan, config, calibration.as_ref(), &mut |_| {})?;
+    let ptq = evaluate_with_progress(context, "PTQ perplexity", &model, held_out, window)?;
+    Ok(Before { float, ptq })
+}

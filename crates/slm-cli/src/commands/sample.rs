@@ -1,0 +1,159 @@
+//! `slm sample`
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Int, Tensor, TensorData};
+use clap::Args;
+use serde::Serialize;
+use slm_model::{Sampler, SamplingOptions, Transformer};
+use slm_train::Sequences;
+
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::out_file::OutFile;
+use crate::text::tokenizer;
+
+/// Sample text from a model: what it holds to be likely, without any data.
+///
+/// Each sequence begins with the tokenizer's beginning-of-sequence token, or else its end-of-text token, and goes
+/// on beyond the end of a text into the next. Sequence i is drawn with seed S + i, whatever else is drawn beside
+/// it. A FILE.json gets token ids, as `slm qat --data` and `slm logits` read them; any other gets text.
+#[derive(Debug, Args)]
+pub(crate) struct SampleArgs {
+    /// Checkpoint directory
+    #[arg(long, value_name = "DIR")]
+    checkpoint: PathBuf,
+    /// Sequences to draw
+    #[arg(long, value_name = "N")]
+    sequences: usize,
+    /// Tokens of each, the first included [default: as many as the model has positions]
+    #[arg(long, value_name = "N")]
+    length: Option<usize>,
+    /// 1 draws from the model's own distribution; lower is tamer
+    #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
+    temperature: f64,
+    /// Draw from the K most likely tokens only
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Draw from the fewest tokens whose probabilities reach P
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
+    top_p: f64,
+    /// Seed of the draws: the same seed gives the same sequences
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// Sequences drawn at a time
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    batch_size: usize,
+    /// File to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Replace a file that is at --out already
+    #[arg(long)]
+    overwrite: bool,
+}
+
+#[derive(Serialize)]
+struct SampleResult<'a> {
+    out: &'a Path,
+    sequences: usize,
+    length: usize,
+    tokens: usize,
+    seconds: f64,
+    tokens_per_second: f64,
+    device: &'static str,
+}
+
+pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
+    let start = std::time::Instant::now();
+    let out = OutFile::create(&args.out, args.overwrite)?;
+    let checkpoint = context.open_checkpoint(&args.checkpoint)?;
+    let info = &checkpoint.config().tokenizer;
+    let first = info.bos_token_id.or_else(|| info.eos_token_ids.first().copied()).ok_or_else(|| {
+        let detail =
+            "the tokenizer has neither a beginning-of-sequence nor an end-of-text token to begin with";
+        Error::file(&args.checkpoint, detail)
+    })?;
+    let model = checkpoint.load_model(&context.device)?;
+    let most = model.config().max_position_embeddings;
+    let length = args.length.unwrap_or(most);
+    if !(2..=most).contains(&length) {
+        return Err(Error::Usage(format!("--length {length}: this model takes 2 to {most} tokens")));
+    }
+    if args.sequences == 0 || args.batch_size == 0 {
+        return Err(Error::Usage("--sequences and --batch-size must be 1 or more".to_owned()));
+    }
+    let bar = context.progress.bar("sampling", args.sequences * length);
+    let mut sequences = Vec::with_capacity(args.sequences);
+    while sequences.len() < args.sequences {
+        let from = sequences.len();
+        let count = args.batch_size.min(args.sequences - from);
+        let samplers = (0..count as u64)
+            .map(|row| {
+                Sampler::new(SamplingOptions {
+                    temperature: args.temperature,
+                    top_k: args.top_k,
+                    top_p: args.top_p,
+                    seed: args.seed.wrapping_add(from as u64 + row),
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        sequences.extend(draw(&model, samplers, first, length, || {
+            bar.inc(count as u64);
+            context.interrupt.check()
+        })?);
+    }
+    bar.finish_and_clear();
+    let content = if args.out.extension().is_some_and(|extension| extension == "json") {
+        Sequences::to_json(sequences)?
+    } else {
+        let tokenizer = tokenizer(&checkpoint)?;
+        let texts = sequences.iter().map(|ids| tokenizer.decode(ids));
+        texts.collect::<Result<Vec<_>, _>>()?.join("\n").into_bytes()
+    };
+    fs::write(out.path(), content).map_err(|error| Error::file(&args.out, error))?;
+    out.commit()?;
+    let tokens = args.sequences * length;
+    let seconds = start.elapsed().as_secs_f64();
+    context.output.say(format!(
+        "{} sequences of {length} tokens in {} ({:.0} tokens/s)",
+        args.sequences,
+        args.out.display(),
+        tokens as f64 / seconds
+    ))?;
+    context.output.result(&SampleResult {
+        out: &args.out,
+        sequences: args.sequences,
+        length,
+        tokens,
+        seconds,
+        tokens_per_second: tokens as f64 / seconds,
+        device: context.device_name,
+    })
+}
+
+/// One sequence for each sampler, all beginning with `first`. `on_position` is called after each position.
+fn draw(
+    model: &Transformer,
+    mut samplers: Vec<Sampler>,
+    first: u32,
+    length: usize,
+    mut on_position: impl FnMut() -> Result<()>,
+) -> Result<Vec<Vec<u32>>> {
+    let batch = samplers.len();
+    let mut sequences = vec![vec![first]; batch];
+    let mut cache = model.new_cache(batch, length);
+    for _ in 1..length {
+        let last: Vec<i64> = sequences.iter().map(|ids| ids.last().copied().map_or(0, i64::from)).collect();
+        let ids: Tensor<2, Int> = Tensor::from_data(TensorData::new(last, [batch, 1]), &model.device());
+        let logits = slm_quant_nn::to_vec_f32("logits", model.forward_last(ids, &mut cache))
+            .map_err(slm_train::Error::from)?;
+        let vocab_size = model.config().vocab_size;
+        for ((sampler, ids), logits) in samplers.iter_mut().zip(&mut sequences).zip(logits.chunks(vocab_size))
+        {
+            ids.push(sampler.sample(logits)?);
+        }
+        on_position()?;
+    }
+    Ok(sequences)
+}

@@ -1,0 +1,114 @@
+//! Quantized weights that are trained: stored as codes, updated in float, quantized again after every step.
+
+mod ops;
+mod requantize;
+
+use std::sync::Arc;
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor};
+use slm_quant_core::PackedMatrix;
+
+use crate::{Error, PackedWeight, Result, on_cpu, to_vec_f32};
+pub use requantize::Rounding;
+use requantize::requantize;
+
+/// Packed weights `[out_features, in_features]` that can be trained.
+///
+/// Forward and backward passes read the codes. The gradient by the weights arrives at a parameter that stands for
+/// the update yet to be made: it is zero and takes no memory, until an optimizer adds its step to it.
+/// [`TunedWeight::apply`] then adds the step to the weights, layer by layer, and quantizes them again on the scales
+/// that they have.
+#[derive(Module, Debug)]
+pub struct TunedWeight {
+    /// `[out_features, in_features]`.
+    update: Param<Tensor<2>>,
+    #[module(skip)]
+    stored: Arc<Stored>,
+}
+
+/// What is kept of a layer between steps.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    packed: PackedWeight,
+    /// What rounding left over, in 254ths of a scale; empty without error feedback.
+    residual: Vec<i8>,
+}
+
+impl TunedWeight {
+    /// Makes packed weights trainable on `device`, with or without room for the residual of error feedback.
+    ///
+    /// # Errors
+    /// [`Error::TuningDevice`] on a device with memory of its own.
+    pub fn new(weight: &PackedWeight, device: &Device, rounding: Rounding) -> Result<Self> {
+        if !on_cpu(device) {
+            return Err(Error::TuningDevice);
+        }
+        let shape @ [rows, cols] = [weight.matrix().rows(), weight.matrix().cols()];
+        let residual = match rounding {
+            Rounding::ErrorFeedback => vec![0; rows * cols],
+            Rounding::Nearest | Rounding::Stochastic { .. } => Vec::new(),
+        };
+        let stored = Stored { packed: weight.clone(), residual };
+        let update = Param::from_tensor(zeros(shape, device));
+        Ok(Self { update, stored: Arc::new(stored) })
+    }
+
+    /// `[out_features, in_features]`.
+    pub fn dims(&self) -> [usize; 2] {
+        [self.packed().matrix().rows(), self.packed().matrix().cols()]
+    }
+
+    /// The weights as they are stored.
+    pub fn packed(&self) -> &PackedWeight {
+        &self.stored.packed
+    }
+
+    /// What rounding left over, in 254ths of a scale, row by row; empty without error feedback.
+    pub fn residual(&self) -> &[i8] {
+        &self.stored.residual
+    }
+
+    /// Goes on with a residual that [`TunedWeight::residual`] gave.
+    ///
+    /// # Errors
+    /// [`Error::State`] for one of another length.
+    pub fn restore_residual(&mut self, residual: Vec<i8>) -> Result<()> {
+        let (expected, found) = (self.stored.residual.len(), residual.len());
+        if expected != found {
+            return Err(Error::State { name: "residual".to_owned(), expected, found });
+        }
+        self.stored = Arc::new(Stored { packed: self.packed().clone(), residual });
+        Ok(())
+    }
+
+    /// Adds the update that an optimizer has made to the weights, quantizes them again on their scales, and
+    /// forgets the update. `draw` numbers the call, so that stochastic rounding draws anew in each.
+    ///
+    /// # Errors
+    /// [`Error::Core`] for an update that is not finite.
+    pub fn apply(&mut self, rounding: Rounding, draw: u64) -> Result<()> {
+        let update = to_vec_f32("update", self.update.val())?;
+        let shape = self.dims();
+        let (id, tensor, mapper) = self.update.clone().consume();
+        let zeros = zeros(shape, &tensor.device()).set_require_grad(tensor.is_require_grad());
+        self.update = Param::from_mapped_value(id, zeros, mapper);
+        let old = self.packed();
+        let mut residual = self.stored.residual.clone();
+        let quantized = requantize(&old.matrix().unpack(), &update, &mut residual, rounding, draw)?;
+        let matrix = Arc::new(PackedMatrix::new(quantized, old.matrix().kernel())?);
+        let packed = PackedWeight::new(matrix, old.activation());
+        self.stored = Arc::new(Stored { packed, residual });
+        Ok(())
+    }
+
+    /// `x W^T`.
+    pub(crate) fn matmul(&self, x: Tensor<2>) -> Tensor<2> {
+        ops::tuned_linear(x, self.update.val(), &self.stored)
+    }
+}
+
+/// Zeros that take the memory of one.
+fn zeros(shape: [usize; 2], device: &Device) -> Tensor<2> {
+    Tensor::<2>::zeros([1, 1], device).expand(shape)
+}

@@ -1,0 +1,163 @@
+//! Quantization-aware runs of the trainer.
+
+use super::*;
+use crate::Sequences;
+use crate::testing::{devices, tiny_config};
+use slm_checkpoint::QuantizationMode as CheckpointMode;
+use slm_quant_core::{Bits, Granularity, QuantizationType};
+use slm_quant_nn::NamedLinears;
+use slm_text::corpus::Corpus as Stories;
+
+fn text() -> String {
+    Stories::new(1).text(120)
+}
+
+fn never() -> AtomicBool {
+    AtomicBool::new(false)
+}
+
+/// A config that trains static INT4 with learned scales per group.
+fn qat_config() -> TrainingConfig {
+    let mut config = tiny_config();
+    config.quantization.quantization_mode = QuantizationMode::Qat;
+    config.quantization.quantization_bits = Bits::Int4;
+    config.quantization.granularity = Granularity::PerGroup { group_size: 16 };
+    config.qat.scale = slm_qat::ScaleMode::Learned;
+    (config.qat.observe_steps, config.qat.freeze_steps) = (3, 4);
+    config
+}
+
+struct StopAt<'a>(usize, &'a AtomicBool);
+
+impl TrainObserver for StopAt<'_> {
+    fn on_step(&mut self, report: &StepReport, _: f64) {
+        if report.step == self.0 {
+            self.1.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn from_random_weights_to_a_quantized_checkpoint() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("out");
+    let mut config = qat_config();
+    config.training.steps = 40;
+    let mut trainer = Trainer::new(config, &text(), &Device::flex(), &dir, false).unwrap();
+    let before = slm_model::evaluate(&trainer.model(), &trainer.data().validation, 24, |_, _| {}).unwrap();
+    let summary = trainer.run(&mut (), &never()).unwrap();
+    let trained = summary.validation.unwrap();
+    assert!(trained.nll < before.mean_nll() - 0.7, "{} {}", before.mean_nll(), trained.nll);
+    assert_eq!(trainer.layers().len(), 2 * 7 + 1, "the layers and the head");
+
+    let checkpoint = Checkpoint::open(&dir).unwrap();
+    assert!(checkpoint.is_quantized());
+    let metadata = checkpoint.metadata().unwrap();
+    assert_eq!((metadata.mode, metadata.layers.len()), (CheckpointMode::Qat, trainer.layers().len()));
+    let model = checkpoint.load_model(&Device::flex()).unwrap();
+    model.for_each_linear(&mut |name, linear| assert!(linear.packed().is_some(), "{name}"));
+    let scored = &trainer.data().validation[..4 * 24];
+    let shipped = slm_model::evaluate(&model, scored, 24, |_, _| {}).unwrap();
+    assert_eq!(rounded(shipped.mean_nll()), trained.nll, "what was validated is what is in the checkpoint");
+    assert!(std::fs::read_to_string(dir.join(PLOT)).unwrap().starts_with("<svg"));
+}
+
+#[test]
+fn interrupted_and_resumed_is_the_same_bit_for_bit() {
+    for device in devices() {
+        // While observers watch, and while layers are rounded.
+        for (learned, stop_at) in [(true, 2), (false, 11)] {
+            let root = tempfile::tempdir().unwrap();
+            let [float, whole, parts] = ["float", "whole", "parts"].map(|name| root.path().join(name));
+            let mut base = tiny_config();
+            base.training.steps = 5;
+            Trainer::new(base.clone(), &text(), &device, &float, false)
+                .unwrap()
+                .run(&mut (), &never())
+                .unwrap();
+            let start = Checkpoint::open(&float).unwrap();
+
+            let mut config = TrainingConfig { training: qat_config().training, ..qat_config() };
+            config.qat.distill = learned;
+            if !learned {
+                config.qat.scale = slm_qat::ScaleMode::Observed;
+                config.qat.observer = Some("moving-average".parse().unwrap());
+            }
+            let text = text();
+            let corpus = Corpus::Text(&text);
+            let begin = |dir: &Path| {
+                Trainer::begin(config.clone(), corpus, Some(&start), &device, dir, false).unwrap()
+            };
+            begin(&whole).run(&mut (), &never()).unwrap();
+            let stop = never();
+            let summary = begin(&parts).run(&mut StopAt(stop_at, &stop), &stop).unwrap();
+            assert_eq!((summary.outcome, summary.step), (Outcome::Interrupted, stop_at));
+            let mut rest = Trainer::go_on(config.clone(), corpus, Some(&start), &device, &parts).unwrap();
+            assert_eq!(rest.run(&mut (), &never()).unwrap().outcome, Outcome::Finished);
+            for file in ["model.safetensors", METRICS, STATE, "quantization_metadata.json", PLOT] {
+                let read = |dir: &Path| std::fs::read(dir.join(file)).unwrap();
+                assert_eq!(read(&whole), read(&parts), "{file}, {device:?}, learned: {learned}");
+            }
+            assert!(!parts.join(QAT).exists() && !parts.join(OPTIMIZER).exists());
+            let mut again = Trainer::go_on(config.clone(), corpus, Some(&start), &device, &parts).unwrap();
+            assert_eq!(again.run(&mut (), &never()).unwrap().step, config.training.steps);
+
+            let other = Trainer::go_on(config, corpus, None, &device, &parts).err().unwrap().to_string();
+            assert!(other.contains("did not begin from the weights of this checkpoint"), "{other}");
+        }
+    }
+}
+
+#[test]
+fn distillation_comes_nearer_to_the_float_model() {
+    let root = tempfile::tempdir().unwrap();
+    let float = root.path().join("float");
+    let mut base = tiny_config();
+    base.training.steps = 30;
+    let device = Device::flex();
+    Trainer::new(base, &text(), &device, &float, false).unwrap().run(&mut (), &never()).unwrap();
+    let start = Checkpoint::open(&float).unwrap();
+    let ids: Vec<Vec<u32>> = (0..40).map(|i| (0..30).map(|j| (i * 31 + j * j) % 320).collect()).collect();
+    let sequences = Sequences { ids, sha256: "0".to_owned() };
+    let mut config = qat_config();
+    config.qat.distill = true;
+    config.training.steps = 30;
+    config.quantization.quantization_type = QuantizationType::WeightOnly;
+    let dir = root.path().join("out");
+    let corpus = Corpus::Sequences(&sequences);
+    let mut trainer = Trainer::begin(config.clone(), corpus, Some(&start), &device, &dir, false).unwrap();
+    trainer.run(&mut (), &never()).unwrap();
+    let losses: Vec<f64> = trainer
+        .metrics()
+        .iter()
+        .filter_map(|metric| match metric {
+            Metric::Step(report) => Some(report.loss),
+            Metric::Validation(_) => None,
+        })
+        .collect();
+    assert!(losses[0].abs() < 1e-6, "nothing is rounded yet, so both models are the same: {losses:?}");
+    let (first, last) = (losses[3], losses[29]);
+    assert!(first > 0.0 && last < 0.7 * first, "{losses:?}");
+
+    let alone = Trainer::begin(config, Corpus::Text(&text()), None, &device, root.path().join("b"), false);
+    assert!(matches!(alone.err().unwrap(), Error::NoTeacher));
+}
+
+#[test]
+fn a_config_that_cannot_work_is_refused_before_training() {
+    let refuse = |change: &dyn Fn(&mut TrainingConfig)| {
+        let root = tempfile::tempdir().unwrap();
+        let mut config = qat_config();
+        change(&mut config);
+        let dir = root.path().join("out");
+        Trainer::new(config, &text(), &Device::flex(), dir, false).err().unwrap().to_string()
+    };
+    let frozen = refuse(&|config| config.qat.freeze_steps = 18);
+    assert!(frozen.contains("`qat.freeze_steps`") && frozen.contains("use fewer"), "{frozen}");
+    let all = refuse(&|config| config.quantization.skip = vec!["*".to_owned()]);
+    assert!(all.contains("no layer to quantize"), "{all}");
+    let group = refuse(&|config| {
+        config.quantization.granularity = Granularity::PerGroup { group_size: 25 };
+    });
+    assert!(group.contains("25"), "{group}");
+}

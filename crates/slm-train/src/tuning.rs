@@ -1,0 +1,229 @@
+//! Fine-tuning of a model whose weights stay quantized.
+
+use std::collections::BTreeMap;
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+use slm_checkpoint::{
+    FORMAT_VERSION, LayerMetadata, Lineage, QuantizationMetadata, QuantizationMode as CheckpointMode,
+    TrainingRecord, WeightError,
+};
+use slm_model::Transformer;
+use slm_quant_core::ActivationQuant;
+use slm_quant_nn::{NamedLinears, Rounding, TunedWeight, Weight};
+
+use crate::state::TrainingState;
+use crate::{Error, Result, TrainingConfig};
+
+/// Bytes that AdamW and the gradient take per weight: two moments and the gradient, in 32 bits each.
+const OPTIMIZER_BYTES: f64 = 12.0;
+const FLOAT_BYTES: f64 = 4.0;
+
+/// How updated weights are quantized again. The `[finetune]` section of a training config; unknown keys are
+/// refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FinetuneOptions {
+    /// `nearest`, `stochastic` or `error-feedback`. Default: `error-feedback`.
+    pub rounding: RoundingKind,
+}
+
+/// How updated weights become codes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RoundingKind {
+    /// To the nearest code, which loses most updates.
+    Nearest,
+    /// At random, so that the mean is right; drawn with the seed of `[training]`.
+    Stochastic,
+    /// To the nearest code, keeping what is left over in 8 bits for the next step.
+    #[default]
+    ErrorFeedback,
+}
+
+/// Bytes per quantized weight that training keeps between and during steps.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct TuningMemory {
+    /// Codes and scales.
+    pub weights: f64,
+    /// What rounding left over.
+    pub residual: f64,
+    /// Two moments of AdamW and the gradient.
+    pub optimizer: f64,
+    /// All of it.
+    pub total: f64,
+    /// The same of a model in 32-bit floats.
+    pub float_total: f64,
+}
+
+/// The state of quantized fine-tuning, beside the model and its optimizer.
+pub(crate) struct Tuning {
+    rounding: Rounding,
+    /// Of the checkpoint that the run began with.
+    source: QuantizationMetadata,
+}
+
+impl Tuning {
+    /// Makes the packed layers of `model` trainable.
+    pub(crate) fn prepare(
+        model: &mut Transformer,
+        source: QuantizationMetadata,
+        config: &TrainingConfig,
+    ) -> Result<Self> {
+        let rounding = match config.finetune.rounding {
+            RoundingKind::Nearest => Rounding::Nearest,
+            RoundingKind::Stochastic => Rounding::Stochastic { seed: config.training.seed },
+            RoundingKind::ErrorFeedback => Rounding::ErrorFeedback,
+        };
+        let device = model.device();
+        each(model, |_, _, linear| {
+            if let Weight::Packed(weight) = linear {
+                *linear = Weight::Tuned(TunedWeight::new(weight, &device, rounding)?);
+            }
+            Ok(())
+        })?;
+        Ok(Self { rounding, source })
+    }
+
+    /// Takes the updates of step `step` into the quantized weights.
+    pub(crate) fn apply(&self, model: &mut Transformer, step: usize) -> Result<()> {
+        each(model, |count, index, linear| {
+            if let Weight::Tuned(weight) = linear {
+                weight.apply(self.rounding, (step * count + index) as u64)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// What rounding left over in every layer, as a safetensors file; none without error feedback.
+    pub(crate) fn residual_bytes(model: &Transformer) -> Result<Option<Vec<u8>>> {
+        let failed = |error: safetensors::SafeTensorError| Error::State { detail: error.to_string() };
+        let mut tensors: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+        model.for_each_linear(&mut |name, linear| {
+            if let Weight::Tuned(weight) = &linear.weight
+                && !weight.residual().is_empty()
+            {
+                let bytes = weight.residual().iter().map(|value| value.cast_unsigned()).collect();
+                tensors.insert(name.to_owned(), bytes);
+            }
+        });
+        if tensors.is_empty() {
+            return Ok(None);
+        }
+        let views = tensors
+            .iter()
+            .map(|(name, bytes)| Ok((name, TensorView::new(Dtype::I8, vec![bytes.len()], bytes)?)))
+            .collect::<std::result::Result<Vec<_>, _>>()
+            .map_err(failed)?;
+        safetensors::serialize(views, None).map(Some).map_err(failed)
+    }
+
+    /// Goes on from what [`Tuning::residual_bytes`] gave.
+    pub(crate) fn restore_residual(model: &mut Transformer, bytes: &[u8]) -> Result<()> {
+        let file = SafeTensors::deserialize(bytes)
+            .map_err(|error| Error::State { detail: format!("residuals: {error}") })?;
+        let mut failed = None;
+        model.for_each_linear_mut(&mut |name, linear| {
+            if let (None, Weight::Tuned(weight)) = (&failed, &mut linear.weight) {
+                let residual = file.tensor(name).map_or_else(
+                    |_| Vec::new(),
+                    |view| view.data().iter().map(|value| value.cast_signed()).collect(),
+                );
+                failed = weight.restore_residual(residual).err();
+            }
+        });
+        failed.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Whether residuals are kept between steps.
+    pub(crate) fn keeps_residual(&self) -> bool {
+        self.rounding == Rounding::ErrorFeedback
+    }
+
+    /// What training takes per quantized weight.
+    pub(crate) fn memory(model: &Transformer) -> TuningMemory {
+        let (mut count, mut stored, mut kept) = (0, 0, 0);
+        model.for_each_linear(&mut |_, linear| {
+            if let Weight::Tuned(weight) = &linear.weight {
+                let [rows, cols] = weight.dims();
+                count += rows * cols;
+                stored += weight.packed().matrix().byte_size();
+                kept += weight.residual().len();
+            }
+        });
+        let per_weight = |bytes: usize| bytes as f64 / count.max(1) as f64;
+        let (weights, residual) = (per_weight(stored), per_weight(kept));
+        TuningMemory {
+            weights,
+            residual,
+            optimizer: OPTIMIZER_BYTES,
+            total: weights + residual + OPTIMIZER_BYTES,
+            float_total: FLOAT_BYTES + OPTIMIZER_BYTES,
+        }
+    }
+
+    /// What a checkpoint of the model says of its quantization: what the first one said, with the weights of now.
+    pub(crate) fn metadata(
+        &self,
+        model: &Transformer,
+        config: &TrainingConfig,
+        state: &TrainingState,
+    ) -> QuantizationMetadata {
+        // The codes are all there is: no float weight from which they could differ.
+        let error = WeightError { sqnr_db: f64::INFINITY, max_abs_error: 0.0, clipped_share: 0.0 };
+        let mut layers = Vec::new();
+        model.for_each_linear(&mut |name, linear| {
+            if let Some(packed) = linear.packed() {
+                let activation = match packed.activation() {
+                    ActivationQuant::Static(params) => Some(params),
+                    ActivationQuant::Float | ActivationQuant::Dynamic(_) => None,
+                };
+                layers.push(LayerMetadata::new(name, &packed.matrix().unpack(), activation, error));
+            }
+        });
+        let training = &config.training;
+        let tokens =
+            state.step * training.accumulation_steps * training.batch_size * training.sequence_length;
+        QuantizationMetadata {
+            format_version: FORMAT_VERSION,
+            program_version: env!("CARGO_PKG_VERSION").to_owned(),
+            mode: CheckpointMode::Finetuned,
+            layers,
+            lineage: Lineage {
+                source_sha256: state.source_sha256.clone(),
+                calibration: self.source.lineage.calibration.clone(),
+                training: Some(TrainingRecord {
+                    text_sha256: state.data_sha256.clone(),
+                    tokens: tokens as u64,
+                    steps: state.step as u64,
+                }),
+            },
+            ..self.source.clone()
+        }
+    }
+}
+
+/// Calls `change` for the weight of every linear layer, with the number of layers and its own.
+fn each(
+    model: &mut Transformer,
+    mut change: impl FnMut(usize, usize, &mut Weight) -> slm_quant_nn::Result<()>,
+) -> Result<()> {
+    let mut count = 0;
+    model.for_each_linear(&mut |_, _| count += 1);
+    let mut index = 0;
+    let mut failed = None;
+    model.for_each_linear_mut(&mut |name, linear| {
+        if failed.is_none()
+            && let Err(source) = change(count, index, &mut linear.weight)
+        {
+            failed = Some(Error::Layer { layer: name.to_owned(), source });
+        }
+        index += 1;
+    });
+    failed.map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+#[path = "tuning_tests.rs"]
+mod tests;

@@ -1,0 +1,142 @@
+//! Fine-tuning of quantized checkpoints.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::tensor::Device;
+use slm_checkpoint::{Checkpoint, QuantizationMode as CheckpointMode};
+use slm_quant_core::{Bits, Granularity, QuantizationType};
+use slm_text::corpus::Corpus as Stories;
+
+use crate::testing::{devices, tiny_config};
+use crate::{
+    Corpus, Error, Outcome, QuantizationMode, RoundingKind, StepReport, TrainObserver, Trainer,
+    TrainingConfig,
+};
+
+fn never() -> AtomicBool {
+    AtomicBool::new(false)
+}
+
+/// A quantized checkpoint of a model that knows a little.
+fn quantized(dir: &Path, device: &Device, quantization_type: QuantizationType) -> Checkpoint {
+    let mut config = tiny_config();
+    config.quantization.quantization_mode = QuantizationMode::Qat;
+    config.quantization.quantization_bits = Bits::Int8;
+    config.quantization.quantization_type = quantization_type;
+    config.quantization.granularity = Granularity::PerGroup { group_size: 16 };
+    config.training.eval_interval = 0;
+    let text = Stories::new(1).text(120);
+    Trainer::new(config, &text, device, dir, false).unwrap().run(&mut (), &never()).unwrap();
+    Checkpoint::open(dir).unwrap()
+}
+
+fn tuning_config(start: &Checkpoint, rounding: RoundingKind) -> TrainingConfig {
+    let mut config = tiny_config();
+    config.model = start.config().model.clone();
+    config.training.weight_decay = 0.0;
+    config.training.learning_rate = 1e-3;
+    config.quantization.enable_quantized_finetuning = true;
+    config.finetune.rounding = rounding;
+    config
+}
+
+struct StopAt<'a>(usize, &'a AtomicBool);
+
+impl TrainObserver for StopAt<'_> {
+    fn on_step(&mut self, report: &StepReport, _: f64) {
+        if report.step == self.0 {
+            self.1.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn interrupted_and_resumed_is_the_same_bit_for_bit_and_stays_quantized() {
+    let other = Stories::new(2).text(120);
+    for (device, rounding) in devices().into_iter().flat_map(|device| {
+        [RoundingKind::Nearest, RoundingKind::Stochastic, RoundingKind::ErrorFeedback]
+            .map(|rounding| (device.clone(), rounding))
+    }) {
+        let root = tempfile::tempdir().unwrap();
+        let [source, whole, parts] = ["source", "whole", "parts"].map(|name| root.path().join(name));
+        let start = quantized(&source, &device, QuantizationType::Static);
+        let config = tuning_config(&start, rounding);
+        let corpus = Corpus::Text(&other);
+        let begin =
+            |dir: &Path| Trainer::begin(config.clone(), corpus, Some(&start), &device, dir, false).unwrap();
+        begin(&whole).run(&mut (), &never()).unwrap();
+        let stop = never();
+        let summary = begin(&parts).run(&mut StopAt(9, &stop), &stop).unwrap();
+        assert_eq!((summary.outcome, summary.step), (Outcome::Interrupted, 9));
+        let residual = parts.join("training_residual.safetensors");
+        assert_eq!(residual.exists(), rounding == RoundingKind::ErrorFeedback);
+        let mut rest = Trainer::go_on(config.clone(), corpus, Some(&start), &device, &parts).unwrap();
+        assert_eq!(rest.run(&mut (), &never()).unwrap().outcome, Outcome::Finished);
+        for file in ["model.safetensors", "metrics.jsonl", "quantization_metadata.json"] {
+            let read = |dir: &Path| std::fs::read(dir.join(file)).unwrap();
+            assert_eq!(read(&whole), read(&parts), "{file}, {device:?}, {rounding:?}");
+        }
+        assert!(!residual.exists());
+        assert_ne!(
+            std::fs::read(source.join("model.safetensors")).unwrap(),
+            std::fs::read(whole.join("model.safetensors")).unwrap()
+        );
+
+        let tuned = Checkpoint::open(&whole).unwrap();
+        let (before, after) = (start.metadata().unwrap(), tuned.metadata().unwrap());
+        assert_eq!(after.mode, CheckpointMode::Finetuned);
+        assert_eq!(after.lineage.source_sha256, Some(start.weights_sha256().unwrap()));
+        assert_eq!(after.lineage.training.as_ref().unwrap().steps, 20);
+        assert_eq!(before.layers.len(), after.layers.len());
+        for (before, after) in before.layers.iter().zip(&after.layers) {
+            assert_eq!((before.scheme, before.activation), (after.scheme, after.activation));
+            assert_eq!(before.scales, after.scales, "{}", before.name);
+        }
+    }
+}
+
+#[test]
+fn tuning_learns_with_less_memory_than_floats_and_rounding_to_nearest_learns_least() {
+    let device = Device::flex();
+    let root = tempfile::tempdir().unwrap();
+    let start = quantized(&root.path().join("source"), &device, QuantizationType::WeightOnly);
+    let text = Stories::new(2).text(120);
+    let run = |rounding: RoundingKind, name: &str| {
+        let mut config = tuning_config(&start, rounding);
+        // Only small steps show the difference, and only the linear layers can take them.
+        (config.training.steps, config.training.learning_rate) = (60, 3e-4);
+        let corpus = Corpus::Text(&text);
+        let dir = root.path().join(name);
+        let mut trainer = Trainer::begin(config, corpus, Some(&start), &device, dir, false).unwrap();
+        let memory = trainer.tuning_memory().unwrap();
+        assert!(memory.total < memory.float_total, "{memory:?}");
+        assert_eq!(memory.residual, f64::from(u8::from(rounding == RoundingKind::ErrorFeedback)));
+        trainer.run(&mut (), &never()).unwrap().validation.unwrap().nll
+    };
+    let nearest = run(RoundingKind::Nearest, "nearest");
+    let stochastic = run(RoundingKind::Stochastic, "stochastic");
+    let feedback = run(RoundingKind::ErrorFeedback, "feedback");
+    assert!(feedback < nearest - 0.01, "{feedback} {nearest}");
+    assert!(stochastic < nearest, "{stochastic} {nearest}");
+}
+
+#[test]
+fn what_cannot_be_tuned_is_refused() {
+    let device = Device::flex();
+    let root = tempfile::tempdir().unwrap();
+    let start = quantized(&root.path().join("source"), &device, QuantizationType::Dynamic);
+    let text = Stories::new(2).text(120);
+    let refuse = |config: TrainingConfig, start: Option<&Checkpoint>| {
+        let out = root.path().join("out");
+        Trainer::begin(config, Corpus::Text(&text), start, &device, out, false).err().unwrap()
+    };
+    let config = tuning_config(&start, RoundingKind::default());
+    assert!(matches!(refuse(config.clone(), None), Error::NotQuantized));
+    let mut decayed = config.clone();
+    decayed.training.weight_decay = 0.1;
+    assert!(refuse(decayed, Some(&start)).to_string().contains("set it to 0"));
+    let mut float = config;
+    float.quantization.enable_quantized_finetuning = false;
+    assert!(matches!(refuse(float, Some(&start)), Error::Checkpoint(_)));
+}

@@ -1,0 +1,117 @@
+//! Quantization-aware training, sampling and fine-tuning, through the whole program.
+
+use std::fs;
+
+use slm_tests::{Sandbox, checkpoint, quantized, text};
+
+const CONFIG: &str = r#"
+[training]
+steps = 24
+batch_size = 2
+sequence_length = 32
+learning_rate = 2e-3
+warmup_steps = 3
+weight_decay = 0.0
+eval_interval = 1
+validation_fraction = 0.2
+validation_windows = 4
+save_interval = 10
+seed = 1
+"#;
+
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.put("run.toml", CONFIG);
+    sandbox.put("text.txt", text());
+    sandbox.put_dir("float", checkpoint());
+    sandbox
+}
+
+const QAT: &str = "qat --config run.toml --checkpoint float --bits 4 --granularity group:32 --window 32";
+
+#[test]
+fn qat_on_sampled_text_recovers_what_rounding_lost() {
+    let sandbox = sandbox();
+    let sample = "sample --checkpoint float --sequences 24 --length 48 --seed 3 --out";
+    sandbox.slm(&format!("{sample} ids.json --batch-size 5")).success();
+    sandbox.slm(&format!("{sample} again.json --batch-size 24")).success();
+    assert!(sandbox.read("ids.json") == sandbox.read("again.json"), "batches change what is drawn");
+    let json = sandbox
+        .slm(&format!("{QAT} --type weight-only --data ids.json --distill --learned-scales --out int4 --json"))
+        .json();
+    let perplexity = |name: &str| json[format!("perplexity_{name}")].as_f64().unwrap();
+    let (float, ptq, qat) = (perplexity("float"), perplexity("ptq"), perplexity("qat"));
+    assert!(float < ptq && qat < ptq, "{json}");
+    assert!(json["recovered"].as_f64().unwrap() > 0.0, "{json}");
+    let inspected = sandbox.slm("inspect int4 --json").json();
+    assert_eq!(inspected["quantization"]["mode"], "qat", "{inspected}");
+    assert!(fs::read_to_string(sandbox.path("int4/loss.svg")).unwrap().starts_with("<svg"));
+}
+
+/// A run that Ctrl-C ends and `--resume` takes up again gives the bytes of a run that never stopped.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_qat_run_goes_on_as_if_it_had_not_stopped() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    let sandbox = sandbox();
+    let qat = format!("{QAT} --type static --data text.txt");
+    sandbox.slm(&format!("{qat} --out whole")).success();
+    let mut child = sandbox
+        .command(&format!("{qat} --out parts"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    lines.find(|line| line.starts_with("step ")).unwrap();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
+    let resumed = sandbox.slm(&format!("{qat} --out parts --resume --json")).json();
+    assert_eq!(resumed["finished"], true);
+    for file in ["model.safetensors", "quantization_metadata.json", "config.json"] {
+        let (whole, parts) = (sandbox.read(&format!("whole/{file}")), sandbox.read(&format!("parts/{file}")));
+        assert!(whole == parts, "{file} differs");
+    }
+}
+
+#[test]
+fn a_quantized_checkpoint_is_tuned_and_stays_quantized() {
+    let sandbox = sandbox();
+    sandbox.put_dir("int8", quantized());
+    let json = sandbox
+        .slm("finetune --checkpoint int8 --config run.toml --data text.txt --window 32 --out tuned --json")
+        .json();
+    let (before, after) = (&json["perplexity_before"], &json["perplexity_after"]);
+    assert!(after.as_f64().unwrap() < before.as_f64().unwrap(), "{json}");
+    assert_eq!(json["rounding"], "error-feedback");
+    let memory = &json["bytes_per_weight"];
+    assert!(memory["total"].as_f64().unwrap() < memory["float_total"].as_f64().unwrap(), "{json}");
+    assert_eq!(sandbox.slm("inspect tuned --json").json()["quantization"]["mode"], "finetuned");
+    let float = "finetune --checkpoint float --config run.toml --data text.txt --window 32 --out more --json";
+    assert!(sandbox.slm(float).json()["rounding"].is_null());
+}
+
+#[test]
+fn what_cannot_work_is_refused_at_once() {
+    let sandbox = sandbox();
+    sandbox.put_dir("int8", quantized());
+    sandbox.put("bad.json", "{\"ids\": [[1, 99999]]}");
+    sandbox.put("text.toml", format!("{CONFIG}\n[qat]\nfreeze_steps = 30\n"));
+    let cases: [(&str, i32, &[&str]); 8] = [
+        ("qat --config run.toml --checkpoint int8 --data text.txt --out new", 1, &["int8", "quantized"]),
+        ("qat --config run.toml --data text.txt --out new", 1, &["run.toml", "model"]),
+        ("qat --config text.toml --checkpoint float --data text.txt --out new", 1, &["qat.freeze_steps", "use fewer"]),
+        ("qat --config run.toml --checkpoint float --data bad.json --out new", 1, &["bad.json", "99999"]),
+        ("qat --config run.toml --checkpoint float --data text.txt --skip * --out new", 1, &["no layer to quantize"]),
+        ("qat --config run.toml --checkpoint float --data text.txt --bits 3 --out new", 2, &["--bits"]),
+        ("finetune --checkpoint float --data text.txt --rounding nearest --out new", 2, &["--rounding", "float"]),
+        ("sample --checkpoint float --sequences 1 --length 9999 --out new.json", 2, &["--length 9999"]),
+    ];
+    for (line, code, parts) in cases {
+        sandbox.refuses(line, code, parts);
+    }
+    assert!(!sandbox.path("new").exists());
+}
