@@ -1,6 +1,6 @@
 //! Keys and values of past positions, in the order in which attention reads them.
 
-use std::ops::Range;
+use std::ops::{DerefMut, Range};
 
 use crate::panel::PANEL;
 
@@ -8,35 +8,45 @@ use crate::panel::PANEL;
 ///
 /// Both lie in panels of 16 columns, so that attention reads memory in order and needs no sums across vector
 /// lanes: keys as `[head][position / 16][head_dim][16 positions]`, values as
-/// `[head][head_dim / 16][position][16 dimensions]`.
+/// `[head][head_dim / 16][position][16 dimensions]`. They are read from end to end for every token, so that it pays to
+/// have them in memory of large pages: `B` is whatever buffer the caller has.
 #[derive(Debug, Clone)]
-pub struct KvLayer {
+pub struct KvLayer<B = Vec<f32>> {
     heads: usize,
     head_dim: usize,
     /// Positions there is room for, whole panels.
     capacity: usize,
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    keys: B,
+    values: B,
 }
 
 /// Some heads of a [`KvLayer`].
 #[derive(Debug, Clone, Copy)]
 pub struct KvHeads<'a> {
-    layer: &'a KvLayer,
-    first: usize,
     count: usize,
+    head_dim: usize,
+    capacity: usize,
+    keys: &'a [f32],
+    values: &'a [f32],
 }
 
 impl KvLayer {
     /// Room for `capacity` positions of `heads` heads.
     pub fn new(heads: usize, head_dim: usize, capacity: usize) -> Self {
+        Self::with_buffers(heads, head_dim, capacity, |len| vec![0.0; len])
+    }
+}
+
+impl<B: DerefMut<Target = [f32]>> KvLayer<B> {
+    /// [`KvLayer::new`] in buffers of the given number of zeros.
+    pub fn with_buffers(heads: usize, head_dim: usize, capacity: usize, zeros: impl Fn(usize) -> B) -> Self {
         let capacity = capacity.next_multiple_of(PANEL);
         Self {
             heads,
             head_dim,
             capacity,
-            keys: vec![0.0; heads * capacity * head_dim],
-            values: vec![0.0; heads * capacity * head_dim.next_multiple_of(PANEL)],
+            keys: zeros(heads * capacity * head_dim),
+            values: zeros(heads * capacity * head_dim.next_multiple_of(PANEL)),
         }
     }
 
@@ -80,12 +90,19 @@ impl KvLayer {
     /// When there are not as many.
     pub fn slice(&self, heads: Range<usize>) -> KvHeads<'_> {
         assert!(heads.start <= heads.end && heads.end <= self.heads, "heads {heads:?} of {}", self.heads);
-        KvHeads { layer: self, first: heads.start, count: heads.len() }
+        let part = |size: usize| heads.start * size..heads.end * size;
+        KvHeads {
+            count: heads.len(),
+            head_dim: self.head_dim,
+            capacity: self.capacity,
+            keys: &self.keys[part(self.key_size())],
+            values: &self.values[part(self.value_size())],
+        }
     }
 
     /// Bytes held.
     pub fn byte_size(&self) -> usize {
-        size_of_val(self.keys.as_slice()) + size_of_val(self.values.as_slice())
+        size_of_val(&*self.keys) + size_of_val(&*self.values)
     }
 
     fn key_size(&self) -> usize {
@@ -103,25 +120,25 @@ impl<'a> KvHeads<'a> {
     }
 
     pub(crate) fn head_dim(self) -> usize {
-        self.layer.head_dim
+        self.head_dim
     }
 
     pub(crate) fn capacity(self) -> usize {
-        self.layer.capacity
+        self.capacity
     }
 
     /// Panel `index` of a head's keys: 16 positions from `16 * index` on.
     #[inline(always)]
     pub(crate) fn key_panel(self, head: usize, index: usize) -> &'a [f32] {
-        let size = PANEL * self.layer.head_dim;
-        &self.layer.keys[(self.first + head) * self.layer.key_size() + index * size..][..size]
+        let size = PANEL * self.head_dim;
+        &self.keys[head * self.capacity * self.head_dim + index * size..][..size]
     }
 
     /// The given positions of panel `index` of a head's values: 16 dimensions from `16 * index` on.
     #[inline(always)]
     pub(crate) fn value_panel(self, head: usize, index: usize, positions: Range<usize>) -> &'a [f32] {
-        let at = (self.first + head) * self.layer.value_size()
-            + (index * self.layer.capacity + positions.start) * PANEL;
-        &self.layer.values[at..][..positions.len() * PANEL]
+        let panels = self.head_dim.div_ceil(PANEL);
+        let at = ((head * panels + index) * self.capacity + positions.start) * PANEL;
+        &self.values[at..][..positions.len() * PANEL]
     }
 }

@@ -50,6 +50,7 @@ struct GenerateResult {
     prompt_tokens_per_second: f64,
     decode_tokens_per_second: f64,
     device: &'static str,
+    inference_path: String,
 }
 
 pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
@@ -119,11 +120,13 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
         decode_tokens_per_second: per_second(output.decode_passes, output.decode_time.as_secs_f64()),
         ids: output.ids,
         device: context.device_name,
+        inference_path: output.path.to_string(),
     };
     tracing::info!(
-        "prompt {:.0} tokens/s, decode {:.0} tokens/s",
+        "prompt {:.0} tokens/s, decode {:.0} tokens/s, on {}",
         result.prompt_tokens_per_second,
-        result.decode_tokens_per_second
+        result.decode_tokens_per_second,
+        result.inference_path
     );
     context.output.result(&result)
 }

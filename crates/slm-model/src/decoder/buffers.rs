@@ -1,6 +1,7 @@
 //! The memory of a pass.
 
 use slm_ops::AttentionScratch;
+use slm_quant_core::Pages;
 use slm_quant_nn::SliceScratch;
 
 use crate::config::ModelConfig;
@@ -9,16 +10,16 @@ use crate::config::ModelConfig;
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     /// The residual stream.
-    pub(super) x: Vec<f32>,
+    pub(super) x: Pages<f32>,
     /// What is to be added to it next.
-    pub(super) delta: Vec<f32>,
-    pub(super) normed: Vec<f32>,
-    pub(super) q: Vec<f32>,
-    pub(super) k: Vec<f32>,
-    pub(super) v: Vec<f32>,
-    pub(super) attention: Vec<f32>,
-    pub(super) gate: Vec<f32>,
-    pub(super) up: Vec<f32>,
+    pub(super) delta: Pages<f32>,
+    pub(super) normed: Pages<f32>,
+    pub(super) q: Pages<f32>,
+    pub(super) k: Pages<f32>,
+    pub(super) v: Pages<f32>,
+    pub(super) attention: Pages<f32>,
+    pub(super) gate: Pages<f32>,
+    pub(super) up: Pages<f32>,
     pub(super) logits: Vec<f32>,
     pub(super) linear_scratch: SliceScratch,
     /// For each part of an attention that runs at once.
@@ -41,7 +42,7 @@ impl Buffers {
             (&mut self.up, config.intermediate_size),
         ] {
             if buffer.len() < rows * width {
-                buffer.resize(rows * width, 0.0);
+                *buffer = Pages::zeroed(rows * width);
             }
         }
     }

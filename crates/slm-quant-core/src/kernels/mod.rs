@@ -58,6 +58,7 @@ pub use activations::{
 };
 pub use kind::KernelKind;
 pub use measure::{measure_peak_ops, measure_read_bandwidth};
+pub use pages::Pages;
 pub use region::Product;
 pub use team::{for_each_chunk, for_each_task};
 pub use workspace::Workspace;

@@ -25,7 +25,7 @@ const ALIGN: usize = 64;
 ///
 /// # Safety
 /// Zero bytes must be a value of the type, its alignment must divide [`ALIGN`], and it must need no drop.
-pub(crate) unsafe trait Plain: Copy + Send + Sync + fmt::Debug {}
+pub unsafe trait Plain: Copy + Send + Sync + fmt::Debug {}
 
 // SAFETY: a number; zero bytes are zero.
 unsafe impl Plain for f32 {}
@@ -38,8 +38,12 @@ unsafe impl Plain for i32 {}
 // SAFETY: as above.
 unsafe impl Plain for u64 {}
 
-/// An array of fixed length.
-pub(crate) struct Pages<T: Plain> {
+/// An array of numbers, of fixed length, in large pages where the system has them: for what is read from end to end
+/// again and again, such as weights and caches of keys and values.
+///
+/// Arrays are put next to each other, so that small ones share pages; the memory comes back once all that share it
+/// are gone.
+pub struct Pages<T: Plain> {
     start: NonNull<T>,
     len: usize,
     slab: Arc<Slab>,
@@ -53,7 +57,7 @@ unsafe impl<T: Plain> Sync for Pages<T> {}
 
 impl<T: Plain> Pages<T> {
     /// `len` values of zero bytes.
-    pub(crate) fn zeroed(len: usize) -> Self {
+    pub fn zeroed(len: usize) -> Self {
         const { assert!(ALIGN.is_multiple_of(align_of::<T>())) };
         let bytes = len.saturating_mul(size_of::<T>());
         let (slab, offset) = reserve(bytes);
@@ -95,6 +99,12 @@ impl<T: Plain> Clone for Pages<T> {
         let mut pages = Self::zeroed(self.len);
         pages.copy_from_slice(self);
         pages
+    }
+}
+
+impl<T: Plain> Default for Pages<T> {
+    fn default() -> Self {
+        Self::zeroed(0)
     }
 }
 
