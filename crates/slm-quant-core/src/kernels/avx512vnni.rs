@@ -76,7 +76,7 @@ impl Simd for Avx512Vnni {
     #[inline(always)]
     fn prefetch(self, address: *const u8) {
         // SAFETY: a prefetch of any address is allowed; it cannot fault.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
     #[inline(always)]

@@ -54,7 +54,7 @@ impl<S: Simd> Kernel for S {
 }
 
 /// How far ahead of its reads a kernel asks for weights. Hardware does most of the fetching where weights are
-/// read in the order in which they lie; asking far ahead, or into the first-level cache, makes it slower.
+/// read in the order in which they lie; asking farther ahead makes it slower.
 pub(super) const PREFETCH_BYTES: usize = 512;
 
 /// The values of a block's lanes out of one value per row of weights; zeros where there is none.
