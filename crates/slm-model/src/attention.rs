@@ -1,9 +1,12 @@
 //! Causal self-attention with grouped queries.
 
+use std::sync::Arc;
+
 use burn::module::Module;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Bool, Device, Tensor, TensorData};
+use slm_fused::AttentionOptions;
 use slm_quant_nn::Linear;
 
 use crate::config::ModelConfig;
@@ -11,26 +14,45 @@ use crate::error::Result;
 use crate::kv_cache::LayerCache;
 use crate::names::attention_linears;
 use crate::norm::Norm;
-use crate::rotary::RotaryTables;
+use crate::rotary::{Rotary, RotaryTables};
 use crate::source::Loader;
 
-/// What all layers of one pass share: where it starts, the rotary tables, and who sees whom.
+/// What all layers of one pass share.
 #[derive(Debug)]
-pub(crate) struct AttentionContext {
+pub(crate) enum AttentionContext {
+    /// For tensor operations.
+    Tensors(Box<TensorContext>),
+    /// For the fused operation, on whole sequences and without a cache.
+    Fused(AttentionOptions),
+}
+
+/// Where a pass starts, the rotary tables, and who sees whom.
+#[derive(Debug)]
+pub(crate) struct TensorContext {
     /// Position of the first query.
-    pub(crate) start: usize,
+    start: usize,
     /// First position that any query sees.
-    pub(crate) first: usize,
-    pub(crate) rotary: Option<RotaryTables>,
+    first: usize,
+    rotary: Option<RotaryTables>,
     /// `[1, 1, heads_per_kv_head * len, keys]`, true where a query must not look; `None` where all may.
     mask: Option<Tensor<4, Bool>>,
 }
 
 impl AttentionContext {
-    /// Context of a pass over positions `start .. start + len`.
+    /// Context of a pass over positions `0 .. len` by the fused operation.
+    pub(crate) fn fused(config: &ModelConfig, rotary: Option<&Rotary>, len: usize) -> Self {
+        Self::Fused(AttentionOptions {
+            heads: config.num_heads,
+            kv_heads: config.num_kv_heads,
+            window: config.sliding_window,
+            rotary: rotary.map(|rotary| Arc::new(rotary.angles(0, len).into_table())),
+        })
+    }
+
+    /// Context of a pass over positions `start .. start + len` by tensor operations.
     pub(crate) fn new(
         config: &ModelConfig,
-        rotary: Option<RotaryTables>,
+        rotary: Option<&Rotary>,
         start: usize,
         len: usize,
         device: &Device,
@@ -47,7 +69,8 @@ impl AttentionContext {
                 .collect();
             Tensor::from_data(TensorData::new(hidden, [1, 1, groups * len, keys]), device)
         });
-        Self { start, first, rotary, mask }
+        let rotary = rotary.map(|rotary| rotary.tables(start, len, device));
+        Self::Tensors(Box::new(TensorContext { start, first, rotary, mask }))
     }
 }
 
@@ -97,17 +120,23 @@ impl Attention {
     ) -> Tensor<3> {
         let [batch, len, _] = x.dims();
         let (heads, kv_heads, head_dim) = (self.num_heads, self.num_kv_heads, self.head_dim);
-        let split = |y: Tensor<3>, heads: usize, norm: &Option<Norm>| {
-            let y = y.reshape([batch, len, heads, head_dim]);
-            let y = match norm {
-                Some(norm) => norm.forward(y),
-                None => y,
-            };
-            y.swap_dims(1, 2)
+        let norm_heads = |y: Tensor<3>, heads: usize, norm: &Option<Norm>| match norm {
+            Some(norm) => {
+                norm.forward(y.reshape([batch, len, heads, head_dim])).reshape([batch, len, heads * head_dim])
+            }
+            None => y,
         };
-        let mut q = split(self.q_proj.forward(x.clone()), heads, &self.q_norm);
-        let mut k = split(self.k_proj.forward(x.clone()), kv_heads, &self.k_norm);
-        let v = split(self.v_proj.forward(x), kv_heads, &None);
+        let q = norm_heads(self.q_proj.forward(x.clone()), heads, &self.q_norm);
+        let k = norm_heads(self.k_proj.forward(x.clone()), kv_heads, &self.k_norm);
+        let v = self.v_proj.forward(x);
+        let context = match context {
+            AttentionContext::Fused(options) => {
+                return self.o_proj.forward(slm_fused::attention(q, k, v, options.clone()));
+            }
+            AttentionContext::Tensors(context) => context,
+        };
+        let split = |y: Tensor<3>, heads: usize| y.reshape([batch, len, heads, head_dim]).swap_dims(1, 2);
+        let (mut q, mut k, v) = (split(q, heads), split(k, kv_heads), split(v, kv_heads));
         if let Some(rotary) = &context.rotary {
             q = rotary.rotate(q);
             k = rotary.rotate(k);
@@ -125,7 +154,7 @@ impl Attention {
 
     /// Burn's attention. The queries that share a KV head become rows of one head, so that keys and values
     /// need not be repeated.
-    fn attend(&self, q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, context: &AttentionContext) -> Tensor<4> {
+    fn attend(&self, q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, context: &TensorContext) -> Tensor<4> {
         let [batch, heads, len, head_dim] = q.dims();
         let rows = q.reshape([batch, self.num_kv_heads, heads / self.num_kv_heads * len, head_dim]);
         let options = AttentionModuleOptions::default();

@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::{gelu, silu};
+use slm_fused::Gelu;
 use slm_quant_nn::Linear;
 
 use crate::config::{MlpKind, ModelConfig};
@@ -33,10 +34,21 @@ impl Mlp {
 
     /// `[batch, len, hidden]` to the same.
     pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let fused = slm_fused::is_preferred(&x.device());
         let inner = match &self.gate_proj {
-            Some(gate) => silu(gate.forward(x.clone())) * self.up_proj.forward(x),
-            None if self.kind == MlpKind::GeluTanh => gelu_tanh(self.up_proj.forward(x)),
-            None => gelu(self.up_proj.forward(x)),
+            Some(gate) => {
+                let (gate, up) = (gate.forward(x.clone()), self.up_proj.forward(x));
+                if fused { slm_fused::swiglu(gate, up) } else { silu(gate) * up }
+            }
+            None => {
+                let up = self.up_proj.forward(x);
+                match self.kind {
+                    MlpKind::GeluTanh if fused => slm_fused::gelu(up, Gelu::Tanh),
+                    MlpKind::GeluTanh => gelu_tanh(up),
+                    _ if fused => slm_fused::gelu(up, Gelu::Exact),
+                    _ => gelu(up),
+                }
+            }
         };
         self.down_proj.forward(inner)
     }

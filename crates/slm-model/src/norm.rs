@@ -1,8 +1,9 @@
 //! The norms of the residual stream and of q/k heads.
 
 use burn::module::{Module, Param};
-use burn::nn::{LayerNorm, LayerNormConfig, RmsNorm};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::nn::RmsNorm;
+use burn::tensor::module::layer_norm;
+use burn::tensor::{Tensor, TensorData};
 
 use crate::config::{ModelConfig, NormKind};
 use crate::error::Result;
@@ -16,6 +17,15 @@ pub(crate) enum Norm {
     Layer(LayerNorm),
 }
 
+/// Weight and bias of a LayerNorm.
+#[derive(Module, Debug)]
+pub(crate) struct LayerNorm {
+    pub(crate) gamma: Param<Tensor<1>>,
+    pub(crate) beta: Param<Tensor<1>>,
+    #[module(skip)]
+    epsilon: f64,
+}
+
 impl Norm {
     /// A norm over the residual stream, of the kind the config says.
     pub(crate) fn load(config: &ModelConfig, path: &str, loader: &mut Loader<'_>) -> Result<Self> {
@@ -24,7 +34,7 @@ impl Norm {
             NormKind::LayerNorm => {
                 let weight = loader.tensor(&format!("{path}.weight"), [config.hidden_size])?;
                 let bias = loader.tensor(&format!("{path}.bias"), [config.hidden_size])?;
-                Ok(Self::layer(weight, bias, config.norm_eps))
+                Ok(Self::Layer(LayerNorm::new(weight, bias, config.norm_eps)))
             }
         }
     }
@@ -35,20 +45,19 @@ impl Norm {
         Ok(Self::Rms(RmsNorm { gamma: Param::from_tensor(gamma), epsilon: eps }))
     }
 
-    fn layer(weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Self {
-        let device: Device = weight.device();
-        let [width] = weight.dims();
-        let mut norm = LayerNormConfig::new(width).with_epsilon(eps).init(&device);
-        norm.gamma = Param::from_tensor(weight);
-        norm.beta = Some(Param::from_tensor(bias));
-        Self::Layer(norm)
-    }
-
     /// Normalizes the last dimension of `x`.
     pub(crate) fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let fused = slm_fused::is_preferred(&x.device());
         match self {
+            Self::Rms(norm) if fused => slm_fused::rms_norm(x, norm.gamma.val(), norm.epsilon),
             Self::Rms(norm) => norm.forward(x),
-            Self::Layer(norm) => norm.forward(x),
+            Self::Layer(norm) => {
+                let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
+                match fused {
+                    true => slm_fused::layer_norm(x, gamma, beta, norm.epsilon),
+                    false => layer_norm(x, gamma, Some(beta), norm.epsilon),
+                }
+            }
         }
     }
 
@@ -62,9 +71,15 @@ impl Norm {
             Self::Rms(norm) => visitor.param(&format!("{path}.weight"), &norm.gamma),
             Self::Layer(norm) => {
                 visitor.param(&format!("{path}.weight"), &norm.gamma)?;
-                norm.beta.iter().try_for_each(|beta| visitor.param(&format!("{path}.bias"), beta))
+                visitor.param(&format!("{path}.bias"), &norm.beta)
             }
         }
+    }
+}
+
+impl LayerNorm {
+    fn new(weight: Tensor<1>, bias: Tensor<1>, epsilon: f64) -> Self {
+        Self { gamma: Param::from_tensor(weight), beta: Param::from_tensor(bias), epsilon }
     }
 }
 
@@ -72,6 +87,7 @@ impl Norm {
 mod tests {
     use super::*;
     use crate::testing::devices;
+    use burn::tensor::Device;
 
     /// A large epsilon tells whether it is added inside the root.
     const EPS: f64 = 0.5;
@@ -105,8 +121,8 @@ mod tests {
             (f64::from(X[i]) - mean) / (var + EPS).sqrt() * f64::from(W[i]) + f64::from(B[i])
         });
         for device in devices() {
-            let norm = Norm::layer(Tensor::from_data(W, &device), Tensor::from_data(B, &device), EPS);
-            check(&norm, &device, expected);
+            let norm = LayerNorm::new(Tensor::from_data(W, &device), Tensor::from_data(B, &device), EPS);
+            check(&Norm::Layer(norm), &device, expected);
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use slm_fused::RotaryTable;
+
 use crate::config::RopeScaling;
 
 /// Angle per position of each pair of a head: `theta^(-2i / head_dim)`, scaled for long contexts.
@@ -30,6 +32,11 @@ pub(crate) struct Angles {
 }
 
 impl Angles {
+    /// All of them, for the fused attention.
+    pub(crate) fn into_table(self) -> RotaryTable {
+        RotaryTable { cos: self.cos, sin: self.sin }
+    }
+
     /// Cosines and sines of the position `row` after the first.
     pub(crate) fn row(&self, row: usize) -> (&[f32], &[f32]) {
         let range = row * self.pairs..(row + 1) * self.pairs;

@@ -242,8 +242,12 @@ impl Transformer {
             let rows = positions.val().slice([start..start + len, 0..self.config.hidden_size]);
             x = x + rows.unsqueeze::<3>();
         }
-        let rotary = self.rotary.as_ref().map(|rotary| rotary.tables(start, len, &device));
-        let context = AttentionContext::new(&self.config, rotary, start, len, &device);
+        let context = match &cache {
+            None if slm_fused::is_preferred(&device) => {
+                AttentionContext::fused(&self.config, self.rotary.as_ref(), len)
+            }
+            _ => AttentionContext::new(&self.config, self.rotary.as_ref(), start, len, &device),
+        };
         match cache {
             None => {
                 for block in &self.layers {
@@ -269,7 +273,7 @@ impl Transformer {
             None => {
                 let [batch, len, width] = hidden.dims();
                 let rows = hidden.reshape([batch * len, width]);
-                let logits = rows.matmul(self.embed_tokens.val().transpose());
+                let logits = slm_fused::linear_or_matmul(rows, self.embed_tokens.val());
                 logits.reshape([batch, len, self.config.vocab_size])
             }
         }

@@ -1,3 +1,4 @@
+use burn::module::ModuleVisitor;
 use burn::optim::{GradientsParams, SgdConfig};
 use slm_quant_nn::linear_names;
 
@@ -240,6 +241,54 @@ fn gradients_reach_every_tensor_and_training_lowers_the_loss() {
             }
             let last: f32 = loss_of(&model).into_scalar();
             assert!(last < first, "{name}: {first} to {last}");
+        }
+    }
+}
+
+/// Sum of the squares of all gradients.
+fn squared_norm(model: &Transformer, gradients: &GradientsParams) -> f64 {
+    struct Squares<'a>(&'a GradientsParams, f64);
+    impl ModuleVisitor for Squares<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let squares =
+                values(self.0.get::<D>(param.id).unwrap()).into_iter().map(|g| f64::from(g).powi(2));
+            self.1 += squares.sum::<f64>();
+        }
+    }
+    let mut squares = Squares(gradients, 0.0);
+    model.visit(&mut squares);
+    squares.1
+}
+
+/// Training computes by `slm-fused`; here without gradients are Burn's operations.
+#[test]
+fn what_trains_is_what_tensor_operations_compute() {
+    for device in devices() {
+        for (name, config) in configs() {
+            let training = device.clone().autodiff();
+            assert!(slm_fused::is_preferred(&training) && !slm_fused::is_preferred(&device));
+            let model = random_weights(&config, &training);
+            let logits = |model: &Transformer| model.forward(model.ids_tensor(&IDS[..12])).reshape([12, 50]);
+            let plain = values::<2>(logits(&random_weights(&config, &device)));
+            let size = plain.iter().fold(0.0f32, |max, logit| max.max(logit.abs()));
+            assert!(max_difference(&values::<2>(logits(&model)), &plain) < 1e-5 * size, "{name}");
+
+            let loss_of = |model: &Transformer| {
+                let targets: Tensor<1, Int> = model.ids_tensor(&IDS[1..]).reshape([12]);
+                burn::nn::loss::CrossEntropyLossConfig::new()
+                    .init(&model.device())
+                    .forward(logits(model), targets)
+            };
+            // Along the gradient a loss changes by the gradient's square.
+            let gradients = || GradientsParams::from_grads(loss_of(&model).backward(), &model);
+            let square = squared_norm(&model, &gradients());
+            let rate = 1e-2 / square.sqrt();
+            let moved = |rate: f64| {
+                let moved = SgdConfig::new().init().step(rate, model.clone(), gradients());
+                f64::from(loss_of(&moved.valid()).into_scalar::<f32>())
+            };
+            let slope = (moved(-rate) - moved(rate)) / (2.0 * rate);
+            assert!((slope / square - 1.0).abs() < 0.01, "{name}: {slope}, expected {square}");
         }
     }
 }

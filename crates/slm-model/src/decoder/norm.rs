@@ -22,11 +22,8 @@ impl SliceNorm {
                 Self::Rms { weight: read_f32("norm", norm.gamma.val())?, eps: norm.epsilon as f32 }
             }
             Norm::Layer(norm) => {
-                let weight = read_f32("norm", norm.gamma.val())?;
-                let bias = match &norm.beta {
-                    Some(bias) => read_f32("norm", bias.val())?,
-                    None => vec![0.0; weight.len()],
-                };
+                let (weight, bias) =
+                    (read_f32("norm", norm.gamma.val())?, read_f32("norm", norm.beta.val())?);
                 Self::Layer { weight, bias, eps: eps as f32 }
             }
         })
