@@ -1,18 +1,25 @@
 //! What fuzzing found, and seeds of each kind: every reader in `slm_checkpoint::fuzzing` runs on every file of
-//! `fixtures/` and `regressions/`, whatever it is, and on every truncation of the smaller ones.
+//! `fixtures/` and `regressions/`, whatever it is, on every truncation of the smaller ones, and on random changes
+//! of all of them, for as many seconds for each reader as `SLM_FUZZ_SECONDS` says:
+//!
+//! ```text
+//! SLM_FUZZ_SECONDS=600 cargo test --release -p slm-checkpoint --test regressions -- --nocapture
+//! ```
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use slm_checkpoint::fuzzing;
 
-const READERS: [fn(&[u8]); 6] = [
-    fuzzing::safetensors,
-    fuzzing::burnpack,
-    fuzzing::config,
-    fuzzing::metadata,
-    fuzzing::manifest,
-    fuzzing::tokenizer,
+/// Each with its name, and what the names of the files end with that it is meant for.
+const READERS: [(&str, fn(&[u8]), &str); 6] = [
+    ("safetensors", fuzzing::safetensors, ".safetensors"),
+    ("burnpack", fuzzing::burnpack, ".bpk"),
+    ("config", fuzzing::config, "config.json"),
+    ("metadata", fuzzing::metadata, "quantization_metadata.json"),
+    ("manifest", fuzzing::manifest, "manifest.json"),
+    ("tokenizer", fuzzing::tokenizer, "tokenizer.json"),
 ];
 
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {
@@ -22,18 +29,114 @@ fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-#[test]
-fn no_reader_panics_on_what_is_kept() {
+fn kept() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
     files(&root.join("fixtures"), &mut found);
     files(&root.join("tests/regressions"), &mut found);
     assert!(found.len() > 30);
-    for path in found {
+    found.sort();
+    found
+}
+
+#[test]
+fn no_reader_panics_on_what_is_kept() {
+    for path in kept() {
         let bytes = fs::read(&path).unwrap();
-        READERS.iter().for_each(|read| read(&bytes));
+        READERS.iter().for_each(|(_, read, _)| read(&bytes));
         if bytes.len() < 4096 {
-            (0..bytes.len()).for_each(|len| READERS.iter().for_each(|read| read(&bytes[..len])));
+            (0..bytes.len()).for_each(|len| READERS.iter().for_each(|(_, read, _)| read(&bytes[..len])));
         }
+    }
+}
+
+#[test]
+fn no_reader_panics_on_random_changes() {
+    let seconds = std::env::var("SLM_FUZZ_SECONDS").map_or(0.2, |text| text.parse().expect("a number"));
+    let kept = kept();
+    let mut random = Random(6);
+    for (name, read, ending) in READERS {
+        let fits = |path: &&PathBuf| path.to_str().is_some_and(|path| path.ends_with(ending));
+        let seeds: Vec<Vec<u8>> = kept.iter().filter(fits).map(|path| fs::read(path).unwrap()).collect();
+        let (start, mut runs) = (Instant::now(), 0_u64);
+        while start.elapsed() < Duration::from_secs_f64(seconds) || runs < 100 {
+            let mut bytes = seeds[random.below(seeds.len())].clone();
+            for _ in 0..=random.below(6) {
+                change(&mut bytes, &seeds[random.below(seeds.len())], &mut random);
+            }
+            read(&bytes);
+            runs += 1;
+        }
+        println!("{name}: {runs} runs on changes of {} files", seeds.len());
+    }
+}
+
+/// What a reader may stumble over, in text and in binary.
+const TOKENS: [&[u8]; 20] = [
+    b"null",
+    b"true",
+    b"-1",
+    b"0",
+    b"1e400",
+    b"18446744073709551615",
+    b"9223372036854775808",
+    b"\"\"",
+    b"[]",
+    b"{}",
+    b"[[[[[[[[",
+    b"{\"a\":",
+    b",",
+    b"\\ud800",
+    b"\xff",
+    b"\0\0\0\0\0\0\0\x80",
+    b"\x1b\xff\xff\xff\xff\xff\xff\xff\xff",
+    b"\x9f",
+    b"\xbf",
+    b"\x7f",
+];
+
+/// One change: of a bit, of a number, by a token, by a piece of this or another file, or by leaving something out.
+fn change(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
+    // Headers come first, and are where most can go wrong.
+    let near = |len: usize, random: &mut Random| {
+        let len = if random.below(2) == 0 { len.min(2048) } else { len };
+        random.below(len.max(1))
+    };
+    let at = near(bytes.len(), random);
+    match random.below(7) {
+        0 if !bytes.is_empty() => bytes[at] ^= 1 << random.below(8),
+        1 if !bytes.is_empty() => bytes[at] = random.next() as u8,
+        2 => drop(
+            bytes.splice(at.min(bytes.len())..at.min(bytes.len()), TOKENS[random.below(20)].iter().copied()),
+        ),
+        3 => {
+            let token = TOKENS[random.below(20)];
+            let end = bytes.len().min(at + token.len());
+            bytes.splice(at.min(end)..end, token.iter().copied());
+        }
+        4 => {
+            let from = near(other.len(), random);
+            let piece = &other[from.min(other.len())..other.len().min(from + random.below(256))];
+            bytes.splice(at.min(bytes.len())..at.min(bytes.len()), piece.iter().copied());
+        }
+        5 => drop(bytes.drain(at.min(bytes.len())..bytes.len().min(at + random.below(64)))),
+        _ => bytes.truncate(at),
+    }
+}
+
+/// SplitMix64 (Steele, Lea and Flood, 2014).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        (self.next() % end.max(1) as u64) as usize
     }
 }

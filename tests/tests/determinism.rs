@@ -1,0 +1,74 @@
+//! The same command and seed give the same bytes: with one thread and with two, twice each.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+
+use slm_tests::{Outcome, Sandbox, binary};
+
+const TRAIN: &str = "
+[model]
+vocab_size = 300
+hidden_size = 32
+intermediate_size = 48
+num_layers = 2
+num_heads = 2
+max_position_embeddings = 64
+
+[training]
+steps = 6
+batch_size = 4
+sequence_length = 48
+save_interval = 4
+seed = 3
+";
+
+/// Runs the program with as many threads; one thread also gets one processor alone, where the system can do that.
+fn run(sandbox: &Sandbox, line: &str, threads: usize) {
+    let bound =
+        threads == 1 && Command::new("taskset").args(["-c", "0", "true"]).status().is_ok_and(|s| s.success());
+    let mut command = if bound {
+        let mut command = Command::new("taskset");
+        command.args(["-c", "0"]).arg(binary());
+        command
+    } else {
+        Command::new(binary())
+    };
+    command.current_dir(sandbox.path("")).args(line.split_whitespace());
+    command.env("RAYON_NUM_THREADS", threads.to_string());
+    Outcome::of(line, command.output().unwrap()).success();
+}
+
+fn files(sandbox: &Sandbox, dir: &str) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(sandbox.path(dir)).unwrap().map(|entry| entry.unwrap());
+    entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect()
+}
+
+#[test]
+fn every_checkpoint_is_the_same_byte_for_byte() {
+    let sandbox = Sandbox::with_model();
+    sandbox.put("run.toml", TRAIN);
+    let ptq = "ptq --checkpoint model --calibration text.txt --calibration-tokens 512 --eval-tokens 64";
+    let commands = [
+        "train --config run.toml --data text.txt --overwrite".to_owned(),
+        format!("{ptq} --overwrite"),
+        format!("{ptq} --bits 4 --granularity group:16 --mapping affine --observer histogram --overwrite"),
+        format!("{ptq} --type dynamic --granularity channel --no-eval --overwrite"),
+        "migrate model --overwrite".to_owned(),
+    ];
+    for command in commands {
+        let mut first = None;
+        for threads in [1, 2, 1, 2] {
+            run(&sandbox, &format!("{command} --out out"), threads);
+            let found = files(&sandbox, "out");
+            let expected = first.get_or_insert_with(|| found.clone());
+            for (name, bytes) in &found {
+                assert!(
+                    expected.get(name) == Some(bytes),
+                    "{command}: {name} differs with {threads} threads"
+                );
+            }
+            assert_eq!(found.len(), expected.len(), "{command}");
+        }
+    }
+}
