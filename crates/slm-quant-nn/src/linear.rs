@@ -138,7 +138,7 @@ impl Linear {
         let hooked_input = self.hook.as_ref().map(|hook| (hook, x.clone()));
         let bias = self.bias.as_ref().map(Param::val);
         let y = match &self.weight {
-            Weight::Float(weight) => add_bias(x.matmul(weight.val().transpose()), bias),
+            Weight::Float(weight) => add_bias(slm_fused::linear_or_matmul(x, weight.val()), bias),
             Weight::FakeQuantized(weight) => add_bias(weight.matmul(x), bias),
             Weight::Packed(weight) => weight.forward(x, bias),
             Weight::Tuned(weight) => add_bias(weight.matmul(x), bias),
