@@ -97,6 +97,7 @@ impl Input<'_> {
 }
 
 /// A part of a product: some rows of the input times some units of weights.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only vector kernels arrange inputs"))]
 struct Part<'a> {
     x: Input<'a>,
     /// Where [`Kernel::arrange`] has put the input.
