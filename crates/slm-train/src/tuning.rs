@@ -25,7 +25,8 @@ const FLOAT_BYTES: f64 = 4.0;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FinetuneOptions {
-    /// `nearest`, `stochastic` or `error-feedback`. Default: `error-feedback`.
+    /// `nearest`, `stochastic` or `error-feedback`. Default: `stochastic`, which learned as much as error feedback
+    /// where it was measured (docs/qat.md) and keeps nothing.
     pub rounding: RoundingKind,
 }
 
@@ -36,9 +37,9 @@ pub enum RoundingKind {
     /// To the nearest code, which loses most updates.
     Nearest,
     /// At random, so that the mean is right; drawn with the seed of `[training]`.
+    #[default]
     Stochastic,
     /// To the nearest code, keeping what is left over in 8 bits for the next step.
-    #[default]
     ErrorFeedback,
 }
 

@@ -41,7 +41,7 @@ pub(crate) struct FinetuneArgs {
     /// Tokens in a window of the evaluation [default: 256, or the model's positions if fewer]
     #[arg(long)]
     window: Option<usize>,
-    /// How updated weights become codes again [default: error-feedback, or as the config says]
+    /// How updated weights become codes again [default: stochastic, or as the config says]
     #[arg(long, value_enum)]
     rounding: Option<Rounding>,
     /// Checkpoint directory to write
