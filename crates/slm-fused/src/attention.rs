@@ -7,12 +7,12 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
-use rayon::prelude::*;
 use slm_ops::{
     CausalScratch, CausalShape, Rotation, RowStatistics, causal_attention, causal_attention_backward,
 };
 
 use crate::host::{HostBackend, dims};
+use crate::parallel;
 
 /// Cosines and sines of rotary positions `0 .. len`, `[len, head_dim / 2]` each.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,6 +91,12 @@ impl Plan {
         units
     }
 
+    /// What attention costs, in values of an elementwise pass.
+    fn work(&self) -> usize {
+        let CausalShape { len, head_dim, .. } = self.shape;
+        self.batch * self.options.heads * len * len * head_dim / 16
+    }
+
     fn units<T>(&self) -> Vec<Vec<T>> {
         (0..self.batch * self.options.kv_heads).map(|_| Vec::with_capacity(self.shape.len)).collect()
     }
@@ -109,15 +115,14 @@ pub(crate) fn forward<B: HostBackend>(
     let widths = plan.widths();
     let [q, k, v]: [Vec<Vec<&[f32]>>; 3] =
         std::array::from_fn(|i| plan.rows(B::values(inputs[i]), widths[i]));
-    plan.rows_mut(&mut out, widths[0])
-        .par_iter_mut()
-        .zip(statistics.par_chunks_mut(group * len))
-        .zip(q.par_iter().zip(&k).zip(&v))
-        .for_each(|((out, statistics), ((q, k), v))| {
-            let mut scratch = SCRATCH.take();
-            causal_attention(&plan.shape, plan.rotation(), [q, k, v], out, statistics, &mut scratch);
-            SCRATCH.set(scratch);
-        });
+    let mut out_rows = plan.rows_mut(&mut out, widths[0]);
+    let outputs = out_rows.iter_mut().zip(statistics.chunks_mut((group * len).max(1)));
+    let units = outputs.zip(q.iter().zip(&k).zip(&v));
+    parallel::for_each(plan.work(), units, |((out, statistics), ((q, k), v))| {
+        let mut scratch = SCRATCH.take();
+        causal_attention(&plan.shape, plan.rotation(), [q, k, v], out, statistics, &mut scratch);
+        SCRATCH.set(scratch);
+    });
     (B::from_values(out, &size), AttentionState { plan, statistics: Arc::new(statistics) })
 }
 
@@ -146,18 +151,16 @@ impl<B: HostBackend> Backward<B, 3> for AttentionBackward {
         let mut v = plan.rows_mut(B::owned_mut(v), widths[2]);
         let out = plan.rows(B::values(&out), widths[0]);
         let by_out = plan.rows(B::values(&grad), widths[0]);
-        let statistics = statistics.par_chunks(plan.shape.group * plan.shape.len);
-        q.par_iter_mut()
-            .zip(k.par_iter_mut().zip(v.par_iter_mut()))
-            .zip(out.par_iter().zip(&by_out))
-            .zip(statistics)
-            .for_each(|(((q, (k, v)), (out, grad)), statistics)| {
-                let mut scratch = SCRATCH.take();
-                let inputs: [&mut [&mut [f32]]; 3] = [q, k, v];
-                let (shape, rotation) = (&plan.shape, plan.rotation());
-                causal_attention_backward(shape, rotation, inputs, out, grad, statistics, &mut scratch);
-                SCRATCH.set(scratch);
-            });
+        let statistics = statistics.chunks((plan.shape.group * plan.shape.len).max(1));
+        let inputs_of_units = q.iter_mut().zip(k.iter_mut().zip(&mut v));
+        let units = inputs_of_units.zip(out.iter().zip(&by_out)).zip(statistics);
+        parallel::for_each(plan.work(), units, |(((q, (k, v)), (out, grad)), statistics)| {
+            let mut scratch = SCRATCH.take();
+            let inputs: [&mut [&mut [f32]]; 3] = [q, k, v];
+            let (shape, rotation) = (&plan.shape, plan.rotation());
+            causal_attention_backward(shape, rotation, inputs, out, grad, statistics, &mut scratch);
+            SCRATCH.set(scratch);
+        });
         for (parent, grad) in ops.parents.into_iter().zip(inputs) {
             if let Some(parent) = parent {
                 grads.register::<B>(parent.id, grad);

@@ -21,6 +21,7 @@ mod mlp;
 mod norm;
 mod ops;
 mod optimizer;
+mod parallel;
 
 use std::sync::Arc;
 

@@ -6,9 +6,9 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
-use rayon::prelude::*;
 
 use crate::host::{HostBackend, dims};
+use crate::parallel;
 
 /// The mean loss, `[1]`, and the softmax of each row in the memory of the logits.
 pub(crate) fn forward<B: HostBackend>(
@@ -17,11 +17,10 @@ pub(crate) fn forward<B: HostBackend>(
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let classes = dims(&logits)[1];
     let mut logits = B::own(logits);
-    let losses: Vec<f64> = B::owned_mut(&mut logits)
-        .par_chunks_exact_mut(classes)
-        .zip(targets)
-        .map(|(row, &target)| slm_ops::cross_entropy(row, target as usize))
-        .collect();
+    let rows = B::owned_mut(&mut logits).chunks_exact_mut(classes).zip(targets);
+    let losses = parallel::map(classes * targets.len(), rows, |(row, &target)| {
+        slm_ops::cross_entropy(row, target as usize)
+    });
     // Summed in order, so that the number of threads changes nothing.
     let mean = losses.iter().sum::<f64>() / losses.len() as f64;
     (B::from_values(vec![mean as f32], &[1]), logits)
@@ -40,10 +39,10 @@ impl<B: HostBackend> Backward<B, 1> for CrossEntropyBackward {
         let classes = dims(&softmax)[1];
         let factor = B::values(&grad)[0] / targets.len() as f32;
         let mut softmax = B::own(softmax);
-        B::owned_mut(&mut softmax)
-            .par_chunks_exact_mut(classes)
-            .zip(&*targets)
-            .for_each(|(row, &target)| slm_ops::cross_entropy_backward(row, target as usize, factor));
+        let rows = B::owned_mut(&mut softmax).chunks_exact_mut(classes).zip(&*targets);
+        parallel::for_each(classes * targets.len(), rows, |(row, &target)| {
+            slm_ops::cross_entropy_backward(row, target as usize, factor);
+        });
         let [parent] = ops.parents;
         if let Some(parent) = parent {
             grads.register::<B>(parent.id, softmax);

@@ -4,9 +4,9 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
-use rayon::prelude::*;
 
 use crate::host::{HostBackend, dims};
+use crate::parallel;
 
 /// Values that a task handles.
 const TASK: usize = 1 << 14;
@@ -23,15 +23,15 @@ pub enum Gelu {
 pub(crate) fn swiglu_forward<B: HostBackend>(gate: &FloatTensor<B>, up: &FloatTensor<B>) -> FloatTensor<B> {
     let (values, up) = (B::values(gate), B::values(up));
     let mut out = vec![0.0; values.len()];
-    out.par_chunks_mut(TASK)
-        .zip(values.par_chunks(TASK).zip(up.par_chunks(TASK)))
-        .for_each(|(out, (gate, up))| slm_ops::swiglu_into(gate, up, out));
+    let tasks = out.chunks_mut(TASK).zip(values.chunks(TASK).zip(up.chunks(TASK)));
+    parallel::for_each(values.len(), tasks, |(out, (gate, up))| slm_ops::swiglu_into(gate, up, out));
     B::from_values(out, &dims(gate))
 }
 
 pub(crate) fn gelu_forward<B: HostBackend>(x: &FloatTensor<B>, kind: Gelu) -> FloatTensor<B> {
     let mut out = B::values(x).to_vec();
-    out.par_chunks_mut(TASK).for_each(|x| match kind {
+    let work = out.len();
+    parallel::for_each(work, out.chunks_mut(TASK), |x| match kind {
         Gelu::Exact => slm_ops::gelu(x),
         Gelu::Tanh => slm_ops::gelu_tanh(x),
     });
@@ -49,11 +49,11 @@ impl<B: HostBackend> Backward<B, 2> for SwigluBackward {
         let grad = B::contiguous(grads.consume::<B>(&ops.node));
         let (gate, up) = ops.state;
         let (mut gate, mut up) = (B::own(gate), B::own(up));
-        B::owned_mut(&mut gate)
-            .par_chunks_mut(TASK)
-            .zip(B::owned_mut(&mut up).par_chunks_mut(TASK))
-            .zip(B::values(&grad).par_chunks(TASK))
-            .for_each(|((gate, up), grad)| slm_ops::swiglu_backward(gate, up, grad));
+        let values = B::values(&grad);
+        let inputs = B::owned_mut(&mut gate).chunks_mut(TASK).zip(B::owned_mut(&mut up).chunks_mut(TASK));
+        parallel::for_each(values.len(), inputs.zip(values.chunks(TASK)), |((gate, up), grad)| {
+            slm_ops::swiglu_backward(gate, up, grad);
+        });
         for (parent, grad) in ops.parents.into_iter().zip([gate, up]) {
             if let Some(parent) = parent {
                 grads.register::<B>(parent.id, grad);
@@ -73,12 +73,12 @@ impl<B: HostBackend> Backward<B, 1> for GeluBackward {
         let grad = B::contiguous(grads.consume::<B>(&ops.node));
         let (x, kind) = ops.state;
         let mut x = B::own(x);
-        B::owned_mut(&mut x).par_chunks_mut(TASK).zip(B::values(&grad).par_chunks(TASK)).for_each(
-            |(x, grad)| match kind {
-                Gelu::Exact => slm_ops::gelu_backward(x, grad),
-                Gelu::Tanh => slm_ops::gelu_tanh_backward(x, grad),
-            },
-        );
+        let values = B::values(&grad);
+        let tasks = B::owned_mut(&mut x).chunks_mut(TASK).zip(values.chunks(TASK));
+        parallel::for_each(values.len(), tasks, |(x, grad)| match kind {
+            Gelu::Exact => slm_ops::gelu_backward(x, grad),
+            Gelu::Tanh => slm_ops::gelu_tanh_backward(x, grad),
+        });
         let [parent] = ops.parents;
         if let Some(parent) = parent {
             grads.register::<B>(parent.id, x);

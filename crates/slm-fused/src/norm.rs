@@ -4,9 +4,9 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
-use rayon::prelude::*;
 
 use crate::host::{HostBackend, dims};
+use crate::parallel;
 
 /// Values that a task normalizes, about. The sums over rows are made of the sums over such runs of rows, in order,
 /// so it decides the last bits of the gradients of weights.
@@ -95,7 +95,7 @@ fn rows<B: HostBackend>(
     let values = B::values(x);
     let mut out = vec![0.0; values.len()];
     let task = task_size(width);
-    out.par_chunks_mut(task).zip(values.par_chunks(task)).for_each(|(out, x)| {
+    parallel::for_each(values.len(), out.chunks_mut(task).zip(values.chunks(task)), |(out, x)| {
         out.chunks_exact_mut(width).zip(x.chunks_exact(width)).for_each(|(out, x)| normalize(x, out));
     });
     B::from_values(out, &dims(x))
@@ -110,17 +110,15 @@ fn rows_backward<B: HostBackend, const N: usize>(
 ) -> (FloatTensor<B>, [Vec<f32>; N]) {
     let mut grad = B::own(grad);
     let task = task_size(width);
-    let parts: Vec<[Vec<f32>; N]> = B::owned_mut(&mut grad)
-        .par_chunks_mut(task)
-        .zip(B::values(x).par_chunks(task))
-        .map(|(grad, x)| {
-            let mut sums = std::array::from_fn(|_| vec![0.0; width]);
-            for (grad, x) in grad.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                backward(x, grad, sums.each_mut().map(Vec::as_mut_slice));
-            }
-            sums
-        })
-        .collect();
+    let x = B::values(x);
+    let tasks = B::owned_mut(&mut grad).chunks_mut(task).zip(x.chunks(task));
+    let parts: Vec<[Vec<f32>; N]> = parallel::map(x.len(), tasks, |(grad, x)| {
+        let mut sums = std::array::from_fn(|_| vec![0.0; width]);
+        for (grad, x) in grad.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+            backward(x, grad, sums.each_mut().map(Vec::as_mut_slice));
+        }
+        sums
+    });
     let mut totals = std::array::from_fn(|_| vec![0.0; width]);
     for part in &parts {
         for (total, part) in totals.iter_mut().zip(part) {

@@ -4,10 +4,10 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, NdArray, backend_extension};
-use rayon::prelude::*;
 use slm_ops::AdamWStep;
 
 use crate::host::HostBackend;
+use crate::parallel;
 
 /// Values that a task handles. The sum of squares is made of the sums over such runs, in order, so it decides the
 /// last bits of a norm.
@@ -45,10 +45,10 @@ macro_rules! on_host {
 
             fn sum_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
                 let x = Self::contiguous(x);
-                let sums: Vec<f64> = Self::values(&x)
-                    .par_chunks(TASK)
-                    .map(|values| f64::from(slm_ops::sum_squares(values)))
-                    .collect();
+                let values = Self::values(&x);
+                let sums = parallel::map(values.len(), values.chunks(TASK), |values| {
+                    f64::from(slm_ops::sum_squares(values))
+                });
                 Self::from_values(vec![sums.iter().sum::<f64>() as f32], &[1])
             }
         }
@@ -65,13 +65,10 @@ fn update<B: HostBackend>(
     moment_1: &mut FloatTensor<B>,
     moment_2: &mut FloatTensor<B>,
 ) {
-    let moments =
-        B::owned_mut(moment_1).par_chunks_mut(TASK).zip(B::owned_mut(moment_2).par_chunks_mut(TASK));
-    B::owned_mut(values)
-        .par_chunks_mut(TASK)
-        .zip(B::values(gradient).par_chunks(TASK))
-        .zip(moments)
-        .for_each(|((values, gradient), (first, second))| {
-            slm_ops::adamw(step, values, gradient, first, second)
-        });
+    let gradient = B::values(gradient);
+    let moments = B::owned_mut(moment_1).chunks_mut(TASK).zip(B::owned_mut(moment_2).chunks_mut(TASK));
+    let tasks = B::owned_mut(values).chunks_mut(TASK).zip(gradient.chunks(TASK)).zip(moments);
+    parallel::for_each(gradient.len(), tasks, |((values, gradient), (first, second))| {
+        slm_ops::adamw(step, values, gradient, first, second);
+    });
 }

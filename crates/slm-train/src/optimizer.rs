@@ -1,8 +1,9 @@
 //! One optimizer step: clipping by the global norm, then AdamW.
 //!
-//! The arithmetic is Burn's `AdamW`. Burn's module optimizer around it is not used, for two reasons: it clips
-//! each parameter by its own norm, and it keys saved state by parameter ids that differ from run to run and
-//! restores it on whatever device is the default. Here state is kept by parameter path.
+//! The arithmetic is Burn's `AdamW`; on devices in host memory it is one pass over each parameter. Burn's module
+//! optimizer around it is not used, for two reasons: it clips each parameter by its own norm, and it keys saved
+//! state by parameter ids that differ from run to run and restores it on whatever device is the default. Here state
+//! is kept by parameter path.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Gradien
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
+use slm_fused::AdamWStep;
 
 use crate::{Error, Result, TrainingOptions};
 
@@ -24,7 +26,7 @@ const SCALE: &str = "FakeQuantized.scale";
 pub(crate) struct ModelOptimizer {
     decayed: AdamW,
     plain: AdamW,
-    grad_clip: f64,
+    options: TrainingOptions,
     /// Learning rate of learned scales, as a multiple of that of everything else.
     scale_learning_rate: f64,
     states: BTreeMap<String, Moments>,
@@ -47,7 +49,7 @@ impl ModelOptimizer {
         Self {
             decayed: config(options.weight_decay),
             plain: config(0.0),
-            grad_clip: options.grad_clip,
+            options: options.clone(),
             scale_learning_rate,
             states: BTreeMap::new(),
         }
@@ -66,10 +68,39 @@ impl ModelOptimizer {
         if !norm.is_finite() {
             return Ok((model, norm));
         }
-        let clips = self.grad_clip > 0.0 && norm > self.grad_clip;
-        let scale = if clips { Some(self.grad_clip / norm) } else { None };
+        let limit = self.options.grad_clip;
+        let scale = (limit > 0.0 && norm > limit).then(|| limit / norm);
         let mut step = Step { optimizer: self, gradients, learning_rate, scale, path: Vec::new() };
         Ok((model.map(&mut step), norm))
+    }
+
+    /// The update of one parameter in one pass, on devices in host memory. The same arithmetic as Burn's `AdamW`.
+    fn fused_step(
+        &self,
+        learning_rate: f64,
+        decays: bool,
+        scale: Option<f64>,
+        value: Tensor<1>,
+        gradient: Tensor<1>,
+        state: Option<Moments>,
+    ) -> (Tensor<1>, Option<Moments>) {
+        let (time, moments) = match state {
+            Some(Moments(state)) => (state.time + 1, [state.moment_1, state.moment_2]),
+            None => (1, [value.zeros_like(), value.zeros_like()]),
+        };
+        let options = &self.options;
+        let decay = if decays { learning_rate * options.weight_decay } else { 0.0 };
+        let step = AdamWStep {
+            learning_rate: learning_rate as f32,
+            decay: (1.0 - decay) as f32,
+            beta_1: options.beta1 as f32,
+            beta_2: options.beta2 as f32,
+            epsilon: options.epsilon as f32,
+            gradient_scale: scale.unwrap_or(1.0) as f32,
+            time: i32::try_from(time).unwrap_or(i32::MAX),
+        };
+        let (value, [moment_1, moment_2]) = slm_fused::adamw(value, gradient, moments, step);
+        (value, Some(Moments(AdaptiveMomentumState::new(time, moment_1, moment_2))))
     }
 
     /// The state as a safetensors file: `<path>.moment_1` and `<path>.moment_2` of every parameter.
@@ -161,19 +192,26 @@ impl ModuleMapper for Step<'_> {
         let value = tensor.inner();
         let shape = value.shape();
         let size = shape.num_elements();
-        let gradient = match self.scale {
-            Some(scale) => gradient.mul_scalar(scale),
-            None => gradient,
-        };
+        let gradient = gradient.reshape([size]);
         let path = self.path.join(".");
-        let state = self.optimizer.states.remove(&path).map(|Moments(state)| AdamWState::new(state));
+        let state = self.optimizer.states.remove(&path);
         let decays = DECAYED.iter().any(|end| path.ends_with(end));
-        let adamw = if decays { &self.optimizer.decayed } else { &self.optimizer.plain };
         let factor = if path.ends_with(SCALE) { self.optimizer.scale_learning_rate } else { 1.0 };
-        let (value, state) =
-            adamw.step(self.learning_rate * factor, value.reshape([size]), gradient.reshape([size]), state);
+        let rate = self.learning_rate * factor;
+        let (value, state) = if slm_fused::is_supported(&value.device()) {
+            self.optimizer.fused_step(rate, decays, self.scale, value.reshape([size]), gradient, state)
+        } else {
+            let gradient = match self.scale {
+                Some(scale) => gradient.mul_scalar(scale),
+                None => gradient,
+            };
+            let adamw = if decays { &self.optimizer.decayed } else { &self.optimizer.plain };
+            let state = state.map(|Moments(state)| AdamWState::new(state));
+            let (value, state) = adamw.step(rate, value.reshape([size]), gradient, state);
+            (value, state.map(|state| Moments(state.momentum)))
+        };
         if let Some(state) = state {
-            self.optimizer.states.insert(path, Moments(state.momentum));
+            self.optimizer.states.insert(path, state);
         }
         let tensor = Tensor::from_inner(value.reshape(shape)).set_require_grad(requires_grad);
         Param::from_mapped_value(id, tensor, mapper)
@@ -200,7 +238,8 @@ struct Squares<'a> {
 impl ModuleVisitor for Squares<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.get::<D>(param.id) {
-            self.sums.push(gradient.square().sum());
+            let fused = slm_fused::is_supported(&gradient.device());
+            self.sums.push(if fused { slm_fused::sum_squares(gradient) } else { gradient.square().sum() });
         }
     }
 }

@@ -1,0 +1,28 @@
+//! Work on all threads, or on this one where it is little.
+
+use rayon::prelude::*;
+
+/// Values below which a pass over them is not worth waking another thread: it takes ten microseconds or less.
+const FEW: usize = 1 << 14;
+
+/// Calls `f` with every item. `work` is the number of values that all items together touch.
+pub(crate) fn for_each<T: Send>(work: usize, items: impl Iterator<Item = T>, f: impl Fn(T) + Send + Sync) {
+    if work <= FEW {
+        items.for_each(f);
+    } else {
+        items.collect::<Vec<_>>().into_par_iter().for_each(f);
+    }
+}
+
+/// What `f` makes of every item, in order.
+pub(crate) fn map<T: Send, R: Send>(
+    work: usize,
+    items: impl Iterator<Item = T>,
+    f: impl Fn(T) -> R + Send + Sync,
+) -> Vec<R> {
+    if work <= FEW {
+        items.map(f).collect()
+    } else {
+        items.collect::<Vec<_>>().into_par_iter().map(f).collect()
+    }
+}
