@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
 use serde_json::{Value, json};
-use slm_checkpoint::{Checkpoint, CheckpointWriter, Layout, SaveRequest, TokenizerInfo};
+use slm_checkpoint::{Checkpoint, OutputLock, SaveRequest, TokenizerInfo, reserve_output};
 use slm_model::Transformer;
 use slm_ptq::LayerReport;
 use slm_text::{END_OF_TEXT, Tokenizer};
@@ -70,6 +70,8 @@ pub struct Trainer {
     device: Device,
     dir: PathBuf,
     step: usize,
+    /// Keeps other processes from writing to `dir`; none for a run that is finished and writes no more.
+    _output: Option<OutputLock>,
     /// Whether the checkpoint at `dir` is this run's own, and may be replaced.
     owns_dir: bool,
     overwrite: bool,
@@ -114,8 +116,8 @@ impl Trainer {
     ) -> Result<Self> {
         config.validate("the training config")?;
         let dir = dir.as_ref().to_owned();
-        // Refuses what cannot be written before hours are spent; dropped, it leaves nothing.
-        CheckpointWriter::create(&dir, &config.model, &Layout::new(&config.model), overwrite)?;
+        // Refuses what cannot be written before hours are spent, and whoever else would write there meanwhile.
+        let output = Some(reserve_output(&dir, overwrite)?);
         let origin = Origin::of(start)?;
         let data = origin.data(corpus, &config)?;
         let device = device.clone().autodiff();
@@ -138,6 +140,7 @@ impl Trainer {
             device,
             dir,
             step: 0,
+            _output: output,
             owns_dir: false,
             overwrite,
             metrics: Vec::new(),
@@ -193,6 +196,7 @@ impl Trainer {
         }
         let data = origin.data(corpus, &config)?;
         let finished = state.step >= config.training.steps;
+        let output = if finished { None } else { Some(reserve_output(&dir, true)?) };
         let model = checkpoint.load_model(&device)?;
         let mut forms = Forms { model, quantization: None, tuning: None };
         let mut teacher = None;
@@ -231,6 +235,7 @@ impl Trainer {
             device,
             dir,
             step: state.step,
+            _output: output,
             owns_dir: true,
             overwrite: true,
             metrics,
