@@ -197,7 +197,7 @@ impl FakeQuantizedWeight {
             let weight = self.weight.val();
             return ops::fake_quantized_linear(x, weight, self.learned_scale(), &self.input, &self.ranges);
         }
-        self.input.apply_shared(x).matmul(self.rounded_weight().transpose())
+        slm_fused::linear_or_matmul(self.input.apply_shared(x), self.rounded_weight())
     }
 }
 

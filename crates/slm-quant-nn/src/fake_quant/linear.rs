@@ -9,6 +9,7 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
+use slm_fused::{Matrix, matmul};
 use slm_quant_core::{ActivationGranularity, ActivationQuant, PackedMatrix, Result, linear};
 
 use super::grid::Grid;
@@ -88,13 +89,18 @@ impl<B: HostBackend> Backward<B, 2> for Observed {
         let grad = grads.consume::<B>(&ops.node);
         let Saved { x, weight, grids } = ops.state;
         if let Some(parent) = x_parent {
-            grads.register::<B>(parent.id, by_input::<B>(&x, &weight, grids.as_deref(), grad.clone()));
+            grads.register::<B>(parent.id, by_input::<B>(&x, &weight, grids.as_deref(), &grad));
         }
         if let Some(parent) = weight_parent {
-            let grids = grids.as_deref();
-            let through = by_rounded_weight::<B>(&x, grids, grad);
-            let masked = masked::<B>(&weight, &through, grids.map(|grids| &grids.weight));
-            grads.register::<B>(parent.id, masked);
+            let (n, k) = dims(&weight);
+            let by_weight = grids.map_or_else(
+                || vec![f32::NAN; n * k],
+                |grids| {
+                    let through = by_rounded_weight::<B>(&x, &grids, &grad);
+                    B::with_values(&weight, |weight| grids.weight.backward(weight, &through))
+                },
+            );
+            grads.register::<B>(parent.id, B::from_values(by_weight, [n, k]));
         }
     }
 }
@@ -111,16 +117,16 @@ impl<B: HostBackend> Backward<B, 3> for Learned {
         let grad = grads.consume::<B>(&ops.node);
         let Saved { x, weight, grids } = ops.state;
         if let Some(parent) = x_parent {
-            grads.register::<B>(parent.id, by_input::<B>(&x, &weight, grids.as_deref(), grad.clone()));
+            grads.register::<B>(parent.id, by_input::<B>(&x, &weight, grids.as_deref(), &grad));
         }
         let (n, k) = dims(&weight);
-        let through = by_rounded_weight::<B>(&x, grids.as_deref(), grad);
-        let (by_weight, by_scales) = B::with_values(&weight, |weight| {
-            B::with_values(&through, |through| match &grids {
-                Some(grids) => grids.weight.learned_backward(weight, through, self.0),
-                None => (vec![f32::NAN; weight.len()], vec![f32::NAN]),
-            })
-        });
+        let (by_weight, by_scales) = match &grids {
+            Some(grids) => {
+                let through = by_rounded_weight::<B>(&x, grids, &grad);
+                B::with_values(&weight, |weight| grids.weight.learned_backward(weight, &through, self.0))
+            }
+            None => (vec![f32::NAN; n * k], vec![f32::NAN]),
+        };
         if let Some(parent) = weight_parent {
             grads.register::<B>(parent.id, B::from_values(by_weight, [n, k]));
         }
@@ -136,43 +142,30 @@ fn by_input<B: HostBackend>(
     x: &FloatTensor<B>,
     weight: &FloatTensor<B>,
     grids: Option<&Grids>,
-    grad: FloatTensor<B>,
+    grad: &FloatTensor<B>,
 ) -> FloatTensor<B> {
-    let rounded = on_grid::<B>(weight, grids.map(|grids| &grids.weight));
-    let through = B::float_matmul(grad, rounded);
-    masked::<B>(x, &through, grids.map(|grids| &grids.input))
+    let ((m, k), (n, _)) = (dims(x), dims(weight));
+    let by_x = grids.map_or_else(
+        || vec![f32::NAN; m * k],
+        |grids| {
+            let rounded = B::with_values(weight, |weight| grids.weight.forward(weight));
+            let mut through = vec![0.0; m * k];
+            B::with_values(grad, |grad| {
+                matmul(Matrix::new(grad, m, n), Matrix::new(&rounded, n, k), &mut through);
+            });
+            B::with_values(x, |x| grids.input.backward(x, &through))
+        },
+    );
+    B::from_values(by_x, [m, k])
 }
 
 /// The gradient by the rounded weight, `grad^T x`.
-fn by_rounded_weight<B: HostBackend>(
-    x: &FloatTensor<B>,
-    grids: Option<&Grids>,
-    grad: FloatTensor<B>,
-) -> FloatTensor<B> {
-    let rounded = on_grid::<B>(x, grids.map(|grids| &grids.input));
-    B::float_matmul(B::float_transpose(grad), rounded)
-}
-
-fn on_grid<B: HostBackend>(values: &FloatTensor<B>, grid: Option<&Grid>) -> FloatTensor<B> {
-    let (rows, cols) = dims(values);
-    let rounded = B::with_values(values, |values| match grid {
-        Some(grid) => grid.forward(values),
-        None => vec![f32::NAN; values.len()],
+fn by_rounded_weight<B: HostBackend>(x: &FloatTensor<B>, grids: &Grids, grad: &FloatTensor<B>) -> Vec<f32> {
+    let ((m, k), (_, n)) = (dims(x), dims(grad));
+    let rounded = B::with_values(x, |x| grids.input.forward(x));
+    let mut through = vec![0.0; n * k];
+    B::with_values(grad, |grad| {
+        matmul(Matrix::new(grad, m, n).transpose(), Matrix::new(&rounded, m, k), &mut through);
     });
-    B::from_values(rounded, [rows, cols])
-}
-
-fn masked<B: HostBackend>(
-    values: &FloatTensor<B>,
-    grad: &FloatTensor<B>,
-    grid: Option<&Grid>,
-) -> FloatTensor<B> {
-    let (rows, cols) = dims(values);
-    let masked = B::with_values(values, |values| {
-        B::with_values(grad, |grad| match grid {
-            Some(grid) => grid.backward(values, grad),
-            None => vec![f32::NAN; values.len()],
-        })
-    });
-    B::from_values(masked, [rows, cols])
+    through
 }

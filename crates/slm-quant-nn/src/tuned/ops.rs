@@ -11,6 +11,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, NdArray, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
+use slm_fused::{Matrix, matmul};
 use slm_quant_core::{ActivationQuant, linear};
 
 use super::Stored;
@@ -82,30 +83,37 @@ impl<B: HostBackend> Backward<B, 2> for TunedBackward {
         let grad = grads.consume::<B>(&ops.node);
         let (x, stored) = ops.state;
         let (rows, cols) = (x.shape()[0], x.shape()[1]);
+        let n = stored.packed.matrix().rows();
         let grid = input_grid::<B>(&x, &stored);
         if let Some(parent) = x_parent {
-            let matrix = stored.packed.matrix();
-            let weights = B::from_values(matrix.unpack().dequantize(), [matrix.rows(), matrix.cols()]);
-            let through = B::float_matmul(grad.clone(), weights);
+            let weights = stored.packed.matrix().unpack().dequantize();
+            let mut through = vec![0.0; rows * cols];
+            B::with_values(&grad, |grad| {
+                matmul(Matrix::new(grad, rows, n), Matrix::new(&weights, n, cols), &mut through);
+            });
             let by_x = match &grid {
                 InputGrid::Float => through,
-                InputGrid::Rounded(grid) => {
-                    let masked =
-                        B::with_values(&x, |x| B::with_values(&through, |through| grid.backward(x, through)));
-                    B::from_values(masked, [rows, cols])
-                }
-                InputGrid::NotFinite => B::from_values(vec![f32::NAN; rows * cols], [rows, cols]),
+                InputGrid::Rounded(grid) => B::with_values(&x, |x| grid.backward(x, &through)),
+                InputGrid::NotFinite => vec![f32::NAN; rows * cols],
             };
-            grads.register::<B>(parent.id, by_x);
+            grads.register::<B>(parent.id, B::from_values(by_x, [rows, cols]));
         }
         if let Some(parent) = update_parent {
-            let rounded = match &grid {
-                InputGrid::Rounded(grid) => {
-                    B::from_values(B::with_values(&x, |x| grid.forward(x)), [rows, cols])
-                }
-                InputGrid::Float | InputGrid::NotFinite => x,
+            let mut by_weight = vec![0.0; n * cols];
+            let mut product = |x: &[f32]| {
+                B::with_values(&grad, |grad| {
+                    matmul(
+                        Matrix::new(grad, rows, n).transpose(),
+                        Matrix::new(x, rows, cols),
+                        &mut by_weight,
+                    );
+                });
             };
-            grads.register::<B>(parent.id, B::float_matmul(B::float_transpose(grad), rounded));
+            match &grid {
+                InputGrid::Rounded(grid) => product(&B::with_values(&x, |x| grid.forward(x))),
+                InputGrid::Float | InputGrid::NotFinite => B::with_values(&x, |x| product(x)),
+            }
+            grads.register::<B>(parent.id, B::from_values(by_weight, [n, cols]));
         }
     }
 }
