@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 
 use slm_checkpoint::fuzzing;
 
-/// Each with its name, and what the names of the files end with that it is meant for.
-const READERS: [(&str, fn(&[u8]), &str); 6] = [
+/// A reader with its name, and what the names of the files end with that it is meant for.
+type Reader = (&'static str, fn(&[u8]), &'static str);
+
+const READERS: [Reader; 6] = [
     ("safetensors", fuzzing::safetensors, ".safetensors"),
     ("burnpack", fuzzing::burnpack, ".bpk"),
     ("config", fuzzing::config, "config.json"),
