@@ -37,7 +37,9 @@ fn qat_on_sampled_text_recovers_what_rounding_lost() {
     sandbox.slm(&format!("{sample} again.json --batch-size 24")).success();
     assert!(sandbox.read("ids.json") == sandbox.read("again.json"), "batches change what is drawn");
     let json = sandbox
-        .slm(&format!("{QAT} --type weight-only --data ids.json --distill --learned-scales --out int4 --json"))
+        .slm(&format!(
+            "{QAT} --type weight-only --data ids.json --distill --learned-scales --out int4 --json"
+        ))
         .json();
     let perplexity = |name: &str| json[format!("perplexity_{name}")].as_f64().unwrap();
     let (float, ptq, qat) = (perplexity("float"), perplexity("ptq"), perplexity("qat"));
@@ -103,11 +105,23 @@ fn what_cannot_work_is_refused_at_once() {
     let cases: [(&str, i32, &[&str]); 8] = [
         ("qat --config run.toml --checkpoint int8 --data text.txt --out new", 1, &["int8", "quantized"]),
         ("qat --config run.toml --data text.txt --out new", 1, &["run.toml", "model"]),
-        ("qat --config text.toml --checkpoint float --data text.txt --out new", 1, &["qat.freeze_steps", "use fewer"]),
+        (
+            "qat --config text.toml --checkpoint float --data text.txt --out new",
+            1,
+            &["qat.freeze_steps", "use fewer"],
+        ),
         ("qat --config run.toml --checkpoint float --data bad.json --out new", 1, &["bad.json", "99999"]),
-        ("qat --config run.toml --checkpoint float --data text.txt --skip * --out new", 1, &["no layer to quantize"]),
+        (
+            "qat --config run.toml --checkpoint float --data text.txt --skip * --out new",
+            1,
+            &["no layer to quantize"],
+        ),
         ("qat --config run.toml --checkpoint float --data text.txt --bits 3 --out new", 2, &["--bits"]),
-        ("finetune --checkpoint float --data text.txt --rounding nearest --out new", 2, &["--rounding", "float"]),
+        (
+            "finetune --checkpoint float --data text.txt --rounding nearest --out new",
+            2,
+            &["--rounding", "float"],
+        ),
         ("sample --checkpoint float --sequences 1 --length 9999 --out new.json", 2, &["--length 9999"]),
     ];
     for (line, code, parts) in cases {
