@@ -7,6 +7,8 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Value, json};
 
+use crate::Random;
+
 /// Shape and values.
 pub type Tensor = (Vec<usize>, Vec<f32>);
 
@@ -35,7 +37,7 @@ impl HuggingFace {
         let mut random = Random(1);
         let mut tensors = BTreeMap::new();
         let mut matrix = |name: String, rows: usize, cols: usize, spread: f32| {
-            let values = (0..rows * cols).map(|_| random.next() * spread).collect();
+            let values = (0..rows * cols).map(|_| random.normal() * spread).collect();
             tensors.insert(name, (vec![rows, cols], values));
         };
         matrix("model.embed_tokens.weight".to_owned(), VOCAB, HIDDEN, 0.4);
@@ -57,7 +59,7 @@ impl HuggingFace {
             ["input_layernorm", "post_attention_layernorm"].map(|name| format!("layers.{layer}.{name}"))
         });
         for name in layer_norms.chain(["norm".to_owned()]) {
-            let values = (0..HIDDEN).map(|_| 1.0 + 0.1 * random.next()).collect();
+            let values = (0..HIDDEN).map(|_| 1.0 + 0.1 * random.normal()).collect();
             tensors.insert(format!("model.{name}.weight"), (vec![HIDDEN], values));
         }
         let config = json!({
@@ -110,22 +112,4 @@ pub fn read_tensors(path: impl AsRef<Path>) -> BTreeMap<String, Tensor> {
         _ => Vec::new(),
     };
     file.tensors().into_iter().map(|(name, view)| (name, (view.shape().to_vec(), values(&view)))).collect()
-}
-
-/// SplitMix64 (Steele, Lea and Flood, 2014).
-struct Random(u64);
-
-impl Random {
-    /// Roughly normal, with mean 0 and variance 1: the sum of 12 uniform numbers, less 6.
-    fn next(&mut self) -> f32 {
-        (0..12).map(|_| self.uniform()).sum::<f32>() - 6.0
-    }
-
-    fn uniform(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1_u64 << 24) as f32
-    }
 }

@@ -6,6 +6,7 @@ mod fixtures;
 mod hugging_face;
 mod outcome;
 mod program;
+mod random;
 mod sandbox;
 mod shared;
 
@@ -13,5 +14,6 @@ pub use fixtures::{Files, checkpoint, model, quantized, text};
 pub use hugging_face::{HuggingFace, Tensor, read_tensors};
 pub use outcome::Outcome;
 pub use program::{binary, command};
+pub use random::Random;
 pub use sandbox::Sandbox;
 pub use shared::shared;

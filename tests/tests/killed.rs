@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use slm_tests::{Files, Sandbox, text};
+use slm_tests::{Files, Random, Sandbox, text};
 
 /// 20 steps, each of which writes a checkpoint with what it takes to go on.
 const TRAIN: &str = "
@@ -34,18 +34,9 @@ fn kills() -> usize {
     std::env::var("SLM_KILLS").map_or(6, |count| count.parse().expect("SLM_KILLS: a number"))
 }
 
-/// SplitMix64 (Steele, Lea and Flood, 2014).
-struct Random(u64);
-
-impl Random {
-    /// A duration up to `most`.
-    fn up_to(&mut self, most: Duration) -> Duration {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        most.mul_f64(((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64)
-    }
+/// A random duration up to `most`.
+fn up_to(most: Duration, random: &mut Random) -> Duration {
+    most.mul_f64((random.bits() >> 11) as f64 / (1_u64 << 53) as f64)
 }
 
 /// Runs `line`, kills it after `delay`, and says whether it was still running then.
@@ -93,7 +84,7 @@ fn ptq_leaves_the_old_or_the_new() {
     for round in 0..kills() {
         // What is there is of the other kind than what is written.
         let (bits, old, made) = if round % 2 == 0 { (4, &int8, &int4) } else { (8, &int4, &int8) };
-        killed += usize::from(kill_after(&sandbox, &line(bits), random.up_to(time)));
+        killed += usize::from(kill_after(&sandbox, &line(bits), up_to(time, &mut random)));
         sandbox.slm("inspect out").success();
         let found = files(&sandbox.path("out"));
         assert!(found == *old || found == *made, "round {round}: a mixture");
@@ -117,7 +108,7 @@ fn training_goes_on_from_its_last_checkpoint() {
     let (mut random, mut killed, mut resumed) = (Random(2), 0, 0);
     for round in 0..kills() {
         fs::remove_dir_all(sandbox.path("run")).unwrap();
-        killed += usize::from(kill_after(&sandbox, line, random.up_to(time)));
+        killed += usize::from(kill_after(&sandbox, line, up_to(time, &mut random)));
         let mut finished = false;
         if sandbox.path("run").exists() {
             sandbox.slm("inspect run").success();
@@ -152,7 +143,7 @@ fn migration_leaves_the_old_or_the_new_and_a_backup() {
             fs::remove_dir_all(sandbox.path(dir)).unwrap();
         }
         sandbox.put_dir("model", &old);
-        killed += usize::from(kill_after(&sandbox, "migrate model", random.up_to(time)));
+        killed += usize::from(kill_after(&sandbox, "migrate model", up_to(time, &mut random)));
         sandbox.slm("inspect model").success();
         let found = files(&sandbox.path("model"));
         assert!(found == old || found == new, "round {round}: a mixture");

@@ -8,6 +8,8 @@
 //!
 //! The test is a program with one test, so that nothing else allocates beside it.
 
+#[path = "support/random.rs"]
+mod random;
 mod support;
 
 use std::collections::BTreeMap;
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use peak_alloc::PeakAlloc;
+use random::Random;
 use serde_json::{Map, Value, json};
 use slm_checkpoint::{Checkpoint, OpenOptions, migrate, sha256};
 use support::*;
@@ -30,27 +33,6 @@ const MUTATIONS: usize = 10_000;
 const FIXED_BYTES: usize = 192 << 10;
 
 type Files = BTreeMap<String, Vec<u8>>;
-
-/// SplitMix64 (Steele, Lea and Flood, 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-
-    fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
-        &list[self.below(list.len())]
-    }
-}
 
 fn files(dir: &Path) -> Files {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());

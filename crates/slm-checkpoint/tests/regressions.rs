@@ -6,10 +6,14 @@
 //! SLM_FUZZ_SECONDS=600 cargo test --release -p slm-checkpoint --test regressions -- --nocapture
 //! ```
 
+#[path = "support/random.rs"]
+mod random;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use random::Random;
 use slm_checkpoint::fuzzing;
 
 /// A reader with its name, and what the names of the files end with that it is meant for.
@@ -123,22 +127,5 @@ fn change(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
         }
         5 => drop(bytes.drain(at.min(bytes.len())..bytes.len().min(at + random.below(64)))),
         _ => bytes.truncate(at),
-    }
-}
-
-/// SplitMix64 (Steele, Lea and Flood, 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
     }
 }
