@@ -6,9 +6,9 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use slm_checkpoint::Checkpoint;
-use slm_train::{Outcome, QuantizationMode, RoundingKind, Trainer, TrainingConfig, TuningMemory};
+use slm_train::{Outcome, QuantizationMode, RoundingKind, TrainingConfig, TuningMemory};
 
-use crate::commands::qat::{Data, held_out};
+use crate::commands::run_args::RunArgs;
 use crate::commands::train::watched;
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -29,30 +29,11 @@ pub(crate) struct FinetuneArgs {
     /// TOML file with [training], and optionally [finetune] [default: 300 steps of 8 x 128 tokens]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// UTF-8 text to train on, or a FILE.json of token ids, such as `slm sample` writes
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
-    /// Text for the perplexities [default: the part of --data that is held out]
-    #[arg(long, value_name = "FILE")]
-    eval: Option<PathBuf>,
-    /// Most tokens to evaluate on
-    #[arg(long, value_name = "N", default_value_t = 32_768)]
-    eval_tokens: usize,
-    /// Tokens in a window of the evaluation [default: 256, or the model's positions if fewer]
-    #[arg(long)]
-    window: Option<usize>,
+    #[command(flatten)]
+    run: RunArgs,
     /// How updated weights become codes again [default: stochastic, or as the config says]
     #[arg(long, value_enum)]
     rounding: Option<Rounding>,
-    /// Checkpoint directory to write
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// Go on with the run whose checkpoint is at --out
-    #[arg(long, conflicts_with = "overwrite")]
-    resume: bool,
-    /// Replace a checkpoint that is at --out already
-    #[arg(long)]
-    overwrite: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -110,21 +91,15 @@ eval_interval = 50
 
 pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
     let clock = Instant::now();
-    if args.resume && !args.out.exists() {
-        return Err(Error::file(&args.out, "there is no run to go on with; begin it without --resume"));
-    }
+    args.run.check()?;
     let start = context.open_checkpoint(&args.checkpoint)?;
     let config = config(args, &start)?;
     let steps = config.training.steps;
     let rounding = start.is_quantized().then_some(config.finetune.rounding);
-    let data = Data::read(&args.data, config.model.vocab_size)?;
-    let window = window(args.window, &config.model)?;
-    let mut trainer = if args.resume {
-        Trainer::go_on(config, data.corpus(), Some(&start), &context.device, &args.out)?
-    } else {
-        Trainer::begin(config, data.corpus(), Some(&start), &context.device, &args.out, args.overwrite)?
-    };
-    let held_out = held_out(args.eval.as_deref(), args.eval_tokens, &trainer, window)?;
+    let data = args.run.data(&config)?;
+    let window = window(args.run.window, &config.model)?;
+    let mut trainer = args.run.trainer(config, &data, Some(&start), context)?;
+    let held_out = args.run.held_out(&trainer, window)?;
     let model = start.load_model(&context.device)?;
     let before = evaluate_with_progress(context, "perplexity before", &model, &held_out, window)?;
     drop(model);

@@ -12,6 +12,7 @@ pub(crate) mod logits;
 pub(crate) mod migrate;
 pub(crate) mod ptq;
 pub(crate) mod qat;
+mod run_args;
 pub(crate) mod sample;
 pub(crate) mod train;
 

@@ -1,6 +1,6 @@
 //! `slm qat`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
@@ -10,13 +10,13 @@ use slm_model::{LM_HEAD, Transformer, window_logits};
 use slm_ptq::{Plan, PtqConfig, calibrate, convert};
 use slm_qat::ScaleMode;
 use slm_quant_core::{Bits, Granularity, Mapping, QuantizationType, ScaleDtype};
-use slm_text::read_text;
-use slm_train::{Corpus, Outcome, QuantizationMode, Sequences, Trainer, TrainingConfig};
+use slm_train::{Outcome, QuantizationMode, Trainer, TrainingConfig};
 
+use crate::commands::run_args::RunArgs;
 use crate::commands::train::watched;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::text::{check_length, evaluate_with_progress, read_ids, window};
+use crate::text::{evaluate_with_progress, window};
 
 /// Train a model while its layers act as their quantized selves, and convert it (quantization-aware training).
 ///
@@ -33,18 +33,8 @@ pub(crate) struct QatArgs {
     /// Float checkpoint to begin with
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
-    /// UTF-8 text to train on, or a FILE.json of token ids, such as `slm sample` writes
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
-    /// Text for the perplexities [default: the part of --data that is held out]
-    #[arg(long, value_name = "FILE")]
-    eval: Option<PathBuf>,
-    /// Most tokens to evaluate on
-    #[arg(long, value_name = "N", default_value_t = 32_768)]
-    eval_tokens: usize,
-    /// Tokens in a window of the evaluation [default: 256, or the model's positions if fewer]
-    #[arg(long)]
-    window: Option<usize>,
+    #[command(flatten)]
+    run: RunArgs,
     /// Width of the weights: 8 or 4 [default: as the config says]
     #[arg(long, value_parser = clap::value_parser!(u8))]
     bits: Option<u8>,
@@ -70,15 +60,6 @@ pub(crate) struct QatArgs {
     /// Train towards the outputs of the float checkpoint instead of the tokens of the text
     #[arg(long)]
     distill: bool,
-    /// Checkpoint directory to write
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// Go on with the run whose checkpoint is at --out
-    #[arg(long, conflicts_with = "overwrite")]
-    resume: bool,
-    /// Replace a checkpoint that is at --out already
-    #[arg(long)]
-    overwrite: bool,
 }
 
 #[derive(Serialize)]
@@ -103,21 +84,15 @@ struct QatResult {
 
 pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
     let clock = Instant::now();
-    if args.resume && !args.out.exists() {
-        return Err(Error::file(&args.out, "there is no run to go on with; begin it without --resume"));
-    }
+    args.run.check()?;
     let start = args.checkpoint.as_ref().map(|dir| context.open_checkpoint(dir)).transpose()?;
     let config = config(args, start.as_ref())?;
     let steps = config.training.steps;
     let ptq = config.quantization.ptq();
-    let data = Data::read(&args.data, config.model.vocab_size)?;
-    let window = window(args.window, &config.model)?;
-    let mut trainer = if args.resume {
-        Trainer::go_on(config, data.corpus(), start.as_ref(), &context.device, &args.out)?
-    } else {
-        Trainer::begin(config, data.corpus(), start.as_ref(), &context.device, &args.out, args.overwrite)?
-    };
-    let held_out = held_out(args.eval.as_deref(), args.eval_tokens, &trainer, window)?;
+    let data = args.run.data(&config)?;
+    let window = window(args.run.window, &config.model)?;
+    let mut trainer = args.run.trainer(config, &data, start.as_ref(), context)?;
+    let held_out = args.run.held_out(&trainer, window)?;
     let before = match &start {
         Some(checkpoint) => Some(before(checkpoint, &ptq, &trainer, &held_out, window, context)?),
         None => None,
@@ -197,48 +172,6 @@ fn config(args: &QatArgs, start: Option<&Checkpoint>) -> Result<TrainingConfig> 
     config.qat.distill |= args.distill;
     config.validate(&args.config.display().to_string())?;
     Ok(config)
-}
-
-/// What is trained on, as read from a file.
-pub(super) enum Data {
-    Text(String),
-    Sequences(Sequences),
-}
-
-impl Data {
-    pub(super) fn read(path: &Path, vocab_size: usize) -> Result<Self> {
-        if path.extension().is_some_and(|extension| extension == "json") {
-            Ok(Self::Sequences(Sequences::read(path, vocab_size)?))
-        } else {
-            Ok(Self::Text(read_text(path)?))
-        }
-    }
-
-    pub(super) fn corpus(&self) -> Corpus<'_> {
-        match self {
-            Self::Text(text) => Corpus::Text(text),
-            Self::Sequences(sequences) => Corpus::Sequences(sequences),
-        }
-    }
-}
-
-/// The tokens that all perplexities are measured on: those of a file, or what the run holds out.
-pub(super) fn held_out(
-    file: Option<&Path>,
-    most: usize,
-    trainer: &Trainer,
-    window: usize,
-) -> Result<Vec<u32>> {
-    let mut ids = match file {
-        Some(path) => {
-            let ids = read_ids(&trainer.data().tokenizer, path)?;
-            check_length(path, &ids, window)?;
-            ids
-        }
-        None => trainer.data().validation.clone(),
-    };
-    ids.truncate(most);
-    Ok(ids)
 }
 
 /// Losses before training.
