@@ -44,6 +44,27 @@ pub fn quantized() -> &'static Files {
     })
 }
 
+/// The config of a run of `steps` short steps, each of which writes a checkpoint with what it takes to go on.
+pub fn train_config(steps: usize) -> String {
+    format!(
+        "
+[model]
+vocab_size = 300
+hidden_size = 16
+intermediate_size = 32
+num_layers = 1
+num_heads = 2
+max_position_embeddings = 64
+
+[training]
+steps = {steps}
+batch_size = 1
+sequence_length = 16
+save_interval = 1
+"
+    )
+}
+
 fn files(sandbox: &Sandbox, name: &str) -> Files {
     let entries = fs::read_dir(sandbox.path(name)).unwrap().map(|entry| entry.unwrap());
     entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect()

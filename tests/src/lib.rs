@@ -10,7 +10,7 @@ mod random;
 mod sandbox;
 mod shared;
 
-pub use fixtures::{Files, checkpoint, model, quantized, text};
+pub use fixtures::{Files, checkpoint, model, quantized, text, train_config};
 pub use hugging_face::{HuggingFace, Tensor, read_tensors};
 pub use outcome::Outcome;
 pub use program::{binary, command};

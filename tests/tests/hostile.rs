@@ -7,25 +7,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use slm_tests::{Outcome, Sandbox, binary, quantized, text};
+use slm_tests::{Outcome, Sandbox, binary, quantized, text, train_config};
 
 const PTQ: &str = "ptq --checkpoint model --calibration text.txt";
-
-const TRAIN: &str = "
-[model]
-vocab_size = 300
-hidden_size = 16
-intermediate_size = 32
-num_layers = 1
-num_heads = 2
-max_position_embeddings = 64
-
-[training]
-steps = 100000
-batch_size = 1
-sequence_length = 16
-save_interval = 1
-";
 
 /// Runs a shell script in the sandbox, with the program as `$SLM`.
 fn shell(sandbox: &Sandbox, script: &str) -> Outcome {
@@ -110,7 +94,7 @@ fn a_read_only_file_system_is_named() {
 #[test]
 fn an_output_directory_that_goes_away_is_an_error() {
     let sandbox = Sandbox::new();
-    sandbox.put("run.toml", TRAIN);
+    sandbox.put("run.toml", train_config(100_000));
     sandbox.put("text.txt", text());
     let mut command = sandbox.command("train --config run.toml --data text.txt --out here/run");
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

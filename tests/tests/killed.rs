@@ -11,24 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use slm_tests::{Files, Random, Sandbox, text};
-
-/// 20 steps, each of which writes a checkpoint with what it takes to go on.
-const TRAIN: &str = "
-[model]
-vocab_size = 300
-hidden_size = 16
-intermediate_size = 32
-num_layers = 1
-num_heads = 2
-max_position_embeddings = 64
-
-[training]
-steps = 20
-batch_size = 1
-sequence_length = 16
-save_interval = 1
-";
+use slm_tests::{Files, Random, Sandbox, text, train_config};
 
 fn kills() -> usize {
     std::env::var("SLM_KILLS").map_or(6, |count| count.parse().expect("SLM_KILLS: a number"))
@@ -100,7 +83,7 @@ fn ptq_leaves_the_old_or_the_new() {
 #[test]
 fn training_goes_on_from_its_last_checkpoint() {
     let sandbox = Sandbox::new();
-    sandbox.put("run.toml", TRAIN);
+    sandbox.put("run.toml", train_config(20));
     sandbox.put("text.txt", text());
     let line = "train --config run.toml --data text.txt --out run";
     let time = timed(&sandbox, line);
