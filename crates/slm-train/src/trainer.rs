@@ -409,7 +409,7 @@ impl Trainer {
         if has_optimizer_state(self.step, &self.config) {
             extra_files.push((OPTIMIZER, self.optimizer.to_bytes()?));
         }
-        if let Some(svg) = loss_svg(&self.metrics) {
+        if let Some(svg) = loss_svg(&self.metrics).map_err(|detail| Error::State { detail })? {
             extra_files.push((PLOT, svg.into_bytes()));
         }
         let mut model = self.model.valid();
