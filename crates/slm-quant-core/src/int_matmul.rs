@@ -1,7 +1,7 @@
 //! Exact integer matrix products in plain scalar code: what every kernel is held against.
 
 use crate::scan::check_len;
-use crate::{Code, Error, QuantizedMatrix, Result};
+use crate::{Code, Error, QuantScheme, QuantizedMatrix, Result};
 
 /// Integer accumulators `[M, N]`, row-major: `acc[m, n] = Σ_k (x[m, k] - zx[m]) (w[n, k] - zw[n, k])`.
 ///
@@ -39,11 +39,16 @@ pub fn int_matmul_grouped<C: Code>(
 /// The most products of activation codes in `C` (any zero point in it) and codes of `weight` whose sum
 /// always fits an `i32`.
 pub fn max_safe_products<C: Code>(weight: &QuantizedMatrix) -> usize {
+    max_safe_products_of::<C>(weight.scheme())
+}
+
+/// [`max_safe_products`] for a weight quantized as `scheme` says.
+pub(crate) fn max_safe_products_of<C: Code>(scheme: QuantScheme) -> usize {
     let activation = i64::from(C::MAX) - i64::from(C::MIN);
-    let range = weight.scheme().range();
-    let weight = match weight.zero_points() {
-        Some(_) => i64::from(range.steps()),
-        None => i64::from(range.quant_min().abs().max(range.quant_max())),
+    let range = scheme.range();
+    let weight = match scheme.mapping.is_symmetric() {
+        false => i64::from(range.steps()),
+        true => i64::from(range.quant_min().abs().max(range.quant_max())),
     };
     (i64::from(i32::MAX) / (activation * weight)) as usize
 }

@@ -19,6 +19,7 @@ mod linear;
 mod matrix;
 mod observer;
 mod pack;
+mod packing;
 mod qparams;
 mod quantize;
 mod quantized;
@@ -47,6 +48,7 @@ pub use observer::{
     ObserverKind, PerChannelMinMaxObserver, PercentileObserver, histogram_search,
 };
 pub use pack::{pack_int4, unpack_int4};
+pub use packing::{PackedMatrixBuilder, PackedRows};
 pub use qparams::{
     DYNAMIC_SCALE_FLOOR, TORCH_EPS, TORCHAO_EPS, choose_qparams, choose_qparams_dynamic,
     choose_qparams_stored,

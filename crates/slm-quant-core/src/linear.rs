@@ -1,11 +1,12 @@
 //! Linear layers on quantized weights.
 
+use crate::int_matmul::max_safe_products_of;
 use crate::kernels::{
     ActivationQuant, Input, KernelKind, Packed, Product, QuantizedActivations, Workspace, multiply,
     quantize_activations,
 };
 use crate::scan::{check_finite, check_len};
-use crate::{Error, QParams, QuantScheme, QuantizedMatrix, Result, max_safe_products};
+use crate::{Error, QParams, QuantScheme, QuantizedMatrix, Result};
 
 /// A quantized `[rows, cols]` weight matrix in the layout that one kernel reads.
 ///
@@ -24,11 +25,18 @@ impl PackedMatrix {
     /// [`Error::AccumulatorOverflow`] when a group (or row) is so wide that its sum of products with 8-bit
     /// activations could leave 32 bits.
     pub fn new(matrix: QuantizedMatrix, kernel: KernelKind) -> Result<Self> {
-        let max_k = max_safe_products::<u8>(&matrix);
-        if matrix.group_width() > max_k {
-            return Err(Error::AccumulatorOverflow { k: matrix.group_width(), max_k });
-        }
+        Self::check_width(matrix.cols(), matrix.scheme())?;
         Ok(Self { packed: Packed::new(matrix, kernel)? })
+    }
+
+    /// Refuses groups (or rows) whose sums of products with 8-bit activations could leave 32 bits.
+    pub(crate) fn check_width(cols: usize, scheme: QuantScheme) -> Result<()> {
+        let (k, max_k) = (scheme.granularity.group_width(cols)?, max_safe_products_of::<u8>(scheme));
+        if k > max_k { Err(Error::AccumulatorOverflow { k, max_k }) } else { Ok(()) }
+    }
+
+    pub(crate) fn from_packed(packed: Packed) -> Self {
+        Self { packed }
     }
 
     pub(crate) fn packed(&self) -> &Packed {

@@ -93,71 +93,13 @@ impl QuantizedMatrix {
         scales: Scales,
         zero_points: Option<Vec<i8>>,
     ) -> Result<Self> {
-        if rows == 0 || cols == 0 {
-            return Err(Error::Empty { what: "matrix" });
-        }
-        let too_big = || Error::Parameter {
-            what: "matrix shape",
-            detail: format!("{rows} x {cols} does not fit in memory"),
-        };
-        let bytes = rows.checked_mul(scheme.bits.row_bytes(cols)).ok_or_else(too_big)?;
+        let bytes = check_shape(rows, cols, scheme)?;
         check_len("codes", bytes, codes.len())?;
-        if scheme.bits == Bits::Int4 && !cols.is_multiple_of(2) {
-            let mut rows = codes.chunks_exact(scheme.bits.row_bytes(cols));
-            if let Some(row) = rows.position(|row| row.last().is_some_and(|byte| pack::high(*byte) != 0)) {
-                return Err(Error::Parameter {
-                    what: "codes",
-                    detail: format!(
-                        "row {row}, of an odd number of INT4 codes, does not end in a zero nibble"
-                    ),
-                });
-            }
-        }
-        let count = scheme.granularity.scale_count(rows, cols)?;
-        check_len("scales", count, scales.len())?;
-        if scales.dtype() != scheme.scale_dtype {
-            return Err(Error::Parameter {
-                what: "scale dtype",
-                detail: format!("the scheme says {}, the scales are {}", scheme.scale_dtype, scales.dtype()),
-            });
-        }
-        for index in 0..count {
-            let value = scales.get(index);
-            if !value.is_finite() {
-                return Err(Error::NotFinite { what: "scales", index, value });
-            }
-            if value <= 0.0 {
-                return Err(Error::Parameter {
-                    what: "scales",
-                    detail: format!("value {value} at index {index} is not positive"),
-                });
-            }
-        }
-        match &zero_points {
-            Some(z) if scheme.mapping.is_symmetric() => {
-                return Err(Error::Length { what: "zero points", expected: 0, found: z.len() });
-            }
-            None if !scheme.mapping.is_symmetric() => {
-                return Err(Error::Length { what: "zero points", expected: count, found: 0 });
-            }
-            Some(z) => {
-                check_len("zero points", count, z.len())?;
-                let range = scheme.range();
-                let outside =
-                    |&&z: &&i8| i32::from(z) < range.quant_min() || i32::from(z) > range.quant_max();
-                if let Some(z) = z.iter().find(outside) {
-                    return Err(Error::Parameter {
-                        what: "zero points",
-                        detail: format!("{z} is outside [{}, {}]", range.quant_min(), range.quant_max()),
-                    });
-                }
-            }
-            None => {}
-        }
+        check_codes(0, cols, scheme.bits, &codes)?;
+        check_params(rows, cols, scheme, &scales, zero_points.as_deref())?;
         Ok(Self { rows, cols, scheme, codes, scales, zero_points })
     }
 
-    #[cfg(target_arch = "x86_64")]
     /// Assembles a matrix from the parts of one that was checked before.
     pub(crate) fn from_valid_parts(
         rows: usize,
@@ -257,5 +199,87 @@ impl QuantizedMatrix {
     /// Takes the matrix apart: codes, scales, zero points.
     pub fn into_parts(self) -> (Vec<u8>, Scales, Option<Vec<i8>>) {
         (self.codes, self.scales, self.zero_points)
+    }
+}
+
+/// Refuses a shape that no matrix has; the bytes of its codes.
+pub(crate) fn check_shape(rows: usize, cols: usize, scheme: QuantScheme) -> Result<usize> {
+    if rows == 0 || cols == 0 {
+        return Err(Error::Empty { what: "matrix" });
+    }
+    scheme.granularity.group_width(cols)?;
+    rows.checked_mul(scheme.bits.row_bytes(cols)).ok_or_else(|| Error::Parameter {
+        what: "matrix shape",
+        detail: format!("{rows} x {cols} does not fit in memory"),
+    })
+}
+
+/// Refuses packed codes of whole rows, the first of which is row `first`, that are not as
+/// [`QuantizedMatrix`] describes them.
+pub(crate) fn check_codes(first: usize, cols: usize, bits: Bits, codes: &[u8]) -> Result<()> {
+    if bits == Bits::Int8 || cols.is_multiple_of(2) {
+        return Ok(());
+    }
+    let mut rows = codes.chunks_exact(bits.row_bytes(cols));
+    match rows.position(|row| row.last().is_some_and(|byte| pack::high(*byte) != 0)) {
+        None => Ok(()),
+        Some(row) => Err(Error::Parameter {
+            what: "codes",
+            detail: format!(
+                "row {}, of an odd number of INT4 codes, does not end in a zero nibble",
+                first + row
+            ),
+        }),
+    }
+}
+
+/// Refuses scales and zero points that are not those of a `[rows, cols]` matrix.
+pub(crate) fn check_params(
+    rows: usize,
+    cols: usize,
+    scheme: QuantScheme,
+    scales: &Scales,
+    zero_points: Option<&[i8]>,
+) -> Result<()> {
+    let count = scheme.granularity.scale_count(rows, cols)?;
+    check_len("scales", count, scales.len())?;
+    if scales.dtype() != scheme.scale_dtype {
+        return Err(Error::Parameter {
+            what: "scale dtype",
+            detail: format!("the scheme says {}, the scales are {}", scheme.scale_dtype, scales.dtype()),
+        });
+    }
+    for index in 0..count {
+        let value = scales.get(index);
+        if !value.is_finite() {
+            return Err(Error::NotFinite { what: "scales", index, value });
+        }
+        if value <= 0.0 {
+            return Err(Error::Parameter {
+                what: "scales",
+                detail: format!("value {value} at index {index} is not positive"),
+            });
+        }
+    }
+    match zero_points {
+        Some(z) if scheme.mapping.is_symmetric() => {
+            Err(Error::Length { what: "zero points", expected: 0, found: z.len() })
+        }
+        None if !scheme.mapping.is_symmetric() => {
+            Err(Error::Length { what: "zero points", expected: count, found: 0 })
+        }
+        Some(z) => {
+            check_len("zero points", count, z.len())?;
+            let range = scheme.range();
+            let outside = |&&z: &&i8| i32::from(z) < range.quant_min() || i32::from(z) > range.quant_max();
+            match z.iter().find(outside) {
+                None => Ok(()),
+                Some(z) => Err(Error::Parameter {
+                    what: "zero points",
+                    detail: format!("{z} is outside [{}, {}]", range.quant_min(), range.quant_max()),
+                }),
+            }
+        }
+        None => Ok(()),
     }
 }

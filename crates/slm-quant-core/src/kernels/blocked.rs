@@ -11,6 +11,7 @@
 use half::f16;
 use rayon::prelude::*;
 
+use super::block_rows::BlockRows;
 use super::pages::{Pages, Plain};
 use super::simd::{LANES, LINE_BYTES};
 use crate::{Bits, QParams, QuantScheme, QuantizedMatrix, Scales};
@@ -21,7 +22,7 @@ const STORED_SUMS_WIDTH: usize = 512;
 /// One line, aligned to a cache line.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
-pub(crate) struct Line([u8; LINE_BYTES]);
+pub(crate) struct Line(pub(super) [u8; LINE_BYTES]);
 
 impl Line {
     pub(crate) const ZERO: Self = Self([0; LINE_BYTES]);
@@ -59,10 +60,11 @@ pub(crate) struct Blocked {
 }
 
 impl Blocked {
-    /// Reorders a matrix.
-    pub(crate) fn pack(matrix: QuantizedMatrix) -> Self {
-        let (rows, cols, scheme) = (matrix.rows(), matrix.cols(), matrix.scheme());
-        let (width, groups) = (matrix.group_width(), matrix.groups_per_row());
+    /// A matrix whose codes are all still to be packed, through [`Blocked::rows_mut`], and whose scales and zero
+    /// points are still to be set, by [`Blocked::set_params`].
+    pub(crate) fn new(rows: usize, cols: usize, scheme: QuantScheme) -> Self {
+        let width = scheme.granularity.group_width(cols).unwrap_or(cols);
+        let groups = cols.div_ceil(width);
         let per_line = columns_per_line(scheme.bits);
         let mut packed = Self {
             rows,
@@ -77,35 +79,49 @@ impl Blocked {
             zero_points: None,
             sums: Pages::zeroed(0),
         };
-        let per_block = packed.lines_per_block();
-        packed.lines = Pages::zeroed(packed.blocks() * per_block);
-        let shape = packed.shape();
-        packed.lines.par_chunks_mut(per_block).enumerate().for_each(|(block, lines)| {
-            for lane in 0..LANES.min(rows - block * LANES) {
-                shape.pack_row(matrix.row_codes(block * LANES + lane), lane, lines);
-            }
-        });
+        packed.lines = Pages::zeroed(packed.blocks() * packed.lines_per_block());
         if packed.has_sums() {
-            let mut sums = Pages::zeroed(packed.blocks() * groups * LANES);
-            let blocks = packed.lines.par_chunks(per_block).zip(sums.par_chunks_mut(groups * LANES));
-            blocks.for_each(|(lines, sums)| {
-                for (group, sums) in lines.chunks(packed.steps).zip(sums.chunks_mut(LANES)) {
-                    sums.copy_from_slice(&shape.sums(group));
-                }
-            });
-            packed.sums = sums;
+            packed.sums = Pages::zeroed(packed.blocks() * groups * LANES);
         }
+        packed
+    }
+
+    /// Reorders a matrix.
+    pub(crate) fn pack(matrix: &QuantizedMatrix) -> Self {
+        let mut packed = Self::new(matrix.rows(), matrix.cols(), matrix.scheme());
+        packed.rows_mut().fill_on_all_threads(matrix.codes());
+        packed.set_params(matrix.scales(), matrix.zero_points());
+        packed
+    }
+
+    /// Where the codes of all rows go.
+    pub(crate) fn rows_mut(&mut self) -> BlockRows<'_> {
+        let sums_per_block = if self.has_sums() { self.groups * LANES } else { 0 };
+        let (rows, shape, lines_per_block) = (self.rows, self.shape(), self.lines_per_block());
+        BlockRows {
+            shape,
+            rows,
+            lines_per_block,
+            sums_per_block,
+            lines: &mut self.lines,
+            sums: &mut self.sums,
+        }
+    }
+
+    /// Sets scales and zero points, which are in canonical order.
+    pub(crate) fn set_params(&mut self, scales: &Scales, zero_points: Option<&[i8]>) {
+        let (rows, groups) = (self.rows, self.groups);
+        let per_tensor = self.scheme.granularity == crate::Granularity::PerTensor;
         // Lanes past the last row repeat it; their results are never stored.
-        let order = (0..packed.blocks() * groups * LANES).map(|i| {
+        let order = (0..self.blocks() * groups * LANES).map(|i| {
             let (block, group, lane) = (i / LANES / groups, i / LANES % groups, i % LANES);
-            matrix.scale_index((block * LANES + lane).min(rows - 1), group)
+            if per_tensor { 0 } else { (block * LANES + lane).min(rows - 1) * groups + group }
         });
-        packed.scales = match matrix.scales() {
+        self.scales = match scales {
             Scales::F32(v) => ScalePages::F32(Pages::from_values(order.clone().map(|i| v[i]))),
             Scales::F16(v) => ScalePages::F16(Pages::from_values(order.clone().map(|i| v[i]))),
         };
-        packed.zero_points = matrix.zero_points().map(|z| Pages::from_values(order.map(|i| z[i])));
-        packed
+        self.zero_points = zero_points.map(|z| Pages::from_values(order.map(|i| z[i])));
     }
 
     /// The matrix in canonical order, exactly as it was.
@@ -295,42 +311,19 @@ pub(crate) enum LaneScales<'a> {
     F16(&'a [f16; LANES]),
 }
 
-/// What reordering one row needs to know.
-#[derive(Clone, Copy)]
-struct Shape {
-    bits: Bits,
-    cols: usize,
-    width: usize,
-    steps: usize,
+/// What reordering rows needs to know.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub(super) bits: Bits,
+    pub(super) cols: usize,
+    pub(super) width: usize,
+    pub(super) steps: usize,
 }
 
 impl Shape {
-    /// Writes one row's codes into its lane of a block.
-    fn pack_row(self, codes: &[u8], lane: usize, lines: &mut [Line]) {
-        let per_line = columns_per_line(self.bits);
-        for first in (0..self.cols).step_by(self.width) {
-            let end = self.cols.min(first + self.width);
-            let lines = lines[first / self.width * self.steps..].iter_mut();
-            for (col, line) in (first..end).step_by(per_line).zip(lines) {
-                let count = per_line.min(end - col);
-                let word = match self.bits {
-                    Bits::Int8 => word(&codes[col..col + count]),
-                    Bits::Int4 if col % 2 == 0 => {
-                        spread(word(&codes[col / 2..(col + count).div_ceil(2)])) ^ 0x8888_8888
-                    }
-                    Bits::Int4 => {
-                        let nibble = |i: usize| u32::from(codes[i / 2] >> (i % 2 * 4) & 0xf);
-                        let nibbles = (0..count).fold(0, |all, i| all | nibble(col + i) << (4 * i));
-                        spread(nibbles) ^ 0x8888_8888
-                    }
-                };
-                line.0[lane * 4..][..4].copy_from_slice(&word.to_le_bytes());
-            }
-        }
-    }
-
     /// Sums of a group's stored codes by lane.
-    fn sums(self, lines: &[Line]) -> [i32; LANES] {
+    #[inline(always)]
+    pub(super) fn sums(self, lines: &[Line]) -> [i32; LANES] {
         let mut sums = [0; LANES];
         for line in lines {
             for (sum, bytes) in sums.iter_mut().zip(line.0.as_chunks::<4>().0) {
@@ -344,39 +337,9 @@ impl Shape {
     }
 }
 
-const fn columns_per_line(bits: Bits) -> usize {
+pub(super) const fn columns_per_line(bits: Bits) -> usize {
     match bits {
         Bits::Int8 => 4,
         Bits::Int4 => 8,
-    }
-}
-
-/// Up to four bytes, little-endian.
-fn word(bytes: &[u8]) -> u32 {
-    match bytes.first_chunk() {
-        Some(bytes) => u32::from_le_bytes(*bytes),
-        None => bytes.iter().rev().fold(0, |word, &byte| word << 8 | u32::from(byte)),
-    }
-}
-
-/// Eight nibbles in order, so placed that the first four are the low and the last four the high nibbles
-/// of the four bytes.
-fn spread(nibbles: u32) -> u32 {
-    let half = |x: u32| {
-        let x = (x | x << 8) & 0x00ff_00ff;
-        (x | x << 4) & 0x0f0f_0f0f
-    };
-    half(nibbles & 0xffff) | half(nibbles >> 16) << 4
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nibbles_are_spread_in_order() {
-        assert_eq!(spread(0x7654_3210).to_le_bytes(), [0x40, 0x51, 0x62, 0x73]);
-        assert_eq!(word(&[1, 2, 3]), 0x0003_0201);
-        assert_eq!(word(&[1, 2, 3, 4, 5]), 0x0403_0201);
     }
 }

@@ -5,6 +5,8 @@
 //! | `kind` | which kernels there are and which one is used |
 //! | `scalar` | the reference every other kernel equals bit for bit, on canonical weights |
 //! | `blocked` | weights in the order in which vector kernels read them |
+//! | `block_rows` | rows of codes on their way into that order |
+//! | `packing` | a matrix that is being packed |
 //! | `activations` | quantizing the input |
 //! | `inputs` | inputs in the form in which vector kernels read them |
 //! | `simd` | the vector operations that kernels are written in |
@@ -27,6 +29,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
 #[cfg(target_arch = "x86_64")]
+mod block_rows;
+#[cfg(target_arch = "x86_64")]
 mod blocked;
 #[cfg(target_arch = "x86_64")]
 mod driver;
@@ -39,6 +43,7 @@ mod integer;
 mod kind;
 mod measure;
 mod packed;
+mod packing;
 mod pages;
 mod region;
 mod scalar;
@@ -64,11 +69,11 @@ pub use team::{for_each_chunk, for_each_task};
 pub use workspace::Workspace;
 
 pub(crate) use packed::Packed;
+pub(crate) use packing::{Packing, RowsMut};
 pub(crate) use region::multiply;
 
 use std::ops::Range;
 
-use crate::QuantizedMatrix;
 #[cfg(target_arch = "x86_64")]
 use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
@@ -76,7 +81,7 @@ use avx512vnni::Avx512Vnni;
 use shared_out::SharedOut;
 
 /// Rows of weights in a unit of work.
-const UNIT_ROWS: usize = 16;
+pub(crate) const UNIT_ROWS: usize = 16;
 
 /// The input of a product.
 #[derive(Debug, Clone, Copy)]
@@ -119,9 +124,6 @@ trait Kernel: Copy {
 
     /// Units of weights that parts of many rows should have a multiple of.
     const TILE_UNITS: usize;
-
-    /// Arranges weights for this kernel.
-    fn pack(self, matrix: QuantizedMatrix) -> Self::Weights;
 
     /// Puts an input into the form that the kernel reads for these weights, and says where it is.
     fn arrange(self, x: Input<'_>, w: &Self::Weights, workspace: &mut Workspace) -> usize;

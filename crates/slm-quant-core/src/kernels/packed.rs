@@ -33,12 +33,12 @@ impl Packed {
     /// Packs `matrix`, or says that the processor lacks the kernel.
     pub(crate) fn new(matrix: QuantizedMatrix, kind: KernelKind) -> Result<Self> {
         let packed = match kind {
-            KernelKind::Scalar => Some(Self::Scalar(Scalar, Scalar.pack(matrix))),
+            KernelKind::Scalar => Some(Self::Scalar(Scalar, matrix)),
             #[cfg(target_arch = "x86_64")]
-            KernelKind::Avx2 => Avx2::new().map(|kernel| Self::Avx2(kernel, kernel.pack(matrix))),
+            KernelKind::Avx2 => Avx2::new().map(|kernel| Self::Avx2(kernel, Blocked::pack(&matrix))),
             #[cfg(target_arch = "x86_64")]
             KernelKind::Avx512Vnni => {
-                Avx512Vnni::new().map(|kernel| Self::Avx512Vnni(kernel, kernel.pack(matrix)))
+                Avx512Vnni::new().map(|kernel| Self::Avx512Vnni(kernel, Blocked::pack(&matrix)))
             }
             #[cfg(not(target_arch = "x86_64"))]
             KernelKind::Avx2 | KernelKind::Avx512Vnni => None,

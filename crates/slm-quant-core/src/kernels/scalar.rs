@@ -15,10 +15,6 @@ impl Kernel for Scalar {
 
     const TILE_UNITS: usize = 1;
 
-    fn pack(self, matrix: QuantizedMatrix) -> QuantizedMatrix {
-        matrix
-    }
-
     fn arrange(self, _: Input<'_>, _: &QuantizedMatrix, _: &mut Workspace) -> usize {
         0
     }

@@ -7,17 +7,12 @@ use super::integer::{Floats, IntegerJob, Sums};
 use super::simd::{LANES, Simd};
 use super::team::for_each_task;
 use super::{Input, Kernel, Part, QuantizedActivations, SharedOut, Workspace, driver};
-use crate::QuantizedMatrix;
 
 /// Every vector instruction set is a kernel.
 impl<S: Simd> Kernel for S {
     type Weights = Blocked;
 
     const TILE_UNITS: usize = S::TILE_BLOCKS;
-
-    fn pack(self, matrix: QuantizedMatrix) -> Blocked {
-        Blocked::pack(matrix)
-    }
 
     fn arrange(self, x: Input<'_>, w: &Blocked, workspace: &mut Workspace) -> usize {
         let form = Form::new(x, w, S::CENTERED_INPUT8);
