@@ -166,6 +166,18 @@ fn old_checkpoints_are_used_and_migrated() {
 }
 
 #[test]
+fn a_checkpoint_of_a_later_release_is_left_as_it_is() {
+    let sandbox = Sandbox::with_model();
+    let mut config = sandbox.read_json("model/config.json");
+    config["format_version"] = 3.into();
+    config["program_version"] = "4.5.6".into();
+    sandbox.put("model/config.json", config.to_string());
+    for line in ["migrate model", "migrate model --out new", "inspect model", &format!("{PTQ} --out new")] {
+        sandbox.refuses(line, 1, &["model/config.json", "version 3", "version 2", "slm 4.5.6 or later"]);
+    }
+}
+
+#[test]
 fn a_model_is_quantized_without_ever_being_in_memory() {
     let sandbox = Sandbox::with_model();
     for kind in ["dynamic", "weight-only"] {

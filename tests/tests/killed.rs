@@ -8,10 +8,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use slm_tests::{Files, Random, Sandbox, text, train_config};
+use slm_tests::{Files, Random, Sandbox, quantized, text, train_config};
 
 fn kills() -> usize {
     std::env::var("SLM_KILLS").map_or(6, |count| count.parse().expect("SLM_KILLS: a number"))
@@ -80,22 +80,69 @@ fn ptq_leaves_the_old_or_the_new() {
     assert!(killed > 0);
 }
 
+/// Ctrl-C at a random instant: the program says so, and neither it nor the next has anything to tidy up.
+#[cfg(unix)]
 #[test]
-fn training_goes_on_from_its_last_checkpoint() {
-    let sandbox = Sandbox::new();
-    sandbox.put("run.toml", train_config(20));
-    sandbox.put("text.txt", text());
-    let line = "train --config run.toml --data text.txt --out run";
-    let time = timed(&sandbox, line);
+fn an_interrupted_ptq_leaves_the_old_or_the_new_and_nothing_else() {
+    let sandbox = Sandbox::with_model();
+    let line = |bits, out| {
+        format!(
+            "ptq --checkpoint model --calibration text.txt --calibration-tokens 256 --window 16 \
+             --bits {bits} --out {out} --overwrite"
+        )
+    };
+    let time = timed(&sandbox, &line(4, "int4"));
+    timed(&sandbox, &line(8, "out"));
+    let (old, made) = (files(&sandbox.path("out")), files(&sandbox.path("int4")));
+    fs::remove_dir_all(sandbox.path("int4")).unwrap();
+    let (mut random, mut interrupted, mut new) = (Random(4), 0, 0);
+    for round in 0..kills() {
+        // Every second time there is nothing yet.
+        let out = if round % 2 == 0 { "out" } else { "first" };
+        let mut command = sandbox.command(&line(4, out));
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(up_to(time, &mut random));
+        // Before it listens, the signal itself ends it; afterwards its number is no other process's, which is
+        // still to be waited for.
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        match output.status.code() {
+            Some(0) => assert_eq!(stderr, "", "round {round}"),
+            Some(130) => {
+                assert!(stderr.starts_with("error: interrupted"), "round {round}: {stderr}");
+                interrupted += 1;
+            }
+            code => assert_eq!((code, stderr.as_str()), (None, ""), "round {round}"),
+        }
+        let finished = output.status.success();
+        let found = sandbox.path(out).exists().then(|| files(&sandbox.path(out)));
+        // It is in place before the perplexity of what is there is measured.
+        let is_new = found.as_ref() == Some(&made);
+        assert!(is_new || !finished && found.as_ref() == (out == "out").then_some(&old), "round {round}");
+        new += usize::from(is_new);
+        sandbox.put_dir("out", &old);
+        let _if_it_is_there = fs::remove_dir_all(sandbox.path("first"));
+        assert_eq!(names(&sandbox.path("")), ["model", "out", "text.txt"], "round {round}");
+    }
+    println!("ptq: {interrupted} of {} interrupted ({time:.0?} a run), {new} found the new one", kills());
+    assert!(interrupted > 0);
+}
+
+/// Kills the training command `line` at random instants. Each time its directory `run` must hold a checkpoint that
+/// verifies, unless there is none yet, and going on must end with the model of a run that was never killed.
+fn goes_on_from_its_last_checkpoint(sandbox: &Sandbox, line: &str, steps: usize, seed: u64) {
+    let time = timed(sandbox, line);
     let whole = sandbox.read("run/model.safetensors");
-    let (mut random, mut killed, mut resumed) = (Random(2), 0, 0);
+    let after = names(&sandbox.path(""));
+    let (mut random, mut killed, mut resumed) = (Random(seed), 0, 0);
     for round in 0..kills() {
         fs::remove_dir_all(sandbox.path("run")).unwrap();
-        killed += usize::from(kill_after(&sandbox, line, up_to(time, &mut random)));
+        killed += usize::from(kill_after(sandbox, line, up_to(time, &mut random)));
         let mut finished = false;
         if sandbox.path("run").exists() {
             sandbox.slm("inspect run").success();
-            finished = sandbox.read_json("run/config.json")["training"]["step"] == 20;
+            finished = sandbox.read_json("run/config.json")["training"]["step"] == steps;
             sandbox.slm(&format!("{line} --resume")).success();
             resumed += 1;
         } else {
@@ -104,11 +151,50 @@ fn training_goes_on_from_its_last_checkpoint() {
         assert!(sandbox.read("run/model.safetensors") == whole, "round {round}: another model");
         // A run that was killed after its last checkpoint writes no more, and so nobody has tidied up.
         if !finished {
-            assert_eq!(names(&sandbox.path("")), ["run", "run.toml", "text.txt"], "round {round}");
+            assert_eq!(names(&sandbox.path("")), after, "round {round}");
         }
     }
-    println!("train: {killed} of {} killed while running ({time:.0?} a run), {resumed} resumed", kills());
+    let command = line.split(' ').next().unwrap();
+    println!("{command}: {killed} of {} killed while running ({time:.0?} a run), {resumed} resumed", kills());
     assert!(killed > 0);
+}
+
+#[test]
+fn training_goes_on_from_its_last_checkpoint() {
+    let sandbox = Sandbox::new();
+    sandbox.put("run.toml", train_config(20));
+    sandbox.put("text.txt", text());
+    goes_on_from_its_last_checkpoint(&sandbox, "train --config run.toml --data text.txt --out run", 20, 2);
+}
+
+/// Steps that each write a checkpoint, of whatever model is trained.
+const STEPS: &str = "
+[training]
+steps = 8
+batch_size = 1
+sequence_length = 16
+save_interval = 1
+validation_windows = 4
+";
+
+#[test]
+fn quantization_aware_training_goes_on_from_its_last_checkpoint() {
+    let sandbox = Sandbox::with_model();
+    sandbox.put("run.toml", STEPS);
+    let line = "qat --config run.toml --checkpoint model --data text.txt --bits 4 --granularity group:32 \
+                --window 32 --out run";
+    goes_on_from_its_last_checkpoint(&sandbox, line, 8, 5);
+}
+
+#[test]
+fn finetuning_goes_on_from_its_last_checkpoint() {
+    let sandbox = Sandbox::with_model();
+    sandbox.put_dir("int8", quantized());
+    sandbox.put("run.toml", STEPS);
+    // What rounding leaves over is one more file that must be of the same step as the others.
+    let line = "finetune --config run.toml --checkpoint int8 --data text.txt --window 32 \
+                --rounding error-feedback --out run";
+    goes_on_from_its_last_checkpoint(&sandbox, line, 8, 6);
 }
 
 #[test]

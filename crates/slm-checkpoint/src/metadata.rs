@@ -263,34 +263,11 @@ impl LayerMetadata {
         let stored = Self::new(self.name.as_str(), matrix, activation, self.error);
         differ("shape", &stored.shape, &self.shape)
             .or_else(|| differ("scheme", &stored.scheme, &self.scheme))
-            .or_else(|| differ("scales", &stored.scales.near(&self.scales), &self.scales))
-            .or_else(|| {
-                let near = match (&stored.zero_points, &self.zero_points) {
-                    (Some(stored), Some(found)) => Some(stored.near(found)),
-                    (stored, _) => stored.clone(),
-                };
-                differ("zero_points", &near, &self.zero_points)
-            })
+            .or_else(|| differ("scales", &stored.scales, &self.scales))
+            .or_else(|| differ("zero_points", &stored.zero_points, &self.zero_points))
             .or_else(|| differ("activation", &stored.activation, &self.activation))
             .or_else(|| differ("bytes_after", &stored.bytes_after, &self.bytes_after))
     }
-}
-
-impl ScaleRecord {
-    /// With the mean of `other` where the two means are the same but for how they were printed.
-    fn near(&self, other: &Self) -> Self {
-        Self { mean: near(self.mean, other.mean), ..self.clone() }
-    }
-}
-
-impl ZeroPointRecord {
-    fn near(&self, other: &Self) -> Self {
-        Self { mean: near(self.mean, other.mean), ..self.clone() }
-    }
-}
-
-fn near(value: f64, other: f64) -> f64 {
-    if (value - other).abs() <= 1e-9 * value.abs() { other } else { value }
 }
 
 /// A value for a message; long lists are cut.
@@ -303,6 +280,17 @@ fn short(value: &impl std::fmt::Debug) -> String {
 }
 
 impl QuantizationMetadata {
+    /// The first scale that is beyond the largest 32-bit float, and so was read as infinite: its field, and it.
+    pub(crate) fn infinite_scale(&self) -> Option<(String, f32)> {
+        self.layers.iter().find_map(|layer| {
+            let ScaleRecord { min, max, values, .. } = &layer.scales;
+            let weight = [min, max].into_iter().chain(values.iter().flatten()).map(|scale| ("scales", scale));
+            let activation = layer.activation.iter().map(|qparams| ("activation", &qparams.scale));
+            let (field, &scale) = weight.chain(activation).find(|(_, scale)| !scale.is_finite())?;
+            Some((format!("layers[{:?}].{field}", layer.name), scale))
+        })
+    }
+
     /// The record of layer `name`.
     pub fn layer(&self, name: &str) -> Option<&LayerMetadata> {
         self.layers.iter().find(|layer| layer.name == name)

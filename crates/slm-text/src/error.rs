@@ -45,6 +45,14 @@ pub enum Error {
         /// Its size in bytes.
         bytes: usize,
     },
+    /// A file of token ids could not be understood.
+    #[error("{}: {detail}", path.display())]
+    Ids {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what was expected.
+        detail: String,
+    },
     /// A `tokenizer.json` could not be understood.
     #[error(
         "{origin} is not a tokenizer this version reads: {detail}; expected the tokenizer.json that the \

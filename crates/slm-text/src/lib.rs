@@ -4,6 +4,7 @@
 //!   model's loss can be compared with the best loss any model could have.
 //! - [`Tokenizer`]: byte-level BPE training, and loading of any Hugging Face `tokenizer.json`.
 //! - [`read_text`]: a UTF-8 file, or an error that says where it stops being one.
+//! - [`parse_ids`]: the token ids of a file that holds them instead of text.
 //!
 //! ```
 //! use slm_text::corpus::story;
@@ -17,10 +18,14 @@
 
 pub mod corpus;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
+mod ids;
 mod read;
 mod tokenizer;
 
 pub use error::{Error, Result};
+pub use ids::{ids_to_json, parse_ids};
 pub use read::read_text;
 pub use tokenizer::{TextStream, Tokenizer};
 

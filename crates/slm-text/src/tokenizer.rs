@@ -1,8 +1,10 @@
 //! A byte-level BPE tokenizer: trained here, or loaded from any Hugging Face `tokenizer.json`.
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use serde::de::IgnoredAny;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, TokenizerBuilder, step_decode_stream};
@@ -81,13 +83,15 @@ impl Tokenizer {
     }
 
     fn from_bytes(bytes: &[u8], origin: &str) -> Result<Self> {
-        let refuse = |error: tokenizers::Error| Error::TokenizerFormat {
-            origin: origin.to_owned(),
-            detail: error.to_string(),
-        };
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(refuse)?;
-        inner.with_truncation(None).map_err(refuse)?.with_padding(None);
-        Ok(Self { inner })
+        let refuse = |detail: String| Error::TokenizerFormat { origin: origin.to_owned(), detail };
+        // The library panics where the JSON of a decoder is cut off.
+        serde_json::from_slice::<IgnoredAny>(bytes).map_err(|error| refuse(error.to_string()))?;
+        let inner = guarded(|| {
+            let mut inner = tokenizers::Tokenizer::from_bytes(bytes)?;
+            inner.with_truncation(None)?.with_padding(None);
+            Ok(inner)
+        });
+        Ok(Self { inner: inner.map_err(refuse)? })
     }
 
     /// The tokenizer as the text of a `tokenizer.json`.
@@ -127,10 +131,9 @@ impl Tokenizer {
     }
 
     fn encode_as(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        self.inner
-            .encode_fast(text, add_special_tokens)
-            .map(|encoding| encoding.get_ids().to_vec())
-            .map_err(|error| Error::Tokenizer { what: "encode the text", detail: error.to_string() })
+        let encoding = guarded(|| self.inner.encode_fast(text, add_special_tokens));
+        let ids = encoding.map(|encoding| encoding.get_ids().to_vec());
+        ids.map_err(|detail| Error::Tokenizer { what: "encode the text", detail })
     }
 
     /// Text of `ids`, special tokens left out. Bytes that are not UTF-8 become U+FFFD.
@@ -150,9 +153,8 @@ impl Tokenizer {
     }
 
     fn decode_as(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
-        self.inner
-            .decode(ids, skip_special_tokens)
-            .map_err(|error| Error::Tokenizer { what: "decode the ids", detail: error.to_string() })
+        guarded(|| self.inner.decode(ids, skip_special_tokens))
+            .map_err(|detail| Error::Tokenizer { what: "decode the ids", detail })
     }
 
     /// Starts decoding a stream of ids whose text is wanted as soon as it is certain.
@@ -176,6 +178,20 @@ impl Tokenizer {
     }
 }
 
+/// Calls the tokenizers library, which panics on some tokenizers that contradict themselves: that is an error of the file
+/// that the tokenizer comes from, and not the end of the program.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
+    // What the call may have left half changed is a stream, and that is not used further after an error.
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(payload) => {
+            let message = payload.downcast_ref::<String>().map(String::as_str);
+            let message = message.or_else(|| payload.downcast_ref::<&str>().copied());
+            Err(format!("the tokenizers library panicked: {}", message.unwrap_or("no message")))
+        }
+    }
+}
+
 /// Decodes ids one by one, holding text back while a character is incomplete.
 #[derive(Debug)]
 pub struct TextStream<'a> {
@@ -191,16 +207,18 @@ impl TextStream<'_> {
     /// # Errors
     /// [`Error::Tokenizer`].
     pub fn push(&mut self, id: u32) -> Result<String> {
-        step_decode_stream(
-            &self.tokenizer.inner,
-            vec![id],
-            true,
-            &mut self.ids,
-            &mut self.prefix,
-            &mut self.prefix_index,
-        )
-        .map(Option::unwrap_or_default)
-        .map_err(|error| Error::Tokenizer { what: "decode the stream", detail: error.to_string() })
+        let step = guarded(|| {
+            step_decode_stream(
+                &self.tokenizer.inner,
+                vec![id],
+                true,
+                &mut self.ids,
+                &mut self.prefix,
+                &mut self.prefix_index,
+            )
+        });
+        step.map(Option::unwrap_or_default)
+            .map_err(|detail| Error::Tokenizer { what: "decode the stream", detail })
     }
 
     /// Ends the stream and returns what was held back: bytes that never became a character, as U+FFFD.

@@ -15,7 +15,6 @@ use slm_text::{END_OF_TEXT, Tokenizer};
 
 use crate::diagnose::{first_gradient_not_finite, first_not_finite};
 use crate::loss::{batch_loss, distillation_loss};
-use crate::observer::rounded;
 use crate::optimizer::ModelOptimizer;
 use crate::plot::loss_svg;
 use crate::quantization::Quantization;
@@ -367,13 +366,7 @@ impl Trainer {
         }
         self.step = step;
         let tokens = passes * options.batch_size * options.sequence_length;
-        Ok(StepReport {
-            step,
-            loss: rounded(loss),
-            learning_rate: rounded(learning_rate),
-            grad_norm: rounded(grad_norm),
-            tokens,
-        })
+        Ok(StepReport { step, loss, learning_rate, grad_norm, tokens })
     }
 
     fn validate(&mut self, observer: &mut dyn TrainObserver) -> Result<()> {
@@ -384,8 +377,8 @@ impl Trainer {
         let evaluation = slm_model::evaluate(&self.model.valid(), scored, window, |_, _| {})?;
         let report = ValidationReport {
             step: self.step,
-            nll: rounded(evaluation.mean_nll()),
-            perplexity: rounded(evaluation.perplexity()),
+            nll: evaluation.mean_nll(),
+            perplexity: evaluation.perplexity(),
             tokens: evaluation.tokens,
         };
         observer.on_validation(&report);

@@ -54,7 +54,11 @@ pub(crate) fn read_metadata(path: &Path, bytes: &[u8]) -> Result<QuantizationMet
     }
     let Header { format_version } = json::parse(path, bytes)?;
     check_metadata_version(path, &format_version, FORMAT_VERSION)?;
-    json::parse(path, bytes)
+    let metadata: QuantizationMetadata = json::parse(path, bytes)?;
+    match metadata.infinite_scale() {
+        Some((field, scale)) => Err(Error::field(path, field, "a 32-bit float", scale)),
+        None => Ok(metadata),
+    }
 }
 
 impl From<CheckpointConfig> for Config {

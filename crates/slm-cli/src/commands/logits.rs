@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use safetensors::Dtype;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use slm_checkpoint::{TensorFileWriter, TensorSpec};
 use slm_model::window_logits;
+use slm_text::parse_ids;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -32,12 +33,6 @@ pub(crate) struct LogitsArgs {
     overwrite: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Ids {
-    ids: Vec<Vec<u32>>,
-}
-
 #[derive(Serialize)]
 struct LogitsResult {
     file: PathBuf,
@@ -47,13 +42,8 @@ struct LogitsResult {
 }
 
 pub(crate) fn run(args: &LogitsArgs, context: &Context) -> Result<()> {
-    let text = std::fs::read(&args.ids).map_err(|error| Error::file(&args.ids, error))?;
-    let Ids { ids } = serde_json::from_slice(&text).map_err(|error| {
-        Error::file(&args.ids, format!("{error}; expected {{\"ids\": [[1, 2, ...], ...]}} of token ids"))
-    })?;
-    if ids.is_empty() || ids.iter().any(Vec::is_empty) {
-        return Err(Error::file(&args.ids, "ids: needs at least one sequence, each of at least one token"));
-    }
+    let bytes = std::fs::read(&args.ids).map_err(|error| Error::file(&args.ids, error))?;
+    let ids = parse_ids(&args.ids, &bytes)?;
     let file = OutFile::create(&args.out, args.overwrite)?;
     let checkpoint = context.open_checkpoint(&args.checkpoint)?;
     let model = checkpoint.load_model(&context.device)?;

@@ -7,7 +7,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use clap::Args;
 use serde::Serialize;
 use slm_model::{Sampler, SamplingOptions, Transformer};
-use slm_train::Sequences;
+use slm_text::ids_to_json;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -105,7 +105,7 @@ pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
     }
     bar.finish_and_clear();
     let content = if args.out.extension().is_some_and(|extension| extension == "json") {
-        Sequences::to_json(sequences)?
+        ids_to_json(&args.out, sequences)?
     } else {
         let tokenizer = tokenizer(&checkpoint)?;
         let texts = sequences.iter().map(|ids| tokenizer.decode(ids));

@@ -5,6 +5,9 @@
 //! 2 MiB to those who ask, but most matrices are smaller than a few of them. So arrays are put next to each
 //! other on *slabs* of many pages. A slab is given back when the last array on it is dropped; what no array
 //! has covered of it yet takes address space but no memory.
+//!
+//! For sanitizers (the feature `sanitize`) and Miri, each array has a slab of its own from the allocator, of exactly
+//! its bytes: neighbours on a slab would hide a read or write beyond an array's end.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -20,6 +23,9 @@ const SLAB_BYTES: usize = 16 * LARGE_PAGE;
 
 /// Bytes to which arrays are aligned: a cache line.
 const ALIGN: usize = 64;
+
+/// Whether each array has a slab of its own.
+const ALONE: bool = cfg!(any(feature = "sanitize", miri));
 
 /// A type whose zero bytes are a value.
 ///
@@ -120,6 +126,9 @@ static FILLING: Mutex<(Weak<Slab>, usize)> = Mutex::new((Weak::new(), 0));
 
 /// A slab with `bytes` bytes for an array, all zero, and where on it they start.
 fn reserve(bytes: usize) -> (Arc<Slab>, usize) {
+    if ALONE {
+        return (Arc::new(Slab::new(bytes)), 0);
+    }
     let mut filling = FILLING.lock().unwrap_or_else(PoisonError::into_inner);
     let (slab, filled) = &mut *filling;
     if let Some(slab) = slab.upgrade()
@@ -141,7 +150,7 @@ fn reserve(bytes: usize) -> (Arc<Slab>, usize) {
 
 /// A run of memory.
 struct Slab {
-    /// Aligned to [`LARGE_PAGE`].
+    /// Aligned to [`LARGE_PAGE`], or to [`ALIGN`] where it is [`ALONE`].
     start: NonNull<u8>,
     bytes: usize,
     _mapping: system::Mapping,
@@ -153,15 +162,16 @@ unsafe impl Send for Slab {}
 unsafe impl Sync for Slab {}
 
 impl Slab {
-    /// At least `bytes` of zeros. Ends the process where memory has run out, as collections do.
+    /// At least `bytes` of zeros, and no more where it is [`ALONE`]. Ends the process where memory has run out, as
+    /// collections do.
     fn new(bytes: usize) -> Self {
-        let bytes = bytes.next_multiple_of(LARGE_PAGE);
+        let bytes = if ALONE { bytes } else { bytes.next_multiple_of(LARGE_PAGE) };
         let mapping = system::Mapping::new(bytes);
         Self { start: mapping.start(), bytes, _mapping: mapping }
     }
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(any(feature = "sanitize", miri))))]
 mod system {
     use super::{LARGE_PAGE, NonNull};
     use std::alloc::{Layout, handle_alloc_error};
@@ -214,9 +224,9 @@ mod system {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), feature = "sanitize", miri))]
 mod system {
-    use super::{LARGE_PAGE, NonNull};
+    use super::{ALIGN, ALONE, LARGE_PAGE, NonNull};
     use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 
     /// Memory from the allocator.
@@ -228,10 +238,11 @@ mod system {
     impl Mapping {
         /// An aligned run of `bytes` zeros.
         pub(super) fn new(bytes: usize) -> Self {
-            let Ok(layout) = Layout::from_size_align(bytes, LARGE_PAGE) else {
+            let align = if ALONE { ALIGN } else { LARGE_PAGE };
+            let Ok(layout) = Layout::from_size_align(bytes.max(1), align) else {
                 handle_alloc_error(Layout::new::<u8>());
             };
-            // SAFETY: a slab is at least a large page.
+            // SAFETY: the layout is of at least a byte.
             let Some(start) = NonNull::new(unsafe { alloc_zeroed(layout) }) else {
                 handle_alloc_error(layout);
             };

@@ -149,3 +149,19 @@ fn golden_tokenizer_cases_of_every_model() {
     assert!(checked > 0, "no tokenizer case under {}", root.display());
     println!("{checked} tokenizer cases");
 }
+
+/// Wherever the file is cut off, and with any byte of it missing, the library is not allowed to end the program.
+#[test]
+fn damaged_files_are_refused_without_a_panic() {
+    let json = trained(257).to_json().unwrap();
+    let bytes = json.as_bytes();
+    for at in (0..bytes.len()).filter(|at| at % 7 == 0 || *at < 700) {
+        let cut = Tokenizer::from_bytes(&bytes[..at], "cut.json").unwrap_err().to_string();
+        assert!(cut.contains("cut.json") && !cut.contains("panicked"), "{cut}");
+        let mut without = bytes.to_vec();
+        without.remove(at);
+        if let Err(error) = Tokenizer::from_bytes(&without, "damaged.json") {
+            assert!(error.to_string().starts_with("damaged.json is not a tokenizer"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Readers of untrusted bytes, each as a function of the bytes alone: what the targets in `fuzz/` run, and what the
+//! test `regressions` of `slm-checkpoint` runs on everything that fuzzing ever found. No part of the interface.
+//!
+//! Each may refuse what it is given, and must neither panic nor accept what contradicts itself.
+
+use std::path::Path;
+
+use crate::{Tokenizer, ids_to_json, parse_ids};
+
+/// A file of token ids.
+pub fn ids(bytes: &[u8]) {
+    let path = Path::new("ids.json");
+    let Ok(ids) = parse_ids(path, bytes) else { return };
+    assert!(!ids.is_empty() && ids.iter().all(|sequence| !sequence.is_empty()));
+    let read = ids_to_json(path, ids.clone()).and_then(|bytes| parse_ids(path, &bytes));
+    assert!(read.is_ok_and(|read| read == ids), "ids do not survive being written");
+}
+
+/// `tokenizer.json`, as a tokenizer that texts and ids are given to.
+pub fn tokenizer(bytes: &[u8]) {
+    let Ok(json) = std::str::from_utf8(bytes) else { return };
+    let Ok(tokenizer) = Tokenizer::from_json(json, "tokenizer.json") else { return };
+    let _refused = tokenizer.encode("Once upon a time\u{1f642}, 12 <|endoftext|>\n");
+    if let Ok(ids) = tokenizer.encode_with_special_tokens(" a b") {
+        let _refused = tokenizer.decode(&ids);
+    }
+    let size = tokenizer.vocab_size() as u32;
+    let mut stream = tokenizer.stream();
+    for id in [0, 1, size.wrapping_sub(1), size, u32::MAX] {
+        let _refused = stream.push(id);
+    }
+    let _refused = stream.finish();
+    assert!(tokenizer.to_json().is_ok(), "a tokenizer does not survive being written");
+}
