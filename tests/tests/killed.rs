@@ -132,7 +132,10 @@ fn an_interrupted_ptq_leaves_the_old_or_the_new_and_nothing_else() {
 /// Kills the training command `line` at random instants. Each time its directory `run` must hold a checkpoint that
 /// verifies, unless there is none yet, and going on must end with the model of a run that was never killed.
 fn goes_on_from_its_last_checkpoint(sandbox: &Sandbox, line: &str, steps: usize, seed: u64) {
-    let time = timed(sandbox, line);
+    // The first run may be slow for other reasons, and is then no measure of when to kill the others.
+    let first = timed(sandbox, line);
+    fs::remove_dir_all(sandbox.path("run")).unwrap();
+    let time = first.min(timed(sandbox, line));
     let whole = sandbox.read("run/model.safetensors");
     let after = names(&sandbox.path(""));
     let (mut random, mut killed, mut resumed) = (Random(seed), 0, 0);
@@ -174,7 +177,8 @@ steps = 8
 batch_size = 1
 sequence_length = 16
 save_interval = 1
-validation_windows = 4
+validation_windows = 1
+weight_decay = 0.0
 ";
 
 #[test]
@@ -182,7 +186,7 @@ fn quantization_aware_training_goes_on_from_its_last_checkpoint() {
     let sandbox = Sandbox::with_model();
     sandbox.put("run.toml", STEPS);
     let line = "qat --config run.toml --checkpoint model --data text.txt --bits 4 --granularity group:32 \
-                --window 32 --out run";
+                --window 32 --eval-tokens 64 --out run";
     goes_on_from_its_last_checkpoint(&sandbox, line, 8, 5);
 }
 
@@ -193,7 +197,7 @@ fn finetuning_goes_on_from_its_last_checkpoint() {
     sandbox.put("run.toml", STEPS);
     // What rounding leaves over is one more file that must be of the same step as the others.
     let line = "finetune --config run.toml --checkpoint int8 --data text.txt --window 32 \
-                --rounding error-feedback --out run";
+                --eval-tokens 64 --rounding error-feedback --out run";
     goes_on_from_its_last_checkpoint(&sandbox, line, 8, 6);
 }
 

@@ -36,12 +36,4 @@ impl Interrupt {
     pub(crate) fn check(&self) -> Result<()> {
         if self.is_set() { Err(Error::Interrupted) } else { Ok(()) }
     }
-
-    /// Ends the program at once. Only where nothing is half written.
-    pub(crate) fn exit_if_set(&self) {
-        if self.is_set() {
-            eprintln!("error: {}", Error::Interrupted);
-            std::process::exit(INTERRUPTED.into());
-        }
-    }
 }

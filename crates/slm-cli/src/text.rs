@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use slm_checkpoint::Checkpoint;
-use slm_model::{Evaluation, ModelConfig, Transformer, evaluate};
+use slm_model::{Evaluation, ModelConfig, Transformer, try_evaluate};
 use slm_text::{Tokenizer, read_text};
 
 use crate::context::Context;
@@ -68,11 +68,10 @@ pub(crate) fn evaluate_with_progress(
     window: usize,
 ) -> Result<Evaluation> {
     let bar = context.progress.bar(what, ids.len().div_ceil(window));
-    let evaluation = evaluate(model, ids, window, |done, total| {
+    let evaluation = try_evaluate(model, ids, window, |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
-        // Evaluating writes nothing that could be lost.
-        context.interrupt.exit_if_set();
+        context.interrupt.check()
     })?;
     bar.finish_and_clear();
     Ok(evaluation)

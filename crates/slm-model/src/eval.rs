@@ -50,9 +50,25 @@ pub fn evaluate(
     window: usize,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Evaluation> {
+    try_evaluate(model, ids, window, |done, total| {
+        progress(done, total);
+        Ok(())
+    })
+}
+
+/// [`evaluate`] that ends where `progress` does: with its error.
+///
+/// # Errors
+/// As [`evaluate`], and those of `progress`.
+pub fn try_evaluate<E: From<Error>>(
+    model: &Transformer,
+    ids: &[u32],
+    window: usize,
+    mut progress: impl FnMut(usize, usize) -> Result<(), E>,
+) -> Result<Evaluation, E> {
     for (what, found) in [("the window", window), ("the text", ids.len())] {
         if found < 2 {
-            return Err(Error::TooFewTokens { what, found });
+            return Err(Error::TooFewTokens { what, found }.into());
         }
     }
     model.check_positions(window.min(ids.len()))?;
@@ -66,7 +82,7 @@ pub fn evaluate(
         evaluation.nll += nll;
         evaluation.tokens += chunk.len() - 1;
         evaluation.window_nll.push(nll);
-        progress(index + 1, windows.len());
+        progress(index + 1, windows.len())?;
     }
     Ok(evaluation)
 }

@@ -31,7 +31,7 @@ mod visit;
 pub use config::{AttentionBias, MlpKind, ModelConfig, NormKind, Position, RopeScaling};
 pub use decoder::{Decoder, PassTimes};
 pub use error::{Error, Result, SourceError};
-pub use eval::{Evaluation, evaluate, window_logits};
+pub use eval::{Evaluation, evaluate, try_evaluate, window_logits};
 pub use generate::{GenerateOptions, GenerateOutput, StopReason, generate};
 pub use kv_cache::KvCache;
 pub use names::{EMBED_POSITIONS, EMBED_TOKENS, ExpectedTensor, FINAL_NORM, LM_HEAD, expected_tensors};
