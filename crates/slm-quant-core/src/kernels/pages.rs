@@ -3,8 +3,9 @@
 //! A product of one row is as fast as memory can be read, and with pages of 4 KiB a processor spends a third
 //! of that time on finding out where pages are (on a virtual machine; on others less). Linux gives pages of
 //! 2 MiB to those who ask, but most matrices are smaller than a few of them. So arrays are put next to each
-//! other on *slabs* of many pages. A slab is given back when the last array on it is dropped; what no array
-//! has covered of it yet takes address space but no memory.
+//! other on *slabs* of many pages. What an array leaves is taken by the next that fits, since training packs
+//! weights anew in every step. A slab is given back when the last array on it is dropped; what no array has covered
+//! of it yet takes address space but no memory.
 //!
 //! For sanitizers (the feature `sanitize`) and Miri, each array has a slab of its own from the allocator, of exactly
 //! its bytes: neighbours on a slab would hide a read or write beyond an array's end.
@@ -47,12 +48,12 @@ unsafe impl Plain for u64 {}
 /// An array of numbers, of fixed length, in large pages where the system has them: for what is read from end to end
 /// again and again, such as weights and caches of keys and values.
 ///
-/// Arrays are put next to each other, so that small ones share pages; the memory comes back once all that share it
-/// are gone.
+/// Arrays are put next to each other, so that small ones share pages. The memory of one that is dropped is for the
+/// next; it goes back to the system once all that share a slab are gone.
 pub struct Pages<T: Plain> {
     start: NonNull<T>,
     len: usize,
-    slab: Arc<Slab>,
+    part: Part,
     _values: PhantomData<T>,
 }
 
@@ -66,11 +67,10 @@ impl<T: Plain> Pages<T> {
     pub fn zeroed(len: usize) -> Self {
         const { assert!(ALIGN.is_multiple_of(align_of::<T>())) };
         let bytes = len.saturating_mul(size_of::<T>());
-        let (slab, offset) = reserve(bytes);
-        // SAFETY: `reserve` gives a part of the slab of as many bytes, aligned to a multiple of the type's
-        // alignment.
-        let start = unsafe { slab.start.add(offset) }.cast();
-        Self { start, len, slab, _values: PhantomData }
+        let part = reserve(bytes);
+        // SAFETY: the part lies on the slab, and is aligned to a multiple of the type's alignment.
+        let start = unsafe { part.slab.start.add(part.offset) }.cast();
+        Self { start, len, part, _values: PhantomData }
     }
 
     /// The values of an iterator of known length.
@@ -88,7 +88,7 @@ impl<T: Plain> Deref for Pages<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: the array's part of the slab lives as long as `slab`, no other array has it, and it has
+        // SAFETY: the array's part of the slab lives as long as `part`, no other array has it, and it has
         // been zero or written as values of the type since.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
@@ -117,42 +117,113 @@ impl<T: Plain> Default for Pages<T> {
 
 impl<T: Plain> fmt::Debug for Pages<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pages").field("len", &self.len).field("on", &self.slab.start).finish_non_exhaustive()
+        f.debug_struct("Pages")
+            .field("len", &self.len)
+            .field("on", &self.part.slab.start)
+            .finish_non_exhaustive()
     }
 }
 
-/// The slab that is being filled, and how many of its bytes are.
-static FILLING: Mutex<(Weak<Slab>, usize)> = Mutex::new((Weak::new(), 0));
+/// Slabs that may have room. Those that are gone are forgotten when a new one comes.
+static SLABS: Mutex<Vec<Weak<Slab>>> = Mutex::new(Vec::new());
 
-/// A slab with `bytes` bytes for an array, all zero, and where on it they start.
-fn reserve(bytes: usize) -> (Arc<Slab>, usize) {
+/// A part of a slab with `bytes` bytes for an array, all zero.
+fn reserve(bytes: usize) -> Part {
     if ALONE {
-        return (Arc::new(Slab::new(bytes)), 0);
+        return Part::on_new_slab(bytes, bytes).0;
     }
-    let mut filling = FILLING.lock().unwrap_or_else(PoisonError::into_inner);
-    let (slab, filled) = &mut *filling;
-    if let Some(slab) = slab.upgrade()
-        && bytes <= slab.bytes - *filled
-    {
-        let offset = *filled;
-        *filled = (offset + bytes).next_multiple_of(ALIGN).min(slab.bytes);
-        return (slab, offset);
+    let bytes = bytes.checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
+    let mut slabs = SLABS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(part) = slabs.iter().find_map(|slab| Part::take(slab.upgrade()?, bytes)) {
+        return part;
     }
-    let new = Arc::new(Slab::new(bytes.max(SLAB_BYTES)));
-    let rest = |slab: &Slab, filled: usize| slab.bytes - filled;
-    let new_filled = bytes.next_multiple_of(ALIGN).min(new.bytes);
-    // The one with more room left is filled further.
-    if slab.upgrade().is_none_or(|slab| rest(&new, new_filled) > rest(&slab, *filled)) {
-        (*slab, *filled) = (Arc::downgrade(&new), new_filled);
+    let (part, slab) = Part::on_new_slab(bytes, bytes.max(SLAB_BYTES));
+    slabs.retain(|slab| slab.strong_count() > 0);
+    slabs.push(slab);
+    part
+}
+
+/// A run of bytes on a slab that one array has to itself.
+struct Part {
+    slab: Arc<Slab>,
+    offset: usize,
+    bytes: usize,
+}
+
+impl Part {
+    /// The first `bytes` bytes of a new slab of at least `slab_bytes`, and that slab.
+    fn on_new_slab(bytes: usize, slab_bytes: usize) -> (Self, Weak<Slab>) {
+        let slab = Arc::new(Slab::new(slab_bytes));
+        // Nobody else knows the slab yet, and it is large enough.
+        slab.room.lock().unwrap_or_else(PoisonError::into_inner).take(bytes);
+        let known = Arc::downgrade(&slab);
+        (Self { slab, offset: 0, bytes }, known)
     }
-    (new, 0)
+
+    /// `bytes` bytes of zeros of `slab`, if it has as many in a row.
+    fn take(slab: Arc<Slab>, bytes: usize) -> Option<Self> {
+        let (offset, used) = slab.room.lock().unwrap_or_else(PoisonError::into_inner).take(bytes)?;
+        // SAFETY: the bytes lie on the slab, and `take` gave them to nobody else.
+        unsafe { slab.start.add(offset).write_bytes(0, used) };
+        Some(Self { slab, offset, bytes })
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let mut room = self.slab.room.lock().unwrap_or_else(PoisonError::into_inner);
+        room.put(self.offset, self.bytes);
+    }
+}
+
+/// What is free of a slab.
+struct Room {
+    /// Start and end of the runs of free bytes, in order, with something between each and the next.
+    runs: Vec<(usize, usize)>,
+    /// From here on no array has ever been.
+    fresh: usize,
+}
+
+impl Room {
+    fn new(bytes: usize) -> Self {
+        Self { runs: vec![(0, bytes)], fresh: 0 }
+    }
+
+    /// Takes `bytes` bytes: where they start, and how many of them have been used before.
+    fn take(&mut self, bytes: usize) -> Option<(usize, usize)> {
+        let index = self.runs.iter().position(|&(start, end)| bytes <= end - start)?;
+        let (start, end) = self.runs[index];
+        if start + bytes == end {
+            self.runs.remove(index);
+        } else {
+            self.runs[index].0 += bytes;
+        }
+        let used = self.fresh.saturating_sub(start).min(bytes);
+        self.fresh = self.fresh.max(start + bytes);
+        Some((start, used))
+    }
+
+    /// Takes back what [`Room::take`] gave.
+    fn put(&mut self, start: usize, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        let (mut run, at) = ((start, start + bytes), self.runs.partition_point(|run| run.0 < start));
+        if self.runs.get(at).is_some_and(|next| next.0 == run.1) {
+            run.1 = self.runs.remove(at).1;
+        }
+        match at.checked_sub(1).map(|before| &mut self.runs[before]) {
+            Some(before) if before.1 == run.0 => before.1 = run.1,
+            _ => self.runs.insert(at, run),
+        }
+    }
 }
 
 /// A run of memory.
 struct Slab {
     /// Aligned to [`LARGE_PAGE`], or to [`ALIGN`] where it is [`ALONE`].
     start: NonNull<u8>,
-    bytes: usize,
+    room: Mutex<Room>,
     _mapping: system::Mapping,
 }
 
@@ -165,9 +236,10 @@ impl Slab {
     /// At least `bytes` of zeros, and no more where it is [`ALONE`]. Ends the process where memory has run out, as
     /// collections do.
     fn new(bytes: usize) -> Self {
-        let bytes = if ALONE { bytes } else { bytes.next_multiple_of(LARGE_PAGE) };
+        let bytes =
+            if ALONE { bytes } else { bytes.checked_next_multiple_of(LARGE_PAGE).unwrap_or(usize::MAX) };
         let mapping = system::Mapping::new(bytes);
-        Self { start: mapping.start(), bytes, _mapping: mapping }
+        Self { start: mapping.start(), room: Mutex::new(Room::new(bytes)), _mapping: mapping }
     }
 }
 
@@ -281,9 +353,35 @@ mod tests {
             assert!(array.iter().all(|&v| v == i as i8 + 1));
             assert_eq!(**array, **copy);
         }
-        let slab = Arc::downgrade(&arrays[7].slab);
+        let slab = Arc::downgrade(&arrays[7].part.slab);
         drop(arrays);
         assert!(slab.upgrade().is_none());
         assert_eq!(copies[6][..], [7; 3]);
+    }
+
+    #[test]
+    fn what_is_left_is_taken_again_and_zero() {
+        // Slabs of its own, since other tests run beside this one.
+        let slab = Arc::new(Slab::new(SLAB_BYTES));
+        let take = |bytes: usize| Part::take(Arc::clone(&slab), bytes);
+        let fill = |part: &Part| {
+            // SAFETY: the part has as many bytes, and nobody else.
+            unsafe { slab.start.add(part.offset).write_bytes(7, part.bytes) };
+        };
+        let mut parts: Vec<Part> = (1..=4).map(|i| take(64 * i).unwrap()).collect();
+        assert_eq!(parts.iter().map(|part| part.offset / 64).collect::<Vec<_>>(), [0, 1, 3, 6]);
+        parts.iter().for_each(fill);
+        let (third, second) = (parts.remove(2), parts.remove(1));
+        drop(third);
+        drop(second);
+        // The two that are gone make room for one of five lines, and what is behind it is still the others'.
+        let whole = take(64 * 5).unwrap();
+        assert_eq!(whole.offset, 64);
+        // SAFETY: the part has as many bytes, and nobody writes to them.
+        let bytes = unsafe { std::slice::from_raw_parts(slab.start.add(whole.offset).as_ptr(), whole.bytes) };
+        assert!(bytes.iter().all(|&byte| byte == 0));
+        assert!(take(SLAB_BYTES).is_none());
+        drop((parts, whole));
+        assert_eq!(slab.room.lock().unwrap().runs, [(0, SLAB_BYTES)]);
     }
 }
