@@ -72,3 +72,16 @@ fn every_checkpoint_is_the_same_byte_for_byte() {
         }
     }
 }
+
+#[test]
+fn sampled_sequences_are_the_same_with_one_thread_and_two() {
+    let sandbox = Sandbox::with_model();
+    let sample = "sample --checkpoint model --sequences 11 --length 24 --batch-size 3 --seed 5 --out";
+    for (name, threads) in [("one.json", 1), ("two.json", 2), ("again.json", 2)] {
+        run(&sandbox, &format!("{sample} {name}"), threads);
+        assert!(sandbox.read("one.json") == sandbox.read(name), "{name}");
+    }
+    let sequences = sandbox.read_json("one.json")["ids"].as_array().unwrap().clone();
+    assert_eq!(sequences.len(), 11);
+    assert!(sequences.windows(2).all(|pair| pair[0] != pair[1]), "two sequences are the same");
+}

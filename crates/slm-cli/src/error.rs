@@ -32,6 +32,8 @@ pub(crate) enum Error {
     File { path: PathBuf, detail: String },
     #[error("{0}")]
     Usage(String),
+    #[error("threads could not be started: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
     #[error("interrupted; nothing was lost")]
     Interrupted,
     /// The reader of standard output, such as `head`, has seen enough. That is no failure of ours.

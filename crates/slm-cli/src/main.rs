@@ -17,6 +17,7 @@ mod progress;
 mod shipped;
 mod table;
 mod text;
+mod workers;
 
 use std::process::ExitCode;
 

@@ -13,6 +13,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::out_file::OutFile;
 use crate::text::tokenizer;
+use crate::workers;
 
 /// Sample text from a model: what it holds to be likely, without any data.
 ///
@@ -42,8 +43,8 @@ pub(crate) struct SampleArgs {
     /// Seed of the draws: the same seed gives the same sequences
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// Sequences drawn at a time
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    /// Sequences drawn at a time by one thread; threads draw batches side by side
+    #[arg(long, value_name = "N", default_value_t = 16)]
     batch_size: usize,
     /// File to write
     #[arg(long, value_name = "FILE")]
@@ -84,25 +85,28 @@ pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
         return Err(Error::Usage("--sequences and --batch-size must be 1 or more".to_owned()));
     }
     let bar = context.progress.bar("sampling", args.sequences * length);
-    let mut sequences = Vec::with_capacity(args.sequences);
-    while sequences.len() < args.sequences {
-        let from = sequences.len();
-        let count = args.batch_size.min(args.sequences - from);
-        let samplers = (0..count as u64)
-            .map(|row| {
+    let batches = args.sequences.div_ceil(args.batch_size);
+    // A device with memory of its own is kept busy by one batch.
+    let workers = if slm_quant_nn::on_cpu(&context.device) { rayon::current_num_threads() } else { 1 };
+    let drawn = workers::run(batches, workers, |batch| {
+        let from = batch * args.batch_size;
+        let samplers = (from..args.sequences.min(from + args.batch_size))
+            .map(|index| {
                 Sampler::new(SamplingOptions {
                     temperature: args.temperature,
                     top_k: args.top_k,
                     top_p: args.top_p,
-                    seed: args.seed.wrapping_add(from as u64 + row),
+                    seed: args.seed.wrapping_add(index as u64),
                 })
             })
             .collect::<Result<Vec<_>, _>>()?;
-        sequences.extend(draw(&model, samplers, first, length, || {
-            bar.inc(count as u64);
+        let rows = samplers.len() as u64;
+        draw(&model, samplers, first, length, || {
+            bar.inc(rows);
             context.interrupt.check()
-        })?);
-    }
+        })
+    })?;
+    let sequences: Vec<Vec<u32>> = drawn.into_iter().flatten().collect();
     bar.finish_and_clear();
     let content = if args.out.extension().is_some_and(|extension| extension == "json") {
         ids_to_json(&args.out, sequences)?
