@@ -52,6 +52,36 @@ fn a_trained_model_has_learned_and_can_be_quantized() {
     assert!(generated["text"].is_string());
 }
 
+#[test]
+fn the_qat_mode_trains_a_model_that_comes_out_quantized() {
+    let sandbox = sandbox();
+    let quantization = "
+[quantization]
+quantization_mode = \"qat\"
+quantization_bits = 4
+quantization_type = \"dynamic\"
+granularity = \"channel\"
+";
+    sandbox.put("qat.toml", format!("{CONFIG}{quantization}"));
+    let trained = sandbox.slm("train --config qat.toml --data text.txt --out int4 --json").json();
+    assert_eq!(trained["finished"], true, "{trained}");
+    let inspected = sandbox.slm("inspect int4 --json").json();
+    let recorded = &inspected["quantization"];
+    for (key, value) in [("mode", "qat"), ("type", "dynamic"), ("granularity", "channel")] {
+        assert_eq!(recorded[key], value, "{key}");
+    }
+    assert_eq!(recorded["bits"], 4);
+    // A model that knows nothing has a perplexity of 300; what was validated is the quantized model.
+    let evaluated = sandbox.slm("eval --checkpoint int4 --data text.txt --window 32 --json").json();
+    let perplexity = evaluated["perplexity"].as_f64().unwrap();
+    assert!(
+        perplexity < 150.0 && trained["validation"]["perplexity"].as_f64().unwrap() < 150.0,
+        "{evaluated}"
+    );
+    let generated = sandbox.slm("generate --checkpoint int4 --prompt The --max-new-tokens 4 --json").json();
+    assert!(generated["text"].is_string(), "{generated}");
+}
+
 /// A run that Ctrl-C ends and `--resume` takes up again gives the bytes of a run that never stopped.
 #[cfg(unix)]
 #[test]
