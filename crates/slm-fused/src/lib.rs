@@ -22,6 +22,7 @@ mod norm;
 mod ops;
 mod optimizer;
 mod parallel;
+mod record;
 
 use std::sync::Arc;
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::backend::autodiff::ops::{Backward, OpsKind};
+use burn::backend::autodiff::ops::Backward;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Flex, NdArray, backend_extension};
 
@@ -15,6 +15,7 @@ use crate::linear::{self, LinearBackward};
 use crate::loss::{self, CrossEntropyBackward};
 use crate::mlp::{self, Gelu, GeluBackward, SwigluBackward};
 use crate::norm::{self, LayerNormBackward, RmsNormBackward};
+use crate::record;
 
 /// Operations on tensors in host memory. The functions around them describe and check the shapes.
 #[backend_extension(NdArray, Flex, Autodiff)]
@@ -93,30 +94,20 @@ macro_rules! without_gradients {
 without_gradients!(Flex);
 without_gradients!(NdArray);
 
-/// Registers `$step` as what follows from `$y`; the state is made where gradients are wanted.
-macro_rules! record {
-    ($step:expr, $nodes:expr, $y:expr, $state:expr) => {
-        match $step.prepare::<C>($nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish($state, $y),
-            OpsKind::UnTracked(prep) => prep.finish($y),
-        }
-    };
-}
-
 impl<B: HostBackend + FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         let (x_tracked, weight_tracked) = (x.is_tracked(), weight.is_tracked());
         let nodes = [x.node(), weight.node()];
         let [x, weight] = [x, weight].map(|tensor| B::contiguous(tensor.into_primitive()));
         let y = linear::forward::<B>(&x, &weight);
-        record!(LinearBackward, nodes, y, (weight_tracked.then_some(x), x_tracked.then_some(weight)))
+        record!(C, LinearBackward, nodes, y, (weight_tracked.then_some(x), x_tracked.then_some(weight)))
     }
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
         let nodes = [x.node(), weight.node()];
         let [x, weight] = [x, weight].map(|tensor| B::contiguous(tensor.into_primitive()));
         let y = norm::rms_forward::<B>(&x, &weight, eps);
-        record!(RmsNormBackward, nodes, y, (x, weight, eps))
+        record!(C, RmsNormBackward, nodes, y, (x, weight, eps))
     }
 
     fn layer_norm(
@@ -128,21 +119,21 @@ impl<B: HostBackend + FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, 
         let nodes = [x.node(), weight.node(), bias.node()];
         let [x, weight, bias] = [x, weight, bias].map(|tensor| B::contiguous(tensor.into_primitive()));
         let y = norm::layer_forward::<B>(&x, &weight, &bias, eps);
-        record!(LayerNormBackward, nodes, y, (x, weight, eps))
+        record!(C, LayerNormBackward, nodes, y, (x, weight, eps))
     }
 
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
         let nodes = [gate.node(), up.node()];
         let [gate, up] = [gate, up].map(|tensor| B::contiguous(tensor.into_primitive()));
         let y = mlp::swiglu_forward::<B>(&gate, &up);
-        record!(SwigluBackward, nodes, y, (gate, up))
+        record!(C, SwigluBackward, nodes, y, (gate, up))
     }
 
     fn gelu_of(x: FloatTensor<Self>, kind: Gelu) -> FloatTensor<Self> {
         let nodes = [x.node()];
         let x = B::contiguous(x.into_primitive());
         let y = mlp::gelu_forward::<B>(&x, kind);
-        record!(GeluBackward, nodes, y, (x, kind))
+        record!(C, GeluBackward, nodes, y, (x, kind))
     }
 
     fn causal_attention(
@@ -155,12 +146,12 @@ impl<B: HostBackend + FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, 
         let inputs = [q, k, v].map(|tensor| B::contiguous(tensor.into_primitive()));
         let [q, k, v] = &inputs;
         let (y, state) = attention::forward::<B>([q, k, v], options);
-        record!(AttentionBackward, nodes, y, (inputs, y.clone(), state))
+        record!(C, AttentionBackward, nodes, y, (inputs, y.clone(), state))
     }
 
     fn cross_entropy(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> FloatTensor<Self> {
         let nodes = [logits.node()];
         let (loss, softmax) = loss::forward::<B>(logits.into_primitive(), &targets);
-        record!(CrossEntropyBackward, nodes, loss, (softmax, targets))
+        record!(C, CrossEntropyBackward, nodes, loss, (softmax, targets))
     }
 }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, NdArray, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
+use slm_fused::record;
 use slm_quant_core::{QuantScheme, ScaleDtype};
 
 use super::grid::Grid;
@@ -142,10 +143,7 @@ impl<B: HostBackend + FakeQuantOps, C: CheckpointStrategy> FakeQuantOps for Auto
         let node = weight.node();
         let weight = weight.into_primitive();
         let (value, grid) = rounded::<B>(&weight, |values| ranges.grid(values, rows, cols, true).ok());
-        match StraightThrough.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((weight, grid), value),
-            OpsKind::UnTracked(prep) => prep.finish(value),
-        }
+        record!(C, StraightThrough, [node], value, (weight, grid))
     }
 
     fn fake_quantize_learned(
@@ -159,10 +157,7 @@ impl<B: HostBackend + FakeQuantOps, C: CheckpointStrategy> FakeQuantOps for Auto
         let grid = learned_grid::<B>(&scales.into_primitive(), scheme, cols);
         let (value, grid) = rounded::<B>(&weight, |_| grid);
         let factor = lsq_factor(scheme, rows, cols);
-        match Learned.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((weight, grid, factor), value),
-            OpsKind::UnTracked(prep) => prep.finish(value),
-        }
+        record!(C, Learned, nodes, value, (weight, grid, factor))
     }
 
     fn fake_quantize_input(x: FloatTensor<Self>, ranges: Arc<InputRanges>) -> FloatTensor<Self> {
@@ -170,10 +165,7 @@ impl<B: HostBackend + FakeQuantOps, C: CheckpointStrategy> FakeQuantOps for Auto
         let node = x.node();
         let x = x.into_primitive();
         let (value, grid) = rounded::<B>(&x, |values| ranges.grid(values, cols, true).ok());
-        match StraightThrough.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((x, grid), value),
-            OpsKind::UnTracked(prep) => prep.finish(value),
-        }
+        record!(C, StraightThrough, [node], value, (x, grid))
     }
 
     fn fake_quantized_linear(
@@ -185,10 +177,7 @@ impl<B: HostBackend + FakeQuantOps, C: CheckpointStrategy> FakeQuantOps for Auto
         let nodes = [x.node(), weight.node()];
         let (x, weight) = (x.into_primitive(), weight.into_primitive());
         let (y, grids) = linear::product::<B>(&x, &weight, None, &input, &ranges, true);
-        match linear::Observed.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(linear::Saved { x, weight, grids }, y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        record!(C, linear::Observed, nodes, y, linear::Saved { x, weight, grids })
     }
 
     fn fake_quantized_linear_learned(
@@ -203,10 +192,7 @@ impl<B: HostBackend + FakeQuantOps, C: CheckpointStrategy> FakeQuantOps for Auto
         let (x, weight, scales) = (x.into_primitive(), weight.into_primitive(), scales.into_primitive());
         let (y, grids) = linear::product::<B>(&x, &weight, Some(&scales), &input, &ranges, true);
         let factor = lsq_factor(ranges.scheme, rows, cols);
-        match linear::Learned(factor).prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(linear::Saved { x, weight, grids }, y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        record!(C, linear::Learned(factor), nodes, y, linear::Saved { x, weight, grids })
     }
 }
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, NdArray, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
-use slm_fused::{Matrix, matmul};
+use slm_fused::{Matrix, matmul, record};
 use slm_quant_core::{ActivationQuant, linear};
 
 use super::Stored;
@@ -64,10 +64,7 @@ impl<B: HostBackend + TunedOps, C: CheckpointStrategy> TunedOps for Autodiff<B, 
         let nodes = [x.node(), update.node()];
         let x = x.into_primitive();
         let y = product::<B>(&x, &stored);
-        match TunedBackward.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((x, stored), y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        record!(C, TunedBackward, nodes, y, (x, stored))
     }
 }
 
