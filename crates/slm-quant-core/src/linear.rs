@@ -126,12 +126,23 @@ impl PackedMatrix {
 
 /// `out[i, n] = bias[n] + sum_k x[i, k] * w[n, k]` for a row-major `[m, k]` input and `[n, k]` weights.
 ///
-/// With quantized activations the sums of products are exact integers, one per group `g`, and the result
-/// is, each step a fused multiply-add in 32-bit floats:
+/// With quantized activations the sums of products are exact integers, and the result is, each step a fused
+/// multiply-add in 32-bit floats, for weights of one group to a row
 ///
 /// ```text
-/// sum = 0;  for g in 0..groups { sum = acc_g * scale_g + sum }
-/// out = sum * x_scale + bias
+/// sum = acc * scale + 0
+/// out = sum * x_scale + bias          acc = sum_k (x_code - x_zero_point) * (code - zero_point)
+/// ```
+///
+/// and for weights of several groups `g`, where the inputs' zero point is applied once to a row and not to
+/// every group:
+///
+/// ```text
+/// sum = 0;      for g in 0..groups { sum = acc_g * scale_g + sum }
+/// weights = 0;  for g in 0..groups { weights = w_g * scale_g + weights }
+/// sum = weights * (128 - x_zero_point) + sum
+/// out = sum * x_scale + bias          acc_g = sum_k (x_code - 128) * (code - zero_point)
+///                                     w_g = sum_k (code - zero_point)
 /// ```
 ///
 /// With [`ActivationQuant::Float`] each group is `dot = x_k * (code_k - zero_point) + dot` for ascending

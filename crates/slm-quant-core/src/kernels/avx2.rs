@@ -1,7 +1,7 @@
 //! AVX2 with FMA and F16C: 16 lanes as two registers of eight.
 //!
 //! `vpmaddubsw` multiplies unsigned with signed bytes but adds pairs of products with saturation to 16
-//! bits. For INT4 that cannot happen: a pair is at most 2 * 255 * 30 = 15,300 in magnitude. For INT8 it could, so there
+//! bits. For INT4 that cannot happen: a pair is at most 2 * 255 * 15 = 7,650 in magnitude. For INT8 it could, so there
 //! codes and inputs are widened to 16 bits and multiplied by `vpmaddwd`, whose pairs have 32 bits.
 
 use std::arch::x86_64::*;
@@ -10,7 +10,7 @@ use std::ops::Range;
 use half::f16;
 
 use super::driver::{self, Job};
-use super::simd::{LANES, Simd};
+use super::simd::{LANES, NIBBLE_LINES, Simd};
 use super::vectorize::Op;
 
 /// Proof that the processor has AVX2, FMA and F16C.
@@ -64,9 +64,11 @@ impl Simd for Avx2 {
     type Bytes = Ints;
     type I32 = Ints;
     type F32 = Floats;
+    /// Two 16-bit sums in each lane.
+    type NibbleSums = Ints;
 
     const CENTERED_INPUT8: bool = true;
-    const FEW_REGISTERS: bool = true;
+    const OFFSET8: i32 = 0;
     const TILE_BLOCKS: usize = 1;
 
     #[inline(always)]
@@ -132,11 +134,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn add_bytes(self, a: Ints, b: Ints) -> Ints {
-        simd!([_mm256_add_epi8(a[0], b[0]), _mm256_add_epi8(a[1], b[1])])
-    }
-
-    #[inline(always)]
     fn operand8(self, line: Ints, part: usize) -> Ints {
         [pairs(line[0], part), pairs(line[1], part)]
     }
@@ -167,13 +164,49 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn sum_bytes(self, acc: Ints, w: Ints) -> Ints {
+    fn signed_operand8(self, line: Ints, part: usize) -> Ints {
+        self.operand8(line, part)
+    }
+
+    #[inline(always)]
+    unsafe fn signed_dot8(self, acc: Ints, x: *const u8, w: Ints) -> Ints {
+        // SAFETY: the same contract.
+        unsafe { self.dot8(acc, x, w) }
+    }
+
+    #[inline(always)]
+    fn no_nibble_sums(self) -> Ints {
+        self.zero_bytes()
+    }
+
+    #[inline(always)]
+    fn nibbles<const HIGH: bool>(self, line: Ints) -> Ints {
+        if HIGH { self.high_nibbles(line) } else { self.low_nibbles(line) }
+    }
+
+    /// A pair of products is at most 2 * 15 * 128 = 3,840 in magnitude, and those of four lines, two to a
+    /// line, 30,720: all fit 16 bits.
+    #[inline(always)]
+    unsafe fn dot_nibbles<const HIGH: bool>(self, sums: Ints, x: *const u8, w: Ints) -> Ints {
+        const { assert!(2 * NIBBLE_LINES * 2 * 15 * 128 <= i16::MAX as usize) }
+        // SAFETY: the caller's pointer is readable for 4 bytes; the features exist as above.
+        unsafe {
+            let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+            [
+                _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(w[0], x)),
+                _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(w[1], x)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn add_nibble_sums(self, acc: Ints, sums: Ints) -> Ints {
         // SAFETY: an `Avx2` exists only where the processor has these instructions.
         unsafe {
-            let (bytes, ones) = (_mm256_set1_epi8(1), _mm256_set1_epi16(1));
+            let ones = _mm256_set1_epi16(1);
             [
-                _mm256_add_epi32(acc[0], _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, w[0]), ones)),
-                _mm256_add_epi32(acc[1], _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, w[1]), ones)),
+                _mm256_add_epi32(acc[0], _mm256_madd_epi16(sums[0], ones)),
+                _mm256_add_epi32(acc[1], _mm256_madd_epi16(sums[1], ones)),
             ]
         }
     }
@@ -196,34 +229,6 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn mul_i32(self, a: Ints, b: Ints) -> Ints {
         simd!([_mm256_mullo_epi32(a[0], b[0]), _mm256_mullo_epi32(a[1], b[1])])
-    }
-
-    #[inline(always)]
-    fn split_sums(self, sums: Ints) -> Ints {
-        // SAFETY: an `Avx2` exists only where the processor has these instructions.
-        unsafe {
-            let low = _mm256_set1_epi32(127);
-            [
-                _mm256_or_si256(
-                    _mm256_slli_epi32::<16>(_mm256_srai_epi32::<7>(sums[0])),
-                    _mm256_and_si256(sums[0], low),
-                ),
-                _mm256_or_si256(
-                    _mm256_slli_epi32::<16>(_mm256_srai_epi32::<7>(sums[1])),
-                    _mm256_and_si256(sums[1], low),
-                ),
-            ]
-        }
-    }
-
-    /// `vpmaddwd` adds both 16-bit products; 255 * 128 fits 16 bits.
-    #[inline(always)]
-    fn add_scaled(self, acc: Ints, split_sums: Ints, factor: i32) -> Ints {
-        let factors = simd!(_mm256_set1_epi32(factor | factor << 23));
-        simd!([
-            _mm256_add_epi32(acc[0], _mm256_madd_epi16(split_sums[0], factors)),
-            _mm256_add_epi32(acc[1], _mm256_madd_epi16(split_sums[1], factors)),
-        ])
     }
 
     #[inline(always)]

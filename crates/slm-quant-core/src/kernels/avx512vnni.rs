@@ -41,9 +41,11 @@ impl Simd for Avx512Vnni {
     type Bytes = __m512i;
     type I32 = __m512i;
     type F32 = __m512;
+    /// Those of low nibbles, and sixteen times those of high ones.
+    type NibbleSums = [__m512i; 2];
 
     const CENTERED_INPUT8: bool = false;
-    const FEW_REGISTERS: bool = false;
+    const OFFSET8: i32 = 128;
     const TILE_BLOCKS: usize = 2;
 
     #[inline(always)]
@@ -52,9 +54,9 @@ impl Simd for Avx512Vnni {
     }
 
     /// 12 rows by 2 blocks: 24 accumulators, which leaves 8 registers for lines, inputs and constants. With
-    /// narrow groups 6 by 2: 12 accumulators and 12 results.
+    /// several groups 6 by 2: 12 accumulators and 12 results.
     fn tiles<J: Job>(self, job: &J, rows: Range<usize>, blocks: Range<usize>) {
-        if job.has_narrow_groups() {
+        if job.is_grouped() {
             driver::tiles::<Self, J, 6, 2>(self, job, rows, blocks);
         } else {
             driver::tiles::<Self, J, 12, 2>(self, job, rows, blocks);
@@ -105,11 +107,6 @@ impl Simd for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn add_bytes(self, a: __m512i, b: __m512i) -> __m512i {
-        simd!(_mm512_add_epi8(a, b))
-    }
-
-    #[inline(always)]
     fn operand8(self, line: __m512i, _: usize) -> __m512i {
         line
     }
@@ -121,14 +118,52 @@ impl Simd for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn sum_bytes(self, acc: __m512i, w: __m512i) -> __m512i {
-        simd!(_mm512_dpbusd_epi32(acc, _mm512_set1_epi8(1), w))
-    }
-
-    #[inline(always)]
     unsafe fn dot4(self, acc: __m512i, x: *const u8, w: __m512i) -> __m512i {
         // SAFETY: the same contract.
         unsafe { self.dot8(acc, x, w) }
+    }
+
+    /// Codes plus 128 are unsigned, which the instruction wants of its other operand.
+    #[inline(always)]
+    fn signed_operand8(self, line: __m512i, _: usize) -> __m512i {
+        simd!(_mm512_xor_si512(line, _mm512_set1_epi8(-128)))
+    }
+
+    #[inline(always)]
+    unsafe fn signed_dot8(self, acc: __m512i, x: *const u8, w: __m512i) -> __m512i {
+        // SAFETY: the caller's pointer is readable for 4 bytes; the features exist as above.
+        unsafe { _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x.cast::<i32>().read_unaligned())) }
+    }
+
+    #[inline(always)]
+    fn no_nibble_sums(self) -> [__m512i; 2] {
+        [self.zero_bytes(); 2]
+    }
+
+    /// High nibbles stay where they are: bytes of sixteen times their value, still unsigned.
+    #[inline(always)]
+    fn nibbles<const HIGH: bool>(self, line: __m512i) -> __m512i {
+        simd!(_mm512_and_si512(line, _mm512_set1_epi8(if HIGH { -16 } else { 15 })))
+    }
+
+    #[inline(always)]
+    unsafe fn dot_nibbles<const HIGH: bool>(
+        self,
+        mut sums: [__m512i; 2],
+        x: *const u8,
+        w: __m512i,
+    ) -> [__m512i; 2] {
+        let sum = &mut sums[usize::from(HIGH)];
+        // SAFETY: the same contract.
+        *sum = unsafe { self.signed_dot8(*sum, x, w) };
+        sums
+    }
+
+    /// Sums of high nibbles are multiples of 16, so that the shift is exact.
+    #[inline(always)]
+    fn add_nibble_sums(self, acc: __m512i, sums: [__m512i; 2]) -> __m512i {
+        let high = simd!(_mm512_srai_epi32::<4>(sums[1]));
+        self.add_i32(acc, self.add_i32(sums[0], high))
     }
 
     #[inline(always)]
@@ -149,18 +184,6 @@ impl Simd for Avx512Vnni {
     #[inline(always)]
     fn mul_i32(self, a: __m512i, b: __m512i) -> __m512i {
         simd!(_mm512_mullo_epi32(a, b))
-    }
-
-    #[inline(always)]
-    fn split_sums(self, sums: __m512i) -> __m512i {
-        let high = simd!(_mm512_slli_epi32::<16>(_mm512_srai_epi32::<7>(sums)));
-        simd!(_mm512_or_si512(high, _mm512_and_si512(sums, _mm512_set1_epi32(127))))
-    }
-
-    /// `vpdpwssd` adds both 16-bit products to the lane; 255 * 128 fits 16 bits.
-    #[inline(always)]
-    fn add_scaled(self, acc: __m512i, split_sums: __m512i, factor: i32) -> __m512i {
-        simd!(_mm512_dpwssd_epi32(acc, split_sums, _mm512_set1_epi32(factor | factor << 23)))
     }
 
     #[inline(always)]

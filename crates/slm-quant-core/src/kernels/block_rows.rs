@@ -79,9 +79,9 @@ impl Op for Fill<'_, '_> {
                 Bits::Int4 => pack_block(shape, codes, lines, store_int4),
             }
             // Summed while the block is in the cache.
-            let sums = &mut sums[block * sums_per_block..][..sums_per_block];
-            for (lines, sums) in lines.chunks(shape.steps).zip(sums.chunks_exact_mut(LANES)) {
-                sums.copy_from_slice(&shape.sums(lines));
+            if sums_per_block > 0 {
+                let columns = lines.len() * columns_per_line(shape.bits);
+                sums[block * sums_per_block..][..LANES].copy_from_slice(&shape.sums(lines, columns));
             }
         }
     }

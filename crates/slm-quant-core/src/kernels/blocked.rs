@@ -13,11 +13,9 @@ use rayon::prelude::*;
 
 use super::block_rows::BlockRows;
 use super::pages::{Pages, Plain};
-use super::simd::{LANES, LINE_BYTES};
+use super::simd::{LANES, LINE_BYTES, Simd};
+use super::vectorize::{Op, vectorize};
 use crate::{Bits, QParams, QuantScheme, QuantizedMatrix, Scales};
-
-/// Columns from which on the sums of a group's codes are stored.
-const STORED_SUMS_WIDTH: usize = 512;
 
 /// One line, aligned to a cache line.
 #[derive(Debug, Clone, Copy)]
@@ -53,10 +51,10 @@ pub(crate) struct Blocked {
     lines: Pages<Line>,
     scales: ScalePages,
     zero_points: Option<Pages<i8>>,
-    /// `[block][group][lane]` sums of stored codes, padding included; only for groups of at least
-    /// [`STORED_SUMS_WIDTH`] columns and rows of one group. For narrower groups they would cost more to
-    /// read than to compute.
-    sums: Pages<i32>,
+    /// `[block][lane]` sums of stored codes, padding included, for rows of one group.
+    code_sums: Pages<i32>,
+    /// `[block][lane]` sums of weights, for rows of several groups: see [`Blocked::scaled_sums`].
+    scaled_sums: Pages<f32>,
 }
 
 impl Blocked {
@@ -77,11 +75,12 @@ impl Blocked {
             lines: Pages::zeroed(0),
             scales: ScalePages::F32(Pages::zeroed(0)),
             zero_points: None,
-            sums: Pages::zeroed(0),
+            code_sums: Pages::zeroed(0),
+            scaled_sums: Pages::zeroed(0),
         };
         packed.lines = Pages::zeroed(packed.blocks() * packed.lines_per_block());
-        if packed.has_sums() {
-            packed.sums = Pages::zeroed(packed.blocks() * groups * LANES);
+        if !packed.is_grouped() {
+            packed.code_sums = Pages::zeroed(packed.blocks() * LANES);
         }
         packed
     }
@@ -96,7 +95,7 @@ impl Blocked {
 
     /// Where the codes of all rows go.
     pub(crate) fn rows_mut(&mut self) -> BlockRows<'_> {
-        let sums_per_block = if self.has_sums() { self.groups * LANES } else { 0 };
+        let sums_per_block = if self.is_grouped() { 0 } else { LANES };
         let (rows, shape, lines_per_block) = (self.rows, self.shape(), self.lines_per_block());
         BlockRows {
             shape,
@@ -104,11 +103,11 @@ impl Blocked {
             lines_per_block,
             sums_per_block,
             lines: &mut self.lines,
-            sums: &mut self.sums,
+            sums: &mut self.code_sums,
         }
     }
 
-    /// Sets scales and zero points, which are in canonical order.
+    /// Sets scales and zero points, which are in canonical order. All codes must have been packed.
     pub(crate) fn set_params(&mut self, scales: &Scales, zero_points: Option<&[i8]>) {
         let (rows, groups) = (self.rows, self.groups);
         let per_tensor = self.scheme.granularity == crate::Granularity::PerTensor;
@@ -122,6 +121,13 @@ impl Blocked {
             Scales::F16(v) => ScalePages::F16(Pages::from_values(order.clone().map(|i| v[i]))),
         };
         self.zero_points = zero_points.map(|z| Pages::from_values(order.map(|i| z[i])));
+        if self.is_grouped() {
+            let mut sums = Pages::zeroed(self.blocks() * LANES);
+            sums.par_chunks_mut(LANES).enumerate().for_each(|(block, sums)| {
+                vectorize(ScaleSums { blocked: &*self, block, sums });
+            });
+            self.scaled_sums = sums;
+        }
     }
 
     /// The matrix in canonical order, exactly as it was.
@@ -201,52 +207,70 @@ impl Blocked {
         self.steps * columns_per_line(self.scheme.bits)
     }
 
-    /// Columns of group `group` as kernels see it.
-    #[inline(always)]
-    pub(crate) fn padded_columns_of(&self, group: usize) -> usize {
-        self.steps(group) * columns_per_line(self.scheme.bits)
-    }
-
     /// First line of a block.
     ///
     /// # Panics
     /// When `block` does not exist.
     pub(crate) fn block_lines(&self, block: usize) -> *const u8 {
-        let count = self.lines_per_block();
-        self.lines[block * count..][..count].as_ptr().cast()
+        self.block(block).as_ptr().cast()
     }
 
-    /// Scales of a block's group.
+    fn block(&self, block: usize) -> &[Line] {
+        let count = self.lines_per_block();
+        &self.lines[block * count..][..count]
+    }
+
+    /// Scales of a block, by group.
     #[inline(always)]
-    pub(crate) fn scales(&self, block: usize, group: usize) -> LaneScales<'_> {
-        let at = (block * self.groups + group) * LANES;
+    pub(crate) fn scales(&self, block: usize) -> LaneScales<'_> {
         match &self.scales {
-            ScalePages::F32(v) => LaneScales::F32(first(&v[at..])),
-            ScalePages::F16(v) => LaneScales::F16(first(&v[at..])),
+            ScalePages::F32(v) => LaneScales::F32(self.of_block(v, block)),
+            ScalePages::F16(v) => LaneScales::F16(self.of_block(v, block)),
         }
     }
 
-    /// Zero points of a block's group; none where all are 0.
+    /// Zero points of a block, by group; none where all are 0.
     #[inline(always)]
-    pub(crate) fn zero_points(&self, block: usize, group: usize) -> Option<&[i8; LANES]> {
-        self.zero_points.as_ref().map(|z| first(&z[(block * self.groups + group) * LANES..]))
+    pub(crate) fn zero_points(&self, block: usize) -> Option<&[[i8; LANES]]> {
+        self.zero_points.as_ref().map(|z| self.of_block(z, block))
     }
 
-    /// Whether zero points as stored are anything but 0, so that sums of the input are needed.
-    pub(crate) fn needs_input_sums(&self) -> bool {
-        self.scheme.bits == Bits::Int4 || self.zero_points.is_some()
+    /// The values of a block, by group.
+    #[inline(always)]
+    fn of_block<'a, T>(&self, values: &'a [T], block: usize) -> &'a [[T; LANES]] {
+        &values.as_chunks().0[block * self.groups..][..self.groups]
     }
 
-    /// Whether sums of stored codes are stored.
+    /// Whether rows have several groups.
     #[inline(always)]
-    pub(crate) fn has_sums(&self) -> bool {
-        self.groups == 1 || self.width >= STORED_SUMS_WIDTH
+    pub(crate) fn is_grouped(&self) -> bool {
+        self.groups > 1
     }
 
-    /// Stored sums of a block's group, where there are any.
+    /// Sums of a block's stored codes, padding included, for rows of one group.
     #[inline(always)]
-    pub(crate) fn sums(&self, block: usize, group: usize) -> &[i32; LANES] {
-        first(&self.sums[(block * self.groups + group) * LANES..])
+    pub(crate) fn code_sums(&self, block: usize) -> &[i32; LANES] {
+        first(&self.code_sums[block * LANES..])
+    }
+
+    /// Sums of a block's weights, for rows of several groups: for ascending groups, `sum = weights * scale +
+    /// sum`, rounded once, where `weights` is [`Blocked::group_sums`].
+    #[inline(always)]
+    pub(crate) fn scaled_sums(&self, block: usize) -> &[f32; LANES] {
+        first(&self.scaled_sums[block * LANES..])
+    }
+
+    /// Sums of a group's codes less zero points, by lane; any in lanes past the last row.
+    #[inline(always)]
+    pub(crate) fn group_sums(&self, block: usize, group: usize) -> [i32; LANES] {
+        let lines = &self.block(block)[group * self.steps..][..self.steps(group)];
+        let columns = self.width.min(self.cols - group * self.width);
+        let mut sums = self.shape().sums(lines, columns);
+        let zero_points = self.zero_points(block).map_or(&[0; LANES], |z| &z[group]);
+        for (sum, &zero_point) in sums.iter_mut().zip(zero_points) {
+            *sum -= (stored_offset(self.scheme.bits) + i32::from(zero_point)) * columns as i32;
+        }
+        sums
     }
 
     /// Bytes held in memory.
@@ -257,7 +281,8 @@ impl Blocked {
                 ScalePages::F16(v) => size_of_val::<[f16]>(v),
             }
             + self.zero_points.as_ref().map_or(0, |z| z.len())
-            + size_of_val::<[i32]>(&self.sums)
+            + size_of_val::<[i32]>(&self.code_sums)
+            + size_of_val::<[f32]>(&self.scaled_sums)
     }
 
     /// The code at (`row`, `col`).
@@ -304,11 +329,59 @@ pub(crate) fn first<T, const N: usize>(values: &[T]) -> &[T; N] {
     first
 }
 
-/// Scales of 16 lanes in their stored type.
+/// Scales of a block in their stored type, by group.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum LaneScales<'a> {
-    F32(&'a [f32; LANES]),
-    F16(&'a [f16; LANES]),
+    F32(&'a [[f32; LANES]]),
+    F16(&'a [[f16; LANES]]),
+}
+
+impl LaneScales<'_> {
+    /// The scales of a group.
+    #[inline(always)]
+    pub(crate) fn load<S: Simd>(self, simd: S, group: usize) -> S::F32 {
+        match self {
+            Self::F32(v) => simd.load_f32(&v[group]),
+            Self::F16(v) => simd.load_f16(&v[group]),
+        }
+    }
+
+    #[inline(always)]
+    fn get(self, group: usize, lane: usize) -> f32 {
+        match self {
+            Self::F32(v) => v[group][lane],
+            Self::F16(v) => v[group][lane].to_f32(),
+        }
+    }
+}
+
+/// What a code is stored plus.
+pub(crate) const fn stored_offset(bits: Bits) -> i32 {
+    match bits {
+        Bits::Int8 => 0,
+        Bits::Int4 => 8,
+    }
+}
+
+/// Computes [`Blocked::scaled_sums`] of a block.
+struct ScaleSums<'a> {
+    blocked: &'a Blocked,
+    block: usize,
+    sums: &'a mut [f32],
+}
+
+impl Op for ScaleSums<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { blocked, block, sums } = self;
+        let scales = blocked.scales(block);
+        for group in 0..blocked.groups {
+            let weights = blocked.group_sums(block, group);
+            for (lane, sum) in sums.iter_mut().enumerate() {
+                *sum = (weights[lane] as f32).mul_add(scales.get(group, lane), *sum);
+            }
+        }
+    }
 }
 
 /// What reordering rows needs to know.
@@ -321,12 +394,22 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// Sums of a group's stored codes by lane.
+    /// Sums by lane of a group's first `columns` codes, as they are stored.
     #[inline(always)]
-    pub(super) fn sums(self, lines: &[Line]) -> [i32; LANES] {
+    pub(super) fn sums(self, lines: &[Line], columns: usize) -> [i32; LANES] {
+        let per_line = columns_per_line(self.bits);
         let mut sums = [0; LANES];
-        for line in lines {
+        for (step, line) in lines.iter().enumerate() {
+            let mask = match (columns - step * per_line, self.bits) {
+                (count, _) if count >= per_line => u32::MAX,
+                (count, Bits::Int8) => first_bytes(count),
+                // The low nibbles hold the first four codes, the high ones the last four.
+                (count, Bits::Int4) => {
+                    first_bytes(count) & 0x0f0f_0f0f | first_bytes(count.saturating_sub(4)) & 0xf0f0_f0f0
+                }
+            };
             for (sum, bytes) in sums.iter_mut().zip(line.0.as_chunks::<4>().0) {
+                let bytes = (u32::from_le_bytes(*bytes) & mask).to_le_bytes();
                 *sum += match self.bits {
                     Bits::Int8 => bytes.iter().map(|&b| i32::from(b.cast_signed())).sum::<i32>(),
                     Bits::Int4 => bytes.iter().map(|&b| i32::from(b & 0xf) + i32::from(b >> 4)).sum(),
@@ -335,6 +418,12 @@ impl Shape {
         }
         sums
     }
+}
+
+/// A mask of a word's first bytes.
+#[inline(always)]
+fn first_bytes(count: usize) -> u32 {
+    ((1u64 << (8 * count.min(4))) - 1) as u32
 }
 
 pub(super) const fn columns_per_line(bits: Bits) -> usize {

@@ -13,8 +13,9 @@ pub(crate) trait Job {
     /// for one sum after the other. If not, weights are read in the order in which they lie.
     const SIDE_BY_SIDE: bool;
 
-    /// Whether groups are so narrow that results, to which each group is added, should have registers too.
-    fn has_narrow_groups(&self) -> bool;
+    /// Whether rows have several groups, so that results, to which each group is added, should have
+    /// registers too.
+    fn is_grouped(&self) -> bool;
     /// Multiplies `M` rows from `row` on with `NB` blocks, which may repeat.
     fn strip<S: Simd, const M: usize, const NB: usize>(&self, simd: S, row: usize, blocks: [usize; NB]);
 

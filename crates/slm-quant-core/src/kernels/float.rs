@@ -10,7 +10,7 @@
 )]
 
 use super::SharedOut;
-use super::blocked::{Blocked, LaneScales};
+use super::blocked::Blocked;
 use super::driver::Job;
 use super::inputs::FloatInputs;
 use super::simd::{LINE_BYTES, Simd};
@@ -29,7 +29,7 @@ impl Job for FloatJob<'_> {
     /// Floats are added in the order of columns.
     const SIDE_BY_SIDE: bool = true;
 
-    fn has_narrow_groups(&self) -> bool {
+    fn is_grouped(&self) -> bool {
         false
     }
 
@@ -100,8 +100,8 @@ impl FloatJob<'_> {
         for group in 0..w.groups_per_row() {
             let mut zero_points = [simd.splat_f32(0.0); NB];
             for b in 0..NB {
-                if let Some(values) = w.zero_points(blocks[b], group) {
-                    zero_points[b] = simd.to_f32(simd.widen_i8(values));
+                if let Some(values) = w.zero_points(blocks[b]) {
+                    zero_points[b] = simd.to_f32(simd.widen_i8(&values[group]));
                 }
             }
             let mut dot = [[simd.splat_f32(0.0); NB]; M];
@@ -133,10 +133,7 @@ impl FloatJob<'_> {
                 }
             }
             for b in 0..NB {
-                let scale = match w.scales(blocks[b], group) {
-                    LaneScales::F32(values) => simd.load_f32(values),
-                    LaneScales::F16(values) => simd.load_f16(values),
-                };
+                let scale = w.scales(blocks[b]).load(simd, group);
                 for i in 0..M {
                     results[i][b] = simd.fma_f32(dot[i][b], scale, results[i][b]);
                 }

@@ -1,12 +1,12 @@
 //! Inputs in the form in which vector kernels read them.
 
-use super::Input;
 use super::activations::{QuantizedActivations, stride};
-use super::blocked::Blocked;
+use super::blocked::{Blocked, stored_offset};
 use super::simd::Simd;
 use super::team::for_each_chunk;
 use super::vectorize::Op;
-use crate::Bits;
+use super::{Input, MIDDLE};
+use crate::{Bits, Mapping, QParams};
 
 /// How a kernel reads an input: columns in groups of `width`, each padded to `padded_width`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,8 +17,8 @@ pub(crate) struct Form {
     /// Columns of a row, padding included.
     padded_cols: usize,
     groups: usize,
-    /// Whether sums of codes less the zero point are needed, by group.
-    sums: bool,
+    /// Whether sums of codes less the center are needed, by group, and times what.
+    sums: Option<i32>,
 }
 
 /// What stands in a row.
@@ -28,18 +28,20 @@ enum Values {
     Same,
     /// The input with its groups padded.
     Padded,
-    /// 16-bit codes less the zero point.
+    /// Codes less the center, 8 bits.
+    Signed,
+    /// Codes less the center, 16 bits.
     Centered,
 }
 
 impl Form {
-    /// The form that `w` needs of `x` for a kernel that takes INT8 products of 16-bit codes less their zero
-    /// point (`centered8`), or of 8-bit codes.
-    pub(crate) fn new(x: Input<'_>, w: &Blocked, centered8: bool) -> Self {
+    /// The form that a kernel needs of `x` for `w`.
+    pub(crate) fn new<S: Simd>(_: S, x: Input<'_>, w: &Blocked) -> Self {
         // Columns are where kernels expect them but for the end of the row.
         let contiguous = w.groups_per_row() == 1 || w.padded_width() == w.group_width();
         let values = match x {
-            Input::Quantized(_) if centered8 && w.scheme().bits == Bits::Int8 => Values::Centered,
+            Input::Quantized(_) if S::CENTERED_INPUT8 && w.scheme().bits == Bits::Int8 => Values::Centered,
+            Input::Quantized(_) if w.is_grouped() => Values::Signed,
             // Rows of codes are padded to whole cache lines, hence to whole lines of weights.
             Input::Quantized(_) if contiguous => Values::Same,
             // Few rows need no care for cache sets.
@@ -56,8 +58,35 @@ impl Form {
             padded_width: w.padded_width(),
             padded_cols: w.padded_cols(),
             groups: w.groups_per_row(),
-            sums: matches!(x, Input::Quantized(_)) && w.needs_input_sums(),
+            sums: match x {
+                Input::Quantized(_) => input_sums::<S>(w),
+                Input::Float(..) => None,
+            },
         }
+    }
+
+    /// What codes are taken less of in products.
+    fn center(&self, params: QParams) -> i32 {
+        if self.groups > 1 { MIDDLE } else { params.zero_point }
+    }
+}
+
+/// What sums of codes less the center have to be multiplied with; none where they are not needed.
+fn input_sums<S: Simd>(w: &Blocked) -> Option<i32> {
+    let offset = operand_offset::<S>(w);
+    match w.scheme().mapping {
+        Mapping::Affine if w.is_grouped() => Some(-1),
+        _ if w.is_grouped() => (offset != 0).then_some(-offset),
+        Mapping::Affine => Some(1),
+        _ => (w.scheme().bits == Bits::Int4).then_some(1),
+    }
+}
+
+/// What operands are codes plus, where weights have several groups to a row.
+pub(super) fn operand_offset<S: Simd>(w: &Blocked) -> i32 {
+    match w.scheme().bits {
+        Bits::Int8 => S::OFFSET8,
+        Bits::Int4 => stored_offset(Bits::Int4),
     }
 }
 
@@ -70,7 +99,7 @@ pub(crate) struct Arranged {
     floats: Vec<f32>,
     /// Values from row to row.
     stride: usize,
-    /// `[row][group]` sums of codes less the zero point.
+    /// `[row][group]` sums of codes less the center, times [`Form::sums`].
     sums: Vec<i32>,
 }
 
@@ -92,11 +121,17 @@ impl Arranged {
                     scatter(x.row_codes(row), width, padded_width, x.qparams(row).zero_point as u8, out);
                 });
             }
+            (Input::Quantized(x), Values::Signed) => {
+                self.stride = stride(padded_cols);
+                for_each_row(&mut self.bytes, x.rows(), self.stride, |row, out| {
+                    simd.vectorize(Sign { codes: x.row_codes(row), width, padded_width, out });
+                });
+            }
             (Input::Quantized(x), Values::Centered) => {
                 self.stride = stride(padded_cols * 2) / 2;
                 for_each_row(&mut self.centered, x.rows(), self.stride, |row, out| {
-                    let (codes, zero_point) = (x.row_codes(row), x.qparams(row).zero_point as i16);
-                    simd.vectorize(Center { codes, zero_point, width, padded_width, out });
+                    let (codes, center) = (x.row_codes(row), form.center(x.qparams(row)) as i16);
+                    simd.vectorize(Center { codes, center, width, padded_width, out });
                 });
             }
             (Input::Float(x, rows), Values::Same) => self.stride = x.len() / rows,
@@ -108,10 +143,10 @@ impl Arranged {
                 });
             }
         }
-        if let (true, Input::Quantized(x)) = (form.sums, x) {
+        if let (Some(factor), Input::Quantized(x)) = (form.sums, x) {
             for_each_row(&mut self.sums, x.rows(), groups, |row, out| {
-                let (codes, zero_point) = (x.row_codes(row), x.qparams(row).zero_point);
-                simd.vectorize(SumGroups { codes, zero_point, width, out });
+                let (codes, center) = (x.row_codes(row), form.center(x.qparams(row)));
+                simd.vectorize(SumGroups { codes, center, factor, width, out });
             });
         }
     }
@@ -121,11 +156,12 @@ impl Arranged {
         let rows = source.rows();
         let codes = match self.form.map(|form| form.values) {
             Some(Values::Centered) => Codes::Centered(&self.centered[..rows * self.stride]),
-            Some(Values::Padded) => Codes::Bytes(&self.bytes[..rows * self.stride]),
+            Some(Values::Padded | Values::Signed) => Codes::Bytes(&self.bytes[..rows * self.stride]),
             Some(Values::Same) | None => Codes::Bytes(source.padded().0),
         };
         let groups = self.form.map_or(1, |form| form.groups);
-        Inputs { source, codes, stride: self.stride, groups, sums: &self.sums }
+        let has_sums = self.form.is_some_and(|form| form.sums.is_some());
+        Inputs { source, codes, stride: self.stride, groups, has_sums, sums: &self.sums }
     }
 
     /// The floats as the kernel reads them. `source` is the input that this was filled with.
@@ -171,10 +207,32 @@ fn scatter<T: Copy>(row: &[T], width: usize, padded: usize, fill: T, out: &mut [
     }
 }
 
-/// Subtracts the zero point from the codes of a row and puts them where kernels expect them; zeros elsewhere.
+/// Subtracts [`MIDDLE`] from the codes of a row and puts them where kernels expect them; zeros elsewhere.
+struct Sign<'a> {
+    codes: &'a [u8],
+    width: usize,
+    padded_width: usize,
+    out: &'a mut [u8],
+}
+
+impl Op for Sign<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { codes, width, padded_width, out } = self;
+        for (codes, out) in codes.chunks(width).zip(out.chunks_mut(padded_width)) {
+            let (out, padding) = out.split_at_mut(codes.len());
+            padding.fill(0);
+            for (out, &code) in out.iter_mut().zip(codes) {
+                *out = code ^ MIDDLE as u8;
+            }
+        }
+    }
+}
+
+/// Subtracts the center from the codes of a row and puts them where kernels expect them; zeros elsewhere.
 struct Center<'a> {
     codes: &'a [u8],
-    zero_point: i16,
+    center: i16,
     width: usize,
     padded_width: usize,
     out: &'a mut [i16],
@@ -183,21 +241,22 @@ struct Center<'a> {
 impl Op for Center<'_> {
     #[inline(always)]
     fn run(self) {
-        let Self { codes, zero_point, width, padded_width, out } = self;
+        let Self { codes, center, width, padded_width, out } = self;
         for (codes, out) in codes.chunks(width).zip(out.chunks_mut(padded_width)) {
             let (out, padding) = out.split_at_mut(codes.len());
             padding.fill(0);
             for (out, &code) in out.iter_mut().zip(codes) {
-                *out = i16::from(code) - zero_point;
+                *out = i16::from(code) - center;
             }
         }
     }
 }
 
-/// Sums of a row's codes less the zero point, by group.
+/// Sums of a row's codes less the center, by group, times a factor.
 struct SumGroups<'a> {
     codes: &'a [u8],
-    zero_point: i32,
+    center: i32,
+    factor: i32,
     width: usize,
     out: &'a mut [i32],
 }
@@ -205,10 +264,11 @@ struct SumGroups<'a> {
 impl Op for SumGroups<'_> {
     #[inline(always)]
     fn run(self) {
-        let Self { codes, zero_point, width, out } = self;
+        let Self { codes, center, factor, width, out } = self;
         for (codes, out) in codes.chunks(width).zip(out) {
             let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
-            *out = sum - zero_point * codes.len() as i32;
+            // A sum of products: modulo 2^32, as all of them.
+            *out = (sum - center * codes.len() as i32).wrapping_mul(factor);
         }
     }
 }
@@ -221,13 +281,14 @@ pub(crate) struct Inputs<'a> {
     /// Codes from row to row.
     stride: usize,
     groups: usize,
+    has_sums: bool,
     sums: &'a [i32],
 }
 
 #[derive(Clone, Copy)]
 enum Codes<'a> {
     Bytes(&'a [u8]),
-    /// Less the zero point.
+    /// Less the center.
     Centered(&'a [i16]),
 }
 
@@ -255,10 +316,10 @@ impl Inputs<'_> {
         self.source.qparams(row).zero_point
     }
 
-    /// Sum of a group of a row, less zero points.
+    /// Sums of the groups of a row, less the center, times what was asked for; none where that is nothing.
     #[inline(always)]
-    pub(crate) fn group_sum(&self, row: usize, group: usize) -> i32 {
-        self.sums[row * self.groups + group]
+    pub(crate) fn group_sums(&self, row: usize) -> Option<&[i32]> {
+        self.has_sums.then(|| &self.sums[row * self.groups..][..self.groups])
     }
 }
 

@@ -1,4 +1,5 @@
-//! 8-bit inputs times integer weights, summed exactly in 32 bits.
+//! 8-bit inputs times integer weights, summed exactly in 32 bits, and rows of one group; `grouped` has rows of
+//! several.
 //!
 //! With `x` an input code, `w` a stored weight code and `X`, `W` their zero points as stored,
 //!
@@ -6,9 +7,9 @@
 //! sum (x - X)(w - W)  =  sum x w  -  X sum w  -  W sum (x - X)
 //! ```
 //!
-//! The first sum is what the instructions compute, the second is precomputed for rows of one group and
-//! else summed beside the first, the third is computed once per input row and group. All arithmetic wraps
-//! modulo 2^32, so that only the result has to fit, which packing has made sure of.
+//! The first sum is what the instructions compute, the second is known when weights are packed, the third is
+//! computed once per input row. All arithmetic wraps modulo 2^32, so that only the result has to fit, which
+//! packing has made sure of.
 
 #![allow(
     clippy::needless_range_loop,
@@ -17,7 +18,7 @@
 )]
 
 use super::SharedOut;
-use super::blocked::{Blocked, LaneScales};
+use super::blocked::{Blocked, stored_offset};
 use super::driver::Job;
 use super::inputs::Inputs;
 use super::simd::{LANES, LINE_BYTES, Simd};
@@ -33,10 +34,14 @@ const SIGNED_ROWS: usize = 4;
 
 /// Where results go. The caller of its methods is the task that owns the rows and blocks.
 pub(crate) trait Output: Sync {
-    /// Takes the sums of a group.
+    /// Whether it takes sums.
+    const SUMS: bool;
+
+    /// Takes the exact sums of a group.
     fn sums<S: Simd, const M: usize, const NB: usize>(
         &self,
         simd: S,
+        w: &Blocked,
         row: usize,
         blocks: [usize; NB],
         group: usize,
@@ -46,6 +51,7 @@ pub(crate) trait Output: Sync {
     fn results<S: Simd, const M: usize, const NB: usize>(
         &self,
         simd: S,
+        w: &Blocked,
         row: usize,
         blocks: [usize; NB],
         x: &Inputs<'_>,
@@ -57,14 +63,16 @@ pub(crate) trait Output: Sync {
 pub(crate) struct Floats<'a> {
     pub(crate) out: SharedOut<'a, f32>,
     pub(crate) bias: Option<&'a [f32]>,
-    pub(crate) rows: usize,
 }
 
 impl Output for Floats<'_> {
+    const SUMS: bool = false;
+
     #[inline(always)]
     fn sums<S: Simd, const M: usize, const NB: usize>(
         &self,
         _: S,
+        _: &Blocked,
         _: usize,
         _: [usize; NB],
         _: usize,
@@ -76,6 +84,7 @@ impl Output for Floats<'_> {
     fn results<S: Simd, const M: usize, const NB: usize>(
         &self,
         simd: S,
+        w: &Blocked,
         row: usize,
         blocks: [usize; NB],
         x: &Inputs<'_>,
@@ -88,22 +97,23 @@ impl Output for Floats<'_> {
                 y[i][b] = simd.fma_f32(results[i][b], simd.splat_f32(x.scale(row + i)), bias);
             }
         }
-        store_tile(simd, &self.out, self.rows, row, blocks, &y);
+        store_tile(simd, &self.out, w.rows(), row, blocks, &y);
     }
 }
 
 /// `[m, rows, groups]` integers.
 pub(crate) struct Sums<'a> {
     pub(crate) out: SharedOut<'a, i32>,
-    pub(crate) rows: usize,
-    pub(crate) groups: usize,
 }
 
 impl Output for Sums<'_> {
+    const SUMS: bool = true;
+
     #[inline(always)]
     fn sums<S: Simd, const M: usize, const NB: usize>(
         &self,
         simd: S,
+        w: &Blocked,
         row: usize,
         blocks: [usize; NB],
         group: usize,
@@ -117,8 +127,8 @@ impl Output for Sums<'_> {
         }
         for (i, lanes) in lanes.iter().enumerate() {
             for (&block, lanes) in blocks.iter().zip(lanes) {
-                for (lane, sum) in lanes.iter().enumerate().take(self.rows - block * LANES) {
-                    let at = ((row + i) * self.rows + block * LANES + lane) * self.groups + group;
+                for (lane, sum) in lanes.iter().enumerate().take(w.rows() - block * LANES) {
+                    let at = ((row + i) * w.rows() + block * LANES + lane) * w.groups_per_row() + group;
                     // SAFETY: the driver gives each row and block to one task, and with it these cells.
                     unsafe { self.out.write(at, &[*sum]) };
                 }
@@ -130,6 +140,7 @@ impl Output for Sums<'_> {
     fn results<S: Simd, const M: usize, const NB: usize>(
         &self,
         _: S,
+        _: &Blocked,
         _: usize,
         _: [usize; NB],
         _: &Inputs<'_>,
@@ -149,23 +160,20 @@ impl<O: Output> Job for IntegerJob<'_, O> {
     /// Integers may be added in any order, so that one block can have several sums.
     const SIDE_BY_SIDE: bool = false;
 
-    fn has_narrow_groups(&self) -> bool {
-        !self.w.has_sums()
+    fn is_grouped(&self) -> bool {
+        self.w.is_grouped()
     }
 
     #[inline(always)]
     fn strip<S: Simd, const M: usize, const NB: usize>(&self, simd: S, row: usize, blocks: [usize; NB]) {
-        match (self.w.scheme().bits, self.w.has_sums()) {
-            (Bits::Int8, true) => self.tile::<S, M, NB, NB, false, false>(simd, row, blocks),
-            (Bits::Int4, true) => self.tile::<S, M, NB, NB, true, false>(simd, row, blocks),
-            (Bits::Int8, false) if S::FEW_REGISTERS => {
-                self.tile::<S, M, NB, 1, false, true>(simd, row, blocks);
-            }
-            (Bits::Int4, false) if S::FEW_REGISTERS => {
-                self.tile::<S, M, NB, 1, true, true>(simd, row, blocks);
-            }
-            (Bits::Int8, false) => self.tile::<S, M, NB, NB, false, true>(simd, row, blocks),
-            (Bits::Int4, false) => self.tile::<S, M, NB, NB, true, true>(simd, row, blocks),
+        let lines = blocks.map(|block| self.w.block_lines(block));
+        match self.w.scheme().bits {
+            // SAFETY: these are the lines of the blocks.
+            _ if self.is_grouped() => unsafe {
+                self.grouped_tile::<S, M, NB, false>(simd, row, blocks, lines);
+            },
+            Bits::Int8 => self.tile::<S, M, NB, false>(simd, row, blocks, lines),
+            Bits::Int4 => self.tile::<S, M, NB, true>(simd, row, blocks, lines),
         }
     }
 
@@ -193,105 +201,42 @@ impl<O: Output> Job for IntegerJob<'_, O> {
 }
 
 impl<O: Output> IntegerJob<'_, O> {
-    /// `M` rows by `NB` blocks, `BATCH` blocks at a time within a group. `SUM_WEIGHTS`: weight sums are
-    /// computed here, group by group.
+    /// `M` rows by `NB` blocks of rows of one group.
     #[inline(always)]
-    fn tile<
-        S: Simd,
-        const M: usize,
-        const NB: usize,
-        const BATCH: usize,
-        const INT4: bool,
-        const SUM_WEIGHTS: bool,
-    >(
+    fn tile<S: Simd, const M: usize, const NB: usize, const INT4: bool>(
         &self,
         simd: S,
         row: usize,
         blocks: [usize; NB],
+        lines: [*const u8; NB],
     ) {
-        let w = self.w;
-        let mut x = [std::ptr::null(); M];
-        let mut x_zeros = [0; M];
-        for i in 0..M {
-            x[i] = self.x.row(row + i);
-            x_zeros[i] = self.x.zero_point(row + i);
-        }
-        let mut lines = [std::ptr::null(); NB];
-        for b in 0..NB {
-            lines[b] = w.block_lines(blocks[b]);
-        }
-        let mut results = [[simd.splat_f32(0.0); NB]; M];
-        for group in 0..w.groups_per_row() {
-            for first in (0..NB).step_by(BATCH) {
-                let mut batch = [0; BATCH];
-                let mut batch_lines = [std::ptr::null(); BATCH];
-                for b in 0..BATCH {
-                    batch[b] = blocks[first + b];
-                    batch_lines[b] = lines[first + b];
-                }
-                let place = Place { row, blocks: batch, group, x_zeros: &x_zeros };
-                let sums = self.group::<S, M, BATCH, INT4, SUM_WEIGHTS>(simd, place, x, &mut batch_lines);
-                for b in 0..BATCH {
-                    lines[first + b] = batch_lines[b];
-                    let scale = group_scale(simd, w, batch[b], group);
-                    for i in 0..M {
-                        let sum = simd.to_f32(sums[i][b]);
-                        results[i][first + b] = simd.fma_f32(sum, scale, results[i][first + b]);
-                    }
-                }
-                self.out.sums(simd, row, batch, group, &sums);
-            }
-            let columns = w.padded_columns_of(group);
-            for x in &mut x {
-                *x = x.wrapping_add(if !INT4 && S::CENTERED_INPUT8 { 2 * columns } else { columns });
-            }
-        }
-        self.out.results(simd, row, blocks, &self.x, &results);
-    }
-
-    /// The sums of one group, from the inputs at `x` and the weights at `lines`, which are advanced.
-    #[inline(always)]
-    fn group<S: Simd, const M: usize, const NB: usize, const INT4: bool, const SUM_WEIGHTS: bool>(
-        &self,
-        simd: S,
-        Place { row, blocks, group, x_zeros }: Place<'_, M, NB>,
-        x: [*const u8; M],
-        lines: &mut [*const u8; NB],
-    ) -> [[S::I32; NB]; M] {
         let w = self.w;
         let signed = INT4 && M >= SIGNED_ROWS;
         let centered = !INT4 && S::CENTERED_INPUT8;
         let zero = simd.splat_i32(0);
 
-        let mut zero_points = [zero; NB];
-        for b in 0..NB {
-            if let Some(values) = w.zero_points(blocks[b], group) {
-                zero_points[b] = simd.widen_i8(values);
-            }
-            if INT4 {
-                // INT4 codes are stored plus 8, and so are their zero points in effect.
-                zero_points[b] = simd.add_i32(zero_points[b], simd.splat_i32(8));
-            }
+        let zero_points = blocks.map(|block| stored_zero_points(simd, w, block));
+        let mut x = [std::ptr::null(); M];
+        for i in 0..M {
+            x[i] = self.x.row(row + i);
         }
         let mut run = Run {
             x,
-            lines: *lines,
+            lines,
             zero_bytes: zero_points.map(|zero_points| simd.repeat_byte(zero_points)),
             acc: [[[zero; NB]; M]; CHAINS],
-            weight_sums: [zero; NB],
         };
-        let mut left = w.steps(group);
+        let mut left = w.steps(0);
         if M * NB < CHAINS {
             while left >= CHAINS {
-                run.lines::<CHAINS, INT4, SUM_WEIGHTS>(simd);
+                run.lines::<CHAINS, INT4>(simd);
                 left -= CHAINS;
             }
         }
         for _ in 0..left {
-            run.lines::<1, INT4, SUM_WEIGHTS>(simd);
+            run.lines::<1, INT4>(simd);
         }
-        *lines = run.lines;
-        let Run { acc: [mut acc, others @ ..], mut weight_sums, .. } = run;
+        let Run { acc: [mut acc, others @ ..], .. } = run;
         if M * NB < CHAINS {
             for other in others {
                 for i in 0..M {
@@ -301,54 +246,102 @@ impl<O: Output> IntegerJob<'_, O> {
                 }
             }
         }
+        if !signed {
+            self.apply_weight_zero_points(simd, row, zero_points, &mut acc);
+        }
+        if !centered {
+            let mut code_sums = [zero; NB];
+            for b in 0..NB {
+                code_sums[b] = self.operand_sums(simd, blocks[b], zero_points[b], signed);
+            }
+            self.apply_input_zero_points(simd, row, code_sums, &mut acc);
+        }
+        self.finish(simd, row, blocks, &acc);
+    }
 
-        if !signed && w.needs_input_sums() {
-            for i in 0..M {
-                let x_sum = simd.splat_i32(self.x.group_sum(row + i, group));
+    /// Sums of operands by lane: of stored codes, or if `signed` of codes less zero points.
+    #[inline(always)]
+    pub(super) fn operand_sums<S: Simd>(
+        &self,
+        simd: S,
+        block: usize,
+        zero_points: S::I32,
+        signed: bool,
+    ) -> S::I32 {
+        let sums = simd.load_i32(self.w.code_sums(block));
+        if !signed {
+            return sums;
+        }
+        simd.sub_i32(sums, simd.mul_i32(zero_points, simd.splat_i32(self.w.padded_cols() as i32)))
+    }
+
+    /// Subtracts what the zero points of weights add to a sum of products.
+    #[inline(always)]
+    pub(super) fn apply_weight_zero_points<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        zero_points: [S::I32; NB],
+        acc: &mut [[S::I32; NB]; M],
+    ) {
+        for i in 0..M {
+            if let Some(sums) = self.x.group_sums(row + i) {
+                let x_sum = simd.splat_i32(sums[0]);
                 for b in 0..NB {
                     acc[i][b] = simd.sub_i32(acc[i][b], simd.mul_i32(x_sum, zero_points[b]));
                 }
             }
         }
-        if centered {
-            return acc;
-        }
-        for b in 0..NB {
-            if SUM_WEIGHTS {
-                // Less than 512 codes of at most 128 in magnitude: far below the 2^22 that may be split.
-                weight_sums[b] = simd.split_sums(simd.sub_i32(zero, weight_sums[b]));
-            } else {
-                weight_sums[b] = simd.load_i32(w.sums(blocks[b], group));
-                if signed {
-                    let columns = simd.splat_i32(w.padded_columns_of(group) as i32);
-                    weight_sums[b] = simd.sub_i32(weight_sums[b], simd.mul_i32(zero_points[b], columns));
-                }
-            }
-        }
+    }
+
+    /// Subtracts what the zero points of inputs add to a sum of products.
+    #[inline(always)]
+    pub(super) fn apply_input_zero_points<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        operand_sums: [S::I32; NB],
+        acc: &mut [[S::I32; NB]; M],
+    ) {
         for i in 0..M {
-            let x_zero = x_zeros[i];
+            let x_zero = simd.splat_i32(self.x.zero_point(row + i));
             for b in 0..NB {
-                acc[i][b] = if SUM_WEIGHTS {
-                    simd.add_scaled(acc[i][b], weight_sums[b], x_zero)
-                } else {
-                    simd.sub_i32(acc[i][b], simd.mul_i32(simd.splat_i32(x_zero), weight_sums[b]))
-                };
+                acc[i][b] = simd.sub_i32(acc[i][b], simd.mul_i32(x_zero, operand_sums[b]));
             }
         }
-        acc
+    }
+
+    /// Scales sums of whole rows and hands them over.
+    #[inline(always)]
+    pub(super) fn finish<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        blocks: [usize; NB],
+        acc: &[[S::I32; NB]; M],
+    ) {
+        if O::SUMS {
+            self.out.sums(simd, self.w, row, blocks, 0, acc);
+        }
+        let mut results = [[simd.splat_f32(0.0); NB]; M];
+        for b in 0..NB {
+            let scale = self.w.scales(blocks[b]).load(simd, 0);
+            for i in 0..M {
+                results[i][b] = simd.fma_f32(simd.to_f32(acc[i][b]), scale, results[i][b]);
+            }
+        }
+        self.out.results(simd, self.w, row, blocks, &self.x, &results);
     }
 }
 
-/// Scales of a block's group.
+/// Zero points of the codes as they are stored, for rows of one group.
 #[inline(always)]
-pub(super) fn group_scale<S: Simd>(simd: S, w: &Blocked, block: usize, group: usize) -> S::F32 {
-    match w.scales(block, group) {
-        LaneScales::F32(values) => simd.load_f32(values),
-        LaneScales::F16(values) => simd.load_f16(values),
-    }
+pub(super) fn stored_zero_points<S: Simd>(simd: S, w: &Blocked, block: usize) -> S::I32 {
+    let offset = simd.splat_i32(stored_offset(w.scheme().bits));
+    w.zero_points(block).map_or(offset, |values| simd.add_i32(simd.widen_i8(&values[0]), offset))
 }
 
-/// The state of multiplying a group.
+/// The state of multiplying rows of one group.
 struct Run<S: Simd, const M: usize, const NB: usize> {
     /// The inputs that the next line multiplies.
     x: [*const u8; M],
@@ -358,29 +351,23 @@ struct Run<S: Simd, const M: usize, const NB: usize> {
     zero_bytes: [S::Bytes; NB],
     /// Several sums for the same outputs: where rows and blocks are few, one alone would wait for itself.
     acc: [[[S::I32; NB]; M]; CHAINS],
-    weight_sums: [S::I32; NB],
 }
 
 impl<S: Simd, const M: usize, const NB: usize> Run<S, M, NB> {
     /// Multiplies `COUNT` lines of each block, each adding to sums of its own.
     #[inline(always)]
-    fn lines<const COUNT: usize, const INT4: bool, const SUM_WEIGHTS: bool>(&mut self, simd: S) {
+    fn lines<const COUNT: usize, const INT4: bool>(&mut self, simd: S) {
         let signed = INT4 && M >= SIGNED_ROWS;
         let centered = !INT4 && S::CENTERED_INPUT8;
         let parts = if INT4 || centered { 2 } else { 1 };
-        // At most 4 lines of two codes of at most 15 in magnitude: a byte holds their sum.
-        let mut code_sums = [simd.zero_bytes(); NB];
         for number in 0..COUNT {
             let mut line = [simd.zero_bytes(); NB];
             for b in 0..NB {
                 let at = self.lines[b].wrapping_add(number * LINE_BYTES);
                 simd.prefetch(at.wrapping_add(PREFETCH_BYTES));
-                // SAFETY: `lines[b]` starts at a block's first line and advances with the lines read; the
-                // steps of all groups are the lines of a block.
+                // SAFETY: `lines[b]` starts at a block's first line and advances with the lines read, of which
+                // there are as many as steps.
                 line[b] = unsafe { simd.load_line(at) };
-                if SUM_WEIGHTS && !INT4 && !centered {
-                    self.weight_sums[b] = simd.sum_bytes(self.weight_sums[b], line[b]);
-                }
             }
             for part in 0..parts {
                 let mut codes = [simd.zero_bytes(); NB];
@@ -392,9 +379,6 @@ impl<S: Simd, const M: usize, const NB: usize> Run<S, M, NB> {
                     };
                     if signed {
                         codes[b] = simd.sub_bytes(codes[b], self.zero_bytes[b]);
-                    }
-                    if INT4 && SUM_WEIGHTS {
-                        code_sums[b] = simd.add_bytes(code_sums[b], codes[b]);
                     }
                 }
                 // With several lines at a time, the two parts of INT4 need not add to the same sums either.
@@ -418,21 +402,9 @@ impl<S: Simd, const M: usize, const NB: usize> Run<S, M, NB> {
         }
         for b in 0..NB {
             self.lines[b] = self.lines[b].wrapping_add(COUNT * LINE_BYTES);
-            if INT4 && SUM_WEIGHTS {
-                self.weight_sums[b] = simd.sum_bytes(self.weight_sums[b], code_sums[b]);
-            }
         }
         for i in 0..M {
             self.x[i] = self.x[i].wrapping_add(COUNT * parts * 4);
         }
     }
-}
-
-/// Where a group of a tile lies.
-#[derive(Clone, Copy)]
-struct Place<'a, const M: usize, const NB: usize> {
-    row: usize,
-    blocks: [usize; NB],
-    group: usize,
-    x_zeros: &'a [i32; M],
 }

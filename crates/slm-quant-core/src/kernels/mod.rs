@@ -11,7 +11,8 @@
 //! | `inputs` | inputs in the form in which vector kernels read them |
 //! | `simd` | the vector operations that kernels are written in |
 //! | `avx2`, `avx512vnni` | those operations in one instruction set each |
-//! | `integer`, `float` | a tile of the product, with 8-bit and with float inputs |
+//! | `integer`, `grouped` | a tile of the product with 8-bit inputs: one group to a row, or several |
+//! | `float` | a tile of the product with float inputs |
 //! | `pages` | memory for weights |
 //! | `unpacked` | a tile of many rows on weights unpacked beforehand |
 //! | `driver` | tiles |
@@ -36,6 +37,8 @@ mod blocked;
 mod driver;
 #[cfg(target_arch = "x86_64")]
 mod float;
+#[cfg(target_arch = "x86_64")]
+mod grouped;
 #[cfg(target_arch = "x86_64")]
 mod inputs;
 #[cfg(target_arch = "x86_64")]
@@ -82,6 +85,10 @@ use shared_out::SharedOut;
 
 /// Rows of weights in a unit of work.
 pub(crate) const UNIT_ROWS: usize = 16;
+
+/// What input codes are taken less of in products with weights of several groups to a row, whatever their
+/// zero point: the middle, so that 8 bits hold the difference. [`crate::linear`] says how.
+const MIDDLE: i32 = 128;
 
 /// The input of a product.
 #[derive(Debug, Clone, Copy)]

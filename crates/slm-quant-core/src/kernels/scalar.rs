@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::team::for_each_task;
-use super::{Input, Kernel, Part, QuantizedActivations, SharedOut, UNIT_ROWS, Workspace};
-use crate::QuantizedMatrix;
+use super::{Input, Kernel, MIDDLE, Part, QuantizedActivations, SharedOut, UNIT_ROWS, Workspace};
+use crate::{QParams, QuantizedMatrix};
 
 /// Portable kernel.
 #[derive(Debug, Clone, Copy)]
@@ -23,13 +23,20 @@ impl Kernel for Scalar {
         let Part { x, bias, out, rows, units, .. } = part;
         match x {
             Input::Quantized(x) => {
-                let centered = centered(x, rows.clone());
+                let grouped = w.groups_per_row() > 1;
+                let center = |i| if grouped { MIDDLE } else { x.qparams(i).zero_point };
+                let centered = centered(x, rows.clone(), center);
                 for_each_row(w, units, |n, codes, scales| {
+                    let weights = grouped.then(|| scaled_sum(w, codes, scales));
                     for (i, x_row) in rows.clone().zip(centered.chunks_exact(x.cols())) {
-                        let sum = groups(w, x_row, codes)
+                        let QParams { scale: x_scale, zero_point } = x.qparams(i);
+                        let mut sum = groups(w, x_row, codes)
                             .zip(scales)
                             .fold(0.0f32, |sum, (acc, &scale)| (acc as f32).mul_add(scale, sum));
-                        let y = sum.mul_add(x.qparams(i).scale, bias.map_or(0.0, |b| b[n]));
+                        if let Some(weights) = weights {
+                            sum = weights.mul_add((MIDDLE - zero_point) as f32, sum);
+                        }
+                        let y = sum.mul_add(x_scale, bias.map_or(0.0, |b| b[n]));
                         // SAFETY: cell `n` of row `i` is written by the part that has both, only.
                         unsafe { out.write(i * w.rows() + n, &[y]) }
                     }
@@ -52,7 +59,7 @@ impl Kernel for Scalar {
     }
 
     fn accumulate(self, x: &QuantizedActivations, w: &QuantizedMatrix, out: &mut [i32]) {
-        let centered = centered(x, 0..x.rows());
+        let centered = centered(x, 0..x.rows(), |i| x.qparams(i).zero_point);
         let out = SharedOut::new(out);
         let count = w.groups_per_row();
         for_each_task(w.rows().div_ceil(UNIT_ROWS), |unit| {
@@ -68,13 +75,22 @@ impl Kernel for Scalar {
     }
 }
 
-/// Input codes less their zero points, which fit 16 bits.
-fn centered(x: &QuantizedActivations, rows: Range<usize>) -> Vec<i16> {
+/// Input codes less the center of their row, which fit 16 bits.
+fn centered(x: &QuantizedActivations, rows: Range<usize>, center: impl Fn(usize) -> i32) -> Vec<i16> {
     rows.flat_map(|i| {
-        let zero_point = x.qparams(i).zero_point as i16;
-        x.row_codes(i).iter().map(move |&code| i16::from(code) - zero_point)
+        let center = center(i) as i16;
+        x.row_codes(i).iter().map(move |&code| i16::from(code) - center)
     })
     .collect()
+}
+
+/// The sum of a row of weights: of each group as an integer, then scaled.
+fn scaled_sum(w: &QuantizedMatrix, codes: &[i16], scales: &[f32]) -> f32 {
+    let groups = codes.chunks(w.group_width()).zip(scales);
+    groups.fold(0.0, |sum, (codes, &scale)| {
+        let weights: i32 = codes.iter().map(|&code| i32::from(code)).sum();
+        (weights as f32).mul_add(scale, sum)
+    })
 }
 
 /// One exact integer sum per group. Both factors lie in `[-255, 255]`, and packing refused widths whose

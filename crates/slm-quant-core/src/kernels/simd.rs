@@ -12,6 +12,9 @@ pub(crate) const LANES: usize = super::UNIT_ROWS;
 /// Bytes of a line: for each of the 16 lanes 4 bytes, which hold 4 INT8 or 8 INT4 codes.
 pub(crate) const LINE_BYTES: usize = 64;
 
+/// Lines of INT4 codes that are multiplied before their sums are added in 32 bits.
+pub(crate) const NIBBLE_LINES: usize = 4;
+
 /// An instruction set. A value exists only where the processor has the instructions, which is what makes
 /// the safe methods safe.
 pub(crate) trait Simd: Copy + Send + Sync {
@@ -21,13 +24,15 @@ pub(crate) trait Simd: Copy + Send + Sync {
     type I32: Copy;
     /// 16 floats.
     type F32: Copy;
+    /// Sums of products of INT4 codes that are not yet 16 sums in 32 bits.
+    type NibbleSums: Copy;
 
-    /// Whether INT8 products take inputs as 16-bit codes less their zero point; if not, as 8-bit codes.
-    /// INT4 products always take 8-bit codes.
+    /// Whether INT8 products take inputs as 16-bit differences from a center; if not, as 8-bit codes.
+    /// INT4 products always take 8 bits.
     const CENTERED_INPUT8: bool;
 
-    /// Whether registers are so few that decode should finish one block's group before the next block's.
-    const FEW_REGISTERS: bool;
+    /// What [`Simd::signed_operand8`] adds to a code.
+    const OFFSET8: i32;
 
     /// Runs `op` in a function that has the instructions enabled.
     fn vectorize<O: Op>(self, op: O);
@@ -61,9 +66,6 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn sub_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     /// The integer of each lane, which must be in `[0, 255]`, as each of the lane's bytes.
     fn repeat_byte(self, values: Self::I32) -> Self::Bytes;
-    /// Adds bytes, wrapping.
-    fn add_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
-
     /// Prepares for [`Simd::dot8`] the INT8 codes that one 32-bit word of input multiplies: all 4 of each
     /// lane, or with [`Simd::CENTERED_INPUT8`] the first 2 (`part` 0) or last 2 (`part` 1).
     fn operand8(self, line: Self::Bytes, part: usize) -> Self::Bytes;
@@ -72,14 +74,40 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `x` must point to 4 readable bytes: 2 `i16` if [`Simd::CENTERED_INPUT8`], 4 `u8` if not.
     unsafe fn dot8(self, acc: Self::I32, x: *const u8, w: Self::Bytes) -> Self::I32;
-    /// Adds to each lane the sum of its 4 signed bytes.
-    fn sum_bytes(self, acc: Self::I32, w: Self::Bytes) -> Self::I32;
     /// Adds to each lane the products of its 4 signed bytes with the 4 inputs at `x`. The bytes must be at
     /// most 30 in magnitude.
     ///
     /// # Safety
     /// `x` must point to 4 readable bytes.
     unsafe fn dot4(self, acc: Self::I32, x: *const u8, w: Self::Bytes) -> Self::I32;
+
+    /// Prepares for [`Simd::signed_dot8`] as [`Simd::operand8`] does for [`Simd::dot8`]. Codes may get an
+    /// offset, [`Simd::OFFSET8`].
+    fn signed_operand8(self, line: Self::Bytes, part: usize) -> Self::Bytes;
+    /// Adds to each lane the products of an operand with the inputs at `x`.
+    ///
+    /// # Safety
+    /// `x` must point to 4 readable bytes: 2 `i16` of at most 255 in magnitude if
+    /// [`Simd::CENTERED_INPUT8`], 4 `i8` if not.
+    unsafe fn signed_dot8(self, acc: Self::I32, x: *const u8, w: Self::Bytes) -> Self::I32;
+
+    /// No products.
+    fn no_nibble_sums(self) -> Self::NibbleSums;
+    /// The low or `HIGH` nibbles of a line as [`Simd::dot_nibbles`] takes them.
+    fn nibbles<const HIGH: bool>(self, line: Self::Bytes) -> Self::Bytes;
+    /// Adds the products of [`Simd::nibbles`] with the inputs at `x`: for at most [`NIBBLE_LINES`] lines.
+    /// What [`Simd::low_nibbles`] and [`Simd::high_nibbles`] return are low nibbles.
+    ///
+    /// # Safety
+    /// `x` must point to 4 readable `i8`.
+    unsafe fn dot_nibbles<const HIGH: bool>(
+        self,
+        sums: Self::NibbleSums,
+        x: *const u8,
+        w: Self::Bytes,
+    ) -> Self::NibbleSums;
+    /// Adds the sums of each lane.
+    fn add_nibble_sums(self, acc: Self::I32, sums: Self::NibbleSums) -> Self::I32;
 
     /// The same integer in every lane.
     fn splat_i32(self, value: i32) -> Self::I32;
@@ -89,11 +117,6 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// Multiplies, wrapping.
     fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
-    /// Brings sums of less than 2^22 in magnitude into the form that [`Simd::add_scaled`] takes: the low
-    /// seven bits, and the rest in the high half.
-    fn split_sums(self, sums: Self::I32) -> Self::I32;
-    /// Adds `sums * factor`, for a `factor` in `[0, 255]`.
-    fn add_scaled(self, acc: Self::I32, split_sums: Self::I32, factor: i32) -> Self::I32;
     /// Widens 16 bytes.
     fn widen_i8(self, values: &[i8; LANES]) -> Self::I32;
     /// Loads 16 integers.

@@ -15,7 +15,7 @@ impl<S: Simd> Kernel for S {
     const TILE_UNITS: usize = S::TILE_BLOCKS;
 
     fn arrange(self, x: Input<'_>, w: &Blocked, workspace: &mut Workspace) -> usize {
-        let form = Form::new(x, w, S::CENTERED_INPUT8);
+        let form = Form::new(self, x, w);
         workspace.slot(form, |arranged| arranged.fill(self, x, form))
     }
 
@@ -24,7 +24,7 @@ impl<S: Simd> Kernel for S {
         let arranged = workspace.arranged(slot);
         match x {
             Input::Quantized(x) => {
-                let out = Floats { out, bias, rows: w.rows() };
+                let out = Floats { out, bias };
                 driver::run(self, &IntegerJob { x: arranged.codes(x), w, out }, rows, units);
             }
             Input::Float(x, m) => {
@@ -37,8 +37,8 @@ impl<S: Simd> Kernel for S {
     fn accumulate(self, x: &QuantizedActivations, w: &Blocked, out: &mut [i32]) {
         let mut arranged = Arranged::default();
         let input = Input::Quantized(x);
-        arranged.fill(self, input, Form::new(input, w, S::CENTERED_INPUT8));
-        let out = Sums { out: SharedOut::new(out), rows: w.rows(), groups: w.groups_per_row() };
+        arranged.fill(self, input, Form::new(self, input, w));
+        let out = Sums { out: SharedOut::new(out) };
         let job = IntegerJob { x: arranged.codes(x), w, out };
         let per_task = S::TILE_BLOCKS;
         for_each_task(w.blocks().div_ceil(per_task), |task| {
