@@ -64,8 +64,8 @@ impl Simd for Avx2 {
     type Bytes = Ints;
     type I32 = Ints;
     type F32 = Floats;
-    /// Two 16-bit sums in each lane.
-    type NibbleSums = Ints;
+    /// Sums as they were, and two 16-bit sums of products in each lane.
+    type NibbleSums = [Ints; 2];
 
     const CENTERED_INPUT8: bool = true;
     const OFFSET8: i32 = 0;
@@ -175,8 +175,8 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn no_nibble_sums(self) -> Ints {
-        self.zero_bytes()
+    fn start_nibbles(self, sums: Ints) -> [Ints; 2] {
+        [sums, self.zero_bytes()]
     }
 
     #[inline(always)]
@@ -187,28 +187,31 @@ impl Simd for Avx2 {
     /// A pair of products is at most 2 * 15 * 128 = 3,840 in magnitude, and those of four lines, two to a
     /// line, 30,720: all fit 16 bits.
     #[inline(always)]
-    unsafe fn dot_nibbles<const HIGH: bool>(self, sums: Ints, x: *const u8, w: Ints) -> Ints {
+    unsafe fn dot_nibbles<const HIGH: bool>(
+        self,
+        [sums, pairs]: [Ints; 2],
+        x: *const u8,
+        w: Ints,
+    ) -> [Ints; 2] {
         const { assert!(2 * NIBBLE_LINES * 2 * 15 * 128 <= i16::MAX as usize) }
         // SAFETY: the caller's pointer is readable for 4 bytes; the features exist as above.
-        unsafe {
+        let pairs = unsafe {
             let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
             [
-                _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(w[0], x)),
-                _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(w[1], x)),
+                _mm256_add_epi16(pairs[0], _mm256_maddubs_epi16(w[0], x)),
+                _mm256_add_epi16(pairs[1], _mm256_maddubs_epi16(w[1], x)),
             ]
-        }
+        };
+        [sums, pairs]
     }
 
     #[inline(always)]
-    fn add_nibble_sums(self, acc: Ints, sums: Ints) -> Ints {
-        // SAFETY: an `Avx2` exists only where the processor has these instructions.
-        unsafe {
-            let ones = _mm256_set1_epi16(1);
-            [
-                _mm256_add_epi32(acc[0], _mm256_madd_epi16(sums[0], ones)),
-                _mm256_add_epi32(acc[1], _mm256_madd_epi16(sums[1], ones)),
-            ]
-        }
+    fn end_nibbles(self, [sums, pairs]: [Ints; 2]) -> Ints {
+        let ones = simd!(_mm256_set1_epi16(1));
+        simd!([
+            _mm256_add_epi32(sums[0], _mm256_madd_epi16(pairs[0], ones)),
+            _mm256_add_epi32(sums[1], _mm256_madd_epi16(pairs[1], ones)),
+        ])
     }
 
     #[inline(always)]

@@ -41,7 +41,7 @@ impl Simd for Avx512Vnni {
     type Bytes = __m512i;
     type I32 = __m512i;
     type F32 = __m512;
-    /// Those of low nibbles, and sixteen times those of high ones.
+    /// Sums that low nibbles are added to, and sixteen times those of high ones.
     type NibbleSums = [__m512i; 2];
 
     const CENTERED_INPUT8: bool = false;
@@ -136,8 +136,8 @@ impl Simd for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn no_nibble_sums(self) -> [__m512i; 2] {
-        [self.zero_bytes(); 2]
+    fn start_nibbles(self, sums: __m512i) -> [__m512i; 2] {
+        [sums, self.zero_bytes()]
     }
 
     /// High nibbles stay where they are: bytes of sixteen times their value, still unsigned.
@@ -161,9 +161,8 @@ impl Simd for Avx512Vnni {
 
     /// Sums of high nibbles are multiples of 16, so that the shift is exact.
     #[inline(always)]
-    fn add_nibble_sums(self, acc: __m512i, sums: [__m512i; 2]) -> __m512i {
-        let high = simd!(_mm512_srai_epi32::<4>(sums[1]));
-        self.add_i32(acc, self.add_i32(sums[0], high))
+    fn end_nibbles(self, sums: [__m512i; 2]) -> __m512i {
+        self.add_i32(sums[0], simd!(_mm512_srai_epi32::<4>(sums[1])))
     }
 
     #[inline(always)]

@@ -12,6 +12,7 @@
 //! codes plus an `offset` that makes them unsigned, for which `offset * sum (x - 128)` is subtracted from each
 //! group, a number that all rows of weights without zero points share.
 
+// Vectors go through loops, not through closures: those are not compiled with the instructions enabled.
 #![allow(clippy::needless_range_loop, reason = "a tile has a row and a block on every side")]
 
 use super::MIDDLE;
@@ -58,28 +59,28 @@ impl<O: Output> IntegerJob<'_, O> {
         lines: [*const u8; NB],
     ) {
         let w = self.w;
+        let groups = w.groups_per_row();
         let offset = simd.splat_i32(operand_offset::<S>(w));
-        let mut run = Run { x: [std::ptr::null(); M], lines };
-        let mut x_sums = [None; M];
+        let mut run = Run { x: [std::ptr::null(); M], at: 0, lines };
+        let mut x_sums: [&[i32]; M] = [&[]; M];
         for i in 0..M {
             run.x[i] = self.x.row(row + i);
-            x_sums[i] = self.x.group_sums(row + i);
+            x_sums[i] = &self.x.group_sums(row + i)[..groups];
         }
         let scales = blocks.map(|block| w.scales(block));
         let zero_points = blocks.map(|block| w.zero_points(block));
         let mut results = [[simd.splat_f32(0.0); NB]; M];
-        for group in 0..w.groups_per_row() {
+        for group in 0..groups {
             let mut acc = [[simd.splat_i32(0); NB]; M];
             for i in 0..M {
-                let x_sum = simd.splat_i32(x_sums[i].map_or(0, |sums| sums[group]));
-                for b in 0..NB {
-                    acc[i][b] = match zero_points[b] {
-                        None => x_sum,
-                        Some(values) => {
-                            let zero_points = simd.add_i32(simd.widen_i8(&values[group]), offset);
-                            simd.mul_i32(zero_points, x_sum)
-                        }
-                    };
+                acc[i] = [simd.splat_i32(x_sums[i][group]); NB];
+            }
+            for b in 0..NB {
+                if let Some(values) = zero_points[b] {
+                    let zero_points = simd.add_i32(simd.widen_i8(&values[group]), offset);
+                    for i in 0..M {
+                        acc[i][b] = simd.mul_i32(zero_points, acc[i][b]);
+                    }
                 }
             }
             let mut left = w.steps(group);
@@ -131,6 +132,8 @@ impl<O: Output> IntegerJob<'_, O> {
 /// What is multiplied next.
 struct Run<const M: usize, const NB: usize> {
     x: [*const u8; M],
+    /// How far each of `x` has been read.
+    at: usize,
     lines: [*const u8; NB],
 }
 
@@ -145,52 +148,57 @@ impl<const M: usize, const NB: usize> Run<M, NB> {
         simd: S,
         acc: &mut [[S::I32; NB]; M],
     ) {
-        let mut sums = [[simd.no_nibble_sums(); NB]; M];
-        for number in 0..COUNT {
-            let mut low = [simd.zero_bytes(); NB];
-            let mut high = [simd.zero_bytes(); NB];
+        let mut sums = [[simd.start_nibbles(simd.splat_i32(0)); NB]; M];
+        for i in 0..M {
             for b in 0..NB {
-                // SAFETY: by this function's contract.
-                unsafe {
-                    if UNPACKED {
-                        let at = self.lines[b].wrapping_add(OPERANDS * number * LINE_BYTES);
-                        low[b] = simd.load_line(at);
-                        high[b] = simd.load_line(at.wrapping_add(LINE_BYTES));
-                    } else {
-                        let at = self.lines[b].wrapping_add(number * LINE_BYTES);
-                        simd.prefetch(at.wrapping_add(PREFETCH_BYTES));
-                        let line = simd.load_line(at);
-                        low[b] = simd.nibbles::<false>(line);
-                        high[b] = simd.nibbles::<true>(line);
-                    }
+                sums[i][b] = simd.start_nibbles(acc[i][b]);
+            }
+        }
+        for number in 0..COUNT {
+            let mut line = [simd.zero_bytes(); NB];
+            for b in 0..NB {
+                if !UNPACKED {
+                    let at = self.lines[b].wrapping_add(number * LINE_BYTES);
+                    simd.prefetch(at.wrapping_add(PREFETCH_BYTES));
+                    // SAFETY: by this function's contract.
+                    line[b] = unsafe { simd.load_line(at) };
                 }
             }
-            for i in 0..M {
-                let x = self.x[i].wrapping_add(8 * number);
+            for half in 0..OPERANDS {
+                let mut codes = line;
                 for b in 0..NB {
-                    // SAFETY: by this function's contract; unpacked nibbles are low ones.
-                    unsafe {
-                        sums[i][b] = simd.dot_nibbles::<false>(sums[i][b], x, low[b]);
-                    }
+                    codes[b] = match half {
+                        // SAFETY: by this function's contract.
+                        _ if UNPACKED => unsafe {
+                            simd.load_line(
+                                self.lines[b].wrapping_add((OPERANDS * number + half) * LINE_BYTES),
+                            )
+                        },
+                        0 => simd.nibbles::<false>(line[b]),
+                        _ => simd.nibbles::<true>(line[b]),
+                    };
                 }
-                for b in 0..NB {
-                    // SAFETY: as above.
-                    unsafe {
-                        sums[i][b] = if UNPACKED {
-                            simd.dot_nibbles::<false>(sums[i][b], x.wrapping_add(4), high[b])
-                        } else {
-                            simd.dot_nibbles::<true>(sums[i][b], x.wrapping_add(4), high[b])
+                for i in 0..M {
+                    let x = self.x[i].wrapping_add(self.at + 4 * (OPERANDS * number + half));
+                    for b in 0..NB {
+                        // SAFETY: by this function's contract; nibbles that have been unpacked are low ones.
+                        sums[i][b] = unsafe {
+                            if UNPACKED || half == 0 {
+                                simd.dot_nibbles::<false>(sums[i][b], x, codes[b])
+                            } else {
+                                simd.dot_nibbles::<true>(sums[i][b], x, codes[b])
+                            }
                         };
                     }
                 }
             }
         }
         for i in 0..M {
-            self.x[i] = self.x[i].wrapping_add(8 * COUNT);
             for b in 0..NB {
-                acc[i][b] = simd.add_nibble_sums(acc[i][b], sums[i][b]);
+                acc[i][b] = simd.end_nibbles(sums[i][b]);
             }
         }
+        self.at += 4 * OPERANDS * COUNT;
         for b in 0..NB {
             let lines = if UNPACKED { OPERANDS * COUNT } else { COUNT };
             self.lines[b] = self.lines[b].wrapping_add(lines * LINE_BYTES);
@@ -208,31 +216,28 @@ impl<const M: usize, const NB: usize> Run<M, NB> {
             let mut codes = [simd.zero_bytes(); NB];
             for b in 0..NB {
                 // SAFETY: by this function's contract.
-                unsafe {
-                    codes[b] = if UNPACKED {
+                codes[b] = unsafe {
+                    if UNPACKED {
                         simd.load_line(self.lines[b].wrapping_add(part * LINE_BYTES))
                     } else {
                         simd.signed_operand8(simd.load_line(self.lines[b]), part)
-                    };
-                }
+                    }
+                };
             }
             for i in 0..M {
+                let x = self.x[i].wrapping_add(self.at + 4 * part);
                 for b in 0..NB {
                     // SAFETY: by this function's contract.
-                    unsafe {
-                        acc[i][b] = simd.signed_dot8(acc[i][b], self.x[i].wrapping_add(4 * part), codes[b]);
-                    }
+                    acc[i][b] = unsafe { simd.signed_dot8(acc[i][b], x, codes[b]) };
                 }
             }
         }
-        for i in 0..M {
-            self.x[i] = self.x[i].wrapping_add(4 * parts);
-        }
+        self.at += 4 * parts;
         for b in 0..NB {
             if !UNPACKED {
                 simd.prefetch(self.lines[b].wrapping_add(PREFETCH_BYTES));
             }
-            let lines = if UNPACKED { parts } else { 1 };
+            let lines = if UNPACKED { OPERANDS } else { 1 };
             self.lines[b] = self.lines[b].wrapping_add(lines * LINE_BYTES);
         }
     }

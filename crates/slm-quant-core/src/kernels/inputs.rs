@@ -73,10 +73,9 @@ impl Form {
 
 /// What sums of codes less the center have to be multiplied with; none where they are not needed.
 fn input_sums<S: Simd>(w: &Blocked) -> Option<i32> {
-    let offset = operand_offset::<S>(w);
     match w.scheme().mapping {
         Mapping::Affine if w.is_grouped() => Some(-1),
-        _ if w.is_grouped() => (offset != 0).then_some(-offset),
+        _ if w.is_grouped() => Some(-operand_offset::<S>(w)),
         Mapping::Affine => Some(1),
         _ => (w.scheme().bits == Bits::Int4).then_some(1),
     }
@@ -316,10 +315,10 @@ impl Inputs<'_> {
         self.source.qparams(row).zero_point
     }
 
-    /// Sums of the groups of a row, less the center, times what was asked for; none where that is nothing.
+    /// Sums of the groups of a row, less the center, times what was asked for; empty where that is nothing.
     #[inline(always)]
-    pub(crate) fn group_sums(&self, row: usize) -> Option<&[i32]> {
-        self.has_sums.then(|| &self.sums[row * self.groups..][..self.groups])
+    pub(crate) fn group_sums(&self, row: usize) -> &[i32] {
+        if self.has_sums { &self.sums[row * self.groups..][..self.groups] } else { &[] }
     }
 }
 

@@ -215,17 +215,17 @@ impl<O: Output> IntegerJob<'_, O> {
         let centered = !INT4 && S::CENTERED_INPUT8;
         let zero = simd.splat_i32(0);
 
-        let zero_points = blocks.map(|block| stored_zero_points(simd, w, block));
+        let mut zero_points = [zero; NB];
+        let mut zero_bytes = [simd.zero_bytes(); NB];
+        for b in 0..NB {
+            zero_points[b] = stored_zero_points(simd, w, blocks[b]);
+            zero_bytes[b] = simd.repeat_byte(zero_points[b]);
+        }
         let mut x = [std::ptr::null(); M];
         for i in 0..M {
             x[i] = self.x.row(row + i);
         }
-        let mut run = Run {
-            x,
-            lines,
-            zero_bytes: zero_points.map(|zero_points| simd.repeat_byte(zero_points)),
-            acc: [[[zero; NB]; M]; CHAINS],
-        };
+        let mut run = Run { x, lines, zero_bytes, acc: [[[zero; NB]; M]; CHAINS] };
         let mut left = w.steps(0);
         if M * NB < CHAINS {
             while left >= CHAINS {
@@ -285,8 +285,8 @@ impl<O: Output> IntegerJob<'_, O> {
         acc: &mut [[S::I32; NB]; M],
     ) {
         for i in 0..M {
-            if let Some(sums) = self.x.group_sums(row + i) {
-                let x_sum = simd.splat_i32(sums[0]);
+            if let Some(&sum) = self.x.group_sums(row + i).first() {
+                let x_sum = simd.splat_i32(sum);
                 for b in 0..NB {
                     acc[i][b] = simd.sub_i32(acc[i][b], simd.mul_i32(x_sum, zero_points[b]));
                 }
@@ -338,7 +338,10 @@ impl<O: Output> IntegerJob<'_, O> {
 #[inline(always)]
 pub(super) fn stored_zero_points<S: Simd>(simd: S, w: &Blocked, block: usize) -> S::I32 {
     let offset = simd.splat_i32(stored_offset(w.scheme().bits));
-    w.zero_points(block).map_or(offset, |values| simd.add_i32(simd.widen_i8(&values[0]), offset))
+    match w.zero_points(block) {
+        None => offset,
+        Some(values) => simd.add_i32(simd.widen_i8(&values[0]), offset),
+    }
 }
 
 /// The state of multiplying rows of one group.

@@ -91,8 +91,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// [`Simd::CENTERED_INPUT8`], 4 `i8` if not.
     unsafe fn signed_dot8(self, acc: Self::I32, x: *const u8, w: Self::Bytes) -> Self::I32;
 
-    /// No products.
-    fn no_nibble_sums(self) -> Self::NibbleSums;
+    /// Sums to which products of nibbles are added.
+    fn start_nibbles(self, sums: Self::I32) -> Self::NibbleSums;
     /// The low or `HIGH` nibbles of a line as [`Simd::dot_nibbles`] takes them.
     fn nibbles<const HIGH: bool>(self, line: Self::Bytes) -> Self::Bytes;
     /// Adds the products of [`Simd::nibbles`] with the inputs at `x`: for at most [`NIBBLE_LINES`] lines.
@@ -106,8 +106,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
         x: *const u8,
         w: Self::Bytes,
     ) -> Self::NibbleSums;
-    /// Adds the sums of each lane.
-    fn add_nibble_sums(self, acc: Self::I32, sums: Self::NibbleSums) -> Self::I32;
+    /// The sums with the products that were added.
+    fn end_nibbles(self, sums: Self::NibbleSums) -> Self::I32;
 
     /// The same integer in every lane.
     fn splat_i32(self, value: i32) -> Self::I32;

@@ -142,7 +142,10 @@ impl<O: Output> IntegerJob<'_, O> {
             }
             at += 4 * OPERANDS;
         }
-        let zero_points = blocks.map(|block| stored_zero_points(simd, self.w, block));
+        let mut zero_points = [simd.splat_i32(0); NB];
+        for b in 0..NB {
+            zero_points[b] = stored_zero_points(simd, self.w, blocks[b]);
+        }
         if INT4 {
             let mut sums = zero_points;
             for b in 0..NB {
