@@ -93,6 +93,42 @@ proptest! {
     }
 }
 
+/// Where rows have several groups the zero point of the input is taken out of the sums at the end. At its ends
+/// that is most of the sum, and what is left must still be what the formula gives.
+#[test]
+fn results_are_close_to_real_numbers_for_any_zero_point() {
+    let (m, rows, cols) = (3, 20, 300);
+    for bits in [Bits::Int4, Bits::Int8] {
+        for granularity in [Granularity::PerChannel, Granularity::PerGroup { group_size: 32 }] {
+            let scheme =
+                QuantScheme::per_tensor(bits).with_granularity(granularity).with_mapping(Mapping::Affine);
+            let case = random_case(m, rows, cols, scheme, 5);
+            let (w, groups) = (&case.w, case.w.groups_per_row());
+            for zero_point in [0, 1, 127, 128, 200, 255] {
+                let params = QParams { scale: 0.5, zero_point };
+                let codes: Vec<u8> = (0..m).flat_map(|i| case.codes.row_codes(i).to_vec()).collect();
+                let codes = QuantizedActivations::from_codes(m, cols, codes, vec![params]).unwrap();
+                let packed = PackedMatrix::new(w.clone(), KernelKind::best()).unwrap();
+                let mut out = vec![0.0; m * rows];
+                linear_quantized(&codes, &packed, None, &mut out).unwrap();
+                let sums = expected_sums(&codes, w);
+                for (at, (&y, sums)) in out.iter().zip(sums.chunks(groups)).enumerate() {
+                    let (mut expected, mut magnitude) = (0.0, 0.0);
+                    for (group, &sum) in sums.iter().enumerate() {
+                        let scale = f64::from(w.qparams(w.scale_index(at % rows, group)).scale) * 0.5;
+                        expected += sum as f64 * scale;
+                        // 255 times the largest code, for each column of the group.
+                        magnitude +=
+                            255.0 * f64::from(scheme.range().steps()) * scale * cols as f64 / groups as f64;
+                    }
+                    let error = (f64::from(y) - expected).abs();
+                    assert!(error <= 1e-6 * magnitude, "{scheme}, {zero_point}: {y} for {expected}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn every_scheme_on_shapes_around_the_tile_sizes() {
     for bits in [Bits::Int4, Bits::Int8] {
