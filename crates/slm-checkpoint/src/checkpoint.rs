@@ -10,10 +10,11 @@ use slm_quant_core::{ActivationQuant, QParams, QuantizedMatrix};
 
 use crate::layout::{Layout, names, read_matrix};
 use crate::manifest::Manifest;
+use crate::metadata::WeightParams;
 use crate::tensors::TensorFile;
 use crate::versions::{CONFIG, METADATA, OpenFiles, TOKENIZER};
 use crate::{
-    CheckpointConfig, Error, FORMAT_VERSION, LayerMetadata, QuantizationMetadata, Result, source, tokenizer,
+    CheckpointConfig, Error, FORMAT_VERSION, LayerMetadata, QuantizationMetadata, Result, load, tokenizer,
     versions,
 };
 
@@ -63,9 +64,31 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open_with(dir: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
+        Self::read(dir.as_ref(), options, false)
+    }
+
+    /// Opens the checkpoint in `dir` for [`Checkpoint::load_model`], which then compares the weights with the
+    /// manifest while it reads them, so that they are read once. Whatever else reads a tensor compares the whole file
+    /// of weights before. All other files are compared here.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_to_load(dir: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
         let dir = dir.as_ref();
+        match Self::read(dir, options, true) {
+            // That a file is damaged says more than what the damage looks like.
+            Err(_) if options.verify => Self::read(dir, options, false),
+            result => result,
+        }
+    }
+
+    fn read(dir: &Path, options: &OpenOptions, verify_weights_when_read: bool) -> Result<Self> {
         let mut files = OpenFiles::open(dir)?;
-        let manifest = if options.verify { files.verify()? } else { None };
+        let manifest = if options.verify { files.verify_all_but_weights()? } else { None };
+        let mut unverified = manifest.as_ref().map(|manifest| files.weights_record(manifest)).transpose()?;
+        if !verify_weights_when_read && let Some(record) = unverified.take() {
+            files.verify_weights(&record)?;
+        }
         let version = files.version;
         let tokenizer_json = files.tokenizer_bytes.take();
         // Of the present version they are parsed as what they are; only others need to be changed before.
@@ -92,7 +115,10 @@ impl Checkpoint {
             }
             (None, None) => None,
         };
-        let weights = documents.weights;
+        let mut weights = documents.weights;
+        if let Some(record) = unverified {
+            weights.verify_when_read(record);
+        }
         let layout = layout_of(&config, metadata.as_ref(), &metadata_path, &weights)?;
         layout.check(&weights, "the file and its config.json do not belong together")?;
         Ok(Self { dir: dir.to_owned(), layout, version, config, metadata, tokenizer_json, weights, manifest })
@@ -188,15 +214,15 @@ impl Checkpoint {
         }
     }
 
-    /// Reads the model onto `device`, one tensor at a time. Quantized layers are packed for the kernel that
-    /// [`KernelKind::select`](slm_quant_core::KernelKind::select) gives.
+    /// Reads the model onto `device`, in one pass over the weights by all threads. Quantized layers are packed for the
+    /// kernel that [`KernelKind::select`](slm_quant_core::KernelKind::select) gives.
     ///
     /// # Errors
     /// [`Error::NotFinite`] for a NaN or an infinity, [`Error::Layer`] for an invalid quantized weight,
     /// [`Error::Metadata`] for one that the metadata describes otherwise, [`Error::Kernel`] for a kernel
-    /// that cannot be had, [`Error::Io`] and [`Error::Truncated`].
+    /// that cannot be had, [`Error::Io`] and [`Error::Truncated`]; [`Error::Checksum`] where that was left to this.
     pub fn load_model(&self, device: &Device) -> Result<Transformer> {
-        source::load(self, device)
+        load::load(self, device)
     }
 
     /// Reads the quantized weight of `layer` and how its input is treated; none where it is float or there
@@ -209,14 +235,30 @@ impl Checkpoint {
         let Some(record) = metadata.layer(layer) else { return Ok(None) };
         let matrix = read_matrix(&self.weights, layer, record.shape, record.scheme)?;
         let activation = self.read_activation(record)?;
-        if let Some((field, expected, found)) = record.disagreement(&matrix, activation) {
-            let path = self.dir.join(METADATA);
-            return Err(Error::Metadata { path, layer: layer.to_owned(), field, expected, found });
-        }
-        let quant = metadata.activation_quant(record).map_err(|(field, expected, found)| {
-            Error::field(&self.dir.join(METADATA), field, expected, found)
-        })?;
+        let quant = self.check_metadata(record, &WeightParams::of(&matrix), activation)?;
         Ok(Some((matrix, quant)))
+    }
+
+    /// How the input of a layer is treated, whose tensors say `weight` and `activation`.
+    ///
+    /// # Errors
+    /// [`Error::Metadata`] where the metadata says otherwise.
+    pub(crate) fn check_metadata(
+        &self,
+        record: &LayerMetadata,
+        weight: &WeightParams<'_>,
+        activation: Option<QParams>,
+    ) -> Result<ActivationQuant> {
+        let path = self.dir.join(METADATA);
+        if let Some((field, expected, found)) = record.disagreement(weight, activation) {
+            return Err(Error::Metadata { path, layer: record.name.clone(), field, expected, found });
+        }
+        let Some(metadata) = &self.metadata else {
+            return Err(Error::NeedsQuantized { path: self.dir.clone() });
+        };
+        metadata
+            .activation_quant(record)
+            .map_err(|(field, expected, found)| Error::field(&path, field, expected, found))
     }
 
     /// Reads every quantized layer and compares it with the metadata. Loading a model does the same.
@@ -253,20 +295,29 @@ impl Checkpoint {
         if self.weights.shape(&name).is_none() {
             return Ok(None);
         }
-        let scale = self.weights.read_f32(&name)?.first().copied().unwrap_or(0.0);
+        let scale = self.weights.read_f32(&name)?;
         let zero_point = self.weights.read_bytes(&names::input_zero_point(&record.name))?;
+        self.static_params_of(&record.name, &scale, &zero_point).map(Some)
+    }
+
+    /// The static parameters of the input of `layer` from the content of the two tensors.
+    ///
+    /// # Errors
+    /// [`Error::Layer`] for a scale that is not positive.
+    pub(crate) fn static_params_of(&self, layer: &str, scale: &[f32], zero_point: &[u8]) -> Result<QParams> {
+        let scale = scale.first().copied().unwrap_or(0.0);
         let zero_point = zero_point.first().copied().map_or(0, i32::from);
         if scale <= 0.0 {
             return Err(Error::Layer {
                 path: self.weights.path().to_owned(),
-                layer: record.name.clone(),
+                layer: layer.to_owned(),
                 source: slm_quant_core::Error::Parameter {
                     what: "input scale",
                     detail: format!("value {scale} is not positive"),
                 },
             });
         }
-        Ok(Some(QParams { scale, zero_point }))
+        Ok(QParams { scale, zero_point })
     }
 }
 

@@ -56,6 +56,10 @@ pub(crate) mod names {
     pub(crate) fn codes(layer: &str) -> String {
         format!("{layer}.weight.codes")
     }
+    /// The layer whose codes `tensor` is.
+    pub(crate) fn layer_of_codes(tensor: &str) -> &str {
+        tensor.strip_suffix(".weight.codes").unwrap_or(tensor)
+    }
     pub(crate) fn scales(layer: &str) -> String {
         format!("{layer}.weight.scales")
     }

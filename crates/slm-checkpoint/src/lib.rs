@@ -43,6 +43,7 @@ pub mod fuzzing;
 pub mod hf;
 mod json;
 mod layout;
+mod load;
 mod lock;
 mod manifest;
 mod metadata;
@@ -66,5 +67,6 @@ pub use metadata::{
 pub use migrate::{MigrationReport, migrate};
 pub use output::reserve_output;
 pub use save::{CheckpointWriter, SaveRequest, save};
+pub use source::CheckpointSource;
 pub use tensors::{TensorFile, TensorFileWriter, TensorSpec};
 pub use versions::{CheckpointConfig, FORMAT_VERSION, MIGRATIONS, Migration, TokenizerInfo};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -103,14 +104,7 @@ impl Manifest {
     /// Compares `file`, which is `dir/name`, with its record.
     pub(crate) fn verify_file(&self, dir: &Path, name: &str, file: &PositionedFile) -> Result<()> {
         let path = dir.join(name);
-        let record = self.record(&path, name)?;
-        // First the size, which costs nothing.
-        let size = file.size().map_err(Error::io(&path, "read the size"))?;
-        record.check_size(&path, size)?;
-        match &record.chunks {
-            Some(chunks) => chunks.verify(&path, file, size),
-            None => record.check_digest(&path, &digest(&path, file, 0, size)?),
-        }
+        self.record(&path, name)?.verify(&path, file)
     }
 
     /// [`Manifest::verify_file`] for bytes that are in memory.
@@ -121,7 +115,8 @@ impl Manifest {
         record.check_digest(&path, &sha256(bytes))
     }
 
-    fn record(&self, path: &Path, name: &str) -> Result<&FileRecord> {
+    /// The record of the file `name`, which is at `path`.
+    pub(crate) fn record(&self, path: &Path, name: &str) -> Result<&FileRecord> {
         self.files.get(name).ok_or_else(|| Error::Unlisted { path: path.to_owned() })
     }
 }
@@ -140,6 +135,34 @@ impl FileRecord {
             || (size > CHUNK_BYTES).then(|| Chunks::of(path, file, size)).transpose(),
         );
         Ok(Self { size, sha256: sha256?, chunks: chunks? })
+    }
+
+    /// Compares `file`, which is at `path`, with this record.
+    pub(crate) fn verify(&self, path: &Path, file: &PositionedFile) -> Result<()> {
+        let size = file.size().map_err(Error::io(path, "read the size"))?;
+        let parts = self.parts(path, size)?;
+        (0..parts.count()).into_par_iter().try_for_each(|part| {
+            let Range { start, end } = parts.range(part);
+            parts.check(part, hash(path, file, start, end - start)?)
+        })
+    }
+
+    /// The parts of the file that have checksums, once its size, which costs nothing to look at, is right.
+    pub(crate) fn parts<'a>(&'a self, path: &'a Path, size: u64) -> Result<Parts<'a>> {
+        self.check_size(path, size)?;
+        let parts = match &self.chunks {
+            None => Parts { path, size, part_bytes: size, sha256: std::slice::from_ref(&self.sha256) },
+            Some(chunks) => Parts { path, size, part_bytes: chunks.size, sha256: &chunks.sha256 },
+        };
+        if self.chunks.is_some()
+            && (parts.part_bytes == 0 || parts.count() as u64 != size.div_ceil(parts.part_bytes))
+        {
+            let manifest = path.with_file_name(MANIFEST);
+            let expected = format!("one checksum for each chunk of {size} bytes");
+            let found = format!("{} of {} bytes", parts.count(), parts.part_bytes);
+            return Err(Error::field(&manifest, "files.*.chunks", expected, found));
+        }
+        Ok(parts)
     }
 
     fn check_size(&self, path: &Path, found: u64) -> Result<()> {
@@ -164,21 +187,41 @@ impl Chunks {
         });
         Ok(Self { size: CHUNK_BYTES, sha256: sha256.collect::<Result<_>>()? })
     }
+}
 
-    /// Compares a file of `file_size` bytes with the checksums, which must cover all of it.
-    fn verify(&self, path: &Path, file: &PositionedFile, file_size: u64) -> Result<()> {
-        if self.size == 0 || self.sha256.len() as u64 != file_size.div_ceil(self.size) {
-            let manifest = path.with_file_name(MANIFEST);
-            let expected = format!("one checksum for each chunk of {file_size} bytes");
-            let found = format!("{} of {} bytes", self.sha256.len(), self.size);
-            return Err(Error::field(&manifest, "files.*.chunks", expected, found));
-        }
-        self.sha256.par_iter().enumerate().try_for_each(|(chunk, expected)| {
-            let start = chunk as u64 * self.size;
-            let bytes = self.size.min(file_size - start);
-            let found = digest(path, file, start, bytes)?;
-            check(path, format!("SHA-256 of bytes {start} to {}", start + bytes), expected, &found)
-        })
+/// The parts of a file that have checksums, which together are all of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parts<'a> {
+    path: &'a Path,
+    size: u64,
+    part_bytes: u64,
+    sha256: &'a [String],
+}
+
+impl Parts<'_> {
+    /// Bytes of every part but the last, which has the rest.
+    pub(crate) fn part_bytes(&self) -> u64 {
+        self.part_bytes
+    }
+
+    fn count(&self) -> usize {
+        self.sha256.len()
+    }
+
+    /// Where part `part` lies in the file.
+    pub(crate) fn range(&self, part: usize) -> Range<u64> {
+        let start = part as u64 * self.part_bytes;
+        start..self.size.min(start + self.part_bytes)
+    }
+
+    /// Compares part `part`, all of which `hasher` has been given.
+    pub(crate) fn check(&self, part: usize, hasher: Sha256) -> Result<()> {
+        let Range { start, end } = self.range(part);
+        let what = match self.count() {
+            1 => "SHA-256".to_owned(),
+            _ => format!("SHA-256 of bytes {start} to {end}"),
+        };
+        check(self.path, what, &self.sha256[part], &hex(&hasher.finalize()))
     }
 }
 
@@ -190,8 +233,13 @@ fn check(path: &Path, what: String, expected: &str, found: &str) -> Result<()> {
     Err(Error::Checksum { path: path.to_owned(), what, expected, found })
 }
 
-/// SHA-256 of `size` bytes of `file` from `start` on.
+/// SHA-256 of `size` bytes of `file` from `start` on, in lower-case hexadecimal digits.
 fn digest(path: &Path, file: &PositionedFile, start: u64, size: u64) -> Result<String> {
+    Ok(hex(&hash(path, file, start, size)?.finalize()))
+}
+
+/// A hasher that has been given `size` bytes of `file` from `start` on.
+fn hash(path: &Path, file: &PositionedFile, start: u64, size: u64) -> Result<Sha256> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; BUFFER_BYTES.min(size) as usize];
     let mut done = 0;
@@ -201,7 +249,7 @@ fn digest(path: &Path, file: &PositionedFile, start: u64, size: u64) -> Result<S
         hasher.update(&*part);
         done += part.len() as u64;
     }
-    Ok(hex(&hasher.finalize()))
+    Ok(hasher)
 }
 
 /// SHA-256 of `bytes` in lower-case hexadecimal digits, as the lineage fields of a checkpoint hold it.

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, QParams, QuantScheme,
-    QuantizationType, QuantizedMatrix, ScaleDtype,
+    QuantizationType, QuantizedMatrix, ScaleDtype, Scales,
 };
 
 use crate::json::number;
@@ -190,17 +190,53 @@ pub struct CalibrationRecord {
     pub tokens: u64,
 }
 
+/// What is said of a quantized weight, apart from its codes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WeightParams<'a> {
+    /// `[rows, cols]`.
+    pub(crate) shape: [usize; 2],
+    pub(crate) scheme: QuantScheme,
+    pub(crate) scales: &'a Scales,
+    pub(crate) zero_points: Option<&'a [i8]>,
+}
+
+impl<'a> WeightParams<'a> {
+    pub(crate) fn of(matrix: &'a QuantizedMatrix) -> Self {
+        Self {
+            shape: [matrix.rows(), matrix.cols()],
+            scheme: matrix.scheme(),
+            scales: matrix.scales(),
+            zero_points: matrix.zero_points(),
+        }
+    }
+
+    fn lists_all(&self) -> bool {
+        !matches!(self.scheme.granularity, Granularity::PerGroup { .. })
+    }
+
+    /// Bytes of codes, scales and zero points.
+    fn byte_size(&self) -> u64 {
+        let [rows, cols] = self.shape;
+        let scales = self.scales.len() * self.scales.dtype().size();
+        (rows * self.scheme.bits.row_bytes(cols) + scales + self.zero_points.map_or(0, <[i8]>::len)) as u64
+    }
+}
+
 impl ScaleRecord {
     /// Describes the scales of `matrix`.
     pub fn of(matrix: &QuantizedMatrix) -> Self {
-        let values = matrix.scales().to_f32();
+        Self::of_params(&WeightParams::of(matrix))
+    }
+
+    fn of_params(weight: &WeightParams<'_>) -> Self {
+        let values = weight.scales.to_f32();
         let count = values.len();
         Self {
             count,
             min: values.iter().copied().fold(f32::INFINITY, f32::min),
             max: values.iter().copied().fold(f32::NEG_INFINITY, f32::max),
             mean: values.iter().map(|&scale| f64::from(scale)).sum::<f64>() / count as f64,
-            values: lists_all(matrix).then_some(values),
+            values: weight.lists_all().then_some(values),
         }
     }
 }
@@ -208,19 +244,19 @@ impl ScaleRecord {
 impl ZeroPointRecord {
     /// Describes the zero points of `matrix`; none in a symmetric mapping.
     pub fn of(matrix: &QuantizedMatrix) -> Option<Self> {
-        let values = matrix.zero_points()?;
+        Self::of_params(&WeightParams::of(matrix))
+    }
+
+    fn of_params(weight: &WeightParams<'_>) -> Option<Self> {
+        let values = weight.zero_points?;
         Some(Self {
             count: values.len(),
             min: values.iter().copied().min()?,
             max: values.iter().copied().max()?,
             mean: values.iter().map(|&zero| f64::from(zero)).sum::<f64>() / values.len() as f64,
-            values: lists_all(matrix).then(|| values.to_vec()),
+            values: weight.lists_all().then(|| values.to_vec()),
         })
     }
-}
-
-fn lists_all(matrix: &QuantizedMatrix) -> bool {
-    !matches!(matrix.scheme().granularity, Granularity::PerGroup { .. })
 }
 
 impl LayerMetadata {
@@ -232,17 +268,26 @@ impl LayerMetadata {
         activation: Option<QParams>,
         error: WeightError,
     ) -> Self {
-        let (rows, cols) = (matrix.rows(), matrix.cols());
+        Self::of_params(name, &WeightParams::of(matrix), activation, error)
+    }
+
+    fn of_params(
+        name: impl Into<String>,
+        weight: &WeightParams<'_>,
+        activation: Option<QParams>,
+        error: WeightError,
+    ) -> Self {
+        let [rows, cols] = weight.shape;
         Self {
             name: name.into(),
-            shape: [rows, cols],
-            scheme: matrix.scheme(),
-            scales: ScaleRecord::of(matrix),
-            zero_points: ZeroPointRecord::of(matrix),
+            shape: weight.shape,
+            scheme: weight.scheme,
+            scales: ScaleRecord::of_params(weight),
+            zero_points: ZeroPointRecord::of_params(weight),
             activation,
             error,
             bytes_before: rows as u64 * cols as u64 * 4,
-            bytes_after: matrix.byte_size() as u64,
+            bytes_after: weight.byte_size(),
         }
     }
 
@@ -250,7 +295,7 @@ impl LayerMetadata {
     /// written here.
     pub(crate) fn disagreement(
         &self,
-        matrix: &QuantizedMatrix,
+        weight: &WeightParams<'_>,
         activation: Option<QParams>,
     ) -> Option<(&'static str, String, String)> {
         fn differ<T: PartialEq + std::fmt::Debug>(
@@ -260,7 +305,7 @@ impl LayerMetadata {
         ) -> Option<(&'static str, String, String)> {
             (expected != found).then(|| (field, short(expected), short(found)))
         }
-        let stored = Self::new(self.name.as_str(), matrix, activation, self.error);
+        let stored = Self::of_params(self.name.as_str(), weight, activation, self.error);
         differ("shape", &stored.shape, &self.shape)
             .or_else(|| differ("scheme", &stored.scheme, &self.scheme))
             .or_else(|| differ("scales", &stored.scales, &self.scales))

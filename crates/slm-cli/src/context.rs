@@ -51,4 +51,10 @@ impl Context {
     pub(crate) fn open_checkpoint(&self, dir: &Path) -> Result<Checkpoint> {
         Ok(Checkpoint::open_with(dir, &self.open_options)?)
     }
+
+    /// As [`Context::open_checkpoint`], for commands that load the model of it next and read nothing else: the weights
+    /// are verified while they are read.
+    pub(crate) fn open_to_load(&self, dir: &Path) -> Result<Checkpoint> {
+        Ok(Checkpoint::open_to_load(dir, &self.open_options)?)
+    }
 }

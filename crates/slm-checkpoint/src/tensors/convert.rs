@@ -22,7 +22,7 @@ pub(super) fn extend_f32(out: &mut Vec<f32>, bytes: &[u8], dtype: Dtype) {
 }
 
 /// The elements of F16 `bytes`, as they are stored.
-pub(super) fn to_f16(bytes: &[u8]) -> Vec<f16> {
+pub(crate) fn to_f16(bytes: &[u8]) -> Vec<f16> {
     pairs(bytes).map(f16::from_le_bytes).collect()
 }
 

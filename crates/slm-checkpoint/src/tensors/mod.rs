@@ -8,12 +8,15 @@
 mod burnpack;
 mod convert;
 mod header;
+mod pass;
 mod positioned;
 mod reader;
+mod target;
 mod writer;
 
 pub use reader::TensorFile;
 pub use writer::{TensorFileWriter, TensorSpec};
 
-pub(crate) use convert::first_not_finite;
+pub(crate) use convert::{first_not_finite, to_f16};
 pub(crate) use positioned::PositionedFile;
+pub(crate) use target::Target;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use half::f16;
@@ -11,7 +12,9 @@ use safetensors::Dtype;
 
 use super::convert::{extend_f32, first_not_finite, float_size, to_f16};
 use super::header::{self, LENGTH_BYTES, MAX_HEADER_BYTES};
-use super::{PositionedFile, burnpack};
+use super::target::Refused;
+use super::{PositionedFile, Target, burnpack, pass};
+use crate::layout::names;
 use crate::manifest::FileRecord;
 use crate::{Error, Result};
 
@@ -30,6 +33,8 @@ pub struct TensorFile {
     size: u64,
     /// When the file had last been written to when it was opened; none where the system does not tell.
     modified: Option<SystemTime>,
+    /// What the file has still to be compared with before anything that is read of its tensors is used.
+    unverified: Mutex<Option<FileRecord>>,
 }
 
 /// Type, shape and place of a tensor.
@@ -111,7 +116,71 @@ impl TensorFile {
     fn new(path: &Path, file: PositionedFile, tensors: Vec<(String, Place)>, size: u64) -> Self {
         let names = tensors.iter().map(|(name, _)| name.clone()).collect();
         let modified = file.modified().ok();
-        Self { path: path.to_owned(), file, places: tensors.into_iter().collect(), names, size, modified }
+        let (path, places) = (path.to_owned(), tensors.into_iter().collect());
+        Self { path, file, places, names, size, modified, unverified: Mutex::new(None) }
+    }
+
+    /// Compares the file with `record` when a tensor is read for the first time: on the way where
+    /// [`TensorFile::read_whole`] reads all of them, otherwise before.
+    pub(crate) fn verify_when_read(&mut self, record: FileRecord) {
+        self.unverified = Mutex::new(Some(record));
+    }
+
+    /// Reads all of the file once, and of it the tensors `targets`, by name. Each target must be of its tensor's
+    /// size. With an error, what the targets hold is of no use.
+    ///
+    /// # Errors
+    /// [`Error::Checksum`], [`Error::NotFinite`], [`Error::Layer`] for codes that cannot be, named by their tensor,
+    /// [`Error::TensorSet`], [`Error::Io`] and [`Error::Truncated`].
+    pub(crate) fn read_whole<'a>(
+        &self,
+        targets: impl IntoIterator<Item = (&'a str, &'a mut Target)>,
+    ) -> Result<()> {
+        let mut tensors = Vec::new();
+        for (name, target) in targets {
+            let Place { start, end, .. } = *self.place(name)?;
+            tensors.push(pass::Tensor { name, place: start..end, target });
+        }
+        tensors.sort_by_key(|tensor| tensor.place.start);
+        let unverified = self.unverified();
+        let checksums = unverified.as_ref().map(|record| record.parts(&self.path, self.size)).transpose()?;
+        let input = pass::Input {
+            size: self.size,
+            checksums,
+            read: &|offset, buffer| self.read_unverified(offset, buffer),
+            refuse: &|tensor, refused| self.refused(tensor, refused),
+        };
+        let result = pass::run(&input, tensors);
+        if let Some(record) = unverified {
+            if result.is_err() {
+                // That the file is damaged says more than what the damage looks like.
+                record.verify(&self.path, &self.file)?;
+            }
+            self.verified();
+        }
+        result
+    }
+
+    /// What the file has still to be compared with. No lock is held meanwhile: two that read for the first time at
+    /// once both compare.
+    fn unverified(&self) -> Option<FileRecord> {
+        self.unverified.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn verified(&self) {
+        *self.unverified.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn refused(&self, tensor: &str, refused: Refused) -> Error {
+        let path = self.path.clone();
+        match refused {
+            Refused::NotFinite { index, value } => {
+                Error::NotFinite { path, tensor: tensor.to_owned(), index, value }
+            }
+            Refused::Codes(source) => {
+                Error::Layer { path, layer: names::layer_of_codes(tensor).to_owned(), source }
+            }
+        }
     }
 
     /// Refuses a file that was written to since it was opened. Replacing it by another is no change to it.
@@ -294,16 +363,30 @@ impl TensorFile {
     }
 
     fn place(&self, name: &str) -> Result<&Place> {
-        self.places.get(name).ok_or_else(|| Error::TensorSet {
+        self.places.get(name).ok_or_else(|| self.missing(name))
+    }
+
+    /// The error for a tensor that is not there.
+    pub(crate) fn missing(&self, name: &str) -> Error {
+        Error::TensorSet {
             path: self.path.clone(),
             missing: vec![name.to_owned()],
             unexpected: Vec::new(),
             remedy: "ask for a tensor that the file holds".to_owned(),
-        })
+        }
     }
 
-    /// Fills `buffer` from `offset` of the file.
+    /// Fills `buffer` from `offset` of the file, which is compared with its checksums before where that is still to
+    /// be done.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        if let Some(record) = self.unverified() {
+            record.verify(&self.path, &self.file)?;
+            self.verified();
+        }
+        self.read_unverified(offset, buffer)
+    }
+
+    fn read_unverified(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         self.file.read_exact_at(buffer, offset).map_err(|source| match source.kind() {
             // The size was right when the file was opened.
             ErrorKind::UnexpectedEof => Error::Truncated {

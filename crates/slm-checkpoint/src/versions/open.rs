@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::{CONFIG, Documents, METADATA, TOKENIZER, WEIGHTS, v0, version_of};
-use crate::manifest::{MANIFEST, Manifest};
+use crate::manifest::{FileRecord, MANIFEST, Manifest};
 use crate::tensors::{PositionedFile, TensorFile};
 use crate::{Error, Result, json};
 
@@ -67,8 +67,8 @@ impl OpenFiles {
         })
     }
 
-    /// Compares all files with the manifest, and gives it. Version 0 has none.
-    pub(crate) fn verify(&self) -> Result<Option<Manifest>> {
+    /// Compares all files but the weights with the manifest, and gives it. Version 0 has none.
+    pub(crate) fn verify_all_but_weights(&self) -> Result<Option<Manifest>> {
         let dir = &*self.dir;
         if self.version == 0 {
             tracing::info!("{}: a record without checksums, which cannot be verified", dir.display());
@@ -84,13 +84,22 @@ impl OpenFiles {
                 None => {}
             }
         }
-        manifest.verify_file(dir, self.weights_name, &self.weights)?;
         for name in manifest.files.keys().filter(|name| !super::FILES.contains(&name.as_str())) {
             let path = dir.join(name);
             let file = File::open(&path).map_err(|_| lost(&path))?;
             manifest.verify_file(dir, name, &PositionedFile::new(file))?;
         }
         Ok(Some(manifest))
+    }
+
+    /// What the manifest says of the weights.
+    pub(crate) fn weights_record(&self, manifest: &Manifest) -> Result<FileRecord> {
+        manifest.record(&self.dir.join(self.weights_name), self.weights_name).cloned()
+    }
+
+    /// Compares the weights with their record.
+    pub(crate) fn verify_weights(&self, record: &FileRecord) -> Result<()> {
+        record.verify(&self.dir.join(self.weights_name), &self.weights)
     }
 
     /// Reads the header of the weights, and parses the rest.

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use slm_checkpoint::Checkpoint;
 use slm_model::{GenerateOptions, GenerateOutput, SamplingOptions, Transformer, generate};
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, KernelKind, QuantScheme, QuantizationType,
@@ -188,7 +187,7 @@ impl Limits {
 fn model(args: &BenchArgs, kernel: KernelKind, context: &Context) -> Result<(String, Transformer)> {
     let positions = args.prompt + args.generate;
     if let Some(dir) = &args.checkpoint {
-        let model = Checkpoint::open(dir)?.load_model(&context.device)?;
+        let model = context.open_to_load(dir)?.load_model(&context.device)?;
         model.check_positions(positions)?;
         return Ok((dir.display().to_string(), model));
     }

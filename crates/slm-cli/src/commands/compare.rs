@@ -61,7 +61,7 @@ struct LayerResult {
 
 pub(crate) fn run(args: &CompareArgs, context: &Context) -> Result<()> {
     let (checkpoint_a, checkpoint_b) =
-        (context.open_checkpoint(&args.dir_a)?, context.open_checkpoint(&args.dir_b)?);
+        (context.open_to_load(&args.dir_a)?, context.open_to_load(&args.dir_b)?);
     let window = window(args.window, &checkpoint_a.config().model)?;
     let mut ids = read_ids(&tokenizer(&checkpoint_a)?, &args.data)?;
     ids.truncate(args.max_tokens);

@@ -44,7 +44,7 @@ struct EvalResult {
 }
 
 pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
-    let checkpoint = context.open_checkpoint(&args.checkpoint)?;
+    let checkpoint = context.open_to_load(&args.checkpoint)?;
     let window = window(args.window, &checkpoint.config().model)?;
     let mut ids = read_ids(&tokenizer(&checkpoint)?, &args.data)?;
     ids.truncate(args.max_tokens.unwrap_or(usize::MAX));

@@ -54,7 +54,7 @@ struct GenerateResult {
 }
 
 pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
-    let checkpoint = context.open_checkpoint(&args.checkpoint)?;
+    let checkpoint = context.open_to_load(&args.checkpoint)?;
     let tokenizer = tokenizer(&checkpoint)?;
     let prompt_ids = tokenizer.encode_with_special_tokens(&args.prompt)?;
     if prompt_ids.is_empty() {

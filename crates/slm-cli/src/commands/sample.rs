@@ -68,7 +68,7 @@ struct SampleResult<'a> {
 pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
     let start = std::time::Instant::now();
     let out = OutFile::create(&args.out, args.overwrite)?;
-    let checkpoint = context.open_checkpoint(&args.checkpoint)?;
+    let checkpoint = context.open_to_load(&args.checkpoint)?;
     let info = &checkpoint.config().tokenizer;
     let first = info.bos_token_id.or_else(|| info.eos_token_ids.first().copied()).ok_or_else(|| {
         let detail =
