@@ -40,13 +40,26 @@ pub(crate) struct TensorContext {
 
 impl AttentionContext {
     /// Context of a pass over positions `0 .. len` by the fused operation.
-    pub(crate) fn fused(config: &ModelConfig, rotary: Option<&Rotary>, len: usize) -> Self {
+    fn fused(config: &ModelConfig, rotary: Option<&Rotary>, len: usize) -> Self {
         Self::Fused(AttentionOptions {
             heads: config.num_heads,
             kv_heads: config.num_kv_heads,
             window: config.sliding_window,
             rotary: rotary.map(|rotary| Arc::new(rotary.angles(0, len).into_table())),
         })
+    }
+
+    /// Context of a pass over positions `0 .. len` without a cache, in whichever way the device does it best.
+    pub(crate) fn uncached(
+        config: &ModelConfig,
+        rotary: Option<&Rotary>,
+        len: usize,
+        device: &Device,
+    ) -> Self {
+        match slm_fused::is_preferred(device) {
+            true => Self::fused(config, rotary, len),
+            false => Self::new(config, rotary, 0, len, device),
+        }
     }
 
     /// Context of a pass over positions `start .. start + len` by tensor operations.

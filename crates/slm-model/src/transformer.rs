@@ -208,11 +208,7 @@ impl Transformer {
     /// # Errors
     /// [`Error::TokenId`] with the first that is not.
     pub fn check_ids(&self, ids: &[u32]) -> Result<()> {
-        let vocab_size = self.config.vocab_size;
-        match ids.iter().position(|&id| id as usize >= vocab_size) {
-            Some(index) => Err(Error::TokenId { index, id: ids[index], vocab_size }),
-            None => Ok(()),
-        }
+        check_ids(&self.config, ids)
     }
 
     /// Checks that the model has `needed` positions.
@@ -220,14 +216,12 @@ impl Transformer {
     /// # Errors
     /// [`Error::TooManyPositions`].
     pub fn check_positions(&self, needed: usize) -> Result<()> {
-        let max = self.config.max_position_embeddings;
-        if needed > max { Err(Error::TooManyPositions { needed, max }) } else { Ok(()) }
+        check_positions(&self.config, needed)
     }
 
     /// One sequence of ids as a `[1, len]` tensor on the model's device.
     pub fn ids_tensor(&self, ids: &[u32]) -> Tensor<2, Int> {
-        let values: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-        Tensor::from_data(TensorData::new(values, [1, ids.len()]), &self.device())
+        ids_tensor(ids, &self.device())
     }
 
     /// The normalized residual stream after the last layer, `[batch, len, hidden]`.
@@ -243,10 +237,8 @@ impl Transformer {
             x = x + rows.unsqueeze::<3>();
         }
         let context = match &cache {
-            None if slm_fused::is_preferred(&device) => {
-                AttentionContext::fused(&self.config, self.rotary.as_ref(), len)
-            }
-            _ => AttentionContext::new(&self.config, self.rotary.as_ref(), start, len, &device),
+            None => AttentionContext::uncached(&self.config, self.rotary.as_ref(), len, &device),
+            Some(_) => AttentionContext::new(&self.config, self.rotary.as_ref(), start, len, &device),
         };
         match cache {
             None => {
@@ -278,6 +270,27 @@ impl Transformer {
             }
         }
     }
+}
+
+/// [`Transformer::check_ids`] for a model of `config`.
+pub(crate) fn check_ids(config: &ModelConfig, ids: &[u32]) -> Result<()> {
+    let vocab_size = config.vocab_size;
+    match ids.iter().position(|&id| id as usize >= vocab_size) {
+        Some(index) => Err(Error::TokenId { index, id: ids[index], vocab_size }),
+        None => Ok(()),
+    }
+}
+
+/// [`Transformer::check_positions`] for a model of `config`.
+pub(crate) fn check_positions(config: &ModelConfig, needed: usize) -> Result<()> {
+    let max = config.max_position_embeddings;
+    if needed > max { Err(Error::TooManyPositions { needed, max }) } else { Ok(()) }
+}
+
+/// One sequence of ids as a `[1, len]` tensor.
+pub(crate) fn ids_tensor(ids: &[u32], device: &Device) -> Tensor<2, Int> {
+    let values: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+    Tensor::from_data(TensorData::new(values, [1, ids.len()]), device)
 }
 
 /// What a model consists of.

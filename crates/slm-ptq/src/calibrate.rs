@@ -45,16 +45,30 @@ where
     M: NamedLinears,
     E: From<Error>,
 {
+    calibrate_with(plan, observer, |hook| {
+        attach_hook(model, hook);
+        let outcome = forward(model);
+        detach_hooks(model);
+        outcome
+    })
+}
+
+/// [`calibrate`] for a model that is not there as a whole: `forward` shows every layer to the hook, in any order.
+///
+/// # Errors
+/// As [`calibrate`].
+pub fn calibrate_with<E: From<Error>>(
+    plan: &Plan,
+    observer: &ObserverKind,
+    forward: impl FnOnce(&Arc<dyn ForwardHook>) -> Result<(), E>,
+) -> Result<Calibration, E> {
     let mut observers = BTreeMap::new();
     for layer in &plan.layers {
         let built = observer.build().map_err(|error| Error::layer(&layer.name, error))?;
         observers.insert(layer.name.clone(), built);
     }
     let hook = Arc::new(InputObservers(Mutex::new(Watched { observers, failed: None })));
-    attach_hook(model, &(Arc::clone(&hook) as Arc<dyn ForwardHook>));
-    let outcome = forward(model);
-    detach_hooks(model);
-    outcome?;
+    forward(&(Arc::clone(&hook) as Arc<dyn ForwardHook>))?;
     let mut watched = hook.0.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(error) = watched.failed.take() {
         return Err(error.into());

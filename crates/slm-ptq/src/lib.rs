@@ -40,7 +40,7 @@ mod convert;
 mod error;
 mod plan;
 
-pub use calibrate::{ActivationStats, Calibration, calibrate};
+pub use calibrate::{ActivationStats, Calibration, calibrate, calibrate_with};
 pub use compare::{LayerComparison, LayerDifference};
 pub use config::PtqConfig;
 pub use convert::{LayerReport, QuantizedLayer, convert, pack_layer, quantize_layer};

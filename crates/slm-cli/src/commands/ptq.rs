@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use slm_checkpoint::{CalibrationRecord, Checkpoint, reserve_output, sha256};
-use slm_model::{LM_HEAD, Transformer, expected_tensors, window_logits};
-use slm_ptq::{Calibration, Plan, PlannedLayer, PtqConfig, calibrate};
+use slm_checkpoint::{CalibrationRecord, Checkpoint, CheckpointSource, reserve_output, sha256};
+use slm_model::{LM_HEAD, Transformer, expected_tensors, forward_layerwise, layerwise_steps};
+use slm_ptq::{Calibration, Plan, PlannedLayer, PtqConfig, calibrate_with};
 use slm_quant_core::{
     ActivationGranularity, Granularity, Mapping, ObserverKind, QuantizationType, ScaleDtype,
 };
@@ -73,8 +73,8 @@ pub(crate) struct PtqArgs {
     /// Most tokens to evaluate on
     #[arg(long, value_name = "N", default_value_t = 32_768)]
     eval_tokens: usize,
-    /// Measure no perplexities. Unless the type is static, the model is then never in memory as a whole, and no
-    /// text is needed
+    /// Measure no perplexities. The model is then never in memory as a whole, and unless the type is static no text
+    /// is needed
     #[arg(long)]
     no_eval: bool,
     /// Tokens in a window [default: 256, or the model's positions if fewer]
@@ -109,21 +109,16 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     let is_static = config.quantization_type == QuantizationType::Static;
     let held_out = texts.as_ref().filter(|_| !args.no_eval).map(|texts| texts.held_out.as_slice());
     let observed = texts.as_ref().filter(|_| is_static).map(|texts| texts.calibration.as_slice());
-    let (mut float, mut calibration) = (None, None);
-    if held_out.is_some() || observed.is_some() {
-        let mut model = checkpoint.load_model(&context.device)?;
-        if let Some(ids) = held_out {
-            float = Some(evaluate_with_progress(context, "float perplexity", &model, ids, window)?);
-        }
-        if let Some(ids) = observed {
-            // The head has a hook of its own where it is to be a layer of its own.
-            if plan.layers.iter().any(|layer| layer.name == LM_HEAD) {
-                model.untie_head();
-            }
-            calibration = Some(observe(&mut model, &plan, config, ids, window, context)?);
-        }
+    let mut float = None;
+    if let Some(ids) = held_out {
+        let model = checkpoint.load_model(&context.device)?;
+        float = Some(evaluate_with_progress(context, "float perplexity", &model, ids, window)?);
     }
     // The float model is gone: from here on there is one layer at a time.
+    let calibration = match observed {
+        Some(ids) => Some(observe(&checkpoint, &plan, config, ids, window, context)?),
+        None => None,
+    };
     let record = observed.zip(texts.as_ref()).map(|(ids, texts)| CalibrationRecord {
         text_sha256: texts.calibration_sha256.clone(),
         tokens: ids.len() as u64,
@@ -225,22 +220,26 @@ fn plan(checkpoint: &Checkpoint, config: &PtqConfig) -> Result<Plan> {
     Ok(Plan::of_layers(layers.collect(), config)?)
 }
 
+/// Calibrates on `ids`, with one layer of the model in memory at a time.
 fn observe(
-    model: &mut Transformer,
+    checkpoint: &Checkpoint,
     plan: &Plan,
     config: &PtqConfig,
     ids: &[u32],
     window: usize,
     context: &Context,
 ) -> Result<Calibration> {
-    let bar = context.progress.bar("calibrating", ids.len().div_ceil(window));
-    let calibration = calibrate(model, plan, &config.activation_observer, |model| {
-        for chunk in ids.chunks(window) {
-            context.interrupt.check()?;
-            window_logits(model, chunk)?;
-            bar.inc(1);
-        }
-        Ok::<_, Error>(())
+    let model = &checkpoint.config().model;
+    let windows: Vec<&[u32]> = ids.chunks(window).collect();
+    let with_head = plan.layers.iter().any(|layer| layer.name == LM_HEAD);
+    let bar = context.progress.bar("calibrating", layerwise_steps(model, windows.len(), with_head));
+    let mut done = || {
+        bar.inc(1);
+        context.interrupt.check()
+    };
+    let mut source = CheckpointSource::new(checkpoint);
+    let calibration = calibrate_with(plan, &config.activation_observer, |hook| {
+        forward_layerwise(model, &mut source, &context.device, &windows, with_head, hook, &mut done)
     })?;
     bar.finish_and_clear();
     Ok(calibration)

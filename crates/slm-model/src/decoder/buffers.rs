@@ -11,8 +11,9 @@ use crate::config::ModelConfig;
 pub(super) struct Buffers {
     /// The residual stream.
     pub(super) x: Pages<f32>,
-    /// What is to be added to it next.
+    /// What is to be added to it next, where [`Buffers::has_delta`] says so.
     pub(super) delta: Pages<f32>,
+    pub(super) has_delta: bool,
     pub(super) normed: Pages<f32>,
     pub(super) q: Pages<f32>,
     pub(super) k: Pages<f32>,

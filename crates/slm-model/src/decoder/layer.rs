@@ -84,8 +84,8 @@ impl<'a> DecoderLayer<'a> {
         self.cache.byte_size()
     }
 
-    /// Adds what the previous layer left in `buffers.delta` to the residual stream and goes on from there; leaves
-    /// its own last contribution in `buffers.delta`.
+    /// Adds what a previous layer left in `buffers.delta` to the residual stream and goes on from there; leaves its
+    /// own last contribution in `buffers.delta`.
     pub(super) fn run(
         &mut self,
         pass: &Pass<'_>,
@@ -97,14 +97,15 @@ impl<'a> DecoderLayer<'a> {
         let hidden = rows * config.hidden_size;
         let inner = rows * config.intermediate_size;
         let (q_len, kv_len) = (rows * config.num_heads * config.head_dim, rows * self.kv_width(config));
-        let Buffers { x, delta, normed, q, k, v, attention, gate, up, .. } = buffers;
+        let Buffers { x, delta, has_delta, normed, q, k, v, attention, gate, up, .. } = buffers;
         let (scratch, attention_scratch) = (&mut buffers.linear_scratch, &mut buffers.attention_scratch);
         let (x, delta, normed) = (&mut x[..hidden], &mut delta[..hidden], &mut normed[..hidden]);
         let (q, k, v) = (&mut q[..q_len], &mut k[..kv_len], &mut v[..kv_len]);
         let attention = &mut attention[..q_len];
         let (gate, up) = (&mut gate[..inner], &mut up[..inner]);
 
-        let previous = (self.index > 0).then_some(&*delta);
+        let previous = has_delta.then_some(&*delta);
+        *has_delta = true;
         self.input_norm.add_and_normalize(x, previous, normed);
         times.rest += watch.lap();
         self.products(

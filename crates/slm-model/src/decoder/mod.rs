@@ -2,12 +2,13 @@
 
 mod buffers;
 mod layer;
+mod layerwise;
 mod norm;
 mod parallel;
 mod times;
 
 use burn::tensor::module::embedding;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use slm_quant_nn::{SliceLinear, SliceOutput, apply_linears};
 
 use crate::error::{Error, Result};
@@ -15,6 +16,7 @@ use crate::rotary::Rotary;
 use crate::transformer::Transformer;
 use buffers::Buffers;
 use layer::{DecoderLayer, Pass};
+pub(crate) use layerwise::SliceWindows;
 use norm::SliceNorm;
 pub use times::PassTimes;
 use times::Stopwatch;
@@ -66,8 +68,7 @@ pub struct Decoder<'a> {
 impl<'a> Decoder<'a> {
     /// Whether the weights of `model` lie where a decoder can work: in host memory, without gradients to track.
     pub fn supports(model: &Transformer) -> bool {
-        let device = model.device();
-        !device.is_autodiff() && slm_quant_nn::on_cpu(&device)
+        supports_device(&model.device())
     }
 
     /// A decoder with an empty cache for `capacity` positions.
@@ -194,32 +195,20 @@ impl<'a> Decoder<'a> {
         let config = self.model.config();
         let (start, rows) = (self.len, ids.len());
         self.buffers.prepare(config, rows);
-        self.embed(ids)?;
+        let embedding = (&self.embed_tokens, self.embed_positions.as_ref());
+        embed(embedding, self.model.ids_tensor(ids), start, &mut self.buffers)?;
         let rotary = self.rotary.map(|rotary| rotary.angles(start, rows));
         let pass = Pass { config, start, rows, rotary: rotary.as_ref() };
         self.times.rest += watch.lap();
         for layer in &mut self.layers {
             layer.run(&pass, &mut self.buffers, &mut self.times, &mut watch)?;
         }
-        let Buffers { x, delta, normed, .. } = &mut self.buffers;
+        let Buffers { x, delta, has_delta, normed, .. } = &mut self.buffers;
         let width = rows * config.hidden_size;
-        self.norm.add_and_normalize(&mut x[..width], Some(&delta[..width]), &mut normed[..width]);
+        let delta = has_delta.then_some(&delta[..width]);
+        self.norm.add_and_normalize(&mut x[..width], delta, &mut normed[..width]);
         self.times.rest += watch.lap();
         self.len += rows;
-        Ok(())
-    }
-
-    /// The residual stream before the first layer.
-    fn embed(&mut self, ids: &[u32]) -> Result<()> {
-        let width = ids.len() * self.model.config().hidden_size;
-        let x = &mut self.buffers.x[..width];
-        copy_values(embedding(self.embed_tokens.clone(), self.model.ids_tensor(ids)), x)?;
-        if let Some(positions) = &self.embed_positions {
-            let rows = positions.clone().narrow(0, self.len, ids.len());
-            let delta = &mut self.buffers.delta[..width];
-            copy_values(rows, delta)?;
-            slm_ops::add(x, delta);
-        }
         Ok(())
     }
 
@@ -247,6 +236,30 @@ impl<'a> Decoder<'a> {
         self.times.products += watch.lap();
         Ok(())
     }
+}
+
+/// Whether a decoder can work with weights on `device`.
+pub(crate) fn supports_device(device: &Device) -> bool {
+    !device.is_autodiff() && slm_quant_nn::on_cpu(device)
+}
+
+/// Puts the residual stream before the first layer into `buffers.x`, for ids whose first is at position `start`.
+fn embed(
+    (tokens, positions): (&Tensor<2>, Option<&Tensor<2>>),
+    ids: Tensor<2, Int>,
+    start: usize,
+    buffers: &mut Buffers,
+) -> Result<()> {
+    let ([_, rows], [_, hidden]) = (ids.dims(), tokens.dims());
+    let x = &mut buffers.x[..rows * hidden];
+    copy_values(embedding(tokens.clone(), ids), x)?;
+    if let Some(positions) = positions {
+        let delta = &mut buffers.delta[..rows * hidden];
+        copy_values(positions.clone().narrow(0, start, rows), delta)?;
+        slm_ops::add(x, delta);
+    }
+    buffers.has_delta = false;
+    Ok(())
 }
 
 fn slice_linear<'a>(

@@ -1,0 +1,126 @@
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use slm_quant_nn::{Weight, detach_hooks};
+
+use super::*;
+use crate::error::SourceError;
+use crate::eval::window_logits;
+use crate::testing::{MapSource, configs, devices, random_weights, tensors_of};
+
+/// Inputs and outputs of each layer, in the order in which they came, as bits.
+#[derive(Default, Debug, PartialEq, Clone)]
+struct Seen(BTreeMap<String, Vec<Vec<u32>>>);
+
+struct Recorder(Mutex<Seen>);
+
+impl ForwardHook for Recorder {
+    fn on_forward(&self, layer: &str, input: &Tensor<2>, output: &Tensor<2>) {
+        let bits = |tensor: &Tensor<2>| {
+            let values = tensor.clone().into_data().try_into_vec::<f32>().unwrap();
+            values.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        };
+        let mut seen = self.0.lock().unwrap();
+        seen.0.entry(layer.to_owned()).or_default().extend([bits(input), bits(output)]);
+    }
+}
+
+fn recorder() -> (Arc<Recorder>, Arc<dyn ForwardHook>) {
+    let recorder = Arc::new(Recorder(Mutex::default()));
+    (Arc::clone(&recorder), recorder)
+}
+
+/// A source that gives tensors as often as they are asked for, and counts those that it has given.
+struct Kept {
+    tensors: MapSource,
+    taken: usize,
+}
+
+impl TensorSource for Kept {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.tensors.shape(name)
+    }
+    fn take_f32(&mut self, name: &str, _: &[usize]) -> Result<Vec<f32>, SourceError> {
+        self.taken += 1;
+        Ok(self.tensors.0[name].1.clone())
+    }
+    fn take_linear(
+        &mut self,
+        _: &str,
+        _: usize,
+        _: usize,
+        _: &Device,
+    ) -> Result<Option<Weight>, SourceError> {
+        Ok(None)
+    }
+}
+
+#[test]
+fn hooks_see_what_they_see_of_a_whole_model() {
+    let ids: Vec<u32> = (0..37).map(|i| (i * i * 7 + i) % 50).collect();
+    let windows: Vec<&[u32]> = ids.chunks(16).collect();
+    for device in devices() {
+        for (name, config) in configs() {
+            let mut model = random_weights(&config, &device);
+            let mut source = Kept { tensors: tensors_of(&model).1, taken: 0 };
+            model.untie_head();
+            let (whole, hook) = recorder();
+            attach_hook(&mut model, &hook);
+            windows.iter().for_each(|ids| drop(window_logits(&model, ids).unwrap()));
+            detach_hooks(&mut model);
+            let mut expected = whole.0.lock().unwrap().clone();
+
+            for with_head in [true, false] {
+                let (layers, hook) = recorder();
+                let mut steps = 0;
+                source.taken = 0;
+                let mut done = || {
+                    steps += 1;
+                    Ok::<_, Error>(())
+                };
+                let windows = &windows[..];
+                forward_layerwise(&config, &mut source, &device, windows, with_head, &hook, &mut done)
+                    .unwrap();
+                assert_eq!(steps, layerwise_steps(&config, windows.len(), with_head));
+                assert!(*layers.0.lock().unwrap() == expected, "{name}, {with_head}");
+                let twice = usize::from(config.tie_word_embeddings);
+                // Neither the last norm nor the head is read where nobody looks at the head.
+                let left_out =
+                    source.tensors.0.keys().filter(|name| {
+                        name.starts_with(&format!("{FINAL_NORM}.")) || name.starts_with(LM_HEAD)
+                    });
+                let expected_reads = match with_head {
+                    true => source.tensors.0.len() + twice,
+                    false => source.tensors.0.len() - left_out.count(),
+                };
+                assert_eq!(source.taken, expected_reads, "{name}");
+                expected.0.remove(LM_HEAD);
+            }
+        }
+    }
+}
+
+#[test]
+fn bad_windows_are_errors_and_a_run_can_be_ended() {
+    let (_, config) = configs().swap_remove(0);
+    let device = &devices()[1];
+    let tensors = tensors_of(&random_weights(&config, device)).1;
+    let run = |windows: &[&[u32]], steps: usize| {
+        let mut source = Kept { tensors: tensors.clone(), taken: 0 };
+        let mut left = steps;
+        let mut done = || match left {
+            0 => Err(Error::EmptyPrompt),
+            _ => {
+                left -= 1;
+                Ok(())
+            }
+        };
+        let (_, hook) = recorder();
+        forward_layerwise(&config, &mut source, device, windows, true, &hook, &mut done)
+    };
+    run(&[&[1, 2], &[3]], 6).unwrap();
+    assert!(matches!(run(&[&[1, 2], &[3]], 5), Err(Error::EmptyPrompt)));
+    assert!(matches!(run(&[&[1, 2], &[]], 99), Err(Error::EmptyPrompt)));
+    assert!(matches!(run(&[&[1, 99]], 99), Err(Error::TokenId { index: 1, .. })));
+    assert!(matches!(run(&[&[1; 65]], 99), Err(Error::TooManyPositions { needed: 65, max: 64 })));
+}
