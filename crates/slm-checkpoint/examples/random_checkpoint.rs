@@ -5,6 +5,8 @@
 //! cargo run --release -p slm-checkpoint --example random_checkpoint -- float DIR
 //! cargo run --release -p slm-checkpoint --example random_checkpoint -- int8 DIR
 //! ```
+//!
+//! A third argument names a `tokenizer.json` to put beside the weights, for commands that read text.
 
 use std::path::PathBuf;
 
@@ -21,8 +23,9 @@ use slm_quant_core::{
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let (Some(form), Some(dir)) = (arguments.next(), arguments.next().map(PathBuf::from)) else {
-        return Err("usage: random_checkpoint float|int8 DIR".into());
+        return Err("usage: random_checkpoint float|int8 DIR [TOKENIZER]".into());
     };
+    let tokenizer = arguments.next().map(std::fs::read).transpose()?;
     let int8 = match form.as_str() {
         "float" => false,
         "int8" => true,
@@ -79,7 +82,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         skipped: Vec::new(),
         lineage: Lineage::default(),
     };
-    let request = SaveRequest { metadata: int8.then_some(&metadata), ..SaveRequest::default() };
+    let request = SaveRequest {
+        metadata: int8.then_some(&metadata),
+        tokenizer_json: tokenizer.as_deref(),
+        ..SaveRequest::default()
+    };
     println!("{}", writer.finish(&request)?.display());
     Ok(())
 }

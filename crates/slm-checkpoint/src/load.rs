@@ -47,7 +47,7 @@ fn targets(checkpoint: &Checkpoint) -> Result<HashMap<String, Target>> {
         weights.check_shape(&codes, &[rows, scheme.bits.row_bytes(cols)])?;
         let builder = PackedMatrixBuilder::new(rows, cols, scheme, kernel)
             .map_err(|source| layer_error(weights, &record.name, source))?;
-        targets.insert(codes, Target::Codes(builder));
+        targets.insert(codes, Target::Codes(Box::new(builder)));
     }
     for name in weights.names() {
         let bytes = weights.byte_size(name).unwrap_or(0) as usize;
@@ -119,7 +119,7 @@ impl<'a> Tensors<'a> {
 /// The tensors of a quantized layer.
 struct Layer<'a> {
     record: &'a LayerMetadata,
-    builder: PackedMatrixBuilder,
+    builder: Box<PackedMatrixBuilder>,
     scales: Scales,
     zero_points: Option<Vec<i8>>,
     /// Scale and zero point of the input, where these are static.

@@ -90,7 +90,7 @@ fn embed_windows(
         Position::Rotary { .. } => None,
     };
     let mut states = match supports_device(device) {
-        true => States::Slices(SliceWindows::default()),
+        true => States::Slices(Box::default()),
         false => States::Tensors(Vec::new()),
     };
     for ids in windows {
@@ -113,7 +113,7 @@ fn load_head(config: &ModelConfig, loader: &mut Loader<'_>) -> Result<Linear> {
 /// The windows on their way, in the form in which the device computes single sequences: see
 /// [`InferencePath`](crate::InferencePath).
 enum States {
-    Slices(SliceWindows),
+    Slices(Box<SliceWindows>),
     /// `[1, len, hidden]` of each.
     Tensors(Vec<Tensor<3>>),
 }

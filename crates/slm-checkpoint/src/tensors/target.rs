@@ -10,7 +10,7 @@ pub(crate) enum Target {
     /// An F32 tensor, which must be finite.
     Floats(Vec<f32>),
     /// Codes, which are packed for a kernel as they come.
-    Codes(PackedMatrixBuilder),
+    Codes(Box<PackedMatrixBuilder>),
     /// The bytes of a small tensor of any type, as they are.
     Bytes(Vec<u8>),
 }
@@ -52,7 +52,7 @@ impl Part<'_> {
     /// Bytes that fill it.
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Self::Floats { values, .. } => size_of_val::<[f32]>(values),
+            Self::Floats { values, .. } => size_of_val(&**values),
             Self::Codes { row_bytes, rows } => rows.rows().len() * row_bytes,
             Self::Bytes(bytes) => bytes.len(),
         }

@@ -18,7 +18,7 @@ use slm_quant_nn::NamedLinears;
 use slm_text::{Tokenizer, read_text};
 
 use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::memory;
 use crate::text::{check_length, evaluate_with_progress, read_ids, tokenizer, window};
 use report::{PtqResult, Sizes};
