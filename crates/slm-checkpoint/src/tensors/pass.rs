@@ -16,7 +16,7 @@ use super::target::{Part, Refused, Target};
 use crate::manifest::Parts;
 use crate::{Error, Result};
 
-/// Bytes read at once, unless a unit has more: half of what the cache of a core holds.
+/// Bytes read at once, unless a unit has more: few enough to stay in the cache of a core.
 const BUFFER_BYTES: usize = 256 << 10;
 /// Bytes of a part where there are no checksums to say.
 const PART_BYTES: u64 = 1 << 20;
