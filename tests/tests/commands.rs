@@ -435,6 +435,13 @@ fn bench_says_what_it_measured_and_by_which_kernel() {
     let kernels = bench["kernels"].as_array().unwrap();
     assert_eq!(kernels.len(), 1);
     assert_eq!(kernels[0]["layers"], LAYERS);
+    let of_layers = bench["layers"].as_array().unwrap();
+    assert_eq!(of_layers.len(), LAYERS);
+    assert!(of_layers.iter().all(|layer| layer["kernel"] == kernels[0]["kernel"]), "{bench}");
+    let sum: u64 = of_layers.iter().map(|layer| layer["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(bench["weight_bytes_per_token"], sum);
+    assert_eq!(bench["runs"].as_array().unwrap().len(), 1);
+    assert_eq!(bench["runs"][0]["decode_bandwidth_share"], bench["decode_bandwidth_share"]);
     assert_eq!((&bench["prompt_tokens"], &bench["decode_tokens"]), (&16.into(), &4.into()));
     let inspect = sandbox.slm("inspect int8 --json").json();
     let layers = inspect["quantization"]["layers"].as_array().unwrap();

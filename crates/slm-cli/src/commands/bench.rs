@@ -4,31 +4,34 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use slm_model::{GenerateOptions, GenerateOutput, SamplingOptions, Transformer, generate};
+use slm_model::Transformer;
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, KernelKind, QuantScheme, QuantizationType,
-    ScaleDtype, measure_peak_ops, measure_read_bandwidth,
+    ScaleDtype,
 };
 
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::table;
-use cost::{Cost, KernelUse};
+use cost::{Cost, KernelUse, LayerCost};
 use profile::Profile;
 use random::{Quantization, RandomWeights};
+use runs::{Limits, Measured, RunResult, decode_rate, measure, median, prefill_operations};
 use shape::Shape;
 
 mod cost;
 mod profile;
 mod random;
+mod runs;
 mod shape;
 
 /// Measure how fast a model runs, and how near that is to what this machine can do.
 ///
 /// Shapes by name have random weights: speed does not depend on their values. The memory bandwidth and the peak of
-/// integer arithmetic are measured in the same run, with the same threads, before the model and after it; the better
-/// figure counts. Peak memory is that of the model, from its making to its last token.
+/// integer arithmetic are measured in the same process, with the same threads, in turns with the runs of the model, and
+/// each run is compared with the better of the two figures around it. Peak memory is that of the model, from its making
+/// to the last token of the first run.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// Checkpoint to measure as it is, float or quantized
@@ -55,7 +58,7 @@ pub(crate) struct BenchArgs {
     /// Tokens to generate after it
     #[arg(long, value_name = "N", default_value_t = 64)]
     generate: usize,
-    /// Runs, of which the best counts
+    /// Runs, of which the fastest gives the speed and the median its share of what the machine can do
     #[arg(long, value_name = "N", default_value_t = 3)]
     repeats: usize,
     /// Threads [default: one per core]
@@ -72,6 +75,7 @@ struct BenchResult {
     threads: usize,
     inference_path: String,
     kernels: Vec<KernelUse>,
+    layers: Vec<LayerCost>,
     prompt_tokens: usize,
     prefill_tokens_per_second: f64,
     time_to_first_token_ms: f64,
@@ -79,13 +83,16 @@ struct BenchResult {
     decode_tokens_per_second: f64,
     weight_bytes_per_token: u64,
     decode_bytes_per_second: f64,
+    /// The best that was measured around any run.
     read_bytes_per_second: f64,
-    /// Share of the bandwidth that was measured on the spot.
+    /// Median over the runs of the share of the bandwidth around the run.
     decode_bandwidth_share: f64,
     prefill_ops_per_second: f64,
     /// Best rate of the kernel's multiplications on registers alone; none without an integer kernel.
     peak_ops_per_second: Option<f64>,
+    /// Median over the runs, as for the bandwidth.
     prefill_peak_share: Option<f64>,
+    runs: Vec<RunResult>,
     /// One pass over the prompt; none where passes are tensor operations.
     prefill_profile: Option<Profile>,
     /// The mean pass over one token.
@@ -110,23 +117,21 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
             .map_err(|error| Error::Usage(format!("--threads {threads}: {error}")))?;
     }
     let kernel = KernelKind::select()?;
-    let before = Limits::measure(kernel, args, context)?;
+    let before = Limits::measure(kernel, args)?;
     memory::reset_peak();
     let (name, model) = model(args, kernel, context)?;
-    let output = best_run(&model, args, context)?;
-    let peak_memory_bytes = memory::peak_bytes();
     let cost = Cost::of(&model, &context.device);
     let parameters = model.config().parameter_count();
+    let Measured { best: output, runs, limits, peak_memory_bytes } =
+        measure(&model, &cost, kernel, before, args, context)?;
     drop(model);
-    let limits = before.or_better(Limits::measure(kernel, args, context)?);
-    let Limits { read_bytes_per_second, peak_ops_per_second } = limits;
 
+    let kernels = cost.kernels();
     let prefill_seconds = output.prompt_time.as_secs_f64();
-    let decode_tokens_per_second = output.decode_passes as f64 / output.decode_time.as_secs_f64();
+    let decode_tokens_per_second = decode_rate(&output);
     let decode_bytes_per_second = cost.bytes_per_token as f64 * decode_tokens_per_second;
-    // The head runs on the last position alone.
-    let operations = 2.0 * (cost.body_weights * args.prompt as u64 + cost.head_weights) as f64;
-    let prefill_ops_per_second = operations / prefill_seconds;
+    let prefill_ops_per_second = prefill_operations(&cost, args) / prefill_seconds;
+    let Limits { read_bytes_per_second, peak_ops_per_second } = limits;
     let result = BenchResult {
         model: name,
         parameters,
@@ -134,7 +139,8 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
         device: context.device_name,
         threads: rayon::current_num_threads(),
         inference_path: output.path.to_string(),
-        kernels: cost.kernels,
+        kernels,
+        layers: cost.layers,
         prompt_tokens: args.prompt,
         prefill_tokens_per_second: args.prompt as f64 / prefill_seconds,
         time_to_first_token_ms: prefill_seconds * 1e3,
@@ -143,10 +149,13 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
         weight_bytes_per_token: cost.bytes_per_token,
         decode_bytes_per_second,
         read_bytes_per_second,
-        decode_bandwidth_share: decode_bytes_per_second / read_bytes_per_second,
+        decode_bandwidth_share: median(runs.iter().map(|run| run.decode_bandwidth_share)),
         prefill_ops_per_second,
         peak_ops_per_second,
-        prefill_peak_share: peak_ops_per_second.map(|peak| prefill_ops_per_second / peak),
+        prefill_peak_share: peak_ops_per_second
+            .is_some()
+            .then(|| median(runs.iter().filter_map(|run| run.prefill_peak_share))),
+        runs,
         prefill_profile: output.prompt_profile.map(|times| Profile::new(times, output.prompt_time, 1)),
         decode_profile: output
             .decode_profile
@@ -156,32 +165,6 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
     };
     result.say(context)?;
     context.output.result(&result)
-}
-
-/// What this machine can do at most.
-struct Limits {
-    read_bytes_per_second: f64,
-    /// None without an integer kernel in vector instructions.
-    peak_ops_per_second: Option<f64>,
-}
-
-impl Limits {
-    fn measure(kernel: KernelKind, args: &BenchArgs, context: &Context) -> Result<Self> {
-        let bar = context.progress.bar("measuring the machine", 2);
-        let read_bytes_per_second = measure_read_bandwidth(args.repeats);
-        bar.inc(1);
-        let peak_ops_per_second = measure_peak_ops(kernel, args.repeats)?;
-        bar.finish_and_clear();
-        Ok(Self { read_bytes_per_second, peak_ops_per_second })
-    }
-
-    fn or_better(self, other: Self) -> Self {
-        let better = |a: Option<f64>, b: Option<f64>| Some(a?.max(b?));
-        Self {
-            read_bytes_per_second: self.read_bytes_per_second.max(other.read_bytes_per_second),
-            peak_ops_per_second: better(self.peak_ops_per_second, other.peak_ops_per_second),
-        }
-    }
 }
 
 fn model(args: &BenchArgs, kernel: KernelKind, context: &Context) -> Result<(String, Transformer)> {
@@ -222,43 +205,17 @@ fn model(args: &BenchArgs, kernel: KernelKind, context: &Context) -> Result<(Str
     Ok((name, Transformer::from_tensors(&config, &mut weights, &context.device)?))
 }
 
-/// The fastest prefill and the fastest decode of all runs, each with its profile.
-fn best_run(model: &Transformer, args: &BenchArgs, context: &Context) -> Result<GenerateOutput> {
-    let vocab_size = model.config().vocab_size;
-    let prompt: Vec<u32> = (0..args.prompt).map(|i| ((i * 7919 + 13) % vocab_size) as u32).collect();
-    let options = GenerateOptions {
-        // The first new token comes from the prompt's pass.
-        max_new_tokens: args.generate + 1,
-        sampling: SamplingOptions::default(),
-        stop_ids: Vec::new(),
-    };
-    let bar = context.progress.bar("running the model", args.repeats);
-    let mut best: Option<GenerateOutput> = None;
-    for _ in 0..args.repeats {
-        context.interrupt.check()?;
-        let mut output = generate(model, &prompt, &options, |_| std::ops::ControlFlow::Continue(()))?;
-        bar.inc(1);
-        if let Some(before) = best {
-            if before.prompt_time < output.prompt_time {
-                (output.prompt_time, output.prompt_profile) = (before.prompt_time, before.prompt_profile);
-            }
-            if before.decode_time < output.decode_time {
-                (output.decode_time, output.decode_profile) = (before.decode_time, before.decode_profile);
-            }
-        }
-        best = Some(output);
-    }
-    bar.finish_and_clear();
-    best.ok_or(Error::Interrupted)
-}
-
 impl BenchResult {
     fn say(&self, context: &Context) -> Result<()> {
         let kernels = self.kernels.iter().map(|used| format!("{} ({} layers)", used.kernel, used.layers));
         let peak = match (self.peak_ops_per_second, self.prefill_peak_share) {
-            (Some(peak), Some(share)) => format!(", {:.0} % of {:.0} GOP/s", share * 100.0, peak / 1e9),
+            (Some(peak), Some(share)) => {
+                format!(", median {:.0} % of at best {:.0} GOP/s", share * 100.0, peak / 1e9)
+            }
             _ => String::new(),
         };
+        let shares: Vec<_> =
+            self.runs.iter().map(|run| format!("{:.0}", run.decode_bandwidth_share * 100.0)).collect();
         let profile = |profile: &Option<Profile>| {
             profile.map_or(String::new(), |profile| format!("                  {profile}\n"))
         };
@@ -267,7 +224,8 @@ impl BenchResult {
              kernels           {} on {}\n\
              prefill           {:.1} tokens/s ({} tokens in {:.1} ms; {:.0} GOP/s{peak})\n{}\
              decode            {:.1} tokens/s over {} tokens\n{}\
-             weights per token {}, {:.1} GB/s: {:.0} % of the {:.1} GB/s measured here\n\
+             weights per token {}, {:.1} GB/s at best; {:.0} % (median; {}) of what memory gave around each run, at \
+             best {:.1} GB/s\n\
              memory            {} of weights, {} at most in all",
             self.model,
             self.parameters,
@@ -287,6 +245,7 @@ impl BenchResult {
             table::bytes(self.weight_bytes_per_token),
             self.decode_bytes_per_second / 1e9,
             self.decode_bandwidth_share * 100.0,
+            shares.join(", "),
             self.read_bytes_per_second / 1e9,
             table::bytes(self.weight_bytes),
             self.peak_memory_bytes.map_or("not known here".to_owned(), table::bytes),

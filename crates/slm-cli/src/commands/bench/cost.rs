@@ -12,11 +12,21 @@ pub(super) struct KernelUse {
     pub(super) layers: usize,
 }
 
+/// What one layer reads for a token, and the kernel that does.
+#[derive(Serialize)]
+pub(super) struct LayerCost {
+    name: String,
+    rows: usize,
+    cols: usize,
+    bytes: u64,
+    kernel: String,
+}
+
 /// What a token costs.
 pub(super) struct Cost {
     /// The scheme of quantized layers, or `f32`.
     pub(super) form: String,
-    pub(super) kernels: Vec<KernelUse>,
+    pub(super) layers: Vec<LayerCost>,
     /// Bytes of weights that a decoded token reads: every linear layer and the head once.
     pub(super) bytes_per_token: u64,
     /// Bytes of all weights: those, and embeddings and norms.
@@ -29,14 +39,15 @@ impl Cost {
     pub(super) fn of(model: &Transformer, device: &Device) -> Self {
         let mut cost = Self {
             form: "f32".to_owned(),
-            kernels: Vec::new(),
+            layers: Vec::new(),
             bytes_per_token: 0,
             bytes_held: 0,
             body_weights: 0,
             head_weights: 0,
         };
         model.for_each_linear(&mut |name, linear| {
-            let weights = (linear.in_features() * linear.out_features()) as u64;
+            let (rows, cols) = (linear.out_features(), linear.in_features());
+            let weights = (rows * cols) as u64;
             let (bytes, kernel) = match linear.packed() {
                 Some(packed) => {
                     cost.form = packed.matrix().scheme().to_string();
@@ -46,10 +57,7 @@ impl Cost {
             };
             cost.bytes_per_token += bytes;
             *if name == LM_HEAD { &mut cost.head_weights } else { &mut cost.body_weights } += weights;
-            match cost.kernels.iter_mut().find(|used| used.kernel == kernel) {
-                Some(used) => used.layers += 1,
-                None => cost.kernels.push(KernelUse { kernel, layers: 1 }),
-            }
+            cost.layers.push(LayerCost { name: name.to_owned(), rows, cols, bytes, kernel });
         });
         let others = expected_tensors(model.config()).into_iter().filter(|tensor| !tensor.linear_weight);
         let others = others.map(|tensor| 4 * tensor.shape.iter().product::<usize>() as u64).sum::<u64>();
@@ -60,5 +68,17 @@ impl Cost {
             cost.bytes_per_token += cost.head_weights * 4;
         }
         cost
+    }
+
+    /// The kernels in use, in the order of the layers.
+    pub(super) fn kernels(&self) -> Vec<KernelUse> {
+        let mut kernels: Vec<KernelUse> = Vec::new();
+        for LayerCost { kernel, .. } in &self.layers {
+            match kernels.iter_mut().find(|used| used.kernel == *kernel) {
+                Some(used) => used.layers += 1,
+                None => kernels.push(KernelUse { kernel: kernel.clone(), layers: 1 }),
+            }
+        }
+        kernels
     }
 }
