@@ -18,8 +18,9 @@ use crate::workers;
 /// Sample text from a model: what it holds to be likely, without any data.
 ///
 /// Each sequence begins with the tokenizer's beginning-of-sequence token, or else its end-of-text token, and goes
-/// on beyond the end of a text into the next. Sequence i is drawn with seed S + i, whatever else is drawn beside
-/// it. A FILE.json gets token ids, as `slm qat --data` and `slm logits` read them; any other gets text.
+/// on beyond the end of a text into the next. Sequence i is drawn with seed S + i, on however many threads. With
+/// another --batch-size float sums may be taken in another order, and a sequence may then part from what it was.
+/// A FILE.json gets token ids, as `slm qat --data` and `slm logits` read them; any other gets text.
 #[derive(Debug, Args)]
 pub(crate) struct SampleArgs {
     /// Checkpoint directory
