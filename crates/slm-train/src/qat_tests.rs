@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Sequences;
-use crate::testing::{devices, tiny_config};
+use crate::testing::{StopAt, devices, never, tiny_config};
 use slm_checkpoint::QuantizationMode as CheckpointMode;
 use slm_quant_core::{Bits, Granularity, QuantizationType};
 use slm_quant_nn::NamedLinears;
@@ -10,10 +10,6 @@ use slm_text::corpus::Corpus as Stories;
 
 fn text() -> String {
     Stories::new(1).text(120)
-}
-
-fn never() -> AtomicBool {
-    AtomicBool::new(false)
 }
 
 /// A config that trains static INT4 with learned scales per group.
@@ -25,16 +21,6 @@ fn qat_config() -> TrainingConfig {
     config.qat.scale = slm_qat::ScaleMode::Learned;
     (config.qat.observe_steps, config.qat.freeze_steps) = (3, 4);
     config
-}
-
-struct StopAt<'a>(usize, &'a AtomicBool);
-
-impl TrainObserver for StopAt<'_> {
-    fn on_step(&mut self, report: &StepReport, _: f64) {
-        if report.step == self.0 {
-            self.1.store(true, Ordering::Relaxed);
-        }
-    }
 }
 
 #[test]

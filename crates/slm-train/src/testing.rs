@@ -1,10 +1,14 @@
 //! What the tests of several files need.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use slm_model::{ModelConfig, Transformer};
 
-use crate::{QuantizationConfig, TokenizerConfig, TrainingConfig, TrainingOptions};
+use crate::{
+    QuantizationConfig, StepReport, TokenizerConfig, TrainObserver, TrainingConfig, TrainingOptions,
+};
 
 /// A model that trains in a second, with a width that 32 does not divide.
 pub(crate) fn tiny_config() -> TrainingConfig {
@@ -50,4 +54,20 @@ pub(crate) fn poisoned(model: Transformer) -> Transformer {
         }
     }
     model.map(&mut Poison)
+}
+
+/// Nobody stops the run.
+pub(crate) fn never() -> AtomicBool {
+    AtomicBool::new(false)
+}
+
+/// Stops a run after the given step.
+pub(crate) struct StopAt<'a>(pub(crate) usize, pub(crate) &'a AtomicBool);
+
+impl TrainObserver for StopAt<'_> {
+    fn on_step(&mut self, report: &StepReport, _: f64) {
+        if report.step == self.0 {
+            self.1.store(true, Ordering::Relaxed);
+        }
+    }
 }

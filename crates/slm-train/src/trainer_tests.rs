@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::testing::{devices, tiny_config};
+use crate::testing::{devices, never, tiny_config};
 use slm_text::corpus::Corpus;
 
 fn text() -> String {
@@ -48,10 +48,6 @@ impl TrainObserver for Watch<'_> {
         assert!(dir.join("model.safetensors").exists());
         self.checkpoints.push(step);
     }
-}
-
-fn never() -> AtomicBool {
-    AtomicBool::new(false)
 }
 
 #[test]

@@ -1,22 +1,14 @@
 //! Fine-tuning of quantized checkpoints.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
 use slm_checkpoint::{Checkpoint, QuantizationMode as CheckpointMode};
 use slm_quant_core::{Bits, Granularity, QuantizationType};
 use slm_text::corpus::Corpus as Stories;
 
-use crate::testing::{devices, tiny_config};
-use crate::{
-    Corpus, Error, Outcome, QuantizationMode, RoundingKind, StepReport, TrainObserver, Trainer,
-    TrainingConfig,
-};
-
-fn never() -> AtomicBool {
-    AtomicBool::new(false)
-}
+use crate::testing::{StopAt, devices, never, tiny_config};
+use crate::{Corpus, Error, Outcome, QuantizationMode, RoundingKind, Trainer, TrainingConfig};
 
 /// A quantized checkpoint of a model that knows a little.
 fn quantized(dir: &Path, device: &Device, quantization_type: QuantizationType) -> Checkpoint {
@@ -39,16 +31,6 @@ fn tuning_config(start: &Checkpoint, rounding: RoundingKind) -> TrainingConfig {
     config.quantization.enable_quantized_finetuning = true;
     config.finetune.rounding = rounding;
     config
-}
-
-struct StopAt<'a>(usize, &'a AtomicBool);
-
-impl TrainObserver for StopAt<'_> {
-    fn on_step(&mut self, report: &StepReport, _: f64) {
-        if report.step == self.0 {
-            self.1.store(true, Ordering::Relaxed);
-        }
-    }
 }
 
 #[test]
