@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::process::Command;
+
 use common::{Case, random_case};
 use proptest::prelude::*;
 use slm_quant_core::{
@@ -288,6 +290,20 @@ fn kernels_are_named() {
     assert!(matches!("sse9".parse::<KernelKind>(), Err(Error::Parse { .. })));
 }
 
+/// Runs this program, in the emulator that cargo was told to run it in where there is one.
+fn this_program() -> Command {
+    let program = std::env::current_exe().unwrap();
+    let runner = std::env::var("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER");
+    match runner.as_ref().map(|runner| runner.split_whitespace().collect::<Vec<_>>()).as_deref() {
+        Ok([emulator, options @ ..]) if cfg!(target_arch = "aarch64") => {
+            let mut command = Command::new(emulator);
+            command.args(options).arg(program);
+            command
+        }
+        _ => Command::new(program),
+    }
+}
+
 /// The environment is the process's, so each choice is made by a run of this test in a process of its own.
 #[test]
 fn the_environment_forces_a_kernel_or_fails() {
@@ -297,7 +313,7 @@ fn the_environment_forces_a_kernel_or_fails() {
         return;
     }
     let run = |name: &str, expected: &str| {
-        let status = std::process::Command::new(std::env::current_exe().unwrap())
+        let status = this_program()
             .args(["--exact", "the_environment_forces_a_kernel_or_fails"])
             .env("SLM_KERNEL", name)
             .env("EXPECTED_KERNEL", expected)
@@ -307,5 +323,5 @@ fn the_environment_forces_a_kernel_or_fails() {
     for kind in KernelKind::available() {
         run(&kind.to_string(), &kind.to_string());
     }
-    run("sse9", "SLM_KERNEL: \"sse9\" is not one of scalar, avx2, avx512vnni");
+    run("sse9", "SLM_KERNEL: \"sse9\" is not one of scalar, avx2, avx512vnni, dotprod");
 }

@@ -138,7 +138,6 @@ impl QuantizedActivations {
         self.cols
     }
 
-    #[cfg(target_arch = "x86_64")]
     /// All rows with their padding, and the distance from row to row.
     pub(super) fn padded(&self) -> (&[u8], usize) {
         (&self.codes, self.stride)

@@ -68,6 +68,7 @@ impl Simd for Avx2 {
     type NibbleSums = [Ints; 2];
 
     const CENTERED_INPUT8: bool = true;
+    const SIGNED_INPUT: bool = false;
     const OFFSET8: i32 = 0;
     const TILE_BLOCKS: usize = 1;
 

@@ -45,6 +45,7 @@ impl Simd for Avx512Vnni {
     type NibbleSums = [__m512i; 2];
 
     const CENTERED_INPUT8: bool = false;
+    const SIGNED_INPUT: bool = false;
     const OFFSET8: i32 = 128;
     const TILE_BLOCKS: usize = 2;
 

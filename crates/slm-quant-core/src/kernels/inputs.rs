@@ -28,7 +28,7 @@ enum Values {
     Same,
     /// The input with its groups padded.
     Padded,
-    /// Codes less the center, 8 bits.
+    /// Codes less [`MIDDLE`], 8 bits.
     Signed,
     /// Codes less the center, 16 bits.
     Centered,
@@ -41,7 +41,7 @@ impl Form {
         let contiguous = w.groups_per_row() == 1 || w.padded_width() == w.group_width();
         let values = match x {
             Input::Quantized(_) if S::CENTERED_INPUT8 && w.scheme().bits == Bits::Int8 => Values::Centered,
-            Input::Quantized(_) if w.is_grouped() => Values::Signed,
+            Input::Quantized(_) if w.is_grouped() || S::SIGNED_INPUT => Values::Signed,
             // Rows of codes are padded to whole cache lines, hence to whole lines of weights.
             Input::Quantized(_) if contiguous => Values::Same,
             // Few rows need no care for cache sets.
@@ -123,7 +123,8 @@ impl Arranged {
             (Input::Quantized(x), Values::Signed) => {
                 self.stride = stride(padded_cols);
                 for_each_row(&mut self.bytes, x.rows(), self.stride, |row, out| {
-                    simd.vectorize(Sign { codes: x.row_codes(row), width, padded_width, out });
+                    let padding = form.center(x.qparams(row)) as u8;
+                    simd.vectorize(Sign { codes: x.row_codes(row), padding, width, padded_width, out });
                 });
             }
             (Input::Quantized(x), Values::Centered) => {
@@ -206,9 +207,10 @@ fn scatter<T: Copy>(row: &[T], width: usize, padded: usize, fill: T, out: &mut [
     }
 }
 
-/// Subtracts [`MIDDLE`] from the codes of a row and puts them where kernels expect them; zeros elsewhere.
+/// Subtracts [`MIDDLE`] from the codes of a row and puts them where kernels expect them; elsewhere from `padding`.
 struct Sign<'a> {
     codes: &'a [u8],
+    padding: u8,
     width: usize,
     padded_width: usize,
     out: &'a mut [u8],
@@ -217,10 +219,10 @@ struct Sign<'a> {
 impl Op for Sign<'_> {
     #[inline(always)]
     fn run(self) {
-        let Self { codes, width, padded_width, out } = self;
+        let Self { codes, padding: fill, width, padded_width, out } = self;
         for (codes, out) in codes.chunks(width).zip(out.chunks_mut(padded_width)) {
             let (out, padding) = out.split_at_mut(codes.len());
-            padding.fill(0);
+            padding.fill(fill ^ MIDDLE as u8);
             for (out, &code) in out.iter_mut().zip(codes) {
                 *out = code ^ MIDDLE as u8;
             }

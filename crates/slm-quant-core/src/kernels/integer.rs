@@ -17,12 +17,12 @@
     reason = "a tile has a row and a block on every side"
 )]
 
-use super::SharedOut;
 use super::blocked::{Blocked, stored_offset};
 use super::driver::Job;
 use super::inputs::Inputs;
 use super::simd::{LANES, LINE_BYTES, Simd};
 use super::vector::{PREFETCH_BYTES, load_lanes, store_tile};
+use super::{MIDDLE, SharedOut};
 use crate::Bits;
 
 /// Sums of a group where one would have to wait for itself.
@@ -303,8 +303,10 @@ impl<O: Output> IntegerJob<'_, O> {
         operand_sums: [S::I32; NB],
         acc: &mut [[S::I32; NB]; M],
     ) {
+        // Differences from the middle have a zero point that is as much less.
+        let offset = if S::SIGNED_INPUT { MIDDLE } else { 0 };
         for i in 0..M {
-            let x_zero = simd.splat_i32(self.x.zero_point(row + i));
+            let x_zero = simd.splat_i32(self.x.zero_point(row + i) - offset);
             for b in 0..NB {
                 acc[i][b] = simd.sub_i32(acc[i][b], simd.mul_i32(x_zero, operand_sums[b]));
             }

@@ -3,8 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-#[cfg(target_arch = "x86_64")]
-use super::{Avx2, Avx512Vnni};
+use super::isa::Isa;
 use crate::{Error, Result};
 
 /// Environment variable that forces a kernel.
@@ -16,6 +15,8 @@ const SLM_KERNEL: &str = "SLM_KERNEL";
 pub enum KernelKind {
     /// Portable Rust; the reference. Written `scalar`.
     Scalar,
+    /// AArch64 with the dot product extension. Written `dotprod`.
+    DotProd,
     /// AVX2 with FMA and F16C. Written `avx2`.
     Avx2,
     /// AVX-512 with VNNI. Written `avx512vnni`.
@@ -24,7 +25,7 @@ pub enum KernelKind {
 
 impl KernelKind {
     /// Every kernel, slowest first.
-    const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512Vnni];
+    const ALL: [Self; 4] = [Self::Scalar, Self::DotProd, Self::Avx2, Self::Avx512Vnni];
 
     /// Kernels that this processor can run, slowest first.
     pub fn available() -> Vec<Self> {
@@ -38,15 +39,7 @@ impl KernelKind {
 
     /// Whether this processor can run the kernel.
     pub fn is_available(self) -> bool {
-        match self {
-            Self::Scalar => true,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => Avx2::new().is_some(),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => Avx512Vnni::new().is_some(),
-            #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512Vnni => false,
-        }
+        self == Self::Scalar || Isa::new(self).is_some()
     }
 
     /// Why this kernel cannot be had.
@@ -74,6 +67,7 @@ impl fmt::Display for KernelKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Scalar => "scalar",
+            Self::DotProd => "dotprod",
             Self::Avx2 => "avx2",
             Self::Avx512Vnni => "avx512vnni",
         })
@@ -87,7 +81,7 @@ impl FromStr for KernelKind {
         Self::ALL.into_iter().find(|kind| kind.to_string() == text).ok_or_else(|| Error::Parse {
             what: "kernel",
             found: text.to_owned(),
-            expected: "scalar, avx2, avx512vnni",
+            expected: "scalar, avx2, avx512vnni, dotprod",
         })
     }
 }

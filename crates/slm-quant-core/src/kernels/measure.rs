@@ -4,29 +4,24 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::KernelKind;
+use super::isa::{Isa, with_isa};
 use super::pages::Pages;
+use super::simd::{LINE_BYTES, Simd};
 use super::team::for_each_chunk;
 use super::vectorize::{Op, vectorize};
-#[cfg(target_arch = "x86_64")]
-use super::{
-    Avx2, Avx512Vnni,
-    simd::{LINE_BYTES, Simd},
-};
 use crate::Result;
 
 /// Bytes of a cache line, and how far ahead of its reads the read measurement asks for them.
 const CACHE_LINE: usize = 64;
 const PREFETCH_BYTES: usize = 512;
 
-#[cfg(target_arch = "x86_64")]
-/// Independent sums of the multiply loop: enough to hide a multiply's latency, few enough for registers.
-const CHAINS: usize = 6;
+/// Independent sums of the multiply loop: enough to hide a multiply's latency, few enough for registers. With NEON,
+/// each is four registers.
+const CHAINS: usize = if cfg!(target_arch = "aarch64") { 3 } else { 6 };
 
-#[cfg(target_arch = "x86_64")]
 /// Inputs that the multiply loop goes round.
 const INPUTS: usize = 16;
 
-#[cfg(target_arch = "x86_64")]
 /// Rounds of the multiply loop in one run: a few milliseconds, so that some run is undisturbed.
 const ROUNDS: usize = 2_000_000;
 
@@ -39,21 +34,14 @@ const READ_BYTES: usize = 192 << 20;
 ///
 /// # Errors
 /// [`crate::Error::KernelUnavailable`] when this processor cannot run the kernel.
-#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
 pub fn measure_peak_ops(kernel: KernelKind, repeats: usize) -> Result<Option<f64>> {
-    let peak = match kernel {
-        KernelKind::Scalar => return Ok(None),
-        #[cfg(target_arch = "x86_64")]
-        KernelKind::Avx2 => Avx2::new().map(|simd| peak_ops(simd, repeats)),
-        #[cfg(target_arch = "x86_64")]
-        KernelKind::Avx512Vnni => Avx512Vnni::new().map(|simd| peak_ops(simd, repeats)),
-        #[cfg(not(target_arch = "x86_64"))]
-        KernelKind::Avx2 | KernelKind::Avx512Vnni => None,
-    };
-    peak.map(Some).ok_or_else(|| kernel.unavailable())
+    if kernel == KernelKind::Scalar {
+        return Ok(None);
+    }
+    let isa = Isa::new(kernel).ok_or_else(|| kernel.unavailable())?;
+    Ok(Some(with_isa!(isa, simd => peak_ops(simd, repeats))))
 }
 
-#[cfg(target_arch = "x86_64")]
 fn peak_ops<S: Simd>(simd: S, repeats: usize) -> f64 {
     let time = best_time(repeats, |_| simd.vectorize(Multiplies(simd)));
     (rayon::current_num_threads() * ROUNDS * CHAINS * LINE_BYTES * 2) as f64 / time.as_secs_f64()
@@ -69,10 +57,8 @@ fn best_time(repeats: usize, f: impl Fn(usize) + Sync) -> Duration {
     times.min().unwrap_or_default()
 }
 
-#[cfg(target_arch = "x86_64")]
 struct Multiplies<S>(S);
 
-#[cfg(target_arch = "x86_64")]
 impl<S: Simd> Op for Multiplies<S> {
     #[inline(always)]
     fn run(self) {

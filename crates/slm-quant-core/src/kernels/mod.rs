@@ -10,7 +10,8 @@
 //! | `activations` | quantizing the input |
 //! | `inputs` | inputs in the form in which vector kernels read them |
 //! | `simd` | the vector operations that kernels are written in |
-//! | `avx2`, `avx512vnni` | those operations in one instruction set each |
+//! | `avx2`, `avx512vnni`, `dotprod` | those operations in one instruction set each |
+//! | `isa` | one of them, whichever the processor has |
 //! | `integer`, `grouped` | a tile of the product with 8-bit inputs: one group to a row, or several |
 //! | `float` | a tile of the product with float inputs |
 //! | `pages` | memory for weights |
@@ -24,25 +25,26 @@
 //! | `team` | threads for work that lasts microseconds |
 //! | `packed` | weights together with the kernel that reads them |
 
+#![cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    allow(dead_code, unused_variables, unreachable_code, reason = "only vector kernels need most of this")
+)]
+
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
-#[cfg(target_arch = "x86_64")]
 mod block_rows;
-#[cfg(target_arch = "x86_64")]
 mod blocked;
-#[cfg(target_arch = "x86_64")]
+#[cfg(target_arch = "aarch64")]
+mod dotprod;
 mod driver;
-#[cfg(target_arch = "x86_64")]
 mod float;
-#[cfg(target_arch = "x86_64")]
 mod grouped;
-#[cfg(target_arch = "x86_64")]
 mod inputs;
-#[cfg(target_arch = "x86_64")]
 mod integer;
+mod isa;
 mod kind;
 mod measure;
 mod packed;
@@ -51,12 +53,9 @@ mod pages;
 mod region;
 mod scalar;
 mod shared_out;
-#[cfg(target_arch = "x86_64")]
 mod simd;
 mod team;
-#[cfg(target_arch = "x86_64")]
 mod unpacked;
-#[cfg(target_arch = "x86_64")]
 mod vector;
 mod vectorize;
 mod workspace;
@@ -77,10 +76,6 @@ pub(crate) use region::multiply;
 
 use std::ops::Range;
 
-#[cfg(target_arch = "x86_64")]
-use avx2::Avx2;
-#[cfg(target_arch = "x86_64")]
-use avx512vnni::Avx512Vnni;
 use shared_out::SharedOut;
 
 /// Rows of weights in a unit of work.
@@ -109,7 +104,6 @@ impl Input<'_> {
 }
 
 /// A part of a product: some rows of the input times some units of weights.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only vector kernels arrange inputs"))]
 struct Part<'a> {
     x: Input<'a>,
     /// Where [`Kernel::arrange`] has put the input.

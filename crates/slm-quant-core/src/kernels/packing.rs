@@ -1,46 +1,27 @@
 //! A matrix that is being packed for a kernel, a few rows at a time.
 
-use super::scalar::Scalar;
-#[cfg(target_arch = "x86_64")]
-use super::{Avx2, Avx512Vnni, block_rows::BlockRows, blocked::Blocked};
+use super::block_rows::BlockRows;
+use super::blocked::Blocked;
+use super::isa::Isa;
 use super::{KernelKind, Packed, UNIT_ROWS};
 use crate::{QuantScheme, QuantizedMatrix, Result, Scales};
 
 /// Codes on their way into the layout of a kernel that this processor can run.
 #[derive(Debug)]
 pub(crate) enum Packing {
-    Scalar {
-        rows: usize,
-        cols: usize,
-        scheme: QuantScheme,
-        codes: Vec<u8>,
-    },
-    #[cfg(target_arch = "x86_64")]
-    Avx2(Avx2, Blocked),
-    #[cfg(target_arch = "x86_64")]
-    Avx512Vnni(Avx512Vnni, Blocked),
+    Scalar { rows: usize, cols: usize, scheme: QuantScheme, codes: Vec<u8> },
+    Vector(Isa, Box<Blocked>),
 }
 
 impl Packing {
     /// Room for a matrix of a valid shape, or says that the processor lacks the kernel.
     pub(crate) fn new(rows: usize, cols: usize, scheme: QuantScheme, kind: KernelKind) -> Result<Self> {
-        let packing = match kind {
-            KernelKind::Scalar => {
-                let codes = vec![0; rows * scheme.bits.row_bytes(cols)];
-                Some(Self::Scalar { rows, cols, scheme, codes })
-            }
-            #[cfg(target_arch = "x86_64")]
-            KernelKind::Avx2 => {
-                Avx2::new().map(|kernel| Self::Avx2(kernel, Blocked::new(rows, cols, scheme)))
-            }
-            #[cfg(target_arch = "x86_64")]
-            KernelKind::Avx512Vnni => {
-                Avx512Vnni::new().map(|kernel| Self::Avx512Vnni(kernel, Blocked::new(rows, cols, scheme)))
-            }
-            #[cfg(not(target_arch = "x86_64"))]
-            KernelKind::Avx2 | KernelKind::Avx512Vnni => None,
-        };
-        packing.ok_or_else(|| kind.unavailable())
+        if kind == KernelKind::Scalar {
+            let codes = vec![0; rows * scheme.bits.row_bytes(cols)];
+            return Ok(Self::Scalar { rows, cols, scheme, codes });
+        }
+        let isa = Isa::new(kind).ok_or_else(|| kind.unavailable())?;
+        Ok(Self::Vector(isa, Box::new(Blocked::new(rows, cols, scheme))))
     }
 
     /// Where the codes of all rows go.
@@ -49,8 +30,7 @@ impl Packing {
             Self::Scalar { cols, scheme, codes, .. } => {
                 RowsMut::Canonical { unit_bytes: UNIT_ROWS * scheme.bits.row_bytes(*cols), codes }
             }
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2(_, blocked) | Self::Avx512Vnni(_, blocked) => RowsMut::Blocks(blocked.rows_mut()),
+            Self::Vector(_, blocked) => RowsMut::Blocks(blocked.rows_mut()),
         }
     }
 
@@ -60,17 +40,11 @@ impl Packing {
             Self::Scalar { rows, cols, scheme, codes } => {
                 let matrix =
                     QuantizedMatrix::from_valid_parts(rows, cols, scheme, codes, scales, zero_points);
-                Packed::Scalar(Scalar, matrix)
+                Packed::Scalar(matrix)
             }
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2(kernel, mut blocked) => {
+            Self::Vector(isa, mut blocked) => {
                 blocked.set_params(&scales, zero_points.as_deref());
-                Packed::Avx2(kernel, blocked)
-            }
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni(kernel, mut blocked) => {
-                blocked.set_params(&scales, zero_points.as_deref());
-                Packed::Avx512Vnni(kernel, blocked)
+                Packed::Vector(isa, *blocked)
             }
         }
     }
@@ -79,11 +53,7 @@ impl Packing {
 /// Where the codes of some rows go.
 #[derive(Debug)]
 pub(crate) enum RowsMut<'a> {
-    Canonical {
-        unit_bytes: usize,
-        codes: &'a mut [u8],
-    },
-    #[cfg(target_arch = "x86_64")]
+    Canonical { unit_bytes: usize, codes: &'a mut [u8] },
     Blocks(BlockRows<'a>),
 }
 
@@ -95,7 +65,6 @@ impl RowsMut<'_> {
                 let (first, codes) = codes.split_at_mut(codes.len().min(units * unit_bytes));
                 (Self::Canonical { unit_bytes, codes: first }, Self::Canonical { unit_bytes, codes })
             }
-            #[cfg(target_arch = "x86_64")]
             Self::Blocks(rows) => {
                 let (first, rows) = rows.split_at(units);
                 (Self::Blocks(first), Self::Blocks(rows))
@@ -107,7 +76,6 @@ impl RowsMut<'_> {
     pub(crate) fn fill(self, from: &[u8]) {
         match self {
             Self::Canonical { codes, .. } => codes.copy_from_slice(from),
-            #[cfg(target_arch = "x86_64")]
             Self::Blocks(rows) => rows.fill(from),
         }
     }

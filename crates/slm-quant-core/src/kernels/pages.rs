@@ -74,7 +74,6 @@ impl<T: Plain> Pages<T> {
     }
 
     /// The values of an iterator of known length.
-    #[cfg(target_arch = "x86_64")]
     pub(crate) fn from_values(values: impl ExactSizeIterator<Item = T>) -> Self {
         let mut pages = Self::zeroed(values.len());
         for (to, value) in pages.iter_mut().zip(values) {

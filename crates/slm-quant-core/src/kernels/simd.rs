@@ -31,6 +31,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// INT4 products always take 8 bits.
     const CENTERED_INPUT8: bool;
 
+    /// Whether products take 8-bit inputs as signed differences from [`MIDDLE`](super::MIDDLE) also where rows have
+    /// one group; if not, as unsigned codes. Where rows have several, all do.
+    const SIGNED_INPUT: bool;
+
     /// What [`Simd::signed_operand8`] adds to a code.
     const OFFSET8: i32;
 
@@ -72,7 +76,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Adds to each lane the products of an operand with the inputs at `x`.
     ///
     /// # Safety
-    /// `x` must point to 4 readable bytes: 2 `i16` if [`Simd::CENTERED_INPUT8`], 4 `u8` if not.
+    /// `x` must point to 4 readable bytes: 2 `i16` if [`Simd::CENTERED_INPUT8`], else 4 `i8` if
+    /// [`Simd::SIGNED_INPUT`], 4 `u8` if not.
     unsafe fn dot8(self, acc: Self::I32, x: *const u8, w: Self::Bytes) -> Self::I32;
     /// Adds to each lane the products of its 4 signed bytes with the 4 inputs at `x`. The bytes must be at
     /// most 30 in magnitude.

@@ -1,7 +1,7 @@
 //! Plain loops, compiled for the instruction sets of vector kernels.
 
 #[cfg(target_arch = "x86_64")]
-use super::{Avx2, Avx512Vnni, simd::Simd};
+use super::{avx2::Avx2, avx512vnni::Avx512Vnni, simd::Simd};
 
 /// Work to run with an instruction set enabled.
 pub(crate) trait Op {
@@ -10,7 +10,8 @@ pub(crate) trait Op {
     fn run(self);
 }
 
-/// Runs `op` with the widest vectors that this processor has. The result is the same with any: compilers
+/// Runs `op` with the widest vectors that this processor has; on AArch64 those are what all code is compiled for.
+/// The result is the same with any: compilers
 /// neither reorder nor fuse float operations.
 pub(crate) fn vectorize<O: Op>(op: O) {
     #[cfg(target_arch = "x86_64")]

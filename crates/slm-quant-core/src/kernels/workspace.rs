@@ -1,16 +1,13 @@
 //! Memory that calls use again.
 
-#[cfg(target_arch = "x86_64")]
 use super::inputs::{Arranged, Form};
 
 /// Memory in which products arrange their inputs. It grows to what the largest call needs and is then used
 /// again, so that a decode step allocates nothing.
 #[derive(Debug, Default)]
 pub struct Workspace {
-    #[cfg(target_arch = "x86_64")]
     slots: Vec<Arranged>,
     /// Slots that hold the current input.
-    #[cfg(target_arch = "x86_64")]
     used: usize,
 }
 
@@ -22,14 +19,10 @@ impl Workspace {
 
     /// Forgets the input, not the memory.
     pub(super) fn clear(&mut self) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            self.used = 0;
-        }
+        self.used = 0;
     }
 
     /// The slot that holds the current input in a form, filled if there is none yet.
-    #[cfg(target_arch = "x86_64")]
     pub(super) fn slot(&mut self, form: Form, fill: impl FnOnce(&mut Arranged)) -> usize {
         if let Some(slot) = self.slots[..self.used].iter().position(|slot| slot.has(form)) {
             return slot;
@@ -44,7 +37,6 @@ impl Workspace {
     }
 
     /// The input in the form of a slot.
-    #[cfg(target_arch = "x86_64")]
     pub(super) fn arranged(&self, slot: usize) -> &Arranged {
         &self.slots[slot]
     }
