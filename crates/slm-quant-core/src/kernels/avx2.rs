@@ -77,14 +77,10 @@ impl Simd for Avx2 {
         simd!(with_features(op))
     }
 
-    /// 6 rows by 1 block: 12 accumulators of 16 registers, where weights need no work but to be loaded. Else 5
-    /// rows: with 6 an accumulator does not fit, and its way through memory takes longer than all products.
+    /// 5 rows by 1 block: 10 accumulators of 16 registers. With 6 rows a compiler that loads a line or an input
+    /// early has no register left, and the way of an accumulator through memory takes longer than all products.
     fn tiles<J: Job>(self, job: &J, rows: Range<usize>, blocks: Range<usize>) {
-        if job.unpacked_lines::<Self>().is_some() {
-            driver::tiles::<Self, J, 6, 1>(self, job, rows, blocks);
-        } else {
-            driver::tiles::<Self, J, 5, 1>(self, job, rows, blocks);
-        }
+        driver::tiles::<Self, J, 5, 1>(self, job, rows, blocks);
     }
 
     #[inline(always)]
