@@ -346,6 +346,16 @@ impl LaneScales<'_> {
         }
     }
 
+    /// Asks for the scales that lie `bytes` behind those of a group.
+    #[inline(always)]
+    pub(crate) fn prefetch<S: Simd>(self, simd: S, group: usize, bytes: usize) {
+        let address: *const u8 = match self {
+            Self::F32(v) => v.as_ptr().wrapping_add(group).cast(),
+            Self::F16(v) => v.as_ptr().wrapping_add(group).cast(),
+        };
+        simd.prefetch(address.wrapping_add(bytes));
+    }
+
     #[inline(always)]
     fn get(self, group: usize, lane: usize) -> f32 {
         match self {

@@ -20,7 +20,7 @@ use super::inputs::operand_offset;
 use super::integer::{IntegerJob, Output};
 use super::simd::{LINE_BYTES, NIBBLE_LINES, Simd};
 use super::unpacked::OPERANDS;
-use super::vector::PREFETCH_BYTES;
+use super::vector::{PREFETCH_BYTES, SCALE_PREFETCH_BYTES};
 use crate::Bits;
 
 impl<O: Output> IntegerJob<'_, O> {
@@ -102,6 +102,9 @@ impl<O: Output> IntegerJob<'_, O> {
                 }
             }
             for b in 0..NB {
+                if !UNPACKED {
+                    scales[b].prefetch(simd, group, SCALE_PREFETCH_BYTES);
+                }
                 let scale = scales[b].load(simd, group);
                 for i in 0..M {
                     results[i][b] = simd.fma_f32(simd.to_f32(acc[i][b]), scale, results[i][b]);

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use super::KernelKind;
 use super::isa::{Isa, with_isa};
 use super::pages::Pages;
+use super::shares::Shares;
 use super::simd::{LINE_BYTES, Simd};
-use super::team::for_each_chunk;
+use super::team::{for_each_chunk, for_each_task};
 use super::vectorize::{Op, vectorize};
 use crate::Result;
 
@@ -27,6 +28,12 @@ const ROUNDS: usize = 2_000_000;
 
 /// Bytes that the read measurement goes over: far more than any cache.
 const READ_BYTES: usize = 192 << 20;
+
+/// Passes of [`ReadMeter::pass`] in which that is read once.
+const PASSES: usize = 8;
+
+/// Words that a thread takes at once at least: 64 KiB.
+const PIECE_WORDS: usize = 8 << 10;
 
 /// Integer operations (a multiplication and an addition are two) per second that all threads of the
 /// current rayon pool reach together with the kernel's INT8 multiply on registers alone; the best of
@@ -96,27 +103,93 @@ impl<S: Simd> Op for Multiplies<S> {
 /// `repeats` passes for each of several numbers of address streams a thread, with and without asking ahead.
 /// The memory is of the kind that weights are kept in (large pages where there are such).
 pub fn measure_read_bandwidth(repeats: usize) -> f64 {
-    let mut words = Pages::<u64>::zeroed(READ_BYTES / 8);
-    for_each_chunk(&mut words, 1 << 18, |chunk, words| words.fill(chunk as u64 + 1));
-    let threads = rayon::current_num_threads();
-    let share = words.len() / threads;
-    let passes = [1, 2, 4, 8].into_iter().flat_map(|streams| [(streams, false), (streams, true)]);
-    let times = passes.map(|(streams, ask_ahead)| {
-        best_time(repeats, |thread| {
-            let mut sum = 0;
-            let words = &words[thread * share..][..share];
-            vectorize(Read { words, streams, ask_ahead, sum: &mut sum });
-            black_box(sum);
-        })
-    });
-    (threads * share * 8) as f64 / times.min().unwrap_or_default().as_secs_f64()
+    ReadMeter::new(repeats).best_bytes_per_second()
 }
 
-/// Reads words as `streams` runs side by side.
+/// Measures how fast memory is read, again and again: on a machine with neighbours that changes from one moment to the
+/// next, so what is compared with it should be measured in turns with it.
+#[derive(Debug)]
+pub struct ReadMeter {
+    words: Pages<u64>,
+    way: Way,
+    best: f64,
+    /// The part that the next pass reads.
+    next: usize,
+    shares: Shares,
+}
+
+/// A way to read a run of memory.
+#[derive(Debug, Clone, Copy, Default)]
+struct Way {
+    /// Runs of addresses that a thread reads side by side.
+    streams: usize,
+    /// Whether it asks for lines ahead of its reads.
+    ask_ahead: bool,
+}
+
+impl ReadMeter {
+    /// Finds the fastest way to read: `repeats` passes over all of the meter's memory in each of several ways, with all
+    /// threads of the current rayon pool.
+    pub fn new(repeats: usize) -> Self {
+        let mut words = Pages::<u64>::zeroed(READ_BYTES / 8);
+        for_each_chunk(&mut words, 1 << 18, |chunk, words| words.fill(chunk as u64 + 1));
+        let mut meter = Self { words, way: Way::default(), best: 0.0, next: 0, shares: Shares::default() };
+        let ways = [1, 2, 4, 8].into_iter().flat_map(|streams| [false, true].map(|ask| (streams, ask)));
+        for (streams, ask_ahead) in ways {
+            let way = Way { streams, ask_ahead };
+            for _ in 0..repeats.max(1) {
+                let rate = READ_BYTES as f64 / read(&meter.words, way, &mut meter.shares).as_secs_f64();
+                if rate > meter.best {
+                    (meter.best, meter.way) = (rate, way);
+                }
+            }
+        }
+        meter
+    }
+
+    /// Bytes per second of the fastest pass so far.
+    pub fn best_bytes_per_second(&self) -> f64 {
+        self.best
+    }
+
+    /// Bytes of memory that the meter holds.
+    pub fn held_bytes(&self) -> usize {
+        size_of_val::<[u64]>(&self.words)
+    }
+
+    /// One short pass, in the fastest way, over memory that has not been read for many passes: how many bytes it read,
+    /// and how long that took.
+    pub fn pass(&mut self) -> (usize, Duration) {
+        let words = self.words.len() / PASSES;
+        let part = &self.words[self.next * words..][..words];
+        self.next = (self.next + 1) % PASSES;
+        let (bytes, time) = (size_of_val(part), read(part, self.way, &mut self.shares));
+        self.best = self.best.max(bytes as f64 / time.as_secs_f64());
+        (bytes, time)
+    }
+}
+
+/// Reads all words, which threads share out as they do weights.
+fn read(words: &[u64], way: Way, shares: &mut Shares) -> Duration {
+    let (threads, pieces) = (rayon::current_num_threads(), words.len().div_ceil(PIECE_WORDS));
+    let start = Instant::now();
+    shares.restart((0..=threads).map(|thread| pieces * thread / threads), 1);
+    let shares = &*shares;
+    for_each_task(threads, |thread| {
+        let mut sum = 0;
+        while let Some(pieces) = shares.take(thread) {
+            let words = &words[pieces.start * PIECE_WORDS..words.len().min(pieces.end * PIECE_WORDS)];
+            vectorize(Read { words, way, sum: &mut sum });
+        }
+        black_box(sum);
+    });
+    start.elapsed()
+}
+
+/// Reads words one way.
 struct Read<'a> {
     words: &'a [u64],
-    streams: usize,
-    ask_ahead: bool,
+    way: Way,
     sum: &'a mut u64,
 }
 
@@ -125,12 +198,13 @@ impl Op for Read<'_> {
     fn run(self) {
         /// Words that one stream reads before the next one's turn: two cache lines.
         const TURN: usize = 16;
-        let length = self.words.len() / self.streams / TURN * TURN;
+        let Way { streams, ask_ahead } = self.way;
+        let length = self.words.len() / streams / TURN * TURN;
         let mut sums = [0u64; TURN];
         for at in (0..length).step_by(TURN) {
-            for stream in 0..self.streams {
+            for stream in 0..streams {
                 let turn = &self.words[stream * length + at..][..TURN];
-                if self.ask_ahead {
+                if ask_ahead {
                     prefetch(turn.as_ptr().wrapping_byte_add(PREFETCH_BYTES).cast());
                     prefetch(turn.as_ptr().wrapping_byte_add(PREFETCH_BYTES + CACHE_LINE).cast());
                 }
@@ -139,7 +213,7 @@ impl Op for Read<'_> {
                 }
             }
         }
-        *self.sum = sums.into_iter().fold(0, |a, b| a ^ b);
+        *self.sum = sums.into_iter().fold(*self.sum, |a, b| a ^ b);
     }
 }
 
@@ -152,4 +226,34 @@ fn prefetch(address: *const u8) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_reads_its_part_and_no_pass_is_faster_than_the_best() {
+        let mut meter = ReadMeter::new(1);
+        for _ in 0..PASSES + 1 {
+            let (bytes, time) = meter.pass();
+            assert_eq!(bytes, meter.held_bytes() / PASSES);
+            assert!(bytes as f64 / time.as_secs_f64() <= meter.best_bytes_per_second());
+        }
+    }
+
+    #[test]
+    fn every_word_is_read_once_whatever_the_way() {
+        let words: Vec<u64> = (0..100_016).map(|i| 1u64.rotate_left(i % 61) ^ u64::from(i)).collect();
+        let expected = words.iter().fold(0, |a, b| a ^ b);
+        for streams in [1, 2, 4] {
+            let mut sum = 0;
+            // A multiple of what all streams read in a turn.
+            let words = &words[..100_016 / 64 * 64];
+            let rest =
+                (100_016 / 64 * 64..100_016).fold(0, |a, i| a ^ 1u64.rotate_left(i as u32 % 61) ^ i as u64);
+            vectorize(Read { words, way: Way { streams, ask_ahead: streams > 1 }, sum: &mut sum });
+            assert_eq!(sum, expected ^ rest, "{streams} streams");
+        }
+    }
 }

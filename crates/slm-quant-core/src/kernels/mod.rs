@@ -18,6 +18,7 @@
 //! | `unpacked` | a tile of many rows on weights unpacked beforehand |
 //! | `driver` | tiles |
 //! | `region` | several products, shared among threads |
+//! | `shares` | who takes which part of a product of one row |
 //! | `vectorize` | plain loops compiled for each instruction set |
 //! | `workspace` | memory that calls use again |
 //! | `vector` | a kernel out of the above, for any instruction set |
@@ -53,6 +54,7 @@ mod pages;
 mod region;
 mod scalar;
 mod shared_out;
+mod shares;
 mod simd;
 mod team;
 mod unpacked;
@@ -64,7 +66,7 @@ pub use activations::{
     ActivationQuant, QuantizedActivations, quantize_activations, quantize_activations_into,
 };
 pub use kind::KernelKind;
-pub use measure::{measure_peak_ops, measure_read_bandwidth};
+pub use measure::{ReadMeter, measure_peak_ops, measure_read_bandwidth};
 pub use pages::Pages;
 pub use region::Product;
 pub use team::{for_each_chunk, for_each_task};

@@ -2,17 +2,24 @@
 
 use std::ops::Range;
 
+use super::shares::Shares;
 use super::team::for_each_task;
 use super::{Input, Packed, Part, SharedOut, UNIT_ROWS, Workspace};
 use crate::scan::check_len;
 use crate::{PackedMatrix, Result};
 
-/// Most input rows that are handled as *decode*: each thread has one run of weights, and reads it once for
-/// all of them.
+/// Most input rows that are handled as *decode*: each thread has a run of weights, and reads it once for all of
+/// them. [`Shares`] says how runs are divided.
 pub(super) const DECODE_ROWS: usize = 4;
 
 /// Bytes of weights times rows of input below which a parallel region costs more than it gains.
 const SERIAL_WORK: usize = 16 * 1024;
+
+/// Bytes of weights that a piece of decoding has at least: half a microsecond, beside which taking it is little.
+const PIECE_BYTES: usize = 16 * 1024;
+
+/// Units that decoding with float inputs takes side by side.
+const FLOAT_UNITS: usize = 4;
 
 /// Rows of input that a task of many rows takes, and bytes of weights: both stay in the second-level cache
 /// of current cores.
@@ -52,6 +59,11 @@ impl<'a> Product<'a> {
         self.weights.packed()
     }
 
+    /// Bytes of the codes.
+    fn bytes(&self) -> usize {
+        self.packed().units() * self.packed().unit_bytes()
+    }
+
     /// Computes some rows and units of it. No other thread may have the same.
     fn part(&self, x: Input<'_>, workspace: &Workspace, rows: Range<usize>, units: Range<usize>) {
         let Self { bias, out, slot, .. } = *self;
@@ -69,26 +81,29 @@ pub(crate) fn multiply(x: Input<'_>, products: &mut [Product<'_>], workspace: &m
     for product in &mut *products {
         product.slot = product.packed().arrange(x, workspace);
     }
-    let (products, workspace) = (&*products, &*workspace);
+    let products = &*products;
     let threads = rayon::current_num_threads();
-    let bytes: usize = products.iter().map(|p| p.packed().units() * p.packed().unit_bytes()).sum();
+    let bytes: usize = products.iter().map(Product::bytes).sum();
     if threads == 1 || rows * bytes < SERIAL_WORK {
         products.iter().for_each(|p| p.part(x, workspace, 0..rows, 0..p.packed().units()));
     } else if rows <= DECODE_ROWS {
-        for_each_task(threads, |task| {
-            let share = bytes * task / threads..bytes * (task + 1) / threads;
-            let mut start = 0;
-            for product in products {
-                let (units, size) = (product.packed().units(), product.packed().unit_bytes());
-                let unit_at = |byte: usize| byte.saturating_sub(start).div_ceil(size).min(units);
-                let own = unit_at(share.start)..unit_at(share.end);
-                if !own.is_empty() {
-                    product.part(x, workspace, 0..rows, own);
+        share_units(products, threads, bytes, x, &mut workspace.shares);
+        let workspace = &*workspace;
+        for_each_task(threads, |thread| {
+            while let Some(units) = workspace.shares.take(thread) {
+                let mut start = 0;
+                for product in products {
+                    let end = start + product.packed().units();
+                    let own = units.start.max(start)..units.end.min(end);
+                    if !own.is_empty() {
+                        product.part(x, workspace, 0..rows, own.start - start..own.end - start);
+                    }
+                    start = end;
                 }
-                start += units * size;
             }
         });
     } else {
+        let workspace = &*workspace;
         let split = |product: &Product<'_>| Split::new(product.packed(), rows, threads);
         let tasks = products.iter().map(|product| split(product).tasks()).sum();
         for_each_task(tasks, |mut task| {
@@ -102,6 +117,27 @@ pub(crate) fn multiply(x: Input<'_>, products: &mut [Product<'_>], workspace: &m
             }
         });
     }
+}
+
+/// Gives each thread a run of the units of all products, equal in bytes.
+fn share_units(products: &[Product<'_>], threads: usize, bytes: usize, x: Input<'_>, shares: &mut Shares) {
+    // The first unit that does not begin before a byte.
+    let unit_at = |byte: usize| {
+        let (mut units, mut start) = (0, 0);
+        for product in products {
+            let within = byte.saturating_sub(start).div_ceil(product.packed().unit_bytes());
+            units += within.min(product.packed().units());
+            start += product.bytes();
+        }
+        units
+    };
+    let largest = products.iter().map(|p| p.packed().unit_bytes()).max().unwrap_or(1);
+    let together = match x {
+        Input::Quantized(_) => 1,
+        Input::Float(..) => FLOAT_UNITS,
+    };
+    let least = PIECE_BYTES.div_ceil(largest).next_multiple_of(together);
+    shares.restart((0..=threads).map(|thread| unit_at(bytes * thread / threads)), least);
 }
 
 /// How a product of many rows is split into tasks.

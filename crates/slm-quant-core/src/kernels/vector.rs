@@ -52,6 +52,9 @@ impl<S: Simd> Kernel for S {
 /// read in the order in which they lie; asking farther ahead makes it slower.
 pub(super) const PREFETCH_BYTES: usize = 512;
 
+/// The same for the scales of groups, which advance more slowly.
+pub(super) const SCALE_PREFETCH_BYTES: usize = 128;
+
 /// The values of a block's lanes out of one value per row of weights; zeros where there is none.
 #[inline(always)]
 pub(super) fn load_lanes<S: Simd>(simd: S, values: Option<&[f32]>, block: usize) -> S::F32 {

@@ -1,6 +1,7 @@
 //! Memory that calls use again.
 
 use super::inputs::{Arranged, Form};
+use super::shares::Shares;
 
 /// Memory in which products arrange their inputs. It grows to what the largest call needs and is then used
 /// again, so that a decode step allocates nothing.
@@ -9,6 +10,8 @@ pub struct Workspace {
     slots: Vec<Arranged>,
     /// Slots that hold the current input.
     used: usize,
+    /// How the threads share out the current product.
+    pub(super) shares: Shares,
 }
 
 impl Workspace {
