@@ -7,7 +7,7 @@ use serde::Serialize;
 use slm_model::Transformer;
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, KernelKind, QuantScheme, QuantizationType,
-    ScaleDtype,
+    ReadMeter, ScaleDtype,
 };
 
 use crate::context::Context;
@@ -17,7 +17,7 @@ use crate::table;
 use cost::{Cost, KernelUse, LayerCost};
 use profile::Profile;
 use random::{Quantization, RandomWeights};
-use runs::{Limits, Measured, RunResult, decode_rate, measure, median, prefill_operations};
+use runs::{Measured, RunResult, decode_rate, measure, median, prefill_operations};
 use shape::Shape;
 
 mod cost;
@@ -28,10 +28,10 @@ mod shape;
 
 /// Measure how fast a model runs, and how near that is to what this machine can do.
 ///
-/// Shapes by name have random weights: speed does not depend on their values. The memory bandwidth and the peak of
-/// integer arithmetic are measured in the same process, with the same threads, in turns with the runs of the model, and
-/// each run is compared with the better of the two figures around it. Peak memory is that of the model, from its making
-/// to the last token of the first run.
+/// Shapes by name have random weights: speed does not depend on their values. What the machine can do is measured in
+/// the same process, with the same threads and in turns with the model: memory is read for a moment after every token,
+/// in the fastest of several ways, and the peak of integer arithmetic is taken before and after each run, of which the
+/// better counts. Peak memory is that of the model, from its making to the last token of the first run.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// Checkpoint to measure as it is, float or quantized
@@ -83,9 +83,9 @@ struct BenchResult {
     decode_tokens_per_second: f64,
     weight_bytes_per_token: u64,
     decode_bytes_per_second: f64,
-    /// The best that was measured around any run.
+    /// The best that was measured at any time.
     read_bytes_per_second: f64,
-    /// Median over the runs of the share of the bandwidth around the run.
+    /// Median over the runs of the share of what memory gave between the run's tokens.
     decode_bandwidth_share: f64,
     prefill_ops_per_second: f64,
     /// Best rate of the kernel's multiplications on registers alone; none without an integer kernel.
@@ -117,13 +117,13 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
             .map_err(|error| Error::Usage(format!("--threads {threads}: {error}")))?;
     }
     let kernel = KernelKind::select()?;
-    let before = Limits::measure(kernel, args)?;
+    let mut meter = ReadMeter::new(args.repeats);
     memory::reset_peak();
     let (name, model) = model(args, kernel, context)?;
     let cost = Cost::of(&model, &context.device);
     let parameters = model.config().parameter_count();
-    let Measured { best: output, runs, limits, peak_memory_bytes } =
-        measure(&model, &cost, kernel, before, args, context)?;
+    let Measured { best: output, runs, read_bytes_per_second, peak_ops_per_second, peak_memory_bytes } =
+        measure(&model, &cost, kernel, &mut meter, args, context)?;
     drop(model);
 
     let kernels = cost.kernels();
@@ -131,7 +131,6 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
     let decode_tokens_per_second = decode_rate(&output);
     let decode_bytes_per_second = cost.bytes_per_token as f64 * decode_tokens_per_second;
     let prefill_ops_per_second = prefill_operations(&cost, args) / prefill_seconds;
-    let Limits { read_bytes_per_second, peak_ops_per_second } = limits;
     let result = BenchResult {
         model: name,
         parameters,
@@ -224,7 +223,7 @@ impl BenchResult {
              kernels           {} on {}\n\
              prefill           {:.1} tokens/s ({} tokens in {:.1} ms; {:.0} GOP/s{peak})\n{}\
              decode            {:.1} tokens/s over {} tokens\n{}\
-             weights per token {}, {:.1} GB/s at best; {:.0} % (median; {}) of what memory gave around each run, at \
+             weights per token {}, {:.1} GB/s at best; {:.0} % (median; {}) of what memory gave between tokens, at \
              best {:.1} GB/s\n\
              memory            {} of weights, {} at most in all",
             self.model,

@@ -1,8 +1,10 @@
 //! Runs of the model in turns with measurements of the machine.
 
+use std::time::{Duration, Instant};
+
 use serde::Serialize;
 use slm_model::{GenerateOptions, GenerateOutput, SamplingOptions, Transformer, generate};
-use slm_quant_core::{KernelKind, measure_peak_ops, measure_read_bandwidth};
+use slm_quant_core::{KernelKind, ReadMeter, measure_peak_ops};
 
 use super::BenchArgs;
 use super::cost::Cost;
@@ -10,36 +12,16 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::memory;
 
-/// What this machine can do at most.
-#[derive(Clone, Copy)]
-pub(super) struct Limits {
-    pub(super) read_bytes_per_second: f64,
-    /// None without an integer kernel in vector instructions.
-    pub(super) peak_ops_per_second: Option<f64>,
-}
-
-impl Limits {
-    pub(super) fn measure(kernel: KernelKind, args: &BenchArgs) -> Result<Self> {
-        Ok(Self {
-            read_bytes_per_second: measure_read_bandwidth(args.repeats),
-            peak_ops_per_second: measure_peak_ops(kernel, args.repeats)?,
-        })
-    }
-
-    fn or_better(self, other: Self) -> Self {
-        let better = |a: Option<f64>, b: Option<f64>| Some(a?.max(b?));
-        Self {
-            read_bytes_per_second: self.read_bytes_per_second.max(other.read_bytes_per_second),
-            peak_ops_per_second: better(self.peak_ops_per_second, other.peak_ops_per_second),
-        }
-    }
-}
-
-/// One run of the model, beside what the machine did just before and after it.
+/// One run of the model, beside what the machine did meanwhile.
 #[derive(Serialize)]
 pub(super) struct RunResult {
     prefill_tokens_per_second: f64,
     decode_tokens_per_second: f64,
+    /// Times of the passes over one token, in milliseconds.
+    fastest_token_ms: f64,
+    median_token_ms: f64,
+    slowest_token_ms: f64,
+    /// Of passes over memory, one after each token.
     read_bytes_per_second: f64,
     pub(super) decode_bandwidth_share: f64,
     pub(super) prefill_peak_share: Option<f64>,
@@ -50,17 +32,20 @@ pub(super) struct Measured {
     pub(super) best: GenerateOutput,
     pub(super) runs: Vec<RunResult>,
     /// The best of all measurements.
-    pub(super) limits: Limits,
+    pub(super) read_bytes_per_second: f64,
+    /// None without an integer kernel in vector instructions.
+    pub(super) peak_ops_per_second: Option<f64>,
+    /// The model's, without what the measurements hold.
     pub(super) peak_memory_bytes: Option<u64>,
 }
 
-/// Runs the model and measures the machine in turns: on a machine with neighbours, what memory gives changes within
-/// seconds.
+/// Runs the model and measures the machine in turns: memory after every token, arithmetic after every run. On a machine
+/// with neighbours, what both give changes within seconds.
 pub(super) fn measure(
     model: &Transformer,
     cost: &Cost,
     kernel: KernelKind,
-    mut before: Limits,
+    meter: &mut ReadMeter,
     args: &BenchArgs,
     context: &Context,
 ) -> Result<Measured> {
@@ -75,29 +60,38 @@ pub(super) fn measure(
     let bar = context.progress.bar("running the model", args.repeats);
     let mut best: Option<GenerateOutput> = None;
     let mut runs = Vec::new();
-    let mut limits = before;
+    let mut peak_ops = measure_peak_ops(kernel, args.repeats)?;
+    let mut best_peak_ops = peak_ops;
     let mut peak_memory_bytes = None;
     for _ in 0..args.repeats {
         context.interrupt.check()?;
-        let mut output = generate(model, &prompt, &options, |_| std::ops::ControlFlow::Continue(()))?;
-        // Before measuring memory takes memory.
+        let mut reads = Reads::new(meter);
+        let mut output = generate(model, &prompt, &options, |_| {
+            reads.token();
+            std::ops::ControlFlow::Continue(())
+        })?;
         peak_memory_bytes = peak_memory_bytes.or_else(memory::peak_bytes);
-        let after = Limits::measure(kernel, args)?;
-        let around = before.or_better(after);
-        (before, limits) = (after, limits.or_better(after));
+        let after = measure_peak_ops(kernel, args.repeats)?;
+        let better = |a: Option<f64>, b: Option<f64>| Some(a?.max(b?));
+        let around = better(peak_ops, after);
+        (peak_ops, best_peak_ops) = (after, better(best_peak_ops, after));
         bar.inc(1);
 
         let (prefill_seconds, decode_tokens_per_second) =
             (output.prompt_time.as_secs_f64(), decode_rate(&output));
+        let read_bytes_per_second = reads.bytes_per_second();
+        reads.token_ms.sort_by(f64::total_cmp);
+        let token_ms = |share: usize| reads.token_ms[(reads.token_ms.len() - 1) * share / 2];
         runs.push(RunResult {
             prefill_tokens_per_second: args.prompt as f64 / prefill_seconds,
             decode_tokens_per_second,
-            read_bytes_per_second: around.read_bytes_per_second,
+            fastest_token_ms: token_ms(0),
+            median_token_ms: token_ms(1),
+            slowest_token_ms: token_ms(2),
+            read_bytes_per_second,
             decode_bandwidth_share: cost.bytes_per_token as f64 * decode_tokens_per_second
-                / around.read_bytes_per_second,
-            prefill_peak_share: around
-                .peak_ops_per_second
-                .map(|peak| prefill_operations(cost, args) / prefill_seconds / peak),
+                / read_bytes_per_second,
+            prefill_peak_share: around.map(|peak| prefill_operations(cost, args) / prefill_seconds / peak),
         });
         if let Some(before) = best {
             if before.prompt_time < output.prompt_time {
@@ -111,7 +105,44 @@ pub(super) fn measure(
     }
     bar.finish_and_clear();
     let best = best.ok_or(Error::Interrupted)?;
-    Ok(Measured { best, runs, limits, peak_memory_bytes })
+    Ok(Measured {
+        best,
+        runs,
+        read_bytes_per_second: meter.best_bytes_per_second(),
+        peak_ops_per_second: best_peak_ops,
+        peak_memory_bytes: peak_memory_bytes.map(|bytes| bytes.saturating_sub(meter.held_bytes() as u64)),
+    })
+}
+
+/// Reads of memory in turns with the tokens of a run.
+struct Reads<'a> {
+    meter: &'a mut ReadMeter,
+    bytes: usize,
+    time: Duration,
+    /// When the last read ended; none before the first.
+    ended: Option<Instant>,
+    /// Between the end of a read and the next token.
+    token_ms: Vec<f64>,
+}
+
+impl<'a> Reads<'a> {
+    fn new(meter: &'a mut ReadMeter) -> Self {
+        Self { meter, bytes: 0, time: Duration::ZERO, ended: None, token_ms: Vec::new() }
+    }
+
+    /// After a token.
+    fn token(&mut self) {
+        if let Some(ended) = self.ended {
+            self.token_ms.push(ended.elapsed().as_secs_f64() * 1e3);
+        }
+        let (bytes, time) = self.meter.pass();
+        (self.bytes, self.time) = (self.bytes + bytes, self.time + time);
+        self.ended = Some(Instant::now());
+    }
+
+    fn bytes_per_second(&self) -> f64 {
+        self.bytes as f64 / self.time.as_secs_f64()
+    }
 }
 
 /// Tokens per second.
