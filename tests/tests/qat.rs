@@ -96,6 +96,33 @@ fn a_quantized_checkpoint_is_tuned_and_stays_quantized() {
     assert!(sandbox.slm(float).json()["rounding"].is_null());
 }
 
+/// The same run on a GPU comes to nearly the same model.
+#[cfg(feature = "wgpu")]
+#[test]
+fn a_quantized_checkpoint_is_tuned_on_a_gpu() {
+    let sandbox = sandbox();
+    sandbox.put_dir("int8", quantized());
+    // A software GPU is slow.
+    sandbox.put("short.toml", CONFIG.replace("steps = 24", "steps = 8").replace("eval_interval = 1", ""));
+    let run = |device: &str| {
+        let line =
+            "finetune --checkpoint int8 --config short.toml --data text.txt --window 32 --eval-tokens 256";
+        let json = sandbox.slm(&format!("{line} --device {device} --out {device} --json")).json();
+        assert_eq!((&json["device"], &json["finished"]), (&device.into(), &true.into()), "{json}");
+        assert_eq!(
+            sandbox.slm(&format!("inspect {device} --json")).json()["quantization"]["mode"],
+            "finetuned"
+        );
+        ["nll_before", "nll_after"].map(|key| json[key].as_f64().unwrap())
+    };
+    let (flex, wgpu) = (run("flex"), run("wgpu"));
+    assert!(flex[1] < flex[0] - 0.2, "{flex:?}");
+    // Activations are rounded: another order of float sums moves some of them by a code.
+    for (flex, wgpu) in flex.iter().zip(wgpu) {
+        assert!((wgpu - flex).abs() < 0.02, "{flex} {wgpu}");
+    }
+}
+
 #[test]
 fn what_cannot_work_is_refused_at_once() {
     let sandbox = sandbox();

@@ -46,8 +46,11 @@ pub enum Error {
         /// What was asked for.
         found: String,
     },
-    /// Quantized weights are trained on the host.
-    #[error("quantized weights are trained on the CPU devices only; use --device flex or ndarray")]
+    /// Quantized weights are to be trained on a device that this build cannot do it on.
+    #[error(
+        "this build trains quantized weights on the CPU devices only; use --device flex or ndarray, or build with \
+         `--features wgpu`"
+    )]
     TuningDevice,
     /// The kept state of a layer in training does not fit the layer.
     #[error("state {name} of a quantized layer: expected {expected} values, found {found}")]

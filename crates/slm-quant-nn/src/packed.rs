@@ -77,14 +77,13 @@ impl PackedWeight {
             WeightExecution::Kernel(_) => {
                 add_bias(packed_linear(x, Arc::clone(&self.matrix), self.activation), bias)
             }
-            WeightExecution::TensorOps => {
-                let cached = self.uploaded.get_or_init(|| DeviceWeights::upload(&self.matrix, &device));
-                if cached.device() == &device {
-                    cached.forward(x, bias, self.activation)
-                } else {
-                    DeviceWeights::upload(&self.matrix, &device).forward(x, bias, self.activation)
-                }
-            }
+            WeightExecution::TensorOps => self.on_device(&device).forward(x, bias, self.activation),
         }
+    }
+
+    /// The codes in the memory of `device`; uploaded once, unless more than one device is used in turn.
+    pub(crate) fn on_device(&self, device: &Device) -> DeviceWeights {
+        let kept = self.uploaded.get_or_init(|| DeviceWeights::upload(&self.matrix, device));
+        if kept.device() == device { kept.clone() } else { DeviceWeights::upload(&self.matrix, device) }
     }
 }

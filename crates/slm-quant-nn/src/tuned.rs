@@ -1,5 +1,8 @@
 //! Quantized weights that are trained: stored as codes, updated in float, quantized again after every step.
 
+#[cfg(feature = "wgpu")]
+mod device;
+mod host;
 mod ops;
 mod requantize;
 
@@ -15,10 +18,11 @@ use requantize::requantize;
 
 /// Packed weights `[out_features, in_features]` that can be trained.
 ///
-/// Forward and backward passes read the codes. The gradient by the weights arrives at a parameter that stands for
-/// the update yet to be made: it is zero and takes no memory, until an optimizer adds its step to it.
-/// [`TunedWeight::apply`] then adds the step to the weights, layer by layer, and quantizes them again on the scales
-/// that they have.
+/// Forward and backward passes read the codes, which on a GPU lie packed in its memory. The gradient by the weights
+/// arrives at a parameter that stands for the update yet to be made: it is zero and takes no memory, until an
+/// optimizer adds its step to it. [`TunedWeight::apply`] then adds the step to the weights, layer by layer, and
+/// quantizes them again on the scales that they have: on the host, whatever the device, so that the same update gives
+/// the same codes everywhere.
 #[derive(Module, Debug)]
 pub struct TunedWeight {
     /// `[out_features, in_features]`.
@@ -39,9 +43,9 @@ impl TunedWeight {
     /// Makes packed weights trainable on `device`, with or without room for the residual of error feedback.
     ///
     /// # Errors
-    /// [`Error::TuningDevice`] on a device with memory of its own.
+    /// [`Error::TuningDevice`] on a device other than a CPU in a build without the feature `wgpu`.
     pub fn new(weight: &PackedWeight, device: &Device, rounding: Rounding) -> Result<Self> {
-        if !on_cpu(device) {
+        if !on_cpu(device) && !cfg!(feature = "wgpu") {
             return Err(Error::TuningDevice);
         }
         let shape @ [rows, cols] = [weight.matrix().rows(), weight.matrix().cols()];
@@ -83,7 +87,8 @@ impl TunedWeight {
     }
 
     /// Adds the update that an optimizer has made to the weights, quantizes them again on their scales, and
-    /// forgets the update. `draw` numbers the call, so that stochastic rounding draws anew in each.
+    /// forgets the update. From a device with memory of its own the update is read back; the new codes go there
+    /// with the next product. `draw` numbers the call, so that stochastic rounding draws anew in each.
     ///
     /// # Errors
     /// [`Error::Core`] for an update that is not finite.

@@ -1,5 +1,5 @@
 //! Quantized weights in training: the product is that of the packed layer, the gradients those of a float layer on
-//! the same values.
+//! the same values. With `--features wgpu` on a GPU too; a software Vulkan driver is enough.
 
 use std::sync::Arc;
 
@@ -15,6 +15,15 @@ use slm_quant_nn::{
 
 const ROWS: usize = 6;
 const COLS: usize = 13;
+
+fn devices() -> Vec<Device> {
+    vec![
+        Device::flex(),
+        ndarray_device(),
+        #[cfg(feature = "wgpu")]
+        Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+    ]
+}
 
 fn values(seed: usize, count: usize) -> Vec<f32> {
     (0..count).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0).collect()
@@ -52,7 +61,7 @@ impl ModuleMapper for Parameter<'_> {
 
 #[test]
 fn products_are_those_of_the_packed_layer_and_gradients_those_of_its_values() {
-    for device in [Device::flex(), ndarray_device()] {
+    for device in devices() {
         for bits in [Bits::Int8, Bits::Int4] {
             for activation in [
                 ActivationQuant::Float,
@@ -117,7 +126,7 @@ impl ModuleMapper for Grad<'_> {
 
 #[test]
 fn an_update_is_taken_into_the_codes_and_forgotten() {
-    for device in [Device::flex(), ndarray_device()] {
+    for device in devices() {
         let train = device.clone().autodiff();
         let weight = packed(Bits::Int4, ActivationQuant::Float);
         let before = weight.matrix().unpack();
@@ -148,6 +157,38 @@ fn an_update_is_taken_into_the_codes_and_forgotten() {
             update
         }));
         assert!(zeros);
+    }
+}
+
+/// The same updates give the same codes and residuals on every device, bit for bit.
+#[test]
+fn an_update_becomes_the_same_codes_on_every_device() {
+    let weight = packed(Bits::Int8, ActivationQuant::Float);
+    for rounding in [Rounding::Nearest, Rounding::Stochastic { seed: 7 }, Rounding::ErrorFeedback] {
+        let run = |device: Device| {
+            let train = device.autodiff();
+            let mut layer = tuned(&weight, &train, rounding);
+            for draw in 0..3 {
+                let update: Vec<f32> =
+                    values(10 + draw as usize, ROWS * COLS).iter().map(|v| 0.02 * v).collect();
+                layer = layer
+                    .map(&mut Parameter(&mut |zeros| zeros + tensor(update.clone(), [ROWS, COLS], &train)));
+                let Weight::Tuned(tuned) = &mut layer.weight else { panic!("not tuned") };
+                tuned.apply(rounding, draw).unwrap();
+            }
+            // The new codes are what is multiplied by.
+            let x = tensor(values(2, 4 * COLS), [4, COLS], &train);
+            let y = read(layer.forward(x));
+            let Weight::Tuned(tuned) = &layer.weight else { panic!("not tuned") };
+            (tuned.packed().matrix().unpack(), tuned.residual().to_vec(), y)
+        };
+        let (codes, residual, y) = run(Device::flex());
+        assert_ne!(codes, weight.matrix().unpack());
+        for device in devices() {
+            let (other, rest, product) = run(device.clone());
+            assert_eq!((&other, &rest), (&codes, &residual), "{rounding:?} on {device:?}");
+            assert!(product.iter().zip(&y).all(|(a, b)| (a - b).abs() < 1e-5), "{rounding:?} on {device:?}");
+        }
     }
 }
 

@@ -20,7 +20,7 @@ pub(crate) fn batch_loss(
     let log_probabilities = log_softmax(logits, 1);
     let targets = tensor(&batch.targets, batch_size, device);
     let rows = batch.targets.len();
-    log_probabilities.gather(1, targets.reshape([rows, 1])).mean().neg()
+    sum_in_order(log_probabilities.gather(1, targets.reshape([rows, 1]))).div_scalar(rows as f64).neg()
 }
 
 /// Mean Kullback-Leibler divergence of the model's next-token distributions from the teacher's, in nats per token:
@@ -37,9 +37,21 @@ pub(crate) fn distillation_loss(
     let rows = batch.inputs.len() as f64;
     let p = softmax(of_teacher.clone(), 1);
     let log_p = log_softmax(of_teacher, 1);
-    let entropy = Tensor::<1>::from_inner((p.clone() * log_p).sum().div_scalar(rows));
+    let entropy = Tensor::<1>::from_inner(sum_in_order(p.clone() * log_p).div_scalar(rows));
     let log_q = log_softmax(batch_logits(model, batch, batch_size, device), 1);
-    entropy - (log_q * Tensor::from_inner(p)).sum().div_scalar(rows)
+    entropy - sum_in_order(log_q * Tensor::from_inner(p)).div_scalar(rows)
+}
+
+/// Sum of all elements, `[1]`: first along the last dimension, then of these sums.
+///
+/// On a GPU `Tensor::sum` adds atomically, in the order in which threads come, so that the same values give another
+/// sum in the next run; sums along a dimension have an order.
+pub(crate) fn sum_in_order<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
+    let size = tensor.shape().num_elements();
+    let width = tensor.dims()[D - 1];
+    let rows = tensor.reshape([size / width.max(1), width]).sum_dim(1);
+    let count = rows.dims()[0];
+    rows.reshape([1, count]).sum_dim(1).reshape([1])
 }
 
 /// Logits of every position of a batch, `[batch_size * length, vocab_size]`.
@@ -51,4 +63,25 @@ fn batch_logits(model: &Transformer, batch: &Batch, batch_size: usize, device: &
 fn tensor(ids: &[u32], batch_size: usize, device: &Device) -> Tensor<2, Int> {
     let values: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
     Tensor::from_data(TensorData::new(values, [batch_size, ids.len() / batch_size]), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::all_devices;
+
+    #[test]
+    fn sums_have_an_order() {
+        let values: Vec<f32> = (0..96 * 1024).map(|i| ((i * 7919) % 10_007) as f32 / 1e4 - 0.3).collect();
+        let expected: f64 = values.iter().map(|&value| f64::from(value)).sum();
+        for device in all_devices() {
+            let tensor: Tensor<2> = Tensor::from_data(TensorData::new(values.clone(), [96, 1024]), &device);
+            let sum = || sum_in_order(tensor.clone()).into_scalar::<f32>();
+            let first = sum();
+            assert!((f64::from(first) / expected - 1.0).abs() < 1e-5, "{device:?}: {first} {expected}");
+            for _ in 0..20 {
+                assert_eq!(sum().to_bits(), first.to_bits(), "{device:?}");
+            }
+        }
+    }
 }

@@ -14,6 +14,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use slm_fused::AdamWStep;
 
+use crate::loss::sum_in_order;
 use crate::{Error, Result, TrainingOptions};
 
 /// Ends of the paths of linear layers' weights, named after the variants of `slm_quant_nn::Weight`. These are
@@ -239,7 +240,11 @@ impl ModuleVisitor for Squares<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.get::<D>(param.id) {
             let fused = slm_fused::is_supported(&gradient.device());
-            self.sums.push(if fused { slm_fused::sum_squares(gradient) } else { gradient.square().sum() });
+            self.sums.push(if fused {
+                slm_fused::sum_squares(gradient)
+            } else {
+                sum_in_order(gradient.square())
+            });
         }
     }
 }

@@ -41,6 +41,15 @@ pub(crate) fn devices() -> [Device; 2] {
     [Device::flex(), slm_quant_nn::ndarray_device()]
 }
 
+/// The CPU devices, and with `--features wgpu` a GPU; a software Vulkan driver is enough.
+pub(crate) fn all_devices() -> Vec<Device> {
+    #[cfg_attr(not(feature = "wgpu"), expect(unused_mut))]
+    let mut all = devices().to_vec();
+    #[cfg(feature = "wgpu")]
+    all.push(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice));
+    all
+}
+
 /// `model` with a NaN in every norm.
 pub(crate) fn poisoned(model: Transformer) -> Transformer {
     struct Poison;

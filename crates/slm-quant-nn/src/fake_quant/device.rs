@@ -2,8 +2,6 @@
 //!
 //! The arithmetic is that of the host in 32-bit floats, up to how the device divides.
 
-use std::sync::Arc;
-
 use burn::tensor::Tensor;
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, DYNAMIC_SCALE_FLOOR, Granularity, Mapping, QuantRange,
@@ -73,24 +71,40 @@ pub(crate) fn fake_quantize_learned(weight: Tensor<2>, scales: Tensor<1>, scheme
 }
 
 /// `x` rounded on the grid that `ranges` says.
-pub(crate) fn fake_quantize_input(x: Tensor<2>, ranges: &Arc<InputRanges>) -> Tensor<2> {
+pub(crate) fn fake_quantize_input(x: Tensor<2>, ranges: &InputRanges) -> Tensor<2> {
+    match round_input(&x, ranges) {
+        Some(Rounded { value, inside }) => straight_through(x, value, || inside),
+        None => x,
+    }
+}
+
+/// An input on its grid.
+pub(crate) struct Rounded {
+    /// What the codes stand for.
+    pub(crate) value: Tensor<2>,
+    /// 1 where the grid reaches, 0 where a value was clipped.
+    pub(crate) inside: Tensor<2>,
+}
+
+/// Rounds `x` on the grid that `ranges` says, without gradient; none where the input stays float.
+pub(crate) fn round_input(x: &Tensor<2>, ranges: &InputRanges) -> Option<Rounded> {
     let known = |value: f32| Tensor::<2>::full([1, 1], value, &x.device()).detach();
     let (scale, zero_point) = match ranges.quant() {
-        InputQuant::Fixed(ActivationQuant::Float) => return x,
+        InputQuant::Fixed(ActivationQuant::Float) => return None,
         InputQuant::Fixed(ActivationQuant::Static(params)) => {
             (known(params.scale), known(params.zero_point as f32))
         }
-        InputQuant::Fixed(ActivationQuant::Dynamic(granularity)) => dynamic_qparams(&x, granularity),
-        InputQuant::Observed { .. } => observed_qparams(&x, ranges),
+        InputQuant::Fixed(ActivationQuant::Dynamic(granularity)) => dynamic_qparams(x, granularity),
+        InputQuant::Observed { .. } => observed_qparams(x, ranges),
     };
     let rounded = (x.clone().detach() * scale.clone().recip()).round() + zero_point.clone();
     let codes = rounded.clone().clamp(CODE_MIN, CODE_MAX);
     let inside = codes.clone().equal(rounded).float();
-    straight_through(x, (codes - zero_point) * scale, || inside)
+    Some(Rounded { value: (codes - zero_point) * scale, inside })
 }
 
 /// Scale and zero point `[1, 1]` of a moving average that stays on the device.
-fn observed_qparams(x: &Tensor<2>, ranges: &Arc<InputRanges>) -> (Tensor<2>, Tensor<2>) {
+fn observed_qparams(x: &Tensor<2>, ranges: &InputRanges) -> (Tensor<2>, Tensor<2>) {
     let values = x.clone().detach();
     let range = || (values.clone().min().unsqueeze::<2>(), values.clone().max().unsqueeze::<2>());
     let training = x.device().is_autodiff();

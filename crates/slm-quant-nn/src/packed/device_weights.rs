@@ -8,7 +8,7 @@ use crate::linear::add_bias;
 
 /// A packed matrix in device memory: four INT8 or eight INT4 codes to a 32-bit word.
 #[derive(Debug, Clone)]
-pub(super) struct DeviceWeights {
+pub(crate) struct DeviceWeights {
     /// `[rows, words]`, the lowest column in the lowest bits.
     words: Tensor<2, Int>,
     /// `[rows or 1, groups]`.
@@ -69,7 +69,7 @@ impl DeviceWeights {
     }
 
     /// `[rows, cols]` floats, `(code - zero_point) * scale`.
-    fn dequantize(&self) -> Tensor<2> {
+    pub(crate) fn dequantize(&self) -> Tensor<2> {
         let [rows, words] = self.words.dims();
         let width = i32::from(self.bits.count());
         let per_word = 32 / width;
