@@ -1,9 +1,7 @@
 //! Random initial weights.
 
-use burn::tensor::Device;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use slm_quant_nn::Weight;
 
 use crate::config::ModelConfig;
 use crate::error::SourceError;
@@ -65,16 +63,6 @@ impl TensorSource for RandomSource {
         } else {
             self.normal(len, STD)
         })
-    }
-
-    fn take_linear(
-        &mut self,
-        _name: &str,
-        _out_features: usize,
-        _in_features: usize,
-        _device: &Device,
-    ) -> Result<Option<Weight>, SourceError> {
-        Ok(None)
     }
 }
 

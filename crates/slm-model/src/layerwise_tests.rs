@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use slm_quant_nn::{Weight, detach_hooks};
+use slm_quant_nn::detach_hooks;
 
 use super::*;
 use crate::error::SourceError;
@@ -43,15 +43,6 @@ impl TensorSource for Kept {
     fn take_f32(&mut self, name: &str, _: &[usize]) -> Result<Vec<f32>, SourceError> {
         self.taken += 1;
         Ok(self.tensors.0[name].1.clone())
-    }
-    fn take_linear(
-        &mut self,
-        _: &str,
-        _: usize,
-        _: usize,
-        _: &Device,
-    ) -> Result<Option<Weight>, SourceError> {
-        Ok(None)
     }
 }
 

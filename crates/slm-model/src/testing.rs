@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use burn::tensor::Device;
-use slm_quant_nn::Weight;
 
 use crate::config::{AttentionBias, MlpKind, ModelConfig, NormKind, Position, RopeScaling};
 use crate::error::SourceError;
@@ -68,15 +67,6 @@ impl TensorSource for MapSource {
     }
     fn take_f32(&mut self, name: &str, _: &[usize]) -> Result<Vec<f32>, SourceError> {
         self.0.remove(name).map(|(_, values)| values).ok_or_else(|| "taken twice".into())
-    }
-    fn take_linear(
-        &mut self,
-        _: &str,
-        _: usize,
-        _: usize,
-        _: &Device,
-    ) -> Result<Option<Weight>, SourceError> {
-        Ok(None)
     }
 }
 

@@ -12,7 +12,6 @@ use slm_model::{
     AttentionBias, GenerateOptions, MlpKind, ModelConfig, NormKind, Position, RopeScaling, SamplingOptions,
     SourceError, TensorSource, Transformer, evaluate, generate, window_logits,
 };
-use slm_quant_nn::Weight;
 
 /// Folder of the reference models, `None` with a printed line where there is none.
 fn models() -> Option<PathBuf> {
@@ -110,15 +109,6 @@ impl TensorSource for Files {
     }
     fn take_f32(&mut self, name: &str, _: &[usize]) -> Result<Vec<f32>, SourceError> {
         self.0.remove(name).map(|(_, values)| values).ok_or_else(|| "taken twice".into())
-    }
-    fn take_linear(
-        &mut self,
-        _: &str,
-        _: usize,
-        _: usize,
-        _: &Device,
-    ) -> Result<Option<Weight>, SourceError> {
-        Ok(None)
     }
 }
 

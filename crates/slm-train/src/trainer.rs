@@ -120,14 +120,27 @@ impl Trainer {
         let origin = Origin::of(start)?;
         let data = origin.data(corpus, &config)?;
         let device = device.clone().autodiff();
-        let teacher = origin.teacher(start, &config, &device)?;
         let model = match start {
             Some(checkpoint) => checkpoint.load_model(&device)?,
             None => Transformer::new(&config.model, config.training.seed, &device)?,
         };
-        let Forms { model, quantization, tuning } = prepared(model, start, &config)?;
+        let forms = prepared(model, start, &config, &device)?;
+        Ok(Self { overwrite, ..Self::at_start(config, data, forms, origin, device, dir, output) })
+    }
+
+    /// A run of which no step is done.
+    fn at_start(
+        config: TrainingConfig,
+        data: TrainingData,
+        forms: Forms,
+        origin: Origin,
+        device: Device,
+        dir: PathBuf,
+        output: Option<OutputLock>,
+    ) -> Self {
+        let Forms { model, quantization, tuning, teacher } = forms;
         let optimizer = ModelOptimizer::new(&config.training, config.qat.scale_learning_rate);
-        Ok(Self {
+        Self {
             config,
             data,
             model,
@@ -141,10 +154,10 @@ impl Trainer {
             step: 0,
             _output: output,
             owns_dir: false,
-            overwrite,
+            overwrite: false,
             metrics: Vec::new(),
             layers: Vec::new(),
-        })
+        }
     }
 
     /// Goes on with the run whose checkpoint is at `dir`: on the same kind of device, with the same config and
@@ -197,49 +210,32 @@ impl Trainer {
         let finished = state.step >= config.training.steps;
         let output = if finished { None } else { Some(reserve_output(&dir, true)?) };
         let model = checkpoint.load_model(&device)?;
-        let mut forms = Forms { model, quantization: None, tuning: None };
-        let mut teacher = None;
-        if !finished {
-            forms = prepared(forms.model, start, &config)?;
-            teacher = origin.teacher(start, &config, &device)?;
-        }
-        let Forms { mut model, quantization, tuning } = forms;
-        if let (Some(_), false) = (&quantization, state.step == 0) {
-            let path = dir.join(QAT);
-            let bytes = std::fs::read(&path).map_err(|source| Error::Read { path, source })?;
-            Quantization::restore(&mut model, &bytes)?;
-        }
-        if tuning.as_ref().is_some_and(Tuning::keeps_residual) && state.step > 0 {
-            let path = dir.join(RESIDUAL);
-            let bytes = std::fs::read(&path).map_err(|source| Error::Read { path, source })?;
-            Tuning::restore_residual(&mut model, &bytes)?;
-        }
-        let mut optimizer = ModelOptimizer::new(&config.training, config.qat.scale_learning_rate);
-        if has_optimizer_state(state.step, &config) {
-            let path = dir.join(OPTIMIZER);
-            let bytes = std::fs::read(&path).map_err(|source| Error::Read { path, source })?;
-            let observed = config.qat.observe_steps;
-            optimizer.load(&bytes, state.step, observed, &model, &device.clone().inner())?;
-        }
+        let forms = if finished { Forms::float(model) } else { prepared(model, start, &config, &device)? };
         let metrics = read_metrics(&dir)?;
-        Ok(Self {
-            config,
-            data,
-            model,
-            optimizer,
-            quantization,
-            tuning,
-            teacher,
-            origin,
-            device,
-            dir,
-            step: state.step,
-            _output: output,
-            owns_dir: true,
-            overwrite: true,
-            metrics,
-            layers: Vec::new(),
-        })
+        let mut run = Self::at_start(config, data, forms, origin, device, dir, output);
+        (run.step, run.metrics) = (state.step, metrics);
+        (run.owns_dir, run.overwrite) = (true, true);
+        run.restore()?;
+        Ok(run)
+    }
+
+    /// Takes up the state beside the model from the checkpoint.
+    fn restore(&mut self) -> Result<()> {
+        let read = |file: &str| {
+            let path = self.dir.join(file);
+            std::fs::read(&path).map_err(|source| Error::Read { path, source })
+        };
+        if self.quantization.is_some() && self.step > 0 {
+            Quantization::restore(&mut self.model, &read(QAT)?)?;
+        }
+        if self.tuning.as_ref().is_some_and(Tuning::keeps_residual) && self.step > 0 {
+            Tuning::restore_residual(&mut self.model, &read(RESIDUAL)?)?;
+        }
+        if has_optimizer_state(self.step, &self.config) {
+            let (bytes, observed) = (read(OPTIMIZER)?, self.config.qat.observe_steps);
+            self.optimizer.load(&bytes, self.step, observed, &self.model, &self.device.clone().inner())?;
+        }
+        Ok(())
     }
 
     /// Trains until all steps are done or `stop` is set, which is looked at after every step. A checkpoint is
@@ -510,44 +506,48 @@ impl Origin {
             },
         }
     }
-
-    /// The model to learn from, in distillation.
-    fn teacher(
-        &self,
-        start: Option<&Checkpoint>,
-        config: &TrainingConfig,
-        device: &Device,
-    ) -> Result<Option<Transformer>> {
-        if config.quantization.quantization_mode != QuantizationMode::Qat || !config.qat.distill {
-            return Ok(None);
-        }
-        let checkpoint = start.ok_or(Error::NoTeacher)?;
-        Ok(Some(checkpoint.load_model(&device.clone().inner())?))
-    }
 }
 
-/// A model as it is trained.
+/// A model as it is trained, and what that takes.
 struct Forms {
     model: Transformer,
     quantization: Option<Quantization>,
     tuning: Option<Tuning>,
+    teacher: Option<Transformer>,
+}
+
+impl Forms {
+    /// A model that is trained in floats.
+    fn float(model: Transformer) -> Self {
+        Self { model, quantization: None, tuning: None, teacher: None }
+    }
 }
 
 /// The model as the config says to train it: float, fake-quantized, or quantized.
-fn prepared(mut model: Transformer, start: Option<&Checkpoint>, config: &TrainingConfig) -> Result<Forms> {
+fn prepared(
+    mut model: Transformer,
+    start: Option<&Checkpoint>,
+    config: &TrainingConfig,
+    device: &Device,
+) -> Result<Forms> {
     if config.quantization.enable_quantized_finetuning {
         let source = start.and_then(Checkpoint::metadata).cloned().ok_or(Error::NotQuantized)?;
         let tuning = Some(Tuning::prepare(&mut model, source, config)?);
-        return Ok(Forms { model, quantization: None, tuning });
+        return Ok(Forms { tuning, ..Forms::float(model) });
     }
     if let Some(checkpoint) = start {
         checkpoint.require_float()?;
     }
     if config.quantization.quantization_mode != QuantizationMode::Qat {
-        return Ok(Forms { model, quantization: None, tuning: None });
+        return Ok(Forms::float(model));
     }
+    let teacher = match start {
+        _ if !config.qat.distill => None,
+        Some(checkpoint) => Some(checkpoint.load_model(&device.clone().inner())?),
+        None => return Err(Error::NoTeacher),
+    };
     let (model, quantization) = Quantization::prepare(model, config)?;
-    Ok(Forms { model, quantization: Some(quantization), tuning: None })
+    Ok(Forms { quantization: Some(quantization), teacher, ..Forms::float(model) })
 }
 
 /// Whether a checkpoint holds the state of the optimizer: there is none before the first step, and a finished run

@@ -21,7 +21,6 @@ use burn::tensor::Device;
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 use slm_model::{EMBED_TOKENS, ModelConfig, SourceError, TensorSource, Transformer, expected_tensors};
-use slm_quant_nn::Weight;
 
 use self::config::Family;
 use self::recipe::Recipe;
@@ -232,16 +231,6 @@ impl TensorSource for Imported {
 
     fn take_f32(&mut self, name: &str, _expected_shape: &[usize]) -> Result<Vec<f32>, SourceError> {
         Ok(self.read_f32(name)?)
-    }
-
-    fn take_linear(
-        &mut self,
-        _name: &str,
-        _out_features: usize,
-        _in_features: usize,
-        _device: &Device,
-    ) -> Result<Option<Weight>, SourceError> {
-        Ok(None)
     }
 }
 

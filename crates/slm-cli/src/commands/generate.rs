@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use slm_model::{GenerateOptions, SamplingOptions, StopReason, generate};
+use slm_model::{GenerateOptions, StopReason, generate};
 
+use crate::commands::sampling_args::SamplingArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::text::tokenizer;
@@ -26,15 +27,8 @@ pub(crate) struct GenerateArgs {
     /// 0 always takes the most likely token; higher is more varied
     #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
     temperature: f64,
-    /// Draw from the K most likely tokens only
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
-    /// Draw from the fewest tokens whose probabilities reach P
-    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
-    top_p: f64,
-    /// Seed of the draws: the same seed gives the same text
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// Do not stop at an end-of-text token
     #[arg(long)]
     ignore_eos: bool,
@@ -65,12 +59,7 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
     let model = checkpoint.load_model(&context.device)?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
-        sampling: SamplingOptions {
-            temperature: args.temperature,
-            top_k: args.top_k,
-            top_p: args.top_p,
-            seed: args.seed,
-        },
+        sampling: args.sampling.options(args.temperature, 0),
         stop_ids: match args.ignore_eos {
             true => Vec::new(),
             false => checkpoint.config().tokenizer.eos_token_ids.clone(),

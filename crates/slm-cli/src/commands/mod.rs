@@ -14,6 +14,8 @@ pub(crate) mod ptq;
 pub(crate) mod qat;
 mod run_args;
 pub(crate) mod sample;
+mod sampling_args;
+mod scheme_args;
 pub(crate) mod train;
 
 use crate::args::Command;

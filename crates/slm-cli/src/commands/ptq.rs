@@ -11,12 +11,11 @@ use clap::Args;
 use slm_checkpoint::{CalibrationRecord, Checkpoint, CheckpointSource, reserve_output, sha256};
 use slm_model::{LM_HEAD, Transformer, expected_tensors, forward_layerwise, layerwise_steps};
 use slm_ptq::{Calibration, Plan, PlannedLayer, PtqConfig, calibrate_with};
-use slm_quant_core::{
-    ActivationGranularity, Granularity, Mapping, ObserverKind, QuantizationType, ScaleDtype,
-};
+use slm_quant_core::{ActivationGranularity, ObserverKind, QuantizationType};
 use slm_quant_nn::NamedLinears;
 use slm_text::{Tokenizer, read_text};
 
+use crate::commands::scheme_args::SchemeArgs;
 use crate::context::Context;
 use crate::error::Result;
 use crate::memory;
@@ -36,22 +35,8 @@ pub(crate) struct PtqArgs {
     /// Training config whose [quantization] section gives the settings; options below override it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Width of the weights: 8 or 4 [default: 8]
-    #[arg(long, value_parser = clap::value_parser!(u8))]
-    bits: Option<u8>,
-    /// static (8-bit activations, calibrated), dynamic (8-bit, scales from each input) or weight-only
-    /// [default: static]
-    #[arg(long = "type", value_name = "TYPE")]
-    quantization_type: Option<QuantizationType>,
-    /// Weights that share a scale: tensor, channel or group:N [default: tensor]
-    #[arg(long)]
-    granularity: Option<Granularity>,
-    /// symmetric, symmetric-torch or affine [default: symmetric]
-    #[arg(long)]
-    mapping: Option<Mapping>,
-    /// Type of stored scales: f32 or f16 [default: f32]
-    #[arg(long)]
-    scale_dtype: Option<ScaleDtype>,
+    #[command(flatten)]
+    scheme: SchemeArgs,
     /// Chooses weight ranges: min-max, moving-average, histogram, percentile[:P] or mse [default: mse]
     #[arg(long, value_name = "NAME")]
     observer: Option<ObserverKind>,
@@ -80,9 +65,6 @@ pub(crate) struct PtqArgs {
     /// Tokens in a window [default: 256, or the model's positions if fewer]
     #[arg(long)]
     window: Option<usize>,
-    /// Leave layers float whose name matches, such as lm_head or 'layers.0.*' (may be repeated)
-    #[arg(long, value_name = "PATTERN")]
-    skip: Vec<String>,
     /// Checkpoint directory to write [default: out/ptq-int8-static-tensor and the like, which is replaced]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,

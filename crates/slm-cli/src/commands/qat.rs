@@ -9,10 +9,11 @@ use slm_checkpoint::Checkpoint;
 use slm_model::{LM_HEAD, Transformer, window_logits};
 use slm_ptq::{Plan, PtqConfig, calibrate, convert};
 use slm_qat::ScaleMode;
-use slm_quant_core::{Bits, Granularity, Mapping, QuantizationType, ScaleDtype};
+use slm_quant_core::QuantizationType;
 use slm_train::{Outcome, QuantizationMode, Trainer, TrainingConfig};
 
 use crate::commands::run_args::RunArgs;
+use crate::commands::scheme_args::SchemeArgs;
 use crate::commands::train::watched;
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -35,25 +36,8 @@ pub(crate) struct QatArgs {
     checkpoint: Option<PathBuf>,
     #[command(flatten)]
     run: RunArgs,
-    /// Width of the weights: 8 or 4 [default: as the config says]
-    #[arg(long, value_parser = clap::value_parser!(u8))]
-    bits: Option<u8>,
-    /// static (8-bit activations, ranges learned in training), dynamic (8-bit, scales from each input) or
-    /// weight-only
-    #[arg(long = "type", value_name = "TYPE")]
-    quantization_type: Option<QuantizationType>,
-    /// Weights that share a scale: tensor, channel or group:N
-    #[arg(long)]
-    granularity: Option<Granularity>,
-    /// symmetric, symmetric-torch or affine
-    #[arg(long)]
-    mapping: Option<Mapping>,
-    /// Type of stored scales: f32 or f16
-    #[arg(long)]
-    scale_dtype: Option<ScaleDtype>,
-    /// Leave layers float whose name matches, such as lm_head or 'layers.0.*' (may be repeated)
-    #[arg(long, value_name = "PATTERN")]
-    skip: Vec<String>,
+    #[command(flatten)]
+    scheme: SchemeArgs,
     /// Train the scales of weights along with them (LSQ)
     #[arg(long)]
     learned_scales: bool,
@@ -155,17 +139,8 @@ fn config(args: &QatArgs, start: Option<&Checkpoint>) -> Result<TrainingConfig> 
         Some(checkpoint) => TrainingConfig::for_model(&args.config, &checkpoint.config().model)?,
         None => TrainingConfig::from_file(&args.config)?,
     };
-    let quantization = &mut config.quantization;
-    quantization.quantization_mode = QuantizationMode::Qat;
-    if let Some(bits) = args.bits {
-        quantization.quantization_bits =
-            Bits::try_from(bits).map_err(|error| Error::Usage(format!("--bits: {error}")))?;
-    }
-    quantization.quantization_type = args.quantization_type.unwrap_or(quantization.quantization_type);
-    quantization.granularity = args.granularity.unwrap_or(quantization.granularity);
-    quantization.mapping = args.mapping.unwrap_or(quantization.mapping);
-    quantization.scale_dtype = args.scale_dtype.unwrap_or(quantization.scale_dtype);
-    quantization.skip.extend_from_slice(&args.skip);
+    config.quantization.quantization_mode = QuantizationMode::Qat;
+    args.scheme.apply(&mut config.quantization)?;
     if args.learned_scales {
         config.qat.scale = ScaleMode::Learned;
     }

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Int, Tensor, TensorData};
 use clap::Args;
 use serde::Serialize;
-use slm_model::{Sampler, SamplingOptions, Transformer};
+use slm_model::{Sampler, Transformer};
 use slm_text::ids_to_json;
 
+use crate::commands::sampling_args::SamplingArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::out_file::OutFile;
@@ -35,15 +36,8 @@ pub(crate) struct SampleArgs {
     /// 1 draws from the model's own distribution; lower is tamer
     #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
     temperature: f64,
-    /// Draw from the K most likely tokens only
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
-    /// Draw from the fewest tokens whose probabilities reach P
-    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
-    top_p: f64,
-    /// Seed of the draws: the same seed gives the same sequences
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// Sequences drawn at a time by one thread; threads draw batches side by side
     #[arg(long, value_name = "N", default_value_t = 16)]
     batch_size: usize,
@@ -92,14 +86,7 @@ pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
     let drawn = workers::run(batches, workers, |batch| {
         let from = batch * args.batch_size;
         let samplers = (from..args.sequences.min(from + args.batch_size))
-            .map(|index| {
-                Sampler::new(SamplingOptions {
-                    temperature: args.temperature,
-                    top_k: args.top_k,
-                    top_p: args.top_p,
-                    seed: args.seed.wrapping_add(index as u64),
-                })
-            })
+            .map(|index| Sampler::new(args.sampling.options(args.temperature, index as u64)))
             .collect::<Result<Vec<_>, _>>()?;
         let rows = samplers.len() as u64;
         draw(&model, samplers, first, length, || {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use slm_ptq::PtqConfig;
-use slm_quant_core::{Bits, QuantScheme, QuantizationType};
+use slm_quant_core::QuantizationType;
 use slm_train::{QuantizationConfig, TrainingConfig};
 
 use super::PtqArgs;
@@ -64,27 +64,13 @@ fn default_output(config: &PtqConfig) -> PathBuf {
 }
 
 fn quantization(args: &PtqArgs) -> Result<PtqConfig> {
-    let base = match &args.config {
+    let mut config = match &args.config {
         Some(path) => TrainingConfig::from_file(path)?.quantization,
         None => QuantizationConfig::default(),
     };
-    let bits = match args.bits {
-        Some(bits) => Bits::try_from(bits).map_err(|error| Error::Usage(format!("--bits: {error}")))?,
-        None => base.quantization_bits,
-    };
-    let mut skip = base.skip;
-    skip.extend_from_slice(&args.skip);
-    Ok(PtqConfig {
-        scheme: QuantScheme {
-            bits,
-            granularity: args.granularity.unwrap_or(base.granularity),
-            mapping: args.mapping.unwrap_or(base.mapping),
-            scale_dtype: args.scale_dtype.unwrap_or(base.scale_dtype),
-        },
-        quantization_type: args.quantization_type.unwrap_or(base.quantization_type),
-        observer: args.observer.unwrap_or(base.observer),
-        activation_observer: args.activation_observer.unwrap_or(base.activation_observer),
-        activation_granularity: args.activation_granularity.unwrap_or(base.activation_granularity),
-        skip,
-    })
+    args.scheme.apply(&mut config)?;
+    config.observer = args.observer.unwrap_or(config.observer);
+    config.activation_observer = args.activation_observer.unwrap_or(config.activation_observer);
+    config.activation_granularity = args.activation_granularity.unwrap_or(config.activation_granularity);
+    Ok(config.ptq())
 }

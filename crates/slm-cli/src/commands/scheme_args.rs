@@ -1,0 +1,47 @@
+//! Options that say how a model is quantized.
+
+use clap::Args;
+use slm_quant_core::{Bits, Granularity, Mapping, QuantizationType, ScaleDtype};
+use slm_train::QuantizationConfig;
+
+use crate::error::{Error, Result};
+
+/// What is not given is as the config says, and without one as the help says.
+#[derive(Debug, Args)]
+pub(super) struct SchemeArgs {
+    /// Width of the weights: 8 or 4 [default: 8, or as the config says]
+    #[arg(long, value_parser = clap::value_parser!(u8))]
+    bits: Option<u8>,
+    /// static (8-bit activations, ranges calibrated or learned in training), dynamic (8-bit, scales from each input) or
+    /// weight-only [default: static, or as the config says]
+    #[arg(long = "type", value_name = "TYPE")]
+    quantization_type: Option<QuantizationType>,
+    /// Weights that share a scale: tensor, channel or group:N [default: tensor, or as the config says]
+    #[arg(long)]
+    granularity: Option<Granularity>,
+    /// symmetric, symmetric-torch or affine [default: symmetric, or as the config says]
+    #[arg(long)]
+    mapping: Option<Mapping>,
+    /// Type of stored scales: f32 or f16 [default: f32, or as the config says]
+    #[arg(long)]
+    scale_dtype: Option<ScaleDtype>,
+    /// Leave layers float whose name matches, such as lm_head or 'layers.0.*' (may be repeated; adds to the config)
+    #[arg(long, value_name = "PATTERN")]
+    skip: Vec<String>,
+}
+
+impl SchemeArgs {
+    /// Puts what was given in the place of what `config` says.
+    pub(super) fn apply(&self, config: &mut QuantizationConfig) -> Result<()> {
+        if let Some(bits) = self.bits {
+            config.quantization_bits =
+                Bits::try_from(bits).map_err(|error| Error::Usage(format!("--bits: {error}")))?;
+        }
+        config.quantization_type = self.quantization_type.unwrap_or(config.quantization_type);
+        config.granularity = self.granularity.unwrap_or(config.granularity);
+        config.mapping = self.mapping.unwrap_or(config.mapping);
+        config.scale_dtype = self.scale_dtype.unwrap_or(config.scale_dtype);
+        config.skip.extend_from_slice(&self.skip);
+        Ok(())
+    }
+}
