@@ -133,7 +133,7 @@ fn a_flipped_bit_is_found_and_named() {
         let mut damaged = whole.clone();
         damaged[(place * whole.len() as f64) as usize] ^= 0x10;
         sandbox.put(&file, &damaged);
-        let parts = [file.as_str(), "SHA-256", "manifest", "restore it from a good copy"];
+        let parts = [file.as_str(), "BLAKE3", "manifest", "restore it from a good copy"];
         sandbox.refuses(&format!("eval --checkpoint {dir} --data text.txt"), 1, &parts);
         sandbox.refuses(&format!("inspect {dir}"), 1, &parts);
         sandbox.put(&file, whole);

@@ -147,7 +147,11 @@ fn verification_can_be_skipped() {
 fn old_checkpoints_are_used_and_migrated() {
     let sandbox = Sandbox::new();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/slm-checkpoint/fixtures");
-    for (fixture, step) in [("v0/llama-burnpack", "version 0"), ("v1/int8-static", "version 1")] {
+    for (fixture, step) in [
+        ("v0/llama-burnpack", "version 0"),
+        ("v1/int8-static", "version 1"),
+        ("v2/int8-finetuned", "version 2"),
+    ] {
         let copied =
             Command::new("cp").arg("-r").arg(fixtures.join(fixture)).arg(sandbox.path("old")).status();
         assert!(copied.unwrap().success());
@@ -155,7 +159,7 @@ fn old_checkpoints_are_used_and_migrated() {
         let outcome = sandbox.slm("inspect old -v");
         assert!(outcome.stderr.contains(&format!("format {step} read as")), "{outcome}");
         let json = sandbox.slm("migrate old --json").json();
-        assert_eq!(json["to"], 2);
+        assert_eq!(json["to"], 3);
         let backup = json["backup"].as_str().unwrap();
         assert!(Path::new(backup).is_dir());
         assert_eq!(sandbox.slm("inspect old -v").success().stderr, "");
@@ -169,11 +173,11 @@ fn old_checkpoints_are_used_and_migrated() {
 fn a_checkpoint_of_a_later_release_is_left_as_it_is() {
     let sandbox = Sandbox::with_model();
     let mut config = sandbox.read_json("model/config.json");
-    config["format_version"] = 3.into();
+    config["format_version"] = 1000.into();
     config["program_version"] = "4.5.6".into();
     sandbox.put("model/config.json", config.to_string());
     for line in ["migrate model", "migrate model --out new", "inspect model", &format!("{PTQ} --out new")] {
-        sandbox.refuses(line, 1, &["model/config.json", "version 3", "version 2", "slm 4.5.6 or later"]);
+        sandbox.refuses(line, 1, &["model/config.json", "version 1000", "version 3", "slm 4.5.6 or later"]);
     }
 }
 

@@ -203,14 +203,14 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Changed`] where the file is not what it was when the checkpoint was opened; [`Error::Io`].
     pub fn weights_sha256(&self) -> Result<String> {
-        let record = self.weights.record()?;
+        let found = self.weights.sha256()?;
         let manifest = self.manifest.as_ref();
         let name = self.weights.path().file_name().and_then(|name| name.to_str());
         match manifest.zip(name).and_then(|(manifest, name)| manifest.files.get(name)) {
-            Some(expected) if expected.sha256 != record.sha256 => {
+            Some(expected) if expected.sha256 != found => {
                 Err(Error::Changed { path: self.weights.path().to_owned() })
             }
-            _ => self.weights.check_unchanged().map(|()| record.sha256),
+            _ => self.weights.check_unchanged().map(|()| found),
         }
     }
 

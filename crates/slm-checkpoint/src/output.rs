@@ -157,7 +157,7 @@ fn check_replaceable(target: &Path, owned: &[String]) -> Result<()> {
     if !versions::is_checkpoint(target) {
         return refuse("it is neither empty nor an slm checkpoint".to_owned());
     }
-    let listed = Manifest::read(target).ok();
+    let listed = Manifest::read(target, None).ok();
     for name in names {
         let known = name == MANIFEST
             || versions::FILES.contains(&name.as_str())

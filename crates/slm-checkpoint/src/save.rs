@@ -213,7 +213,7 @@ impl CheckpointWriter {
         }
         let manifest_path = dir.join(MANIFEST);
         let manifest = Manifest::of(dir, &files)?;
-        json::write_new(&manifest_path, &json::to_bytes(&manifest_path, &manifest)?)?;
+        json::write_new(&manifest_path, &manifest.to_bytes(dir)?)?;
         // What was written must be what can be read. The checksums were just computed from the files.
         Checkpoint::open_with(dir, &OpenOptions { verify: false })?.check_layers()?;
         self.output.commit()

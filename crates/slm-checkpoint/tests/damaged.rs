@@ -60,6 +60,14 @@ impl Case {
         fs::write(self.path(name), serde_json::to_vec(&value).unwrap()).unwrap();
     }
 
+    /// Changes the manifest, whose own checksum fits afterwards.
+    fn edit_manifest(&self, change: impl FnOnce(&mut Value)) {
+        self.edit("manifest.json", |manifest| {
+            change(manifest);
+            seal(manifest);
+        });
+    }
+
     /// Changes the header of the weights.
     fn edit_header(&self, change: impl FnOnce(&mut Value)) {
         let path = self.path("model.safetensors");
@@ -157,7 +165,7 @@ fn a_changed_file_is_named() {
     bytes[last] ^= 1;
     fs::write(&path, &bytes).unwrap();
     let error = Checkpoint::open(&case.dir).unwrap_err();
-    assert!(matches!(&error, Error::Checksum { what, .. } if what == "SHA-256"), "{error}");
+    assert!(matches!(&error, Error::Checksum { what, .. } if what == "BLAKE3"), "{error}");
     says(&error, &["model.safetensors", "restore"]);
     bytes.push(0);
     fs::write(&path, &bytes).unwrap();
@@ -173,13 +181,69 @@ fn files_must_be_those_of_the_manifest() {
     case.read().unwrap();
 
     let case = float();
-    case.edit("manifest.json", |m| drop(m["files"].as_object_mut().unwrap().remove("tokenizer.json")));
+    case.edit_manifest(|m| drop(m["files"].as_object_mut().unwrap().remove("tokenizer.json")));
     assert!(matches!(Checkpoint::open(&case.dir), Err(Error::Unlisted { .. })));
-    case.edit("manifest.json", |m| m["files"]["../../secret"] = json!({"size": 0, "sha256": ""}));
+    case.edit_manifest(|m| m["files"]["../../secret"] = m["files"]["config.json"].clone());
     assert!(matches!(Checkpoint::open(&case.dir), Err(Error::Field { .. })));
     fs::remove_file(case.path("manifest.json")).unwrap();
     says(&Checkpoint::open(&case.dir).unwrap_err(), &["manifest.json", "skip verification"]);
     case.read().unwrap();
+}
+
+#[test]
+fn a_manifest_is_what_was_written() {
+    type Change = fn(&mut Value);
+    let changes: [Change; 3] = [
+        // Loading compares it with nothing.
+        |m| m["files"]["model.safetensors"]["sha256"] = json!("0".repeat(64)),
+        |m| drop(m["files"].as_object_mut().unwrap().remove("model.safetensors")),
+        |m| m["files_blake3"] = json!(""),
+    ];
+    for change in changes {
+        let case = float();
+        case.edit("manifest.json", change);
+        let error = Checkpoint::open(&case.dir).unwrap_err();
+        says(&error, &["manifest.json", "BLAKE3 of \"files\"", "restore"]);
+        case.read().unwrap();
+    }
+    // Blanks and the order of names are nobody's business.
+    let case = float();
+    let manifest: std::collections::HashMap<String, Value> =
+        serde_json::from_slice(&fs::read(case.path("manifest.json")).unwrap()).unwrap();
+    fs::write(case.path("manifest.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
+    Checkpoint::open(&case.dir).unwrap();
+}
+
+#[test]
+fn checksums_of_chunks_must_be_those_of_the_file() {
+    let case = float();
+    let weights = fs::read(case.path("model.safetensors")).unwrap();
+    let values = |size| chunk_values(&weights, size);
+    let put = |chunks: Value| {
+        case.edit_manifest(|m| m["files"]["model.safetensors"]["chunks"] = chunks);
+        Checkpoint::open(&case.dir)
+    };
+    put(json!({ "size": 1024, "blake3": values(1024) })).unwrap();
+    let [mut swapped, mut short, mut no_hex] = [values(1024), values(1024), values(1024)];
+    swapped.swap(0, 1);
+    short.pop();
+    no_hex[0] = "?".to_owned();
+    let whole = blake3::hash(&weights).to_hex().to_string();
+    let whole_file = 1_u64 << 40;
+    for chunks in [
+        json!({ "size": 1024, "blake3": swapped }),
+        json!({ "size": 1024, "blake3": short }),
+        json!({ "size": 1024, "blake3": no_hex }),
+        json!({ "size": 1024, "blake3": [] }),
+        json!({ "size": 2048, "blake3": values(1024) }),
+        json!({ "size": 0, "blake3": values(1024) }),
+        json!({ "size": 1000, "blake3": values(1024) }),
+        json!({ "size": u64::MAX, "blake3": values(1024) }),
+        json!({ "size": 1_u64 << 63, "blake3": values(1024) }),
+        json!({ "size": whole_file, "blake3": [whole] }),
+    ] {
+        says(&put(chunks).unwrap_err(), &["manifest.json", "files.model.safetensors.chunks"]);
+    }
 }
 
 #[test]
@@ -207,23 +271,23 @@ fn versions_are_told_apart() {
         c["unheard_of"] = json!(1);
     });
     let error = Checkpoint::open(&case.dir).unwrap_err();
-    assert!(matches!(error, Error::NewerVersion { found: 7, newest: 2, .. }), "{error}");
-    says(&error, &["version 7", "version 2", "slm 3.2.1", "config.json"]);
+    assert!(matches!(error, Error::NewerVersion { found: 7, newest: 3, .. }), "{error}");
+    says(&error, &["version 7", "version 3", "slm 3.2.1", "config.json"]);
     case.edit("config.json", |c| c["format_version"] = json!(0));
     assert!(matches!(case.error(), Error::UnknownVersion { found: 0, .. }));
     case.edit("config.json", |c| c["format_version"] = json!("1"));
     assert!(matches!(case.error(), Error::Field { .. }));
 
     let case = quantized();
-    for version in [json!(1), json!(3), json!(null)] {
+    for version in [json!(2), json!(4), json!(null)] {
         case.edit("quantization_metadata.json", |m| m["format_version"] = version);
-        says(&case.error(), &["quantization_metadata.json", "format_version", "2, as in config.json"]);
+        says(&case.error(), &["quantization_metadata.json", "format_version", "3, as in config.json"]);
     }
     let case = float();
     case.edit("manifest.json", |m| m["format_version"] = json!(1));
     says(
         &Checkpoint::open(&case.dir).unwrap_err(),
-        &["manifest.json", "format_version", "2, as in config.json"],
+        &["manifest.json", "format_version", "3, as in config.json"],
     );
 }
 

@@ -57,7 +57,14 @@ fn originals() -> Vec<Files> {
     save_float(&float);
     save_quantized(&quantized, affine_groups(), static_activation());
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
-    let old = ["v0/llama-burnpack", "v0/gpt2-safetensors", "v1/int8-static", "v1/int4-dynamic"];
+    let old = [
+        "v0/llama-burnpack",
+        "v0/gpt2-safetensors",
+        "v1/int8-static",
+        "v1/int4-dynamic",
+        "v2/int8-static",
+        "v2/float",
+    ];
     let new = root.path().join("new");
     migrate(fixtures.join("v1/int8-static"), Some(&new), false, &OpenOptions::default()).unwrap();
     let dirs = [float, quantized, new].into_iter().chain(old.iter().map(|name| fixtures.join(name)));
@@ -235,7 +242,8 @@ fn damage(files: &mut Files, random: &mut Random) -> String {
     match random.below(4) {
         0 => damage_bytes(bytes, random),
         _ if name.ends_with(".json") => damage_json(bytes, random),
-        _ => damage_weights(&name, bytes, random),
+        _ if name.starts_with("model.") => damage_weights(&name, bytes, random),
+        _ => damage_bytes(bytes, random),
     }
     name
 }
@@ -244,11 +252,18 @@ fn damage(files: &mut Files, random: &mut Random) -> String {
 fn reseal(files: &mut Files) {
     let Some(manifest) = files.get("manifest.json") else { return };
     let Ok(mut manifest) = serde_json::from_slice::<Value>(manifest) else { return };
+    let present = manifest.get("files_blake3").is_some();
     let Some(records) = manifest.get_mut("files").and_then(Value::as_object_mut) else { return };
     for (name, record) in records {
         if let Some(bytes) = files.get(name) {
-            *record = json!({ "size": bytes.len(), "sha256": sha256(bytes) });
+            *record = match present {
+                true => support::record(bytes),
+                false => json!({ "size": bytes.len(), "sha256": sha256(bytes) }),
+            };
         }
+    }
+    if present {
+        seal(&mut manifest);
     }
     files.insert("manifest.json".to_owned(), serde_json::to_vec(&manifest).unwrap());
 }

@@ -32,13 +32,19 @@ fn checkpoints(root: &Path) -> Vec<PathBuf> {
     dirs
 }
 
-/// Gives the weights a checksum for every `size` bytes.
+/// Gives the weights a checksum for every `size` bytes, as the version of the checkpoint has them.
 fn write_chunks(dir: &Path, size: usize) {
     let path = dir.join("manifest.json");
     let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     let weights = fs::read(dir.join(WEIGHTS)).unwrap();
-    let digests: Vec<String> = weights.chunks(size).map(sha256).collect();
-    manifest["files"][WEIGHTS]["chunks"] = json!({ "size": size, "sha256": digests });
+    if manifest["format_version"] == 2 {
+        let digests: Vec<String> = weights.chunks(size).map(sha256).collect();
+        manifest["files"][WEIGHTS]["chunks"] = json!({ "size": size, "sha256": digests });
+    } else {
+        manifest["files"][WEIGHTS]["chunks"] =
+            json!({ "size": size, "blake3": chunk_values(&weights, size) });
+        seal(&mut manifest);
+    }
     fs::write(&path, serde_json::to_vec(&manifest).unwrap()).unwrap();
 }
 
@@ -66,35 +72,44 @@ fn chunks_of_every_size_give_the_same_model() {
             assert!(stored.iter().map(|value| value.to_bits()).eq(bits.iter().copied()), "{name}");
         }
         assert!(load_in_one_pass(&dir).unwrap() == expected, "one checksum for the file");
-        for size in [1, 3, 64, 333, 1000, 4096, 1 << 20] {
+        for size in [1024, 2048, 4096, 8192] {
             write_chunks(&dir, size);
             assert!(load_in_one_pass(&dir).unwrap() == expected, "chunks of {size}");
+        }
+        to_version_2(&dir);
+        assert!(load_in_one_pass(&dir).unwrap() == expected, "version 2, one checksum for the file");
+        for size in [1, 3, 64, 333, 1000, 4096, 1 << 20] {
+            write_chunks(&dir, size);
+            assert!(load_in_one_pass(&dir).unwrap() == expected, "version 2, chunks of {size}");
         }
     }
 }
 
 #[test]
 fn a_damaged_chunk_is_named_wherever_it_is() {
-    const SIZE: usize = 500;
     let root = tempfile::tempdir().unwrap();
-    for dir in checkpoints(root.path()) {
-        write_chunks(&dir, SIZE);
+    let (mut dirs, old) = (checkpoints(root.path()), checkpoints(&root.path().join("old")));
+    old.iter().for_each(|dir| to_version_2(dir));
+    dirs.extend(old);
+    for (index, dir) in dirs.iter().enumerate() {
+        let (name, size) = if index < 3 { ("BLAKE3", 1024) } else { ("SHA-256", 500) };
+        write_chunks(dir, size);
         let good = fs::read(dir.join(WEIGHTS)).unwrap();
         for at in (0..good.len()).step_by(97).chain([good.len() - 1]) {
             let mut bad = good.clone();
             // Among others exponents become those of infinities, and odd rows get a code too many.
             bad[at] ^= 0xf0;
             fs::write(dir.join(WEIGHTS), &bad).unwrap();
-            let error = load_in_one_pass(&dir).unwrap_err();
+            let error = load_in_one_pass(dir).unwrap_err();
             assert!(matches!(error, Error::Checksum { .. }), "byte {at}: {error}");
-            let start = at / SIZE * SIZE;
-            let named = format!("bytes {start} to {}", (start + SIZE).min(good.len()));
+            let start = at / size * size;
+            let named = format!("{name} of bytes {start} to {}", (start + size).min(good.len()));
             assert!(error.to_string().contains(&named), "byte {at}: {error}");
         }
         fs::write(dir.join(WEIGHTS), &good[..good.len() - 1]).unwrap();
-        assert!(matches!(load_in_one_pass(&dir), Err(Error::Checksum { what, .. }) if what == "size"));
+        assert!(matches!(load_in_one_pass(dir), Err(Error::Checksum { what, .. }) if what == "size"));
         fs::write(dir.join(WEIGHTS), &good).unwrap();
-        load_in_one_pass(&dir).unwrap();
+        load_in_one_pass(dir).unwrap();
     }
 }
 

@@ -137,9 +137,11 @@ fn what_is_written_follows_the_schema() {
 
 #[test]
 fn what_is_migrated_follows_the_schema() {
-    for fixture in ["int8-static", "int8-weight-only", "int4-dynamic"] {
+    for fixture in
+        ["v1/int8-static", "v1/int8-weight-only", "v1/int4-dynamic", "v2/int8-static", "v2/int8-finetuned"]
+    {
         let root = tempfile::tempdir().unwrap();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/v1").join(fixture);
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(fixture);
         let out = root.path().join("new");
         migrate(source, Some(&out), false, &OpenOptions::default()).unwrap();
         assert_eq!(check(&metadata(&out)), Vec::<String>::new(), "{fixture}");

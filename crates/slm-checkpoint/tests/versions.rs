@@ -37,14 +37,15 @@ fn copy(fixture: &str) -> (tempfile::TempDir, PathBuf) {
 /// Sequences, each with the logits of all of its positions.
 type Recorded = Vec<(Vec<u32>, Vec<f32>)>;
 
-/// The sequences and the logits that the program of version 1 recorded for a model.
-fn recorded_by_v1(model: &str) -> Recorded {
+/// The sequences and the logits that the program of version `version`, 1 or later, recorded for a model.
+fn recorded_by(version: u32, model: &str) -> Recorded {
     #[derive(serde::Deserialize)]
     struct Ids {
         ids: Vec<Vec<u32>>,
     }
-    let Ids { ids } = serde_json::from_slice(&fs::read(fixtures().join("v1/ids.json")).unwrap()).unwrap();
-    let bytes = fs::read(fixtures().join(format!("v1/{model}-logits.safetensors"))).unwrap();
+    let Ids { ids } =
+        serde_json::from_slice(&fs::read(fixtures().join(format!("v{version}/ids.json"))).unwrap()).unwrap();
+    let bytes = fs::read(fixtures().join(format!("v{version}/{model}-logits.safetensors"))).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let logits = |index: usize| {
         let data = file.tensor(&format!("logits.{index}")).unwrap().data().to_vec();
@@ -73,9 +74,12 @@ fn all() -> Vec<(String, u32, Recorded)> {
             all.push((format!("v0/{model}-{record}"), 0, recorded_by_v0(model)));
         }
     }
-    for model in ["float", "int8-static", "int8-weight-only", "int4-dynamic"] {
-        all.push((format!("v1/{model}"), 1, recorded_by_v1(model)));
+    for version in [1, 2] {
+        for model in ["float", "int8-static", "int8-weight-only", "int4-dynamic"] {
+            all.push((format!("v{version}/{model}"), version, recorded_by(version, model)));
+        }
     }
+    all.push(("v2/int8-finetuned".to_owned(), 2, recorded_by(2, "int8-finetuned")));
     all
 }
 

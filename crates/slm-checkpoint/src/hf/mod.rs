@@ -15,6 +15,7 @@ mod rope;
 mod shards;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -25,8 +26,8 @@ use slm_model::{EMBED_TOKENS, ModelConfig, SourceError, TensorSource, Transforme
 use self::config::Family;
 use self::recipe::Recipe;
 use self::shards::Shards;
-use crate::manifest::FileRecord;
-use crate::tensors::TensorFile;
+use crate::manifest::sha256_of;
+use crate::tensors::{PositionedFile, TensorFile};
 use crate::{
     CheckpointWriter, Error, Layout, Result, SaveRequest, TokenizerInfo, json as json_file, tokenizer,
 };
@@ -216,8 +217,10 @@ impl Imported {
         let mut names = vec![CONFIG.to_owned()];
         names.extend(self.shards.files().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())));
         let record = |name: String| {
-            let record = FileRecord::of_path(&self.dir.join(&name))?;
-            Ok((name, json!({ "size": record.size, "sha256": record.sha256 })))
+            let path = self.dir.join(&name);
+            let file = PositionedFile::new(File::open(&path).map_err(Error::io(&path, "open"))?);
+            let size = file.size().map_err(Error::io(&path, "read the size"))?;
+            Ok((name, json!({ "size": size, "sha256": sha256_of(&path, &file)? })))
         };
         let files = names.into_iter().map(record).collect::<Result<BTreeMap<String, Value>>>()?;
         Ok(json!({ "imported_from": "hugging-face", "architecture": self.architecture, "files": files }))

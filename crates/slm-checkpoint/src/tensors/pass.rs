@@ -10,10 +10,9 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
 use super::target::{Part, Refused, Target};
-use crate::manifest::Parts;
+use crate::manifest::{Hasher, Parts};
 use crate::{Error, Result};
 
 /// Bytes read at once, unless a unit has more: few enough to stay in the cache of a core.
@@ -138,13 +137,13 @@ struct Reader<'a, 'b> {
     input: &'a Input<'a>,
     seams: &'a [Mutex<Seam<'b>>],
     buffer: &'a mut Vec<u8>,
-    hasher: Option<Sha256>,
+    hasher: Option<Hasher>,
 }
 
 impl<'b> Reader<'_, 'b> {
     /// Reads part `number` of the file, and compares it.
     fn read(mut self, number: usize, job: Job<'b>, part_bytes: u64) -> Result<()> {
-        self.hasher = self.input.checksums.map(|_| Sha256::new());
+        self.hasher = self.input.checksums.map(|parts| parts.hasher(number));
         let mut at = number as u64 * part_bytes;
         let end = self.input.size.min(at + part_bytes);
         for Piece { tensor, place, into } in job.pieces {
@@ -170,7 +169,7 @@ impl<'b> Reader<'_, 'b> {
         let bytes = &mut self.buffer[..bytes];
         (self.input.read)(at, bytes)?;
         if let Some(hasher) = &mut self.hasher {
-            hasher.update(&*bytes);
+            hasher.update(bytes);
         }
         Ok(bytes)
     }

@@ -15,7 +15,7 @@ use super::header::{self, LENGTH_BYTES, MAX_HEADER_BYTES};
 use super::target::Refused;
 use super::{PositionedFile, Target, burnpack, pass};
 use crate::layout::names;
-use crate::manifest::FileRecord;
+use crate::manifest::{FileRecord, sha256_of};
 use crate::{Error, Result};
 
 /// Bytes read at once while converting, so that a tensor is held once and not twice.
@@ -192,9 +192,9 @@ impl TensorFile {
         Err(Error::Changed { path: self.path.clone() })
     }
 
-    /// Size and checksums of the file as it is now.
-    pub(crate) fn record(&self) -> Result<FileRecord> {
-        FileRecord::of(&self.path, &self.file)
+    /// SHA-256 of the file as it is now.
+    pub(crate) fn sha256(&self) -> Result<String> {
+        sha256_of(&self.path, &self.file)
     }
 
     /// Gives every tensor the name that `rename` makes of it.

@@ -8,6 +8,7 @@ mod open;
 mod v0;
 mod v1;
 mod v2;
+mod v3;
 
 use std::path::{Path, PathBuf};
 
@@ -19,10 +20,11 @@ use crate::tensors::TensorFile;
 use crate::{Error, Result, json};
 
 pub(crate) use open::OpenFiles;
-pub(crate) use v2::{read as read_config, read_metadata};
+pub(crate) use v2::read_manifest as read_manifest_of_v2;
+pub(crate) use v3::{read as read_config, read_metadata};
 
 /// The version that this release writes.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// Main file of a checkpoint.
 pub(crate) const CONFIG: &str = "config.json";
@@ -64,7 +66,7 @@ pub struct Migration {
 }
 
 /// One row for each step, oldest first. Every version from 0 up to [`FORMAT_VERSION`] is read.
-pub const MIGRATIONS: &[Migration] = &[v0::MIGRATION, v1::MIGRATION];
+pub const MIGRATIONS: &[Migration] = &[v0::MIGRATION, v1::MIGRATION, v2::MIGRATION];
 
 /// Brings `documents`, which are of version `from`, to the present version.
 pub(crate) fn migrate(documents: &mut Documents, from: u32) -> Result<()> {
@@ -167,7 +169,7 @@ pub(crate) fn version_of(dir: &Path, config: &Map<String, Value>) -> Result<Opti
 
 /// The bytes of a `config.json` of the present version.
 pub(crate) fn config_bytes(path: &Path, config: &CheckpointConfig) -> Result<Vec<u8>> {
-    json::to_bytes(path, &v2::Config::from(config.clone()))
+    json::to_bytes(path, &v3::Config::from(config.clone()))
 }
 
 /// Whether `dir` says that it is a checkpoint, of whatever version.

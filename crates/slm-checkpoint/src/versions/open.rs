@@ -74,8 +74,7 @@ impl OpenFiles {
             tracing::info!("{}: a record without checksums, which cannot be verified", dir.display());
             return Ok(None);
         }
-        let manifest = Manifest::read(dir)?;
-        manifest.check_version(dir, self.version)?;
+        let manifest = Manifest::read(dir, Some(self.version))?;
         manifest.verify_bytes(dir, CONFIG, &self.config_bytes)?;
         for (name, bytes) in [(METADATA, &self.metadata_bytes), (TOKENIZER, &self.tokenizer_bytes)] {
             match bytes {

@@ -1,76 +1,69 @@
-//! Version 2: the present one.
+//! Version 2, and what makes version 3 of it.
 //!
-//! | file | holds |
-//! |---|---|
-//! | `config.json` | [`Config`] |
-//! | `model.safetensors` | tensors by canonical name, see [`crate::Layout`] |
-//! | `tokenizer.json` | optional |
-//! | `quantization_metadata.json` | [`crate::QuantizationMetadata`], for a quantized model alone |
-//! | `manifest.json` | size and SHA-256 of the others, of large ones by chunks too |
+//! They differ in `manifest.json` alone. That of version 2 has SHA-256 of every file, and of files above 8 MiB that of
+//! each 8 MiB, which reading compares. SHA-256 is made to be computed one block after the other: it kept two processors
+//! busy for as long as all the rest of loading took. Version 3 has BLAKE3 for that, SHA-256 of whole files for
+//! people and lineage, and a checksum of the manifest itself.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use slm_model::ModelConfig;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use super::{CheckpointConfig, FORMAT, FORMAT_VERSION, TokenizerInfo, check_metadata_version};
-use crate::{Error, QuantizationMetadata, Result, json};
+use super::{Documents, Migration};
+use crate::manifest::{FileRecord, records};
+use crate::{Result, json};
 
-/// `config.json` of versions 1 and 2.
-#[derive(Serialize, Deserialize)]
+/// To version 3.
+pub(super) const MIGRATION: Migration = Migration {
+    from: 2,
+    to: 3,
+    changes: "files, and the chunks of large ones, are compared with BLAKE3 instead of SHA-256, and the manifest has \
+              a checksum of its own",
+    fixture: "fixtures/v2",
+    apply,
+};
+
+fn apply(documents: &mut Documents) -> Result<()> {
+    let files = std::iter::once(&mut documents.config).chain(documents.metadata.as_mut());
+    files.for_each(|file| drop(file.insert("format_version".to_owned(), 3.into())));
+    Ok(())
+}
+
+/// The manifest of versions 1 and 2.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Config {
-    format: String,
-    format_version: u32,
-    program_version: String,
-    model: ModelConfig,
+struct Manifest {
+    /// From version 2 on.
+    #[serde(default, rename = "format_version")]
+    _format_version: IgnoredAny,
+    files: BTreeMap<String, File>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    size: u64,
+    sha256: String,
+    /// From version 2 on, of files that have more than one.
     #[serde(default)]
-    tokenizer: TokenizerInfo,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    lineage: Option<Value>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    training: Option<Value>,
+    chunks: Option<Chunks>,
 }
 
-pub(crate) fn read(path: &Path, value: Value) -> Result<CheckpointConfig> {
-    let config: Config = serde_json::from_value(value).map_err(Error::json(path))?;
-    Ok(CheckpointConfig {
-        program_version: config.program_version,
-        model: config.model,
-        tokenizer: config.tokenizer,
-        lineage: config.lineage,
-        training: config.training,
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Chunks {
+    /// Bytes of every chunk but the last, which has the rest.
+    size: u64,
+    /// Of each chunk in turn.
+    sha256: Vec<String>,
+}
+
+/// Parses the bytes of a manifest of version 1 or 2, which is at `path`.
+pub(crate) fn read_manifest(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, FileRecord>> {
+    let manifest: Manifest = json::parse(path, bytes)?;
+    records(path, manifest.files, |File { size, sha256, chunks }| {
+        FileRecord::with_sha256(size, sha256, chunks.map(|chunks| (chunks.size, chunks.sha256)))
     })
-}
-
-/// Parses the bytes of a `quantization_metadata.json` of version 2.
-pub(crate) fn read_metadata(path: &Path, bytes: &[u8]) -> Result<QuantizationMetadata> {
-    /// What is read first, so that a file of another version is told apart from a damaged one.
-    #[derive(Deserialize)]
-    struct Header {
-        #[serde(default)]
-        format_version: Value,
-    }
-    let Header { format_version } = json::parse(path, bytes)?;
-    check_metadata_version(path, &format_version, FORMAT_VERSION)?;
-    let metadata: QuantizationMetadata = json::parse(path, bytes)?;
-    match metadata.infinite_scale() {
-        Some((field, scale)) => Err(Error::field(path, field, "a 32-bit float", scale)),
-        None => Ok(metadata),
-    }
-}
-
-impl From<CheckpointConfig> for Config {
-    fn from(config: CheckpointConfig) -> Self {
-        Self {
-            format: FORMAT.to_owned(),
-            format_version: FORMAT_VERSION,
-            program_version: config.program_version,
-            model: config.model,
-            tokenizer: config.tokenizer,
-            lineage: config.lineage,
-            training: config.training,
-        }
-    }
 }

@@ -4,7 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use blake3::hazmat::HasherExt;
 use burn::tensor::Device;
+use serde_json::{Value, json};
 use slm_checkpoint::{
     CalibrationRecord, Checkpoint, FORMAT_VERSION, LayerMetadata, Lineage, QuantizationMetadata,
     QuantizationMode, SaveRequest, SkippedLayer, TokenizerInfo, WeightError, save, sha256,
@@ -122,6 +124,48 @@ pub(crate) fn quantize(
             training: None,
         },
     }
+}
+
+/// What a manifest of the present version has of a file of one chunk.
+pub(crate) fn record(bytes: &[u8]) -> Value {
+    json!({ "size": bytes.len(), "sha256": sha256(bytes), "blake3": blake3::hash(bytes).to_hex().as_str() })
+}
+
+/// The chaining values of the chunks of `size` bytes of a file, as a manifest of the present version has them.
+pub(crate) fn chunk_values(bytes: &[u8], size: usize) -> Vec<String> {
+    let value = |(index, chunk): (usize, &[u8])| {
+        let mut hasher = blake3::Hasher::new();
+        hasher.set_input_offset((index * size) as u64).update(chunk);
+        blake3::Hash::from(hasher.finalize_non_root()).to_hex().to_string()
+    };
+    bytes.chunks(size).enumerate().map(value).collect()
+}
+
+/// Gives a manifest of the present version the checksum of its own that fits.
+pub(crate) fn seal(manifest: &mut Value) {
+    let files = serde_json::to_vec(&manifest["files"]).unwrap();
+    manifest["files_blake3"] = blake3::hash(&files).to_hex().as_str().into();
+}
+
+/// Makes a checkpoint of version 2 of one of version 3.
+pub(crate) fn to_version_2(dir: &Path) {
+    let mut files = serde_json::Map::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let mut bytes = std::fs::read(&path).unwrap();
+        if ["config.json", "quantization_metadata.json"].contains(&&*name) {
+            let mut value: Value = serde_json::from_slice(&bytes).unwrap();
+            value["format_version"] = 2.into();
+            bytes = serde_json::to_vec(&value).unwrap();
+            std::fs::write(&path, &bytes).unwrap();
+        }
+        if name != "manifest.json" {
+            files.insert(name, json!({ "size": bytes.len(), "sha256": sha256(&bytes) }));
+        }
+    }
+    let manifest = json!({ "format_version": 2, "files": files });
+    std::fs::write(dir.join("manifest.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
 }
 
 /// Everything a model holds: float tensors as bits, and packed weights.
