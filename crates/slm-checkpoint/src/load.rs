@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use rayon::prelude::*;
 use safetensors::Dtype;
 use slm_model::{SourceError, TensorSource, Transformer};
-use slm_quant_core::{KernelKind, PackedMatrixBuilder, QParams, ScaleDtype, Scales};
+use slm_quant_core::{KernelKind, PackedMatrixBuilder, QParams, ScaleDtype, Scales, advise_large_pages};
 use slm_quant_nn::{PackedWeight, Weight};
 
 use crate::layout::{codes_dtype, names};
@@ -52,7 +52,11 @@ fn targets(checkpoint: &Checkpoint) -> Result<HashMap<String, Target>> {
     for name in weights.names() {
         let bytes = weights.byte_size(name).unwrap_or(0) as usize;
         let target = || match weights.dtype(name) {
-            Some(Dtype::F32) => Target::Floats(vec![0.0; bytes / size_of::<f32>()]),
+            Some(Dtype::F32) => {
+                let mut values = vec![0.0; bytes / size_of::<f32>()];
+                advise_large_pages(&mut values);
+                Target::Floats(values)
+            }
             _ => Target::Bytes(vec![0; bytes]),
         };
         targets.entry(name.clone()).or_insert_with(target);

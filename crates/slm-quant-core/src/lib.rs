@@ -38,8 +38,9 @@ pub use fake_quant::{
 pub use histogram::{Histogram, HistogramView};
 pub use int_matmul::{int_matmul, int_matmul_grouped, max_safe_products};
 pub use kernels::{
-    ActivationQuant, KernelKind, Pages, Product, QuantizedActivations, ReadMeter, Workspace, for_each_chunk,
-    for_each_task, measure_peak_ops, measure_read_bandwidth, quantize_activations, quantize_activations_into,
+    ActivationQuant, KernelKind, Pages, Product, QuantizedActivations, ReadMeter, Workspace,
+    advise_large_pages, for_each_chunk, for_each_task, measure_peak_ops, measure_read_bandwidth,
+    quantize_activations, quantize_activations_into,
 };
 pub use linear::{LinearInput, PackedMatrix, accumulate, linear, linear_many, linear_quantized};
 pub use matrix::{choose_matrix_qparams, quantize_matrix, quantize_matrix_with};

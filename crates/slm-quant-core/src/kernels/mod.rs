@@ -15,6 +15,7 @@
 //! | `integer`, `grouped` | a tile of the product with 8-bit inputs: one group to a row, or several |
 //! | `float` | a tile of the product with float inputs |
 //! | `pages` | memory for weights |
+//! | `advice` | large pages for memory of other owners |
 //! | `unpacked` | a tile of many rows on weights unpacked beforehand |
 //! | `driver` | tiles |
 //! | `region` | several products, shared among threads |
@@ -32,6 +33,7 @@
 )]
 
 mod activations;
+mod advice;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -65,6 +67,7 @@ mod workspace;
 pub use activations::{
     ActivationQuant, QuantizedActivations, quantize_activations, quantize_activations_into,
 };
+pub use advice::advise_large_pages;
 pub use kind::KernelKind;
 pub use measure::{ReadMeter, measure_peak_ops, measure_read_bandwidth};
 pub use pages::Pages;
