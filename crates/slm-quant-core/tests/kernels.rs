@@ -147,6 +147,20 @@ fn every_scheme_on_shapes_around_the_tile_sizes() {
     }
 }
 
+/// Small enough for Miri.
+#[test]
+fn every_kind_of_loop_on_little() {
+    for bits in [Bits::Int4, Bits::Int8] {
+        for granularity in [Granularity::PerChannel, Granularity::PerGroup { group_size: 8 }] {
+            for m in [1, 6] {
+                let scheme =
+                    QuantScheme::per_tensor(bits).with_granularity(granularity).with_mapping(Mapping::Affine);
+                check(&random_case(m, 18, 19, scheme, 9));
+            }
+        }
+    }
+}
+
 #[test]
 fn enough_work_for_every_thread_and_tile() {
     for (bits, granularity) in [
