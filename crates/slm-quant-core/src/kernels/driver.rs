@@ -7,9 +7,12 @@ use super::simd::{LINE_BYTES, Simd};
 use super::unpacked::with_scratch;
 use super::vectorize::Op;
 
+/// Blocks that are multiplied side by side where rows are few and [`Job::SIDE_BY_SIDE`] asks for it.
+pub(super) const BLOCKS_TOGETHER: usize = 4;
+
 /// A product of an input with blocks of weights.
 pub(crate) trait Job {
-    /// Whether few rows are multiplied with four blocks side by side, because one block at a time would wait
+    /// Whether few rows are multiplied with [`BLOCKS_TOGETHER`] blocks side by side, because one block at a time would wait
     /// for one sum after the other. If not, weights are read in the order in which they lie.
     const SIDE_BY_SIDE: bool;
 
@@ -58,9 +61,10 @@ pub(crate) fn run<S: Simd, J: Job>(simd: S, job: &J, rows: Range<usize>, blocks:
 fn decode<S: Simd, J: Job>(simd: S, job: &J, rows: Range<usize>, blocks: Range<usize>) {
     let mut block = blocks.start;
     if J::SIDE_BY_SIDE {
-        while block + 4 <= blocks.end {
-            few_rows(simd, job, rows.clone(), [block, block + 1, block + 2, block + 3]);
-            block += 4;
+        while block + BLOCKS_TOGETHER <= blocks.end {
+            let together: [usize; BLOCKS_TOGETHER] = std::array::from_fn(|i| block + i);
+            few_rows(simd, job, rows.clone(), together);
+            block += BLOCKS_TOGETHER;
         }
     }
     while block < blocks.end {

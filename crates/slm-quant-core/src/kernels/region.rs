@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::driver::BLOCKS_TOGETHER;
 use super::shares::Shares;
 use super::team::for_each_task;
 use super::{Input, Packed, Part, SharedOut, UNIT_ROWS, Workspace};
@@ -17,9 +18,6 @@ const SERIAL_WORK: usize = 16 * 1024;
 
 /// Bytes of weights that a piece of decoding has at least: half a microsecond, beside which taking it is little.
 const PIECE_BYTES: usize = 16 * 1024;
-
-/// Units that decoding with float inputs takes side by side.
-const FLOAT_UNITS: usize = 4;
 
 /// Rows of input that a task of many rows takes, and bytes of weights: both stay in the second-level cache
 /// of current cores.
@@ -134,7 +132,7 @@ fn share_units(products: &[Product<'_>], threads: usize, bytes: usize, x: Input<
     let largest = products.iter().map(|p| p.packed().unit_bytes()).max().unwrap_or(1);
     let together = match x {
         Input::Quantized(_) => 1,
-        Input::Float(..) => FLOAT_UNITS,
+        Input::Float(..) => BLOCKS_TOGETHER,
     };
     let least = PIECE_BYTES.div_ceil(largest).next_multiple_of(together);
     shares.restart((0..=threads).map(|thread| unit_at(bytes * thread / threads)), least);

@@ -67,16 +67,17 @@ impl Shares {
 
     /// The next piece for `thread`; none when all is taken.
     pub(super) fn take(&self, thread: usize) -> Option<Range<usize>> {
+        // Callers of it end a piece where its run ends.
         let size = |left: &Range<usize>, part: usize| {
-            (left.len() / part).next_multiple_of(self.least).clamp(self.least, left.len().max(self.least))
+            (left.len() / part).next_multiple_of(self.least).max(self.least)
         };
         let own = self.runs.get(thread)?.take(|left| {
             let at = left.end.min(left.start + size(&left, OWN_PART));
             (left.start..at, at..left.end)
         });
         own.or_else(|| {
-            let others = (1..self.runs.len()).map(|i| &self.runs[(thread + i) % self.runs.len()]);
-            others.into_iter().find_map(|run| {
+            let mut others = (1..self.runs.len()).map(|i| &self.runs[(thread + i) % self.runs.len()]);
+            others.find_map(|run| {
                 run.take(|left| {
                     let at = left.start.max(left.end.saturating_sub(size(&left, OTHERS_PART)));
                     (at..left.end, left.start..at)
