@@ -159,6 +159,11 @@ fn every_kind_of_loop_on_little() {
             }
         }
     }
+    for scale_dtype in [ScaleDtype::F16, ScaleDtype::F32] {
+        let granularity = Granularity::PerGroup { group_size: 32 };
+        let scheme = QuantScheme::per_tensor(Bits::Int4).with_granularity(granularity);
+        check(&random_case(1, 18, 64, scheme.with_scale_dtype(scale_dtype), 9));
+    }
 }
 
 #[test]

@@ -71,6 +71,8 @@ impl Simd for Avx2 {
     const SIGNED_INPUT: bool = false;
     const OFFSET8: i32 = 0;
     const TILE_BLOCKS: usize = 1;
+    /// 256 bytes are 3 % worse, 512 the same.
+    const PREFETCH_BYTES: usize = 384;
 
     #[inline(always)]
     fn vectorize<O: Op>(self, op: O) {

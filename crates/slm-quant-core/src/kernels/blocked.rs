@@ -197,6 +197,12 @@ impl Blocked {
         if group + 1 == self.groups { self.last_steps } else { self.steps }
     }
 
+    /// Whether all groups have as many lines.
+    #[inline(always)]
+    pub(crate) fn all_groups_have(&self, steps: usize) -> bool {
+        self.steps == steps && self.last_steps == steps
+    }
+
     /// Columns of a row as kernels see it, padding included.
     pub(crate) fn padded_cols(&self) -> usize {
         self.lines_per_block() * columns_per_line(self.scheme.bits)
@@ -329,6 +335,26 @@ pub(crate) fn first<T, const N: usize>(values: &[T]) -> &[T; N] {
     first
 }
 
+/// The scales of a group by lane, in a stored type.
+pub(crate) trait GroupScales {
+    /// The scales as floats.
+    fn load<S: Simd>(&self, simd: S) -> S::F32;
+}
+
+impl GroupScales for [f32; LANES] {
+    #[inline(always)]
+    fn load<S: Simd>(&self, simd: S) -> S::F32 {
+        simd.load_f32(self)
+    }
+}
+
+impl GroupScales for [f16; LANES] {
+    #[inline(always)]
+    fn load<S: Simd>(&self, simd: S) -> S::F32 {
+        simd.load_f16(self)
+    }
+}
+
 /// Scales of a block in their stored type, by group.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum LaneScales<'a> {
@@ -341,8 +367,8 @@ impl LaneScales<'_> {
     #[inline(always)]
     pub(crate) fn load<S: Simd>(self, simd: S, group: usize) -> S::F32 {
         match self {
-            Self::F32(v) => simd.load_f32(&v[group]),
-            Self::F16(v) => simd.load_f16(&v[group]),
+            Self::F32(v) => v[group].load(simd),
+            Self::F16(v) => v[group].load(simd),
         }
     }
 

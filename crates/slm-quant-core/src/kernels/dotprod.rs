@@ -95,6 +95,8 @@ impl Simd for DotProd {
     const SIGNED_INPUT: bool = true;
     const OFFSET8: i32 = 0;
     const TILE_BLOCKS: usize = 1;
+    /// Not measured.
+    const PREFETCH_BYTES: usize = 384;
 
     #[inline(always)]
     fn vectorize<O: Op>(self, op: O) {

@@ -14,7 +14,7 @@ use super::blocked::Blocked;
 use super::driver::Job;
 use super::inputs::FloatInputs;
 use super::simd::{LINE_BYTES, Simd};
-use super::vector::{PREFETCH_BYTES, load_lanes, store_tile};
+use super::vector::{load_lanes, store_tile};
 use crate::{Bits, Mapping};
 
 /// A product with float inputs.
@@ -108,7 +108,7 @@ impl FloatJob<'_> {
             for _ in 0..w.steps(group) {
                 let mut line = [simd.zero_bytes(); NB];
                 for b in 0..NB {
-                    simd.prefetch(lines[b].wrapping_add(PREFETCH_BYTES));
+                    simd.prefetch(lines[b].wrapping_add(S::PREFETCH_BYTES));
                     // SAFETY: `lines[b]` starts at a block's first line and advances one line a step; the
                     // steps of all groups are the lines of a block.
                     line[b] = unsafe { simd.load_line(lines[b]) };

@@ -2,6 +2,7 @@
 
 use super::activations::{QuantizedActivations, stride};
 use super::blocked::{Blocked, stored_offset};
+use super::rotating::Rotating;
 use super::simd::Simd;
 use super::team::for_each_chunk;
 use super::vectorize::Op;
@@ -89,17 +90,17 @@ pub(super) fn operand_offset<S: Simd>(w: &Blocked) -> i32 {
     }
 }
 
-/// Memory for inputs in one form. It only grows.
+/// Inputs in one form.
 #[derive(Debug, Default)]
 pub(crate) struct Arranged {
     form: Option<Form>,
-    bytes: Vec<u8>,
-    centered: Vec<i16>,
-    floats: Vec<f32>,
+    bytes: Rotating<u8>,
+    centered: Rotating<i16>,
+    floats: Rotating<f32>,
     /// Values from row to row.
     stride: usize,
     /// `[row][group]` sums of codes less the center, times [`Form::sums`].
-    sums: Vec<i32>,
+    sums: Rotating<i32>,
 }
 
 impl Arranged {
@@ -153,21 +154,20 @@ impl Arranged {
 
     /// The codes as the kernel reads them. `source` is the input that this was filled with.
     pub(crate) fn codes<'a>(&'a self, source: &'a QuantizedActivations) -> Inputs<'a> {
-        let rows = source.rows();
         let codes = match self.form.map(|form| form.values) {
-            Some(Values::Centered) => Codes::Centered(&self.centered[..rows * self.stride]),
-            Some(Values::Padded | Values::Signed) => Codes::Bytes(&self.bytes[..rows * self.stride]),
+            Some(Values::Centered) => Codes::Centered(self.centered.values()),
+            Some(Values::Padded | Values::Signed) => Codes::Bytes(self.bytes.values()),
             Some(Values::Same) | None => Codes::Bytes(source.padded().0),
         };
         let groups = self.form.map_or(1, |form| form.groups);
         let has_sums = self.form.is_some_and(|form| form.sums.is_some());
-        Inputs { source, codes, stride: self.stride, groups, has_sums, sums: &self.sums }
+        Inputs { source, codes, stride: self.stride, groups, has_sums, sums: self.sums.values() }
     }
 
     /// The floats as the kernel reads them. `source` is the input that this was filled with.
-    pub(crate) fn floats<'a>(&'a self, source: &'a [f32], rows: usize) -> FloatInputs<'a> {
+    pub(crate) fn floats<'a>(&'a self, source: &'a [f32]) -> FloatInputs<'a> {
         let values = match self.form.map(|form| form.values) {
-            Some(Values::Padded) => &self.floats[..rows * self.stride],
+            Some(Values::Padded) => self.floats.values(),
             _ => source,
         };
         FloatInputs { values, stride: self.stride }
@@ -177,17 +177,14 @@ impl Arranged {
 /// Rows from which on it pays to arrange them on several threads.
 const PARALLEL_ROWS: usize = 32;
 
-/// Calls `f(row, values)` for `rows` rows of `stride` values, for which `values` grows if it must.
+/// Calls `f(row, values)` for `rows` rows of `stride` values, the next ones of `values`.
 fn for_each_row<T: Copy + Default + Send>(
-    values: &mut Vec<T>,
+    values: &mut Rotating<T>,
     rows: usize,
     stride: usize,
     f: impl Fn(usize, &mut [T]) + Sync,
 ) {
-    if values.len() < rows * stride {
-        values.resize(rows * stride, T::default());
-    }
-    let values = &mut values[..rows * stride];
+    let values = values.next(rows * stride);
     if rows < PARALLEL_ROWS {
         return values.chunks_exact_mut(stride).enumerate().for_each(|(row, values)| f(row, values));
     }

@@ -21,7 +21,7 @@ use super::blocked::{Blocked, stored_offset};
 use super::driver::Job;
 use super::inputs::Inputs;
 use super::simd::{LANES, LINE_BYTES, Simd};
-use super::vector::{PREFETCH_BYTES, load_lanes, store_tile};
+use super::vector::{load_lanes, store_tile};
 use super::{MIDDLE, SharedOut};
 use crate::Bits;
 
@@ -369,7 +369,7 @@ impl<S: Simd, const M: usize, const NB: usize> Run<S, M, NB> {
             let mut line = [simd.zero_bytes(); NB];
             for b in 0..NB {
                 let at = self.lines[b].wrapping_add(number * LINE_BYTES);
-                simd.prefetch(at.wrapping_add(PREFETCH_BYTES));
+                simd.prefetch(at.wrapping_add(S::PREFETCH_BYTES));
                 // SAFETY: `lines[b]` starts at a block's first line and advances with the lines read, of which
                 // there are as many as steps.
                 line[b] = unsafe { simd.load_line(at) };

@@ -38,6 +38,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// What [`Simd::signed_operand8`] adds to a code.
     const OFFSET8: i32;
 
+    /// How far ahead of its reads a kernel asks for weights. They are read in the order in which they lie, so that
+    /// hardware does most of the fetching: asking too far ahead disturbs it, and too near comes late.
+    const PREFETCH_BYTES: usize;
+
     /// Runs `op` in a function that has the instructions enabled.
     fn vectorize<O: Op>(self, op: O);
 

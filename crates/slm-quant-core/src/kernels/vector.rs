@@ -27,8 +27,8 @@ impl<S: Simd> Kernel for S {
                 let out = Floats { out, bias };
                 driver::run(self, &IntegerJob { x: arranged.codes(x), w, out }, rows, units);
             }
-            Input::Float(x, m) => {
-                let x = arranged.floats(x, m);
+            Input::Float(x, _) => {
+                let x = arranged.floats(x);
                 driver::run(self, &FloatJob { x, w, out, bias }, rows, units);
             }
         }
@@ -48,11 +48,8 @@ impl<S: Simd> Kernel for S {
     }
 }
 
-/// How far ahead of its reads a kernel asks for weights. Hardware does most of the fetching where weights are
-/// read in the order in which they lie; asking farther ahead makes it slower.
-pub(super) const PREFETCH_BYTES: usize = 512;
-
-/// The same for the scales of groups, which advance more slowly.
+/// How far ahead of its reads a kernel asks for the scales of groups, which advance more slowly than
+/// [`Simd::PREFETCH_BYTES`].
 pub(super) const SCALE_PREFETCH_BYTES: usize = 128;
 
 /// The values of a block's lanes out of one value per row of weights; zeros where there is none.
