@@ -178,6 +178,12 @@ fn enough_work_for_every_thread_and_tile() {
             check(&random_case(m, 700, 520, QuantScheme::per_tensor(bits).with_granularity(granularity), 3));
         }
     }
+    // Inputs that do not stay in the first-level cache by themselves.
+    let grouped =
+        QuantScheme::per_tensor(Bits::Int4).with_granularity(Granularity::PerGroup { group_size: 32 });
+    for cols in [4128, 5600] {
+        check(&random_case(1, 50, cols, grouped, 3));
+    }
 }
 
 /// Codes at the ends of their ranges, where a saturating instruction would show.

@@ -24,6 +24,13 @@ use super::unpacked::OPERANDS;
 use super::vector::SCALE_PREFETCH_BYTES;
 use crate::Bits;
 
+/// Bytes of a row of input from which on it is [`Kept`]. Narrow ones stay in the cache by themselves.
+const WIDE_INPUT_BYTES: usize = 4096;
+
+/// Lines of a [`Kept`] input that are asked for with each group: all of them in the time of some 8 KiB of weights, where
+/// a row of 5632 columns is used.
+const KEPT_LINES: usize = 3;
+
 impl<O: Output> IntegerJob<'_, O> {
     /// `M` rows by `NB` blocks. `UNPACKED`: `lines` are operands in the order of columns.
     ///
@@ -152,6 +159,28 @@ impl<O: Output> IntegerJob<'_, O> {
     }
 }
 
+/// An input whose lines are asked for again before it is their turn, so that they stay in the first-level cache: the
+/// weights of a block would drive out those that have not been used for longest.
+struct Kept {
+    x: *const u8,
+    at: usize,
+    bytes: usize,
+}
+
+impl Kept {
+    /// Asks for the next lines.
+    #[inline(always)]
+    fn touch<S: Simd>(&mut self, simd: S) {
+        for line in 0..KEPT_LINES {
+            simd.prefetch(self.x.wrapping_add(self.at + line * LINE_BYTES));
+        }
+        self.at += KEPT_LINES * LINE_BYTES;
+        if self.at >= self.bytes {
+            self.at = 0;
+        }
+    }
+}
+
 /// What is multiplied next.
 struct Run<const M: usize, const NB: usize> {
     x: [*const u8; M],
@@ -177,7 +206,12 @@ impl<const M: usize, const NB: usize> Run<M, NB> {
         scales: &[G],
     ) -> S::F32 {
         let mut result = simd.splat_f32(0.0);
+        let mut kept = Kept { x: self.x[0], at: 0, bytes: x_sums.len() * NIBBLE_LINES * OPERANDS * 4 };
+        let is_wide = kept.bytes > WIDE_INPUT_BYTES;
         for (&x_sum, scales) in x_sums.iter().zip(scales) {
+            if is_wide {
+                kept.touch(simd);
+            }
             let mut acc = [[simd.splat_i32(x_sum); NB]; M];
             // SAFETY: by this function's contract.
             unsafe { self.nibble_lines::<S, NIBBLE_LINES, false>(simd, &mut acc) };

@@ -9,14 +9,17 @@ use super::vectorize::Op;
 use super::{Input, MIDDLE};
 use crate::{Bits, Mapping, QParams};
 
-/// How a kernel reads an input: columns in groups of `width`, each padded to `padded_width`.
+/// How a kernel reads an input: columns in runs, each padded to `padded_run`. A run is a group, or, where no group but
+/// the last is padded, the whole row, which is passed much faster than group by group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Form {
     values: Values,
-    width: usize,
-    padded_width: usize,
+    run: usize,
+    padded_run: usize,
     /// Columns of a row, padding included.
     padded_cols: usize,
+    /// Columns of a group.
+    width: usize,
     groups: usize,
     /// Whether sums of codes less the center are needed, by group, and times what.
     sums: Option<i32>,
@@ -55,9 +58,10 @@ impl Form {
         };
         Self {
             values,
-            width: w.group_width(),
-            padded_width: w.padded_width(),
+            run: if contiguous { w.cols() } else { w.group_width() },
+            padded_run: if contiguous { w.padded_cols() } else { w.padded_width() },
             padded_cols: w.padded_cols(),
+            width: w.group_width(),
             groups: w.groups_per_row(),
             sums: match x {
                 Input::Quantized(_) => input_sums::<S>(w),
@@ -112,27 +116,27 @@ impl Arranged {
     /// Arranges an input.
     pub(crate) fn fill<S: Simd>(&mut self, simd: S, x: Input<'_>, form: Form) {
         self.form = Some(form);
-        let Form { width, padded_width, padded_cols, groups, .. } = form;
+        let Form { run, padded_run, padded_cols, width, groups, .. } = form;
         match (x, form.values) {
             (Input::Quantized(x), Values::Same) => self.stride = x.padded().1,
             (Input::Quantized(x), Values::Padded) => {
                 self.stride = stride(padded_cols);
                 for_each_row(&mut self.bytes, x.rows(), self.stride, |row, out| {
-                    scatter(x.row_codes(row), width, padded_width, x.qparams(row).zero_point as u8, out);
+                    scatter(x.row_codes(row), run, padded_run, x.qparams(row).zero_point as u8, out);
                 });
             }
             (Input::Quantized(x), Values::Signed) => {
                 self.stride = stride(padded_cols);
                 for_each_row(&mut self.bytes, x.rows(), self.stride, |row, out| {
                     let padding = form.center(x.qparams(row)) as u8;
-                    simd.vectorize(Sign { codes: x.row_codes(row), padding, width, padded_width, out });
+                    simd.vectorize(Sign { codes: x.row_codes(row), padding, run, padded_run, out });
                 });
             }
             (Input::Quantized(x), Values::Centered) => {
                 self.stride = stride(padded_cols * 2) / 2;
                 for_each_row(&mut self.centered, x.rows(), self.stride, |row, out| {
                     let (codes, center) = (x.row_codes(row), form.center(x.qparams(row)) as i16);
-                    simd.vectorize(Center { codes, center, width, padded_width, out });
+                    simd.vectorize(Center { codes, center, run, padded_run, out });
                 });
             }
             (Input::Float(x, rows), Values::Same) => self.stride = x.len() / rows,
@@ -140,7 +144,7 @@ impl Arranged {
                 let cols = x.len() / rows;
                 self.stride = stride(padded_cols * 4) / 4;
                 for_each_row(&mut self.floats, rows, self.stride, |row, out| {
-                    scatter(&x[row * cols..][..cols], width, padded_width, 0.0, out);
+                    scatter(&x[row * cols..][..cols], run, padded_run, 0.0, out);
                 });
             }
         }
@@ -195,11 +199,11 @@ fn for_each_row<T: Copy + Default + Send>(
     });
 }
 
-/// Columns of `row` at the positions where kernels expect them: groups one after the other, each padded
-/// to `padded` columns with `fill`.
-fn scatter<T: Copy>(row: &[T], width: usize, padded: usize, fill: T, out: &mut [T]) {
+/// Columns of `row` at the positions where kernels expect them: runs one after the other, each padded
+/// to `padded_run` columns with `fill`.
+fn scatter<T: Copy>(row: &[T], run: usize, padded_run: usize, fill: T, out: &mut [T]) {
     out.fill(fill);
-    for (from, to) in row.chunks(width).zip(out.chunks_mut(padded)) {
+    for (from, to) in row.chunks(run).zip(out.chunks_mut(padded_run)) {
         to[..from.len()].copy_from_slice(from);
     }
 }
@@ -208,16 +212,16 @@ fn scatter<T: Copy>(row: &[T], width: usize, padded: usize, fill: T, out: &mut [
 struct Sign<'a> {
     codes: &'a [u8],
     padding: u8,
-    width: usize,
-    padded_width: usize,
+    run: usize,
+    padded_run: usize,
     out: &'a mut [u8],
 }
 
 impl Op for Sign<'_> {
     #[inline(always)]
     fn run(self) {
-        let Self { codes, padding: fill, width, padded_width, out } = self;
-        for (codes, out) in codes.chunks(width).zip(out.chunks_mut(padded_width)) {
+        let Self { codes, padding: fill, run, padded_run, out } = self;
+        for (codes, out) in codes.chunks(run).zip(out.chunks_mut(padded_run)) {
             let (out, padding) = out.split_at_mut(codes.len());
             padding.fill(fill ^ MIDDLE as u8);
             for (out, &code) in out.iter_mut().zip(codes) {
@@ -231,16 +235,16 @@ impl Op for Sign<'_> {
 struct Center<'a> {
     codes: &'a [u8],
     center: i16,
-    width: usize,
-    padded_width: usize,
+    run: usize,
+    padded_run: usize,
     out: &'a mut [i16],
 }
 
 impl Op for Center<'_> {
     #[inline(always)]
     fn run(self) {
-        let Self { codes, center, width, padded_width, out } = self;
-        for (codes, out) in codes.chunks(width).zip(out.chunks_mut(padded_width)) {
+        let Self { codes, center, run, padded_run, out } = self;
+        for (codes, out) in codes.chunks(run).zip(out.chunks_mut(padded_run)) {
             let (out, padding) = out.split_at_mut(codes.len());
             padding.fill(0);
             for (out, &code) in out.iter_mut().zip(codes) {
