@@ -2,7 +2,6 @@
 
 use super::activations::{QuantizedActivations, stride};
 use super::blocked::{Blocked, stored_offset};
-use super::rotating::Rotating;
 use super::simd::Simd;
 use super::team::for_each_chunk;
 use super::vectorize::Op;
@@ -98,13 +97,13 @@ pub(super) fn operand_offset<S: Simd>(w: &Blocked) -> i32 {
 #[derive(Debug, Default)]
 pub(crate) struct Arranged {
     form: Option<Form>,
-    bytes: Rotating<u8>,
-    centered: Rotating<i16>,
-    floats: Rotating<f32>,
+    bytes: Vec<u8>,
+    centered: Vec<i16>,
+    floats: Vec<f32>,
     /// Values from row to row.
     stride: usize,
     /// `[row][group]` sums of codes less the center, times [`Form::sums`].
-    sums: Rotating<i32>,
+    sums: Vec<i32>,
 }
 
 impl Arranged {
@@ -159,19 +158,19 @@ impl Arranged {
     /// The codes as the kernel reads them. `source` is the input that this was filled with.
     pub(crate) fn codes<'a>(&'a self, source: &'a QuantizedActivations) -> Inputs<'a> {
         let codes = match self.form.map(|form| form.values) {
-            Some(Values::Centered) => Codes::Centered(self.centered.values()),
-            Some(Values::Padded | Values::Signed) => Codes::Bytes(self.bytes.values()),
+            Some(Values::Centered) => Codes::Centered(&self.centered),
+            Some(Values::Padded | Values::Signed) => Codes::Bytes(&self.bytes),
             Some(Values::Same) | None => Codes::Bytes(source.padded().0),
         };
         let groups = self.form.map_or(1, |form| form.groups);
         let has_sums = self.form.is_some_and(|form| form.sums.is_some());
-        Inputs { source, codes, stride: self.stride, groups, has_sums, sums: self.sums.values() }
+        Inputs { source, codes, stride: self.stride, groups, has_sums, sums: &self.sums }
     }
 
     /// The floats as the kernel reads them. `source` is the input that this was filled with.
     pub(crate) fn floats<'a>(&'a self, source: &'a [f32]) -> FloatInputs<'a> {
         let values = match self.form.map(|form| form.values) {
-            Some(Values::Padded) => self.floats.values(),
+            Some(Values::Padded) => &self.floats,
             _ => source,
         };
         FloatInputs { values, stride: self.stride }
@@ -181,14 +180,14 @@ impl Arranged {
 /// Rows from which on it pays to arrange them on several threads.
 const PARALLEL_ROWS: usize = 32;
 
-/// Calls `f(row, values)` for `rows` rows of `stride` values, the next ones of `values`.
+/// Calls `f(row, values)` for `rows` rows of `stride` values, which `values` then holds.
 fn for_each_row<T: Copy + Default + Send>(
-    values: &mut Rotating<T>,
+    values: &mut Vec<T>,
     rows: usize,
     stride: usize,
     f: impl Fn(usize, &mut [T]) + Sync,
 ) {
-    let values = values.next(rows * stride);
+    values.resize(rows * stride, T::default());
     if rows < PARALLEL_ROWS {
         return values.chunks_exact_mut(stride).enumerate().for_each(|(row, values)| f(row, values));
     }

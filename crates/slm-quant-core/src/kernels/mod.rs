@@ -54,7 +54,6 @@ mod packed;
 mod packing;
 mod pages;
 mod region;
-mod rotating;
 mod scalar;
 mod shared_out;
 mod shares;
