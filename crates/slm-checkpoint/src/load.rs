@@ -7,8 +7,8 @@ use burn::tensor::Device;
 use rayon::prelude::*;
 use safetensors::Dtype;
 use slm_model::{SourceError, TensorSource, Transformer};
+use slm_nn::{PackedWeight, Weight};
 use slm_quant_core::{KernelKind, PackedMatrixBuilder, QParams, ScaleDtype, Scales, advise_large_pages};
-use slm_quant_nn::{PackedWeight, Weight};
 
 use crate::layout::{codes_dtype, names};
 use crate::metadata::WeightParams;

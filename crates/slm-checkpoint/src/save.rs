@@ -6,8 +6,8 @@ use burn::tensor::TensorData;
 use safetensors::Dtype;
 use serde_json::Value;
 use slm_model::{ModelConfig, Transformer};
+use slm_nn::NamedLinears;
 use slm_quant_core::{ActivationQuant, QParams, QuantizedMatrix, Scales};
-use slm_quant_nn::NamedLinears;
 
 use crate::layout::{Layout, codes_dtype, names};
 use crate::manifest::{MANIFEST, Manifest, is_plain_name};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use slm_model::{SourceError, TensorSource};
+use slm_nn::{PackedWeight, Weight};
 use slm_quant_core::{KernelKind, PackedMatrix};
-use slm_quant_nn::{PackedWeight, Weight};
 
 use crate::{Checkpoint, Error, Result};
 

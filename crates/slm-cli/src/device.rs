@@ -28,7 +28,7 @@ impl DeviceName {
     pub(crate) fn open(self) -> Result<Device> {
         match self {
             Self::Flex => Ok(Device::flex()),
-            Self::Ndarray => Ok(slm_quant_nn::ndarray_device()),
+            Self::Ndarray => Ok(slm_nn::ndarray_device()),
             Self::Wgpu => wgpu(),
         }
     }

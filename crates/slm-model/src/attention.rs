@@ -6,8 +6,8 @@ use burn::module::Module;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Bool, Device, Tensor, TensorData};
-use slm_fused::AttentionOptions;
-use slm_quant_nn::Linear;
+use slm_autograd::AttentionOptions;
+use slm_nn::Linear;
 
 use crate::config::ModelConfig;
 use crate::error::Result;
@@ -56,7 +56,7 @@ impl AttentionContext {
         len: usize,
         device: &Device,
     ) -> Self {
-        match slm_fused::is_preferred(device) {
+        match slm_autograd::is_preferred(device) {
             true => Self::fused(config, rotary, len),
             false => Self::new(config, rotary, 0, len, device),
         }
@@ -144,7 +144,7 @@ impl Attention {
         let v = self.v_proj.forward(x);
         let context = match context {
             AttentionContext::Fused(options) => {
-                return self.o_proj.forward(slm_fused::attention(q, k, v, options.clone()));
+                return self.o_proj.forward(slm_autograd::attention(q, k, v, options.clone()));
             }
             AttentionContext::Tensors(context) => context,
         };

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
-use slm_quant_nn::Linear;
+use slm_nn::Linear;
 
 use crate::attention::{Attention, AttentionContext};
 use crate::config::ModelConfig;

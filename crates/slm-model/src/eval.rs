@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use burn::tensor::Tensor;
-use slm_ops::log_sum_exp;
+use slm_cpu_ops::log_sum_exp;
 
 use crate::error::{Error, Result};
 use crate::session::Session;
@@ -103,7 +103,7 @@ pub fn window_logits(model: &Transformer, ids: &[u32]) -> Result<Vec<f32>> {
 
 /// Values of a tensor, read back to the host.
 pub(crate) fn read_f32<const D: usize>(what: &'static str, tensor: Tensor<D>) -> Result<Vec<f32>> {
-    slm_quant_nn::to_vec_f32(what, tensor)
+    slm_nn::to_vec_f32(what, tensor)
         .map_err(|error| Error::Device { what: what.to_owned(), detail: error.to_string() })
 }
 

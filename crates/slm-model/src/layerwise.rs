@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::module::Param;
 use burn::tensor::module::embedding;
 use burn::tensor::{Device, Int, Tensor};
-use slm_quant_nn::{ForwardHook, Linear, NamedLinears, attach_hook};
+use slm_nn::{ForwardHook, Linear, NamedLinears, attach_hook};
 
 use crate::attention::AttentionContext;
 use crate::block::Block;
@@ -106,7 +106,7 @@ fn load_head(config: &ModelConfig, loader: &mut Loader<'_>) -> Result<Linear> {
         return loader.linear_at(LM_HEAD, LinearShape { name: LM_HEAD, inputs, outputs, bias: false });
     }
     let weight = Param::from_tensor(loader.tensor(EMBED_TOKENS, [outputs, inputs])?);
-    Linear::new(slm_quant_nn::Weight::Float(weight), None)
+    Linear::new(slm_nn::Weight::Float(weight), None)
         .map_err(|error| Error::Source { name: LM_HEAD.to_owned(), source: error.into() })
 }
 

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use slm_quant_nn::detach_hooks;
+use slm_nn::detach_hooks;
 
 use super::*;
 use crate::error::SourceError;

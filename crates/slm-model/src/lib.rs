@@ -2,7 +2,7 @@
 //! ([`KvCache`]), sampling ([`Sampler`]), streaming generation ([`generate`]) and evaluation ([`evaluate`]).
 //!
 //! With the right config the [`Transformer`] is Llama, Mistral, Qwen2, Qwen3, SmolLM2 or GPT-2. Its linear
-//! layers are those of `slm-quant-nn`: float, fake-quantized or packed integers, on every device. All floats
+//! layers are those of `slm-nn`: float, fake-quantized or packed integers, on every device. All floats
 //! are f32.
 #![forbid(unsafe_code)]
 

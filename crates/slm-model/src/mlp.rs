@@ -3,8 +3,8 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::{gelu, silu};
-use slm_fused::Gelu;
-use slm_quant_nn::Linear;
+use slm_autograd::Gelu;
+use slm_nn::Linear;
 
 use crate::config::{MlpKind, ModelConfig};
 use crate::error::Result;
@@ -34,18 +34,18 @@ impl Mlp {
 
     /// `[batch, len, hidden]` to the same.
     pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let fused = slm_fused::is_preferred(&x.device());
+        let fused = slm_autograd::is_preferred(&x.device());
         let inner = match &self.gate_proj {
             Some(gate) => {
                 let (gate, up) = (gate.forward(x.clone()), self.up_proj.forward(x));
-                if fused { slm_fused::swiglu(gate, up) } else { silu(gate) * up }
+                if fused { slm_autograd::swiglu(gate, up) } else { silu(gate) * up }
             }
             None => {
                 let up = self.up_proj.forward(x);
                 match self.kind {
-                    MlpKind::GeluTanh if fused => slm_fused::gelu(up, Gelu::Tanh),
+                    MlpKind::GeluTanh if fused => slm_autograd::gelu(up, Gelu::Tanh),
                     MlpKind::GeluTanh => gelu_tanh(up),
-                    _ if fused => slm_fused::gelu(up, Gelu::Exact),
+                    _ if fused => slm_autograd::gelu(up, Gelu::Exact),
                     _ => gelu(up),
                 }
             }

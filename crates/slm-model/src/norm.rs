@@ -47,14 +47,14 @@ impl Norm {
 
     /// Normalizes the last dimension of `x`.
     pub(crate) fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let fused = slm_fused::is_preferred(&x.device());
+        let fused = slm_autograd::is_preferred(&x.device());
         match self {
-            Self::Rms(norm) if fused => slm_fused::rms_norm(x, norm.gamma.val(), norm.epsilon),
+            Self::Rms(norm) if fused => slm_autograd::rms_norm(x, norm.gamma.val(), norm.epsilon),
             Self::Rms(norm) => norm.forward(x),
             Self::Layer(norm) => {
                 let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
                 match fused {
-                    true => slm_fused::layer_norm(x, gamma, beta, norm.epsilon),
+                    true => slm_autograd::layer_norm(x, gamma, beta, norm.epsilon),
                     false => layer_norm(x, gamma, Some(beta), norm.epsilon),
                 }
             }

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use slm_fused::RotaryTable;
+use slm_autograd::RotaryTable;
 
 use crate::config::RopeScaling;
 

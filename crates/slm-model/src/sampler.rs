@@ -86,7 +86,7 @@ impl Sampler {
         let temperature = (self.options.temperature as f32).clamp(f32::MIN_POSITIVE, f32::MAX);
         self.weights.clear();
         self.weights.extend(logits.iter().map(|logit| (logit - max) / temperature));
-        slm_ops::exp(&mut self.weights);
+        slm_cpu_ops::exp(&mut self.weights);
         match self.candidates(logits, max) {
             Some(ids) => {
                 let total = self.sum_of(&ids);
@@ -137,7 +137,7 @@ impl Sampler {
 
     /// Sums of runs of weights.
     fn sums(&self) -> Vec<f64> {
-        self.weights.chunks(RUN).map(|run| f64::from(slm_ops::sum(run))).collect()
+        self.weights.chunks(RUN).map(|run| f64::from(slm_cpu_ops::sum(run))).collect()
     }
 
     fn draw_from_all(&mut self) -> u32 {
@@ -190,7 +190,7 @@ fn likeliest(logits: &[f32], max: f32, enough: impl Fn(&[u32]) -> bool) -> Vec<u
 
 /// Index of the largest logit, the first among equals.
 fn argmax(logits: &[f32]) -> Result<usize> {
-    slm_ops::argmax(logits).ok_or_else(|| {
+    slm_cpu_ops::argmax(logits).ok_or_else(|| {
         let unusable = |logit: &f32| logit.is_nan() || *logit == f32::INFINITY;
         let (at, value) = match logits.iter().position(unusable) {
             Some(id) => (format!("token id {id}"), logits[id]),

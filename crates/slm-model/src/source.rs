@@ -1,7 +1,7 @@
 //! Where the weights of a model come from.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use slm_quant_nn::{Linear, Weight};
+use slm_nn::{Linear, Weight};
 
 use crate::error::{Error, Result, SourceError};
 use crate::names::LinearShape;

@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::module::embedding;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use slm_quant_nn::{Linear, NamedLinears};
+use slm_nn::{Linear, NamedLinears};
 
 use crate::attention::AttentionContext;
 use crate::block::Block;
@@ -265,7 +265,7 @@ impl Transformer {
             None => {
                 let [batch, len, width] = hidden.dims();
                 let rows = hidden.reshape([batch * len, width]);
-                let logits = slm_fused::linear_or_matmul(rows, self.embed_tokens.val());
+                let logits = slm_autograd::linear_or_matmul(rows, self.embed_tokens.val());
                 logits.reshape([batch, len, self.config.vocab_size])
             }
         }

@@ -1,6 +1,6 @@
 use burn::module::ModuleVisitor;
 use burn::optim::{GradientsParams, SgdConfig};
-use slm_quant_nn::linear_names;
+use slm_nn::linear_names;
 
 use super::*;
 use crate::names::expected_tensors;
@@ -260,13 +260,13 @@ fn squared_norm(model: &Transformer, gradients: &GradientsParams) -> f64 {
     squares.1
 }
 
-/// Training computes by `slm-fused`; here without gradients are Burn's operations.
+/// Training computes by `slm-autograd`; here without gradients are Burn's operations.
 #[test]
 fn what_trains_is_what_tensor_operations_compute() {
     for device in devices() {
         for (name, config) in configs() {
             let training = device.clone().autodiff();
-            assert!(slm_fused::is_preferred(&training) && !slm_fused::is_preferred(&device));
+            assert!(slm_autograd::is_preferred(&training) && !slm_autograd::is_preferred(&device));
             let model = random_weights(&config, &training);
             let logits = |model: &Transformer| model.forward(model.ids_tensor(&IDS[..12])).reshape([12, 50]);
             let plain = values::<2>(logits(&random_weights(&config, &device)));

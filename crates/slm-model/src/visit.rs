@@ -2,7 +2,7 @@
 
 use burn::module::Param;
 use burn::tensor::{Tensor, TensorData};
-use slm_quant_nn::Linear;
+use slm_nn::Linear;
 
 /// Hands tensors to a closure, one at a time.
 pub(crate) struct TensorVisitor<'a, E> {

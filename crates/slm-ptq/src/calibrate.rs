@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::Tensor;
+use slm_nn::{ForwardHook, NamedLinears, attach_hook, detach_hooks, to_vec_f32};
 use slm_quant_core::{Mapping, Observer, ObserverKind, QParams, QuantRange, TORCH_EPS};
-use slm_quant_nn::{ForwardHook, NamedLinears, attach_hook, detach_hooks, to_vec_f32};
 
 use crate::{Error, Plan, Result};
 
@@ -101,7 +101,7 @@ impl ForwardHook for InputObservers {
         let Watched { observers, failed } = &mut *watched;
         let Some(observer) = observers.get_mut(layer) else { return };
         let seen = to_vec_f32("input", input.clone())
-            .and_then(|values| observer.observe(&values).map_err(slm_quant_nn::Error::from));
+            .and_then(|values| observer.observe(&values).map_err(slm_nn::Error::from));
         if let Err(error) = seen {
             failed.get_or_insert_with(|| Error::layer(layer, error));
         }

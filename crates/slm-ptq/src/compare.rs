@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::Tensor;
+use slm_nn::{ForwardHook, NamedLinears, attach_hook, detach_hooks, linear_names, to_vec_f32};
 use slm_quant_core::ErrorStats;
-use slm_quant_nn::{ForwardHook, NamedLinears, attach_hook, detach_hooks, linear_names, to_vec_f32};
 
 use crate::{Error, Result};
 

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use slm_nn::{Linear, NamedLinears, PackedWeight, Weight, to_vec_f32};
 use slm_quant_core::{
     ActivationQuant, ErrorStats, KernelKind, PackedMatrix, QParams, QuantScheme, QuantizationType,
     QuantizedMatrix, quantize_matrix,
 };
-use slm_quant_nn::{Linear, NamedLinears, PackedWeight, Weight, to_vec_f32};
 
 use crate::{Calibration, Error, Plan, PtqConfig, Result};
 
@@ -74,8 +74,7 @@ fn convert_layer(
     config: &PtqConfig,
     calibration: Option<&Calibration>,
 ) -> Result<LayerReport> {
-    let weight =
-        linear.float_weight().ok_or_else(|| Error::layer(name, slm_quant_nn::Error::AlreadyPacked))?;
+    let weight = linear.float_weight().ok_or_else(|| Error::layer(name, slm_nn::Error::AlreadyPacked))?;
     let shape = weight.dims();
     let values = to_vec_f32("weight", weight).map_err(|error| Error::layer(name, error))?;
     let QuantizedLayer { matrix, activation, report } =

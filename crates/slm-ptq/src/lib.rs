@@ -14,7 +14,7 @@
 //! use burn::{module::Module, tensor::{Device, Tensor}};
 //! use slm_ptq::{Plan, PtqConfig, convert};
 //! use slm_quant_core::{Bits, QuantScheme, QuantizationType};
-//! use slm_quant_nn::{Linear, LinearConfig, NamedLinears};
+//! use slm_nn::{Linear, LinearConfig, NamedLinears};
 //!
 //! #[derive(Module, Debug)]
 //! struct Net { head: Linear }

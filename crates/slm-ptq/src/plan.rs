@@ -1,7 +1,7 @@
 //! Which layers are quantized, decided before anything is changed.
 
 use glob::Pattern;
-use slm_quant_nn::{NamedLinears, Weight};
+use slm_nn::{NamedLinears, Weight};
 
 use crate::{Error, PtqConfig, Result};
 
@@ -51,7 +51,7 @@ impl Plan {
         });
         let plan = Self::of_layers(layers, config)?;
         match plan.layers.iter().find(|layer| packed.contains(&layer.name)) {
-            Some(layer) => Err(Error::layer(&layer.name, slm_quant_nn::Error::AlreadyPacked)),
+            Some(layer) => Err(Error::layer(&layer.name, slm_nn::Error::AlreadyPacked)),
             None => Ok(plan),
         }
     }

@@ -2,12 +2,12 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData, activation::relu};
+use slm_nn::{Linear, NamedLinears, to_vec_f32};
 use slm_ptq::{Calibration, Error, LayerComparison, Plan, PtqConfig, calibrate, convert};
 use slm_quant_core::{
     ActivationQuant, Bits, Granularity, Mapping, ObserverKind, QuantRange, QuantScheme, QuantizationType,
     TORCH_EPS, choose_qparams,
 };
-use slm_quant_nn::{Linear, NamedLinears, to_vec_f32};
 
 #[derive(Module, Debug)]
 struct Mlp {

@@ -1,9 +1,9 @@
 //! What quantization-aware training is asked to do.
 
 use serde::{Deserialize, Serialize};
+use slm_nn::Phase;
 use slm_ptq::PtqConfig;
 use slm_quant_core::{MovingAverageMinMaxObserver, ObserverKind};
-use slm_quant_nn::Phase;
 
 use crate::{Error, Result};
 

@@ -1,7 +1,7 @@
 //! From fake-quantized layers to packed integers.
 
+use slm_nn::{Linear, NamedLinears, Weight, to_vec_f32};
 use slm_ptq::{LayerReport, pack_layer};
-use slm_quant_nn::{Linear, NamedLinears, Weight, to_vec_f32};
 
 use crate::{Error, Result};
 
@@ -42,7 +42,7 @@ pub fn convert<M: NamedLinears + ?Sized>(
 
 fn convert_layer(name: &str, linear: &mut Linear) -> Result<Option<LayerReport>> {
     let Weight::FakeQuantized(weight) = &linear.weight else { return Ok(None) };
-    let fail = |error: slm_quant_nn::Error| Error::layer(name, error);
+    let fail = |error: slm_nn::Error| Error::layer(name, error);
     let quantized = weight.quantize().map_err(fail)?;
     let activation = weight.activation().ok_or_else(|| Error::NotObserved { layer: name.to_owned() })?;
     let values = to_vec_f32("weight", weight.float_weight()).map_err(fail)?;

@@ -26,7 +26,7 @@ pub enum Error {
         /// Name of the layer.
         layer: String,
         /// What was wrong.
-        source: slm_quant_nn::Error,
+        source: slm_nn::Error,
     },
     /// A layer whose input nobody has seen.
     #[error(
@@ -42,7 +42,7 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn layer(layer: &str, source: impl Into<slm_quant_nn::Error>) -> Self {
+    pub(crate) fn layer(layer: &str, source: impl Into<slm_nn::Error>) -> Self {
         Self::Layer { layer: layer.to_owned(), source: source.into() }
     }
 }

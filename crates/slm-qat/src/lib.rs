@@ -13,7 +13,7 @@
 //! use slm_ptq::PtqConfig;
 //! use slm_qat::{QatConfig, QatOptions, convert, prepare};
 //! use slm_quant_core::{Bits, QuantScheme, QuantizationType};
-//! use slm_quant_nn::{Linear, LinearConfig, NamedLinears};
+//! use slm_nn::{Linear, LinearConfig, NamedLinears};
 //!
 //! #[derive(Module, Debug)]
 //! struct Net { head: Linear }

@@ -1,8 +1,8 @@
 //! Making the layers of a module act as their quantized selves.
 
+use slm_nn::{FakeQuantizedWeight, InputQuant, Linear, NamedLinears, PhaseSwitch, Weight, on_cpu};
 use slm_ptq::Plan;
 use slm_quant_core::{ActivationQuant, QuantizationType};
-use slm_quant_nn::{FakeQuantizedWeight, InputQuant, Linear, NamedLinears, PhaseSwitch, Weight, on_cpu};
 
 use crate::{Error, QatConfig, Result, ScaleMode, Schedule};
 
@@ -56,7 +56,7 @@ pub fn prepare<M: NamedLinears + ?Sized>(
 
 fn prepare_layer(name: &str, linear: &mut Linear, config: &QatConfig, phase: &PhaseSwitch) -> Result<()> {
     let Weight::Float(weight) = &linear.weight else {
-        return Err(Error::layer(name, slm_quant_nn::Error::AlreadyPacked));
+        return Err(Error::layer(name, slm_nn::Error::AlreadyPacked));
     };
     let options = &config.options;
     if options.freeze_steps > 0 && options.scale == ScaleMode::Observed && !on_cpu(&weight.device()) {

@@ -1,6 +1,6 @@
 //! What a run must keep, beside weights and optimizer, to go on.
 
-use slm_quant_nn::{LayerState, NamedLinears, Weight};
+use slm_nn::{LayerState, NamedLinears, Weight};
 
 use crate::{Error, Result};
 

@@ -7,15 +7,15 @@ use std::sync::{Arc, Mutex};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use slm_model::{ModelConfig, Transformer, evaluate, window_logits};
+use slm_nn::{
+    ForwardHook, NamedLinears, Weight, attach_hook, detach_hooks, fake_quantize_activation, ndarray_device,
+    to_vec_f32,
+};
 use slm_ptq::PtqConfig;
 use slm_qat::{QatConfig, QatOptions, ScaleMode, convert, prepare};
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, QuantScheme, QuantizationType,
     ScaleDtype, accumulate, quantize_activations,
-};
-use slm_quant_nn::{
-    ForwardHook, NamedLinears, Weight, attach_hook, detach_hooks, fake_quantize_activation, ndarray_device,
-    to_vec_f32,
 };
 
 /// Largest difference of logits, relative to the largest logit of the window.

@@ -57,7 +57,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let inputs = Tensor::<2, Int>::from_data(TensorData::new(values, [BATCH, LENGTH]), &device);
         let started = Instant::now();
         let logits = model.forward(inputs).reshape([BATCH * LENGTH, config.vocab_size]);
-        let loss = slm_fused::cross_entropy(logits, &ids);
+        let loss = slm_autograd::cross_entropy(logits, &ids);
         forward.push(started.elapsed());
         let started = Instant::now();
         let _gradients = GradientsParams::from_grads(loss.backward(), &model);

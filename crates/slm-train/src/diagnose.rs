@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use slm_model::Transformer;
-use slm_quant_nn::{ForwardHook, attach_hook, to_vec_f32};
+use slm_nn::{ForwardHook, attach_hook, to_vec_f32};
 
 /// The first linear layer whose weights, input or output are not finite on `ids`, one row of a batch that gave a
 /// loss that is not; else the first parameter that is not finite.

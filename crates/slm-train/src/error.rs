@@ -89,7 +89,7 @@ pub enum Error {
     Model(#[from] slm_model::Error),
     /// A tensor could not be read back.
     #[error(transparent)]
-    Tensor(#[from] slm_quant_nn::Error),
+    Tensor(#[from] slm_nn::Error),
     /// A checkpoint could not be written or read.
     #[error(transparent)]
     Checkpoint(#[from] slm_checkpoint::Error),
@@ -136,7 +136,7 @@ pub enum Error {
         /// Name of the layer.
         layer: String,
         /// What was wrong.
-        source: slm_quant_nn::Error,
+        source: slm_nn::Error,
     },
     /// Sequences of token ids without a tokenizer.
     #[error(

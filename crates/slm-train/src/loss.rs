@@ -14,8 +14,8 @@ pub(crate) fn batch_loss(
     device: &Device,
 ) -> Tensor<1> {
     let logits = batch_logits(model, batch, batch_size, device);
-    if slm_fused::is_preferred(device) {
-        return slm_fused::cross_entropy(logits, &batch.targets);
+    if slm_autograd::is_preferred(device) {
+        return slm_autograd::cross_entropy(logits, &batch.targets);
     }
     let log_probabilities = log_softmax(logits, 1);
     let targets = tensor(&batch.targets, batch_size, device);

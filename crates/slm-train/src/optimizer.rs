@@ -12,12 +12,12 @@ use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Gradien
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
-use slm_fused::AdamWStep;
+use slm_autograd::AdamWStep;
 
 use crate::loss::sum_in_order;
 use crate::{Error, Result, TrainingOptions};
 
-/// Ends of the paths of linear layers' weights, named after the variants of `slm_quant_nn::Weight`. These are
+/// Ends of the paths of linear layers' weights, named after the variants of `slm_nn::Weight`. These are
 /// decayed.
 const DECAYED: [&str; 2] = ["Float", "FakeQuantized.weight"];
 /// End of the paths of learned scales.
@@ -100,7 +100,7 @@ impl ModelOptimizer {
             gradient_scale: scale.unwrap_or(1.0) as f32,
             time: i32::try_from(time).unwrap_or(i32::MAX),
         };
-        let (value, [moment_1, moment_2]) = slm_fused::adamw(value, gradient, moments, step);
+        let (value, [moment_1, moment_2]) = slm_autograd::adamw(value, gradient, moments, step);
         (value, Some(Moments(AdaptiveMomentumState::new(time, moment_1, moment_2))))
     }
 
@@ -199,7 +199,7 @@ impl ModuleMapper for Step<'_> {
         let decays = DECAYED.iter().any(|end| path.ends_with(end));
         let factor = if path.ends_with(SCALE) { self.optimizer.scale_learning_rate } else { 1.0 };
         let rate = self.learning_rate * factor;
-        let (value, state) = if slm_fused::is_supported(&value.device()) {
+        let (value, state) = if slm_autograd::is_supported(&value.device()) {
             self.optimizer.fused_step(rate, decays, self.scale, value.reshape([size]), gradient, state)
         } else {
             let gradient = match self.scale {
@@ -227,7 +227,7 @@ fn global_norm<M: Module>(model: &M, gradients: &GradientsParams) -> Result<f64>
         return Ok(0.0);
     }
     // Read back once, for all parameters.
-    let sums = slm_quant_nn::to_vec_f32("gradient norm", Tensor::cat(squares.sums, 0))?;
+    let sums = slm_nn::to_vec_f32("gradient norm", Tensor::cat(squares.sums, 0))?;
     Ok(sums.into_iter().map(f64::from).sum::<f64>().sqrt())
 }
 
@@ -239,9 +239,9 @@ struct Squares<'a> {
 impl ModuleVisitor for Squares<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.get::<D>(param.id) {
-            let fused = slm_fused::is_supported(&gradient.device());
+            let fused = slm_autograd::is_supported(&gradient.device());
             self.sums.push(if fused {
-                slm_fused::sum_squares(gradient)
+                slm_autograd::sum_squares(gradient)
             } else {
                 sum_in_order(gradient.square())
             });

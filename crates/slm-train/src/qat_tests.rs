@@ -4,8 +4,8 @@ use super::*;
 use crate::Sequences;
 use crate::testing::{StopAt, all_devices, never, tiny_config};
 use slm_checkpoint::QuantizationMode as CheckpointMode;
+use slm_nn::NamedLinears;
 use slm_quant_core::{Bits, Granularity, QuantizationType};
-use slm_quant_nn::NamedLinears;
 use slm_text::corpus::Corpus as Stories;
 
 fn text() -> String {
@@ -53,7 +53,7 @@ fn interrupted_and_resumed_is_the_same_bit_for_bit() {
     for device in all_devices() {
         // While observers watch, and while layers are rounded. The observer of the second is not for a GPU.
         let cases: &[(bool, usize)] =
-            if slm_quant_nn::on_cpu(&device) { &[(true, 2), (false, 11)] } else { &[(true, 2)] };
+            if slm_nn::on_cpu(&device) { &[(true, 2), (false, 11)] } else { &[(true, 2)] };
         for &(learned, stop_at) in cases {
             let root = tempfile::tempdir().unwrap();
             let [float, whole, parts] = ["float", "whole", "parts"].map(|name| root.path().join(name));
@@ -67,7 +67,7 @@ fn interrupted_and_resumed_is_the_same_bit_for_bit() {
 
             let mut config = TrainingConfig { training: qat_config().training, ..qat_config() };
             config.qat.distill = learned;
-            if !slm_quant_nn::on_cpu(&device) {
+            if !slm_nn::on_cpu(&device) {
                 // A software GPU is slow.
                 config.training.steps = 9;
             }

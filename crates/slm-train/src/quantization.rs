@@ -9,10 +9,10 @@ use slm_checkpoint::{
     SkippedLayer, TrainingRecord, WeightError,
 };
 use slm_model::{LM_HEAD, Transformer};
+use slm_nn::{LayerState, NamedLinears};
 use slm_ptq::LayerReport;
 use slm_qat::{Prepared, QatConfig, layer_states, prepare, restore_layer_states};
 use slm_quant_core::QuantizationType;
-use slm_quant_nn::{LayerState, NamedLinears};
 
 use crate::state::TrainingState;
 use crate::{Error, Result, TrainingConfig};

@@ -38,7 +38,7 @@ pub(crate) fn tiny_config() -> TrainingConfig {
 
 /// The CPU devices.
 pub(crate) fn devices() -> [Device; 2] {
-    [Device::flex(), slm_quant_nn::ndarray_device()]
+    [Device::flex(), slm_nn::ndarray_device()]
 }
 
 /// The CPU devices, and with `--features wgpu` a GPU; a software Vulkan driver is enough.

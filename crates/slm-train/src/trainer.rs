@@ -338,7 +338,7 @@ impl Trainer {
                 }
                 None => batch_loss(&self.model, &batch, options.batch_size, &self.device),
             };
-            let value = slm_quant_nn::to_vec_f32("loss", loss.clone().detach())?;
+            let value = slm_nn::to_vec_f32("loss", loss.clone().detach())?;
             let value = value.first().copied().map_or(f64::NAN, f64::from);
             if !value.is_finite() {
                 let place = first_not_finite(&self.model, &batch.inputs[..options.sequence_length]);

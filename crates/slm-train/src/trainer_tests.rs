@@ -197,7 +197,7 @@ fn what_cannot_be_resumed_says_why() {
     assert!(resume(&longer, &text(), &device).unwrap().contains("[training]"));
     let other_text = resume(&config, &Corpus::new(2).text(120), &device).unwrap();
     assert!(other_text.contains("the text is not the one"), "{other_text}");
-    let other_device = resume(&config, &text(), &slm_quant_nn::ndarray_device()).unwrap();
+    let other_device = resume(&config, &text(), &slm_nn::ndarray_device()).unwrap();
     assert!(other_device.contains("device"), "{other_device}");
 
     let plain = root.path().join("plain");

@@ -10,8 +10,8 @@ use slm_checkpoint::{
     TrainingRecord, WeightError,
 };
 use slm_model::Transformer;
+use slm_nn::{NamedLinears, Rounding, TunedWeight, Weight};
 use slm_quant_core::ActivationQuant;
-use slm_quant_nn::{NamedLinears, Rounding, TunedWeight, Weight};
 
 use crate::state::TrainingState;
 use crate::{Error, Result, TrainingConfig};
@@ -208,7 +208,7 @@ impl Tuning {
 /// Calls `change` for the weight of every linear layer, with the number of layers and its own.
 fn each(
     model: &mut Transformer,
-    mut change: impl FnMut(usize, usize, &mut Weight) -> slm_quant_nn::Result<()>,
+    mut change: impl FnMut(usize, usize, &mut Weight) -> slm_nn::Result<()>,
 ) -> Result<()> {
     let mut count = 0;
     model.for_each_linear(&mut |_, _| count += 1);

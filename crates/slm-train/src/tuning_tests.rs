@@ -41,7 +41,7 @@ fn interrupted_and_resumed_is_the_same_bit_for_bit_and_stays_quantized() {
     for (device, rounding) in all_devices().into_iter().flat_map(|device| {
         let all = [RoundingKind::ErrorFeedback, RoundingKind::Nearest, RoundingKind::Stochastic];
         // A software GPU is slow, and the first kind keeps most from step to step.
-        let count = if slm_quant_nn::on_cpu(&device) { all.len() } else { 1 };
+        let count = if slm_nn::on_cpu(&device) { all.len() } else { 1 };
         all.into_iter().take(count).map(move |rounding| (device.clone(), rounding))
     }) {
         let root = tempfile::tempdir().unwrap();

@@ -12,11 +12,11 @@ use slm_checkpoint::{
     QuantizationMode, SaveRequest, SkippedLayer, TokenizerInfo, WeightError, save, sha256,
 };
 use slm_model::{ModelConfig, Transformer};
+use slm_nn::{Linear, NamedLinears};
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, KernelKind, Mapping, ObserverKind,
     PackedMatrix, QParams, QuantScheme, QuantizationType, QuantizedMatrix, quantize_matrix,
 };
-use slm_quant_nn::{Linear, NamedLinears};
 
 /// A tokenizer with ids 0 to 8.
 pub(crate) const TOKENIZER: &str = r#"{"added_tokens":[{"id":8,"content":"<s>"}],

@@ -10,9 +10,9 @@ use std::time::Instant;
 use clap::Args;
 use slm_checkpoint::{CalibrationRecord, Checkpoint, CheckpointSource, reserve_output, sha256};
 use slm_model::{LM_HEAD, Transformer, expected_tensors, forward_layerwise, layerwise_steps};
+use slm_nn::NamedLinears;
 use slm_ptq::{Calibration, Plan, PlannedLayer, PtqConfig, calibrate_with};
 use slm_quant_core::{ActivationGranularity, ObserverKind, QuantizationType};
-use slm_quant_nn::NamedLinears;
 use slm_text::{Tokenizer, read_text};
 
 use crate::commands::scheme_args::SchemeArgs;

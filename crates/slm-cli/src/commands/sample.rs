@@ -82,7 +82,7 @@ pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
     let bar = context.progress.bar("sampling", args.sequences * length);
     let batches = args.sequences.div_ceil(args.batch_size);
     // A device with memory of its own is kept busy by one batch.
-    let workers = if slm_quant_nn::on_cpu(&context.device) { rayon::current_num_threads() } else { 1 };
+    let workers = if slm_nn::on_cpu(&context.device) { rayon::current_num_threads() } else { 1 };
     let drawn = workers::run(batches, workers, |batch| {
         let from = batch * args.batch_size;
         let samplers = (from..args.sequences.min(from + args.batch_size))
@@ -138,7 +138,7 @@ fn draw(
     for _ in 1..length {
         let last: Vec<i64> = sequences.iter().map(|ids| ids.last().copied().map_or(0, i64::from)).collect();
         let ids: Tensor<2, Int> = Tensor::from_data(TensorData::new(last, [batch, 1]), &model.device());
-        let logits = slm_quant_nn::to_vec_f32("logits", model.forward_last(ids, &mut cache))
+        let logits = slm_nn::to_vec_f32("logits", model.forward_last(ids, &mut cache))
             .map_err(slm_train::Error::from)?;
         let vocab_size = model.config().vocab_size;
         for ((sampler, ids), logits) in samplers.iter_mut().zip(&mut sequences).zip(logits.chunks(vocab_size))

@@ -1,8 +1,8 @@
 //! The memory of a pass.
 
-use slm_ops::AttentionScratch;
+use slm_cpu_ops::AttentionScratch;
+use slm_nn::SliceScratch;
 use slm_quant_core::Pages;
-use slm_quant_nn::SliceScratch;
 
 use crate::config::ModelConfig;
 

@@ -1,9 +1,9 @@
 //! One layer, on slices.
 
 use burn::tensor::Device;
-use slm_ops::{AttentionScratch, KvLayer, Queries, attend, gelu, gelu_tanh, rotate, swiglu};
+use slm_cpu_ops::{AttentionScratch, KvLayer, Queries, attend, gelu, gelu_tanh, rotate, swiglu};
+use slm_nn::{SliceLinear, SliceOutput, SliceScratch, apply_linears};
 use slm_quant_core::Pages;
-use slm_quant_nn::{SliceLinear, SliceOutput, SliceScratch, apply_linears};
 
 use super::buffers::Buffers;
 use super::norm::SliceNorm;

@@ -1,7 +1,7 @@
 //! Sequences on their way through layers that come one at a time, on slices.
 
 use burn::tensor::{Device, Int, Tensor};
-use slm_quant_nn::{Linear, SliceOutput, apply_linears};
+use slm_nn::{Linear, SliceOutput, apply_linears};
 
 use super::buffers::Buffers;
 use super::layer::{DecoderLayer, Pass};
@@ -60,7 +60,7 @@ impl SliceWindows {
             buffers.has_delta = false;
             layer.run(&pass, buffers, &mut PassTimes::default(), &mut Stopwatch::start())?;
             stream.copy_from_slice(&buffers.x[..width]);
-            slm_ops::add(stream, &buffers.delta[..width]);
+            slm_cpu_ops::add(stream, &buffers.delta[..width]);
             done()?;
         }
         Ok(())

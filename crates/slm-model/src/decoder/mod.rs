@@ -9,7 +9,7 @@ mod times;
 
 use burn::tensor::module::embedding;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use slm_quant_nn::{SliceLinear, SliceOutput, apply_linears};
+use slm_nn::{SliceLinear, SliceOutput, apply_linears};
 
 use crate::error::{Error, Result};
 use crate::rotary::Rotary;
@@ -240,7 +240,7 @@ impl<'a> Decoder<'a> {
 
 /// Whether a decoder can work with weights on `device`.
 pub(crate) fn supports_device(device: &Device) -> bool {
-    !device.is_autodiff() && slm_quant_nn::on_cpu(device)
+    !device.is_autodiff() && slm_nn::on_cpu(device)
 }
 
 /// Puts the residual stream before the first layer into `buffers.x`, for ids whose first is at position `start`.
@@ -256,21 +256,21 @@ fn embed(
     if let Some(positions) = positions {
         let delta = &mut buffers.delta[..rows * hidden];
         copy_values(positions.clone().narrow(0, start, rows), delta)?;
-        slm_ops::add(x, delta);
+        slm_cpu_ops::add(x, delta);
     }
     buffers.has_delta = false;
     Ok(())
 }
 
 fn slice_linear<'a>(
-    linear: &'a slm_quant_nn::Linear,
+    linear: &'a slm_nn::Linear,
     device: &Device,
     name: impl FnOnce() -> String,
 ) -> Result<SliceLinear<'a>> {
     SliceLinear::new(linear, device).map_err(|error| broken(&name(), &error))
 }
 
-fn broken(what: &str, error: &slm_quant_nn::Error) -> Error {
+fn broken(what: &str, error: &slm_nn::Error) -> Error {
     Error::Device { what: what.to_owned(), detail: error.to_string() }
 }
 

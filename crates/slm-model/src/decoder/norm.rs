@@ -1,6 +1,6 @@
 //! The norms of the residual stream, on slices.
 
-use slm_ops::{add, layer_norm, rms_norm, rms_norm_heads};
+use slm_cpu_ops::{add, layer_norm, rms_norm, rms_norm_heads};
 
 use super::parallel::{for_each_part, rows_per_part};
 use crate::error::Result;

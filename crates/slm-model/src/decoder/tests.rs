@@ -2,13 +2,13 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
 use burn::module::Param;
+use slm_nn::{
+    FakeQuantizedWeight, ForwardHook, NamedLinears, PackedWeight, PhaseSwitch, Weight, attach_hook,
+    to_vec_f32,
+};
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, KernelKind, ObserverKind, PackedMatrix,
     QParams, QuantScheme, quantize_matrix,
-};
-use slm_quant_nn::{
-    FakeQuantizedWeight, ForwardHook, NamedLinears, PackedWeight, PhaseSwitch, Weight, attach_hook,
-    to_vec_f32,
 };
 
 use super::*;

@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use serde::Serialize;
 use slm_model::{LM_HEAD, Transformer, expected_tensors};
-use slm_quant_nn::NamedLinears;
+use slm_nn::NamedLinears;
 
 /// A kernel and how many layers use it.
 #[derive(Serialize)]

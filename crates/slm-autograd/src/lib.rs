@@ -1,0 +1,202 @@
+//! The operations of a transformer as single operations with backward passes of their own, for Burn's CPU
+//! backends.
+//!
+//! Burn composes a norm, an attention or a loss of many small operations, each of which writes a tensor that the
+//! next one reads, and many of which run on one thread. Here each is one pass over the data on all threads,
+//! forward and backward, by the functions of `slm-cpu-ops`. What is written in its place where nobody else needs it
+//! is: gradients take the memory of the values they belong to.
+//!
+//! They exist for tensors in host memory (Flex and NdArray, with and without autodiff): ask [`is_supported`]
+//! first. On other devices a model uses Burn's operations.
+//!
+//! Results are the same to the last bit for any number of threads.
+#![forbid(unsafe_code)]
+
+mod attention;
+mod host;
+mod linear;
+mod loss;
+mod matmul;
+mod mlp;
+mod norm;
+mod ops;
+mod optimizer;
+mod parallel;
+mod record;
+
+use std::sync::Arc;
+
+use burn::backend::Dispatch;
+use burn::tensor::{Device, Tensor};
+
+pub use crate::attention::{AttentionOptions, RotaryTable};
+pub use crate::matmul::matmul;
+pub use crate::mlp::Gelu;
+use crate::ops::FusedOps;
+use crate::optimizer::OptimizerOps;
+pub use slm_cpu_ops::{AdamWStep, Matrix};
+
+/// Whether the operations of this crate run on tensors of `device`, which they do where tensors live in host
+/// memory: on Flex and NdArray, with or without autodiff. Elsewhere they panic.
+pub fn is_supported(device: &Device) -> bool {
+    let device = if device.is_autodiff() { device.clone().inner() } else { device.clone() };
+    // burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
+    #[allow(deprecated)]
+    let ndarray = Device::ndarray();
+    device == Device::flex() || device == ndarray
+}
+
+/// Whether a model computes on `device` by this crate: where it is trained in host memory.
+///
+/// Without gradients it does not. There `slm-model` has a faster path on slices, and for the rest (hooks, mostly)
+/// Burn's operations serve as on any other device, so that these are in use and under test everywhere.
+pub fn is_preferred(device: &Device) -> bool {
+    device.is_autodiff() && is_supported(device)
+}
+
+/// `y = x W^T`, the product of a linear layer: this crate's where it [is preferred](is_preferred), else Burn's.
+///
+/// # Shapes
+/// Those of [`linear`].
+pub fn linear_or_matmul(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    if is_preferred(&x.device()) { linear(x, weight) } else { x.matmul(weight.transpose()) }
+}
+
+/// `y = x W^T`, the product of a linear layer.
+///
+/// # Shapes
+/// - `x`: `[rows, in_features]`
+/// - `weight`: `[out_features, in_features]`
+/// - output: `[rows, out_features]`
+///
+/// # Panics
+/// When the widths differ.
+pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    let ([_, width], [_, expected]) = (x.dims(), weight.dims());
+    assert_eq!(width, expected, "linear: input of width {width} into a weight of width {expected}");
+    Tensor::from_dispatch(Dispatch::linear(x.into_dispatch(), weight.into_dispatch()))
+}
+
+/// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension.
+///
+/// # Shapes
+/// - `x`, output: `[..., width]`
+/// - `weight`: `[width]`
+///
+/// # Panics
+/// When the widths differ.
+pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    check_width("rms_norm", &x, &weight);
+    Tensor::from_dispatch(Dispatch::rms_norm(x.into_dispatch(), weight.into_dispatch(), eps as f32))
+}
+
+/// `(x - mean(x)) / sqrt(var(x) + eps) * weight + bias` over the last dimension, with the biased variance.
+///
+/// # Shapes
+/// - `x`, output: `[..., width]`
+/// - `weight`, `bias`: `[width]`
+///
+/// # Panics
+/// When the widths differ.
+pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<D> {
+    check_width("layer_norm", &x, &weight);
+    check_width("layer_norm", &x, &bias);
+    let (weight, bias) = (weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(Dispatch::layer_norm(x.into_dispatch(), weight, bias, eps as f32))
+}
+
+/// `silu(gate) * up`.
+///
+/// # Shapes
+/// - `gate`, `up`, output: all the same
+///
+/// # Panics
+/// When the shapes differ.
+pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    assert_eq!(gate.dims(), up.dims(), "swiglu: shapes differ");
+    Tensor::from_dispatch(Dispatch::swiglu(gate.into_dispatch(), up.into_dispatch()))
+}
+
+/// GELU of every element.
+///
+/// # Shapes
+/// - `x`, output: the same
+pub fn gelu<const D: usize>(x: Tensor<D>, kind: Gelu) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::gelu_of(x.into_dispatch(), kind))
+}
+
+/// Causal self-attention of whole sequences at positions `0 .. len`:
+/// `softmax(q K^T / sqrt(head_dim)) V` for each head, queries and keys rotated first where the options say so.
+///
+/// No tensor of scores is written: the backward pass computes them again.
+///
+/// # Shapes
+/// - `q`, output: `[batch, len, heads * head_dim]`
+/// - `k`, `v`: `[batch, len, kv_heads * head_dim]`
+///
+/// # Panics
+/// When shapes and options do not fit.
+pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, options: AttentionOptions) -> Tensor<3> {
+    let AttentionOptions { heads, kv_heads, .. } = options;
+    let [batch, len, width] = q.dims();
+    let divides = kv_heads > 0 && heads.is_multiple_of(kv_heads) && heads > 0 && width.is_multiple_of(heads);
+    assert!(divides, "attention: {heads} heads and {kv_heads} KV heads in a width of {width}");
+    let expected = [batch, len, width / heads * kv_heads];
+    assert!(k.dims() == expected && v.dims() == expected, "attention: keys and values must be {expected:?}");
+    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    Tensor::from_dispatch(Dispatch::causal_attention(q, k, v, options))
+}
+
+/// Mean of `-log(softmax(logits)[target])` over all rows, in nats. NaN if any logit is.
+///
+/// # Shapes
+/// - `logits`: `[rows, classes]`
+/// - `targets`: `[rows]`, each below `classes`
+/// - output: `[1]`
+///
+/// # Panics
+/// When there is no row, or a target missing or out of range.
+pub fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+    let [rows, classes] = logits.dims();
+    assert!(rows == targets.len() && rows > 0, "cross_entropy: {} targets for {rows} rows", targets.len());
+    let known = targets.iter().all(|&target| (target as usize) < classes);
+    assert!(known, "cross_entropy: a target is not below {classes}");
+    Tensor::from_dispatch(Dispatch::cross_entropy(logits.into_dispatch(), Arc::from(targets)))
+}
+
+/// A step of AdamW: values and their two moments after it. Takes the memory of those it is given where nobody else
+/// holds it.
+///
+/// The device must be one without autodiff that [is supported](is_supported).
+///
+/// # Shapes
+/// - all: `[size]`
+///
+/// # Panics
+/// When the sizes differ.
+pub fn adamw(
+    values: Tensor<1>,
+    gradient: Tensor<1>,
+    [moment_1, moment_2]: [Tensor<1>; 2],
+    step: AdamWStep,
+) -> (Tensor<1>, [Tensor<1>; 2]) {
+    let size = values.dims();
+    let fits = gradient.dims() == size && moment_1.dims() == size && moment_2.dims() == size;
+    assert!(fits, "adamw: sizes differ");
+    let [values, gradient] = [values, gradient].map(Tensor::into_dispatch);
+    let [moment_1, moment_2] = [moment_1, moment_2].map(Tensor::into_dispatch);
+    let (values, moment_1, moment_2) = Dispatch::adamw(values, gradient, moment_1, moment_2, step);
+    (Tensor::from_dispatch(values), [moment_1, moment_2].map(Tensor::from_dispatch))
+}
+
+/// Sum of the squares of all elements, `[1]`.
+///
+/// The device must be one without autodiff that [is supported](is_supported).
+pub fn sum_squares<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    Tensor::from_dispatch(Dispatch::sum_squares(x.into_dispatch()))
+}
+
+fn check_width<const D: usize>(what: &str, x: &Tensor<D>, weight: &Tensor<1>) {
+    let (width, [expected]) = (x.dims()[D - 1], weight.dims());
+    assert_eq!(width, expected, "{what}: input of width {width}, weights for {expected}");
+}

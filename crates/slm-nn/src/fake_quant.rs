@@ -1,0 +1,221 @@
+//! Weights that are rounded to a quantization grid in every forward pass, with a straight-through gradient.
+
+pub(crate) mod device;
+pub(crate) mod grid;
+mod linear;
+pub(crate) mod ops;
+mod ranges;
+mod state;
+
+use std::sync::Arc;
+
+use burn::module::{Module, Param};
+use burn::tensor::{Tensor, TensorData};
+use slm_quant_core::{
+    ActivationQuant, ObserverKind, PackedMatrix, QParams, QuantScheme, QuantizedMatrix, ScaleDtype,
+    choose_matrix_qparams,
+};
+
+use crate::activation::{InputQuant, InputRanges};
+use crate::{Error, Phase, PhaseSwitch, Result, on_cpu, to_vec_f32};
+pub(crate) use ranges::moved;
+use ranges::{RangeState, WeightRanges, is_learnable, learned_params};
+pub use state::LayerState;
+
+/// Float weights `[out_features, in_features]` that act as their quantized selves.
+///
+/// What the fake-quantized layer computes with is, bit for bit, what [`FakeQuantizedWeight::quantize`] stores
+/// (on the CPU devices; elsewhere up to how the device divides). Clones, such as `valid()` makes them, share
+/// observed ranges and phase; only passes on an autodiff device change these.
+#[derive(Module, Debug)]
+pub struct FakeQuantizedWeight {
+    weight: Param<Tensor<2>>,
+    /// Learned scales `[count]`, in the order of `QuantizedMatrix::scales`.
+    scale: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    ranges: Arc<WeightRanges>,
+    #[module(skip)]
+    input: Arc<InputRanges>,
+}
+
+impl FakeQuantizedWeight {
+    /// Prepares `weight`: rounded by `scheme` with ranges from `observer`, its input by `input`.
+    ///
+    /// With [`ObserverKind::MovingAverage`] the range of a weight moves from step to step as PyTorch's does;
+    /// every other observer chooses it anew in each.
+    ///
+    /// # Errors
+    /// [`Error::Core`] when the scheme does not fit the shape or the weights are not finite,
+    /// [`Error::DeviceObserver`] for an observer or scale type that needs the host on a device with memory of
+    /// its own.
+    pub fn new(
+        weight: Param<Tensor<2>>,
+        scheme: QuantScheme,
+        observer: ObserverKind,
+        input: impl Into<InputQuant>,
+        phase: &PhaseSwitch,
+    ) -> Result<Self> {
+        let ranges = WeightRanges::new(scheme, observer, phase.clone(), RangeState::default())?;
+        let input = InputRanges::new(input.into(), phase.clone(), None);
+        let prepared = Self { weight, scale: None, ranges: Arc::new(ranges), input: Arc::new(input) };
+        prepared.check_device(observer == ObserverKind::MinMax, observer.to_string())?;
+        prepared.check_packs()?;
+        Ok(prepared)
+    }
+
+    /// As [`FakeQuantizedWeight::new`], with scales that are trained along with the weights (LSQ, Esser and
+    /// others, 2020, arXiv:1902.08153). They start at what `observer` chooses.
+    ///
+    /// # Errors
+    /// As [`FakeQuantizedWeight::new`], and [`Error::NotLearnable`] for an affine mapping.
+    pub fn learned(
+        weight: Param<Tensor<2>>,
+        scheme: QuantScheme,
+        observer: ObserverKind,
+        input: impl Into<InputQuant>,
+        phase: &PhaseSwitch,
+    ) -> Result<Self> {
+        if !is_learnable(scheme.mapping) {
+            return Err(Error::NotLearnable { mapping: scheme.mapping });
+        }
+        let [rows, cols] = weight.dims();
+        let values = to_vec_f32("weight", weight.val())?;
+        let params = choose_matrix_qparams(&values, rows, cols, scheme, &observer)?;
+        let scales = params.iter().map(|params| params.scale).collect::<Vec<_>>();
+        let scales = Tensor::from_data(TensorData::new(scales, [params.len()]), &weight.device());
+        let ranges = WeightRanges::new(scheme, observer, phase.clone(), RangeState::default())?;
+        let input = InputRanges::new(input.into(), phase.clone(), None);
+        let scale = Some(Param::from_tensor(scales));
+        let prepared = Self { weight, scale, ranges: Arc::new(ranges), input: Arc::new(input) };
+        prepared.check_device(true, observer.to_string())?;
+        prepared.check_packs()?;
+        Ok(prepared)
+    }
+
+    /// Refuses weights that could not be converted.
+    fn check_packs(&self) -> Result<()> {
+        PackedMatrix::new(self.quantize()?, self.ranges.kernel)?;
+        Ok(())
+    }
+
+    /// Refuses what a device with memory of its own could not do without reading weights back in every step.
+    fn check_device(&self, observer_fits: bool, observer: String) -> Result<()> {
+        if on_cpu(&self.weight.device()) {
+            return Ok(());
+        }
+        if !observer_fits {
+            return Err(Error::DeviceObserver { found: format!("observer {observer}") });
+        }
+        if self.scheme().scale_dtype != ScaleDtype::F32 {
+            return Err(Error::DeviceObserver { found: "f16 scales".to_owned() });
+        }
+        Ok(())
+    }
+
+    /// `[out_features, in_features]`.
+    pub fn dims(&self) -> [usize; 2] {
+        self.weight.dims()
+    }
+
+    /// The weights as they are trained, before rounding.
+    pub fn float_weight(&self) -> Tensor<2> {
+        self.weight.val()
+    }
+
+    /// The learned scales, if they are learned.
+    pub fn learned_scale(&self) -> Option<Tensor<1>> {
+        self.scale.as_ref().map(Param::val)
+    }
+
+    /// How weights are quantized.
+    pub fn scheme(&self) -> QuantScheme {
+        self.ranges.scheme
+    }
+
+    /// What chooses, or first chose, the range of the weights.
+    pub fn observer(&self) -> ObserverKind {
+        self.ranges.observer
+    }
+
+    /// How a packed layer must treat its input to do as this one does; none for observed activations before
+    /// the first batch.
+    pub fn activation(&self) -> Option<ActivationQuant> {
+        self.input.activation()
+    }
+
+    /// Bounds of the input that were observed, for [`InputQuant::Observed`] after the first batch.
+    pub fn input_bounds(&self) -> Option<(f32, f32)> {
+        self.input.bounds()
+    }
+
+    /// The present weights, quantized: what conversion stores.
+    ///
+    /// # Errors
+    /// [`Error::Core`] when the weights are not finite.
+    pub fn quantize(&self) -> Result<QuantizedMatrix> {
+        let [rows, cols] = self.dims();
+        let values = to_vec_f32("weight", self.weight.val())?;
+        let scheme = self.scheme();
+        let params: Vec<QParams> = match self.learned_scale() {
+            Some(scale) => learned_params(&to_vec_f32("scale", scale)?, scheme.scale_dtype),
+            None => self.ranges.grid(&values, rows, cols, false)?.params().to_vec(),
+        };
+        Ok(ranges::quantized(&values, rows, cols, scheme, &params)?)
+    }
+
+    /// The weights as the layer computes with them at the present phase.
+    pub fn rounded_weight(&self) -> Tensor<2> {
+        let weight = self.weight.val();
+        let observing = self.ranges.phase().get() == Phase::Observe;
+        let scheme = self.scheme();
+        match (self.learned_scale(), on_cpu(&weight.device())) {
+            (Some(_), _) if observing => weight,
+            (Some(scale), true) => ops::fake_quantize_learned(weight, scale, scheme),
+            (Some(scale), false) => device::fake_quantize_learned(weight, scale, scheme),
+            (None, true) if observing => {
+                // Only for what the observer sees.
+                ops::fake_quantize_weight(weight.clone(), &self.ranges);
+                weight
+            }
+            (None, true) => ops::fake_quantize_weight(weight, &self.ranges),
+            (None, false) if observing => weight,
+            (None, false) => device::fake_quantize_weight(weight, scheme),
+        }
+    }
+
+    /// `x W^T` with rounded input and weights.
+    ///
+    /// On the CPU devices rounded activations are multiplied by the integer kernel that the converted layer runs,
+    /// so that both give the same bits.
+    pub(crate) fn matmul(&self, x: Tensor<2>) -> Tensor<2> {
+        let quantizes_input = self.input.quant() != InputQuant::Fixed(ActivationQuant::Float);
+        if quantizes_input
+            && x.dims()[0] > 0
+            && on_cpu(&x.device())
+            && self.ranges.phase().get() != Phase::Observe
+        {
+            let weight = self.weight.val();
+            return ops::fake_quantized_linear(x, weight, self.learned_scale(), &self.input, &self.ranges);
+        }
+        slm_autograd::linear_or_matmul(self.input.apply_shared(x), self.rounded_weight())
+    }
+}
+
+/// `dequantize(quantize(weight))`, whose gradient is that of `weight` where the grid reaches and zero where
+/// a weight was clipped (straight-through estimator, Bengio et al. 2013, arXiv:1308.3432).
+///
+/// # Shapes
+/// - `weight`, output: `[rows, cols]`
+///
+/// # Errors
+/// As [`FakeQuantizedWeight::new`].
+pub fn fake_quantize(weight: Tensor<2>, scheme: QuantScheme, observer: &ObserverKind) -> Result<Tensor<2>> {
+    let param = Param::from_tensor(weight.clone().detach());
+    let input = InputQuant::Fixed(ActivationQuant::Float);
+    let prepared = FakeQuantizedWeight::new(param, scheme, *observer, input, &PhaseSwitch::default())?;
+    Ok(if on_cpu(&weight.device()) {
+        ops::fake_quantize_weight(weight, &prepared.ranges)
+    } else {
+        device::fake_quantize_weight(weight, scheme)
+    })
+}

@@ -1,0 +1,275 @@
+//! Fake quantization as one operation with a backward pass of its own, for backends in host memory.
+// burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
+#![allow(deprecated)]
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, NdArray, TensorMetadata, backend_extension};
+use burn::tensor::Tensor;
+use slm_autograd::record;
+use slm_quant_core::{QuantScheme, ScaleDtype};
+
+use super::grid::Grid;
+use super::linear;
+use super::ranges::{WeightRanges, learned_params, lsq_factor};
+use crate::activation::InputRanges;
+use crate::host::HostBackend;
+
+/// `dequantize(quantize(x))` of matrices in host memory, whose gradient is that of `x` where the grid reaches and
+/// zero where a value was clipped.
+#[backend_extension(NdArray, Flex, Autodiff)]
+pub(crate) trait FakeQuantOps: Backend {
+    /// On the grid that `ranges` chooses for `weight`.
+    fn fake_quantize_weight(weight: FloatTensor<Self>, ranges: Arc<WeightRanges>) -> FloatTensor<Self>;
+
+    /// On the grid of the scales `[count]`, which get the gradient of LSQ.
+    fn fake_quantize_learned(
+        weight: FloatTensor<Self>,
+        scales: FloatTensor<Self>,
+        scheme: QuantScheme,
+    ) -> FloatTensor<Self>;
+
+    /// On the grid that `ranges` chooses for the activations `x`.
+    fn fake_quantize_input(x: FloatTensor<Self>, ranges: Arc<InputRanges>) -> FloatTensor<Self>;
+
+    /// `x W^T` of both rounded, by the integer kernel that a packed layer runs.
+    fn fake_quantized_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        input: Arc<InputRanges>,
+        ranges: Arc<WeightRanges>,
+    ) -> FloatTensor<Self>;
+
+    /// The same with learned scales.
+    fn fake_quantized_linear_learned(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        scales: FloatTensor<Self>,
+        input: Arc<InputRanges>,
+        ranges: Arc<WeightRanges>,
+    ) -> FloatTensor<Self>;
+}
+
+pub(crate) fn fake_quantize_weight(weight: Tensor<2>, ranges: &Arc<WeightRanges>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::fake_quantize_weight(weight.into_dispatch(), Arc::clone(ranges)))
+}
+
+pub(crate) fn fake_quantize_learned(weight: Tensor<2>, scales: Tensor<1>, scheme: QuantScheme) -> Tensor<2> {
+    let (weight, scales) = (weight.into_dispatch(), scales.into_dispatch());
+    Tensor::from_dispatch(Dispatch::fake_quantize_learned(weight, scales, scheme))
+}
+
+pub(crate) fn fake_quantize_input(x: Tensor<2>, ranges: &Arc<InputRanges>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::fake_quantize_input(x.into_dispatch(), Arc::clone(ranges)))
+}
+
+pub(crate) fn fake_quantized_linear(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    scales: Option<Tensor<1>>,
+    input: &Arc<InputRanges>,
+    ranges: &Arc<WeightRanges>,
+) -> Tensor<2> {
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    let (input, ranges) = (Arc::clone(input), Arc::clone(ranges));
+    Tensor::from_dispatch(match scales {
+        None => Dispatch::fake_quantized_linear(x, weight, input, ranges),
+        Some(scales) => {
+            Dispatch::fake_quantized_linear_learned(x, weight, scales.into_dispatch(), input, ranges)
+        }
+    })
+}
+
+macro_rules! without_gradients {
+    ($backend:ty) => {
+        impl FakeQuantOps for $backend {
+            fn fake_quantize_weight(
+                weight: FloatTensor<Self>,
+                ranges: Arc<WeightRanges>,
+            ) -> FloatTensor<Self> {
+                let (rows, cols) = dims(&weight);
+                rounded::<Self>(&weight, |values| ranges.grid(values, rows, cols, false).ok()).0
+            }
+
+            fn fake_quantize_learned(
+                weight: FloatTensor<Self>,
+                scales: FloatTensor<Self>,
+                scheme: QuantScheme,
+            ) -> FloatTensor<Self> {
+                let (_, cols) = dims(&weight);
+                let grid = learned_grid::<Self>(&scales, scheme, cols);
+                rounded::<Self>(&weight, |_| grid).0
+            }
+
+            fn fake_quantize_input(x: FloatTensor<Self>, ranges: Arc<InputRanges>) -> FloatTensor<Self> {
+                let (_, cols) = dims(&x);
+                rounded::<Self>(&x, |values| ranges.grid(values, cols, false).ok()).0
+            }
+
+            fn fake_quantized_linear(
+                x: FloatTensor<Self>,
+                weight: FloatTensor<Self>,
+                input: Arc<InputRanges>,
+                ranges: Arc<WeightRanges>,
+            ) -> FloatTensor<Self> {
+                linear::product::<Self>(&x, &weight, None, &input, &ranges, false).0
+            }
+
+            fn fake_quantized_linear_learned(
+                x: FloatTensor<Self>,
+                weight: FloatTensor<Self>,
+                scales: FloatTensor<Self>,
+                input: Arc<InputRanges>,
+                ranges: Arc<WeightRanges>,
+            ) -> FloatTensor<Self> {
+                linear::product::<Self>(&x, &weight, Some(&scales), &input, &ranges, false).0
+            }
+        }
+    };
+}
+
+without_gradients!(Flex);
+without_gradients!(NdArray);
+
+impl<B: HostBackend + FakeQuantOps, C: CheckpointStrategy> FakeQuantOps for Autodiff<B, C> {
+    fn fake_quantize_weight(weight: FloatTensor<Self>, ranges: Arc<WeightRanges>) -> FloatTensor<Self> {
+        let (rows, cols) = dims(&weight);
+        let node = weight.node();
+        let weight = weight.into_primitive();
+        let (value, grid) = rounded::<B>(&weight, |values| ranges.grid(values, rows, cols, true).ok());
+        record!(C, StraightThrough, [node], value, (weight, grid))
+    }
+
+    fn fake_quantize_learned(
+        weight: FloatTensor<Self>,
+        scales: FloatTensor<Self>,
+        scheme: QuantScheme,
+    ) -> FloatTensor<Self> {
+        let (rows, cols) = dims(&weight);
+        let nodes = [weight.node(), scales.node()];
+        let weight = weight.into_primitive();
+        let grid = learned_grid::<B>(&scales.into_primitive(), scheme, cols);
+        let (value, grid) = rounded::<B>(&weight, |_| grid);
+        let factor = lsq_factor(scheme, rows, cols);
+        record!(C, Learned, nodes, value, (weight, grid, factor))
+    }
+
+    fn fake_quantize_input(x: FloatTensor<Self>, ranges: Arc<InputRanges>) -> FloatTensor<Self> {
+        let (_, cols) = dims(&x);
+        let node = x.node();
+        let x = x.into_primitive();
+        let (value, grid) = rounded::<B>(&x, |values| ranges.grid(values, cols, true).ok());
+        record!(C, StraightThrough, [node], value, (x, grid))
+    }
+
+    fn fake_quantized_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        input: Arc<InputRanges>,
+        ranges: Arc<WeightRanges>,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), weight.node()];
+        let (x, weight) = (x.into_primitive(), weight.into_primitive());
+        let (y, grids) = linear::product::<B>(&x, &weight, None, &input, &ranges, true);
+        record!(C, linear::Observed, nodes, y, linear::Saved { x, weight, grids })
+    }
+
+    fn fake_quantized_linear_learned(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        scales: FloatTensor<Self>,
+        input: Arc<InputRanges>,
+        ranges: Arc<WeightRanges>,
+    ) -> FloatTensor<Self> {
+        let (rows, cols) = dims(&weight);
+        let nodes = [x.node(), weight.node(), scales.node()];
+        let (x, weight, scales) = (x.into_primitive(), weight.into_primitive(), scales.into_primitive());
+        let (y, grids) = linear::product::<B>(&x, &weight, Some(&scales), &input, &ranges, true);
+        let factor = lsq_factor(ranges.scheme, rows, cols);
+        record!(C, linear::Learned(factor), nodes, y, linear::Saved { x, weight, grids })
+    }
+}
+
+/// Backward pass of rounding on a given grid. State: the input, and its grid.
+#[derive(Debug)]
+struct StraightThrough;
+
+impl<B: HostBackend> Backward<B, 1> for StraightThrough {
+    type State = (FloatTensor<B>, Option<Arc<Grid>>);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [parent] = ops.parents;
+        let grad = grads.consume::<B>(&ops.node);
+        let Some(parent) = parent else { return };
+        let (x, grid) = ops.state;
+        let (rows, cols) = dims(&x);
+        let by_x = B::with_values(&x, |x| {
+            B::with_values(&grad, |grad| match grid {
+                Some(grid) => grid.backward(x, grad),
+                None => vec![f32::NAN; x.len()],
+            })
+        });
+        grads.register::<B>(parent.id, B::from_values(by_x, [rows, cols]));
+    }
+}
+
+/// Backward pass of rounding on learned scales. State: the weight, its grid, LSQ's factor.
+#[derive(Debug)]
+struct Learned;
+
+impl<B: HostBackend> Backward<B, 2> for Learned {
+    type State = (FloatTensor<B>, Option<Arc<Grid>>, f64);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [weight_parent, scales_parent] = ops.parents;
+        let grad = grads.consume::<B>(&ops.node);
+        let (weight, grid, factor) = ops.state;
+        let (rows, cols) = dims(&weight);
+        let (by_weight, by_scales) = B::with_values(&weight, |weight| {
+            B::with_values(&grad, |grad| match grid {
+                Some(grid) => grid.learned_backward(weight, grad, factor),
+                None => (vec![f32::NAN; weight.len()], vec![f32::NAN]),
+            })
+        });
+        if let Some(parent) = weight_parent {
+            grads.register::<B>(parent.id, B::from_values(by_weight, [rows, cols]));
+        }
+        if let Some(parent) = scales_parent {
+            let count = by_scales.len();
+            grads.register::<B>(parent.id, B::from_values(by_scales, [count]));
+        }
+    }
+}
+
+/// The values of `x` on the grid that `choose` finds for them, NaN where it finds none; and that grid.
+fn rounded<B: HostBackend>(
+    x: &FloatTensor<B>,
+    choose: impl FnOnce(&[f32]) -> Option<Grid>,
+) -> (FloatTensor<B>, Option<Arc<Grid>>) {
+    let (rows, cols) = dims(x);
+    let (values, grid) = B::with_values(x, |values| match choose(values) {
+        Some(grid) => (grid.forward(values), Some(Arc::new(grid))),
+        None => (vec![f32::NAN; values.len()], None),
+    });
+    (B::from_values(values, [rows, cols]), grid)
+}
+
+pub(super) fn learned_grid<B: HostBackend>(
+    scales: &FloatTensor<B>,
+    scheme: QuantScheme,
+    cols: usize,
+) -> Option<Grid> {
+    let dtype: ScaleDtype = scheme.scale_dtype;
+    B::with_values(scales, |scales| Grid::of_weight(scheme, cols, learned_params(scales, dtype)).ok())
+}
+
+pub(super) fn dims(tensor: &impl TensorMetadata) -> (usize, usize) {
+    let shape = tensor.shape();
+    (shape[0], shape[1])
+}

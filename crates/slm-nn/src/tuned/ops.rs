@@ -1,0 +1,87 @@
+//! The product of an input and weights that exist as codes alone, with gradients by both.
+// burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
+#![allow(deprecated)]
+
+use std::sync::Arc;
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
+use burn::tensor::Tensor;
+use slm_autograd::record;
+
+use super::Stored;
+
+/// What a backend computes with codes.
+pub(super) trait CodeProducts: Backend {
+    /// `x W^T`. Values that are not finite make it NaN where they go in.
+    fn product(x: &FloatTensor<Self>, stored: &Stored) -> FloatTensor<Self>;
+
+    /// The gradients by `x` and by the weights of a product whose gradient is `grad`; each where it is wanted.
+    fn gradients(
+        x: &FloatTensor<Self>,
+        grad: &FloatTensor<Self>,
+        stored: &Stored,
+        wanted: [bool; 2],
+    ) -> [Option<FloatTensor<Self>>; 2];
+}
+
+#[backend_extension(NdArray, Flex, Cube: cfg(feature = "wgpu"), Autodiff)]
+pub(crate) trait TunedOps: Backend {
+    /// `x W^T` by the kernel of the packed weights. `update` is zero, and gets the gradient by the weights.
+    fn tuned_linear(
+        x: FloatTensor<Self>,
+        update: FloatTensor<Self>,
+        stored: Arc<Stored>,
+    ) -> FloatTensor<Self>;
+}
+
+pub(super) fn tuned_linear(x: Tensor<2>, update: Tensor<2>, stored: &Arc<Stored>) -> Tensor<2> {
+    let (x, update) = (x.into_dispatch(), update.into_dispatch());
+    Tensor::from_dispatch(Dispatch::tuned_linear(x, update, Arc::clone(stored)))
+}
+
+impl<B: CodeProducts> TunedOps for B {
+    fn tuned_linear(
+        x: FloatTensor<Self>,
+        _update: FloatTensor<Self>,
+        stored: Arc<Stored>,
+    ) -> FloatTensor<Self> {
+        Self::product(&x, &stored)
+    }
+}
+
+impl<B: CodeProducts, C: CheckpointStrategy> TunedOps for Autodiff<B, C> {
+    fn tuned_linear(
+        x: FloatTensor<Self>,
+        update: FloatTensor<Self>,
+        stored: Arc<Stored>,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), update.node()];
+        let x = x.into_primitive();
+        let y = B::product(&x, &stored);
+        record!(C, TunedBackward, nodes, y, (x, stored))
+    }
+}
+
+/// State: input and weights.
+#[derive(Debug)]
+struct TunedBackward;
+
+impl<B: CodeProducts> Backward<B, 2> for TunedBackward {
+    type State = (FloatTensor<B>, Arc<Stored>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (x, stored) = ops.state;
+        let wanted = [ops.parents[0].is_some(), ops.parents[1].is_some()];
+        for (parent, by) in ops.parents.iter().zip(B::gradients(&x, &grad, &stored, wanted)) {
+            if let (Some(parent), Some(by)) = (parent, by) {
+                grads.register::<B>(parent.id, by);
+            }
+        }
+    }
+}
