@@ -93,7 +93,7 @@ pub(super) fn operand_offset<S: Simd>(w: &Blocked) -> i32 {
     }
 }
 
-/// Inputs in one form.
+/// Memory for inputs in one form. It only grows.
 #[derive(Debug, Default)]
 pub(crate) struct Arranged {
     form: Option<Form>,
@@ -180,14 +180,18 @@ impl Arranged {
 /// Rows from which on it pays to arrange them on several threads.
 const PARALLEL_ROWS: usize = 32;
 
-/// Calls `f(row, values)` for `rows` rows of `stride` values, which `values` then holds.
+/// Calls `f(row, values)` for `rows` rows of `stride` values, for which `values` grows if it must. It never shrinks: the
+/// inputs of a pass are of several lengths, and growing again would fill memory that is written next anyway.
 fn for_each_row<T: Copy + Default + Send>(
     values: &mut Vec<T>,
     rows: usize,
     stride: usize,
     f: impl Fn(usize, &mut [T]) + Sync,
 ) {
-    values.resize(rows * stride, T::default());
+    if values.len() < rows * stride {
+        values.resize(rows * stride, T::default());
+    }
+    let values = &mut values[..rows * stride];
     if rows < PARALLEL_ROWS {
         return values.chunks_exact_mut(stride).enumerate().for_each(|(row, values)| f(row, values));
     }
