@@ -26,6 +26,7 @@ use slm_model::{EMBED_TOKENS, ModelConfig, SourceError, TensorSource, Transforme
 use self::config::Family;
 use self::recipe::Recipe;
 use self::shards::Shards;
+use slm_store::Error as StoreError;
 use crate::manifest::sha256_of;
 use crate::tensors::{PositionedFile, TensorFile};
 use crate::{
@@ -167,12 +168,12 @@ impl Imported {
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         let source = self.recipes.get(name).and_then(|(_, recipe)| Some((recipe, self.file_of(recipe)?)));
         let Some((recipe, file)) = source else {
-            return Err(Error::TensorSet {
+            return Err(Error::Store(StoreError::TensorSet {
                 path: self.shards.path().to_owned(),
                 missing: vec![name.to_owned()],
                 unexpected: Vec::new(),
                 remedy: "ask for a tensor that the model has".to_owned(),
-            });
+            }));
         };
         let values = file.read_f32(&recipe.tensor)?;
         Ok(recipe.transform.apply(values, &recipe.shape))
@@ -269,7 +270,7 @@ fn plan(
              supported"
         };
         let (path, remedy) = (shards.path().to_owned(), remedy.to_owned());
-        return Err(Error::TensorSet { path, missing, unexpected, remedy });
+        return Err(Error::Store(StoreError::TensorSet { path, missing, unexpected, remedy }));
     }
     for (_, recipe) in recipes.values() {
         if let Some(file) = shards.file_of(&recipe.tensor) {

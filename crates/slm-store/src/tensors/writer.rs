@@ -92,6 +92,11 @@ impl TensorFileWriter {
         Ok(Self { path: path.to_owned(), file, data_start, pending })
     }
 
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Writes an F32 tensor.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::target::{Part, Refused, Target};
+use super::destination::{Part, Refused, Destination};
 use crate::manifest::{Hasher, Parts};
 use crate::{Error, Result};
 
@@ -24,7 +24,7 @@ const PART_BYTES: u64 = 1 << 20;
 pub(super) struct Tensor<'a> {
     pub(super) name: &'a str,
     pub(super) place: Range<u64>,
-    pub(super) target: &'a mut Target,
+    pub(super) target: &'a mut Destination,
 }
 
 /// Where a file is read from.

@@ -22,7 +22,7 @@ pub(super) fn extend_f32(out: &mut Vec<f32>, bytes: &[u8], dtype: Dtype) {
 }
 
 /// The elements of F16 `bytes`, as they are stored.
-pub(crate) fn to_f16(bytes: &[u8]) -> Vec<f16> {
+pub fn to_f16(bytes: &[u8]) -> Vec<f16> {
     pairs(bytes).map(f16::from_le_bytes).collect()
 }
 
@@ -31,6 +31,6 @@ fn pairs(bytes: &[u8]) -> impl Iterator<Item = [u8; 2]> {
 }
 
 /// The first NaN or infinity.
-pub(crate) fn first_not_finite(values: &[f32]) -> Option<(usize, f32)> {
+pub fn first_not_finite(values: &[f32]) -> Option<(usize, f32)> {
     values.iter().copied().enumerate().find(|(_, value)| !value.is_finite())
 }

@@ -7,111 +7,129 @@ mod stored;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Deserialize;
-
 use crate::tensors::PositionedFile;
-use crate::{Error, FORMAT_VERSION, Result, json, versions};
+use crate::{Error, Result, json};
 
-pub(crate) use hash::{Hasher, sha256_of};
-pub(crate) use record::{FileRecord, Parts};
-pub(crate) use stored::records;
-
-pub use hash::sha256;
+pub use hash::{Hasher, sha256, sha256_of};
+pub use record::{FileRecord, Parts};
+pub use stored::records;
 
 /// Name of the manifest in a checkpoint.
-pub(crate) const MANIFEST: &str = "manifest.json";
+pub const MANIFEST: &str = "manifest.json";
 
-/// Every other file of a checkpoint.
+/// What a directory with a manifest holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kind {
+    /// A model of slm's, with its configuration.
+    #[default]
+    Checkpoint,
+    /// A module of anybody's.
+    Module,
+}
+
+/// Every other file of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Manifest {
-    pub(crate) files: BTreeMap<String, FileRecord>,
+pub struct Manifest {
+    /// What the directory holds.
+    pub kind: Kind,
+    /// What each file is known by.
+    pub files: BTreeMap<String, FileRecord>,
 }
 
 impl Manifest {
-    /// Describes the files `names` of `dir`.
-    pub(crate) fn of(dir: &Path, names: &[String]) -> Result<Self> {
+    /// Describes the files `names` of `dir`, which holds a `kind`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn of(dir: &Path, kind: Kind, names: &[String]) -> Result<Self> {
         let mut files = BTreeMap::new();
         for name in names {
             files.insert(name.clone(), FileRecord::of_path(&dir.join(name))?);
         }
-        Ok(Self { files })
+        Ok(Self { kind, files })
     }
 
-    /// Reads the manifest of `dir`, which is of the version `expected` where that is known, and makes sure that it
-    /// names files of `dir` alone.
-    pub(crate) fn read(dir: &Path, expected: Option<u32>) -> Result<Self> {
-        let path = dir.join(MANIFEST);
+    /// The manifest of `dir` with these records.
+    ///
+    /// # Errors
+    /// [`Error::Field`] for a name that is not that of a file of `dir`.
+    pub fn new(dir: &Path, kind: Kind, files: BTreeMap<String, FileRecord>) -> Result<Self> {
+        match files.keys().find(|name| !is_plain_name(name)) {
+            Some(name) => {
+                Err(Error::field(&dir.join(MANIFEST), "files", "names of files in this directory", name))
+            }
+            None => Ok(Self { kind, files }),
+        }
+    }
+
+    /// The bytes of the manifest of `dir`.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::TooLarge`], [`Error::Io`].
+    pub fn read_bytes(dir: &Path) -> Result<Vec<u8>> {
         let remedy = "it holds the checksums of the checkpoint's files: restore it, or skip verification with \
                       --no-verify";
-        Self::parse(dir, &json::read(&path, json::SMALL, remedy)?, expected)
+        json::read(&dir.join(MANIFEST), json::SMALL, remedy)
     }
 
-    /// [`Manifest::read`] for the bytes of the manifest of `dir`.
-    pub(crate) fn parse(dir: &Path, bytes: &[u8], expected: Option<u32>) -> Result<Self> {
-        /// What is read first, to know how to read the rest.
-        #[derive(Deserialize)]
-        struct Header {
-            /// Version of the checkpoint. Version 1 did not write it.
-            #[serde(default = "first_version")]
-            format_version: u32,
-        }
-        fn first_version() -> u32 {
-            1
-        }
+    /// Reads `bytes` as the manifest of `dir`, of [`FORMAT_VERSION`](crate::FORMAT_VERSION), and makes sure that it
+    /// names files of `dir` only.
+    ///
+    /// # Errors
+    /// [`Error::Json`], [`Error::Field`], [`Error::Checksum`].
+    pub fn parse(dir: &Path, bytes: &[u8]) -> Result<Self> {
         let path = dir.join(MANIFEST);
-        let Header { format_version: found } = json::parse(&path, bytes)?;
-        let refuse = |expected: String| Err(Error::field(&path, "format_version", expected, found));
-        if let Some(expected) = expected.filter(|&expected| expected != found) {
-            return refuse(format!("{expected}, as in config.json"));
-        }
-        let files = match found {
-            FORMAT_VERSION => stored::parse(&path, bytes)?.into_files(&path)?,
-            1 | 2 => versions::read_manifest_of_v2(&path, bytes)?,
-            _ => return refuse(format!("1 to {FORMAT_VERSION}")),
-        };
-        for name in files.keys() {
-            if !is_plain_name(name) {
-                return Err(Error::field(&path, "files", "names of files in this directory", name));
-            }
-        }
-        Ok(Self { files })
+        let (kind, files) = stored::parse(&path, bytes)?.into_files(&path)?;
+        Self::new(dir, kind, files)
     }
 
     /// The content of the manifest of `dir`.
     ///
     /// # Errors
     /// [`Error::Write`] for one that was read from an old version.
-    pub(crate) fn to_bytes(&self, dir: &Path) -> Result<Vec<u8>> {
+    pub fn to_bytes(&self, dir: &Path) -> Result<Vec<u8>> {
         let path = dir.join(MANIFEST);
-        json::to_bytes(&path, &stored::Stored::of(&path, &self.files)?)
+        json::to_bytes(&path, &stored::Stored::of(&path, self.kind, &self.files)?)
     }
 
-    /// `bytes` as the content of a manifest of the present version, with a checksum of its own that fits.
-    pub(crate) fn resealed(dir: &Path, bytes: &[u8]) -> Result<Vec<u8>> {
+    /// `bytes` as the content of a manifest of the current version, with a checksum of its own that fits.
+    ///
+    /// # Errors
+    /// [`Error::Json`], [`Error::Field`].
+    pub fn resealed(dir: &Path, bytes: &[u8]) -> Result<Vec<u8>> {
         let path = dir.join(MANIFEST);
         json::to_bytes(&path, &stored::parse(&path, bytes)?.sealed(&path)?)
     }
 
     /// Compares `file`, which is `dir/name`, with its record.
-    pub(crate) fn verify_file(&self, dir: &Path, name: &str, file: &PositionedFile) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::Unlisted`], [`Error::Checksum`], [`Error::Io`].
+    pub fn verify_file(&self, dir: &Path, name: &str, file: &PositionedFile) -> Result<()> {
         let path = dir.join(name);
         self.record(&path, name)?.verify(&path, file)
     }
 
     /// [`Manifest::verify_file`] for bytes that are in memory.
-    pub(crate) fn verify_bytes(&self, dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::Unlisted`], [`Error::Checksum`].
+    pub fn verify_bytes(&self, dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
         let path = dir.join(name);
         self.record(&path, name)?.verify_bytes(&path, bytes)
     }
 
     /// The record of the file `name`, which is at `path`.
-    pub(crate) fn record(&self, path: &Path, name: &str) -> Result<&FileRecord> {
+    ///
+    /// # Errors
+    /// [`Error::Unlisted`].
+    pub fn record(&self, path: &Path, name: &str) -> Result<&FileRecord> {
         self.files.get(name).ok_or_else(|| Error::Unlisted { path: path.to_owned() })
     }
 }
 
 /// Whether `name` is a file name and nothing else: no directory, no way out of one.
-pub(crate) fn is_plain_name(name: &str) -> bool {
+pub fn is_plain_name(name: &str) -> bool {
     !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0', ':'])
 }
 
@@ -140,9 +158,9 @@ mod tests {
             std::fs::write(dir.join(&name), bytes).unwrap();
             names.push(name);
         }
-        let manifest = Manifest::of(dir, &names).unwrap();
+        let manifest = Manifest::of(dir, Kind::Module, &names).unwrap();
         let stored = manifest.to_bytes(dir).unwrap();
-        assert_eq!(Manifest::parse(dir, &stored, Some(FORMAT_VERSION)).unwrap(), manifest);
+        assert_eq!(Manifest::parse(dir, &stored).unwrap(), manifest);
         let stored: serde_json::Value = serde_json::from_slice(&stored).unwrap();
         for (name, size) in names.iter().zip(sizes) {
             let mut bytes = std::fs::read(dir.join(name)).unwrap();

@@ -4,13 +4,17 @@
 //! checked against the tensors when they are read. The scheme of each layer is the exception: it says how
 //! the tensors are to be read.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, QParams, QuantScheme,
     QuantizationType, QuantizedMatrix, ScaleDtype, Scales,
 };
 
-use crate::json::number;
+use crate::json::{self, number};
+use crate::{Error, FORMAT_VERSION, Result};
 
 /// The whole of `quantization_metadata.json`. Unknown keys are refused.
 ///
@@ -19,7 +23,7 @@ use crate::json::number;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuantizationMetadata {
-    /// Version of the checkpoint, [`FORMAT_VERSION`](crate::FORMAT_VERSION).
+    /// Version of the format, [`FORMAT_VERSION`](crate::FORMAT_VERSION).
     pub format_version: u32,
     /// Version of slm that quantized the model.
     pub program_version: String,
@@ -79,6 +83,8 @@ pub enum QuantizationMode {
     Qat,
     /// Fine-tuning of a quantized model.
     Finetuned,
+    /// Nobody said: a module that was saved without a report of its quantization.
+    Unrecorded,
 }
 
 /// One quantized linear layer.
@@ -190,18 +196,22 @@ pub struct CalibrationRecord {
     pub tokens: u64,
 }
 
-/// What is said of a quantized weight, apart from its codes.
+/// A quantized weight apart from its codes.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct WeightParams<'a> {
+pub struct WeightParams<'a> {
     /// `[rows, cols]`.
-    pub(crate) shape: [usize; 2],
-    pub(crate) scheme: QuantScheme,
-    pub(crate) scales: &'a Scales,
-    pub(crate) zero_points: Option<&'a [i8]>,
+    pub shape: [usize; 2],
+    /// How it is quantized.
+    pub scheme: QuantScheme,
+    /// Its scales.
+    pub scales: &'a Scales,
+    /// Its zero points; affine mappings only.
+    pub zero_points: Option<&'a [i8]>,
 }
 
 impl<'a> WeightParams<'a> {
-    pub(crate) fn of(matrix: &'a QuantizedMatrix) -> Self {
+    /// Those of `matrix`.
+    pub fn of(matrix: &'a QuantizedMatrix) -> Self {
         Self {
             shape: [matrix.rows(), matrix.cols()],
             scheme: matrix.scheme(),
@@ -293,7 +303,7 @@ impl LayerMetadata {
 
     /// The first field that disagrees with the stored weight: its name, what the weight says, and what is
     /// written here.
-    pub(crate) fn disagreement(
+    fn disagreement(
         &self,
         weight: &WeightParams<'_>,
         activation: Option<QParams>,
@@ -325,8 +335,58 @@ fn short(value: &impl std::fmt::Debug) -> String {
 }
 
 impl QuantizationMetadata {
+    /// Parses the bytes of `path`, of the current version. `as_in` is the file that the version is known from.
+    ///
+    /// # Errors
+    /// [`Error::Json`], [`Error::Field`] for another version or a scale beyond the largest 32-bit float.
+    pub fn parse(path: &Path, bytes: &[u8], as_in: &str) -> Result<Self> {
+        /// Read first, so that a file of another version is told apart from a damaged one.
+        #[derive(Deserialize)]
+        struct Header {
+            #[serde(default)]
+            format_version: Value,
+        }
+        let Header { format_version } = json::parse(path, bytes)?;
+        Self::check_version(path, &format_version, FORMAT_VERSION, as_in)?;
+        let metadata: Self = json::parse(path, bytes)?;
+        match metadata.infinite_scale() {
+            Some((field, scale)) => Err(Error::field(path, field, "a 32-bit float", scale)),
+            None => Ok(metadata),
+        }
+    }
+
+    /// Refuses metadata that is not of version `version`, which the file `as_in` says.
+    ///
+    /// # Errors
+    /// [`Error::Field`].
+    pub fn check_version(path: &Path, found: &Value, version: u32, as_in: &str) -> Result<()> {
+        if found.as_u64() == Some(u64::from(version)) {
+            return Ok(());
+        }
+        Err(Error::field(path, "format_version", format!("{version}, as in {as_in}"), found))
+    }
+
+    /// How the input of a layer is treated, whose tensors say `weight` and `activation`. `path` is that of the metadata.
+    ///
+    /// # Errors
+    /// [`Error::Metadata`] where the metadata says otherwise, [`Error::Field`] where it contradicts itself.
+    pub fn check_layer(
+        &self,
+        path: &Path,
+        record: &LayerMetadata,
+        weight: &WeightParams<'_>,
+        activation: Option<QParams>,
+    ) -> Result<ActivationQuant> {
+        if let Some((field, expected, found)) = record.disagreement(weight, activation) {
+            let (path, layer) = (path.to_owned(), record.name.clone());
+            return Err(Error::Metadata { path, layer, field, expected, found });
+        }
+        self.activation_quant(record)
+            .map_err(|(field, expected, found)| Error::field(path, field, expected, found))
+    }
+
     /// The first scale that is beyond the largest 32-bit float, and so was read as infinite: its field, and it.
-    pub(crate) fn infinite_scale(&self) -> Option<(String, f32)> {
+    fn infinite_scale(&self) -> Option<(String, f32)> {
         self.layers.iter().find_map(|layer| {
             let ScaleRecord { min, max, values, .. } = &layer.scales;
             let weight = [min, max].into_iter().chain(values.iter().flatten()).map(|scale| ("scales", scale));

@@ -1,13 +1,17 @@
-//! `manifest.json` as it is stored in the present version. What came before is in [`crate::versions`].
+//! `manifest.json` as it is stored in the current version.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::Kind;
 use super::hash::{self, Hasher};
 use super::record::{Algorithm, Checksums, FileRecord};
 use crate::{Error, FORMAT_VERSION, Result, json};
+
+/// The `kind` of a module.
+const MODULE: &str = "module";
 
 /// The content of `manifest.json`. Fields of what it holds are in the order of their names, so that whoever sorts them
 /// finds the same [`Stored::files_blake3`].
@@ -15,6 +19,9 @@ use crate::{Error, FORMAT_VERSION, Result, json};
 #[serde(deny_unknown_fields)]
 pub(super) struct Stored {
     format_version: u32,
+    /// What the directory holds; left out for a model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
     files: BTreeMap<String, StoredFile>,
     /// BLAKE3 of `files` as JSON without blanks: not all of it is compared with a file whenever one is read.
     files_blake3: String,
@@ -47,7 +54,7 @@ impl Stored {
     ///
     /// # Errors
     /// [`Error::Write`] for records that have no BLAKE3, as those of old versions.
-    pub(super) fn of(path: &Path, files: &BTreeMap<String, FileRecord>) -> Result<Self> {
+    pub(super) fn of(path: &Path, kind: Kind, files: &BTreeMap<String, FileRecord>) -> Result<Self> {
         let stored = |(name, record): (&String, &FileRecord)| match StoredFile::of(record) {
             Some(stored) => Ok((name.clone(), stored)),
             None => {
@@ -56,7 +63,11 @@ impl Stored {
             }
         };
         let files = files.iter().map(stored).collect::<Result<_>>()?;
-        Self { format_version: FORMAT_VERSION, files, files_blake3: String::new() }.sealed(path)
+        let kind = match kind {
+            Kind::Checkpoint => None,
+            Kind::Module => Some(MODULE.to_owned()),
+        };
+        Self { format_version: FORMAT_VERSION, kind, files, files_blake3: String::new() }.sealed(path)
     }
 
     /// The same with the `files_blake3` that fits.
@@ -71,16 +82,25 @@ impl Stored {
     }
 
     /// The records, once they are what was written.
-    pub(super) fn into_files(self, path: &Path) -> Result<BTreeMap<String, FileRecord>> {
+    pub(super) fn into_files(self, path: &Path) -> Result<(Kind, BTreeMap<String, FileRecord>)> {
+        if self.format_version != FORMAT_VERSION {
+            return Err(Error::field(path, "format_version", FORMAT_VERSION, self.format_version));
+        }
+        let kind = match self.kind.as_deref() {
+            None => Kind::Checkpoint,
+            Some(MODULE) => Kind::Module,
+            Some(other) => return Err(Error::field(path, "kind", format!("{MODULE:?} or nothing"), other)),
+        };
         let found = self.seal(path)?;
         if found != self.files_blake3 {
             let (path, what) = (path.to_owned(), "BLAKE3 of \"files\"".to_owned());
             return Err(Error::Checksum { path, what, expected: self.files_blake3, found });
         }
-        records(path, self.files, |file| {
+        let files = records(path, self.files, |file| {
             let StoredFile { size, sha256, blake3, chunks } = file;
             FileRecord::with_blake3(size, sha256, blake3, chunks.map(|chunks| (chunks.size, chunks.blake3)))
-        })
+        })?;
+        Ok((kind, files))
     }
 }
 
@@ -102,7 +122,10 @@ impl StoredFile {
 
 /// The records that `record` makes of what the manifest `path` holds, or an error that names the file whose checksums do
 /// not fit it.
-pub(crate) fn records<T>(
+///
+/// # Errors
+/// [`Error::Field`].
+pub fn records<T>(
     path: &Path,
     files: BTreeMap<String, T>,
     record: impl Fn(T) -> Option<FileRecord>,

@@ -11,12 +11,12 @@ mod header;
 mod pass;
 mod positioned;
 mod reader;
-mod target;
+mod destination;
 mod writer;
 
 pub use reader::TensorFile;
 pub use writer::{TensorFileWriter, TensorSpec};
 
-pub(crate) use convert::{first_not_finite, to_f16};
-pub(crate) use positioned::PositionedFile;
-pub(crate) use target::Target;
+pub use convert::{first_not_finite, to_f16};
+pub use positioned::PositionedFile;
+pub use destination::Destination;

@@ -6,7 +6,7 @@ use super::convert::first_not_finite;
 
 /// The memory of a tensor that is being read.
 #[derive(Debug)]
-pub(crate) enum Target {
+pub enum Destination {
     /// An F32 tensor, which must be finite.
     Floats(Vec<f32>),
     /// Codes, which are packed for a kernel as they come.
@@ -15,7 +15,7 @@ pub(crate) enum Target {
     Bytes(Vec<u8>),
 }
 
-impl Target {
+impl Destination {
     /// The whole of it, to be filled.
     pub(super) fn part(&mut self) -> Part<'_> {
         match self {
@@ -26,7 +26,7 @@ impl Target {
     }
 }
 
-/// A part of a [`Target`], which one thread fills.
+/// A part of a [`Destination`], which one thread fills.
 #[derive(Debug)]
 pub(super) enum Part<'a> {
     /// `first` is the index of the first value in the tensor.

@@ -41,7 +41,10 @@ static HELD: Mutex<BTreeMap<PathBuf, Weak<Held>>> = Mutex::new(BTreeMap::new());
 
 impl OutputLock {
     /// Takes the lock of `target`, whose missing parents are created.
-    pub(crate) fn take(target: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// [`Error::OutputLocked`], [`Error::OutputUnwritable`], [`Error::OutputNotOurs`], [`Error::Io`].
+    pub fn take(target: &Path) -> Result<Self> {
         let target = resolve(target)?;
         // Only whole entries are put in, so that a panic elsewhere leaves it as it should be.
         let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,6 +63,7 @@ impl OutputLock {
         &self.0.target
     }
 
+    /// The directory that the output is in.
     pub(crate) fn parent(&self) -> &Path {
         &self.0.parent
     }

@@ -10,12 +10,15 @@ use serde::de::DeserializeOwned;
 use crate::{Error, Result};
 
 /// Limit for configs and manifests.
-pub(crate) const SMALL: u64 = 16 << 20;
+pub const SMALL: u64 = 16 << 20;
 /// Limit for tokenizers, tensor indexes and quantization metadata.
-pub(crate) const LARGE: u64 = 256 << 20;
+pub const LARGE: u64 = 256 << 20;
 
 /// The bytes of `path`, which is at most `limit` long; none where there is no such file.
-pub(crate) fn read_optional(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+///
+/// # Errors
+/// [`Error::TooLarge`], [`Error::Io`].
+pub fn read_optional(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -35,32 +38,47 @@ pub(crate) fn read_optional(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> 
 }
 
 /// [`read_optional`] for a file that must be there.
-pub(crate) fn read(path: &Path, limit: u64, remedy: &str) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// [`Error::Missing`], [`Error::TooLarge`], [`Error::Io`].
+pub fn read(path: &Path, limit: u64, remedy: &str) -> Result<Vec<u8>> {
     read_optional(path, limit)?
         .ok_or_else(|| Error::Missing { path: path.to_owned(), remedy: remedy.to_owned() })
 }
 
 /// Parses the bytes of `path`.
-pub(crate) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
+///
+/// # Errors
+/// [`Error::Json`].
+pub fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(Error::json(path))
 }
 
 /// `value` as indented JSON with a last newline.
-pub(crate) fn to_bytes<T: Serialize>(path: &Path, value: &T) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// [`Error::Json`].
+pub fn to_bytes<T: Serialize>(path: &Path, value: &T) -> Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec_pretty(value).map_err(Error::json(path))?;
     bytes.push(b'\n');
     Ok(bytes)
 }
 
 /// Writes a new file and waits until it is on the disk.
-pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = File::create_new(path).map_err(Error::io(path, "create"))?;
     file.write_all(bytes).map_err(Error::io(path, "write"))?;
     file.sync_all().map_err(Error::io(path, "write to the disk"))
 }
 
 /// Copies a file to a new one and waits until it is on the disk.
-pub(crate) fn copy_new(from: &Path, to: &Path) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn copy_new(from: &Path, to: &Path) -> Result<()> {
     let mut source = File::open(from).map_err(Error::io(from, "open"))?;
     let mut file = File::create_new(to).map_err(Error::io(to, "create"))?;
     std::io::copy(&mut source, &mut file).map_err(Error::io(to, "write"))?;
@@ -69,11 +87,15 @@ pub(crate) fn copy_new(from: &Path, to: &Path) -> Result<()> {
 
 /// A number that may be NaN or infinite. JSON has no such numbers: they are written as the strings `"NaN"`,
 /// `"Infinity"` and `"-Infinity"`.
-pub(crate) mod number {
+pub mod number {
     use serde::de::{Deserializer, Error as _, Unexpected};
     use serde::{Deserialize, Serializer};
 
-    pub(crate) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    /// Writes a number.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
         match value {
             value if value.is_nan() => serializer.serialize_str("NaN"),
             value if *value == f64::INFINITY => serializer.serialize_str("Infinity"),
@@ -82,7 +104,11 @@ pub(crate) mod number {
         }
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    /// Reads a number.
+    ///
+    /// # Errors
+    /// Those of the deserializer, and a text that is none of the three.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum Number {

@@ -12,9 +12,9 @@ use safetensors::Dtype;
 
 use super::convert::{extend_f32, first_not_finite, float_size, to_f16};
 use super::header::{self, LENGTH_BYTES, MAX_HEADER_BYTES};
-use super::target::Refused;
-use super::{PositionedFile, Target, burnpack, pass};
-use crate::layout::names;
+use super::destination::Refused;
+use super::{PositionedFile, Destination, burnpack, pass};
+use crate::layer::names;
 use crate::manifest::{FileRecord, sha256_of};
 use crate::{Error, Result};
 
@@ -74,7 +74,7 @@ impl TensorFile {
     }
 
     /// [`TensorFile::open`] for a file that is open already; `path` is for messages.
-    pub(crate) fn safetensors(path: &Path, file: PositionedFile) -> Result<Self> {
+    pub fn safetensors(path: &Path, file: PositionedFile) -> Result<Self> {
         let refuse = |reason: String| Error::Header { path: path.to_owned(), what: "safetensors", reason };
         let opening = Opening::new(path, &file)?;
         let length = u64::from_le_bytes(opening.read::<{ LENGTH_BYTES as usize }>(0)?);
@@ -100,8 +100,24 @@ impl TensorFile {
         Ok(Self::new(path, file, tensors, size))
     }
 
+    /// The tensors of a safetensors file that was cut, which end beyond its end: their names, the size that the file
+    /// should have, and the size that it has. None for a file that is as long as its header says or whose header cannot
+    /// be read.
+    pub(crate) fn beyond_the_end(file: &PositionedFile) -> Option<(Vec<String>, u64, u64)> {
+        let opening = Opening::new(Path::new(""), file).ok()?;
+        let length = u64::from_le_bytes(opening.read::<{ LENGTH_BYTES as usize }>(0).ok()?);
+        let length = (length <= MAX_HEADER_BYTES).then_some(length)?;
+        let metadata = header::parse(&opening.read_vec(LENGTH_BYTES, length).ok()?).ok()?;
+        let data_start = LENGTH_BYTES + length;
+        let expected = data_start + metadata.data_len() as u64;
+        let lost = metadata.offset_keys().into_iter().filter(|name| {
+            metadata.info(name).is_some_and(|info| data_start + info.data_offsets.1 as u64 > opening.size)
+        });
+        (opening.size < expected).then(|| (lost.collect(), expected, opening.size))
+    }
+
     /// Opens a burnpack file, in which Burn records a module, with the same checks.
-    pub(crate) fn burnpack(path: &Path, file: PositionedFile) -> Result<Self> {
+    pub fn burnpack(path: &Path, file: PositionedFile) -> Result<Self> {
         let refuse = |reason: String| Error::Header { path: path.to_owned(), what: "burnpack", reason };
         let opening = Opening::new(path, &file)?;
         let length = burnpack::header_length(opening.read(0)?).map_err(refuse)?;
@@ -122,7 +138,7 @@ impl TensorFile {
 
     /// Compares the file with `record` when a tensor is read for the first time: on the way where
     /// [`TensorFile::read_whole`] reads all of them, otherwise before.
-    pub(crate) fn verify_when_read(&mut self, record: FileRecord) {
+    pub fn verify_when_read(&mut self, record: FileRecord) {
         self.unverified = Mutex::new(Some(record));
     }
 
@@ -132,9 +148,9 @@ impl TensorFile {
     /// # Errors
     /// [`Error::Checksum`], [`Error::NotFinite`], [`Error::Layer`] for codes that cannot be, named by their tensor,
     /// [`Error::TensorSet`], [`Error::Io`] and [`Error::Truncated`].
-    pub(crate) fn read_whole<'a>(
+    pub fn read_whole<'a>(
         &self,
-        targets: impl IntoIterator<Item = (&'a str, &'a mut Target)>,
+        targets: impl IntoIterator<Item = (&'a str, &'a mut Destination)>,
     ) -> Result<()> {
         let mut tensors = Vec::new();
         for (name, target) in targets {
@@ -184,7 +200,7 @@ impl TensorFile {
     }
 
     /// Refuses a file that was written to since it was opened. Replacing it by another is no change to it.
-    pub(crate) fn check_unchanged(&self) -> Result<()> {
+    pub fn check_unchanged(&self) -> Result<()> {
         let size = self.file.size().map_err(Error::io(&self.path, "read the size"))?;
         if size == self.size && self.file.modified().ok() == self.modified {
             return Ok(());
@@ -193,12 +209,12 @@ impl TensorFile {
     }
 
     /// SHA-256 of the file as it is now.
-    pub(crate) fn sha256(&self) -> Result<String> {
+    pub fn sha256(&self) -> Result<String> {
         sha256_of(&self.path, &self.file)
     }
 
     /// Gives every tensor the name that `rename` makes of it.
-    pub(crate) fn rename(&mut self, rename: impl Fn(&str) -> String) -> Result<()> {
+    pub fn rename(&mut self, rename: impl Fn(&str) -> String) -> Result<()> {
         let mut places = HashMap::with_capacity(self.places.len());
         for name in &mut self.names {
             let new = rename(name);
@@ -215,7 +231,7 @@ impl TensorFile {
     }
 
     /// Takes the bytes of a tensor of type `from` for those of a type `to` of the same width.
-    pub(crate) fn reinterpret(&mut self, name: &str, from: Dtype, to: Dtype) -> Result<()> {
+    pub fn reinterpret(&mut self, name: &str, from: Dtype, to: Dtype) -> Result<()> {
         self.check_dtype(name, &[from])?;
         if let Some(place) = self.places.get_mut(name).filter(|_| from.bitsize() == to.bitsize()) {
             place.dtype = to;
@@ -341,7 +357,7 @@ impl TensorFile {
     }
 
     /// Whether tensor `name` has the type, shape and bytes of tensor `other_name` of `other`.
-    pub(crate) fn same_content(&self, name: &str, other: &Self, other_name: &str) -> Result<bool> {
+    pub fn same_content(&self, name: &str, other: &Self, other_name: &str) -> Result<bool> {
         let (a, b) = (self.place(name)?, other.place(other_name)?);
         if a.dtype != b.dtype || a.shape != b.shape {
             return Ok(false);
@@ -367,7 +383,7 @@ impl TensorFile {
     }
 
     /// The error for a tensor that is not there.
-    pub(crate) fn missing(&self, name: &str) -> Error {
+    pub fn missing(&self, name: &str) -> Error {
         Error::TensorSet {
             path: self.path.clone(),
             missing: vec![name.to_owned()],

@@ -14,9 +14,12 @@ const BUFFER_BYTES: u64 = 256 << 10;
 
 /// Computes the checksum of a file or of a part of one, from its bytes in their order.
 #[derive(Debug, Clone)]
-pub(crate) enum Hasher {
+pub enum Hasher {
+    /// SHA-256.
     Sha256(Sha256),
+    /// BLAKE3, or the chaining value of a part.
     Blake3 {
+        /// Its state.
         hasher: Box<blake3::Hasher>,
         /// Whether it is given a whole file, and not a part of one.
         whole: bool,
@@ -42,7 +45,7 @@ impl Hasher {
     }
 
     /// Takes the next bytes.
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
+    pub fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha256(hasher) => hasher.update(bytes),
             Self::Blake3 { hasher, .. } => drop(hasher.update(bytes)),
@@ -111,7 +114,7 @@ pub(super) fn merge(parts: &[String]) -> Option<String> {
 }
 
 /// SHA-256 of all of `file`, which `path` names in messages, in lower-case hexadecimal digits.
-pub(crate) fn sha256_of(path: &Path, file: &PositionedFile) -> Result<String> {
+pub fn sha256_of(path: &Path, file: &PositionedFile) -> Result<String> {
     let size = file.size().map_err(Error::io(path, "read the size"))?;
     let mut hasher = Hasher::sha256();
     hasher.read(path, file, 0, size)?;

@@ -16,11 +16,11 @@ pub(super) const CHUNK_BYTES: u64 = 8 << 20;
 
 /// What a file is known by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct FileRecord {
+pub struct FileRecord {
     /// Bytes.
-    pub(crate) size: u64,
+    pub size: u64,
     /// SHA-256 in lower-case hexadecimal digits, for people and lineage.
-    pub(crate) sha256: String,
+    pub sha256: String,
     /// What the file is compared with when it is read.
     pub(super) checksums: Checksums,
 }
@@ -55,7 +55,7 @@ impl FileRecord {
 
     /// A record that has SHA-256 alone, as before version 3: of the whole file, and of its parts of `chunks` bytes each.
     /// None where the number of parts does not fit the size.
-    pub(crate) fn with_sha256(size: u64, sha256: String, chunks: Option<(u64, Vec<String>)>) -> Option<Self> {
+    pub fn with_sha256(size: u64, sha256: String, chunks: Option<(u64, Vec<String>)>) -> Option<Self> {
         let (part_bytes, parts) = chunks.unwrap_or_else(|| (size, vec![sha256.clone()]));
         let checksums = Checksums { algorithm: Algorithm::Sha256, part_bytes, parts };
         checksums.fit(size).then_some(Self { size, sha256, checksums })
@@ -63,7 +63,7 @@ impl FileRecord {
 
     /// A record with BLAKE3 of the whole file, and the chaining values of its parts of `chunks` bytes each. None where
     /// these do not fit the size or are not of the file that the first is of.
-    pub(crate) fn with_blake3(
+    pub fn with_blake3(
         size: u64,
         sha256: String,
         blake3: String,
@@ -81,7 +81,7 @@ impl FileRecord {
     }
 
     /// Compares `file`, which is at `path`, with this record.
-    pub(crate) fn verify(&self, path: &Path, file: &PositionedFile) -> Result<()> {
+    pub fn verify(&self, path: &Path, file: &PositionedFile) -> Result<()> {
         let size = file.size().map_err(Error::io(path, "read the size"))?;
         self.parts(path, size)?
             .verify(|Range { start, end }, hasher| hasher.read(path, file, start, end - start))
@@ -96,7 +96,7 @@ impl FileRecord {
     }
 
     /// The parts of the file that have checksums, once its size, which costs nothing to look at, is right.
-    pub(crate) fn parts<'a>(&'a self, path: &'a Path, size: u64) -> Result<Parts<'a>> {
+    pub fn parts<'a>(&'a self, path: &'a Path, size: u64) -> Result<Parts<'a>> {
         if self.size == size {
             return Ok(Parts { path, size, checksums: &self.checksums });
         }
@@ -141,7 +141,7 @@ impl Checksums {
 
 /// The parts of a file that is compared with its checksums.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Parts<'a> {
+pub struct Parts<'a> {
     path: &'a Path,
     size: u64,
     checksums: &'a Checksums,
@@ -149,7 +149,7 @@ pub(crate) struct Parts<'a> {
 
 impl Parts<'_> {
     /// Bytes of every part but the last, which has the rest.
-    pub(crate) fn part_bytes(&self) -> u64 {
+    pub fn part_bytes(&self) -> u64 {
         self.checksums.part_bytes
     }
 
@@ -164,12 +164,12 @@ impl Parts<'_> {
     }
 
     /// What is to be given all bytes of part `part`.
-    pub(crate) fn hasher(&self, part: usize) -> Hasher {
+    pub fn hasher(&self, part: usize) -> Hasher {
         self.checksums.hasher(self.range(part).start, self.count() == 1)
     }
 
     /// Compares part `part`, all of which `hasher` has been given.
-    pub(crate) fn check(&self, part: usize, hasher: Hasher) -> Result<()> {
+    pub fn check(&self, part: usize, hasher: Hasher) -> Result<()> {
         let name = hasher.name();
         let (expected, found) = (&self.checksums.parts[part], hasher.finish());
         if *expected == found {

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 /// A file that is read by position. Nothing depends on a cursor, so that threads can share it.
 #[derive(Debug)]
-pub(crate) struct PositionedFile {
+pub struct PositionedFile {
     file: File,
     /// Where the system has no positioned reads, the cursor is set and used under this lock.
     #[cfg(not(unix))]
@@ -14,7 +14,8 @@ pub(crate) struct PositionedFile {
 }
 
 impl PositionedFile {
-    pub(crate) fn new(file: File) -> Self {
+    /// Reads from `file`.
+    pub fn new(file: File) -> Self {
         Self {
             file,
             #[cfg(not(unix))]
@@ -23,24 +24,24 @@ impl PositionedFile {
     }
 
     /// Size in bytes, as it is now.
-    pub(crate) fn size(&self) -> io::Result<u64> {
+    pub fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
 
     /// When the file was last written to, as the system has it now.
-    pub(crate) fn modified(&self) -> io::Result<SystemTime> {
+    pub fn modified(&self) -> io::Result<SystemTime> {
         self.file.metadata()?.modified()
     }
 
     /// Fills `buffer` from `offset`.
     #[cfg(unix)]
-    pub(crate) fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         std::os::unix::fs::FileExt::read_exact_at(&self.file, buffer, offset)
     }
 
     /// Fills `buffer` from `offset`.
     #[cfg(not(unix))]
-    pub(crate) fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         use std::io::{Read, Seek, SeekFrom};
         // A reader that panicked left no state behind but the cursor, which is set here.
         let _cursor = self.cursor.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
