@@ -94,10 +94,12 @@ pub(crate) fn tiles<S: Simd, J: Job, const M: usize, const NB: usize>(
             }
             Some(lines) => with_scratch(NB * lines, |scratch| {
                 let to = std::array::from_fn(|i| scratch.wrapping_add(i * lines * LINE_BYTES));
-                simd.vectorize(Unpack::<S, J, NB> { simd, job, blocks: at, to });
+                // SAFETY: the scratch memory has as many lines for each block.
+                simd.vectorize(unsafe { Unpack::new(simd, job, at, to) });
                 let lines = to.map(<*mut u8>::cast_const);
                 starts().for_each(|row| {
-                    simd.vectorize(UnpackedStrip::<S, J, M, NB> { simd, job, row, blocks: at, lines });
+                    // SAFETY: the blocks have just been unpacked to these lines.
+                    simd.vectorize(unsafe { UnpackedStrip::<S, J, M, NB>::new(simd, job, row, at, lines) });
                 });
             }),
         }
@@ -135,7 +137,7 @@ impl<S: Simd, J: Job, const M: usize, const NB: usize> Op for Strip<'_, S, J, M,
     }
 }
 
-/// Calls of [`Job::unpack`]. Made only by [`tiles`], which has the memory.
+/// Calls of [`Job::unpack`].
 struct Unpack<'a, S, J, const NB: usize> {
     simd: S,
     job: &'a J,
@@ -143,17 +145,25 @@ struct Unpack<'a, S, J, const NB: usize> {
     to: [*mut u8; NB],
 }
 
+impl<'a, S: Simd, J: Job, const NB: usize> Unpack<'a, S, J, NB> {
+    /// # Safety
+    /// Until it has run, each of `to` must be writable for [`Job::unpacked_lines`] lines and aligned to a line.
+    unsafe fn new(simd: S, job: &'a J, blocks: [usize; NB], to: [*mut u8; NB]) -> Self {
+        Self { simd, job, blocks, to }
+    }
+}
+
 impl<S: Simd, J: Job, const NB: usize> Op for Unpack<'_, S, J, NB> {
     #[inline(always)]
     fn run(self) {
         for (block, to) in self.blocks.into_iter().zip(self.to) {
-            // SAFETY: `tiles` has given each block as many lines of its scratch memory as it takes.
+            // SAFETY: `new` has asked for that.
             unsafe { self.job.unpack(self.simd, block, to) }
         }
     }
 }
 
-/// One call of [`Job::unpacked_strip`]. Made only by [`tiles`], which has unpacked the blocks.
+/// One call of [`Job::unpacked_strip`].
 struct UnpackedStrip<'a, S, J, const M: usize, const NB: usize> {
     simd: S,
     job: &'a J,
@@ -162,10 +172,19 @@ struct UnpackedStrip<'a, S, J, const M: usize, const NB: usize> {
     lines: [*const u8; NB],
 }
 
+impl<'a, S: Simd, J: Job, const M: usize, const NB: usize> UnpackedStrip<'a, S, J, M, NB> {
+    /// # Safety
+    /// Until it has run, `lines` must point to what [`Job::unpack`] has made of `blocks`.
+    #[inline(always)]
+    unsafe fn new(simd: S, job: &'a J, row: usize, blocks: [usize; NB], lines: [*const u8; NB]) -> Self {
+        Self { simd, job, row, blocks, lines }
+    }
+}
+
 impl<S: Simd, J: Job, const M: usize, const NB: usize> Op for UnpackedStrip<'_, S, J, M, NB> {
     #[inline(always)]
     fn run(self) {
-        // SAFETY: `tiles` has unpacked these blocks to these lines.
+        // SAFETY: `new` has asked for that.
         unsafe { self.job.unpacked_strip::<S, M, NB>(self.simd, self.row, self.blocks, self.lines) }
     }
 }

@@ -9,19 +9,19 @@
     reason = "a tile has a row and a block on every side"
 )]
 use slm_quant_core::{Bits, Mapping};
-use slm_runtime::SharedSlice;
 
 use crate::blocked::Blocked;
 use crate::driver::Job;
 use crate::inputs::FloatInputs;
 use crate::simd::{LINE_BYTES, Simd};
+use crate::tile::Tile;
 use crate::vector::{load_lanes, store_tile};
 
 /// A product with float inputs.
 pub(crate) struct FloatJob<'a> {
     pub(crate) x: FloatInputs<'a>,
     pub(crate) w: &'a Blocked,
-    pub(crate) out: SharedSlice<'a, f32>,
+    pub(crate) out: Tile<'a, f32>,
     pub(crate) bias: Option<&'a [f32]>,
 }
 

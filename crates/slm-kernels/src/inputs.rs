@@ -156,8 +156,12 @@ impl Arranged {
         }
     }
 
-    /// The codes as the kernel reads them. `source` is the input that this was filled with.
-    pub(crate) fn codes<'a>(&'a self, source: &'a QuantizedActivations) -> Inputs<'a> {
+    /// The codes in the form that the kernel reads. `source` is the input that this was filled with.
+    ///
+    /// # Panics
+    /// When it was filled in another form, in which rows might be too short.
+    pub(crate) fn codes<'a>(&'a self, source: &'a QuantizedActivations, form: Form) -> Inputs<'a> {
+        assert!(self.has(form) && form.padded_cols <= self.stride, "inputs in another form");
         let codes = match self.form.map(|form| form.values) {
             Some(Values::Centered) => Codes::Centered(&self.centered),
             Some(Values::Padded | Values::Signed) => Codes::Bytes(&self.bytes),
@@ -168,8 +172,12 @@ impl Arranged {
         Inputs { source, codes, stride: self.stride, groups, has_sums, sums: &self.sums }
     }
 
-    /// The floats as the kernel reads them. `source` is the input that this was filled with.
-    pub(crate) fn floats<'a>(&'a self, source: &'a [f32]) -> FloatInputs<'a> {
+    /// The floats in the form that the kernel reads. `source` is the input that this was filled with.
+    ///
+    /// # Panics
+    /// As [`Arranged::codes`].
+    pub(crate) fn floats<'a>(&'a self, source: &'a [f32], form: Form) -> FloatInputs<'a> {
+        assert!(self.has(form) && form.padded_cols <= self.stride, "inputs in another form");
         let values = match self.form.map(|form| form.values) {
             Some(Values::Padded) => &self.floats,
             _ => source,

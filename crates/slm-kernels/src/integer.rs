@@ -17,13 +17,13 @@
     reason = "a tile has a row and a block on every side"
 )]
 use slm_quant_core::Bits;
-use slm_runtime::SharedSlice;
 
 use crate::blocked::{Blocked, stored_offset};
 use crate::driver::Job;
 use crate::inputs::Inputs;
 use crate::kernel::MIDDLE;
 use crate::simd::{LANES, LINE_BYTES, Simd};
+use crate::tile::Tile;
 use crate::vector::{load_lanes, store_tile};
 
 /// Sums of a group where one would have to wait for itself.
@@ -33,8 +33,8 @@ const CHAINS: usize = 4;
 /// `[-15, 15]`), because that drops the third sum for all of them.
 const SIGNED_ROWS: usize = 4;
 
-/// Where results go. The caller of its methods is the task that owns the rows and blocks.
-pub(crate) trait Output: Sync {
+/// Where results go.
+pub(crate) trait Output {
     /// Whether it takes sums.
     const SUMS: bool;
 
@@ -62,7 +62,7 @@ pub(crate) trait Output: Sync {
 
 /// `[m, rows]` floats, with a bias per row of weights.
 pub(crate) struct Floats<'a> {
-    pub(crate) out: SharedSlice<'a, f32>,
+    pub(crate) out: Tile<'a, f32>,
     pub(crate) bias: Option<&'a [f32]>,
 }
 
@@ -104,7 +104,7 @@ impl Output for Floats<'_> {
 
 /// `[m, rows, groups]` integers.
 pub(crate) struct Sums<'a> {
-    pub(crate) out: SharedSlice<'a, i32>,
+    pub(crate) out: Tile<'a, i32>,
 }
 
 impl Output for Sums<'_> {
@@ -129,9 +129,8 @@ impl Output for Sums<'_> {
         for (i, lanes) in lanes.iter().enumerate() {
             for (&block, lanes) in blocks.iter().zip(lanes) {
                 for (lane, sum) in lanes.iter().enumerate().take(w.rows() - block * LANES) {
-                    let at = ((row + i) * w.rows() + block * LANES + lane) * w.groups_per_row() + group;
-                    // SAFETY: the driver gives each row and block to one task, and with it these cells.
-                    unsafe { self.out.write(at, &[*sum]) };
+                    let column = (block * LANES + lane) * w.groups_per_row() + group;
+                    self.out.write(row + i, column, &[*sum]);
                 }
             }
         }
@@ -173,8 +172,10 @@ impl<O: Output> Job for IntegerJob<'_, O> {
             _ if self.is_grouped() => unsafe {
                 self.grouped_tile::<S, M, NB, false>(simd, row, blocks, lines);
             },
-            Bits::Int8 => self.tile::<S, M, NB, false>(simd, row, blocks, lines),
-            Bits::Int4 => self.tile::<S, M, NB, true>(simd, row, blocks, lines),
+            // SAFETY: the same.
+            Bits::Int8 => unsafe { self.tile::<S, M, NB, false>(simd, row, blocks, lines) },
+            // SAFETY: the same.
+            Bits::Int4 => unsafe { self.tile::<S, M, NB, true>(simd, row, blocks, lines) },
         }
     }
 
@@ -203,8 +204,11 @@ impl<O: Output> Job for IntegerJob<'_, O> {
 
 impl<O: Output> IntegerJob<'_, O> {
     /// `M` rows by `NB` blocks of rows of one group.
+    ///
+    /// # Safety
+    /// `lines` must point to the lines of `blocks`.
     #[inline(always)]
-    fn tile<S: Simd, const M: usize, const NB: usize, const INT4: bool>(
+    unsafe fn tile<S: Simd, const M: usize, const NB: usize, const INT4: bool>(
         &self,
         simd: S,
         row: usize,
@@ -230,12 +234,14 @@ impl<O: Output> IntegerJob<'_, O> {
         let mut left = w.steps(0);
         if M * NB < CHAINS {
             while left >= CHAINS {
-                run.lines::<CHAINS, INT4>(simd);
+                // SAFETY: the lines of a block are as many as its steps, and so are those that rows have inputs for.
+                unsafe { run.lines::<CHAINS, INT4>(simd) };
                 left -= CHAINS;
             }
         }
         for _ in 0..left {
-            run.lines::<1, INT4>(simd);
+            // SAFETY: as above.
+            unsafe { run.lines::<1, INT4>(simd) };
         }
         let Run { acc: [mut acc, others @ ..], .. } = run;
         if M * NB < CHAINS {
@@ -361,8 +367,11 @@ struct Run<S: Simd, const M: usize, const NB: usize> {
 
 impl<S: Simd, const M: usize, const NB: usize> Run<S, M, NB> {
     /// Multiplies `COUNT` lines of each block, each adding to sums of its own.
+    ///
+    /// # Safety
+    /// There must be as many lines, and inputs for them.
     #[inline(always)]
-    fn lines<const COUNT: usize, const INT4: bool>(&mut self, simd: S) {
+    unsafe fn lines<const COUNT: usize, const INT4: bool>(&mut self, simd: S) {
         let signed = INT4 && M >= SIGNED_ROWS;
         let centered = !INT4 && S::CENTERED_INPUT8;
         let parts = if INT4 || centered { 2 } else { 1 };
@@ -371,8 +380,7 @@ impl<S: Simd, const M: usize, const NB: usize> Run<S, M, NB> {
             for b in 0..NB {
                 let at = self.lines[b].wrapping_add(number * LINE_BYTES);
                 simd.prefetch(at.wrapping_add(S::PREFETCH_BYTES));
-                // SAFETY: `lines[b]` starts at a block's first line and advances with the lines read, of which
-                // there are as many as steps.
+                // SAFETY: by this function's contract.
                 line[b] = unsafe { simd.load_line(at) };
             }
             for part in 0..parts {
@@ -392,9 +400,7 @@ impl<S: Simd, const M: usize, const NB: usize> Run<S, M, NB> {
                 for i in 0..M {
                     let x = self.x[i].wrapping_add(4 * (number * parts + part));
                     for b in 0..NB {
-                        // SAFETY: an input row holds as many codes, of the type that this instruction set
-                        // takes, as a block has columns, padding included; `x` advances with the lines read,
-                        // of which each part multiplies one 32-bit word.
+                        // SAFETY: by this function's contract; each part of a line multiplies one 32-bit word.
                         acc[i][b] = unsafe {
                             if INT4 {
                                 simd.dot4(acc[i][b], x, codes[b])

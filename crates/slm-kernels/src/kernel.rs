@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use slm_runtime::SharedSlice;
-
+use crate::tile::Tile;
 use crate::{QuantizedActivations, Workspace};
 
 /// Rows of weights in a unit of work.
@@ -38,9 +37,8 @@ pub(crate) struct Part<'a> {
     pub(crate) workspace: &'a Workspace,
     pub(crate) slot: usize,
     pub(crate) bias: Option<&'a [f32]>,
-    /// `[m, rows]`. No other part has these cells.
-    pub(crate) out: SharedSlice<'a, f32>,
-    pub(crate) rows: Range<usize>,
+    /// The cells of the result, `[m, rows]`, that this part computes.
+    pub(crate) out: Tile<'a, f32>,
     pub(crate) units: Range<usize>,
 }
 

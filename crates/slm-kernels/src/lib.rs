@@ -22,7 +22,8 @@
 //! | `inputs` | inputs in the form in which vector kernels read them |
 //! | `workspace` | memory that calls use again |
 //! | `vector` | a kernel out of the vector operations, for any instruction set |
-//! | `driver` | tiles of a product |
+//! | `tile` | a rectangle of an output that one thread has to itself |
+//! | `driver` | splits one thread's part of a product into strips |
 //! | `integer`, `grouped` | a tile of the product with 8-bit inputs: one group to a row, or several |
 //! | `float` | a tile of the product with float inputs |
 //! | `unpacked` | a tile of many rows on weights unpacked beforehand |
@@ -64,6 +65,7 @@ mod packing;
 mod scalar;
 mod schedule;
 mod simd;
+mod tile;
 mod unpacked;
 mod vector;
 mod vectorize;

@@ -8,6 +8,7 @@ use slm_runtime::{SharedSlice, for_each_task};
 use crate::QuantizedActivations;
 use crate::Workspace;
 use crate::kernel::{Input, Kernel, MIDDLE, Part, UNIT_ROWS};
+use crate::tile::Tile;
 
 /// Portable kernel.
 #[derive(Debug, Clone, Copy)]
@@ -23,7 +24,8 @@ impl Kernel for Scalar {
     }
 
     fn part(self, w: &QuantizedMatrix, part: Part<'_>) {
-        let Part { x, bias, out, rows, units, .. } = part;
+        let Part { x, bias, out, units, .. } = part;
+        let rows = out.rows();
         match x {
             Input::Quantized(x) => {
                 let grouped = w.groups_per_row() > 1;
@@ -40,8 +42,7 @@ impl Kernel for Scalar {
                             sum = weights.mul_add((MIDDLE - zero_point) as f32, sum);
                         }
                         let y = sum.mul_add(x_scale, bias.map_or(0.0, |b| b[n]));
-                        // SAFETY: cell `n` of row `i` is written by the part that has both, only.
-                        unsafe { out.write(i * w.rows() + n, &[y]) }
+                        out.write(i, n, &[y]);
                     }
                 });
             }
@@ -54,8 +55,7 @@ impl Kernel for Scalar {
                         let dot = products.fold(0.0f32, |dot, (&x, &c)| x.mul_add(f32::from(c), dot));
                         dot.mul_add(scale, sum)
                     });
-                    // SAFETY: as above.
-                    unsafe { out.write(i * w.rows() + n, &[sum + bias.map_or(0.0, |b| b[n])]) }
+                    out.write(i, n, &[sum + bias.map_or(0.0, |b| b[n])]);
                 }
             }),
         }
@@ -66,11 +66,13 @@ impl Kernel for Scalar {
         let out = SharedSlice::new(out);
         let count = w.groups_per_row();
         for_each_task(w.rows().div_ceil(UNIT_ROWS), |unit| {
+            let columns = unit * UNIT_ROWS * count..w.rows().min((unit + 1) * UNIT_ROWS) * count;
+            // SAFETY: each task runs once, and has the rows of its unit to itself.
+            let out = unsafe { Tile::new(out, w.rows() * count, 0..x.rows(), columns) };
             for_each_row(w, unit..unit + 1, |n, codes, _| {
                 for (i, x_row) in centered.chunks_exact(x.cols()).enumerate() {
                     for (g, acc) in groups(w, x_row, codes).enumerate() {
-                        // SAFETY: cells of row `n` of the weights are written by the task that has it, only.
-                        unsafe { out.write((i * w.rows() + n) * count + g, &[acc]) }
+                        out.write(i, n * count + g, &[acc]);
                     }
                 }
             });

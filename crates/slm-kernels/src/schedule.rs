@@ -10,6 +10,7 @@ use crate::Workspace;
 use crate::driver::BLOCKS_TOGETHER;
 use crate::kernel::{Input, Part, UNIT_ROWS};
 use crate::packed::Packed;
+use crate::tile::Tile;
 
 /// Most input rows that are handled as *decode*: each thread has a run of weights, and reads it once for all of
 /// them. [`StealQueue`] says how runs are divided.
@@ -64,10 +65,17 @@ impl<'a> MatmulTask<'a> {
         self.packed().units() * self.packed().unit_bytes()
     }
 
-    /// Computes some rows and units of it. No other thread may have the same.
-    fn part(&self, x: Input<'_>, workspace: &Workspace, rows: Range<usize>, units: Range<usize>) {
+    /// Computes some rows and units of it.
+    ///
+    /// # Safety
+    /// During the call no other may compute one of these rows of one of these units.
+    unsafe fn part(&self, x: Input<'_>, workspace: &Workspace, rows: Range<usize>, units: Range<usize>) {
         let Self { bias, out, slot, .. } = *self;
-        self.packed().part(Part { x, workspace, slot, bias, out, rows, units });
+        let width = self.weights.rows();
+        let columns = units.start * UNIT_ROWS..width.min(units.end * UNIT_ROWS);
+        // SAFETY: the task borrows its output mutably, and by this function's contract no other call has these cells.
+        let out = unsafe { Tile::new(out, width, rows, columns) };
+        self.packed().part(Part { x, workspace, slot, bias, out, units });
     }
 }
 
@@ -85,7 +93,10 @@ pub(crate) fn multiply(x: Input<'_>, products: &mut [MatmulTask<'_>], workspace:
     let threads = rayon::current_num_threads();
     let bytes: usize = products.iter().map(MatmulTask::bytes).sum();
     if threads == 1 || rows * bytes < SERIAL_WORK {
-        products.iter().for_each(|p| p.part(x, workspace, 0..rows, 0..p.packed().units()));
+        for product in products {
+            // SAFETY: this thread computes all of it.
+            unsafe { product.part(x, workspace, 0..rows, 0..product.packed().units()) };
+        }
     } else if rows <= DECODE_ROWS {
         share_units(products, threads, bytes, x, &mut workspace.shares);
         let workspace = &*workspace;
@@ -96,7 +107,9 @@ pub(crate) fn multiply(x: Input<'_>, products: &mut [MatmulTask<'_>], workspace:
                     let end = start + product.packed().units();
                     let own = units.start.max(start)..units.end.min(end);
                     if !own.is_empty() {
-                        product.part(x, workspace, 0..rows, own.start - start..own.end - start);
+                        let own = own.start - start..own.end - start;
+                        // SAFETY: the queue gives each unit of all products to one thread, once.
+                        unsafe { product.part(x, workspace, 0..rows, own) };
                     }
                     start = end;
                 }
@@ -111,7 +124,8 @@ pub(crate) fn multiply(x: Input<'_>, products: &mut [MatmulTask<'_>], workspace:
                 let split = split(product);
                 if task < split.tasks() {
                     let (rows, units) = split.part(task);
-                    return product.part(x, workspace, rows, units);
+                    // SAFETY: each task runs once, and no two tasks of a product have the same rows and units.
+                    return unsafe { product.part(x, workspace, rows, units) };
                 }
                 task -= split.tasks();
             }

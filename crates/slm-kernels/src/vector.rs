@@ -11,6 +11,7 @@ use crate::inputs::{Arranged, Form};
 use crate::integer::{Floats, IntegerJob, Sums};
 use crate::kernel::{Input, Kernel, Part};
 use crate::simd::{LANES, Simd};
+use crate::tile::Tile;
 
 /// Every vector instruction set is a kernel.
 impl<S: Simd> Kernel for S {
@@ -24,15 +25,16 @@ impl<S: Simd> Kernel for S {
     }
 
     fn part(self, w: &Blocked, part: Part<'_>) {
-        let Part { x, workspace, slot, bias, out, rows, units } = part;
-        let arranged = workspace.arranged(slot);
+        let Part { x, workspace, slot, bias, out, units } = part;
+        let rows = out.rows();
+        let (arranged, form) = (workspace.arranged(slot), Form::new(self, x, w));
         match x {
             Input::Quantized(x) => {
                 let out = Floats { out, bias };
-                driver::run(self, &IntegerJob { x: arranged.codes(x), w, out }, rows, units);
+                driver::run(self, &IntegerJob { x: arranged.codes(x, form), w, out }, rows, units);
             }
             Input::Float(x, _) => {
-                let x = arranged.floats(x);
+                let x = arranged.floats(x, form);
                 driver::run(self, &FloatJob { x, w, out, bias }, rows, units);
             }
         }
@@ -41,12 +43,16 @@ impl<S: Simd> Kernel for S {
     fn accumulate(self, x: &QuantizedActivations, w: &Blocked, out: &mut [i32]) {
         let mut arranged = Arranged::default();
         let input = Input::Quantized(x);
-        arranged.fill(self, input, Form::new(self, input, w));
-        let out = Sums { out: SharedSlice::new(out) };
-        let job = IntegerJob { x: arranged.codes(x), w, out };
+        let form = Form::new(self, input, w);
+        arranged.fill(self, input, form);
+        let (out, groups) = (SharedSlice::new(out), w.groups_per_row());
         let per_task = S::TILE_BLOCKS;
         for_each_task(w.blocks().div_ceil(per_task), |task| {
             let blocks = task * per_task..w.blocks().min((task + 1) * per_task);
+            let columns = blocks.start * LANES * groups..w.rows().min(blocks.end * LANES) * groups;
+            // SAFETY: each task runs once, and has the rows of its blocks to itself.
+            let out = unsafe { Tile::new(out, w.rows() * groups, 0..x.rows(), columns) };
+            let job = IntegerJob { x: arranged.codes(x, form), w, out: Sums { out } };
             driver::run(self, &job, 0..x.rows(), blocks);
         });
     }
@@ -69,13 +75,11 @@ pub(crate) fn load_lanes<S: Simd>(simd: S, values: Option<&[f32]>, block: usize)
     simd.load_f32(&lanes)
 }
 
-/// Writes a tile to rows `row..row + M` of a `[m, width]` output, as far as the width goes.
-///
-/// The caller is the task that owns these rows and blocks.
+/// Writes the results of a strip to rows `row..row + M` of a `[m, width]` output, as far as the width goes.
 #[inline(always)]
 pub(crate) fn store_tile<S: Simd, const M: usize, const NB: usize>(
     simd: S,
-    out: &SharedSlice<'_, f32>,
+    out: &Tile<'_, f32>,
     width: usize,
     row: usize,
     blocks: [usize; NB],
@@ -90,9 +94,7 @@ pub(crate) fn store_tile<S: Simd, const M: usize, const NB: usize>(
     for (i, lanes) in lanes.iter().enumerate() {
         for (&block, lanes) in blocks.iter().zip(lanes) {
             let count = LANES.min(width - block * LANES);
-            // SAFETY: the driver gives each row and block to one task, so that no other thread writes
-            // these cells.
-            unsafe { out.write((row + i) * width + block * LANES, &lanes[..count]) }
+            out.write(row + i, block * LANES, &lanes[..count]);
         }
     }
 }

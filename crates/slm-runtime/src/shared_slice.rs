@@ -1,4 +1,4 @@
-//! One output buffer that several threads fill, each its own cells.
+//! A mutable slice whose disjoint parts several threads write.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -6,7 +6,7 @@ use std::ops::Range;
 /// A mutable slice whose disjoint cells several threads may write.
 ///
 /// A tile of a matrix product is a rectangle of the output, which no safe split of a row-major slice can
-/// express; this type carries the pointer to the threads and checks the bounds.
+/// express. This type carries the pointer to the threads; reaching cells through it is `unsafe`.
 #[derive(Debug, Clone, Copy)]
 pub struct SharedSlice<'a, T> {
     ptr: *mut T,
@@ -14,7 +14,7 @@ pub struct SharedSlice<'a, T> {
     _borrow: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: the pointer comes from a unique borrow that lives as long as this value, and `write` and `cells`
+// SAFETY: the pointer comes from a unique borrow that lives as long as this value, and `write_unchecked` and `cells`
 // require that no two threads touch the same cell.
 unsafe impl<T: Send> Send for SharedSlice<'_, T> {}
 // SAFETY: as above; a shared reference gives no access beyond those two.
@@ -46,18 +46,19 @@ impl<'a, T> SharedSlice<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(range.start), range.len()) }
     }
 
-    /// Copies `values` to the cells from `index` on.
+    /// Copies `values` to the cells from `index` on, which must exist.
     ///
     /// # Safety
-    /// No other thread may access these cells during the call.
+    /// `index + values.len()` must be at most [`SharedSlice::len`], and nothing else may access these cells during the
+    /// call.
     #[inline(always)]
-    pub unsafe fn write(&self, index: usize, values: &[T])
+    pub unsafe fn write_unchecked(&self, index: usize, values: &[T])
     where
         T: Copy,
     {
-        assert!(index <= self.len && values.len() <= self.len - index, "tile outside the output");
-        // SAFETY: the range was just checked to lie inside the borrowed buffer, the caller owns these
-        // cells, and `values` cannot overlap a buffer that is uniquely borrowed.
+        debug_assert!(index <= self.len && values.len() <= self.len - index, "cells outside the buffer");
+        // SAFETY: by this function's contract the cells lie inside the borrowed buffer and are the caller's, and `values`
+        // cannot overlap a buffer that is uniquely borrowed.
         unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.ptr.add(index), values.len()) }
     }
 }
