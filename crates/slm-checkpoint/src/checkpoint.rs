@@ -9,15 +9,14 @@ use slm_model::Transformer;
 use slm_quant_core::{ActivationQuant, QParams, QuantizedMatrix};
 use slm_store::METADATA;
 
-use slm_store::Error as StoreError;
 use crate::layout::Layout;
 use crate::manifest::Manifest;
 use crate::tensors::TensorFile;
 use crate::versions::{CONFIG, OpenFiles, TOKENIZER};
 use crate::{
-    CheckpointConfig, Error, FORMAT_VERSION, QuantizationMetadata, Result, load, tokenizer,
-    versions,
+    CheckpointConfig, Error, FORMAT_VERSION, QuantizationMetadata, Result, load, tokenizer, versions,
 };
+use slm_store::Error as StoreError;
 
 /// What to do beside the necessary when a checkpoint is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -219,7 +218,7 @@ impl Checkpoint {
     }
 
     /// Reads the model onto `device`, in one pass over the weights by all threads. Quantized layers are packed for the
-    /// kernel that [`KernelKind::select`](slm_quant_core::KernelKind::select) gives.
+    /// kernel that [`KernelKind::select`](slm_kernels::KernelKind::select) gives.
     ///
     /// # Errors
     /// [`Error::NotFinite`] for a NaN or an infinity, [`Error::Layer`] for an invalid quantized weight,
@@ -287,11 +286,13 @@ fn layout_of(
             .activation_quant(layer)
             .map_err(|(field, expected, found)| Error::field(metadata_path, field, expected, found))?;
         let quantized = layout.quantize(&layer.name, layer.scheme, layer.activation.is_some());
-        match quantized.map_err(|source| Error::Store(StoreError::Layer {
-            path: metadata_path.to_owned(),
-            layer: layer.name.clone(),
-            source,
-        }))? {
+        match quantized.map_err(|source| {
+            Error::Store(StoreError::Layer {
+                path: metadata_path.to_owned(),
+                layer: layer.name.clone(),
+                source,
+            })
+        })? {
             Some(shape) if shape == layer.shape => {}
             Some(shape) => {
                 let (expected, found) = (format!("{shape:?}"), format!("{:?}", layer.shape));

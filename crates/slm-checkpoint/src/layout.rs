@@ -83,7 +83,9 @@ impl Entry {
     fn specs(&self) -> Vec<TensorSpec> {
         match self.form {
             Form::Quantized(form) => form.specs(self.name.trim_end_matches(".weight")),
-            Form::Float | Form::Linear => vec![TensorSpec::new(&self.name, Dtype::F32, self.shape.as_slice())],
+            Form::Float | Form::Linear => {
+                vec![TensorSpec::new(&self.name, Dtype::F32, self.shape.as_slice())]
+            }
         }
     }
 }

@@ -56,12 +56,12 @@ pub use error::{Error, Result};
 pub use layout::Layout;
 pub use migrate::{MigrationReport, migrate};
 pub use save::{CheckpointWriter, SaveRequest, reserve_output, save};
-pub use source::CheckpointSource;
 pub use slm_store::{
     CalibrationRecord, Error as StoreError, FORMAT_VERSION, LayerMetadata, Lineage, OutputLock,
-    QuantizationMetadata, QuantizationMode, ScaleRecord, SkippedLayer, TensorFile, TensorFileWriter, TensorSpec,
-    TrainingRecord, WeightError, ZeroPointRecord, sha256,
+    QuantizationMetadata, QuantizationMode, ScaleRecord, SkippedLayer, TensorFile, TensorFileWriter,
+    TensorSpec, TrainingRecord, WeightError, ZeroPointRecord, sha256,
 };
+pub use source::CheckpointSource;
 pub use versions::{CheckpointConfig, MIGRATIONS, Migration, TokenizerInfo};
 
 use slm_store::{json, manifest, tensors};

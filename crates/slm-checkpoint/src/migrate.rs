@@ -4,12 +4,12 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use slm_store::{Error as StoreError, OutputDir};
 use crate::layout::Layout;
 use crate::versions::CHECKPOINTS;
 use crate::{
     Checkpoint, CheckpointWriter, Error, FORMAT_VERSION, OpenOptions, OutputLock, Result, SaveRequest, json,
 };
+use slm_store::{Error as StoreError, OutputDir};
 
 /// What [`migrate`] did.
 #[derive(Debug, Clone, PartialEq, Eq)]

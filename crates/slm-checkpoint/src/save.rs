@@ -10,14 +10,14 @@ use slm_quant_core::{ActivationQuant, QParams, QuantizedMatrix};
 use slm_store::manifest::Kind;
 use slm_store::{METADATA, OutputDir, WEIGHTS, reserve};
 
-use slm_store::Error as StoreError;
 use crate::layout::Layout;
 use crate::manifest::{MANIFEST, Manifest, is_plain_name};
 use crate::versions::{CHECKPOINTS, CONFIG, TOKENIZER};
 use crate::{
-    Checkpoint, CheckpointConfig, Error, OpenOptions, OutputLock, QuantizationMetadata, Result, TensorFileWriter,
-    TokenizerInfo, json, versions,
+    Checkpoint, CheckpointConfig, Error, OpenOptions, OutputLock, QuantizationMetadata, Result,
+    TensorFileWriter, TokenizerInfo, json, versions,
 };
+use slm_store::Error as StoreError;
 
 /// What a checkpoint holds beside the weights.
 #[derive(Debug, Clone, Default)]
@@ -59,17 +59,23 @@ pub fn save(
         let static_input = static_params(packed.activation()).is_some();
         let quantized = layout.quantize(name, packed.matrix().scheme(), static_input);
         if let (Ok(()), Err(source)) = (&declared, quantized) {
-            declared = Err(Error::Store(StoreError::Layer { path: dir.as_ref().to_owned(), layer: name.to_owned(), source }));
+            declared = Err(Error::Store(StoreError::Layer {
+                path: dir.as_ref().to_owned(),
+                layer: name.to_owned(),
+                source,
+            }));
         }
     });
     declared?;
 
     let mut writer = CheckpointWriter::create(dir, model.config(), &layout, overwrite)?;
     model.for_each_tensor(&mut |name, data: TensorData| {
-        let values = data.try_into_vec::<f32>().map_err(|error| Error::Store(StoreError::Write {
-            path: writer.weights_path.clone(),
-            reason: format!("tensor {name:?} is not made of 32-bit floats: {error:?}"),
-        }))?;
+        let values = data.try_into_vec::<f32>().map_err(|error| {
+            Error::Store(StoreError::Write {
+                path: writer.weights_path.clone(),
+                reason: format!("tensor {name:?} is not made of 32-bit floats: {error:?}"),
+            })
+        })?;
         writer.write_f32(name, &values)
     })?;
     let mut written = Ok(());

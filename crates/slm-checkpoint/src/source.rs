@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use burn::tensor::Device;
+use slm_kernels::{KernelKind, PackedMatrix};
 use slm_model::{SourceError, TensorSource};
 use slm_nn::{PackedWeight, Weight};
-use slm_quant_core::{KernelKind, PackedMatrix};
 
-use slm_store::Error as StoreError;
 use crate::{Checkpoint, Error, Result};
+use slm_store::Error as StoreError;
 
 /// Reads each tensor of a checkpoint when it is asked for, as often as it is. [`Checkpoint::load_model`] is faster
 /// where all are wanted.
@@ -26,11 +26,13 @@ impl<'a> CheckpointSource<'a> {
     fn quantized(&self, layer: &str) -> Result<Option<Weight>> {
         let Some((matrix, activation)) = self.checkpoint.read_quantized(layer)? else { return Ok(None) };
         let kernel = KernelKind::select().map_err(|source| Error::Store(StoreError::Kernel { source }))?;
-        let packed = PackedMatrix::new(matrix, kernel).map_err(|source| Error::Store(StoreError::Layer {
-            path: self.checkpoint.tensors().path().to_owned(),
-            layer: layer.to_owned(),
-            source,
-        }))?;
+        let packed = PackedMatrix::new(matrix, kernel).map_err(|source| {
+            Error::Store(StoreError::Layer {
+                path: self.checkpoint.tensors().path().to_owned(),
+                layer: layer.to_owned(),
+                source,
+            })
+        })?;
         Ok(Some(Weight::Packed(PackedWeight::new(Arc::new(packed), activation))))
     }
 }

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use serde_json::{Value, json};
-use slm_store::Error as StoreError;
 use slm_checkpoint::{Checkpoint, Error, OpenOptions};
 use slm_quant_core::{Bits, Granularity, QuantScheme};
+use slm_store::Error as StoreError;
 use support::*;
 
 const UNVERIFIED: OpenOptions = OpenOptions { verify: false };
@@ -375,7 +375,13 @@ fn headers_that_lie_are_refused() {
     for length in [u64::MAX, 1 << 63, 100_000_001, bytes.len() as u64 - 7, 0, 1] {
         let damaged = [&length.to_le_bytes()[..], &bytes[8..]].concat();
         fs::write(&path, damaged).unwrap();
-        assert!(matches!(case.error(), Error::Store(StoreError::Header { .. }) | Error::Store(StoreError::Truncated { .. })), "{length}");
+        assert!(
+            matches!(
+                case.error(),
+                Error::Store(StoreError::Header { .. }) | Error::Store(StoreError::Truncated { .. })
+            ),
+            "{length}"
+        );
     }
     let deep = "[".repeat(100_000);
     let twice = r#"{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#;
@@ -388,7 +394,13 @@ fn headers_that_lie_are_refused() {
         let damaged = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 3]].concat();
         fs::write(&path, damaged).unwrap();
         let error = case.error();
-        assert!(matches!(error, Error::Store(StoreError::Header { .. }) | Error::Store(StoreError::Truncated { .. })), "{error}");
+        assert!(
+            matches!(
+                error,
+                Error::Store(StoreError::Header { .. }) | Error::Store(StoreError::Truncated { .. })
+            ),
+            "{error}"
+        );
     }
     for name in ["config.json", "tokenizer.json"] {
         let case = float();
@@ -422,7 +434,10 @@ fn metadata_must_agree_with_the_tensors() {
         let case = quantized();
         case.edit("quantization_metadata.json", |m| change(&mut m["layers"][3]));
         let error = case.error();
-        assert!(matches!(&error, Error::Store(StoreError::Metadata { field: found, .. }) if *found == field), "{error}");
+        assert!(
+            matches!(&error, Error::Store(StoreError::Metadata { field: found, .. }) if *found == field),
+            "{error}"
+        );
         says(&error, &["quantization_metadata.json", "layers.0.self_attn.o_proj", field]);
     }
 }

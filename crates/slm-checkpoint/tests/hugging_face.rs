@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
-use slm_store::Error as StoreError;
 use slm_checkpoint::{Checkpoint, Error, TensorFileWriter, TensorSpec, TokenizerInfo, hf};
+use slm_store::Error as StoreError;
 use support::*;
 
 type Tensor = (String, Vec<usize>, Vec<f32>);
@@ -297,7 +297,10 @@ fn existing_output_is_refused() {
     source.write(Dtype::F32);
     let out = source.path("out");
     hf::import_to(source.root.path(), &out, false).unwrap();
-    assert!(matches!(hf::import_to(source.root.path(), &out, false), Err(Error::Store(StoreError::OutputExists { .. }))));
+    assert!(matches!(
+        hf::import_to(source.root.path(), &out, false),
+        Err(Error::Store(StoreError::OutputExists { .. }))
+    ));
     // Nor is the source itself replaced.
     let error = hf::import_to(source.root.path(), source.root.path(), true).unwrap_err();
     assert!(matches!(error, Error::Store(StoreError::OutputNotOurs { .. })), "{error}");

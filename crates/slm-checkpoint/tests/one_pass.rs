@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use serde_json::{Value, json};
-use slm_store::Error as StoreError;
 use slm_checkpoint::{Checkpoint, Error, OpenOptions, save, sha256};
 use slm_model::{ModelConfig, Transformer};
 use slm_quant_core::{Bits, Granularity, QuantScheme};
+use slm_store::Error as StoreError;
 use support::*;
 
 const WEIGHTS: &str = "model.safetensors";
@@ -108,7 +108,9 @@ fn a_damaged_chunk_is_named_wherever_it_is() {
             assert!(error.to_string().contains(&named), "byte {at}: {error}");
         }
         fs::write(dir.join(WEIGHTS), &good[..good.len() - 1]).unwrap();
-        assert!(matches!(load_in_one_pass(dir), Err(Error::Store(StoreError::Checksum { what, .. })) if what == "size"));
+        assert!(
+            matches!(load_in_one_pass(dir), Err(Error::Store(StoreError::Checksum { what, .. })) if what == "size")
+        );
         fs::write(dir.join(WEIGHTS), &good).unwrap();
         load_in_one_pass(dir).unwrap();
     }
@@ -125,7 +127,7 @@ fn reading_one_tensor_compares_the_whole_file_before() {
         let checkpoint = open_to_load(&dir).unwrap();
         for _ in 0..2 {
             let error = checkpoint.tensors().read_f32("embed_tokens.weight").unwrap_err();
-            assert!(matches!(error, Error::Store(StoreError::Checksum { .. })), "{error}");
+            assert!(matches!(error, StoreError::Checksum { .. }), "{error}");
         }
         if checkpoint.is_quantized() {
             let error = checkpoint.read_quantized("layers.0.self_attn.q_proj").unwrap_err();

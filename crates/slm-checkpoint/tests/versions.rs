@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use safetensors::SafeTensors;
-use slm_store::Error as StoreError;
 use slm_checkpoint::{Checkpoint, Error, FORMAT_VERSION, MIGRATIONS, OpenOptions, migrate};
 use slm_model::window_logits;
+use slm_store::Error as StoreError;
 use support::content;
 
 fn fixtures() -> PathBuf {
@@ -181,7 +181,10 @@ fn a_backup_that_is_something_else_is_left_alone() {
     }
     fs::write(backup.join("config.json"), "mine").unwrap();
     let error = migrate(&dir, None, false, &OpenOptions::default()).unwrap_err();
-    assert!(matches!(&error, Error::Store(StoreError::OutputExists { path }) if path.ends_with("model.v1-backup")), "{error}");
+    assert!(
+        matches!(&error, Error::Store(StoreError::OutputExists { path }) if path.ends_with("model.v1-backup")),
+        "{error}"
+    );
     assert_eq!(files(&dir), before);
     fs::write(backup.join("config.json"), &before["config.json"]).unwrap();
     migrate(&dir, None, false, &OpenOptions::default()).unwrap();
@@ -214,7 +217,10 @@ fn damage_in_old_checkpoints_is_found() {
     bytes[last] ^= 1;
     fs::write(&path, bytes).unwrap();
     assert!(matches!(Checkpoint::open(&dir), Err(Error::Store(StoreError::Checksum { .. }))));
-    assert!(matches!(migrate(&dir, None, false, &OpenOptions::default()), Err(Error::Store(StoreError::Checksum { .. }))));
+    assert!(matches!(
+        migrate(&dir, None, false, &OpenOptions::default()),
+        Err(Error::Store(StoreError::Checksum { .. }))
+    ));
 
     let (_root, dir) = copy("v1/int8-static");
     let metadata = fs::read_to_string(dir.join("quantization_metadata.json")).unwrap();

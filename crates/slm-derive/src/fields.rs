@@ -77,7 +77,8 @@ impl FieldOptions {
                 })?;
             } else if attribute.path().is_ident("module") {
                 // Burn's attribute, which may say more than this macro knows of.
-                let tokens = attribute.meta.require_list().map(|list| list.tokens.clone()).unwrap_or_default();
+                let tokens =
+                    attribute.meta.require_list().map(|list| list.tokens.clone()).unwrap_or_default();
                 options.skip |= any_ident(tokens, &|ident| ident == "skip");
             }
         }

@@ -28,10 +28,10 @@ pub use fake_quant::{FakeQuantizedWeight, LayerState, fake_quantize};
 pub use hook::{ForwardHook, attach_hook, detach_hooks};
 pub use linear::{Linear, LinearConfig, Weight};
 pub use named::{NamedLinears, linear_names, unnamed_linears};
-pub use slm_derive::NamedLinears;
 pub use packed::{PackedWeight, WeightExecution};
 pub use phase::{Phase, PhaseSwitch};
 pub use slices::{SliceLinear, SliceOutput, SliceScratch, apply_linears};
+pub use slm_derive::NamedLinears;
 pub use tuned::{Rounding, TunedWeight};
 
 /// What derived code is made of, and the trait without its derive macro. No part of the interface.

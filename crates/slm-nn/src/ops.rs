@@ -9,7 +9,8 @@ use burn::backend::ndarray::NdArrayTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, NdArray, TensorMetadata, backend_extension};
 use burn::tensor::{Tensor, TensorData};
-use slm_quant_core::{ActivationQuant, Error, PackedMatrix, linear};
+use slm_kernels::{PackedMatrix, linear};
+use slm_quant_core::{ActivationQuant, Error};
 
 /// A linear on packed weights, for backends whose tensors live in host memory.
 #[backend_extension(NdArray, Flex)]

@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Device, Tensor};
-use slm_quant_core::{ActivationQuant, KernelKind, PackedMatrix};
+use slm_kernels::{KernelKind, PackedMatrix};
+use slm_quant_core::ActivationQuant;
 
 use crate::linear::add_bias;
 use crate::on_cpu;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use burn::module::Param;
 use burn::tensor::{Device, Tensor};
-use slm_quant_core::PackedMatrix;
+use slm_kernels::PackedMatrix;
 
 use crate::{Error, PackedWeight, Result, on_cpu, to_vec_f32};
 pub use requantize::Rounding;

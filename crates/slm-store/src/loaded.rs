@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use safetensors::Dtype;
+use slm_kernels::{KernelKind, PackedMatrixBuilder};
 use slm_nn::{PackedWeight, Weight};
-use slm_quant_core::{
-    ActivationQuant, KernelKind, PackedMatrixBuilder, QParams, QuantizedMatrix, ScaleDtype, Scales,
-    advise_large_pages,
-};
+use slm_quant_core::{ActivationQuant, QParams, QuantizedMatrix, ScaleDtype, Scales};
+use slm_runtime::advise_huge_pages;
 
 use crate::layer::{self, codes_dtype, names};
 use crate::metadata::WeightParams;
@@ -172,7 +171,7 @@ fn destinations(
         let destination = || match weights.dtype(name) {
             Some(Dtype::F32) => {
                 let mut values = vec![0.0; bytes / size_of::<f32>()];
-                advise_large_pages(&mut values);
+                advise_huge_pages(&mut values);
                 Destination::Floats(values)
             }
             _ => Destination::Bytes(vec![0; bytes]),

@@ -26,12 +26,12 @@ use slm_model::{EMBED_TOKENS, ModelConfig, SourceError, TensorSource, Transforme
 use self::config::Family;
 use self::recipe::Recipe;
 use self::shards::Shards;
-use slm_store::Error as StoreError;
 use crate::manifest::sha256_of;
 use crate::tensors::{PositionedFile, TensorFile};
 use crate::{
     CheckpointWriter, Error, Layout, Result, SaveRequest, TokenizerInfo, json as json_file, tokenizer,
 };
+use slm_store::Error as StoreError;
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";

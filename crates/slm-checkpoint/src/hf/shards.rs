@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use slm_store::Error as StoreError;
 use crate::manifest::is_plain_name;
 use crate::tensors::TensorFile;
 use crate::{Error, Result, json};
+use slm_store::Error as StoreError;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::{CONFIG, Documents, TOKENIZER, read_manifest, v0, version_of};
-use slm_store::{Error as StoreError, METADATA, WEIGHTS, is_module};
 use crate::manifest::{FileRecord, MANIFEST, Manifest};
 use crate::tensors::{PositionedFile, TensorFile};
 use crate::{Error, Result, json};
+use slm_store::{Error as StoreError, METADATA, WEIGHTS, is_module};
 
 /// What is read of every file but the weights, which are open.
 pub(crate) struct OpenFiles {

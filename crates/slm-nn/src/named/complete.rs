@@ -44,7 +44,9 @@ struct Walk {
 impl Walk {
     fn look(&mut self, id: ParamId) {
         let weight = self.path.iter().rposition(|(_, container)| container == "Enum:Weight");
-        let Some(weight) = weight.filter(|&at| at > 0 && self.path[at - 1].1 == "Struct:Linear") else { return };
+        let Some(weight) = weight.filter(|&at| at > 0 && self.path[at - 1].1 == "Struct:Linear") else {
+            return;
+        };
         if !self.named.contains(&id) {
             let names: Vec<&str> = self.path[..weight - 1].iter().map(|(name, _)| name.as_str()).collect();
             self.unnamed.push(names.join("."));

@@ -1,7 +1,7 @@
 //! Names of the linears inside Rust's containers.
 
-use super::derived::{visit_field, visit_field_mut};
 use super::NamedLinears;
+use super::derived::{visit_field, visit_field_mut};
 use crate::Linear;
 
 /// A layer by itself, whose name is empty: what contains it names it.

@@ -4,11 +4,7 @@ use super::{NamedLinears, join};
 use crate::Linear;
 
 /// Visits the layers of `field`, whose names follow `name`.
-pub fn visit_field<T: NamedLinears + ?Sized>(
-    field: &T,
-    name: &str,
-    visit: &mut dyn FnMut(&str, &Linear),
-) {
+pub fn visit_field<T: NamedLinears + ?Sized>(field: &T, name: &str, visit: &mut dyn FnMut(&str, &Linear)) {
     field.for_each_linear(&mut |below, linear| visit(&join(name, below), linear));
 }
 

@@ -13,13 +13,15 @@
 //! All are integers, so that casting a module to another float type or training it leaves them alone.
 
 use burn::module::{
-    Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId,
+    Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param,
+    ParamId,
 };
 use burn::tensor::{Bytes, DType, Device, Int, Shape, Tensor, TensorData};
 use half::f16;
+use slm_kernels::PackedMatrix;
 use slm_quant_core::{
-    ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, PackedMatrix, QParams, QuantRange,
-    QuantScheme, QuantizedMatrix, ScaleDtype, Scales,
+    ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, QParams, QuantRange, QuantScheme,
+    QuantizedMatrix, ScaleDtype, Scales,
 };
 use std::sync::Arc;
 
@@ -261,8 +263,8 @@ fn format_of(matrix: &PackedMatrix, activation: ActivationQuant) -> [i32; FORMAT
         Granularity::PerGroup { group_size } => (2, i32::try_from(group_size).unwrap_or(i32::MAX)),
     };
     let mapping = match scheme.mapping {
-        Mapping::SymmetricNoClippingErr => 0,
-        Mapping::Symmetric => 1,
+        Mapping::Symmetric => 0,
+        Mapping::SymmetricTorch => 1,
         Mapping::Affine => 2,
     };
     let scale_dtype = match scheme.scale_dtype {
@@ -283,7 +285,8 @@ fn format_of(matrix: &PackedMatrix, activation: ActivationQuant) -> [i32; FORMAT
 }
 
 fn parse_format(numbers: &[i32], expected_cols: usize) -> Result<(QuantScheme, ActivationQuant), String> {
-    let &[version, cols, bits, granularity, group_size, mapping, scale_dtype, input, scale, zero_point] = numbers
+    let &[version, cols, bits, granularity, group_size, mapping, scale_dtype, input, scale, zero_point] =
+        numbers
     else {
         return Err(format!("format has {} numbers, not {FORMAT_LEN}", numbers.len()));
     };
@@ -307,8 +310,8 @@ fn parse_format(numbers: &[i32], expected_cols: usize) -> Result<(QuantScheme, A
             (other, _) => return Err(unknown("granularity", other)),
         },
         mapping: match mapping {
-            0 => Mapping::SymmetricNoClippingErr,
-            1 => Mapping::Symmetric,
+            0 => Mapping::Symmetric,
+            1 => Mapping::SymmetricTorch,
             2 => Mapping::Affine,
             other => return Err(unknown("mapping", other)),
         },

@@ -3,7 +3,8 @@
 use burn::backend::TensorMetadata;
 use burn::backend::tensor::FloatTensor;
 use slm_autograd::{Matrix, matmul};
-use slm_quant_core::{ActivationQuant, linear};
+use slm_kernels::linear;
+use slm_quant_core::ActivationQuant;
 
 use super::Stored;
 use super::ops::CodeProducts;

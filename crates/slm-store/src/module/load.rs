@@ -176,8 +176,12 @@ impl Source {
             return Err(Error::field(&self.metadata_path, format!("layers[{name:?}]"), expected, "another"));
         }
         // A layer that is float in the module and quantized in the file has other tensors than the module shows.
-        let quantized: Vec<String> =
-            self.metadata.iter().flat_map(|metadata| &metadata.layers).map(|layer| names::weight(&layer.name)).collect();
+        let quantized: Vec<String> = self
+            .metadata
+            .iter()
+            .flat_map(|metadata| &metadata.layers)
+            .map(|layer| names::weight(&layer.name))
+            .collect();
         for_each_parameter(module, &mut |parameter: Parameter<'_>| {
             if !quantized.iter().any(|name| name == parameter.name) {
                 float_layers.retain(|(name, _)| name != parameter.name);
@@ -188,7 +192,11 @@ impl Source {
         // What is left is packed in the module and float in the file.
         let packed = float_layers.into_iter();
         specs.extend(packed.map(|(name, shape)| TensorSpec::new(name, safetensors::Dtype::F32, shape)));
-        check_specs(&self.weights, &specs, "the file is not of this module: check the directory and the module's sizes")
+        check_specs(
+            &self.weights,
+            &specs,
+            "the file is not of this module: check the directory and the module's sizes",
+        )
     }
 
     /// How the metadata says that a layer is stored; none for a float one.
@@ -200,7 +208,12 @@ impl Source {
         if record.shape != shape {
             let field = format!("layers[{name:?}].shape");
             let found = format!("{:?}", record.shape);
-            return Err(Error::field(&self.metadata_path, field, format!("{shape:?}, as in the module"), found));
+            return Err(Error::field(
+                &self.metadata_path,
+                field,
+                format!("{shape:?}, as in the module"),
+                found,
+            ));
         }
         QuantizedForm::new(shape, record.scheme, record.activation.is_some()).map(Some).map_err(|source| {
             Error::Layer { path: self.metadata_path.clone(), layer: name.to_owned(), source }
@@ -225,7 +238,9 @@ impl Source {
             None => None,
         };
         match read {
-            Some((matrix, activation)) if activation == packed.activation() && matrix == packed.matrix().unpack() => {
+            Some((matrix, activation))
+                if activation == packed.activation() && matrix == packed.matrix().unpack() =>
+            {
                 Ok(())
             }
             _ => Err(refused(name, "the metadata of its quantization is not that of the layer")),

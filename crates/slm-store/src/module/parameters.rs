@@ -26,7 +26,9 @@ impl Parameter<'_> {
     pub(super) fn spec(&self) -> Result<TensorSpec> {
         match dtype::stored(self.dtype) {
             Some(dtype) => Ok(TensorSpec::new(self.name, dtype, self.shape.as_slice())),
-            None => Err(refused(self.name, "it is quantized by Burn; dequantize it before, or use slm's layers")),
+            None => {
+                Err(refused(self.name, "it is quantized by Burn; dequantize it before, or use slm's layers"))
+            }
         }
     }
 }
@@ -38,7 +40,8 @@ pub(super) fn refused(name: &str, problem: impl Into<String>) -> Error {
 /// Makes sure that every linear of `module` is named, and in a form that can be saved and loaded.
 pub(super) fn check_linears<M: Module + NamedLinears>(module: &M) -> Result<()> {
     if let Some(path) = unnamed_linears(module).first() {
-        let problem = "it is a Linear that NamedLinears does not name; derive NamedLinears for the type that holds it";
+        let problem =
+            "it is a Linear that NamedLinears does not name; derive NamedLinears for the type that holds it";
         return Err(refused(path, problem));
     }
     let mut checked = Ok(());
@@ -69,7 +72,10 @@ fn check_linear(name: &str, linear: &Linear) -> Result<()> {
     linear.weight.visit(&mut count);
     match count.0 {
         1 => Ok(()),
-        _ => Err(refused(name, "its weight has a reparameterization such as LoRA; call `materialize()` before")),
+        _ => Err(refused(
+            name,
+            "its weight has a reparameterization such as LoRA; call `materialize()` before",
+        )),
     }
 }
 

@@ -12,8 +12,8 @@ use super::parameters::{self, Parameter, for_each_parameter, quantized_form, ref
 use super::{CONFIG, LoadOptions, MODULES, SaveOptions, dtype};
 use crate::manifest::{Kind, MANIFEST, Manifest, is_plain_name};
 use crate::{
-    Error, FORMAT_VERSION, LayerMetadata, METADATA, OutputDir, QuantizationMetadata, QuantizationMode, Result,
-    SkippedLayer, TensorFileWriter, WEIGHTS, WeightError, json, layer,
+    Error, FORMAT_VERSION, LayerMetadata, METADATA, OutputDir, QuantizationMetadata, QuantizationMode,
+    Result, SkippedLayer, TensorFileWriter, WEIGHTS, WeightError, json, layer,
 };
 
 /// Saves `module` in the directory `dir`, and returns where that is.
@@ -99,7 +99,8 @@ fn write_parameter(file: &mut TensorFileWriter, parameter: &Parameter<'_>) -> Re
     match (parameter.dtype, parameter.spec()?.dtype) {
         (DType::F32 | DType::Flex32, _) => {
             let values = data.try_into_vec::<f32>();
-            let values = values.map_err(|error| refused(name, format!("its values cannot be read: {error:?}")))?;
+            let values =
+                values.map_err(|error| refused(name, format!("its values cannot be read: {error:?}")))?;
             file.write_f32(name, &values)
         }
         (_, stored) => file.write_bytes(name, stored, &dtype::to_bytes(&data)),

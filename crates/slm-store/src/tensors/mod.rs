@@ -7,16 +7,16 @@
 
 mod burnpack;
 mod convert;
+mod destination;
 mod header;
 mod pass;
 mod positioned;
 mod reader;
-mod destination;
 mod writer;
 
 pub use reader::TensorFile;
 pub use writer::{TensorFileWriter, TensorSpec};
 
 pub use convert::{first_not_finite, to_f16};
-pub use positioned::PositionedFile;
 pub use destination::Destination;
+pub use positioned::PositionedFile;

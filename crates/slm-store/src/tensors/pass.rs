@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::destination::{Part, Refused, Destination};
+use super::destination::{Destination, Part, Refused};
 use crate::manifest::{Hasher, Parts};
 use crate::{Error, Result};
 

@@ -11,9 +11,9 @@ use half::f16;
 use safetensors::Dtype;
 
 use super::convert::{extend_f32, first_not_finite, float_size, to_f16};
-use super::header::{self, LENGTH_BYTES, MAX_HEADER_BYTES};
 use super::destination::Refused;
-use super::{PositionedFile, Destination, burnpack, pass};
+use super::header::{self, LENGTH_BYTES, MAX_HEADER_BYTES};
+use super::{Destination, PositionedFile, burnpack, pass};
 use crate::layer::names;
 use crate::manifest::{FileRecord, sha256_of};
 use crate::{Error, Result};
