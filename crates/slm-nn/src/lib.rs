@@ -26,7 +26,7 @@ pub use error::{Error, Result};
 pub use fake_quant::{FakeQuantizedWeight, LayerState, fake_quantize};
 pub use hook::{ForwardHook, attach_hook, detach_hooks};
 pub use linear::{Linear, LinearConfig, Weight};
-pub use named::{NamedLinears, linear_names};
+pub use named::{NamedLinears, linear_names, try_for_each_linear, try_for_each_linear_mut};
 pub use packed::{PackedWeight, WeightExecution};
 pub use phase::{Phase, PhaseSwitch};
 pub use slices::{SliceLinear, SliceOutput, SliceScratch, apply_linears};

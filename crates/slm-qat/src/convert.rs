@@ -1,6 +1,6 @@
 //! From fake-quantized layers to packed integers.
 
-use slm_nn::{Linear, NamedLinears, Weight, to_vec_f32};
+use slm_nn::{Linear, NamedLinears, Weight, to_vec_f32, try_for_each_linear_mut};
 use slm_ptq::{LayerReport, pack_layer};
 
 use crate::{Error, Result};
@@ -19,25 +19,14 @@ pub fn convert<M: NamedLinears + ?Sized>(
     on_layer: &mut dyn FnMut(&LayerReport),
 ) -> Result<Vec<LayerReport>> {
     let mut reports = Vec::new();
-    let mut failed = None;
-    model.for_each_linear_mut(&mut |name, linear| {
-        if failed.is_some() {
-            return;
+    try_for_each_linear_mut(model, |name, linear| {
+        if let Some(report) = convert_layer(name, linear)? {
+            on_layer(&report);
+            reports.push(report);
         }
-        match convert_layer(name, linear) {
-            Ok(Some(report)) => {
-                on_layer(&report);
-                reports.push(report);
-            }
-            Ok(None) => {}
-            Err(error) => failed = Some(error),
-        }
-    });
-    match failed {
-        Some(error) => Err(error),
-        None if reports.is_empty() => Err(Error::NotPrepared),
-        None => Ok(reports),
-    }
+        Ok::<_, Error>(())
+    })?;
+    if reports.is_empty() { Err(Error::NotPrepared) } else { Ok(reports) }
 }
 
 fn convert_layer(name: &str, linear: &mut Linear) -> Result<Option<LayerReport>> {

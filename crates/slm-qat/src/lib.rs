@@ -54,5 +54,5 @@ mod state;
 pub use config::{QatConfig, QatOptions, ScaleMode, Schedule};
 pub use convert::convert;
 pub use error::{Error, Result};
-pub use prepare::{Prepared, prepare};
+pub use prepare::{Prepared, prepare, prepare_planned};
 pub use state::{layer_states, restore_layer_states};

@@ -1,6 +1,9 @@
 //! Making the layers of a module act as their quantized selves.
 
-use slm_nn::{FakeQuantizedWeight, InputQuant, Linear, NamedLinears, PhaseSwitch, Weight, on_cpu};
+use slm_nn::{
+    FakeQuantizedWeight, InputQuant, Linear, NamedLinears, PhaseSwitch, Weight, on_cpu,
+    try_for_each_linear_mut,
+};
 use slm_ptq::Plan;
 use slm_quant_core::{ActivationQuant, QuantizationType};
 
@@ -35,23 +38,29 @@ pub fn prepare<M: NamedLinears + ?Sized>(
     config: &QatConfig,
     steps: usize,
 ) -> Result<Prepared> {
-    let schedule = config.options.schedule(steps)?;
     let plan = Plan::new(model, &config.quantization)?;
+    prepare_planned(model, plan, config, steps)
+}
+
+/// Makes the layers of `plan` fake-quantized, for a run of `steps` steps. [`prepare`] for a plan that was made elsewhere;
+/// the skip patterns of `config` are not looked at again.
+///
+/// # Errors
+/// As [`prepare`], and [`slm_ptq::Error::UnknownLayer`] for a plan of another model.
+pub fn prepare_planned<M: NamedLinears + ?Sized>(
+    model: &mut M,
+    plan: Plan,
+    config: &QatConfig,
+    steps: usize,
+) -> Result<Prepared> {
+    let schedule = config.options.schedule(steps)?;
+    plan.check_model(model)?;
     let phase = PhaseSwitch::default();
-    let mut failed = None;
-    let mut planned = plan.layers.iter().peekable();
-    model.for_each_linear_mut(&mut |name, linear| {
-        if failed.is_some() || planned.next_if(|layer| layer.name == name).is_none() {
-            return;
-        }
-        if let Err(error) = prepare_layer(name, linear, config, &phase) {
-            failed = Some(error);
-        }
-    });
-    match failed {
-        Some(error) => Err(error),
-        None => Ok(Prepared { plan, schedule, phase }),
-    }
+    try_for_each_linear_mut(model, |name, linear| match plan.quantizes(name) {
+        true => prepare_layer(name, linear, config, &phase),
+        false => Ok(()),
+    })?;
+    Ok(Prepared { plan, schedule, phase })
 }
 
 fn prepare_layer(name: &str, linear: &mut Linear, config: &QatConfig, phase: &PhaseSwitch) -> Result<()> {

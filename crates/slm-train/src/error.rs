@@ -115,6 +115,20 @@ pub enum Error {
         /// The first layer or parameter that is not finite, where one was found.
         place: Option<String>,
     },
+    /// Skip patterns that do not fit the model, or layers that cannot be quantized.
+    #[error(transparent)]
+    Ptq(#[from] slm_ptq::Error),
+    /// A skip pattern for a layer of a quantized checkpoint that is quantized.
+    #[error(
+        "{reason} leaves {layer} float, but the checkpoint holds it quantized, and fine-tuning keeps it so; remove the \
+         pattern from `skip` in [quantization], or quantize the float model with `--skip`"
+    )]
+    SkippedQuantized {
+        /// Name of the layer.
+        layer: String,
+        /// The pattern.
+        reason: String,
+    },
     /// Quantization-aware training refused its options or the model.
     #[error(transparent)]
     Qat(#[from] slm_qat::Error),

@@ -10,7 +10,7 @@ use burn::tensor::Device;
 use serde_json::{Value, json};
 use slm_checkpoint::{Checkpoint, OutputLock, SaveRequest, TokenizerInfo, reserve_output};
 use slm_model::Transformer;
-use slm_ptq::LayerReport;
+use slm_ptq::{LayerReport, Plan, transformer_layers};
 use slm_text::{END_OF_TEXT, Tokenizer};
 
 use crate::diagnose::{first_gradient_not_finite, first_not_finite};
@@ -406,7 +406,7 @@ impl Trainer {
         if let Some(quantization) = &self.quantization {
             if self.is_finished() {
                 self.layers = slm_qat::convert(&mut model, &mut |_| {})?;
-                metadata = Some(quantization.metadata(&model, &self.layers, &self.config, &state)?);
+                metadata = Some(quantization.metadata(&model, &self.layers, &self.config, &state));
             } else {
                 extra_files.push((QAT, Quantization::to_bytes(&model)?));
             }
@@ -530,8 +530,13 @@ fn prepared(
     config: &TrainingConfig,
     device: &Device,
 ) -> Result<Forms> {
+    let skip = &config.quantization.skip;
+    let skipped = Plan::skipping(transformer_layers(model.config()), skip)?.skipped;
     if config.quantization.enable_quantized_finetuning {
         let source = start.and_then(Checkpoint::metadata).cloned().ok_or(Error::NotQuantized)?;
+        if let Some(layer) = skipped.into_iter().find(|layer| source.layer(&layer.name).is_some()) {
+            return Err(Error::SkippedQuantized { layer: layer.name, reason: layer.reason });
+        }
         let tuning = Some(Tuning::prepare(&mut model, source, config)?);
         return Ok(Forms { tuning, ..Forms::float(model) });
     }
@@ -546,7 +551,7 @@ fn prepared(
         Some(checkpoint) => Some(checkpoint.load_model(&device.clone().inner())?),
         None => return Err(Error::NoTeacher),
     };
-    let (model, quantization) = Quantization::prepare(model, config)?;
+    let quantization = Quantization::prepare(&mut model, config)?;
     Ok(Forms { quantization: Some(quantization), teacher, ..Forms::float(model) })
 }
 

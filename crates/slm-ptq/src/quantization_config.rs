@@ -1,16 +1,14 @@
-//! The quantization part of a training config.
+//! Quantization settings as config files write them.
 
 use serde::{Deserialize, Serialize};
-use slm_ptq::{PtqConfig, default_weight_observer};
 use slm_quant_core::{
     ActivationGranularity, Bits, Granularity, Mapping, ObserverKind, QuantScheme, QuantizationType,
     ScaleDtype,
 };
 
-use super::Check;
-use crate::Result;
+use crate::{Error, PtqConfig, Result, default_weight_observer};
 
-/// When a model is quantized.
+/// The point of a training run at which a model is quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum QuantizationMode {
@@ -23,7 +21,18 @@ pub enum QuantizationMode {
     Qat,
 }
 
-/// How a model is quantized. Everything is off until `quantization_mode` says otherwise.
+/// Quantization settings, the `[quantization]` section of a config file. Everything is off until `quantization_mode` says
+/// otherwise; unknown keys are refused.
+///
+/// ```
+/// use slm_ptq::QuantizationConfig;
+///
+/// let config: QuantizationConfig =
+///     serde_json::from_str(r#"{"quantization_bits": 4, "granularity": "group:32", "skip": ["lm_*"]}"#)?;
+/// assert_eq!(config.ptq().scheme.to_string(), "int4 group:32 symmetric");
+/// assert!(serde_json::from_str::<QuantizationConfig>(r#"{"quantisation_bits": 4}"#).is_err());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QuantizationConfig {
@@ -93,23 +102,31 @@ impl QuantizationConfig {
         }
     }
 
-    pub(super) fn validate(&self, check: &Check<'_>) -> Result<()> {
-        let of = |key: &str| format!("quantization.{key}");
-        let both = self.enable_quantized_finetuning && self.quantization_mode == QuantizationMode::Qat;
-        check.that(!both, &of("enable_quantized_finetuning"), || {
+    /// Checks that values are possible and fit each other.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] with the first field that is wrong and what would be right.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |key, detail: String, remedy| Err(Error::Setting { key, detail, remedy });
+        if self.enable_quantized_finetuning && self.quantization_mode == QuantizationMode::Qat {
+            let detail = "is true beside quantization_mode = \"qat\"".to_owned();
             let remedy = "use one: \"qat\" trains a float model, this a quantized one";
-            ("is true beside quantization_mode = \"qat\"".into(), remedy.into())
-        })?;
+            return refuse("enable_quantized_finetuning", detail, remedy);
+        }
         let observers =
             [("observer", self.observer.as_ref()), ("activation_observer", Some(&self.activation_observer))];
-        for (key, observer) in observers.into_iter().filter_map(|(key, observer)| Some((key, observer?))) {
-            check.that(observer.build().is_ok(), &of(key), || {
-                let reason = observer.build().err().map_or_else(String::new, |error| error.to_string());
-                (format!("is {observer}: {reason}"), "use an observer with its usual parameters".into())
-            })?;
+        for (key, observer) in observers {
+            if let Some(observer) = observer
+                && let Err(error) = observer.build()
+            {
+                let detail = format!("is {observer}: {error}");
+                return refuse(key, detail, "use an observer with its usual parameters");
+            }
         }
-        check.that(self.skip.iter().all(|pattern| !pattern.trim().is_empty()), &of("skip"), || {
-            ("holds an empty pattern, which names no layer".into(), "remove it".into())
-        })
+        if self.skip.iter().any(|pattern| pattern.trim().is_empty()) {
+            let detail = "holds an empty pattern, which names no layer".to_owned();
+            return refuse("skip", detail, "remove it");
+        }
+        Ok(())
     }
 }
