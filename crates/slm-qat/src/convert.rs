@@ -33,7 +33,8 @@ fn convert_layer(name: &str, linear: &mut Linear) -> Result<Option<LayerReport>>
     let Weight::FakeQuantized(weight) = &linear.weight else { return Ok(None) };
     let fail = |error: slm_nn::Error| Error::layer(name, error);
     let quantized = weight.quantize().map_err(fail)?;
-    let activation = weight.activation().ok_or_else(|| Error::NotObserved { layer: name.to_owned() })?;
+    let activation =
+        weight.activation().map_err(fail)?.ok_or_else(|| Error::NotObserved { layer: name.to_owned() })?;
     let values = to_vec_f32("weight", weight.float_weight()).map_err(fail)?;
     Ok(Some(pack_layer(name, linear, &values, quantized, activation)?))
 }

@@ -1,8 +1,8 @@
 //! Making the layers of a module act as their quantized selves.
 
 use slm_nn::{
-    FakeQuantizedWeight, InputQuant, Linear, NamedLinears, PhaseSwitch, Weight, on_cpu,
-    try_for_each_linear_mut,
+    ErrorSlot, FakeQuantizedWeight, InputQuant, Linear, NamedLinears, PhaseSwitch, Weight, on_cpu,
+    report_errors, try_for_each_linear_mut,
 };
 use slm_ptq::Plan;
 use slm_quant_core::{ActivationQuant, QuantizationType};
@@ -16,12 +16,28 @@ pub struct Prepared {
     pub plan: Plan,
     schedule: Schedule,
     phase: PhaseSwitch,
+    errors: ErrorSlot,
 }
 
 impl Prepared {
     /// Sets all layers to the phase of step `step`, counted from 0. To be called before the step.
     pub fn set_phase(&self, step: usize) {
         self.phase.set(self.schedule.phase(step));
+    }
+
+    /// Gives the first error that a fake-quantized layer met since the last call. To be called after each forward and
+    /// backward pass: a pass returns tensors, and a layer that cannot compute makes them NaN.
+    ///
+    /// # Errors
+    /// [`Error::Pass`] with the layer and the cause, such as a scale that its type does not hold or an input that is not
+    /// finite.
+    pub fn check(&self) -> Result<()> {
+        Ok(self.errors.check()?)
+    }
+
+    /// The slot that [`Prepared::check`] reads.
+    pub fn errors(&self) -> &ErrorSlot {
+        &self.errors
     }
 }
 
@@ -60,7 +76,9 @@ pub fn prepare_planned<M: NamedLinears + ?Sized>(
         true => prepare_layer(name, linear, config, &phase),
         false => Ok(()),
     })?;
-    Ok(Prepared { plan, schedule, phase })
+    let errors = ErrorSlot::default();
+    report_errors(model, &errors);
+    Ok(Prepared { plan, schedule, phase, errors })
 }
 
 fn prepare_layer(name: &str, linear: &mut Linear, config: &QatConfig, phase: &PhaseSwitch) -> Result<()> {

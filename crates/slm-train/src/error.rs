@@ -129,6 +129,22 @@ pub enum Error {
         /// The pattern.
         reason: String,
     },
+    /// A quantized layer could not compute.
+    #[error(
+        "step {step}: {source}; training stopped there and the last checkpoint is kept{}",
+        match source.source {
+            slm_nn::Error::Core(slm_quant_core::Error::NotFinite { .. }) => {
+                ": lower learning_rate, lengthen warmup_steps or lower grad_clip"
+            }
+            _ => "",
+        }
+    )]
+    Pass {
+        /// The step that met it, from 1.
+        step: usize,
+        /// The layer and the cause.
+        source: slm_nn::LayerError,
+    },
     /// Quantization-aware training refused its options or the model.
     #[error(transparent)]
     Qat(#[from] slm_qat::Error),

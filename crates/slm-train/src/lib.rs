@@ -32,7 +32,9 @@ mod testing;
 mod trainer;
 mod tuning;
 
-pub use config::{TokenizerConfig, TrainingConfig, TrainingOptions, parse_toml, read_toml};
+pub use config::{
+    QatTrainingOptions, TokenizerConfig, TrainingConfig, TrainingOptions, parse_toml, read_toml,
+};
 pub use data::{Batch, TrainingData};
 pub use error::{Error, Result};
 pub use observer::{Metric, StepReport, TrainObserver, ValidationReport};

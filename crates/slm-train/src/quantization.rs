@@ -21,7 +21,7 @@ pub(crate) struct Quantization {
 impl Quantization {
     /// Makes the layers of `model` fake-quantized.
     pub(crate) fn prepare(model: &mut Transformer, config: &TrainingConfig) -> Result<Self> {
-        let qat = QatConfig { quantization: config.quantization.ptq(), options: config.qat.clone() };
+        let qat = QatConfig { quantization: config.quantization.ptq(), options: config.qat.options.clone() };
         let plan = plan_transformer(model.config(), &qat.quantization)?;
         untie_planned_head(model, &plan);
         let prepared = prepare_planned(model, plan, &qat, config.training.steps)?;
@@ -87,9 +87,9 @@ impl Quantization {
                 steps: training.steps as u64,
             }),
         };
-        let activations = format!("moving-average:{}", config.qat.averaging_constant);
+        let activations = format!("moving-average:{}", config.qat.options.averaging_constant);
         MetadataBuilder::new(&config.quantization.ptq(), &self.prepared.plan)
-            .observers(config.qat.observer().to_string(), activations)
+            .observers(config.qat.options.observer().to_string(), activations)
             .build(CheckpointMode::Qat, layers, lineage)
     }
 }

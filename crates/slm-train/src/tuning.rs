@@ -10,7 +10,10 @@ use slm_checkpoint::{
     WeightError,
 };
 use slm_model::Transformer;
-use slm_nn::{NamedLinears, Rounding, TunedWeight, Weight, linear_names, try_for_each_linear_mut};
+use slm_nn::{
+    ErrorSlot, NamedLinears, Rounding, TunedWeight, Weight, linear_names, report_errors,
+    try_for_each_linear_mut,
+};
 use slm_ptq::MetadataBuilder;
 use slm_quant_core::ActivationQuant;
 
@@ -64,6 +67,7 @@ pub(crate) struct Tuning {
     rounding: Rounding,
     /// Of the checkpoint that the run began with.
     source: QuantizationMetadata,
+    errors: ErrorSlot,
 }
 
 impl Tuning {
@@ -85,7 +89,14 @@ impl Tuning {
             }
             Ok(())
         })?;
-        Ok(Self { rounding, source })
+        let errors = ErrorSlot::default();
+        report_errors(model, &errors);
+        Ok(Self { rounding, source, errors })
+    }
+
+    /// The slot that the trained layers report to.
+    pub(crate) fn errors(&self) -> &ErrorSlot {
+        &self.errors
     }
 
     /// Takes the updates of step `step` into the quantized weights.

@@ -140,7 +140,7 @@ fn config(args: &QatArgs, start: Option<&Checkpoint>) -> Result<TrainingConfig> 
     config.quantization.quantization_mode = QuantizationMode::Qat;
     args.scheme.apply(&mut config.quantization)?;
     if args.learned_scales {
-        config.qat.scale = ScaleMode::Learned;
+        config.qat.options.scale = ScaleMode::Learned;
     }
     config.qat.distill |= args.distill;
     config.validate(&args.config.display().to_string())?;

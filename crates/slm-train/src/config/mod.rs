@@ -1,5 +1,6 @@
 //! What a training run is told to do.
 
+mod qat;
 mod read;
 mod value;
 
@@ -8,10 +9,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use slm_model::ModelConfig;
 use slm_ptq::{QuantizationConfig, QuantizationMode};
-use slm_qat::QatOptions;
 
 use crate::{Error, FinetuneOptions, Result};
 
+pub use qat::QatTrainingOptions;
 pub use read::{parse_toml, read_toml};
 
 /// A whole training run: the model, its tokenizer, how it is trained, and how it is quantized.
@@ -32,7 +33,7 @@ pub struct TrainingConfig {
     pub quantization: QuantizationConfig,
     /// How ranges come about where `quantization_mode` is "qat".
     #[serde(default)]
-    pub qat: QatOptions,
+    pub qat: QatTrainingOptions,
     /// How weights are quantized again where `enable_quantized_finetuning` is true.
     #[serde(default)]
     pub finetune: FinetuneOptions,
@@ -49,7 +50,7 @@ struct TuningFile {
     #[serde(default)]
     quantization: QuantizationConfig,
     #[serde(default)]
-    qat: QatOptions,
+    qat: QatTrainingOptions,
     #[serde(default)]
     finetune: FinetuneOptions,
 }
@@ -246,12 +247,7 @@ impl TrainingConfig {
             (detail, "set it to 0".into())
         })?;
         if self.quantization.quantization_mode == QuantizationMode::Qat {
-            self.qat.schedule(self.training.steps).map_err(|error| match error {
-                slm_qat::Error::Option { option, detail, remedy } => {
-                    check.refused(&format!("qat.{option}"), detail, remedy)
-                }
-                other => Error::Qat(other),
-            })?;
+            self.qat.validate(&check, self.training.steps)?;
         }
         Ok(())
     }

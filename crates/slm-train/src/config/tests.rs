@@ -177,7 +177,7 @@ fn a_config_for_a_model_that_exists_needs_no_model() {
     let parse = |text: &str| TrainingConfig::parse_for_model(text, "run.toml", &model);
     let config = parse("[training]\nsteps = 3\n[qat]\nscale = \"learned\"").unwrap();
     assert_eq!((&config.model, config.training.steps), (&model, 3));
-    assert_eq!(config.qat.scale, slm_qat::ScaleMode::Learned);
+    assert_eq!(config.qat.options.scale, slm_qat::ScaleMode::Learned);
     let other = parse(SMALL).unwrap_err().to_string();
     assert!(other.contains("`model` in run.toml: is not the model of the checkpoint"), "{other}");
     let tokenizer = parse("[training]\nsteps = 3\n[tokenizer]\nfile = \"t.json\"").unwrap_err().to_string();
