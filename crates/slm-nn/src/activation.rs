@@ -39,7 +39,7 @@ impl From<ActivationQuant> for InputQuant {
 /// The values that the codes of `x` stand for. Gradients pass straight through, except where a value lies
 /// outside the representable range.
 ///
-/// On the CPU devices codes are those of [`slm_quant_core::quantize_activations`] exactly; elsewhere ranges are
+/// On the CPU devices codes are those of [`slm_kernels::quantize_activations`] exactly; elsewhere ranges are
 /// computed in 32-bit instead of 64-bit floats. Values that are not finite give NaN.
 ///
 /// # Shapes

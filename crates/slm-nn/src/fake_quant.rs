@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
+use slm_kernels::PackedMatrix;
 use slm_quant_core::{
-    ActivationQuant, ObserverKind, PackedMatrix, QParams, QuantScheme, QuantizedMatrix, ScaleDtype,
-    choose_matrix_qparams,
+    ActivationQuant, ObserverKind, QParams, QuantScheme, QuantizedMatrix, ScaleDtype, choose_matrix_qparams,
 };
 
 use crate::activation::{InputQuant, InputRanges};

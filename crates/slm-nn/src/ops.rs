@@ -8,7 +8,8 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, NdArray, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
 use slm_autograd::HostBackend;
-use slm_quant_core::{ActivationQuant, Error, PackedMatrix, linear};
+use slm_kernels::{PackedMatrix, linear};
+use slm_quant_core::{ActivationQuant, Error};
 
 use crate::errors::{Place, Reporter};
 

@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use slm_quant_core::{ActivationQuant, KernelKind, PackedMatrix};
+use slm_kernels::{KernelKind, PackedMatrix};
+use slm_quant_core::ActivationQuant;
 
 use crate::errors::Reporter;
 use crate::linear::add_bias;

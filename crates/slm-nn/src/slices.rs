@@ -5,10 +5,10 @@
 //! them, and their products run side by side.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use slm_quant_core::{
-    ActivationGranularity, ActivationQuant, LinearInput, Product, QuantizedActivations, Workspace,
-    linear_many, quantize_activations_into,
+use slm_kernels::{
+    LinearInput, MatmulTask, QuantizedActivations, Workspace, linear_many, quantize_activations_into,
 };
+use slm_quant_core::{ActivationGranularity, ActivationQuant};
 
 use crate::errors::Place;
 use crate::{Error, Linear, PackedWeight, Result, Weight, to_vec_f32};
@@ -54,7 +54,7 @@ impl<'a> SliceLinear<'a> {
         }
     }
 
-    /// The weights, where a kernel of `slm-quant-core` can be called without anybody missing the call.
+    /// The weights, where a kernel of `slm-kernels` can be called without anybody missing the call.
     fn kernel_weight(&self) -> Option<&'a PackedWeight> {
         self.linear.packed().filter(|_| !self.linear.has_hook())
     }
@@ -144,9 +144,9 @@ fn apply_packed(
     SliceScratch { quantized, workspace }: &mut SliceScratch,
 ) -> Result<()> {
     let products = outputs.iter_mut().filter_map(|SliceOutput { layer, out }| {
-        Some(Product::new(layer.kernel_weight()?.matrix(), layer.bias.as_deref(), out))
+        Some(MatmulTask::new(layer.kernel_weight()?.matrix(), layer.bias.as_deref(), out))
     });
-    let mut products: Vec<Product<'_>> = products.collect();
+    let mut products: Vec<MatmulTask<'_>> = products.collect();
     let result = match activation {
         ActivationQuant::Float => linear_many(LinearInput::Float(x, rows), &mut products, workspace),
         _ => quantize_activations_into(x, rows, x.len() / rows.max(1), &activation, quantized)

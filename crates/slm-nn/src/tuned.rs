@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor};
-use slm_quant_core::PackedMatrix;
+use slm_kernels::PackedMatrix;
 
 use crate::errors::Reporter;
 use crate::{Error, PackedWeight, ParameterRole, Result, on_cpu, to_vec_f32};

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::Device;
+use slm_kernels::{KernelKind, PackedMatrix};
 use slm_nn::{
     ErrorSlot, Linear, NamedLinears, Place, SliceLinear, SliceOutput, SliceScratch, apply_linears,
     first_layer_not_finite, report_errors,
 };
 use slm_quant_core::{
-    ActivationGranularity, ActivationQuant, Bits, KernelKind, ObserverKind, PackedMatrix, QParams,
-    QuantScheme, quantize_matrix,
+    ActivationGranularity, ActivationQuant, Bits, ObserverKind, QParams, QuantScheme, quantize_matrix,
 };
 use slm_testing::{devices, tensor};
 

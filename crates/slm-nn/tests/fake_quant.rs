@@ -2,13 +2,13 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
+use slm_kernels::quantize_activations;
 use slm_nn::{
     FakeQuantizedWeight, InputQuant, Linear, Phase, PhaseSwitch, Weight, fake_quantize_activation, to_vec_f32,
 };
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, ObserverKind, QParams, QuantRange,
-    QuantScheme, ScaleDtype, fake_quantize_backward, fake_quantize_learnable_backward, quantize_activations,
-    quantize_matrix,
+    QuantScheme, ScaleDtype, fake_quantize_backward, fake_quantize_learnable_backward, quantize_matrix,
 };
 use slm_testing::{devices, ramp as values, tensor};
 
@@ -49,7 +49,7 @@ fn weights_train_on_exactly_what_is_stored_and_clipped_ones_get_no_gradient() {
     for device in devices() {
         for bits in [Bits::Int8, Bits::Int4] {
             for granularity in granularities() {
-                for mapping in [Mapping::SymmetricNoClippingErr, Mapping::Symmetric, Mapping::Affine] {
+                for mapping in [Mapping::Symmetric, Mapping::SymmetricTorch, Mapping::Affine] {
                     for scale_dtype in [ScaleDtype::F32, ScaleDtype::F16] {
                         for observer in [ObserverKind::MinMax, ObserverKind::Mse] {
                             let scheme = QuantScheme { bits, granularity, mapping, scale_dtype };

@@ -49,7 +49,7 @@ fn scheme(weight: &Value) -> Option<QuantScheme> {
         "tensor" => Granularity::PerTensor,
         _ => Granularity::PerChannel,
     };
-    Some(QuantScheme::per_tensor(bits).with_granularity(granularity).with_mapping(Mapping::Symmetric))
+    Some(QuantScheme::per_tensor(bits).with_granularity(granularity).with_mapping(Mapping::SymmetricTorch))
 }
 
 #[test]

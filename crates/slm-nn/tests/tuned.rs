@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
+use slm_kernels::{KernelKind, PackedMatrix};
 use slm_nn::{
     Linear, PackedWeight, Rounding, TunedWeight, Weight, fake_quantize_activation, ndarray_device, to_vec_f32,
 };
 use slm_quant_core::{
-    ActivationGranularity, ActivationQuant, Bits, Granularity, KernelKind, ObserverKind, PackedMatrix,
-    QuantScheme, quantize_matrix,
+    ActivationGranularity, ActivationQuant, Bits, Granularity, ObserverKind, QuantScheme, quantize_matrix,
 };
 use slm_testing::{ramp as values, tensor};
 

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use slm_kernels::{KernelKind, PackedMatrix};
 use slm_nn::{Linear, NamedLinears, PackedWeight, Weight, to_vec_f32, try_for_each_linear_mut};
 use slm_quant_core::{
-    ActivationQuant, ErrorStats, KernelKind, PackedMatrix, QParams, QuantScheme, QuantizationType,
-    QuantizedMatrix, quantize_matrix,
+    ActivationQuant, ErrorStats, QParams, QuantScheme, QuantizationType, QuantizedMatrix, quantize_matrix,
 };
 
 use crate::{Calibration, Error, Plan, PtqConfig, Result};

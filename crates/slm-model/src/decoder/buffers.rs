@@ -2,7 +2,7 @@
 
 use slm_cpu_ops::AttentionScratch;
 use slm_nn::SliceScratch;
-use slm_quant_core::Pages;
+use slm_runtime::HugeVec;
 
 use crate::config::ModelConfig;
 
@@ -10,17 +10,17 @@ use crate::config::ModelConfig;
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     /// The residual stream.
-    pub(super) x: Pages<f32>,
+    pub(super) x: HugeVec<f32>,
     /// What is to be added to it next, where [`Buffers::has_delta`] says so.
-    pub(super) delta: Pages<f32>,
+    pub(super) delta: HugeVec<f32>,
     pub(super) has_delta: bool,
-    pub(super) normed: Pages<f32>,
-    pub(super) q: Pages<f32>,
-    pub(super) k: Pages<f32>,
-    pub(super) v: Pages<f32>,
-    pub(super) attention: Pages<f32>,
-    pub(super) gate: Pages<f32>,
-    pub(super) up: Pages<f32>,
+    pub(super) normed: HugeVec<f32>,
+    pub(super) q: HugeVec<f32>,
+    pub(super) k: HugeVec<f32>,
+    pub(super) v: HugeVec<f32>,
+    pub(super) attention: HugeVec<f32>,
+    pub(super) gate: HugeVec<f32>,
+    pub(super) up: HugeVec<f32>,
     pub(super) logits: Vec<f32>,
     pub(super) linear_scratch: SliceScratch,
     /// For each part of an attention that runs at once.
@@ -43,7 +43,7 @@ impl Buffers {
             (&mut self.up, config.intermediate_size),
         ] {
             if buffer.len() < rows * width {
-                *buffer = Pages::zeroed(rows * width);
+                *buffer = HugeVec::zeroed(rows * width);
             }
         }
     }

@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use slm_cpu_ops::{AttentionScratch, KvLayer, Queries, attend, gelu, gelu_tanh, rotate, swiglu};
 use slm_nn::{SliceLinear, SliceOutput, SliceScratch, apply_linears};
-use slm_quant_core::Pages;
+use slm_runtime::HugeVec;
 
 use super::buffers::Buffers;
 use super::norm::SliceNorm;
@@ -41,7 +41,7 @@ pub(super) struct DecoderLayer<'a> {
     up_proj: SliceLinear<'a>,
     down_proj: SliceLinear<'a>,
     mlp: MlpKind,
-    cache: KvLayer<Pages<f32>>,
+    cache: KvLayer<HugeVec<f32>>,
 }
 
 impl<'a> DecoderLayer<'a> {
@@ -69,7 +69,7 @@ impl<'a> DecoderLayer<'a> {
             up_proj: linear(&mlp.up_proj, "mlp.up_proj")?,
             down_proj: linear(&mlp.down_proj, "mlp.down_proj")?,
             mlp: config.mlp,
-            cache: KvLayer::with_buffers(config.num_kv_heads, config.head_dim, capacity, Pages::zeroed),
+            cache: KvLayer::with_buffers(config.num_kv_heads, config.head_dim, capacity, HugeVec::zeroed),
         })
     }
 

@@ -10,7 +10,8 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
 use slm_autograd::{HostBackend, Matrix, matmul};
-use slm_quant_core::{ActivationGranularity, ActivationQuant, PackedMatrix, Result, linear};
+use slm_kernels::{PackedMatrix, linear};
+use slm_quant_core::{ActivationGranularity, ActivationQuant, Result};
 
 use super::grid::Grid;
 use super::ops::{LearnedScales, dims, learned_grid};

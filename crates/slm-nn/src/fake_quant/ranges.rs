@@ -2,9 +2,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use slm_kernels::KernelKind;
 use slm_quant_core::{
-    Error, KernelKind, Mapping, ObserverKind, QParams, QuantScheme, QuantizedMatrix, Result, ScaleDtype,
-    Scales, TORCHAO_EPS, choose_matrix_qparams, choose_qparams_stored, quantize_matrix_with,
+    Error, Mapping, ObserverKind, QParams, QuantScheme, QuantizedMatrix, Result, ScaleDtype, Scales,
+    TORCHAO_EPS, choose_matrix_qparams, choose_qparams_stored, quantize_matrix_with,
 };
 
 use super::grid::Grid;

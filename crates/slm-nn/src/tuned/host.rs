@@ -5,7 +5,8 @@
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, NdArray, TensorMetadata};
 use slm_autograd::{HostBackend, Matrix, matmul};
-use slm_quant_core::{ActivationQuant, linear};
+use slm_kernels::linear;
+use slm_quant_core::ActivationQuant;
 
 use super::Stored;
 use super::ops::CodeProducts;
