@@ -37,12 +37,14 @@ mod calibrate;
 mod compare;
 mod config;
 mod convert;
+mod diagnose;
 mod error;
 mod plan;
 
 pub use calibrate::{ActivationStats, Calibration, calibrate, calibrate_with};
 pub use compare::{LayerComparison, LayerDifference};
-pub use config::PtqConfig;
+pub use config::{PtqConfig, default_weight_observer};
 pub use convert::{LayerReport, QuantizedLayer, convert, pack_layer, quantize_layer};
+pub use diagnose::{ActivationQuants, InputError, input_errors, remove_activation_quant};
 pub use error::{Error, Result};
 pub use plan::{Plan, PlannedLayer, SkippedLayer};

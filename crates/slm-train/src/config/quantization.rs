@@ -1,7 +1,7 @@
 //! The quantization part of a training config.
 
 use serde::{Deserialize, Serialize};
-use slm_ptq::PtqConfig;
+use slm_ptq::{PtqConfig, default_weight_observer};
 use slm_quant_core::{
     ActivationGranularity, Bits, Granularity, Mapping, ObserverKind, QuantScheme, QuantizationType,
     ScaleDtype,
@@ -41,8 +41,9 @@ pub struct QuantizationConfig {
     pub mapping: Mapping,
     /// How scales are stored: `f32` or `f16`. Default: `f32`.
     pub scale_dtype: ScaleDtype,
-    /// How the range of a weight is chosen. Default: `mse`.
-    pub observer: ObserverKind,
+    /// How the range of a weight is chosen. Default: `min-max` for 8 bits, `mse` for 4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observer: Option<ObserverKind>,
     /// How the range of an activation is chosen, for static quantization. Default: `mse`.
     pub activation_observer: ObserverKind,
     /// Which activations share a scale, for dynamic quantization: `token` or `tensor`. Default: `token`.
@@ -61,7 +62,7 @@ impl Default for QuantizationConfig {
             granularity: Granularity::PerTensor,
             mapping: Mapping::default(),
             scale_dtype: ScaleDtype::F32,
-            observer: ObserverKind::Mse,
+            observer: None,
             activation_observer: ObserverKind::Mse,
             activation_granularity: ActivationGranularity::default(),
             skip: Vec::new(),
@@ -85,7 +86,7 @@ impl QuantizationConfig {
         PtqConfig {
             scheme: self.scheme(),
             quantization_type: self.quantization_type,
-            observer: self.observer,
+            observer: self.observer.unwrap_or_else(|| default_weight_observer(self.quantization_bits)),
             activation_observer: self.activation_observer,
             activation_granularity: self.activation_granularity,
             skip: self.skip.clone(),
@@ -99,9 +100,9 @@ impl QuantizationConfig {
             let remedy = "use one: \"qat\" trains a float model, this a quantized one";
             ("is true beside quantization_mode = \"qat\"".into(), remedy.into())
         })?;
-        for (key, observer) in
-            [("observer", &self.observer), ("activation_observer", &self.activation_observer)]
-        {
+        let observers =
+            [("observer", self.observer.as_ref()), ("activation_observer", Some(&self.activation_observer))];
+        for (key, observer) in observers.into_iter().filter_map(|(key, observer)| Some((key, observer?))) {
             check.that(observer.build().is_ok(), &of(key), || {
                 let reason = observer.build().err().map_or_else(String::new, |error| error.to_string());
                 (format!("is {observer}: {reason}"), "use an observer with its usual parameters".into())
