@@ -30,3 +30,31 @@ fn the_shipped_model_is_small_and_survives_quantization() {
     let json = sandbox.slm_with(line, &["Once upon a time"], &[]).json();
     assert!(json["text"].as_str().unwrap().contains(' '), "{json}");
 }
+
+#[test]
+fn a_model_that_quantization_breaks_ends_with_the_cause() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let package = root.join("crates/slm-cli");
+    let variable = [("CARGO_MANIFEST_DIR", package.to_str().unwrap())];
+    let sandbox = Sandbox::new();
+    let short = "ptq --calibration-tokens 1024 --eval-tokens 2048";
+    // Ranges that clip most of what there is, first of the activations and then of the weights.
+    for (options, parts) in [
+        (
+            "--activation-observer percentile:60",
+            ["8-bit static activations", "with float activations", "--type dynamic"],
+        ),
+        ("--type dynamic --observer percentile:60", ["weights (percentile:60 observer)", "dB", "min-max"]),
+    ] {
+        let run = sandbox.slm_with(&format!("{short} {options}"), &[], &variable).success();
+        let (_, warning) =
+            run.stdout.split_once("\nWARNING: ").unwrap_or_else(|| panic!("no warning in\n{run}"));
+        for part in parts {
+            assert!(warning.contains(part), "{part} is not in\n{warning}");
+        }
+        let json = sandbox.slm_with(&format!("{short} {options} --json"), &[], &variable).json();
+        assert_eq!(json["warning"].as_str().unwrap().trim(), format!("WARNING: {}", warning.trim()));
+    }
+    let json = sandbox.slm_with(&format!("{short} --json"), &[], &variable).json();
+    assert!(json["warning"].is_null(), "{json}");
+}

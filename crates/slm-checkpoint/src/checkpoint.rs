@@ -215,7 +215,7 @@ impl Checkpoint {
     }
 
     /// Reads the model onto `device`, in one pass over the weights by all threads. Quantized layers are packed for the
-    /// kernel that [`KernelKind::select`](slm_quant_core::KernelKind::select) gives.
+    /// kernel that [`KernelKind::select`](slm_kernels::KernelKind::select) gives.
     ///
     /// # Errors
     /// [`Error::NotFinite`] for a NaN or an infinity, [`Error::Layer`] for an invalid quantized weight,

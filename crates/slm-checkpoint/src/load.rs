@@ -6,9 +6,11 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use rayon::prelude::*;
 use safetensors::Dtype;
+use slm_kernels::{KernelKind, PackedMatrixBuilder};
 use slm_model::{SourceError, TensorSource, Transformer};
 use slm_nn::{PackedWeight, Weight};
-use slm_quant_core::{KernelKind, PackedMatrixBuilder, QParams, ScaleDtype, Scales, advise_large_pages};
+use slm_quant_core::{QParams, ScaleDtype, Scales};
+use slm_runtime::advise_huge_pages;
 
 use crate::layout::{codes_dtype, names};
 use crate::metadata::WeightParams;
@@ -54,7 +56,7 @@ fn targets(checkpoint: &Checkpoint) -> Result<HashMap<String, Target>> {
         let target = || match weights.dtype(name) {
             Some(Dtype::F32) => {
                 let mut values = vec![0.0; bytes / size_of::<f32>()];
-                advise_large_pages(&mut values);
+                advise_huge_pages(&mut values);
                 Target::Floats(values)
             }
             _ => Target::Bytes(vec![0; bytes]),

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use burn::tensor::Device;
+use slm_kernels::{KernelKind, PackedMatrix};
 use slm_model::{SourceError, TensorSource};
 use slm_nn::{PackedWeight, Weight};
-use slm_quant_core::{KernelKind, PackedMatrix};
 
 use crate::{Checkpoint, Error, Result};
 

@@ -77,8 +77,7 @@ fn schemes() -> impl Strategy<Value = QuantScheme> {
         Just(Granularity::PerChannel),
         Just(Granularity::PerGroup { group_size: 1 }),
     ];
-    let mapping =
-        prop_oneof![Just(Mapping::SymmetricNoClippingErr), Just(Mapping::Symmetric), Just(Mapping::Affine)];
+    let mapping = prop_oneof![Just(Mapping::Symmetric), Just(Mapping::SymmetricTorch), Just(Mapping::Affine)];
     (any::<bool>(), granularity, mapping, any::<bool>()).prop_map(|(int8, granularity, mapping, half)| {
         QuantScheme::per_tensor(if int8 { Bits::Int8 } else { Bits::Int4 })
             .with_granularity(granularity)

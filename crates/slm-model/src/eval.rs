@@ -78,7 +78,8 @@ pub fn try_evaluate<E: From<Error>>(
     let mut session = InferenceSession::new(model, window.min(ids.len()))?;
     for (index, chunk) in windows.iter().enumerate() {
         let logits = session.forward_anew(chunk)?;
-        let nll = sequence_nll(&logits, chunk, model.config().vocab_size, index * window)?;
+        let nll = sequence_nll(&logits, chunk, model.config().vocab_size, index * window)
+            .map_err(|error| located(model, chunk, error))?;
         evaluation.nll += nll;
         evaluation.tokens += chunk.len() - 1;
         evaluation.window_nll.push(nll);
@@ -99,6 +100,20 @@ pub fn window_logits(model: &Transformer, ids: &[u32]) -> Result<Vec<f32>> {
     model.check_ids(ids)?;
     model.check_positions(ids.len())?;
     InferenceSession::new(model, ids.len())?.forward_anew(ids).map(Cow::into_owned)
+}
+
+/// Names the layer where the values of `ids` stop being finite, if the model is to blame for `error`.
+fn located(model: &Transformer, ids: &[u32], error: Error) -> Error {
+    let Error::NotFinite { what, at, value } = error else { return error };
+    let layer = slm_nn::first_layer_not_finite(&mut model.clone(), |model| {
+        // The error is the one there is already.
+        let _ = window_logits(model, ids);
+    });
+    let at = match layer {
+        Some(layer) => format!("{at} (first in layer {layer})"),
+        None => at,
+    };
+    Error::NotFinite { what, at, value }
 }
 
 /// Values of a tensor, read back to the host.

@@ -124,7 +124,7 @@ impl Transformer {
             norm: &self.norm,
             head: match &self.lm_head {
                 Some(head) => HeadParts::Linear(head),
-                None => HeadParts::Tied(self.embed_tokens.val()),
+                None => HeadParts::Tied(Box::new(self.embed_tokens.val())),
             },
             logit_multiplier: self.config.logit_multiplier,
         }

@@ -10,7 +10,7 @@ pub fn ndarray_device() -> Device {
     Device::ndarray()
 }
 
-/// Whether tensors of `device` live in host memory, where the integer kernels of `slm-quant-core` run.
+/// Whether tensors of `device` live in host memory, where the integer kernels of `slm-kernels` run.
 pub fn on_cpu(device: &Device) -> bool {
     let device = if device.is_autodiff() { device.clone().inner() } else { device.clone() };
     device == Device::flex() || device == ndarray_device()

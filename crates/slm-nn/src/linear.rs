@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
-use slm_quant_core::{ActivationQuant, PackedMatrix};
+use slm_kernels::PackedMatrix;
+use slm_quant_core::ActivationQuant;
 
 use crate::hook::AttachedHook;
 use crate::{Error, FakeQuantizedWeight, PackedWeight, Result, TunedWeight};

@@ -5,11 +5,12 @@
 //! them, and their products run side by side.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use slm_quant_core::{
-    ActivationGranularity, ActivationQuant, LinearInput, Product, QuantizedActivations, Workspace,
-    linear_many, quantize_activations_into,
+use slm_kernels::{
+    LinearInput, MatmulTask, QuantizedActivations, Workspace, linear_many, quantize_activations_into,
 };
+use slm_quant_core::{ActivationGranularity, ActivationQuant};
 
+use crate::errors::Place;
 use crate::{Error, Linear, PackedWeight, Result, Weight, to_vec_f32};
 
 /// A [`Linear`] ready to be applied to slices.
@@ -53,7 +54,7 @@ impl<'a> SliceLinear<'a> {
         }
     }
 
-    /// The weights, where a kernel of `slm-quant-core` can be called without anybody missing the call.
+    /// The weights, where a kernel of `slm-kernels` can be called without anybody missing the call.
     fn kernel_weight(&self) -> Option<&'a PackedWeight> {
         self.linear.packed().filter(|_| !self.linear.has_hook())
     }
@@ -96,7 +97,7 @@ impl Default for SliceScratch {
 ///
 /// Packed layers run on the integer kernels; those that quantize their input alike share the quantized input and
 /// run in one parallel region. Other layers, and layers with a hook, run as tensor operations. As with tensors, an input that is not finite
-/// makes a packed layer's whole output NaN.
+/// makes a packed layer's whole output NaN, and is [reported](crate::report_errors).
 ///
 /// # Shapes
 /// - `x`: `[rows, in_features]`
@@ -143,16 +144,19 @@ fn apply_packed(
     SliceScratch { quantized, workspace }: &mut SliceScratch,
 ) -> Result<()> {
     let products = outputs.iter_mut().filter_map(|SliceOutput { layer, out }| {
-        Some(Product::new(layer.kernel_weight()?.matrix(), layer.bias.as_deref(), out))
+        Some(MatmulTask::new(layer.kernel_weight()?.matrix(), layer.bias.as_deref(), out))
     });
-    let mut products: Vec<Product<'_>> = products.collect();
+    let mut products: Vec<MatmulTask<'_>> = products.collect();
     let result = match activation {
         ActivationQuant::Float => linear_many(LinearInput::Float(x, rows), &mut products, workspace),
         _ => quantize_activations_into(x, rows, x.len() / rows.max(1), &activation, quantized)
             .and_then(|()| linear_many(LinearInput::Quantized(quantized), &mut products, workspace)),
     };
     match result {
-        Err(slm_quant_core::Error::NotFinite { .. }) => {
+        Err(error @ slm_quant_core::Error::NotFinite { .. }) => {
+            if let Some(weight) = outputs.first().and_then(|output| output.layer.kernel_weight()) {
+                weight.errors().report(Place::Input, error);
+            }
             outputs.iter_mut().for_each(|output| output.out.fill(f32::NAN));
             Ok(())
         }

@@ -4,20 +4,14 @@
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, DeviceKind, Tensor, TensorData};
+use burn::tensor::{Device, DeviceKind};
+use slm_kernels::{KernelKind, PackedMatrix};
 use slm_nn::{FakeQuantizedWeight, InputQuant, Linear, PhaseSwitch, Weight, WeightExecution, to_vec_f32};
 use slm_quant_core::{
-    ActivationGranularity, ActivationQuant, Bits, Granularity, KernelKind, Mapping, ObserverKind,
-    PackedMatrix, QParams, QuantScheme, quantize_matrix,
+    ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, ObserverKind, QParams, QuantScheme,
+    quantize_matrix,
 };
-
-fn values(seed: usize, count: usize) -> Vec<f32> {
-    (0..count).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0).collect()
-}
-
-fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values, shape), device)
-}
+use slm_testing::{ramp as values, tensor};
 
 /// Packed weights stay packed on the device, and the result is that of the CPU's integer kernel but for the
 /// order of float sums.
@@ -30,7 +24,7 @@ fn packed_linears_agree_with_the_cpu() {
     let groups = Granularity::PerGroup { group_size: 8 };
     for bits in [Bits::Int8, Bits::Int4] {
         for granularity in [Granularity::PerTensor, Granularity::PerChannel, groups] {
-            for mapping in [Mapping::SymmetricNoClippingErr, Mapping::Affine] {
+            for mapping in [Mapping::Symmetric, Mapping::Affine] {
                 let scheme =
                     QuantScheme::per_tensor(bits).with_granularity(granularity).with_mapping(mapping);
                 let quantized =
@@ -77,7 +71,7 @@ fn fake_quantized_linears_train() {
     ];
     for granularity in [Granularity::PerTensor, Granularity::PerChannel, groups] {
         for (mapping, learned) in
-            [(Mapping::SymmetricNoClippingErr, false), (Mapping::Affine, false), (Mapping::Symmetric, true)]
+            [(Mapping::Symmetric, false), (Mapping::Affine, false), (Mapping::SymmetricTorch, true)]
         {
             for input in inputs {
                 let scheme =

@@ -49,7 +49,7 @@ fn schemes() -> Vec<QuantScheme> {
         for granularity in
             [Granularity::PerTensor, Granularity::PerChannel, Granularity::PerGroup { group_size: 32 }]
         {
-            for mapping in [Mapping::SymmetricNoClippingErr, Mapping::Symmetric, Mapping::Affine] {
+            for mapping in [Mapping::Symmetric, Mapping::SymmetricTorch, Mapping::Affine] {
                 schemes
                     .push(QuantScheme::per_tensor(bits).with_granularity(granularity).with_mapping(mapping));
             }

@@ -36,14 +36,9 @@ pub fn int_matmul_grouped<C: Code>(
     Ok(acc)
 }
 
-/// The most products of activation codes in `C` (any zero point in it) and codes of `weight` whose sum
-/// always fits an `i32`.
-pub fn max_safe_products<C: Code>(weight: &QuantizedMatrix) -> usize {
-    max_safe_products_of::<C>(weight.scheme())
-}
-
-/// [`max_safe_products`] for a weight quantized as `scheme` says.
-pub(crate) fn max_safe_products_of<C: Code>(scheme: QuantScheme) -> usize {
+/// The most products of activation codes in `C` (any zero point in it) and codes of a weight quantized as `scheme`
+/// says whose sum always fits an `i32`.
+pub fn max_safe_products<C: Code>(scheme: QuantScheme) -> usize {
     let activation = i64::from(C::MAX) - i64::from(C::MIN);
     let range = scheme.range();
     let weight = match scheme.mapping.is_symmetric() {
@@ -66,7 +61,7 @@ fn check_activations<C: Code>(
             detail: format!("{zero_point} is outside [{}, {}], the range of {}", C::MIN, C::MAX, C::NAME),
         });
     }
-    let max_k = max_safe_products::<C>(weight);
+    let max_k = max_safe_products::<C>(weight.scheme());
     if products > max_k {
         return Err(Error::AccumulatorOverflow { k: products, max_k });
     }

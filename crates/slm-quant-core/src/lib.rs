@@ -6,20 +6,19 @@
 //!
 //! Rounding is half to even everywhere, and a zero point is added after rounding, as in PyTorch.
 
-#![deny(unsafe_code)]
+//!
+//! Matrix products on what is quantized here are in `slm-kernels`. Loops over many rows run on the current rayon pool.
+
+#![forbid(unsafe_code)]
 
 mod code;
 mod error;
 mod fake_quant;
 mod histogram;
 mod int_matmul;
-#[allow(unsafe_code)]
-mod kernels;
-mod linear;
 mod matrix;
 mod observer;
 mod pack;
-mod packing;
 mod qparams;
 mod quantize;
 mod quantized;
@@ -37,27 +36,22 @@ pub use fake_quant::{
 };
 pub use histogram::{Histogram, HistogramView};
 pub use int_matmul::{int_matmul, int_matmul_grouped, max_safe_products};
-pub use kernels::{
-    ActivationQuant, KernelKind, Pages, Product, QuantizedActivations, ReadMeter, Workspace,
-    advise_large_pages, for_each_chunk, for_each_task, measure_peak_ops, measure_read_bandwidth,
-    quantize_activations, quantize_activations_into,
-};
-pub use linear::{LinearInput, PackedMatrix, accumulate, linear, linear_many, linear_quantized};
 pub use matrix::{choose_matrix_qparams, quantize_matrix, quantize_matrix_with};
 pub use observer::{
     HistogramObserver, HistogramSearch, MinMaxObserver, MovingAverageMinMaxObserver, MseObserver, Observer,
     ObserverKind, PerChannelMinMaxObserver, PercentileObserver, histogram_search,
 };
 pub use pack::{pack_int4, unpack_int4};
-pub use packing::{PackedMatrixBuilder, PackedRows};
 pub use qparams::{
     DYNAMIC_SCALE_FLOOR, TORCH_EPS, TORCHAO_EPS, choose_qparams, choose_qparams_dynamic,
     choose_qparams_stored,
 };
 pub use quantize::{dequantize, dequantize_into, quantize, quantize_into};
 pub use quantized::{QuantizedMatrix, Scales};
+pub use round::Quantizer;
+pub use scan::{check_finite, check_len, min_max};
 pub use scheme::{
-    ActivationGranularity, Bits, Granularity, Mapping, QParams, QuantRange, QuantScheme, QuantizationType,
-    ScaleDtype,
+    ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, QParams, QuantRange, QuantScheme,
+    QuantizationType, ScaleDtype,
 };
 pub use stats::ErrorStats;

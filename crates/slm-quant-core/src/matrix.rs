@@ -4,7 +4,6 @@ use rayon::prelude::*;
 
 use crate::pack::{pack_row, unpack_row};
 use crate::qparams::{TORCHAO_EPS, choose_qparams_stored};
-use crate::quantize::quantize_checked;
 use crate::round::Quantizer;
 use crate::scan::{check_finite, check_len};
 use crate::{Bits, Error, Granularity, ObserverKind, QParams, QuantScheme, QuantizedMatrix, Result, Scales};
@@ -136,7 +135,7 @@ fn encode(
     let width = matrix.group_width();
     let encode_row = |scratch: &mut Vec<i8>, (row, (values, packed)): (usize, (&[f32], &mut [u8]))| {
         for (group, (values, codes)) in values.chunks(width).zip(scratch.chunks_mut(width)).enumerate() {
-            quantize_checked(values, quantizer(row, group), codes);
+            quantizer(row, group).quantize_into(values, codes);
         }
         match scheme.bits {
             Bits::Int8 => {

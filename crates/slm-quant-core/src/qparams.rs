@@ -93,13 +93,13 @@ fn symmetric_zero_point(range: QuantRange) -> i32 {
 /// | mapping | scale, at least `eps` | zero point |
 /// |---|---|---|
 /// | [`Mapping::Affine`] | `(hi - lo) / (quant_max - quant_min)` | `clamp(quant_min - rte(lo / scale))` |
-/// | [`Mapping::Symmetric`] | `max(-lo, hi) / ((quant_max - quant_min) / 2)` | 0; 128 for `[0, 255]`; else the lower middle |
-/// | [`Mapping::SymmetricNoClippingErr`] | `max(lo / quant_min, hi / quant_max)` | 0 |
+/// | [`Mapping::SymmetricTorch`] | `max(-lo, hi) / ((quant_max - quant_min) / 2)` | 0; 128 for `[0, 255]`; else the lower middle |
+/// | [`Mapping::Symmetric`] | `max(lo / quant_min, hi / quant_max)` | 0 |
 ///
 /// # Errors
 /// [`Error::NotFinite`] for bounds that are not finite; [`Error::Parameter`] for `min > max`, an `eps` below
 /// [`TORCHAO_EPS`], bounds so wide that codes would stand for infinities, and
-/// [`Mapping::SymmetricNoClippingErr`] with unsigned codes.
+/// [`Mapping::Symmetric`] with unsigned codes.
 ///
 /// ```
 /// use slm_quant_core::{Mapping, QuantRange, TORCH_EPS, choose_qparams};
@@ -165,8 +165,8 @@ fn raw_scale(lo: f32, hi: f32, range: QuantRange, mapping: Mapping, eps: f32) ->
     }
     let scale = match mapping {
         Mapping::Affine => (hi - lo) / range.steps() as f32,
-        Mapping::Symmetric => (-lo).max(hi) / (range.steps() as f32 / 2.0),
-        Mapping::SymmetricNoClippingErr => {
+        Mapping::SymmetricTorch => (-lo).max(hi) / (range.steps() as f32 / 2.0),
+        Mapping::Symmetric => {
             if range.quant_min() >= 0 || range.quant_max() <= 0 {
                 return Err(Error::Parameter {
                     what: "mapping",
@@ -189,8 +189,8 @@ fn at_scale(lo: f32, scale: f32, range: QuantRange, mapping: Mapping) -> Result<
             let from_lo = range.quant_min() - (lo / scale).round_ties_even() as i32;
             from_lo.clamp(range.quant_min(), range.quant_max())
         }
-        Mapping::Symmetric => symmetric_zero_point(range),
-        Mapping::SymmetricNoClippingErr => 0,
+        Mapping::SymmetricTorch => symmetric_zero_point(range),
+        Mapping::Symmetric => 0,
     };
     let qparams = QParams { scale, zero_point };
     qparams.check(range)?;
@@ -249,15 +249,14 @@ mod tests {
         assert!(matches!(choose(0.0, 1.0, 0.0), Err(Error::Parameter { .. })));
         assert!(matches!(choose(0.0, 1.0, f32::NAN), Err(Error::Parameter { .. })));
         assert!(choose(f32::MIN, f32::MAX, TORCH_EPS).is_err());
-        let unsigned =
-            choose_qparams(0.0, 1.0, QuantRange::UINT8, Mapping::SymmetricNoClippingErr, TORCH_EPS);
+        let unsigned = choose_qparams(0.0, 1.0, QuantRange::UINT8, Mapping::Symmetric, TORCH_EPS);
         assert!(matches!(unsigned, Err(Error::Parameter { what: "mapping", .. })));
     }
 
     #[test]
     fn f16_scales_are_positive_and_finite() {
         let choose = |max| {
-            let symmetric = Mapping::SymmetricNoClippingErr;
+            let symmetric = Mapping::Symmetric;
             choose_qparams_stored(0.0, max, QuantRange::INT8, symmetric, TORCHAO_EPS, ScaleDtype::F16)
         };
         assert_eq!(choose(0.0).unwrap().scale, 2.0_f32.powi(-24));

@@ -1,4 +1,4 @@
-//! Values onto a grid and back.
+//! Quantization and dequantization of slices.
 
 use crate::code::check_holds;
 use crate::round::Quantizer;
@@ -37,16 +37,8 @@ pub fn quantize_into<C: Code>(x: &[f32], qparams: QParams, range: QuantRange, co
     check_holds::<C>(range)?;
     qparams.check(range)?;
     check_finite("x", x)?;
-    quantize_checked(x, Quantizer::new(qparams, range), codes);
+    Quantizer::new(qparams, range).quantize_into(x, codes);
     Ok(())
-}
-
-/// The loop of [`quantize_into`], for callers that have checked.
-#[inline(always)]
-pub(crate) fn quantize_checked<C: Code>(x: &[f32], quantizer: Quantizer, codes: &mut [C]) {
-    for (code, &x) in codes.iter_mut().zip(x) {
-        *code = C::narrow(quantizer.code(x));
-    }
 }
 
 /// Values of `codes`: `(code - zero_point) * scale`.

@@ -25,6 +25,7 @@ impl Scales {
     }
 
     /// Number of scales.
+    #[inline]
     pub fn len(&self) -> usize {
         match self {
             Self::F32(v) => v.len(),
@@ -38,6 +39,7 @@ impl Scales {
     }
 
     /// The type they are stored in.
+    #[inline]
     pub fn dtype(&self) -> ScaleDtype {
         match self {
             Self::F32(_) => ScaleDtype::F32,
@@ -49,6 +51,7 @@ impl Scales {
     ///
     /// # Panics
     /// When `index` is out of bounds, as slices do.
+    #[inline]
     pub fn get(&self, index: usize) -> f32 {
         match self {
             Self::F32(v) => v[index],
@@ -93,15 +96,17 @@ impl QuantizedMatrix {
         scales: Scales,
         zero_points: Option<Vec<i8>>,
     ) -> Result<Self> {
-        let bytes = check_shape(rows, cols, scheme)?;
+        let bytes = Self::check_shape(rows, cols, scheme)?;
         check_len("codes", bytes, codes.len())?;
-        check_codes(0, cols, scheme.bits, &codes)?;
-        check_params(rows, cols, scheme, &scales, zero_points.as_deref())?;
+        Self::check_codes(0, cols, scheme.bits, &codes)?;
+        Self::check_params(rows, cols, scheme, &scales, zero_points.as_deref())?;
         Ok(Self { rows, cols, scheme, codes, scales, zero_points })
     }
 
-    /// Assembles a matrix from the parts of one that was checked before.
-    pub(crate) fn from_valid_parts(
+    /// Assembles a matrix from parts that are known to pass [`QuantizedMatrix::check_shape`],
+    /// [`QuantizedMatrix::check_codes`] and [`QuantizedMatrix::check_params`], such as those of a matrix that was taken
+    /// apart. With others, methods give wrong values or panic.
+    pub fn from_checked_parts(
         rows: usize,
         cols: usize,
         scheme: QuantScheme,
@@ -113,21 +118,25 @@ impl QuantizedMatrix {
     }
 
     /// Outputs.
+    #[inline]
     pub fn rows(&self) -> usize {
         self.rows
     }
 
     /// Inputs.
+    #[inline]
     pub fn cols(&self) -> usize {
         self.cols
     }
 
     /// How it is quantized.
+    #[inline]
     pub fn scheme(&self) -> QuantScheme {
         self.scheme
     }
 
     /// Packed codes, as described on the type.
+    #[inline]
     pub fn codes(&self) -> &[u8] {
         &self.codes
     }
@@ -148,6 +157,7 @@ impl QuantizedMatrix {
     }
 
     /// Parameters of scale `index`.
+    #[inline]
     pub fn qparams(&self, index: usize) -> QParams {
         QParams {
             scale: self.scales.get(index),
@@ -156,16 +166,19 @@ impl QuantizedMatrix {
     }
 
     /// Columns that share a scale within a row.
+    #[inline]
     pub fn group_width(&self) -> usize {
         self.scheme.granularity.group_width(self.cols).unwrap_or(self.cols)
     }
 
     /// Scales per row (1 unless the granularity is per group).
+    #[inline]
     pub fn groups_per_row(&self) -> usize {
         self.cols.div_ceil(self.group_width())
     }
 
     /// Index of the scale of row `row`, group `group`.
+    #[inline]
     pub fn scale_index(&self, row: usize, group: usize) -> usize {
         match self.scheme.granularity {
             crate::Granularity::PerTensor => 0,
@@ -174,12 +187,14 @@ impl QuantizedMatrix {
     }
 
     /// Packed bytes of one row.
+    #[inline]
     pub fn row_codes(&self, row: usize) -> &[u8] {
         let bytes = self.scheme.bits.row_bytes(self.cols);
         &self.codes[row * bytes..][..bytes]
     }
 
     /// The code at (`row`, `col`).
+    #[inline]
     pub fn code(&self, row: usize, col: usize) -> i8 {
         let codes = self.row_codes(row);
         match self.scheme.bits {
@@ -202,84 +217,96 @@ impl QuantizedMatrix {
     }
 }
 
-/// Refuses a shape that no matrix has; the bytes of its codes.
-pub(crate) fn check_shape(rows: usize, cols: usize, scheme: QuantScheme) -> Result<usize> {
-    if rows == 0 || cols == 0 {
-        return Err(Error::Empty { what: "matrix" });
-    }
-    scheme.granularity.group_width(cols)?;
-    rows.checked_mul(scheme.bits.row_bytes(cols)).ok_or_else(|| Error::Parameter {
-        what: "matrix shape",
-        detail: format!("{rows} x {cols} does not fit in memory"),
-    })
-}
-
-/// Refuses packed codes of whole rows, the first of which is row `first`, that are not as
-/// [`QuantizedMatrix`] describes them.
-pub(crate) fn check_codes(first: usize, cols: usize, bits: Bits, codes: &[u8]) -> Result<()> {
-    if bits == Bits::Int8 || cols.is_multiple_of(2) {
-        return Ok(());
-    }
-    let mut rows = codes.chunks_exact(bits.row_bytes(cols));
-    match rows.position(|row| row.last().is_some_and(|byte| pack::high(*byte) != 0)) {
-        None => Ok(()),
-        Some(row) => Err(Error::Parameter {
-            what: "codes",
-            detail: format!(
-                "row {}, of an odd number of INT4 codes, does not end in a zero nibble",
-                first + row
-            ),
-        }),
-    }
-}
-
-/// Refuses scales and zero points that are not those of a `[rows, cols]` matrix.
-pub(crate) fn check_params(
-    rows: usize,
-    cols: usize,
-    scheme: QuantScheme,
-    scales: &Scales,
-    zero_points: Option<&[i8]>,
-) -> Result<()> {
-    let count = scheme.granularity.scale_count(rows, cols)?;
-    check_len("scales", count, scales.len())?;
-    if scales.dtype() != scheme.scale_dtype {
-        return Err(Error::Parameter {
-            what: "scale dtype",
-            detail: format!("the scheme says {}, the scales are {}", scheme.scale_dtype, scales.dtype()),
-        });
-    }
-    for index in 0..count {
-        let value = scales.get(index);
-        if !value.is_finite() {
-            return Err(Error::NotFinite { what: "scales", index, value });
+impl QuantizedMatrix {
+    /// Refuses a shape that no matrix has. Returns the bytes of its codes.
+    ///
+    /// # Errors
+    /// [`Error::Empty`], [`Error::GroupSize`], and [`Error::Parameter`] for a shape that does not fit in memory.
+    pub fn check_shape(rows: usize, cols: usize, scheme: QuantScheme) -> Result<usize> {
+        if rows == 0 || cols == 0 {
+            return Err(Error::Empty { what: "matrix" });
         }
-        if value <= 0.0 {
+        scheme.granularity.group_width(cols)?;
+        rows.checked_mul(scheme.bits.row_bytes(cols)).ok_or_else(|| Error::Parameter {
+            what: "matrix shape",
+            detail: format!("{rows} x {cols} does not fit in memory"),
+        })
+    }
+
+    /// Refuses packed codes of whole rows, the first of which is row `first`, that are not as
+    /// [`QuantizedMatrix`] describes them.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for an odd INT4 row that does not end in a zero nibble.
+    pub fn check_codes(first: usize, cols: usize, bits: Bits, codes: &[u8]) -> Result<()> {
+        if bits == Bits::Int8 || cols.is_multiple_of(2) {
+            return Ok(());
+        }
+        let mut rows = codes.chunks_exact(bits.row_bytes(cols));
+        match rows.position(|row| row.last().is_some_and(|byte| pack::high(*byte) != 0)) {
+            None => Ok(()),
+            Some(row) => Err(Error::Parameter {
+                what: "codes",
+                detail: format!(
+                    "row {}, of an odd number of INT4 codes, does not end in a zero nibble",
+                    first + row
+                ),
+            }),
+        }
+    }
+
+    /// Refuses scales and zero points that are not those of a `[rows, cols]` matrix.
+    ///
+    /// # Errors
+    /// As [`QuantizedMatrix::from_parts`] for scales and zero points.
+    pub fn check_params(
+        rows: usize,
+        cols: usize,
+        scheme: QuantScheme,
+        scales: &Scales,
+        zero_points: Option<&[i8]>,
+    ) -> Result<()> {
+        let count = scheme.granularity.scale_count(rows, cols)?;
+        check_len("scales", count, scales.len())?;
+        if scales.dtype() != scheme.scale_dtype {
             return Err(Error::Parameter {
-                what: "scales",
-                detail: format!("value {value} at index {index} is not positive"),
+                what: "scale dtype",
+                detail: format!("the scheme says {}, the scales are {}", scheme.scale_dtype, scales.dtype()),
             });
         }
-    }
-    match zero_points {
-        Some(z) if scheme.mapping.is_symmetric() => {
-            Err(Error::Length { what: "zero points", expected: 0, found: z.len() })
-        }
-        None if !scheme.mapping.is_symmetric() => {
-            Err(Error::Length { what: "zero points", expected: count, found: 0 })
-        }
-        Some(z) => {
-            check_len("zero points", count, z.len())?;
-            let range = scheme.range();
-            let outside = |&&z: &&i8| i32::from(z) < range.quant_min() || i32::from(z) > range.quant_max();
-            match z.iter().find(outside) {
-                None => Ok(()),
-                Some(z) => Err(Error::Parameter {
-                    what: "zero points",
-                    detail: format!("{z} is outside [{}, {}]", range.quant_min(), range.quant_max()),
-                }),
+        for index in 0..count {
+            let value = scales.get(index);
+            if !value.is_finite() {
+                return Err(Error::NotFinite { what: "scales", index, value });
+            }
+            if value <= 0.0 {
+                return Err(Error::Parameter {
+                    what: "scales",
+                    detail: format!("value {value} at index {index} is not positive"),
+                });
             }
         }
-        None => Ok(()),
+        match zero_points {
+            Some(z) if scheme.mapping.is_symmetric() => {
+                Err(Error::Length { what: "zero points", expected: 0, found: z.len() })
+            }
+            None if !scheme.mapping.is_symmetric() => {
+                Err(Error::Length { what: "zero points", expected: count, found: 0 })
+            }
+            Some(z) => {
+                check_len("zero points", count, z.len())?;
+                let range = scheme.range();
+                let outside =
+                    |&&z: &&i8| i32::from(z) < range.quant_min() || i32::from(z) > range.quant_max();
+                match z.iter().find(outside) {
+                    None => Ok(()),
+                    Some(z) => Err(Error::Parameter {
+                        what: "zero points",
+                        detail: format!("{z} is outside [{}, {}]", range.quant_min(), range.quant_max()),
+                    }),
+                }
+            }
+            None => Ok(()),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Rounding half to even and the step from a value to its code: defined here, used by everything else.
 
-use crate::{QParams, QuantRange};
+use crate::{Code, QParams, QuantRange};
 
 /// 1.5 * 2^23. Adding it to a value of magnitude up to 2^22 leaves a number whose last bit counts ones, so
 /// the addition itself rounds to an integer, half to even, and the integer stands in the low bits.
@@ -18,9 +18,10 @@ pub(crate) fn round_small(x: f32) -> f32 {
     (x + ROUNDER) - ROUNDER
 }
 
-/// `qparams` in the form the per-value loops use.
+/// Quantization by one scale and zero point, with the reciprocal of the scale computed once: the loop of
+/// [`quantize_into`](crate::quantize_into) without its checks, for code that has checked its parameters and values.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Quantizer {
+pub struct Quantizer {
     pub(crate) scale: f32,
     pub(crate) inverse: f32,
     pub(crate) zero_point: i32,
@@ -29,7 +30,9 @@ pub(crate) struct Quantizer {
 }
 
 impl Quantizer {
-    pub(crate) fn new(qparams: QParams, range: QuantRange) -> Self {
+    /// A quantizer for parameters that [`QParams::check`] accepts. With others, codes are within `range` but mean
+    /// nothing.
+    pub fn new(qparams: QParams, range: QuantRange) -> Self {
         Self {
             scale: qparams.scale,
             inverse: 1.0 / qparams.scale,
@@ -44,7 +47,15 @@ impl Quantizer {
     pub(crate) fn rounded(self, x: f32) -> i32 {
         let steps = (x * self.inverse).clamp(-LIMIT, LIMIT);
         let rounded = (steps + ROUNDER).to_bits().cast_signed() - ROUNDER.to_bits().cast_signed();
-        rounded + self.zero_point
+        rounded.wrapping_add(self.zero_point)
+    }
+
+    /// Writes the codes of finite values `x`, as far as both slices go. `C` must hold the range, or codes wrap.
+    #[inline(always)]
+    pub fn quantize_into<C: Code>(self, x: &[f32], codes: &mut [C]) {
+        for (code, &x) in codes.iter_mut().zip(x) {
+            *code = C::narrow(self.code(x));
+        }
     }
 
     /// Whether a rounded code lies inside the range, that is whether the value is not clipped.

@@ -20,14 +20,20 @@ fn first_not_finite(what: &'static str, values: &[f32]) -> Error {
 }
 
 /// Refuses NaN and infinities.
-pub(crate) fn check_finite(what: &'static str, values: &[f32]) -> Result<()> {
+///
+/// # Errors
+/// [`Error::NotFinite`] with the position of the first; `what` names the values in the message.
+pub fn check_finite(what: &'static str, values: &[f32]) -> Result<()> {
     let largest = values.iter().fold(0, |m, &x| magnitude_bits(x).max(m));
     if largest.cast_unsigned() >= INFINITY_BITS { Err(first_not_finite(what, values)) } else { Ok(()) }
 }
 
-/// Least and greatest of `values`, refusing NaN, infinities and an empty slice.
+/// Least and greatest of `values`.
+///
+/// # Errors
+/// [`Error::NotFinite`] for a NaN or an infinity, [`Error::Empty`] for no values; `what` names them in the message.
 #[inline(always)]
-pub(crate) fn min_max(what: &'static str, values: &[f32]) -> Result<(f32, f32)> {
+pub fn min_max(what: &'static str, values: &[f32]) -> Result<(f32, f32)> {
     let Some(&first) = values.first() else { return Err(Error::Empty { what }) };
     // Independent lanes, because a single running minimum of floats is not vectorised.
     let mut lo = [first; LANES];
@@ -55,7 +61,10 @@ pub(crate) fn min_max(what: &'static str, values: &[f32]) -> Result<(f32, f32)> 
 }
 
 /// Refuses another length than `expected`.
-pub(crate) fn check_len(what: &'static str, expected: usize, found: usize) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Length`]; `what` names the values in the message.
+pub fn check_len(what: &'static str, expected: usize, found: usize) -> Result<()> {
     if expected == found { Ok(()) } else { Err(Error::Length { what, expected, found }) }
 }
 

@@ -32,6 +32,7 @@ impl Bits {
     }
 
     /// Bytes that `cols` codes of one row take; rows start on a byte boundary.
+    #[inline]
     pub const fn row_bytes(self, cols: usize) -> usize {
         match self {
             Self::Int4 => cols.div_ceil(2),
@@ -135,6 +136,7 @@ impl Granularity {
     ///
     /// # Errors
     /// [`Error::GroupSize`] for a group size of zero or above `cols`.
+    #[inline]
     pub fn group_width(self, cols: usize) -> Result<usize> {
         match self {
             Self::PerTensor | Self::PerChannel => Ok(cols),
@@ -195,16 +197,17 @@ impl FromStr for Granularity {
     }
 }
 
-/// How a range of values maps to a range of codes. The names are torchao's `MappingType`.
+/// How a range of values maps to a range of codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Mapping {
     /// `scale = max(lo / quant_min, hi / quant_max)`, zero point 0: neither end is clipped, and the lowest
-    /// code is used when the negative side is the larger. Written `symmetric`.
+    /// code is used when the negative side is the larger. torchao's `SYMMETRIC_NO_CLIPPING_ERR`. Written `symmetric`.
     #[default]
-    SymmetricNoClippingErr,
-    /// `scale = max(-lo, hi) / ((quant_max - quant_min) / 2)`, as PyTorch's symmetric observers; a value at
-    /// the positive end is clipped by half a step in a range that is not narrow. Written `symmetric-torch`.
     Symmetric,
+    /// `scale = max(-lo, hi) / ((quant_max - quant_min) / 2)`, as PyTorch's symmetric observers; a value at
+    /// the positive end is clipped by half a step in a range that is not narrow. torchao's `SYMMETRIC`. Written
+    /// `symmetric-torch`.
+    SymmetricTorch,
     /// `scale = (hi - lo) / (quant_max - quant_min)` with a zero point. Written `affine`.
     Affine,
 }
@@ -219,8 +222,8 @@ impl Mapping {
 impl fmt::Display for Mapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::SymmetricNoClippingErr => "symmetric",
-            Self::Symmetric => "symmetric-torch",
+            Self::Symmetric => "symmetric",
+            Self::SymmetricTorch => "symmetric-torch",
             Self::Affine => "affine",
         })
     }
@@ -231,8 +234,8 @@ impl FromStr for Mapping {
 
     fn from_str(text: &str) -> Result<Self> {
         match text {
-            "symmetric" => Ok(Self::SymmetricNoClippingErr),
-            "symmetric-torch" => Ok(Self::Symmetric),
+            "symmetric" => Ok(Self::Symmetric),
+            "symmetric-torch" => Ok(Self::SymmetricTorch),
             "affine" => Ok(Self::Affine),
             _ => Err(Error::Parse {
                 what: "mapping",
@@ -306,7 +309,7 @@ impl QuantScheme {
         Self {
             bits,
             granularity: Granularity::PerTensor,
-            mapping: Mapping::SymmetricNoClippingErr,
+            mapping: Mapping::Symmetric,
             scale_dtype: ScaleDtype::F32,
         }
     }
@@ -393,6 +396,17 @@ impl FromStr for ActivationGranularity {
             }),
         }
     }
+}
+
+/// How a linear layer treats its input.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ActivationQuant {
+    /// Not quantized: floats times dequantized weights, summed in 32-bit floats (*weight-only*).
+    Float,
+    /// Quantized with parameters computed from the input itself.
+    Dynamic(ActivationGranularity),
+    /// Quantized with one scale and zero point in `[0, 255]`, fixed by calibration.
+    Static(QParams),
 }
 
 /// What a quantized linear layer does with its input.

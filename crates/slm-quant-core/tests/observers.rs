@@ -49,7 +49,7 @@ fn mse_is_as_good_as_a_fine_sweep() {
     let all = heavy_tailed(8192);
     let skewed: Vec<f32> = all.iter().map(|x| if *x < 0.0 { 0.1 * x } else { x + 0.3 }).collect();
     for values in [&all[..], &all[100..132], &skewed[..2048], &skewed[40..72]] {
-        for mapping in [Mapping::SymmetricNoClippingErr, Mapping::Symmetric, Mapping::Affine] {
+        for mapping in [Mapping::Symmetric, Mapping::SymmetricTorch, Mapping::Affine] {
             for range in [QuantRange::INT4, QuantRange::INT8] {
                 let best = swept(values, range, mapping);
                 let exact = ObserverKind::Mse.choose_range(values, range, mapping, TORCHAO_EPS).unwrap();
@@ -89,13 +89,13 @@ fn clipping_observers_beat_min_max_on_outliers() {
 fn percentile_is_exact_on_slices_and_close_when_streamed() {
     let ramp: Vec<f32> = (0..=1000).map(|i| i as f32 - 200.0).collect();
     let kind: ObserverKind = "percentile:90".parse().unwrap();
-    let symmetric = kind.choose_range(&ramp, QuantRange::INT8, Mapping::Symmetric, TORCH_EPS).unwrap();
+    let symmetric = kind.choose_range(&ramp, QuantRange::INT8, Mapping::SymmetricTorch, TORCH_EPS).unwrap();
     assert_eq!(symmetric, (-200.0, 700.0));
     let affine = kind.choose_range(&ramp, QuantRange::INT8, Mapping::Affine, TORCH_EPS).unwrap();
     assert!((affine.0 - -100.0).abs() < 1e-3 && (affine.1 - 700.0).abs() < 1e-3, "{affine:?}");
     let mut observer = kind.build().unwrap();
     ramp.chunks(7).for_each(|batch| observer.observe(batch).unwrap());
-    for (mapping, exact) in [(Mapping::Symmetric, symmetric), (Mapping::Affine, affine)] {
+    for (mapping, exact) in [(Mapping::SymmetricTorch, symmetric), (Mapping::Affine, affine)] {
         let streamed = observer.choose_range(QuantRange::INT8, mapping, TORCH_EPS).unwrap();
         assert!(
             (streamed.0 - exact.0).abs() < 1.5 && (streamed.1 - exact.1).abs() < 1.5,
@@ -136,7 +136,7 @@ fn long_slices_and_thread_counts_do_not_change_results() {
     let weight = heavy_tailed(300 * 1024);
     for granularity in ["tensor", "channel", "group:32"] {
         let granularity: Granularity = granularity.parse().unwrap();
-        for mapping in [Mapping::SymmetricNoClippingErr, Mapping::Affine] {
+        for mapping in [Mapping::Symmetric, Mapping::Affine] {
             let scheme =
                 QuantScheme::per_tensor(Bits::Int4).with_granularity(granularity).with_mapping(mapping);
             let with_threads = |threads| {

@@ -40,7 +40,7 @@ fn values() -> impl Strategy<Value = Vec<f32>> {
 }
 
 fn mappings() -> impl Strategy<Value = Mapping> {
-    prop::sample::select(vec![Mapping::SymmetricNoClippingErr, Mapping::Symmetric, Mapping::Affine])
+    prop::sample::select(vec![Mapping::Symmetric, Mapping::SymmetricTorch, Mapping::Affine])
 }
 
 fn bits() -> impl Strategy<Value = Bits> {
@@ -89,7 +89,7 @@ proptest! {
 
     #[test]
     fn zero_is_exact_for_chosen_grids(v in values(), range in ranges(), affine in any::<bool>()) {
-        let mapping = if affine { Mapping::Affine } else { Mapping::Symmetric };
+        let mapping = if affine { Mapping::Affine } else { Mapping::SymmetricTorch };
         let (lo, hi) = ObserverKind::MinMax.choose_range(&v, range, mapping, TORCH_EPS).unwrap();
         let qparams = choose_qparams(lo, hi, range, mapping, TORCH_EPS).unwrap();
         prop_assert_eq!(fake_quantize(&[0.0, -0.0], qparams, range).unwrap(), vec![0.0, 0.0]);
@@ -124,7 +124,7 @@ proptest! {
 
     #[test]
     fn no_clipping_mapping_clips_nothing(v in values(), bits in bits()) {
-        let (range, mapping) = (bits.signed_range(), Mapping::SymmetricNoClippingErr);
+        let (range, mapping) = (bits.signed_range(), Mapping::Symmetric);
         let (lo, hi) = ObserverKind::MinMax.choose_range(&v, range, mapping, TORCHAO_EPS).unwrap();
         let qparams = choose_qparams(lo, hi, range, mapping, TORCHAO_EPS).unwrap();
         prop_assert!(fake_quantize_mask(&v, qparams, range).unwrap().into_iter().all(|inside| inside));
@@ -242,8 +242,8 @@ fn accumulators_that_could_overflow_are_refused() {
             .unwrap()
     };
     let safe = i32::MAX as usize / (255 * 128);
-    assert_eq!(max_safe_products::<u8>(&of(1, Bits::Int8, 0)), safe);
-    assert_eq!(max_safe_products::<u8>(&of(2, Bits::Int4, 0)), i32::MAX as usize / (255 * 8));
+    assert_eq!(max_safe_products::<u8>(of(1, Bits::Int8, 0).scheme()), safe);
+    assert_eq!(max_safe_products::<u8>(of(2, Bits::Int4, 0).scheme()), i32::MAX as usize / (255 * 8));
     let extreme = of(safe, Bits::Int8, 0x80);
     assert_eq!(int_matmul(&vec![255_u8; safe], &[0], &extreme), Ok(vec![-(safe as i32) * 255 * 128]));
     let wide = of(safe + 1, Bits::Int8, 0x80);
@@ -305,7 +305,7 @@ fn matrices_refuse_bad_input() {
 
 #[test]
 fn all_zero_weights_stay_zero() {
-    for mapping in [Mapping::SymmetricNoClippingErr, Mapping::Symmetric, Mapping::Affine] {
+    for mapping in [Mapping::Symmetric, Mapping::SymmetricTorch, Mapping::Affine] {
         for scale_dtype in [ScaleDtype::F32, ScaleDtype::F16] {
             for observer in ObserverKind::ALL {
                 let scheme =

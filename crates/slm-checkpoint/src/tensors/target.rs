@@ -1,6 +1,7 @@
 //! Where the bytes of a tensor go that is read as part of a whole file.
 
-use slm_quant_core::{PackedMatrixBuilder, PackedRows};
+use slm_kernels::PackedMatrixBuilder;
+use slm_kernels::PackedRows;
 
 use super::convert::first_not_finite;
 

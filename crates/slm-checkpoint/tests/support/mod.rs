@@ -11,11 +11,12 @@ use slm_checkpoint::{
     CalibrationRecord, Checkpoint, FORMAT_VERSION, LayerMetadata, Lineage, QuantizationMetadata,
     QuantizationMode, SaveRequest, SkippedLayer, TokenizerInfo, WeightError, save, sha256,
 };
+use slm_kernels::{KernelKind, PackedMatrix};
 use slm_model::{ModelConfig, Transformer};
 use slm_nn::{Linear, NamedLinears};
 use slm_quant_core::{
-    ActivationGranularity, ActivationQuant, Bits, Granularity, KernelKind, Mapping, ObserverKind,
-    PackedMatrix, QParams, QuantScheme, QuantizationType, QuantizedMatrix, quantize_matrix,
+    ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, ObserverKind, QParams, QuantScheme,
+    QuantizationType, QuantizedMatrix, quantize_matrix,
 };
 
 /// A tokenizer with ids 0 to 8.

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use slm_kernels::{KernelKind, ReadMeter};
 use slm_model::Transformer;
 use slm_quant_core::{
-    ActivationGranularity, ActivationQuant, Bits, Granularity, KernelKind, QuantScheme, QuantizationType,
-    ReadMeter, ScaleDtype,
+    ActivationGranularity, ActivationQuant, Bits, Granularity, QuantScheme, QuantizationType, ScaleDtype,
 };
 
 use crate::context::Context;

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use slm_checkpoint::{Checkpoint, LayerMetadata, QuantizationMetadata};
+use slm_kernels::KernelKind;
 use slm_model::ModelConfig;
-use slm_quant_core::{ActivationQuant, Histogram, HistogramView, KernelKind, QParams, QuantizedMatrix};
+use slm_quant_core::{ActivationQuant, Histogram, HistogramView, QParams, QuantizedMatrix};
 
 use crate::context::Context;
 use crate::error::{Error, Result};

@@ -347,3 +347,9 @@ fn every_part_of_gpt2_has_an_origin() {
     let values: Vec<f32> = (0..24_u8).map(f32::from).collect();
     assert_eq!(parsed.architecture.origin(&parsed.model, bias, true).apply(values.clone()), values[8..16]);
 }
+
+#[test]
+fn the_page_on_architectures_shows_the_real_file() {
+    let page = include_str!("../../../../docs/add-an-architecture.md");
+    assert!(page.contains(include_str!("olmo2.rs")), "copy arch/olmo2.rs to the page");
+}

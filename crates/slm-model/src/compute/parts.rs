@@ -102,7 +102,7 @@ pub(crate) enum HeadParts<L> {
     /// A layer of its own.
     Linear(L),
     /// The transposed embedding, `[vocab_size, hidden]`.
-    Tied(Tensor<2>),
+    Tied(Box<Tensor<2>>),
 }
 
 /// A whole model.

@@ -158,7 +158,7 @@ impl<O: TensorOps> Compute for Tensors<O> {
             HeadParts::Tied(embedding) => {
                 let [vocab_size, _] = embedding.dims();
                 let rows = x.reshape([batch * len, width]);
-                let logits = slm_autograd::linear_or_matmul(rows, embedding.clone());
+                let logits = slm_autograd::linear_or_matmul(rows, (**embedding).clone());
                 logits.reshape([batch, len, vocab_size])
             }
         };

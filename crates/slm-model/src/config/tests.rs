@@ -118,3 +118,120 @@ fn parameter_count_of_known_models() {
     gpt2.mlp_bias = true;
     assert_eq!(gpt2.parameter_count(), 124_439_808);
 }
+
+#[test]
+fn uniform_models_are_written_without_what_they_do_not_use() {
+    let json = serde_json::to_value(small()).unwrap();
+    let keys: Vec<&String> = json.as_object().unwrap().keys().collect();
+    for key in ["layer_overrides", "norm_placement", "attention_scale", "logit_multiplier"] {
+        assert!(!keys.contains(&&key.to_owned()), "{keys:?}");
+    }
+    assert_eq!(json["qk_norm"], false);
+    let mut config = small();
+    config.qk_norm = QkNorm::PerHead;
+    assert_eq!(serde_json::to_value(&config).unwrap()["qk_norm"], true);
+}
+
+/// A model of every kind of layer, and its layers.
+fn mixed() -> (ModelConfig, Vec<LayerSpec>) {
+    let mut config = ModelConfig::new(10, 8, 16, 5, 2, 32);
+    let mut layers = config.layers();
+    for layer in [1, 3] {
+        layers[layer].sliding_window = Some(7);
+        layers[layer].rotary = Some(RotaryConfig::new(500.0));
+        layers[layer].qk_norm = QkNorm::Full;
+    }
+    layers[4].rotary = None;
+    layers[4].attention_scale = Some(0.3);
+    layers[4].norm_placement = NormPlacement::Both;
+    (layers[4].mlp, layers[4].mlp_bias) = (MlpKind::Silu, true);
+    layers[4].attention_bias = AttentionBias::All;
+    (layers[4].parallel_residual, layers[4].residual_multiplier) = (true, 0.5);
+    config.set_layers(&layers);
+    (config, layers)
+}
+
+#[test]
+fn layers_that_differ_are_kept_apart_and_come_back() {
+    let (config, layers) = mixed();
+    config.validate().unwrap();
+    assert_eq!(config.layers(), layers);
+    for (index, layer) in layers.iter().enumerate() {
+        assert_eq!(config.layer(index), *layer);
+    }
+    let overridden: Vec<&[usize]> = config.layer_overrides.iter().map(|o| &o.layers[..]).collect();
+    assert_eq!(overridden, [&[1, 3][..], &[4]]);
+    let json = serde_json::to_string(&config).unwrap();
+    assert_eq!(serde_json::from_str::<ModelConfig>(&json).unwrap(), config, "{json}");
+    let toml = toml::to_string(&config).unwrap();
+    assert_eq!(toml::from_str::<ModelConfig>(&toml).unwrap(), config, "{toml}");
+    // What is most frequent is what the config itself says.
+    let mut sliding = config.clone();
+    let mut layers = layers;
+    (layers[0], layers[2]) = (layers[1], layers[1]);
+    sliding.set_layers(&layers);
+    assert_eq!((sliding.sliding_window, sliding.qk_norm), (Some(7), QkNorm::Full));
+    assert_eq!(sliding.layers(), layers);
+}
+
+#[test]
+fn layers_in_a_file() {
+    let text = r#"
+        vocab_size = 10
+        hidden_size = 8
+        intermediate_size = 16
+        num_layers = 3
+        num_heads = 2
+        max_position_embeddings = 32
+        sliding_window = 4
+        [[layer_overrides]]
+        layers = [2]
+        sliding_window = "none"
+        rotary = { theta = 1e6, dims = 2 }
+        [[layer_overrides]]
+        layers = [0]
+        rotary = "none"
+        qk_norm = "full""#;
+    let layers = toml::from_str::<ModelConfig>(text).unwrap().layers();
+    assert_eq!(layers[2].rotary, Some(RotaryConfig { dims: Some(2), ..RotaryConfig::new(1e6) }));
+    assert_eq!((layers[2].sliding_window, layers[0].sliding_window), (None, Some(4)));
+    assert_eq!((layers[0].rotary, layers[0].qk_norm), (None, QkNorm::Full));
+    for (from, to, part) in [
+        ("dims = 2", "dim = 2", "dim"),
+        ("\"none\"", "\"nothing\"", "nothing"),
+        ("layers = [0]", "layers = [0]\nwindow = 3", "window"),
+        ("\"full\"", "\"wide\"", "wide"),
+    ] {
+        let message = toml::from_str::<ModelConfig>(&text.replace(from, to)).unwrap_err().to_string();
+        assert!(message.contains(part), "{part}: {message}");
+    }
+}
+
+#[test]
+fn validate_names_the_field_of_an_override() {
+    type Break = fn(&mut ModelConfig);
+    let cases: [(&str, Break); 9] = [
+        ("layer_overrides.layers", |c| c.layer_overrides[0].layers.clear()),
+        ("layer_overrides.layers", |c| c.layer_overrides[0].layers.push(5)),
+        ("layer_overrides.layers", |c| c.layer_overrides[0].layers.push(4)),
+        ("layer_overrides.sliding_window", |c| c.layer_overrides[0].sliding_window = Some(Choice(Some(0)))),
+        ("layer_overrides.rotary.theta", |c| {
+            c.layer_overrides[0].rotary = Some(Choice(Some(RotaryConfig::new(0.5))));
+        }),
+        ("layer_overrides.rotary.dims", |c| {
+            let rotary = RotaryConfig { dims: Some(6), ..RotaryConfig::default() };
+            c.layer_overrides[0].rotary = Some(Choice(Some(rotary)));
+        }),
+        ("layer_overrides.residual_multiplier", |c| {
+            c.layer_overrides[0].residual_multiplier = Some(f64::NAN)
+        }),
+        ("attention_scale", |c| c.attention_scale = Some(0.0)),
+        ("logit_multiplier", |c| c.logit_multiplier = f64::INFINITY),
+    ];
+    for (field, break_it) in cases {
+        let (mut config, _) = mixed();
+        break_it(&mut config);
+        let message = config.validate().unwrap_err().to_string();
+        assert!(message.contains(field), "{field}: {message}");
+    }
+}

@@ -1,7 +1,7 @@
 //! Attention on slices.
 
 use slm_cpu_ops::{AttentionScratch, KvLayer, Queries, attend, rotate};
-use slm_quant_core::Pages;
+use slm_runtime::HugeVec;
 
 use super::norm::CpuNorm;
 use super::parallel::{for_each_part, rows_per_part};
@@ -55,7 +55,7 @@ impl CpuAttention<'_> {
     /// Lets placed queries attend to what `cache` holds.
     pub(super) fn attend(
         &self,
-        cache: &KvLayer<Pages<f32>>,
+        cache: &KvLayer<HugeVec<f32>>,
         q: &[f32],
         out: &mut [f32],
         scratch: &mut Vec<AttentionScratch>,

@@ -2,12 +2,12 @@
 
 use std::ops::{Deref, DerefMut};
 
-use slm_quant_core::Pages;
+use slm_runtime::HugeVec;
 
 /// Rows of activations.
 #[derive(Debug)]
 pub(crate) struct Buffer {
-    data: Pages<f32>,
+    data: HugeVec<f32>,
     from: usize,
     len: usize,
 }
@@ -34,6 +34,9 @@ impl DerefMut for Buffer {
     }
 }
 
+/// Values that are to be added to others, and their factors.
+pub(super) type Deltas<'a> = [Option<(&'a [f32], f32)>; 2];
+
 /// The residual stream, and what is to be added to it before it is read: the addition is fused with the norm that
 /// reads it.
 #[derive(Debug)]
@@ -49,7 +52,7 @@ impl CpuStream {
     }
 
     /// The pending values, for [`CpuNorm::add_and_normalize`](super::norm::CpuNorm::add_and_normalize).
-    pub(super) fn split(&mut self) -> (&mut [f32], [Option<(&[f32], f32)>; 2]) {
+    pub(super) fn split(&mut self) -> (&mut [f32], Deltas<'_>) {
         let deltas = self.pending.each_ref();
         (&mut self.x, deltas.map(|delta| delta.as_ref().map(|(values, factor)| (&**values, *factor))))
     }
@@ -57,7 +60,7 @@ impl CpuStream {
 
 /// Buffers that are not in use, kept from operation to operation and from pass to pass.
 #[derive(Debug, Default)]
-pub(super) struct Pool(Vec<Pages<f32>>);
+pub(super) struct Pool(Vec<HugeVec<f32>>);
 
 impl Pool {
     /// A buffer of `len` values, whatever they are.
@@ -71,7 +74,7 @@ impl Pool {
                 if let Some((_, index)) = sizes().max() {
                     self.0.swap_remove(index);
                 }
-                Pages::zeroed(len)
+                HugeVec::zeroed(len)
             }
         };
         Buffer { data, from: 0, len }

@@ -4,7 +4,7 @@ use burn::tensor::module::embedding;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use slm_cpu_ops::{AttentionScratch, KvLayer, geglu, geglu_tanh, gelu, gelu_tanh, silu, swiglu};
 use slm_nn::{Linear, SliceLinear, SliceOutput, SliceScratch, apply_linears};
-use slm_quant_core::Pages;
+use slm_runtime::HugeVec;
 
 use super::attention::CpuAttention;
 use super::buffers::{Buffer, CpuStream, Pool};
@@ -30,7 +30,7 @@ pub(crate) struct CpuCompute {
     device: Device,
     shape: HeadShape,
     rotaries: Rotaries,
-    caches: Vec<KvLayer<Pages<f32>>>,
+    caches: Vec<KvLayer<HugeVec<f32>>>,
     pool: Pool,
     linear_scratch: SliceScratch,
     /// For each part of an attention that runs at once.
@@ -51,7 +51,7 @@ impl CpuCompute {
     /// With `caches` KV caches of `capacity` positions.
     pub(crate) fn new(config: &ModelConfig, device: &Device, caches: usize, capacity: usize) -> Self {
         let shape = HeadShape::of(config);
-        let cache = |_| KvLayer::with_buffers(shape.kv_heads, shape.head_dim, capacity, Pages::zeroed);
+        let cache = |_| KvLayer::with_buffers(shape.kv_heads, shape.head_dim, capacity, HugeVec::zeroed);
         Self {
             device: device.clone(),
             shape,
@@ -105,7 +105,7 @@ impl Compute for CpuCompute {
         Ok(CpuLinear { slice, name: name.to_owned() })
     }
 
-    fn norm<'w>(&self, norm: &'w Norm) -> Result<CpuNorm> {
+    fn norm(&self, norm: &Norm) -> Result<CpuNorm> {
         CpuNorm::new(norm)
     }
 
@@ -271,7 +271,7 @@ impl Compute for CpuCompute {
             HeadParts::Tied(embedding) => {
                 let data = TensorData::new(x.to_vec(), [rows, x.len() / rows]);
                 let x = Tensor::<2>::from_data(data, &self.device);
-                copy_values(x.matmul(embedding.clone().transpose()), out)?;
+                copy_values(x.matmul((**embedding).clone().transpose()), out)?;
             }
         }
         if factor != 1.0 {

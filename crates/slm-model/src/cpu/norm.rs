@@ -2,6 +2,7 @@
 
 use slm_cpu_ops::{add, add_scaled, layer_norm, rms_norm, rms_norm_heads};
 
+use super::buffers::Deltas;
 use super::parallel::{for_each_part, rows_per_part};
 use crate::error::Result;
 use crate::eval::read_f32;
@@ -29,12 +30,7 @@ impl CpuNorm {
     }
 
     /// `x += factor * delta` for each of `deltas`, then `normed = norm(x)`, row by row.
-    pub(super) fn add_and_normalize(
-        &self,
-        x: &mut [f32],
-        deltas: [Option<(&[f32], f32)>; 2],
-        normed: &mut [f32],
-    ) {
+    pub(super) fn add_and_normalize(&self, x: &mut [f32], deltas: Deltas<'_>, normed: &mut [f32]) {
         let width = self.width();
         let part = rows_per_part(x.len() / width, width) * width;
         let parts = x.chunks_mut(part).zip(normed.chunks_mut(part)).enumerate();

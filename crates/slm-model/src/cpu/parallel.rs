@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use slm_quant_core::for_each_task;
+use slm_runtime::for_each_task;
 
 /// Values below which another thread costs more than it gains.
 const SERIAL_VALUES: usize = 1 << 15;

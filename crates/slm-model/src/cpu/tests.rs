@@ -3,13 +3,14 @@ use std::sync::{Arc, Mutex};
 
 use burn::module::Param;
 use burn::tensor::Tensor;
+use slm_kernels::{KernelKind, PackedMatrix};
 use slm_nn::{
     FakeQuantizedWeight, ForwardHook, NamedLinears, PackedWeight, PhaseSwitch, Weight, attach_hook,
     to_vec_f32,
 };
 use slm_quant_core::{
-    ActivationGranularity, ActivationQuant, Bits, Granularity, KernelKind, ObserverKind, PackedMatrix,
-    QParams, QuantScheme, quantize_matrix,
+    ActivationGranularity, ActivationQuant, Bits, Granularity, ObserverKind, QParams, QuantScheme,
+    quantize_matrix,
 };
 
 use super::*;

@@ -28,8 +28,8 @@ pub(crate) fn fake_quantize_weight(weight: Tensor<2>, scheme: QuantScheme) -> Te
             let zero_point = (low / scale.clone()).round().neg().add_scalar(min).clamp(min, max);
             (scale, Some(zero_point))
         }
-        Mapping::Symmetric => (low.neg().max_pair(high) / ((max - min) / 2.0), None),
-        Mapping::SymmetricNoClippingErr => ((low / min).max_pair(high / max), None),
+        Mapping::SymmetricTorch => (low.neg().max_pair(high) / ((max - min) / 2.0), None),
+        Mapping::Symmetric => ((low / min).max_pair(high / max), None),
     };
     let scale = scale.clamp_min(TORCHAO_EPS);
     let rounded = (values * scale.clone().recip()).round();

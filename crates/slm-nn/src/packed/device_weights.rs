@@ -1,7 +1,8 @@
 //! Packed weights on a device without integer kernels, multiplied by tensor operations.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use slm_quant_core::{ActivationQuant, Bits, PackedMatrix};
+use slm_kernels::PackedMatrix;
+use slm_quant_core::{ActivationQuant, Bits};
 
 use crate::activation::fake_quantize_activation;
 use crate::linear::add_bias;

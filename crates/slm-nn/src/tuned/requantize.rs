@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn no_update_changes_nothing() {
         for bits in [Bits::Int8, Bits::Int4] {
-            for mapping in [Mapping::SymmetricNoClippingErr, Mapping::Affine] {
+            for mapping in [Mapping::Symmetric, Mapping::Affine] {
                 let weights = weights(bits, mapping);
                 for rounding in [Rounding::Nearest, Rounding::Stochastic { seed: 3 }, Rounding::ErrorFeedback]
                 {
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn small_updates_vanish_or_add_up() {
         let run = |rounding: Rounding, length: usize| {
-            let mut weights = weights(Bits::Int8, Mapping::SymmetricNoClippingErr);
+            let mut weights = weights(Bits::Int8, Mapping::Symmetric);
             let before = weights.dequantize();
             let update: Vec<f32> = (0..6 * 13).map(|i| 0.2 * scale(&weights, i)).collect();
             let mut residual = vec![0; length];
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn weights_stay_in_their_range_and_nan_is_refused() {
-        let weights = weights(Bits::Int4, Mapping::SymmetricNoClippingErr);
+        let weights = weights(Bits::Int4, Mapping::Symmetric);
         let top = requantize(&weights, &[1e3; 6 * 13], &mut [], Rounding::Nearest, 0).unwrap();
         assert!((0..6 * 13).all(|i| top.code(i / 13, i % 13) == 7));
         assert!(requantize(&weights, &[f32::NAN; 6 * 13], &mut [], Rounding::Nearest, 0).is_err());

@@ -290,7 +290,7 @@ impl<D: Data> Search<'_, D> {
                 break;
             }
             let (lowest, highest) = match self.mapping {
-                Mapping::Symmetric => {
+                Mapping::SymmetricTorch => {
                     let half = self.range.steps() as f32 / 2.0;
                     (-half, half)
                 }

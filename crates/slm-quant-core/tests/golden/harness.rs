@@ -50,6 +50,21 @@ impl fmt::Display for Summary {
     }
 }
 
+/// Runs all cases of a kind and checks their number.
+pub(crate) fn run(kind: &str, required: usize, case: impl Fn(&mut Case)) {
+    let Some(golden) = Golden::load() else { return };
+    let summary = golden.run(kind, case);
+    println!("{summary}");
+    assert!(
+        summary.failures.is_empty(),
+        "{kind}: {} failures, first: {}",
+        summary.failures.len(),
+        summary.failures[0]
+    );
+    assert_eq!(summary.required, required, "{kind}: number of required cases");
+    assert_eq!(summary.strict_held, summary.strict, "{kind}: strict rules that hold bit for bit");
+}
+
 fn shared() -> PathBuf {
     match std::env::var_os("SLM_SHARED") {
         Some(path) => path.into(),
@@ -178,10 +193,6 @@ impl<'a> Case<'a> {
         &self.golden.tensors[key]
     }
 
-    pub(crate) fn has_input(&self, role: &str) -> bool {
-        self.json["inputs"].get(role).is_some()
-    }
-
     pub(crate) fn has_expected(&self, role: &str) -> bool {
         self.json["expected"].get(role).is_some()
     }
@@ -242,8 +253,8 @@ pub(crate) fn range_of(params: &Value, min: &str, max: &str) -> QuantRange {
 pub(crate) fn mapping(name: &Value) -> Mapping {
     match name.as_str() {
         Some("affine" | "asymmetric") => Mapping::Affine,
-        Some("symmetric") => Mapping::Symmetric,
-        Some("symmetric_no_clipping_err") => Mapping::SymmetricNoClippingErr,
+        Some("symmetric") => Mapping::SymmetricTorch,
+        Some("symmetric_no_clipping_err") => Mapping::Symmetric,
         other => panic!("unknown mapping {other:?}"),
     }
 }

@@ -4,31 +4,17 @@
 //! `shared` beside the repository; without them each test says so and returns. Every required case must
 //! pass its `tolerance`, every expected output must be compared, and an operation that is not known here
 //! fails. How many checks hold bit for bit is printed, and the `strict` rules must all hold.
+//!
+//! Those of whole linear layers are run by the tests of `slm-kernels`, with every kernel.
 
 mod fake_quant;
 mod harness;
-mod linear;
 mod metrics;
 mod qat;
 mod qparams;
 mod quantize;
 
-use harness::{Case, Golden};
-
-/// Runs all cases of a kind and checks their number.
-fn run(kind: &str, required: usize, case: impl Fn(&mut Case)) {
-    let Some(golden) = Golden::load() else { return };
-    let summary = golden.run(kind, case);
-    println!("{summary}");
-    assert!(
-        summary.failures.is_empty(),
-        "{kind}: {} failures, first: {}",
-        summary.failures.len(),
-        summary.failures[0]
-    );
-    assert_eq!(summary.required, required, "{kind}: number of required cases");
-    assert_eq!(summary.strict_held, summary.strict, "{kind}: strict rules that hold bit for bit");
-}
+use harness::{Golden, run};
 
 #[test]
 fn golden_qparams() {
@@ -43,11 +29,6 @@ fn golden_quantize() {
 #[test]
 fn golden_fake_quant() {
     run("fake_quant", 68, fake_quant::case);
-}
-
-#[test]
-fn golden_linear() {
-    run("linear", 103, linear::case);
 }
 
 #[test]

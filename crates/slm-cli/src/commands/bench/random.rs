@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use rayon::prelude::*;
+use slm_kernels::{KernelKind, PackedMatrix};
 use slm_model::{ModelConfig, SourceError, TensorSource, expected_tensors};
 use slm_nn::{PackedWeight, Weight};
-use slm_quant_core::{
-    ActivationQuant, Bits, Granularity, KernelKind, PackedMatrix, QuantScheme, QuantizedMatrix, Scales,
-};
+use slm_quant_core::{ActivationQuant, Bits, Granularity, QuantScheme, QuantizedMatrix, Scales};
 
 /// Deviation of the weights, as of a freshly initialised model: logits stay ordinary numbers.
 const STD: f32 = 0.02;

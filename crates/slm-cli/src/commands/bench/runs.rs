@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use slm_kernels::{KernelKind, ReadMeter, measure_peak_ops};
 use slm_model::{GenerateOptions, GenerateOutput, SamplingOptions, Transformer, generate};
-use slm_quant_core::{KernelKind, ReadMeter, measure_peak_ops};
 
 use super::BenchArgs;
 use super::cost::Cost;

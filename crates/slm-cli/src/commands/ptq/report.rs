@@ -24,10 +24,13 @@ pub(super) struct Facts<'a> {
     pub(super) layers: &'a [LayerReport],
     /// How each layer is computed, by name.
     pub(super) execution: Vec<(String, String)>,
-    pub(super) head_was_tied: bool,
+    /// Whether the quantized head is a copy of the embedding, which stays float.
+    pub(super) tied_head_copied: bool,
     pub(super) sizes: Sizes,
     pub(super) float: Option<&'a Evaluation>,
     pub(super) quantized: Option<&'a Evaluation>,
+    /// What people should know of the quality, where it is not good.
+    pub(super) warning: Option<String>,
     pub(super) calibration_tokens: u64,
     pub(super) largest_tensor_bytes: u64,
     pub(super) peak_memory_bytes: Option<u64>,
@@ -60,6 +63,8 @@ pub(super) struct PtqResult {
     perplexity_quantized: Option<f64>,
     nll_float: Option<f64>,
     nll_quantized: Option<f64>,
+    /// Why the quantized model is much worse than the float one, and what to try; none where it is not.
+    warning: Option<String>,
     evaluated_tokens: usize,
     peak_memory_bytes: Option<u64>,
     seconds: f64,
@@ -148,14 +153,14 @@ impl PtqResult {
             calibration_tokens: facts.calibration_tokens,
             layers: facts.layers.iter().map(|layer| LayerResult::new(layer, &kernels)).collect(),
             skipped: skipped.collect(),
-            tied_head_copied: facts.head_was_tied
-                && facts.layers.iter().any(|layer| layer.name == slm_model::LM_HEAD),
+            tied_head_copied: facts.tied_head_copied,
             sizes: facts.sizes,
             largest_tensor_bytes: facts.largest_tensor_bytes,
             perplexity_float: facts.float.map(Evaluation::perplexity),
             perplexity_quantized: facts.quantized.map(Evaluation::perplexity),
             nll_float: facts.float.map(Evaluation::mean_nll),
             nll_quantized: facts.quantized.map(Evaluation::mean_nll),
+            warning: facts.warning,
             evaluated_tokens: facts.quantized.map_or(0, |evaluation| evaluation.tokens),
             peak_memory_bytes: facts.peak_memory_bytes,
             seconds: facts.seconds,
@@ -181,7 +186,8 @@ impl PtqResult {
                  stays float."
             ))?;
         }
-        output.say(self.summary())
+        output.say(self.summary())?;
+        self.warning.iter().try_for_each(|warning| output.say(format!("\n{warning}")))
     }
 
     fn summary(&self) -> String {

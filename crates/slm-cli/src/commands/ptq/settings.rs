@@ -69,7 +69,7 @@ fn quantization(args: &PtqArgs) -> Result<PtqConfig> {
         None => QuantizationConfig::default(),
     };
     args.scheme.apply(&mut config)?;
-    config.observer = args.observer.unwrap_or(config.observer);
+    config.observer = args.observer.or(config.observer);
     config.activation_observer = args.activation_observer.unwrap_or(config.activation_observer);
     config.activation_granularity = args.activation_granularity.unwrap_or(config.activation_granularity);
     Ok(config.ptq())

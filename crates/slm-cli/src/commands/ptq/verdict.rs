@@ -1,0 +1,143 @@
+//! The warning that ends `slm ptq` when the quantized model is worse than it should be, with the cause.
+
+use slm_model::{Evaluation, LM_HEAD, Transformer, window_logits};
+use slm_ptq::{InputError, LayerReport, PtqConfig, input_errors, remove_activation_quant};
+use slm_quant_core::{ActivationGranularity, Bits, Granularity, ObserverKind, QuantizationType};
+
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::text::evaluate_with_progress;
+
+/// Rise of the perplexity from which on there is a warning.
+const TOLERATED_RISE: f64 = 0.05;
+
+/// Tokens that the cause is looked for with.
+const DIAGNOSIS_TOKENS: usize = 2048;
+
+/// The two evaluations of the same text.
+pub(super) struct Evaluations<'a> {
+    pub(super) float: &'a Evaluation,
+    pub(super) quantized: &'a Evaluation,
+    pub(super) ids: &'a [u32],
+    pub(super) window: usize,
+}
+
+impl Evaluations<'_> {
+    fn rise(&self) -> f64 {
+        self.quantized.perplexity() / self.float.perplexity() - 1.0
+    }
+
+    /// The warning, where one is due. `model` is the quantized one, which no longer quantizes its activations afterwards.
+    pub(super) fn warning(
+        &self,
+        model: &mut Transformer,
+        config: &PtqConfig,
+        layers: &[LayerReport],
+        context: &Context,
+    ) -> Result<Option<String>> {
+        if self.rise() <= TOLERATED_RISE {
+            return Ok(None);
+        }
+        let cause = self.cause(model, config, context)?;
+        Ok(Some(format!(
+            "WARNING: quantization costs much quality: perplexity rose by {:.1} %, from {:.4} to {:.4}.\n{}",
+            self.rise() * 100.0,
+            self.float.perplexity(),
+            self.quantized.perplexity(),
+            match &cause {
+                Cause::Activations { weight_only, worst } =>
+                    activations(*weight_only, worst.as_ref(), config),
+                Cause::Weights => weights(config, layers),
+            }
+        )))
+    }
+
+    /// Takes the quantization of activations away and looks at what of the loss is left.
+    fn cause(&self, model: &mut Transformer, config: &PtqConfig, context: &Context) -> Result<Cause> {
+        if config.quantization_type == QuantizationType::WeightOnly {
+            return Ok(Cause::Weights);
+        }
+        let quants = remove_activation_quant(model);
+        let windows = (DIAGNOSIS_TOKENS / self.window).max(1);
+        let ids = &self.ids[..self.ids.len().min(windows * self.window)];
+        let weight_only = evaluate_with_progress(context, "looking for the cause", model, ids, self.window)?;
+        let nll = |evaluation: &Evaluation| {
+            evaluation.window_nll.iter().take(weight_only.window_nll.len()).sum::<f64>()
+        };
+        let (float, quantized) = (nll(self.float), nll(self.quantized));
+        if weight_only.nll - float > (quantized - float) / 2.0 {
+            return Ok(Cause::Weights);
+        }
+        let first = &ids[..ids.len().min(self.window)];
+        let errors =
+            input_errors(model, &quants, |model| window_logits(model, first).map(drop).map_err(Error::from))?;
+        let tokens = weight_only.tokens as f64;
+        let rise = ((weight_only.nll - float) / tokens).exp() - 1.0;
+        Ok(Cause::Activations { weight_only: rise, worst: errors.into_iter().next() })
+    }
+}
+
+enum Cause {
+    /// With float activations the perplexity rises by `weight_only` as a share of the float one.
+    Activations {
+        weight_only: f64,
+        worst: Option<InputError>,
+    },
+    Weights,
+}
+
+fn activations(weight_only: f64, worst: Option<&InputError>, config: &PtqConfig) -> String {
+    let mut text = format!(
+        "The cause is the 8-bit {} activations: with float activations the same weights cost {:+.1} %.",
+        config.quantization_type,
+        weight_only * 100.0
+    );
+    if let Some(InputError { layer, relative_error }) = worst {
+        text += &format!(
+            "\nThe input of {layer} suffers most: a token of it loses {:.0} % of its length on average.",
+            relative_error.min(1.0) * 100.0
+        );
+    }
+    text += "\nTry ";
+    text += match (config.quantization_type, config.activation_granularity) {
+        (QuantizationType::Static, _) => "--type dynamic, which gives each token a scale of its own",
+        (_, ActivationGranularity::PerTensor) => "--activation-granularity token",
+        _ => "--type weight-only",
+    };
+    if let Some(InputError { layer, .. }) = worst {
+        text += &format!(", or --skip '{layer}'");
+    }
+    text + "."
+}
+
+fn weights(config: &PtqConfig, layers: &[LayerReport]) -> String {
+    let mut text = format!("The cause is the {} weights ({} observer).", config.scheme, config.observer);
+    let sqnr = |layer: &&LayerReport| layer.error.sqnr_db();
+    if let Some(worst) = layers.iter().min_by(|a, b| sqnr(a).total_cmp(&sqnr(b))) {
+        text += &format!(
+            "\nThe weight of {} suffers most: {:.1} dB signal to quantization noise.",
+            worst.name,
+            worst.error.sqnr_db()
+        );
+    }
+    let mut remedies = Vec::new();
+    if config.scheme.bits == Bits::Int8 && config.observer != ObserverKind::MinMax {
+        remedies.push("--observer min-max");
+    }
+    match config.scheme.granularity {
+        Granularity::PerTensor => remedies.push("--granularity channel or group:32"),
+        Granularity::PerChannel => remedies.push("--granularity group:32"),
+        Granularity::PerGroup { .. } => {}
+    }
+    if config.scheme.bits == Bits::Int4 {
+        remedies.push("--bits 8");
+    }
+    let head = layers.iter().any(|layer| layer.name == LM_HEAD);
+    if head && remedies.len() < 2 {
+        remedies.push("--skip lm_head");
+    }
+    if !remedies.is_empty() {
+        text += &format!("\nTry {}.", remedies.join(", or "));
+    }
+    text
+}

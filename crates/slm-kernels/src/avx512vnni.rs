@@ -1,0 +1,266 @@
+//! AVX-512 with VNNI: `vpdpbusd` multiplies 64 unsigned with 64 signed bytes and adds each four products
+//! to a 32-bit lane, without saturation.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use crate::driver::{self, Job};
+use crate::simd::{LANES, Simd};
+use crate::vectorize::Op;
+use half::f16;
+
+/// Proof that the processor has AVX-512 F, BW and VNNI.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Avx512Vnni(());
+
+impl Avx512Vnni {
+    /// The kernel, if this processor can run it.
+    pub(crate) fn new() -> Option<Self> {
+        (is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vnni"))
+        .then_some(Self(()))
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn with_features<O: Op>(op: O) {
+    op.run();
+}
+
+/// Calls an intrinsic of the instruction sets above that touches no memory.
+macro_rules! simd {
+    ($call:expr) => {
+        // SAFETY: an `Avx512Vnni` exists only where the processor has these instructions.
+        unsafe { $call }
+    };
+}
+
+impl Simd for Avx512Vnni {
+    type Bytes = __m512i;
+    type I32 = __m512i;
+    type F32 = __m512;
+    /// Sums that low nibbles are added to, and sixteen times those of high ones.
+    type NibbleSums = [__m512i; 2];
+
+    const CENTERED_INPUT8: bool = false;
+    const SIGNED_INPUT: bool = false;
+    const OFFSET8: i32 = 128;
+    const TILE_BLOCKS: usize = 2;
+    /// Where memory gives 55 GB/s, INT8 gets 96 % of that; with 512 bytes, 79 %.
+    const PREFETCH_BYTES: usize = 256;
+
+    #[inline(always)]
+    fn vectorize<O: Op>(self, op: O) {
+        simd!(with_features(op))
+    }
+
+    /// 12 rows by 2 blocks: 24 accumulators, which leaves 8 registers for lines, inputs and constants. With
+    /// several groups 6 by 2: 12 accumulators and 12 results.
+    fn tiles<J: Job>(self, job: &J, rows: Range<usize>, blocks: Range<usize>) {
+        if job.is_grouped() {
+            driver::tiles::<Self, J, 6, 2>(self, job, rows, blocks);
+        } else {
+            driver::tiles::<Self, J, 12, 2>(self, job, rows, blocks);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_line(self, line: *const u8) -> __m512i {
+        // SAFETY: the caller's pointer is readable for 64 bytes.
+        unsafe { _mm512_load_si512(line.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_line(self, bytes: __m512i, line: *mut u8) {
+        // SAFETY: the caller's pointer is writable for 64 bytes and aligned.
+        unsafe { _mm512_store_si512(line.cast(), bytes) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        // SAFETY: a prefetch of any address is allowed; it cannot fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+
+    #[inline(always)]
+    fn low_nibbles(self, bytes: __m512i) -> __m512i {
+        simd!(_mm512_and_si512(bytes, _mm512_set1_epi8(0x0f)))
+    }
+
+    #[inline(always)]
+    fn high_nibbles(self, bytes: __m512i) -> __m512i {
+        simd!(_mm512_and_si512(_mm512_srli_epi16::<4>(bytes), _mm512_set1_epi8(0x0f)))
+    }
+
+    #[inline(always)]
+    fn zero_bytes(self) -> __m512i {
+        simd!(_mm512_setzero_si512())
+    }
+
+    #[inline(always)]
+    fn sub_bytes(self, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_sub_epi8(a, b))
+    }
+
+    #[inline(always)]
+    fn repeat_byte(self, values: __m512i) -> __m512i {
+        self.mul_i32(values, self.splat_i32(0x0101_0101))
+    }
+
+    #[inline(always)]
+    fn operand8(self, line: __m512i, _: usize) -> __m512i {
+        line
+    }
+
+    #[inline(always)]
+    unsafe fn dot8(self, acc: __m512i, x: *const u8, w: __m512i) -> __m512i {
+        // SAFETY: the caller's pointer is readable for 4 bytes; the features exist as above.
+        unsafe { _mm512_dpbusd_epi32(acc, _mm512_set1_epi32(x.cast::<i32>().read_unaligned()), w) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot4(self, acc: __m512i, x: *const u8, w: __m512i) -> __m512i {
+        // SAFETY: the same contract.
+        unsafe { self.dot8(acc, x, w) }
+    }
+
+    /// Codes plus 128 are unsigned, which the instruction wants of its other operand.
+    #[inline(always)]
+    fn signed_operand8(self, line: __m512i, _: usize) -> __m512i {
+        simd!(_mm512_xor_si512(line, _mm512_set1_epi8(-128)))
+    }
+
+    #[inline(always)]
+    unsafe fn signed_dot8(self, acc: __m512i, x: *const u8, w: __m512i) -> __m512i {
+        // SAFETY: the caller's pointer is readable for 4 bytes; the features exist as above.
+        unsafe { _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x.cast::<i32>().read_unaligned())) }
+    }
+
+    #[inline(always)]
+    fn start_nibbles(self, sums: __m512i) -> [__m512i; 2] {
+        [sums, self.zero_bytes()]
+    }
+
+    /// High nibbles stay where they are: bytes of sixteen times their value, still unsigned.
+    #[inline(always)]
+    fn nibbles<const HIGH: bool>(self, line: __m512i) -> __m512i {
+        simd!(_mm512_and_si512(line, _mm512_set1_epi8(if HIGH { -16 } else { 15 })))
+    }
+
+    #[inline(always)]
+    unsafe fn dot_nibbles<const HIGH: bool>(
+        self,
+        mut sums: [__m512i; 2],
+        x: *const u8,
+        w: __m512i,
+    ) -> [__m512i; 2] {
+        let sum = &mut sums[usize::from(HIGH)];
+        // SAFETY: the same contract.
+        *sum = unsafe { self.signed_dot8(*sum, x, w) };
+        sums
+    }
+
+    /// Sums of high nibbles are multiples of 16, so that the shift is exact.
+    #[inline(always)]
+    fn end_nibbles(self, sums: [__m512i; 2]) -> __m512i {
+        self.add_i32(sums[0], simd!(_mm512_srai_epi32::<4>(sums[1])))
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, value: i32) -> __m512i {
+        simd!(_mm512_set1_epi32(value))
+    }
+
+    #[inline(always)]
+    fn add_i32(self, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_add_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn sub_i32(self, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_sub_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn mul_i32(self, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_mullo_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn widen_i8(self, values: &[i8; LANES]) -> __m512i {
+        // SAFETY: the reference is readable for 16 bytes; the features exist as above.
+        unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(values.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn load_i32(self, values: &[i32; LANES]) -> __m512i {
+        // SAFETY: the reference is readable for 64 bytes.
+        unsafe { _mm512_loadu_si512(values.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn store_i32(self, values: __m512i, out: &mut [i32; LANES]) {
+        // SAFETY: the reference is writable for 64 bytes.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), values) }
+    }
+
+    #[inline(always)]
+    fn to_f32(self, values: __m512i) -> __m512 {
+        simd!(_mm512_cvtepi32_ps(values))
+    }
+
+    #[inline(always)]
+    fn splat_f32(self, value: f32) -> __m512 {
+        simd!(_mm512_set1_ps(value))
+    }
+
+    #[inline(always)]
+    fn load_f32(self, values: &[f32; LANES]) -> __m512 {
+        // SAFETY: the reference is readable for 64 bytes.
+        unsafe { _mm512_loadu_ps(values.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn load_f16(self, values: &[f16; LANES]) -> __m512 {
+        // SAFETY: the reference is readable for 32 bytes; an `f16` is its 16 bits.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(values.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn store_f32(self, values: __m512, out: &mut [f32; LANES]) {
+        // SAFETY: the reference is writable for 64 bytes.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), values) }
+    }
+
+    #[inline(always)]
+    fn add_f32(self, a: __m512, b: __m512) -> __m512 {
+        simd!(_mm512_add_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn sub_f32(self, a: __m512, b: __m512) -> __m512 {
+        simd!(_mm512_sub_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn fma_f32(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        simd!(_mm512_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn byte_to_f32<const J: u32>(self, line: __m512i) -> __m512 {
+        let left = simd!(_mm512_sllv_epi32(line, _mm512_set1_epi32(24 - 8 * J as i32)));
+        simd!(_mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(left)))
+    }
+
+    /// A lookup: the index is the low four bits, so nothing needs masking.
+    #[inline(always)]
+    fn nibble_to_f32<const J: u32>(self, line: __m512i) -> __m512 {
+        let shift = if J < 4 { 8 * J } else { 8 * (J - 4) + 4 };
+        let table = simd!(_mm512_setr_ps(
+            -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0
+        ));
+        simd!(_mm512_permutexvar_ps(_mm512_srlv_epi32(line, _mm512_set1_epi32(shift as i32)), table))
+    }
+}

@@ -1,0 +1,156 @@
+//! Codes on their way from rows, one after the other, to blocks of rows.
+
+use rayon::prelude::*;
+use slm_quant_core::Bits;
+
+use crate::blocked::{Line, Shape, columns_per_line};
+use crate::simd::LANES;
+use crate::vectorize::{Op, vectorize};
+
+/// Blocks that one thread packs at a time when all do.
+const BLOCKS_PER_TASK: usize = 4;
+
+/// Where the codes of some rows of a blocked matrix go. The first row is the first of a block.
+#[derive(Debug)]
+pub(crate) struct BlockRows<'a> {
+    pub(crate) shape: Shape,
+    pub(crate) rows: usize,
+    pub(crate) lines_per_block: usize,
+    /// 0 where sums are not stored.
+    pub(crate) sums_per_block: usize,
+    pub(crate) lines: &'a mut [Line],
+    pub(crate) sums: &'a mut [i32],
+}
+
+impl BlockRows<'_> {
+    /// The rows of the first `blocks` blocks, and those after them.
+    pub(crate) fn split_at(self, blocks: usize) -> (Self, Self) {
+        let Self { shape, rows, lines_per_block, sums_per_block, lines, sums } = self;
+        let first_rows = rows.min(blocks * LANES);
+        let (first_lines, lines) = lines.split_at_mut(blocks * lines_per_block);
+        let (first_sums, sums) = sums.split_at_mut(blocks * sums_per_block);
+        let first = Self {
+            shape,
+            rows: first_rows,
+            lines_per_block,
+            sums_per_block,
+            lines: first_lines,
+            sums: first_sums,
+        };
+        (first, Self { shape, rows: rows - first_rows, lines_per_block, sums_per_block, lines, sums })
+    }
+
+    /// Packs `codes`, those of all these rows in canonical order.
+    pub(crate) fn fill(self, codes: &[u8]) {
+        debug_assert_eq!(codes.len(), self.rows * self.shape.bits.row_bytes(self.shape.cols));
+        vectorize(Fill { rows: self, codes });
+    }
+
+    /// [`BlockRows::fill`], with the blocks shared among threads.
+    pub(crate) fn fill_on_all_threads(self, codes: &[u8]) {
+        let mut tasks = Vec::new();
+        let mut rest = self;
+        while rest.rows > BLOCKS_PER_TASK * LANES {
+            let (first, others) = rest.split_at(BLOCKS_PER_TASK);
+            tasks.push(first);
+            rest = others;
+        }
+        let task_bytes = BLOCKS_PER_TASK * LANES * rest.shape.bits.row_bytes(rest.shape.cols);
+        tasks.push(rest);
+        tasks.into_par_iter().zip(codes.par_chunks(task_bytes)).for_each(|(rows, codes)| rows.fill(codes));
+    }
+}
+
+/// [`BlockRows::fill`].
+struct Fill<'a, 'b> {
+    rows: BlockRows<'a>,
+    codes: &'b [u8],
+}
+
+impl Op for Fill<'_, '_> {
+    #[inline(always)]
+    fn run(self) {
+        let BlockRows { shape, lines_per_block, sums_per_block, lines, sums, .. } = self.rows;
+        let block_bytes = LANES * shape.bits.row_bytes(shape.cols);
+        let blocks = lines.chunks_exact_mut(lines_per_block).zip(self.codes.chunks(block_bytes));
+        for (block, (lines, codes)) in blocks.enumerate() {
+            match shape.bits {
+                Bits::Int8 => pack_block(shape, codes, lines, |codes| codes),
+                Bits::Int4 => pack_block(shape, codes, lines, store_int4),
+            }
+            // Summed while the block is in the cache.
+            if sums_per_block > 0 {
+                let columns = lines.len() * columns_per_line(shape.bits);
+                sums[block * sums_per_block..][..LANES].copy_from_slice(&shape.sums(lines, columns));
+            }
+        }
+    }
+}
+
+/// Packs the codes of up to 16 rows. `store` makes of 4 bytes of codes in canonical order what is stored.
+#[inline(always)]
+fn pack_block(shape: Shape, codes: &[u8], lines: &mut [Line], store: impl Fn(u32) -> u32 + Copy) {
+    let (bits, cols) = (shape.bits, shape.cols);
+    let (per_line, per_byte) = (columns_per_line(bits), columns_per_line(bits) / 4);
+    let row_bytes = bits.row_bytes(cols);
+    let groups = (0..cols).step_by(shape.width).zip(lines.chunks_mut(shape.steps));
+    for (first, lines) in groups {
+        let end = cols.min(first + shape.width);
+        // Of all rows side by side, as much as is whole words in each.
+        let mut whole = 0;
+        if codes.len() == LANES * row_bytes && first.is_multiple_of(per_byte) {
+            whole = (end - first) / per_line;
+            let words: [&[[u8; 4]]; LANES] = std::array::from_fn(|lane| {
+                codes[lane * row_bytes + first / per_byte..][..whole * 4].as_chunks().0
+            });
+            for (step, line) in lines[..whole].iter_mut().enumerate() {
+                for (to, words) in line.0.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+                    *to = store(u32::from_le_bytes(words[step])).to_le_bytes();
+                }
+            }
+        }
+        // What is left, one word after the other.
+        let left = (first..end).step_by(per_line).zip(lines).skip(whole);
+        for (col, line) in left {
+            let count = per_line.min(end - col);
+            for (row, to) in codes.chunks_exact(row_bytes).zip(line.0.as_chunks_mut::<4>().0) {
+                *to = store(word(bits, row, col, count)).to_le_bytes();
+            }
+        }
+    }
+}
+
+/// Up to a word of codes in canonical order: those of `count` columns of a row from `col` on, zero after them.
+#[inline(always)]
+fn word(bits: Bits, row: &[u8], col: usize, count: usize) -> u32 {
+    match bits {
+        Bits::Int8 => row[col..col + count].iter().rev().fold(0, |word, &byte| word << 8 | u32::from(byte)),
+        Bits::Int4 => {
+            let nibble = |col: usize| u32::from(row[col / 2] >> (col % 2 * 4) & 0xf);
+            (0..count).fold(0, |word, i| word | nibble(col + i) << (4 * i))
+        }
+    }
+}
+
+/// Eight INT4 codes in order as they are stored: plus 8, the first four in the low and the last four in the high
+/// nibbles.
+#[inline(always)]
+fn store_int4(codes: u32) -> u32 {
+    let half = |x: u32| {
+        let x = (x | x << 8) & 0x00ff_00ff;
+        (x | x << 4) & 0x0f0f_0f0f
+    };
+    (half(codes & 0xffff) | half(codes >> 16) << 4) ^ 0x8888_8888
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nibbles_are_spread_in_order() {
+        assert_eq!((store_int4(0x7654_3210) ^ 0x8888_8888).to_le_bytes(), [0x40, 0x51, 0x62, 0x73]);
+        assert_eq!(word(Bits::Int8, &[9, 1, 2, 3], 1, 3), 0x0003_0201);
+        assert_eq!(word(Bits::Int4, &[0x10, 0x32, 0x04], 1, 4), 0x4321);
+    }
+}

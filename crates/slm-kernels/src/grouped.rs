@@ -1,0 +1,327 @@
+//! 8-bit inputs times weights of several groups to a row.
+//!
+//! With `x` an input code, `X` the zero point of its row, `w` a weight code less its zero point, `s` a
+//! group's scale, a result before the scale of the input and the bias is
+//!
+//! ```text
+//! sum s (sum (x - X) w)  =  sum s (sum (x - 128) w)  +  (128 - X) sum s (sum w)
+//! ```
+//!
+//! where the last sum is known when weights are packed. So the zero point of the input costs one
+//! multiplication to a row and none to a group. The inner sums are exact; 8 bits hold `x - 128`. Operands are
+//! codes plus an `offset` that makes them unsigned, for which `offset * sum (x - 128)` is subtracted from each
+//! group, a number that all rows of weights without zero points share.
+
+// Vectors go through loops, not through closures: those are not compiled with the instructions enabled.
+#![allow(clippy::needless_range_loop, reason = "a tile has a row and a block on every side")]
+use slm_quant_core::Bits;
+
+use crate::blocked::{GroupScales, LaneScales};
+use crate::inputs::operand_offset;
+use crate::integer::{IntegerJob, Output};
+use crate::kernel::MIDDLE;
+use crate::simd::{LINE_BYTES, NIBBLE_LINES, Simd};
+use crate::unpacked::OPERANDS;
+use crate::vector::SCALE_PREFETCH_BYTES;
+
+/// Bytes of a row of input from which on it is [`Kept`]. Narrow ones stay in the cache by themselves.
+const WIDE_INPUT_BYTES: usize = 4096;
+
+/// Lines of a [`Kept`] input that are asked for with each group: all of them in the time of some 8 KiB of weights, where
+/// a row of 5632 columns is used.
+const KEPT_LINES: usize = 3;
+
+impl<O: Output> IntegerJob<'_, O> {
+    /// `M` rows by `NB` blocks. `UNPACKED`: `lines` are operands in the order of columns.
+    ///
+    /// # Safety
+    /// `lines` must point to the lines of `blocks`, or if `UNPACKED` to what [`IntegerJob::unpack_block`] has
+    /// made of them.
+    #[inline(always)]
+    pub(crate) unsafe fn grouped_tile<S: Simd, const M: usize, const NB: usize, const UNPACKED: bool>(
+        &self,
+        simd: S,
+        row: usize,
+        blocks: [usize; NB],
+        lines: [*const u8; NB],
+    ) {
+        // SAFETY: by this function's contract.
+        unsafe {
+            match self.w.scheme().bits {
+                Bits::Int8 => self.grouped::<S, M, NB, false, UNPACKED>(simd, row, blocks, lines),
+                Bits::Int4 => self.grouped::<S, M, NB, true, UNPACKED>(simd, row, blocks, lines),
+            }
+        }
+    }
+
+    /// [`IntegerJob::grouped_tile`] for one kind of codes.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn grouped<S: Simd, const M: usize, const NB: usize, const INT4: bool, const UNPACKED: bool>(
+        &self,
+        simd: S,
+        row: usize,
+        blocks: [usize; NB],
+        lines: [*const u8; NB],
+    ) {
+        let w = self.w;
+        let groups = w.groups_per_row();
+        let offset = simd.splat_i32(operand_offset::<S>(w));
+        let mut run = Run { x: [std::ptr::null(); M], at: 0, lines };
+        let mut x_sums: [&[i32]; M] = [&[]; M];
+        for i in 0..M {
+            run.x[i] = self.x.row(row + i);
+            x_sums[i] = &self.x.group_sums(row + i)[..groups];
+        }
+        let scales = blocks.map(|block| w.scales(block));
+        let zero_points = blocks.map(|block| w.zero_points(block));
+        let mut results = [[simd.splat_f32(0.0); NB]; M];
+        let narrow = INT4
+            && !UNPACKED
+            && !O::SUMS
+            && M * NB == 1
+            && w.all_groups_have(NIBBLE_LINES)
+            && zero_points[0].is_none();
+        let groups_left = match scales[0] {
+            // SAFETY: as below; the groups have as many lines as is asked.
+            LaneScales::F32(scales) if narrow => unsafe {
+                results[0][0] = run.narrow_groups(simd, x_sums[0], scales);
+                groups..groups
+            },
+            // SAFETY: the same.
+            LaneScales::F16(scales) if narrow => unsafe {
+                results[0][0] = run.narrow_groups(simd, x_sums[0], scales);
+                groups..groups
+            },
+            _ => 0..groups,
+        };
+        for group in groups_left {
+            let mut acc = [[simd.splat_i32(0); NB]; M];
+            for i in 0..M {
+                acc[i] = [simd.splat_i32(x_sums[i][group]); NB];
+            }
+            for b in 0..NB {
+                if let Some(values) = zero_points[b] {
+                    let zero_points = simd.add_i32(simd.widen_i8(&values[group]), offset);
+                    for i in 0..M {
+                        acc[i][b] = simd.mul_i32(zero_points, acc[i][b]);
+                    }
+                }
+            }
+            let mut left = w.steps(group);
+            // SAFETY: the steps of all groups are the lines of a block; an input row holds as many codes, of the
+            // type that this instruction set takes, as a block has columns, padding included.
+            unsafe {
+                if INT4 {
+                    while left >= NIBBLE_LINES {
+                        run.nibble_lines::<S, NIBBLE_LINES, UNPACKED>(simd, &mut acc);
+                        left -= NIBBLE_LINES;
+                    }
+                }
+                for _ in 0..left {
+                    if INT4 {
+                        run.nibble_lines::<S, 1, UNPACKED>(simd, &mut acc);
+                    } else {
+                        run.byte_line::<S, UNPACKED>(simd, &mut acc);
+                    }
+                }
+            }
+            for b in 0..NB {
+                if !UNPACKED {
+                    scales[b].prefetch(simd, group, SCALE_PREFETCH_BYTES);
+                }
+                let scale = scales[b].load(simd, group);
+                for i in 0..M {
+                    results[i][b] = simd.fma_f32(simd.to_f32(acc[i][b]), scale, results[i][b]);
+                }
+            }
+            if O::SUMS {
+                for b in 0..NB {
+                    let weights = simd.load_i32(&w.group_sums(blocks[b], group));
+                    for i in 0..M {
+                        let rest = simd.splat_i32(MIDDLE - self.x.zero_point(row + i));
+                        acc[i][b] = simd.add_i32(acc[i][b], simd.mul_i32(rest, weights));
+                    }
+                }
+                self.out.sums(simd, w, row, blocks, group, &acc);
+            }
+        }
+        for b in 0..NB {
+            let weights = simd.load_f32(w.scaled_sums(blocks[b]));
+            for i in 0..M {
+                let rest = simd.splat_f32((MIDDLE - self.x.zero_point(row + i)) as f32);
+                results[i][b] = simd.fma_f32(weights, rest, results[i][b]);
+            }
+        }
+        self.out.results(simd, w, row, blocks, &self.x, &results);
+    }
+}
+
+/// An input whose lines are asked for again before it is their turn, so that they stay in the first-level cache: the
+/// weights of a block would drive out those that have not been used for longest.
+struct Kept {
+    x: *const u8,
+    at: usize,
+    bytes: usize,
+}
+
+impl Kept {
+    /// Asks for the next lines.
+    #[inline(always)]
+    fn touch<S: Simd>(&mut self, simd: S) {
+        for line in 0..KEPT_LINES {
+            simd.prefetch(self.x.wrapping_add(self.at + line * LINE_BYTES));
+        }
+        self.at += KEPT_LINES * LINE_BYTES;
+        if self.at >= self.bytes {
+            self.at = 0;
+        }
+    }
+}
+
+/// What is multiplied next.
+struct Run<const M: usize, const NB: usize> {
+    x: [*const u8; M],
+    /// How far each of `x` has been read.
+    at: usize,
+    lines: [*const u8; NB],
+}
+
+impl<const M: usize, const NB: usize> Run<M, NB> {
+    /// Multiplies one row with one block of INT4 codes in groups of [`NIBBLE_LINES`] lines without zero points, which have
+    /// one value each of `x_sums` and `scales`.
+    ///
+    /// The loop over any groups comes to the same. But it asks for each how many lines it has and what else belongs to
+    /// it, and has a sixth less from the caches where another program runs on the core's other hardware thread.
+    ///
+    /// # Safety
+    /// There must be as many lines, and inputs for them.
+    #[inline(always)]
+    unsafe fn narrow_groups<S: Simd, G: GroupScales>(
+        &mut self,
+        simd: S,
+        x_sums: &[i32],
+        scales: &[G],
+    ) -> S::F32 {
+        let mut result = simd.splat_f32(0.0);
+        let mut kept = Kept { x: self.x[0], at: 0, bytes: x_sums.len() * NIBBLE_LINES * OPERANDS * 4 };
+        let is_wide = kept.bytes > WIDE_INPUT_BYTES;
+        for (&x_sum, scales) in x_sums.iter().zip(scales) {
+            if is_wide {
+                kept.touch(simd);
+            }
+            let mut acc = [[simd.splat_i32(x_sum); NB]; M];
+            // SAFETY: by this function's contract.
+            unsafe { self.nibble_lines::<S, NIBBLE_LINES, false>(simd, &mut acc) };
+            simd.prefetch(std::ptr::from_ref(scales).cast::<u8>().wrapping_add(SCALE_PREFETCH_BYTES));
+            result = simd.fma_f32(simd.to_f32(acc[0][0]), scales.load(simd), result);
+        }
+        result
+    }
+
+    /// Multiplies `COUNT` lines of INT4 codes of each block.
+    ///
+    /// # Safety
+    /// There must be as many lines, and inputs for them.
+    #[inline(always)]
+    unsafe fn nibble_lines<S: Simd, const COUNT: usize, const UNPACKED: bool>(
+        &mut self,
+        simd: S,
+        acc: &mut [[S::I32; NB]; M],
+    ) {
+        let mut sums = [[simd.start_nibbles(simd.splat_i32(0)); NB]; M];
+        for i in 0..M {
+            for b in 0..NB {
+                sums[i][b] = simd.start_nibbles(acc[i][b]);
+            }
+        }
+        for number in 0..COUNT {
+            let mut line = [simd.zero_bytes(); NB];
+            for b in 0..NB {
+                if !UNPACKED {
+                    let at = self.lines[b].wrapping_add(number * LINE_BYTES);
+                    simd.prefetch(at.wrapping_add(S::PREFETCH_BYTES));
+                    // SAFETY: by this function's contract.
+                    line[b] = unsafe { simd.load_line(at) };
+                }
+            }
+            for half in 0..OPERANDS {
+                let mut codes = line;
+                for b in 0..NB {
+                    codes[b] = match half {
+                        // SAFETY: by this function's contract.
+                        _ if UNPACKED => unsafe {
+                            simd.load_line(
+                                self.lines[b].wrapping_add((OPERANDS * number + half) * LINE_BYTES),
+                            )
+                        },
+                        0 => simd.nibbles::<false>(line[b]),
+                        _ => simd.nibbles::<true>(line[b]),
+                    };
+                }
+                for i in 0..M {
+                    let x = self.x[i].wrapping_add(self.at + 4 * (OPERANDS * number + half));
+                    for b in 0..NB {
+                        // SAFETY: by this function's contract; nibbles that have been unpacked are low ones.
+                        sums[i][b] = unsafe {
+                            if UNPACKED || half == 0 {
+                                simd.dot_nibbles::<false>(sums[i][b], x, codes[b])
+                            } else {
+                                simd.dot_nibbles::<true>(sums[i][b], x, codes[b])
+                            }
+                        };
+                    }
+                }
+            }
+        }
+        for i in 0..M {
+            for b in 0..NB {
+                acc[i][b] = simd.end_nibbles(sums[i][b]);
+            }
+        }
+        self.at += 4 * OPERANDS * COUNT;
+        for b in 0..NB {
+            let lines = if UNPACKED { OPERANDS * COUNT } else { COUNT };
+            self.lines[b] = self.lines[b].wrapping_add(lines * LINE_BYTES);
+        }
+    }
+
+    /// Multiplies a line of INT8 codes of each block.
+    ///
+    /// # Safety
+    /// There must be one, and inputs for it.
+    #[inline(always)]
+    unsafe fn byte_line<S: Simd, const UNPACKED: bool>(&mut self, simd: S, acc: &mut [[S::I32; NB]; M]) {
+        let parts = if S::CENTERED_INPUT8 { OPERANDS } else { 1 };
+        for part in 0..parts {
+            let mut codes = [simd.zero_bytes(); NB];
+            for b in 0..NB {
+                // SAFETY: by this function's contract.
+                codes[b] = unsafe {
+                    if UNPACKED {
+                        simd.load_line(self.lines[b].wrapping_add(part * LINE_BYTES))
+                    } else {
+                        simd.signed_operand8(simd.load_line(self.lines[b]), part)
+                    }
+                };
+            }
+            for i in 0..M {
+                let x = self.x[i].wrapping_add(self.at + 4 * part);
+                for b in 0..NB {
+                    // SAFETY: by this function's contract.
+                    acc[i][b] = unsafe { simd.signed_dot8(acc[i][b], x, codes[b]) };
+                }
+            }
+        }
+        self.at += 4 * parts;
+        for b in 0..NB {
+            if !UNPACKED {
+                simd.prefetch(self.lines[b].wrapping_add(S::PREFETCH_BYTES));
+            }
+            let lines = if UNPACKED { OPERANDS } else { 1 };
+            self.lines[b] = self.lines[b].wrapping_add(lines * LINE_BYTES);
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! Inputs in the form in which vector kernels read them.
+
+use slm_quant_core::{Bits, Mapping, QParams};
+use slm_runtime::for_each_chunk;
+
+use crate::activations::{QuantizedActivations, stride};
+use crate::blocked::{Blocked, stored_offset};
+use crate::kernel::{Input, MIDDLE};
+use crate::simd::Simd;
+use crate::vectorize::Op;
+
+/// How a kernel reads an input: columns in runs, each padded to `padded_run`. A run is a group, or, where no group but
+/// the last is padded, the whole row, which is passed much faster than group by group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Form {
+    values: Values,
+    run: usize,
+    padded_run: usize,
+    /// Columns of a row, padding included.
+    padded_cols: usize,
+    /// Columns of a group.
+    width: usize,
+    groups: usize,
+    /// Whether sums of codes less the center are needed, by group, and times what.
+    sums: Option<i32>,
+}
+
+/// What stands in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Values {
+    /// The input as it is.
+    Same,
+    /// The input with its groups padded.
+    Padded,
+    /// Codes less [`MIDDLE`], 8 bits.
+    Signed,
+    /// Codes less the center, 16 bits.
+    Centered,
+}
+
+impl Form {
+    /// The form that a kernel needs of `x` for `w`.
+    pub(crate) fn new<S: Simd>(_: S, x: Input<'_>, w: &Blocked) -> Self {
+        // Columns are where kernels expect them but for the end of the row.
+        let contiguous = w.groups_per_row() == 1 || w.padded_width() == w.group_width();
+        let values = match x {
+            Input::Quantized(_) if S::CENTERED_INPUT8 && w.scheme().bits == Bits::Int8 => Values::Centered,
+            Input::Quantized(_) if w.is_grouped() || S::SIGNED_INPUT => Values::Signed,
+            // Rows of codes are padded to whole cache lines, hence to whole lines of weights.
+            Input::Quantized(_) if contiguous => Values::Same,
+            // Few rows need no care for cache sets.
+            Input::Float(_, rows) => {
+                let (bytes, padded) = (w.cols() * 4, w.padded_cols() * 4);
+                let spread = rows <= 4 || stride(bytes) == bytes;
+                if contiguous && bytes == padded && spread { Values::Same } else { Values::Padded }
+            }
+            Input::Quantized(_) => Values::Padded,
+        };
+        Self {
+            values,
+            run: if contiguous { w.cols() } else { w.group_width() },
+            padded_run: if contiguous { w.padded_cols() } else { w.padded_width() },
+            padded_cols: w.padded_cols(),
+            width: w.group_width(),
+            groups: w.groups_per_row(),
+            sums: match x {
+                Input::Quantized(_) => input_sums::<S>(w),
+                Input::Float(..) => None,
+            },
+        }
+    }
+
+    /// What codes are taken less of in products.
+    fn center(&self, params: QParams) -> i32 {
+        if self.groups > 1 { MIDDLE } else { params.zero_point }
+    }
+}
+
+/// What sums of codes less the center have to be multiplied with; none where they are not needed.
+fn input_sums<S: Simd>(w: &Blocked) -> Option<i32> {
+    match w.scheme().mapping {
+        Mapping::Affine if w.is_grouped() => Some(-1),
+        _ if w.is_grouped() => Some(-operand_offset::<S>(w)),
+        Mapping::Affine => Some(1),
+        _ => (w.scheme().bits == Bits::Int4).then_some(1),
+    }
+}
+
+/// What operands are codes plus, where weights have several groups to a row.
+pub(crate) fn operand_offset<S: Simd>(w: &Blocked) -> i32 {
+    match w.scheme().bits {
+        Bits::Int8 => S::OFFSET8,
+        Bits::Int4 => stored_offset(Bits::Int4),
+    }
+}
+
+/// Memory for inputs in one form. It only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Arranged {
+    form: Option<Form>,
+    bytes: Vec<u8>,
+    centered: Vec<i16>,
+    floats: Vec<f32>,
+    /// Values from row to row.
+    stride: usize,
+    /// `[row][group]` sums of codes less the center, times [`Form::sums`].
+    sums: Vec<i32>,
+}
+
+impl Arranged {
+    /// Whether it was last filled in this form.
+    pub(crate) fn has(&self, form: Form) -> bool {
+        self.form == Some(form)
+    }
+
+    /// Arranges an input.
+    pub(crate) fn fill<S: Simd>(&mut self, simd: S, x: Input<'_>, form: Form) {
+        self.form = Some(form);
+        let Form { run, padded_run, padded_cols, width, groups, .. } = form;
+        match (x, form.values) {
+            (Input::Quantized(x), Values::Same) => self.stride = x.padded().1,
+            (Input::Quantized(x), Values::Padded) => {
+                self.stride = stride(padded_cols);
+                for_each_row(&mut self.bytes, x.rows(), self.stride, |row, out| {
+                    scatter(x.row_codes(row), run, padded_run, x.qparams(row).zero_point as u8, out);
+                });
+            }
+            (Input::Quantized(x), Values::Signed) => {
+                self.stride = stride(padded_cols);
+                for_each_row(&mut self.bytes, x.rows(), self.stride, |row, out| {
+                    let padding = form.center(x.qparams(row)) as u8;
+                    simd.vectorize(Sign { codes: x.row_codes(row), padding, run, padded_run, out });
+                });
+            }
+            (Input::Quantized(x), Values::Centered) => {
+                self.stride = stride(padded_cols * 2) / 2;
+                for_each_row(&mut self.centered, x.rows(), self.stride, |row, out| {
+                    let (codes, center) = (x.row_codes(row), form.center(x.qparams(row)) as i16);
+                    simd.vectorize(Center { codes, center, run, padded_run, out });
+                });
+            }
+            (Input::Float(x, rows), Values::Same) => self.stride = x.len() / rows,
+            (Input::Float(x, rows), _) => {
+                let cols = x.len() / rows;
+                self.stride = stride(padded_cols * 4) / 4;
+                for_each_row(&mut self.floats, rows, self.stride, |row, out| {
+                    scatter(&x[row * cols..][..cols], run, padded_run, 0.0, out);
+                });
+            }
+        }
+        if let (Some(factor), Input::Quantized(x)) = (form.sums, x) {
+            for_each_row(&mut self.sums, x.rows(), groups, |row, out| {
+                let (codes, center) = (x.row_codes(row), form.center(x.qparams(row)));
+                simd.vectorize(SumGroups { codes, center, factor, width, out });
+            });
+        }
+    }
+
+    /// The codes in the form that the kernel reads. `source` is the input that this was filled with.
+    ///
+    /// # Panics
+    /// When it was filled in another form, in which rows might be too short.
+    pub(crate) fn codes<'a>(&'a self, source: &'a QuantizedActivations, form: Form) -> Inputs<'a> {
+        assert!(self.has(form) && form.padded_cols <= self.stride, "inputs in another form");
+        let codes = match self.form.map(|form| form.values) {
+            Some(Values::Centered) => Codes::Centered(&self.centered),
+            Some(Values::Padded | Values::Signed) => Codes::Bytes(&self.bytes),
+            Some(Values::Same) | None => Codes::Bytes(source.padded().0),
+        };
+        let groups = self.form.map_or(1, |form| form.groups);
+        let has_sums = self.form.is_some_and(|form| form.sums.is_some());
+        Inputs { source, codes, stride: self.stride, groups, has_sums, sums: &self.sums }
+    }
+
+    /// The floats in the form that the kernel reads. `source` is the input that this was filled with.
+    ///
+    /// # Panics
+    /// As [`Arranged::codes`].
+    pub(crate) fn floats<'a>(&'a self, source: &'a [f32], form: Form) -> FloatInputs<'a> {
+        assert!(self.has(form) && form.padded_cols <= self.stride, "inputs in another form");
+        let values = match self.form.map(|form| form.values) {
+            Some(Values::Padded) => &self.floats,
+            _ => source,
+        };
+        FloatInputs { values, stride: self.stride }
+    }
+}
+
+/// Rows from which on it pays to arrange them on several threads.
+const PARALLEL_ROWS: usize = 32;
+
+/// Calls `f(row, values)` for `rows` rows of `stride` values, for which `values` grows if it must. It never shrinks: the
+/// inputs of a pass are of several lengths, and growing again would fill memory that is written next anyway.
+fn for_each_row<T: Copy + Default + Send>(
+    values: &mut Vec<T>,
+    rows: usize,
+    stride: usize,
+    f: impl Fn(usize, &mut [T]) + Sync,
+) {
+    if values.len() < rows * stride {
+        values.resize(rows * stride, T::default());
+    }
+    let values = &mut values[..rows * stride];
+    if rows < PARALLEL_ROWS {
+        return values.chunks_exact_mut(stride).enumerate().for_each(|(row, values)| f(row, values));
+    }
+    for_each_chunk(values, stride * (PARALLEL_ROWS / 4), |chunk, values| {
+        for (i, values) in values.chunks_exact_mut(stride).enumerate() {
+            f(chunk * (PARALLEL_ROWS / 4) + i, values);
+        }
+    });
+}
+
+/// Columns of `row` at the positions where kernels expect them: runs one after the other, each padded
+/// to `padded_run` columns with `fill`.
+fn scatter<T: Copy>(row: &[T], run: usize, padded_run: usize, fill: T, out: &mut [T]) {
+    out.fill(fill);
+    for (from, to) in row.chunks(run).zip(out.chunks_mut(padded_run)) {
+        to[..from.len()].copy_from_slice(from);
+    }
+}
+
+/// Subtracts [`MIDDLE`] from the codes of a row and puts them where kernels expect them; elsewhere from `padding`.
+struct Sign<'a> {
+    codes: &'a [u8],
+    padding: u8,
+    run: usize,
+    padded_run: usize,
+    out: &'a mut [u8],
+}
+
+impl Op for Sign<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { codes, padding: fill, run, padded_run, out } = self;
+        for (codes, out) in codes.chunks(run).zip(out.chunks_mut(padded_run)) {
+            let (out, padding) = out.split_at_mut(codes.len());
+            padding.fill(fill ^ MIDDLE as u8);
+            for (out, &code) in out.iter_mut().zip(codes) {
+                *out = code ^ MIDDLE as u8;
+            }
+        }
+    }
+}
+
+/// Subtracts the center from the codes of a row and puts them where kernels expect them; zeros elsewhere.
+struct Center<'a> {
+    codes: &'a [u8],
+    center: i16,
+    run: usize,
+    padded_run: usize,
+    out: &'a mut [i16],
+}
+
+impl Op for Center<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { codes, center, run, padded_run, out } = self;
+        for (codes, out) in codes.chunks(run).zip(out.chunks_mut(padded_run)) {
+            let (out, padding) = out.split_at_mut(codes.len());
+            padding.fill(0);
+            for (out, &code) in out.iter_mut().zip(codes) {
+                *out = i16::from(code) - center;
+            }
+        }
+    }
+}
+
+/// Sums of a row's codes less the center, by group, times a factor.
+struct SumGroups<'a> {
+    codes: &'a [u8],
+    center: i32,
+    factor: i32,
+    width: usize,
+    out: &'a mut [i32],
+}
+
+impl Op for SumGroups<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { codes, center, factor, width, out } = self;
+        for (codes, out) in codes.chunks(width).zip(out) {
+            let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
+            // A sum of products: modulo 2^32, as all of them.
+            *out = (sum - center * codes.len() as i32).wrapping_mul(factor);
+        }
+    }
+}
+
+/// Quantized inputs in the form that a kernel reads.
+#[derive(Clone, Copy)]
+pub(crate) struct Inputs<'a> {
+    source: &'a QuantizedActivations,
+    codes: Codes<'a>,
+    /// Codes from row to row.
+    stride: usize,
+    groups: usize,
+    has_sums: bool,
+    sums: &'a [i32],
+}
+
+#[derive(Clone, Copy)]
+enum Codes<'a> {
+    Bytes(&'a [u8]),
+    /// Less the center.
+    Centered(&'a [i16]),
+}
+
+impl Inputs<'_> {
+    /// The codes of a row, readable for all columns of the weights they were arranged for.
+    ///
+    /// # Panics
+    /// When `row` does not exist.
+    pub(crate) fn row(&self, row: usize) -> *const u8 {
+        match &self.codes {
+            Codes::Bytes(codes) => codes[row * self.stride..][..self.stride].as_ptr(),
+            Codes::Centered(codes) => codes[row * self.stride..][..self.stride].as_ptr().cast(),
+        }
+    }
+
+    /// Scale of a row.
+    #[inline(always)]
+    pub(crate) fn scale(&self, row: usize) -> f32 {
+        self.source.qparams(row).scale
+    }
+
+    /// Zero point of a row.
+    #[inline(always)]
+    pub(crate) fn zero_point(&self, row: usize) -> i32 {
+        self.source.qparams(row).zero_point
+    }
+
+    /// Sums of the groups of a row, less the center, times what was asked for; empty where that is nothing.
+    #[inline(always)]
+    pub(crate) fn group_sums(&self, row: usize) -> &[i32] {
+        if self.has_sums { &self.sums[row * self.groups..][..self.groups] } else { &[] }
+    }
+}
+
+/// Float inputs in the form that a kernel reads.
+#[derive(Clone, Copy)]
+pub(crate) struct FloatInputs<'a> {
+    values: &'a [f32],
+    stride: usize,
+}
+
+impl FloatInputs<'_> {
+    /// The values of a row, readable for all columns of the weights they were arranged for.
+    ///
+    /// # Panics
+    /// When `row` does not exist.
+    pub(crate) fn row(&self, row: usize) -> *const f32 {
+        self.values[row * self.stride..][..self.stride].as_ptr()
+    }
+}

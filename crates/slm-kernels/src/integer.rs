@@ -1,0 +1,422 @@
+//! 8-bit inputs times integer weights, summed exactly in 32 bits, and rows of one group; `grouped` has rows of
+//! several.
+//!
+//! With `x` an input code, `w` a stored weight code and `X`, `W` their zero points as stored,
+//!
+//! ```text
+//! sum (x - X)(w - W)  =  sum x w  -  X sum w  -  W sum (x - X)
+//! ```
+//!
+//! The first sum is what the instructions compute, the second is known when weights are packed, the third is
+//! computed once per input row. All arithmetic wraps modulo 2^32, so that only the result has to fit, which
+//! packing has made sure of.
+
+#![allow(
+    clippy::needless_range_loop,
+    clippy::manual_memcpy,
+    reason = "a tile has a row and a block on every side"
+)]
+use slm_quant_core::Bits;
+
+use crate::blocked::{Blocked, stored_offset};
+use crate::driver::Job;
+use crate::inputs::Inputs;
+use crate::kernel::MIDDLE;
+use crate::simd::{LANES, LINE_BYTES, Simd};
+use crate::tile::Tile;
+use crate::vector::{load_lanes, store_tile};
+
+/// Sums of a group where one would have to wait for itself.
+const CHAINS: usize = 4;
+
+/// Rows from which on zero points are subtracted from INT4 codes as they are unpacked (which leaves
+/// `[-15, 15]`), because that drops the third sum for all of them.
+const SIGNED_ROWS: usize = 4;
+
+/// Where results go.
+pub(crate) trait Output {
+    /// Whether it takes sums.
+    const SUMS: bool;
+
+    /// Takes the exact sums of a group.
+    fn sums<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        simd: S,
+        w: &Blocked,
+        row: usize,
+        blocks: [usize; NB],
+        group: usize,
+        sums: &[[S::I32; NB]; M],
+    );
+    /// Takes the scaled sums of whole rows.
+    fn results<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        simd: S,
+        w: &Blocked,
+        row: usize,
+        blocks: [usize; NB],
+        x: &Inputs<'_>,
+        results: &[[S::F32; NB]; M],
+    );
+}
+
+/// `[m, rows]` floats, with a bias per row of weights.
+pub(crate) struct Floats<'a> {
+    pub(crate) out: Tile<'a, f32>,
+    pub(crate) bias: Option<&'a [f32]>,
+}
+
+impl Output for Floats<'_> {
+    const SUMS: bool = false;
+
+    #[inline(always)]
+    fn sums<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        _: S,
+        _: &Blocked,
+        _: usize,
+        _: [usize; NB],
+        _: usize,
+        _: &[[S::I32; NB]; M],
+    ) {
+    }
+
+    #[inline(always)]
+    fn results<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        simd: S,
+        w: &Blocked,
+        row: usize,
+        blocks: [usize; NB],
+        x: &Inputs<'_>,
+        results: &[[S::F32; NB]; M],
+    ) {
+        let mut y = [[simd.splat_f32(0.0); NB]; M];
+        for b in 0..NB {
+            let bias = load_lanes(simd, self.bias, blocks[b]);
+            for i in 0..M {
+                y[i][b] = simd.fma_f32(results[i][b], simd.splat_f32(x.scale(row + i)), bias);
+            }
+        }
+        store_tile(simd, &self.out, w.rows(), row, blocks, &y);
+    }
+}
+
+/// `[m, rows, groups]` integers.
+pub(crate) struct Sums<'a> {
+    pub(crate) out: Tile<'a, i32>,
+}
+
+impl Output for Sums<'_> {
+    const SUMS: bool = true;
+
+    #[inline(always)]
+    fn sums<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        simd: S,
+        w: &Blocked,
+        row: usize,
+        blocks: [usize; NB],
+        group: usize,
+        sums: &[[S::I32; NB]; M],
+    ) {
+        let mut lanes = [[[0; LANES]; NB]; M];
+        for i in 0..M {
+            for b in 0..NB {
+                simd.store_i32(sums[i][b], &mut lanes[i][b]);
+            }
+        }
+        for (i, lanes) in lanes.iter().enumerate() {
+            for (&block, lanes) in blocks.iter().zip(lanes) {
+                for (lane, sum) in lanes.iter().enumerate().take(w.rows() - block * LANES) {
+                    let column = (block * LANES + lane) * w.groups_per_row() + group;
+                    self.out.write(row + i, column, &[*sum]);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn results<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        _: S,
+        _: &Blocked,
+        _: usize,
+        _: [usize; NB],
+        _: &Inputs<'_>,
+        _: &[[S::F32; NB]; M],
+    ) {
+    }
+}
+
+/// A product with quantized inputs.
+pub(crate) struct IntegerJob<'a, O> {
+    pub(crate) x: Inputs<'a>,
+    pub(crate) w: &'a Blocked,
+    pub(crate) out: O,
+}
+
+impl<O: Output> Job for IntegerJob<'_, O> {
+    /// Integers may be added in any order, so that one block can have several sums.
+    const SIDE_BY_SIDE: bool = false;
+
+    fn is_grouped(&self) -> bool {
+        self.w.is_grouped()
+    }
+
+    #[inline(always)]
+    fn strip<S: Simd, const M: usize, const NB: usize>(&self, simd: S, row: usize, blocks: [usize; NB]) {
+        let lines = blocks.map(|block| self.w.block_lines(block));
+        match self.w.scheme().bits {
+            // SAFETY: these are the lines of the blocks.
+            _ if self.is_grouped() => unsafe {
+                self.grouped_tile::<S, M, NB, false>(simd, row, blocks, lines);
+            },
+            // SAFETY: the same.
+            Bits::Int8 => unsafe { self.tile::<S, M, NB, false>(simd, row, blocks, lines) },
+            // SAFETY: the same.
+            Bits::Int4 => unsafe { self.tile::<S, M, NB, true>(simd, row, blocks, lines) },
+        }
+    }
+
+    fn unpacked_lines<S: Simd>(&self) -> Option<usize> {
+        self.lines_unpacked::<S>()
+    }
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(&self, simd: S, block: usize, to: *mut u8) {
+        // SAFETY: the same contract.
+        unsafe { self.unpack_block(simd, block, to) }
+    }
+
+    #[inline(always)]
+    unsafe fn unpacked_strip<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        blocks: [usize; NB],
+        lines: [*const u8; NB],
+    ) {
+        // SAFETY: the same contract.
+        unsafe { self.unpacked_tile::<S, M, NB>(simd, row, blocks, lines) }
+    }
+}
+
+impl<O: Output> IntegerJob<'_, O> {
+    /// `M` rows by `NB` blocks of rows of one group.
+    ///
+    /// # Safety
+    /// `lines` must point to the lines of `blocks`.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const M: usize, const NB: usize, const INT4: bool>(
+        &self,
+        simd: S,
+        row: usize,
+        blocks: [usize; NB],
+        lines: [*const u8; NB],
+    ) {
+        let w = self.w;
+        let signed = INT4 && M >= SIGNED_ROWS;
+        let centered = !INT4 && S::CENTERED_INPUT8;
+        let zero = simd.splat_i32(0);
+
+        let mut zero_points = [zero; NB];
+        let mut zero_bytes = [simd.zero_bytes(); NB];
+        for b in 0..NB {
+            zero_points[b] = stored_zero_points(simd, w, blocks[b]);
+            zero_bytes[b] = simd.repeat_byte(zero_points[b]);
+        }
+        let mut x = [std::ptr::null(); M];
+        for i in 0..M {
+            x[i] = self.x.row(row + i);
+        }
+        let mut run = Run { x, lines, zero_bytes, acc: [[[zero; NB]; M]; CHAINS] };
+        let mut left = w.steps(0);
+        if M * NB < CHAINS {
+            while left >= CHAINS {
+                // SAFETY: the lines of a block are as many as its steps, and so are those that rows have inputs for.
+                unsafe { run.lines::<CHAINS, INT4>(simd) };
+                left -= CHAINS;
+            }
+        }
+        for _ in 0..left {
+            // SAFETY: as above.
+            unsafe { run.lines::<1, INT4>(simd) };
+        }
+        let Run { acc: [mut acc, others @ ..], .. } = run;
+        if M * NB < CHAINS {
+            for other in others {
+                for i in 0..M {
+                    for b in 0..NB {
+                        acc[i][b] = simd.add_i32(acc[i][b], other[i][b]);
+                    }
+                }
+            }
+        }
+        if !signed {
+            self.apply_weight_zero_points(simd, row, zero_points, &mut acc);
+        }
+        if !centered {
+            let mut code_sums = [zero; NB];
+            for b in 0..NB {
+                code_sums[b] = self.operand_sums(simd, blocks[b], zero_points[b], signed);
+            }
+            self.apply_input_zero_points(simd, row, code_sums, &mut acc);
+        }
+        self.finish(simd, row, blocks, &acc);
+    }
+
+    /// Sums of operands by lane: of stored codes, or if `signed` of codes less zero points.
+    #[inline(always)]
+    pub(crate) fn operand_sums<S: Simd>(
+        &self,
+        simd: S,
+        block: usize,
+        zero_points: S::I32,
+        signed: bool,
+    ) -> S::I32 {
+        let sums = simd.load_i32(self.w.code_sums(block));
+        if !signed {
+            return sums;
+        }
+        simd.sub_i32(sums, simd.mul_i32(zero_points, simd.splat_i32(self.w.padded_cols() as i32)))
+    }
+
+    /// Subtracts what the zero points of weights add to a sum of products.
+    #[inline(always)]
+    pub(crate) fn apply_weight_zero_points<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        zero_points: [S::I32; NB],
+        acc: &mut [[S::I32; NB]; M],
+    ) {
+        for i in 0..M {
+            if let Some(&sum) = self.x.group_sums(row + i).first() {
+                let x_sum = simd.splat_i32(sum);
+                for b in 0..NB {
+                    acc[i][b] = simd.sub_i32(acc[i][b], simd.mul_i32(x_sum, zero_points[b]));
+                }
+            }
+        }
+    }
+
+    /// Subtracts what the zero points of inputs add to a sum of products.
+    #[inline(always)]
+    pub(crate) fn apply_input_zero_points<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        operand_sums: [S::I32; NB],
+        acc: &mut [[S::I32; NB]; M],
+    ) {
+        // Differences from the middle have a zero point that is as much less.
+        let offset = if S::SIGNED_INPUT { MIDDLE } else { 0 };
+        for i in 0..M {
+            let x_zero = simd.splat_i32(self.x.zero_point(row + i) - offset);
+            for b in 0..NB {
+                acc[i][b] = simd.sub_i32(acc[i][b], simd.mul_i32(x_zero, operand_sums[b]));
+            }
+        }
+    }
+
+    /// Scales sums of whole rows and hands them over.
+    #[inline(always)]
+    pub(crate) fn finish<S: Simd, const M: usize, const NB: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        blocks: [usize; NB],
+        acc: &[[S::I32; NB]; M],
+    ) {
+        if O::SUMS {
+            self.out.sums(simd, self.w, row, blocks, 0, acc);
+        }
+        let mut results = [[simd.splat_f32(0.0); NB]; M];
+        for b in 0..NB {
+            let scale = self.w.scales(blocks[b]).load(simd, 0);
+            for i in 0..M {
+                results[i][b] = simd.fma_f32(simd.to_f32(acc[i][b]), scale, results[i][b]);
+            }
+        }
+        self.out.results(simd, self.w, row, blocks, &self.x, &results);
+    }
+}
+
+/// Zero points of the codes as they are stored, for rows of one group.
+#[inline(always)]
+pub(crate) fn stored_zero_points<S: Simd>(simd: S, w: &Blocked, block: usize) -> S::I32 {
+    let offset = simd.splat_i32(stored_offset(w.scheme().bits));
+    match w.zero_points(block) {
+        None => offset,
+        Some(values) => simd.add_i32(simd.widen_i8(&values[0]), offset),
+    }
+}
+
+/// The state of multiplying rows of one group.
+struct Run<S: Simd, const M: usize, const NB: usize> {
+    /// The inputs that the next line multiplies.
+    x: [*const u8; M],
+    /// The next lines of each block.
+    lines: [*const u8; NB],
+    /// Zero points of INT4 codes, repeated.
+    zero_bytes: [S::Bytes; NB],
+    /// Several sums for the same outputs: where rows and blocks are few, one alone would wait for itself.
+    acc: [[[S::I32; NB]; M]; CHAINS],
+}
+
+impl<S: Simd, const M: usize, const NB: usize> Run<S, M, NB> {
+    /// Multiplies `COUNT` lines of each block, each adding to sums of its own.
+    ///
+    /// # Safety
+    /// There must be as many lines, and inputs for them.
+    #[inline(always)]
+    unsafe fn lines<const COUNT: usize, const INT4: bool>(&mut self, simd: S) {
+        let signed = INT4 && M >= SIGNED_ROWS;
+        let centered = !INT4 && S::CENTERED_INPUT8;
+        let parts = if INT4 || centered { 2 } else { 1 };
+        for number in 0..COUNT {
+            let mut line = [simd.zero_bytes(); NB];
+            for b in 0..NB {
+                let at = self.lines[b].wrapping_add(number * LINE_BYTES);
+                simd.prefetch(at.wrapping_add(S::PREFETCH_BYTES));
+                // SAFETY: by this function's contract.
+                line[b] = unsafe { simd.load_line(at) };
+            }
+            for part in 0..parts {
+                let mut codes = [simd.zero_bytes(); NB];
+                for b in 0..NB {
+                    codes[b] = match (INT4, part) {
+                        (false, _) => simd.operand8(line[b], part),
+                        (true, 0) => simd.low_nibbles(line[b]),
+                        (true, _) => simd.high_nibbles(line[b]),
+                    };
+                    if signed {
+                        codes[b] = simd.sub_bytes(codes[b], self.zero_bytes[b]);
+                    }
+                }
+                // With several lines at a time, the two parts of INT4 need not add to the same sums either.
+                let acc = &mut self.acc[(number * parts + part) % COUNT];
+                for i in 0..M {
+                    let x = self.x[i].wrapping_add(4 * (number * parts + part));
+                    for b in 0..NB {
+                        // SAFETY: by this function's contract; each part of a line multiplies one 32-bit word.
+                        acc[i][b] = unsafe {
+                            if INT4 {
+                                simd.dot4(acc[i][b], x, codes[b])
+                            } else {
+                                simd.dot8(acc[i][b], x, codes[b])
+                            }
+                        };
+                    }
+                }
+            }
+        }
+        for b in 0..NB {
+            self.lines[b] = self.lines[b].wrapping_add(COUNT * LINE_BYTES);
+        }
+        for i in 0..M {
+            self.x[i] = self.x[i].wrapping_add(COUNT * parts * 4);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Which kernels there are, and which one is used.
+
+use std::fmt;
+use std::str::FromStr;
+
+use slm_quant_core::{Error, Result};
+
+use crate::isa::Isa;
+
+/// Environment variable that forces a kernel.
+const SLM_KERNEL: &str = "SLM_KERNEL";
+
+/// An implementation of the matrix products, named after the instructions it is built on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KernelKind {
+    /// Portable Rust; the reference. Written `scalar`.
+    Scalar,
+    /// AArch64 with the dot product extension. Written `dotprod`.
+    DotProd,
+    /// AVX2 with FMA and F16C. Written `avx2`.
+    Avx2,
+    /// AVX-512 with VNNI. Written `avx512vnni`.
+    Avx512Vnni,
+}
+
+impl KernelKind {
+    /// Every kernel, slowest first.
+    const ALL: [Self; 4] = [Self::Scalar, Self::DotProd, Self::Avx2, Self::Avx512Vnni];
+
+    /// Kernels that this processor can run, slowest first.
+    pub fn available() -> Vec<Self> {
+        Self::ALL.into_iter().filter(|kind| kind.is_available()).collect()
+    }
+
+    /// The fastest kernel that this processor can run.
+    pub fn best() -> Self {
+        Self::available().last().copied().unwrap_or(Self::Scalar)
+    }
+
+    /// Whether this processor can run the kernel.
+    pub fn is_available(self) -> bool {
+        self == Self::Scalar || Isa::new(self).is_some()
+    }
+
+    /// Why this kernel cannot be had.
+    pub(crate) fn unavailable(self) -> Error {
+        let available: Vec<String> = Self::available().iter().map(Self::to_string).collect();
+        Error::KernelUnavailable { kernel: self.to_string(), available: available.join(", ") }
+    }
+
+    /// The kernel that the environment variable `SLM_KERNEL` names, or the best one where it is not set.
+    ///
+    /// # Errors
+    /// [`Error::KernelUnavailable`] when the variable names a kernel that this processor cannot run, and
+    /// [`Error::Parse`] when it names none.
+    pub fn select() -> Result<Self> {
+        let Some(name) = std::env::var_os(SLM_KERNEL) else { return Ok(Self::best()) };
+        let kind: Self = name.to_string_lossy().parse().map_err(|error| match error {
+            Error::Parse { found, expected, .. } => Error::Parse { what: SLM_KERNEL, found, expected },
+            error => error,
+        })?;
+        if kind.is_available() { Ok(kind) } else { Err(kind.unavailable()) }
+    }
+}
+
+impl fmt::Display for KernelKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Scalar => "scalar",
+            Self::DotProd => "dotprod",
+            Self::Avx2 => "avx2",
+            Self::Avx512Vnni => "avx512vnni",
+        })
+    }
+}
+
+impl FromStr for KernelKind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|kind| kind.to_string() == text).ok_or_else(|| Error::Parse {
+            what: "kernel",
+            found: text.to_owned(),
+            expected: "scalar, avx2, avx512vnni, dotprod",
+        })
+    }
+}

@@ -1,0 +1,81 @@
+//! Kernels: matrix products with quantized weights, for each instruction set of the processor.
+//!
+//! A [`PackedMatrix`] is a [`QuantizedMatrix`](slm_quant_core::QuantizedMatrix) in the layout that one
+//! [`KernelKind`] reads. [`linear()`] multiplies it with floats or with [`QuantizedActivations`]; [`linear_many`] does
+//! several products of one input in one parallel region. Every kernel gives the same bits as [`KernelKind::Scalar`].
+//!
+//! Errors are those of the numerics, [`slm_quant_core::Error`].
+//!
+//! | module | holds |
+//! |---|---|
+//! | `linear` | the linear layers that users call |
+//! | `packed_matrix`, `builder` | weights packed for a kernel: of a whole matrix, or of rows as they come |
+//! | `kind` | which kernels there are and which one is used |
+//! | `kernel` | what a kernel implements |
+//! | `schedule` | several products, shared among threads |
+//! | `scalar` | the reference every other kernel equals bit for bit, on canonical weights |
+//! | `blocked` | weights in the order in which vector kernels read them |
+//! | `block_rows` | rows of codes on their way into that order |
+//! | `packing` | a matrix that is being packed |
+//! | `packed` | weights together with the kernel that reads them |
+//! | `activations` | quantizing the input |
+//! | `inputs` | inputs in the form in which vector kernels read them |
+//! | `workspace` | memory that calls use again |
+//! | `vector` | a kernel out of the vector operations, for any instruction set |
+//! | `tile` | a rectangle of an output that one thread has to itself |
+//! | `driver` | splits one thread's part of a product into strips |
+//! | `integer`, `grouped` | a tile of the product with 8-bit inputs: one group to a row, or several |
+//! | `float` | a tile of the product with float inputs |
+//! | `unpacked` | a tile of many rows on weights unpacked beforehand |
+//! | `simd` | the vector operations that kernels are written in |
+//! | `avx2`, `avx512vnni`, `dotprod` | those operations in one instruction set each |
+//! | `isa` | one of them, whichever the processor has |
+//! | `vectorize` | plain loops compiled for each instruction set |
+//! | `measure` | peak speed and memory bandwidth of this machine |
+
+#![allow(unsafe_code)]
+#![cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    allow(dead_code, unused_variables, unreachable_code, reason = "only vector kernels need most of this")
+)]
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
+mod block_rows;
+mod blocked;
+mod builder;
+#[cfg(target_arch = "aarch64")]
+mod dotprod;
+mod driver;
+mod float;
+mod grouped;
+mod inputs;
+mod integer;
+mod isa;
+mod kernel;
+mod kind;
+mod linear;
+mod measure;
+mod packed;
+mod packed_matrix;
+mod packing;
+mod scalar;
+mod schedule;
+mod simd;
+mod tile;
+mod unpacked;
+mod vector;
+mod vectorize;
+mod workspace;
+
+pub use activations::{QuantizedActivations, quantize_activations, quantize_activations_into};
+pub use builder::{PackedMatrixBuilder, PackedRows};
+pub use kind::KernelKind;
+pub use linear::{LinearInput, accumulate, linear, linear_many, linear_quantized};
+pub use measure::{ReadMeter, measure_peak_ops, measure_read_bandwidth};
+pub use packed_matrix::PackedMatrix;
+pub use schedule::MatmulTask;
+pub use workspace::Workspace;

@@ -1,0 +1,259 @@
+//! What this processor can do at most: the figures that speeds are compared with.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use slm_quant_core::Result;
+use slm_runtime::{HugeVec, StealQueue, for_each_chunk, for_each_task};
+
+use crate::KernelKind;
+use crate::isa::{Isa, with_isa};
+use crate::simd::{LINE_BYTES, Simd};
+use crate::vectorize::{Op, vectorize};
+
+/// Bytes of a cache line, and how far ahead of its reads the read measurement asks for them.
+const CACHE_LINE: usize = 64;
+const PREFETCH_BYTES: usize = 512;
+
+/// Independent sums of the multiply loop: enough to hide a multiply's latency, few enough for registers. With NEON,
+/// each is four registers.
+const CHAINS: usize = if cfg!(target_arch = "aarch64") { 3 } else { 6 };
+
+/// Inputs that the multiply loop goes round.
+const INPUTS: usize = 16;
+
+/// Rounds of the multiply loop in one run: a few milliseconds, so that some run is undisturbed.
+const ROUNDS: usize = 2_000_000;
+
+/// Bytes that the read measurement goes over: far more than any cache.
+const READ_BYTES: usize = 192 << 20;
+
+/// Passes of [`ReadMeter::pass`] in which that is read once.
+const PASSES: usize = 8;
+
+/// Words that a thread takes at once at least: 64 KiB.
+const PIECE_WORDS: usize = 8 << 10;
+
+/// Integer operations (a multiplication and an addition are two) per second that all threads of the
+/// current rayon pool reach together with the kernel's INT8 multiply on registers alone; the best of
+/// `repeats` runs of a few milliseconds. None for the scalar kernel, which is not written in vector operations.
+///
+/// # Errors
+/// [`slm_quant_core::Error::KernelUnavailable`] when this processor cannot run the kernel.
+pub fn measure_peak_ops(kernel: KernelKind, repeats: usize) -> Result<Option<f64>> {
+    if kernel == KernelKind::Scalar {
+        return Ok(None);
+    }
+    let isa = Isa::new(kernel).ok_or_else(|| kernel.unavailable())?;
+    Ok(Some(with_isa!(isa, simd => peak_ops(simd, repeats))))
+}
+
+fn peak_ops<S: Simd>(simd: S, repeats: usize) -> f64 {
+    let time = best_time(repeats, |_| simd.vectorize(Multiplies(simd)));
+    (rayon::current_num_threads() * ROUNDS * CHAINS * LINE_BYTES * 2) as f64 / time.as_secs_f64()
+}
+
+/// The shortest of `repeats` runs of `f(thread)` on all threads at once.
+fn best_time(repeats: usize, f: impl Fn(usize) + Sync) -> Duration {
+    let times = (0..repeats.max(1)).map(|_| {
+        let start = Instant::now();
+        rayon::broadcast(|context| f(context.index()));
+        start.elapsed()
+    });
+    times.min().unwrap_or_default()
+}
+
+struct Multiplies<S>(S);
+
+impl<S: Simd> Op for Multiplies<S> {
+    #[inline(always)]
+    fn run(self) {
+        #[repr(align(64))]
+        struct Line([u8; LINE_BYTES]);
+        let simd = self.0;
+        // Every chain has its own weights and every round its own input, or a compiler would multiply once.
+        let lines: [Line; CHAINS] = black_box(std::array::from_fn(|i| Line([i as u8 + 1; LINE_BYTES])));
+        let inputs: [[u8; 8]; INPUTS] = black_box(std::array::from_fn(|i| [i as u8 + 1; 8]));
+        let parts = if S::CENTERED_INPUT8 { 2 } else { 1 };
+        let mut operands = [[simd.zero_bytes(); 2]; CHAINS];
+        for (operands, line) in operands.iter_mut().zip(&lines) {
+            // SAFETY: the array is 64 bytes, aligned to 64.
+            let line = unsafe { simd.load_line(line.0.as_ptr()) };
+            *operands = [simd.operand8(line, 0), simd.operand8(line, parts - 1)];
+        }
+        let mut acc = [simd.splat_i32(0); CHAINS];
+        for round in 0..ROUNDS {
+            let x = inputs[round % INPUTS].as_ptr();
+            for (acc, operands) in acc.iter_mut().zip(&operands) {
+                for (part, &operand) in operands.iter().enumerate().take(parts) {
+                    // SAFETY: an input has 8 bytes, the most that two parts read.
+                    *acc = unsafe { simd.dot8(*acc, x.add(4 * part), operand) };
+                }
+            }
+        }
+        let sum = acc.into_iter().fold(simd.splat_i32(0), |a, b| simd.add_i32(a, b));
+        let mut lanes = [0; 16];
+        simd.store_i32(sum, &mut lanes);
+        black_box(lanes);
+    }
+}
+
+/// Bytes per second that all threads of the current rayon pool read together from memory; the best of
+/// `repeats` passes for each of several numbers of address streams a thread, with and without asking ahead.
+/// The memory is of the kind that weights are kept in (large pages where there are such).
+pub fn measure_read_bandwidth(repeats: usize) -> f64 {
+    ReadMeter::new(repeats).best_bytes_per_second()
+}
+
+/// Measures how fast memory is read, again and again: on a machine with neighbours that changes from one moment to the
+/// next, so what is compared with it should be measured in turns with it.
+#[derive(Debug)]
+pub struct ReadMeter {
+    words: HugeVec<u64>,
+    way: Way,
+    best: f64,
+    /// The part that the next pass reads.
+    next: usize,
+    shares: StealQueue,
+}
+
+/// A way to read a run of memory.
+#[derive(Debug, Clone, Copy, Default)]
+struct Way {
+    /// Runs of addresses that a thread reads side by side.
+    streams: usize,
+    /// Whether it asks for lines ahead of its reads.
+    ask_ahead: bool,
+}
+
+impl ReadMeter {
+    /// Finds the fastest way to read: `repeats` passes over all of the meter's memory in each of several ways, with all
+    /// threads of the current rayon pool.
+    pub fn new(repeats: usize) -> Self {
+        let mut words = HugeVec::<u64>::zeroed(READ_BYTES / 8);
+        for_each_chunk(&mut words, 1 << 18, |chunk, words| words.fill(chunk as u64 + 1));
+        let mut meter =
+            Self { words, way: Way::default(), best: 0.0, next: 0, shares: StealQueue::default() };
+        let ways = [1, 2, 4, 8].into_iter().flat_map(|streams| [false, true].map(|ask| (streams, ask)));
+        for (streams, ask_ahead) in ways {
+            let way = Way { streams, ask_ahead };
+            for _ in 0..repeats.max(1) {
+                let rate = READ_BYTES as f64 / read(&meter.words, way, &mut meter.shares).as_secs_f64();
+                if rate > meter.best {
+                    (meter.best, meter.way) = (rate, way);
+                }
+            }
+        }
+        meter
+    }
+
+    /// Bytes per second of the fastest pass so far.
+    pub fn best_bytes_per_second(&self) -> f64 {
+        self.best
+    }
+
+    /// Bytes of memory that the meter holds.
+    pub fn held_bytes(&self) -> usize {
+        size_of_val::<[u64]>(&self.words)
+    }
+
+    /// One short pass, in the fastest way, over memory that has not been read for many passes: how many bytes it read,
+    /// and how long that took.
+    pub fn pass(&mut self) -> (usize, Duration) {
+        let words = self.words.len() / PASSES;
+        let part = &self.words[self.next * words..][..words];
+        self.next = (self.next + 1) % PASSES;
+        let (bytes, time) = (size_of_val(part), read(part, self.way, &mut self.shares));
+        self.best = self.best.max(bytes as f64 / time.as_secs_f64());
+        (bytes, time)
+    }
+}
+
+/// Reads all words, which threads share out as they do weights.
+fn read(words: &[u64], way: Way, shares: &mut StealQueue) -> Duration {
+    let (threads, pieces) = (rayon::current_num_threads(), words.len().div_ceil(PIECE_WORDS));
+    let start = Instant::now();
+    shares.restart((0..=threads).map(|thread| pieces * thread / threads), 1);
+    let shares = &*shares;
+    for_each_task(threads, |thread| {
+        let mut sum = 0;
+        while let Some(pieces) = shares.take(thread) {
+            let words = &words[pieces.start * PIECE_WORDS..words.len().min(pieces.end * PIECE_WORDS)];
+            vectorize(Read { words, way, sum: &mut sum });
+        }
+        black_box(sum);
+    });
+    start.elapsed()
+}
+
+/// Reads words one way.
+struct Read<'a> {
+    words: &'a [u64],
+    way: Way,
+    sum: &'a mut u64,
+}
+
+impl Op for Read<'_> {
+    #[inline(always)]
+    fn run(self) {
+        /// Words that one stream reads before the next one's turn: two cache lines.
+        const TURN: usize = 16;
+        let Way { streams, ask_ahead } = self.way;
+        let length = self.words.len() / streams / TURN * TURN;
+        let mut sums = [0u64; TURN];
+        for at in (0..length).step_by(TURN) {
+            for stream in 0..streams {
+                let turn = &self.words[stream * length + at..][..TURN];
+                if ask_ahead {
+                    prefetch(turn.as_ptr().wrapping_byte_add(PREFETCH_BYTES).cast());
+                    prefetch(turn.as_ptr().wrapping_byte_add(PREFETCH_BYTES + CACHE_LINE).cast());
+                }
+                for (sum, word) in sums.iter_mut().zip(turn) {
+                    *sum ^= word;
+                }
+            }
+        }
+        *self.sum = sums.into_iter().fold(*self.sum, |a, b| a ^ b);
+    }
+}
+
+/// Asks for a cache line, where there is a portable way to.
+fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of x86-64, and a prefetch of any address is allowed; it cannot fault.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_reads_its_part_and_no_pass_is_faster_than_the_best() {
+        let mut meter = ReadMeter::new(1);
+        for _ in 0..PASSES + 1 {
+            let (bytes, time) = meter.pass();
+            assert_eq!(bytes, meter.held_bytes() / PASSES);
+            assert!(bytes as f64 / time.as_secs_f64() <= meter.best_bytes_per_second());
+        }
+    }
+
+    #[test]
+    fn every_word_is_read_once_whatever_the_way() {
+        let words: Vec<u64> = (0..100_016).map(|i| 1u64.rotate_left(i % 61) ^ u64::from(i)).collect();
+        let expected = words.iter().fold(0, |a, b| a ^ b);
+        for streams in [1, 2, 4] {
+            let mut sum = 0;
+            // A multiple of what all streams read in a turn.
+            let words = &words[..100_016 / 64 * 64];
+            let rest =
+                (100_016 / 64 * 64..100_016).fold(0, |a, i| a ^ 1u64.rotate_left(i as u32 % 61) ^ i as u64);
+            vectorize(Read { words, way: Way { streams, ask_ahead: streams > 1 }, sum: &mut sum });
+            assert_eq!(sum, expected ^ rest, "{streams} streams");
+        }
+    }
+}

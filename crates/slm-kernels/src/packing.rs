@@ -1,0 +1,85 @@
+//! A matrix that is being packed for a kernel, a few rows at a time.
+
+use slm_quant_core::{QuantScheme, QuantizedMatrix, Result, Scales};
+
+use crate::KernelKind;
+use crate::block_rows::BlockRows;
+use crate::blocked::Blocked;
+use crate::isa::Isa;
+use crate::kernel::UNIT_ROWS;
+use crate::packed::Packed;
+
+/// Codes on their way into the layout of a kernel that this processor can run.
+#[derive(Debug)]
+pub(crate) enum Packing {
+    Scalar { rows: usize, cols: usize, scheme: QuantScheme, codes: Vec<u8> },
+    Vector(Isa, Box<Blocked>),
+}
+
+impl Packing {
+    /// Room for a matrix of a valid shape, or says that the processor lacks the kernel.
+    pub(crate) fn new(rows: usize, cols: usize, scheme: QuantScheme, kind: KernelKind) -> Result<Self> {
+        if kind == KernelKind::Scalar {
+            let codes = vec![0; rows * scheme.bits.row_bytes(cols)];
+            return Ok(Self::Scalar { rows, cols, scheme, codes });
+        }
+        let isa = Isa::new(kind).ok_or_else(|| kind.unavailable())?;
+        Ok(Self::Vector(isa, Box::new(Blocked::new(rows, cols, scheme))))
+    }
+
+    /// Where the codes of all rows go.
+    pub(crate) fn rows_mut(&mut self) -> RowsMut<'_> {
+        match self {
+            Self::Scalar { cols, scheme, codes, .. } => {
+                RowsMut::Canonical { unit_bytes: UNIT_ROWS * scheme.bits.row_bytes(*cols), codes }
+            }
+            Self::Vector(_, blocked) => RowsMut::Blocks(blocked.rows_mut()),
+        }
+    }
+
+    /// The matrix, with scales and zero points that fit it.
+    pub(crate) fn finish(self, scales: Scales, zero_points: Option<Vec<i8>>) -> Packed {
+        match self {
+            Self::Scalar { rows, cols, scheme, codes } => {
+                let matrix =
+                    QuantizedMatrix::from_checked_parts(rows, cols, scheme, codes, scales, zero_points);
+                Packed::Scalar(matrix)
+            }
+            Self::Vector(isa, mut blocked) => {
+                blocked.set_params(&scales, zero_points.as_deref());
+                Packed::Vector(isa, *blocked)
+            }
+        }
+    }
+}
+
+/// Where the codes of some rows go.
+#[derive(Debug)]
+pub(crate) enum RowsMut<'a> {
+    Canonical { unit_bytes: usize, codes: &'a mut [u8] },
+    Blocks(BlockRows<'a>),
+}
+
+impl RowsMut<'_> {
+    /// The rows of the first `units` units, which must be there, and those after them.
+    pub(crate) fn split_at(self, units: usize) -> (Self, Self) {
+        match self {
+            Self::Canonical { unit_bytes, codes } => {
+                let (first, codes) = codes.split_at_mut(codes.len().min(units * unit_bytes));
+                (Self::Canonical { unit_bytes, codes: first }, Self::Canonical { unit_bytes, codes })
+            }
+            Self::Blocks(rows) => {
+                let (first, rows) = rows.split_at(units);
+                (Self::Blocks(first), Self::Blocks(rows))
+            }
+        }
+    }
+
+    /// Takes the codes of all these rows, in canonical order and of the right length.
+    pub(crate) fn fill(self, from: &[u8]) {
+        match self {
+            Self::Canonical { codes, .. } => codes.copy_from_slice(from),
+            Self::Blocks(rows) => rows.fill(from),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The reference: portable Rust on the canonical layout, straight from the formulas.
+
+use std::ops::Range;
+
+use slm_quant_core::{QParams, QuantizedMatrix};
+use slm_runtime::{SharedSlice, for_each_task};
+
+use crate::QuantizedActivations;
+use crate::Workspace;
+use crate::kernel::{Input, Kernel, MIDDLE, Part, UNIT_ROWS};
+use crate::tile::Tile;
+
+/// Portable kernel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scalar;
+
+impl Kernel for Scalar {
+    type Weights = QuantizedMatrix;
+
+    const TILE_UNITS: usize = 1;
+
+    fn arrange(self, _: Input<'_>, _: &QuantizedMatrix, _: &mut Workspace) -> usize {
+        0
+    }
+
+    fn part(self, w: &QuantizedMatrix, part: Part<'_>) {
+        let Part { x, bias, out, units, .. } = part;
+        let rows = out.rows();
+        match x {
+            Input::Quantized(x) => {
+                let grouped = w.groups_per_row() > 1;
+                let center = |i| if grouped { MIDDLE } else { x.qparams(i).zero_point };
+                let centered = centered(x, rows.clone(), center);
+                for_each_row(w, units, |n, codes, scales| {
+                    let weights = grouped.then(|| scaled_sum(w, codes, scales));
+                    for (i, x_row) in rows.clone().zip(centered.chunks_exact(x.cols())) {
+                        let QParams { scale: x_scale, zero_point } = x.qparams(i);
+                        let mut sum = groups(w, x_row, codes)
+                            .zip(scales)
+                            .fold(0.0f32, |sum, (acc, &scale)| (acc as f32).mul_add(scale, sum));
+                        if let Some(weights) = weights {
+                            sum = weights.mul_add((MIDDLE - zero_point) as f32, sum);
+                        }
+                        let y = sum.mul_add(x_scale, bias.map_or(0.0, |b| b[n]));
+                        out.write(i, n, &[y]);
+                    }
+                });
+            }
+            Input::Float(x, _) => for_each_row(w, units, |n, codes, scales| {
+                for i in rows.clone() {
+                    let x_row = x[i * w.cols()..][..w.cols()].chunks(w.group_width());
+                    let groups = x_row.zip(codes.chunks(w.group_width())).zip(scales);
+                    let sum = groups.fold(0.0f32, |sum, ((x, codes), &scale)| {
+                        let products = x.iter().zip(codes);
+                        let dot = products.fold(0.0f32, |dot, (&x, &c)| x.mul_add(f32::from(c), dot));
+                        dot.mul_add(scale, sum)
+                    });
+                    out.write(i, n, &[sum + bias.map_or(0.0, |b| b[n])]);
+                }
+            }),
+        }
+    }
+
+    fn accumulate(self, x: &QuantizedActivations, w: &QuantizedMatrix, out: &mut [i32]) {
+        let centered = centered(x, 0..x.rows(), |i| x.qparams(i).zero_point);
+        let out = SharedSlice::new(out);
+        let count = w.groups_per_row();
+        for_each_task(w.rows().div_ceil(UNIT_ROWS), |unit| {
+            let columns = unit * UNIT_ROWS * count..w.rows().min((unit + 1) * UNIT_ROWS) * count;
+            // SAFETY: each task runs once, and has the rows of its unit to itself.
+            let out = unsafe { Tile::new(out, w.rows() * count, 0..x.rows(), columns) };
+            for_each_row(w, unit..unit + 1, |n, codes, _| {
+                for (i, x_row) in centered.chunks_exact(x.cols()).enumerate() {
+                    for (g, acc) in groups(w, x_row, codes).enumerate() {
+                        out.write(i, n * count + g, &[acc]);
+                    }
+                }
+            });
+        });
+    }
+}
+
+/// Input codes less the center of their row, which fit 16 bits.
+fn centered(x: &QuantizedActivations, rows: Range<usize>, center: impl Fn(usize) -> i32) -> Vec<i16> {
+    rows.flat_map(|i| {
+        let center = center(i) as i16;
+        x.row_codes(i).iter().map(move |&code| i16::from(code) - center)
+    })
+    .collect()
+}
+
+/// The sum of a row of weights: of each group as an integer, then scaled.
+fn scaled_sum(w: &QuantizedMatrix, codes: &[i16], scales: &[f32]) -> f32 {
+    let groups = codes.chunks(w.group_width()).zip(scales);
+    groups.fold(0.0, |sum, (codes, &scale)| {
+        let weights: i32 = codes.iter().map(|&code| i32::from(code)).sum();
+        (weights as f32).mul_add(scale, sum)
+    })
+}
+
+/// One exact integer sum per group. Both factors lie in `[-255, 255]`, and packing refused widths whose
+/// sums could leave 32 bits.
+fn groups<'a>(w: &QuantizedMatrix, x: &'a [i16], codes: &'a [i16]) -> impl Iterator<Item = i32> + 'a {
+    let width = w.group_width();
+    x.chunks(width)
+        .zip(codes.chunks(width))
+        .map(|(x, c)| x.iter().zip(c).map(|(&x, &c)| i32::from(x) * i32::from(c)).sum())
+}
+
+/// Calls `f(row, codes less zero points, scales)` for every row of some units of weights.
+fn for_each_row(w: &QuantizedMatrix, units: Range<usize>, mut f: impl FnMut(usize, &[i16], &[f32])) {
+    let mut codes = vec![0i16; w.cols()];
+    let mut scales = vec![0f32; w.groups_per_row()];
+    for row in units.start * UNIT_ROWS..w.rows().min(units.end * UNIT_ROWS) {
+        let by_group = codes.chunks_mut(w.group_width()).zip(&mut scales).enumerate();
+        for (group, (codes, scale)) in by_group {
+            let params = w.qparams(w.scale_index(row, group));
+            *scale = params.scale;
+            for (i, code) in codes.iter_mut().enumerate() {
+                *code = i16::from(w.code(row, group * w.group_width() + i)) - params.zero_point as i16;
+            }
+        }
+        f(row, &codes, &scales);
+    }
+}

@@ -1,0 +1,201 @@
+//! Several products of one input, shared among threads as one parallel region.
+
+use std::ops::Range;
+
+use slm_quant_core::{Result, check_len};
+use slm_runtime::{SharedSlice, StealQueue, for_each_task};
+
+use crate::PackedMatrix;
+use crate::Workspace;
+use crate::driver::BLOCKS_TOGETHER;
+use crate::kernel::{Input, Part, UNIT_ROWS};
+use crate::packed::Packed;
+use crate::tile::Tile;
+
+/// Most input rows that are handled as *decode*: each thread has a run of weights, and reads it once for all of
+/// them. [`StealQueue`] says how runs are divided.
+pub(crate) const DECODE_ROWS: usize = 4;
+
+/// Bytes of weights times rows of input below which a parallel region costs more than it gains.
+const SERIAL_WORK: usize = 16 * 1024;
+
+/// Bytes of weights that a piece of decoding has at least: half a microsecond, beside which taking it is little.
+const PIECE_BYTES: usize = 16 * 1024;
+
+/// Rows of input that a task of many rows takes, and bytes of weights: both stay in the second-level cache
+/// of current cores.
+const TASK_ROWS: usize = 192;
+const TASK_BYTES: usize = 256 * 1024;
+
+/// One of several products of the same input: weights `[rows, cols]`, a bias of `rows` values, and where the
+/// result goes, `[m, rows]`.
+#[derive(Debug)]
+pub struct MatmulTask<'a> {
+    weights: &'a PackedMatrix,
+    bias: Option<&'a [f32]>,
+    out: SharedSlice<'a, f32>,
+    /// Where the input is arranged for it.
+    slot: usize,
+}
+
+impl<'a> MatmulTask<'a> {
+    /// A product. Lengths are checked where it is computed.
+    pub fn new(weights: &'a PackedMatrix, bias: Option<&'a [f32]>, out: &'a mut [f32]) -> Self {
+        Self { weights, bias, out: SharedSlice::new(out), slot: 0 }
+    }
+
+    /// Its weights.
+    pub fn weights(&self) -> &'a PackedMatrix {
+        self.weights
+    }
+
+    /// Refuses an input, a bias or an output of another shape than the weights'.
+    pub(crate) fn check(&self, m: usize, cols: usize) -> Result<()> {
+        check_len("activation columns", self.weights.cols(), cols)?;
+        check_len("output", m * self.weights.rows(), self.out.len())?;
+        self.bias.map_or(Ok(()), |bias| check_len("bias", self.weights.rows(), bias.len()))
+    }
+
+    fn packed(&self) -> &'a Packed {
+        self.weights.packed()
+    }
+
+    /// Bytes of the codes.
+    fn bytes(&self) -> usize {
+        self.packed().units() * self.packed().unit_bytes()
+    }
+
+    /// Computes some rows and units of it.
+    ///
+    /// # Safety
+    /// During the call no other may compute one of these rows of one of these units.
+    unsafe fn part(&self, x: Input<'_>, workspace: &Workspace, rows: Range<usize>, units: Range<usize>) {
+        let Self { bias, out, slot, .. } = *self;
+        let width = self.weights.rows();
+        let columns = units.start * UNIT_ROWS..width.min(units.end * UNIT_ROWS);
+        // SAFETY: the task borrows its output mutably, and by this function's contract no other call has these cells.
+        let out = unsafe { Tile::new(out, width, rows, columns) };
+        self.packed().part(Part { x, workspace, slot, bias, out, units });
+    }
+}
+
+/// Computes products whose shapes have been checked.
+pub(crate) fn multiply(x: Input<'_>, products: &mut [MatmulTask<'_>], workspace: &mut Workspace) {
+    let rows = x.rows();
+    if rows == 0 {
+        return;
+    }
+    workspace.clear();
+    for product in &mut *products {
+        product.slot = product.packed().arrange(x, workspace);
+    }
+    let products = &*products;
+    let threads = rayon::current_num_threads();
+    let bytes: usize = products.iter().map(MatmulTask::bytes).sum();
+    if threads == 1 || rows * bytes < SERIAL_WORK {
+        for product in products {
+            // SAFETY: this thread computes all of it.
+            unsafe { product.part(x, workspace, 0..rows, 0..product.packed().units()) };
+        }
+    } else if rows <= DECODE_ROWS {
+        share_units(products, threads, bytes, x, &mut workspace.shares);
+        let workspace = &*workspace;
+        for_each_task(threads, |thread| {
+            while let Some(units) = workspace.shares.take(thread) {
+                let mut start = 0;
+                for product in products {
+                    let end = start + product.packed().units();
+                    let own = units.start.max(start)..units.end.min(end);
+                    if !own.is_empty() {
+                        let own = own.start - start..own.end - start;
+                        // SAFETY: the queue gives each unit of all products to one thread, once.
+                        unsafe { product.part(x, workspace, 0..rows, own) };
+                    }
+                    start = end;
+                }
+            }
+        });
+    } else {
+        let workspace = &*workspace;
+        let split = |product: &MatmulTask<'_>| Split::new(product.packed(), rows, threads);
+        let tasks = products.iter().map(|product| split(product).tasks()).sum();
+        for_each_task(tasks, |mut task| {
+            for product in products {
+                let split = split(product);
+                if task < split.tasks() {
+                    let (rows, units) = split.part(task);
+                    // SAFETY: each task runs once, and no two tasks of a product have the same rows and units.
+                    return unsafe { product.part(x, workspace, rows, units) };
+                }
+                task -= split.tasks();
+            }
+        });
+    }
+}
+
+/// Gives each thread a run of the units of all products, equal in bytes.
+fn share_units(
+    products: &[MatmulTask<'_>],
+    threads: usize,
+    bytes: usize,
+    x: Input<'_>,
+    shares: &mut StealQueue,
+) {
+    // The first unit that does not begin before a byte.
+    let unit_at = |byte: usize| {
+        let (mut units, mut start) = (0, 0);
+        for product in products {
+            let within = byte.saturating_sub(start).div_ceil(product.packed().unit_bytes());
+            units += within.min(product.packed().units());
+            start += product.bytes();
+        }
+        units
+    };
+    let largest = products.iter().map(|p| p.packed().unit_bytes()).max().unwrap_or(1);
+    let together = match x {
+        Input::Quantized(_) => 1,
+        Input::Float(..) => BLOCKS_TOGETHER,
+    };
+    let least = PIECE_BYTES.div_ceil(largest).next_multiple_of(together);
+    shares.restart((0..=threads).map(|thread| unit_at(bytes * thread / threads)), least);
+}
+
+/// How a product of many rows is split into tasks.
+struct Split {
+    rows: usize,
+    units: usize,
+    units_per_task: usize,
+}
+
+impl Split {
+    fn new(packed: &Packed, rows: usize, threads: usize) -> Self {
+        let (units, tile) = (packed.units(), packed.tile_units());
+        let fitting = TASK_BYTES / packed.unit_bytes();
+        // At least a few tasks a thread, so that threads that are slower at the moment get fewer.
+        let even = units.div_ceil(4 * threads);
+        let units_per_task = fitting.min(even).max(1).next_multiple_of(tile);
+        Self { rows, units, units_per_task }
+    }
+
+    fn row_tasks(&self) -> usize {
+        self.rows.div_ceil(TASK_ROWS)
+    }
+
+    fn tasks(&self) -> usize {
+        self.row_tasks() * self.units.div_ceil(self.units_per_task)
+    }
+
+    /// Rows and units of a task.
+    fn part(&self, task: usize) -> (Range<usize>, Range<usize>) {
+        let row = task % self.row_tasks() * TASK_ROWS;
+        let unit = task / self.row_tasks() * self.units_per_task;
+        (row..self.rows.min(row + TASK_ROWS), unit..self.units.min(unit + self.units_per_task))
+    }
+}
+
+impl Packed {
+    /// Units of [`UNIT_ROWS`] rows.
+    fn units(&self) -> usize {
+        self.rows().div_ceil(UNIT_ROWS)
+    }
+}

@@ -1,0 +1,158 @@
+//! The operations that kernels are written in, on 16 lanes.
+//!
+//! A lane is one output (one row of weights). Each instruction set implements these operations in its own
+//! file, and the kernels in `integer` and `float` are compiled once for each.
+
+use crate::driver::Job;
+use crate::vectorize::Op;
+
+/// Lanes of a block: rows of weights that are multiplied side by side.
+pub(crate) const LANES: usize = crate::kernel::UNIT_ROWS;
+
+/// Bytes of a line: for each of the 16 lanes 4 bytes, which hold 4 INT8 or 8 INT4 codes.
+pub(crate) const LINE_BYTES: usize = 64;
+
+/// Lines of INT4 codes that are multiplied before their sums are added in 32 bits.
+pub(crate) const NIBBLE_LINES: usize = 4;
+
+/// An instruction set. A value exists only where the processor has the instructions, which is what makes
+/// the safe methods safe.
+pub(crate) trait Simd: Copy + Send + Sync {
+    /// 64 bytes.
+    type Bytes: Copy;
+    /// 16 integers.
+    type I32: Copy;
+    /// 16 floats.
+    type F32: Copy;
+    /// Sums of products of INT4 codes that are not yet 16 sums in 32 bits.
+    type NibbleSums: Copy;
+
+    /// Whether INT8 products take inputs as 16-bit differences from a center; if not, as 8-bit codes.
+    /// INT4 products always take 8 bits.
+    const CENTERED_INPUT8: bool;
+
+    /// Whether products take 8-bit inputs as signed differences from [`MIDDLE`](crate::kernel::MIDDLE) also where rows have
+    /// one group; if not, as unsigned codes. Where rows have several, all do.
+    const SIGNED_INPUT: bool;
+
+    /// What [`Simd::signed_operand8`] adds to a code.
+    const OFFSET8: i32;
+
+    /// How far ahead of its reads a kernel asks for weights. They are read in the order in which they lie, so that
+    /// hardware does most of the fetching: asking too far ahead disturbs it, and too near comes late.
+    const PREFETCH_BYTES: usize;
+
+    /// Runs `op` in a function that has the instructions enabled.
+    fn vectorize<O: Op>(self, op: O);
+
+    /// Multiplies `rows` of the input with `blocks` of weights in the tile sizes that suit the register
+    /// file.
+    fn tiles<J: Job>(self, job: &J, rows: std::ops::Range<usize>, blocks: std::ops::Range<usize>);
+
+    /// Blocks of weights that one call of [`Simd::tiles`] should at least be given.
+    const TILE_BLOCKS: usize;
+
+    /// Loads a line.
+    ///
+    /// # Safety
+    /// `line` must point to 64 readable bytes, aligned to 64.
+    unsafe fn load_line(self, line: *const u8) -> Self::Bytes;
+    /// Stores a line.
+    ///
+    /// # Safety
+    /// `line` must point to 64 writable bytes, aligned to 64.
+    unsafe fn store_line(self, bytes: Self::Bytes, line: *mut u8);
+    /// Asks for the cache line at `address`, which need not be valid.
+    fn prefetch(self, address: *const u8);
+    /// The low half of every byte.
+    fn low_nibbles(self, bytes: Self::Bytes) -> Self::Bytes;
+    /// The high half of every byte.
+    fn high_nibbles(self, bytes: Self::Bytes) -> Self::Bytes;
+    /// 64 zeros.
+    fn zero_bytes(self) -> Self::Bytes;
+    /// Subtracts bytes, wrapping.
+    fn sub_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// The integer of each lane, which must be in `[0, 255]`, as each of the lane's bytes.
+    fn repeat_byte(self, values: Self::I32) -> Self::Bytes;
+    /// Prepares for [`Simd::dot8`] the INT8 codes that one 32-bit word of input multiplies: all 4 of each
+    /// lane, or with [`Simd::CENTERED_INPUT8`] the first 2 (`part` 0) or last 2 (`part` 1).
+    fn operand8(self, line: Self::Bytes, part: usize) -> Self::Bytes;
+    /// Adds to each lane the products of an operand with the inputs at `x`.
+    ///
+    /// # Safety
+    /// `x` must point to 4 readable bytes: 2 `i16` if [`Simd::CENTERED_INPUT8`], else 4 `i8` if
+    /// [`Simd::SIGNED_INPUT`], 4 `u8` if not.
+    unsafe fn dot8(self, acc: Self::I32, x: *const u8, w: Self::Bytes) -> Self::I32;
+    /// Adds to each lane the products of its 4 signed bytes with the 4 inputs at `x`. The bytes must be at
+    /// most 30 in magnitude.
+    ///
+    /// # Safety
+    /// `x` must point to 4 readable bytes.
+    unsafe fn dot4(self, acc: Self::I32, x: *const u8, w: Self::Bytes) -> Self::I32;
+
+    /// Prepares for [`Simd::signed_dot8`] as [`Simd::operand8`] does for [`Simd::dot8`]. Codes may get an
+    /// offset, [`Simd::OFFSET8`].
+    fn signed_operand8(self, line: Self::Bytes, part: usize) -> Self::Bytes;
+    /// Adds to each lane the products of an operand with the inputs at `x`.
+    ///
+    /// # Safety
+    /// `x` must point to 4 readable bytes: 2 `i16` of at most 255 in magnitude if
+    /// [`Simd::CENTERED_INPUT8`], 4 `i8` if not.
+    unsafe fn signed_dot8(self, acc: Self::I32, x: *const u8, w: Self::Bytes) -> Self::I32;
+
+    /// Sums to which products of nibbles are added.
+    fn start_nibbles(self, sums: Self::I32) -> Self::NibbleSums;
+    /// The low or `HIGH` nibbles of a line as [`Simd::dot_nibbles`] takes them.
+    fn nibbles<const HIGH: bool>(self, line: Self::Bytes) -> Self::Bytes;
+    /// Adds the products of [`Simd::nibbles`] with the inputs at `x`: for at most [`NIBBLE_LINES`] lines.
+    /// What [`Simd::low_nibbles`] and [`Simd::high_nibbles`] return are low nibbles.
+    ///
+    /// # Safety
+    /// `x` must point to 4 readable `i8`.
+    unsafe fn dot_nibbles<const HIGH: bool>(
+        self,
+        sums: Self::NibbleSums,
+        x: *const u8,
+        w: Self::Bytes,
+    ) -> Self::NibbleSums;
+    /// The sums with the products that were added.
+    fn end_nibbles(self, sums: Self::NibbleSums) -> Self::I32;
+
+    /// The same integer in every lane.
+    fn splat_i32(self, value: i32) -> Self::I32;
+    /// Adds, wrapping.
+    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// Subtracts, wrapping.
+    fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// Multiplies, wrapping.
+    fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// Widens 16 bytes.
+    fn widen_i8(self, values: &[i8; LANES]) -> Self::I32;
+    /// Loads 16 integers.
+    fn load_i32(self, values: &[i32; LANES]) -> Self::I32;
+    /// Stores 16 integers.
+    fn store_i32(self, values: Self::I32, out: &mut [i32; LANES]);
+    /// Converts, rounding to nearest even.
+    fn to_f32(self, values: Self::I32) -> Self::F32;
+
+    /// The same float in every lane.
+    fn splat_f32(self, value: f32) -> Self::F32;
+    /// Loads 16 floats.
+    fn load_f32(self, values: &[f32; LANES]) -> Self::F32;
+    /// Widens 16 half-precision floats.
+    fn load_f16(self, values: &[half::f16; LANES]) -> Self::F32;
+    /// Stores 16 floats.
+    fn store_f32(self, values: Self::F32, out: &mut [f32; LANES]);
+    /// Adds.
+    fn add_f32(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Subtracts.
+    fn sub_f32(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a * b + c`, rounded once.
+    fn fma_f32(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+
+    /// Byte `J` (0 to 3) of each lane, signed.
+    fn byte_to_f32<const J: u32>(self, line: Self::Bytes) -> Self::F32;
+    /// Code `J` (0 to 7) of each lane of a line of INT4: the low nibbles of bytes 0 to 3, then the high
+    /// ones; less 8.
+    fn nibble_to_f32<const J: u32>(self, line: Self::Bytes) -> Self::F32;
+}

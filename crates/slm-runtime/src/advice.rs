@@ -1,0 +1,76 @@
+//! Large pages for memory that is not [`HugeVec`](crate::HugeVec), because somebody else is to own it.
+
+/// Bytes of a large page.
+const LARGE_PAGE: usize = 2 << 20;
+
+/// Asks the system to put `values` on large pages, for memory from the allocator that is about to be written for the
+/// first time: 512 times fewer faults, which is a tenth of the time of loading a model. It changes no value, and nothing
+/// depends on what the system makes of it; systems other than Linux are not asked.
+pub fn advise_huge_pages(values: &mut [f32]) {
+    let range = values.as_mut_ptr_range();
+    let before = range.start.cast::<u8>().align_offset(LARGE_PAGE);
+    let bytes = size_of_val(values).saturating_sub(before) / LARGE_PAGE * LARGE_PAGE;
+    if bytes > 0 {
+        advise(range.start.cast::<u8>().wrapping_add(before), bytes);
+    }
+}
+
+/// Asks for the `bytes` bytes from `start` on, which lie in one array.
+#[cfg(all(target_os = "linux", not(miri)))]
+fn advise(start: *mut u8, bytes: usize) {
+    // SAFETY: the call reads and writes nothing, keeps every value, and is about addresses that belong to one array: the
+    // caller has it borrowed mutably. Where the system has no large pages it fails, and nothing has changed.
+    unsafe { libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE) };
+}
+
+#[cfg(not(all(target_os = "linux", not(miri))))]
+fn advise(_start: *mut u8, _bytes: usize) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_stay_and_any_length_will_do() {
+        for len in [0, 1, 1000, LARGE_PAGE / 4, LARGE_PAGE / 2 + 1, LARGE_PAGE + 3] {
+            let mut values: Vec<f32> = (0..len).map(|i| i as f32).collect();
+            advise_huge_pages(&mut values);
+            let mut part = vec![7.0; len];
+            // Parts too, wherever they begin.
+            let odd = len.min(3);
+            advise_huge_pages(&mut part[odd..]);
+            assert!(values.iter().enumerate().all(|(i, &value)| value == i as f32));
+            assert!(part.iter().all(|&value| value == 7.0));
+        }
+    }
+
+    /// What the system says of the memory of this process, where it does: whether large pages have been asked for. How
+    /// many it then gives depends on what else is in memory.
+    #[cfg(all(target_os = "linux", not(any(miri, feature = "sanitize"))))]
+    #[test]
+    fn large_pages_are_asked_for_where_that_makes_a_difference() {
+        let setting =
+            std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
+        if !setting.contains("[madvise]") {
+            println!("skipped: large pages are not given to who asks: {setting:?}");
+            return;
+        }
+        let mut values = vec![0.0_f32; 8 << 20];
+        advise_huge_pages(&mut values);
+        let start = values.as_ptr().addr() + size_of_val(&*values) / 2;
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+        let (mut inside, mut asked) = (false, false);
+        for line in smaps.lines() {
+            if let Some((first, last)) = line.split(' ').next().and_then(|range| range.split_once('-'))
+                && let (Ok(first), Ok(last)) =
+                    (usize::from_str_radix(first, 16), usize::from_str_radix(last, 16))
+            {
+                inside = (first..last).contains(&start);
+            }
+            if let Some(flags) = line.strip_prefix("VmFlags:").filter(|_| inside) {
+                asked = flags.split_whitespace().any(|flag| flag == "hg");
+            }
+        }
+        assert!(asked, "{smaps}");
+    }
+}

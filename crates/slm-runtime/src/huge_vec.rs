@@ -1,0 +1,386 @@
+//! Memory for weights, in large pages where the system has them.
+//!
+//! A product of one row is as fast as memory can be read, and with pages of 4 KiB a processor spends a third
+//! of that time on finding out where pages are (on a virtual machine; on others less). Linux gives pages of
+//! 2 MiB to those who ask, but most matrices are smaller than a few of them. So arrays are put next to each
+//! other on *slabs* of many pages. What an array leaves is taken by the next that fits, since training packs
+//! weights anew in every step. A slab is given back when the last array on it is dropped; what no array has covered
+//! of it yet takes address space but no memory.
+//!
+//! For sanitizers (the feature `sanitize`) and Miri, each array has a slab of its own from the allocator, of exactly
+//! its bytes: neighbours on a slab would hide a read or write beyond an array's end.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// Bytes of a large page, to which slabs are aligned.
+const LARGE_PAGE: usize = 2 << 20;
+
+/// Bytes of a slab, unless one array needs more.
+const SLAB_BYTES: usize = 16 * LARGE_PAGE;
+
+/// Bytes to which arrays are aligned: a cache line.
+const ALIGN: usize = 64;
+
+/// Whether each array has a slab of its own.
+const ALONE: bool = cfg!(any(feature = "sanitize", miri));
+
+/// A type whose zero bytes are a value.
+///
+/// # Safety
+/// Zero bytes must be a value of the type, its alignment must divide 64, and it must need no drop.
+pub unsafe trait Plain: Copy + Send + Sync + fmt::Debug {}
+
+// SAFETY: a number; zero bytes are zero.
+unsafe impl Plain for f32 {}
+// SAFETY: as above.
+unsafe impl Plain for half::f16 {}
+// SAFETY: as above.
+unsafe impl Plain for i8 {}
+// SAFETY: as above.
+unsafe impl Plain for i32 {}
+// SAFETY: as above.
+unsafe impl Plain for u64 {}
+
+/// An array of numbers, of fixed length, in large pages where the system has them: for what is read from end to end
+/// again and again, such as weights and caches of keys and values.
+///
+/// Arrays are put next to each other, so that small ones share pages. The memory of one that is dropped is for the
+/// next; it goes back to the system once all that share a slab are gone.
+pub struct HugeVec<T: Plain> {
+    start: NonNull<T>,
+    len: usize,
+    part: Part,
+    _values: PhantomData<T>,
+}
+
+// SAFETY: the values belong to this array alone, and are such as may be sent.
+unsafe impl<T: Plain> Send for HugeVec<T> {}
+// SAFETY: the values change only through a mutable reference.
+unsafe impl<T: Plain> Sync for HugeVec<T> {}
+
+impl<T: Plain> HugeVec<T> {
+    /// `len` values of zero bytes.
+    pub fn zeroed(len: usize) -> Self {
+        const { assert!(ALIGN.is_multiple_of(align_of::<T>())) };
+        let bytes = len.saturating_mul(size_of::<T>());
+        let part = reserve(bytes);
+        // SAFETY: the part lies on the slab, and is aligned to a multiple of the type's alignment.
+        let start = unsafe { part.slab.start.add(part.offset) }.cast();
+        Self { start, len, part, _values: PhantomData }
+    }
+
+    /// The values of an iterator of known length.
+    pub fn from_values(values: impl ExactSizeIterator<Item = T>) -> Self {
+        let mut pages = Self::zeroed(values.len());
+        for (to, value) in pages.iter_mut().zip(values) {
+            *to = value;
+        }
+        pages
+    }
+}
+
+impl<T: Plain> Deref for HugeVec<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: the array's part of the slab lives as long as `part`, no other array has it, and it has
+        // been zero or written as values of the type since.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Plain> DerefMut for HugeVec<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above, and this reference is the only one.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Plain> Clone for HugeVec<T> {
+    fn clone(&self) -> Self {
+        let mut pages = Self::zeroed(self.len);
+        pages.copy_from_slice(self);
+        pages
+    }
+}
+
+impl<T: Plain> Default for HugeVec<T> {
+    fn default() -> Self {
+        Self::zeroed(0)
+    }
+}
+
+impl<T: Plain> fmt::Debug for HugeVec<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HugeVec")
+            .field("len", &self.len)
+            .field("on", &self.part.slab.start)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Slabs that may have room. Those that are gone are forgotten when a new one comes.
+static SLABS: Mutex<Vec<Weak<Slab>>> = Mutex::new(Vec::new());
+
+/// A part of a slab with `bytes` bytes for an array, all zero.
+fn reserve(bytes: usize) -> Part {
+    if ALONE {
+        return Part::on_new_slab(bytes, bytes).0;
+    }
+    let bytes = bytes.checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
+    let mut slabs = SLABS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(part) = slabs.iter().find_map(|slab| Part::take(slab.upgrade()?, bytes)) {
+        return part;
+    }
+    let (part, slab) = Part::on_new_slab(bytes, bytes.max(SLAB_BYTES));
+    slabs.retain(|slab| slab.strong_count() > 0);
+    slabs.push(slab);
+    part
+}
+
+/// A run of bytes on a slab that one array has to itself.
+struct Part {
+    slab: Arc<Slab>,
+    offset: usize,
+    bytes: usize,
+}
+
+impl Part {
+    /// The first `bytes` bytes of a new slab of at least `slab_bytes`, and that slab.
+    fn on_new_slab(bytes: usize, slab_bytes: usize) -> (Self, Weak<Slab>) {
+        let slab = Arc::new(Slab::new(slab_bytes));
+        // Nobody else knows the slab yet, and it is large enough.
+        slab.room.lock().unwrap_or_else(PoisonError::into_inner).take(bytes);
+        let known = Arc::downgrade(&slab);
+        (Self { slab, offset: 0, bytes }, known)
+    }
+
+    /// `bytes` bytes of zeros of `slab`, if it has as many in a row.
+    fn take(slab: Arc<Slab>, bytes: usize) -> Option<Self> {
+        let (offset, used) = slab.room.lock().unwrap_or_else(PoisonError::into_inner).take(bytes)?;
+        // SAFETY: the bytes lie on the slab, and `take` gave them to nobody else.
+        unsafe { slab.start.add(offset).write_bytes(0, used) };
+        Some(Self { slab, offset, bytes })
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let mut room = self.slab.room.lock().unwrap_or_else(PoisonError::into_inner);
+        room.put(self.offset, self.bytes);
+    }
+}
+
+/// What is free of a slab.
+struct Room {
+    /// Start and end of the runs of free bytes, in order, with something between each and the next.
+    runs: Vec<(usize, usize)>,
+    /// From here on no array has ever been.
+    fresh: usize,
+}
+
+impl Room {
+    fn new(bytes: usize) -> Self {
+        Self { runs: vec![(0, bytes)], fresh: 0 }
+    }
+
+    /// Takes `bytes` bytes: where they start, and how many of them have been used before.
+    fn take(&mut self, bytes: usize) -> Option<(usize, usize)> {
+        let index = self.runs.iter().position(|&(start, end)| bytes <= end - start)?;
+        let (start, end) = self.runs[index];
+        if start + bytes == end {
+            self.runs.remove(index);
+        } else {
+            self.runs[index].0 += bytes;
+        }
+        let used = self.fresh.saturating_sub(start).min(bytes);
+        self.fresh = self.fresh.max(start + bytes);
+        Some((start, used))
+    }
+
+    /// Takes back what [`Room::take`] gave.
+    fn put(&mut self, start: usize, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        let (mut run, at) = ((start, start + bytes), self.runs.partition_point(|run| run.0 < start));
+        if self.runs.get(at).is_some_and(|next| next.0 == run.1) {
+            run.1 = self.runs.remove(at).1;
+        }
+        match at.checked_sub(1).map(|before| &mut self.runs[before]) {
+            Some(before) if before.1 == run.0 => before.1 = run.1,
+            _ => self.runs.insert(at, run),
+        }
+    }
+}
+
+/// A run of memory.
+struct Slab {
+    /// Aligned to [`LARGE_PAGE`], or to [`ALIGN`] where it is [`ALONE`].
+    start: NonNull<u8>,
+    room: Mutex<Room>,
+    _mapping: system::Mapping,
+}
+
+// SAFETY: a slab is memory; who may access which part of it is the arrays' business.
+unsafe impl Send for Slab {}
+// SAFETY: as above.
+unsafe impl Sync for Slab {}
+
+impl Slab {
+    /// At least `bytes` of zeros, and no more where it is [`ALONE`]. Ends the process where memory has run out, as
+    /// collections do.
+    fn new(bytes: usize) -> Self {
+        let bytes =
+            if ALONE { bytes } else { bytes.checked_next_multiple_of(LARGE_PAGE).unwrap_or(usize::MAX) };
+        let mapping = system::Mapping::new(bytes);
+        Self { start: mapping.start(), room: Mutex::new(Room::new(bytes)), _mapping: mapping }
+    }
+}
+
+#[cfg(all(target_os = "linux", not(any(feature = "sanitize", miri))))]
+mod system {
+    use super::{LARGE_PAGE, NonNull};
+    use std::alloc::{Layout, handle_alloc_error};
+
+    /// Memory from the system.
+    pub(super) struct Mapping {
+        start: NonNull<u8>,
+        bytes: usize,
+    }
+
+    impl Mapping {
+        /// Zeros with an aligned run of `bytes`, for which large pages have been asked.
+        pub(super) fn new(bytes: usize) -> Self {
+            let mapped = bytes.saturating_add(LARGE_PAGE);
+            // SAFETY: a new private mapping touches nothing that exists.
+            let start = unsafe {
+                libc::mmap(
+                    std::ptr::null_mut(),
+                    mapped,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                    -1,
+                    0,
+                )
+            };
+            let start = if start == libc::MAP_FAILED { None } else { NonNull::new(start.cast::<u8>()) };
+            let Some(start) = start else {
+                handle_alloc_error(Layout::from_size_align(bytes, 1).unwrap_or(Layout::new::<u8>()));
+            };
+            let mapping = Self { start, bytes: mapped };
+            // SAFETY: the range lies in the mapping. The call is advice: it changes no values, and where it
+            // fails (a system without large pages) the memory is as good as without it.
+            unsafe { libc::madvise(mapping.start().as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+            mapping
+        }
+
+        /// The first aligned byte.
+        pub(super) fn start(&self) -> NonNull<u8> {
+            let offset = self.start.as_ptr().align_offset(LARGE_PAGE);
+            // SAFETY: the mapping is longer than what is used of it by a large page.
+            unsafe { self.start.add(offset) }
+        }
+    }
+
+    impl Drop for Mapping {
+        fn drop(&mut self) {
+            // SAFETY: the mapping is this value's, and nothing refers to it any more.
+            unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+        }
+    }
+}
+
+#[cfg(any(not(target_os = "linux"), feature = "sanitize", miri))]
+mod system {
+    use super::{ALIGN, ALONE, LARGE_PAGE, NonNull};
+    use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+
+    /// Memory from the allocator.
+    pub(super) struct Mapping {
+        start: NonNull<u8>,
+        layout: Layout,
+    }
+
+    impl Mapping {
+        /// An aligned run of `bytes` zeros.
+        pub(super) fn new(bytes: usize) -> Self {
+            let align = if ALONE { ALIGN } else { LARGE_PAGE };
+            let Ok(layout) = Layout::from_size_align(bytes.max(1), align) else {
+                handle_alloc_error(Layout::new::<u8>());
+            };
+            // SAFETY: the layout is of at least a byte.
+            let Some(start) = NonNull::new(unsafe { alloc_zeroed(layout) }) else {
+                handle_alloc_error(layout);
+            };
+            Self { start, layout }
+        }
+
+        /// The first aligned byte.
+        pub(super) fn start(&self) -> NonNull<u8> {
+            self.start
+        }
+    }
+
+    impl Drop for Mapping {
+        fn drop(&mut self) {
+            // SAFETY: allocated with this layout, and nothing refers to it any more.
+            unsafe { dealloc(self.start.as_ptr(), self.layout) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrays_are_zero_disjoint_and_given_back() {
+        let lengths = [0, 1, 63, 64, 4096, SLAB_BYTES / 8 + 1, 3, SLAB_BYTES + 5];
+        let mut arrays: Vec<HugeVec<i8>> = lengths.iter().map(|&len| HugeVec::zeroed(len)).collect();
+        for (i, array) in arrays.iter_mut().enumerate() {
+            assert!(array.iter().all(|&v| v == 0));
+            assert!(array.as_ptr().addr().is_multiple_of(ALIGN));
+            array.fill(i as i8 + 1);
+        }
+        let copies = arrays.clone();
+        for (i, (array, copy)) in arrays.iter().zip(&copies).enumerate() {
+            assert!(array.iter().all(|&v| v == i as i8 + 1));
+            assert_eq!(**array, **copy);
+        }
+        let slab = Arc::downgrade(&arrays[7].part.slab);
+        drop(arrays);
+        assert!(slab.upgrade().is_none());
+        assert_eq!(copies[6][..], [7; 3]);
+    }
+
+    #[test]
+    fn what_is_left_is_taken_again_and_zero() {
+        // Slabs of its own, since other tests run beside this one.
+        let slab = Arc::new(Slab::new(SLAB_BYTES));
+        let take = |bytes: usize| Part::take(Arc::clone(&slab), bytes);
+        let fill = |part: &Part| {
+            // SAFETY: the part has as many bytes, and nobody else.
+            unsafe { slab.start.add(part.offset).write_bytes(7, part.bytes) };
+        };
+        let mut parts: Vec<Part> = (1..=4).map(|i| take(64 * i).unwrap()).collect();
+        assert_eq!(parts.iter().map(|part| part.offset / 64).collect::<Vec<_>>(), [0, 1, 3, 6]);
+        parts.iter().for_each(fill);
+        let (third, second) = (parts.remove(2), parts.remove(1));
+        drop(third);
+        drop(second);
+        // The two that are gone make room for one of five lines, and what is behind it is still the others'.
+        let whole = take(64 * 5).unwrap();
+        assert_eq!(whole.offset, 64);
+        // SAFETY: the part has as many bytes, and nobody writes to them.
+        let bytes = unsafe { std::slice::from_raw_parts(slab.start.add(whole.offset).as_ptr(), whole.bytes) };
+        assert!(bytes.iter().all(|&byte| byte == 0));
+        assert!(take(SLAB_BYTES).is_none());
+        drop((parts, whole));
+        assert_eq!(slab.room.lock().unwrap().runs, [(0, SLAB_BYTES)]);
+    }
+}
