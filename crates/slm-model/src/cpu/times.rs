@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Time spent by the passes of a [`Decoder`](super::Decoder).
+/// Time spent by the passes of a [`CpuEngine`](super::CpuEngine).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PassTimes {
     /// Products with weights: all linear layers and the head, with the quantization of their inputs.

@@ -2,6 +2,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
 use burn::module::Param;
+use burn::tensor::Tensor;
 use slm_kernels::{KernelKind, PackedMatrix};
 use slm_nn::{
     FakeQuantizedWeight, ForwardHook, NamedLinears, PackedWeight, PhaseSwitch, Weight, attach_hook,
@@ -49,17 +50,17 @@ fn check_all_ways(model: &Transformer, what: &str) {
     let expected = by_tensors(model, &IDS);
     // A prompt, single tokens, several tokens at once, and again single ones.
     for chunks in [&[13][..], &[1; 13], &[4, 1, 1, 5, 1, 1], &[7, 6]] {
-        let mut decoder = Decoder::new(model, 13).unwrap();
+        let mut engine = CpuEngine::new(model, 13).unwrap();
         let (mut found, mut start) = (Vec::new(), 0);
         for &len in chunks {
-            found.extend_from_slice(decoder.forward(&IDS[start..start + len]).unwrap());
+            found.extend_from_slice(engine.forward(&IDS[start..start + len]).unwrap());
             start += len;
-            assert_eq!(decoder.len(), start);
+            assert_eq!(engine.len(), start);
         }
         assert_close(&found, &expected, &format!("{what} by {chunks:?}"));
         // From where it was cut, with the logits of the last position alone.
-        decoder.truncate(6);
-        let last = decoder.forward_last(&IDS[6..]).unwrap();
+        engine.truncate(6);
+        let last = engine.forward_last(&IDS[6..]).unwrap();
         assert_close(last, &expected[12 * 50..], &format!("{what}, cut"));
     }
 }
@@ -88,7 +89,7 @@ fn equals_tensor_operations_with_packed_layers() {
                     let what = format!("{name} {bits:?} {activation:?} on {device:?}");
                     match activation {
                         ActivationQuant::Float => check_all_ways(&model, &what),
-                        _ => check_mean(&model, &what),
+                        _ => check_positions(&model, &what),
                     }
                 }
             }
@@ -96,15 +97,22 @@ fn equals_tensor_operations_with_packed_layers() {
     }
 }
 
-/// With rounded activations single logits may differ by a few codes, most by none.
-fn check_mean(model: &Transformer, what: &str) {
+/// With rounded activations a logit may differ by what a few codes make: the largest error of each position is
+/// bounded, and that of most positions is rounding alone.
+fn check_positions(model: &Transformer, what: &str) {
     let expected = by_tensors(model, &IDS);
-    let mut decoder = Decoder::new(model, 13).unwrap();
-    let found = decoder.forward(&IDS).unwrap();
+    let mut engine = CpuEngine::new(model, 13).unwrap();
+    let found = engine.forward(&IDS).unwrap();
     let largest = expected.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
-    let mean: f32 =
-        found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).sum::<f32>() / expected.len() as f32;
-    assert!(mean < 0.01 * largest, "{what}: mean difference {mean} at most {largest}");
+    let mut errors: Vec<f32> = found
+        .chunks(50)
+        .zip(expected.chunks(50))
+        .map(|(a, b)| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest)
+        .collect();
+    assert_eq!(errors.len(), IDS.len());
+    println!("{what}: largest error of each position {errors:.4?}");
+    errors.sort_by(f32::total_cmp);
+    assert!(errors[12] < 0.1, "{what}: {errors:?}");
 }
 
 #[test]
@@ -130,9 +138,9 @@ fn one_scale_for_a_whole_input_sees_the_whole_prompt() {
     let config = &configs()[0].1;
     let mut model = random_weights(config, &devices()[1]);
     pack(&mut model, Bits::Int8, ActivationQuant::Dynamic(ActivationGranularity::PerTensor));
-    assert_eq!(Decoder::new(&model, 4).unwrap().chunk, usize::MAX);
+    assert_eq!(CpuEngine::new(&model, 4).unwrap().chunk, usize::MAX);
     pack_again(&mut model, ActivationQuant::Dynamic(ActivationGranularity::PerToken));
-    assert_eq!(Decoder::new(&model, 4).unwrap().chunk, CHUNK);
+    assert_eq!(CpuEngine::new(&model, 4).unwrap().chunk, CHUNK);
 }
 
 fn pack_again(model: &mut Transformer, activation: ActivationQuant) {
@@ -151,12 +159,12 @@ fn long_prompts_equal_tensor_operations() {
     let model = random_weights(&config, &devices()[1]);
     let ids: Vec<u32> = (0..1100).map(|i| (i * i * 7 + i) % 50).collect();
     let expected = by_tensors(&model, &ids);
-    let mut decoder = Decoder::new(&model, 1100).unwrap();
-    assert_close(decoder.forward(&ids).unwrap(), &expected, "all rows");
-    decoder.truncate(0);
-    assert_close(decoder.forward_last(&ids).unwrap(), &expected[1099 * 50..], "last row");
-    decoder.truncate(1099);
-    assert_close(decoder.forward_last(&ids[1099..]).unwrap(), &expected[1099 * 50..], "one row");
+    let mut engine = CpuEngine::new(&model, 1100).unwrap();
+    assert_close(engine.forward(&ids).unwrap(), &expected, "all rows");
+    engine.truncate(0);
+    assert_close(engine.forward_last(&ids).unwrap(), &expected[1099 * 50..], "last row");
+    engine.truncate(1099);
+    assert_close(engine.forward_last(&ids[1099..]).unwrap(), &expected[1099 * 50..], "one row");
 }
 
 #[derive(Default)]
@@ -179,7 +187,7 @@ fn hooks_see_every_layer() {
         }
         let hook = Arc::new(Names::default());
         attach_hook(&mut model, &(Arc::clone(&hook) as Arc<dyn ForwardHook>));
-        Decoder::new(&model, 13).unwrap().forward(&IDS).unwrap();
+        CpuEngine::new(&model, 13).unwrap().forward(&IDS).unwrap();
         assert_eq!(*hook.0.lock().unwrap(), names);
     }
 }
@@ -188,17 +196,17 @@ fn hooks_see_every_layer() {
 fn what_cannot_be_run_is_refused() {
     let config = &configs()[0].1;
     let model = random_weights(config, &devices()[1]);
-    assert!(matches!(Decoder::new(&model, 65), Err(Error::TooManyPositions { needed: 65, max: 64 })));
-    let mut decoder = Decoder::new(&model, 4).unwrap();
-    assert!(matches!(decoder.forward(&[]), Err(Error::EmptyPrompt)));
-    assert!(matches!(decoder.forward_last(&[50]), Err(Error::TokenId { index: 0, id: 50, .. })));
-    decoder.forward(&[1, 2, 3]).unwrap();
-    assert!(matches!(decoder.forward(&[1, 2]), Err(Error::CacheFull { needed: 5, capacity: 4 })));
-    assert_eq!(decoder.len(), 3);
+    assert!(matches!(CpuEngine::new(&model, 65), Err(Error::TooManyPositions { needed: 65, max: 64 })));
+    let mut engine = CpuEngine::new(&model, 4).unwrap();
+    assert!(matches!(engine.forward(&[]), Err(Error::EmptyPrompt)));
+    assert!(matches!(engine.forward_last(&[50]), Err(Error::TokenId { index: 0, id: 50, .. })));
+    engine.forward(&[1, 2, 3]).unwrap();
+    assert!(matches!(engine.forward(&[1, 2]), Err(Error::CacheFull { needed: 5, capacity: 4 })));
+    assert_eq!(engine.len(), 3);
 
     let training = Transformer::new(config, 0, &devices()[1].clone().autodiff()).unwrap();
-    assert_eq!(training.inference_path(), InferencePath::TensorOps);
-    assert!(matches!(Decoder::new(&training, 4), Err(Error::NotInHostMemory)));
+    assert_eq!(training.inference_path(), InferencePath::Burn);
+    assert!(matches!(CpuEngine::new(&training, 4), Err(Error::NotInHostMemory)));
 }
 
 #[test]
@@ -212,7 +220,7 @@ fn generation_says_how_it_ran_and_is_the_same_either_way() {
         };
         let device = &devices()[1];
         let (slices, tensors) = (run(device), run(&device.clone().autodiff()));
-        assert_eq!((slices.path, tensors.path), (InferencePath::Slices, InferencePath::TensorOps));
+        assert_eq!((slices.path, tensors.path), (InferencePath::Cpu, InferencePath::Burn));
         assert_eq!(slices.ids, tensors.ids, "{name}");
         let profile = slices.decode_profile.unwrap();
         assert!(profile.total() > profile.products && profile.total() <= slices.decode_time);

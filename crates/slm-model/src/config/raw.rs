@@ -2,13 +2,14 @@
 
 use serde::Deserialize;
 
-use crate::config::{AttentionBias, MlpKind, ModelConfig, NormKind, Position, bad};
+use super::validate::bad;
+use super::{AttentionBias, LayerOverride, MlpKind, ModelConfig, NormKind, NormPlacement, Position, QkNorm};
 use crate::error::Error;
 
 /// Mirrors [`ModelConfig`]; a field that may be left out has a default or is an `Option`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct RawModelConfig {
+pub(super) struct RawModelConfig {
     vocab_size: usize,
     hidden_size: usize,
     intermediate_size: usize,
@@ -30,10 +31,27 @@ pub(crate) struct RawModelConfig {
     #[serde(default)]
     mlp_bias: bool,
     #[serde(default)]
-    qk_norm: bool,
+    qk_norm: QkNorm,
     #[serde(default = "default_tie_word_embeddings")]
     tie_word_embeddings: bool,
     sliding_window: Option<usize>,
+    #[serde(default)]
+    norm_placement: NormPlacement,
+    #[serde(default)]
+    parallel_residual: bool,
+    #[serde(default = "one")]
+    embedding_multiplier: f64,
+    #[serde(default = "one")]
+    residual_multiplier: f64,
+    attention_scale: Option<f64>,
+    #[serde(default = "one")]
+    logit_multiplier: f64,
+    #[serde(default)]
+    layer_overrides: Vec<LayerOverride>,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 fn default_norm_eps() -> f64 {
@@ -79,6 +97,13 @@ impl TryFrom<RawModelConfig> for ModelConfig {
             qk_norm: raw.qk_norm,
             tie_word_embeddings: raw.tie_word_embeddings,
             sliding_window: raw.sliding_window,
+            norm_placement: raw.norm_placement,
+            parallel_residual: raw.parallel_residual,
+            embedding_multiplier: raw.embedding_multiplier,
+            residual_multiplier: raw.residual_multiplier,
+            attention_scale: raw.attention_scale,
+            logit_multiplier: raw.logit_multiplier,
+            layer_overrides: raw.layer_overrides,
         })
     }
 }

@@ -2,15 +2,14 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::{Error, Result};
+use crate::config::{Activation, AttentionBias, ModelConfig};
+use crate::error::{Error, Result};
 
 /// A JSON object whose fields are read by name, and that knows which ones nobody asked for.
 pub(super) struct Fields<'a> {
-    path: &'a Path,
     /// Dotted path of the object inside the file, with a last dot; empty for the file itself.
     prefix: String,
     map: &'a Map<String, Value>,
@@ -18,13 +17,8 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(path: &'a Path, map: &'a Map<String, Value>) -> Self {
-        Self { path, prefix: String::new(), map, seen: RefCell::default() }
-    }
-
-    /// The file.
-    pub(super) fn path(&self) -> &'a Path {
-        self.path
+    pub(super) fn new(map: &'a Map<String, Value>) -> Self {
+        Self { prefix: String::new(), map, seen: RefCell::default() }
     }
 
     /// A field that is there and not null.
@@ -54,7 +48,8 @@ impl<'a> Fields<'a> {
 
     /// The error for a field with a value that cannot be right.
     pub(super) fn wrong(&self, name: &str, expected: impl ToString, found: impl ToString) -> Error {
-        Error::field(self.path, format!("{}{name}", self.prefix), expected, found)
+        let field = format!("{}{name}", self.prefix);
+        Error::HfField { field, expected: expected.to_string(), found: found.to_string() }
     }
 
     /// The error for a field with a value that is not supported.
@@ -64,7 +59,8 @@ impl<'a> Fields<'a> {
         found: impl ToString,
         supported: impl Into<String>,
     ) -> Error {
-        Error::unsupported(self.path, format!("{}{name}", self.prefix), found, supported)
+        let field = format!("{}{name}", self.prefix);
+        Error::HfUnsupported { field, found: found.to_string(), supported: supported.into() }
     }
 
     pub(super) fn usize(&self, name: &str) -> Result<Option<usize>> {
@@ -91,7 +87,7 @@ impl<'a> Fields<'a> {
     pub(super) fn object(&self, name: &str) -> Result<Option<Fields<'a>>> {
         let map = self.typed(name, "an object", Value::as_object)?;
         let prefix = format!("{}{name}.", self.prefix);
-        Ok(map.map(|map| Fields { path: self.path, prefix, map, seen: RefCell::default() }))
+        Ok(map.map(|map| Fields { prefix, map, seen: RefCell::default() }))
     }
 
     /// A field that must be there.
@@ -117,6 +113,66 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// [`neutral`](Self::neutral) for fields that the architecture has not asked for itself.
+    pub(super) fn neutral_if_unread(&self, name: &str, neutral: &Value, supported: &str) -> Result<()> {
+        if self.was_read(name) { Ok(()) } else { self.neutral(name, neutral, supported) }
+    }
+
+    /// Whether somebody asked for a field that is there.
+    pub(super) fn was_read(&self, name: &str) -> bool {
+        self.seen.borrow().contains(name)
+    }
+
+    /// The elementwise function that a field names.
+    pub(super) fn activation(&self, name: &str, default: &str) -> Result<Activation> {
+        match self.str(name)?.unwrap_or(default) {
+            "silu" | "swish" => Ok(Activation::Silu),
+            "gelu" => Ok(Activation::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Activation::GeluTanh),
+            other => {
+                let supported = "\"silu\", \"gelu\", \"gelu_new\", \"gelu_pytorch_tanh\"";
+                Err(self.unsupported(name, format!("{other:?}"), supported))
+            }
+        }
+    }
+
+    /// The biases of all four attention projections, or of none.
+    pub(super) fn attention_bias(&self, name: &str, default: bool) -> Result<AttentionBias> {
+        Ok(match self.bool(name)?.unwrap_or(default) {
+            true => AttentionBias::All,
+            false => AttentionBias::None,
+        })
+    }
+
+    /// A config with the sizes under the names that nearly all architectures give them, and with the defaults of
+    /// [`ModelConfig::new`] otherwise. `kv_heads` and `head_dim` are for configs that do not give theirs; the latter
+    /// is else the hidden size split evenly.
+    pub(super) fn sizes(&self, kv_heads: KvHeads, head_dim: Option<usize>) -> Result<ModelConfig> {
+        let mut model = ModelConfig::new(
+            self.required_usize("vocab_size")?,
+            self.required_usize("hidden_size")?,
+            self.required_usize("intermediate_size")?,
+            self.required_usize("num_hidden_layers")?,
+            self.required_usize("num_attention_heads")?,
+            self.required_usize("max_position_embeddings")?,
+        );
+        let (hidden, heads) = (model.hidden_size, model.num_heads);
+        model.num_kv_heads = match (self.usize("num_key_value_heads")?, kv_heads) {
+            (Some(kv_heads), _) => kv_heads,
+            (None, KvHeads::AsHeads) => heads,
+            (None, KvHeads::Required) => self.required("num_key_value_heads", None)?,
+        };
+        model.head_dim = match self.usize("head_dim")?.or(head_dim) {
+            Some(head_dim) => head_dim,
+            None if heads == 0 || !hidden.is_multiple_of(heads) => {
+                let expected = format!("a number that divides hidden_size = {hidden}");
+                return Err(self.wrong("num_attention_heads", expected, heads));
+            }
+            None => hidden / heads,
+        };
+        Ok(model)
+    }
+
     /// Marks fields as known to have no effect on what the model computes.
     pub(super) fn ignore(&self, names: &[&str]) {
         for name in names {
@@ -133,6 +189,15 @@ impl<'a> Fields<'a> {
             .map(|name| format!("{}{name}", self.prefix))
             .collect()
     }
+}
+
+/// KV heads of a config that does not give their number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KvHeads {
+    /// As many as there are heads.
+    AsHeads,
+    /// It must be given.
+    Required,
 }
 
 /// Equality in which 1 is 1.0.
