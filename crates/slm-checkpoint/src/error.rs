@@ -144,18 +144,4 @@ impl Error {
     ) -> Self {
         StoreError::field(path, field, expected, found).into()
     }
-
-    pub(crate) fn unsupported(
-        path: &Path,
-        field: impl Into<String>,
-        found: impl ToString,
-        supported: impl Into<String>,
-    ) -> Self {
-        Self::Unsupported {
-            path: path.to_owned(),
-            field: field.into(),
-            found: found.to_string(),
-            supported: supported.into(),
-        }
-    }
 }

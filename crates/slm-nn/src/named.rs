@@ -55,3 +55,37 @@ fn join(above: &str, below: &str) -> String {
         (above, below) => format!("{above}.{below}"),
     }
 }
+
+/// Visits every linear of `module` until `visit` returns an error.
+///
+/// # Errors
+/// The first error of `visit`.
+pub fn try_for_each_linear<M: NamedLinears + ?Sized, E>(
+    module: &M,
+    mut visit: impl FnMut(&str, &Linear) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut outcome = Ok(());
+    module.for_each_linear(&mut |name, linear| {
+        if outcome.is_ok() {
+            outcome = visit(name, linear);
+        }
+    });
+    outcome
+}
+
+/// Mutable variant of [`try_for_each_linear`].
+///
+/// # Errors
+/// The first error of `visit`.
+pub fn try_for_each_linear_mut<M: NamedLinears + ?Sized, E>(
+    module: &mut M,
+    mut visit: impl FnMut(&str, &mut Linear) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut outcome = Ok(());
+    module.for_each_linear_mut(&mut |name, linear| {
+        if outcome.is_ok() {
+            outcome = visit(name, linear);
+        }
+    });
+    outcome
+}

@@ -49,3 +49,9 @@ pub enum Error {
     #[error("no layer is quantized; convert the module by a `Quantizer` before")]
     NotQuantized,
 }
+
+impl Error {
+    pub(crate) fn layer(layer: &str, source: slm_nn::Error) -> Self {
+        Self::Layer { layer: layer.to_owned(), source }
+    }
+}

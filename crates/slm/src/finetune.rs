@@ -2,7 +2,7 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
-use slm_nn::{NamedLinears, Rounding, TunedWeight, Weight};
+use slm_nn::{NamedLinears, Rounding, TunedWeight, Weight, try_for_each_linear_mut};
 
 use crate::{Error, Result, check};
 
@@ -47,12 +47,13 @@ impl FineTune {
         module.visit(&mut plain);
         let mut module = if plain.0 { module.train() } else { module };
         let mut prepared = 0;
-        check::try_for_each_linear_mut(&mut module, |_, linear| {
+        try_for_each_linear_mut(&mut module, |name, linear| {
             if let Weight::Packed(packed) = &linear.weight {
-                linear.weight = Weight::Tuned(TunedWeight::new(packed, device, self.rounding)?);
+                let tuned = TunedWeight::new(packed, device, self.rounding);
+                linear.weight = Weight::Tuned(tuned.map_err(|source| Error::layer(name, source))?);
                 prepared += 1;
             }
-            Ok(())
+            Ok::<_, Error>(())
         })?;
         match prepared {
             0 => Err(Error::NotQuantized),
@@ -85,10 +86,13 @@ impl FineTuning {
     pub fn apply<M: NamedLinears>(&mut self, module: &mut M) -> Result<()> {
         let mut count = 0;
         module.for_each_linear(&mut |_, _| count += 1);
-        let first = self.step * count;
-        check::try_for_each_linear_mut(module, |index, linear| match &mut linear.weight {
-            Weight::Tuned(weight) => weight.apply(self.rounding, (first + index) as u64),
-            _ => Ok(()),
+        let mut draw = (self.step * count) as u64;
+        try_for_each_linear_mut(module, |name, linear| {
+            if let Weight::Tuned(weight) = &mut linear.weight {
+                weight.apply(self.rounding, draw).map_err(|source| Error::layer(name, source))?;
+            }
+            draw += 1;
+            Ok::<_, Error>(())
         })?;
         self.step += 1;
         Ok(())

@@ -134,7 +134,7 @@ impl PackedWeight {
         let matrix = QuantizedMatrix::from_parts(rows, cols, scheme, codes, scales, zero_points);
         let packed = matrix.and_then(|matrix| PackedMatrix::new(matrix, self.matrix.kernel()));
         let packed = packed.map_err(|error| error.to_string())?;
-        Ok(Some(Self { ids, ..Self::new(Arc::new(packed), activation) }))
+        Ok(Some(Self { ids, errors: self.errors.clone(), ..Self::new(Arc::new(packed), activation) }))
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
-use slm_nn::{Linear, NamedLinears, Weight};
+use slm_nn::{Linear, NamedLinears, Weight, try_for_each_linear, try_for_each_linear_mut};
 
 use super::parameters::{self, Fill, Parameter, filled, for_each_parameter, refused};
 use super::{CONFIG, LoadOptions, LoadReport};
@@ -43,13 +43,7 @@ pub fn load_module<M: Module + NamedLinears>(
     let mut tensors = LoadedTensors::read(&source.weights, source.metadata.as_ref(), &source.metadata_path)?;
     let device = module.devices().into_iter().next().unwrap_or_default();
     let mut loaded = module.clone();
-    let mut result = Ok(());
-    loaded.for_each_linear_mut(&mut |name, linear| {
-        if result.is_ok() {
-            result = fill_linear(&mut tensors, name, linear, &device);
-        }
-    });
-    result?;
+    try_for_each_linear_mut(&mut loaded, |name, linear| fill_linear(&mut tensors, name, linear, &device))?;
     let mut fill = Fill::new(&loaded, &mut tensors);
     let loaded = Module::map(loaded, &mut fill);
     fill.result?;
@@ -159,18 +153,15 @@ impl Source {
         if let Some(metadata) = &self.metadata {
             unknown.extend(metadata.layers.iter().map(|layer| layer.name.as_str()));
         }
-        let mut result = Ok(());
         let mut float_layers = Vec::new();
-        module.for_each_linear(&mut |name, linear| {
+        try_for_each_linear(module, |name, linear| {
             unknown.retain(|unknown| *unknown != name);
-            match self.form_of(name, linear) {
-                Ok(Some(form)) => specs.extend(form.specs(name)),
-                Ok(None) => float_layers.push((names::weight(name), linear.weight.dims())),
-                Err(error) if result.is_ok() => result = Err(error),
-                Err(_) => {}
+            match self.form_of(name, linear)? {
+                Some(form) => specs.extend(form.specs(name)),
+                None => float_layers.push((names::weight(name), linear.weight.dims())),
             }
-        });
-        result?;
+            Ok::<_, Error>(())
+        })?;
         if let Some(name) = unknown.first() {
             let expected = "a layer of the module";
             return Err(Error::field(&self.metadata_path, format!("layers[{name:?}]"), expected, "another"));
@@ -223,13 +214,10 @@ impl Source {
     /// Reads the quantized layers once more, as [`load_module`] would.
     pub(super) fn check<M: Module + NamedLinears>(&self, module: &M) -> Result<()> {
         self.check_tensors(module)?;
-        let mut checked = Ok(());
-        module.for_each_linear(&mut |name, linear| {
-            if let (Ok(()), Some(packed)) = (&checked, linear.packed()) {
-                checked = self.check_layer(name, packed);
-            }
-        });
-        checked
+        try_for_each_linear(module, |name, linear| match linear.packed() {
+            Some(packed) => self.check_layer(name, packed),
+            None => Ok(()),
+        })
     }
 
     fn check_layer(&self, name: &str, packed: &slm_nn::PackedWeight) -> Result<()> {

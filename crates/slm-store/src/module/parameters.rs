@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::kind::Basic;
 use burn::tensor::{Bool, DType, Float, Int, Tensor, TensorData};
-use slm_nn::{Linear, NamedLinears, Weight, unnamed_linears};
+use slm_nn::{Linear, NamedLinears, Weight, try_for_each_linear, unnamed_linears};
 
 use super::dtype;
 use crate::layer::{QuantizedForm, names};
@@ -44,17 +44,11 @@ pub(super) fn check_linears<M: Module + NamedLinears>(module: &M) -> Result<()> 
             "it is a Linear that NamedLinears does not name; derive NamedLinears for the type that holds it";
         return Err(refused(path, problem));
     }
-    let mut checked = Ok(());
     let mut seen = BTreeSet::new();
-    module.for_each_linear(&mut |name, linear| {
-        if checked.is_ok() {
-            checked = match seen.insert(name.to_owned()) {
-                true => check_linear(name, linear),
-                false => Err(refused(name, "two layers have this name; give every layer a name of its own")),
-            };
-        }
-    });
-    checked
+    try_for_each_linear(module, |name, linear| match seen.insert(name.to_owned()) {
+        true => check_linear(name, linear),
+        false => Err(refused(name, "two layers have this name; give every layer a name of its own")),
+    })
 }
 
 fn check_linear(name: &str, linear: &Linear) -> Result<()> {
@@ -102,19 +96,15 @@ pub(super) fn for_each_parameter<M: Module + NamedLinears>(
     module: &M,
     visit: &mut dyn FnMut(Parameter<'_>) -> Result<()>,
 ) -> Result<()> {
-    let mut result = Ok(());
-    module.for_each_linear(&mut |name, linear| {
-        if result.is_err() {
-            return;
-        }
+    try_for_each_linear(module, |name, linear| {
         if let Weight::Float(weight) = &linear.weight {
-            result = show(&names::weight(name), weight.transform_for_save().val(), visit);
+            show(&names::weight(name), weight.transform_for_save().val(), visit)?;
         }
-        if let (Ok(()), Some(bias)) = (&result, &linear.bias) {
-            result = show(&names::bias(name), bias.transform_for_save().val(), visit);
+        match &linear.bias {
+            Some(bias) => show(&names::bias(name), bias.transform_for_save().val(), visit),
+            None => Ok(()),
         }
-    });
-    result?;
+    })?;
     let mut walk = Walk { path: Vec::new(), layers: layer_ids(module), visit, result: Ok(()) };
     module.visit(&mut walk);
     walk.result

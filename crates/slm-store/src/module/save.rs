@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::DType;
-use slm_nn::NamedLinears;
-use slm_quant_core::{ActivationQuant, QuantizationType};
+use slm_nn::{NamedLinears, try_for_each_linear};
+use slm_quant_core::{ActivationGranularity, ActivationQuant, QParams, QuantizationType};
 
 use super::load::Source;
 use super::parameters::{self, Parameter, for_each_parameter, quantized_form, refused};
@@ -66,31 +66,23 @@ pub fn save_module<M: Module + NamedLinears>(
 
 fn write_tensors<M: Module + NamedLinears>(module: &M, path: &Path) -> Result<()> {
     let mut specs = Vec::new();
-    let mut declared = Ok(());
-    module.for_each_linear(&mut |name, linear| {
-        if declared.is_ok() {
-            declared = quantized_form(name, linear)
-                .map(|form| specs.extend(form.map(|form| form.specs(name)).into_iter().flatten()));
-        }
-    });
-    declared?;
+    try_for_each_linear(module, |name, linear| {
+        specs.extend(quantized_form(name, linear)?.map(|form| form.specs(name)).into_iter().flatten());
+        Ok::<_, Error>(())
+    })?;
     for_each_parameter(module, &mut |parameter| {
         specs.push(parameter.spec()?);
         Ok(())
     })?;
     let mut file = TensorFileWriter::create(path, &specs)?;
     for_each_parameter(module, &mut |parameter| write_parameter(&mut file, &parameter))?;
-    let mut written = Ok(());
-    module.for_each_linear(&mut |name, linear| {
-        if let (Ok(()), Some(packed)) = (&written, linear.packed()) {
-            let activation = match packed.activation() {
-                ActivationQuant::Static(params) => Some(params),
-                ActivationQuant::Float | ActivationQuant::Dynamic(_) => None,
-            };
-            written = layer::write(&mut file, name, &packed.matrix().unpack(), activation);
+    try_for_each_linear(module, |name, linear| match linear.packed() {
+        Some(packed) => {
+            let matrix = packed.matrix().unpack();
+            layer::write(&mut file, name, &matrix, static_params(packed.activation()))
         }
-    });
-    written?;
+        None => Ok(()),
+    })?;
     file.finish()
 }
 
@@ -112,30 +104,25 @@ fn metadata_of<M: NamedLinears>(module: &M) -> Result<Option<QuantizationMetadat
     let mut layers = Vec::new();
     let mut skipped = Vec::new();
     let mut first: Option<(String, ActivationQuant)> = None;
-    let mut result = Ok(());
-    module.for_each_linear(&mut |name, linear| {
+    try_for_each_linear(module, |name, linear| {
         let Some(packed) = linear.packed() else {
             let reason = "left float".to_owned();
             skipped.push(SkippedLayer { name: name.to_owned(), shape: linear.weight.dims(), reason });
-            return;
+            return Ok(());
         };
         let input = packed.activation();
         let (first_name, first_input) = first.get_or_insert_with(|| (name.to_owned(), input));
-        if kind(*first_input) != kind(input) && result.is_ok() {
+        if kind(*first_input) != kind(input) {
             let problem = format!(
                 "its input is quantized otherwise than that of {first_name}; a saved module has one kind for all of \
                  its quantized layers"
             );
-            result = Err(refused(name, problem));
+            return Err(refused(name, problem));
         }
-        let activation = match input {
-            ActivationQuant::Static(params) => Some(params),
-            ActivationQuant::Float | ActivationQuant::Dynamic(_) => None,
-        };
         let unknown = WeightError { sqnr_db: f64::NAN, max_abs_error: f64::NAN, clipped_share: f64::NAN };
-        layers.push(LayerMetadata::new(name, &packed.matrix().unpack(), activation, unknown));
-    });
-    result?;
+        layers.push(LayerMetadata::new(name, &packed.matrix().unpack(), static_params(input), unknown));
+        Ok(())
+    })?;
     let (Some((_, input)), Some(scheme)) = (first, layers.first().map(|layer| layer.scheme)) else {
         return Ok(None);
     };
@@ -158,7 +145,14 @@ fn metadata_of<M: NamedLinears>(module: &M) -> Result<Option<QuantizationMetadat
     }))
 }
 
-fn kind(input: ActivationQuant) -> (QuantizationType, Option<slm_quant_core::ActivationGranularity>) {
+fn static_params(input: ActivationQuant) -> Option<QParams> {
+    match input {
+        ActivationQuant::Static(params) => Some(params),
+        ActivationQuant::Float | ActivationQuant::Dynamic(_) => None,
+    }
+}
+
+fn kind(input: ActivationQuant) -> (QuantizationType, Option<ActivationGranularity>) {
     match input {
         ActivationQuant::Static(_) => (QuantizationType::Static, None),
         ActivationQuant::Dynamic(granularity) => (QuantizationType::Dynamic, Some(granularity)),
