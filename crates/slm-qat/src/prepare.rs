@@ -46,9 +46,9 @@ impl Prepared {
 /// A tied head is no layer: untie it before where it is to be quantized.
 ///
 /// # Errors
-/// As [`Plan::new`]; [`Error::Option`] for options that cannot work; [`Error::NoGradients`] for a layer on a
-/// device without autodiff; [`Error::Layer`] for one whose weights are not finite or that the device cannot train so. The model is unchanged then, but for layers before the one
-/// that failed.
+/// As [`Plan::new`]; [`Error::Option`] for options that cannot work; [`Error::NoGradients`] for a layer on a device
+/// without autodiff; [`Error::Layer`] for one whose weights are not finite or that the device cannot train so. The model
+/// is unchanged then, but for layers before the one that failed.
 pub fn prepare<M: NamedLinears + ?Sized>(
     model: &mut M,
     config: &QatConfig,

@@ -42,6 +42,8 @@ pub fn load_module<M: Module + NamedLinears>(
     // their state with their clones.
     let mut tensors = LoadedTensors::read(&source.weights, source.metadata.as_ref(), &source.metadata_path)?;
     let device = module.devices().into_iter().next().unwrap_or_default();
+    // Takes in what running statistics have pending, which would otherwise be added to the loaded ones.
+    drop(module.valid());
     let mut loaded = module.clone();
     try_for_each_linear_mut(&mut loaded, |name, linear| fill_linear(&mut tensors, name, linear, &device))?;
     let mut fill = Fill::new(&loaded, &mut tensors);

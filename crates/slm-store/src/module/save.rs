@@ -37,6 +37,8 @@ pub fn save_module<M: Module + NamedLinears>(
     options: &SaveOptions<'_>,
 ) -> Result<PathBuf> {
     parameters::check_linears(module)?;
+    // Burn's running statistics take in what other threads have seen only when a module is validated.
+    let module = &module.valid();
     let own_metadata = metadata_of(module)?;
     let metadata = options.metadata.or(own_metadata.as_ref());
     let output = OutputDir::create(dir.as_ref(), options.overwrite, MODULES)?;
