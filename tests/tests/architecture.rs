@@ -90,9 +90,6 @@ fn the_picture_of_the_crates_is_the_present_one() {
     if std::env::var_os("SLM_BLESS").is_some() {
         std::fs::write(&path, format!("{before}{BEGIN}{picture}{END}{after}")).unwrap();
     } else {
-        assert_eq!(
-            drawn, picture,
-            "draw it anew: SLM_BLESS=1 cargo test -p slm-tests --test architecture"
-        );
+        assert_eq!(drawn, picture, "draw it anew: SLM_BLESS=1 cargo test -p slm-tests --test architecture");
     }
 }

@@ -47,7 +47,8 @@ fn a_model_that_quantization_breaks_ends_with_the_cause() {
         ("--type dynamic --observer percentile:60", ["weights (percentile:60 observer)", "dB", "min-max"]),
     ] {
         let run = sandbox.slm_with(&format!("{short} {options}"), &[], &variable).success();
-        let (_, warning) = run.stdout.split_once("\nWARNING: ").unwrap_or_else(|| panic!("no warning in\n{run}"));
+        let (_, warning) =
+            run.stdout.split_once("\nWARNING: ").unwrap_or_else(|| panic!("no warning in\n{run}"));
         for part in parts {
             assert!(warning.contains(part), "{part} is not in\n{warning}");
         }

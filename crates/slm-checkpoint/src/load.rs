@@ -39,7 +39,7 @@ pub(crate) fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Transform
 
 /// Memory for every tensor of the file.
 fn targets(checkpoint: &Checkpoint) -> Result<HashMap<String, Target>> {
-    let kernel = KernelKind::select().map_err(|source| Error::Kernel { source })?;
+    let kernel = KernelKind::selected();
     let weights = checkpoint.tensors();
     let mut targets = HashMap::new();
     for record in checkpoint.metadata().iter().flat_map(|metadata| &metadata.layers) {

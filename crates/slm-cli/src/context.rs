@@ -4,6 +4,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use slm_checkpoint::{Checkpoint, OpenOptions};
+use slm_kernels::KernelKind;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::GlobalArgs;
@@ -37,6 +38,8 @@ impl Context {
             .without_time()
             .with_target(false)
             .init();
+        // The one place where the environment chooses a kernel.
+        KernelKind::select()?;
         Ok(Self {
             device: global.device.open()?,
             device_name: global.device.name(),
