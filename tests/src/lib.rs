@@ -6,14 +6,11 @@ mod fixtures;
 mod hugging_face;
 mod outcome;
 mod program;
-mod random;
 mod sandbox;
-mod shared;
 
 pub use fixtures::{Files, checkpoint, model, quantized, text, train_config};
 pub use hugging_face::{HuggingFace, Tensor, read_tensors};
 pub use outcome::Outcome;
 pub use program::{binary, command};
-pub use random::Random;
 pub use sandbox::Sandbox;
-pub use shared::shared;
+pub use slm_testing::{Random, shared};

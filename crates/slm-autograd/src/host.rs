@@ -9,7 +9,7 @@ use burn::backend::{Backend, Flex, NdArray, TensorMetadata};
 use burn::tensor::TensorData;
 
 /// A backend whose 32-bit float tensors lie in host memory.
-pub(crate) trait HostBackend: Backend {
+pub trait HostBackend: Backend {
     /// The same values in row-major order; copied only if they lie in another one.
     fn contiguous(tensor: FloatTensor<Self>) -> FloatTensor<Self>;
 
@@ -21,6 +21,11 @@ pub(crate) trait HostBackend: Backend {
 
     /// A tensor of these values, which are not copied.
     fn from_values(values: Vec<f32>, shape: &[usize]) -> FloatTensor<Self>;
+
+    /// Calls `read` with the values in row-major order, which are copied only if they lie in another one.
+    fn with_values<R>(tensor: &FloatTensor<Self>, read: impl FnOnce(&[f32]) -> R) -> R {
+        read(Self::values(&Self::contiguous(tensor.clone())))
+    }
 
     /// The same tensor with memory of its own, contiguous.
     fn own(tensor: FloatTensor<Self>) -> FloatTensor<Self> {

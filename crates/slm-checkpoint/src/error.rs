@@ -356,20 +356,6 @@ impl Error {
             found: found.to_string(),
         }
     }
-
-    pub(crate) fn unsupported(
-        path: &Path,
-        field: impl Into<String>,
-        found: impl ToString,
-        supported: impl Into<String>,
-    ) -> Self {
-        Self::Unsupported {
-            path: path.to_owned(),
-            field: field.into(),
-            found: found.to_string(),
-            supported: supported.into(),
-        }
-    }
 }
 
 fn describe_sets(missing: &[String], unexpected: &[String]) -> String {

@@ -11,12 +11,17 @@ use slm_checkpoint::{
     Checkpoint, CheckpointWriter, Error, Layout, QuantizationMetadata, SaveRequest, WeightError, save,
 };
 use slm_model::{
-    AttentionBias, MlpKind, ModelConfig, NormKind, Position, RopeScaling, Transformer, expected_tensors,
+    AttentionBias, Choice, LayerOverride, MlpKind, ModelConfig, NormKind, NormPlacement, Position, QkNorm,
+    RopeScaling, RotaryConfig, Transformer, expected_tensors,
 };
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, QParams, QuantScheme, ScaleDtype,
 };
 use support::*;
+
+fn rotary(theta: f64, scaling: RopeScaling) -> Position {
+    Position::Rotary(RotaryConfig { scaling: Some(scaling), ..RotaryConfig::new(theta) })
+}
 
 fn configs() -> impl Strategy<Value = ModelConfig> {
     let sizes = (5..20_usize, 1..4_usize, 1..20_usize, 1..3_usize, 1..3_usize, 1..3_usize);
@@ -29,25 +34,38 @@ fn configs() -> impl Strategy<Value = ModelConfig> {
             config.head_dim = half_head * 2;
             config.position = match position {
                 0 => Position::Learned,
-                1 => Position::Rotary { theta: 12_345.678, scaling: None },
-                2 => Position::Rotary { theta: 1e4, scaling: Some(RopeScaling::Linear { factor: 2.5 }) },
-                _ => Position::Rotary {
-                    theta: 5e5,
-                    scaling: Some(RopeScaling::Llama3 {
+                1 => Position::Rotary(RotaryConfig::new(12_345.678)),
+                2 => rotary(1e4, RopeScaling::Linear { factor: 2.5 }),
+                _ => rotary(
+                    5e5,
+                    RopeScaling::Llama3 {
                         factor: 8.0,
                         low_freq_factor: 1.0,
                         high_freq_factor: 4.0,
                         original_max_position_embeddings: 8,
-                    }),
-                },
+                    },
+                ),
             };
-            config.mlp = [MlpKind::SwiGlu, MlpKind::Gelu, MlpKind::GeluTanh][mlp as usize];
+            config.mlp = [MlpKind::SwiGlu, MlpKind::Gelu, MlpKind::GeGluTanh][mlp as usize];
             config.attention_bias =
                 [AttentionBias::None, AttentionBias::Qkv, AttentionBias::All][bias as usize];
             config.norm = if on[0] { NormKind::LayerNorm } else { NormKind::RmsNorm };
             config.mlp_bias = on[1];
-            config.qk_norm = on[2];
+            config.qk_norm = if on[2] { QkNorm::PerHead } else { QkNorm::None };
             config.tie_word_embeddings = on[3];
+            // Every other config differs in its first layer.
+            if on[0] != on[1] {
+                let norms = [NormPlacement::Pre, NormPlacement::Post, NormPlacement::Both][mlp as usize];
+                config.layer_overrides = vec![LayerOverride {
+                    layers: vec![0],
+                    norm_placement: Some(norms),
+                    sliding_window: Some(Choice(on[2].then_some(3))),
+                    rotary: Some(Choice(on[3].then(|| RotaryConfig::new(77.0)))),
+                    qk_norm: Some(QkNorm::Full),
+                    residual_multiplier: Some(0.5),
+                    ..LayerOverride::default()
+                }];
+            }
             config
         },
     )

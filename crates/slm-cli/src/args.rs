@@ -82,3 +82,32 @@ pub(crate) enum Command {
     /// Measure how fast a model runs, and how near that is to the machine's limits
     Bench(bench::BenchArgs),
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_every_option_is_explained() {
+        let program = Arguments::command();
+        let commands: Vec<_> = program.get_subcommands().collect();
+        assert!(commands.len() >= 14, "{} commands", commands.len());
+        for command in commands {
+            let name = command.get_name();
+            assert!(command.get_about().is_some(), "slm {name}");
+            for option in command.get_arguments() {
+                assert!(option.get_help().is_some(), "slm {name}: {}", option.get_id());
+            }
+        }
+        for option in program.get_arguments() {
+            assert!(option.get_help().is_some(), "{}", option.get_id());
+        }
+    }
+}

@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use burn::tensor::Device;
+use indicatif::ProgressBar;
 use slm_checkpoint::{Checkpoint, OpenOptions};
 use slm_kernels::KernelKind;
+use slm_ptq::Stage;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::GlobalArgs;
@@ -48,6 +50,23 @@ impl Context {
             interrupt: Interrupt::install(),
             open_options: OpenOptions { verify: !global.no_verify },
         })
+    }
+
+    /// Shows the progress of post-training quantization, and ends it on Ctrl-C.
+    pub(crate) fn quantizing(&self) -> impl FnMut(slm_ptq::Progress) -> Result<()> {
+        let mut bar: Option<ProgressBar> = None;
+        move |progress| {
+            let what = match progress.stage {
+                Stage::Calibrating => "calibrating",
+                Stage::Quantizing => "quantizing layers",
+            };
+            let bar = bar.get_or_insert_with(|| self.progress.bar(what, progress.total));
+            bar.set_position(progress.done as u64);
+            if progress.done == progress.total {
+                bar.finish_and_clear();
+            }
+            self.interrupt.check()
+        }
     }
 
     /// Opens a checkpoint, verified unless the user said not to.

@@ -9,6 +9,7 @@ use slm_quant_core::{
     choose_qparams, choose_qparams_dynamic,
 };
 
+use crate::errors::Reporter;
 use crate::fake_quant::grid::Grid;
 use crate::fake_quant::{device, ops};
 use crate::{Phase, PhaseSwitch, on_cpu};
@@ -44,7 +45,8 @@ impl From<ActivationQuant> for InputQuant {
 /// # Shapes
 /// - `x`, output: `[rows, features]`
 pub fn fake_quantize_activation(x: Tensor<2>, activation: ActivationQuant) -> Tensor<2> {
-    InputRanges::new(activation.into(), PhaseSwitch::default(), None).apply(x)
+    let ranges = InputRanges::new(activation.into(), PhaseSwitch::default(), None);
+    Arc::new(ranges).apply(x, &Reporter::default())
 }
 
 /// Chooses the grid of a layer's input, as training goes.
@@ -86,23 +88,21 @@ impl InputRanges {
     }
 
     /// How a packed layer must treat its input to do as this one does. None before anything was observed.
-    pub(crate) fn activation(&self) -> Option<ActivationQuant> {
+    ///
+    /// # Errors
+    /// [`slm_quant_core::Error::NotFinite`] for observed bounds that are not finite.
+    pub(crate) fn activation(&self) -> Result<Option<ActivationQuant>> {
         match self.quant {
-            InputQuant::Fixed(quant) => Some(quant),
+            InputQuant::Fixed(quant) => Ok(Some(quant)),
             InputQuant::Observed { .. } => {
-                let (min, max) = self.bounds()?;
-                static_params(min, max).ok().map(ActivationQuant::Static)
+                let params = self.bounds().map(|(min, max)| static_params(min, max)).transpose()?;
+                Ok(params.map(ActivationQuant::Static))
             }
         }
     }
 
-    /// Rounds `x`, or leaves it as it is where the phase or the settings say so.
-    pub(crate) fn apply(self, x: Tensor<2>) -> Tensor<2> {
-        Arc::new(self).apply_shared(x)
-    }
-
-    /// As [`InputRanges::apply`], for ranges that are kept.
-    pub(crate) fn apply_shared(self: &Arc<Self>, x: Tensor<2>) -> Tensor<2> {
+    /// Rounds `x`, or leaves it as it is where the phase or the settings say so. An error gives NaN and is reported.
+    pub(crate) fn apply(self: &Arc<Self>, x: Tensor<2>, errors: &Reporter) -> Tensor<2> {
         let [rows, cols] = x.dims();
         if rows == 0 || cols == 0 || self.quant == InputQuant::Fixed(ActivationQuant::Float) {
             return x;
@@ -113,7 +113,7 @@ impl InputRanges {
             return x;
         }
         let rounded = if on_cpu(&x.device()) {
-            ops::fake_quantize_input(x, self)
+            ops::fake_quantize_input(x, self, errors)
         } else {
             device::fake_quantize_input(x, self)
         };

@@ -9,7 +9,7 @@ mod state;
 
 use std::sync::Arc;
 
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
 use slm_kernels::PackedMatrix;
 use slm_quant_core::{
@@ -17,7 +17,8 @@ use slm_quant_core::{
 };
 
 use crate::activation::{InputQuant, InputRanges};
-use crate::{Error, Phase, PhaseSwitch, Result, on_cpu, to_vec_f32};
+use crate::errors::Reporter;
+use crate::{Error, ParameterRole, Phase, PhaseSwitch, Result, on_cpu, to_vec_f32};
 pub(crate) use ranges::moved;
 use ranges::{RangeState, WeightRanges, is_learnable, learned_params};
 pub use state::LayerState;
@@ -36,6 +37,8 @@ pub struct FakeQuantizedWeight {
     ranges: Arc<WeightRanges>,
     #[module(skip)]
     input: Arc<InputRanges>,
+    #[module(skip)]
+    errors: Reporter,
 }
 
 impl FakeQuantizedWeight {
@@ -57,7 +60,7 @@ impl FakeQuantizedWeight {
     ) -> Result<Self> {
         let ranges = WeightRanges::new(scheme, observer, phase.clone(), RangeState::default())?;
         let input = InputRanges::new(input.into(), phase.clone(), None);
-        let prepared = Self { weight, scale: None, ranges: Arc::new(ranges), input: Arc::new(input) };
+        let prepared = Self::of_parts(weight, None, ranges, input);
         prepared.check_device(observer == ObserverKind::MinMax, observer.to_string())?;
         prepared.check_packs()?;
         Ok(prepared)
@@ -86,10 +89,29 @@ impl FakeQuantizedWeight {
         let ranges = WeightRanges::new(scheme, observer, phase.clone(), RangeState::default())?;
         let input = InputRanges::new(input.into(), phase.clone(), None);
         let scale = Some(Param::from_tensor(scales));
-        let prepared = Self { weight, scale, ranges: Arc::new(ranges), input: Arc::new(input) };
+        let prepared = Self::of_parts(weight, scale, ranges, input);
         prepared.check_device(true, observer.to_string())?;
         prepared.check_packs()?;
         Ok(prepared)
+    }
+
+    fn of_parts(
+        weight: Param<Tensor<2>>,
+        scale: Option<Param<Tensor<1>>>,
+        ranges: WeightRanges,
+        input: InputRanges,
+    ) -> Self {
+        let errors = Reporter::default();
+        Self { weight, scale, ranges: Arc::new(ranges), input: Arc::new(input), errors }
+    }
+
+    pub(crate) fn parameter_roles(&self) -> impl Iterator<Item = (ParamId, ParameterRole)> {
+        let scale = self.scale.as_ref().map(|scale| (scale.id, ParameterRole::LearnedScale));
+        [(self.weight.id, ParameterRole::Weight)].into_iter().chain(scale)
+    }
+
+    pub(crate) fn set_reporter(&mut self, errors: Reporter) {
+        self.errors = errors;
     }
 
     /// Refuses weights that could not be converted.
@@ -139,8 +161,11 @@ impl FakeQuantizedWeight {
 
     /// How a packed layer must treat its input to do as this one does; none for observed activations before
     /// the first batch.
-    pub fn activation(&self) -> Option<ActivationQuant> {
-        self.input.activation()
+    ///
+    /// # Errors
+    /// [`Error::Core`] when the observed bounds are not finite.
+    pub fn activation(&self) -> Result<Option<ActivationQuant>> {
+        Ok(self.input.activation()?)
     }
 
     /// Bounds of the input that were observed, for [`InputQuant::Observed`] after the first batch.
@@ -157,7 +182,7 @@ impl FakeQuantizedWeight {
         let values = to_vec_f32("weight", self.weight.val())?;
         let scheme = self.scheme();
         let params: Vec<QParams> = match self.learned_scale() {
-            Some(scale) => learned_params(&to_vec_f32("scale", scale)?, scheme.scale_dtype),
+            Some(scale) => learned_params(&to_vec_f32("scale", scale)?, scheme.scale_dtype)?,
             None => self.ranges.grid(&values, rows, cols, false)?.params().to_vec(),
         };
         Ok(ranges::quantized(&values, rows, cols, scheme, &params)?)
@@ -170,14 +195,14 @@ impl FakeQuantizedWeight {
         let scheme = self.scheme();
         match (self.learned_scale(), on_cpu(&weight.device())) {
             (Some(_), _) if observing => weight,
-            (Some(scale), true) => ops::fake_quantize_learned(weight, scale, scheme),
+            (Some(scale), true) => ops::fake_quantize_learned(weight, scale, scheme, &self.errors),
             (Some(scale), false) => device::fake_quantize_learned(weight, scale, scheme),
             (None, true) if observing => {
                 // Only for what the observer sees.
-                ops::fake_quantize_weight(weight.clone(), &self.ranges);
+                ops::fake_quantize_weight(weight.clone(), &self.ranges, &self.errors);
                 weight
             }
-            (None, true) => ops::fake_quantize_weight(weight, &self.ranges),
+            (None, true) => ops::fake_quantize_weight(weight, &self.ranges, &self.errors),
             (None, false) if observing => weight,
             (None, false) => device::fake_quantize_weight(weight, scheme),
         }
@@ -195,9 +220,10 @@ impl FakeQuantizedWeight {
             && self.ranges.phase().get() != Phase::Observe
         {
             let weight = self.weight.val();
-            return ops::fake_quantized_linear(x, weight, self.learned_scale(), &self.input, &self.ranges);
+            let scales = self.learned_scale();
+            return ops::fake_quantized_linear(x, weight, scales, &self.input, &self.ranges, &self.errors);
         }
-        slm_autograd::linear_or_matmul(self.input.apply_shared(x), self.rounded_weight())
+        slm_autograd::linear_or_matmul(self.input.apply(x, &self.errors), self.rounded_weight())
     }
 }
 
@@ -214,7 +240,7 @@ pub fn fake_quantize(weight: Tensor<2>, scheme: QuantScheme, observer: &Observer
     let input = InputQuant::Fixed(ActivationQuant::Float);
     let prepared = FakeQuantizedWeight::new(param, scheme, *observer, input, &PhaseSwitch::default())?;
     Ok(if on_cpu(&weight.device()) {
-        ops::fake_quantize_weight(weight, &prepared.ranges)
+        ops::fake_quantize_weight(weight, &prepared.ranges, &Reporter::default())
     } else {
         device::fake_quantize_weight(weight, scheme)
     })

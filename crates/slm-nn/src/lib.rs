@@ -8,26 +8,31 @@
 
 mod activation;
 mod device;
+mod diagnose;
 mod error;
+mod errors;
 mod fake_quant;
 mod hook;
-mod host;
 mod linear;
 mod named;
 mod ops;
 mod packed;
 mod phase;
+mod roles;
 mod slices;
 mod tuned;
 
 pub use activation::{InputQuant, fake_quantize_activation};
 pub use device::{ndarray_device, on_cpu, to_vec_f32};
+pub use diagnose::{first_layer_not_finite, is_finite};
 pub use error::{Error, Result};
+pub use errors::{ErrorSlot, LayerError, Place, report_errors};
 pub use fake_quant::{FakeQuantizedWeight, LayerState, fake_quantize};
 pub use hook::{ForwardHook, attach_hook, detach_hooks};
 pub use linear::{Linear, LinearConfig, Weight};
-pub use named::{NamedLinears, linear_names};
+pub use named::{NamedLinears, linear_names, try_for_each_linear, try_for_each_linear_mut};
 pub use packed::{PackedWeight, WeightExecution};
 pub use phase::{Phase, PhaseSwitch};
+pub use roles::{ParameterRole, parameter_roles};
 pub use slices::{SliceLinear, SliceOutput, SliceScratch, apply_linears};
 pub use tuned::{Rounding, TunedWeight};

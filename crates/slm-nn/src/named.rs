@@ -50,3 +50,37 @@ pub fn linear_names<M: NamedLinears + ?Sized>(module: &M) -> Vec<String> {
     module.for_each_linear(&mut |name, _| names.push(name.to_owned()));
     names
 }
+
+/// Visits every linear of `module` until `visit` returns an error.
+///
+/// # Errors
+/// The first error of `visit`.
+pub fn try_for_each_linear<M: NamedLinears + ?Sized, E>(
+    module: &M,
+    mut visit: impl FnMut(&str, &Linear) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut outcome = Ok(());
+    module.for_each_linear(&mut |name, linear| {
+        if outcome.is_ok() {
+            outcome = visit(name, linear);
+        }
+    });
+    outcome
+}
+
+/// Mutable variant of [`try_for_each_linear`].
+///
+/// # Errors
+/// The first error of `visit`.
+pub fn try_for_each_linear_mut<M: NamedLinears + ?Sized, E>(
+    module: &mut M,
+    mut visit: impl FnMut(&str, &mut Linear) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut outcome = Ok(());
+    module.for_each_linear_mut(&mut |name, linear| {
+        if outcome.is_ok() {
+            outcome = visit(name, linear);
+        }
+    });
+    outcome
+}

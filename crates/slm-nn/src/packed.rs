@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor};
 use slm_kernels::{KernelKind, PackedMatrix};
 use slm_quant_core::ActivationQuant;
 
+use crate::errors::Reporter;
 use crate::linear::add_bias;
 use crate::on_cpu;
 use crate::ops::packed_linear;
@@ -44,12 +45,27 @@ pub struct PackedWeight {
     /// The codes as the last device other than a CPU needs them, uploaded at first use.
     #[module(skip)]
     uploaded: Arc<OnceLock<DeviceWeights>>,
+    #[module(skip)]
+    errors: Reporter,
 }
 
 impl PackedWeight {
     /// Packed weights whose input is quantized as `activation` says.
     pub fn new(matrix: Arc<PackedMatrix>, activation: ActivationQuant) -> Self {
-        Self { matrix, activation, uploaded: Arc::default() }
+        Self { matrix, activation, uploaded: Arc::default(), errors: Reporter::default() }
+    }
+
+    /// The same layer with other codes.
+    pub(crate) fn with_matrix(&self, matrix: Arc<PackedMatrix>) -> Self {
+        Self { errors: self.errors.clone(), ..Self::new(matrix, self.activation) }
+    }
+
+    pub(crate) fn set_reporter(&mut self, errors: Reporter) {
+        self.errors = errors;
+    }
+
+    pub(crate) fn errors(&self) -> &Reporter {
+        &self.errors
     }
 
     /// The packed matrix.
@@ -76,7 +92,8 @@ impl PackedWeight {
         let device = x.device();
         match self.execution(&device) {
             WeightExecution::Kernel(_) => {
-                add_bias(packed_linear(x, Arc::clone(&self.matrix), self.activation), bias)
+                let matrix = Arc::clone(&self.matrix);
+                add_bias(packed_linear(x, matrix, self.activation, self.errors.clone()), bias)
             }
             WeightExecution::TensorOps => self.on_device(&device).forward(x, bias, self.activation),
         }

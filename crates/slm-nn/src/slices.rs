@@ -10,6 +10,7 @@ use slm_kernels::{
 };
 use slm_quant_core::{ActivationGranularity, ActivationQuant};
 
+use crate::errors::Place;
 use crate::{Error, Linear, PackedWeight, Result, Weight, to_vec_f32};
 
 /// A [`Linear`] ready to be applied to slices.
@@ -96,7 +97,7 @@ impl Default for SliceScratch {
 ///
 /// Packed layers run on the integer kernels; those that quantize their input alike share the quantized input and
 /// run in one parallel region. Other layers, and layers with a hook, run as tensor operations. As with tensors, an input that is not finite
-/// makes a packed layer's whole output NaN.
+/// makes a packed layer's whole output NaN, and is [reported](crate::report_errors).
 ///
 /// # Shapes
 /// - `x`: `[rows, in_features]`
@@ -152,7 +153,10 @@ fn apply_packed(
             .and_then(|()| linear_many(LinearInput::Quantized(quantized), &mut products, workspace)),
     };
     match result {
-        Err(slm_quant_core::Error::NotFinite { .. }) => {
+        Err(error @ slm_quant_core::Error::NotFinite { .. }) => {
+            if let Some(weight) = outputs.first().and_then(|output| output.layer.kernel_weight()) {
+                weight.errors().report(Place::Input, error);
+            }
             outputs.iter_mut().for_each(|output| output.out.fill(f32::NAN));
             Ok(())
         }

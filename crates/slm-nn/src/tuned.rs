@@ -8,11 +8,12 @@ mod requantize;
 
 use std::sync::Arc;
 
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor};
 use slm_kernels::PackedMatrix;
 
-use crate::{Error, PackedWeight, Result, on_cpu, to_vec_f32};
+use crate::errors::Reporter;
+use crate::{Error, PackedWeight, ParameterRole, Result, on_cpu, to_vec_f32};
 pub use requantize::Rounding;
 use requantize::requantize;
 
@@ -68,6 +69,16 @@ impl TunedWeight {
         &self.stored.packed
     }
 
+    pub(crate) fn parameter_role(&self) -> (ParamId, ParameterRole) {
+        (self.update.id, ParameterRole::Update)
+    }
+
+    pub(crate) fn set_reporter(&mut self, errors: Reporter) {
+        let mut packed = self.packed().clone();
+        packed.set_reporter(errors);
+        self.stored = Arc::new(Stored { packed, residual: self.stored.residual.clone() });
+    }
+
     /// What rounding left over, in 254ths of a scale, row by row; empty without error feedback.
     pub fn residual(&self) -> &[i8] {
         &self.stored.residual
@@ -102,7 +113,7 @@ impl TunedWeight {
         let mut residual = self.stored.residual.clone();
         let quantized = requantize(&old.matrix().unpack(), &update, &mut residual, rounding, draw)?;
         let matrix = Arc::new(PackedMatrix::new(quantized, old.matrix().kernel())?);
-        let packed = PackedWeight::new(matrix, old.activation());
+        let packed = old.with_matrix(matrix);
         self.stored = Arc::new(Stored { packed, residual });
         Ok(())
     }

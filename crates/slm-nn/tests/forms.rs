@@ -3,29 +3,18 @@
 use std::sync::{Arc, Mutex};
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use proptest::prelude::*;
 use slm_kernels::{KernelKind, PackedMatrix};
 use slm_nn::{
     FakeQuantizedWeight, ForwardHook, Linear, NamedLinears, PhaseSwitch, Weight, WeightExecution,
-    attach_hook, detach_hooks, fake_quantize_activation, ndarray_device, to_vec_f32,
+    attach_hook, detach_hooks, fake_quantize_activation, to_vec_f32,
 };
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, ObserverKind, QParams, QuantScheme,
     choose_qparams_dynamic, quantize_matrix,
 };
-
-fn devices() -> [Device; 2] {
-    [Device::flex(), ndarray_device()]
-}
-
-fn values(seed: usize, count: usize) -> Vec<f32> {
-    (0..count).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0).collect()
-}
-
-fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values, shape), device)
-}
+use slm_testing::{devices, ramp as values, tensor};
 
 fn activations() -> [ActivationQuant; 4] {
     [

@@ -1,23 +1,12 @@
 //! Five SGD steps of quantization-aware training of a linear layer, against PyTorch's.
 
-use std::path::{Path, PathBuf};
-
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
 use serde_json::Value;
-use slm_nn::{FakeQuantizedWeight, InputQuant, Linear, PhaseSwitch, Weight, ndarray_device, to_vec_f32};
+use slm_nn::{FakeQuantizedWeight, InputQuant, Linear, PhaseSwitch, Weight, to_vec_f32};
 use slm_quant_core::{Bits, Granularity, Mapping, ObserverKind, QuantScheme};
-
-fn golden() -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
-    let path = std::env::var_os("SLM_SHARED").map_or_else(beside, PathBuf::from).join("golden");
-    if path.is_dir() {
-        return Some(path);
-    }
-    println!("skipped: no golden vectors at {} (set SLM_SHARED)", path.display());
-    None
-}
+use slm_testing::{devices, shared_dir};
 
 struct Golden<'a> {
     case: &'a Value,
@@ -65,14 +54,14 @@ fn scheme(weight: &Value) -> Option<QuantScheme> {
 
 #[test]
 fn golden_steps_of_a_fake_quantized_linear() {
-    let Some(dir) = golden() else { return };
+    let Some(dir) = shared_dir("golden") else { return };
     let index: Value = serde_json::from_slice(&std::fs::read(dir.join("golden.json")).unwrap()).unwrap();
     let bytes = std::fs::read(dir.join("golden.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let mut run = 0;
     for case in index["cases"].as_array().unwrap().iter().filter(|case| case["kind"] == "qat") {
         let Some(scheme) = scheme(&case["params"]["weight_fake_quant"]) else { continue };
-        for device in [Device::flex(), ndarray_device()] {
+        for device in devices() {
             steps(&Golden { case, tensors: &tensors }, scheme, &device.autodiff());
         }
         run += 1;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use slm_kernels::{KernelKind, PackedMatrix};
 use slm_nn::{
     Linear, PackedWeight, Rounding, TunedWeight, Weight, fake_quantize_activation, ndarray_device, to_vec_f32,
@@ -12,6 +12,7 @@ use slm_nn::{
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, ObserverKind, QuantScheme, quantize_matrix,
 };
+use slm_testing::{ramp as values, tensor};
 
 const ROWS: usize = 6;
 const COLS: usize = 13;
@@ -23,14 +24,6 @@ fn devices() -> Vec<Device> {
         #[cfg(feature = "wgpu")]
         Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
     ]
-}
-
-fn values(seed: usize, count: usize) -> Vec<f32> {
-    (0..count).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0).collect()
-}
-
-fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values, shape), device)
 }
 
 fn packed(bits: Bits, activation: ActivationQuant) -> PackedWeight {

@@ -4,21 +4,14 @@
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, DeviceKind, Tensor, TensorData};
+use burn::tensor::{Device, DeviceKind};
 use slm_kernels::{KernelKind, PackedMatrix};
 use slm_nn::{FakeQuantizedWeight, InputQuant, Linear, PhaseSwitch, Weight, WeightExecution, to_vec_f32};
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, ObserverKind, QParams, QuantScheme,
     quantize_matrix,
 };
-
-fn values(seed: usize, count: usize) -> Vec<f32> {
-    (0..count).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0).collect()
-}
-
-fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values, shape), device)
-}
+use slm_testing::{ramp as values, tensor};
 
 /// Packed weights stay packed on the device, and the result is that of the CPU's integer kernel but for the
 /// order of float sums.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use slm_kernels::{KernelKind, PackedMatrix};
-use slm_nn::{Linear, NamedLinears, PackedWeight, Weight, to_vec_f32};
+use slm_nn::{Linear, NamedLinears, PackedWeight, Weight, to_vec_f32, try_for_each_linear_mut};
 use slm_quant_core::{
     ActivationQuant, ErrorStats, QParams, QuantScheme, QuantizationType, QuantizedMatrix, quantize_matrix,
 };
@@ -41,7 +41,8 @@ pub struct LayerReport {
 ///
 /// # Errors
 /// [`Error::Layer`] for weights that are not finite or a scale that its type does not hold,
-/// [`Error::NotCalibrated`] where static activations have no parameters. The layers before the one that
+/// [`Error::NotCalibrated`] where static activations have no parameters, [`Error::UnknownLayer`] for a planned layer that
+/// the model does not have. The layers before the one that
 /// failed are converted already.
 pub fn convert<M: NamedLinears + ?Sized>(
     model: &mut M,
@@ -50,22 +51,17 @@ pub fn convert<M: NamedLinears + ?Sized>(
     calibration: Option<&Calibration>,
     on_layer: &mut dyn FnMut(&LayerReport),
 ) -> Result<Vec<LayerReport>> {
+    plan.check_model(model)?;
     let mut reports = Vec::with_capacity(plan.layers.len());
-    let mut failed = None;
-    let mut planned = plan.layers.iter().peekable();
-    model.for_each_linear_mut(&mut |name, linear| {
-        if failed.is_some() || planned.next_if(|layer| layer.name == name).is_none() {
-            return;
+    try_for_each_linear_mut(model, |name, linear| {
+        if plan.quantizes(name) {
+            let report = convert_layer(name, linear, config, calibration)?;
+            on_layer(&report);
+            reports.push(report);
         }
-        match convert_layer(name, linear, config, calibration) {
-            Ok(report) => {
-                on_layer(&report);
-                reports.push(report);
-            }
-            Err(error) => failed = Some(error),
-        }
-    });
-    failed.map_or(Ok(reports), Err)
+        Ok::<_, Error>(())
+    })?;
+    Ok(reports)
 }
 
 fn convert_layer(

@@ -15,6 +15,16 @@ pub enum Error {
         /// What was wrong.
         source: slm_nn::Error,
     },
+    /// A setting that cannot work.
+    #[error("`{key}` {detail}; {remedy}")]
+    Setting {
+        /// The field of [`QuantizationConfig`](crate::QuantizationConfig).
+        key: &'static str,
+        /// What is wrong with it.
+        detail: String,
+        /// What would do.
+        remedy: &'static str,
+    },
     /// A skip pattern is not a valid glob.
     #[error("skip pattern {pattern:?}: {detail}")]
     Pattern {
@@ -40,6 +50,12 @@ pub enum Error {
         /// Why.
         detail: String,
     },
+    /// A plan for another model.
+    #[error("the plan quantizes layer {layer:?}, which the model does not have; plan this model")]
+    UnknownLayer {
+        /// Name of the layer.
+        layer: String,
+    },
     /// Static activations need the inputs of every layer to have been observed.
     #[error(
         "layer {layer}: no input was observed; static quantization needs calibration text that reaches \
@@ -49,6 +65,17 @@ pub enum Error {
         /// Name of the layer.
         layer: String,
     },
+    /// Calibration in sequences without tokens.
+    #[error("the calibration window is 0 tokens; use at least 1, such as 256")]
+    EmptyWindow,
+    /// A checkpoint could not be read or written.
+    #[cfg(feature = "checkpoint")]
+    #[error(transparent)]
+    Checkpoint(#[from] slm_checkpoint::Error),
+    /// The model refused its configuration or the calibration tokens.
+    #[cfg(feature = "checkpoint")]
+    #[error(transparent)]
+    Model(#[from] slm_model::Error),
     /// Two models do not have the same linear layers.
     #[error("the models differ: layer {layer:?} is {detail}")]
     DifferentModels {

@@ -39,7 +39,14 @@ mod config;
 mod convert;
 mod diagnose;
 mod error;
+#[cfg(feature = "checkpoint")]
+mod metadata;
+#[cfg(feature = "checkpoint")]
+mod pipeline;
 mod plan;
+mod quantization_config;
+#[cfg(feature = "checkpoint")]
+mod transformer;
 
 pub use calibrate::{ActivationStats, Calibration, calibrate, calibrate_with};
 pub use compare::{LayerComparison, LayerDifference};
@@ -47,4 +54,13 @@ pub use config::{PtqConfig, default_weight_observer};
 pub use convert::{LayerReport, QuantizedLayer, convert, pack_layer, quantize_layer};
 pub use diagnose::{ActivationQuants, InputError, input_errors, remove_activation_quant};
 pub use error::{Error, Result};
+#[cfg(feature = "checkpoint")]
+pub use metadata::{MetadataBuilder, layer_metadata};
+#[cfg(feature = "checkpoint")]
+pub use pipeline::{CalibrationTokens, CheckpointQuantizer, Progress, QuantizedCheckpoint, Stage};
 pub use plan::{Plan, PlannedLayer, SkippedLayer};
+pub use quantization_config::{QuantizationConfig, QuantizationMode};
+#[cfg(feature = "checkpoint")]
+pub use transformer::{
+    copies_tied_head, plan_transformer, planned_config, transformer_layers, untie_planned_head,
+};

@@ -1,7 +1,9 @@
 //! Which layers are quantized, decided before anything is changed.
 
+use std::collections::HashSet;
+
 use glob::Pattern;
-use slm_nn::{NamedLinears, Weight};
+use slm_nn::{NamedLinears, Weight, linear_names};
 
 use crate::{Error, PtqConfig, Result};
 
@@ -61,19 +63,10 @@ impl Plan {
     /// # Errors
     /// As [`Plan::new`].
     pub fn of_layers(layers: Vec<PlannedLayer>, config: &PtqConfig) -> Result<Self> {
-        let names: Vec<&str> = layers.iter().map(|layer| layer.name.as_str()).collect();
-        let patterns = patterns(&names, &config.skip)?;
-        let mut plan = Self { layers: Vec::new(), skipped: Vec::new() };
-        for PlannedLayer { name, shape } in layers {
-            if let Some(pattern) = patterns.iter().find(|pattern| pattern.matches(&name)) {
-                let reason = format!("skip pattern {:?}", pattern.as_str());
-                plan.skipped.push(SkippedLayer { name, shape, reason });
-                continue;
-            }
-            let [rows, cols] = shape;
-            let count = config.scheme.granularity.scale_count(rows, cols);
-            count.map_err(|error| Error::layer(&name, error))?;
-            plan.layers.push(PlannedLayer { name, shape });
+        let plan = Self::skipping(layers, &config.skip)?;
+        for PlannedLayer { name, shape: [rows, cols] } in &plan.layers {
+            let count = config.scheme.granularity.scale_count(*rows, *cols);
+            count.map_err(|error| Error::layer(name, error))?;
         }
         if plan.layers.is_empty() {
             return Err(Error::NothingToQuantize {
@@ -84,6 +77,43 @@ impl Plan {
             });
         }
         Ok(plan)
+    }
+
+    /// Splits `layers` by skip patterns alone, whatever the scheme.
+    ///
+    /// # Errors
+    /// [`Error::Pattern`] and [`Error::UnmatchedPattern`].
+    pub fn skipping(layers: Vec<PlannedLayer>, skip: &[String]) -> Result<Self> {
+        let names: Vec<&str> = layers.iter().map(|layer| layer.name.as_str()).collect();
+        let patterns = patterns(&names, skip)?;
+        let mut plan = Self { layers: Vec::new(), skipped: Vec::new() };
+        for PlannedLayer { name, shape } in layers {
+            match patterns.iter().find(|pattern| pattern.matches(&name)) {
+                Some(pattern) => {
+                    let reason = format!("skip pattern {:?}", pattern.as_str());
+                    plan.skipped.push(SkippedLayer { name, shape, reason });
+                }
+                None => plan.layers.push(PlannedLayer { name, shape }),
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Whether the plan quantizes `layer`.
+    pub fn quantizes(&self, layer: &str) -> bool {
+        self.layers.iter().any(|planned| planned.name == layer)
+    }
+
+    /// Refuses a model that has not all the layers that the plan quantizes.
+    ///
+    /// # Errors
+    /// [`Error::UnknownLayer`] with the first that is missing.
+    pub fn check_model<M: NamedLinears + ?Sized>(&self, model: &M) -> Result<()> {
+        let names: HashSet<String> = linear_names(model).into_iter().collect();
+        match self.layers.iter().find(|layer| !names.contains(&layer.name)) {
+            Some(layer) => Err(Error::UnknownLayer { layer: layer.name.clone() }),
+            None => Ok(()),
+        }
     }
 }
 

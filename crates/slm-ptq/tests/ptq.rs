@@ -1,13 +1,14 @@
 //! Post-training quantization of a module that is not slm's own: what a user of the library relies on.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData, activation::relu};
+use burn::tensor::{Device, Tensor, activation::relu};
 use slm_nn::{Linear, NamedLinears, to_vec_f32};
 use slm_ptq::{Calibration, Error, LayerComparison, Plan, PtqConfig, calibrate, convert};
 use slm_quant_core::{
     ActivationQuant, Bits, Granularity, Mapping, ObserverKind, QuantRange, QuantScheme, QuantizationType,
     TORCH_EPS, choose_qparams,
 };
+use slm_testing::ramp as values;
 
 #[derive(Module, Debug)]
 struct Mlp {
@@ -26,12 +27,8 @@ impl NamedLinears for Mlp {
     }
 }
 
-fn values(seed: usize, count: usize) -> Vec<f32> {
-    (0..count).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0).collect()
-}
-
 fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+    slm_testing::tensor(values, shape, &Device::flex())
 }
 
 fn linear(seed: usize, outputs: usize, inputs: usize) -> Linear {

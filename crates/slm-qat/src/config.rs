@@ -29,7 +29,7 @@ pub enum ScaleMode {
     Learned,
 }
 
-/// How ranges come about in training. The `[qat]` section of a training config; unknown keys are refused.
+/// Options of ranges in training. Unknown keys are refused.
 ///
 /// ```
 /// use slm_qat::{QatOptions, ScaleMode};
@@ -57,11 +57,6 @@ pub struct QatOptions {
     pub observe_steps: usize,
     /// Steps at the end in which observed ranges no longer change. Default: 0.
     pub freeze_steps: usize,
-    /// Learning rate of learned scales as a multiple of that of the weights. Default: 0.1.
-    pub scale_learning_rate: f64,
-    /// Train towards the outputs of the float model (Kullback-Leibler divergence of its distribution over the
-    /// next token) instead of the tokens of the text. Default: false.
-    pub distill: bool,
 }
 
 impl Default for QatOptions {
@@ -72,8 +67,6 @@ impl Default for QatOptions {
             averaging_constant: MovingAverageMinMaxObserver::AVERAGING_CONSTANT,
             observe_steps: 0,
             freeze_steps: 0,
-            scale_learning_rate: 0.1,
-            distill: false,
         }
     }
 }
@@ -98,10 +91,6 @@ impl QatOptions {
         if !(self.averaging_constant > 0.0 && self.averaging_constant <= 1.0) {
             let detail = format!("is {}", self.averaging_constant);
             return refuse("averaging_constant", detail, "use a number above 0 and at most 1; 0.01 is usual");
-        }
-        if !(self.scale_learning_rate > 0.0 && self.scale_learning_rate <= 100.0) {
-            let detail = format!("is {}", self.scale_learning_rate);
-            return refuse("scale_learning_rate", detail, "use a multiple of the learning rate such as 0.1");
         }
         if self.observe_steps >= steps {
             let detail = format!("is {}, and the run has {steps} steps", self.observe_steps);

@@ -1,6 +1,6 @@
 //! From fake-quantized layers to packed integers.
 
-use slm_nn::{Linear, NamedLinears, Weight, to_vec_f32};
+use slm_nn::{Linear, NamedLinears, Weight, to_vec_f32, try_for_each_linear_mut};
 use slm_ptq::{LayerReport, pack_layer};
 
 use crate::{Error, Result};
@@ -19,32 +19,22 @@ pub fn convert<M: NamedLinears + ?Sized>(
     on_layer: &mut dyn FnMut(&LayerReport),
 ) -> Result<Vec<LayerReport>> {
     let mut reports = Vec::new();
-    let mut failed = None;
-    model.for_each_linear_mut(&mut |name, linear| {
-        if failed.is_some() {
-            return;
+    try_for_each_linear_mut(model, |name, linear| {
+        if let Some(report) = convert_layer(name, linear)? {
+            on_layer(&report);
+            reports.push(report);
         }
-        match convert_layer(name, linear) {
-            Ok(Some(report)) => {
-                on_layer(&report);
-                reports.push(report);
-            }
-            Ok(None) => {}
-            Err(error) => failed = Some(error),
-        }
-    });
-    match failed {
-        Some(error) => Err(error),
-        None if reports.is_empty() => Err(Error::NotPrepared),
-        None => Ok(reports),
-    }
+        Ok::<_, Error>(())
+    })?;
+    if reports.is_empty() { Err(Error::NotPrepared) } else { Ok(reports) }
 }
 
 fn convert_layer(name: &str, linear: &mut Linear) -> Result<Option<LayerReport>> {
     let Weight::FakeQuantized(weight) = &linear.weight else { return Ok(None) };
     let fail = |error: slm_nn::Error| Error::layer(name, error);
     let quantized = weight.quantize().map_err(fail)?;
-    let activation = weight.activation().ok_or_else(|| Error::NotObserved { layer: name.to_owned() })?;
+    let activation =
+        weight.activation().map_err(fail)?.ok_or_else(|| Error::NotObserved { layer: name.to_owned() })?;
     let values = to_vec_f32("weight", weight.float_weight()).map_err(fail)?;
     Ok(Some(pack_layer(name, linear, &values, quantized, activation)?))
 }

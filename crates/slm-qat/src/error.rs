@@ -28,6 +28,9 @@ pub enum Error {
         /// What was wrong.
         source: slm_nn::Error,
     },
+    /// A layer could not compute in a forward or backward pass.
+    #[error(transparent)]
+    Pass(#[from] slm_nn::LayerError),
     /// A layer whose input nobody has seen.
     #[error(
         "layer {layer}: no input was observed, so its activations have no range; train for a step at least"

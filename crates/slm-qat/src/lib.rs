@@ -2,7 +2,8 @@
 //!
 //! 1. [`prepare`] makes every planned layer act as its quantized self: weights, and activations where they are
 //!    quantized, are rounded in the forward pass, and gradients pass straight through.
-//! 2. The caller trains the module as any other, and sets the phase of each step by [`Prepared::set_phase`].
+//! 2. The caller trains the module as any other, sets the phase of each step by [`Prepared::set_phase`], and asks for
+//!    errors by [`Prepared::check`].
 //! 3. [`convert`] replaces the layers by packed integers. What was trained is what is stored: the codes of the
 //!    converted layer are those that the last evaluation computed with.
 //!
@@ -34,6 +35,7 @@
 //!     prepared.set_phase(step);
 //!     let x = Tensor::<2>::ones([4, 16], &device);
 //!     let gradients = net.head.forward(x).sum().backward();
+//!     prepared.check()?;
 //!     // An optimizer would take the gradients from here.
 //!     drop(gradients);
 //! }
@@ -54,5 +56,5 @@ mod state;
 pub use config::{QatConfig, QatOptions, ScaleMode, Schedule};
 pub use convert::convert;
 pub use error::{Error, Result};
-pub use prepare::{Prepared, prepare};
+pub use prepare::{Prepared, prepare, prepare_planned};
 pub use state::{layer_states, restore_layer_states};

@@ -1,6 +1,9 @@
 //! Making the layers of a module act as their quantized selves.
 
-use slm_nn::{FakeQuantizedWeight, InputQuant, Linear, NamedLinears, PhaseSwitch, Weight, on_cpu};
+use slm_nn::{
+    ErrorSlot, FakeQuantizedWeight, InputQuant, Linear, NamedLinears, PhaseSwitch, Weight, on_cpu,
+    report_errors, try_for_each_linear_mut,
+};
 use slm_ptq::Plan;
 use slm_quant_core::{ActivationQuant, QuantizationType};
 
@@ -13,12 +16,28 @@ pub struct Prepared {
     pub plan: Plan,
     schedule: Schedule,
     phase: PhaseSwitch,
+    errors: ErrorSlot,
 }
 
 impl Prepared {
     /// Sets all layers to the phase of step `step`, counted from 0. To be called before the step.
     pub fn set_phase(&self, step: usize) {
         self.phase.set(self.schedule.phase(step));
+    }
+
+    /// Gives the first error that a fake-quantized layer met since the last call. To be called after each forward and
+    /// backward pass: a pass returns tensors, and a layer that cannot compute makes them NaN.
+    ///
+    /// # Errors
+    /// [`Error::Pass`] with the layer and the cause, such as a scale that its type does not hold or an input that is not
+    /// finite.
+    pub fn check(&self) -> Result<()> {
+        Ok(self.errors.check()?)
+    }
+
+    /// The slot that [`Prepared::check`] reads.
+    pub fn errors(&self) -> &ErrorSlot {
+        &self.errors
     }
 }
 
@@ -35,23 +54,31 @@ pub fn prepare<M: NamedLinears + ?Sized>(
     config: &QatConfig,
     steps: usize,
 ) -> Result<Prepared> {
-    let schedule = config.options.schedule(steps)?;
     let plan = Plan::new(model, &config.quantization)?;
+    prepare_planned(model, plan, config, steps)
+}
+
+/// Makes the layers of `plan` fake-quantized, for a run of `steps` steps. [`prepare`] for a plan that was made elsewhere;
+/// the skip patterns of `config` are not looked at again.
+///
+/// # Errors
+/// As [`prepare`], and [`slm_ptq::Error::UnknownLayer`] for a plan of another model.
+pub fn prepare_planned<M: NamedLinears + ?Sized>(
+    model: &mut M,
+    plan: Plan,
+    config: &QatConfig,
+    steps: usize,
+) -> Result<Prepared> {
+    let schedule = config.options.schedule(steps)?;
+    plan.check_model(model)?;
     let phase = PhaseSwitch::default();
-    let mut failed = None;
-    let mut planned = plan.layers.iter().peekable();
-    model.for_each_linear_mut(&mut |name, linear| {
-        if failed.is_some() || planned.next_if(|layer| layer.name == name).is_none() {
-            return;
-        }
-        if let Err(error) = prepare_layer(name, linear, config, &phase) {
-            failed = Some(error);
-        }
-    });
-    match failed {
-        Some(error) => Err(error),
-        None => Ok(Prepared { plan, schedule, phase }),
-    }
+    try_for_each_linear_mut(model, |name, linear| match plan.quantizes(name) {
+        true => prepare_layer(name, linear, config, &phase),
+        false => Ok(()),
+    })?;
+    let errors = ErrorSlot::default();
+    report_errors(model, &errors);
+    Ok(Prepared { plan, schedule, phase, errors })
 }
 
 fn prepare_layer(name: &str, linear: &mut Linear, config: &QatConfig, phase: &PhaseSwitch) -> Result<()> {

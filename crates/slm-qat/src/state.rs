@@ -1,6 +1,6 @@
 //! What a run must keep, beside weights and optimizer, to go on.
 
-use slm_nn::{LayerState, NamedLinears, Weight};
+use slm_nn::{LayerState, NamedLinears, Weight, try_for_each_linear, try_for_each_linear_mut};
 
 use crate::{Error, Result};
 
@@ -10,16 +10,14 @@ use crate::{Error, Result};
 /// [`Error::Layer`] when scales cannot be read back.
 pub fn layer_states<M: NamedLinears + ?Sized>(model: &M) -> Result<Vec<(String, LayerState)>> {
     let mut states = Vec::new();
-    let mut failed = None;
-    model.for_each_linear(&mut |name, linear| {
+    try_for_each_linear(model, |name, linear| {
         if let Weight::FakeQuantized(weight) = &linear.weight {
-            match weight.state() {
-                Ok(state) => states.push((name.to_owned(), state)),
-                Err(error) => failed = Some(Error::layer(name, error)),
-            }
+            let state = weight.state().map_err(|error| Error::layer(name, error))?;
+            states.push((name.to_owned(), state));
         }
-    });
-    failed.map_or(Ok(states), Err)
+        Ok::<_, Error>(())
+    })?;
+    Ok(states)
 }
 
 /// Goes on from what [`layer_states`] gave: `state_of` gives the state of each layer by its name.
@@ -30,13 +28,10 @@ pub fn restore_layer_states<M: NamedLinears + ?Sized>(
     model: &mut M,
     mut state_of: impl FnMut(&str) -> LayerState,
 ) -> Result<()> {
-    let mut failed = None;
-    model.for_each_linear_mut(&mut |name, linear| {
-        if let (None, Weight::FakeQuantized(weight)) = (&failed, &mut linear.weight)
-            && let Err(error) = weight.restore(&state_of(name))
-        {
-            failed = Some(Error::layer(name, error));
+    try_for_each_linear_mut(model, |name, linear| match &mut linear.weight {
+        Weight::FakeQuantized(weight) => {
+            weight.restore(&state_of(name)).map_err(|error| Error::layer(name, error))
         }
-    });
-    failed.map_or(Ok(()), Err)
+        _ => Ok(()),
+    })
 }

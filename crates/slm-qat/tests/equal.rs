@@ -138,7 +138,7 @@ fn integers_of_every_layer_are_the_same() {
             let stored = weight.quantize().unwrap();
             assert_eq!(packed.matrix().unpack(), stored, "{name}");
             assert_eq!(to_vec_f32("w", weight.rounded_weight()).unwrap(), stored.dequantize(), "{name}");
-            let quant = weight.activation().unwrap();
+            let quant = weight.activation().unwrap().unwrap();
             assert_eq!(packed.activation(), quant, "{name}");
             if quant == ActivationQuant::Float {
                 return;

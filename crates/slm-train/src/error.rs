@@ -115,6 +115,36 @@ pub enum Error {
         /// The first layer or parameter that is not finite, where one was found.
         place: Option<String>,
     },
+    /// Skip patterns that do not fit the model, or layers that cannot be quantized.
+    #[error(transparent)]
+    Ptq(#[from] slm_ptq::Error),
+    /// A skip pattern for a layer of a quantized checkpoint that is quantized.
+    #[error(
+        "{reason} leaves {layer} float, but the checkpoint holds it quantized, and fine-tuning keeps it so; remove the \
+         pattern from `skip` in [quantization], or quantize the float model with `--skip`"
+    )]
+    SkippedQuantized {
+        /// Name of the layer.
+        layer: String,
+        /// The pattern.
+        reason: String,
+    },
+    /// A quantized layer could not compute.
+    #[error(
+        "step {step}: {source}; training stopped there and the last checkpoint is kept{}",
+        match source.source {
+            slm_nn::Error::Core(slm_quant_core::Error::NotFinite { .. }) => {
+                ": lower learning_rate, lengthen warmup_steps or lower grad_clip"
+            }
+            _ => "",
+        }
+    )]
+    Pass {
+        /// The step that met it, from 1.
+        step: usize,
+        /// The layer and the cause.
+        source: slm_nn::LayerError,
+    },
     /// Quantization-aware training refused its options or the model.
     #[error(transparent)]
     Qat(#[from] slm_qat::Error),

@@ -33,12 +33,12 @@ mod trainer;
 mod tuning;
 
 pub use config::{
-    QuantizationConfig, QuantizationMode, TokenizerConfig, TrainingConfig, TrainingOptions, parse_toml,
-    read_toml,
+    QatTrainingOptions, TokenizerConfig, TrainingConfig, TrainingOptions, parse_toml, read_toml,
 };
 pub use data::{Batch, TrainingData};
 pub use error::{Error, Result};
 pub use observer::{Metric, StepReport, TrainObserver, ValidationReport};
 pub use sequences::{Corpus, Sequences};
+pub use slm_ptq::{QuantizationConfig, QuantizationMode};
 pub use trainer::{Outcome, Trainer, TrainingSummary};
 pub use tuning::{FinetuneOptions, RoundingKind, TuningMemory};

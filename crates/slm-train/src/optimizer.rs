@@ -5,23 +5,18 @@
 //! state by parameter ids that differ from run to run and restores it on whatever device is the default. Here state
 //! is kept by parameter path.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, GradientsParams, Optimizer};
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use slm_autograd::AdamWStep;
+use slm_nn::{NamedLinears, ParameterRole, parameter_roles};
 
 use crate::loss::sum_in_order;
 use crate::{Error, Result, TrainingOptions};
-
-/// Ends of the paths of linear layers' weights, named after the variants of `slm_nn::Weight`. These are
-/// decayed.
-const DECAYED: [&str; 2] = ["Float", "FakeQuantized.weight"];
-/// End of the paths of learned scales.
-const SCALE: &str = "FakeQuantized.scale";
 
 /// AdamW with the state of every parameter.
 pub(crate) struct ModelOptimizer {
@@ -59,7 +54,7 @@ impl ModelOptimizer {
     /// Updates `model`, and returns the norm that all gradients together had before clipping.
     ///
     /// A norm that is not finite changes nothing.
-    pub(crate) fn step<M: Module>(
+    pub(crate) fn step<M: Module + NamedLinears>(
         &mut self,
         learning_rate: f64,
         model: M,
@@ -71,7 +66,8 @@ impl ModelOptimizer {
         }
         let limit = self.options.grad_clip;
         let scale = (limit > 0.0 && norm > limit).then(|| limit / norm);
-        let mut step = Step { optimizer: self, gradients, learning_rate, scale, path: Vec::new() };
+        let roles = parameter_roles(&model);
+        let mut step = Step { optimizer: self, gradients, learning_rate, scale, roles, path: Vec::new() };
         Ok((model.map(&mut step), norm))
     }
 
@@ -128,7 +124,7 @@ impl ModelOptimizer {
 
     /// Restores the state of `model`'s parameters after `steps` steps from what [`to_bytes`](Self::to_bytes)
     /// gave. Learned scales do not take part in the first `observe_steps`.
-    pub(crate) fn load<M: Module>(
+    pub(crate) fn load<M: Module + NamedLinears>(
         &mut self,
         bytes: &[u8],
         steps: usize,
@@ -140,16 +136,18 @@ impl ModelOptimizer {
         let file = SafeTensors::deserialize(bytes).map_err(|error| failed(error.to_string()))?;
         let mut sizes = Sizes { path: Vec::new(), sizes: BTreeMap::new() };
         model.visit(&mut sizes);
-        let steps_of = |path: &str| {
-            if path.ends_with(SCALE) { steps.saturating_sub(observe_steps) } else { steps }
+        let roles = parameter_roles(model);
+        let steps_of = |id: &ParamId| match roles.get(id) {
+            Some(ParameterRole::LearnedScale) => steps.saturating_sub(observe_steps),
+            _ => steps,
         };
-        sizes.sizes.retain(|path, _| steps_of(path) > 0);
+        sizes.sizes.retain(|_, (id, _)| steps_of(id) > 0);
         if file.len() != 2 * sizes.sizes.len() {
             let (found, expected) = (file.len(), 2 * sizes.sizes.len());
             return Err(failed(format!("it holds {found} tensors, the model needs {expected}")));
         }
         self.states.clear();
-        for (path, size) in sizes.sizes {
+        for (path, (id, size)) in sizes.sizes {
             let read = |moment: &str| -> Result<Tensor<1>> {
                 let name = format!("{path}.{moment}");
                 let view = file.tensor(&name).map_err(|error| failed(error.to_string()))?;
@@ -161,7 +159,7 @@ impl ModelOptimizer {
                 let values: Vec<f32> = values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
                 Ok(Tensor::from_data(TensorData::new(values, [size]), device))
             };
-            let state = AdaptiveMomentumState::new(steps_of(&path), read("moment_1")?, read("moment_2")?);
+            let state = AdaptiveMomentumState::new(steps_of(&id), read("moment_1")?, read("moment_2")?);
             self.states.insert(path, Moments(state));
         }
         Ok(())
@@ -174,6 +172,7 @@ struct Step<'a> {
     learning_rate: f64,
     /// What gradients are multiplied with, where they are clipped.
     scale: Option<f64>,
+    roles: HashMap<ParamId, ParameterRole>,
     path: Vec<String>,
 }
 
@@ -196,8 +195,10 @@ impl ModuleMapper for Step<'_> {
         let gradient = gradient.reshape([size]);
         let path = self.path.join(".");
         let state = self.optimizer.states.remove(&path);
-        let decays = DECAYED.iter().any(|end| path.ends_with(end));
-        let factor = if path.ends_with(SCALE) { self.optimizer.scale_learning_rate } else { 1.0 };
+        let role = self.roles.get(&id);
+        let decays = role == Some(&ParameterRole::Weight);
+        let is_scale = role == Some(&ParameterRole::LearnedScale);
+        let factor = if is_scale { self.optimizer.scale_learning_rate } else { 1.0 };
         let rate = self.learning_rate * factor;
         let (value, state) = if slm_autograd::is_supported(&value.device()) {
             self.optimizer.fused_step(rate, decays, self.scale, value.reshape([size]), gradient, state)
@@ -249,10 +250,10 @@ impl ModuleVisitor for Squares<'_> {
     }
 }
 
-/// Elements of every float parameter, by path.
+/// Id and number of elements of every float parameter, by path.
 struct Sizes {
     path: Vec<String>,
-    sizes: BTreeMap<String, usize>,
+    sizes: BTreeMap<String, (ParamId, usize)>,
 }
 
 impl ModuleVisitor for Sizes {
@@ -265,7 +266,7 @@ impl ModuleVisitor for Sizes {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.sizes.insert(self.path.join("."), param.shape().num_elements());
+        self.sizes.insert(self.path.join("."), (param.id, param.shape().num_elements()));
     }
 }
 

@@ -18,8 +18,8 @@ fn qat_config() -> TrainingConfig {
     config.quantization.quantization_mode = QuantizationMode::Qat;
     config.quantization.quantization_bits = Bits::Int4;
     config.quantization.granularity = Granularity::PerGroup { group_size: 16 };
-    config.qat.scale = slm_qat::ScaleMode::Learned;
-    (config.qat.observe_steps, config.qat.freeze_steps) = (3, 4);
+    config.qat.options.scale = slm_qat::ScaleMode::Learned;
+    (config.qat.options.observe_steps, config.qat.options.freeze_steps) = (3, 4);
     config
 }
 
@@ -72,8 +72,8 @@ fn interrupted_and_resumed_is_the_same_bit_for_bit() {
                 config.training.steps = 9;
             }
             if !learned {
-                config.qat.scale = slm_qat::ScaleMode::Observed;
-                config.qat.observer = Some("moving-average".parse().unwrap());
+                config.qat.options.scale = slm_qat::ScaleMode::Observed;
+                config.qat.options.observer = Some("moving-average".parse().unwrap());
             }
             let text = text();
             let corpus = Corpus::Text(&text);
@@ -144,7 +144,7 @@ fn a_config_that_cannot_work_is_refused_before_training() {
         let dir = root.path().join("out");
         Trainer::new(config, &text(), &Device::flex(), dir, false).err().unwrap().to_string()
     };
-    let frozen = refuse(&|config| config.qat.freeze_steps = 18);
+    let frozen = refuse(&|config| config.qat.options.freeze_steps = 18);
     assert!(frozen.contains("`qat.freeze_steps`") && frozen.contains("use fewer"), "{frozen}");
     let all = refuse(&|config| config.quantization.skip = vec!["*".to_owned()]);
     assert!(all.contains("no layer to quantize"), "{all}");
@@ -152,4 +152,39 @@ fn a_config_that_cannot_work_is_refused_before_training() {
         config.quantization.granularity = Granularity::PerGroup { group_size: 25 };
     });
     assert!(group.contains("25"), "{group}");
+}
+
+#[test]
+fn a_scale_that_its_type_does_not_hold_ends_the_run_with_the_layer_and_the_cause() {
+    use burn::module::{ModuleMapper, Param};
+    use burn::tensor::Tensor;
+
+    struct Grow;
+    impl ModuleMapper for Grow {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|tensor| Tensor::from_inner(tensor.inner() * 1e9).require_grad())
+        }
+    }
+
+    for learned in [true, false] {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("out");
+        let mut config = qat_config();
+        config.quantization.scale_dtype = slm_quant_core::ScaleDtype::F16;
+        config.quantization.granularity = Granularity::PerTensor;
+        config.qat.options.observe_steps = 0;
+        if !learned {
+            config.qat.options.scale = slm_qat::ScaleMode::Observed;
+        }
+        let mut trainer = Trainer::new(config, &text(), &Device::flex(), &dir, false).unwrap();
+        let stop = never();
+        trainer.run(&mut StopAt(2, &stop), &stop).unwrap();
+        trainer.model = trainer.model.clone().map(&mut Grow);
+        let error = trainer.run(&mut (), &never()).unwrap_err();
+        let message = error.to_string();
+        assert!(matches!(error, Error::Pass { step: 3, .. }), "{message}");
+        assert!(message.contains("weight of layer layers.0.self_attn.q_proj: "), "{message}");
+        assert!(message.contains("f16") && message.contains("use f32 scales"), "{message}");
+        assert_eq!(TrainingState::read(&dir).unwrap().step, 2, "the last checkpoint is kept");
+    }
 }

@@ -4,15 +4,11 @@ use std::collections::BTreeMap;
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
-use slm_checkpoint::{
-    FORMAT_VERSION, LayerMetadata, Lineage, QuantizationMetadata, QuantizationMode as CheckpointMode,
-    SkippedLayer, TrainingRecord, WeightError,
-};
-use slm_model::{LM_HEAD, Transformer};
+use slm_checkpoint::{Lineage, QuantizationMetadata, QuantizationMode as CheckpointMode, TrainingRecord};
+use slm_model::Transformer;
 use slm_nn::{LayerState, NamedLinears};
-use slm_ptq::LayerReport;
-use slm_qat::{Prepared, QatConfig, layer_states, prepare, restore_layer_states};
-use slm_quant_core::QuantizationType;
+use slm_ptq::{LayerReport, MetadataBuilder, layer_metadata, plan_transformer, untie_planned_head};
+use slm_qat::{Prepared, QatConfig, layer_states, prepare_planned, restore_layer_states};
 
 use crate::state::TrainingState;
 use crate::{Error, Result, TrainingConfig};
@@ -23,23 +19,13 @@ pub(crate) struct Quantization {
 }
 
 impl Quantization {
-    /// Makes the layers of `model` fake-quantized. A tied head that is to be quantized becomes a layer of its own,
-    /// so that the embedding stays float; one that is skipped stays tied.
-    pub(crate) fn prepare(model: Transformer, config: &TrainingConfig) -> Result<(Transformer, Self)> {
-        let qat = QatConfig { quantization: config.quantization.ptq(), options: config.qat.clone() };
-        let steps = config.training.steps;
-        let mut untied = model.clone();
-        untied.untie_head();
-        let prepared = prepare(&mut untied, &qat, steps)?;
-        if prepared.plan.layers.iter().any(|layer| layer.name == LM_HEAD) || !model.head_is_tied() {
-            return Ok((untied, Self { prepared }));
-        }
-        let mut tied = model;
-        let mut qat = qat;
-        // The pattern that skipped the head has no layer to match in a model whose head is none.
-        qat.quantization.skip.retain(|pattern| pattern != LM_HEAD);
-        let prepared = prepare(&mut tied, &qat, steps)?;
-        Ok((tied, Self { prepared }))
+    /// Makes the layers of `model` fake-quantized.
+    pub(crate) fn prepare(model: &mut Transformer, config: &TrainingConfig) -> Result<Self> {
+        let qat = QatConfig { quantization: config.quantization.ptq(), options: config.qat.options.clone() };
+        let plan = plan_transformer(model.config(), &qat.quantization)?;
+        untie_planned_head(model, &plan);
+        let prepared = prepare_planned(model, plan, &qat, config.training.steps)?;
+        Ok(Self { prepared })
     }
 
     /// Scales and ranges of every layer as a safetensors file.
@@ -81,53 +67,29 @@ impl Quantization {
         reports: &[LayerReport],
         config: &TrainingConfig,
         state: &TrainingState,
-    ) -> Result<QuantizationMetadata> {
+    ) -> QuantizationMetadata {
         let mut layers = Vec::with_capacity(reports.len());
         model.for_each_linear(&mut |name, linear| {
             let report = reports.iter().find(|report| report.name == name);
             if let (Some(report), Some(packed)) = (report, linear.packed()) {
-                let error = WeightError {
-                    sqnr_db: report.error.sqnr_db(),
-                    max_abs_error: report.error.max_abs_error(),
-                    clipped_share: report.error.clipped_share().unwrap_or(0.0),
-                };
-                layers.push(LayerMetadata::new(name, &packed.matrix().unpack(), report.activation, error));
+                layers.push(layer_metadata(report, &packed.matrix().unpack()));
             }
         });
-        let quantization = &config.quantization;
-        let is = |wanted: QuantizationType| quantization.quantization_type == wanted;
         let training = &config.training;
         let tokens =
             training.steps * training.accumulation_steps * training.batch_size * training.sequence_length;
-        Ok(QuantizationMetadata {
-            format_version: FORMAT_VERSION,
-            program_version: env!("CARGO_PKG_VERSION").to_owned(),
-            mode: CheckpointMode::Qat,
-            quantization_type: quantization.quantization_type,
-            bits: quantization.quantization_bits,
-            granularity: quantization.granularity,
-            mapping: quantization.mapping,
-            scale_dtype: quantization.scale_dtype,
-            weight_observer: config.qat.observer().to_string(),
-            activation_observer: is(QuantizationType::Static)
-                .then(|| format!("moving-average:{}", config.qat.averaging_constant)),
-            activation_granularity: is(QuantizationType::Dynamic)
-                .then_some(quantization.activation_granularity),
-            layers,
-            skipped: self.prepared.plan.skipped.iter().map(skipped).collect(),
-            lineage: Lineage {
-                source_sha256: state.source_sha256.clone(),
-                calibration: None,
-                training: Some(TrainingRecord {
-                    text_sha256: state.data_sha256.clone(),
-                    tokens: tokens as u64,
-                    steps: training.steps as u64,
-                }),
-            },
-        })
+        let lineage = Lineage {
+            source_sha256: state.source_sha256.clone(),
+            calibration: None,
+            training: Some(TrainingRecord {
+                text_sha256: state.data_sha256.clone(),
+                tokens: tokens as u64,
+                steps: training.steps as u64,
+            }),
+        };
+        let activations = format!("moving-average:{}", config.qat.options.averaging_constant);
+        MetadataBuilder::new(&config.quantization.ptq(), &self.prepared.plan)
+            .observers(config.qat.options.observer().to_string(), activations)
+            .build(CheckpointMode::Qat, layers, lineage)
     }
-}
-
-fn skipped(layer: &slm_ptq::SkippedLayer) -> SkippedLayer {
-    SkippedLayer { name: layer.name.clone(), shape: layer.shape, reason: layer.reason.clone() }
 }

@@ -31,15 +31,12 @@ pub(crate) fn tiny_config() -> TrainingConfig {
             ..TrainingOptions::default()
         },
         quantization: QuantizationConfig::default(),
-        qat: slm_qat::QatOptions::default(),
+        qat: crate::QatTrainingOptions::default(),
         finetune: crate::FinetuneOptions::default(),
     }
 }
 
-/// The CPU devices.
-pub(crate) fn devices() -> [Device; 2] {
-    [Device::flex(), slm_nn::ndarray_device()]
-}
+pub(crate) use slm_testing::devices;
 
 /// The CPU devices, and with `--features wgpu` a GPU; a software Vulkan driver is enough.
 pub(crate) fn all_devices() -> Vec<Device> {

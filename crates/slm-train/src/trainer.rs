@@ -10,7 +10,7 @@ use burn::tensor::Device;
 use serde_json::{Value, json};
 use slm_checkpoint::{Checkpoint, OutputLock, SaveRequest, TokenizerInfo, reserve_output};
 use slm_model::Transformer;
-use slm_ptq::LayerReport;
+use slm_ptq::{LayerReport, Plan, transformer_layers};
 use slm_text::{END_OF_TEXT, Tokenizer};
 
 use crate::diagnose::{first_gradient_not_finite, first_not_finite};
@@ -232,7 +232,7 @@ impl Trainer {
             Tuning::restore_residual(&mut self.model, &read(RESIDUAL)?)?;
         }
         if has_optimizer_state(self.step, &self.config) {
-            let (bytes, observed) = (read(OPTIMIZER)?, self.config.qat.observe_steps);
+            let (bytes, observed) = (read(OPTIMIZER)?, self.config.qat.options.observe_steps);
             self.optimizer.load(&bytes, self.step, observed, &self.model, &self.device.clone().inner())?;
         }
         Ok(())
@@ -340,6 +340,7 @@ impl Trainer {
             };
             let value = slm_nn::to_vec_f32("loss", loss.clone().detach())?;
             let value = value.first().copied().map_or(f64::NAN, f64::from);
+            self.check_pass(self.step + 1)?;
             if !value.is_finite() {
                 let place = first_not_finite(&self.model, &batch.inputs[..options.sequence_length]);
                 return Err(Error::NotFinite { what: "loss", step: self.step + 1, value, place });
@@ -347,6 +348,7 @@ impl Trainer {
             losses.push(value);
             let gradients = loss.div_scalar(passes as f64).backward();
             accumulator.accumulate(&self.model, GradientsParams::from_grads(gradients, &self.model));
+            self.check_pass(self.step + 1)?;
         }
         let loss = losses.iter().sum::<f64>() / passes as f64;
         let step = self.step + 1;
@@ -365,12 +367,21 @@ impl Trainer {
         Ok(StepReport { step, loss, learning_rate, grad_norm, tokens })
     }
 
+    /// Gives the error of a quantized layer that could not compute in the pass before.
+    fn check_pass(&self, step: usize) -> Result<()> {
+        let prepared = self.quantization.as_ref().map(|quantization| quantization.prepared.errors());
+        let mut slots = prepared.into_iter().chain(self.tuning.as_ref().map(Tuning::errors));
+        slots.try_for_each(|slot| slot.check()).map_err(|source| Error::Pass { step, source })
+    }
+
     fn validate(&mut self, observer: &mut dyn TrainObserver) -> Result<()> {
         let options = &self.config.training;
         let window = options.sequence_length;
         let ids = &self.data.validation;
         let scored = &ids[..ids.len().min(options.validation_windows * window)];
-        let evaluation = slm_model::evaluate(&self.model.valid(), scored, window, |_, _| {})?;
+        let evaluation = slm_model::evaluate(&self.model.valid(), scored, window, |_, _| {});
+        self.check_pass(self.step)?;
+        let evaluation = evaluation?;
         let report = ValidationReport {
             step: self.step,
             nll: evaluation.mean_nll(),
@@ -406,7 +417,7 @@ impl Trainer {
         if let Some(quantization) = &self.quantization {
             if self.is_finished() {
                 self.layers = slm_qat::convert(&mut model, &mut |_| {})?;
-                metadata = Some(quantization.metadata(&model, &self.layers, &self.config, &state)?);
+                metadata = Some(quantization.metadata(&model, &self.layers, &self.config, &state));
             } else {
                 extra_files.push((QAT, Quantization::to_bytes(&model)?));
             }
@@ -530,8 +541,13 @@ fn prepared(
     config: &TrainingConfig,
     device: &Device,
 ) -> Result<Forms> {
+    let skip = &config.quantization.skip;
+    let skipped = Plan::skipping(transformer_layers(model.config()), skip)?.skipped;
     if config.quantization.enable_quantized_finetuning {
         let source = start.and_then(Checkpoint::metadata).cloned().ok_or(Error::NotQuantized)?;
+        if let Some(layer) = skipped.into_iter().find(|layer| source.layer(&layer.name).is_some()) {
+            return Err(Error::SkippedQuantized { layer: layer.name, reason: layer.reason });
+        }
         let tuning = Some(Tuning::prepare(&mut model, source, config)?);
         return Ok(Forms { tuning, ..Forms::float(model) });
     }
@@ -546,7 +562,7 @@ fn prepared(
         Some(checkpoint) => Some(checkpoint.load_model(&device.clone().inner())?),
         None => return Err(Error::NoTeacher),
     };
-    let (model, quantization) = Quantization::prepare(model, config)?;
+    let quantization = Quantization::prepare(&mut model, config)?;
     Ok(Forms { quantization: Some(quantization), teacher, ..Forms::float(model) })
 }
 

@@ -171,7 +171,7 @@ fn a_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint() {
     trainer.run(&mut watch, &stop).unwrap();
     let good = weights(&trainer.model());
 
-    trainer.model = crate::testing::poisoned(trainer.model.clone());
+    trainer.poison();
     let error = trainer.run(&mut (), &never()).unwrap_err();
     assert!(matches!(error, Error::NotFinite { what: "loss", step: 7, .. }), "{error}");
     assert!(error.to_string().contains("step 7 (first in layer layers.0.self_attn.q_proj)"), "{error}");
@@ -216,4 +216,11 @@ fn an_output_that_exists_is_refused_before_training() {
     assert!(new(true).is_none(), "an empty directory may be replaced");
     std::fs::write(root.path().join("letters.txt"), "dear").unwrap();
     assert!(matches!(new(true), Some(Error::Checkpoint(slm_checkpoint::Error::OutputNotOurs { .. }))));
+}
+
+impl Trainer {
+    /// Puts a NaN into every norm.
+    pub(crate) fn poison(&mut self) {
+        self.model = crate::testing::poisoned(self.model.clone());
+    }
 }

@@ -6,11 +6,15 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use slm_checkpoint::{
-    FORMAT_VERSION, LayerMetadata, Lineage, QuantizationMetadata, QuantizationMode as CheckpointMode,
-    TrainingRecord, WeightError,
+    LayerMetadata, Lineage, QuantizationMetadata, QuantizationMode as CheckpointMode, TrainingRecord,
+    WeightError,
 };
 use slm_model::Transformer;
-use slm_nn::{NamedLinears, Rounding, TunedWeight, Weight};
+use slm_nn::{
+    ErrorSlot, NamedLinears, Rounding, TunedWeight, Weight, linear_names, report_errors,
+    try_for_each_linear_mut,
+};
+use slm_ptq::MetadataBuilder;
 use slm_quant_core::ActivationQuant;
 
 use crate::state::TrainingState;
@@ -63,6 +67,7 @@ pub(crate) struct Tuning {
     rounding: Rounding,
     /// Of the checkpoint that the run began with.
     source: QuantizationMetadata,
+    errors: ErrorSlot,
 }
 
 impl Tuning {
@@ -84,12 +89,20 @@ impl Tuning {
             }
             Ok(())
         })?;
-        Ok(Self { rounding, source })
+        let errors = ErrorSlot::default();
+        report_errors(model, &errors);
+        Ok(Self { rounding, source, errors })
+    }
+
+    /// The slot that the trained layers report to.
+    pub(crate) fn errors(&self) -> &ErrorSlot {
+        &self.errors
     }
 
     /// Takes the updates of step `step` into the quantized weights.
     pub(crate) fn apply(&self, model: &mut Transformer, step: usize) -> Result<()> {
-        each(model, |count, index, linear| {
+        let count = linear_names(model).len();
+        each(model, |index, _, linear| {
             if let Weight::Tuned(weight) = linear {
                 weight.apply(self.rounding, (step * count + index) as u64)?;
             }
@@ -124,17 +137,16 @@ impl Tuning {
     pub(crate) fn restore_residual(model: &mut Transformer, bytes: &[u8]) -> Result<()> {
         let file = SafeTensors::deserialize(bytes)
             .map_err(|error| Error::State { detail: format!("residuals: {error}") })?;
-        let mut failed = None;
-        model.for_each_linear_mut(&mut |name, linear| {
-            if let (None, Weight::Tuned(weight)) = (&failed, &mut linear.weight) {
+        each(model, |_, name, linear| {
+            if let Weight::Tuned(weight) = linear {
                 let residual = file.tensor(name).map_or_else(
                     |_| Vec::new(),
                     |view| view.data().iter().map(|value| value.cast_signed()).collect(),
                 );
-                failed = weight.restore_residual(residual).err();
+                weight.restore_residual(residual)?;
             }
-        });
-        failed.map_or(Ok(()), |error| Err(error.into()))
+            Ok(())
+        })
     }
 
     /// Whether residuals are kept between steps.
@@ -186,43 +198,30 @@ impl Tuning {
         let training = &config.training;
         let tokens =
             state.step * training.accumulation_steps * training.batch_size * training.sequence_length;
-        QuantizationMetadata {
-            format_version: FORMAT_VERSION,
-            program_version: env!("CARGO_PKG_VERSION").to_owned(),
-            mode: CheckpointMode::Finetuned,
-            layers,
-            lineage: Lineage {
-                source_sha256: state.source_sha256.clone(),
-                calibration: self.source.lineage.calibration.clone(),
-                training: Some(TrainingRecord {
-                    text_sha256: state.data_sha256.clone(),
-                    tokens: tokens as u64,
-                    steps: state.step as u64,
-                }),
-            },
-            ..self.source.clone()
-        }
+        let lineage = Lineage {
+            source_sha256: state.source_sha256.clone(),
+            calibration: self.source.lineage.calibration.clone(),
+            training: Some(TrainingRecord {
+                text_sha256: state.data_sha256.clone(),
+                tokens: tokens as u64,
+                steps: state.step as u64,
+            }),
+        };
+        MetadataBuilder::from_source(&self.source).build(CheckpointMode::Finetuned, layers, lineage)
     }
 }
 
-/// Calls `change` for the weight of every linear layer, with the number of layers and its own.
+/// Calls `change` with the index, name and weight of every linear layer.
 fn each(
     model: &mut Transformer,
-    mut change: impl FnMut(usize, usize, &mut Weight) -> slm_nn::Result<()>,
+    mut change: impl FnMut(usize, &str, &mut Weight) -> slm_nn::Result<()>,
 ) -> Result<()> {
-    let mut count = 0;
-    model.for_each_linear(&mut |_, _| count += 1);
     let mut index = 0;
-    let mut failed = None;
-    model.for_each_linear_mut(&mut |name, linear| {
-        if failed.is_none()
-            && let Err(source) = change(count, index, &mut linear.weight)
-        {
-            failed = Some(Error::Layer { layer: name.to_owned(), source });
-        }
+    try_for_each_linear_mut(model, |name, linear| {
+        let changed = change(index, name, &mut linear.weight);
         index += 1;
-    });
-    failed.map_or(Ok(()), Err)
+        changed.map_err(|source| Error::Layer { layer: name.to_owned(), source })
+    })
 }
 
 #[cfg(test)]

@@ -156,3 +156,21 @@ fn what_cannot_be_tuned_is_refused() {
     float.quantization.enable_quantized_finetuning = false;
     assert!(matches!(refuse(float, Some(&start)), Error::Checkpoint(_)));
 }
+
+#[test]
+fn activations_that_are_not_finite_end_the_run_with_the_layer() {
+    let root = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    let text = Stories::new(2).text(120);
+    for quantization_type in [QuantizationType::Static, QuantizationType::Dynamic] {
+        let start = quantized(&root.path().join(quantization_type.to_string()), &device, quantization_type);
+        let config = tuning_config(&start, RoundingKind::Nearest);
+        let dir = root.path().join(format!("{quantization_type}-out"));
+        let mut trainer =
+            Trainer::begin(config, Corpus::Text(&text), Some(&start), &device, &dir, false).unwrap();
+        trainer.poison();
+        let message = trainer.run(&mut (), &never()).unwrap_err().to_string();
+        assert!(message.contains("step 1: input of layer layers.0.self_attn.q_proj: "), "{message}");
+        assert!(message.contains("is not finite") && message.contains("lower learning_rate"), "{message}");
+    }
+}

@@ -2,18 +2,17 @@
 
 mod report;
 mod settings;
-mod stream;
 mod verdict;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use slm_checkpoint::{CalibrationRecord, Checkpoint, CheckpointSource, reserve_output, sha256};
-use slm_model::{LM_HEAD, Transformer, expected_tensors, forward_layerwise, layerwise_steps};
+use slm_checkpoint::{reserve_output, sha256};
+use slm_model::Transformer;
 use slm_nn::NamedLinears;
-use slm_ptq::{Calibration, Plan, PlannedLayer, PtqConfig, calibrate_with};
-use slm_quant_core::{ActivationGranularity, ObserverKind, QuantizationType};
+use slm_ptq::{CalibrationTokens, CheckpointQuantizer, QuantizedCheckpoint};
+use slm_quant_core::{ActivationGranularity, ObserverKind};
 use slm_text::{Tokenizer, read_text};
 
 use crate::commands::scheme_args::SchemeArgs;
@@ -80,46 +79,34 @@ pub(crate) struct PtqArgs {
 pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     let start = Instant::now();
     let settings = Settings::new(args)?;
-    let config = &settings.config;
     // Held to the end: no other process writes there meanwhile.
     let _output = reserve_output(&settings.out, settings.overwrite)?;
     let checkpoint = context.open_checkpoint(&settings.checkpoint)?;
-    checkpoint.require_float()?;
+    let mut quantizer = CheckpointQuantizer::new(&checkpoint, settings.config.clone())?;
     let window = window(args.window, &checkpoint.config().model)?;
     let texts = match &settings.calibration {
         Some(path) => Some(Texts::read(path, &settings, args, &tokenizer(&checkpoint)?, window)?),
         None => None,
     };
-    let plan = plan(&checkpoint, config)?;
 
-    let is_static = config.quantization_type == QuantizationType::Static;
     let held_out = texts.as_ref().filter(|_| !args.no_eval).map(|texts| texts.held_out.as_slice());
-    let observed = texts.as_ref().filter(|_| is_static).map(|texts| texts.calibration.as_slice());
+    let calibration = texts.as_ref().filter(|_| quantizer.needs_calibration());
     let mut float = None;
     if let Some(ids) = held_out {
         let model = checkpoint.load_model(&context.device)?;
         float = Some(evaluate_with_progress(context, "float perplexity", &model, ids, window)?);
     }
     // The float model is gone: from here on there is one layer at a time.
-    let calibration = match observed {
-        Some(ids) => Some(observe(&checkpoint, &plan, config, ids, window, context)?),
-        None => None,
-    };
-    let record = observed.zip(texts.as_ref()).map(|(ids, texts)| CalibrationRecord {
-        text_sha256: texts.calibration_sha256.clone(),
-        tokens: ids.len() as u64,
-    });
-    let calibration_tokens = record.as_ref().map_or(0, |record| record.tokens);
-    let job = stream::Job {
-        source: &checkpoint,
-        plan: &plan,
-        config,
-        calibration: calibration.as_ref(),
-        record,
-        out: &settings.out,
-        overwrite: settings.overwrite,
-    };
-    let (path, layers) = job.run(context)?;
+    if let Some(texts) = calibration {
+        let tokens = CalibrationTokens {
+            ids: &texts.calibration,
+            window,
+            text_sha256: texts.calibration_sha256.clone(),
+        };
+        quantizer.calibrate(&tokens, &context.device, &mut context.quantizing())?;
+    }
+    let QuantizedCheckpoint { path, layers } =
+        quantizer.write(&settings.out, settings.overwrite, &mut context.quantizing())?;
 
     // The figures are those of the checkpoint as it will be used, not of what was in memory.
     let quantized_checkpoint = context.open_checkpoint(&path)?;
@@ -129,7 +116,7 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         let evaluation = evaluate_with_progress(context, "quantized perplexity", &model, ids, window)?;
         execution = executions(&model);
         let evaluations = Evaluations { float, quantized: &evaluation, ids, window };
-        warning = evaluations.warning(&mut model, config, &layers, context)?;
+        warning = evaluations.warning(&mut model, quantizer.config(), &layers, context)?;
         quantized = Some(evaluation);
     }
     let float_bytes =
@@ -139,15 +126,15 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     let result = PtqResult::new(report::Facts {
         settings: &settings,
         output: path,
-        plan: &plan,
+        plan: quantizer.plan(),
         layers: &layers,
         execution,
-        head_was_tied: checkpoint.config().model.tie_word_embeddings,
+        tied_head_copied: quantizer.copies_tied_head(),
         sizes: Sizes::new(&layers, float_bytes, &quantized_checkpoint),
         float: float.as_ref(),
         quantized: quantized.as_ref(),
         warning,
-        calibration_tokens,
+        calibration_tokens: calibration.map_or(0, |texts| texts.calibration.len() as u64),
         largest_tensor_bytes,
         peak_memory_bytes: memory::peak_bytes(),
         seconds: start.elapsed().as_secs_f64(),
@@ -193,46 +180,6 @@ impl Texts {
         check_length(path, &calibration, window)?;
         Ok(Self { calibration, calibration_sha256, held_out })
     }
-}
-
-/// Plans the layers with the head among them. A tied head that is to be quantized becomes a layer of its own,
-/// so that the embedding stays float; one that is skipped stays tied.
-fn plan(checkpoint: &Checkpoint, config: &PtqConfig) -> Result<Plan> {
-    let mut untied = checkpoint.config().model.clone();
-    untied.tie_word_embeddings = false;
-    let linears = expected_tensors(&untied).into_iter().filter(|tensor| tensor.linear_weight);
-    let layers = linears.filter_map(|tensor| match tensor.shape[..] {
-        [rows, cols] => {
-            Some(PlannedLayer { name: tensor.name.strip_suffix(".weight")?.to_owned(), shape: [rows, cols] })
-        }
-        _ => None,
-    });
-    Ok(Plan::of_layers(layers.collect(), config)?)
-}
-
-/// Calibrates on `ids`, with one layer of the model in memory at a time.
-fn observe(
-    checkpoint: &Checkpoint,
-    plan: &Plan,
-    config: &PtqConfig,
-    ids: &[u32],
-    window: usize,
-    context: &Context,
-) -> Result<Calibration> {
-    let model = &checkpoint.config().model;
-    let windows: Vec<&[u32]> = ids.chunks(window).collect();
-    let with_head = plan.layers.iter().any(|layer| layer.name == LM_HEAD);
-    let bar = context.progress.bar("calibrating", layerwise_steps(model, windows.len(), with_head));
-    let mut done = || {
-        bar.inc(1);
-        context.interrupt.check()
-    };
-    let mut source = CheckpointSource::new(checkpoint);
-    let calibration = calibrate_with(plan, &config.activation_observer, |hook| {
-        forward_layerwise(model, &mut source, &context.device, &windows, with_head, hook, &mut done)
-    })?;
-    bar.finish_and_clear();
-    Ok(calibration)
 }
 
 /// How the device computes each layer, by name.

@@ -6,10 +6,8 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 use slm_checkpoint::Checkpoint;
-use slm_model::{LM_HEAD, Transformer, window_logits};
-use slm_ptq::{Plan, PtqConfig, calibrate, convert};
+use slm_ptq::{CalibrationTokens, CheckpointQuantizer, PtqConfig};
 use slm_qat::ScaleMode;
-use slm_quant_core::QuantizationType;
 use slm_train::{Outcome, QuantizationMode, Trainer, TrainingConfig};
 
 use crate::commands::run_args::RunArgs;
@@ -142,7 +140,7 @@ fn config(args: &QatArgs, start: Option<&Checkpoint>) -> Result<TrainingConfig> 
     config.quantization.quantization_mode = QuantizationMode::Qat;
     args.scheme.apply(&mut config.quantization)?;
     if args.learned_scales {
-        config.qat.scale = ScaleMode::Learned;
+        config.qat.options.scale = ScaleMode::Learned;
     }
     config.qat.distill |= args.distill;
     config.validate(&args.config.display().to_string())?;
@@ -166,29 +164,20 @@ fn before(
     window: usize,
     context: &Context,
 ) -> Result<Before> {
-    let mut model = checkpoint.load_model(&context.device)?;
+    let mut quantizer = CheckpointQuantizer::new(checkpoint, config.clone())?;
+    let model = checkpoint.load_model(&context.device)?;
     let float = evaluate_with_progress(context, "float perplexity", &model, held_out, window)?;
-    let tied = model.clone();
-    model.untie_head();
-    let plan = Plan::new(&model, config)?;
-    if !plan.layers.iter().any(|layer| layer.name == LM_HEAD) {
-        model = tied;
+    drop(model);
+    if quantizer.needs_calibration() {
+        let data = trainer.data();
+        let tokens = CalibrationTokens {
+            ids: &data.train[..data.train.len().min(CALIBRATION_TOKENS)],
+            window,
+            text_sha256: data.sha256.clone(),
+        };
+        quantizer.calibrate(&tokens, &context.device, &mut context.quantizing())?;
     }
-    let calibration = match config.quantization_type {
-        QuantizationType::Static => {
-            let train = &trainer.data().train;
-            let ids = &train[..train.len().min(CALIBRATION_TOKENS)];
-            Some(calibrate(&mut model, &plan, &config.activation_observer, |model: &Transformer| {
-                for chunk in ids.chunks(window) {
-                    context.interrupt.check()?;
-                    window_logits(model, chunk)?;
-                }
-                Ok::<_, Error>(())
-            })?)
-        }
-        QuantizationType::Dynamic | QuantizationType::WeightOnly => None,
-    };
-    convert(&mut model, &plan, config, calibration.as_ref(), &mut |_| {})?;
+    let (model, _) = quantizer.load(&context.device)?;
     let ptq = evaluate_with_progress(context, "PTQ perplexity", &model, held_out, window)?;
     Ok(Before { float, ptq })
 }

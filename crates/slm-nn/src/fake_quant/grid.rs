@@ -44,8 +44,9 @@ impl Grid {
 
     /// `dequantize(quantize(x))`.
     ///
-    /// Values that are not finite make all of the result NaN, as they would in float arithmetic.
-    pub(crate) fn forward(&self, x: &[f32]) -> Vec<f32> {
+    /// # Errors
+    /// [`slm_quant_core::Error::NotFinite`] for a value or scale that is not finite.
+    pub(crate) fn forward(&self, x: &[f32]) -> Result<Vec<f32>> {
         let mut y = vec![0.0; x.len()];
         let apply = |(block, (y, x)): (usize, (&mut [f32], &[f32]))| {
             self.for_groups(block, x)
@@ -53,13 +54,15 @@ impl Grid {
                 .try_for_each(|((params, _, x), y)| fake_quantize_into(x, params, self.range, y))
         };
         let block = self.block();
-        let done: Result<()> =
-            y.par_chunks_mut(block).zip(x.par_chunks(block)).enumerate().try_for_each(apply);
-        nan_unless(done, y)
+        y.par_chunks_mut(block).zip(x.par_chunks(block)).enumerate().try_for_each(apply)?;
+        Ok(y)
     }
 
     /// The gradient by `x`: `grad` where the grid reaches, 0 where a value was clipped.
-    pub(crate) fn backward(&self, x: &[f32], grad: &[f32]) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// As [`Grid::forward`].
+    pub(crate) fn backward(&self, x: &[f32], grad: &[f32]) -> Result<Vec<f32>> {
         let mut out = vec![0.0; x.len()];
         let block = self.block();
         let apply = |(block, ((out, x), grad)): BackwardBlock<'_>| {
@@ -67,17 +70,25 @@ impl Grid {
             for (((params, _, x), grad), out) in groups {
                 fake_quantize_backward_into(x, grad, params, self.range, out)?;
             }
-            Ok(())
+            Ok::<_, slm_quant_core::Error>(())
         };
         let chunks = out.par_chunks_mut(block).zip(x.par_chunks(block)).zip(grad.par_chunks(block));
-        let done: Result<()> = chunks.enumerate().try_for_each(apply);
-        nan_unless(done, out)
+        chunks.enumerate().try_for_each(apply)?;
+        Ok(out)
     }
 
     /// [`Grid::backward`], and the gradients by the scales, each multiplied by `factor`.
     ///
     /// Sums are taken row by row and added in the order of rows, so that they do not depend on threads.
-    pub(crate) fn learned_backward(&self, x: &[f32], grad: &[f32], factor: f64) -> (Vec<f32>, Vec<f32>) {
+    ///
+    /// # Errors
+    /// As [`Grid::forward`].
+    pub(crate) fn learned_backward(
+        &self,
+        x: &[f32],
+        grad: &[f32],
+        factor: f64,
+    ) -> Result<(Vec<f32>, Vec<f32>)> {
         let mut out = vec![0.0; x.len()];
         let block = self.block();
         let apply = |(block, ((out, x), grad)): BackwardBlock<'_>| {
@@ -91,14 +102,11 @@ impl Grid {
         };
         let chunks = out.par_chunks_mut(block).zip(x.par_chunks(block)).zip(grad.par_chunks(block));
         let sums: Result<Vec<Vec<(usize, f64)>>> = chunks.enumerate().map(apply).collect();
-        let Ok(sums) = sums else {
-            return (vec![f32::NAN; x.len()], vec![f32::NAN; self.params.len()]);
-        };
         let mut by_scale = vec![0.0; self.params.len()];
-        for (index, sum) in sums.into_iter().flatten() {
+        for (index, sum) in sums?.into_iter().flatten() {
             by_scale[index] += sum;
         }
-        (out, by_scale.into_iter().map(|sum| (sum * factor) as f32).collect())
+        Ok((out, by_scale.into_iter().map(|sum| (sum * factor) as f32).collect()))
     }
 
     /// Values of a block: whole rows.
@@ -130,11 +138,4 @@ impl Grid {
         let width = self.width;
         values.chunks_mut(self.cols).flat_map(move |row| row.chunks_mut(width))
     }
-}
-
-fn nan_unless(done: Result<()>, mut values: Vec<f32>) -> Vec<f32> {
-    if done.is_err() {
-        values.fill(f32::NAN);
-    }
-    values
 }

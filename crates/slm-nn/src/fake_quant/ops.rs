@@ -12,31 +12,40 @@ use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, NdArray, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
-use slm_autograd::record;
-use slm_quant_core::{QuantScheme, ScaleDtype};
+use slm_autograd::{HostBackend, record};
+use slm_quant_core::{QuantScheme, Result, ScaleDtype};
 
 use super::grid::Grid;
 use super::linear;
 use super::ranges::{WeightRanges, learned_params, lsq_factor};
 use crate::activation::InputRanges;
-use crate::host::HostBackend;
+use crate::errors::{Place, Reporter};
 
 /// `dequantize(quantize(x))` of matrices in host memory, whose gradient is that of `x` where the grid reaches and
 /// zero where a value was clipped.
 #[backend_extension(NdArray, Flex, Autodiff)]
 pub(crate) trait FakeQuantOps: Backend {
     /// On the grid that `ranges` chooses for `weight`.
-    fn fake_quantize_weight(weight: FloatTensor<Self>, ranges: Arc<WeightRanges>) -> FloatTensor<Self>;
+    fn fake_quantize_weight(
+        weight: FloatTensor<Self>,
+        ranges: Arc<WeightRanges>,
+        errors: Reporter,
+    ) -> FloatTensor<Self>;
 
     /// On the grid of the scales `[count]`, which get the gradient of LSQ.
     fn fake_quantize_learned(
         weight: FloatTensor<Self>,
         scales: FloatTensor<Self>,
         scheme: QuantScheme,
+        errors: Reporter,
     ) -> FloatTensor<Self>;
 
     /// On the grid that `ranges` chooses for the activations `x`.
-    fn fake_quantize_input(x: FloatTensor<Self>, ranges: Arc<InputRanges>) -> FloatTensor<Self>;
+    fn fake_quantize_input(
+        x: FloatTensor<Self>,
+        ranges: Arc<InputRanges>,
+        errors: Reporter,
+    ) -> FloatTensor<Self>;
 
     /// `x W^T` of both rounded, by the integer kernel that a packed layer runs.
     fn fake_quantized_linear(
@@ -44,6 +53,7 @@ pub(crate) trait FakeQuantOps: Backend {
         weight: FloatTensor<Self>,
         input: Arc<InputRanges>,
         ranges: Arc<WeightRanges>,
+        errors: Reporter,
     ) -> FloatTensor<Self>;
 
     /// The same with learned scales.
@@ -53,20 +63,32 @@ pub(crate) trait FakeQuantOps: Backend {
         scales: FloatTensor<Self>,
         input: Arc<InputRanges>,
         ranges: Arc<WeightRanges>,
+        errors: Reporter,
     ) -> FloatTensor<Self>;
 }
 
-pub(crate) fn fake_quantize_weight(weight: Tensor<2>, ranges: &Arc<WeightRanges>) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::fake_quantize_weight(weight.into_dispatch(), Arc::clone(ranges)))
+pub(crate) fn fake_quantize_weight(
+    weight: Tensor<2>,
+    ranges: &Arc<WeightRanges>,
+    errors: &Reporter,
+) -> Tensor<2> {
+    let (weight, ranges) = (weight.into_dispatch(), Arc::clone(ranges));
+    Tensor::from_dispatch(Dispatch::fake_quantize_weight(weight, ranges, errors.clone()))
 }
 
-pub(crate) fn fake_quantize_learned(weight: Tensor<2>, scales: Tensor<1>, scheme: QuantScheme) -> Tensor<2> {
+pub(crate) fn fake_quantize_learned(
+    weight: Tensor<2>,
+    scales: Tensor<1>,
+    scheme: QuantScheme,
+    errors: &Reporter,
+) -> Tensor<2> {
     let (weight, scales) = (weight.into_dispatch(), scales.into_dispatch());
-    Tensor::from_dispatch(Dispatch::fake_quantize_learned(weight, scales, scheme))
+    Tensor::from_dispatch(Dispatch::fake_quantize_learned(weight, scales, scheme, errors.clone()))
 }
 
-pub(crate) fn fake_quantize_input(x: Tensor<2>, ranges: &Arc<InputRanges>) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::fake_quantize_input(x.into_dispatch(), Arc::clone(ranges)))
+pub(crate) fn fake_quantize_input(x: Tensor<2>, ranges: &Arc<InputRanges>, errors: &Reporter) -> Tensor<2> {
+    let (x, ranges) = (x.into_dispatch(), Arc::clone(ranges));
+    Tensor::from_dispatch(Dispatch::fake_quantize_input(x, ranges, errors.clone()))
 }
 
 pub(crate) fn fake_quantized_linear(
@@ -75,13 +97,15 @@ pub(crate) fn fake_quantized_linear(
     scales: Option<Tensor<1>>,
     input: &Arc<InputRanges>,
     ranges: &Arc<WeightRanges>,
+    errors: &Reporter,
 ) -> Tensor<2> {
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
-    let (input, ranges) = (Arc::clone(input), Arc::clone(ranges));
+    let (input, ranges, errors) = (Arc::clone(input), Arc::clone(ranges), errors.clone());
     Tensor::from_dispatch(match scales {
-        None => Dispatch::fake_quantized_linear(x, weight, input, ranges),
+        None => Dispatch::fake_quantized_linear(x, weight, input, ranges, errors),
         Some(scales) => {
-            Dispatch::fake_quantized_linear_learned(x, weight, scales.into_dispatch(), input, ranges)
+            let scales = scales.into_dispatch();
+            Dispatch::fake_quantized_linear_learned(x, weight, scales, input, ranges, errors)
         }
     })
 }
@@ -92,24 +116,32 @@ macro_rules! without_gradients {
             fn fake_quantize_weight(
                 weight: FloatTensor<Self>,
                 ranges: Arc<WeightRanges>,
+                errors: Reporter,
             ) -> FloatTensor<Self> {
                 let (rows, cols) = dims(&weight);
-                rounded::<Self>(&weight, |values| ranges.grid(values, rows, cols, false).ok()).0
+                let choose = |values: &[f32]| ranges.grid(values, rows, cols, false);
+                rounded::<Self>(&weight, choose, Place::Weight, &errors).0
             }
 
             fn fake_quantize_learned(
                 weight: FloatTensor<Self>,
                 scales: FloatTensor<Self>,
                 scheme: QuantScheme,
+                errors: Reporter,
             ) -> FloatTensor<Self> {
                 let (_, cols) = dims(&weight);
                 let grid = learned_grid::<Self>(&scales, scheme, cols);
-                rounded::<Self>(&weight, |_| grid).0
+                rounded::<Self>(&weight, |_| grid, Place::Weight, &errors).0
             }
 
-            fn fake_quantize_input(x: FloatTensor<Self>, ranges: Arc<InputRanges>) -> FloatTensor<Self> {
+            fn fake_quantize_input(
+                x: FloatTensor<Self>,
+                ranges: Arc<InputRanges>,
+                errors: Reporter,
+            ) -> FloatTensor<Self> {
                 let (_, cols) = dims(&x);
-                rounded::<Self>(&x, |values| ranges.grid(values, cols, false).ok()).0
+                let choose = |values: &[f32]| ranges.grid(values, cols, false);
+                rounded::<Self>(&x, choose, Place::Input, &errors).0
             }
 
             fn fake_quantized_linear(
@@ -117,8 +149,9 @@ macro_rules! without_gradients {
                 weight: FloatTensor<Self>,
                 input: Arc<InputRanges>,
                 ranges: Arc<WeightRanges>,
+                errors: Reporter,
             ) -> FloatTensor<Self> {
-                linear::product::<Self>(&x, &weight, None, &input, &ranges, false).0
+                linear::product::<Self>(&x, &weight, None, &input, &ranges, false, &errors).0
             }
 
             fn fake_quantized_linear_learned(
@@ -127,8 +160,9 @@ macro_rules! without_gradients {
                 scales: FloatTensor<Self>,
                 input: Arc<InputRanges>,
                 ranges: Arc<WeightRanges>,
+                errors: Reporter,
             ) -> FloatTensor<Self> {
-                linear::product::<Self>(&x, &weight, Some(&scales), &input, &ranges, false).0
+                linear::product::<Self>(&x, &weight, Some(&scales), &input, &ranges, false, &errors).0
             }
         }
     };
@@ -138,34 +172,45 @@ without_gradients!(Flex);
 without_gradients!(NdArray);
 
 impl<B: HostBackend + FakeQuantOps, C: CheckpointStrategy> FakeQuantOps for Autodiff<B, C> {
-    fn fake_quantize_weight(weight: FloatTensor<Self>, ranges: Arc<WeightRanges>) -> FloatTensor<Self> {
+    fn fake_quantize_weight(
+        weight: FloatTensor<Self>,
+        ranges: Arc<WeightRanges>,
+        errors: Reporter,
+    ) -> FloatTensor<Self> {
         let (rows, cols) = dims(&weight);
         let node = weight.node();
         let weight = weight.into_primitive();
-        let (value, grid) = rounded::<B>(&weight, |values| ranges.grid(values, rows, cols, true).ok());
-        record!(C, StraightThrough, [node], value, (weight, grid))
+        let choose = |values: &[f32]| ranges.grid(values, rows, cols, true);
+        let (value, grid) = rounded::<B>(&weight, choose, Place::Weight, &errors);
+        record!(C, StraightThrough, [node], value, (weight, grid, errors))
     }
 
     fn fake_quantize_learned(
         weight: FloatTensor<Self>,
         scales: FloatTensor<Self>,
         scheme: QuantScheme,
+        errors: Reporter,
     ) -> FloatTensor<Self> {
         let (rows, cols) = dims(&weight);
         let nodes = [weight.node(), scales.node()];
         let weight = weight.into_primitive();
+        let learned = LearnedScales { factor: lsq_factor(scheme, rows, cols), count: scales.shape()[0] };
         let grid = learned_grid::<B>(&scales.into_primitive(), scheme, cols);
-        let (value, grid) = rounded::<B>(&weight, |_| grid);
-        let factor = lsq_factor(scheme, rows, cols);
-        record!(C, Learned, nodes, value, (weight, grid, factor))
+        let (value, grid) = rounded::<B>(&weight, |_| grid, Place::Weight, &errors);
+        record!(C, Learned(learned), nodes, value, (weight, grid, errors))
     }
 
-    fn fake_quantize_input(x: FloatTensor<Self>, ranges: Arc<InputRanges>) -> FloatTensor<Self> {
+    fn fake_quantize_input(
+        x: FloatTensor<Self>,
+        ranges: Arc<InputRanges>,
+        errors: Reporter,
+    ) -> FloatTensor<Self> {
         let (_, cols) = dims(&x);
         let node = x.node();
         let x = x.into_primitive();
-        let (value, grid) = rounded::<B>(&x, |values| ranges.grid(values, cols, true).ok());
-        record!(C, StraightThrough, [node], value, (x, grid))
+        let choose = |values: &[f32]| ranges.grid(values, cols, true);
+        let (value, grid) = rounded::<B>(&x, choose, Place::Input, &errors);
+        record!(C, StraightThrough, [node], value, (x, grid, errors))
     }
 
     fn fake_quantized_linear(
@@ -173,11 +218,12 @@ impl<B: HostBackend + FakeQuantOps, C: CheckpointStrategy> FakeQuantOps for Auto
         weight: FloatTensor<Self>,
         input: Arc<InputRanges>,
         ranges: Arc<WeightRanges>,
+        errors: Reporter,
     ) -> FloatTensor<Self> {
         let nodes = [x.node(), weight.node()];
         let (x, weight) = (x.into_primitive(), weight.into_primitive());
-        let (y, grids) = linear::product::<B>(&x, &weight, None, &input, &ranges, true);
-        record!(C, linear::Observed, nodes, y, linear::Saved { x, weight, grids })
+        let (y, grids) = linear::product::<B>(&x, &weight, None, &input, &ranges, true, &errors);
+        record!(C, linear::Observed, nodes, y, linear::Saved { x, weight, grids, errors })
     }
 
     fn fake_quantized_linear_learned(
@@ -186,87 +232,105 @@ impl<B: HostBackend + FakeQuantOps, C: CheckpointStrategy> FakeQuantOps for Auto
         scales: FloatTensor<Self>,
         input: Arc<InputRanges>,
         ranges: Arc<WeightRanges>,
+        errors: Reporter,
     ) -> FloatTensor<Self> {
         let (rows, cols) = dims(&weight);
+        let factor = lsq_factor(ranges.scheme, rows, cols);
+        let learned = LearnedScales { factor, count: scales.shape()[0] };
         let nodes = [x.node(), weight.node(), scales.node()];
         let (x, weight, scales) = (x.into_primitive(), weight.into_primitive(), scales.into_primitive());
-        let (y, grids) = linear::product::<B>(&x, &weight, Some(&scales), &input, &ranges, true);
-        let factor = lsq_factor(ranges.scheme, rows, cols);
-        record!(C, linear::Learned(factor), nodes, y, linear::Saved { x, weight, grids })
+        let (y, grids) = linear::product::<B>(&x, &weight, Some(&scales), &input, &ranges, true, &errors);
+        record!(C, linear::Learned(learned), nodes, y, linear::Saved { x, weight, grids, errors })
     }
 }
 
-/// Backward pass of rounding on a given grid. State: the input, and its grid.
+/// Learned scales as the backward pass sees them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LearnedScales {
+    /// LSQ's factor on their gradient.
+    pub(super) factor: f64,
+    pub(super) count: usize,
+}
+
+/// Backward pass of rounding on a given grid. State: the input, its grid, and where errors go.
 #[derive(Debug)]
 struct StraightThrough;
 
 impl<B: HostBackend> Backward<B, 1> for StraightThrough {
-    type State = (FloatTensor<B>, Option<Arc<Grid>>);
+    type State = (FloatTensor<B>, Option<Arc<Grid>>, Reporter);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [parent] = ops.parents;
         let grad = grads.consume::<B>(&ops.node);
         let Some(parent) = parent else { return };
-        let (x, grid) = ops.state;
+        let (x, grid, errors) = ops.state;
         let (rows, cols) = dims(&x);
         let by_x = B::with_values(&x, |x| {
             B::with_values(&grad, |grad| match grid {
-                Some(grid) => grid.backward(x, grad),
+                Some(grid) => errors.or_nan(Place::Gradient, grid.backward(x, grad), x.len()),
                 None => vec![f32::NAN; x.len()],
             })
         });
-        grads.register::<B>(parent.id, B::from_values(by_x, [rows, cols]));
+        grads.register::<B>(parent.id, B::from_values(by_x, &[rows, cols]));
     }
 }
 
-/// Backward pass of rounding on learned scales. State: the weight, its grid, LSQ's factor.
+/// Backward pass of rounding on learned scales. State: the weight, its grid, and where errors go.
 #[derive(Debug)]
-struct Learned;
+struct Learned(LearnedScales);
 
 impl<B: HostBackend> Backward<B, 2> for Learned {
-    type State = (FloatTensor<B>, Option<Arc<Grid>>, f64);
+    type State = (FloatTensor<B>, Option<Arc<Grid>>, Reporter);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [weight_parent, scales_parent] = ops.parents;
         let grad = grads.consume::<B>(&ops.node);
-        let (weight, grid, factor) = ops.state;
+        let (weight, grid, errors) = ops.state;
+        let LearnedScales { factor, count } = self.0;
         let (rows, cols) = dims(&weight);
         let (by_weight, by_scales) = B::with_values(&weight, |weight| {
-            B::with_values(&grad, |grad| match grid {
-                Some(grid) => grid.learned_backward(weight, grad, factor),
-                None => (vec![f32::NAN; weight.len()], vec![f32::NAN]),
+            B::with_values(&grad, |grad| {
+                let computed = grid
+                    .and_then(|grid| errors.ok(Place::Gradient, grid.learned_backward(weight, grad, factor)));
+                computed.unwrap_or_else(|| (vec![f32::NAN; weight.len()], vec![f32::NAN; count]))
             })
         });
         if let Some(parent) = weight_parent {
-            grads.register::<B>(parent.id, B::from_values(by_weight, [rows, cols]));
+            grads.register::<B>(parent.id, B::from_values(by_weight, &[rows, cols]));
         }
         if let Some(parent) = scales_parent {
-            let count = by_scales.len();
-            grads.register::<B>(parent.id, B::from_values(by_scales, [count]));
+            grads.register::<B>(parent.id, B::from_values(by_scales, &[count]));
         }
     }
 }
 
-/// The values of `x` on the grid that `choose` finds for them, NaN where it finds none; and that grid.
+/// The values of `x` on the grid that `choose` gives for them, and that grid; NaN and none for an error, which is
+/// reported.
 fn rounded<B: HostBackend>(
     x: &FloatTensor<B>,
-    choose: impl FnOnce(&[f32]) -> Option<Grid>,
+    choose: impl FnOnce(&[f32]) -> Result<Grid>,
+    place: Place,
+    errors: &Reporter,
 ) -> (FloatTensor<B>, Option<Arc<Grid>>) {
     let (rows, cols) = dims(x);
-    let (values, grid) = B::with_values(x, |values| match choose(values) {
-        Some(grid) => (grid.forward(values), Some(Arc::new(grid))),
-        None => (vec![f32::NAN; values.len()], None),
+    let computed = B::with_values(x, |values| {
+        let grid = choose(values)?;
+        Ok((grid.forward(values)?, Arc::new(grid)))
     });
-    (B::from_values(values, [rows, cols]), grid)
+    let (values, grid) = match errors.ok(place, computed) {
+        Some((values, grid)) => (values, Some(grid)),
+        None => (vec![f32::NAN; rows * cols], None),
+    };
+    (B::from_values(values, &[rows, cols]), grid)
 }
 
 pub(super) fn learned_grid<B: HostBackend>(
     scales: &FloatTensor<B>,
     scheme: QuantScheme,
     cols: usize,
-) -> Option<Grid> {
+) -> Result<Grid> {
     let dtype: ScaleDtype = scheme.scale_dtype;
-    B::with_values(scales, |scales| Grid::of_weight(scheme, cols, learned_params(scales, dtype)).ok())
+    B::with_values(scales, |scales| Grid::of_weight(scheme, cols, learned_params(scales, dtype)?))
 }
 
 pub(super) fn dims(tensor: &impl TensorMetadata) -> (usize, usize) {

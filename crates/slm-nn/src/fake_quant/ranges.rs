@@ -4,8 +4,8 @@ use std::sync::{Mutex, PoisonError};
 
 use slm_kernels::KernelKind;
 use slm_quant_core::{
-    Mapping, ObserverKind, QParams, QuantScheme, QuantizedMatrix, Result, ScaleDtype, Scales, TORCHAO_EPS,
-    choose_matrix_qparams, choose_qparams_stored, quantize_matrix_with,
+    Error, Mapping, ObserverKind, QParams, QuantScheme, QuantizedMatrix, Result, ScaleDtype, Scales,
+    TORCHAO_EPS, choose_matrix_qparams, choose_qparams_stored, quantize_matrix_with,
 };
 
 use super::grid::Grid;
@@ -119,9 +119,23 @@ pub(crate) fn moved(old: &[(f32, f32)], batch: &[(f32, f32)], constant: f32) -> 
 
 /// The grid parameters that learned scales stand for: at least [`TORCHAO_EPS`], and rounded to the type that
 /// they will be stored in.
-pub(crate) fn learned_params(scales: &[f32], dtype: ScaleDtype) -> Vec<QParams> {
-    let scales = Scales::from_f32(scales.iter().map(|scale| scale.max(TORCHAO_EPS)).collect(), dtype);
-    (0..scales.len()).map(|i| QParams { scale: scales.get(i), zero_point: 0 }).collect()
+///
+/// # Errors
+/// [`Error::NotFinite`] for a scale that is NaN or infinite, [`Error::Parameter`] for one that the type does not hold.
+pub(crate) fn learned_params(learned: &[f32], dtype: ScaleDtype) -> Result<Vec<QParams>> {
+    let stored = Scales::from_f32(learned.iter().map(|scale| scale.max(TORCHAO_EPS)).collect(), dtype);
+    let check = |(index, &value): (usize, &f32)| {
+        let scale = stored.get(index);
+        if !value.is_finite() {
+            return Err(Error::NotFinite { what: "learned scales", index, value });
+        }
+        if !scale.is_finite() {
+            let detail = format!("{value} does not fit an {dtype}: use f32 scales");
+            return Err(Error::Parameter { what: "learned scale", detail });
+        }
+        Ok(QParams { scale, zero_point: 0 })
+    };
+    learned.iter().enumerate().map(check).collect()
 }
 
 /// LSQ's factor on the gradient of a scale that `count` weights share, `1 / sqrt(count * quant_max)` (Esser and

@@ -1,8 +1,10 @@
 //! Products with codes in host memory, by the kernels.
+// burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
+#![allow(deprecated)]
 
-use burn::backend::TensorMetadata;
 use burn::backend::tensor::FloatTensor;
-use slm_autograd::{Matrix, matmul};
+use burn::backend::{Flex, NdArray, TensorMetadata};
+use slm_autograd::{HostBackend, Matrix, matmul};
 use slm_kernels::linear;
 use slm_quant_core::ActivationQuant;
 
@@ -10,35 +12,45 @@ use super::Stored;
 use super::ops::CodeProducts;
 use crate::PhaseSwitch;
 use crate::activation::InputRanges;
+use crate::errors::Place;
 use crate::fake_quant::grid::Grid;
-use crate::host::HostBackend;
 
-impl<B: HostBackend> CodeProducts for B {
-    /// Values that are not finite make all of the result NaN.
-    fn product(x: &FloatTensor<B>, stored: &Stored) -> FloatTensor<B> {
-        let (m, n) = (x.shape()[0], stored.packed.matrix().rows());
-        let y = B::with_values(x, |x| {
-            let mut y = vec![0.0; m * n];
-            match linear(x, m, stored.packed.matrix(), &stored.packed.activation(), None, &mut y) {
-                Ok(()) => y,
-                Err(_) => vec![f32::NAN; m * n],
+macro_rules! products_of_host {
+    ($backend:ty) => {
+        impl CodeProducts for $backend {
+            fn product(x: &FloatTensor<Self>, stored: &Stored) -> FloatTensor<Self> {
+                product::<Self>(x, stored)
             }
-        });
-        B::from_values(y, [m, n])
-    }
 
-    fn gradients(
-        x: &FloatTensor<B>,
-        grad: &FloatTensor<B>,
-        stored: &Stored,
-        [by_x, by_weight]: [bool; 2],
-    ) -> [Option<FloatTensor<B>>; 2] {
-        let grid = input_grid::<B>(x, stored);
-        [
-            by_x.then(|| by_input::<B>(x, grad, stored, &grid)),
-            by_weight.then(|| by_weights::<B>(x, grad, stored, &grid)),
-        ]
-    }
+            fn gradients(
+                x: &FloatTensor<Self>,
+                grad: &FloatTensor<Self>,
+                stored: &Stored,
+                [by_x, by_weight]: [bool; 2],
+            ) -> [Option<FloatTensor<Self>>; 2] {
+                let grid = input_grid::<Self>(x, stored);
+                [
+                    by_x.then(|| by_input::<Self>(x, grad, stored, &grid)),
+                    by_weight.then(|| by_weights::<Self>(x, grad, stored, &grid)),
+                ]
+            }
+        }
+    };
+}
+
+products_of_host!(Flex);
+products_of_host!(NdArray);
+
+/// An error makes all of the result NaN and is reported.
+fn product<B: HostBackend>(x: &FloatTensor<B>, stored: &Stored) -> FloatTensor<B> {
+    let packed = &stored.packed;
+    let (m, n) = (x.shape()[0], packed.matrix().rows());
+    let y = B::with_values(x, |x| {
+        let mut y = vec![0.0; m * n];
+        let done = linear(x, m, packed.matrix(), &packed.activation(), None, &mut y);
+        packed.errors().or_nan(Place::Input, done.map(|()| y), m * n)
+    });
+    B::from_values(y, &[m, n])
 }
 
 fn by_input<B: HostBackend>(
@@ -56,10 +68,13 @@ fn by_input<B: HostBackend>(
     });
     let by_x = match grid {
         InputGrid::Float => through,
-        InputGrid::Rounded(grid) => B::with_values(x, |x| grid.backward(x, &through)),
+        InputGrid::Rounded(grid) => {
+            let by_x = B::with_values(x, |x| grid.backward(x, &through));
+            stored.packed.errors().or_nan(Place::Gradient, by_x, rows * cols)
+        }
         InputGrid::NotFinite => vec![f32::NAN; rows * cols],
     };
-    B::from_values(by_x, [rows, cols])
+    B::from_values(by_x, &[rows, cols])
 }
 
 fn by_weights<B: HostBackend>(
@@ -78,10 +93,13 @@ fn by_weights<B: HostBackend>(
         });
     };
     match grid {
-        InputGrid::Rounded(grid) => product(&B::with_values(x, |x| grid.forward(x))),
+        InputGrid::Rounded(grid) => {
+            let rounded = B::with_values(x, |x| grid.forward(x));
+            product(&stored.packed.errors().or_nan(Place::Gradient, rounded, rows * cols));
+        }
         InputGrid::Float | InputGrid::NotFinite => B::with_values(x, product),
     }
-    B::from_values(by_weights, [n, cols])
+    B::from_values(by_weights, &[n, cols])
 }
 
 /// The grid of an input.
@@ -89,6 +107,7 @@ enum InputGrid {
     /// It is not rounded.
     Float,
     Rounded(Grid),
+    /// The forward pass has reported it.
     NotFinite,
 }
 
@@ -98,5 +117,6 @@ fn input_grid<B: HostBackend>(x: &FloatTensor<B>, stored: &Stored) -> InputGrid 
     }
     let ranges = InputRanges::new(stored.packed.activation().into(), PhaseSwitch::default(), None);
     let cols = x.shape()[1];
-    B::with_values(x, |x| ranges.grid(x, cols, false)).map_or(InputGrid::NotFinite, InputGrid::Rounded)
+    B::with_values(x, |x| ranges.grid(x, cols, false))
+        .map_or_else(|_| InputGrid::NotFinite, InputGrid::Rounded)
 }

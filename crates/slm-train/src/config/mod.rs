@@ -1,6 +1,6 @@
 //! What a training run is told to do.
 
-mod quantization;
+mod qat;
 mod read;
 mod value;
 
@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use slm_model::ModelConfig;
-use slm_qat::QatOptions;
+use slm_ptq::{QuantizationConfig, QuantizationMode};
 
 use crate::{Error, FinetuneOptions, Result};
 
-pub use quantization::{QuantizationConfig, QuantizationMode};
+pub use qat::QatTrainingOptions;
 pub use read::{parse_toml, read_toml};
 
 /// A whole training run: the model, its tokenizer, how it is trained, and how it is quantized.
@@ -33,7 +33,7 @@ pub struct TrainingConfig {
     pub quantization: QuantizationConfig,
     /// How ranges come about where `quantization_mode` is "qat".
     #[serde(default)]
-    pub qat: QatOptions,
+    pub qat: QatTrainingOptions,
     /// How weights are quantized again where `enable_quantized_finetuning` is true.
     #[serde(default)]
     pub finetune: FinetuneOptions,
@@ -50,7 +50,7 @@ struct TuningFile {
     #[serde(default)]
     quantization: QuantizationConfig,
     #[serde(default)]
-    qat: QatOptions,
+    qat: QatTrainingOptions,
     #[serde(default)]
     finetune: FinetuneOptions,
 }
@@ -157,8 +157,12 @@ impl Check<'_> {
             return Ok(());
         }
         let (detail, remedy) = explain();
-        let remedy = format!("; {remedy}");
-        Err(Error::ConfigValue { origin: self.origin.to_owned(), key: key.to_owned(), detail, remedy })
+        Err(self.refused(key, detail, &remedy))
+    }
+
+    fn refused(&self, key: &str, detail: String, remedy: &str) -> Error {
+        let (origin, key) = (self.origin.to_owned(), key.to_owned());
+        Error::ConfigValue { origin, key, detail, remedy: format!("; {remedy}") }
     }
 }
 
@@ -231,22 +235,19 @@ impl TrainingConfig {
         check.that(self.tokenizer.train_bytes > 0, "tokenizer.train_bytes", || {
             ("is 0".into(), "give the bytes to train the tokenizer on".into())
         })?;
-        self.quantization.validate(&check)?;
+        self.quantization.validate().map_err(|error| match error {
+            slm_ptq::Error::Setting { key, detail, remedy } => {
+                check.refused(&format!("quantization.{key}"), detail, remedy)
+            }
+            other => Error::Ptq(other),
+        })?;
         let decays = self.quantization.enable_quantized_finetuning && self.training.weight_decay != 0.0;
         check.that(!decays, "training.weight_decay", || {
             let detail = format!("is {}, and quantized weights do not decay", self.training.weight_decay);
             (detail, "set it to 0".into())
         })?;
         if self.quantization.quantization_mode == QuantizationMode::Qat {
-            self.qat.schedule(self.training.steps).map_err(|error| match error {
-                slm_qat::Error::Option { option, detail, remedy } => Error::ConfigValue {
-                    origin: origin.to_owned(),
-                    key: format!("qat.{option}"),
-                    detail,
-                    remedy: format!("; {remedy}"),
-                },
-                other => Error::Qat(other),
-            })?;
+            self.qat.validate(&check, self.training.steps)?;
         }
         Ok(())
     }

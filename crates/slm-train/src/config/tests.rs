@@ -64,7 +64,7 @@ fn everything_can_be_said() {
     assert_eq!(config.quantization.scheme().to_string(), "int4 group:32 symmetric");
     assert_eq!(config.quantization.quantization_type, QuantizationType::WeightOnly);
     assert_eq!(config.quantization.observer, Some(ObserverKind::Percentile { percentile: 99.9 }));
-    assert_eq!(config.model.position, slm_model::Position::Rotary { theta: 500.0, scaling: None });
+    assert_eq!(config.model.position, slm_model::Position::Rotary(slm_model::RotaryConfig::new(500.0)));
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn a_config_for_a_model_that_exists_needs_no_model() {
     let parse = |text: &str| TrainingConfig::parse_for_model(text, "run.toml", &model);
     let config = parse("[training]\nsteps = 3\n[qat]\nscale = \"learned\"").unwrap();
     assert_eq!((&config.model, config.training.steps), (&model, 3));
-    assert_eq!(config.qat.scale, slm_qat::ScaleMode::Learned);
+    assert_eq!(config.qat.options.scale, slm_qat::ScaleMode::Learned);
     let other = parse(SMALL).unwrap_err().to_string();
     assert!(other.contains("`model` in run.toml: is not the model of the checkpoint"), "{other}");
     let tokenizer = parse("[training]\nsteps = 3\n[tokenizer]\nfile = \"t.json\"").unwrap_err().to_string();

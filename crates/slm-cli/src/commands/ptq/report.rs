@@ -24,7 +24,8 @@ pub(super) struct Facts<'a> {
     pub(super) layers: &'a [LayerReport],
     /// How each layer is computed, by name.
     pub(super) execution: Vec<(String, String)>,
-    pub(super) head_was_tied: bool,
+    /// Whether the quantized head is a copy of the embedding, which stays float.
+    pub(super) tied_head_copied: bool,
     pub(super) sizes: Sizes,
     pub(super) float: Option<&'a Evaluation>,
     pub(super) quantized: Option<&'a Evaluation>,
@@ -152,8 +153,7 @@ impl PtqResult {
             calibration_tokens: facts.calibration_tokens,
             layers: facts.layers.iter().map(|layer| LayerResult::new(layer, &kernels)).collect(),
             skipped: skipped.collect(),
-            tied_head_copied: facts.head_was_tied
-                && facts.layers.iter().any(|layer| layer.name == slm_model::LM_HEAD),
+            tied_head_copied: facts.tied_head_copied,
             sizes: facts.sizes,
             largest_tensor_bytes: facts.largest_tensor_bytes,
             perplexity_float: facts.float.map(Evaluation::perplexity),

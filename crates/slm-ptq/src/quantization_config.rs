@@ -1,0 +1,132 @@
+//! Quantization settings as config files write them.
+
+use serde::{Deserialize, Serialize};
+use slm_quant_core::{
+    ActivationGranularity, Bits, Granularity, Mapping, ObserverKind, QuantScheme, QuantizationType,
+    ScaleDtype,
+};
+
+use crate::{Error, PtqConfig, Result, default_weight_observer};
+
+/// The point of a training run at which a model is quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QuantizationMode {
+    /// Never: the result is an FP32 model.
+    #[default]
+    None,
+    /// After training (post-training quantization).
+    Ptq,
+    /// During training (quantization-aware training).
+    Qat,
+}
+
+/// Quantization settings, the `[quantization]` section of a config file. Everything is off until `quantization_mode` says
+/// otherwise; unknown keys are refused.
+///
+/// ```
+/// use slm_ptq::QuantizationConfig;
+///
+/// let config: QuantizationConfig =
+///     serde_json::from_str(r#"{"quantization_bits": 4, "granularity": "group:32", "skip": ["lm_*"]}"#)?;
+/// assert_eq!(config.ptq().scheme.to_string(), "int4 group:32 symmetric");
+/// assert!(serde_json::from_str::<QuantizationConfig>(r#"{"quantisation_bits": 4}"#).is_err());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QuantizationConfig {
+    /// When. Default: never.
+    pub quantization_mode: QuantizationMode,
+    /// Width of a weight, 8 or 4. Default: 8. Activations have 8 bits in either.
+    pub quantization_bits: Bits,
+    /// What. Default: static.
+    pub quantization_type: QuantizationType,
+    /// Whether a quantized model is tuned further while its weights stay quantized. Default: false.
+    pub enable_quantized_finetuning: bool,
+    /// Which weights share a scale: `tensor`, `channel` or `group:N`. Default: `tensor`.
+    pub granularity: Granularity,
+    /// How ranges map to codes: `symmetric`, `symmetric-torch` or `affine`. Default: `symmetric`.
+    pub mapping: Mapping,
+    /// How scales are stored: `f32` or `f16`. Default: `f32`.
+    pub scale_dtype: ScaleDtype,
+    /// How the range of a weight is chosen. Default: `min-max` for 8 bits, `mse` for 4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observer: Option<ObserverKind>,
+    /// How the range of an activation is chosen, for static quantization. Default: `mse`.
+    pub activation_observer: ObserverKind,
+    /// Which activations share a scale, for dynamic quantization: `token` or `tensor`. Default: `token`.
+    pub activation_granularity: ActivationGranularity,
+    /// Linear layers to leave in F32: names as in reports, `*` for any run of characters.
+    pub skip: Vec<String>,
+}
+
+impl Default for QuantizationConfig {
+    fn default() -> Self {
+        Self {
+            quantization_mode: QuantizationMode::None,
+            quantization_bits: Bits::Int8,
+            quantization_type: QuantizationType::Static,
+            enable_quantized_finetuning: false,
+            granularity: Granularity::PerTensor,
+            mapping: Mapping::default(),
+            scale_dtype: ScaleDtype::F32,
+            observer: None,
+            activation_observer: ObserverKind::Mse,
+            activation_granularity: ActivationGranularity::default(),
+            skip: Vec::new(),
+        }
+    }
+}
+
+impl QuantizationConfig {
+    /// The scheme of the weights.
+    pub fn scheme(&self) -> QuantScheme {
+        QuantScheme {
+            bits: self.quantization_bits,
+            granularity: self.granularity,
+            mapping: self.mapping,
+            scale_dtype: self.scale_dtype,
+        }
+    }
+
+    /// The settings that quantize a trained model so.
+    pub fn ptq(&self) -> PtqConfig {
+        PtqConfig {
+            scheme: self.scheme(),
+            quantization_type: self.quantization_type,
+            observer: self.observer.unwrap_or_else(|| default_weight_observer(self.quantization_bits)),
+            activation_observer: self.activation_observer,
+            activation_granularity: self.activation_granularity,
+            skip: self.skip.clone(),
+        }
+    }
+
+    /// Checks that values are possible and fit each other.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] with the first field that is wrong and what would be right.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |key, detail: String, remedy| Err(Error::Setting { key, detail, remedy });
+        if self.enable_quantized_finetuning && self.quantization_mode == QuantizationMode::Qat {
+            let detail = "is true beside quantization_mode = \"qat\"".to_owned();
+            let remedy = "use one: \"qat\" trains a float model, this a quantized one";
+            return refuse("enable_quantized_finetuning", detail, remedy);
+        }
+        let observers =
+            [("observer", self.observer.as_ref()), ("activation_observer", Some(&self.activation_observer))];
+        for (key, observer) in observers {
+            if let Some(observer) = observer
+                && let Err(error) = observer.build()
+            {
+                let detail = format!("is {observer}: {error}");
+                return refuse(key, detail, "use an observer with its usual parameters");
+            }
+        }
+        if self.skip.iter().any(|pattern| pattern.trim().is_empty()) {
+            let detail = "holds an empty pattern, which names no layer".to_owned();
+            return refuse("skip", detail, "remove it");
+        }
+        Ok(())
+    }
+}

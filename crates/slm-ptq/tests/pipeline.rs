@@ -1,0 +1,190 @@
+//! Quantization of checkpoints: what is written, what is loaded, and what an interruption leaves.
+#![cfg(feature = "checkpoint")]
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use slm_checkpoint::{Checkpoint, QuantizationMode, SaveRequest, save};
+use slm_model::{ModelConfig, Transformer, window_logits};
+use slm_ptq::{CalibrationTokens, CheckpointQuantizer, Error, Progress, PtqConfig, Stage};
+use slm_quant_core::{Bits, Granularity, QuantScheme, QuantizationType};
+use tempfile::TempDir;
+
+const LAYERS: usize = 2 * 7 + 1;
+
+/// A float checkpoint whose head is tied or not.
+fn float(root: &TempDir, tied: bool) -> Checkpoint {
+    let mut config = ModelConfig::new(60, 16, 36, 2, 2, 32);
+    config.tie_word_embeddings = tied;
+    let model = Transformer::new(&config, 4, &Device::flex()).unwrap();
+    let name = if tied { "tied" } else { "untied" };
+    Checkpoint::open(save(root.path().join(name), &model, &SaveRequest::default(), false).unwrap()).unwrap()
+}
+
+fn config(quantization_type: QuantizationType) -> PtqConfig {
+    let scheme =
+        QuantScheme::per_tensor(Bits::Int4).with_granularity(Granularity::PerGroup { group_size: 8 });
+    PtqConfig::new(scheme, quantization_type)
+}
+
+fn ids() -> Vec<u32> {
+    (0..70).map(|i| (i * i * 7 + i * 13) % 60).collect()
+}
+
+fn go_on(_: Progress) -> Result<(), Error> {
+    Ok(())
+}
+
+fn calibrate(quantizer: &mut CheckpointQuantizer<'_>) {
+    let ids = ids();
+    let tokens = CalibrationTokens { ids: &ids, window: 24, text_sha256: "a".repeat(64) };
+    quantizer.calibrate(&tokens, &Device::flex(), &mut go_on).unwrap();
+}
+
+fn logits(model: &Transformer) -> Vec<f32> {
+    window_logits(model, &ids()[..20]).unwrap()
+}
+
+#[test]
+fn the_checkpoint_and_the_model_in_memory_compute_the_same() {
+    let root = tempfile::tempdir().unwrap();
+    for tied in [true, false] {
+        let source = float(&root, tied);
+        for quantization_type in
+            [QuantizationType::WeightOnly, QuantizationType::Dynamic, QuantizationType::Static]
+        {
+            for skip in ["", "lm_*", "layers.1.mlp.*"] {
+                let mut config = config(quantization_type);
+                config.skip = Some(skip.to_owned()).filter(|skip| !skip.is_empty()).into_iter().collect();
+                let what = format!("{quantization_type}, tied: {tied}, skip: {skip:?}");
+                let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
+                if quantizer.needs_calibration() {
+                    calibrate(&mut quantizer);
+                }
+                let written = quantizer.write(root.path().join("out"), true, &mut go_on).unwrap();
+                let checkpoint = Checkpoint::open(&written.path).unwrap();
+                let (model, layers) = quantizer.load(&Device::flex()).unwrap();
+                assert_eq!(written.layers, layers, "{what}");
+                assert_eq!(layers.len(), quantizer.plan().layers.len(), "{what}");
+                let loaded = checkpoint.load_model(&Device::flex()).unwrap();
+                assert_eq!(logits(&loaded), logits(&model), "{what}");
+                assert_eq!(loaded.head_is_tied(), tied && skip == "lm_*", "{what}");
+                assert_eq!(quantizer.copies_tied_head(), tied && skip != "lm_*", "{what}");
+
+                let metadata = checkpoint.metadata().unwrap();
+                assert_eq!(metadata.mode, QuantizationMode::Ptq);
+                assert_eq!(metadata.layers.len() + metadata.skipped.len(), LAYERS, "{what}");
+                assert_eq!(metadata.lineage.source_sha256, Some(source.weights_sha256().unwrap()));
+                let calibration = metadata.lineage.calibration.as_ref().map(|record| record.tokens);
+                assert_eq!(calibration, quantizer.needs_calibration().then_some(70), "{what}");
+            }
+        }
+    }
+}
+
+/// What a caller sees of a run: (stage, done, total) of every call, from a first one to all done.
+#[test]
+fn progress_goes_up_to_the_total() {
+    let root = tempfile::tempdir().unwrap();
+    let source = float(&root, true);
+    let mut quantizer = CheckpointQuantizer::new(&source, config(QuantizationType::Static)).unwrap();
+    let ids = ids();
+    let tokens = CalibrationTokens { ids: &ids, window: 24, text_sha256: "a".repeat(64) };
+    let mut seen = Vec::new();
+    let mut note = |progress| {
+        seen.push(progress);
+        Ok::<_, Error>(())
+    };
+    quantizer.calibrate(&tokens, &Device::flex(), &mut note).unwrap();
+    quantizer.write(root.path().join("out"), false, &mut note).unwrap();
+    // 70 tokens in windows of 24 are 3, through two layers and the head.
+    for (stage, total) in [(Stage::Calibrating, 3 * 3), (Stage::Quantizing, LAYERS)] {
+        let of_stage: Vec<&Progress> = seen.iter().filter(|progress| progress.stage == stage).collect();
+        assert!(of_stage.iter().all(|progress| progress.total == total), "{of_stage:?}");
+        assert!(of_stage.is_sorted_by_key(|progress| progress.done), "{of_stage:?}");
+        assert_eq!(of_stage.last().unwrap().done, total);
+    }
+}
+
+#[derive(Debug)]
+enum Ended {
+    Asked,
+    Failed(#[expect(dead_code, reason = "shown if the test fails")] Error),
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+#[test]
+fn an_interrupted_run_ends_with_the_error_of_the_callback_and_leaves_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let source = float(&root, true);
+    let mut quantizer = CheckpointQuantizer::new(&source, config(QuantizationType::Static)).unwrap();
+    let ids = ids();
+    let tokens = CalibrationTokens { ids: &ids, window: 24, text_sha256: "a".repeat(64) };
+    let stop_at = |at: usize| {
+        move |progress: Progress| {
+            if progress.done == at { Err(Ended::Asked) } else { Ok(()) }
+        }
+    };
+    let ended = quantizer.calibrate(&tokens, &Device::flex(), &mut stop_at(4)).unwrap_err();
+    assert!(matches!(ended, Ended::Asked), "{ended:?}");
+    calibrate(&mut quantizer);
+    let entries = || std::fs::read_dir(root.path()).unwrap().count();
+    let before = entries();
+    for at in [0, 5, LAYERS] {
+        let ended = quantizer.write(root.path().join("out"), false, &mut stop_at(at)).unwrap_err();
+        assert!(matches!(ended, Ended::Asked), "{at}: {ended:?}");
+        assert_eq!(entries(), before, "{at}");
+    }
+}
+
+#[test]
+fn what_cannot_be_quantized_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let source = float(&root, true);
+    let out: &Path = &root.path().join("out");
+    let quantizer = CheckpointQuantizer::new(&source, config(QuantizationType::Static)).unwrap();
+    let uncalibrated = quantizer.write(out, false, &mut go_on).unwrap_err();
+    assert!(
+        matches!(uncalibrated, Error::NotCalibrated { ref layer } if layer == "layers.0.self_attn.q_proj")
+    );
+    assert!(!out.exists());
+
+    let mut quantizer = CheckpointQuantizer::new(&source, config(QuantizationType::Static)).unwrap();
+    let ids = ids();
+    let none = CalibrationTokens { ids: &ids, window: 0, text_sha256: String::new() };
+    let window = quantizer.calibrate(&none, &Device::flex(), &mut go_on).unwrap_err();
+    assert!(window.to_string().contains("use at least 1"), "{window}");
+    let long = CalibrationTokens { ids: &ids, window: 33, text_sha256: String::new() };
+    let positions = quantizer.calibrate(&long, &Device::flex(), &mut go_on).unwrap_err();
+    assert!(positions.to_string().contains("max_position_embeddings"), "{positions}");
+
+    let quantizer = CheckpointQuantizer::new(&source, config(QuantizationType::Dynamic)).unwrap();
+    let written = quantizer.write(out, false, &mut go_on).unwrap();
+    let quantized = Checkpoint::open(&written.path).unwrap();
+    let again = CheckpointQuantizer::new(&quantized, config(QuantizationType::Dynamic)).unwrap_err();
+    assert!(matches!(again, Error::Checkpoint(slm_checkpoint::Error::NeedsFloat { .. })), "{again}");
+    assert!(matches!(
+        quantizer.write(out, false, &mut go_on).unwrap_err(),
+        Error::Checkpoint(slm_checkpoint::Error::OutputExists { .. })
+    ));
+}
+
+/// Settings have the text forms that config files use, and wrong ones say what would do.
+#[test]
+fn settings_are_validated() {
+    use slm_ptq::QuantizationConfig;
+
+    let refused = |text: &str| {
+        let config: QuantizationConfig = serde_json::from_str(text).unwrap();
+        config.validate().unwrap_err().to_string()
+    };
+    assert!(refused(r#"{"skip": ["lm_head", " "]}"#).contains("`skip` holds an empty pattern"));
+    let both = refused(r#"{"quantization_mode": "qat", "enable_quantized_finetuning": true}"#);
+    assert!(both.contains("`enable_quantized_finetuning`") && both.contains("use one"), "{both}");
+    QuantizationConfig::default().validate().unwrap();
+}

@@ -1,0 +1,12 @@
+//! Helpers that the tests of several crates share. A dependency of tests only.
+#![forbid(unsafe_code)]
+
+mod random;
+mod shared;
+#[cfg(feature = "tensors")]
+mod tensors;
+
+pub use random::Random;
+pub use shared::{shared, shared_dir};
+#[cfg(feature = "tensors")]
+pub use tensors::{devices, ramp, read, tensor};

@@ -1,0 +1,27 @@
+//! Devices and tensors.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// The CPU devices; results must hold on both.
+#[allow(deprecated)] // Burn 0.22 deprecates NdArray in favour of Flex; both are offered while it exists.
+pub fn devices() -> [Device; 2] {
+    [Device::flex(), Device::ndarray()]
+}
+
+/// `count` values between -1 and 1 that look random enough; another `seed` gives others.
+pub fn ramp(seed: usize, count: usize) -> Vec<f32> {
+    (0..count).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0).collect()
+}
+
+/// A tensor of these values.
+pub fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// The values of a tensor of 32-bit floats, in row-major order.
+///
+/// # Panics
+/// If it holds others.
+pub fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().unwrap()
+}
