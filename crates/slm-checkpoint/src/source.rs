@@ -8,6 +8,7 @@ use slm_model::{SourceError, TensorSource};
 use slm_nn::{PackedWeight, Weight};
 
 use crate::{Checkpoint, Error, Result};
+use slm_store::Error as StoreError;
 
 /// Reads each tensor of a checkpoint when it is asked for, as often as it is. [`Checkpoint::load_model`] is faster
 /// where all are wanted.
@@ -25,10 +26,12 @@ impl<'a> CheckpointSource<'a> {
     fn quantized(&self, layer: &str) -> Result<Option<Weight>> {
         let Some((matrix, activation)) = self.checkpoint.read_quantized(layer)? else { return Ok(None) };
         let kernel = KernelKind::selected();
-        let packed = PackedMatrix::new(matrix, kernel).map_err(|source| Error::Layer {
-            path: self.checkpoint.tensors().path().to_owned(),
-            layer: layer.to_owned(),
-            source,
+        let packed = PackedMatrix::new(matrix, kernel).map_err(|source| {
+            Error::Store(StoreError::Layer {
+                path: self.checkpoint.tensors().path().to_owned(),
+                layer: layer.to_owned(),
+                source,
+            })
         })?;
         Ok(Some(Weight::Packed(PackedWeight::new(Arc::new(packed), activation))))
     }
