@@ -17,6 +17,7 @@ use slm_model::{
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, QParams, QuantScheme, ScaleDtype,
 };
+use slm_store::Error as StoreError;
 use support::*;
 
 fn rotary(theta: f64, scaling: RopeScaling) -> Position {
@@ -242,12 +243,16 @@ fn a_writer_takes_tensors_in_any_order_and_leaves_nothing_when_dropped() {
     let mut writer = CheckpointWriter::create(&dir, &config, &layout, false).unwrap();
     fill(&mut writer, tensors.len() - 1);
     let error = writer.finish(&SaveRequest::default()).unwrap_err();
-    assert!(matches!(&error, Error::Write { .. }) && error.to_string().contains("embed_tokens"), "{error}");
+    assert!(
+        matches!(&error, Error::Store(StoreError::Write { .. }))
+            && error.to_string().contains("embed_tokens"),
+        "{error}"
+    );
     let mut writer = CheckpointWriter::create(&dir, &config, &layout, false).unwrap();
     assert!(writer.write_f32("norm.weight", &[0.0]).is_err());
     assert!(matches!(
         writer.write_f32("norm.weight", &[f32::NAN; 12]),
-        Err(Error::NotFinite { index: 0, .. })
+        Err(Error::Store(StoreError::NotFinite { index: 0, .. }))
     ));
     assert!(writer.write_f32("nonsense", &[0.0]).is_err());
     drop(writer);
@@ -275,17 +280,23 @@ fn a_request_that_does_not_fit_the_model_is_refused() {
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0, "{error}");
         error
     };
-    assert!(matches!(refused(&model, &request(None)), Error::Missing { .. }));
-    assert!(matches!(refused(&small_model(), &request(Some(&metadata))), Error::TensorSet { .. }));
+    assert!(matches!(refused(&model, &request(None)), Error::Store(StoreError::Missing { .. })));
+    assert!(matches!(
+        refused(&small_model(), &request(Some(&metadata))),
+        Error::Store(StoreError::TensorSet { .. })
+    ));
     let mut wrong = metadata.clone();
     wrong.layers[0].scales.max *= 2.0;
-    assert!(matches!(refused(&model, &request(Some(&wrong))), Error::Metadata { field: "scales", .. }));
+    assert!(matches!(
+        refused(&model, &request(Some(&wrong))),
+        Error::Store(StoreError::Metadata { field: "scales", .. })
+    ));
     for name in ["config.json", "manifest.json", "../x", "a/b", ""] {
         let extra: [(&str, &[u8]); 1] = [(name, b"")];
         let request = SaveRequest { extra_files: &extra, ..request(Some(&metadata)) };
-        assert!(matches!(refused(&model, &request), Error::Write { .. }), "{name}");
+        assert!(matches!(refused(&model, &request), Error::Store(StoreError::Write { .. })), "{name}");
     }
     let mut request = request(Some(&metadata));
     request.tokenizer.eos_token_ids = vec![11];
-    assert!(matches!(refused(&model, &request), Error::Field { .. }));
+    assert!(matches!(refused(&model, &request), Error::Store(StoreError::Field { .. })));
 }

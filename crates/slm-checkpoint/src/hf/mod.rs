@@ -25,6 +25,7 @@ use crate::tensors::{PositionedFile, TensorFile};
 use crate::{
     CheckpointWriter, Error, Layout, Result, SaveRequest, TokenizerInfo, json as json_file, tokenizer,
 };
+use slm_store::Error as StoreError;
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
@@ -162,12 +163,12 @@ impl Imported {
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         let source = self.origins.get(name).and_then(|(_, origin)| Some((origin, self.file_of(origin)?)));
         let Some((origin, file)) = source else {
-            return Err(Error::TensorSet {
+            return Err(Error::Store(StoreError::TensorSet {
                 path: self.shards.path().to_owned(),
                 missing: vec![name.to_owned()],
                 unexpected: Vec::new(),
                 remedy: "ask for a tensor that the model has".to_owned(),
-            });
+            }));
         };
         Ok(origin.apply(file.read_f32(&origin.tensor)?))
     }
@@ -261,7 +262,7 @@ fn plan(parsed: &HfConfig, shards: &Shards) -> Result<Origins> {
              supported"
         };
         let (path, remedy) = (shards.path().to_owned(), remedy.to_owned());
-        return Err(Error::TensorSet { path, missing, unexpected, remedy });
+        return Err(Error::Store(StoreError::TensorSet { path, missing, unexpected, remedy }));
     }
     for (_, origin) in origins.values() {
         if let Some(file) = shards.file_of(&origin.tensor) {
