@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | `parallel` | parallel regions of this process, on one pool |
 //! | `thread_pool` | a spinning thread pool for microsecond-scale parallel regions |
 //! | `steal_queue` | ranges of work that threads take from each other |
 //! | `shared_slice` | a mutable slice whose disjoint parts several threads write |
@@ -12,12 +13,16 @@
 
 mod advice;
 mod huge_vec;
+#[cfg(not(loom))]
+mod parallel;
 mod shared_slice;
 mod steal_queue;
+mod sync;
 mod thread_pool;
 
 pub use advice::advise_huge_pages;
 pub use huge_vec::{HugeVec, Plain};
+#[cfg(not(loom))]
+pub use parallel::{for_each_chunk, for_each_task};
 pub use shared_slice::SharedSlice;
 pub use steal_queue::StealQueue;
-pub use thread_pool::{for_each_chunk, for_each_task};

@@ -6,7 +6,9 @@
 //! what the others have.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+
+use crate::sync::AtomicU64;
 
 /// A piece is this part of what its run has left: large at first, so that there are few, and small at the end, so that
 /// all threads end together.
@@ -87,7 +89,10 @@ impl StealQueue {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+mod model;
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -1,0 +1,54 @@
+//! Every interleaving of two or three takers, up to a few preemptions, as loom explores them.
+
+use loom::model::Builder;
+use loom::sync::Arc;
+use loom::thread;
+
+use super::StealQueue;
+
+/// Takers with the ranges between `bounds`, each of which takes all it can; together they take each unit once.
+fn take_all(bounds: &'static [usize], least: usize) {
+    let mut builder = Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(move || {
+        let mut queue = StealQueue::default();
+        queue.restart(bounds.iter().copied(), least);
+        let queue = Arc::new(queue);
+        let take = |queue: &StealQueue, taker| {
+            let pieces: Vec<_> = std::iter::from_fn(|| queue.take(taker)).collect();
+            pieces.into_iter().flatten().collect::<Vec<usize>>()
+        };
+        let others: Vec<_> = (1..bounds.len() - 1)
+            .map(|taker| {
+                let queue = Arc::clone(&queue);
+                thread::spawn(move || take(&queue, taker))
+            })
+            .collect();
+        let mut taken = take(&queue, 0);
+        for other in others {
+            taken.extend(other.join().expect("a taker has no panic"));
+        }
+        taken.sort_unstable();
+        assert_eq!(taken, (0..bounds[bounds.len() - 1]).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn two_takers_take_each_unit_once() {
+    take_all(&[0, 3, 5], 1);
+}
+
+#[test]
+fn a_taker_without_a_range_of_its_own_steals() {
+    take_all(&[0, 4, 4], 1);
+}
+
+#[test]
+fn pieces_of_several_units() {
+    take_all(&[0, 3, 6], 2);
+}
+
+#[test]
+fn three_takers_take_each_unit_once() {
+    take_all(&[0, 1, 2, 3], 1);
+}
