@@ -102,7 +102,8 @@ fn a_pattern_without_a_layer_is_refused_by_every_command() {
 fn training_refuses_a_pattern_without_a_layer() {
     let sandbox = Sandbox::new();
     sandbox.put("text.txt", text());
-    for (mode, pattern, fits) in [("ptq", "lm_*", true), ("ptq", "ln_head", false), ("qat", "ln_head", false)]
+    for (mode, pattern, fits) in
+        [("ptq", "lm_*", true), ("none", "ln_head", false), ("qat", "ln_head", false)]
     {
         let section = format!("\n[quantization]\nquantization_mode = {mode:?}\nskip = [{pattern:?}]\n");
         sandbox.put("train.toml", train_config(1) + &section);
