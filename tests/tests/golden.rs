@@ -9,7 +9,7 @@ use slm_tests::{Sandbox, read_tensors, shared};
 const TOLERANCE: f32 = 1e-3;
 
 /// Every architecture that can be imported.
-const MODELS: [&str; 8] = [
+const MODELS: [&str; 15] = [
     "stories260k",
     "tiny-llama",
     "tiny-mistral",
@@ -18,6 +18,13 @@ const MODELS: [&str; 8] = [
     "tiny-qwen3",
     "tiny-smollm2",
     "tiny-gpt2",
+    "tiny-gpt-neox",
+    "tiny-smollm3",
+    "tiny-gemma3",
+    "tiny-phi3",
+    "tiny-olmo2",
+    "tiny-granite",
+    "tiny-stablelm",
 ];
 
 fn text_of(path: &Path) -> &str {

@@ -14,9 +14,11 @@ use slm_cpu_ops::{
 use crate::host::{HostBackend, dims};
 use crate::parallel;
 
-/// Cosines and sines of rotary positions `0 .. len`, `[len, head_dim / 2]` each.
+/// Cosines and sines of rotary positions `0 .. len`, `[len, pairs]` each.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RotaryTable {
+    /// Pairs of a head that are rotated: its first `2 * pairs` values.
+    pub pairs: usize,
     /// Cosines.
     pub cos: Vec<f32>,
     /// Sines.
@@ -32,6 +34,8 @@ pub struct AttentionOptions {
     pub kv_heads: usize,
     /// Positions that a query sees, itself included; all before it where there is no window.
     pub window: Option<usize>,
+    /// Factor of the scores before softmax; `1 / sqrt(head_dim)` where none is given.
+    pub scale: Option<f32>,
     /// Rotation of queries and keys by their positions.
     pub rotary: Option<Arc<RotaryTable>>,
 }
@@ -51,12 +55,18 @@ struct Plan {
 impl Plan {
     fn new(q: &[usize], options: AttentionOptions) -> Self {
         let AttentionOptions { heads, kv_heads, window, .. } = options;
-        let shape = CausalShape { len: q[1], group: heads / kv_heads, head_dim: q[2] / heads, window };
+        let head_dim = q[2] / heads;
+        let scale = options.scale.unwrap_or(1.0 / (head_dim as f32).sqrt());
+        let shape = CausalShape { len: q[1], group: heads / kv_heads, head_dim, window, scale };
         Self { options, batch: q[0], shape }
     }
 
     fn rotation(&self) -> Option<Rotation<'_>> {
-        self.options.rotary.as_deref().map(|RotaryTable { cos, sin }| Rotation { cos, sin })
+        self.options.rotary.as_deref().map(|RotaryTable { pairs, cos, sin }| Rotation {
+            pairs: *pairs,
+            cos,
+            sin,
+        })
     }
 
     /// Widths of the rows of q, k and v that belong to one KV head.

@@ -127,7 +127,7 @@ pub fn gelu<const D: usize>(x: Tensor<D>, kind: Gelu) -> Tensor<D> {
 }
 
 /// Causal self-attention of whole sequences at positions `0 .. len`:
-/// `softmax(q K^T / sqrt(head_dim)) V` for each head, queries and keys rotated first where the options say so.
+/// `softmax(scale q K^T) V` for each head, queries and keys rotated first where the options say so.
 ///
 /// No tensor of scores is written: the backward pass computes them again.
 ///

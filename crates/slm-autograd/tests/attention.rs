@@ -17,12 +17,14 @@ struct Case {
     options: AttentionOptions,
 }
 
-fn case([batch, len, head_dim, heads, kv_heads]: [usize; 5], window: Option<usize>, rotates: bool) -> Case {
+/// A case in which `pairs` of each head are rotated, if any.
+fn case([batch, len, head_dim, heads, kv_heads]: [usize; 5], window: Option<usize>, pairs: usize) -> Case {
     let angle = |p: usize, i: usize| p as f32 * 0.7f32.powi(i as i32);
-    let angles = || (0..len).flat_map(|p| (0..head_dim / 2).map(move |i| angle(p, i)));
-    let table = RotaryTable { cos: angles().map(f32::cos).collect(), sin: angles().map(f32::sin).collect() };
-    let rotary = rotates.then(|| Arc::new(table));
-    Case { batch, len, head_dim, options: AttentionOptions { heads, kv_heads, window, rotary } }
+    let angles = || (0..len).flat_map(|p| (0..pairs).map(move |i| angle(p, i)));
+    let table =
+        RotaryTable { pairs, cos: angles().map(f32::cos).collect(), sin: angles().map(f32::sin).collect() };
+    let rotary = (pairs > 0).then(|| Arc::new(table));
+    Case { batch, len, head_dim, options: AttentionOptions { heads, kv_heads, window, scale: None, rotary } }
 }
 
 impl Case {
@@ -42,15 +44,20 @@ impl Case {
             Some(table) => {
                 let tensor = |values: &[f32]| {
                     Tensor::<4>::from_data(
-                        TensorData::new(values.to_vec(), [1, 1, len, head_dim / 2]),
+                        TensorData::new(values.to_vec(), [1, 1, len, table.pairs]),
                         &device,
                     )
                 };
                 let (cos, sin) = (tensor(&table.cos), tensor(&table.sin));
-                let halves = x.chunk(2, 3);
-                let (a, b) = (halves[0].clone(), halves[1].clone());
+                let part = |at: usize, width: usize| x.clone().narrow(3, at, width);
+                let (pairs, rest) = (table.pairs, head_dim - 2 * table.pairs);
+                let (a, b) = (part(0, pairs), part(pairs, pairs));
                 let first = a.clone() * cos.clone() - b.clone() * sin.clone();
-                Tensor::cat(vec![first, b * cos + a * sin], 3)
+                let mut parts = vec![first, b * cos + a * sin];
+                if rest > 0 {
+                    parts.push(part(2 * pairs, rest));
+                }
+                Tensor::cat(parts, 3)
             }
         };
         let groups = options.heads / options.kv_heads;
@@ -66,7 +73,8 @@ impl Case {
             .flat_map(|query| (0..len).map(move |key| key > query || query - key >= window))
             .collect();
         let mask = Tensor::<4, Bool>::from_data(TensorData::new(hidden, [1, 1, len, len]), &device);
-        let scores = q.matmul(k.transpose()) / (head_dim as f64).sqrt();
+        let scale = options.scale.map_or(1.0 / (head_dim as f64).sqrt(), f64::from);
+        let scores = q.matmul(k.transpose()) * scale;
         let mask = mask.expand([batch, options.heads, len, len]);
         let weights = softmax(scores.mask_fill(mask, -1e30), 3);
         weights.matmul(v).swap_dims(1, 2).reshape([batch, len, options.heads * head_dim])
@@ -74,12 +82,15 @@ impl Case {
 }
 
 fn cases() -> Vec<Case> {
+    let mut scaled = case([2, 12, 9, 4, 2], Some(7), 2);
+    scaled.options.scale = Some(0.7);
     vec![
-        case([1, 1, 4, 2, 1], None, true),
-        case([2, 9, 8, 4, 2], None, false),
-        case([3, 33, 12, 3, 3], None, true),
-        case([2, 40, 16, 4, 1], Some(5), true),
-        case([1, 120, 32, 2, 2], Some(50), true),
+        case([1, 1, 4, 2, 1], None, 2),
+        case([2, 9, 8, 4, 2], None, 0),
+        case([3, 33, 12, 3, 3], None, 3),
+        case([2, 40, 16, 4, 1], Some(5), 8),
+        case([1, 120, 32, 2, 2], Some(50), 16),
+        scaled,
     ]
 }
 

@@ -7,16 +7,16 @@ use serde::Deserialize;
 use serde_json::Value;
 use slm_model::Transformer;
 use slm_quant_core::{ActivationQuant, QParams, QuantizedMatrix};
+use slm_store::METADATA;
 
-use crate::layout::{Layout, names, read_matrix};
+use crate::layout::Layout;
 use crate::manifest::Manifest;
-use crate::metadata::WeightParams;
 use crate::tensors::TensorFile;
-use crate::versions::{CONFIG, METADATA, OpenFiles, TOKENIZER};
+use crate::versions::{CONFIG, OpenFiles, TOKENIZER};
 use crate::{
-    CheckpointConfig, Error, FORMAT_VERSION, LayerMetadata, QuantizationMetadata, Result, load, tokenizer,
-    versions,
+    CheckpointConfig, Error, FORMAT_VERSION, QuantizationMetadata, Result, load, tokenizer, versions,
 };
+use slm_store::Error as StoreError;
 
 /// What to do beside the necessary when a checkpoint is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl Checkpoint {
         }
         let metadata_path = dir.join(METADATA);
         let metadata = match (metadata_bytes, documents.metadata) {
-            (Some(bytes), _) => Some(versions::read_metadata(&metadata_path, &bytes)?),
+            (Some(bytes), _) => Some(QuantizationMetadata::parse(&metadata_path, &bytes, CONFIG)?),
             (None, Some(migrated)) => {
                 let migrated = QuantizationMetadata::deserialize(Value::Object(migrated));
                 Some(migrated.map_err(Error::json(&metadata_path))?)
@@ -208,9 +208,12 @@ impl Checkpoint {
         let name = self.weights.path().file_name().and_then(|name| name.to_str());
         match manifest.zip(name).and_then(|(manifest, name)| manifest.files.get(name)) {
             Some(expected) if expected.sha256 != found => {
-                Err(Error::Changed { path: self.weights.path().to_owned() })
+                Err(Error::Store(StoreError::Changed { path: self.weights.path().to_owned() }))
             }
-            _ => self.weights.check_unchanged().map(|()| found),
+            _ => {
+                self.weights.check_unchanged()?;
+                Ok(found)
+            }
         }
     }
 
@@ -232,33 +235,7 @@ impl Checkpoint {
     /// As [`Checkpoint::load_model`].
     pub fn read_quantized(&self, layer: &str) -> Result<Option<(QuantizedMatrix, ActivationQuant)>> {
         let Some(metadata) = &self.metadata else { return Ok(None) };
-        let Some(record) = metadata.layer(layer) else { return Ok(None) };
-        let matrix = read_matrix(&self.weights, layer, record.shape, record.scheme)?;
-        let activation = self.read_activation(record)?;
-        let quant = self.check_metadata(record, &WeightParams::of(&matrix), activation)?;
-        Ok(Some((matrix, quant)))
-    }
-
-    /// How the input of a layer is treated, whose tensors say `weight` and `activation`.
-    ///
-    /// # Errors
-    /// [`Error::Metadata`] where the metadata says otherwise.
-    pub(crate) fn check_metadata(
-        &self,
-        record: &LayerMetadata,
-        weight: &WeightParams<'_>,
-        activation: Option<QParams>,
-    ) -> Result<ActivationQuant> {
-        let path = self.dir.join(METADATA);
-        if let Some((field, expected, found)) = record.disagreement(weight, activation) {
-            return Err(Error::Metadata { path, layer: record.name.clone(), field, expected, found });
-        }
-        let Some(metadata) = &self.metadata else {
-            return Err(Error::NeedsQuantized { path: self.dir.clone() });
-        };
-        metadata
-            .activation_quant(record)
-            .map_err(|(field, expected, found)| Error::field(&path, field, expected, found))
+        Ok(slm_store::read_quantized(&self.weights, metadata, &self.dir.join(METADATA), layer)?)
     }
 
     /// Reads every quantized layer and compares it with the metadata. Loading a model does the same.
@@ -283,41 +260,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::read_quantized`].
     pub(crate) fn static_params(&self, layer: &str) -> Result<Option<QParams>> {
-        match self.metadata.as_ref().and_then(|metadata| metadata.layer(layer)) {
-            Some(record) => self.read_activation(record),
-            None => Ok(None),
-        }
-    }
-
-    /// The static parameters of a layer's input, from the tensors.
-    fn read_activation(&self, record: &LayerMetadata) -> Result<Option<QParams>> {
-        let name = names::input_scale(&record.name);
-        if self.weights.shape(&name).is_none() {
-            return Ok(None);
-        }
-        let scale = self.weights.read_f32(&name)?;
-        let zero_point = self.weights.read_bytes(&names::input_zero_point(&record.name))?;
-        self.static_params_of(&record.name, &scale, &zero_point).map(Some)
-    }
-
-    /// The static parameters of the input of `layer` from the content of the two tensors.
-    ///
-    /// # Errors
-    /// [`Error::Layer`] for a scale that is not positive.
-    pub(crate) fn static_params_of(&self, layer: &str, scale: &[f32], zero_point: &[u8]) -> Result<QParams> {
-        let scale = scale.first().copied().unwrap_or(0.0);
-        let zero_point = zero_point.first().copied().map_or(0, i32::from);
-        if scale <= 0.0 {
-            return Err(Error::Layer {
-                path: self.weights.path().to_owned(),
-                layer: layer.to_owned(),
-                source: slm_quant_core::Error::Parameter {
-                    what: "input scale",
-                    detail: format!("value {scale} is not positive"),
-                },
-            });
-        }
-        Ok(QParams { scale, zero_point })
+        Ok(slm_store::read_static_params(&self.weights, layer)?)
     }
 }
 
@@ -333,7 +276,7 @@ fn layout_of(
         if weights.names().iter().any(|name| name.ends_with(".weight.codes")) {
             let remedy =
                 "the weights are quantized: restore it from a good copy of the checkpoint".to_owned();
-            return Err(Error::Missing { path: metadata_path.to_owned(), remedy });
+            return Err(Error::Store(StoreError::Missing { path: metadata_path.to_owned(), remedy }));
         }
         return Ok(layout);
     };
@@ -343,10 +286,12 @@ fn layout_of(
             .activation_quant(layer)
             .map_err(|(field, expected, found)| Error::field(metadata_path, field, expected, found))?;
         let quantized = layout.quantize(&layer.name, layer.scheme, layer.activation.is_some());
-        match quantized.map_err(|source| Error::Layer {
-            path: metadata_path.to_owned(),
-            layer: layer.name.clone(),
-            source,
+        match quantized.map_err(|source| {
+            Error::Store(StoreError::Layer {
+                path: metadata_path.to_owned(),
+                layer: layer.name.clone(),
+                source,
+            })
         })? {
             Some(shape) if shape == layer.shape => {}
             Some(shape) => {

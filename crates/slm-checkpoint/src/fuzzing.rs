@@ -8,10 +8,10 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
 use serde_json::{Map, Value};
+use slm_store::manifest::Manifest;
+use slm_store::tensors::{PositionedFile, TensorFile};
 
-use crate::manifest::Manifest;
-use crate::tensors::{PositionedFile, TensorFile};
-use crate::{json, tokenizer, versions};
+use crate::{QuantizationMetadata, json, tokenizer, versions};
 
 /// A file of weights.
 pub fn safetensors(bytes: &[u8]) {
@@ -40,14 +40,14 @@ pub fn config(bytes: &[u8]) {
 /// `quantization_metadata.json`.
 pub fn metadata(bytes: &[u8]) {
     let path = Path::new("quantization_metadata.json");
-    let Ok(metadata) = versions::read_metadata(path, bytes) else { return };
+    let Ok(metadata) = QuantizationMetadata::parse(path, bytes, "config.json") else { return };
     for layer in &metadata.layers {
         let _refused = metadata.activation_quant(layer);
     }
     // Written again, it is the same text: two numbers with one text are one number, but for NaN, which no number
     // equals.
     let written = json::to_bytes(path, &metadata);
-    let again = written.as_ref().map(|bytes| versions::read_metadata(path, bytes));
+    let again = written.as_ref().map(|bytes| QuantizationMetadata::parse(path, bytes, "config.json"));
     let again = again.map(|read| read.and_then(|read| json::to_bytes(path, &read)));
     let same = matches!((&written, &again), (Ok(written), Ok(Ok(again))) if written == again);
     assert!(same, "metadata does not survive being written");
@@ -59,13 +59,13 @@ pub fn manifest(bytes: &[u8]) {
     // Nobody guesses a checksum of the manifest that fits; who means harm computes it.
     let sealed = Manifest::resealed(dir, bytes).ok();
     for bytes in [Some(bytes), sealed.as_deref()].into_iter().flatten() {
-        let _refused = Manifest::parse(dir, bytes, Some(crate::FORMAT_VERSION));
-        let Ok(manifest) = Manifest::parse(dir, bytes, None) else { continue };
+        let _refused = versions::parse_manifest(dir, bytes, Some(crate::FORMAT_VERSION));
+        let Ok(manifest) = versions::parse_manifest(dir, bytes, None) else { continue };
         let names = manifest.files.keys();
         names.for_each(|name| drop(manifest.verify_bytes(dir, name, b"content")));
         // Old versions are read and not written.
         if let Ok(written) = manifest.to_bytes(dir) {
-            let read = Manifest::parse(dir, &written, Some(crate::FORMAT_VERSION));
+            let read = versions::parse_manifest(dir, &written, Some(crate::FORMAT_VERSION));
             assert!(read.is_ok_and(|read| read == manifest), "a manifest does not survive being written");
         }
     }
@@ -77,7 +77,7 @@ pub fn tokenizer(bytes: &[u8]) {
 }
 
 /// Opens `bytes` as a file of tensors and reads all of them.
-fn read_all(bytes: &[u8], open: fn(&Path, PositionedFile) -> crate::Result<TensorFile>) {
+fn read_all(bytes: &[u8], open: fn(&Path, PositionedFile) -> slm_store::Result<TensorFile>) {
     let Ok(file) = write(bytes) else { return };
     let Ok(tensors) = open(Path::new("model"), PositionedFile::new(file)) else { return };
     let mut total = 0;

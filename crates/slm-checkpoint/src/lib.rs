@@ -12,6 +12,8 @@
 //!
 //! Older versions of the format, and records as Burn itself writes them, are read as [`MIGRATIONS`] say.
 //!
+//! Files, manifests and metadata are those of [`slm_store`], which saves modules of any kind in the same way.
+//!
 //! [`save`] and [`CheckpointWriter`] write one, [`Checkpoint`] reads it, [`hf`] makes one from a Hugging Face
 //! model. Tensors are read and written one at a time: neither direction holds a second copy of the file.
 //!
@@ -41,32 +43,25 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod hf;
-mod json;
 mod layout;
 mod load;
-mod lock;
-mod manifest;
-mod metadata;
 mod migrate;
-mod output;
 mod save;
 mod source;
-mod tensors;
 mod tokenizer;
 mod versions;
 
 pub use checkpoint::{Checkpoint, OpenOptions};
 pub use error::{Error, Result};
 pub use layout::Layout;
-pub use lock::OutputLock;
-pub use manifest::sha256;
-pub use metadata::{
-    CalibrationRecord, LayerMetadata, Lineage, QuantizationMetadata, QuantizationMode, ScaleRecord,
-    SkippedLayer, TrainingRecord, WeightError, ZeroPointRecord,
-};
 pub use migrate::{MigrationReport, migrate};
-pub use output::reserve_output;
-pub use save::{CheckpointWriter, SaveRequest, save};
+pub use save::{CheckpointWriter, SaveRequest, reserve_output, save};
+pub use slm_store::{
+    CalibrationRecord, Error as StoreError, FORMAT_VERSION, LayerMetadata, Lineage, OutputLock,
+    QuantizationMetadata, QuantizationMode, ScaleRecord, SkippedLayer, TensorFile, TensorFileWriter,
+    TensorSpec, TrainingRecord, WeightError, ZeroPointRecord, sha256,
+};
 pub use source::CheckpointSource;
-pub use tensors::{TensorFile, TensorFileWriter, TensorSpec};
-pub use versions::{CheckpointConfig, FORMAT_VERSION, MIGRATIONS, Migration, TokenizerInfo};
+pub use versions::{CheckpointConfig, MIGRATIONS, Migration, TokenizerInfo};
+
+use slm_store::{json, manifest, tensors};

@@ -5,9 +5,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::layout::Layout;
-use crate::lock::OutputLock;
-use crate::output::OutputDir;
-use crate::{Checkpoint, CheckpointWriter, Error, FORMAT_VERSION, OpenOptions, Result, SaveRequest, json};
+use crate::versions::CHECKPOINTS;
+use crate::{
+    Checkpoint, CheckpointWriter, Error, FORMAT_VERSION, OpenOptions, OutputLock, Result, SaveRequest, json,
+};
+use slm_store::{Error as StoreError, OutputDir};
 
 /// What [`migrate`] did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,12 +50,12 @@ pub fn migrate(
         let files = files_of(&dir)?;
         // Only version 0 has no manifest that says which files are its own; all of them are in the backup.
         let owned = if from == 0 { files.clone() } else { Vec::new() };
-        let output = OutputDir::create_over(&dir, true, &owned)?;
+        let output = OutputDir::create_over(&dir, true, CHECKPOINTS, &owned)?;
         let backup = back_up(&dir, &files, from)?;
         let path = copy(&source, output)?;
         return Ok(report(path, Some(backup)));
     };
-    Ok(report(copy(&source, OutputDir::create(out, overwrite)?)?, None))
+    Ok(report(copy(&source, OutputDir::create(out, overwrite, CHECKPOINTS)?)?, None))
 }
 
 /// Copies a checkpoint, which is written in the present version.
@@ -89,7 +91,7 @@ fn files_of(dir: &Path) -> Result<Vec<String>> {
         let name = entry.file_name().to_string_lossy().into_owned();
         if !entry.path().is_file() {
             let reason = format!("{name:?} in it is not a file");
-            return Err(Error::OutputNotOurs { path: dir.to_owned(), reason });
+            return Err(Error::Store(StoreError::OutputNotOurs { path: dir.to_owned(), reason }));
         }
         files.push(name);
     }
@@ -108,16 +110,16 @@ fn back_up(dir: &Path, files: &[String], from: u32) -> Result<PathBuf> {
         // Made by a migration that was interrupted after this.
         for name in files {
             if !same(&dir.join(name), &backup.join(name))? {
-                return Err(Error::OutputExists { path: backup });
+                return Err(Error::Store(StoreError::OutputExists { path: backup }));
             }
         }
         return Ok(backup);
     }
-    let output = OutputDir::create(&backup, false)?;
+    let output = OutputDir::create(&backup, false, CHECKPOINTS)?;
     for name in files {
         json::copy_new(&dir.join(name), &output.path().join(name))?;
     }
-    output.commit()
+    Ok(output.commit()?)
 }
 
 /// Whether two files are there and hold the same.

@@ -3,21 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
-use safetensors::Dtype;
 use serde_json::Value;
 use slm_model::{ModelConfig, Transformer};
 use slm_nn::NamedLinears;
-use slm_quant_core::{ActivationQuant, QParams, QuantizedMatrix, Scales};
+use slm_quant_core::{ActivationQuant, QParams, QuantizedMatrix};
+use slm_store::manifest::Kind;
+use slm_store::{METADATA, OutputDir, WEIGHTS, reserve};
 
-use crate::layout::{Layout, codes_dtype, names};
+use crate::layout::Layout;
 use crate::manifest::{MANIFEST, Manifest, is_plain_name};
-use crate::output::OutputDir;
-use crate::tensors::TensorFileWriter;
-use crate::versions::{CONFIG, METADATA, TOKENIZER, WEIGHTS};
+use crate::versions::{CHECKPOINTS, CONFIG, TOKENIZER};
 use crate::{
-    Checkpoint, CheckpointConfig, Error, OpenOptions, QuantizationMetadata, Result, TokenizerInfo, json,
-    versions,
+    Checkpoint, CheckpointConfig, Error, OpenOptions, OutputLock, QuantizationMetadata, Result,
+    TensorFileWriter, TokenizerInfo, json, versions,
 };
+use slm_store::Error as StoreError;
 
 /// What a checkpoint holds beside the weights.
 #[derive(Debug, Clone, Default)]
@@ -59,16 +59,22 @@ pub fn save(
         let static_input = static_params(packed.activation()).is_some();
         let quantized = layout.quantize(name, packed.matrix().scheme(), static_input);
         if let (Ok(()), Err(source)) = (&declared, quantized) {
-            declared = Err(Error::Layer { path: dir.as_ref().to_owned(), layer: name.to_owned(), source });
+            declared = Err(Error::Store(StoreError::Layer {
+                path: dir.as_ref().to_owned(),
+                layer: name.to_owned(),
+                source,
+            }));
         }
     });
     declared?;
 
     let mut writer = CheckpointWriter::create(dir, model.config(), &layout, overwrite)?;
     model.for_each_tensor(&mut |name, data: TensorData| {
-        let values = data.try_into_vec::<f32>().map_err(|error| Error::Write {
-            path: writer.weights_path.clone(),
-            reason: format!("tensor {name:?} is not made of 32-bit floats: {error:?}"),
+        let values = data.try_into_vec::<f32>().map_err(|error| {
+            Error::Store(StoreError::Write {
+                path: writer.weights_path.clone(),
+                reason: format!("tensor {name:?} is not made of 32-bit floats: {error:?}"),
+            })
         })?;
         writer.write_f32(name, &values)
     })?;
@@ -81,6 +87,17 @@ pub fn save(
     });
     written?;
     writer.finish(request)
+}
+
+/// Reserves `target` for a checkpoint, before the work of making one: makes sure that nothing is there, or with
+/// `overwrite` only what [`save`] would replace, that the system lets it be written, and that no other process writes
+/// it as long as the result lives.
+///
+/// # Errors
+/// [`StoreError::OutputExists`], [`StoreError::OutputNotOurs`], [`StoreError::OutputLocked`],
+/// [`StoreError::OutputUnwritable`].
+pub fn reserve_output(target: impl AsRef<Path>, overwrite: bool) -> Result<OutputLock> {
+    Ok(reserve(target.as_ref(), overwrite, CHECKPOINTS)?)
 }
 
 fn static_params(activation: ActivationQuant) -> Option<QParams> {
@@ -117,7 +134,7 @@ impl CheckpointWriter {
     ) -> Result<Self> {
         let dir = dir.as_ref();
         model.validate().map_err(|source| Error::Model { path: dir.to_owned(), source })?;
-        Self::with_output(OutputDir::create(dir, overwrite)?, model, layout)
+        Self::with_output(OutputDir::create(dir, overwrite, CHECKPOINTS)?, model, layout)
     }
 
     /// Begins a checkpoint whose place is prepared.
@@ -139,7 +156,7 @@ impl CheckpointWriter {
     /// # Errors
     /// As [`TensorFileWriter::write_f32`].
     pub fn write_f32(&mut self, name: &str, values: &[f32]) -> Result<()> {
-        self.weights.write_f32(name, values)
+        Ok(self.weights.write_f32(name, values)?)
     }
 
     /// Writes the quantized weight of `layer`, and the parameters of its input where these are static.
@@ -152,28 +169,7 @@ impl CheckpointWriter {
         matrix: &QuantizedMatrix,
         activation: Option<QParams>,
     ) -> Result<()> {
-        self.weights.write_bytes(&names::codes(layer), codes_dtype(matrix.scheme()), matrix.codes())?;
-        let scales = names::scales(layer);
-        match matrix.scales() {
-            Scales::F32(values) => self.weights.write_f32(&scales, values)?,
-            Scales::F16(values) => {
-                let bytes: Vec<u8> = values.iter().flat_map(|scale| scale.to_le_bytes()).collect();
-                self.weights.write_bytes(&scales, Dtype::F16, &bytes)?;
-            }
-        }
-        if let Some(values) = matrix.zero_points() {
-            let bytes: Vec<u8> = values.iter().map(|zero| zero.cast_unsigned()).collect();
-            self.weights.write_bytes(&names::zero_points(layer), Dtype::I8, &bytes)?;
-        }
-        if let Some(QParams { scale, zero_point }) = activation {
-            let zero_point = u8::try_from(zero_point).map_err(|_| Error::Write {
-                path: self.weights_path.clone(),
-                reason: format!("layer {layer:?}: input zero point {zero_point} is outside [0, 255]"),
-            })?;
-            self.weights.write_f32(&names::input_scale(layer), &[scale])?;
-            self.weights.write_bytes(&names::input_zero_point(layer), Dtype::U8, &[zero_point])?;
-        }
-        Ok(())
+        Ok(slm_store::layer::write(&mut self.weights, layer, matrix, activation)?)
     }
 
     /// Writes the other files, reads everything back once, and puts the checkpoint in its place. Returns
@@ -207,15 +203,15 @@ impl CheckpointWriter {
         for (name, bytes) in request.extra_files {
             if !is_plain_name(name) || *name == MANIFEST || versions::FILES.contains(name) {
                 let reason = "an extra file needs a name of its own in the checkpoint".to_owned();
-                return Err(Error::Write { path: dir.join(name), reason });
+                return Err(Error::Store(StoreError::Write { path: dir.join(name), reason }));
             }
             write(name, bytes)?;
         }
         let manifest_path = dir.join(MANIFEST);
-        let manifest = Manifest::of(dir, &files)?;
+        let manifest = Manifest::of(dir, Kind::Checkpoint, &files)?;
         json::write_new(&manifest_path, &manifest.to_bytes(dir)?)?;
         // What was written must be what can be read. The checksums were just computed from the files.
         Checkpoint::open_with(dir, &OpenOptions { verify: false })?.check_layers()?;
-        self.output.commit()
+        Ok(self.output.commit()?)
     }
 }

@@ -8,6 +8,7 @@ use slm_model::{SourceError, TensorSource};
 use slm_nn::{PackedWeight, Weight};
 
 use crate::{Checkpoint, Error, Result};
+use slm_store::Error as StoreError;
 
 /// Reads each tensor of a checkpoint when it is asked for, as often as it is. [`Checkpoint::load_model`] is faster
 /// where all are wanted.
@@ -24,11 +25,13 @@ impl<'a> CheckpointSource<'a> {
 
     fn quantized(&self, layer: &str) -> Result<Option<Weight>> {
         let Some((matrix, activation)) = self.checkpoint.read_quantized(layer)? else { return Ok(None) };
-        let kernel = KernelKind::select().map_err(|source| Error::Kernel { source })?;
-        let packed = PackedMatrix::new(matrix, kernel).map_err(|source| Error::Layer {
-            path: self.checkpoint.tensors().path().to_owned(),
-            layer: layer.to_owned(),
-            source,
+        let kernel = KernelKind::select().map_err(|source| Error::Store(StoreError::Kernel { source }))?;
+        let packed = PackedMatrix::new(matrix, kernel).map_err(|source| {
+            Error::Store(StoreError::Layer {
+                path: self.checkpoint.tensors().path().to_owned(),
+                layer: layer.to_owned(),
+                source,
+            })
         })?;
         Ok(Some(Weight::Packed(PackedWeight::new(Arc::new(packed), activation))))
     }

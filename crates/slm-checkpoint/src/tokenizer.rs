@@ -75,6 +75,8 @@ pub(crate) fn check(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<()> 
 
 #[cfg(test)]
 mod tests {
+    use slm_store::Error as StoreError;
+
     use super::*;
 
     fn check_text(text: &str, vocab_size: usize) -> Result<()> {
@@ -96,7 +98,7 @@ mod tests {
     #[test]
     fn what_is_no_tokenizer_is_refused() {
         for text in ["", "{}", "[]", r#"{"model":{"vocab":3}}"#, r#"{"model":{"vocab":{"a":-1}}}"#] {
-            assert!(matches!(check_text(text, 10), Err(Error::Json { .. })), "{text}");
+            assert!(matches!(check_text(text, 10), Err(Error::Store(StoreError::Json { .. }))), "{text}");
         }
     }
 }

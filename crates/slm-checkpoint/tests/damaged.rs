@@ -10,6 +10,7 @@ use burn::tensor::Device;
 use serde_json::{Value, json};
 use slm_checkpoint::{Checkpoint, Error, OpenOptions};
 use slm_quant_core::{Bits, Granularity, QuantScheme};
+use slm_store::Error as StoreError;
 use support::*;
 
 const UNVERIFIED: OpenOptions = OpenOptions { verify: false };
@@ -165,12 +166,12 @@ fn a_changed_file_is_named() {
     bytes[last] ^= 1;
     fs::write(&path, &bytes).unwrap();
     let error = Checkpoint::open(&case.dir).unwrap_err();
-    assert!(matches!(&error, Error::Checksum { what, .. } if what == "BLAKE3"), "{error}");
+    assert!(matches!(&error, Error::Store(StoreError::Checksum { what, .. }) if what == "BLAKE3"), "{error}");
     says(&error, &["model.safetensors", "restore"]);
     bytes.push(0);
     fs::write(&path, &bytes).unwrap();
     let error = Checkpoint::open(&case.dir).unwrap_err();
-    assert!(matches!(&error, Error::Checksum { what, .. } if what == "size"), "{error}");
+    assert!(matches!(&error, Error::Store(StoreError::Checksum { what, .. }) if what == "size"), "{error}");
 }
 
 #[test]
@@ -182,9 +183,9 @@ fn files_must_be_those_of_the_manifest() {
 
     let case = float();
     case.edit_manifest(|m| drop(m["files"].as_object_mut().unwrap().remove("tokenizer.json")));
-    assert!(matches!(Checkpoint::open(&case.dir), Err(Error::Unlisted { .. })));
+    assert!(matches!(Checkpoint::open(&case.dir), Err(Error::Store(StoreError::Unlisted { .. }))));
     case.edit_manifest(|m| m["files"]["../../secret"] = m["files"]["config.json"].clone());
-    assert!(matches!(Checkpoint::open(&case.dir), Err(Error::Field { .. })));
+    assert!(matches!(Checkpoint::open(&case.dir), Err(Error::Store(StoreError::Field { .. }))));
     fs::remove_file(case.path("manifest.json")).unwrap();
     says(&Checkpoint::open(&case.dir).unwrap_err(), &["manifest.json", "skip verification"]);
     case.read().unwrap();
@@ -250,14 +251,14 @@ fn checksums_of_chunks_must_be_those_of_the_file() {
 fn what_is_no_checkpoint_is_told_apart() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path();
-    assert!(matches!(Checkpoint::open(dir.join("absent")), Err(Error::Missing { .. })));
+    assert!(matches!(Checkpoint::open(dir.join("absent")), Err(Error::Store(StoreError::Missing { .. }))));
     says(&Checkpoint::open(dir).unwrap_err(), &["no config.json"]);
     fs::write(dir.join("config.json"), r#"{"architectures":["LlamaForCausalLM"]}"#).unwrap();
     says(&Checkpoint::open(dir).unwrap_err(), &["Hugging Face", "slm import"]);
     fs::write(dir.join("config.json"), r#"{"format":"other"}"#).unwrap();
     assert!(matches!(Checkpoint::open(dir), Err(Error::NotACheckpoint { .. })));
     fs::write(dir.join("config.json"), r#"[1]"#).unwrap();
-    assert!(matches!(Checkpoint::open(dir), Err(Error::Json { .. })));
+    assert!(matches!(Checkpoint::open(dir), Err(Error::Store(StoreError::Json { .. }))));
     let error = Checkpoint::open(dir.join("config.json")).unwrap_err();
     says(&error, &["not a directory"]);
 }
@@ -276,7 +277,7 @@ fn versions_are_told_apart() {
     case.edit("config.json", |c| c["format_version"] = json!(0));
     assert!(matches!(case.error(), Error::UnknownVersion { found: 0, .. }));
     case.edit("config.json", |c| c["format_version"] = json!("1"));
-    assert!(matches!(case.error(), Error::Field { .. }));
+    assert!(matches!(case.error(), Error::Store(StoreError::Field { .. })));
 
     let case = quantized();
     for version in [json!(2), json!(4), json!(null)] {
@@ -331,7 +332,7 @@ fn tensors_must_be_those_of_the_config() {
         }
     });
     let error = case.error();
-    let Error::TensorSet { missing, unexpected, .. } = &error else { panic!("{error}") };
+    let Error::Store(StoreError::TensorSet { missing, unexpected, .. }) = &error else { panic!("{error}") };
     assert_eq!(missing, &["layers.1.mlp.up_proj.weight", "norm.weight"]);
     assert_eq!(unexpected, &["nrom.weight", "x"]);
     says(&error, &["nrom.weight", "model.safetensors"]);
@@ -339,7 +340,7 @@ fn tensors_must_be_those_of_the_config() {
     let case = float();
     case.edit_header(|h| h["layers.0.mlp.up_proj.weight"]["shape"] = json!([12, 7]));
     let error = case.error();
-    assert!(matches!(error, Error::Shape { .. }), "{error}");
+    assert!(matches!(error, Error::Store(StoreError::Shape { .. })), "{error}");
     says(&error, &["layers.0.mlp.up_proj.weight", "[7, 12]", "[12, 7]"]);
 
     let case = float();
@@ -361,7 +362,7 @@ fn weights_that_are_not_finite_are_refused() {
         fs::write(&path, &bytes).unwrap();
         let error = case.error();
         let count = file.shape(&name).unwrap().iter().product::<usize>();
-        let Error::NotFinite { tensor, index, .. } = &error else { panic!("{error}") };
+        let Error::Store(StoreError::NotFinite { tensor, index, .. }) = &error else { panic!("{error}") };
         assert_eq!((tensor, *index), (&name, count - 2));
     }
 }
@@ -374,7 +375,13 @@ fn headers_that_lie_are_refused() {
     for length in [u64::MAX, 1 << 63, 100_000_001, bytes.len() as u64 - 7, 0, 1] {
         let damaged = [&length.to_le_bytes()[..], &bytes[8..]].concat();
         fs::write(&path, damaged).unwrap();
-        assert!(matches!(case.error(), Error::Header { .. } | Error::Truncated { .. }), "{length}");
+        assert!(
+            matches!(
+                case.error(),
+                Error::Store(StoreError::Header { .. }) | Error::Store(StoreError::Truncated { .. })
+            ),
+            "{length}"
+        );
     }
     let deep = "[".repeat(100_000);
     let twice = r#"{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#;
@@ -387,12 +394,18 @@ fn headers_that_lie_are_refused() {
         let damaged = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 3]].concat();
         fs::write(&path, damaged).unwrap();
         let error = case.error();
-        assert!(matches!(error, Error::Header { .. } | Error::Truncated { .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                Error::Store(StoreError::Header { .. }) | Error::Store(StoreError::Truncated { .. })
+            ),
+            "{error}"
+        );
     }
     for name in ["config.json", "tokenizer.json"] {
         let case = float();
         fs::write(case.path(name), &deep).unwrap();
-        assert!(matches!(case.error(), Error::Json { .. }), "{name}");
+        assert!(matches!(case.error(), Error::Store(StoreError::Json { .. })), "{name}");
     }
 }
 
@@ -403,7 +416,7 @@ fn a_file_that_shrinks_while_open_is_an_error() {
     let file = fs::OpenOptions::new().write(true).open(case.path("model.safetensors")).unwrap();
     file.set_len(file.metadata().unwrap().len() - 1).unwrap();
     let error = checkpoint.load_model(&Device::flex()).unwrap_err();
-    assert!(matches!(error, Error::Truncated { .. }), "{error}");
+    assert!(matches!(error, Error::Store(StoreError::Truncated { .. })), "{error}");
 }
 
 #[test]
@@ -421,7 +434,10 @@ fn metadata_must_agree_with_the_tensors() {
         let case = quantized();
         case.edit("quantization_metadata.json", |m| change(&mut m["layers"][3]));
         let error = case.error();
-        assert!(matches!(&error, Error::Metadata { field: found, .. } if *found == field), "{error}");
+        assert!(
+            matches!(&error, Error::Store(StoreError::Metadata { field: found, .. }) if *found == field),
+            "{error}"
+        );
         says(&error, &["quantization_metadata.json", "layers.0.self_attn.o_proj", field]);
     }
 }
@@ -472,11 +488,11 @@ fn existing_output_is_kept_unless_it_may_be_replaced() {
     let case = float();
     let request = request(None);
     let error = slm_checkpoint::save(&case.dir, &small_model(), &request, false).unwrap_err();
-    assert!(matches!(error, Error::OutputExists { .. }), "{error}");
+    assert!(matches!(error, Error::Store(StoreError::OutputExists { .. })), "{error}");
     says(&error, &["--overwrite"]);
     fs::write(case.path("notes.txt"), "mine").unwrap();
     let error = slm_checkpoint::save(&case.dir, &small_model(), &request, true).unwrap_err();
-    assert!(matches!(error, Error::OutputNotOurs { .. }), "{error}");
+    assert!(matches!(error, Error::Store(StoreError::OutputNotOurs { .. })), "{error}");
     says(&error, &["notes.txt"]);
     assert_eq!(fs::read(case.path("notes.txt")).unwrap(), b"mine");
     fs::remove_file(case.path("notes.txt")).unwrap();

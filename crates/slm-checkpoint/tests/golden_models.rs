@@ -112,7 +112,14 @@ models! {
     golden_qwen2: "tiny-qwen2",
     golden_qwen3: "tiny-qwen3",
     golden_smollm2: "tiny-smollm2",
-    golden_gpt2: "tiny-gpt2"
+    golden_gpt2: "tiny-gpt2",
+    golden_gpt_neox: "tiny-gpt-neox",
+    golden_smollm3: "tiny-smollm3",
+    golden_gemma3: "tiny-gemma3",
+    golden_phi3: "tiny-phi3",
+    golden_olmo2: "tiny-olmo2",
+    golden_granite: "tiny-granite",
+    golden_stablelm: "tiny-stablelm"
 }
 
 #[test]
@@ -146,13 +153,17 @@ fn golden_perplexities_of_stories260k() {
 fn golden_unsupported_models_are_refused_by_name() {
     let Some(shared) = shared() else { return };
     let root = tempfile::tempdir().unwrap();
-    for (name, architecture) in [
-        ("tiny-gpt-neox", "GPTNeoXForCausalLM"),
-        ("tiny-smollm3", "SmolLM3ForCausalLM"),
-        ("tiny-gemma3", "Gemma3ForCausalLM"),
-    ] {
-        let out = root.path().join(name);
-        let error = hf::import_to(shared.join("models").join(name), &out, false).unwrap_err();
+    for architecture in ["MambaForCausalLM", "Gemma3ForConditionalGeneration", "GPTNeoXModel"] {
+        let (source, out) = (root.path().join(architecture), root.path().join("out"));
+        std::fs::create_dir(&source).unwrap();
+        for file in std::fs::read_dir(shared.join("models/tiny-gemma3")).unwrap().map(Result::unwrap) {
+            std::fs::copy(file.path(), source.join(file.file_name())).unwrap();
+        }
+        let mut config: Value =
+            serde_json::from_slice(&std::fs::read(source.join("config.json")).unwrap()).unwrap();
+        config["architectures"] = serde_json::json!([architecture]);
+        std::fs::write(source.join("config.json"), config.to_string()).unwrap();
+        let error = hf::import_to(&source, &out, false).unwrap_err();
         let message = error.to_string();
         assert!(matches!(error, Error::Architecture { .. }), "{message}");
         for part in [architecture, "config.json", "LlamaForCausalLM"] {

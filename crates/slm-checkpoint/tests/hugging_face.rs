@@ -9,6 +9,7 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 use slm_checkpoint::{Checkpoint, Error, TensorFileWriter, TensorSpec, TokenizerInfo, hf};
+use slm_store::Error as StoreError;
 use support::*;
 
 type Tensor = (String, Vec<usize>, Vec<f32>);
@@ -202,7 +203,7 @@ fn tensors_must_be_those_of_the_config() {
     source.config["intermediate_size"] = json!(8);
     fs::remove_file(source.path("model.safetensors")).unwrap();
     let error = source.refused(&["shape", "_proj.weight"]);
-    assert!(matches!(error, Error::Shape { .. }), "{error}");
+    assert!(matches!(error, Error::Store(StoreError::Shape { .. })), "{error}");
 
     let source = llama();
     source.write(Dtype::F64);
@@ -229,7 +230,7 @@ fn weights_that_are_not_finite_are_refused() {
     let mut source = llama();
     source.tensor("model.layers.1.mlp.up_proj.weight").2[5] = f32::NAN;
     let error = source.refused(&["model.layers.1.mlp.up_proj.weight", "index 5", "NaN"]);
-    assert!(matches!(error, Error::NotFinite { .. }), "{error}");
+    assert!(matches!(error, Error::Store(StoreError::NotFinite { .. })), "{error}");
     assert_eq!(fs::read_dir(source.root.path()).unwrap().count(), 2, "nothing is left behind");
 }
 
@@ -261,7 +262,7 @@ fn an_index_cannot_lead_elsewhere_or_lie() {
         let source = llama();
         source.write_shards(move |_| place);
         let error = source.refused_as_it_is(&["model.safetensors.index.json", "weight_map"]);
-        assert!(matches!(error, Error::Field { .. }), "{error}");
+        assert!(matches!(error, Error::Store(StoreError::Field { .. })), "{error}");
     }
     let source = llama();
     source.write_shards(|_| "a.safetensors");
@@ -287,7 +288,7 @@ fn absent_files_are_named() {
     fs::write(source.path("model.safetensors"), "garbage, and more of it").unwrap();
     source.refused_as_it_is(&["model.safetensors"]);
     fs::write(source.path("config.json"), "{").unwrap();
-    assert!(matches!(source.refused_as_it_is(&["config.json"]), Error::Json { .. }));
+    assert!(matches!(source.refused_as_it_is(&["config.json"]), Error::Store(StoreError::Json { .. })));
 }
 
 #[test]
@@ -296,8 +297,11 @@ fn existing_output_is_refused() {
     source.write(Dtype::F32);
     let out = source.path("out");
     hf::import_to(source.root.path(), &out, false).unwrap();
-    assert!(matches!(hf::import_to(source.root.path(), &out, false), Err(Error::OutputExists { .. })));
+    assert!(matches!(
+        hf::import_to(source.root.path(), &out, false),
+        Err(Error::Store(StoreError::OutputExists { .. }))
+    ));
     // Nor is the source itself replaced.
     let error = hf::import_to(source.root.path(), source.root.path(), true).unwrap_err();
-    assert!(matches!(error, Error::OutputNotOurs { .. }), "{error}");
+    assert!(matches!(error, Error::Store(StoreError::OutputNotOurs { .. })), "{error}");
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use slm_checkpoint::{Checkpoint, Error, OpenOptions, save, sha256};
 use slm_model::{ModelConfig, Transformer};
 use slm_quant_core::{Bits, Granularity, QuantScheme};
+use slm_store::Error as StoreError;
 use support::*;
 
 const WEIGHTS: &str = "model.safetensors";
@@ -101,13 +102,15 @@ fn a_damaged_chunk_is_named_wherever_it_is() {
             bad[at] ^= 0xf0;
             fs::write(dir.join(WEIGHTS), &bad).unwrap();
             let error = load_in_one_pass(dir).unwrap_err();
-            assert!(matches!(error, Error::Checksum { .. }), "byte {at}: {error}");
+            assert!(matches!(error, Error::Store(StoreError::Checksum { .. })), "byte {at}: {error}");
             let start = at / size * size;
             let named = format!("{name} of bytes {start} to {}", (start + size).min(good.len()));
             assert!(error.to_string().contains(&named), "byte {at}: {error}");
         }
         fs::write(dir.join(WEIGHTS), &good[..good.len() - 1]).unwrap();
-        assert!(matches!(load_in_one_pass(dir), Err(Error::Checksum { what, .. }) if what == "size"));
+        assert!(
+            matches!(load_in_one_pass(dir), Err(Error::Store(StoreError::Checksum { what, .. })) if what == "size")
+        );
         fs::write(dir.join(WEIGHTS), &good).unwrap();
         load_in_one_pass(dir).unwrap();
     }
@@ -124,14 +127,14 @@ fn reading_one_tensor_compares_the_whole_file_before() {
         let checkpoint = open_to_load(&dir).unwrap();
         for _ in 0..2 {
             let error = checkpoint.tensors().read_f32("embed_tokens.weight").unwrap_err();
-            assert!(matches!(error, Error::Checksum { .. }), "{error}");
+            assert!(matches!(error, StoreError::Checksum { .. }), "{error}");
         }
         if checkpoint.is_quantized() {
             let error = checkpoint.read_quantized("layers.0.self_attn.q_proj").unwrap_err();
-            assert!(matches!(error, Error::Checksum { .. }), "{error}");
+            assert!(matches!(error, Error::Store(StoreError::Checksum { .. })), "{error}");
         }
         let error = checkpoint.load_model(&Device::flex()).unwrap_err();
-        assert!(matches!(error, Error::Checksum { .. }), "{error}");
+        assert!(matches!(error, Error::Store(StoreError::Checksum { .. })), "{error}");
         fs::write(dir.join(WEIGHTS), &good).unwrap();
         open_to_load(&dir).unwrap().tensors().read_f32("embed_tokens.weight").unwrap();
     }
@@ -154,7 +157,7 @@ fn without_checksums_what_cannot_be_is_still_found() {
             Checkpoint::open_to_load(&dir, &unverified).unwrap().load_model(&Device::flex()).unwrap_err();
         let last = values.len() / 4 - 1;
         assert!(
-            matches!(&error, Error::NotFinite { tensor, index, .. } if tensor == "embed_tokens.weight" && *index == last),
+            matches!(&error, Error::Store(StoreError::NotFinite { tensor, index, .. }) if tensor == "embed_tokens.weight" && *index == last),
             "{error}"
         );
     }

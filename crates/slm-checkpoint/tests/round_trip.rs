@@ -11,12 +11,18 @@ use slm_checkpoint::{
     Checkpoint, CheckpointWriter, Error, Layout, QuantizationMetadata, SaveRequest, WeightError, save,
 };
 use slm_model::{
-    AttentionBias, MlpKind, ModelConfig, NormKind, Position, RopeScaling, Transformer, expected_tensors,
+    AttentionBias, Choice, LayerOverride, MlpKind, ModelConfig, NormKind, NormPlacement, Position, QkNorm,
+    RopeScaling, RotaryConfig, Transformer, expected_tensors,
 };
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, QParams, QuantScheme, ScaleDtype,
 };
+use slm_store::Error as StoreError;
 use support::*;
+
+fn rotary(theta: f64, scaling: RopeScaling) -> Position {
+    Position::Rotary(RotaryConfig { scaling: Some(scaling), ..RotaryConfig::new(theta) })
+}
 
 fn configs() -> impl Strategy<Value = ModelConfig> {
     let sizes = (5..20_usize, 1..4_usize, 1..20_usize, 1..3_usize, 1..3_usize, 1..3_usize);
@@ -29,25 +35,38 @@ fn configs() -> impl Strategy<Value = ModelConfig> {
             config.head_dim = half_head * 2;
             config.position = match position {
                 0 => Position::Learned,
-                1 => Position::Rotary { theta: 12_345.678, scaling: None },
-                2 => Position::Rotary { theta: 1e4, scaling: Some(RopeScaling::Linear { factor: 2.5 }) },
-                _ => Position::Rotary {
-                    theta: 5e5,
-                    scaling: Some(RopeScaling::Llama3 {
+                1 => Position::Rotary(RotaryConfig::new(12_345.678)),
+                2 => rotary(1e4, RopeScaling::Linear { factor: 2.5 }),
+                _ => rotary(
+                    5e5,
+                    RopeScaling::Llama3 {
                         factor: 8.0,
                         low_freq_factor: 1.0,
                         high_freq_factor: 4.0,
                         original_max_position_embeddings: 8,
-                    }),
-                },
+                    },
+                ),
             };
-            config.mlp = [MlpKind::SwiGlu, MlpKind::Gelu, MlpKind::GeluTanh][mlp as usize];
+            config.mlp = [MlpKind::SwiGlu, MlpKind::Gelu, MlpKind::GeGluTanh][mlp as usize];
             config.attention_bias =
                 [AttentionBias::None, AttentionBias::Qkv, AttentionBias::All][bias as usize];
             config.norm = if on[0] { NormKind::LayerNorm } else { NormKind::RmsNorm };
             config.mlp_bias = on[1];
-            config.qk_norm = on[2];
+            config.qk_norm = if on[2] { QkNorm::PerHead } else { QkNorm::None };
             config.tie_word_embeddings = on[3];
+            // Every other config differs in its first layer.
+            if on[0] != on[1] {
+                let norms = [NormPlacement::Pre, NormPlacement::Post, NormPlacement::Both][mlp as usize];
+                config.layer_overrides = vec![LayerOverride {
+                    layers: vec![0],
+                    norm_placement: Some(norms),
+                    sliding_window: Some(Choice(on[2].then_some(3))),
+                    rotary: Some(Choice(on[3].then(|| RotaryConfig::new(77.0)))),
+                    qk_norm: Some(QkNorm::Full),
+                    residual_multiplier: Some(0.5),
+                    ..LayerOverride::default()
+                }];
+            }
             config
         },
     )
@@ -224,12 +243,16 @@ fn a_writer_takes_tensors_in_any_order_and_leaves_nothing_when_dropped() {
     let mut writer = CheckpointWriter::create(&dir, &config, &layout, false).unwrap();
     fill(&mut writer, tensors.len() - 1);
     let error = writer.finish(&SaveRequest::default()).unwrap_err();
-    assert!(matches!(&error, Error::Write { .. }) && error.to_string().contains("embed_tokens"), "{error}");
+    assert!(
+        matches!(&error, Error::Store(StoreError::Write { .. }))
+            && error.to_string().contains("embed_tokens"),
+        "{error}"
+    );
     let mut writer = CheckpointWriter::create(&dir, &config, &layout, false).unwrap();
     assert!(writer.write_f32("norm.weight", &[0.0]).is_err());
     assert!(matches!(
         writer.write_f32("norm.weight", &[f32::NAN; 12]),
-        Err(Error::NotFinite { index: 0, .. })
+        Err(Error::Store(StoreError::NotFinite { index: 0, .. }))
     ));
     assert!(writer.write_f32("nonsense", &[0.0]).is_err());
     drop(writer);
@@ -257,17 +280,23 @@ fn a_request_that_does_not_fit_the_model_is_refused() {
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0, "{error}");
         error
     };
-    assert!(matches!(refused(&model, &request(None)), Error::Missing { .. }));
-    assert!(matches!(refused(&small_model(), &request(Some(&metadata))), Error::TensorSet { .. }));
+    assert!(matches!(refused(&model, &request(None)), Error::Store(StoreError::Missing { .. })));
+    assert!(matches!(
+        refused(&small_model(), &request(Some(&metadata))),
+        Error::Store(StoreError::TensorSet { .. })
+    ));
     let mut wrong = metadata.clone();
     wrong.layers[0].scales.max *= 2.0;
-    assert!(matches!(refused(&model, &request(Some(&wrong))), Error::Metadata { field: "scales", .. }));
+    assert!(matches!(
+        refused(&model, &request(Some(&wrong))),
+        Error::Store(StoreError::Metadata { field: "scales", .. })
+    ));
     for name in ["config.json", "manifest.json", "../x", "a/b", ""] {
         let extra: [(&str, &[u8]); 1] = [(name, b"")];
         let request = SaveRequest { extra_files: &extra, ..request(Some(&metadata)) };
-        assert!(matches!(refused(&model, &request), Error::Write { .. }), "{name}");
+        assert!(matches!(refused(&model, &request), Error::Store(StoreError::Write { .. })), "{name}");
     }
     let mut request = request(Some(&metadata));
     request.tokenizer.eos_token_ids = vec![11];
-    assert!(matches!(refused(&model, &request), Error::Field { .. }));
+    assert!(matches!(refused(&model, &request), Error::Store(StoreError::Field { .. })));
 }

@@ -10,6 +10,7 @@ use burn::tensor::Device;
 use safetensors::SafeTensors;
 use slm_checkpoint::{Checkpoint, Error, FORMAT_VERSION, MIGRATIONS, OpenOptions, migrate};
 use slm_model::window_logits;
+use slm_store::Error as StoreError;
 use support::content;
 
 fn fixtures() -> PathBuf {
@@ -180,7 +181,10 @@ fn a_backup_that_is_something_else_is_left_alone() {
     }
     fs::write(backup.join("config.json"), "mine").unwrap();
     let error = migrate(&dir, None, false, &OpenOptions::default()).unwrap_err();
-    assert!(matches!(&error, Error::OutputExists { path } if path.ends_with("model.v1-backup")), "{error}");
+    assert!(
+        matches!(&error, Error::Store(StoreError::OutputExists { path }) if path.ends_with("model.v1-backup")),
+        "{error}"
+    );
     assert_eq!(files(&dir), before);
     fs::write(backup.join("config.json"), &before["config.json"]).unwrap();
     migrate(&dir, None, false, &OpenOptions::default()).unwrap();
@@ -194,7 +198,7 @@ fn files_that_are_not_the_checkpoints_stop_a_migration_in_place() {
         fs::create_dir(dir.join("notes")).unwrap();
         let before = fs::read_dir(&dir).unwrap().count();
         let error = migrate(&dir, None, false, &OpenOptions::default()).unwrap_err();
-        assert!(matches!(error, Error::OutputNotOurs { .. }), "{error}");
+        assert!(matches!(error, Error::Store(StoreError::OutputNotOurs { .. })), "{error}");
         assert_eq!(fs::read_dir(&dir).unwrap().count(), before);
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
     }
@@ -212,8 +216,11 @@ fn damage_in_old_checkpoints_is_found() {
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     fs::write(&path, bytes).unwrap();
-    assert!(matches!(Checkpoint::open(&dir), Err(Error::Checksum { .. })));
-    assert!(matches!(migrate(&dir, None, false, &OpenOptions::default()), Err(Error::Checksum { .. })));
+    assert!(matches!(Checkpoint::open(&dir), Err(Error::Store(StoreError::Checksum { .. }))));
+    assert!(matches!(
+        migrate(&dir, None, false, &OpenOptions::default()),
+        Err(Error::Store(StoreError::Checksum { .. }))
+    ));
 
     let (_root, dir) = copy("v1/int8-static");
     let metadata = fs::read_to_string(dir.join("quantization_metadata.json")).unwrap();

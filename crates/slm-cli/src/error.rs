@@ -12,6 +12,9 @@ pub(crate) const INTERRUPTED: u8 = 130;
 pub(crate) enum Error {
     #[error(transparent)]
     Checkpoint(#[from] slm_checkpoint::Error),
+    /// A file of tensors could not be read or written.
+    #[error(transparent)]
+    Store(#[from] slm_checkpoint::StoreError),
     #[error(transparent)]
     Model(#[from] slm_model::Error),
     #[error(transparent)]

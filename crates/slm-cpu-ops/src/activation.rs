@@ -22,6 +22,44 @@ pub fn swiglu(gate: &mut [f32], up: &[f32]) {
     }
 }
 
+/// `gate = gelu(gate) * up`, with GELU by the error function (Shazeer, 2020, arXiv:2002.05202).
+///
+/// # Shapes
+/// - `gate`, `up`: of the same length
+///
+/// # Panics
+/// When the lengths differ.
+pub fn geglu(gate: &mut [f32], up: &[f32]) {
+    assert_eq!(gate.len(), up.len(), "geglu: lengths differ");
+    vectorized! {
+        for (gate, up) in gate.iter_mut().zip(up) {
+            *gate *= normal_cdf(*gate) * up;
+        }
+    }
+}
+
+/// [`geglu`] with the tanh approximation of GELU.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn geglu_tanh(gate: &mut [f32], up: &[f32]) {
+    assert_eq!(gate.len(), up.len(), "geglu_tanh: lengths differ");
+    vectorized! {
+        for (gate, up) in gate.iter_mut().zip(up) {
+            *gate = gelu_tanh_scalar(*gate) * up;
+        }
+    }
+}
+
+/// `x / (1 + e^-x)`, in place.
+pub fn silu(x: &mut [f32]) {
+    vectorized! {
+        for x in x {
+            *x /= 1.0 + exp_scalar(-*x);
+        }
+    }
+}
+
 /// GELU by the error function, `x (1 + erf(x / sqrt 2)) / 2`, in place (Hendrycks and Gimpel, 2016,
 /// arXiv:1606.08415).
 ///
@@ -38,14 +76,18 @@ pub fn gelu(x: &mut [f32]) {
 ///
 /// The absolute error against that formula is at most `2e-7 (1 + |x|)`.
 pub fn gelu_tanh(x: &mut [f32]) {
-    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
-    // (1 + tanh u) / 2 is 1 / (1 + e^-2u).
     vectorized! {
         for x in x {
-            let twice_u = TWICE_SQRT_2_OVER_PI * *x * (0.044_715 * *x * *x + 1.0);
-            *x /= 1.0 + exp_scalar(-twice_u);
+            *x = gelu_tanh_scalar(*x);
         }
     }
+}
+
+#[inline(always)]
+fn gelu_tanh_scalar(x: f32) -> f32 {
+    // (1 + tanh u) / 2 is 1 / (1 + e^-2u).
+    let twice_u = TWICE_SQRT_2_OVER_PI * x * (0.044_715 * x * x + 1.0);
+    x / (1.0 + exp_scalar(-twice_u))
 }
 
 /// The distribution function of the normal distribution, `(1 + erf(x / sqrt 2)) / 2`.
@@ -116,8 +158,23 @@ mod tests {
     }
 
     #[test]
+    fn gated_gelus_are_products() {
+        let up: Vec<f32> = points().iter().map(|x| 1.5 - x * 0.25).collect();
+        for (gated, plain) in
+            [(geglu as fn(&mut [f32], &[f32]), gelu as fn(&mut [f32])), (geglu_tanh, gelu_tanh)]
+        {
+            let (mut found, mut expected) = (points(), points());
+            gated(&mut found, &up);
+            plain(&mut expected);
+            for ((found, plain), up) in found.iter().zip(expected).zip(&up) {
+                assert!((found - plain * up).abs() <= 1e-6 * plain.abs() + 1e-30, "{found} {plain} {up}");
+            }
+        }
+    }
+
+    #[test]
     fn large_inputs_saturate_and_nan_stays() {
-        for apply in [gelu, gelu_tanh, |x: &mut [f32]| swiglu(x, &[1.0; 3])] {
+        for apply in [gelu, gelu_tanh, silu, |x: &mut [f32]| swiglu(x, &[1.0; 3])] {
             let mut y = [-1e6, 1e6, f32::NAN];
             apply(&mut y);
             assert_eq!((y[0].abs(), y[1]), (0.0, 1e6));

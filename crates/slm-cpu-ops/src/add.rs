@@ -15,6 +15,28 @@ pub fn add(x: &mut [f32], y: &[f32]) {
     }
 }
 
+/// `x += factor * y`.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn add_scaled(x: &mut [f32], y: &[f32], factor: f32) {
+    assert_eq!(x.len(), y.len(), "add_scaled: lengths differ");
+    vectorized! {
+        for (x, y) in x.iter_mut().zip(y) {
+            *x = factor.mul_add(*y, *x);
+        }
+    }
+}
+
+/// `x *= factor`.
+pub fn scale(x: &mut [f32], factor: f32) {
+    vectorized! {
+        for x in x {
+            *x *= factor;
+        }
+    }
+}
+
 /// `out = x + y`.
 ///
 /// # Panics
@@ -37,6 +59,10 @@ mod tests {
         let x: Vec<f32> = (0..37).map(|i| i as f32).collect();
         let y: Vec<f32> = (0..37).map(|i| i as f32 * 0.5).collect();
         let expected: Vec<f32> = (0..37).map(|i| i as f32 * 1.5).collect();
+        let mut scaled = x.clone();
+        add_scaled(&mut scaled, &y, 2.0);
+        scale(&mut scaled, 0.5);
+        assert!(scaled.iter().enumerate().all(|(i, scaled)| *scaled == i as f32));
         let (mut in_place, mut out) = (x.clone(), vec![0.0; 37]);
         add(&mut in_place, &y);
         add_into(&x, &y, &mut out);

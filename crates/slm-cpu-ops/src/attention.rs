@@ -10,7 +10,7 @@ use crate::panel::{PANEL, product};
 use crate::softmax::exponentials;
 
 /// Where queries stand and what they see.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Queries {
     /// Position of the first row; each sees itself and the positions before it.
     pub start: usize,
@@ -22,6 +22,8 @@ pub struct Queries {
     pub group: usize,
     /// Positions that a query sees, itself included; all before it where there is no window.
     pub window: Option<usize>,
+    /// Factor of the scores before softmax, `1 / sqrt(head_dim)` in most models.
+    pub scale: f32,
 }
 
 /// Memory for scores, to be kept from call to call.
@@ -30,7 +32,7 @@ pub struct AttentionScratch {
     scores: Vec<f32>,
 }
 
-/// `softmax(q K^T / sqrt(head_dim)) V` for the query heads that belong to `kv`.
+/// `softmax(scale q K^T) V` for the query heads that belong to `kv`.
 ///
 /// The positions of the queries must have been stored in the layer.
 ///
@@ -46,7 +48,7 @@ pub fn attend(
     out: &mut [f32],
     scratch: &mut AttentionScratch,
 ) {
-    let Queries { start, rows, row_stride, group, window } = *queries;
+    let Queries { start, rows, row_stride, group, window, .. } = *queries;
     if rows == 0 {
         return;
     }
@@ -156,7 +158,7 @@ impl Attend<'_> {
             at += NP;
         }
 
-        let scale = 1.0 / (dim as f32).sqrt();
+        let scale = self.queries.scale;
         let mut factors = [0.0; M];
         for (i, row) in scores.chunks_exact_mut(length).enumerate() {
             let (start, end) = (seen[i].start - from, seen[i].end - from);
@@ -200,6 +202,7 @@ mod tests {
         group: usize,
         dim: usize,
         window: Option<usize>,
+        scale: f32,
     }
 
     /// Attention of the query at `position` by its definition, in f64.
@@ -213,7 +216,7 @@ mod tests {
             let scores: Vec<f64> = (first..=position)
                 .map(|p| {
                     let dot: f64 = (0..dim).map(|d| f64::from(q[head * dim + d]) * at(keys, p, d)).sum();
-                    (dot / (dim as f64).sqrt()).exp()
+                    (dot * f64::from(case.scale)).exp()
                 })
                 .collect();
             let total: f64 = scores.iter().sum();
@@ -229,15 +232,15 @@ mod tests {
     #[test]
     fn equals_its_definition() {
         let cases = [
-            Case { kv_heads: 1, group: 1, dim: 16, window: None },
-            Case { kv_heads: 2, group: 3, dim: 12, window: None },
-            Case { kv_heads: 3, group: 8, dim: 64, window: None },
-            Case { kv_heads: 2, group: 2, dim: 40, window: Some(1) },
-            Case { kv_heads: 2, group: 7, dim: 8, window: Some(19) },
+            Case { kv_heads: 1, group: 1, dim: 16, window: None, scale: 0.25 },
+            Case { kv_heads: 2, group: 3, dim: 12, window: None, scale: 0.4 },
+            Case { kv_heads: 3, group: 8, dim: 64, window: None, scale: 0.125 },
+            Case { kv_heads: 2, group: 2, dim: 40, window: Some(1), scale: 1.0 },
+            Case { kv_heads: 2, group: 7, dim: 8, window: Some(19), scale: 0.125_f32.sqrt() },
         ];
         let mut scratch = AttentionScratch::default();
         for case in &cases {
-            let Case { kv_heads, group, dim, window } = *case;
+            let Case { kv_heads, group, dim, window, scale } = *case;
             let (positions, kv_width, width) = (53, kv_heads * dim, kv_heads * group * dim);
             let (keys, values) = (wave(positions * kv_width, 17), wave(positions * kv_width, 41));
             let q = wave(positions * width, 31);
@@ -245,7 +248,7 @@ mod tests {
             layer.store(0, &keys[..20 * kv_width], &values[..20 * kv_width]);
             layer.store(20, &keys[20 * kv_width..], &values[20 * kv_width..]);
             for (start, rows) in [(0, positions), (0, 1), (15, 1), (16, 2), (40, 13), (52, 1)] {
-                let queries = Queries { start, rows, row_stride: width, group, window };
+                let queries = Queries { start, rows, row_stride: width, group, window, scale };
                 let q = &q[start * width..][..rows * width];
                 let mut out = vec![f32::NAN; rows * width];
                 attend(layer.slice(0..kv_heads), &queries, q, &mut out, &mut scratch);
@@ -274,7 +277,7 @@ mod tests {
     fn what_was_stored_later_is_not_seen() {
         let mut layer = KvLayer::new(1, 16, 32);
         layer.store(0, &wave(32 * 16, 17), &wave(32 * 16, 41));
-        let queries = Queries { start: 9, rows: 1, row_stride: 16, group: 1, window: None };
+        let queries = Queries { start: 9, rows: 1, row_stride: 16, group: 1, window: None, scale: 0.25 };
         let (q, mut scratch) = (wave(16, 31), AttentionScratch::default());
         let mut before = [0.0; 16];
         attend(layer.slice(0..1), &queries, &q, &mut before, &mut scratch);

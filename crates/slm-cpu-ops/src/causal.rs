@@ -9,7 +9,7 @@ use crate::rotary::{rotate, rotate_back};
 pub(crate) const TILE: usize = 6;
 
 /// One sequence and the query heads that share a KV head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CausalShape {
     /// Positions. Each sees itself and those before it.
     pub len: usize,
@@ -19,15 +19,28 @@ pub struct CausalShape {
     pub head_dim: usize,
     /// Positions that a query sees, itself included; all before it where there is no window.
     pub window: Option<usize>,
+    /// Factor of the scores before softmax, `1 / sqrt(head_dim)` in most models.
+    pub scale: f32,
 }
 
-/// Cosines and sines of rotary positions, `[len, head_dim / 2]` each, by which queries and keys are turned.
+/// Cosines and sines of rotary positions, `[len, pairs]` each, by which queries and keys are turned: of each head
+/// the first `2 * pairs` values.
 #[derive(Debug, Clone, Copy)]
 pub struct Rotation<'a> {
+    /// Pairs of a head that are turned, at most `head_dim / 2`.
+    pub pairs: usize,
     /// Cosines.
     pub cos: &'a [f32],
     /// Sines.
     pub sin: &'a [f32],
+}
+
+impl<'a> Rotation<'a> {
+    /// Cosines and sines of a position.
+    fn at(&self, position: usize) -> (&'a [f32], &'a [f32]) {
+        let range = position * self.pairs..(position + 1) * self.pairs;
+        (&self.cos[range.clone()], &self.sin[range])
+    }
 }
 
 /// What the backward pass needs of a row of scores: their maximum, and one over the sum of the exponentials.
@@ -56,12 +69,12 @@ pub struct CausalScratch {
 
 impl CausalShape {
     pub(crate) fn check(&self, rotation: Option<Rotation<'_>>, stats: usize) {
-        let Self { len, group, head_dim, window } = *self;
+        let Self { len, group, head_dim, window, .. } = *self;
         assert!(group > 0 && head_dim > 0 && window != Some(0), "causal attention: nothing to see");
         assert_eq!(stats, group * len, "causal attention: length of the statistics");
-        if let Some(Rotation { cos, sin }) = rotation {
-            let size = len * (head_dim / 2);
-            let fits = head_dim.is_multiple_of(2) && cos.len() == size && sin.len() == size;
+        if let Some(Rotation { pairs, cos, sin }) = rotation {
+            let size = len * pairs;
+            let fits = pairs > 0 && 2 * pairs <= head_dim && cos.len() == size && sin.len() == size;
             assert!(fits, "causal attention: size of the rotary tables");
         }
     }
@@ -77,11 +90,6 @@ impl CausalShape {
     #[inline(always)]
     pub(crate) fn first_seen(&self, row: usize) -> usize {
         (row + 1).saturating_sub(self.window.unwrap_or(usize::MAX))
-    }
-
-    #[inline(always)]
-    pub(crate) fn scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
     }
 
     /// Queries `rows` in tiles of about the same size.
@@ -103,14 +111,14 @@ pub(crate) fn gather<'a>(
 ) {
     let len = rows.len();
     out.resize(heads * len * head_dim, 0.0);
-    let pairs = head_dim / 2;
     for (position, row) in rows.enumerate() {
         assert_eq!(row.len(), heads * head_dim, "causal attention: width of a row");
         for (head, values) in row.chunks_exact(head_dim).enumerate() {
             let out = &mut out[(head * len + position) * head_dim..][..head_dim];
             out.copy_from_slice(values);
-            if let Some(Rotation { cos, sin }) = rotation {
-                rotate(out, &cos[position * pairs..][..pairs], &sin[position * pairs..][..pairs]);
+            if let Some(rotation) = rotation {
+                let (cos, sin) = rotation.at(position);
+                rotate(out, head_dim, cos, sin);
             }
         }
     }
@@ -118,9 +126,9 @@ pub(crate) fn gather<'a>(
 
 /// Turns the gradient of a rotated head at `position` into that of the head before.
 pub(crate) fn turn_back(head: &mut [f32], position: usize, rotation: Option<Rotation<'_>>) {
-    if let Some(Rotation { cos, sin }) = rotation {
-        let pairs = head.len() / 2;
-        rotate_back(head, &cos[position * pairs..][..pairs], &sin[position * pairs..][..pairs]);
+    if let Some(rotation) = rotation {
+        let (cos, sin) = rotation.at(position);
+        rotate_back(head, head.len(), cos, sin);
     }
 }
 

@@ -153,7 +153,7 @@ impl Backward<'_> {
         score_tile::<S, M>(simd, head_dim, &q[at.clone()], keys, from, length, scores);
         score_tile::<S, M>(simd, head_dim, grad, &gradient.values_transposed, from, length, score_grads);
 
-        let scale = self.shape.scale();
+        let scale = self.shape.scale;
         for i in 0..M {
             let (start, end) = (self.shape.first_seen(rows.start + i) - from, rows.start + i + 1 - from);
             let weights = &mut scores[i * length..(i + 1) * length];

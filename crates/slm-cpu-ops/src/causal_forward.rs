@@ -12,7 +12,7 @@ use crate::exp::exp_scalar;
 use crate::lanes;
 use crate::panel::{PANEL, product};
 
-/// `softmax(q K^T / sqrt(head_dim)) V` of the query heads that share a KV head, at positions `0 .. len`. Queries
+/// `softmax(scale q K^T) V` of the query heads that share a KV head, at positions `0 .. len`. Queries
 /// and keys are rotated first where a `rotation` is given.
 ///
 /// # Shapes
@@ -80,7 +80,7 @@ impl Forward<'_, '_> {
         let first = (head * len + rows.start) * head_dim;
         score_tile::<S, M>(simd, head_dim, &q[first..], keys, from, length, scores);
 
-        let scale = self.shape.scale();
+        let scale = self.shape.scale;
         for (i, row) in scores[..M * length].chunks_exact_mut(length).enumerate() {
             let (start, end) = (self.shape.first_seen(rows.start + i) - from, rows.start + i + 1 - from);
             row[..start].fill(0.0);

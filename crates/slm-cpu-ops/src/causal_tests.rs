@@ -6,7 +6,7 @@ fn wave(len: usize, step: usize) -> Vec<f32> {
 }
 
 fn shape(len: usize, group: usize, head_dim: usize, window: Option<usize>) -> CausalShape {
-    CausalShape { len, group, head_dim, window }
+    CausalShape { len, group, head_dim, window, scale: 1.0 / (head_dim as f32).sqrt() }
 }
 
 fn shapes() -> Vec<CausalShape> {
@@ -16,6 +16,7 @@ fn shapes() -> Vec<CausalShape> {
         shape(37, 2, 32, None),
         shape(37, 1, 12, Some(7)),
         shape(20, 2, 8, Some(1)),
+        CausalShape { scale: 0.3, ..shape(20, 2, 9, Some(11)) },
         // More than one block of queries.
         shape(205, 2, 20, None),
         shape(205, 1, 16, Some(33)),
@@ -24,21 +25,23 @@ fn shapes() -> Vec<CausalShape> {
 
 struct Case {
     shape: CausalShape,
-    tables: Option<(Vec<f32>, Vec<f32>)>,
+    /// Pairs that are turned, cosines and sines.
+    tables: Option<(usize, Vec<f32>, Vec<f32>)>,
     inputs: [Vec<f32>; 3],
     grad: Vec<f32>,
 }
 
 impl Case {
-    fn new(shape: CausalShape, rotates: bool) -> Self {
+    /// `pairs` of each head are turned, if any.
+    fn new(shape: CausalShape, pairs: usize) -> Self {
         let CausalShape { len, group, head_dim, .. } = shape;
         let angles = || {
-            (0..len).flat_map(|p| {
-                (0..head_dim / 2).map(move |i| p as f64 * 10f64.powf(-(i as f64) / head_dim as f64))
-            })
+            (0..len)
+                .flat_map(|p| (0..pairs).map(move |i| p as f64 * 10f64.powf(-(i as f64) / head_dim as f64)))
         };
-        let tables = rotates.then(|| {
-            (angles().map(|a| a.cos() as f32).collect(), angles().map(|a| a.sin() as f32).collect())
+        let tables = (pairs > 0).then(|| {
+            let of = |f: fn(f64) -> f64| angles().map(|a| f(a) as f32).collect();
+            (pairs, of(f64::cos), of(f64::sin))
         });
         let (wide, narrow) = (len * group * head_dim, len * head_dim);
         Self {
@@ -50,7 +53,7 @@ impl Case {
     }
 
     fn rotation(&self) -> Option<Rotation<'_>> {
-        self.tables.as_ref().map(|(cos, sin)| Rotation { cos, sin })
+        self.tables.as_ref().map(|(pairs, cos, sin)| Rotation { pairs: *pairs, cos, sin })
     }
 
     fn widths(&self) -> [usize; 3] {
@@ -101,9 +104,9 @@ impl Case {
     fn reference(&self) -> [Vec<f64>; 4] {
         let CausalShape { len, group, head_dim, .. } = self.shape;
         let turned = |x: &[f64], p: usize, back: bool| -> Vec<f64> {
-            let Some((cos, sin)) = &self.tables else { return x.to_vec() };
-            let half = head_dim / 2;
-            let mut y = vec![0.0; head_dim];
+            let Some((half, cos, sin)) = &self.tables else { return x.to_vec() };
+            let half = *half;
+            let mut y = x.to_vec();
             for i in 0..half {
                 let (c, s) = (f64::from(cos[p * half + i]), f64::from(sin[p * half + i]));
                 let s = if back { -s } else { s };
@@ -121,7 +124,7 @@ impl Case {
         let [wide, narrow, _] = self.widths();
         let keys: Vec<_> = (0..len).map(|p| turned(&head(&self.inputs[1], narrow, p, 0), p, false)).collect();
         let values: Vec<_> = (0..len).map(|p| head(&self.inputs[2], narrow, p, 0)).collect();
-        let scale = 1.0 / (head_dim as f64).sqrt();
+        let scale = f64::from(self.shape.scale);
         let mut found = [len * wide, len * wide, len * narrow, len * narrow].map(|size| vec![0.0; size]);
         let mut by_keys = vec![0.0; len * narrow];
         for p in 0..len {
@@ -158,8 +161,8 @@ fn output_and_gradients_equal_their_definition() {
     // One scratch for all: nothing of one case may reach the next.
     let mut scratch = CausalScratch::default();
     for shape in shapes() {
-        for rotates in [false, true] {
-            let case = Case::new(shape, rotates);
+        for pairs in [0, shape.head_dim / 2, shape.head_dim.div_ceil(4)] {
+            let case = Case::new(shape, pairs);
             let [out, by_q, by_k, by_v] = case.reference();
             let (found, _) = case.forward(&mut scratch);
             let [found_q, found_k, found_v] = case.backward(&mut scratch);
@@ -178,14 +181,14 @@ fn output_and_gradients_equal_their_definition() {
 
 #[test]
 fn a_head_alone_gives_the_same_bits_as_in_a_group() {
-    let whole = Case::new(shape(40, 3, 8, None), true);
+    let whole = Case::new(shape(40, 3, 8, None), 4);
     let (out, _) = whole.forward(&mut CausalScratch::default());
     let [by_q, ..] = whole.backward(&mut CausalScratch::default());
     for head in 0..3 {
         let part = |data: &[f32]| -> Vec<f32> {
             data.chunks(24).flat_map(|row| row[head * 8..(head + 1) * 8].to_vec()).collect()
         };
-        let mut alone = Case::new(shape(40, 1, 8, None), true);
+        let mut alone = Case::new(shape(40, 1, 8, None), 4);
         alone.inputs = [part(&whole.inputs[0]), whole.inputs[1].clone(), whole.inputs[2].clone()];
         alone.grad = part(&whole.grad);
         let (found, _) = alone.forward(&mut CausalScratch::default());

@@ -29,10 +29,10 @@ mod panel;
 mod rotary;
 mod softmax;
 
-pub use activation::{gelu, gelu_tanh, swiglu};
+pub use activation::{geglu, geglu_tanh, gelu, gelu_tanh, silu, swiglu};
 pub use activation_backward::{gelu_backward, gelu_tanh_backward, swiglu_backward, swiglu_into};
 pub use adamw::{AdamWStep, adamw};
-pub use add::{add, add_into};
+pub use add::{add, add_into, add_scaled, scale};
 pub use argmax::argmax;
 pub use attention::{AttentionScratch, Queries, attend};
 pub use causal::{CausalScratch, CausalShape, Rotation, RowStatistics};

@@ -1,46 +1,75 @@
-//! One layer: attention and MLP, each behind a norm and added to the residual stream.
+//! The parameters of one layer.
 
 use burn::module::Module;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::TensorData;
 use slm_nn::Linear;
 
-use crate::attention::{Attention, AttentionContext};
-use crate::config::ModelConfig;
+use crate::attention::Attention;
+use crate::compute::{Around, LayerParts};
+use crate::config::{LayerSpec, ModelConfig};
 use crate::error::Result;
-use crate::kv_cache::LayerCache;
 use crate::mlp::Mlp;
+use crate::names::{ATTENTION_OUTPUT_NORM, INPUT_NORM, MLP_OUTPUT_NORM, POST_ATTENTION_NORM};
 use crate::norm::Norm;
 use crate::source::Loader;
 use crate::visit::TensorVisitor;
 
-/// `h = x + attention(norm(x))`, then `h + mlp(norm(h))`.
+/// Attention and MLP with the norms around them, and the specification of what is computed with them.
 #[derive(Module, Debug)]
 pub(crate) struct Block {
-    pub(crate) input_norm: Norm,
-    pub(crate) self_attn: Attention,
-    pub(crate) post_attention_norm: Norm,
-    pub(crate) mlp: Mlp,
+    input_norm: Option<Norm>,
+    self_attn: Attention,
+    attention_output_norm: Option<Norm>,
+    post_attention_norm: Option<Norm>,
+    mlp: Mlp,
+    mlp_output_norm: Option<Norm>,
+    #[module(skip)]
+    spec: LayerSpec,
 }
 
 impl Block {
     pub(crate) fn load(config: &ModelConfig, layer: usize, loader: &mut Loader<'_>) -> Result<Self> {
+        let spec = config.layer(layer);
+        let path = |part: &str| format!("layers.{layer}.{part}");
+        let norm = |present: bool, name: &str, loader: &mut Loader<'_>| {
+            present.then(|| Norm::load(config, &path(name), loader)).transpose()
+        };
+        let (on_input, on_output) = (spec.norm_placement.on_input(), spec.norm_placement.on_output());
         Ok(Self {
-            input_norm: Norm::load(config, &format!("layers.{layer}.input_norm"), loader)?,
-            self_attn: Attention::load(config, &format!("layers.{layer}.self_attn"), loader)?,
-            post_attention_norm: Norm::load(config, &format!("layers.{layer}.post_attention_norm"), loader)?,
-            mlp: Mlp::load(config, &format!("layers.{layer}.mlp"), loader)?,
+            input_norm: norm(on_input, INPUT_NORM, loader)?,
+            self_attn: Attention::load(config, &spec, &path("self_attn"), loader)?,
+            attention_output_norm: norm(on_output, ATTENTION_OUTPUT_NORM, loader)?,
+            post_attention_norm: norm(on_input, POST_ATTENTION_NORM, loader)?,
+            mlp: Mlp::load(config, &spec, &path("mlp"), loader)?,
+            mlp_output_norm: norm(on_output, MLP_OUTPUT_NORM, loader)?,
+            spec,
         })
     }
 
-    /// `[batch, len, hidden]` to the same.
-    pub(crate) fn forward(
-        &self,
-        x: Tensor<3>,
-        context: &AttentionContext,
-        cache: Option<&mut LayerCache>,
-    ) -> Tensor<3> {
-        let h = x.clone() + self.self_attn.forward(self.input_norm.forward(x), context, cache);
-        h.clone() + self.mlp.forward(self.post_attention_norm.forward(h))
+    /// Its parameters by role.
+    pub(crate) fn parts(&self) -> LayerParts<&Linear, &Norm> {
+        let (attention, mlp) = (&self.self_attn, &self.mlp);
+        LayerParts {
+            spec: self.spec,
+            attention_norms: Around {
+                input: self.input_norm.as_ref(),
+                output: self.attention_output_norm.as_ref(),
+            },
+            q_proj: &attention.q_proj,
+            k_proj: &attention.k_proj,
+            v_proj: &attention.v_proj,
+            o_proj: &attention.o_proj,
+            q_norm: attention.q_norm.as_ref(),
+            k_norm: attention.k_norm.as_ref(),
+            mlp_norms: Around {
+                input: self.post_attention_norm.as_ref(),
+                output: self.mlp_output_norm.as_ref(),
+            },
+            gate_proj: mlp.gate_proj.as_ref(),
+            up_proj: &mlp.up_proj,
+            down_proj: &mlp.down_proj,
+            slot: 0,
+        }
     }
 
     /// The linear layers with their names inside the layer, in forward order.
@@ -91,16 +120,20 @@ impl Block {
         layer: usize,
         visit: &mut dyn FnMut(&str, TensorData) -> Result<(), E>,
     ) -> Result<(), E> {
-        let path = format!("layers.{layer}");
-        self.input_norm.visit_tensors(&format!("{path}.input_norm"), visit)?;
+        let path = |part: &str| format!("layers.{layer}.{part}");
+        let norm = |name: &str, norm: &Option<Norm>, visit: &mut dyn FnMut(&str, TensorData) -> _| {
+            norm.iter().try_for_each(|norm| norm.visit_tensors(&path(name), visit))
+        };
+        norm(INPUT_NORM, &self.input_norm, visit)?;
         for (name, linear) in self.linears().filter(|(name, _)| name.starts_with("self_attn")) {
-            TensorVisitor::new(visit).linear(&format!("{path}.{name}"), linear)?;
+            TensorVisitor::new(visit).linear(&path(name), linear)?;
         }
-        self.self_attn.visit_norms(&format!("{path}.self_attn"), visit)?;
-        self.post_attention_norm.visit_tensors(&format!("{path}.post_attention_norm"), visit)?;
+        self.self_attn.visit_norms(&path("self_attn"), visit)?;
+        norm(ATTENTION_OUTPUT_NORM, &self.attention_output_norm, visit)?;
+        norm(POST_ATTENTION_NORM, &self.post_attention_norm, visit)?;
         for (name, linear) in self.linears().filter(|(name, _)| name.starts_with("mlp")) {
-            TensorVisitor::new(visit).linear(&format!("{path}.{name}"), linear)?;
+            TensorVisitor::new(visit).linear(&path(name), linear)?;
         }
-        Ok(())
+        norm(MLP_OUTPUT_NORM, &self.mlp_output_norm, visit)
     }
 }

@@ -13,12 +13,40 @@ pub enum Error {
     /// A field of [`ModelConfig`](crate::ModelConfig) has a value no model can have.
     #[error("model config: `{field}` is {found}: {remedy}")]
     Config {
-        /// Name of the field.
-        field: &'static str,
+        /// Dotted name of the field.
+        field: String,
         /// The value found.
         found: String,
         /// What would be right.
         remedy: String,
+    },
+    /// A field of a Hugging Face config with a value that cannot be right.
+    #[error("field {field:?}: expected {expected}, found {found}")]
+    HfField {
+        /// Dotted name of the field.
+        field: String,
+        /// What is accepted.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// An option of a Hugging Face config that is not supported.
+    #[error("field {field:?} is {found}, which is not supported; supported: {supported}")]
+    HfUnsupported {
+        /// Dotted name of the field.
+        field: String,
+        /// Its value.
+        found: String,
+        /// What could be imported.
+        supported: String,
+    },
+    /// An architecture of Hugging Face that is not supported.
+    #[error("architecture {found} is not supported; supported: {supported}")]
+    HfArchitecture {
+        /// What the config names.
+        found: String,
+        /// What could be imported.
+        supported: String,
     },
     /// A token id that the embedding has no row for.
     #[error(
@@ -52,7 +80,7 @@ pub enum Error {
         /// Positions there are.
         capacity: usize,
     },
-    /// A decoder for a model whose weights it cannot reach.
+    /// A [`CpuEngine`](crate::CpuEngine) for a model whose weights it cannot reach.
     #[error(
         "the model's weights are not in host memory, or track gradients: move it to a CPU device without \
          autodiff, or use `Transformer::forward_cached`"
@@ -127,4 +155,10 @@ pub enum Error {
         /// The backend's message.
         detail: String,
     },
+}
+
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
 }

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use slm_cpu_ops::log_sum_exp;
 
 use crate::error::{Error, Result};
-use crate::session::Session;
+use crate::session::InferenceSession;
 use crate::transformer::Transformer;
 
 /// Loss of a model on a text.
@@ -75,7 +75,7 @@ pub fn try_evaluate<E: From<Error>>(
     model.check_ids(ids)?;
     let windows: Vec<&[u32]> = ids.chunks(window).filter(|chunk| chunk.len() >= 2).collect();
     let mut evaluation = Evaluation { nll: 0.0, tokens: 0, window_nll: Vec::with_capacity(windows.len()) };
-    let mut session = Session::new(model, window.min(ids.len()))?;
+    let mut session = InferenceSession::new(model, window.min(ids.len()))?;
     for (index, chunk) in windows.iter().enumerate() {
         let logits = session.forward_anew(chunk)?;
         let nll = sequence_nll(&logits, chunk, model.config().vocab_size, index * window)
@@ -99,7 +99,7 @@ pub fn window_logits(model: &Transformer, ids: &[u32]) -> Result<Vec<f32>> {
     }
     model.check_ids(ids)?;
     model.check_positions(ids.len())?;
-    Session::new(model, ids.len())?.forward_anew(ids).map(Cow::into_owned)
+    InferenceSession::new(model, ids.len())?.forward_anew(ids).map(Cow::into_owned)
 }
 
 /// Names the layer where the values of `ids` stop being finite, if the model is to blame for `error`.

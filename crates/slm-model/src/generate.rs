@@ -3,10 +3,10 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use crate::decoder::PassTimes;
+use crate::cpu::PassTimes;
 use crate::error::{Error, Result};
 use crate::sampler::{Sampler, SamplingOptions};
-use crate::session::{InferencePath, Session};
+use crate::session::{InferencePath, InferenceSession};
 use crate::transformer::Transformer;
 
 /// What to generate.
@@ -35,7 +35,7 @@ pub struct GenerateOutput {
     pub decode_passes: usize,
     /// How the passes were computed.
     pub path: InferencePath,
-    /// What the prompt's pass spent its time on; only known on [`InferencePath::Slices`].
+    /// What the prompt's pass spent its time on; only known on [`InferencePath::Cpu`].
     pub prompt_profile: Option<PassTimes>,
     /// The same for the passes after it.
     pub decode_profile: Option<PassTimes>,
@@ -87,7 +87,7 @@ pub fn generate(
     if options.max_new_tokens == 0 {
         return Ok(output);
     }
-    let mut session = Session::new(model, positions)?;
+    let mut session = InferenceSession::new(model, positions)?;
     let clock = Instant::now();
     let mut id = sampler.sample(&session.forward_last(prompt)?)?;
     output.prompt_time = clock.elapsed();

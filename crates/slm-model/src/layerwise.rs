@@ -3,18 +3,20 @@
 use std::sync::Arc;
 
 use burn::module::Param;
-use burn::tensor::module::embedding;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::Device;
 use slm_nn::{ForwardHook, Linear, NamedLinears, attach_hook};
 
-use crate::attention::AttentionContext;
 use crate::block::Block;
-use crate::config::{ModelConfig, Position};
-use crate::decoder::{SliceWindows, supports_device};
+use crate::compute::autograd::AutogradOps;
+use crate::compute::burn::BurnOps;
+use crate::compute::tensors::Tensors;
+use crate::compute::{Compute, Embedding, HeadParts, HeadShape, walk};
+use crate::config::ModelConfig;
+use crate::cpu::{CpuCompute, supports_device};
 use crate::error::{Error, Result};
 use crate::names::{EMBED_POSITIONS, EMBED_TOKENS, FINAL_NORM, LM_HEAD, LinearShape};
 use crate::norm::Norm;
-use crate::rotary::Rotary;
+use crate::rotary::Rotaries;
 use crate::source::{Loader, TensorSource};
 use crate::transformer::{check_ids, check_positions, ids_tensor};
 
@@ -51,24 +53,16 @@ pub fn forward_layerwise<E: From<Error>>(
         check_ids(config, ids)?;
         check_positions(config, ids.len())?;
     }
-    let mut loader = Loader::new(source, device);
-    let rotary = match config.position {
-        Position::Learned => None,
-        Position::Rotary { theta, scaling } => Some(Rotary::new(config.head_dim, theta, scaling)),
-    };
-    let mut states = embed_windows(config, &mut loader, device, windows)?;
-    for layer in 0..config.num_layers {
-        let mut block = NumberedBlock(layer, Block::load(config, layer, &mut loader)?);
-        attach_hook(&mut block, hook);
-        states.run_layer((layer, &block.1), config, rotary.as_ref(), device, done)?;
+    let (shape, rotaries) = (HeadShape::of(config), Rotaries::new(&config.layers(), config.head_dim));
+    let run = Run { config, loader: Loader::new(source, device), device, windows, with_head, hook };
+    if supports_device(device) {
+        let longest = windows.iter().map(|ids| ids.len()).max().unwrap_or(0);
+        run.with(CpuCompute::new(config, device, 1, longest), done)
+    } else if slm_autograd::is_preferred(device) {
+        run.with(Tensors::new(AutogradOps::new(shape, &rotaries), shape), done)
+    } else {
+        run.with(Tensors::new(BurnOps::new(device.clone(), shape, &rotaries, None), shape), done)
     }
-    if with_head {
-        let norm = Norm::load(config, FINAL_NORM, &mut loader)?;
-        let mut head = Head(load_head(config, &mut loader)?);
-        attach_hook(&mut head, hook);
-        states.run_head(&norm, &head.0, config, device, done)?;
-    }
-    Ok(())
 }
 
 /// How often [`forward_layerwise`] calls `done`.
@@ -76,27 +70,77 @@ pub fn layerwise_steps(config: &ModelConfig, windows: usize, with_head: bool) ->
     windows * (config.num_layers + usize::from(with_head))
 }
 
-/// The residual streams of all windows before the first layer.
-fn embed_windows(
-    config: &ModelConfig,
-    loader: &mut Loader<'_>,
-    device: &Device,
-    windows: &[&[u32]],
-) -> Result<States> {
-    let hidden = config.hidden_size;
-    let tokens = loader.tensor(EMBED_TOKENS, [config.vocab_size, hidden])?;
-    let positions = match config.position {
-        Position::Learned => Some(loader.tensor(EMBED_POSITIONS, [config.max_position_embeddings, hidden])?),
-        Position::Rotary { .. } => None,
-    };
-    let mut states = match supports_device(device) {
-        true => States::Slices(Box::default()),
-        false => States::Tensors(Vec::new()),
-    };
-    for ids in windows {
-        states.embed(config, (&tokens, positions.as_ref()), ids_tensor(ids, device))?;
+/// What a run needs, whatever computes it.
+struct Run<'a> {
+    config: &'a ModelConfig,
+    loader: Loader<'a>,
+    device: &'a Device,
+    windows: &'a [&'a [u32]],
+    with_head: bool,
+    hook: &'a Arc<dyn ForwardHook>,
+}
+
+impl Run<'_> {
+    fn with<C: Compute, E: From<Error>>(
+        mut self,
+        mut compute: C,
+        done: &mut dyn FnMut() -> Result<(), E>,
+    ) -> Result<(), E>
+    where
+        Error: From<C::Error>,
+    {
+        let (config, windows) = (self.config, self.windows);
+        let mut streams = self.embed(&mut compute)?;
+        for index in 0..config.num_layers {
+            let mut block = NumberedBlock(index, Block::load(config, index, &mut self.loader)?);
+            attach_hook(&mut block, self.hook);
+            // One cache serves all: each window starts at its first position.
+            let layer = walk::prepare_layer(&compute, index, 0, block.1.parts()).map_err(Error::from)?;
+            for (stream, ids) in streams.iter_mut().zip(windows) {
+                compute.begin(0, ids.len());
+                walk::layer(&mut compute, &layer, stream).map_err(Error::from)?;
+                compute.settle(stream).map_err(Error::from)?;
+                done()?;
+            }
+        }
+        if self.with_head {
+            let norm = Norm::load(config, FINAL_NORM, &mut self.loader)?;
+            let mut head = Head(load_head(config, &mut self.loader)?);
+            attach_hook(&mut head, self.hook);
+            let norm = compute.norm(&norm).map_err(Error::from)?;
+            let head = walk::prepare_head(&compute, HeadParts::Linear(&head.0)).map_err(Error::from)?;
+            for (stream, ids) in streams.into_iter().zip(windows) {
+                compute.begin(0, ids.len());
+                walk::logits(&mut compute, &norm, &head, config.logit_multiplier, stream)
+                    .map_err(Error::from)?;
+                done()?;
+            }
+        }
+        Ok(())
     }
-    Ok(states)
+
+    /// The residual streams of all windows before the first layer.
+    fn embed<C: Compute>(&mut self, compute: &mut C) -> Result<Vec<C::Stream>>
+    where
+        Error: From<C::Error>,
+    {
+        let config = self.config;
+        let hidden = config.hidden_size;
+        let tokens = self.loader.tensor(EMBED_TOKENS, [config.vocab_size, hidden])?;
+        let positions = match config.has_learned_positions() {
+            true => Some(self.loader.tensor(EMBED_POSITIONS, [config.max_position_embeddings, hidden])?),
+            false => None,
+        };
+        let embedding = Embedding { tokens, positions, multiplier: config.embedding_multiplier };
+        let mut streams = Vec::with_capacity(self.windows.len());
+        for ids in self.windows {
+            compute.begin(0, ids.len());
+            let mut stream = walk::embed(compute, &embedding, ids_tensor(ids, self.device))?;
+            compute.settle(&mut stream)?;
+            streams.push(stream);
+        }
+        Ok(streams)
+    }
 }
 
 /// The head, a layer of its own if it is tied.
@@ -108,74 +152,6 @@ fn load_head(config: &ModelConfig, loader: &mut Loader<'_>) -> Result<Linear> {
     let weight = Param::from_tensor(loader.tensor(EMBED_TOKENS, [outputs, inputs])?);
     Linear::new(slm_nn::Weight::Float(weight), None)
         .map_err(|error| Error::Source { name: LM_HEAD.to_owned(), source: error.into() })
-}
-
-/// The windows on their way, in the form in which the device computes single sequences: see
-/// [`InferencePath`](crate::InferencePath).
-enum States {
-    Slices(Box<SliceWindows>),
-    /// `[1, len, hidden]` of each.
-    Tensors(Vec<Tensor<3>>),
-}
-
-impl States {
-    fn embed(
-        &mut self,
-        config: &ModelConfig,
-        (tokens, positions): (&Tensor<2>, Option<&Tensor<2>>),
-        ids: Tensor<2, Int>,
-    ) -> Result<()> {
-        let streams = match self {
-            Self::Slices(windows) => return windows.embed(config, (tokens, positions), ids),
-            Self::Tensors(streams) => streams,
-        };
-        let [_, len] = ids.dims();
-        let x = embedding(tokens.clone(), ids);
-        streams.push(match positions {
-            Some(positions) => x + positions.clone().narrow(0, 0, len).unsqueeze::<3>(),
-            None => x,
-        });
-        Ok(())
-    }
-
-    fn run_layer<E: From<Error>>(
-        &mut self,
-        (index, block): (usize, &Block),
-        config: &ModelConfig,
-        rotary: Option<&Rotary>,
-        device: &Device,
-        done: &mut dyn FnMut() -> Result<(), E>,
-    ) -> Result<(), E> {
-        let streams = match self {
-            Self::Slices(windows) => return windows.run_layer((index, block), config, rotary, device, done),
-            Self::Tensors(streams) => streams,
-        };
-        for x in streams {
-            let context = AttentionContext::uncached(config, rotary, x.dims()[1], device);
-            *x = block.forward(x.clone(), &context, None);
-            done()?;
-        }
-        Ok(())
-    }
-
-    fn run_head<E: From<Error>>(
-        &mut self,
-        norm: &Norm,
-        head: &Linear,
-        config: &ModelConfig,
-        device: &Device,
-        done: &mut dyn FnMut() -> Result<(), E>,
-    ) -> Result<(), E> {
-        let streams = match self {
-            Self::Slices(windows) => return windows.run_head(norm, head, config, device, done),
-            Self::Tensors(streams) => streams,
-        };
-        for x in streams {
-            head.forward(norm.forward(x.clone()));
-            done()?;
-        }
-        Ok(())
-    }
 }
 
 /// A layer that says which it is.

@@ -1,16 +1,17 @@
 //! A decoder-only transformer driven by a [`ModelConfig`], with what it takes to run it: a KV cache
 //! ([`KvCache`]), sampling ([`Sampler`]), streaming generation ([`generate`]) and evaluation ([`evaluate`]).
 //!
-//! With the right config the [`Transformer`] is Llama, Mistral, Qwen2, Qwen3, SmolLM2 or GPT-2. Its linear
-//! layers are those of `slm-nn`: float, fake-quantized or packed integers, on every device. All floats
+//! A config is a specification, layer by layer where layers differ; [`arch`] has those of known architectures, such
+//! as Llama, Gemma 3 and GPT-NeoX. The linear layers of a [`Transformer`] are those of `slm-nn`: float, fake-quantized or packed integers, on every device. All floats
 //! are f32.
 #![forbid(unsafe_code)]
 
+pub mod arch;
 mod attention;
 mod block;
+mod compute;
 mod config;
-mod config_raw;
-mod decoder;
+mod cpu;
 mod error;
 mod eval;
 mod generate;
@@ -29,8 +30,11 @@ mod testing;
 mod transformer;
 mod visit;
 
-pub use config::{AttentionBias, MlpKind, ModelConfig, NormKind, Position, RopeScaling};
-pub use decoder::{Decoder, PassTimes};
+pub use config::{
+    Activation, AttentionBias, Choice, LayerOverride, LayerSpec, MlpKind, ModelConfig, NormKind,
+    NormPlacement, Position, QkNorm, RopeScaling, RotaryConfig,
+};
+pub use cpu::{CpuEngine, PassTimes};
 pub use error::{Error, Result, SourceError};
 pub use eval::{Evaluation, evaluate, try_evaluate, window_logits};
 pub use generate::{GenerateOptions, GenerateOutput, StopReason, generate};

@@ -2,7 +2,6 @@
 
 use burn::module::{Module, Param};
 use burn::nn::RmsNorm;
-use burn::tensor::module::layer_norm;
 use burn::tensor::{Tensor, TensorData};
 
 use crate::config::{ModelConfig, NormKind};
@@ -23,7 +22,7 @@ pub(crate) struct LayerNorm {
     pub(crate) gamma: Param<Tensor<1>>,
     pub(crate) beta: Param<Tensor<1>>,
     #[module(skip)]
-    epsilon: f64,
+    pub(crate) epsilon: f64,
 }
 
 impl Norm {
@@ -43,22 +42,6 @@ impl Norm {
     pub(crate) fn load_rms(width: usize, eps: f64, path: &str, loader: &mut Loader<'_>) -> Result<Self> {
         let gamma = loader.tensor(&format!("{path}.weight"), [width])?;
         Ok(Self::Rms(RmsNorm { gamma: Param::from_tensor(gamma), epsilon: eps }))
-    }
-
-    /// Normalizes the last dimension of `x`.
-    pub(crate) fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let fused = slm_autograd::is_preferred(&x.device());
-        match self {
-            Self::Rms(norm) if fused => slm_autograd::rms_norm(x, norm.gamma.val(), norm.epsilon),
-            Self::Rms(norm) => norm.forward(x),
-            Self::Layer(norm) => {
-                let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
-                match fused {
-                    true => slm_autograd::layer_norm(x, gamma, beta, norm.epsilon),
-                    false => layer_norm(x, gamma, Some(beta), norm.epsilon),
-                }
-            }
-        }
     }
 
     pub(crate) fn visit_tensors<E>(
@@ -86,6 +69,7 @@ impl LayerNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compute::burn::normalize;
     use crate::testing::devices;
     use burn::tensor::Device;
 
@@ -96,7 +80,8 @@ mod tests {
     const B: [f32; 4] = [0.1, 0.2, 0.3, 0.4];
 
     fn check(norm: &Norm, device: &Device, expected: [f64; 4]) {
-        let y = norm.forward(Tensor::<2>::from_data([X], device)).into_data().try_into_vec::<f32>().unwrap();
+        let y =
+            normalize(norm, Tensor::<2>::from_data([X], device)).into_data().try_into_vec::<f32>().unwrap();
         for (y, e) in y.iter().zip(expected) {
             assert!((f64::from(*y) - e).abs() < 1e-6, "{y} {e}");
         }

@@ -4,26 +4,59 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use slm_autograd::RotaryTable;
 
-use crate::config::RopeScaling;
+use crate::config::{LayerSpec, RopeScaling, RotaryConfig};
 
-/// Angle per position of each pair of a head: `theta^(-2i / head_dim)`, scaled for long contexts.
+/// The different rotary embeddings of a model's layers.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Rotaries(Vec<(RotaryConfig, Rotary)>);
+
+impl Rotaries {
+    /// Those of `layers`, whose heads are `head_dim` wide.
+    pub(crate) fn new<'a>(layers: impl IntoIterator<Item = &'a LayerSpec>, head_dim: usize) -> Self {
+        let mut rotaries = Self::default();
+        for config in layers.into_iter().filter_map(|layer| layer.rotary) {
+            if rotaries.index(Some(config)).is_none() {
+                rotaries.0.push((config, Rotary::new(head_dim, config)));
+            }
+        }
+        rotaries
+    }
+
+    /// Which of them a layer uses.
+    pub(crate) fn index(&self, config: Option<RotaryConfig>) -> Option<usize> {
+        let config = config?;
+        self.0.iter().position(|(known, _)| *known == config)
+    }
+
+    /// Sines and cosines of positions `start .. start + len`, of each.
+    pub(crate) fn angles(&self, start: usize, len: usize) -> Vec<Angles> {
+        self.0.iter().map(|(_, rotary)| rotary.angles(start, len)).collect()
+    }
+
+    /// Tables for positions `start .. start + len`, of each.
+    pub(crate) fn tables(&self, start: usize, len: usize, device: &Device) -> Vec<RotaryTables> {
+        self.0.iter().map(|(_, rotary)| rotary.tables(start, len, device)).collect()
+    }
+}
+
+/// Angle per position of each pair of a head: `theta^(-2i / dims)`, scaled for long contexts.
 ///
 /// Angles are products of two f32, and sines and cosines those of that f32, as in Hugging Face's models.
 /// Tables are computed for the positions of each pass: one sine and cosine per pair and position, shared by
 /// all layers, is far below the cost of the pass, and nothing has to be kept for the longest possible context.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Rotary {
+struct Rotary {
     frequencies: Vec<f32>,
 }
 
-/// Sines and cosines of a run of positions, each `[1, 1, len, head_dim / 2]`.
+/// Sines and cosines of a run of positions, each `[1, 1, len, pairs]`.
 #[derive(Debug, Clone)]
 pub(crate) struct RotaryTables {
     cos: Tensor<4>,
     sin: Tensor<4>,
 }
 
-/// Sines and cosines of a run of positions, `[len, head_dim / 2]` each.
+/// Sines and cosines of a run of positions, `[len, pairs]` each.
 #[derive(Debug, Clone)]
 pub(crate) struct Angles {
     pairs: usize,
@@ -34,7 +67,7 @@ pub(crate) struct Angles {
 impl Angles {
     /// All of them, for the fused attention.
     pub(crate) fn into_table(self) -> RotaryTable {
-        RotaryTable { cos: self.cos, sin: self.sin }
+        RotaryTable { pairs: self.pairs, cos: self.cos, sin: self.sin }
     }
 
     /// Cosines and sines of the position `row` after the first.
@@ -45,18 +78,19 @@ impl Angles {
 }
 
 impl Rotary {
-    pub(crate) fn new(head_dim: usize, theta: f64, scaling: Option<RopeScaling>) -> Self {
-        let frequencies = (0..head_dim / 2)
+    fn new(head_dim: usize, config: RotaryConfig) -> Self {
+        let dims = config.dims.unwrap_or(head_dim);
+        let frequencies = (0..dims / 2)
             .map(|i| {
-                let frequency = theta.powf(-((2 * i) as f64) / head_dim as f64);
-                scaled_frequency(frequency, scaling) as f32
+                let frequency = config.theta.powf(-((2 * i) as f64) / dims as f64);
+                scaled_frequency(frequency, config.scaling) as f32
             })
             .collect();
         Self { frequencies }
     }
 
     /// Sines and cosines of positions `start .. start + len`.
-    pub(crate) fn angles(&self, start: usize, len: usize) -> Angles {
+    fn angles(&self, start: usize, len: usize) -> Angles {
         let angles = || {
             (start..start + len)
                 .flat_map(|p| self.frequencies.iter().map(move |&frequency| p as f32 * frequency))
@@ -69,7 +103,7 @@ impl Rotary {
     }
 
     /// Tables for positions `start .. start + len`.
-    pub(crate) fn tables(&self, start: usize, len: usize, device: &Device) -> RotaryTables {
+    fn tables(&self, start: usize, len: usize, device: &Device) -> RotaryTables {
         let Angles { pairs, cos, sin } = self.angles(start, len);
         let tensor = |values| Tensor::from_data(TensorData::new(values, [1, 1, len, pairs]), device);
         RotaryTables { cos: tensor(cos), sin: tensor(sin) }
@@ -77,13 +111,18 @@ impl Rotary {
 }
 
 impl RotaryTables {
-    /// Rotates every head of `x`, `[batch, heads, len, head_dim]`.
+    /// Rotates every head of `x`, `[batch, heads, len, head_dim]`: the first `2 * pairs` values.
     pub(crate) fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
-        let halves = x.chunk(2, 3);
-        let [a, b] = [&halves[0], &halves[1]].map(Clone::clone);
+        let (pairs, head_dim) = (self.cos.dims()[3], x.dims()[3]);
+        let part = |start: usize, width: usize| x.clone().narrow(3, start, width);
+        let (a, b) = (part(0, pairs), part(pairs, pairs));
         let first = a.clone() * self.cos.clone() - b.clone() * self.sin.clone();
         let second = b * self.cos.clone() + a * self.sin.clone();
-        Tensor::cat(vec![first, second], 3)
+        let mut parts = vec![first, second];
+        if head_dim > 2 * pairs {
+            parts.push(part(2 * pairs, head_dim - 2 * pairs));
+        }
+        Tensor::cat(parts, 3)
     }
 }
 
@@ -112,19 +151,30 @@ mod tests {
 
     #[test]
     fn rotation_by_hand_at_an_offset() {
-        let rotary = Rotary::new(4, 100.0, None);
+        rotate_by_hand(4, [[1.0f32, 2.0, 3.0, 4.0], [-1.0, 0.5, 2.0, 0.0]], RotaryConfig::new(100.0));
+    }
+
+    #[test]
+    fn the_rest_of_a_head_stays() {
+        let config = RotaryConfig { dims: Some(4), ..RotaryConfig::new(100.0) };
+        rotate_by_hand(6, [[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], [-1.0, 0.5, 2.0, 0.0, 7.0, -8.0]], config);
+    }
+
+    fn rotate_by_hand<const DIM: usize>(head_dim: usize, rows: [[f32; DIM]; 2], config: RotaryConfig) {
+        let rotary = Rotary::new(head_dim, config);
         assert_eq!(rotary.frequencies, [1.0, 0.1]);
-        let x = [[[[1.0f32, 2.0, 3.0, 4.0], [-1.0, 0.5, 2.0, 0.0]]]];
+        let x = [[rows]];
         for device in devices() {
             let y = rotary.tables(5, 2, &device).rotate(Tensor::from_data(x, &device));
             let y = y.into_data().try_into_vec::<f32>().unwrap();
+            assert!((0..2).all(|t| y[t * DIM + 4..(t + 1) * DIM] == rows[t][4..]));
             for (t, row) in x[0][0].iter().enumerate() {
                 for pair in 0..2 {
                     let angle = (5 + t) as f64 * [1.0, 0.1][pair];
                     let (a, b) = (f64::from(row[pair]), f64::from(row[pair + 2]));
                     let expected = [a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()];
                     for (half, e) in expected.into_iter().enumerate() {
-                        let found = f64::from(y[t * 4 + half * 2 + pair]);
+                        let found = f64::from(y[t * DIM + half * 2 + pair]);
                         assert!((found - e).abs() < 1e-5, "{found} {e}");
                     }
                 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::decoder::{Decoder, PassTimes};
+use crate::cpu::{CpuEngine, PassTimes};
 use crate::error::Result;
 use crate::eval::read_f32;
 use crate::kv_cache::KvCache;
@@ -13,41 +13,41 @@ use crate::transformer::Transformer;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InferencePath {
-    /// By a [`Decoder`], on slices of host memory. Written `slices`.
-    Slices,
-    /// By tensor operations of the device. Written `tensor-ops`.
-    TensorOps,
+    /// By a [`CpuEngine`], on slices of host memory. Written `cpu`.
+    Cpu,
+    /// By Burn's tensor operations on the device. Written `burn`.
+    Burn,
 }
 
 impl fmt::Display for InferencePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Slices => "slices",
-            Self::TensorOps => "tensor-ops",
+            Self::Cpu => "cpu",
+            Self::Burn => "burn",
         })
     }
 }
 
 /// A sequence that grows.
-pub(crate) enum Session<'a> {
-    Slices(Box<Decoder<'a>>),
-    Tensors { model: &'a Transformer, cache: KvCache },
+pub(crate) enum InferenceSession<'a> {
+    Cpu(Box<CpuEngine<'a>>),
+    Burn { model: &'a Transformer, cache: KvCache },
 }
 
-impl<'a> Session<'a> {
+impl<'a> InferenceSession<'a> {
     /// An empty sequence with room for `capacity` positions.
     pub(crate) fn new(model: &'a Transformer, capacity: usize) -> Result<Self> {
         Ok(match model.inference_path() {
-            InferencePath::Slices => Self::Slices(Box::new(Decoder::new(model, capacity)?)),
-            InferencePath::TensorOps => Self::Tensors { model, cache: model.new_cache(1, capacity) },
+            InferencePath::Cpu => Self::Cpu(Box::new(CpuEngine::new(model, capacity)?)),
+            InferencePath::Burn => Self::Burn { model, cache: model.new_cache(1, capacity) },
         })
     }
 
     /// Appends `ids`; the logits of the last.
     pub(crate) fn forward_last(&mut self, ids: &[u32]) -> Result<Cow<'_, [f32]>> {
         match self {
-            Self::Slices(decoder) => decoder.forward_last(ids).map(Cow::Borrowed),
-            Self::Tensors { model, cache } => {
+            Self::Cpu(engine) => engine.forward_last(ids).map(Cow::Borrowed),
+            Self::Burn { model, cache } => {
                 read_f32("logits", model.forward_last(model.ids_tensor(ids), cache)).map(Cow::Owned)
             }
         }
@@ -56,11 +56,11 @@ impl<'a> Session<'a> {
     /// Begins a new sequence with `ids`; the logits of all of them.
     pub(crate) fn forward_anew(&mut self, ids: &[u32]) -> Result<Cow<'_, [f32]>> {
         match self {
-            Self::Slices(decoder) => {
-                decoder.truncate(0);
-                decoder.forward(ids).map(Cow::Borrowed)
+            Self::Cpu(engine) => {
+                engine.truncate(0);
+                engine.forward(ids).map(Cow::Borrowed)
             }
-            Self::Tensors { model, .. } => {
+            Self::Burn { model, .. } => {
                 read_f32("logits", model.forward(model.ids_tensor(ids))).map(Cow::Owned)
             }
         }
@@ -69,12 +69,12 @@ impl<'a> Session<'a> {
     /// What passes spent their time on since this was last asked, where that is known.
     pub(crate) fn take_times(&mut self) -> Option<PassTimes> {
         match self {
-            Self::Slices(decoder) => {
-                let times = decoder.times();
-                decoder.reset_times();
+            Self::Cpu(engine) => {
+                let times = engine.times();
+                engine.reset_times();
                 Some(times)
             }
-            Self::Tensors { .. } => None,
+            Self::Burn { .. } => None,
         }
     }
 }

@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use burn::tensor::Device;
 
-use crate::config::{AttentionBias, MlpKind, ModelConfig, NormKind, Position, RopeScaling};
+use crate::config::{
+    AttentionBias, Choice, LayerOverride, MlpKind, ModelConfig, NormKind, NormPlacement, Position, QkNorm,
+    RopeScaling, RotaryConfig,
+};
 use crate::error::SourceError;
 use crate::source::TensorSource;
 use crate::transformer::Transformer;
@@ -37,11 +40,17 @@ pub(crate) fn configs() -> Vec<(&'static str, ModelConfig)> {
         ("llama", base()),
         ("one kv head", with(&|c| c.num_kv_heads = 1)),
         ("untied", with(&|c| c.tie_word_embeddings = false)),
-        ("llama3 scaling", with(&|c| c.position = Position::Rotary { theta: 5e5, scaling: Some(scaling) })),
+        (
+            "llama3 scaling",
+            with(&|c| {
+                let rotary = RotaryConfig { scaling: Some(scaling), ..RotaryConfig::new(5e5) };
+                c.position = Position::Rotary(rotary);
+            }),
+        ),
         ("sliding window", with(&|c| c.sliding_window = Some(5))),
         ("window of one", with(&|c| c.sliding_window = Some(1))),
         ("qkv bias", with(&|c| c.attention_bias = AttentionBias::Qkv)),
-        ("qk norm, wide heads", with(&|c| (c.qk_norm, c.head_dim) = (true, 12))),
+        ("qk norm, wide heads", with(&|c| (c.qk_norm, c.head_dim) = (QkNorm::PerHead, 12))),
         ("exact gelu", with(&|c| c.mlp = MlpKind::Gelu)),
         (
             "gpt2",
@@ -52,6 +61,49 @@ pub(crate) fn configs() -> Vec<(&'static str, ModelConfig)> {
                 c.mlp = MlpKind::GeluTanh;
                 c.attention_bias = AttentionBias::All;
                 c.mlp_bias = true;
+            }),
+        ),
+        (
+            "parallel, partly rotated",
+            with(&|c| {
+                c.parallel_residual = true;
+                c.norm = NormKind::LayerNorm;
+                c.position = Position::Rotary(RotaryConfig { dims: Some(2), ..RotaryConfig::default() });
+                (c.mlp, c.mlp_bias, c.attention_bias) = (MlpKind::Gelu, true, AttentionBias::All);
+            }),
+        ),
+        ("norms of outputs", with(&|c| (c.norm_placement, c.qk_norm) = (NormPlacement::Post, QkNorm::Full))),
+        (
+            "norms of both, parallel, multiplied",
+            with(&|c| {
+                (c.norm_placement, c.parallel_residual, c.mlp) =
+                    (NormPlacement::Both, true, MlpKind::GeGluTanh);
+                (c.embedding_multiplier, c.residual_multiplier) = (3.0, 0.6);
+                (c.attention_scale, c.logit_multiplier) = (Some(0.2), 0.8);
+            }),
+        ),
+        (
+            "layers that differ",
+            with(&|c| {
+                (c.sliding_window, c.mlp) = (Some(4), MlpKind::GeGlu);
+                c.layer_overrides = vec![LayerOverride {
+                    layers: vec![1],
+                    sliding_window: Some(Choice(None)),
+                    rotary: Some(Choice(Some(RotaryConfig::new(333.0)))),
+                    norm_placement: Some(NormPlacement::Both),
+                    qk_norm: Some(QkNorm::PerHead),
+                    mlp: Some(MlpKind::Silu),
+                    attention_scale: Some(Choice(Some(0.5))),
+                    ..LayerOverride::default()
+                }];
+            }),
+        ),
+        (
+            "a layer without positions, no other",
+            with(&|c| {
+                c.position = Position::None;
+                let rotary = Some(Choice(Some(RotaryConfig::default())));
+                c.layer_overrides = vec![LayerOverride { layers: vec![1], rotary, ..Default::default() }];
             }),
         ),
     ]

@@ -1,20 +1,22 @@
 //! The model.
 
 use burn::module::{Module, Param};
-use burn::tensor::module::embedding;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use slm_nn::{Linear, NamedLinears};
 
-use crate::attention::AttentionContext;
 use crate::block::Block;
-use crate::config::{ModelConfig, Position};
-use crate::decoder::Decoder;
+use crate::compute::autograd::AutogradOps;
+use crate::compute::burn::BurnOps;
+use crate::compute::tensors::{TensorOps, Tensors};
+use crate::compute::{Compute, Embedding, HeadParts, HeadShape, LayerParts, ModelParts, walk};
+use crate::config::ModelConfig;
+use crate::cpu::CpuEngine;
 use crate::error::{Error, Result};
 use crate::init::RandomSource;
 use crate::kv_cache::KvCache;
 use crate::names::{EMBED_POSITIONS, EMBED_TOKENS, FINAL_NORM, LM_HEAD, LinearShape};
 use crate::norm::Norm;
-use crate::rotary::Rotary;
+use crate::rotary::Rotaries;
 use crate::session::InferencePath;
 use crate::source::{Loader, TensorSource};
 use crate::visit::TensorVisitor;
@@ -43,7 +45,7 @@ pub struct Transformer {
     norm: Norm,
     lm_head: Option<Linear>,
     #[module(skip)]
-    rotary: Option<Rotary>,
+    rotaries: Rotaries,
     #[module(skip)]
     config: ModelConfig,
 }
@@ -72,13 +74,14 @@ impl Transformer {
         let mut loader = Loader::new(source, device);
         let hidden = config.hidden_size;
         let embed_tokens = Param::from_tensor(loader.tensor(EMBED_TOKENS, [config.vocab_size, hidden])?);
-        let (embed_positions, rotary) = match config.position {
-            Position::Learned => {
-                let positions = loader.tensor(EMBED_POSITIONS, [config.max_position_embeddings, hidden])?;
-                (Some(Param::from_tensor(positions)), None)
+        let embed_positions = match config.has_learned_positions() {
+            true => {
+                let shape = [config.max_position_embeddings, hidden];
+                Some(Param::from_tensor(loader.tensor(EMBED_POSITIONS, shape)?))
             }
-            Position::Rotary { theta, scaling } => (None, Some(Rotary::new(config.head_dim, theta, scaling))),
+            false => None,
         };
+        let rotaries = Rotaries::new(&config.layers(), config.head_dim);
         let layers = (0..config.num_layers)
             .map(|layer| Block::load(config, layer, &mut loader))
             .collect::<Result<Vec<_>>>()?;
@@ -90,7 +93,7 @@ impl Transformer {
                 LinearShape { name: LM_HEAD, inputs: hidden, outputs: config.vocab_size, bias: false };
             Some(loader.linear_at(LM_HEAD, shape)?)
         };
-        Ok(Self { embed_tokens, embed_positions, layers, norm, lm_head, rotary, config: config.clone() })
+        Ok(Self { embed_tokens, embed_positions, layers, norm, lm_head, rotaries, config: config.clone() })
     }
 
     /// The config. After [`untie_head`](Self::untie_head) it says so.
@@ -105,18 +108,25 @@ impl Transformer {
 
     /// How passes over one sequence are computed here.
     pub fn inference_path(&self) -> InferencePath {
-        if Decoder::supports(self) { InferencePath::Slices } else { InferencePath::TensorOps }
+        if CpuEngine::supports(self) { InferencePath::Cpu } else { InferencePath::Burn }
     }
 
-    /// The pieces that a [`Decoder`] is made of.
-    pub(crate) fn parts(&self) -> Parts<'_> {
-        Parts {
-            embed_tokens: self.embed_tokens.val(),
-            embed_positions: self.embed_positions.as_ref().map(Param::val),
-            layers: &self.layers,
+    /// Its parameters by role.
+    pub(crate) fn parts(&self) -> ModelParts<&Linear, &Norm> {
+        let layers = self.layers.iter().enumerate();
+        ModelParts {
+            embedding: Embedding {
+                tokens: self.embed_tokens.val(),
+                positions: self.embed_positions.as_ref().map(Param::val),
+                multiplier: self.config.embedding_multiplier,
+            },
+            layers: layers.map(|(slot, block)| LayerParts { slot, ..block.parts() }).collect(),
             norm: &self.norm,
-            lm_head: self.lm_head.as_ref(),
-            rotary: self.rotary.as_ref(),
+            head: match &self.lm_head {
+                Some(head) => HeadParts::Linear(head),
+                None => HeadParts::Tied(Box::new(self.embed_tokens.val())),
+            },
+            logit_multiplier: self.config.logit_multiplier,
         }
     }
 
@@ -130,7 +140,7 @@ impl Transformer {
     /// On ids outside the vocabulary or more positions than the model has: see [`check_ids`](Self::check_ids)
     /// and [`check_positions`](Self::check_positions).
     pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        self.head(self.hidden(ids, None))
+        self.run(ids, None, false)
     }
 
     /// Logits of new positions that continue those in `cache`, which holds them afterwards too.
@@ -142,7 +152,7 @@ impl Transformer {
     /// # Panics
     /// As [`forward`](Self::forward), and when the cache was made for another batch size or is too small.
     pub fn forward_cached(&self, ids: Tensor<2, Int>, cache: &mut KvCache) -> Tensor<3> {
-        self.head(self.hidden(ids, Some(cache)))
+        self.run(ids, Some(cache), false)
     }
 
     /// As [`forward_cached`](Self::forward_cached), with the head applied to the last position only.
@@ -151,10 +161,8 @@ impl Transformer {
     /// - `ids`: `[batch, len]`
     /// - output: `[batch, vocab_size]`
     pub fn forward_last(&self, ids: Tensor<2, Int>, cache: &mut KvCache) -> Tensor<2> {
-        let [batch, len] = ids.dims();
-        let hidden = self.hidden(ids, Some(cache));
-        let last = hidden.slice([0..batch, len - 1..len, 0..self.config.hidden_size]);
-        self.head(last).reshape([batch, self.config.vocab_size])
+        let [batch, _] = ids.dims();
+        self.run(ids, Some(cache), true).reshape([batch, self.config.vocab_size])
     }
 
     /// An empty cache for `batch` sequences of up to `capacity` positions.
@@ -224,51 +232,38 @@ impl Transformer {
         ids_tensor(ids, &self.device())
     }
 
-    /// The normalized residual stream after the last layer, `[batch, len, hidden]`.
-    fn hidden(&self, ids: Tensor<2, Int>, cache: Option<&mut KvCache>) -> Tensor<3> {
+    /// Logits of all new positions or of the last, in whichever way the device computes them best.
+    fn run(&self, ids: Tensor<2, Int>, cache: Option<&mut KvCache>, last: bool) -> Tensor<3> {
         let [batch, len] = ids.dims();
         let start = cache.as_ref().map_or(0, |cache| cache.len);
         let max = self.config.max_position_embeddings;
         assert!(start + len <= max, "{} positions, but max_position_embeddings is {max}", start + len);
-        let device = ids.device();
-        let mut x = embedding(self.embed_tokens.val(), ids);
-        if let Some(positions) = &self.embed_positions {
-            let rows = positions.val().slice([start..start + len, 0..self.config.hidden_size]);
-            x = x + rows.unsqueeze::<3>();
-        }
-        let context = match &cache {
-            None => AttentionContext::uncached(&self.config, self.rotary.as_ref(), len, &device),
-            Some(_) => AttentionContext::new(&self.config, self.rotary.as_ref(), start, len, &device),
+        let (device, shape) = (ids.device(), HeadShape::of(&self.config));
+        let Some(cache) = cache else {
+            return match slm_autograd::is_preferred(&device) {
+                true => self.walk(AutogradOps::new(shape, &self.rotaries), ids, start, last),
+                false => self.walk(BurnOps::new(device, shape, &self.rotaries, None), ids, start, last),
+            };
         };
-        match cache {
-            None => {
-                for block in &self.layers {
-                    x = block.forward(x, &context, None);
-                }
-            }
-            Some(cache) => {
-                assert_eq!(batch, cache.batch(), "the cache holds another number of sequences");
-                let capacity = cache.capacity();
-                assert!(start + len <= capacity, "{} positions in a cache of {capacity}", start + len);
-                for (block, layer) in self.layers.iter().zip(&mut cache.layers) {
-                    x = block.forward(x, &context, Some(layer));
-                }
-                cache.len = start + len;
-            }
-        }
-        self.norm.forward(x)
+        assert_eq!(batch, cache.batch(), "the cache holds another number of sequences");
+        let capacity = cache.capacity();
+        assert!(start + len <= capacity, "{} positions in a cache of {capacity}", start + len);
+        let logits = self.walk(BurnOps::new(device, shape, &self.rotaries, Some(cache)), ids, start, last);
+        cache.len = start + len;
+        logits
     }
 
-    fn head(&self, hidden: Tensor<3>) -> Tensor<3> {
-        match &self.lm_head {
-            Some(head) => head.forward(hidden),
-            None => {
-                let [batch, len, width] = hidden.dims();
-                let rows = hidden.reshape([batch * len, width]);
-                let logits = slm_autograd::linear_or_matmul(rows, self.embed_tokens.val());
-                logits.reshape([batch, len, self.config.vocab_size])
-            }
+    fn walk<O: TensorOps>(&self, ops: O, ids: Tensor<2, Int>, start: usize, last: bool) -> Tensor<3> {
+        let [_, len] = ids.dims();
+        let mut compute = Tensors::new(ops, HeadShape::of(&self.config));
+        let model = self.parts();
+        compute.begin(start, len);
+        let Ok(mut stream) = walk::layers(&mut compute, &model, ids);
+        if last {
+            let Ok(()) = compute.keep_last(&mut stream);
         }
+        let Ok(logits) = walk::logits(&mut compute, &model.norm, &model.head, model.logit_multiplier, stream);
+        logits
     }
 }
 
@@ -291,16 +286,6 @@ pub(crate) fn check_positions(config: &ModelConfig, needed: usize) -> Result<()>
 pub(crate) fn ids_tensor(ids: &[u32], device: &Device) -> Tensor<2, Int> {
     let values: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
     Tensor::from_data(TensorData::new(values, [1, ids.len()]), device)
-}
-
-/// What a model consists of.
-pub(crate) struct Parts<'a> {
-    pub(crate) embed_tokens: Tensor<2>,
-    pub(crate) embed_positions: Option<Tensor<2>>,
-    pub(crate) layers: &'a [Block],
-    pub(crate) norm: &'a Norm,
-    pub(crate) lm_head: Option<&'a Linear>,
-    pub(crate) rotary: Option<&'a Rotary>,
 }
 
 impl NamedLinears for Transformer {

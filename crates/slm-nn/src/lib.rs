@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod activation;
+mod burn_linear;
 mod device;
 mod diagnose;
 mod error;
@@ -30,9 +31,20 @@ pub use errors::{ErrorSlot, LayerError, Place, report_errors};
 pub use fake_quant::{FakeQuantizedWeight, LayerState, fake_quantize};
 pub use hook::{ForwardHook, attach_hook, detach_hooks};
 pub use linear::{Linear, LinearConfig, Weight};
-pub use named::{NamedLinears, linear_names, try_for_each_linear, try_for_each_linear_mut};
+pub use named::{NamedLinears, linear_names, try_for_each_linear, try_for_each_linear_mut, unnamed_linears};
 pub use packed::{PackedWeight, WeightExecution};
 pub use phase::{Phase, PhaseSwitch};
 pub use roles::{ParameterRole, parameter_roles};
 pub use slices::{SliceLinear, SliceOutput, SliceScratch, apply_linears};
+pub use slm_derive::NamedLinears;
 pub use tuned::{Rounding, TunedWeight};
+
+/// What derived code is made of, and the trait without its derive macro. No part of the interface.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::named::NamedLinears;
+    pub use crate::named::derived::{
+        Probe, ProbeMut, VisitLinears, VisitLinearsMut, VisitNothing, VisitNothingMut, visit_field,
+        visit_field_mut,
+    };
+}

@@ -95,7 +95,12 @@ impl Linear {
                 });
             }
         }
-        Ok(Self { weight, bias: bias.map(Param::from_tensor), hook: None })
+        Ok(Self::with_params(weight, bias.map(Param::from_tensor)))
+    }
+
+    /// A layer of parameters that fit each other.
+    pub(crate) fn with_params(weight: Weight, bias: Option<Param<Tensor<1>>>) -> Self {
+        Self { weight, bias, hook: None }
     }
 
     /// A float layer.

@@ -1,46 +1,43 @@
 //! How a module names the layers that quantization may target.
 
+mod complete;
+mod containers;
+pub(crate) mod derived;
+
 use crate::Linear;
 
-/// A module that names its quantizable linears.
+pub use complete::unnamed_linears;
+
+/// A module that names its quantizable linears, so that it can be calibrated, converted, inspected and saved.
 ///
-/// Implement it for any Burn module made of [`Linear`]s to use calibration, conversion and inspection on
-/// it. Names are dotted paths such as `layers.0.self_attn.q_proj`; they are unique, and both methods visit
-/// the same layers in the same order.
+/// Derive it for a Burn module made of [`Linear`]s; [the derive macro](macro@crate::NamedLinears) says how fields are
+/// named. Names are dotted paths such as `layers.0.self_attn.q_proj`. They are unique, and both methods visit the same
+/// layers in the same order.
 ///
 /// ```
-/// use burn::{module::Module, tensor::Device};
+/// use burn::{module::Module, nn::{LayerNorm, LayerNormConfig}, tensor::Device};
 /// use slm_nn::{Linear, LinearConfig, NamedLinears, linear_names};
 ///
-/// #[derive(Module, Debug)]
+/// #[derive(Module, Debug, NamedLinears)]
 /// struct Mlp {
 ///     up: Linear,
-///     down: Linear,
-/// }
-///
-/// impl NamedLinears for Mlp {
-///     fn for_each_linear(&self, visit: &mut dyn FnMut(&str, &Linear)) {
-///         visit("up", &self.up);
-///         visit("down", &self.down);
-///     }
-///     fn for_each_linear_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Linear)) {
-///         visit("up", &mut self.up);
-///         visit("down", &mut self.down);
-///     }
+///     norm: LayerNorm,
+///     down: Vec<Linear>,
 /// }
 ///
 /// let device = Device::flex();
 /// let mlp = Mlp {
 ///     up: LinearConfig::new(4, 8).init(0.02, &device),
-///     down: LinearConfig::new(8, 4).init(0.02, &device),
+///     norm: LayerNormConfig::new(8).init(&device),
+///     down: vec![LinearConfig::new(8, 4).init(0.02, &device)],
 /// };
-/// assert_eq!(linear_names(&mlp), ["up", "down"]);
+/// assert_eq!(linear_names(&mlp), ["up", "down.0"]);
 /// ```
 pub trait NamedLinears {
     /// Visits every quantizable linear with its name, in the order of the forward pass.
     fn for_each_linear(&self, visit: &mut dyn FnMut(&str, &Linear));
 
-    /// As [`NamedLinears::for_each_linear`], with leave to change the layers.
+    /// Mutable variant of [`NamedLinears::for_each_linear`].
     fn for_each_linear_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Linear));
 }
 
@@ -49,6 +46,14 @@ pub fn linear_names<M: NamedLinears + ?Sized>(module: &M) -> Vec<String> {
     let mut names = Vec::new();
     module.for_each_linear(&mut |name, _| names.push(name.to_owned()));
     names
+}
+
+/// The name `below` under `above`. Either may be empty.
+fn join(above: &str, below: &str) -> String {
+    match (above, below) {
+        ("", name) | (name, "") => name.to_owned(),
+        (above, below) => format!("{above}.{below}"),
+    }
 }
 
 /// Visits every linear of `module` until `visit` returns an error.

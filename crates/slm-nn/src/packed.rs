@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use slm_kernels::{KernelKind, PackedMatrix};
 use slm_quant_core::ActivationQuant;
@@ -15,6 +14,7 @@ use crate::ops::packed_linear;
 use device_weights::DeviceWeights;
 
 mod device_weights;
+mod record;
 
 /// How a device computes a packed linear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,28 +36,34 @@ impl fmt::Display for WeightExecution {
 }
 
 /// Packed integer weights `[out_features, in_features]` and how their input is quantized.
-#[derive(Module, Debug)]
+///
+/// Burn's records of a module that holds them carry their codes, scales and zero points. Loading one needs a module
+/// whose layers are packed with the same shapes.
+#[derive(Debug, Clone)]
 pub struct PackedWeight {
-    #[module(skip)]
     matrix: Arc<PackedMatrix>,
-    #[module(skip)]
     activation: ActivationQuant,
     /// The codes as the last device other than a CPU needs them, uploaded at first use.
-    #[module(skip)]
     uploaded: Arc<OnceLock<DeviceWeights>>,
-    #[module(skip)]
+    ids: record::Ids,
     errors: Reporter,
 }
 
 impl PackedWeight {
     /// Packed weights whose input is quantized as `activation` says.
     pub fn new(matrix: Arc<PackedMatrix>, activation: ActivationQuant) -> Self {
-        Self { matrix, activation, uploaded: Arc::default(), errors: Reporter::default() }
+        Self {
+            matrix,
+            activation,
+            uploaded: Arc::default(),
+            ids: record::Ids::default(),
+            errors: Reporter::default(),
+        }
     }
 
     /// The same layer with other codes.
     pub(crate) fn with_matrix(&self, matrix: Arc<PackedMatrix>) -> Self {
-        Self { errors: self.errors.clone(), ..Self::new(matrix, self.activation) }
+        Self { ids: self.ids, errors: self.errors.clone(), ..Self::new(matrix, self.activation) }
     }
 
     pub(crate) fn set_reporter(&mut self, errors: Reporter) {

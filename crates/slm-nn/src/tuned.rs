@@ -4,11 +4,12 @@
 mod device;
 mod host;
 mod ops;
+mod record;
 mod requantize;
 
 use std::sync::Arc;
 
-use burn::module::{Module, Param, ParamId};
+use burn::module::{Param, ParamId};
 use burn::tensor::{Device, Tensor};
 use slm_kernels::PackedMatrix;
 
@@ -24,11 +25,10 @@ use requantize::requantize;
 /// optimizer adds its step to it. [`TunedWeight::apply`] then adds the step to the weights, layer by layer, and
 /// quantizes them again on the scales that they have: on the host, whatever the device, so that the same update gives
 /// the same codes everywhere.
-#[derive(Module, Debug)]
+#[derive(Debug, Clone)]
 pub struct TunedWeight {
     /// `[out_features, in_features]`.
     update: Param<Tensor<2>>,
-    #[module(skip)]
     stored: Arc<Stored>,
 }
 

@@ -205,7 +205,7 @@ impl<'a> CheckpointQuantizer<'a> {
             let layer = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
             let stored =
                 if layer == LM_HEAD && self.copies_tied_head() { EMBED_TOKENS } else { &tensor.name };
-            let values = source.tensors().read_f32(stored)?;
+            let values = source.tensors().read_f32(stored).map_err(slm_checkpoint::Error::from)?;
             let shape = match tensor.shape[..] {
                 [rows, cols] if tensor.linear_weight && plan.quantizes(layer) => [rows, cols],
                 _ => {

@@ -170,7 +170,7 @@ fn what_cannot_be_quantized_is_refused() {
     assert!(matches!(again, Error::Checkpoint(slm_checkpoint::Error::NeedsFloat { .. })), "{again}");
     assert!(matches!(
         quantizer.write(out, false, &mut go_on).unwrap_err(),
-        Error::Checkpoint(slm_checkpoint::Error::OutputExists { .. })
+        Error::Checkpoint(slm_checkpoint::Error::Store(slm_checkpoint::StoreError::OutputExists { .. }))
     ));
 }
 

@@ -39,6 +39,15 @@ pub enum Error {
         /// Name of the layer.
         layer: String,
     },
+    /// A layer that cannot be trained, because its device keeps no gradients.
+    #[error(
+        "layer {layer}: its device keeps no gradients, so it cannot be trained; make the model on \
+         `device.autodiff()`, or call `train()` on it"
+    )]
+    NoGradients {
+        /// Name of the layer.
+        layer: String,
+    },
     /// There is no fake-quantized layer to convert.
     #[error("no layer is prepared for quantization-aware training; call `prepare` before training")]
     NotPrepared,

@@ -46,8 +46,8 @@ impl Prepared {
 /// A tied head is no layer: untie it before where it is to be quantized.
 ///
 /// # Errors
-/// As [`Plan::new`]; [`Error::Option`] for options that cannot work; [`Error::Layer`] for a layer whose weights
-/// are not finite or that the device cannot train so. The model is unchanged then, but for layers before the one
+/// As [`Plan::new`]; [`Error::Option`] for options that cannot work; [`Error::NoGradients`] for a layer on a
+/// device without autodiff; [`Error::Layer`] for one whose weights are not finite or that the device cannot train so. The model is unchanged then, but for layers before the one
 /// that failed.
 pub fn prepare<M: NamedLinears + ?Sized>(
     model: &mut M,
@@ -85,6 +85,9 @@ fn prepare_layer(name: &str, linear: &mut Linear, config: &QatConfig, phase: &Ph
     let Weight::Float(weight) = &linear.weight else {
         return Err(Error::layer(name, slm_nn::Error::AlreadyPacked));
     };
+    if !weight.device().is_autodiff() {
+        return Err(Error::NoGradients { layer: name.to_owned() });
+    }
     let options = &config.options;
     if options.freeze_steps > 0 && options.scale == ScaleMode::Observed && !on_cpu(&weight.device()) {
         return Err(Error::Option {

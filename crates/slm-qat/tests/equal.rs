@@ -206,7 +206,12 @@ fn what_cannot_work_is_said_before_training() {
     assert!(convert(&mut model, &mut |_| {}).unwrap_err().to_string().contains("call `prepare`"));
     let mut config = base.clone();
     config.quantization.quantization_type = QuantizationType::Static;
+    let plain = prepare(&mut model, &config, 10).unwrap_err().to_string();
+    assert!(plain.contains("layers.0.self_attn.q_proj") && plain.contains(".autodiff()"), "{plain}");
+    assert!(convert(&mut model, &mut |_| {}).is_err(), "a layer was prepared all the same");
+    let mut model = Transformer::new(&self::config(), 5, &device).unwrap();
     prepare(&mut model, &config, 10).unwrap();
+    let mut model = model.valid();
     let unseen = convert(&mut model, &mut |_| {}).unwrap_err().to_string();
     assert!(unseen.contains("layers.0.self_attn.q_proj: no input was observed"), "{unseen}");
 }

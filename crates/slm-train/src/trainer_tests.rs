@@ -221,10 +221,21 @@ fn an_output_that_exists_is_refused_before_training() {
     let root = tempfile::tempdir().unwrap();
     let new = |overwrite| Trainer::new(tiny_config(), &text(), &Device::flex(), root.path(), overwrite).err();
     let error = new(false).unwrap();
-    assert!(matches!(error, Error::Checkpoint(slm_checkpoint::Error::OutputExists { .. })), "{error}");
+    assert!(
+        matches!(
+            error,
+            Error::Checkpoint(slm_checkpoint::Error::Store(slm_checkpoint::StoreError::OutputExists { .. }))
+        ),
+        "{error}"
+    );
     assert!(new(true).is_none(), "an empty directory may be replaced");
     std::fs::write(root.path().join("letters.txt"), "dear").unwrap();
-    assert!(matches!(new(true), Some(Error::Checkpoint(slm_checkpoint::Error::OutputNotOurs { .. }))));
+    assert!(matches!(
+        new(true),
+        Some(Error::Checkpoint(slm_checkpoint::Error::Store(
+            slm_checkpoint::StoreError::OutputNotOurs { .. }
+        )))
+    ));
 }
 
 impl Trainer {

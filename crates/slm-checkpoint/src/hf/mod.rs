@@ -1,17 +1,12 @@
 //! Import of models in the Hugging Face layout: `config.json`, `model.safetensors` (or several files with an
 //! index), and if present `tokenizer.json` and `generation_config.json`.
 //!
-//! Families: `LlamaForCausalLM` (also SmolLM2), `MistralForCausalLM`, `Qwen2ForCausalLM`,
-//! `Qwen3ForCausalLM`, `GPT2LMHeadModel`; configs as transformers 4 and 5 write them; weights in F32, F16 or
-//! BF16, which become F32. What cannot be computed exactly as the original does is refused, by name.
+//! The architectures are those of [`slm_model::arch`]; configs as transformers 4 and 5 write them; weights in F32,
+//! F16 or BF16, which become F32. What cannot be computed exactly as the original does is refused, by name.
 //!
-//! A model whose config ties the head to the embedding may still have a `lm_head.weight` in its file: the
-//! same bytes as the embedding are passed over, others are refused.
+//! A model whose config ties the head to the embedding may still have a head in its file: the same bytes as the
+//! embedding are passed over, others are refused.
 
-mod config;
-mod fields;
-mod recipe;
-mod rope;
 mod shards;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,36 +16,37 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
+use slm_model::arch::{self, Architecture, HfConfig, Origin};
 use slm_model::{EMBED_TOKENS, ModelConfig, SourceError, TensorSource, Transformer, expected_tensors};
 
-use self::config::Family;
-use self::recipe::Recipe;
 use self::shards::Shards;
 use crate::manifest::sha256_of;
 use crate::tensors::{PositionedFile, TensorFile};
 use crate::{
     CheckpointWriter, Error, Layout, Result, SaveRequest, TokenizerInfo, json as json_file, tokenizer,
 };
+use slm_store::Error as StoreError;
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";
-const HEAD: &str = "lm_head.weight";
 
 /// A Hugging Face model that is open for reading. Its tensors, under their canonical names and in our
 /// layout, are read one at a time: it is a [`TensorSource`].
 #[derive(Debug)]
 pub struct Imported {
     config: ModelConfig,
-    architecture: &'static str,
+    architecture: &'static Architecture,
     tokenizer: TokenizerInfo,
     tokenizer_json: Option<Vec<u8>>,
     unrecognized_fields: Vec<String>,
     dir: PathBuf,
     shards: Shards,
     /// Shape and origin of every canonical tensor.
-    recipes: BTreeMap<String, (Vec<usize>, Recipe)>,
+    origins: Origins,
 }
+
+type Origins = BTreeMap<String, (Vec<usize>, Origin)>;
 
 /// What [`import_to`] did.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,7 +75,7 @@ pub fn import(dir: impl AsRef<Path>) -> Result<Imported> {
     let remedy = "name the directory of a Hugging Face model";
     let config_bytes = json_file::read(&config_path, json_file::SMALL, remedy)?;
     let config_json: Map<String, Value> = json_file::parse(&config_path, &config_bytes)?;
-    let parsed = config::parse(&config_path, &config_json)?;
+    let parsed = arch::read_config(&config_json).map_err(|error| refused(&config_path, error))?;
     for field in &parsed.unrecognized {
         tracing::warn!("{}: field {field:?} is not known and was passed over", config_path.display());
     }
@@ -92,7 +88,7 @@ pub fn import(dir: impl AsRef<Path>) -> Result<Imported> {
     let tokenizer = special_tokens(dir, &config_path, &config_json, vocab_size)?;
 
     let shards = Shards::open(dir)?;
-    let recipes = plan(&parsed.model, parsed.family, &shards)?;
+    let origins = plan(&parsed, &shards)?;
     let imported = Imported {
         config: parsed.model,
         architecture: parsed.architecture,
@@ -101,7 +97,7 @@ pub fn import(dir: impl AsRef<Path>) -> Result<Imported> {
         unrecognized_fields: parsed.unrecognized,
         dir: dir.to_owned(),
         shards,
-        recipes,
+        origins,
     };
     imported.check_tied_head()?;
     Ok(imported)
@@ -126,7 +122,7 @@ pub fn import_to(dir: impl AsRef<Path>, out: impl AsRef<Path>, overwrite: bool) 
     })?;
     Ok(ImportReport {
         path,
-        architecture: imported.architecture,
+        architecture: imported.architecture(),
         has_tokenizer: imported.tokenizer_json.is_some(),
         config: imported.config,
         unrecognized_fields: imported.unrecognized_fields,
@@ -141,7 +137,7 @@ impl Imported {
 
     /// Architecture as Hugging Face names it.
     pub fn architecture(&self) -> &'static str {
-        self.architecture
+        self.architecture.name
     }
 
     /// Special tokens, from `generation_config.json` or else `config.json`.
@@ -165,17 +161,16 @@ impl Imported {
     /// [`Error::NotFinite`], [`Error::Io`], [`Error::Truncated`]; [`Error::TensorSet`] for a name that the
     /// model does not have.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let source = self.recipes.get(name).and_then(|(_, recipe)| Some((recipe, self.file_of(recipe)?)));
-        let Some((recipe, file)) = source else {
-            return Err(Error::TensorSet {
+        let source = self.origins.get(name).and_then(|(_, origin)| Some((origin, self.file_of(origin)?)));
+        let Some((origin, file)) = source else {
+            return Err(Error::Store(StoreError::TensorSet {
                 path: self.shards.path().to_owned(),
                 missing: vec![name.to_owned()],
                 unexpected: Vec::new(),
                 remedy: "ask for a tensor that the model has".to_owned(),
-            });
+            }));
         };
-        let values = file.read_f32(&recipe.tensor)?;
-        Ok(recipe.transform.apply(values, &recipe.shape))
+        Ok(origin.apply(file.read_f32(&origin.tensor)?))
     }
 
     /// Reads the model onto `device`.
@@ -187,13 +182,14 @@ impl Imported {
         Transformer::from_tensors(&config, self, device).map_err(|error| Error::from_model(&self.dir, error))
     }
 
-    fn file_of(&self, recipe: &Recipe) -> Option<&TensorFile> {
-        self.shards.file_of(&recipe.tensor)
+    fn file_of(&self, origin: &Origin) -> Option<&TensorFile> {
+        self.shards.file_of(&origin.tensor)
     }
 
     /// Refuses a head that is stored beside an embedding it is tied to and differs from it.
     fn check_tied_head(&self) -> Result<()> {
-        let (Some(head), Some((_, embedding))) = (self.shards.file_of(HEAD), self.recipes.get(EMBED_TOKENS))
+        let name = self.architecture.head();
+        let (Some(head), Some((_, embedding))) = (self.shards.file_of(&name), self.origins.get(EMBED_TOKENS))
         else {
             return Ok(());
         };
@@ -201,13 +197,13 @@ impl Imported {
             return Ok(());
         }
         let Some(file) = self.file_of(embedding) else { return Ok(()) };
-        if head.same_content(HEAD, file, &embedding.tensor)? {
+        if head.same_content(&name, file, &embedding.tensor)? {
             return Ok(());
         }
         Err(Error::field(
             &self.dir.join(CONFIG),
             "tie_word_embeddings",
-            format!("false, because {HEAD} is in the file and is not {}", embedding.tensor),
+            format!("false, because {name} is in the file and is not {}", embedding.tensor),
             "true",
         ))
     }
@@ -223,13 +219,13 @@ impl Imported {
             Ok((name, json!({ "size": size, "sha256": sha256_of(&path, &file)? })))
         };
         let files = names.into_iter().map(record).collect::<Result<BTreeMap<String, Value>>>()?;
-        Ok(json!({ "imported_from": "hugging-face", "architecture": self.architecture, "files": files }))
+        Ok(json!({ "imported_from": "hugging-face", "architecture": self.architecture(), "files": files }))
     }
 }
 
 impl TensorSource for Imported {
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.recipes.get(name).map(|(shape, _)| shape.clone())
+        self.origins.get(name).map(|(shape, _)| shape.clone())
     }
 
     fn take_f32(&mut self, name: &str, _expected_shape: &[usize]) -> Result<Vec<f32>, SourceError> {
@@ -239,45 +235,56 @@ impl TensorSource for Imported {
 
 /// Finds the origin of every tensor of the model and checks it. Every tensor of the files has a use, or is a
 /// known constant.
-fn plan(
-    config: &ModelConfig,
-    family: Family,
-    shards: &Shards,
-) -> Result<BTreeMap<String, (Vec<usize>, Recipe)>> {
-    let prefix = if family == Family::Gpt2 { "transformer." } else { "model." };
+fn plan(parsed: &HfConfig, shards: &Shards) -> Result<Origins> {
+    let HfConfig { architecture, model, .. } = parsed;
     let names = shards.names();
-    let prefix = if names.iter().any(|name| name.starts_with(prefix)) { prefix } else { "" };
-    let recipes: BTreeMap<String, (Vec<usize>, Recipe)> = expected_tensors(config)
+    let prefixed = names.iter().any(|name| name.starts_with(architecture.prefix()));
+    let origins: Origins = expected_tensors(model)
         .into_iter()
         .map(|tensor| {
-            let recipe = recipe::recipe(family, prefix, &tensor);
-            (tensor.name, (tensor.shape, recipe))
+            let origin = architecture.origin(model, &tensor, prefixed);
+            (tensor.name, (tensor.shape, origin))
         })
         .collect();
-    let wanted: BTreeSet<&str> = recipes.values().map(|(_, recipe)| recipe.tensor.as_str()).collect();
+    let wanted: BTreeSet<&str> = origins.values().map(|(_, origin)| origin.tensor.as_str()).collect();
     let missing: Vec<String> =
         wanted.iter().filter(|name| shards.file_of(name).is_none()).map(|&name| name.to_owned()).collect();
+    let head = architecture.head();
     let passed_over =
-        |name: &str| recipe::is_buffer(family, name) || (config.tie_word_embeddings && name == HEAD);
+        |name: &str| architecture.is_constant(name) || (model.tie_word_embeddings && name == head);
     let unexpected: Vec<String> =
         names.iter().filter(|name| !wanted.contains(name.as_str()) && !passed_over(name)).cloned().collect();
     if !missing.is_empty() || !unexpected.is_empty() {
-        let remedy = if missing == [HEAD] {
+        let remedy = if missing == [head] {
             "the file fits a model with \"tie_word_embeddings\": true in config.json"
         } else {
             "the weights and config.json do not belong together, or the architecture is a variant that is not \
              supported"
         };
         let (path, remedy) = (shards.path().to_owned(), remedy.to_owned());
-        return Err(Error::TensorSet { path, missing, unexpected, remedy });
+        return Err(Error::Store(StoreError::TensorSet { path, missing, unexpected, remedy }));
     }
-    for (_, recipe) in recipes.values() {
-        if let Some(file) = shards.file_of(&recipe.tensor) {
-            file.check_dtype(&recipe.tensor, &[Dtype::F32, Dtype::F16, Dtype::BF16])?;
-            file.check_shape(&recipe.tensor, &recipe.shape)?;
+    for (_, origin) in origins.values() {
+        if let Some(file) = shards.file_of(&origin.tensor) {
+            file.check_dtype(&origin.tensor, &[Dtype::F32, Dtype::F16, Dtype::BF16])?;
+            file.check_shape(&origin.tensor, &origin.shape)?;
         }
     }
-    Ok(recipes)
+    Ok(origins)
+}
+
+/// The error of reading the config at `path`.
+fn refused(path: &Path, error: slm_model::Error) -> Error {
+    match error {
+        slm_model::Error::HfField { field, expected, found } => Error::field(path, field, expected, found),
+        slm_model::Error::HfUnsupported { field, found, supported } => {
+            Error::Unsupported { path: path.to_owned(), field, found, supported }
+        }
+        slm_model::Error::HfArchitecture { found, supported } => {
+            Error::Architecture { path: path.to_owned(), found, supported }
+        }
+        source => Error::Model { path: path.to_owned(), source },
+    }
 }
 
 /// Special tokens: each from `generation_config.json` if it is there, else from `config.json`.

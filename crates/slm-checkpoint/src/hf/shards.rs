@@ -8,6 +8,7 @@ use serde::Deserialize;
 use crate::manifest::is_plain_name;
 use crate::tensors::TensorFile;
 use crate::{Error, Result, json};
+use slm_store::Error as StoreError;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -37,16 +38,16 @@ impl Shards {
         }
         match json::read_optional(&index, json::LARGE)? {
             Some(bytes) => Self::open_index(dir, &index, &bytes),
-            None if dir.join("pytorch_model.bin").exists() => Err(Error::Missing {
+            None if dir.join("pytorch_model.bin").exists() => Err(Error::Store(StoreError::Missing {
                 path: single,
                 remedy: "pytorch_model.bin is a Python pickle, which is not read: convert it to safetensors \
                          with save_pretrained(..., safe_serialization=True)"
                     .to_owned(),
-            }),
-            None => Err(Error::Missing {
+            })),
+            None => Err(Error::Store(StoreError::Missing {
                 path: single,
                 remedy: format!("nor is there a {INDEX}: download the model's weights"),
-            }),
+            })),
         }
     }
 
@@ -71,7 +72,7 @@ impl Shards {
                     let path = dir.join(shard);
                     if !path.exists() {
                         let remedy = format!("{INDEX} names it: download all shards of the model");
-                        return Err(Error::Missing { path, remedy });
+                        return Err(Error::Store(StoreError::Missing { path, remedy }));
                     }
                     files.push(TensorFile::open(&path)?);
                     by_name.insert(shard, files.len() - 1);
@@ -79,12 +80,12 @@ impl Shards {
                 }
             };
             if files[file].shape(tensor).is_none() {
-                return Err(Error::TensorSet {
+                return Err(Error::Store(StoreError::TensorSet {
                     path: files[file].path().to_owned(),
                     missing: vec![tensor.clone()],
                     unexpected: Vec::new(),
                     remedy: format!("{INDEX} says that it is there: the files do not belong together"),
-                });
+                }));
             }
             places.insert(tensor.clone(), file);
         }
@@ -92,12 +93,12 @@ impl Shards {
             let unexpected: Vec<String> =
                 file.names().iter().filter(|name| !places.contains_key(*name)).cloned().collect();
             if !unexpected.is_empty() {
-                return Err(Error::TensorSet {
+                return Err(Error::Store(StoreError::TensorSet {
                     path: file.path().to_owned(),
                     missing: Vec::new(),
                     unexpected,
                     remedy: format!("{INDEX} does not list them: the files do not belong together"),
-                });
+                }));
             }
         }
         Ok(Self { dir: dir.to_owned(), files, places })

@@ -15,25 +15,18 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use slm_model::ModelConfig;
+use slm_store::manifest::{Kind, MANIFEST, Manifest};
+use slm_store::{METADATA, Replaceable, WEIGHTS};
 
-use crate::tensors::TensorFile;
-use crate::{Error, Result, json};
+use crate::{Error, FORMAT_VERSION, QuantizationMetadata, Result, TensorFile, json};
 
 pub(crate) use open::OpenFiles;
-pub(crate) use v2::read_manifest as read_manifest_of_v2;
-pub(crate) use v3::{read as read_config, read_metadata};
-
-/// The version that this release writes.
-pub const FORMAT_VERSION: u32 = 3;
+pub(crate) use v3::read as read_config;
 
 /// Main file of a checkpoint.
 pub(crate) const CONFIG: &str = "config.json";
-/// Weights.
-pub(crate) const WEIGHTS: &str = "model.safetensors";
 /// Tokenizer, as Hugging Face's `tokenizers` writes it.
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
-/// Account of a quantization.
-pub(crate) const METADATA: &str = "quantization_metadata.json";
 /// Every file that any version writes beside the manifest.
 pub(crate) const FILES: &[&str] = &[CONFIG, WEIGHTS, TOKENIZER, METADATA];
 
@@ -72,7 +65,7 @@ pub const MIGRATIONS: &[Migration] = &[v0::MIGRATION, v1::MIGRATION, v2::MIGRATI
 pub(crate) fn migrate(documents: &mut Documents, from: u32) -> Result<()> {
     if let Some(metadata) = &documents.metadata {
         let found = metadata.get("format_version").unwrap_or(&Value::Null);
-        check_metadata_version(&documents.dir.join(METADATA), found, from)?;
+        QuantizationMetadata::check_version(&documents.dir.join(METADATA), found, from, CONFIG)?;
     }
     for migration in MIGRATIONS.iter().filter(|migration| migration.from >= from) {
         (migration.apply)(documents)?;
@@ -128,14 +121,6 @@ impl TokenizerInfo {
     }
 }
 
-/// Refuses metadata that is not of the version that the checkpoint is of.
-fn check_metadata_version(path: &Path, found: &Value, version: u32) -> Result<()> {
-    if found.as_u64() == Some(u64::from(version)) {
-        return Ok(());
-    }
-    Err(Error::field(path, "format_version", format!("{version}, as in {CONFIG}"), found))
-}
-
 /// The version that the `config.json` of `dir` says; none where it says nothing.
 pub(crate) fn version_of(dir: &Path, config: &Map<String, Value>) -> Result<Option<u32>> {
     let path = dir.join(CONFIG);
@@ -167,9 +152,40 @@ pub(crate) fn version_of(dir: &Path, config: &Map<String, Value>) -> Result<Opti
     }
 }
 
+/// Reads the manifest of `dir`, which is of the version `expected` where that is known, and makes sure that it names
+/// files of `dir` only.
+pub(crate) fn read_manifest(dir: &Path, expected: Option<u32>) -> Result<Manifest> {
+    parse_manifest(dir, &Manifest::read_bytes(dir)?, expected)
+}
+
+/// [`read_manifest`] for the bytes of the manifest of `dir`.
+pub(crate) fn parse_manifest(dir: &Path, bytes: &[u8], expected: Option<u32>) -> Result<Manifest> {
+    /// Read first, to know how to read the rest.
+    #[derive(Deserialize)]
+    struct Header {
+        /// Version of the checkpoint. Version 1 did not write it.
+        #[serde(default = "first_version")]
+        format_version: u32,
+    }
+    fn first_version() -> u32 {
+        1
+    }
+    let path = dir.join(MANIFEST);
+    let Header { format_version: found } = json::parse(&path, bytes)?;
+    let refuse = |expected: String| Err(Error::field(&path, "format_version", expected, found));
+    if let Some(expected) = expected.filter(|&expected| expected != found) {
+        return refuse(format!("{expected}, as in config.json"));
+    }
+    match found {
+        FORMAT_VERSION => Ok(Manifest::parse(dir, bytes)?),
+        1 | 2 => Ok(Manifest::new(dir, Kind::Checkpoint, v2::read_manifest(&path, bytes)?)?),
+        _ => refuse(format!("1 to {FORMAT_VERSION}")),
+    }
+}
+
 /// The bytes of a `config.json` of the present version.
 pub(crate) fn config_bytes(path: &Path, config: &CheckpointConfig) -> Result<Vec<u8>> {
-    json::to_bytes(path, &v3::Config::from(config.clone()))
+    Ok(json::to_bytes(path, &v3::Config::from(config.clone()))?)
 }
 
 /// Whether `dir` says that it is a checkpoint, of whatever version.
@@ -178,3 +194,15 @@ pub(crate) fn is_checkpoint(dir: &Path) -> bool {
     let Ok(value) = serde_json::from_slice::<Value>(&bytes) else { return false };
     value.get("format").and_then(Value::as_str) == Some(FORMAT)
 }
+
+/// What saving a checkpoint may replace.
+pub(crate) const CHECKPOINTS: Replaceable = Replaceable {
+    what: "an slm checkpoint",
+    files_of: |dir| {
+        is_checkpoint(dir).then(|| {
+            let listed = read_manifest(dir, None).map(|manifest| manifest.files).unwrap_or_default();
+            let own = FILES.iter().copied().chain([MANIFEST]).map(str::to_owned);
+            own.chain(listed.into_keys()).collect()
+        })
+    },
+};

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{CONFIG, Documents, METADATA, TOKENIZER, WEIGHTS, v0, version_of};
+use super::{CONFIG, Documents, TOKENIZER, read_manifest, v0, version_of};
 use crate::manifest::{FileRecord, MANIFEST, Manifest};
 use crate::tensors::{PositionedFile, TensorFile};
 use crate::{Error, Result, json};
+use slm_store::{Error as StoreError, METADATA, WEIGHTS, is_module};
 
 /// What is read of every file but the weights, which are open.
 pub(crate) struct OpenFiles {
@@ -32,6 +33,13 @@ impl OpenFiles {
         let config_path = dir.join(CONFIG);
         let Some(config_bytes) = json::read_optional(&config_path, json::SMALL)? else {
             return Err(match v0::record_in(dir) {
+                _ if is_module(dir) => StoreError::WrongKind {
+                    path: dir.to_owned(),
+                    found: "a module that was saved by `slm::save`".to_owned(),
+                    expected: "a checkpoint of slm's own model",
+                    remedy: "load it in Rust with `slm::load`",
+                }
+                .into(),
                 Some(record) => v0::lacks_config(dir, record),
                 None => Error::NotACheckpoint {
                     path: dir.to_owned(),
@@ -74,7 +82,7 @@ impl OpenFiles {
             tracing::info!("{}: a record without checksums, which cannot be verified", dir.display());
             return Ok(None);
         }
-        let manifest = Manifest::read(dir, Some(self.version))?;
+        let manifest = read_manifest(dir, Some(self.version))?;
         manifest.verify_bytes(dir, CONFIG, &self.config_bytes)?;
         for (name, bytes) in [(METADATA, &self.metadata_bytes), (TOKENIZER, &self.tokenizer_bytes)] {
             match bytes {
@@ -93,12 +101,12 @@ impl OpenFiles {
 
     /// What the manifest says of the weights.
     pub(crate) fn weights_record(&self, manifest: &Manifest) -> Result<FileRecord> {
-        manifest.record(&self.dir.join(self.weights_name), self.weights_name).cloned()
+        Ok(manifest.record(&self.dir.join(self.weights_name), self.weights_name)?.clone())
     }
 
     /// Compares the weights with their record.
     pub(crate) fn verify_weights(&self, record: &FileRecord) -> Result<()> {
-        record.verify(&self.dir.join(self.weights_name), &self.weights)
+        Ok(record.verify(&self.dir.join(self.weights_name), &self.weights)?)
     }
 
     /// Reads the header of the weights, and parses the rest.
@@ -125,7 +133,7 @@ fn check_is_dir(dir: &Path) -> Result<()> {
             Err(Error::NotACheckpoint { path: dir.to_owned(), reason, remedy: remedy() })
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(Error::Missing { path: dir.to_owned(), remedy: remedy() })
+            Err(Error::Store(StoreError::Missing { path: dir.to_owned(), remedy: remedy() }))
         }
         Err(error) => Err(Error::io(dir, "look at")(error)),
     }
@@ -134,5 +142,5 @@ fn check_is_dir(dir: &Path) -> Result<()> {
 pub(super) fn lost(path: &Path) -> Error {
     let remedy =
         format!("{MANIFEST} and {CONFIG} call for it: restore it from a good copy of the checkpoint");
-    Error::Missing { path: path.to_owned(), remedy }
+    Error::Store(StoreError::Missing { path: path.to_owned(), remedy })
 }

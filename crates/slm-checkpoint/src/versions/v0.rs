@@ -15,8 +15,9 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
+use slm_store::WEIGHTS;
 
-use super::{CONFIG, Documents, FORMAT, Migration, WEIGHTS};
+use super::{CONFIG, Documents, FORMAT, Migration};
 use crate::{Error, Result};
 
 /// Record that Burn itself writes.
@@ -84,7 +85,7 @@ fn apply(documents: &mut Documents) -> Result<()> {
         ("model", model),
     ];
     documents.config = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    documents.weights.rename(canonical)
+    Ok(documents.weights.rename(canonical)?)
 }
 
 /// The canonical name of a parameter's path in Burn's modules.

@@ -15,9 +15,10 @@ use safetensors::Dtype;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use slm_quant_core::{Bits, QuantScheme};
+use slm_store::METADATA;
+use slm_store::layer::names;
 
-use super::{Documents, METADATA, Migration};
-use crate::layout::names;
+use super::{Documents, Migration};
 use crate::{Error, Result};
 
 /// To version 2.

@@ -63,7 +63,7 @@ struct Chunks {
 /// Parses the bytes of a manifest of version 1 or 2, which is at `path`.
 pub(crate) fn read_manifest(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, FileRecord>> {
     let manifest: Manifest = json::parse(path, bytes)?;
-    records(path, manifest.files, |File { size, sha256, chunks }| {
+    Ok(records(path, manifest.files, |File { size, sha256, chunks }| {
         FileRecord::with_sha256(size, sha256, chunks.map(|chunks| (chunks.size, chunks.sha256)))
-    })
+    })?)
 }

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use slm_model::ModelConfig;
 
-use super::{CheckpointConfig, FORMAT, FORMAT_VERSION, TokenizerInfo, check_metadata_version};
-use crate::{Error, QuantizationMetadata, Result, json};
+use super::{CheckpointConfig, FORMAT, TokenizerInfo};
+use crate::{Error, FORMAT_VERSION, Result};
 
 /// `config.json` of versions 1 to 3.
 #[derive(Serialize, Deserialize)]
@@ -42,23 +42,6 @@ pub(crate) fn read(path: &Path, value: Value) -> Result<CheckpointConfig> {
         lineage: config.lineage,
         training: config.training,
     })
-}
-
-/// Parses the bytes of a `quantization_metadata.json` of the present version.
-pub(crate) fn read_metadata(path: &Path, bytes: &[u8]) -> Result<QuantizationMetadata> {
-    /// What is read first, so that a file of another version is told apart from a damaged one.
-    #[derive(Deserialize)]
-    struct Header {
-        #[serde(default)]
-        format_version: Value,
-    }
-    let Header { format_version } = json::parse(path, bytes)?;
-    check_metadata_version(path, &format_version, FORMAT_VERSION)?;
-    let metadata: QuantizationMetadata = json::parse(path, bytes)?;
-    match metadata.infinite_scale() {
-        Some((field, scale)) => Err(Error::field(path, field, "a 32-bit float", scale)),
-        None => Ok(metadata),
-    }
 }
 
 impl From<CheckpointConfig> for Config {

@@ -64,7 +64,7 @@ fn everything_can_be_said() {
     assert_eq!(config.quantization.scheme().to_string(), "int4 group:32 symmetric");
     assert_eq!(config.quantization.quantization_type, QuantizationType::WeightOnly);
     assert_eq!(config.quantization.observer, Some(ObserverKind::Percentile { percentile: 99.9 }));
-    assert_eq!(config.model.position, slm_model::Position::Rotary { theta: 500.0, scaling: None });
+    assert_eq!(config.model.position, slm_model::Position::Rotary(slm_model::RotaryConfig::new(500.0)));
 }
 
 #[test]

@@ -1,0 +1,75 @@
+//! Gemma 3, text only: four norms a layer that compute with `1 + weight`, a scaled embedding, q/k norm, a gate with
+//! the tanh GELU, and layers of two types with windows and rotary bases of their own.
+
+use serde_json::json;
+
+use super::Architecture;
+use super::fields::{Fields, KvHeads};
+use super::rope::Rope;
+use super::tensors::{Op, TensorMap};
+use super::windows::{FULL, SLIDING, set_windows, sliding_layers, window};
+use crate::config::{MlpKind, ModelConfig, NormPlacement, Position, QkNorm, RotaryConfig};
+use crate::error::Result;
+
+pub(super) const GEMMA3: Architecture =
+    Architecture { name: "Gemma3ForCausalLM", model_type: "gemma3_text", config, tensors: TENSORS };
+
+const TENSORS: TensorMap = TensorMap {
+    prefix: "model.",
+    layers: "layers",
+    names: &[
+        ("input_norm", "input_layernorm", Op::PlusOne),
+        ("self_attn.q_norm", "self_attn.q_norm", Op::PlusOne),
+        ("self_attn.k_norm", "self_attn.k_norm", Op::PlusOne),
+        ("attention_output_norm", "post_attention_layernorm", Op::PlusOne),
+        ("post_attention_norm", "pre_feedforward_layernorm", Op::PlusOne),
+        ("mlp_output_norm", "post_feedforward_layernorm", Op::PlusOne),
+        ("norm", "norm", Op::PlusOne),
+    ],
+    constants: &[".rotary_emb.inv_freq"],
+};
+
+fn config(fields: &Fields<'_>) -> Result<ModelConfig> {
+    fields.neutral("use_bidirectional_attention", &json!(false), "false")?;
+    let mut model = fields.sizes(KvHeads::Required, Some(256))?;
+    model.norm_placement = NormPlacement::Both;
+    model.norm_eps = fields.f64("rms_norm_eps")?.unwrap_or(1e-6);
+    model.qk_norm = QkNorm::PerHead;
+    model.mlp = MlpKind::new(true, fields.activation("hidden_activation", "gelu_pytorch_tanh")?);
+    model.attention_bias = fields.attention_bias("attention_bias", false)?;
+    model.tie_word_embeddings = fields.bool("tie_word_embeddings")?.unwrap_or(true);
+    model.embedding_multiplier = (model.hidden_size as f64).sqrt();
+    let scalar = fields.f64("query_pre_attn_scalar")?.unwrap_or(256.0);
+    model.attention_scale = Some(1.0 / scalar.sqrt());
+
+    let full = Rope::whole(1_000_000.0).read_of_type(fields, FULL, model.head_dim)?;
+    let sliding_rotary = sliding_rotary(fields, model.head_dim)?;
+    model.position = Position::Rotary(full);
+    let pattern = fields.usize("_sliding_window_pattern")?.or(fields.usize("sliding_window_pattern")?);
+    let pattern = pattern.unwrap_or(6);
+    if pattern == 0 {
+        return Err(fields.wrong("sliding_window_pattern", "a number above 0", pattern));
+    }
+    let default = |layer: usize| !(layer + 1).is_multiple_of(pattern);
+    let sliding = sliding_layers(fields, model.num_layers, default)?;
+    let window = window(fields, Some(4096))?;
+    set_windows(fields, &mut model, &sliding, window)?;
+    let mut layers = model.layers();
+    for (layer, sliding) in layers.iter_mut().zip(&sliding) {
+        layer.rotary = Some(if *sliding { sliding_rotary } else { full });
+    }
+    model.set_layers(&layers);
+    Ok(model)
+}
+
+/// The rotary embedding of layers with a window: in transformers 4 a base of its own and never scaled.
+fn sliding_rotary(fields: &Fields<'_>, head_dim: usize) -> Result<RotaryConfig> {
+    let local_base = fields.f64("rope_local_base_freq")?.unwrap_or(10_000.0);
+    match fields.object("rope_parameters")? {
+        Some(_) => {
+            let rope = Rope { theta_name: "rope_local_base_freq", ..Rope::whole(local_base) };
+            rope.read_of_type(fields, SLIDING, head_dim)
+        }
+        None => Ok(RotaryConfig::new(local_base)),
+    }
+}

@@ -1,0 +1,194 @@
+//! The architectures of Hugging Face models, one file each.
+//!
+//! A file says three things: the names that Hugging Face gives the architecture, how its `config.json` becomes a
+//! [`ModelConfig`], and how its tensors become those of the model. [`ARCHITECTURES`] lists them all.
+//!
+//! A default that stands in for an absent field is the one of the architecture's class in transformers. An option
+//! that is known not to be supported is refused; a field that is not known at all is reported.
+
+mod fields;
+mod rope;
+mod tensors;
+mod windows;
+
+mod gemma3;
+mod gpt2;
+mod gpt_neox;
+mod granite;
+mod llama;
+mod mistral;
+mod olmo2;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod smollm3;
+mod stablelm;
+
+use serde_json::{Map, Value, json};
+
+use self::fields::Fields;
+pub use self::tensors::Origin;
+use self::tensors::TensorMap;
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::names::ExpectedTensor;
+
+/// All architectures that can be imported.
+pub const ARCHITECTURES: &[&Architecture] = &[
+    &llama::LLAMA,
+    &mistral::MISTRAL,
+    &qwen2::QWEN2,
+    &qwen3::QWEN3,
+    &gpt2::GPT2,
+    &gpt_neox::GPT_NEOX,
+    &smollm3::SMOLLM3,
+    &gemma3::GEMMA3,
+    &phi3::PHI3,
+    &olmo2::OLMO2,
+    &granite::GRANITE,
+    &stablelm::STABLELM,
+];
+
+/// An architecture of Hugging Face models.
+#[derive(Debug)]
+pub struct Architecture {
+    /// Its name, as in the list `architectures` of a `config.json`.
+    pub name: &'static str,
+    /// Its `model_type`, which is looked at where there is no such list.
+    pub model_type: &'static str,
+    config: fn(&Fields<'_>) -> Result<ModelConfig>,
+    tensors: TensorMap,
+}
+
+impl Architecture {
+    /// What stands before the names of most tensors in a file; some files leave it out.
+    pub fn prefix(&self) -> &'static str {
+        self.tensors.prefix
+    }
+
+    /// Where `tensor` of a model of `config` comes from. `prefixed` says whether the file has the
+    /// [`prefix`](Self::prefix).
+    pub fn origin(&self, config: &ModelConfig, tensor: &ExpectedTensor, prefixed: bool) -> Origin {
+        self.tensors.origin(config, tensor, prefixed)
+    }
+
+    /// Whether a tensor of a file is a constant that has no place in a model.
+    pub fn is_constant(&self, name: &str) -> bool {
+        self.tensors.constants.iter().any(|end| name.ends_with(end))
+    }
+
+    /// Name of the head in a file.
+    pub fn head(&self) -> String {
+        self.tensors.head()
+    }
+}
+
+/// A `config.json` that was understood.
+#[derive(Debug)]
+pub struct HfConfig {
+    /// The architecture.
+    pub architecture: &'static Architecture,
+    /// The specification of the model.
+    pub model: ModelConfig,
+    /// Fields that are not known.
+    pub unrecognized: Vec<String>,
+}
+
+/// Fields that do not change what a trained model computes: training, bookkeeping, and special tokens, which
+/// are read elsewhere.
+const WITHOUT_EFFECT: &[&str] = &[
+    "_name_or_path",
+    "attention_dropout",
+    "attn_pdrop",
+    "bos_token_id",
+    "cache_implementation",
+    "classifier_dropout",
+    "dtype",
+    "embd_pdrop",
+    "eos_token_id",
+    "hidden_dropout",
+    "initializer_range",
+    "is_decoder",
+    "max_window_layers",
+    "model_type",
+    "n_ctx",
+    "original_max_position_embeddings",
+    "pad_token_id",
+    "pretraining_tp",
+    // Softmax in a wider type than the weights: everything is F32 here.
+    "reorder_and_upcast_attn",
+    "resid_pdrop",
+    "sliding_window",
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+    "task_specific_params",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+    "use_sliding_window",
+];
+
+/// Reads the content of a Hugging Face `config.json`.
+///
+/// # Errors
+/// [`Error::HfArchitecture`], [`Error::HfUnsupported`] and [`Error::HfField`], naming the field; [`Error::Config`]
+/// for sizes that do not fit together.
+pub fn read_config(config: &Map<String, Value>) -> Result<HfConfig> {
+    let fields = Fields::new(config);
+    let architecture = find(&fields)?;
+    let model = (architecture.config)(&fields)?;
+    refuse_unread(&fields)?;
+    model.validate()?;
+    fields.ignore(WITHOUT_EFFECT);
+    Ok(HfConfig { architecture, model, unrecognized: fields.unseen() })
+}
+
+fn find(fields: &Fields<'_>) -> Result<&'static Architecture> {
+    let names = fields.list("architectures")?;
+    let model_type = fields.str("model_type")?;
+    let known = match (names, model_type) {
+        (Some([Value::String(name)]), _) => ARCHITECTURES.iter().find(|known| known.name == name),
+        (None, Some(model_type)) => ARCHITECTURES.iter().find(|known| known.model_type == model_type),
+        _ => None,
+    };
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let found: Vec<String> = names.unwrap_or_default().iter().map(Value::to_string).collect();
+    Err(Error::HfArchitecture {
+        found: match (&found[..], model_type) {
+            ([], Some(model_type)) => format!("of model_type {model_type:?}"),
+            ([], None) => "(none given in \"architectures\")".to_owned(),
+            (names, _) => names.join(", "),
+        },
+        supported: ARCHITECTURES.iter().map(|known| known.name).collect::<Vec<_>>().join(", "),
+    })
+}
+
+/// Refuses options that change what a model computes, where the architecture has not read them itself.
+fn refuse_unread(fields: &Fields<'_>) -> Result<()> {
+    let off = "absent or null";
+    let float = "absent: float weights only, so import the model it was quantized from";
+    fields.neutral_if_unread("quantization_config", &Value::Null, float)?;
+    fields.neutral_if_unread("attn_logit_softcapping", &Value::Null, off)?;
+    fields.neutral_if_unread("final_logit_softcapping", &Value::Null, off)?;
+    fields.neutral_if_unread("query_pre_attn_scalar", &Value::Null, off)?;
+    fields.neutral_if_unread("add_cross_attention", &json!(false), "false")?;
+    fields.neutral_if_unread("is_encoder_decoder", &json!(false), "false")?;
+    if fields.was_read("no_rope_layers") {
+        return Ok(());
+    }
+    match fields.list("no_rope_layers")? {
+        Some(layers) if layers.iter().any(|layer| layer.as_u64() != Some(1)) => {
+            let found = Value::from(layers.to_vec());
+            Err(fields.unsupported("no_rope_layers", found, "rotary positions in every layer"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

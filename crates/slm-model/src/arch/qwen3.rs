@@ -1,0 +1,20 @@
+//! Qwen3: Llama with norms of q and k heads, and heads 128 wide whatever the model's width.
+
+use super::Architecture;
+use super::fields::{Fields, KvHeads};
+use super::rope::Rope;
+use super::{llama, qwen2};
+use crate::config::{ModelConfig, Position, QkNorm};
+use crate::error::Result;
+
+pub(super) const QWEN3: Architecture =
+    Architecture { name: "Qwen3ForCausalLM", model_type: "qwen3", config, tensors: llama::TENSORS };
+
+fn config(fields: &Fields<'_>) -> Result<ModelConfig> {
+    let mut model = llama::common(fields, KvHeads::Required, Some(128))?;
+    model.position = Position::Rotary(Rope::whole(10_000.0).read(fields, model.head_dim)?);
+    model.qk_norm = QkNorm::PerHead;
+    model.attention_bias = fields.attention_bias("attention_bias", false)?;
+    qwen2::upper_windows(fields, &mut model)?;
+    Ok(model)
+}

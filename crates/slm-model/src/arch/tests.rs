@@ -1,0 +1,355 @@
+use serde_json::{Map, Value, json};
+
+use super::read_config;
+use crate::config::{
+    AttentionBias, MlpKind, ModelConfig, NormKind, NormPlacement, Position, QkNorm, RopeScaling, RotaryConfig,
+};
+use crate::error::Error;
+use crate::names::expected_tensors;
+
+/// What every Llama-like config has.
+fn base(architecture: &str) -> Value {
+    json!({
+        "architectures": [architecture], "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 128, "rms_norm_eps": 1e-6, "hidden_act": "silu",
+    })
+}
+
+/// [`base`] without some of its fields, which the architecture calls by other names.
+fn base_without(architecture: &str, fields: &[&str]) -> Value {
+    let mut base = base(architecture);
+    fields.iter().for_each(|field| drop(base.as_object_mut().unwrap().remove(*field)));
+    base
+}
+
+fn gpt2() -> Value {
+    json!({
+        "architectures": ["GPT2LMHeadModel"], "vocab_size": 100, "n_embd": 64, "n_layer": 2, "n_head": 4,
+        "n_positions": 32, "layer_norm_epsilon": 1e-5,
+    })
+}
+
+fn rotary(theta: f64, scaling: RopeScaling) -> Position {
+    Position::Rotary(RotaryConfig { scaling: Some(scaling), ..RotaryConfig::new(theta) })
+}
+
+/// `base` with the fields of `changes`.
+fn with(mut base: Value, changes: Value) -> Map<String, Value> {
+    for (name, value) in changes.as_object().unwrap() {
+        base[name] = value.clone();
+    }
+    base.as_object().unwrap().clone()
+}
+
+fn model(base: Value, changes: Value) -> ModelConfig {
+    let parsed = read_config(&with(base, changes)).unwrap();
+    assert_eq!(parsed.unrecognized, [""; 0]);
+    parsed.model
+}
+
+#[track_caller]
+fn refused(base: Value, changes: Value, field: &str) -> Error {
+    let error = read_config(&with(base, changes)).err().unwrap();
+    let message = error.to_string();
+    assert!(message.contains(field), "{field:?} is not in: {message}");
+    error
+}
+
+const LLAMA: &str = "LlamaForCausalLM";
+const MISTRAL: &str = "MistralForCausalLM";
+const QWEN2: &str = "Qwen2ForCausalLM";
+const QWEN3: &str = "Qwen3ForCausalLM";
+
+#[test]
+fn absent_fields_mean_what_they_mean_in_each_family() {
+    let llama = model(base(LLAMA), json!({ "num_key_value_heads": null }));
+    assert_eq!((llama.num_kv_heads, llama.head_dim), (4, 16));
+    assert_eq!(llama.position, Position::Rotary(RotaryConfig::new(10_000.0)));
+    assert_eq!((llama.norm, llama.mlp), (NormKind::RmsNorm, MlpKind::SwiGlu));
+    assert_eq!((llama.tie_word_embeddings, llama.sliding_window, llama.qk_norm), (false, None, QkNorm::None));
+    assert_eq!((llama.attention_bias, llama.mlp_bias), (AttentionBias::None, false));
+
+    let mistral = model(base(MISTRAL), json!({}));
+    assert_eq!((mistral.sliding_window, mistral.tie_word_embeddings), (Some(4096), false));
+    let qwen2 = model(base(QWEN2), json!({}));
+    assert_eq!(qwen2.attention_bias, AttentionBias::Qkv);
+    assert_eq!((qwen2.sliding_window, qwen2.tie_word_embeddings, qwen2.qk_norm), (None, false, QkNorm::None));
+    let qwen3 = model(base(QWEN3), json!({}));
+    assert_eq!(
+        (qwen3.head_dim, qwen3.qk_norm, qwen3.attention_bias),
+        (128, QkNorm::PerHead, AttentionBias::None)
+    );
+
+    let gpt2 = model(gpt2(), json!({ "n_inner": null }));
+    assert_eq!((gpt2.intermediate_size, gpt2.tie_word_embeddings), (256, true));
+    assert_eq!(
+        (gpt2.norm, gpt2.mlp, gpt2.position),
+        (NormKind::LayerNorm, MlpKind::GeluTanh, Position::Learned)
+    );
+    assert_eq!((gpt2.attention_bias, gpt2.mlp_bias), (AttentionBias::All, true));
+}
+
+#[test]
+fn given_fields_are_kept() {
+    let llama = model(
+        base(LLAMA),
+        json!({ "attention_bias": true, "mlp_bias": true, "head_dim": 24,
+        "tie_word_embeddings": true, "rope_theta": 500, "hidden_act": "swish" }),
+    );
+    assert_eq!((llama.attention_bias, llama.mlp_bias), (AttentionBias::All, true));
+    assert_eq!((llama.head_dim, llama.tie_word_embeddings), (24, true));
+    assert_eq!(llama.position, Position::Rotary(RotaryConfig::new(500.0)));
+    assert_eq!(model(base(MISTRAL), json!({ "sliding_window": null })).sliding_window, None);
+    assert_eq!(model(base(MISTRAL), json!({ "sliding_window": 7 })).sliding_window, Some(7));
+    assert_eq!(model(base(QWEN3), json!({ "attention_bias": true })).attention_bias, AttentionBias::All);
+    let changes = json!({ "n_inner": 80, "activation_function": "gelu", "tie_word_embeddings": false });
+    let gpt2 = model(gpt2(), changes);
+    assert_eq!((gpt2.intermediate_size, gpt2.mlp, gpt2.tie_word_embeddings), (80, MlpKind::Gelu, false));
+}
+
+#[test]
+fn rotary_positions_in_both_styles() {
+    let llama3 = json!({ "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64 });
+    let scaling = RopeScaling::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 64,
+    };
+    let expected = rotary(5e5, scaling);
+    let old = json!({ "rope_theta": 5e5, "rope_scaling": llama3 });
+    assert_eq!(model(base(LLAMA), old).position, expected);
+    let mut new = llama3.clone();
+    new["rope_theta"] = json!(5e5);
+    assert_eq!(model(base(LLAMA), json!({ "rope_parameters": new })).position, expected);
+    let both = json!({ "rope_theta": 5e5, "rope_scaling": llama3, "rope_parameters": new });
+    assert_eq!(model(base(LLAMA), both).position, expected);
+
+    let linear = json!({ "rope_scaling": { "type": "linear", "factor": 4 } });
+    let expected = rotary(1e4, RopeScaling::Linear { factor: 4.0 });
+    assert_eq!(model(base(LLAMA), linear).position, expected);
+    let default = json!({ "rope_scaling": { "rope_type": "default" }, "rope_theta": 3e4 });
+    assert_eq!(model(base(LLAMA), default).position, Position::Rotary(RotaryConfig::new(3e4)));
+}
+
+#[test]
+fn rotary_positions_that_are_not_supported() {
+    let refused = |changes: Value, field: &str| refused(base(LLAMA), changes, field);
+    for kind in ["yarn", "dynamic", "longrope"] {
+        let error = refused(json!({ "rope_scaling": { "rope_type": kind, "factor": 2 } }), kind);
+        assert!(matches!(error, Error::HfUnsupported { .. }), "{error}");
+    }
+    refused(json!({ "rope_scaling": { "type": "linear", "factor": 2, "beta": 1 } }), "rope_scaling.beta");
+    refused(json!({ "rope_scaling": { "type": "linear" } }), "rope_scaling.factor");
+    refused(json!({ "rope_scaling": { "type": "linear", "factor": 0.5 } }), "factor");
+    refused(json!({ "rope_parameters": { "full_attention": { "rope_type": "default" } } }), "full_attention");
+    refused(json!({ "rope_parameters": { "partial_rotary_factor": 0.5 } }), "partial_rotary_factor");
+    refused(json!({ "partial_rotary_factor": 0.5 }), "partial_rotary_factor");
+    refused(json!({ "rope_interleaved": true }), "rope_interleaved");
+    refused(json!({ "rope_theta": 1e4, "rope_parameters": { "rope_theta": 2e4 } }), "rope_theta");
+    let both = json!({ "rope_scaling": { "type": "linear", "factor": 2 }, "rope_parameters": { "rope_theta": 1e4 } });
+    refused(both, "rope_parameters");
+    assert_eq!(
+        model(base(LLAMA), json!({ "partial_rotary_factor": 1, "rope_interleaved": false })),
+        model(base(LLAMA), json!({}))
+    );
+}
+
+#[test]
+fn windows_of_all_layers_and_of_some() {
+    let window = |changes: Value| model(base(QWEN2), changes).sliding_window;
+    let on = |max_window_layers: usize| json!({ "use_sliding_window": true, "sliding_window": 9, "max_window_layers": max_window_layers });
+    assert_eq!(
+        window(json!({ "use_sliding_window": false, "sliding_window": 9, "max_window_layers": 2 })),
+        None
+    );
+    assert_eq!(window(on(3)), None);
+    assert_eq!(window(on(0)), Some(9));
+    assert_eq!(windows(&model(base(QWEN2), on(2))), [None, None, Some(9)]);
+
+    let types = |types: [&str; 3]| json!({ "layer_types": types });
+    let (full, sliding) = ("full_attention", "sliding_attention");
+    assert_eq!(model(base(QWEN3), types([full; 3])).sliding_window, None);
+    assert_eq!(model(base(MISTRAL), types([sliding; 3])).sliding_window, Some(4096));
+    assert_eq!(model(base(MISTRAL), types([full; 3])).sliding_window, None);
+    assert_eq!(windows(&model(base(MISTRAL), types([full, sliding, full]))), [None, Some(4096), None]);
+    let some = model(
+        base(QWEN3),
+        json!({ "layer_types": [sliding, full, sliding], "use_sliding_window": true, "sliding_window": 5 }),
+    );
+    assert_eq!(windows(&some), [Some(5), None, Some(5)]);
+    // What most layers do stands in the config, and one override has the rest.
+    assert_eq!((some.sliding_window, some.layer_overrides.len()), (Some(5), 1));
+    refused(base(QWEN3), types([full, sliding, full]), "layer_types");
+    refused(base(QWEN3), types(["chunked_attention"; 3]), "layer_types");
+    refused(base(QWEN3), types([sliding; 3]), "sliding_window");
+    refused(base(QWEN3), json!({ "layer_types": [full] }), "layer_types");
+}
+
+#[test]
+fn what_cannot_be_computed_is_refused_by_name() {
+    for (changes, field) in [
+        (json!({ "hidden_act": "relu" }), "hidden_act"),
+        (json!({ "quantization_config": { "bits": 4 } }), "quantization_config"),
+        (json!({ "no_rope_layers": [1, 0, 1] }), "no_rope_layers"),
+        (json!({ "attn_logit_softcapping": 50.0 }), "attn_logit_softcapping"),
+        (json!({ "final_logit_softcapping": 30.0 }), "final_logit_softcapping"),
+        (json!({ "query_pre_attn_scalar": 20 }), "query_pre_attn_scalar"),
+    ] {
+        assert!(matches!(refused(base(LLAMA), changes, field), Error::HfUnsupported { .. }));
+    }
+    for (changes, field) in [
+        (json!({ "activation_function": "relu" }), "activation_function"),
+        (json!({ "scale_attn_weights": false }), "scale_attn_weights"),
+        (json!({ "scale_attn_by_inverse_layer_idx": true }), "scale_attn_by_inverse_layer_idx"),
+        (json!({ "add_cross_attention": true }), "add_cross_attention"),
+    ] {
+        assert!(matches!(refused(gpt2(), changes, field), Error::HfUnsupported { .. }));
+    }
+    for architectures in [json!([]), json!(["LlamaModel"]), json!([LLAMA, MISTRAL]), Value::Null] {
+        let error = refused(base(LLAMA), json!({ "architectures": architectures }), "Qwen3ForCausalLM");
+        assert!(matches!(error, Error::HfArchitecture { .. }), "{error}");
+    }
+}
+
+#[test]
+fn impossible_values_are_refused_by_name() {
+    for (changes, field) in [
+        (json!({ "vocab_size": null }), "vocab_size"),
+        (json!({ "hidden_size": "64" }), "hidden_size"),
+        (json!({ "hidden_size": -1 }), "hidden_size"),
+        (json!({ "num_attention_heads": 0 }), "num_attention_heads"),
+        (json!({ "num_attention_heads": 5 }), "num_attention_heads"),
+        (json!({ "num_key_value_heads": 3 }), "num_kv_heads"),
+        (json!({ "rms_norm_eps": null }), "rms_norm_eps"),
+        (json!({ "tie_word_embeddings": 1 }), "tie_word_embeddings"),
+        (json!({ "rope_scaling": "linear" }), "rope_scaling"),
+    ] {
+        refused(base(LLAMA), changes, field);
+    }
+    refused(base(MISTRAL), json!({ "num_key_value_heads": null }), "num_key_value_heads");
+    refused(gpt2(), json!({ "n_head": 5 }), "n_head");
+    refused(gpt2(), json!({ "n_embd": u64::MAX }), "n_");
+}
+
+#[test]
+fn fields_that_are_not_known_are_reported() {
+    let config = with(base(LLAMA), json!({ "secret_gate": 2, "torch_dtype": "bfloat16", "use_cache": true }));
+    let parsed = read_config(&config).unwrap();
+    assert_eq!(parsed.unrecognized, ["secret_gate"]);
+    assert_eq!(parsed.architecture.name, LLAMA);
+}
+
+fn windows(model: &ModelConfig) -> Vec<Option<usize>> {
+    model.layers().iter().map(|layer| layer.sliding_window).collect()
+}
+
+#[test]
+fn model_type_stands_in_for_absent_architectures() {
+    let mut config = with(base(LLAMA), json!({ "model_type": "qwen3" }));
+    assert_eq!(read_config(&config).unwrap().architecture.name, LLAMA);
+    config.remove("architectures");
+    assert_eq!(read_config(&config).unwrap().architecture.name, QWEN3);
+    config.insert("model_type".into(), json!("mamba"));
+    let message = read_config(&config).unwrap_err().to_string();
+    assert!(message.contains("mamba") && message.contains(QWEN3), "{message}");
+}
+
+#[test]
+fn smollm3_leaves_out_rotary_positions() {
+    let rotates = |changes: Value| -> Vec<bool> {
+        let model = model(base("SmolLM3ForCausalLM"), changes);
+        assert!(model.tie_word_embeddings);
+        model.layers().iter().map(|layer| layer.rotary.is_some()).collect()
+    };
+    assert_eq!(rotates(json!({ "no_rope_layers": [1, 0, 1] })), [true, false, true]);
+    assert_eq!(rotates(json!({ "no_rope_layers": [0, 0, 1] })), [false, false, true]);
+    assert_eq!(rotates(json!({ "no_rope_layer_interval": 2 })), [true, false, true]);
+    assert_eq!(rotates(json!({})), [true; 3]);
+    let refused = |changes, field| refused(base("SmolLM3ForCausalLM"), changes, field);
+    refused(json!({ "no_rope_layers": [1, 2, 1] }), "no_rope_layers");
+    refused(json!({ "no_rope_layers": [1] }), "no_rope_layers");
+    refused(json!({ "no_rope_layer_interval": 0 }), "no_rope_layer_interval");
+}
+
+#[test]
+fn gemma3_has_two_types_of_layers() {
+    let base = || base_without("Gemma3ForCausalLM", &["hidden_act"]);
+    let old = model(
+        base(),
+        json!({ "query_pre_attn_scalar": 16, "sliding_window": 7, "sliding_window_pattern": 3,
+        "rope_scaling": { "rope_type": "linear", "factor": 8 } }),
+    );
+    assert_eq!(windows(&old), [Some(7), Some(7), None]);
+    assert_eq!((old.head_dim, old.attention_scale, old.embedding_multiplier), (256, Some(0.25), 8.0));
+    assert_eq!((old.norm_placement, old.mlp), (NormPlacement::Both, MlpKind::GeGluTanh));
+    let layers = old.layers();
+    assert_eq!(layers[0].rotary, Some(RotaryConfig::new(1e4)));
+    let scaling = Some(RopeScaling::Linear { factor: 8.0 });
+    assert_eq!(layers[2].rotary, Some(RotaryConfig { scaling, ..RotaryConfig::new(1e6) }));
+    let linear = json!({ "rope_type": "linear", "rope_theta": 1e6, "factor": 8 });
+    let parameters = json!({ "full_attention": linear, "sliding_attention": { "rope_theta": 1e4 } });
+    let new = model(
+        base(),
+        json!({ "query_pre_attn_scalar": 16, "sliding_window": 7, "rope_parameters": parameters,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] }),
+    );
+    assert_eq!(new, old);
+    refused(base(), json!({ "rope_parameters": { "full_attention": {} } }), "sliding_attention");
+    refused(base(), json!({ "use_bidirectional_attention": true }), "use_bidirectional_attention");
+    refused(base(), json!({ "final_logit_softcapping": 30.0 }), "final_logit_softcapping");
+}
+
+#[test]
+fn shares_of_heads_in_both_styles() {
+    let dims_of = |base: Value, changes: Value| match model(base, changes).position {
+        Position::Rotary(rotary) => rotary.dims,
+        other => panic!("{other:?}"),
+    };
+    let dims = |class: &str, changes: Value| dims_of(base(class), changes);
+    let stablelm = base_without("StableLmForCausalLM", &["rms_norm_eps"]);
+    assert_eq!(dims_of(stablelm, json!({ "layer_norm_eps": 1e-5 })), Some(4));
+    assert_eq!(dims("Phi3ForCausalLM", json!({})), None);
+    assert_eq!(dims("Phi3ForCausalLM", json!({ "partial_rotary_factor": 0.5 })), Some(8));
+    let parameters = json!({ "rope_parameters": { "rope_theta": 1e4, "partial_rotary_factor": 0.75 } });
+    assert_eq!(dims("Phi3ForCausalLM", parameters), Some(12));
+    refused(base("Phi3ForCausalLM"), json!({ "partial_rotary_factor": 0.0 }), "partial_rotary_factor");
+    refused(base("Phi3ForCausalLM"), json!({ "partial_rotary_factor": 0.2 }), "dims");
+    for field in ["use_parallel_residual", "qk_layernorm"] {
+        refused(base("StableLmForCausalLM"), json!({ field: true }), field);
+    }
+}
+
+#[test]
+fn every_part_of_gpt2_has_an_origin() {
+    let config = with(gpt2(), json!({ "n_embd": 8, "n_inner": 12, "n_layer": 11, "n_positions": 5 }));
+    let parsed = read_config(&config).unwrap();
+    let tensors = expected_tensors(&parsed.model);
+    for (name, tensor, shape) in [
+        ("embed_positions.weight", "wpe.weight", vec![5, 8]),
+        ("norm.bias", "ln_f.bias", vec![8]),
+        ("layers.10.input_norm.weight", "h.10.ln_1.weight", vec![8]),
+        ("layers.10.post_attention_norm.bias", "h.10.ln_2.bias", vec![8]),
+        ("layers.1.self_attn.v_proj.weight", "h.1.attn.c_attn.weight", vec![8, 24]),
+        ("layers.1.self_attn.k_proj.bias", "h.1.attn.c_attn.bias", vec![24]),
+        ("layers.1.self_attn.o_proj.weight", "h.1.attn.c_proj.weight", vec![8, 8]),
+        ("layers.1.mlp.up_proj.weight", "h.1.mlp.c_fc.weight", vec![8, 12]),
+        ("layers.1.mlp.down_proj.weight", "h.1.mlp.c_proj.weight", vec![12, 8]),
+        ("layers.1.mlp.down_proj.bias", "h.1.mlp.c_proj.bias", vec![8]),
+    ] {
+        let expected = tensors.iter().find(|tensor| tensor.name == name).unwrap();
+        let origin = parsed.architecture.origin(&parsed.model, expected, true);
+        assert_eq!((origin.tensor, origin.shape), (format!("transformer.{tensor}"), shape), "{name}");
+    }
+    let bias = tensors.iter().find(|tensor| tensor.name == "layers.1.self_attn.k_proj.bias").unwrap();
+    let values: Vec<f32> = (0..24_u8).map(f32::from).collect();
+    assert_eq!(parsed.architecture.origin(&parsed.model, bias, true).apply(values.clone()), values[8..16]);
+}
+
+#[test]
+fn the_page_on_architectures_shows_the_real_file() {
+    let page = include_str!("../../../../docs/add-an-architecture.md");
+    assert!(page.contains(include_str!("olmo2.rs")), "copy arch/olmo2.rs to the page");
+}

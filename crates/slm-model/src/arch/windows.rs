@@ -1,0 +1,63 @@
+//! Layers with a sliding window among layers without.
+
+use serde_json::Value;
+
+use super::fields::Fields;
+use crate::config::ModelConfig;
+use crate::error::Result;
+
+/// The type of layers that see all positions, as Hugging Face calls it.
+pub(super) const FULL: &str = "full_attention";
+/// The type of layers with a window.
+pub(super) const SLIDING: &str = "sliding_attention";
+
+/// Which layers have a window: by `layer_types` where a config has them, else as `default` says of each.
+pub(super) fn sliding_layers(
+    fields: &Fields<'_>,
+    num_layers: usize,
+    default: impl Fn(usize) -> bool,
+) -> Result<Vec<bool>> {
+    let Some(types) = fields.list("layer_types")? else { return Ok((0..num_layers).map(default).collect()) };
+    let sliding = types.iter().map(|kind| match kind.as_str() {
+        Some(FULL) => Some(false),
+        Some(SLIDING) => Some(true),
+        _ => None,
+    });
+    match sliding.collect::<Option<Vec<bool>>>() {
+        Some(sliding) if sliding.len() == num_layers => Ok(sliding),
+        _ => {
+            let supported = format!("\"{FULL}\" or \"{SLIDING}\" for each of {num_layers} layers");
+            Err(fields.unsupported("layer_types", Value::from(types.to_vec()), supported))
+        }
+    }
+}
+
+/// Gives the layers that are `sliding` the window.
+pub(super) fn set_windows(
+    fields: &Fields<'_>,
+    model: &mut ModelConfig,
+    sliding: &[bool],
+    window: Option<usize>,
+) -> Result<()> {
+    if window.is_none() && sliding.contains(&true) {
+        return Err(fields.wrong(
+            "sliding_window",
+            "a width, for sliding_attention in layer_types",
+            "nothing",
+        ));
+    }
+    let mut layers = model.layers();
+    for (layer, sliding) in layers.iter_mut().zip(sliding) {
+        layer.sliding_window = window.filter(|_| *sliding);
+    }
+    model.set_layers(&layers);
+    Ok(())
+}
+
+/// The width in `sliding_window`, or `default` where the field is absent, which is not the same as null.
+pub(super) fn window(fields: &Fields<'_>, default: Option<usize>) -> Result<Option<usize>> {
+    match fields.usize("sliding_window")? {
+        None if !fields.has("sliding_window") => Ok(default),
+        window => Ok(window),
+    }
+}

@@ -1,0 +1,69 @@
+//! The fused operations with gradients of `slm-autograd`, on whole sequences and without a cache.
+
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
+use burn::tensor::activation::silu;
+use slm_autograd::{AttentionOptions, Gelu, RotaryTable};
+
+use super::HeadShape;
+use super::tensors::{TensorLayer, TensorOps};
+use crate::config::Activation;
+use crate::norm::Norm;
+use crate::rotary::{Angles, Rotaries};
+
+/// Fused operations.
+pub(crate) struct AutogradOps<'a> {
+    shape: HeadShape,
+    rotaries: &'a Rotaries,
+    tables: Vec<Arc<RotaryTable>>,
+}
+
+impl<'a> AutogradOps<'a> {
+    pub(crate) fn new(shape: HeadShape, rotaries: &'a Rotaries) -> Self {
+        Self { shape, rotaries, tables: Vec::new() }
+    }
+}
+
+impl TensorOps for AutogradOps<'_> {
+    fn begin(&mut self, start: usize, len: usize) {
+        assert_eq!(start, 0, "the fused attention begins at position 0");
+        self.tables =
+            self.rotaries.angles(0, len).into_iter().map(Angles::into_table).map(Arc::new).collect();
+    }
+
+    fn normalize<const D: usize>(&self, norm: &Norm, x: Tensor<D>) -> Tensor<D> {
+        match norm {
+            Norm::Rms(norm) => slm_autograd::rms_norm(x, norm.gamma.val(), norm.epsilon),
+            Norm::Layer(norm) => slm_autograd::layer_norm(x, norm.gamma.val(), norm.beta.val(), norm.epsilon),
+        }
+    }
+
+    fn attend(&mut self, [q, k, v]: [Tensor<3>; 3], layer: &TensorLayer<'_>) -> Tensor<3> {
+        let rotary = self.rotaries.index(layer.spec.rotary);
+        let options = AttentionOptions {
+            heads: self.shape.heads,
+            kv_heads: self.shape.kv_heads,
+            window: layer.spec.sliding_window,
+            scale: layer.spec.attention_scale.map(|scale| scale as f32),
+            rotary: rotary.map(|index| Arc::clone(&self.tables[index])),
+        };
+        slm_autograd::attention(q, k, v, options)
+    }
+
+    fn activate(&self, gate: Option<Tensor<3>>, up: Tensor<3>, activation: Activation) -> Tensor<3> {
+        match gate {
+            Some(gate) if activation == Activation::Silu => slm_autograd::swiglu(gate, up),
+            Some(gate) => activate(gate, activation) * up,
+            None => activate(up, activation),
+        }
+    }
+}
+
+fn activate(x: Tensor<3>, activation: Activation) -> Tensor<3> {
+    match activation {
+        Activation::Silu => silu(x),
+        Activation::Gelu => slm_autograd::gelu(x, Gelu::Exact),
+        Activation::GeluTanh => slm_autograd::gelu(x, Gelu::Tanh),
+    }
+}

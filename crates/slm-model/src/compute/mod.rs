@@ -1,0 +1,107 @@
+//! The operations that a model is computed with, and the model written over them.
+//!
+//! [`Compute`] is what the walk through a model ([`walk`]) needs. Three implementations exist: Burn's tensor
+//! operations ([`burn`]), the fused operations with gradients of `slm-autograd` ([`autograd`]), and kernels on
+//! slices of host memory ([`crate::cpu`]).
+
+pub(crate) mod autograd;
+pub(crate) mod burn;
+mod parts;
+pub(crate) mod tensors;
+pub(crate) mod walk;
+
+use ::burn::tensor::{Int, Tensor};
+use slm_nn::Linear;
+
+pub(crate) use self::parts::{Around, Embedding, HeadParts, HeadShape, LayerParts, ModelParts};
+use crate::config::Activation;
+use crate::norm::Norm;
+
+/// Operations on the activations of one pass.
+///
+/// Activations are `[rows, width]` to the walk; an implementation may hold several sequences side by side. Each is
+/// consumed by the operation that reads it last, so that its memory can be used again.
+pub(crate) trait Compute {
+    /// A linear layer, ready to be applied.
+    type Linear<'w>;
+    /// A norm, ready to be applied.
+    type Norm<'w>;
+    /// The residual stream.
+    type Stream;
+    /// An activation beside the stream.
+    type Value;
+    /// What the head gives.
+    type Logits;
+    /// What can go wrong.
+    type Error;
+
+    /// Prepares a linear layer. `name` is for errors.
+    fn linear<'w>(&self, linear: &'w Linear, name: &str) -> Result<Self::Linear<'w>, Self::Error>;
+
+    /// Prepares a norm.
+    fn norm<'w>(&self, norm: &'w Norm) -> Result<Self::Norm<'w>, Self::Error>;
+
+    /// Starts a pass over `rows` positions from `start` on.
+    fn begin(&mut self, start: usize, rows: usize);
+
+    /// The stream before the first layer: the rows of `table` at `ids`.
+    fn embed(&mut self, table: &Tensor<2>, ids: Tensor<2, Int>) -> Result<Self::Stream, Self::Error>;
+
+    /// The rows of `table` at the positions of the pass.
+    fn positions(&mut self, table: &Tensor<2>) -> Result<Self::Value, Self::Error>;
+
+    /// Multiplies the stream.
+    fn scale(&mut self, stream: &mut Self::Stream, factor: f64) -> Result<(), Self::Error>;
+
+    /// A copy of the stream, normalized where there is a norm.
+    fn read(
+        &mut self,
+        stream: &mut Self::Stream,
+        norm: Option<&Self::Norm<'_>>,
+    ) -> Result<Self::Value, Self::Error>;
+
+    /// Normalizes an activation.
+    fn normalize(&mut self, x: Self::Value, norm: &Self::Norm<'_>) -> Result<Self::Value, Self::Error>;
+
+    /// Adds `factor` times `x` to the stream.
+    fn add(&mut self, stream: &mut Self::Stream, x: Self::Value, factor: f64) -> Result<(), Self::Error>;
+
+    /// Applies several linear layers to one input.
+    fn linears<const N: usize>(
+        &mut self,
+        x: Self::Value,
+        linears: [&Self::Linear<'_>; N],
+    ) -> Result<[Self::Value; N], Self::Error>;
+
+    /// Normalizes and rotates queries and keys as `layer` says, and lets the queries attend to all positions so far.
+    fn attend<'w>(
+        &mut self,
+        qkv: [Self::Value; 3],
+        layer: &LayerParts<Self::Linear<'w>, Self::Norm<'w>>,
+    ) -> Result<Self::Value, Self::Error>;
+
+    /// `activation(gate) * up`, or without a gate `activation(up)`.
+    fn activate(
+        &mut self,
+        gate: Option<Self::Value>,
+        up: Self::Value,
+        activation: Activation,
+    ) -> Result<Self::Value, Self::Error>;
+
+    /// Carries out what [`add`](Self::add) may have put off.
+    fn settle(&mut self, stream: &mut Self::Stream) -> Result<(), Self::Error>;
+
+    /// Reduces the stream to its last position.
+    fn keep_last(&mut self, stream: &mut Self::Stream) -> Result<(), Self::Error>;
+
+    /// Gives the memory of a stream back.
+    fn finish(&mut self, stream: Self::Stream);
+
+    /// Applies the head and multiplies the logits by `factor`.
+    fn head(
+        &mut self,
+        x: Self::Value,
+        head: &HeadParts<Self::Linear<'_>>,
+        factor: f64,
+    ) -> Result<Self::Logits, Self::Error>;
+}

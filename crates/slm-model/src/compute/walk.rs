@@ -1,0 +1,153 @@
+//! The walk through a model, written once for every compute.
+
+use burn::tensor::{Int, Tensor};
+use slm_nn::Linear;
+
+use super::{Compute, Embedding, HeadParts, LayerParts, ModelParts};
+use crate::names::LM_HEAD;
+use crate::norm::Norm;
+
+/// A layer in the form in which `C` takes it.
+pub(crate) type LayerOf<'w, C> = LayerParts<<C as Compute>::Linear<'w>, <C as Compute>::Norm<'w>>;
+/// A model in the form in which `C` takes it.
+pub(crate) type ModelOf<'w, C> = ModelParts<<C as Compute>::Linear<'w>, <C as Compute>::Norm<'w>>;
+
+/// Prepares layer `index` for `compute`, with KV cache `slot`.
+pub(crate) fn prepare_layer<'w, C: Compute>(
+    compute: &C,
+    index: usize,
+    slot: usize,
+    parts: LayerParts<&'w Linear, &'w Norm>,
+) -> Result<LayerOf<'w, C>, C::Error> {
+    parts.try_map(
+        slot,
+        |linear, name| compute.linear(linear, &format!("layers.{index}.{name}")),
+        |norm| compute.norm(norm),
+    )
+}
+
+/// Prepares a model for `compute`.
+pub(crate) fn prepare<'w, C: Compute>(
+    compute: &C,
+    parts: ModelParts<&'w Linear, &'w Norm>,
+) -> Result<ModelOf<'w, C>, C::Error> {
+    let layers = parts.layers.into_iter().enumerate();
+    Ok(ModelParts {
+        embedding: parts.embedding,
+        layers: layers
+            .map(|(index, layer)| prepare_layer(compute, index, index, layer))
+            .collect::<Result<_, _>>()?,
+        norm: compute.norm(parts.norm)?,
+        head: prepare_head(compute, parts.head)?,
+        logit_multiplier: parts.logit_multiplier,
+    })
+}
+
+/// Prepares a head for `compute`.
+pub(crate) fn prepare_head<'w, C: Compute>(
+    compute: &C,
+    head: HeadParts<&'w Linear>,
+) -> Result<HeadParts<C::Linear<'w>>, C::Error> {
+    Ok(match head {
+        HeadParts::Linear(linear) => HeadParts::Linear(compute.linear(linear, LM_HEAD)?),
+        HeadParts::Tied(embedding) => HeadParts::Tied(embedding),
+    })
+}
+
+/// The residual stream before the first layer.
+pub(crate) fn embed<C: Compute>(
+    compute: &mut C,
+    embedding: &Embedding,
+    ids: Tensor<2, Int>,
+) -> Result<C::Stream, C::Error> {
+    let mut stream = compute.embed(&embedding.tokens, ids)?;
+    if embedding.multiplier != 1.0 {
+        compute.scale(&mut stream, embedding.multiplier)?;
+    }
+    if let Some(positions) = &embedding.positions {
+        let rows = compute.positions(positions)?;
+        compute.add(&mut stream, rows, 1.0)?;
+    }
+    Ok(stream)
+}
+
+/// Takes the stream through one layer.
+pub(crate) fn layer<'w, C: Compute>(
+    compute: &mut C,
+    layer: &LayerOf<'w, C>,
+    stream: &mut C::Stream,
+) -> Result<(), C::Error> {
+    let factor = layer.spec.residual_multiplier;
+    let x = compute.read(stream, layer.attention_norms.input.as_ref())?;
+    if layer.spec.parallel_residual {
+        let mlp_x = compute.read(stream, layer.mlp_norms.input.as_ref())?;
+        let y = attention(compute, layer, x)?;
+        let mlp_y = mlp(compute, layer, mlp_x)?;
+        compute.add(stream, y, factor)?;
+        return compute.add(stream, mlp_y, factor);
+    }
+    let y = attention(compute, layer, x)?;
+    compute.add(stream, y, factor)?;
+    let x = compute.read(stream, layer.mlp_norms.input.as_ref())?;
+    let y = mlp(compute, layer, x)?;
+    compute.add(stream, y, factor)
+}
+
+fn attention<'w, C: Compute>(
+    compute: &mut C,
+    layer: &LayerOf<'w, C>,
+    x: C::Value,
+) -> Result<C::Value, C::Error> {
+    let qkv = compute.linears(x, [&layer.q_proj, &layer.k_proj, &layer.v_proj])?;
+    let heads = compute.attend(qkv, layer)?;
+    let [y] = compute.linears(heads, [&layer.o_proj])?;
+    match &layer.attention_norms.output {
+        Some(norm) => compute.normalize(y, norm),
+        None => Ok(y),
+    }
+}
+
+fn mlp<'w, C: Compute>(compute: &mut C, layer: &LayerOf<'w, C>, x: C::Value) -> Result<C::Value, C::Error> {
+    let activation = layer.spec.mlp.activation();
+    let inner = match &layer.gate_proj {
+        Some(gate_proj) => {
+            let [gate, up] = compute.linears(x, [gate_proj, &layer.up_proj])?;
+            compute.activate(Some(gate), up, activation)?
+        }
+        None => {
+            let [up] = compute.linears(x, [&layer.up_proj])?;
+            compute.activate(None, up, activation)?
+        }
+    };
+    let [y] = compute.linears(inner, [&layer.down_proj])?;
+    match &layer.mlp_norms.output {
+        Some(norm) => compute.normalize(y, norm),
+        None => Ok(y),
+    }
+}
+
+/// The stream after the last layer.
+pub(crate) fn layers<'w, C: Compute>(
+    compute: &mut C,
+    model: &ModelOf<'w, C>,
+    ids: Tensor<2, Int>,
+) -> Result<C::Stream, C::Error> {
+    let mut stream = embed(compute, &model.embedding, ids)?;
+    for part in &model.layers {
+        layer(compute, part, &mut stream)?;
+    }
+    Ok(stream)
+}
+
+/// The logits of all positions of a stream that left the last layer.
+pub(crate) fn logits<'w, C: Compute>(
+    compute: &mut C,
+    norm: &C::Norm<'w>,
+    head: &HeadParts<C::Linear<'w>>,
+    logit_multiplier: f64,
+    mut stream: C::Stream,
+) -> Result<C::Logits, C::Error> {
+    let x = compute.read(&mut stream, Some(norm))?;
+    compute.finish(stream);
+    compute.head(x, head, logit_multiplier)
+}

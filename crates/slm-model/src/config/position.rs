@@ -1,0 +1,77 @@
+//! Positions: learned, rotary or none.
+
+use serde::{Deserialize, Serialize};
+
+/// How a model knows the position of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Position {
+    /// Queries and keys are rotated.
+    Rotary(RotaryConfig),
+    /// A learned vector per position is added to the embedding (GPT-2).
+    Learned,
+    /// Only by the order in which attention sees tokens, except in layers whose override has a rotary embedding.
+    None,
+}
+
+impl Default for Position {
+    fn default() -> Self {
+        Self::Rotary(RotaryConfig::default())
+    }
+}
+
+/// Rotation of queries and keys by an angle that grows with the position (Su and others, 2021), the two halves of
+/// the rotated part of a head forming the pairs, as in Hugging Face's Llama.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotaryConfig {
+    /// Base of the frequencies, `rope_theta`.
+    pub theta: f64,
+    /// Change of the frequencies for contexts longer than those of pretraining.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<RopeScaling>,
+    /// Values of each head that are rotated, its first. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dims: Option<usize>,
+}
+
+impl RotaryConfig {
+    /// Rotation of whole heads with base `theta`, not scaled.
+    pub fn new(theta: f64) -> Self {
+        Self { theta, scaling: None, dims: None }
+    }
+
+    /// This rotation of the first `share` of a head of `head_dim` values, rounded down as in Hugging Face's models.
+    pub fn with_share(self, share: f64, head_dim: usize) -> Self {
+        let dims = (head_dim as f64 * share) as usize;
+        Self { dims: (dims != head_dim).then_some(dims), ..self }
+    }
+}
+
+impl Default for RotaryConfig {
+    fn default() -> Self {
+        Self::new(10_000.0)
+    }
+}
+
+/// Change of the rotary frequencies for long contexts.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum RopeScaling {
+    /// Every frequency is divided by `factor` (position interpolation; Chen and others, 2023).
+    Linear {
+        /// Divisor, at least 1.
+        factor: f64,
+    },
+    /// Low frequencies are divided by `factor`, high ones kept, those between blended (Llama 3.1).
+    Llama3 {
+        /// Divisor of the low frequencies, at least 1.
+        factor: f64,
+        /// Wavelengths above `original_max_position_embeddings / low_freq_factor` are scaled in full.
+        low_freq_factor: f64,
+        /// Wavelengths below `original_max_position_embeddings / high_freq_factor` are kept.
+        high_freq_factor: f64,
+        /// Context of the pretraining.
+        original_max_position_embeddings: usize,
+    },
+}

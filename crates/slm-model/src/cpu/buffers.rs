@@ -1,0 +1,121 @@
+//! The memory of a pass.
+
+use std::ops::{Deref, DerefMut};
+
+use slm_runtime::HugeVec;
+
+/// Rows of activations.
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    data: HugeVec<f32>,
+    from: usize,
+    len: usize,
+}
+
+impl Buffer {
+    /// Leaves out everything before the last `len` values.
+    pub(super) fn keep_last(&mut self, len: usize) {
+        self.from += self.len - len;
+        self.len = len;
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.data[self.from..][..self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.data[self.from..][..self.len]
+    }
+}
+
+/// Values that are to be added to others, and their factors.
+pub(super) type Deltas<'a> = [Option<(&'a [f32], f32)>; 2];
+
+/// The residual stream, and what is to be added to it before it is read: the addition is fused with the norm that
+/// reads it.
+#[derive(Debug)]
+pub(crate) struct CpuStream {
+    pub(super) x: Buffer,
+    /// Values and their factors, in the order in which they were added.
+    pub(super) pending: [Option<(Buffer, f32)>; 2],
+}
+
+impl CpuStream {
+    pub(super) fn new(x: Buffer) -> Self {
+        Self { x, pending: [None, None] }
+    }
+
+    /// The pending values, for [`CpuNorm::add_and_normalize`](super::norm::CpuNorm::add_and_normalize).
+    pub(super) fn split(&mut self) -> (&mut [f32], Deltas<'_>) {
+        let deltas = self.pending.each_ref();
+        (&mut self.x, deltas.map(|delta| delta.as_ref().map(|(values, factor)| (&**values, *factor))))
+    }
+}
+
+/// Buffers that are not in use, kept from operation to operation and from pass to pass.
+#[derive(Debug, Default)]
+pub(super) struct Pool(Vec<HugeVec<f32>>);
+
+impl Pool {
+    /// A buffer of `len` values, whatever they are.
+    pub(super) fn take(&mut self, len: usize) -> Buffer {
+        let sizes = || self.0.iter().enumerate().map(|(index, data)| (data.len(), index));
+        let smallest_that_fits = sizes().filter(|(size, _)| *size >= len).min();
+        let data = match smallest_that_fits {
+            Some((_, index)) => self.0.swap_remove(index),
+            None => {
+                // In place of the largest, so that there are never more buffers than are in use at once.
+                if let Some((_, index)) = sizes().max() {
+                    self.0.swap_remove(index);
+                }
+                HugeVec::zeroed(len)
+            }
+        };
+        Buffer { data, from: 0, len }
+    }
+
+    /// Takes a buffer back.
+    pub(super) fn give(&mut self, buffer: Buffer) {
+        self.0.push(buffer.data);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_come_back() {
+        let mut pool = Pool::default();
+        let (small, large) = (pool.take(10), pool.take(1000));
+        assert_eq!((small.len(), large.len()), (10, 1000));
+        let (small_at, large_at) = (small.as_ptr(), large.as_ptr());
+        pool.give(large);
+        pool.give(small);
+        let again = pool.take(7);
+        assert_eq!((again.as_ptr(), again.len()), (small_at, 7));
+        assert_eq!(pool.take(7).as_ptr(), large_at);
+        pool.give(again);
+        // What is too small makes room.
+        assert_eq!(pool.take(2000).len(), 2000);
+        assert!(pool.0.is_empty());
+    }
+
+    #[test]
+    fn the_last_values() {
+        let mut pool = Pool::default();
+        let mut buffer = pool.take(6);
+        buffer.copy_from_slice(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        buffer.keep_last(4);
+        buffer.keep_last(2);
+        assert_eq!(*buffer, [5.0, 6.0]);
+        pool.give(buffer);
+        assert_eq!(pool.take(6)[0], 1.0);
+    }
+}

@@ -1,0 +1,229 @@
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+
+use burn::module::Param;
+use burn::tensor::Tensor;
+use slm_kernels::{KernelKind, PackedMatrix};
+use slm_nn::{
+    FakeQuantizedWeight, ForwardHook, NamedLinears, PackedWeight, PhaseSwitch, Weight, attach_hook,
+    to_vec_f32,
+};
+use slm_quant_core::{
+    ActivationGranularity, ActivationQuant, Bits, Granularity, ObserverKind, QParams, QuantScheme,
+    quantize_matrix,
+};
+
+use super::*;
+use crate::testing::{configs, devices, random_weights};
+use crate::{GenerateOptions, InferencePath, SamplingOptions, generate};
+
+const IDS: [u32; 13] = [3, 49, 0, 17, 17, 8, 25, 31, 1, 44, 12, 9, 30];
+
+/// Logits of all positions by tensor operations.
+fn by_tensors(model: &Transformer, ids: &[u32]) -> Vec<f32> {
+    to_vec_f32("logits", model.forward(model.ids_tensor(ids))).unwrap()
+}
+
+fn assert_close(found: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+    assert!(largest > 0.1, "{what}: logits too flat to compare");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((found - expected).abs() < 1e-5 * largest.max(1.0), "{what}: {found} is not {expected}");
+    }
+}
+
+/// Quantizes every linear layer; the integer arithmetic of both paths is the same, so that results stay close.
+fn pack(model: &mut Transformer, bits: Bits, activation: ActivationQuant) {
+    model.untie_head();
+    let scheme = QuantScheme::per_tensor(bits).with_granularity(Granularity::PerChannel);
+    model.for_each_linear_mut(&mut |_, linear| {
+        let [rows, cols] = linear.weight.dims();
+        let values = to_vec_f32("weight", linear.float_weight().unwrap()).unwrap();
+        let matrix = quantize_matrix(&values, rows, cols, scheme, &ObserverKind::MinMax).unwrap();
+        let packed = PackedMatrix::new(matrix, KernelKind::select().unwrap()).unwrap();
+        linear.weight = Weight::Packed(PackedWeight::new(Arc::new(packed), activation));
+    });
+}
+
+fn check_all_ways(model: &Transformer, what: &str) {
+    let expected = by_tensors(model, &IDS);
+    // A prompt, single tokens, several tokens at once, and again single ones.
+    for chunks in [&[13][..], &[1; 13], &[4, 1, 1, 5, 1, 1], &[7, 6]] {
+        let mut engine = CpuEngine::new(model, 13).unwrap();
+        let (mut found, mut start) = (Vec::new(), 0);
+        for &len in chunks {
+            found.extend_from_slice(engine.forward(&IDS[start..start + len]).unwrap());
+            start += len;
+            assert_eq!(engine.len(), start);
+        }
+        assert_close(&found, &expected, &format!("{what} by {chunks:?}"));
+        // From where it was cut, with the logits of the last position alone.
+        engine.truncate(6);
+        let last = engine.forward_last(&IDS[6..]).unwrap();
+        assert_close(last, &expected[12 * 50..], &format!("{what}, cut"));
+    }
+}
+
+#[test]
+fn equals_tensor_operations_for_every_config() {
+    for device in devices() {
+        for (name, config) in configs() {
+            check_all_ways(&random_weights(&config, &device), &format!("{name} on {device:?}"));
+        }
+    }
+}
+
+#[test]
+fn equals_tensor_operations_with_packed_layers() {
+    for device in devices() {
+        for (name, config) in configs() {
+            for activation in
+                [ActivationQuant::Float, ActivationQuant::Static(QParams { scale: 0.05, zero_point: 120 })]
+            {
+                for bits in [Bits::Int8, Bits::Int4] {
+                    let mut model = random_weights(&config, &device);
+                    pack(&mut model, bits, activation);
+                    // Where activations are rounded, the last bit of a float decides now and then to which code,
+                    // and a code is far more than the difference that is tested.
+                    let what = format!("{name} {bits:?} {activation:?} on {device:?}");
+                    match activation {
+                        ActivationQuant::Float => check_all_ways(&model, &what),
+                        _ => check_positions(&model, &what),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// With rounded activations a logit may differ by what a few codes make: the largest error of each position is
+/// bounded, and that of most positions is rounding alone.
+fn check_positions(model: &Transformer, what: &str) {
+    let expected = by_tensors(model, &IDS);
+    let mut engine = CpuEngine::new(model, 13).unwrap();
+    let found = engine.forward(&IDS).unwrap();
+    let largest = expected.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+    let mut errors: Vec<f32> = found
+        .chunks(50)
+        .zip(expected.chunks(50))
+        .map(|(a, b)| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest)
+        .collect();
+    assert_eq!(errors.len(), IDS.len());
+    println!("{what}: largest error of each position {errors:.4?}");
+    errors.sort_by(f32::total_cmp);
+    assert!(errors[12] < 0.1, "{what}: {errors:?}");
+}
+
+#[test]
+fn equals_tensor_operations_with_fake_quantized_layers() {
+    for device in devices() {
+        for (name, config) in configs() {
+            let mut model = random_weights(&config, &device);
+            let scheme = QuantScheme::per_tensor(Bits::Int4).with_granularity(Granularity::PerChannel);
+            model.for_each_linear_mut(&mut |_, linear| {
+                let weight = Param::from_tensor(linear.float_weight().unwrap());
+                let (float, phase) = (ActivationQuant::Float, PhaseSwitch::default());
+                let fake =
+                    FakeQuantizedWeight::new(weight, scheme, ObserverKind::MinMax, float, &phase).unwrap();
+                linear.weight = Weight::FakeQuantized(fake);
+            });
+            check_all_ways(&model, &format!("{name} on {device:?}"));
+        }
+    }
+}
+
+#[test]
+fn one_scale_for_a_whole_input_sees_the_whole_prompt() {
+    let config = &configs()[0].1;
+    let mut model = random_weights(config, &devices()[1]);
+    pack(&mut model, Bits::Int8, ActivationQuant::Dynamic(ActivationGranularity::PerTensor));
+    assert_eq!(CpuEngine::new(&model, 4).unwrap().chunk, usize::MAX);
+    pack_again(&mut model, ActivationQuant::Dynamic(ActivationGranularity::PerToken));
+    assert_eq!(CpuEngine::new(&model, 4).unwrap().chunk, CHUNK);
+}
+
+fn pack_again(model: &mut Transformer, activation: ActivationQuant) {
+    model.for_each_linear_mut(&mut |_, linear| {
+        let matrix = Arc::clone(linear.packed().unwrap().matrix());
+        linear.weight = Weight::Packed(PackedWeight::new(matrix, activation));
+    });
+}
+
+/// A long prompt goes through in several runs, in tasks of many rows.
+#[test]
+fn long_prompts_equal_tensor_operations() {
+    let mut config = configs()[0].1.clone();
+    config.max_position_embeddings = 1100;
+    config.sliding_window = Some(700);
+    let model = random_weights(&config, &devices()[1]);
+    let ids: Vec<u32> = (0..1100).map(|i| (i * i * 7 + i) % 50).collect();
+    let expected = by_tensors(&model, &ids);
+    let mut engine = CpuEngine::new(&model, 1100).unwrap();
+    assert_close(engine.forward(&ids).unwrap(), &expected, "all rows");
+    engine.truncate(0);
+    assert_close(engine.forward_last(&ids).unwrap(), &expected[1099 * 50..], "last row");
+    engine.truncate(1099);
+    assert_close(engine.forward_last(&ids[1099..]).unwrap(), &expected[1099 * 50..], "one row");
+}
+
+#[derive(Default)]
+struct Names(Mutex<Vec<(String, usize)>>);
+
+impl ForwardHook for Names {
+    fn on_forward(&self, layer: &str, input: &Tensor<2>, _: &Tensor<2>) {
+        self.0.lock().unwrap().push((layer.to_owned(), input.dims()[0]));
+    }
+}
+
+#[test]
+fn hooks_see_every_layer() {
+    let mut model = random_weights(&configs()[2].1, &devices()[1]);
+    let mut names = Vec::new();
+    model.for_each_linear(&mut |name, _| names.push((name.to_owned(), 13)));
+    for packed in [false, true] {
+        if packed {
+            pack(&mut model, Bits::Int8, ActivationQuant::Float);
+        }
+        let hook = Arc::new(Names::default());
+        attach_hook(&mut model, &(Arc::clone(&hook) as Arc<dyn ForwardHook>));
+        CpuEngine::new(&model, 13).unwrap().forward(&IDS).unwrap();
+        assert_eq!(*hook.0.lock().unwrap(), names);
+    }
+}
+
+#[test]
+fn what_cannot_be_run_is_refused() {
+    let config = &configs()[0].1;
+    let model = random_weights(config, &devices()[1]);
+    assert!(matches!(CpuEngine::new(&model, 65), Err(Error::TooManyPositions { needed: 65, max: 64 })));
+    let mut engine = CpuEngine::new(&model, 4).unwrap();
+    assert!(matches!(engine.forward(&[]), Err(Error::EmptyPrompt)));
+    assert!(matches!(engine.forward_last(&[50]), Err(Error::TokenId { index: 0, id: 50, .. })));
+    engine.forward(&[1, 2, 3]).unwrap();
+    assert!(matches!(engine.forward(&[1, 2]), Err(Error::CacheFull { needed: 5, capacity: 4 })));
+    assert_eq!(engine.len(), 3);
+
+    let training = Transformer::new(config, 0, &devices()[1].clone().autodiff()).unwrap();
+    assert_eq!(training.inference_path(), InferencePath::Burn);
+    assert!(matches!(CpuEngine::new(&training, 4), Err(Error::NotInHostMemory)));
+}
+
+#[test]
+fn generation_says_how_it_ran_and_is_the_same_either_way() {
+    let options =
+        GenerateOptions { max_new_tokens: 9, sampling: SamplingOptions::default(), stop_ids: vec![] };
+    for (name, config) in configs() {
+        let run = |device: &Device| {
+            let model = Transformer::new(&config, 3, device).unwrap();
+            generate(&model, &IDS, &options, |_| ControlFlow::Continue(())).unwrap()
+        };
+        let device = &devices()[1];
+        let (slices, tensors) = (run(device), run(&device.clone().autodiff()));
+        assert_eq!((slices.path, tensors.path), (InferencePath::Cpu, InferencePath::Burn));
+        assert_eq!(slices.ids, tensors.ids, "{name}");
+        let profile = slices.decode_profile.unwrap();
+        assert!(profile.total() > profile.products && profile.total() <= slices.decode_time);
+        assert_eq!(tensors.decode_profile, None);
+    }
+}

@@ -1,0 +1,310 @@
+//! The one error type of this crate.
+
+use std::path::{Path, PathBuf};
+
+use safetensors::Dtype;
+
+/// Result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why files were not read or written. Every variant names the file, what is wrong in it, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused an operation on a file.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// File or directory.
+        path: PathBuf,
+        /// What was attempted, such as `"read"`.
+        action: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file or directory that must be there is not.
+    #[error("{}: not found; {remedy}", path.display())]
+    Missing {
+        /// What was looked for.
+        path: PathBuf,
+        /// What to do.
+        remedy: String,
+    },
+    /// A file larger than any legitimate one of its kind.
+    #[error("{}: {found} bytes, more than the {limit} allowed for such a file; it is not what its name says", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        found: u64,
+        /// The most that is read.
+        limit: u64,
+    },
+    /// A JSON file that does not parse, lacks a field or has an unknown one.
+    #[error("{}: {source}; restore the file from a good copy", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Position and reason.
+        source: serde_json::Error,
+    },
+    /// A field with a value that cannot be right.
+    #[error("{}: field {field:?}: expected {expected}, found {found}", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// Dotted name of the field.
+        field: String,
+        /// What is accepted.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// A file is not the one that the manifest describes.
+    #[error(
+        "{}: {what} is {found}, the manifest says {expected}: the file was changed or damaged after it was \
+         written; restore it from a good copy", path.display()
+    )]
+    Checksum {
+        /// The file.
+        path: PathBuf,
+        /// `"size"`, `"SHA-256"`, or that of which bytes.
+        what: String,
+        /// From the manifest.
+        expected: String,
+        /// From the file.
+        found: String,
+    },
+    /// A source that changed while it was read.
+    #[error(
+        "{}: it changed while it was read, so that what was made of it may be of neither the old nor the new; \
+         nothing was written: run the command again when the file no longer changes", path.display()
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file of the checkpoint that the manifest does not list.
+    #[error("{}: not listed in manifest.json, so it does not belong to this checkpoint; remove it", path.display())]
+    Unlisted {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A safetensors file that ends early or has bytes left over.
+    #[error("{}: expected {expected} bytes, found {found}: the file is truncated or damaged", path.display())]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that its header asks for.
+        expected: u64,
+        /// Bytes there.
+        found: u64,
+    },
+    /// A file of tensors that was cut.
+    #[error(
+        "{}: expected {expected} bytes, found {found}: the file is truncated, and with it tensors {tensors}; \
+         restore it from a good copy", path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Names of the tensors that are not all there.
+        tensors: String,
+        /// Bytes that its header asks for.
+        expected: u64,
+        /// Bytes there.
+        found: u64,
+    },
+    /// The header of a file of tensors that cannot be read.
+    #[error("{}: not a valid {what} file: {reason}", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What it should be: `"safetensors"` or `"burnpack"`.
+        what: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The tensors in a file are not those that its configuration asks for.
+    #[error("{}: {}; {remedy}", path.display(), describe_sets(missing, unexpected))]
+    TensorSet {
+        /// The file, or the directory for a model in several files.
+        path: PathBuf,
+        /// Tensors that should be there.
+        missing: Vec<String>,
+        /// Tensors that should not.
+        unexpected: Vec<String>,
+        /// What to do.
+        remedy: String,
+    },
+    /// A tensor of another shape than its configuration asks for.
+    #[error(
+        "{}: tensor {tensor:?}: expected shape {expected:?}, found {found:?}: the file and its config.json do \
+         not belong together", path.display()
+    )]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// From the configuration.
+        expected: Vec<usize>,
+        /// From the file.
+        found: Vec<usize>,
+    },
+    /// A tensor of another element type than is needed.
+    #[error("{}: tensor {tensor:?}: expected type {expected}, found {found}", path.display())]
+    TensorType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is accepted.
+        expected: String,
+        /// What is there.
+        found: Dtype,
+    },
+    /// A weight that is NaN or infinite.
+    #[error(
+        "{}: tensor {tensor:?}: value {value} at index {index} is not finite: the model diverged in training or \
+         the file is damaged", path.display()
+    )]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Row-major index of the first such value.
+        index: usize,
+        /// The value.
+        value: f32,
+    },
+    /// The quantized weight of a layer is not valid.
+    #[error("{}: layer {layer:?}: {source}", path.display())]
+    Layer {
+        /// The file.
+        path: PathBuf,
+        /// The linear layer.
+        layer: String,
+        /// What is wrong with it.
+        source: slm_quant_core::Error,
+    },
+    /// `quantization_metadata.json` disagrees with the tensors or with the configuration.
+    #[error(
+        "{}: layer {layer:?}: {field} is {found}, the tensors say {expected}: the files do not belong together",
+        path.display()
+    )]
+    Metadata {
+        /// The metadata file.
+        path: PathBuf,
+        /// The linear layer.
+        layer: String,
+        /// Field of the layer.
+        field: &'static str,
+        /// From the tensors.
+        expected: String,
+        /// From the metadata.
+        found: String,
+    },
+    /// The output is there already.
+    #[error("{}: exists already; choose another output, or overwrite it with --overwrite", path.display())]
+    OutputExists {
+        /// The output directory.
+        path: PathBuf,
+    },
+    /// Another process writes the output.
+    #[error("{}: {by} is writing to it; wait for it to end, or choose another output", path.display())]
+    OutputLocked {
+        /// The output directory.
+        path: PathBuf,
+        /// Who.
+        by: String,
+    },
+    /// The system does not let the output be written there.
+    #[error("{}: cannot be written: {source}; choose an output in a directory that may be written to", path.display())]
+    OutputUnwritable {
+        /// The output directory.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Overwriting would destroy something that is not a checkpoint.
+    #[error("{}: not overwritten, because {reason}; choose another output, or remove it yourself", path.display())]
+    OutputNotOurs {
+        /// The output directory.
+        path: PathBuf,
+        /// What shows that it is not a checkpoint alone.
+        reason: String,
+    },
+    /// A directory that holds something else than what is read from it.
+    #[error("{}: it holds {found}, not {expected}; {remedy}", path.display())]
+    WrongKind {
+        /// The directory.
+        path: PathBuf,
+        /// What is in it.
+        found: String,
+        /// What was looked for.
+        expected: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A module that cannot be saved, or not be loaded into.
+    #[error("{name}: {problem}")]
+    Module {
+        /// Layer or parameter.
+        name: String,
+        /// What is wrong, and the remedy.
+        problem: String,
+    },
+    /// The kernel that was asked for cannot be had.
+    #[error("{source}")]
+    Kernel {
+        /// The reason, and the kernels there are.
+        source: slm_quant_core::Error,
+    },
+    /// A file was not written as it was declared. It is a defect of the caller, not of its input.
+    #[error("{}: {reason}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What was done wrongly.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// [`Error::Io`] of an operation on `path`.
+    pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { path: path.to_owned(), action, source }
+    }
+
+    /// [`Error::Json`] of the file `path`.
+    pub fn json(path: &Path) -> impl FnOnce(serde_json::Error) -> Self {
+        move |source| Self::Json { path: path.to_owned(), source }
+    }
+
+    /// [`Error::Field`] of the file `path`.
+    pub fn field(
+        path: &Path,
+        field: impl Into<String>,
+        expected: impl ToString,
+        found: impl ToString,
+    ) -> Self {
+        Self::Field {
+            path: path.to_owned(),
+            field: field.into(),
+            expected: expected.to_string(),
+            found: found.to_string(),
+        }
+    }
+}
+
+fn describe_sets(missing: &[String], unexpected: &[String]) -> String {
+    let list = |what: &str, names: &[String]| match names {
+        [] => None,
+        [name] => Some(format!("{what} tensor {name:?}")),
+        names => Some(format!("{} {what} tensors: {}", names.len(), names.join(", "))),
+    };
+    let parts: Vec<String> =
+        [list("missing", missing), list("unexpected", unexpected)].into_iter().flatten().collect();
+    parts.join("; ")
+}

@@ -1,0 +1,131 @@
+//! Small files, most of them JSON: read with a limit on their size, written so that people can read them.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{Error, Result};
+
+/// Limit for configs and manifests.
+pub const SMALL: u64 = 16 << 20;
+/// Limit for tokenizers, tensor indexes and quantization metadata.
+pub const LARGE: u64 = 256 << 20;
+
+/// The bytes of `path`, which is at most `limit` long; none where there is no such file.
+///
+/// # Errors
+/// [`Error::TooLarge`], [`Error::Io`].
+pub fn read_optional(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io(path, "open")(error)),
+    };
+    let too_large = |found: u64| Error::TooLarge { path: path.to_owned(), found, limit };
+    let size = file.metadata().map_err(Error::io(path, "read the size"))?.len();
+    if size > limit {
+        return Err(too_large(size));
+    }
+    let mut bytes = Vec::with_capacity(size as usize);
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
+    if bytes.len() as u64 > limit {
+        return Err(too_large(bytes.len() as u64));
+    }
+    Ok(Some(bytes))
+}
+
+/// [`read_optional`] for a file that must be there.
+///
+/// # Errors
+/// [`Error::Missing`], [`Error::TooLarge`], [`Error::Io`].
+pub fn read(path: &Path, limit: u64, remedy: &str) -> Result<Vec<u8>> {
+    read_optional(path, limit)?
+        .ok_or_else(|| Error::Missing { path: path.to_owned(), remedy: remedy.to_owned() })
+}
+
+/// Parses the bytes of `path`.
+///
+/// # Errors
+/// [`Error::Json`].
+pub fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(Error::json(path))
+}
+
+/// `value` as indented JSON with a last newline.
+///
+/// # Errors
+/// [`Error::Json`].
+pub fn to_bytes<T: Serialize>(path: &Path, value: &T) -> Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(Error::json(path))?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// Writes a new file and waits until it is on the disk.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = File::create_new(path).map_err(Error::io(path, "create"))?;
+    file.write_all(bytes).map_err(Error::io(path, "write"))?;
+    file.sync_all().map_err(Error::io(path, "write to the disk"))
+}
+
+/// Copies a file to a new one and waits until it is on the disk.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn copy_new(from: &Path, to: &Path) -> Result<()> {
+    let mut source = File::open(from).map_err(Error::io(from, "open"))?;
+    let mut file = File::create_new(to).map_err(Error::io(to, "create"))?;
+    std::io::copy(&mut source, &mut file).map_err(Error::io(to, "write"))?;
+    file.sync_all().map_err(Error::io(to, "write to the disk"))
+}
+
+/// A number that may be NaN or infinite. JSON has no such numbers: they are written as the strings `"NaN"`,
+/// `"Infinity"` and `"-Infinity"`.
+pub mod number {
+    use serde::de::{Deserializer, Error as _, Unexpected};
+    use serde::{Deserialize, Serializer};
+
+    /// Writes a number.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        match value {
+            value if value.is_nan() => serializer.serialize_str("NaN"),
+            value if *value == f64::INFINITY => serializer.serialize_str("Infinity"),
+            value if *value == f64::NEG_INFINITY => serializer.serialize_str("-Infinity"),
+            value => serializer.serialize_f64(*value),
+        }
+    }
+
+    /// Reads a number.
+    ///
+    /// # Errors
+    /// Those of the deserializer, and a text that is none of the three.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Number {
+            Finite(f64),
+            Text(String),
+        }
+        match Number::deserialize(deserializer)? {
+            Number::Finite(value) => Ok(value),
+            Number::Text(text) => match text.as_str() {
+                "NaN" => Ok(f64::NAN),
+                "Infinity" => Ok(f64::INFINITY),
+                "-Infinity" => Ok(f64::NEG_INFINITY),
+                other => Err(D::Error::invalid_value(
+                    Unexpected::Str(other),
+                    &"a number, \"NaN\", \"Infinity\" or \"-Infinity\"",
+                )),
+            },
+        }
+    }
+}

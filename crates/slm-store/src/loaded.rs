@@ -1,0 +1,224 @@
+//! Tensors of a file as they go into a model: floats, and packed weights.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use safetensors::Dtype;
+use slm_kernels::{KernelKind, PackedMatrixBuilder};
+use slm_nn::{PackedWeight, Weight};
+use slm_quant_core::{ActivationQuant, QParams, QuantizedMatrix, ScaleDtype, Scales};
+use slm_runtime::advise_huge_pages;
+
+use crate::layer::{self, codes_dtype, names};
+use crate::metadata::WeightParams;
+use crate::tensors::{Destination, to_f16};
+use crate::{Error, LayerMetadata, QuantizationMetadata, Result, TensorFile};
+
+/// Reads the quantized weight of `layer` and how its input is treated, which `metadata` at `metadata_path` describes;
+/// none where it describes no such layer.
+///
+/// # Errors
+/// [`Error::Layer`] for a weight that is not valid, [`Error::Metadata`] for one that the metadata describes otherwise,
+/// and those of [`TensorFile`].
+pub fn read_quantized(
+    weights: &TensorFile,
+    metadata: &QuantizationMetadata,
+    metadata_path: &Path,
+    layer: &str,
+) -> Result<Option<(QuantizedMatrix, ActivationQuant)>> {
+    let Some(record) = metadata.layer(layer) else { return Ok(None) };
+    let matrix = layer::read(weights, layer, record.shape, record.scheme)?;
+    let activation = read_static_params(weights, layer)?;
+    let quant = metadata.check_layer(metadata_path, record, &WeightParams::of(&matrix), activation)?;
+    Ok(Some((matrix, quant)))
+}
+
+/// Reads the static parameters of the input of `layer`; none where the file has none.
+///
+/// # Errors
+/// [`Error::Layer`] for a scale that is not positive, and those of [`TensorFile`].
+pub fn read_static_params(weights: &TensorFile, layer: &str) -> Result<Option<QParams>> {
+    let name = names::input_scale(layer);
+    if weights.shape(&name).is_none() {
+        return Ok(None);
+    }
+    let scale = weights.read_f32(&name)?;
+    let zero_point = weights.read_bytes(&names::input_zero_point(layer))?;
+    layer::static_params(weights.path(), layer, &scale, &zero_point).map(Some)
+}
+
+/// All tensors of a file, to be taken one after the other.
+///
+/// The file is read once, from end to end, and everything in it goes where it stays: codes are packed for the kernel a
+/// few rows at a time, and floats become the tensors of the model. So no more memory is taken than the model has, on a
+/// device whose memory is the host's.
+#[derive(Debug)]
+pub struct LoadedTensors<'a> {
+    weights: &'a TensorFile,
+    destinations: HashMap<String, Destination>,
+    layers: HashMap<String, Weight>,
+}
+
+impl<'a> LoadedTensors<'a> {
+    /// Reads `weights`, whose quantized layers `metadata` at `metadata_path` describes. These are packed for the kernel
+    /// that [`KernelKind::select`] gives.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] for a NaN or an infinity, [`Error::Layer`] for an invalid quantized weight,
+    /// [`Error::Metadata`] for one that the metadata describes otherwise, [`Error::Kernel`] for a kernel
+    /// that cannot be had, [`Error::Io`] and [`Error::Truncated`]; [`Error::Checksum`] where that was left to this.
+    pub fn read(
+        weights: &'a TensorFile,
+        metadata: Option<&QuantizationMetadata>,
+        metadata_path: &Path,
+    ) -> Result<Self> {
+        let mut destinations = destinations(weights, metadata)?;
+        weights.read_whole(destinations.iter_mut().map(|(name, to)| (name.as_str(), to)))?;
+        let mut loaded = Self { weights, destinations, layers: HashMap::new() };
+        let Some(metadata) = metadata else { return Ok(loaded) };
+        let layers: Vec<_> =
+            metadata.layers.iter().map(|record| loaded.take_layer(record)).collect::<Result<_>>()?;
+        // Scales are put in order here, of which there may be many.
+        let finish = |layer: Layer<'_>| layer.finish(weights, metadata, metadata_path);
+        let layers: Vec<_> = layers.into_par_iter().map(finish).collect();
+        loaded.layers = layers.into_iter().collect::<Result<_>>()?;
+        Ok(loaded)
+    }
+
+    /// The file.
+    pub fn file(&self) -> &TensorFile {
+        self.weights
+    }
+
+    /// Takes the packed weight of `layer`; none where the metadata has no such layer.
+    pub fn take_weight(&mut self, layer: &str) -> Option<Weight> {
+        self.layers.remove(layer)
+    }
+
+    /// Takes the values of an F32 tensor.
+    ///
+    /// # Errors
+    /// [`Error::TensorSet`] for a tensor that is not there, is of another type or was taken.
+    pub fn take_f32(&mut self, name: &str) -> Result<Vec<f32>> {
+        match self.destinations.remove(name) {
+            Some(Destination::Floats(values)) => Ok(values),
+            _ => Err(self.weights.missing(name)),
+        }
+    }
+
+    /// Takes the bytes of a tensor of a type other than F32.
+    ///
+    /// # Errors
+    /// As [`LoadedTensors::take_f32`].
+    pub fn take_bytes(&mut self, name: &str) -> Result<Vec<u8>> {
+        match self.destinations.remove(name) {
+            Some(Destination::Bytes(bytes)) => Ok(bytes),
+            _ => Err(self.weights.missing(name)),
+        }
+    }
+
+    /// The tensors of a quantized layer.
+    fn take_layer<'b>(&mut self, record: &'b LayerMetadata) -> Result<Layer<'b>> {
+        let name = &record.name;
+        let codes = names::codes(name);
+        let Some(Destination::Codes(builder)) = self.destinations.remove(&codes) else {
+            return Err(self.weights.missing(&codes));
+        };
+        let scales = names::scales(name);
+        let scales = match record.scheme.scale_dtype {
+            ScaleDtype::F32 => Scales::F32(self.take_f32(&scales)?),
+            ScaleDtype::F16 => Scales::F16(to_f16(&self.take_bytes(&scales)?)),
+        };
+        let zero_points = match record.scheme.mapping.is_symmetric() {
+            true => None,
+            false => {
+                let bytes = self.take_bytes(&names::zero_points(name))?;
+                Some(bytes.into_iter().map(u8::cast_signed).collect())
+            }
+        };
+        let input_scale = names::input_scale(name);
+        let activation = match self.destinations.contains_key(&input_scale) {
+            false => None,
+            true => {
+                let zero_point = self.take_bytes(&names::input_zero_point(name))?;
+                Some((self.take_f32(&input_scale)?, zero_point))
+            }
+        };
+        Ok(Layer { record, builder, scales, zero_points, activation })
+    }
+}
+
+/// Memory for every tensor of the file.
+fn destinations(
+    weights: &TensorFile,
+    metadata: Option<&QuantizationMetadata>,
+) -> Result<HashMap<String, Destination>> {
+    let kernel = KernelKind::select().map_err(|source| Error::Kernel { source })?;
+    let mut destinations = HashMap::new();
+    for record in metadata.iter().flat_map(|metadata| &metadata.layers) {
+        let ([rows, cols], scheme) = (record.shape, record.scheme);
+        let codes = names::codes(&record.name);
+        weights.check_dtype(&codes, &[codes_dtype(scheme)])?;
+        weights.check_shape(&codes, &[rows, scheme.bits.row_bytes(cols)])?;
+        let builder = PackedMatrixBuilder::new(rows, cols, scheme, kernel)
+            .map_err(|source| layer_error(weights, &record.name, source))?;
+        destinations.insert(codes, Destination::Codes(Box::new(builder)));
+    }
+    for name in weights.names() {
+        let bytes = weights.byte_size(name).unwrap_or(0) as usize;
+        let destination = || match weights.dtype(name) {
+            Some(Dtype::F32) => {
+                let mut values = vec![0.0; bytes / size_of::<f32>()];
+                advise_huge_pages(&mut values);
+                Destination::Floats(values)
+            }
+            _ => Destination::Bytes(vec![0; bytes]),
+        };
+        destinations.entry(name.clone()).or_insert_with(destination);
+    }
+    Ok(destinations)
+}
+
+fn layer_error(weights: &TensorFile, layer: &str, source: slm_quant_core::Error) -> Error {
+    Error::Layer { path: weights.path().to_owned(), layer: layer.to_owned(), source }
+}
+
+/// The tensors of a quantized layer.
+struct Layer<'a> {
+    record: &'a LayerMetadata,
+    builder: Box<PackedMatrixBuilder>,
+    scales: Scales,
+    zero_points: Option<Vec<i8>>,
+    /// Scale and zero point of the input, where these are static.
+    activation: Option<(Vec<f32>, Vec<u8>)>,
+}
+
+impl Layer<'_> {
+    /// The weight with its name, once its tensors are valid and what the metadata says.
+    fn finish(
+        self,
+        weights: &TensorFile,
+        metadata: &QuantizationMetadata,
+        metadata_path: &Path,
+    ) -> Result<(String, Weight)> {
+        let Self { record, builder, scales, zero_points, activation } = self;
+        let packed = builder
+            .finish(scales.clone(), zero_points.clone())
+            .map_err(|source| layer_error(weights, &record.name, source))?;
+        let activation: Option<QParams> = activation
+            .map(|(scale, zero_point)| {
+                layer::static_params(weights.path(), &record.name, &scale, &zero_point)
+            })
+            .transpose()?;
+        let params = WeightParams {
+            shape: record.shape,
+            scheme: record.scheme,
+            scales: &scales,
+            zero_points: zero_points.as_deref(),
+        };
+        let quant = metadata.check_layer(metadata_path, record, &params, activation)?;
+        Ok((record.name.clone(), Weight::Packed(PackedWeight::new(Arc::new(packed), quant))))
+    }
+}

@@ -1,0 +1,255 @@
+//! One writer at a time for every output, and order after writers that were killed.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::{Error, Result};
+
+/// Ends the name of an old checkpoint while a new one takes its place in two steps.
+pub(crate) const REPLACED: &str = "-replaced";
+
+/// Random characters in the name of a temporary directory.
+const RANDOM_CHARACTERS: usize = 6;
+
+/// The right of this process to write an output.
+///
+/// It is a lock of the operating system on a file beside the output, called `.NAME.lock`: it ends with the
+/// process, however that ends. Whoever takes it removes what writers of this output that were killed have left
+/// behind, so that only one owner of the lock may be writing. Within the process it is shared: taking it again
+/// gives the same lock.
+#[derive(Debug, Clone)]
+pub struct OutputLock(Arc<Held>);
+
+#[derive(Debug)]
+struct Held {
+    target: PathBuf,
+    parent: PathBuf,
+    name: String,
+    path: PathBuf,
+    /// Locked as long as it is open.
+    _file: File,
+    /// Directories that were made for the output, outermost first.
+    created: Vec<PathBuf>,
+}
+
+/// The locks of this process, by output.
+static HELD: Mutex<BTreeMap<PathBuf, Weak<Held>>> = Mutex::new(BTreeMap::new());
+
+impl OutputLock {
+    /// Takes the lock of `target`, whose missing parents are created.
+    ///
+    /// # Errors
+    /// [`Error::OutputLocked`], [`Error::OutputUnwritable`], [`Error::OutputNotOurs`], [`Error::Io`].
+    pub fn take(target: &Path) -> Result<Self> {
+        let target = resolve(target)?;
+        // Only whole entries are put in, so that a panic elsewhere leaves it as it should be.
+        let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lock) = held.get(&target).and_then(Weak::upgrade) {
+            return Ok(Self(lock));
+        }
+        held.retain(|_, lock| lock.strong_count() > 0);
+        let lock = Arc::new(Held::new(target)?);
+        held.insert(lock.target.clone(), Arc::downgrade(&lock));
+        lock.clean_up()?;
+        Ok(Self(lock))
+    }
+
+    /// The output, as an absolute path.
+    pub fn target(&self) -> &Path {
+        &self.0.target
+    }
+
+    /// The directory that the output is in.
+    pub(crate) fn parent(&self) -> &Path {
+        &self.0.parent
+    }
+
+    /// What names of temporary directories for this output begin with.
+    pub(crate) fn partial_prefix(&self) -> String {
+        format!(".{}.partial-", self.0.name)
+    }
+}
+
+impl Held {
+    fn new(target: PathBuf) -> Result<Self> {
+        let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
+            let reason = "it is no place for a directory".to_owned();
+            return Err(Error::OutputNotOurs { path: target, reason });
+        };
+        let (parent, name) = (parent.to_owned(), name.to_string_lossy().into_owned());
+        let missing = parent.ancestors().take_while(|dir| !dir.exists()).map(Path::to_owned);
+        let mut created: Vec<PathBuf> = missing.collect();
+        created.reverse();
+        fs::create_dir_all(&parent).map_err(unwritable(&target))?;
+        let path = parent.join(format!(".{name}.lock"));
+        let file = lock_file(&path, &target)?;
+        Ok(Self { target, parent, name, path, _file: file, created })
+    }
+
+    /// Removes what killed writers have left, and puts back what one of them had moved aside.
+    fn clean_up(&self) -> Result<()> {
+        let prefix = format!(".{}.partial-", self.name);
+        for entry in fs::read_dir(&self.parent).map_err(Error::io(&self.parent, "list"))? {
+            let entry = entry.map_err(Error::io(&self.parent, "list"))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Some(rest) = name.strip_prefix(&prefix) else { continue };
+            let random = rest.strip_suffix(REPLACED).unwrap_or(rest);
+            if random.len() != RANDOM_CHARACTERS || !random.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+                continue;
+            }
+            let path = entry.path();
+            if rest.ends_with(REPLACED) && fs::symlink_metadata(&self.target).is_err() {
+                fs::rename(&path, &self.target).map_err(Error::io(&path, "move back"))?;
+                tracing::warn!("{}: put back after a writer was killed", self.target.display());
+                continue;
+            }
+            fs::remove_dir_all(&path).map_err(Error::io(&path, "remove what a killed writer left in"))?;
+            tracing::info!("{}: removed, left behind by a writer that was killed", path.display());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // While it is locked: whoever opened it meanwhile sees that it is gone, and makes a new one.
+        let _gone_or_left_for_the_next = fs::remove_file(&self.path);
+        for dir in self.created.iter().rev() {
+            // Refused by the system where the output, or anything else, is in it.
+            if fs::remove_dir(dir).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+/// Creates and locks `path`.
+fn lock_file(path: &Path, target: &Path) -> Result<File> {
+    loop {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(unwritable(target))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut owner = String::new();
+                // It may not have been written yet, and is no more than a help.
+                let _unreadable = (&mut file).take(20).read_to_string(&mut owner);
+                let by = match owner.trim() {
+                    "" => "another process".to_owned(),
+                    id => format!("process {id}"),
+                };
+                return Err(Error::OutputLocked { path: target.to_owned(), by });
+            }
+            Err(TryLockError::Error(error)) => return Err(unwritable(target)(error)),
+        }
+        // The owner before removed the file after it was opened here: then this lock is worth nothing.
+        if is_at(&file, path) {
+            file.set_len(0).map_err(unwritable(target))?;
+            write!(file, "{}", std::process::id()).map_err(unwritable(target))?;
+            return Ok(file);
+        }
+    }
+}
+
+/// Whether `file` is what `path` leads to.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
+}
+
+/// Whether `file` is what `path` leads to. Files that are open cannot be removed here.
+#[cfg(not(unix))]
+fn is_at(_file: &File, path: &Path) -> bool {
+    path.exists()
+}
+
+/// `target` as an absolute path. A link is followed, so that what it points to is written and not the link.
+fn resolve(target: &Path) -> Result<PathBuf> {
+    let resolved = match fs::symlink_metadata(target) {
+        Ok(_) => fs::canonicalize(target),
+        Err(_) => std::path::absolute(target).map(|path| {
+            // The parent may be a link too; two ways to one place must give one lock.
+            let parent = path.parent().and_then(|parent| fs::canonicalize(parent).ok());
+            match (parent, path.file_name().map(OsString::from)) {
+                (Some(parent), Some(name)) => parent.join(name),
+                _ => path,
+            }
+        }),
+    };
+    resolved.map_err(Error::io(target, "resolve"))
+}
+
+pub(crate) fn unwritable(target: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |source| {
+        // An error that names the temporary path helps nobody; its kind is what the user can act on.
+        let source = if source.raw_os_error().is_some() { source } else { source.kind().into() };
+        Error::OutputUnwritable { path: target.to_owned(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_shared_here_and_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("a/b/out");
+        let lock = OutputLock::take(&target).unwrap();
+        let again = OutputLock::take(&target).unwrap();
+        assert_eq!(lock.target(), again.target());
+        drop(lock);
+        assert!(root.path().join("a/b/.out.lock").exists());
+        // Another process, which is another open file to the system.
+        let other = File::open(root.path().join("a/b/.out.lock")).unwrap();
+        assert!(matches!(other.try_lock(), Err(TryLockError::WouldBlock)));
+        drop(again);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_lock_of_somebody_else_is_respected() {
+        let root = tempfile::tempdir().unwrap();
+        let other = File::create(root.path().join(".out.lock")).unwrap();
+        other.lock().unwrap();
+        let error = OutputLock::take(&root.path().join("out")).unwrap_err();
+        assert!(matches!(error, Error::OutputLocked { .. }), "{error}");
+        drop(other);
+        OutputLock::take(&root.path().join("out")).unwrap();
+    }
+
+    #[test]
+    fn what_killed_writers_left_is_put_in_order() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = |name: &str| {
+            let path = root.path().join(name);
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("was"), name).unwrap();
+            path
+        };
+        let stale = dir(".out.partial-a1B2c3");
+        let aside = dir(".out.partial-a1B2c3-replaced");
+        let others = [dir(".out.partial-of-mine"), dir(".out2.partial-a1B2c3"), dir("out.partial-a1B2c3")];
+        drop(OutputLock::take(&root.path().join("out")).unwrap());
+        assert!(!stale.exists() && !aside.exists());
+        assert_eq!(fs::read(root.path().join("out/was")).unwrap(), b".out.partial-a1B2c3-replaced");
+        assert!(others.iter().all(|path| path.exists()));
+        // With the output in place, what was moved aside is what it replaced.
+        let aside = dir(".out.partial-a1B2c3-replaced");
+        drop(OutputLock::take(&root.path().join("out")).unwrap());
+        assert!(!aside.exists());
+    }
+}

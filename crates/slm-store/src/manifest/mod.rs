@@ -1,0 +1,188 @@
+//! `manifest.json`: size and checksums of every other file of a checkpoint.
+
+mod hash;
+mod record;
+mod stored;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::tensors::PositionedFile;
+use crate::{Error, Result, json};
+
+pub use hash::{Hasher, sha256, sha256_of};
+pub use record::{FileRecord, Parts};
+pub use stored::records;
+
+/// Name of the manifest in a checkpoint.
+pub const MANIFEST: &str = "manifest.json";
+
+/// What a directory with a manifest holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kind {
+    /// A model of slm's, with its configuration.
+    #[default]
+    Checkpoint,
+    /// A module of anybody's.
+    Module,
+}
+
+/// Every other file of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifest {
+    /// What the directory holds.
+    pub kind: Kind,
+    /// What each file is known by.
+    pub files: BTreeMap<String, FileRecord>,
+}
+
+impl Manifest {
+    /// Describes the files `names` of `dir`, which holds a `kind`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn of(dir: &Path, kind: Kind, names: &[String]) -> Result<Self> {
+        let mut files = BTreeMap::new();
+        for name in names {
+            files.insert(name.clone(), FileRecord::of_path(&dir.join(name))?);
+        }
+        Ok(Self { kind, files })
+    }
+
+    /// The manifest of `dir` with these records.
+    ///
+    /// # Errors
+    /// [`Error::Field`] for a name that is not that of a file of `dir`.
+    pub fn new(dir: &Path, kind: Kind, files: BTreeMap<String, FileRecord>) -> Result<Self> {
+        match files.keys().find(|name| !is_plain_name(name)) {
+            Some(name) => {
+                Err(Error::field(&dir.join(MANIFEST), "files", "names of files in this directory", name))
+            }
+            None => Ok(Self { kind, files }),
+        }
+    }
+
+    /// The bytes of the manifest of `dir`.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::TooLarge`], [`Error::Io`].
+    pub fn read_bytes(dir: &Path) -> Result<Vec<u8>> {
+        let remedy = "it holds the checksums of the checkpoint's files: restore it, or skip verification with \
+                      --no-verify";
+        json::read(&dir.join(MANIFEST), json::SMALL, remedy)
+    }
+
+    /// Reads `bytes` as the manifest of `dir`, of [`FORMAT_VERSION`](crate::FORMAT_VERSION), and makes sure that it
+    /// names files of `dir` only.
+    ///
+    /// # Errors
+    /// [`Error::Json`], [`Error::Field`], [`Error::Checksum`].
+    pub fn parse(dir: &Path, bytes: &[u8]) -> Result<Self> {
+        let path = dir.join(MANIFEST);
+        let (kind, files) = stored::parse(&path, bytes)?.into_files(&path)?;
+        Self::new(dir, kind, files)
+    }
+
+    /// The content of the manifest of `dir`.
+    ///
+    /// # Errors
+    /// [`Error::Write`] for one that was read from an old version.
+    pub fn to_bytes(&self, dir: &Path) -> Result<Vec<u8>> {
+        let path = dir.join(MANIFEST);
+        json::to_bytes(&path, &stored::Stored::of(&path, self.kind, &self.files)?)
+    }
+
+    /// `bytes` as the content of a manifest of the current version, with a checksum of its own that fits.
+    ///
+    /// # Errors
+    /// [`Error::Json`], [`Error::Field`].
+    pub fn resealed(dir: &Path, bytes: &[u8]) -> Result<Vec<u8>> {
+        let path = dir.join(MANIFEST);
+        json::to_bytes(&path, &stored::parse(&path, bytes)?.sealed(&path)?)
+    }
+
+    /// Compares `file`, which is `dir/name`, with its record.
+    ///
+    /// # Errors
+    /// [`Error::Unlisted`], [`Error::Checksum`], [`Error::Io`].
+    pub fn verify_file(&self, dir: &Path, name: &str, file: &PositionedFile) -> Result<()> {
+        let path = dir.join(name);
+        self.record(&path, name)?.verify(&path, file)
+    }
+
+    /// [`Manifest::verify_file`] for bytes that are in memory.
+    ///
+    /// # Errors
+    /// [`Error::Unlisted`], [`Error::Checksum`].
+    pub fn verify_bytes(&self, dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = dir.join(name);
+        self.record(&path, name)?.verify_bytes(&path, bytes)
+    }
+
+    /// The record of the file `name`, which is at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Unlisted`].
+    pub fn record(&self, path: &Path, name: &str) -> Result<&FileRecord> {
+        self.files.get(name).ok_or_else(|| Error::Unlisted { path: path.to_owned() })
+    }
+}
+
+/// Whether `name` is a file name and nothing else: no directory, no way out of one.
+pub fn is_plain_name(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0', ':'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_leave_the_directory_are_refused() {
+        for name in ["", ".", "..", "../a", "a/b", "/a", "a\\b", "C:a", "a\0"] {
+            assert!(!is_plain_name(name), "{name:?}");
+        }
+        assert!(is_plain_name("model-00001-of-00002.safetensors"));
+    }
+
+    #[test]
+    fn files_of_every_size_are_known_by_their_blake3() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path();
+        const CHUNK: usize = record::CHUNK_BYTES as usize;
+        let sizes = [0, 1, 1024, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 70_000];
+        let mut names = Vec::new();
+        for size in sizes {
+            let name = size.to_string();
+            let bytes: Vec<u8> = (0..size).map(|i| ((i * 31) >> 5) as u8).collect();
+            std::fs::write(dir.join(&name), bytes).unwrap();
+            names.push(name);
+        }
+        let manifest = Manifest::of(dir, Kind::Module, &names).unwrap();
+        let stored = manifest.to_bytes(dir).unwrap();
+        assert_eq!(Manifest::parse(dir, &stored).unwrap(), manifest);
+        let stored: serde_json::Value = serde_json::from_slice(&stored).unwrap();
+        for (name, size) in names.iter().zip(sizes) {
+            let mut bytes = std::fs::read(dir.join(name)).unwrap();
+            let record = &stored["files"][name];
+            assert_eq!(record["blake3"], blake3::hash(&bytes).to_hex().as_str(), "{size}");
+            assert_eq!(record["sha256"], sha256(&bytes), "{size}");
+            let chunks = record["chunks"]["blake3"].as_array().map_or(1, Vec::len);
+            assert_eq!(chunks, size.div_ceil(CHUNK).max(1), "{size}");
+            let file = PositionedFile::new(std::fs::File::open(dir.join(name)).unwrap());
+            manifest.verify_file(dir, name, &file).unwrap();
+            manifest.verify_bytes(dir, name, &bytes).unwrap();
+            let Some(last) = bytes.last_mut() else { continue };
+            *last ^= 1;
+            let error = manifest.verify_bytes(dir, name, &bytes).unwrap_err();
+            let named = match size.div_ceil(CHUNK) {
+                1 => "BLAKE3".to_owned(),
+                chunks => format!("BLAKE3 of bytes {} to {size}", (chunks - 1) * CHUNK),
+            };
+            assert!(matches!(&error, Error::Checksum { what, .. } if *what == named), "{error}");
+        }
+        // The seal is of what anybody gets who sorts the names and leaves out the blanks.
+        let sorted = serde_json::to_vec(&stored["files"]).unwrap();
+        assert_eq!(stored["files_blake3"], blake3::hash(&sorted).to_hex().as_str());
+    }
+}

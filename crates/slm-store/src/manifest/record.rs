@@ -1,0 +1,194 @@
+//! What one file is known by, and comparing it with that.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use super::hash::{self, Hasher, sha256_of};
+use crate::tensors::PositionedFile;
+use crate::{Error, Result};
+
+/// Bytes of the parts of a file that have checksums of their own, so that all processors check it together. A file of
+/// no more bytes has one part.
+pub(super) const CHUNK_BYTES: u64 = 8 << 20;
+
+/// What a file is known by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileRecord {
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 in lower-case hexadecimal digits, for people and lineage.
+    pub sha256: String,
+    /// What the file is compared with when it is read.
+    pub(super) checksums: Checksums,
+}
+
+/// Checksums of the parts of a file, which together are all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Checksums {
+    pub(super) algorithm: Algorithm,
+    /// Bytes of every part but the last, which has the rest.
+    pub(super) part_bytes: u64,
+    /// One for each part, in lower-case hexadecimal digits.
+    pub(super) parts: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Algorithm {
+    /// SHA-256 of each part.
+    Sha256,
+    /// BLAKE3 of the file where there is one part, else the chaining values of the parts.
+    Blake3,
+}
+
+impl FileRecord {
+    /// Describes the file `path`.
+    pub(super) fn of_path(path: &Path) -> Result<Self> {
+        let file = PositionedFile::new(File::open(path).map_err(Error::io(path, "open"))?);
+        let size = file.size().map_err(Error::io(path, "read the size"))?;
+        let (sha256, checksums) =
+            rayon::join(|| sha256_of(path, &file), || Checksums::blake3_of(path, &file, size));
+        Ok(Self { size, sha256: sha256?, checksums: checksums? })
+    }
+
+    /// A record that has SHA-256 alone, as before version 3: of the whole file, and of its parts of `chunks` bytes each.
+    /// None where the number of parts does not fit the size.
+    pub fn with_sha256(size: u64, sha256: String, chunks: Option<(u64, Vec<String>)>) -> Option<Self> {
+        let (part_bytes, parts) = chunks.unwrap_or_else(|| (size, vec![sha256.clone()]));
+        let checksums = Checksums { algorithm: Algorithm::Sha256, part_bytes, parts };
+        checksums.fit(size).then_some(Self { size, sha256, checksums })
+    }
+
+    /// A record with BLAKE3 of the whole file, and the chaining values of its parts of `chunks` bytes each. None where
+    /// these do not fit the size or are not of the file that the first is of.
+    pub fn with_blake3(
+        size: u64,
+        sha256: String,
+        blake3: String,
+        chunks: Option<(u64, Vec<String>)>,
+    ) -> Option<Self> {
+        let whole = match &chunks {
+            None => true,
+            Some((part_bytes, parts)) => {
+                hash::is_subtree(*part_bytes) && hash::merge(parts).as_ref() == Some(&blake3)
+            }
+        };
+        let (part_bytes, parts) = chunks.unwrap_or_else(|| (size, vec![blake3]));
+        let checksums = Checksums { algorithm: Algorithm::Blake3, part_bytes, parts };
+        (whole && checksums.fit(size)).then_some(Self { size, sha256, checksums })
+    }
+
+    /// Compares `file`, which is at `path`, with this record.
+    pub fn verify(&self, path: &Path, file: &PositionedFile) -> Result<()> {
+        let size = file.size().map_err(Error::io(path, "read the size"))?;
+        self.parts(path, size)?
+            .verify(|Range { start, end }, hasher| hasher.read(path, file, start, end - start))
+    }
+
+    /// [`FileRecord::verify`] for bytes that are in memory.
+    pub(super) fn verify_bytes(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        self.parts(path, bytes.len() as u64)?.verify(|Range { start, end }, hasher| {
+            hasher.update(&bytes[start as usize..end as usize]);
+            Ok(())
+        })
+    }
+
+    /// The parts of the file that have checksums, once its size, which costs nothing to look at, is right.
+    pub fn parts<'a>(&'a self, path: &'a Path, size: u64) -> Result<Parts<'a>> {
+        if self.size == size {
+            return Ok(Parts { path, size, checksums: &self.checksums });
+        }
+        let (expected, found) = (self.size.to_string(), size.to_string());
+        Err(Error::Checksum { path: path.to_owned(), what: "size".to_owned(), expected, found })
+    }
+}
+
+impl Checksums {
+    /// BLAKE3 of `file`, by parts where it is large.
+    fn blake3_of(path: &Path, file: &PositionedFile, size: u64) -> Result<Self> {
+        let part_bytes = CHUNK_BYTES.min(size);
+        let empty = Self { algorithm: Algorithm::Blake3, part_bytes, parts: Vec::new() };
+        let count = if size == 0 { 1 } else { size.div_ceil(part_bytes) };
+        let parts = (0..count).into_par_iter().map(|part| {
+            let start = part * part_bytes;
+            let mut hasher = empty.hasher(start, count == 1);
+            hasher.read(path, file, start, part_bytes.min(size - start))?;
+            Ok(hasher.finish())
+        });
+        Ok(Self { parts: parts.collect::<Result<_>>()?, ..empty })
+    }
+
+    /// Whether there is a checksum for each part of a file of `size` bytes.
+    fn fit(&self, size: u64) -> bool {
+        match (size, self.part_bytes) {
+            (0, 0) => self.parts.len() == 1,
+            (_, 0) => false,
+            (size, part_bytes) => self.parts.len() as u64 == size.div_ceil(part_bytes),
+        }
+    }
+
+    /// What computes the checksum of the part that begins at `start`.
+    fn hasher(&self, start: u64, whole: bool) -> Hasher {
+        match (self.algorithm, whole) {
+            (Algorithm::Sha256, _) => Hasher::sha256(),
+            (Algorithm::Blake3, true) => Hasher::blake3(),
+            (Algorithm::Blake3, false) => Hasher::blake3_part(start),
+        }
+    }
+}
+
+/// The parts of a file that is compared with its checksums.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts<'a> {
+    path: &'a Path,
+    size: u64,
+    checksums: &'a Checksums,
+}
+
+impl Parts<'_> {
+    /// Bytes of every part but the last, which has the rest.
+    pub fn part_bytes(&self) -> u64 {
+        self.checksums.part_bytes
+    }
+
+    fn count(&self) -> usize {
+        self.checksums.parts.len()
+    }
+
+    /// Where part `part` lies in the file.
+    fn range(&self, part: usize) -> Range<u64> {
+        let start = part as u64 * self.part_bytes();
+        start..self.size.min(start + self.part_bytes())
+    }
+
+    /// What is to be given all bytes of part `part`.
+    pub fn hasher(&self, part: usize) -> Hasher {
+        self.checksums.hasher(self.range(part).start, self.count() == 1)
+    }
+
+    /// Compares part `part`, all of which `hasher` has been given.
+    pub fn check(&self, part: usize, hasher: Hasher) -> Result<()> {
+        let name = hasher.name();
+        let (expected, found) = (&self.checksums.parts[part], hasher.finish());
+        if *expected == found {
+            return Ok(());
+        }
+        let Range { start, end } = self.range(part);
+        let what = match self.count() {
+            1 => name.to_owned(),
+            _ => format!("{name} of bytes {start} to {end}"),
+        };
+        Err(Error::Checksum { path: self.path.to_owned(), what, expected: expected.clone(), found })
+    }
+
+    /// Compares all parts, on all threads: `feed` gives a hasher the bytes of a range of the file.
+    fn verify(&self, feed: impl Fn(Range<u64>, &mut Hasher) -> Result<()> + Sync) -> Result<()> {
+        (0..self.count()).into_par_iter().try_for_each(|part| {
+            let mut hasher = self.hasher(part);
+            feed(self.range(part), &mut hasher)?;
+            self.check(part, hasher)
+        })
+    }
+}

@@ -1,0 +1,429 @@
+//! `quantization_metadata.json`: what was done to a model when it was quantized.
+//!
+//! The numbers that a model computes with are in the tensors; this file is for people and tools, and is
+//! checked against the tensors when they are read. The scheme of each layer is the exception: it says how
+//! the tensors are to be read.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use slm_quant_core::{
+    ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, QParams, QuantScheme,
+    QuantizationType, QuantizedMatrix, ScaleDtype, Scales,
+};
+
+use crate::json::{self, number};
+use crate::{Error, FORMAT_VERSION, Result};
+
+/// The whole of `quantization_metadata.json`. Unknown keys are refused.
+///
+/// Statistics that may be NaN or infinite (the SQNR of a layer without error is infinite) are JSON numbers
+/// where they are finite, and otherwise the strings `"NaN"`, `"Infinity"` and `"-Infinity"`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuantizationMetadata {
+    /// Version of the format, [`FORMAT_VERSION`](crate::FORMAT_VERSION).
+    pub format_version: u32,
+    /// Version of slm that quantized the model.
+    pub program_version: String,
+    /// How the quantized weights came about.
+    pub mode: QuantizationMode,
+    /// What is done with activations.
+    #[serde(rename = "type")]
+    pub quantization_type: QuantizationType,
+    /// Width of weight codes that was asked for. Each layer has its own scheme.
+    pub bits: Bits,
+    /// Granularity of weight scales that was asked for.
+    pub granularity: Granularity,
+    /// Mapping of weights that was asked for.
+    pub mapping: Mapping,
+    /// Type of stored scales that was asked for.
+    pub scale_dtype: ScaleDtype,
+    /// Observer that chose the weight ranges.
+    pub weight_observer: String,
+    /// Observer that chose the activation ranges; static quantization only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation_observer: Option<String>,
+    /// Which activations share a scale; dynamic quantization only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation_granularity: Option<ActivationGranularity>,
+    /// Quantized layers, in forward order.
+    pub layers: Vec<LayerMetadata>,
+    /// Linear layers that were left float.
+    #[serde(default)]
+    pub skipped: Vec<SkippedLayer>,
+    /// What the model was made from.
+    #[serde(default)]
+    pub lineage: Lineage,
+}
+
+/// What a quantized model was made from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lineage {
+    /// Lower-case hexadecimal SHA-256 of the `model.safetensors` of the checkpoint that it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_sha256: Option<String>,
+    /// The text that activations were observed on; static quantization only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationRecord>,
+    /// The training with quantization, in modes `qat` and `finetuned` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<TrainingRecord>,
+}
+
+/// How quantized weights came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QuantizationMode {
+    /// Post-training quantization.
+    Ptq,
+    /// Quantization-aware training.
+    Qat,
+    /// Fine-tuning of a quantized model.
+    Finetuned,
+    /// Nobody said: a module that was saved without a report of its quantization.
+    Unrecorded,
+}
+
+/// One quantized linear layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerMetadata {
+    /// Path of the layer, such as `layers.0.self_attn.q_proj`.
+    pub name: String,
+    /// `[out_features, in_features]`.
+    pub shape: [usize; 2],
+    /// How its weight is quantized.
+    pub scheme: QuantScheme,
+    /// Its scales.
+    pub scales: ScaleRecord,
+    /// Its zero points; affine mappings only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zero_points: Option<ZeroPointRecord>,
+    /// Parameters of its input, with a zero point in `[0, 255]`; static quantization only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<QParams>,
+    /// How far the dequantized weight is from the float one.
+    pub error: WeightError,
+    /// Bytes of the float weight, without bias.
+    pub bytes_before: u64,
+    /// Bytes of codes, scales and zero points.
+    pub bytes_after: u64,
+}
+
+/// Difference between a weight and its dequantized form.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightError {
+    /// Signal to quantization noise, `20 log10(|w| / |w - w'|)`, in dB.
+    #[serde(with = "number")]
+    pub sqnr_db: f64,
+    /// Largest absolute difference.
+    #[serde(with = "number")]
+    pub max_abs_error: f64,
+    /// Share of the values that lay outside the representable range, 0 to 1.
+    #[serde(with = "number")]
+    pub clipped_share: f64,
+}
+
+/// The scales of a layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleRecord {
+    /// Number of scales.
+    pub count: usize,
+    /// Smallest scale.
+    pub min: f32,
+    /// Largest scale.
+    pub max: f32,
+    /// Mean scale.
+    pub mean: f64,
+    /// All scales, by row; left out for scales per group, of which there are many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub values: Option<Vec<f32>>,
+}
+
+/// The zero points of a layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ZeroPointRecord {
+    /// Number of zero points.
+    pub count: usize,
+    /// Smallest zero point.
+    pub min: i8,
+    /// Largest zero point.
+    pub max: i8,
+    /// Mean zero point.
+    pub mean: f64,
+    /// All zero points, by row; left out for scales per group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub values: Option<Vec<i8>>,
+}
+
+/// A linear layer that was left float.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SkippedLayer {
+    /// Path of the layer.
+    pub name: String,
+    /// `[out_features, in_features]`.
+    pub shape: [usize; 2],
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// A training with quantization.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingRecord {
+    /// Lower-case hexadecimal SHA-256 of the text.
+    pub text_sha256: String,
+    /// Tokens that the model was trained on, each time that one was used.
+    pub tokens: u64,
+    /// Optimizer steps.
+    pub steps: u64,
+}
+
+/// A calibration text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CalibrationRecord {
+    /// Lower-case hexadecimal SHA-256 of the text.
+    pub text_sha256: String,
+    /// Tokens that were run through the model.
+    pub tokens: u64,
+}
+
+/// A quantized weight apart from its codes.
+#[derive(Debug, Clone, Copy)]
+pub struct WeightParams<'a> {
+    /// `[rows, cols]`.
+    pub shape: [usize; 2],
+    /// How it is quantized.
+    pub scheme: QuantScheme,
+    /// Its scales.
+    pub scales: &'a Scales,
+    /// Its zero points; affine mappings only.
+    pub zero_points: Option<&'a [i8]>,
+}
+
+impl<'a> WeightParams<'a> {
+    /// Those of `matrix`.
+    pub fn of(matrix: &'a QuantizedMatrix) -> Self {
+        Self {
+            shape: [matrix.rows(), matrix.cols()],
+            scheme: matrix.scheme(),
+            scales: matrix.scales(),
+            zero_points: matrix.zero_points(),
+        }
+    }
+
+    fn lists_all(&self) -> bool {
+        !matches!(self.scheme.granularity, Granularity::PerGroup { .. })
+    }
+
+    /// Bytes of codes, scales and zero points.
+    fn byte_size(&self) -> u64 {
+        let [rows, cols] = self.shape;
+        let scales = self.scales.len() * self.scales.dtype().size();
+        (rows * self.scheme.bits.row_bytes(cols) + scales + self.zero_points.map_or(0, <[i8]>::len)) as u64
+    }
+}
+
+impl ScaleRecord {
+    /// Describes the scales of `matrix`.
+    pub fn of(matrix: &QuantizedMatrix) -> Self {
+        Self::of_params(&WeightParams::of(matrix))
+    }
+
+    fn of_params(weight: &WeightParams<'_>) -> Self {
+        let values = weight.scales.to_f32();
+        let count = values.len();
+        Self {
+            count,
+            min: values.iter().copied().fold(f32::INFINITY, f32::min),
+            max: values.iter().copied().fold(f32::NEG_INFINITY, f32::max),
+            mean: values.iter().map(|&scale| f64::from(scale)).sum::<f64>() / count as f64,
+            values: weight.lists_all().then_some(values),
+        }
+    }
+}
+
+impl ZeroPointRecord {
+    /// Describes the zero points of `matrix`; none in a symmetric mapping.
+    pub fn of(matrix: &QuantizedMatrix) -> Option<Self> {
+        Self::of_params(&WeightParams::of(matrix))
+    }
+
+    fn of_params(weight: &WeightParams<'_>) -> Option<Self> {
+        let values = weight.zero_points?;
+        Some(Self {
+            count: values.len(),
+            min: values.iter().copied().min()?,
+            max: values.iter().copied().max()?,
+            mean: values.iter().map(|&zero| f64::from(zero)).sum::<f64>() / values.len() as f64,
+            values: weight.lists_all().then(|| values.to_vec()),
+        })
+    }
+}
+
+impl LayerMetadata {
+    /// Describes the quantized weight `matrix` of layer `name`, whose input has the parameters `activation`
+    /// where these are static.
+    pub fn new(
+        name: impl Into<String>,
+        matrix: &QuantizedMatrix,
+        activation: Option<QParams>,
+        error: WeightError,
+    ) -> Self {
+        Self::of_params(name, &WeightParams::of(matrix), activation, error)
+    }
+
+    fn of_params(
+        name: impl Into<String>,
+        weight: &WeightParams<'_>,
+        activation: Option<QParams>,
+        error: WeightError,
+    ) -> Self {
+        let [rows, cols] = weight.shape;
+        Self {
+            name: name.into(),
+            shape: weight.shape,
+            scheme: weight.scheme,
+            scales: ScaleRecord::of_params(weight),
+            zero_points: ZeroPointRecord::of_params(weight),
+            activation,
+            error,
+            bytes_before: rows as u64 * cols as u64 * 4,
+            bytes_after: weight.byte_size(),
+        }
+    }
+
+    /// The first field that disagrees with the stored weight: its name, what the weight says, and what is
+    /// written here.
+    fn disagreement(
+        &self,
+        weight: &WeightParams<'_>,
+        activation: Option<QParams>,
+    ) -> Option<(&'static str, String, String)> {
+        fn differ<T: PartialEq + std::fmt::Debug>(
+            field: &'static str,
+            expected: &T,
+            found: &T,
+        ) -> Option<(&'static str, String, String)> {
+            (expected != found).then(|| (field, short(expected), short(found)))
+        }
+        let stored = Self::of_params(self.name.as_str(), weight, activation, self.error);
+        differ("shape", &stored.shape, &self.shape)
+            .or_else(|| differ("scheme", &stored.scheme, &self.scheme))
+            .or_else(|| differ("scales", &stored.scales, &self.scales))
+            .or_else(|| differ("zero_points", &stored.zero_points, &self.zero_points))
+            .or_else(|| differ("activation", &stored.activation, &self.activation))
+            .or_else(|| differ("bytes_after", &stored.bytes_after, &self.bytes_after))
+    }
+}
+
+/// A value for a message; long lists are cut.
+fn short(value: &impl std::fmt::Debug) -> String {
+    let text = format!("{value:?}");
+    match text.char_indices().nth(300) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+impl QuantizationMetadata {
+    /// Parses the bytes of `path`, of the current version. `as_in` is the file that the version is known from.
+    ///
+    /// # Errors
+    /// [`Error::Json`], [`Error::Field`] for another version or a scale beyond the largest 32-bit float.
+    pub fn parse(path: &Path, bytes: &[u8], as_in: &str) -> Result<Self> {
+        /// Read first, so that a file of another version is told apart from a damaged one.
+        #[derive(Deserialize)]
+        struct Header {
+            #[serde(default)]
+            format_version: Value,
+        }
+        let Header { format_version } = json::parse(path, bytes)?;
+        Self::check_version(path, &format_version, FORMAT_VERSION, as_in)?;
+        let metadata: Self = json::parse(path, bytes)?;
+        match metadata.infinite_scale() {
+            Some((field, scale)) => Err(Error::field(path, field, "a 32-bit float", scale)),
+            None => Ok(metadata),
+        }
+    }
+
+    /// Refuses metadata that is not of version `version`, which the file `as_in` says.
+    ///
+    /// # Errors
+    /// [`Error::Field`].
+    pub fn check_version(path: &Path, found: &Value, version: u32, as_in: &str) -> Result<()> {
+        if found.as_u64() == Some(u64::from(version)) {
+            return Ok(());
+        }
+        Err(Error::field(path, "format_version", format!("{version}, as in {as_in}"), found))
+    }
+
+    /// How the input of a layer is treated, whose tensors say `weight` and `activation`. `path` is that of the metadata.
+    ///
+    /// # Errors
+    /// [`Error::Metadata`] where the metadata says otherwise, [`Error::Field`] where it contradicts itself.
+    pub fn check_layer(
+        &self,
+        path: &Path,
+        record: &LayerMetadata,
+        weight: &WeightParams<'_>,
+        activation: Option<QParams>,
+    ) -> Result<ActivationQuant> {
+        if let Some((field, expected, found)) = record.disagreement(weight, activation) {
+            let (path, layer) = (path.to_owned(), record.name.clone());
+            return Err(Error::Metadata { path, layer, field, expected, found });
+        }
+        self.activation_quant(record)
+            .map_err(|(field, expected, found)| Error::field(path, field, expected, found))
+    }
+
+    /// The first scale that is beyond the largest 32-bit float, and so was read as infinite: its field, and it.
+    fn infinite_scale(&self) -> Option<(String, f32)> {
+        self.layers.iter().find_map(|layer| {
+            let ScaleRecord { min, max, values, .. } = &layer.scales;
+            let weight = [min, max].into_iter().chain(values.iter().flatten()).map(|scale| ("scales", scale));
+            let activation = layer.activation.iter().map(|qparams| ("activation", &qparams.scale));
+            let (field, &scale) = weight.chain(activation).find(|(_, scale)| !scale.is_finite())?;
+            Some((format!("layers[{:?}].{field}", layer.name), scale))
+        })
+    }
+
+    /// The record of layer `name`.
+    pub fn layer(&self, name: &str) -> Option<&LayerMetadata> {
+        self.layers.iter().find(|layer| layer.name == name)
+    }
+
+    /// How `layer` treats its input.
+    ///
+    /// # Errors
+    /// The field that is missing or should not be there, what it should be, and what it is.
+    pub fn activation_quant(
+        &self,
+        layer: &LayerMetadata,
+    ) -> Result<ActivationQuant, (String, &'static str, String)> {
+        let field = format!("layers[{:?}].activation", layer.name);
+        match (self.quantization_type, layer.activation, self.activation_granularity) {
+            (QuantizationType::Static, Some(qparams), _) => Ok(ActivationQuant::Static(qparams)),
+            (QuantizationType::Static, None, _) => {
+                Err((field, "a scale and zero point, for type \"static\"", "nothing".to_owned()))
+            }
+            (_, Some(qparams), _) => {
+                Err((field, "nothing, unless type is \"static\"", format!("scale {}", qparams.scale)))
+            }
+            (QuantizationType::Dynamic, None, Some(granularity)) => Ok(ActivationQuant::Dynamic(granularity)),
+            (QuantizationType::Dynamic, None, None) => {
+                let expected = "\"token\" or \"tensor\", for type \"dynamic\"";
+                Err(("activation_granularity".to_owned(), expected, "nothing".to_owned()))
+            }
+            (QuantizationType::WeightOnly, None, _) => Ok(ActivationQuant::Float),
+        }
+    }
+}

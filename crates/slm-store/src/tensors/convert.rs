@@ -1,0 +1,36 @@
+//! Little-endian bytes to and from numbers.
+
+use half::{bf16, f16};
+use safetensors::Dtype;
+
+/// Bytes of one element of a float type that is read as F32.
+pub(super) fn float_size(dtype: Dtype) -> Option<usize> {
+    match dtype {
+        Dtype::F32 => Some(4),
+        Dtype::F16 | Dtype::BF16 => Some(2),
+        _ => None,
+    }
+}
+
+/// Appends the elements of `bytes`, which are of a type that [`float_size`] knows.
+pub(super) fn extend_f32(out: &mut Vec<f32>, bytes: &[u8], dtype: Dtype) {
+    match dtype {
+        Dtype::F16 => out.extend(pairs(bytes).map(|b| f16::from_le_bytes(b).to_f32())),
+        Dtype::BF16 => out.extend(pairs(bytes).map(|b| bf16::from_le_bytes(b).to_f32())),
+        _ => out.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+    }
+}
+
+/// The elements of F16 `bytes`, as they are stored.
+pub fn to_f16(bytes: &[u8]) -> Vec<f16> {
+    pairs(bytes).map(f16::from_le_bytes).collect()
+}
+
+fn pairs(bytes: &[u8]) -> impl Iterator<Item = [u8; 2]> {
+    bytes.chunks_exact(2).map(|b| [b[0], b[1]])
+}
+
+/// The first NaN or infinity.
+pub fn first_not_finite(values: &[f32]) -> Option<(usize, f32)> {
+    values.iter().copied().enumerate().find(|(_, value)| !value.is_finite())
+}

@@ -1,0 +1,22 @@
+//! Reading and writing of files of tensors, one tensor at a time.
+//!
+//! Formats: safetensors (<https://github.com/huggingface/safetensors#format>), read and written, and burnpack
+//! (the documentation of the crate `burn-pack`), read. A file is read by position, never mapped: it may be
+//! truncated or replaced by another process while it is open, which a mapped file answers with a signal and a
+//! positioned read with an error.
+
+mod burnpack;
+mod convert;
+mod destination;
+mod header;
+mod pass;
+mod positioned;
+mod reader;
+mod writer;
+
+pub use reader::TensorFile;
+pub use writer::{TensorFileWriter, TensorSpec};
+
+pub use convert::{first_not_finite, to_f16};
+pub use destination::Destination;
+pub use positioned::PositionedFile;

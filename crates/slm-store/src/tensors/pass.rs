@@ -1,0 +1,220 @@
+//! Reading a whole file in one pass: all tensors to where they belong, and all bytes through the checksums that
+//! they are compared with.
+//!
+//! The file is taken in the parts that have checksums, on all threads, a few hundred kilobytes at a time, so that
+//! bytes are hashed, checked and packed while they are in the cache. A tensor is filled in units (rows of codes
+//! that are packed together). One that lies over the end of a part is a *seam*: its bytes are kept until the
+//! threads at both sides have read them.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use super::destination::{Destination, Part, Refused};
+use crate::manifest::{Hasher, Parts};
+use crate::{Error, Result};
+
+/// Bytes read at once, unless a unit has more: few enough to stay in the cache of a core.
+const BUFFER_BYTES: usize = 256 << 10;
+/// Bytes of a part where there are no checksums to say.
+const PART_BYTES: u64 = 1 << 20;
+
+/// A tensor of the file, and where it goes.
+pub(super) struct Tensor<'a> {
+    pub(super) name: &'a str,
+    pub(super) place: Range<u64>,
+    pub(super) target: &'a mut Destination,
+}
+
+/// Where a file is read from.
+pub(super) struct Input<'a> {
+    /// Bytes of the file.
+    pub(super) size: u64,
+    /// What it is compared with.
+    pub(super) checksums: Option<Parts<'a>>,
+    /// Fills a buffer from an offset.
+    pub(super) read: &'a (dyn Fn(u64, &mut [u8]) -> Result<()> + Sync),
+    /// The error for a tensor that is not what it should be.
+    pub(super) refuse: &'a (dyn Fn(&str, Refused) -> Error + Sync),
+}
+
+/// What one thread reads in one go: a part of the file.
+struct Job<'a> {
+    pieces: Vec<Piece<'a>>,
+}
+
+/// Bytes of one tensor.
+struct Piece<'a> {
+    tensor: &'a str,
+    place: Range<u64>,
+    into: Into<'a>,
+}
+
+enum Into<'a> {
+    /// These bytes are all that fill it.
+    Part(Part<'a>),
+    /// They go to an offset of a seam.
+    Seam { seam: usize, offset: usize },
+}
+
+/// A unit whose bytes lie in several parts of the file.
+struct Seam<'a> {
+    part: Option<Part<'a>>,
+    /// Allocated with the first bytes, and given back with the last.
+    bytes: Vec<u8>,
+    missing: usize,
+}
+
+/// Reads `tensors`, in the order of their places, which do not overlap.
+pub(super) fn run(input: &Input<'_>, tensors: Vec<Tensor<'_>>) -> Result<()> {
+    let part_bytes = input.checksums.map_or(PART_BYTES, |parts| parts.part_bytes()).max(1);
+    let (jobs, seams) = plan(input, part_bytes, tensors)?;
+    let jobs = Mutex::new(jobs.into_iter().enumerate());
+    let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+    (0..rayon::current_num_threads()).into_par_iter().with_max_len(1).try_for_each(|_| {
+        let mut buffer = Vec::new();
+        while let Some((number, job)) = next() {
+            let result = Reader { input, seams: &seams, buffer: &mut buffer, hasher: None }
+                .read(number, job, part_bytes);
+            if result.is_err() {
+                // Nobody needs the rest.
+                while next().is_some() {}
+                return result;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// What each part of the file holds.
+fn plan<'a>(
+    input: &Input<'_>,
+    part_bytes: u64,
+    tensors: Vec<Tensor<'a>>,
+) -> Result<(Vec<Job<'a>>, Vec<Mutex<Seam<'a>>>)> {
+    let count = input.size.div_ceil(part_bytes);
+    let mut jobs: Vec<Job<'a>> = (0..count).map(|_| Job { pieces: Vec::new() }).collect();
+    let mut seams = Vec::new();
+    for Tensor { name, place, target } in tensors {
+        let refuse = |refused| (input.refuse)(name, refused);
+        let mut at = place.start;
+        let mut rest = target.part();
+        while rest.bytes() > 0 {
+            let (number, end) = (at / part_bytes, (at / part_bytes + 1) * part_bytes);
+            let room = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let whole = match rest.bytes() <= room {
+                true => rest.bytes(),
+                false => room / rest.unit_bytes() * rest.unit_bytes(),
+            };
+            if whole > 0 {
+                let (part, others) = rest.split_at(whole).map_err(refuse)?;
+                let place = at..at + whole as u64;
+                at = place.end;
+                jobs[number as usize].pieces.push(Piece { tensor: name, place, into: Into::Part(part) });
+                rest = others;
+                continue;
+            }
+            let unit = rest.unit_bytes().min(rest.bytes());
+            let (part, others) = rest.split_at(unit).map_err(refuse)?;
+            let (start, end) = (at, at + unit as u64);
+            while at < end {
+                let number = at / part_bytes;
+                let place = at..end.min((number + 1) * part_bytes);
+                let into = Into::Seam { seam: seams.len(), offset: (at - start) as usize };
+                at = place.end;
+                jobs[number as usize].pieces.push(Piece { tensor: name, place, into });
+            }
+            seams.push(Mutex::new(Seam { part: Some(part), bytes: Vec::new(), missing: unit }));
+            rest = others;
+        }
+    }
+    Ok((jobs, seams))
+}
+
+/// One thread at one part of the file.
+struct Reader<'a, 'b> {
+    input: &'a Input<'a>,
+    seams: &'a [Mutex<Seam<'b>>],
+    buffer: &'a mut Vec<u8>,
+    hasher: Option<Hasher>,
+}
+
+impl<'b> Reader<'_, 'b> {
+    /// Reads part `number` of the file, and compares it.
+    fn read(mut self, number: usize, job: Job<'b>, part_bytes: u64) -> Result<()> {
+        self.hasher = self.input.checksums.map(|parts| parts.hasher(number));
+        let mut at = number as u64 * part_bytes;
+        let end = self.input.size.min(at + part_bytes);
+        for Piece { tensor, place, into } in job.pieces {
+            self.pass_over(at..place.start)?;
+            at = place.end;
+            match into {
+                Into::Part(part) => self.fill(tensor, place.start, part)?,
+                Into::Seam { seam, offset } => self.fill_seam(tensor, place, seam, offset)?,
+            }
+        }
+        self.pass_over(at..end)?;
+        match (self.input.checksums, self.hasher) {
+            (Some(checksums), Some(hasher)) => checksums.check(number, hasher),
+            _ => Ok(()),
+        }
+    }
+
+    /// The next `bytes` bytes, which begin at `at`.
+    fn next(&mut self, at: u64, bytes: usize) -> Result<&[u8]> {
+        if self.buffer.len() < bytes {
+            self.buffer.resize(bytes, 0);
+        }
+        let bytes = &mut self.buffer[..bytes];
+        (self.input.read)(at, bytes)?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
+        Ok(bytes)
+    }
+
+    /// Bytes that are no tensor's matter for the checksum alone.
+    fn pass_over(&mut self, Range { start, end }: Range<u64>) -> Result<()> {
+        let mut at = start;
+        while self.hasher.is_some() && at < end {
+            let bytes = (end - at).min(BUFFER_BYTES as u64);
+            self.next(at, bytes as usize)?;
+            at += bytes;
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, tensor: &str, start: u64, part: Part<'b>) -> Result<()> {
+        let refuse = self.input.refuse;
+        let step = (BUFFER_BYTES / part.unit_bytes()).max(1) * part.unit_bytes();
+        let (mut at, mut rest) = (start, part);
+        while rest.bytes() > 0 {
+            let bytes = step.min(rest.bytes());
+            let (first, others) = rest.split_at(bytes).map_err(|refused| refuse(tensor, refused))?;
+            first.fill(self.next(at, bytes)?).map_err(|refused| refuse(tensor, refused))?;
+            at += bytes as u64;
+            rest = others;
+        }
+        Ok(())
+    }
+
+    fn fill_seam(&mut self, tensor: &str, place: Range<u64>, seam: usize, offset: usize) -> Result<()> {
+        let refuse = self.input.refuse;
+        let lock = &self.seams[seam];
+        let bytes = self.next(place.start, (place.end - place.start) as usize)?;
+        let mut seam = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(size) = seam.part.as_ref().map(Part::bytes) else { return Ok(()) };
+        seam.bytes.resize(size, 0);
+        seam.bytes[offset..][..bytes.len()].copy_from_slice(bytes);
+        seam.missing -= bytes.len();
+        if seam.missing > 0 {
+            return Ok(());
+        }
+        let bytes = std::mem::take(&mut seam.bytes);
+        match seam.part.take() {
+            Some(part) => part.fill(&bytes).map_err(|refused| refuse(tensor, refused)),
+            None => Ok(()),
+        }
+    }
+}

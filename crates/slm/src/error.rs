@@ -1,0 +1,57 @@
+//! The one error type of this crate.
+
+/// Result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a module was not quantized, trained, saved or loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A plan, a layer or a calibration.
+    #[error(transparent)]
+    Ptq(#[from] slm_ptq::Error),
+    /// Preparing a module for training, or converting it.
+    #[error(transparent)]
+    Qat(#[from] slm_qat::Error),
+    /// Saving or loading.
+    #[error(transparent)]
+    Store(#[from] slm_store::Error),
+    /// A layer that cannot be trained or converted.
+    #[error("layer {layer}: {source}")]
+    Layer {
+        /// Name of the layer.
+        layer: String,
+        /// What was wrong.
+        source: slm_nn::Error,
+    },
+    /// A linear of the module that it does not name, and that would silently stay as it is.
+    #[error(
+        "{path}: NamedLinears does not name this Linear; derive NamedLinears for the type that holds it (a tuple of \
+         layers and other modules must become a struct)"
+    )]
+    Unnamed {
+        /// Path of the layer, as Burn gives it.
+        path: String,
+    },
+    /// Calibration for a module whose activations are not static.
+    #[error("calibration chooses static activation ranges; call `static_activations()` before `calibrate`")]
+    NotStatic,
+    /// Static activations without calibration.
+    #[error(
+        "static activations need ranges; call `calibrate` before `convert`, or use `dynamic_activations()`, which \
+         computes them from each input"
+    )]
+    NotCalibrated,
+    /// Training on a device that keeps no gradients.
+    #[error("the device keeps no gradients; use `device.autodiff()`")]
+    NoGradients,
+    /// Training of a quantized module that holds no quantized layer.
+    #[error("no layer is quantized; convert the module by a `Quantizer` before")]
+    NotQuantized,
+}
+
+impl Error {
+    pub(crate) fn layer(layer: &str, source: slm_nn::Error) -> Self {
+        Self::Layer { layer: layer.to_owned(), source }
+    }
+}

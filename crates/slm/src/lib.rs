@@ -1,0 +1,105 @@
+//! Quantization of any [Burn](burn) module: weights of 8 or 4 bits, exact integer arithmetic on the CPU,
+//! quantization-aware training, and directories to save the result in.
+//!
+//! A module takes part once its linear layers are [`nn::Linear`]s and it derives [`NamedLinears`]:
+//!
+//! ```
+//! use burn::prelude::*;
+//! use slm::prelude::*;
+//!
+//! #[derive(Module, Debug, NamedLinears)]
+//! struct Mlp {
+//!     up: Linear,
+//!     norm: burn::nn::LayerNorm,
+//!     down: Linear,
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let device = Device::flex();
+//! let mlp = Mlp {
+//!     up: burn::nn::LinearConfig::new(16, 64).init(&device).into(),
+//!     norm: burn::nn::LayerNormConfig::new(64).init(&device),
+//!     down: burn::nn::LinearConfig::new(64, 4).init(&device).into(),
+//! };
+//! let (quantized, report) = Quantizer::int8().skip("down").convert(mlp)?;
+//! println!("{report}");
+//!
+//! let root = tempfile::tempdir()?;
+//! let dir = slm::save(&quantized, root.path().join("mlp-int8"))?;
+//! let mut other = quantized.clone();
+//! slm::load(&mut other, dir)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | task | item |
+//! |---|---|
+//! | quantize after training | [`Quantizer`] |
+//! | train a module to be quantized | [`Qat`] |
+//! | train a quantized module | [`FineTune`] |
+//! | save and load | [`save`], [`load`], [`Report::save`] |
+//! | keep the layers of a module as they are | [`From<burn::nn::Linear>`](nn::Linear#impl-From<Linear>-for-Linear) |
+//! | numbers without Burn | [`quant`] |
+//!
+//! # Examples
+//!
+//! Each of these is a program under `examples/`, and is run by the tests.
+//!
+//! ## A multilayer perceptron after training
+#![doc = "```ignore"]
+#![doc = include_str!("../examples/mlp.rs")]
+#![doc = "```"]
+//! ## A convolutional network with nested and optional parts: quantize, report, save, load
+#![doc = "```ignore"]
+#![doc = include_str!("../examples/vision.rs")]
+#![doc = "```"]
+//! ## Quantization-aware training in a loop of one's own
+#![doc = "```ignore"]
+#![doc = include_str!("../examples/qat.rs")]
+#![doc = "```"]
+//! ## Training of a quantized module
+#![doc = "```ignore"]
+#![doc = include_str!("../examples/finetune.rs")]
+#![doc = "```"]
+//! ## Numbers without Burn
+#![doc = "```ignore"]
+#![doc = include_str!("../examples/numbers.rs")]
+#![doc = "```"]
+#![forbid(unsafe_code)]
+
+// Derived code in this crate's own tests knows it by its name.
+extern crate self as slm;
+
+mod check;
+mod error;
+mod files;
+mod finetune;
+mod qat;
+mod quantizer;
+mod report;
+
+pub use error::{Error, Result};
+pub use files::{load, load_with, save, save_with};
+pub use finetune::{FineTune, FineTuning};
+pub use qat::{PreparedQat, Qat};
+pub use quantizer::Quantizer;
+pub use report::Report;
+pub use slm_derive::FacadeNamedLinears as NamedLinears;
+pub use slm_nn::__private::NamedLinears;
+pub use slm_store::{LoadOptions, LoadReport, QuantizationMetadata, SaveOptions};
+
+#[cfg(feature = "transformer")]
+pub use slm_checkpoint as checkpoint;
+#[cfg(feature = "transformer")]
+pub use slm_model as model;
+pub use slm_nn as nn;
+pub use slm_ptq as ptq;
+pub use slm_qat as training;
+pub use slm_quant_core as quant;
+pub use slm_store as store;
+
+/// The names that most programs need.
+pub mod prelude {
+    pub use crate::{FineTune, NamedLinears, Qat, Quantizer, Report};
+    pub use slm_nn::{Linear, LinearConfig};
+}

@@ -1,0 +1,215 @@
+//! Post-training quantization in one expression.
+
+use burn::module::Module;
+use slm_nn::NamedLinears;
+use slm_ptq::{Calibration, Plan, PtqConfig};
+use slm_quant_core::{
+    ActivationGranularity, Bits, Granularity, Mapping, ObserverKind, QuantScheme, QuantizationType,
+    ScaleDtype,
+};
+
+use crate::{Error, Report, Result, check};
+
+/// Settings of a quantization, and [`Quantizer::convert`] to carry it out.
+///
+/// ```
+/// # use slm::prelude::*;
+/// # use burn::prelude::*;
+/// # #[derive(Module, Debug, NamedLinears)]
+/// # struct Net { body: Linear, head: Linear }
+/// # let linear = || LinearConfig::new(32, 32).init(0.1, &Device::flex());
+/// # let mut net = Net { body: linear(), head: linear() };
+/// # impl Net { fn forward(&self, x: Tensor<2>) -> Tensor<2> { self.head.forward(self.body.forward(x)) } }
+/// # let batch = Tensor::<2>::ones([4, 32], &Device::flex());
+/// // 4-bit weights in groups of 32; activations stay float.
+/// let (small, report) = Quantizer::int4().group(32).convert(net.clone())?;
+///
+/// // 8-bit weights, and 8-bit activations whose ranges are observed on a batch.
+/// let (fast, report) = Quantizer::int8()
+///     .static_activations()
+///     .skip("head")
+///     .calibrate(&mut net, |net| drop(net.forward(batch)))?
+///     .convert(net)?;
+/// assert_eq!(report.layers.len(), 1);
+/// # Ok::<(), slm::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[must_use]
+pub struct Quantizer {
+    config: PtqConfig,
+    calibration: Option<Calibration>,
+}
+
+impl Quantizer {
+    /// 8-bit weights with a scale for each output channel, symmetric; activations of 8 bits, whose ranges are computed
+    /// from each input, one for every row. This is torchao's `Int8DynamicActivationInt8Weight`.
+    pub fn int8() -> Self {
+        let scheme = QuantScheme::per_tensor(Bits::Int8).with_granularity(Granularity::PerChannel);
+        Self::from(PtqConfig::new(scheme, QuantizationType::Dynamic))
+    }
+
+    /// 4-bit weights with a scale for each 32 inputs of an output channel, symmetric; activations stay float.
+    pub fn int4() -> Self {
+        let granularity = Granularity::PerGroup { group_size: 32 };
+        let scheme = QuantScheme::per_tensor(Bits::Int4).with_granularity(granularity);
+        Self::from(PtqConfig::new(scheme, QuantizationType::WeightOnly))
+    }
+
+    /// One scale for the whole weight.
+    pub fn per_tensor(mut self) -> Self {
+        self.config.scheme.granularity = Granularity::PerTensor;
+        self
+    }
+
+    /// One scale for each output channel.
+    pub fn per_channel(mut self) -> Self {
+        self.config.scheme.granularity = Granularity::PerChannel;
+        self
+    }
+
+    /// One scale for every `size` inputs of an output channel.
+    pub fn group(mut self, size: usize) -> Self {
+        self.config.scheme.granularity = Granularity::PerGroup { group_size: size };
+        self
+    }
+
+    /// Weights with zero points, for ranges that are not centred.
+    pub fn affine(mut self) -> Self {
+        self.config.scheme.mapping = Mapping::Affine;
+        self
+    }
+
+    /// Scales of 16 bits.
+    pub fn f16_scales(mut self) -> Self {
+        self.config.scheme.scale_dtype = ScaleDtype::F16;
+        self
+    }
+
+    /// Activations stay float.
+    pub fn weight_only(mut self) -> Self {
+        self.config.quantization_type = QuantizationType::WeightOnly;
+        self
+    }
+
+    /// 8-bit activations whose ranges are computed from each input, for every row by itself.
+    pub fn dynamic_activations(mut self) -> Self {
+        self.config.quantization_type = QuantizationType::Dynamic;
+        self.config.activation_granularity = ActivationGranularity::PerToken;
+        self
+    }
+
+    /// 8-bit activations whose ranges [`Quantizer::calibrate`] chooses.
+    pub fn static_activations(mut self) -> Self {
+        self.config.quantization_type = QuantizationType::Static;
+        self
+    }
+
+    /// Chooses weight ranges by `observer`.
+    pub fn observer(mut self, observer: ObserverKind) -> Self {
+        self.config.observer = observer;
+        self
+    }
+
+    /// Chooses ranges of static activations by `observer`.
+    pub fn activation_observer(mut self, observer: ObserverKind) -> Self {
+        self.config.activation_observer = observer;
+        self
+    }
+
+    /// Leaves layers float whose names match `pattern`, in which `*` stands for any part of a name.
+    pub fn skip(mut self, pattern: impl Into<String>) -> Self {
+        self.config.skip.push(pattern.into());
+        self
+    }
+
+    /// Observes the inputs of all layers while `forward` runs the module on typical inputs, and chooses the ranges of
+    /// static activations.
+    ///
+    /// # Errors
+    /// [`Error::NotStatic`] unless [`Quantizer::static_activations`] was called; [`Error::Unnamed`]; [`Error::Ptq`] for
+    /// a layer that saw no input, or inputs that are not finite.
+    pub fn calibrate<M: Module + NamedLinears>(
+        self,
+        module: &mut M,
+        forward: impl FnOnce(&M),
+    ) -> Result<Self> {
+        self.try_calibrate(module, |module| {
+            forward(module);
+            Ok(())
+        })
+    }
+
+    /// [`Quantizer::calibrate`] with a `forward` that may fail.
+    ///
+    /// # Errors
+    /// As [`Quantizer::calibrate`], and what `forward` returns.
+    pub fn try_calibrate<M: Module + NamedLinears, E: From<Error>>(
+        mut self,
+        module: &mut M,
+        forward: impl FnOnce(&M) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        if self.config.quantization_type != QuantizationType::Static {
+            return Err(Error::NotStatic.into());
+        }
+        check::all_named(module)?;
+        let plan = Plan::new(module, &self.config).map_err(Error::Ptq)?;
+        let observer = self.config.activation_observer;
+        let calibration =
+            slm_ptq::calibrate(module, &plan, &observer, |module| forward(module).map_err(Either::Forward));
+        self.calibration = Some(calibration.map_err(|error| match error {
+            Either::Forward(error) => error,
+            Either::Ptq(error) => Error::Ptq(error).into(),
+        })?);
+        Ok(self)
+    }
+
+    /// Replaces the weights of `module` by packed integers. Clones of the module that the caller keeps stay float.
+    ///
+    /// On the CPU devices the result computes in integer arithmetic. Convert the `valid()` of a module that was trained:
+    /// on a device with gradients integers are multiplied by tensor operations.
+    ///
+    /// # Errors
+    /// [`Error::NotCalibrated`] for static activations without [`Quantizer::calibrate`]; [`Error::Unnamed`];
+    /// [`Error::Ptq`] for a skip pattern that matches nothing, a group size that does not fit, or weights that are not
+    /// finite.
+    pub fn convert<M: Module + NamedLinears>(&self, mut module: M) -> Result<(M, Report)> {
+        if self.config.quantization_type == QuantizationType::Static && self.calibration.is_none() {
+            return Err(Error::NotCalibrated);
+        }
+        check::all_named(&module)?;
+        let plan = Plan::new(&module, &self.config)?;
+        let layers =
+            slm_ptq::convert(&mut module, &plan, &self.config, self.calibration.as_ref(), &mut |_| {})?;
+        Ok((module, Report::ptq(layers, plan.skipped, self.config.clone())))
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &PtqConfig {
+        &self.config
+    }
+}
+
+/// Settings that a builder call has no name for.
+impl From<PtqConfig> for Quantizer {
+    fn from(config: PtqConfig) -> Self {
+        Self { config, calibration: None }
+    }
+}
+
+impl From<Quantizer> for PtqConfig {
+    fn from(quantizer: Quantizer) -> Self {
+        quantizer.config
+    }
+}
+
+/// An error of calibration or of the caller's function.
+enum Either<E> {
+    Forward(E),
+    Ptq(slm_ptq::Error),
+}
+
+impl<E> From<slm_ptq::Error> for Either<E> {
+    fn from(error: slm_ptq::Error) -> Self {
+        Self::Ptq(error)
+    }
+}

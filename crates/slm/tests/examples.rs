@@ -1,0 +1,54 @@
+//! Runs every example.
+
+#[path = "../examples/finetune.rs"]
+mod finetune;
+#[path = "../examples/mlp.rs"]
+mod mlp;
+#[path = "../examples/numbers.rs"]
+mod numbers;
+#[path = "../examples/qat.rs"]
+mod qat;
+#[path = "../examples/vision.rs"]
+mod vision;
+
+use std::fs;
+use std::path::Path;
+
+#[test]
+fn a_perceptron_is_quantized() {
+    mlp::main().unwrap();
+}
+
+#[test]
+fn a_network_is_quantized_saved_and_loaded() {
+    vision::main().unwrap();
+}
+
+#[test]
+fn a_network_is_trained_to_be_quantized() {
+    qat::main().unwrap();
+}
+
+#[test]
+fn a_quantized_network_is_trained() {
+    finetune::main().unwrap();
+}
+
+#[test]
+fn numbers_need_no_module() {
+    numbers::main().unwrap();
+}
+
+#[test]
+fn every_example_is_short_and_run_here() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let this = include_str!("examples.rs");
+    for entry in fs::read_dir(examples).unwrap() {
+        let path = entry.unwrap().path();
+        let Some("rs") = path.extension().and_then(|extension| extension.to_str()) else { continue };
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines < 60, "{} has {lines} lines", path.display());
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        assert!(this.contains(&format!("{name}::main()")), "{name} is not run");
+    }
+}
