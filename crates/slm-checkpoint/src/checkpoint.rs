@@ -218,12 +218,11 @@ impl Checkpoint {
     }
 
     /// Reads the model onto `device`, in one pass over the weights by all threads. Quantized layers are packed for the
-    /// kernel that [`KernelKind::select`](slm_kernels::KernelKind::select) gives.
+    /// kernel that [`KernelKind::selected`](slm_kernels::KernelKind::selected) gives.
     ///
     /// # Errors
     /// [`Error::NotFinite`] for a NaN or an infinity, [`Error::Layer`] for an invalid quantized weight,
-    /// [`Error::Metadata`] for one that the metadata describes otherwise, [`Error::Kernel`] for a kernel
-    /// that cannot be had, [`Error::Io`] and [`Error::Truncated`]; [`Error::Checksum`] where that was left to this.
+    /// [`Error::Metadata`] for one that the metadata describes otherwise, [`Error::Io`] and [`Error::Truncated`]; [`Error::Checksum`] where that was left to this.
     pub fn load_model(&self, device: &Device) -> Result<Transformer> {
         load::load(self, device)
     }

@@ -25,7 +25,7 @@ impl<'a> CheckpointSource<'a> {
 
     fn quantized(&self, layer: &str) -> Result<Option<Weight>> {
         let Some((matrix, activation)) = self.checkpoint.read_quantized(layer)? else { return Ok(None) };
-        let kernel = KernelKind::select().map_err(|source| Error::Store(StoreError::Kernel { source }))?;
+        let kernel = KernelKind::selected();
         let packed = PackedMatrix::new(matrix, kernel).map_err(|source| {
             Error::Store(StoreError::Layer {
                 path: self.checkpoint.tensors().path().to_owned(),

@@ -5,6 +5,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use indicatif::ProgressBar;
 use slm_checkpoint::{Checkpoint, OpenOptions};
+use slm_kernels::KernelKind;
 use slm_ptq::Stage;
 use tracing_subscriber::EnvFilter;
 
@@ -39,6 +40,8 @@ impl Context {
             .without_time()
             .with_target(false)
             .init();
+        // The one place where the environment chooses a kernel.
+        KernelKind::select()?;
         Ok(Self {
             device: global.device.open()?,
             device_name: global.device.name(),

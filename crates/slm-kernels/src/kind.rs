@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use slm_quant_core::{Error, Result};
 
@@ -9,6 +10,10 @@ use crate::isa::Isa;
 
 /// Environment variable that forces a kernel.
 const SLM_KERNEL: &str = "SLM_KERNEL";
+
+/// Position in [`KernelKind::ALL`] of the kernel of this process.
+static SELECTED: AtomicU8 = AtomicU8::new(NONE_SELECTED);
+const NONE_SELECTED: u8 = u8::MAX;
 
 /// An implementation of the matrix products, named after the instructions it is built on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,14 +54,35 @@ impl KernelKind {
         Error::KernelUnavailable { kernel: self.to_string(), available: available.join(", ") }
     }
 
-    /// The kernel that the environment variable `SLM_KERNEL` names, or the best one where it is not set.
+    /// The kernel that this process packs weights for where nothing else is asked for: the one that
+    /// [`KernelKind::select`] has chosen, or the best one where it has not been called.
+    pub fn selected() -> Self {
+        let index = usize::from(SELECTED.load(Ordering::Relaxed));
+        Self::ALL.get(index).copied().unwrap_or_else(Self::best)
+    }
+
+    /// Chooses the kernel of this process: the one that the environment variable `SLM_KERNEL` names, or the best one
+    /// where it is not set. It is what [`KernelKind::selected`] gives from then on.
+    ///
+    /// For programs and test harnesses, once at their start. Libraries do not read the environment: they take a
+    /// `KernelKind`, or call [`KernelKind::selected`].
     ///
     /// # Errors
     /// [`Error::KernelUnavailable`] when the variable names a kernel that this processor cannot run, and
-    /// [`Error::Parse`] when it names none.
+    /// [`Error::Parse`] when it names none. The choice is then as it was.
     pub fn select() -> Result<Self> {
-        let Some(name) = std::env::var_os(SLM_KERNEL) else { return Ok(Self::best()) };
-        let kind: Self = name.to_string_lossy().parse().map_err(|error| match error {
+        let kind = match std::env::var_os(SLM_KERNEL) {
+            None => Self::best(),
+            Some(name) => Self::available_from(&name.to_string_lossy())?,
+        };
+        let index = Self::ALL.iter().position(|other| *other == kind);
+        SELECTED.store(index.map_or(NONE_SELECTED, |index| index as u8), Ordering::Relaxed);
+        Ok(kind)
+    }
+
+    /// The kernel that the value of `SLM_KERNEL` names, if this processor can run it.
+    fn available_from(name: &str) -> Result<Self> {
+        let kind: Self = name.parse().map_err(|error| match error {
             Error::Parse { found, expected, .. } => Error::Parse { what: SLM_KERNEL, found, expected },
             error => error,
         })?;

@@ -37,7 +37,7 @@ pub struct LayerReport {
 /// Converts the planned layers of `model` in place, in forward order, and calls `on_layer` after each.
 ///
 /// A layer's float weight is dropped before the next layer is read: beside the model itself, no more than
-/// one layer is held. The kernel is the one that [`KernelKind::select`] gives.
+/// one layer is held. The kernel is the one that [`KernelKind::selected`] gives.
 ///
 /// # Errors
 /// [`Error::Layer`] for weights that are not finite or a scale that its type does not hold,
@@ -111,7 +111,7 @@ pub fn quantize_layer(
     Ok(QuantizedLayer { matrix, activation, report })
 }
 
-/// Replaces the weight of one layer by `quantized`, packed for the kernel that [`KernelKind::select`] gives, and
+/// Replaces the weight of one layer by `quantized`, packed for the kernel that [`KernelKind::selected`] gives, and
 /// reports how far it is from `values`, the float weight.
 ///
 /// # Errors
@@ -135,7 +135,7 @@ fn replace(
     activation: ActivationQuant,
 ) -> Result<()> {
     let fail = |error: slm_quant_core::Error| Error::layer(name, error);
-    let kernel = KernelKind::select().map_err(fail)?;
+    let kernel = KernelKind::selected();
     let packed = PackedMatrix::new(quantized, kernel).map_err(fail)?;
     linear.weight = Weight::Packed(PackedWeight::new(Arc::new(packed), activation));
     Ok(())
@@ -153,7 +153,7 @@ fn report(
         name: name.to_owned(),
         shape: [rows, cols],
         scheme: quantized.scheme(),
-        kernel: KernelKind::select().map_err(fail)?,
+        kernel: KernelKind::selected(),
         qparams: (0..quantized.scales().len()).map(|index| quantized.qparams(index)).collect(),
         activation: match activation {
             ActivationQuant::Static(qparams) => Some(qparams),

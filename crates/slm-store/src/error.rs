@@ -255,12 +255,6 @@ pub enum Error {
         /// What is wrong, and the remedy.
         problem: String,
     },
-    /// The kernel that was asked for cannot be had.
-    #[error("{source}")]
-    Kernel {
-        /// The reason, and the kernels there are.
-        source: slm_quant_core::Error,
-    },
     /// A file was not written as it was declared. It is a defect of the caller, not of its input.
     #[error("{}: {reason}", path.display())]
     Write {

@@ -63,12 +63,11 @@ pub struct LoadedTensors<'a> {
 
 impl<'a> LoadedTensors<'a> {
     /// Reads `weights`, whose quantized layers `metadata` at `metadata_path` describes. These are packed for the kernel
-    /// that [`KernelKind::select`] gives.
+    /// that [`KernelKind::selected`] gives.
     ///
     /// # Errors
     /// [`Error::NotFinite`] for a NaN or an infinity, [`Error::Layer`] for an invalid quantized weight,
-    /// [`Error::Metadata`] for one that the metadata describes otherwise, [`Error::Kernel`] for a kernel
-    /// that cannot be had, [`Error::Io`] and [`Error::Truncated`]; [`Error::Checksum`] where that was left to this.
+    /// [`Error::Metadata`] for one that the metadata describes otherwise, [`Error::Io`] and [`Error::Truncated`]; [`Error::Checksum`] where that was left to this.
     pub fn read(
         weights: &'a TensorFile,
         metadata: Option<&QuantizationMetadata>,
@@ -155,7 +154,7 @@ fn destinations(
     weights: &TensorFile,
     metadata: Option<&QuantizationMetadata>,
 ) -> Result<HashMap<String, Destination>> {
-    let kernel = KernelKind::select().map_err(|source| Error::Kernel { source })?;
+    let kernel = KernelKind::selected();
     let mut destinations = HashMap::new();
     for record in metadata.iter().flat_map(|metadata| &metadata.layers) {
         let ([rows, cols], scheme) = (record.shape, record.scheme);

@@ -116,7 +116,7 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
             .build_global()
             .map_err(|error| Error::Usage(format!("--threads {threads}: {error}")))?;
     }
-    let kernel = KernelKind::select()?;
+    let kernel = KernelKind::selected();
     let mut meter = ReadMeter::new(args.repeats);
     memory::reset_peak();
     let (name, model) = model(args, kernel, context)?;

@@ -78,7 +78,7 @@ fn inspect_checkpoint(checkpoint: &Checkpoint, context: &Context) -> Result<()> 
         weight_bytes: tensors.iter().map(|tensor| tensor.bytes).sum(),
         tensors,
         quantization: checkpoint.metadata(),
-        kernel: KernelKind::select()?.to_string(),
+        kernel: KernelKind::selected().to_string(),
         kernels_available: KernelKind::available().iter().map(ToString::to_string).collect(),
     };
     let rows = view.tensors.iter().map(|tensor| {

@@ -39,7 +39,7 @@ impl WeightRanges {
         phase: PhaseSwitch,
         state: RangeState,
     ) -> Result<Self> {
-        Ok(Self { scheme, observer, kernel: KernelKind::select()?, phase, state: Mutex::new(state) })
+        Ok(Self { scheme, observer, kernel: KernelKind::selected(), phase, state: Mutex::new(state) })
     }
 
     pub(crate) fn phase(&self) -> &PhaseSwitch {
