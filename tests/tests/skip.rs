@@ -1,7 +1,7 @@
 //! Skip patterns mean the same to every command that quantizes, whether or not the head is tied to the embedding.
 
 use serde_json::Value;
-use slm_tests::{Sandbox, model, text};
+use slm_tests::{Sandbox, model, text, train_config};
 
 /// Patterns, the layers that they leave float, and whether the head is among them.
 const PATTERNS: [(&str, usize, bool); 5] = [
@@ -93,6 +93,26 @@ fn a_pattern_without_a_layer_is_refused_by_every_command() {
         sandbox.refuses_with(QAT, &more, &[], 1, &message);
         for start in ["ptq", "float"] {
             sandbox.refuses(&format!("{FINETUNE} --checkpoint {start}"), 1, &message);
+        }
+    }
+}
+
+/// Before hours are spent on a model that is to be quantized afterwards.
+#[test]
+fn training_refuses_a_pattern_without_a_layer() {
+    let sandbox = Sandbox::new();
+    sandbox.put("text.txt", text());
+    for (mode, pattern, fits) in
+        [("ptq", "lm_*", true), ("none", "ln_head", false), ("qat", "ln_head", false)]
+    {
+        let section = format!("\n[quantization]\nquantization_mode = {mode:?}\nskip = [{pattern:?}]\n");
+        sandbox.put("train.toml", train_config(1) + &section);
+        let train = "train --config train.toml --data text.txt --out new";
+        if fits {
+            assert_eq!(sandbox.slm(train).code, Some(0), "{mode}, {pattern}");
+            std::fs::remove_dir_all(sandbox.path("new")).unwrap();
+        } else {
+            sandbox.refuses(train, 1, &["skip pattern \"ln_head\" matches no linear layer"]);
         }
     }
 }

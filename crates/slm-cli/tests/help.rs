@@ -48,7 +48,9 @@ fn every_option_is_explained() {
             let option = line.trim_start();
             if option.starts_with('-') || option.starts_with('<') {
                 let explained = lines.get(index + 1).is_some_and(|next| next.starts_with("          "));
-                assert!(explained || option.contains("  "), "slm {command}: {option}");
+                // One of the values that an option takes: `- name: explanation`.
+                let value = option.starts_with("- ") && option.contains(": ");
+                assert!(explained || value || option.contains("  "), "slm {command}: {option}");
             }
         }
     }

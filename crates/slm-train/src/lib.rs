@@ -18,6 +18,7 @@
 mod config;
 mod data;
 mod diagnose;
+mod difference;
 mod error;
 mod loss;
 mod observer;
@@ -26,6 +27,7 @@ mod plot;
 mod quantization;
 mod schedule;
 mod sequences;
+mod setup;
 mod state;
 #[cfg(test)]
 mod testing;

@@ -78,24 +78,24 @@ fn interrupted_and_resumed_is_the_same_bit_for_bit() {
             let text = text();
             let corpus = Corpus::Text(&text);
             let begin = |dir: &Path| {
-                Trainer::begin(config.clone(), corpus, Some(&start), &device, dir, false).unwrap()
+                Trainer::start(config.clone(), corpus, Some(&start), &device, dir, false).unwrap()
             };
             begin(&whole).run(&mut (), &never()).unwrap();
             let stop = never();
             let summary = begin(&parts).run(&mut StopAt(stop_at, &stop), &stop).unwrap();
             assert_eq!((summary.outcome, summary.step), (Outcome::Interrupted, stop_at));
-            let mut rest = Trainer::go_on(config.clone(), corpus, Some(&start), &device, &parts).unwrap();
+            let mut rest = Trainer::resume(config.clone(), corpus, Some(&start), &device, &parts).unwrap();
             assert_eq!(rest.run(&mut (), &never()).unwrap().outcome, Outcome::Finished);
             for file in ["model.safetensors", METRICS, STATE, "quantization_metadata.json", PLOT] {
                 let read = |dir: &Path| std::fs::read(dir.join(file)).unwrap();
                 assert_eq!(read(&whole), read(&parts), "{file}, {device:?}, learned: {learned}");
             }
             assert!(!parts.join(QAT).exists() && !parts.join(OPTIMIZER).exists());
-            let mut again = Trainer::go_on(config.clone(), corpus, Some(&start), &device, &parts).unwrap();
+            let mut again = Trainer::resume(config.clone(), corpus, Some(&start), &device, &parts).unwrap();
             assert_eq!(again.run(&mut (), &never()).unwrap().step, config.training.steps);
 
-            let other = Trainer::go_on(config, corpus, None, &device, &parts).err().unwrap().to_string();
-            assert!(other.contains("did not begin from the weights of this checkpoint"), "{other}");
+            let other = Trainer::resume(config, corpus, None, &device, &parts).err().unwrap().to_string();
+            assert!(other.contains("did not start from the weights of this checkpoint"), "{other}");
         }
     }
 }
@@ -117,7 +117,7 @@ fn distillation_comes_nearer_to_the_float_model() {
     config.quantization.quantization_type = QuantizationType::WeightOnly;
     let dir = root.path().join("out");
     let corpus = Corpus::Sequences(&sequences);
-    let mut trainer = Trainer::begin(config.clone(), corpus, Some(&start), &device, &dir, false).unwrap();
+    let mut trainer = Trainer::start(config.clone(), corpus, Some(&start), &device, &dir, false).unwrap();
     trainer.run(&mut (), &never()).unwrap();
     let losses: Vec<f64> = trainer
         .metrics()
@@ -131,7 +131,7 @@ fn distillation_comes_nearer_to_the_float_model() {
     let (first, last) = (losses[3], losses[29]);
     assert!(first > 0.0 && last < 0.7 * first, "{losses:?}");
 
-    let alone = Trainer::begin(config, Corpus::Text(&text()), None, &device, root.path().join("b"), false);
+    let alone = Trainer::start(config, Corpus::Text(&text()), None, &device, root.path().join("b"), false);
     assert!(matches!(alone.err().unwrap(), Error::NoTeacher));
 }
 

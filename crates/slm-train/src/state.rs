@@ -1,10 +1,11 @@
-//! What a checkpoint holds, beside the model, for training to go on.
+//! The state of a training run in its checkpoint, next to the model.
 
 use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::difference::{Difference, first_difference};
 use crate::{Error, Metric, Result, TrainingConfig};
 
 /// Where the run stands. A file of the checkpoint.
@@ -86,33 +87,30 @@ impl TrainingState {
         serde_json::from_value(value).map_err(|error| refuse(format!("{STATE}: {error}")))
     }
 
-    /// Refuses to go on with another config, text or device than the run began with.
+    /// Refuses to resume with another config, text or device than the run started with.
     pub(crate) fn check_same(&self, other: &Self, dir: &Path) -> Result<()> {
         // Through JSON, as the state on the disk went: the parser may miss the last bit of a long fraction.
         let to_state_error = |error: serde_json::Error| Error::State { detail: error.to_string() };
         let json = serde_json::to_vec(other).map_err(to_state_error)?;
         let other: Self = serde_json::from_slice(&json).map_err(to_state_error)?;
         let refuse = |reason: String| Err(Error::NotResumable { dir: dir.to_owned(), reason });
-        for (section, same) in [
-            ("model", self.config.model == other.config.model),
-            ("tokenizer", self.config.tokenizer == other.config.tokenizer),
-            ("training", self.config.training == other.config.training),
-            ("quantization", self.config.quantization == other.config.quantization),
-            ("qat", self.config.qat == other.config.qat),
-            ("finetune", self.config.finetune == other.config.finetune),
-        ] {
-            if !same {
-                return refuse(format!("[{section}] of the config is not what the run began with"));
-            }
+        if self.config != other.config {
+            let [before, now] = [&self.config, &other.config].map(serde_json::to_value);
+            let difference =
+                first_difference(&before.map_err(to_state_error)?, &now.map_err(to_state_error)?);
+            return refuse(match difference {
+                Some(Difference { path, before, now }) => format!("{path} was {before}, is now {now}"),
+                None => "the config is not the one that the run started with".to_owned(),
+            });
         }
         if self.data_sha256 != other.data_sha256 {
-            return refuse("the text is not the one the run began with".to_owned());
+            return refuse("the text is not the one that the run started with".to_owned());
         }
         if self.source_sha256 != other.source_sha256 {
-            return refuse("it did not begin from the weights of this checkpoint".to_owned());
+            return refuse("it did not start from the weights of this checkpoint".to_owned());
         }
         if self.device != other.device {
-            return refuse(format!("the run began on device {}, not {}", self.device, other.device));
+            return refuse(format!("the run started on device {}, not {}", self.device, other.device));
         }
         Ok(())
     }

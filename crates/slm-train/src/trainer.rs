@@ -10,8 +10,8 @@ use burn::tensor::Device;
 use serde_json::{Value, json};
 use slm_checkpoint::{Checkpoint, OutputLock, SaveRequest, TokenizerInfo, reserve_output};
 use slm_model::Transformer;
-use slm_ptq::{LayerReport, Plan, transformer_layers};
-use slm_text::{END_OF_TEXT, Tokenizer};
+use slm_ptq::LayerReport;
+use slm_text::END_OF_TEXT;
 
 use crate::diagnose::{first_gradient_not_finite, first_not_finite};
 use crate::loss::{batch_loss, distillation_loss};
@@ -19,6 +19,7 @@ use crate::optimizer::ModelOptimizer;
 use crate::plot::loss_svg;
 use crate::quantization::Quantization;
 use crate::schedule::Schedule;
+use crate::setup::{Setup, Source};
 use crate::state::{
     METRICS, OPTIMIZER, PLOT, QAT, RESIDUAL, STATE, TrainingState, metrics_to_bytes, read_metrics,
 };
@@ -52,7 +53,7 @@ pub struct TrainingSummary {
 
 /// A training run: a model, its data, and where both stand.
 ///
-/// The checkpoint directory holds the model and all it takes to go on ([`Trainer::resume`]); every checkpoint
+/// The checkpoint directory holds the model and all it takes to resume ([`Trainer::resume`]); every checkpoint
 /// replaces the one before in one step, so there is always a whole one.
 pub struct Trainer {
     config: TrainingConfig,
@@ -65,7 +66,7 @@ pub struct Trainer {
     tuning: Option<Tuning>,
     /// The float model that the loss compares with.
     teacher: Option<Transformer>,
-    origin: Origin,
+    source: Source,
     device: Device,
     dir: PathBuf,
     step: usize,
@@ -80,7 +81,7 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Begins a run from random weights that will write its checkpoints to `dir`, which must not exist unless
+    /// Starts a run from random weights that will write its checkpoints to `dir`, which must not exist unless
     /// `overwrite`. Nothing is written before the first checkpoint.
     ///
     /// `device` may be with or without autodiff.
@@ -95,17 +96,17 @@ impl Trainer {
         dir: impl AsRef<Path>,
         overwrite: bool,
     ) -> Result<Self> {
-        Self::begin(config, Corpus::Text(text), None, device, dir, overwrite)
+        Self::start(config, Corpus::Text(text), None, device, dir, overwrite)
     }
 
-    /// Begins a run as [`Trainer::new`] does, from a checkpoint where one is given: with its weights, its
+    /// Starts a run as [`Trainer::new`] does, from a checkpoint where one is given: with its weights, its
     /// tokenizer, and in distillation its outputs as what is trained towards. The checkpoint must be float, and
     /// for `enable_quantized_finetuning` quantized.
     ///
     /// # Errors
     /// As [`Trainer::new`], [`Error::NoTeacher`] for distillation without a checkpoint,
     /// [`Error::NotQuantized`], and [`Error::Checkpoint`] for one that is quantized or has no tokenizer.
-    pub fn begin(
+    pub fn start(
         config: TrainingConfig,
         corpus: Corpus<'_>,
         start: Option<&Checkpoint>,
@@ -117,28 +118,28 @@ impl Trainer {
         let dir = dir.as_ref().to_owned();
         // Refuses what cannot be written before hours are spent, and whoever else would write there meanwhile.
         let output = Some(reserve_output(&dir, overwrite)?);
-        let origin = Origin::of(start)?;
-        let data = origin.data(corpus, &config)?;
+        let source = Source::of(start)?;
+        let data = source.data(corpus, &config)?;
         let device = device.clone().autodiff();
         let model = match start {
             Some(checkpoint) => checkpoint.load_model(&device)?,
             None => Transformer::new(&config.model, config.training.seed, &device)?,
         };
-        let forms = prepared(model, start, &config, &device)?;
-        Ok(Self { overwrite, ..Self::at_start(config, data, forms, origin, device, dir, output) })
+        let setup = Setup::new(model, start, &config, &device)?;
+        Ok(Self { overwrite, ..Self::at_start(config, data, setup, source, device, dir, output) })
     }
 
     /// A run of which no step is done.
     fn at_start(
         config: TrainingConfig,
         data: TrainingData,
-        forms: Forms,
-        origin: Origin,
+        setup: Setup,
+        source: Source,
         device: Device,
         dir: PathBuf,
         output: Option<OutputLock>,
     ) -> Self {
-        let Forms { model, quantization, tuning, teacher } = forms;
+        let Setup { model, quantization, tuning, teacher } = setup;
         let optimizer = ModelOptimizer::new(&config.training, config.qat.scale_learning_rate);
         Self {
             config,
@@ -148,7 +149,7 @@ impl Trainer {
             quantization,
             tuning,
             teacher,
-            origin,
+            source,
             device,
             dir,
             step: 0,
@@ -160,26 +161,14 @@ impl Trainer {
         }
     }
 
-    /// Goes on with the run whose checkpoint is at `dir`: on the same kind of device, with the same config and
-    /// text, the result is the same bit for bit as if it had never stopped. A finished run has nothing left to do.
+    /// Resumes the run whose checkpoint is at `dir`, from the same checkpoint if it started from one. On the same kind of
+    /// device, with the same config and text, the result is the same bit for bit as if it had never stopped. A finished
+    /// run has nothing left to do.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for one that cannot be read, [`Error::NotResumable`] for one that is not of a
     /// training run or of another one, [`Error::OptimizerState`].
     pub fn resume(
-        config: TrainingConfig,
-        text: &str,
-        device: &Device,
-        dir: impl AsRef<Path>,
-    ) -> Result<Self> {
-        Self::go_on(config, Corpus::Text(text), None, device, dir)
-    }
-
-    /// Goes on with a run that [`Trainer::begin`] began, from the same checkpoint if it began from one.
-    ///
-    /// # Errors
-    /// As [`Trainer::resume`].
-    pub fn go_on(
         config: TrainingConfig,
         corpus: Corpus<'_>,
         start: Option<&Checkpoint>,
@@ -191,28 +180,28 @@ impl Trainer {
         let checkpoint = Checkpoint::open(&dir)?;
         let state = TrainingState::read(&dir)?;
         let device = device.clone().autodiff();
-        let mut origin = Origin::of(start)?;
+        let mut source = Source::of(start)?;
         let now = TrainingState::new(
             state.step,
             &config,
             &corpus.sha256(),
             &device_name(&device),
-            origin.source_sha256.clone(),
+            source.source_sha256.clone(),
         );
         state.check_same(&now, &dir)?;
         // The tokenizer of a run from random weights was trained on its text.
-        origin.tokenizer_json = checkpoint.tokenizer_json().map(<[u8]>::to_vec);
-        origin.tokenizer_origin = dir.join("tokenizer.json");
-        if origin.tokenizer_json.is_none() {
+        source.tokenizer_json = checkpoint.tokenizer_json().map(<[u8]>::to_vec);
+        source.tokenizer_origin = dir.join("tokenizer.json");
+        if source.tokenizer_json.is_none() {
             return Err(Error::NotResumable { dir, reason: "it has no tokenizer".to_owned() });
         }
-        let data = origin.data(corpus, &config)?;
+        let data = source.data(corpus, &config)?;
         let finished = state.step >= config.training.steps;
         let output = if finished { None } else { Some(reserve_output(&dir, true)?) };
         let model = checkpoint.load_model(&device)?;
-        let forms = if finished { Forms::float(model) } else { prepared(model, start, &config, &device)? };
+        let setup = if finished { Setup::float(model) } else { Setup::new(model, start, &config, &device)? };
         let metrics = read_metrics(&dir)?;
-        let mut run = Self::at_start(config, data, forms, origin, device, dir, output);
+        let mut run = Self::at_start(config, data, setup, source, device, dir, output);
         (run.step, run.metrics) = (state.step, metrics);
         (run.owns_dir, run.overwrite) = (true, true);
         run.restore()?;
@@ -399,7 +388,7 @@ impl Trainer {
             &self.config,
             &self.data.sha256,
             &device_name(&self.device),
-            self.origin.source_sha256.clone(),
+            self.source.source_sha256.clone(),
         );
         let to_json = |error: serde_json::Error| Error::State { detail: error.to_string() };
         let mut extra_files = vec![
@@ -428,11 +417,11 @@ impl Trainer {
                 extra_files.push((RESIDUAL, bytes));
             }
         }
-        let tokenizer_json = match &self.origin.tokenizer_json {
+        let tokenizer_json = match &self.source.tokenizer_json {
             Some(json) => json.clone(),
             None => self.data.tokenizer.to_json()?.into_bytes(),
         };
-        let tokenizer = self.origin.tokenizer.clone().unwrap_or_else(|| TokenizerInfo {
+        let tokenizer = self.source.tokenizer.clone().unwrap_or_else(|| TokenizerInfo {
             bos_token_id: None,
             eos_token_ids: self.data.tokenizer.token_id(END_OF_TEXT).into_iter().collect(),
         });
@@ -465,105 +454,9 @@ impl Trainer {
             QuantizationMode::Qat => "qat",
             QuantizationMode::None | QuantizationMode::Ptq => "train",
         };
-        let source_sha256 = self.origin.source_sha256.as_ref()?;
-        Some(json!({"method": method, "source_sha256": source_sha256, "source": self.origin.lineage}))
+        let source_sha256 = self.source.source_sha256.as_ref()?;
+        Some(json!({"method": method, "source_sha256": source_sha256, "source": self.source.lineage}))
     }
-}
-
-/// Where a run starts: from random weights, or from a checkpoint.
-#[derive(Debug, Default)]
-struct Origin {
-    source_sha256: Option<String>,
-    lineage: Option<Value>,
-    tokenizer_json: Option<Vec<u8>>,
-    /// For messages.
-    tokenizer_origin: PathBuf,
-    tokenizer: Option<TokenizerInfo>,
-}
-
-impl Origin {
-    fn of(start: Option<&Checkpoint>) -> Result<Self> {
-        let Some(checkpoint) = start else { return Ok(Self::default()) };
-        let json = checkpoint.tokenizer_json().ok_or_else(|| Error::NotResumable {
-            dir: checkpoint.dir().to_owned(),
-            reason: "it has no tokenizer.json, which training needs to read text".to_owned(),
-        })?;
-        Ok(Self {
-            source_sha256: Some(checkpoint.weights_sha256()?),
-            lineage: checkpoint.config().lineage.clone(),
-            tokenizer_json: Some(json.to_vec()),
-            tokenizer_origin: checkpoint.dir().join("tokenizer.json"),
-            tokenizer: Some(checkpoint.config().tokenizer.clone()),
-        })
-    }
-
-    fn data(&self, corpus: Corpus<'_>, config: &TrainingConfig) -> Result<TrainingData> {
-        let tokenizer = match &self.tokenizer_json {
-            None => None,
-            Some(json) => {
-                let json = String::from_utf8_lossy(json);
-                Some(Tokenizer::from_json(&json, &self.tokenizer_origin.display().to_string())?)
-            }
-        };
-        match (corpus, tokenizer) {
-            (Corpus::Text(text), None) => TrainingData::new(text, config),
-            (Corpus::Text(text), Some(tokenizer)) => TrainingData::with_tokenizer(text, tokenizer, config),
-            (Corpus::Sequences(sequences), Some(tokenizer)) => {
-                TrainingData::of_sequences(sequences, tokenizer, config)
-            }
-            (Corpus::Sequences(sequences), None) => match &config.tokenizer.file {
-                Some(file) => TrainingData::of_sequences(sequences, Tokenizer::from_file(file)?, config),
-                None => Err(Error::NoTokenizer),
-            },
-        }
-    }
-}
-
-/// A model as it is trained, and what that takes.
-struct Forms {
-    model: Transformer,
-    quantization: Option<Quantization>,
-    tuning: Option<Tuning>,
-    teacher: Option<Transformer>,
-}
-
-impl Forms {
-    /// A model that is trained in floats.
-    fn float(model: Transformer) -> Self {
-        Self { model, quantization: None, tuning: None, teacher: None }
-    }
-}
-
-/// The model as the config says to train it: float, fake-quantized, or quantized.
-fn prepared(
-    mut model: Transformer,
-    start: Option<&Checkpoint>,
-    config: &TrainingConfig,
-    device: &Device,
-) -> Result<Forms> {
-    let skip = &config.quantization.skip;
-    let skipped = Plan::skipping(transformer_layers(model.config()), skip)?.skipped;
-    if config.quantization.enable_quantized_finetuning {
-        let source = start.and_then(Checkpoint::metadata).cloned().ok_or(Error::NotQuantized)?;
-        if let Some(layer) = skipped.into_iter().find(|layer| source.layer(&layer.name).is_some()) {
-            return Err(Error::SkippedQuantized { layer: layer.name, reason: layer.reason });
-        }
-        let tuning = Some(Tuning::prepare(&mut model, source, config)?);
-        return Ok(Forms { tuning, ..Forms::float(model) });
-    }
-    if let Some(checkpoint) = start {
-        checkpoint.require_float()?;
-    }
-    if config.quantization.quantization_mode != QuantizationMode::Qat {
-        return Ok(Forms::float(model));
-    }
-    let teacher = match start {
-        _ if !config.qat.distill => None,
-        Some(checkpoint) => Some(checkpoint.load_model(&device.clone().inner())?),
-        None => return Err(Error::NoTeacher),
-    };
-    let quantization = Quantization::prepare(&mut model, config)?;
-    Ok(Forms { quantization: Some(quantization), teacher, ..Forms::float(model) })
 }
 
 /// Whether a checkpoint holds the state of the optimizer: there is none before the first step, and a finished run

@@ -8,6 +8,10 @@ fn text() -> String {
     Corpus::new(1).text(120)
 }
 
+fn resume(config: TrainingConfig, text: &str, device: &Device, dir: impl AsRef<Path>) -> Result<Trainer> {
+    Trainer::resume(config, crate::Corpus::Text(text), None, device, dir)
+}
+
 /// Every weight, by name, as bits.
 fn weights(model: &Transformer) -> Vec<(String, Vec<u32>)> {
     let mut all = Vec::new();
@@ -94,7 +98,7 @@ fn interrupted_and_resumed_is_the_same_bit_for_bit() {
         assert_eq!(watch.checkpoints, [6, 10]);
         assert!(parts.join(OPTIMIZER).exists());
         drop(first);
-        let mut second = Trainer::resume(config, &text(), &device, &parts).unwrap();
+        let mut second = resume(config, &text(), &device, &parts).unwrap();
         assert_eq!(second.step(), 10);
         second.run(&mut (), &never()).unwrap();
 
@@ -122,7 +126,7 @@ fn a_finished_run_has_nothing_left_to_do() {
     assert!(!dir.join(OPTIMIZER).exists());
 
     let mut watch = Watch::default();
-    let mut again = Trainer::resume(config, &text(), &Device::flex(), &dir).unwrap();
+    let mut again = resume(config, &text(), &Device::flex(), &dir).unwrap();
     assert_eq!(again.run(&mut watch, &never()).unwrap(), summary);
     assert!(watch.steps.is_empty() && watch.validations.is_empty() && watch.checkpoints.is_empty());
 }
@@ -136,7 +140,7 @@ fn a_run_stopped_before_its_first_step_can_be_resumed() {
     let mut trainer = Trainer::new(config.clone(), &text(), &device, &dir, false).unwrap();
     let summary = trainer.run(&mut (), &AtomicBool::new(true)).unwrap();
     assert_eq!((summary.outcome, summary.step, summary.validation), (Outcome::Interrupted, 0, None));
-    let mut again = Trainer::resume(config, &text(), &device, &dir).unwrap();
+    let mut again = resume(config, &text(), &device, &dir).unwrap();
     assert_eq!(again.run(&mut (), &never()).unwrap().outcome, Outcome::Finished);
 }
 
@@ -189,12 +193,17 @@ fn what_cannot_be_resumed_says_why() {
     Trainer::new(config.clone(), &text(), &device, &dir, false).unwrap().run(&mut (), &never()).unwrap();
 
     let resume = |config: &TrainingConfig, text: &str, device: &Device| {
-        Trainer::resume(config.clone(), text, device, &dir).err().map(|error| error.to_string())
+        self::resume(config.clone(), text, device, &dir).err().map(|error| error.to_string())
     };
     assert_eq!(resume(&config, &text(), &device), None);
     let mut longer = config.clone();
     longer.training.steps = 6;
-    assert!(resume(&longer, &text(), &device).unwrap().contains("[training]"));
+    let changed = resume(&longer, &text(), &device).unwrap();
+    assert!(changed.contains("training.steps was 5, is now 6"), "{changed}");
+    let mut skipping = config.clone();
+    skipping.quantization.skip = vec!["lm_head".to_owned()];
+    let changed = resume(&skipping, &text(), &device).unwrap();
+    assert!(changed.contains(r#"quantization.skip was [], is now ["lm_head"]"#), "{changed}");
     let other_text = resume(&config, &Corpus::new(2).text(120), &device).unwrap();
     assert!(other_text.contains("the text is not the one"), "{other_text}");
     let other_device = resume(&config, &text(), &slm_nn::ndarray_device()).unwrap();
@@ -203,7 +212,7 @@ fn what_cannot_be_resumed_says_why() {
     let plain = root.path().join("plain");
     let model = Transformer::new(&config.model, 0, &device).unwrap();
     slm_checkpoint::save(&plain, &model, &SaveRequest::default(), false).unwrap();
-    let error = Trainer::resume(config, &text(), &device, &plain).err().unwrap();
+    let error = self::resume(config, &text(), &device, &plain).err().unwrap();
     assert!(error.to_string().contains("training_state.json"), "{error}");
 }
 

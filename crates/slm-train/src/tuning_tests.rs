@@ -51,14 +51,14 @@ fn interrupted_and_resumed_is_the_same_bit_for_bit_and_stays_quantized() {
         (config.training.eval_interval, config.training.save_interval) = (3, 2);
         let corpus = Corpus::Text(&other);
         let begin =
-            |dir: &Path| Trainer::begin(config.clone(), corpus, Some(&start), &device, dir, false).unwrap();
+            |dir: &Path| Trainer::start(config.clone(), corpus, Some(&start), &device, dir, false).unwrap();
         begin(&whole).run(&mut (), &never()).unwrap();
         let stop = never();
         let summary = begin(&parts).run(&mut StopAt(3, &stop), &stop).unwrap();
         assert_eq!((summary.outcome, summary.step), (Outcome::Interrupted, 3));
         let residual = parts.join("training_residual.safetensors");
         assert_eq!(residual.exists(), rounding == RoundingKind::ErrorFeedback);
-        let mut rest = Trainer::go_on(config.clone(), corpus, Some(&start), &device, &parts).unwrap();
+        let mut rest = Trainer::resume(config.clone(), corpus, Some(&start), &device, &parts).unwrap();
         assert_eq!(rest.run(&mut (), &never()).unwrap().outcome, Outcome::Finished);
         for file in ["model.safetensors", "metrics.jsonl", "quantization_metadata.json"] {
             let read = |dir: &Path| std::fs::read(dir.join(file)).unwrap();
@@ -94,7 +94,7 @@ fn devices_learn_the_same() {
         let mut config = tuning_config(&start, RoundingKind::Stochastic);
         config.training.steps = 8;
         let dir = root.path().join(name.to_string());
-        let mut run = Trainer::begin(config, Corpus::Text(&other), Some(&start), device, dir, false).unwrap();
+        let mut run = Trainer::start(config, Corpus::Text(&other), Some(&start), device, dir, false).unwrap();
         run.run(&mut (), &never()).unwrap();
         let loss = |metric: &Metric| match metric {
             Metric::Step(report) => report.loss,
@@ -124,7 +124,7 @@ fn tuning_learns_with_less_memory_than_floats_and_rounding_to_nearest_learns_lea
         (config.training.steps, config.training.learning_rate) = (60, 3e-4);
         let corpus = Corpus::Text(&text);
         let dir = root.path().join(name);
-        let mut trainer = Trainer::begin(config, corpus, Some(&start), &device, dir, false).unwrap();
+        let mut trainer = Trainer::start(config, corpus, Some(&start), &device, dir, false).unwrap();
         let memory = trainer.tuning_memory().unwrap();
         assert!(memory.total < memory.float_total, "{memory:?}");
         assert_eq!(memory.residual, f64::from(u8::from(rounding == RoundingKind::ErrorFeedback)));
@@ -145,7 +145,7 @@ fn what_cannot_be_tuned_is_refused() {
     let text = Stories::new(2).text(120);
     let refuse = |config: TrainingConfig, start: Option<&Checkpoint>| {
         let out = root.path().join("out");
-        Trainer::begin(config, Corpus::Text(&text), start, &device, out, false).err().unwrap()
+        Trainer::start(config, Corpus::Text(&text), start, &device, out, false).err().unwrap()
     };
     let config = tuning_config(&start, RoundingKind::default());
     assert!(matches!(refuse(config.clone(), None), Error::NotQuantized));
@@ -167,7 +167,7 @@ fn activations_that_are_not_finite_end_the_run_with_the_layer() {
         let config = tuning_config(&start, RoundingKind::Nearest);
         let dir = root.path().join(format!("{quantization_type}-out"));
         let mut trainer =
-            Trainer::begin(config, Corpus::Text(&text), Some(&start), &device, &dir, false).unwrap();
+            Trainer::start(config, Corpus::Text(&text), Some(&start), &device, &dir, false).unwrap();
         trainer.poison();
         let message = trainer.run(&mut (), &never()).unwrap_err().to_string();
         assert!(message.contains("step 1: input of layer layers.0.self_attn.q_proj: "), "{message}");

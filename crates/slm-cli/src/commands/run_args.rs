@@ -28,7 +28,7 @@ pub(super) struct RunArgs {
     /// Checkpoint directory to write
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Go on with the run whose checkpoint is at --out
+    /// Resume the run in --out
     #[arg(long, conflicts_with = "overwrite")]
     resume: bool,
     /// Replace a checkpoint that is at --out already
@@ -37,10 +37,10 @@ pub(super) struct RunArgs {
 }
 
 impl RunArgs {
-    /// Whether there is a run to go on with, where one is asked for.
+    /// Makes sure that there is a run to resume, where one is asked for.
     pub(super) fn check(&self) -> Result<()> {
         if self.resume && !self.out.exists() {
-            return Err(Error::file(&self.out, "there is no run to go on with; begin it without --resume"));
+            return Err(Error::file(&self.out, "there is no run to resume; start it without --resume"));
         }
         Ok(())
     }
@@ -50,7 +50,7 @@ impl RunArgs {
         Data::read(&self.data, config.model.vocab_size)
     }
 
-    /// Begins the run, or goes on with it.
+    /// Starts the run, or resumes it.
     pub(super) fn trainer(
         &self,
         config: TrainingConfig,
@@ -59,9 +59,9 @@ impl RunArgs {
         context: &Context,
     ) -> Result<Trainer> {
         Ok(if self.resume {
-            Trainer::go_on(config, data.corpus(), start, &context.device, &self.out)?
+            Trainer::resume(config, data.corpus(), start, &context.device, &self.out)?
         } else {
-            Trainer::begin(config, data.corpus(), start, &context.device, &self.out, self.overwrite)?
+            Trainer::start(config, data.corpus(), start, &context.device, &self.out, self.overwrite)?
         })
     }
 

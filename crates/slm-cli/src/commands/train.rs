@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 use slm_text::read_text;
 use slm_train::{
-    Outcome, QuantizationMode, StepReport, TrainObserver, Trainer, TrainingConfig, TrainingSummary,
+    Corpus, Outcome, QuantizationMode, StepReport, TrainObserver, Trainer, TrainingConfig, TrainingSummary,
     ValidationReport,
 };
 
@@ -31,7 +31,7 @@ pub(crate) struct TrainArgs {
     /// Checkpoint directory to write
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Go on with the run whose checkpoint is at --out
+    /// Resume the run in --out
     #[arg(long, conflicts_with = "overwrite")]
     resume: bool,
     /// Replace a checkpoint that is at --out already
@@ -64,10 +64,10 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     }
     let text = read_text(&args.data)?;
     if args.resume && !args.out.exists() {
-        return Err(Error::file(&args.out, "there is no run to go on with; begin it without --resume"));
+        return Err(Error::file(&args.out, "there is no run to resume; start it without --resume"));
     }
     let mut trainer = if args.resume {
-        Trainer::resume(config, &text, &context.device, &args.out)?
+        Trainer::resume(config, Corpus::Text(&text), None, &context.device, &args.out)?
     } else {
         Trainer::new(config, &text, &context.device, &args.out, args.overwrite)?
     };
@@ -113,7 +113,7 @@ pub(crate) fn watched(trainer: &mut Trainer, steps: usize, context: &Context) ->
         summary.checkpoint.display()
     ))?;
     if !finished {
-        context.output.say("run the same command with --resume to go on")?;
+        context.output.say("run the same command with --resume to continue")?;
     }
     Ok(summary)
 }

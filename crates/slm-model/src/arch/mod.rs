@@ -100,6 +100,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "_name_or_path",
     "attention_dropout",
     "attn_pdrop",
+    "auto_map",
     "bos_token_id",
     "cache_implementation",
     "classifier_dropout",

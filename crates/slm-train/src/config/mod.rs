@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use slm_model::ModelConfig;
 use slm_ptq::{QuantizationConfig, QuantizationMode};
 
+use crate::difference::{Difference, first_difference};
 use crate::{Error, FinetuneOptions, Result};
 
 pub use qat::QatTrainingOptions;
@@ -201,7 +202,17 @@ impl TrainingConfig {
         let file: TuningFile = parse_toml(text, origin)?;
         let check = Check { origin };
         check.that(file.model.as_ref().is_none_or(|found| found == model), "model", || {
-            ("is not the model of the checkpoint".into(), "leave [model] out to take that".into())
+            let difference = file.model.as_ref().and_then(|found| {
+                let [found, model] = [found, model].map(|model| serde_json::to_value(model).ok());
+                first_difference(&model?, &found?)
+            });
+            let detail = difference.map_or_else(
+                || "is not the model of the checkpoint".to_owned(),
+                |Difference { path, before, now }| {
+                    format!("differs from the checkpoint in {path} ({before} there, {now} here)")
+                },
+            );
+            (detail, "remove [model] to use the checkpoint's".into())
         })?;
         check.that(file.tokenizer == TokenizerConfig::default(), "tokenizer", || {
             ("cannot be chosen: the checkpoint has its own".into(), "leave [tokenizer] out".into())

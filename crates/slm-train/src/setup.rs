@@ -1,0 +1,110 @@
+//! The start of a training run.
+
+use std::path::PathBuf;
+
+use burn::tensor::Device;
+use serde_json::Value;
+use slm_checkpoint::{Checkpoint, TokenizerInfo};
+use slm_model::Transformer;
+use slm_ptq::{Plan, transformer_layers};
+use slm_text::Tokenizer;
+
+use crate::quantization::Quantization;
+use crate::tuning::Tuning;
+use crate::{Corpus, Error, QuantizationMode, Result, TrainingConfig, TrainingData};
+
+/// The start of a run: random weights, or a checkpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Source {
+    pub(crate) source_sha256: Option<String>,
+    pub(crate) lineage: Option<Value>,
+    pub(crate) tokenizer_json: Option<Vec<u8>>,
+    /// For messages.
+    pub(crate) tokenizer_origin: PathBuf,
+    pub(crate) tokenizer: Option<TokenizerInfo>,
+}
+
+impl Source {
+    pub(crate) fn of(start: Option<&Checkpoint>) -> Result<Self> {
+        let Some(checkpoint) = start else { return Ok(Self::default()) };
+        let json = checkpoint.tokenizer_json().ok_or_else(|| Error::NotResumable {
+            dir: checkpoint.dir().to_owned(),
+            reason: "it has no tokenizer.json, which training needs to read text".to_owned(),
+        })?;
+        Ok(Self {
+            source_sha256: Some(checkpoint.weights_sha256()?),
+            lineage: checkpoint.config().lineage.clone(),
+            tokenizer_json: Some(json.to_vec()),
+            tokenizer_origin: checkpoint.dir().join("tokenizer.json"),
+            tokenizer: Some(checkpoint.config().tokenizer.clone()),
+        })
+    }
+
+    pub(crate) fn data(&self, corpus: Corpus<'_>, config: &TrainingConfig) -> Result<TrainingData> {
+        let tokenizer = match &self.tokenizer_json {
+            None => None,
+            Some(json) => {
+                let json = String::from_utf8_lossy(json);
+                Some(Tokenizer::from_json(&json, &self.tokenizer_origin.display().to_string())?)
+            }
+        };
+        match (corpus, tokenizer) {
+            (Corpus::Text(text), None) => TrainingData::new(text, config),
+            (Corpus::Text(text), Some(tokenizer)) => TrainingData::with_tokenizer(text, tokenizer, config),
+            (Corpus::Sequences(sequences), Some(tokenizer)) => {
+                TrainingData::of_sequences(sequences, tokenizer, config)
+            }
+            (Corpus::Sequences(sequences), None) => match &config.tokenizer.file {
+                Some(file) => TrainingData::of_sequences(sequences, Tokenizer::from_file(file)?, config),
+                None => Err(Error::NoTokenizer),
+            },
+        }
+    }
+}
+
+/// A model as it is trained, with the state of its quantization and the model that it learns from.
+pub(crate) struct Setup {
+    pub(crate) model: Transformer,
+    pub(crate) quantization: Option<Quantization>,
+    pub(crate) tuning: Option<Tuning>,
+    pub(crate) teacher: Option<Transformer>,
+}
+
+impl Setup {
+    /// A model that is trained in floats.
+    pub(crate) fn float(model: Transformer) -> Self {
+        Self { model, quantization: None, tuning: None, teacher: None }
+    }
+
+    /// Sets `model` up as the config says to train it: float, fake-quantized, or quantized.
+    pub(crate) fn new(
+        mut model: Transformer,
+        start: Option<&Checkpoint>,
+        config: &TrainingConfig,
+        device: &Device,
+    ) -> Result<Self> {
+        let skip = &config.quantization.skip;
+        let skipped = Plan::skipping(transformer_layers(model.config()), skip)?.skipped;
+        if config.quantization.enable_quantized_finetuning {
+            let source = start.and_then(Checkpoint::metadata).cloned().ok_or(Error::NotQuantized)?;
+            if let Some(layer) = skipped.into_iter().find(|layer| source.layer(&layer.name).is_some()) {
+                return Err(Error::SkippedQuantized { layer: layer.name, reason: layer.reason });
+            }
+            let tuning = Some(Tuning::prepare(&mut model, source, config)?);
+            return Ok(Self { tuning, ..Self::float(model) });
+        }
+        if let Some(checkpoint) = start {
+            checkpoint.require_float()?;
+        }
+        if config.quantization.quantization_mode != QuantizationMode::Qat {
+            return Ok(Self::float(model));
+        }
+        let teacher = match start {
+            _ if !config.qat.distill => None,
+            Some(checkpoint) => Some(checkpoint.load_model(&device.clone().inner())?),
+            None => return Err(Error::NoTeacher),
+        };
+        let quantization = Quantization::prepare(&mut model, config)?;
+        Ok(Self { quantization: Some(quantization), teacher, ..Self::float(model) })
+    }
+}
