@@ -2,9 +2,10 @@
 
 use slm_quant_core::{
     ActivationGranularity, Bits, DYNAMIC_SCALE_FLOOR, Error, ErrorStats, Granularity, Mapping,
-    MinMaxObserver, MovingAverageMinMaxObserver, Observer, ObserverKind, PercentileObserver, QParams,
-    QuantRange, QuantScheme, QuantizationType, QuantizedMatrix, ScaleDtype, Scales, TORCH_EPS, TORCHAO_EPS,
-    check_len, choose_qparams, choose_qparams_dynamic, choose_qparams_stored, pack_int4, unpack_int4,
+    MinMaxObserver, MovingAverageMinMaxObserver, Observer, ObserverKind, PerChannelMinMaxObserver,
+    PercentileObserver, QParams, QuantRange, QuantScheme, QuantizationType, QuantizedMatrix, ScaleDtype,
+    Scales, TORCH_EPS, TORCHAO_EPS, check_len, choose_qparams, choose_qparams_dynamic, choose_qparams_stored,
+    pack_int4, unpack_int4,
 };
 
 fn range(quant_min: i32, quant_max: i32) -> QuantRange {
@@ -379,6 +380,11 @@ fn bounds_of_observers() {
     }
     assert_eq!(min_max.bounds(), Some((-3.0, 2.0)));
     assert_eq!(range_of(&min_max, Mapping::Affine), (-3.0, 2.0));
+
+    let mut rows = PerChannelMinMaxObserver::new(2).unwrap();
+    rows.observe(&[-1.0, 2.0, 5.0, 6.0]).unwrap();
+    rows.observe(&[0.0, 3.0, 4.0, 5.5]).unwrap();
+    assert_eq!(rows.bounds(), [(-1.0, 3.0), (4.0, 6.0)]);
 
     let mut average = MovingAverageMinMaxObserver::new(0.25).unwrap();
     average.observe(&[-4.0, 8.0]).unwrap();
