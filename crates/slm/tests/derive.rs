@@ -19,6 +19,7 @@ struct Attention {
 }
 
 #[derive(Module, Debug, NamedLinears)]
+#[allow(clippy::large_enum_variant, reason = "Burn has no Module for Box")]
 enum Mixer {
     Attention(Attention),
     Plain(Linear),

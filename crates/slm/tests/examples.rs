@@ -1,4 +1,5 @@
 //! Runs every example.
+#![allow(clippy::duplicate_mod, reason = "each example is a program and has its own network")]
 
 #[path = "../examples/finetune.rs"]
 mod finetune;
