@@ -170,7 +170,13 @@ fn unknown_architectures_and_options_are_named() {
             |model| model.config["architectures"] = serde_json::json!(["MambaForCausalLM"]),
             &["MambaForCausalLM", "not supported", "LlamaForCausalLM, MistralForCausalLM"],
         ),
-        (|model| model.config["architectures"] = serde_json::json!([]), &["none given", "LlamaForCausalLM"]),
+        (
+            |model| {
+                model.config["architectures"] = serde_json::json!([]);
+                model.config["model_type"] = serde_json::Value::Null;
+            },
+            &["none given", "LlamaForCausalLM"],
+        ),
         (|model| model.config["hidden_act"] = "relu".into(), &["hidden_act", "relu", "silu"]),
         (|model| model.config["num_attention_heads"] = 0.into(), &["heads"]),
         (|model| model.config["vocab_size"] = "many".into(), &["vocab_size", "many"]),

@@ -201,7 +201,7 @@ impl Checkpoint {
     /// one and the same content.
     ///
     /// # Errors
-    /// [`Error::Changed`] where the file is not what it was when the checkpoint was opened; [`Error::Io`].
+    /// `StoreError::Changed` where the file is not what it was when the checkpoint was opened; `StoreError::Io`.
     pub fn weights_sha256(&self) -> Result<String> {
         let found = self.weights.sha256()?;
         let manifest = self.manifest.as_ref();
@@ -221,8 +221,9 @@ impl Checkpoint {
     /// kernel that [`KernelKind::selected`](slm_kernels::KernelKind::selected) gives.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] for a NaN or an infinity, [`Error::Layer`] for an invalid quantized weight,
-    /// [`Error::Metadata`] for one that the metadata describes otherwise, [`Error::Io`] and [`Error::Truncated`]; [`Error::Checksum`] where that was left to this.
+    /// `StoreError::NotFinite` for a NaN or an infinity, `StoreError::Layer` for an invalid quantized weight,
+    /// `StoreError::Metadata` for one that the metadata describes otherwise, `StoreError::Io` and
+    /// `StoreError::Truncated`; `StoreError::Checksum` where that was left to this.
     pub fn load_model(&self, device: &Device) -> Result<Transformer> {
         load::load(self, device)
     }

@@ -30,8 +30,8 @@ pub struct MigrationReport {
 /// read back.
 ///
 /// # Errors
-/// As [`Checkpoint::open_with`] and [`save`](crate::save); [`Error::OutputExists`] for a backup that is there and
-/// differs from the checkpoint; [`Error::Changed`].
+/// As [`Checkpoint::open_with`] and [`save`](crate::save); `StoreError::OutputExists` for a backup that is there and
+/// differs from the checkpoint; `StoreError::Changed`.
 pub fn migrate(
     dir: impl AsRef<Path>,
     out: Option<&Path>,

@@ -43,9 +43,9 @@ pub struct SaveRequest<'a> {
 /// or a checkpoint with no other files in it.
 ///
 /// # Errors
-/// [`Error::OutputExists`], [`Error::OutputNotOurs`]; [`Error::NotFinite`] for weights that are NaN or
-/// infinite; [`Error::Write`], [`Error::TensorSet`] or [`Error::Metadata`] for a request that does not fit
-/// the model; [`Error::Vocabulary`]; [`Error::OutputUnwritable`], [`Error::Io`].
+/// `StoreError::OutputExists`, `StoreError::OutputNotOurs`; `StoreError::NotFinite` for weights that are NaN or
+/// infinite; `StoreError::Write`, `StoreError::TensorSet` or `StoreError::Metadata` for a request that does not fit
+/// the model; [`Error::Vocabulary`]; `StoreError::OutputUnwritable`, `StoreError::Io`.
 pub fn save(
     dir: impl AsRef<Path>,
     model: &Transformer,
@@ -124,8 +124,8 @@ impl CheckpointWriter {
     /// Begins a checkpoint of a model whose tensors are stored as `layout` says.
     ///
     /// # Errors
-    /// [`Error::OutputExists`], [`Error::OutputNotOurs`], [`Error::Model`] for a configuration that is not
-    /// valid, [`Error::Io`].
+    /// `StoreError::OutputExists`, `StoreError::OutputNotOurs`, [`Error::Model`] for a configuration that is not
+    /// valid, `StoreError::Io`.
     pub fn create(
         dir: impl AsRef<Path>,
         model: &ModelConfig,
@@ -162,7 +162,7 @@ impl CheckpointWriter {
     /// Writes the quantized weight of `layer`, and the parameters of its input where these are static.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Write`] for a layer that was not declared so or is written twice.
+    /// `StoreError::Io`; `StoreError::Write` for a layer that was not declared so or is written twice.
     pub fn write_quantized(
         &mut self,
         layer: &str,

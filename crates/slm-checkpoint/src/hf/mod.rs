@@ -66,9 +66,9 @@ pub struct ImportReport {
 /// Opens the model in `dir` and checks its configuration, and the names, types and shapes of all tensors.
 ///
 /// # Errors
-/// [`Error::Architecture`] and [`Error::Unsupported`] for a model that cannot be imported; [`Error::Field`],
-/// [`Error::TensorSet`], [`Error::Shape`] and [`Error::TensorType`] for one that contradicts itself;
-/// [`Error::Missing`], [`Error::Header`], [`Error::Truncated`], [`Error::Json`], [`Error::Io`].
+/// [`Error::Architecture`] and [`Error::Unsupported`] for a model that cannot be imported; [`StoreError::Field`],
+/// [`StoreError::TensorSet`], [`StoreError::Shape`] and [`StoreError::TensorType`] for one that contradicts itself;
+/// [`StoreError::Missing`], [`StoreError::Header`], [`StoreError::Truncated`], [`StoreError::Json`], [`StoreError::Io`].
 pub fn import(dir: impl AsRef<Path>) -> Result<Imported> {
     let dir = dir.as_ref();
     let config_path = dir.join(CONFIG);
@@ -158,7 +158,7 @@ impl Imported {
     /// Reads the tensor of canonical name `name` as F32, row-major.
     ///
     /// # Errors
-    /// [`Error::NotFinite`], [`Error::Io`], [`Error::Truncated`]; [`Error::TensorSet`] for a name that the
+    /// [`StoreError::NotFinite`], [`StoreError::Io`], [`StoreError::Truncated`]; [`StoreError::TensorSet`] for a name that the
     /// model does not have.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         let source = self.origins.get(name).and_then(|(_, origin)| Some((origin, self.file_of(origin)?)));

@@ -152,7 +152,9 @@ fn find(fields: &Fields<'_>) -> Result<&'static Architecture> {
     let model_type = fields.str("model_type")?;
     let known = match (names, model_type) {
         (Some([Value::String(name)]), _) => ARCHITECTURES.iter().find(|known| known.name == name),
-        (None, Some(model_type)) => ARCHITECTURES.iter().find(|known| known.model_type == model_type),
+        (None | Some([]), Some(model_type)) => {
+            ARCHITECTURES.iter().find(|known| known.model_type == model_type)
+        }
         _ => None,
     };
     if let Some(known) = known {

@@ -10,6 +10,7 @@ use crate::config::{RopeScaling, RotaryConfig};
 use crate::error::{Error, Result};
 
 const SUPPORTED_TYPES: &str = "\"default\", \"linear\", \"llama3\"";
+const ORIGINAL_POSITIONS: &str = "original_max_position_embeddings";
 const ONLY_WHOLE: &str = "1 (every dimension of a head is rotated)";
 
 /// The names of an architecture's rotary fields, and what stands in for those that a config leaves out.
@@ -29,6 +30,15 @@ struct Parsed {
     theta: f64,
     scaling: Option<RopeScaling>,
     share: Option<f64>,
+}
+
+/// The fields outside of an object, which it may leave out.
+#[derive(Debug, Clone, Copy)]
+struct Beside {
+    theta: f64,
+    share: Option<f64>,
+    /// Wins over the one inside, as in transformers (`standardize_rope_params`).
+    original_positions: Option<usize>,
 }
 
 impl Rope {
@@ -73,7 +83,11 @@ impl Rope {
             }
         };
         let theta = fields.f64(self.theta_name)?;
-        let beside = Parsed { theta: theta.unwrap_or(self.theta), scaling: None, share: share_beside };
+        let beside = Beside {
+            theta: theta.unwrap_or(self.theta),
+            share: share_beside,
+            original_positions: fields.usize(ORIGINAL_POSITIONS)?,
+        };
         let parse = |object: Option<Fields<'_>>| object.map(|object| self.parse(&object, beside)).transpose();
         let (old, new) = (parse(fields.object("rope_scaling")?)?, parse(parameters)?);
         let found = match (old, new) {
@@ -82,7 +96,9 @@ impl Rope {
                 let expected = "one description of the rotary positions";
                 return Err(fields.wrong("rope_parameters", expected, found));
             }
-            (old, new) => new.or(old).unwrap_or(beside),
+            (old, new) => {
+                new.or(old).unwrap_or(Parsed { theta: beside.theta, scaling: None, share: beside.share })
+            }
         };
         if theta.is_some_and(|theta| theta != found.theta) {
             let expected = format!("{}, as in the object beside it", found.theta);
@@ -98,7 +114,7 @@ impl Rope {
     }
 
     /// An object `rope_scaling` or `rope_parameters`.
-    fn parse(&self, rope: &Fields<'_>, beside: Parsed) -> Result<Parsed> {
+    fn parse(&self, rope: &Fields<'_>, beside: Beside) -> Result<Parsed> {
         let share = match self.share {
             Some(_) => rope.f64("partial_rotary_factor")?.or(beside.share),
             None => {
@@ -111,12 +127,16 @@ impl Rope {
         let scaling = match new_name.or(old_name).unwrap_or("default") {
             "default" => None,
             "linear" => Some(RopeScaling::Linear { factor: rope.required_f64("factor")? }),
-            "llama3" => Some(RopeScaling::Llama3 {
-                factor: rope.required_f64("factor")?,
-                low_freq_factor: rope.required_f64("low_freq_factor")?,
-                high_freq_factor: rope.required_f64("high_freq_factor")?,
-                original_max_position_embeddings: rope.required_usize("original_max_position_embeddings")?,
-            }),
+            "llama3" => {
+                let inside = rope.usize(ORIGINAL_POSITIONS)?;
+                Some(RopeScaling::Llama3 {
+                    factor: rope.required_f64("factor")?,
+                    low_freq_factor: rope.required_f64("low_freq_factor")?,
+                    high_freq_factor: rope.required_f64("high_freq_factor")?,
+                    original_max_position_embeddings: rope
+                        .required(ORIGINAL_POSITIONS, beside.original_positions.or(inside))?,
+                })
+            }
             other => return Err(rope.unsupported("rope_type", format!("{other:?}"), SUPPORTED_TYPES)),
         };
         // Everything in this object changes the frequencies: nothing in it can be passed over.

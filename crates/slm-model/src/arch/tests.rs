@@ -250,11 +250,33 @@ fn windows(model: &ModelConfig) -> Vec<Option<usize>> {
 fn model_type_stands_in_for_absent_architectures() {
     let mut config = with(base(LLAMA), json!({ "model_type": "qwen3" }));
     assert_eq!(read_config(&config).unwrap().architecture.name, LLAMA);
+    config.insert("architectures".into(), json!([]));
+    assert_eq!(read_config(&config).unwrap().architecture.name, QWEN3);
     config.remove("architectures");
     assert_eq!(read_config(&config).unwrap().architecture.name, QWEN3);
     config.insert("model_type".into(), json!("mamba"));
     let message = read_config(&config).unwrap_err().to_string();
     assert!(message.contains("mamba") && message.contains(QWEN3), "{message}");
+}
+
+#[test]
+fn original_positions_beside_the_scaling_win_over_those_inside() {
+    let mut scaling =
+        json!({ "rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4 });
+    let original = |scaling: &Value, beside: Option<u64>| {
+        let changes = json!({ "rope_scaling": scaling, "original_max_position_embeddings": beside });
+        match model(base(LLAMA), changes).position {
+            Position::Rotary(RotaryConfig {
+                scaling: Some(RopeScaling::Llama3 { original_max_position_embeddings, .. }),
+                ..
+            }) => original_max_position_embeddings,
+            position => panic!("{position:?}"),
+        }
+    };
+    assert_eq!(original(&scaling, Some(32)), 32);
+    scaling["original_max_position_embeddings"] = 64.into();
+    assert_eq!(original(&scaling, None), 64);
+    assert_eq!(original(&scaling, Some(128)), 128);
 }
 
 #[test]
