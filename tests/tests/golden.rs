@@ -1,12 +1,16 @@
 //! Models with known outputs, through the whole program.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use slm_tests::{Sandbox, read_tensors, shared};
 
 /// Largest difference from the reference's logits that is still rounding.
 const TOLERANCE: f32 = 1e-3;
+
+/// The same for a model of 30 layers.
+const REAL_TOLERANCE: f32 = 2e-3;
 
 /// Every architecture that can be imported.
 const MODELS: [&str; 15] = [
@@ -35,33 +39,56 @@ fn text_of(path: &Path) -> &str {
 fn golden_logits_of_every_architecture() {
     let Some(shared) = shared() else { return };
     for name in MODELS {
-        let sandbox = Sandbox::new();
-        let source = shared.join("models").join(name);
-        sandbox.slm_with("import --out model", &[text_of(&source)], &[]).success();
-        let expected = read_tensors(source.join("expected.safetensors"));
-        let prompts: Vec<Vec<u32>> = (0..)
-            .map_while(|prompt| expected.get(&format!("prompt{prompt}.input_ids")))
-            .map(|(_, ids)| ids.iter().map(|&id| id as u32).collect())
-            .collect();
-        assert!(prompts.len() >= 4, "{name}: {} prompts", prompts.len());
-        sandbox.put("ids.json", json!({ "ids": prompts }).to_string());
-        for device in ["flex", "ndarray"] {
-            let out = format!("{device}.safetensors");
-            let line = format!("logits --checkpoint model --ids ids.json --out {out} --device {device}");
-            sandbox.slm(&line).success();
-            let logits = read_tensors(sandbox.path(&out));
-            let mut worst = 0.0_f32;
-            for prompt in 0..prompts.len() {
-                let (shape, values) = &logits[&format!("logits.{prompt}")];
-                let (expected_shape, reference) = &expected[&format!("prompt{prompt}.logits")];
-                assert_eq!(shape, expected_shape, "{name}");
-                assert!(values.iter().all(|value| value.is_finite()));
-                worst = values.iter().zip(reference).map(|(a, b)| (a - b).abs()).fold(worst, f32::max);
-            }
-            println!("{name} on {device}: largest difference {worst:e}");
-            assert!(worst <= TOLERANCE, "{name} on {device}: {worst}");
-        }
+        logits_are_those_of_the_reference(name, &shared.join("models").join(name), TOLERANCE);
     }
+}
+
+/// SmolLM2-135M-Instruct, where the environment variable `SLM_REAL` names its Hugging Face directory with the expected
+/// outputs in it.
+#[test]
+fn golden_logits_and_greedy_tokens_of_a_real_model() {
+    let Some(source) = std::env::var_os("SLM_REAL").map(PathBuf::from) else {
+        println!("skipped: SLM_REAL does not name the directory of a real model");
+        return;
+    };
+    let sandbox = logits_are_those_of_the_reference("SmolLM2-135M", &source, REAL_TOLERANCE);
+    let expected: Value = serde_json::from_slice(&fs::read(source.join("expected.json")).unwrap()).unwrap();
+    for prompt in expected["prompts"].as_array().unwrap() {
+        let line = "generate --checkpoint model --temperature 0 --max-new-tokens 32 --ignore-eos --json --prompt";
+        let json = sandbox.slm_with(line, &[prompt["text"].as_str().unwrap()], &[]).json();
+        assert_eq!(json["ids"], prompt["greedy_ids"], "{}", prompt["text"]);
+    }
+}
+
+/// Imports `source` and compares the logits of its prompts with the expected ones, on both CPU devices. The sandbox then
+/// holds the checkpoint `model`.
+fn logits_are_those_of_the_reference(name: &str, source: &Path, tolerance: f32) -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.slm_with("import --out model", &[text_of(source)], &[]).success();
+    let expected = read_tensors(source.join("expected.safetensors"));
+    let prompts: Vec<Vec<u32>> = (0..)
+        .map_while(|prompt| expected.get(&format!("prompt{prompt}.input_ids")))
+        .map(|(_, ids)| ids.iter().map(|&id| id as u32).collect())
+        .collect();
+    assert!(prompts.len() >= 4, "{name}: {} prompts", prompts.len());
+    sandbox.put("ids.json", json!({ "ids": prompts }).to_string());
+    for device in ["flex", "ndarray"] {
+        let out = format!("{device}.safetensors");
+        let line = format!("logits --checkpoint model --ids ids.json --out {out} --device {device}");
+        sandbox.slm(&line).success();
+        let logits = read_tensors(sandbox.path(&out));
+        let mut worst = 0.0_f32;
+        for prompt in 0..prompts.len() {
+            let (shape, values) = &logits[&format!("logits.{prompt}")];
+            let (expected_shape, reference) = &expected[&format!("prompt{prompt}.logits")];
+            assert_eq!(shape, expected_shape, "{name}");
+            assert!(values.iter().all(|value| value.is_finite()));
+            worst = values.iter().zip(reference).map(|(a, b)| (a - b).abs()).fold(worst, f32::max);
+        }
+        println!("{name} on {device}: largest difference {worst:e}");
+        assert!(worst <= tolerance, "{name} on {device}: {worst}");
+    }
+    sandbox
 }
 
 /// Perplexity of a model that people have trained, on its whole sample text, in every scheme.
