@@ -34,7 +34,7 @@ pub(crate) fn visited<'a>(fields: &'a Fields, parameters: &[&Ident]) -> syn::Res
     Ok(visited)
 }
 
-/// Where the type's attributes say that `slm_nn` is.
+/// Path of `slm_nn`, from the type's attributes.
 pub(crate) fn crate_path(attributes: &[Attribute]) -> syn::Result<Option<Path>> {
     let mut path = None;
     for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("linears")) {

@@ -6,7 +6,7 @@ use syn::{Data, DeriveInput, Fields, Ident, Index, Path, parse_quote};
 
 use crate::fields::{Visited, crate_path, visited};
 
-/// Which of the two methods is written.
+/// Choice of the method to write.
 #[derive(Clone, Copy)]
 enum Access {
     Shared,

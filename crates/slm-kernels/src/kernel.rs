@@ -33,7 +33,7 @@ impl Input<'_> {
 /// A part of a product: some rows of the input times some units of weights.
 pub(crate) struct Part<'a> {
     pub(crate) x: Input<'a>,
-    /// Where [`Kernel::arrange`] has put the input.
+    /// Location of the input after [`Kernel::arrange`].
     pub(crate) workspace: &'a Workspace,
     pub(crate) slot: usize,
     pub(crate) bias: Option<&'a [f32]>,

@@ -195,7 +195,7 @@ pub(crate) fn is_checkpoint(dir: &Path) -> bool {
     value.get("format").and_then(Value::as_str) == Some(FORMAT)
 }
 
-/// What saving a checkpoint may replace.
+/// Directories that saving a checkpoint may replace.
 pub(crate) const CHECKPOINTS: Replaceable = Replaceable {
     what: "an slm checkpoint",
     files_of: |dir| {

@@ -61,7 +61,7 @@ pub struct Architecture {
 }
 
 impl Architecture {
-    /// What stands before the names of most tensors in a file; some files leave it out.
+    /// Prefix of most tensor names in a file; some files leave it out.
     pub fn prefix(&self) -> &'static str {
         self.tensors.prefix
     }

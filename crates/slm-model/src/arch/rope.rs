@@ -24,7 +24,7 @@ pub(super) struct Rope {
     pub(super) share: Option<(&'static str, f64)>,
 }
 
-/// What an object or the fields beside it say.
+/// Rotary parameters as an object, or the fields next to it, give them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Parsed {
     theta: f64,
@@ -32,7 +32,7 @@ struct Parsed {
     share: Option<f64>,
 }
 
-/// The fields outside of an object, which it may leave out.
+/// Rotary fields outside of an object, which may leave them out.
 #[derive(Debug, Clone, Copy)]
 struct Beside {
     theta: f64,

@@ -29,7 +29,7 @@ pub(super) struct Facts<'a> {
     pub(super) sizes: Sizes,
     pub(super) float: Option<&'a Evaluation>,
     pub(super) quantized: Option<&'a Evaluation>,
-    /// What people should know of the quality, where it is not good.
+    /// Warning about the quality, with its cause; none where the quality is good.
     pub(super) warning: Option<String>,
     pub(super) calibration_tokens: u64,
     pub(super) largest_tensor_bytes: u64,
