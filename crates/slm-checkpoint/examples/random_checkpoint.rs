@@ -75,6 +75,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         granularity: scheme.granularity,
         mapping: scheme.mapping,
         scale_dtype: ScaleDtype::F32,
+        method: "rtn".to_owned(),
         weight_observer: "random".to_owned(),
         activation_observer: None,
         activation_granularity: Some(ActivationGranularity::PerToken),

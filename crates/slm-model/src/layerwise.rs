@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::module::Param;
 use burn::tensor::Device;
-use slm_nn::{ForwardHook, Linear, NamedLinears, attach_hook};
+use slm_nn::{ForwardHook, Linear, NamedLinears, attach_hook, detach_hooks};
 
 use crate::block::Block;
 use crate::compute::autograd::AutogradOps;
@@ -20,6 +20,36 @@ use crate::rotary::Rotaries;
 use crate::source::{Loader, TensorSource};
 use crate::transformer::{check_ids, check_positions, ids_tensor};
 
+/// Follows a run of [`forward_layerwise`]. A function that is called after each window of each layer is one.
+pub trait LayerwiseVisitor<E> {
+    /// Called after each window of each layer, [`layerwise_steps`] times in all. An error ends the run.
+    ///
+    /// # Errors
+    /// Whatever is to end the run.
+    fn after_window(&mut self) -> Result<(), E>;
+
+    /// Whether [`after_layer`](Self::after_layer) may change weights. If so, every layer runs twice: before it, for the
+    /// hook, and after it, for what the next layer reads.
+    fn changes_weights(&self) -> bool {
+        false
+    }
+
+    /// Called when the hook has seen all windows of `layer`, a transformer block or the head.
+    ///
+    /// # Errors
+    /// Whatever is to end the run.
+    fn after_layer(&mut self, layer: &mut dyn NamedLinears) -> Result<(), E> {
+        let _ = layer;
+        Ok(())
+    }
+}
+
+impl<E, F: FnMut() -> Result<(), E>> LayerwiseVisitor<E> for F {
+    fn after_window(&mut self) -> Result<(), E> {
+        self()
+    }
+}
+
 /// Runs `windows`, each a sequence that starts at position 0, through the model of `source`, while `hook` sees every
 /// linear layer. With `with_head` the head is such a layer, though it be tied to the embedding.
 ///
@@ -28,14 +58,16 @@ use crate::transformer::{check_ids, check_positions, ids_tensor};
 /// [`window_logits`](crate::window_logits) of each window in turn, in the same order and bit for bit; of different
 /// layers it sees all windows of one before the first of the next.
 ///
-/// `done` is called after each window of each layer, [`layerwise_steps`] times in all, and may end the run.
+/// `visitor` is told of each window and each layer. It may change the weights of a layer once the hook has seen its
+/// inputs: layers after it then see what the changed layer gives. In memory are then the residual streams, one more
+/// of a window, and one layer.
 ///
 /// A tied embedding is asked for again where the head needs it; `source` must allow that.
 ///
 /// # Errors
 /// [`Error::Config`], [`Error::EmptyPrompt`], [`Error::TokenId`] and [`Error::TooManyPositions`] for windows that the
-/// model does not take, those of [`Transformer::from_tensors`](crate::Transformer::from_tensors), and what `done`
-/// returns.
+/// model does not take, those of [`Transformer::from_tensors`](crate::Transformer::from_tensors), and what
+/// `visitor` returns.
 pub fn forward_layerwise<E: From<Error>>(
     config: &ModelConfig,
     source: &mut dyn TensorSource,
@@ -43,7 +75,7 @@ pub fn forward_layerwise<E: From<Error>>(
     windows: &[&[u32]],
     with_head: bool,
     hook: &Arc<dyn ForwardHook>,
-    done: &mut dyn FnMut() -> Result<(), E>,
+    visitor: &mut dyn LayerwiseVisitor<E>,
 ) -> Result<(), E> {
     config.validate()?;
     for ids in windows {
@@ -57,17 +89,23 @@ pub fn forward_layerwise<E: From<Error>>(
     let run = Run { config, loader: Loader::new(source, device), device, windows, with_head, hook };
     if supports_device(device) {
         let longest = windows.iter().map(|ids| ids.len()).max().unwrap_or(0);
-        run.with(CpuCompute::new(config, device, 1, longest), done)
+        run.with(CpuCompute::new(config, device, 1, longest), visitor)
     } else if slm_autograd::is_preferred(device) {
-        run.with(Tensors::new(AutogradOps::new(shape, &rotaries), shape), done)
+        run.with(Tensors::new(AutogradOps::new(shape, &rotaries), shape), visitor)
     } else {
-        run.with(Tensors::new(BurnOps::new(device.clone(), shape, &rotaries, None), shape), done)
+        run.with(Tensors::new(BurnOps::new(device.clone(), shape, &rotaries, None), shape), visitor)
     }
 }
 
-/// How often [`forward_layerwise`] calls `done`.
-pub fn layerwise_steps(config: &ModelConfig, windows: usize, with_head: bool) -> usize {
-    windows * (config.num_layers + usize::from(with_head))
+/// How often [`forward_layerwise`] calls [`LayerwiseVisitor::after_window`]. The head runs once even if its weight is
+/// changed.
+pub fn layerwise_steps(
+    config: &ModelConfig,
+    windows: usize,
+    with_head: bool,
+    changes_weights: bool,
+) -> usize {
+    windows * (config.num_layers * (1 + usize::from(changes_weights)) + usize::from(with_head))
 }
 
 /// What a run needs, whatever computes it.
@@ -84,7 +122,7 @@ impl Run<'_> {
     fn with<C: Compute, E: From<Error>>(
         mut self,
         mut compute: C,
-        done: &mut dyn FnMut() -> Result<(), E>,
+        visitor: &mut dyn LayerwiseVisitor<E>,
     ) -> Result<(), E>
     where
         Error: From<C::Error>,
@@ -94,27 +132,23 @@ impl Run<'_> {
         for index in 0..config.num_layers {
             let mut block = NumberedBlock(index, Block::load(config, index, &mut self.loader)?);
             attach_hook(&mut block, self.hook);
-            // One cache serves all: each window starts at its first position.
-            let layer = walk::prepare_layer(&compute, index, 0, block.1.parts()).map_err(Error::from)?;
-            for (stream, ids) in streams.iter_mut().zip(windows) {
-                compute.begin(0, ids.len());
-                walk::layer(&mut compute, &layer, stream).map_err(Error::from)?;
-                compute.settle(stream).map_err(Error::from)?;
-                done()?;
+            if visitor.changes_weights() {
+                observe_block(&mut compute, &block, &streams, windows, visitor)?;
+                detach_hooks(&mut block);
+                visitor.after_layer(&mut block)?;
+            }
+            run_block(&mut compute, &block, &mut streams, windows, visitor)?;
+            if !visitor.changes_weights() {
+                visitor.after_layer(&mut block)?;
             }
         }
         if self.with_head {
             let norm = Norm::load(config, FINAL_NORM, &mut self.loader)?;
             let mut head = Head(load_head(config, &mut self.loader)?);
             attach_hook(&mut head, self.hook);
-            let norm = compute.norm(&norm).map_err(Error::from)?;
-            let head = walk::prepare_head(&compute, HeadParts::Linear(&head.0)).map_err(Error::from)?;
-            for (stream, ids) in streams.into_iter().zip(windows) {
-                compute.begin(0, ids.len());
-                walk::logits(&mut compute, &norm, &head, config.logit_multiplier, stream)
-                    .map_err(Error::from)?;
-                done()?;
-            }
+            run_head(&mut compute, &norm, &head, config, streams, windows, visitor)?;
+            detach_hooks(&mut head);
+            visitor.after_layer(&mut head)?;
         }
         Ok(())
     }
@@ -141,6 +175,72 @@ impl Run<'_> {
         }
         Ok(streams)
     }
+}
+
+/// Runs copies of `streams` through a block.
+fn observe_block<C: Compute, E: From<Error>>(
+    compute: &mut C,
+    block: &NumberedBlock,
+    streams: &[C::Stream],
+    windows: &[&[u32]],
+    visitor: &mut dyn LayerwiseVisitor<E>,
+) -> Result<(), E>
+where
+    Error: From<C::Error>,
+{
+    let layer = walk::prepare_layer(compute, block.0, 0, block.1.parts()).map_err(Error::from)?;
+    for (stream, ids) in streams.iter().zip(windows) {
+        compute.begin(0, ids.len());
+        let mut stream = compute.copy(stream);
+        walk::layer(compute, &layer, &mut stream).map_err(Error::from)?;
+        compute.finish(stream);
+        visitor.after_window()?;
+    }
+    Ok(())
+}
+
+/// Takes `streams` through a block. One cache serves all: each window starts at its first position.
+fn run_block<C: Compute, E: From<Error>>(
+    compute: &mut C,
+    block: &NumberedBlock,
+    streams: &mut [C::Stream],
+    windows: &[&[u32]],
+    visitor: &mut dyn LayerwiseVisitor<E>,
+) -> Result<(), E>
+where
+    Error: From<C::Error>,
+{
+    let layer = walk::prepare_layer(compute, block.0, 0, block.1.parts()).map_err(Error::from)?;
+    for (stream, ids) in streams.iter_mut().zip(windows) {
+        compute.begin(0, ids.len());
+        walk::layer(compute, &layer, stream).map_err(Error::from)?;
+        compute.settle(stream).map_err(Error::from)?;
+        visitor.after_window()?;
+    }
+    Ok(())
+}
+
+/// Takes `streams` through the last norm and the head.
+fn run_head<C: Compute, E: From<Error>>(
+    compute: &mut C,
+    norm: &Norm,
+    head: &Head,
+    config: &ModelConfig,
+    streams: Vec<C::Stream>,
+    windows: &[&[u32]],
+    visitor: &mut dyn LayerwiseVisitor<E>,
+) -> Result<(), E>
+where
+    Error: From<C::Error>,
+{
+    let norm = compute.norm(norm).map_err(Error::from)?;
+    let head = walk::prepare_head(compute, HeadParts::Linear(&head.0)).map_err(Error::from)?;
+    for (stream, ids) in streams.into_iter().zip(windows) {
+        compute.begin(0, ids.len());
+        walk::logits(compute, &norm, &head, config.logit_multiplier, stream).map_err(Error::from)?;
+        visitor.after_window()?;
+    }
+    Ok(())
 }
 
 /// The head, a layer of its own if it is tied.

@@ -73,7 +73,7 @@ fn hooks_see_what_they_see_of_a_whole_model() {
                 let windows = &windows[..];
                 forward_layerwise(&config, &mut source, &device, windows, with_head, &hook, &mut done)
                     .unwrap();
-                assert_eq!(steps, layerwise_steps(&config, windows.len(), with_head));
+                assert_eq!(steps, layerwise_steps(&config, windows.len(), with_head, false));
                 assert!(*layers.0.lock().unwrap() == expected, "{name}, {with_head}");
                 let twice = usize::from(config.tie_word_embeddings);
                 // Neither the last norm nor the head is read where nobody looks at the head.
@@ -115,4 +115,75 @@ fn bad_windows_are_errors_and_a_run_can_be_ended() {
     assert!(matches!(run(&[&[1, 2], &[]], 99), Err(Error::EmptyPrompt)));
     assert!(matches!(run(&[&[1, 99]], 99), Err(Error::TokenId { index: 1, .. })));
     assert!(matches!(run(&[&[1; 65]], 99), Err(Error::TooManyPositions { needed: 65, max: 64 })));
+}
+
+/// Halves the weights of every layer that it is shown.
+struct Halving {
+    steps: usize,
+    layers: Vec<String>,
+}
+
+impl LayerwiseVisitor<Error> for Halving {
+    fn after_window(&mut self) -> Result<(), Error> {
+        self.steps += 1;
+        Ok(())
+    }
+
+    fn changes_weights(&self) -> bool {
+        true
+    }
+
+    fn after_layer(&mut self, layer: &mut dyn NamedLinears) -> Result<(), Error> {
+        layer.for_each_linear_mut(&mut |name, linear| {
+            self.layers.push(name.to_owned());
+            let halved = linear.float_weight().unwrap() * 0.5;
+            linear.weight = slm_nn::Weight::Float(Param::from_tensor(halved));
+        });
+        Ok(())
+    }
+}
+
+/// A block's inputs are those that the changed blocks before it give, and the hook sees each window once.
+#[test]
+fn changed_weights_are_what_the_next_layers_see() {
+    let ids: Vec<u32> = (0..37).map(|i| (i * i * 7 + i) % 50).collect();
+    let windows: Vec<&[u32]> = ids.chunks(16).collect();
+    for device in devices() {
+        for (name, config) in configs() {
+            let mut model = random_weights(&config, &device);
+            let mut source = Kept { tensors: tensors_of(&model).1, taken: 0 };
+            let (layers, hook) = recorder();
+            let mut visitor = Halving { steps: 0, layers: Vec::new() };
+            forward_layerwise(&config, &mut source, &device, &windows, true, &hook, &mut visitor).unwrap();
+            assert_eq!(visitor.steps, layerwise_steps(&config, windows.len(), true, true), "{name}");
+            let seen = layers.0.lock().unwrap().clone();
+
+            // The whole model, with the blocks before the one looked at changed and the others as they were.
+            model.untie_head();
+            let mut names = Vec::new();
+            model.for_each_linear(&mut |name, _| names.push(name.to_owned()));
+            assert_eq!(visitor.layers, names, "{name}");
+            let block_of = |name: &str| {
+                let index = name.strip_prefix("layers.").and_then(|rest| rest.split('.').next());
+                index.map_or(config.num_layers, |index| index.parse().unwrap())
+            };
+            for block in 0..=config.num_layers {
+                let (whole, hook) = recorder();
+                attach_hook(&mut model, &hook);
+                windows.iter().for_each(|ids| drop(window_logits(&model, ids).unwrap()));
+                detach_hooks(&mut model);
+                let whole = whole.0.lock().unwrap();
+                for name in names.iter().filter(|name| block_of(name) == block) {
+                    assert!(seen.0[name] == whole.0[name], "{name}");
+                }
+                drop(whole);
+                model.for_each_linear_mut(&mut |name, linear| {
+                    if block_of(name) == block {
+                        let halved = linear.float_weight().unwrap() * 0.5;
+                        linear.weight = slm_nn::Weight::Float(Param::from_tensor(halved));
+                    }
+                });
+            }
+        }
+    }
 }

@@ -39,7 +39,7 @@ pub use error::{Error, Result, SourceError};
 pub use eval::{Evaluation, evaluate, try_evaluate, window_logits};
 pub use generate::{GenerateOptions, GenerateOutput, StopReason, generate};
 pub use kv_cache::KvCache;
-pub use layerwise::{forward_layerwise, layerwise_steps};
+pub use layerwise::{LayerwiseVisitor, forward_layerwise, layerwise_steps};
 pub use names::{EMBED_POSITIONS, EMBED_TOKENS, ExpectedTensor, FINAL_NORM, LM_HEAD, expected_tensors};
 pub use sampler::{Sampler, SamplingOptions};
 pub use session::InferencePath;

@@ -1,15 +1,15 @@
-//! Watching the inputs of layers to choose static activation parameters.
+//! Watching the inputs of layers to choose how weights and static activations are quantized.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use burn::tensor::Tensor;
-use slm_nn::{ForwardHook, NamedLinears, attach_hook, detach_hooks, to_vec_f32};
-use slm_quant_core::{Mapping, Observer, ObserverKind, QParams, QuantRange, TORCH_EPS};
+use slm_nn::{ForwardHook, NamedLinears, attach_hook, detach_hooks};
+use slm_quant_core::QParams;
 
-use crate::{Error, Plan, Result};
+use crate::inputs::{InputGatherer, InputMoments};
+use crate::{Error, Plan, PtqConfig, Result};
 
-/// What calibration saw of one layer's input, and the parameters it chose.
+/// The range that calibration chose for one layer's input, and the parameters that follow.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ActivationStats {
     /// Least value the observer goes by.
@@ -20,17 +20,27 @@ pub struct ActivationStats {
     pub qparams: QParams,
 }
 
-/// Static activation parameters of the planned layers, by name.
+/// What calibration saw of the inputs of one layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ObservedInputs {
+    /// Static activations only.
+    pub activation: Option<ActivationStats>,
+    /// Second moments, by which ranges of weights and rounding are chosen.
+    pub moments: InputMoments,
+}
+
+/// What calibration saw of the inputs of the planned layers, by name.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Calibration {
     /// One entry for each planned layer.
-    pub layers: BTreeMap<String, ActivationStats>,
+    pub layers: BTreeMap<String, ObservedInputs>,
 }
 
-/// Runs `forward` while every planned layer's input is observed, then chooses parameters.
+/// Runs `forward` while every planned layer's input is observed.
 ///
 /// `forward` runs the model on calibration text however it likes: any number of times, in batches of any
-/// size. Memory grows with the number of layers, not with the text.
+/// size. Memory grows with the layers, not with the text: for [`RoundingMethod::Gptq`](crate::RoundingMethod::Gptq) a
+/// square matrix of the input features of each layer, otherwise next to nothing.
 ///
 /// # Errors
 /// [`Error::NotCalibrated`] for a planned layer that saw no input, [`Error::Layer`] for inputs that are not
@@ -38,14 +48,14 @@ pub struct Calibration {
 pub fn calibrate<M, E>(
     model: &mut M,
     plan: &Plan,
-    observer: &ObserverKind,
+    config: &PtqConfig,
     forward: impl FnOnce(&M) -> Result<(), E>,
 ) -> Result<Calibration, E>
 where
     M: NamedLinears,
     E: From<Error>,
 {
-    calibrate_with(plan, observer, |hook| {
+    calibrate_with(plan, config, |hook| {
         attach_hook(model, hook);
         let outcome = forward(model);
         detach_hooks(model);
@@ -59,51 +69,12 @@ where
 /// As [`calibrate`].
 pub fn calibrate_with<E: From<Error>>(
     plan: &Plan,
-    observer: &ObserverKind,
+    config: &PtqConfig,
     forward: impl FnOnce(&Arc<dyn ForwardHook>) -> Result<(), E>,
 ) -> Result<Calibration, E> {
-    let mut observers = BTreeMap::new();
-    for layer in &plan.layers {
-        let built = observer.build().map_err(|error| Error::layer(&layer.name, error))?;
-        observers.insert(layer.name.clone(), built);
-    }
-    let hook = Arc::new(InputObservers(Mutex::new(Watched { observers, failed: None })));
-    forward(&(Arc::clone(&hook) as Arc<dyn ForwardHook>))?;
-    let mut watched = hook.0.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(error) = watched.failed.take() {
-        return Err(error.into());
-    }
-    let mut calibration = Calibration::default();
-    for (name, observer) in &watched.observers {
-        let Some((min, max)) = observer.bounds() else {
-            return Err(Error::NotCalibrated { layer: name.clone() }.into());
-        };
-        let qparams = observer
-            .qparams(QuantRange::UINT8, Mapping::Affine, TORCH_EPS)
-            .map_err(|error| Error::layer(name, error))?;
-        calibration.layers.insert(name.clone(), ActivationStats { min, max, qparams });
-    }
-    Ok(calibration)
-}
-
-/// One observer per planned layer; other layers pass unseen.
-struct InputObservers(Mutex<Watched>);
-
-struct Watched {
-    observers: BTreeMap<String, Box<dyn Observer>>,
-    /// The first input that was refused. A hook cannot return it.
-    failed: Option<Error>,
-}
-
-impl ForwardHook for InputObservers {
-    fn on_forward(&self, layer: &str, input: &Tensor<2>, _: &Tensor<2>) {
-        let mut watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Watched { observers, failed } = &mut *watched;
-        let Some(observer) = observers.get_mut(layer) else { return };
-        let seen = to_vec_f32("input", input.clone())
-            .and_then(|values| observer.observe(&values).map_err(slm_nn::Error::from));
-        if let Err(error) = seen {
-            failed.get_or_insert_with(|| Error::layer(layer, error));
-        }
-    }
+    let names = || plan.layers.iter().map(|layer| layer.name.as_str());
+    let gatherer = InputGatherer::new(config, names())?;
+    forward(&(Arc::clone(&gatherer) as Arc<dyn ForwardHook>))?;
+    let layers = names().map(|name| Ok((name.to_owned(), gatherer.take(name)?)));
+    Ok(Calibration { layers: layers.collect::<Result<_>>()? })
 }

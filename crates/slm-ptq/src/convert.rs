@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use slm_kernels::{KernelKind, PackedMatrix};
 use slm_nn::{Linear, NamedLinears, PackedWeight, Weight, to_vec_f32, try_for_each_linear_mut};
-use slm_quant_core::{
-    ActivationQuant, ErrorStats, QParams, QuantScheme, QuantizationType, QuantizedMatrix, quantize_matrix,
-};
+use slm_quant_core::{ActivationQuant, ErrorStats, QParams, QuantScheme, QuantizationType, QuantizedMatrix};
 
-use crate::{Calibration, Error, Plan, PtqConfig, Result};
+use crate::rounding::round_weight;
+use crate::{Calibration, Error, ObservedInputs, Plan, PtqConfig, Result};
 
 /// What was done to one layer.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,8 +72,8 @@ fn convert_layer(
     let weight = linear.float_weight().ok_or_else(|| Error::layer(name, slm_nn::Error::AlreadyPacked))?;
     let shape = weight.dims();
     let values = to_vec_f32("weight", weight).map_err(|error| Error::layer(name, error))?;
-    let QuantizedLayer { matrix, activation, report } =
-        quantize_layer(name, &values, shape, config, calibration)?;
+    let inputs = calibration.and_then(|calibration| calibration.layers.get(name));
+    let QuantizedLayer { matrix, activation, report } = quantize_layer(name, &values, shape, config, inputs)?;
     drop(values);
     replace(name, linear, matrix, activation)?;
     Ok(report)
@@ -92,7 +91,8 @@ pub struct QuantizedLayer {
 }
 
 /// Quantizes the float weight `values` of one layer, row-major and of shape `[out_features, in_features]`. A model
-/// that is larger than memory is quantized by this, one layer after the other.
+/// that is larger than memory is quantized by this, one layer after the other. `inputs` is what calibration saw of the
+/// layer's inputs.
 ///
 /// # Errors
 /// As [`convert`].
@@ -101,12 +101,10 @@ pub fn quantize_layer(
     values: &[f32],
     shape: [usize; 2],
     config: &PtqConfig,
-    calibration: Option<&Calibration>,
+    inputs: Option<&ObservedInputs>,
 ) -> Result<QuantizedLayer> {
-    let activation = activation_quant(name, config, calibration)?;
-    let [rows, cols] = shape;
-    let matrix = quantize_matrix(values, rows, cols, config.scheme, &config.observer)
-        .map_err(|error| Error::layer(name, error))?;
+    let activation = activation_quant(name, config, inputs)?;
+    let matrix = round_weight(name, values, shape, config, inputs.map(|inputs| &inputs.moments))?;
     let report = report(name, values, &matrix, activation)?;
     Ok(QuantizedLayer { matrix, activation, report })
 }
@@ -128,7 +126,7 @@ pub fn pack_layer(
     Ok(report)
 }
 
-fn replace(
+pub(crate) fn replace(
     name: &str,
     linear: &mut Linear,
     quantized: QuantizedMatrix,
@@ -168,13 +166,13 @@ fn report(
 fn activation_quant(
     name: &str,
     config: &PtqConfig,
-    calibration: Option<&Calibration>,
+    inputs: Option<&ObservedInputs>,
 ) -> Result<ActivationQuant> {
     match config.quantization_type {
         QuantizationType::WeightOnly => Ok(ActivationQuant::Float),
         QuantizationType::Dynamic => Ok(ActivationQuant::Dynamic(config.activation_granularity)),
-        QuantizationType::Static => calibration
-            .and_then(|calibration| calibration.layers.get(name))
+        QuantizationType::Static => inputs
+            .and_then(|inputs| inputs.activation)
             .map(|stats| ActivationQuant::Static(stats.qparams))
             .ok_or_else(|| Error::NotCalibrated { layer: name.to_owned() }),
     }

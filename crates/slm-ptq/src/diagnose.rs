@@ -151,10 +151,11 @@ mod tests {
             mapping: Mapping::default(),
             scale_dtype: ScaleDtype::F32,
         };
-        let config = PtqConfig::new(scheme, QuantizationType::Static);
+        let mut config = PtqConfig::new(scheme, QuantizationType::Static);
+        config.activation_observer = ObserverKind::MinMax;
         let mut model = model(&device);
         let plan = Plan::new(&model, &config).unwrap();
-        let calibration = calibrate(&mut model, &plan, &ObserverKind::MinMax, |model| {
+        let calibration = calibrate(&mut model, &plan, &config, |model| {
             model.forward(x.clone());
             Ok::<_, Error>(())
         })

@@ -56,10 +56,10 @@ pub enum Error {
         /// Name of the layer.
         layer: String,
     },
-    /// Static activations need the inputs of every layer to have been observed.
+    /// Settings that need the inputs of every layer to have been observed.
     #[error(
-        "layer {layer}: no input was observed; static quantization needs calibration text that reaches \
-         every layer (or use dynamic quantization)"
+        "layer {layer}: no input was observed; static activations, GPTQ and the weighted-mse observer need \
+         calibration text that reaches every layer (or use dynamic activations, round to nearest and min-max)"
     )]
     NotCalibrated {
         /// Name of the layer.

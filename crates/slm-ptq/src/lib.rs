@@ -3,8 +3,8 @@
 //! Three explicit steps, each of which can be looked at before the next:
 //!
 //! 1. [`Plan::new`] decides which layers are quantized and says why the others are not;
-//! 2. [`calibrate`] watches the inputs of those layers while the caller runs the model on text (static
-//!    activations only) and chooses one scale and zero point for each;
+//! 2. [`calibrate`] watches the inputs of those layers while the caller runs the model on text: needed for static
+//!    activations and for [`RoundingMethod::Gptq`], and better for the ranges of weights in any case;
 //! 3. [`convert`] replaces the layers in place, one after the other, by packed integers, and reports for each
 //!    what was chosen and how far it is from the float weights.
 //!
@@ -39,23 +39,30 @@ mod config;
 mod convert;
 mod diagnose;
 mod error;
+mod inputs;
 #[cfg(feature = "checkpoint")]
 mod metadata;
+mod method;
 #[cfg(feature = "checkpoint")]
 mod pipeline;
 mod plan;
 mod quantization_config;
+mod rounding;
+#[cfg(feature = "checkpoint")]
+mod sequential;
 #[cfg(feature = "checkpoint")]
 mod transformer;
 
-pub use calibrate::{ActivationStats, Calibration, calibrate, calibrate_with};
+pub use calibrate::{ActivationStats, Calibration, ObservedInputs, calibrate, calibrate_with};
 pub use compare::{LayerComparison, LayerDifference};
 pub use config::{PtqConfig, default_weight_observer};
 pub use convert::{LayerReport, QuantizedLayer, convert, pack_layer, quantize_layer};
 pub use diagnose::{ActivationQuants, InputError, input_errors, remove_activation_quant};
 pub use error::{Error, Result};
+pub use inputs::InputMoments;
 #[cfg(feature = "checkpoint")]
 pub use metadata::{MetadataBuilder, layer_metadata};
+pub use method::RoundingMethod;
 #[cfg(feature = "checkpoint")]
 pub use pipeline::{CalibrationTokens, CheckpointQuantizer, Progress, QuantizedCheckpoint, Stage};
 pub use plan::{Plan, PlannedLayer, SkippedLayer};

@@ -5,15 +5,16 @@ use slm_checkpoint::{
 };
 use slm_quant_core::{QuantizationType, QuantizedMatrix};
 
-use crate::{LayerReport, Plan, PtqConfig};
+use crate::{LayerReport, Plan, PtqConfig, RoundingMethod};
 
 /// Builds the [`QuantizationMetadata`] of a checkpoint.
 #[derive(Debug, Clone)]
 pub struct MetadataBuilder(QuantizationMetadata);
 
 impl MetadataBuilder {
-    /// Starts with what `config` asks for and `plan` leaves out.
-    pub fn new(config: &PtqConfig, plan: &Plan) -> Self {
+    /// Starts with what `config` asks for and `plan` leaves out. `calibrated` says whether ranges of weights were chosen
+    /// with calibration text.
+    pub fn new(config: &PtqConfig, plan: &Plan, calibrated: bool) -> Self {
         let PtqConfig { scheme, quantization_type, .. } = *config;
         let skipped = plan.skipped.iter().map(|layer| SkippedLayer {
             name: layer.name.clone(),
@@ -29,7 +30,8 @@ impl MetadataBuilder {
             granularity: scheme.granularity,
             mapping: scheme.mapping,
             scale_dtype: scheme.scale_dtype,
-            weight_observer: config.observer.to_string(),
+            method: config.method.to_string(),
+            weight_observer: config.weight_observer(calibrated).to_string(),
             activation_observer: (quantization_type == QuantizationType::Static)
                 .then(|| config.activation_observer.to_string()),
             activation_granularity: (quantization_type == QuantizationType::Dynamic)
@@ -51,9 +53,11 @@ impl MetadataBuilder {
         })
     }
 
-    /// Names other observers than those of the config: `weights`, and `activations` if they are static.
+    /// Names other observers than those of the config, of weights that are trained and then rounded to nearest:
+    /// `weights`, and `activations` if they are static.
     #[must_use]
     pub fn observers(mut self, weights: String, activations: String) -> Self {
+        self.0.method = RoundingMethod::Rtn.to_string();
         self.0.weight_observer = weights;
         if self.0.quantization_type == QuantizationType::Static {
             self.0.activation_observer = Some(activations);

@@ -5,15 +5,21 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use serde_json::json;
 use slm_checkpoint::{
-    CalibrationRecord, Checkpoint, CheckpointSource, CheckpointWriter, Layout, Lineage, QuantizationMode,
-    SaveRequest,
+    CalibrationRecord, Checkpoint, CheckpointSource, CheckpointWriter, LayerMetadata, Layout, Lineage,
+    QuantizationMode, SaveRequest,
 };
-use slm_model::{EMBED_TOKENS, LM_HEAD, Transformer, expected_tensors, forward_layerwise, layerwise_steps};
+use slm_model::{
+    EMBED_TOKENS, LM_HEAD, TensorSource, Transformer, expected_tensors, forward_layerwise, layerwise_steps,
+};
+use slm_nn::try_for_each_linear_mut;
 use slm_quant_core::QuantizationType;
 
+use crate::convert::replace;
+use crate::sequential::{SequentialRun, SequentialSink};
 use crate::{
-    Calibration, Error, LayerReport, MetadataBuilder, Plan, PtqConfig, Result, calibrate_with, convert,
-    copies_tied_head, layer_metadata, plan_transformer, planned_config, quantize_layer, untie_planned_head,
+    Calibration, Error, LayerReport, MetadataBuilder, Plan, PtqConfig, QuantizedLayer, Result,
+    calibrate_with, convert, copies_tied_head, layer_metadata, plan_transformer, planned_config,
+    quantize_layer, untie_planned_head,
 };
 
 /// Post-training quantization of a checkpoint.
@@ -54,10 +60,25 @@ pub struct CheckpointQuantizer<'a> {
     source: &'a Checkpoint,
     config: PtqConfig,
     plan: Plan,
-    calibration: Option<(Calibration, CalibrationRecord)>,
+    calibrated: Option<Calibrated>,
 }
 
-/// The text that static activations are calibrated on.
+/// What is known of the calibration text.
+#[derive(Debug)]
+struct Calibrated {
+    record: CalibrationRecord,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// All layers have seen it.
+    Observed(Calibration),
+    /// Layers see it while they are quantized, one after the other.
+    Pending { ids: Vec<u32>, window: usize, device: Device },
+}
+
+/// The text that ranges of weights and activations are calibrated on.
 #[derive(Debug, Clone)]
 pub struct CalibrationTokens<'a> {
     /// Token ids of the text.
@@ -71,7 +92,7 @@ pub struct CalibrationTokens<'a> {
 /// The steps of post-training quantization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Running the float model to observe the inputs of layers. Counts windows of layers.
+    /// Running the model to observe the inputs of layers. Counts windows of layers.
     Calibrating,
     /// Quantizing and writing layers. Counts layers.
     Quantizing,
@@ -105,7 +126,7 @@ impl<'a> CheckpointQuantizer<'a> {
     pub fn new(source: &'a Checkpoint, config: PtqConfig) -> Result<Self> {
         source.require_float()?;
         let plan = plan_transformer(&source.config().model, &config)?;
-        Ok(Self { source, config, plan, calibration: None })
+        Ok(Self { source, config, plan, calibrated: None })
     }
 
     /// Layers that are quantized, and those that are not with the reason.
@@ -118,9 +139,21 @@ impl<'a> CheckpointQuantizer<'a> {
         &self.config
     }
 
-    /// Whether [`calibrate`](Self::calibrate) must be called first: activations are static.
+    /// Whether [`calibrate`](Self::calibrate) must be called first: activations are static, or the method or the observer
+    /// needs it. Where it need not, it makes weights better.
     pub fn needs_calibration(&self) -> bool {
-        self.config.quantization_type == QuantizationType::Static
+        self.config.needs_calibration()
+    }
+
+    /// Whether [`calibrate`](Self::calibrate) changes anything: it is needed, or the observer of weights is left to the
+    /// default, which is better with calibration text.
+    pub fn uses_calibration(&self) -> bool {
+        self.config.uses_calibration()
+    }
+
+    /// Whether [`calibrate`](Self::calibrate) was called.
+    pub fn is_calibrated(&self) -> bool {
+        self.calibrated.is_some()
     }
 
     /// Whether the tied head is quantized as a copy of its own, while the embedding stays float.
@@ -128,11 +161,13 @@ impl<'a> CheckpointQuantizer<'a> {
         copies_tied_head(&self.source.config().model, &self.plan)
     }
 
-    /// Observes the input of every planned layer while the float model runs on `tokens`, and chooses the parameters of
-    /// static activations.
+    /// Observes the input of every planned layer while the float model runs on `tokens`.
+    ///
+    /// [`RoundingMethod::Gptq`](crate::RoundingMethod::Gptq) observes each layer behind the quantized layers before it:
+    /// nothing runs yet, and [`write`](Self::write) reports the progress.
     ///
     /// # Errors
-    /// Those of [`calibrate_with`] and [`forward_layerwise`], and whatever `progress` returns.
+    /// [`Error::EmptyWindow`], those of [`calibrate_with`] and [`forward_layerwise`], and whatever `progress` returns.
     pub fn calibrate<E: From<Error>>(
         &mut self,
         tokens: &CalibrationTokens<'_>,
@@ -143,28 +178,68 @@ impl<'a> CheckpointQuantizer<'a> {
         if tokens.window == 0 {
             return Err(Error::EmptyWindow.into());
         }
+        let record =
+            CalibrationRecord { text_sha256: tokens.text_sha256.clone(), tokens: tokens.ids.len() as u64 };
+        if self.config.method.is_sequential() {
+            let (ids, window, device) = (tokens.ids.to_vec(), tokens.window, device.clone());
+            self.calibrated = Some(Calibrated { record, state: State::Pending { ids, window, device } });
+            return Ok(());
+        }
         let windows: Vec<&[u32]> = tokens.ids.chunks(tokens.window).collect();
         let with_head = self.plan.quantizes(LM_HEAD);
-        let total = layerwise_steps(model, windows.len(), with_head);
+        let total = layerwise_steps(model, windows.len(), with_head, false);
         let mut done = 0;
         let mut step = || {
             done += 1;
             progress(Progress { stage: Stage::Calibrating, done, total }).map_err(Stopped::Callback)
         };
-        let mut source = CheckpointSource::new(self.source);
-        let calibration = calibrate_with(&self.plan, &self.config.activation_observer, |hook| {
+        let mut source = self.float_tensors();
+        let calibration = calibrate_with(&self.plan, &self.config, |hook| {
             forward_layerwise(model, &mut source, device, &windows, with_head, hook, &mut step)
         })
         .map_err(Stopped::into_error)?;
-        let record =
-            CalibrationRecord { text_sha256: tokens.text_sha256.clone(), tokens: tokens.ids.len() as u64 };
-        self.calibration = Some((calibration, record));
+        self.calibrated = Some(Calibrated { record, state: State::Observed(calibration) });
         Ok(())
+    }
+
+    /// The float tensors that are quantized.
+    fn float_tensors(&self) -> CheckpointSource<'a> {
+        CheckpointSource::new(self.source)
+    }
+
+    /// What calibration saw, where all layers were observed.
+    fn observed(&self) -> Option<&Calibration> {
+        match &self.calibrated {
+            Some(Calibrated { state: State::Observed(calibration), .. }) => Some(calibration),
+            _ => None,
+        }
+    }
+
+    /// Quantizes layer by layer behind the text that is pending, and hands each to `sink`. False where none is pending.
+    fn run_pending<E: From<Error> + From<slm_model::Error>>(
+        &self,
+        sink: &mut dyn SequentialSink<E>,
+    ) -> Result<bool, E> {
+        let Some(Calibrated { state: State::Pending { ids, window, device }, .. }) = &self.calibrated else {
+            return Ok(false);
+        };
+        let windows: Vec<&[u32]> = ids.chunks(*window).collect();
+        let run = SequentialRun {
+            config: &self.config,
+            plan: &self.plan,
+            model: &self.source.config().model,
+            windows: &windows,
+            with_head: self.plan.quantizes(LM_HEAD),
+            device,
+        };
+        run.run(&mut self.float_tensors(), sink)?;
+        Ok(true)
     }
 
     /// Reads, quantizes and writes one tensor after the other into a new checkpoint at `out`.
     ///
-    /// No more is in memory than the largest tensor, float and quantized. An existing checkpoint is replaced only with
+    /// No more is in memory than the largest tensor, float and quantized; where layers are observed while they are
+    /// quantized, also one block and the hidden states of the calibration text. An existing checkpoint is replaced only with
     /// `overwrite`.
     ///
     /// # Errors
@@ -177,9 +252,7 @@ impl<'a> CheckpointQuantizer<'a> {
         overwrite: bool,
         progress: &mut dyn FnMut(Progress) -> Result<(), E>,
     ) -> Result<QuantizedCheckpoint, E> {
-        let total = self.plan.layers.len();
-        let mut report =
-            |done| progress(Progress { stage: Stage::Quantizing, done, total }).map_err(Stopped::Callback);
+        let mut report = |progress_now| progress(progress_now).map_err(Stopped::Callback);
         self.write_layers(out.as_ref(), overwrite, &mut report).map_err(Stopped::into_error)
     }
 
@@ -187,47 +260,63 @@ impl<'a> CheckpointQuantizer<'a> {
         &self,
         out: &Path,
         overwrite: bool,
-        progress: &mut dyn FnMut(usize) -> Result<(), Stopped<E>>,
+        progress: &mut dyn FnMut(Progress) -> Result<(), Stopped<E>>,
     ) -> Result<QuantizedCheckpoint, Stopped<E>> {
         let Self { source, plan, config, .. } = self;
         let model = planned_config(&source.config().model, plan);
-        let calibration = self.calibration.as_ref().map(|(calibration, _)| calibration);
         let mut layout = Layout::new(&model);
         for layer in &plan.layers {
+            let static_input = config.quantization_type == QuantizationType::Static;
             layout
-                .quantize(&layer.name, config.scheme, self.needs_calibration())
+                .quantize(&layer.name, config.scheme_of(&layer.name), static_input)
                 .map_err(|error| Error::layer(&layer.name, error))?;
         }
-        let mut writer = CheckpointWriter::create(out, &model, &layout, overwrite)?;
-        let (mut layers, mut records) = (Vec::new(), Vec::new());
+        let total = plan.layers.len();
+        let mut sink = WriterSink {
+            writer: CheckpointWriter::create(out, &model, &layout, overwrite)?,
+            layers: Vec::with_capacity(total),
+            records: Vec::with_capacity(total),
+            total,
+            progress,
+        };
+        let sequential = self.run_pending(&mut sink)?;
+        let (mut tensors, observed) = (self.float_tensors(), self.observed());
         for tensor in expected_tensors(&model) {
-            progress(layers.len())?;
             let layer = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
-            let stored =
-                if layer == LM_HEAD && self.copies_tied_head() { EMBED_TOKENS } else { &tensor.name };
-            let values = source.tensors().read_f32(stored).map_err(slm_checkpoint::Error::from)?;
-            let shape = match tensor.shape[..] {
-                [rows, cols] if tensor.linear_weight && plan.quantizes(layer) => [rows, cols],
-                _ => {
-                    writer.write_f32(&tensor.name, &values)?;
-                    continue;
+            let planned = tensor.linear_weight && plan.quantizes(layer);
+            if planned && sequential {
+                continue;
+            }
+            sink.report()?;
+            let tied = layer == LM_HEAD && self.copies_tied_head();
+            let stored = if tied { EMBED_TOKENS } else { &tensor.name };
+            let values = tensors
+                .take_f32(stored, &tensor.shape)
+                .map_err(|source| slm_model::Error::Source { name: stored.to_owned(), source })?;
+            match tensor.shape[..] {
+                [rows, cols] if planned => {
+                    let inputs = observed.and_then(|calibration| calibration.layers.get(layer));
+                    let quantized = quantize_layer(layer, &values, [rows, cols], config, inputs)?;
+                    drop(values);
+                    sink.write(quantized)?;
                 }
-            };
-            let quantized = quantize_layer(layer, &values, shape, config, calibration)?;
-            drop(values);
-            writer.write_quantized(layer, &quantized.matrix, quantized.report.activation)?;
-            records.push(layer_metadata(&quantized.report, &quantized.matrix));
-            layers.push(quantized.report);
+                _ => sink.writer.write_f32(&tensor.name, &values)?,
+            }
         }
-        progress(layers.len())?;
+        sink.report()?;
+        let WriterSink { writer, layers, records, .. } = sink;
         // Also makes sure that all of the above was read from one and the same file.
         let source_sha256 = source.weights_sha256()?;
         let lineage = Lineage {
             source_sha256: Some(source_sha256.clone()),
-            calibration: self.calibration.as_ref().map(|(_, record)| record.clone()),
+            calibration: self.calibrated.as_ref().map(|calibrated| calibrated.record.clone()),
             training: None,
         };
-        let metadata = MetadataBuilder::new(config, plan).build(QuantizationMode::Ptq, records, lineage);
+        let metadata = MetadataBuilder::new(config, plan, self.is_calibrated()).build(
+            QuantizationMode::Ptq,
+            records,
+            lineage,
+        );
         let path = writer.finish(&SaveRequest {
             tokenizer_json: source.tokenizer_json(),
             tokenizer: source.config().tokenizer.clone(),
@@ -251,9 +340,69 @@ impl<'a> CheckpointQuantizer<'a> {
     pub fn load(&self, device: &Device) -> Result<(Transformer, Vec<LayerReport>)> {
         let mut model = self.source.load_model(device)?;
         untie_planned_head(&mut model, &self.plan);
-        let calibration = self.calibration.as_ref().map(|(calibration, _)| calibration);
-        let layers = convert(&mut model, &self.plan, &self.config, calibration, &mut |_| {})?;
+        let mut sink = ModelSink { model: &mut model, layers: Vec::new() };
+        if self.run_pending(&mut sink)? {
+            let layers = sink.layers;
+            return Ok((model, layers));
+        }
+        let layers = convert(&mut model, &self.plan, &self.config, self.observed(), &mut |_| {})?;
         Ok((model, layers))
+    }
+}
+
+/// Writes quantized layers into a checkpoint.
+struct WriterSink<'a, E> {
+    writer: CheckpointWriter,
+    layers: Vec<LayerReport>,
+    records: Vec<LayerMetadata>,
+    total: usize,
+    progress: &'a mut dyn FnMut(Progress) -> Result<(), Stopped<E>>,
+}
+
+impl<E> WriterSink<'_, E> {
+    fn report(&mut self) -> Result<(), Stopped<E>> {
+        (self.progress)(Progress { stage: Stage::Quantizing, done: self.layers.len(), total: self.total })
+    }
+
+    fn write(&mut self, layer: QuantizedLayer) -> Result<(), Stopped<E>> {
+        let QuantizedLayer { matrix, report, .. } = layer;
+        self.writer.write_quantized(&report.name, &matrix, report.activation)?;
+        self.records.push(layer_metadata(&report, &matrix));
+        self.layers.push(report);
+        Ok(())
+    }
+}
+
+impl<E> SequentialSink<Stopped<E>> for WriterSink<'_, E> {
+    fn after_window(&mut self, done: usize, total: usize) -> Result<(), Stopped<E>> {
+        (self.progress)(Progress { stage: Stage::Calibrating, done, total })
+    }
+
+    fn take(&mut self, layer: QuantizedLayer) -> Result<(), Stopped<E>> {
+        self.write(layer)
+    }
+}
+
+/// Packs quantized layers into a model.
+struct ModelSink<'a> {
+    model: &'a mut Transformer,
+    layers: Vec<LayerReport>,
+}
+
+impl SequentialSink<Error> for ModelSink<'_> {
+    fn after_window(&mut self, _: usize, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn take(&mut self, layer: QuantizedLayer) -> Result<()> {
+        let QuantizedLayer { matrix, activation, report } = layer;
+        let mut matrix = Some(matrix);
+        try_for_each_linear_mut(self.model, |name, linear| match matrix.take_if(|_| name == report.name) {
+            Some(matrix) => replace(name, linear, matrix, activation),
+            None => Ok(()),
+        })?;
+        self.layers.push(report);
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use slm_quant_core::{
     ScaleDtype,
 };
 
-use crate::{Error, PtqConfig, Result, default_weight_observer};
+use crate::{Error, PtqConfig, Result, RoundingMethod};
 
 /// The point of a training run at which a model is quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -50,7 +50,9 @@ pub struct QuantizationConfig {
     pub mapping: Mapping,
     /// How scales are stored: `f32` or `f16`. Default: `f32`.
     pub scale_dtype: ScaleDtype,
-    /// How the range of a weight is chosen. Default: `min-max` for 8 bits, `mse` for 4.
+    /// How weights are rounded: `rtn` (to nearest) or `gptq`. Default: `rtn`.
+    pub method: RoundingMethod,
+    /// How the range of a weight is chosen. Default: `weighted-mse` with calibration text, `min-max` without.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observer: Option<ObserverKind>,
     /// How the range of an activation is chosen, for static quantization. Default: `mse`.
@@ -71,6 +73,7 @@ impl Default for QuantizationConfig {
             granularity: Granularity::PerTensor,
             mapping: Mapping::default(),
             scale_dtype: ScaleDtype::F32,
+            method: RoundingMethod::default(),
             observer: None,
             activation_observer: ObserverKind::Mse,
             activation_granularity: ActivationGranularity::default(),
@@ -95,7 +98,8 @@ impl QuantizationConfig {
         PtqConfig {
             scheme: self.scheme(),
             quantization_type: self.quantization_type,
-            observer: self.observer.unwrap_or_else(|| default_weight_observer(self.quantization_bits)),
+            method: self.method,
+            observer: self.observer,
             activation_observer: self.activation_observer,
             activation_granularity: self.activation_granularity,
             skip: self.skip.clone(),
@@ -116,7 +120,9 @@ impl QuantizationConfig {
         let observers =
             [("observer", self.observer.as_ref()), ("activation_observer", Some(&self.activation_observer))];
         for (key, observer) in observers {
-            if let Some(observer) = observer
+            // The weighted search is no observer of values; it is chosen for weights only.
+            let for_weights = key == "observer" && observer == Some(&ObserverKind::WeightedMse);
+            if let Some(observer) = observer.filter(|_| !for_weights)
                 && let Err(error) = observer.build()
             {
                 let detail = format!("is {observer}: {error}");

@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use slm_checkpoint::{Checkpoint, QuantizationMode, SaveRequest, save};
 use slm_model::{ModelConfig, Transformer, window_logits};
-use slm_ptq::{CalibrationTokens, CheckpointQuantizer, Error, Progress, PtqConfig, Stage};
+use slm_ptq::{CalibrationTokens, CheckpointQuantizer, Error, Progress, PtqConfig, RoundingMethod, Stage};
 use slm_quant_core::{Bits, Granularity, QuantScheme, QuantizationType};
 use tempfile::TempDir;
 
@@ -53,10 +53,18 @@ fn the_checkpoint_and_the_model_in_memory_compute_the_same() {
         for quantization_type in
             [QuantizationType::WeightOnly, QuantizationType::Dynamic, QuantizationType::Static]
         {
-            for skip in ["", "lm_*", "layers.1.mlp.*"] {
+            for (skip, method) in [
+                ("", RoundingMethod::Rtn),
+                ("lm_*", RoundingMethod::Rtn),
+                ("layers.1.mlp.*", RoundingMethod::Rtn),
+                ("", RoundingMethod::Gptq),
+                ("lm_*", RoundingMethod::Gptq),
+                ("layers.1.mlp.*", RoundingMethod::Gptq),
+            ] {
                 let mut config = config(quantization_type);
+                config.method = method;
                 config.skip = Some(skip.to_owned()).filter(|skip| !skip.is_empty()).into_iter().collect();
-                let what = format!("{quantization_type}, tied: {tied}, skip: {skip:?}");
+                let what = format!("{quantization_type}, tied: {tied}, skip: {skip:?}, {method}");
                 let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
                 if quantizer.needs_calibration() {
                     calibrate(&mut quantizer);
@@ -73,10 +81,13 @@ fn the_checkpoint_and_the_model_in_memory_compute_the_same() {
 
                 let metadata = checkpoint.metadata().unwrap();
                 assert_eq!(metadata.mode, QuantizationMode::Ptq);
+                assert_eq!(metadata.method, method.to_string());
+                let observer = if quantizer.is_calibrated() { "weighted-mse" } else { "min-max" };
+                assert_eq!(metadata.weight_observer, observer, "{what}");
                 assert_eq!(metadata.layers.len() + metadata.skipped.len(), LAYERS, "{what}");
                 assert_eq!(metadata.lineage.source_sha256, Some(source.weights_sha256().unwrap()));
                 let calibration = metadata.lineage.calibration.as_ref().map(|record| record.tokens);
-                assert_eq!(calibration, quantizer.needs_calibration().then_some(70), "{what}");
+                assert_eq!(calibration, quantizer.is_calibrated().then_some(70), "{what}");
             }
         }
     }
@@ -97,8 +108,25 @@ fn progress_goes_up_to_the_total() {
     };
     quantizer.calibrate(&tokens, &Device::flex(), &mut note).unwrap();
     quantizer.write(root.path().join("out"), false, &mut note).unwrap();
-    // 70 tokens in windows of 24 are 3, through two layers and the head.
-    for (stage, total) in [(Stage::Calibrating, 3 * 3), (Stage::Quantizing, LAYERS)] {
+    check_stages(&seen, [(Stage::Calibrating, 3 * 3), (Stage::Quantizing, LAYERS)]);
+
+    // GPTQ runs every layer twice, but for the head, and quantizes meanwhile.
+    let mut config = config(QuantizationType::WeightOnly);
+    config.method = RoundingMethod::Gptq;
+    let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
+    let mut seen = Vec::new();
+    let mut note = |progress| {
+        seen.push(progress);
+        Ok::<_, Error>(())
+    };
+    quantizer.calibrate(&tokens, &Device::flex(), &mut note).unwrap();
+    quantizer.write(root.path().join("gptq"), false, &mut note).unwrap();
+    check_stages(&seen, [(Stage::Calibrating, 3 * 5), (Stage::Quantizing, LAYERS)]);
+}
+
+/// Every stage goes up to its total. 70 tokens in windows of 24 are 3, through two layers and the head.
+fn check_stages(seen: &[Progress], stages: [(Stage, usize); 2]) {
+    for (stage, total) in stages {
         let of_stage: Vec<&Progress> = seen.iter().filter(|progress| progress.stage == stage).collect();
         assert!(of_stage.iter().all(|progress| progress.total == total), "{of_stage:?}");
         assert!(of_stage.is_sorted_by_key(|progress| progress.done), "{of_stage:?}");
@@ -187,4 +215,33 @@ fn settings_are_validated() {
     let both = refused(r#"{"quantization_mode": "qat", "enable_quantized_finetuning": true}"#);
     assert!(both.contains("`enable_quantized_finetuning`") && both.contains("use one"), "{both}");
     QuantizationConfig::default().validate().unwrap();
+}
+
+#[test]
+fn gptq_can_be_interrupted_and_refuses_what_calibration_refuses() {
+    let root = tempfile::tempdir().unwrap();
+    let source = float(&root, true);
+    let mut config = config(QuantizationType::WeightOnly);
+    config.method = RoundingMethod::Gptq;
+    let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
+    let out = root.path().join("out");
+    let uncalibrated = quantizer.write(&out, false, &mut go_on).unwrap_err();
+    assert!(matches!(uncalibrated, Error::NotCalibrated { .. }), "{uncalibrated}");
+    calibrate(&mut quantizer);
+    let entries = || std::fs::read_dir(root.path()).unwrap().count();
+    let before = entries();
+    for at in [1, 4, 15] {
+        let ended = quantizer.write(&out, false, &mut |progress| match progress {
+            Progress { stage: Stage::Calibrating, done, .. } if done == at => Err(Ended::Asked),
+            _ => Ok(()),
+        });
+        assert!(matches!(ended.unwrap_err(), Ended::Asked), "{at}");
+        assert_eq!(entries(), before, "{at}");
+    }
+    let ids = ids();
+    let long = CalibrationTokens { ids: &ids, window: 33, text_sha256: String::new() };
+    quantizer.calibrate(&long, &Device::flex(), &mut go_on).unwrap();
+    let positions = quantizer.write(&out, false, &mut go_on).unwrap_err();
+    assert!(positions.to_string().contains("max_position_embeddings"), "{positions}");
+    assert_eq!(entries(), before);
 }

@@ -3,12 +3,12 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, activation::relu};
 use slm_nn::{Linear, NamedLinears, to_vec_f32};
-use slm_ptq::{Calibration, Error, LayerComparison, Plan, PtqConfig, calibrate, convert};
+use slm_ptq::{Calibration, Error, LayerComparison, Plan, PtqConfig, RoundingMethod, calibrate, convert};
 use slm_quant_core::{
     ActivationQuant, Bits, Granularity, Mapping, ObserverKind, QuantRange, QuantScheme, QuantizationType,
     TORCH_EPS, choose_qparams,
 };
-use slm_testing::ramp as values;
+use slm_testing::{Random, ramp as values};
 
 #[derive(Module, Debug)]
 struct Mlp {
@@ -53,8 +53,8 @@ fn config(quantization_type: QuantizationType) -> PtqConfig {
     PtqConfig::new(QuantScheme::per_tensor(Bits::Int8), quantization_type)
 }
 
-fn calibrated(model: &mut Mlp, plan: &Plan, observer: ObserverKind) -> Calibration {
-    calibrate(model, plan, &observer, |model| {
+fn calibrated(model: &mut Mlp, plan: &Plan, config: &PtqConfig) -> Calibration {
+    calibrate(model, plan, config, |model| {
         model.run(input());
         Ok::<_, Error>(())
     })
@@ -64,15 +64,16 @@ fn calibrated(model: &mut Mlp, plan: &Plan, observer: ObserverKind) -> Calibrati
 #[test]
 fn static_parameters_are_those_of_the_inputs_that_were_seen() {
     let mut model = mlp();
-    let config = config(QuantizationType::Static);
+    let mut config = config(QuantizationType::Static);
+    config.activation_observer = ObserverKind::MinMax;
     let plan = Plan::new(&model, &config).unwrap();
-    let calibration = calibrated(&mut model, &plan, ObserverKind::MinMax);
+    let calibration = calibrated(&mut model, &plan, &config);
 
     let hidden = to_vec_f32("hidden", relu(model.up.forward(input()))).unwrap();
     let most = hidden.iter().copied().fold(0.0, f32::max);
     let expected = choose_qparams(0.0, most, QuantRange::UINT8, Mapping::Affine, TORCH_EPS).unwrap();
-    assert_eq!(calibration.layers["down"].qparams, expected);
-    assert_eq!(calibration.layers["down"].max, most);
+    let down = calibration.layers["down"].activation.unwrap();
+    assert_eq!((down.qparams, down.max), (expected, most));
 
     let reports = convert(&mut model, &plan, &config, Some(&calibration), &mut |_| {}).unwrap();
     assert_eq!(reports[1].activation, Some(expected));
@@ -87,7 +88,7 @@ fn every_type_stays_close_to_the_float_model_and_reports_what_it_did() {
         let mut model = mlp();
         let config = config(quantization_type);
         let plan = Plan::new(&model, &config).unwrap();
-        let calibration = calibrated(&mut model, &plan, config.activation_observer);
+        let calibration = calibrated(&mut model, &plan, &config);
         let mut seen = Vec::new();
         let reports = convert(&mut model, &plan, &config, Some(&calibration), &mut |layer| {
             seen.push(layer.name.clone())
@@ -162,7 +163,7 @@ fn static_quantization_needs_calibration_that_reaches_every_layer() {
     let mut model = mlp();
     let config = config(QuantizationType::Static);
     let plan = Plan::new(&model, &config).unwrap();
-    let unreached = calibrate(&mut model, &plan, &ObserverKind::Mse, |model| {
+    let unreached = calibrate(&mut model, &plan, &config, |model| {
         model.up.forward(input());
         Ok::<_, Error>(())
     });
@@ -175,8 +176,9 @@ fn static_quantization_needs_calibration_that_reaches_every_layer() {
 #[test]
 fn inputs_that_are_not_finite_fail_calibration_by_name() {
     let mut model = mlp();
-    let plan = Plan::new(&model, &config(QuantizationType::Static)).unwrap();
-    let failed = calibrate(&mut model, &plan, &ObserverKind::MinMax, |model| {
+    let config = config(QuantizationType::Static);
+    let plan = Plan::new(&model, &config).unwrap();
+    let failed = calibrate(&mut model, &plan, &config, |model| {
         model.run(tensor(vec![f32::NAN; 16], [1, 16]));
         Ok::<_, Error>(())
     });
@@ -191,4 +193,71 @@ fn a_packed_layer_is_not_quantized_again() {
     convert(&mut model, &plan, &config, None, &mut |_| {}).unwrap();
     let again = Plan::new(&model, &config).unwrap_err().to_string();
     assert!(again.contains("layer up") && again.contains("packed"), "{again}");
+}
+
+/// Inputs of few directions and many sizes, as those of a language model are.
+fn typical_input() -> Tensor<2> {
+    let mut random = Random(7);
+    let directions: Vec<f32> = (0..3 * 16).map(|_| random.normal()).collect();
+    let mut x = Vec::new();
+    for _ in 0..200 {
+        let strengths: [f32; 3] = std::array::from_fn(|_| random.normal());
+        for i in 0..16 {
+            let common: f32 = (0..3).map(|k| strengths[k] * directions[16 * k + i]).sum();
+            x.push([0.1, 1.0, 4.0][i % 3] * (common + 0.3 * random.normal()));
+        }
+    }
+    tensor(x, [200, 16])
+}
+
+/// Squared error of the outputs of a quantized layer.
+fn output_error(config: &PtqConfig, calibrated: bool) -> f64 {
+    let mut random = Random(8);
+    let weight = (0..24 * 16).map(|_| random.normal()).collect();
+    let up = Linear::from_weight(tensor(weight, [24, 16]), None).unwrap();
+    let mut model = Mlp { up, down: linear(2, 16, 24) };
+    let expected = model.up.forward(typical_input());
+    let plan = Plan::new(&model, config).unwrap();
+    let forward = |model: &Mlp| {
+        model.run(typical_input());
+        Ok::<_, Error>(())
+    };
+    let calibration = calibrated.then(|| calibrate(&mut model, &plan, config, forward).unwrap());
+    convert(&mut model, &plan, config, calibration.as_ref(), &mut |_| {}).unwrap();
+    let difference = model.up.forward(typical_input()) - expected;
+    to_vec_f32("difference", difference).unwrap().iter().map(|x| f64::from(*x).powi(2)).sum()
+}
+
+#[test]
+fn calibration_makes_outputs_better_and_gptq_more_so() {
+    let scheme = QuantScheme::per_tensor(Bits::Int4);
+    for granularity in
+        [Granularity::PerTensor, Granularity::PerChannel, Granularity::PerGroup { group_size: 8 }]
+    {
+        let mut config = PtqConfig::new(scheme.with_granularity(granularity), QuantizationType::WeightOnly);
+        assert_eq!(config.weight_observer(false), ObserverKind::MinMax);
+        assert_eq!(config.weight_observer(true), ObserverKind::WeightedMse);
+        let (without, with) = (output_error(&config, false), output_error(&config, true));
+        config.method = RoundingMethod::Gptq;
+        let gptq = output_error(&config, true);
+        assert!(with < without, "{granularity}: {with} against {without}");
+        assert!(gptq < 0.8 * with, "{granularity}: {gptq} against {with}");
+    }
+}
+
+#[test]
+fn methods_that_need_inputs_say_so() {
+    for change in [(|config| config.method = RoundingMethod::Gptq) as fn(&mut PtqConfig), |config| {
+        config.observer = Some(ObserverKind::WeightedMse)
+    }] {
+        let mut config = config(QuantizationType::WeightOnly);
+        change(&mut config);
+        let mut model = mlp();
+        let plan = Plan::new(&model, &config).unwrap();
+        let refused = convert(&mut model, &plan, &config, None, &mut |_| {}).unwrap_err();
+        assert!(matches!(&refused, Error::NotCalibrated { layer } if layer == "up"), "{refused}");
+        assert!(config.needs_calibration());
+    }
+    let unknown = "nearest".parse::<RoundingMethod>().unwrap_err().to_string();
+    assert!(unknown.contains("`method` is \"nearest\"; use rtn"), "{unknown}");
 }

@@ -14,6 +14,8 @@
 mod code;
 mod error;
 mod fake_quant;
+mod gptq;
+mod hessian;
 mod histogram;
 mod int_matmul;
 mod matrix;
@@ -34,9 +36,14 @@ pub use fake_quant::{
     fake_quantize_into, fake_quantize_learnable_backward, fake_quantize_learnable_backward_into,
     fake_quantize_mask, learned_zero_point,
 };
+pub use gptq::{GptqFactor, GptqOptions, quantize_matrix_gptq};
+pub use hessian::Hessian;
 pub use histogram::{Histogram, HistogramView};
 pub use int_matmul::{int_matmul, int_matmul_grouped, max_safe_products};
-pub use matrix::{choose_matrix_qparams, quantize_matrix, quantize_matrix_with};
+pub use matrix::{
+    choose_matrix_qparams, choose_weighted_qparams, quantize_matrix, quantize_matrix_with,
+    quantize_matrix_with_qparams,
+};
 pub use observer::{
     HistogramObserver, HistogramSearch, MinMaxObserver, MovingAverageMinMaxObserver, MseObserver, Observer,
     ObserverKind, PerChannelMinMaxObserver, PercentileObserver, histogram_search,

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::observer::choose_weighted;
 use crate::pack::{pack_row, unpack_row};
 use crate::qparams::{TORCHAO_EPS, choose_qparams_stored};
 use crate::round::Quantizer;
@@ -40,11 +41,7 @@ pub fn quantize_matrix(
     observer: &ObserverKind,
 ) -> Result<QuantizedMatrix> {
     let qparams = choose_matrix_qparams(weight, rows, cols, scheme, observer)?;
-    let scales = Scales::from_f32(qparams.iter().map(|q| q.scale).collect(), scheme.scale_dtype);
-    let zero_points =
-        (!scheme.mapping.is_symmetric()).then(|| qparams.iter().map(|q| q.zero_point as i8).collect());
-    drop(qparams);
-    encode(weight, rows, cols, scheme, scales, zero_points)
+    quantize_matrix_with_qparams(weight, rows, cols, scheme, &qparams)
 }
 
 /// The scales and zero points that [`quantize_matrix`] quantizes with, in the order of
@@ -59,20 +56,63 @@ pub fn choose_matrix_qparams(
     scheme: QuantScheme,
     observer: &ObserverKind,
 ) -> Result<Vec<QParams>> {
-    check_weight(weight, rows, cols)?;
-    let choose = |values: &[f32]| {
+    choose_by(weight, rows, cols, scheme, |values, _| {
         let (lo, hi) = observer.choose_range(values, scheme.range(), scheme.mapping, TORCHAO_EPS)?;
         choose_qparams_stored(lo, hi, scheme.range(), scheme.mapping, TORCHAO_EPS, scheme.scale_dtype)
-    };
+    })
+}
+
+/// Scales and zero points of least squared error, where the error of each weight counts `importance` of its column:
+/// the mean square of that input over typical data, so that the sum is what the output suffers as long as rounding
+/// errors are independent. In the order of [`QuantizedMatrix::scales`].
+///
+/// The search is that of [`MseObserver`](crate::MseObserver). The result is never worse than min-max by this measure,
+/// with scales as they are stored.
+///
+/// # Errors
+/// As [`quantize_matrix`], [`Error::Length`] unless there is one importance for each column, and [`Error::Parameter`]
+/// or [`Error::NotFinite`] for one that is negative or not finite.
+pub fn choose_weighted_qparams(
+    weight: &[f32],
+    rows: usize,
+    cols: usize,
+    scheme: QuantScheme,
+    importance: &[f32],
+) -> Result<Vec<QParams>> {
+    check_len("importance", cols, importance.len())?;
+    check_finite("importance", importance)?;
+    if let Some((index, value)) = importance.iter().enumerate().find(|(_, value)| **value < 0.0) {
+        let detail = format!("{value} at index {index} is negative");
+        return Err(Error::Parameter { what: "importance", detail });
+    }
+    // Relative, so that sums in f32 neither overflow nor vanish.
+    let mean = importance.iter().map(|value| f64::from(*value)).sum::<f64>() / cols.max(1) as f64;
+    let relative = |value: &f32| if mean > 0.0 { (f64::from(*value) / mean) as f32 } else { 1.0 };
+    let importance: Vec<f32> = importance.iter().map(relative).collect();
+    choose_by(weight, rows, cols, scheme, |values, start| {
+        let width = values.len().min(cols);
+        choose_weighted(values, &importance[start..start + width], scheme)
+    })
+}
+
+/// `choose` of every tensor, row or group, and the column that it starts at.
+fn choose_by(
+    weight: &[f32],
+    rows: usize,
+    cols: usize,
+    scheme: QuantScheme,
+    choose: impl Fn(&[f32], usize) -> Result<QParams> + Sync,
+) -> Result<Vec<QParams>> {
+    check_weight(weight, rows, cols)?;
     match scheme.granularity {
-        Granularity::PerTensor => Ok(vec![choose(weight)?]),
+        Granularity::PerTensor => Ok(vec![choose(weight, 0)?]),
         Granularity::PerChannel | Granularity::PerGroup { .. } => {
             let groups = scheme.granularity.groups_per_row(cols)?;
             let width = scheme.granularity.group_width(cols)?;
             let mut qparams = vec![QParams { scale: 1.0, zero_point: 0 }; rows * groups];
             let row = |(row, qparams): (&[f32], &mut [QParams])| {
-                row.chunks(width).zip(qparams).try_for_each(|(values, qparams)| {
-                    *qparams = choose(values)?;
+                row.chunks(width).zip(qparams).enumerate().try_for_each(|(group, (values, qparams))| {
+                    *qparams = choose(values, group * width)?;
                     Ok(())
                 })
             };
@@ -99,10 +139,25 @@ pub fn quantize_matrix_with(
     zero_points: Option<Vec<i8>>,
 ) -> Result<QuantizedMatrix> {
     check_weight(weight, rows, cols)?;
-    encode(weight, rows, cols, scheme, scales, zero_points)
+    Ok(EncodedRows::with_params(rows, cols, scheme, scales, zero_points)?.round_to_nearest(weight))
 }
 
-fn check_weight(weight: &[f32], rows: usize, cols: usize) -> Result<()> {
+/// [`quantize_matrix_with`] for scales and zero points as [`choose_matrix_qparams`] gives them.
+///
+/// # Errors
+/// As [`quantize_matrix_with`].
+pub fn quantize_matrix_with_qparams(
+    weight: &[f32],
+    rows: usize,
+    cols: usize,
+    scheme: QuantScheme,
+    qparams: &[QParams],
+) -> Result<QuantizedMatrix> {
+    check_weight(weight, rows, cols)?;
+    Ok(EncodedRows::new(rows, cols, scheme, qparams)?.round_to_nearest(weight))
+}
+
+pub(crate) fn check_weight(weight: &[f32], rows: usize, cols: usize) -> Result<()> {
     if rows == 0 || cols == 0 {
         return Err(Error::Empty { what: "matrix" });
     }
@@ -114,45 +169,88 @@ fn check_weight(weight: &[f32], rows: usize, cols: usize) -> Result<()> {
     check_finite("weight", weight)
 }
 
-fn encode(
-    weight: &[f32],
-    rows: usize,
-    cols: usize,
-    scheme: QuantScheme,
-    scales: Scales,
-    zero_points: Option<Vec<i8>>,
-) -> Result<QuantizedMatrix> {
-    let row_bytes = scheme.bits.row_bytes(cols);
-    // Assembled with zero codes first, so that scales and zero points are checked before they are used.
-    let blank = vec![0; rows * row_bytes];
-    let mut matrix = QuantizedMatrix::from_parts(rows, cols, scheme, blank, scales, zero_points)?;
-    for index in 0..matrix.scales().len() {
-        matrix.qparams(index).check(scheme.range())?;
+/// A matrix whose scales and zero points are there and checked, while its codes are filled in.
+pub(crate) struct EncodedRows {
+    matrix: QuantizedMatrix,
+    codes: Vec<u8>,
+}
+
+impl EncodedRows {
+    /// With scales and zero points as `scheme` stores them.
+    pub(crate) fn new(rows: usize, cols: usize, scheme: QuantScheme, qparams: &[QParams]) -> Result<Self> {
+        let scales = Scales::from_f32(qparams.iter().map(|q| q.scale).collect(), scheme.scale_dtype);
+        let zero_points =
+            (!scheme.mapping.is_symmetric()).then(|| qparams.iter().map(|q| q.zero_point as i8).collect());
+        Self::with_params(rows, cols, scheme, scales, zero_points)
     }
-    let mut codes = std::mem::take(matrix.codes_mut());
-    let quantizer =
-        |row, group| Quantizer::new(matrix.qparams(matrix.scale_index(row, group)), scheme.range());
-    let width = matrix.group_width();
-    let encode_row = |scratch: &mut Vec<i8>, (row, (values, packed)): (usize, (&[f32], &mut [u8]))| {
-        for (group, (values, codes)) in values.chunks(width).zip(scratch.chunks_mut(width)).enumerate() {
-            quantizer(row, group).quantize_into(values, codes);
+
+    fn with_params(
+        rows: usize,
+        cols: usize,
+        scheme: QuantScheme,
+        scales: Scales,
+        zero_points: Option<Vec<i8>>,
+    ) -> Result<Self> {
+        // Assembled with zero codes first, so that scales and zero points are checked before they are used.
+        let blank = vec![0; rows * scheme.bits.row_bytes(cols)];
+        let mut matrix = QuantizedMatrix::from_parts(rows, cols, scheme, blank, scales, zero_points)?;
+        for index in 0..matrix.scales().len() {
+            matrix.qparams(index).check(scheme.range())?;
         }
-        match scheme.bits {
+        let codes = std::mem::take(matrix.codes_mut());
+        Ok(Self { matrix, codes })
+    }
+
+    /// Quantizers in the order of [`QuantizedMatrix::scales`].
+    pub(crate) fn quantizers(&self) -> Vec<Quantizer> {
+        let range = self.matrix.scheme().range();
+        (0..self.matrix.scales().len())
+            .map(|index| Quantizer::new(self.matrix.qparams(index), range))
+            .collect()
+    }
+
+    /// Packed codes of all rows.
+    pub(crate) fn codes_mut(&mut self) -> &mut [u8] {
+        &mut self.codes
+    }
+
+    /// Packs the codes of one row.
+    pub(crate) fn pack(bits: Bits, codes: &[i8], packed: &mut [u8]) {
+        match bits {
             Bits::Int8 => {
-                for (byte, code) in packed.iter_mut().zip(scratch) {
+                for (byte, code) in packed.iter_mut().zip(codes) {
                     *byte = code.cast_unsigned();
                 }
             }
-            Bits::Int4 => pack_row(scratch, packed),
+            Bits::Int4 => pack_row(codes, packed),
         }
-    };
-    weight
-        .par_chunks(cols)
-        .zip(codes.par_chunks_mut(row_bytes))
-        .enumerate()
-        .for_each_init(|| vec![0_i8; cols], encode_row);
-    *matrix.codes_mut() = codes;
-    Ok(matrix)
+    }
+
+    /// The matrix with the codes that are there now.
+    pub(crate) fn finish(mut self) -> QuantizedMatrix {
+        *self.matrix.codes_mut() = self.codes;
+        self.matrix
+    }
+
+    /// The matrix with the codes nearest to `weight`.
+    fn round_to_nearest(mut self, weight: &[f32]) -> QuantizedMatrix {
+        let Self { matrix, codes } = &mut self;
+        let (scheme, cols, width) = (matrix.scheme(), matrix.cols(), matrix.group_width());
+        let quantizer =
+            |row, group| Quantizer::new(matrix.qparams(matrix.scale_index(row, group)), scheme.range());
+        let encode_row = |scratch: &mut Vec<i8>, (row, (values, packed)): (usize, (&[f32], &mut [u8]))| {
+            for (group, (values, codes)) in values.chunks(width).zip(scratch.chunks_mut(width)).enumerate() {
+                quantizer(row, group).quantize_into(values, codes);
+            }
+            Self::pack(scheme.bits, scratch, packed);
+        };
+        weight
+            .par_chunks(cols)
+            .zip(codes.par_chunks_mut(scheme.bits.row_bytes(cols)))
+            .enumerate()
+            .for_each_init(|| vec![0_i8; cols], encode_row);
+        self.finish()
+    }
 }
 
 impl QuantizedMatrix {

@@ -40,6 +40,9 @@ pub struct QuantizationMetadata {
     pub mapping: Mapping,
     /// Type of stored scales that was asked for.
     pub scale_dtype: ScaleDtype,
+    /// How weights were rounded: `rtn` (to nearest) or `gptq`. Files that do not say were rounded to nearest or trained.
+    #[serde(default = "round_to_nearest", skip_serializing_if = "is_round_to_nearest")]
+    pub method: String,
     /// Observer that chose the weight ranges.
     pub weight_observer: String,
     /// Observer that chose the activation ranges; static quantization only.
@@ -56,6 +59,14 @@ pub struct QuantizationMetadata {
     /// What the model was made from.
     #[serde(default)]
     pub lineage: Lineage,
+}
+
+fn round_to_nearest() -> String {
+    "rtn".to_owned()
+}
+
+fn is_round_to_nearest(method: &str) -> bool {
+    method == "rtn"
 }
 
 /// What a quantized model was made from.

@@ -88,7 +88,7 @@ impl Quantization {
             }),
         };
         let activations = format!("moving-average:{}", config.qat.options.averaging_constant);
-        MetadataBuilder::new(&config.quantization.ptq(), &self.prepared.plan)
+        MetadataBuilder::new(&config.quantization.ptq(), &self.prepared.plan, false)
             .observers(config.qat.options.observer().to_string(), activations)
             .build(CheckpointMode::Qat, layers, lineage)
     }

@@ -33,13 +33,10 @@ pub enum Error {
         /// Path of the layer, as Burn gives it.
         path: String,
     },
-    /// Calibration for a module whose activations are not static.
-    #[error("calibration chooses static activation ranges; call `static_activations()` before `calibrate`")]
-    NotStatic,
-    /// Static activations without calibration.
+    /// Settings that need calibration, without it.
     #[error(
-        "static activations need ranges; call `calibrate` before `convert`, or use `dynamic_activations()`, which \
-         computes them from each input"
+        "static activations, GPTQ and the weighted-mse observer need typical inputs; call `calibrate` before `convert` \
+         (`dynamic_activations()` computes ranges from each input instead)"
     )]
     NotCalibrated,
     /// Training on a device that keeps no gradients.

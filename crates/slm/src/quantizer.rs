@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use slm_nn::NamedLinears;
-use slm_ptq::{Calibration, Plan, PtqConfig};
+use slm_ptq::{Calibration, Plan, PtqConfig, RoundingMethod};
 use slm_quant_core::{
     ActivationGranularity, Bits, Granularity, Mapping, ObserverKind, QuantScheme, QuantizationType,
     ScaleDtype,
@@ -104,9 +104,16 @@ impl Quantizer {
         self
     }
 
-    /// Chooses weight ranges by `observer`.
+    /// Rounds weights by GPTQ, for which [`Quantizer::calibrate`] must see typical inputs.
+    pub fn gptq(mut self) -> Self {
+        self.config.method = RoundingMethod::Gptq;
+        self
+    }
+
+    /// Chooses weight ranges by `observer`, instead of by the inputs that [`Quantizer::calibrate`] sees, or without
+    /// calibration by the least and greatest weight.
     pub fn observer(mut self, observer: ObserverKind) -> Self {
-        self.config.observer = observer;
+        self.config.observer = Some(observer);
         self
     }
 
@@ -122,12 +129,11 @@ impl Quantizer {
         self
     }
 
-    /// Observes the inputs of all layers while `forward` runs the module on typical inputs, and chooses the ranges of
-    /// static activations.
+    /// Observes the inputs of all layers while `forward` runs the module on typical inputs. Ranges of static activations,
+    /// ranges of weights and rounding are chosen by them. Call it after the settings.
     ///
     /// # Errors
-    /// [`Error::NotStatic`] unless [`Quantizer::static_activations`] was called; [`Error::Unnamed`]; [`Error::Ptq`] for
-    /// a layer that saw no input, or inputs that are not finite.
+    /// [`Error::Unnamed`]; [`Error::Ptq`] for a layer that saw no input, or inputs that are not finite.
     pub fn calibrate<M: Module + NamedLinears>(
         self,
         module: &mut M,
@@ -148,14 +154,11 @@ impl Quantizer {
         module: &mut M,
         forward: impl FnOnce(&M) -> Result<(), E>,
     ) -> Result<Self, E> {
-        if self.config.quantization_type != QuantizationType::Static {
-            return Err(Error::NotStatic.into());
-        }
         check::all_named(module)?;
         let plan = Plan::new(module, &self.config).map_err(Error::Ptq)?;
-        let observer = self.config.activation_observer;
-        let calibration =
-            slm_ptq::calibrate(module, &plan, &observer, |module| forward(module).map_err(Either::Forward));
+        let calibration = slm_ptq::calibrate(module, &plan, &self.config, |module| {
+            forward(module).map_err(Either::Forward)
+        });
         self.calibration = Some(calibration.map_err(|error| match error {
             Either::Forward(error) => error,
             Either::Ptq(error) => Error::Ptq(error).into(),
@@ -169,18 +172,19 @@ impl Quantizer {
     /// on a device with gradients integers are multiplied by tensor operations.
     ///
     /// # Errors
-    /// [`Error::NotCalibrated`] for static activations without [`Quantizer::calibrate`]; [`Error::Unnamed`];
+    /// [`Error::NotCalibrated`] for static activations or GPTQ without [`Quantizer::calibrate`]; [`Error::Unnamed`];
     /// [`Error::Ptq`] for a skip pattern that matches nothing, a group size that does not fit, or weights that are not
     /// finite.
     pub fn convert<M: Module + NamedLinears>(&self, mut module: M) -> Result<(M, Report)> {
-        if self.config.quantization_type == QuantizationType::Static && self.calibration.is_none() {
+        if self.config.needs_calibration() && self.calibration.is_none() {
             return Err(Error::NotCalibrated);
         }
         check::all_named(&module)?;
         let plan = Plan::new(&module, &self.config)?;
         let layers =
             slm_ptq::convert(&mut module, &plan, &self.config, self.calibration.as_ref(), &mut |_| {})?;
-        Ok((module, Report::ptq(layers, plan.skipped, self.config.clone())))
+        let calibrated = self.calibration.is_some();
+        Ok((module, Report::ptq(layers, plan.skipped, self.config.clone(), calibrated)))
     }
 
     /// The settings.

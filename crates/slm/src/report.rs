@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use slm_nn::NamedLinears;
-use slm_ptq::{LayerReport, PtqConfig, SkippedLayer};
+use slm_ptq::{LayerReport, PtqConfig, RoundingMethod, SkippedLayer};
 use slm_quant_core::QuantizationType;
 use slm_store::{
     FORMAT_VERSION, LayerMetadata, Lineage, QuantizationMetadata, QuantizationMode, SaveOptions, WeightError,
@@ -26,8 +26,13 @@ pub struct Report {
 }
 
 impl Report {
-    pub(crate) fn ptq(layers: Vec<LayerReport>, skipped: Vec<SkippedLayer>, config: PtqConfig) -> Self {
-        let observer = config.observer.to_string();
+    pub(crate) fn ptq(
+        layers: Vec<LayerReport>,
+        skipped: Vec<SkippedLayer>,
+        config: PtqConfig,
+        calibrated: bool,
+    ) -> Self {
+        let observer = config.weight_observer(calibrated).to_string();
         Self { layers, skipped, config, mode: QuantizationMode::Ptq, observer }
     }
 
@@ -80,6 +85,11 @@ impl Report {
             granularity: scheme.granularity,
             mapping: scheme.mapping,
             scale_dtype: scheme.scale_dtype,
+            method: match self.mode {
+                QuantizationMode::Ptq => self.config.method,
+                _ => RoundingMethod::Rtn,
+            }
+            .to_string(),
             weight_observer: self.observer.clone(),
             activation_observer: is(QuantizationType::Static).then_some(activation_observer),
             activation_granularity: is(QuantizationType::Dynamic)

@@ -114,6 +114,7 @@ pub(crate) fn quantize(
         granularity: scheme.granularity,
         mapping: scheme.mapping,
         scale_dtype: scheme.scale_dtype,
+        method: "rtn".to_owned(),
         weight_observer: "min-max".to_owned(),
         activation_observer: None,
         activation_granularity,

@@ -11,7 +11,7 @@ use clap::Args;
 use slm_checkpoint::{reserve_output, sha256};
 use slm_model::Transformer;
 use slm_nn::NamedLinears;
-use slm_ptq::{CalibrationTokens, CheckpointQuantizer, QuantizedCheckpoint};
+use slm_ptq::{CalibrationTokens, CheckpointQuantizer, QuantizedCheckpoint, RoundingMethod};
 use slm_quant_core::{ActivationGranularity, ObserverKind};
 use slm_text::{Tokenizer, read_text};
 
@@ -39,11 +39,15 @@ pub(crate) struct PtqArgs {
     config: Option<PathBuf>,
     #[command(flatten)]
     scheme: SchemeArgs,
-    /// Chooses weight ranges: min-max, moving-average, histogram, percentile[:P] or mse [default: min-max for
-    /// 8 bits, mse for 4]
+    /// Rounds weights: rtn (to nearest) or gptq (each error made up for by later weights; needs a text) [default: rtn, or
+    /// as the config says]
+    #[arg(long, value_name = "METHOD")]
+    method: Option<RoundingMethod>,
+    /// Chooses weight ranges: min-max, moving-average, histogram, percentile[:P], mse, or weighted-mse, which weighs
+    /// each input by its mean square over the calibration text [default: weighted-mse, or min-max without a text]
     #[arg(long, value_name = "NAME")]
     observer: Option<ObserverKind>,
-    /// Chooses static activation ranges, by the same names [default: mse]
+    /// Chooses static activation ranges: min-max, moving-average, histogram, percentile[:P] or mse [default: mse]
     #[arg(long, value_name = "NAME")]
     activation_observer: Option<ObserverKind>,
     /// Dynamic activations that share a scale: token or tensor [default: token]
@@ -90,7 +94,7 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     };
 
     let held_out = texts.as_ref().filter(|_| !args.no_eval).map(|texts| texts.held_out.as_slice());
-    let calibration = texts.as_ref().filter(|_| quantizer.needs_calibration());
+    let calibration = texts.as_ref().filter(|_| quantizer.uses_calibration());
     let mut float = None;
     if let Some(ids) = held_out {
         let model = checkpoint.load_model(&context.device)?;

@@ -168,7 +168,7 @@ fn before(
     let model = checkpoint.load_model(&context.device)?;
     let float = evaluate_with_progress(context, "float perplexity", &model, held_out, window)?;
     drop(model);
-    if quantizer.needs_calibration() {
+    if quantizer.uses_calibration() {
         let data = trainer.data();
         let tokens = CalibrationTokens {
             ids: &data.train[..data.train.len().min(CALIBRATION_TOKENS)],

@@ -91,6 +91,9 @@ pub(crate) trait Compute {
     /// Carries out what [`add`](Self::add) may have put off.
     fn settle(&mut self, stream: &mut Self::Stream) -> Result<(), Self::Error>;
 
+    /// A copy of a stream that is settled.
+    fn copy(&mut self, stream: &Self::Stream) -> Self::Stream;
+
     /// Reduces the stream to its last position.
     fn keep_last(&mut self, stream: &mut Self::Stream) -> Result<(), Self::Error>;
 

@@ -236,6 +236,12 @@ impl Compute for CpuCompute {
         Ok(())
     }
 
+    fn copy(&mut self, stream: &CpuStream) -> CpuStream {
+        let mut x = self.pool.take(stream.x.len());
+        x.copy_from_slice(&stream.x);
+        CpuStream::new(x)
+    }
+
     fn keep_last(&mut self, stream: &mut CpuStream) -> Result<()> {
         let width = stream.x.len() / self.rows;
         stream.x.keep_last(width);

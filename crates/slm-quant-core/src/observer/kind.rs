@@ -32,10 +32,14 @@ pub enum ObserverKind {
     },
     /// [`MseObserver`]. Written `mse`.
     Mse,
+    /// The search of [`MseObserver`] with an importance for each input of a layer: see
+    /// [`choose_weighted_qparams`](crate::choose_weighted_qparams). It chooses ranges of weights only, and needs the inputs
+    /// of a layer to have been observed. Written `weighted-mse`.
+    WeightedMse,
 }
 
 impl ObserverKind {
-    /// Every kind, with its usual parameters.
+    /// Every kind that goes by the values alone, with its usual parameters.
     pub const ALL: [Self; 5] = [
         Self::MinMax,
         Self::MovingAverage { averaging_constant: MovingAverageMinMaxObserver::AVERAGING_CONSTANT },
@@ -47,7 +51,7 @@ impl ObserverKind {
     /// A new observer of this kind.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for a parameter that the observer refuses.
+    /// [`Error::Parameter`] for a parameter that the observer refuses, and for [`ObserverKind::WeightedMse`].
     pub fn build(&self) -> Result<Box<dyn Observer>> {
         Ok(match *self {
             Self::MinMax => Box::new(MinMaxObserver::default()),
@@ -57,6 +61,7 @@ impl ObserverKind {
             Self::Histogram => Box::new(HistogramObserver::default()),
             Self::Percentile { percentile } => Box::new(PercentileObserver::new(percentile)?),
             Self::Mse => Box::new(MseObserver::default()),
+            Self::WeightedMse => return Err(needs_importance()),
         })
     }
 
@@ -90,8 +95,17 @@ impl ObserverKind {
             }
             Self::Percentile { percentile } => percentile::choose_range(values, percentile, range, mapping),
             Self::Mse => mse::choose_range(values, range, mapping, eps),
+            Self::WeightedMse => Err(needs_importance()),
         }
     }
+}
+
+fn needs_importance() -> Error {
+    let detail =
+        "weighted-mse chooses ranges of weights, and needs the mean squares of the layer's inputs; use \
+                  mse or min-max here"
+            .to_owned();
+    Error::Parameter { what: "observer", detail }
 }
 
 impl fmt::Display for ObserverKind {
@@ -106,6 +120,7 @@ impl fmt::Display for ObserverKind {
             Self::Percentile { percentile: PercentileObserver::PERCENTILE } => f.write_str("percentile"),
             Self::Percentile { percentile } => write!(f, "percentile:{percentile}"),
             Self::Mse => f.write_str("mse"),
+            Self::WeightedMse => f.write_str("weighted-mse"),
         }
     }
 }
@@ -118,7 +133,7 @@ impl FromStr for ObserverKind {
             what: "observer",
             found: text.to_owned(),
             expected: "min-max, moving-average, moving-average:C (C in (0, 1]), histogram, percentile, \
-                       percentile:P (P in (50, 100]), mse",
+                       percentile:P (P in (50, 100]), mse, weighted-mse",
         };
         let (name, parameter) = match text.split_once(':') {
             Some((name, parameter)) => (name, Some(parameter)),
@@ -136,6 +151,7 @@ impl FromStr for ObserverKind {
             ("percentile", None) => Self::Percentile { percentile: PercentileObserver::PERCENTILE },
             ("percentile", Some(p)) => Self::Percentile { percentile: p.parse().map_err(|_| refuse())? },
             ("mse", None) => Self::Mse,
+            ("weighted-mse", None) => return Ok(Self::WeightedMse),
             _ => return Err(refuse()),
         };
         // Building checks the parameter where there is one.

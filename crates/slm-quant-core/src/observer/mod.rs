@@ -17,6 +17,7 @@ pub use histogram::{HistogramObserver, HistogramSearch, histogram_search};
 pub use kind::ObserverKind;
 pub use min_max::{MinMaxObserver, MovingAverageMinMaxObserver};
 pub use mse::MseObserver;
+pub(crate) use mse::choose_weighted;
 pub use per_channel::PerChannelMinMaxObserver;
 pub use percentile::PercentileObserver;
 

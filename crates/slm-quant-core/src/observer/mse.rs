@@ -13,7 +13,10 @@ use rayon::prelude::*;
 use crate::observer::Observer;
 use crate::round::{Quantizer, round_small};
 use crate::scan::min_max;
-use crate::{Error, Histogram, Mapping, QParams, QuantRange, Result, choose_qparams};
+use crate::{
+    Error, Histogram, Mapping, QParams, QuantRange, QuantScheme, Result, ScaleDtype, TORCHAO_EPS,
+    choose_qparams_stored,
+};
 
 /// Candidates of the first grid.
 const GRID: usize = 48;
@@ -66,7 +69,7 @@ impl Observer for MseObserver {
         let weighted =
             |(edge, count): (f64, u64)| (((edge + half) as f32).clamp(bounds.0, bounds.1), count as f64);
         let midpoints = Weighted(self.histogram.bins().map(weighted).collect());
-        search(&midpoints, bounds, range, mapping, eps)
+        Ok(search(&midpoints, bounds, Target { range, mapping, eps, scale_dtype: ScaleDtype::F32 })?.bounds)
     }
 }
 
@@ -78,7 +81,21 @@ pub(super) fn choose_range(
     eps: f32,
 ) -> Result<(f32, f32)> {
     let bounds = min_max("values", values)?;
-    search(&Exact(values), bounds, range, mapping, eps)
+    Ok(search(&Exact(values), bounds, Target { range, mapping, eps, scale_dtype: ScaleDtype::F32 })?.bounds)
+}
+
+/// Scale and zero point for `values`, by their exact error weighted by column: `weights` has one weight for each column,
+/// and `values` are rows of as many. Scales are those that `scheme` stores, so that no range with a smaller error by
+/// this measure was tried, min-max among them.
+pub(crate) fn choose_weighted(values: &[f32], weights: &[f32], scheme: QuantScheme) -> Result<QParams> {
+    let bounds = min_max("values", values)?;
+    let target = Target {
+        range: scheme.range(),
+        mapping: scheme.mapping,
+        eps: TORCHAO_EPS,
+        scale_dtype: scheme.scale_dtype,
+    };
+    Ok(search(&WeightedRows { values, weights }, bounds, target)?.qparams)
 }
 
 /// What the search asks of data.
@@ -138,6 +155,56 @@ impl Data for Exact<'_> {
                     square + f64::from(lanes(chunk, |x| steps.of(x) * steps.of(x))),
                 ]
             })
+        });
+        (product, square)
+    }
+}
+
+/// Rows of values with a weight for each column.
+struct WeightedRows<'a> {
+    values: &'a [f32],
+    weights: &'a [f32],
+}
+
+impl WeightedRows<'_> {
+    /// Adds up `term` of every value and its weight, in an order that does not depend on the number of threads.
+    fn sum<const N: usize>(&self, term: impl Fn(f32, f32) -> [f32; N] + Send + Sync) -> [f64; N] {
+        let add = |a: [f64; N], b: [f64; N]| std::array::from_fn(|i| a[i] + b[i]);
+        let of_chunk =
+            |(values, weights): (&[f32], &[f32])| weighted_lanes(values, weights, &term).map(f64::from);
+        let of_row =
+            |row: &[f32]| row.chunks(CHUNK).zip(self.weights.chunks(CHUNK)).map(of_chunk).fold([0.0; N], add);
+        let width = self.weights.len();
+        if self.values.len() <= PART {
+            return self.values.chunks(width).map(of_row).fold([0.0; N], add);
+        }
+        let rows_per_part = (PART / width).max(1);
+        let part = |rows: &[f32]| rows.chunks(width).map(of_row).fold([0.0; N], add);
+        let parts: Vec<[f64; N]> = self.values.par_chunks(rows_per_part * width).map(part).collect();
+        parts.into_iter().fold([0.0; N], add)
+    }
+}
+
+impl Data for WeightedRows<'_> {
+    fn square(&self) -> (f64, f64) {
+        let [square, weight] = self.sum(|x, w| [w * x * x, w]);
+        (square, weight)
+    }
+
+    fn error(&self, quantizer: Quantizer) -> f64 {
+        let steps = Steps::new(quantizer);
+        let [error] = self.sum(|x, w| {
+            let error = x - steps.of(x) * steps.scale;
+            [w * error * error]
+        });
+        error
+    }
+
+    fn fit(&self, quantizer: Quantizer) -> (f64, f64) {
+        let steps = Steps::new(quantizer);
+        let [product, square] = self.sum(|x, w| {
+            let k = steps.of(x);
+            [w * x * k, w * k * k]
         });
         (product, square)
     }
@@ -209,6 +276,46 @@ fn lanes(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     sums.iter().sum()
 }
 
+/// Sums of `term` in eight interleaved lanes, a fixed order that vectorises.
+#[inline(always)]
+fn weighted_lanes<const N: usize>(
+    values: &[f32],
+    weights: &[f32],
+    term: &impl Fn(f32, f32) -> [f32; N],
+) -> [f32; N] {
+    let mut sums = [[0.0_f32; 8]; N];
+    let (mut values, mut weights) = (values.chunks_exact(8), weights.chunks_exact(8));
+    for (values, weights) in (&mut values).zip(&mut weights) {
+        for lane in 0..8 {
+            let terms = term(values[lane], weights[lane]);
+            for (sum, term) in sums.iter_mut().zip(terms) {
+                sum[lane] += term;
+            }
+        }
+    }
+    for (lane, (x, w)) in values.remainder().iter().zip(weights.remainder()).enumerate() {
+        for (sum, term) in sums.iter_mut().zip(term(*x, *w)) {
+            sum[lane] += term;
+        }
+    }
+    sums.map(|lanes| lanes.iter().sum())
+}
+
+/// The grids among which a range is searched.
+#[derive(Clone, Copy)]
+struct Target {
+    range: QuantRange,
+    mapping: Mapping,
+    eps: f32,
+    scale_dtype: ScaleDtype,
+}
+
+impl Target {
+    fn qparams(&self, (lo, hi): (f32, f32)) -> Result<QParams> {
+        choose_qparams_stored(lo, hi, self.range, self.mapping, self.eps, self.scale_dtype)
+    }
+}
+
 /// The best range so far.
 struct Best {
     bounds: (f32, f32),
@@ -218,20 +325,18 @@ struct Best {
 
 struct Search<'a, D> {
     data: &'a D,
-    range: QuantRange,
-    mapping: Mapping,
-    eps: f32,
+    target: Target,
     best: Best,
 }
 
 impl<D: Data> Search<'_, D> {
     /// Whether `bounds` are better than the best so far; if so they are the best now.
     fn attempt(&mut self, bounds: (f32, f32)) -> Result<bool> {
-        let qparams = choose_qparams(bounds.0, bounds.1, self.range, self.mapping, self.eps)?;
+        let qparams = self.target.qparams(bounds)?;
         if qparams == self.best.qparams {
             return Ok(false);
         }
-        let error = self.data.error(Quantizer::new(qparams, self.range));
+        let error = self.data.error(Quantizer::new(qparams, self.target.range));
         let better = error < self.best.error;
         if better {
             self.best = Best { bounds, qparams, error };
@@ -284,19 +389,19 @@ impl<D: Data> Search<'_, D> {
     fn fit(&mut self) -> Result<()> {
         for _ in 0..FITS {
             let QParams { zero_point, .. } = self.best.qparams;
-            let (product, square) = self.data.fit(Quantizer::new(self.best.qparams, self.range));
+            let (product, square) = self.data.fit(Quantizer::new(self.best.qparams, self.target.range));
             let scale = (product / square) as f32;
-            if !(scale.is_finite() && scale >= self.eps) {
+            if !(scale.is_finite() && scale >= self.target.eps) {
                 break;
             }
-            let (lowest, highest) = match self.mapping {
+            let (lowest, highest) = match self.target.mapping {
                 Mapping::SymmetricTorch => {
-                    let half = self.range.steps() as f32 / 2.0;
+                    let half = self.target.range.steps() as f32 / 2.0;
                     (-half, half)
                 }
                 _ => (
-                    (self.range.quant_min() - zero_point) as f32,
-                    (self.range.quant_max() - zero_point) as f32,
+                    (self.target.range.quant_min() - zero_point) as f32,
+                    (self.target.range.quant_max() - zero_point) as f32,
                 ),
             };
             if !self.attempt((lowest * scale, highest * scale))? {
@@ -307,27 +412,21 @@ impl<D: Data> Search<'_, D> {
     }
 }
 
-fn search<D: Data>(
-    data: &D,
-    (min, max): (f32, f32),
-    range: QuantRange,
-    mapping: Mapping,
-    eps: f32,
-) -> Result<(f32, f32)> {
+fn search<D: Data>(data: &D, (min, max): (f32, f32), target: Target) -> Result<Best> {
     let bounds = (min.min(0.0), max.max(0.0));
-    let qparams = choose_qparams(bounds.0, bounds.1, range, mapping, eps)?;
-    let error = data.error(Quantizer::new(qparams, range));
-    let mut search = Search { data, range, mapping, eps, best: Best { bounds, qparams, error } };
+    let qparams = target.qparams(bounds)?;
+    let error = data.error(Quantizer::new(qparams, target.range));
+    let mut search = Search { data, target, best: Best { bounds, qparams, error } };
     let largest = f64::from(bounds.1.max(-bounds.0));
     let (square, weight) = data.square();
     if error == 0.0 || largest == 0.0 || weight == 0.0 {
-        return Ok(bounds);
+        return Ok(search.best);
     }
     let least = (LEAST_RANGE * (square / weight).sqrt() / largest).clamp(1e-3, 0.9);
     search.shrink(bounds, least)?;
-    if mapping == Mapping::Affine {
+    if target.mapping == Mapping::Affine {
         search.sides(bounds)?;
     }
     search.fit()?;
-    Ok(search.best.bounds)
+    Ok(search.best)
 }

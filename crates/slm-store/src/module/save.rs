@@ -138,6 +138,7 @@ fn metadata_of<M: NamedLinears>(module: &M) -> Result<Option<QuantizationMetadat
         granularity: scheme.granularity,
         mapping: scheme.mapping,
         scale_dtype: scheme.scale_dtype,
+        method: "rtn".to_owned(),
         weight_observer: "unrecorded".to_owned(),
         activation_observer: None,
         activation_granularity,

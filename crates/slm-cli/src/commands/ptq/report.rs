@@ -48,6 +48,7 @@ pub(super) struct PtqResult {
     granularity: String,
     mapping: String,
     scale_dtype: String,
+    method: String,
     observer: String,
     activation_observer: Option<String>,
     activation_granularity: Option<String>,
@@ -144,7 +145,8 @@ impl PtqResult {
             granularity: config.scheme.granularity.to_string(),
             mapping: config.scheme.mapping.to_string(),
             scale_dtype: config.scheme.scale_dtype.to_string(),
-            observer: config.observer.to_string(),
+            method: config.method.to_string(),
+            observer: config.weight_observer(facts.calibration_tokens > 0).to_string(),
             activation_observer: when(QuantizationType::Static, config.activation_observer.to_string()),
             activation_granularity: when(
                 QuantizationType::Dynamic,
@@ -196,6 +198,11 @@ impl PtqResult {
         let size = |before, after, ratio| {
             format!("{} -> {} ({ratio:.4}x)", table::bytes(before), table::bytes(after))
         };
+        let over =
+            match self.calibration_tokens > 0 && (self.observer == "weighted-mse" || self.method == "gptq") {
+                true => format!(" over {} tokens", self.calibration_tokens),
+                false => String::new(),
+            };
         let peak = self.peak_memory_bytes.map_or("not known here".to_owned(), table::bytes);
         let activations = match (&self.activation_observer, &self.activation_granularity) {
             (Some(observer), _) => {
@@ -213,7 +220,7 @@ impl PtqResult {
             _ => "not measured (--no-eval)".to_owned(),
         };
         format!(
-            "\nweights           int{} {}, {}, {} scales, {} observer\n\
+            "\nweights           int{} {}, {}, {} scales, {} observer{over}, {}\n\
              activations       {activations}\n\
              linear layers     {}\n\
              whole model       {}\n\
@@ -226,6 +233,7 @@ impl PtqResult {
             self.mapping,
             self.scale_dtype,
             self.observer,
+            self.method,
             size(linear_before, linear_after, linear_ratio),
             size(model_before, model_after, model_ratio),
             table::bytes(self.largest_tensor_bytes),

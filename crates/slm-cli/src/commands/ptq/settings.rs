@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use slm_ptq::PtqConfig;
-use slm_quant_core::QuantizationType;
 use slm_train::{QuantizationConfig, TrainingConfig};
 
 use super::PtqArgs;
@@ -23,7 +22,7 @@ pub(super) struct Settings {
 impl Settings {
     pub(super) fn new(args: &PtqArgs) -> Result<Self> {
         let config = quantization(args)?;
-        let needs_text = !args.no_eval || config.quantization_type == QuantizationType::Static;
+        let needs_text = !args.no_eval || config.needs_calibration();
         let (checkpoint, calibration, eval) = match (&args.checkpoint, &args.calibration) {
             (Some(checkpoint), None) if !needs_text => (checkpoint.clone(), None, None),
             (Some(checkpoint), Some(calibration)) => {
@@ -32,8 +31,8 @@ impl Settings {
             (Some(_), None) => {
                 return Err(Error::Usage(
                     "--checkpoint needs --calibration FILE: a text like those the model will see, on which \
-                     activations are calibrated and perplexities measured (or --no-eval, with a --type that is \
-                     not static)"
+                     ranges are calibrated and perplexities measured (or --no-eval, with a --type that is not \
+                     static, --method rtn and --observer min-max)"
                         .to_owned(),
                 ));
             }
@@ -69,6 +68,7 @@ fn quantization(args: &PtqArgs) -> Result<PtqConfig> {
         None => QuantizationConfig::default(),
     };
     args.scheme.apply(&mut config)?;
+    config.method = args.method.unwrap_or(config.method);
     config.observer = args.observer.or(config.observer);
     config.activation_observer = args.activation_observer.unwrap_or(config.activation_observer);
     config.activation_granularity = args.activation_granularity.unwrap_or(config.activation_granularity);

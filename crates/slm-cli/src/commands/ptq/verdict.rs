@@ -1,7 +1,7 @@
 //! The warning that ends `slm ptq` when the quantized model is worse than it should be, with the cause.
 
 use slm_model::{Evaluation, LM_HEAD, Transformer, window_logits};
-use slm_ptq::{InputError, LayerReport, PtqConfig, input_errors, remove_activation_quant};
+use slm_ptq::{InputError, LayerReport, PtqConfig, RoundingMethod, input_errors, remove_activation_quant};
 use slm_quant_core::{ActivationGranularity, Bits, Granularity, ObserverKind, QuantizationType};
 
 use crate::context::Context;
@@ -111,7 +111,10 @@ fn activations(weight_only: f64, worst: Option<&InputError>, config: &PtqConfig)
 }
 
 fn weights(config: &PtqConfig, layers: &[LayerReport]) -> String {
-    let mut text = format!("The cause is the {} weights ({} observer).", config.scheme, config.observer);
+    // There is a verdict only where there is a text.
+    let observer = config.weight_observer(true);
+    let mut text =
+        format!("The cause is the {} weights ({}, {observer} observer).", config.scheme, config.method);
     let sqnr = |layer: &&LayerReport| layer.error.sqnr_db();
     if let Some(worst) = layers.iter().min_by(|a, b| sqnr(a).total_cmp(&sqnr(b))) {
         text += &format!(
@@ -121,8 +124,11 @@ fn weights(config: &PtqConfig, layers: &[LayerReport]) -> String {
         );
     }
     let mut remedies = Vec::new();
-    if config.scheme.bits == Bits::Int8 && config.observer != ObserverKind::MinMax {
-        remedies.push("--observer min-max");
+    if !matches!(observer, ObserverKind::MinMax | ObserverKind::WeightedMse) {
+        remedies.push("--observer weighted-mse");
+    }
+    if config.scheme.bits == Bits::Int4 && config.method == RoundingMethod::Rtn {
+        remedies.push("--method gptq");
     }
     match config.scheme.granularity {
         Granularity::PerTensor => remedies.push("--granularity channel or group:32"),

@@ -1,0 +1,173 @@
+//! What is gathered of the inputs of layers while a model runs.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use burn::tensor::Tensor;
+use slm_nn::{ForwardHook, to_vec_f32};
+use slm_quant_core::{Hessian, Mapping, Observer, QuantRange, QuantizationType, TORCH_EPS};
+
+use crate::calibrate::ActivationStats;
+use crate::{Error, ObservedInputs, PtqConfig, Result, RoundingMethod};
+
+/// Second moments of the inputs of one layer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum InputMoments {
+    /// Mean square of each input feature.
+    MeanSquares(Vec<f32>),
+    /// Products of all pairs of input features.
+    Hessian(Hessian),
+}
+
+impl InputMoments {
+    /// Mean square of each input feature.
+    ///
+    /// # Errors
+    /// [`slm_quant_core::Error::NothingObserved`] for a Hessian of no inputs.
+    pub fn mean_squares(&self) -> slm_quant_core::Result<Vec<f32>> {
+        match self {
+            Self::MeanSquares(squares) => Ok(squares.clone()),
+            Self::Hessian(hessian) => hessian.mean_squares(),
+        }
+    }
+}
+
+/// A hook that gathers of each watched layer what `config` needs: ranges for static activations, and second moments.
+pub(crate) struct InputGatherer(Mutex<State>);
+
+struct State {
+    /// What is gathered, and nothing yet for layers that saw no input.
+    layers: BTreeMap<String, Option<Gathered>>,
+    config: PtqConfig,
+    /// The last input and its product, which the next layer may share.
+    last: Option<(Vec<f32>, Vec<f32>)>,
+    /// The first input that was refused. A hook cannot return it.
+    failed: Option<Error>,
+}
+
+/// Of one layer.
+struct Gathered {
+    activation: Option<Box<dyn Observer>>,
+    moments: Moments,
+}
+
+enum Moments {
+    Squares { sums: Vec<f64>, samples: u64 },
+    Hessian(Hessian),
+}
+
+impl InputGatherer {
+    /// Watches `layers`.
+    ///
+    /// # Errors
+    /// [`Error::Layer`] for parameters that the activation observer refuses.
+    pub(crate) fn new<'a>(config: &PtqConfig, layers: impl Iterator<Item = &'a str>) -> Result<Arc<Self>> {
+        let mut watched = BTreeMap::new();
+        for layer in layers {
+            if config.quantization_type == QuantizationType::Static {
+                config.activation_observer.build().map_err(|error| Error::layer(layer, error))?;
+            }
+            watched.insert(layer.to_owned(), None);
+        }
+        let state = State { layers: watched, config: config.clone(), last: None, failed: None };
+        Ok(Arc::new(Self(Mutex::new(state))))
+    }
+
+    /// Takes what was gathered of `layer`, whose memory is then free.
+    ///
+    /// # Errors
+    /// [`Error::Layer`] for the first input that was refused, of whatever layer; [`Error::NotCalibrated`] for a layer
+    /// that saw none.
+    pub(crate) fn take(&self, layer: &str) -> Result<ObservedInputs> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.last = None;
+        if let Some(error) = state.failed.take() {
+            return Err(error);
+        }
+        let gathered = state.layers.get_mut(layer).and_then(Option::take);
+        gathered.ok_or_else(|| Error::NotCalibrated { layer: layer.to_owned() })?.finish(layer)
+    }
+}
+
+impl Gathered {
+    fn new(config: &PtqConfig, inputs: usize) -> slm_quant_core::Result<Self> {
+        let activation = match config.quantization_type {
+            QuantizationType::Static => Some(config.activation_observer.build()?),
+            QuantizationType::Dynamic | QuantizationType::WeightOnly => None,
+        };
+        let moments = match config.method {
+            RoundingMethod::Rtn => Moments::Squares { sums: vec![0.0; inputs], samples: 0 },
+            RoundingMethod::Gptq => Moments::Hessian(Hessian::new(inputs)),
+        };
+        Ok(Self { activation, moments })
+    }
+
+    fn finish(self, layer: &str) -> Result<ObservedInputs> {
+        let fail = |error| Error::layer(layer, error);
+        let activation = match self.activation {
+            None => None,
+            Some(observer) => {
+                let bounds = observer.bounds();
+                let (min, max) = bounds.ok_or_else(|| Error::NotCalibrated { layer: layer.to_owned() })?;
+                let qparams =
+                    observer.qparams(QuantRange::UINT8, Mapping::Affine, TORCH_EPS).map_err(fail)?;
+                Some(ActivationStats { min, max, qparams })
+            }
+        };
+        let moments = match self.moments {
+            Moments::Squares { sums, samples } => {
+                let samples = samples.max(1) as f64;
+                InputMoments::MeanSquares(sums.into_iter().map(|sum| (sum / samples) as f32).collect())
+            }
+            Moments::Hessian(hessian) => InputMoments::Hessian(hessian),
+        };
+        Ok(ObservedInputs { activation, moments })
+    }
+}
+
+impl State {
+    fn observe(&mut self, layer: &str, input: &Tensor<2>) -> slm_nn::Result<()> {
+        let Self { layers, config, last, .. } = self;
+        let Some(gathered) = layers.get_mut(layer) else { return Ok(()) };
+        let [rows, inputs] = input.dims();
+        let values = to_vec_f32("input", input.clone())?;
+        slm_quant_core::check_finite("input", &values)?;
+        let gathered = match gathered {
+            Some(gathered) => gathered,
+            None => gathered.insert(Gathered::new(config, inputs)?),
+        };
+        if let Some(observer) = &mut gathered.activation {
+            observer.observe(&values)?;
+        }
+        match &mut gathered.moments {
+            Moments::Squares { sums, samples } => {
+                for row in values.chunks_exact(inputs) {
+                    for (sum, x) in sums.iter_mut().zip(row) {
+                        *sum += f64::from(*x) * f64::from(*x);
+                    }
+                }
+                *samples += rows as u64;
+            }
+            Moments::Hessian(hessian) => {
+                let (_, product) = match last.take() {
+                    Some(shared) if shared.0 == values => last.insert(shared),
+                    _ => {
+                        let product = input.clone().transpose().matmul(input.clone());
+                        last.insert((values, to_vec_f32("product of inputs", product)?))
+                    }
+                };
+                hessian.add_product(product, rows)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ForwardHook for InputGatherer {
+    fn on_forward(&self, layer: &str, input: &Tensor<2>, _: &Tensor<2>) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = state.observe(layer, input) {
+            state.failed.get_or_insert_with(|| Error::layer(layer, error));
+        }
+    }
+}

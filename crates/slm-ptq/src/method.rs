@@ -1,0 +1,60 @@
+//! How weights are rounded.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// How weights are rounded to codes, once scales and zero points are chosen. Written, and serialized, as a string.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RoundingMethod {
+    /// Round to nearest. Written `rtn`.
+    #[default]
+    Rtn,
+    /// GPTQ: one input after the other, each error made up for by the inputs that follow
+    /// ([`quantize_matrix_gptq`](slm_quant_core::quantize_matrix_gptq)). Needs calibration text. Written `gptq`.
+    Gptq,
+}
+
+impl RoundingMethod {
+    /// Whether the method needs calibration text.
+    pub fn needs_calibration(self) -> bool {
+        match self {
+            Self::Rtn => false,
+            Self::Gptq => true,
+        }
+    }
+
+    /// Whether the layers of a checkpoint are quantized one after the other, each behind the quantized layers before it.
+    pub fn is_sequential(self) -> bool {
+        self == Self::Gptq
+    }
+}
+
+impl fmt::Display for RoundingMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rtn => "rtn",
+            Self::Gptq => "gptq",
+        })
+    }
+}
+
+impl FromStr for RoundingMethod {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "rtn" => Ok(Self::Rtn),
+            "gptq" => Ok(Self::Gptq),
+            _ => Err(Error::Setting {
+                key: "method",
+                detail: format!("is {text:?}"),
+                remedy: "use rtn (round to nearest) or gptq",
+            }),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! From the float weight of a layer to its codes.
+
+use slm_quant_core::{
+    GptqFactor, GptqOptions, ObserverKind, QuantizedMatrix, choose_matrix_qparams, choose_weighted_qparams,
+    quantize_matrix, quantize_matrix_gptq, quantize_matrix_with_qparams,
+};
+
+use crate::{Error, InputMoments, PtqConfig, Result, RoundingMethod};
+
+/// Share of the mean over all inputs that is added to the mean square of each, so that an input that the calibration
+/// text happens not to use counts a little all the same.
+const IMPORTANCE_FLOOR: f32 = 0.01;
+
+/// Quantizes the weight `values` of the layer `name`, row-major and of shape `[out_features, in_features]`, as `config`
+/// says. `moments` are those of its inputs, where they were observed.
+///
+/// # Errors
+/// [`Error::NotCalibrated`] where the method or the observer needs moments; [`Error::Layer`] for weights that are not
+/// finite, a scale that its type does not hold, or moments of another layer.
+pub(crate) fn round_weight(
+    name: &str,
+    values: &[f32],
+    [rows, cols]: [usize; 2],
+    config: &PtqConfig,
+    moments: Option<&InputMoments>,
+) -> Result<QuantizedMatrix> {
+    let fail = |error: slm_quant_core::Error| Error::layer(name, error);
+    let missing = || Error::NotCalibrated { layer: name.to_owned() };
+    let scheme = config.scheme_of(name);
+    let observer = config.weight_observer(moments.is_some());
+    let factor = match (config.method, moments) {
+        (RoundingMethod::Rtn, _) => None,
+        (RoundingMethod::Gptq, Some(InputMoments::Hessian(hessian))) => {
+            Some(GptqFactor::new(hessian, GptqOptions::default()).map_err(fail)?)
+        }
+        (RoundingMethod::Gptq, _) => return Err(missing()),
+    };
+    let qparams = match (observer, &factor) {
+        (ObserverKind::WeightedMse, Some(factor)) => {
+            choose_weighted_qparams(values, rows, cols, scheme, &factor.remaining_costs()).map_err(fail)?
+        }
+        (ObserverKind::WeightedMse, None) => {
+            let squares = moments.ok_or_else(missing)?.mean_squares().map_err(fail)?;
+            choose_weighted_qparams(values, rows, cols, scheme, &with_floor(squares)).map_err(fail)?
+        }
+        (observer, Some(_)) => choose_matrix_qparams(values, rows, cols, scheme, &observer).map_err(fail)?,
+        (observer, None) => return quantize_matrix(values, rows, cols, scheme, &observer).map_err(fail),
+    };
+    match factor {
+        Some(factor) => quantize_matrix_gptq(values, rows, cols, scheme, &qparams, &factor),
+        None => quantize_matrix_with_qparams(values, rows, cols, scheme, &qparams),
+    }
+    .map_err(fail)
+}
+
+fn with_floor(mut squares: Vec<f32>) -> Vec<f32> {
+    let mean = squares.iter().map(|square| f64::from(*square)).sum::<f64>() / squares.len().max(1) as f64;
+    squares.iter_mut().for_each(|square| *square += IMPORTANCE_FLOOR * mean as f32);
+    squares
+}

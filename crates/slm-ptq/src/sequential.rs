@@ -1,0 +1,99 @@
+//! Quantization one layer after the other, while calibration text runs through what is quantized already.
+
+use std::sync::Arc;
+
+use burn::module::Param;
+use burn::tensor::{Device, Tensor, TensorData};
+use slm_model::{LayerwiseVisitor, ModelConfig, TensorSource, forward_layerwise, layerwise_steps};
+use slm_nn::{ForwardHook, Linear, NamedLinears, Weight, to_vec_f32, try_for_each_linear_mut};
+
+use crate::inputs::InputGatherer;
+use crate::{Error, Plan, PtqConfig, QuantizedLayer, Result, quantize_layer};
+
+/// A model whose layers are quantized one after the other, and the text that runs through it meanwhile.
+///
+/// The inputs of a layer are those that the quantized layers before it give, so that it makes up for a part of their
+/// errors, as the authors of GPTQ do it. All layers of a transformer block see the inputs of the block as it was. In
+/// memory are the hidden states of the text, one block in floats, and the second moments of its inputs.
+pub(crate) struct SequentialRun<'a> {
+    pub(crate) config: &'a PtqConfig,
+    pub(crate) plan: &'a Plan,
+    pub(crate) model: &'a ModelConfig,
+    pub(crate) windows: &'a [&'a [u32]],
+    pub(crate) with_head: bool,
+    pub(crate) device: &'a Device,
+}
+
+/// What a run reports to.
+pub(crate) trait SequentialSink<E> {
+    /// Called after each window of each pass through a layer, with the number of those done and of all.
+    ///
+    /// # Errors
+    /// Whatever is to end the run.
+    fn after_window(&mut self, done: usize, total: usize) -> Result<(), E>;
+
+    /// Takes a quantized layer.
+    ///
+    /// # Errors
+    /// Whatever is to end the run.
+    fn take(&mut self, layer: QuantizedLayer) -> Result<(), E>;
+}
+
+impl SequentialRun<'_> {
+    /// Quantizes all planned layers of the model of `source`, in forward order.
+    ///
+    /// # Errors
+    /// Those of [`quantize_layer`] and [`forward_layerwise`], and what `sink` returns.
+    pub(crate) fn run<E: From<Error> + From<slm_model::Error>>(
+        &self,
+        source: &mut dyn TensorSource,
+        sink: &mut dyn SequentialSink<E>,
+    ) -> Result<(), E> {
+        let names = self.plan.layers.iter().map(|layer| layer.name.as_str());
+        let gatherer = InputGatherer::new(self.config, names)?;
+        let hook = Arc::clone(&gatherer) as Arc<dyn ForwardHook>;
+        let total = layerwise_steps(self.model, self.windows.len(), self.with_head, true);
+        let mut visitor = Visitor { run: self, gatherer, sink, done: 0, total };
+        forward_layerwise(self.model, source, self.device, self.windows, self.with_head, &hook, &mut visitor)
+    }
+}
+
+struct Visitor<'a, E> {
+    run: &'a SequentialRun<'a>,
+    gatherer: Arc<InputGatherer>,
+    sink: &'a mut dyn SequentialSink<E>,
+    done: usize,
+    total: usize,
+}
+
+impl<E: From<Error>> Visitor<'_, E> {
+    fn quantize(&mut self, name: &str, linear: &mut Linear) -> Result<(), E> {
+        let fail = |error: slm_nn::Error| Error::layer(name, error);
+        let weight = linear.float_weight().ok_or_else(|| fail(slm_nn::Error::AlreadyPacked))?;
+        let (shape, device) = (weight.dims(), weight.device());
+        let values = to_vec_f32("weight", weight).map_err(fail)?;
+        let inputs = self.gatherer.take(name)?;
+        let layer = quantize_layer(name, &values, shape, self.run.config, Some(&inputs))?;
+        let data = TensorData::new(layer.matrix.dequantize(), shape);
+        linear.weight = Weight::Float(Param::from_tensor(Tensor::from_data(data, &device)));
+        self.sink.take(layer)
+    }
+}
+
+impl<E: From<Error>> LayerwiseVisitor<E> for Visitor<'_, E> {
+    fn after_window(&mut self) -> Result<(), E> {
+        self.done += 1;
+        self.sink.after_window(self.done, self.total)
+    }
+
+    fn changes_weights(&self) -> bool {
+        true
+    }
+
+    fn after_layer(&mut self, layer: &mut dyn NamedLinears) -> Result<(), E> {
+        try_for_each_linear_mut(layer, |name, linear| match self.run.plan.quantizes(name) {
+            true => self.quantize(name, linear),
+            false => Ok(()),
+        })
+    }
+}

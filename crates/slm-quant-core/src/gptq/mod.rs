@@ -1,0 +1,149 @@
+//! GPTQ: rounding that makes up for its own errors.
+//!
+//! Inputs of a layer are correlated, so the error of rounding one weight can be cancelled in part by its neighbours in
+//! the row. GPTQ (Frantar et al. 2022, <https://arxiv.org/abs/2210.17323>) rounds one input after the other and
+//! moves the weights that are not rounded yet so that the output changes least:
+//!
+//! ```text
+//! e = (w[j] - q[j]) / U[j, j];    w[k] -= e U[j, k]  for k > j;    H⁻¹ = Uᵀ U
+//! ```
+//!
+//! Scales and zero points are fixed before (static groups), so that inputs can be rounded in the order of their mean
+//! squares while groups stay where they are. Errors are applied to the columns of a block at once and to the columns
+//! after it in one product per block, which is the same arithmetic with better use of caches.
+
+mod factor;
+
+use rayon::prelude::*;
+
+pub use factor::{GptqFactor, GptqOptions};
+
+use crate::matrix::{EncodedRows, check_weight};
+use crate::round::Quantizer;
+use crate::scan::check_len;
+use crate::{Error, QParams, QuantScheme, QuantizedMatrix, Result};
+
+/// Columns whose errors are applied to the columns after them at once.
+const BLOCK: usize = 64;
+
+/// Rows that are rounded together.
+const TILE: usize = 16;
+
+/// Columns of the rest that are updated at once.
+const SPAN: usize = 512;
+
+/// Quantizes a `[rows, cols]` weight, row-major, by GPTQ with the scales and zero points `qparams`, in the order of
+/// [`QuantizedMatrix::scales`].
+///
+/// Rows are handled in parallel. The result does not depend on the number of threads.
+///
+/// # Errors
+/// As [`quantize_matrix_with`](crate::quantize_matrix_with), and [`Error::Length`] for a factor of another number of
+/// inputs than `cols`.
+pub fn quantize_matrix_gptq(
+    weight: &[f32],
+    rows: usize,
+    cols: usize,
+    scheme: QuantScheme,
+    qparams: &[QParams],
+    factor: &GptqFactor,
+) -> Result<QuantizedMatrix> {
+    check_weight(weight, rows, cols)?;
+    check_len("inputs of the GPTQ factor", cols, factor.inputs())?;
+    let mut encoded = EncodedRows::new(rows, cols, scheme, qparams)?;
+    let quantizers = encoded.quantizers();
+    let width = scheme.granularity.group_width(cols)?;
+    let groups = quantizers.len() / rows;
+    let tile = |(index, (weight, packed)): (usize, (&[f32], &mut [u8]))| -> Result<()> {
+        let rows = weight.len() / cols;
+        let mut tile = Tile { weights: vec![0.0; weight.len()], errors: vec![0.0; rows * BLOCK], factor };
+        tile.load(weight);
+        let mut codes = vec![0_i8; weight.len()];
+        let code = |row: usize, column: usize, value: f32| -> (i8, f32) {
+            let quantizer: &Quantizer = match groups {
+                0 => &quantizers[0],
+                _ => &quantizers[(index * TILE + row) * groups + column / width],
+            };
+            let code = quantizer.code(value);
+            (code as i8, quantizer.value(code))
+        };
+        for start in (0..cols).step_by(BLOCK) {
+            let end = (start + BLOCK).min(cols);
+            tile.round(start, end, &mut codes, &code)?;
+            tile.update(start, end);
+        }
+        for (codes, packed) in
+            codes.chunks_exact(cols).zip(packed.chunks_exact_mut(scheme.bits.row_bytes(cols)))
+        {
+            EncodedRows::pack(scheme.bits, codes, packed);
+        }
+        Ok(())
+    };
+    let row_bytes = scheme.bits.row_bytes(cols);
+    let tiles = weight.par_chunks(TILE * cols).zip(encoded.codes_mut().par_chunks_mut(TILE * row_bytes));
+    // Collected so that the error of the first tile wins, whatever thread was first.
+    let outcomes: Vec<Result<()>> = tiles.enumerate().map(tile).collect();
+    outcomes.into_iter().collect::<Result<()>>()?;
+    Ok(encoded.finish())
+}
+
+/// Rows that are rounded together, their columns in the order of rounding.
+struct Tile<'a> {
+    weights: Vec<f32>,
+    /// `[rows, BLOCK]`, of the current block.
+    errors: Vec<f32>,
+    factor: &'a GptqFactor,
+}
+
+impl Tile<'_> {
+    fn load(&mut self, weight: &[f32]) {
+        let cols = self.factor.inputs();
+        for (row, values) in self.weights.chunks_exact_mut(cols).zip(weight.chunks_exact(cols)) {
+            for (value, column) in row.iter_mut().zip(&self.factor.order) {
+                *value = values[*column];
+            }
+        }
+    }
+
+    /// Rounds the columns `start..end` of all rows.
+    fn round(
+        &mut self,
+        start: usize,
+        end: usize,
+        codes: &mut [i8],
+        code: &impl Fn(usize, usize, f32) -> (i8, f32),
+    ) -> Result<()> {
+        let GptqFactor { order, upper } = self.factor;
+        let cols = order.len();
+        let rows = self.weights.chunks_exact_mut(cols).zip(self.errors.chunks_exact_mut(BLOCK));
+        for (row, ((weights, errors), codes)) in rows.zip(codes.chunks_exact_mut(cols)).enumerate() {
+            for column in start..end {
+                let factors = &upper[column * cols..][column..end];
+                let (code, value) = code(row, order[column], weights[column]);
+                codes[order[column]] = code;
+                let error = (weights[column] - value) / factors[0];
+                if !error.is_finite() {
+                    return Err(Error::NotFinite { what: "GPTQ error", index: column, value: error });
+                }
+                errors[column - start] = error;
+                for (weight, factor) in weights[column + 1..end].iter_mut().zip(&factors[1..]) {
+                    *weight -= error * factor;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes up for the errors of the columns `start..end` in the columns after them.
+    fn update(&mut self, start: usize, end: usize) {
+        let cols = self.factor.inputs();
+        for from in (end..cols).step_by(SPAN) {
+            let to = (from + SPAN).min(cols);
+            let rows = self.weights.chunks_exact_mut(cols).zip(self.errors.chunks_exact(BLOCK));
+            for (weights, errors) in rows {
+                let row = |k: usize| &self.factor.upper[(start + k) * cols + from..];
+                factor::subtract(&mut weights[from..to], &errors[..end - start], row);
+            }
+        }
+    }
+}
