@@ -1,8 +1,9 @@
 //! From the float weight of a layer to its codes.
 
 use slm_quant_core::{
-    GptqFactor, GptqOptions, ObserverKind, QuantizedMatrix, choose_matrix_qparams, choose_weighted_qparams,
-    quantize_matrix, quantize_matrix_gptq, quantize_matrix_with_qparams,
+    GptqFactor, GptqOptions, ObserverKind, QuantizedMatrix, RefineOptions, choose_matrix_qparams,
+    choose_weighted_qparams, quantize_matrix, quantize_matrix_gptq, quantize_matrix_with_qparams,
+    refine_matrix,
 };
 
 use crate::{Error, InputMoments, PtqConfig, Result, RoundingMethod};
@@ -46,11 +47,12 @@ pub(crate) fn round_weight(
         (observer, Some(_)) => choose_matrix_qparams(values, rows, cols, scheme, &observer).map_err(fail)?,
         (observer, None) => return quantize_matrix(values, rows, cols, scheme, &observer).map_err(fail),
     };
-    match factor {
-        Some(factor) => quantize_matrix_gptq(values, rows, cols, scheme, &qparams, &factor),
-        None => quantize_matrix_with_qparams(values, rows, cols, scheme, &qparams),
-    }
-    .map_err(fail)
+    let (Some(factor), Some(InputMoments::Hessian(hessian))) = (factor, moments) else {
+        return quantize_matrix_with_qparams(values, rows, cols, scheme, &qparams).map_err(fail);
+    };
+    let matrix = quantize_matrix_gptq(values, rows, cols, scheme, &qparams, &factor).map_err(fail)?;
+    drop(factor);
+    refine_matrix(values, matrix, hessian, RefineOptions::default()).map_err(fail)
 }
 
 fn with_floor(mut squares: Vec<f32>) -> Vec<f32> {

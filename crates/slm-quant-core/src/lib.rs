@@ -36,7 +36,7 @@ pub use fake_quant::{
     fake_quantize_into, fake_quantize_learnable_backward, fake_quantize_learnable_backward_into,
     fake_quantize_mask, learned_zero_point,
 };
-pub use gptq::{GptqFactor, GptqOptions, quantize_matrix_gptq};
+pub use gptq::{GptqFactor, GptqOptions, RefineOptions, quantize_matrix_gptq, refine_matrix};
 pub use hessian::Hessian;
 pub use histogram::{Histogram, HistogramView};
 pub use int_matmul::{int_matmul, int_matmul_grouped, max_safe_products};

@@ -2,8 +2,8 @@
 
 use slm_quant_core::{
     Bits, Error, GptqFactor, GptqOptions, Granularity, Hessian, Mapping, ObserverKind, QParams, QuantScheme,
-    QuantizedMatrix, ScaleDtype, choose_matrix_qparams, choose_weighted_qparams, quantize_matrix_gptq,
-    quantize_matrix_with_qparams,
+    QuantizedMatrix, RefineOptions, ScaleDtype, choose_matrix_qparams, choose_weighted_qparams,
+    quantize_matrix_gptq, quantize_matrix_with_qparams, refine_matrix,
 };
 
 /// Numbers between -1 and 1 from a linear congruential generator.
@@ -193,6 +193,55 @@ fn outputs_are_closer_than_with_round_to_nearest() {
 }
 
 #[test]
+fn refinement_lowers_the_error_further_for_every_scheme() {
+    let mut random = Random(7);
+    let (rows, cols) = (40, 100);
+    let hessian = hessian(&inputs(&mut random, 500, cols), cols);
+    // The error that is lowered is that of the damped Hessian.
+    let mean = hessian.mean_squares().unwrap().iter().sum::<f32>() / cols as f32;
+    let damped_error = |weight: &[f32], matrix: &QuantizedMatrix| {
+        let errors = weight.iter().zip(matrix.dequantize()).map(|(w, q)| f64::from(w - q).powi(2));
+        let damping = 0.01 * f64::from(mean) * hessian.samples() as f64;
+        output_error(weight, matrix, &hessian) + damping * errors.sum::<f64>()
+    };
+    let weight = random.values(rows * cols);
+    let factor = GptqFactor::new(&hessian, GptqOptions::default()).unwrap();
+    for scheme in schemes() {
+        let qparams =
+            choose_weighted_qparams(&weight, rows, cols, scheme, &factor.remaining_costs()).unwrap();
+        let gptq = quantize_matrix_gptq(&weight, rows, cols, scheme, &qparams, &factor).unwrap();
+        let mut least = damped_error(&weight, &gptq);
+        let unchanged = RefineOptions { sweeps: 0, ..RefineOptions::default() };
+        assert_eq!(refine_matrix(&weight, gptq.clone(), &hessian, unchanged).unwrap(), gptq);
+        for sweeps in [1, 2, 5] {
+            let options = RefineOptions { sweeps, ..RefineOptions::default() };
+            let refined = refine_matrix(&weight, gptq.clone(), &hessian, options).unwrap();
+            let error = damped_error(&weight, &refined);
+            assert!(error <= least * (1.0 + 1e-4), "{scheme}, {sweeps}: {error} against {least}");
+            least = error;
+        }
+        let gain = least / damped_error(&weight, &gptq);
+        assert!(gain < 0.999, "{scheme}: {gain}");
+    }
+    let gptq = quantize_matrix_gptq(
+        &weight,
+        rows,
+        cols,
+        QuantScheme::per_tensor(Bits::Int8),
+        &[QParams { scale: 0.01, zero_point: 0 }],
+        &factor,
+    )
+    .unwrap();
+    let refine = |weight: &[f32], hessian: &Hessian, damping| {
+        refine_matrix(weight, gptq.clone(), hessian, RefineOptions { damping, sweeps: 1 })
+    };
+    assert!(matches!(refine(&weight[1..], &hessian, 0.0), Err(Error::Length { .. })));
+    assert!(matches!(refine(&weight, &Hessian::new(3), 0.0), Err(Error::Length { .. })));
+    assert!(matches!(refine(&weight, &Hessian::new(cols), 0.0), Err(Error::NothingObserved { .. })));
+    assert!(matches!(refine(&weight, &hessian, f64::NAN), Err(Error::Parameter { .. })));
+}
+
+#[test]
 fn without_correlation_it_is_round_to_nearest() {
     let (rows, cols) = (20, 70);
     let mut product = vec![0.0; cols * cols];
@@ -219,7 +268,8 @@ fn the_number_of_threads_does_not_matter() {
         let factor = GptqFactor::new(&hessian, GptqOptions::default()).unwrap();
         let qparams =
             choose_weighted_qparams(&weight, rows, cols, scheme, &factor.remaining_costs()).unwrap();
-        quantize_matrix_gptq(&weight, rows, cols, scheme, &qparams, &factor).unwrap()
+        let gptq = quantize_matrix_gptq(&weight, rows, cols, scheme, &qparams, &factor).unwrap();
+        refine_matrix(&weight, gptq, &hessian, RefineOptions::default()).unwrap()
     };
     let [one, three] = [1, 3]
         .map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(run));

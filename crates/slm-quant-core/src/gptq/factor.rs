@@ -16,7 +16,7 @@ const BLOCK: usize = 64;
 /// Settings of the factor.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GptqOptions {
-    /// Share of each input's own mean square, and of the mean of all of them, that is added to the diagonal; at least 0.
+    /// Share of the mean of the diagonal that is added to it; at least 0.
     pub damping: f64,
     /// Whether inputs are rounded in the order of falling mean squares, instead of from first to last.
     pub activation_order: bool,

@@ -13,10 +13,12 @@
 //! after it in one product per block, which is the same arithmetic with better use of caches.
 
 mod factor;
+mod refine;
 
 use rayon::prelude::*;
 
 pub use factor::{GptqFactor, GptqOptions};
+pub use refine::{RefineOptions, refine_matrix};
 
 use crate::matrix::{EncodedRows, check_weight};
 use crate::round::Quantizer;

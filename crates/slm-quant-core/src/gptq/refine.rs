@@ -1,0 +1,296 @@
+//! Refinement of a quantized matrix by coordinate descent on its output error.
+//!
+//! The error of a row, `(w - q)ᵀ H (w - q)`, is quadratic in each code and in each scale while all others rest. Code by
+//! code and scale by scale, each moves to where the error is least on its grid, so that no step makes it worse (for
+//! codes: Behdin et al. 2023, "QuantEase", <https://arxiv.org/abs/2309.01885>; for scales: least squares). After GPTQ,
+//! which never looks back at a code, this takes another part of the error away.
+
+use rayon::prelude::*;
+
+use super::factor::subtract;
+use super::{BLOCK, TILE};
+use crate::matrix::{EncodedRows, check_weight};
+use crate::qparams::stored_scale;
+use crate::round::Quantizer;
+use crate::scan::check_len;
+use crate::{Error, Granularity, Hessian, QParams, QuantScheme, QuantizedMatrix, Result};
+
+/// Settings of a refinement.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RefineOptions {
+    /// Share of the mean of the diagonal that is added to it, as in [`GptqOptions`](super::GptqOptions).
+    pub damping: f64,
+    /// Sweeps over all codes and scales, after which a last one goes over the codes only. With none, nothing changes.
+    pub sweeps: usize,
+}
+
+impl Default for RefineOptions {
+    fn default() -> Self {
+        Self { damping: 0.01, sweeps: 3 }
+    }
+}
+
+/// Moves codes and scales of `matrix`, which quantizes `weight`, to where the error of the outputs is less: the error by
+/// `hessian`, with the diagonal damped. Zero points stay.
+///
+/// # Errors
+/// [`Error::Length`] for shapes that differ, [`Error::NotFinite`] for weights that are not finite,
+/// [`Error::NothingObserved`] for a Hessian of no inputs, [`Error::Parameter`] for damping that is negative or not finite.
+pub fn refine_matrix(
+    weight: &[f32],
+    matrix: QuantizedMatrix,
+    hessian: &Hessian,
+    options: RefineOptions,
+) -> Result<QuantizedMatrix> {
+    let (rows, cols) = (matrix.rows(), matrix.cols());
+    check_weight(weight, rows, cols)?;
+    check_len("inputs of the Hessian", cols, hessian.inputs())?;
+    if options.sweeps == 0 {
+        return Ok(matrix);
+    }
+    let damped = Damped::new(hessian, options.damping)?;
+    let mut state = State::new(&matrix);
+    drop(matrix);
+    for sweep in 0..=options.sweeps {
+        let last = sweep == options.sweeps;
+        state.sweep(weight, &damped, !last);
+    }
+    state.encode()
+}
+
+/// The damped Hessian, divided by the number of inputs.
+struct Damped {
+    size: usize,
+    values: Vec<f32>,
+}
+
+impl Damped {
+    fn new(hessian: &Hessian, damping: f64) -> Result<Self> {
+        if !(damping.is_finite() && damping >= 0.0) {
+            let detail = format!("{damping} is negative or not finite");
+            return Err(Error::Parameter { what: "damping", detail });
+        }
+        let size = hessian.inputs();
+        let squares = hessian.mean_squares()?;
+        let mean = squares.iter().map(|square| f64::from(*square)).sum::<f64>() / size as f64;
+        // Inputs that are always zero cost nothing; any positive number keeps their weights where they are.
+        let floor = if mean > 0.0 { damping * mean } else { 1.0 };
+        let samples = hessian.samples() as f32;
+        let mut values: Vec<f32> = hessian.sums().iter().map(|sum| sum / samples).collect();
+        (0..size).for_each(|i| values[i * (size + 1)] += floor as f32);
+        Ok(Self { size, values })
+    }
+
+    fn row(&self, index: usize) -> &[f32] {
+        &self.values[index * self.size..][..self.size]
+    }
+
+    /// Subtracts `H x` from each of `outputs`, rows of `size`, for rows `x` of the columns from `start` on.
+    fn subtract_products(&self, outputs: &mut [f32], x: &[f32], start: usize) {
+        let width = x.len() / (outputs.len() / self.size);
+        for block in (0..width).step_by(BLOCK) {
+            let count = BLOCK.min(width - block);
+            for (output, x) in outputs.chunks_exact_mut(self.size).zip(x.chunks_exact(width)) {
+                subtract(output, &x[block..block + count], |k| self.row(start + block + k));
+            }
+        }
+    }
+}
+
+/// A matrix taken apart.
+struct State {
+    rows: usize,
+    cols: usize,
+    scheme: QuantScheme,
+    /// Row-major, one to an `i8`.
+    codes: Vec<i8>,
+    qparams: Vec<QParams>,
+}
+
+impl State {
+    fn new(matrix: &QuantizedMatrix) -> Self {
+        let (rows, cols) = (matrix.rows(), matrix.cols());
+        let mut codes = vec![0; rows * cols];
+        codes.par_chunks_exact_mut(cols).enumerate().for_each(|(row, codes)| matrix.unpack_row(row, codes));
+        let qparams = (0..matrix.scales().len()).map(|index| matrix.qparams(index)).collect();
+        Self { rows, cols, scheme: matrix.scheme(), codes, qparams }
+    }
+
+    /// Goes over all codes, and with `scales` over all scales.
+    fn sweep(&mut self, weight: &[f32], hessian: &Damped, scales: bool) {
+        let Self { rows, cols, scheme, codes, qparams } = self;
+        let width = scheme.granularity.group_width(*cols).unwrap_or(*cols);
+        let groups = qparams.len() / *rows;
+        if scheme.granularity == Granularity::PerTensor {
+            let shared = qparams[0];
+            let tile = |(weight, codes): (&[f32], &mut [i8])| {
+                let mut tile = Tile::new(weight, codes, hessian, width, *scheme);
+                tile.gradients(|_, _| shared);
+                tile.move_codes(|_, _| shared);
+                if scales { tile.scale_terms(shared.zero_point) } else { [0.0; 2] }
+            };
+            let tiles = weight.par_chunks(TILE * *cols).zip(codes.par_chunks_mut(TILE * *cols)).map(tile);
+            // Collected, so that the order of the sum does not depend on the number of threads.
+            let terms: Vec<[f64; 2]> = tiles.collect();
+            let [product, square] = terms.iter().fold([0.0; 2], |a, b| [a[0] + b[0], a[1] + b[1]]);
+            if let Some((moved, _)) = moved_scale(shared, product, square, *scheme) {
+                qparams[0] = moved;
+            }
+            return;
+        }
+        weight
+            .par_chunks(TILE * *cols)
+            .zip(codes.par_chunks_mut(TILE * *cols))
+            .zip(qparams.par_chunks_mut(TILE * groups))
+            .for_each(|((weight, codes), qparams)| {
+                let mut tile = Tile::new(weight, codes, hessian, width, *scheme);
+                tile.gradients(|row, group| qparams[row * groups + group]);
+                tile.move_codes(|row, group| qparams[row * groups + group]);
+                if scales {
+                    tile.move_scales(qparams, groups);
+                }
+            });
+    }
+
+    fn encode(self) -> Result<QuantizedMatrix> {
+        let Self { rows, cols, scheme, codes, qparams } = self;
+        let mut encoded = EncodedRows::new(rows, cols, scheme, &qparams)?;
+        let packed = encoded.codes_mut().par_chunks_mut(scheme.bits.row_bytes(cols));
+        packed
+            .zip(codes.par_chunks(cols))
+            .for_each(|(packed, codes)| EncodedRows::pack(scheme.bits, codes, packed));
+        Ok(encoded.finish())
+    }
+}
+
+/// The scale that fits the codes best while everything else rests, and how far it moved: none where it would not lower
+/// the error. `product` is that of the codes with the gradient, `square` that of the codes with themselves by `H`.
+fn moved_scale(qparams: QParams, product: f64, square: f64, scheme: QuantScheme) -> Option<(QParams, f32)> {
+    let wanted = (f64::from(qparams.scale) + product / square) as f32;
+    if !(wanted.is_finite() && wanted > 0.0) {
+        return None;
+    }
+    let moved = QParams { scale: stored_scale(wanted, scheme.scale_dtype).ok()?, ..qparams };
+    moved.check(scheme.range()).ok()?;
+    let step = f64::from(moved.scale) - f64::from(qparams.scale);
+    // What the error changes by.
+    (step * step * square - 2.0 * step * product < 0.0).then_some((moved, step as f32))
+}
+
+/// Rows that are refined together.
+struct Tile<'a> {
+    weight: &'a [f32],
+    codes: &'a mut [i8],
+    hessian: &'a Damped,
+    /// Columns of a group.
+    width: usize,
+    scheme: QuantScheme,
+    /// `H (w - q)` of each row: what is left to gain, column by column.
+    gradients: Vec<f32>,
+}
+
+impl<'a> Tile<'a> {
+    fn new(
+        weight: &'a [f32],
+        codes: &'a mut [i8],
+        hessian: &'a Damped,
+        width: usize,
+        scheme: QuantScheme,
+    ) -> Self {
+        let gradients = vec![0.0; weight.len()];
+        Self { weight, codes, hessian, width, scheme, gradients }
+    }
+
+    fn gradients(&mut self, qparams: impl Fn(usize, usize) -> QParams) {
+        let cols = self.hessian.size;
+        let rows = self.weight.chunks_exact(cols).zip(self.codes.chunks_exact(cols));
+        // Negative errors, because products are subtracted.
+        let mut errors = Vec::with_capacity(self.weight.len());
+        for (row, (weight, codes)) in rows.enumerate() {
+            for (group, (weight, codes)) in
+                weight.chunks(self.width).zip(codes.chunks(self.width)).enumerate()
+            {
+                let QParams { scale, zero_point } = qparams(row, group);
+                let value = |code: &i8| (i32::from(*code) - zero_point) as f32 * scale;
+                errors.extend(weight.iter().zip(codes).map(|(weight, code)| value(code) - weight));
+            }
+        }
+        self.gradients.fill(0.0);
+        self.hessian.subtract_products(&mut self.gradients, &errors, 0);
+    }
+
+    /// Moves each code in turn to the best place on its grid.
+    fn move_codes(&mut self, qparams: impl Fn(usize, usize) -> QParams) {
+        let (cols, range) = (self.hessian.size, self.scheme.range());
+        let rows = self.codes.chunks_exact_mut(cols).zip(self.gradients.chunks_exact_mut(cols));
+        for (row, (codes, gradients)) in rows.enumerate() {
+            for (group, codes) in codes.chunks_mut(self.width).enumerate() {
+                let quantizer = Quantizer::new(qparams(row, group), range);
+                for (column, code) in (group * self.width..).zip(codes) {
+                    let factors = self.hessian.row(column);
+                    let value = quantizer.value(i32::from(*code));
+                    let better = quantizer.code(value + gradients[column] / factors[column]);
+                    if better == i32::from(*code) {
+                        continue;
+                    }
+                    *code = better as i8;
+                    let step = quantizer.value(better) - value;
+                    for (gradient, factor) in gradients.iter_mut().zip(factors) {
+                        *gradient -= step * factor;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sums over all rows of what [`moved_scale`] takes.
+    fn scale_terms(&self, zero_point: i32) -> [f64; 2] {
+        let cols = self.hessian.size;
+        let steps: Vec<f32> = self.codes.iter().map(|code| (i32::from(*code) - zero_point) as f32).collect();
+        let mut products = vec![0.0; steps.len()];
+        self.hessian.subtract_products(&mut products, &steps, 0);
+        let mut terms = [0.0; 2];
+        for (row, steps) in steps.chunks_exact(cols).enumerate() {
+            let range = row * cols..(row + 1) * cols;
+            terms[0] += dot(steps, &self.gradients[range.clone()]);
+            terms[1] -= dot(steps, &products[range]);
+        }
+        terms
+    }
+
+    /// Moves the scale of each group of each row in turn.
+    fn move_scales(&mut self, qparams: &mut [QParams], groups: usize) {
+        let cols = self.hessian.size;
+        let rows = self.weight.len() / cols;
+        for group in 0..groups {
+            let start = group * self.width;
+            let width = self.width.min(cols - start);
+            let mut steps = Vec::with_capacity(rows * width);
+            for (codes, qparams) in self.codes.chunks_exact(cols).zip(qparams.chunks_exact(groups)) {
+                let zero_point = qparams[group].zero_point;
+                let step = |code: &i8| (i32::from(*code) - zero_point) as f32;
+                steps.extend(codes[start..start + width].iter().map(step));
+            }
+            let mut products = vec![0.0; rows * cols];
+            self.hessian.subtract_products(&mut products, &steps, start);
+            for row in 0..rows {
+                let (steps, products) = (&steps[row * width..][..width], &products[row * cols..][..cols]);
+                let gradients = &mut self.gradients[row * cols..][..cols];
+                let product = dot(steps, &gradients[start..start + width]);
+                let square = -dot(steps, &products[start..start + width]);
+                let current = &mut qparams[row * groups + group];
+                if let Some((moved, step)) = moved_scale(*current, product, square, self.scheme) {
+                    *current = moved;
+                    gradients
+                        .iter_mut()
+                        .zip(products)
+                        .for_each(|(gradient, product)| *gradient += step * product);
+                }
+            }
+        }
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}
