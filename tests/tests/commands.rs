@@ -131,7 +131,12 @@ fn every_scheme_can_be_quantized_and_evaluated() {
                 assert!(layers.iter().all(|layer| layer["activation"].is_object() == (kind == "static")));
                 let metadata = sandbox.read_json("new/quantization_metadata.json");
                 assert_eq!(metadata["layers"].as_array().unwrap().len(), LAYERS);
-                assert_eq!(ptq["calibration_tokens"].as_u64().unwrap() > 0, kind == "static", "{scheme}");
+                // Inputs are observed where they are needed, or make the ranges of weights better.
+                let observed = kind == "static" || bits == 4;
+                assert_eq!(ptq["calibration_tokens"].as_u64().unwrap() > 0, observed, "{scheme}");
+                let observer = if bits == 4 { "weighted-mse" } else { "min-max" };
+                assert_eq!((&ptq["observer"], &ptq["method"]), (&observer.into(), &"rtn".into()), "{scheme}");
+                assert_eq!(metadata["weight_observer"], observer, "{scheme}");
             }
         }
     }
@@ -143,6 +148,7 @@ fn every_scheme_can_be_quantized_and_evaluated() {
         ("f16", "--scale-dtype f16 --bits 4 --granularity group:16"),
         ("min-max", "--observer min-max --activation-observer min-max"),
         ("moving-average", "--activation-observer moving-average:0.1"),
+        ("gptq", "--method gptq --bits 4 --granularity group:16 --type weight-only"),
         ("histogram", "--observer histogram --activation-observer histogram"),
         ("percentile", "--observer percentile:99.99 --activation-observer percentile"),
         ("per-tensor-activations", "--type dynamic --activation-granularity tensor"),

@@ -57,9 +57,10 @@ impl PtqConfig {
             || self.observer == Some(ObserverKind::WeightedMse)
     }
 
-    /// Whether observed inputs change anything: they are needed, or the observer of weights is left to the default.
+    /// Whether observed inputs change anything: they are needed, or the observer of weights is left to a default that uses
+    /// them.
     pub fn uses_calibration(&self) -> bool {
-        self.needs_calibration() || self.observer.is_none()
+        self.needs_calibration() || self.weight_observer(true) == ObserverKind::WeightedMse
     }
 
     /// The same settings with another granularity of weights.
@@ -70,15 +71,15 @@ impl PtqConfig {
     }
 }
 
-/// The weight observer where none is asked for: [`ObserverKind::WeightedMse`] with calibration text,
-/// [`ObserverKind::MinMax`] without.
+/// The weight observer where none is asked for: [`ObserverKind::MinMax`], and for 4 bits with calibration text
+/// [`ObserverKind::WeightedMse`].
 ///
 /// What a rounding error costs depends on the input that it is multiplied by. Without text that is unknown, and in trained
-/// models the few large weights that a narrower range would clip are often those that matter most.
-/// `docs/quantization.md` has the measurements.
+/// models the few large weights that a narrower range would clip are often those that matter most. With 256 codes there
+/// is little to gain by clipping in any case. `docs/quantization.md` has the measurements.
 pub fn default_weight_observer(bits: Bits, calibrated: bool) -> ObserverKind {
     match (bits, calibrated) {
-        (_, true) => ObserverKind::WeightedMse,
-        (_, false) => ObserverKind::MinMax,
+        (Bits::Int4, true) => ObserverKind::WeightedMse,
+        (Bits::Int8, _) | (Bits::Int4, false) => ObserverKind::MinMax,
     }
 }

@@ -52,7 +52,7 @@ pub struct QuantizationConfig {
     pub scale_dtype: ScaleDtype,
     /// How weights are rounded: `rtn` (to nearest) or `gptq`. Default: `rtn`.
     pub method: RoundingMethod,
-    /// How the range of a weight is chosen. Default: `weighted-mse` with calibration text, `min-max` without.
+    /// How the range of a weight is chosen. Default: `min-max`, and for 4 bits with calibration text `weighted-mse`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observer: Option<ObserverKind>,
     /// How the range of an activation is chosen, for static quantization. Default: `mse`.

@@ -76,7 +76,7 @@ pub struct Lineage {
     /// Lower-case hexadecimal SHA-256 of the `model.safetensors` of the checkpoint that it was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_sha256: Option<String>,
-    /// The text that activations were observed on; static quantization only.
+    /// The text that inputs of layers were observed on, where ranges or rounding were chosen by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationRecord>,
     /// The training with quantization, in modes `qat` and `finetuned` only.

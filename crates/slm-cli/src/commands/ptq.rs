@@ -44,7 +44,8 @@ pub(crate) struct PtqArgs {
     #[arg(long, value_name = "METHOD")]
     method: Option<RoundingMethod>,
     /// Chooses weight ranges: min-max, moving-average, histogram, percentile[:P], mse, or weighted-mse, which weighs
-    /// each input by its mean square over the calibration text [default: weighted-mse, or min-max without a text]
+    /// each input by its mean square over the calibration text [default: min-max; weighted-mse for 4
+    /// bits with a text]
     #[arg(long, value_name = "NAME")]
     observer: Option<ObserverKind>,
     /// Chooses static activation ranges: min-max, moving-average, histogram, percentile[:P] or mse [default: mse]
