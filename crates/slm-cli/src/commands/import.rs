@@ -11,9 +11,9 @@ use crate::error::Result;
 
 /// Convert a Hugging Face model directory into a checkpoint.
 ///
-/// Reads config.json, model.safetensors (one file or shards; F32, F16 or BF16) and tokenizer.json of Llama,
-/// Mistral, Qwen2, Qwen3, SmolLM2 and GPT-2 models. Anything in the configuration that would change what the
-/// model computes and is not supported is refused by name.
+/// Reads config.json, model.safetensors (one file or shards; F32, F16, BF16 or F64) and tokenizer.json of Llama,
+/// Mistral, Qwen2, Qwen3, SmolLM2 and GPT-2 models, among others. Anything in the configuration that would change
+/// what the model computes and is not supported is refused by name. Nothing is downloaded.
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
     /// Directory with config.json, safetensors and tokenizer.json
@@ -33,6 +33,7 @@ struct ImportResult {
     parameters: u64,
     has_tokenizer: bool,
     unrecognized_fields: Vec<String>,
+    warnings: Vec<String>,
 }
 
 pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
@@ -43,6 +44,7 @@ pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
         parameters: report.config.parameter_count(),
         has_tokenizer: report.has_tokenizer,
         unrecognized_fields: report.unrecognized_fields,
+        warnings: report.warnings,
     };
     context.output.say(format!(
         "imported {} ({} parameters) into {}",
