@@ -23,11 +23,13 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod ids;
+mod split;
 mod tokenizer;
 
-pub use data::{Data, TextReader, read_text};
+pub use data::{Data, TextReader, read_plain, read_text};
 pub use error::{Error, Result};
 pub use ids::{ids_to_json, parse_ids};
+pub use split::split;
 pub use tokenizer::{TextStream, Tokenizer};
 
 /// The special token between documents. A corpus file holds it on a line of its own after every story, and

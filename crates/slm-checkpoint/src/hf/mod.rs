@@ -7,6 +7,7 @@
 //! A model whose config ties the head to the embedding may still have a head in its file: the same bytes as the
 //! embedding are passed over, others are refused.
 
+mod end_tokens;
 mod shards;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,6 +87,7 @@ pub fn import(dir: impl AsRef<Path>) -> Result<Imported> {
         tokenizer::check(&tokenizer_path, bytes, vocab_size)?;
     }
     let tokenizer = special_tokens(dir, &config_path, &config_json, vocab_size)?;
+    let tokenizer = end_tokens::add(dir, tokenizer_json.as_deref(), vocab_size, tokenizer);
 
     let shards = Shards::open(dir)?;
     let origins = plan(&parsed, &shards)?;

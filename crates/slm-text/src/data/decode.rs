@@ -18,10 +18,9 @@ enum Encoding {
 }
 
 /// A file that is decoded part by part.
-#[derive(Debug)]
 pub(super) struct Decoder {
     path: PathBuf,
-    file: File,
+    file: Box<dyn Read + Send>,
     encoding: Encoding,
     /// Bytes that were read and not decoded: the beginning of the file, or of a character.
     pending: Vec<u8>,
@@ -33,11 +32,24 @@ pub(super) struct Decoder {
     ended: bool,
 }
 
+impl std::fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decoder")
+            .field("path", &self.path)
+            .field("offset", &self.offset)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Decoder {
     /// Opens a file, refuses what is known to be no text, and passes over a byte order mark.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let fail = |source| Error::Read { path: path.to_owned(), source };
-        let file = File::open(path).map_err(fail)?;
+        let file = File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        Self::new(path, Box::new(file))
+    }
+
+    /// [`Decoder::open`] of something else than a file, which `path` is the name of in messages.
+    pub(super) fn new(path: &Path, file: Box<dyn Read + Send>) -> Result<Self> {
         let mut decoder = Self {
             path: path.to_owned(),
             file,

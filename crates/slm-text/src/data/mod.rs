@@ -14,6 +14,7 @@ mod decode;
 mod json;
 mod kind;
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result, Tokenizer};
@@ -30,7 +31,7 @@ pub enum Data {
 }
 
 impl Data {
-    /// Opens a file and finds out what it holds.
+    /// Opens a file, or standard input for `-`, and finds out what it holds.
     ///
     /// # Errors
     /// - [`Error::Read`] if the file cannot be read.
@@ -38,7 +39,10 @@ impl Data {
     /// - [`Error::Ids`] and [`Error::Json`] for JSON that holds neither texts nor token ids.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let mut decoder = Decoder::open(path)?;
+        let mut decoder = match path == Path::new("-") {
+            true => Decoder::new(Path::new("standard input"), Box::new(std::io::stdin()))?,
+            false => Decoder::open(path)?,
+        };
         let mut head = String::new();
         decoder.read(&mut head)?;
         match form(path, &mut head, &mut decoder)? {
@@ -182,6 +186,18 @@ pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
                 .to_owned(),
         }),
     }
+}
+
+/// Reads a whole text as it is, JSON or not, with its byte order mark, encoding and line ends understood as in
+/// [`Data::open`]. `name` is named in errors.
+///
+/// # Errors
+/// [`Error::Read`], [`Error::NotUtf8`], [`Error::NotText`].
+pub fn read_plain(name: &Path, from: impl Read + Send + 'static) -> Result<String> {
+    let mut decoder = Decoder::new(name, Box::new(from))?;
+    let mut text = String::new();
+    while decoder.read(&mut text)? {}
+    Ok(text)
 }
 
 #[cfg(test)]
