@@ -29,6 +29,7 @@ mod source;
 mod testing;
 mod transformer;
 mod visit;
+mod windows;
 
 pub use config::{
     Activation, AttentionBias, Choice, LayerOverride, LayerSpec, MlpKind, ModelConfig, NormKind,
@@ -36,7 +37,7 @@ pub use config::{
 };
 pub use cpu::{CpuEngine, PassTimes};
 pub use error::{Error, Result, SourceError};
-pub use eval::{Evaluation, evaluate, try_evaluate, window_logits};
+pub use eval::{Evaluation, evaluate, evaluate_windows, try_evaluate, window_logits};
 pub use generate::{GenerateOptions, GenerateOutput, StopReason, generate};
 pub use kv_cache::KvCache;
 pub use layerwise::{forward_layerwise, layerwise_steps};
@@ -45,3 +46,4 @@ pub use sampler::{Sampler, SamplingOptions};
 pub use session::InferencePath;
 pub use source::TensorSource;
 pub use transformer::Transformer;
+pub use windows::windows;

@@ -10,6 +10,7 @@
 //! embedding are passed over, others are refused. With a head alone, that is the embedding too.
 
 mod documents;
+mod end_tokens;
 mod impostor;
 mod names;
 mod place;
@@ -116,6 +117,7 @@ fn open(path: &Path, warnings: &mut Warnings) -> Result<Imported> {
     let vocab_size = parsed.model.vocab_size;
     let tokenizer_json = tokenizer::read(&dir, parsed.architecture.model_type, vocab_size, warnings)?;
     let tokenizer = special_tokens(&dir, &config_path, &config_json, vocab_size, warnings)?;
+    let tokenizer = end_tokens::add(&dir, tokenizer_json.as_deref(), vocab_size, tokenizer);
 
     let weights = Weights::open(&dir, parsed.architecture, warnings)?;
     let origins = plan::plan(&parsed, &weights)?;

@@ -16,6 +16,7 @@ mod run_args;
 pub(crate) mod sample;
 mod sampling_args;
 mod scheme_args;
+mod setting_args;
 pub(crate) mod train;
 
 use crate::args::Command;
