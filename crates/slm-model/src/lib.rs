@@ -27,6 +27,7 @@ mod session;
 mod source;
 #[cfg(test)]
 mod testing;
+mod token_table;
 mod transformer;
 mod visit;
 mod windows;
@@ -41,7 +42,9 @@ pub use eval::{Evaluation, evaluate, evaluate_windows, try_evaluate, window_logi
 pub use generate::{GenerateOptions, GenerateOutput, StopReason, generate};
 pub use kv_cache::KvCache;
 pub use layerwise::{forward_layerwise, layerwise_steps};
-pub use names::{EMBED_POSITIONS, EMBED_TOKENS, ExpectedTensor, FINAL_NORM, LM_HEAD, expected_tensors};
+pub use names::{
+    EMBED_POSITIONS, EMBED_TOKENS, ExpectedTensor, FINAL_NORM, LM_HEAD, TOKEN_TABLE, expected_tensors,
+};
 pub use sampler::{Sampler, SamplingOptions};
 pub use session::InferencePath;
 pub use source::TensorSource;

@@ -25,21 +25,35 @@ pub enum Error {
         /// What would do.
         remedy: &'static str,
     },
-    /// A skip pattern is not a valid glob.
-    #[error("skip pattern {pattern:?}: {detail}")]
+    /// A scheme that is not written as one.
+    #[error(
+        "{text:?} is no scheme because of {found:?}; write PATTERN=SCHEME with float, int8 or int4, and after colons \
+         what differs from other layers: tensor, channel or group:N, symmetric, symmetric-torch or affine, f32 or f16, \
+         such as int8:channel"
+    )]
+    Scheme {
+        /// What was written.
+        text: String,
+        /// The part that is not known.
+        found: String,
+    },
+    /// A pattern for names of layers is not a valid glob.
+    #[error("pattern {pattern:?}: {detail}")]
     Pattern {
         /// The pattern.
         pattern: String,
         /// What is wrong with it.
         detail: String,
     },
-    /// A skip pattern names no layer.
+    /// A pattern names no layer.
     #[error(
-        "skip pattern {pattern:?} matches no linear layer; {}layers are named like {example:?}, and `*` \
-         matches any part of a name",
+        "{what} pattern {pattern:?} matches no linear layer; {}layers are named like {example:?}, and `*` matches any \
+         part of a name",
         nearest.as_ref().map_or_else(String::new, |nearest| format!("did you mean {nearest:?}? "))
     )]
     UnmatchedPattern {
+        /// What the pattern is for: `skip` or `layer`.
+        what: &'static str,
         /// The pattern.
         pattern: String,
         /// Name of a layer of this model.

@@ -8,14 +8,14 @@ use slm_checkpoint::{
     CalibrationRecord, Checkpoint, CheckpointSource, CheckpointWriter, Layout, Lineage, QuantizationMode,
     SaveRequest,
 };
-use slm_model::{
-    EMBED_TOKENS, LM_HEAD, Transformer, expected_tensors, forward_layerwise, layerwise_steps, windows,
-};
+use slm_model::{EMBED_TOKENS, LM_HEAD, TOKEN_TABLE, Transformer, forward_layerwise, layerwise_steps, windows};
 use slm_quant_core::QuantizationType;
 
+use crate::embedding::{QuantizedTable, embedding_type, quantize_embedding};
 use crate::{
-    Calibration, Error, LayerReport, MetadataBuilder, Plan, PtqConfig, Result, calibrate_with, convert,
-    copies_tied_head, layer_metadata, plan_transformer, planned_config, quantize_layer, untie_planned_head,
+    Calibration, Error, LayerReport, MetadataBuilder, Plan, PlannedEmbedding, PtqConfig, Result,
+    calibrate_with, convert, copies_tied_head, layer_metadata, plan_transformer, planned_config,
+    planned_tensors, quantize_layer, sharing_config, untie_planned_head,
 };
 
 /// Post-training quantization of a checkpoint.
@@ -100,6 +100,8 @@ pub struct QuantizedCheckpoint {
     pub path: PathBuf,
     /// Reports in forward order.
     pub layers: Vec<LayerReport>,
+    /// Report of the embedding, if it is quantized and not the head's table.
+    pub embedding: Option<LayerReport>,
 }
 
 impl<'a> CheckpointQuantizer<'a> {
@@ -109,6 +111,7 @@ impl<'a> CheckpointQuantizer<'a> {
     /// [`Error::Checkpoint`] for a quantized checkpoint, and those of [`Plan::of_layers`].
     pub fn new(source: &'a Checkpoint, config: PtqConfig) -> Result<Self> {
         source.require_float()?;
+        let config = sharing_config(&source.config().model, config)?;
         let plan = plan_transformer(&source.config().model, &config)?;
         Ok(Self { source, config, plan, calibration: None })
     }
@@ -201,17 +204,34 @@ impl<'a> CheckpointQuantizer<'a> {
         let mut layout = Layout::new(&model);
         for layer in &plan.layers {
             layout
-                .quantize(&layer.name, config.scheme, self.needs_calibration())
+                .quantize(&layer.name, config.scheme_of(&layer.name), self.needs_calibration())
                 .map_err(|error| Error::layer(&layer.name, error))?;
         }
+        let mut tensors = CheckpointSource::new(source);
+        match plan.embedding {
+            None => layout.store_embedding_as(embedding_type(&mut tensors, &model)?),
+            Some(PlannedEmbedding { shared: true, .. }) => {}
+            Some(PlannedEmbedding { scheme, .. }) => {
+                layout
+                    .quantize(TOKEN_TABLE, scheme, false)
+                    .map_err(|error| Error::layer(TOKEN_TABLE, error))?;
+            }
+        }
         let mut writer = CheckpointWriter::create(out, &model, &layout, overwrite)?;
-        let (mut layers, mut records) = (Vec::new(), Vec::new());
-        for tensor in expected_tensors(&model) {
+        let (mut layers, mut records, mut embedding) = (Vec::new(), Vec::new(), None);
+        for tensor in planned_tensors(&source.config().model, plan) {
             progress(layers.len())?;
             let layer = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
-            let stored =
-                if layer == LM_HEAD && self.copies_tied_head() { EMBED_TOKENS } else { &tensor.name };
+            let tied = layer == LM_HEAD && source.config().model.tie_word_embeddings;
+            let stored = if tied { EMBED_TOKENS } else { &tensor.name };
             let values = source.tensors().read_f32(stored).map_err(slm_checkpoint::Error::from)?;
+            if tensor.name == EMBED_TOKENS
+                && let Some(table) = QuantizedTable::new(&values, &model, plan, config)?
+            {
+                writer.write_quantized(TOKEN_TABLE, &table.matrix, None)?;
+                embedding = Some(table);
+                continue;
+            }
             let shape = match tensor.shape[..] {
                 [rows, cols] if tensor.linear_weight && plan.quantizes(layer) => [rows, cols],
                 _ => {
@@ -233,7 +253,9 @@ impl<'a> CheckpointQuantizer<'a> {
             calibration: self.calibration.as_ref().map(|(_, record)| record.clone()),
             training: None,
         };
-        let metadata = MetadataBuilder::new(config, plan).build(QuantizationMode::Ptq, records, lineage);
+        let metadata = MetadataBuilder::new(config, plan)
+            .embedding(embedding.as_ref().map(QuantizedTable::metadata))
+            .build(QuantizationMode::Ptq, records, lineage);
         let path = writer.finish(&SaveRequest {
             tokenizer_json: source.tokenizer_json(),
             tokenizer: source.config().tokenizer.clone(),
@@ -246,7 +268,7 @@ impl<'a> CheckpointQuantizer<'a> {
             training: source.config().training.clone(),
             extra_files: &[],
         })?;
-        Ok(QuantizedCheckpoint { path, layers })
+        Ok(QuantizedCheckpoint { path, layers, embedding: embedding.map(|table| table.report) })
     }
 
     /// Loads the model and quantizes it in memory, for a comparison that needs no checkpoint. It computes what a model
@@ -259,6 +281,7 @@ impl<'a> CheckpointQuantizer<'a> {
         untie_planned_head(&mut model, &self.plan);
         let calibration = self.calibration.as_ref().map(|(calibration, _)| calibration);
         let layers = convert(&mut model, &self.plan, &self.config, calibration, &mut |_| {})?;
+        quantize_embedding(&mut model, &self.plan, &self.config)?;
         Ok((model, layers))
     }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use slm_checkpoint::{Checkpoint, LayerMetadata, QuantizationMetadata};
 use slm_kernels::KernelKind;
-use slm_model::ModelConfig;
+use slm_model::{LM_HEAD, ModelConfig};
 use slm_quant_core::{ActivationQuant, Histogram, HistogramView, QParams, QuantizationType, QuantizedMatrix};
 use slm_train::{RunProgress, run_progress};
 
@@ -123,7 +123,10 @@ fn inspect_checkpoint(checkpoint: &Checkpoint, context: &Context) -> Result<()> 
     });
     context.output.say(table(&["tensor", "type", "shape", "bytes"], rows))?;
     if let Some(metadata) = view.quantization {
-        context.output.say(format!("\n{}", layers_table(&metadata.layers)))?;
+        context.output.say(format!("\n{}", layers_table(metadata.records())))?;
+        if view.model.tie_word_embeddings && metadata.layer(LM_HEAD).is_some() {
+            context.output.say(format!("one table, {LM_HEAD}, serves head and embedding"))?;
+        }
         for layer in &metadata.skipped {
             context.output.say(format!("left float: {} ({})", layer.name, layer.reason))?;
         }
@@ -146,8 +149,8 @@ fn inspect_checkpoint(checkpoint: &Checkpoint, context: &Context) -> Result<()> 
     context.output.result(&view)
 }
 
-fn layers_table(layers: &[LayerMetadata]) -> String {
-    let rows = layers.iter().map(|layer| {
+fn layers_table<'a>(layers: impl Iterator<Item = &'a LayerMetadata>) -> String {
+    let rows = layers.map(|layer| {
         let zero_points = layer.zero_points.as_ref();
         vec![
             layer.name.clone(),

@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use slm_checkpoint::reserve_output;
-use slm_model::Transformer;
+use slm_checkpoint::{reserve_output, sha256};
+use slm_model::{TOKEN_TABLE, Transformer};
 use slm_nn::NamedLinears;
-use slm_ptq::{CalibrationTokens, CheckpointQuantizer, QuantizedCheckpoint};
+use slm_ptq::{CalibrationTokens, CheckpointQuantizer, LayerScheme, QuantizedCheckpoint};
 use slm_quant_core::{ActivationGranularity, ObserverKind};
 
 use crate::commands::scheme_args::SchemeArgs;
@@ -29,8 +29,8 @@ use verdict::Evaluations;
 /// Quantize a trained model to INT8 or INT4 (post-training quantization) and report everything that was done.
 ///
 /// With no option it quantizes the model that ships with the project. Embeddings and norms stay float; a tied
-/// head is quantized as a copy of its own. Where the perplexity rises by more than 5 % it ends with a warning that names
-/// the cause.
+/// head is quantized as a copy of its own, or with --embeddings as one table with the embedding. Where the perplexity
+/// rises by more than 5 % it ends with a warning that names the cause.
 #[derive(Debug, Args)]
 pub(crate) struct PtqArgs {
     /// Float checkpoint to quantize [default: the model that ships]
@@ -41,6 +41,11 @@ pub(crate) struct PtqArgs {
     config: Option<PathBuf>,
     #[command(flatten)]
     scheme: SchemeArgs,
+    /// Quantize the token embedding: int8, int4, or with what else differs, such as int4:group:32. Where the head is
+    /// tied to it, one table then serves both. Without a granularity it has that of the layers, or one scale to a row
+    /// instead of one in all [default: it stays float]
+    #[arg(long, value_name = "SCHEME")]
+    embeddings: Option<LayerScheme>,
     /// Chooses weight ranges: min-max, moving-average, histogram, percentile[:P] or mse [default: min-max for
     /// 8 bits, mse for 4]
     #[arg(long, value_name = "NAME")]
@@ -118,7 +123,7 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         };
         quantizer.calibrate(&tokens, &context.device, &mut context.quantizing())?;
     }
-    let QuantizedCheckpoint { path, layers } =
+    let QuantizedCheckpoint { path, layers, embedding } =
         quantizer.write(&settings.out, settings.overwrite, &mut context.quantizing())?;
 
     // The figures are those of the checkpoint as it will be used, not of what was in memory.
@@ -141,6 +146,7 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         output: path,
         plan: quantizer.plan(),
         layers: &layers,
+        embedding: embedding.as_ref(),
         execution,
         tied_head_copied: quantizer.copies_tied_head(),
         sizes: Sizes::new(&layers, float_bytes, &quantized_checkpoint),
@@ -162,6 +168,9 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
 fn executions(model: &Transformer) -> Vec<(String, String)> {
     let device = model.device();
     let mut executions = Vec::new();
+    if model.packed_embedding().is_some() {
+        executions.push((TOKEN_TABLE.to_owned(), "lookup".to_owned()));
+    }
     model.for_each_linear(&mut |name, linear| {
         let how = linear.packed().map_or("float".to_owned(), |packed| packed.execution(&device).to_string());
         executions.push((name.to_owned(), how));

@@ -1,6 +1,7 @@
 //! Options that say how a model is quantized.
 
 use clap::Args;
+use slm_ptq::LayerRule;
 use slm_quant_core::{Bits, Granularity, Mapping, QuantizationType, ScaleDtype};
 use slm_train::QuantizationConfig;
 
@@ -28,6 +29,11 @@ pub(super) struct SchemeArgs {
     /// Leave layers float whose name matches, such as lm_head or 'layers.0.*' (may be repeated; adds to the config)
     #[arg(long, value_name = "PATTERN")]
     skip: Vec<String>,
+    /// Scheme of the layers whose name matches: float, or int8 or int4 and what else differs, such as
+    /// 'lm_head=int8:channel' or 'layers.*.down_proj=int4:group:32:affine:f16' (may be repeated; the last that matches
+    /// counts, after those of the config)
+    #[arg(long = "layer", value_name = "PATTERN=SCHEME")]
+    layers: Vec<LayerRule>,
 }
 
 /// Parses a width, which may have the name of the type: `int4`.
@@ -47,6 +53,7 @@ impl SchemeArgs {
         config.mapping = self.mapping.unwrap_or(config.mapping);
         config.scale_dtype = self.scale_dtype.unwrap_or(config.scale_dtype);
         config.skip.extend_from_slice(&self.skip);
+        config.layers.extend_from_slice(&self.layers);
         Ok(())
     }
 }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use slm_checkpoint::Checkpoint;
-use slm_model::{EMBED_TOKENS, Evaluation};
+use slm_model::{EMBED_TOKENS, Evaluation, LM_HEAD};
 use slm_ptq::{LayerReport, Plan};
-use slm_quant_core::{QParams, QuantizationType};
+use slm_quant_core::{QParams, QuantScheme, QuantizationType};
 
 use super::settings::Settings;
 use super::texts::HeldOut;
@@ -24,6 +24,8 @@ pub(super) struct Facts<'a> {
     pub(super) output: PathBuf,
     pub(super) plan: &'a Plan,
     pub(super) layers: &'a [LayerReport],
+    /// The embedding, if it is quantized and not the head's table.
+    pub(super) embedding: Option<&'a LayerReport>,
     /// How each layer is computed, by name.
     pub(super) execution: Vec<(String, String)>,
     /// Whether the quantized head is a copy of the embedding, which stays float.
@@ -55,10 +57,15 @@ pub(super) struct PtqResult {
     activation_observer: Option<String>,
     activation_granularity: Option<String>,
     calibration_tokens: u64,
+    /// The embedding first, if it is a quantized table of its own.
     layers: Vec<LayerResult>,
+    /// Schemes other than the one above, each with the names of its layers.
+    other_schemes: BTreeMap<String, Vec<String>>,
     skipped: Vec<SkippedResult>,
     /// Whether the quantized head is a copy of the embedding, which stays float.
     tied_head_copied: bool,
+    /// Whether one quantized table serves head and embedding.
+    embedding_shared: bool,
     sizes: Sizes,
     /// Bytes of the largest float tensor, which bounds the memory of quantizing.
     largest_tensor_bytes: u64,
@@ -136,10 +143,29 @@ impl Sizes {
     }
 }
 
+/// The layers whose scheme is not `common`, by scheme.
+fn other_schemes(common: QuantScheme, layers: &[LayerReport]) -> BTreeMap<String, Vec<String>> {
+    let mut others: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for layer in layers.iter().filter(|layer| layer.scheme != common) {
+        others.entry(layer.scheme.to_string()).or_default().push(layer.name.clone());
+    }
+    others
+}
+
+/// One line of the summary for each other scheme.
+fn other(scheme: &str, layers: &[String]) -> String {
+    let which = match layers {
+        [layer] => layer.clone(),
+        layers => format!("{} layers, see the table", layers.len()),
+    };
+    format!("{:18}{scheme}: {which}\n", "")
+}
+
 impl PtqResult {
     pub(super) fn new(facts: Facts<'_>) -> Self {
         let config = &facts.settings.config;
         let kernels: BTreeMap<_, _> = facts.execution.into_iter().collect();
+        let rows = facts.embedding.into_iter().chain(facts.layers);
         let skipped = facts.plan.skipped.iter().map(|layer| SkippedResult {
             name: layer.name.clone(),
             shape: layer.shape,
@@ -162,9 +188,11 @@ impl PtqResult {
                 config.activation_granularity.to_string(),
             ),
             calibration_tokens: facts.calibration_tokens,
-            layers: facts.layers.iter().map(|layer| LayerResult::new(layer, &kernels)).collect(),
+            layers: rows.map(|layer| LayerResult::new(layer, &kernels)).collect(),
+            other_schemes: other_schemes(config.scheme, facts.layers),
             skipped: skipped.collect(),
             tied_head_copied: facts.tied_head_copied,
+            embedding_shared: facts.plan.embedding.is_some_and(|embedding| embedding.shared),
             sizes: facts.sizes,
             largest_tensor_bytes: facts.largest_tensor_bytes,
             perplexity: facts.quantized.map(Evaluation::perplexity),
@@ -200,7 +228,12 @@ impl PtqResult {
         if self.tied_head_copied {
             output.say(format!(
                 "\nThe head was tied to {EMBED_TOKENS}: it was quantized as a copy of its own, and the embedding \
-                 stays float."
+                 stays float. With --embeddings one quantized table serves both."
+            ))?;
+        }
+        if self.embedding_shared {
+            output.say(format!(
+                "\nThe head is tied to {EMBED_TOKENS}: one quantized table, the layer {LM_HEAD}, serves both."
             ))?;
         }
         output.say(self.summary())?;
@@ -236,12 +269,15 @@ impl PtqResult {
             (None, Some(granularity)) => format!("8-bit dynamic, one scale per {granularity}"),
             (None, None) => "float (weight-only)".to_owned(),
         };
+        let others: String =
+            self.other_schemes.iter().map(|(scheme, layers)| other(scheme, layers)).collect();
         let perplexity = match (self.perplexity_float, self.perplexity_quantized) {
             (Some(float), Some(quantized)) => self.perplexity(float, quantized),
             _ => "not measured (--no-eval)".to_owned(),
         };
         format!(
             "\nweights           int{} {}, {}, {} scales, {} observer\n\
+             {others}\
              activations       {activations}\n\
              linear layers     {}\n\
              whole model       {}\n\

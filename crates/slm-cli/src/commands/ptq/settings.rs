@@ -73,6 +73,7 @@ fn quantization(args: &PtqArgs) -> Result<PtqConfig> {
         None => QuantizationConfig::default(),
     };
     args.scheme.apply(&mut config)?;
+    config.embeddings = args.embeddings.or(config.embeddings);
     config.observer = args.observer.or(config.observer);
     config.activation_observer = args.activation_observer.unwrap_or(config.activation_observer);
     config.activation_granularity = args.activation_granularity.unwrap_or(config.activation_granularity);
