@@ -8,7 +8,9 @@ use slm_checkpoint::{
     CalibrationRecord, Checkpoint, CheckpointSource, CheckpointWriter, Layout, Lineage, QuantizationMode,
     SaveRequest,
 };
-use slm_model::{EMBED_TOKENS, LM_HEAD, TOKEN_TABLE, Transformer, forward_layerwise, layerwise_steps, windows};
+use slm_model::{
+    EMBED_TOKENS, LM_HEAD, TOKEN_TABLE, Transformer, forward_layerwise, layerwise_steps, windows,
+};
 use slm_quant_core::QuantizationType;
 
 use crate::embedding::{QuantizedTable, embedding_type, quantize_embedding};

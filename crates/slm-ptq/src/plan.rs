@@ -155,7 +155,12 @@ fn patterns<'a>(
                 return Ok(pattern);
             }
             let example = names.first().copied().unwrap_or_default().to_owned();
-            Err(Error::UnmatchedPattern { what, pattern: text.clone(), example, nearest: nearest(names, text) })
+            Err(Error::UnmatchedPattern {
+                what,
+                pattern: text.clone(),
+                example,
+                nearest: nearest(names, text),
+            })
         })
         .collect()
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use slm_checkpoint::{reserve_output, sha256};
+use slm_checkpoint::reserve_output;
 use slm_model::{TOKEN_TABLE, Transformer};
 use slm_nn::NamedLinears;
 use slm_ptq::{CalibrationTokens, CheckpointQuantizer, LayerScheme, QuantizedCheckpoint};
