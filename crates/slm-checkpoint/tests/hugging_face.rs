@@ -141,9 +141,9 @@ fn special_tokens_are_those_of_the_generation_config() {
     let source = llama();
     source.write(Dtype::F32);
     let info = |source: &Source| hf::import(source.root.path()).unwrap().tokenizer().clone();
-    assert_eq!(info(&source), TokenizerInfo { bos_token_id: Some(1), eos_token_ids: vec![2, 3] });
+    assert_eq!(info(&source), TokenizerInfo { bos_token_id: Some(1), eos_token_ids: vec![2, 3], chat: None });
     source.write_json("generation_config.json", &json!({ "eos_token_id": 4, "bos_token_id": null }));
-    assert_eq!(info(&source), TokenizerInfo { bos_token_id: Some(1), eos_token_ids: vec![4] });
+    assert_eq!(info(&source), TokenizerInfo { bos_token_id: Some(1), eos_token_ids: vec![4], chat: None });
     source.write_json("generation_config.json", &json!({ "eos_token_id": 11 }));
     source.refused_as_it_is(&["generation_config.json", "eos_token_id", "vocab_size = 11"]);
 }

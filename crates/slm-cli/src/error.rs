@@ -24,6 +24,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     Train(#[from] slm_train::Error),
     #[error(transparent)]
+    Chat(#[from] slm_chat::Error),
+    #[error(transparent)]
     Core(#[from] slm_quant_core::Error),
     #[cfg(not(feature = "wgpu"))]
     #[error(

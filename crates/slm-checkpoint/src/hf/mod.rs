@@ -7,6 +7,7 @@
 //! A model whose config ties the head to the embedding may still have a head in its file: the same bytes as the
 //! embedding are passed over, others are refused.
 
+mod chat;
 mod shards;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +24,8 @@ use self::shards::Shards;
 use crate::manifest::sha256_of;
 use crate::tensors::{PositionedFile, TensorFile};
 use crate::{
-    CheckpointWriter, Error, Layout, Result, SaveRequest, TokenizerInfo, json as json_file, tokenizer,
+    ChatInfo, CheckpointWriter, Error, Layout, Result, SaveRequest, TokenizerInfo, json as json_file,
+    tokenizer,
 };
 use slm_store::Error as StoreError;
 
@@ -59,6 +61,8 @@ pub struct ImportReport {
     pub config: ModelConfig,
     /// Whether the checkpoint has a tokenizer.
     pub has_tokenizer: bool,
+    /// How the model takes a conversation, where it was trained for one.
+    pub chat: Option<ChatInfo>,
     /// Fields of `config.json` that are not known to this program and were passed over.
     pub unrecognized_fields: Vec<String>,
 }
@@ -124,6 +128,7 @@ pub fn import_to(dir: impl AsRef<Path>, out: impl AsRef<Path>, overwrite: bool) 
         path,
         architecture: imported.architecture(),
         has_tokenizer: imported.tokenizer_json.is_some(),
+        chat: imported.tokenizer.chat,
         config: imported.config,
         unrecognized_fields: imported.unrecognized_fields,
     })
@@ -317,5 +322,6 @@ fn special_tokens(
     Ok(TokenizerInfo {
         bos_token_id: ids("bos_token_id")?.first().copied(),
         eos_token_ids: ids("eos_token_id")?,
+        chat: chat::read(dir)?,
     })
 }
