@@ -64,6 +64,6 @@ pub use slm_store::{
     TensorSpec, TrainingRecord, WeightError, ZeroPointRecord, sha256, sha256_of_file,
 };
 pub use source::CheckpointSource;
-pub use versions::{CheckpointConfig, MIGRATIONS, Migration, TokenizerInfo};
+pub use versions::{ChatInfo, CheckpointConfig, MIGRATIONS, Migration, TokenizerInfo};
 
 use slm_store::{json, manifest, tensors};

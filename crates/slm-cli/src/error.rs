@@ -26,6 +26,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     Train(#[from] slm_train::Error),
     #[error(transparent)]
+    Chat(#[from] slm_chat::Error),
+    #[error(transparent)]
     Core(#[from] slm_quant_core::Error),
     #[cfg(not(feature = "wgpu"))]
     #[error(
@@ -68,6 +70,7 @@ impl Error {
             Self::Model(_) => "model",
             Self::Ptq(_) | Self::Core(_) => "quantization",
             Self::Text(_) => "text",
+            Self::Chat(_) => "chat_template",
             Self::Train(_) => "training",
             #[cfg(not(feature = "wgpu"))]
             Self::NoWgpu => "device",

@@ -29,6 +29,16 @@ impl Output {
         if self.json { Ok(()) } else { write_stdout(text) }
     }
 
+    /// Prints one of several results for machines, on a line of its own; nothing otherwise.
+    pub(crate) fn line<T: Serialize>(&self, value: &T) -> Result<()> {
+        if !self.json {
+            return Ok(());
+        }
+        let text = serde_json::to_string(value)
+            .map_err(|error| Error::file("standard output", format!("cannot be written as JSON: {error}")))?;
+        write_stdout(&format!("{text}\n"))
+    }
+
     /// Prints the result for machines; nothing otherwise.
     pub(crate) fn result<T: Serialize>(&self, value: &T) -> Result<()> {
         if !self.json {

@@ -462,6 +462,7 @@ impl Trainer {
         let tokenizer = self.source.tokenizer.clone().unwrap_or_else(|| TokenizerInfo {
             bos_token_id: None,
             eos_token_ids: self.data.tokenizer.token_id(END_OF_TEXT).into_iter().collect(),
+            chat: None,
         });
         let training = json!({
             "step": self.step,

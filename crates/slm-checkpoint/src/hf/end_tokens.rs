@@ -98,7 +98,7 @@ mod tests {
             "model":{"vocab":{"</s>":2,"<eot>":99}}}"#;
         let ids = |config: &str| {
             fs::write(dir.path().join(TOKENIZER_CONFIG), config).unwrap();
-            let info = TokenizerInfo { bos_token_id: None, eos_token_ids: vec![3] };
+            let info = TokenizerInfo { eos_token_ids: vec![3], ..TokenizerInfo::default() };
             add(dir.path(), Some(tokenizer), 50, info).eos_token_ids
         };
         assert_eq!(ids("{}"), [3]);

@@ -45,7 +45,7 @@ pub(crate) fn small_model() -> Transformer {
 pub(crate) fn request(metadata: Option<&QuantizationMetadata>) -> SaveRequest<'_> {
     SaveRequest {
         tokenizer_json: Some(TOKENIZER.as_bytes()),
-        tokenizer: TokenizerInfo { bos_token_id: Some(8), eos_token_ids: vec![8, 2] },
+        tokenizer: TokenizerInfo { bos_token_id: Some(8), eos_token_ids: vec![8, 2], chat: None },
         metadata,
         ..SaveRequest::default()
     }

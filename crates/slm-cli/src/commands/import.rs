@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
+use slm_chat::ChatTemplate;
 use slm_checkpoint::hf;
 
 use crate::context::Context;
@@ -66,6 +67,9 @@ pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
     ))?;
     if !result.has_tokenizer {
         context.output.say("no tokenizer.json was found: texts cannot be read with this checkpoint")?;
+    }
+    if let Some(error) = report.chat.and_then(|chat| ChatTemplate::new(chat.template).err()) {
+        tracing::warn!("the model's chat template cannot be used by slm chat: {error}");
     }
     context.output.result(&result)
 }
