@@ -2,7 +2,8 @@
 
 use slm_quant_core::{ActivationGranularity, Bits, Granularity, ObserverKind, QuantScheme, QuantizationType};
 
-use crate::RoundingMethod;
+use crate::layer_scheme::last_match;
+use crate::{LayerRule, LayerScheme, RoundingMethod};
 
 /// Settings of post-training quantization.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +23,11 @@ pub struct PtqConfig {
     pub activation_granularity: ActivationGranularity,
     /// Layers to leave float, as globs over names such as `layers.0.*` or `lm_head`.
     pub skip: Vec<String>,
+    /// Schemes of single layers. The last rule that matches a name counts; `skip` counts before all of them.
+    pub layers: Vec<LayerRule>,
+    /// How the token embedding of a transformer is quantized; none to leave it float. Where the head is tied to it, one
+    /// table with this scheme serves both.
+    pub embeddings: Option<LayerScheme>,
 }
 
 impl PtqConfig {
@@ -36,18 +42,25 @@ impl PtqConfig {
             activation_observer: ObserverKind::Mse,
             activation_granularity: ActivationGranularity::default(),
             skip: Vec::new(),
+            layers: Vec::new(),
+            embeddings: None,
         }
     }
 
-    /// The observer that chooses the range of weights: the one that is asked for, or [`default_weight_observer`].
-    pub fn weight_observer(&self, calibrated: bool) -> ObserverKind {
-        self.observer.unwrap_or_else(|| default_weight_observer(self.scheme.bits, calibrated))
+    /// How the weight of `layer` is quantized, if it is.
+    pub fn scheme_of(&self, layer: &str) -> QuantScheme {
+        last_match(&self.layers, layer).and_then(|rule| rule.scheme.over(self.scheme)).unwrap_or(self.scheme)
     }
 
-    /// How the weight of `layer` is quantized.
-    pub fn scheme_of(&self, layer: &str) -> QuantScheme {
-        let _ = layer;
-        self.scheme
+    /// The observer that chooses the range of weights of most layers: the one that is asked for, or
+    /// [`default_weight_observer`]. `calibrated` says whether inputs were observed.
+    pub fn weight_observer(&self, calibrated: bool) -> ObserverKind {
+        self.observer_of(self.scheme.bits, calibrated)
+    }
+
+    /// The observer that chooses the range of a weight of `bits` bits.
+    pub fn observer_of(&self, bits: Bits, calibrated: bool) -> ObserverKind {
+        self.observer.unwrap_or_else(|| default_weight_observer(bits, calibrated))
     }
 
     /// Whether inputs of layers must be observed before weights can be quantized.
@@ -60,7 +73,9 @@ impl PtqConfig {
     /// Whether observed inputs change anything: they are needed, or the observer of weights is left to a default that uses
     /// them.
     pub fn uses_calibration(&self) -> bool {
-        self.needs_calibration() || self.weight_observer(true) == ObserverKind::WeightedMse
+        let schemes = self.layers.iter().filter_map(|rule| rule.scheme.over(self.scheme));
+        let weighted = |scheme: QuantScheme| self.observer_of(scheme.bits, true) == ObserverKind::WeightedMse;
+        self.needs_calibration() || weighted(self.scheme) || schemes.into_iter().any(weighted)
     }
 
     /// The same settings with another granularity of weights.

@@ -139,7 +139,7 @@ pub(crate) fn replace(
     Ok(())
 }
 
-fn report(
+pub(crate) fn report(
     name: &str,
     values: &[f32],
     quantized: &QuantizedMatrix,

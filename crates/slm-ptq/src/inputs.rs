@@ -167,7 +167,7 @@ impl ForwardHook for InputGatherer {
     fn on_forward(&self, layer: &str, input: &Tensor<2>, _: &Tensor<2>) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = state.observe(layer, input) {
-            state.failed.get_or_insert_with(|| Error::layer(layer, error));
+            state.failed.get_or_insert_with(|| Error::input(layer, error));
         }
     }
 }

@@ -38,8 +38,11 @@ mod compare;
 mod config;
 mod convert;
 mod diagnose;
+#[cfg(feature = "checkpoint")]
+mod embedding;
 mod error;
 mod inputs;
+mod layer_scheme;
 #[cfg(feature = "checkpoint")]
 mod metadata;
 mod method;
@@ -60,14 +63,16 @@ pub use convert::{LayerReport, QuantizedLayer, convert, pack_layer, quantize_lay
 pub use diagnose::{ActivationQuants, InputError, input_errors, remove_activation_quant};
 pub use error::{Error, Result};
 pub use inputs::InputMoments;
+pub use layer_scheme::{LayerRule, LayerScheme};
 #[cfg(feature = "checkpoint")]
 pub use metadata::{MetadataBuilder, layer_metadata};
 pub use method::RoundingMethod;
 #[cfg(feature = "checkpoint")]
 pub use pipeline::{CalibrationTokens, CheckpointQuantizer, Progress, QuantizedCheckpoint, Stage};
-pub use plan::{Plan, PlannedLayer, SkippedLayer};
+pub use plan::{Plan, PlannedEmbedding, PlannedLayer, SkippedLayer};
 pub use quantization_config::{QuantizationConfig, QuantizationMode};
 #[cfg(feature = "checkpoint")]
 pub use transformer::{
-    copies_tied_head, plan_transformer, planned_config, transformer_layers, untie_planned_head,
+    copies_tied_head, plan_transformer, planned_config, planned_tensors, sharing_config, transformer_layers,
+    untie_planned_head,
 };

@@ -9,17 +9,19 @@ use slm_checkpoint::{
     QuantizationMode, SaveRequest,
 };
 use slm_model::{
-    EMBED_TOKENS, LM_HEAD, TensorSource, Transformer, expected_tensors, forward_layerwise, layerwise_steps,
+    EMBED_TOKENS, LM_HEAD, TOKEN_TABLE, TensorSource, Transformer, forward_layerwise, layerwise_steps,
+    windows,
 };
 use slm_nn::try_for_each_linear_mut;
 use slm_quant_core::QuantizationType;
 
 use crate::convert::replace;
+use crate::embedding::{QuantizedTable, embedding_type, quantize_embedding};
 use crate::sequential::{SequentialRun, SequentialSink};
 use crate::{
-    Calibration, Error, LayerReport, MetadataBuilder, Plan, PtqConfig, QuantizedLayer, Result,
-    calibrate_with, convert, copies_tied_head, layer_metadata, plan_transformer, planned_config,
-    quantize_layer, untie_planned_head,
+    Calibration, Error, LayerReport, MetadataBuilder, Plan, PlannedEmbedding, PtqConfig, QuantizedLayer,
+    Result, calibrate_with, convert, copies_tied_head, layer_metadata, plan_transformer, planned_config,
+    planned_tensors, quantize_layer, sharing_config, untie_planned_head,
 };
 
 /// Post-training quantization of a checkpoint.
@@ -44,7 +46,7 @@ use crate::{
 /// let config = PtqConfig::new(QuantScheme::per_tensor(Bits::Int8), QuantizationType::Static);
 /// let mut quantizer = CheckpointQuantizer::new(&float, config)?;
 /// let ids: Vec<u32> = (0..64).collect();
-/// let tokens = CalibrationTokens { ids: &ids, window: 16, text_sha256: "0".repeat(64) };
+/// let tokens = CalibrationTokens { ids: &ids, window: 16, prefix: &[], text_sha256: "0".repeat(64) };
 /// quantizer.calibrate(&tokens, &device, &mut |_| Ok::<_, Error>(()))?;
 /// let written = quantizer.write(root.path().join("int8"), false, &mut |progress| {
 ///     println!("{} of {} layers", progress.done, progress.total);
@@ -75,7 +77,7 @@ enum State {
     /// All layers have seen it.
     Observed(Calibration),
     /// Layers see it while they are quantized, one after the other.
-    Pending { ids: Vec<u32>, window: usize, device: Device },
+    Pending { windows: Vec<Vec<u32>>, device: Device },
 }
 
 /// The text that ranges of weights and activations are calibrated on.
@@ -85,6 +87,9 @@ pub struct CalibrationTokens<'a> {
     pub ids: &'a [u32],
     /// Tokens that run through the model as one sequence.
     pub window: usize,
+    /// Tokens in front of each window, such as the beginning-of-sequence token that prompts begin with: static ranges
+    /// must suit it too.
+    pub prefix: &'a [u32],
     /// Lower-case hexadecimal SHA-256 of the text, for the record of the checkpoint.
     pub text_sha256: String,
 }
@@ -116,6 +121,8 @@ pub struct QuantizedCheckpoint {
     pub path: PathBuf,
     /// Reports in forward order.
     pub layers: Vec<LayerReport>,
+    /// Report of the embedding, if it is quantized and not the head's table.
+    pub embedding: Option<LayerReport>,
 }
 
 impl<'a> CheckpointQuantizer<'a> {
@@ -125,6 +132,7 @@ impl<'a> CheckpointQuantizer<'a> {
     /// [`Error::Checkpoint`] for a quantized checkpoint, and those of [`Plan::of_layers`].
     pub fn new(source: &'a Checkpoint, config: PtqConfig) -> Result<Self> {
         source.require_float()?;
+        let config = sharing_config(&source.config().model, config)?;
         let plan = plan_transformer(&source.config().model, &config)?;
         Ok(Self { source, config, plan, calibrated: None })
     }
@@ -180,12 +188,13 @@ impl<'a> CheckpointQuantizer<'a> {
         }
         let record =
             CalibrationRecord { text_sha256: tokens.text_sha256.clone(), tokens: tokens.ids.len() as u64 };
+        let windows = windows(tokens.ids, tokens.window, tokens.prefix);
         if self.config.method.is_sequential() {
-            let (ids, window, device) = (tokens.ids.to_vec(), tokens.window, device.clone());
-            self.calibrated = Some(Calibrated { record, state: State::Pending { ids, window, device } });
+            let device = device.clone();
+            self.calibrated = Some(Calibrated { record, state: State::Pending { windows, device } });
             return Ok(());
         }
-        let windows: Vec<&[u32]> = tokens.ids.chunks(tokens.window).collect();
+        let windows: Vec<&[u32]> = windows.iter().map(Vec::as_slice).collect();
         let with_head = self.plan.quantizes(LM_HEAD);
         let total = layerwise_steps(model, windows.len(), with_head, false);
         let mut done = 0;
@@ -220,10 +229,10 @@ impl<'a> CheckpointQuantizer<'a> {
         &self,
         sink: &mut dyn SequentialSink<E>,
     ) -> Result<bool, E> {
-        let Some(Calibrated { state: State::Pending { ids, window, device }, .. }) = &self.calibrated else {
+        let Some(Calibrated { state: State::Pending { windows, device }, .. }) = &self.calibrated else {
             return Ok(false);
         };
-        let windows: Vec<&[u32]> = ids.chunks(*window).collect();
+        let windows: Vec<&[u32]> = windows.iter().map(Vec::as_slice).collect();
         let run = SequentialRun {
             config: &self.config,
             plan: &self.plan,
@@ -271,6 +280,16 @@ impl<'a> CheckpointQuantizer<'a> {
                 .quantize(&layer.name, config.scheme_of(&layer.name), static_input)
                 .map_err(|error| Error::layer(&layer.name, error))?;
         }
+        let mut tensors = self.float_tensors();
+        match plan.embedding {
+            None => layout.store_embedding_as(embedding_type(&mut tensors, &model)?),
+            Some(PlannedEmbedding { shared: true, .. }) => {}
+            Some(PlannedEmbedding { scheme, .. }) => {
+                layout
+                    .quantize(TOKEN_TABLE, scheme, false)
+                    .map_err(|error| Error::layer(TOKEN_TABLE, error))?;
+            }
+        }
         let total = plan.layers.len();
         let mut sink = WriterSink {
             writer: CheckpointWriter::create(out, &model, &layout, overwrite)?,
@@ -280,19 +299,26 @@ impl<'a> CheckpointQuantizer<'a> {
             progress,
         };
         let sequential = self.run_pending(&mut sink)?;
-        let (mut tensors, observed) = (self.float_tensors(), self.observed());
-        for tensor in expected_tensors(&model) {
+        let (observed, mut embedding) = (self.observed(), None);
+        for tensor in planned_tensors(&source.config().model, plan) {
             let layer = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
             let planned = tensor.linear_weight && plan.quantizes(layer);
             if planned && sequential {
                 continue;
             }
             sink.report()?;
-            let tied = layer == LM_HEAD && self.copies_tied_head();
+            let tied = layer == LM_HEAD && source.config().model.tie_word_embeddings;
             let stored = if tied { EMBED_TOKENS } else { &tensor.name };
             let values = tensors
                 .take_f32(stored, &tensor.shape)
                 .map_err(|source| slm_model::Error::Source { name: stored.to_owned(), source })?;
+            if tensor.name == EMBED_TOKENS
+                && let Some(table) = QuantizedTable::new(&values, &model, plan, config)?
+            {
+                sink.writer.write_quantized(TOKEN_TABLE, &table.matrix, None)?;
+                embedding = Some(table);
+                continue;
+            }
             match tensor.shape[..] {
                 [rows, cols] if planned => {
                     let inputs = observed.and_then(|calibration| calibration.layers.get(layer));
@@ -312,11 +338,9 @@ impl<'a> CheckpointQuantizer<'a> {
             calibration: self.calibrated.as_ref().map(|calibrated| calibrated.record.clone()),
             training: None,
         };
-        let metadata = MetadataBuilder::new(config, plan, self.is_calibrated()).build(
-            QuantizationMode::Ptq,
-            records,
-            lineage,
-        );
+        let metadata = MetadataBuilder::new(config, plan, self.is_calibrated())
+            .embedding(embedding.as_ref().map(QuantizedTable::metadata))
+            .build(QuantizationMode::Ptq, records, lineage);
         let path = writer.finish(&SaveRequest {
             tokenizer_json: source.tokenizer_json(),
             tokenizer: source.config().tokenizer.clone(),
@@ -329,7 +353,7 @@ impl<'a> CheckpointQuantizer<'a> {
             training: source.config().training.clone(),
             extra_files: &[],
         })?;
-        Ok(QuantizedCheckpoint { path, layers })
+        Ok(QuantizedCheckpoint { path, layers, embedding: embedding.map(|table| table.report) })
     }
 
     /// Loads the model and quantizes it in memory, for a comparison that needs no checkpoint. It computes what a model
@@ -341,11 +365,11 @@ impl<'a> CheckpointQuantizer<'a> {
         let mut model = self.source.load_model(device)?;
         untie_planned_head(&mut model, &self.plan);
         let mut sink = ModelSink { model: &mut model, layers: Vec::new() };
-        if self.run_pending(&mut sink)? {
-            let layers = sink.layers;
-            return Ok((model, layers));
-        }
-        let layers = convert(&mut model, &self.plan, &self.config, self.observed(), &mut |_| {})?;
+        let layers = match self.run_pending(&mut sink)? {
+            true => sink.layers,
+            false => convert(&mut model, &self.plan, &self.config, self.observed(), &mut |_| {})?,
+        };
+        quantize_embedding(&mut model, &self.plan, &self.config)?;
         Ok((model, layers))
     }
 }

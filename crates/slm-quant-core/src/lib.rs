@@ -16,6 +16,7 @@ mod error;
 mod fake_quant;
 mod gptq;
 mod hessian;
+mod hint;
 mod histogram;
 mod int_matmul;
 mod matrix;
