@@ -59,7 +59,7 @@ pub use save::{CheckpointWriter, SaveRequest, reserve_output, save};
 pub use slm_store::{
     CalibrationRecord, Error as StoreError, FORMAT_VERSION, LayerMetadata, Lineage, OutputLock,
     QuantizationMetadata, QuantizationMode, ScaleRecord, SkippedLayer, TensorFile, TensorFileWriter,
-    TensorSpec, TrainingRecord, WeightError, ZeroPointRecord, sha256,
+    TensorSpec, TrainingRecord, TransformRecord, WeightError, ZeroPointRecord, sha256,
 };
 pub use source::CheckpointSource;
 pub use versions::{CheckpointConfig, MIGRATIONS, Migration, TokenizerInfo};

@@ -6,7 +6,7 @@ use burn::tensor::TensorData;
 use serde_json::Value;
 use slm_model::{ModelConfig, Transformer};
 use slm_nn::NamedLinears;
-use slm_quant_core::{ActivationQuant, QParams, QuantizedMatrix};
+use slm_quant_core::{QParams, QuantizedMatrix};
 use slm_store::manifest::Kind;
 use slm_store::{METADATA, OutputDir, WEIGHTS, reserve};
 
@@ -56,7 +56,7 @@ pub fn save(
     let mut declared = Ok(());
     model.for_each_linear(&mut |name, linear| {
         let Some(packed) = linear.packed() else { return };
-        let static_input = static_params(packed.activation()).is_some();
+        let static_input = packed.activation().static_params().is_some();
         let quantized = layout.quantize(name, packed.matrix().scheme(), static_input);
         if let (Ok(()), Err(source)) = (&declared, quantized) {
             declared = Err(Error::Store(StoreError::Layer {
@@ -81,7 +81,7 @@ pub fn save(
     let mut written = Ok(());
     model.for_each_linear(&mut |name, linear| {
         if let (Ok(()), Some(packed)) = (&written, linear.packed()) {
-            let activation = static_params(packed.activation());
+            let activation = packed.activation().static_params();
             written = writer.write_quantized(name, &packed.matrix().unpack(), activation);
         }
     });
@@ -98,13 +98,6 @@ pub fn save(
 /// [`StoreError::OutputUnwritable`].
 pub fn reserve_output(target: impl AsRef<Path>, overwrite: bool) -> Result<OutputLock> {
     Ok(reserve(target.as_ref(), overwrite, CHECKPOINTS)?)
-}
-
-fn static_params(activation: ActivationQuant) -> Option<QParams> {
-    match activation {
-        ActivationQuant::Static(qparams) => Some(qparams),
-        ActivationQuant::Float | ActivationQuant::Dynamic(_) => None,
-    }
 }
 
 /// Writes a checkpoint whose tensors come one at a time, in any order, from wherever.

@@ -7,6 +7,7 @@ use burn::tensor::Tensor;
 use slm_nn::{ForwardHook, NamedLinears, attach_hook, detach_hooks, to_vec_f32};
 use slm_quant_core::{Mapping, Observer, ObserverKind, QParams, QuantRange, TORCH_EPS};
 
+use crate::row_error::RowMagnitudes;
 use crate::{Error, Plan, Result};
 
 /// What calibration saw of one layer's input, and the parameters it chose.
@@ -18,6 +19,8 @@ pub struct ActivationStats {
     pub max: f32,
     /// Unsigned 8-bit affine parameters.
     pub qparams: QParams,
+    /// Estimate of `|x - x'| / |x|` of each input row, x' being the quantized x, as a mean over all rows.
+    pub row_error: f64,
 }
 
 /// Static activation parameters of the planned layers, by name.
@@ -65,7 +68,7 @@ pub fn calibrate_with<E: From<Error>>(
     let mut observers = BTreeMap::new();
     for layer in &plan.layers {
         let built = observer.build().map_err(|error| Error::layer(&layer.name, error))?;
-        observers.insert(layer.name.clone(), built);
+        observers.insert(layer.name.clone(), (built, RowMagnitudes::default()));
     }
     let hook = Arc::new(InputObservers(Mutex::new(Watched { observers, failed: None })));
     forward(&(Arc::clone(&hook) as Arc<dyn ForwardHook>))?;
@@ -74,14 +77,15 @@ pub fn calibrate_with<E: From<Error>>(
         return Err(error.into());
     }
     let mut calibration = Calibration::default();
-    for (name, observer) in &watched.observers {
+    for (name, (observer, rows)) in &watched.observers {
         let Some((min, max)) = observer.bounds() else {
             return Err(Error::NotCalibrated { layer: name.clone() }.into());
         };
         let qparams = observer
             .qparams(QuantRange::UINT8, Mapping::Affine, TORCH_EPS)
             .map_err(|error| Error::layer(name, error))?;
-        calibration.layers.insert(name.clone(), ActivationStats { min, max, qparams });
+        let row_error = rows.relative_error(qparams);
+        calibration.layers.insert(name.clone(), ActivationStats { min, max, qparams, row_error });
     }
     Ok(calibration)
 }
@@ -90,7 +94,7 @@ pub fn calibrate_with<E: From<Error>>(
 struct InputObservers(Mutex<Watched>);
 
 struct Watched {
-    observers: BTreeMap<String, Box<dyn Observer>>,
+    observers: BTreeMap<String, (Box<dyn Observer>, RowMagnitudes)>,
     /// The first input that was refused. A hook cannot return it.
     failed: Option<Error>,
 }
@@ -99,9 +103,12 @@ impl ForwardHook for InputObservers {
     fn on_forward(&self, layer: &str, input: &Tensor<2>, _: &Tensor<2>) {
         let mut watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Watched { observers, failed } = &mut *watched;
-        let Some(observer) = observers.get_mut(layer) else { return };
-        let seen = to_vec_f32("input", input.clone())
-            .and_then(|values| observer.observe(&values).map_err(slm_nn::Error::from));
+        let Some((observer, rows)) = observers.get_mut(layer) else { return };
+        let [_, cols] = input.dims();
+        let seen = to_vec_f32("input", input.clone()).and_then(|values| {
+            rows.observe(&values, cols);
+            observer.observe(&values).map_err(slm_nn::Error::from)
+        });
         if let Err(error) = seen {
             failed.get_or_insert_with(|| Error::layer(layer, error));
         }

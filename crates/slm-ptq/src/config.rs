@@ -1,6 +1,37 @@
 //! What post-training quantization is asked to do.
 
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 use slm_quant_core::{ActivationGranularity, Bits, Granularity, ObserverKind, QuantScheme, QuantizationType};
+
+use crate::DynamicInputs;
+
+/// Whether a model is rotated before it is quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rotate {
+    /// Where it can be and helps.
+    #[default]
+    Auto,
+    /// Yes; a model that cannot be rotated is an error.
+    On,
+    /// No.
+    Off,
+}
+
+impl FromStr for Rotate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err("use auto, on or off".to_owned()),
+        }
+    }
+}
 
 /// Settings of post-training quantization.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +46,14 @@ pub struct PtqConfig {
     pub activation_observer: ObserverKind,
     /// Which activations share a scale (dynamic quantization).
     pub activation_granularity: ActivationGranularity,
+    /// Layers whose activations are dynamic although the type is static.
+    pub dynamic_inputs: DynamicInputs,
+    /// Whether the float model is rotated before it is quantized. Only
+    /// `CheckpointQuantizer` does.
+    pub rotate: Rotate,
+    /// Strength of the smoothing of channels, 0 to 1; none where channels are left alone. Only `CheckpointQuantizer`
+    /// smooths.
+    pub smooth: Option<f64>,
     /// Layers to leave float, as globs over names such as `layers.0.*` or `lm_head`.
     pub skip: Vec<String>,
 }
@@ -29,8 +68,16 @@ impl PtqConfig {
             observer: default_weight_observer(scheme.bits),
             activation_observer: ObserverKind::Mse,
             activation_granularity: ActivationGranularity::default(),
+            dynamic_inputs: DynamicInputs::default(),
+            rotate: Rotate::default(),
+            smooth: None,
             skip: Vec::new(),
         }
+    }
+
+    /// Whether a text is needed: for static activations and for smoothing.
+    pub fn needs_calibration(&self) -> bool {
+        self.quantization_type == QuantizationType::Static || self.smooth.is_some()
     }
 
     /// The same settings with another granularity of weights.

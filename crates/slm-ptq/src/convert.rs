@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use slm_kernels::{KernelKind, PackedMatrix};
 use slm_nn::{Linear, NamedLinears, PackedWeight, Weight, to_vec_f32, try_for_each_linear_mut};
-use slm_quant_core::{
-    ActivationQuant, ErrorStats, QParams, QuantScheme, QuantizationType, QuantizedMatrix, quantize_matrix,
-};
+use slm_quant_core::{ActivationQuant, ErrorStats, QParams, QuantScheme, QuantizedMatrix, quantize_matrix};
 
 use crate::{Calibration, Error, Plan, PtqConfig, Result};
 
@@ -24,8 +22,8 @@ pub struct LayerReport {
     /// Scale and zero point of each tensor, row or group, in the order of
     /// [`QuantizedMatrix::scales`].
     pub qparams: Vec<QParams>,
-    /// Static parameters of its input.
-    pub activation: Option<QParams>,
+    /// How its input is treated.
+    pub activation: ActivationQuant,
     /// Dequantized weights against the float ones.
     pub error: ErrorStats,
     /// Bytes of the float weight, without bias.
@@ -103,7 +101,7 @@ pub fn quantize_layer(
     config: &PtqConfig,
     calibration: Option<&Calibration>,
 ) -> Result<QuantizedLayer> {
-    let activation = activation_quant(name, config, calibration)?;
+    let activation = config.activation_quant(name, calibration)?;
     let [rows, cols] = shape;
     let matrix = quantize_matrix(values, rows, cols, config.scheme, &config.observer)
         .map_err(|error| Error::layer(name, error))?;
@@ -155,29 +153,11 @@ fn report(
         scheme: quantized.scheme(),
         kernel: KernelKind::selected(),
         qparams: (0..quantized.scales().len()).map(|index| quantized.qparams(index)).collect(),
-        activation: match activation {
-            ActivationQuant::Static(qparams) => Some(qparams),
-            ActivationQuant::Float | ActivationQuant::Dynamic(_) => None,
-        },
+        activation,
         error: weight_error(values, quantized).map_err(fail)?,
         bytes_before: rows * cols * size_of::<f32>(),
         bytes_after: quantized.byte_size(),
     })
-}
-
-fn activation_quant(
-    name: &str,
-    config: &PtqConfig,
-    calibration: Option<&Calibration>,
-) -> Result<ActivationQuant> {
-    match config.quantization_type {
-        QuantizationType::WeightOnly => Ok(ActivationQuant::Float),
-        QuantizationType::Dynamic => Ok(ActivationQuant::Dynamic(config.activation_granularity)),
-        QuantizationType::Static => calibration
-            .and_then(|calibration| calibration.layers.get(name))
-            .map(|stats| ActivationQuant::Static(stats.qparams))
-            .ok_or_else(|| Error::NotCalibrated { layer: name.to_owned() }),
-    }
 }
 
 /// Error of the dequantized weight, and the share of weights that lay outside their grid.

@@ -112,7 +112,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{Plan, PtqConfig, calibrate, convert};
+    use crate::{DynamicInputs, Plan, PtqConfig, calibrate, convert};
 
     struct Two([Linear; 2]);
 
@@ -151,7 +151,8 @@ mod tests {
             mapping: Mapping::default(),
             scale_dtype: ScaleDtype::F32,
         };
-        let config = PtqConfig::new(scheme, QuantizationType::Static);
+        let mut config = PtqConfig::new(scheme, QuantizationType::Static);
+        config.dynamic_inputs = DynamicInputs::None;
         let mut model = model(&device);
         let plan = Plan::new(&model, &config).unwrap();
         let calibration = calibrate(&mut model, &plan, &ObserverKind::MinMax, |model| {

@@ -33,6 +33,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod activation_choice;
 mod calibrate;
 mod compare;
 mod config;
@@ -45,12 +46,16 @@ mod metadata;
 mod pipeline;
 mod plan;
 mod quantization_config;
+mod row_error;
+#[cfg(feature = "checkpoint")]
+mod transform;
 #[cfg(feature = "checkpoint")]
 mod transformer;
 
+pub use activation_choice::{DynamicInputs, MAX_STATIC_ERROR};
 pub use calibrate::{ActivationStats, Calibration, calibrate, calibrate_with};
 pub use compare::{LayerComparison, LayerDifference};
-pub use config::{PtqConfig, default_weight_observer};
+pub use config::{PtqConfig, Rotate, default_weight_observer};
 pub use convert::{LayerReport, QuantizedLayer, convert, pack_layer, quantize_layer};
 pub use diagnose::{ActivationQuants, InputError, input_errors, remove_activation_quant};
 pub use error::{Error, Result};
@@ -60,6 +65,8 @@ pub use metadata::{MetadataBuilder, layer_metadata};
 pub use pipeline::{CalibrationTokens, CheckpointQuantizer, Progress, QuantizedCheckpoint, Stage};
 pub use plan::{Plan, PlannedLayer, SkippedLayer};
 pub use quantization_config::{QuantizationConfig, QuantizationMode};
+#[cfg(feature = "checkpoint")]
+pub use transform::{TransformedSource, Transforms};
 #[cfg(feature = "checkpoint")]
 pub use transformer::{
     copies_tied_head, plan_transformer, planned_config, transformer_layers, untie_planned_head,

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use serde_json::json;
 use slm_checkpoint::{
-    CalibrationRecord, Checkpoint, CheckpointSource, CheckpointWriter, Layout, Lineage, QuantizationMode,
-    SaveRequest,
+    CalibrationRecord, Checkpoint, CheckpointWriter, Layout, Lineage, QuantizationMode, SaveRequest,
 };
-use slm_model::{EMBED_TOKENS, LM_HEAD, Transformer, expected_tensors, forward_layerwise, layerwise_steps};
+use slm_model::{LM_HEAD, Transformer, expected_tensors, forward_layerwise, layerwise_steps};
 use slm_quant_core::QuantizationType;
 
 use crate::{
-    Calibration, Error, LayerReport, MetadataBuilder, Plan, PtqConfig, Result, calibrate_with, convert,
-    copies_tied_head, layer_metadata, plan_transformer, planned_config, quantize_layer, untie_planned_head,
+    Calibration, Error, LayerReport, MetadataBuilder, Plan, PtqConfig, Result, TransformedSource, Transforms,
+    calibrate_with, convert, copies_tied_head, layer_metadata, plan_transformer, planned_config,
+    quantize_layer, untie_planned_head,
 };
 
 /// Post-training quantization of a checkpoint.
@@ -54,6 +54,7 @@ pub struct CheckpointQuantizer<'a> {
     source: &'a Checkpoint,
     config: PtqConfig,
     plan: Plan,
+    transforms: Transforms,
     calibration: Option<(Calibration, CalibrationRecord)>,
 }
 
@@ -101,11 +102,14 @@ impl<'a> CheckpointQuantizer<'a> {
     /// Plans the quantization of `source`, with its head among the layers even if it is tied.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] for a quantized checkpoint, and those of [`Plan::of_layers`].
+    /// [`Error::Checkpoint`] for a quantized checkpoint, those of [`Plan::of_layers`], and those of
+    /// [`Transforms::rotation`] where the config asks for it.
     pub fn new(source: &'a Checkpoint, config: PtqConfig) -> Result<Self> {
         source.require_float()?;
         let plan = plan_transformer(&source.config().model, &config)?;
-        Ok(Self { source, config, plan, calibration: None })
+        config.check_dynamic_inputs(&plan)?;
+        let transforms = Transforms::choose(source, &plan, &config)?;
+        Ok(Self { source, config, plan, transforms, calibration: None })
     }
 
     /// Layers that are quantized, and those that are not with the reason.
@@ -118,9 +122,14 @@ impl<'a> CheckpointQuantizer<'a> {
         &self.config
     }
 
-    /// Whether [`calibrate`](Self::calibrate) must be called first: activations are static.
+    /// The exact changes of the float model before it is quantized.
+    pub fn transforms(&self) -> &Transforms {
+        &self.transforms
+    }
+
+    /// Whether [`calibrate`](Self::calibrate) must be called first.
     pub fn needs_calibration(&self) -> bool {
-        self.config.quantization_type == QuantizationType::Static
+        self.config.needs_calibration()
     }
 
     /// Whether the tied head is quantized as a copy of its own, while the embedding stays float.
@@ -128,8 +137,15 @@ impl<'a> CheckpointQuantizer<'a> {
         copies_tied_head(&self.source.config().model, &self.plan)
     }
 
-    /// Observes the input of every planned layer while the float model runs on `tokens`, and chooses the parameters of
-    /// static activations.
+    /// Whether a tied head that stays float becomes a tensor of its own, since the rotation makes it differ from the
+    /// embedding.
+    pub fn unties_float_head(&self) -> bool {
+        let tied = self.source.config().model.tie_word_embeddings;
+        tied && !self.transforms.model().tie_word_embeddings && !self.plan.quantizes(LM_HEAD)
+    }
+
+    /// Observes the input of every planned layer while the float model runs on `tokens`, and chooses the factors of
+    /// smoothing and the parameters of static activations, as far as they are wanted.
     ///
     /// # Errors
     /// Those of [`calibrate_with`] and [`forward_layerwise`], and whatever `progress` returns.
@@ -139,23 +155,37 @@ impl<'a> CheckpointQuantizer<'a> {
         device: &Device,
         progress: &mut dyn FnMut(Progress) -> Result<(), E>,
     ) -> Result<(), E> {
-        let model = &self.source.config().model;
+        let Self { source, config, plan, transforms, .. } = self;
+        let model = transforms.model().clone();
         if tokens.window == 0 {
             return Err(Error::EmptyWindow.into());
         }
         let windows: Vec<&[u32]> = tokens.ids.chunks(tokens.window).collect();
-        let with_head = self.plan.quantizes(LM_HEAD);
-        let total = layerwise_steps(model, windows.len(), with_head);
+        let with_head = plan.quantizes(LM_HEAD);
+        let is_static = config.quantization_type == QuantizationType::Static;
+        let passes = usize::from(is_static) + usize::from(config.smooth.is_some());
+        let total = passes * layerwise_steps(&model, windows.len(), with_head);
         let mut done = 0;
         let mut step = || {
             done += 1;
             progress(Progress { stage: Stage::Calibrating, done, total }).map_err(Stopped::Callback)
         };
-        let mut source = CheckpointSource::new(self.source);
-        let calibration = calibrate_with(&self.plan, &self.config.activation_observer, |hook| {
-            forward_layerwise(model, &mut source, device, &windows, with_head, hook, &mut step)
-        })
-        .map_err(Stopped::into_error)?;
+        if let Some(strength) = config.smooth {
+            transforms
+                .calibrate_smoothing(source, strength, with_head, |transformed, hook| {
+                    forward_layerwise(&model, transformed, device, &windows, with_head, hook, &mut step)
+                })
+                .map_err(Stopped::into_error)?;
+        }
+        let mut calibration = Calibration::default();
+        if is_static {
+            let model = transforms.model();
+            let mut transformed = TransformedSource::new(source, transforms);
+            calibration = calibrate_with(plan, &config.activation_observer, |hook| {
+                forward_layerwise(model, &mut transformed, device, &windows, with_head, hook, &mut step)
+            })
+            .map_err(Stopped::into_error)?;
+        }
         let record =
             CalibrationRecord { text_sha256: tokens.text_sha256.clone(), tokens: tokens.ids.len() as u64 };
         self.calibration = Some((calibration, record));
@@ -183,29 +213,39 @@ impl<'a> CheckpointQuantizer<'a> {
         self.write_layers(out.as_ref(), overwrite, &mut report).map_err(Stopped::into_error)
     }
 
+    /// What calibration found, where it is needed.
+    fn calibration(&self) -> Result<Option<&Calibration>> {
+        match (&self.calibration, self.plan.layers.first()) {
+            (None, Some(layer)) if self.needs_calibration() => {
+                Err(Error::NotCalibrated { layer: layer.name.clone() })
+            }
+            (calibration, _) => Ok(calibration.as_ref().map(|(calibration, _)| calibration)),
+        }
+    }
+
     fn write_layers<E>(
         &self,
         out: &Path,
         overwrite: bool,
         progress: &mut dyn FnMut(usize) -> Result<(), Stopped<E>>,
     ) -> Result<QuantizedCheckpoint, Stopped<E>> {
-        let Self { source, plan, config, .. } = self;
-        let model = planned_config(&source.config().model, plan);
-        let calibration = self.calibration.as_ref().map(|(calibration, _)| calibration);
+        let Self { source, plan, config, transforms, .. } = self;
+        let model = planned_config(transforms.model(), plan);
+        let calibration = self.calibration()?;
         let mut layout = Layout::new(&model);
         for layer in &plan.layers {
+            let activation = config.activation_quant(&layer.name, calibration)?;
             layout
-                .quantize(&layer.name, config.scheme, self.needs_calibration())
+                .quantize(&layer.name, config.scheme, activation.static_params().is_some())
                 .map_err(|error| Error::layer(&layer.name, error))?;
         }
         let mut writer = CheckpointWriter::create(out, &model, &layout, overwrite)?;
+        let transformed = TransformedSource::new(source, transforms);
         let (mut layers, mut records) = (Vec::new(), Vec::new());
         for tensor in expected_tensors(&model) {
             progress(layers.len())?;
             let layer = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
-            let stored =
-                if layer == LM_HEAD && self.copies_tied_head() { EMBED_TOKENS } else { &tensor.name };
-            let values = source.tensors().read_f32(stored).map_err(slm_checkpoint::Error::from)?;
+            let values = transformed.read_f32(&tensor.name)?;
             let shape = match tensor.shape[..] {
                 [rows, cols] if tensor.linear_weight && plan.quantizes(layer) => [rows, cols],
                 _ => {
@@ -215,8 +255,8 @@ impl<'a> CheckpointQuantizer<'a> {
             };
             let quantized = quantize_layer(layer, &values, shape, config, calibration)?;
             drop(values);
-            writer.write_quantized(layer, &quantized.matrix, quantized.report.activation)?;
-            records.push(layer_metadata(&quantized.report, &quantized.matrix));
+            writer.write_quantized(layer, &quantized.matrix, quantized.activation.static_params())?;
+            records.push(layer_metadata(&quantized.report, &quantized.matrix, config.quantization_type));
             layers.push(quantized.report);
         }
         progress(layers.len())?;
@@ -225,6 +265,7 @@ impl<'a> CheckpointQuantizer<'a> {
         let lineage = Lineage {
             source_sha256: Some(source_sha256.clone()),
             calibration: self.calibration.as_ref().map(|(_, record)| record.clone()),
+            transforms: transforms.record(),
             training: None,
         };
         let metadata = MetadataBuilder::new(config, plan).build(QuantizationMode::Ptq, records, lineage);
@@ -249,9 +290,15 @@ impl<'a> CheckpointQuantizer<'a> {
     /// # Errors
     /// As [`write`](Self::write).
     pub fn load(&self, device: &Device) -> Result<(Transformer, Vec<LayerReport>)> {
-        let mut model = self.source.load_model(device)?;
+        let calibration = self.calibration()?;
+        let mut model = match self.transforms.is_none() {
+            true => self.source.load_model(device)?,
+            false => {
+                let mut transformed = TransformedSource::new(self.source, &self.transforms);
+                Transformer::from_tensors(self.transforms.model(), &mut transformed, device)?
+            }
+        };
         untie_planned_head(&mut model, &self.plan);
-        let calibration = self.calibration.as_ref().map(|(calibration, _)| calibration);
         let layers = convert(&mut model, &self.plan, &self.config, calibration, &mut |_| {})?;
         Ok((model, layers))
     }

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use slm_ptq::PtqConfig;
-use slm_quant_core::QuantizationType;
 use slm_train::{QuantizationConfig, TrainingConfig};
 
 use super::PtqArgs;
@@ -23,7 +22,7 @@ pub(super) struct Settings {
 impl Settings {
     pub(super) fn new(args: &PtqArgs) -> Result<Self> {
         let config = quantization(args)?;
-        let needs_text = !args.no_eval || config.quantization_type == QuantizationType::Static;
+        let needs_text = !args.no_eval || config.needs_calibration();
         let (checkpoint, calibration, eval) = match (&args.checkpoint, &args.calibration) {
             (Some(checkpoint), None) if !needs_text => (checkpoint.clone(), None, None),
             (Some(checkpoint), Some(calibration)) => {
@@ -72,5 +71,9 @@ fn quantization(args: &PtqArgs) -> Result<PtqConfig> {
     config.observer = args.observer.or(config.observer);
     config.activation_observer = args.activation_observer.unwrap_or(config.activation_observer);
     config.activation_granularity = args.activation_granularity.unwrap_or(config.activation_granularity);
+    config.dynamic_inputs = args.dynamic_inputs.clone().unwrap_or(config.dynamic_inputs);
+    config.rotate = args.rotate.unwrap_or(config.rotate);
+    config.smooth = args.smooth.or(config.smooth);
+    config.validate().map_err(|error| Error::Usage(error.to_string()))?;
     Ok(config.ptq())
 }
