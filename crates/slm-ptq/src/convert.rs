@@ -24,6 +24,9 @@ pub struct LayerReport {
     pub qparams: Vec<QParams>,
     /// How its input is treated.
     pub activation: ActivationQuant,
+    /// Estimate of the error that one static scale would make in its input, where that was calibrated: see
+    /// [`ActivationStats::row_error`](crate::ActivationStats::row_error).
+    pub input_error: Option<f64>,
     /// Dequantized weights against the float ones.
     pub error: ErrorStats,
     /// Bytes of the float weight, without bias.
@@ -105,7 +108,9 @@ pub fn quantize_layer(
     let [rows, cols] = shape;
     let matrix = quantize_matrix(values, rows, cols, config.scheme, &config.observer)
         .map_err(|error| Error::layer(name, error))?;
-    let report = report(name, values, &matrix, activation)?;
+    let mut report = report(name, values, &matrix, activation)?;
+    let stats = calibration.and_then(|calibration| calibration.layers.get(name));
+    report.input_error = stats.map(|stats| stats.row_error);
     Ok(QuantizedLayer { matrix, activation, report })
 }
 
@@ -154,6 +159,7 @@ fn report(
         kernel: KernelKind::selected(),
         qparams: (0..quantized.scales().len()).map(|index| quantized.qparams(index)).collect(),
         activation,
+        input_error: None,
         error: weight_error(values, quantized).map_err(fail)?,
         bytes_before: rows * cols * size_of::<f32>(),
         bytes_after: quantized.byte_size(),

@@ -94,6 +94,8 @@ struct LayerResult {
     zero_point_min: i32,
     zero_point_max: i32,
     activation: Option<QParams>,
+    /// Estimate of the relative error that one static scale would make in a row of the input.
+    static_input_error: Option<f64>,
     /// What is done with the input: `static`, `dynamic` or `weight-only`.
     input: QuantizationType,
     #[serde(serialize_with = "number")]
@@ -222,7 +224,8 @@ impl PtqResult {
         let record = self.transforms.unwrap_or_default();
         let rotated = record.rotation_seed.map(|seed| format!("rotated (seed {seed})"));
         let smoothed = record.smoothing_strength.map(|strength| format!("smoothed (strength {strength})"));
-        let done: Vec<String> = rotated.into_iter().chain(smoothed).collect();
+        let equalized = record.equalized.then(|| "up_proj and down_proj equalized".to_owned());
+        let done: Vec<String> = rotated.into_iter().chain(equalized).chain(smoothed).collect();
         let mut text = if done.is_empty() { "as it was".to_owned() } else { done.join(", ") };
         if let Some(reason) = &self.not_rotated {
             text += &format!("; not rotated: {reason}");
@@ -302,6 +305,7 @@ impl LayerResult {
             zero_point_min: zero_points().min().unwrap_or(0),
             zero_point_max: zero_points().max().unwrap_or(0),
             activation: layer.activation.static_params(),
+            static_input_error: layer.input_error,
             input: match layer.activation {
                 ActivationQuant::Static(_) => QuantizationType::Static,
                 ActivationQuant::Dynamic(_) => QuantizationType::Dynamic,
