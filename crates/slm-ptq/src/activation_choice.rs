@@ -11,7 +11,7 @@ use crate::{Calibration, Error, PtqConfig, Result};
 
 /// Relative error of static inputs, as [`ActivationStats::row_error`](crate::ActivationStats) estimates it, from which
 /// on [`DynamicInputs::Auto`] makes them dynamic.
-pub const MAX_STATIC_ERROR: f64 = 0.05;
+pub const MAX_STATIC_ERROR: f64 = 0.03;
 
 /// Layers whose inputs are quantized dynamically although the type is static.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
