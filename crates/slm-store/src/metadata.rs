@@ -200,16 +200,9 @@ pub struct TransformRecord {
     /// Seed of the orthogonal matrices by which the residual stream and the heads were rotated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation_seed: Option<u64>,
-    /// Whether the weights of `up_proj` and `down_proj` were equalized.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub equalized: bool,
     /// Strength of the smoothing of channels, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smoothing_strength: Option<f64>,
-}
-
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 /// A calibration text.

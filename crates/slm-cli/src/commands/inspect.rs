@@ -95,13 +95,10 @@ fn inspect_checkpoint(checkpoint: &Checkpoint, context: &Context) -> Result<()> 
         for layer in &metadata.skipped {
             context.output.say(format!("left float: {} ({})", layer.name, layer.reason))?;
         }
-        if let Some(TransformRecord { rotation_seed, equalized, smoothing_strength }) =
-            metadata.lineage.transforms
-        {
+        if let Some(TransformRecord { rotation_seed, smoothing_strength }) = metadata.lineage.transforms {
             let rotated = rotation_seed.map(|seed| format!("rotated (seed {seed})"));
             let smoothed = smoothing_strength.map(|strength| format!("smoothed (strength {strength})"));
-            let equalized = equalized.then(|| "equalized".to_owned());
-            let done: Vec<String> = rotated.into_iter().chain(equalized).chain(smoothed).collect();
+            let done: Vec<String> = rotated.into_iter().chain(smoothed).collect();
             context
                 .output
                 .say(format!("\nbefore it was quantized the float model was {}", done.join(", ")))?;

@@ -5,10 +5,9 @@
 //!   that write to it. RMSNorm commutes with R once its weight is folded into what follows; LayerNorm does if R keeps
 //!   the vector of ones. In the same way each head of `v_proj` and `o_proj` is rotated by a smaller matrix. Outliers
 //!   are spread over all channels, and nothing is left to compute at inference (QuaRot: Ashkboos and others, 2024).
-//! - *Equalization.* A channel between `up_proj` and `down_proj` is divided by a factor in the one and multiplied by it
-//!   in the other that makes their largest weights equal (Nagel and others, 2019).
-//! - *Smoothing.* The same with factors that also depend on activations, for each channel between a norm and the layers that read it, between `v_proj` and `o_proj`, and between
-//!   `up_proj` and `down_proj` (SmoothQuant: Xiao and others, 2022).
+//! - *Smoothing.* Each channel between a norm and the layers that read it, between `v_proj` and `o_proj`, and between
+//!   `up_proj` and `down_proj`, is divided by a factor on one side and multiplied by it on the other (SmoothQuant:
+//!   Xiao and others, 2022).
 
 mod apply;
 mod hadamard;
@@ -44,8 +43,6 @@ pub struct Transforms {
     smoothing: BTreeMap<String, Vec<f64>>,
     /// Strength of the smoothing.
     strength: Option<f64>,
-    /// Whether `up_proj` and `down_proj` were equalized.
-    equalized: bool,
     /// Why there is no rotation.
     reason: Option<String>,
 }
@@ -61,7 +58,6 @@ impl Transforms {
             norms: BTreeMap::new(),
             smoothing: BTreeMap::new(),
             strength: None,
-            equalized: false,
             reason: None,
         }
     }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use slm_checkpoint::{Checkpoint, TransformRecord};
 use slm_model::LM_HEAD;
 use slm_nn::ForwardHook;
-use slm_quant_core::Granularity;
 
 use super::smoothing::MaximaHook;
 use super::{TransformedSource, Transforms, outliers};
@@ -17,20 +16,11 @@ const SEED: u64 = 0;
 impl Transforms {
     /// What `config` asks for. [`Rotate::Auto`] rotates where the model can be rotated and that makes the peaks of its
     /// weights or norms smaller, unless a tied head stays float: it would become a tensor of its own, as large as the
-    /// embedding. With one scale to a weight, a rotated model is equalized too: rotation does not change how large
-    /// the rows of `up_proj` are.
+    /// embedding.
     ///
     /// # Errors
     /// Those of [`Transforms::rotation`].
     pub(crate) fn choose(checkpoint: &Checkpoint, plan: &Plan, config: &PtqConfig) -> Result<Self> {
-        let mut transforms = Self::choose_rotation(checkpoint, plan, config)?;
-        if transforms.seed.is_some() && config.scheme.granularity == Granularity::PerTensor {
-            transforms.equalize(checkpoint)?;
-        }
-        Ok(transforms)
-    }
-
-    fn choose_rotation(checkpoint: &Checkpoint, plan: &Plan, config: &PtqConfig) -> Result<Self> {
         let model = &checkpoint.config().model;
         match config.rotate {
             Rotate::Off => Ok(Self::none(model)),
@@ -68,11 +58,7 @@ impl Transforms {
 
     /// The record of what was done; none where nothing was.
     pub fn record(&self) -> Option<TransformRecord> {
-        let record = TransformRecord {
-            rotation_seed: self.seed,
-            equalized: self.equalized,
-            smoothing_strength: self.strength,
-        };
+        let record = TransformRecord { rotation_seed: self.seed, smoothing_strength: self.strength };
         (!self.is_none()).then_some(record)
     }
 

@@ -22,20 +22,6 @@ pub(super) fn factors(activations: &[f64], weights: &[f64], strength: f64) -> Ve
     channels.map(factor).collect()
 }
 
-/// The factors that make the largest weights on both sides of each channel equal: rows are divided by them, columns
-/// multiplied. A channel without weights on one side is left alone.
-pub(super) fn balance(rows: &[f64], columns: &[f64]) -> Vec<f64> {
-    let channels = rows.iter().zip(columns);
-    let factor = |(&row, &column): (&f64, &f64)| (row.max(LEAST) / column.max(LEAST)).sqrt();
-    channels.map(|pair| if *pair.0 > 0.0 && *pair.1 > 0.0 { factor(pair) } else { 1.0 }).collect()
-}
-
-/// Largest absolute value of every row of a `[_, cols]` matrix.
-pub(super) fn row_maxima(values: &[f32], cols: usize) -> Vec<f64> {
-    let most = |row: &[f32]| row.iter().fold(0.0, |most, value| f64::max(most, f64::from(value.abs())));
-    values.chunks_exact(cols.max(1)).map(most).collect()
-}
-
 /// Largest absolute value of every column of a `[_, cols]` matrix, or of `so_far` if that is larger.
 pub(super) fn column_maxima(values: &[f32], so_far: &mut [f64]) {
     for row in values.chunks_exact(so_far.len().max(1)) {

@@ -124,31 +124,9 @@ impl Transforms {
             found.push((divided, factors(&activations, &weights, strength)));
         }
         self.smoothing.extend(found);
-        (self.strength, self.equalized) = (Some(strength), false);
+        self.strength = Some(strength);
         // The factors of a head that was tied are not those of the embedding.
         self.model.tie_word_embeddings &= !smooths_head;
-        Ok(())
-    }
-
-    /// Equalizes `up_proj` and `down_proj` of the MLPs that have a gate: a channel is divided by
-    /// `s = sqrt(max |row of up_proj| / max |column of down_proj|)` in the one and multiplied by it in the other.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`](crate::Error::Checkpoint) for weights that cannot be read.
-    pub(super) fn equalize(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        use super::smoothing::{balance, column_maxima, row_maxima};
-
-        let mut found = Vec::new();
-        let source = TransformedSource::new(checkpoint, self);
-        for (index, _) in self.model.layers().iter().enumerate().filter(|(_, layer)| layer.mlp.is_gated()) {
-            let [up, down] = ["up_proj", "down_proj"].map(|name| format!("layers.{index}.mlp.{name}"));
-            let rows = row_maxima(&source.read_f32(&format!("{up}.weight"))?, self.model.hidden_size);
-            let mut columns = vec![0.0; rows.len()];
-            column_maxima(&source.read_f32(&format!("{down}.weight"))?, &mut columns);
-            found.push((up, balance(&rows, &columns)));
-        }
-        self.equalized = !found.is_empty();
-        self.smoothing.extend(found);
         Ok(())
     }
 

@@ -224,8 +224,7 @@ impl PtqResult {
         let record = self.transforms.unwrap_or_default();
         let rotated = record.rotation_seed.map(|seed| format!("rotated (seed {seed})"));
         let smoothed = record.smoothing_strength.map(|strength| format!("smoothed (strength {strength})"));
-        let equalized = record.equalized.then(|| "up_proj and down_proj equalized".to_owned());
-        let done: Vec<String> = rotated.into_iter().chain(equalized).chain(smoothed).collect();
+        let done: Vec<String> = rotated.into_iter().chain(smoothed).collect();
         let mut text = if done.is_empty() { "as it was".to_owned() } else { done.join(", ") };
         if let Some(reason) = &self.not_rotated {
             text += &format!("; not rotated: {reason}");
