@@ -48,6 +48,12 @@ pub enum Error {
         /// What could be imported.
         supported: String,
     },
+    /// A table that tokens cannot be looked up in.
+    #[error("the quantized table of the embedding cannot be used: {detail}")]
+    TokenTable {
+        /// What is wrong with it.
+        detail: String,
+    },
     /// A token id that the embedding has no row for.
     #[error(
         "token id {id} at position {index} is outside the vocabulary of {vocab_size} (0 to {}): \
@@ -79,6 +85,15 @@ pub enum Error {
         needed: usize,
         /// Positions there are.
         capacity: usize,
+    },
+    /// A cached sequence that passes the length from which on all of its positions are rotated by other angles.
+    #[error(
+        "sequences of more than {limit} positions are rotated by other angles (longrope), and the cached positions \
+         were not: truncate the cache to 0 positions and run the whole sequence"
+    )]
+    RotaryChange {
+        /// Most positions of the shorter sequences.
+        limit: usize,
     },
     /// A [`CpuEngine`](crate::CpuEngine) for a model whose weights it cannot reach.
     #[error(

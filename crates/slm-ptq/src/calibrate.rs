@@ -110,7 +110,7 @@ impl ForwardHook for InputObservers {
             observer.observe(&values).map_err(slm_nn::Error::from)
         });
         if let Err(error) = seen {
-            failed.get_or_insert_with(|| Error::layer(layer, error));
+            failed.get_or_insert_with(|| Error::input(layer, error));
         }
     }
 }

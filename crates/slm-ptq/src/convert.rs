@@ -106,7 +106,8 @@ pub fn quantize_layer(
 ) -> Result<QuantizedLayer> {
     let activation = config.activation_quant(name, calibration)?;
     let [rows, cols] = shape;
-    let matrix = quantize_matrix(values, rows, cols, config.scheme, &config.observer)
+    let scheme = config.scheme_of(name);
+    let matrix = quantize_matrix(values, rows, cols, scheme, &config.observer_of(scheme.bits))
         .map_err(|error| Error::layer(name, error))?;
     let mut report = report(name, values, &matrix, activation)?;
     let stats = calibration.and_then(|calibration| calibration.layers.get(name));
@@ -144,7 +145,7 @@ fn replace(
     Ok(())
 }
 
-fn report(
+pub(crate) fn report(
     name: &str,
     values: &[f32],
     quantized: &QuantizedMatrix,

@@ -7,13 +7,16 @@ use serde_json::json;
 use slm_checkpoint::{
     CalibrationRecord, Checkpoint, CheckpointWriter, Layout, Lineage, QuantizationMode, SaveRequest,
 };
-use slm_model::{LM_HEAD, Transformer, expected_tensors, forward_layerwise, layerwise_steps};
+use slm_model::{
+    EMBED_TOKENS, LM_HEAD, TOKEN_TABLE, Transformer, forward_layerwise, layerwise_steps, windows,
+};
 use slm_quant_core::QuantizationType;
 
+use crate::embedding::{QuantizedTable, embedding_type, quantize_embedding};
 use crate::{
-    Calibration, Error, LayerReport, MetadataBuilder, Plan, PtqConfig, Result, TransformedSource, Transforms,
-    calibrate_with, convert, copies_tied_head, layer_metadata, plan_transformer, planned_config,
-    quantize_layer, untie_planned_head,
+    Calibration, Error, LayerReport, MetadataBuilder, Plan, PlannedEmbedding, PtqConfig, Result,
+    TransformedSource, Transforms, calibrate_with, convert, copies_tied_head, layer_metadata,
+    plan_transformer, planned_config, planned_tensors, quantize_layer, sharing_config, untie_planned_head,
 };
 
 /// Post-training quantization of a checkpoint.
@@ -38,7 +41,7 @@ use crate::{
 /// let config = PtqConfig::new(QuantScheme::per_tensor(Bits::Int8), QuantizationType::Static);
 /// let mut quantizer = CheckpointQuantizer::new(&float, config)?;
 /// let ids: Vec<u32> = (0..64).collect();
-/// let tokens = CalibrationTokens { ids: &ids, window: 16, text_sha256: "0".repeat(64) };
+/// let tokens = CalibrationTokens { ids: &ids, window: 16, prefix: &[], text_sha256: "0".repeat(64) };
 /// quantizer.calibrate(&tokens, &device, &mut |_| Ok::<_, Error>(()))?;
 /// let written = quantizer.write(root.path().join("int8"), false, &mut |progress| {
 ///     println!("{} of {} layers", progress.done, progress.total);
@@ -65,6 +68,9 @@ pub struct CalibrationTokens<'a> {
     pub ids: &'a [u32],
     /// Tokens that run through the model as one sequence.
     pub window: usize,
+    /// Tokens in front of each window, such as the beginning-of-sequence token that prompts begin with: static ranges
+    /// must suit it too.
+    pub prefix: &'a [u32],
     /// Lower-case hexadecimal SHA-256 of the text, for the record of the checkpoint.
     pub text_sha256: String,
 }
@@ -96,6 +102,8 @@ pub struct QuantizedCheckpoint {
     pub path: PathBuf,
     /// Reports in forward order.
     pub layers: Vec<LayerReport>,
+    /// Report of the embedding, if it is quantized and not the head's table.
+    pub embedding: Option<LayerReport>,
 }
 
 impl<'a> CheckpointQuantizer<'a> {
@@ -106,6 +114,7 @@ impl<'a> CheckpointQuantizer<'a> {
     /// [`Transforms::rotation`] where the config asks for it.
     pub fn new(source: &'a Checkpoint, config: PtqConfig) -> Result<Self> {
         source.require_float()?;
+        let config = sharing_config(&source.config().model, config)?;
         let plan = plan_transformer(&source.config().model, &config)?;
         config.check_dynamic_inputs(&plan)?;
         let transforms = Transforms::choose(source, &plan, &config)?;
@@ -160,7 +169,8 @@ impl<'a> CheckpointQuantizer<'a> {
         if tokens.window == 0 {
             return Err(Error::EmptyWindow.into());
         }
-        let windows: Vec<&[u32]> = tokens.ids.chunks(tokens.window).collect();
+        let windows = windows(tokens.ids, tokens.window, tokens.prefix);
+        let windows: Vec<&[u32]> = windows.iter().map(Vec::as_slice).collect();
         let with_head = plan.quantizes(LM_HEAD);
         let is_static = config.quantization_type == QuantizationType::Static;
         let passes = usize::from(is_static) + usize::from(config.smooth.is_some());
@@ -236,16 +246,32 @@ impl<'a> CheckpointQuantizer<'a> {
         for layer in &plan.layers {
             let activation = config.activation_quant(&layer.name, calibration)?;
             layout
-                .quantize(&layer.name, config.scheme, activation.static_params().is_some())
+                .quantize(&layer.name, config.scheme_of(&layer.name), activation.static_params().is_some())
                 .map_err(|error| Error::layer(&layer.name, error))?;
         }
+        let mut transformed = TransformedSource::new(source, transforms);
+        match plan.embedding {
+            None => layout.store_embedding_as(embedding_type(&mut transformed, &model)?),
+            Some(PlannedEmbedding { shared: true, .. }) => {}
+            Some(PlannedEmbedding { scheme, .. }) => {
+                layout
+                    .quantize(TOKEN_TABLE, scheme, false)
+                    .map_err(|error| Error::layer(TOKEN_TABLE, error))?;
+            }
+        }
         let mut writer = CheckpointWriter::create(out, &model, &layout, overwrite)?;
-        let transformed = TransformedSource::new(source, transforms);
-        let (mut layers, mut records) = (Vec::new(), Vec::new());
-        for tensor in expected_tensors(&model) {
+        let (mut layers, mut records, mut embedding) = (Vec::new(), Vec::new(), None);
+        for tensor in planned_tensors(transforms.model(), plan) {
             progress(layers.len())?;
             let layer = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
             let values = transformed.read_f32(&tensor.name)?;
+            if tensor.name == EMBED_TOKENS
+                && let Some(table) = QuantizedTable::new(&values, &model, plan, config)?
+            {
+                writer.write_quantized(TOKEN_TABLE, &table.matrix, None)?;
+                embedding = Some(table);
+                continue;
+            }
             let shape = match tensor.shape[..] {
                 [rows, cols] if tensor.linear_weight && plan.quantizes(layer) => [rows, cols],
                 _ => {
@@ -268,7 +294,9 @@ impl<'a> CheckpointQuantizer<'a> {
             transforms: transforms.record(),
             training: None,
         };
-        let metadata = MetadataBuilder::new(config, plan).build(QuantizationMode::Ptq, records, lineage);
+        let metadata = MetadataBuilder::new(config, plan)
+            .embedding(embedding.as_ref().map(QuantizedTable::metadata))
+            .build(QuantizationMode::Ptq, records, lineage);
         let path = writer.finish(&SaveRequest {
             tokenizer_json: source.tokenizer_json(),
             tokenizer: source.config().tokenizer.clone(),
@@ -281,7 +309,7 @@ impl<'a> CheckpointQuantizer<'a> {
             training: source.config().training.clone(),
             extra_files: &[],
         })?;
-        Ok(QuantizedCheckpoint { path, layers })
+        Ok(QuantizedCheckpoint { path, layers, embedding: embedding.map(|table| table.report) })
     }
 
     /// Loads the model and quantizes it in memory, for a comparison that needs no checkpoint. It computes what a model
@@ -300,6 +328,7 @@ impl<'a> CheckpointQuantizer<'a> {
         };
         untie_planned_head(&mut model, &self.plan);
         let layers = convert(&mut model, &self.plan, &self.config, calibration, &mut |_| {})?;
+        quantize_embedding(&mut model, &self.plan, &self.config)?;
         Ok((model, layers))
     }
 }

@@ -7,7 +7,7 @@ use slm_model::LM_HEAD;
 use slm_nn::ForwardHook;
 
 use super::smoothing::MaximaHook;
-use super::{TransformedSource, Transforms, outliers};
+use super::{TransformedSource, Transforms, cannot_rotate, outliers};
 use crate::{Error, Plan, PtqConfig, Result, Rotate};
 
 /// Seed of the rotations.
@@ -22,7 +22,14 @@ impl Transforms {
     /// Those of [`Transforms::rotation`].
     pub(crate) fn choose(checkpoint: &Checkpoint, plan: &Plan, config: &PtqConfig) -> Result<Self> {
         let model = &checkpoint.config().model;
+        let shared = plan.embedding.is_some_and(|embedding| embedding.shared);
         match config.rotate {
+            Rotate::On if shared => Err(cannot_rotate(
+                "head and embedding share one quantized table, and rotated they are different".to_owned(),
+            )),
+            Rotate::Auto if shared => {
+                Ok(Self::none(model).with_reason("head and embedding share one quantized table".to_owned()))
+            }
             Rotate::Off => Ok(Self::none(model)),
             Rotate::On => Self::rotation(checkpoint, SEED),
             Rotate::Auto if model.tie_word_embeddings && !plan.quantizes(LM_HEAD) => Ok(Self::none(model)

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use half::f16;
 use safetensors::Dtype;
+use slm_runtime::advise_huge_pages;
 
 use super::convert::{extend_f32, first_not_finite, float_size, to_f16};
 use super::destination::Refused;
@@ -299,13 +300,13 @@ impl TensorFile {
         })
     }
 
-    /// Reads an F32, F16 or BF16 tensor as F32, row-major. The memory taken is that of the result.
+    /// Reads an F32, F16, BF16 or F64 tensor as F32, row-major. The memory taken is that of the result.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] for a NaN or an infinity, [`Error::TensorType`] for another type,
+    /// [`Error::NotFinite`] for a NaN, an infinity or a number beyond F32, [`Error::TensorType`] for another type,
     /// [`Error::TensorSet`] for a tensor that is not there, [`Error::Io`] and [`Error::Truncated`].
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        self.check_dtype(name, &[Dtype::F32, Dtype::F16, Dtype::BF16])?;
+        self.check_dtype(name, &[Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F64])?;
         let place = self.place(name)?;
         let bytes = place.bytes() as usize;
         let size = float_size(place.dtype).unwrap_or(4);
@@ -325,6 +326,20 @@ impl TensorFile {
             done += chunk.len();
         }
         Ok(values)
+    }
+
+    /// The values of tensor `name`, which is of type `dtype` and holds `bytes`.
+    pub(crate) fn widen(&self, name: &str, bytes: &[u8], dtype: Dtype) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; bytes.len() / 2];
+        advise_huge_pages(&mut values);
+        values.clear();
+        extend_f32(&mut values, bytes, dtype);
+        match first_not_finite(&values) {
+            Some((index, value)) => {
+                Err(Error::NotFinite { path: self.path.clone(), tensor: name.to_owned(), index, value })
+            }
+            None => Ok(values),
+        }
     }
 
     /// Reads the bytes of a tensor of any type.
