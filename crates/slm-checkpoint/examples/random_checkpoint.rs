@@ -16,8 +16,8 @@ use slm_checkpoint::{
 };
 use slm_model::{ModelConfig, expected_tensors};
 use slm_quant_core::{
-    ActivationGranularity, Bits, Granularity, QuantScheme, QuantizationType, QuantizedMatrix, ScaleDtype,
-    Scales,
+    ActivationGranularity, ActivationQuant, Bits, Granularity, QuantScheme, QuantizationType,
+    QuantizedMatrix, ScaleDtype, Scales,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -59,7 +59,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             writer.write_quantized(&layer, &matrix, None)?;
             // There are no float weights that these would differ from.
             let error = WeightError { sqnr_db: f64::NAN, max_abs_error: f64::NAN, clipped_share: f64::NAN };
-            layers.push(LayerMetadata::new(layer, &matrix, None, error));
+            layers.push(LayerMetadata::new(
+                layer,
+                &matrix,
+                QuantizationType::Dynamic,
+                ActivationQuant::Dynamic(ActivationGranularity::PerToken),
+                error,
+            ));
         } else {
             let values: Vec<f32> =
                 (0..tensor.shape.iter().product()).map(|_| (random.uniform() - 0.5) * 0.08).collect();

@@ -6,7 +6,7 @@ use burn::tensor::TensorData;
 use serde_json::Value;
 use slm_model::{ModelConfig, TOKEN_TABLE, Transformer};
 use slm_nn::{NamedLinears, PackedWeight};
-use slm_quant_core::{ActivationQuant, QParams, QuantizedMatrix};
+use slm_quant_core::{QParams, QuantizedMatrix};
 use slm_store::manifest::Kind;
 use slm_store::{METADATA, OutputDir, WEIGHTS, reserve};
 
@@ -55,7 +55,7 @@ pub fn save(
     let mut layout = Layout::new(model.config());
     let mut declared = Ok(());
     for_each_packed(model, &mut |name, packed| {
-        let static_input = static_params(packed.activation()).is_some();
+        let static_input = packed.activation().static_params().is_some();
         let quantized = layout.quantize(name, packed.matrix().scheme(), static_input);
         if let (Ok(()), Err(source)) = (&declared, quantized) {
             declared = Err(Error::Store(StoreError::Layer {
@@ -80,7 +80,7 @@ pub fn save(
     let mut written = Ok(());
     for_each_packed(model, &mut |name, packed| {
         if written.is_ok() {
-            let activation = static_params(packed.activation());
+            let activation = packed.activation().static_params();
             written = writer.write_quantized(name, &packed.matrix().unpack(), activation);
         }
     });
@@ -109,13 +109,6 @@ fn for_each_packed(model: &Transformer, visit: &mut dyn FnMut(&str, &PackedWeigh
 /// [`StoreError::OutputUnwritable`].
 pub fn reserve_output(target: impl AsRef<Path>, overwrite: bool) -> Result<OutputLock> {
     Ok(reserve(target.as_ref(), overwrite, CHECKPOINTS)?)
-}
-
-fn static_params(activation: ActivationQuant) -> Option<QParams> {
-    match activation {
-        ActivationQuant::Static(qparams) => Some(qparams),
-        ActivationQuant::Float | ActivationQuant::Dynamic(_) => None,
-    }
 }
 
 /// Writes a checkpoint whose tensors come one at a time, in any order, from wherever.

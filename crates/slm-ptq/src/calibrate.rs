@@ -6,7 +6,7 @@ use std::sync::Arc;
 use slm_nn::{ForwardHook, NamedLinears, attach_hook, detach_hooks};
 use slm_quant_core::QParams;
 
-use crate::inputs::{InputGatherer, InputMoments};
+use crate::inputs::{Gathering, InputGatherer, InputMoments};
 use crate::{Error, Plan, PtqConfig, Result};
 
 /// The range that calibration chose for one layer's input, and the parameters that follow.
@@ -18,6 +18,8 @@ pub struct ActivationStats {
     pub max: f32,
     /// Unsigned 8-bit affine parameters.
     pub qparams: QParams,
+    /// Estimate of `|x - x'| / |x|` of each input row, x' being the quantized x, as a mean over all rows.
+    pub row_error: f64,
 }
 
 /// What calibration saw of the inputs of one layer.
@@ -72,8 +74,18 @@ pub fn calibrate_with<E: From<Error>>(
     config: &PtqConfig,
     forward: impl FnOnce(&Arc<dyn ForwardHook>) -> Result<(), E>,
 ) -> Result<Calibration, E> {
+    gather(plan, config, Gathering::of(config), forward)
+}
+
+/// [`calibrate_with`] of nothing but `gathering`.
+pub(crate) fn gather<E: From<Error>>(
+    plan: &Plan,
+    config: &PtqConfig,
+    gathering: Gathering,
+    forward: impl FnOnce(&Arc<dyn ForwardHook>) -> Result<(), E>,
+) -> Result<Calibration, E> {
     let names = || plan.layers.iter().map(|layer| layer.name.as_str());
-    let gatherer = InputGatherer::new(config, names())?;
+    let gatherer = InputGatherer::new(&config.activation_observer, gathering, names())?;
     forward(&(Arc::clone(&gatherer) as Arc<dyn ForwardHook>))?;
     let layers = names().map(|name| Ok((name.to_owned(), gatherer.take(name)?)));
     Ok(Calibration { layers: layers.collect::<Result<_>>()? })

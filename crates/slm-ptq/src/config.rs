@@ -1,9 +1,38 @@
 //! What post-training quantization is asked to do.
 
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 use slm_quant_core::{ActivationGranularity, Bits, Granularity, ObserverKind, QuantScheme, QuantizationType};
 
 use crate::layer_scheme::last_match;
-use crate::{LayerRule, LayerScheme, RoundingMethod};
+use crate::{DynamicInputs, LayerRule, LayerScheme, RoundingMethod};
+
+/// Whether a model is rotated before it is quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rotate {
+    /// Where it can be and helps.
+    #[default]
+    Auto,
+    /// Yes; a model that cannot be rotated is an error.
+    On,
+    /// No.
+    Off,
+}
+
+impl FromStr for Rotate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err("use auto, on or off".to_owned()),
+        }
+    }
+}
 
 /// Settings of post-training quantization.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +50,14 @@ pub struct PtqConfig {
     pub activation_observer: ObserverKind,
     /// Which activations share a scale (dynamic quantization).
     pub activation_granularity: ActivationGranularity,
+    /// Layers whose activations are dynamic although the type is static.
+    pub dynamic_inputs: DynamicInputs,
+    /// Whether the float model is rotated before it is quantized. Only
+    /// `CheckpointQuantizer` does.
+    pub rotate: Rotate,
+    /// Strength of the smoothing of channels, 0 to 1; none where channels are left alone. Only `CheckpointQuantizer`
+    /// smooths.
+    pub smooth: Option<f64>,
     /// Layers to leave float, as globs over names such as `layers.0.*` or `lm_head`.
     pub skip: Vec<String>,
     /// Schemes of single layers. The last rule that matches a name counts; `skip` counts before all of them.
@@ -41,6 +78,9 @@ impl PtqConfig {
             observer: None,
             activation_observer: ObserverKind::Mse,
             activation_granularity: ActivationGranularity::default(),
+            dynamic_inputs: DynamicInputs::default(),
+            rotate: Rotate::default(),
+            smooth: None,
             skip: Vec::new(),
             layers: Vec::new(),
             embeddings: None,
@@ -66,6 +106,7 @@ impl PtqConfig {
     /// Whether inputs of layers must be observed before weights can be quantized.
     pub fn needs_calibration(&self) -> bool {
         self.quantization_type == QuantizationType::Static
+            || self.smooth.is_some()
             || self.method.needs_calibration()
             || self.observer == Some(ObserverKind::WeightedMse)
     }

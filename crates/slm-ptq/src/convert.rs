@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use slm_kernels::{KernelKind, PackedMatrix};
 use slm_nn::{Linear, NamedLinears, PackedWeight, Weight, to_vec_f32, try_for_each_linear_mut};
-use slm_quant_core::{ActivationQuant, ErrorStats, QParams, QuantScheme, QuantizationType, QuantizedMatrix};
+use slm_quant_core::{ActivationQuant, ErrorStats, QParams, QuantScheme, QuantizedMatrix};
 
 use crate::rounding::round_weight;
 use crate::{Calibration, Error, ObservedInputs, Plan, PtqConfig, Result};
@@ -23,8 +23,11 @@ pub struct LayerReport {
     /// Scale and zero point of each tensor, row or group, in the order of
     /// [`QuantizedMatrix::scales`].
     pub qparams: Vec<QParams>,
-    /// Static parameters of its input.
-    pub activation: Option<QParams>,
+    /// How its input is treated.
+    pub activation: ActivationQuant,
+    /// Estimate of the error that one static scale would make in its input, where that was calibrated: see
+    /// [`ActivationStats::row_error`](crate::ActivationStats::row_error).
+    pub input_error: Option<f64>,
     /// Dequantized weights against the float ones.
     pub error: ErrorStats,
     /// Bytes of the float weight, without bias.
@@ -103,9 +106,10 @@ pub fn quantize_layer(
     config: &PtqConfig,
     inputs: Option<&ObservedInputs>,
 ) -> Result<QuantizedLayer> {
-    let activation = activation_quant(name, config, inputs)?;
+    let activation = config.activation_quant(name, inputs)?;
     let matrix = round_weight(name, values, shape, config, inputs.map(|inputs| &inputs.moments))?;
-    let report = report(name, values, &matrix, activation)?;
+    let mut report = report(name, values, &matrix, activation)?;
+    report.input_error = inputs.and_then(|inputs| inputs.activation).map(|stats| stats.row_error);
     Ok(QuantizedLayer { matrix, activation, report })
 }
 
@@ -153,29 +157,12 @@ pub(crate) fn report(
         scheme: quantized.scheme(),
         kernel: KernelKind::selected(),
         qparams: (0..quantized.scales().len()).map(|index| quantized.qparams(index)).collect(),
-        activation: match activation {
-            ActivationQuant::Static(qparams) => Some(qparams),
-            ActivationQuant::Float | ActivationQuant::Dynamic(_) => None,
-        },
+        activation,
+        input_error: None,
         error: weight_error(values, quantized).map_err(fail)?,
         bytes_before: rows * cols * size_of::<f32>(),
         bytes_after: quantized.byte_size(),
     })
-}
-
-fn activation_quant(
-    name: &str,
-    config: &PtqConfig,
-    inputs: Option<&ObservedInputs>,
-) -> Result<ActivationQuant> {
-    match config.quantization_type {
-        QuantizationType::WeightOnly => Ok(ActivationQuant::Float),
-        QuantizationType::Dynamic => Ok(ActivationQuant::Dynamic(config.activation_granularity)),
-        QuantizationType::Static => inputs
-            .and_then(|inputs| inputs.activation)
-            .map(|stats| ActivationQuant::Static(stats.qparams))
-            .ok_or_else(|| Error::NotCalibrated { layer: name.to_owned() }),
-    }
 }
 
 /// Error of the dequantized weight, and the share of weights that lay outside their grid.

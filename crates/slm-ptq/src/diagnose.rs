@@ -112,7 +112,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{Plan, PtqConfig, calibrate, convert};
+    use crate::{DynamicInputs, Plan, PtqConfig, calibrate, convert};
 
     struct Two([Linear; 2]);
 
@@ -153,6 +153,7 @@ mod tests {
         };
         let mut config = PtqConfig::new(scheme, QuantizationType::Static);
         config.activation_observer = ObserverKind::MinMax;
+        config.dynamic_inputs = DynamicInputs::None;
         let mut model = model(&device);
         let plan = Plan::new(&model, &config).unwrap();
         let calibration = calibrate(&mut model, &plan, &config, |model| {

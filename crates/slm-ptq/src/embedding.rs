@@ -6,7 +6,7 @@ use slm_checkpoint::{LayerMetadata, TensorType, holds_exactly};
 use slm_kernels::{KernelKind, PackedMatrix};
 use slm_model::{EMBED_TOKENS, ModelConfig, TOKEN_TABLE, TensorSource, Transformer};
 use slm_nn::{PackedWeight, to_vec_f32};
-use slm_quant_core::{ActivationQuant, ObserverKind, QuantizedMatrix, quantize_matrix};
+use slm_quant_core::{ActivationQuant, ObserverKind, QuantizationType, QuantizedMatrix, quantize_matrix};
 
 use crate::convert::report;
 use crate::{Error, LayerReport, Plan, PtqConfig, Result, default_weight_observer, layer_metadata};
@@ -40,7 +40,7 @@ impl QuantizedTable {
 
     /// Its record.
     pub(crate) fn metadata(&self) -> LayerMetadata {
-        layer_metadata(&self.report, &self.matrix)
+        layer_metadata(&self.report, &self.matrix, QuantizationType::WeightOnly)
     }
 }
 

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::Tensor;
 use slm_nn::{ForwardHook, to_vec_f32};
-use slm_quant_core::{Hessian, Mapping, Observer, QuantRange, QuantizationType, TORCH_EPS};
+use slm_quant_core::{Hessian, Mapping, Observer, ObserverKind, QuantRange, QuantizationType, TORCH_EPS};
 
 use crate::calibrate::ActivationStats;
+use crate::row_error::RowMagnitudes;
 use crate::{Error, ObservedInputs, PtqConfig, Result, RoundingMethod};
 
 /// Second moments of the inputs of one layer.
@@ -32,13 +33,33 @@ impl InputMoments {
     }
 }
 
-/// A hook that gathers of each watched layer what `config` needs: ranges for static activations, and second moments.
+/// What is gathered of each layer, beside the mean squares of its inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Gathering {
+    /// Ranges for static activations.
+    pub(crate) activations: bool,
+    /// Products of all pairs of inputs, in place of the mean squares.
+    pub(crate) hessians: bool,
+}
+
+impl Gathering {
+    /// What `config` needs.
+    pub(crate) fn of(config: &PtqConfig) -> Self {
+        Self {
+            activations: config.quantization_type == QuantizationType::Static,
+            hessians: config.method == RoundingMethod::Gptq,
+        }
+    }
+}
+
+/// A hook that gathers the inputs of each watched layer.
 pub(crate) struct InputGatherer(Mutex<State>);
 
 struct State {
     /// What is gathered, and nothing yet for layers that saw no input.
     layers: BTreeMap<String, Option<Gathered>>,
-    config: PtqConfig,
+    observer: ObserverKind,
+    gathering: Gathering,
     /// The last input and its product, which the next layer may share.
     last: Option<(Vec<f32>, Vec<f32>)>,
     /// The first input that was refused. A hook cannot return it.
@@ -47,7 +68,7 @@ struct State {
 
 /// Of one layer.
 struct Gathered {
-    activation: Option<Box<dyn Observer>>,
+    activation: Option<(Box<dyn Observer>, RowMagnitudes)>,
     moments: Moments,
 }
 
@@ -61,15 +82,19 @@ impl InputGatherer {
     ///
     /// # Errors
     /// [`Error::Layer`] for parameters that the activation observer refuses.
-    pub(crate) fn new<'a>(config: &PtqConfig, layers: impl Iterator<Item = &'a str>) -> Result<Arc<Self>> {
+    pub(crate) fn new<'a>(
+        observer: &ObserverKind,
+        gathering: Gathering,
+        layers: impl Iterator<Item = &'a str>,
+    ) -> Result<Arc<Self>> {
         let mut watched = BTreeMap::new();
         for layer in layers {
-            if config.quantization_type == QuantizationType::Static {
-                config.activation_observer.build().map_err(|error| Error::layer(layer, error))?;
+            if gathering.activations {
+                observer.build().map_err(|error| Error::layer(layer, error))?;
             }
             watched.insert(layer.to_owned(), None);
         }
-        let state = State { layers: watched, config: config.clone(), last: None, failed: None };
+        let state = State { layers: watched, observer: *observer, gathering, last: None, failed: None };
         Ok(Arc::new(Self(Mutex::new(state))))
     }
 
@@ -90,14 +115,14 @@ impl InputGatherer {
 }
 
 impl Gathered {
-    fn new(config: &PtqConfig, inputs: usize) -> slm_quant_core::Result<Self> {
-        let activation = match config.quantization_type {
-            QuantizationType::Static => Some(config.activation_observer.build()?),
-            QuantizationType::Dynamic | QuantizationType::WeightOnly => None,
+    fn new(observer: &ObserverKind, gathering: Gathering, inputs: usize) -> slm_quant_core::Result<Self> {
+        let activation = match gathering.activations {
+            true => Some((observer.build()?, RowMagnitudes::default())),
+            false => None,
         };
-        let moments = match config.method {
-            RoundingMethod::Rtn => Moments::Squares { sums: vec![0.0; inputs], samples: 0 },
-            RoundingMethod::Gptq => Moments::Hessian(Hessian::new(inputs)),
+        let moments = match gathering.hessians {
+            false => Moments::Squares { sums: vec![0.0; inputs], samples: 0 },
+            true => Moments::Hessian(Hessian::new(inputs)),
         };
         Ok(Self { activation, moments })
     }
@@ -106,12 +131,12 @@ impl Gathered {
         let fail = |error| Error::layer(layer, error);
         let activation = match self.activation {
             None => None,
-            Some(observer) => {
+            Some((observer, rows)) => {
                 let bounds = observer.bounds();
                 let (min, max) = bounds.ok_or_else(|| Error::NotCalibrated { layer: layer.to_owned() })?;
                 let qparams =
                     observer.qparams(QuantRange::UINT8, Mapping::Affine, TORCH_EPS).map_err(fail)?;
-                Some(ActivationStats { min, max, qparams })
+                Some(ActivationStats { min, max, qparams, row_error: rows.relative_error(qparams) })
             }
         };
         let moments = match self.moments {
@@ -127,16 +152,17 @@ impl Gathered {
 
 impl State {
     fn observe(&mut self, layer: &str, input: &Tensor<2>) -> slm_nn::Result<()> {
-        let Self { layers, config, last, .. } = self;
+        let Self { layers, observer, gathering, last, .. } = self;
         let Some(gathered) = layers.get_mut(layer) else { return Ok(()) };
         let [rows, inputs] = input.dims();
         let values = to_vec_f32("input", input.clone())?;
         slm_quant_core::check_finite("input", &values)?;
         let gathered = match gathered {
             Some(gathered) => gathered,
-            None => gathered.insert(Gathered::new(config, inputs)?),
+            None => gathered.insert(Gathered::new(observer, *gathering, inputs)?),
         };
-        if let Some(observer) = &mut gathered.activation {
+        if let Some((observer, magnitudes)) = &mut gathered.activation {
+            magnitudes.observe(&values, inputs);
             observer.observe(&values)?;
         }
         match &mut gathered.moments {

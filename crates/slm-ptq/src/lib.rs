@@ -33,6 +33,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod activation_choice;
 mod calibrate;
 mod compare;
 mod config;
@@ -51,14 +52,18 @@ mod pipeline;
 mod plan;
 mod quantization_config;
 mod rounding;
+mod row_error;
 #[cfg(feature = "checkpoint")]
 mod sequential;
 #[cfg(feature = "checkpoint")]
+mod transform;
+#[cfg(feature = "checkpoint")]
 mod transformer;
 
+pub use activation_choice::{DynamicInputs, MAX_STATIC_ERROR};
 pub use calibrate::{ActivationStats, Calibration, ObservedInputs, calibrate, calibrate_with};
 pub use compare::{LayerComparison, LayerDifference};
-pub use config::{PtqConfig, default_weight_observer};
+pub use config::{PtqConfig, Rotate, default_weight_observer};
 pub use convert::{LayerReport, QuantizedLayer, convert, pack_layer, quantize_layer};
 pub use diagnose::{ActivationQuants, InputError, input_errors, remove_activation_quant};
 pub use error::{Error, Result};
@@ -71,6 +76,8 @@ pub use method::RoundingMethod;
 pub use pipeline::{CalibrationTokens, CheckpointQuantizer, Progress, QuantizedCheckpoint, Stage};
 pub use plan::{Plan, PlannedEmbedding, PlannedLayer, SkippedLayer};
 pub use quantization_config::{QuantizationConfig, QuantizationMode};
+#[cfg(feature = "checkpoint")]
+pub use transform::{TransformedSource, Transforms};
 #[cfg(feature = "checkpoint")]
 pub use transformer::{
     copies_tied_head, plan_transformer, planned_config, planned_tensors, sharing_config, transformer_layers,

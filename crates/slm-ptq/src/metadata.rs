@@ -90,11 +90,15 @@ impl MetadataBuilder {
 }
 
 /// The record of one layer that was quantized to `matrix`.
-pub fn layer_metadata(report: &LayerReport, matrix: &QuantizedMatrix) -> LayerMetadata {
+pub fn layer_metadata(
+    report: &LayerReport,
+    matrix: &QuantizedMatrix,
+    quantization_type: QuantizationType,
+) -> LayerMetadata {
     let error = WeightError {
         sqnr_db: report.error.sqnr_db(),
         max_abs_error: report.error.max_abs_error(),
         clipped_share: report.error.clipped_share().unwrap_or(0.0),
     };
-    LayerMetadata::new(&report.name, matrix, report.activation, error)
+    LayerMetadata::new(&report.name, matrix, quantization_type, report.activation, error)
 }

@@ -1,26 +1,28 @@
 //! Post-training quantization from one checkpoint into another, one layer at a time.
 
+mod sinks;
+mod stopped;
+
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use serde_json::json;
 use slm_checkpoint::{
-    CalibrationRecord, Checkpoint, CheckpointSource, CheckpointWriter, LayerMetadata, Layout, Lineage,
-    QuantizationMode, SaveRequest,
+    CalibrationRecord, Checkpoint, CheckpointWriter, Layout, Lineage, QuantizationMode, SaveRequest,
 };
 use slm_model::{
-    EMBED_TOKENS, LM_HEAD, TOKEN_TABLE, TensorSource, Transformer, forward_layerwise, layerwise_steps,
-    windows,
+    EMBED_TOKENS, LM_HEAD, TOKEN_TABLE, Transformer, forward_layerwise, layerwise_steps, windows,
 };
-use slm_nn::try_for_each_linear_mut;
-use slm_quant_core::QuantizationType;
 
-use crate::convert::replace;
+use self::sinks::{ModelSink, WriterSink};
+use self::stopped::Stopped;
+use crate::calibrate::gather;
 use crate::embedding::{QuantizedTable, embedding_type, quantize_embedding};
+use crate::inputs::Gathering;
 use crate::sequential::{SequentialRun, SequentialSink};
 use crate::{
-    Calibration, Error, LayerReport, MetadataBuilder, Plan, PlannedEmbedding, PtqConfig, QuantizedLayer,
-    Result, calibrate_with, convert, copies_tied_head, layer_metadata, plan_transformer, planned_config,
+    Calibration, Error, LayerReport, MetadataBuilder, Plan, PlannedEmbedding, PtqConfig, Result,
+    TransformedSource, Transforms, convert, copies_tied_head, plan_transformer, planned_config,
     planned_tensors, quantize_layer, sharing_config, untie_planned_head,
 };
 
@@ -62,6 +64,7 @@ pub struct CheckpointQuantizer<'a> {
     source: &'a Checkpoint,
     config: PtqConfig,
     plan: Plan,
+    transforms: Transforms,
     calibrated: Option<Calibrated>,
 }
 
@@ -69,15 +72,17 @@ pub struct CheckpointQuantizer<'a> {
 #[derive(Debug)]
 struct Calibrated {
     record: CalibrationRecord,
-    state: State,
+    /// What the float layers saw, as far as it was wanted.
+    observed: Calibration,
+    /// The text, where layers see it again while they are quantized, one after the other.
+    pending: Option<Pending>,
 }
 
+/// Text that runs through the model while it is quantized.
 #[derive(Debug)]
-enum State {
-    /// All layers have seen it.
-    Observed(Calibration),
-    /// Layers see it while they are quantized, one after the other.
-    Pending { windows: Vec<Vec<u32>>, device: Device },
+struct Pending {
+    windows: Vec<Vec<u32>>,
+    device: Device,
 }
 
 /// The text that ranges of weights and activations are calibrated on.
@@ -129,12 +134,15 @@ impl<'a> CheckpointQuantizer<'a> {
     /// Plans the quantization of `source`, with its head among the layers even if it is tied.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] for a quantized checkpoint, and those of [`Plan::of_layers`].
+    /// [`Error::Checkpoint`] for a quantized checkpoint, those of [`Plan::of_layers`], and those of
+    /// [`Transforms::rotation`] where the config asks for it.
     pub fn new(source: &'a Checkpoint, config: PtqConfig) -> Result<Self> {
         source.require_float()?;
         let config = sharing_config(&source.config().model, config)?;
         let plan = plan_transformer(&source.config().model, &config)?;
-        Ok(Self { source, config, plan, calibrated: None })
+        config.check_dynamic_inputs(&plan)?;
+        let transforms = Transforms::choose(source, &plan, &config)?;
+        Ok(Self { source, config, plan, transforms, calibrated: None })
     }
 
     /// Layers that are quantized, and those that are not with the reason.
@@ -147,8 +155,13 @@ impl<'a> CheckpointQuantizer<'a> {
         &self.config
     }
 
-    /// Whether [`calibrate`](Self::calibrate) must be called first: activations are static, or the method or the observer
-    /// needs it. Where it need not, it makes weights better.
+    /// The exact changes of the float model before it is quantized.
+    pub fn transforms(&self) -> &Transforms {
+        &self.transforms
+    }
+
+    /// Whether [`calibrate`](Self::calibrate) must be called first: activations are static, or smoothing, the method or the
+    /// observer needs it. Where it need not, it makes weights better.
     pub fn needs_calibration(&self) -> bool {
         self.config.needs_calibration()
     }
@@ -169,58 +182,77 @@ impl<'a> CheckpointQuantizer<'a> {
         copies_tied_head(&self.source.config().model, &self.plan)
     }
 
-    /// Observes the input of every planned layer while the float model runs on `tokens`.
+    /// Whether a tied head that stays float becomes a tensor of its own, since the rotation makes it differ from the
+    /// embedding.
+    pub fn unties_float_head(&self) -> bool {
+        let tied = self.source.config().model.tie_word_embeddings;
+        tied && !self.transforms.model().tie_word_embeddings && !self.plan.quantizes(LM_HEAD)
+    }
+
+    /// Observes the input of every planned layer while the float model runs on `tokens`, and chooses the factors of
+    /// smoothing and the parameters of static activations, as far as they are wanted.
     ///
-    /// [`RoundingMethod::Gptq`](crate::RoundingMethod::Gptq) observes each layer behind the quantized layers before it:
-    /// nothing runs yet, and [`write`](Self::write) reports the progress.
+    /// [`RoundingMethod::Gptq`](crate::RoundingMethod::Gptq) also observes each layer behind the quantized layers before
+    /// it, while [`write`](Self::write) quantizes them and reports the progress.
     ///
     /// # Errors
-    /// [`Error::EmptyWindow`], those of [`calibrate_with`] and [`forward_layerwise`], and whatever `progress` returns.
+    /// [`Error::EmptyWindow`], those of [`calibrate_with`](crate::calibrate_with) and [`forward_layerwise`], and whatever
+    /// `progress` returns.
     pub fn calibrate<E: From<Error>>(
         &mut self,
         tokens: &CalibrationTokens<'_>,
         device: &Device,
         progress: &mut dyn FnMut(Progress) -> Result<(), E>,
     ) -> Result<(), E> {
-        let model = &self.source.config().model;
+        let Self { source, config, plan, transforms, .. } = self;
         if tokens.window == 0 {
             return Err(Error::EmptyWindow.into());
         }
         let record =
             CalibrationRecord { text_sha256: tokens.text_sha256.clone(), tokens: tokens.ids.len() as u64 };
-        let windows = windows(tokens.ids, tokens.window, tokens.prefix);
-        if self.config.method.is_sequential() {
-            let device = device.clone();
-            self.calibrated = Some(Calibrated { record, state: State::Pending { windows, device } });
-            return Ok(());
-        }
-        let windows: Vec<&[u32]> = windows.iter().map(Vec::as_slice).collect();
-        let with_head = self.plan.quantizes(LM_HEAD);
-        let total = layerwise_steps(model, windows.len(), with_head, false);
+        let owned = windows(tokens.ids, tokens.window, tokens.prefix);
+        let windows: Vec<&[u32]> = owned.iter().map(Vec::as_slice).collect();
+        let with_head = plan.quantizes(LM_HEAD);
+        let sequential = config.method.is_sequential();
+        // A sequential method takes the second moments from its own run.
+        let gathering = Gathering { hessians: false, ..Gathering::of(config) };
+        let observes = gathering.activations || (config.uses_calibration() && !sequential);
+        let passes = usize::from(observes) + usize::from(config.smooth.is_some());
+        let total = passes * layerwise_steps(transforms.model(), windows.len(), with_head, false);
         let mut done = 0;
         let mut step = || {
             done += 1;
             progress(Progress { stage: Stage::Calibrating, done, total }).map_err(Stopped::Callback)
         };
-        let mut source = self.float_tensors();
-        let calibration = calibrate_with(&self.plan, &self.config, |hook| {
-            forward_layerwise(model, &mut source, device, &windows, with_head, hook, &mut step)
-        })
-        .map_err(Stopped::into_error)?;
-        self.calibrated = Some(Calibrated { record, state: State::Observed(calibration) });
+        if let Some(strength) = config.smooth {
+            let model = transforms.model().clone();
+            transforms
+                .calibrate_smoothing(source, strength, with_head, |transformed, hook| {
+                    forward_layerwise(&model, transformed, device, &windows, with_head, hook, &mut step)
+                })
+                .map_err(Stopped::into_error)?;
+        }
+        let mut observed = Calibration::default();
+        if observes {
+            let model = transforms.model();
+            let mut transformed = TransformedSource::new(source, transforms);
+            observed = gather(plan, config, gathering, |hook| {
+                forward_layerwise(model, &mut transformed, device, &windows, with_head, hook, &mut step)
+            })
+            .map_err(Stopped::into_error)?;
+        }
+        let pending = sequential.then(|| Pending { windows: owned, device: device.clone() });
+        self.calibrated = Some(Calibrated { record, observed, pending });
         Ok(())
     }
 
-    /// The float tensors that are quantized.
-    fn float_tensors(&self) -> CheckpointSource<'a> {
-        CheckpointSource::new(self.source)
-    }
-
-    /// What calibration saw, where all layers were observed.
-    fn observed(&self) -> Option<&Calibration> {
-        match &self.calibrated {
-            Some(Calibrated { state: State::Observed(calibration), .. }) => Some(calibration),
-            _ => None,
+    /// What calibration saw, where it is needed.
+    fn observed(&self) -> Result<Option<&Calibration>> {
+        match (&self.calibrated, self.plan.layers.first()) {
+            (None, Some(layer)) if self.needs_calibration() => {
+                Err(Error::NotCalibrated { layer: layer.name.clone() })
+            }
+            (calibrated, _) => Ok(calibrated.as_ref().map(|calibrated| &calibrated.observed)),
         }
     }
 
@@ -229,19 +261,21 @@ impl<'a> CheckpointQuantizer<'a> {
         &self,
         sink: &mut dyn SequentialSink<E>,
     ) -> Result<bool, E> {
-        let Some(Calibrated { state: State::Pending { windows, device }, .. }) = &self.calibrated else {
+        let Some(Calibrated { observed, pending: Some(Pending { windows, device }), .. }) = &self.calibrated
+        else {
             return Ok(false);
         };
         let windows: Vec<&[u32]> = windows.iter().map(Vec::as_slice).collect();
         let run = SequentialRun {
             config: &self.config,
             plan: &self.plan,
-            model: &self.source.config().model,
+            observed,
+            model: self.transforms.model(),
             windows: &windows,
             with_head: self.plan.quantizes(LM_HEAD),
             device,
         };
-        run.run(&mut self.float_tensors(), sink)?;
+        run.run(&mut TransformedSource::new(self.source, &self.transforms), sink)?;
         Ok(true)
     }
 
@@ -271,18 +305,20 @@ impl<'a> CheckpointQuantizer<'a> {
         overwrite: bool,
         progress: &mut dyn FnMut(Progress) -> Result<(), Stopped<E>>,
     ) -> Result<QuantizedCheckpoint, Stopped<E>> {
-        let Self { source, plan, config, .. } = self;
-        let model = planned_config(&source.config().model, plan);
+        let Self { source, plan, config, transforms, .. } = self;
+        let model = planned_config(transforms.model(), plan);
+        let observed = self.observed()?;
+        let inputs = |layer: &str| observed.and_then(|calibration| calibration.layers.get(layer));
         let mut layout = Layout::new(&model);
         for layer in &plan.layers {
-            let static_input = config.quantization_type == QuantizationType::Static;
+            let activation = config.activation_quant(&layer.name, inputs(&layer.name))?;
             layout
-                .quantize(&layer.name, config.scheme_of(&layer.name), static_input)
+                .quantize(&layer.name, config.scheme_of(&layer.name), activation.static_params().is_some())
                 .map_err(|error| Error::layer(&layer.name, error))?;
         }
-        let mut tensors = self.float_tensors();
+        let mut transformed = TransformedSource::new(source, transforms);
         match plan.embedding {
-            None => layout.store_embedding_as(embedding_type(&mut tensors, &model)?),
+            None => layout.store_embedding_as(embedding_type(&mut transformed, &model)?),
             Some(PlannedEmbedding { shared: true, .. }) => {}
             Some(PlannedEmbedding { scheme, .. }) => {
                 layout
@@ -293,25 +329,22 @@ impl<'a> CheckpointQuantizer<'a> {
         let total = plan.layers.len();
         let mut sink = WriterSink {
             writer: CheckpointWriter::create(out, &model, &layout, overwrite)?,
+            quantization_type: config.quantization_type,
             layers: Vec::with_capacity(total),
             records: Vec::with_capacity(total),
             total,
             progress,
         };
         let sequential = self.run_pending(&mut sink)?;
-        let (observed, mut embedding) = (self.observed(), None);
-        for tensor in planned_tensors(&source.config().model, plan) {
+        let mut embedding = None;
+        for tensor in planned_tensors(transforms.model(), plan) {
             let layer = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
             let planned = tensor.linear_weight && plan.quantizes(layer);
             if planned && sequential {
                 continue;
             }
             sink.report()?;
-            let tied = layer == LM_HEAD && source.config().model.tie_word_embeddings;
-            let stored = if tied { EMBED_TOKENS } else { &tensor.name };
-            let values = tensors
-                .take_f32(stored, &tensor.shape)
-                .map_err(|source| slm_model::Error::Source { name: stored.to_owned(), source })?;
+            let values = transformed.read_f32(&tensor.name)?;
             if tensor.name == EMBED_TOKENS
                 && let Some(table) = QuantizedTable::new(&values, &model, plan, config)?
             {
@@ -321,8 +354,7 @@ impl<'a> CheckpointQuantizer<'a> {
             }
             match tensor.shape[..] {
                 [rows, cols] if planned => {
-                    let inputs = observed.and_then(|calibration| calibration.layers.get(layer));
-                    let quantized = quantize_layer(layer, &values, [rows, cols], config, inputs)?;
+                    let quantized = quantize_layer(layer, &values, [rows, cols], config, inputs(layer))?;
                     drop(values);
                     sink.write(quantized)?;
                 }
@@ -336,6 +368,7 @@ impl<'a> CheckpointQuantizer<'a> {
         let lineage = Lineage {
             source_sha256: Some(source_sha256.clone()),
             calibration: self.calibrated.as_ref().map(|calibrated| calibrated.record.clone()),
+            transforms: transforms.record(),
             training: None,
         };
         let metadata = MetadataBuilder::new(config, plan, self.is_calibrated())
@@ -362,103 +395,21 @@ impl<'a> CheckpointQuantizer<'a> {
     /// # Errors
     /// As [`write`](Self::write).
     pub fn load(&self, device: &Device) -> Result<(Transformer, Vec<LayerReport>)> {
-        let mut model = self.source.load_model(device)?;
+        let observed = self.observed()?;
+        let mut model = match self.transforms.is_none() {
+            true => self.source.load_model(device)?,
+            false => {
+                let mut transformed = TransformedSource::new(self.source, &self.transforms);
+                Transformer::from_tensors(self.transforms.model(), &mut transformed, device)?
+            }
+        };
         untie_planned_head(&mut model, &self.plan);
         let mut sink = ModelSink { model: &mut model, layers: Vec::new() };
         let layers = match self.run_pending(&mut sink)? {
             true => sink.layers,
-            false => convert(&mut model, &self.plan, &self.config, self.observed(), &mut |_| {})?,
+            false => convert(&mut model, &self.plan, &self.config, observed, &mut |_| {})?,
         };
         quantize_embedding(&mut model, &self.plan, &self.config)?;
         Ok((model, layers))
-    }
-}
-
-/// Writes quantized layers into a checkpoint.
-struct WriterSink<'a, E> {
-    writer: CheckpointWriter,
-    layers: Vec<LayerReport>,
-    records: Vec<LayerMetadata>,
-    total: usize,
-    progress: &'a mut dyn FnMut(Progress) -> Result<(), Stopped<E>>,
-}
-
-impl<E> WriterSink<'_, E> {
-    fn report(&mut self) -> Result<(), Stopped<E>> {
-        (self.progress)(Progress { stage: Stage::Quantizing, done: self.layers.len(), total: self.total })
-    }
-
-    fn write(&mut self, layer: QuantizedLayer) -> Result<(), Stopped<E>> {
-        let QuantizedLayer { matrix, report, .. } = layer;
-        self.writer.write_quantized(&report.name, &matrix, report.activation)?;
-        self.records.push(layer_metadata(&report, &matrix));
-        self.layers.push(report);
-        Ok(())
-    }
-}
-
-impl<E> SequentialSink<Stopped<E>> for WriterSink<'_, E> {
-    fn after_window(&mut self, done: usize, total: usize) -> Result<(), Stopped<E>> {
-        (self.progress)(Progress { stage: Stage::Calibrating, done, total })
-    }
-
-    fn take(&mut self, layer: QuantizedLayer) -> Result<(), Stopped<E>> {
-        self.write(layer)
-    }
-}
-
-/// Packs quantized layers into a model.
-struct ModelSink<'a> {
-    model: &'a mut Transformer,
-    layers: Vec<LayerReport>,
-}
-
-impl SequentialSink<Error> for ModelSink<'_> {
-    fn after_window(&mut self, _: usize, _: usize) -> Result<()> {
-        Ok(())
-    }
-
-    fn take(&mut self, layer: QuantizedLayer) -> Result<()> {
-        let QuantizedLayer { matrix, activation, report } = layer;
-        let mut matrix = Some(matrix);
-        try_for_each_linear_mut(self.model, |name, linear| match matrix.take_if(|_| name == report.name) {
-            Some(matrix) => replace(name, linear, matrix, activation),
-            None => Ok(()),
-        })?;
-        self.layers.push(report);
-        Ok(())
-    }
-}
-
-/// What ended a step: an error of its own, or one of the callback.
-enum Stopped<E> {
-    Failed(Error),
-    Callback(E),
-}
-
-impl<E: From<Error>> Stopped<E> {
-    fn into_error(self) -> E {
-        match self {
-            Self::Failed(error) => error.into(),
-            Self::Callback(error) => error,
-        }
-    }
-}
-
-impl<E> From<Error> for Stopped<E> {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl<E> From<slm_model::Error> for Stopped<E> {
-    fn from(error: slm_model::Error) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
-impl<E> From<slm_checkpoint::Error> for Stopped<E> {
-    fn from(error: slm_checkpoint::Error) -> Self {
-        Self::Failed(error.into())
     }
 }

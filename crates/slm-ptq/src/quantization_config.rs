@@ -6,7 +6,7 @@ use slm_quant_core::{
     ScaleDtype,
 };
 
-use crate::{Error, LayerRule, LayerScheme, PtqConfig, Result, RoundingMethod};
+use crate::{DynamicInputs, Error, LayerRule, LayerScheme, PtqConfig, Result, Rotate, RoundingMethod};
 
 /// The point of a training run at which a model is quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -59,6 +59,14 @@ pub struct QuantizationConfig {
     pub activation_observer: ObserverKind,
     /// Which activations share a scale, for dynamic quantization: `token` or `tensor`. Default: `token`.
     pub activation_granularity: ActivationGranularity,
+    /// Layers whose activations are quantized dynamically although the type is static: `auto` (those that lose most to
+    /// one scale), `none`, or a list of names with `*` for any run of characters. Default: `auto`.
+    pub dynamic_inputs: DynamicInputs,
+    /// Whether the model is rotated before it is quantized, for `ptq` only: `auto`, `on` or `off`. Default: `auto`.
+    pub rotate: Rotate,
+    /// Strength with which channels are smoothed before the model is quantized, 0 to 1, for `ptq` only. Default: not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smooth: Option<f64>,
     /// Linear layers to leave in F32: names as in reports, `*` for any run of characters.
     pub skip: Vec<String>,
     /// Schemes of single layers, `[[quantization.layers]]` with `pattern` and `scheme`, such as `int8:channel` or
@@ -84,6 +92,9 @@ impl Default for QuantizationConfig {
             observer: None,
             activation_observer: ObserverKind::Mse,
             activation_granularity: ActivationGranularity::default(),
+            dynamic_inputs: DynamicInputs::default(),
+            rotate: Rotate::default(),
+            smooth: None,
             skip: Vec::new(),
             layers: Vec::new(),
             embeddings: None,
@@ -111,6 +122,9 @@ impl QuantizationConfig {
             observer: self.observer,
             activation_observer: self.activation_observer,
             activation_granularity: self.activation_granularity,
+            dynamic_inputs: self.dynamic_inputs.clone(),
+            rotate: self.rotate,
+            smooth: self.smooth,
             skip: self.skip.clone(),
             layers: self.layers.clone(),
             embeddings: self.embeddings,
@@ -138,6 +152,18 @@ impl QuantizationConfig {
             {
                 let detail = format!("is {observer}: {error}");
                 return refuse(key, detail, "use an observer with its usual parameters");
+            }
+        }
+        if let Some(strength) = self.smooth.filter(|strength| !(0.0..=1.0).contains(strength)) {
+            return refuse("smooth", format!("is {strength}"), "use a strength from 0 to 1, such as 0.5");
+        }
+        if self.quantization_mode == QuantizationMode::Qat {
+            let remedy = "leave it out: only post-training quantization changes the model before";
+            if self.rotate == Rotate::On {
+                return refuse("rotate", "is \"on\" next to quantization_mode = \"qat\"".to_owned(), remedy);
+            }
+            if self.smooth.is_some() {
+                return refuse("smooth", "is given next to quantization_mode = \"qat\"".to_owned(), remedy);
             }
         }
         let trained = self.quantization_mode == QuantizationMode::Qat || self.enable_quantized_finetuning;

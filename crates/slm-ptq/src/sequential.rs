@@ -7,8 +7,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use slm_model::{LayerwiseVisitor, ModelConfig, TensorSource, forward_layerwise, layerwise_steps};
 use slm_nn::{ForwardHook, Linear, NamedLinears, Weight, to_vec_f32, try_for_each_linear_mut};
 
-use crate::inputs::InputGatherer;
-use crate::{Error, Plan, PtqConfig, QuantizedLayer, Result, quantize_layer};
+use crate::inputs::{Gathering, InputGatherer};
+use crate::{Calibration, Error, Plan, PtqConfig, QuantizedLayer, Result, quantize_layer};
 
 /// A model whose layers are quantized one after the other, and the text that runs through it meanwhile.
 ///
@@ -18,6 +18,8 @@ use crate::{Error, Plan, PtqConfig, QuantizedLayer, Result, quantize_layer};
 pub(crate) struct SequentialRun<'a> {
     pub(crate) config: &'a PtqConfig,
     pub(crate) plan: &'a Plan,
+    /// What the float layers saw: ranges of static activations.
+    pub(crate) observed: &'a Calibration,
     pub(crate) model: &'a ModelConfig,
     pub(crate) windows: &'a [&'a [u32]],
     pub(crate) with_head: bool,
@@ -50,7 +52,8 @@ impl SequentialRun<'_> {
         sink: &mut dyn SequentialSink<E>,
     ) -> Result<(), E> {
         let names = self.plan.layers.iter().map(|layer| layer.name.as_str());
-        let gatherer = InputGatherer::new(self.config, names)?;
+        let gathering = Gathering { activations: false, ..Gathering::of(self.config) };
+        let gatherer = InputGatherer::new(&self.config.activation_observer, gathering, names)?;
         let hook = Arc::clone(&gatherer) as Arc<dyn ForwardHook>;
         let total = layerwise_steps(self.model, self.windows.len(), self.with_head, true);
         let mut visitor = Visitor { run: self, gatherer, sink, done: 0, total };
@@ -72,7 +75,8 @@ impl<E: From<Error>> Visitor<'_, E> {
         let weight = linear.float_weight().ok_or_else(|| fail(slm_nn::Error::AlreadyPacked))?;
         let (shape, device) = (weight.dims(), weight.device());
         let values = to_vec_f32("weight", weight).map_err(fail)?;
-        let inputs = self.gatherer.take(name)?;
+        let mut inputs = self.gatherer.take(name)?;
+        inputs.activation = self.run.observed.layers.get(name).and_then(|seen| seen.activation);
         let layer = quantize_layer(name, &values, shape, self.run.config, Some(&inputs))?;
         let data = TensorData::new(layer.matrix.dequantize(), shape);
         linear.weight = Weight::Float(Param::from_tensor(Tensor::from_data(data, &device)));

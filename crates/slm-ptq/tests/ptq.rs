@@ -76,7 +76,7 @@ fn static_parameters_are_those_of_the_inputs_that_were_seen() {
     assert_eq!((down.qparams, down.max), (expected, most));
 
     let reports = convert(&mut model, &plan, &config, Some(&calibration), &mut |_| {}).unwrap();
-    assert_eq!(reports[1].activation, Some(expected));
+    assert_eq!(reports[1].activation, ActivationQuant::Static(expected));
     assert_eq!(model.down.packed().unwrap().activation(), ActivationQuant::Static(expected));
 }
 
@@ -100,7 +100,10 @@ fn every_type_stays_close_to_the_float_model_and_reports_what_it_did() {
             assert_eq!(report.bytes_after, 24 * 16 + 4);
             assert_eq!(report.qparams.len(), 1);
             assert!(report.error.sqnr_db() > 38.0, "{quantization_type}: {} dB", report.error.sqnr_db());
-            assert_eq!(report.activation.is_some(), quantization_type == QuantizationType::Static);
+            assert_eq!(
+                report.activation.static_params().is_some(),
+                quantization_type == QuantizationType::Static
+            );
         }
         let mut float = mlp();
         let mut comparison = LayerComparison::new(&float, &model).unwrap();

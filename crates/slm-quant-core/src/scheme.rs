@@ -409,6 +409,16 @@ pub enum ActivationQuant {
     Static(QParams),
 }
 
+impl ActivationQuant {
+    /// The parameters fixed by calibration; none where there are none.
+    pub fn static_params(self) -> Option<QParams> {
+        match self {
+            Self::Static(params) => Some(params),
+            Self::Float | Self::Dynamic(_) => None,
+        }
+    }
+}
+
 /// What a quantized linear layer does with its input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum QuantizationType {

@@ -31,7 +31,7 @@ pub use lock::OutputLock;
 pub use manifest::{Kind, Manifest, sha256, sha256_of_file};
 pub use metadata::{
     CalibrationRecord, LayerMetadata, Lineage, QuantizationMetadata, QuantizationMode, ScaleRecord,
-    SkippedLayer, TrainingRecord, WeightError, WeightParams, ZeroPointRecord,
+    SkippedLayer, TrainingRecord, TransformRecord, WeightError, WeightParams, ZeroPointRecord,
 };
 pub use module::{LoadOptions, LoadReport, SaveOptions, is_module, load_module, save_module};
 pub use output::{OutputDir, Replaceable, reserve};

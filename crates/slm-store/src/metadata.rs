@@ -73,7 +73,7 @@ fn is_round_to_nearest(method: &str) -> bool {
 }
 
 /// What a quantized model was made from.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lineage {
     /// Lower-case hexadecimal SHA-256 of the `model.safetensors` of the checkpoint that it was made from.
@@ -82,6 +82,9 @@ pub struct Lineage {
     /// The text that inputs of layers were observed on, where ranges or rounding were chosen by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationRecord>,
+    /// Exact changes of the float model before it was quantized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transforms: Option<TransformRecord>,
     /// The training with quantization, in modes `qat` and `finetuned` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<TrainingRecord>,
@@ -119,6 +122,10 @@ pub struct LayerMetadata {
     /// Parameters of its input, with a zero point in `[0, 255]`; static quantization only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation: Option<QParams>,
+    /// Which values of its input share a scale, where the scales are computed from the input although the type is
+    /// static; such a layer has no `activation`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation_granularity: Option<ActivationGranularity>,
     /// How far the dequantized weight is from the float one.
     pub error: WeightError,
     /// Bytes of the float weight, without bias.
@@ -192,6 +199,18 @@ pub struct TrainingRecord {
     pub tokens: u64,
     /// Optimizer steps.
     pub steps: u64,
+}
+
+/// Exact changes of a float model: in floats it computes what it did before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransformRecord {
+    /// Seed of the orthogonal matrices by which the residual stream and the heads were rotated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation_seed: Option<u64>,
+    /// Strength of the smoothing of channels, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub smoothing_strength: Option<f64>,
 }
 
 /// A calibration text.
@@ -272,15 +291,22 @@ impl ZeroPointRecord {
 }
 
 impl LayerMetadata {
-    /// Describes the quantized weight `matrix` of layer `name`, whose input has the parameters `activation`
-    /// where these are static.
+    /// Describes the quantized weight `matrix` of layer `name`, whose input is treated as `activation` says, in a model
+    /// of type `quantization_type`.
     pub fn new(
         name: impl Into<String>,
         matrix: &QuantizedMatrix,
-        activation: Option<QParams>,
+        quantization_type: QuantizationType,
+        activation: ActivationQuant,
         error: WeightError,
     ) -> Self {
-        Self::of_params(name, &WeightParams::of(matrix), activation, error)
+        let mut record = Self::of_params(name, &WeightParams::of(matrix), activation.static_params(), error);
+        if let (QuantizationType::Static, ActivationQuant::Dynamic(granularity)) =
+            (quantization_type, activation)
+        {
+            record.activation_granularity = Some(granularity);
+        }
+        record
     }
 
     fn of_params(
@@ -297,6 +323,7 @@ impl LayerMetadata {
             scales: ScaleRecord::of_params(weight),
             zero_points: ZeroPointRecord::of_params(weight),
             activation,
+            activation_granularity: None,
             error,
             bytes_before: rows as u64 * cols as u64 * 4,
             bytes_after: weight.byte_size(),
@@ -452,6 +479,16 @@ impl QuantizationMetadata {
             return match layer.activation {
                 None => Ok(ActivationQuant::Float),
                 Some(qparams) => Err((field, "nothing for an embedding", format!("scale {}", qparams.scale))),
+            };
+        }
+        if let Some(granularity) = layer.activation_granularity {
+            let field = format!("layers[{:?}].activation_granularity", layer.name);
+            return match (self.quantization_type, layer.activation) {
+                (QuantizationType::Static, None) => Ok(ActivationQuant::Dynamic(granularity)),
+                (QuantizationType::Static, Some(_)) => {
+                    Err((field, "nothing, next to `activation`", granularity.to_string()))
+                }
+                _ => Err((field, "nothing, unless type is \"static\"", granularity.to_string())),
             };
         }
         match (self.quantization_type, layer.activation, self.activation_granularity) {

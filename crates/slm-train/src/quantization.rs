@@ -72,7 +72,11 @@ impl Quantization {
         model.for_each_linear(&mut |name, linear| {
             let report = reports.iter().find(|report| report.name == name);
             if let (Some(report), Some(packed)) = (report, linear.packed()) {
-                layers.push(layer_metadata(report, &packed.matrix().unpack()));
+                layers.push(layer_metadata(
+                    report,
+                    &packed.matrix().unpack(),
+                    config.quantization.quantization_type,
+                ));
             }
         });
         let training = &config.training;
@@ -81,6 +85,7 @@ impl Quantization {
         let lineage = Lineage {
             source_sha256: state.source_sha256.clone(),
             calibration: None,
+            transforms: None,
             training: Some(TrainingRecord {
                 text_sha256: state.data_sha256.clone(),
                 tokens: tokens as u64,

@@ -15,7 +15,6 @@ use slm_nn::{
     try_for_each_linear_mut,
 };
 use slm_ptq::MetadataBuilder;
-use slm_quant_core::ActivationQuant;
 
 use crate::state::TrainingState;
 use crate::{Error, Result, TrainingConfig};
@@ -188,11 +187,9 @@ impl Tuning {
         let mut layers = Vec::new();
         model.for_each_linear(&mut |name, linear| {
             if let Some(packed) = linear.packed() {
-                let activation = match packed.activation() {
-                    ActivationQuant::Static(params) => Some(params),
-                    ActivationQuant::Float | ActivationQuant::Dynamic(_) => None,
-                };
-                layers.push(LayerMetadata::new(name, &packed.matrix().unpack(), activation, error));
+                let quantization_type = self.source.quantization_type;
+                let (matrix, activation) = (packed.matrix().unpack(), packed.activation());
+                layers.push(LayerMetadata::new(name, &matrix, quantization_type, activation, error));
             }
         });
         let training = &config.training;
@@ -201,6 +198,7 @@ impl Tuning {
         let lineage = Lineage {
             source_sha256: state.source_sha256.clone(),
             calibration: self.source.lineage.calibration.clone(),
+            transforms: self.source.lineage.transforms,
             training: Some(TrainingRecord {
                 text_sha256: state.data_sha256.clone(),
                 tokens: tokens as u64,

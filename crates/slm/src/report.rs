@@ -62,7 +62,9 @@ impl Report {
                     max_abs_error: report.error.max_abs_error(),
                     clipped_share: report.error.clipped_share().unwrap_or(0.0),
                 };
-                layers.push(LayerMetadata::new(name, &packed.matrix().unpack(), report.activation, error));
+                let quantization_type = self.config.quantization_type;
+                let matrix = packed.matrix().unpack();
+                layers.push(LayerMetadata::new(name, &matrix, quantization_type, report.activation, error));
             }
         });
         let skipped = self
@@ -119,8 +121,9 @@ impl fmt::Display for Report {
         rows.extend(self.layers.iter().map(|layer| {
             let [outputs, inputs] = layer.shape;
             let input = match layer.activation {
-                Some(params) => format!("{:.6} / {}", params.scale, params.zero_point),
-                None => self.config.quantization_type.to_string(),
+                ActivationQuant::Static(params) => format!("{:.6} / {}", params.scale, params.zero_point),
+                ActivationQuant::Dynamic(_) => QuantizationType::Dynamic.to_string(),
+                ActivationQuant::Float => QuantizationType::WeightOnly.to_string(),
             };
             let clipped = layer.error.clipped_share().unwrap_or(0.0) * 100.0;
             [

@@ -81,6 +81,11 @@ pub(crate) fn quantize(
     activation: ActivationQuant,
     skip: &[&str],
 ) -> QuantizationMetadata {
+    let (quantization_type, activation_granularity) = match activation {
+        ActivationQuant::Static(_) => (QuantizationType::Static, None),
+        ActivationQuant::Dynamic(granularity) => (QuantizationType::Dynamic, Some(granularity)),
+        ActivationQuant::Float => (QuantizationType::WeightOnly, None),
+    };
     let (mut layers, mut skipped) = (Vec::new(), Vec::new());
     model.for_each_linear_mut(&mut |name, linear| {
         let (rows, cols) = (linear.out_features(), linear.in_features());
@@ -91,21 +96,12 @@ pub(crate) fn quantize(
         }
         let weight = linear.float_weight().unwrap().into_data().try_into_vec::<f32>().unwrap();
         let matrix = quantize_matrix(&weight, rows, cols, scheme, &ObserverKind::MinMax).unwrap();
-        let qparams = match activation {
-            ActivationQuant::Static(qparams) => Some(qparams),
-            _ => None,
-        };
         let error = WeightError { sqnr_db: f64::INFINITY, max_abs_error: 0.125, clipped_share: f64::NAN };
-        layers.push(LayerMetadata::new(name, &matrix, qparams, error));
+        layers.push(LayerMetadata::new(name, &matrix, quantization_type, activation, error));
         let packed = PackedMatrix::new(matrix, KernelKind::select().unwrap()).unwrap();
         let bias = linear.bias.as_ref().map(|bias| bias.val());
         *linear = Linear::from_packed(Arc::new(packed), activation, bias).unwrap();
     });
-    let (quantization_type, activation_granularity) = match activation {
-        ActivationQuant::Static(_) => (QuantizationType::Static, None),
-        ActivationQuant::Dynamic(granularity) => (QuantizationType::Dynamic, Some(granularity)),
-        ActivationQuant::Float => (QuantizationType::WeightOnly, None),
-    };
     QuantizationMetadata {
         format_version: FORMAT_VERSION,
         program_version: "0.1.0".to_owned(),
@@ -125,6 +121,7 @@ pub(crate) fn quantize(
         lineage: Lineage {
             source_sha256: Some(sha256(b"source")),
             calibration: Some(CalibrationRecord { text_sha256: sha256(b"text"), tokens: 4 }),
+            transforms: None,
             training: None,
         },
     }

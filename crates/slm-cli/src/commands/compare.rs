@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use slm_checkpoint::{Checkpoint, Error as CheckpointError};
+use slm_checkpoint::{Checkpoint, TransformRecord};
 use slm_model::{Transformer, window_logits};
-use slm_ptq::LayerComparison;
+use slm_ptq::{LayerComparison, TransformedSource, Transforms};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -17,7 +17,8 @@ use crate::text::{Limit, Tokens, WindowArgs, tokenizer};
 /// Compare two checkpoints layer by layer on a text.
 ///
 /// Both run on the same tokens; for every linear layer it shows how far the output of B is from that of A, and
-/// for the model the divergence of the predictions. Usually A is the float model and B a quantized one.
+/// for the model the divergence of the predictions. Usually A is the float model and B a quantized one. If B was rotated
+/// before it was quantized, A is rotated in the same way first.
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
     /// The reference
@@ -66,8 +67,10 @@ pub(crate) fn run(args: &CompareArgs, context: &Context) -> Result<()> {
     let vocab_size = checkpoint_a.config().model.vocab_size;
     let tokens = Tokens::read(&tokenizer(&checkpoint_a)?, &args.data, limit.tokens, vocab_size)?;
     tokens.check_length(&args.data, &windowing, limit)?;
-    let mut model_a = load(&checkpoint_a, context)?;
-    let mut model_b = load(&checkpoint_b, context)?;
+    let transforms =
+        checkpoint_b.metadata().and_then(|metadata| metadata.lineage.transforms).unwrap_or_default();
+    let mut model_a = load_reference(&checkpoint_a, transforms, context)?;
+    let mut model_b = checkpoint_b.load_model(&context.device)?;
     if model_a.config().vocab_size != model_b.config().vocab_size {
         return Err(Error::file(
             &args.dir_b,
@@ -98,11 +101,30 @@ pub(crate) fn run(args: &CompareArgs, context: &Context) -> Result<()> {
     bar.finish_and_clear();
     let result = result(predictions, layers);
     say(&result, args, context)?;
+    if transforms.smoothing_strength.is_some() {
+        context.output.say(
+            "B was smoothed before it was quantized: the outputs of its v_proj and up_proj are those of A divided by \
+             factors, so that their rows above say nothing.",
+        )?;
+    }
     context.output.result(&result)
 }
 
-fn load(checkpoint: &Checkpoint, context: &Context) -> Result<Transformer, CheckpointError> {
-    checkpoint.load_model(&context.device)
+/// The reference, rotated as the model was that it is compared with: the outputs of layers are then the same but for
+/// quantization.
+fn load_reference(
+    checkpoint: &Checkpoint,
+    transforms: TransformRecord,
+    context: &Context,
+) -> Result<Transformer> {
+    match transforms.rotation_seed {
+        Some(seed) if !checkpoint.is_quantized() => {
+            let rotation = Transforms::rotation(checkpoint, seed)?;
+            let mut tensors = TransformedSource::new(checkpoint, &rotation);
+            Ok(Transformer::from_tensors(rotation.model(), &mut tensors, &context.device)?)
+        }
+        _ => Ok(checkpoint.load_model(&context.device)?),
+    }
 }
 
 /// A tied head is no layer, but its quantized copy is: untied, both models name the same layers.

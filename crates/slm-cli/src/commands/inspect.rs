@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use slm_checkpoint::{Checkpoint, LayerMetadata, QuantizationMetadata};
+use slm_checkpoint::{Checkpoint, LayerMetadata, QuantizationMetadata, TransformRecord};
 use slm_kernels::KernelKind;
 use slm_model::{LM_HEAD, ModelConfig};
 use slm_quant_core::{ActivationQuant, Histogram, HistogramView, QParams, QuantizationType, QuantizedMatrix};
@@ -123,12 +123,20 @@ fn inspect_checkpoint(checkpoint: &Checkpoint, context: &Context) -> Result<()> 
     });
     context.output.say(table(&["tensor", "type", "shape", "bytes"], rows))?;
     if let Some(metadata) = view.quantization {
-        context.output.say(format!("\n{}", layers_table(metadata.records())))?;
+        context.output.say(format!("\n{}", layers_table(metadata.records(), metadata.quantization_type)))?;
         if view.model.tie_word_embeddings && metadata.layer(LM_HEAD).is_some() {
             context.output.say(format!("one table, {LM_HEAD}, serves head and embedding"))?;
         }
         for layer in &metadata.skipped {
             context.output.say(format!("left float: {} ({})", layer.name, layer.reason))?;
+        }
+        if let Some(TransformRecord { rotation_seed, smoothing_strength }) = metadata.lineage.transforms {
+            let rotated = rotation_seed.map(|seed| format!("rotated (seed {seed})"));
+            let smoothed = smoothing_strength.map(|strength| format!("smoothed (strength {strength})"));
+            let done: Vec<String> = rotated.into_iter().chain(smoothed).collect();
+            context
+                .output
+                .say(format!("\nbefore it was quantized the float model was {}", done.join(", ")))?;
         }
     }
     context.output.say(format!(
@@ -149,7 +157,10 @@ fn inspect_checkpoint(checkpoint: &Checkpoint, context: &Context) -> Result<()> 
     context.output.result(&view)
 }
 
-fn layers_table<'a>(layers: impl Iterator<Item = &'a LayerMetadata>) -> String {
+fn layers_table<'a>(
+    layers: impl Iterator<Item = &'a LayerMetadata>,
+    quantization_type: QuantizationType,
+) -> String {
     let rows = layers.map(|layer| {
         let zero_points = layer.zero_points.as_ref();
         vec![
@@ -160,9 +171,14 @@ fn layers_table<'a>(layers: impl Iterator<Item = &'a LayerMetadata>) -> String {
             zero_points.map_or("0".to_owned(), |zero| range(zero.min.to_string(), zero.max.to_string())),
             format!("{:.2}", layer.error.sqnr_db),
             table::percent(layer.error.clipped_share),
+            match (layer.activation, layer.activation_granularity) {
+                (Some(_), _) => "static".to_owned(),
+                (None, Some(granularity)) => format!("dynamic, by {granularity}"),
+                (None, None) => quantization_type.to_string(),
+            },
         ]
     });
-    table(&["layer", "shape", "scheme", "scale", "zero point", "SQNR dB", "clipped"], rows)
+    table(&["layer", "shape", "scheme", "scale", "zero point", "SQNR dB", "clipped", "input"], rows)
 }
 
 /// `low..high`, or one value where they are the same.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 use slm_checkpoint::Checkpoint;
-use slm_ptq::{CalibrationTokens, CheckpointQuantizer, PtqConfig};
+use slm_ptq::{CalibrationTokens, CheckpointQuantizer, DynamicInputs, PtqConfig, Rotate};
 use slm_qat::ScaleMode;
 use slm_train::{Outcome, QuantizationMode, Trainer, TrainingConfig};
 
@@ -200,7 +200,14 @@ fn before(
     windowing: &Windowing,
     context: &Context,
 ) -> Result<Before> {
-    let mut quantizer = CheckpointQuantizer::new(checkpoint, config.clone())?;
+    // Compared with what training starts from: the same model, with the same kind of activations.
+    let config = PtqConfig {
+        rotate: Rotate::Off,
+        smooth: None,
+        dynamic_inputs: DynamicInputs::None,
+        ..config.clone()
+    };
+    let mut quantizer = CheckpointQuantizer::new(checkpoint, config)?;
     let model = checkpoint.load_model(&context.device)?;
     let float = evaluate_with_progress(context, "float perplexity", &model, windows)?;
     drop(model);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::tensor::DType;
 use slm_nn::{NamedLinears, try_for_each_linear};
-use slm_quant_core::{ActivationGranularity, ActivationQuant, QParams, QuantizationType};
+use slm_quant_core::{ActivationGranularity, ActivationQuant, QuantizationType};
 
 use super::load::Source;
 use super::parameters::{self, Parameter, for_each_parameter, quantized_form, refused};
@@ -81,7 +81,7 @@ fn write_tensors<M: Module + NamedLinears>(module: &M, path: &Path) -> Result<()
     try_for_each_linear(module, |name, linear| match linear.packed() {
         Some(packed) => {
             let matrix = packed.matrix().unpack();
-            layer::write(&mut file, name, &matrix, static_params(packed.activation()))
+            layer::write(&mut file, name, &matrix, packed.activation().static_params())
         }
         None => Ok(()),
     })?;
@@ -105,7 +105,7 @@ fn write_parameter(file: &mut TensorFileWriter, parameter: &Parameter<'_>) -> Re
 fn metadata_of<M: NamedLinears>(module: &M) -> Result<Option<QuantizationMetadata>> {
     let mut layers = Vec::new();
     let mut skipped = Vec::new();
-    let mut first: Option<(String, ActivationQuant)> = None;
+    let mut inputs: Vec<(String, ActivationQuant)> = Vec::new();
     try_for_each_linear(module, |name, linear| {
         let Some(packed) = linear.packed() else {
             let reason = "left float".to_owned();
@@ -113,22 +113,37 @@ fn metadata_of<M: NamedLinears>(module: &M) -> Result<Option<QuantizationMetadat
             return Ok(());
         };
         let input = packed.activation();
-        let (first_name, first_input) = first.get_or_insert_with(|| (name.to_owned(), input));
-        if kind(*first_input) != kind(input) {
+        let unknown = WeightError { sqnr_db: f64::NAN, max_abs_error: f64::NAN, clipped_share: f64::NAN };
+        inputs.push((name.to_owned(), input));
+        // A layer that computes its scales says so in a model of type static, which is not known yet.
+        layers.push(LayerMetadata::new(
+            name,
+            &packed.matrix().unpack(),
+            QuantizationType::Static,
+            input,
+            unknown,
+        ));
+        Ok(())
+    })?;
+    let (Some(first), Some(scheme)) = (inputs.first(), layers.first().map(|layer| layer.scheme)) else {
+        return Ok(None);
+    };
+    let most = inputs.iter().find(|(_, input)| input.static_params().is_some()).unwrap_or(first);
+    let (quantization_type, activation_granularity) = kind(most.1);
+    for (layer, (name, input)) in layers.iter_mut().zip(&inputs) {
+        let is_dynamic = matches!(input, ActivationQuant::Dynamic(_));
+        if kind(*input) != kind(most.1) && !(quantization_type == QuantizationType::Static && is_dynamic) {
             let problem = format!(
-                "its input is quantized otherwise than that of {first_name}; a saved module has one kind for all of \
-                 its quantized layers"
+                "its input is quantized otherwise than that of {}; next to static inputs a saved module may have \
+                 dynamic ones, and otherwise has one kind for all of its quantized layers",
+                most.0
             );
             return Err(refused(name, problem));
         }
-        let unknown = WeightError { sqnr_db: f64::NAN, max_abs_error: f64::NAN, clipped_share: f64::NAN };
-        layers.push(LayerMetadata::new(name, &packed.matrix().unpack(), static_params(input), unknown));
-        Ok(())
-    })?;
-    let (Some((_, input)), Some(scheme)) = (first, layers.first().map(|layer| layer.scheme)) else {
-        return Ok(None);
-    };
-    let (quantization_type, activation_granularity) = kind(input);
+        if quantization_type != QuantizationType::Static {
+            layer.activation_granularity = None;
+        }
+    }
     Ok(Some(QuantizationMetadata {
         format_version: FORMAT_VERSION,
         program_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -147,13 +162,6 @@ fn metadata_of<M: NamedLinears>(module: &M) -> Result<Option<QuantizationMetadat
         skipped,
         lineage: crate::Lineage::default(),
     }))
-}
-
-fn static_params(input: ActivationQuant) -> Option<QParams> {
-    match input {
-        ActivationQuant::Static(params) => Some(params),
-        ActivationQuant::Float | ActivationQuant::Dynamic(_) => None,
-    }
 }
 
 fn kind(input: ActivationQuant) -> (QuantizationType, Option<ActivationGranularity>) {

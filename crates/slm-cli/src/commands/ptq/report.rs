@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use slm_checkpoint::Checkpoint;
+use slm_checkpoint::{Checkpoint, TransformRecord};
 use slm_model::{EMBED_TOKENS, Evaluation, LM_HEAD};
-use slm_ptq::{LayerReport, Plan};
-use slm_quant_core::{QParams, QuantScheme, QuantizationType};
+use slm_ptq::{LayerReport, Plan, Transforms};
+use slm_quant_core::{ActivationQuant, QParams, QuantScheme, QuantizationType};
 
 use super::settings::Settings;
 use super::texts::HeldOut;
@@ -24,12 +24,16 @@ pub(super) struct Facts<'a> {
     pub(super) output: PathBuf,
     pub(super) plan: &'a Plan,
     pub(super) layers: &'a [LayerReport],
+    /// Exact changes of the float model.
+    pub(super) transforms: &'a Transforms,
     /// The embedding, if it is quantized and not the head's table.
     pub(super) embedding: Option<&'a LayerReport>,
     /// How each layer is computed, by name.
     pub(super) execution: Vec<(String, String)>,
     /// Whether the quantized head is a copy of the embedding, which stays float.
     pub(super) tied_head_copied: bool,
+    /// Whether the float head, tied before, is a tensor of its own.
+    pub(super) head_untied: bool,
     pub(super) sizes: Sizes,
     pub(super) float: Option<&'a Evaluation>,
     pub(super) quantized: Option<&'a Evaluation>,
@@ -57,6 +61,14 @@ pub(super) struct PtqResult {
     observer: String,
     activation_observer: Option<String>,
     activation_granularity: Option<String>,
+    /// Layers whose inputs are dynamic although the type is static.
+    dynamic_inputs: Vec<String>,
+    /// Exact changes of the float model before it was quantized.
+    transforms: Option<TransformRecord>,
+    /// Why the model was not rotated, where it would have been.
+    not_rotated: Option<String>,
+    /// Whether the head, tied before, was made a float tensor of its own by the rotation.
+    head_untied: bool,
     calibration_tokens: u64,
     /// The embedding first, if it is a quantized table of its own.
     layers: Vec<LayerResult>,
@@ -101,6 +113,10 @@ struct LayerResult {
     zero_point_min: i32,
     zero_point_max: i32,
     activation: Option<QParams>,
+    /// Estimate of the relative error that one static scale would make in a row of the input.
+    static_input_error: Option<f64>,
+    /// What is done with the input: `static`, `dynamic` or `weight-only`.
+    input: QuantizationType,
     #[serde(serialize_with = "number")]
     sqnr_db: f64,
     max_abs_error: f64,
@@ -189,6 +205,13 @@ impl PtqResult {
                 QuantizationType::Dynamic,
                 config.activation_granularity.to_string(),
             ),
+            dynamic_inputs: match config.quantization_type {
+                QuantizationType::Static => dynamic_inputs(facts.layers),
+                QuantizationType::Dynamic | QuantizationType::WeightOnly => Vec::new(),
+            },
+            transforms: facts.transforms.record(),
+            not_rotated: facts.transforms.reason().map(str::to_owned),
+            head_untied: facts.head_untied,
             calibration_tokens: facts.calibration_tokens,
             layers: rows.map(|layer| LayerResult::new(layer, &kernels)).collect(),
             other_schemes: other_schemes(config.scheme, facts.layers),
@@ -238,8 +261,27 @@ impl PtqResult {
                 "\nThe head is tied to {EMBED_TOKENS}: one quantized table, the layer {LM_HEAD}, serves both."
             ))?;
         }
+        if self.head_untied {
+            output.say(format!(
+                "\nThe head was tied to {EMBED_TOKENS}: rotated, it is a float tensor of its own, as large as the \
+                 embedding."
+            ))?;
+        }
         output.say(self.summary())?;
         self.warning.iter().try_for_each(|warning| output.say(format!("\n{warning}")))
+    }
+
+    /// What was done to the float model, in words.
+    fn changes(&self) -> String {
+        let record = self.transforms.unwrap_or_default();
+        let rotated = record.rotation_seed.map(|seed| format!("rotated (seed {seed})"));
+        let smoothed = record.smoothing_strength.map(|strength| format!("smoothed (strength {strength})"));
+        let done: Vec<String> = rotated.into_iter().chain(smoothed).collect();
+        let mut text = if done.is_empty() { "as it was".to_owned() } else { done.join(", ") };
+        if let Some(reason) = &self.not_rotated {
+            text += &format!("; not rotated: {reason}");
+        }
+        text
     }
 
     /// The two perplexities, how certain their difference is, and what they were measured on.
@@ -271,7 +313,12 @@ impl PtqResult {
         let peak = self.peak_memory_bytes.map_or("not known here".to_owned(), table::bytes);
         let activations = match (&self.activation_observer, &self.activation_granularity) {
             (Some(observer), _) => {
-                format!("8-bit static, {observer} over {} tokens", self.calibration_tokens)
+                let tokens = self.calibration_tokens;
+                let dynamic = match self.dynamic_inputs.len() {
+                    0 => String::new(),
+                    count => format!("; dynamic in {count} of {} layers", self.layers.len()),
+                };
+                format!("8-bit static, {observer} over {tokens} tokens{dynamic}")
             }
             (None, Some(granularity)) => format!("8-bit dynamic, one scale per {granularity}"),
             (None, None) => "float (weight-only)".to_owned(),
@@ -286,6 +333,7 @@ impl PtqResult {
             "\nweights           int{} {}, {}, {} scales, {} observer{over}, {}\n\
              {others}\
              activations       {activations}\n\
+             float model       {}\n\
              linear layers     {}\n\
              whole model       {}\n\
              perplexity        {perplexity}\n\
@@ -298,6 +346,7 @@ impl PtqResult {
             self.scale_dtype,
             self.observer,
             self.method,
+            self.changes(),
             size(linear_before, linear_after, linear_ratio),
             size(model_before, model_after, model_ratio),
             table::bytes(self.largest_tensor_bytes),
@@ -306,6 +355,11 @@ impl PtqResult {
             self.output.display(),
         )
     }
+}
+
+fn dynamic_inputs(layers: &[LayerReport]) -> Vec<String> {
+    let dynamic = layers.iter().filter(|layer| matches!(layer.activation, ActivationQuant::Dynamic(_)));
+    dynamic.map(|layer| layer.name.clone()).collect()
 }
 
 impl LayerResult {
@@ -321,7 +375,13 @@ impl LayerResult {
             scale_max: scales().fold(0.0, f32::max),
             zero_point_min: zero_points().min().unwrap_or(0),
             zero_point_max: zero_points().max().unwrap_or(0),
-            activation: layer.activation,
+            activation: layer.activation.static_params(),
+            static_input_error: layer.input_error,
+            input: match layer.activation {
+                ActivationQuant::Static(_) => QuantizationType::Static,
+                ActivationQuant::Dynamic(_) => QuantizationType::Dynamic,
+                ActivationQuant::Float => QuantizationType::WeightOnly,
+            },
             sqnr_db: layer.error.sqnr_db(),
             max_abs_error: layer.error.max_abs_error(),
             clipped_share: layer.error.clipped_share().unwrap_or(0.0),
@@ -344,7 +404,7 @@ impl LayerResult {
         ];
         if with_activation {
             let of = |QParams { scale, zero_point }| format!("{} / {zero_point}", table::scale(scale));
-            row.push(self.activation.map_or(String::new(), of));
+            row.push(self.activation.map_or(self.input.to_string(), of));
         }
         row
     }

@@ -77,5 +77,9 @@ fn quantization(args: &PtqArgs) -> Result<PtqConfig> {
     config.observer = args.observer.or(config.observer);
     config.activation_observer = args.activation_observer.unwrap_or(config.activation_observer);
     config.activation_granularity = args.activation_granularity.unwrap_or(config.activation_granularity);
+    config.dynamic_inputs = args.dynamic_inputs.clone().unwrap_or(config.dynamic_inputs);
+    config.rotate = args.rotate.unwrap_or(config.rotate);
+    config.smooth = args.smooth.or(config.smooth);
+    config.validate().map_err(|error| Error::Usage(error.to_string()))?;
     Ok(config.ptq())
 }

@@ -1,0 +1,81 @@
+//! The transformation that suits a model and how it is quantized.
+
+use std::sync::Arc;
+
+use slm_checkpoint::{Checkpoint, TransformRecord};
+use slm_model::LM_HEAD;
+use slm_nn::ForwardHook;
+
+use super::smoothing::MaximaHook;
+use super::{TransformedSource, Transforms, cannot_rotate, outliers};
+use crate::{Error, Plan, PtqConfig, Result, Rotate};
+
+/// Seed of the rotations.
+const SEED: u64 = 0;
+
+impl Transforms {
+    /// What `config` asks for. [`Rotate::Auto`] rotates where the model can be rotated and that makes the peaks of its
+    /// weights or norms smaller, unless a tied head stays float: it would become a tensor of its own, as large as the
+    /// embedding.
+    ///
+    /// # Errors
+    /// Those of [`Transforms::rotation`].
+    pub(crate) fn choose(checkpoint: &Checkpoint, plan: &Plan, config: &PtqConfig) -> Result<Self> {
+        let model = &checkpoint.config().model;
+        let shared = plan.embedding.is_some_and(|embedding| embedding.shared);
+        match config.rotate {
+            Rotate::On if shared => Err(cannot_rotate(
+                "head and embedding share one quantized table, and rotated they are different".to_owned(),
+            )),
+            Rotate::Auto if shared => {
+                Ok(Self::none(model).with_reason("head and embedding share one quantized table".to_owned()))
+            }
+            Rotate::Off => Ok(Self::none(model)),
+            Rotate::On => Self::rotation(checkpoint, SEED),
+            Rotate::Auto if model.tie_word_embeddings && !plan.quantizes(LM_HEAD) => Ok(Self::none(model)
+                .with_reason("its tied head stays float, and would become a tensor of its own".to_owned())),
+            Rotate::Auto => match Self::rotation(checkpoint, SEED) {
+                Err(Error::Setting { detail, .. }) => Ok(Self::none(model).with_reason(detail)),
+                Err(error) => Err(error),
+                Ok(rotated) => Ok(match outliers::reason_against(checkpoint, &rotated, plan, config)? {
+                    Some(reason) => Self::none(model).with_reason(reason),
+                    None => rotated,
+                }),
+            },
+        }
+    }
+
+    /// Observes the inputs of layers while `forward` runs the model as it is changed so far, then adds smoothing.
+    ///
+    /// # Errors
+    /// [`Error::Layer`] for inputs that cannot be read, [`Error::Checkpoint`] for weights that cannot, and whatever
+    /// `forward` returns.
+    pub(crate) fn calibrate_smoothing<E: From<Error>>(
+        &mut self,
+        checkpoint: &Checkpoint,
+        strength: f64,
+        with_head: bool,
+        forward: impl FnOnce(&mut TransformedSource<'_>, &Arc<dyn ForwardHook>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.smoothing.clear();
+        let hook = Arc::new(MaximaHook::default());
+        forward(&mut TransformedSource::new(checkpoint, self), &(Arc::clone(&hook) as Arc<dyn ForwardHook>))?;
+        Ok(self.smooth(checkpoint, &hook.take()?, strength, with_head)?)
+    }
+
+    /// The record of what was done; none where nothing was.
+    pub fn record(&self) -> Option<TransformRecord> {
+        let record = TransformRecord { rotation_seed: self.seed, smoothing_strength: self.strength };
+        (!self.is_none()).then_some(record)
+    }
+
+    /// Why the model is not rotated although it would have been; none where it is, or nobody asked.
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    fn with_reason(mut self, reason: String) -> Self {
+        self.reason = Some(reason);
+        self
+    }
+}

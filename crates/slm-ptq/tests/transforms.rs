@@ -1,0 +1,206 @@
+//! Transformations change no logits, on every architecture that allows them.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use slm_checkpoint::{Checkpoint, SaveRequest, hf, save};
+use slm_model::{
+    AttentionBias, MlpKind, ModelConfig, NormKind, NormPlacement, QkNorm, TensorSource, Transformer,
+    expected_tensors,
+};
+use slm_ptq::{
+    CalibrationTokens, CheckpointQuantizer, DynamicInputs, Error, PtqConfig, Rotate, TransformedSource,
+    Transforms,
+};
+use slm_quant_core::{
+    ActivationGranularity, ActivationQuant, Bits, Granularity, QuantScheme, QuantizationType,
+};
+
+fn models() -> Option<PathBuf> {
+    let path = std::env::var_os("SLM_SHARED").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")),
+        PathBuf::from,
+    );
+    let path = path.join("models");
+    if path.is_dir() {
+        return Some(path);
+    }
+    println!("skipped: no test models at {} (set SLM_SHARED)", path.display());
+    None
+}
+
+fn imported(dir: &Path, out: &Path) -> Checkpoint {
+    Checkpoint::open(hf::import_to(dir, out, false).unwrap().path).unwrap()
+}
+
+fn ids(vocab_size: usize) -> Vec<u32> {
+    (0..24).map(|i| (i * 37 + 5) % vocab_size as u32).collect()
+}
+
+fn logits(model: &Transformer) -> Vec<f32> {
+    let ids = model.ids_tensor(&ids(model.config().vocab_size));
+    model.forward(ids).into_data().try_into_vec::<f32>().unwrap()
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+fn float_model(source: &Checkpoint, transforms: &Transforms) -> Transformer {
+    let mut tensors = TransformedSource::new(source, transforms);
+    Transformer::from_tensors(transforms.model(), &mut tensors, &Device::flex()).unwrap()
+}
+
+/// A quantizer that has smoothed, and perhaps rotated.
+fn smoothed(source: &Checkpoint, rotate: Rotate) -> CheckpointQuantizer<'_> {
+    let mut config = PtqConfig::new(QuantScheme::per_tensor(Bits::Int8), QuantizationType::Dynamic);
+    (config.rotate, config.smooth) = (rotate, Some(0.5));
+    let mut quantizer = CheckpointQuantizer::new(source, config).unwrap();
+    calibrate(&mut quantizer, source);
+    quantizer
+}
+
+fn calibrate(quantizer: &mut CheckpointQuantizer<'_>, source: &Checkpoint) {
+    let ids = ids(source.config().model.vocab_size);
+    let tokens = CalibrationTokens { ids: &ids, window: 12, prefix: &[], text_sha256: "0".repeat(64) };
+    quantizer.calibrate(&tokens, &Device::flex(), &mut |_| Ok::<_, Error>(())).unwrap();
+}
+
+/// Checks every transformation of one model; returns whether it could be rotated.
+fn check(source: &Checkpoint, name: &str) -> bool {
+    let original = logits(&source.load_model(&Device::flex()).unwrap());
+    let rotation = Transforms::rotation(source, 5);
+    let mut all = Vec::new();
+    match &rotation {
+        Ok(transforms) => all.push(("rotated", transforms.clone())),
+        Err(error) => assert!(matches!(error, Error::Setting { key: "rotate", .. }), "{name}: {error}"),
+    }
+    all.push(("smoothed", smoothed(source, Rotate::Off).transforms().clone()));
+    if rotation.is_ok() {
+        all.push(("rotated and smoothed", smoothed(source, Rotate::On).transforms().clone()));
+    }
+    for (what, transforms) in all {
+        assert!(!transforms.is_none());
+        let model = float_model(source, &transforms);
+        let difference = largest_difference(&original, &logits(&model));
+        assert!(difference < 1e-4, "{name} {what}: {difference}");
+        // Not because nothing was done.
+        let mut tensors = TransformedSource::new(source, &transforms);
+        let changed = expected_tensors(transforms.model()).into_iter().filter(|tensor| {
+            let stored = source.tensors().read_f32(&tensor.name).ok();
+            stored != Some(tensors.take_f32(&tensor.name, &tensor.shape).unwrap())
+        });
+        assert!(changed.count() > 5, "{name} {what}");
+    }
+    rotation.is_ok()
+}
+
+#[test]
+fn logits_of_every_architecture_stay() {
+    let Some(models) = models() else { return };
+    let root = tempfile::tempdir().unwrap();
+    let (mut rotated, mut not) = (Vec::new(), Vec::new());
+    for entry in std::fs::read_dir(models).unwrap() {
+        let dir = entry.unwrap().path();
+        if !dir.is_dir() {
+            continue;
+        }
+        let name = dir.file_name().unwrap().to_string_lossy().into_owned();
+        let source = imported(&dir, &root.path().join(&name));
+        if check(&source, &name) { rotated.push(name) } else { not.push(name) }
+    }
+    not.sort();
+    assert_eq!(not, ["tiny-gemma3", "tiny-olmo2"], "rotated: {rotated:?}");
+    assert!(rotated.len() >= 13);
+}
+
+fn saved(config: &ModelConfig, dir: &Path) -> Checkpoint {
+    // Weights of a trained size: with those of a fresh model every output is nearly the same.
+    let model = Transformer::new(config, 3, &Device::flex()).unwrap();
+    save(dir, &model, &SaveRequest::default(), false).unwrap();
+    Checkpoint::open(dir).unwrap()
+}
+
+#[test]
+fn logits_of_every_switch_stay() {
+    let root = tempfile::tempdir().unwrap();
+    let base = {
+        let mut config = ModelConfig::new(40, 24, 36, 2, 4, 32);
+        config.num_kv_heads = 2;
+        config
+    };
+    let change = |change: &dyn Fn(&mut ModelConfig)| {
+        let mut config = base.clone();
+        change(&mut config);
+        config
+    };
+    let configs = [
+        change(&|_| {}),
+        change(&|c| c.tie_word_embeddings = false),
+        change(&|c| (c.norm, c.mlp, c.mlp_bias) = (NormKind::LayerNorm, MlpKind::Gelu, true)),
+        change(&|c| (c.attention_bias, c.parallel_residual) = (AttentionBias::All, true)),
+        change(&|c| (c.head_dim, c.qk_norm) = (10, QkNorm::PerHead)),
+        change(&|c| (c.embedding_multiplier, c.residual_multiplier) = (3.0, 0.5)),
+        change(&|c| c.position = slm_model::Position::Learned),
+    ];
+    for (index, config) in configs.iter().enumerate() {
+        let source = saved(config, &root.path().join(index.to_string()));
+        assert!(check(&source, &format!("config {index}")));
+    }
+    let post = saved(&change(&|c| c.norm_placement = NormPlacement::Post), &root.path().join("post"));
+    assert!(!check(&post, "post"));
+}
+
+#[test]
+fn a_model_that_cannot_be_rotated_says_why() {
+    let root = tempfile::tempdir().unwrap();
+    let mut config = ModelConfig::new(40, 24, 36, 1, 4, 32);
+    config.norm_placement = NormPlacement::Both;
+    let source = saved(&config, &root.path().join("both"));
+    let mut ptq = PtqConfig::new(QuantScheme::per_tensor(Bits::Int8), QuantizationType::WeightOnly);
+    ptq.rotate = Rotate::On;
+    let refused = CheckpointQuantizer::new(&source, ptq.clone()).unwrap_err().to_string();
+    assert!(refused.contains("`rotate`") && refused.contains("layer 0 normalizes the output"), "{refused}");
+    ptq.rotate = Rotate::Auto;
+    let quantizer = CheckpointQuantizer::new(&source, ptq).unwrap();
+    assert!(quantizer.transforms().is_none());
+    assert!(quantizer.transforms().reason().unwrap().contains("layer 0 normalizes the output"));
+}
+
+#[test]
+fn static_and_dynamic_layers_in_one_checkpoint() {
+    let root = tempfile::tempdir().unwrap();
+    let source = saved(&ModelConfig::new(40, 24, 36, 2, 4, 32), &root.path().join("float"));
+    let scheme = QuantScheme::per_tensor(Bits::Int8).with_granularity(Granularity::PerChannel);
+    let mut config = PtqConfig::new(scheme, QuantizationType::Static);
+    config.rotate = Rotate::On;
+    config.dynamic_inputs = DynamicInputs::Matching(vec!["*.down_proj".to_owned()]);
+    let mut quantizer = CheckpointQuantizer::new(&source, config.clone()).unwrap();
+    calibrate(&mut quantizer, &source);
+    let out = root.path().join("int8");
+    let written = quantizer.write(&out, false, &mut |_| Ok::<_, Error>(())).unwrap();
+
+    let checkpoint = Checkpoint::open(&out).unwrap();
+    checkpoint.check_layers().unwrap();
+    for layer in &written.layers {
+        let (_, activation) = checkpoint.read_quantized(&layer.name).unwrap().unwrap();
+        assert_eq!(activation, layer.activation);
+        let is_dynamic = layer.name.ends_with("down_proj");
+        let dynamic = ActivationQuant::Dynamic(ActivationGranularity::PerToken);
+        assert_eq!(activation == dynamic, is_dynamic, "{}", layer.name);
+        assert_eq!(activation.static_params().is_some(), !is_dynamic, "{}", layer.name);
+    }
+    let transforms = checkpoint.metadata().unwrap().lineage.transforms.unwrap();
+    assert_eq!((transforms.rotation_seed, transforms.smoothing_strength), (Some(0), None));
+    // What was written computes what was quantized in memory, and is near the float model.
+    let read = logits(&checkpoint.load_model(&Device::flex()).unwrap());
+    assert_eq!(read, logits(&quantizer.load(&Device::flex()).unwrap().0));
+    let float = logits(&source.load_model(&Device::flex()).unwrap());
+    let spread = float.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    assert!(largest_difference(&read, &float) < 0.1 * spread);
+
+    config.dynamic_inputs = DynamicInputs::Matching(vec!["*.dawn_proj".to_owned()]);
+    let unmatched = CheckpointQuantizer::new(&source, config).unwrap_err();
+    assert!(matches!(unmatched, Error::UnmatchedPattern { pattern, .. } if pattern == "*.dawn_proj"));
+}
