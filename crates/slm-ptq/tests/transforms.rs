@@ -63,7 +63,7 @@ fn smoothed(source: &Checkpoint, rotate: Rotate) -> CheckpointQuantizer<'_> {
 
 fn calibrate(quantizer: &mut CheckpointQuantizer<'_>, source: &Checkpoint) {
     let ids = ids(source.config().model.vocab_size);
-    let tokens = CalibrationTokens { ids: &ids, window: 12, text_sha256: "0".repeat(64) };
+    let tokens = CalibrationTokens { ids: &ids, window: 12, prefix: &[], text_sha256: "0".repeat(64) };
     quantizer.calibrate(&tokens, &Device::flex(), &mut |_| Ok::<_, Error>(())).unwrap();
 }
 
