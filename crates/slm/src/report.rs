@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use slm_nn::NamedLinears;
 use slm_ptq::{LayerReport, PtqConfig, RoundingMethod, SkippedLayer};
-use slm_quant_core::QuantizationType;
+use slm_quant_core::{ActivationQuant, QuantizationType};
 use slm_store::{
     FORMAT_VERSION, LayerMetadata, Lineage, QuantizationMetadata, QuantizationMode, SaveOptions, WeightError,
 };
