@@ -86,7 +86,7 @@ fn a_quantized_checkpoint_is_tuned_and_stays_quantized() {
     let json = sandbox
         .slm("finetune --checkpoint int8 --config run.toml --data text.txt --window 32 --out tuned --json")
         .json();
-    let (before, after) = (&json["perplexity_before"], &json["perplexity_after"]);
+    let (before, after) = (&json["perplexity_before"], &json["perplexity"]);
     assert!(after.as_f64().unwrap() < before.as_f64().unwrap(), "{json}");
     assert_eq!(json["rounding"], "stochastic");
     let memory = &json["bytes_per_weight"];
@@ -113,7 +113,7 @@ fn a_quantized_checkpoint_is_tuned_on_a_gpu() {
             sandbox.slm(&format!("inspect {device} --json")).json()["quantization"]["mode"],
             "finetuned"
         );
-        ["nll_before", "nll_after"].map(|key| json[key].as_f64().unwrap())
+        ["nll_before", "nll"].map(|key| json[key].as_f64().unwrap())
     };
     let (flex, wgpu) = (run("flex"), run("wgpu"));
     assert!(flex[1] < flex[0] - 0.2, "{flex:?}");
