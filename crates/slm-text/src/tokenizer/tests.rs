@@ -222,12 +222,12 @@ fn hard_text(seed: u64, length: usize) -> String {
 #[test]
 fn pieces_have_the_ids_of_the_whole() {
     for (name, tokenizer) in tokenizers() {
-        for seed in 0..4 {
-            let text = if seed == 0 { Corpus::new(3).text(400) } else { hard_text(seed, 90_000) };
+        for seed in 0..3 {
+            let text = if seed == 0 { Corpus::new(3).text(400) } else { hard_text(seed, 60_000) };
             let all = tokenizer.encode(&text).unwrap();
             let pieces = tokenizer.encode_long(&text, usize::MAX).unwrap();
             assert!(pieces == all, "{name}, seed {seed}: {} ids and {}", pieces.len(), all.len());
-            for limit in [0, 1, 700, all.len() / 2] {
+            for limit in [0, 1, 700] {
                 assert_eq!(tokenizer.encode_long(&text, limit).unwrap(), all[..limit], "{name}, seed {seed}");
             }
         }
@@ -249,7 +249,7 @@ fn a_prefix_is_what_a_prompt_gets_in_front() {
 fn any_ids_can_be_streamed() {
     for (name, tokenizer) in tokenizers() {
         let size = tokenizer.vocab_size() as u64;
-        for seed in 0..200_u64 {
+        for seed in 0..60_u64 {
             let mut state = seed;
             let ids: Vec<u32> = (0..1 + seed % 60)
                 .map(|_| {
