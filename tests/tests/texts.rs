@@ -113,7 +113,7 @@ fn other_files_are_refused_by_name_by_every_command() {
         ("a.parquet", b"PAR1\x15\x04\x15\x10", &["Parquet"]),
         ("a.txt", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", &["git lfs pull"]),
         ("a.jsonl", b"{\"a\": 1}\n{\"a\": 2}\n", &["line 1", "\"a\"", "under \"text\""]),
-        ("b.jsonl", b"{\"text\": \"x\"}\n{\"text\": \"y\"\n", &["line 2"]),
+        ("b.jsonl", b"{\"text\": \"x\"}\n{\"text\": \"y\"\n", &["second line"]),
         ("a.json", b"{\"text\": \"x\"", &["JSON"]),
     ];
     for (file, content, parts) in cases {

@@ -294,3 +294,39 @@ fn a_bad_byte_costs_nothing_that_comes_before_or_after_it() {
         assert_eq!(text, "a\n\u{fffd}b€\u{fffd} a", "{name}");
     }
 }
+
+/// Ids and texts of real tokenizers as the Hugging Face library gives them, also of a long text in pieces.
+#[test]
+fn real_tokenizers_give_the_recorded_ids() {
+    let root = std::env::var_os("SLM_SHARED").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")),
+        PathBuf::from,
+    );
+    let Ok(folders) = fs::read_dir(root.join("tokenizers")) else {
+        println!("skipped: no shared test data at {}", root.display());
+        return;
+    };
+    let mut checked = 0;
+    for folder in folders.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()) {
+        let tokenizer = Tokenizer::from_file(folder.join("tokenizer.json")).unwrap();
+        let expected = fs::read(folder.join("tokenizer_cases.json")).unwrap();
+        let expected: Value = serde_json::from_slice(&expected).unwrap();
+        for case in expected["tokenizer_cases"].as_array().unwrap() {
+            let ids = |key: &str| -> Vec<u32> { serde_json::from_value(case[key].clone()).unwrap() };
+            let text = case["text"].as_str().unwrap();
+            let name = format!("{}: {text:?}", folder.display());
+            assert_eq!(tokenizer.encode_with_special_tokens(text).unwrap(), ids("ids"), "{name}");
+            assert_eq!(tokenizer.encode(text).unwrap(), ids("ids_no_special"), "{name}");
+            assert_eq!(tokenizer.encode_long(text, usize::MAX).unwrap(), ids("ids_no_special"), "{name}");
+            assert_eq!(tokenizer.decode(&ids("ids")).unwrap(), case["decoded"].as_str().unwrap(), "{name}");
+            checked += 1;
+        }
+        let bulk = &expected["bulk"];
+        let file = root.join(bulk["file"].as_str().unwrap().trim_start_matches("shared/"));
+        let range = ["byte_start", "byte_end"].map(|key| bulk[key].as_u64().unwrap() as usize);
+        let bytes = &fs::read(file).unwrap()[range[0]..range[1]];
+        let ids = tokenizer.encode_long(&String::from_utf8_lossy(bytes), usize::MAX).unwrap();
+        assert_eq!(ids.len() as u64, bulk["n_tokens"].as_u64().unwrap(), "{}", folder.display());
+    }
+    assert!(checked > 0, "no tokenizer case under {}", root.display());
+}
