@@ -63,14 +63,25 @@ impl Outcome {
         }
     }
 
-    /// Requires failure with this exit code, nothing on standard output, and all of `parts` in the message.
+    /// Requires failure with this exit code, nothing on standard output (with `--json`: the error as an object), and all of
+    /// `parts` in the message.
     ///
     /// # Panics
     /// Otherwise.
     #[track_caller]
     pub fn fails(&self, code: i32, parts: &[&str]) {
         assert_eq!(self.code, Some(code), "{self}");
-        assert_eq!(self.stdout, "", "{self}");
+        if self.line.split_whitespace().any(|word| word == "--json") {
+            let json: Value = serde_json::from_str(&self.stdout).unwrap_or_default();
+            assert_eq!(json["error"]["exit_code"], code, "{self}");
+            let message = json["error"]["message"].as_str().unwrap_or_default();
+            assert!(
+                !message.is_empty() && self.stderr.contains(message.lines().next().unwrap_or_default()),
+                "{self}"
+            );
+        } else {
+            assert_eq!(self.stdout, "", "{self}");
+        }
         assert!(self.stderr.starts_with("error: "), "{self}");
         for part in parts {
             assert!(self.stderr.contains(part), "{part:?} is not in the message\n{self}");

@@ -209,14 +209,14 @@ fn unfit_texts_are_refused() {
     sandbox.put("empty.txt", "");
     sandbox.put("blank.txt", " \n\n\t ");
     sandbox.put("latin1.txt", b"It was a nice caf\xe9.\n".repeat(100));
-    sandbox.put("utf16.txt", b"\xff\xfeO\0n\0c\0e\0");
+    sandbox.put("utf16.txt", b"O\0n\0c\0e\0 \0u\0p\0o\0n\0");
     sandbox.put("cut.txt", &"é".repeat(500).as_bytes()[..999]);
     let texts: [(&str, &[&str]); 6] = [
         ("short.txt", &["tokens long, shorter than a window of 64", "--window"]),
         ("empty.txt", &["holds no text", "give a file with text"]),
         ("blank.txt", &["holds no text", "give a file with text"]),
         ("latin1.txt", &["not UTF-8", "byte 17 (line 1) is 0xe9", "iconv"]),
-        ("utf16.txt", &["not UTF-8", "UTF-16", "iconv"]),
+        ("utf16.txt", &["UTF-16 without a byte order mark", "iconv"]),
         ("cut.txt", &["not UTF-8", "truncated"]),
     ];
     for (file, parts) in texts {
@@ -229,7 +229,11 @@ fn unfit_texts_are_refused() {
             sandbox.refuses(&line.replace("FILE", file), 1, &parts);
         }
         // Calibration text also holds the held-out part, so that a short one may lack more than one window.
-        let parts = if file == "short.txt" { &["short.txt", "shorter than"] } else { &parts[..] };
+        let parts = if file == "short.txt" {
+            &["short.txt", "and to hold one out", "128", "--eval"]
+        } else {
+            &parts[..]
+        };
         sandbox.refuses(
             "ptq --checkpoint model --calibration FILE --out new".replace("FILE", file).as_str(),
             1,
@@ -237,11 +241,18 @@ fn unfit_texts_are_refused() {
         );
     }
     sandbox.refuses("eval --checkpoint model --data model", 1, &["model"]);
-    sandbox.refuses(
-        "eval --checkpoint model --data text.txt --max-tokens 9",
-        1,
-        &["text.txt", "9 tokens long"],
-    );
+    for (option, line) in [
+        ("--max-tokens 9", "eval --checkpoint model --data text.txt"),
+        ("--max-tokens 9", "compare model int8 --data text.txt"),
+        ("--calibration-tokens 0", PTQ),
+        ("--calibration-tokens 63", PTQ),
+        ("--eval-tokens 0", PTQ),
+        ("--eval-tokens 63", "ptq --checkpoint model --calibration text.txt --eval text.txt --out new"),
+        ("--calibration-tokens 63", "ptq --checkpoint model --calibration text.txt --no-eval --out new"),
+    ] {
+        let outcome = sandbox.refuses(&format!("{line} {option}"), 2, &[option, "64 or more", "--window"]);
+        assert!(!outcome.stderr.contains("text.txt"), "the text is not to blame: {outcome}");
+    }
     for window in ["0", "1", "65"] {
         let line = format!("eval --checkpoint model --data text.txt --window {window}");
         sandbox.refuses(&line, 2, &["--window", "2 to 64"]);
@@ -379,7 +390,7 @@ fn unknown_names_come_with_the_known_ones() {
         ("--observer best", 2, &["--observer", "best", "min-max", "histogram", "mse"]),
         ("--observer percentile:50", 2, &["--observer", "percentile"]),
         ("--activation-observer best", 2, &["--activation-observer", "best", "mse"]),
-        ("--bits 5", 2, &["--bits", "5", "8, 4"]),
+        ("--bits 5", 2, &["--bits", "5", "8 or 4"]),
         ("--bits 300", 2, &["--bits", "300"]),
         ("--type fixed", 2, &["--type", "fixed", "static, dynamic, weight-only"]),
         ("--mapping odd", 2, &["--mapping", "odd", "symmetric", "affine"]),

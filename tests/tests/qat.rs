@@ -41,8 +41,9 @@ fn qat_on_sampled_text_recovers_what_rounding_lost() {
             "{QAT} --type weight-only --data ids.json --distill --learned-scales --out int4 --json"
         ))
         .json();
-    let perplexity = |name: &str| json[format!("perplexity_{name}")].as_f64().unwrap();
-    let (float, ptq, qat) = (perplexity("float"), perplexity("ptq"), perplexity("qat"));
+    let perplexity = |name: &str| json[name].as_f64().unwrap();
+    let (float, ptq) = (perplexity("perplexity_float"), perplexity("perplexity_ptq"));
+    let qat = perplexity("perplexity");
     assert!(float < ptq && qat < ptq, "{json}");
     assert!(json["recovered"].as_f64().unwrap() > 0.0, "{json}");
     let inspected = sandbox.slm("inspect int4 --json").json();
@@ -86,7 +87,7 @@ fn a_quantized_checkpoint_is_tuned_and_stays_quantized() {
     let json = sandbox
         .slm("finetune --checkpoint int8 --config run.toml --data text.txt --window 32 --out tuned --json")
         .json();
-    let (before, after) = (&json["perplexity_before"], &json["perplexity_after"]);
+    let (before, after) = (&json["perplexity_before"], &json["perplexity"]);
     assert!(after.as_f64().unwrap() < before.as_f64().unwrap(), "{json}");
     assert_eq!(json["rounding"], "stochastic");
     let memory = &json["bytes_per_weight"];
@@ -113,7 +114,7 @@ fn a_quantized_checkpoint_is_tuned_on_a_gpu() {
             sandbox.slm(&format!("inspect {device} --json")).json()["quantization"]["mode"],
             "finetuned"
         );
-        ["nll_before", "nll_after"].map(|key| json[key].as_f64().unwrap())
+        ["nll_before", "nll"].map(|key| json[key].as_f64().unwrap())
     };
     let (flex, wgpu) = (run("flex"), run("wgpu"));
     assert!(flex[1] < flex[0] - 0.2, "{flex:?}");

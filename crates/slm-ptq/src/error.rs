@@ -84,8 +84,8 @@ pub enum Error {
     },
     /// Values beyond the floats on the calibration text.
     #[error(
-        "layer {layer}: its input holds {value} on the calibration text: the float model overflowed before it, and cannot \
-         be calibrated; its weights are too large or damaged (a training that diverged?), as `slm eval` of it shows"
+        "layer {layer}: its input is not finite on the calibration text ({value}): the float model overflowed before it, \
+         and cannot be calibrated; its weights are too large or damaged (a training that diverged?), as `slm eval` of it shows"
     )]
     Overflow {
         /// Name of the layer.

@@ -189,7 +189,7 @@ fn what_cannot_be_resumed_says_why() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("out");
     let mut config = tiny_config();
-    config.training.steps = 5;
+    config.training.steps = 6;
     let device = Device::flex();
     Trainer::new(config.clone(), &text(), &device, &dir, false).unwrap().run(&mut (), &never()).unwrap();
 
@@ -198,9 +198,9 @@ fn what_cannot_be_resumed_says_why() {
     };
     assert_eq!(resume(&config, &text(), &device), None);
     let mut shorter = config.clone();
-    shorter.training.steps = 4;
+    shorter.training.steps = 5;
     let changed = resume(&shorter, &text(), &device).unwrap();
-    assert!(changed.contains("training.steps was 5, is now 4"), "{changed}");
+    assert!(changed.contains("training.steps was 6, is now 5"), "{changed}");
     let mut skipping = config.clone();
     skipping.quantization.skip = vec!["lm_head".to_owned()];
     let changed = resume(&skipping, &text(), &device).unwrap();

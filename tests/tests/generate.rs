@@ -1,0 +1,165 @@
+//! Generation: prompts from everywhere, and every way to end.
+
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use slm_tests::{Sandbox, model};
+
+const GENERATE: &str = "generate --checkpoint model --json";
+
+fn ids(json: &Value, key: &str) -> Vec<u32> {
+    serde_json::from_value(json[key].clone()).unwrap()
+}
+
+#[test]
+fn a_prompt_may_be_anything_from_anywhere() {
+    let sandbox = Sandbox::with_model();
+    let line = format!("{GENERATE} --max-new-tokens 2");
+    let given = |prompt: &str| sandbox.slm_with(&line, &[&format!("--prompt={prompt}")], &[]).json();
+    for prompt in ["- First item", "-1", "--- title", "--json", "Once upon a time"] {
+        let expected = given(prompt);
+        assert_eq!(expected["prompt"], prompt);
+        let dashed = sandbox.slm_with(&line, &["--prompt", prompt], &[]).json();
+        assert_eq!(dashed["ids"], expected["ids"], "{prompt}");
+        // A file or a pipe, with a line end or without, with the marks of Windows or without.
+        let marked = format!("\u{feff}{prompt}\r\n");
+        for content in [prompt, &format!("{prompt}\n"), &marked] {
+            sandbox.put("prompt.txt", content);
+            let outcome = sandbox.slm(&format!("{line} --prompt-file prompt.txt"));
+            let json: Value = serde_json::from_str(&outcome.stdout).unwrap();
+            assert_eq!(json["prompt_ids"], expected["prompt_ids"], "{outcome}");
+            for from in ["--prompt -", "--prompt-file -", ""] {
+                let mut command = sandbox.command(&format!("{line} {from}"));
+                let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+                child.stdin.take().unwrap().write_all(content.as_bytes()).unwrap();
+                let output = child.wait_with_output().unwrap();
+                let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+                assert_eq!(json["prompt_ids"], expected["prompt_ids"], "{from}: {content:?}");
+            }
+        }
+    }
+    // JSON is a prompt like any other.
+    sandbox.put("prompt.json", "{\"text\": \"x\"}");
+    let json = sandbox.slm(&format!("{line} --prompt-file prompt.json")).json();
+    assert_eq!(json["prompt"], "{\"text\": \"x\"}");
+    sandbox.refuses(&format!("{line} --prompt-file nowhere"), 1, &["nowhere"]);
+    let mut command = sandbox.command("generate --checkpoint model");
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("no tokens"));
+}
+
+#[test]
+fn it_says_why_it_stopped() {
+    let sandbox = Sandbox::with_model();
+    let generate = |options: &str| {
+        let outcome = sandbox.slm(&format!("{GENERATE} --prompt Once {options}"));
+        assert_eq!(outcome.code, Some(0), "{outcome}");
+        (serde_json::from_str::<Value>(&outcome.stdout).unwrap(), outcome.stderr)
+    };
+    let (few, said) = generate("--max-new-tokens 5 --ignore-eos");
+    assert_eq!(
+        (&few["stop"], &few["stopped_by"], said.as_str()),
+        (&"max_new_tokens".into(), &Value::Null, "")
+    );
+    // All defaults: what the 64 positions have room for, and a word about it.
+    let (all, said) = generate("--ignore-eos");
+    assert_eq!(all["stop"], "context_full");
+    assert_eq!(ids(&all, "prompt_ids").len() + ids(&all, "ids").len(), 65);
+    assert!(said.contains("64 positions are full"), "{said}");
+    // A text that was written ends it the next time, wherever tokens are cut; it is not shown.
+    let written = all["text"].as_str().unwrap();
+    let from = written.floor_char_boundary(written.len() / 2);
+    let part: String = written[from..].chars().take(3).collect();
+    let line = format!("{GENERATE} --prompt Once --ignore-eos");
+    let stopped = sandbox.slm_with(&line, &["--stop", "not in there", "--stop", &part], &[]);
+    let stopped: Value = serde_json::from_str(&stopped.stdout).unwrap();
+    assert_eq!((&stopped["stop"], &stopped["stopped_by"]), (&"stop_text".into(), &part.as_str().into()));
+    assert_eq!(stopped["text"], written[..written.find(&part).unwrap()]);
+    let shown =
+        sandbox.slm_with("generate --checkpoint model --prompt Once --ignore-eos", &["--stop", &part], &[]);
+    assert_eq!(shown.stdout, format!("Once{}\n", stopped["text"].as_str().unwrap()));
+    sandbox.refuses_with(&line, &["--stop", ""], &[], 2, &["--stop", "empty"]);
+}
+
+#[test]
+fn end_tokens_of_the_tokenizer_files_end_it() {
+    let sandbox = Sandbox::with_model();
+    let first =
+        ids(&sandbox.slm(&format!("{GENERATE} --prompt Once --max-new-tokens 1 --ignore-eos")).json(), "ids")
+            [0];
+    // A model whose first word ends the text, as only tokenizer_config.json says.
+    let mut model = model();
+    model.config["eos_token_id"] = Value::Null;
+    let tokenizer: Value = serde_json::from_str(&model.tokenizer).unwrap();
+    let vocabulary = tokenizer["model"]["vocab"].as_object().unwrap();
+    let (token, _) = vocabulary.iter().find(|(_, id)| **id == first).unwrap();
+    model.write(sandbox.path("hf"));
+    for config in [json!({ "eos_token": token }), json!({ "eos_token": {"content": token, "special": true} })]
+    {
+        fs::write(sandbox.path("hf/tokenizer_config.json"), config.to_string()).unwrap();
+        sandbox.slm("import hf --out ending --overwrite").success();
+        let json = sandbox.slm("generate --checkpoint ending --json --prompt Once --max-new-tokens 3").json();
+        assert_eq!(
+            (&json["stop"], &json["stopped_by"]),
+            (&"end_of_text".into(), &token.as_str().into()),
+            "{json}"
+        );
+        assert_eq!(ids(&json, "ids"), [0; 0]);
+        let on = "generate --checkpoint ending --json --prompt Once --max-new-tokens 3 --ignore-eos";
+        assert_eq!(ids(&sandbox.slm(on).json(), "ids")[0], first);
+    }
+}
+
+/// The tokens of the model are bytes: hot enough, it writes what is no text.
+#[test]
+fn any_bytes_can_be_written() {
+    let sandbox = Sandbox::with_model();
+    let mut bad = 0;
+    for seed in 0..12 {
+        let line = format!("--prompt Once --ignore-eos --max-new-tokens 60 --temperature 5 --seed {seed}");
+        let json = sandbox.slm(&format!("{GENERATE} {line}")).json();
+        let written = json["text"].as_str().unwrap();
+        assert_eq!(ids(&json, "ids").len(), 60);
+        bad += usize::from(written.contains('\u{fffd}'));
+        let shown = sandbox.slm(&format!("generate --checkpoint model {line}")).success();
+        assert_eq!(shown.stdout, format!("Once{written}\n"));
+    }
+    assert!(bad > 6, "{bad} texts with bytes that are no UTF-8");
+}
+
+#[test]
+fn penalties_and_filters_do_what_they_say() {
+    let sandbox = Sandbox::with_model();
+    let generate = |options: &str| {
+        ids(
+            &sandbox
+                .slm(&format!("{GENERATE} --prompt Once --ignore-eos --max-new-tokens 50 {options}"))
+                .json(),
+            "ids",
+        )
+    };
+    let plain = generate("");
+    let distinct = |ids: &[u32]| ids.iter().collect::<std::collections::BTreeSet<_>>().len();
+    assert!(distinct(&plain) < 50);
+    assert_eq!(distinct(&generate("--presence-penalty 100")), 50);
+    assert_eq!(distinct(&generate("--frequency-penalty 100")), 50);
+    assert!(distinct(&generate("--repetition-penalty 5")) > distinct(&plain));
+    assert_eq!(generate("--temperature 1 --min-p 0.99999"), plain);
+    assert_ne!(generate("--temperature 1 --min-p 0.01"), plain);
+    for (option, field) in [
+        ("--min-p 1", "min_p"),
+        ("--min-p -0.5", "min_p"),
+        ("--repetition-penalty 0", "repetition_penalty"),
+        ("--presence-penalty NaN", "presence_penalty"),
+        ("--frequency-penalty inf", "frequency_penalty"),
+    ] {
+        sandbox.refuses(
+            &format!("generate --checkpoint model --prompt Once {option}"),
+            1,
+            &["sampling option", field],
+        );
+    }
+}

@@ -1,0 +1,175 @@
+//! What the program says: to people, to other programs, and to those who nearly typed the right thing.
+
+use serde_json::Value;
+use slm_tests::{Sandbox, model, quantized, train_config};
+
+#[test]
+fn a_pipe_gets_no_colours() {
+    let sandbox = Sandbox::new();
+    let mut model = model();
+    model.config["secret_gate"] = 2.into();
+    model.write(sandbox.path("hf"));
+    for variables in [&[][..], &[("NO_COLOR", "1")], &[("NO_COLOR", "")]] {
+        let outcome = sandbox.slm_with("import hf --out model --overwrite", &[], variables);
+        assert!(outcome.stderr.contains("secret_gate") && !outcome.stderr.contains('\x1b'), "{outcome}");
+    }
+    let outcome = sandbox.slm_with("import hf --out model --overwrite -vv", &[], &[]);
+    assert!(outcome.stderr.contains("INFO") && !outcome.stderr.contains('\x1b'), "{outcome}");
+}
+
+#[test]
+fn errors_are_json_where_results_are() {
+    let sandbox = Sandbox::with_model();
+    sandbox.put("empty.txt", "");
+    for (line, code, kind) in [
+        ("eval --checkpoint nowhere --data text.txt", 1, "checkpoint"),
+        ("eval --checkpoint model --data empty.txt", 1, "text"),
+        ("eval --checkpoint model --data text.txt --window 1", 2, "usage"),
+        ("inspect model --layer nothing", 1, "file"),
+        ("eval --checkpoint model --data", 2, "usage"),
+        ("eval --checkpoint model --nonsense", 2, "usage"),
+        ("nonsense", 2, "usage"),
+    ] {
+        let outcome = sandbox.slm(&format!("--json {line}"));
+        assert_eq!(outcome.code, Some(code), "{outcome}");
+        let json: Value = serde_json::from_str(&outcome.stdout).unwrap();
+        let error = &json["error"];
+        assert_eq!(
+            (error["kind"].as_str(), error["exit_code"].as_i64()),
+            (Some(kind), Some(code.into())),
+            "{outcome}"
+        );
+        let message = error["message"].as_str().unwrap();
+        assert!(
+            !message.starts_with("error") && outcome.stderr.contains(message.lines().next().unwrap()),
+            "{outcome}"
+        );
+        // Without --json nothing is there.
+        assert_eq!(sandbox.slm(line).stdout, "");
+    }
+}
+
+/// One name for what was written, and one for how good it is.
+#[test]
+fn results_share_their_names() {
+    let sandbox = Sandbox::with_model();
+    sandbox.put_dir("int8", quantized());
+    model().write(sandbox.path("hf"));
+    sandbox.put("ids.json", r#"{"ids": [[1, 2]]}"#);
+    sandbox.put("train.toml", train_config(2));
+    sandbox
+        .put("run.toml", "[training]\nsteps = 2\nbatch_size = 1\nsequence_length = 16\nweight_decay = 0.0\n");
+    for (line, has_perplexity) in [
+        ("import hf --out NEW", false),
+        ("corpus --stories 2 --out NEW", false),
+        ("sample --checkpoint model --sequences 1 --length 8 --out NEW", false),
+        ("logits --checkpoint model --ids ids.json --out NEW", false),
+        ("migrate model --out NEW", false),
+        ("train --config train.toml --data text.txt --out NEW", true),
+        ("ptq --checkpoint model --calibration text.txt --out NEW", true),
+        ("qat --checkpoint model --config run.toml --data text.txt --out NEW", true),
+        ("finetune --checkpoint int8 --config run.toml --data text.txt --out NEW", true),
+    ] {
+        let name = line.split(' ').next().unwrap();
+        let json = sandbox.slm(&format!("{} --json", line.replace("NEW", name))).json();
+        assert!(json["output"].as_str().is_some_and(|output| output.ends_with(name)), "{line}: {json}");
+        for other in ["checkpoint", "out", "file", "directory"] {
+            assert!(json[other].is_null(), "{line}: {json}");
+        }
+        assert_eq!(json["perplexity"].is_f64(), has_perplexity, "{line}: {json}");
+        if has_perplexity && name != "train" {
+            let eval = format!("eval --checkpoint {name} --data text.txt --json");
+            assert!(sandbox.slm(&eval).json()["perplexity"].is_f64());
+            assert!(json["evaluated_tokens"].as_u64().unwrap() > 0, "{json}");
+        }
+    }
+    assert!(sandbox.slm("inspect model --json").json()["checkpoint"].as_str().unwrap().ends_with("model"));
+}
+
+#[test]
+fn what_nearly_fits_is_put_right() {
+    let sandbox = Sandbox::with_model();
+    const PTQ: &str = "ptq --checkpoint model --calibration text.txt --out new";
+    for (line, code, meant) in [
+        (format!("{PTQ} --granularity 32"), 2, "did you mean group:32?"),
+        (format!("{PTQ} --granularity group-16"), 2, "did you mean group:16?"),
+        (format!("{PTQ} --granularity per-channel"), 2, "did you mean channel?"),
+        (format!("{PTQ} --mapping asymmetric"), 2, "did you mean affine?"),
+        (format!("{PTQ} --observer minmax"), 2, "did you mean min-max?"),
+        (format!("{PTQ} --type w4a16"), 2, "did you mean weight-only?"),
+        (format!("{PTQ} --scale-dtype fp16"), 2, "did you mean f16?"),
+        (format!("{PTQ} --skip lmhead"), 1, "did you mean \"lm_head\"?"),
+        (format!("{PTQ} --skip q_proj"), 1, "did you mean \"*q_proj*\"?"),
+        (format!("{PTQ} --skip layers.1"), 1, "did you mean \"layers.1.*\"?"),
+        (
+            format!("{PTQ} --skip model.layers.0.mlp.up_proj.weight"),
+            1,
+            "did you mean \"layers.0.mlp.up_proj\"?",
+        ),
+        ("quantize --checkpoint model".to_owned(), 2, "'ptq'"),
+        ("perplexity --checkpoint model".to_owned(), 2, "'eval'"),
+        ("convert hf".to_owned(), 2, "'import'"),
+        ("run --checkpoint model".to_owned(), 2, "'generate'"),
+        ("eval --model model --data text.txt".to_owned(), 2, "'--checkpoint'"),
+        ("eval --checkpoint model --text text.txt".to_owned(), 2, "'--data'"),
+        ("ptq --checkpoint model --data text.txt".to_owned(), 2, "'--calibration'"),
+        ("generate --checkpoint model --prompt x --n-predict 3".to_owned(), 2, "'--max-new-tokens'"),
+        ("eval --checkpoint model --data text.txt --device cuda".to_owned(), 2, "'wgpu'"),
+        (
+            "inspect model --layer layers.0.self_attn.qproj".to_owned(),
+            1,
+            "did you mean layers.0.self_attn.q_proj?",
+        ),
+    ] {
+        sandbox.refuses(&line, code, &[meant]);
+    }
+    // What can mean one thing only is taken.
+    let eval = "eval --checkpoint model --data text.txt --max-tokens 128 --json";
+    assert_eq!(sandbox.slm(&format!("{eval} --device cpu")).json()["device"], "flex");
+    let bits = "ptq --checkpoint model --type weight-only --no-eval --overwrite --out new --json --bits";
+    for given in ["4", "int4", "4bit"] {
+        assert_eq!(sandbox.slm(&format!("{bits} {given}")).json()["bits"], 4);
+    }
+    let layer = sandbox.slm("inspect model --layer layers.0.self_attn.q_proj").success().stdout;
+    for name in ["layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.q_proj.weight"] {
+        assert_eq!(sandbox.slm(&format!("inspect model --layer {name}")).success().stdout, layer);
+    }
+}
+
+#[test]
+fn inspect_says_how_inputs_are_quantized() {
+    let sandbox = Sandbox::with_model();
+    for (kind, words) in [
+        ("static", "static 8-bit activations"),
+        ("dynamic", "dynamic 8-bit activations (one scale per token)"),
+        ("weight-only", "weight-only, float activations"),
+    ] {
+        let ptq =
+            format!("ptq --checkpoint model --calibration text.txt --type {kind} --out new --overwrite");
+        sandbox.slm(&ptq).success();
+        let said = sandbox.slm("inspect new").success();
+        assert!(said.stdout.contains(&format!("quantized model, {words}")), "{said}");
+        let json = sandbox.slm("inspect new --json").json();
+        assert!(json["input_quantization"].as_str().unwrap().starts_with(words), "{json}");
+    }
+}
+
+#[test]
+fn verbose_commands_say_what_they_read_and_measured() {
+    let sandbox = Sandbox::with_model();
+    model().write(sandbox.path("hf"));
+    for (line, parts) in [
+        ("import hf --out new", &["LlamaForCausalLM", "2 layers", "64 positions"][..]),
+        ("eval --checkpoint model --data text.txt", &["text.txt", "tokens read", "float", "windows"]),
+        (
+            "ptq --checkpoint model --calibration text.txt --out int8",
+            &["float perplexity", "quantized perplexity"],
+        ),
+    ] {
+        let outcome = sandbox.slm(&format!("{line} -v"));
+        assert_eq!(outcome.code, Some(0), "{outcome}");
+        for part in parts {
+            assert!(outcome.stderr.contains(part), "{part:?} is not said\n{outcome}");
+        }
+    }
+}
