@@ -509,3 +509,37 @@ fn a_tokenizer_is_made_of_its_vocabulary() {
     reads(&sandbox, &expected, &["tokenizer.model", "save_pretrained"]);
     assert!(!Path::exists(&sandbox.path("out/tokenizer.json")));
 }
+
+#[test]
+fn sequences_grow_beyond_the_original_context_of_longrope() {
+    let (sandbox, _) = whole();
+    let scaling = json!({ "type": "longrope", "original_max_position_embeddings": 12,
+        "short_factor": [1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7], "long_factor": [2, 3, 4, 5, 6, 7, 8, 9] });
+    change(&sandbox, |model| model.config["rope_scaling"] = scaling);
+    sandbox.slm(IMPORT).success();
+    sandbox.slm("ptq --checkpoint out --type weight-only --no-eval --out int8").success();
+    for checkpoint in ["out", "int8"] {
+        let line = format!(
+            "generate --checkpoint {checkpoint} --temperature 0 --max-new-tokens 20 --ignore-eos --json --prompt Once"
+        );
+        let json = sandbox.slm(&line).json();
+        let ids = |name: &str| json[name].as_array().unwrap().clone();
+        let (prompt, all) = (ids("prompt_ids").len(), [ids("prompt_ids"), ids("ids")].concat());
+        assert!(prompt < 12 && all.len() > 20);
+        // Each token is the best one after all before it, computed at once.
+        let parts: Vec<&[Value]> = (prompt..all.len()).map(|end| &all[..end]).collect();
+        sandbox.put("parts.json", json!({ "ids": parts }).to_string());
+        let line = format!("logits --checkpoint {checkpoint} --ids parts.json --out logits --overwrite");
+        sandbox.slm(&line).success();
+        let logits = read_tensors(sandbox.path("logits"));
+        for (index, end) in (prompt..all.len()).enumerate() {
+            let (shape, values) = &logits[&format!("logits.{index}")];
+            let last = &values[values.len() - shape[1]..];
+            let best = last.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let chosen = last[all[end].as_u64().unwrap() as usize];
+            assert!(best - chosen < 1e-4, "{checkpoint}, position {end}: {best} {chosen}");
+        }
+    }
+    sandbox.slm("sample --checkpoint out --sequences 2 --length 30 --out sample.json").success();
+    assert_eq!(sandbox.read_json("sample.json")["ids"][1].as_array().unwrap().len(), 30);
+}

@@ -510,6 +510,7 @@ fn classes_without_a_head_are_read_as_those_with_one() {
         let without = json!({ "architectures": null, "model_type": known.model_type });
         assert_eq!(read_config(&with(base, without)).unwrap().architecture.name, known.name);
     }
+    refused(base("LlamaModel"), json!({ "model_type": "gemma3_text" }), "LlamaModel");
     assert_eq!(read_config(&with(base("LLaMAForCausalLM"), json!({}))).unwrap().architecture.name, LLAMA);
 }
 
