@@ -500,10 +500,11 @@ fn classes_without_a_head_are_read_as_those_with_one() {
     for known in super::ARCHITECTURES {
         let base = match known.name.starts_with("GPT2") {
             true => gpt2(),
-            false => {
-                with(base_without(known.name, &["num_key_value_heads"]), json!({ "num_attention_heads": 32 }))
-                    .into()
-            }
+            false => with(
+                base_without(known.name, &["num_key_value_heads"]),
+                json!({ "num_attention_heads": 32, "hidden_size": 512 }),
+            )
+            .into(),
         };
         let parsed = read_config(&with(base.clone(), json!({ "architectures": [known.headless] })));
         assert_eq!(parsed.unwrap().architecture.name, known.name);
