@@ -177,7 +177,7 @@ fn a_checkpoint_of_a_later_release_is_left_as_it_is() {
     config["program_version"] = "4.5.6".into();
     sandbox.put("model/config.json", config.to_string());
     for line in ["migrate model", "migrate model --out new", "inspect model", &format!("{PTQ} --out new")] {
-        sandbox.refuses(line, 1, &["model/config.json", "version 1000", "version 3", "slm 4.5.6 or later"]);
+        sandbox.refuses(line, 1, &["model/config.json", "version 1000", "version 4", "slm 4.5.6 or later"]);
     }
 }
 

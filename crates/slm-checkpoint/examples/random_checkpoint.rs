@@ -78,6 +78,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         weight_observer: "random".to_owned(),
         activation_observer: None,
         activation_granularity: Some(ActivationGranularity::PerToken),
+        embedding: None,
         layers,
         skipped: Vec::new(),
         lineage: Lineage::default(),

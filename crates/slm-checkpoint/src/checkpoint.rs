@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use safetensors::Dtype;
 use serde::Deserialize;
 use serde_json::Value;
-use slm_model::Transformer;
+use slm_model::{EMBED_TOKENS, TOKEN_TABLE, Transformer};
 use slm_quant_core::{ActivationQuant, QParams, QuantizedMatrix};
 use slm_store::METADATA;
 
@@ -243,7 +244,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::read_quantized`].
     pub fn check_layers(&self) -> Result<()> {
-        let layers = self.metadata.iter().flat_map(|metadata| &metadata.layers);
+        let layers = self.metadata.iter().flat_map(|metadata| metadata.records());
         for layer in layers {
             self.read_quantized(&layer.name)?;
         }
@@ -280,12 +281,22 @@ fn layout_of(
         }
         return Ok(layout);
     };
-    for (index, layer) in metadata.layers.iter().enumerate() {
-        let field = |name: &str| format!("layers[{index}].{name}");
+    // Other types than the written ones are refused when the layout is compared with the file.
+    layout.store_embedding_as(weights.dtype(EMBED_TOKENS).unwrap_or(Dtype::F32));
+    let places = (0..).map(|index| format!("layers[{index}]"));
+    let layers = metadata.layers.iter().zip(places);
+    let embedding = metadata.embedding.iter().map(|layer| (layer, "embedding".to_owned()));
+    for (layer, place) in embedding.chain(layers) {
+        let field = |name: &str| format!("{place}.{name}");
         metadata
             .activation_quant(layer)
             .map_err(|(field, expected, found)| Error::field(metadata_path, field, expected, found))?;
-        let quantized = layout.quantize(&layer.name, layer.scheme, layer.activation.is_some());
+        // Each name stands for one place: a table among the layers would be one that nobody reads.
+        let expects_table = place == "embedding";
+        let quantized = match (layer.name == TOKEN_TABLE) == expects_table {
+            true => layout.quantize(&layer.name, layer.scheme, layer.activation.is_some()),
+            false => Ok(None),
+        };
         match quantized.map_err(|source| {
             Error::Store(StoreError::Layer {
                 path: metadata_path.to_owned(),
@@ -299,7 +310,10 @@ fn layout_of(
                 return Err(Error::field(metadata_path, field("shape"), expected, found));
             }
             None => {
-                let expected = "a linear layer of the model that is not named before";
+                let expected = match expects_table {
+                    true => "\"embed_tokens\", in a model that does not tie its head to it",
+                    false => "a linear layer of the model that is not named before",
+                };
                 return Err(Error::field(metadata_path, field("name"), expected, &layer.name));
             }
         }

@@ -1,7 +1,7 @@
 //! Which tensors `model.safetensors` holds, and in which form.
 
 use safetensors::Dtype;
-use slm_model::{ModelConfig, expected_tensors};
+use slm_model::{EMBED_TOKENS, LM_HEAD, ModelConfig, TOKEN_TABLE, expected_tensors};
 use slm_quant_core::QuantScheme;
 use slm_store::layer::{QuantizedForm, check_specs, names};
 
@@ -12,11 +12,15 @@ use crate::{Result, TensorFile, TensorSpec};
 /// Float tensors have the canonical names of [`expected_tensors`] and are F32. Of a quantized linear layer
 /// `X` the file holds, instead of `X.weight`, the tensors of [`slm_store::layer`].
 ///
-/// A bias stays `X.bias`, F32. A tied head has no tensor. Quantizing it makes it a layer of its own, so that
-/// the configuration no longer says `tie_word_embeddings`.
+/// A bias stays `X.bias`, F32. A tied head has no tensor. Quantizing it makes it a layer of its own, and the
+/// configuration no longer says `tie_word_embeddings`; or else one quantized table serves head and embedding, which
+/// is stored as the layer `lm_head`, and there is no `embed_tokens.weight`.
+///
+/// The float embedding of a quantized model may be F16 or BF16, if these hold it exactly.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layout {
     entries: Vec<Entry>,
+    tied: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -27,10 +31,21 @@ struct Entry {
     form: Form,
 }
 
+/// One tensor of a model in the form in which it is stored.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Stored<'a> {
+    /// The float tensor of that name.
+    Float(&'a str),
+    /// The quantized weight of that layer.
+    Quantized(&'a str),
+}
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Form {
     /// A float tensor that can only be float.
     Float,
+    /// The token embedding, as yet float and of this type.
+    Table(Dtype),
     /// A linear weight, as yet float.
     Linear,
     /// A linear weight, quantized.
@@ -41,15 +56,21 @@ impl Layout {
     /// A float model.
     pub fn new(config: &ModelConfig) -> Self {
         let entry = |tensor: slm_model::ExpectedTensor| Entry {
+            form: match tensor.linear_weight {
+                true => Form::Linear,
+                false if tensor.name == EMBED_TOKENS => Form::Table(Dtype::F32),
+                false => Form::Float,
+            },
             name: tensor.name,
             shape: tensor.shape,
-            form: if tensor.linear_weight { Form::Linear } else { Form::Float },
         };
-        Self { entries: expected_tensors(config).into_iter().map(entry).collect() }
+        let entries = expected_tensors(config).into_iter().map(entry).collect();
+        Self { entries, tied: config.tie_word_embeddings }
     }
 
-    /// Stores the linear layer `layer` quantized. Returns its `[rows, cols]`; none where the model has no
-    /// such layer, or it is quantized already.
+    /// Stores the linear layer `layer` quantized, or the token embedding, whose path is [`TOKEN_TABLE`]. Of a tied
+    /// model only the head can be quantized, and then the embedding with it. Returns the `[rows, cols]`; none where the
+    /// model has no such layer, or it is quantized already.
     ///
     /// # Errors
     /// [`slm_quant_core::Error::GroupSize`] for a group size of zero or above the width.
@@ -60,11 +81,33 @@ impl Layout {
         static_input: bool,
     ) -> Result<Option<[usize; 2]>, slm_quant_core::Error> {
         let name = names::weight(layer);
-        let found = self.entries.iter_mut().find(|entry| entry.name == name && entry.form == Form::Linear);
+        let tied = self.tied;
+        let found = self.entries.iter_mut().find(|entry| match entry.form {
+            Form::Linear => entry.name == name,
+            Form::Table(_) => layer == if tied { LM_HEAD } else { TOKEN_TABLE },
+            Form::Float | Form::Quantized(_) => false,
+        });
         let Some(entry) = found else { return Ok(None) };
         let [rows, cols] = entry.shape[..] else { return Ok(None) };
         entry.form = Form::Quantized(QuantizedForm::new([rows, cols], scheme, static_input)?);
+        entry.name = name;
         Ok(Some([rows, cols]))
+    }
+
+    /// Stores the float embedding as `dtype`: F32, F16 or BF16. Changes nothing where it is quantized.
+    pub fn store_embedding_as(&mut self, dtype: Dtype) {
+        let found = self.entries.iter_mut().find(|entry| matches!(entry.form, Form::Table(_)));
+        if let (Some(entry), Dtype::F32 | Dtype::F16 | Dtype::BF16) = (found, dtype) {
+            entry.form = Form::Table(dtype);
+        }
+    }
+
+    /// The tensors and quantized layers, in canonical order.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = Stored<'_>> {
+        self.entries.iter().map(|entry| match entry.form {
+            Form::Quantized(_) => Stored::Quantized(entry.layer()),
+            Form::Float | Form::Linear | Form::Table(_) => Stored::Float(&entry.name),
+        })
     }
 
     /// The tensors as they are stored.
@@ -80,12 +123,17 @@ impl Layout {
 }
 
 impl Entry {
+    /// The layer whose weight it is.
+    fn layer(&self) -> &str {
+        self.name.strip_suffix(".weight").unwrap_or(&self.name)
+    }
+
     fn specs(&self) -> Vec<TensorSpec> {
+        let float = |dtype| vec![TensorSpec::new(&self.name, dtype, self.shape.as_slice())];
         match self.form {
-            Form::Quantized(form) => form.specs(self.name.trim_end_matches(".weight")),
-            Form::Float | Form::Linear => {
-                vec![TensorSpec::new(&self.name, Dtype::F32, self.shape.as_slice())]
-            }
+            Form::Quantized(form) => form.specs(self.layer()),
+            Form::Table(dtype) => float(dtype),
+            Form::Float | Form::Linear => float(Dtype::F32),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::layout::Layout;
+use crate::layout::Stored;
 use crate::versions::CHECKPOINTS;
 use crate::{
     Checkpoint, CheckpointWriter, Error, FORMAT_VERSION, OpenOptions, OutputLock, Result, SaveRequest, json,
@@ -62,11 +62,14 @@ pub fn migrate(
 fn copy(source: &Checkpoint, output: OutputDir) -> Result<PathBuf> {
     let config = source.config();
     let mut writer = CheckpointWriter::with_output(output, &config.model, source.layout())?;
-    for tensor in Layout::new(&config.model).specs() {
-        let layer = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
-        match source.read_quantized(layer)? {
-            Some((matrix, _)) => writer.write_quantized(layer, &matrix, source.static_params(layer)?)?,
-            None => writer.write_f32(&tensor.name, &source.tensors().read_f32(&tensor.name)?)?,
+    for stored in source.layout().stored() {
+        match stored {
+            Stored::Float(name) => writer.write_f32(name, &source.tensors().read_f32(name)?)?,
+            Stored::Quantized(layer) => {
+                if let Some((matrix, _)) = source.read_quantized(layer)? {
+                    writer.write_quantized(layer, &matrix, source.static_params(layer)?)?;
+                }
+            }
         }
     }
     for name in source.extra_files() {

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
 use serde_json::Value;
-use slm_model::{ModelConfig, Transformer};
-use slm_nn::NamedLinears;
+use slm_model::{ModelConfig, TOKEN_TABLE, Transformer};
+use slm_nn::{NamedLinears, PackedWeight};
 use slm_quant_core::{ActivationQuant, QParams, QuantizedMatrix};
 use slm_store::manifest::Kind;
 use slm_store::{METADATA, OutputDir, WEIGHTS, reserve};
@@ -54,8 +54,7 @@ pub fn save(
 ) -> Result<PathBuf> {
     let mut layout = Layout::new(model.config());
     let mut declared = Ok(());
-    model.for_each_linear(&mut |name, linear| {
-        let Some(packed) = linear.packed() else { return };
+    for_each_packed(model, &mut |name, packed| {
         let static_input = static_params(packed.activation()).is_some();
         let quantized = layout.quantize(name, packed.matrix().scheme(), static_input);
         if let (Ok(()), Err(source)) = (&declared, quantized) {
@@ -79,14 +78,26 @@ pub fn save(
         writer.write_f32(name, &values)
     })?;
     let mut written = Ok(());
-    model.for_each_linear(&mut |name, linear| {
-        if let (Ok(()), Some(packed)) = (&written, linear.packed()) {
+    for_each_packed(model, &mut |name, packed| {
+        if written.is_ok() {
             let activation = static_params(packed.activation());
             written = writer.write_quantized(name, &packed.matrix().unpack(), activation);
         }
     });
     written?;
     writer.finish(request)
+}
+
+/// Calls `visit` with every packed weight of `model`, that of the embedding first.
+fn for_each_packed(model: &Transformer, visit: &mut dyn FnMut(&str, &PackedWeight)) {
+    if let Some(table) = model.packed_embedding() {
+        visit(TOKEN_TABLE, table);
+    }
+    model.for_each_linear(&mut |name, linear| {
+        if let Some(packed) = linear.packed() {
+            visit(name, packed);
+        }
+    });
 }
 
 /// Reserves `target` for a checkpoint, before the work of making one: makes sure that nothing is there, or with
@@ -151,7 +162,7 @@ impl CheckpointWriter {
         Ok(())
     }
 
-    /// Writes a float tensor under its canonical name.
+    /// Writes a float tensor under its canonical name, as the type that the layout says.
     ///
     /// # Errors
     /// As [`TensorFileWriter::write_f32`].

@@ -272,23 +272,23 @@ fn versions_are_told_apart() {
         c["unheard_of"] = json!(1);
     });
     let error = Checkpoint::open(&case.dir).unwrap_err();
-    assert!(matches!(error, Error::NewerVersion { found: 7, newest: 3, .. }), "{error}");
-    says(&error, &["version 7", "version 3", "slm 3.2.1", "config.json"]);
+    assert!(matches!(error, Error::NewerVersion { found: 7, newest: 4, .. }), "{error}");
+    says(&error, &["version 7", "version 4", "slm 3.2.1", "config.json"]);
     case.edit("config.json", |c| c["format_version"] = json!(0));
     assert!(matches!(case.error(), Error::UnknownVersion { found: 0, .. }));
     case.edit("config.json", |c| c["format_version"] = json!("1"));
     assert!(matches!(case.error(), Error::Store(StoreError::Field { .. })));
 
     let case = quantized();
-    for version in [json!(2), json!(4), json!(null)] {
+    for version in [json!(2), json!(3), json!(null)] {
         case.edit("quantization_metadata.json", |m| m["format_version"] = version);
-        says(&case.error(), &["quantization_metadata.json", "format_version", "3, as in config.json"]);
+        says(&case.error(), &["quantization_metadata.json", "format_version", "4, as in config.json"]);
     }
     let case = float();
     case.edit("manifest.json", |m| m["format_version"] = json!(1));
     says(
         &Checkpoint::open(&case.dir).unwrap_err(),
-        &["manifest.json", "format_version", "3, as in config.json"],
+        &["manifest.json", "format_version", "4, as in config.json"],
     );
 }
 

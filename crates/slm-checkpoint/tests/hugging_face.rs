@@ -141,9 +141,9 @@ fn special_tokens_are_those_of_the_generation_config() {
     let source = llama();
     source.write(Dtype::F32);
     let info = |source: &Source| hf::import(source.root.path()).unwrap().tokenizer().clone();
-    assert_eq!(info(&source), TokenizerInfo { bos_token_id: Some(1), eos_token_ids: vec![2, 3] });
+    assert_eq!(info(&source), TokenizerInfo { bos_token_id: Some(1), eos_token_ids: vec![2, 3], chat: None });
     source.write_json("generation_config.json", &json!({ "eos_token_id": 4, "bos_token_id": null }));
-    assert_eq!(info(&source), TokenizerInfo { bos_token_id: Some(1), eos_token_ids: vec![4] });
+    assert_eq!(info(&source), TokenizerInfo { bos_token_id: Some(1), eos_token_ids: vec![4], chat: None });
     source.write_json("generation_config.json", &json!({ "eos_token_id": "</s>" }));
     source.refused_as_it_is(&["generation_config.json", "eos_token_id", "vocab_size = 11"]);
 }
@@ -159,7 +159,7 @@ fn special_tokens_that_the_vocabulary_does_not_have_are_passed_over() {
     ] {
         source.write_json("generation_config.json", &generation);
         let imported = hf::import(source.root.path()).unwrap();
-        let info = TokenizerInfo { bos_token_id: Some(1), eos_token_ids: expected };
+        let info = TokenizerInfo { bos_token_id: Some(1), eos_token_ids: expected, chat: None };
         assert_eq!(imported.tokenizer(), &info, "{generation}");
         warned(imported.warnings(), parts);
     }
@@ -167,7 +167,10 @@ fn special_tokens_that_the_vocabulary_does_not_have_are_passed_over() {
     source.config.extend([("bos_token_id".to_owned(), json!(-1)), ("eos_token_id".to_owned(), json!([]))]);
     source.write_json("config.json", &Value::Object(source.config.clone()));
     let imported = hf::import(source.root.path()).unwrap();
-    assert_eq!(imported.tokenizer(), &TokenizerInfo { bos_token_id: None, eos_token_ids: vec![] });
+    assert_eq!(
+        imported.tokenizer(),
+        &TokenizerInfo { bos_token_id: None, eos_token_ids: vec![], chat: None }
+    );
     warned(imported.warnings(), &["config.json", "bos_token_id", "-1"]);
 }
 

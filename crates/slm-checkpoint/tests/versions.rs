@@ -75,12 +75,14 @@ fn all() -> Vec<(String, u32, Recorded)> {
             all.push((format!("v0/{model}-{record}"), 0, recorded_by_v0(model)));
         }
     }
-    for version in [1, 2] {
+    for version in [1, 2, 3] {
         for model in ["float", "int8-static", "int8-weight-only", "int4-dynamic"] {
             all.push((format!("v{version}/{model}"), version, recorded_by(version, model)));
         }
     }
-    all.push(("v2/int8-finetuned".to_owned(), 2, recorded_by(2, "int8-finetuned")));
+    for version in [2, 3] {
+        all.push((format!("v{version}/int8-finetuned"), version, recorded_by(version, "int8-finetuned")));
+    }
     all
 }
 

@@ -48,6 +48,12 @@ pub enum Error {
         /// What could be imported.
         supported: String,
     },
+    /// A table that tokens cannot be looked up in.
+    #[error("the quantized table of the embedding cannot be used: {detail}")]
+    TokenTable {
+        /// What is wrong with it.
+        detail: String,
+    },
     /// A token id that the embedding has no row for.
     #[error(
         "token id {id} at position {index} is outside the vocabulary of {vocab_size} (0 to {}): \

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use burn::module::Param;
 use burn::tensor::Device;
 use slm_nn::{ForwardHook, Linear, NamedLinears, attach_hook};
 
@@ -14,10 +13,11 @@ use crate::compute::{Compute, Embedding, HeadParts, HeadShape, walk};
 use crate::config::ModelConfig;
 use crate::cpu::{CpuCompute, supports_device};
 use crate::error::{Error, Result};
-use crate::names::{EMBED_POSITIONS, EMBED_TOKENS, FINAL_NORM, LM_HEAD, LinearShape};
+use crate::names::{EMBED_POSITIONS, FINAL_NORM, LM_HEAD, LinearShape};
 use crate::norm::Norm;
 use crate::rotary::Rotaries;
 use crate::source::{Loader, TensorSource};
+use crate::token_table::{LoadedTable, load_tied_head};
 use crate::transformer::{check_ids, check_positions, ids_tensor};
 
 /// Runs `windows`, each a sequence that starts at position 0, through the model of `source`, while `hook` sees every
@@ -126,7 +126,7 @@ impl Run<'_> {
     {
         let config = self.config;
         let hidden = config.hidden_size;
-        let tokens = self.loader.tensor(EMBED_TOKENS, [config.vocab_size, hidden])?;
+        let tokens = LoadedTable::load(config, &mut self.loader)?.into_table();
         let positions = match config.has_learned_positions() {
             true => Some(self.loader.tensor(EMBED_POSITIONS, [config.max_position_embeddings, hidden])?),
             false => None,
@@ -149,9 +149,7 @@ fn load_head(config: &ModelConfig, loader: &mut Loader<'_>) -> Result<Linear> {
     if !config.tie_word_embeddings {
         return loader.linear_at(LM_HEAD, LinearShape { name: LM_HEAD, inputs, outputs, bias: false });
     }
-    let weight = Param::from_tensor(loader.tensor(EMBED_TOKENS, [outputs, inputs])?);
-    Linear::new(slm_nn::Weight::Float(weight), None)
-        .map_err(|error| Error::Source { name: LM_HEAD.to_owned(), source: error.into() })
+    load_tied_head(config, loader)
 }
 
 /// A layer that says which it is.

@@ -27,8 +27,10 @@ mod session;
 mod source;
 #[cfg(test)]
 mod testing;
+mod token_table;
 mod transformer;
 mod visit;
+mod windows;
 
 pub use config::{
     Activation, AttentionBias, Choice, LayerOverride, LayerSpec, MlpKind, ModelConfig, NormKind,
@@ -36,12 +38,15 @@ pub use config::{
 };
 pub use cpu::{CpuEngine, PassTimes};
 pub use error::{Error, Result, SourceError};
-pub use eval::{Evaluation, evaluate, try_evaluate, window_logits};
+pub use eval::{Evaluation, evaluate, evaluate_windows, try_evaluate, window_logits};
 pub use generate::{GenerateOptions, GenerateOutput, StopReason, generate};
 pub use kv_cache::KvCache;
 pub use layerwise::{forward_layerwise, layerwise_steps};
-pub use names::{EMBED_POSITIONS, EMBED_TOKENS, ExpectedTensor, FINAL_NORM, LM_HEAD, expected_tensors};
+pub use names::{
+    EMBED_POSITIONS, EMBED_TOKENS, ExpectedTensor, FINAL_NORM, LM_HEAD, TOKEN_TABLE, expected_tensors,
+};
 pub use sampler::{Sampler, SamplingOptions};
 pub use session::InferencePath;
 pub use source::TensorSource;
 pub use transformer::Transformer;
+pub use windows::windows;

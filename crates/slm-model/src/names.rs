@@ -6,6 +6,8 @@ use crate::config::{AttentionBias, LayerSpec, ModelConfig, NormKind, QkNorm};
 pub const LM_HEAD: &str = "lm_head";
 /// Name of the token embedding, which is also the head's weight while the head is tied.
 pub const EMBED_TOKENS: &str = "embed_tokens.weight";
+/// Path of the token embedding as a quantized table of its own.
+pub const TOKEN_TABLE: &str = "embed_tokens";
 /// Name of the learned position embedding.
 pub const EMBED_POSITIONS: &str = "embed_positions.weight";
 /// Path of the norm before the head.

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::nn::RmsNorm;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::config::{ModelConfig, NormKind};
 use crate::error::Result;
@@ -42,6 +42,14 @@ impl Norm {
     pub(crate) fn load_rms(width: usize, eps: f64, path: &str, loader: &mut Loader<'_>) -> Result<Self> {
         let gamma = loader.tensor(&format!("{path}.weight"), [width])?;
         Ok(Self::Rms(RmsNorm { gamma: Param::from_tensor(gamma), epsilon: eps }))
+    }
+
+    /// The device that holds its parameters.
+    pub(crate) fn device(&self) -> Device {
+        match self {
+            Self::Rms(norm) => norm.gamma.device(),
+            Self::Layer(norm) => norm.gamma.device(),
+        }
     }
 
     pub(crate) fn visit_tensors<E>(

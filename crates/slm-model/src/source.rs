@@ -23,6 +23,10 @@ pub trait TensorSource {
     /// Weights of the linear layer `name` (a path without `.weight`) of shape `[out_features, in_features]`
     /// where they are stored quantized, `None` where they are float: everywhere, unless a source says otherwise.
     ///
+    /// The token embedding is asked for in the same way, before its float tensor: by the name of the head where the
+    /// model ties the two, since one quantized table then serves both, and otherwise by
+    /// [`TOKEN_TABLE`](crate::TOKEN_TABLE).
+    ///
     /// # Errors
     /// Whatever keeps the source from reading them.
     fn take_linear(
@@ -75,22 +79,27 @@ impl<'a> Loader<'a> {
         self.linear_at(&format!("{parent}.{}", shape.name), shape)
     }
 
+    /// The weight `[outputs, inputs]` of the layer at `path`, if the source has it quantized.
+    pub(crate) fn quantized(&mut self, path: &str, shape: [usize; 2]) -> Result<Option<Weight>> {
+        let stored = self
+            .source
+            .take_linear(path, shape[0], shape[1], self.device)
+            .map_err(|source| Error::Source { name: path.to_owned(), source })?;
+        match stored {
+            Some(weight) if weight.dims() != shape => Err(Error::TensorShape {
+                name: format!("{path}.weight"),
+                expected: shape.to_vec(),
+                found: weight.dims().to_vec(),
+            }),
+            stored => Ok(stored),
+        }
+    }
+
     /// The linear layer at `path`.
     pub(crate) fn linear_at(&mut self, path: &str, shape: LinearShape) -> Result<Linear> {
         let LinearShape { inputs, outputs, bias, .. } = shape;
-        let stored = self
-            .source
-            .take_linear(path, outputs, inputs, self.device)
-            .map_err(|source| Error::Source { name: path.to_owned(), source })?;
-        let weight = match stored {
-            Some(weight) if weight.dims() == [outputs, inputs] => weight,
-            Some(weight) => {
-                return Err(Error::TensorShape {
-                    name: format!("{path}.weight"),
-                    expected: vec![outputs, inputs],
-                    found: weight.dims().to_vec(),
-                });
-            }
+        let weight = match self.quantized(path, [outputs, inputs])? {
+            Some(weight) => weight,
             None => Weight::Float(burn::module::Param::from_tensor(
                 self.tensor(&format!("{path}.weight"), [outputs, inputs])?,
             )),

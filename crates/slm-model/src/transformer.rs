@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use slm_nn::{Linear, NamedLinears};
+use slm_nn::{Linear, NamedLinears, PackedWeight, Weight};
 
 use crate::block::Block;
 use crate::compute::autograd::AutogradOps;
@@ -19,6 +19,7 @@ use crate::norm::Norm;
 use crate::rotary::Rotaries;
 use crate::session::InferencePath;
 use crate::source::{Loader, TensorSource};
+use crate::token_table::{LoadedTable, TokenTable};
 use crate::visit::TensorVisitor;
 
 /// A decoder-only transformer: embedding, layers, norm, head.
@@ -39,7 +40,10 @@ use crate::visit::TensorVisitor;
 /// ```
 #[derive(Module, Debug)]
 pub struct Transformer {
-    embed_tokens: Param<Tensor<2>>,
+    /// The float embedding; none where its table is quantized.
+    embed_tokens: Option<Param<Tensor<2>>>,
+    /// A quantized table of the embedding alone. Without either, the table is the head's.
+    packed_embedding: Option<PackedWeight>,
     embed_positions: Option<Param<Tensor<2>>>,
     layers: Vec<Block>,
     norm: Norm,
@@ -73,7 +77,11 @@ impl Transformer {
         config.validate()?;
         let mut loader = Loader::new(source, device);
         let hidden = config.hidden_size;
-        let embed_tokens = Param::from_tensor(loader.tensor(EMBED_TOKENS, [config.vocab_size, hidden])?);
+        let (embed_tokens, packed_embedding, shared_head) = match LoadedTable::load(config, &mut loader)? {
+            LoadedTable::Float(table) => (Some(Param::from_tensor(table)), None, None),
+            LoadedTable::Packed(table) => (None, Some(table), None),
+            LoadedTable::Shared(head) => (None, None, Some(head)),
+        };
         let embed_positions = match config.has_learned_positions() {
             true => {
                 let shape = [config.max_position_embeddings, hidden];
@@ -87,13 +95,22 @@ impl Transformer {
             .collect::<Result<Vec<_>>>()?;
         let norm = Norm::load(config, FINAL_NORM, &mut loader)?;
         let lm_head = if config.tie_word_embeddings {
-            None
+            shared_head
         } else {
             let shape =
                 LinearShape { name: LM_HEAD, inputs: hidden, outputs: config.vocab_size, bias: false };
             Some(loader.linear_at(LM_HEAD, shape)?)
         };
-        Ok(Self { embed_tokens, embed_positions, layers, norm, lm_head, rotaries, config: config.clone() })
+        Ok(Self {
+            embed_tokens,
+            packed_embedding,
+            embed_positions,
+            layers,
+            norm,
+            lm_head,
+            rotaries,
+            config: config.clone(),
+        })
     }
 
     /// The config. After [`untie_head`](Self::untie_head) it says so.
@@ -103,7 +120,7 @@ impl Transformer {
 
     /// The device that holds the weights.
     pub fn device(&self) -> Device {
-        self.embed_tokens.device()
+        self.norm.device()
     }
 
     /// How passes over one sequence are computed here.
@@ -116,15 +133,16 @@ impl Transformer {
         let layers = self.layers.iter().enumerate();
         ModelParts {
             embedding: Embedding {
-                tokens: self.embed_tokens.val(),
+                tokens: self.token_table(),
                 positions: self.embed_positions.as_ref().map(Param::val),
                 multiplier: self.config.embedding_multiplier,
             },
             layers: layers.map(|(slot, block)| LayerParts { slot, ..block.parts() }).collect(),
             norm: &self.norm,
-            head: match &self.lm_head {
-                Some(head) => HeadParts::Linear(head),
-                None => HeadParts::Tied(Box::new(self.embed_tokens.val())),
+            head: match (&self.lm_head, &self.embed_tokens) {
+                (Some(head), _) => HeadParts::Linear(head),
+                (None, Some(table)) => HeadParts::Tied(Box::new(table.val())),
+                (None, None) => unreachable!("a head is only tied to a float embedding or to its own table"),
             },
             logit_multiplier: self.config.logit_multiplier,
         }
@@ -172,23 +190,84 @@ impl Transformer {
         KvCache::new(self.config.num_layers, shape, &self.device())
     }
 
-    /// Whether the head is the transposed embedding.
+    /// Whether the head is the transposed float embedding, and so no layer of its own.
     pub fn head_is_tied(&self) -> bool {
         self.lm_head.is_none()
+    }
+
+    /// Whether the rows of the embedding are those of the head's layer: one table, held once.
+    pub fn shares_table_with_head(&self) -> bool {
+        self.embed_tokens.is_none() && self.packed_embedding.is_none()
+    }
+
+    /// Whether tokens are looked up in a quantized table, the head's or one of its own.
+    pub fn embedding_is_quantized(&self) -> bool {
+        matches!(self.token_table(), TokenTable::Packed(_))
+    }
+
+    /// The quantized table of the embedding alone, under the path [`TOKEN_TABLE`](crate::TOKEN_TABLE).
+    pub fn packed_embedding(&self) -> Option<&PackedWeight> {
+        self.packed_embedding.as_ref()
+    }
+
+    /// The float table of the embedding; none where it is quantized or the head's.
+    pub fn float_embedding(&self) -> Option<Tensor<2>> {
+        self.embed_tokens.as_ref().map(Param::val)
+    }
+
+    /// The table that tokens are looked up in.
+    fn token_table(&self) -> TokenTable {
+        match (&self.embed_tokens, &self.packed_embedding, &self.lm_head) {
+            (Some(table), ..) => TokenTable::Float(table.val()),
+            (None, Some(table), _) => TokenTable::Packed(table.clone()),
+            (None, None, Some(head)) => TokenTable::of_head(head),
+            (None, None, None) => unreachable!("a model without a table has a head that holds it"),
+        }
     }
 
     /// Gives a tied head a linear layer of its own, starting as a copy of the embedding, so that it can be
     /// quantized while the embedding stays float. Changes no logits; the config no longer says tied. Does
     /// nothing to a head that is a layer already.
     pub fn untie_head(&mut self) {
-        if self.lm_head.is_some() {
-            return;
-        }
-        self.lm_head = match Linear::from_weight(self.embed_tokens.val().detach(), None) {
+        let (None, Some(table)) = (&self.lm_head, &self.embed_tokens) else { return };
+        self.lm_head = match Linear::from_weight(table.val().detach(), None) {
             Ok(head) => Some(head),
             Err(error) => unreachable!("a layer without bias has no shapes to disagree: {error}"),
         };
         self.config.tie_word_embeddings = false;
+    }
+
+    /// Lets the embedding look its rows up in the quantized head, and drops its own table. The config then says tied.
+    ///
+    /// # Errors
+    /// [`Error::TokenTable`] for a head that is not quantized.
+    pub fn share_table_with_head(&mut self) -> Result<()> {
+        if !self.lm_head.as_ref().is_some_and(|head| matches!(head.weight, Weight::Packed(_))) {
+            return Err(Error::TokenTable { detail: "the head is not quantized".to_owned() });
+        }
+        (self.embed_tokens, self.packed_embedding) = (None, None);
+        self.config.tie_word_embeddings = true;
+        Ok(())
+    }
+
+    /// Replaces the table of the embedding by a quantized one.
+    ///
+    /// # Errors
+    /// [`Error::TokenTable`] where the head is tied to the embedding, so that one table must serve both, and for a
+    /// table of another shape.
+    pub fn set_packed_embedding(&mut self, table: PackedWeight) -> Result<()> {
+        let (found, shape) = (
+            [table.matrix().rows(), table.matrix().cols()],
+            [self.config.vocab_size, self.config.hidden_size],
+        );
+        if self.config.tie_word_embeddings {
+            return Err(Error::TokenTable { detail: "the head is tied to it".to_owned() });
+        }
+        if found != shape {
+            return Err(Error::TokenTable { detail: format!("its shape is {found:?}, not {shape:?}") });
+        }
+        (self.embed_tokens, self.packed_embedding) = (None, Some(table));
+        Ok(())
     }
 
     /// Visits every float tensor under its canonical name, in the order of
@@ -201,7 +280,9 @@ impl Transformer {
         &self,
         visit: &mut dyn FnMut(&str, TensorData) -> Result<(), E>,
     ) -> Result<(), E> {
-        TensorVisitor::new(visit).param(EMBED_TOKENS, &self.embed_tokens)?;
+        if let Some(table) = &self.embed_tokens {
+            TensorVisitor::new(visit).param(EMBED_TOKENS, table)?;
+        }
         if let Some(positions) = &self.embed_positions {
             TensorVisitor::new(visit).param(EMBED_POSITIONS, positions)?;
         }

@@ -14,6 +14,7 @@ use crate::ops::packed_linear;
 use device_weights::DeviceWeights;
 
 mod device_weights;
+mod lookup;
 mod record;
 
 /// How a device computes a packed linear.

@@ -1,5 +1,7 @@
 //! What post-training quantization is asked to do.
 
+use crate::layer_scheme::last_match;
+use crate::{LayerRule, LayerScheme};
 use slm_quant_core::{ActivationGranularity, Bits, Granularity, ObserverKind, QuantScheme, QuantizationType};
 
 /// Settings of post-training quantization.
@@ -17,6 +19,11 @@ pub struct PtqConfig {
     pub activation_granularity: ActivationGranularity,
     /// Layers to leave float, as globs over names such as `layers.0.*` or `lm_head`.
     pub skip: Vec<String>,
+    /// Schemes of single layers. The last rule that matches a name counts; `skip` counts before all of them.
+    pub layers: Vec<LayerRule>,
+    /// How the token embedding of a transformer is quantized; none to leave it float. Where the head is tied to it, one
+    /// table with this scheme serves both.
+    pub embeddings: Option<LayerScheme>,
 }
 
 impl PtqConfig {
@@ -30,6 +37,22 @@ impl PtqConfig {
             activation_observer: ObserverKind::Mse,
             activation_granularity: ActivationGranularity::default(),
             skip: Vec::new(),
+            layers: Vec::new(),
+            embeddings: None,
+        }
+    }
+
+    /// How the weight of `layer` is quantized, if it is.
+    pub fn scheme_of(&self, layer: &str) -> QuantScheme {
+        last_match(&self.layers, layer).and_then(|rule| rule.scheme.over(self.scheme)).unwrap_or(self.scheme)
+    }
+
+    /// What chooses the range of a weight of `bits` bits: [`observer`](Self::observer), unless that is the default of
+    /// the width of most layers and this is another.
+    pub fn observer_of(&self, bits: Bits) -> ObserverKind {
+        match self.observer == default_weight_observer(self.scheme.bits) {
+            true => default_weight_observer(bits),
+            false => self.observer,
         }
     }
 

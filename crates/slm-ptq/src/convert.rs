@@ -105,7 +105,8 @@ pub fn quantize_layer(
 ) -> Result<QuantizedLayer> {
     let activation = activation_quant(name, config, calibration)?;
     let [rows, cols] = shape;
-    let matrix = quantize_matrix(values, rows, cols, config.scheme, &config.observer)
+    let scheme = config.scheme_of(name);
+    let matrix = quantize_matrix(values, rows, cols, scheme, &config.observer_of(scheme.bits))
         .map_err(|error| Error::layer(name, error))?;
     let report = report(name, values, &matrix, activation)?;
     Ok(QuantizedLayer { matrix, activation, report })
@@ -141,7 +142,7 @@ fn replace(
     Ok(())
 }
 
-fn report(
+pub(crate) fn report(
     name: &str,
     values: &[f32],
     quantized: &QuantizedMatrix,

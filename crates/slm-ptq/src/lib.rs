@@ -38,7 +38,10 @@ mod compare;
 mod config;
 mod convert;
 mod diagnose;
+#[cfg(feature = "checkpoint")]
+mod embedding;
 mod error;
+mod layer_scheme;
 #[cfg(feature = "checkpoint")]
 mod metadata;
 #[cfg(feature = "checkpoint")]
@@ -54,13 +57,15 @@ pub use config::{PtqConfig, default_weight_observer};
 pub use convert::{LayerReport, QuantizedLayer, convert, pack_layer, quantize_layer};
 pub use diagnose::{ActivationQuants, InputError, input_errors, remove_activation_quant};
 pub use error::{Error, Result};
+pub use layer_scheme::{LayerRule, LayerScheme};
 #[cfg(feature = "checkpoint")]
 pub use metadata::{MetadataBuilder, layer_metadata};
 #[cfg(feature = "checkpoint")]
 pub use pipeline::{CalibrationTokens, CheckpointQuantizer, Progress, QuantizedCheckpoint, Stage};
-pub use plan::{Plan, PlannedLayer, SkippedLayer};
+pub use plan::{Plan, PlannedEmbedding, PlannedLayer, SkippedLayer};
 pub use quantization_config::{QuantizationConfig, QuantizationMode};
 #[cfg(feature = "checkpoint")]
 pub use transformer::{
-    copies_tied_head, plan_transformer, planned_config, transformer_layers, untie_planned_head,
+    copies_tied_head, plan_transformer, planned_config, planned_tensors, sharing_config, transformer_layers,
+    untie_planned_head,
 };

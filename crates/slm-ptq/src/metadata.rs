@@ -34,6 +34,7 @@ impl MetadataBuilder {
                 .then(|| config.activation_observer.to_string()),
             activation_granularity: (quantization_type == QuantizationType::Dynamic)
                 .then_some(config.activation_granularity),
+            embedding: None,
             layers: Vec::new(),
             skipped: skipped.collect(),
             lineage: Lineage::default(),
@@ -45,6 +46,7 @@ impl MetadataBuilder {
         Self(QuantizationMetadata {
             format_version: FORMAT_VERSION,
             program_version: env!("CARGO_PKG_VERSION").to_owned(),
+            embedding: None,
             layers: Vec::new(),
             lineage: Lineage::default(),
             ..source.clone()
@@ -58,6 +60,13 @@ impl MetadataBuilder {
         if self.0.quantization_type == QuantizationType::Static {
             self.0.activation_observer = Some(activations);
         }
+        self
+    }
+
+    /// Adds the quantized table of the embedding.
+    #[must_use]
+    pub fn embedding(mut self, embedding: Option<LayerMetadata>) -> Self {
+        self.0.embedding = embedding;
         self
     }
 

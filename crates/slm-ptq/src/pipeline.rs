@@ -8,12 +8,16 @@ use slm_checkpoint::{
     CalibrationRecord, Checkpoint, CheckpointSource, CheckpointWriter, Layout, Lineage, QuantizationMode,
     SaveRequest,
 };
-use slm_model::{EMBED_TOKENS, LM_HEAD, Transformer, expected_tensors, forward_layerwise, layerwise_steps};
+use slm_model::{
+    EMBED_TOKENS, LM_HEAD, TOKEN_TABLE, Transformer, forward_layerwise, layerwise_steps, windows,
+};
 use slm_quant_core::QuantizationType;
 
+use crate::embedding::{QuantizedTable, embedding_type, quantize_embedding};
 use crate::{
-    Calibration, Error, LayerReport, MetadataBuilder, Plan, PtqConfig, Result, calibrate_with, convert,
-    copies_tied_head, layer_metadata, plan_transformer, planned_config, quantize_layer, untie_planned_head,
+    Calibration, Error, LayerReport, MetadataBuilder, Plan, PlannedEmbedding, PtqConfig, Result,
+    calibrate_with, convert, copies_tied_head, layer_metadata, plan_transformer, planned_config,
+    planned_tensors, quantize_layer, sharing_config, untie_planned_head,
 };
 
 /// Post-training quantization of a checkpoint.
@@ -38,7 +42,7 @@ use crate::{
 /// let config = PtqConfig::new(QuantScheme::per_tensor(Bits::Int8), QuantizationType::Static);
 /// let mut quantizer = CheckpointQuantizer::new(&float, config)?;
 /// let ids: Vec<u32> = (0..64).collect();
-/// let tokens = CalibrationTokens { ids: &ids, window: 16, text_sha256: "0".repeat(64) };
+/// let tokens = CalibrationTokens { ids: &ids, window: 16, prefix: &[], text_sha256: "0".repeat(64) };
 /// quantizer.calibrate(&tokens, &device, &mut |_| Ok::<_, Error>(()))?;
 /// let written = quantizer.write(root.path().join("int8"), false, &mut |progress| {
 ///     println!("{} of {} layers", progress.done, progress.total);
@@ -64,6 +68,9 @@ pub struct CalibrationTokens<'a> {
     pub ids: &'a [u32],
     /// Tokens that run through the model as one sequence.
     pub window: usize,
+    /// Tokens in front of each window, such as the beginning-of-sequence token that prompts begin with: static ranges
+    /// must suit it too.
+    pub prefix: &'a [u32],
     /// Lower-case hexadecimal SHA-256 of the text, for the record of the checkpoint.
     pub text_sha256: String,
 }
@@ -95,6 +102,8 @@ pub struct QuantizedCheckpoint {
     pub path: PathBuf,
     /// Reports in forward order.
     pub layers: Vec<LayerReport>,
+    /// Report of the embedding, if it is quantized and not the head's table.
+    pub embedding: Option<LayerReport>,
 }
 
 impl<'a> CheckpointQuantizer<'a> {
@@ -104,6 +113,7 @@ impl<'a> CheckpointQuantizer<'a> {
     /// [`Error::Checkpoint`] for a quantized checkpoint, and those of [`Plan::of_layers`].
     pub fn new(source: &'a Checkpoint, config: PtqConfig) -> Result<Self> {
         source.require_float()?;
+        let config = sharing_config(&source.config().model, config)?;
         let plan = plan_transformer(&source.config().model, &config)?;
         Ok(Self { source, config, plan, calibration: None })
     }
@@ -143,7 +153,8 @@ impl<'a> CheckpointQuantizer<'a> {
         if tokens.window == 0 {
             return Err(Error::EmptyWindow.into());
         }
-        let windows: Vec<&[u32]> = tokens.ids.chunks(tokens.window).collect();
+        let windows = windows(tokens.ids, tokens.window, tokens.prefix);
+        let windows: Vec<&[u32]> = windows.iter().map(Vec::as_slice).collect();
         let with_head = self.plan.quantizes(LM_HEAD);
         let total = layerwise_steps(model, windows.len(), with_head);
         let mut done = 0;
@@ -195,17 +206,34 @@ impl<'a> CheckpointQuantizer<'a> {
         let mut layout = Layout::new(&model);
         for layer in &plan.layers {
             layout
-                .quantize(&layer.name, config.scheme, self.needs_calibration())
+                .quantize(&layer.name, config.scheme_of(&layer.name), self.needs_calibration())
                 .map_err(|error| Error::layer(&layer.name, error))?;
         }
+        let mut tensors = CheckpointSource::new(source);
+        match plan.embedding {
+            None => layout.store_embedding_as(embedding_type(&mut tensors, &model)?),
+            Some(PlannedEmbedding { shared: true, .. }) => {}
+            Some(PlannedEmbedding { scheme, .. }) => {
+                layout
+                    .quantize(TOKEN_TABLE, scheme, false)
+                    .map_err(|error| Error::layer(TOKEN_TABLE, error))?;
+            }
+        }
         let mut writer = CheckpointWriter::create(out, &model, &layout, overwrite)?;
-        let (mut layers, mut records) = (Vec::new(), Vec::new());
-        for tensor in expected_tensors(&model) {
+        let (mut layers, mut records, mut embedding) = (Vec::new(), Vec::new(), None);
+        for tensor in planned_tensors(&source.config().model, plan) {
             progress(layers.len())?;
             let layer = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
-            let stored =
-                if layer == LM_HEAD && self.copies_tied_head() { EMBED_TOKENS } else { &tensor.name };
+            let tied = layer == LM_HEAD && source.config().model.tie_word_embeddings;
+            let stored = if tied { EMBED_TOKENS } else { &tensor.name };
             let values = source.tensors().read_f32(stored).map_err(slm_checkpoint::Error::from)?;
+            if tensor.name == EMBED_TOKENS
+                && let Some(table) = QuantizedTable::new(&values, &model, plan, config)?
+            {
+                writer.write_quantized(TOKEN_TABLE, &table.matrix, None)?;
+                embedding = Some(table);
+                continue;
+            }
             let shape = match tensor.shape[..] {
                 [rows, cols] if tensor.linear_weight && plan.quantizes(layer) => [rows, cols],
                 _ => {
@@ -227,7 +255,9 @@ impl<'a> CheckpointQuantizer<'a> {
             calibration: self.calibration.as_ref().map(|(_, record)| record.clone()),
             training: None,
         };
-        let metadata = MetadataBuilder::new(config, plan).build(QuantizationMode::Ptq, records, lineage);
+        let metadata = MetadataBuilder::new(config, plan)
+            .embedding(embedding.as_ref().map(QuantizedTable::metadata))
+            .build(QuantizationMode::Ptq, records, lineage);
         let path = writer.finish(&SaveRequest {
             tokenizer_json: source.tokenizer_json(),
             tokenizer: source.config().tokenizer.clone(),
@@ -240,7 +270,7 @@ impl<'a> CheckpointQuantizer<'a> {
             training: source.config().training.clone(),
             extra_files: &[],
         })?;
-        Ok(QuantizedCheckpoint { path, layers })
+        Ok(QuantizedCheckpoint { path, layers, embedding: embedding.map(|table| table.report) })
     }
 
     /// Loads the model and quantizes it in memory, for a comparison that needs no checkpoint. It computes what a model
@@ -253,6 +283,7 @@ impl<'a> CheckpointQuantizer<'a> {
         untie_planned_head(&mut model, &self.plan);
         let calibration = self.calibration.as_ref().map(|(calibration, _)| calibration);
         let layers = convert(&mut model, &self.plan, &self.config, calibration, &mut |_| {})?;
+        quantize_embedding(&mut model, &self.plan, &self.config)?;
         Ok((model, layers))
     }
 }

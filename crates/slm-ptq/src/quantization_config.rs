@@ -6,7 +6,7 @@ use slm_quant_core::{
     ScaleDtype,
 };
 
-use crate::{Error, PtqConfig, Result, default_weight_observer};
+use crate::{Error, LayerRule, LayerScheme, PtqConfig, Result, default_weight_observer};
 
 /// The point of a training run at which a model is quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -59,6 +59,13 @@ pub struct QuantizationConfig {
     pub activation_granularity: ActivationGranularity,
     /// Linear layers to leave in F32: names as in reports, `*` for any run of characters.
     pub skip: Vec<String>,
+    /// Schemes of single layers, `[[quantization.layers]]` with `pattern` and `scheme`, such as `int8:channel` or
+    /// `float`. The last that matches a name counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerRule>,
+    /// How the token embedding is quantized, such as `int8:channel`. Default: it stays float.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embeddings: Option<LayerScheme>,
 }
 
 impl Default for QuantizationConfig {
@@ -75,6 +82,8 @@ impl Default for QuantizationConfig {
             activation_observer: ObserverKind::Mse,
             activation_granularity: ActivationGranularity::default(),
             skip: Vec::new(),
+            layers: Vec::new(),
+            embeddings: None,
         }
     }
 }
@@ -99,6 +108,8 @@ impl QuantizationConfig {
             activation_observer: self.activation_observer,
             activation_granularity: self.activation_granularity,
             skip: self.skip.clone(),
+            layers: self.layers.clone(),
+            embeddings: self.embeddings,
         }
     }
 
@@ -122,6 +133,24 @@ impl QuantizationConfig {
                 let detail = format!("is {observer}: {error}");
                 return refuse(key, detail, "use an observer with its usual parameters");
             }
+        }
+        let trained = self.quantization_mode == QuantizationMode::Qat || self.enable_quantized_finetuning;
+        if let Some(scheme) = self.embeddings
+            && trained
+        {
+            let detail = format!("is {scheme}, and an embedding is trained in floats");
+            return refuse(
+                "embeddings",
+                detail,
+                "remove it, and quantize with `slm ptq` where that is wanted",
+            );
+        }
+        if let Some(rule) = self.layers.first()
+            && self.enable_quantized_finetuning
+        {
+            let detail =
+                format!("has {:?}, and fine-tuning keeps the schemes of the checkpoint", rule.pattern);
+            return refuse("layers", detail, "remove it");
         }
         if self.skip.iter().any(|pattern| pattern.trim().is_empty()) {
             let detail = "holds an empty pattern, which names no layer".to_owned();

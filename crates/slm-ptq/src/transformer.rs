@@ -1,13 +1,24 @@
-//! Plans for slm's transformer, and the one policy for a head that is tied to the embedding.
+//! Plans for slm's transformer, and the one policy for its embedding and a head that is tied to it.
 //!
 //! A tied head has no tensor of its own: the embedding is its weight. It is planned like every other linear layer
-//! ([`LM_HEAD`]). If the plan quantizes it, it becomes a layer of its own, which starts as a copy of the embedding, and
-//! the embedding stays float. If a skip pattern leaves it float, it stays tied. So a pattern means the same for a model
-//! whose head is tied and one whose head is not.
+//! ([`LM_HEAD`]). What becomes of the two is decided by the head's scheme and
+//! [`PtqConfig::embeddings`](crate::PtqConfig::embeddings):
+//!
+//! | head | `embeddings` | result |
+//! |---|---|---|
+//! | float | none | nothing changes: a tied head stays tied |
+//! | quantized | none | a tied head becomes a layer of its own, which starts as a copy; the embedding stays float |
+//! | tied | a scheme | one quantized table, the layer [`LM_HEAD`], in which tokens are looked up too |
+//! | untied | a scheme | the embedding is a quantized table of its own |
+//!
+//! So a pattern means the same for a model whose head is tied and one whose head is not.
 
-use slm_model::{LM_HEAD, ModelConfig, Transformer, expected_tensors};
+use slm_model::{
+    EMBED_TOKENS, ExpectedTensor, LM_HEAD, ModelConfig, TOKEN_TABLE, Transformer, expected_tensors,
+};
+use slm_quant_core::{Granularity, QuantScheme};
 
-use crate::{Plan, PlannedLayer, PtqConfig, Result};
+use crate::{Error, LayerRule, Plan, PlannedEmbedding, PlannedLayer, PtqConfig, Result};
 
 /// Linear layers of a transformer in forward order, the head among them even if it is tied.
 pub fn transformer_layers(model: &ModelConfig) -> Vec<PlannedLayer> {
@@ -23,30 +34,85 @@ pub fn transformer_layers(model: &ModelConfig) -> Vec<PlannedLayer> {
     layers.collect()
 }
 
-/// Plans `config` for a transformer that need not be in memory.
+/// Plans `config` for a transformer that need not be in memory. The config must be that of [`sharing_config`].
 ///
 /// # Errors
-/// As [`Plan::of_layers`].
+/// As [`Plan::of_layers`]; [`Error::Setting`] for a table that is to be float and quantized at once.
 pub fn plan_transformer(model: &ModelConfig, config: &PtqConfig) -> Result<Plan> {
-    Plan::of_layers(transformer_layers(model), config)
+    let mut plan = Plan::of_layers(transformer_layers(model), config)?;
+    if let Some(scheme) = table_scheme(config) {
+        let shared = model.tie_word_embeddings;
+        if shared && !plan.quantizes(LM_HEAD) {
+            return Err(Error::Setting {
+                key: "embeddings",
+                detail: format!("is {scheme}, while lm_head, which is tied to the embedding, stays float"),
+                remedy: "quantize lm_head too, or leave both float",
+            });
+        }
+        let count = scheme.granularity.scale_count(model.vocab_size, model.hidden_size);
+        count.map_err(|error| Error::layer(TOKEN_TABLE, error))?;
+        plan.embedding = Some(PlannedEmbedding { scheme, shared });
+    }
+    Ok(plan)
+}
+
+/// `config` for `model`: where a tied head shares a quantized table with the embedding, the head's scheme is that of
+/// the table.
+///
+/// # Errors
+/// [`Error::Setting`] where a rule for the head asks for another one.
+pub fn sharing_config(model: &ModelConfig, mut config: PtqConfig) -> Result<PtqConfig> {
+    let (Some(scheme), true) = (table_scheme(&config), model.tie_word_embeddings) else { return Ok(config) };
+    let head = config.layers.iter().rev().find(|rule| rule.pattern == LM_HEAD);
+    match head.map(|rule| rule.scheme.over(config.scheme)) {
+        Some(asked) if asked != Some(scheme) => Err(Error::Setting {
+            key: "embeddings",
+            detail: format!("is {scheme}, and lm_head, which is tied to the embedding, has another scheme"),
+            remedy: "give one of the two: they share one table",
+        }),
+        _ => {
+            config.layers.push(LayerRule { pattern: LM_HEAD.to_owned(), scheme: scheme.into() });
+            Ok(config)
+        }
+    }
+}
+
+/// The scheme of the embedding; none where it stays float. Without a granularity it is that of all layers, or one scale to a row where they have one
+/// to a tensor: rows of frequent and rare tokens differ much.
+fn table_scheme(config: &PtqConfig) -> Option<QuantScheme> {
+    let mut all = config.scheme;
+    if all.granularity == Granularity::PerTensor {
+        all.granularity = Granularity::PerChannel;
+    }
+    config.embeddings.and_then(|asked| asked.over(all))
 }
 
 /// Whether `plan` makes the tied head of `model` a layer of its own.
 pub fn copies_tied_head(model: &ModelConfig, plan: &Plan) -> bool {
-    model.tie_word_embeddings && plan.quantizes(LM_HEAD)
+    model.tie_word_embeddings && plan.quantizes(LM_HEAD) && plan.embedding.is_none()
 }
 
 /// Configuration of the model that `plan` makes of one with the configuration `model`.
 pub fn planned_config(model: &ModelConfig, plan: &Plan) -> ModelConfig {
     let mut planned = model.clone();
-    planned.tie_word_embeddings = model.tie_word_embeddings && !plan.quantizes(LM_HEAD);
+    planned.tie_word_embeddings = model.tie_word_embeddings && !copies_tied_head(model, plan);
     planned
+}
+
+/// The tensors of the model that `plan` makes of one with the configuration `model`, each float or the weight of a
+/// layer that the plan quantizes. A table that head and embedding share is the head's.
+pub fn planned_tensors(model: &ModelConfig, plan: &Plan) -> Vec<ExpectedTensor> {
+    let mut planned = planned_config(model, plan);
+    let shared = plan.embedding.is_some_and(|embedding| embedding.shared);
+    planned.tie_word_embeddings &= !shared;
+    let tensors = expected_tensors(&planned).into_iter();
+    tensors.filter(|tensor| !(shared && tensor.name == EMBED_TOKENS)).collect()
 }
 
 /// Gives `model` the head that `plan` quantizes, as a layer of its own. Changes nothing if the plan leaves the head
 /// float.
 pub fn untie_planned_head(model: &mut Transformer, plan: &Plan) {
-    if copies_tied_head(model.config(), plan) {
+    if model.config().tie_word_embeddings && plan.quantizes(LM_HEAD) {
         model.untie_head();
     }
 }
@@ -58,7 +124,6 @@ mod tests {
     use slm_quant_core::{Bits, QuantScheme, QuantizationType};
 
     use super::*;
-    use crate::Error;
 
     fn config(skip: &[&str]) -> PtqConfig {
         let mut config = PtqConfig::new(QuantScheme::per_tensor(Bits::Int8), QuantizationType::WeightOnly);

@@ -108,7 +108,7 @@ fn prepare_layer(name: &str, linear: &mut Linear, config: &QatConfig, phase: &Ph
         ScaleMode::Observed => FakeQuantizedWeight::new,
         ScaleMode::Learned => FakeQuantizedWeight::learned,
     };
-    let prepared = build(weight.clone(), quantization.scheme, options.observer(), input, phase);
+    let prepared = build(weight.clone(), quantization.scheme_of(name), options.observer(), input, phase);
     linear.weight = Weight::FakeQuantized(prepared.map_err(|error| Error::layer(name, error))?);
     Ok(())
 }

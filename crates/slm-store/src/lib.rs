@@ -28,7 +28,7 @@ pub mod tensors;
 pub use error::{Error, Result};
 pub use loaded::{LoadedTensors, read_quantized, read_static_params};
 pub use lock::OutputLock;
-pub use manifest::{Kind, Manifest, sha256};
+pub use manifest::{Kind, Manifest, sha256, sha256_of_file};
 pub use metadata::{
     CalibrationRecord, LayerMetadata, Lineage, QuantizationMetadata, QuantizationMode, ScaleRecord,
     SkippedLayer, TrainingRecord, WeightError, WeightParams, ZeroPointRecord,
@@ -38,7 +38,10 @@ pub use output::{OutputDir, Replaceable, reserve};
 pub use tensors::{TensorFile, TensorFileWriter, TensorSpec};
 
 /// The version of the format that is written.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
+
+/// The oldest version whose manifest and tensors are those of [`FORMAT_VERSION`]. The metadata differs.
+pub const OLDEST_SAME_FILES: u32 = 3;
 
 /// File of the tensors.
 pub const WEIGHTS: &str = "model.safetensors";

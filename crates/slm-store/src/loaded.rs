@@ -78,7 +78,7 @@ impl<'a> LoadedTensors<'a> {
         let mut loaded = Self { weights, destinations, layers: HashMap::new() };
         let Some(metadata) = metadata else { return Ok(loaded) };
         let layers: Vec<_> =
-            metadata.layers.iter().map(|record| loaded.take_layer(record)).collect::<Result<_>>()?;
+            metadata.records().map(|record| loaded.take_layer(record)).collect::<Result<_>>()?;
         // Scales are put in order here, of which there may be many.
         let finish = |layer: Layer<'_>| layer.finish(weights, metadata, metadata_path);
         let layers: Vec<_> = layers.into_par_iter().map(finish).collect();
@@ -96,13 +96,17 @@ impl<'a> LoadedTensors<'a> {
         self.layers.remove(layer)
     }
 
-    /// Takes the values of an F32 tensor.
+    /// Takes the values of an F32, F16 or BF16 tensor as F32.
     ///
     /// # Errors
-    /// [`Error::TensorSet`] for a tensor that is not there, is of another type or was taken.
+    /// [`Error::TensorSet`] for a tensor that is not there, is of another type or was taken, [`Error::NotFinite`] for a
+    /// NaN or an infinity.
     pub fn take_f32(&mut self, name: &str) -> Result<Vec<f32>> {
-        match self.destinations.remove(name) {
-            Some(Destination::Floats(values)) => Ok(values),
+        match (self.destinations.remove(name), self.weights.dtype(name)) {
+            (Some(Destination::Floats(values)), _) => Ok(values),
+            (Some(Destination::Bytes(bytes)), Some(dtype @ (Dtype::F16 | Dtype::BF16))) => {
+                self.weights.widen(name, &bytes, dtype)
+            }
             _ => Err(self.weights.missing(name)),
         }
     }
@@ -156,7 +160,7 @@ fn destinations(
 ) -> Result<HashMap<String, Destination>> {
     let kernel = KernelKind::selected();
     let mut destinations = HashMap::new();
-    for record in metadata.iter().flat_map(|metadata| &metadata.layers) {
+    for record in metadata.iter().flat_map(|metadata| metadata.records()) {
         let ([rows, cols], scheme) = (record.shape, record.scheme);
         let codes = names::codes(&record.name);
         weights.check_dtype(&codes, &[codes_dtype(scheme)])?;

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, QParams, QuantScheme,
     QuantizationType, QuantizedMatrix, ScaleDtype, Scales,
@@ -48,6 +48,9 @@ pub struct QuantizationMetadata {
     /// Which activations share a scale; dynamic quantization only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation_granularity: Option<ActivationGranularity>,
+    /// The quantized table of the token embedding; none where it is float or the same as the head's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<LayerMetadata>,
     /// Quantized layers, in forward order.
     pub layers: Vec<LayerMetadata>,
     /// Linear layers that were left float.
@@ -128,7 +131,7 @@ pub struct WeightError {
     pub clipped_share: f64,
 }
 
-/// The scales of a layer.
+/// The scales of a layer, summed up. All of them are in the tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScaleRecord {
@@ -140,12 +143,9 @@ pub struct ScaleRecord {
     pub max: f32,
     /// Mean scale.
     pub mean: f64,
-    /// All scales, by row; left out for scales per group, of which there are many.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub values: Option<Vec<f32>>,
 }
 
-/// The zero points of a layer.
+/// The zero points of a layer, summed up. All of them are in the tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ZeroPointRecord {
@@ -157,9 +157,6 @@ pub struct ZeroPointRecord {
     pub max: i8,
     /// Mean zero point.
     pub mean: f64,
-    /// All zero points, by row; left out for scales per group.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub values: Option<Vec<i8>>,
 }
 
 /// A linear layer that was left float.
@@ -220,10 +217,6 @@ impl<'a> WeightParams<'a> {
         }
     }
 
-    fn lists_all(&self) -> bool {
-        !matches!(self.scheme.granularity, Granularity::PerGroup { .. })
-    }
-
     /// Bytes of codes, scales and zero points.
     fn byte_size(&self) -> u64 {
         let [rows, cols] = self.shape;
@@ -246,7 +239,6 @@ impl ScaleRecord {
             min: values.iter().copied().fold(f32::INFINITY, f32::min),
             max: values.iter().copied().fold(f32::NEG_INFINITY, f32::max),
             mean: values.iter().map(|&scale| f64::from(scale)).sum::<f64>() / count as f64,
-            values: weight.lists_all().then_some(values),
         }
     }
 }
@@ -264,7 +256,6 @@ impl ZeroPointRecord {
             min: values.iter().copied().min()?,
             max: values.iter().copied().max()?,
             mean: values.iter().map(|&zero| f64::from(zero)).sum::<f64>() / values.len() as f64,
-            values: weight.lists_all().then(|| values.to_vec()),
         })
     }
 }
@@ -348,10 +339,40 @@ impl QuantizationMetadata {
         }
         let Header { format_version } = json::parse(path, bytes)?;
         Self::check_version(path, &format_version, FORMAT_VERSION, as_in)?;
-        let metadata: Self = json::parse(path, bytes)?;
-        match metadata.infinite_scale() {
+        json::parse::<Self>(path, bytes)?.checked(path)
+    }
+
+    /// Parses the bytes of `path`, of the current version or of version 3, which the same manifest goes with.
+    ///
+    /// # Errors
+    /// As [`QuantizationMetadata::parse`].
+    pub fn parse_migrating(path: &Path, bytes: &[u8], as_in: &str) -> Result<Self> {
+        let mut fields: Map<String, Value> = json::parse(path, bytes)?;
+        if fields.get("format_version").and_then(Value::as_u64) != Some(3) {
+            return Self::parse(path, bytes, as_in);
+        }
+        Self::migrate_from_3(&mut fields);
+        let metadata = Self::deserialize(Value::Object(fields)).map_err(Error::json(path))?;
+        metadata.checked(path)
+    }
+
+    fn checked(self, path: &Path) -> Result<Self> {
+        match self.infinite_scale() {
             Some((field, scale)) => Err(Error::field(path, field, "a 32-bit float", scale)),
-            None => Ok(metadata),
+            None => Ok(self),
+        }
+    }
+
+    /// Makes version 4 of the fields of version 3, which listed scales and zero points that the tensors have too.
+    pub fn migrate_from_3(fields: &mut Map<String, Value>) {
+        fields.insert("format_version".to_owned(), 4.into());
+        let layers = fields.get_mut("layers").and_then(Value::as_array_mut);
+        for layer in layers.into_iter().flatten() {
+            for name in ["scales", "zero_points"] {
+                if let Some(record) = layer.get_mut(name).and_then(Value::as_object_mut) {
+                    record.remove("values");
+                }
+            }
         }
     }
 
@@ -387,18 +408,23 @@ impl QuantizationMetadata {
 
     /// The first scale that is beyond the largest 32-bit float, and so was read as infinite: its field, and it.
     fn infinite_scale(&self) -> Option<(String, f32)> {
-        self.layers.iter().find_map(|layer| {
-            let ScaleRecord { min, max, values, .. } = &layer.scales;
-            let weight = [min, max].into_iter().chain(values.iter().flatten()).map(|scale| ("scales", scale));
+        self.records().find_map(|layer| {
+            let ScaleRecord { min, max, .. } = &layer.scales;
+            let weight = [min, max].map(|scale| ("scales", scale)).into_iter();
             let activation = layer.activation.iter().map(|qparams| ("activation", &qparams.scale));
             let (field, &scale) = weight.chain(activation).find(|(_, scale)| !scale.is_finite())?;
             Some((format!("layers[{:?}].{field}", layer.name), scale))
         })
     }
 
-    /// The record of layer `name`.
+    /// Everything that is quantized: the table of the embedding, if it is one of its own, and all layers.
+    pub fn records(&self) -> impl Iterator<Item = &LayerMetadata> {
+        self.embedding.iter().chain(&self.layers)
+    }
+
+    /// The record of layer `name`, or of the embedding if that is its name.
     pub fn layer(&self, name: &str) -> Option<&LayerMetadata> {
-        self.layers.iter().find(|layer| layer.name == name)
+        self.records().find(|layer| layer.name == name)
     }
 
     /// How `layer` treats its input.
@@ -410,6 +436,13 @@ impl QuantizationMetadata {
         layer: &LayerMetadata,
     ) -> Result<ActivationQuant, (String, &'static str, String)> {
         let field = format!("layers[{:?}].activation", layer.name);
+        // Rows of a table are looked up: it has no input that could be quantized.
+        if self.embedding.as_ref().is_some_and(|embedding| embedding.name == layer.name) {
+            return match layer.activation {
+                None => Ok(ActivationQuant::Float),
+                Some(qparams) => Err((field, "nothing for an embedding", format!("scale {}", qparams.scale))),
+            };
+        }
         match (self.quantization_type, layer.activation, self.activation_granularity) {
             (QuantizationType::Static, Some(qparams), _) => Ok(ActivationQuant::Static(qparams)),
             (QuantizationType::Static, None, _) => {

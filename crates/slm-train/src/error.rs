@@ -118,6 +118,12 @@ pub enum Error {
     /// Skip patterns that do not fit the model, or layers that cannot be quantized.
     #[error(transparent)]
     Ptq(#[from] slm_ptq::Error),
+    /// A checkpoint whose embedding is quantized cannot be fine-tuned.
+    #[error(
+        "the embedding of the checkpoint is quantized, and fine-tuning trains it in floats; fine-tune a checkpoint that \
+         was quantized without `--embeddings`"
+    )]
+    QuantizedEmbedding,
     /// A skip pattern for a layer of a quantized checkpoint that is quantized.
     #[error(
         "{reason} leaves {layer} float, but the checkpoint holds it quantized, and fine-tuning keeps it so; remove the \
@@ -189,6 +195,20 @@ pub enum Error {
         dir: PathBuf,
         /// Why.
         reason: String,
+    },
+    /// A run that is not finished is where a new one would begin.
+    #[error(
+        "{}: holds an unfinished run (step {step} of {steps}); add --resume to continue it, choose another output, or \
+         discard it with --overwrite",
+        dir.display()
+    )]
+    UnfinishedRun {
+        /// The checkpoint.
+        dir: PathBuf,
+        /// Steps done.
+        step: usize,
+        /// Steps in all.
+        steps: usize,
     },
     /// State of the optimizer that does not fit the model.
     #[error("state of the optimizer: {detail}; the checkpoint can be used, but not resumed from")]

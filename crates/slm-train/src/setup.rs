@@ -90,6 +90,9 @@ impl Setup {
             if let Some(layer) = skipped.into_iter().find(|layer| source.layer(&layer.name).is_some()) {
                 return Err(Error::SkippedQuantized { layer: layer.name, reason: layer.reason });
             }
+            if model.embedding_is_quantized() {
+                return Err(Error::QuantizedEmbedding);
+            }
             let tuning = Some(Tuning::prepare(&mut model, source, config)?);
             return Ok(Self { tuning, ..Self::float(model) });
         }

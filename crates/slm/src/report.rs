@@ -84,6 +84,7 @@ impl Report {
             activation_observer: is(QuantizationType::Static).then_some(activation_observer),
             activation_granularity: is(QuantizationType::Dynamic)
                 .then_some(self.config.activation_granularity),
+            embedding: None,
             layers,
             skipped: skipped.collect(),
             lineage: Lineage::default(),

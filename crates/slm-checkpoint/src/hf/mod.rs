@@ -9,7 +9,9 @@
 //! A model whose config ties the head to the embedding may still have a head in its file: the same bytes as the
 //! embedding are passed over, others are refused. With a head alone, that is the embedding too.
 
+mod chat;
 mod documents;
+mod end_tokens;
 mod impostor;
 mod names;
 mod place;
@@ -30,7 +32,9 @@ use self::plan::Origins;
 use self::weights::Weights;
 use crate::manifest::sha256_of;
 use crate::tensors::{PositionedFile, TensorFile};
-use crate::{CheckpointWriter, Error, Layout, Result, SaveRequest, TokenizerInfo, json as json_file};
+use crate::{
+    ChatInfo, CheckpointWriter, Error, Layout, Result, SaveRequest, TokenizerInfo, json as json_file,
+};
 use slm_store::Error as StoreError;
 
 const CONFIG: &str = "config.json";
@@ -73,6 +77,8 @@ pub struct ImportReport {
     pub config: ModelConfig,
     /// Whether the checkpoint has a tokenizer.
     pub has_tokenizer: bool,
+    /// How the model takes a conversation, where it was trained for one.
+    pub chat: Option<ChatInfo>,
     /// Fields of `config.json` that are not known to this program and were passed over.
     pub unrecognized_fields: Vec<String>,
     /// What was assumed or passed over, a sentence each, with the file. They are logged as warnings too.
@@ -116,6 +122,7 @@ fn open(path: &Path, warnings: &mut Warnings) -> Result<Imported> {
     let vocab_size = parsed.model.vocab_size;
     let tokenizer_json = tokenizer::read(&dir, parsed.architecture.model_type, vocab_size, warnings)?;
     let tokenizer = special_tokens(&dir, &config_path, &config_json, vocab_size, warnings)?;
+    let tokenizer = end_tokens::add(&dir, tokenizer_json.as_deref(), vocab_size, tokenizer);
 
     let weights = Weights::open(&dir, parsed.architecture, warnings)?;
     let origins = plan::plan(&parsed, &weights)?;
@@ -155,6 +162,7 @@ pub fn import_to(dir: impl AsRef<Path>, out: impl AsRef<Path>, overwrite: bool) 
         path,
         architecture: imported.architecture(),
         has_tokenizer: imported.tokenizer_json.is_some(),
+        chat: imported.tokenizer.chat,
         config: imported.config,
         unrecognized_fields: imported.unrecognized_fields,
         warnings: imported.warnings,
@@ -345,5 +353,6 @@ fn special_tokens(
     Ok(TokenizerInfo {
         bos_token_id: ids("bos_token_id")?.first().copied(),
         eos_token_ids: ids("eos_token_id")?,
+        chat: chat::read(dir)?,
     })
 }

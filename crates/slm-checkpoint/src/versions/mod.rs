@@ -9,19 +9,21 @@ mod v0;
 mod v1;
 mod v2;
 mod v3;
+mod v4;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use slm_model::ModelConfig;
 use slm_store::manifest::{Kind, MANIFEST, Manifest};
-use slm_store::{METADATA, Replaceable, WEIGHTS};
+use slm_store::{METADATA, OLDEST_SAME_FILES, Replaceable, WEIGHTS};
 
 use crate::{Error, FORMAT_VERSION, QuantizationMetadata, Result, TensorFile, json};
 
 pub(crate) use open::OpenFiles;
-pub(crate) use v3::read as read_config;
+pub(crate) use v4::read as read_config;
 
 /// Main file of a checkpoint.
 pub(crate) const CONFIG: &str = "config.json";
@@ -59,7 +61,7 @@ pub struct Migration {
 }
 
 /// One row for each step, oldest first. Every version from 0 up to [`FORMAT_VERSION`] is read.
-pub const MIGRATIONS: &[Migration] = &[v0::MIGRATION, v1::MIGRATION, v2::MIGRATION];
+pub const MIGRATIONS: &[Migration] = &[v0::MIGRATION, v1::MIGRATION, v2::MIGRATION, v3::MIGRATION];
 
 /// Brings `documents`, which are of version `from`, to the present version.
 pub(crate) fn migrate(documents: &mut Documents, from: u32) -> Result<()> {
@@ -105,6 +107,21 @@ pub struct TokenizerInfo {
     /// Any of these ends generation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub eos_token_ids: Vec<u32>,
+    /// How the model takes a conversation, where it was trained for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat: Option<ChatInfo>,
+}
+
+/// The chat template of a model, as its tokenizer brings it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChatInfo {
+    /// A Jinja program that makes the text of a conversation.
+    pub template: String,
+    /// Texts of the special tokens that it prints, by the name that it calls them: `bos_token`, `eos_token`, `pad_token`,
+    /// `unk_token`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub special_tokens: BTreeMap<String, String>,
 }
 
 impl TokenizerInfo {
@@ -177,7 +194,7 @@ pub(crate) fn parse_manifest(dir: &Path, bytes: &[u8], expected: Option<u32>) ->
         return refuse(format!("{expected}, as in config.json"));
     }
     match found {
-        FORMAT_VERSION => Ok(Manifest::parse(dir, bytes)?),
+        OLDEST_SAME_FILES..=FORMAT_VERSION => Ok(Manifest::parse(dir, bytes)?),
         1 | 2 => Ok(Manifest::new(dir, Kind::Checkpoint, v2::read_manifest(&path, bytes)?)?),
         _ => refuse(format!("1 to {FORMAT_VERSION}")),
     }
@@ -185,7 +202,7 @@ pub(crate) fn parse_manifest(dir: &Path, bytes: &[u8], expected: Option<u32>) ->
 
 /// The bytes of a `config.json` of the present version.
 pub(crate) fn config_bytes(path: &Path, config: &CheckpointConfig) -> Result<Vec<u8>> {
-    Ok(json::to_bytes(path, &v3::Config::from(config.clone()))?)
+    Ok(json::to_bytes(path, &v4::Config::from(config.clone()))?)
 }
 
 /// Whether `dir` says that it is a checkpoint, of whatever version.

@@ -1,59 +1,28 @@
-//! Version 3: the present one.
+//! Version 3, and what makes version 4 of it.
 //!
-//! | file | holds |
-//! |---|---|
-//! | `config.json` | [`Config`] |
-//! | `model.safetensors` | tensors by canonical name, see [`crate::Layout`] |
-//! | `tokenizer.json` | optional |
-//! | `quantization_metadata.json` | [`crate::QuantizationMetadata`], for a quantized model alone |
-//! | `manifest.json` | size, SHA-256 and BLAKE3 of the others, of large ones BLAKE3 by chunks too |
+//! They differ in this:
+//!
+//! - `quantization_metadata.json` of version 3 lists every scale and zero point of layers that are not quantized per
+//!   group, which the tensors have too; version 4 has their count, extremes and mean;
+//! - the embedding of a quantized model may be quantized in version 4, alone or as one table with a tied head, and
+//!   where it is float it may be F16 or BF16.
 
-use std::path::Path;
+use super::{Documents, Migration};
+use crate::{QuantizationMetadata, Result};
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use slm_model::ModelConfig;
+/// To version 4.
+pub(super) const MIGRATION: Migration = Migration {
+    from: 3,
+    to: 4,
+    changes: "the metadata no longer lists scales and zero points, which are in the tensors",
+    fixture: "fixtures/v3",
+    apply,
+};
 
-use super::{CheckpointConfig, FORMAT, TokenizerInfo};
-use crate::{Error, FORMAT_VERSION, Result};
-
-/// `config.json` of versions 1 to 3.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Config {
-    format: String,
-    format_version: u32,
-    program_version: String,
-    model: ModelConfig,
-    #[serde(default)]
-    tokenizer: TokenizerInfo,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    lineage: Option<Value>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    training: Option<Value>,
-}
-
-pub(crate) fn read(path: &Path, value: Value) -> Result<CheckpointConfig> {
-    let config: Config = serde_json::from_value(value).map_err(Error::json(path))?;
-    Ok(CheckpointConfig {
-        program_version: config.program_version,
-        model: config.model,
-        tokenizer: config.tokenizer,
-        lineage: config.lineage,
-        training: config.training,
-    })
-}
-
-impl From<CheckpointConfig> for Config {
-    fn from(config: CheckpointConfig) -> Self {
-        Self {
-            format: FORMAT.to_owned(),
-            format_version: FORMAT_VERSION,
-            program_version: config.program_version,
-            model: config.model,
-            tokenizer: config.tokenizer,
-            lineage: config.lineage,
-            training: config.training,
-        }
+fn apply(documents: &mut Documents) -> Result<()> {
+    documents.config.insert("format_version".to_owned(), 4.into());
+    if let Some(metadata) = &mut documents.metadata {
+        QuantizationMetadata::migrate_from_3(metadata);
     }
+    Ok(())
 }

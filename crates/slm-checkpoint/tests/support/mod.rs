@@ -45,7 +45,7 @@ pub(crate) fn small_model() -> Transformer {
 pub(crate) fn request(metadata: Option<&QuantizationMetadata>) -> SaveRequest<'_> {
     SaveRequest {
         tokenizer_json: Some(TOKENIZER.as_bytes()),
-        tokenizer: TokenizerInfo { bos_token_id: Some(8), eos_token_ids: vec![8, 2] },
+        tokenizer: TokenizerInfo { bos_token_id: Some(8), eos_token_ids: vec![8, 2], chat: None },
         metadata,
         ..SaveRequest::default()
     }
@@ -118,6 +118,7 @@ pub(crate) fn quantize(
         weight_observer: "min-max".to_owned(),
         activation_observer: None,
         activation_granularity,
+        embedding: None,
         layers,
         skipped,
         lineage: Lineage {
@@ -149,7 +150,7 @@ pub(crate) fn seal(manifest: &mut Value) {
     manifest["files_blake3"] = blake3::hash(&files).to_hex().as_str().into();
 }
 
-/// Makes a checkpoint of version 2 of one of version 3.
+/// Makes a checkpoint of version 2 of one of the present version.
 pub(crate) fn to_version_2(dir: &Path) {
     let mut files = serde_json::Map::new();
     for entry in std::fs::read_dir(dir).unwrap() {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
+use slm_chat::ChatTemplate;
 use slm_checkpoint::hf;
 
 use crate::context::Context;
@@ -28,7 +29,7 @@ pub(crate) struct ImportArgs {
 
 #[derive(Serialize)]
 struct ImportResult {
-    checkpoint: PathBuf,
+    output: PathBuf,
     architecture: &'static str,
     parameters: u64,
     has_tokenizer: bool,
@@ -37,9 +38,21 @@ struct ImportResult {
 }
 
 pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
+    let start = std::time::Instant::now();
     let report = hf::import_to(&args.hf_dir, &args.out, args.overwrite)?;
+    tracing::info!(
+        "{}: {} with {} layers of width {}, vocabulary {}, {} positions; written to {} in {:.1} s",
+        args.hf_dir.display(),
+        report.architecture,
+        report.config.num_layers,
+        report.config.hidden_size,
+        report.config.vocab_size,
+        report.config.max_position_embeddings,
+        report.path.display(),
+        start.elapsed().as_secs_f64()
+    );
     let result = ImportResult {
-        checkpoint: report.path,
+        output: report.path,
         architecture: report.architecture,
         parameters: report.config.parameter_count(),
         has_tokenizer: report.has_tokenizer,
@@ -50,10 +63,13 @@ pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
         "imported {} ({} parameters) into {}",
         result.architecture,
         result.parameters,
-        result.checkpoint.display()
+        result.output.display()
     ))?;
     if !result.has_tokenizer {
         context.output.say("no tokenizer.json was found: texts cannot be read with this checkpoint")?;
+    }
+    if let Some(error) = report.chat.and_then(|chat| ChatTemplate::new(chat.template).err()) {
+        tracing::warn!("the model's chat template cannot be used by slm chat: {error}");
     }
     context.output.result(&result)
 }

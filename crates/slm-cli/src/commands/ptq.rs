@@ -2,33 +2,35 @@
 
 mod report;
 mod settings;
+mod texts;
+mod uncertainty;
 mod verdict;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use slm_checkpoint::{reserve_output, sha256};
-use slm_model::Transformer;
+use slm_checkpoint::reserve_output;
+use slm_model::{TOKEN_TABLE, Transformer};
 use slm_nn::NamedLinears;
-use slm_ptq::{CalibrationTokens, CheckpointQuantizer, QuantizedCheckpoint};
+use slm_ptq::{CalibrationTokens, CheckpointQuantizer, LayerScheme, QuantizedCheckpoint};
 use slm_quant_core::{ActivationGranularity, ObserverKind};
-use slm_text::{Tokenizer, read_text};
 
 use crate::commands::scheme_args::SchemeArgs;
 use crate::context::Context;
 use crate::error::Result;
 use crate::memory;
-use crate::text::{check_length, evaluate_with_progress, read_ids, tokenizer, window};
+use crate::text::{WindowArgs, evaluate_with_progress, tokenizer};
 use report::{PtqResult, Sizes};
 use settings::Settings;
+use texts::{TextReader, Texts};
 use verdict::Evaluations;
 
 /// Quantize a trained model to INT8 or INT4 (post-training quantization) and report everything that was done.
 ///
 /// With no option it quantizes the model that ships with the project. Embeddings and norms stay float; a tied
-/// head is quantized as a copy of its own. Where the perplexity rises by more than 5 % it ends with a warning that names
-/// the cause.
+/// head is quantized as a copy of its own, or with --embeddings as one table with the embedding. Where the perplexity
+/// rises by more than 5 % it ends with a warning that names the cause.
 #[derive(Debug, Args)]
 pub(crate) struct PtqArgs {
     /// Float checkpoint to quantize [default: the model that ships]
@@ -39,6 +41,11 @@ pub(crate) struct PtqArgs {
     config: Option<PathBuf>,
     #[command(flatten)]
     scheme: SchemeArgs,
+    /// Quantize the token embedding: int8, int4, or with what else differs, such as int4:group:32. Where the head is
+    /// tied to it, one table then serves both. Without a granularity it has that of the layers, or one scale to a row
+    /// instead of one in all [default: it stays float]
+    #[arg(long, value_name = "SCHEME")]
+    embeddings: Option<LayerScheme>,
     /// Chooses weight ranges: min-max, moving-average, histogram, percentile[:P] or mse [default: min-max for
     /// 8 bits, mse for 4]
     #[arg(long, value_name = "NAME")]
@@ -65,9 +72,11 @@ pub(crate) struct PtqArgs {
     /// is needed
     #[arg(long)]
     no_eval: bool,
-    /// Tokens in a window [default: 256, or the model's positions if fewer]
+    #[command(flatten)]
+    windows: WindowArgs,
+    /// Calibrate on text alone, without the beginning-of-sequence token that the tokenizer puts in front of prompts
     #[arg(long)]
-    window: Option<usize>,
+    no_calibration_bos: bool,
     /// Checkpoint directory to write [default: out/ptq-int8-static-tensor and the like, which is replaced]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -83,39 +92,48 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     let _output = reserve_output(&settings.out, settings.overwrite)?;
     let checkpoint = context.open_checkpoint(&settings.checkpoint)?;
     let mut quantizer = CheckpointQuantizer::new(&checkpoint, settings.config.clone())?;
-    let window = window(args.window, &checkpoint.config().model)?;
-    let texts = match &settings.calibration {
-        Some(path) => Some(Texts::read(path, &settings, args, &tokenizer(&checkpoint)?, window)?),
-        None => None,
+    let windowing = args.windows.windowing(&checkpoint)?;
+    let mut prefix = Vec::new();
+    let texts = if settings.calibration.is_some() || settings.eval.is_some() {
+        let tokenizer = tokenizer(&checkpoint)?;
+        if !args.no_calibration_bos {
+            prefix = tokenizer.prefix()?;
+        }
+        let vocab_size = checkpoint.config().model.vocab_size;
+        TextReader { args, tokenizer: &tokenizer, vocab_size, windowing: &windowing }.read(&settings)?
+    } else {
+        Texts::default()
     };
 
-    let held_out = texts.as_ref().filter(|_| !args.no_eval).map(|texts| texts.held_out.as_slice());
-    let calibration = texts.as_ref().filter(|_| quantizer.needs_calibration());
+    let held_out = texts.held_out.as_ref();
+    let calibration = texts.calibration.as_ref().filter(|_| quantizer.needs_calibration());
     let mut float = None;
-    if let Some(ids) = held_out {
+    if let Some(held_out) = held_out {
         let model = checkpoint.load_model(&context.device)?;
-        float = Some(evaluate_with_progress(context, "float perplexity", &model, ids, window)?);
+        float = Some(evaluate_with_progress(context, "float perplexity", &model, &held_out.windows)?);
     }
     // The float model is gone: from here on there is one layer at a time.
-    if let Some(texts) = calibration {
+    if let Some(text) = calibration {
+        let most = checkpoint.config().model.max_position_embeddings.saturating_sub(prefix.len());
         let tokens = CalibrationTokens {
-            ids: &texts.calibration,
-            window,
-            text_sha256: texts.calibration_sha256.clone(),
+            ids: &text.ids,
+            window: windowing.len.min(most),
+            prefix: &prefix,
+            text_sha256: text.sha256.clone(),
         };
         quantizer.calibrate(&tokens, &context.device, &mut context.quantizing())?;
     }
-    let QuantizedCheckpoint { path, layers } =
+    let QuantizedCheckpoint { path, layers, embedding } =
         quantizer.write(&settings.out, settings.overwrite, &mut context.quantizing())?;
 
     // The figures are those of the checkpoint as it will be used, not of what was in memory.
     let quantized_checkpoint = context.open_checkpoint(&path)?;
     let (mut quantized, mut execution, mut warning) = (None, Vec::new(), None);
-    if let (Some(ids), Some(float)) = (held_out, &float) {
+    if let (Some(held_out), Some(float)) = (held_out, &float) {
         let mut model = quantized_checkpoint.load_model(&context.device)?;
-        let evaluation = evaluate_with_progress(context, "quantized perplexity", &model, ids, window)?;
+        let evaluation = evaluate_with_progress(context, "quantized perplexity", &model, &held_out.windows)?;
         execution = executions(&model);
-        let evaluations = Evaluations { float, quantized: &evaluation, ids, window };
+        let evaluations = Evaluations { float, quantized: &evaluation, windows: &held_out.windows };
         warning = evaluations.warning(&mut model, quantizer.config(), &layers, context)?;
         quantized = Some(evaluation);
     }
@@ -128,13 +146,15 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         output: path,
         plan: quantizer.plan(),
         layers: &layers,
+        embedding: embedding.as_ref(),
         execution,
         tied_head_copied: quantizer.copies_tied_head(),
         sizes: Sizes::new(&layers, float_bytes, &quantized_checkpoint),
         float: float.as_ref(),
         quantized: quantized.as_ref(),
         warning,
-        calibration_tokens: calibration.map_or(0, |texts| texts.calibration.len() as u64),
+        calibration_tokens: calibration.map_or(0, |text| text.ids.len() as u64),
+        held_out,
         largest_tensor_bytes,
         peak_memory_bytes: memory::peak_bytes(),
         seconds: start.elapsed().as_secs_f64(),
@@ -144,48 +164,13 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     context.output.result(&result)
 }
 
-/// The texts as token ids.
-struct Texts {
-    calibration: Vec<u32>,
-    calibration_sha256: String,
-    held_out: Vec<u32>,
-}
-
-impl Texts {
-    fn read(
-        path: &Path,
-        settings: &Settings,
-        args: &PtqArgs,
-        tokenizer: &Tokenizer,
-        window: usize,
-    ) -> Result<Self> {
-        let text = read_text(path)?;
-        let mut calibration = tokenizer.encode(&text)?;
-        let calibration_sha256 = sha256(text.as_bytes());
-        drop(text);
-        let mut held_out = match &settings.eval {
-            Some(path) => {
-                let ids = read_ids(tokenizer, path)?;
-                check_length(path, &ids, window)?;
-                ids
-            }
-            None => {
-                let held_out = (calibration.len() / 10).max(window);
-                check_length(path, &calibration, window + held_out)?;
-                calibration.split_off(calibration.len() - held_out)
-            }
-        };
-        calibration.truncate(args.calibration_tokens);
-        held_out.truncate(args.eval_tokens);
-        check_length(path, &calibration, window)?;
-        Ok(Self { calibration, calibration_sha256, held_out })
-    }
-}
-
 /// How the device computes each layer, by name.
 fn executions(model: &Transformer) -> Vec<(String, String)> {
     let device = model.device();
     let mut executions = Vec::new();
+    if model.packed_embedding().is_some() {
+        executions.push((TOKEN_TABLE.to_owned(), "lookup".to_owned()));
+    }
     model.for_each_linear(&mut |name, linear| {
         let how = linear.packed().map_or("float".to_owned(), |packed| packed.execution(&device).to_string());
         executions.push((name.to_owned(), how));

@@ -16,6 +16,7 @@ use slm_nn::Linear;
 pub(crate) use self::parts::{Around, Embedding, HeadParts, HeadShape, LayerParts, ModelParts};
 use crate::config::Activation;
 use crate::norm::Norm;
+use crate::token_table::TokenTable;
 
 /// Operations on the activations of one pass.
 ///
@@ -45,7 +46,7 @@ pub(crate) trait Compute {
     fn begin(&mut self, start: usize, rows: usize);
 
     /// The stream before the first layer: the rows of `table` at `ids`.
-    fn embed(&mut self, table: &Tensor<2>, ids: Tensor<2, Int>) -> Result<Self::Stream, Self::Error>;
+    fn embed(&mut self, table: &TokenTable, ids: Tensor<2, Int>) -> Result<Self::Stream, Self::Error>;
 
     /// The rows of `table` at the positions of the pass.
     fn positions(&mut self, table: &Tensor<2>) -> Result<Self::Value, Self::Error>;

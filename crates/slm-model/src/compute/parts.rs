@@ -3,6 +3,7 @@
 use burn::tensor::Tensor;
 
 use crate::config::{LayerSpec, ModelConfig};
+use crate::token_table::TokenTable;
 
 /// Numbers of heads and their width, the same in all layers.
 #[derive(Debug, Clone, Copy)]
@@ -91,7 +92,7 @@ impl<L, N> LayerParts<L, N> {
 /// What stands before the first layer.
 #[derive(Debug, Clone)]
 pub(crate) struct Embedding {
-    pub(crate) tokens: Tensor<2>,
+    pub(crate) tokens: TokenTable,
     pub(crate) positions: Option<Tensor<2>>,
     pub(crate) multiplier: f64,
 }

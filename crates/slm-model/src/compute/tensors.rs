@@ -2,13 +2,13 @@
 
 use std::convert::Infallible;
 
-use burn::tensor::module::embedding;
 use burn::tensor::{Int, Tensor};
 use slm_nn::Linear;
 
 use super::{Compute, HeadParts, HeadShape, LayerParts};
 use crate::config::{Activation, QkNorm};
 use crate::norm::Norm;
+use crate::token_table::TokenTable;
 
 /// A layer of tensors.
 pub(crate) type TensorLayer<'w> = LayerParts<&'w Linear, &'w Norm>;
@@ -75,8 +75,8 @@ impl<O: TensorOps> Compute for Tensors<O> {
         self.ops.begin(start, rows);
     }
 
-    fn embed(&mut self, table: &Tensor<2>, ids: Tensor<2, Int>) -> Result<Tensor<3>, Infallible> {
-        Ok(embedding(table.clone(), ids))
+    fn embed(&mut self, table: &TokenTable, ids: Tensor<2, Int>) -> Result<Tensor<3>, Infallible> {
+        Ok(table.lookup(ids))
     }
 
     fn positions(&mut self, table: &Tensor<2>) -> Result<Tensor<3>, Infallible> {

@@ -1,6 +1,5 @@
 //! [`Compute`] on slices of host memory.
 
-use burn::tensor::module::embedding;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use slm_cpu_ops::{AttentionScratch, KvLayer, geglu, geglu_tanh, gelu, gelu_tanh, silu, swiglu};
 use slm_nn::{Linear, SliceLinear, SliceOutput, SliceScratch, apply_linears};
@@ -16,6 +15,7 @@ use crate::config::{Activation, ModelConfig};
 use crate::error::{Error, Result};
 use crate::norm::Norm;
 use crate::rotary::{Angles, Rotaries};
+use crate::token_table::TokenTable;
 
 /// A linear layer and its name, for errors.
 #[derive(Debug)]
@@ -118,8 +118,8 @@ impl Compute for CpuCompute {
         self.angles = self.rotaries.angles(start, rows, self.sequence.max(start + rows));
     }
 
-    fn embed(&mut self, table: &Tensor<2>, ids: Tensor<2, Int>) -> Result<CpuStream> {
-        let x = self.buffer_of(embedding(table.clone(), ids))?;
+    fn embed(&mut self, table: &TokenTable, ids: Tensor<2, Int>) -> Result<CpuStream> {
+        let x = self.buffer_of(table.lookup(ids))?;
         self.times.rest += self.watch.lap();
         Ok(CpuStream::new(x))
     }

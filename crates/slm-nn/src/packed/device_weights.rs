@@ -69,6 +69,22 @@ impl DeviceWeights {
         add_bias(y, bias)
     }
 
+    /// Rows `ids` as floats, `[ids, cols]`.
+    pub(super) fn rows(&self, ids: Tensor<1, Int>) -> Tensor<2> {
+        // A scale that all rows share stays as it is.
+        let of_rows = |values: &Tensor<2>| match values.dims()[0] {
+            1 => values.clone(),
+            _ => values.clone().select(0, ids.clone()),
+        };
+        let rows = Self {
+            words: self.words.clone().select(0, ids.clone()),
+            scales: of_rows(&self.scales),
+            zero_points: self.zero_points.as_ref().map(of_rows),
+            ..self.clone()
+        };
+        rows.dequantize()
+    }
+
     /// `[rows, cols]` floats, `(code - zero_point) * scale`.
     pub(crate) fn dequantize(&self) -> Tensor<2> {
         let [rows, words] = self.words.dims();

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Kind;
 use super::hash::{self, Hasher};
 use super::record::{Algorithm, Checksums, FileRecord};
-use crate::{Error, FORMAT_VERSION, Result, json};
+use crate::{Error, FORMAT_VERSION, OLDEST_SAME_FILES, Result, json};
 
 /// The `kind` of a module.
 const MODULE: &str = "module";
@@ -83,7 +83,7 @@ impl Stored {
 
     /// The records, once they are what was written.
     pub(super) fn into_files(self, path: &Path) -> Result<(Kind, BTreeMap<String, FileRecord>)> {
-        if self.format_version != FORMAT_VERSION {
+        if !(OLDEST_SAME_FILES..=FORMAT_VERSION).contains(&self.format_version) {
             return Err(Error::field(path, "format_version", FORMAT_VERSION, self.format_version));
         }
         let kind = match self.kind.as_deref() {

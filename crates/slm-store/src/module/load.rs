@@ -141,7 +141,7 @@ impl Source {
             }
         }
         let metadata = match metadata_bytes {
-            Some(bytes) => Some(QuantizationMetadata::parse(&metadata_path, &bytes, MANIFEST)?),
+            Some(bytes) => Some(QuantizationMetadata::parse_migrating(&metadata_path, &bytes, MANIFEST)?),
             None => None,
         };
         let weights = TensorFile::safetensors(&weights_path, weights)?;

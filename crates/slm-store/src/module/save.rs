@@ -141,6 +141,7 @@ fn metadata_of<M: NamedLinears>(module: &M) -> Result<Option<QuantizationMetadat
         weight_observer: "unrecorded".to_owned(),
         activation_observer: None,
         activation_granularity,
+        embedding: None,
         layers,
         skipped,
         lineage: crate::Lineage::default(),

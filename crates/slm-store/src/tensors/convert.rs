@@ -23,6 +23,25 @@ pub(super) fn extend_f32(out: &mut Vec<f32>, bytes: &[u8], dtype: Dtype) {
     }
 }
 
+/// Whether every one of `values` is a number of the float type `dtype`, so that storing it so loses nothing.
+pub fn holds_exactly(dtype: Dtype, values: &[f32]) -> bool {
+    match dtype {
+        Dtype::F32 => true,
+        Dtype::F16 => values.iter().all(|&value| f16::from_f32(value).to_f32().to_bits() == value.to_bits()),
+        Dtype::BF16 => values.iter().all(|value| value.to_bits() & 0xFFFF == 0),
+        _ => false,
+    }
+}
+
+/// Appends `values`, which `dtype` [holds exactly](holds_exactly).
+pub(super) fn narrow_into(out: &mut Vec<u8>, values: &[f32], dtype: Dtype) {
+    match dtype {
+        Dtype::F16 => out.extend(values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes())),
+        Dtype::BF16 => out.extend(values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes())),
+        _ => out.extend(values.iter().flat_map(|value| value.to_le_bytes())),
+    }
+}
+
 /// The elements of F16 `bytes`, as they are stored.
 pub fn to_f16(bytes: &[u8]) -> Vec<f16> {
     pairs(bytes).map(f16::from_le_bytes).collect()

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use half::f16;
 use safetensors::Dtype;
+use slm_runtime::advise_huge_pages;
 
 use super::convert::{extend_f32, first_not_finite, float_size, to_f16};
 use super::destination::Refused;
@@ -325,6 +326,20 @@ impl TensorFile {
             done += chunk.len();
         }
         Ok(values)
+    }
+
+    /// The values of tensor `name`, which is of type `dtype` and holds `bytes`.
+    pub(crate) fn widen(&self, name: &str, bytes: &[u8], dtype: Dtype) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; bytes.len() / 2];
+        advise_huge_pages(&mut values);
+        values.clear();
+        extend_f32(&mut values, bytes, dtype);
+        match first_not_finite(&values) {
+            Some((index, value)) => {
+                Err(Error::NotFinite { path: self.path.clone(), tensor: name.to_owned(), index, value })
+            }
+            None => Ok(values),
+        }
     }
 
     /// Reads the bytes of a tensor of any type.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 
+use super::convert::{float_size, holds_exactly, narrow_into};
 use super::header;
 use crate::{Error, Result};
 
@@ -97,21 +98,29 @@ impl TensorFileWriter {
         &self.path
     }
 
-    /// Writes an F32 tensor.
+    /// Writes a float tensor as the type that it was declared with.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Write`] for a tensor that was not declared so or is written twice;
-    /// [`Error::NotFinite`] for a NaN or an infinity.
+    /// [`Error::Io`]; [`Error::Write`] for a tensor that was not declared as F32, F16 or BF16, is written twice or has
+    /// a value that this type does not hold exactly; [`Error::NotFinite`] for a NaN or an infinity.
     pub fn write_f32(&mut self, name: &str, values: &[f32]) -> Result<()> {
         if let Some((index, value)) = super::first_not_finite(values) {
             let (path, tensor) = (self.path.clone(), name.to_owned());
             return Err(Error::NotFinite { path, tensor, index, value });
         }
-        self.begin(name, Dtype::F32, size_of_val(values))?;
+        let dtype = match self.pending.get(name).map(|info| info.dtype) {
+            Some(dtype @ (Dtype::F16 | Dtype::BF16)) if !holds_exactly(dtype, values) => {
+                let reason = format!("tensor {name:?} has values that {dtype} does not hold exactly");
+                return Err(Error::Write { path: self.path.clone(), reason });
+            }
+            Some(dtype @ (Dtype::F16 | Dtype::BF16)) => dtype,
+            _ => Dtype::F32,
+        };
+        self.begin(name, dtype, values.len() * float_size(dtype).unwrap_or(4))?;
         let mut bytes = Vec::with_capacity(CHUNK_VALUES.min(values.len()) * 4);
         for chunk in values.chunks(CHUNK_VALUES) {
             bytes.clear();
-            bytes.extend(chunk.iter().flat_map(|value| value.to_le_bytes()));
+            narrow_into(&mut bytes, chunk, dtype);
             self.write_all(&bytes)?;
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 use serde::Serialize;
-use slm_model::{LM_HEAD, Transformer, expected_tensors};
+use slm_model::{EMBED_TOKENS, LM_HEAD, Transformer, expected_tensors};
 use slm_nn::NamedLinears;
 
 /// A kernel and how many layers use it.
@@ -59,9 +59,13 @@ impl Cost {
             *if name == LM_HEAD { &mut cost.head_weights } else { &mut cost.body_weights } += weights;
             cost.layers.push(LayerCost { name: name.to_owned(), rows, cols, bytes, kernel });
         });
-        let others = expected_tensors(model.config()).into_iter().filter(|tensor| !tensor.linear_weight);
+        // A table that is quantized is among the layers, or counted here.
+        let table = model.packed_embedding().map_or(0, |table| table.matrix().byte_size() as u64);
+        let others = expected_tensors(model.config()).into_iter().filter(|tensor| {
+            !tensor.linear_weight && !(tensor.name == EMBED_TOKENS && model.embedding_is_quantized())
+        });
         let others = others.map(|tensor| 4 * tensor.shape.iter().product::<usize>() as u64).sum::<u64>();
-        cost.bytes_held = cost.bytes_per_token + others;
+        cost.bytes_held = cost.bytes_per_token + others + table;
         if model.head_is_tied() {
             let config = model.config();
             cost.head_weights = (config.vocab_size * config.hidden_size) as u64;

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use slm_checkpoint::Checkpoint;
-use slm_model::{EMBED_TOKENS, Evaluation};
+use slm_model::{EMBED_TOKENS, Evaluation, LM_HEAD};
 use slm_ptq::{LayerReport, Plan};
-use slm_quant_core::{QParams, QuantizationType};
+use slm_quant_core::{QParams, QuantScheme, QuantizationType};
 
 use super::settings::Settings;
+use super::texts::HeldOut;
+use super::uncertainty::{FEW_WINDOWS, standard_error};
 use crate::commands::inspect::range;
 use crate::error::Result;
 use crate::json::number;
@@ -22,6 +24,8 @@ pub(super) struct Facts<'a> {
     pub(super) output: PathBuf,
     pub(super) plan: &'a Plan,
     pub(super) layers: &'a [LayerReport],
+    /// The embedding, if it is quantized and not the head's table.
+    pub(super) embedding: Option<&'a LayerReport>,
     /// How each layer is computed, by name.
     pub(super) execution: Vec<(String, String)>,
     /// Whether the quantized head is a copy of the embedding, which stays float.
@@ -32,6 +36,7 @@ pub(super) struct Facts<'a> {
     /// Warning about the quality, with its cause; none where the quality is good.
     pub(super) warning: Option<String>,
     pub(super) calibration_tokens: u64,
+    pub(super) held_out: Option<&'a HeldOut>,
     pub(super) largest_tensor_bytes: u64,
     pub(super) peak_memory_bytes: Option<u64>,
     pub(super) seconds: f64,
@@ -52,13 +57,20 @@ pub(super) struct PtqResult {
     activation_observer: Option<String>,
     activation_granularity: Option<String>,
     calibration_tokens: u64,
+    /// The embedding first, if it is a quantized table of its own.
     layers: Vec<LayerResult>,
+    /// Schemes other than the one above, each with the names of its layers.
+    other_schemes: BTreeMap<String, Vec<String>>,
     skipped: Vec<SkippedResult>,
     /// Whether the quantized head is a copy of the embedding, which stays float.
     tied_head_copied: bool,
+    /// Whether one quantized table serves head and embedding.
+    embedding_shared: bool,
     sizes: Sizes,
     /// Bytes of the largest float tensor, which bounds the memory of quantizing.
     largest_tensor_bytes: u64,
+    /// Perplexity of the checkpoint that was written, under the name that all commands share.
+    perplexity: Option<f64>,
     perplexity_float: Option<f64>,
     perplexity_quantized: Option<f64>,
     nll_float: Option<f64>,
@@ -66,6 +78,12 @@ pub(super) struct PtqResult {
     /// Why the quantized model is much worse than the float one, and what to try; none where it is not.
     warning: Option<String>,
     evaluated_tokens: usize,
+    /// The file that perplexities were measured on, and which part of it.
+    evaluated_on: Option<String>,
+    /// Standard error of `nll_quantized - nll_float`, estimated from the differences of the windows.
+    nll_difference_error: Option<f64>,
+    /// Windows evaluated.
+    windows: usize,
     peak_memory_bytes: Option<u64>,
     seconds: f64,
     device: &'static str,
@@ -125,10 +143,29 @@ impl Sizes {
     }
 }
 
+/// The layers whose scheme is not `common`, by scheme.
+fn other_schemes(common: QuantScheme, layers: &[LayerReport]) -> BTreeMap<String, Vec<String>> {
+    let mut others: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for layer in layers.iter().filter(|layer| layer.scheme != common) {
+        others.entry(layer.scheme.to_string()).or_default().push(layer.name.clone());
+    }
+    others
+}
+
+/// One line of the summary for each other scheme.
+fn other(scheme: &str, layers: &[String]) -> String {
+    let which = match layers {
+        [layer] => layer.clone(),
+        layers => format!("{} layers, see the table", layers.len()),
+    };
+    format!("{:18}{scheme}: {which}\n", "")
+}
+
 impl PtqResult {
     pub(super) fn new(facts: Facts<'_>) -> Self {
         let config = &facts.settings.config;
         let kernels: BTreeMap<_, _> = facts.execution.into_iter().collect();
+        let rows = facts.embedding.into_iter().chain(facts.layers);
         let skipped = facts.plan.skipped.iter().map(|layer| SkippedResult {
             name: layer.name.clone(),
             shape: layer.shape,
@@ -151,17 +188,25 @@ impl PtqResult {
                 config.activation_granularity.to_string(),
             ),
             calibration_tokens: facts.calibration_tokens,
-            layers: facts.layers.iter().map(|layer| LayerResult::new(layer, &kernels)).collect(),
+            layers: rows.map(|layer| LayerResult::new(layer, &kernels)).collect(),
+            other_schemes: other_schemes(config.scheme, facts.layers),
             skipped: skipped.collect(),
             tied_head_copied: facts.tied_head_copied,
+            embedding_shared: facts.plan.embedding.is_some_and(|embedding| embedding.shared),
             sizes: facts.sizes,
             largest_tensor_bytes: facts.largest_tensor_bytes,
+            perplexity: facts.quantized.map(Evaluation::perplexity),
             perplexity_float: facts.float.map(Evaluation::perplexity),
             perplexity_quantized: facts.quantized.map(Evaluation::perplexity),
             nll_float: facts.float.map(Evaluation::mean_nll),
             nll_quantized: facts.quantized.map(Evaluation::mean_nll),
             warning: facts.warning,
             evaluated_tokens: facts.quantized.map_or(0, |evaluation| evaluation.tokens),
+            evaluated_on: facts.held_out.map(|held_out| held_out.part.clone()),
+            nll_difference_error: facts
+                .held_out
+                .and_then(|held_out| standard_error(facts.float?, facts.quantized?, &held_out.windows)),
+            windows: facts.quantized.map_or(0, |evaluation| evaluation.window_nll.len()),
             peak_memory_bytes: facts.peak_memory_bytes,
             seconds: facts.seconds,
             device: facts.device,
@@ -183,11 +228,31 @@ impl PtqResult {
         if self.tied_head_copied {
             output.say(format!(
                 "\nThe head was tied to {EMBED_TOKENS}: it was quantized as a copy of its own, and the embedding \
-                 stays float."
+                 stays float. With --embeddings one quantized table serves both."
+            ))?;
+        }
+        if self.embedding_shared {
+            output.say(format!(
+                "\nThe head is tied to {EMBED_TOKENS}: one quantized table, the layer {LM_HEAD}, serves both."
             ))?;
         }
         output.say(self.summary())?;
         self.warning.iter().try_for_each(|warning| output.say(format!("\n{warning}")))
+    }
+
+    /// The two perplexities, how certain their difference is, and what they were measured on.
+    fn perplexity(&self, float: f64, quantized: f64) -> String {
+        let difference = (quantized / float - 1.0) * 100.0;
+        let error = self.nll_difference_error.map_or("uncertain".to_owned(), |error| {
+            format!("± {:.2} %", (quantized / float) * error * 100.0)
+        });
+        let few = if self.windows < FEW_WINDOWS { "; so few tokens decide little" } else { "" };
+        format!(
+            "{float:.4} float -> {quantized:.4} quantized ({difference:+.2} % {error})\n\
+             measured on       {} held-out tokens: {}{few}",
+            self.evaluated_tokens,
+            self.evaluated_on.as_deref().unwrap_or_default(),
+        )
     }
 
     fn summary(&self) -> String {
@@ -204,16 +269,15 @@ impl PtqResult {
             (None, Some(granularity)) => format!("8-bit dynamic, one scale per {granularity}"),
             (None, None) => "float (weight-only)".to_owned(),
         };
+        let others: String =
+            self.other_schemes.iter().map(|(scheme, layers)| other(scheme, layers)).collect();
         let perplexity = match (self.perplexity_float, self.perplexity_quantized) {
-            (Some(float), Some(quantized)) => format!(
-                "{float:.4} float -> {quantized:.4} quantized ({:+.2} %), {} held-out tokens",
-                (quantized / float - 1.0) * 100.0,
-                self.evaluated_tokens
-            ),
+            (Some(float), Some(quantized)) => self.perplexity(float, quantized),
             _ => "not measured (--no-eval)".to_owned(),
         };
         format!(
             "\nweights           int{} {}, {}, {} scales, {} observer\n\
+             {others}\
              activations       {activations}\n\
              linear layers     {}\n\
              whole model       {}\n\

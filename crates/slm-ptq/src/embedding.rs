@@ -1,0 +1,75 @@
+//! The token embedding of a checkpoint: quantized, or stored in the type that it came in.
+
+use std::sync::Arc;
+
+use slm_checkpoint::{LayerMetadata, TensorType, holds_exactly};
+use slm_kernels::{KernelKind, PackedMatrix};
+use slm_model::{EMBED_TOKENS, ModelConfig, TOKEN_TABLE, TensorSource, Transformer};
+use slm_nn::{PackedWeight, to_vec_f32};
+use slm_quant_core::{ActivationQuant, QuantizedMatrix, quantize_matrix};
+
+use crate::convert::report;
+use crate::{Error, LayerReport, Plan, PtqConfig, Result, layer_metadata};
+
+/// A quantized table of the embedding alone, and what was done to it.
+pub(crate) struct QuantizedTable {
+    pub(crate) matrix: QuantizedMatrix,
+    pub(crate) report: LayerReport,
+}
+
+impl QuantizedTable {
+    /// Quantizes the table `values` of `model`; none where the plan leaves it float, or the head has it.
+    pub(crate) fn new(
+        values: &[f32],
+        model: &ModelConfig,
+        plan: &Plan,
+        config: &PtqConfig,
+    ) -> Result<Option<Self>> {
+        let Some(embedding) = plan.embedding.filter(|embedding| !embedding.shared) else { return Ok(None) };
+        let (scheme, observer) = (embedding.scheme, config.observer_of(embedding.scheme.bits));
+        let matrix = quantize_matrix(values, model.vocab_size, model.hidden_size, scheme, &observer)
+            .map_err(|error| Error::layer(TOKEN_TABLE, error))?;
+        let report = report(TOKEN_TABLE, values, &matrix, ActivationQuant::Float)?;
+        Ok(Some(Self { matrix, report }))
+    }
+
+    /// Its record.
+    pub(crate) fn metadata(&self) -> LayerMetadata {
+        layer_metadata(&self.report, &self.matrix)
+    }
+}
+
+/// The smallest type that holds the float embedding of `source` exactly: checkpoints that were imported from 16-bit
+/// files need not store it twice as large.
+pub(crate) fn embedding_type(source: &mut dyn TensorSource, model: &ModelConfig) -> Result<TensorType> {
+    let values = source
+        .take_f32(EMBED_TOKENS, &[model.vocab_size, model.hidden_size])
+        .map_err(|source| slm_model::Error::Source { name: EMBED_TOKENS.to_owned(), source })?;
+    let small = [TensorType::BF16, TensorType::F16].into_iter().find(|&dtype| holds_exactly(dtype, &values));
+    Ok(small.unwrap_or(TensorType::F32))
+}
+
+/// Gives the embedding of `model`, whose layers are quantized, the table that `plan` asks for. The report is that of a
+/// table of its own.
+pub(crate) fn quantize_embedding(
+    model: &mut Transformer,
+    plan: &Plan,
+    config: &PtqConfig,
+) -> Result<Option<LayerReport>> {
+    if plan.embedding.is_some_and(|embedding| embedding.shared) {
+        model.share_table_with_head()?;
+    }
+    let Some(table) = model.float_embedding() else { return Ok(None) };
+    if plan.embedding.is_none() {
+        return Ok(None);
+    }
+    let values = to_vec_f32("embedding", table).map_err(|error| Error::layer(TOKEN_TABLE, error))?;
+    let Some(QuantizedTable { matrix, report }) = QuantizedTable::new(&values, model.config(), plan, config)?
+    else {
+        return Ok(None);
+    };
+    let packed = PackedMatrix::new(matrix, KernelKind::selected())
+        .map_err(|error| Error::layer(TOKEN_TABLE, error))?;
+    model.set_packed_embedding(PackedWeight::new(Arc::new(packed), ActivationQuant::Float))?;
+    Ok(Some(report))
+}
