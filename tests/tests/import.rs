@@ -41,6 +41,16 @@ fn reads(sandbox: &Sandbox, expected: &Logits, parts: &[&str]) -> Outcome {
     outcome
 }
 
+/// Runs an import that must fail and say all of `parts`, after warnings.
+#[track_caller]
+fn fails(sandbox: &Sandbox, line: &str, parts: &[&str]) {
+    let outcome = sandbox.slm(line);
+    assert_eq!(outcome.code, Some(1), "{outcome}");
+    for part in parts {
+        assert!(outcome.stderr.contains(part), "{part:?} is not in the message\n{outcome}");
+    }
+}
+
 /// Writes the changed model to `hf`.
 fn change(sandbox: &Sandbox, change: impl FnOnce(&mut HuggingFace)) {
     fs::remove_dir_all(sandbox.path("hf")).unwrap();
@@ -81,7 +91,7 @@ fn wrappers_of_names_are_taken_off() {
         let twice = model.tensors["model.norm.weight"].clone();
         model.tensors.insert("_orig_mod.model.norm.weight".to_owned(), twice);
     });
-    sandbox.refuses(IMPORT, 1, &["model.safetensors", "_orig_mod.model.norm.weight", "same tensor"]);
+    fails(&sandbox, IMPORT, &["model.safetensors", "_orig_mod.model.norm.weight", "same tensor"]);
     change(&sandbox, |model| {
         renamed(model, |name| name.replace("q_proj.weight", "q_proj.base_layer.weight"))
     });
@@ -215,7 +225,9 @@ fn json_files_are_read_as_editors_write_them() {
         config.replacen('{', r#"{"attention_dropout": NaN, "initializer_range": -Infinity,"#, 1),
     );
     reads(&sandbox, &expected, &[]);
-    sandbox.put("hf/config.json", config.replace("1e-5", "NaN").replace("1e-05", "NaN"));
+    let (before, rest) = config.split_once("\"rms_norm_eps\":").unwrap();
+    let rest = rest.split_once(',').unwrap().1;
+    sandbox.put("hf/config.json", format!("{before}\"rms_norm_eps\":NaN,{rest}"));
     sandbox.refuses(IMPORT, 1, &["config.json", "rms_norm_eps", "NaN"]);
 }
 
@@ -319,7 +331,7 @@ fn the_cache_of_hugging_face_is_understood() {
     read(&sandbox);
     let other = repository.join("snapshots/9999fff");
     fs::create_dir(&other).unwrap();
-    sandbox.refuses(import, 1, &["several snapshots", "snapshots/0123abc", "snapshots/9999fff"]);
+    fails(&sandbox, import, &["several snapshots", "snapshots/0123abc", "snapshots/9999fff"]);
     fs::write(repository.join("refs/main"), "0123abc\n").unwrap();
     read(&sandbox);
     sandbox.refuses("import hub --out new", 1, &["models--acme--tiny"]);
@@ -328,7 +340,7 @@ fn the_cache_of_hugging_face_is_understood() {
         let target = fs::read_link(&link).unwrap();
         fs::remove_file(&link).unwrap();
         symlink("../../blobs/gone", &link).unwrap();
-        sandbox.refuses(import, 1, &[name, "link to a file that is not there"]);
+        fails(&sandbox, import, &[name, "link to a file that is not there"]);
         fs::remove_file(&link).unwrap();
         symlink(target, &link).unwrap();
     }
@@ -461,7 +473,7 @@ fn tokenizers_are_tried_at_the_import() {
             "single": [{ "SpecialToken": { "id": "<s>", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
             "pair": [], "special_tokens": { "<s>": { "id": "<s>", "ids": [320], "tokens": ["<s>"] } } });
     });
-    sandbox.refuses(IMPORT, 1, &["tokenizer.json", "token 320 around every text"]);
+    fails(&sandbox, IMPORT, &["tokenizer.json", "token 320 around every text"]);
     with(&|_| {});
     sandbox.put("hf/tokenizer_config.json", r#"{"add_bos_token": true}"#);
     reads(&sandbox, &expected, &["add_bos_token is true", "none is put there"]);
@@ -473,7 +485,7 @@ fn a_tokenizer_is_made_of_its_vocabulary() {
     let tokenizer: Value = serde_json::from_str(&model().tokenizer).unwrap();
     let ids = |sandbox: &Sandbox| {
         let line = "generate --checkpoint out --max-new-tokens 0 --json --prompt";
-        sandbox.slm_with(line, &[&format!("{}<|endoftext|>", &text()[..300])], &[]).json()["prompt_ids"]
+        sandbox.slm_with(line, &[&format!("{}<|endoftext|>", &text()[..40])], &[]).json()["prompt_ids"]
             .clone()
     };
     let wanted = ids(&sandbox);
@@ -496,4 +508,38 @@ fn a_tokenizer_is_made_of_its_vocabulary() {
     sandbox.put("hf/tokenizer.model", "\n\u{e}\n\u{5}<unk>");
     reads(&sandbox, &expected, &["tokenizer.model", "save_pretrained"]);
     assert!(!Path::exists(&sandbox.path("out/tokenizer.json")));
+}
+
+#[test]
+fn sequences_grow_beyond_the_original_context_of_longrope() {
+    let (sandbox, _) = whole();
+    let scaling = json!({ "type": "longrope", "original_max_position_embeddings": 12,
+        "short_factor": [1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7], "long_factor": [2, 3, 4, 5, 6, 7, 8, 9] });
+    change(&sandbox, |model| model.config["rope_scaling"] = scaling);
+    sandbox.slm(IMPORT).success();
+    sandbox.slm("ptq --checkpoint out --type weight-only --no-eval --out int8").success();
+    for checkpoint in ["out", "int8"] {
+        let line = format!(
+            "generate --checkpoint {checkpoint} --temperature 0 --max-new-tokens 20 --ignore-eos --json --prompt Once"
+        );
+        let json = sandbox.slm(&line).json();
+        let ids = |name: &str| json[name].as_array().unwrap().clone();
+        let (prompt, all) = (ids("prompt_ids").len(), [ids("prompt_ids"), ids("ids")].concat());
+        assert!(prompt < 12 && all.len() > 20);
+        // Each token is the best one after all before it, computed at once.
+        let parts: Vec<&[Value]> = (prompt..all.len()).map(|end| &all[..end]).collect();
+        sandbox.put("parts.json", json!({ "ids": parts }).to_string());
+        let line = format!("logits --checkpoint {checkpoint} --ids parts.json --out logits --overwrite");
+        sandbox.slm(&line).success();
+        let logits = read_tensors(sandbox.path("logits"));
+        for (index, end) in (prompt..all.len()).enumerate() {
+            let (shape, values) = &logits[&format!("logits.{index}")];
+            let last = &values[values.len() - shape[1]..];
+            let best = last.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let chosen = last[all[end].as_u64().unwrap() as usize];
+            assert!(best - chosen < 1e-4, "{checkpoint}, position {end}: {best} {chosen}");
+        }
+    }
+    sandbox.slm("sample --checkpoint out --sequences 2 --length 30 --out sample.json").success();
+    assert_eq!(sandbox.read_json("sample.json")["ids"][1].as_array().unwrap().len(), 30);
 }

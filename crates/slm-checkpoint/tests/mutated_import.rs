@@ -96,7 +96,8 @@ fn joined(header: &Value, data: &[u8]) -> Vec<u8> {
 /// Header and data of a safetensors file.
 fn split(bytes: &[u8]) -> Option<(Value, Vec<u8>)> {
     let length = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?) as usize;
-    Some((serde_json::from_slice(bytes.get(8..8 + length)?).ok()?, bytes[8 + length..].to_vec()))
+    let end = length.checked_add(8)?;
+    Some((serde_json::from_slice(bytes.get(8..end)?).ok()?, bytes[end..].to_vec()))
 }
 
 fn config(architecture: &str, changes: Value) -> Vec<u8> {
@@ -172,9 +173,13 @@ fn originals() -> Vec<Files> {
 
 /// Damages a file of tensors so that its header still fits.
 fn damage_tensors(bytes: &mut Vec<u8>, random: &mut Random) {
-    let Some((mut header, mut data)) = split(bytes) else { return damage_bytes(bytes, random) };
+    let Some((mut header, mut data)) =
+        split(bytes).filter(|(header, _)| header.as_object().is_some_and(|tensors| !tensors.is_empty()))
+    else {
+        return damage_bytes(bytes, random);
+    };
     match random.below(6) {
-        0 => {
+        0 if data.len() >= 4 => {
             // Numbers that a model does not have, or may have.
             let values = [f32::NAN, f32::INFINITY, -0.0, 1e38, 1e-42, f32::from_bits(random.next() as u32)];
             for _ in 0..=random.below(4) {
@@ -198,7 +203,9 @@ fn damage_tensors(bytes: &mut Vec<u8>, random: &mut Random) {
             // Another type of the same width.
             let names: Vec<String> = header.as_object().unwrap().keys().cloned().collect();
             let dtype = *random.pick(&["I32", "U32", "F32", "BF16", "F8_E4M3"]);
-            header[random.pick(&names).as_str()]["dtype"] = dtype.into();
+            if let Some(tensor) = header[random.pick(&names).as_str()].as_object_mut() {
+                tensor.insert("dtype".to_owned(), dtype.into());
+            }
         }
         _ => damage_value(&mut header, random),
     }
@@ -207,7 +214,13 @@ fn damage_tensors(bytes: &mut Vec<u8>, random: &mut Random) {
 
 fn damage(files: &mut Files, random: &mut Random) {
     let names: Vec<String> = files.keys().cloned().collect();
+    if names.is_empty() {
+        return;
+    }
     let name = random.pick(&names).clone();
+    if files[&name].is_empty() {
+        return;
+    }
     match random.below(20) {
         0 => drop(files.remove(&name)),
         1 => {

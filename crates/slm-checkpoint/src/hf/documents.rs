@@ -20,9 +20,12 @@ pub(super) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T>
     json::parse(path, bytes).map_err(|error| impostor::explain(path, bytes).unwrap_or(error.into()))
 }
 
+/// How two bytes of UTF-16 are one unit.
+type Unit = fn([u8; 2]) -> u16;
+
 /// The bytes as UTF-8 without a byte order mark: UTF-16 (as PowerShell's `>` writes it) is recoded.
 pub(super) fn decode(path: &Path, bytes: Vec<u8>) -> Result<Vec<u8>> {
-    let (rest, unit): (&[u8], fn([u8; 2]) -> u16) = match &bytes[..] {
+    let (rest, unit): (&[u8], Unit) = match &bytes[..] {
         [0xef, 0xbb, 0xbf, rest @ ..] => return Ok(rest.to_vec()),
         [0xff, 0xfe, rest @ ..] => (rest, u16::from_le_bytes),
         [0xfe, 0xff, rest @ ..] => (rest, u16::from_be_bytes),

@@ -232,3 +232,48 @@ fn read_text(path: &Path) -> Result<String> {
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// The tokenizers of the shared folder, taken apart and made again: all of their recorded cases.
+    #[test]
+    fn tokenizers_that_are_made_give_the_recorded_ids() {
+        let Some(folder) = slm_testing::shared_dir("tokenizers") else { return };
+        for (name, class) in [("gpt2", "GPT2TokenizerFast"), ("qwen2", "Qwen2Tokenizer")] {
+            let read = |file: &str| -> Value {
+                serde_json::from_slice(&fs::read(folder.join(name).join(file)).unwrap()).unwrap()
+            };
+            let (whole, recorded) = (read("tokenizer.json"), read("tokenizer_cases.json"));
+            let dir = tempfile::tempdir().unwrap();
+            let merges = whole["model"]["merges"].as_array().unwrap().iter().map(|merge| match merge {
+                Value::Array(pair) => {
+                    format!("{} {}\n", pair[0].as_str().unwrap(), pair[1].as_str().unwrap())
+                }
+                merge => format!("{}\n", merge.as_str().unwrap()),
+            });
+            fs::write(dir.path().join(MERGES), merges.collect::<String>()).unwrap();
+            fs::write(dir.path().join(VOCABULARY), whole["model"]["vocab"].to_string()).unwrap();
+            let added = whole["added_tokens"].as_array().unwrap().iter();
+            let added: Map<String, Value> =
+                added.map(|token| (token["id"].to_string(), token.clone())).collect();
+            let config = json!({ "tokenizer_class": class, "added_tokens_decoder": added });
+            fs::write(dir.path().join(CONFIG), config.to_string()).unwrap();
+
+            let mut warnings = Warnings::default();
+            let made = super::read(dir.path(), "", 151_936, &mut warnings).unwrap().unwrap();
+            assert!(warnings.0[0].contains("one was made"), "{:?}", warnings.0);
+            let made = Tokenizer::from_json(std::str::from_utf8(&made).unwrap(), name).unwrap();
+            for case in recorded["tokenizer_cases"].as_array().unwrap() {
+                let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+                let text = case["text"].as_str().unwrap();
+                assert_eq!(made.encode_with_special_tokens(text).unwrap(), ids, "{name}: {text:?}");
+                let decoded = made.decode_with_special_tokens(&ids).unwrap();
+                assert_eq!(decoded, case["decoded"].as_str().unwrap(), "{name}: {text:?}");
+            }
+        }
+    }
+}

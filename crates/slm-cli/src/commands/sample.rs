@@ -136,8 +136,14 @@ fn draw(
     let mut sequences = vec![vec![first]; batch];
     let mut cache = model.new_cache(batch, length);
     for _ in 1..length {
-        let last: Vec<i64> = sequences.iter().map(|ids| ids.last().copied().map_or(0, i64::from)).collect();
-        let ids: Tensor<2, Int> = Tensor::from_data(TensorData::new(last, [batch, 1]), &model.device());
+        // Sequences that become so long that their positions are rotated by other angles are computed anew.
+        if model.check_growth(cache.len(), cache.len() + 1).is_err() {
+            cache.truncate(0);
+        }
+        let held = cache.len();
+        let new: Vec<i64> = sequences.iter().flat_map(|ids| &ids[held..]).map(|&id| i64::from(id)).collect();
+        let shape = [batch, new.len() / batch];
+        let ids: Tensor<2, Int> = Tensor::from_data(TensorData::new(new, shape), &model.device());
         let logits = slm_nn::to_vec_f32("logits", model.forward_last(ids, &mut cache))
             .map_err(slm_train::Error::from)?;
         let vocab_size = model.config().vocab_size;

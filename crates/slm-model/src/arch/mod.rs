@@ -64,10 +64,12 @@ pub struct Architecture {
 }
 
 impl Architecture {
-    /// Whether `name` is the class of it, with its head or without, or what the class was called when it was new.
-    fn is_called(&self, name: &str) -> bool {
+    /// Whether `name` is the class of it, or what the class was called when it was new. A class without a head must be
+    /// that of the `model_type`, where there is one: heads differ.
+    fn is_called(&self, name: &str, model_type: Option<&str>) -> bool {
         let name = if name == "LLaMAForCausalLM" { "LlamaForCausalLM" } else { name };
-        name == self.name || name == self.headless
+        let is_type = model_type.is_none_or(|model_type| model_type == self.model_type);
+        name == self.name || (name == self.headless && is_type)
     }
 
     /// Prefix of most tensor names in a file; some files leave it out.
@@ -202,7 +204,7 @@ fn find(fields: &Fields<'_>) -> Result<&'static Architecture> {
     let by_type = || ARCHITECTURES.iter().find(|known| Some(known.model_type) == model_type);
     let known = match names {
         Some([Value::String(name)]) => {
-            let named = ARCHITECTURES.iter().find(|known| known.is_called(name));
+            let named = ARCHITECTURES.iter().find(|known| known.is_called(name, model_type));
             if let (Some(named), Some(model_type)) = (named, model_type)
                 && named.model_type != model_type
             {

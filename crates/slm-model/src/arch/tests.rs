@@ -500,16 +500,18 @@ fn classes_without_a_head_are_read_as_those_with_one() {
     for known in super::ARCHITECTURES {
         let base = match known.name.starts_with("GPT2") {
             true => gpt2(),
-            false => {
-                with(base_without(known.name, &["num_key_value_heads"]), json!({ "num_attention_heads": 32 }))
-                    .into()
-            }
+            false => with(
+                base_without(known.name, &["num_key_value_heads"]),
+                json!({ "num_attention_heads": 32, "hidden_size": 512 }),
+            )
+            .into(),
         };
         let parsed = read_config(&with(base.clone(), json!({ "architectures": [known.headless] })));
         assert_eq!(parsed.unwrap().architecture.name, known.name);
         let without = json!({ "architectures": null, "model_type": known.model_type });
         assert_eq!(read_config(&with(base, without)).unwrap().architecture.name, known.name);
     }
+    refused(base("LlamaModel"), json!({ "model_type": "gemma3_text" }), "LlamaModel");
     assert_eq!(read_config(&with(base("LLaMAForCausalLM"), json!({}))).unwrap().architecture.name, LLAMA);
 }
 
