@@ -16,6 +16,7 @@ mod run_args;
 pub(crate) mod sample;
 mod sampling_args;
 mod scheme_args;
+pub(crate) mod sensitivity;
 pub(crate) mod train;
 
 use crate::args::Command;
@@ -34,6 +35,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<()> {
         Command::Logits(args) => logits::run(&args, context),
         Command::Generate(args) => generate::run(&args, context),
         Command::Inspect(args) => inspect::run(&args, context),
+        Command::Sensitivity(args) => sensitivity::run(&args, context),
         Command::Compare(args) => compare::run(&args, context),
         Command::Migrate(args) => migrate::run(&args, context),
         Command::Corpus(args) => corpus::run(&args, context),

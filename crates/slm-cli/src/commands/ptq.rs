@@ -1,5 +1,6 @@
 //! `slm ptq`
 
+mod quality;
 mod report;
 mod settings;
 mod verdict;
@@ -20,6 +21,7 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::memory;
 use crate::text::{check_length, evaluate_with_progress, read_ids, tokenizer, window};
+use quality::Quality;
 use report::{PtqResult, Sizes};
 use settings::Settings;
 use verdict::Evaluations;
@@ -28,7 +30,8 @@ use verdict::Evaluations;
 ///
 /// With no option it quantizes the model that ships with the project. Embeddings and norms stay float; a tied
 /// head is quantized as a copy of its own, or with --embeddings as one table with the embedding. Where the perplexity
-/// rises by more than 5 % it ends with a warning that names the cause.
+/// rises by more than 5 % it warns and names the cause. It ends with a verdict: GOOD, WORSE (more than 5 %) or BROKEN
+/// (twice the float model's or more), with the uncertainty of the figure, the text, and whether that is too short to tell.
 #[derive(Debug, Args)]
 pub(crate) struct PtqArgs {
     /// Float checkpoint to quantize [default: the model that ships]
@@ -115,13 +118,14 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
 
     // The figures are those of the checkpoint as it will be used, not of what was in memory.
     let quantized_checkpoint = context.open_checkpoint(&path)?;
-    let (mut quantized, mut execution, mut warning) = (None, Vec::new(), None);
+    let (mut quantized, mut execution, mut warning, mut quality) = (None, Vec::new(), None, None);
     if let (Some(ids), Some(float)) = (held_out, &float) {
         let mut model = quantized_checkpoint.load_model(&context.device)?;
         let evaluation = evaluate_with_progress(context, "quantized perplexity", &model, ids, window)?;
         execution = executions(&model);
         let evaluations = Evaluations { float, quantized: &evaluation, ids, window };
         warning = evaluations.warning(&mut model, quantizer.config(), &layers, context)?;
+        quality = Some(Quality::new(float, &evaluation, settings.held_out_name()));
         quantized = Some(evaluation);
     }
     let float_bytes =
@@ -140,6 +144,7 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         float: float.as_ref(),
         quantized: quantized.as_ref(),
         warning,
+        quality,
         calibration_tokens: calibration.map_or(0, |texts| texts.calibration.len() as u64),
         largest_tensor_bytes,
         peak_memory_bytes: memory::peak_bytes(),

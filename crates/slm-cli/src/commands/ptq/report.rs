@@ -9,6 +9,7 @@ use slm_model::{EMBED_TOKENS, Evaluation, LM_HEAD};
 use slm_ptq::{LayerReport, Plan};
 use slm_quant_core::{QParams, QuantScheme, QuantizationType};
 
+use super::quality::Quality;
 use super::settings::Settings;
 use crate::commands::inspect::range;
 use crate::error::Result;
@@ -33,6 +34,8 @@ pub(super) struct Facts<'a> {
     pub(super) quantized: Option<&'a Evaluation>,
     /// Warning about the quality, with its cause; none where the quality is good.
     pub(super) warning: Option<String>,
+    /// The verdict; none where nothing was measured.
+    pub(super) quality: Option<Quality>,
     pub(super) calibration_tokens: u64,
     pub(super) largest_tensor_bytes: u64,
     pub(super) peak_memory_bytes: Option<u64>,
@@ -72,6 +75,8 @@ pub(super) struct PtqResult {
     nll_quantized: Option<f64>,
     /// Why the quantized model is much worse than the float one, and what to try; none where it is not.
     warning: Option<String>,
+    /// The verdict, the uncertainty of the rise, and the text.
+    quality: Option<Quality>,
     evaluated_tokens: usize,
     peak_memory_bytes: Option<u64>,
     seconds: f64,
@@ -189,6 +194,7 @@ impl PtqResult {
             nll_float: facts.float.map(Evaluation::mean_nll),
             nll_quantized: facts.quantized.map(Evaluation::mean_nll),
             warning: facts.warning,
+            quality: facts.quality,
             evaluated_tokens: facts.quantized.map_or(0, |evaluation| evaluation.tokens),
             peak_memory_bytes: facts.peak_memory_bytes,
             seconds: facts.seconds,
@@ -220,6 +226,9 @@ impl PtqResult {
             ))?;
         }
         output.say(self.summary())?;
+        if let Some(quality) = &self.quality {
+            output.say(format!("\n{}", quality.verdict))?;
+        }
         self.warning.iter().try_for_each(|warning| output.say(format!("\n{warning}")))
     }
 

@@ -21,6 +21,15 @@ pub(super) struct Settings {
 }
 
 impl Settings {
+    /// The text that perplexities are measured on, for people.
+    pub(super) fn held_out_name(&self) -> String {
+        match (&self.eval, &self.calibration) {
+            (Some(eval), _) => eval.display().to_string(),
+            (None, Some(calibration)) => format!("the last tenth of {}", calibration.display()),
+            (None, None) => "no text".to_owned(),
+        }
+    }
+
     pub(super) fn new(args: &PtqArgs) -> Result<Self> {
         let config = quantization(args)?;
         let needs_text = !args.no_eval || config.quantization_type == QuantizationType::Static;
