@@ -217,7 +217,11 @@ fn say(result: &SensitivityResult, context: &Context) -> Result<()> {
             format!("{:.4}", unit.perplexity),
             format!("{:.2} %", unit.top1_agreement * 100.0),
             table::bytes(unit.bytes_saved),
-            "#".repeat((unit.kl_mean / largest * BAR).round() as usize),
+            format!(
+                "{:<width$}",
+                "#".repeat((unit.kl_mean / largest * BAR).round() as usize),
+                width = BAR as usize
+            ),
         ]
     });
     let header = ["quantized alone", "scheme", "KL nats", "perplexity", "same top", "saved", ""];
