@@ -343,18 +343,25 @@ fn devices_and_kernels_agree() {
     let flex = logits("model", "flex", "scalar");
     assert!(difference(&flex, &logits("model", "ndarray", "scalar")) <= 1e-4);
     assert_eq!(generated("model", "flex", "scalar"), generated("model", "ndarray", "scalar"));
-    let perplexity = |device: &str| {
-        let line = format!("eval --checkpoint a --data text.txt --max-tokens 500 --json --device {device}");
+    let perplexity = |checkpoint: &str, device: &str| {
+        let line = format!(
+            "eval --checkpoint {checkpoint} --data text.txt --max-tokens 500 --json --device {device}"
+        );
         let json = sandbox.slm(&line).json();
         assert_eq!(json["device"], device);
         number(&json, "perplexity")
     };
-    assert!((perplexity("flex") / perplexity("ndarray") - 1.0).abs() < 1e-3);
-    #[cfg(feature = "wgpu")]
-    {
-        assert!(difference(&flex, &logits("model", "wgpu", "scalar")) <= 1e-3);
-        assert!((perplexity("flex") / perplexity("wgpu") - 1.0).abs() < 1e-3);
+    let devices = if cfg!(feature = "wgpu") { &["ndarray", "wgpu"][..] } else { &["ndarray"] };
+    for &device in devices {
+        // Float activations agree to float precision. An 8-bit activation on the other side of a rounding edge moves
+        // the logits of its position and of those after it by up to 2e-2, as above.
+        for (checkpoint, tolerance) in [("model", 1e-5), ("c", 1e-5), ("d", 1e-5), ("a", 1e-2), ("b", 1e-2)] {
+            let ratio = perplexity(checkpoint, device) / perplexity(checkpoint, "flex");
+            assert!((ratio - 1.0).abs() < tolerance, "{checkpoint} on {device}: {ratio}");
+        }
     }
+    #[cfg(feature = "wgpu")]
+    assert!(difference(&flex, &logits("model", "wgpu", "scalar")) <= 1e-3);
 }
 
 #[test]

@@ -149,7 +149,7 @@ fn ptq_ends_with_a_verdict_that_names_the_text() {
     let sandbox = imported();
     let line = "ptq --checkpoint model --calibration text.txt --type weight-only";
     let run = sandbox.slm(&format!("{line} --out int8")).success();
-    assert!(run.stdout.contains("the last tenth of text.txt"), "{run}");
+    assert!(run.stdout.contains("the end of text.txt"), "{run}");
     assert!(run.stdout.contains("too short to tell"), "{run}");
     let json = sandbox.slm(&format!("{line} --eval text.txt --out again --json")).json();
     assert_eq!(json["quality"]["text"], "text.txt");

@@ -50,6 +50,16 @@ pub enum Error {
         /// The versions that are read.
         known: String,
     },
+    /// Something that cannot be imported and is known for what it is, such as a Git LFS pointer in place of the weights.
+    #[error("{}: {problem}; {remedy}", path.display())]
+    Unusable {
+        /// The file or directory.
+        path: PathBuf,
+        /// What it is.
+        problem: String,
+        /// What to do.
+        remedy: String,
+    },
     /// A quantized checkpoint where a float one is needed.
     #[error("{}: the checkpoint is quantized, a float one is needed; use the checkpoint it was made from", path.display())]
     NeedsFloat {

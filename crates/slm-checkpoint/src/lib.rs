@@ -61,9 +61,9 @@ pub use slm_store::tensors::holds_exactly;
 pub use slm_store::{
     CalibrationRecord, Error as StoreError, FORMAT_VERSION, LayerMetadata, Lineage, OutputLock,
     QuantizationMetadata, QuantizationMode, ScaleRecord, SkippedLayer, TensorFile, TensorFileWriter,
-    TensorSpec, TrainingRecord, WeightError, ZeroPointRecord, sha256,
+    TensorSpec, TrainingRecord, WeightError, ZeroPointRecord, sha256, sha256_of_file,
 };
 pub use source::CheckpointSource;
-pub use versions::{CheckpointConfig, MIGRATIONS, Migration, TokenizerInfo};
+pub use versions::{ChatInfo, CheckpointConfig, MIGRATIONS, Migration, TokenizerInfo};
 
 use slm_store::{json, manifest, tensors};

@@ -1,5 +1,6 @@
-//! As much of `tokenizer.json` as a checkpoint needs to know: the highest id it can make.
+//! As much of `tokenizer.json` as a checkpoint needs to know: the ids that it can make.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 
@@ -11,13 +12,16 @@ use crate::{Error, Result, json};
 #[derive(Deserialize)]
 struct TokenizerFile {
     #[serde(default)]
-    added_tokens: Vec<AddedToken>,
+    added_tokens: Vec<Token>,
     model: Model,
 }
 
-#[derive(Deserialize)]
-struct AddedToken {
-    id: u64,
+/// A token and its id.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Token {
+    pub(crate) id: u64,
+    #[serde(default)]
+    pub(crate) content: String,
 }
 
 #[derive(Deserialize)]
@@ -25,52 +29,55 @@ struct Model {
     vocab: Vocabulary,
 }
 
-/// Highest id of a vocabulary, which is a map from token to id, or (Unigram) a list in the order of the ids.
-struct Vocabulary(Option<u64>);
+/// The ids of a vocabulary, which is a map from token to id, or (Unigram) a list in the order of the ids.
+struct Vocabulary(Vec<u64>);
 
 impl<'de> Deserialize<'de> for Vocabulary {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Highest;
+        struct Ids;
 
-        impl<'de> Visitor<'de> for Highest {
-            type Value = Option<u64>;
+        impl<'de> Visitor<'de> for Ids {
+            type Value = Vec<u64>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a vocabulary: an object of ids or a list of tokens")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut highest = None;
+                let mut ids = Vec::new();
                 while let Some((_, id)) = map.next_entry::<IgnoredAny, u64>()? {
-                    highest = highest.max(Some(id));
+                    ids.push(id);
                 }
-                Ok(highest)
+                Ok(ids)
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-                let mut count = 0_u64;
+                let mut ids = Vec::new();
                 while list.next_element::<IgnoredAny>()?.is_some() {
-                    count += 1;
+                    ids.push(ids.len() as u64);
                 }
-                Ok(count.checked_sub(1))
+                Ok(ids)
             }
         }
 
-        deserializer.deserialize_any(Highest).map(Self)
+        deserializer.deserialize_any(Ids).map(Self)
     }
 }
 
-/// Refuses a tokenizer that makes ids of `vocab_size` and above. A model may have more rows than its
-/// tokenizer has tokens: many are padded to a round number.
-pub(crate) fn check(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<()> {
+/// Refuses a tokenizer whose vocabulary has ids of `vocab_size` and above: it is another model's. A model may have more
+/// rows than its tokenizer has tokens: many are padded to a round number.
+///
+/// Returns the tokens beyond that were only added to the vocabulary, such as a padding token: the model cannot have learnt
+/// them, and they do no harm until a text holds them.
+pub(crate) fn check(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<Vec<Token>> {
     let file: TokenizerFile = json::parse(path, bytes)?;
-    let highest = file.added_tokens.iter().map(|token| token.id).max().max(file.model.vocab.0);
-    match highest {
-        Some(highest_id) if highest_id >= vocab_size as u64 => {
-            Err(Error::Vocabulary { path: path.to_owned(), highest_id, vocab_size })
-        }
-        _ => Ok(()),
+    let vocab_size_id = vocab_size as u64;
+    let added: HashSet<u64> = file.added_tokens.iter().map(|token| token.id).collect();
+    let own = file.model.vocab.0.iter().copied().filter(|id| *id >= vocab_size_id && !added.contains(id));
+    if let Some(highest_id) = own.max() {
+        return Err(Error::Vocabulary { path: path.to_owned(), highest_id, vocab_size });
     }
+    Ok(file.added_tokens.into_iter().filter(|token| token.id >= vocab_size_id).collect())
 }
 
 #[cfg(test)]
@@ -79,7 +86,7 @@ mod tests {
 
     use super::*;
 
-    fn check_text(text: &str, vocab_size: usize) -> Result<()> {
+    fn check_text(text: &str, vocab_size: usize) -> Result<Vec<Token>> {
         check(Path::new("tokenizer.json"), text.as_bytes(), vocab_size)
     }
 
@@ -87,9 +94,13 @@ mod tests {
     fn the_highest_id_decides() {
         let bpe =
             r#"{"added_tokens":[{"id":7,"content":"<s>"}],"model":{"vocab":{"a":0,"b":5},"merges":[]}}"#;
-        check_text(bpe, 8).unwrap();
-        let error = check_text(bpe, 7).unwrap_err();
-        assert!(matches!(error, Error::Vocabulary { highest_id: 7, vocab_size: 7, .. }), "{error}");
+        assert_eq!(check_text(bpe, 8).unwrap(), []);
+        // An added token beyond is told of, one of the vocabulary refused.
+        assert_eq!(check_text(bpe, 7).unwrap(), [Token { id: 7, content: "<s>".to_owned() }]);
+        let error = check_text(bpe, 5).unwrap_err();
+        assert!(matches!(error, Error::Vocabulary { highest_id: 5, vocab_size: 5, .. }), "{error}");
+        let both = bpe.replace("\"b\":5", "\"b\":5,\"<s>\":7");
+        assert_eq!(check_text(&both, 7).unwrap().len(), 1);
         let unigram = r#"{"model":{"vocab":[["a",-1.0],["b",-2.0],["c",-3.0]]}}"#;
         check_text(unigram, 3).unwrap();
         assert!(check_text(unigram, 2).is_err());

@@ -3,8 +3,8 @@
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::commands::{
-    bench, compare, corpus, eval, finetune, generate, import, inspect, logits, migrate, ptq, qat, sample,
-    sensitivity, train,
+    bench, chat, compare, corpus, eval, finetune, generate, import, inspect, logits, migrate, ptq, qat,
+    sample, sensitivity, train,
 };
 use crate::device::DeviceName;
 
@@ -71,6 +71,8 @@ pub(crate) enum Command {
     Logits(logits::LogitsArgs),
     /// Continue a text
     Generate(generate::GenerateArgs),
+    /// Talk to a model, turn by turn
+    Chat(chat::ChatArgs),
     /// Show what a checkpoint holds, down to scales and zero points of a layer
     Inspect(inspect::InspectArgs),
     /// Rank layers by what quantizing each alone does to the predictions of a model

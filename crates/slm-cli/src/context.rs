@@ -1,5 +1,6 @@
 //! What every command gets: device, output and progress as the user asked for them.
 
+use std::io::IsTerminal;
 use std::path::Path;
 
 use burn::tensor::Device;
@@ -25,6 +26,12 @@ pub(crate) struct Context {
     pub(crate) open_options: OpenOptions,
 }
 
+/// Whether words about work may have colours: on a terminal, and unless `NO_COLOR` is set to anything.
+fn colours() -> bool {
+    let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    wanted && std::io::stderr().is_terminal()
+}
+
 impl Context {
     pub(crate) fn new(global: &GlobalArgs) -> Result<Self> {
         let level = match (global.quiet, global.verbose) {
@@ -37,6 +44,7 @@ impl Context {
         tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
+            .with_ansi(colours())
             .without_time()
             .with_target(false)
             .init();
@@ -71,12 +79,30 @@ impl Context {
 
     /// Opens a checkpoint, verified unless the user said not to.
     pub(crate) fn open_checkpoint(&self, dir: &Path) -> Result<Checkpoint> {
-        Ok(Checkpoint::open_with(dir, &self.open_options)?)
+        opened(Checkpoint::open_with(dir, &self.open_options)?)
     }
 
     /// As [`Context::open_checkpoint`], for commands that load the model of it next and read nothing else: the weights
     /// are verified while they are read.
     pub(crate) fn open_to_load(&self, dir: &Path) -> Result<Checkpoint> {
-        Ok(Checkpoint::open_to_load(dir, &self.open_options)?)
+        opened(Checkpoint::open_to_load(dir, &self.open_options)?)
     }
+}
+
+/// Says what a checkpoint is to those who want to know.
+fn opened(checkpoint: Checkpoint) -> Result<Checkpoint> {
+    let config = checkpoint.config();
+    let form = match checkpoint.metadata() {
+        Some(metadata) => format!("{} quantized layers", metadata.layers.len()),
+        None => "float".to_owned(),
+    };
+    tracing::info!(
+        "{}: {} parameters, {form}, {} layers, {} positions, kernel {}",
+        checkpoint.dir().display(),
+        config.model.parameter_count(),
+        config.model.num_layers,
+        config.model.max_position_embeddings,
+        KernelKind::selected()
+    );
+    Ok(checkpoint)
 }

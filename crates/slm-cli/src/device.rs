@@ -9,10 +9,12 @@ use crate::error::Result;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DeviceName {
     /// CPU, Burn's Flex backend
+    #[value(alias = "cpu")]
     Flex,
     /// CPU, Burn's NdArray backend
     Ndarray,
     /// GPU
+    #[value(alias = "gpu")]
     Wgpu,
 }
 

@@ -1,9 +1,11 @@
 //! What ends the program early.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Exit code of a command line that does not fit.
+pub(crate) const USAGE: u8 = 2;
 
 /// Exit code after Ctrl-C, as shells report a program ended by it.
 pub(crate) const INTERRUPTED: u8 = 130;
@@ -23,6 +25,8 @@ pub(crate) enum Error {
     Text(#[from] slm_text::Error),
     #[error(transparent)]
     Train(#[from] slm_train::Error),
+    #[error(transparent)]
+    Chat(#[from] slm_chat::Error),
     #[error(transparent)]
     Core(#[from] slm_quant_core::Error),
     #[cfg(not(feature = "wgpu"))]
@@ -49,12 +53,32 @@ impl Error {
         Self::File { path: path.into(), detail: detail.to_string() }
     }
 
-    pub(crate) fn exit_code(&self) -> ExitCode {
+    /// The exit code.
+    pub(crate) fn code(&self) -> u8 {
         match self {
-            Self::Usage(_) => ExitCode::from(2),
-            Self::Interrupted => ExitCode::from(INTERRUPTED),
-            Self::OutputClosed => ExitCode::SUCCESS,
-            _ => ExitCode::FAILURE,
+            Self::Usage(_) => USAGE,
+            Self::Interrupted => INTERRUPTED,
+            Self::OutputClosed => 0,
+            _ => 1,
+        }
+    }
+
+    /// What kind of error it is, in a word for machines.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Checkpoint(_) | Self::Store(_) => "checkpoint",
+            Self::Model(_) => "model",
+            Self::Ptq(_) | Self::Core(_) => "quantization",
+            Self::Text(_) => "text",
+            Self::Chat(_) => "chat_template",
+            Self::Train(_) => "training",
+            #[cfg(not(feature = "wgpu"))]
+            Self::NoWgpu => "device",
+            Self::File { .. } => "file",
+            Self::Usage(_) => "usage",
+            Self::Threads(_) => "threads",
+            Self::Interrupted => "interrupted",
+            Self::OutputClosed => "output",
         }
     }
 }

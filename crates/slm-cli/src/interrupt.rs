@@ -32,6 +32,11 @@ impl Interrupt {
         self.0.load(Ordering::SeqCst)
     }
 
+    /// Takes Ctrl-C for dealt with.
+    pub(crate) fn clear(&self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+
     /// Ends a command between two units of work.
     pub(crate) fn check(&self) -> Result<()> {
         if self.is_set() { Err(Error::Interrupted) } else { Ok(()) }

@@ -8,6 +8,7 @@ mod commands;
 mod context;
 mod device;
 mod error;
+mod hints;
 mod interrupt;
 mod json;
 mod memory;
@@ -25,18 +26,48 @@ use clap::Parser;
 
 use crate::args::Arguments;
 use crate::context::Context;
+use crate::error::Error;
+use crate::output::Output;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let outcome =
-        Context::new(&arguments.global).and_then(|context| commands::run(arguments.command, &context));
-    match outcome {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refused(error),
+    };
+    let json = arguments.global.json;
+    let context = match Context::new(&arguments.global) {
+        Ok(context) => context,
+        Err(error) => return failed(&error, &Output::new(json)),
+    };
+    match commands::run(arguments.command, &context) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            if !matches!(error, error::Error::OutputClosed) {
-                eprintln!("error: {error}");
-            }
-            error.exit_code()
-        }
+        Err(error) => failed(&error, &context.output),
     }
+}
+
+/// Reports what ended a command.
+fn failed(error: &Error, output: &Output) -> ExitCode {
+    if !matches!(error, Error::OutputClosed) {
+        eprintln!("error: {error}");
+        // Where it cannot be written, there is standard error and the exit code.
+        let _ = output.error(error.kind(), &error.to_string(), error.code());
+    }
+    ExitCode::from(error.code())
+}
+
+/// Reports a command line that does not fit, or prints the help that it asks for.
+fn refused(error: clap::Error) -> ExitCode {
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    if !error.use_stderr() {
+        error.exit();
+    }
+    let error = hints::improved(error, &arguments);
+    // The reader may have gone.
+    let _ = error.print();
+    let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
+    let text = error.render().to_string();
+    let message = text.trim().strip_prefix("error: ").unwrap_or(text.trim());
+    let _ = Output::new(json).error("usage", message, error::USAGE);
+    ExitCode::from(error::USAGE)
 }

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use clap::Args;
 use slm_checkpoint::Checkpoint;
-use slm_model::{Evaluation, ModelConfig, Transformer, try_evaluate};
-use slm_text::{Tokenizer, read_text};
+use slm_model::{Evaluation, Transformer, evaluate_windows, windows};
+use slm_text::{Data, Tokenizer};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -27,36 +28,150 @@ pub(crate) fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer> {
     Ok(Tokenizer::from_json(json, &origin)?)
 }
 
-/// Token ids of a text file, without special tokens.
-pub(crate) fn read_ids(tokenizer: &Tokenizer, path: &Path) -> Result<Vec<u32>> {
-    Ok(tokenizer.encode(&read_text(path)?)?)
+/// How a text is cut for an evaluation.
+#[derive(Debug, Args)]
+pub(crate) struct WindowArgs {
+    /// Tokens in a window [default: 256, or the model's positions if fewer]
+    #[arg(long)]
+    window: Option<usize>,
+    /// Put the beginning-of-sequence token in front of each window, as other tools do; the window's first token is then
+    /// scored too [default: text alone]
+    #[arg(long)]
+    bos: bool,
 }
 
-/// The window to use: what was asked for, or the default as far as the model has positions.
-pub(crate) fn window(asked: Option<usize>, config: &ModelConfig) -> Result<usize> {
-    let most = config.max_position_embeddings;
-    match asked {
-        None => Ok(DEFAULT_WINDOW.min(most)),
-        Some(window) if (2..=most).contains(&window) => Ok(window),
-        Some(window) => {
-            Err(Error::Usage(format!("--window {window}: this model takes windows of 2 to {most} tokens")))
+/// Windows of a text.
+#[derive(Debug, Clone)]
+pub(crate) struct Windowing {
+    /// Tokens of the text in each.
+    pub(crate) len: usize,
+    /// Tokens in front of those.
+    pub(crate) prefix: Vec<u32>,
+}
+
+impl WindowArgs {
+    /// The windows to use: what was asked for, or the default as far as the model has positions.
+    pub(crate) fn windowing(&self, checkpoint: &Checkpoint) -> Result<Windowing> {
+        self.of(checkpoint.config().model.max_position_embeddings, || {
+            let prefix = tokenizer(checkpoint)?.prefix()?;
+            let bos = checkpoint.config().tokenizer.bos_token_id;
+            Ok(if prefix.is_empty() { bos.into_iter().collect() } else { prefix })
+        })
+    }
+
+    /// [`WindowArgs::windowing`] for a model of `positions`; `prefix` gives what stands before a text.
+    pub(crate) fn of(
+        &self,
+        positions: usize,
+        prefix: impl FnOnce() -> Result<Vec<u32>>,
+    ) -> Result<Windowing> {
+        let prefix = if self.bos { prefix()? } else { Vec::new() };
+        if self.bos && prefix.is_empty() {
+            return Err(Error::Usage(
+                "--bos: this model has no beginning-of-sequence token; leave the option out".to_owned(),
+            ));
+        }
+        let most = positions.saturating_sub(prefix.len());
+        let len = match self.window {
+            None => DEFAULT_WINDOW.min(most),
+            Some(window) if (2..=most).contains(&window) => window,
+            Some(window) => {
+                let bos = if self.bos { " behind the beginning-of-sequence token" } else { "" };
+                return Err(Error::Usage(format!(
+                    "--window {window}: this model takes windows of 2 to {most} tokens{bos}"
+                )));
+            }
+        };
+        Ok(Windowing { len, prefix })
+    }
+}
+
+/// Sequences of token ids: one for a text.
+#[derive(Debug, Clone)]
+pub(crate) struct Tokens(pub(crate) Vec<Vec<u32>>);
+
+impl Tokens {
+    /// Reads at most `limit` tokens of a file of text or of token ids for a model of `vocab_size` tokens.
+    pub(crate) fn read(tokenizer: &Tokenizer, path: &Path, limit: usize, vocab_size: usize) -> Result<Self> {
+        let start = std::time::Instant::now();
+        let tokens = match Data::open(path)? {
+            Data::Text(reader) => Self(vec![reader.encode(tokenizer, limit)?]),
+            Data::Ids(ids) => {
+                slm_train::check_sequences(path, &ids, vocab_size)?;
+                Self(ids).limited(limit)
+            }
+        };
+        tracing::info!(
+            "{}: {} tokens read in {:.2} s",
+            path.display(),
+            tokens.len(),
+            start.elapsed().as_secs_f64()
+        );
+        Ok(tokens)
+    }
+
+    /// The first `limit` tokens.
+    pub(crate) fn limited(mut self, limit: usize) -> Self {
+        let mut left = limit;
+        for ids in &mut self.0 {
+            ids.truncate(left);
+            left -= ids.len();
+        }
+        self.0.retain(|ids| !ids.is_empty());
+        self
+    }
+
+    /// Tokens in all.
+    pub(crate) fn len(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
+
+    /// The windows of each sequence.
+    pub(crate) fn windows(&self, windowing: &Windowing) -> Vec<Vec<u32>> {
+        self.0.iter().flat_map(|ids| windows(ids, windowing.len, &windowing.prefix)).collect()
+    }
+
+    /// Refuses fewer tokens than a window, whose perplexity would mean little. `limit` is the option that cut them, if
+    /// one did.
+    pub(crate) fn check_length(&self, path: &Path, windowing: &Windowing, limit: Limit<'_>) -> Result<()> {
+        let needed = if self.0.len() == 1 { windowing.len } else { 2 };
+        limit.check(needed)?;
+        match self.len() {
+            found if found < needed => Err(too_short(path, found, needed)),
+            _ => Ok(()),
         }
     }
 }
 
-/// Refuses a text that does not fill one window, whose perplexity would mean little.
-pub(crate) fn check_length(path: &Path, ids: &[u32], window: usize) -> Result<()> {
-    if ids.len() < window {
-        return Err(Error::file(
-            path,
-            format!(
-                "the text is {} tokens long, shorter than a window of {window}; use a longer text or a \
-                 smaller --window",
-                ids.len()
-            ),
-        ));
+/// The error of a text with too few tokens for a window.
+pub(crate) fn too_short(path: &Path, found: usize, needed: usize) -> Error {
+    Error::file(
+        path,
+        format!(
+            "the text is {found} tokens long, shorter than a window of {needed}; use a longer text or a smaller \
+             --window"
+        ),
+    )
+}
+
+/// An option that limits how many tokens are read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit<'a> {
+    pub(crate) option: &'a str,
+    pub(crate) tokens: usize,
+}
+
+impl Limit<'_> {
+    /// Refuses a limit below `needed` tokens, which would make any text too short.
+    pub(crate) fn check(&self, needed: usize) -> Result<()> {
+        let Self { option, tokens } = self;
+        if *tokens < needed {
+            return Err(Error::Usage(format!(
+                "{option} {tokens}: less than a window of {needed} tokens; use {needed} or more, or a smaller --window"
+            )));
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Evaluates with a progress bar.
@@ -64,15 +179,22 @@ pub(crate) fn evaluate_with_progress(
     context: &Context,
     what: &str,
     model: &Transformer,
-    ids: &[u32],
-    window: usize,
+    windows: &[Vec<u32>],
 ) -> Result<Evaluation> {
-    let bar = context.progress.bar(what, ids.len().div_ceil(window));
-    let evaluation = try_evaluate(model, ids, window, |done, total| {
+    let start = std::time::Instant::now();
+    let bar = context.progress.bar(what, windows.len());
+    let evaluation = evaluate_windows(model, windows, |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
         context.interrupt.check()
     })?;
     bar.finish_and_clear();
+    tracing::info!(
+        "{what}: {:.4} over {} tokens in {} windows, {:.2} s",
+        evaluation.perplexity(),
+        evaluation.tokens,
+        evaluation.window_nll.len(),
+        start.elapsed().as_secs_f64()
+    );
     Ok(evaluation)
 }

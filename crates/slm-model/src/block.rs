@@ -50,7 +50,7 @@ impl Block {
     pub(crate) fn parts(&self) -> LayerParts<&Linear, &Norm> {
         let (attention, mlp) = (&self.self_attn, &self.mlp);
         LayerParts {
-            spec: self.spec,
+            spec: self.spec.clone(),
             attention_norms: Around {
                 input: self.input_norm.as_ref(),
                 output: self.attention_output_norm.as_ref(),

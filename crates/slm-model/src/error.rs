@@ -86,6 +86,15 @@ pub enum Error {
         /// Positions there are.
         capacity: usize,
     },
+    /// A cached sequence that passes the length from which on all of its positions are rotated by other angles.
+    #[error(
+        "sequences of more than {limit} positions are rotated by other angles (longrope), and the cached positions \
+         were not: truncate the cache to 0 positions and run the whole sequence"
+    )]
+    RotaryChange {
+        /// Most positions of the shorter sequences.
+        limit: usize,
+    },
     /// A [`CpuEngine`](crate::CpuEngine) for a model whose weights it cannot reach.
     #[error(
         "the model's weights are not in host memory, or track gradients: move it to a CPU device without \

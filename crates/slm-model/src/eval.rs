@@ -8,6 +8,7 @@ use slm_cpu_ops::log_sum_exp;
 use crate::error::{Error, Result};
 use crate::session::InferenceSession;
 use crate::transformer::Transformer;
+use crate::windows::windows;
 
 /// Loss of a model on a text.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,26 +65,56 @@ pub fn try_evaluate<E: From<Error>>(
     model: &Transformer,
     ids: &[u32],
     window: usize,
-    mut progress: impl FnMut(usize, usize) -> Result<(), E>,
+    progress: impl FnMut(usize, usize) -> Result<(), E>,
 ) -> Result<Evaluation, E> {
     for (what, found) in [("the window", window), ("the text", ids.len())] {
         if found < 2 {
             return Err(Error::TooFewTokens { what, found }.into());
         }
     }
-    model.check_positions(window.min(ids.len()))?;
-    model.check_ids(ids)?;
-    let windows: Vec<&[u32]> = ids.chunks(window).filter(|chunk| chunk.len() >= 2).collect();
-    let mut evaluation = Evaluation { nll: 0.0, tokens: 0, window_nll: Vec::with_capacity(windows.len()) };
-    let mut session = InferenceSession::new(model, window.min(ids.len()))?;
-    for (index, chunk) in windows.iter().enumerate() {
-        let logits = session.forward_anew(chunk)?;
-        let nll = sequence_nll(&logits, chunk, model.config().vocab_size, index * window)
-            .map_err(|error| located(model, chunk, error))?;
-        evaluation.nll += nll;
-        evaluation.tokens += chunk.len() - 1;
-        evaluation.window_nll.push(nll);
-        progress(index + 1, windows.len())?;
+    evaluate_windows(model, &windows(ids, window, &[]), progress)
+}
+
+/// Scores `windows`, such as [`windows`](crate::windows) cuts, each of which starts afresh at position 0: all tokens but the
+/// first of each. Windows of fewer than two tokens count for nothing.
+///
+/// # Errors
+/// As [`try_evaluate`].
+pub fn evaluate_windows<E: From<Error>>(
+    model: &Transformer,
+    windows: &[Vec<u32>],
+    mut progress: impl FnMut(usize, usize) -> Result<(), E>,
+) -> Result<Evaluation, E> {
+    let longest = windows.iter().map(Vec::len).max().unwrap_or(0);
+    if longest < 2 {
+        return Err(Error::TooFewTokens { what: "the text", found: longest }.into());
+    }
+    model.check_positions(longest)?;
+    let mut offset = 0;
+    for window in windows {
+        model.check_ids(window).map_err(|error| match error {
+            Error::TokenId { index, id, vocab_size } => {
+                Error::TokenId { index: offset + index, id, vocab_size }
+            }
+            other => other,
+        })?;
+        offset += window.len();
+    }
+    let total = windows.iter().filter(|window| window.len() >= 2).count();
+    let mut evaluation = Evaluation { nll: 0.0, tokens: 0, window_nll: Vec::with_capacity(total) };
+    let mut session = InferenceSession::new(model, longest)?;
+    let mut offset = 0;
+    for window in windows {
+        if window.len() >= 2 {
+            let logits = session.forward_anew(window)?;
+            let nll = sequence_nll(&logits, window, model.config().vocab_size, offset)
+                .map_err(|error| located(model, window, error))?;
+            evaluation.nll += nll;
+            evaluation.tokens += window.len() - 1;
+            evaluation.window_nll.push(nll);
+            progress(evaluation.window_nll.len(), total)?;
+        }
+        offset += window.len();
     }
     Ok(evaluation)
 }

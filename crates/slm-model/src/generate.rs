@@ -71,6 +71,7 @@ pub fn generate(
     }
     model.check_ids(prompt)?;
     let mut sampler = Sampler::new(options.sampling.clone())?;
+    sampler.observe_prompt(prompt);
     // The last new token is only chosen, never run.
     let positions = prompt.len().saturating_add(options.max_new_tokens.saturating_sub(1));
     model.check_positions(positions)?;

@@ -38,6 +38,8 @@ impl LayerCache {
 pub struct KvCache {
     pub(crate) layers: Vec<LayerCache>,
     pub(crate) len: usize,
+    /// Length of the sequence that the positions held were rotated for; 0 where none is held.
+    pub(crate) rotated_for: usize,
     capacity: usize,
     batch: usize,
 }
@@ -49,7 +51,7 @@ impl KvCache {
         let layers = (0..num_layers)
             .map(|_| LayerCache { keys: Tensor::zeros(shape, device), values: Tensor::zeros(shape, device) })
             .collect();
-        Self { layers, len: 0, capacity, batch }
+        Self { layers, len: 0, rotated_for: 0, capacity, batch }
     }
 
     /// Positions held.
@@ -75,5 +77,8 @@ impl KvCache {
     /// Forgets all positions from `len` on; a cache already shorter stays as it is.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
+        if self.len == 0 {
+            self.rotated_for = 0;
+        }
     }
 }

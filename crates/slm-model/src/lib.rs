@@ -31,6 +31,7 @@ mod testing;
 mod token_table;
 mod transformer;
 mod visit;
+mod windows;
 
 pub use config::{
     Activation, AttentionBias, Choice, LayerOverride, LayerSpec, MlpKind, ModelConfig, NormKind,
@@ -39,7 +40,7 @@ pub use config::{
 pub use cpu::{CpuEngine, PassTimes};
 pub use divergence::{Divergence, DivergenceSummary, EvalWindow, strided_windows, window_nlls};
 pub use error::{Error, Result, SourceError};
-pub use eval::{Evaluation, evaluate, try_evaluate, window_logits};
+pub use eval::{Evaluation, evaluate, evaluate_windows, try_evaluate, window_logits};
 pub use generate::{GenerateOptions, GenerateOutput, StopReason, generate};
 pub use kv_cache::KvCache;
 pub use layerwise::{forward_layerwise, layerwise_steps};
@@ -50,3 +51,4 @@ pub use sampler::{Sampler, SamplingOptions};
 pub use session::InferencePath;
 pub use source::TensorSource;
 pub use transformer::Transformer;
+pub use windows::windows;

@@ -1,10 +1,13 @@
 //! Rotary position embedding, the two halves of a head forming the pairs.
 
+use std::f64::consts::TAU;
+
 use burn::tensor::{Device, Tensor, TensorData};
 
 use slm_autograd::RotaryTable;
 
 use crate::config::{LayerSpec, RopeScaling, RotaryConfig};
+use crate::error::{Error, Result};
 
 /// The different rotary embeddings of a model's layers.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -14,26 +17,39 @@ impl Rotaries {
     /// Those of `layers`, whose heads are `head_dim` wide.
     pub(crate) fn new<'a>(layers: impl IntoIterator<Item = &'a LayerSpec>, head_dim: usize) -> Self {
         let mut rotaries = Self::default();
-        for config in layers.into_iter().filter_map(|layer| layer.rotary) {
+        for config in layers.into_iter().filter_map(|layer| layer.rotary.as_ref()) {
             if rotaries.index(Some(config)).is_none() {
-                rotaries.0.push((config, Rotary::new(head_dim, config)));
+                rotaries.0.push((config.clone(), Rotary::new(head_dim, config)));
             }
         }
         rotaries
     }
 
     /// Which of them a layer uses.
-    pub(crate) fn index(&self, config: Option<RotaryConfig>) -> Option<usize> {
+    pub(crate) fn index(&self, config: Option<&RotaryConfig>) -> Option<usize> {
         let config = config?;
-        self.0.iter().position(|(known, _)| *known == config)
+        self.0.iter().position(|(known, _)| known == config)
     }
 
-    /// Sines and cosines of positions `start .. start + len`, of each.
-    pub(crate) fn angles(&self, start: usize, len: usize) -> Vec<Angles> {
-        self.0.iter().map(|(_, rotary)| rotary.angles(start, len)).collect()
+    /// Makes sure that positions held as part of a sequence of `rotated_for` positions (0 for none) are rotated in the
+    /// same way in one of `total` positions.
+    ///
+    /// # Errors
+    /// [`Error::RotaryChange`].
+    pub(crate) fn check_growth(&self, rotated_for: usize, total: usize) -> Result<()> {
+        let mut limits = self.0.iter().filter_map(|(_, rotary)| Some(rotary.long.as_ref()?.0));
+        match limits.find(|&limit| rotated_for > 0 && (rotated_for > limit) != (total > limit)) {
+            Some(limit) => Err(Error::RotaryChange { limit }),
+            None => Ok(()),
+        }
     }
 
-    /// Tables for positions `start .. start + len`, of each.
+    /// Sines and cosines of positions `start .. start + len` of a sequence of `total` positions, of each.
+    pub(crate) fn angles(&self, start: usize, len: usize, total: usize) -> Vec<Angles> {
+        self.0.iter().map(|(_, rotary)| rotary.angles(start, len, total)).collect()
+    }
+
+    /// Tables for positions `start .. start + len`, the last of a sequence, of each.
     pub(crate) fn tables(&self, start: usize, len: usize, device: &Device) -> Vec<RotaryTables> {
         self.0.iter().map(|(_, rotary)| rotary.tables(start, len, device)).collect()
     }
@@ -47,6 +63,10 @@ impl Rotaries {
 #[derive(Debug, Clone, PartialEq)]
 struct Rotary {
     frequencies: Vec<f32>,
+    /// The frequencies of sequences of more positions than this, where they are others.
+    long: Option<(usize, Vec<f32>)>,
+    /// Factor of sines and cosines.
+    scale: f32,
 }
 
 /// Sines and cosines of a run of positions, each `[1, 1, len, pairs]`.
@@ -78,33 +98,88 @@ impl Angles {
 }
 
 impl Rotary {
-    fn new(head_dim: usize, config: RotaryConfig) -> Self {
+    fn new(head_dim: usize, config: &RotaryConfig) -> Self {
         let dims = config.dims.unwrap_or(head_dim);
-        let frequencies = (0..dims / 2)
-            .map(|i| {
-                let frequency = config.theta.powf(-((2 * i) as f64) / dims as f64);
-                scaled_frequency(frequency, config.scaling) as f32
-            })
-            .collect();
-        Self { frequencies }
-    }
-
-    /// Sines and cosines of positions `start .. start + len`.
-    fn angles(&self, start: usize, len: usize) -> Angles {
-        let angles = || {
-            (start..start + len)
-                .flat_map(|p| self.frequencies.iter().map(move |&frequency| p as f32 * frequency))
+        let frequency = |pair: usize| config.theta.powf(-((2 * pair) as f64) / dims as f64);
+        let all = |scaled: &dyn Fn(usize, f64) -> f64| -> Vec<f32> {
+            (0..dims / 2).map(|pair| scaled(pair, frequency(pair)) as f32).collect()
         };
-        Angles {
-            pairs: self.frequencies.len(),
-            cos: angles().map(f32::cos).collect(),
-            sin: angles().map(f32::sin).collect(),
+        let plain = |frequencies| Self { frequencies, long: None, scale: 1.0 };
+        match &config.scaling {
+            None => plain(all(&|_, frequency| frequency)),
+            Some(RopeScaling::Linear { factor }) => plain(all(&|_, frequency| frequency / factor)),
+            Some(RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            }) => plain(all(&|_, frequency| {
+                // How many turns the pair makes within the original context: few turns mean a low frequency.
+                let turns = *original_max_position_embeddings as f64 * frequency / TAU;
+                let kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
+                kept * frequency + (1.0 - kept) * frequency / factor
+            })),
+            &Some(RopeScaling::Yarn {
+                factor,
+                original_max_position_embeddings,
+                beta_fast,
+                beta_slow,
+                truncate,
+                attention_factor,
+            }) => {
+                // The pair, as a real number, that makes so many turns within the original context.
+                let pair = |turns: f64| {
+                    let original = original_max_position_embeddings as f64;
+                    dims as f64 * (original / (turns * TAU)).ln() / (2.0 * config.theta.ln())
+                };
+                let (low, high) = (pair(beta_fast), pair(beta_slow));
+                let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
+                let (low, high) = (low.max(0.0), high.min(dims as f64 - 1.0));
+                let width = if low == high { 0.001 } else { high - low };
+                let frequencies = all(&|pair, frequency| {
+                    let divided = ((pair as f64 - low) / width).clamp(0.0, 1.0);
+                    frequency / factor * divided + frequency * (1.0 - divided)
+                });
+                Self { frequencies, long: None, scale: attention_factor as f32 }
+            }
+            Some(RopeScaling::LongRope {
+                short_factor,
+                long_factor,
+                original_max_position_embeddings,
+                attention_factor,
+            }) => {
+                let divided =
+                    |by: &[f64]| all(&|pair, frequency| frequency / by.get(pair).copied().unwrap_or(1.0));
+                Self {
+                    frequencies: divided(short_factor),
+                    long: Some((*original_max_position_embeddings, divided(long_factor))),
+                    scale: *attention_factor as f32,
+                }
+            }
         }
     }
 
-    /// Tables for positions `start .. start + len`.
+    /// Sines and cosines of positions `start .. start + len` of a sequence of `total` positions.
+    fn angles(&self, start: usize, len: usize, total: usize) -> Angles {
+        let frequencies = match &self.long {
+            Some((limit, frequencies)) if total > *limit => frequencies,
+            _ => &self.frequencies,
+        };
+        let angles = || {
+            (start..start + len).flat_map(|p| frequencies.iter().map(move |&frequency| p as f32 * frequency))
+        };
+        let values = |function: fn(f32) -> f32| -> Vec<f32> {
+            match self.scale {
+                1.0 => angles().map(function).collect(),
+                scale => angles().map(|angle| function(angle) * scale).collect(),
+            }
+        };
+        Angles { pairs: frequencies.len(), cos: values(f32::cos), sin: values(f32::sin) }
+    }
+
+    /// Tables for positions `start .. start + len`, the last of a sequence.
     fn tables(&self, start: usize, len: usize, device: &Device) -> RotaryTables {
-        let Angles { pairs, cos, sin } = self.angles(start, len);
+        let Angles { pairs, cos, sin } = self.angles(start, len, start + len);
         let tensor = |values| Tensor::from_data(TensorData::new(values, [1, 1, len, pairs]), device);
         RotaryTables { cos: tensor(cos), sin: tensor(sin) }
     }
@@ -126,78 +201,6 @@ impl RotaryTables {
     }
 }
 
-fn scaled_frequency(frequency: f64, scaling: Option<RopeScaling>) -> f64 {
-    match scaling {
-        None => frequency,
-        Some(RopeScaling::Linear { factor }) => frequency / factor,
-        Some(RopeScaling::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_max_position_embeddings,
-        }) => {
-            // How many turns the pair makes within the original context: few turns mean a low frequency.
-            let turns = original_max_position_embeddings as f64 * frequency / std::f64::consts::TAU;
-            let kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
-            kept * frequency + (1.0 - kept) * frequency / factor
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::devices;
-
-    #[test]
-    fn rotation_by_hand_at_an_offset() {
-        rotate_by_hand(4, [[1.0f32, 2.0, 3.0, 4.0], [-1.0, 0.5, 2.0, 0.0]], RotaryConfig::new(100.0));
-    }
-
-    #[test]
-    fn the_rest_of_a_head_stays() {
-        let config = RotaryConfig { dims: Some(4), ..RotaryConfig::new(100.0) };
-        rotate_by_hand(6, [[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], [-1.0, 0.5, 2.0, 0.0, 7.0, -8.0]], config);
-    }
-
-    fn rotate_by_hand<const DIM: usize>(head_dim: usize, rows: [[f32; DIM]; 2], config: RotaryConfig) {
-        let rotary = Rotary::new(head_dim, config);
-        assert_eq!(rotary.frequencies, [1.0, 0.1]);
-        let x = [[rows]];
-        for device in devices() {
-            let y = rotary.tables(5, 2, &device).rotate(Tensor::from_data(x, &device));
-            let y = y.into_data().try_into_vec::<f32>().unwrap();
-            assert!((0..2).all(|t| y[t * DIM + 4..(t + 1) * DIM] == rows[t][4..]));
-            for (t, row) in x[0][0].iter().enumerate() {
-                for pair in 0..2 {
-                    let angle = (5 + t) as f64 * [1.0, 0.1][pair];
-                    let (a, b) = (f64::from(row[pair]), f64::from(row[pair + 2]));
-                    let expected = [a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()];
-                    for (half, e) in expected.into_iter().enumerate() {
-                        let found = f64::from(y[t * DIM + half * 2 + pair]);
-                        assert!((found - e).abs() < 1e-5, "{found} {e}");
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn scalings() {
-        assert_eq!(scaled_frequency(0.5, Some(RopeScaling::Linear { factor: 4.0 })), 0.125);
-        let llama3 = Some(RopeScaling::Llama3 {
-            factor: 8.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_max_position_embeddings: 8192,
-        });
-        // Wavelengths 2 pi / f: under 8192 / 4 kept, over 8192 divided by 8, between them blended by the rule
-        // of Llama 3.1's reference code.
-        assert_eq!(scaled_frequency(1.0, llama3), 1.0);
-        assert_eq!(scaled_frequency(1e-5, llama3), 1e-5 / 8.0);
-        let frequency = std::f64::consts::TAU / 4096.0;
-        let smooth = (8192.0 / 4096.0 - 1.0) / (4.0 - 1.0);
-        let expected = (1.0 - smooth) * frequency / 8.0 + smooth * frequency;
-        assert!((scaled_frequency(frequency, llama3) / expected - 1.0).abs() < 1e-12);
-    }
-}
+#[path = "rotary_tests.rs"]
+mod tests;

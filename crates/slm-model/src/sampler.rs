@@ -1,13 +1,15 @@
 //! Choosing the next token from logits.
 
+use std::collections::BTreeMap;
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// How tokens are drawn. The filters apply in the order temperature, `top_k`, `top_p`, as in Hugging Face's
-/// generation.
+/// How tokens are drawn. Penalties change the logits first; then the filters apply in the order temperature, `top_k`,
+/// `top_p`, `min_p`, as in Hugging Face's generation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SamplingOptions {
@@ -18,13 +20,31 @@ pub struct SamplingOptions {
     /// Only the fewest most likely tokens whose probabilities reach `top_p` can be drawn (Holtzman and others,
     /// 2020). Default: 1, all.
     pub top_p: f64,
+    /// Only tokens at least `min_p` times as likely as the likeliest can be drawn. Default: 0, all.
+    pub min_p: f64,
+    /// Logits of tokens in the prompt or in what was drawn are divided by it where they are positive, and multiplied
+    /// where they are negative (Keskar and others, 2019). Default: 1, no penalty.
+    pub repetition_penalty: f64,
+    /// Taken off the logits of tokens that were drawn, once. Default: 0.
+    pub presence_penalty: f64,
+    /// Taken off the logits of tokens that were drawn, as often as they were. Default: 0.
+    pub frequency_penalty: f64,
     /// Seed of the draws. Default: 0.
     pub seed: u64,
 }
 
 impl Default for SamplingOptions {
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: None, top_p: 1.0, seed: 0 }
+        Self {
+            temperature: 0.0,
+            top_k: None,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: 0,
+        }
     }
 }
 
@@ -45,7 +65,25 @@ impl SamplingOptions {
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return bad("top_p", self.top_p.to_string(), "use a number above 0 and at most 1");
         }
+        if !(0.0..1.0).contains(&self.min_p) {
+            return bad("min_p", self.min_p.to_string(), "use 0 to allow every token, or a number below 1");
+        }
+        if !(self.repetition_penalty > 0.0 && self.repetition_penalty <= 100.0) {
+            let remedy = "use 1 for no penalty, or a number somewhat above it, such as 1.1";
+            return bad("repetition_penalty", self.repetition_penalty.to_string(), remedy);
+        }
+        for (field, penalty) in
+            [("presence_penalty", self.presence_penalty), ("frequency_penalty", self.frequency_penalty)]
+        {
+            if !(-100.0..=100.0).contains(&penalty) {
+                return bad(field, penalty.to_string(), "use 0 for no penalty, or a number up to 2");
+            }
+        }
         Ok(())
+    }
+
+    fn penalizes(&self) -> bool {
+        self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
     }
 }
 
@@ -56,6 +94,8 @@ pub struct Sampler {
     rng: ChaCha8Rng,
     /// `e^((logit - max) / temperature)` of each token, kept for its memory.
     weights: Vec<f32>,
+    /// How often each token was drawn; 0 for one of the prompt.
+    seen: BTreeMap<u32, u32>,
 }
 
 /// Tokens whose weights are summed together, so that a draw need not walk through all of them.
@@ -69,7 +109,16 @@ impl Sampler {
     pub fn new(options: SamplingOptions) -> Result<Self> {
         options.validate()?;
         let rng = ChaCha8Rng::seed_from_u64(options.seed);
-        Ok(Self { options, rng, weights: Vec::new() })
+        Ok(Self { options, rng, weights: Vec::new(), seen: BTreeMap::new() })
+    }
+
+    /// Takes the prompt, which `repetition_penalty` counts.
+    pub fn observe_prompt(&mut self, ids: &[u32]) {
+        if self.options.penalizes() {
+            for &id in ids {
+                self.seen.entry(id).or_default();
+            }
+        }
     }
 
     /// The next token. Among equal logits the lower id counts as the more likely one.
@@ -77,6 +126,28 @@ impl Sampler {
     /// # Errors
     /// [`Error::NotFinite`] when a logit is NaN or `+inf`, or none is above `-inf`.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32> {
+        if !self.options.penalizes() {
+            return self.draw(logits);
+        }
+        let id = self.draw(&self.penalized(logits))?;
+        *self.seen.entry(id).or_default() += 1;
+        Ok(id)
+    }
+
+    fn penalized(&self, logits: &[f32]) -> Vec<f32> {
+        let options = &self.options;
+        let mut logits = logits.to_vec();
+        for (&id, &count) in &self.seen {
+            let Some(logit) = logits.get_mut(id as usize) else { continue };
+            let factor = options.repetition_penalty as f32;
+            *logit = if *logit > 0.0 { *logit / factor } else { *logit * factor };
+            let once = if count > 0 { options.presence_penalty } else { 0.0 };
+            *logit -= (once + f64::from(count) * options.frequency_penalty) as f32;
+        }
+        logits
+    }
+
+    fn draw(&mut self, logits: &[f32]) -> Result<u32> {
         let best = argmax(logits)?;
         if self.options.temperature == 0.0 {
             return Ok(best as u32);
@@ -97,7 +168,7 @@ impl Sampler {
         }
     }
 
-    /// The tokens that `top_k` and `top_p` leave, likeliest first. None where they leave all.
+    /// The tokens that the filters leave, likeliest first. None where they leave all.
     fn candidates(&self, logits: &[f32], max: f32) -> Option<Vec<u32>> {
         let top_k = self.options.top_k.filter(|&k| k < logits.len());
         let top_p = self.options.top_p;
@@ -106,6 +177,9 @@ impl Sampler {
             None if top_p < 1.0 => {
                 let target = top_p * self.sums().iter().sum::<f64>();
                 likeliest(logits, max, |ids| self.sum_of(ids) >= target)
+            }
+            None if self.options.min_p > 0.0 => {
+                likeliest(logits, max, |ids| ids.iter().any(|&id| self.weight(id) < self.options.min_p))
             }
             None => return None,
         };
@@ -124,6 +198,8 @@ impl Sampler {
             let fewest = fewest.count();
             ids.truncate(fewest);
         }
+        // The likeliest has weight 1.
+        ids.retain(|&id| self.weight(id) >= self.options.min_p);
         Some(ids)
     }
 
@@ -207,7 +283,8 @@ mod tests {
     use super::*;
 
     fn sampler(temperature: f64, top_k: Option<usize>, top_p: f64, seed: u64) -> Sampler {
-        Sampler::new(SamplingOptions { temperature, top_k, top_p, seed }).unwrap()
+        Sampler::new(SamplingOptions { temperature, top_k, top_p, seed, ..SamplingOptions::default() })
+            .unwrap()
     }
 
     #[test]
@@ -236,6 +313,11 @@ mod tests {
             ("top_k", SamplingOptions { top_k: Some(0), ..defaults() }),
             ("top_p", SamplingOptions { top_p: 0.0, ..defaults() }),
             ("top_p", SamplingOptions { top_p: 1.1, ..defaults() }),
+            ("min_p", SamplingOptions { min_p: 1.0, ..defaults() }),
+            ("min_p", SamplingOptions { min_p: -0.1, ..defaults() }),
+            ("repetition_penalty", SamplingOptions { repetition_penalty: 0.0, ..defaults() }),
+            ("presence_penalty", SamplingOptions { presence_penalty: f64::NAN, ..defaults() }),
+            ("frequency_penalty", SamplingOptions { frequency_penalty: f64::INFINITY, ..defaults() }),
         ] {
             let message = Sampler::new(options).unwrap_err().to_string();
             assert!(message.contains(field), "{message}");
@@ -270,6 +352,41 @@ mod tests {
         assert_eq!(drawn(0.45).len(), 1);
         assert_eq!(drawn(0.6).len(), 2);
         assert_eq!(drawn(1.0).len(), 3);
+    }
+
+    #[test]
+    fn penalties_change_the_logits_of_what_was_seen() {
+        let logits = [2.0f32, -2.0, 1.0, 0.5];
+        let options = SamplingOptions::default();
+        // The prompt counts for repetition, and for nothing else.
+        let mut repetition =
+            Sampler::new(SamplingOptions { repetition_penalty: 4.0, ..options.clone() }).unwrap();
+        repetition.observe_prompt(&[0, 1]);
+        assert_eq!(repetition.penalized(&logits), [0.5, -8.0, 1.0, 0.5]);
+        assert_eq!([0; 2].map(|_| repetition.sample(&logits).unwrap()), [2, 0]);
+        assert_eq!(repetition.penalized(&logits), [0.5, -8.0, 0.25, 0.5]);
+        let mut presence =
+            Sampler::new(SamplingOptions { presence_penalty: 1.25, ..options.clone() }).unwrap();
+        presence.observe_prompt(&[0]);
+        assert_eq!([0; 3].map(|_| presence.sample(&logits).unwrap()), [0, 2, 0]);
+        assert_eq!(presence.penalized(&logits), [0.75, -2.0, -0.25, 0.5]);
+        let mut frequency = Sampler::new(SamplingOptions { frequency_penalty: 0.75, ..options }).unwrap();
+        assert_eq!([0; 4].map(|_| frequency.sample(&logits).unwrap()), [0, 0, 2, 0]);
+        assert_eq!(frequency.penalized(&logits), [-0.25, -2.0, 0.25, 0.5]);
+    }
+
+    #[test]
+    fn min_p_keeps_what_is_near_the_likeliest() {
+        let logits = [0.5f32, 0.3, 0.2].map(f32::ln);
+        let drawn = |min_p, top_k| {
+            let options = SamplingOptions { temperature: 1.0, min_p, top_k, seed: 1, ..Default::default() };
+            let mut sampler = Sampler::new(options).unwrap();
+            (0..500).map(|_| sampler.sample(&logits).unwrap()).collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(drawn(0.3, None).len(), 3);
+        assert_eq!(drawn(0.5, None).len(), 2);
+        assert_eq!(drawn(0.9, None).len(), 1);
+        assert_eq!(drawn(0.3, Some(2)).len(), 2);
     }
 
     /// With a vocabulary of many runs, and every filter: the token drawn is the one whose share of the distribution

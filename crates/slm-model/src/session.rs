@@ -29,52 +29,78 @@ impl fmt::Display for InferencePath {
 }
 
 /// A sequence that grows.
-pub(crate) enum InferenceSession<'a> {
+pub(crate) struct InferenceSession<'a> {
+    model: &'a Transformer,
+    state: State<'a>,
+    /// The sequence.
+    ids: Vec<u32>,
+}
+
+/// What is kept of the positions already processed.
+enum State<'a> {
     Cpu(Box<CpuEngine<'a>>),
-    Burn { model: &'a Transformer, cache: KvCache },
+    Burn(KvCache),
 }
 
 impl<'a> InferenceSession<'a> {
     /// An empty sequence with room for `capacity` positions.
     pub(crate) fn new(model: &'a Transformer, capacity: usize) -> Result<Self> {
-        Ok(match model.inference_path() {
-            InferencePath::Cpu => Self::Cpu(Box::new(CpuEngine::new(model, capacity)?)),
-            InferencePath::Burn => Self::Burn { model, cache: model.new_cache(1, capacity) },
-        })
+        let state = match model.inference_path() {
+            InferencePath::Cpu => State::Cpu(Box::new(CpuEngine::new(model, capacity)?)),
+            InferencePath::Burn => State::Burn(model.new_cache(1, capacity)),
+        };
+        Ok(Self { model, state, ids: Vec::new() })
     }
 
-    /// Appends `ids`; the logits of the last.
+    /// Appends `ids`; the logits of the last. The whole sequence is computed anew where it becomes so long that its
+    /// positions are rotated by other angles.
     pub(crate) fn forward_last(&mut self, ids: &[u32]) -> Result<Cow<'_, [f32]>> {
-        match self {
-            Self::Cpu(engine) => engine.forward_last(ids).map(Cow::Borrowed),
-            Self::Burn { model, cache } => {
-                read_f32("logits", model.forward_last(model.ids_tensor(ids), cache)).map(Cow::Owned)
+        let held = self.ids.len();
+        self.ids.extend_from_slice(ids);
+        let anew = self.model.check_growth(held, self.ids.len()).is_err();
+        let ids = if anew { &self.ids[..] } else { &self.ids[held..] };
+        match &mut self.state {
+            State::Cpu(engine) => {
+                if anew {
+                    engine.truncate(0);
+                }
+                engine.forward_last(ids).map(Cow::Borrowed)
+            }
+            State::Burn(cache) => {
+                if anew {
+                    cache.truncate(0);
+                }
+                let logits = self.model.forward_last(self.model.ids_tensor(ids), cache);
+                read_f32("logits", logits).map(Cow::Owned)
             }
         }
     }
 
     /// Begins a new sequence with `ids`; the logits of all of them.
     pub(crate) fn forward_anew(&mut self, ids: &[u32]) -> Result<Cow<'_, [f32]>> {
-        match self {
-            Self::Cpu(engine) => {
+        self.ids.clear();
+        match &mut self.state {
+            State::Cpu(engine) => {
                 engine.truncate(0);
+                self.ids.extend_from_slice(ids);
                 engine.forward(ids).map(Cow::Borrowed)
             }
-            Self::Burn { model, .. } => {
-                read_f32("logits", model.forward(model.ids_tensor(ids))).map(Cow::Owned)
+            State::Burn(cache) => {
+                cache.truncate(0);
+                read_f32("logits", self.model.forward(self.model.ids_tensor(ids))).map(Cow::Owned)
             }
         }
     }
 
     /// What passes spent their time on since this was last asked, where that is known.
     pub(crate) fn take_times(&mut self) -> Option<PassTimes> {
-        match self {
-            Self::Cpu(engine) => {
+        match &mut self.state {
+            State::Cpu(engine) => {
                 let times = engine.times();
                 engine.reset_times();
                 Some(times)
             }
-            Self::Burn { .. } => None,
+            State::Burn(_) => None,
         }
     }
 }

@@ -18,6 +18,16 @@ pub(crate) fn devices() -> [Device; 2] {
     [Device::ndarray(), Device::flex()]
 }
 
+/// LongRoPE for heads of eight values.
+pub(crate) fn longrope(original_max_position_embeddings: usize) -> RopeScaling {
+    RopeScaling::LongRope {
+        short_factor: vec![1.0, 1.1, 1.2, 1.3],
+        long_factor: vec![2.0, 4.0, 8.0, 16.0],
+        original_max_position_embeddings,
+        attention_factor: 1.19,
+    }
+}
+
 /// One small config for each thing a config can switch.
 pub(crate) fn configs() -> Vec<(&'static str, ModelConfig)> {
     let base = || {
@@ -36,17 +46,25 @@ pub(crate) fn configs() -> Vec<(&'static str, ModelConfig)> {
         high_freq_factor: 4.0,
         original_max_position_embeddings: 16,
     };
+    let rotary = |theta: f64, scaling: RopeScaling| {
+        with(&|c| {
+            let scaling = Some(scaling.clone());
+            c.position = Position::Rotary(RotaryConfig { scaling, ..RotaryConfig::new(theta) });
+        })
+    };
+    let yarn = RopeScaling::Yarn {
+        factor: 4.0,
+        original_max_position_embeddings: 16,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        truncate: true,
+        attention_factor: 1.14,
+    };
     vec![
         ("llama", base()),
         ("one kv head", with(&|c| c.num_kv_heads = 1)),
         ("untied", with(&|c| c.tie_word_embeddings = false)),
-        (
-            "llama3 scaling",
-            with(&|c| {
-                let rotary = RotaryConfig { scaling: Some(scaling), ..RotaryConfig::new(5e5) };
-                c.position = Position::Rotary(rotary);
-            }),
-        ),
+        ("llama3 scaling", rotary(5e5, scaling)),
         ("sliding window", with(&|c| c.sliding_window = Some(5))),
         ("window of one", with(&|c| c.sliding_window = Some(1))),
         ("qkv bias", with(&|c| c.attention_bias = AttentionBias::Qkv)),
@@ -106,6 +124,8 @@ pub(crate) fn configs() -> Vec<(&'static str, ModelConfig)> {
                 c.layer_overrides = vec![LayerOverride { layers: vec![1], rotary, ..Default::default() }];
             }),
         ),
+        ("yarn", rotary(1e4, yarn)),
+        ("longrope", rotary(1e4, longrope(64))),
     ]
 }
 

@@ -168,7 +168,8 @@ impl Transformer {
     /// - output: `[batch, len, vocab_size]`
     ///
     /// # Panics
-    /// As [`forward`](Self::forward), and when the cache was made for another batch size or is too small.
+    /// As [`forward`](Self::forward), and when the cache was made for another batch size, is too small, or must be
+    /// computed anew: see [`check_growth`](Self::check_growth).
     pub fn forward_cached(&self, ids: Tensor<2, Int>, cache: &mut KvCache) -> Tensor<3> {
         self.run(ids, Some(cache), false)
     }
@@ -308,6 +309,15 @@ impl Transformer {
         check_positions(&self.config, needed)
     }
 
+    /// Checks that positions which are held as part of a sequence of `rotated_for` positions (0 where none is held) can
+    /// stay as they are when it has `total`. With LongRoPE they cannot when it grows beyond the original context.
+    ///
+    /// # Errors
+    /// [`Error::RotaryChange`].
+    pub fn check_growth(&self, rotated_for: usize, total: usize) -> Result<()> {
+        self.rotaries.check_growth(rotated_for, total)
+    }
+
     /// One sequence of ids as a `[1, len]` tensor on the model's device.
     pub fn ids_tensor(&self, ids: &[u32]) -> Tensor<2, Int> {
         ids_tensor(ids, &self.device())
@@ -329,8 +339,11 @@ impl Transformer {
         assert_eq!(batch, cache.batch(), "the cache holds another number of sequences");
         let capacity = cache.capacity();
         assert!(start + len <= capacity, "{} positions in a cache of {capacity}", start + len);
+        if let Err(error) = self.check_growth(cache.rotated_for, start + len) {
+            panic!("{error}");
+        }
         let logits = self.walk(BurnOps::new(device, shape, &self.rotaries, Some(cache)), ids, start, last);
-        cache.len = start + len;
+        (cache.len, cache.rotated_for) = (start + len, start + len);
         logits
     }
 

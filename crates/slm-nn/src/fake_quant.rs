@@ -245,3 +245,6 @@ pub fn fake_quantize(weight: Tensor<2>, scheme: QuantScheme, observer: &Observer
         device::fake_quantize_weight(weight, scheme)
     })
 }
+
+#[cfg(test)]
+mod agreement_tests;

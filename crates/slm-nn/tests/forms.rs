@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex};
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
-use proptest::prelude::*;
 use slm_kernels::{KernelKind, PackedMatrix};
 use slm_nn::{
     FakeQuantizedWeight, ForwardHook, Linear, NamedLinears, PhaseSwitch, Weight, WeightExecution,
@@ -12,7 +11,7 @@ use slm_nn::{
 };
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, ObserverKind, QParams, QuantScheme,
-    choose_qparams_dynamic, quantize_matrix,
+    quantize_matrix,
 };
 use slm_testing::{devices, ramp as values, tensor};
 
@@ -202,20 +201,4 @@ fn a_bias_of_another_width_is_refused() {
     let refused =
         Linear::from_weight(tensor(values(1, 6), [2, 3], &device), Some(tensor(vec![0.0], [1], &device)));
     assert!(refused.unwrap_err().to_string().contains("bias: expected shape [2], found [1]"));
-}
-
-proptest! {
-    /// Tensor operations find the dynamic scales and codes that the host computes.
-    #[test]
-    fn dynamic_activations_agree_with_the_core(x in prop::collection::vec(-100.0f32..100.0, 1..40)) {
-        let device = Device::flex();
-        let dynamic = ActivationQuant::Dynamic(ActivationGranularity::PerTensor);
-        let width = x.len();
-        let y = fake_quantize_activation(tensor(x.clone(), [1, width], &device), dynamic);
-        let (low, high) = x.iter().fold((0.0f32, 0.0f32), |(l, h), &v| (l.min(v), h.max(v)));
-        let params = choose_qparams_dynamic(low, high, slm_quant_core::QuantRange::UINT8).unwrap();
-        for (x, y) in x.iter().zip(to_vec_f32("y", y).unwrap()) {
-            prop_assert!((x - y).abs() <= params.scale * 0.5 + 1e-3, "{x} became {y} at scale {}", params.scale);
-        }
-    }
 }

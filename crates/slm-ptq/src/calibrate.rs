@@ -103,7 +103,7 @@ impl ForwardHook for InputObservers {
         let seen = to_vec_f32("input", input.clone())
             .and_then(|values| observer.observe(&values).map_err(slm_nn::Error::from));
         if let Err(error) = seen {
-            failed.get_or_insert_with(|| Error::layer(layer, error));
+            failed.get_or_insert_with(|| Error::input(layer, error));
         }
     }
 }

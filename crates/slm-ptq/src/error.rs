@@ -47,16 +47,19 @@ pub enum Error {
     },
     /// A pattern names no layer.
     #[error(
-        "{what} pattern {pattern:?} matches no linear layer; the nearest name is {nearest:?}, and `*` matches any \
-         part of a name"
+        "{what} pattern {pattern:?} matches no linear layer; {}layers are named like {example:?}, and `*` matches any \
+         part of a name",
+        nearest.as_ref().map_or_else(String::new, |nearest| format!("did you mean {nearest:?}? "))
     )]
     UnmatchedPattern {
         /// What the pattern is for: `skip` or `layer`.
         what: &'static str,
         /// The pattern.
         pattern: String,
-        /// Name of the layer of this model that is most like it.
-        nearest: String,
+        /// Name of a layer of this model.
+        example: String,
+        /// A pattern that fits, if one is near.
+        nearest: Option<String>,
     },
     /// Nothing is left to quantize.
     #[error("no layer to quantize: {detail}")]
@@ -78,6 +81,17 @@ pub enum Error {
     NotCalibrated {
         /// Name of the layer.
         layer: String,
+    },
+    /// Values beyond the floats on the calibration text.
+    #[error(
+        "layer {layer}: its input holds {value} on the calibration text: the float model overflowed before it, and cannot \
+         be calibrated; its weights are too large or damaged (a training that diverged?), as `slm eval` of it shows"
+    )]
+    Overflow {
+        /// Name of the layer.
+        layer: String,
+        /// NaN or an infinity.
+        value: f32,
     },
     /// Calibration in sequences without tokens.
     #[error("the calibration window is 0 tokens; use at least 1, such as 256")]
@@ -103,5 +117,15 @@ pub enum Error {
 impl Error {
     pub(crate) fn layer(layer: &str, source: impl Into<slm_nn::Error>) -> Self {
         Self::Layer { layer: layer.to_owned(), source: source.into() }
+    }
+
+    /// The error of observing the input of a layer.
+    pub(crate) fn input(layer: &str, source: slm_nn::Error) -> Self {
+        match source {
+            slm_nn::Error::Core(slm_quant_core::Error::NotFinite { value, .. }) => {
+                Self::Overflow { layer: layer.to_owned(), value }
+            }
+            source => Self::layer(layer, source),
+        }
     }
 }

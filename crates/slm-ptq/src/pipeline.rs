@@ -8,7 +8,9 @@ use slm_checkpoint::{
     CalibrationRecord, Checkpoint, CheckpointSource, CheckpointWriter, Layout, Lineage, QuantizationMode,
     SaveRequest,
 };
-use slm_model::{EMBED_TOKENS, LM_HEAD, TOKEN_TABLE, Transformer, forward_layerwise, layerwise_steps};
+use slm_model::{
+    EMBED_TOKENS, LM_HEAD, TOKEN_TABLE, Transformer, forward_layerwise, layerwise_steps, windows,
+};
 use slm_quant_core::QuantizationType;
 
 use crate::embedding::{QuantizedTable, embedding_type, quantize_embedding};
@@ -40,7 +42,7 @@ use crate::{
 /// let config = PtqConfig::new(QuantScheme::per_tensor(Bits::Int8), QuantizationType::Static);
 /// let mut quantizer = CheckpointQuantizer::new(&float, config)?;
 /// let ids: Vec<u32> = (0..64).collect();
-/// let tokens = CalibrationTokens { ids: &ids, window: 16, text_sha256: "0".repeat(64) };
+/// let tokens = CalibrationTokens { ids: &ids, window: 16, prefix: &[], text_sha256: "0".repeat(64) };
 /// quantizer.calibrate(&tokens, &device, &mut |_| Ok::<_, Error>(()))?;
 /// let written = quantizer.write(root.path().join("int8"), false, &mut |progress| {
 ///     println!("{} of {} layers", progress.done, progress.total);
@@ -66,6 +68,9 @@ pub struct CalibrationTokens<'a> {
     pub ids: &'a [u32],
     /// Tokens that run through the model as one sequence.
     pub window: usize,
+    /// Tokens in front of each window, such as the beginning-of-sequence token that prompts begin with: static ranges
+    /// must suit it too.
+    pub prefix: &'a [u32],
     /// Lower-case hexadecimal SHA-256 of the text, for the record of the checkpoint.
     pub text_sha256: String,
 }
@@ -148,7 +153,8 @@ impl<'a> CheckpointQuantizer<'a> {
         if tokens.window == 0 {
             return Err(Error::EmptyWindow.into());
         }
-        let windows: Vec<&[u32]> = tokens.ids.chunks(tokens.window).collect();
+        let windows = windows(tokens.ids, tokens.window, tokens.prefix);
+        let windows: Vec<&[u32]> = windows.iter().map(Vec::as_slice).collect();
         let with_head = self.plan.quantizes(LM_HEAD);
         let total = layerwise_steps(model, windows.len(), with_head);
         let mut done = 0;

@@ -154,10 +154,54 @@ fn patterns<'a>(
             if names.iter().any(|name| pattern.matches(name)) {
                 return Ok(pattern);
             }
-            let likeness = |name: &&&str| strsim::normalized_levenshtein(name, text);
-            let nearest = names.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-            let nearest = nearest.copied().unwrap_or_default().to_owned();
-            Err(Error::UnmatchedPattern { what, pattern: text.clone(), nearest })
+            let example = names.first().copied().unwrap_or_default().to_owned();
+            Err(Error::UnmatchedPattern {
+                what,
+                pattern: text.clone(),
+                example,
+                nearest: nearest(names, text),
+            })
         })
         .collect()
+}
+
+/// Least similarity (Jaro-Winkler) at which a name is suggested.
+const SIMILAR: f64 = 0.8;
+
+/// The pattern that was probably meant by one that matches none of `names`.
+fn nearest(names: &[&str], text: &str) -> Option<String> {
+    let bare = text.trim_start_matches("model.").trim_end_matches(".weight");
+    if names.contains(&bare) {
+        return Some(bare.to_owned());
+    }
+    if !bare.is_empty() && names.iter().any(|name| name.contains(bare)) {
+        // A layer, or all in it; a part of every layer.
+        let starts = names.iter().any(|name| name.starts_with(&format!("{bare}.")));
+        return Some(if starts { format!("{bare}.*") } else { format!("*{bare}*") });
+    }
+    let whole = names.iter().map(|name| (*name, (*name).to_owned()));
+    let ends = names.iter().filter_map(|name| Some((name.rsplit_once('.')?.1, name.rsplit_once('.')?.1)));
+    let candidates = whole.chain(ends.map(|(end, _)| (end, format!("*.{end}"))));
+    let similar = candidates.map(|(name, pattern)| (strsim::jaro_winkler(bare, name), pattern));
+    let best = similar.max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (best.0 >= SIMILAR).then_some(best.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_that_nearly_fits_is_put_right() {
+        let names =
+            ["layers.0.self_attn.q_proj", "layers.0.mlp.down_proj", "layers.10.mlp.down_proj", "lm_head"];
+        let meant = |text: &str| nearest(&names, text).unwrap_or_default();
+        assert_eq!(meant("lmhead"), "lm_head");
+        assert_eq!(meant("lm_head.weight"), "lm_head");
+        assert_eq!(meant("model.layers.0.mlp.down_proj.weight"), "layers.0.mlp.down_proj");
+        assert_eq!(meant("down_proj"), "*down_proj*");
+        assert_eq!(meant("downproj"), "*.down_proj");
+        assert_eq!(meant("layers.0"), "layers.0.*");
+        assert_eq!(meant("embedding"), "");
+    }
 }

@@ -32,7 +32,7 @@ fn config(embeddings: Option<&str>) -> PtqConfig {
 fn write(float: &Checkpoint, config: PtqConfig, out: &Path) -> Checkpoint {
     let mut quantizer = CheckpointQuantizer::new(float, config).unwrap();
     if quantizer.needs_calibration() {
-        let tokens = CalibrationTokens { ids: &IDS, window: 6, text_sha256: "0".repeat(64) };
+        let tokens = CalibrationTokens { ids: &IDS, window: 6, prefix: &[], text_sha256: "0".repeat(64) };
         quantizer.calibrate(&tokens, &Device::flex(), &mut |_| Ok::<_, Error>(())).unwrap();
     }
     let written = quantizer.write(out, false, &mut |_| Ok::<_, Error>(())).unwrap();

@@ -37,7 +37,7 @@ fn go_on(_: Progress) -> Result<(), Error> {
 
 fn calibrate(quantizer: &mut CheckpointQuantizer<'_>) {
     let ids = ids();
-    let tokens = CalibrationTokens { ids: &ids, window: 24, text_sha256: "a".repeat(64) };
+    let tokens = CalibrationTokens { ids: &ids, window: 24, prefix: &[], text_sha256: "a".repeat(64) };
     quantizer.calibrate(&tokens, &Device::flex(), &mut go_on).unwrap();
 }
 
@@ -89,7 +89,7 @@ fn progress_goes_up_to_the_total() {
     let source = float(&root, true);
     let mut quantizer = CheckpointQuantizer::new(&source, config(QuantizationType::Static)).unwrap();
     let ids = ids();
-    let tokens = CalibrationTokens { ids: &ids, window: 24, text_sha256: "a".repeat(64) };
+    let tokens = CalibrationTokens { ids: &ids, window: 24, prefix: &[], text_sha256: "a".repeat(64) };
     let mut seen = Vec::new();
     let mut note = |progress| {
         seen.push(progress);
@@ -124,7 +124,7 @@ fn an_interrupted_run_ends_with_the_error_of_the_callback_and_leaves_nothing() {
     let source = float(&root, true);
     let mut quantizer = CheckpointQuantizer::new(&source, config(QuantizationType::Static)).unwrap();
     let ids = ids();
-    let tokens = CalibrationTokens { ids: &ids, window: 24, text_sha256: "a".repeat(64) };
+    let tokens = CalibrationTokens { ids: &ids, window: 24, prefix: &[], text_sha256: "a".repeat(64) };
     let stop_at = |at: usize| {
         move |progress: Progress| {
             if progress.done == at { Err(Ended::Asked) } else { Ok(()) }
@@ -156,10 +156,10 @@ fn what_cannot_be_quantized_is_refused() {
 
     let mut quantizer = CheckpointQuantizer::new(&source, config(QuantizationType::Static)).unwrap();
     let ids = ids();
-    let none = CalibrationTokens { ids: &ids, window: 0, text_sha256: String::new() };
+    let none = CalibrationTokens { ids: &ids, window: 0, prefix: &[], text_sha256: String::new() };
     let window = quantizer.calibrate(&none, &Device::flex(), &mut go_on).unwrap_err();
     assert!(window.to_string().contains("use at least 1"), "{window}");
-    let long = CalibrationTokens { ids: &ids, window: 33, text_sha256: String::new() };
+    let long = CalibrationTokens { ids: &ids, window: 33, prefix: &[], text_sha256: String::new() };
     let positions = quantizer.calibrate(&long, &Device::flex(), &mut go_on).unwrap_err();
     assert!(positions.to_string().contains("max_position_embeddings"), "{positions}");
 

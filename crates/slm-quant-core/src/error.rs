@@ -97,7 +97,8 @@ impl fmt::Display for Error {
                 write!(f, "{k} products could overflow a 32-bit accumulator; at most {max_k} are safe")
             }
             Self::Parse { what, found, expected } => {
-                write!(f, "{what}: {found:?} is not one of {expected}")
+                write!(f, "{what}: {found:?} is not one of {expected}")?;
+                crate::hint::meant(what, found).map_or(Ok(()), |meant| write!(f, "; did you mean {meant}?"))
             }
             Self::KernelUnavailable { kernel, available } => {
                 write!(f, "kernel {kernel:?} is not available here; available: {available}")

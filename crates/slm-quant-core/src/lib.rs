@@ -14,6 +14,7 @@
 mod code;
 mod error;
 mod fake_quant;
+mod hint;
 mod histogram;
 mod int_matmul;
 mod matrix;

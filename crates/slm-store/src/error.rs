@@ -293,9 +293,17 @@ impl Error {
 }
 
 fn describe_sets(missing: &[String], unexpected: &[String]) -> String {
+    /// Names that are listed: enough to see of what kind they are.
+    const LISTED: usize = 5;
     let list = |what: &str, names: &[String]| match names {
         [] => None,
         [name] => Some(format!("{what} tensor {name:?}")),
+        names if names.len() > LISTED => Some(format!(
+            "{} {what} tensors: {} and {} more",
+            names.len(),
+            names[..LISTED].join(", "),
+            names.len() - LISTED
+        )),
         names => Some(format!("{} {what} tensors: {}", names.len(), names.join(", "))),
     };
     let parts: Vec<String> =

@@ -28,7 +28,7 @@ pub mod tensors;
 pub use error::{Error, Result};
 pub use loaded::{LoadedTensors, read_quantized, read_static_params};
 pub use lock::OutputLock;
-pub use manifest::{Kind, Manifest, sha256};
+pub use manifest::{Kind, Manifest, sha256, sha256_of_file};
 pub use metadata::{
     CalibrationRecord, LayerMetadata, Lineage, QuantizationMetadata, QuantizationMode, ScaleRecord,
     SkippedLayer, TrainingRecord, WeightError, WeightParams, ZeroPointRecord,

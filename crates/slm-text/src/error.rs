@@ -37,6 +37,28 @@ pub enum Error {
         /// How to convert the file.
         remedy: &'static str,
     },
+    /// A file is something else than a text.
+    #[error("{} is {what}; {remedy}", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+        /// How to get a text.
+        remedy: &'static str,
+    },
+    /// A JSON file holds neither texts nor token ids.
+    #[error(
+        "{}: {detail}; expected JSON Lines of {{\"text\": \"...\"}}, token ids as {{\"ids\": [[1, 2, ...], ...]}}, or \
+         plain text (in a file that is not named .json)",
+        path.display()
+    )]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and in which line or item.
+        detail: String,
+    },
     /// A text file holds nothing but white space.
     #[error("{} holds no text ({bytes} bytes of white space); give a file with text in it", path.display())]
     EmptyText {

@@ -3,7 +3,8 @@
 //! - [`corpus`]: simple English stories from a stochastic grammar whose entropy is known exactly, so that a
 //!   model's loss can be compared with the best loss any model could have.
 //! - [`Tokenizer`]: byte-level BPE training, and loading of any Hugging Face `tokenizer.json`.
-//! - [`read_text`]: a UTF-8 file, or an error that says where it stops being one.
+//! - [`Data`]: a file of text or token ids, in the forms that people have them in, read no further than needed.
+//! - [`read_text`]: a whole text, or an error that says where it stops being one.
 //! - [`parse_ids`]: the token ids of a file that holds them instead of text.
 //!
 //! ```
@@ -17,16 +18,18 @@
 #![forbid(unsafe_code)]
 
 pub mod corpus;
+mod data;
 mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod ids;
-mod read;
+mod split;
 mod tokenizer;
 
+pub use data::{Data, TextReader, read_plain, read_text};
 pub use error::{Error, Result};
 pub use ids::{ids_to_json, parse_ids};
-pub use read::read_text;
+pub use split::split;
 pub use tokenizer::{TextStream, Tokenizer};
 
 /// The special token between documents. A corpus file holds it on a line of its own after every story, and

@@ -1,5 +1,8 @@
 //! A byte-level BPE tokenizer: trained here, or loaded from any Hugging Face `tokenizer.json`.
 
+mod pieces;
+mod stream;
+
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -7,9 +10,11 @@ use std::path::Path;
 use serde::de::IgnoredAny;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, TokenizerBuilder, step_decode_stream};
+use tokenizers::{AddedToken, TokenizerBuilder};
 
 use crate::{END_OF_TEXT, Error, Result};
+
+pub use stream::TextStream;
 
 /// Text to token ids and back.
 #[derive(Debug, Clone)]
@@ -130,10 +135,61 @@ impl Tokenizer {
         self.encode_as(text, true)
     }
 
+    /// Ids of a text that may be long: those of [`Tokenizer::encode`], at most `limit` of them, computed piece by piece.
+    ///
+    /// `more` appends the next part of the text to the string that it is given, of any length and cut anywhere, and
+    /// returns false at the end. It is not called again once there are `limit` ids, so that a limit bounds time and
+    /// memory, however long the text is.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`], and those of `more`.
+    pub fn encode_in_pieces(
+        &self,
+        limit: usize,
+        more: &mut dyn FnMut(&mut String) -> Result<bool>,
+    ) -> Result<Vec<u32>> {
+        pieces::encode(self, limit, more)
+    }
+
+    /// [`Tokenizer::encode_in_pieces`] of a text in memory.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_long(&self, text: &str, limit: usize) -> Result<Vec<u32>> {
+        const CHUNK: usize = 64 << 10;
+        let mut rest = text;
+        self.encode_in_pieces(limit, &mut |buffer| {
+            let (chunk, after) = rest.split_at(rest.floor_char_boundary(CHUNK));
+            buffer.push_str(chunk);
+            rest = after;
+            Ok(!rest.is_empty())
+        })
+    }
+
+    /// The ids that the tokenizer puts in front of a text, such as a beginning-of-sequence token: those that
+    /// [`Tokenizer::encode_with_special_tokens`] adds there. Empty for a tokenizer that adds none.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn prefix(&self) -> Result<Vec<u32>> {
+        // A text of its own, since some tokenizers add nothing to an empty one.
+        let (plain, mut ids) = (self.encode("a")?, self.encode_with_special_tokens("a")?);
+        let at = ids.windows(plain.len().max(1)).position(|window| window == plain);
+        ids.truncate(at.unwrap_or(0));
+        Ok(ids)
+    }
+
     fn encode_as(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
         let encoding = guarded(|| self.inner.encode_fast(text, add_special_tokens));
         let ids = encoding.map(|encoding| encoding.get_ids().to_vec());
         ids.map_err(|detail| Error::Tokenizer { what: "encode the text", detail })
+    }
+
+    /// Ids of `text` and the bytes of it that each stands for.
+    fn encode_with_places(&self, text: &str) -> Result<Vec<(u32, (usize, usize))>> {
+        let encoding = guarded(|| self.inner.encode(text, false))
+            .map_err(|detail| Error::Tokenizer { what: "encode the text", detail })?;
+        Ok(encoding.get_ids().iter().copied().zip(encoding.get_offsets().iter().copied()).collect())
     }
 
     /// Text of `ids`, special tokens left out. Bytes that are not UTF-8 become U+FFFD.
@@ -159,7 +215,7 @@ impl Tokenizer {
 
     /// Starts decoding a stream of ids whose text is wanted as soon as it is certain.
     pub fn stream(&self) -> TextStream<'_> {
-        TextStream { tokenizer: self, ids: Vec::new(), prefix: String::new(), prefix_index: 0 }
+        TextStream::new(self)
     }
 
     /// Number of tokens, added ones included. A model's vocabulary may be padded beyond it.
@@ -181,7 +237,7 @@ impl Tokenizer {
 /// Calls the tokenizers library, which panics on some tokenizers that contradict themselves: that is an error of the file
 /// that the tokenizer comes from, and not the end of the program.
 fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
-    // What the call may have left half changed is a stream, and that is not used further after an error.
+    // No call changes the tokenizer.
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(payload) => {
@@ -189,45 +245,6 @@ fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Resu
             let message = message.or_else(|| payload.downcast_ref::<&str>().copied());
             Err(format!("the tokenizers library panicked: {}", message.unwrap_or("no message")))
         }
-    }
-}
-
-/// Decodes ids one by one, holding text back while a character is incomplete.
-#[derive(Debug)]
-pub struct TextStream<'a> {
-    tokenizer: &'a Tokenizer,
-    ids: Vec<u32>,
-    prefix: String,
-    prefix_index: usize,
-}
-
-impl TextStream<'_> {
-    /// Takes the next id and returns the text that became certain, which may be empty.
-    ///
-    /// # Errors
-    /// [`Error::Tokenizer`].
-    pub fn push(&mut self, id: u32) -> Result<String> {
-        let step = guarded(|| {
-            step_decode_stream(
-                &self.tokenizer.inner,
-                vec![id],
-                true,
-                &mut self.ids,
-                &mut self.prefix,
-                &mut self.prefix_index,
-            )
-        });
-        step.map(Option::unwrap_or_default)
-            .map_err(|detail| Error::Tokenizer { what: "decode the stream", detail })
-    }
-
-    /// Ends the stream and returns what was held back: bytes that never became a character, as U+FFFD.
-    ///
-    /// # Errors
-    /// [`Error::Tokenizer`].
-    pub fn finish(self) -> Result<String> {
-        let all = self.tokenizer.decode(&self.ids)?;
-        Ok(all.strip_prefix(&self.prefix).unwrap_or_default().to_owned())
     }
 }
 

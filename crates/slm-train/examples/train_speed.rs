@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let threads = arguments.first().copied().unwrap_or(0);
     let steps = arguments.get(1).copied().unwrap_or(10).max(1);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
-    let training: TrainingConfig = slm_train::parse_toml(CONFIG, "the config of the comparison")?;
+    let training: TrainingConfig = slm_train::parse_toml(CONFIG, "the config of the comparison", &[])?;
     let config = training.model.clone();
 
     let device = Device::flex().autodiff();

@@ -2,13 +2,9 @@
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use slm_text::{END_OF_TEXT, Tokenizer};
+use slm_text::{Tokenizer, split};
 
 use crate::{Error, Result, Sequences, TrainingConfig};
-
-/// Most bytes encoded in one call where the text has documents to split it at: encoding takes some hundred
-/// bytes of memory per token.
-const ENCODE_BYTES: usize = 1 << 20;
 
 /// A text, tokenized and split.
 #[derive(Debug, Clone)]
@@ -66,8 +62,8 @@ impl TrainingData {
         }
         let (train, validation) = split(text, config.training.validation_fraction);
         let data = Self {
-            train: encode(&tokenizer, train)?,
-            validation: encode(&tokenizer, validation)?,
+            train: tokenizer.encode_long(train, usize::MAX)?,
+            validation: tokenizer.encode_long(validation, usize::MAX)?,
             sha256: slm_checkpoint::sha256(text.as_bytes()),
             starts: None,
             tokenizer,
@@ -144,59 +140,11 @@ impl TrainingData {
     }
 }
 
-/// The text before and after a boundary at or behind `1 - fraction` of it: the end of a document, else of a
-/// line, else of a character.
-fn split(text: &str, fraction: f64) -> (&str, &str) {
-    let wanted = text.floor_char_boundary((text.len() as f64 * (1.0 - fraction)) as usize);
-    let (before, rest) = text.split_at(wanted);
-    let document = format!("{END_OF_TEXT}\n");
-    let ahead = [document.as_str(), "\n"]
-        .iter()
-        .filter_map(
-            |&end| {
-                if before.ends_with(end) { Some(0) } else { rest.find(end).map(|at| at + end.len()) }
-            },
-        )
-        // A boundary so far ahead that it would leave little to validate on is none.
-        .find(|&at| at <= rest.len() / 2)
-        .unwrap_or(0);
-    text.split_at(wanted + ahead)
-}
-
-/// Encodes a text, document by document where it is long. That changes no token: documents end in a special
-/// token, at which the tokenizer splits anyway.
-fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
-    let mut ids = Vec::new();
-    let mut rest = text;
-    while !rest.is_empty() {
-        let mut end = rest.len();
-        if tokenizer.token_id(END_OF_TEXT).is_some() && end > ENCODE_BYTES {
-            let from = rest.floor_char_boundary(ENCODE_BYTES);
-            end = rest[from..].find(END_OF_TEXT).map_or(end, |at| from + at + END_OF_TEXT.len());
-        }
-        ids.extend(tokenizer.encode(&rest[..end])?);
-        rest = &rest[end..];
-    }
-    Ok(ids)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::tiny_config;
     use slm_text::corpus::Corpus;
-
-    #[test]
-    fn the_split_falls_on_a_boundary() {
-        let text = Corpus::new(1).text(40);
-        let (train, validation) = split(&text, 0.1);
-        assert!(train.ends_with("<|endoftext|>\n") && validation.ends_with("<|endoftext|>\n"));
-        assert_eq!(format!("{train}{validation}"), text);
-        let share = validation.len() as f64 / text.len() as f64;
-        assert!((0.04..=0.1).contains(&share), "{share}");
-        assert_eq!(split("ab\ncd\nef\ngh\n", 0.5), ("ab\ncd\n", "ef\ngh\n"));
-        assert_eq!(split("ééééé", 0.3), ("ééé", "éé"));
-    }
 
     #[test]
     fn batches_are_windows_of_the_text_and_come_again() {
@@ -251,14 +199,6 @@ mod tests {
         let short = Sequences { ids: vec![vec![1; 24]; 20], sha256: "0".to_owned() };
         let error = TrainingData::of_sequences(&short, tokenizer, &config).unwrap_err();
         assert!(matches!(error, Error::TextTooShort { part: "training", found: 24, needed: 25 }), "{error}");
-    }
-
-    #[test]
-    fn long_texts_encode_as_in_one_call() {
-        let text = Corpus::new(1).text(1500);
-        assert!(text.len() > ENCODE_BYTES);
-        let tokenizer = Tokenizer::train(&text[..100_000], 320).unwrap();
-        assert_eq!(encode(&tokenizer, &text).unwrap(), tokenizer.encode(&text).unwrap());
     }
 
     #[test]

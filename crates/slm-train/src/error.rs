@@ -196,6 +196,20 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A run that is not finished is where a new one would begin.
+    #[error(
+        "{}: holds an unfinished run (step {step} of {steps}); add --resume to continue it, choose another output, or \
+         discard it with --overwrite",
+        dir.display()
+    )]
+    UnfinishedRun {
+        /// The checkpoint.
+        dir: PathBuf,
+        /// Steps done.
+        step: usize,
+        /// Steps in all.
+        steps: usize,
+    },
     /// State of the optimizer that does not fit the model.
     #[error("state of the optimizer: {detail}; the checkpoint can be used, but not resumed from")]
     OptimizerState {

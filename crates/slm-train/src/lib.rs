@@ -35,12 +35,13 @@ mod trainer;
 mod tuning;
 
 pub use config::{
-    QatTrainingOptions, TokenizerConfig, TrainingConfig, TrainingOptions, parse_toml, read_toml,
+    QatTrainingOptions, Setting, TokenizerConfig, TrainingConfig, TrainingOptions, parse_toml, read_toml,
 };
 pub use data::{Batch, TrainingData};
 pub use error::{Error, Result};
 pub use observer::{Metric, StepReport, TrainObserver, ValidationReport};
-pub use sequences::{Corpus, Sequences};
+pub use sequences::{Corpus, Sequences, check_sequences};
 pub use slm_ptq::{QuantizationConfig, QuantizationMode};
+pub use state::{RunProgress, run_progress};
 pub use trainer::{Outcome, Trainer, TrainingSummary};
 pub use tuning::{FinetuneOptions, RoundingKind, TuningMemory};

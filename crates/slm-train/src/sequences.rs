@@ -1,9 +1,8 @@
 //! A corpus that is token ids already, such as text sampled from a model.
 
-use std::fs;
 use std::path::Path;
 
-use slm_text::parse_ids;
+use slm_text::ids_to_json;
 
 use crate::{Error, Result};
 
@@ -14,30 +13,37 @@ use crate::{Error, Result};
 pub struct Sequences {
     /// The sequences.
     pub ids: Vec<Vec<u32>>,
-    /// SHA-256 of the file.
+    /// SHA-256 of the sequences as `slm sample` writes them.
     pub sha256: String,
 }
 
 impl Sequences {
-    /// Reads a file of sequences for a model of `vocab_size` tokens.
+    /// Takes the content of the file at `path`, for a model of `vocab_size` tokens.
     ///
     /// # Errors
-    /// [`Error::Read`]; [`Error::Text`] for a file of another form or without sequences; [`Error::Sequences`] for an
-    /// id outside the vocabulary.
-    pub fn read(path: &Path, vocab_size: usize) -> Result<Self> {
-        let bytes = fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        let ids = parse_ids(path, &bytes)?;
-        for (index, sequence) in ids.iter().enumerate() {
-            if let Some(id) = sequence.iter().find(|&&id| id as usize >= vocab_size) {
-                let detail = format!(
-                    "ids[{index}] has token {id}, and the model has {vocab_size} tokens; use sequences of the \
-                     same tokenizer"
-                );
-                return Err(Error::Sequences { path: path.to_owned(), detail });
-            }
-        }
-        Ok(Self { ids, sha256: slm_checkpoint::sha256(&bytes) })
+    /// [`Error::Sequences`] for an id outside the vocabulary.
+    pub fn new(path: &Path, ids: Vec<Vec<u32>>, vocab_size: usize) -> Result<Self> {
+        check_sequences(path, &ids, vocab_size)?;
+        let sha256 = slm_checkpoint::sha256(&ids_to_json(path, ids.clone())?);
+        Ok(Self { ids, sha256 })
     }
+}
+
+/// Refuses token ids, read from `path`, that a model of `vocab_size` tokens does not know.
+///
+/// # Errors
+/// [`Error::Sequences`] with the first of them.
+pub fn check_sequences(path: &Path, ids: &[Vec<u32>], vocab_size: usize) -> Result<()> {
+    for (index, sequence) in ids.iter().enumerate() {
+        if let Some(id) = sequence.iter().find(|&&id| id as usize >= vocab_size) {
+            let detail = format!(
+                "ids[{index}] has token {id}, and the model has {vocab_size} tokens; use sequences of the same \
+                 tokenizer"
+            );
+            return Err(Error::Sequences { path: path.to_owned(), detail });
+        }
+    }
+    Ok(())
 }
 
 /// What a model is trained on.
@@ -67,12 +73,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("ids.json");
         let ids = vec![vec![1, 2, 3], vec![4]];
-        fs::write(&path, slm_text::ids_to_json(&path, ids.clone()).unwrap()).unwrap();
-        assert_eq!(Sequences::read(&path, 5).unwrap().ids, ids);
-        let refused = |path: &Path| Sequences::read(path, 4).unwrap_err().to_string();
-        assert!(refused(&path).contains("ids[1] has token 4, and the model has 4 tokens"));
-        fs::write(&path, "{\"ids\": []}").unwrap();
-        assert!(refused(&path).contains("at least one sequence"), "{}", refused(&path));
-        assert!(matches!(Sequences::read(&root.path().join("none"), 4), Err(Error::Read { .. })));
+        let bytes = slm_text::ids_to_json(&path, ids.clone()).unwrap();
+        std::fs::write(&path, &bytes).unwrap();
+        let sequences = Sequences::new(&path, ids.clone(), 5).unwrap();
+        assert_eq!((&sequences.ids, sequences.sha256), (&ids, slm_checkpoint::sha256(&bytes)));
+        let refused = Sequences::new(&path, ids, 4).unwrap_err().to_string();
+        assert!(refused.contains("ids[1] has token 4, and the model has 4 tokens"), "{refused}");
     }
 }

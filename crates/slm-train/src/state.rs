@@ -87,15 +87,30 @@ impl TrainingState {
         serde_json::from_value(value).map_err(|error| refuse(format!("{STATE}: {error}")))
     }
 
-    /// Refuses to resume with another config, text or device than the run started with.
+    /// Whether the end of the run makes another model of the trained one, which cannot be trained on as it was.
+    pub(crate) fn converts(&self) -> bool {
+        let quantization = &self.config.quantization;
+        quantization.quantization_mode == slm_ptq::QuantizationMode::Qat
+            || quantization.enable_quantized_finetuning
+    }
+
+    /// Refuses to resume with another config, text or device than the run started with. What does not change the training
+    /// may change: when validations and checkpoints are due. So may the number of steps, as long as it is not behind.
     pub(crate) fn check_same(&self, other: &Self, dir: &Path) -> Result<()> {
         // Through JSON, as the state on the disk went: the parser may miss the last bit of a long fraction.
         let to_state_error = |error: serde_json::Error| Error::State { detail: error.to_string() };
         let json = serde_json::to_vec(other).map_err(to_state_error)?;
         let other: Self = serde_json::from_slice(&json).map_err(to_state_error)?;
         let refuse = |reason: String| Err(Error::NotResumable { dir: dir.to_owned(), reason });
-        if self.config != other.config {
-            let [before, now] = [&self.config, &other.config].map(serde_json::to_value);
+        let mut before = self.config.clone();
+        let (old, new) = (&mut before.training, &other.config.training);
+        (old.eval_interval, old.save_interval) = (new.eval_interval, new.save_interval);
+        (old.log_interval, old.validation_windows) = (new.log_interval, new.validation_windows);
+        if new.steps > self.step {
+            old.steps = new.steps;
+        }
+        if before != other.config {
+            let [before, now] = [&before, &other.config].map(serde_json::to_value);
             let difference =
                 first_difference(&before.map_err(to_state_error)?, &now.map_err(to_state_error)?);
             return refuse(match difference {
@@ -114,6 +129,28 @@ impl TrainingState {
         }
         Ok(())
     }
+}
+
+/// How far a run has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunProgress {
+    /// Steps done.
+    pub step: usize,
+    /// Steps in all.
+    pub steps: usize,
+}
+
+impl RunProgress {
+    /// Whether steps are left.
+    pub fn is_unfinished(&self) -> bool {
+        self.step < self.steps
+    }
+}
+
+/// How far the training run has come whose checkpoint is at `dir`; none where there is no such checkpoint.
+pub fn run_progress(dir: impl AsRef<Path>) -> Option<RunProgress> {
+    let state = TrainingState::read(dir.as_ref()).ok()?;
+    Some(RunProgress { step: state.step, steps: state.config.training.steps })
 }
 
 /// Metrics as they are stored.

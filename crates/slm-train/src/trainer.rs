@@ -22,6 +22,7 @@ use crate::schedule::Schedule;
 use crate::setup::{Setup, Source};
 use crate::state::{
     METRICS, OPTIMIZER, PLOT, QAT, RESIDUAL, STATE, TrainingState, metrics_to_bytes, read_metrics,
+    run_progress,
 };
 use crate::tuning::Tuning;
 use crate::{
@@ -117,7 +118,12 @@ impl Trainer {
         config.validate("the training config")?;
         let dir = dir.as_ref().to_owned();
         // Refuses what cannot be written before hours are spent, and whoever else would write there meanwhile.
-        let output = Some(reserve_output(&dir, overwrite)?);
+        let output = Some(reserve_output(&dir, overwrite).map_err(|error| match run_progress(&dir) {
+            Some(run) if !overwrite && run.is_unfinished() => {
+                Error::UnfinishedRun { dir: dir.clone(), step: run.step, steps: run.steps }
+            }
+            _ => error.into(),
+        })?);
         let source = Source::of(start)?;
         let data = source.data(corpus, &config)?;
         let device = device.clone().autodiff();
@@ -197,6 +203,28 @@ impl Trainer {
         }
         let data = source.data(corpus, &config)?;
         let finished = state.step >= config.training.steps;
+        let extended = state.config.training.steps != config.training.steps;
+        let was_finished = state.step >= state.config.training.steps;
+        if extended && was_finished && state.converts() {
+            return Err(Error::NotResumable {
+                dir,
+                reason: format!(
+                    "the run is finished after {} steps and its model is quantized; train that further with `slm \
+                     finetune`",
+                    state.step
+                ),
+            });
+        }
+        if extended {
+            tracing::warn!(
+                "{}: training.steps was {}, is now {}: from step {} on the learning rate follows the schedule of the \
+                 new number",
+                dir.display(),
+                state.config.training.steps,
+                config.training.steps,
+                state.step
+            );
+        }
         let output = if finished { None } else { Some(reserve_output(&dir, true)?) };
         let model = checkpoint.load_model(&device)?;
         let setup = if finished { Setup::float(model) } else { Setup::new(model, start, &config, &device)? };
@@ -204,12 +232,12 @@ impl Trainer {
         let mut run = Self::at_start(config, data, setup, source, device, dir, output);
         (run.step, run.metrics) = (state.step, metrics);
         (run.owns_dir, run.overwrite) = (true, true);
-        run.restore()?;
+        run.restore(extended && was_finished)?;
         Ok(run)
     }
 
-    /// Takes up the state beside the model from the checkpoint.
-    fn restore(&mut self) -> Result<()> {
+    /// Takes up the state beside the model from the checkpoint. A run that was finished has kept none of its optimizer.
+    fn restore(&mut self, was_finished: bool) -> Result<()> {
         let read = |file: &str| {
             let path = self.dir.join(file);
             std::fs::read(&path).map_err(|source| Error::Read { path, source })
@@ -220,7 +248,12 @@ impl Trainer {
         if self.tuning.as_ref().is_some_and(Tuning::keeps_residual) && self.step > 0 {
             Tuning::restore_residual(&mut self.model, &read(RESIDUAL)?)?;
         }
-        if has_optimizer_state(self.step, &self.config) {
+        if was_finished && self.step > 0 {
+            tracing::warn!(
+                "{}: a finished run keeps no state of its optimizer, whose moments start at zero again",
+                self.dir.display()
+            );
+        } else if has_optimizer_state(self.step, &self.config) {
             let (bytes, observed) = (read(OPTIMIZER)?, self.config.qat.options.observe_steps);
             self.optimizer.load(&bytes, self.step, observed, &self.model, &self.device.clone().inner())?;
         }
@@ -267,6 +300,11 @@ impl Trainer {
             validation: self.last_validation(),
             checkpoint: self.dir.clone(),
         })
+    }
+
+    /// What the run is told to do.
+    pub fn config(&self) -> &TrainingConfig {
+        &self.config
     }
 
     /// The model as it stands, without autodiff.
@@ -424,6 +462,7 @@ impl Trainer {
         let tokenizer = self.source.tokenizer.clone().unwrap_or_else(|| TokenizerInfo {
             bos_token_id: None,
             eos_token_ids: self.data.tokenizer.token_id(END_OF_TEXT).into_iter().collect(),
+            chat: None,
         });
         let training = json!({
             "step": self.step,

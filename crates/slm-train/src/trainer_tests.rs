@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::RunProgress;
 use crate::testing::{devices, never, tiny_config};
 use slm_text::corpus::Corpus;
 
@@ -196,10 +197,10 @@ fn what_cannot_be_resumed_says_why() {
         self::resume(config.clone(), text, device, &dir).err().map(|error| error.to_string())
     };
     assert_eq!(resume(&config, &text(), &device), None);
-    let mut longer = config.clone();
-    longer.training.steps = 6;
-    let changed = resume(&longer, &text(), &device).unwrap();
-    assert!(changed.contains("training.steps was 5, is now 6"), "{changed}");
+    let mut shorter = config.clone();
+    shorter.training.steps = 4;
+    let changed = resume(&shorter, &text(), &device).unwrap();
+    assert!(changed.contains("training.steps was 5, is now 4"), "{changed}");
     let mut skipping = config.clone();
     skipping.quantization.skip = vec!["lm_head".to_owned()];
     let changed = resume(&skipping, &text(), &device).unwrap();
@@ -214,6 +215,60 @@ fn what_cannot_be_resumed_says_why() {
     slm_checkpoint::save(&plain, &model, &SaveRequest::default(), false).unwrap();
     let error = self::resume(config, &text(), &device, &plain).err().unwrap();
     assert!(error.to_string().contains("training_state.json"), "{error}");
+}
+
+#[test]
+fn more_steps_and_other_intervals_may_be_asked_for() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("out");
+    let mut config = tiny_config();
+    config.training.steps = 6;
+    let device = Device::flex();
+    let stop_at = |steps: usize, config: &TrainingConfig, again: bool| {
+        let mut trainer = if again {
+            self::resume(config.clone(), &text(), &device, &dir).unwrap()
+        } else {
+            Trainer::new(config.clone(), &text(), &device, &dir, false).unwrap()
+        };
+        let from = trainer.step();
+        let stop = AtomicBool::new(false);
+        let mut watch = StopAt { steps, stop: &stop, losses: Vec::new() };
+        let summary = trainer.run(&mut watch, &stop).unwrap();
+        (from, summary.step, watch.losses)
+    };
+    assert_eq!(stop_at(3, &config, false).1, 3);
+    // A new run in its place would lose it.
+    let error = Trainer::new(config.clone(), &text(), &device, &dir, false).err().unwrap();
+    assert!(matches!(error, Error::UnfinishedRun { step: 3, steps: 6, .. }), "{error}");
+    assert!(error.to_string().contains("--resume"), "{error}");
+    // Longer, before it was finished and after it.
+    (config.training.steps, config.training.eval_interval, config.training.save_interval) = (8, 2, 1);
+    assert_eq!(run_progress(&dir), Some(RunProgress { step: 3, steps: 6 }));
+    let (from, to, losses) = stop_at(usize::MAX, &config, true);
+    assert_eq!((from, to, losses.len()), (3, 8, 5));
+    config.training.steps = 12;
+    let (from, to, losses) = stop_at(usize::MAX, &config, true);
+    assert_eq!((from, to, losses.len()), (8, 12, 4));
+    assert!(losses.iter().all(|loss| loss.is_finite()));
+    assert!(!run_progress(&dir).unwrap().is_unfinished());
+}
+
+/// Stops a run after a step.
+struct StopAt<'a> {
+    steps: usize,
+    stop: &'a AtomicBool,
+    losses: Vec<f64>,
+}
+
+impl TrainObserver for StopAt<'_> {
+    fn on_step(&mut self, report: &StepReport, _seconds: f64) {
+        self.losses.push(report.loss);
+        self.stop.store(report.step >= self.steps, Ordering::Relaxed);
+    }
+
+    fn on_validation(&mut self, _report: &ValidationReport) {}
+
+    fn on_checkpoint(&mut self, _step: usize, _dir: &Path) {}
 }
 
 #[test]

@@ -2,34 +2,53 @@
 //! index), and if present `tokenizer.json` and `generation_config.json`.
 //!
 //! The architectures are those of [`slm_model::arch`]; configs as transformers 4 and 5 write them; weights in F32,
-//! F16 or BF16, which become F32. What cannot be computed exactly as the original does is refused, by name.
+//! F16, BF16 or F64, which become F32. What cannot be computed exactly as the original does is refused, by name.
+//! Directories are read as people have them: what changes nothing that the model computes is passed over, with a warning
+//! where it may surprise.
 //!
 //! A model whose config ties the head to the embedding may still have a head in its file: the same bytes as the
-//! embedding are passed over, others are refused.
+//! embedding are passed over, others are refused. With a head alone, that is the embedding too.
 
-mod shards;
+mod chat;
+mod documents;
+mod end_tokens;
+mod impostor;
+mod names;
+mod place;
+mod plan;
+mod tokenizer;
+mod weights;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use safetensors::Dtype;
 use serde_json::{Map, Value, json};
-use slm_model::arch::{self, Architecture, HfConfig, Origin};
+use slm_model::arch::{self, Architecture, Origin};
 use slm_model::{EMBED_TOKENS, ModelConfig, SourceError, TensorSource, Transformer, expected_tensors};
 
-use self::shards::Shards;
+use self::plan::Origins;
+use self::weights::Weights;
 use crate::manifest::sha256_of;
 use crate::tensors::{PositionedFile, TensorFile};
 use crate::{
-    CheckpointWriter, Error, Layout, Result, SaveRequest, TokenizerInfo, json as json_file, tokenizer,
+    ChatInfo, CheckpointWriter, Error, Layout, Result, SaveRequest, TokenizerInfo, json as json_file,
 };
 use slm_store::Error as StoreError;
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
-const TOKENIZER: &str = "tokenizer.json";
+
+/// What a user should know of an import that succeeds. Each warning names its file.
+#[derive(Debug, Default)]
+struct Warnings(Vec<String>);
+
+impl Warnings {
+    fn add(&mut self, path: &Path, what: &str) {
+        self.0.push(format!("{}: {what}", path.display()));
+    }
+}
 
 /// A Hugging Face model that is open for reading. Its tensors, under their canonical names and in our
 /// layout, are read one at a time: it is a [`TensorSource`].
@@ -40,13 +59,12 @@ pub struct Imported {
     tokenizer: TokenizerInfo,
     tokenizer_json: Option<Vec<u8>>,
     unrecognized_fields: Vec<String>,
+    warnings: Vec<String>,
     dir: PathBuf,
-    shards: Shards,
+    weights: Weights,
     /// Shape and origin of every canonical tensor.
     origins: Origins,
 }
-
-type Origins = BTreeMap<String, (Vec<usize>, Origin)>;
 
 /// What [`import_to`] did.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,44 +77,64 @@ pub struct ImportReport {
     pub config: ModelConfig,
     /// Whether the checkpoint has a tokenizer.
     pub has_tokenizer: bool,
+    /// How the model takes a conversation, where it was trained for one.
+    pub chat: Option<ChatInfo>,
     /// Fields of `config.json` that are not known to this program and were passed over.
     pub unrecognized_fields: Vec<String>,
+    /// What was assumed or passed over, a sentence each, with the file. They are logged as warnings too.
+    pub warnings: Vec<String>,
 }
 
-/// Opens the model in `dir` and checks its configuration, and the names, types and shapes of all tensors.
+/// Opens the model in `dir` and checks its configuration, and the names, types and shapes of all tensors. A tokenizer is
+/// loaded and tried.
+///
+/// `dir` may also be a repository in the cache of Hugging Face, of which the snapshot is read.
 ///
 /// # Errors
-/// [`Error::Architecture`] and [`Error::Unsupported`] for a model that cannot be imported; [`StoreError::Field`],
+/// [`Error::Architecture`] and [`Error::Unsupported`] for a model that cannot be imported; [`Error::Unusable`] for what is
+/// known for something else than a model, or its file for something else than it should be; [`StoreError::Field`],
 /// [`StoreError::TensorSet`], [`StoreError::Shape`] and [`StoreError::TensorType`] for one that contradicts itself;
 /// [`StoreError::Missing`], [`StoreError::Header`], [`StoreError::Truncated`], [`StoreError::Json`], [`StoreError::Io`].
 pub fn import(dir: impl AsRef<Path>) -> Result<Imported> {
-    let dir = dir.as_ref();
+    let mut warnings = Warnings::default();
+    let result = open(dir.as_ref(), &mut warnings);
+    for warning in &warnings.0 {
+        tracing::warn!("{warning}");
+    }
+    Ok(Imported { warnings: warnings.0, ..result? })
+}
+
+fn open(path: &Path, warnings: &mut Warnings) -> Result<Imported> {
+    let dir = place::find(path, warnings)?;
     let config_path = dir.join(CONFIG);
     let remedy = "name the directory of a Hugging Face model";
-    let config_bytes = json_file::read(&config_path, json_file::SMALL, remedy)?;
-    let config_json: Map<String, Value> = json_file::parse(&config_path, &config_bytes)?;
+    let missing = || StoreError::Missing { path: config_path.clone(), remedy: remedy.to_owned() };
+    let config_json: Map<String, Value> =
+        documents::read(&config_path, json_file::SMALL)?.ok_or_else(missing)?;
+    place::refuse_own(&dir, &config_json)?;
     let parsed = arch::read_config(&config_json).map_err(|error| refused(&config_path, error))?;
     for field in &parsed.unrecognized {
-        tracing::warn!("{}: field {field:?} is not known and was passed over", config_path.display());
+        warnings.add(&config_path, &format!("field {field:?} is not known and was passed over"));
+    }
+    for note in &parsed.notes {
+        warnings.add(&config_path, note);
     }
     let vocab_size = parsed.model.vocab_size;
-    let tokenizer_path = dir.join(TOKENIZER);
-    let tokenizer_json = json_file::read_optional(&tokenizer_path, json_file::LARGE)?;
-    if let Some(bytes) = &tokenizer_json {
-        tokenizer::check(&tokenizer_path, bytes, vocab_size)?;
-    }
-    let tokenizer = special_tokens(dir, &config_path, &config_json, vocab_size)?;
+    let tokenizer_json = tokenizer::read(&dir, parsed.architecture.model_type, vocab_size, warnings)?;
+    let tokenizer = special_tokens(&dir, &config_path, &config_json, vocab_size, warnings)?;
+    let tokenizer = end_tokens::add(&dir, tokenizer_json.as_deref(), vocab_size, tokenizer);
 
-    let shards = Shards::open(dir)?;
-    let origins = plan(&parsed, &shards)?;
+    let weights = Weights::open(&dir, parsed.architecture, warnings)?;
+    let origins = plan::plan(&parsed, &weights)?;
     let imported = Imported {
         config: parsed.model,
         architecture: parsed.architecture,
         tokenizer,
         tokenizer_json,
         unrecognized_fields: parsed.unrecognized,
-        dir: dir.to_owned(),
-        shards,
+        warnings: Vec::new(),
+        dir,
+        weights,
         origins,
     };
     imported.check_tied_head()?;
@@ -124,8 +162,10 @@ pub fn import_to(dir: impl AsRef<Path>, out: impl AsRef<Path>, overwrite: bool) 
         path,
         architecture: imported.architecture(),
         has_tokenizer: imported.tokenizer_json.is_some(),
+        chat: imported.tokenizer.chat,
         config: imported.config,
         unrecognized_fields: imported.unrecognized_fields,
+        warnings: imported.warnings,
     })
 }
 
@@ -155,6 +195,11 @@ impl Imported {
         &self.unrecognized_fields
     }
 
+    /// What was assumed or passed over, a sentence each, with the file.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
     /// Reads the tensor of canonical name `name` as F32, row-major.
     ///
     /// # Errors
@@ -164,7 +209,7 @@ impl Imported {
         let source = self.origins.get(name).and_then(|(_, origin)| Some((origin, self.file_of(origin)?)));
         let Some((origin, file)) = source else {
             return Err(Error::Store(StoreError::TensorSet {
-                path: self.shards.path().to_owned(),
+                path: self.weights.path().to_owned(),
                 missing: vec![name.to_owned()],
                 unexpected: Vec::new(),
                 remedy: "ask for a tensor that the model has".to_owned(),
@@ -183,13 +228,18 @@ impl Imported {
     }
 
     fn file_of(&self, origin: &Origin) -> Option<&TensorFile> {
-        self.shards.file_of(&origin.tensor)
+        self.weights.file_of(&origin.tensor)
     }
 
     /// Refuses a head that is stored beside an embedding it is tied to and differs from it.
     fn check_tied_head(&self) -> Result<()> {
         let name = self.architecture.head();
-        let (Some(head), Some((_, embedding))) = (self.shards.file_of(&name), self.origins.get(EMBED_TOKENS))
+        // Which may be all there is of the two.
+        if self.origins.get(EMBED_TOKENS).is_some_and(|(_, origin)| origin.tensor == name) {
+            return Ok(());
+        }
+        let (Some(head), Some((_, embedding))) =
+            (self.weights.file_of(&name), self.origins.get(EMBED_TOKENS))
         else {
             return Ok(());
         };
@@ -211,7 +261,7 @@ impl Imported {
     /// What the checkpoint tells of its source. Paths are left out: they mean nothing elsewhere.
     fn lineage(&self) -> Result<Value> {
         let mut names = vec![CONFIG.to_owned()];
-        names.extend(self.shards.files().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())));
+        names.extend(self.weights.files().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())));
         let record = |name: String| {
             let path = self.dir.join(&name);
             let file = PositionedFile::new(File::open(&path).map_err(Error::io(&path, "open"))?);
@@ -233,46 +283,6 @@ impl TensorSource for Imported {
     }
 }
 
-/// Finds the origin of every tensor of the model and checks it. Every tensor of the files has a use, or is a
-/// known constant.
-fn plan(parsed: &HfConfig, shards: &Shards) -> Result<Origins> {
-    let HfConfig { architecture, model, .. } = parsed;
-    let names = shards.names();
-    let prefixed = names.iter().any(|name| name.starts_with(architecture.prefix()));
-    let origins: Origins = expected_tensors(model)
-        .into_iter()
-        .map(|tensor| {
-            let origin = architecture.origin(model, &tensor, prefixed);
-            (tensor.name, (tensor.shape, origin))
-        })
-        .collect();
-    let wanted: BTreeSet<&str> = origins.values().map(|(_, origin)| origin.tensor.as_str()).collect();
-    let missing: Vec<String> =
-        wanted.iter().filter(|name| shards.file_of(name).is_none()).map(|&name| name.to_owned()).collect();
-    let head = architecture.head();
-    let passed_over =
-        |name: &str| architecture.is_constant(name) || (model.tie_word_embeddings && name == head);
-    let unexpected: Vec<String> =
-        names.iter().filter(|name| !wanted.contains(name.as_str()) && !passed_over(name)).cloned().collect();
-    if !missing.is_empty() || !unexpected.is_empty() {
-        let remedy = if missing == [head] {
-            "the file fits a model with \"tie_word_embeddings\": true in config.json"
-        } else {
-            "the weights and config.json do not belong together, or the architecture is a variant that is not \
-             supported"
-        };
-        let (path, remedy) = (shards.path().to_owned(), remedy.to_owned());
-        return Err(Error::Store(StoreError::TensorSet { path, missing, unexpected, remedy }));
-    }
-    for (_, origin) in origins.values() {
-        if let Some(file) = shards.file_of(&origin.tensor) {
-            file.check_dtype(&origin.tensor, &[Dtype::F32, Dtype::F16, Dtype::BF16])?;
-            file.check_shape(&origin.tensor, &origin.shape)?;
-        }
-    }
-    Ok(origins)
-}
-
 /// The error of reading the config at `path`.
 fn refused(path: &Path, error: slm_model::Error) -> Error {
     match error {
@@ -287,35 +297,62 @@ fn refused(path: &Path, error: slm_model::Error) -> Error {
     }
 }
 
-/// Special tokens: each from `generation_config.json` if it is there, else from `config.json`.
+/// Special tokens: each from `generation_config.json` if it is there, else from `config.json`. An id that is not in the
+/// vocabulary, such as -1 for none or the one of a larger model, is passed over.
 fn special_tokens(
     dir: &Path,
     config_path: &Path,
     config: &Map<String, Value>,
     vocab_size: usize,
+    warnings: &mut Warnings,
 ) -> Result<TokenizerInfo> {
     let generation_path = dir.join(GENERATION_CONFIG);
-    let generation: Map<String, Value> = match json_file::read_optional(&generation_path, json_file::SMALL)? {
-        Some(bytes) => json_file::parse(&generation_path, &bytes)?,
-        None => Map::new(),
-    };
-    let ids = |name: &str| -> Result<Vec<u32>> {
-        for (path, map) in [(&*generation_path, &generation), (config_path, config)] {
+    let generation: Map<String, Value> =
+        documents::read(&generation_path, json_file::SMALL)?.unwrap_or_default();
+    let text = config.get("text_config").and_then(Value::as_object);
+    let empty = Map::new();
+    let sources =
+        [(&*generation_path, &generation), (config_path, config), (config_path, text.unwrap_or(&empty))];
+    let mut ids = |name: &str| -> Result<Vec<u32>> {
+        for (path, map) in sources {
             let values = match map.get(name) {
                 None | Some(Value::Null) => continue,
                 Some(Value::Array(values)) => values.as_slice(),
                 Some(value) => std::slice::from_ref(value),
             };
-            let id = |value: &Value| match value.as_u64().map(u32::try_from) {
-                Some(Ok(id)) if (id as usize) < vocab_size => Ok(id),
-                _ => Err(Error::field(path, name, format!("ids below vocab_size = {vocab_size}"), value)),
-            };
-            return values.iter().map(id).collect();
+            let mut found = Vec::new();
+            let mut passed_over = Vec::new();
+            for value in values {
+                match value.as_i64() {
+                    Some(id) if (0..vocab_size as i64).contains(&id) => found.push(id as u32),
+                    Some(id) => passed_over.push(id.to_string()),
+                    None if value.is_u64() => passed_over.push(value.to_string()),
+                    None => {
+                        return Err(Error::field(
+                            path,
+                            name,
+                            format!("ids below vocab_size = {vocab_size}"),
+                            value,
+                        ));
+                    }
+                }
+            }
+            if !passed_over.is_empty() {
+                let ids = passed_over.join(", ");
+                let what = format!(
+                    "field {name:?}: {ids} is not below vocab_size = {vocab_size} and was passed over"
+                );
+                warnings.add(path, &what);
+            }
+            if !found.is_empty() {
+                return Ok(found);
+            }
         }
         Ok(Vec::new())
     };
     Ok(TokenizerInfo {
         bos_token_id: ids("bos_token_id")?.first().copied(),
         eos_token_ids: ids("eos_token_id")?,
+        chat: chat::read(dir)?,
     })
 }

@@ -11,6 +11,7 @@ mod v2;
 mod v3;
 mod v4;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -106,6 +107,21 @@ pub struct TokenizerInfo {
     /// Any of these ends generation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub eos_token_ids: Vec<u32>,
+    /// How the model takes a conversation, where it was trained for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat: Option<ChatInfo>,
+}
+
+/// The chat template of a model, as its tokenizer brings it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChatInfo {
+    /// A Jinja program that makes the text of a conversation.
+    pub template: String,
+    /// Texts of the special tokens that it prints, by the name that it calls them: `bos_token`, `eos_token`, `pad_token`,
+    /// `unk_token`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub special_tokens: BTreeMap<String, String>,
 }
 
 impl TokenizerInfo {

@@ -20,7 +20,8 @@ use slm_quant_core::{
 };
 
 /// A tokenizer with ids 0 to 8.
-pub(crate) const TOKENIZER: &str = r#"{"added_tokens":[{"id":8,"content":"<s>"}],
+pub(crate) const TOKENIZER: &str = r#"{"added_tokens":[{"id":8,"content":"<s>","single_word":false,"lstrip":false,
+    "rstrip":false,"normalized":false,"special":true}],
     "model":{"type":"BPE","vocab":{"a":0,"b":1,"c":2,"d":3,"e":4,"f":5,"g":6,"h":7},"merges":[]}}"#;
 
 /// 2 layers, odd sizes.
@@ -44,7 +45,7 @@ pub(crate) fn small_model() -> Transformer {
 pub(crate) fn request(metadata: Option<&QuantizationMetadata>) -> SaveRequest<'_> {
     SaveRequest {
         tokenizer_json: Some(TOKENIZER.as_bytes()),
-        tokenizer: TokenizerInfo { bos_token_id: Some(8), eos_token_ids: vec![8, 2] },
+        tokenizer: TokenizerInfo { bos_token_id: Some(8), eos_token_ids: vec![8, 2], chat: None },
         metadata,
         ..SaveRequest::default()
     }

@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::json::number;
 use crate::table::table;
-use crate::text::{check_length, read_ids, tokenizer, window};
+use crate::text::{Limit, Tokens, WindowArgs, tokenizer};
 
 /// Compare two checkpoints layer by layer on a text.
 ///
@@ -24,13 +24,12 @@ pub(crate) struct CompareArgs {
     dir_a: PathBuf,
     /// The checkpoint to judge
     dir_b: PathBuf,
-    /// UTF-8 text file
-    #[arg(long)]
+    /// Text, or texts or token ids as JSON or JSON Lines
+    #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// Tokens in a window [default: 256, or the model's positions if fewer]
-    #[arg(long)]
-    window: Option<usize>,
-    /// Use no more than the first N tokens of the text
+    #[command(flatten)]
+    windows: WindowArgs,
+    /// Use no more than the first N tokens of the text, and read no more of it
     #[arg(long, value_name = "N", default_value_t = 4096)]
     max_tokens: usize,
 }
@@ -62,10 +61,11 @@ struct LayerResult {
 pub(crate) fn run(args: &CompareArgs, context: &Context) -> Result<()> {
     let (checkpoint_a, checkpoint_b) =
         (context.open_to_load(&args.dir_a)?, context.open_to_load(&args.dir_b)?);
-    let window = window(args.window, &checkpoint_a.config().model)?;
-    let mut ids = read_ids(&tokenizer(&checkpoint_a)?, &args.data)?;
-    ids.truncate(args.max_tokens);
-    check_length(&args.data, &ids, window)?;
+    let windowing = args.windows.windowing(&checkpoint_a)?;
+    let limit = Limit { option: "--max-tokens", tokens: args.max_tokens };
+    let vocab_size = checkpoint_a.config().model.vocab_size;
+    let tokens = Tokens::read(&tokenizer(&checkpoint_a)?, &args.data, limit.tokens, vocab_size)?;
+    tokens.check_length(&args.data, &windowing, limit)?;
     let mut model_a = load(&checkpoint_a, context)?;
     let mut model_b = load(&checkpoint_b, context)?;
     if model_a.config().vocab_size != model_b.config().vocab_size {
@@ -82,8 +82,9 @@ pub(crate) fn run(args: &CompareArgs, context: &Context) -> Result<()> {
     untie_like_each_other(&mut model_a, &mut model_b);
     let mut layers = LayerComparison::new(&model_a, &model_b)?;
     let mut predictions = Predictions::default();
-    let bar = context.progress.bar("comparing", ids.len().div_ceil(window));
-    for chunk in ids.chunks(window).filter(|chunk| chunk.len() >= 2) {
+    let windows = tokens.windows(&windowing);
+    let bar = context.progress.bar("comparing", windows.len());
+    for chunk in windows.iter().filter(|chunk| chunk.len() >= 2) {
         context.interrupt.check()?;
         let (a, b) = layers.observe(
             &mut model_a,

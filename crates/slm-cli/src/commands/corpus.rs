@@ -38,7 +38,7 @@ pub(crate) struct CorpusArgs {
 
 #[derive(Serialize)]
 struct CorpusResult {
-    file: PathBuf,
+    output: PathBuf,
     seed: u64,
     stories: u64,
     bytes: u64,
@@ -70,7 +70,7 @@ pub(crate) fn run(args: &CorpusArgs, context: &Context) -> Result<()> {
     file.commit()?;
     bar.finish_and_clear();
     let result = CorpusResult {
-        file: args.out.clone(),
+        output: args.out.clone(),
         seed: args.seed,
         stories: written,
         bytes,
@@ -82,7 +82,7 @@ pub(crate) fn run(args: &CorpusArgs, context: &Context) -> Result<()> {
         "wrote {} stories ({}) to {}: {:.1} nats a story, {:.4} nats a byte",
         result.stories,
         table::bytes(result.bytes),
-        result.file.display(),
+        result.output.display(),
         result.nats_per_story,
         result.nats_per_byte
     ))?;

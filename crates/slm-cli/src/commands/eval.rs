@@ -15,13 +15,14 @@ use self::choices::ChoicesResult;
 use self::reference::Reference;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::text::{check_length, evaluate_with_progress, read_ids, tokenizer, window};
+use crate::text::{Limit, Tokens, WindowArgs, Windowing, evaluate_with_progress, tokenizer};
 
 /// Measure how well a checkpoint predicts texts, and how far its predictions are from those of another.
 ///
-/// Perplexity: a text is tokenized whole, without special tokens, and cut into windows that do not overlap. Each window
-/// starts afresh, and all its tokens but the first are scored; a last, shorter window counts too. With --stride S,
-/// windows overlap and begin S tokens apart; every token is scored once, with at least window - S tokens before it.
+/// Perplexity: a text is tokenized without special tokens and cut into windows that do not overlap. Each window starts
+/// afresh, and all its tokens but the first are scored; a last, shorter window counts too. With --bos each begins with
+/// the beginning-of-sequence token, and all its tokens are scored. Sequences of token ids are cut each by itself. With
+/// --stride S, windows overlap and begin S tokens apart; every token is scored once, with at least window - S tokens before it.
 ///
 /// With --reference, usually the float model: the Kullback-Leibler divergence of the predicted distributions from the
 /// reference's, in nats (mean, median, percentiles, largest), the share of positions where both find the same token
@@ -35,16 +36,15 @@ pub(crate) struct EvalArgs {
     /// Checkpoint directory, float or quantized
     #[arg(long)]
     checkpoint: PathBuf,
-    /// UTF-8 text file (may be repeated: each is measured, and all together)
-    #[arg(long, required_unless_present = "choices")]
+    /// Text, or texts or token ids as JSON or JSON Lines (may be repeated: each is measured, and all together)
+    #[arg(long, value_name = "FILE", required_unless_present = "choices")]
     data: Vec<PathBuf>,
-    /// Tokens in a window [default: 256, or the model's positions if fewer]
-    #[arg(long)]
-    window: Option<usize>,
+    #[command(flatten)]
+    windows: WindowArgs,
     /// Tokens from the beginning of one window to that of the next, at most --window [default: --window]
     #[arg(long, value_name = "N")]
     stride: Option<usize>,
-    /// Use no more than the first N tokens of each text
+    /// Use no more than the first N tokens of each text, and read no more of it
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
     /// Checkpoint whose predictions are the reference, usually the float model
@@ -69,6 +69,8 @@ struct EvalResult {
     tokens: usize,
     windows: usize,
     window: usize,
+    /// Whether each window began with the beginning-of-sequence token.
+    bos: bool,
     /// None where windows do not overlap.
     #[serde(skip_serializing_if = "Option::is_none")]
     stride: Option<usize>,
@@ -147,7 +149,8 @@ impl DivergenceView {
 
 pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
     let checkpoint = context.open_to_load(&args.checkpoint)?;
-    let window = window(args.window, &checkpoint.config().model)?;
+    let windowing = args.windows.windowing(&checkpoint)?;
+    let window = windowing.len;
     let stride = args.stride.unwrap_or(window);
     if !(1..=window).contains(&stride) {
         return Err(Error::Usage(format!(
@@ -155,13 +158,13 @@ pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
         )));
     }
     let tokenizer = tokenizer(&checkpoint)?;
+    let limit = Limit { option: "--max-tokens", tokens: args.max_tokens.unwrap_or(usize::MAX) };
     let texts = args.data.iter().map(|path| {
-        let mut ids = read_ids(&tokenizer, path)?;
-        ids.truncate(args.max_tokens.unwrap_or(usize::MAX));
-        check_length(path, &ids, window)?;
-        Ok((path.as_path(), ids))
+        let tokens = Tokens::read(&tokenizer, path, limit.tokens, checkpoint.config().model.vocab_size)?;
+        tokens.check_length(path, &windowing, limit)?;
+        Ok((path.as_path(), Window::of(&tokens, &windowing, stride)?))
     });
-    let texts: Vec<(&Path, Vec<u32>)> = texts.collect::<Result<_>>()?;
+    let texts: Vec<(&Path, Vec<Window>)> = texts.collect::<Result<_>>()?;
     let model = checkpoint.load_model(&context.device)?;
     let mut reference = match &args.reference {
         Some(dir) => Some(Reference::load(dir, &checkpoint, args.noise_floor, context)?),
@@ -169,11 +172,11 @@ pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
     };
     let start = Instant::now();
     let mut results = Vec::new();
-    for (path, ids) in &texts {
+    for (path, windows) in &texts {
         results.push(match &mut reference {
-            None if stride == window => whole(path, &model, ids, window, context)?,
-            None => strided(path, &model, ids, (window, stride), context)?,
-            Some(reference) => reference.compare(path, &model, ids, (window, stride), context)?,
+            None if stride == window => whole(path, &model, windows, context)?,
+            None => strided(path, &model, windows, context)?,
+            Some(reference) => reference.compare(path, &model, windows, context)?,
         });
     }
     let choices = match &args.choices {
@@ -191,6 +194,7 @@ pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
         tokens,
         windows: sum(|text| text.windows),
         window,
+        bos: !windowing.prefix.is_empty(),
         stride: (stride != window).then_some(stride),
         divergence: reference.as_ref().and_then(|reference| reference.total()),
         noise_floor: reference.as_ref().and_then(|reference| reference.noise()),
@@ -203,15 +207,40 @@ pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
     context.output.result(&result)
 }
 
+/// A window with whatever stands in front of its text.
+struct Window {
+    ids: Vec<u32>,
+    first_scored: usize,
+}
+
+impl Window {
+    /// The windows of `tokens`, which begin `stride` tokens apart.
+    fn of(tokens: &Tokens, windowing: &Windowing, stride: usize) -> Result<Vec<Self>> {
+        if stride == windowing.len {
+            let windows = tokens.windows(windowing).into_iter().filter(|ids| ids.len() >= 2);
+            return Ok(windows.map(|ids| Self { ids, first_scored: 1 }).collect());
+        }
+        let (prefix, mut windows) = (&windowing.prefix, Vec::new());
+        for ids in tokens.0.iter().filter(|ids| ids.len() >= 2) {
+            for (index, window) in strided_windows(ids, windowing.len, stride)?.into_iter().enumerate() {
+                // Behind a prefix the first token of a text is scored too.
+                let first = if index == 0 && !prefix.is_empty() { 0 } else { window.first_scored };
+                let ids = [prefix, window.ids].concat();
+                windows.push(Self { ids, first_scored: prefix.len() + first });
+            }
+        }
+        Ok(windows)
+    }
+
+    fn view(&self) -> EvalWindow<'_> {
+        EvalWindow { ids: &self.ids, first_scored: self.first_scored }
+    }
+}
+
 /// Evaluates windows that do not overlap.
-fn whole(
-    path: &Path,
-    model: &Transformer,
-    ids: &[u32],
-    window: usize,
-    context: &Context,
-) -> Result<TextResult> {
-    let evaluation = evaluate_with_progress(context, "evaluating", model, ids, window)?;
+fn whole(path: &Path, model: &Transformer, windows: &[Window], context: &Context) -> Result<TextResult> {
+    let windows: Vec<Vec<u32>> = windows.iter().map(|window| window.ids.clone()).collect();
+    let evaluation = evaluate_with_progress(context, "evaluating", model, &windows)?;
     Ok(TextResult {
         path: path.to_owned(),
         perplexity: evaluation.perplexity(),
@@ -223,16 +252,9 @@ fn whole(
 }
 
 /// Evaluates windows that overlap.
-fn strided(
-    path: &Path,
-    model: &Transformer,
-    ids: &[u32],
-    (window, stride): (usize, usize),
-    context: &Context,
-) -> Result<TextResult> {
-    let windows = strided_windows(ids, window, stride)?;
+fn strided(path: &Path, model: &Transformer, windows: &[Window], context: &Context) -> Result<TextResult> {
     let (mut total_nll, mut tokens) = (0.0, 0);
-    each_window(&windows, context, |window| {
+    each_window(windows, context, |window| {
         let logits = window_logits(model, window.ids)?;
         let nlls = window_nlls(&logits, window, model.config().vocab_size)?;
         total_nll += nlls.iter().sum::<f64>();
@@ -252,14 +274,14 @@ fn strided(
 
 /// Calls `run` with every window, under a progress bar.
 fn each_window(
-    windows: &[EvalWindow<'_>],
+    windows: &[Window],
     context: &Context,
     mut run: impl FnMut(EvalWindow<'_>) -> Result<()>,
 ) -> Result<()> {
     let bar = context.progress.bar("evaluating", windows.len());
-    for &window in windows {
+    for window in windows {
         context.interrupt.check()?;
-        run(window)?;
+        run(window.view())?;
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -279,11 +301,12 @@ fn say(result: &EvalResult, context: &Context) -> Result<()> {
     if let (Some(perplexity), Some(nll)) = (result.perplexity, result.nll) {
         let stride = result.stride.map_or(String::new(), |stride| format!(", {stride} apart"));
         context.output.say(format!(
-            "perplexity {perplexity:.4}  ({nll:.5} nats per token over {} tokens, {} windows of {}{stride}; {:.0} \
+            "perplexity {perplexity:.4}  ({nll:.5} nats per token over {} tokens, {} windows of {}{stride}{}; {:.0} \
              tokens/s on {})",
             result.tokens,
             result.windows,
             result.window,
+            if result.bos { " behind BOS" } else { "" },
             result.tokens as f64 / result.seconds,
             result.device
         ))?;

@@ -8,12 +8,12 @@ use serde::Serialize;
 use slm_checkpoint::Checkpoint;
 use slm_train::{Outcome, QuantizationMode, RoundingKind, TrainingConfig, TuningMemory};
 
-use crate::commands::run_args::RunArgs;
+use crate::commands::run_args::{HeldOut, RunArgs};
 use crate::commands::train::watched;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::memory;
-use crate::text::{evaluate_with_progress, window};
+use crate::text::evaluate_with_progress;
 
 /// Train a checkpoint further on another text; a quantized one stays quantized.
 ///
@@ -58,18 +58,21 @@ impl From<Rounding> for RoundingKind {
 
 #[derive(Serialize)]
 struct FinetuneResult {
-    checkpoint: PathBuf,
+    output: PathBuf,
     finished: bool,
     step: usize,
     steps: usize,
     /// None for a float checkpoint.
     rounding: Option<RoundingKind>,
     bytes_per_weight: Option<TuningMemory>,
+    /// Of what was written.
+    perplexity: Option<f64>,
+    nll: Option<f64>,
     perplexity_before: f64,
-    perplexity_after: Option<f64>,
     nll_before: f64,
-    nll_after: Option<f64>,
-    eval_tokens: usize,
+    evaluated_tokens: usize,
+    /// The file that perplexities were measured on, and which part of it.
+    evaluated_on: String,
     peak_memory_bytes: Option<u64>,
     device: &'static str,
     seconds: f64,
@@ -97,11 +100,10 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
     let steps = config.training.steps;
     let rounding = start.is_quantized().then_some(config.finetune.rounding);
     let data = args.run.data(&config)?;
-    let window = window(args.run.window, &config.model)?;
     let mut trainer = args.run.trainer(config, &data, Some(&start), context)?;
-    let held_out = args.run.held_out(&trainer, window)?;
+    let HeldOut { windows, part } = args.run.held_out(&trainer, &args.run.windowing(&trainer)?)?;
     let model = start.load_model(&context.device)?;
-    let before = evaluate_with_progress(context, "perplexity before", &model, &held_out, window)?;
+    let before = evaluate_with_progress(context, "perplexity before", &model, &windows)?;
     drop(model);
     let bytes_per_weight = trainer.tuning_memory();
     let summary = watched(&mut trainer, steps, context)?;
@@ -110,13 +112,13 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
     let after = if finished {
         // The figure is that of the checkpoint as it will be used, not of what was in memory.
         let model = Checkpoint::open(&summary.checkpoint)?.load_model(&context.device)?;
-        Some(evaluate_with_progress(context, "perplexity after", &model, &held_out, window)?)
+        Some(evaluate_with_progress(context, "perplexity after", &model, &windows)?)
     } else {
         None
     };
     if let Some(after) = &after {
         context.output.say(format!(
-            "perplexity {:.4} before, {:.4} after ({} tokens)",
+            "perplexity {:.4} before, {:.4} after ({} tokens: {part})",
             before.perplexity(),
             after.perplexity(),
             after.tokens
@@ -130,17 +132,18 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
         ))?;
     }
     context.output.result(&FinetuneResult {
-        checkpoint: summary.checkpoint,
+        output: summary.checkpoint,
         finished,
         step: summary.step,
         steps,
         rounding,
         bytes_per_weight,
+        perplexity: after.as_ref().map(slm_model::Evaluation::perplexity),
+        nll: after.as_ref().map(slm_model::Evaluation::mean_nll),
         perplexity_before: before.perplexity(),
-        perplexity_after: after.as_ref().map(slm_model::Evaluation::perplexity),
         nll_before: before.mean_nll(),
-        nll_after: after.as_ref().map(slm_model::Evaluation::mean_nll),
-        eval_tokens: before.tokens,
+        evaluated_tokens: before.tokens,
+        evaluated_on: part,
         peak_memory_bytes: memory::peak_bytes(),
         device: context.device_name,
         seconds: clock.elapsed().as_secs_f64(),
@@ -150,12 +153,12 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
 
 /// The config of the file or the default one, for this checkpoint, with what the options change.
 fn config(args: &FinetuneArgs, start: &Checkpoint) -> Result<TrainingConfig> {
-    let model = &start.config().model;
+    let settings = args.run.settings();
     let (mut config, origin) = match &args.config {
-        Some(path) => (TrainingConfig::for_model(path, model)?, path.display().to_string()),
+        Some(path) => (TrainingConfig::for_model(path, start, &settings)?, path.display().to_string()),
         None => {
             let origin = "the default config";
-            (TrainingConfig::parse_for_model(DEFAULT, origin, model)?, origin.to_owned())
+            (TrainingConfig::parse_for_model(DEFAULT, origin, start, &settings)?, origin.to_owned())
         }
     };
     config.quantization.quantization_mode = QuantizationMode::None;

@@ -1,5 +1,8 @@
 //! `slm generate`
 
+mod prompt;
+mod stop;
+
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -11,6 +14,8 @@ use crate::commands::sampling_args::SamplingArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::text::tokenizer;
+use prompt::PromptArgs;
+use stop::StopTexts;
 
 /// Continue a text, printing each word as it comes. Ctrl-C stops and keeps what was written.
 #[derive(Debug, Args)]
@@ -18,21 +23,26 @@ pub(crate) struct GenerateArgs {
     /// Checkpoint directory, float or quantized
     #[arg(long)]
     checkpoint: PathBuf,
-    /// Text to continue
-    #[arg(long)]
-    prompt: String,
-    /// Most tokens to write
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    max_new_tokens: usize,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    /// Maximum number of new tokens [default: 128, or as many as fit into the model's positions]
+    #[arg(long, value_name = "N")]
+    max_new_tokens: Option<usize>,
     /// 0 always takes the most likely token; higher is more varied
     #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
     temperature: f64,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// Do not stop at an end-of-text token
+    /// Stop before this text (may be repeated)
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    stop: Vec<String>,
+    /// Do not stop at an end-of-text or end-of-turn token
     #[arg(long)]
     ignore_eos: bool,
 }
+
+/// New tokens unless the user says otherwise, as far as the model has positions.
+const DEFAULT_NEW_TOKENS: usize = 128;
 
 #[derive(Serialize)]
 struct GenerateResult {
@@ -40,7 +50,10 @@ struct GenerateResult {
     text: String,
     prompt_ids: Vec<u32>,
     ids: Vec<u32>,
+    /// Why it ended: `max_new_tokens`, `context_full`, `end_of_text`, `stop_text` or `interrupted`.
     stop: &'static str,
+    /// The end-of-text token or the stop text that ended it.
+    stopped_by: Option<String>,
     prompt_tokens_per_second: f64,
     decode_tokens_per_second: f64,
     device: &'static str,
@@ -50,15 +63,17 @@ struct GenerateResult {
 pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
     let checkpoint = context.open_to_load(&args.checkpoint)?;
     let tokenizer = tokenizer(&checkpoint)?;
-    let prompt_ids = tokenizer.encode_with_special_tokens(&args.prompt)?;
-    if prompt_ids.is_empty() {
-        return Err(Error::Usage(
-            "--prompt: the prompt has no tokens; give at least one word to begin with".to_owned(),
-        ));
+    let text = args.prompt.read()?;
+    let prompt_ids = prompt::encode(&tokenizer, &text)?;
+    if args.stop.iter().any(String::is_empty) {
+        return Err(Error::Usage("--stop: the text to stop before is empty".to_owned()));
     }
     let model = checkpoint.load_model(&context.device)?;
+    // The last new token is only chosen, never run. Where there is no room, the model says so.
+    let positions = model.config().max_position_embeddings;
+    let room = (positions + 1).saturating_sub(prompt_ids.len()).max(1);
     let options = GenerateOptions {
-        max_new_tokens: args.max_new_tokens,
+        max_new_tokens: args.max_new_tokens.unwrap_or(DEFAULT_NEW_TOKENS.min(room)),
         sampling: args.sampling.options(args.temperature, 0),
         stop_ids: match args.ignore_eos {
             true => Vec::new(),
@@ -70,17 +85,21 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
     for &id in &prompt_ids {
         stream.push(id)?;
     }
-    let mut text = String::new();
+    let mut written = String::new();
+    let mut stops = StopTexts::new(&args.stop);
+    let mut stopped = None;
     let mut failed = None;
     // Shown with the first token: until then a prompt that does not fit can still be refused.
-    let mut prompt = Some(args.prompt.as_str());
+    let mut prompt = Some(text.as_str());
     let output = generate(&model, &prompt_ids, &options, |id| {
         let printed = stream.push(id).map_err(Error::from).and_then(|piece| {
-            text.push_str(&piece);
+            let (piece, stop) = stops.push(&piece);
+            stopped = stop;
+            written.push_str(&piece);
             context.output.stream(&[prompt.take().unwrap_or_default(), &piece].concat())
         });
         match printed {
-            Ok(()) if context.interrupt.is_set() => ControlFlow::Break(()),
+            Ok(()) if stopped.is_some() || context.interrupt.is_set() => ControlFlow::Break(()),
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 failed = Some(error);
@@ -91,20 +110,31 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
     if let Some(error) = failed {
         return Err(error);
     }
-    let rest = stream.finish()?;
-    text.push_str(&rest);
-    context.output.stream(&[prompt.unwrap_or_default(), &rest].concat())?;
+    if stopped.is_none() {
+        let (rest, stop) = stops.push(&stream.finish()?);
+        stopped = stop;
+        let rest = if stop.is_some() { rest } else { rest + &stops.finish() };
+        written.push_str(&rest);
+        context.output.stream(&[prompt.unwrap_or_default(), &rest].concat())?;
+    }
     context.output.say("")?;
+    let (stop, stopped_by) = match output.stop {
+        _ if stopped.is_some() => ("stop_text", stopped.map(str::to_owned)),
+        StopReason::MaxNewTokens if args.max_new_tokens.is_none() && room < DEFAULT_NEW_TOKENS => {
+            tracing::warn!("stopped: the model's {positions} positions are full");
+            ("context_full", None)
+        }
+        StopReason::MaxNewTokens => ("max_new_tokens", None),
+        StopReason::StopId(id) => ("end_of_text", tokenizer.token(id)),
+        StopReason::Interrupted => ("interrupted", None),
+    };
     let prompt_tokens = prompt_ids.len();
     let result = GenerateResult {
-        prompt: args.prompt.clone(),
-        text,
+        prompt: text,
+        text: written,
         prompt_ids,
-        stop: match output.stop {
-            StopReason::MaxNewTokens => "max_new_tokens",
-            StopReason::StopId(_) => "end_of_text",
-            StopReason::Interrupted => "interrupted",
-        },
+        stop,
+        stopped_by,
         prompt_tokens_per_second: per_second(prompt_tokens, output.prompt_time.as_secs_f64()),
         decode_tokens_per_second: per_second(output.decode_passes, output.decode_time.as_secs_f64()),
         ids: output.ids,
@@ -112,7 +142,8 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
         inference_path: output.path.to_string(),
     };
     tracing::info!(
-        "prompt {:.0} tokens/s, decode {:.0} tokens/s, on {}",
+        "stopped by {}; prompt {:.0} tokens/s, decode {:.0} tokens/s, on {}",
+        result.stopped_by.as_deref().unwrap_or(result.stop),
         result.prompt_tokens_per_second,
         result.decode_tokens_per_second,
         result.inference_path

@@ -7,7 +7,8 @@ use serde::Serialize;
 use slm_checkpoint::{Checkpoint, LayerMetadata, QuantizationMetadata};
 use slm_kernels::KernelKind;
 use slm_model::{LM_HEAD, ModelConfig};
-use slm_quant_core::{ActivationQuant, Histogram, HistogramView, QParams, QuantizedMatrix};
+use slm_quant_core::{ActivationQuant, Histogram, HistogramView, QParams, QuantizationType, QuantizedMatrix};
+use slm_train::{RunProgress, run_progress};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -36,16 +37,45 @@ pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<()> {
 
 #[derive(Serialize)]
 struct CheckpointView<'a> {
-    directory: &'a std::path::Path,
+    checkpoint: &'a std::path::Path,
     program_version: &'a str,
     model: &'a ModelConfig,
     parameters: u64,
     quantized: bool,
+    /// How inputs of quantized layers are treated.
+    input_quantization: Option<String>,
+    /// How far an interrupted training run has come.
+    unfinished: Option<Unfinished>,
     tensors: Vec<TensorView>,
     weight_bytes: u64,
     quantization: Option<&'a QuantizationMetadata>,
     kernel: String,
     kernels_available: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Unfinished {
+    step: usize,
+    steps: usize,
+}
+
+impl From<RunProgress> for Unfinished {
+    fn from(run: RunProgress) -> Self {
+        Self { step: run.step, steps: run.steps }
+    }
+}
+
+/// How the inputs of quantized layers are treated, in words.
+fn inputs(metadata: &QuantizationMetadata) -> String {
+    match (metadata.quantization_type, &metadata.activation_observer, metadata.activation_granularity) {
+        (QuantizationType::WeightOnly, ..) => "weight-only, float activations".to_owned(),
+        (QuantizationType::Static, Some(observer), _) => format!("static 8-bit activations ({observer})"),
+        (QuantizationType::Static, None, _) => "static 8-bit activations".to_owned(),
+        (QuantizationType::Dynamic, _, Some(granularity)) => {
+            format!("dynamic 8-bit activations (one scale per {granularity})")
+        }
+        (QuantizationType::Dynamic, ..) => "dynamic 8-bit activations".to_owned(),
+    }
 }
 
 #[derive(Serialize)]
@@ -70,7 +100,9 @@ fn inspect_checkpoint(checkpoint: &Checkpoint, context: &Context) -> Result<()> 
         .collect();
     let config = checkpoint.config();
     let view = CheckpointView {
-        directory: checkpoint.dir(),
+        checkpoint: checkpoint.dir(),
+        unfinished: run_progress(checkpoint.dir()).filter(RunProgress::is_unfinished).map(Unfinished::from),
+        input_quantization: checkpoint.metadata().map(inputs),
         program_version: &config.program_version,
         model: &config.model,
         parameters: config.model.parameter_count(),
@@ -100,14 +132,20 @@ fn inspect_checkpoint(checkpoint: &Checkpoint, context: &Context) -> Result<()> 
         }
     }
     context.output.say(format!(
-        "\n{}: {} parameters, {} of weights, written by slm {}\nkernel {} (available: {})",
+        "\n{}{}: {} parameters, {} of weights, written by slm {}\nkernel {} (available: {})",
         if view.quantized { "quantized model" } else { "float model" },
+        view.input_quantization.as_ref().map_or_else(String::new, |inputs| format!(", {inputs}")),
         view.parameters,
         table::bytes(view.weight_bytes),
         view.program_version,
         view.kernel,
         view.kernels_available.join(", "),
     ))?;
+    if let Some(Unfinished { step, steps }) = view.unfinished {
+        context.output.say(format!(
+            "unfinished training run: step {step} of {steps}; the command that started it continues it with --resume"
+        ))?;
+    }
     context.output.result(&view)
 }
 
@@ -163,6 +201,9 @@ struct ValueView {
 }
 
 fn inspect_layer(checkpoint: &Checkpoint, name: &str, context: &Context) -> Result<()> {
+    // As the table of tensors has it, and as Hugging Face does.
+    let name = name.strip_suffix(".weight").unwrap_or(name);
+    let name = name.strip_prefix("model.").filter(|name| name.contains("layers.")).unwrap_or(name);
     let weight = format!("{name}.weight");
     let (view, quantized) = if let Some((matrix, activation)) = checkpoint.read_quantized(name)? {
         let view = LayerView {
@@ -199,8 +240,11 @@ fn unknown_layer(checkpoint: &Checkpoint, name: &str) -> Error {
     let layers = checkpoint.tensor_names().iter().filter_map(|tensor| tensor.split(".weight").next());
     let mut layers: Vec<_> = layers.filter(|layer| *layer != name).collect();
     layers.dedup();
+    let similar = |layer: &&&str| (strsim::jaro_winkler(layer, name) * 1e6) as u32;
+    let nearest = layers.iter().max_by_key(similar).filter(|layer| similar(layer) >= 850_000);
+    let hint = nearest.map_or_else(String::new, |nearest| format!("; did you mean {nearest}?"));
     let shown = layers.iter().take(8).copied().collect::<Vec<_>>().join(", ");
-    Error::file(checkpoint.dir(), format!("has no layer {name:?}; its layers are {shown}, ..."))
+    Error::file(checkpoint.dir(), format!("has no layer {name:?}{hint}; its layers are {shown}, ..."))
 }
 
 fn describe(activation: ActivationQuant) -> String {

@@ -35,7 +35,7 @@ pub(crate) struct LogitsArgs {
 
 #[derive(Serialize)]
 struct LogitsResult {
-    file: PathBuf,
+    output: PathBuf,
     /// `[length, vocabulary]` of each sequence.
     shapes: Vec<[usize; 2]>,
     device: &'static str,
@@ -68,5 +68,5 @@ pub(crate) fn run(args: &LogitsArgs, context: &Context) -> Result<()> {
     file.commit()?;
     bar.finish_and_clear();
     context.output.say(format!("wrote {} tensors to {}", ids.len(), args.out.display()))?;
-    context.output.result(&LogitsResult { file: args.out.clone(), shapes, device: context.device_name })
+    context.output.result(&LogitsResult { output: args.out.clone(), shapes, device: context.device_name })
 }

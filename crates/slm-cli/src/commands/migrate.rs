@@ -28,7 +28,7 @@ pub(crate) struct MigrateArgs {
 
 #[derive(Serialize)]
 struct MigrateResult {
-    checkpoint: PathBuf,
+    output: PathBuf,
     from: u32,
     to: u32,
     changes: Vec<&'static str>,
@@ -39,7 +39,7 @@ pub(crate) fn run(args: &MigrateArgs, context: &Context) -> Result<()> {
     let report = migrate(&args.dir, args.out.as_deref(), args.overwrite, &context.open_options)?;
     let steps = MIGRATIONS.iter().filter(|step| step.from >= report.from);
     let result = MigrateResult {
-        checkpoint: report.path,
+        output: report.path,
         from: report.from,
         to: FORMAT_VERSION,
         changes: steps.clone().map(|step| step.changes).collect(),
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &MigrateArgs, context: &Context) -> Result<()> {
     for step in steps {
         context.output.say(format!("version {} to {}: {}", step.from, step.to, step.changes))?;
     }
-    let checkpoint = result.checkpoint.display();
+    let checkpoint = result.output.display();
     context.output.say(match (&result.backup, args.out.is_some()) {
         (Some(backup), _) => format!("wrote {checkpoint}; what was there is in {}", backup.display()),
         (None, true) => format!("wrote {checkpoint}"),

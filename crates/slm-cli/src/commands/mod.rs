@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub(crate) mod bench;
+pub(crate) mod chat;
 pub(crate) mod compare;
 pub(crate) mod corpus;
 pub(crate) mod eval;
@@ -17,6 +18,7 @@ pub(crate) mod sample;
 mod sampling_args;
 mod scheme_args;
 pub(crate) mod sensitivity;
+mod setting_args;
 pub(crate) mod train;
 
 use crate::args::Command;
@@ -34,6 +36,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<()> {
         Command::Eval(args) => eval::run(&args, context),
         Command::Logits(args) => logits::run(&args, context),
         Command::Generate(args) => generate::run(&args, context),
+        Command::Chat(args) => chat::run(&args, context),
         Command::Inspect(args) => inspect::run(&args, context),
         Command::Sensitivity(args) => sensitivity::run(&args, context),
         Command::Compare(args) => compare::run(&args, context),

@@ -3,27 +3,29 @@
 mod quality;
 mod report;
 mod settings;
+mod texts;
+mod uncertainty;
 mod verdict;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use slm_checkpoint::{reserve_output, sha256};
+use slm_checkpoint::reserve_output;
 use slm_model::{TOKEN_TABLE, Transformer};
 use slm_nn::NamedLinears;
 use slm_ptq::{CalibrationTokens, CheckpointQuantizer, LayerScheme, QuantizedCheckpoint};
 use slm_quant_core::{ActivationGranularity, ObserverKind};
-use slm_text::{Tokenizer, read_text};
 
 use crate::commands::scheme_args::SchemeArgs;
 use crate::context::Context;
 use crate::error::Result;
 use crate::memory;
-use crate::text::{check_length, evaluate_with_progress, read_ids, tokenizer, window};
+use crate::text::{WindowArgs, evaluate_with_progress, tokenizer};
 use quality::Quality;
 use report::{PtqResult, Sizes};
 use settings::Settings;
+use texts::{TextReader, Texts};
 use verdict::Evaluations;
 
 /// Quantize a trained model to INT8 or INT4 (post-training quantization) and report everything that was done.
@@ -73,9 +75,11 @@ pub(crate) struct PtqArgs {
     /// is needed
     #[arg(long)]
     no_eval: bool,
-    /// Tokens in a window [default: 256, or the model's positions if fewer]
+    #[command(flatten)]
+    windows: WindowArgs,
+    /// Calibrate on text alone, without the beginning-of-sequence token that the tokenizer puts in front of prompts
     #[arg(long)]
-    window: Option<usize>,
+    no_calibration_bos: bool,
     /// Checkpoint directory to write [default: out/ptq-int8-static-tensor and the like, which is replaced]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -91,25 +95,34 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     let _output = reserve_output(&settings.out, settings.overwrite)?;
     let checkpoint = context.open_checkpoint(&settings.checkpoint)?;
     let mut quantizer = CheckpointQuantizer::new(&checkpoint, settings.config.clone())?;
-    let window = window(args.window, &checkpoint.config().model)?;
-    let texts = match &settings.calibration {
-        Some(path) => Some(Texts::read(path, &settings, args, &tokenizer(&checkpoint)?, window)?),
-        None => None,
+    let windowing = args.windows.windowing(&checkpoint)?;
+    let mut prefix = Vec::new();
+    let texts = if settings.calibration.is_some() || settings.eval.is_some() {
+        let tokenizer = tokenizer(&checkpoint)?;
+        if !args.no_calibration_bos {
+            prefix = tokenizer.prefix()?;
+        }
+        let vocab_size = checkpoint.config().model.vocab_size;
+        TextReader { args, tokenizer: &tokenizer, vocab_size, windowing: &windowing }.read(&settings)?
+    } else {
+        Texts::default()
     };
 
-    let held_out = texts.as_ref().filter(|_| !args.no_eval).map(|texts| texts.held_out.as_slice());
-    let calibration = texts.as_ref().filter(|_| quantizer.needs_calibration());
+    let held_out = texts.held_out.as_ref();
+    let calibration = texts.calibration.as_ref().filter(|_| quantizer.needs_calibration());
     let mut float = None;
-    if let Some(ids) = held_out {
+    if let Some(held_out) = held_out {
         let model = checkpoint.load_model(&context.device)?;
-        float = Some(evaluate_with_progress(context, "float perplexity", &model, ids, window)?);
+        float = Some(evaluate_with_progress(context, "float perplexity", &model, &held_out.windows)?);
     }
     // The float model is gone: from here on there is one layer at a time.
-    if let Some(texts) = calibration {
+    if let Some(text) = calibration {
+        let most = checkpoint.config().model.max_position_embeddings.saturating_sub(prefix.len());
         let tokens = CalibrationTokens {
-            ids: &texts.calibration,
-            window,
-            text_sha256: texts.calibration_sha256.clone(),
+            ids: &text.ids,
+            window: windowing.len.min(most),
+            prefix: &prefix,
+            text_sha256: text.sha256.clone(),
         };
         quantizer.calibrate(&tokens, &context.device, &mut context.quantizing())?;
     }
@@ -119,13 +132,13 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     // The figures are those of the checkpoint as it will be used, not of what was in memory.
     let quantized_checkpoint = context.open_checkpoint(&path)?;
     let (mut quantized, mut execution, mut warning, mut quality) = (None, Vec::new(), None, None);
-    if let (Some(ids), Some(float)) = (held_out, &float) {
+    if let (Some(held_out), Some(float)) = (held_out, &float) {
         let mut model = quantized_checkpoint.load_model(&context.device)?;
-        let evaluation = evaluate_with_progress(context, "quantized perplexity", &model, ids, window)?;
+        let evaluation = evaluate_with_progress(context, "quantized perplexity", &model, &held_out.windows)?;
         execution = executions(&model);
-        let evaluations = Evaluations { float, quantized: &evaluation, ids, window };
+        let evaluations = Evaluations { float, quantized: &evaluation, windows: &held_out.windows };
         warning = evaluations.warning(&mut model, quantizer.config(), &layers, context)?;
-        quality = Some(Quality::new(float, &evaluation, settings.held_out_name()));
+        quality = Some(Quality::new(float, &evaluation, &held_out.windows, held_out.part.clone()));
         quantized = Some(evaluation);
     }
     let float_bytes =
@@ -145,7 +158,8 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         quantized: quantized.as_ref(),
         warning,
         quality,
-        calibration_tokens: calibration.map_or(0, |texts| texts.calibration.len() as u64),
+        calibration_tokens: calibration.map_or(0, |text| text.ids.len() as u64),
+        held_out,
         largest_tensor_bytes,
         peak_memory_bytes: memory::peak_bytes(),
         seconds: start.elapsed().as_secs_f64(),
@@ -153,44 +167,6 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     });
     result.say(&context.output)?;
     context.output.result(&result)
-}
-
-/// The texts as token ids.
-struct Texts {
-    calibration: Vec<u32>,
-    calibration_sha256: String,
-    held_out: Vec<u32>,
-}
-
-impl Texts {
-    fn read(
-        path: &Path,
-        settings: &Settings,
-        args: &PtqArgs,
-        tokenizer: &Tokenizer,
-        window: usize,
-    ) -> Result<Self> {
-        let text = read_text(path)?;
-        let mut calibration = tokenizer.encode(&text)?;
-        let calibration_sha256 = sha256(text.as_bytes());
-        drop(text);
-        let mut held_out = match &settings.eval {
-            Some(path) => {
-                let ids = read_ids(tokenizer, path)?;
-                check_length(path, &ids, window)?;
-                ids
-            }
-            None => {
-                let held_out = (calibration.len() / 10).max(window);
-                check_length(path, &calibration, window + held_out)?;
-                calibration.split_off(calibration.len() - held_out)
-            }
-        };
-        calibration.truncate(args.calibration_tokens);
-        held_out.truncate(args.eval_tokens);
-        check_length(path, &calibration, window)?;
-        Ok(Self { calibration, calibration_sha256, held_out })
-    }
 }
 
 /// How the device computes each layer, by name.

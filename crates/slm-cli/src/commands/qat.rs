@@ -10,12 +10,12 @@ use slm_ptq::{CalibrationTokens, CheckpointQuantizer, PtqConfig};
 use slm_qat::ScaleMode;
 use slm_train::{Outcome, QuantizationMode, Trainer, TrainingConfig};
 
-use crate::commands::run_args::RunArgs;
+use crate::commands::run_args::{HeldOut, RunArgs};
 use crate::commands::scheme_args::SchemeArgs;
 use crate::commands::train::watched;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::text::{evaluate_with_progress, window};
+use crate::text::{Windowing, evaluate_with_progress};
 
 /// Train a model while its layers act as their quantized selves, and convert it (quantization-aware training).
 ///
@@ -46,20 +46,24 @@ pub(crate) struct QatArgs {
 
 #[derive(Serialize)]
 struct QatResult {
-    checkpoint: PathBuf,
+    output: PathBuf,
     finished: bool,
     step: usize,
     steps: usize,
     scheme: String,
     quantization_type: String,
     quantized_layers: usize,
-    /// Perplexities on the same tokens; the first two where the run began from a checkpoint.
+    /// Perplexity of what was written.
+    perplexity: Option<f64>,
+    /// On the same tokens, where the run began from a checkpoint.
     perplexity_float: Option<f64>,
     perplexity_ptq: Option<f64>,
-    perplexity_qat: Option<f64>,
-    /// Share of the loss (nats per token) that post-training quantization added and training took away again.
+    /// Share of the loss (nats per token) that post-training quantization added and training took away again; none where
+    /// it added next to nothing.
     recovered: Option<f64>,
-    eval_tokens: Option<usize>,
+    evaluated_tokens: Option<usize>,
+    /// The file that perplexities were measured on, and which part of it.
+    evaluated_on: String,
     device: &'static str,
     seconds: f64,
 }
@@ -72,11 +76,11 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
     let steps = config.training.steps;
     let ptq = config.quantization.ptq();
     let data = args.run.data(&config)?;
-    let window = window(args.run.window, &config.model)?;
     let mut trainer = args.run.trainer(config, &data, start.as_ref(), context)?;
-    let held_out = args.run.held_out(&trainer, window)?;
+    let windowing = args.run.windowing(&trainer)?;
+    let HeldOut { windows, part } = args.run.held_out(&trainer, &windowing)?;
     let before = match &start {
-        Some(checkpoint) => Some(before(checkpoint, &ptq, &trainer, &held_out, window, context)?),
+        Some(checkpoint) => Some(before(checkpoint, &ptq, &trainer, &windows, &windowing, context)?),
         None => None,
     };
     if let Some(before) = &before {
@@ -93,7 +97,7 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
     let quantized_layers = trainer.layers().len();
     drop(trainer);
     let mut result = QatResult {
-        checkpoint: summary.checkpoint,
+        output: summary.checkpoint,
         finished,
         step: summary.step,
         steps,
@@ -102,27 +106,30 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
         quantized_layers,
         perplexity_float: before.as_ref().map(|before| before.float.perplexity()),
         perplexity_ptq: before.as_ref().map(|before| before.ptq.perplexity()),
-        perplexity_qat: None,
+        perplexity: None,
         recovered: None,
-        eval_tokens: None,
+        evaluated_tokens: None,
+        evaluated_on: part,
         device: context.device_name,
         seconds: 0.0,
     };
     if finished {
         // The figure is that of the checkpoint as it will be used, not of what was in memory.
-        let model = Checkpoint::open(&result.checkpoint)?.load_model(&context.device)?;
-        let after = evaluate_with_progress(context, "quantized perplexity", &model, &held_out, window)?;
-        result.perplexity_qat = Some(after.perplexity());
-        result.eval_tokens = Some(after.tokens);
-        let mut line = format!("perplexity after: {:.4} ({} tokens)", after.perplexity(), after.tokens);
+        let model = Checkpoint::open(&result.output)?.load_model(&context.device)?;
+        let after = evaluate_with_progress(context, "quantized perplexity", &model, &windows)?;
+        result.perplexity = Some(after.perplexity());
+        result.evaluated_tokens = Some(after.tokens);
+        let mut line = format!(
+            "perplexity after: {:.4} ({} tokens: {})",
+            after.perplexity(),
+            after.tokens,
+            result.evaluated_on
+        );
         if let Some(before) = &before {
-            let lost = before.ptq.mean_nll() - before.float.mean_nll();
-            // Where post-training quantization lost nothing there is nothing to recover.
-            if lost > 0.0 {
-                let recovered = (before.ptq.mean_nll() - after.mean_nll()) / lost;
-                line += &format!(", which recovers {:.1} % of the loss", 100.0 * recovered);
-                result.recovered = Some(recovered);
-            }
+            let gain =
+                Gain { float: before.float.mean_nll(), ptq: before.ptq.mean_nll(), qat: after.mean_nll() };
+            result.recovered = gain.recovered();
+            line += &gain.in_words();
         }
         context.output.say(line)?;
     }
@@ -134,8 +141,8 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
 /// The config of the file, with what the options change.
 fn config(args: &QatArgs, start: Option<&Checkpoint>) -> Result<TrainingConfig> {
     let mut config = match start {
-        Some(checkpoint) => TrainingConfig::for_model(&args.config, &checkpoint.config().model)?,
-        None => TrainingConfig::from_file(&args.config)?,
+        Some(checkpoint) => TrainingConfig::for_model(&args.config, checkpoint, &args.run.settings())?,
+        None => TrainingConfig::from_file_with(&args.config, &args.run.settings())?,
     };
     config.quantization.quantization_mode = QuantizationMode::Qat;
     args.scheme.apply(&mut config.quantization)?;
@@ -145,6 +152,35 @@ fn config(args: &QatArgs, start: Option<&Checkpoint>) -> Result<TrainingConfig> 
     config.qat.distill |= args.distill;
     config.validate(&args.config.display().to_string())?;
     Ok(config)
+}
+
+/// Losses in nats per token: what training was worth.
+struct Gain {
+    float: f64,
+    ptq: f64,
+    qat: f64,
+}
+
+/// Loss in nats per token below which post-training quantization cost nothing that could be recovered.
+const NEXT_TO_NOTHING: f64 = 1e-3;
+
+impl Gain {
+    /// Share of the loss of post-training quantization that was recovered.
+    fn recovered(&self) -> Option<f64> {
+        let lost = self.ptq - self.float;
+        (lost >= NEXT_TO_NOTHING).then(|| (self.ptq - self.qat) / lost)
+    }
+
+    fn in_words(&self) -> String {
+        let worse = "worse than post-training quantization alone: lower learning_rate, or use `slm ptq`";
+        match self.recovered() {
+            Some(share) if share < 0.0 => format!(", {worse}"),
+            None if self.qat > self.ptq + NEXT_TO_NOTHING => format!(", {worse}"),
+            None => ", and post-training quantization loses next to nothing".to_owned(),
+            Some(share) if share > 1.0 => ", which is better than the float model was".to_owned(),
+            Some(share) => format!(", which recovers {:.1} % of the loss", 100.0 * share),
+        }
+    }
 }
 
 /// Losses before training.
@@ -160,24 +196,43 @@ fn before(
     checkpoint: &Checkpoint,
     config: &PtqConfig,
     trainer: &Trainer,
-    held_out: &[u32],
-    window: usize,
+    windows: &[Vec<u32>],
+    windowing: &Windowing,
     context: &Context,
 ) -> Result<Before> {
     let mut quantizer = CheckpointQuantizer::new(checkpoint, config.clone())?;
     let model = checkpoint.load_model(&context.device)?;
-    let float = evaluate_with_progress(context, "float perplexity", &model, held_out, window)?;
+    let float = evaluate_with_progress(context, "float perplexity", &model, windows)?;
     drop(model);
     if quantizer.needs_calibration() {
         let data = trainer.data();
+        let prefix = data.tokenizer.prefix()?;
+        let most = trainer.config().model.max_position_embeddings.saturating_sub(prefix.len());
         let tokens = CalibrationTokens {
             ids: &data.train[..data.train.len().min(CALIBRATION_TOKENS)],
-            window,
+            window: windowing.len.min(most),
+            prefix: &prefix,
             text_sha256: data.sha256.clone(),
         };
         quantizer.calibrate(&tokens, &context.device, &mut context.quantizing())?;
     }
     let (model, _) = quantizer.load(&context.device)?;
-    let ptq = evaluate_with_progress(context, "PTQ perplexity", &model, held_out, window)?;
+    let ptq = evaluate_with_progress(context, "PTQ perplexity", &model, windows)?;
     Ok(Before { float, ptq })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_given_where_they_mean_something() {
+        let words = |float, ptq, qat| Gain { float, ptq, qat }.in_words();
+        assert_eq!(words(1.0, 1.4, 1.1), ", which recovers 75.0 % of the loss");
+        assert!(words(1.0, 1.4, 0.9).contains("better than the float model"));
+        assert!(words(1.0, 1.4, 13.0).contains("worse than post-training quantization"));
+        assert!(words(1.0, 1.0001, 0.9).contains("next to nothing"));
+        assert!(words(1.0, 0.9999, 1.3).contains("worse"));
+        assert_eq!(Gain { float: 1.0, ptq: 1.0001, qat: 0.9 }.recovered(), None);
+    }
 }

@@ -4,16 +4,17 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use slm_checkpoint::Checkpoint;
-use slm_text::read_text;
-use slm_train::{Corpus, Sequences, Trainer, TrainingConfig};
+use slm_text::Data as DataFile;
+use slm_train::{Corpus, Sequences, Setting, Trainer, TrainingConfig};
 
+use crate::commands::setting_args::SettingArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::text::{check_length, read_ids};
+use crate::text::{Limit, Tokens, WindowArgs, Windowing};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// UTF-8 text to train on, or a FILE.json of token ids, such as `slm sample` writes
+    /// Text to train on, or texts or token ids as JSON or JSON Lines, such as `slm sample` writes
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Text for the perplexities [default: the part of --data that is held out]
@@ -22,13 +23,14 @@ pub(super) struct RunArgs {
     /// Most tokens to evaluate on
     #[arg(long, value_name = "N", default_value_t = 32_768)]
     eval_tokens: usize,
-    /// Tokens in a window of the evaluation [default: 256, or the model's positions if fewer]
-    #[arg(long)]
-    pub(super) window: Option<usize>,
+    #[command(flatten)]
+    pub(super) windows: WindowArgs,
     /// Checkpoint directory to write
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Resume the run in --out
+    #[command(flatten)]
+    settings: SettingArgs,
+    /// Resume the run in --out; it may be given more steps
     #[arg(long, conflicts_with = "overwrite")]
     resume: bool,
     /// Replace a checkpoint that is at --out already
@@ -43,6 +45,11 @@ impl RunArgs {
             return Err(Error::file(&self.out, "there is no run to resume; start it without --resume"));
         }
         Ok(())
+    }
+
+    /// What takes the place of values of the config.
+    pub(super) fn settings(&self) -> Vec<Setting> {
+        self.settings.settings()
     }
 
     /// Reads what is trained on.
@@ -65,19 +72,37 @@ impl RunArgs {
         })
     }
 
-    /// The tokens that all perplexities are measured on: those of a file, or what the run holds out.
-    pub(super) fn held_out(&self, trainer: &Trainer, window: usize) -> Result<Vec<u32>> {
-        let mut ids = match &self.eval {
-            Some(path) => {
-                let ids = read_ids(&trainer.data().tokenizer, path)?;
-                check_length(path, &ids, window)?;
-                ids
-            }
-            None => trainer.data().validation.clone(),
-        };
-        ids.truncate(self.eval_tokens);
-        Ok(ids)
+    /// The windows of an evaluation.
+    pub(super) fn windowing(&self, trainer: &Trainer) -> Result<Windowing> {
+        self.windows
+            .of(trainer.config().model.max_position_embeddings, || Ok(trainer.data().tokenizer.prefix()?))
     }
+
+    /// The windows that all perplexities are measured on: of a file, or of what the run holds out.
+    pub(super) fn held_out(&self, trainer: &Trainer, windowing: &Windowing) -> Result<HeldOut> {
+        let limit = Limit { option: "--eval-tokens", tokens: self.eval_tokens };
+        let (tokens, part) = match &self.eval {
+            Some(path) => {
+                let vocab_size = trainer.config().model.vocab_size;
+                let tokens = Tokens::read(&trainer.data().tokenizer, path, limit.tokens, vocab_size)?;
+                tokens.check_length(path, windowing, limit)?;
+                (tokens, path.display().to_string())
+            }
+            None => {
+                limit.check(2)?;
+                let tokens = Tokens(vec![trainer.data().validation.clone()]).limited(limit.tokens);
+                (tokens, format!("the end of {}", self.data.display()))
+            }
+        };
+        Ok(HeldOut { windows: tokens.windows(windowing), part })
+    }
+}
+
+/// What perplexities are measured on.
+pub(super) struct HeldOut {
+    pub(super) windows: Vec<Vec<u32>>,
+    /// For people: the file, and which part of it.
+    pub(super) part: String,
 }
 
 /// What is trained on, as read from a file.
@@ -87,15 +112,14 @@ pub(super) enum Data {
 }
 
 impl Data {
-    fn read(path: &Path, vocab_size: usize) -> Result<Self> {
-        if path.extension().is_some_and(|extension| extension == "json") {
-            Ok(Self::Sequences(Sequences::read(path, vocab_size)?))
-        } else {
-            Ok(Self::Text(read_text(path)?))
-        }
+    pub(super) fn read(path: &Path, vocab_size: usize) -> Result<Self> {
+        Ok(match DataFile::open(path)? {
+            DataFile::Ids(ids) => Self::Sequences(Sequences::new(path, ids, vocab_size)?),
+            DataFile::Text(reader) => Self::Text(reader.read_to_end()?),
+        })
     }
 
-    fn corpus(&self) -> Corpus<'_> {
+    pub(super) fn corpus(&self) -> Corpus<'_> {
         match self {
             Self::Text(text) => Corpus::Text(text),
             Self::Sequences(sequences) => Corpus::Sequences(sequences),

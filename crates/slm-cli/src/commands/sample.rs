@@ -51,7 +51,7 @@ pub(crate) struct SampleArgs {
 
 #[derive(Serialize)]
 struct SampleResult<'a> {
-    out: &'a Path,
+    output: &'a Path,
     sequences: usize,
     length: usize,
     tokens: usize,
@@ -114,7 +114,7 @@ pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
         tokens as f64 / seconds
     ))?;
     context.output.result(&SampleResult {
-        out: &args.out,
+        output: &args.out,
         sequences: args.sequences,
         length,
         tokens,

@@ -12,6 +12,18 @@ pub(super) struct SamplingArgs {
     /// Draw from the fewest tokens whose probabilities reach P
     #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
     top_p: f64,
+    /// Draw from tokens at least P times as likely as the likeliest
+    #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true)]
+    min_p: f64,
+    /// Make tokens of the prompt and of what was written less likely: 1 for no penalty, 1.1 for some
+    #[arg(long, value_name = "R", default_value_t = 1.0, allow_negative_numbers = true)]
+    repetition_penalty: f64,
+    /// Take P off the logits of tokens that were written
+    #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true)]
+    presence_penalty: f64,
+    /// Take P off the logits of tokens for each time that they were written
+    #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true)]
+    frequency_penalty: f64,
     /// Seed of the draws: the same seed draws the same
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
@@ -24,6 +36,10 @@ impl SamplingArgs {
             temperature,
             top_k: self.top_k,
             top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
             seed: self.seed.wrapping_add(index),
         }
     }

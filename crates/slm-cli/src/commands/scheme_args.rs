@@ -5,14 +5,14 @@ use slm_ptq::LayerRule;
 use slm_quant_core::{Bits, Granularity, Mapping, QuantizationType, ScaleDtype};
 use slm_train::QuantizationConfig;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// What is not given is as the config says, and without one as the help says.
 #[derive(Debug, Args)]
 pub(super) struct SchemeArgs {
     /// Width of the weights: 8 or 4 [default: 8, or as the config says]
-    #[arg(long, value_parser = clap::value_parser!(u8))]
-    bits: Option<u8>,
+    #[arg(long, value_parser = bits)]
+    bits: Option<Bits>,
     /// static (8-bit activations, ranges calibrated or learned in training), dynamic (8-bit, scales from each input) or
     /// weight-only [default: static, or as the config says]
     #[arg(long = "type", value_name = "TYPE")]
@@ -36,13 +36,18 @@ pub(super) struct SchemeArgs {
     layers: Vec<LayerRule>,
 }
 
+/// Parses a width, which may have the name of the type: `int4`.
+fn bits(text: &str) -> Result<Bits, String> {
+    let digits = text.to_ascii_lowercase();
+    let digits = digits.trim_start_matches("int").trim_end_matches("-bit").trim_end_matches("bit");
+    let bits = digits.parse::<u8>().ok().and_then(|bits| Bits::try_from(bits).ok());
+    bits.ok_or_else(|| "it must be 8 or 4".to_owned())
+}
+
 impl SchemeArgs {
     /// Puts what was given in the place of what `config` says.
     pub(super) fn apply(&self, config: &mut QuantizationConfig) -> Result<()> {
-        if let Some(bits) = self.bits {
-            config.quantization_bits =
-                Bits::try_from(bits).map_err(|error| Error::Usage(format!("--bits: {error}")))?;
-        }
+        config.quantization_bits = self.bits.unwrap_or(config.quantization_bits);
         config.quantization_type = self.quantization_type.unwrap_or(config.quantization_type);
         config.granularity = self.granularity.unwrap_or(config.granularity);
         config.mapping = self.mapping.unwrap_or(config.mapping);

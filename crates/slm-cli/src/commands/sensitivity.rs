@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use slm_model::{Divergence, EvalWindow, Transformer, strided_windows, window_logits};
+use slm_model::{Divergence, EvalWindow, Transformer, window_logits};
 use slm_ptq::{LayerReport, Plan, PlannedLayer, PtqConfig, convert, plan_transformer};
 use slm_quant_core::QuantizationType;
 use slm_train::QuantizationConfig;
@@ -15,7 +15,7 @@ use crate::commands::scheme_args::SchemeArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::table::{self, table};
-use crate::text::{check_length, read_ids, tokenizer, window};
+use crate::text::{Limit, Tokens, WindowArgs, tokenizer};
 
 /// Width of the longest bar.
 const BAR: f64 = 30.0;
@@ -39,9 +39,8 @@ pub(crate) struct SensitivityArgs {
     /// What is quantized at a time: all layers of one kind, such as down_proj, or one layer
     #[arg(long, value_enum, default_value_t = Unit::Kind)]
     by: Unit,
-    /// Tokens in a window [default: 256, or the model's positions if fewer]
-    #[arg(long)]
-    window: Option<usize>,
+    #[command(flatten)]
+    windows: WindowArgs,
     /// Use no more than the first N tokens of the text
     #[arg(long, value_name = "N", default_value_t = 1024)]
     max_tokens: usize,
@@ -85,11 +84,13 @@ pub(crate) fn run(args: &SensitivityArgs, context: &Context) -> Result<()> {
     checkpoint.require_float()?;
     let config = config(args)?;
     let plan = plan_transformer(&checkpoint.config().model, &config)?;
-    let window = window(args.window, &checkpoint.config().model)?;
-    let mut ids = read_ids(&tokenizer(&checkpoint)?, &args.data)?;
-    ids.truncate(args.max_tokens);
-    check_length(&args.data, &ids, window)?;
-    let windows = strided_windows(&ids, window, window)?;
+    let windowing = args.windows.windowing(&checkpoint)?;
+    let limit = Limit { option: "--max-tokens", tokens: args.max_tokens };
+    let vocab_size = checkpoint.config().model.vocab_size;
+    let tokens = Tokens::read(&tokenizer(&checkpoint)?, &args.data, limit.tokens, vocab_size)?;
+    tokens.check_length(&args.data, &windowing, limit)?;
+    let ids: Vec<Vec<u32>> = tokens.windows(&windowing).into_iter().filter(|ids| ids.len() >= 2).collect();
+    let windows = ids.iter().map(|ids| EvalWindow { ids, first_scored: 1 }).collect();
     let mut model = checkpoint.load_model(&context.device)?;
     // So that a tied head can be quantized like every other layer.
     model.untie_head();

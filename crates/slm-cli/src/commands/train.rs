@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use indicatif::ProgressBar;
 use serde::Serialize;
-use slm_text::read_text;
 use slm_train::{
-    Corpus, Outcome, QuantizationMode, StepReport, TrainObserver, Trainer, TrainingConfig, TrainingSummary,
+    Outcome, QuantizationMode, StepReport, TrainObserver, Trainer, TrainingConfig, TrainingSummary,
     ValidationReport,
 };
 
+use crate::commands::run_args::Data;
+use crate::commands::setting_args::SettingArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::output::Output;
@@ -25,13 +26,15 @@ pub(crate) struct TrainArgs {
     /// TOML file with [model], [tokenizer] and [training]
     #[arg(long)]
     config: PathBuf,
-    /// UTF-8 text to train on
+    /// Text to train on, or texts or token ids as JSON or JSON Lines
     #[arg(long)]
     data: PathBuf,
     /// Checkpoint directory to write
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Resume the run in --out
+    #[command(flatten)]
+    settings: SettingArgs,
+    /// Resume the run in --out; it may be given more steps
     #[arg(long, conflicts_with = "overwrite")]
     resume: bool,
     /// Replace a checkpoint that is at --out already
@@ -41,10 +44,12 @@ pub(crate) struct TrainArgs {
 
 #[derive(Serialize)]
 struct TrainResult {
-    checkpoint: PathBuf,
+    output: PathBuf,
     finished: bool,
     step: usize,
     steps: usize,
+    /// Of the last validation.
+    perplexity: Option<f64>,
     validation: Option<ValidationReport>,
     parameters: u64,
     training_tokens: usize,
@@ -55,23 +60,23 @@ struct TrainResult {
 
 pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     let start = std::time::Instant::now();
-    let config = TrainingConfig::from_file(&args.config)?;
+    let config = TrainingConfig::from_file_with(&args.config, &args.settings.settings())?;
     let steps = config.training.steps;
     if config.quantization.quantization_mode == QuantizationMode::Ptq {
         let message = "the config asks for quantization_mode = \"ptq\": this trains the FP32 model; quantize it \
                        afterwards with `slm ptq --config` and the same file";
         tracing::warn!("{message}");
     }
-    let text = read_text(&args.data)?;
+    let data = Data::read(&args.data, config.model.vocab_size)?;
     if args.resume && !args.out.exists() {
         return Err(Error::file(&args.out, "there is no run to resume; start it without --resume"));
     }
     let mut trainer = if args.resume {
-        Trainer::resume(config, Corpus::Text(&text), None, &context.device, &args.out)?
+        Trainer::resume(config, data.corpus(), None, &context.device, &args.out)?
     } else {
-        Trainer::new(config, &text, &context.device, &args.out, args.overwrite)?
+        Trainer::start(config, data.corpus(), None, &context.device, &args.out, args.overwrite)?
     };
-    drop(text);
+    drop(data);
     let parameters = trainer.model().config().parameter_count();
     let data = trainer.data();
     let (training_tokens, validation_tokens) = (data.train.len(), data.validation.len());
@@ -83,7 +88,8 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     let summary = watched(&mut trainer, steps, context)?;
     let finished = summary.outcome == Outcome::Finished;
     context.output.result(&TrainResult {
-        checkpoint: summary.checkpoint,
+        output: summary.checkpoint,
+        perplexity: summary.validation.map(|report| report.perplexity),
         finished,
         step: summary.step,
         steps,

@@ -2,10 +2,11 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
-use crate::config::{Activation, AttentionBias, ModelConfig};
+use crate::config::{Activation, AttentionBias, MAX_LAYERS, ModelConfig};
 use crate::error::{Error, Result};
 
 /// A JSON object whose fields are read by name, and that knows which ones nobody asked for.
@@ -13,18 +14,36 @@ pub(super) struct Fields<'a> {
     /// Dotted path of the object inside the file, with a last dot; empty for the file itself.
     prefix: String,
     map: &'a Map<String, Value>,
-    seen: RefCell<BTreeSet<&'a str>>,
+    seen: RefCell<BTreeSet<String>>,
+    /// What the user should know of how fields were read; shared with the objects inside.
+    notes: Rc<RefCell<Vec<String>>>,
 }
 
 impl<'a> Fields<'a> {
     pub(super) fn new(map: &'a Map<String, Value>) -> Self {
-        Self { prefix: String::new(), map, seen: RefCell::default() }
+        Self { prefix: String::new(), map, seen: RefCell::default(), notes: Rc::default() }
+    }
+
+    /// Tells the user how the field `name` was read.
+    pub(super) fn note(&self, name: &str, how: impl std::fmt::Display) {
+        self.notes.borrow_mut().push(format!("field \"{}{name}\" {how}", self.prefix));
+    }
+
+    /// Everything that was noted, in order and once.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let mut notes: Vec<String> = Vec::new();
+        for note in self.notes.borrow().iter() {
+            if !notes.contains(note) {
+                notes.push(note.clone());
+            }
+        }
+        notes
     }
 
     /// A field that is there and not null.
     pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
         let (name, value) = self.map.get_key_value(name)?;
-        self.seen.borrow_mut().insert(name);
+        self.seen.borrow_mut().insert(name.clone());
         (!value.is_null()).then_some(value)
     }
 
@@ -86,8 +105,18 @@ impl<'a> Fields<'a> {
     /// An object inside this one.
     pub(super) fn object(&self, name: &str) -> Result<Option<Fields<'a>>> {
         let map = self.typed(name, "an object", Value::as_object)?;
+        Ok(map.map(|map| self.nested(name, map)))
+    }
+
+    /// `map` as the object `name` inside this one.
+    pub(super) fn nested<'b>(&self, name: &str, map: &'b Map<String, Value>) -> Fields<'b> {
         let prefix = format!("{}{name}.", self.prefix);
-        Ok(map.map(|map| Fields { prefix, map, seen: RefCell::default() }))
+        Fields { prefix, map, seen: RefCell::default(), notes: Rc::clone(&self.notes) }
+    }
+
+    /// The object itself.
+    pub(super) fn map(&self) -> &'a Map<String, Value> {
+        self.map
     }
 
     /// A field that must be there.
@@ -95,14 +124,41 @@ impl<'a> Fields<'a> {
         value.ok_or_else(|| self.wrong(name, "a value", "nothing"))
     }
 
-    pub(super) fn required_usize(&self, name: &str) -> Result<usize> {
-        let value = self.usize(name)?;
-        self.required(name, value)
+    /// A whole number, or `default` where the field is absent, which is noted. Null is no number.
+    pub(super) fn size(&self, name: &str, default: usize) -> Result<usize> {
+        match self.usize(name)? {
+            Some(value) => Ok(value),
+            None if self.has(name) => Err(self.wrong(name, "a whole number", "null")),
+            None => Ok(self.absent(name, default)),
+        }
     }
 
-    pub(super) fn required_f64(&self, name: &str) -> Result<f64> {
-        let value = self.f64(name)?;
-        self.required(name, value)
+    /// A number, or `default` where the field is absent, which is noted. Null is no number.
+    pub(super) fn number(&self, name: &str, default: f64) -> Result<f64> {
+        match self.f64(name)? {
+            Some(value) => Ok(value),
+            None if self.has(name) => Err(self.wrong(name, "a number", "null")),
+            None => Ok(self.absent(name, default)),
+        }
+    }
+
+    /// Refuses a number of layers that no model has, before there is a list of them.
+    pub(super) fn layers(&self, name: &str, layers: usize) -> Result<usize> {
+        match layers <= MAX_LAYERS {
+            true => Ok(layers),
+            false => Err(self.wrong(name, format!("at most {MAX_LAYERS}"), layers)),
+        }
+    }
+
+    fn absent<T: std::fmt::Display>(&self, name: &str, default: T) -> T {
+        self.note(name, format_args!("is absent: {default} was taken, the default of transformers"));
+        default
+    }
+
+    /// A list of numbers.
+    pub(super) fn numbers(&self, name: &str) -> Result<Option<Vec<f64>>> {
+        let list = |value: &Value| value.as_array()?.iter().map(Value::as_f64).collect();
+        self.typed(name, "a list of numbers", list)
     }
 
     /// Refuses a field unless it is absent, null, or `neutral`.
@@ -145,24 +201,28 @@ impl<'a> Fields<'a> {
     }
 
     /// A config with the sizes under the names that nearly all architectures give them, and with the defaults of
-    /// [`ModelConfig::new`] otherwise. `kv_heads` and `head_dim` are for configs that do not give theirs; the latter
-    /// is else the hidden size split evenly.
-    pub(super) fn sizes(&self, kv_heads: KvHeads, head_dim: Option<usize>) -> Result<ModelConfig> {
+    /// [`ModelConfig::new`] otherwise.
+    ///
+    /// An absent size is `defaults`', those of the class in transformers. `num_key_value_heads` may be null, which means as
+    /// many as heads; `head_dim` may be, which means as if it were absent.
+    pub(super) fn sizes(&self, defaults: &Sizes) -> Result<ModelConfig> {
         let mut model = ModelConfig::new(
-            self.required_usize("vocab_size")?,
-            self.required_usize("hidden_size")?,
-            self.required_usize("intermediate_size")?,
-            self.required_usize("num_hidden_layers")?,
-            self.required_usize("num_attention_heads")?,
-            self.required_usize("max_position_embeddings")?,
+            self.size("vocab_size", defaults.vocab_size)?,
+            self.size("hidden_size", defaults.hidden_size)?,
+            self.size("intermediate_size", defaults.intermediate_size)?,
+            self.layers("num_hidden_layers", self.size("num_hidden_layers", defaults.num_layers)?)?,
+            self.size("num_attention_heads", defaults.num_heads)?,
+            self.size("max_position_embeddings", defaults.max_positions)?,
         );
         let (hidden, heads) = (model.hidden_size, model.num_heads);
-        model.num_kv_heads = match (self.usize("num_key_value_heads")?, kv_heads) {
+        model.num_kv_heads = match (self.usize("num_key_value_heads")?, defaults.kv_heads) {
             (Some(kv_heads), _) => kv_heads,
-            (None, KvHeads::AsHeads) => heads,
-            (None, KvHeads::Required) => self.required("num_key_value_heads", None)?,
+            (None, Some(kv_heads)) if !self.has("num_key_value_heads") => {
+                self.absent("num_key_value_heads", kv_heads)
+            }
+            (None, _) => heads,
         };
-        model.head_dim = match self.usize("head_dim")?.or(head_dim) {
+        model.head_dim = match self.usize("head_dim")?.or(defaults.head_dim) {
             Some(head_dim) => head_dim,
             None if heads == 0 || !hidden.is_multiple_of(heads) => {
                 let expected = format!("a number that divides hidden_size = {hidden}");
@@ -191,13 +251,19 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// KV heads of a config that does not give their number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum KvHeads {
-    /// As many as there are heads.
-    AsHeads,
-    /// It must be given.
-    Required,
+/// The sizes that stand in for those a config leaves out: the defaults of a class in transformers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    pub(super) vocab_size: usize,
+    pub(super) hidden_size: usize,
+    pub(super) intermediate_size: usize,
+    pub(super) num_layers: usize,
+    pub(super) num_heads: usize,
+    pub(super) max_positions: usize,
+    /// As many as heads where there is none.
+    pub(super) kv_heads: Option<usize>,
+    /// The hidden size split evenly where there is none.
+    pub(super) head_dim: Option<usize>,
 }
 
 /// Equality in which 1 is 1.0.

@@ -4,15 +4,32 @@
 use serde_json::json;
 
 use super::Architecture;
-use super::fields::{Fields, KvHeads};
+use super::fields::{Fields, Sizes};
 use super::rope::Rope;
 use super::tensors::{Op, TensorMap};
 use super::windows::{FULL, SLIDING, set_windows, sliding_layers, window};
-use crate::config::{MlpKind, ModelConfig, NormPlacement, Position, QkNorm, RotaryConfig};
+use crate::config::{MlpKind, ModelConfig, NormPlacement, Position, QkNorm};
 use crate::error::Result;
 
-pub(super) const GEMMA3: Architecture =
-    Architecture { name: "Gemma3ForCausalLM", model_type: "gemma3_text", config, tensors: TENSORS };
+pub(super) const GEMMA3: Architecture = Architecture {
+    name: "Gemma3ForCausalLM",
+    headless: "Gemma3TextModel",
+    model_type: "gemma3_text",
+    config,
+    tensors: TENSORS,
+};
+
+/// The defaults of `Gemma3TextConfig`.
+const SIZES: Sizes = Sizes {
+    vocab_size: 262_208,
+    hidden_size: 2304,
+    intermediate_size: 9216,
+    num_layers: 26,
+    num_heads: 8,
+    max_positions: 131_072,
+    kv_heads: Some(4),
+    head_dim: Some(256),
+};
 
 const TENSORS: TensorMap = TensorMap {
     prefix: "model.",
@@ -26,14 +43,15 @@ const TENSORS: TensorMap = TensorMap {
         ("mlp_output_norm", "post_feedforward_layernorm", Op::PlusOne),
         ("norm", "norm", Op::PlusOne),
     ],
+    parallel: &[],
     constants: &[".rotary_emb.inv_freq"],
 };
 
 fn config(fields: &Fields<'_>) -> Result<ModelConfig> {
     fields.neutral("use_bidirectional_attention", &json!(false), "false")?;
-    let mut model = fields.sizes(KvHeads::Required, Some(256))?;
+    let mut model = fields.sizes(&SIZES)?;
     model.norm_placement = NormPlacement::Both;
-    model.norm_eps = fields.f64("rms_norm_eps")?.unwrap_or(1e-6);
+    model.norm_eps = fields.number("rms_norm_eps", 1e-6)?;
     model.qk_norm = QkNorm::PerHead;
     model.mlp = MlpKind::new(true, fields.activation("hidden_activation", "gelu_pytorch_tanh")?);
     model.attention_bias = fields.attention_bias("attention_bias", false)?;
@@ -42,11 +60,13 @@ fn config(fields: &Fields<'_>) -> Result<ModelConfig> {
     let scalar = fields.f64("query_pre_attn_scalar")?.unwrap_or(256.0);
     model.attention_scale = Some(1.0 / scalar.sqrt());
 
-    let full = Rope::whole(1_000_000.0).read_of_type(fields, FULL, model.head_dim)?;
-    let sliding_rotary = sliding_rotary(fields, model.head_dim)?;
-    model.position = Position::Rotary(full);
-    let pattern = fields.usize("_sliding_window_pattern")?.or(fields.usize("sliding_window_pattern")?);
-    let pattern = pattern.unwrap_or(6);
+    // rope_scaling is for the layers without a window; those with one have a base of their own.
+    let full = Rope::whole(1_000_000.0).read_of_type(fields, FULL, true, &model)?;
+    let local = Rope { theta_name: "rope_local_base_freq", ..Rope::whole(10_000.0) };
+    let sliding_rotary = local.read_of_type(fields, SLIDING, false, &model)?;
+    model.position = Position::Rotary(full.clone());
+    // Without layer_types. `_sliding_window_pattern` is written and never read.
+    let pattern = fields.usize("sliding_window_pattern")?.unwrap_or(6);
     if pattern == 0 {
         return Err(fields.wrong("sliding_window_pattern", "a number above 0", pattern));
     }
@@ -56,20 +76,8 @@ fn config(fields: &Fields<'_>) -> Result<ModelConfig> {
     set_windows(fields, &mut model, &sliding, window)?;
     let mut layers = model.layers();
     for (layer, sliding) in layers.iter_mut().zip(&sliding) {
-        layer.rotary = Some(if *sliding { sliding_rotary } else { full });
+        layer.rotary = Some(if *sliding { sliding_rotary.clone() } else { full.clone() });
     }
     model.set_layers(&layers);
     Ok(model)
-}
-
-/// The rotary embedding of layers with a window: in transformers 4 a base of its own and never scaled.
-fn sliding_rotary(fields: &Fields<'_>, head_dim: usize) -> Result<RotaryConfig> {
-    let local_base = fields.f64("rope_local_base_freq")?.unwrap_or(10_000.0);
-    match fields.object("rope_parameters")? {
-        Some(_) => {
-            let rope = Rope { theta_name: "rope_local_base_freq", ..Rope::whole(local_base) };
-            rope.read_of_type(fields, SLIDING, head_dim)
-        }
-        None => Ok(RotaryConfig::new(local_base)),
-    }
 }

@@ -1,18 +1,24 @@
 //! Granite 3: Llama with multipliers of the embedding, the attention scores, the residual and the logits.
 
 use super::Architecture;
-use super::fields::{Fields, KvHeads};
+use super::fields::Fields;
 use super::llama;
 use super::rope::Rope;
 use crate::config::{ModelConfig, Position};
 use crate::error::Result;
 
-pub(super) const GRANITE: Architecture =
-    Architecture { name: "GraniteForCausalLM", model_type: "granite", config, tensors: llama::TENSORS };
+pub(super) const GRANITE: Architecture = Architecture {
+    name: "GraniteForCausalLM",
+    headless: "GraniteModel",
+    model_type: "granite",
+    config,
+    tensors: llama::TENSORS,
+};
 
 fn config(fields: &Fields<'_>) -> Result<ModelConfig> {
-    let mut model = llama::common(fields, KvHeads::AsHeads, None)?;
-    model.position = Position::Rotary(Rope::whole(10_000.0).read(fields, model.head_dim)?);
+    // The sizes of GraniteConfig are those of LlamaConfig.
+    let mut model = llama::common(fields, &llama::SIZES, 1e-6)?;
+    model.position = Position::Rotary(Rope::whole(10_000.0).read(fields, &model)?);
     model.attention_bias = fields.attention_bias("attention_bias", false)?;
     model.mlp_bias = fields.bool("mlp_bias")?.unwrap_or(false);
     let multiplier = |name| -> Result<f64> { Ok(fields.f64(name)?.unwrap_or(1.0)) };

@@ -37,6 +37,7 @@ use crate::names::ExpectedTensor;
 pub const ARCHITECTURES: &[&Architecture] = &[
     &llama::LLAMA,
     &mistral::MISTRAL,
+    &mistral::MINISTRAL,
     &qwen2::QWEN2,
     &qwen3::QWEN3,
     &gpt2::GPT2,
@@ -54,6 +55,8 @@ pub const ARCHITECTURES: &[&Architecture] = &[
 pub struct Architecture {
     /// Its name, as in the list `architectures` of a `config.json`.
     pub name: &'static str,
+    /// The name of the same without a head, as `AutoModel` saves it.
+    pub headless: &'static str,
     /// Its `model_type`, which is looked at where there is no such list.
     pub model_type: &'static str,
     config: fn(&Fields<'_>) -> Result<ModelConfig>,
@@ -61,6 +64,12 @@ pub struct Architecture {
 }
 
 impl Architecture {
+    /// Whether `name` is the class of it, with its head or without, or what the class was called when it was new.
+    fn is_called(&self, name: &str) -> bool {
+        let name = if name == "LLaMAForCausalLM" { "LlamaForCausalLM" } else { name };
+        name == self.name || name == self.headless
+    }
+
     /// Prefix of most tensor names in a file; some files leave it out.
     pub fn prefix(&self) -> &'static str {
         self.tensors.prefix
@@ -74,7 +83,18 @@ impl Architecture {
 
     /// Whether a tensor of a file is a constant that has no place in a model.
     pub fn is_constant(&self, name: &str) -> bool {
-        self.tensors.constants.iter().any(|end| name.ends_with(end))
+        // At the top of a file without prefix nothing stands before the name, nor its dot.
+        self.tensors.constants.iter().any(|end| name.ends_with(end) || name == &end[1..])
+    }
+
+    /// The field of a config that says how many layers there are.
+    pub fn layers_field(&self) -> &'static str {
+        if self.tensors.layers == "h" { "n_layer" } else { "num_hidden_layers" }
+    }
+
+    /// The field of a config that says which attention projections have a bias.
+    pub fn attention_bias_field(&self) -> &'static str {
+        if self.model_type == "stablelm" { "use_qkv_bias" } else { "attention_bias" }
     }
 
     /// Name of the head in a file.
@@ -92,12 +112,16 @@ pub struct HfConfig {
     pub model: ModelConfig,
     /// Fields that are not known.
     pub unrecognized: Vec<String>,
+    /// What the user should know of how known fields were read: defaults taken for absent ones, one of two that say
+    /// different things, some that were passed over. Each is a sentence about a field, which it names.
+    pub notes: Vec<String>,
 }
 
 /// Fields that do not change what a trained model computes: training, bookkeeping, and special tokens, which
 /// are read elsewhere.
 const WITHOUT_EFFECT: &[&str] = &[
     "_name_or_path",
+    "_sliding_window_pattern",
     "attention_dropout",
     "attn_pdrop",
     "auto_map",
@@ -134,48 +158,99 @@ const WITHOUT_EFFECT: &[&str] = &[
 
 /// Reads the content of a Hugging Face `config.json`.
 ///
+/// Where the fields are inside an object `text_config`, as those of the text part of a multimodal model are, they are
+/// read from there.
+///
 /// # Errors
 /// [`Error::HfArchitecture`], [`Error::HfUnsupported`] and [`Error::HfField`], naming the field; [`Error::Config`]
 /// for sizes that do not fit together.
 pub fn read_config(config: &Map<String, Value>) -> Result<HfConfig> {
     let fields = Fields::new(config);
-    let architecture = find(&fields)?;
-    let model = (architecture.config)(&fields)?;
-    refuse_unread(&fields)?;
-    model.validate()?;
-    fields.ignore(WITHOUT_EFFECT);
-    Ok(HfConfig { architecture, model, unrecognized: fields.unseen() })
+    let sizes = ["hidden_size", "n_embd", "num_hidden_layers", "n_layer"];
+    match fields.object(TEXT_CONFIG)? {
+        Some(text) if !sizes.iter().any(|size| fields.has(size)) => {
+            let architecture = find_nested(&fields, &text)?;
+            fields.note(TEXT_CONFIG, "holds the fields of the model: they were read from there");
+            let mut merged = text.map().clone();
+            if let Some(tied) = config.get(TIED).filter(|_| !text.has(TIED)) {
+                merged.insert(TIED.to_owned(), tied.clone());
+            }
+            let text = fields.nested(TEXT_CONFIG, &merged);
+            text.ignore(&["architectures"]);
+            read_fields(&text, architecture)
+        }
+        _ => read_fields(&fields, find(&fields)?),
+    }
 }
 
+const TEXT_CONFIG: &str = "text_config";
+const TIED: &str = "tie_word_embeddings";
+
+fn read_fields(fields: &Fields<'_>, architecture: &'static Architecture) -> Result<HfConfig> {
+    let model = (architecture.config)(fields)?;
+    refuse_unread(fields)?;
+    model.validate()?;
+    fields.ignore(WITHOUT_EFFECT);
+    Ok(HfConfig { architecture, model, unrecognized: fields.unseen(), notes: fields.notes() })
+}
+
+/// The architecture by the class in `architectures`, with its head or without; where that is absent, null or empty, by
+/// `model_type`.
 fn find(fields: &Fields<'_>) -> Result<&'static Architecture> {
     let names = fields.list("architectures")?;
     let model_type = fields.str("model_type")?;
-    let known = match (names, model_type) {
-        (Some([Value::String(name)]), _) => ARCHITECTURES.iter().find(|known| known.name == name),
-        (None | Some([]), Some(model_type)) => {
-            ARCHITECTURES.iter().find(|known| known.model_type == model_type)
+    let by_type = || ARCHITECTURES.iter().find(|known| Some(known.model_type) == model_type);
+    let known = match names {
+        Some([Value::String(name)]) => {
+            let named = ARCHITECTURES.iter().find(|known| known.is_called(name));
+            if let (Some(named), Some(model_type)) = (named, model_type)
+                && named.model_type != model_type
+            {
+                let what =
+                    format!("is {model_type:?}: it was passed over for architectures, which say {name}");
+                fields.note("model_type", what);
+            }
+            named
         }
-        _ => None,
+        None | Some([]) => by_type(),
+        Some(_) => None,
     };
-    if let Some(known) = known {
-        return Ok(known);
-    }
-    let found: Vec<String> = names.unwrap_or_default().iter().map(Value::to_string).collect();
-    Err(Error::HfArchitecture {
-        found: match (&found[..], model_type) {
-            ([], Some(model_type)) => format!("of model_type {model_type:?}"),
-            ([], None) => "(none given in \"architectures\")".to_owned(),
-            (names, _) => names.join(", "),
-        },
-        supported: ARCHITECTURES.iter().map(|known| known.name).collect::<Vec<_>>().join(", "),
+    known.copied().ok_or_else(|| unknown(names.unwrap_or_default(), model_type))
+}
+
+/// The architecture of the model whose fields are in `text`: by its own names, else by those of the whole.
+fn find_nested(fields: &Fields<'_>, text: &Fields<'_>) -> Result<&'static Architecture> {
+    find(text).or_else(|_| find(fields)).map_err(|_| {
+        let found = text.get("model_type").or(fields.get("architectures")).or(fields.get("model_type"));
+        let found = found.map_or_else(|| "(none given)".to_owned(), Value::to_string);
+        Error::HfArchitecture {
+            found: format!("{found}, of which text_config holds the text model,"),
+            supported: supported(),
+        }
     })
+}
+
+fn unknown(names: &[Value], model_type: Option<&str>) -> Error {
+    let names: Vec<String> = names.iter().map(Value::to_string).collect();
+    let found = match (&names[..], model_type) {
+        ([], Some(model_type)) => format!("of model_type {model_type:?}"),
+        ([], None) => "(none given in \"architectures\")".to_owned(),
+        (names, _) => names.join(", "),
+    };
+    Error::HfArchitecture { found, supported: supported() }
+}
+
+fn supported() -> String {
+    ARCHITECTURES.iter().map(|known| known.name).collect::<Vec<_>>().join(", ")
 }
 
 /// Refuses options that change what a model computes, where the architecture has not read them itself.
 fn refuse_unread(fields: &Fields<'_>) -> Result<()> {
     let off = "absent or null";
     let float = "absent: float weights only, so import the model it was quantized from";
-    fields.neutral_if_unread("quantization_config", &Value::Null, float)?;
+    for field in ["quantization_config", "compression_config", "quantization"] {
+        fields.neutral_if_unread(field, &Value::Null, float)?;
+    }
     fields.neutral_if_unread("attn_logit_softcapping", &Value::Null, off)?;
     fields.neutral_if_unread("final_logit_softcapping", &Value::Null, off)?;
     fields.neutral_if_unread("query_pre_attn_scalar", &Value::Null, off)?;

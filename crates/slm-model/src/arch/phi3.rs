@@ -1,9 +1,7 @@
 //! Phi-3 and Phi-4-mini: Llama with fused tensors, of which part of each head may be rotated.
 
-use serde_json::json;
-
 use super::Architecture;
-use super::fields::{Fields, KvHeads};
+use super::fields::{Fields, Sizes};
 use super::llama;
 use super::rope::Rope;
 use super::tensors::{Op, Part, TensorMap};
@@ -11,8 +9,25 @@ use super::windows::{set_windows, window};
 use crate::config::{ModelConfig, Position};
 use crate::error::Result;
 
-pub(super) const PHI3: Architecture =
-    Architecture { name: "Phi3ForCausalLM", model_type: "phi3", config, tensors: TENSORS };
+pub(super) const PHI3: Architecture = Architecture {
+    name: "Phi3ForCausalLM",
+    headless: "Phi3Model",
+    model_type: "phi3",
+    config,
+    tensors: TENSORS,
+};
+
+/// The defaults of `Phi3Config`.
+const SIZES: Sizes = Sizes {
+    vocab_size: 32_064,
+    hidden_size: 3072,
+    intermediate_size: 8192,
+    num_layers: 32,
+    num_heads: 32,
+    max_positions: 4096,
+    kv_heads: None,
+    head_dim: None,
+};
 
 const TENSORS: TensorMap = TensorMap {
     names: &[
@@ -27,12 +42,19 @@ const TENSORS: TensorMap = TensorMap {
     ..llama::TENSORS
 };
 
-const ROPE: Rope = Rope { share: Some(("partial_rotary_factor", 1.0)), ..Rope::whole(10_000.0) };
+/// The class has an `original_max_position_embeddings` of 4096 whether a config gives it or not, and early configs call
+/// LongRoPE by other names.
+const ROPE: Rope = Rope {
+    share: Some(("partial_rotary_factor", 1.0)),
+    original_positions: Some(4096),
+    long_names: &["su", "yarn"],
+    ..Rope::whole(10_000.0)
+};
 
 fn config(fields: &Fields<'_>) -> Result<ModelConfig> {
-    fields.neutral("attention_bias", &json!(false), "false")?;
-    let mut model = llama::common(fields, KvHeads::AsHeads, None)?;
-    model.position = Position::Rotary(ROPE.read(fields, model.head_dim)?);
+    let mut model = llama::common(fields, &SIZES, 1e-5)?;
+    model.position = Position::Rotary(ROPE.read(fields, &model)?);
+    // A window is every layer's; absent and null are none.
     let window = window(fields, None)?;
     let sliding = vec![window.is_some(); model.num_layers];
     set_windows(fields, &mut model, &sliding, window)?;

@@ -1,151 +1,297 @@
 //! Rotary positions as Hugging Face configs write them, in both styles.
 //!
 //! transformers 4 has `rope_theta` and an optional object `rope_scaling`; transformers 5 has one object
-//! `rope_parameters` with everything, or with such an object for each type of layer.
+//! `rope_parameters` with everything, or with such an object for each type of layer. Where a config says something
+//! twice, the rule is that of transformers 5 (`modeling_rope_utils.py`: `convert_rope_params_to_dict`,
+//! `standardize_rope_params`), and the user is told:
+//!
+//! | doubled | which holds |
+//! |---|---|
+//! | `rope_scaling` and `rope_parameters` | `rope_scaling`, unless it is null or empty |
+//! | `rope_theta` in the object and beside it | the one inside |
+//! | `partial_rotary_factor` in the object and beside it | the one inside |
+//! | `original_max_position_embeddings` in the object and beside it | the one beside |
+//! | `rope_type` and `type` | `rope_type` |
+//!
+//! `original_max_position_embeddings` that is nowhere is `max_position_embeddings`. Keys that a type does not use are
+//! passed over.
 
-use serde_json::json;
+use serde_json::Map;
 
 use super::fields::Fields;
-use crate::config::{RopeScaling, RotaryConfig};
-use crate::error::{Error, Result};
+use crate::config::{ModelConfig, RopeScaling, RotaryConfig};
+use crate::error::Result;
 
-const SUPPORTED_TYPES: &str = "\"default\", \"linear\", \"llama3\"";
+const SUPPORTED_TYPES: &str =
+    "\"default\", \"linear\", \"dynamic\", \"yarn\", \"longrope\", \"llama3\", \"mrope\"";
 const ORIGINAL_POSITIONS: &str = "original_max_position_embeddings";
-const ONLY_WHOLE: &str = "1 (every dimension of a head is rotated)";
+const SHARE: &str = "partial_rotary_factor";
+/// Keys about images and sound: the positions of text are the same along all axes.
+const MULTIMODAL: &[&str] = &["mrope_section", "mrope_interleaved"];
 
 /// The names of an architecture's rotary fields, and what stands in for those that a config leaves out.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rope {
-    /// Name of the base beside `rope_scaling`.
+    /// Name of the base beside the object.
     pub(super) theta_name: &'static str,
     /// Base of the frequencies.
     pub(super) theta: f64,
-    /// Name of the share of a head that is rotated, and the share. None where heads are rotated as a whole.
+    /// Name, beside the object, of the share of a head that is rotated, and the share. None where heads are rotated as a
+    /// whole.
     pub(super) share: Option<(&'static str, f64)>,
+    /// The `original_max_position_embeddings` beside the object where a config does not give it (Phi-3).
+    pub(super) original_positions: Option<usize>,
+    /// Other names of the type `longrope` (Phi-3).
+    pub(super) long_names: &'static [&'static str],
 }
 
-/// Rotary parameters as an object, or the fields next to it, give them.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Parsed {
-    theta: f64,
-    scaling: Option<RopeScaling>,
-    share: Option<f64>,
-}
-
-/// Rotary fields outside of an object, which may leave them out.
-#[derive(Debug, Clone, Copy)]
-struct Beside {
-    theta: f64,
-    share: Option<f64>,
-    /// Wins over the one inside, as in transformers (`standardize_rope_params`).
+/// Where the parameters of one rotary embedding are.
+struct Place<'a, 'b> {
+    fields: &'b Fields<'a>,
+    /// The object, if there is one.
+    object: Option<Fields<'b>>,
+    /// What holds unless the object says otherwise.
+    theta: Option<f64>,
+    /// What holds whatever the object says.
     original_positions: Option<usize>,
 }
 
 impl Rope {
     /// Whole heads, with this base unless the config gives another.
     pub(super) const fn whole(theta: f64) -> Self {
-        Self { theta_name: "rope_theta", theta, share: None }
+        Self { theta_name: "rope_theta", theta, share: None, original_positions: None, long_names: &[] }
     }
 
     /// The rotary embedding of all layers.
-    pub(super) fn read(&self, fields: &Fields<'_>, head_dim: usize) -> Result<RotaryConfig> {
-        let parameters = fields.object("rope_parameters")?;
-        self.read_from(fields, parameters, head_dim)
+    pub(super) fn read(&self, fields: &Fields<'_>, model: &ModelConfig) -> Result<RotaryConfig> {
+        let (old, new) = (fields.object("rope_scaling")?, fields.object("rope_parameters")?);
+        let (old, new) = (old.filter(|old| !old.map().is_empty()), new.filter(|new| !new.map().is_empty()));
+        if let (Some(old), Some(new)) = (&old, &new)
+            && old.map() != new.map()
+        {
+            fields.note("rope_parameters", "was passed over: rope_scaling holds, as in transformers");
+        }
+        let place = Place {
+            fields,
+            object: old.or(new),
+            theta: fields.f64(self.theta_name)?,
+            original_positions: fields.usize(ORIGINAL_POSITIONS)?.or(self.original_positions),
+        };
+        self.read_place(&place, model)
     }
 
-    /// The rotary embedding of the layers of one type, which may have parameters of their own.
+    /// The rotary embedding of the layers of one type, which have an object of their own in `rope_parameters`. What
+    /// `rope_scaling` says is put on top of it.
     pub(super) fn read_of_type(
         &self,
         fields: &Fields<'_>,
         layer_type: &str,
-        head_dim: usize,
+        scaled: bool,
+        model: &ModelConfig,
     ) -> Result<RotaryConfig> {
-        let parameters = match fields.object("rope_parameters")? {
-            Some(all) => Some(all.required(layer_type, all.object(layer_type)?)?),
-            None => None,
-        };
-        self.read_from(fields, parameters, head_dim)
-    }
-
-    fn read_from(
-        &self,
-        fields: &Fields<'_>,
-        parameters: Option<Fields<'_>>,
-        head_dim: usize,
-    ) -> Result<RotaryConfig> {
-        fields.neutral("rope_interleaved", &json!(false), "false (the halves of a head are paired)")?;
-        let share_beside = match self.share {
-            Some((name, _)) => fields.f64(name)?,
-            None => {
-                fields.neutral("partial_rotary_factor", &json!(1.0), ONLY_WHOLE)?;
-                fields.neutral("rotary_pct", &json!(1.0), ONLY_WHOLE)?;
-                None
+        let mut merged = Map::new();
+        let mut path = layer_type.to_owned();
+        if let Some(all) = fields.object("rope_parameters")? {
+            if let Some(own) = all.object(layer_type)? {
+                merged.extend(own.map().clone());
+                path = format!("rope_parameters.{layer_type}");
+            } else if !all.map().is_empty() {
+                let what =
+                    "has no object for this type of layer: its defaults were taken, as in transformers";
+                all.note(layer_type, what);
             }
-        };
+        }
+        if let Some(scaling) = fields.object("rope_scaling")?.filter(|_| scaled) {
+            merged.extend(scaling.map().clone());
+            path = "rope_scaling".to_owned();
+        }
+        let object = fields.nested(&path, &merged);
         let theta = fields.f64(self.theta_name)?;
-        let beside = Beside {
-            theta: theta.unwrap_or(self.theta),
-            share: share_beside,
-            original_positions: fields.usize(ORIGINAL_POSITIONS)?,
-        };
-        let parse = |object: Option<Fields<'_>>| object.map(|object| self.parse(&object, beside)).transpose();
-        let (old, new) = (parse(fields.object("rope_scaling")?)?, parse(parameters)?);
-        let found = match (old, new) {
-            (Some(old), Some(new)) if old != new => {
-                let found = "one that differs from rope_scaling";
-                let expected = "one description of the rotary positions";
-                return Err(fields.wrong("rope_parameters", expected, found));
-            }
-            (old, new) => {
-                new.or(old).unwrap_or(Parsed { theta: beside.theta, scaling: None, share: beside.share })
-            }
-        };
-        if theta.is_some_and(|theta| theta != found.theta) {
-            let expected = format!("{}, as in the object beside it", found.theta);
-            return Err(fields.wrong(self.theta_name, expected, beside.theta));
-        }
-        let rotary = RotaryConfig { theta: found.theta, scaling: found.scaling, dims: None };
-        let Some((name, default)) = self.share else { return Ok(rotary) };
-        let share = found.share.unwrap_or(default);
-        match share > 0.0 && share <= 1.0 {
-            true => Ok(rotary.with_share(share, head_dim)),
-            false => Err(fields.wrong(name, "a share above 0 and at most 1", share)),
-        }
+        let place = Place { fields, object: Some(object), theta, original_positions: None };
+        self.read_place(&place, model)
     }
 
-    /// An object `rope_scaling` or `rope_parameters`.
-    fn parse(&self, rope: &Fields<'_>, beside: Beside) -> Result<Parsed> {
-        let share = match self.share {
-            Some(_) => rope.f64("partial_rotary_factor")?.or(beside.share),
-            None => {
-                rope.neutral("partial_rotary_factor", &json!(1.0), ONLY_WHOLE)?;
+    fn read_place(&self, place: &Place<'_, '_>, model: &ModelConfig) -> Result<RotaryConfig> {
+        let fields = place.fields;
+        // The halves of a head are paired in transformers, whatever this says.
+        if fields.bool("rope_interleaved")? == Some(true) {
+            fields.note(
+                "rope_interleaved",
+                "was passed over, as in transformers: the halves of a head are paired",
+            );
+        }
+        let empty = Map::new();
+        let nothing = fields.nested("rope_parameters", &empty);
+        let object = place.object.as_ref().unwrap_or(&nothing);
+        let inside = object.f64("rope_theta")?;
+        if let (Some(inside), Some(beside)) = (inside, place.theta)
+            && inside != beside
+        {
+            let what = format!(
+                "is {beside}, inside the object it is {inside}: the one inside holds, as in transformers"
+            );
+            fields.note(self.theta_name, what);
+        }
+        let theta = inside.or(place.theta).unwrap_or(self.theta);
+        let (name, old_name) = (object.str("rope_type")?, object.str("type")?);
+        let name = name.or(old_name).unwrap_or("default");
+        let name = if self.long_names.contains(&name) { "longrope" } else { name };
+        let scaling = self.scaling(name, place, object, model)?;
+        let dims = self.dims(name, fields, object, model.head_dim)?;
+        object.ignore(MULTIMODAL);
+        for key in object.unseen() {
+            let key = key.rsplit('.').next().unwrap_or_default();
+            object.note(key, format_args!("was passed over: it is no parameter of the type {name:?}"));
+        }
+        Ok(RotaryConfig { theta, scaling, dims })
+    }
+
+    /// The change of the frequencies. Every formula for an absent factor is transformers'.
+    fn scaling(
+        &self,
+        name: &str,
+        place: &Place<'_, '_>,
+        object: &Fields<'_>,
+        model: &ModelConfig,
+    ) -> Result<Option<RopeScaling>> {
+        let max_positions = model.max_position_embeddings;
+        let required = |key: &str| object.required(key, object.f64(key)?);
+        Ok(match name {
+            // For text the three axes of mrope have the same positions: it is the default.
+            "default" | "mrope" => None,
+            "linear" => Some(RopeScaling::Linear { factor: required("factor")? }),
+            // The base grows with sequences of more than max_position_embeddings, which no sequence here is.
+            "dynamic" => {
+                required("factor")?;
+                object.note("rope_type", format_args!(
+                    "is \"dynamic\", which changes nothing up to max_position_embeddings = {max_positions}; longer \
+                     sequences are refused"
+                ));
                 None
             }
-        };
-        let theta = rope.f64("rope_theta")?.unwrap_or(beside.theta);
-        let (new_name, old_name) = (rope.str("rope_type")?, rope.str("type")?);
-        let scaling = match new_name.or(old_name).unwrap_or("default") {
-            "default" => None,
-            "linear" => Some(RopeScaling::Linear { factor: rope.required_f64("factor")? }),
-            "llama3" => {
-                let inside = rope.usize(ORIGINAL_POSITIONS)?;
-                Some(RopeScaling::Llama3 {
-                    factor: rope.required_f64("factor")?,
-                    low_freq_factor: rope.required_f64("low_freq_factor")?,
-                    high_freq_factor: rope.required_f64("high_freq_factor")?,
-                    original_max_position_embeddings: rope
-                        .required(ORIGINAL_POSITIONS, beside.original_positions.or(inside))?,
+            "llama3" => Some(RopeScaling::Llama3 {
+                factor: required("factor")?,
+                low_freq_factor: required("low_freq_factor")?,
+                high_freq_factor: required("high_freq_factor")?,
+                original_max_position_embeddings: original_positions(place, object, max_positions)?,
+            }),
+            "yarn" => {
+                let original = original_positions(place, object, max_positions)?;
+                let factor = object.f64("factor")?.unwrap_or(max_positions as f64 / original as f64);
+                // 0 counts as absent in these four, as in Python's `or`.
+                let given = |key: &str| -> Result<_> { Ok(object.f64(key)?.filter(|&value| value != 0.0)) };
+                let (mscale, mscale_all_dim) = (given("mscale")?, given("mscale_all_dim")?);
+                let attention =
+                    |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
+                let default = match (mscale, mscale_all_dim) {
+                    (Some(mscale), Some(all_dim)) => attention(mscale) / attention(all_dim),
+                    _ => attention(1.0),
+                };
+                Some(RopeScaling::Yarn {
+                    factor,
+                    original_max_position_embeddings: original,
+                    beta_fast: given("beta_fast")?.unwrap_or(32.0),
+                    beta_slow: given("beta_slow")?.unwrap_or(1.0),
+                    truncate: object.bool("truncate")?.unwrap_or(true),
+                    attention_factor: object.f64("attention_factor")?.unwrap_or(default),
                 })
             }
-            other => return Err(rope.unsupported("rope_type", format!("{other:?}"), SUPPORTED_TYPES)),
-        };
-        // Everything in this object changes the frequencies: nothing in it can be passed over.
-        match rope.unseen().into_iter().next() {
-            Some(field) => {
-                let supported = format!("the parameters of {SUPPORTED_TYPES}");
-                Err(Error::HfUnsupported { field, found: "present".to_owned(), supported })
+            "longrope" => {
+                let original = original_positions(place, object, max_positions)?;
+                let factor = object.f64("factor")?.unwrap_or(max_positions as f64 / original as f64);
+                let default = match factor <= 1.0 {
+                    true => 1.0,
+                    false => (1.0 + factor.ln() / (original as f64).ln()).sqrt(),
+                };
+                Some(RopeScaling::LongRope {
+                    short_factor: object.required("short_factor", object.numbers("short_factor")?)?,
+                    long_factor: object.required("long_factor", object.numbers("long_factor")?)?,
+                    original_max_position_embeddings: original,
+                    attention_factor: object.f64("attention_factor")?.unwrap_or(default),
+                })
             }
-            None => Ok(Parsed { theta, scaling, share }),
+            other => return Err(object.unsupported("rope_type", format!("{other:?}"), SUPPORTED_TYPES)),
+        })
+    }
+
+    /// The values of a head that are rotated, where they are not all.
+    ///
+    /// Architectures without a share rotate whole heads; transformers does not look at a share there, unless a type of
+    /// scaling does, and then fails.
+    fn dims(
+        &self,
+        name: &str,
+        fields: &Fields<'_>,
+        object: &Fields<'_>,
+        head_dim: usize,
+    ) -> Result<Option<usize>> {
+        let inside = object.f64(SHARE)?;
+        let Some((beside_name, default)) = self.share else {
+            let beside = fields.f64(SHARE)?;
+            let share = inside.or(beside).filter(|&share| share != 1.0);
+            let at = if inside.is_some() { object } else { fields };
+            return match share {
+                Some(share) if name != "default" => {
+                    Err(at.unsupported(SHARE, share, "1 (this architecture rotates whole heads)"))
+                }
+                Some(_) => {
+                    at.note(
+                        SHARE,
+                        "was passed over, as in transformers: this architecture rotates whole heads",
+                    );
+                    Ok(None)
+                }
+                None => Ok(None),
+            };
+        };
+        let beside = fields.f64(beside_name)?;
+        let share = inside.or(beside).unwrap_or(default);
+        if !(share > 0.0 && share <= 1.0) {
+            let (at, name) = if inside.is_some() { (object, SHARE) } else { (fields, beside_name) };
+            return Err(at.wrong(name, "a share above 0 and at most 1", share));
+        }
+        Ok(RotaryConfig::default().with_share(share, head_dim).dims)
+    }
+}
+
+/// The context of the pretraining, by the rules at the top.
+fn original_positions(place: &Place<'_, '_>, object: &Fields<'_>, max_positions: usize) -> Result<usize> {
+    let inside = object.usize(ORIGINAL_POSITIONS)?;
+    if let (Some(inside), Some(beside)) = (inside, place.original_positions)
+        && inside != beside
+    {
+        object.note(
+            ORIGINAL_POSITIONS,
+            format_args!(
+                "is {inside}, beside the object it is {beside}: the one beside holds, as in transformers"
+            ),
+        );
+    }
+    let original = place.original_positions.or(inside).unwrap_or(max_positions);
+    match original {
+        // Logarithms of it are taken.
+        0 | 1 => Err(object.wrong(ORIGINAL_POSITIONS, "a number above 1", original)),
+        original => Ok(original),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn types_that_are_listed_are_read() {
+        let factors = json!([1.0, 2.0]);
+        for name in SUPPORTED_TYPES.split(", ").map(|name| name.trim_matches('"')) {
+            let object = json!({ "rope_scaling": {
+                "type": name, "factor": 2, "low_freq_factor": 1, "high_freq_factor": 4,
+                "short_factor": factors, "long_factor": factors,
+            } });
+            let object = object.as_object().unwrap().clone();
+            let model = ModelConfig::new(10, 8, 8, 1, 2, 64);
+            Rope::whole(1e4).read(&Fields::new(&object), &model).unwrap();
         }
     }
 }

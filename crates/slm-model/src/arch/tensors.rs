@@ -15,6 +15,8 @@ pub(super) struct TensorMap {
     /// For a canonical path (in a layer without `layers.N.`) the path in the file and how it is made of it. Others
     /// are the same in both.
     pub(super) names: &'static [(&'static str, &'static str, Op)],
+    /// Rows that stand before those of `names` in models with parallel residuals.
+    pub(super) parallel: &'static [(&'static str, &'static str, Op)],
     /// Ends of the names of constants, which the program computes itself.
     pub(super) constants: &'static [&'static str],
 }
@@ -108,7 +110,8 @@ impl TensorMap {
         let (path, kind) = tensor.name.rsplit_once('.').unwrap_or((&tensor.name, ""));
         let in_layer = path.strip_prefix("layers.").and_then(|rest| rest.split_once('.'));
         let part = in_layer.map_or(path, |(_, part)| part);
-        let known = self.names.iter().find(|(canonical, ..)| *canonical == part);
+        let parallel = if config.parallel_residual { self.parallel } else { &[] };
+        let known = parallel.iter().chain(self.names).find(|(canonical, ..)| *canonical == part);
         let (name, op) = known.map_or((part, Op::Copy), |(_, name, op)| (*name, *op));
         let prefix = if prefixed && path != LM_HEAD { self.prefix } else { "" };
         let name = match in_layer {

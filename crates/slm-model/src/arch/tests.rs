@@ -137,20 +137,26 @@ fn rotary_positions_in_both_styles() {
 #[test]
 fn rotary_positions_that_are_not_supported() {
     let refused = |changes: Value, field: &str| refused(base(LLAMA), changes, field);
-    for kind in ["yarn", "dynamic", "longrope"] {
+    for kind in ["proportional", "axial", "ntk"] {
         let error = refused(json!({ "rope_scaling": { "rope_type": kind, "factor": 2 } }), kind);
         assert!(matches!(error, Error::HfUnsupported { .. }), "{error}");
     }
-    refused(json!({ "rope_scaling": { "type": "linear", "factor": 2, "beta": 1 } }), "rope_scaling.beta");
+    refused(json!({ "rope_scaling": { "type": "dynamic" } }), "rope_scaling.factor");
+    refused(
+        json!({ "rope_scaling": { "type": "longrope", "long_factor": [1] } }),
+        "rope_scaling.short_factor",
+    );
+    refused(json!({ "rope_scaling": { "type": "longrope", "short_factor": ["a"] } }), "a list of numbers");
+    let few = json!({ "type": "longrope", "short_factor": [1, 2], "long_factor": [1, 2] });
+    refused(json!({ "rope_scaling": few }), "8 pairs");
+    let none = json!({ "type": "yarn", "factor": 2, "original_max_position_embeddings": 0 });
+    refused(json!({ "rope_scaling": none }), "rope_scaling.original_max_position_embeddings");
     refused(json!({ "rope_scaling": { "type": "linear" } }), "rope_scaling.factor");
     refused(json!({ "rope_scaling": { "type": "linear", "factor": 0.5 } }), "factor");
-    refused(json!({ "rope_parameters": { "full_attention": { "rope_type": "default" } } }), "full_attention");
-    refused(json!({ "rope_parameters": { "partial_rotary_factor": 0.5 } }), "partial_rotary_factor");
-    refused(json!({ "partial_rotary_factor": 0.5 }), "partial_rotary_factor");
-    refused(json!({ "rope_interleaved": true }), "rope_interleaved");
-    refused(json!({ "rope_theta": 1e4, "rope_parameters": { "rope_theta": 2e4 } }), "rope_theta");
-    let both = json!({ "rope_scaling": { "type": "linear", "factor": 2 }, "rope_parameters": { "rope_theta": 1e4 } });
-    refused(both, "rope_parameters");
+    let linear = json!({ "type": "linear", "factor": 2, "partial_rotary_factor": 0.5 });
+    refused(json!({ "rope_scaling": linear }), "rope_scaling.partial_rotary_factor");
+    let beside = json!({ "rope_scaling": { "type": "linear", "factor": 2 }, "partial_rotary_factor": 0.5 });
+    refused(beside, "partial_rotary_factor");
     assert_eq!(
         model(base(LLAMA), json!({ "partial_rotary_factor": 1, "rope_interleaved": false })),
         model(base(LLAMA), json!({}))
@@ -202,13 +208,13 @@ fn what_cannot_be_computed_is_refused_by_name() {
     }
     for (changes, field) in [
         (json!({ "activation_function": "relu" }), "activation_function"),
-        (json!({ "scale_attn_weights": false }), "scale_attn_weights"),
-        (json!({ "scale_attn_by_inverse_layer_idx": true }), "scale_attn_by_inverse_layer_idx"),
         (json!({ "add_cross_attention": true }), "add_cross_attention"),
     ] {
         assert!(matches!(refused(gpt2(), changes, field), Error::HfUnsupported { .. }));
     }
-    for architectures in [json!([]), json!(["LlamaModel"]), json!([LLAMA, MISTRAL]), Value::Null] {
+    for architectures in
+        [json!([]), json!(["LlamaForTokenClassification"]), json!([LLAMA, MISTRAL]), Value::Null]
+    {
         let error = refused(base(LLAMA), json!({ "architectures": architectures }), "Qwen3ForCausalLM");
         assert!(matches!(error, Error::HfArchitecture { .. }), "{error}");
     }
@@ -220,6 +226,7 @@ fn impossible_values_are_refused_by_name() {
         (json!({ "vocab_size": null }), "vocab_size"),
         (json!({ "hidden_size": "64" }), "hidden_size"),
         (json!({ "hidden_size": -1 }), "hidden_size"),
+        (json!({ "num_hidden_layers": u64::MAX }), "num_hidden_layers"),
         (json!({ "num_attention_heads": 0 }), "num_attention_heads"),
         (json!({ "num_attention_heads": 5 }), "num_attention_heads"),
         (json!({ "num_key_value_heads": 3 }), "num_kv_heads"),
@@ -229,8 +236,15 @@ fn impossible_values_are_refused_by_name() {
     ] {
         refused(base(LLAMA), changes, field);
     }
-    refused(base(MISTRAL), json!({ "num_key_value_heads": null }), "num_key_value_heads");
+    refused(base(MISTRAL), json!({ "num_key_value_heads": "2" }), "num_key_value_heads");
+    refused(gpt2(), json!({ "hidden_size": 32 }), "hidden_size");
     refused(gpt2(), json!({ "n_head": 5 }), "n_head");
+    refused(gpt2(), json!({ "n_layer": u64::MAX }), "n_layer");
+    for known in super::ARCHITECTURES.iter().filter(|known| !known.name.starts_with("GPT2")) {
+        let changes =
+            json!({ "num_hidden_layers": u64::MAX, "use_sliding_window": true, "sliding_window": 4 });
+        refused(base(known.name), changes, "num_hidden_layers");
+    }
     refused(gpt2(), json!({ "n_embd": u64::MAX }), "n_");
 }
 
@@ -319,7 +333,16 @@ fn gemma3_has_two_types_of_layers() {
         "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] }),
     );
     assert_eq!(new, old);
-    refused(base(), json!({ "rope_parameters": { "full_attention": {} } }), "sliding_attention");
+    let flat = json!({ "query_pre_attn_scalar": 16, "sliding_window": 7, "sliding_window_pattern": 3,
+        "rope_parameters": { "rope_type": "linear", "factor": 8 } });
+    let parsed = read_config(&with(base(), flat)).unwrap();
+    assert_eq!(parsed.model.layers()[0].rotary, Some(RotaryConfig::new(1e4)));
+    assert_eq!(parsed.model.layers()[2].rotary, Some(RotaryConfig::new(1e6)));
+    assert!(
+        parsed.notes.iter().any(|note| note.contains("rope_parameters.full_attention")),
+        "{:?}",
+        parsed.notes
+    );
     refused(base(), json!({ "use_bidirectional_attention": true }), "use_bidirectional_attention");
     refused(base(), json!({ "final_logit_softcapping": 30.0 }), "final_logit_softcapping");
 }
@@ -339,8 +362,209 @@ fn shares_of_heads_in_both_styles() {
     assert_eq!(dims("Phi3ForCausalLM", parameters), Some(12));
     refused(base("Phi3ForCausalLM"), json!({ "partial_rotary_factor": 0.0 }), "partial_rotary_factor");
     refused(base("Phi3ForCausalLM"), json!({ "partial_rotary_factor": 0.2 }), "dims");
-    for field in ["use_parallel_residual", "qk_layernorm"] {
-        refused(base("StableLmForCausalLM"), json!({ field: true }), field);
+    refused(base("StableLmForCausalLM"), json!({ "qk_layernorm": true }), "qk_layernorm");
+}
+
+/// The model of a config that says something about which the user is told, and that.
+fn noted(base: Value, changes: Value, part: &str) -> ModelConfig {
+    let parsed = read_config(&with(base, changes)).unwrap();
+    assert!(parsed.notes.iter().any(|note| note.contains(part)), "{part:?} is not in {:?}", parsed.notes);
+    parsed.model
+}
+
+#[test]
+fn absent_sizes_are_those_of_the_class() {
+    for (class, absent, expected) in [
+        (LLAMA, "max_position_embeddings", 2048),
+        (MISTRAL, "max_position_embeddings", 131_072),
+        (QWEN2, "max_position_embeddings", 32_768),
+        (QWEN3, "max_position_embeddings", 32_768),
+        ("GPTNeoXForCausalLM", "max_position_embeddings", 2048),
+        ("SmolLM3ForCausalLM", "max_position_embeddings", 32_768),
+        ("Gemma3ForCausalLM", "max_position_embeddings", 131_072),
+        ("Phi3ForCausalLM", "max_position_embeddings", 4096),
+        ("Olmo2ForCausalLM", "max_position_embeddings", 2048),
+        ("GraniteForCausalLM", "max_position_embeddings", 2048),
+        ("StableLmForCausalLM", "max_position_embeddings", 4096),
+        ("GPT2LMHeadModel", "n_positions", 1024),
+    ] {
+        let mut base = if class.starts_with("GPT2") { gpt2() } else { base(class) };
+        // What these classes call by other names or have no field for is passed over.
+        base["num_key_value_heads"] = if class == "GPTNeoXForCausalLM" { 4.into() } else { 2.into() };
+        base.as_object_mut().unwrap().remove(absent);
+        assert_eq!(noted(base, json!({}), absent).max_position_embeddings, expected, "{class}");
+    }
+    for (class, field, eps) in [
+        (LLAMA, "rms_norm_eps", 1e-6),
+        (MISTRAL, "rms_norm_eps", 1e-6),
+        (QWEN2, "rms_norm_eps", 1e-6),
+        (QWEN3, "rms_norm_eps", 1e-6),
+        ("GPTNeoXForCausalLM", "layer_norm_eps", 1e-5),
+        ("SmolLM3ForCausalLM", "rms_norm_eps", 1e-6),
+        ("Gemma3ForCausalLM", "rms_norm_eps", 1e-6),
+        ("Phi3ForCausalLM", "rms_norm_eps", 1e-5),
+        ("Olmo2ForCausalLM", "rms_norm_eps", 1e-5),
+        ("GraniteForCausalLM", "rms_norm_eps", 1e-6),
+        ("StableLmForCausalLM", "layer_norm_eps", 1e-5),
+    ] {
+        let mut base = base_without(class, &["rms_norm_eps"]);
+        base["num_key_value_heads"] = 4.into();
+        assert_eq!(noted(base, json!({}), field).norm_eps, eps, "{class}");
+    }
+    for (class, kv_heads) in
+        [(MISTRAL, 8), (QWEN2, 32), (QWEN3, 32), ("Gemma3ForCausalLM", 4), ("SmolLM3ForCausalLM", 4)]
+    {
+        let base = base_without(class, &["num_key_value_heads"]);
+        let model = noted(base, json!({ "num_attention_heads": 32 }), "num_key_value_heads");
+        assert_eq!(model.num_kv_heads, kv_heads, "{class}");
+    }
+    for class in [MISTRAL, QWEN2, "SmolLM3ForCausalLM", "StableLmForCausalLM"] {
+        let base = base_without(class, &["rms_norm_eps"]);
+        let parsed = read_config(&with(base, json!({ "num_key_value_heads": null }))).unwrap();
+        assert_eq!(parsed.model.num_kv_heads, 4, "null means as many as heads: {class}");
+    }
+}
+
+#[test]
+fn what_is_said_twice_is_read_as_transformers_reads_it() {
+    let position = |changes: Value, part: &str| noted(base(LLAMA), changes, part).position;
+    let linear = json!({ "type": "linear", "factor": 2 });
+    let both = json!({ "rope_scaling": linear, "rope_parameters": { "rope_theta": 2e4 } });
+    assert_eq!(position(both, "rope_parameters"), rotary(1e4, RopeScaling::Linear { factor: 2.0 }));
+    let bases = json!({ "rope_theta": 1e4, "rope_parameters": { "rope_theta": 2e4 } });
+    assert_eq!(position(bases, "rope_theta"), Position::Rotary(RotaryConfig::new(2e4)));
+    let plain = Position::Rotary(RotaryConfig::new(1e4));
+    assert_eq!(
+        position(json!({ "rope_parameters": { "partial_rotary_factor": 0.5 } }), "partial_rotary_factor"),
+        plain
+    );
+    assert_eq!(position(json!({ "partial_rotary_factor": 0.5 }), "partial_rotary_factor"), plain);
+    assert_eq!(position(json!({ "rope_interleaved": true }), "rope_interleaved"), plain);
+    let unused = json!({ "rope_scaling": { "type": "linear", "factor": 2, "beta": 1 } });
+    assert_eq!(position(unused, "rope_scaling.beta"), rotary(1e4, RopeScaling::Linear { factor: 2.0 }));
+    let nested = json!({ "rope_parameters": { "full_attention": { "rope_type": "linear" } } });
+    assert_eq!(position(nested, "full_attention"), plain);
+    let dynamic = json!({ "rope_scaling": { "type": "dynamic", "factor": 2 } });
+    assert_eq!(position(dynamic, "dynamic"), plain);
+    // Text has the same positions along all axes.
+    let mrope = json!({ "rope_scaling": { "type": "mrope", "mrope_section": [2, 3, 3] } });
+    assert_eq!(model(base(QWEN2), mrope).position, plain);
+    let mrope = json!({ "rope_parameters": { "rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4 } });
+    assert_eq!(model(base(QWEN2), mrope).position, plain);
+    // The original positions of Phi-3 are 4096 unless something beside the object says otherwise.
+    let factors = vec![1.0; 8];
+    let long = json!({ "type": "su", "short_factor": factors, "long_factor": factors,
+        "original_max_position_embeddings": 64 });
+    match noted(base("Phi3ForCausalLM"), json!({ "rope_scaling": long }), "4096").position {
+        Position::Rotary(RotaryConfig {
+            scaling: Some(RopeScaling::LongRope { original_max_position_embeddings, .. }),
+            ..
+        }) => {
+            assert_eq!(original_max_position_embeddings, 4096);
+        }
+        position => panic!("{position:?}"),
+    }
+    // GPT-NeoX has names of its own for what stands beside the object.
+    let neox = base_without("GPTNeoXForCausalLM", &["rms_norm_eps", "num_key_value_heads"]);
+    let parsed = read_config(&with(
+        neox,
+        json!({ "layer_norm_eps": 1e-5, "rope_theta": 5e5, "rotary_emb_base": 3e4 }),
+    ));
+    let parsed = parsed.unwrap();
+    assert_eq!(parsed.unrecognized, ["rope_theta"]);
+    assert!(matches!(&parsed.model.position, Position::Rotary(rotary) if rotary.theta == 3e4));
+}
+
+#[test]
+fn layer_types_mean_what_they_mean_to_the_class() {
+    let (full, sliding) = ("full_attention", "sliding_attention");
+    let some = json!({ "layer_types": [sliding, full, sliding], "sliding_window": 5 });
+    assert_eq!(windows(&noted(base(LLAMA), some.clone(), "layer_types")), [None; 3]);
+    assert_eq!(windows(&model(base(MISTRAL), some.clone())), [Some(5), None, Some(5)]);
+    assert_eq!(windows(&model(base("MinistralForCausalLM"), some.clone())), [Some(5), None, Some(5)]);
+    // SmolLM3 masks by the type, whatever use_sliding_window says.
+    let smollm3 = base("SmolLM3ForCausalLM");
+    assert_eq!(windows(&model(smollm3.clone(), some.clone())), [Some(5), None, Some(5)]);
+    let unlisted = json!({ "use_sliding_window": true, "sliding_window": 5, "no_rope_layers": [1, 0, 1, 0] });
+    assert_eq!(windows(&model(smollm3, unlisted)), [None, Some(5), None]);
+    // Of Phi-3 the window is all layers'.
+    let phi3 = read_config(&with(base("Phi3ForCausalLM"), some)).unwrap();
+    assert_eq!(
+        (windows(&phi3.model), &phi3.unrecognized[..]),
+        (vec![Some(5); 3], &["layer_types".to_owned()][..])
+    );
+}
+
+#[test]
+fn classes_without_a_head_are_read_as_those_with_one() {
+    for known in super::ARCHITECTURES {
+        let base = match known.name.starts_with("GPT2") {
+            true => gpt2(),
+            false => {
+                with(base_without(known.name, &["num_key_value_heads"]), json!({ "num_attention_heads": 32 }))
+                    .into()
+            }
+        };
+        let parsed = read_config(&with(base.clone(), json!({ "architectures": [known.headless] })));
+        assert_eq!(parsed.unwrap().architecture.name, known.name);
+        let without = json!({ "architectures": null, "model_type": known.model_type });
+        assert_eq!(read_config(&with(base, without)).unwrap().architecture.name, known.name);
+    }
+    assert_eq!(read_config(&with(base("LLaMAForCausalLM"), json!({}))).unwrap().architecture.name, LLAMA);
+}
+
+#[test]
+fn fields_inside_text_config_are_read() {
+    let mut text = base_without(MISTRAL, &["architectures"]);
+    text["model_type"] = "mistral".into();
+    let whole = json!({ "architectures": ["SomeForConditionalGeneration"], "model_type": "some", "text_config": text,
+        "tie_word_embeddings": true, "vision_config": { "hidden_size": 3 } });
+    let parsed = read_config(whole.as_object().unwrap()).unwrap();
+    assert_eq!((parsed.architecture.name, parsed.model.tie_word_embeddings), (MISTRAL, true));
+    assert!(parsed.notes.iter().any(|note| note.contains("text_config")), "{:?}", parsed.notes);
+    let mut bad = whole.clone();
+    bad["text_config"]["num_hidden_layers"] = "3".into();
+    let message = read_config(bad.as_object().unwrap()).unwrap_err().to_string();
+    assert!(message.contains("text_config.num_hidden_layers"), "{message}");
+    bad["text_config"] = json!({ "model_type": "some_text", "hidden_size": 3 });
+    let message = read_config(bad.as_object().unwrap()).unwrap_err().to_string();
+    assert!(message.contains("some_text") && message.contains("text_config"), "{message}");
+}
+
+#[test]
+fn scores_of_gpt2_are_scaled_as_it_says() {
+    let scales = |changes: Value| -> Vec<Option<f64>> {
+        model(gpt2(), changes).layers().iter().map(|layer| layer.attention_scale).collect()
+    };
+    assert_eq!(scales(json!({})), [None, None]);
+    assert_eq!(scales(json!({ "scale_attn_weights": false })), [Some(1.0), Some(1.0)]);
+    assert_eq!(scales(json!({ "scale_attn_by_inverse_layer_idx": true })), [Some(0.25), Some(0.125)]);
+    let alias = base_without(
+        "GPT2LMHeadModel",
+        &[
+            "max_position_embeddings",
+            "num_key_value_heads",
+            "rms_norm_eps",
+            "hidden_act",
+            "intermediate_size",
+        ],
+    );
+    let aliased = model(alias, json!({ "n_positions": 32, "layer_norm_epsilon": 1e-5 }));
+    assert_eq!((aliased.hidden_size, aliased.num_heads, aliased.num_layers), (64, 4, 3));
+}
+
+#[test]
+fn side_by_side_stablelm_reads_one_norm_twice() {
+    let base = base_without("StableLmForCausalLM", &["rms_norm_eps"]);
+    let parsed =
+        read_config(&with(base, json!({ "use_parallel_residual": true, "layer_norm_eps": 1e-5 }))).unwrap();
+    assert!(parsed.model.parallel_residual);
+    let origin = |name: &str| {
+        let tensor = expected_tensors(&parsed.model).into_iter().find(|tensor| tensor.name == name).unwrap();
+        parsed.architecture.origin(&parsed.model, &tensor, true).tensor
+    };
+    for norm in ["input_norm", "post_attention_norm"] {
+        assert_eq!(origin(&format!("layers.1.{norm}.bias")), "model.layers.1.input_layernorm.bias");
     }
 }
 

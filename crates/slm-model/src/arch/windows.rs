@@ -61,3 +61,15 @@ pub(super) fn window(fields: &Fields<'_>, default: Option<usize>) -> Result<Opti
         window => Ok(window),
     }
 }
+
+/// Reads the `layer_types` of an architecture whose layers all see everything before them, whatever the types say.
+pub(super) fn ignore_layer_types(fields: &Fields<'_>) -> Result<()> {
+    let types = fields.list("layer_types")?.unwrap_or_default();
+    if types.iter().any(|kind| kind.as_str() != Some(FULL)) {
+        fields.note(
+            "layer_types",
+            "was passed over, as in transformers: no layer of this architecture has a window",
+        );
+    }
+    Ok(())
+}

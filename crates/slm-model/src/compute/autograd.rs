@@ -29,7 +29,7 @@ impl TensorOps for AutogradOps<'_> {
     fn begin(&mut self, start: usize, len: usize) {
         assert_eq!(start, 0, "the fused attention begins at position 0");
         self.tables =
-            self.rotaries.angles(0, len).into_iter().map(Angles::into_table).map(Arc::new).collect();
+            self.rotaries.angles(0, len, len).into_iter().map(Angles::into_table).map(Arc::new).collect();
     }
 
     fn normalize<const D: usize>(&self, norm: &Norm, x: Tensor<D>) -> Tensor<D> {
@@ -40,7 +40,7 @@ impl TensorOps for AutogradOps<'_> {
     }
 
     fn attend(&mut self, [q, k, v]: [Tensor<3>; 3], layer: &TensorLayer<'_>) -> Tensor<3> {
-        let rotary = self.rotaries.index(layer.spec.rotary);
+        let rotary = self.rotaries.index(layer.spec.rotary.as_ref());
         let options = AttentionOptions {
             heads: self.shape.heads,
             kv_heads: self.shape.kv_heads,

@@ -82,7 +82,7 @@ impl TensorOps for BurnOps<'_> {
         let HeadShape { heads, kv_heads, head_dim } = self.shape;
         let split = |x: Tensor<3>, heads: usize| x.reshape([batch, len, heads, head_dim]).swap_dims(1, 2);
         let (mut q, mut k, mut v) = (split(q, heads), split(k, kv_heads), split(v, kv_heads));
-        if let Some(index) = self.rotaries.index(layer.spec.rotary) {
+        if let Some(index) = self.rotaries.index(layer.spec.rotary.as_ref()) {
             let tables = &self.tables[index];
             (q, k) = (tables.rotate(q), tables.rotate(k));
         }

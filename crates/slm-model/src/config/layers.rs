@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::{AttentionBias, MlpKind, ModelConfig, NormPlacement, Position, QkNorm, RotaryConfig};
 
 /// Everything that one layer may do differently from another. The fields are those of [`ModelConfig`].
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LayerSpec {
     /// Placement of the norms.
     pub norm_placement: NormPlacement,
@@ -98,12 +98,12 @@ impl LayerOverride {
         let mut found = Self { layers, ..Self::default() };
         macro_rules! plain {
             ($field:ident) => {
-                found.$field = (spec.$field != base.$field).then_some(spec.$field);
+                found.$field = (spec.$field != base.$field).then_some(spec.$field.clone());
             };
         }
         macro_rules! option {
             ($field:ident) => {
-                found.$field = (spec.$field != base.$field).then_some(Choice(spec.$field));
+                found.$field = (spec.$field != base.$field).then_some(Choice(spec.$field.clone()));
             };
         }
         fields!(plain, option);
@@ -118,7 +118,9 @@ impl LayerOverride {
         }
         macro_rules! option {
             ($field:ident) => {
-                spec.$field = self.$field.map_or(spec.$field, |choice| choice.0);
+                if let Some(choice) = &self.$field {
+                    spec.$field = choice.0.clone();
+                }
             };
         }
         fields!(plain, option);
@@ -134,8 +136,8 @@ impl ModelConfig {
             residual_multiplier: self.residual_multiplier,
             attention_scale: self.attention_scale,
             sliding_window: self.sliding_window,
-            rotary: match self.position {
-                Position::Rotary(rotary) => Some(rotary),
+            rotary: match &self.position {
+                Position::Rotary(rotary) => Some(rotary.clone()),
                 Position::Learned | Position::None => None,
             },
             qk_norm: self.qk_norm,
@@ -174,15 +176,16 @@ impl ModelConfig {
         for (index, spec) in specs.iter().enumerate() {
             match kinds.iter_mut().find(|(kind, _)| kind == spec) {
                 Some((_, layers)) => layers.push(index),
-                None => kinds.push((*spec, vec![index])),
+                None => kinds.push((spec.clone(), vec![index])),
             }
         }
         self.num_layers = specs.len();
         // The first of those that occur equally often.
-        let Some(&(base, _)) = kinds.iter().rev().max_by_key(|(_, layers)| layers.len()) else {
+        let Some((base, _)) = kinds.iter().rev().max_by_key(|(_, layers)| layers.len()) else {
             self.layer_overrides.clear();
             return;
         };
+        let base = base.clone();
         macro_rules! set {
             ($field:ident) => {
                 self.$field = base.$field;
@@ -193,8 +196,8 @@ impl ModelConfig {
         }
         fields!(set, nothing);
         (self.attention_scale, self.sliding_window) = (base.attention_scale, base.sliding_window);
-        self.position = match (base.rotary, self.position) {
-            (Some(rotary), _) => Position::Rotary(rotary),
+        self.position = match (&base.rotary, &self.position) {
+            (Some(rotary), _) => Position::Rotary(rotary.clone()),
             (None, Position::Learned) => Position::Learned,
             (None, _) => Position::None,
         };

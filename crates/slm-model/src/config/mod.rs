@@ -12,6 +12,7 @@ pub use self::kinds::{Activation, AttentionBias, MlpKind, NormKind, NormPlacemen
 pub use self::layers::{Choice, LayerOverride, LayerSpec};
 pub use self::position::{Position, RopeScaling, RotaryConfig};
 use self::raw::RawModelConfig;
+pub(crate) use self::validate::MAX_LAYERS;
 use crate::names::expected_tensors;
 
 /// Specification of a decoder-only transformer.

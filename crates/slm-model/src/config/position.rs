@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// How a model knows the position of a token.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Position {
     /// Queries and keys are rotated.
@@ -22,7 +22,7 @@ impl Default for Position {
 
 /// Rotation of queries and keys by an angle that grows with the position (Su and others, 2021), the two halves of
 /// the rotated part of a head forming the pairs, as in Hugging Face's Llama.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RotaryConfig {
     /// Base of the frequencies, `rope_theta`.
@@ -54,8 +54,9 @@ impl Default for RotaryConfig {
     }
 }
 
-/// Change of the rotary frequencies for long contexts.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// Change of the rotary frequencies for long contexts. The formulas are those of transformers
+/// (`modeling_rope_utils.py`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum RopeScaling {
     /// Every frequency is divided by `factor` (position interpolation; Chen and others, 2023).
@@ -74,4 +75,51 @@ pub enum RopeScaling {
         /// Context of the pretraining.
         original_max_position_embeddings: usize,
     },
+    /// YaRN (Peng and others, 2023): pairs that turn more than `beta_fast` times within the original context are kept,
+    /// those that turn less than `beta_slow` times are divided by `factor`, those between are blended.
+    Yarn {
+        /// Divisor of the low frequencies, at least 1.
+        factor: f64,
+        /// Context of the pretraining.
+        original_max_position_embeddings: usize,
+        /// Turns above which a pair is kept. Default: 32.
+        #[serde(default = "beta_fast")]
+        beta_fast: f64,
+        /// Turns below which a pair is divided in full. Default: 1.
+        #[serde(default = "beta_slow")]
+        beta_slow: f64,
+        /// Whether the bounds of the blended pairs are rounded outwards to whole pairs. Default: true.
+        #[serde(default = "truncate", skip_serializing_if = "is_true")]
+        truncate: bool,
+        /// Factor of sines and cosines.
+        attention_factor: f64,
+    },
+    /// LongRoPE (Ding and others, 2024; Phi-3, Phi-4-mini): each pair has a divisor of its own, one for sequences within
+    /// the original context and one for longer sequences. A sequence that grows beyond it is computed anew.
+    LongRope {
+        /// Divisors for sequences of up to `original_max_position_embeddings` positions, one for each pair.
+        short_factor: Vec<f64>,
+        /// Divisors for longer sequences.
+        long_factor: Vec<f64>,
+        /// Context of the pretraining.
+        original_max_position_embeddings: usize,
+        /// Factor of sines and cosines.
+        attention_factor: f64,
+    },
+}
+
+fn beta_fast() -> f64 {
+    32.0
+}
+
+fn beta_slow() -> f64 {
+    1.0
+}
+
+fn truncate() -> bool {
+    true
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
 }

@@ -4,6 +4,17 @@ fn rotary(theta: f64, scaling: RopeScaling) -> Position {
     Position::Rotary(RotaryConfig { scaling: Some(scaling), ..RotaryConfig::new(theta) })
 }
 
+fn yarn() -> RopeScaling {
+    RopeScaling::Yarn {
+        factor: 4.0,
+        original_max_position_embeddings: 8,
+        beta_fast: 16.0,
+        beta_slow: 2.0,
+        truncate: false,
+        attention_factor: 1.2,
+    }
+}
+
 fn small() -> ModelConfig {
     ModelConfig::new(10, 8, 16, 2, 2, 32)
 }
@@ -36,6 +47,8 @@ fn json_and_toml_round_trip() {
                 original_max_position_embeddings: 64,
             },
         ),
+        rotary(1e4, yarn()),
+        rotary(1e4, crate::testing::longrope(64)),
         Position::Rotary(RotaryConfig { dims: Some(2), ..RotaryConfig::default() }),
         Position::None,
     ] {
@@ -72,7 +85,38 @@ fn a_width_that_heads_do_not_divide_needs_an_explicit_head_dim() {
 #[test]
 fn validate_names_the_field() {
     type Break = fn(&mut ModelConfig);
-    let cases: [(&str, Break); 11] = [
+    let cases: [(&str, Break); 16] = [
+        ("short_factor", |c| c.position = rotary(1e4, crate::testing::longrope(8))),
+        ("long_rope.attention_factor", |c| {
+            let mut scaling = crate::testing::longrope(8);
+            if let RopeScaling::LongRope { short_factor, long_factor, attention_factor, .. } = &mut scaling {
+                short_factor.truncate(2);
+                long_factor.truncate(2);
+                *attention_factor = -1.0;
+            }
+            c.position = rotary(1e4, scaling);
+        }),
+        ("yarn.original_max_position_embeddings", |c| {
+            let mut scaling = yarn();
+            if let RopeScaling::Yarn { original_max_position_embeddings, .. } = &mut scaling {
+                *original_max_position_embeddings = 0;
+            }
+            c.position = rotary(1e4, scaling);
+        }),
+        ("yarn.factor", |c| {
+            let mut scaling = yarn();
+            if let RopeScaling::Yarn { factor, .. } = &mut scaling {
+                *factor = 0.5;
+            }
+            c.position = rotary(1e4, scaling);
+        }),
+        ("yarn.beta_slow", |c| {
+            let mut scaling = yarn();
+            if let RopeScaling::Yarn { beta_slow, .. } = &mut scaling {
+                *beta_slow = f64::NAN;
+            }
+            c.position = rotary(1e4, scaling);
+        }),
         ("vocab_size", |c| c.vocab_size = 0),
         ("hidden_size", |c| c.hidden_size = usize::MAX),
         ("num_layers", |c| c.num_layers = 0),
@@ -168,7 +212,7 @@ fn layers_that_differ_are_kept_apart_and_come_back() {
     // What is most frequent is what the config itself says.
     let mut sliding = config.clone();
     let mut layers = layers;
-    (layers[0], layers[2]) = (layers[1], layers[1]);
+    (layers[0], layers[2]) = (layers[1].clone(), layers[1].clone());
     sliding.set_layers(&layers);
     assert_eq!((sliding.sliding_window, sliding.qk_norm), (Some(7), QkNorm::Full));
     assert_eq!(sliding.layers(), layers);
@@ -195,7 +239,7 @@ fn layers_in_a_file() {
     let layers = toml::from_str::<ModelConfig>(text).unwrap().layers();
     assert_eq!(layers[2].rotary, Some(RotaryConfig { dims: Some(2), ..RotaryConfig::new(1e6) }));
     assert_eq!((layers[2].sliding_window, layers[0].sliding_window), (None, Some(4)));
-    assert_eq!((layers[0].rotary, layers[0].qk_norm), (None, QkNorm::Full));
+    assert_eq!((layers[0].rotary.clone(), layers[0].qk_norm), (None, QkNorm::Full));
     for (from, to, part) in [
         ("dims = 2", "dim = 2", "dim"),
         ("\"none\"", "\"nothing\"", "nothing"),

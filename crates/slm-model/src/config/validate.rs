@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 /// Widths and counts above this are refused: no model comes near, and products of sizes stay inside `u64`.
 const MAX_SIZE: usize = 1 << 24;
 /// Maximum number of layers, for the same reason.
-const MAX_LAYERS: usize = 1 << 12;
+pub(crate) const MAX_LAYERS: usize = 1 << 12;
 
 impl ModelConfig {
     /// Checks that the sizes fit together.
@@ -81,14 +81,14 @@ impl ModelConfig {
             let remedy = "leave it out, or let a position see at least itself: 1".into();
             return Err(bad(format!("{prefix}sliding_window"), 0, remedy));
         }
-        match spec.rotary {
+        match &spec.rotary {
             Some(rotary) => self.check_rotary(rotary_prefix, rotary),
             None => Ok(()),
         }
     }
 
-    fn check_rotary(&self, prefix: &str, rotary: RotaryConfig) -> Result<()> {
-        let RotaryConfig { theta, scaling, dims } = rotary;
+    fn check_rotary(&self, prefix: &str, rotary: &RotaryConfig) -> Result<()> {
+        let &RotaryConfig { theta, ref scaling, dims } = rotary;
         match dims {
             None if !self.head_dim.is_multiple_of(2) => {
                 let remedy = "rotary positions pair the two halves of a head: use an even number".into();
@@ -104,7 +104,8 @@ impl ModelConfig {
             let remedy = "use a number above 1, such as 10000".into();
             return Err(bad(format!("{prefix}theta"), theta, remedy));
         }
-        scaling.map_or(Ok(()), |scaling| scaling.validate(&format!("{prefix}scaling.")))
+        let pairs = dims.unwrap_or(self.head_dim) / 2;
+        scaling.as_ref().map_or(Ok(()), |scaling| scaling.validate(&format!("{prefix}scaling."), pairs))
     }
 
     /// Whether learned position vectors are added to the embedding.
@@ -114,7 +115,8 @@ impl ModelConfig {
 }
 
 impl RopeScaling {
-    fn validate(self, prefix: &str) -> Result<()> {
+    /// Checks the scaling of a rotation of `pairs` pairs.
+    fn validate(&self, prefix: &str, pairs: usize) -> Result<()> {
         let at_least_one = |field: &str, factor: f64| {
             if factor.is_finite() && factor >= 1.0 {
                 Ok(())
@@ -122,7 +124,14 @@ impl RopeScaling {
                 Err(bad(format!("{prefix}{field}"), factor, "use a number of at least 1".into()))
             }
         };
-        match self {
+        let context = |field: &str, original: usize| match original {
+            1.. => Ok(()),
+            0 => {
+                let remedy = "use the context length of the pretraining".into();
+                Err(bad(format!("{prefix}{field}.original_max_position_embeddings"), original, remedy))
+            }
+        };
+        match *self {
             Self::Linear { factor } => at_least_one("linear.factor", factor),
             Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
                 let field = |name: &str| format!("{prefix}llama3.{name}");
@@ -132,11 +141,43 @@ impl RopeScaling {
                     let remedy = format!("it must be above low_freq_factor = {low_freq_factor}");
                     return Err(bad(field("high_freq_factor"), high_freq_factor, remedy));
                 }
-                if original_max_position_embeddings == 0 {
-                    let remedy = "use the context length of the pretraining".into();
-                    return Err(bad(field("original_max_position_embeddings"), 0, remedy));
+                context("llama3", original_max_position_embeddings)
+            }
+            Self::Yarn {
+                factor,
+                original_max_position_embeddings,
+                beta_fast,
+                beta_slow,
+                truncate: _,
+                attention_factor,
+            } => {
+                let field = |name: &str| format!("{prefix}yarn.{name}");
+                at_least_one("yarn.factor", factor)?;
+                positive(&field("beta_slow"), beta_slow)?;
+                positive(&field("beta_fast"), beta_fast)?;
+                positive(&field("attention_factor"), attention_factor)?;
+                context("yarn", original_max_position_embeddings)
+            }
+            Self::LongRope {
+                ref short_factor,
+                ref long_factor,
+                original_max_position_embeddings,
+                attention_factor,
+            } => {
+                for (name, factors) in [("short_factor", short_factor), ("long_factor", long_factor)] {
+                    let name = format!("{prefix}long_rope.{name}");
+                    if factors.len() != pairs {
+                        let found = format!("{} numbers", factors.len());
+                        return Err(bad(
+                            name,
+                            found,
+                            format!("give one for each of {pairs} pairs of a head"),
+                        ));
+                    }
+                    factors.iter().try_for_each(|&factor| positive(&name, factor))?;
                 }
-                Ok(())
+                positive(&format!("{prefix}long_rope.attention_factor"), attention_factor)?;
+                context("long_rope", original_max_position_embeddings)
             }
         }
     }

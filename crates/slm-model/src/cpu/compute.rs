@@ -38,6 +38,8 @@ pub(crate) struct CpuCompute {
     /// Position of the first row of the pass.
     start: usize,
     rows: usize,
+    /// Length of the sequence that the pass is part of, where it is longer than what the pass reaches.
+    pub(super) sequence: usize,
     /// Of the pass, for each of `rotaries`.
     angles: Vec<Angles>,
     /// What [`head`](Compute::head) writes, from row `logit_row` on.
@@ -62,6 +64,7 @@ impl CpuCompute {
             attention_scratch: Vec::new(),
             start: 0,
             rows: 0,
+            sequence: 0,
             angles: Vec::new(),
             logits: Vec::new(),
             logit_row: 0,
@@ -112,7 +115,7 @@ impl Compute for CpuCompute {
     fn begin(&mut self, start: usize, rows: usize) {
         self.watch = Stopwatch::start();
         (self.start, self.rows) = (start, rows);
-        self.angles = self.rotaries.angles(start, rows);
+        self.angles = self.rotaries.angles(start, rows, self.sequence.max(start + rows));
     }
 
     fn embed(&mut self, table: &TokenTable, ids: Tensor<2, Int>) -> Result<CpuStream> {
@@ -190,7 +193,7 @@ impl Compute for CpuCompute {
             rows: self.rows,
             window: layer.spec.sliding_window,
             scale: layer.spec.attention_scale,
-            angles: self.rotaries.index(layer.spec.rotary).map(|index| &self.angles[index]),
+            angles: self.rotaries.index(layer.spec.rotary.as_ref()).map(|index| &self.angles[index]),
             q_norm: layer.q_norm.as_ref(),
             k_norm: layer.k_norm.as_ref(),
         };

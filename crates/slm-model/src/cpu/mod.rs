@@ -49,6 +49,8 @@ pub struct CpuEngine<'a> {
     /// Maximum number of positions in one pass.
     chunk: usize,
     len: usize,
+    /// Length of the sequence that the positions held were rotated for; 0 where none is held.
+    rotated_for: usize,
     capacity: usize,
 }
 
@@ -78,6 +80,7 @@ impl<'a> CpuEngine<'a> {
             compute,
             chunk: if independent { CHUNK } else { usize::MAX },
             len: 0,
+            rotated_for: 0,
             capacity,
         })
     }
@@ -100,6 +103,9 @@ impl<'a> CpuEngine<'a> {
     /// Forgets all positions from `len` on; a cache already shorter stays as it is.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
+        if self.len == 0 {
+            self.rotated_for = 0;
+        }
     }
 
     /// Bytes of the KV cache.
@@ -120,11 +126,11 @@ impl<'a> CpuEngine<'a> {
     /// Runs positions that continue those held, and returns the logits of the last: `vocab_size` values.
     ///
     /// # Errors
-    /// [`Error::EmptyPrompt`], [`Error::TokenId`], [`Error::TooManyPositions`] when the capacity is too small, and
-    /// [`Error::Device`] when a tensor cannot be read.
+    /// [`Error::EmptyPrompt`], [`Error::TokenId`], [`Error::CacheFull`] when the capacity is too small,
+    /// [`Error::RotaryChange`] when the sequence must be computed anew, and [`Error::Device`] when a tensor cannot be
+    /// read.
     pub fn forward_last(&mut self, ids: &[u32]) -> Result<&[f32]> {
-        self.check(ids)?;
-        self.compute.logit_row = 0;
+        self.start(ids)?;
         let chunks = ids.len().div_ceil(self.chunk);
         for (index, ids) in ids.chunks(self.chunk).enumerate() {
             self.run(ids, if index + 1 == chunks { Rows::Last } else { Rows::None })?;
@@ -138,8 +144,7 @@ impl<'a> CpuEngine<'a> {
     /// # Errors
     /// As [`forward_last`](Self::forward_last).
     pub fn forward(&mut self, ids: &[u32]) -> Result<&[f32]> {
-        self.check(ids)?;
-        self.compute.logit_row = 0;
+        self.start(ids)?;
         for ids in ids.chunks(self.chunk) {
             self.run(ids, Rows::All)?;
             self.compute.logit_row += ids.len();
@@ -147,16 +152,21 @@ impl<'a> CpuEngine<'a> {
         Ok(&self.compute.logits[..ids.len() * self.model.config().vocab_size])
     }
 
-    fn check(&self, ids: &[u32]) -> Result<()> {
+    /// Checks the ids of a call and prepares for its passes.
+    fn start(&mut self, ids: &[u32]) -> Result<()> {
         if ids.is_empty() {
             return Err(Error::EmptyPrompt);
         }
         self.model.check_ids(ids)?;
         let needed = self.len.saturating_add(ids.len());
-        match needed > self.capacity {
-            true => Err(Error::CacheFull { needed, capacity: self.capacity }),
-            false => Ok(()),
+        if needed > self.capacity {
+            return Err(Error::CacheFull { needed, capacity: self.capacity });
         }
+        self.model.check_growth(self.rotated_for, needed)?;
+        self.rotated_for = needed;
+        self.compute.sequence = needed;
+        self.compute.logit_row = 0;
+        Ok(())
     }
 
     /// Takes new positions through the model; logits of `rows` go to the compute's.

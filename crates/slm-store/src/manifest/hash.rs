@@ -121,6 +121,15 @@ pub fn sha256_of(path: &Path, file: &PositionedFile) -> Result<String> {
     Ok(hasher.finish())
 }
 
+/// SHA-256 of a file, in lower-case hexadecimal. Memory does not grow with it.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn sha256_of_file(path: &Path) -> Result<String> {
+    let file = std::fs::File::open(path).map_err(Error::io(path, "open"))?;
+    sha256_of(path, &PositionedFile::new(file))
+}
+
 /// SHA-256 of `bytes` in lower-case hexadecimal digits, as the lineage fields of a checkpoint hold it.
 pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))

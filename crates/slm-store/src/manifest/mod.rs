@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::tensors::PositionedFile;
 use crate::{Error, Result, json};
 
-pub use hash::{Hasher, sha256, sha256_of};
+pub use hash::{Hasher, sha256, sha256_of, sha256_of_file};
 pub use record::{FileRecord, Parts};
 pub use stored::records;
 

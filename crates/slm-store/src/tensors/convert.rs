@@ -6,6 +6,7 @@ use safetensors::Dtype;
 /// Bytes of one element of a float type that is read as F32.
 pub(super) fn float_size(dtype: Dtype) -> Option<usize> {
     match dtype {
+        Dtype::F64 => Some(8),
         Dtype::F32 => Some(4),
         Dtype::F16 | Dtype::BF16 => Some(2),
         _ => None,
@@ -16,6 +17,7 @@ pub(super) fn float_size(dtype: Dtype) -> Option<usize> {
 pub(super) fn extend_f32(out: &mut Vec<f32>, bytes: &[u8], dtype: Dtype) {
     match dtype {
         Dtype::F16 => out.extend(pairs(bytes).map(|b| f16::from_le_bytes(b).to_f32())),
+        Dtype::F64 => out.extend(bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b) as f32)),
         Dtype::BF16 => out.extend(pairs(bytes).map(|b| bf16::from_le_bytes(b).to_f32())),
         _ => out.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
     }

@@ -300,13 +300,13 @@ impl TensorFile {
         })
     }
 
-    /// Reads an F32, F16 or BF16 tensor as F32, row-major. The memory taken is that of the result.
+    /// Reads an F32, F16, BF16 or F64 tensor as F32, row-major. The memory taken is that of the result.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] for a NaN or an infinity, [`Error::TensorType`] for another type,
+    /// [`Error::NotFinite`] for a NaN, an infinity or a number beyond F32, [`Error::TensorType`] for another type,
     /// [`Error::TensorSet`] for a tensor that is not there, [`Error::Io`] and [`Error::Truncated`].
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        self.check_dtype(name, &[Dtype::F32, Dtype::F16, Dtype::BF16])?;
+        self.check_dtype(name, &[Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F64])?;
         let place = self.place(name)?;
         let bytes = place.bytes() as usize;
         let size = float_size(place.dtype).unwrap_or(4);

@@ -165,3 +165,132 @@ fn damaged_files_are_refused_without_a_panic() {
         }
     }
 }
+
+/// Byte-level, SentencePiece-like and trained tokenizers: those of the shared data where they are, and one of ours.
+fn tokenizers() -> Vec<(String, Tokenizer)> {
+    let root = std::env::var_os("SLM_SHARED").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")),
+        PathBuf::from,
+    );
+    let mut found = vec![("trained here".to_owned(), trained(400))];
+    for folder in [
+        "tokenizers/gpt2",
+        "tokenizers/qwen2",
+        "tokenizers/gpt-neox",
+        "tokenizers/mistral-v1",
+        "models/stories260k",
+        "models/tiny-gemma3",
+    ] {
+        match Tokenizer::from_file(root.join(folder).join("tokenizer.json")) {
+            Ok(tokenizer) => found.push((folder.to_owned(), tokenizer)),
+            Err(_) => println!("skipped: no {folder} under {}", root.display()),
+        }
+    }
+    found
+}
+
+/// Texts in which it is hard to find a place to cut: long words, runs of spaces, digits, one character, special tokens,
+/// combining marks.
+fn hard_text(seed: u64, length: usize) -> String {
+    let mut state = seed;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % below
+    };
+    let story = Corpus::new(seed).text(40);
+    let mut text = String::new();
+    while text.len() < length {
+        let from = story.floor_char_boundary(random(story.len()));
+        match random(12) {
+            0 => text.push_str(&" ".repeat(random(300))),
+            1 => text.push_str(&"\n".repeat(random(50))),
+            2 => (0..random(3000)).for_each(|i| text.push((b'0' + (i * i % 7) as u8) as char)),
+            3 => text.push_str(&"a".repeat(random(9000))),
+            4 => text.push_str("<|endoftext|>"),
+            5 => (0..random(200)).for_each(|_| text.push('é')),
+            6 => (0..random(200)).for_each(|_| text.push_str("e\u{301}")),
+            7 => (0..random(400)).for_each(|i| text.push(['天', '地', '玄', '黄', '。'][i * i % 5])),
+            8 => (0..random(100)).for_each(|_| text.push('🙂')),
+            _ => {
+                text.push_str(&story[from..story.floor_char_boundary((from + random(4000)).min(story.len()))])
+            }
+        }
+    }
+    text
+}
+
+#[test]
+fn pieces_have_the_ids_of_the_whole() {
+    for (name, tokenizer) in tokenizers() {
+        for seed in 0..4 {
+            let text = if seed == 0 { Corpus::new(3).text(400) } else { hard_text(seed, 90_000) };
+            let all = tokenizer.encode(&text).unwrap();
+            let pieces = tokenizer.encode_long(&text, usize::MAX).unwrap();
+            assert!(pieces == all, "{name}, seed {seed}: {} ids and {}", pieces.len(), all.len());
+            for limit in [0, 1, 700, all.len() / 2] {
+                assert_eq!(tokenizer.encode_long(&text, limit).unwrap(), all[..limit], "{name}, seed {seed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_prefix_is_what_a_prompt_gets_in_front() {
+    for (name, tokenizer) in tokenizers() {
+        let (plain, special) =
+            (tokenizer.encode("Once").unwrap(), tokenizer.encode_with_special_tokens("Once").unwrap());
+        assert_eq!([tokenizer.prefix().unwrap(), plain].concat(), special, "{name}");
+    }
+}
+
+/// Any ids at all: a text comes out, none of it is taken back, and where the library's text is the same whatever comes later,
+/// it is that text.
+#[test]
+fn any_ids_can_be_streamed() {
+    for (name, tokenizer) in tokenizers() {
+        let size = tokenizer.vocab_size() as u64;
+        for seed in 0..200_u64 {
+            let mut state = seed;
+            let ids: Vec<u32> = (0..1 + seed % 60)
+                .map(|_| {
+                    state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    // Half of them from the front, where bytes are.
+                    let id = state >> 33;
+                    (if id % 2 == 0 { id / 2 % size } else { id / 2 % 260.min(size) }) as u32
+                })
+                .collect();
+            let mut stream = tokenizer.stream();
+            let mut text = String::new();
+            for &id in &ids {
+                text += &stream.push(id).unwrap();
+            }
+            text += &stream.finish().unwrap();
+            let whole = tokenizer.decode(&ids).unwrap();
+            if !whole.contains('\u{fffd}') {
+                assert_eq!(text, whole, "{name}: {ids:?}");
+            }
+            let plain = |text: &str| text.replace('\u{fffd}', "");
+            if !name.contains("mistral") && !name.contains("stories260k") && !name.contains("gemma") {
+                assert_eq!(text, whole, "{name}: {ids:?}");
+            } else {
+                // The library drops good bytes next to bad ones.
+                assert!(plain(&text).len() >= plain(&whole).len(), "{name}: {ids:?}: {text:?} {whole:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bad_byte_costs_nothing_that_comes_before_or_after_it() {
+    for (name, tokenizer) in tokenizers() {
+        if !name.contains("mistral") && !name.contains("stories260k") {
+            continue;
+        }
+        let id = |token: &str| tokenizer.token_id(token).unwrap();
+        let mut stream = tokenizer.stream();
+        let ids = ["▁a", "<0x0A>", "<0xE2>", "b", "<0xE2>", "<0x82>", "<0xAC>", "<0xE2>", "▁a"];
+        let mut text: String = ids.iter().map(|token| stream.push(id(token)).unwrap()).collect();
+        text += &stream.finish().unwrap();
+        assert_eq!(text, "a\n\u{fffd}b€\u{fffd} a", "{name}");
+    }
+}

@@ -4,9 +4,11 @@ mod qat;
 mod read;
 mod value;
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use slm_checkpoint::Checkpoint;
 use slm_model::ModelConfig;
 use slm_ptq::{QuantizationConfig, QuantizationMode};
 
@@ -14,7 +16,7 @@ use crate::difference::{Difference, first_difference};
 use crate::{Error, FinetuneOptions, Result};
 
 pub use qat::QatTrainingOptions;
-pub use read::{parse_toml, read_toml};
+pub use read::{Setting, parse_toml, read_toml};
 
 /// A whole training run: the model, its tokenizer, how it is trained, and how it is quantized.
 ///
@@ -54,6 +56,23 @@ struct TuningFile {
     qat: QatTrainingOptions,
     #[serde(default)]
     finetune: FinetuneOptions,
+}
+
+/// A config of which only the quantization is wanted. The other sections are checked as in a whole one.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QuantizationFile {
+    quantization: QuantizationConfig,
+    #[serde(rename = "model")]
+    _model: Option<ModelConfig>,
+    #[serde(rename = "tokenizer")]
+    _tokenizer: Option<TokenizerConfig>,
+    #[serde(rename = "training")]
+    _training: Option<TrainingOptions>,
+    #[serde(rename = "qat")]
+    _qat: Option<QatTrainingOptions>,
+    #[serde(rename = "finetune")]
+    _finetune: Option<FinetuneOptions>,
 }
 
 /// Where the tokenizer comes from: a file, or training on the data.
@@ -173,8 +192,16 @@ impl TrainingConfig {
     /// # Errors
     /// As [`read_toml`] and [`TrainingConfig::validate`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        Self::from_file_with(path, &[])
+    }
+
+    /// [`TrainingConfig::from_file`] with `settings` in the place of what the file says.
+    ///
+    /// # Errors
+    /// As [`TrainingConfig::from_file`].
+    pub fn from_file_with(path: impl AsRef<Path>, settings: &[Setting]) -> Result<Self> {
         let path = path.as_ref();
-        let mut config: Self = read_toml(path)?;
+        let mut config: Self = read_toml(path, settings)?;
         config.validate(&path.display().to_string())?;
         if let (Some(file), Some(folder)) = (&mut config.tokenizer.file, path.parent()) {
             *file = folder.join(&*file);
@@ -182,24 +209,56 @@ impl TrainingConfig {
         Ok(config)
     }
 
-    /// Reads a TOML file for the training of a model that exists already: `[model]` may be left out, and must be
-    /// that of the model where it is there; `[tokenizer]` is left out. Values are not validated yet.
+    /// Reads and validates the `[quantization]` section of a TOML file, which may be a whole training config or that
+    /// section alone.
+    ///
+    /// # Errors
+    /// As [`read_toml`], and [`Error::ConfigValue`].
+    pub fn quantization_of_file(path: impl AsRef<Path>) -> Result<QuantizationConfig> {
+        let path = path.as_ref();
+        let config = read_toml::<QuantizationFile>(path, &[])?.quantization;
+        check_quantization(&config, &Check { origin: &path.display().to_string() })?;
+        Ok(config)
+    }
+
+    /// Reads a TOML file for the training of a checkpoint, with `settings` in the place of what it says: `[model]` may be
+    /// left out, and must be that of the checkpoint where it is there, or of the float model it was quantized from; `[tokenizer]` is left out. Values are not validated yet.
     ///
     /// # Errors
     /// As [`read_toml`], and [`Error::ConfigValue`] for another model.
-    pub fn for_model(path: impl AsRef<Path>, model: &ModelConfig) -> Result<Self> {
+    pub fn for_model(path: impl AsRef<Path>, checkpoint: &Checkpoint, settings: &[Setting]) -> Result<Self> {
         let path = path.as_ref();
-        let text =
-            std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        Self::parse_for_model(&text, &path.display().to_string(), model)
+        let text = read::read_config(path)?;
+        Self::parse_for_model(&text, &path.display().to_string(), checkpoint, settings)
     }
 
     /// [`TrainingConfig::for_model`] of TOML text; `origin` says in errors where it came from.
     ///
     /// # Errors
     /// As [`TrainingConfig::for_model`].
-    pub fn parse_for_model(text: &str, origin: &str, model: &ModelConfig) -> Result<Self> {
-        let file: TuningFile = parse_toml(text, origin)?;
+    pub fn parse_for_model(
+        text: &str,
+        origin: &str,
+        checkpoint: &Checkpoint,
+        settings: &[Setting],
+    ) -> Result<Self> {
+        let untied = checkpoint.is_quantized();
+        Self::parse_for(text, origin, &checkpoint.config().model, untied, settings)
+    }
+
+    /// [`TrainingConfig::parse_for_model`] for a model that is quantized where `quantized` is true.
+    fn parse_for(
+        text: &str,
+        origin: &str,
+        model: &ModelConfig,
+        quantized: bool,
+        settings: &[Setting],
+    ) -> Result<Self> {
+        let mut file: TuningFile = parse_toml(text, origin, settings)?;
+        // Quantizing a tied head makes a tensor of its own of it: the config of the float model is meant.
+        if let Some(found) = file.model.as_mut().filter(|_| quantized && !model.tie_word_embeddings) {
+            found.tie_word_embeddings = false;
+        }
         let check = Check { origin };
         check.that(file.model.as_ref().is_none_or(|found| found == model), "model", || {
             let difference = file.model.as_ref().and_then(|found| {
@@ -246,12 +305,7 @@ impl TrainingConfig {
         check.that(self.tokenizer.train_bytes > 0, "tokenizer.train_bytes", || {
             ("is 0".into(), "give the bytes to train the tokenizer on".into())
         })?;
-        self.quantization.validate().map_err(|error| match error {
-            slm_ptq::Error::Setting { key, detail, remedy } => {
-                check.refused(&format!("quantization.{key}"), detail, remedy)
-            }
-            other => Error::Ptq(other),
-        })?;
+        check_quantization(&self.quantization, &check)?;
         let decays = self.quantization.enable_quantized_finetuning && self.training.weight_decay != 0.0;
         check.that(!decays, "training.weight_decay", || {
             let detail = format!("is {}, and quantized weights do not decay", self.training.weight_decay);
@@ -262,6 +316,15 @@ impl TrainingConfig {
         }
         Ok(())
     }
+}
+
+fn check_quantization(config: &QuantizationConfig, check: &Check<'_>) -> Result<()> {
+    config.validate().map_err(|error| match error {
+        slm_ptq::Error::Setting { key, detail, remedy } => {
+            check.refused(&format!("quantization.{key}"), detail, remedy)
+        }
+        other => Error::Ptq(other),
+    })
 }
 
 impl TrainingOptions {
@@ -281,20 +344,29 @@ impl TrainingOptions {
             (format!("is {}, of {} steps", self.warmup_steps, self.steps), "use fewer than `steps`".into())
         })?;
         // Bounds beyond which Burn's schedulers refuse a rate.
-        let bounds: [(&str, f64, std::ops::RangeInclusive<f64>); 8] = [
-            ("learning_rate", self.learning_rate, f64::MIN_POSITIVE..=1.0),
-            ("min_learning_rate", self.min_learning_rate, 0.0..=self.learning_rate),
-            ("weight_decay", self.weight_decay, 0.0..=1.0),
-            ("beta1", self.beta1, 0.0..=0.999_999),
-            ("beta2", self.beta2, 0.0..=0.999_999),
-            ("epsilon", self.epsilon, 1e-30..=1.0),
-            ("grad_clip", self.grad_clip, 0.0..=1e30),
-            ("validation_fraction", self.validation_fraction, 1e-6..=0.9),
+        let lower_rate = format!("use a number from 0 to the learning_rate, {}", self.learning_rate);
+        let bounds: [(&str, f64, RangeInclusive<f64>, &str); 8] = [
+            (
+                "learning_rate",
+                self.learning_rate,
+                f64::MIN_POSITIVE..=1.0,
+                "use a number above 0 and at most 1",
+            ),
+            ("min_learning_rate", self.min_learning_rate, 0.0..=self.learning_rate, &lower_rate),
+            ("weight_decay", self.weight_decay, 0.0..=1.0, "use a number from 0 to 1"),
+            ("beta1", self.beta1, 0.0..=0.999_999, "use a number from 0 to 0.999999"),
+            ("beta2", self.beta2, 0.0..=0.999_999, "use a number from 0 to 0.999999"),
+            ("epsilon", self.epsilon, 1e-30..=1.0, "use a small number such as 1e-8: 1e-30 to 1"),
+            ("grad_clip", self.grad_clip, 0.0..=1e30, "use 0 for no clipping, or a number above 0 such as 1"),
+            (
+                "validation_fraction",
+                self.validation_fraction,
+                1e-6..=0.9,
+                "use a number above 0 and at most 0.9",
+            ),
         ];
-        for (key, value, range) in bounds {
-            check.that(range.contains(&value), &of(key), || {
-                (format!("is {value}"), format!("use {:e} to {:e}", range.start(), range.end()))
-            })?;
+        for (key, value, range, remedy) in bounds {
+            check.that(range.contains(&value), &of(key), || (format!("is {value}"), remedy.to_owned()))?;
         }
         Ok(())
     }

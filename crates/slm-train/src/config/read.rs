@@ -11,28 +11,95 @@ use crate::{Error, Result};
 /// Least similarity (Jaro-Winkler) at which a known name is suggested.
 const SIMILAR: f64 = 0.75;
 
-/// Reads a TOML file.
+/// A value that takes the place of one in a config file: `training.steps=400`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Setting {
+    keys: Vec<String>,
+    value: toml::Value,
+}
+
+impl Setting {
+    /// A number under `key`, in which dots separate a section and what is in it.
+    pub fn number(key: &str, value: usize) -> Self {
+        let value = toml::Value::Integer(i64::try_from(value).unwrap_or(i64::MAX));
+        Self { keys: key.split('.').map(str::to_owned).collect(), value }
+    }
+
+    fn apply(&self, table: &mut toml::Table, origin: &str) -> Result<()> {
+        let Some((last, sections)) = self.keys.split_last() else { return Ok(()) };
+        let mut here = table;
+        for section in sections {
+            let entry = here.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            here = entry.as_table_mut().ok_or_else(|| Error::ConfigValue {
+                origin: origin.to_owned(),
+                key: self.keys.join("."),
+                detail: format!("`{section}` is a value and no section"),
+                remedy: "; set it itself".to_owned(),
+            })?;
+        }
+        here.insert(last.clone(), self.value.clone());
+        Ok(())
+    }
+}
+
+impl std::str::FromStr for Setting {
+    type Err = String;
+
+    /// Parses `KEY=VALUE`. The value is TOML; what is none is a text, so that quotes can be left out.
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let (key, value) = text
+            .split_once('=')
+            .ok_or_else(|| "expected KEY=VALUE, such as training.steps=400".to_owned())?;
+        let keys: Vec<String> = key.trim().split('.').map(|key| key.trim().to_owned()).collect();
+        if keys.iter().any(String::is_empty) {
+            return Err(format!("{key:?} is not a key such as training.steps"));
+        }
+        let parsed = format!("value = {value}").parse::<toml::Table>().ok();
+        let parsed = parsed.filter(|table| table.len() == 1).and_then(|mut table| table.remove("value"));
+        Ok(Self { keys, value: parsed.unwrap_or_else(|| toml::Value::String(value.trim().to_owned())) })
+    }
+}
+
+/// Reads a TOML file, with `settings` in the place of what it says.
 ///
 /// Types should refuse unknown fields; an unknown key is then an error that names the nearest known one.
 ///
 /// # Errors
 /// [`Error::Read`], [`Error::ConfigSyntax`], [`Error::UnknownKey`], [`Error::MissingKey`] and
 /// [`Error::ConfigValue`], each naming the file, and where it applies the section and key.
-pub fn read_toml<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<T> {
+pub fn read_toml<T: DeserializeOwned>(path: impl AsRef<Path>, settings: &[Setting]) -> Result<T> {
     let path = path.as_ref();
-    let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    parse_toml(&text, &path.display().to_string())
+    parse_toml(&read_config(path)?, &path.display().to_string(), settings)
 }
 
-/// Parses TOML text; `origin` says in errors where it came from.
+/// The text of a config file, without a byte order mark.
+pub(super) fn read_config(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let refuse = |detail: &str| {
+        Err(Error::ConfigSyntax { origin: path.display().to_string(), detail: detail.to_owned() })
+    };
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return refuse("it is UTF-16, by its byte order mark; save it as UTF-8");
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)),
+        Err(error) => {
+            let at = error.utf8_error().valid_up_to();
+            refuse(&format!("it is not UTF-8 at byte {at}; save it as UTF-8"))
+        }
+    }
+}
+
+/// Parses TOML text, with `settings` in the place of what it says; `origin` says in errors where it came from.
 ///
 /// # Errors
 /// As [`read_toml`].
-pub fn parse_toml<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T> {
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| Error::ConfigSyntax {
+pub fn parse_toml<T: DeserializeOwned>(text: &str, origin: &str, settings: &[Setting]) -> Result<T> {
+    let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| Error::ConfigSyntax {
         origin: origin.to_owned(),
         detail: error.to_string().trim_end().to_owned(),
     })?;
+    settings.iter().try_for_each(|setting| setting.apply(&mut table, origin))?;
     T::deserialize(Located(toml::Value::Table(table))).map_err(|problem| located(problem, origin))
 }
 

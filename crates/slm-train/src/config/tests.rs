@@ -15,7 +15,7 @@ steps = 10
 "#;
 
 fn parse(text: &str) -> Result<TrainingConfig> {
-    let config: TrainingConfig = parse_toml(text, "run.toml")?;
+    let config: TrainingConfig = parse_toml(text, "run.toml", &[])?;
     config.validate("run.toml")?;
     Ok(config)
 }
@@ -145,12 +145,12 @@ fn missing_parts_are_named() {
 fn impossible_values_come_with_a_remedy() {
     for (line, key, remedy) in [
         ("batch_size = 0", "`training.batch_size`", "use 1 or more"),
-        ("learning_rate = 0.0", "`training.learning_rate`", "to 1e0"),
+        ("learning_rate = 0.0", "`training.learning_rate`", "above 0 and at most 1"),
         ("learning_rate = nan", "`training.learning_rate`", "is NaN"),
-        ("min_learning_rate = 0.1", "`training.min_learning_rate`", "use 0e0 to 1e-3"),
+        ("min_learning_rate = 0.1", "`training.min_learning_rate`", "from 0 to the learning_rate, 0.001"),
         ("warmup_steps = 10", "`training.warmup_steps`", "fewer than `steps`"),
         ("sequence_length = 129", "`training.sequence_length`", "max_position_embeddings of 128"),
-        ("validation_fraction = 1.0", "`training.validation_fraction`", "to 9e-1"),
+        ("validation_fraction = 1.0", "`training.validation_fraction`", "at most 0.9"),
         ("[tokenizer]\ntrain_bytes = 0", "`tokenizer.train_bytes`", "is 0"),
         ("[quantization]\nskip = [\"\"]", "`quantization.skip`", "empty pattern"),
     ] {
@@ -174,7 +174,7 @@ fn what_cannot_be_trained_so_is_said_and_not_ignored() {
 #[test]
 fn a_config_for_a_model_that_exists_needs_no_model() {
     let model = slm_model::ModelConfig::new(320, 24, 52, 2, 2, 64);
-    let parse = |text: &str| TrainingConfig::parse_for_model(text, "run.toml", &model);
+    let parse = |text: &str| TrainingConfig::parse_for(text, "run.toml", &model, false, &[]);
     let config = parse("[training]\nsteps = 3\n[qat]\nscale = \"learned\"").unwrap();
     assert_eq!((&config.model, config.training.steps), (&model, 3));
     assert_eq!(config.qat.options.scale, slm_qat::ScaleMode::Learned);
@@ -207,11 +207,63 @@ fn the_configs_that_ship_are_valid() {
                 TrainingConfig::from_file(&path).unwrap();
             } else {
                 let stories260k = slm_model::ModelConfig::new(512, 64, 172, 5, 8, 512);
-                let config = TrainingConfig::for_model(&path, &stories260k).unwrap();
+                let text = std::fs::read_to_string(&path).unwrap();
+                let config = TrainingConfig::parse_for(&text, "config", &stories260k, false, &[]).unwrap();
                 config.validate(&path.display().to_string()).unwrap();
             }
             found += 1;
         }
     }
     assert!(found >= 3, "{found} configs");
+}
+
+#[test]
+fn settings_take_the_place_of_what_the_file_says() {
+    let with = |settings: &[&str]| {
+        let settings: Vec<Setting> = settings.iter().map(|text| text.parse().unwrap()).collect();
+        parse_toml::<TrainingConfig>(SMALL, "run.toml", &settings)
+    };
+    let config =
+        with(&["training.steps=400", "training.learning_rate = 2e-4", "quantization.granularity=group:32"]);
+    let config = config.unwrap();
+    assert_eq!((config.training.steps, config.training.learning_rate), (400, 2e-4));
+    assert_eq!(config.quantization.granularity, Granularity::PerGroup { group_size: 32 });
+    let skip = with(&["quantization.skip=[\"lm_head\"]"]).unwrap().quantization.skip;
+    assert_eq!(skip, ["lm_head"]);
+    assert!(with(&["training.step=4"]).unwrap_err().to_string().contains("did you mean `steps`?"));
+    assert!(with(&["training.steps=many"]).unwrap_err().to_string().contains("`training.steps`"));
+    assert!(with(&["training.steps.x=1"]).unwrap_err().to_string().contains("no section"));
+    for bad in ["steps", "=3", "training.=3"] {
+        assert!(bad.parse::<Setting>().is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_quantization_section_alone_is_a_quantization_config() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("q.toml");
+    let read = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        TrainingConfig::quantization_of_file(&path)
+    };
+    let section = "[quantization]\nquantization_bits = 4\ngranularity = \"group:16\"\n";
+    assert_eq!(read(section).unwrap().scheme().to_string(), "int4 group:16 symmetric");
+    assert_eq!(read(&format!("\u{feff}{section}")).unwrap(), read(&format!("{SMALL}{section}")).unwrap());
+    assert!(read(&section.replace("bits", "bitz")).unwrap_err().to_string().contains("did you mean"));
+    assert!(read("[training]\nsteps = 3").unwrap_err().to_string().contains("has no `quantization`"));
+    assert!(read("[quantization]\nskip = [\"\"]").unwrap_err().to_string().contains("empty pattern"));
+    std::fs::write(&path, b"\xff\xfe[\0").unwrap();
+    assert!(TrainingConfig::quantization_of_file(&path).unwrap_err().to_string().contains("UTF-16"));
+}
+
+#[test]
+fn the_config_of_the_float_model_fits_what_was_quantized_from_it() {
+    let tied = SMALL.replace("num_heads = 2", "num_heads = 2\ntie_word_embeddings = true");
+    let mut model = parse(&tied).unwrap().model;
+    assert!(model.tie_word_embeddings);
+    model.tie_word_embeddings = false;
+    let of = |quantized| TrainingConfig::parse_for(&tied, "run.toml", &model, quantized, &[]);
+    assert_eq!(of(true).unwrap().model, model);
+    let message = of(false).unwrap_err().to_string();
+    assert!(message.contains("tie_word_embeddings (false there, true here)"), "{message}");
 }

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use slm_checkpoint::Checkpoint;
-use slm_model::{Divergence, Transformer, strided_windows, window_logits};
+use slm_model::{Divergence, Transformer, window_logits};
 
-use super::{DivergenceView, TextResult, check_vocabularies, each_window};
+use super::{DivergenceView, TextResult, Window, check_vocabularies, each_window};
 use crate::context::Context;
 use crate::error::Result;
 
@@ -37,19 +37,17 @@ impl Reference {
         Ok(Self { model, other, total: Divergence::default(), noise: Divergence::default() })
     }
 
-    /// Runs both models over `ids`.
+    /// Runs both models over `windows`.
     pub(super) fn compare(
         &mut self,
         path: &Path,
         model: &Transformer,
-        ids: &[u32],
-        (window, stride): (usize, usize),
+        windows: &[Window],
         context: &Context,
     ) -> Result<TextResult> {
-        let windows = strided_windows(ids, window, stride)?;
         let vocab_size = model.config().vocab_size;
         let mut divergence = Divergence::default();
-        each_window(&windows, context, |window| {
+        each_window(windows, context, |window| {
             let reference = window_logits(&self.model, window.ids)?;
             let logits = window_logits(model, window.ids)?;
             divergence.observe(&reference, &logits, window, vocab_size)?;

@@ -3,6 +3,8 @@
 use serde::Serialize;
 use slm_model::Evaluation;
 
+use super::uncertainty::standard_error;
+
 /// Rise of the perplexity from which on a model counts as worse than it should be.
 pub(super) const TOLERATED_RISE: f64 = 0.05;
 /// Perplexity relative to that of the float model from which on a model counts as broken.
@@ -21,7 +23,7 @@ pub(super) struct Quality {
     /// Rise of the perplexity as a share of the float one.
     pub(super) rise: f64,
     /// Half the width of the interval that holds the rise with 95 % confidence: 1.96 standard errors of the mean over
-    /// windows of the difference in loss. None for fewer than four windows.
+    /// windows of the difference in loss. None for one window.
     margin: Option<f64>,
     /// Whether the text is too short to tell how good the model is.
     too_short: bool,
@@ -30,10 +32,16 @@ pub(super) struct Quality {
 }
 
 impl Quality {
-    pub(super) fn new(float: &Evaluation, quantized: &Evaluation, text: String) -> Self {
+    /// `windows` are those of both evaluations, and `text` what they are of.
+    pub(super) fn new(
+        float: &Evaluation,
+        quantized: &Evaluation,
+        windows: &[Vec<u32>],
+        text: String,
+    ) -> Self {
         let ratio = quantized.perplexity() / float.perplexity();
         let (rise, tokens) = (ratio - 1.0, quantized.tokens);
-        let margin = margin(float, quantized);
+        let margin = standard_error(float, quantized, windows).map(|error| 1.96 * error);
         let unsure = margin.is_none_or(|margin| margin > rise.abs().max(TOLERATED_MARGIN));
         let too_short = tokens < FEW_TOKENS || unsure;
         let within = margin.map_or(String::new(), |margin| format!(" (± {:.2} %)", margin * 100.0));
@@ -55,25 +63,6 @@ impl Quality {
     }
 }
 
-/// 1.96 standard errors of the mean loss per token, as a share of the perplexity.
-fn margin(float: &Evaluation, quantized: &Evaluation) -> Option<f64> {
-    let count = float.window_nll.len().min(quantized.window_nll.len());
-    if count < 4 || quantized.tokens == 0 {
-        return None;
-    }
-    let differences: Vec<f64> = float
-        .window_nll
-        .iter()
-        .zip(&quantized.window_nll)
-        .map(|(float, quantized)| quantized - float)
-        .collect();
-    let mean = differences.iter().sum::<f64>() / count as f64;
-    let variance =
-        differences.iter().map(|difference| (difference - mean).powi(2)).sum::<f64>() / (count - 1) as f64;
-    // Of the sum over all windows, then per token.
-    Some(1.96 * (variance * count as f64).sqrt() / quantized.tokens as f64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,7 +75,8 @@ mod tests {
         let float = evaluation(vec![300.0; windows], 100 * windows);
         let quantized: Vec<f64> =
             (0..windows).map(|index| nll + if index % 2 == 0 { spread } else { -spread }).collect();
-        Quality::new(&float, &evaluation(quantized, 100 * windows), "t.txt".to_owned())
+        let all = vec![vec![0; 101]; windows];
+        Quality::new(&float, &evaluation(quantized, 100 * windows), &all, "t.txt".to_owned())
     }
 
     #[test]

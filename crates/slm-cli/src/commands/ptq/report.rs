@@ -11,6 +11,8 @@ use slm_quant_core::{QParams, QuantScheme, QuantizationType};
 
 use super::quality::Quality;
 use super::settings::Settings;
+use super::texts::HeldOut;
+use super::uncertainty::{FEW_WINDOWS, standard_error};
 use crate::commands::inspect::range;
 use crate::error::Result;
 use crate::json::number;
@@ -37,6 +39,7 @@ pub(super) struct Facts<'a> {
     /// The verdict; none where nothing was measured.
     pub(super) quality: Option<Quality>,
     pub(super) calibration_tokens: u64,
+    pub(super) held_out: Option<&'a HeldOut>,
     pub(super) largest_tensor_bytes: u64,
     pub(super) peak_memory_bytes: Option<u64>,
     pub(super) seconds: f64,
@@ -69,6 +72,8 @@ pub(super) struct PtqResult {
     sizes: Sizes,
     /// Bytes of the largest float tensor, which bounds the memory of quantizing.
     largest_tensor_bytes: u64,
+    /// Perplexity of the checkpoint that was written, under the name that all commands share.
+    perplexity: Option<f64>,
     perplexity_float: Option<f64>,
     perplexity_quantized: Option<f64>,
     nll_float: Option<f64>,
@@ -78,6 +83,12 @@ pub(super) struct PtqResult {
     /// The verdict, the uncertainty of the rise, and the text.
     quality: Option<Quality>,
     evaluated_tokens: usize,
+    /// The file that perplexities were measured on, and which part of it.
+    evaluated_on: Option<String>,
+    /// Standard error of `nll_quantized - nll_float`, estimated from the differences of the windows.
+    nll_difference_error: Option<f64>,
+    /// Windows evaluated.
+    windows: usize,
     peak_memory_bytes: Option<u64>,
     seconds: f64,
     device: &'static str,
@@ -189,6 +200,7 @@ impl PtqResult {
             embedding_shared: facts.plan.embedding.is_some_and(|embedding| embedding.shared),
             sizes: facts.sizes,
             largest_tensor_bytes: facts.largest_tensor_bytes,
+            perplexity: facts.quantized.map(Evaluation::perplexity),
             perplexity_float: facts.float.map(Evaluation::perplexity),
             perplexity_quantized: facts.quantized.map(Evaluation::perplexity),
             nll_float: facts.float.map(Evaluation::mean_nll),
@@ -196,6 +208,11 @@ impl PtqResult {
             warning: facts.warning,
             quality: facts.quality,
             evaluated_tokens: facts.quantized.map_or(0, |evaluation| evaluation.tokens),
+            evaluated_on: facts.held_out.map(|held_out| held_out.part.clone()),
+            nll_difference_error: facts
+                .held_out
+                .and_then(|held_out| standard_error(facts.float?, facts.quantized?, &held_out.windows)),
+            windows: facts.quantized.map_or(0, |evaluation| evaluation.window_nll.len()),
             peak_memory_bytes: facts.peak_memory_bytes,
             seconds: facts.seconds,
             device: facts.device,
@@ -232,6 +249,21 @@ impl PtqResult {
         self.warning.iter().try_for_each(|warning| output.say(format!("\n{warning}")))
     }
 
+    /// The two perplexities, how certain their difference is, and what they were measured on.
+    fn perplexity(&self, float: f64, quantized: f64) -> String {
+        let difference = (quantized / float - 1.0) * 100.0;
+        let error = self.nll_difference_error.map_or("uncertain".to_owned(), |error| {
+            format!("± {:.2} %", (quantized / float) * error * 100.0)
+        });
+        let few = if self.windows < FEW_WINDOWS { "; so few tokens decide little" } else { "" };
+        format!(
+            "{float:.4} float -> {quantized:.4} quantized ({difference:+.2} % {error})\n\
+             measured on       {} held-out tokens: {}{few}",
+            self.evaluated_tokens,
+            self.evaluated_on.as_deref().unwrap_or_default(),
+        )
+    }
+
     fn summary(&self) -> String {
         let Sizes { linear_before, linear_after, linear_ratio, model_before, model_after, model_ratio } =
             self.sizes;
@@ -249,11 +281,7 @@ impl PtqResult {
         let others: String =
             self.other_schemes.iter().map(|(scheme, layers)| other(scheme, layers)).collect();
         let perplexity = match (self.perplexity_float, self.perplexity_quantized) {
-            (Some(float), Some(quantized)) => format!(
-                "{float:.4} float -> {quantized:.4} quantized ({:+.2} %), {} held-out tokens",
-                (quantized / float - 1.0) * 100.0,
-                self.evaluated_tokens
-            ),
+            (Some(float), Some(quantized)) => self.perplexity(float, quantized),
             _ => "not measured (--no-eval)".to_owned(),
         };
         format!(

@@ -21,28 +21,23 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// The text that perplexities are measured on, for people.
-    pub(super) fn held_out_name(&self) -> String {
-        match (&self.eval, &self.calibration) {
-            (Some(eval), _) => eval.display().to_string(),
-            (None, Some(calibration)) => format!("the last tenth of {}", calibration.display()),
-            (None, None) => "no text".to_owned(),
-        }
-    }
-
     pub(super) fn new(args: &PtqArgs) -> Result<Self> {
         let config = quantization(args)?;
         let needs_text = !args.no_eval || config.quantization_type == QuantizationType::Static;
+        let calibrates = config.quantization_type == QuantizationType::Static;
         let (checkpoint, calibration, eval) = match (&args.checkpoint, &args.calibration) {
             (Some(checkpoint), None) if !needs_text => (checkpoint.clone(), None, None),
+            (Some(checkpoint), None) if !calibrates && args.eval.is_some() => {
+                (checkpoint.clone(), None, args.eval.clone())
+            }
             (Some(checkpoint), Some(calibration)) => {
                 (checkpoint.clone(), Some(calibration.clone()), args.eval.clone())
             }
             (Some(_), None) => {
                 return Err(Error::Usage(
                     "--checkpoint needs --calibration FILE: a text like those the model will see, on which \
-                     activations are calibrated and perplexities measured (or --no-eval, with a --type that is \
-                     not static)"
+                     activations are calibrated and perplexities measured (with a --type that is not static, --eval \
+                     FILE or --no-eval will do)"
                         .to_owned(),
                 ));
             }
@@ -74,7 +69,7 @@ fn default_output(config: &PtqConfig) -> PathBuf {
 
 fn quantization(args: &PtqArgs) -> Result<PtqConfig> {
     let mut config = match &args.config {
-        Some(path) => TrainingConfig::from_file(path)?.quantization,
+        Some(path) => TrainingConfig::quantization_of_file(path)?,
         None => QuantizationConfig::default(),
     };
     args.scheme.apply(&mut config)?;

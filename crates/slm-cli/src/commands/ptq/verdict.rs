@@ -16,8 +16,7 @@ const DIAGNOSIS_TOKENS: usize = 2048;
 pub(super) struct Evaluations<'a> {
     pub(super) float: &'a Evaluation,
     pub(super) quantized: &'a Evaluation,
-    pub(super) ids: &'a [u32],
-    pub(super) window: usize,
+    pub(super) windows: &'a [Vec<u32>],
 }
 
 impl Evaluations<'_> {
@@ -56,9 +55,10 @@ impl Evaluations<'_> {
             return Ok(Cause::Weights);
         }
         let quants = remove_activation_quant(model);
-        let windows = (DIAGNOSIS_TOKENS / self.window).max(1);
-        let ids = &self.ids[..self.ids.len().min(windows * self.window)];
-        let weight_only = evaluate_with_progress(context, "looking for the cause", model, ids, self.window)?;
+        let longest = self.windows.iter().map(Vec::len).max().unwrap_or(1);
+        let count = (DIAGNOSIS_TOKENS / longest).max(1);
+        let windows = &self.windows[..self.windows.len().min(count)];
+        let weight_only = evaluate_with_progress(context, "looking for the cause", model, windows)?;
         let nll = |evaluation: &Evaluation| {
             evaluation.window_nll.iter().take(weight_only.window_nll.len()).sum::<f64>()
         };
@@ -66,7 +66,7 @@ impl Evaluations<'_> {
         if weight_only.nll - float > (quantized - float) / 2.0 {
             return Ok(Cause::Weights);
         }
-        let first = &ids[..ids.len().min(self.window)];
+        let first = windows.first().map_or(&[][..], Vec::as_slice);
         let errors =
             input_errors(model, &quants, |model| window_logits(model, first).map(drop).map_err(Error::from))?;
         let tokens = weight_only.tokens as f64;

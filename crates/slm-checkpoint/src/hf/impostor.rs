@@ -1,0 +1,109 @@
+//! Files that are not what their names say: what a download or a clone left in place of a model's file.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::Error;
+
+/// Bytes of a file that are looked at.
+const HEAD: usize = 512;
+
+/// The error for the file `path` of which `head` are the first bytes, where it is known for something else than JSON or
+/// safetensors.
+pub(super) fn explain(path: &Path, head: &[u8]) -> Option<Error> {
+    let (problem, remedy) = recognize(head)?;
+    Some(Error::Unusable { path: path.to_owned(), problem: problem.to_owned(), remedy: remedy.to_owned() })
+}
+
+/// [`explain`] for a file that is read here.
+pub(super) fn explain_file(path: &Path) -> Option<Error> {
+    explain(path, &head(path)?)
+}
+
+/// The first bytes of a file.
+pub(super) fn head(path: &Path) -> Option<Vec<u8>> {
+    let mut head = Vec::with_capacity(HEAD);
+    File::open(path).ok()?.take(HEAD as u64).read_to_end(&mut head).ok()?;
+    Some(head)
+}
+
+/// What bytes that are neither JSON nor safetensors are, and what to do.
+fn recognize(head: &[u8]) -> Option<(&'static str, &'static str)> {
+    const AGAIN: &str = "download the file again, logged in (`hf auth login`) if the model asks for it";
+    const CONVERT: &str = "this is a Python pickle or an archive of one, which is not read: convert the model to safetensors \
+                           with transformers' save_pretrained(..., safe_serialization=True)";
+    if head.is_empty() {
+        return Some(("it is empty", "download the file again"));
+    }
+    if head.starts_with(b"version https://git-lfs") || head.starts_with(b"version https://hawser") {
+        let remedy = "run `git lfs install` and `git lfs pull` in the directory, or download the file";
+        return Some(("it is a Git LFS pointer, not the file itself", remedy));
+    }
+    if head.iter().all(|&byte| byte == 0) {
+        return Some(("it begins with zeros: its download was not finished", "download the file again"));
+    }
+    for (magic, found) in
+        [(&b"GGUF"[..], "it is a GGUF file"), (b"\x89HDF", "it is an HDF5 file (of TensorFlow or Keras)")]
+    {
+        if head.starts_with(magic) {
+            return Some((found, "import the Hugging Face directory with safetensors that it was made from"));
+        }
+    }
+    if head.starts_with(b"PK\x03\x04") || matches!(head, [0x80, 2..=5, ..]) {
+        return Some(("it is no safetensors file", CONVERT));
+    }
+    if head.starts_with(&[0x1f, 0x8b]) || head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        return Some(("it is compressed", "unpack it first"));
+    }
+    let text = String::from_utf8_lossy(head).trim_start_matches('\u{feff}').trim_start().to_ascii_lowercase();
+    if ["<!doctype", "<html", "<head", "<body"].iter().any(|tag| text.starts_with(tag)) {
+        return Some(("it is an HTML page (of a login or an error), not the file itself", AGAIN));
+    }
+    if text.starts_with('<') {
+        return Some(("it is an XML or HTML document (the answer of a server), not the file itself", AGAIN));
+    }
+    let answers = [
+        "entry not found",
+        "repository not found",
+        "invalid username",
+        "access to model",
+        "not found",
+        "unauthorized",
+    ];
+    if answers.iter().any(|answer| text.starts_with(answer)) || text.starts_with("{\"error\"") {
+        return Some(("it holds the refusal of a server, not the file itself", AGAIN));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_in_for_files_is_recognized() {
+        for (head, part) in [
+            (&b""[..], "empty"),
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "git lfs pull"),
+            (b"<!DOCTYPE html>\n<html>", "HTML page"),
+            (b"\xef\xbb\xbf\n  <html lang=en>", "HTML page"),
+            (b"<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code>", "XML"),
+            (b"Entry not found", "refusal"),
+            (b"Access to model x is restricted. You must be authenticated", "hf auth login"),
+            (b"{\"error\":\"Repository not found\"}", "refusal"),
+            (b"GGUF\x03\0\0\0", "GGUF"),
+            (b"PK\x03\x04archive/data.pkl", "pickle"),
+            (b"\x80\x02}q\0", "pickle"),
+            (b"\x89HDF\r\n", "HDF5"),
+            (&[0; 64], "zeros"),
+            (&[0x1f, 0x8b, 8], "unpack"),
+        ] {
+            let message = explain(Path::new("dir/model.safetensors"), head).unwrap().to_string();
+            assert!(message.contains(part) && message.contains("model.safetensors"), "{part}: {message}");
+        }
+        for head in [&b"{\"vocab_size\": 3}"[..], b"\x40\x01\0\0\0\0\0\0{\"__metadata__\""] {
+            assert!(explain(Path::new("x"), head).is_none());
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The names of tensors without what wrappers put around them.
+
+use slm_model::arch::Architecture;
+
+/// Parts of a name that a wrapper adds, and which.
+const WRAPPERS: &[(&str, &str)] = &[
+    ("_orig_mod", "torch.compile"),
+    ("module", "DistributedDataParallel"),
+    ("_fsdp_wrapped_module", "FSDP"),
+    ("_checkpoint_wrapped_module", "activation checkpointing"),
+    ("_forward_module", "Lightning Fabric"),
+];
+/// What PEFT puts in front.
+const PEFT: &str = "base_model.model.";
+/// The text part of a multimodal model.
+const LANGUAGE_MODEL: &str = "language_model";
+
+/// A name without wrappers and without the architecture's prefix, and the wrappers that were taken off.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Bare {
+    pub(super) name: String,
+    /// Whether the architecture's prefix was there.
+    pub(super) prefixed: bool,
+    pub(super) wrappers: Vec<(&'static str, &'static str)>,
+}
+
+impl Bare {
+    pub(super) fn new(name: &str, architecture: &Architecture) -> Self {
+        let mut wrappers = Vec::new();
+        let parts =
+            name.split('.').filter(|part| match WRAPPERS.iter().find(|(wrapper, _)| wrapper == part) {
+                Some(&wrapper) => {
+                    wrappers.push(wrapper);
+                    false
+                }
+                None => true,
+            });
+        let parts: Vec<&str> = parts.collect();
+        let joined = parts.join(".");
+        let mut rest = joined.as_str();
+        while let Some(inside) = rest.strip_prefix(PEFT) {
+            wrappers.push(("base_model.model", "PEFT"));
+            rest = inside;
+        }
+        let prefix = architecture.prefix();
+        let mut prefixed = false;
+        // `model.` is also what a Lightning module calls its model, whatever the architecture.
+        loop {
+            let language = rest.strip_prefix(LANGUAGE_MODEL).and_then(|inside| inside.strip_prefix('.'));
+            if let Some(inside) = rest.strip_prefix(prefix) {
+                (prefixed, rest) = (true, inside);
+            } else if let Some(inside) = rest.strip_prefix("model.") {
+                rest = inside;
+            } else if let Some(inside) = language {
+                wrappers.push((LANGUAGE_MODEL, "a multimodal model"));
+                rest = inside;
+            } else {
+                break;
+            }
+        }
+        Self { name: rest.to_owned(), prefixed, wrappers }
+    }
+
+    /// The name with the prefix that the names of its file have.
+    pub(super) fn with_prefix(&self, architecture: &Architecture, prefixed: bool) -> String {
+        match prefixed && self.name != architecture.head() {
+            true => format!("{}{}", architecture.prefix(), self.name),
+            false => self.name.clone(),
+        }
+    }
+
+    /// The number of the layer that the tensor is in.
+    pub(super) fn layer(&self) -> Option<usize> {
+        let rest = self.name.strip_prefix("layers.").or_else(|| self.name.strip_prefix("h."))?;
+        rest.split('.').next()?.parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use slm_model::arch::ARCHITECTURES;
+
+    use super::*;
+
+    fn bare(name: &str, architecture: &str) -> (String, bool) {
+        let architecture = ARCHITECTURES.iter().find(|known| known.name == architecture).unwrap();
+        let bare = Bare::new(name, architecture);
+        (bare.name, bare.prefixed)
+    }
+
+    #[test]
+    fn wrappers_come_off_wherever_they_are() {
+        let name = "layers.0.mlp.up_proj.weight";
+        for wrapped in [
+            "model.layers.0.mlp.up_proj.weight",
+            "_orig_mod.model.layers.0.mlp.up_proj.weight",
+            "model._orig_mod.layers.0.mlp.up_proj.weight",
+            "model.layers.0._orig_mod.mlp.up_proj.weight",
+            "module._orig_mod.model.layers.0.mlp.up_proj.weight",
+            "_orig_mod.module.model.layers.0.mlp.up_proj.weight",
+            "base_model.model.model.layers.0.mlp.up_proj.weight",
+            "_orig_mod.base_model.model.model.layers.0.mlp.up_proj.weight",
+            "model.model.layers.0.mlp.up_proj.weight",
+            "_fsdp_wrapped_module.model.layers.0._fsdp_wrapped_module.mlp.up_proj.weight",
+            "language_model.model.layers.0.mlp.up_proj.weight",
+            "model.language_model.layers.0.mlp.up_proj.weight",
+        ] {
+            assert_eq!(bare(wrapped, "LlamaForCausalLM"), (name.to_owned(), true), "{wrapped}");
+        }
+        assert_eq!(bare(name, "LlamaForCausalLM"), (name.to_owned(), false));
+        assert_eq!(bare("module.lm_head.weight", "LlamaForCausalLM"), ("lm_head.weight".to_owned(), false));
+        for wrapped in [
+            "transformer.h.1.ln_1.bias",
+            "_orig_mod.transformer.h.1.ln_1.bias",
+            "model.transformer.h.1.ln_1.bias",
+        ] {
+            assert_eq!(bare(wrapped, "GPT2LMHeadModel"), ("h.1.ln_1.bias".to_owned(), true), "{wrapped}");
+        }
+        assert_eq!(bare("module.gpt_neox.embed_in.weight", "GPTNeoXForCausalLM").0, "embed_in.weight");
+    }
+}

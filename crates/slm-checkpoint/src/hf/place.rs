@@ -1,0 +1,222 @@
+//! The directory of a model, from the path that a user gives.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::{CONFIG, Warnings, documents, impostor, weights};
+use crate::{Error, Result, json};
+use slm_store::Error as StoreError;
+
+/// The directory with the `config.json`: `path`, or the one snapshot of a repository in the cache of Hugging Face.
+pub(super) fn find(path: &Path, warnings: &mut Warnings) -> Result<PathBuf> {
+    let unusable =
+        |problem: String, remedy: String| Error::Unusable { path: path.to_owned(), problem, remedy };
+    if !path.exists() {
+        return Err(absent(path));
+    }
+    if !path.is_dir() {
+        return Err(single_file(path));
+    }
+    if path.join(CONFIG).exists() {
+        return Ok(path.to_owned());
+    }
+    if is_link_to_nothing(&path.join(CONFIG)) {
+        return Err(link_to_nothing(&path.join(CONFIG)));
+    }
+    if let Some(error) = adapter(path)? {
+        return Err(error);
+    }
+    let snapshots = path.join("snapshots");
+    if snapshots.is_dir() {
+        let snapshot = snapshot(path, &snapshots)?;
+        warnings.add(&snapshot, "it is the snapshot of this repository that was read");
+        return match snapshot.join(CONFIG).exists() {
+            true => Ok(snapshot),
+            false => find(&snapshot, warnings),
+        };
+    }
+    let entries = names(path);
+    let list = |names: &[&String]| weights::shortened(names.iter().map(|name| name.as_str()));
+    let cached: Vec<&String> = entries.iter().filter(|name| name.starts_with("models--")).collect();
+    if !cached.is_empty() {
+        let problem = format!("it is the cache of Hugging Face with {}", list(&cached));
+        return Err(unusable(problem, "name one of these directories".to_owned()));
+    }
+    let models: Vec<&String> = entries.iter().filter(|name| path.join(name).join(CONFIG).is_file()).collect();
+    if !models.is_empty() {
+        let problem = format!("it has no {CONFIG}, and directories with one: {}", list(&models));
+        return Err(unusable(problem, "name one of these directories".to_owned()));
+    }
+    if let Some(error) = weights::other_formats(path, &entries) {
+        return Err(error);
+    }
+    let remedy = match entries.iter().any(|name| name.ends_with(".safetensors")) {
+        true => "the weights are there without it: download it from where they came from",
+        false => "name the directory of a Hugging Face model",
+    };
+    Err(Error::Store(StoreError::Missing { path: path.join(CONFIG), remedy: remedy.to_owned() }))
+}
+
+/// Refuses a checkpoint of our own.
+pub(super) fn refuse_own(dir: &Path, config: &Map<String, Value>) -> Result<()> {
+    match config.contains_key("format_version") && config.get("model").is_some_and(Value::is_object) {
+        true => Err(Error::Unusable {
+            path: dir.to_owned(),
+            problem: "it is an slm checkpoint already".to_owned(),
+            remedy: "use it as it is, with --checkpoint".to_owned(),
+        }),
+        false => Ok(()),
+    }
+}
+
+/// The error for a directory with a LoRA adapter and no model.
+pub(super) fn adapter(dir: &Path) -> Result<Option<Error>> {
+    let path = dir.join("adapter_config.json");
+    if !path.exists() && !dir.join("adapter_model.safetensors").exists() {
+        return Ok(None);
+    }
+    let config: Map<String, Value> = documents::read(&path, json::SMALL)?.unwrap_or_default();
+    let base = config.get("base_model_name_or_path").and_then(Value::as_str);
+    let (of, base) = match base {
+        Some(base) => (format!(" of {base}"), base),
+        None => (String::new(), "its base model"),
+    };
+    Ok(Some(Error::Unusable {
+        path: dir.to_owned(),
+        problem: format!("it holds a LoRA adapter (PEFT){of}, not a model"),
+        remedy: format!(
+            "merge it into {base} first, with PEFT's merge_and_unload() and save_pretrained(), and import the result"
+        ),
+    }))
+}
+
+/// Names of what is in a directory, sorted.
+pub(super) fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    names
+}
+
+/// Whether `path` is a link, such as those of the cache of Hugging Face, whose file is not there.
+pub(super) fn is_link_to_nothing(path: &Path) -> bool {
+    path.is_symlink() && !path.exists()
+}
+
+pub(super) fn link_to_nothing(path: &Path) -> Error {
+    Error::Unusable {
+        path: path.to_owned(),
+        problem: "it is a link to a file that is not there".to_owned(),
+        remedy: "the download was not finished, or the file was removed: download the model again".to_owned(),
+    }
+}
+
+fn absent(path: &Path) -> Error {
+    let remedy = match hub_id(path) {
+        Some(id) => {
+            let name = id.rsplit('/').next().unwrap_or(&id);
+            format!(
+                "models are read from directories, and nothing is downloaded. Is it {id} on the Hugging Face Hub? \
+                 Download that first: hf download {id} --local-dir {name}"
+            )
+        }
+        None => "name the directory of a Hugging Face model".to_owned(),
+    };
+    Error::Store(StoreError::Missing { path: path.to_owned(), remedy })
+}
+
+/// The model of the Hub that a path or an address could name.
+fn hub_id(path: &Path) -> Option<String> {
+    let text = path.to_str()?;
+    let text = text.strip_prefix("hf://").unwrap_or(text);
+    // `Path` keeps the slashes of an address as they are.
+    let text = match text.split_once("huggingface.co/") {
+        Some((_, rest)) => rest,
+        None => text,
+    };
+    let parts: Vec<&str> = text.trim_end_matches('/').split('/').collect();
+    let plain = |part: &&str| {
+        part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+            && part.starts_with(|c: char| c.is_ascii_alphanumeric())
+    };
+    match parts.get(..2.min(parts.len()))? {
+        // More parts are those of a page in the address.
+        [owner, name] if (parts.len() == 2 || text != path.to_str()?) && plain(owner) && plain(name) => {
+            Some(format!("{owner}/{name}"))
+        }
+        _ => None,
+    }
+}
+
+/// The error for a path that names a file.
+fn single_file(path: &Path) -> Error {
+    if let Some(error) = impostor::explain_file(path) {
+        return error;
+    }
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    let (problem, remedy) = match extension.to_ascii_lowercase().as_str() {
+        "gguf" => ("it is called a GGUF file", "import the Hugging Face directory that it was made from"),
+        "bin" | "pt" | "pth" | "ckpt" | "pkl" => (
+            "it is called a Python pickle, which is not read",
+            "convert the model to safetensors with transformers' save_pretrained(..., safe_serialization=True), and \
+             name the directory",
+        ),
+        _ => (
+            "it is a file",
+            "name the directory that holds it, with config.json, the weights and tokenizer.json",
+        ),
+    };
+    Error::Unusable { path: path.to_owned(), problem: problem.to_owned(), remedy: remedy.to_owned() }
+}
+
+/// The snapshot that `refs/main` names, or else the only one.
+fn snapshot(repository: &Path, snapshots: &Path) -> Result<PathBuf> {
+    let unusable = |problem: &str, remedy: String| Error::Unusable {
+        path: repository.to_owned(),
+        problem: problem.to_owned(),
+        remedy,
+    };
+    if let Ok(name) = fs::read_to_string(repository.join("refs").join("main")) {
+        let name = name.trim();
+        let snapshot = snapshots.join(name);
+        if crate::manifest::is_plain_name(name) && snapshot.is_dir() {
+            return Ok(snapshot);
+        }
+    }
+    match &names(snapshots)[..] {
+        [] => Err(unusable(
+            "it has no snapshot: its download was not finished",
+            "download the model again".to_owned(),
+        )),
+        [only] => Ok(snapshots.join(only)),
+        several => {
+            let list = weights::shortened(several.iter().map(|name| format!("snapshots/{name}")));
+            Err(unusable("it has several snapshots", format!("name one of them: {list}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_of_the_hub_are_told_from_paths() {
+        for (path, id) in [
+            ("Qwen/Qwen2.5-0.5B", Some("Qwen/Qwen2.5-0.5B")),
+            ("Qwen/Qwen2.5-0.5B/", Some("Qwen/Qwen2.5-0.5B")),
+            ("https://huggingface.co/Qwen/Qwen2.5-0.5B", Some("Qwen/Qwen2.5-0.5B")),
+            ("https://huggingface.co/Qwen/Qwen2.5-0.5B/tree/main", Some("Qwen/Qwen2.5-0.5B")),
+            ("hf://Qwen/Qwen2.5-0.5B", Some("Qwen/Qwen2.5-0.5B")),
+            ("./Qwen/Qwen2.5-0.5B", None),
+            ("../models", None),
+            ("/home/me/model", None),
+            ("a/b/c", None),
+            ("model", None),
+        ] {
+            assert_eq!(hub_id(Path::new(path)).as_deref(), id, "{path}");
+        }
+    }
+}

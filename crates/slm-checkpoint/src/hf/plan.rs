@@ -1,0 +1,183 @@
+//! The origin of every tensor of a model, and why there is none.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use safetensors::Dtype;
+use slm_model::arch::{Architecture, HfConfig, Origin};
+use slm_model::{EMBED_TOKENS, expected_tensors};
+
+use super::weights::{INDEX, Weights};
+use crate::{Error, Result};
+use slm_store::Error as StoreError;
+
+/// Shape and origin of every canonical tensor.
+pub(super) type Origins = BTreeMap<String, (Vec<usize>, Origin)>;
+
+/// The types that weights are read from.
+const FLOATS: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F64];
+
+/// Finds the origin of every tensor of the model and checks it. Every tensor of the files has a use, or is a
+/// known constant.
+pub(super) fn plan(parsed: &HfConfig, weights: &Weights) -> Result<Origins> {
+    let HfConfig { architecture, model, .. } = parsed;
+    let names = weights.names();
+    refuse_quantized(architecture, weights, &names)?;
+    let mut origins: Origins = expected_tensors(model)
+        .into_iter()
+        .map(|tensor| {
+            let origin = architecture.origin(model, &tensor, weights.prefixed());
+            (tensor.name, (tensor.shape, origin))
+        })
+        .collect();
+    let head = architecture.head();
+    // Of two names of one tensor, some programs keep the other.
+    if let Some((_, embedding)) = origins.get_mut(EMBED_TOKENS)
+        && model.tie_word_embeddings
+        && weights.file_of(&embedding.tensor).is_none()
+        && weights.file_of(&head).is_some()
+    {
+        embedding.tensor.clone_from(&head);
+    }
+    let wanted: BTreeSet<&str> = origins.values().map(|(_, origin)| origin.tensor.as_str()).collect();
+    let missing: Vec<&str> = wanted.iter().copied().filter(|name| weights.file_of(name).is_none()).collect();
+    let passed_over =
+        |name: &str| architecture.is_constant(name) || (model.tie_word_embeddings && name == head);
+    let unexpected: Vec<&str> = names
+        .iter()
+        .map(String::as_str)
+        .filter(|name| !wanted.contains(name) && !passed_over(name))
+        .collect();
+    let unlisted: Vec<&str> = wanted.iter().copied().filter(|name| weights.is_unlisted(name)).collect();
+    if !missing.is_empty() || !unexpected.is_empty() {
+        return Err(mismatch(parsed, weights, &head, &missing, &unexpected));
+    }
+    if let [first, ..] = unlisted[..] {
+        let path = weights.file_of(first).map_or(weights.path(), |file| file.path()).to_owned();
+        return Err(Error::Store(StoreError::TensorSet {
+            path,
+            missing: Vec::new(),
+            unexpected: unlisted.iter().map(|name| weights.original(name).to_owned()).collect(),
+            remedy: format!("{INDEX} does not list them: the files do not belong together"),
+        }));
+    }
+    for (_, origin) in origins.values() {
+        if let Some(file) = weights.file_of(&origin.tensor) {
+            file.check_dtype(&origin.tensor, &FLOATS)?;
+            file.check_shape(&origin.tensor, &origin.shape)?;
+        }
+    }
+    Ok(origins)
+}
+
+/// The error for tensors that are not those of the config, with the likely cause.
+fn mismatch(
+    parsed: &HfConfig,
+    weights: &Weights,
+    head: &str,
+    missing: &[&str],
+    unexpected: &[&str],
+) -> Error {
+    let (path, remedy) = cause(parsed, weights, head, missing, unexpected);
+    Error::Store(StoreError::TensorSet {
+        path: path.unwrap_or_else(|| weights.path().to_owned()),
+        missing: missing.iter().map(|&name| name.to_owned()).collect(),
+        unexpected: unexpected.iter().map(|name| weights.original(name).to_owned()).collect(),
+        remedy,
+    })
+}
+
+fn cause(
+    parsed: &HfConfig,
+    weights: &Weights,
+    head: &str,
+    missing: &[&str],
+    unexpected: &[&str],
+) -> (Option<std::path::PathBuf>, String) {
+    let HfConfig { architecture, model, .. } = parsed;
+    if let Some(shard) = missing.iter().find_map(|name| weights.listed_in(name)) {
+        return (Some(shard), format!("{INDEX} says that it is there: the files do not belong together"));
+    }
+    let layers = weights.layers();
+    if layers != model.num_layers && layers > 0 {
+        let field = architecture.layers_field();
+        let remedy = format!(
+            "{field} is {} in config.json and the weights have {layers} layers: the files do not belong together",
+            model.num_layers
+        );
+        return (None, remedy);
+    }
+    if missing == [head] {
+        return (None, "the file fits a model with \"tie_word_embeddings\": true in config.json".to_owned());
+    }
+    let all_biases_of = |names: &[&str], part: &str| {
+        !names.is_empty() && names.iter().all(|name| name.ends_with(".bias") && name.contains(part))
+    };
+    let (attention, mlp) = (architecture.attention_bias_field(), "mlp_bias");
+    for (part, field) in [(".self_attn.", attention), (".mlp.", mlp)] {
+        if all_biases_of(unexpected, part) && missing.is_empty() {
+            let projections: BTreeSet<&str> =
+                unexpected.iter().filter_map(|name| name.rsplit('.').nth(1)).collect();
+            let projections: Vec<&str> = projections.into_iter().collect();
+            let remedy = format!(
+                "the weights have biases on {} and {field} in config.json does not say so: it is another architecture, \
+                 or {field} should be true",
+                projections.join(", ")
+            );
+            return (None, remedy);
+        }
+        if all_biases_of(missing, part) && unexpected.is_empty() {
+            return (None, format!("{field} in config.json asks for biases that the weights do not have"));
+        }
+    }
+    if unexpected
+        .iter()
+        .any(|name| ["vision", "visual", "audio", "multi_modal"].iter().any(|part| name.contains(part)))
+    {
+        let remedy = "it is a multimodal model: import its text model alone, saved by transformers";
+        return (None, remedy.to_owned());
+    }
+    if unexpected
+        .iter()
+        .any(|name| ["score.", "classifier.", "qa_outputs."].iter().any(|part| name.contains(part)))
+    {
+        return (
+            None,
+            "it is a classifier, not a language model: import the model it was made from".to_owned(),
+        );
+    }
+    let remedy = "the weights and config.json do not belong together, or the architecture is a variant that is not \
+                  supported";
+    (None, remedy.to_owned())
+}
+
+/// Refuses weights that are quantized already, whatever the config says.
+fn refuse_quantized(architecture: &Architecture, weights: &Weights, names: &[String]) -> Result<()> {
+    let used = || names.iter().filter(|name| !architecture.is_constant(name));
+    let ends = |end: &str| used().find(|name| name.ends_with(end));
+    let of_type = |types: &[Dtype]| {
+        used().find(|name| {
+            let dtype = weights.file_of(name).and_then(|file| file.dtype(name));
+            dtype.is_some_and(|dtype| types.contains(&dtype))
+        })
+    };
+    let integers =
+        [Dtype::U8, Dtype::I8, Dtype::U16, Dtype::I16, Dtype::U32, Dtype::I32, Dtype::U64, Dtype::I64];
+    let found = ends(".qweight").or(ends(".qzeros")).or(ends(".g_idx")).map(|name| (name, "GPTQ or AWQ"));
+    let found = found.or_else(|| ends(".weight_packed").map(|name| (name, "compressed-tensors")));
+    let found = found.or_else(|| {
+        let name = ends(".absmax").or(ends(".quant_map")).or(ends(".SCB"));
+        let name = name.or_else(|| used().find(|name| name.contains(".quant_state.")));
+        name.map(|name| (name, "bitsandbytes"))
+    });
+    let found = found.or_else(|| ends(".scales").zip(ends(".biases")).map(|(name, _)| (name, "MLX")));
+    let found = found.or_else(|| of_type(&[Dtype::F8_E4M3, Dtype::F8_E5M2]).map(|name| (name, "FP8")));
+    let found = found
+        .or_else(|| ends(".weight_scale_inv").or(ends(".weight_scale")).map(|name| (name, "FP8 or INT8")));
+    let found = found.or_else(|| of_type(&integers).map(|name| (name, "integers")));
+    let Some((name, how)) = found else { return Ok(()) };
+    Err(Error::Unusable {
+        path: weights.file_of(name).map_or(weights.path(), |file| file.path()).to_owned(),
+        problem: format!("the weights are quantized already ({how}): tensor {:?}", weights.original(name)),
+        remedy: "import the float model (BF16, F16 or F32) that they were made from".to_owned(),
+    })
+}

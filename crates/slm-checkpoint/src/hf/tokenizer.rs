@@ -1,0 +1,234 @@
+//! The tokenizer of a Hugging Face directory: `tokenizer.json`, or one made of `vocab.json` and `merges.txt`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use slm_text::Tokenizer;
+
+use super::{Warnings, documents, impostor, place, weights};
+use crate::{Error, Result, json as json_file, tokenizer};
+use slm_store::Error as StoreError;
+
+const TOKENIZER: &str = "tokenizer.json";
+const VOCABULARY: &str = "vocab.json";
+const MERGES: &str = "merges.txt";
+const CONFIG: &str = "tokenizer_config.json";
+
+/// A text with letters, marks, digits, spaces, line ends and symbols.
+const SAMPLE: &str = "Hello, wörld! 12 \u{4f60}\u{597d}\n\tif (x == 1) { \u{1f600} }";
+
+/// The content of `tokenizer.json`, which is loaded and tried; none where there is nothing to read.
+pub(super) fn read(
+    dir: &Path,
+    model_type: &str,
+    vocab_size: usize,
+    warnings: &mut Warnings,
+) -> Result<Option<Vec<u8>>> {
+    let path = dir.join(TOKENIZER);
+    if place::is_link_to_nothing(&path) {
+        return Err(place::link_to_nothing(&path));
+    }
+    let config: Map<String, Value> =
+        documents::read(&dir.join(CONFIG), json_file::LARGE)?.unwrap_or_default();
+    let (path, bytes) = match json_file::read_optional(&path, json_file::LARGE)? {
+        Some(bytes) => {
+            let bytes = documents::decode(&path, bytes)?;
+            if let Some(error) = impostor::explain(&path, &bytes[..bytes.len().min(512)]) {
+                return Err(error);
+            }
+            (path, bytes)
+        }
+        None => match build(dir, model_type, &config, warnings)? {
+            Some(bytes) => (dir.join(VOCABULARY), bytes),
+            None => return Ok(None),
+        },
+    };
+    let beyond = tokenizer::check(&path, &bytes, vocab_size)?;
+    if !beyond.is_empty() {
+        let tokens = beyond.iter().map(|token| format!("{} ({})", token.content, token.id));
+        let what = format!(
+            "tokens beyond the model's vocab_size = {vocab_size}, which it cannot read: {}",
+            weights::shortened(tokens)
+        );
+        warnings.add(&path, &what);
+    }
+    try_out(&path, &bytes, vocab_size, &config, warnings)?;
+    Ok(Some(bytes))
+}
+
+/// Loads a tokenizer and takes a text through it, so that one that cannot be used is refused here and not at its first use.
+fn try_out(
+    path: &Path,
+    bytes: &[u8],
+    vocab_size: usize,
+    config: &Map<String, Value>,
+    warnings: &mut Warnings,
+) -> Result<()> {
+    let refuse = |problem: String| {
+        Error::Unusable {
+        path: path.to_owned(),
+        problem,
+        remedy: "save the tokenizer again with a version of tokenizers up to 0.23, or remove the file to import the model \
+                 without it"
+            .to_owned(),
+    }
+    };
+    let unreadable =
+        |error: slm_text::Error| refuse(format!("this version cannot read the tokenizer: {error}"));
+    let text = std::str::from_utf8(bytes).map_err(|error| refuse(format!("it is not UTF-8: {error}")))?;
+    let tokenizer = Tokenizer::from_json(text, TOKENIZER).map_err(unreadable)?;
+    let unusable = |error: slm_text::Error| refuse(format!("the tokenizer cannot be used: {error}"));
+    let ids = tokenizer.encode_with_special_tokens(SAMPLE).map_err(unusable)?;
+    tokenizer.decode(&ids).map_err(unusable)?;
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+        return Err(refuse(format!(
+            "the tokenizer puts token {id} around every text, and the model's vocab_size is {vocab_size}"
+        )));
+    }
+    // What the tokenizer puts around a text is written in it; tokenizer_config.json may say otherwise.
+    let plain = tokenizer.encode(SAMPLE).map_err(unusable)?;
+    let first = plain.first().copied();
+    let puts_bos = ids.len() > plain.len() && ids.first().copied() != first;
+    match config.get("add_bos_token").and_then(Value::as_bool) {
+        Some(wanted) if wanted != puts_bos => {
+            let (does, holds) = match puts_bos {
+                true => ("puts a token in front of every text", "it is put there all the same"),
+                false => ("puts no token in front of a text", "none is put there"),
+            };
+            let config = path.with_file_name(CONFIG);
+            warnings.add(&config, &format!("add_bos_token is {wanted}, and tokenizer.json {does}: {holds}"));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// A `tokenizer.json` of `vocab.json` and `merges.txt`, for the tokenizers whose rules for splitting text are known here.
+fn build(
+    dir: &Path,
+    model_type: &str,
+    config: &Map<String, Value>,
+    warnings: &mut Warnings,
+) -> Result<Option<Vec<u8>>> {
+    let convert = "make one with transformers: \
+                   AutoTokenizer.from_pretrained(DIRECTORY).save_pretrained(DIRECTORY)";
+    let (vocabulary, merges) = (dir.join(VOCABULARY), dir.join(MERGES));
+    let sentence_piece = ["tokenizer.model", "spiece.model", "tekken.json"].map(|name| dir.join(name));
+    if let Some(file) = sentence_piece.iter().find(|file| file.exists()) {
+        let what =
+            format!("it is not read, and tokenizer.json is not there: the model has no tokenizer; {convert}");
+        warnings.add(file, &what);
+        return Ok(None);
+    }
+    if !vocabulary.exists() || !merges.exists() {
+        if let Some(file) = [&vocabulary, &merges].into_iter().find(|file| file.exists()) {
+            let what = format!(
+                "it is one of two files, {VOCABULARY} and {MERGES}: the model has no tokenizer; {convert}"
+            );
+            warnings.add(file, &what);
+        }
+        return Ok(None);
+    }
+    let class =
+        config.get("tokenizer_class").and_then(Value::as_str).map(|class| class.trim_end_matches("Fast"));
+    let rules = match (class, model_type) {
+        (Some("GPT2Tokenizer"), _) | (None, "gpt2") => gpt2_rules(config),
+        (Some("Qwen2Tokenizer"), _) | (None, "qwen2" | "qwen3") => qwen2_rules(),
+        (class, _) => {
+            let class = class.unwrap_or("(not given)");
+            let what = format!(
+                "no tokenizer is made of it and {MERGES} for the tokenizer_class {class}: the model has none; {convert}"
+            );
+            warnings.add(&vocabulary, &what);
+            return Ok(None);
+        }
+    };
+    let tokens: BTreeMap<String, u64> = documents::read(&vocabulary, json_file::LARGE)?.unwrap_or_default();
+    let text = read_text(&merges)?;
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with("#version"));
+    let merge_list: Vec<&str> = lines.collect();
+    let added = added_tokens(dir, config, &tokens)?;
+    let mut file = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true },
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": tokens, "merges": merge_list,
+        },
+    });
+    if let (Some(file), Value::Object(rules)) = (file.as_object_mut(), rules) {
+        file.extend(rules);
+    }
+    warnings.add(dir, &format!("tokenizer.json is not there: one was made of {VOCABULARY} and {MERGES}"));
+    Ok(Some(serde_json::to_vec(&file).map_err(Error::json(&vocabulary))?))
+}
+
+/// How GPT-2's tokenizer splits a text.
+fn gpt2_rules(config: &Map<String, Value>) -> Value {
+    let prefix = config.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(false);
+    json!({
+        "normalizer": null,
+        "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": true },
+        "post_processor": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true },
+    })
+}
+
+/// How Qwen2's tokenizer splits a text, after composing its characters.
+fn qwen2_rules() -> Value {
+    let pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    json!({
+        "normalizer": { "type": "NFC" },
+        "pre_tokenizer": { "type": "Sequence", "pretokenizers": [
+            { "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false },
+            { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false },
+        ] },
+        "post_processor": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false },
+    })
+}
+
+/// The tokens that are found in a text as a whole: those of `added_tokens_decoder` and `added_tokens.json`, and the
+/// special ones of the vocabulary.
+fn added_tokens(
+    dir: &Path,
+    config: &Map<String, Value>,
+    vocabulary: &BTreeMap<String, u64>,
+) -> Result<Vec<Value>> {
+    let mut tokens: BTreeMap<u64, (String, bool)> = BTreeMap::new();
+    let file: BTreeMap<String, u64> =
+        documents::read(&dir.join("added_tokens.json"), json_file::LARGE)?.unwrap_or_default();
+    tokens.extend(file.into_iter().map(|(token, id)| (id, (token, true))));
+    for (id, token) in config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten() {
+        let content = token.get("content").and_then(Value::as_str);
+        if let (Ok(id), Some(content)) = (id.parse(), content) {
+            let special = token.get("special").and_then(Value::as_bool).unwrap_or(true);
+            tokens.insert(id, (content.to_owned(), special));
+        }
+    }
+    let text = |value: &Value| value.as_str().or(value.get("content")?.as_str()).map(str::to_owned);
+    let named =
+        ["bos_token", "eos_token", "unk_token", "pad_token"].map(|name| config.get(name).and_then(text));
+    for token in named.into_iter().flatten().chain(["<|endoftext|>".to_owned()]) {
+        if let Some(&id) = vocabulary.get(&token) {
+            tokens.entry(id).or_insert((token, true));
+        }
+    }
+    let token = |(id, (content, special)): (u64, (String, bool))| {
+        json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": special })
+    };
+    Ok(tokens.into_iter().map(token).collect())
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    let bytes = json_file::read(path, json_file::LARGE, "it is one of two files of the tokenizer")?;
+    let bytes = documents::decode(path, bytes)?;
+    String::from_utf8(bytes).map_err(|error| {
+        Error::Store(StoreError::Io {
+            path: path.to_owned(),
+            action: "read as UTF-8",
+            source: std::io::Error::new(std::io::ErrorKind::InvalidData, error),
+        })
+    })
+}

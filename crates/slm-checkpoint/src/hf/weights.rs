@@ -1,0 +1,377 @@
+//! The weight files of a Hugging Face directory: one, or several with an index or without.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use slm_model::arch::Architecture;
+
+use super::names::Bare;
+use super::{CONFIG, Warnings, documents, impostor, place};
+use crate::manifest::is_plain_name;
+use crate::tensors::TensorFile;
+use crate::{Error, Result, json};
+use slm_store::Error as StoreError;
+
+const SINGLE: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+/// Names in a list for people.
+const LISTED: usize = 5;
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// All tensors of a model, in whichever file each lies, under names without wrappers.
+#[derive(Debug)]
+pub(super) struct Weights {
+    dir: PathBuf,
+    files: Vec<TensorFile>,
+    /// File of each tensor.
+    places: HashMap<String, usize>,
+    /// The name in the file, of those that were renamed.
+    originals: HashMap<String, String>,
+    /// Whether names have the architecture's prefix.
+    prefixed: bool,
+    /// For each tensor that an index names, the shard that it says.
+    listed: Option<HashMap<String, String>>,
+    layers: usize,
+}
+
+impl Weights {
+    pub(super) fn open(dir: &Path, architecture: &Architecture, warnings: &mut Warnings) -> Result<Self> {
+        let (names, index) = find(dir, warnings)?;
+        let mut files = Vec::with_capacity(names.len());
+        for name in &names {
+            files.push(open_file(&dir.join(name))?);
+        }
+        let all = || files.iter().flat_map(TensorFile::names);
+        if let Some(error) = unmerged(dir, all())? {
+            return Err(error);
+        }
+        let bare: HashMap<&String, Bare> = all().map(|name| (name, Bare::new(name, architecture))).collect();
+        warn_of_wrappers(dir, bare.values(), warnings);
+        let prefixed = bare.values().any(|bare| bare.prefixed);
+        let layers = bare.values().filter_map(Bare::layer).collect::<BTreeSet<_>>().len();
+        let renamed: HashMap<String, String> = bare
+            .iter()
+            .map(|(&name, bare)| (name.clone(), bare.with_prefix(architecture, prefixed)))
+            .collect();
+        drop(bare);
+        let listed = index.map(|index| {
+            let rename = |(tensor, shard): (String, String)| {
+                (Bare::new(&tensor, architecture).with_prefix(architecture, prefixed), shard)
+            };
+            index.into_iter().map(rename).collect::<HashMap<String, String>>()
+        });
+        let mut weights = Self {
+            dir: dir.to_owned(),
+            files: Vec::new(),
+            places: HashMap::new(),
+            originals: HashMap::new(),
+            prefixed,
+            listed,
+            layers,
+        };
+        for file in files {
+            weights.add(file, &renamed)?;
+        }
+        Ok(weights)
+    }
+
+    /// Adds the tensors of a file. Where two files have one of a name, the index decides.
+    fn add(&mut self, mut file: TensorFile, renamed: &HashMap<String, String>) -> Result<()> {
+        let mut inside: HashMap<&str, &str> = HashMap::new();
+        for name in file.names() {
+            let new = renamed.get(name).unwrap_or(name);
+            if let Some(other) = inside.insert(new, name) {
+                return Err(Error::Unusable {
+                    path: file.path().to_owned(),
+                    problem: format!("tensors {other:?} and {name:?} are the same tensor of the model"),
+                    remedy: "save the model again, without its wrapper".to_owned(),
+                });
+            }
+            if name != new {
+                self.originals.insert(new.clone(), name.clone());
+            }
+        }
+        file.rename(|name| renamed.get(name).cloned().unwrap_or_else(|| name.to_owned()))?;
+        let number = self.files.len();
+        let own = file.path().file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        for name in file.names() {
+            let listed = self.listed.as_ref().and_then(|listed| listed.get(name));
+            match self.places.get(name) {
+                Some(&other)
+                    if listed.is_none_or(|shard| self.files[other].path() != self.dir.join(shard)) =>
+                {
+                    if listed.is_some_and(|shard| shard == own) {
+                        self.places.insert(name.clone(), number);
+                        continue;
+                    }
+                    return Err(Error::Unusable {
+                        path: file.path().to_owned(),
+                        problem: format!("tensor {name:?} is also in {}", self.files[other].path().display()),
+                        remedy:
+                            "the files do not belong together: remove those that are no part of the model"
+                                .to_owned(),
+                    });
+                }
+                Some(_) => {}
+                None => {
+                    self.places.insert(name.clone(), number);
+                }
+            }
+        }
+        self.files.push(file);
+        Ok(())
+    }
+
+    /// The file for messages about all of the tensors.
+    pub(super) fn path(&self) -> &Path {
+        match &self.files[..] {
+            [file] => file.path(),
+            _ => &self.dir,
+        }
+    }
+
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(TensorFile::path)
+    }
+
+    /// Names of all tensors, sorted.
+    pub(super) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.places.keys().cloned().collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The name of a tensor in its file.
+    pub(super) fn original<'a>(&'a self, name: &'a str) -> &'a str {
+        self.originals.get(name).map_or(name, String::as_str)
+    }
+
+    /// Whether names have the architecture's prefix.
+    pub(super) fn prefixed(&self) -> bool {
+        self.prefixed
+    }
+
+    /// Layers that have tensors.
+    pub(super) fn layers(&self) -> usize {
+        self.layers
+    }
+
+    /// The shard in which a tensor should be, as the index says.
+    pub(super) fn listed_in(&self, tensor: &str) -> Option<PathBuf> {
+        Some(self.dir.join(self.listed.as_ref()?.get(tensor)?))
+    }
+
+    /// Whether there is an index that does not name a tensor.
+    pub(super) fn is_unlisted(&self, tensor: &str) -> bool {
+        self.listed.as_ref().is_some_and(|listed| !listed.contains_key(tensor))
+    }
+
+    /// The file that holds a tensor.
+    pub(super) fn file_of(&self, tensor: &str) -> Option<&TensorFile> {
+        self.places.get(tensor).and_then(|&file| self.files.get(file))
+    }
+}
+
+type WeightMap = BTreeMap<String, String>;
+
+/// The names of the weight files, and the index if it was one that named them.
+fn find(dir: &Path, warnings: &mut Warnings) -> Result<(Vec<String>, Option<WeightMap>)> {
+    let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
+    for path in [&single, &index] {
+        if place::is_link_to_nothing(path) {
+            return Err(place::link_to_nothing(path));
+        }
+    }
+    let entries = place::names(dir);
+    let shards = numbered(&entries);
+    if single.exists() {
+        if index.exists() || !shards.is_empty() {
+            let other = if index.exists() { INDEX } else { "shards (model-00001-of-…)" };
+            let what = format!(
+                "it was read, and {other} in the same directory passed over: remove what is not the model"
+            );
+            warnings.add(&single, &what);
+        }
+        return Ok((vec![SINGLE.to_owned()], None));
+    }
+    if let Some(map) = documents::read::<Index>(&index, json::LARGE)?.map(|index| index.weight_map) {
+        let names = shards_of(dir, &index, &map)?;
+        return Ok((names, Some(map)));
+    }
+    if let Some((total, found)) = shards.iter().next() {
+        if shards.len() > 1 {
+            return Err(Error::Unusable {
+                path: dir.to_owned(),
+                problem: format!("{INDEX} is not there, and the shards are of several models"),
+                remedy: "remove those of the others, or download the index".to_owned(),
+            });
+        }
+        let missing: Vec<String> = (1..=*total)
+            .filter(|number| !found.contains_key(number))
+            .take(LISTED + 1)
+            .map(|n| shard(n, *total))
+            .collect();
+        if !missing.is_empty() {
+            return Err(Error::Store(StoreError::Missing {
+                path: dir.join(&missing[0]),
+                remedy: format!(
+                    "{} of {total} shards are there, without {INDEX}; missing: {}. Download all of them",
+                    found.len(),
+                    shortened(missing.iter())
+                ),
+            }));
+        }
+        if *total > 1 {
+            warnings.add(&index, &format!("it is not there: all {total} shards were read"));
+        }
+        return Ok((found.values().cloned().collect(), None));
+    }
+    Err(no_weights(dir, &entries)?)
+}
+
+fn shard(number: usize, total: usize) -> String {
+    format!("model-{number:05}-of-{total:05}.safetensors")
+}
+
+/// The shards among the names of files: by the number of all, those that are there by their number.
+fn numbered(entries: &[String]) -> BTreeMap<usize, BTreeMap<usize, String>> {
+    let mut shards: BTreeMap<usize, BTreeMap<usize, String>> = BTreeMap::new();
+    for name in entries {
+        let numbers = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors"));
+        let numbers = numbers.and_then(|numbers| numbers.split_once("-of-"));
+        if let Some((Ok(number), Ok(total))) = numbers.map(|(a, b)| (a.parse::<usize>(), b.parse::<usize>()))
+            && *name == shard(number, total)
+            && (1..=total).contains(&number)
+        {
+            shards.entry(total).or_default().insert(number, name.clone());
+        }
+    }
+    shards
+}
+
+/// The files that an index names.
+fn shards_of(dir: &Path, index: &Path, map: &WeightMap) -> Result<Vec<String>> {
+    let mut names = BTreeSet::new();
+    for (tensor, shard) in map {
+        if names.contains(shard) {
+            continue;
+        }
+        if !is_plain_name(shard) || !shard.ends_with(".safetensors") {
+            let expected = "the name of a .safetensors file in the same directory";
+            return Err(Error::field(index, format!("weight_map.{tensor}"), expected, shard));
+        }
+        let path = dir.join(shard);
+        if place::is_link_to_nothing(&path) {
+            return Err(place::link_to_nothing(&path));
+        }
+        if !path.exists() {
+            let remedy = format!("{INDEX} names it: download all shards of the model");
+            return Err(Error::Store(StoreError::Missing { path, remedy }));
+        }
+        names.insert(shard.clone());
+    }
+    match names.is_empty() {
+        true => Err(Error::field(index, "weight_map", "the tensors of the model and their files", "nothing")),
+        false => Ok(names.into_iter().collect()),
+    }
+}
+
+/// Opens a file of tensors. One that is something else is called what it is.
+fn open_file(path: &Path) -> Result<TensorFile> {
+    TensorFile::open(path).map_err(|error| impostor::explain_file(path).unwrap_or(error.into()))
+}
+
+/// The error for a directory with a config and without weights that are read.
+fn no_weights(dir: &Path, entries: &[String]) -> Result<Error> {
+    if let Some(error) = place::adapter(dir)? {
+        return Ok(error);
+    }
+    if let Some(error) = other_formats(dir, entries) {
+        return Ok(error);
+    }
+    let others: Vec<&String> = entries.iter().filter(|name| name.ends_with(".safetensors")).collect();
+    let path = dir.join(SINGLE);
+    Ok(Error::Store(match &others[..] {
+        [] => StoreError::Missing {
+            path,
+            remedy: format!("nor is there a {INDEX}: download the model's weights"),
+        },
+        others => StoreError::Missing {
+            path,
+            remedy: format!(
+                "nor is there a {INDEX}; other files are there: {}. If one is the whole model, rename it",
+                shortened(others.iter().map(|name| name.as_str()))
+            ),
+        },
+    }))
+}
+
+/// The error for a directory whose weights are in a format that is not read.
+pub(super) fn other_formats(dir: &Path, entries: &[String]) -> Option<Error> {
+    let ends = |ends: &[&str]| -> Vec<&String> {
+        let found = entries.iter().filter(|name| ends.iter().any(|end| name.ends_with(end)));
+        found.filter(|name| *name != "training_args.bin").collect()
+    };
+    let list = |names: &[&String]| shortened(names.iter().map(|name| name.as_str()));
+    let (problem, remedy) = if let pickles @ [_, ..] = &ends(&[".bin", ".pt", ".pth", ".ckpt"])[..] {
+        let original = !dir.join(CONFIG).exists();
+        let remedy = if original {
+            "download the model in the Hugging Face layout, or convert it with transformers"
+        } else {
+            "convert them to safetensors: load the directory with transformers, and save it with \
+             save_pretrained(..., safe_serialization=True)"
+        };
+        (format!("its weights are Python pickles, which are not read: {}", list(pickles)), remedy)
+    } else if let gguf @ [_, ..] = &ends(&[".gguf"])[..] {
+        let remedy = "import the Hugging Face directory with safetensors that they were made from";
+        (format!("it holds GGUF files: {}", list(gguf)), remedy)
+    } else if let others @ [_, ..] = &ends(&[".h5", ".msgpack", ".onnx", ".tflite", ".nemo"])[..] {
+        let remedy = "import the model's safetensors, which transformers writes with save_pretrained()";
+        (format!("its weights are of another framework: {}", list(others)), remedy)
+    } else {
+        return None;
+    };
+    Some(Error::Unusable { path: dir.to_owned(), problem, remedy: remedy.to_owned() })
+}
+
+/// The error for tensors among which a LoRA was not merged.
+fn unmerged<'a>(dir: &Path, mut names: impl Iterator<Item = &'a String>) -> Result<Option<Error>> {
+    let marks = [
+        ".lora_A.",
+        ".lora_B.",
+        ".lora_embedding_A",
+        ".base_layer.",
+        ".modules_to_save.",
+        ".original_module.",
+    ];
+    let Some(name) = names.find(|name| marks.iter().any(|mark| name.contains(mark))) else { return Ok(None) };
+    Ok(Some(Error::Unusable {
+        path: dir.to_owned(),
+        problem: format!("it holds a LoRA adapter (PEFT) that is not merged into the model: tensor {name:?}"),
+        remedy: "merge it with PEFT's merge_and_unload() and save_pretrained(), and import the result"
+            .to_owned(),
+    }))
+}
+
+fn warn_of_wrappers<'a>(dir: &Path, names: impl Iterator<Item = &'a Bare>, warnings: &mut Warnings) {
+    let wrappers: BTreeSet<(&str, &str)> = names.flat_map(|bare| bare.wrappers.iter().copied()).collect();
+    for (wrapper, origin) in wrappers {
+        warnings
+            .add(dir, &format!("names of tensors were read without `{wrapper}.`, the prefix of {origin}"));
+    }
+}
+
+/// The first few of a list, and how many more there are.
+pub(super) fn shortened(names: impl ExactSizeIterator<Item = impl std::fmt::Display>) -> String {
+    let count = names.len();
+    let mut text: Vec<String> = names.take(LISTED).map(|name| name.to_string()).collect();
+    if count > LISTED {
+        text.push(format!("and {} more", count - LISTED));
+    }
+    text.join(", ")
+}

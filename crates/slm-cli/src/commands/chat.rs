@@ -1,0 +1,162 @@
+//! `slm chat`
+
+mod input;
+mod partner;
+mod request;
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::json;
+use slm_chat::Message;
+
+use crate::commands::sampling_args::SamplingArgs;
+use crate::context::Context;
+use crate::error::{Error, Result};
+use input::{Input, Line};
+use partner::{Answer, Partner};
+use request::{HELP, Request};
+
+/// Talk to a model, turn by turn.
+///
+/// Messages become text by the chat template that the model was trained with, which `slm import` keeps in the
+/// checkpoint. Ctrl-C stops an answer; what was said of it stays in the conversation. At the prompt, /quit
+/// ends the program, and /help lists what else can be typed there. Where standard input is not a terminal, each of its
+/// lines is a message.
+///
+/// Example: slm chat --checkpoint out/smollm2-int4 --system "Answer in one sentence." --temperature 0.3
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// Checkpoint directory, float or quantized
+    #[arg(long)]
+    checkpoint: PathBuf,
+    /// Instruction that the conversation begins with [default: the template's own, if it has one]
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Jinja file to use instead of the checkpoint's chat template
+    #[arg(long, value_name = "FILE")]
+    template: Option<PathBuf>,
+    /// Maximum number of tokens in an answer
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    max_new_tokens: usize,
+    /// 0 always takes the most likely token; higher is more varied
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
+    temperature: f64,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// One answer, for machines: one line each.
+#[derive(Serialize)]
+struct Reply<'a> {
+    role: &'static str,
+    content: &'a str,
+    #[serde(flatten)]
+    answer: &'a Answer,
+}
+
+pub(crate) fn run(args: &ChatArgs, context: &Context) -> Result<()> {
+    let mut partner = Partner::load(args, context)?;
+    let mut conversation = Conversation::new(args.system.clone());
+    let mut input = Input::new();
+    if input.is_terminal() {
+        context.output.say("Type a message, or /help. Ctrl-C stops an answer, /quit ends.")?;
+    }
+    loop {
+        let line = match input.read()? {
+            Line::Text(line) => line,
+            Line::Stopped => {
+                context.interrupt.clear();
+                continue;
+            }
+            Line::End => return Ok(()),
+        };
+        match Request::parse(&line) {
+            Request::Nothing => {}
+            Request::Say(text) => reply(&mut partner, &mut conversation, text, context)?,
+            Request::Reset => conversation.reset(),
+            Request::System(text) => {
+                conversation.system = (!text.is_empty()).then(|| text.to_owned());
+                conversation.reset();
+            }
+            Request::Temperature(temperature) => partner.set_temperature(temperature),
+            Request::Save(path) => match conversation.save(Path::new(path)) {
+                Ok(()) => context.output.say(format!("saved {path}"))?,
+                Err(error) => complain(&error, context)?,
+            },
+            Request::Stats => context.output.say(partner.stats())?,
+            Request::Help => context.output.say(HELP)?,
+            Request::Quit => return Ok(()),
+            Request::Unknown(why) => complain(&Error::Usage(why), context)?,
+        }
+    }
+}
+
+/// Takes a message and answers it. A message that cannot be answered is taken back, and the conversation goes on.
+fn reply(
+    partner: &mut Partner,
+    conversation: &mut Conversation,
+    text: &str,
+    context: &Context,
+) -> Result<()> {
+    conversation.turns.push(Message::user(text));
+    match partner.answer(&conversation.messages(), context) {
+        Ok((content, answer)) => {
+            context.output.line(&Reply { role: "assistant", content: &content, answer: &answer })?;
+            if let Some(remark) = answer.remark() {
+                context.output.say(format!("[{remark}]"))?;
+            }
+            conversation.turns.push(Message::assistant(content));
+            Ok(())
+        }
+        Err(error @ Error::OutputClosed) => Err(error),
+        Err(error) => {
+            conversation.turns.pop();
+            complain(&error, context)
+        }
+    }
+}
+
+/// Reports what went wrong in a turn; the conversation goes on.
+fn complain(error: &Error, context: &Context) -> Result<()> {
+    eprintln!("error: {error}");
+    context.output.line(&json!({ "error": { "kind": error.kind(), "message": error.to_string() } }))
+}
+
+/// What was said so far.
+struct Conversation {
+    system: Option<String>,
+    turns: Vec<Message>,
+}
+
+impl Conversation {
+    fn new(system: Option<String>) -> Self {
+        Self { system, turns: Vec::new() }
+    }
+
+    fn reset(&mut self) {
+        self.turns.clear();
+    }
+
+    fn messages(&self) -> Vec<Message> {
+        self.system.iter().map(Message::system).chain(self.turns.iter().cloned()).collect()
+    }
+
+    /// Writes the messages as JSON, as a whole or not at all.
+    fn save(&self, path: &Path) -> Result<()> {
+        let write = || -> std::io::Result<()> {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = folder.unwrap_or(Path::new("."));
+            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            let text = serde_json::to_string_pretty(&json!({ "messages": self.messages() }))?;
+            writeln!(file, "{text}")?;
+            fs::File::sync_all(file.as_file())?;
+            file.persist(path)?;
+            Ok(())
+        };
+        write().map_err(|error| Error::file(path, error))
+    }
+}

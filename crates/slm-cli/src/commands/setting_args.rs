@@ -1,0 +1,22 @@
+//! Options that change single values of a config.
+
+use clap::Args;
+use slm_train::Setting;
+
+#[derive(Debug, Args)]
+pub(super) struct SettingArgs {
+    /// Optimizer steps: short for --set training.steps=N
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// Set a value of the config, such as training.learning_rate=1e-4 (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<Setting>,
+}
+
+impl SettingArgs {
+    /// What takes the place of values of the config, in this order.
+    pub(super) fn settings(&self) -> Vec<Setting> {
+        let steps = self.steps.map(|steps| Setting::number("training.steps", steps));
+        self.set.iter().cloned().chain(steps).collect()
+    }
+}

@@ -1,0 +1,212 @@
+//! Bytes of a file as text: UTF-8 or UTF-16, byte order mark and line ends.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::kind;
+use crate::{Error, Result};
+
+/// Bytes read at a time.
+const CHUNK: usize = 64 << 10;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    Utf8,
+    Utf16 { big_endian: bool },
+}
+
+/// A file that is decoded part by part.
+pub(super) struct Decoder {
+    path: PathBuf,
+    file: Box<dyn Read + Send>,
+    encoding: Encoding,
+    /// Bytes that were read and not decoded: the beginning of the file, or of a character.
+    pending: Vec<u8>,
+    /// Bytes decoded before `pending`, and line ends among them.
+    offset: usize,
+    lines: usize,
+    /// Whether a carriage return came last, which may be half of a line end.
+    carriage_return: bool,
+    ended: bool,
+}
+
+impl std::fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decoder")
+            .field("path", &self.path)
+            .field("offset", &self.offset)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Decoder {
+    /// Opens a file, refuses what is known to be no text, and passes over a byte order mark.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        Self::new(path, Box::new(file))
+    }
+
+    /// [`Decoder::open`] of something else than a file, which `path` is the name of in messages.
+    pub(super) fn new(path: &Path, file: Box<dyn Read + Send>) -> Result<Self> {
+        let mut decoder = Self {
+            path: path.to_owned(),
+            file,
+            encoding: Encoding::Utf8,
+            pending: Vec::new(),
+            offset: 0,
+            lines: 0,
+            carriage_return: false,
+            ended: false,
+        };
+        decoder.fill()?;
+        kind::check(path, &decoder.pending)?;
+        let (encoding, mark) = match decoder.pending[..] {
+            [0xff, 0xfe, ..] => (Encoding::Utf16 { big_endian: false }, 2),
+            [0xfe, 0xff, ..] => (Encoding::Utf16 { big_endian: true }, 2),
+            [0xef, 0xbb, 0xbf, ..] => (Encoding::Utf8, 3),
+            _ => (Encoding::Utf8, 0),
+        };
+        decoder.encoding = encoding;
+        decoder.pending.drain(..mark);
+        decoder.offset = mark;
+        if mark > 0 {
+            tracing::info!(
+                "{}: {encoding:?} with a byte order mark, which is no part of the text",
+                path.display()
+            );
+        }
+        Ok(decoder)
+    }
+
+    /// Reads the next bytes of the file.
+    fn fill(&mut self) -> Result<()> {
+        let read = (&mut self.file).take(CHUNK as u64).read_to_end(&mut self.pending);
+        let read = read.map_err(|source| Error::Read { path: self.path.clone(), source })?;
+        self.ended = read == 0;
+        Ok(())
+    }
+
+    /// Appends the next part of the text; false at the end.
+    pub(super) fn read(&mut self, text: &mut String) -> Result<bool> {
+        if self.ended && self.pending.is_empty() {
+            if std::mem::take(&mut self.carriage_return) {
+                text.push('\n');
+            }
+            return Ok(false);
+        }
+        let before = text.len();
+        let taken = match self.encoding {
+            Encoding::Utf8 => self.utf8(text)?,
+            Encoding::Utf16 { big_endian } => self.utf16(text, big_endian)?,
+        };
+        self.offset += taken;
+        self.pending.drain(..taken);
+        self.lines += text[before..].bytes().filter(|&byte| byte == b'\n').count();
+        self.line_ends(text, before);
+        self.fill()?;
+        Ok(true)
+    }
+
+    /// Decodes as much of what is pending as has whole characters; gives the bytes that it took.
+    fn utf8(&self, text: &mut String) -> Result<usize> {
+        let error = match std::str::from_utf8(&self.pending) {
+            Ok(all) => {
+                text.push_str(all);
+                return Ok(all.len());
+            }
+            Err(error) => error,
+        };
+        let valid = error.valid_up_to();
+        let cut_off = error.error_len().is_none();
+        if !cut_off || self.ended {
+            return Err(self.not_utf8(valid, cut_off));
+        }
+        text.push_str(&String::from_utf8_lossy(&self.pending[..valid]));
+        Ok(valid)
+    }
+
+    fn not_utf8(&self, valid: usize, cut_off: bool) -> Error {
+        let remedy = if cut_off {
+            "the last character is cut off, so the file is probably truncated"
+        } else if self.pending.contains(&0) {
+            "the file holds zero bytes, so it is probably not a text file"
+        } else {
+            "convert it, for example with `iconv -f ISO-8859-1 -t UTF-8`"
+        };
+        Error::NotUtf8 {
+            path: self.path.clone(),
+            offset: self.offset + valid,
+            line: 1 + self.lines + self.pending[..valid].iter().filter(|&&byte| byte == b'\n').count(),
+            byte: self.pending[valid],
+            remedy,
+        }
+    }
+
+    fn utf16(&self, text: &mut String, big_endian: bool) -> Result<usize> {
+        let (units, rest) = self.pending.as_chunks::<2>();
+        let mut units: Vec<u16> = units
+            .iter()
+            .map(|&unit| if big_endian { u16::from_be_bytes(unit) } else { u16::from_le_bytes(unit) })
+            .collect();
+        // Half of a pair may wait for the other half.
+        if !self.ended && units.last().is_some_and(|unit| (0xd800..0xdc00).contains(unit)) {
+            units.pop();
+        }
+        let refuse = |at: usize| Error::NotText {
+            path: self.path.clone(),
+            what: format!("not UTF-16, as its byte order mark says, at byte {at}"),
+            remedy: "save it as UTF-8",
+        };
+        if self.ended && !rest.is_empty() {
+            return Err(refuse(self.offset + 2 * units.len()));
+        }
+        let mut at = self.offset;
+        for character in char::decode_utf16(units.iter().copied()) {
+            let character = character.map_err(|_| refuse(at))?;
+            at += 2 * character.len_utf16();
+            text.push(character);
+        }
+        Ok(2 * units.len())
+    }
+
+    /// Makes `\n` of the line ends in the part of `text` from `from` on.
+    fn line_ends(&mut self, text: &mut String, from: usize) {
+        if !self.carriage_return && !text[from..].contains('\r') {
+            return;
+        }
+        warn_of_line_ends(&self.path);
+        let part = text.split_off(from);
+        let mut part = part.as_str();
+        if std::mem::take(&mut self.carriage_return) {
+            text.push('\n');
+            part = part.strip_prefix('\n').unwrap_or(part);
+        }
+        if let Some(before) = part.strip_suffix('\r') {
+            (part, self.carriage_return) = (before, true);
+        }
+        for (index, line) in part.split('\r').enumerate() {
+            match index {
+                0 => text.push_str(line),
+                _ => {
+                    text.push('\n');
+                    text.push_str(line.strip_prefix('\n').unwrap_or(line));
+                }
+            }
+        }
+    }
+}
+
+/// Warns of the carriage returns in a file, once.
+pub(super) fn warn_of_line_ends(path: &Path) {
+    static LAST: Mutex<Option<PathBuf>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.as_deref() != Some(path) {
+        *last = Some(path.to_owned());
+        tracing::warn!(
+            "{}: has carriage returns (CRLF line ends, as Windows writes them); they are read as plain line ends",
+            path.display()
+        );
+    }
+}

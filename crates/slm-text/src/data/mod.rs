@@ -1,0 +1,204 @@
+//! Files of text or token ids, as people have them.
+//!
+//! | file | what is read |
+//! |---|---|
+//! | UTF-8, with or without a byte order mark; UTF-16 with one | its text |
+//! | JSON Lines of objects with a `text`, or of strings; a JSON list of either | their texts, with an empty line between two |
+//! | `{"ids": [[1, 2, ...], ...]}`; JSON Lines of lists of ids or of objects with `input_ids`, `ids` or `tokens` | sequences of token ids |
+//!
+//! The content decides, and not the name: a text that only begins like JSON is a text. Line ends of Windows and of old
+//! Macs are read as `\n`, with a warning, as Python reads them. Archives, tables, weights, a Git LFS pointer and text in
+//! encodings that nobody can guess are refused by name.
+
+mod decode;
+mod json;
+mod kind;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result, Tokenizer};
+use decode::Decoder;
+use json::{Form, Lines, Record, form, whole};
+
+/// Content of a data file.
+#[derive(Debug)]
+pub enum Data {
+    /// A text, of which nothing but the beginning is read yet.
+    Text(TextReader),
+    /// Sequences of token ids that have nothing to do with each other; at least one, none of them empty.
+    Ids(Vec<Vec<u32>>),
+}
+
+impl Data {
+    /// Opens a file, or standard input for `-`, and finds out what it holds.
+    ///
+    /// # Errors
+    /// - [`Error::Read`] if the file cannot be read.
+    /// - [`Error::NotUtf8`] and [`Error::NotText`] for a file that is no text; the former names the first bad byte.
+    /// - [`Error::Ids`] and [`Error::Json`] for JSON that holds neither texts nor token ids.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let mut decoder = match path == Path::new("-") {
+            true => Decoder::new(Path::new("standard input"), Box::new(std::io::stdin()))?,
+            false => Decoder::open(path)?,
+        };
+        let mut head = String::new();
+        decoder.read(&mut head)?;
+        match form(path, &mut head, &mut decoder)? {
+            Form::Prose => Ok(Self::Text(TextReader::new(path, Source::Plain { head, decoder }))),
+            Form::Whole => {
+                while decoder.read(&mut head)? {}
+                match whole(path, &head)? {
+                    Record::Ids(ids) => Ok(Self::Ids(ids)),
+                    Record::Texts(texts) => {
+                        let text = texts.join(BETWEEN);
+                        Ok(Self::Text(TextReader::new(path, Source::Ready(Some(text)))))
+                    }
+                }
+            }
+            Form::Lines => {
+                let mut lines = Lines::new(path, head, decoder);
+                match lines.next()? {
+                    Some(Record::Ids(mut ids)) => {
+                        while let Some(record) = lines.next()? {
+                            match record {
+                                Record::Ids(more) => ids.extend(more),
+                                Record::Texts(_) => return Err(lines.mixed()),
+                            }
+                        }
+                        Ok(Self::Ids(ids))
+                    }
+                    first => {
+                        let first = first.map(|record| match record {
+                            Record::Texts(texts) => texts.join(BETWEEN),
+                            Record::Ids(_) => String::new(),
+                        });
+                        Ok(Self::Text(TextReader::new(path, Source::Lines { first, lines: Box::new(lines) })))
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What stands between two texts of a JSON file, as in the usual evaluations on WikiText.
+const BETWEEN: &str = "\n\n";
+
+/// A text that is read part by part.
+#[derive(Debug)]
+pub struct TextReader {
+    path: PathBuf,
+    source: Source,
+    /// Bytes of text so far.
+    bytes: usize,
+    /// Whether there was anything but white space.
+    text: bool,
+}
+
+#[derive(Debug)]
+enum Source {
+    Plain { head: String, decoder: Decoder },
+    Lines { first: Option<String>, lines: Box<Lines> },
+    Ready(Option<String>),
+}
+
+impl TextReader {
+    fn new(path: &Path, source: Source) -> Self {
+        Self { path: path.to_owned(), source, bytes: 0, text: false }
+    }
+
+    /// Appends the next part to `text`; false at the end.
+    ///
+    /// # Errors
+    /// As [`Data::open`], for what comes later in the file; [`Error::EmptyText`] at the end of a file with nothing but
+    /// white space.
+    pub fn read(&mut self, text: &mut String) -> Result<bool> {
+        let before = text.len();
+        let more = match &mut self.source {
+            Source::Ready(ready) => {
+                text.push_str(&ready.take().unwrap_or_default());
+                false
+            }
+            Source::Plain { head, decoder } if head.is_empty() => decoder.read(text)?,
+            Source::Plain { head, .. } => {
+                text.push_str(&std::mem::take(head));
+                true
+            }
+            Source::Lines { first, lines } => match first.take() {
+                Some(first) => {
+                    text.push_str(&first);
+                    true
+                }
+                None => match lines.next()? {
+                    Some(Record::Texts(texts)) => {
+                        for more in texts {
+                            text.push_str(BETWEEN);
+                            text.push_str(&more);
+                        }
+                        true
+                    }
+                    Some(Record::Ids(_)) => return Err(lines.mixed()),
+                    None => false,
+                },
+            },
+        };
+        let part = &text[before..];
+        self.bytes += part.len();
+        self.text |= !part.trim().is_empty();
+        if !more && !self.text {
+            return Err(Error::EmptyText { path: self.path.clone(), bytes: self.bytes });
+        }
+        Ok(more)
+    }
+
+    /// Reads all that is left.
+    ///
+    /// # Errors
+    /// As [`TextReader::read`].
+    pub fn read_to_end(mut self) -> Result<String> {
+        let mut text = String::new();
+        while self.read(&mut text)? {}
+        Ok(text)
+    }
+
+    /// Token ids of the text, at most `limit` of them and without special tokens around it. No more of the file is read
+    /// than they take.
+    ///
+    /// # Errors
+    /// As [`TextReader::read`] and [`Tokenizer::encode`].
+    pub fn encode(mut self, tokenizer: &Tokenizer, limit: usize) -> Result<Vec<u32>> {
+        tokenizer.encode_in_pieces(limit, &mut |text| self.read(text))
+    }
+}
+
+/// Reads a whole text file: [`Data::open`] of a file that must hold text.
+///
+/// # Errors
+/// As [`Data::open`] and [`TextReader::read`]; [`Error::Ids`] for a file of token ids.
+pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
+    let path = path.as_ref();
+    match Data::open(path)? {
+        Data::Text(reader) => reader.read_to_end(),
+        Data::Ids(_) => Err(Error::Ids {
+            path: path.to_owned(),
+            detail: "holds token ids, and a text is needed here; give the text they were made from"
+                .to_owned(),
+        }),
+    }
+}
+
+/// Reads a whole text as it is, JSON or not, with its byte order mark, encoding and line ends understood as in
+/// [`Data::open`]. `name` is named in errors.
+///
+/// # Errors
+/// [`Error::Read`], [`Error::NotUtf8`], [`Error::NotText`].
+pub fn read_plain(name: &Path, from: impl Read + Send + 'static) -> Result<String> {
+    let mut decoder = Decoder::new(name, Box::new(from))?;
+    let mut text = String::new();
+    while decoder.read(&mut text)? {}
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests;

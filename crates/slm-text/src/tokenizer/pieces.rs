@@ -1,0 +1,128 @@
+//! Long texts, encoded piece by piece with the ids of the whole.
+//!
+//! A tokenizer looks at a limited stretch of text, but how far that stretch goes is known to nobody: to the end of a word,
+//! of a run of spaces, or, in a tokenizer that does not split at all, to the end of the text. So pieces overlap. Two
+//! neighbours must give the same tokens at the same places all over the middle of their overlap, where neither sees an end of
+//! its own; the ids of one are then followed by those of the other from there on. Where they differ, the piece is made
+//! longer, up to the whole text.
+
+use crate::{Result, Tokenizer};
+
+/// Bytes of the first piece. Later ones are longer.
+const FIRST: usize = 16 << 10;
+/// Bytes of the longest piece, unless neighbours disagree.
+const LONGEST: usize = 256 << 10;
+/// Bytes that two pieces have in common.
+const OVERLAP: usize = 6 << 10;
+/// Bytes at either end of the overlap in which tokens may depend on where the piece ends.
+const GUARD: usize = 1 << 10;
+
+/// A token and the bytes of the text that it stands for, counted from the start of the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Token {
+    id: u32,
+    start: usize,
+    end: usize,
+}
+
+/// A piece of the text with its tokens.
+struct Piece {
+    start: usize,
+    end: usize,
+    tokens: Vec<Token>,
+    /// Its first token that is not a token of the piece before.
+    from: usize,
+}
+
+impl Piece {
+    /// Index of the first token at `place` or behind it.
+    fn index_at(&self, place: usize) -> usize {
+        self.tokens.iter().position(|token| token.start >= place).unwrap_or(self.tokens.len())
+    }
+
+    fn between(&self, low: usize, high: usize) -> &[Token] {
+        &self.tokens[self.index_at(low)..self.index_at(high).max(self.index_at(low))]
+    }
+}
+
+/// The part of a text that is in memory.
+struct Buffer<'a> {
+    text: String,
+    /// Place of `text` in the whole.
+    start: usize,
+    ended: bool,
+    more: &'a mut dyn FnMut(&mut String) -> Result<bool>,
+}
+
+impl Buffer<'_> {
+    /// Reads until the text reaches to `end`; gives the last boundary of characters at or before it.
+    fn reach(&mut self, end: usize) -> Result<usize> {
+        while !self.ended && self.start + self.text.len() < end {
+            self.ended = !(self.more)(&mut self.text)?;
+        }
+        Ok(self.start + self.text.floor_char_boundary(end - self.start))
+    }
+
+    fn is_end(&self, place: usize) -> bool {
+        self.ended && place == self.start + self.text.len()
+    }
+
+    fn slice(&self, start: usize, end: usize) -> &str {
+        &self.text[start - self.start..end - self.start]
+    }
+
+    /// Forgets what lies before `start`.
+    fn forget(&mut self, start: usize) {
+        self.text.drain(..start - self.start);
+        self.start = start;
+    }
+}
+
+/// Ids of the text that `more` appends chunk by chunk, until it returns false; at most `limit` of them, and no more of the
+/// text is read than they take.
+pub(super) fn encode(
+    tokenizer: &Tokenizer,
+    limit: usize,
+    more: &mut dyn FnMut(&mut String) -> Result<bool>,
+) -> Result<Vec<u32>> {
+    let mut buffer = Buffer { text: String::new(), start: 0, ended: false, more };
+    let mut ids = Vec::new();
+    let mut length = FIRST;
+    let mut piece = piece_at(tokenizer, &mut buffer, 0, length)?;
+    while !buffer.is_end(piece.end) && ids.len() < limit {
+        let start = buffer.reach(piece.end.saturating_sub(OVERLAP))?;
+        let longer = (2 * length).min(LONGEST);
+        let mut next = piece_at(tokenizer, &mut buffer, start, longer)?;
+        let (low, high) = (start + GUARD, piece.end - GUARD);
+        let (mine, others) = (piece.between(low, high), next.between(low, high));
+        if mine.len() >= 2 && mine == others {
+            let middle = mine[mine.len() / 2].start;
+            let until = piece.index_at(middle);
+            ids.extend(piece.tokens[piece.from..until.max(piece.from)].iter().map(|token| token.id));
+            next.from = next.index_at(middle);
+            buffer.forget(start);
+            (piece, length) = (next, longer);
+        } else {
+            // What comes before `from` is the same: it was settled by the piece before.
+            let kept = piece.tokens.get(piece.from).map_or(piece.end, |token| token.start);
+            let whole = 2 * (piece.end - piece.start);
+            piece = piece_at(tokenizer, &mut buffer, piece.start, whole)?;
+            piece.from = if kept == piece.start { 0 } else { piece.index_at(kept) };
+        }
+    }
+    if ids.len() < limit {
+        ids.extend(piece.tokens[piece.from..].iter().map(|token| token.id));
+    }
+    ids.truncate(limit);
+    Ok(ids)
+}
+
+fn piece_at(tokenizer: &Tokenizer, buffer: &mut Buffer<'_>, start: usize, length: usize) -> Result<Piece> {
+    let end = buffer.reach(start + length)?;
+    // Knows whether the text goes on.
+    buffer.reach(end + 4)?;
+    let tokens = tokenizer.encode_with_places(buffer.slice(start, end))?;
+    let tokens =
+        tokens.into_iter().map(|(id, (from, to))| Token { id, start: start + from, end: start + to });
+    Ok(Piece { start, end, tokens: tokens.collect(), from: 0 })
+}
