@@ -4,7 +4,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::commands::{
     bench, chat, compare, corpus, eval, finetune, generate, import, inspect, logits, migrate, ptq, qat,
-    sample, train,
+    sample, sensitivity, train,
 };
 use crate::device::DeviceName;
 
@@ -65,7 +65,7 @@ pub(crate) enum Command {
     Import(import::ImportArgs),
     /// Quantize a trained model to INT8 or INT4 (post-training quantization)
     Ptq(ptq::PtqArgs),
-    /// Measure the perplexity of a checkpoint on a text
+    /// Measure how well a checkpoint predicts texts, and how far it is from another
     Eval(eval::EvalArgs),
     /// Write the logits of given token ids to a safetensors file
     Logits(logits::LogitsArgs),
@@ -75,6 +75,8 @@ pub(crate) enum Command {
     Chat(chat::ChatArgs),
     /// Show what a checkpoint holds, down to scales and zero points of a layer
     Inspect(inspect::InspectArgs),
+    /// Rank layers by what quantizing each alone does to the predictions of a model
+    Sensitivity(sensitivity::SensitivityArgs),
     /// Compare two checkpoints layer by layer on a text
     Compare(compare::CompareArgs),
     /// Rewrite an old checkpoint, or a model that Burn recorded, in the present format

@@ -162,6 +162,14 @@ pub enum Error {
         /// Tokens found.
         found: usize,
     },
+    /// Windows that begin too far apart, or in one place.
+    #[error("a stride of {stride} does not fit windows of {window} tokens: use 1 to {window}")]
+    Stride {
+        /// Tokens from one window to the next.
+        stride: usize,
+        /// Tokens of a window.
+        window: usize,
+    },
     /// A tensor could not be read back from its device.
     #[error("{what}: cannot read the values back from the device: {detail}")]
     Device {

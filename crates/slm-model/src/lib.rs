@@ -12,6 +12,7 @@ mod block;
 mod compute;
 mod config;
 mod cpu;
+mod divergence;
 mod error;
 mod eval;
 mod generate;
@@ -37,6 +38,7 @@ pub use config::{
     NormPlacement, Position, QkNorm, RopeScaling, RotaryConfig,
 };
 pub use cpu::{CpuEngine, PassTimes};
+pub use divergence::{Divergence, DivergenceSummary, EvalWindow, strided_windows, window_nlls};
 pub use error::{Error, Result, SourceError};
 pub use eval::{Evaluation, evaluate, evaluate_windows, try_evaluate, window_logits};
 pub use generate::{GenerateOptions, GenerateOutput, StopReason, generate};

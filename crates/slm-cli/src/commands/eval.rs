@@ -1,39 +1,69 @@
 //! `slm eval`
 
-use std::path::PathBuf;
+mod choices;
+mod reference;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
+use slm_checkpoint::Checkpoint;
+use slm_model::{DivergenceSummary, EvalWindow, Transformer, strided_windows, window_logits, window_nlls};
 
+use self::choices::ChoicesResult;
+use self::reference::Reference;
 use crate::context::Context;
-use crate::error::Result;
-use crate::text::{Limit, Tokens, WindowArgs, evaluate_with_progress, tokenizer};
+use crate::error::{Error, Result};
+use crate::text::{Limit, Tokens, WindowArgs, Windowing, evaluate_with_progress, tokenizer};
 
-/// Measure the perplexity of a checkpoint on a text.
+/// Measure how well a checkpoint predicts texts, and how far its predictions are from those of another.
 ///
-/// The text is tokenized without special tokens and cut into windows that do not overlap. Each window starts
-/// afresh, and all its tokens but the first are scored; a last, shorter window counts too. With --bos each begins
-/// with the beginning-of-sequence token, and all its tokens are scored. Sequences of token ids are cut each by itself.
+/// Perplexity: a text is tokenized without special tokens and cut into windows that do not overlap. Each window starts
+/// afresh, and all its tokens but the first are scored; a last, shorter window counts too. With --bos each begins with
+/// the beginning-of-sequence token, and all its tokens are scored. Sequences of token ids are cut each by itself. With
+/// --stride S, windows overlap and begin S tokens apart; every token is scored once, with at least window - S tokens before it.
+///
+/// With --reference, usually the float model: the Kullback-Leibler divergence of the predicted distributions from the
+/// reference's, in nats (mean, median, percentiles, largest), the share of positions where both find the same token
+/// likeliest, and the root mean square of the change of the right token's probability.
+///
+/// With --choices, multiple-choice questions as lm-evaluation-harness counts them: a choice is scored by the
+/// log-likelihood of its tokens after the context; accuracy is the share of questions whose answer scores highest,
+/// length-normalized accuracy the same by score per character of the choice.
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
     /// Checkpoint directory, float or quantized
     #[arg(long)]
     checkpoint: PathBuf,
-    /// Text, or texts or token ids as JSON or JSON Lines
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
+    /// Text, or texts or token ids as JSON or JSON Lines (may be repeated: each is measured, and all together)
+    #[arg(long, value_name = "FILE", required_unless_present = "choices")]
+    data: Vec<PathBuf>,
     #[command(flatten)]
     windows: WindowArgs,
-    /// Use no more than the first N tokens of the text, and read no more of it
+    /// Tokens from the beginning of one window to that of the next, at most --window [default: --window]
+    #[arg(long, value_name = "N")]
+    stride: Option<usize>,
+    /// Use no more than the first N tokens of each text, and read no more of it
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
+    /// Checkpoint whose predictions are the reference, usually the float model
+    #[arg(long, value_name = "DIR", requires = "data")]
+    reference: Option<PathBuf>,
+    /// Also compare the reference with itself on the other CPU device: what divergence rounding alone makes
+    #[arg(long, requires = "reference")]
+    noise_floor: bool,
+    /// JSON lines of multiple-choice questions: {"context": text, "choices": [texts], "answer": index from 0 or text}
+    #[arg(long, value_name = "FILE")]
+    choices: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
 struct EvalResult {
-    perplexity: f64,
+    /// Of all texts together, as the fields that follow; none without a text.
+    perplexity: Option<f64>,
     /// Mean negative log-likelihood in nats per token.
-    nll: f64,
+    nll: Option<f64>,
     /// Summed over all scored tokens.
     total_nll: f64,
     tokens: usize,
@@ -41,41 +71,267 @@ struct EvalResult {
     window: usize,
     /// Whether each window began with the beginning-of-sequence token.
     bos: bool,
+    /// None where windows do not overlap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stride: Option<usize>,
+    /// Each text, if there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    texts: Vec<TextResult>,
+    /// Divergence from the reference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    divergence: Option<DivergenceView>,
+    /// Divergence of the reference from itself on the other CPU device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    noise_floor: Option<DivergenceView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    choices: Option<ChoicesResult>,
     device: &'static str,
     seconds: f64,
+}
+
+#[derive(Serialize)]
+struct TextResult {
+    path: PathBuf,
+    perplexity: f64,
+    total_nll: f64,
+    tokens: usize,
+    windows: usize,
+    divergence: Option<DivergenceView>,
+}
+
+/// [`DivergenceSummary`] as JSON.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct DivergenceView {
+    tokens: usize,
+    kl_mean: f64,
+    kl_median: f64,
+    kl_p90: f64,
+    kl_p99: f64,
+    kl_max: f64,
+    top1_agreement: f64,
+    rms_probability_change: f64,
+    perplexity_reference: f64,
+}
+
+impl From<DivergenceSummary> for DivergenceView {
+    fn from(summary: DivergenceSummary) -> Self {
+        Self {
+            tokens: summary.tokens,
+            kl_mean: summary.mean,
+            kl_median: summary.median,
+            kl_p90: summary.p90,
+            kl_p99: summary.p99,
+            kl_max: summary.max,
+            top1_agreement: summary.top1_agreement,
+            rms_probability_change: summary.rms_probability_change,
+            perplexity_reference: summary.perplexity_reference,
+        }
+    }
+}
+
+impl DivergenceView {
+    fn lines(&self) -> String {
+        format!(
+            "KL divergence {:.6} nats mean, {:.6} median, {:.6} p90, {:.6} p99, {:.6} largest\n\
+             same likeliest token at {:.2} % of positions, right token's probability changes by {:.3} % (RMS), \
+             reference perplexity {:.4}",
+            self.kl_mean,
+            self.kl_median,
+            self.kl_p90,
+            self.kl_p99,
+            self.kl_max,
+            self.top1_agreement * 100.0,
+            self.rms_probability_change * 100.0,
+            self.perplexity_reference,
+        )
+    }
 }
 
 pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
     let checkpoint = context.open_to_load(&args.checkpoint)?;
     let windowing = args.windows.windowing(&checkpoint)?;
+    let window = windowing.len;
+    let stride = args.stride.unwrap_or(window);
+    if !(1..=window).contains(&stride) {
+        return Err(Error::Usage(format!(
+            "--stride {stride}: windows of {window} tokens take a stride of 1 to {window}"
+        )));
+    }
+    let tokenizer = tokenizer(&checkpoint)?;
     let limit = Limit { option: "--max-tokens", tokens: args.max_tokens.unwrap_or(usize::MAX) };
-    let vocab_size = checkpoint.config().model.vocab_size;
-    let tokens = Tokens::read(&tokenizer(&checkpoint)?, &args.data, limit.tokens, vocab_size)?;
-    tokens.check_length(&args.data, &windowing, limit)?;
+    let texts = args.data.iter().map(|path| {
+        let tokens = Tokens::read(&tokenizer, path, limit.tokens, checkpoint.config().model.vocab_size)?;
+        tokens.check_length(path, &windowing, limit)?;
+        Ok((path.as_path(), Window::of(&tokens, &windowing, stride)?))
+    });
+    let texts: Vec<(&Path, Vec<Window>)> = texts.collect::<Result<_>>()?;
     let model = checkpoint.load_model(&context.device)?;
-    let start = std::time::Instant::now();
-    let evaluation = evaluate_with_progress(context, "evaluating", &model, &tokens.windows(&windowing))?;
+    let mut reference = match &args.reference {
+        Some(dir) => Some(Reference::load(dir, &checkpoint, args.noise_floor, context)?),
+        None => None,
+    };
+    let start = Instant::now();
+    let mut results = Vec::new();
+    for (path, windows) in &texts {
+        results.push(match &mut reference {
+            None if stride == window => whole(path, &model, windows, context)?,
+            None => strided(path, &model, windows, context)?,
+            Some(reference) => reference.compare(path, &model, windows, context)?,
+        });
+    }
+    let choices = match &args.choices {
+        Some(path) => Some(choices::run(path, &checkpoint, &tokenizer, &model, context)?),
+        None => None,
+    };
+    let sum = |count: fn(&TextResult) -> usize| results.iter().map(count).sum::<usize>();
+    let (tokens, total_nll) =
+        (sum(|text| text.tokens), results.iter().map(|text| text.total_nll).sum::<f64>());
+    let nll = (tokens > 0).then(|| total_nll / tokens as f64);
     let result = EvalResult {
-        perplexity: evaluation.perplexity(),
-        nll: evaluation.mean_nll(),
-        total_nll: evaluation.nll,
-        tokens: evaluation.tokens,
-        windows: evaluation.window_nll.len(),
-        window: windowing.len,
+        perplexity: nll.map(f64::exp),
+        nll,
+        total_nll,
+        tokens,
+        windows: sum(|text| text.windows),
+        window,
         bos: !windowing.prefix.is_empty(),
+        stride: (stride != window).then_some(stride),
+        divergence: reference.as_ref().and_then(|reference| reference.total()),
+        noise_floor: reference.as_ref().and_then(|reference| reference.noise()),
+        texts: if results.len() > 1 { results } else { Vec::new() },
+        choices,
         device: context.device_name,
         seconds: start.elapsed().as_secs_f64(),
     };
-    context.output.say(format!(
-        "perplexity {:.4}  ({:.5} nats per token over {} tokens, {} windows of {}{}; {:.0} tokens/s on {})",
-        result.perplexity,
-        result.nll,
-        result.tokens,
-        result.windows,
-        result.window,
-        if result.bos { " behind BOS" } else { "" },
-        result.tokens as f64 / result.seconds,
-        result.device
-    ))?;
+    say(&result, context)?;
     context.output.result(&result)
+}
+
+/// A window with whatever stands in front of its text.
+struct Window {
+    ids: Vec<u32>,
+    first_scored: usize,
+}
+
+impl Window {
+    /// The windows of `tokens`, which begin `stride` tokens apart.
+    fn of(tokens: &Tokens, windowing: &Windowing, stride: usize) -> Result<Vec<Self>> {
+        if stride == windowing.len {
+            let windows = tokens.windows(windowing).into_iter().filter(|ids| ids.len() >= 2);
+            return Ok(windows.map(|ids| Self { ids, first_scored: 1 }).collect());
+        }
+        let (prefix, mut windows) = (&windowing.prefix, Vec::new());
+        for ids in tokens.0.iter().filter(|ids| ids.len() >= 2) {
+            for (index, window) in strided_windows(ids, windowing.len, stride)?.into_iter().enumerate() {
+                // Behind a prefix the first token of a text is scored too.
+                let first = if index == 0 && !prefix.is_empty() { 0 } else { window.first_scored };
+                let ids = [prefix, window.ids].concat();
+                windows.push(Self { ids, first_scored: prefix.len() + first });
+            }
+        }
+        Ok(windows)
+    }
+
+    fn view(&self) -> EvalWindow<'_> {
+        EvalWindow { ids: &self.ids, first_scored: self.first_scored }
+    }
+}
+
+/// Evaluates windows that do not overlap.
+fn whole(path: &Path, model: &Transformer, windows: &[Window], context: &Context) -> Result<TextResult> {
+    let windows: Vec<Vec<u32>> = windows.iter().map(|window| window.ids.clone()).collect();
+    let evaluation = evaluate_with_progress(context, "evaluating", model, &windows)?;
+    Ok(TextResult {
+        path: path.to_owned(),
+        perplexity: evaluation.perplexity(),
+        total_nll: evaluation.nll,
+        tokens: evaluation.tokens,
+        windows: evaluation.window_nll.len(),
+        divergence: None,
+    })
+}
+
+/// Evaluates windows that overlap.
+fn strided(path: &Path, model: &Transformer, windows: &[Window], context: &Context) -> Result<TextResult> {
+    let (mut total_nll, mut tokens) = (0.0, 0);
+    each_window(windows, context, |window| {
+        let logits = window_logits(model, window.ids)?;
+        let nlls = window_nlls(&logits, window, model.config().vocab_size)?;
+        total_nll += nlls.iter().sum::<f64>();
+        tokens += nlls.len();
+        Ok(())
+    })?;
+    let perplexity = (total_nll / tokens as f64).exp();
+    Ok(TextResult {
+        path: path.to_owned(),
+        perplexity,
+        total_nll,
+        tokens,
+        windows: windows.len(),
+        divergence: None,
+    })
+}
+
+/// Calls `run` with every window, under a progress bar.
+fn each_window(
+    windows: &[Window],
+    context: &Context,
+    mut run: impl FnMut(EvalWindow<'_>) -> Result<()>,
+) -> Result<()> {
+    let bar = context.progress.bar("evaluating", windows.len());
+    for window in windows {
+        context.interrupt.check()?;
+        run(window.view())?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+fn say(result: &EvalResult, context: &Context) -> Result<()> {
+    for text in &result.texts {
+        context.output.say(format!(
+            "{}: perplexity {:.4} over {} tokens",
+            text.path.display(),
+            text.perplexity,
+            text.tokens
+        ))?;
+        text.divergence.iter().try_for_each(|divergence| context.output.say(divergence.lines()))?;
+    }
+    if let (Some(perplexity), Some(nll)) = (result.perplexity, result.nll) {
+        let stride = result.stride.map_or(String::new(), |stride| format!(", {stride} apart"));
+        context.output.say(format!(
+            "perplexity {perplexity:.4}  ({nll:.5} nats per token over {} tokens, {} windows of {}{stride}{}; {:.0} \
+             tokens/s on {})",
+            result.tokens,
+            result.windows,
+            result.window,
+            if result.bos { " behind BOS" } else { "" },
+            result.tokens as f64 / result.seconds,
+            result.device
+        ))?;
+    }
+    result.divergence.iter().try_for_each(|divergence| context.output.say(divergence.lines()))?;
+    if let Some(noise) = &result.noise_floor {
+        context.output.say(format!(
+            "noise floor: the reference on the other CPU device diverges by {:.3e} nats mean, {:.3e} largest",
+            noise.kl_mean, noise.kl_max
+        ))?;
+    }
+    result.choices.iter().try_for_each(|choices| context.output.say(choices.line()))
+}
+
+/// Refuses two checkpoints whose tokens differ.
+fn check_vocabularies(a: &Checkpoint, b: &Checkpoint) -> Result<()> {
+    let (ours, theirs) = (a.config().model.vocab_size, b.config().model.vocab_size);
+    match ours == theirs {
+        true => Ok(()),
+        false => Err(Error::file(
+            b.dir(),
+            format!(
+                "vocab_size is {theirs}, that of {} is {ours}; only models with one vocabulary can be compared",
+                a.dir().display()
+            ),
+        )),
+    }
 }

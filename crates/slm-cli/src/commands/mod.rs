@@ -17,6 +17,7 @@ mod run_args;
 pub(crate) mod sample;
 mod sampling_args;
 mod scheme_args;
+pub(crate) mod sensitivity;
 mod setting_args;
 pub(crate) mod train;
 
@@ -37,6 +38,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<()> {
         Command::Generate(args) => generate::run(&args, context),
         Command::Chat(args) => chat::run(&args, context),
         Command::Inspect(args) => inspect::run(&args, context),
+        Command::Sensitivity(args) => sensitivity::run(&args, context),
         Command::Compare(args) => compare::run(&args, context),
         Command::Migrate(args) => migrate::run(&args, context),
         Command::Corpus(args) => corpus::run(&args, context),

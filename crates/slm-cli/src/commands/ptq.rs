@@ -1,5 +1,6 @@
 //! `slm ptq`
 
+mod quality;
 mod report;
 mod settings;
 mod texts;
@@ -24,6 +25,7 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::memory;
 use crate::text::{WindowArgs, evaluate_with_progress, tokenizer};
+use quality::Quality;
 use report::{PtqResult, Sizes};
 use settings::Settings;
 use texts::{TextReader, Texts};
@@ -34,7 +36,8 @@ use verdict::Evaluations;
 /// With no option it quantizes the model that ships with the project. Embeddings and norms stay float; a tied
 /// head is quantized as a copy of its own, or with --embeddings as one table with the embedding. Before that the float
 /// model may be rotated or smoothed, which in floats changes nothing that it computes. Where the perplexity
-/// rises by more than 5 % it ends with a warning that names the cause.
+/// rises by more than 5 % it warns and names the cause. It ends with a verdict: GOOD, WORSE (more than 5 %) or BROKEN
+/// (twice the float model's or more), with the uncertainty of the figure, the text, and whether that is too short to tell.
 #[derive(Debug, Args)]
 pub(crate) struct PtqArgs {
     /// Float checkpoint to quantize [default: the model that ships]
@@ -149,13 +152,14 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
 
     // The figures are those of the checkpoint as it will be used, not of what was in memory.
     let quantized_checkpoint = context.open_checkpoint(&path)?;
-    let (mut quantized, mut execution, mut warning) = (None, Vec::new(), None);
+    let (mut quantized, mut execution, mut warning, mut quality) = (None, Vec::new(), None, None);
     if let (Some(held_out), Some(float)) = (held_out, &float) {
         let mut model = quantized_checkpoint.load_model(&context.device)?;
         let evaluation = evaluate_with_progress(context, "quantized perplexity", &model, &held_out.windows)?;
         execution = executions(&model);
         let evaluations = Evaluations { float, quantized: &evaluation, windows: &held_out.windows };
         warning = evaluations.warning(&mut model, quantizer.config(), &layers, context)?;
+        quality = Some(Quality::new(float, &evaluation, &held_out.windows, held_out.part.clone()));
         quantized = Some(evaluation);
     }
     let float_bytes =
@@ -176,6 +180,7 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         float: float.as_ref(),
         quantized: quantized.as_ref(),
         warning,
+        quality,
         calibration_tokens: calibration.map_or(0, |text| text.ids.len() as u64),
         held_out,
         largest_tensor_bytes,

@@ -9,6 +9,7 @@ use slm_model::{EMBED_TOKENS, Evaluation, LM_HEAD};
 use slm_ptq::{LayerReport, Plan, Transforms};
 use slm_quant_core::{ActivationQuant, QParams, QuantScheme, QuantizationType};
 
+use super::quality::Quality;
 use super::settings::Settings;
 use super::texts::HeldOut;
 use super::uncertainty::{FEW_WINDOWS, standard_error};
@@ -39,6 +40,8 @@ pub(super) struct Facts<'a> {
     pub(super) quantized: Option<&'a Evaluation>,
     /// Warning about the quality, with its cause; none where the quality is good.
     pub(super) warning: Option<String>,
+    /// The verdict; none where nothing was measured.
+    pub(super) quality: Option<Quality>,
     pub(super) calibration_tokens: u64,
     pub(super) held_out: Option<&'a HeldOut>,
     pub(super) largest_tensor_bytes: u64,
@@ -90,6 +93,8 @@ pub(super) struct PtqResult {
     nll_quantized: Option<f64>,
     /// Why the quantized model is much worse than the float one, and what to try; none where it is not.
     warning: Option<String>,
+    /// The verdict, the uncertainty of the rise, and the text.
+    quality: Option<Quality>,
     evaluated_tokens: usize,
     /// The file that perplexities were measured on, and which part of it.
     evaluated_on: Option<String>,
@@ -226,6 +231,7 @@ impl PtqResult {
             nll_float: facts.float.map(Evaluation::mean_nll),
             nll_quantized: facts.quantized.map(Evaluation::mean_nll),
             warning: facts.warning,
+            quality: facts.quality,
             evaluated_tokens: facts.quantized.map_or(0, |evaluation| evaluation.tokens),
             evaluated_on: facts.held_out.map(|held_out| held_out.part.clone()),
             nll_difference_error: facts
@@ -268,6 +274,9 @@ impl PtqResult {
             ))?;
         }
         output.say(self.summary())?;
+        if let Some(quality) = &self.quality {
+            output.say(format!("\n{}", quality.verdict))?;
+        }
         self.warning.iter().try_for_each(|warning| output.say(format!("\n{warning}")))
     }
 

@@ -4,12 +4,10 @@ use slm_model::{Evaluation, LM_HEAD, Transformer, window_logits};
 use slm_ptq::{InputError, LayerReport, PtqConfig, RoundingMethod, input_errors, remove_activation_quant};
 use slm_quant_core::{ActivationGranularity, Bits, Granularity, ObserverKind, QuantizationType};
 
+use super::quality::TOLERATED_RISE;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::text::evaluate_with_progress;
-
-/// Rise of the perplexity from which on there is a warning.
-const TOLERATED_RISE: f64 = 0.05;
 
 /// Tokens that the cause is looked for with.
 const DIAGNOSIS_TOKENS: usize = 2048;

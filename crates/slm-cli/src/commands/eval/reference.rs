@@ -1,0 +1,83 @@
+//! The checkpoint that another is compared with.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use slm_checkpoint::Checkpoint;
+use slm_model::{Divergence, Transformer, window_logits};
+
+use super::{DivergenceView, TextResult, Window, check_vocabularies, each_window};
+use crate::context::Context;
+use crate::error::Result;
+
+pub(super) struct Reference {
+    model: Transformer,
+    /// The same on the other CPU device.
+    other: Option<Transformer>,
+    total: Divergence,
+    noise: Divergence,
+}
+
+impl Reference {
+    /// Loads the reference in `dir`, and with `noise_floor` once more on the other CPU device.
+    pub(super) fn load(
+        dir: &Path,
+        judged: &Checkpoint,
+        noise_floor: bool,
+        context: &Context,
+    ) -> Result<Self> {
+        let checkpoint = context.open_checkpoint(dir)?;
+        check_vocabularies(judged, &checkpoint)?;
+        let model = checkpoint.load_model(&context.device)?;
+        let device = match context.device_name {
+            "flex" => slm_nn::ndarray_device(),
+            _ => Device::flex(),
+        };
+        let other = if noise_floor { Some(checkpoint.load_model(&device)?) } else { None };
+        Ok(Self { model, other, total: Divergence::default(), noise: Divergence::default() })
+    }
+
+    /// Runs both models over `windows`.
+    pub(super) fn compare(
+        &mut self,
+        path: &Path,
+        model: &Transformer,
+        windows: &[Window],
+        context: &Context,
+    ) -> Result<TextResult> {
+        let vocab_size = model.config().vocab_size;
+        let mut divergence = Divergence::default();
+        each_window(windows, context, |window| {
+            let reference = window_logits(&self.model, window.ids)?;
+            let logits = window_logits(model, window.ids)?;
+            divergence.observe(&reference, &logits, window, vocab_size)?;
+            if let Some(other) = &self.other {
+                let logits = window_logits(other, window.ids)?;
+                self.noise.observe(&reference, &logits, window, vocab_size)?;
+            }
+            Ok(())
+        })?;
+        self.total.merge(&divergence);
+        let summary = divergence.summary();
+        let tokens = summary.map_or(0, |summary| summary.tokens);
+        let perplexity = summary.map_or(f64::NAN, |summary| summary.perplexity);
+        Ok(TextResult {
+            path: path.to_owned(),
+            perplexity,
+            total_nll: divergence.nll(),
+            tokens,
+            windows: windows.len(),
+            divergence: summary.map(DivergenceView::from),
+        })
+    }
+
+    /// The divergence over all texts so far.
+    pub(super) fn total(&self) -> Option<DivergenceView> {
+        self.total.summary().map(DivergenceView::from)
+    }
+
+    /// The divergence that rounding alone makes.
+    pub(super) fn noise(&self) -> Option<DivergenceView> {
+        self.noise.summary().map(DivergenceView::from)
+    }
+}

@@ -1,0 +1,158 @@
+//! Schemes of single layers, quantized embeddings, and what `slm eval` measures.
+
+use serde_json::Value;
+use slm_tests::{Sandbox, model, text};
+
+fn number(json: &Value, pointer: &str) -> f64 {
+    json.pointer(pointer)
+        .and_then(Value::as_f64)
+        .unwrap_or_else(|| panic!("{pointer} is no number in {json}"))
+}
+
+/// A sandbox with the float model and a text.
+fn imported() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.put("text.txt", text());
+    model().write(sandbox.path("hf"));
+    sandbox.slm("import hf --out model").success();
+    sandbox
+}
+
+#[test]
+fn an_embedding_and_single_layers_are_quantized_as_the_user_says() {
+    let sandbox = imported();
+    let ptq = "ptq --checkpoint model --calibration text.txt --type dynamic --granularity channel --json";
+    let layers =
+        "--layer layers.*=int4:group:8 --layer layers.0.mlp.*=float --layer layers.0.mlp.up_proj=int8:tensor";
+    let plain = sandbox.slm(&format!("{ptq} --out copy")).json();
+    let mixed = sandbox.slm(&format!("{ptq} --embeddings int8 {layers} --out mixed")).json();
+    assert_eq!((&plain["tied_head_copied"], &plain["embedding_shared"]), (&true.into(), &false.into()));
+    assert_eq!((&mixed["tied_head_copied"], &mixed["embedding_shared"]), (&false.into(), &true.into()));
+    let scheme = |name: &str| {
+        let layers = mixed["layers"].as_array().unwrap();
+        layers
+            .iter()
+            .find(|layer| layer["name"] == name)
+            .map(|layer| layer["scheme"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(scheme("lm_head").unwrap(), "int8 channel symmetric");
+    assert_eq!(scheme("layers.0.self_attn.q_proj").unwrap(), "int4 group:8 symmetric");
+    assert_eq!(scheme("layers.0.mlp.up_proj").unwrap(), "int8 tensor symmetric");
+    assert_eq!(scheme("layers.0.mlp.down_proj"), None);
+    assert!(mixed["other_schemes"]["int4 group:8 symmetric"].as_array().unwrap().len() > 3);
+
+    // One table on disk: nothing else of the embedding, and a smaller model.
+    let inspect = sandbox.slm("inspect mixed --json").json();
+    let tensors = inspect["tensors"].as_array().unwrap();
+    assert!(tensors.iter().all(|tensor| !tensor["name"].as_str().unwrap().starts_with("embed_tokens")));
+    assert!(number(&mixed, "/sizes/model_after") < number(&plain, "/sizes/model_after"));
+    for line in [
+        "inspect mixed",
+        "inspect mixed --layer lm_head",
+        "generate --checkpoint mixed --prompt The --max-new-tokens 4",
+    ] {
+        sandbox.slm(line).success();
+    }
+    let compare = sandbox.slm("compare model mixed --data text.txt --json").json();
+    assert!(number(&compare, "/kl_divergence") > 0.0);
+    // Both CPU devices read the same table.
+    let eval = |device| {
+        sandbox.slm(&format!("eval --checkpoint mixed --data text.txt --device {device} --json")).json()
+    };
+    let (flex, ndarray) = (number(&eval("flex"), "/perplexity"), number(&eval("ndarray"), "/perplexity"));
+    assert!((flex / ndarray - 1.0).abs() < 0.02, "{flex} {ndarray}");
+    assert!((flex / number(&mixed, "/perplexity_quantized") - 1.0).abs() < 1e-6);
+
+    sandbox.refuses(
+        &format!("{ptq} --layer layers.0.mlp.upproj=int8 --out x"),
+        1,
+        &["upproj", "layers.0.mlp.up_proj"],
+    );
+    sandbox.refuses(&format!("{ptq} --layer lm_head=int3 --out x"), 2, &["int3", "int8"]);
+    sandbox.refuses(
+        &format!("{ptq} --embeddings int8 --skip lm_head --out x"),
+        1,
+        &["embeddings", "lm_head"],
+    );
+    let finetune = "finetune --checkpoint mixed --data text.txt --window 16 --eval-tokens 64 --out x";
+    sandbox.refuses(finetune, 1, &["embedding", "--embeddings"]);
+}
+
+#[test]
+fn divergence_from_a_reference_is_measured() {
+    let sandbox = imported();
+    sandbox.put("other.txt", text().chars().rev().collect::<String>());
+    sandbox.slm("ptq --checkpoint model --calibration text.txt --type weight-only --out int8").success();
+    let line =
+        "eval --checkpoint int8 --data text.txt --data other.txt --reference model --noise-floor --json";
+    let eval = sandbox.slm(line).json();
+    let plain = sandbox.slm("eval --checkpoint int8 --data text.txt --json").json();
+    assert!(
+        (number(&eval, "/texts/0/perplexity") / number(&plain, "/perplexity") - 1.0).abs() < 1e-9,
+        "{eval}"
+    );
+    assert_eq!(number(&eval, "/texts/0/tokens") + number(&eval, "/texts/1/tokens"), number(&eval, "/tokens"));
+    let kl = |name: &str| number(&eval, &format!("/divergence/kl_{name}"));
+    assert!(
+        0.0 < kl("median") && kl("median") <= kl("p90") && kl("p90") <= kl("p99") && kl("p99") <= kl("max")
+    );
+    assert!(kl("mean") > 10.0 * number(&eval, "/noise_floor/kl_mean"), "{eval}");
+    let agreement = number(&eval, "/divergence/top1_agreement");
+    assert!(agreement > 0.5 && agreement <= 1.0);
+    assert!(number(&eval, "/divergence/rms_probability_change") > 0.0);
+    // A model does not diverge from itself.
+    let same = sandbox.slm("eval --checkpoint model --data text.txt --reference model --json").json();
+    assert_eq!(number(&same, "/divergence/kl_max"), 0.0);
+    assert_eq!(number(&same, "/divergence/top1_agreement"), 1.0);
+    assert!(
+        (number(&same, "/perplexity") / number(&same, "/divergence/perplexity_reference") - 1.0).abs()
+            < 1e-12
+    );
+}
+
+#[test]
+fn overlapping_windows_score_every_token_with_more_context() {
+    let sandbox = imported();
+    let line = "eval --checkpoint model --data text.txt --window 32";
+    let strided = sandbox.slm(&format!("{line} --stride 8 --json")).json();
+    let ids = slm_text::Tokenizer::from_json(&model().tokenizer, "").unwrap().encode(text()).unwrap();
+    assert_eq!((&strided["tokens"], &strided["stride"]), (&(ids.len() - 1).into(), &8.into()));
+    assert!(sandbox.slm(&format!("{line} --stride 32 --json")).json()["stride"].is_null());
+    sandbox.refuses(&format!("{line} --stride 33"), 2, &["--stride 33", "1 to 32"]);
+}
+
+#[test]
+fn multiple_choice_questions_are_counted() {
+    let sandbox = imported();
+    // The model's own likelihoods decide, so that each question is asked with either answer: one of the two is right.
+    let line = |answer: &str| {
+        format!("{{\"context\": \"The\", \"choices\": [\"a\", \"the end\"], \"answer\": {answer}}}\n")
+    };
+    sandbox.put("both.jsonl", format!("{}\n{}", line("0"), line("\"the end\"")));
+    let both = sandbox.slm("eval --checkpoint model --choices both.jsonl --json").json();
+    assert_eq!((&both["choices"]["questions"], &both["perplexity"]), (&2.into(), &Value::Null));
+    assert_eq!(number(&both, "/choices/accuracy"), 0.5);
+    assert_eq!(number(&both, "/choices/accuracy_normalized"), 0.5);
+    for (content, part) in [
+        ("{\"context\": \"a\", \"choices\": [\"b\"], \"answer\": 0}", "two choices"),
+        ("{\"context\": \"a\", \"choices\": [\"b\", \"c\"], \"answer\": 2}", "answer"),
+        ("{\"context\": \"a\"}", "choices"),
+        ("", "no question"),
+    ] {
+        sandbox.put("bad.jsonl", content);
+        sandbox.refuses("eval --checkpoint model --choices bad.jsonl", 1, &["bad.jsonl", part]);
+    }
+}
+
+#[test]
+fn ptq_ends_with_a_verdict_that_names_the_text() {
+    let sandbox = imported();
+    let line = "ptq --checkpoint model --calibration text.txt --type weight-only";
+    let run = sandbox.slm(&format!("{line} --out int8")).success();
+    assert!(run.stdout.contains("the end of text.txt"), "{run}");
+    assert!(run.stdout.contains("too short to tell"), "{run}");
+    let json = sandbox.slm(&format!("{line} --eval text.txt --out again --json")).json();
+    assert_eq!(json["quality"]["text"], "text.txt");
+    let rise = number(&json, "/perplexity_quantized") / number(&json, "/perplexity_float") - 1.0;
+    assert!((number(&json, "/quality/rise") - rise).abs() < 1e-12, "{json}");
+}
