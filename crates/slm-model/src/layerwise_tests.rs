@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use burn::module::Param;
 use burn::tensor::Tensor;
 use slm_nn::detach_hooks;
 
