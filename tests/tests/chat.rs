@@ -108,8 +108,8 @@ fn what_goes_wrong_in_a_turn_does_not_end_the_conversation() {
 
     sandbox.put("all.jinja", "{% for m in messages %}{{ m.content }}{% endfor %}");
     let outcome =
-        chat(&sandbox, &format!("{options} --template all.jinja"), &format!("{long}\nTom\n/stats\n"))
-            .success();
+        chat(&sandbox, &format!("{options} --template all.jinja"), &format!("{long}\nTom\n/stats\n"));
+    assert_eq!(outcome.code, Some(0), "{outcome}");
     assert!(outcome.stderr.contains("64 positions; /reset"), "{outcome}");
     assert!(outcome.stdout.contains("prompt"), "{outcome}");
 }
@@ -130,7 +130,8 @@ fn a_model_without_a_usable_template_says_what_to_do() {
     assert_eq!(outcome.code, Some(0), "{outcome}");
     assert!(outcome.stderr.contains("chat template"), "{outcome}");
     sandbox.put("hf/tokenizer_config.json", r#"{"chat_template": 5}"#);
-    sandbox.slm("import hf --out other").success();
+    let outcome = sandbox.slm("import hf --out other");
+    assert_eq!(outcome.code, Some(0), "{outcome}");
     std::fs::remove_file(sandbox.path("hf/chat_template.jinja")).unwrap();
     sandbox.refuses("import hf --out third", 1, &["tokenizer_config.json", "chat_template"]);
 }

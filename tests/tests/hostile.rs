@@ -159,7 +159,7 @@ fn old_checkpoints_are_used_and_migrated() {
         let outcome = sandbox.slm("inspect old -v");
         assert!(outcome.stderr.contains(&format!("format {step} read as")), "{outcome}");
         let json = sandbox.slm("migrate old --json").json();
-        assert_eq!(json["to"], 3);
+        assert_eq!(json["to"], 4);
         let backup = json["backup"].as_str().unwrap();
         assert!(Path::new(backup).is_dir());
         assert_eq!(sandbox.slm("inspect old -v").success().stderr, "");

@@ -21,7 +21,7 @@ fn imported() -> Sandbox {
 #[test]
 fn an_embedding_and_single_layers_are_quantized_as_the_user_says() {
     let sandbox = imported();
-    let ptq = "ptq --checkpoint model --calibration text.txt --type dynamic --granularity channel --json";
+    let ptq = "ptq --checkpoint model --calibration text.txt --eval text.txt --type dynamic --granularity channel --json";
     let layers =
         "--layer layers.*=int4:group:8 --layer layers.0.mlp.*=float --layer layers.0.mlp.up_proj=int8:tensor";
     let plain = sandbox.slm(&format!("{ptq} --out copy")).json();

@@ -44,7 +44,10 @@ fn a_model_that_quantization_breaks_ends_with_the_cause() {
             "--activation-observer percentile:60",
             ["8-bit static activations", "with float activations", "--type dynamic"],
         ),
-        ("--type dynamic --observer percentile:60", ["weights (percentile:60 observer)", "dB", "min-max"]),
+        (
+            "--type dynamic --observer percentile:60",
+            ["weights (rtn, percentile:60 observer)", "dB", "min-max"],
+        ),
     ] {
         let run = sandbox.slm_with(&format!("{short} {options}"), &[], &variable).success();
         let (_, warning) =

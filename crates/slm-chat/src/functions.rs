@@ -9,7 +9,6 @@ use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 use crate::error::Raised;
 
 /// `raise_exception(message)`: ends the rendering.
-#[expect(clippy::needless_pass_by_value, reason = "the engine's functions own their arguments")]
 pub(crate) fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
 }
@@ -22,7 +21,6 @@ pub(crate) fn strftime(format: &str, now: DateTime) -> Result<String, Error> {
 }
 
 /// `tojson` as `json.dumps(value, ensure_ascii=False)` writes it, with the same arguments.
-#[expect(clippy::needless_pass_by_value, reason = "the engine's filters own their arguments")]
 pub(crate) fn to_json(value: Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let ascii: Option<bool> = options.get("ensure_ascii")?;

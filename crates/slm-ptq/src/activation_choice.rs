@@ -94,7 +94,8 @@ impl PtqConfig {
     #[cfg(feature = "checkpoint")]
     pub(crate) fn check_dynamic_inputs(&self, plan: &crate::Plan) -> Result<()> {
         let DynamicInputs::Matching(patterns) = &self.dynamic_inputs else { return Ok(()) };
-        crate::Plan::skipping(plan.layers.clone(), patterns).map(drop)
+        let names: Vec<&str> = plan.layers.iter().map(|layer| layer.name.as_str()).collect();
+        crate::plan::patterns("dynamic input", &names, patterns).map(drop)
     }
 
     /// How the input of layer `name` is treated. `inputs`, what calibration saw of it, is needed for static inputs.
@@ -124,8 +125,11 @@ impl PtqConfig {
 
 fn matches_any(patterns: &[String], name: &str) -> Result<bool> {
     for text in patterns {
-        let pattern = Pattern::new(text)
-            .map_err(|error| Error::Pattern { pattern: text.clone(), detail: error.msg.to_owned() })?;
+        let pattern = Pattern::new(text).map_err(|error| Error::Pattern {
+            what: "dynamic input",
+            pattern: text.clone(),
+            detail: error.msg.to_owned(),
+        })?;
         if pattern.matches(name) {
             return Ok(true);
         }

@@ -38,8 +38,10 @@ pub enum Error {
         found: String,
     },
     /// A pattern for names of layers is not a valid glob.
-    #[error("pattern {pattern:?}: {detail}")]
+    #[error("{what} pattern {pattern:?}: {detail}")]
     Pattern {
+        /// What the pattern is for: `skip`, `layer` or `dynamic input`.
+        what: &'static str,
         /// The pattern.
         pattern: String,
         /// What is wrong with it.
@@ -52,7 +54,7 @@ pub enum Error {
         nearest.as_ref().map_or_else(String::new, |nearest| format!("did you mean {nearest:?}? "))
     )]
     UnmatchedPattern {
-        /// What the pattern is for: `skip` or `layer`.
+        /// What the pattern is for: `skip`, `layer` or `dynamic input`.
         what: &'static str,
         /// The pattern.
         pattern: String,

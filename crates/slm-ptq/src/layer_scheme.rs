@@ -20,7 +20,7 @@ use crate::{Error, Result};
 ///
 /// let scheme: LayerScheme = "int8:channel:f16".parse()?;
 /// let all = QuantScheme::per_tensor(Bits::Int4);
-/// assert_eq!(scheme.over(all).unwrap().to_string(), "int8 channel symmetric, f16 scales");
+/// assert_eq!(scheme.over(all).unwrap().to_string(), "int8 channel symmetric f16-scales");
 /// assert_eq!("float".parse::<LayerScheme>()?.over(all), None);
 /// assert!("int3".parse::<LayerScheme>().is_err());
 /// # Ok::<(), slm_ptq::Error>(())

@@ -96,6 +96,9 @@ impl Plan {
             return Err(Error::NothingToQuantize {
                 detail: match plan.skipped.len() {
                     0 => "the model names no linear layer".to_owned(),
+                    count if config.layers.is_empty() => {
+                        format!("skip patterns match all {count} linear layers")
+                    }
                     count => format!("skip and layer patterns leave all {count} linear layers float"),
                 },
             });
@@ -141,7 +144,7 @@ impl Plan {
     }
 }
 
-fn patterns<'a>(
+pub(crate) fn patterns<'a>(
     what: &'static str,
     names: &[&str],
     texts: impl IntoIterator<Item = &'a String>,
@@ -149,8 +152,11 @@ fn patterns<'a>(
     texts
         .into_iter()
         .map(|text| {
-            let pattern = Pattern::new(text)
-                .map_err(|error| Error::Pattern { pattern: text.clone(), detail: error.msg.to_owned() })?;
+            let pattern = Pattern::new(text).map_err(|error| Error::Pattern {
+                what,
+                pattern: text.clone(),
+                detail: error.msg.to_owned(),
+            })?;
             if names.iter().any(|name| pattern.matches(name)) {
                 return Ok(pattern);
             }

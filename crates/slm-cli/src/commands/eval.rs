@@ -41,7 +41,7 @@ pub(crate) struct EvalArgs {
     data: Vec<PathBuf>,
     #[command(flatten)]
     windows: WindowArgs,
-    /// Tokens from the beginning of one window to that of the next, at most --window [default: --window]
+    /// Tokens from the beginning of one window to that of the next, at most a window [default: a window]
     #[arg(long, value_name = "N")]
     stride: Option<usize>,
     /// Use no more than the first N tokens of each text, and read no more of it

@@ -22,7 +22,7 @@ pub(super) fn factor(n: usize) -> Option<(usize, usize)> {
 
 fn is_paley(order: usize) -> bool {
     let (first, second) = (order - 1, order / 2 - 1);
-    (first % 4 == 3 && is_prime(first)) || (order % 4 == 0 && second % 4 == 1 && is_prime(second))
+    (first % 4 == 3 && is_prime(first)) || (order.is_multiple_of(4) && second % 4 == 1 && is_prime(second))
 }
 
 /// A Hadamard matrix of an order that [`factor`] gave, row-major (Paley, 1933): his first construction for a prime
@@ -74,7 +74,7 @@ fn conference(prime: usize, corner: f64) -> Vec<f64> {
 }
 
 fn is_prime(n: usize) -> bool {
-    n >= 2 && (2..).take_while(|divisor| divisor * divisor <= n).all(|divisor| n % divisor != 0)
+    n >= 2 && (2..).take_while(|divisor| divisor * divisor <= n).all(|divisor| !n.is_multiple_of(divisor))
 }
 
 /// Multiplies `values`, a vector whose length is a power of two, by Sylvester's Hadamard matrix, without a factor.

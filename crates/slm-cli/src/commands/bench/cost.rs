@@ -62,7 +62,7 @@ impl Cost {
         // A table that is quantized is among the layers, or counted here.
         let table = model.packed_embedding().map_or(0, |table| table.matrix().byte_size() as u64);
         let others = expected_tensors(model.config()).into_iter().filter(|tensor| {
-            !tensor.linear_weight && !(tensor.name == EMBED_TOKENS && model.embedding_is_quantized())
+            !(tensor.linear_weight || tensor.name == EMBED_TOKENS && model.embedding_is_quantized())
         });
         let others = others.map(|tensor| 4 * tensor.shape.iter().product::<usize>() as u64).sum::<u64>();
         cost.bytes_held = cost.bytes_per_token + others + table;

@@ -122,8 +122,12 @@ fn weights(config: &PtqConfig, layers: &[LayerReport]) -> String {
         );
     }
     let mut remedies = Vec::new();
-    if !matches!(observer, ObserverKind::MinMax | ObserverKind::WeightedMse) {
-        remedies.push("--observer weighted-mse");
+    match config.scheme.bits {
+        Bits::Int8 if observer != ObserverKind::MinMax => remedies.push("--observer min-max"),
+        Bits::Int4 if !matches!(observer, ObserverKind::MinMax | ObserverKind::WeightedMse) => {
+            remedies.push("--observer weighted-mse");
+        }
+        _ => {}
     }
     if config.scheme.bits == Bits::Int4 && config.method == RoundingMethod::Rtn {
         remedies.push("--method gptq");
