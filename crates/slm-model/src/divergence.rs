@@ -190,7 +190,7 @@ mod tests {
                 windows.iter().flat_map(|window| window.ids[window.first_scored..].to_vec()).collect();
             let expected: Vec<u32> = match stride == window {
                 // The first of each window is not scored where windows do not overlap.
-                true => ids.iter().copied().filter(|id| *id as usize % window != 0).collect(),
+                true => ids.iter().copied().filter(|id| !(*id as usize).is_multiple_of(window)).collect(),
                 false => ids[1..].to_vec(),
             };
             assert_eq!(scored, expected, "{window} {stride}");
