@@ -74,7 +74,7 @@ fn an_embedding_and_single_layers_are_quantized_as_the_user_says() {
         1,
         &["embeddings", "lm_head"],
     );
-    let finetune = "finetune --checkpoint mixed --data text.txt --window 16 --eval-tokens 64 --out x";
+    let finetune = "finetune --checkpoint mixed --data text.txt --window 16 --eval-tokens 64 --out x --set training.sequence_length=16";
     sandbox.refuses(finetune, 1, &["embedding", "--embeddings"]);
 }
 
