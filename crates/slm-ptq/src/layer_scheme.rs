@@ -12,7 +12,8 @@ use crate::{Error, Result};
 /// How some layers are quantized: `float`, or a width with whatever differs from the scheme of all others.
 ///
 /// Written `int8:channel`, `int4:group:32:affine:f16`, `int8` or `float`: the width, then in any order a granularity, a
-/// mapping and a type of scales. What is left out is that of the scheme of all layers.
+/// mapping and a type of scales. What is left out is that of the scheme of all layers. `8` is read as `int8`, `4` as
+/// `int4`.
 ///
 /// ```
 /// use slm_ptq::LayerScheme;
@@ -22,6 +23,7 @@ use crate::{Error, Result};
 /// let all = QuantScheme::per_tensor(Bits::Int4);
 /// assert_eq!(scheme.over(all).unwrap().to_string(), "int8 channel symmetric f16-scales");
 /// assert_eq!("float".parse::<LayerScheme>()?.over(all), None);
+/// assert_eq!("8".parse::<LayerScheme>()?, "int8".parse()?);
 /// assert!("int3".parse::<LayerScheme>().is_err());
 /// # Ok::<(), slm_ptq::Error>(())
 /// ```
@@ -77,8 +79,8 @@ impl FromStr for LayerScheme {
         let mut words = text.split(':');
         let bits = match words.next().unwrap_or_default() {
             "float" if text == "float" => return Ok(Self::Float),
-            "int8" => Bits::Int8,
-            "int4" => Bits::Int4,
+            "int8" | "8" => Bits::Int8,
+            "int4" | "4" => Bits::Int4,
             other => return refuse(other),
         };
         let (mut granularity, mut mapping, mut scale_dtype) = (None, None, None);

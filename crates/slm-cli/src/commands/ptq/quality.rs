@@ -3,7 +3,7 @@
 use serde::Serialize;
 use slm_model::Evaluation;
 
-use super::uncertainty::standard_error;
+use super::uncertainty::{CONFIDENCE, standard_error};
 
 /// Rise of the perplexity from which on a model counts as worse than it should be.
 pub(super) const TOLERATED_RISE: f64 = 0.05;
@@ -41,7 +41,7 @@ impl Quality {
     ) -> Self {
         let ratio = quantized.perplexity() / float.perplexity();
         let (rise, tokens) = (ratio - 1.0, quantized.tokens);
-        let margin = standard_error(float, quantized, windows).map(|error| 1.96 * error);
+        let margin = standard_error(float, quantized, windows).map(|error| CONFIDENCE * error);
         let unsure = margin.is_none_or(|margin| margin > rise.abs().max(TOLERATED_MARGIN));
         let too_short = tokens < FEW_TOKENS || unsure;
         let within = margin.map_or(String::new(), |margin| format!(" (± {:.2} %)", margin * 100.0));

@@ -12,7 +12,7 @@ use slm_quant_core::{ActivationQuant, QParams, QuantScheme, QuantizationType};
 use super::quality::Quality;
 use super::settings::Settings;
 use super::texts::HeldOut;
-use super::uncertainty::{FEW_WINDOWS, standard_error};
+use super::uncertainty::{CONFIDENCE, FEW_WINDOWS, standard_error};
 use crate::commands::inspect::range;
 use crate::error::Result;
 use crate::json::number;
@@ -257,9 +257,13 @@ impl PtqResult {
             output.say(format!("left float: {} ({rows}x{cols}): {}", layer.name, layer.reason))?;
         }
         if self.tied_head_copied {
+            let cost =
+                self.layers.iter().find(|layer| layer.name == LM_HEAD).map_or(0, |head| head.bytes_after);
             output.say(format!(
                 "\nThe head was tied to {EMBED_TOKENS}: it was quantized as a copy of its own, and the embedding \
-                 stays float. With --embeddings one quantized table serves both."
+                 stays float. The copy takes {}, which --skip lm_head saves; with --embeddings one quantized table \
+                 serves both.",
+                table::bytes(cost as u64)
             ))?;
         }
         if self.embedding_shared {
@@ -297,7 +301,7 @@ impl PtqResult {
     fn perplexity(&self, float: f64, quantized: f64) -> String {
         let difference = (quantized / float - 1.0) * 100.0;
         let error = self.nll_difference_error.map_or("uncertain".to_owned(), |error| {
-            format!("± {:.2} %", (quantized / float) * error * 100.0)
+            format!("± {:.2} %", (quantized / float) * CONFIDENCE * error * 100.0)
         });
         let few = if self.windows < FEW_WINDOWS { "; so few tokens decide little" } else { "" };
         format!(

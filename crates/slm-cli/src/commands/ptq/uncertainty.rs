@@ -2,6 +2,9 @@
 
 use slm_model::Evaluation;
 
+/// Standard errors on either side of a figure that hold it with a probability of 95 %.
+pub(super) const CONFIDENCE: f64 = 1.96;
+
 /// Windows below which even the uncertainty is uncertain.
 pub(super) const FEW_WINDOWS: usize = 8;
 
