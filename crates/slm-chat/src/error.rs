@@ -9,7 +9,7 @@ pub enum Error {
     Syntax {
         /// Line of the template, from 1; 0 if unknown.
         line: usize,
-        /// What is wrong.
+        /// Description of the fault.
         detail: String,
     },
     /// A conversation that the template refuses by `raise_exception`.
@@ -23,7 +23,7 @@ pub enum Error {
     Render {
         /// Line of the template, from 1; 0 if unknown.
         line: usize,
-        /// What went wrong.
+        /// Description of the failure.
         detail: String,
     },
     /// A template that is too large to be one.

@@ -41,6 +41,22 @@ pub struct GenerateOutput {
     pub decode_profile: Option<PassTimes>,
 }
 
+impl GenerateOutput {
+    /// Tokens of a prompt of `tokens` tokens per second; 0 where no time passed.
+    pub fn prompt_tokens_per_second(&self, tokens: usize) -> f64 {
+        per_second(tokens, self.prompt_time)
+    }
+
+    /// New tokens per second, of those that took a pass; 0 where none did.
+    pub fn decode_tokens_per_second(&self) -> f64 {
+        per_second(self.decode_passes, self.decode_time)
+    }
+}
+
+fn per_second(count: usize, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
+}
+
 /// Why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopReason {

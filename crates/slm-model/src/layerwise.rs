@@ -133,11 +133,11 @@ impl Run<'_> {
             let mut block = NumberedBlock(index, Block::load(config, index, &mut self.loader)?);
             attach_hook(&mut block, self.hook);
             if visitor.changes_weights() {
-                observe_block(&mut compute, &block, &streams, windows, visitor)?;
+                run_block(&mut compute, &block, Pass::Observe, &mut streams, windows, visitor)?;
                 detach_hooks(&mut block);
                 visitor.after_layer(&mut block)?;
             }
-            run_block(&mut compute, &block, &mut streams, windows, visitor)?;
+            run_block(&mut compute, &block, Pass::Advance, &mut streams, windows, visitor)?;
             if !visitor.changes_weights() {
                 visitor.after_layer(&mut block)?;
             }
@@ -177,32 +177,20 @@ impl Run<'_> {
     }
 }
 
-/// Runs copies of `streams` through a block.
-fn observe_block<C: Compute, E: From<Error>>(
-    compute: &mut C,
-    block: &NumberedBlock,
-    streams: &[C::Stream],
-    windows: &[&[u32]],
-    visitor: &mut dyn LayerwiseVisitor<E>,
-) -> Result<(), E>
-where
-    Error: From<C::Error>,
-{
-    let layer = walk::prepare_layer(compute, block.0, 0, block.1.parts()).map_err(Error::from)?;
-    for (stream, ids) in streams.iter().zip(windows) {
-        compute.begin(0, ids.len());
-        let mut stream = compute.copy(stream);
-        walk::layer(compute, &layer, &mut stream).map_err(Error::from)?;
-        compute.finish(stream);
-        visitor.after_window()?;
-    }
-    Ok(())
+/// A way through a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    /// Copies of the streams go through it, for the hook alone.
+    Observe,
+    /// The streams themselves go through it.
+    Advance,
 }
 
 /// Takes `streams` through a block. One cache serves all: each window starts at its first position.
 fn run_block<C: Compute, E: From<Error>>(
     compute: &mut C,
     block: &NumberedBlock,
+    pass: Pass,
     streams: &mut [C::Stream],
     windows: &[&[u32]],
     visitor: &mut dyn LayerwiseVisitor<E>,
@@ -213,8 +201,17 @@ where
     let layer = walk::prepare_layer(compute, block.0, 0, block.1.parts()).map_err(Error::from)?;
     for (stream, ids) in streams.iter_mut().zip(windows) {
         compute.begin(0, ids.len());
-        walk::layer(compute, &layer, stream).map_err(Error::from)?;
-        compute.settle(stream).map_err(Error::from)?;
+        match pass {
+            Pass::Observe => {
+                let mut copy = compute.copy(stream);
+                walk::layer(compute, &layer, &mut copy).map_err(Error::from)?;
+                compute.finish(copy);
+            }
+            Pass::Advance => {
+                walk::layer(compute, &layer, stream).map_err(Error::from)?;
+                compute.settle(stream).map_err(Error::from)?;
+            }
+        }
         visitor.after_window()?;
     }
     Ok(())

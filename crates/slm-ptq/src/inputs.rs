@@ -33,7 +33,7 @@ impl InputMoments {
     }
 }
 
-/// What is gathered of each layer, beside the mean squares of its inputs.
+/// Statistics to gather of each layer, next to the mean squares of its inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Gathering {
     /// Ranges for static activations.
@@ -43,7 +43,7 @@ pub(crate) struct Gathering {
 }
 
 impl Gathering {
-    /// What `config` needs.
+    /// The statistics that `config` needs.
     pub(crate) fn of(config: &PtqConfig) -> Self {
         Self {
             activations: config.quantization_type == QuantizationType::Static,

@@ -9,7 +9,7 @@ use slm_quant_core::{Bits, Granularity, Mapping, QuantScheme, ScaleDtype};
 
 use crate::{Error, Result};
 
-/// How some layers are quantized: `float`, or a width with whatever differs from the scheme of all others.
+/// Scheme of some layers: `float`, or a width with whatever differs from the scheme of all others.
 ///
 /// Written `int8:channel`, `int4:group:32:affine:f16`, `int8` or `float`: the width, then in any order a granularity, a
 /// mapping and a type of scales. What is left out is that of the scheme of all layers. `8` is read as `int8`, `4` as

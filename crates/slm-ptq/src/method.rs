@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// How weights are rounded to codes, once scales and zero points are chosen. Written, and serialized, as a string.
+/// Method by which weights are rounded to codes, once scales and zero points are chosen. Written, and serialized, as a string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RoundingMethod {

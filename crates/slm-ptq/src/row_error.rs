@@ -9,7 +9,7 @@ const FIRST_OCTAVE: f64 = -64.0;
 /// Number of classes: 128 octaves.
 const CLASSES: usize = 512;
 
-/// How many rows have which root mean square. Its size does not depend on their number.
+/// Histogram of the root mean squares of rows. Its size does not depend on their number.
 #[derive(Debug, Clone)]
 pub(crate) struct RowMagnitudes {
     counts: Vec<u64>,

@@ -26,7 +26,7 @@ pub(crate) struct SequentialRun<'a> {
     pub(crate) device: &'a Device,
 }
 
-/// What a run reports to.
+/// Receiver of quantized layers and progress.
 pub(crate) trait SequentialSink<E> {
     /// Called after each window of each pass through a layer, with the number of those done and of all.
     ///

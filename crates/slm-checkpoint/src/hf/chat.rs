@@ -1,16 +1,13 @@
 //! The chat template of a Hugging Face model, and the special tokens that it prints.
 
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::documents;
-use crate::{ChatInfo, Result, StoreError, json};
+use super::tokenizer_settings::TokenizerSettings;
+use crate::{ChatInfo, Result, StoreError};
 
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-const TEMPLATE_FILE: &str = "chat_template.jinja";
 const SETTING: &str = "chat_template";
 /// Tokens that templates print by these names.
 const SPECIAL_TOKENS: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_token"];
@@ -18,26 +15,17 @@ const SPECIAL_TOKENS: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_t
 /// Name of the template that is used where nobody asks for another.
 const DEFAULT: &str = "default";
 
-/// Reads the template of the model in `dir`: the file `chat_template.jinja`, or else `chat_template` of
-/// `tokenizer_config.json`, which is a string, or several by name of which `default` is taken. None where there is neither.
-pub(super) fn read(dir: &Path) -> Result<Option<ChatInfo>> {
-    let path = dir.join(TOKENIZER_CONFIG);
-    let settings: Map<String, Value> = documents::read(&path, json::SMALL)?.unwrap_or_default();
-    let file_path = dir.join(TEMPLATE_FILE);
-    let template =
-        match json::read_optional(&file_path, json::SMALL)? {
-            Some(bytes) => {
-                let text = String::from_utf8(documents::decode(&file_path, bytes)?);
-                Some(text.map_err(|error| {
-                    StoreError::field(&file_path, SETTING, "UTF-8 text", error.utf8_error())
-                })?)
-            }
-            None => find(&path, settings.get(SETTING))?,
-        };
-    let token = |name: &&str| Some(((*name).to_owned(), special_token(settings.get(*name)?)?));
+/// The template of a model: the file `chat_template.jinja`, or else `chat_template` of `tokenizer_config.json`, which is
+/// a string, or several by name of which `default` is taken. None where there is neither.
+pub(super) fn read(settings: &TokenizerSettings) -> Result<Option<ChatInfo>> {
+    let template = match &settings.template_file {
+        Some(text) => Some(text.clone()),
+        None => find(&settings.path, settings.fields.get(SETTING))?,
+    };
+    let token = |name: &&str| Some(((*name).to_owned(), settings.token(name)?.to_owned()));
     Ok(template.map(|template| ChatInfo {
         template,
-        special_tokens: SPECIAL_TOKENS.iter().filter_map(token).collect::<BTreeMap<_, _>>(),
+        special_tokens: SPECIAL_TOKENS.iter().filter_map(token).collect(),
     }))
 }
 
@@ -73,11 +61,6 @@ fn find(path: &Path, value: Option<&Value>) -> Result<Option<String>> {
     }
 }
 
-/// The text of a special token: a string, or an object with `content`.
-fn special_token(token: &Value) -> Option<String> {
-    token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_owned)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -85,6 +68,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn read(dir: &Path) -> Result<Option<ChatInfo>> {
+        super::read(&TokenizerSettings::read(dir)?)
+    }
 
     fn template(setting: &Value) -> Result<Option<String>> {
         find(Path::new("tokenizer_config.json"), Some(setting))
@@ -119,15 +106,15 @@ mod tests {
             "eos_token": { "content": "</s>", "lstrip": false },
             "pad_token": null,
         });
-        fs::write(dir.path().join(TOKENIZER_CONFIG), settings.to_string()).unwrap();
+        fs::write(dir.path().join("tokenizer_config.json"), settings.to_string()).unwrap();
         let info = read(dir.path()).unwrap().unwrap();
         assert_eq!(info.template, "setting");
         let tokens: Vec<(&str, &str)> =
             info.special_tokens.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
         assert_eq!(tokens, [("bos_token", "<s>"), ("eos_token", "</s>")]);
-        fs::write(dir.path().join(TEMPLATE_FILE), "file").unwrap();
+        fs::write(dir.path().join("chat_template.jinja"), "file").unwrap();
         assert_eq!(read(dir.path()).unwrap().unwrap().template, "file");
-        fs::write(dir.path().join(TEMPLATE_FILE), [0xff]).unwrap();
+        fs::write(dir.path().join("chat_template.jinja"), [0xff]).unwrap();
         assert!(read(dir.path()).unwrap_err().to_string().contains("chat_template.jinja"));
     }
 }

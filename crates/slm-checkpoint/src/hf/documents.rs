@@ -20,7 +20,7 @@ pub(super) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T>
     json::parse(path, bytes).map_err(|error| impostor::explain(path, bytes).unwrap_or(error.into()))
 }
 
-/// How two bytes of UTF-16 are one unit.
+/// Byte order: how two bytes of UTF-16 are one unit.
 type Unit = fn([u8; 2]) -> u16;
 
 /// The bytes as UTF-8 without a byte order mark: UTF-16 (as PowerShell's `>` writes it) is recoded.

@@ -4,15 +4,12 @@
 //! tokenizer's files alone: as `eos_token`, or in the chat template.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{TokenizerInfo, json as json_file};
-
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-const CHAT_TEMPLATE: &str = "chat_template.jinja";
+use super::tokenizer_settings::TokenizerSettings;
+use crate::TokenizerInfo;
 
 /// Tokens that end a turn in the templates of known models.
 const END_OF_TURN: [&str; 8] = [
@@ -39,39 +36,29 @@ struct AddedToken {
     content: String,
 }
 
-/// Adds to `info` the end tokens that the tokenizer's files in `dir` name. What cannot be read adds nothing: the files are
-/// checked elsewhere.
+/// Adds to `info` the end tokens that `settings` name. A tokenizer that cannot be read adds nothing: it is checked elsewhere.
 pub(super) fn add(
-    dir: &Path,
+    settings: &TokenizerSettings,
     tokenizer_json: Option<&[u8]>,
     vocab_size: usize,
     mut info: TokenizerInfo,
 ) -> TokenizerInfo {
-    let read = |name: &str| json_file::read_optional(&dir.join(name), json_file::SMALL).ok().flatten();
-    let config: Map<String, Value> =
-        read(TOKENIZER_CONFIG).and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-    let template = match (config.get("chat_template"), read(CHAT_TEMPLATE)) {
-        (Some(template), _) => template.to_string(),
-        (None, Some(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
-        (None, None) => String::new(),
+    let template = match settings.fields.get("chat_template") {
+        Some(template) => template.to_string(),
+        None => settings.template_file.clone().unwrap_or_default(),
     };
-    let named = ["eos_token", "eot_token"].iter().filter_map(|key| content(config.get(*key)?));
+    let named = ["eos_token", "eot_token"].iter().filter_map(|key| settings.token(key));
     let turns = END_OF_TURN.iter().copied().filter(|token| template.contains(token));
     let tokens: Vec<&str> = named.chain(turns).collect();
     let Some(ids) = tokenizer_json.filter(|_| !tokens.is_empty()).and_then(ids_of) else { return info };
     for token in tokens {
         let id = ids(token).filter(|&id| (id as usize) < vocab_size);
         if let Some(id) = id.filter(|id| !info.eos_token_ids.contains(id)) {
-            tracing::info!("{}: {token:?} (id {id}) ends a text too", dir.join(TOKENIZER_CONFIG).display());
+            tracing::info!("{}: {token:?} (id {id}) ends a text too", settings.path.display());
             info.eos_token_ids.push(id);
         }
     }
     info
-}
-
-/// A token, written as a text or as an object with its `content`.
-fn content(value: &Value) -> Option<&str> {
-    value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
 /// Ids of tokens by what they are written as.
@@ -97,9 +84,10 @@ mod tests {
         let tokenizer = br#"{"added_tokens":[{"id":7,"content":"<|im_end|>"},{"id":9,"content":"<|end|>"}],
             "model":{"vocab":{"</s>":2,"<eot>":99}}}"#;
         let ids = |config: &str| {
-            fs::write(dir.path().join(TOKENIZER_CONFIG), config).unwrap();
+            fs::write(dir.path().join("tokenizer_config.json"), config).unwrap();
             let info = TokenizerInfo { eos_token_ids: vec![3], ..TokenizerInfo::default() };
-            add(dir.path(), Some(tokenizer), 50, info).eos_token_ids
+            let settings = TokenizerSettings::read(dir.path()).unwrap_or_default();
+            add(&settings, Some(tokenizer), 50, info).eos_token_ids
         };
         assert_eq!(ids("{}"), [3]);
         assert_eq!(ids(r#"{"eos_token": "</s>"}"#), [3, 2]);
@@ -111,7 +99,7 @@ mod tests {
             "beyond the vocabulary, unknown"
         );
         assert_eq!(ids("not JSON"), [3]);
-        fs::write(dir.path().join(CHAT_TEMPLATE), "{{ x }}<|end|>").unwrap();
+        fs::write(dir.path().join("chat_template.jinja"), "{{ x }}<|end|>").unwrap();
         assert_eq!(ids("{}"), [3, 9]);
     }
 }

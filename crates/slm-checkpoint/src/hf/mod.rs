@@ -17,6 +17,7 @@ mod names;
 mod place;
 mod plan;
 mod tokenizer;
+mod tokenizer_settings;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ use slm_model::arch::{self, Architecture, Origin};
 use slm_model::{EMBED_TOKENS, ModelConfig, SourceError, TensorSource, Transformer, expected_tensors};
 
 use self::plan::Origins;
+use self::tokenizer_settings::TokenizerSettings;
 use self::weights::Weights;
 use crate::manifest::sha256_of;
 use crate::tensors::{PositionedFile, TensorFile};
@@ -120,9 +122,14 @@ fn open(path: &Path, warnings: &mut Warnings) -> Result<Imported> {
         warnings.add(&config_path, note);
     }
     let vocab_size = parsed.model.vocab_size;
-    let tokenizer_json = tokenizer::read(&dir, parsed.architecture.model_type, vocab_size, warnings)?;
-    let tokenizer = special_tokens(&dir, &config_path, &config_json, vocab_size, warnings)?;
-    let tokenizer = end_tokens::add(&dir, tokenizer_json.as_deref(), vocab_size, tokenizer);
+    let settings = TokenizerSettings::read(&dir)?;
+    let tokenizer_json =
+        tokenizer::read(&dir, &settings, parsed.architecture.model_type, vocab_size, warnings)?;
+    let tokenizer = TokenizerInfo {
+        chat: chat::read(&settings)?,
+        ..special_tokens(&dir, &config_path, &config_json, vocab_size, warnings)?
+    };
+    let tokenizer = end_tokens::add(&settings, tokenizer_json.as_deref(), vocab_size, tokenizer);
 
     let weights = Weights::open(&dir, parsed.architecture, warnings)?;
     let origins = plan::plan(&parsed, &weights)?;
@@ -353,6 +360,6 @@ fn special_tokens(
     Ok(TokenizerInfo {
         bos_token_id: ids("bos_token_id")?.first().copied(),
         eos_token_ids: ids("eos_token_id")?,
-        chat: chat::read(dir)?,
+        chat: None,
     })
 }

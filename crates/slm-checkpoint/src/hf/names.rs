@@ -10,7 +10,7 @@ const WRAPPERS: &[(&str, &str)] = &[
     ("_checkpoint_wrapped_module", "activation checkpointing"),
     ("_forward_module", "Lightning Fabric"),
 ];
-/// What PEFT puts in front.
+/// Prefix of names that PEFT adds.
 const PEFT: &str = "base_model.model.";
 /// The text part of a multimodal model.
 const LANGUAGE_MODEL: &str = "language_model";

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use slm_text::Tokenizer;
 
+use super::tokenizer_settings::{TokenizerSettings, token_text};
 use super::{Warnings, documents, impostor, place, weights};
 use crate::{Error, Result, json as json_file, tokenizer};
 use slm_store::Error as StoreError;
@@ -13,7 +14,6 @@ use slm_store::Error as StoreError;
 const TOKENIZER: &str = "tokenizer.json";
 const VOCABULARY: &str = "vocab.json";
 const MERGES: &str = "merges.txt";
-const CONFIG: &str = "tokenizer_config.json";
 
 /// A text with letters, marks, digits, spaces, line ends and symbols.
 const SAMPLE: &str = "Hello, wörld! 12 \u{4f60}\u{597d}\n\tif (x == 1) { \u{1f600} }";
@@ -21,6 +21,7 @@ const SAMPLE: &str = "Hello, wörld! 12 \u{4f60}\u{597d}\n\tif (x == 1) { \u{1f6
 /// The content of `tokenizer.json`, which is loaded and tried; none where there is nothing to read.
 pub(super) fn read(
     dir: &Path,
+    settings: &TokenizerSettings,
     model_type: &str,
     vocab_size: usize,
     warnings: &mut Warnings,
@@ -29,8 +30,6 @@ pub(super) fn read(
     if place::is_link_to_nothing(&path) {
         return Err(place::link_to_nothing(&path));
     }
-    let config: Map<String, Value> =
-        documents::read(&dir.join(CONFIG), json_file::LARGE)?.unwrap_or_default();
     let (path, bytes) = match json_file::read_optional(&path, json_file::LARGE)? {
         Some(bytes) => {
             let bytes = documents::decode(&path, bytes)?;
@@ -39,7 +38,7 @@ pub(super) fn read(
             }
             (path, bytes)
         }
-        None => match build(dir, model_type, &config, warnings)? {
+        None => match build(dir, model_type, &settings.fields, warnings)? {
             Some(bytes) => (dir.join(VOCABULARY), bytes),
             None => return Ok(None),
         },
@@ -53,7 +52,7 @@ pub(super) fn read(
         );
         warnings.add(&path, &what);
     }
-    try_out(&path, &bytes, vocab_size, &config, warnings)?;
+    try_out(&path, &bytes, vocab_size, settings, warnings)?;
     Ok(Some(bytes))
 }
 
@@ -62,7 +61,7 @@ fn try_out(
     path: &Path,
     bytes: &[u8],
     vocab_size: usize,
-    config: &Map<String, Value>,
+    settings: &TokenizerSettings,
     warnings: &mut Warnings,
 ) -> Result<()> {
     let refuse = |problem: String| {
@@ -90,14 +89,16 @@ fn try_out(
     let plain = tokenizer.encode(SAMPLE).map_err(unusable)?;
     let first = plain.first().copied();
     let puts_bos = ids.len() > plain.len() && ids.first().copied() != first;
-    match config.get("add_bos_token").and_then(Value::as_bool) {
+    match settings.fields.get("add_bos_token").and_then(Value::as_bool) {
         Some(wanted) if wanted != puts_bos => {
             let (does, holds) = match puts_bos {
                 true => ("puts a token in front of every text", "it is put there all the same"),
                 false => ("puts no token in front of a text", "none is put there"),
             };
-            let config = path.with_file_name(CONFIG);
-            warnings.add(&config, &format!("add_bos_token is {wanted}, and tokenizer.json {does}: {holds}"));
+            warnings.add(
+                &settings.path,
+                &format!("add_bos_token is {wanted}, and tokenizer.json {does}: {holds}"),
+            );
         }
         _ => {}
     }
@@ -165,7 +166,7 @@ fn build(
     Ok(Some(serde_json::to_vec(&file).map_err(Error::json(&vocabulary))?))
 }
 
-/// How GPT-2's tokenizer splits a text.
+/// Parts of GPT-2's `tokenizer.json` that split a text.
 fn gpt2_rules(config: &Map<String, Value>) -> Value {
     let prefix = config.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(false);
     json!({
@@ -175,7 +176,7 @@ fn gpt2_rules(config: &Map<String, Value>) -> Value {
     })
 }
 
-/// How Qwen2's tokenizer splits a text, after composing its characters.
+/// Parts of Qwen2's `tokenizer.json` that compose the characters of a text and split it.
 fn qwen2_rules() -> Value {
     let pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
     json!({
@@ -206,7 +207,7 @@ fn added_tokens(
             tokens.insert(id, (content.to_owned(), special));
         }
     }
-    let text = |value: &Value| value.as_str().or(value.get("content")?.as_str()).map(str::to_owned);
+    let text = |value: &Value| token_text(value).map(str::to_owned);
     let named =
         ["bos_token", "eos_token", "unk_token", "pad_token"].map(|name| config.get(name).and_then(text));
     for token in named.into_iter().flatten().chain(["<|endoftext|>".to_owned()]) {
@@ -261,10 +262,11 @@ mod tests {
             let added: Map<String, Value> =
                 added.map(|token| (token["id"].to_string(), token.clone())).collect();
             let config = json!({ "tokenizer_class": class, "added_tokens_decoder": added });
-            fs::write(dir.path().join(CONFIG), config.to_string()).unwrap();
+            fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
 
             let mut warnings = Warnings::default();
-            let made = super::read(dir.path(), "", 151_936, &mut warnings).unwrap().unwrap();
+            let settings = TokenizerSettings::read(dir.path()).unwrap();
+            let made = super::read(dir.path(), &settings, "", 151_936, &mut warnings).unwrap().unwrap();
             assert!(warnings.0[0].contains("one was made"), "{:?}", warnings.0);
             let made = Tokenizer::from_json(std::str::from_utf8(&made).unwrap(), name).unwrap();
             for case in recorded["tokenizer_cases"].as_array().unwrap() {

@@ -17,7 +17,7 @@ use crate::table;
 use cost::{Cost, KernelUse, LayerCost};
 use profile::Profile;
 use random::{Quantization, RandomWeights};
-use runs::{Measured, RunResult, decode_rate, measure, median, prefill_operations};
+use runs::{Measured, RunResult, measure, median, prefill_operations};
 use shape::Shape;
 
 mod cost;
@@ -128,7 +128,7 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
 
     let kernels = cost.kernels();
     let prefill_seconds = output.prompt_time.as_secs_f64();
-    let decode_tokens_per_second = decode_rate(&output);
+    let decode_tokens_per_second = output.decode_tokens_per_second();
     let decode_bytes_per_second = cost.bytes_per_token as f64 * decode_tokens_per_second;
     let prefill_ops_per_second = prefill_operations(&cost, args) / prefill_seconds;
     let result = BenchResult {

@@ -126,7 +126,7 @@ fn complain(error: &Error, context: &Context) -> Result<()> {
     context.output.line(&json!({ "error": { "kind": error.kind(), "message": error.to_string() } }))
 }
 
-/// What was said so far.
+/// The messages so far.
 struct Conversation {
     system: Option<String>,
     turns: Vec<Message>,

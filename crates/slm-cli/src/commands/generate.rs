@@ -135,8 +135,8 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
         prompt_ids,
         stop,
         stopped_by,
-        prompt_tokens_per_second: per_second(prompt_tokens, output.prompt_time.as_secs_f64()),
-        decode_tokens_per_second: per_second(output.decode_passes, output.decode_time.as_secs_f64()),
+        prompt_tokens_per_second: output.prompt_tokens_per_second(prompt_tokens),
+        decode_tokens_per_second: output.decode_tokens_per_second(),
         ids: output.ids,
         device: context.device_name,
         inference_path: output.path.to_string(),
@@ -149,8 +149,4 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
         result.inference_path
     );
     context.output.result(&result)
-}
-
-fn per_second(count: usize, seconds: f64) -> f64 {
-    if seconds > 0.0 { count as f64 / seconds } else { 0.0 }
 }

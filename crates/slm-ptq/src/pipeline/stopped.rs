@@ -2,7 +2,7 @@
 
 use crate::Error;
 
-/// What ended a step: an error of its own, or one of the callback.
+/// The end of a step: an error of its own, or one of the callback.
 pub(super) enum Stopped<E> {
     Failed(Error),
     Callback(E),

@@ -78,7 +78,7 @@ pub(super) fn measure(
         bar.inc(1);
 
         let (prefill_seconds, decode_tokens_per_second) =
-            (output.prompt_time.as_secs_f64(), decode_rate(&output));
+            (output.prompt_time.as_secs_f64(), output.decode_tokens_per_second());
         let read_bytes_per_second = reads.bytes_per_second();
         reads.token_ms.sort_by(f64::total_cmp);
         let token_ms = |share: usize| reads.token_ms[(reads.token_ms.len() - 1) * share / 2];
@@ -143,11 +143,6 @@ impl<'a> Reads<'a> {
     fn bytes_per_second(&self) -> f64 {
         self.bytes as f64 / self.time.as_secs_f64()
     }
-}
-
-/// Tokens per second.
-pub(super) fn decode_rate(output: &GenerateOutput) -> f64 {
-    output.decode_passes as f64 / output.decode_time.as_secs_f64()
 }
 
 /// Multiplications and additions of the prompt's products. The head runs on the last position alone.

@@ -8,7 +8,7 @@ use dialoguer::{BasicHistory, Input as Prompt};
 
 use crate::error::{Error, Result};
 
-/// What reading a line came to.
+/// The outcome of reading a line.
 pub(super) enum Line {
     Text(String),
     /// Ctrl-C: the line was given up.

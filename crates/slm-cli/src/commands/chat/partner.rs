@@ -25,7 +25,7 @@ pub(super) struct Partner {
     last: Option<Answer>,
 }
 
-/// What is known of an answer beside its text.
+/// Facts about an answer, next to its text.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Answer {
     stop: &'static str,
@@ -133,8 +133,8 @@ impl Partner {
             prompt_tokens: prompt.len(),
             tokens: output.ids.len(),
             positions_left: positions.saturating_sub(prompt.len() + output.ids.len()),
-            prompt_tokens_per_second: per_second(prompt.len(), output.prompt_time.as_secs_f64()),
-            decode_tokens_per_second: per_second(output.decode_passes, output.decode_time.as_secs_f64()),
+            prompt_tokens_per_second: output.prompt_tokens_per_second(prompt.len()),
+            decode_tokens_per_second: output.decode_tokens_per_second(),
         };
         self.last = Some(answer.clone());
         Ok((content, answer))
@@ -155,10 +155,6 @@ impl Partner {
             ),
         }
     }
-}
-
-fn per_second(count: usize, seconds: f64) -> f64 {
-    if seconds > 0.0 { count as f64 / seconds } else { 0.0 }
 }
 
 /// The template that the user names, or the checkpoint's.

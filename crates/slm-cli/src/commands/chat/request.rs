@@ -11,7 +11,7 @@ pub(super) const HELP: &str = "\
 /quit             end
 //TEXT            a message that begins with a slash";
 
-/// What a line asks for.
+/// The request that a line makes.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Request<'a> {
     /// An empty line.
