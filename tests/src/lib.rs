@@ -5,12 +5,14 @@
 mod fixtures;
 mod hugging_face;
 mod outcome;
+mod peers;
 mod program;
 mod sandbox;
 
 pub use fixtures::{Files, checkpoint, model, quantized, text, train_config};
 pub use hugging_face::{HuggingFace, Tensor, read_tensors};
 pub use outcome::Outcome;
+pub use peers::peer_python;
 pub use program::{binary, command};
 pub use sandbox::Sandbox;
 pub use slm_testing::{Random, shared};

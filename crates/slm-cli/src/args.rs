@@ -4,7 +4,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::commands::{
     bench, chat, compare, corpus, eval, finetune, generate, import, inspect, logits, migrate, ptq, qat,
-    sample, sensitivity, train,
+    sample, sensitivity, serve, train,
 };
 use crate::device::DeviceName;
 
@@ -73,6 +73,8 @@ pub(crate) enum Command {
     Generate(generate::GenerateArgs),
     /// Talk to a model, turn by turn
     Chat(chat::ChatArgs),
+    /// Serve a model over HTTP, with the part of OpenAI's API that every client knows
+    Serve(serve::ServeArgs),
     /// Show what a checkpoint holds, down to scales and zero points of a layer
     Inspect(inspect::InspectArgs),
     /// Rank layers by what quantizing each alone does to the predictions of a model

@@ -28,6 +28,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     Chat(#[from] slm_chat::Error),
     #[error(transparent)]
+    Serve(#[from] slm_serve::Error),
+    #[error(transparent)]
     Core(#[from] slm_quant_core::Error),
     #[cfg(not(feature = "wgpu"))]
     #[error(
@@ -72,6 +74,7 @@ impl Error {
             Self::Text(_) => "text",
             Self::Chat(_) => "chat_template",
             Self::Train(_) => "training",
+            Self::Serve(_) => "server",
             #[cfg(not(feature = "wgpu"))]
             Self::NoWgpu => "device",
             Self::File { .. } => "file",

@@ -4,6 +4,7 @@
 #![allow(rustdoc::broken_intra_doc_links)]
 
 mod args;
+mod chat_setup;
 mod commands;
 mod context;
 mod device;

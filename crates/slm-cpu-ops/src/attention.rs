@@ -5,7 +5,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use crate::dispatch::vectorize;
-use crate::kv::KvHeads;
+use crate::kv::{KvElement, KvHeads, widen};
 use crate::panel::{PANEL, product};
 use crate::softmax::exponentials;
 
@@ -26,10 +26,12 @@ pub struct Queries {
     pub scale: f32,
 }
 
-/// Memory for scores, to be kept from call to call.
+/// Memory of an attention, to be kept from call to call.
 #[derive(Debug, Default)]
 pub struct AttentionScratch {
     scores: Vec<f32>,
+    /// Keys and values as 32-bit floats.
+    wide: Vec<f32>,
 }
 
 /// `softmax(scale q K^T) V` for the query heads that belong to `kv`.
@@ -41,8 +43,8 @@ pub struct AttentionScratch {
 ///
 /// # Panics
 /// When the lengths do not fit, or a position lies outside the layer's capacity.
-pub fn attend(
-    kv: KvHeads<'_>,
+pub fn attend<E: KvElement>(
+    kv: KvHeads<'_, E>,
     queries: &Queries,
     q: &[f32],
     out: &mut [f32],
@@ -62,47 +64,70 @@ pub fn attend(
     if scratch.scores.len() < TILE * longest {
         scratch.scores.resize(TILE * longest, 0.0);
     }
-    vectorize(Attend { kv, queries, q, out, scores: &mut scratch.scores });
+    let AttentionScratch { scores, wide } = scratch;
+    vectorize(Attend { kv, wide, tiles: Tiles { queries, q, out, scores } });
 }
 
 /// Queries that are handled together. With a panel's two AVX2 vectors each they leave registers for the operands.
 const TILE: usize = 6;
 
-struct Attend<'a> {
-    kv: KvHeads<'a>,
+/// Positions whose values are widened at once, for a few queries: they stay in the nearest cache.
+const VALUE_BLOCK: usize = 128;
+
+struct Attend<'a, E> {
+    kv: KvHeads<'a, E>,
+    wide: &'a mut Vec<f32>,
+    tiles: Tiles<'a>,
+}
+
+/// Queries, and where their results go.
+struct Tiles<'a> {
     queries: &'a Queries,
     q: &'a [f32],
     out: &'a mut [f32],
     scores: &'a mut [f32],
 }
 
-impl WithSimd for Attend<'_> {
+impl<E: KvElement> WithSimd for Attend<'_, E> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        let Queries { rows, row_stride, group, .. } = *self.queries;
-        let dim = self.kv.head_dim();
-        for kv_head in 0..self.kv.count() {
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { kv, wide, mut tiles } = self;
+        let Queries { start, rows, row_stride, group, window, .. } = *tiles.queries;
+        let dim = kv.head_dim();
+        if rows == 1 {
+            // Each panel is read once for all queries of a head, so it is widened there and then.
+            let len = 4 * PANEL * dim.max(VALUE_BLOCK);
+            if wide.len() < len {
+                wide.resize(len, 0.0);
+            }
+        }
+        for kv_head in 0..kv.count() {
             let first = kv_head * group * dim;
             if rows == 1 {
-                self.run(simd, kv_head, group, |i| (0, first + i * dim));
+                tiles.run(simd, kv, kv_head, wide, group, |i| (0, first + i * dim));
             } else {
+                let from = (start + 1).saturating_sub(window.unwrap_or(usize::MAX)) / PANEL * PANEL;
+                let head_kv = kv.widen_head(kv_head, from..start + rows, wide);
                 for head in 0..group {
-                    self.run(simd, kv_head, rows, |i| (i, first + head * dim + i * row_stride));
+                    let place = |i| (i, first + head * dim + i * row_stride);
+                    tiles.run(simd, head_kv, 0, &mut [], rows, place);
                 }
             }
         }
     }
 }
 
-impl Attend<'_> {
+impl Tiles<'_> {
     /// Queries `0 .. count` of one KV head, in tiles of about the same size. `place` gives row and offset.
     #[inline(always)]
-    fn run<S: Simd>(
+    fn run<S: Simd, E: KvElement>(
         &mut self,
         simd: S,
+        kv: KvHeads<'_, E>,
         kv_head: usize,
+        wide: &mut [f32],
         count: usize,
         place: impl Fn(usize) -> (usize, usize),
     ) {
@@ -112,24 +137,25 @@ impl Attend<'_> {
             let place = |i| place(at + i);
             // With few queries several panels at once keep enough sums in flight to hide their latency.
             match end - at {
-                1 => self.tile::<S, 1, 4>(simd, kv_head, place),
-                2 => self.tile::<S, 2, 2>(simd, kv_head, place),
-                3 => self.tile::<S, 3, 2>(simd, kv_head, place),
-                4 => self.tile::<S, 4, 1>(simd, kv_head, place),
-                5 => self.tile::<S, 5, 1>(simd, kv_head, place),
-                _ => self.tile::<S, TILE, 1>(simd, kv_head, place),
+                1 => self.tile::<S, E, 1, 4>(simd, kv, kv_head, wide, place),
+                2 => self.tile::<S, E, 2, 2>(simd, kv, kv_head, wide, place),
+                3 => self.tile::<S, E, 3, 2>(simd, kv, kv_head, wide, place),
+                4 => self.tile::<S, E, 4, 1>(simd, kv, kv_head, wide, place),
+                5 => self.tile::<S, E, 5, 1>(simd, kv, kv_head, wide, place),
+                _ => self.tile::<S, E, TILE, 1>(simd, kv, kv_head, wide, place),
             }
         }
     }
 
     #[inline(always)]
-    fn tile<S: Simd, const M: usize, const NP: usize>(
+    fn tile<S: Simd, E: KvElement, const M: usize, const NP: usize>(
         &mut self,
         simd: S,
+        kv: KvHeads<'_, E>,
         kv_head: usize,
+        wide: &mut [f32],
         place: impl Fn(usize) -> (usize, usize),
     ) {
-        let kv = self.kv;
         let dim = kv.head_dim();
         let window = self.queries.window.unwrap_or(usize::MAX);
         let places: [(usize, usize); M] = std::array::from_fn(place);
@@ -149,6 +175,7 @@ impl Attend<'_> {
             // Past the last panel that one is done again.
             let index: [usize; NP] = std::array::from_fn(|n| (at + n).min(panels - 1));
             let keys = index.map(|index| kv.key_panel(kv_head, from / PANEL + index));
+            let keys = floats(keys, wide);
             let tile = product::<S, M, NP>(simd, dim, rows, keys);
             for (row, tile) in tile.iter().enumerate() {
                 for (index, values) in index.into_iter().zip(tile) {
@@ -172,8 +199,23 @@ impl Attend<'_> {
         let mut at = 0;
         while at < panels {
             let index: [usize; NP] = std::array::from_fn(|n| (at + n).min(panels - 1));
-            let values = index.map(|index| kv.value_panel(kv_head, index, from..to));
-            let tile = product::<S, M, NP>(simd, to - from, rows, values);
+            // In one sum where values are 32-bit floats, else in sums of blocks.
+            let block = if E::as_floats(&[]).is_some() { to - from } else { VALUE_BLOCK };
+            let mut tile = [[[0.0; PANEL]; NP]; M];
+            let mut block_from = from;
+            while block_from < to {
+                let block_to = to.min(block_from + block);
+                let values = index.map(|index| kv.value_panel(kv_head, index, block_from..block_to));
+                let values = floats(values, wide);
+                let rows = rows.map(|row| &row[block_from - from..block_to - from]);
+                let sums = product::<S, M, NP>(simd, block_to - block_from, rows, values);
+                for (total, sums) in tile.as_flattened_mut().iter_mut().zip(sums.as_flattened()) {
+                    for (total, sum) in total.iter_mut().zip(sums) {
+                        *total += sum;
+                    }
+                }
+                block_from = block_to;
+            }
             for (i, tile) in tile.iter().enumerate() {
                 for (index, values) in index.into_iter().zip(tile) {
                     let count = PANEL.min(dim - index * PANEL);
@@ -188,8 +230,24 @@ impl Attend<'_> {
     }
 }
 
+/// Panels of the same length as 32-bit floats, in `wide` where they are kept otherwise.
+#[inline(always)]
+fn floats<'s, E: KvElement, const NP: usize>(panels: [&'s [E]; NP], wide: &'s mut [f32]) -> [&'s [f32]; NP] {
+    if E::as_floats(&[]).is_some() {
+        return panels.map(|panel| E::as_floats(panel).unwrap_or_default());
+    }
+    let len = panels[0].len();
+    for (panel, wide) in panels.iter().zip(wide.chunks_exact_mut(len)) {
+        widen(panel, wide);
+    }
+    let wide: &[f32] = wide;
+    std::array::from_fn(|n| &wide[n * len..][..len])
+}
+
 #[cfg(test)]
 mod tests {
+    use half::f16;
+
     use super::*;
     use crate::kv::KvLayer;
 
@@ -244,9 +302,9 @@ mod tests {
             let (positions, kv_width, width) = (53, kv_heads * dim, kv_heads * group * dim);
             let (keys, values) = (wave(positions * kv_width, 17), wave(positions * kv_width, 41));
             let q = wave(positions * width, 31);
-            let mut layer = KvLayer::new(kv_heads, dim, positions);
-            layer.store(0, &keys[..20 * kv_width], &values[..20 * kv_width]);
-            layer.store(20, &keys[20 * kv_width..], &values[20 * kv_width..]);
+            let mut layer = KvLayer::<Vec<f32>>::new(kv_heads, dim, positions);
+            layer.store(0, &keys[..20 * kv_width], &values[..20 * kv_width]).unwrap();
+            layer.store(20, &keys[20 * kv_width..], &values[20 * kv_width..]).unwrap();
             for (start, rows) in [(0, positions), (0, 1), (15, 1), (16, 2), (40, 13), (52, 1)] {
                 let queries = Queries { start, rows, row_stride: width, group, window, scale };
                 let q = &q[start * width..][..rows * width];
@@ -273,15 +331,48 @@ mod tests {
         }
     }
 
+    /// Keys and values in 16 bits against the same ones, rounded, in 32.
+    #[test]
+    fn halves_give_what_their_values_give() {
+        let mut scratch = AttentionScratch::default();
+        for (kv_heads, group, dim, window) in
+            [(1, 1, 16, None), (2, 3, 12, None), (3, 8, 64, Some(150)), (2, 7, 40, Some(19)), (1, 5, 8, Some(1))]
+        {
+            let (positions, kv_width, width) = (300, kv_heads * dim, kv_heads * group * dim);
+            let rounded = |step| -> Vec<f32> {
+                wave(positions * kv_width, step).iter().map(|&x| f16::from_f32(x * 1.001).to_f32()).collect()
+            };
+            let (keys, values, q) = (rounded(17), rounded(41), wave(positions * width, 31));
+            let mut wide = KvLayer::<Vec<f32>>::new(kv_heads, dim, positions);
+            let mut narrow = KvLayer::<Vec<f16>>::new(kv_heads, dim, positions);
+            wide.store(0, &keys, &values).unwrap();
+            narrow.store(0, &keys, &values).unwrap();
+            assert_eq!(2 * narrow.byte_size(), wide.byte_size());
+            for (start, rows) in [(0, positions), (0, 1), (16, 2), (140, 113), (299, 1)] {
+                let queries = Queries { start, rows, row_stride: width, group, window, scale: 0.25 };
+                let q = &q[start * width..][..rows * width];
+                let (mut expected, mut found) = (vec![f32::NAN; rows * width], vec![f32::NAN; rows * width]);
+                attend(wide.slice(0..kv_heads), &queries, q, &mut expected, &mut scratch);
+                attend(narrow.slice(0..kv_heads), &queries, q, &mut found, &mut scratch);
+                if rows > 1 {
+                    assert_eq!(found, expected, "the same sums of the same values");
+                }
+                for (found, expected) in found.iter().zip(&expected) {
+                    assert!((found - expected).abs() < 2e-6, "{found} {expected}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn what_was_stored_later_is_not_seen() {
-        let mut layer = KvLayer::new(1, 16, 32);
-        layer.store(0, &wave(32 * 16, 17), &wave(32 * 16, 41));
+        let mut layer = KvLayer::<Vec<f32>>::new(1, 16, 32);
+        layer.store(0, &wave(32 * 16, 17), &wave(32 * 16, 41)).unwrap();
         let queries = Queries { start: 9, rows: 1, row_stride: 16, group: 1, window: None, scale: 0.25 };
         let (q, mut scratch) = (wave(16, 31), AttentionScratch::default());
         let mut before = [0.0; 16];
         attend(layer.slice(0..1), &queries, &q, &mut before, &mut scratch);
-        layer.store(10, &[100.0; 16], &[-100.0; 16]);
+        layer.store(10, &[100.0; 16], &[-100.0; 16]).unwrap();
         let mut after = [0.0; 16];
         attend(layer.slice(0..1), &queries, &q, &mut after, &mut scratch);
         assert_eq!(before, after);

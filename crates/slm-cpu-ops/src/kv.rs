@@ -1,8 +1,74 @@
 //! Keys and values of past positions, in the order in which attention reads them.
 
+use std::fmt;
 use std::ops::{DerefMut, Range};
 
+use half::f16;
+
 use crate::panel::PANEL;
+
+/// A type in which keys and values are kept.
+pub trait KvElement: Copy + Send + Sync + fmt::Debug + 'static {
+    /// Zero.
+    const ZERO: Self;
+
+    /// The nearest value, or `None` for a finite one beyond the type's range.
+    fn narrow(value: f32) -> Option<Self>;
+
+    /// The value as a 32-bit float, exactly.
+    fn widen(self) -> f32;
+
+    /// The values themselves, where they are 32-bit floats.
+    fn as_floats(values: &[Self]) -> Option<&[f32]>;
+}
+
+impl KvElement for f32 {
+    const ZERO: Self = 0.0;
+
+    fn narrow(value: f32) -> Option<Self> {
+        Some(value)
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn as_floats(values: &[Self]) -> Option<&[f32]> {
+        Some(values)
+    }
+}
+
+impl KvElement for f16 {
+    const ZERO: Self = f16::ZERO;
+
+    fn narrow(value: f32) -> Option<Self> {
+        let narrow = f16::from_f32(value);
+        (narrow.is_finite() || !value.is_finite()).then_some(narrow)
+    }
+
+    /// Shifts and one product, which the compiler turns into vector instructions: the exponent's offset is made up for by a
+    /// factor of 2^112, which is exact for subnormal values too.
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        let bits = u32::from(self.to_bits());
+        let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
+        f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
+    }
+
+    #[inline(always)]
+    fn as_floats(_values: &[Self]) -> Option<&[f32]> {
+        None
+    }
+}
+
+/// A key or value that lies outside the range of the type that it was to be kept in.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct KvOverflow {
+    /// The value.
+    pub value: f32,
+}
 
 /// Keys and values of one layer.
 ///
@@ -22,22 +88,25 @@ pub struct KvLayer<B = Vec<f32>> {
 
 /// Some heads of a [`KvLayer`].
 #[derive(Debug, Clone, Copy)]
-pub struct KvHeads<'a> {
+pub struct KvHeads<'a, E = f32> {
     count: usize,
     head_dim: usize,
+    /// The first position, at the start of a panel.
+    origin: usize,
+    /// Positions from there on that there is room for.
     capacity: usize,
-    keys: &'a [f32],
-    values: &'a [f32],
+    keys: &'a [E],
+    values: &'a [E],
 }
 
-impl KvLayer {
+impl<E: KvElement> KvLayer<Vec<E>> {
     /// Room for `capacity` positions of `heads` heads.
     pub fn new(heads: usize, head_dim: usize, capacity: usize) -> Self {
-        Self::with_buffers(heads, head_dim, capacity, |len| vec![0.0; len])
+        Self::with_buffers(heads, head_dim, capacity, |len| vec![E::ZERO; len])
     }
 }
 
-impl<B: DerefMut<Target = [f32]>> KvLayer<B> {
+impl<E: KvElement, B: DerefMut<Target = [E]>> KvLayer<B> {
     /// [`KvLayer::new`] in buffers of the given number of zeros.
     pub fn with_buffers(heads: usize, head_dim: usize, capacity: usize, zeros: impl Fn(usize) -> B) -> Self {
         let capacity = capacity.next_multiple_of(PANEL);
@@ -55,9 +124,12 @@ impl<B: DerefMut<Target = [f32]>> KvLayer<B> {
     /// # Shapes
     /// - `keys`, `values`: `[positions, heads, head_dim]`
     ///
+    /// # Errors
+    /// [`KvOverflow`] for a value that the type does not reach.
+    ///
     /// # Panics
     /// When the lengths do not fit or the positions leave the capacity.
-    pub fn store(&mut self, start: usize, keys: &[f32], values: &[f32]) {
+    pub fn store(&mut self, start: usize, keys: &[f32], values: &[f32]) -> Result<(), KvOverflow> {
         let width = self.heads * self.head_dim;
         assert!(keys.len() == values.len() && keys.len().is_multiple_of(width), "keys and values: shape");
         assert!(start + keys.len() / width <= self.capacity, "positions beyond the capacity");
@@ -68,15 +140,18 @@ impl<B: DerefMut<Target = [f32]>> KvLayer<B> {
             for (head, (key, value)) in heads.enumerate() {
                 let panel = head * key_size + position / PANEL * PANEL * self.head_dim;
                 let columns = self.keys[panel..][..PANEL * self.head_dim].chunks_exact_mut(PANEL);
-                for (column, key) in columns.zip(key) {
-                    column[position % PANEL] = *key;
+                for (column, &key) in columns.zip(key) {
+                    column[position % PANEL] = narrow(key)?;
                 }
                 for (panel, value) in value.chunks(PANEL).enumerate() {
                     let at = head * value_size + (panel * self.capacity + position) * PANEL;
-                    self.values[at..][..value.len()].copy_from_slice(value);
+                    for (to, &value) in self.values[at..].iter_mut().zip(value) {
+                        *to = narrow(value)?;
+                    }
                 }
             }
         }
+        Ok(())
     }
 
     /// Heads.
@@ -88,12 +163,13 @@ impl<B: DerefMut<Target = [f32]>> KvLayer<B> {
     ///
     /// # Panics
     /// When there are not as many.
-    pub fn slice(&self, heads: Range<usize>) -> KvHeads<'_> {
+    pub fn slice(&self, heads: Range<usize>) -> KvHeads<'_, E> {
         assert!(heads.start <= heads.end && heads.end <= self.heads, "heads {heads:?} of {}", self.heads);
         let part = |size: usize| heads.start * size..heads.end * size;
         KvHeads {
             count: heads.len(),
             head_dim: self.head_dim,
+            origin: 0,
             capacity: self.capacity,
             keys: &self.keys[part(self.key_size())],
             values: &self.values[part(self.value_size())],
@@ -114,7 +190,11 @@ impl<B: DerefMut<Target = [f32]>> KvLayer<B> {
     }
 }
 
-impl<'a> KvHeads<'a> {
+fn narrow<E: KvElement>(value: f32) -> Result<E, KvOverflow> {
+    E::narrow(value).ok_or(KvOverflow { value })
+}
+
+impl<'a, E: KvElement> KvHeads<'a, E> {
     pub(crate) fn count(self) -> usize {
         self.count
     }
@@ -129,16 +209,86 @@ impl<'a> KvHeads<'a> {
 
     /// Panel `index` of a head's keys: 16 positions from `16 * index` on.
     #[inline(always)]
-    pub(crate) fn key_panel(self, head: usize, index: usize) -> &'a [f32] {
+    pub(crate) fn key_panel(self, head: usize, index: usize) -> &'a [E] {
         let size = PANEL * self.head_dim;
-        &self.keys[head * self.capacity * self.head_dim + index * size..][..size]
+        &self.keys[head * self.capacity * self.head_dim + (index - self.origin / PANEL) * size..][..size]
     }
 
     /// The given positions of panel `index` of a head's values: 16 dimensions from `16 * index` on.
     #[inline(always)]
-    pub(crate) fn value_panel(self, head: usize, index: usize, positions: Range<usize>) -> &'a [f32] {
+    pub(crate) fn value_panel(self, head: usize, index: usize, positions: Range<usize>) -> &'a [E] {
         let panels = self.head_dim.div_ceil(PANEL);
-        let at = ((head * panels + index) * self.capacity + positions.start) * PANEL;
+        let at = ((head * panels + index) * self.capacity + positions.start - self.origin) * PANEL;
         &self.values[at..][..positions.len() * PANEL]
+    }
+
+    /// The given positions of one head as 32-bit floats, in `scratch` where they are kept otherwise. The first position
+    /// begins a panel.
+    #[inline(always)]
+    pub(crate) fn widen_head<'s>(
+        self,
+        head: usize,
+        positions: Range<usize>,
+        scratch: &'s mut Vec<f32>,
+    ) -> KvHeads<'s>
+    where
+        'a: 's,
+    {
+        let (dim, panels) = (self.head_dim, self.head_dim.div_ceil(PANEL));
+        if let (Some(keys), Some(values)) = (E::as_floats(self.keys), E::as_floats(self.values)) {
+            let (key_size, value_size) = (self.capacity * dim, self.capacity * panels * PANEL);
+            let keys = &keys[head * key_size..][..key_size];
+            let values = &values[head * value_size..][..value_size];
+            let Self { origin, capacity, .. } = self;
+            return KvHeads { count: 1, head_dim: dim, origin, capacity, keys, values };
+        }
+        let capacity = positions.len().next_multiple_of(PANEL);
+        let (key_len, value_len) = (capacity * dim, capacity * panels * PANEL);
+        if scratch.len() < key_len + value_len {
+            scratch.resize(key_len + value_len, 0.0);
+        }
+        let (keys, rest) = scratch.split_at_mut(key_len);
+        let values = &mut rest[..value_len];
+        let first = positions.start / PANEL;
+        for (index, keys) in keys.chunks_exact_mut(PANEL * dim).enumerate() {
+            widen(self.key_panel(head, first + index), keys);
+        }
+        for (index, values) in values.chunks_exact_mut(capacity * PANEL).enumerate() {
+            let end = positions.start + capacity;
+            widen(self.value_panel(head, index, positions.start..end), values);
+        }
+        KvHeads { count: 1, head_dim: dim, origin: positions.start, capacity, keys, values }
+    }
+}
+
+/// Writes values as 32-bit floats.
+#[inline(always)]
+pub(crate) fn widen<E: KvElement>(from: &[E], to: &mut [f32]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = from.widen();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_half_is_widened_exactly() {
+        for bits in 0..=u16::MAX {
+            let half = f16::from_bits(bits);
+            if half.is_finite() {
+                assert_eq!(half.widen().to_bits(), half.to_f32().to_bits(), "{half}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_half_does_not_reach_is_refused() {
+        let mut layer = KvLayer::<Vec<f16>>::new(1, 2, 4);
+        assert_eq!(layer.store(0, &[65504.0, 1e-9], &[-65504.0, 0.1]), Ok(()));
+        assert_eq!(layer.store(1, &[1.0, 7e4], &[0.0; 2]), Err(KvOverflow { value: 7e4 }));
+        assert_eq!(layer.store(1, &[1.0, 7.0], &[0.0, -1e30]), Err(KvOverflow { value: -1e30 }));
+        assert_eq!(KvLayer::<Vec<f32>>::new(1, 2, 4).store(0, &[1e30, 0.0], &[0.0; 2]), Ok(()));
     }
 }

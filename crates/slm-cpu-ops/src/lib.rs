@@ -40,7 +40,7 @@ pub use causal_backward::causal_attention_backward;
 pub use causal_forward::causal_attention;
 pub use cross_entropy::{cross_entropy, cross_entropy_backward};
 pub use exp::exp;
-pub use kv::{KvHeads, KvLayer};
+pub use kv::{KvElement, KvHeads, KvLayer, KvOverflow};
 pub use matmul::{MatmulScratch, Matrix, PANEL_COLUMNS, TILE_ROWS, matmul_rows, pack_panel};
 pub use norm::{layer_norm, rms_norm, rms_norm_heads};
 pub use norm_backward::{layer_norm_backward, rms_norm_backward};

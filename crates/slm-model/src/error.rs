@@ -132,6 +132,17 @@ pub enum Error {
         /// The source's own error.
         source: SourceError,
     },
+    /// A key or value beyond the range of the type that the KV cache is kept in.
+    #[error(
+        "a key or value of layer {layer} is {value}, which a KV cache of 16-bit floats cannot hold: use one of f32 \
+         (--kv-cache f32)"
+    )]
+    KvOverflow {
+        /// Index of the layer.
+        layer: usize,
+        /// The value.
+        value: f32,
+    },
     /// A logit or loss that is not a number, or infinite.
     #[error(
         "{what} at {at} is {value}: the weights hold values that are not finite, or the model overflowed"

@@ -89,7 +89,7 @@ pub fn forward_layerwise<E: From<Error>>(
     let run = Run { config, loader: Loader::new(source, device), device, windows, with_head, hook };
     if supports_device(device) {
         let longest = windows.iter().map(|ids| ids.len()).max().unwrap_or(0);
-        run.with(CpuCompute::new(config, device, 1, longest), visitor)
+        run.with(CpuCompute::for_single_layers(config, device, longest), visitor)
     } else if slm_autograd::is_preferred(device) {
         run.with(Tensors::new(AutogradOps::new(shape, &rotaries), shape), visitor)
     } else {

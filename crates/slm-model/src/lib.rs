@@ -37,7 +37,7 @@ pub use config::{
     Activation, AttentionBias, Choice, LayerOverride, LayerSpec, MlpKind, ModelConfig, NormKind,
     NormPlacement, Position, QkNorm, RopeScaling, RotaryConfig,
 };
-pub use cpu::{CpuEngine, PassTimes};
+pub use cpu::{CpuBatch, CpuEngine, KvCacheType, PassTimes, SequenceId};
 pub use divergence::{Divergence, DivergenceSummary, EvalWindow, strided_windows, window_nlls};
 pub use error::{Error, Result, SourceError};
 pub use eval::{Evaluation, evaluate, evaluate_windows, try_evaluate, window_logits};

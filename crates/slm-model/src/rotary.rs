@@ -90,7 +90,13 @@ impl Angles {
         RotaryTable { pairs: self.pairs, cos: self.cos, sin: self.sin }
     }
 
-    /// Cosines and sines of the position `row` after the first.
+    /// Appends those of other positions.
+    pub(crate) fn append(&mut self, mut more: Self) {
+        self.cos.append(&mut more.cos);
+        self.sin.append(&mut more.sin);
+    }
+
+    /// Cosines and sines of row `row`.
     pub(crate) fn row(&self, row: usize) -> (&[f32], &[f32]) {
         let range = row * self.pairs..(row + 1) * self.pairs;
         (&self.cos[range.clone()], &self.sin[range])

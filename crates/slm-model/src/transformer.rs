@@ -10,7 +10,7 @@ use crate::compute::burn::BurnOps;
 use crate::compute::tensors::{TensorOps, Tensors};
 use crate::compute::{Compute, Embedding, HeadParts, HeadShape, LayerParts, ModelParts, walk};
 use crate::config::ModelConfig;
-use crate::cpu::CpuEngine;
+use crate::cpu::{CpuEngine, KvCacheType};
 use crate::error::{Error, Result};
 use crate::init::RandomSource;
 use crate::kv_cache::KvCache;
@@ -52,6 +52,8 @@ pub struct Transformer {
     rotaries: Rotaries,
     #[module(skip)]
     config: ModelConfig,
+    #[module(skip)]
+    kv_cache_type: KvCacheType,
 }
 
 impl Transformer {
@@ -110,7 +112,19 @@ impl Transformer {
             lm_head,
             rotaries,
             config: config.clone(),
+            kv_cache_type: KvCacheType::default(),
         })
+    }
+
+    /// The type in which generation keeps keys and values on [`InferencePath::Cpu`].
+    pub fn kv_cache_type(&self) -> KvCacheType {
+        self.kv_cache_type
+    }
+
+    /// Chooses the type in which generation keeps keys and values on [`InferencePath::Cpu`]. Elsewhere they are as they
+    /// are.
+    pub fn set_kv_cache_type(&mut self, kind: KvCacheType) {
+        self.kv_cache_type = kind;
     }
 
     /// The config. After [`untie_head`](Self::untie_head) it says so.

@@ -24,13 +24,15 @@ mod error;
 pub mod fuzzing;
 mod ids;
 mod split;
+mod stop_texts;
 mod tokenizer;
 
 pub use data::{Data, TextReader, read_plain, read_text};
 pub use error::{Error, Result};
 pub use ids::{ids_to_json, parse_ids};
 pub use split::split;
-pub use tokenizer::{TextStream, Tokenizer};
+pub use stop_texts::StopTexts;
+pub use tokenizer::{Prompt, TextStream, Tokenizer};
 
 /// The special token between documents. A corpus file holds it on a line of its own after every story, and
 /// tokenizers trained here know it as one token.

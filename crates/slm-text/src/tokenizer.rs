@@ -22,6 +22,15 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
 }
 
+/// A text to continue, as a model expects it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    /// Its ids.
+    pub ids: Vec<u32>,
+    /// Whether the text spelled out the beginning-of-sequence token that the tokenizer adds.
+    pub doubled: bool,
+}
+
 impl Tokenizer {
     /// Trains byte-level BPE on `text`: the GPT-2 scheme (Radford et al., 2019), in which every byte is a
     /// token, so that any text can be encoded and comes back exactly.
@@ -133,6 +142,21 @@ impl Tokenizer {
     /// As [`Tokenizer::encode`].
     pub fn encode_with_special_tokens(&self, text: &str) -> Result<Vec<u32>> {
         self.encode_as(text, true)
+    }
+
+    /// Ids of a prompt: those of [`Tokenizer::encode_with_special_tokens`], but a beginning-of-sequence token that the text
+    /// spells out as well is there once.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_prompt(&self, text: &str) -> Result<Prompt> {
+        let mut ids = self.encode_with_special_tokens(text)?;
+        let prefix = self.prefix()?;
+        let doubled = !prefix.is_empty() && ids.starts_with(&[&prefix[..], &prefix[..]].concat());
+        if doubled {
+            ids.drain(..prefix.len());
+        }
+        Ok(Prompt { ids, doubled })
     }
 
     /// Ids of a text that may be long: those of [`Tokenizer::encode`], at most `limit` of them, computed piece by piece.

@@ -10,6 +10,7 @@ use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, QuantScheme, QuantizationType, ScaleDtype,
 };
 
+use crate::commands::kv_cache_args::KvCacheArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::memory;
@@ -61,6 +62,8 @@ pub(crate) struct BenchArgs {
     /// Runs, of which the fastest gives the speed and the median its share of what the machine can do
     #[arg(long, value_name = "N", default_value_t = 3)]
     repeats: usize,
+    #[command(flatten)]
+    kv_cache: KvCacheArgs,
     /// Threads [default: one per core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -74,6 +77,7 @@ struct BenchResult {
     device: &'static str,
     threads: usize,
     inference_path: String,
+    kv_cache: &'static str,
     kernels: Vec<KernelUse>,
     layers: Vec<LayerCost>,
     prompt_tokens: usize,
@@ -119,9 +123,10 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
     let kernel = KernelKind::selected();
     let mut meter = ReadMeter::new(args.repeats);
     memory::reset_peak();
-    let (name, model) = model(args, kernel, context)?;
+    let (name, mut model) = model(args, kernel, context)?;
+    args.kv_cache.apply(&mut model);
     let cost = Cost::of(&model, &context.device);
-    let parameters = model.config().parameter_count();
+    let (parameters, kv_cache) = (model.config().parameter_count(), model.kv_cache_type().name());
     let Measured { best: output, runs, read_bytes_per_second, peak_ops_per_second, peak_memory_bytes } =
         measure(&model, &cost, kernel, &mut meter, args, context)?;
     drop(model);
@@ -138,6 +143,7 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
         device: context.device_name,
         threads: rayon::current_num_threads(),
         inference_path: output.path.to_string(),
+        kv_cache,
         kernels,
         layers: cost.layers,
         prompt_tokens: args.prompt,
@@ -220,7 +226,7 @@ impl BenchResult {
         };
         context.output.say(format!(
             "{}: {} parameters, {} on {}, {} threads\n\
-             kernels           {} on {}\n\
+             kernels           {} on {}, keys and values in {}\n\
              prefill           {:.1} tokens/s ({} tokens in {:.1} ms; {:.0} GOP/s{peak})\n{}\
              decode            {:.1} tokens/s over {} tokens\n{}\
              weights per token {}, {:.1} GB/s at best; {:.0} % (median; {}) of what memory gave between tokens, at \
@@ -233,6 +239,7 @@ impl BenchResult {
             self.threads,
             kernels.collect::<Vec<_>>().join(", "),
             self.inference_path,
+            self.kv_cache,
             self.prefill_tokens_per_second,
             self.prompt_tokens,
             self.time_to_first_token_ms,

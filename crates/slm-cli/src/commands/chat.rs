@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::json;
 use slm_chat::Message;
 
+use crate::commands::kv_cache_args::KvCacheArgs;
 use crate::commands::sampling_args::SamplingArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -47,6 +48,8 @@ pub(crate) struct ChatArgs {
     temperature: f64,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    kv_cache: KvCacheArgs,
 }
 
 /// One answer, for machines: one line each.

@@ -9,7 +9,9 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 use slm_checkpoint::Checkpoint;
-use slm_model::{DivergenceSummary, EvalWindow, Transformer, strided_windows, window_logits, window_nlls};
+use slm_model::{
+    DivergenceSummary, EvalWindow, KvCacheType, Transformer, strided_windows, window_logits, window_nlls,
+};
 
 use self::choices::ChoicesResult;
 use self::reference::Reference;
@@ -56,6 +58,9 @@ pub(crate) struct EvalArgs {
     /// JSON lines of multiple-choice questions: {"context": text, "choices": [texts], "answer": index from 0 or text}
     #[arg(long, value_name = "FILE")]
     choices: Option<PathBuf>,
+    /// Type that keys and values are kept in: f32, or f16 to see what it costs in generation
+    #[arg(long, value_name = "TYPE", default_value_t = KvCacheType::F32)]
+    kv_cache: KvCacheType,
 }
 
 #[derive(Serialize)]
@@ -165,7 +170,8 @@ pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
         Ok((path.as_path(), Window::of(&tokens, &windowing, stride)?))
     });
     let texts: Vec<(&Path, Vec<Window>)> = texts.collect::<Result<_>>()?;
-    let model = checkpoint.load_model(&context.device)?;
+    let mut model = checkpoint.load_model(&context.device)?;
+    model.set_kv_cache_type(args.kv_cache);
     let mut reference = match &args.reference {
         Some(dir) => Some(Reference::load(dir, &checkpoint, args.noise_floor, context)?),
         None => None,

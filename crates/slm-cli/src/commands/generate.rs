@@ -1,7 +1,6 @@
 //! `slm generate`
 
 mod prompt;
-mod stop;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -9,13 +8,14 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use slm_model::{GenerateOptions, StopReason, generate};
+use slm_text::StopTexts;
 
+use crate::commands::kv_cache_args::KvCacheArgs;
 use crate::commands::sampling_args::SamplingArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::text::tokenizer;
 use prompt::PromptArgs;
-use stop::StopTexts;
 
 /// Continue a text, printing each word as it comes. Ctrl-C stops and keeps what was written.
 #[derive(Debug, Args)]
@@ -33,6 +33,8 @@ pub(crate) struct GenerateArgs {
     temperature: f64,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    kv_cache: KvCacheArgs,
     /// Stop before this text (may be repeated)
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
@@ -68,7 +70,8 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
     if args.stop.iter().any(String::is_empty) {
         return Err(Error::Usage("--stop: the text to stop before is empty".to_owned()));
     }
-    let model = checkpoint.load_model(&context.device)?;
+    let mut model = checkpoint.load_model(&context.device)?;
+    args.kv_cache.apply(&mut model);
     // The last new token is only chosen, never run. Where there is no room, the model says so.
     let positions = model.config().max_position_embeddings;
     let room = (positions + 1).saturating_sub(prompt_ids.len()).max(1);
@@ -86,7 +89,7 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
         stream.push(id)?;
     }
     let mut written = String::new();
-    let mut stops = StopTexts::new(&args.stop);
+    let mut stops = StopTexts::new(args.stop.iter().cloned());
     let mut stopped = None;
     let mut failed = None;
     // Shown with the first token: until then a prompt that does not fit can still be refused.
@@ -112,14 +115,14 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
     }
     if stopped.is_none() {
         let (rest, stop) = stops.push(&stream.finish()?);
-        stopped = stop;
         let rest = if stop.is_some() { rest } else { rest + &stops.finish() };
+        stopped = stop;
         written.push_str(&rest);
         context.output.stream(&[prompt.unwrap_or_default(), &rest].concat())?;
     }
     context.output.say("")?;
     let (stop, stopped_by) = match output.stop {
-        _ if stopped.is_some() => ("stop_text", stopped.map(str::to_owned)),
+        _ if stopped.is_some() => ("stop_text", stopped),
         StopReason::MaxNewTokens if args.max_new_tokens.is_none() && room < DEFAULT_NEW_TOKENS => {
             tracing::warn!("stopped: the model's {positions} positions are full");
             ("context_full", None)

@@ -9,6 +9,7 @@ pub(crate) mod finetune;
 pub(crate) mod generate;
 pub(crate) mod import;
 pub(crate) mod inspect;
+mod kv_cache_args;
 pub(crate) mod logits;
 pub(crate) mod migrate;
 pub(crate) mod ptq;
@@ -18,6 +19,7 @@ pub(crate) mod sample;
 mod sampling_args;
 mod scheme_args;
 pub(crate) mod sensitivity;
+pub(crate) mod serve;
 mod setting_args;
 pub(crate) mod train;
 
@@ -37,6 +39,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<()> {
         Command::Logits(args) => logits::run(&args, context),
         Command::Generate(args) => generate::run(&args, context),
         Command::Chat(args) => chat::run(&args, context),
+        Command::Serve(args) => serve::run(&args, context),
         Command::Inspect(args) => inspect::run(&args, context),
         Command::Sensitivity(args) => sensitivity::run(&args, context),
         Command::Compare(args) => compare::run(&args, context),

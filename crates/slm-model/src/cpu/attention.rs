@@ -1,8 +1,11 @@
 //! Attention on slices.
 
-use slm_cpu_ops::{AttentionScratch, KvLayer, Queries, attend, rotate};
-use slm_runtime::HugeVec;
+use std::ops::Range;
 
+use slm_cpu_ops::{AttentionScratch, Queries, rotate};
+
+use super::cache::LayerCache;
+use super::compute::Span;
 use super::norm::CpuNorm;
 use super::parallel::{for_each_part, rows_per_part};
 use crate::compute::HeadShape;
@@ -18,9 +21,6 @@ const ROW_TILE: usize = 6;
 /// The attention of one layer in one pass.
 pub(super) struct CpuAttention<'a> {
     pub(super) shape: HeadShape,
-    /// Position of the first row.
-    pub(super) start: usize,
-    pub(super) rows: usize,
     pub(super) window: Option<usize>,
     pub(super) scale: Option<f64>,
     pub(super) angles: Option<&'a Angles>,
@@ -29,13 +29,13 @@ pub(super) struct CpuAttention<'a> {
 }
 
 impl CpuAttention<'_> {
-    /// Normalizes and rotates queries and keys.
-    pub(super) fn place(&self, q: &mut [f32], k: &mut [f32]) {
+    /// Normalizes and rotates `rows` rows of queries and keys.
+    pub(super) fn place(&self, q: &mut [f32], k: &mut [f32], rows: usize) {
         if self.angles.is_none() && self.q_norm.is_none() && self.k_norm.is_none() {
             return;
         }
-        let (q_width, k_width) = (q.len() / self.rows, k.len() / self.rows);
-        let part = rows_per_part(self.rows, q_width);
+        let (q_width, k_width) = (q.len() / rows, k.len() / rows);
+        let part = rows_per_part(rows, q_width);
         let parts = q.chunks_mut(part * q_width).zip(k.chunks_mut(part * k_width)).enumerate();
         for_each_part(parts, |(index, (q, k))| {
             for (heads, norm, width) in [(q, self.q_norm, q_width), (k, self.k_norm, k_width)] {
@@ -52,54 +52,101 @@ impl CpuAttention<'_> {
         });
     }
 
-    /// Lets placed queries attend to what `cache` holds.
-    pub(super) fn attend(
+    /// Lets placed queries attend to what the caches hold. `spans` are those of all `rows` rows, each with its cache.
+    pub(super) fn attend<'c>(
         &self,
-        cache: &KvLayer<HugeVec<f32>>,
+        spans: impl Iterator<Item = (Span, &'c LayerCache)>,
         q: &[f32],
         out: &mut [f32],
+        rows: usize,
         scratch: &mut Vec<AttentionScratch>,
     ) {
-        let Self { start, rows, window, .. } = *self;
+        let width = q.len() / rows;
+        let (mut q, mut out) = (q, out);
+        let mut pieces = Vec::new();
+        for (span, cache) in spans {
+            let (span_q, rest_q) = q.split_at(span.rows * width);
+            let (span_out, rest_out) = out.split_at_mut(span.rows * width);
+            (q, out) = (rest_q, rest_out);
+            self.split(span, cache, span_q, span_out, &mut pieces);
+        }
+        if scratch.len() < pieces.len() {
+            scratch.resize_with(pieces.len(), AttentionScratch::default);
+        }
+        let products: usize = pieces.iter().map(Piece::products).sum();
+        // The last rows see the most, so they go first.
+        let pieces = pieces.into_iter().rev().zip(scratch);
+        if products < SERIAL_PRODUCTS {
+            pieces.for_each(|(piece, scratch)| piece.run(scratch));
+        } else {
+            for_each_part(pieces, |(piece, scratch)| piece.run(scratch));
+        }
+    }
+
+    /// Splits the attention of a span: one row by heads, several by rows. Either way a piece's output is contiguous.
+    fn split<'p>(
+        &self,
+        span: Span,
+        cache: &'p LayerCache,
+        q: &'p [f32],
+        out: &'p mut [f32],
+        pieces: &mut Vec<Piece<'p>>,
+    ) {
+        let Span { start, rows, .. } = span;
         let HeadShape { kv_heads, head_dim, .. } = self.shape;
         let queries = Queries {
             start,
             rows,
             row_stride: q.len() / rows,
             group: self.shape.group(),
-            window,
+            window: self.window,
             scale: self.scale.map_or(1.0 / (head_dim as f32).sqrt(), |scale| scale as f32),
         };
-        // One row is split by heads, several by rows: either way a part's output is one piece.
-        let (parts, piece) = if rows == 1 {
-            let seen = window.unwrap_or(usize::MAX).min(start + 1);
-            let heads = match q.len() * seen < SERIAL_PRODUCTS {
+        if rows == 1 {
+            let seen = self.window.unwrap_or(usize::MAX).min(start + 1);
+            let heads_each = match q.len() * seen < SERIAL_PRODUCTS {
                 true => kv_heads,
                 false => kv_heads.div_ceil(4 * rayon::current_num_threads()),
             };
-            (kv_heads.div_ceil(heads), heads * queries.group * head_dim)
+            let size = heads_each * queries.group * head_dim;
+            for (index, (q, out)) in q.chunks(size).zip(out.chunks_mut(size)).enumerate() {
+                let heads = index * heads_each..kv_heads.min((index + 1) * heads_each);
+                pieces.push(Piece { cache, heads, queries, q, out });
+            }
         } else {
             let rows_each = rows.div_ceil(8 * rayon::current_num_threads()).next_multiple_of(ROW_TILE);
-            (rows.div_ceil(rows_each), rows_each * queries.row_stride)
-        };
-        if scratch.len() < parts {
-            scratch.resize_with(parts, AttentionScratch::default);
-        }
-        let pieces = q.chunks(piece).zip(out.chunks_mut(piece)).zip(scratch).enumerate();
-        // The last rows see the most, so they go first.
-        let mut pieces: Vec<_> = pieces.collect();
-        pieces.reverse();
-        for_each_part(pieces.into_iter(), |(index, ((q, out), scratch))| {
-            if rows == 1 {
-                let heads = piece / (queries.group * head_dim);
-                let heads = index * heads..kv_heads.min((index + 1) * heads);
-                let width = q.len();
-                attend(cache.slice(heads), &Queries { row_stride: width, ..queries }, q, out, scratch);
-            } else {
-                let start = start + index * (piece / queries.row_stride);
-                let rows = q.len() / queries.row_stride;
-                attend(cache.slice(0..kv_heads), &Queries { start, rows, ..queries }, q, out, scratch);
+            let size = rows_each * queries.row_stride;
+            for (index, (q, out)) in q.chunks(size).zip(out.chunks_mut(size)).enumerate() {
+                let (start, rows) = (start + index * rows_each, q.len() / queries.row_stride);
+                pieces.push(Piece {
+                    cache,
+                    heads: 0..kv_heads,
+                    queries: Queries { start, rows, ..queries },
+                    q,
+                    out,
+                });
             }
-        });
+        }
+    }
+}
+
+/// A part of an attention that runs on one thread.
+struct Piece<'a> {
+    cache: &'a LayerCache,
+    heads: Range<usize>,
+    queries: Queries,
+    q: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Piece<'_> {
+    /// Multiplications, about.
+    fn products(&self) -> usize {
+        let end = self.queries.start + self.queries.rows;
+        self.q.len() * self.queries.window.unwrap_or(usize::MAX).min(end)
+    }
+
+    fn run(self, scratch: &mut AttentionScratch) {
+        self.cache.attend(self.heads, &self.queries, self.q, self.out, scratch);
     }
 }

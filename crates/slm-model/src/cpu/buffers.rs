@@ -1,6 +1,6 @@
 //! The memory of a pass.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 
 use slm_runtime::HugeVec;
 
@@ -13,10 +13,18 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// Leaves out everything before the last `len` values.
-    pub(super) fn keep_last(&mut self, len: usize) {
-        self.from += self.len - len;
-        self.len = len;
+    /// Leaves out everything outside `ranges`, which are in order.
+    pub(super) fn keep(&mut self, ranges: &[Range<usize>]) {
+        let from = self.from;
+        if let [range] = ranges {
+            (self.from, self.len) = (from + range.start, range.len());
+            return;
+        }
+        self.len = 0;
+        for range in ranges {
+            self.data.copy_within(from + range.start..from + range.end, from + self.len);
+            self.len += range.len();
+        }
     }
 }
 
@@ -108,12 +116,14 @@ mod tests {
     }
 
     #[test]
-    fn the_last_values() {
+    fn parts_are_kept_in_order() {
         let mut pool = Pool::default();
         let mut buffer = pool.take(6);
         buffer.copy_from_slice(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-        buffer.keep_last(4);
-        buffer.keep_last(2);
+        buffer.keep(&[1..6]);
+        buffer.keep(&[0..1, 2..2, 3..5]);
+        assert_eq!(*buffer, [2.0, 5.0, 6.0]);
+        buffer.keep(&[1..3]);
         assert_eq!(*buffer, [5.0, 6.0]);
         pool.give(buffer);
         assert_eq!(pool.take(6)[0], 1.0);

@@ -1,12 +1,13 @@
 //! [`Compute`] on slices of host memory.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use slm_cpu_ops::{AttentionScratch, KvLayer, geglu, geglu_tanh, gelu, gelu_tanh, silu, swiglu};
+use slm_cpu_ops::{AttentionScratch, KvOverflow, geglu, geglu_tanh, gelu, gelu_tanh, silu, swiglu};
 use slm_nn::{Linear, SliceLinear, SliceOutput, SliceScratch, apply_linears};
-use slm_runtime::HugeVec;
 
 use super::attention::CpuAttention;
+use super::KvCacheType;
 use super::buffers::{Buffer, CpuStream, Pool};
+use super::cache::LayerCache;
 use super::norm::{CpuNorm, add_product};
 use super::parallel::{for_each_part, rows_per_part};
 use super::times::{PassTimes, Stopwatch};
@@ -24,22 +25,36 @@ pub(crate) struct CpuLinear<'w> {
     name: String,
 }
 
-/// Computes one sequence at a time, with buffers, KV caches and an account of the time of its own.
+/// The rows of one sequence in a pass.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span {
+    /// Whose KV caches they belong to.
+    pub(super) sequence: usize,
+    /// Position of the first row.
+    pub(super) start: usize,
+    pub(super) rows: usize,
+    /// Length of the sequence that the rows are part of; it may go on beyond the pass.
+    pub(super) total: usize,
+    /// How many of the rows, from the last one on, logits are wanted of.
+    pub(super) wanted: usize,
+}
+
+/// Computes the rows of one or several sequences, with buffers, KV caches and an account of the time of its own.
 #[derive(Debug)]
 pub(crate) struct CpuCompute {
     device: Device,
     shape: HeadShape,
     rotaries: Rotaries,
-    caches: Vec<KvLayer<HugeVec<f32>>>,
+    /// Of each sequence, for each layer.
+    caches: Vec<Vec<LayerCache>>,
     pool: Pool,
     linear_scratch: SliceScratch,
     /// For each part of an attention that runs at once.
     attention_scratch: Vec<AttentionScratch>,
-    /// Position of the first row of the pass.
-    start: usize,
+    /// Of the pass.
+    spans: Vec<Span>,
+    /// Rows of all spans.
     rows: usize,
-    /// Length of the sequence that the pass is part of, where it is longer than what the pass reaches.
-    pub(super) sequence: usize,
     /// Of the pass, for each of `rotaries`.
     angles: Vec<Angles>,
     /// What [`head`](Compute::head) writes, from row `logit_row` on.
@@ -50,21 +65,19 @@ pub(crate) struct CpuCompute {
 }
 
 impl CpuCompute {
-    /// With `caches` KV caches of `capacity` positions.
-    pub(crate) fn new(config: &ModelConfig, device: &Device, caches: usize, capacity: usize) -> Self {
+    /// Without KV caches.
+    pub(super) fn new(config: &ModelConfig, device: &Device) -> Self {
         let shape = HeadShape::of(config);
-        let cache = |_| KvLayer::with_buffers(shape.kv_heads, shape.head_dim, capacity, HugeVec::zeroed);
         Self {
             device: device.clone(),
             shape,
             rotaries: Rotaries::new(&config.layers(), shape.head_dim),
-            caches: (0..caches).map(cache).collect(),
+            caches: Vec::new(),
             pool: Pool::default(),
             linear_scratch: SliceScratch::default(),
             attention_scratch: Vec::new(),
-            start: 0,
+            spans: Vec::new(),
             rows: 0,
-            sequence: 0,
             angles: Vec::new(),
             logits: Vec::new(),
             logit_row: 0,
@@ -73,9 +86,59 @@ impl CpuCompute {
         }
     }
 
+    /// For passes over single layers: one KV cache of `capacity` positions serves whichever layer is run.
+    pub(crate) fn for_single_layers(config: &ModelConfig, device: &Device, capacity: usize) -> Self {
+        let mut compute = Self::new(config, device);
+        compute.allocate(0, 1, KvCacheType::F32, capacity);
+        compute
+    }
+
+    /// Gives a sequence `layers` KV caches of `capacity` positions.
+    pub(super) fn allocate(&mut self, sequence: usize, layers: usize, kind: KvCacheType, capacity: usize) {
+        let shape = self.shape;
+        let cache = |_| LayerCache::new(kind, shape, capacity);
+        if self.caches.len() <= sequence {
+            self.caches.resize_with(sequence + 1, Vec::new);
+        }
+        self.caches[sequence] = (0..layers).map(cache).collect();
+    }
+
+    /// Frees the KV caches of a sequence.
+    pub(super) fn release(&mut self, sequence: usize) {
+        if let Some(caches) = self.caches.get_mut(sequence) {
+            *caches = Vec::new();
+        }
+    }
+
+    /// Starts a pass over rows of several sequences, one span after the other.
+    pub(super) fn begin_spans(&mut self, spans: Vec<Span>) {
+        self.watch = Stopwatch::start();
+        self.rows = spans.iter().map(|span| span.rows).sum();
+        let mut angles = spans.iter().map(|span| self.rotaries.angles(span.start, span.rows, span.total));
+        self.angles = angles.next().unwrap_or_default();
+        for more in angles {
+            self.angles.iter_mut().zip(more).for_each(|(angles, more)| angles.append(more));
+        }
+        self.spans = spans;
+    }
+
+    /// Reduces the stream to the rows that logits are wanted of.
+    pub(super) fn keep_wanted(&mut self, stream: &mut CpuStream) {
+        let width = stream.x.len() / self.rows;
+        let mut ranges = Vec::with_capacity(self.spans.len());
+        let mut end = 0;
+        for span in &self.spans {
+            end += span.rows;
+            ranges.push((end - span.wanted) * width..end * width);
+        }
+        stream.x.keep(&ranges);
+        stream.pending.iter_mut().flatten().for_each(|(delta, _)| delta.keep(&ranges));
+        self.rows = self.spans.iter().map(|span| span.wanted).sum();
+    }
+
     /// Bytes of the KV caches.
     pub(super) fn cache_bytes(&self) -> usize {
-        self.caches.iter().map(KvLayer::byte_size).sum()
+        self.caches.iter().flatten().map(LayerCache::byte_size).sum()
     }
 
     /// Carries out the pending additions and gives their memory back.
@@ -113,9 +176,7 @@ impl Compute for CpuCompute {
     }
 
     fn begin(&mut self, start: usize, rows: usize) {
-        self.watch = Stopwatch::start();
-        (self.start, self.rows) = (start, rows);
-        self.angles = self.rotaries.angles(start, rows, self.sequence.max(start + rows));
+        self.begin_spans(vec![Span { sequence: 0, start, rows, total: start + rows, wanted: rows }]);
     }
 
     fn embed(&mut self, table: &TokenTable, ids: Tensor<2, Int>) -> Result<CpuStream> {
@@ -125,7 +186,8 @@ impl Compute for CpuCompute {
     }
 
     fn positions(&mut self, table: &Tensor<2>) -> Result<Buffer> {
-        self.buffer_of(table.clone().narrow(0, self.start, self.rows))
+        let rows = self.spans.iter().map(|span| table.clone().narrow(0, span.start, span.rows));
+        self.buffer_of(Tensor::cat(rows.collect(), 0))
     }
 
     fn scale(&mut self, stream: &mut CpuStream, factor: f64) -> Result<()> {
@@ -189,20 +251,27 @@ impl Compute for CpuCompute {
     ) -> Result<Buffer> {
         let attention = CpuAttention {
             shape: self.shape,
-            start: self.start,
-            rows: self.rows,
             window: layer.spec.sliding_window,
             scale: layer.spec.attention_scale,
             angles: self.rotaries.index(layer.spec.rotary.as_ref()).map(|index| &self.angles[index]),
             q_norm: layer.q_norm.as_ref(),
             k_norm: layer.k_norm.as_ref(),
         };
-        attention.place(&mut q, &mut k);
-        let cache = &mut self.caches[layer.slot];
-        cache.store(self.start, &k, &v);
+        attention.place(&mut q, &mut k, self.rows);
+        let width = k.len() / self.rows;
+        let mut row = 0;
+        for span in &self.spans {
+            let values = row * width..(row + span.rows) * width;
+            let cache = &mut self.caches[span.sequence][layer.slot];
+            cache.store(span.start, &k[values.clone()], &v[values]).map_err(|KvOverflow { value }| {
+                Error::KvOverflow { layer: layer.slot, value }
+            })?;
+            row += span.rows;
+        }
         self.times.rest += self.watch.lap();
         let mut out = self.pool.take(q.len());
-        attention.attend(cache, &q, &mut out, &mut self.attention_scratch);
+        let spans = self.spans.iter().map(|span| (*span, &self.caches[span.sequence][layer.slot]));
+        attention.attend(spans, &q, &mut out, self.rows, &mut self.attention_scratch);
         [q, k, v].into_iter().for_each(|buffer| self.pool.give(buffer));
         self.times.attention += self.watch.lap();
         Ok(out)
@@ -246,10 +315,8 @@ impl Compute for CpuCompute {
     }
 
     fn keep_last(&mut self, stream: &mut CpuStream) -> Result<()> {
-        let width = stream.x.len() / self.rows;
-        stream.x.keep_last(width);
-        stream.pending.iter_mut().flatten().for_each(|(delta, _)| delta.keep_last(width));
-        self.rows = 1;
+        self.spans.iter_mut().for_each(|span| span.wanted = 1);
+        self.keep_wanted(stream);
         Ok(())
     }
 

@@ -1,7 +1,10 @@
 //! Inference on slices of host memory.
 
 mod attention;
+mod batch;
 mod buffers;
+mod cache;
+mod cache_type;
 mod compute;
 mod norm;
 mod parallel;
@@ -9,11 +12,14 @@ mod times;
 
 use burn::tensor::Device;
 
+use self::batch::Rows;
+pub use self::batch::{CpuBatch, SequenceId};
+pub use self::cache_type::KvCacheType;
 pub(crate) use self::compute::CpuCompute;
 pub use self::times::PassTimes;
-use crate::compute::walk::{self, ModelOf};
-use crate::compute::{Compute, HeadParts, LayerParts};
-use crate::error::{Error, Result};
+use crate::compute::walk::ModelOf;
+use crate::compute::{HeadParts, LayerParts};
+use crate::error::Result;
 use crate::transformer::Transformer;
 
 /// Positions of a prompt that go through the model together: enough rows to use every core's arithmetic to the
@@ -43,15 +49,8 @@ const CHUNK: usize = 512;
 /// ```
 #[derive(Debug)]
 pub struct CpuEngine<'a> {
-    model: &'a Transformer,
-    parts: ModelOf<'a, CpuCompute>,
-    compute: CpuCompute,
-    /// Maximum number of positions in one pass.
-    chunk: usize,
-    len: usize,
-    /// Length of the sequence that the positions held were rotated for; 0 where none is held.
-    rotated_for: usize,
-    capacity: usize,
+    batch: CpuBatch<'a>,
+    sequence: SequenceId,
 }
 
 impl<'a> CpuEngine<'a> {
@@ -66,61 +65,44 @@ impl<'a> CpuEngine<'a> {
     /// [`Error::NotInHostMemory`] where [`supports`](Self::supports) says no, [`Error::TooManyPositions`], and
     /// [`Error::Device`] when a tensor cannot be read.
     pub fn new(model: &'a Transformer, capacity: usize) -> Result<Self> {
-        if !Self::supports(model) {
-            return Err(Error::NotInHostMemory);
-        }
-        model.check_positions(capacity)?;
-        let config = model.config();
-        let compute = CpuCompute::new(config, &model.device(), config.num_layers, capacity);
-        let parts = walk::prepare(&compute, model.parts())?;
-        let independent = rows_are_independent(&parts);
-        Ok(Self {
-            model,
-            parts,
-            compute,
-            chunk: if independent { CHUNK } else { usize::MAX },
-            len: 0,
-            rotated_for: 0,
-            capacity,
-        })
+        let mut batch = CpuBatch::new(model)?;
+        let sequence = batch.add(capacity)?;
+        Ok(Self { batch, sequence })
     }
 
     /// Positions held.
     pub fn len(&self) -> usize {
-        self.len
+        self.batch.len(self.sequence)
     }
 
     /// Whether no position is held.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.batch.is_empty(self.sequence)
     }
 
     /// Positions there is room for.
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.batch.capacity(self.sequence)
     }
 
     /// Forgets all positions from `len` on; a cache already shorter stays as it is.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-        if self.len == 0 {
-            self.rotated_for = 0;
-        }
+        self.batch.truncate(self.sequence, len);
     }
 
     /// Bytes of the KV cache.
     pub fn cache_bytes(&self) -> usize {
-        self.compute.cache_bytes()
+        self.batch.cache_bytes()
     }
 
     /// What passes have spent their time on since the engine was made or [`reset_times`](Self::reset_times).
     pub fn times(&self) -> PassTimes {
-        self.compute.times
+        self.batch.times()
     }
 
     /// Starts the account of [`times`](Self::times) afresh.
     pub fn reset_times(&mut self) {
-        self.compute.times = PassTimes::default();
+        self.batch.reset_times();
     }
 
     /// Runs positions that continue those held, and returns the logits of the last: `vocab_size` values.
@@ -130,12 +112,7 @@ impl<'a> CpuEngine<'a> {
     /// [`Error::RotaryChange`] when the sequence must be computed anew, and [`Error::Device`] when a tensor cannot be
     /// read.
     pub fn forward_last(&mut self, ids: &[u32]) -> Result<&[f32]> {
-        self.start(ids)?;
-        let chunks = ids.len().div_ceil(self.chunk);
-        for (index, ids) in ids.chunks(self.chunk).enumerate() {
-            self.run(ids, if index + 1 == chunks { Rows::Last } else { Rows::None })?;
-        }
-        Ok(&self.compute.logits[..self.model.config().vocab_size])
+        self.batch.run(&[(self.sequence, ids)], Rows::Last)
     }
 
     /// Runs positions that continue those held, and returns the logits of all: `ids.len() * vocab_size` values,
@@ -144,48 +121,7 @@ impl<'a> CpuEngine<'a> {
     /// # Errors
     /// As [`forward_last`](Self::forward_last).
     pub fn forward(&mut self, ids: &[u32]) -> Result<&[f32]> {
-        self.start(ids)?;
-        for ids in ids.chunks(self.chunk) {
-            self.run(ids, Rows::All)?;
-            self.compute.logit_row += ids.len();
-        }
-        Ok(&self.compute.logits[..ids.len() * self.model.config().vocab_size])
-    }
-
-    /// Checks the ids of a call and prepares for its passes.
-    fn start(&mut self, ids: &[u32]) -> Result<()> {
-        if ids.is_empty() {
-            return Err(Error::EmptyPrompt);
-        }
-        self.model.check_ids(ids)?;
-        let needed = self.len.saturating_add(ids.len());
-        if needed > self.capacity {
-            return Err(Error::CacheFull { needed, capacity: self.capacity });
-        }
-        self.model.check_growth(self.rotated_for, needed)?;
-        self.rotated_for = needed;
-        self.compute.sequence = needed;
-        self.compute.logit_row = 0;
-        Ok(())
-    }
-
-    /// Takes new positions through the model; logits of `rows` go to the compute's.
-    fn run(&mut self, ids: &[u32], rows: Rows) -> Result<()> {
-        let Self { compute, parts, .. } = self;
-        compute.begin(self.len, ids.len());
-        let mut stream = walk::layers(compute, parts, self.model.ids_tensor(ids))?;
-        match rows {
-            Rows::None => {
-                compute.finish(stream);
-                self.len += ids.len();
-                return Ok(());
-            }
-            Rows::Last => compute.keep_last(&mut stream)?,
-            Rows::All => {}
-        }
-        walk::logits(compute, &parts.norm, &parts.head, parts.logit_multiplier, stream)?;
-        self.len += ids.len();
-        Ok(())
+        self.batch.run(&[(self.sequence, ids)], Rows::All)
     }
 }
 

@@ -138,9 +138,10 @@ fn one_scale_for_a_whole_input_sees_the_whole_prompt() {
     let config = &configs()[0].1;
     let mut model = random_weights(config, &devices()[1]);
     pack(&mut model, Bits::Int8, ActivationQuant::Dynamic(ActivationGranularity::PerTensor));
-    assert_eq!(CpuEngine::new(&model, 4).unwrap().chunk, usize::MAX);
+    assert!(!CpuBatch::new(&model).unwrap().rows_are_independent());
+    check_batch(&model, true, "one scale for a whole input");
     pack_again(&mut model, ActivationQuant::Dynamic(ActivationGranularity::PerToken));
-    assert_eq!(CpuEngine::new(&model, 4).unwrap().chunk, CHUNK);
+    assert!(CpuBatch::new(&model).unwrap().rows_are_independent());
 }
 
 fn pack_again(model: &mut Transformer, activation: ActivationQuant) {
@@ -148,6 +149,106 @@ fn pack_again(model: &mut Transformer, activation: ActivationQuant) {
         let matrix = Arc::clone(linear.packed().unwrap().matrix());
         linear.weight = Weight::Packed(PackedWeight::new(matrix, activation));
     });
+}
+
+/// Prompts and single tokens of three sequences, one of which comes later and one of which leaves, against each alone.
+/// The logits are the same bits where `exact` says so.
+fn check_batch(model: &Transformer, exact: bool, what: &str) {
+    let mut batch = CpuBatch::new(model).unwrap();
+    let (a, b) = (batch.add(13).unwrap(), batch.add(8).unwrap());
+    let mut alone = [CpuEngine::new(model, 13).unwrap(), CpuEngine::new(model, 8).unwrap()];
+    let mut check =
+        |batch: &mut CpuBatch<'_>, alone: &mut [CpuEngine<'_>], inputs: &[(SequenceId, usize, &[u32])]| {
+            let given: Vec<_> = inputs.iter().map(|&(id, _, ids)| (id, ids)).collect();
+            let found = batch.forward_last(&given).unwrap();
+            assert_eq!(found.len(), inputs.len() * 50);
+            for (found, (_, index, ids)) in found.chunks(50).zip(inputs) {
+                let expected = alone[*index].forward_last(ids).unwrap();
+                match exact {
+                    true => assert_eq!(found, expected, "{what}"),
+                    false => assert_close(found, expected, what),
+                }
+            }
+        };
+    check(&mut batch, &mut alone, &[(a, 0, &IDS[..7]), (b, 1, &IDS[2..4])]);
+    check(&mut batch, &mut alone, &[(b, 1, &IDS[4..5]), (a, 0, &IDS[7..8])]);
+    check(&mut batch, &mut alone, &[(b, 1, &IDS[5..6])]);
+    assert_eq!((batch.len(a), batch.len(b), batch.sequences()), (8, 4, 2));
+    // A sequence leaves, another takes its place, and the first is cut.
+    batch.remove(b);
+    batch.truncate(a, 5);
+    alone[0].truncate(5);
+    alone[1].truncate(0);
+    let c = batch.add(5).unwrap();
+    check(&mut batch, &mut alone, &[(a, 0, &IDS[5..9]), (c, 1, &IDS[6..9])]);
+    check(&mut batch, &mut alone, &[(a, 0, &IDS[9..10]), (c, 1, &IDS[9..10])]);
+    // Nothing is run of a call that is wrong in one place.
+    assert!(matches!(
+        batch.forward_last(&[(a, &[1]), (c, &[1, 2])]),
+        Err(Error::CacheFull { needed: 6, capacity: 5 })
+    ));
+    assert!(matches!(
+        batch.forward_last(&[(a, &[1]), (a, &[1; 3])]),
+        Err(Error::CacheFull { needed: 14, .. })
+    ));
+    batch.remove(a);
+    assert!(matches!(batch.forward_last(&[(c, &[1]), (a, &[1])]), Err(Error::CacheFull { capacity: 0, .. })));
+    assert_eq!((batch.len(c), batch.sequences()), (4, 1));
+    batch.remove(c);
+    assert_eq!(batch.cache_bytes(), 0);
+}
+
+#[test]
+fn sequences_of_a_batch_are_as_if_alone() {
+    for device in devices() {
+        for (name, config) in configs() {
+            let mut model = random_weights(&config, &device);
+            check_batch(&model, false, &format!("{name} on {device:?}"));
+            for activation in [
+                ActivationQuant::Dynamic(ActivationGranularity::PerToken),
+                ActivationQuant::Static(QParams { scale: 0.05, zero_point: 120 }),
+            ] {
+                pack(&mut model, Bits::Int8, activation);
+                check_batch(&model, true, &format!("{name} {activation:?} on {device:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn halves_as_keys_and_values_change_little_and_take_half_the_memory() {
+    for (name, config) in configs() {
+        let mut model = random_weights(&config, &devices()[1]);
+        let expected = CpuEngine::new(&model, 13).unwrap().forward(&IDS).unwrap().to_vec();
+        let bytes = CpuEngine::new(&model, 13).unwrap().cache_bytes();
+        model.set_kv_cache_type(KvCacheType::F16);
+        let mut engine = CpuEngine::new(&model, 13).unwrap();
+        assert_eq!(2 * engine.cache_bytes(), bytes);
+        let mut found = engine.forward(&IDS[..9]).unwrap().to_vec();
+        for id in &IDS[9..] {
+            found.extend_from_slice(engine.forward_last(&[*id]).unwrap());
+        }
+        let largest = expected.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+        let error = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        println!("{name}: {error} of {largest}");
+        assert!(error > 0.0 && error < 2e-3 * largest, "{name}: {error} of {largest}");
+    }
+}
+
+/// More rows than go through the model at once.
+#[test]
+fn long_prompts_of_several_sequences() {
+    let mut config = configs()[0].1.clone();
+    config.max_position_embeddings = 1100;
+    let model = random_weights(&config, &devices()[1]);
+    let ids: Vec<u32> = (0..1100).map(|i| (i * i * 5 + i) % 50).collect();
+    let mut batch = CpuBatch::new(&model).unwrap();
+    let inputs: Vec<_> = [700, 3, 600].map(|len| (batch.add(len).unwrap(), &ids[..len])).into();
+    let found = batch.forward_last(&inputs).unwrap();
+    for (found, (_, ids)) in found.chunks(50).zip(&inputs) {
+        let mut engine = CpuEngine::new(&model, ids.len()).unwrap();
+        assert_close(found, engine.forward_last(ids).unwrap(), "last row");
+    }
 }
 
 /// A long prompt goes through in several runs, in tasks of many rows.

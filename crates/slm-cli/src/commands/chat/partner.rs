@@ -1,15 +1,14 @@
 //! The model that answers.
 
-use std::fs;
 use std::ops::ControlFlow;
 
 use serde::Serialize;
 use slm_chat::{ChatTemplate, Message, RenderOptions};
-use slm_checkpoint::Checkpoint;
 use slm_model::{GenerateOptions, SamplingOptions, StopReason, Transformer, generate};
 use slm_text::Tokenizer;
 
 use super::ChatArgs;
+use crate::chat_setup::ChatSetup;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::text::tokenizer;
@@ -55,16 +54,15 @@ impl Partner {
     pub(super) fn load(args: &ChatArgs, context: &Context) -> Result<Self> {
         let checkpoint = context.open_to_load(&args.checkpoint)?;
         let tokenizer = tokenizer(&checkpoint)?;
-        let info = checkpoint.config().tokenizer.chat.clone().unwrap_or_default();
-        let template = template(args, &checkpoint, &info.template)?;
-        let render = RenderOptions { special_tokens: info.special_tokens, ..RenderOptions::default() };
-        let mut stop_ids = checkpoint.config().tokenizer.eos_token_ids.clone();
-        stop_ids.extend(end_of_turn(&template, &render, &tokenizer));
+        let ChatSetup { template, render, stop_ids } =
+            ChatSetup::load(&checkpoint, &tokenizer, args.template.as_deref())?;
         if stop_ids.is_empty() {
             tracing::warn!("no token is known that ends an answer: each goes on for --max-new-tokens");
         }
+        let mut model = checkpoint.load_model(&context.device)?;
+        args.kv_cache.apply(&mut model);
         Ok(Self {
-            model: checkpoint.load_model(&context.device)?,
+            model,
             tokenizer,
             template,
             render,
@@ -155,32 +153,4 @@ impl Partner {
             ),
         }
     }
-}
-
-/// The template that the user names, or the checkpoint's.
-fn template(args: &ChatArgs, checkpoint: &Checkpoint, own: &str) -> Result<ChatTemplate> {
-    let (path, source) = match &args.template {
-        Some(path) => (path.clone(), fs::read_to_string(path).map_err(|error| Error::file(path, error))?),
-        None if own.is_empty() => {
-            return Err(Error::file(
-                checkpoint.dir(),
-                "the checkpoint has no chat template: the model was not trained for conversations, or was imported \
-                 before slm kept templates; import it again, name one with --template FILE, or use slm generate",
-            ));
-        }
-        None => (checkpoint.dir().join("config.json"), own.to_owned()),
-    };
-    ChatTemplate::new(source).map_err(|error| Error::file(path, error))
-}
-
-/// The special token that the template puts after an answer: the model ends with it, whether or not it is among the
-/// tokens that end a text.
-fn end_of_turn(template: &ChatTemplate, render: &RenderOptions, tokenizer: &Tokenizer) -> Option<u32> {
-    const ANSWER: &str = "0f5ca1d9";
-    let render = RenderOptions { add_generation_prompt: false, ..render.clone() };
-    let text = template.render(&[Message::user("1"), Message::assistant(ANSWER)], &render).ok()?;
-    let (_, after) = text.rsplit_once(ANSWER)?;
-    let id = *tokenizer.encode(after.trim_start()).ok()?.first()?;
-    // Decoding leaves special tokens out.
-    tokenizer.decode(&[id]).is_ok_and(|text| text.is_empty()).then_some(id)
 }

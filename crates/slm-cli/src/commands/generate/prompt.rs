@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use slm_text::{Tokenizer, read_plain};
+use slm_text::{Prompt, Tokenizer, read_plain};
 
 use crate::error::{Error, Result};
 
@@ -48,13 +48,11 @@ impl PromptArgs {
 /// Ids of a prompt, with what the tokenizer puts around it; a beginning-of-sequence token that is spelled out as well is
 /// there once.
 pub(super) fn encode(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
-    let mut ids = tokenizer.encode_with_special_tokens(prompt)?;
-    let prefix = tokenizer.prefix()?;
-    if !prefix.is_empty() && ids.starts_with(&[&prefix[..], &prefix[..]].concat()) {
+    let Prompt { ids, doubled } = tokenizer.encode_prompt(prompt)?;
+    if doubled {
         tracing::warn!(
             "the prompt spells out the beginning-of-sequence token that the tokenizer adds; it is there once, not twice"
         );
-        ids.drain(..prefix.len());
     }
     if ids.is_empty() {
         return Err(Error::Usage(

@@ -1,24 +1,34 @@
 //! Texts that end a generation.
 
-/// Looks for stop texts in a text that comes piece by piece, and holds back what may be the beginning of one.
-pub(super) struct StopTexts<'a> {
-    texts: &'a [String],
+/// A search for stop texts in a text that comes piece by piece. What may be the beginning of one is held back.
+///
+/// ```
+/// use slm_text::StopTexts;
+///
+/// let mut stops = StopTexts::new(["\nUser:".to_owned()]);
+/// assert_eq!(stops.push("Hello\nUs"), ("Hello".to_owned(), None));
+/// assert_eq!(stops.push("er: hi"), (String::new(), Some("\nUser:".to_owned())));
+/// ```
+#[derive(Debug, Clone)]
+pub struct StopTexts {
+    texts: Vec<String>,
     held: String,
 }
 
-impl<'a> StopTexts<'a> {
-    /// A search for `texts`, none of them empty.
-    pub(super) fn new(texts: &'a [String]) -> Self {
+impl StopTexts {
+    /// A search for `texts`. Empty ones are never found.
+    pub fn new(texts: impl IntoIterator<Item = String>) -> Self {
+        let texts = texts.into_iter().filter(|text| !text.is_empty()).collect();
         Self { texts, held: String::new() }
     }
 
     /// Takes the next piece. Gives the text that is certain to come before any stop text, and the stop text if one is
     /// complete: the one that begins first.
-    pub(super) fn push(&mut self, piece: &str) -> (String, Option<&'a str>) {
+    pub fn push(&mut self, piece: &str) -> (String, Option<String>) {
         self.held.push_str(piece);
         let found = self.texts.iter().filter_map(|text| Some((self.held.find(text)?, text)));
         if let Some((at, text)) = found.min_by_key(|(at, text)| (*at, text.len())) {
-            let before = self.held[..at].to_owned();
+            let (before, text) = (self.held[..at].to_owned(), text.clone());
             self.held.clear();
             return (before, Some(text));
         }
@@ -30,8 +40,8 @@ impl<'a> StopTexts<'a> {
         (std::mem::replace(&mut self.held, held), None)
     }
 
-    /// What was held back, at the end of the text.
-    pub(super) fn finish(self) -> String {
+    /// The part that was held back, at the end of the text.
+    pub fn finish(self) -> String {
         self.held
     }
 }
@@ -41,14 +51,13 @@ mod tests {
     use super::*;
 
     fn run(texts: &[&str], pieces: &[&str]) -> (String, Option<String>) {
-        let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
-        let mut stop = StopTexts::new(&texts);
+        let mut stop = StopTexts::new(texts.iter().map(|&text| text.to_owned()));
         let mut all = String::new();
         for piece in pieces {
             let (text, found) = stop.push(piece);
             all += &text;
             if let Some(found) = found {
-                return (all, Some(found.to_owned()));
+                return (all, Some(found));
             }
         }
         (all + &stop.finish(), None)

@@ -1,0 +1,62 @@
+//! How conversations become text for a checkpoint's model.
+
+use std::fs;
+use std::path::Path;
+
+use slm_chat::{ChatTemplate, Message, RenderOptions};
+use slm_checkpoint::Checkpoint;
+use slm_text::Tokenizer;
+
+use crate::error::{Error, Result};
+
+/// A chat template and what belongs to it.
+pub(crate) struct ChatSetup {
+    pub(crate) template: ChatTemplate,
+    pub(crate) render: RenderOptions,
+    /// Ids that end an answer.
+    pub(crate) stop_ids: Vec<u32>,
+}
+
+impl ChatSetup {
+    /// That of the file `template`, or the checkpoint's own.
+    pub(crate) fn load(
+        checkpoint: &Checkpoint,
+        tokenizer: &Tokenizer,
+        template: Option<&Path>,
+    ) -> Result<Self> {
+        let info = checkpoint.config().tokenizer.chat.clone().unwrap_or_default();
+        let template = load_template(checkpoint, template, &info.template)?;
+        let render = RenderOptions { special_tokens: info.special_tokens, ..RenderOptions::default() };
+        let mut stop_ids = checkpoint.config().tokenizer.eos_token_ids.clone();
+        stop_ids.extend(end_of_turn(&template, &render, tokenizer));
+        Ok(Self { template, render, stop_ids })
+    }
+}
+
+/// The template that the user names, or the checkpoint's.
+fn load_template(checkpoint: &Checkpoint, file: Option<&Path>, own: &str) -> Result<ChatTemplate> {
+    let (path, source) = match file {
+        Some(path) => (path.to_owned(), fs::read_to_string(path).map_err(|error| Error::file(path, error))?),
+        None if own.is_empty() => {
+            return Err(Error::file(
+                checkpoint.dir(),
+                "the checkpoint has no chat template: the model was not trained for conversations, or was imported \
+                 before slm kept templates; import it again, name one with --template FILE, or use slm generate",
+            ));
+        }
+        None => (checkpoint.dir().join("config.json"), own.to_owned()),
+    };
+    ChatTemplate::new(source).map_err(|error| Error::file(path, error))
+}
+
+/// The special token that the template puts after an answer: the model ends with it, whether or not it is among the
+/// tokens that end a text.
+fn end_of_turn(template: &ChatTemplate, render: &RenderOptions, tokenizer: &Tokenizer) -> Option<u32> {
+    const ANSWER: &str = "0f5ca1d9";
+    let render = RenderOptions { add_generation_prompt: false, ..render.clone() };
+    let text = template.render(&[Message::user("1"), Message::assistant(ANSWER)], &render).ok()?;
+    let (_, after) = text.rsplit_once(ANSWER)?;
+    let id = *tokenizer.encode(after.trim_start()).ok()?.first()?;
+    // Decoding leaves special tokens out.
+    tokenizer.decode(&[id]).is_ok_and(|text| text.is_empty()).then_some(id)
+}

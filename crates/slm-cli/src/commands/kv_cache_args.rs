@@ -1,0 +1,17 @@
+//! The option that says how keys and values are kept.
+
+use clap::Args;
+use slm_model::{KvCacheType, Transformer};
+
+#[derive(Debug, Args)]
+pub(super) struct KvCacheArgs {
+    /// Type that keys and values are kept in: f16, or f32 for exactness at twice the memory
+    #[arg(long, value_name = "TYPE", default_value_t = KvCacheType::F16)]
+    kv_cache: KvCacheType,
+}
+
+impl KvCacheArgs {
+    pub(super) fn apply(&self, model: &mut Transformer) {
+        model.set_kv_cache_type(self.kv_cache);
+    }
+}

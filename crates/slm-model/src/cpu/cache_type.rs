@@ -1,0 +1,46 @@
+//! The type that keys and values are kept in.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The type in which a [`CpuEngine`](super::CpuEngine) and a [`CpuBatch`](super::CpuBatch) keep keys and values.
+///
+/// Decoding reads all of them for each token: half the bytes are half the time where a context is long. A value beyond the
+/// range of [`F16`](Self::F16) is an error, never an infinity.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KvCacheType {
+    /// 32-bit floats, exact. Written `f32`. The default of the library.
+    #[default]
+    F32,
+    /// 16-bit floats (IEEE 754 binary16). Written `f16`.
+    F16,
+}
+
+impl KvCacheType {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::F32, Self::F16];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        }
+    }
+}
+
+impl fmt::Display for KvCacheType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for KvCacheType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|kind| kind.name() == text);
+        found.ok_or_else(|| format!("{text:?} is not a type of KV caches; use f32 or f16"))
+    }
+}

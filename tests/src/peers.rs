@@ -1,0 +1,18 @@
+//! Other programs that tests compare with.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The Python interpreter of the peers' environment, where it has `module`: that of the directory which `SLM_PEERS` names,
+/// or of the one that `.ci/peers` makes. Without it the test is skipped with a printed line.
+pub fn peer_python(module: &str) -> Option<PathBuf> {
+    let named = std::env::var_os("SLM_PEERS").map(PathBuf::from);
+    let own = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/slm/peers"));
+    let python = named.or_else(own)?.join("bin/python3");
+    let found = Command::new(&python).args(["-c", &format!("import {module}")]).output();
+    if found.is_ok_and(|output| output.status.success()) {
+        return Some(python);
+    }
+    println!("skipped: {} has no {module}; .ci/peers installs it", python.display());
+    None
+}
