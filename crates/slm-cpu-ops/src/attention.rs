@@ -335,9 +335,13 @@ mod tests {
     #[test]
     fn halves_give_what_their_values_give() {
         let mut scratch = AttentionScratch::default();
-        for (kv_heads, group, dim, window) in
-            [(1, 1, 16, None), (2, 3, 12, None), (3, 8, 64, Some(150)), (2, 7, 40, Some(19)), (1, 5, 8, Some(1))]
-        {
+        for (kv_heads, group, dim, window) in [
+            (1, 1, 16, None),
+            (2, 3, 12, None),
+            (3, 8, 64, Some(150)),
+            (2, 7, 40, Some(19)),
+            (1, 5, 8, Some(1)),
+        ] {
             let (positions, kv_width, width) = (300, kv_heads * dim, kv_heads * group * dim);
             let rounded = |step| -> Vec<f32> {
                 wave(positions * kv_width, step).iter().map(|&x| f16::from_f32(x * 1.001).to_f32()).collect()

@@ -54,7 +54,9 @@ mod tests {
         assert_eq!(check(None, Some("Bearer any")), None);
         assert_eq!(check(Some("s3cret"), Some("Bearer s3cret")), None);
         assert_eq!(check(Some("s3cret"), Some("bearer s3cret")), None);
-        for header in [None, Some(""), Some("s3cret"), Some("Bearer "), Some("Bearer s3cre"), Some("Basic s3cret")] {
+        for header in
+            [None, Some(""), Some("s3cret"), Some("Bearer "), Some("Bearer s3cre"), Some("Basic s3cret")]
+        {
             assert_eq!(check(Some("s3cret"), header), Some(401), "{header:?}");
         }
     }

@@ -141,7 +141,10 @@ impl Request {
     pub(crate) fn chat(mut self) -> Result<(Wanted, Vec<slm_chat::Message>), ApiError> {
         let messages = self.messages.take().unwrap_or_default();
         if messages.is_empty() {
-            return Err(ApiError::invalid("messages", "messages is missing or empty; give at least one message"));
+            return Err(ApiError::invalid(
+                "messages",
+                "messages is missing or empty; give at least one message",
+            ));
         }
         let top = self.top_logprobs.unwrap_or(0);
         let logprobs = match self.logprobs {
@@ -187,7 +190,10 @@ impl Request {
             Some(OneOrMany::Many(texts)) => texts,
         };
         if stops.len() > MAX_STOPS || stops.iter().any(String::is_empty) {
-            return Err(ApiError::invalid("stop", format!("stop takes up to {MAX_STOPS} texts, none of them empty")));
+            return Err(ApiError::invalid(
+                "stop",
+                format!("stop takes up to {MAX_STOPS} texts, none of them empty"),
+            ));
         }
         let choices = self.n.unwrap_or(1);
         if !(1..=MAX_CHOICES).contains(&choices) {
@@ -326,7 +332,10 @@ mod tests {
 
         let (wanted, prompt) = completion(json!({"prompt": "Once", "stop": "\n", "logprobs": 2})).unwrap();
         assert!(matches!(prompt, PromptField::Text(text) if text == "Once"));
-        assert_eq!((wanted.max_tokens, wanted.stops, wanted.logprobs), (Some(16), vec!["\n".to_owned()], Some(2)));
+        assert_eq!(
+            (wanted.max_tokens, wanted.stops, wanted.logprobs),
+            (Some(16), vec!["\n".to_owned()], Some(2))
+        );
     }
 
     #[test]
@@ -375,7 +384,11 @@ mod tests {
             (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
         ] {
             let error = chat(fields.clone()).unwrap_err();
-            assert_eq!((error.status().as_u16(), &error.body()["error"]["param"]), (400, &json!(param)), "{fields}");
+            assert_eq!(
+                (error.status().as_u16(), &error.body()["error"]["param"]),
+                (400, &json!(param)),
+                "{fields}"
+            );
         }
         for fields in [
             json!({}),

@@ -1,10 +1,10 @@
 //! Counters of a server.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Counters since the server started, and how many requests there are now.
@@ -46,7 +46,12 @@ impl Metrics {
         let get = |value: &AtomicU64| value.load(Ordering::Relaxed) as f64;
         one("slm_prompt_tokens_total", "counter", "Tokens of prompts.", get(&self.prompt_tokens));
         one("slm_generated_tokens_total", "counter", "New tokens.", get(&self.new_tokens));
-        one("slm_abandoned_requests_total", "counter", "Requests whose client went away.", get(&self.abandoned));
+        one(
+            "slm_abandoned_requests_total",
+            "counter",
+            "Requests whose client went away.",
+            get(&self.abandoned),
+        );
         one("slm_steps_total", "counter", "Passes through the model.", get(&self.steps));
         one("slm_step_seconds_total", "counter", "Time spent in them.", get(&self.step_nanos) / 1e9);
         one("slm_requests_waiting", "gauge", "Requests that wait for a place.", get(&self.waiting));
@@ -92,7 +97,9 @@ mod tests {
             assert!(metrics.render().contains("\nslm_requests_running 1\n"));
         }
         let text = metrics.render();
-        assert!(text.contains("\nslm_requests_running 0\n") && text.contains("\nslm_step_seconds_total 1.5\n"));
+        assert!(
+            text.contains("\nslm_requests_running 0\n") && text.contains("\nslm_step_seconds_total 1.5\n")
+        );
         assert!(text.contains("slm_responses_total{path=\"/health\",status=\"200\"} 2\n"));
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let (name, value) = line.rsplit_once(' ').unwrap();

@@ -91,9 +91,10 @@ async fn completions(State(app): Shared, request: HttpRequest) -> Response {
 }
 
 async fn models(State(app): Shared, headers: HeaderMap) -> Response {
-    let list = app.access.check(&headers).map(|()| {
-        Json(json!({"object": "list", "data": [model_object(&app)]})).into_response()
-    });
+    let list = app
+        .access
+        .check(&headers)
+        .map(|()| Json(json!({"object": "list", "data": [model_object(&app)]})).into_response());
     counted(&app, "/v1/models", list)
 }
 
@@ -153,7 +154,8 @@ async fn read(app: &App, request: HttpRequest) -> Result<Request, ApiError> {
         return Err(too_large());
     }
     let body = tokio::time::timeout(app.limits.idle_time, to_bytes(request.into_body(), limit)).await;
-    let body = body.map_err(|_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))?;
+    let body =
+        body.map_err(|_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))?;
     Request::from_json(&body.map_err(|_| too_large())?)
 }
 
@@ -163,7 +165,8 @@ fn chat_prompt(
     messages: &[slm_chat::Message],
 ) -> Result<Vec<u32>, ApiError> {
     let text = chat.template.render(messages, &chat.render);
-    let text = text.map_err(|error| ApiError::invalid("messages", format!("the chat template refuses: {error}")))?;
+    let text =
+        text.map_err(|error| ApiError::invalid("messages", format!("the chat template refuses: {error}")))?;
     served.tokenizer.encode(&text).map_err(|error| ApiError::internal(error.to_string()))
 }
 

@@ -65,8 +65,7 @@ impl Server {
         let (listener, bound) =
             bound.map_err(|source| Error::Bind { address: address.to_owned(), source })?;
         let (served, metrics) = (Arc::new(served), Arc::new(Metrics::default()));
-        let (queue, model_thread) =
-            Queue::start(Arc::clone(&served), &options.limits, Arc::clone(&metrics))?;
+        let (queue, model_thread) = Queue::start(Arc::clone(&served), &options.limits, Arc::clone(&metrics))?;
         let app = Arc::new(App {
             served,
             queue,

@@ -109,7 +109,8 @@ fn alone(prompt: &str, tokens: usize) -> String {
 #[test]
 fn a_completion_is_what_the_model_generates() {
     let server = defaults();
-    let body = json!({"model": "any", "prompt": "The cat", "max_tokens": 12, "temperature": 0, "logprobs": 2});
+    let body =
+        json!({"model": "any", "prompt": "The cat", "max_tokens": 12, "temperature": 0, "logprobs": 2});
     let reply = server.client.post("/v1/completions", &body).json(200);
     assert_eq!((&reply["object"], &reply["model"]), (&json!("text_completion"), &json!("tiny")));
     let choice = &reply["choices"][0];
@@ -160,7 +161,8 @@ fn a_stream_has_the_same_text() {
     let parts: Vec<Value> =
         events[..events.len() - 1].iter().map(|event| serde_json::from_str(event).unwrap()).collect();
     assert_eq!(parts[0]["choices"][0]["delta"]["role"], "assistant");
-    let text: String = parts.iter().filter_map(|part| part["choices"][0]["delta"]["content"].as_str()).collect();
+    let text: String =
+        parts.iter().filter_map(|part| part["choices"][0]["delta"]["content"].as_str()).collect();
     assert_eq!(json!(text), message["content"]);
     let (usage, finish) = (&parts[parts.len() - 1], &parts[parts.len() - 2]);
     assert_eq!((&usage["usage"], &usage["choices"]), (&whole["usage"], &json!([])));

@@ -87,7 +87,9 @@ pub(crate) fn run(args: &ServeArgs, context: &Context) -> Result<()> {
     };
     let name = args.name.clone().unwrap_or_else(|| directory_name(&args.checkpoint));
     let api_key = match std::env::var(API_KEY) {
-        Ok(key) if key.is_empty() => return Err(Error::Usage(format!("{API_KEY} is empty; unset it, or set a key"))),
+        Ok(key) if key.is_empty() => {
+            return Err(Error::Usage(format!("{API_KEY} is empty; unset it, or set a key")));
+        }
         Ok(key) => Some(key),
         Err(std::env::VarError::NotPresent) => None,
         Err(error) => return Err(Error::Usage(format!("{API_KEY}: {error}"))),

@@ -236,7 +236,7 @@ impl<'a> CpuBatch<'a> {
         let Self { compute, parts, .. } = self;
         let wanted: usize = pass.spans.iter().map(|span| span.wanted).sum();
         let all = wanted == pass.ids.len();
-        compute.begin_spans(pass.spans);
+        compute.start_spans(pass.spans);
         let mut stream = walk::layers(compute, parts, self.model.ids_tensor(&pass.ids))?;
         if wanted == 0 {
             compute.finish(stream);

@@ -2,10 +2,10 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use slm_cpu_ops::{AttentionScratch, KvOverflow, geglu, geglu_tanh, gelu, gelu_tanh, silu, swiglu};
-use slm_nn::{Linear, SliceLinear, SliceOutput, SliceScratch, apply_linears};
+use slm_nn::{CpuLinear, CpuOutput, CpuScratch, Linear, apply_linears};
 
-use super::attention::CpuAttention;
 use super::KvCacheType;
+use super::attention::CpuAttention;
 use super::buffers::{Buffer, CpuStream, Pool};
 use super::cache::LayerCache;
 use super::norm::{CpuNorm, add_product};
@@ -20,8 +20,8 @@ use crate::token_table::TokenTable;
 
 /// A linear layer and its name, for errors.
 #[derive(Debug)]
-pub(crate) struct CpuLinear<'w> {
-    pub(super) slice: SliceLinear<'w>,
+pub(crate) struct NamedLinear<'w> {
+    pub(super) linear: CpuLinear<'w>,
     name: String,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct CpuCompute {
     /// Of each sequence, for each layer.
     caches: Vec<Vec<LayerCache>>,
     pool: Pool,
-    linear_scratch: SliceScratch,
+    linear_scratch: CpuScratch,
     /// For each part of an attention that runs at once.
     attention_scratch: Vec<AttentionScratch>,
     /// Of the pass.
@@ -74,7 +74,7 @@ impl CpuCompute {
             rotaries: Rotaries::new(&config.layers(), shape.head_dim),
             caches: Vec::new(),
             pool: Pool::default(),
-            linear_scratch: SliceScratch::default(),
+            linear_scratch: CpuScratch::default(),
             attention_scratch: Vec::new(),
             spans: Vec::new(),
             rows: 0,
@@ -111,7 +111,7 @@ impl CpuCompute {
     }
 
     /// Starts a pass over rows of several sequences, one span after the other.
-    pub(super) fn begin_spans(&mut self, spans: Vec<Span>) {
+    pub(super) fn start_spans(&mut self, spans: Vec<Span>) {
         self.watch = Stopwatch::start();
         self.rows = spans.iter().map(|span| span.rows).sum();
         let mut angles = spans.iter().map(|span| self.rotaries.angles(span.start, span.rows, span.total));
@@ -158,7 +158,7 @@ impl CpuCompute {
 }
 
 impl Compute for CpuCompute {
-    type Linear<'w> = CpuLinear<'w>;
+    type Linear<'w> = NamedLinear<'w>;
     type Norm<'w> = CpuNorm;
     type Stream = CpuStream;
     type Value = Buffer;
@@ -166,17 +166,17 @@ impl Compute for CpuCompute {
     type Logits = ();
     type Error = Error;
 
-    fn linear<'w>(&self, linear: &'w Linear, name: &str) -> Result<CpuLinear<'w>> {
-        let slice = SliceLinear::new(linear, &self.device).map_err(|error| broken(name, &error))?;
-        Ok(CpuLinear { slice, name: name.to_owned() })
+    fn linear<'w>(&self, linear: &'w Linear, name: &str) -> Result<NamedLinear<'w>> {
+        let cpu = CpuLinear::new(linear, &self.device).map_err(|error| broken(name, &error))?;
+        Ok(NamedLinear { linear: cpu, name: name.to_owned() })
     }
 
     fn norm(&self, norm: &Norm) -> Result<CpuNorm> {
         CpuNorm::new(norm)
     }
 
-    fn begin(&mut self, start: usize, rows: usize) {
-        self.begin_spans(vec![Span { sequence: 0, start, rows, total: start + rows, wanted: rows }]);
+    fn start(&mut self, start: usize, rows: usize) {
+        self.start_spans(vec![Span { sequence: 0, start, rows, total: start + rows, wanted: rows }]);
     }
 
     fn embed(&mut self, table: &TokenTable, ids: Tensor<2, Int>) -> Result<CpuStream> {
@@ -232,10 +232,10 @@ impl Compute for CpuCompute {
         Ok(())
     }
 
-    fn linears<const N: usize>(&mut self, x: Buffer, linears: [&CpuLinear<'_>; N]) -> Result<[Buffer; N]> {
+    fn linears<const N: usize>(&mut self, x: Buffer, linears: [&NamedLinear<'_>; N]) -> Result<[Buffer; N]> {
         let rows = self.rows;
-        let mut outputs = linears.map(|linear| (linear, self.pool.take(rows * linear.slice.out_features())));
-        let mut slots = outputs.each_mut().map(|(linear, out)| SliceOutput { layer: &linear.slice, out });
+        let mut outputs = linears.map(|linear| (linear, self.pool.take(rows * linear.linear.out_features())));
+        let mut slots = outputs.each_mut().map(|(linear, out)| CpuOutput { layer: &linear.linear, out });
         let name = linears.first().map_or("", |linear| &linear.name);
         apply_linears(&x, rows, &mut slots, &mut self.linear_scratch)
             .map_err(|error| broken(name, &error))?;
@@ -247,7 +247,7 @@ impl Compute for CpuCompute {
     fn attend<'w>(
         &mut self,
         [mut q, mut k, v]: [Buffer; 3],
-        layer: &LayerParts<CpuLinear<'w>, CpuNorm>,
+        layer: &LayerParts<NamedLinear<'w>, CpuNorm>,
     ) -> Result<Buffer> {
         let attention = CpuAttention {
             shape: self.shape,
@@ -263,9 +263,9 @@ impl Compute for CpuCompute {
         for span in &self.spans {
             let values = row * width..(row + span.rows) * width;
             let cache = &mut self.caches[span.sequence][layer.slot];
-            cache.store(span.start, &k[values.clone()], &v[values]).map_err(|KvOverflow { value }| {
-                Error::KvOverflow { layer: layer.slot, value }
-            })?;
+            cache
+                .store(span.start, &k[values.clone()], &v[values])
+                .map_err(|KvOverflow { value }| Error::KvOverflow { layer: layer.slot, value })?;
             row += span.rows;
         }
         self.times.rest += self.watch.lap();
@@ -327,10 +327,10 @@ impl Compute for CpuCompute {
         }
     }
 
-    fn head(&mut self, x: Buffer, head: &HeadParts<CpuLinear<'_>>, factor: f64) -> Result<()> {
+    fn head(&mut self, x: Buffer, head: &HeadParts<NamedLinear<'_>>, factor: f64) -> Result<()> {
         let rows = self.rows;
         let vocab = match head {
-            HeadParts::Linear(head) => head.slice.out_features(),
+            HeadParts::Linear(head) => head.linear.out_features(),
             HeadParts::Tied(embedding) => embedding.dims()[0],
         };
         let end = (self.logit_row + rows) * vocab;
@@ -340,7 +340,7 @@ impl Compute for CpuCompute {
         let out = &mut self.logits[self.logit_row * vocab..end];
         match head {
             HeadParts::Linear(head) => {
-                let outputs = &mut [SliceOutput { layer: &head.slice, out: &mut *out }];
+                let outputs = &mut [CpuOutput { layer: &head.linear, out: &mut *out }];
                 apply_linears(&x, rows, outputs, &mut self.linear_scratch)
                     .map_err(|error| broken(&head.name, &error))?;
             }

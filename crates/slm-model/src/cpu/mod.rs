@@ -132,7 +132,7 @@ fn rows_are_independent(parts: &ModelOf<'_, CpuCompute>) -> bool {
         HeadParts::Tied(_) => None,
     };
     let mut linears = parts.layers.iter().flat_map(LayerParts::linears).chain(head);
-    linears.all(|linear| linear.slice.rows_are_independent())
+    linears.all(|linear| linear.linear.rows_are_independent())
 }
 
 /// Rows that the head is applied to.
