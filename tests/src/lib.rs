@@ -4,13 +4,16 @@
 
 mod fixtures;
 mod hugging_face;
+pub mod importing;
 mod outcome;
 mod program;
+mod reference;
 mod sandbox;
 
 pub use fixtures::{Files, checkpoint, model, quantized, text, train_config};
 pub use hugging_face::{HuggingFace, Tensor, read_tensors};
 pub use outcome::Outcome;
 pub use program::{binary, command};
+pub use reference::{Reference, frequencies};
 pub use sandbox::Sandbox;
 pub use slm_testing::{Random, shared};

@@ -92,6 +92,16 @@ pub(super) fn adapter(dir: &Path) -> Result<Option<Error>> {
     }))
 }
 
+/// Warns of an adapter that lies in the directory of a model, which transformers would put on top of its base model.
+pub(super) fn warn_of_adapter(dir: &Path, warnings: &mut Warnings) {
+    let path = dir.join("adapter_config.json");
+    if path.exists() {
+        let what = "a LoRA adapter lies in the directory of the model, and it was not read: merge it first (PEFT's \
+                    merge_and_unload()) if it belongs to the model";
+        warnings.add(&path, what);
+    }
+}
+
 /// Names of what is in a directory, sorted.
 pub(super) fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();

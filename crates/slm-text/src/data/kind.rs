@@ -19,7 +19,11 @@ const KINDS: [Kind; 18] = [
     (b"\x28\xb5\x2f\xfd", "a Zstandard archive", "unpack it with `unzstd`"),
     (b"\xfd7zXZ\0", "an xz archive", "unpack it with `unxz`"),
     (b"BZh", "a bzip2 archive", "unpack it with `bunzip2`"),
-    (b"PK\x03\x04", "a zip archive, or a document such as .docx, which is one", "unpack it, or export its text as UTF-8"),
+    (
+        b"PK\x03\x04",
+        "a zip archive, or a document such as .docx, which is one",
+        "unpack it, or export its text as UTF-8",
+    ),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK),
     (b"PAR1", "a Parquet table", EXPORT),
     (b"ARROW1", "an Arrow table", EXPORT),
@@ -100,7 +104,8 @@ fn has_extension(path: &Path, extensions: &[&str]) -> bool {
 
 /// Whether 16-bit units are characters as texts have them: nearly no control characters.
 fn is_utf16(head: &[u8], little_endian: bool) -> bool {
-    let unit = |&unit: &[u8; 2]| if little_endian { u16::from_le_bytes(unit) } else { u16::from_be_bytes(unit) };
+    let unit =
+        |&unit: &[u8; 2]| if little_endian { u16::from_le_bytes(unit) } else { u16::from_be_bytes(unit) };
     let (units, _) = head.as_chunks::<2>();
     let control = units.iter().map(unit).filter(|unit| *unit < 32 && ![9, 10, 13].contains(unit)).count();
     control <= units.len() / 256

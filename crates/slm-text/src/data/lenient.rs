@@ -84,7 +84,10 @@ mod tests {
     #[test]
     fn what_python_writes_is_read() {
         for (text, expected) in [
-            (r#"{"a": NaN, "b": "NaN", "c": [-Infinity, Infinity, -1]}"#, json!({"a": 0.0, "b": "NaN", "c": [-0.0, 0.0, -1]})),
+            (
+                r#"{"a": NaN, "b": "NaN", "c": [-Infinity, Infinity, -1]}"#,
+                json!({"a": 0.0, "b": "NaN", "c": [-0.0, 0.0, -1]}),
+            ),
             (r#""a\ud83d b""#, json!("a\u{fffd} b")),
             (r#""\ude00\ud83d\ude00\\ud83d""#, json!("\u{fffd}😀\\ud83d")),
             (r#""\"NaN\ud83d""#, json!("\"NaN\u{fffd}")),

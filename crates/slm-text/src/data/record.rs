@@ -10,7 +10,16 @@ use crate::{Error, Result};
 
 /// Keys under which data sets have their text, the usual one first.
 const TEXT_KEYS: [&str; 10] = [
-    "text", "content", "story", "document", "article", "passage", "raw_content", "body", "paragraph", "sentence",
+    "text",
+    "content",
+    "story",
+    "document",
+    "article",
+    "passage",
+    "raw_content",
+    "body",
+    "paragraph",
+    "sentence",
 ];
 /// Keys under which data sets have token ids.
 const ID_KEYS: [&str; 4] = ["ids", "input_ids", "token_ids", "tokens"];
@@ -20,13 +29,45 @@ const MASK: &str = "attention_mask";
 const TURNS: [&str; 4] = ["messages", "conversations", "conversation", "turns"];
 /// Keys of lists of records.
 const LISTS: [&str; 12] = [
-    "data", "rows", "train", "validation", "test", "examples", "records", "documents", "items", "instances", "samples",
+    "data",
+    "rows",
+    "train",
+    "validation",
+    "test",
+    "examples",
+    "records",
+    "documents",
+    "items",
+    "instances",
+    "samples",
     "texts",
 ];
 /// Keys of strings about a text.
 const ABOUT: [&str; 24] = [
-    "id", "_id", "uid", "uuid", "key", "hash", "url", "link", "source", "title", "name", "version", "date", "timestamp",
-    "lang", "language", "label", "category", "type", "split", "subset", "path", "file", "author",
+    "id",
+    "_id",
+    "uid",
+    "uuid",
+    "key",
+    "hash",
+    "url",
+    "link",
+    "source",
+    "title",
+    "name",
+    "version",
+    "date",
+    "timestamp",
+    "lang",
+    "language",
+    "label",
+    "category",
+    "type",
+    "split",
+    "subset",
+    "path",
+    "file",
+    "author",
 ];
 
 /// Texts or sequences of ids.
@@ -55,9 +96,9 @@ pub(super) fn refused(path: &Path, detail: impl Into<String>) -> Error {
 pub(super) fn record(path: &Path, value: &Value, place: &dyn Fn() -> String) -> Result<Record> {
     match value {
         Value::String(text) => Ok(Record::Texts(vec![plain(path, text)])),
-        Value::Array(items) if items.iter().any(|item| item.is_number() || item.is_array()) => {
-            ids(value).map(Record::Ids).ok_or_else(|| refused(path, format!("{}: {}", place(), no_ids(value))))
-        }
+        Value::Array(items) if items.iter().any(|item| item.is_number() || item.is_array()) => ids(value)
+            .map(Record::Ids)
+            .ok_or_else(|| refused(path, format!("{}: {}", place(), no_ids(value)))),
         Value::Array(_) => Err(refused(
             path,
             format!("{}: expected a list of token ids, or an object with a \"text\"", place()),
@@ -104,7 +145,8 @@ fn object(path: &Path, map: &Map<String, Value>, place: &dyn Fn() -> String) -> 
     if let Some((key, value)) = find(map, &ID_KEYS)
         && holds_numbers(value)
     {
-        let found = ids(value).ok_or_else(|| refused(path, format!("{}: {key:?}: {}", place(), no_ids(value))))?;
+        let found =
+            ids(value).ok_or_else(|| refused(path, format!("{}: {key:?}: {}", place(), no_ids(value))))?;
         return Ok(Record::Ids(unpadded(path, found, map.get(MASK))));
     }
     for (key, value) in map {
@@ -132,8 +174,9 @@ fn object(path: &Path, map: &Map<String, Value>, place: &dyn Fn() -> String) -> 
 /// The field with the first of `keys` that is there, in capitals or not.
 fn find<'a>(map: &'a Map<String, Value>, keys: &[&str]) -> Option<(&'a str, &'a Value)> {
     keys.iter().find_map(|key| {
-        let (name, value) =
-            map.get_key_value(*key).or_else(|| map.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)))?;
+        let (name, value) = map
+            .get_key_value(*key)
+            .or_else(|| map.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)))?;
         Some((name.as_str(), value))
     })
 }
@@ -158,7 +201,8 @@ fn only_text(map: &Map<String, Value>) -> Option<&str> {
     let nested = map.values().any(|value| value.is_object() || value.is_array());
     let mut strings = map.iter().filter_map(|(key, value)| Some((key, value.as_str()?)));
     let (key, text) = strings.next()?;
-    let about = ABOUT.iter().any(|about| key.eq_ignore_ascii_case(about)) || key.to_ascii_lowercase().ends_with("_id");
+    let about = ABOUT.iter().any(|about| key.eq_ignore_ascii_case(about))
+        || key.to_ascii_lowercase().ends_with("_id");
     (!nested && !about && strings.next().is_none()).then_some(text)
 }
 
@@ -194,7 +238,9 @@ fn no_ids(value: &Value) -> String {
         }
     }
     match first(value, 0) {
-        Some(found) => format!("{found} is no token id; ids are whole numbers from 0 on, in lists or in lists of lists"),
+        Some(found) => {
+            format!("{found} is no token id; ids are whole numbers from 0 on, in lists or in lists of lists")
+        }
         None => "ids and lists of ids are mixed".to_owned(),
     }
 }

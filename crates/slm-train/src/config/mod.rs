@@ -1,5 +1,6 @@
 //! What a training run is told to do.
 
+mod names;
 mod qat;
 mod read;
 mod value;
@@ -202,7 +203,7 @@ impl TrainingConfig {
     pub fn from_file_with(path: impl AsRef<Path>, settings: &[Setting]) -> Result<Self> {
         let path = path.as_ref();
         let mut config: Self = read_toml(path, settings)?;
-        config.validate(&path.display().to_string())?;
+        config.validate(&path.display().to_string()).map_err(|error| read::blame(error, settings))?;
         if let (Some(file), Some(folder)) = (&mut config.tokenizer.file, path.parent()) {
             *file = folder.join(&*file);
         }
