@@ -31,7 +31,7 @@ impl Reference {
     /// # Panics
     /// If a tensor or a size is missing.
     pub fn logits(&self, model: &HuggingFace, ids: &[u32]) -> Vec<f64> {
-        let size = |name: &str| model.config[name].as_u64().unwrap() as usize;
+        let size = |name: &str| model.config[name].as_f64().unwrap() as usize;
         let (hidden, heads, kv) =
             (size("hidden_size"), size("num_attention_heads"), size("num_key_value_heads"));
         let dim = hidden / heads;
