@@ -132,6 +132,77 @@ fn files_beside_the_model_do_no_harm() {
 }
 
 #[test]
+fn what_is_no_model_is_called_what_it_is() {
+    let (sandbox, _) = whole();
+    let config = model().config.to_string();
+    let refuses = |dir: &str, files: &[(&str, &str)], parts: &[&str]| {
+        for (file, content) in files {
+            let path = sandbox.path(dir).join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        drop(sandbox.refuses(&format!("import {dir} --out new"), 1, &[&[dir], parts].concat()));
+    };
+    refuses("models--a--b", &[("refs/main", "abc"), ("blobs/x", "")], &["no snapshot", "download"]);
+    refuses("datasets--a--b", &[("snapshots/x/README.md", "")], &["data set", "not a model"]);
+    refuses("diffusion", &[("model_index.json", "{}"), ("unet/config.json", "{}")], &["diffusion model"]);
+    refuses(
+        "mistral",
+        &[("params.json", "{}"), ("consolidated.safetensors", "")],
+        &["params.json", "Hugging Face layout"],
+    );
+    refuses(
+        "zero",
+        &[("config.json", &config), ("zero_to_fp32.py", ""), ("global_step9/x.pt", "")],
+        &["DeepSpeed", "merge"],
+    );
+    refuses(
+        "fsdp",
+        &[("config.json", &config), ("pytorch_model_fsdp_0/__0_0.distcp", "")],
+        &["FSDP", "merge-weights"],
+    );
+    for name in ["model.safetensors.incomplete", "model.safetensors.part", "model.safetensors.aria2"] {
+        refuses(
+            &format!("half-{}", &name[18..]),
+            &[("config.json", &config), (name, "x")],
+            &[name, "not finished"],
+        );
+    }
+    for (name, content, parts) in [
+        ("model.safetensors", "Internal Server Error, try again later", &["a text", "download"][..]),
+        (
+            "chat_template.jinja",
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            &["LFS", "git lfs pull"],
+        ),
+        ("chat_template.jinja", "<!doctype html><html>", &["HTML", "download"]),
+        ("tokenizer.json", "PK\u{3}\u{4}archive", &["pickle", "download the file again"]),
+    ] {
+        change(&sandbox, |_| {});
+        sandbox.put(&format!("hf/{name}"), content);
+        sandbox.refuses(IMPORT, 1, &[&[name], parts].concat());
+    }
+    // Templates begin with angle brackets too, and an empty one is none.
+    let (sandbox, expected) = whole();
+    for template in ["<|im_start|>{{ messages }}", "<s>{{ messages }}", ""] {
+        sandbox.put("hf/chat_template.jinja", template);
+        reads(&sandbox, &expected, &[]);
+    }
+    // An id of the Hub as the checkpoint of any command.
+    for line in [
+        "inspect acme/tiny-1.5",
+        "eval --checkpoint acme/tiny-1.5 --data x",
+        "chat --checkpoint acme/tiny-1.5",
+    ] {
+        sandbox.refuses(
+            line,
+            1,
+            &["acme/tiny-1.5", "hf download acme/tiny-1.5 --local-dir tiny-1.5", "slm import tiny-1.5"],
+        );
+    }
+}
+
+#[test]
 fn any_path_will_do() {
     let (sandbox, expected) = whole();
     for name in ["with space", "größe 文件", "-dash", "a'quote\"s"] {

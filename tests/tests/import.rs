@@ -190,7 +190,7 @@ fn files_that_are_something_else_are_called_what_they_are() {
         (b"Entry not found", &["refusal", "download"]),
         (b"", &["empty", "download"]),
         (b"GGUF\x03\0\0\0\0\0\0\0", &["GGUF", "safetensors"]),
-        (b"PK\x03\x04......", &["pickle", "save_pretrained"]),
+        (b"PK\x03\x04......", &["pickle"]),
         (&[0; 100], &["zeros", "download"]),
     ] {
         for name in ["model.safetensors", "config.json", "tokenizer.json", "generation_config.json"] {

@@ -31,6 +31,7 @@ use serde_json::{Map, Value, json};
 use slm_model::arch::{self, Architecture, Origin};
 use slm_model::{ModelConfig, SourceError, TensorSource, Transformer, expected_tensors};
 
+pub(crate) use self::place::hub_id;
 use self::plan::Origins;
 use self::tokenizer_settings::TokenizerSettings;
 use self::weights::Weights;

@@ -301,7 +301,7 @@ fn shards_of(dir: &Path, index: &Path, map: &WeightMap) -> Result<Vec<String>> {
 
 /// Opens a file of tensors. One that is something else is called what it is.
 fn open_file(path: &Path) -> Result<TensorFile> {
-    TensorFile::open(path).map_err(|error| impostor::explain_file(path).unwrap_or(error.into()))
+    TensorFile::open(path).map_err(|error| impostor::explain_weights(path).unwrap_or(error.into()))
 }
 
 /// The error for a directory with a config and without weights that are read.
@@ -311,6 +311,16 @@ fn no_weights(dir: &Path, entries: &[String]) -> Result<Error> {
     }
     if let Some(error) = other_formats(dir, entries) {
         return Ok(error);
+    }
+    let unfinished = |name: &&String| {
+        [".incomplete", ".part", ".aria2", ".crdownload", ".tmp"].iter().any(|end| name.ends_with(end))
+    };
+    if let Some(name) = entries.iter().find(unfinished) {
+        return Ok(Error::Unusable {
+            path: dir.join(name),
+            problem: "it is the beginning of a file, and its download was not finished".to_owned(),
+            remedy: "download the model again".to_owned(),
+        });
     }
     let others: Vec<&String> = entries.iter().filter(|name| name.ends_with(".safetensors")).collect();
     let path = dir.join(SINGLE);
@@ -336,7 +346,16 @@ pub(super) fn other_formats(dir: &Path, entries: &[String]) -> Option<Error> {
         found.filter(|name| *name != "training_args.bin").collect()
     };
     let list = |names: &[&String]| shortened(names.iter().map(|name| name.as_str()));
-    let (problem, remedy) = if let pickles @ [_, ..] = &ends(&[".bin", ".pt", ".pth", ".ckpt"])[..] {
+    let sharded = |marks: &[&str]| entries.iter().find(|name| marks.iter().any(|mark| name.contains(mark)));
+    let (problem, remedy) = if let Some(name) = sharded(&["global_step", "zero_to_fp32"]) {
+        let remedy = "merge them: python zero_to_fp32.py DIRECTORY OUTPUT --safe_serialization";
+        (format!("its weights are shards of DeepSpeed: {name}"), remedy)
+    } else if let Some(name) = sharded(&["_fsdp_", ".distcp"]) {
+        (
+            format!("its weights are shards of FSDP: {name}"),
+            "merge them: accelerate merge-weights DIRECTORY OUTPUT",
+        )
+    } else if let pickles @ [_, ..] = &ends(&[".bin", ".pt", ".pth", ".ckpt"])[..] {
         let original = !dir.join(CONFIG).exists();
         let remedy = if original {
             "download the model in the Hugging Face layout, or convert it with transformers"
