@@ -114,7 +114,7 @@ fn ids_as_tokenizers_write_them() {
     for (name, content, parts) in [
         ("negative.jsonl", lines(&[json!({ "input_ids": [1, -100, 2] })]), &["-100", "no token id"][..]),
         ("float.jsonl", lines(&[json!({ "input_ids": [1, 2.5] })]), &["2.5", "no token id"]),
-        ("deep.json", json!([[[1, 2]]]).to_string(), &["lists inside lists"]),
+        ("deep.json", json!([[[[1, 2]]]]).to_string(), &["lists inside lists"]),
         (
             "empty.jsonl",
             lines(&[json!({ "input_ids": [1, 2] }), json!({ "input_ids": [] })]),

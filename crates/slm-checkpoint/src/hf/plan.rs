@@ -77,7 +77,7 @@ pub(super) fn plan(parsed: &HfConfig, weights: &Weights, warnings: &mut Warnings
 /// that of the language model.
 fn is_harmless(weights: &Weights, name: &str) -> bool {
     let scalar = weights.file_of(name).and_then(|file| file.shape(name)).is_some_and(<[usize]>::is_empty);
-    scalar || name.starts_with("v_head.")
+    scalar || name.split('.').any(|part| part == "v_head")
 }
 
 /// The error for a tensor of another shape where that says which field of the config is wrong.

@@ -62,7 +62,12 @@ pub(super) fn check(path: &Path, head: &[u8]) -> Result<()> {
     let zeros = |from: usize| head.iter().skip(from).step_by(2).filter(|&&byte| byte == 0).count();
     let many = if head.len() < 8 || marked { usize::MAX } else { head.len() / 8 };
     match (zeros(0), zeros(1)) {
-        (even, odd) if even.max(odd) > many && (is_named_binary(path) || !is_utf16(head, odd > even)) => {
+        (even, odd) if even.max(odd) > many && is_named_binary(path) => {
+            refuse("a file of numbers and no text", IDS)
+        }
+        (even, odd)
+            if even.max(odd) > many && even.min(odd) * 8 < even.max(odd) && !is_utf16(head, odd > even) =>
+        {
             refuse("a file of numbers and no text", IDS)
         }
         (even, odd) if odd > many && even * 8 < odd => {
