@@ -4,9 +4,11 @@
 
 mod fixtures;
 mod hugging_face;
+pub mod importing;
 mod outcome;
 mod peers;
 mod program;
+mod reference;
 mod sandbox;
 
 pub use fixtures::{Files, checkpoint, model, quantized, text, train_config};
@@ -14,5 +16,6 @@ pub use hugging_face::{HuggingFace, Tensor, read_tensors};
 pub use outcome::Outcome;
 pub use peers::peer_python;
 pub use program::{binary, command};
+pub use reference::{Reference, frequencies};
 pub use sandbox::Sandbox;
 pub use slm_testing::{Random, shared};

@@ -52,9 +52,74 @@ fn options_set_values_of_a_config() {
         sandbox.refuses(
             &format!("{line} --set training.learning_rate=300"),
             1,
-            &["learning_rate", "is 300", "above 0 and at most 1"],
+            &["learning_rate=300", "is 300", "above 0 and at most 1"],
         );
         sandbox.refuses(&format!("{line} --set steps"), 2, &["--set", "KEY=VALUE"]);
+    }
+}
+
+/// The option is to blame where an option is wrong, and the file where the file is.
+#[test]
+fn what_is_wrong_with_a_config_is_said_where_it_is_written() {
+    let sandbox = Sandbox::with_model();
+    sandbox.put("train.toml", train_config(2));
+    let line = "train --config train.toml --data text.txt --out new";
+    for (options, parts) in [
+        ("--set steps=3", &["--set steps=3", "did you mean `training.steps`?"][..]),
+        ("--set training.lr=3", &["--set training.lr=3", "did you mean `learning_rate`?"]),
+        ("--set training.batch-size=3", &["--set training.batch-size=3", "did you mean `batch_size`?"]),
+        (
+            "--set training.steps=many",
+            &["--set training.steps=many", "found string \"many\"", "whole number"],
+        ),
+        ("--set training.steps=", &["--set training.steps=", "whole number"]),
+        (
+            "--set quantization.skip=lm_head",
+            &["--set quantization.skip=lm_head", "expected a list", "[\"lm_head\"]"],
+        ),
+        ("--set training.steps.x=3", &["--set training.steps.x=3", "a value and no section"]),
+        ("--set training.learning_rate=300", &["--set training.learning_rate=300", "at most 1"]),
+        ("--steps 0", &["--steps 0", "1 or more"]),
+    ] {
+        let outcome = sandbox.refuses(&format!("{line} {options}"), 1, parts);
+        assert!(!outcome.stderr.contains("in train.toml"), "the file is not to blame: {outcome}");
+    }
+    sandbox.refuses(&format!("{line} --steps -1"), 2, &["--steps", "-1"]);
+    sandbox.refuses(&format!("{line} --set training.steps"), 2, &["KEY=VALUE"]);
+    // Quotes may be left out, spaces may be there, and the last one holds.
+    let set = [
+        "--set",
+        "training.steps = 9",
+        "--set",
+        "quantization.granularity=group:8",
+        "--set",
+        "training.steps=1",
+    ];
+    assert_eq!(sandbox.slm_with(&format!("{line} --json"), &set, &[]).json()["steps"], 1);
+    for (content, parts) in [
+        ("{\"training\": {\"steps\": 3}}", &["bad.toml", "it is JSON", "[training]"][..]),
+        ("training:\n  steps: 3\n", &["bad.toml", "it is YAML", "[training]"]),
+        ("steps = = 3\n", &["bad.toml", "line 1"]),
+        ("[training]\nsteps = 3\nsteps = 4\n", &["bad.toml", "line 3", "duplicate key"]),
+        ("steps = 3\n", &["bad.toml", "did you mean `training.steps`?"]),
+        ("[model]\nnum_hidden_layers = 2\n", &["bad.toml", "did you mean `num_layers`?"]),
+        ("[model]\nnum_attention_heads = 2\n", &["bad.toml", "did you mean `num_heads`?"]),
+        ("[training]\nsteps = \"3\"\n", &["training.steps", "bad.toml", "found string \"3\""]),
+        ("[Training]\n", &["bad.toml", "did you mean `training`?"]),
+    ] {
+        sandbox.put("bad.toml", content);
+        sandbox.refuses("train --config bad.toml --data text.txt --out other", 1, parts);
+    }
+    for (content, parts) in [
+        ("quantization_bits = 4\n", &["did you mean `quantization.quantization_bits`?"][..]),
+        ("[quantization]\nbits = 4\n", &["did you mean `quantization_bits`?"]),
+        ("[quantization]\ngroup_size = 32\n", &["did you mean `granularity`?"]),
+        ("[quantization]\ngranularity = 32\n", &["found integer `32`", "\"group:32\""]),
+        ("[quantization]\nskip = \"lm_head\"\n", &["expected a list", "[\"lm_head\"]"]),
+        ("[quantization]\nquantization_bits = 3\n", &["quantization_bits", "3"]),
+    ] {
+        sandbox.put("bad.toml", content);
+        sandbox.refuses("ptq --checkpoint model --config bad.toml --no-eval --out other", 1, parts);
     }
 }
 
@@ -137,5 +202,6 @@ fn the_config_of_qat_is_one_of_finetune() {
     assert!(sandbox.slm(line).json()["perplexity"].is_f64());
     sandbox.put("other.toml", config("").replace("num_heads = 2", "num_heads = 4"));
     let other = "finetune --checkpoint int4 --config other.toml --data text.txt --window 32 --out more";
-    sandbox.refuses(other, 1, &["`model` in other.toml", "there", "here", "remove [model]"]);
+    let parts = ["`model` in other.toml", "num_heads (2 there, 4 here)", "remove [model]"];
+    sandbox.refuses(other, 1, &parts);
 }

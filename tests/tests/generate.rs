@@ -84,6 +84,127 @@ fn it_says_why_it_stopped() {
     sandbox.refuses_with(&line, &["--stop", ""], &[], 2, &["--stop", "empty"]);
 }
 
+/// A tokenizer that puts a token in front of prompts.
+fn with_bos() -> Sandbox {
+    let sandbox = Sandbox::new();
+    let mut model = model();
+    let mut tokenizer: Value = serde_json::from_str(&model.tokenizer).unwrap();
+    tokenizer["post_processor"] = json!({
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [],
+        "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}},
+    });
+    model.tokenizer = tokenizer.to_string();
+    model.write(sandbox.path("hf"));
+    sandbox
+}
+
+#[test]
+fn a_prompt_begins_with_one_beginning_of_sequence() {
+    let sandbox = with_bos();
+    sandbox.slm("import hf --out model").success();
+    let line = format!("{GENERATE} --max-new-tokens 0");
+    let plain = sandbox.slm_with(&line, &["--prompt", "Once"], &[]).json();
+    assert_eq!(ids(&plain, "prompt_ids")[0], 0);
+    let spelled = sandbox.slm_with(&line, &["--prompt", "<|endoftext|>Once"], &[]);
+    assert!(spelled.stderr.contains("once, not twice"), "{spelled}");
+    let json: Value = serde_json::from_str(&spelled.stdout).unwrap();
+    assert_eq!(json["prompt_ids"], plain["prompt_ids"]);
+    // A config that asks for none does not take it away, and says so.
+    fs::write(sandbox.path("hf/tokenizer_config.json"), r#"{"add_bos_token": false}"#).unwrap();
+    let outcome = sandbox.slm("import hf --out model --overwrite");
+    assert_eq!(outcome.code, Some(0), "{outcome}");
+    assert!(
+        outcome.stderr.contains("add_bos_token is false") && outcome.stderr.contains("all the same"),
+        "{outcome}"
+    );
+}
+
+#[test]
+fn stop_texts_may_lie_across_tokens_and_be_special_tokens() {
+    let sandbox = Sandbox::with_model();
+    let line = format!("{GENERATE} --prompt Once --ignore-eos --max-new-tokens 40");
+    let all = sandbox.slm(&line).json();
+    let written = all["text"].as_str().unwrap();
+    let chars: Vec<char> = written.chars().collect();
+    for (from, len) in [(0, 1), (0, 5), (3, 9), (7, 2), (chars.len() - 3, 2)] {
+        let stop: String = chars[from..from + len].iter().collect();
+        // The beginning of the stop text again in front of it is no end.
+        let other = format!("{stop}\u{1}");
+        let json = sandbox.slm_with(&line, &["--stop", &other, "--stop", &stop], &[]).json();
+        assert_eq!(json["text"], written[..written.find(&stop).unwrap()], "{stop:?}");
+        assert_eq!(json["stopped_by"], stop);
+    }
+    // A special token is never part of the text: the token itself ends it.
+    let mut model = model();
+    let first = ids(&all, "ids")[0];
+    let mut tokenizer: Value = serde_json::from_str(&model.tokenizer).unwrap();
+    let vocabulary = tokenizer["model"]["vocab"].as_object().unwrap();
+    let (token, _) = vocabulary.iter().find(|(_, id)| **id == first).unwrap();
+    let token = token.clone();
+    tokenizer["added_tokens"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({ "id": first, "content": token, "single_word": false,
+        "lstrip": false, "rstrip": false, "normalized": false, "special": true }));
+    model.tokenizer = tokenizer.to_string();
+    model.write(sandbox.path("hf"));
+    sandbox.slm("import hf --out special").success();
+    let line = "generate --checkpoint special --json --prompt Once --ignore-eos --max-new-tokens 5";
+    let json = sandbox.slm_with(line, &["--stop", &token], &[]).json();
+    assert_eq!((&json["stop"], &json["stopped_by"]), (&"stop_text".into(), &token.as_str().into()), "{json}");
+    assert_eq!(ids(&json, "ids"), [0; 0]);
+}
+
+/// Numbers as other programs take them, and as none does.
+#[test]
+fn odd_numbers_are_understood_or_blamed() {
+    let sandbox = Sandbox::with_model();
+    let line = format!("{GENERATE} --prompt Once --ignore-eos --max-new-tokens 20 --temperature 1 --seed 5");
+    let plain = ids(&sandbox.slm(&line).json(), "ids");
+    for all in ["--top-k 0", "--top-k -1", "--top-k 100000", "--top-p 1", "--repetition-penalty 1"] {
+        assert_eq!(ids(&sandbox.slm(&format!("{line} {all}")).json(), "ids"), plain, "{all}");
+    }
+    assert_ne!(ids(&sandbox.slm(&format!("{line} --top-k 1")).json(), "ids"), plain);
+    let greedy = format!("{GENERATE} --prompt Once --ignore-eos --max-new-tokens 5 --temperature");
+    assert_eq!(
+        sandbox.slm(&format!("{greedy} 0")).json()["ids"],
+        sandbox.slm(&format!("{greedy} 1e-9")).json()["ids"]
+    );
+    for (option, code) in [
+        ("--max-new-tokens -1", 2),
+        ("--seed -1", 2),
+        ("--top-k -2", 2),
+        ("--seed 99999999999999999999", 2),
+        ("--temperature -1", 1),
+    ] {
+        let outcome =
+            sandbox.refuses(&format!("generate --checkpoint model --prompt Once {option}"), code, &[]);
+        let (name, value) = option.split_once(' ').unwrap();
+        assert!(
+            outcome.stderr.contains(name.trim_start_matches('-')) && outcome.stderr.contains(value),
+            "{outcome}"
+        );
+    }
+    let none = format!("{GENERATE} --prompt Once --max-new-tokens 0");
+    assert_eq!(
+        (&sandbox.slm(&none).json()["text"], ids(&sandbox.slm(&none).json(), "ids")),
+        (&"".into(), vec![])
+    );
+    sandbox.refuses(
+        "generate --checkpoint model --prompt Once --prompt Twice",
+        2,
+        &["--prompt", "multiple times"],
+    );
+    sandbox.put("long.txt", slm_tests::text());
+    sandbox.refuses(
+        "generate --checkpoint model --prompt-file long.txt",
+        1,
+        &["max_position_embeddings 64", "shorten"],
+    );
+}
+
 #[test]
 fn end_tokens_of_the_tokenizer_files_end_it() {
     let sandbox = Sandbox::with_model();

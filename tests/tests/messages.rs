@@ -97,6 +97,10 @@ fn what_nearly_fits_is_put_right() {
         (format!("{PTQ} --mapping asymmetric"), 2, "did you mean affine?"),
         (format!("{PTQ} --observer minmax"), 2, "did you mean min-max?"),
         (format!("{PTQ} --type w4a16"), 2, "did you mean weight-only?"),
+        (format!("{PTQ} --type weight_only"), 2, "did you mean weight-only?"),
+        (format!("{PTQ} --embeddings int3"), 2, "a scheme is float, int8 or int4"),
+        ("generate --checkpoint model --prompt x --repeat-penalty 2".to_owned(), 2, "'--repetition-penalty'"),
+        ("eval --checkpoint model --data text.txt --device cuda:0".to_owned(), 2, "'wgpu'"),
         (format!("{PTQ} --scale-dtype fp16"), 2, "did you mean f16?"),
         (format!("{PTQ} --skip lmhead"), 1, "did you mean \"lm_head\"?"),
         (format!("{PTQ} --skip q_proj"), 1, "did you mean \"*q_proj*\"?"),
@@ -133,6 +137,30 @@ fn what_nearly_fits_is_put_right() {
     let layer = sandbox.slm("inspect model --layer layers.0.self_attn.q_proj").success().stdout;
     for name in ["layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.q_proj.weight"] {
         assert_eq!(sandbox.slm(&format!("inspect model --layer {name}")).success().stdout, layer);
+    }
+}
+
+/// What is written does not go where it would be lost.
+#[cfg(target_os = "linux")]
+#[test]
+fn outputs_that_are_no_files_are_refused() {
+    use std::fs::File;
+
+    let sandbox = Sandbox::with_model();
+    let sample = "sample --checkpoint model --sequences 1 --length 4 --overwrite --out";
+    sandbox.refuses(&format!("{sample} -"), 2, &["--out -", "give its name"]);
+    sandbox.refuses(&format!("{sample} /dev/null"), 1, &["/dev/null", "no ordinary file"]);
+    sandbox.refuses(
+        "ptq --checkpoint model --type weight-only --no-eval --overwrite --out ./model",
+        2,
+        &["--out ./model", "the checkpoint itself"],
+    );
+    for line in ["--help", "--version", "inspect model", "generate --checkpoint model --prompt Once"] {
+        let mut command = sandbox.command(line);
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let output = command.stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{line}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("standard output: No space left"), "{line}");
     }
 }
 

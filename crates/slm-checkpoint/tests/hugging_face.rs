@@ -45,12 +45,16 @@ fn llama() -> Source {
     Source { root, config: json.as_object().unwrap().clone(), tensors }
 }
 
-fn write_tensors(path: &Path, tensors: &[Tensor], dtype: Dtype) {
-    let spec = |(name, shape, _): &Tensor| TensorSpec::new(name, dtype, shape.as_slice());
-    let specs: Vec<TensorSpec> = tensors.iter().map(spec).collect();
+fn write_tensors(path: &Path, tensors: &[Tensor], dtype: impl Fn(usize) -> Dtype) {
+    let spec =
+        |(index, (name, shape, _)): (usize, &Tensor)| TensorSpec::new(name, dtype(index), shape.as_slice());
+    let specs: Vec<TensorSpec> = tensors.iter().enumerate().map(spec).collect();
     let mut writer = TensorFileWriter::create(path, &specs).unwrap();
-    for (name, _, values) in tensors {
+    for (index, (name, _, values)) in tensors.iter().enumerate() {
+        let dtype = dtype(index);
         let bytes: Vec<u8> = match dtype {
+            Dtype::I64 => values.iter().flat_map(|&v| (v as i64).to_le_bytes()).collect(),
+            Dtype::I8 | Dtype::U8 | Dtype::F8_E4M3 => values.iter().map(|&v| v as u8).collect(),
             Dtype::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
             Dtype::BF16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
             Dtype::F64 => values.iter().flat_map(|&v| f64::from(v).to_le_bytes()).collect(),
@@ -72,6 +76,11 @@ impl Source {
 
     /// Writes one file of `dtype`.
     fn write(&self, dtype: Dtype) {
+        self.write_types(|_| dtype);
+    }
+
+    /// Writes one file with a type for each tensor.
+    fn write_types(&self, dtype: impl Fn(usize) -> Dtype) {
         self.write_json("config.json", &Value::Object(self.config.clone()));
         write_tensors(&self.path("model.safetensors"), &self.tensors, dtype);
     }
@@ -80,8 +89,8 @@ impl Source {
     fn write_shards(&self, place: impl Fn(usize) -> &'static str) {
         self.write_json("config.json", &Value::Object(self.config.clone()));
         let half = self.tensors.len() / 2;
-        write_tensors(&self.path("a.safetensors"), &self.tensors[..half], Dtype::F32);
-        write_tensors(&self.path("b.safetensors"), &self.tensors[half..], Dtype::F32);
+        write_tensors(&self.path("a.safetensors"), &self.tensors[..half], |_| Dtype::F32);
+        write_tensors(&self.path("b.safetensors"), &self.tensors[half..], |_| Dtype::F32);
         let places = self.tensors.iter().enumerate().map(|(i, (name, ..))| (name.clone(), place(i).into()));
         let map: Map<String, Value> = places.collect();
         self.write_json("model.safetensors.index.json", &json!({ "weight_map": map }));
@@ -194,7 +203,7 @@ fn tokenizers_are_kept_and_checked() {
 }
 
 #[test]
-fn a_tied_head_in_the_file_must_be_the_embedding() {
+fn a_tied_head_in_the_file_is_the_embedding_or_is_not_tied() {
     let mut source = llama();
     let (_, shape, values) = source.tensor("model.embed_tokens.weight").clone();
     source.tensors.push(("lm_head.weight".to_owned(), shape, values));
@@ -203,13 +212,57 @@ fn a_tied_head_in_the_file_must_be_the_embedding() {
     assert!(checkpoint.config().model.tie_word_embeddings);
     assert!(!checkpoint.tensor_names().contains(&"lm_head.weight".to_owned()));
 
-    let source = llama_with_head(9.0);
-    source.refused(&["tie_word_embeddings", "lm_head.weight", "false"]);
+    for tied in [true, false] {
+        let mut source = llama_with_head(9.0);
+        source.config["tie_word_embeddings"] = json!(tied);
+        source.write(Dtype::F32);
+        let warnings = hf::import(source.root.path()).unwrap().warnings().to_vec();
+        if tied {
+            warned(&warnings, &["config.json", "tie_word_embeddings", "lm_head.weight", "not tied"]);
+        }
+        let checkpoint = source.import().unwrap();
+        assert!(!checkpoint.config().model.tie_word_embeddings);
+        let head = checkpoint.tensors().read_f32("lm_head.weight").unwrap();
+        assert!(head.iter().all(|&value| value == 9.0));
+    }
+    // A head of another shape is another model's.
     let mut source = llama_with_head(9.0);
-    source.config["tie_word_embeddings"] = json!(false);
-    source.write(Dtype::F32);
-    let head = source.import().unwrap().tensors().read_f32("lm_head.weight").unwrap();
-    assert!(head.iter().all(|&value| value == 9.0));
+    source.tensors.last_mut().unwrap().1 = vec![12, 11];
+    source.refused(&["lm_head.weight"]);
+}
+
+/// Types may differ from tensor to tensor, and be those of other programs.
+#[test]
+fn types_are_those_of_single_tensors() {
+    let mut source = llama();
+    let (_, shape, values) = source.tensor("model.embed_tokens.weight").clone();
+    source.tensors.push(("lm_head.weight".to_owned(), shape, values));
+    let types = [Dtype::F32, Dtype::F64];
+    source.write_types(|index| types[index % 2]);
+    let imported = hf::import(source.root.path()).unwrap();
+    assert_eq!(imported.warnings(), [""; 0], "the head has the values of the embedding");
+    assert!(imported.config().tie_word_embeddings);
+    for (name, _, values) in &source.tensors[..source.tensors.len() - 1] {
+        let canonical = name.trim_start_matches("model.").replace("layernorm", "norm");
+        assert_eq!(&imported.read_f32(&canonical).unwrap(), values, "{name}");
+    }
+    // A counter is no weight; integers in place of weights are.
+    let mut source = llama();
+    source.tensors.push(("model.steps".to_owned(), vec![], vec![7.0]));
+    let last = source.tensors.len() - 1;
+    source.write_types(|index| if index == last { Dtype::I64 } else { Dtype::F32 });
+    warned(hf::import(source.root.path()).unwrap().warnings(), &["model.steps", "no part of the model"]);
+    for (dtype, part) in [(Dtype::I8, "integers"), (Dtype::F8_E4M3, "FP8"), (Dtype::U8, "integers")] {
+        let source = llama();
+        let at = source.tensors.iter().position(|(name, ..)| name.ends_with("up_proj.weight")).unwrap();
+        source.write_types(|index| if index == at { dtype } else { Dtype::F32 });
+        source.refused_as_it_is(&["quantized already", part, "up_proj.weight", "made from"]);
+    }
+    // MLX packs codes into words, next to scales and biases.
+    let mut source = llama();
+    source.tensors.push(("model.layers.0.mlp.up_proj.scales".to_owned(), vec![2], vec![1.0; 2]));
+    source.tensors.push(("model.layers.0.mlp.up_proj.biases".to_owned(), vec![2], vec![1.0; 2]));
+    source.refused(&["quantized already (MLX)", "made from"]);
 }
 
 fn llama_with_head(value: f32) -> Source {
@@ -289,7 +342,7 @@ fn shards_are_read_where_the_index_says() {
 fn an_index_cannot_lead_elsewhere_or_lie() {
     let outside = tempfile::tempdir().unwrap();
     let secret = outside.path().join("secret.safetensors");
-    write_tensors(&secret, &llama().tensors, Dtype::F32);
+    write_tensors(&secret, &llama().tensors, |_| Dtype::F32);
     let absolute: &'static str = Box::leak(secret.display().to_string().into_boxed_str());
     for place in ["../secret.safetensors", absolute, "sub/a.safetensors", "..", "", "config.json"] {
         let source = llama();

@@ -19,13 +19,28 @@ const COMMANDS: [(&str, &[&str]); 9] = [
 ];
 
 /// Options by the names that they have elsewhere.
-const OPTIONS: [(&str, &[&str]); 10] = [
+const OPTIONS: [(&str, &[&str]); 13] = [
     ("--checkpoint", &["--model", "-m", "--model-path", "--model-dir", "--ckpt", "--path"]),
     ("--data", &["--text", "--input", "-i", "--dataset", "--file", "-f", "--text-file"]),
     ("--calibration", &["--data", "--calib", "--calibration-data", "--dataset", "--text", "--imatrix"]),
     ("--out", &["--output", "-o", "--output-dir", "--save", "--out-dir"]),
     ("--prompt-file", &["--file", "-f", "--input", "--input-file"]),
-    ("--max-new-tokens", &["--max-tokens", "-n", "--n-predict", "--max-length", "--num-tokens", "--length"]),
+    (
+        "--max-new-tokens",
+        &[
+            "--max-tokens",
+            "-n",
+            "--n-predict",
+            "--max-length",
+            "--num-tokens",
+            "--length",
+            "--num-predict",
+            "--max-gen-len",
+        ],
+    ),
+    ("--stop", &["--stop-token", "--stop-string", "--stop-strings", "--reverse-prompt", "-r", "--eos-token"]),
+    ("--repetition-penalty", &["--repeat-penalty", "--rep-pen"]),
+    ("--type", &["--scheme", "--qtype", "--activations"]),
     ("--max-tokens", &["--tokens", "--limit", "-n", "--max-length"]),
     ("--window", &["--ctx-size", "-c", "--context", "--seq-len", "--stride", "--max-seq-len"]),
     ("--temperature", &["--temp", "-t"]),
@@ -34,7 +49,7 @@ const OPTIONS: [(&str, &[&str]); 10] = [
 
 /// Values by the names that they have elsewhere.
 const VALUES: [(&str, &[&str]); 1] =
-    [("wgpu", &["cuda", "metal", "mps", "vulkan", "rocm", "dx12", "opencl"])];
+    [("wgpu", &["cuda", "cuda:0", "metal", "mps", "vulkan", "rocm", "xpu", "dx12", "opencl"])];
 
 fn named(table: &[(&'static str, &[&str])], name: &str, fits: impl Fn(&str) -> bool) -> Option<&'static str> {
     let name = name.to_ascii_lowercase();

@@ -23,7 +23,7 @@ mod workers;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::args::Arguments;
 use crate::context::Context;
@@ -31,7 +31,10 @@ use crate::error::Error;
 use crate::output::Output;
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    // A number below 0 is a wrong value, not an unknown option.
+    let command = with_negative_numbers(Arguments::command());
+    let parsed = command.try_get_matches().and_then(|matches| Arguments::from_arg_matches(&matches));
+    let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => return refused(error),
     };
@@ -44,6 +47,16 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error, &context.output),
     }
+}
+
+/// Lets every option that takes a value take a negative number.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|argument| match argument.get_action().takes_values() {
+        true => argument.allow_negative_numbers(true),
+        false => argument,
+    });
+    let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, with_negative_numbers))
 }
 
 /// Reports what ended a command.
@@ -61,7 +74,10 @@ fn refused(error: clap::Error) -> ExitCode {
     let arguments: Vec<String> =
         std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
     if !error.use_stderr() {
-        error.exit();
+        return match Output::new(false).stream(&error.render().to_string()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => failed(&failure, &Output::new(false)),
+        };
     }
     let error = hints::improved(error, &arguments);
     // The reader may have gone.

@@ -17,6 +17,15 @@ pub(crate) struct OutFile {
 impl OutFile {
     /// Prepares to write `target`, which must not exist unless `overwrite`, and must not be a directory.
     pub(crate) fn create(target: &Path, overwrite: bool) -> Result<Self> {
+        if target == Path::new("-") {
+            return Err(Error::Usage(
+                "--out -: a file is written, not standard output; give its name".to_owned(),
+            ));
+        }
+        // A device or a pipe must not be replaced.
+        if fs::metadata(target).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+            return Err(Error::file(target, "is no ordinary file; choose another --out"));
+        }
         if target.is_dir() {
             return Err(Error::file(target, "is a directory; choose another --out"));
         }

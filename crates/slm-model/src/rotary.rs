@@ -1,5 +1,6 @@
 //! Rotary position embedding, the two halves of a head forming the pairs.
 
+use std::borrow::Cow;
 use std::f64::consts::TAU;
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -65,8 +66,29 @@ struct Rotary {
     frequencies: Vec<f32>,
     /// The frequencies of sequences of more positions than this, where they are others.
     long: Option<(usize, Vec<f32>)>,
+    /// How frequencies change with the length of a sequence, where they do.
+    dynamic: Option<DynamicBase>,
     /// Factor of sines and cosines.
     scale: f32,
+}
+
+/// A base that grows with the length of a sequence beyond `limit` positions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct DynamicBase {
+    theta: f64,
+    dims: usize,
+    factor: f64,
+    limit: usize,
+}
+
+impl DynamicBase {
+    fn frequencies(self, total: usize) -> Vec<f32> {
+        let Self { theta, dims, factor, limit } = self;
+        let dims = dims as f64;
+        let grown = factor * total as f64 / limit as f64 - (factor - 1.0);
+        let theta = theta * grown.powf(dims / (dims - 2.0));
+        (0..dims as usize / 2).map(|pair| theta.powf(-((2 * pair) as f64) / dims) as f32).collect()
+    }
 }
 
 /// Sines and cosines of a run of positions, each `[1, 1, len, pairs]`.
@@ -110,9 +132,13 @@ impl Rotary {
         let all = |scaled: &dyn Fn(usize, f64) -> f64| -> Vec<f32> {
             (0..dims / 2).map(|pair| scaled(pair, frequency(pair)) as f32).collect()
         };
-        let plain = |frequencies| Self { frequencies, long: None, scale: 1.0 };
+        let plain = |frequencies| Self { frequencies, long: None, dynamic: None, scale: 1.0 };
         match &config.scaling {
             None => plain(all(&|_, frequency| frequency)),
+            &Some(RopeScaling::Dynamic { factor, max_position_embeddings: limit }) => {
+                let dynamic = Some(DynamicBase { theta: config.theta, dims, factor, limit });
+                Self { dynamic, ..plain(all(&|_, frequency| frequency)) }
+            }
             Some(RopeScaling::Linear { factor }) => plain(all(&|_, frequency| frequency / factor)),
             Some(RopeScaling::Llama3 {
                 factor,
@@ -146,7 +172,7 @@ impl Rotary {
                     let divided = ((pair as f64 - low) / width).clamp(0.0, 1.0);
                     frequency / factor * divided + frequency * (1.0 - divided)
                 });
-                Self { frequencies, long: None, scale: attention_factor as f32 }
+                Self { scale: attention_factor as f32, ..plain(frequencies) }
             }
             Some(RopeScaling::LongRope {
                 short_factor,
@@ -157,9 +183,9 @@ impl Rotary {
                 let divided =
                     |by: &[f64]| all(&|pair, frequency| frequency / by.get(pair).copied().unwrap_or(1.0));
                 Self {
-                    frequencies: divided(short_factor),
                     long: Some((*original_max_position_embeddings, divided(long_factor))),
                     scale: *attention_factor as f32,
+                    ..plain(divided(short_factor))
                 }
             }
         }
@@ -167,9 +193,10 @@ impl Rotary {
 
     /// Sines and cosines of positions `start .. start + len` of a sequence of `total` positions.
     fn angles(&self, start: usize, len: usize, total: usize) -> Angles {
-        let frequencies = match &self.long {
-            Some((limit, frequencies)) if total > *limit => frequencies,
-            _ => &self.frequencies,
+        let frequencies: Cow<'_, [f32]> = match (&self.long, self.dynamic) {
+            (Some((limit, frequencies)), _) if total > *limit => Cow::Borrowed(frequencies),
+            (_, Some(dynamic)) if total > dynamic.limit => Cow::Owned(dynamic.frequencies(total)),
+            _ => Cow::Borrowed(&self.frequencies),
         };
         let angles = || {
             (start..start + len).flat_map(|p| frequencies.iter().map(move |&frequency| p as f32 * frequency))

@@ -27,9 +27,9 @@ pub enum Error {
     },
     /// A scheme that is not written as one.
     #[error(
-        "{text:?} is no scheme because of {found:?}; write PATTERN=SCHEME with float, int8 or int4, and after colons \
-         what differs from other layers: tensor, channel or group:N, symmetric, symmetric-torch or affine, f32 or f16, \
-         such as int8:channel"
+        "{text:?} is no scheme because of {found:?}; a scheme is float, int8 or int4, and after colons what differs \
+         from other layers: tensor, channel or group:N, symmetric, symmetric-torch or affine, f32 or f16, such as \
+         int8:channel (--layer takes PATTERN=SCHEME)"
     )]
     Scheme {
         /// What was written.

@@ -217,6 +217,8 @@ async fn answer(
         }
         prompt_tokens += prompt.len();
     }
+    let hidden = wanted.stops.iter().filter_map(|text| app.served.tokenizer.hidden_token_id(text));
+    let stop_ids: Arc<[u32]> = stop_ids.iter().copied().chain(hidden).collect();
     let mut answers = Vec::new();
     for prompt in &prompts {
         for choice in 0..wanted.choices {

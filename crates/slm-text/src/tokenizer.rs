@@ -144,6 +144,12 @@ impl Tokenizer {
         self.encode_as(text, true)
     }
 
+    /// The id of a special token that decoding leaves out, such as `<|im_end|>`: one that a search of the text cannot find.
+    pub fn hidden_token_id(&self, token: &str) -> Option<u32> {
+        let id = self.token_id(token)?;
+        self.decode(&[id]).is_ok_and(|shown| shown.is_empty()).then_some(id)
+    }
+
     /// Ids of a prompt: those of [`Tokenizer::encode_with_special_tokens`], but a beginning-of-sequence token that the text
     /// spells out as well is there once.
     ///

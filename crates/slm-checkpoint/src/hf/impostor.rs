@@ -6,14 +6,42 @@ use std::path::Path;
 
 use crate::Error;
 
+const PICKLE: &str = "it is a Python pickle, or an archive of one, which is not read";
 /// Bytes of a file that are looked at.
 const HEAD: usize = 512;
 
 /// The error for the file `path` of which `head` are the first bytes, where it is known for something else than JSON or
 /// safetensors.
 pub(super) fn explain(path: &Path, head: &[u8]) -> Option<Error> {
-    let (problem, remedy) = recognize(head)?;
+    let (problem, mut remedy) = recognize(head)?;
+    let json = path.extension().is_some_and(|extension| extension == "json");
+    if problem == PICKLE && json {
+        remedy = "download the file again";
+    }
     Some(Error::Unusable { path: path.to_owned(), problem: problem.to_owned(), remedy: remedy.to_owned() })
+}
+
+/// [`explain`] for a template, which may begin with an angle bracket.
+pub(super) fn explain_template(path: &Path, bytes: &[u8]) -> Option<Error> {
+    let head = &bytes[..bytes.len().min(HEAD)];
+    let text = String::from_utf8_lossy(head).trim_start().to_ascii_lowercase();
+    let is_known =
+        ["version https://git-lfs", "<!doctype html", "<html"].iter().any(|begin| text.starts_with(begin));
+    is_known.then(|| explain(path, head)).flatten()
+}
+
+/// [`explain`] for a file of weights, which is no text at all.
+pub(super) fn explain_weights(path: &Path) -> Option<Error> {
+    let head = head(path)?;
+    explain(path, &head).or_else(|| {
+        // The length of a header has zeros.
+        let text = head.len() >= 8 && std::str::from_utf8(&head).is_ok_and(|text| !text.contains('\0'));
+        text.then(|| Error::Unusable {
+            path: path.to_owned(),
+            problem: "it is a text (the answer of a server?), not the file itself".to_owned(),
+            remedy: "download the file again".to_owned(),
+        })
+    })
 }
 
 /// [`explain`] for a file that is read here.
@@ -31,8 +59,8 @@ pub(super) fn head(path: &Path) -> Option<Vec<u8>> {
 /// What bytes that are neither JSON nor safetensors are, and what to do.
 fn recognize(head: &[u8]) -> Option<(&'static str, &'static str)> {
     const AGAIN: &str = "download the file again, logged in (`hf auth login`) if the model asks for it";
-    const CONVERT: &str = "this is a Python pickle or an archive of one, which is not read: convert the model to safetensors \
-                           with transformers' save_pretrained(..., safe_serialization=True)";
+    const CONVERT: &str =
+        "convert the model to safetensors with transformers' save_pretrained(..., safe_serialization=True)";
     if head.is_empty() {
         return Some(("it is empty", "download the file again"));
     }
@@ -51,7 +79,7 @@ fn recognize(head: &[u8]) -> Option<(&'static str, &'static str)> {
         }
     }
     if head.starts_with(b"PK\x03\x04") || matches!(head, [0x80, 2..=5, ..]) {
-        return Some(("it is no safetensors file", CONVERT));
+        return Some((PICKLE, CONVERT));
     }
     if head.starts_with(&[0x1f, 0x8b]) || head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
         return Some(("it is compressed", "unpack it first"));

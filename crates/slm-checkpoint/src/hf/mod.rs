@@ -6,8 +6,9 @@
 //! Directories are read as people have them: what changes nothing that the model computes is passed over, with a warning
 //! where it may surprise.
 //!
-//! A model whose config ties the head to the embedding may still have a head in its file: the same bytes as the
-//! embedding are passed over, others are refused. With a head alone, that is the embedding too.
+//! A model whose config ties the head to the embedding may still have a head in its file: the same values as the
+//! embedding are passed over, and others untie the two, as in transformers 5. With a head alone, that is the embedding
+//! too.
 
 mod chat;
 mod documents;
@@ -16,6 +17,7 @@ mod impostor;
 mod names;
 mod place;
 mod plan;
+mod tied;
 mod tokenizer;
 mod tokenizer_settings;
 mod weights;
@@ -27,8 +29,9 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 use slm_model::arch::{self, Architecture, Origin};
-use slm_model::{EMBED_TOKENS, ModelConfig, SourceError, TensorSource, Transformer, expected_tensors};
+use slm_model::{ModelConfig, SourceError, TensorSource, Transformer, expected_tensors};
 
+pub(crate) use self::place::hub_id;
 use self::plan::Origins;
 use self::tokenizer_settings::TokenizerSettings;
 use self::weights::Weights;
@@ -114,7 +117,7 @@ fn open(path: &Path, warnings: &mut Warnings) -> Result<Imported> {
     let config_json: Map<String, Value> =
         documents::read(&config_path, json_file::SMALL)?.ok_or_else(missing)?;
     place::refuse_own(&dir, &config_json)?;
-    let parsed = arch::read_config(&config_json).map_err(|error| refused(&config_path, error))?;
+    let mut parsed = arch::read_config(&config_json).map_err(|error| refused(&config_path, error))?;
     for field in &parsed.unrecognized {
         warnings.add(&config_path, &format!("field {field:?} is not known and was passed over"));
     }
@@ -132,8 +135,10 @@ fn open(path: &Path, warnings: &mut Warnings) -> Result<Imported> {
     let tokenizer = end_tokens::add(&settings, tokenizer_json.as_deref(), vocab_size, tokenizer);
 
     let weights = Weights::open(&dir, parsed.architecture, warnings)?;
-    let origins = plan::plan(&parsed, &weights)?;
-    let imported = Imported {
+    place::warn_of_adapter(&dir, warnings);
+    tied::untie(&mut parsed, &weights, &config_path, warnings)?;
+    let origins = plan::plan(&parsed, &weights, warnings)?;
+    Ok(Imported {
         config: parsed.model,
         architecture: parsed.architecture,
         tokenizer,
@@ -143,9 +148,7 @@ fn open(path: &Path, warnings: &mut Warnings) -> Result<Imported> {
         dir,
         weights,
         origins,
-    };
-    imported.check_tied_head()?;
-    Ok(imported)
+    })
 }
 
 /// Writes the model in `dir` as a checkpoint into `out`, one tensor at a time.
@@ -238,33 +241,6 @@ impl Imported {
         self.weights.file_of(&origin.tensor)
     }
 
-    /// Refuses a head that is stored beside an embedding it is tied to and differs from it.
-    fn check_tied_head(&self) -> Result<()> {
-        let name = self.architecture.head();
-        // Which may be all there is of the two.
-        if self.origins.get(EMBED_TOKENS).is_some_and(|(_, origin)| origin.tensor == name) {
-            return Ok(());
-        }
-        let (Some(head), Some((_, embedding))) =
-            (self.weights.file_of(&name), self.origins.get(EMBED_TOKENS))
-        else {
-            return Ok(());
-        };
-        if !self.config.tie_word_embeddings {
-            return Ok(());
-        }
-        let Some(file) = self.file_of(embedding) else { return Ok(()) };
-        if head.same_content(&name, file, &embedding.tensor)? {
-            return Ok(());
-        }
-        Err(Error::field(
-            &self.dir.join(CONFIG),
-            "tie_word_embeddings",
-            format!("false, because {name} is in the file and is not {}", embedding.tensor),
-            "true",
-        ))
-    }
-
     /// What the checkpoint tells of its source. Paths are left out: they mean nothing elsewhere.
     fn lineage(&self) -> Result<Value> {
         let mut names = vec![CONFIG.to_owned()];
@@ -316,7 +292,7 @@ fn special_tokens(
     let generation_path = dir.join(GENERATION_CONFIG);
     let generation: Map<String, Value> =
         documents::read(&generation_path, json_file::SMALL)?.unwrap_or_default();
-    let text = config.get("text_config").and_then(Value::as_object);
+    let text = arch::NESTED.iter().find_map(|name| config.get(*name)?.as_object());
     let empty = Map::new();
     let sources =
         [(&*generation_path, &generation), (config_path, config), (config_path, text.unwrap_or(&empty))];

@@ -25,6 +25,19 @@ pub(super) struct Bare {
 }
 
 impl Bare {
+    /// [`Bare::new`] of what stands behind `foreign` in the name.
+    pub(super) fn behind(name: &str, architecture: &Architecture, foreign: Option<&str>) -> Self {
+        let bare = Self::new(name, architecture);
+        match foreign.and_then(|foreign| bare.name.strip_prefix(foreign)) {
+            Some(inside) => {
+                let inside = Self::new(inside, architecture);
+                let wrappers = bare.wrappers.into_iter().chain(inside.wrappers).collect();
+                Self { wrappers, prefixed: bare.prefixed || inside.prefixed, name: inside.name }
+            }
+            None => bare,
+        }
+    }
+
     pub(super) fn new(name: &str, architecture: &Architecture) -> Self {
         let mut wrappers = Vec::new();
         let parts =
@@ -61,6 +74,17 @@ impl Bare {
         Self { name: rest.to_owned(), prefixed, wrappers }
     }
 
+    /// The numbered layer in the name and what stands before it, with its dot.
+    fn before_layer(&self) -> Option<&str> {
+        let parts: Vec<&str> = self.name.split('.').collect();
+        let numbered = |pair: &[&str]| {
+            matches!(pair[0], "layers" | "h") && pair[1].bytes().all(|byte| byte.is_ascii_digit())
+        };
+        let at = parts.windows(2).position(numbered)?;
+        let len: usize = parts[..at].iter().map(|part| part.len() + 1).sum();
+        Some(&self.name[..len])
+    }
+
     /// The name with the prefix that the names of its file have.
     pub(super) fn with_prefix(&self, architecture: &Architecture, prefixed: bool) -> String {
         match prefixed && self.name != architecture.head() {
@@ -74,6 +98,21 @@ impl Bare {
         let rest = self.name.strip_prefix("layers.").or_else(|| self.name.strip_prefix("h."))?;
         rest.split('.').next()?.parse().ok()
     }
+}
+
+/// What stands before the names of all layers beside the architecture's prefix: the name that another module, such as a
+/// trainer's, gave to the model. None where there is nothing, or not the same everywhere.
+pub(super) fn foreign_prefix<'a>(
+    mut names: impl Iterator<Item = &'a Bare>,
+    architecture: &Architecture,
+) -> Option<String> {
+    let mut before = names.by_ref().filter_map(Bare::before_layer);
+    let first = before.next().filter(|first| !first.is_empty())?;
+    if before.any(|other| other != first) {
+        return None;
+    }
+    let outer = first.strip_suffix(architecture.prefix()).unwrap_or(first);
+    (!outer.is_empty()).then(|| outer.to_owned())
 }
 
 #[cfg(test)]
@@ -117,5 +156,23 @@ mod tests {
             assert_eq!(bare(wrapped, "GPT2LMHeadModel"), ("h.1.ln_1.bias".to_owned(), true), "{wrapped}");
         }
         assert_eq!(bare("module.gpt_neox.embed_in.weight", "GPTNeoXForCausalLM").0, "embed_in.weight");
+    }
+
+    #[test]
+    fn names_of_other_modules_are_found() {
+        let foreign = |names: &[&str], architecture: &str| {
+            let architecture = ARCHITECTURES.iter().find(|known| known.name == architecture).unwrap();
+            let names: Vec<Bare> = names.iter().map(|name| Bare::new(name, architecture)).collect();
+            foreign_prefix(names.iter(), architecture)
+        };
+        let llama = |names: &[&str]| foreign(names, "LlamaForCausalLM");
+        assert_eq!(llama(&["llm.model.layers.0.a", "llm.lm_head.weight"]).as_deref(), Some("llm."));
+        assert_eq!(llama(&["a.b.layers.0.a", "a.b.layers.11.a"]).as_deref(), Some("a.b."));
+        assert_eq!(llama(&["model.layers.0.a", "layers.1.a", "x.y"]), None);
+        assert_eq!(llama(&["vision.layers.0.a", "llm.layers.0.a"]), None);
+        assert_eq!(
+            foreign(&["policy.transformer.h.0.ln_1.bias"], "GPT2LMHeadModel").as_deref(),
+            Some("policy.")
+        );
     }
 }

@@ -29,6 +29,10 @@ pub(super) fn find(path: &Path, warnings: &mut Warnings) -> Result<PathBuf> {
         return Err(error);
     }
     let snapshots = path.join("snapshots");
+    if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("datasets--")) {
+        let problem = "it is a data set in the cache of Hugging Face, not a model";
+        return Err(unusable(problem.to_owned(), "name a directory models--…".to_owned()));
+    }
     if snapshots.is_dir() {
         let snapshot = snapshot(path, &snapshots)?;
         warnings.add(&snapshot, "it is the snapshot of this repository that was read");
@@ -38,6 +42,24 @@ pub(super) fn find(path: &Path, warnings: &mut Warnings) -> Result<PathBuf> {
         };
     }
     let entries = names(path);
+    let has = |name: &str| entries.iter().any(|entry| entry == name);
+    let own_name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if own_name.starts_with("models--") || (has("refs") && has("blobs")) {
+        let problem = "it has no snapshot: its download was not finished";
+        return Err(unusable(problem.to_owned(), "download the model again".to_owned()));
+    }
+    if has("model_index.json") {
+        let problem = "it is a diffusion model, not a language model";
+        return Err(unusable(problem.to_owned(), "name the directory of a language model".to_owned()));
+    }
+    if has("params.json") {
+        let problem =
+            "it is a model in the layout of Meta or Mistral, with params.json and without config.json";
+        return Err(unusable(
+            problem.to_owned(),
+            "download the Hugging Face layout, with config.json".to_owned(),
+        ));
+    }
     let list = |names: &[&String]| weights::shortened(names.iter().map(|name| name.as_str()));
     let cached: Vec<&String> = entries.iter().filter(|name| name.starts_with("models--")).collect();
     if !cached.is_empty() {
@@ -92,6 +114,16 @@ pub(super) fn adapter(dir: &Path) -> Result<Option<Error>> {
     }))
 }
 
+/// Warns of an adapter that lies in the directory of a model, which transformers would put on top of its base model.
+pub(super) fn warn_of_adapter(dir: &Path, warnings: &mut Warnings) {
+    let path = dir.join("adapter_config.json");
+    if path.exists() {
+        let what = "a LoRA adapter lies in the directory of the model, and it was not read: merge it first (PEFT's \
+                    merge_and_unload()) if it belongs to the model";
+        warnings.add(&path, what);
+    }
+}
+
 /// Names of what is in a directory, sorted.
 pub(super) fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
@@ -128,9 +160,11 @@ fn absent(path: &Path) -> Error {
 }
 
 /// The model of the Hub that a path or an address could name.
-fn hub_id(path: &Path) -> Option<String> {
-    let text = path.to_str()?;
-    let text = text.strip_prefix("hf://").unwrap_or(text);
+pub(crate) fn hub_id(path: &Path) -> Option<String> {
+    let given = path.to_str()?;
+    // Behind @ is a revision.
+    let given = given.rsplit_once('@').map_or(given, |(id, _)| id);
+    let text = given.strip_prefix("hf://").unwrap_or(given);
     // `Path` keeps the slashes of an address as they are.
     let text = match text.split_once("huggingface.co/") {
         Some((_, rest)) => rest,
@@ -143,7 +177,7 @@ fn hub_id(path: &Path) -> Option<String> {
     };
     match parts.get(..2.min(parts.len()))? {
         // More parts are those of a page in the address.
-        [owner, name] if (parts.len() == 2 || text != path.to_str()?) && plain(owner) && plain(name) => {
+        [owner, name] if (parts.len() == 2 || text != given) && plain(owner) && plain(name) => {
             Some(format!("{owner}/{name}"))
         }
         _ => None,
@@ -215,6 +249,7 @@ mod tests {
             ("/home/me/model", None),
             ("a/b/c", None),
             ("model", None),
+            ("Qwen/Qwen2.5-0.5B@main", Some("Qwen/Qwen2.5-0.5B")),
         ] {
             assert_eq!(hub_id(Path::new(path)).as_deref(), id, "{path}");
         }

@@ -6,7 +6,8 @@ use safetensors::Dtype;
 use slm_model::arch::{Architecture, HfConfig, Origin};
 use slm_model::{EMBED_TOKENS, expected_tensors};
 
-use super::weights::{INDEX, Weights};
+use super::weights::{INDEX, Weights, shortened};
+use super::{CONFIG, Warnings};
 use crate::{Error, Result};
 use slm_store::Error as StoreError;
 
@@ -18,7 +19,7 @@ const FLOATS: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F64];
 
 /// Finds the origin of every tensor of the model and checks it. Every tensor of the files has a use, or is a
 /// known constant.
-pub(super) fn plan(parsed: &HfConfig, weights: &Weights) -> Result<Origins> {
+pub(super) fn plan(parsed: &HfConfig, weights: &Weights, warnings: &mut Warnings) -> Result<Origins> {
     let HfConfig { architecture, model, .. } = parsed;
     let names = weights.names();
     refuse_quantized(architecture, weights, &names)?;
@@ -42,11 +43,13 @@ pub(super) fn plan(parsed: &HfConfig, weights: &Weights) -> Result<Origins> {
     let missing: Vec<&str> = wanted.iter().copied().filter(|name| weights.file_of(name).is_none()).collect();
     let passed_over =
         |name: &str| architecture.is_constant(name) || (model.tie_word_embeddings && name == head);
-    let unexpected: Vec<&str> = names
-        .iter()
-        .map(String::as_str)
-        .filter(|name| !wanted.contains(name) && !passed_over(name))
-        .collect();
+    let unused = names.iter().map(String::as_str).filter(|name| !wanted.contains(name) && !passed_over(name));
+    let (harmless, unexpected): (Vec<&str>, Vec<&str>) = unused.partition(|name| is_harmless(weights, name));
+    if !harmless.is_empty() && missing.is_empty() && unexpected.is_empty() {
+        let names = shortened(harmless.iter().map(|name| weights.original(name)));
+        warnings
+            .add(weights.path(), &format!("tensors that are no part of the model were passed over: {names}"));
+    }
     let unlisted: Vec<&str> = wanted.iter().copied().filter(|name| weights.is_unlisted(name)).collect();
     if !missing.is_empty() || !unexpected.is_empty() {
         return Err(mismatch(parsed, weights, &head, &missing, &unexpected));
@@ -63,10 +66,49 @@ pub(super) fn plan(parsed: &HfConfig, weights: &Weights) -> Result<Origins> {
     for (_, origin) in origins.values() {
         if let Some(file) = weights.file_of(&origin.tensor) {
             file.check_dtype(&origin.tensor, &FLOATS)?;
-            file.check_shape(&origin.tensor, &origin.shape)?;
+            file.check_shape(&origin.tensor, &origin.shape)
+                .map_err(|error| shape_cause(parsed, weights, origin).unwrap_or(error.into()))?;
         }
     }
     Ok(origins)
+}
+
+/// Whether a tensor that nothing needs says nothing about the model: a counter, or the head that a trainer put beside
+/// that of the language model.
+fn is_harmless(weights: &Weights, name: &str) -> bool {
+    let scalar = weights.file_of(name).and_then(|file| file.shape(name)).is_some_and(<[usize]>::is_empty);
+    scalar || name.split('.').any(|part| part == "v_head")
+}
+
+/// The error for a tensor of another shape where that says which field of the config is wrong.
+fn shape_cause(parsed: &HfConfig, weights: &Weights, origin: &Origin) -> Option<Error> {
+    let HfConfig { architecture, model, .. } = parsed;
+    let file = weights.file_of(&origin.tensor)?;
+    let found = file.shape(&origin.tensor)?;
+    let rows = *found.first()?;
+    // Of a matrix, the other side fits.
+    if found.len() != origin.shape.len() || found.get(1..) != origin.shape.get(1..) {
+        return None;
+    }
+    let ends = |ends: &[&str]| ends.iter().any(|end| origin.tensor.ends_with(end));
+    let embedding = expected_tensors(model).into_iter().find(|tensor| tensor.name == EMBED_TOKENS)?;
+    let embedding = architecture.origin(model, &embedding, weights.prefixed()).tensor;
+    let (field, is, should_be) = if origin.tensor == embedding || origin.tensor == architecture.head() {
+        ("vocab_size", model.vocab_size, rows)
+    } else if ends(&["wpe.weight"]) {
+        ("n_positions", model.max_position_embeddings, rows)
+    } else if ends(&["k_proj.weight", "v_proj.weight"]) && rows.is_multiple_of(model.head_dim) {
+        ("num_key_value_heads", model.num_kv_heads, rows / model.head_dim)
+    } else if ends(&["self_attn.q_norm.weight", "self_attn.k_norm.weight"])
+        && origin.shape == [model.head_dim]
+    {
+        ("head_dim", model.head_dim, rows)
+    } else {
+        return None;
+    };
+    let tensor = weights.original(&origin.tensor);
+    let expected = format!("{should_be}, by the shape {found:?} of {tensor} in {}", file.path().display());
+    Some(Error::field(&weights.dir().join(CONFIG), field, expected, is))
 }
 
 /// The error for tensors that are not those of the config, with the likely cause.
@@ -145,6 +187,27 @@ fn cause(
             "it is a classifier, not a language model: import the model it was made from".to_owned(),
         );
     }
+    for (marks, layout, remedy) in [
+        (
+            &["tok_embeddings", "attention.wq", "feed_forward.w1"][..],
+            "Meta's own",
+            "convert it with transformers' convert_llama_weights_to_hf.py, or download the Hugging Face layout",
+        ),
+        (
+            &["token_embd", "blk.", "attn_q."],
+            "GGUF",
+            "import the Hugging Face directory that it was made from",
+        ),
+        (
+            &["transformer.wte", "transformer.h."],
+            "GPT-2's",
+            "the weights are those of another architecture than config.json says",
+        ),
+    ] {
+        if unexpected.iter().any(|name| marks.iter().any(|mark| name.contains(mark))) {
+            return (None, format!("the names of tensors are {layout}: {remedy}"));
+        }
+    }
     let remedy = "the weights and config.json do not belong together, or the architecture is a variant that is not \
                   supported";
     (None, remedy.to_owned())
@@ -156,8 +219,9 @@ fn refuse_quantized(architecture: &Architecture, weights: &Weights, names: &[Str
     let ends = |end: &str| used().find(|name| name.ends_with(end));
     let of_type = |types: &[Dtype]| {
         used().find(|name| {
-            let dtype = weights.file_of(name).and_then(|file| file.dtype(name));
-            dtype.is_some_and(|dtype| types.contains(&dtype))
+            let Some(file) = weights.file_of(name) else { return false };
+            let scalar = file.shape(name).is_some_and(<[usize]>::is_empty);
+            !scalar && file.dtype(name).is_some_and(|dtype| types.contains(&dtype))
         })
     };
     let integers =
@@ -173,6 +237,7 @@ fn refuse_quantized(architecture: &Architecture, weights: &Weights, names: &[Str
     let found = found.or_else(|| of_type(&[Dtype::F8_E4M3, Dtype::F8_E5M2]).map(|name| (name, "FP8")));
     let found = found
         .or_else(|| ends(".weight_scale_inv").or(ends(".weight_scale")).map(|name| (name, "FP8 or INT8")));
+    // A scalar is a counter.
     let found = found.or_else(|| of_type(&integers).map(|name| (name, "integers")));
     let Some((name, how)) = found else { return Ok(()) };
     Err(Error::Unusable {

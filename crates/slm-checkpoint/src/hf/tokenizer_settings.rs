@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::documents;
+use super::{documents, impostor};
 use crate::{Result, StoreError, json};
 
 const CONFIG: &str = "tokenizer_config.json";
@@ -28,7 +28,11 @@ impl TokenizerSettings {
         let fields = documents::read(&path, json::LARGE)?.unwrap_or_default();
         let template_path = dir.join(TEMPLATE_FILE);
         let template_file = match json::read_optional(&template_path, json::SMALL)? {
+            Some(bytes) if bytes.is_empty() => None,
             Some(bytes) => {
+                if let Some(error) = impostor::explain_template(&template_path, &bytes) {
+                    return Err(error);
+                }
                 let text = String::from_utf8(documents::decode(&template_path, bytes)?);
                 Some(text.map_err(|error| {
                     StoreError::field(&template_path, "chat_template", "UTF-8 text", error.utf8_error())

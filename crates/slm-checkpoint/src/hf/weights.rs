@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use slm_model::arch::Architecture;
 
-use super::names::Bare;
+use super::names::{Bare, foreign_prefix};
 use super::{CONFIG, Warnings, documents, impostor, place};
 use crate::manifest::is_plain_name;
 use crate::tensors::TensorFile;
@@ -50,8 +50,17 @@ impl Weights {
         if let Some(error) = unmerged(dir, all())? {
             return Err(error);
         }
-        let bare: HashMap<&String, Bare> = all().map(|name| (name, Bare::new(name, architecture))).collect();
+        let bare: Vec<Bare> = all().map(|name| Bare::new(name, architecture)).collect();
+        let foreign = foreign_prefix(bare.iter(), architecture);
+        let bare_name = |name: &str| Bare::behind(name, architecture, foreign.as_deref());
+        let bare: HashMap<&String, Bare> = all().map(|name| (name, bare_name(name))).collect();
         warn_of_wrappers(dir, bare.values(), warnings);
+        if let Some(foreign) = &foreign {
+            let what = format!(
+                "names of tensors were read without `{foreign}`, the name that another module gave the model"
+            );
+            warnings.add(dir, &what);
+        }
         let prefixed = bare.values().any(|bare| bare.prefixed);
         let layers = bare.values().filter_map(Bare::layer).collect::<BTreeSet<_>>().len();
         let renamed: HashMap<String, String> = bare
@@ -61,7 +70,7 @@ impl Weights {
         drop(bare);
         let listed = index.map(|index| {
             let rename = |(tensor, shard): (String, String)| {
-                (Bare::new(&tensor, architecture).with_prefix(architecture, prefixed), shard)
+                (bare_name(&tensor).with_prefix(architecture, prefixed), shard)
             };
             index.into_iter().map(rename).collect::<HashMap<String, String>>()
         });
@@ -127,6 +136,11 @@ impl Weights {
         Ok(())
     }
 
+    /// The directory.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The file for messages about all of the tensors.
     pub(super) fn path(&self) -> &Path {
         match &self.files[..] {
@@ -190,7 +204,11 @@ fn find(dir: &Path, warnings: &mut Warnings) -> Result<(Vec<String>, Option<Weig
     let entries = place::names(dir);
     let shards = numbered(&entries);
     if single.exists() {
-        if index.exists() || !shards.is_empty() {
+        let of_single = || -> Option<bool> {
+            let index = documents::read::<Index>(&index, json::LARGE).ok()??;
+            Some(index.weight_map.values().all(|file| file == SINGLE))
+        };
+        if (index.exists() && of_single() != Some(true)) || !shards.is_empty() {
             let other = if index.exists() { INDEX } else { "shards (model-00001-of-…)" };
             let what = format!(
                 "it was read, and {other} in the same directory passed over: remove what is not the model"
@@ -283,7 +301,7 @@ fn shards_of(dir: &Path, index: &Path, map: &WeightMap) -> Result<Vec<String>> {
 
 /// Opens a file of tensors. One that is something else is called what it is.
 fn open_file(path: &Path) -> Result<TensorFile> {
-    TensorFile::open(path).map_err(|error| impostor::explain_file(path).unwrap_or(error.into()))
+    TensorFile::open(path).map_err(|error| impostor::explain_weights(path).unwrap_or(error.into()))
 }
 
 /// The error for a directory with a config and without weights that are read.
@@ -293,6 +311,16 @@ fn no_weights(dir: &Path, entries: &[String]) -> Result<Error> {
     }
     if let Some(error) = other_formats(dir, entries) {
         return Ok(error);
+    }
+    let unfinished = |name: &&String| {
+        [".incomplete", ".part", ".aria2", ".crdownload", ".tmp"].iter().any(|end| name.ends_with(end))
+    };
+    if let Some(name) = entries.iter().find(unfinished) {
+        return Ok(Error::Unusable {
+            path: dir.join(name),
+            problem: "it is the beginning of a file, and its download was not finished".to_owned(),
+            remedy: "download the model again".to_owned(),
+        });
     }
     let others: Vec<&String> = entries.iter().filter(|name| name.ends_with(".safetensors")).collect();
     let path = dir.join(SINGLE);
@@ -318,7 +346,16 @@ pub(super) fn other_formats(dir: &Path, entries: &[String]) -> Option<Error> {
         found.filter(|name| *name != "training_args.bin").collect()
     };
     let list = |names: &[&String]| shortened(names.iter().map(|name| name.as_str()));
-    let (problem, remedy) = if let pickles @ [_, ..] = &ends(&[".bin", ".pt", ".pth", ".ckpt"])[..] {
+    let sharded = |marks: &[&str]| entries.iter().find(|name| marks.iter().any(|mark| name.contains(mark)));
+    let (problem, remedy) = if let Some(name) = sharded(&["global_step", "zero_to_fp32"]) {
+        let remedy = "merge them: python zero_to_fp32.py DIRECTORY OUTPUT --safe_serialization";
+        (format!("its weights are shards of DeepSpeed: {name}"), remedy)
+    } else if let Some(name) = sharded(&["_fsdp_", ".distcp"]) {
+        (
+            format!("its weights are shards of FSDP: {name}"),
+            "merge them: accelerate merge-weights DIRECTORY OUTPUT",
+        )
+    } else if let pickles @ [_, ..] = &ends(&[".bin", ".pt", ".pth", ".ckpt"])[..] {
         let original = !dir.join(CONFIG).exists();
         let remedy = if original {
             "download the model in the Hugging Face layout, or convert it with transformers"

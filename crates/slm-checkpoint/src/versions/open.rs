@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::{CONFIG, RawCheckpoint, TOKENIZER, read_manifest, v0, version_of};
+use crate::hf::hub_id;
 use crate::manifest::{FileRecord, MANIFEST, Manifest};
 use crate::tensors::{PositionedFile, TensorFile};
 use crate::{Error, Result, json};
@@ -133,7 +134,14 @@ fn check_is_dir(dir: &Path) -> Result<()> {
             Err(Error::NotACheckpoint { path: dir.to_owned(), reason, remedy: remedy() })
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(Error::Store(StoreError::Missing { path: dir.to_owned(), remedy: remedy() }))
+            let remedy = hub_id(dir).map_or_else(remedy, |id| {
+                let name = id.rsplit('/').next().unwrap_or(&id);
+                format!(
+                    "name the directory of a checkpoint. A model of the Hugging Face Hub is downloaded and imported first: \
+                     hf download {id} --local-dir {name}, and slm import {name} --out my-model"
+                )
+            });
+            Err(Error::Store(StoreError::Missing { path: dir.to_owned(), remedy }))
         }
         Err(error) => Err(Error::io(dir, "look at")(error)),
     }

@@ -171,6 +171,6 @@ fn config(args: &FinetuneArgs, start: &Checkpoint) -> Result<TrainingConfig> {
         Some(rounding) => config.finetune.rounding = rounding.into(),
         None => {}
     }
-    config.validate(&origin)?;
+    config.validate_with(&origin, &settings)?;
     Ok(config)
 }

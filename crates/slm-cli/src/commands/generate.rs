@@ -35,7 +35,7 @@ pub(crate) struct GenerateArgs {
     sampling: SamplingArgs,
     #[command(flatten)]
     kv_cache: KvCacheArgs,
-    /// Stop before this text (may be repeated)
+    /// Stop before this text, or at this special token (may be repeated)
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
     /// Do not stop at an end-of-text or end-of-turn token
@@ -70,6 +70,8 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
     if args.stop.iter().any(String::is_empty) {
         return Err(Error::Usage("--stop: the text to stop before is empty".to_owned()));
     }
+    let stop_tokens: Vec<u32> =
+        args.stop.iter().filter_map(|text| tokenizer.hidden_token_id(text)).collect();
     let mut model = checkpoint.load_model(&context.device)?;
     args.kv_cache.apply(&mut model);
     // The last new token is only chosen, never run. Where there is no room, the model says so.
@@ -79,8 +81,8 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
         max_new_tokens: args.max_new_tokens.unwrap_or(DEFAULT_NEW_TOKENS.min(room)),
         sampling: args.sampling.options(args.temperature, 0),
         stop_ids: match args.ignore_eos {
-            true => Vec::new(),
-            false => checkpoint.config().tokenizer.eos_token_ids.clone(),
+            true => stop_tokens.clone(),
+            false => [&checkpoint.config().tokenizer.eos_token_ids[..], &stop_tokens].concat(),
         },
     };
     // The stream knows the prompt, so that a leading space of the first new word is decoded as one.
@@ -128,6 +130,7 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
             ("context_full", None)
         }
         StopReason::MaxNewTokens => ("max_new_tokens", None),
+        StopReason::StopId(id) if stop_tokens.contains(&id) => ("stop_text", tokenizer.token(id)),
         StopReason::StopId(id) => ("end_of_text", tokenizer.token(id)),
         StopReason::Interrupted => ("interrupted", None),
     };

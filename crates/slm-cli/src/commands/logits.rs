@@ -1,5 +1,6 @@
 //! `slm logits`
 
+use std::io::Read;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -42,7 +43,14 @@ struct LogitsResult {
 }
 
 pub(crate) fn run(args: &LogitsArgs, context: &Context) -> Result<()> {
-    let bytes = std::fs::read(&args.ids).map_err(|error| Error::file(&args.ids, error))?;
+    let bytes = match args.ids.as_os_str() == "-" {
+        true => {
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)
+        }
+        false => std::fs::read(&args.ids),
+    };
+    let bytes = bytes.map_err(|error| Error::file(&args.ids, error))?;
     let ids = parse_ids(&args.ids, &bytes)?;
     let file = OutFile::create(&args.out, args.overwrite)?;
     let checkpoint = context.open_to_load(&args.checkpoint)?;

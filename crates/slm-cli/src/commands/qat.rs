@@ -150,7 +150,7 @@ fn config(args: &QatArgs, start: Option<&Checkpoint>) -> Result<TrainingConfig> 
         config.qat.options.scale = ScaleMode::Learned;
     }
     config.qat.distill |= args.distill;
-    config.validate(&args.config.display().to_string())?;
+    config.validate_with(&args.config.display().to_string(), &args.run.settings())?;
     Ok(config)
 }
 

@@ -6,9 +6,9 @@ use slm_model::SamplingOptions;
 /// Beside the temperature, which every command has its own default of.
 #[derive(Debug, Args)]
 pub(super) struct SamplingArgs {
-    /// Draw from the K most likely tokens only
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
+    /// Draw from the K most likely tokens only; 0 or -1 for all of them
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(i64).range(-1..))]
+    top_k: Option<i64>,
     /// Draw from the fewest tokens whose probabilities reach P
     #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
     top_p: f64,
@@ -34,7 +34,7 @@ impl SamplingArgs {
     pub(super) fn options(&self, temperature: f64, index: u64) -> SamplingOptions {
         SamplingOptions {
             temperature,
-            top_k: self.top_k,
+            top_k: self.top_k.and_then(|k| usize::try_from(k).ok()).filter(|&k| k > 0),
             top_p: self.top_p,
             min_p: self.min_p,
             repetition_penalty: self.repetition_penalty,

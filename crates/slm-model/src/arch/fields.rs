@@ -68,7 +68,7 @@ impl<'a> Fields<'a> {
     /// The error for a field with a value that cannot be right.
     pub(super) fn wrong(&self, name: &str, expected: impl ToString, found: impl ToString) -> Error {
         let field = format!("{}{name}", self.prefix);
-        Error::HfField { field, expected: expected.to_string(), found: found.to_string() }
+        Error::HfField { field, expected: expected.to_string(), found: short(found.to_string()) }
     }
 
     /// The error for a field with a value that is not supported.
@@ -79,11 +79,16 @@ impl<'a> Fields<'a> {
         supported: impl Into<String>,
     ) -> Error {
         let field = format!("{}{name}", self.prefix);
-        Error::HfUnsupported { field, found: found.to_string(), supported: supported.into() }
+        Error::HfUnsupported { field, found: short(found.to_string()), supported: supported.into() }
     }
 
     pub(super) fn usize(&self, name: &str) -> Result<Option<usize>> {
-        self.typed(name, "a whole number", |v| v.as_u64().and_then(|n| usize::try_from(n).ok()))
+        // 64.0 is whole, as other languages write numbers.
+        let whole = |number: &f64| number.fract() == 0.0 && (0.0..9e15).contains(number);
+        let from_float = |value: &Value| value.as_f64().filter(whole).map(|number| number as u64);
+        self.typed(name, "a whole number", |value| {
+            value.as_u64().or_else(|| from_float(value)).and_then(|number| usize::try_from(number).ok())
+        })
     }
 
     pub(super) fn f64(&self, name: &str) -> Result<Option<f64>> {
@@ -188,8 +193,10 @@ impl<'a> Fields<'a> {
     pub(super) fn activation(&self, name: &str, default: &str) -> Result<Activation> {
         match self.str(name)?.unwrap_or(default) {
             "silu" | "swish" => Ok(Activation::Silu),
-            "gelu" => Ok(Activation::Gelu),
-            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Activation::GeluTanh),
+            "gelu" | "gelu_python" => Ok(Activation::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_accurate" | "gelu_python_tanh" => {
+                Ok(Activation::GeluTanh)
+            }
             other => {
                 let supported = "\"silu\", \"gelu\", \"gelu_new\", \"gelu_pytorch_tanh\"";
                 Err(self.unsupported(name, format!("{other:?}"), supported))
@@ -245,13 +252,13 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Fields that nobody asked for.
+    /// Fields that nobody asked for and that say something: null is what absent fields are.
     pub(super) fn unseen(&self) -> Vec<String> {
         let seen = self.seen.borrow();
         self.map
-            .keys()
-            .filter(|name| !seen.contains(name.as_str()))
-            .map(|name| format!("{}{name}", self.prefix))
+            .iter()
+            .filter(|(name, value)| !seen.contains(name.as_str()) && !value.is_null())
+            .map(|(name, _)| format!("{}{name}", self.prefix))
             .collect()
     }
 }
@@ -269,6 +276,16 @@ pub(super) struct Sizes {
     pub(super) kv_heads: Option<usize>,
     /// The hidden size split evenly where there is none.
     pub(super) head_dim: Option<usize>,
+}
+
+/// The beginning of a value that is too long for a message.
+fn short(mut value: String) -> String {
+    const LONGEST: usize = 200;
+    if value.len() > LONGEST {
+        value.truncate(value.floor_char_boundary(LONGEST));
+        value.push('…');
+    }
+    value
 }
 
 /// Equality in which 1 is 1.0.

@@ -44,7 +44,7 @@ const TENSORS: TensorMap = TensorMap {
         ("norm", "norm", Op::PlusOne),
     ],
     parallel: &[],
-    constants: &[".rotary_emb.inv_freq"],
+    constants: &[],
 };
 
 fn config(fields: &Fields<'_>) -> Result<ModelConfig> {

@@ -32,7 +32,7 @@ const TENSORS: TensorMap = TensorMap {
     ],
     parallel: &[],
     // Causal masks.
-    constants: &[".attn.bias", ".attn.masked_bias"],
+    constants: &[".attn.bias"],
 };
 
 fn config(fields: &Fields<'_>) -> Result<ModelConfig> {

@@ -44,8 +44,8 @@ const TENSORS: TensorMap = TensorMap {
         ("lm_head", "embed_out", Op::Copy),
     ],
     parallel: &[],
-    // Causal masks and frequencies.
-    constants: &[".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"],
+    // Causal masks.
+    constants: &[".attention.bias"],
 };
 
 /// Beside the object, base and share have names of their own; `rope_theta` and `partial_rotary_factor` mean nothing there.

@@ -25,6 +25,9 @@ fn config(fields: &Fields<'_>) -> Result<ModelConfig> {
     model.embedding_multiplier = multiplier("embedding_multiplier")?;
     model.attention_scale = Some(multiplier("attention_multiplier")?);
     model.residual_multiplier = multiplier("residual_multiplier")?;
-    model.logit_multiplier = 1.0 / multiplier("logits_scaling")?;
+    model.logit_multiplier = match multiplier("logits_scaling")? {
+        0.0 => return Err(fields.wrong("logits_scaling", "a number other than 0", 0)),
+        scaling => 1.0 / scaling,
+    };
     Ok(model)
 }

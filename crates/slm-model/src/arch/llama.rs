@@ -37,7 +37,7 @@ pub(super) const TENSORS: TensorMap = TensorMap {
         ("post_attention_norm", "post_attention_layernorm", Op::Copy),
     ],
     parallel: &[],
-    constants: &[".rotary_emb.inv_freq"],
+    constants: &[],
 };
 
 fn config(fields: &Fields<'_>) -> Result<ModelConfig> {

@@ -29,7 +29,7 @@ use serde_json::{Map, Value, json};
 use self::fields::Fields;
 pub use self::tensors::Origin;
 use self::tensors::TensorMap;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Position, RopeScaling};
 use crate::error::{Error, Result};
 use crate::names::ExpectedTensor;
 
@@ -85,6 +85,9 @@ impl Architecture {
 
     /// Whether a tensor of a file is a constant that has no place in a model.
     pub fn is_constant(&self, name: &str) -> bool {
+        if name.rsplit('.').next().is_some_and(|last| BUFFERS.contains(&last)) {
+            return true;
+        }
         // At the top of a file without prefix nothing stands before the name, nor its dot.
         self.tensors.constants.iter().any(|end| name.ends_with(end) || name == &end[1..])
     }
@@ -105,6 +108,17 @@ impl Architecture {
     }
 }
 
+/// Names of buffers that no architecture takes from a file: frequencies, tables and masks that old versions saved.
+const BUFFERS: &[&str] = &[
+    "inv_freq",
+    "original_inv_freq",
+    "cos_cached",
+    "sin_cached",
+    "position_ids",
+    "masked_bias",
+    "causal_mask",
+];
+
 /// A `config.json` that was understood.
 #[derive(Debug)]
 pub struct HfConfig {
@@ -118,6 +132,56 @@ pub struct HfConfig {
     /// different things, some that were passed over. Each is a sentence about a field, which it names.
     pub notes: Vec<String>,
 }
+
+/// Fields that every config of old versions has: options of generation and of training, and names of labels.
+const OF_EVERY_CONFIG: &[&str] = &[
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "attn_implementation",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "chunk_size_feed_forward",
+    "cross_attention_hidden_size",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "id2label",
+    "label2id",
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_labels",
+    "num_return_sequences",
+    "output_attentions",
+    "output_hidden_states",
+    "output_scores",
+    "prefix",
+    "problem_type",
+    "remove_invalid_values",
+    "repetition_penalty",
+    "return_dict",
+    "return_dict_in_generate",
+    "sep_token_id",
+    "suppress_tokens",
+    "temperature",
+    "tf_legacy_loss",
+    "tie_encoder_decoder",
+    "tokenizer_class",
+    "top_k",
+    "top_p",
+    "torchscript",
+    "typical_p",
+    "use_bfloat16",
+];
 
 /// Fields that do not change what a trained model computes: training, bookkeeping, and special tokens, which
 /// are read elsewhere.
@@ -160,7 +224,7 @@ const WITHOUT_EFFECT: &[&str] = &[
 
 /// Reads the content of a Hugging Face `config.json`.
 ///
-/// Where the fields are inside an object `text_config`, as those of the text part of a multimodal model are, they are
+/// Where the fields are inside an object `text_config` (or `llm_config`, or `language_config`), as those of the text part of a multimodal model are, they are
 /// read from there.
 ///
 /// # Errors
@@ -169,15 +233,17 @@ const WITHOUT_EFFECT: &[&str] = &[
 pub fn read_config(config: &Map<String, Value>) -> Result<HfConfig> {
     let fields = Fields::new(config);
     let sizes = ["hidden_size", "n_embd", "num_hidden_layers", "n_layer"];
-    match fields.object(TEXT_CONFIG)? {
+    let nested = NESTED.iter().find(|name| fields.get(name).is_some_and(Value::is_object));
+    let name = nested.copied().unwrap_or(NESTED[0]);
+    match fields.object(name)? {
         Some(text) if !sizes.iter().any(|size| fields.has(size)) => {
-            let architecture = find_nested(&fields, &text)?;
-            fields.note(TEXT_CONFIG, "holds the fields of the model: they were read from there");
+            let architecture = find_nested(&fields, &text, name)?;
+            fields.note(name, "holds the fields of the model: they were read from there");
             let mut merged = text.map().clone();
             if let Some(tied) = config.get(TIED).filter(|_| !text.has(TIED)) {
                 merged.insert(TIED.to_owned(), tied.clone());
             }
-            let text = fields.nested(TEXT_CONFIG, &merged);
+            let text = fields.nested(name, &merged);
             text.ignore(&["architectures"]);
             read_fields(&text, architecture)
         }
@@ -185,21 +251,37 @@ pub fn read_config(config: &Map<String, Value>) -> Result<HfConfig> {
     }
 }
 
-const TEXT_CONFIG: &str = "text_config";
+/// Objects of multimodal configs with the fields of the text model, the usual one first.
+pub const NESTED: [&str; 3] = ["text_config", "llm_config", "language_config"];
 const TIED: &str = "tie_word_embeddings";
 
 fn read_fields(fields: &Fields<'_>, architecture: &'static Architecture) -> Result<HfConfig> {
-    let model = (architecture.config)(fields)?;
+    let mut model = (architecture.config)(fields)?;
+    extend_positions(&mut model);
     refuse_unread(fields)?;
     model.validate()?;
     fields.ignore(WITHOUT_EFFECT);
+    fields.ignore(OF_EVERY_CONFIG);
     Ok(HfConfig { architecture, model, unrecognized: fields.unseen(), notes: fields.notes() })
+}
+
+/// Lets sequences be as long as a base that grows with them allows.
+fn extend_positions(model: &mut ModelConfig) {
+    if let Position::Rotary(rotary) = &model.position
+        && let Some(RopeScaling::Dynamic { factor, .. }) = rotary.scaling
+        && factor > 1.0
+    {
+        model.max_position_embeddings = (model.max_position_embeddings as f64 * factor) as usize;
+    }
 }
 
 /// The architecture by the class in `architectures`, with its head or without; where that is absent, null or empty, by
 /// `model_type`.
 fn find(fields: &Fields<'_>) -> Result<&'static Architecture> {
-    let names = fields.list("architectures")?;
+    let names = match fields.get("architectures") {
+        Some(name @ Value::String(_)) => Some(std::slice::from_ref(name)),
+        _ => fields.list("architectures")?,
+    };
     let model_type = fields.str("model_type")?;
     let by_type = || ARCHITECTURES.iter().find(|known| Some(known.model_type) == model_type);
     let known = match names {
@@ -221,12 +303,12 @@ fn find(fields: &Fields<'_>) -> Result<&'static Architecture> {
 }
 
 /// The architecture of the model whose fields are in `text`: by its own names, else by those of the whole.
-fn find_nested(fields: &Fields<'_>, text: &Fields<'_>) -> Result<&'static Architecture> {
+fn find_nested(fields: &Fields<'_>, text: &Fields<'_>, name: &str) -> Result<&'static Architecture> {
     find(text).or_else(|_| find(fields)).map_err(|_| {
         let found = text.get("model_type").or(fields.get("architectures")).or(fields.get("model_type"));
         let found = found.map_or_else(|| "(none given)".to_owned(), Value::to_string);
         Error::HfArchitecture {
-            found: format!("{found}, of which text_config holds the text model,"),
+            found: format!("{found}, of which {name} holds the text model,"),
             supported: supported(),
         }
     })
@@ -258,6 +340,9 @@ fn refuse_unread(fields: &Fields<'_>) -> Result<()> {
     fields.expect_default_if_unread("query_pre_attn_scalar", &Value::Null, off)?;
     fields.expect_default_if_unread("add_cross_attention", &json!(false), "false")?;
     fields.expect_default_if_unread("is_encoder_decoder", &json!(false), "false")?;
+    if fields.get("pruned_heads").and_then(Value::as_object).is_some_and(|heads| !heads.is_empty()) {
+        return Err(fields.unsupported("pruned_heads", "not empty", "all heads of every layer"));
+    }
     if fields.was_read("no_rope_layers") {
         return Ok(());
     }

@@ -132,6 +132,15 @@ impl Rope {
             );
             fields.note(self.theta_name, what);
         }
+        if inside.is_none()
+            && place.theta.is_none()
+            && (object.has("rope_theta") || fields.has(self.theta_name))
+        {
+            fields.note(
+                self.theta_name,
+                format_args!("is null: {} was taken, the default of transformers", self.theta),
+            );
+        }
         let theta = inside.or(place.theta).unwrap_or(self.theta);
         let (name, old_name) = (object.str("rope_type")?, object.str("type")?);
         let name = name.or(old_name).unwrap_or("default");
@@ -160,14 +169,13 @@ impl Rope {
             // For text the three axes of mrope have the same positions: it is the default.
             "default" | "mrope" => None,
             "linear" => Some(RopeScaling::Linear { factor: required("factor")? }),
-            // The base grows with sequences of more than max_position_embeddings, which no sequence here is.
             "dynamic" => {
-                required("factor")?;
+                let factor = required("factor")?;
                 object.note("rope_type", format_args!(
-                    "is \"dynamic\", which changes nothing up to max_position_embeddings = {max_positions}; longer \
-                     sequences are refused"
+                    "is \"dynamic\", which changes nothing up to max_position_embeddings = {max_positions}; up to \
+                     {factor} times as many positions, the base grows with the sequence"
                 ));
-                None
+                Some(RopeScaling::Dynamic { factor, max_position_embeddings: max_positions })
             }
             "llama3" => Some(RopeScaling::Llama3 {
                 factor: required("factor")?,

@@ -249,6 +249,22 @@ fn impossible_values_are_refused_by_name() {
 }
 
 #[test]
+fn numbers_may_be_written_with_a_point_and_fields_may_be_null() {
+    let plain = model(base(LLAMA), json!({}));
+    let changes =
+        json!({ "hidden_size": 64.0, "secret_gate": null, "id2label": { "0": "a" }, "pruned_heads": {} });
+    let parsed = read_config(&with(base(LLAMA), changes)).unwrap();
+    assert_eq!((parsed.model, parsed.unrecognized), (plain, vec![]));
+    refused(base(LLAMA), json!({ "hidden_size": 64.5 }), "hidden_size");
+    refused(base(LLAMA), json!({ "pruned_heads": { "1": [0] } }), "pruned_heads");
+    let granite = base("GraniteForCausalLM");
+    refused(granite, json!({ "logits_scaling": 0 }), "logits_scaling");
+    // A long list is cut.
+    let message = refused(base("Qwen2ForCausalLM"), json!({ "layer_types": vec!["x"; 999] }), "layer_types");
+    assert!(message.to_string().len() < 600, "{message}");
+}
+
+#[test]
 fn fields_that_are_not_known_are_reported() {
     let config = with(base(LLAMA), json!({ "secret_gate": 2, "torch_dtype": "bfloat16", "use_cache": true }));
     let parsed = read_config(&config).unwrap();
@@ -444,8 +460,12 @@ fn what_is_said_twice_is_read_as_transformers_reads_it() {
     assert_eq!(position(unused, "rope_scaling.beta"), rotary(1e4, RopeScaling::Linear { factor: 2.0 }));
     let nested = json!({ "rope_parameters": { "full_attention": { "rope_type": "linear" } } });
     assert_eq!(position(nested, "full_attention"), plain);
-    let dynamic = json!({ "rope_scaling": { "type": "dynamic", "factor": 2 } });
-    assert_eq!(position(dynamic, "dynamic"), plain);
+    let dynamic =
+        json!({ "rope_scaling": { "type": "dynamic", "factor": 2 }, "max_position_embeddings": 96 });
+    let scaling = RopeScaling::Dynamic { factor: 2.0, max_position_embeddings: 96 };
+    assert_eq!(position(dynamic.clone(), "dynamic"), rotary(1e4, scaling));
+    // As many positions as the factor says.
+    assert_eq!(model(base(LLAMA), dynamic).max_position_embeddings, 192);
     // Text has the same positions along all axes.
     let mrope = json!({ "rope_scaling": { "type": "mrope", "mrope_section": [2, 3, 3] } });
     assert_eq!(model(base(QWEN2), mrope).position, plain);

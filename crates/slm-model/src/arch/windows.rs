@@ -40,6 +40,13 @@ pub(super) fn set_windows(
     window: Option<usize>,
 ) -> Result<()> {
     if window.is_none() && sliding.contains(&true) {
+        if fields.usize("sliding_window")?.is_some() {
+            return Err(fields.wrong(
+                "use_sliding_window",
+                "true, for sliding_attention in layer_types",
+                "false",
+            ));
+        }
         return Err(fields.wrong(
             "sliding_window",
             "a width, for sliding_attention in layer_types",

@@ -64,6 +64,15 @@ pub enum RopeScaling {
         /// Divisor, at least 1.
         factor: f64,
     },
+    /// The base grows with the length of sequences longer than `max_position_embeddings` (NTK-aware scaling, dynamic).
+    ///
+    /// Positions that are held in a cache keep the base of the length at which they were computed, as in transformers.
+    Dynamic {
+        /// How many times `max_position_embeddings` sequences may be, at least 1.
+        factor: f64,
+        /// Positions up to which the base stays.
+        max_position_embeddings: usize,
+    },
     /// Low frequencies are divided by `factor`, high ones kept, those between blended (Llama 3.1).
     Llama3 {
         /// Divisor of the low frequencies, at least 1.

@@ -133,6 +133,18 @@ impl RopeScaling {
         };
         match *self {
             Self::Linear { factor } => at_least_one("linear.factor", factor),
+            Self::Dynamic { factor, max_position_embeddings } => {
+                at_least_one("dynamic.factor", factor)?;
+                let field = |name: &str| format!("{prefix}dynamic.{name}");
+                if max_position_embeddings == 0 {
+                    let remedy = "use the context length of the pretraining".into();
+                    return Err(bad(field("max_position_embeddings"), max_position_embeddings, remedy));
+                }
+                match pairs {
+                    2.. => Ok(()),
+                    _ => Err(bad(field("factor"), factor, "rotate at least two pairs of a head".into())),
+                }
+            }
             Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
                 let field = |name: &str| format!("{prefix}llama3.{name}");
                 at_least_one("llama3.factor", factor)?;

@@ -1,15 +1,17 @@
 //! Bytes of a file as text: UTF-8 or UTF-16, byte order mark and line ends.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
-use super::kind;
+use super::{kind, warn_once};
 use crate::{Error, Result};
 
 /// Bytes read at a time.
 const CHUNK: usize = 64 << 10;
+/// The byte order mark, a character.
+const MARK: char = '\u{feff}';
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Encoding {
@@ -30,6 +32,8 @@ pub(super) struct Decoder {
     /// Whether a carriage return came last, which may be half of a line end.
     carriage_return: bool,
     ended: bool,
+    /// Whether zero bytes were warned of.
+    zeros_seen: Cell<bool>,
 }
 
 impl std::fmt::Debug for Decoder {
@@ -44,8 +48,16 @@ impl std::fmt::Debug for Decoder {
 impl Decoder {
     /// Opens a file, refuses what is known to be no text, and passes over a byte order mark.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        Self::new(path, Box::new(file))
+        match File::open(path) {
+            Ok(_) if path.is_dir() => Err(kind::no_file(path, "a directory", "name a file in it")),
+            Ok(file) => Self::new(path, Box::new(file)),
+            Err(_) if path.to_str().is_some_and(|path| path.contains("://")) => Err(kind::no_file(
+                path,
+                "an address, and nothing is downloaded",
+                "download it, and name the file",
+            )),
+            Err(source) => Err(Error::Read { path: path.to_owned(), source }),
+        }
     }
 
     /// [`Decoder::open`] of something else than a file, which `path` is the name of in messages.
@@ -59,6 +71,7 @@ impl Decoder {
             lines: 0,
             carriage_return: false,
             ended: false,
+            zeros_seen: Cell::new(false),
         };
         decoder.fill()?;
         kind::check(path, &decoder.pending)?;
@@ -103,10 +116,36 @@ impl Decoder {
         };
         self.offset += taken;
         self.pending.drain(..taken);
+        if text[before..].contains(['\0', MARK]) {
+            self.check_characters(text, before);
+        }
         self.lines += text[before..].bytes().filter(|&byte| byte == b'\n').count();
         self.line_ends(text, before);
         self.fill()?;
         Ok(true)
+    }
+
+    /// Takes byte order marks out of the part of `text` from `from` on, and warns of zero bytes.
+    fn check_characters(&self, text: &mut String, from: usize) {
+        let mut part = text.split_off(from);
+        if let Some(at) = part.find('\0') {
+            let line = 1 + self.lines + part[..at].matches('\n').count();
+            let what = format!(
+                "holds zero bytes, the first in line {line}; they are read as characters. If the file is no text, or its \
+                 download was not finished, give another"
+            );
+            if !self.zeros_seen.replace(true) {
+                warn_once(&self.path, &what);
+            }
+        }
+        if part.contains(MARK) {
+            warn_once(
+                &self.path,
+                "has byte order marks inside, as files that were joined have; they are no part of the text",
+            );
+            part = part.replace(MARK, "");
+        }
+        text.push_str(&part);
     }
 
     /// Decodes as much of what is pending as has whole characters; gives the bytes that it took.
@@ -128,10 +167,16 @@ impl Decoder {
     }
 
     fn not_utf8(&self, valid: usize, cut_off: bool) -> Error {
-        let remedy = if cut_off {
-            "the last character is cut off, so the file is probably truncated"
+        let byte = self.pending[valid];
+        let remedy = if kind::is_named_binary(&self.path) {
+            "if it holds token ids, write them as JSON: {\"ids\": [[1, 2, ...], ...]}"
+        } else if cut_off {
+            "the last character is cut off: the file is truncated, or in another encoding, which \
+             `iconv -f ISO-8859-1 -t UTF-8` converts"
         } else if self.pending.contains(&0) {
             "the file holds zero bytes, so it is probably not a text file"
+        } else if (0x80..0xa0).contains(&byte) {
+            "convert it, for example with `iconv -f WINDOWS-1252 -t UTF-8`"
         } else {
             "convert it, for example with `iconv -f ISO-8859-1 -t UTF-8`"
         };
@@ -139,7 +184,7 @@ impl Decoder {
             path: self.path.clone(),
             offset: self.offset + valid,
             line: 1 + self.lines + self.pending[..valid].iter().filter(|&&byte| byte == b'\n').count(),
-            byte: self.pending[valid],
+            byte,
             remedy,
         }
     }
@@ -200,13 +245,8 @@ impl Decoder {
 
 /// Warns of the carriage returns in a file, once.
 pub(super) fn warn_of_line_ends(path: &Path) {
-    static LAST: Mutex<Option<PathBuf>> = Mutex::new(None);
-    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    if last.as_deref() != Some(path) {
-        *last = Some(path.to_owned());
-        tracing::warn!(
-            "{}: has carriage returns (CRLF line ends, as Windows writes them); they are read as plain line ends",
-            path.display()
-        );
-    }
+    warn_once(
+        path,
+        "has carriage returns (CRLF line ends, as Windows writes them); they are read as plain line ends",
+    );
 }

@@ -3,7 +3,7 @@
 //! | file | what is read |
 //! |---|---|
 //! | UTF-8, with or without a byte order mark; UTF-16 with one | its text |
-//! | JSON Lines of objects with a `text`, or of strings; a JSON list of either | their texts, with an empty line between two |
+//! | JSON Lines of objects with a `text`, or of strings; a JSON list of either; JSON objects one after another | their texts, with an empty line between two |
 //! | `{"ids": [[1, 2, ...], ...]}`; JSON Lines of lists of ids or of objects with `input_ids`, `ids` or `tokens` | sequences of token ids |
 //!
 //! The content decides, and not the name: a text that only begins like JSON is a text. Line ends of Windows and of old
@@ -13,13 +13,18 @@
 mod decode;
 mod json;
 mod kind;
+mod lenient;
+mod record;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::{Error, Result, Tokenizer};
 use decode::Decoder;
-use json::{Form, Lines, Record, form, whole};
+use json::{Form, Lines, form, whole};
+use record::Record;
 
 /// Content of a data file.
 #[derive(Debug)]
@@ -38,10 +43,19 @@ impl Data {
     /// - [`Error::NotUtf8`] and [`Error::NotText`] for a file that is no text; the former names the first bad byte.
     /// - [`Error::Ids`] and [`Error::Json`] for JSON that holds neither texts nor token ids.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let mut decoder = match path == Path::new("-") {
-            true => Decoder::new(Path::new("standard input"), Box::new(std::io::stdin()))?,
-            false => Decoder::open(path)?,
+        let (path, mut decoder) = match path.as_ref() {
+            path if path == Path::new("-") => {
+                let name = Path::new("standard input");
+                if STDIN_READ.swap(true, Ordering::Relaxed) {
+                    return Err(Error::NotText {
+                        path: name.to_owned(),
+                        what: "read already, for another option".to_owned(),
+                        remedy: "give one of the two texts as a file",
+                    });
+                }
+                (name, Decoder::new(name, Box::new(std::io::stdin()))?)
+            }
+            path => (path, Decoder::open(path)?),
         };
         let mut head = String::new();
         decoder.read(&mut head)?;
@@ -57,8 +71,8 @@ impl Data {
                     }
                 }
             }
-            Form::Lines => {
-                let mut lines = Lines::new(path, head, decoder);
+            form @ (Form::Lines | Form::Values) => {
+                let mut lines = Lines::new(path, head, decoder, form);
                 match lines.next()? {
                     Some(Record::Ids(mut ids)) => {
                         while let Some(record) = lines.next()? {
@@ -79,6 +93,19 @@ impl Data {
                 }
             }
         }
+    }
+}
+
+/// Whether standard input was opened, which holds one text.
+static STDIN_READ: AtomicBool = AtomicBool::new(false);
+
+/// Warns of something about a file, once.
+fn warn_once(path: &Path, what: &str) {
+    static GIVEN: Mutex<Vec<(PathBuf, String)>> = Mutex::new(Vec::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if !given.iter().any(|(known, said)| known == path && said == what) {
+        tracing::warn!("{}: {what}", path.display());
+        given.push((path.to_owned(), what.to_owned()));
     }
 }
 

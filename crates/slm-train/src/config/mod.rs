@@ -1,5 +1,6 @@
 //! What a training run is told to do.
 
+mod names;
 mod qat;
 mod read;
 mod value;
@@ -202,7 +203,7 @@ impl TrainingConfig {
     pub fn from_file_with(path: impl AsRef<Path>, settings: &[Setting]) -> Result<Self> {
         let path = path.as_ref();
         let mut config: Self = read_toml(path, settings)?;
-        config.validate(&path.display().to_string())?;
+        config.validate_with(&path.display().to_string(), settings)?;
         if let (Some(file), Some(folder)) = (&mut config.tokenizer.file, path.parent()) {
             *file = folder.join(&*file);
         }
@@ -263,7 +264,11 @@ impl TrainingConfig {
         check.that(file.model.as_ref().is_none_or(|found| found == model), "model", || {
             let difference = file.model.as_ref().and_then(|found| {
                 let [found, model] = [found, model].map(|model| serde_json::to_value(model).ok());
-                first_difference(&model?, &found?)
+                let (found, model) = (found?, model?);
+                // The width of a head follows from other fields unless a config gives it.
+                let mut same_heads = found.clone();
+                same_heads["head_dim"] = model["head_dim"].clone();
+                first_difference(&model, &same_heads).or_else(|| first_difference(&model, &found))
             });
             let detail = difference.map_or_else(
                 || "is not the model of the checkpoint".to_owned(),
@@ -284,6 +289,15 @@ impl TrainingConfig {
             qat: file.qat,
             finetune: file.finetune,
         })
+    }
+
+    /// [`TrainingConfig::validate`] of a config in which `settings` took the place of what its file says; they are named
+    /// where they are to blame.
+    ///
+    /// # Errors
+    /// As [`TrainingConfig::validate`].
+    pub fn validate_with(&self, origin: &str, settings: &[Setting]) -> Result<()> {
+        self.validate(origin).map_err(|error| read::blame(error, settings))
     }
 
     /// Checks that values are possible and fit each other; `origin` says in errors where they came from.

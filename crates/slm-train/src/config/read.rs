@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
+use super::names;
 use super::value::{Kind, Located, Problem};
 use crate::{Error, Result};
 
@@ -16,13 +17,16 @@ const SIMILAR: f64 = 0.75;
 pub struct Setting {
     keys: Vec<String>,
     value: toml::Value,
+    /// What the user wrote.
+    written: String,
 }
 
 impl Setting {
-    /// A number under `key`, in which dots separate a section and what is in it.
-    pub fn number(key: &str, value: usize) -> Self {
+    /// A number under `key`, in which dots separate a section and what is in it. `option` gave it, and is named in errors.
+    pub fn number(option: &str, key: &str, value: usize) -> Self {
+        let written = format!("{option} {value}");
         let value = toml::Value::Integer(i64::try_from(value).unwrap_or(i64::MAX));
-        Self { keys: key.split('.').map(str::to_owned).collect(), value }
+        Self { keys: key.split('.').map(str::to_owned).collect(), value, written }
     }
 
     fn apply(&self, table: &mut toml::Table, origin: &str) -> Result<()> {
@@ -31,7 +35,7 @@ impl Setting {
         for section in sections {
             let entry = here.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
             here = entry.as_table_mut().ok_or_else(|| Error::ConfigValue {
-                origin: origin.to_owned(),
+                origin: format!("{} over {origin}", self.written),
                 key: self.keys.join("."),
                 detail: format!("`{section}` is a value and no section"),
                 remedy: "; set it itself".to_owned(),
@@ -56,7 +60,8 @@ impl std::str::FromStr for Setting {
         }
         let parsed = format!("value = {value}").parse::<toml::Table>().ok();
         let parsed = parsed.filter(|table| table.len() == 1).and_then(|mut table| table.remove("value"));
-        Ok(Self { keys, value: parsed.unwrap_or_else(|| toml::Value::String(value.trim().to_owned())) })
+        let value = parsed.unwrap_or_else(|| toml::Value::String(value.trim().to_owned()));
+        Ok(Self { keys, value, written: format!("--set {text}") })
     }
 }
 
@@ -97,10 +102,41 @@ pub(super) fn read_config(path: &Path) -> Result<String> {
 pub fn parse_toml<T: DeserializeOwned>(text: &str, origin: &str, settings: &[Setting]) -> Result<T> {
     let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| Error::ConfigSyntax {
         origin: origin.to_owned(),
-        detail: error.to_string().trim_end().to_owned(),
+        detail: other_language(text).map_or_else(|| error.to_string().trim_end().to_owned(), str::to_owned),
     })?;
     settings.iter().try_for_each(|setting| setting.apply(&mut table, origin))?;
-    T::deserialize(Located(toml::Value::Table(table))).map_err(|problem| located(problem, origin))
+    T::deserialize(Located(toml::Value::Table(table)))
+        .map_err(|problem| blame(located(problem, origin), settings))
+}
+
+/// What a text that is no TOML is, where that is known.
+fn other_language(text: &str) -> Option<&'static str> {
+    let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?;
+    if first.starts_with('{') {
+        return Some("it is JSON; a config has sections such as [training], and lines such as `steps = 400`");
+    }
+    let yaml = first == "---" || first.ends_with(':') || (first.contains(": ") && !first.contains('='));
+    yaml.then_some("it is YAML; a config has sections such as [training], and lines such as `steps = 400`")
+}
+
+/// Names the option in an error that is due to one of `settings` and not to the file.
+pub(super) fn blame(mut error: Error, settings: &[Setting]) -> Error {
+    let (path, origin) = match &mut error {
+        Error::UnknownKey { key, section, origin, .. } => {
+            let section = section.strip_prefix('[').and_then(|section| section.strip_suffix(']'));
+            (section.map_or_else(|| key.clone(), |section| format!("{section}.{key}")), origin)
+        }
+        Error::ConfigValue { key, origin, .. } => (key.clone(), origin),
+        _ => return error,
+    };
+    // The last one of a key holds.
+    if let Some(setting) = settings.iter().rev().find(|setting| {
+        let own = setting.keys.join(".");
+        path == own || path.strip_prefix(&own).is_some_and(|rest| rest.starts_with('.'))
+    }) {
+        origin.clone_from(&setting.written);
+    }
+    error
 }
 
 fn located(problem: Problem, origin: &str) -> Error {
@@ -118,12 +154,17 @@ fn located(problem: Problem, origin: &str) -> Error {
             key,
             origin,
         },
-        Kind::Unfit { found, expected } => Error::ConfigValue {
-            detail: format!("found {found}, expected {expected}"),
-            remedy: String::new(),
-            key,
-            origin,
-        },
+        Kind::Unfit { found, expected } => {
+            let quoted = found.strip_prefix("string ");
+            let remedy = match (expected.as_str(), quoted) {
+                ("a list", Some(text)) => format!("; write [{text}]"),
+                ("a string", _) if key.ends_with("granularity") => {
+                    "; write \"group:32\" for groups of 32".to_owned()
+                }
+                _ => String::new(),
+            };
+            Error::ConfigValue { detail: format!("found {found}, expected {expected}"), remedy, key, origin }
+        }
         Kind::Refused { detail } => Error::ConfigValue { detail, remedy: String::new(), key, origin },
     }
 }
@@ -134,6 +175,9 @@ fn section(path: &[String]) -> String {
 
 /// ": did you mean `x`?", or what there is to choose from where nothing is near.
 fn suggestion(found: &str, known: &[&str], quote: char) -> String {
+    if let Some(meant) = names::meant(found, known) {
+        return format!(": did you mean {quote}{meant}{quote}?");
+    }
     let near = known
         .iter()
         .map(|name| (strsim::jaro_winkler(&found.to_lowercase(), name), name))

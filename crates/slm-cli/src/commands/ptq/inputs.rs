@@ -56,6 +56,13 @@ impl RunInputs {
             Some(out) => (out.clone(), args.overwrite),
             None => (default_output(&config), true),
         };
+        let place = |path: &PathBuf| path.canonicalize().ok();
+        if place(&out).is_some_and(|place_of_out| place(&checkpoint) == Some(place_of_out)) {
+            return Err(Error::Usage(format!(
+                "--out {} is the checkpoint itself, which would be lost; choose another --out",
+                out.display()
+            )));
+        }
         Ok(Self { checkpoint, calibration, eval, out, overwrite, config })
     }
 }

@@ -1,0 +1,49 @@
+//! Heads that a config ties to the embedding and a file holds all the same.
+
+use std::path::Path;
+
+use slm_model::arch::HfConfig;
+use slm_model::{EMBED_TOKENS, expected_tensors};
+
+use super::Warnings;
+use super::weights::Weights;
+use crate::Result;
+
+/// Unties the head of a model whose file has both the embedding and a head with other values, and says so.
+///
+/// transformers 5 does the same; transformers 4 ties them, and what is in the file for the head is lost.
+pub(super) fn untie(
+    parsed: &mut HfConfig,
+    weights: &Weights,
+    config: &Path,
+    warnings: &mut Warnings,
+) -> Result<()> {
+    let HfConfig { architecture, model, .. } = &parsed;
+    if !model.tie_word_embeddings {
+        return Ok(());
+    }
+    let head = architecture.head();
+    let Some(embedding) = expected_tensors(model).into_iter().find(|tensor| tensor.name == EMBED_TOKENS)
+    else {
+        return Ok(());
+    };
+    let embedding = architecture.origin(model, &embedding, weights.prefixed()).tensor;
+    let (Some(ours), Some(theirs)) = (weights.file_of(&head), weights.file_of(&embedding)) else {
+        return Ok(());
+    };
+    let same_type = ours.dtype(&head) == theirs.dtype(&embedding);
+    let same = match (ours.shape(&head), theirs.shape(&embedding)) {
+        (a, b) if a != b => false,
+        _ if same_type => ours.same_content(&head, theirs, &embedding)?,
+        _ => ours.read_f32(&head)? == theirs.read_f32(&embedding)?,
+    };
+    if !same {
+        let what = format!(
+            "field \"tie_word_embeddings\" is true, and the file has other values in {head} than in {embedding}: they are \
+             not tied, as in transformers 5 (transformers 4 passes {head} over)"
+        );
+        warnings.add(config, &what);
+        parsed.model.tie_word_embeddings = false;
+    }
+    Ok(())
+}
