@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use slm_checkpoint::{Checkpoint, OpenOptions};
 
-use crate::{ExportReport, FloatType, Result, gguf_export};
+use crate::{ExportReport, FloatType, Result, gguf_export, hf_export};
 
 /// A format of another program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,12 +14,15 @@ use crate::{ExportReport, FloatType, Result, gguf_export};
 pub enum Format {
     /// A file for llama.cpp and what is built on it.
     Gguf,
+    /// A directory of floats for transformers and whatever reads its layout.
+    HuggingFace,
 }
 
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Gguf => "gguf",
+            Self::HuggingFace => "hf",
         })
     }
 }
@@ -30,7 +33,8 @@ impl FromStr for Format {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "gguf" => Ok(Self::Gguf),
-            _ => Err(format!("must be gguf, not {text:?}")),
+            "hf" => Ok(Self::HuggingFace),
+            _ => Err(format!("must be gguf or hf, not {text:?}")),
         }
     }
 }
@@ -68,5 +72,6 @@ pub fn export(dir: &Path, out: &Path, options: &ExportOptions) -> Result<ExportR
     let checkpoint = Checkpoint::open_with(dir, &options.open)?;
     match options.format {
         Format::Gguf => gguf_export::export(&checkpoint, out, options),
+        Format::HuggingFace => hf_export::export(&checkpoint, out, options),
     }
 }

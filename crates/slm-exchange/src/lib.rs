@@ -18,6 +18,7 @@ mod float;
 pub mod gguf;
 mod gguf_export;
 mod gguf_import;
+mod hf_export;
 mod llama_cpp;
 mod report;
 mod source;

@@ -53,8 +53,10 @@ pub(crate) fn keys(arch: Arch, model: &ModelConfig) -> Vec<(String, Value)> {
         keys.add("attention.rope_pattern", Value::from(rotates));
     }
     if arch.has_multipliers() {
-        let scale = layers.first().and_then(|layer| layer.attention_scale);
-        keys.float("attention.scale", scale.unwrap_or(1.0 / (model.head_dim as f64).sqrt()));
+        // Absent, it is that of the width of a head.
+        if let Some(scale) = layers.first().and_then(|layer| layer.attention_scale) {
+            keys.float("attention.scale", scale);
+        }
         keys.float("embedding_scale", model.embedding_multiplier);
         keys.float("residual_scale", model.residual_multiplier);
         keys.float("logit_scale", 1.0 / model.logit_multiplier);
