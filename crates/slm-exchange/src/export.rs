@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use slm_checkpoint::{Checkpoint, OpenOptions};
 
-use crate::{ExportReport, FloatType, Result, gguf_export, hf_export};
+use crate::{ExportReport, FloatType, Result, compressed, gguf_export, hf_export};
 
 /// A format of another program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Format {
     Gguf,
     /// A directory of floats for transformers and whatever reads its layout.
     HuggingFace,
+    /// A directory with quantized linear layers for transformers and vLLM.
+    CompressedTensors,
 }
 
 impl fmt::Display for Format {
@@ -23,6 +25,7 @@ impl fmt::Display for Format {
         f.write_str(match self {
             Self::Gguf => "gguf",
             Self::HuggingFace => "hf",
+            Self::CompressedTensors => "compressed-tensors",
         })
     }
 }
@@ -34,7 +37,8 @@ impl FromStr for Format {
         match text {
             "gguf" => Ok(Self::Gguf),
             "hf" => Ok(Self::HuggingFace),
-            _ => Err(format!("must be gguf or hf, not {text:?}")),
+            "compressed-tensors" => Ok(Self::CompressedTensors),
+            _ => Err(format!("must be gguf, hf or compressed-tensors, not {text:?}")),
         }
     }
 }
@@ -73,5 +77,6 @@ pub fn export(dir: &Path, out: &Path, options: &ExportOptions) -> Result<ExportR
     match options.format {
         Format::Gguf => gguf_export::export(&checkpoint, out, options),
         Format::HuggingFace => hf_export::export(&checkpoint, out, options),
+        Format::CompressedTensors => compressed::export(&checkpoint, out, options),
     }
 }

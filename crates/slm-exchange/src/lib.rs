@@ -12,6 +12,7 @@
 //! No input is trusted: sizes in files are compared with the files before anything is allocated.
 #![forbid(unsafe_code)]
 
+mod compressed;
 mod error;
 mod export;
 mod float;

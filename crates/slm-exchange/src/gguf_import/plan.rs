@@ -140,7 +140,6 @@ impl Plan {
                 tensor.form = codes::bits(tensor.kind, &data).map_or(Form::Float, Form::Codes);
             }
         }
-        // A tied embedding and a head of its own cannot both be.
         Ok(())
     }
 
@@ -189,7 +188,7 @@ impl Plan {
                     if bits == Bits::Int4 { 4 } else { 8 }
                 }),
                 (Form::Float, kind) if kind.is_quantized() => {
-                    format!("{kind}: dequantized to floats (F32 holds them exactly)")
+                    format!("{kind}: dequantized to floats, as ggml computes them")
                 }
                 (Form::Float, kind) => format!("{kind}: kept as floats"),
             };
