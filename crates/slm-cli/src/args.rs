@@ -63,7 +63,7 @@ pub(crate) enum Command {
     Sample(sample::SampleArgs),
     /// Convert a Hugging Face model directory or a GGUF file into a checkpoint
     Import(import::ImportArgs),
-    /// Write a checkpoint in the format of another program (GGUF)
+    /// Write a checkpoint in the format of another program: GGUF, Hugging Face, compressed-tensors
     Export(export::ExportArgs),
     /// Quantize a trained model to INT8 or INT4 (post-training quantization)
     Ptq(ptq::PtqArgs),

@@ -13,20 +13,26 @@ use crate::table::{bytes, table};
 
 /// Write a checkpoint in the format of another program.
 ///
-/// Codes are copied, never computed anew: what runs elsewhere is what slm computed. INT8 symmetric becomes Q8_0 and INT4
-/// symmetric Q4_0 in a GGUF file, whatever the granularity. Scales are 16 bits wide there: a model that was quantized with
-/// `slm ptq --scale-dtype f16` is exported exactly, and of another the report says how far scales were rounded. What a
-/// format cannot hold at all is written as floats, and the report says why. --strict refuses all of that.
+/// Codes are copied, never computed anew: what runs elsewhere is what slm computed.
+///
+/// gguf: a file for llama.cpp, Ollama, LM Studio and others. INT8 symmetric becomes Q8_0 and INT4 symmetric Q4_0,
+/// whatever the granularity. Scales are 16 bits wide there: a model quantized with `slm ptq --scale-dtype f16` is exported
+/// exactly, and of another the report says how far scales were rounded.
+/// hf: a Hugging Face directory of floats, which transformers and most other tools read.
+/// compressed-tensors: a Hugging Face directory with quantized layers, for transformers and vLLM.
+///
+/// What a format cannot hold is written as floats, and the report says why. --strict refuses all of that.
 ///
 /// Examples:
 ///   slm ptq --checkpoint my-model --bits 4 --granularity group:32 --type weight-only --scale-dtype f16 --out my-int4
 ///   slm export my-int4 --format gguf --out my-int4.gguf --strict
+///   slm export my-model --format hf --out my-model-hf
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct ExportArgs {
     /// Checkpoint directory, float or quantized
     dir: PathBuf,
-    /// Format to write: gguf (a file for llama.cpp, Ollama, LM Studio and others)
+    /// Format to write: gguf, hf or compressed-tensors
     #[arg(long)]
     format: Format,
     /// File or directory to write

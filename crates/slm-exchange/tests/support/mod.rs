@@ -11,7 +11,7 @@ use slm_quant_core::{Bits, QuantScheme, QuantizationType};
 use slm_testing::shared_dir;
 
 /// The reference models; none where there are none.
-pub fn models() -> Vec<PathBuf> {
+pub(crate) fn models() -> Vec<PathBuf> {
     let Some(dir) = shared_dir("models") else { return Vec::new() };
     let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let mut models: Vec<PathBuf> = entries.filter(|path| path.join("config.json").exists()).collect();
@@ -20,17 +20,17 @@ pub fn models() -> Vec<PathBuf> {
     models
 }
 
-pub fn name(path: &Path) -> &str {
+pub(crate) fn name(path: &Path) -> &str {
     path.file_name().unwrap().to_str().unwrap()
 }
 
 /// Imports a Hugging Face directory.
-pub fn import(dir: &Path, out: &Path) -> Checkpoint {
+pub(crate) fn import(dir: &Path, out: &Path) -> Checkpoint {
     Checkpoint::open(hf::import_to(dir, out, false).unwrap().path).unwrap()
 }
 
 /// Quantizes `float` into `out`, and its embedding by the scheme `embeddings`.
-pub fn quantize(
+pub(crate) fn quantize(
     float: &Checkpoint,
     out: &Path,
     scheme: &str,
@@ -52,7 +52,7 @@ pub fn quantize(
 }
 
 /// The Python that `.ci/peers` makes, in `SLM_PEERS` or its usual place; says so where there is none.
-pub fn peers() -> Option<PathBuf> {
+pub(crate) fn peers() -> Option<PathBuf> {
     let usual = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/slm/peers"));
     let dir = std::env::var_os("SLM_PEERS").map(PathBuf::from).or_else(usual)?;
     let python = dir.join("bin/python");
@@ -64,7 +64,7 @@ pub fn peers() -> Option<PathBuf> {
 }
 
 /// Runs a script of `tests/peers`, which must succeed.
-pub fn run(python: &Path, script: &str, arguments: &[&Path]) {
+pub(crate) fn run(python: &Path, script: &str, arguments: &[&Path]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(script);
     let output = Command::new(python).arg(script).args(arguments).output().unwrap();
     assert!(
