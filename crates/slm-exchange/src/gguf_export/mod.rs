@@ -78,8 +78,17 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
 }
 
 /// A name for people: that of the directory.
+///
+/// llama.cpp takes spaces after special tokens away in models whose name has `phi-3` or `phi3` in it, and fails where they
+/// do not have the tokens of Phi-3. Other models get no such name.
 fn name_of(checkpoint: &Checkpoint) -> String {
     let dir = checkpoint.dir().canonicalize();
     let dir = dir.as_deref().unwrap_or(checkpoint.dir());
-    dir.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+    let name = dir.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned());
+    let lower = name.to_ascii_lowercase();
+    let is_phi3 = lower.contains("phi-3") || lower.contains("phi3");
+    match is_phi3 && !checkpoint.tokenizer_json().is_some_and(tokenizer::strips_right) {
+        true => lower.replace("phi-3", "phi 3").replace("phi3", "phi 3"),
+        false => name,
+    }
 }

@@ -101,7 +101,7 @@ impl Plan {
         }
         if arch == Arch::GraniteSwa {
             plan.notes.push(
-                "written as granite-swa, which has the windows and the layers without rotary embedding that the \
+                "written as granite_swa, which has the windows and the layers without rotary embedding that the \
                  model's own architecture does not have in llama.cpp; releases before 2026 do not know it"
                     .to_owned(),
             );

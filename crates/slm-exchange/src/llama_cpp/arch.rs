@@ -35,7 +35,7 @@ const ARCHITECTURES: [(Arch, &str, &[&str]); 12] = [
     (Arch::Phi3, "phi3", &["Phi3ForCausalLM"]),
     (Arch::Olmo2, "olmo2", &["Olmo2ForCausalLM"]),
     (Arch::Granite, "granite", &["GraniteForCausalLM"]),
-    (Arch::GraniteSwa, "granite-swa", &[]),
+    (Arch::GraniteSwa, "granite_swa", &[]),
     (Arch::StableLm, "stablelm", &["StableLmForCausalLM"]),
 ];
 

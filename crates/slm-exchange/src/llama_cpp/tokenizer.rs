@@ -54,6 +54,8 @@ struct Added {
     content: String,
     #[serde(default)]
     special: bool,
+    #[serde(default)]
+    rstrip: bool,
 }
 
 #[derive(Deserialize)]
@@ -161,6 +163,12 @@ pub(crate) fn keys(
         keys.pairs.push((HF_JSON.to_owned(), text.into()));
     }
     Ok(keys)
+}
+
+/// Whether the tokenizer of `json` takes spaces after its special tokens away, as that of Phi-3 does.
+pub(crate) fn strips_right(json: &[u8]) -> bool {
+    let file: Result<File, _> = serde_json::from_slice(json);
+    file.is_ok_and(|file| file.added_tokens.iter().any(|token| token.special && token.rstrip))
 }
 
 /// Whether a token of SentencePiece stands for a byte: `<0x0A>`.

@@ -18,7 +18,7 @@ NAMES = {
     "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "mlp_output_norm": "post_ffw_norm",
 }
 TOP = {"embed_tokens": "token_embd", "embed_positions": "position_embd", "norm": "output_norm", "lm_head": "output"}
-INTERLEAVED = {"llama", "granite", "granite-swa", "smollm3"}
+INTERLEAVED = {"llama", "granite", "granite_swa", "smollm3"}
 
 
 class Checkpoint:
@@ -135,4 +135,5 @@ def main():
     print(f"gguf-py: {compared} tensors are the checkpoint's, bit for bit, {quantized} of them quantized")
 
 
-main()
+if __name__ == "__main__":
+    main()
