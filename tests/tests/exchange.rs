@@ -21,7 +21,8 @@ const HARD: &str = "\n\n \t  Hello, w\u{f6}rld! 12 345 \u{4f60}\u{597d} if (x ==
 /// A program of llama.cpp; says so where there is none.
 fn llama(program: &str) -> Option<PathBuf> {
     let usual = || Some(PathBuf::from(env::var_os("HOME")?).join(".cache/slm/llama.cpp"));
-    let path = env::var_os("SLM_LLAMA_CPP").map(PathBuf::from).or_else(usual)?.join("build/bin").join(program);
+    let path =
+        env::var_os("SLM_LLAMA_CPP").map(PathBuf::from).or_else(usual)?.join("build/bin").join(program);
     if path.is_file() {
         return Some(path);
     }
@@ -72,7 +73,8 @@ fn llama_cpp_makes_the_same_tokens() {
         let tokenizer = Tokenizer::from_file(sandbox.path(&name).join("tokenizer.json")).unwrap();
         let expected = tokenizer.encode_with_special_tokens(&text).unwrap();
         let (file, text_file) = (sandbox.path(&format!("{name}.gguf")), sandbox.path("text.txt"));
-        let arguments = ["-m", file.to_str().unwrap(), "-f", text_file.to_str().unwrap(), "--ids", "--log-disable"];
+        let arguments =
+            ["-m", file.to_str().unwrap(), "-f", text_file.to_str().unwrap(), "--ids", "--log-disable"];
         let output = output_with(&tokenize, &arguments, "]");
         let list = &output[output.find('[').unwrap()..=output.rfind(']').unwrap()];
         let found: Vec<u32> = serde_json::from_str(list).unwrap();
@@ -104,7 +106,9 @@ fn llama_cpp_computes_the_same_perplexity() {
             .collect();
         assert_eq!(windows.len(), WINDOWS, "{name}");
         sandbox.put("ids.json", json!({ "ids": windows }).to_string());
-        sandbox.slm_with("logits --ids ids.json --out logits --overwrite --checkpoint", &[&name], &[]).success();
+        sandbox
+            .slm_with("logits --ids ids.json --out logits --overwrite --checkpoint", &[&name], &[])
+            .success();
         let logits = read_tensors(sandbox.path("logits"));
         let (mut sum, mut count) = (0.0, 0.0);
         for (index, window) in windows.iter().enumerate() {
@@ -122,8 +126,27 @@ fn llama_cpp_computes_the_same_perplexity() {
         let (file, text_file) = (sandbox.path(&format!("{name}.gguf")), sandbox.path("text.txt"));
         let (window, chunks) = (WINDOW.to_string(), WINDOWS.to_string());
         let arguments = [
-            "-m", file.to_str().unwrap(), "-f", text_file.to_str().unwrap(), "-c", &window, "-b", &window, "--chunks",
-            &chunks, "-t", "1", "-fa", "off", "-ctk", "f32", "-ctv", "f32", "--no-warmup", "-lv", "4",
+            "-m",
+            file.to_str().unwrap(),
+            "-f",
+            text_file.to_str().unwrap(),
+            "-c",
+            &window,
+            "-b",
+            &window,
+            "--chunks",
+            &chunks,
+            "-t",
+            "1",
+            "-fa",
+            "off",
+            "-ctk",
+            "f32",
+            "-ctv",
+            "f32",
+            "--no-warmup",
+            "-lv",
+            "4",
         ];
         let output = output_with(&perplexity, &arguments, "Final estimate: PPL = ");
         let (_, rest) = output.split_once("Final estimate: PPL = ").unwrap();

@@ -72,7 +72,9 @@ fn what_has_no_form_there_is_refused_or_float() {
             "tiny-gpt2" => {
                 let report = result.unwrap();
                 let conv = report.tensors.iter().find(|tensor| tensor.name.ends_with("c_fc.weight")).unwrap();
-                assert!(matches!(&conv.fidelity, Fidelity::Dequantized { because, .. } if because.contains("Conv1D")));
+                assert!(
+                    matches!(&conv.fidelity, Fidelity::Dequantized { because, .. } if because.contains("Conv1D"))
+                );
             }
             // Fused layers have the rows of several of ours.
             _ => assert!(result.unwrap().is_exact(), "{label}"),

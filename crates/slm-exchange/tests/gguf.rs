@@ -49,7 +49,8 @@ fn surprises(report: &ExportReport) -> Vec<String> {
 /// Every quantized layer of `a` has the codes and the scales of that of `b`, whatever the size of its groups.
 fn same_codes(a: &Checkpoint, b: &Checkpoint, what: &str) -> usize {
     let mut compared = 0;
-    let layers = b.metadata().into_iter().flat_map(|metadata| metadata.layers.iter().chain(&metadata.embedding));
+    let layers =
+        b.metadata().into_iter().flat_map(|metadata| metadata.layers.iter().chain(&metadata.embedding));
     for layer in layers {
         let (theirs, _) = b.read_quantized(&layer.name).unwrap().unwrap();
         let (ours, _) = a.read_quantized(&layer.name).unwrap().unwrap();
@@ -118,7 +119,12 @@ fn what_is_not_exact_is_said_and_refused() {
     let float = import(&dir, &root.path().join("float"));
     let cases = [
         ("int8:channel", QuantizationType::WeightOnly, "scale rounded", "--scale-dtype f16"),
-        ("int8:channel:affine:f16", QuantizationType::WeightOnly, "no 8-bit type with zero points", "written as"),
+        (
+            "int8:channel:affine:f16",
+            QuantizationType::WeightOnly,
+            "no 8-bit type with zero points",
+            "written as",
+        ),
         ("int4:group:16:f16", QuantizationType::WeightOnly, "groups of 16 values", "written as"),
         ("int4:group:32:affine:f16", QuantizationType::WeightOnly, "offset rounded", "steps"),
         ("int8:channel:f16", QuantizationType::Static, "", "static ranges"),
@@ -130,7 +136,8 @@ fn what_is_not_exact_is_said_and_refused() {
         assert!(error.contains(refusal) && error.contains("--strict"), "{scheme}: {error}");
         assert!(!file.exists(), "{scheme}");
         let report = to_gguf(quantized.dir(), &file, false).unwrap();
-        let told = report.tensors.iter().map(|tensor| tensor.fidelity.to_string()).collect::<Vec<_>>().join("\n");
+        let told =
+            report.tensors.iter().map(|tensor| tensor.fidelity.to_string()).collect::<Vec<_>>().join("\n");
         assert!(told.contains(fidelity), "{scheme}: {told}");
         assert_eq!(report.is_exact(), fidelity.is_empty(), "{scheme}");
         // Codes are kept where scales are rounded.

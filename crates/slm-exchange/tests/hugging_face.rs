@@ -60,7 +60,8 @@ fn every_tensor_comes_back_with_its_bytes() {
         assert_eq!(again.config().tokenizer, float.config().tokenizer, "{label}");
         assert_eq!(again.tokenizer_json(), float.tokenizer_json(), "{label}");
         for tensor in float.tensor_names() {
-            let read = |checkpoint: &slm_checkpoint::Checkpoint| checkpoint.tensors().read_bytes(tensor).unwrap();
+            let read =
+                |checkpoint: &slm_checkpoint::Checkpoint| checkpoint.tensors().read_bytes(tensor).unwrap();
             assert_eq!(read(&again), read(&float), "{label}: {tensor}");
         }
     }

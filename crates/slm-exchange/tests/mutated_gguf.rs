@@ -31,11 +31,8 @@ fn base(dir: &Path) -> Vec<u8> {
     let tokenizer = Tokenizer::train(&text, 270).unwrap().to_json().unwrap();
     let model = Transformer::new(&ModelConfig::new(272, 32, 64, 2, 2, 32), 1, &Device::flex()).unwrap();
     let info = TokenizerInfo { bos_token_id: Some(0), eos_token_ids: vec![0], chat: None };
-    let request = SaveRequest {
-        tokenizer_json: Some(tokenizer.as_bytes()),
-        tokenizer: info,
-        ..SaveRequest::default()
-    };
+    let request =
+        SaveRequest { tokenizer_json: Some(tokenizer.as_bytes()), tokenizer: info, ..SaveRequest::default() };
     let saved = save(dir.join("float"), &model, &request, false).unwrap();
     let out = dir.join("base.gguf");
     export(&saved, &out, &ExportOptions::new(Format::Gguf)).unwrap();
@@ -179,7 +176,11 @@ fn damaged_files_are_refused_by_name_or_work() {
             }
         }
         let used = MEMORY.peak_usage().saturating_sub(before);
-        assert!(used < FIXED_BYTES + 16 * bytes.len(), "{number}: {used} bytes for a file of {}", bytes.len());
+        assert!(
+            used < FIXED_BYTES + 16 * bytes.len(),
+            "{number}: {used} bytes for a file of {}",
+            bytes.len()
+        );
         if out.exists() {
             fs::remove_dir_all(&out).unwrap();
         }

@@ -124,7 +124,8 @@ fn from_gguf(args: &ImportArgs) -> Result<(ImportResult, ModelConfig, Option<Cha
         QuantizationType::WeightOnly => false,
         QuantizationType::Dynamic => true,
         QuantizationType::Static => {
-            let message = "--type must be weight-only or dynamic: a GGUF file has no static ranges; slm ptq finds them";
+            let message =
+                "--type must be weight-only or dynamic: a GGUF file has no static ranges; slm ptq finds them";
             return Err(Error::Usage(message.to_owned()));
         }
     };

@@ -65,12 +65,19 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     if groups.is_empty() {
         let what = "none of its layers has a form in compressed-tensors";
         let reason = plan.iter().find_map(|planned| planned.because.clone()).unwrap_or_default();
-        return Err(Error::unsupported(checkpoint.dir(), format!("{what}: {reason}"), "export it with --format hf"));
+        return Err(Error::unsupported(
+            checkpoint.dir(),
+            format!("{what}: {reason}"),
+            "export it with --format hf",
+        ));
     }
     let float = options.float_type.or(exact.first().copied()).unwrap_or(FloatType::F32);
     let mut notes = Vec::new();
     if plan.iter().any(|planned| planned.scheme.is_some() && planned.tensor.name.starts_with(LM_HEAD)) {
-        notes.push("the head is quantized: vLLM reads it as floats only (slm ptq --skip lm_head keeps it so)".to_owned());
+        notes.push(
+            "the head is quantized: vLLM reads it as floats only (slm ptq --skip lm_head keeps it so)"
+                .to_owned(),
+        );
     }
 
     let mut reports = Vec::new();

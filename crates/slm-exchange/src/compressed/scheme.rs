@@ -133,7 +133,8 @@ impl Groups {
     /// layers.
     fn ignored(&self) -> Vec<String> {
         let mut ignored = self.float.clone();
-        let has_head = |modules: &[String]| modules.iter().any(|module| module == "lm_head" || module == "embed_out");
+        let has_head =
+            |modules: &[String]| modules.iter().any(|module| module == "lm_head" || module == "embed_out");
         if !has_head(&ignored) && !self.groups.iter().any(|(_, modules)| has_head(modules)) {
             ignored.push("lm_head".to_owned());
         }

@@ -34,7 +34,9 @@ pub(super) fn codes(source: &Source<'_>, tensor: &Fused) -> Result<Codes> {
     let mut parts = Vec::new();
     for (part, origin) in &tensor.parts {
         match source.read(&part.name)? {
-            Stored::Quantized(matrix, activation) if part.linear_weight => parts.push((matrix, activation, origin)),
+            Stored::Quantized(matrix, activation) if part.linear_weight => {
+                parts.push((matrix, activation, origin))
+            }
             Stored::Quantized(..) => {
                 return Ok(Codes::Float(Some("compressed-tensors quantizes linear layers only".to_owned())));
             }
@@ -49,17 +51,22 @@ pub(super) fn codes(source: &Source<'_>, tensor: &Fused) -> Result<Codes> {
         return Ok(Codes::Float(Some("it is stored as one tensor with floats".to_owned())));
     }
     if origin.is_transposed() {
-        return Ok(Codes::Float(Some("its layer is a Conv1D, which compressed-tensors does not quantize".to_owned())));
+        return Ok(Codes::Float(Some(
+            "its layer is a Conv1D, which compressed-tensors does not quantize".to_owned(),
+        )));
     }
     let scheme = match scheme_of(first, *activation) {
         Ok(scheme) => scheme,
         Err(because) => return Ok(Codes::Float(Some(because))),
     };
     let other = |(matrix, activation, _): &(QuantizedMatrix, ActivationQuant, _)| {
-        scheme_of(matrix, *activation).as_ref() != Ok(&scheme) || static_params(*activation) != static_params(parts[0].1)
+        scheme_of(matrix, *activation).as_ref() != Ok(&scheme)
+            || static_params(*activation) != static_params(parts[0].1)
     };
     if parts.iter().any(other) {
-        return Ok(Codes::Float(Some("it is stored as one tensor, whose parts are quantized otherwise".to_owned())));
+        return Ok(Codes::Float(Some(
+            "it is stored as one tensor, whose parts are quantized otherwise".to_owned(),
+        )));
     }
     let cols = first.cols();
     let rows = tensor.shape[0];
@@ -125,7 +132,9 @@ impl Layer {
         let [rows, cols] = self.shape;
         let bits = self.scheme.bit_count();
         let per_row = self.scales.len() / rows.max(1);
-        let spec = |tensor: &str, dtype, shape: &[usize]| TensorSpec::new(format!("{module}.{tensor}"), dtype, shape);
+        let spec = |tensor: &str, dtype, shape: &[usize]| {
+            TensorSpec::new(format!("{module}.{tensor}"), dtype, shape)
+        };
         let bytes_of = |values: &[i8]| values.iter().map(|value| value.cast_unsigned()).collect::<Vec<u8>>();
         let words_of = |words: Vec<u32>| words.into_iter().flat_map(u32::to_le_bytes).collect::<Vec<u8>>();
         let mut tensors = Vec::new();

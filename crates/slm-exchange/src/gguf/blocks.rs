@@ -43,7 +43,9 @@ pub fn dequantize(kind: TensorKind, bytes: &[u8]) -> Vec<f32> {
         match kind {
             TensorKind::F32 => out.extend(block.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b))),
             TensorKind::F64 => out.extend(block.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b) as f32)),
-            TensorKind::F16 => out.extend(block.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32())),
+            TensorKind::F16 => {
+                out.extend(block.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()))
+            }
             TensorKind::Bf16 => {
                 out.extend(block.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()));
             }

@@ -65,7 +65,11 @@ impl GgufFile {
         let mut header = Header { path, input, left: size };
         let magic: [u8; 4] = header.bytes("magic")?;
         if magic != MAGIC {
-            return Err(Error::damaged(path, "magic", "the file does not begin with GGUF: it is of another format"));
+            return Err(Error::damaged(
+                path,
+                "magic",
+                "the file does not begin with GGUF: it is of another format",
+            ));
         }
         let version = header.u32("version")?;
         match version {
@@ -76,7 +80,11 @@ impl GgufFile {
             }
             _ => {
                 let what = format!("GGUF version {version}; versions 2 and 3 are read");
-                return Err(Error::unsupported(path, what, "convert the model anew with a present llama.cpp"));
+                return Err(Error::unsupported(
+                    path,
+                    what,
+                    "convert the model anew with a present llama.cpp",
+                ));
             }
         }
         let tensor_count = header.count("number of tensors", MIN_ENTRY)?;
@@ -182,9 +190,7 @@ impl GgufFile {
     /// [`StoreError::Io`].
     pub fn read(&self, tensor: &TensorEntry) -> Result<Vec<u8>> {
         let mut bytes = vec![0; tensor.bytes as usize];
-        self.file
-            .read_exact_at(&mut bytes, tensor.offset)
-            .map_err(StoreError::io(&self.path, "read"))?;
+        self.file.read_exact_at(&mut bytes, tensor.offset).map_err(StoreError::io(&self.path, "read"))?;
         Ok(bytes)
     }
 }
@@ -284,7 +290,9 @@ impl Header<'_> {
             8 | 10..=12 => 8,
             9 => return Err(self.error(field, "is a list of lists, which no key of a model is")),
             other => {
-                return Err(self.error(field, format!("is a list of the type {other}, which is none of GGUF's")));
+                return Err(
+                    self.error(field, format!("is a list of the type {other}, which is none of GGUF's"))
+                );
             }
         };
         let len = self.count(field, size)?;
@@ -365,7 +373,9 @@ impl Header<'_> {
         // Rows are whole blocks, so that all of the tensor is.
         let bytes = bytes.filter(|_| columns.is_multiple_of(kind.block_len() as u64));
         let Some(bytes) = bytes else {
-            return Err(self.error(&field, format!("a shape of {shape:?} is not possible for the type {kind}")));
+            return Err(
+                self.error(&field, format!("a shape of {shape:?} is not possible for the type {kind}"))
+            );
         };
         let shape = shape.into_iter().rev().map(|dim| dim as usize).collect();
         Ok(TensorEntry { name, kind, shape, offset, bytes })

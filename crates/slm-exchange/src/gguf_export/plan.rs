@@ -90,7 +90,8 @@ impl Plan {
         }
         if static_inputs {
             plan.inexact.push(
-                "static ranges of inputs are left out: llama.cpp computes its own for each 32 values".to_owned(),
+                "static ranges of inputs are left out: llama.cpp computes its own for each 32 values"
+                    .to_owned(),
             );
         }
         if arch == Arch::GptNeox {
@@ -134,7 +135,8 @@ impl Plan {
     pub(super) fn refuse_inexact(&self, checkpoint: &Checkpoint) -> Result<()> {
         /// Tensors that are listed.
         const LISTED: usize = 3;
-        let inexact: Vec<&Planned> = self.tensors.iter().filter(|tensor| !tensor.fidelity.is_exact()).collect();
+        let inexact: Vec<&Planned> =
+            self.tensors.iter().filter(|tensor| !tensor.fidelity.is_exact()).collect();
         let mut reasons: Vec<String> = inexact
             .iter()
             .take(LISTED)
@@ -237,7 +239,8 @@ fn choose(
     }
     let quantized = stored.iter().any(|tensor| matches!(tensor, Stored::Quantized(..)));
     let because = blocks.into_iter().find_map(Result::err);
-    let because = because.unwrap_or_else(|| "it is one tensor, and its parts are of different types".to_owned());
+    let because =
+        because.unwrap_or_else(|| "it is one tensor, and its parts are of different types".to_owned());
     let mut values = Vec::new();
     for tensor in stored {
         match tensor {
@@ -271,11 +274,23 @@ fn worse(a: Fidelity, b: Fidelity) -> Fidelity {
         (
             Fidelity::ScaleRounded { max_relative_change: first },
             Fidelity::ScaleRounded { max_relative_change: second },
-        ) => if first >= second { a } else { b },
+        ) => {
+            if first >= second {
+                a
+            } else {
+                b
+            }
+        }
         (
             Fidelity::OffsetRounded { max_change_in_steps: first },
             Fidelity::OffsetRounded { max_change_in_steps: second },
-        ) => if first >= second { a } else { b },
+        ) => {
+            if first >= second {
+                a
+            } else {
+                b
+            }
+        }
         (Fidelity::OffsetRounded { .. }, _) | (_, Fidelity::Exact) => a,
         _ => b,
     }

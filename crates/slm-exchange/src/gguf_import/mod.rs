@@ -17,9 +17,9 @@ use slm_quant_core::{
 };
 
 use self::plan::{Form, Plan};
+use crate::Result;
 use crate::gguf::GgufFile;
 use crate::llama_cpp::{config, tokenizer_json};
-use crate::Result;
 
 /// How a GGUF file is imported.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,8 +98,7 @@ pub fn import_gguf(path: &Path, out: &Path, options: &GgufImportOptions) -> Resu
                 writer.write_quantized(name, &matrix, None)?;
                 // The float weights are not known, nor how far these are from them.
                 let unknown = f64::NAN;
-                let error =
-                    WeightError { sqnr_db: unknown, max_abs_error: unknown, clipped_share: unknown };
+                let error = WeightError { sqnr_db: unknown, max_abs_error: unknown, clipped_share: unknown };
                 let input = if name == TOKEN_TABLE { ActivationQuant::Float } else { activation };
                 let record = LayerMetadata::new(name, &matrix, quantization_type, input, error);
                 match name {

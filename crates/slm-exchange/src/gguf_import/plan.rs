@@ -125,8 +125,13 @@ impl Plan {
             if is_sink && dequantize(tensor.kind, &file.read(tensor)?).iter().all(|&sink| sink < NO_SINK) {
                 continue;
             }
-            let what = format!("tensor {name:?} is no part of the models of {} that are known", self.arch.name());
-            return Err(Error::unsupported(file.path(), what, "import the model from its Hugging Face directory"));
+            let what =
+                format!("tensor {name:?} is no part of the models of {} that are known", self.arch.name());
+            return Err(Error::unsupported(
+                file.path(),
+                what,
+                "import the model from its Hugging Face directory",
+            ));
         }
         Ok(())
     }
@@ -172,8 +177,9 @@ impl Plan {
     pub(super) fn matrix(&self, file: &GgufFile, tensor: &Planned, bits: Bits) -> Result<QuantizedMatrix> {
         let shape = [tensor.shape[0], tensor.shape[1]];
         let row = |row: usize| tensor.order.as_ref().map_or(row, |order| order[row]);
-        codes::matrix(tensor.kind, &part(file, tensor)?, shape, bits, row)
-            .map_err(|error| Error::damaged(file.path(), format!("tensor {:?}", tensor.source), error.to_string()))
+        codes::matrix(tensor.kind, &part(file, tensor)?, shape, bits, row).map_err(|error| {
+            Error::damaged(file.path(), format!("tensor {:?}", tensor.source), error.to_string())
+        })
     }
 
     /// What became of the tensors of each type.
@@ -184,9 +190,11 @@ impl Plan {
                 (Form::Codes(Bits::Int8), TensorKind::Q4_0) => {
                     "Q4_0 with negative scales: the same values as INT8 codes in groups of 32".to_owned()
                 }
-                (Form::Codes(bits), kind) => format!("{kind}: the same codes and scales, INT{} in groups of 32", {
-                    if bits == Bits::Int4 { 4 } else { 8 }
-                }),
+                (Form::Codes(bits), kind) => {
+                    format!("{kind}: the same codes and scales, INT{} in groups of 32", {
+                        if bits == Bits::Int4 { 4 } else { 8 }
+                    })
+                }
                 (Form::Float, kind) if kind.is_quantized() => {
                     format!("{kind}: dequantized to floats, as ggml computes them")
                 }
@@ -225,4 +233,3 @@ fn part(file: &GgufFile, tensor: &Planned) -> Result<Vec<u8>> {
         false => Ok(data[start..start + tensor.shape[0] * row_bytes].to_vec()),
     }
 }
-

@@ -27,13 +27,15 @@ impl HfModel {
         for &architecture in preferred.chain(ARCHITECTURES) {
             let config = write(architecture, source.model());
             let read = read_config(&config);
-            if read.is_ok_and(|read| read.model == *source.model() && read.architecture.name == architecture.name)
-            {
+            if read.is_ok_and(|read| {
+                read.model == *source.model() && read.architecture.name == architecture.name
+            }) {
                 return Ok(Self { architecture, config });
             }
         }
         let names: Vec<&str> = ARCHITECTURES.iter().map(|known| known.name).collect();
-        let what = format!("none of the Hugging Face architectures computes the model ({})", names.join(", "));
+        let what =
+            format!("none of the Hugging Face architectures computes the model ({})", names.join(", "));
         let remedy = "only models of such an architecture are exported";
         Err(Error::unsupported(source.checkpoint.dir(), what, remedy))
     }
@@ -145,7 +147,10 @@ impl Fields<'_> {
         let scales: Vec<Option<f64>> = self.layers.iter().map(|layer| layer.attention_scale).collect();
         if let Some(Some(first)) = scales.first() {
             self.put("scale_attn_weights", *first != 1.0);
-            self.put("scale_attn_by_inverse_layer_idx", scales.get(1).is_some_and(|next| *next != Some(*first)));
+            self.put(
+                "scale_attn_by_inverse_layer_idx",
+                scales.get(1).is_some_and(|next| *next != Some(*first)),
+            );
         }
     }
 

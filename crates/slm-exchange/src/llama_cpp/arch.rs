@@ -86,7 +86,11 @@ impl Arch {
         };
         Err(match nearest {
             Some((arch, refusals)) => {
-                format!("no architecture of llama.cpp computes it; {} has {}", arch.name(), refusals.join(", "))
+                format!(
+                    "no architecture of llama.cpp computes it; {} has {}",
+                    arch.name(),
+                    refusals.join(", ")
+                )
             }
             None => "llama.cpp has no architecture for it".to_owned(),
         })

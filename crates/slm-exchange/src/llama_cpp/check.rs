@@ -59,7 +59,10 @@ impl Refusals {
             _ => self.need(model.position != Position::Learned, "no learned positions"),
         }
         let even = model.head_dim * model.num_heads == model.hidden_size;
-        if matches!(arch, Arch::Qwen2 | Arch::Phi3 | Arch::Olmo2 | Arch::StableLm | Arch::Gpt2 | Arch::GptNeox) {
+        if matches!(
+            arch,
+            Arch::Qwen2 | Arch::Phi3 | Arch::Olmo2 | Arch::StableLm | Arch::Gpt2 | Arch::GptNeox
+        ) {
             self.need(even, "heads that share out the width of the model only");
         }
         if !arch.has_multipliers() {
@@ -110,11 +113,14 @@ impl Refusals {
         }
         let parallel = matches!(arch, Arch::GptNeox | Arch::StableLm);
         self.need(parallel || !layer.parallel_residual, "no attention and MLP side by side");
-        let scale = layer.attention_scale.is_none_or(|scale| {
-            (scale * (model.head_dim as f64).sqrt() - 1.0).abs() < 1e-9
-        });
+        let scale = layer
+            .attention_scale
+            .is_none_or(|scale| (scale * (model.head_dim as f64).sqrt() - 1.0).abs() < 1e-9);
         // Gemma's is folded into the norm of queries.
-        self.need(arch.has_multipliers() || arch == Arch::Gemma3 || scale, "no scale of attention of its own");
+        self.need(
+            arch.has_multipliers() || arch == Arch::Gemma3 || scale,
+            "no scale of attention of its own",
+        );
         if !matches!(arch, Arch::GraniteSwa | Arch::Gemma3) {
             self.need(window(model, layer).is_none(), "no sliding windows");
         }

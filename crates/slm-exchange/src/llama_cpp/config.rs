@@ -23,7 +23,8 @@ const LLAMA3_CONTEXT: usize = 8192;
 pub(crate) fn read(file: &GgufFile) -> Result<(Arch, ModelConfig)> {
     let path = file.path();
     let name = file.get("general.architecture").and_then(Value::as_str);
-    let name = name.ok_or_else(|| Error::damaged(path, "general.architecture", "is missing: it is no model"))?;
+    let name =
+        name.ok_or_else(|| Error::damaged(path, "general.architecture", "is missing: it is no model"))?;
     let arch = Arch::from_name(name).ok_or_else(|| {
         let what = format!("its architecture is {name:?}");
         Error::unsupported(path, what, format!("models of {} are imported", Arch::all_names()))
@@ -123,7 +124,9 @@ impl Keys<'_> {
         model.num_kv_heads = self.size("attention.head_count_kv")?.unwrap_or(heads);
         model.head_dim = self.size("attention.key_length")?.unwrap_or(model.head_dim);
         if self.size("attention.value_length")?.is_some_and(|length| length != model.head_dim) {
-            return Err(self.wrong("attention.value_length", "is not attention.key_length, which is not supported"));
+            return Err(
+                self.wrong("attention.value_length", "is not attention.key_length, which is not supported")
+            );
         }
         let epsilon = match arch.has_layer_norm() {
             true => "attention.layer_norm_epsilon",
@@ -151,7 +154,9 @@ impl Keys<'_> {
                 model.qk_norm = QkNorm::Full;
                 model.norm_placement = NormPlacement::Post;
                 if self.size("attention.sliding_window")?.is_some_and(|window| window > 0) {
-                    return Err(self.wrong("attention.sliding_window", "is given (OLMo 3), which is not supported"));
+                    return Err(
+                        self.wrong("attention.sliding_window", "is given (OLMo 3), which is not supported")
+                    );
                 }
             }
             Arch::Gpt2 => model.mlp = MlpKind::GeluTanh,
@@ -226,7 +231,9 @@ impl Keys<'_> {
     /// Which layers have a window.
     fn sliding(&self, arch: Arch, layers: usize) -> Result<Vec<bool>> {
         let key = "attention.sliding_window_pattern";
-        if !matches!(arch, Arch::Gemma3 | Arch::GraniteSwa) || self.size("attention.sliding_window")?.is_none() {
+        if !matches!(arch, Arch::Gemma3 | Arch::GraniteSwa)
+            || self.size("attention.sliding_window")?.is_none()
+        {
             return Ok(vec![false; layers]);
         }
         match self.file.get(&self.key(key)) {
@@ -237,7 +244,8 @@ impl Keys<'_> {
                     None if arch == Arch::Gemma3 => Some(6),
                     None => None,
                 };
-                let period = period.ok_or_else(|| self.wrong(key, "is neither a list nor a number above 0"))?;
+                let period =
+                    period.ok_or_else(|| self.wrong(key, "is neither a list nor a number above 0"))?;
                 Ok((0..layers as u64).map(|layer| !(layer + 1).is_multiple_of(period)).collect())
             }
         }
@@ -315,12 +323,9 @@ impl Keys<'_> {
         };
         let mut candidates: Vec<RopeScaling> =
             LLAMA3_FACTORS.iter().map(|&factor| scaling(factor, 1.0, 4.0, LLAMA3_CONTEXT)).collect();
-        if let (Some(factor), Some(low), Some(high), Some(context)) = (
-            own("factor"),
-            own("low_freq_factor"),
-            own("high_freq_factor"),
-            own("original_context_length"),
-        ) {
+        if let (Some(factor), Some(low), Some(high), Some(context)) =
+            (own("factor"), own("low_freq_factor"), own("high_freq_factor"), own("original_context_length"))
+        {
             candidates.insert(0, scaling(factor, low, high, context as usize));
         }
         let gives = |candidate: &RopeScaling| {

@@ -33,8 +33,11 @@ pub(crate) fn keys(arch: Arch, model: &ModelConfig) -> Vec<(String, Value)> {
     keys.number("attention.head_count_kv", model.num_kv_heads);
     keys.number("attention.key_length", model.head_dim);
     keys.number("attention.value_length", model.head_dim);
-    let epsilon =
-        if arch.has_layer_norm() { "attention.layer_norm_epsilon" } else { "attention.layer_norm_rms_epsilon" };
+    let epsilon = if arch.has_layer_norm() {
+        "attention.layer_norm_epsilon"
+    } else {
+        "attention.layer_norm_rms_epsilon"
+    };
     keys.float(epsilon, model.norm_eps);
     let windows: Vec<Option<usize>> = layers.iter().map(|layer| window(model, layer)).collect();
     let sliding: Vec<bool> = windows.iter().map(Option::is_some).collect();
@@ -104,8 +107,12 @@ pub(crate) fn extras(arch: Arch, model: &ModelConfig) -> Vec<Extra> {
 
 /// What each rotary frequency is divided by in the scaling of Llama 3; none in another.
 pub(crate) fn llama3_divisors(rotary: &RotaryConfig, head_dim: usize) -> Option<Vec<f32>> {
-    let Some(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings }) =
-        rotary.scaling
+    let Some(RopeScaling::Llama3 {
+        factor,
+        low_freq_factor,
+        high_freq_factor,
+        original_max_position_embeddings,
+    }) = rotary.scaling
     else {
         return None;
     };

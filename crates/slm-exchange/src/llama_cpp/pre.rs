@@ -117,9 +117,7 @@ fn split_of(pre_tokenizer: &Value) -> Result<Split, String> {
 impl Split {
     /// The `pre_tokenizer` of a `tokenizer.json`.
     pub(crate) fn to_json(self) -> Value {
-        let byte_level = |use_regex: bool| {
-            json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex })
-        };
+        let byte_level = |use_regex: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex });
         match self {
             Self::Pattern(GPT2) => byte_level(true),
             Self::Digits => json!({ "type": "Sequence", "pretokenizers": [

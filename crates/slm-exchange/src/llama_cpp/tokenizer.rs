@@ -182,7 +182,8 @@ fn byte_pair_keys(keys: &mut TokenizerKeys, file: &File) -> Result<(), String> {
     match file.normalizer["type"].as_str() {
         None => {}
         Some("NFC") => keys.notes.push(
-            "llama.cpp does not compose characters (NFC) as the tokenizer does: compose texts before".to_owned(),
+            "llama.cpp does not compose characters (NFC) as the tokenizer does: compose texts before"
+                .to_owned(),
         ),
         Some(other) => return Err(format!("its normalizer is {other}")),
     }

@@ -117,7 +117,9 @@ impl<'a> Keys<'a> {
         };
         let vocabulary = Vocabulary { tokens, types };
         let unsupported = |what: String| {
-            format!("{what}: the checkpoint has no tokenizer; put a tokenizer.json into its directory and import again")
+            format!(
+                "{what}: the checkpoint has no tokenizer; put a tokenizer.json into its directory and import again"
+            )
         };
         let parts = match model {
             "gpt2" => {
@@ -208,7 +210,8 @@ impl<'a> Keys<'a> {
                 "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true
             });
         }
-        let special = |text: &str, sequence: u8| json!({ "SpecialToken": { "id": text, "type_id": sequence } });
+        let special =
+            |text: &str, sequence: u8| json!({ "SpecialToken": { "id": text, "type_id": sequence } });
         let sequence = |name: &str, number: u8| {
             let mut parts: Vec<Json> = begin.iter().map(|(_, text)| special(text, number)).collect();
             parts.push(json!({ "Sequence": { "id": name, "type_id": number } }));

@@ -194,7 +194,10 @@ mod tests {
         let file: Vec<f32> = (0..12).map(|value| value as f32).collect();
         for origins in [
             vec![origin(&[2, 6], true, false, &[(0, 2)]), origin(&[2, 6], true, false, &[(2, 6)])],
-            vec![origin(&[6, 2], false, false, &[(1, 2), (4, 6)]), origin(&[6, 2], false, false, &[(0, 1), (2, 4)])],
+            vec![
+                origin(&[6, 2], false, false, &[(1, 2), (4, 6)]),
+                origin(&[6, 2], false, false, &[(0, 1), (2, 4)]),
+            ],
             vec![origin(&[12], false, true, &[])],
             vec![origin(&[3, 4], true, false, &[])],
         ] {
