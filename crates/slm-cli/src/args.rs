@@ -3,8 +3,8 @@
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::commands::{
-    bench, chat, compare, corpus, eval, finetune, generate, import, inspect, logits, migrate, ptq, qat,
-    sample, sensitivity, serve, train,
+    bench, chat, compare, corpus, eval, export, finetune, generate, import, inspect, logits, migrate, ptq,
+    qat, sample, sensitivity, serve, train,
 };
 use crate::device::DeviceName;
 
@@ -61,8 +61,10 @@ pub(crate) enum Command {
     Finetune(finetune::FinetuneArgs),
     /// Sample text from a model, to train on
     Sample(sample::SampleArgs),
-    /// Convert a Hugging Face model directory into a checkpoint
+    /// Convert a Hugging Face model directory or a GGUF file into a checkpoint
     Import(import::ImportArgs),
+    /// Write a checkpoint in the format of another program: GGUF, Hugging Face, compressed-tensors
+    Export(export::ExportArgs),
     /// Quantize a trained model to INT8 or INT4 (post-training quantization)
     Ptq(ptq::PtqArgs),
     /// Measure how well a checkpoint predicts texts, and how far it is from another

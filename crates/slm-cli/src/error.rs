@@ -18,6 +18,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     Store(#[from] slm_checkpoint::StoreError),
     #[error(transparent)]
+    Exchange(#[from] slm_exchange::Error),
+    #[error(transparent)]
     Model(#[from] slm_model::Error),
     #[error(transparent)]
     Ptq(#[from] slm_ptq::Error),
@@ -69,6 +71,7 @@ impl Error {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Checkpoint(_) | Self::Store(_) => "checkpoint",
+            Self::Exchange(_) => "exchange",
             Self::Model(_) => "model",
             Self::Ptq(_) | Self::Core(_) => "quantization",
             Self::Text(_) => "text",

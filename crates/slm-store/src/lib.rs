@@ -23,6 +23,7 @@ pub mod manifest;
 mod metadata;
 mod module;
 mod output;
+mod output_file;
 pub mod tensors;
 
 pub use error::{Error, Result};
@@ -35,6 +36,7 @@ pub use metadata::{
 };
 pub use module::{LoadOptions, LoadReport, SaveOptions, is_module, load_module, save_module};
 pub use output::{OutputDir, Replaceable, reserve};
+pub use output_file::OutputFile;
 pub use tensors::{TensorFile, TensorFileWriter, TensorSpec};
 
 /// The version of the format that is written.

@@ -5,6 +5,7 @@ pub(crate) mod chat;
 pub(crate) mod compare;
 pub(crate) mod corpus;
 pub(crate) mod eval;
+pub(crate) mod export;
 pub(crate) mod finetune;
 pub(crate) mod generate;
 pub(crate) mod import;
@@ -34,6 +35,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<()> {
         Command::Finetune(args) => finetune::run(&args, context),
         Command::Sample(args) => sample::run(&args, context),
         Command::Import(args) => import::run(&args, context),
+        Command::Export(args) => export::run(&args, context),
         Command::Ptq(args) => ptq::run(&args, context),
         Command::Eval(args) => eval::run(&args, context),
         Command::Logits(args) => logits::run(&args, context),

@@ -104,6 +104,38 @@ impl Origin {
     }
 }
 
+impl Origin {
+    /// Puts the values of the model's tensor where they lie in the file's, row-major: the inverse of [`Origin::apply`].
+    ///
+    /// Values outside of both are left alone, as are those of the file's tensor that other tensors are made of.
+    pub fn restore(&self, values: &[f32], file: &mut [f32]) {
+        let (width, height) = match self.shape[..] {
+            [inputs, outputs] if self.transposed => (inputs, outputs),
+            [rows, columns] => (columns, rows),
+            _ => (1, file.len()),
+        };
+        let rows = self.file_rows().unwrap_or_else(|| (0..height).collect());
+        for (&row, values) in rows.iter().zip(values.chunks(width.max(1))) {
+            for (column, &value) in values.iter().enumerate() {
+                let at = if self.transposed { column * height + row } else { row * width + column };
+                if let Some(place) = file.get_mut(at) {
+                    *place = if self.plus_one { value - 1.0 } else { value };
+                }
+            }
+        }
+    }
+
+    /// Which row of the file's tensor each row of the model's is; none where they are the same.
+    pub fn file_rows(&self) -> Option<Vec<usize>> {
+        (!self.rows.is_empty()).then(|| self.rows.iter().cloned().flatten().collect())
+    }
+
+    /// Whether the file's tensor has columns for rows.
+    pub fn is_transposed(&self) -> bool {
+        self.transposed
+    }
+}
+
 impl TensorMap {
     /// Where `tensor` of a model of `config` comes from. Without `prefixed` the file leaves the prefix out.
     pub(super) fn origin(&self, config: &ModelConfig, tensor: &ExpectedTensor, prefixed: bool) -> Origin {
@@ -155,6 +187,24 @@ mod tests {
     fn origin(shape: &[usize], transposed: bool, plus_one: bool, rows: &[(usize, usize)]) -> Origin {
         let rows = rows.iter().map(|&(start, end)| start..end).collect();
         Origin { tensor: "t".into(), shape: shape.to_vec(), transposed, plus_one, rows }
+    }
+
+    #[test]
+    fn what_came_apart_goes_together() {
+        let file: Vec<f32> = (0..12).map(|value| value as f32).collect();
+        for origins in [
+            vec![origin(&[2, 6], true, false, &[(0, 2)]), origin(&[2, 6], true, false, &[(2, 6)])],
+            vec![
+                origin(&[6, 2], false, false, &[(1, 2), (4, 6)]),
+                origin(&[6, 2], false, false, &[(0, 1), (2, 4)]),
+            ],
+            vec![origin(&[12], false, true, &[])],
+            vec![origin(&[3, 4], true, false, &[])],
+        ] {
+            let mut found = vec![f32::NAN; 12];
+            origins.iter().for_each(|origin| origin.restore(&origin.apply(file.clone()), &mut found));
+            assert_eq!(found, file);
+        }
     }
 
     #[test]

@@ -26,9 +26,9 @@ pub(super) fn parse(json: &[u8]) -> Result<Metadata, String> {
 pub(super) const ALIGNMENT: usize = 64;
 
 /// The header of `tensors`, length included, which ends where the data section is to begin. Tensors lie in the
-/// given order.
-pub(super) fn build(tensors: Vec<(String, TensorInfo)>) -> Result<Vec<u8>, String> {
-    let format = HashMap::from([("format".to_owned(), "slm-checkpoint".to_owned())]);
+/// given order. `format` says for whom they are.
+pub(super) fn build(tensors: Vec<(String, TensorInfo)>, format: &str) -> Result<Vec<u8>, String> {
+    let format = HashMap::from([("format".to_owned(), format.to_owned())]);
     let metadata = Metadata::new(Some(format), tensors).map_err(|e| e.to_string())?;
     let mut json = serde_json::to_vec(&metadata).map_err(|e| e.to_string())?;
     let length = LENGTH_BYTES as usize + json.len();

@@ -68,6 +68,15 @@ impl TensorFileWriter {
     /// # Errors
     /// [`Error::Io`]; [`Error::Write`] for a name declared twice or a file too large for the format.
     pub fn create(path: &Path, specs: &[TensorSpec]) -> Result<Self> {
+        Self::create_as(path, specs, "slm-checkpoint")
+    }
+
+    /// [`TensorFileWriter::create`] for a file whose metadata says another `format`, such as `pt`, which transformers asks
+    /// for.
+    ///
+    /// # Errors
+    /// As [`TensorFileWriter::create`].
+    pub fn create_as(path: &Path, specs: &[TensorSpec], format: &str) -> Result<Self> {
         let refuse = |reason: String| Error::Write { path: path.to_owned(), reason };
         let mut ordered: Vec<&TensorSpec> = specs.iter().collect();
         ordered.sort_by_key(|spec| std::cmp::Reverse(spec.alignment()));
@@ -85,7 +94,7 @@ impl TensorFileWriter {
             }
             tensors.push((spec.name.clone(), info));
         }
-        let header = header::build(tensors).map_err(refuse)?;
+        let header = header::build(tensors, format).map_err(refuse)?;
         let mut file = File::create_new(path).map_err(Error::io(path, "create"))?;
         file.write_all(&header).map_err(Error::io(path, "write"))?;
         let data_start = header.len() as u64;

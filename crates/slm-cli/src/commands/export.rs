@@ -1,0 +1,96 @@
+//! `slm export`
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+use slm_exchange::{ExportOptions, ExportReport, FloatType, Format, export};
+
+use crate::context::Context;
+use crate::error::Result;
+use crate::table::{bytes, table};
+
+/// Write a checkpoint in the format of another program.
+///
+/// Codes are copied, never computed anew: what runs elsewhere is what slm computed.
+///
+/// gguf: a file for llama.cpp, Ollama, LM Studio and others. INT8 symmetric becomes Q8_0 and INT4 symmetric Q4_0,
+/// whatever the granularity. Scales are 16 bits wide there: a model quantized with `slm ptq --scale-dtype f16` is exported
+/// exactly, and of another the report says how far scales were rounded.
+/// hf: a Hugging Face directory of floats, which transformers and most other tools read.
+/// compressed-tensors: a Hugging Face directory with quantized layers, for transformers and vLLM.
+///
+/// What a format cannot hold is written as floats, and the report says why. --strict refuses all of that.
+///
+/// Examples:
+///   slm ptq --checkpoint my-model --bits 4 --granularity group:32 --type weight-only --scale-dtype f16 --out my-int4
+///   slm export my-int4 --format gguf --out my-int4.gguf --strict
+///   slm export my-model --format hf --out my-model-hf
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct ExportArgs {
+    /// Checkpoint directory, float or quantized
+    dir: PathBuf,
+    /// Format to write: gguf, hf or compressed-tensors
+    #[arg(long)]
+    format: Format,
+    /// File or directory to write
+    #[arg(long)]
+    out: PathBuf,
+    /// Type of float weights: f32, f16 or bf16 [default: the narrowest that holds each tensor exactly]
+    #[arg(long)]
+    dtype: Option<FloatType>,
+    /// Refuse an export in which any number differs from the checkpoint's, or is computed with otherwise
+    #[arg(long)]
+    strict: bool,
+    /// Replace what is at --out already
+    #[arg(long)]
+    overwrite: bool,
+}
+
+#[derive(Serialize)]
+struct ExportResult {
+    format: String,
+    exact: bool,
+    #[serde(flatten)]
+    report: ExportReport,
+}
+
+pub(crate) fn run(args: &ExportArgs, context: &Context) -> Result<()> {
+    let options = ExportOptions {
+        float_type: args.dtype,
+        strict: args.strict,
+        overwrite: args.overwrite,
+        open: context.open_options.clone(),
+        ..ExportOptions::new(args.format)
+    };
+    let report = export(&args.dir, &args.out, &options)?;
+    let mut summary: BTreeMap<(&str, String), usize> = BTreeMap::new();
+    for tensor in &report.tensors {
+        *summary.entry((&tensor.kind, tensor.fidelity.to_string())).or_default() += 1;
+    }
+    let inexact = report.tensors.iter().filter(|tensor| !tensor.fidelity.is_exact());
+    let rows: Vec<Vec<String>> = inexact
+        .map(|tensor| vec![tensor.name.clone(), tensor.kind.clone(), tensor.fidelity.to_string()])
+        .collect();
+    if !rows.is_empty() {
+        context.output.say(table(&["tensor", "type", "compared with the checkpoint"], rows))?;
+        context.output.say("")?;
+    }
+    for ((kind, fidelity), count) in &summary {
+        context.output.say(format!("{count} tensors of {kind}: {fidelity}"))?;
+    }
+    for note in &report.notes {
+        context.output.say(format!("note: {note}"))?;
+    }
+    let exact = report.is_exact();
+    context.output.say(format!(
+        "wrote {} ({}, {}, {})",
+        report.output.display(),
+        report.architecture,
+        bytes(report.bytes),
+        if exact { "every number is the checkpoint's" } else { "not exact, see above" }
+    ))?;
+    context.output.result(&ExportResult { format: args.format.to_string(), exact, report })
+}

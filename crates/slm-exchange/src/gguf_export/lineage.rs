@@ -1,0 +1,34 @@
+//! Where a model comes from, under keys of this project.
+
+use serde_json::json;
+use slm_checkpoint::Checkpoint;
+
+use crate::Result;
+use crate::gguf::Value;
+use crate::llama_cpp::keys::OWN;
+
+/// What the checkpoint tells of itself: version, source, quantization.
+pub(crate) fn pairs(checkpoint: &Checkpoint) -> Result<Vec<(String, Value)>> {
+    let config = checkpoint.config();
+    let mut pairs = vec![
+        (format!("{OWN}.version"), Value::from(env!("CARGO_PKG_VERSION"))),
+        (format!("{OWN}.weights_sha256"), Value::from(checkpoint.weights_sha256()?)),
+    ];
+    if let Some(lineage) = &config.lineage {
+        pairs.push((format!("{OWN}.lineage"), Value::from(lineage.to_string())));
+    }
+    if let Some(metadata) = checkpoint.metadata() {
+        let summary = json!({
+            "mode": metadata.mode,
+            "type": metadata.quantization_type,
+            "bits": metadata.bits,
+            "granularity": metadata.granularity,
+            "mapping": metadata.mapping,
+            "scale_dtype": metadata.scale_dtype,
+            "method": metadata.method,
+            "lineage": metadata.lineage,
+        });
+        pairs.push((format!("{OWN}.quantization"), Value::from(summary.to_string())));
+    }
+    Ok(pairs)
+}

@@ -1,0 +1,185 @@
+//! Making checkpoints of GGUF files.
+
+mod codes;
+mod plan;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use slm_checkpoint::{
+    ChatInfo, CheckpointWriter, FORMAT_VERSION, LayerMetadata, Lineage, QuantizationMetadata,
+    QuantizationMode, SaveRequest, SkippedLayer, WeightError, sha256_of_file,
+};
+use slm_model::{EMBED_TOKENS, LM_HEAD, ModelConfig, TOKEN_TABLE};
+use slm_quant_core::{
+    ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, QuantizationType, ScaleDtype,
+};
+
+use self::plan::{Form, Plan};
+use crate::Result;
+use crate::gguf::GgufFile;
+use crate::llama_cpp::{config, tokenizer_json};
+
+/// How a GGUF file is imported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GgufImportOptions {
+    /// Whether all weights become floats.
+    pub dequantize: bool,
+    /// Whether the inputs of quantized layers are quantized too, token by token, for products of integers. Files do not
+    /// say; floats are the default.
+    pub dynamic: bool,
+    /// Whether to replace a checkpoint that exists.
+    pub overwrite: bool,
+}
+
+/// What [`import_gguf`] did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GgufImportReport {
+    /// The checkpoint.
+    pub path: PathBuf,
+    /// Architecture as llama.cpp names it.
+    pub architecture: &'static str,
+    /// The model's configuration.
+    pub config: ModelConfig,
+    /// Whether the checkpoint has a tokenizer.
+    pub has_tokenizer: bool,
+    /// How the model takes a conversation, where it was trained for one.
+    pub chat: Option<ChatInfo>,
+    /// What was done with the tensors of each type, a sentence each.
+    pub tensors: Vec<String>,
+    /// What was assumed or passed over.
+    pub notes: Vec<String>,
+    /// Number of quantized layers, the embedding included.
+    pub quantized_layers: usize,
+}
+
+/// Makes a checkpoint in `out` of the GGUF file `path`.
+///
+/// Floats stay floats, Q8_0 and Q4_0 become the same codes with the same scales, and other types are dequantized.
+///
+/// # Errors
+/// [`Error::Damaged`] naming the key or tensor; [`Error::Unsupported`] for an architecture, an option or a tensor type that
+/// is not known; those of writing a checkpoint.
+pub fn import_gguf(path: &Path, out: &Path, options: &GgufImportOptions) -> Result<GgufImportReport> {
+    let file = GgufFile::open(path)?;
+    let (arch, model) = config::read(&file)?;
+    let texts = tokenizer_json::read(&file, model.vocab_size)?;
+    let plan = Plan::new(&file, arch, &model, options.dequantize)?;
+    let layout = plan.layout(&file, &model)?;
+    let mut writer = CheckpointWriter::create(out, &model, &layout, options.overwrite)?;
+    let activation = match options.dynamic {
+        true => ActivationQuant::Dynamic(ActivationGranularity::PerToken),
+        false => ActivationQuant::Float,
+    };
+    let quantization_type = match options.dynamic {
+        true => QuantizationType::Dynamic,
+        false => QuantizationType::WeightOnly,
+    };
+    let (mut layers, mut embedding, mut skipped) = (Vec::new(), None, Vec::new());
+    for tensor in &plan.tensors {
+        match &tensor.form {
+            Form::Float => {
+                writer.write_f32(&tensor.name, &plan.floats(&file, tensor)?)?;
+                if tensor.is_linear {
+                    let shape = [tensor.shape[0], tensor.shape[1]];
+                    let reason = format!("float in the file ({})", tensor.kind);
+                    skipped.push(SkippedLayer { name: layer_of(&tensor.name).to_owned(), shape, reason });
+                }
+            }
+            Form::Codes(bits) => {
+                let matrix = plan.matrix(&file, tensor, *bits)?;
+                let is_table = tensor.name == EMBED_TOKENS;
+                let name = match is_table {
+                    true if model.tie_word_embeddings => LM_HEAD,
+                    true => TOKEN_TABLE,
+                    false => layer_of(&tensor.name),
+                };
+                writer.write_quantized(name, &matrix, None)?;
+                // The float weights are not known, nor how far these are from them.
+                let unknown = f64::NAN;
+                let error = WeightError { sqnr_db: unknown, max_abs_error: unknown, clipped_share: unknown };
+                let input = if name == TOKEN_TABLE { ActivationQuant::Float } else { activation };
+                let record = LayerMetadata::new(name, &matrix, quantization_type, input, error);
+                match name {
+                    TOKEN_TABLE => embedding = Some(record),
+                    _ => layers.push(record),
+                }
+            }
+        }
+    }
+    // The tied head comes last, as in a forward pass.
+    if let Some(at) = layers.iter().position(|layer| layer.name == LM_HEAD) {
+        let head = layers.remove(at);
+        layers.push(head);
+    }
+    let source_sha256 = sha256_of_file(path)?;
+    let quantized_layers = layers.len() + usize::from(embedding.is_some());
+    let metadata = (quantized_layers > 0).then(|| QuantizationMetadata {
+        format_version: FORMAT_VERSION,
+        program_version: env!("CARGO_PKG_VERSION").to_owned(),
+        mode: QuantizationMode::Unrecorded,
+        quantization_type,
+        bits: most_bits(layers.iter().chain(&embedding)),
+        granularity: Granularity::PerGroup { group_size: codes::GROUP },
+        mapping: Mapping::Symmetric,
+        scale_dtype: ScaleDtype::F16,
+        method: "rtn".to_owned(),
+        weight_observer: "unrecorded".to_owned(),
+        activation_observer: None,
+        activation_granularity: options.dynamic.then_some(ActivationGranularity::PerToken),
+        embedding,
+        layers,
+        skipped,
+        lineage: Lineage { source_sha256: Some(source_sha256.clone()), ..Lineage::default() },
+    });
+    let file_name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let size = std::fs::metadata(path).map(|metadata| metadata.len()).unwrap_or_default();
+    let files = BTreeMap::from([(file_name, json!({ "size": size, "sha256": source_sha256 }))]);
+    let architecture = plan.hugging_face(&file);
+    let path = writer.finish(&SaveRequest {
+        tokenizer_json: texts.json.as_deref(),
+        tokenizer: texts.info.clone(),
+        metadata: metadata.as_ref(),
+        lineage: Some(json!({
+            "imported_from": "gguf", "architecture": architecture, "files": files,
+        })),
+        ..SaveRequest::default()
+    })?;
+    let mut notes = texts.notes;
+    if quantized_layers > 0 {
+        notes.push(match options.dynamic {
+            true => "inputs of quantized layers are quantized token by token (--type dynamic)".to_owned(),
+            false => "inputs of quantized layers stay float, as the file does not say (--type dynamic \
+                      quantizes them for speed)"
+                .to_owned(),
+        });
+    }
+    Ok(GgufImportReport {
+        path,
+        architecture: arch.name(),
+        has_tokenizer: texts.json.is_some(),
+        chat: texts.info.chat,
+        tensors: plan.summary(),
+        config: model,
+        notes,
+        quantized_layers,
+    })
+}
+
+fn layer_of(tensor: &str) -> &str {
+    tensor.strip_suffix(".weight").unwrap_or(tensor)
+}
+
+/// The width of most codes.
+fn most_bits<'a>(layers: impl Iterator<Item = &'a LayerMetadata>) -> Bits {
+    let (mut four, mut eight) = (0, 0);
+    for layer in layers {
+        let values = layer.shape[0] * layer.shape[1];
+        match layer.scheme.bits {
+            Bits::Int4 => four += values,
+            Bits::Int8 => eight += values,
+        }
+    }
+    if four > eight { Bits::Int4 } else { Bits::Int8 }
+}

@@ -1,0 +1,31 @@
+//! Models to and from the formats of other programs.
+//!
+//! | item | does |
+//! |---|---|
+//! | [`export`] | writes a checkpoint as a GGUF file, a Hugging Face directory or a compressed-tensors directory |
+//! | [`import_gguf`] | makes a checkpoint of a GGUF file |
+//! | [`gguf`] | reads and writes GGUF files |
+//!
+//! Codes are copied and never computed anew. Where a format cannot hold what a checkpoint has, the [`ExportReport`] says
+//! so for each tensor, and [`ExportOptions::strict`] refuses. `docs/interchange.md` has the table.
+//!
+//! No input is trusted: sizes in files are compared with the files before anything is allocated.
+#![forbid(unsafe_code)]
+
+mod compressed;
+mod error;
+mod export;
+mod float;
+pub mod gguf;
+mod gguf_export;
+mod gguf_import;
+mod hf_export;
+mod llama_cpp;
+mod report;
+mod source;
+
+pub use error::{Error, Result};
+pub use export::{ExportOptions, Format, export};
+pub use float::FloatType;
+pub use gguf_import::{GgufImportOptions, GgufImportReport, import_gguf};
+pub use report::{ExportReport, Fidelity, TensorReport};

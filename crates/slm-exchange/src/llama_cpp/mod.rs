@@ -1,0 +1,13 @@
+//! Models as llama.cpp has them: its architectures, the names of their tensors, the keys of their metadata and its
+//! tokenizers. The facts are those of llama.cpp's `src/models`, `src/llama-arch.cpp`, `src/llama-vocab.cpp` and
+//! `conversion`.
+
+pub(crate) mod arch;
+pub(crate) mod check;
+pub(crate) mod config;
+pub(crate) mod keys;
+pub(crate) mod names;
+pub(crate) mod pre;
+pub(crate) mod rows;
+pub(crate) mod tokenizer;
+pub(crate) mod tokenizer_json;

@@ -1,0 +1,81 @@
+//! The tensors of a checkpoint, float or quantized, one at a time.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use slm_checkpoint::Checkpoint;
+use slm_model::{EMBED_TOKENS, LM_HEAD, ModelConfig, TOKEN_TABLE, expected_tensors};
+use slm_quant_core::{ActivationQuant, QuantizedMatrix};
+
+use crate::Result;
+
+/// A checkpoint that is exported.
+#[derive(Debug)]
+pub(crate) struct Source<'a> {
+    pub(crate) checkpoint: &'a Checkpoint,
+    shapes: BTreeMap<String, Vec<usize>>,
+}
+
+/// A tensor as it is stored.
+#[derive(Debug)]
+pub(crate) enum Stored {
+    Float(Vec<f32>),
+    Quantized(QuantizedMatrix, ActivationQuant),
+}
+
+impl<'a> Source<'a> {
+    pub(crate) fn new(checkpoint: &'a Checkpoint) -> Self {
+        let tensors = expected_tensors(&checkpoint.config().model).into_iter();
+        Self { checkpoint, shapes: tensors.map(|tensor| (tensor.name, tensor.shape)).collect() }
+    }
+
+    pub(crate) fn model(&self) -> &ModelConfig {
+        &self.checkpoint.config().model
+    }
+
+    /// The shape of our tensor `name`, rows before columns. A tied head has that of the embedding.
+    pub(crate) fn shape(&self, name: &str) -> Vec<usize> {
+        let name = if name == HEAD && !self.shapes.contains_key(HEAD) { EMBED_TOKENS } else { name };
+        self.shapes.get(name).cloned().unwrap_or_default()
+    }
+
+    /// Reads our tensor `name`.
+    pub(crate) fn read(&self, name: &str) -> Result<Stored> {
+        let tied = self.model().tie_word_embeddings;
+        let layer = match name {
+            EMBED_TOKENS | HEAD if tied => LM_HEAD,
+            EMBED_TOKENS => TOKEN_TABLE,
+            name => name.strip_suffix(".weight").unwrap_or(name),
+        };
+        if let Some((matrix, activation)) = self.checkpoint.read_quantized(layer)? {
+            return Ok(Stored::Quantized(matrix, activation));
+        }
+        let name = if name == HEAD && tied { EMBED_TOKENS } else { name };
+        Ok(Stored::Float(self.checkpoint.tensors().read_f32(name)?))
+    }
+
+    /// What Hugging Face calls the architecture that the model was imported as, wherever in its lineage that is said.
+    pub(crate) fn hugging_face_architecture(&self) -> Option<&str> {
+        let mut lineage = self.checkpoint.config().lineage.as_ref();
+        while let Some(value) = lineage {
+            if let Some(name) = value.get("architecture").and_then(Value::as_str) {
+                return Some(name);
+            }
+            lineage = value.get("source");
+        }
+        None
+    }
+}
+
+/// Our name of the head.
+pub(crate) const HEAD: &str = "lm_head.weight";
+
+/// The values of row `row`: `scale * (code - zero_point)` in f32, as everywhere in this project.
+pub(crate) fn dequantize_row(matrix: &QuantizedMatrix, row: usize, out: &mut Vec<f32>) {
+    let width = matrix.group_width();
+    for column in 0..matrix.cols() {
+        let params = matrix.qparams(matrix.scale_index(row, column / width));
+        let code = i32::from(matrix.code(row, column));
+        out.push((code - params.zero_point) as f32 * params.scale);
+    }
+}

@@ -1,0 +1,77 @@
+//! What the tests of this crate share.
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use burn::tensor::Device;
+use slm_checkpoint::{Checkpoint, hf};
+use slm_ptq::{CalibrationTokens, CheckpointQuantizer, Error, LayerScheme, PtqConfig};
+use slm_quant_core::{Bits, QuantScheme, QuantizationType};
+use slm_testing::shared_dir;
+
+/// The reference models; none where there are none.
+pub(crate) fn models() -> Vec<PathBuf> {
+    let Some(dir) = shared_dir("models") else { return Vec::new() };
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut models: Vec<PathBuf> = entries.filter(|path| path.join("config.json").exists()).collect();
+    models.sort();
+    assert!(models.len() >= 15, "{models:?}");
+    models
+}
+
+pub(crate) fn name(path: &Path) -> &str {
+    path.file_name().unwrap().to_str().unwrap()
+}
+
+/// Imports a Hugging Face directory.
+pub(crate) fn import(dir: &Path, out: &Path) -> Checkpoint {
+    Checkpoint::open(hf::import_to(dir, out, false).unwrap().path).unwrap()
+}
+
+/// Quantizes `float` into `out`, and its embedding by the scheme `embeddings`.
+pub(crate) fn quantize(
+    float: &Checkpoint,
+    out: &Path,
+    scheme: &str,
+    kind: QuantizationType,
+    embeddings: Option<&str>,
+) -> Checkpoint {
+    let scheme: LayerScheme = scheme.parse().unwrap();
+    let scheme = scheme.over(QuantScheme::per_tensor(Bits::Int8)).unwrap();
+    let mut config = PtqConfig::new(scheme, kind);
+    config.embeddings = embeddings.map(|text| text.parse().unwrap());
+    let mut quantizer = CheckpointQuantizer::new(float, config).unwrap();
+    if quantizer.needs_calibration() {
+        let ids: Vec<u32> = (3..67).collect();
+        let tokens = CalibrationTokens { ids: &ids, window: 16, prefix: &[], text_sha256: "0".repeat(64) };
+        quantizer.calibrate(&tokens, &Device::flex(), &mut |_| Ok::<_, Error>(())).unwrap();
+    }
+    let written = quantizer.write(out, false, &mut |_| Ok::<_, Error>(())).unwrap();
+    Checkpoint::open(written.path).unwrap()
+}
+
+/// The Python that `.ci/peers` makes, in `SLM_PEERS` or its usual place; says so where there is none.
+pub(crate) fn peers() -> Option<PathBuf> {
+    let usual = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/slm/peers"));
+    let dir = std::env::var_os("SLM_PEERS").map(PathBuf::from).or_else(usual)?;
+    let python = dir.join("bin/python");
+    if python.exists() {
+        return Some(python);
+    }
+    println!("skipped: no {} (.ci/peers makes it)", python.display());
+    None
+}
+
+/// Runs a script of `tests/peers`, which must succeed.
+pub(crate) fn run(python: &Path, script: &str, arguments: &[&Path]) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(script);
+    let output = Command::new(python).arg(script).args(arguments).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+}

@@ -1,0 +1,160 @@
+//! Exports in other programs: llama.cpp reads what slm writes, makes the same tokens of a text, and computes the same.
+//!
+//! `.ci/peers` builds llama.cpp; it is looked for in `SLM_LLAMA_CPP`, or else in `~/.cache/slm/llama.cpp`.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::json;
+use slm_tests::{Sandbox, read_tensors, shared};
+use slm_text::Tokenizer;
+
+/// Tokens of a window of llama-perplexity, which scores those of its second half.
+const WINDOW: usize = 128;
+const WINDOWS: usize = 6;
+
+/// What is hard to split: spaces of all kinds, digits, apostrophes, other scripts, symbols.
+const HARD: &str = "\n\n \t  Hello, w\u{f6}rld! 12 345 \u{4f60}\u{597d} if (x == 1) { \u{1f600} } I've DON'T  don't\r\n x\u{a0}y";
+
+/// A program of llama.cpp; says so where there is none.
+fn llama(program: &str) -> Option<PathBuf> {
+    let usual = || Some(PathBuf::from(env::var_os("HOME")?).join(".cache/slm/llama.cpp"));
+    let path =
+        env::var_os("SLM_LLAMA_CPP").map(PathBuf::from).or_else(usual)?.join("build/bin").join(program);
+    if path.is_file() {
+        return Some(path);
+    }
+    println!("skipped: no {} (.ci/peers builds it)", path.display());
+    None
+}
+
+/// Runs a program of llama.cpp until its output has `part`: what it logs last is lost at times.
+fn output_with(program: &Path, arguments: &[&str], part: &str) -> String {
+    for _ in 0..40 {
+        let output = Command::new(program).args(arguments).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        assert!(output.status.success(), "{}: {text}", program.display());
+        if text.contains(part) {
+            return text;
+        }
+    }
+    panic!("{} {arguments:?} never says {part:?}", program.display());
+}
+
+/// The models of the shared data, imported and written as `NAME.gguf` with 32-bit floats.
+fn exported(sandbox: &Sandbox) -> Vec<String> {
+    let Some(models) = shared().map(|shared| shared.join("models")) else { return Vec::new() };
+    let mut names: Vec<String> = fs::read_dir(models.clone())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| models.join(name).join("config.json").exists())
+        .collect();
+    names.sort();
+    for name in &names {
+        let dir = models.join(name).display().to_string();
+        sandbox.slm_with("import", &[dir.as_str(), "--out", name], &[]).success();
+        let file = format!("{name}.gguf");
+        sandbox.slm_with("export --format gguf --dtype f32", &[name.as_str(), "--out", &file], &[]).success();
+    }
+    names
+}
+
+#[test]
+fn llama_cpp_makes_the_same_tokens() {
+    let Some(tokenize) = llama("llama-tokenize") else { return };
+    let sandbox = Sandbox::new();
+    for name in exported(&sandbox) {
+        let text = fs::read_to_string(shared().unwrap().join("data/tinyshakespeare.txt")).unwrap();
+        let text = text[..20_000].to_owned() + HARD;
+        sandbox.put("text.txt", &text);
+        let tokenizer = Tokenizer::from_file(sandbox.path(&name).join("tokenizer.json")).unwrap();
+        let expected = tokenizer.encode_with_special_tokens(&text).unwrap();
+        let (file, text_file) = (sandbox.path(&format!("{name}.gguf")), sandbox.path("text.txt"));
+        let arguments =
+            ["-m", file.to_str().unwrap(), "-f", text_file.to_str().unwrap(), "--ids", "--log-disable"];
+        let output = output_with(&tokenize, &arguments, "]");
+        let list = &output[output.find('[').unwrap()..=output.rfind(']').unwrap()];
+        let found: Vec<u32> = serde_json::from_str(list).unwrap();
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
+#[test]
+fn llama_cpp_computes_the_same_perplexity() {
+    let Some(perplexity) = llama("llama-perplexity") else { return };
+    let sandbox = Sandbox::new();
+    for name in exported(&sandbox) {
+        let text = fs::read_to_string(shared().unwrap().join("data/tinyshakespeare.txt")).unwrap();
+        sandbox.put("text.txt", &text[..3_000]);
+        let tokenizer = Tokenizer::from_file(sandbox.path(&name).join("tokenizer.json")).unwrap();
+        let ids = tokenizer.encode_with_special_tokens(&text[..3_000]).unwrap();
+        let plain = tokenizer.encode(&text[..3_000]).unwrap();
+        // Every window begins with BOS where the tokenizer begins texts with it.
+        let windows: Vec<Vec<u32>> = ids
+            .chunks_exact(WINDOW)
+            .take(WINDOWS)
+            .map(|window| {
+                let mut window = window.to_vec();
+                if ids.len() > plain.len() {
+                    window[0] = ids[0];
+                }
+                window
+            })
+            .collect();
+        assert_eq!(windows.len(), WINDOWS, "{name}");
+        sandbox.put("ids.json", json!({ "ids": windows }).to_string());
+        sandbox
+            .slm_with("logits --ids ids.json --out logits --overwrite --checkpoint", &[&name], &[])
+            .success();
+        let logits = read_tensors(sandbox.path("logits"));
+        let (mut sum, mut count) = (0.0, 0.0);
+        for (index, window) in windows.iter().enumerate() {
+            let values = &logits[&format!("logits.{index}")].1;
+            let vocabulary = values.len() / WINDOW;
+            for position in WINDOW / 2..WINDOW - 1 {
+                let row = &values[position * vocabulary..(position + 1) * vocabulary];
+                let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let total: f64 = row.iter().map(|value| f64::from(value - most).exp()).sum();
+                sum += total.ln() - f64::from(row[window[position + 1] as usize] - most);
+                count += 1.0;
+            }
+        }
+        let ours = f64::exp(sum / count);
+        let (file, text_file) = (sandbox.path(&format!("{name}.gguf")), sandbox.path("text.txt"));
+        let (window, chunks) = (WINDOW.to_string(), WINDOWS.to_string());
+        let arguments = [
+            "-m",
+            file.to_str().unwrap(),
+            "-f",
+            text_file.to_str().unwrap(),
+            "-c",
+            &window,
+            "-b",
+            &window,
+            "--chunks",
+            &chunks,
+            "-t",
+            "1",
+            "-fa",
+            "off",
+            "-ctk",
+            "f32",
+            "-ctv",
+            "f32",
+            "--no-warmup",
+            "-lv",
+            "4",
+        ];
+        let output = output_with(&perplexity, &arguments, "Final estimate: PPL = ");
+        let (_, rest) = output.split_once("Final estimate: PPL = ").unwrap();
+        let theirs: f64 = rest.split_whitespace().next().unwrap().parse().unwrap();
+        let difference = (theirs / ours - 1.0).abs();
+        println!("{name}: {ours:.4}, llama.cpp {theirs:.4}, {difference:.1e}");
+        // GPT-NeoX has another GELU there.
+        let limit = if name == "tiny-gpt-neox" { 1e-3 } else { 1e-4 };
+        assert!(difference < limit, "{name}: {ours} and {theirs}");
+    }
+}
