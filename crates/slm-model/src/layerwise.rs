@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use burn::module::Param;
 use burn::tensor::Device;
-use slm_nn::{ForwardHook, Linear, NamedLinears, attach_hook, detach_hooks};
+use slm_nn::{ForwardHook, Linear, NamedLinears, Weight, attach_hook, detach_hooks};
 
 use crate::block::Block;
 use crate::compute::autograd::AutogradOps;
@@ -56,7 +57,8 @@ impl<E, F: FnMut() -> Result<(), E>> LayerwiseVisitor<E> for F {
 /// One layer is loaded at a time and applied to all windows, so that what is in memory is the largest layer, the
 /// residual streams of all windows, and the activations of one. The hook sees of each layer what it would see with
 /// [`window_logits`](crate::window_logits) of each window in turn, in the same order and bit for bit; of different
-/// layers it sees all windows of one before the first of the next.
+/// layers it sees all windows of one before the first of the next. The head has only its first output where the hook
+/// reads no outputs and `visitor` changes no weights.
 ///
 /// `visitor` is told of each window and each layer. It may change the weights of a layer once the hook has seen its
 /// inputs: layers after it then see what the changed layer gives. In memory are then the residual streams, one more
@@ -145,6 +147,10 @@ impl Run<'_> {
         if self.with_head {
             let norm = Norm::load(config, FINAL_NORM, &mut self.loader)?;
             let mut head = Head(load_head(config, &mut self.loader)?);
+            if !self.hook.reads_output() && !visitor.changes_weights() {
+                head.0.weight = first_output(head.0.weight);
+                head.0.bias = None;
+            }
             attach_hook(&mut head, self.hook);
             run_head(&mut compute, &norm, &head, config, streams, windows, visitor)?;
             detach_hooks(&mut head);
@@ -247,6 +253,14 @@ fn load_head(config: &ModelConfig, loader: &mut Loader<'_>) -> Result<Linear> {
         return loader.linear_at(LM_HEAD, LinearShape { name: LM_HEAD, inputs, outputs, bias: false });
     }
     load_tied_head(config, loader)
+}
+
+/// A layer of one output, for a hook that looks at the input of the head: its product is a good part of a run.
+fn first_output(weight: Weight) -> Weight {
+    match weight {
+        Weight::Float(weight) => Weight::Float(Param::from_tensor(weight.val().narrow(0, 0, 1))),
+        other => other,
+    }
 }
 
 /// A layer that says which it is.

@@ -17,6 +17,12 @@ pub trait ForwardHook: Send + Sync {
     /// - `input`: `[rows, in_features]`, all leading dimensions flattened into rows
     /// - `output`: `[rows, out_features]`
     fn on_forward(&self, layer: &str, input: &Tensor<2>, output: &Tensor<2>);
+
+    /// Whether the hook looks at outputs. Where it does not, a run for its sake may leave out a product that nothing else
+    /// needs, and `output` then has fewer columns.
+    fn reads_output(&self) -> bool {
+        true
+    }
 }
 
 /// A hook as a layer carries it: who watches, and the name to report.

@@ -162,8 +162,7 @@ impl State {
             None => gathered.insert(Gathered::new(observer, *gathering, inputs)?),
         };
         if let Some((observer, magnitudes)) = &mut gathered.activation {
-            magnitudes.observe(&values, inputs);
-            observer.observe(&values)?;
+            rayon::join(|| magnitudes.observe(&values, inputs), || observer.observe(&values)).1?;
         }
         match &mut gathered.moments {
             Moments::Squares { sums, samples } => {
@@ -195,5 +194,9 @@ impl ForwardHook for InputGatherer {
         if let Err(error) = state.observe(layer, input) {
             state.failed.get_or_insert_with(|| Error::input(layer, error));
         }
+    }
+
+    fn reads_output(&self) -> bool {
+        false
     }
 }

@@ -1,5 +1,6 @@
 //! The error that one scale for all rows of an input makes in each of them.
 
+use rayon::prelude::*;
 use slm_quant_core::QParams;
 
 /// Classes of root mean squares to a factor of two.
@@ -26,14 +27,16 @@ impl Default for RowMagnitudes {
 impl RowMagnitudes {
     /// Counts the rows of a `[_, cols]` matrix.
     pub(crate) fn observe(&mut self, values: &[f32], cols: usize) {
-        for row in values.chunks_exact(cols.max(1)) {
+        let class = |row: &[f32]| {
             let squares: f64 = row.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
-            if squares > 0.0 {
-                let octave = (squares / row.len() as f64).log2() / 2.0 - FIRST_OCTAVE;
-                let class = (octave * CLASSES_PER_OCTAVE).clamp(0.0, (CLASSES - 1) as f64) as usize;
-                self.counts[class] += 1;
-            } else {
-                self.zeros += 1;
+            let octave = (squares / row.len() as f64).log2() / 2.0 - FIRST_OCTAVE;
+            (squares > 0.0).then(|| (octave * CLASSES_PER_OCTAVE).clamp(0.0, (CLASSES - 1) as f64) as usize)
+        };
+        let classes: Vec<Option<usize>> = values.par_chunks_exact(cols.max(1)).map(class).collect();
+        for class in classes {
+            match class {
+                Some(class) => self.counts[class] += 1,
+                None => self.zeros += 1,
             }
         }
     }

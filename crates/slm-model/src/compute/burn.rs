@@ -101,8 +101,8 @@ impl TensorOps for BurnOps<'_> {
 
     fn activate(&self, gate: Option<Tensor<3>>, up: Tensor<3>, activation: Activation) -> Tensor<3> {
         match gate {
-            Some(gate) => activate(gate, activation) * up,
-            None => activate(up, activation),
+            Some(gate) => activation.apply(gate) * up,
+            None => activation.apply(up),
         }
     }
 }
@@ -115,11 +115,14 @@ pub(crate) fn normalize<const D: usize>(norm: &Norm, x: Tensor<D>) -> Tensor<D> 
     }
 }
 
-fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
-    match activation {
-        Activation::Silu => silu(x),
-        Activation::Gelu => gelu(x),
-        Activation::GeluTanh => gelu_tanh(x),
+impl Activation {
+    /// Applies the function to each value.
+    pub fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Silu => silu(x),
+            Self::Gelu => gelu(x),
+            Self::GeluTanh => gelu_tanh(x),
+        }
     }
 }
 
