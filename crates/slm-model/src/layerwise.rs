@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use burn::module::Param;
 use burn::tensor::Device;
-use slm_nn::{ForwardHook, Linear, NamedLinears, Weight, attach_hook, detach_hooks};
+use slm_nn::{ForwardHook, Linear, NamedLinears, attach_hook, detach_hooks};
 
 use crate::block::Block;
 use crate::compute::autograd::AutogradOps;
 use crate::compute::burn::BurnOps;
 use crate::compute::tensors::Tensors;
+use crate::compute::walk::LayerPart;
 use crate::compute::{Compute, Embedding, HeadParts, HeadShape, walk};
 use crate::config::ModelConfig;
 use crate::cpu::{CpuCompute, supports_device};
@@ -30,12 +30,13 @@ pub trait LayerwiseVisitor<E> {
     fn after_window(&mut self) -> Result<(), E>;
 
     /// Whether [`after_layer`](Self::after_layer) may change weights. If so, every layer runs twice: before it, for the
-    /// hook, and after it, for what the next layer reads.
+    /// hook, and after it, for what the next layer reads. Attention and MLP of a block are then layers of their own,
+    /// unless both read the same residual stream.
     fn changes_weights(&self) -> bool {
         false
     }
 
-    /// Called when the hook has seen all windows of `layer`, a transformer block or the head.
+    /// Called when the hook has seen all windows of `layer`: a transformer block, the part of one, or the head.
     ///
     /// # Errors
     /// Whatever is to end the run.
@@ -132,28 +133,42 @@ impl Run<'_> {
         let (config, windows) = (self.config, self.windows);
         let mut streams = self.embed(&mut compute)?;
         for index in 0..config.num_layers {
-            let mut block = NumberedBlock(index, Block::load(config, index, &mut self.loader)?);
-            attach_hook(&mut block, self.hook);
-            if visitor.changes_weights() {
-                run_block(&mut compute, &block, Pass::Observe, &mut streams, windows, visitor)?;
-                detach_hooks(&mut block);
-                visitor.after_layer(&mut block)?;
-            }
-            run_block(&mut compute, &block, Pass::Advance, &mut streams, windows, visitor)?;
-            if !visitor.changes_weights() {
-                visitor.after_layer(&mut block)?;
+            let block = Block::load(config, index, &mut self.loader)?;
+            let parts: &[LayerPart] =
+                match visitor.changes_weights() && !config.layer(index).parallel_residual {
+                    true => &[LayerPart::Attention, LayerPart::Mlp],
+                    false => &[LayerPart::Whole],
+                };
+            let mut block = PartOfBlock { index, block, part: LayerPart::Whole };
+            for &part in parts {
+                block.part = part;
+                attach_hook(&mut block, self.hook);
+                if visitor.changes_weights() {
+                    run_block(&mut compute, &block, Pass::Observe, &mut streams, windows, visitor)?;
+                    detach_hooks(&mut block);
+                    visitor.after_layer(&mut block)?;
+                }
+                run_block(&mut compute, &block, Pass::Advance, &mut streams, windows, visitor)?;
+                if !visitor.changes_weights() {
+                    visitor.after_layer(&mut block)?;
+                }
             }
         }
         if self.with_head {
             let norm = Norm::load(config, FINAL_NORM, &mut self.loader)?;
             let mut head = Head(load_head(config, &mut self.loader)?);
-            if !self.hook.reads_output() && !visitor.changes_weights() {
-                head.0.weight = first_output(head.0.weight);
-                head.0.bias = None;
+            match self.hook.reads_output() {
+                true => {
+                    attach_hook(&mut head, self.hook);
+                    run_head(&mut compute, &norm, &head, config, streams, windows, visitor)?;
+                    detach_hooks(&mut head);
+                }
+                false => {
+                    let mut first = Head(first_output(&head.0)?);
+                    attach_hook(&mut first, self.hook);
+                    run_head(&mut compute, &norm, &first, config, streams, windows, visitor)?;
+                }
             }
-            attach_hook(&mut head, self.hook);
-            run_head(&mut compute, &norm, &head, config, streams, windows, visitor)?;
-            detach_hooks(&mut head);
             visitor.after_layer(&mut head)?;
         }
         Ok(())
@@ -192,10 +207,10 @@ enum Pass {
     Advance,
 }
 
-/// Takes `streams` through a block. One cache serves all: each window starts at its first position.
+/// Takes `streams` through a part of a block, of which only the last counts windows. One cache serves all: each window starts at its first position.
 fn run_block<C: Compute, E: From<Error>>(
     compute: &mut C,
-    block: &NumberedBlock,
+    block: &PartOfBlock,
     pass: Pass,
     streams: &mut [C::Stream],
     windows: &[&[u32]],
@@ -204,21 +219,23 @@ fn run_block<C: Compute, E: From<Error>>(
 where
     Error: From<C::Error>,
 {
-    let layer = walk::prepare_layer(compute, block.0, 0, block.1.parts()).map_err(Error::from)?;
+    let layer = walk::prepare_layer(compute, block.index, 0, block.block.parts()).map_err(Error::from)?;
     for (stream, ids) in streams.iter_mut().zip(windows) {
         compute.start(0, ids.len());
         match pass {
             Pass::Observe => {
                 let mut copy = compute.copy(stream);
-                walk::layer(compute, &layer, &mut copy).map_err(Error::from)?;
+                walk::layer_part(compute, &layer, block.part, &mut copy).map_err(Error::from)?;
                 compute.finish(copy);
             }
             Pass::Advance => {
-                walk::layer(compute, &layer, stream).map_err(Error::from)?;
+                walk::layer_part(compute, &layer, block.part, stream).map_err(Error::from)?;
                 compute.settle(stream).map_err(Error::from)?;
             }
         }
-        visitor.after_window()?;
+        if block.part != LayerPart::Attention {
+            visitor.after_window()?;
+        }
     }
     Ok(())
 }
@@ -255,24 +272,46 @@ fn load_head(config: &ModelConfig, loader: &mut Loader<'_>) -> Result<Linear> {
     load_tied_head(config, loader)
 }
 
-/// A layer of one output, for a hook that looks at the input of the head: its product is a good part of a run.
-fn first_output(weight: Weight) -> Weight {
-    match weight {
-        Weight::Float(weight) => Weight::Float(Param::from_tensor(weight.val().narrow(0, 0, 1))),
-        other => other,
+/// A head of the first output of `head` only, which is float, as all weights of a source are.
+fn first_output(head: &Linear) -> Result<Linear> {
+    let broken = |error: slm_nn::Error| Error::Device { what: LM_HEAD.to_owned(), detail: error.to_string() };
+    let weight = head.float_weight().ok_or_else(|| broken(slm_nn::Error::AlreadyPacked))?;
+    Linear::from_weight(weight.narrow(0, 0, 1), None).map_err(broken)
+}
+
+/// A block that shows the linear layers of one part of it.
+struct PartOfBlock {
+    index: usize,
+    block: Block,
+    part: LayerPart,
+}
+
+impl PartOfBlock {
+    fn shows(part: LayerPart, name: &str) -> bool {
+        match part {
+            LayerPart::Whole => true,
+            LayerPart::Attention => !name.contains(".mlp."),
+            LayerPart::Mlp => name.contains(".mlp."),
+        }
     }
 }
 
-/// A layer that says which it is.
-struct NumberedBlock(usize, Block);
-
-impl NamedLinears for NumberedBlock {
+impl NamedLinears for PartOfBlock {
     fn for_each_linear(&self, visit: &mut dyn FnMut(&str, &Linear)) {
-        self.1.for_each_linear(self.0, visit);
+        self.block.for_each_linear(self.index, &mut |name, linear| {
+            if Self::shows(self.part, name) {
+                visit(name, linear);
+            }
+        });
     }
 
     fn for_each_linear_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Linear)) {
-        self.1.for_each_linear_mut(self.0, visit);
+        let part = self.part;
+        self.block.for_each_linear_mut(self.index, &mut |name, linear| {
+            if Self::shows(part, name) {
+                visit(name, linear);
+            }
+        });
     }
 }
 

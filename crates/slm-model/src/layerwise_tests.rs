@@ -144,7 +144,8 @@ impl LayerwiseVisitor<Error> for Halving {
     }
 }
 
-/// A block's inputs are those that the changed blocks before it give, and the hook sees each window once.
+/// A layer's inputs are those that the changed blocks before it and the changed attention of its own block give, and the
+/// hook sees each window once.
 #[test]
 fn changed_weights_are_what_the_next_layers_see() {
     let ids: Vec<u32> = (0..37).map(|i| (i * i * 7 + i) % 50).collect();
@@ -159,31 +160,79 @@ fn changed_weights_are_what_the_next_layers_see() {
             assert_eq!(visitor.steps, layerwise_steps(&config, windows.len(), true, true), "{name}");
             let seen = layers.0.lock().unwrap().clone();
 
-            // The whole model, with the blocks before the one looked at changed and the others as they were.
+            // The whole model, with what comes before the part looked at changed and the rest as it was.
             model.untie_head();
             let mut names = Vec::new();
             model.for_each_linear(&mut |name, _| names.push(name.to_owned()));
             assert_eq!(visitor.layers, names, "{name}");
-            let block_of = |name: &str| {
+            let part_of = |name: &str| {
                 let index = name.strip_prefix("layers.").and_then(|rest| rest.split('.').next());
-                index.map_or(config.num_layers, |index| index.parse().unwrap())
+                let Some(index) = index.map(|index| index.parse::<usize>().unwrap()) else {
+                    return 2 * config.num_layers;
+                };
+                2 * index + usize::from(name.contains(".mlp.") && !config.layer(index).parallel_residual)
             };
-            for block in 0..=config.num_layers {
+            for part in 0..=2 * config.num_layers {
                 let (whole, hook) = recorder();
                 attach_hook(&mut model, &hook);
                 windows.iter().for_each(|ids| drop(window_logits(&model, ids).unwrap()));
                 detach_hooks(&mut model);
                 let whole = whole.0.lock().unwrap();
-                for name in names.iter().filter(|name| block_of(name) == block) {
+                for name in names.iter().filter(|name| part_of(name) == part) {
                     assert!(seen.0[name] == whole.0[name], "{name}");
                 }
                 drop(whole);
                 model.for_each_linear_mut(&mut |name, linear| {
-                    if block_of(name) == block {
+                    if part_of(name) == part {
                         let halved = linear.float_weight().unwrap() * 0.5;
                         linear.weight = slm_nn::Weight::Float(Param::from_tensor(halved));
                     }
                 });
+            }
+        }
+    }
+}
+
+/// A hook that reads inputs only, and passes on what it is shown.
+struct InputsOnly(Arc<dyn ForwardHook>);
+
+impl ForwardHook for InputsOnly {
+    fn on_forward(&self, layer: &str, input: &Tensor<2>, output: &Tensor<2>) {
+        self.0.on_forward(layer, input, output);
+    }
+
+    fn reads_output(&self) -> bool {
+        false
+    }
+}
+
+/// Inputs of the head are the same where nobody reads its outputs, and the visitor is shown the whole head.
+#[test]
+fn a_head_whose_outputs_nobody_reads_sees_the_same_inputs() {
+    let ids: Vec<u32> = (0..37).map(|i| (i * i * 7 + i) % 50).collect();
+    let windows: Vec<&[u32]> = ids.chunks(16).collect();
+    for device in devices() {
+        for (name, config) in configs() {
+            let tensors = tensors_of(&random_weights(&config, &device)).1;
+            let run = |reads_output| {
+                let mut source = Kept { tensors: tensors.clone(), taken: 0 };
+                let (layers, hook) = recorder();
+                let hook = if reads_output { hook } else { Arc::new(InputsOnly(hook)) };
+                let mut visitor = Halving { steps: 0, layers: Vec::new() };
+                forward_layerwise(&config, &mut source, &device, &windows, true, &hook, &mut visitor)
+                    .unwrap();
+                let mut seen = layers.0.lock().unwrap().clone();
+                (visitor.steps, visitor.layers, seen.0.remove(LM_HEAD).unwrap(), seen)
+            };
+            let (whole, first) = (run(true), run(false));
+            assert_eq!((whole.0, &whole.1), (first.0, &first.1), "{name}");
+            assert!(whole.3 == first.3, "{name}");
+            // Inputs and outputs in turn.
+            for (index, (whole, first)) in whole.2.iter().zip(&first.2).enumerate() {
+                match index % 2 {
+                    0 => assert!(whole == first, "{name}"),
+                    _ => assert_eq!(first.len() * config.vocab_size, whole.len(), "{name}"),
+                }
             }
         }
     }

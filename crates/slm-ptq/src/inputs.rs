@@ -11,6 +11,10 @@ use crate::calibrate::ActivationStats;
 use crate::row_error::RowMagnitudes;
 use crate::{Error, ObservedInputs, PtqConfig, Result, RoundingMethod};
 
+/// Columns of a block of second moments. Wide enough for a fast product, and narrow enough to save most of the half
+/// below the diagonal.
+const MOMENT_BLOCK: usize = 192;
+
 /// Second moments of the inputs of one layer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum InputMoments {
@@ -176,16 +180,32 @@ impl State {
             Moments::Hessian(hessian) => {
                 let (_, product) = match last.take() {
                     Some(shared) if shared.0 == values => last.insert(shared),
-                    _ => {
-                        let product = input.clone().transpose().matmul(input.clone());
-                        last.insert((values, to_vec_f32("product of inputs", product)?))
-                    }
+                    _ => last.insert((values, second_moments(input)?)),
                 };
                 hessian.add_product(product, rows)?;
             }
         }
         Ok(())
     }
+}
+
+/// `xᵀ x` of the rows of `input`, `[inputs, inputs]`: the columns up to the diagonal block by block, the others by
+/// symmetry.
+fn second_moments(input: &Tensor<2>) -> slm_nn::Result<Vec<f32>> {
+    let [_, inputs] = input.dims();
+    let mut product = vec![0.0; inputs * inputs];
+    for start in (0..inputs).step_by(MOMENT_BLOCK) {
+        let width = MOMENT_BLOCK.min(inputs - start);
+        let upper = input.clone().narrow(1, 0, start + width).transpose();
+        let block = to_vec_f32("product of inputs", upper.matmul(input.clone().narrow(1, start, width)))?;
+        for (row, values) in block.chunks_exact(width).enumerate() {
+            product[row * inputs + start..][..width].copy_from_slice(values);
+            for (column, value) in (start..).zip(values) {
+                product[column * inputs + row] = *value;
+            }
+        }
+    }
+    Ok(product)
 }
 
 impl ForwardHook for InputGatherer {

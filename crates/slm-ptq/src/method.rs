@@ -28,6 +28,15 @@ impl RoundingMethod {
         }
     }
 
+    /// Tokens of calibration text that are worth their time. A mean square is known from few; GPTQ wants all products of
+    /// two inputs, of which a text that is too short gives those that the next text has not.
+    pub fn default_calibration_tokens(self) -> usize {
+        match self {
+            Self::Rtn => 16_384,
+            Self::Gptq => 32_768,
+        }
+    }
+
     /// Whether the layers of a checkpoint are quantized one after the other, each behind the quantized layers before it.
     pub fn is_sequential(self) -> bool {
         self == Self::Gptq

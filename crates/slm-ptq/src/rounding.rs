@@ -1,9 +1,9 @@
 //! From the float weight of a layer to its codes.
 
 use slm_quant_core::{
-    GptqFactor, GptqOptions, ObserverKind, QuantizedMatrix, RefineOptions, choose_matrix_qparams,
-    choose_weighted_qparams, quantize_matrix, quantize_matrix_gptq, quantize_matrix_with_qparams,
-    refine_matrix,
+    GptqFactor, GptqOptions, ObserverKind, QuantizedMatrix, RefineOptions, RefitOptions, choose_gptq_qparams,
+    choose_matrix_qparams, choose_weighted_qparams, quantize_matrix, quantize_matrix_gptq,
+    quantize_matrix_with_qparams, refine_matrix, refit_matrix_gptq,
 };
 
 use crate::{Error, InputMoments, PtqConfig, Result, RoundingMethod};
@@ -38,7 +38,7 @@ pub(crate) fn round_weight(
     };
     let qparams = match (observer, &factor) {
         (ObserverKind::WeightedMse, Some(factor)) => {
-            choose_weighted_qparams(values, rows, cols, scheme, &factor.remaining_costs()).map_err(fail)?
+            choose_gptq_qparams(values, rows, cols, scheme, factor).map_err(fail)?
         }
         (ObserverKind::WeightedMse, None) => {
             let squares = moments.ok_or_else(missing)?.mean_squares().map_err(fail)?;
@@ -51,6 +51,8 @@ pub(crate) fn round_weight(
         return quantize_matrix_with_qparams(values, rows, cols, scheme, &qparams).map_err(fail);
     };
     let matrix = quantize_matrix_gptq(values, rows, cols, scheme, &qparams, &factor).map_err(fail)?;
+    let matrix =
+        refit_matrix_gptq(values, matrix, hessian, &factor, RefitOptions::default()).map_err(fail)?;
     drop(factor);
     refine_matrix(values, matrix, hessian, RefineOptions::default()).map_err(fail)
 }

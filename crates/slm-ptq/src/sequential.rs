@@ -6,7 +6,9 @@ use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use slm_model::{LayerwiseVisitor, ModelConfig, TensorSource, forward_layerwise, layerwise_steps};
 use slm_nn::{ForwardHook, Linear, NamedLinears, Weight, to_vec_f32, try_for_each_linear_mut};
+use slm_quant_core::ActivationQuant;
 
+use crate::convert::replace;
 use crate::inputs::{Gathering, InputGatherer};
 use crate::{Calibration, Error, Plan, PtqConfig, QuantizedLayer, Result, quantize_layer};
 
@@ -78,8 +80,13 @@ impl<E: From<Error>> Visitor<'_, E> {
         let mut inputs = self.gatherer.take(name)?;
         inputs.activation = self.run.observed.layers.get(name).and_then(|seen| seen.activation);
         let layer = quantize_layer(name, &values, shape, self.run.config, Some(&inputs))?;
-        let data = TensorData::new(layer.matrix.dequantize(), shape);
-        linear.weight = Weight::Float(Param::from_tensor(Tensor::from_data(data, &device)));
+        if slm_nn::on_cpu(&device) {
+            // Faster than a float product, and the same up to the rounding of sums.
+            replace(name, linear, layer.matrix.clone(), ActivationQuant::Float)?;
+        } else {
+            let data = TensorData::new(layer.matrix.dequantize(), shape);
+            linear.weight = Weight::Float(Param::from_tensor(Tensor::from_data(data, &device)));
+        }
         self.sink.take(layer)
     }
 }

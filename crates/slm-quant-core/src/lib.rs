@@ -37,7 +37,10 @@ pub use fake_quant::{
     fake_quantize_into, fake_quantize_learnable_backward, fake_quantize_learnable_backward_into,
     fake_quantize_mask, learned_zero_point,
 };
-pub use gptq::{GptqFactor, GptqOptions, RefineOptions, quantize_matrix_gptq, refine_matrix};
+pub use gptq::{
+    GptqFactor, GptqOptions, RefineOptions, RefitOptions, choose_gptq_qparams, quantize_matrix_gptq,
+    refine_matrix, refit_matrix_gptq,
+};
 pub use hessian::Hessian;
 pub use histogram::{Histogram, HistogramView};
 pub use int_matmul::{int_matmul, int_matmul_grouped, max_safe_products};

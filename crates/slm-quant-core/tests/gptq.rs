@@ -2,8 +2,9 @@
 
 use slm_quant_core::{
     Bits, Error, GptqFactor, GptqOptions, Granularity, Hessian, Mapping, ObserverKind, QParams, QuantScheme,
-    QuantizedMatrix, RefineOptions, ScaleDtype, choose_matrix_qparams, choose_weighted_qparams,
-    quantize_matrix_gptq, quantize_matrix_with_qparams, refine_matrix,
+    QuantizedMatrix, RefineOptions, RefitOptions, ScaleDtype, choose_gptq_qparams, choose_matrix_qparams,
+    choose_weighted_qparams, quantize_matrix_gptq, quantize_matrix_with_qparams, refine_matrix,
+    refit_matrix_gptq,
 };
 
 /// Numbers between -1 and 1 from a linear congruential generator.
@@ -188,6 +189,86 @@ fn outputs_are_closer_than_with_round_to_nearest() {
                 let nearest = output_error(&weight, &nearest, &hessian);
                 assert!(gptq < 0.8 * nearest, "{scheme}: {gptq} against {nearest}");
             }
+        }
+    }
+}
+
+/// The rows are few enough to be all tried out, so that the error of the whole matrix cannot rise.
+#[test]
+fn scales_for_gptq_are_never_worse_than_those_for_rounding_to_nearest() {
+    let mut random = Random(11);
+    let (rows, cols) = (24, 96);
+    let mut better = 0;
+    for _ in 0..3 {
+        let hessian = hessian(&inputs(&mut random, 300, cols), cols);
+        let damping = 0.01 * f64::from(hessian.mean_squares().unwrap().iter().sum::<f32>()) / cols as f64;
+        // With outliers, as trained weights have them.
+        let weight: Vec<f32> = random.values(rows * cols).into_iter().map(|x| x.powi(3)).collect();
+        let factor = GptqFactor::new(&hessian, GptqOptions::default()).unwrap();
+        for scheme in schemes() {
+            let error = |qparams: &[QParams]| {
+                let matrix = quantize_matrix_gptq(&weight, rows, cols, scheme, qparams, &factor).unwrap();
+                let squares = weight.iter().zip(matrix.dequantize()).map(|(w, q)| f64::from(w - q).powi(2));
+                let damped = damping * hessian.samples() as f64 * squares.sum::<f64>();
+                output_error(&weight, &matrix, &hessian) + damped
+            };
+            let nearest =
+                choose_weighted_qparams(&weight, rows, cols, scheme, &factor.remaining_costs()).unwrap();
+            let found = choose_gptq_qparams(&weight, rows, cols, scheme, &factor).unwrap();
+            assert_eq!(found.len(), nearest.len());
+            // One factor for all of them, up to the rounding of stored scales.
+            let factors = found.iter().zip(&nearest).map(|(found, nearest)| found.scale / nearest.scale);
+            let (least, most) = factors.fold((f32::MAX, 0.0_f32), |(l, m), x| (l.min(x), m.max(x)));
+            assert!(most / least < 1.01, "{scheme}: {least} to {most}");
+            let (found, nearest) = (error(&found), error(&nearest));
+            assert!(found <= nearest * (1.0 + 1e-3), "{scheme}: {found} against {nearest}");
+            better += usize::from(scheme.bits == Bits::Int4 && found < 0.999 * nearest);
+        }
+    }
+    let schemes = 3 * schemes().len() / 2;
+    assert!(8 * better > schemes, "{better} of {schemes} with 4 bits are lower");
+}
+
+#[test]
+fn rounding_anew_with_fitted_scales_lowers_the_error_round_by_round() {
+    let mut random = Random(13);
+    let (rows, cols) = (40, 100);
+    let hessian = hessian(&inputs(&mut random, 500, cols), cols);
+    let damping = 0.01 * f64::from(hessian.mean_squares().unwrap().iter().sum::<f32>()) / cols as f64;
+    let weight = random.values(rows * cols);
+    let factor = GptqFactor::new(&hessian, GptqOptions::default()).unwrap();
+    // Of each row, so that none gets worse.
+    let errors = |matrix: &QuantizedMatrix| -> Vec<f64> {
+        let values = matrix.dequantize();
+        let rows = weight.chunks_exact(cols).zip(values.chunks_exact(cols));
+        let of_row = |(weight, values): (&[f32], &[f32])| {
+            let errors: Vec<f32> = weight.iter().zip(values).map(|(w, q)| w - q).collect();
+            let squares: f64 = errors.iter().map(|e| f64::from(*e).powi(2)).sum();
+            hessian.output_error(&errors).unwrap() / hessian.samples() as f64 + damping * squares
+        };
+        rows.map(of_row).collect()
+    };
+    for scheme in schemes() {
+        let qparams = choose_gptq_qparams(&weight, rows, cols, scheme, &factor).unwrap();
+        let gptq = quantize_matrix_gptq(&weight, rows, cols, scheme, &qparams, &factor).unwrap();
+        let mut before = errors(&gptq);
+        let first: f64 = before.iter().sum();
+        for rounds in [0, 1, 3] {
+            let options = RefitOptions { rounds, ..RefitOptions::default() };
+            let refit = refit_matrix_gptq(&weight, gptq.clone(), &hessian, &factor, options).unwrap();
+            if rounds == 0 || scheme.granularity == Granularity::PerTensor {
+                assert_eq!(refit, gptq, "{scheme}");
+            }
+            let after = errors(&refit);
+            for (row, (after, before)) in after.iter().zip(&before).enumerate() {
+                assert!(*after <= before * (1.0 + 1e-3), "{scheme}, {rounds}, row {row}: {after}, {before}");
+            }
+            before = after;
+        }
+        let gain = before.iter().sum::<f64>() / first;
+        // Scales of 256 codes fit as they are.
+        if scheme.bits == Bits::Int4 && scheme.granularity != Granularity::PerTensor {
+            assert!(gain < 0.999, "{scheme}: {gain}");
         }
     }
 }

@@ -83,9 +83,9 @@ pub(crate) struct PtqArgs {
     /// Text to calibrate on; without --eval its last tenth is held out for the perplexities
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
-    /// Most tokens to calibrate on
-    #[arg(long, value_name = "N", default_value_t = 16_384)]
-    calibration_tokens: usize,
+    /// Most tokens to calibrate on [default: 16384; 32768 for gptq]
+    #[arg(long, value_name = "N")]
+    calibration_tokens: Option<usize>,
     /// Held-out text for the perplexities
     #[arg(long, value_name = "FILE")]
     eval: Option<PathBuf>,
@@ -124,7 +124,11 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
             prefix = tokenizer.prefix()?;
         }
         let vocab_size = checkpoint.config().model.vocab_size;
-        TextReader { args, tokenizer: &tokenizer, vocab_size, windowing: &windowing }.read(&settings)?
+        let calibration_tokens =
+            args.calibration_tokens.unwrap_or(quantizer.config().method.default_calibration_tokens());
+        let reader =
+            TextReader { args, tokenizer: &tokenizer, vocab_size, windowing: &windowing, calibration_tokens };
+        reader.read(&settings)?
     } else {
         Texts::default()
     };

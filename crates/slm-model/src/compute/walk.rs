@@ -71,26 +71,57 @@ pub(crate) fn embed<C: Compute>(
     Ok(stream)
 }
 
+/// A part of a layer that leads from the residual stream to the residual stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LayerPart {
+    /// Attention with its norms.
+    Attention,
+    /// The MLP with its norms.
+    Mlp,
+    /// All of it.
+    Whole,
+}
+
 /// Takes the stream through one layer.
 pub(crate) fn layer<'w, C: Compute>(
     compute: &mut C,
     layer: &LayerOf<'w, C>,
     stream: &mut C::Stream,
 ) -> Result<(), C::Error> {
-    let factor = layer.spec.residual_multiplier;
-    let x = compute.read(stream, layer.attention_norms.input.as_ref())?;
     if layer.spec.parallel_residual {
+        let factor = layer.spec.residual_multiplier;
+        let x = compute.read(stream, layer.attention_norms.input.as_ref())?;
         let mlp_x = compute.read(stream, layer.mlp_norms.input.as_ref())?;
         let y = attention(compute, layer, x)?;
         let mlp_y = mlp(compute, layer, mlp_x)?;
         compute.add(stream, y, factor)?;
         return compute.add(stream, mlp_y, factor);
     }
-    let y = attention(compute, layer, x)?;
-    compute.add(stream, y, factor)?;
-    let x = compute.read(stream, layer.mlp_norms.input.as_ref())?;
-    let y = mlp(compute, layer, x)?;
-    compute.add(stream, y, factor)
+    layer_part(compute, layer, LayerPart::Attention, stream)?;
+    layer_part(compute, layer, LayerPart::Mlp, stream)
+}
+
+/// Takes the stream through a part of a layer. One whose attention and MLP read the same stream goes as a whole,
+/// whatever the part.
+pub(crate) fn layer_part<'w, C: Compute>(
+    compute: &mut C,
+    layer: &LayerOf<'w, C>,
+    part: LayerPart,
+    stream: &mut C::Stream,
+) -> Result<(), C::Error> {
+    let y = match part {
+        _ if layer.spec.parallel_residual => return self::layer(compute, layer, stream),
+        LayerPart::Whole => return self::layer(compute, layer, stream),
+        LayerPart::Attention => {
+            let x = compute.read(stream, layer.attention_norms.input.as_ref())?;
+            attention(compute, layer, x)?
+        }
+        LayerPart::Mlp => {
+            let x = compute.read(stream, layer.mlp_norms.input.as_ref())?;
+            mlp(compute, layer, x)?
+        }
+    };
+    compute.add(stream, y, layer.spec.residual_multiplier)
 }
 
 fn attention<'w, C: Compute>(

@@ -14,16 +14,20 @@
 
 mod factor;
 mod refine;
+mod refit;
+mod scales;
 
 use rayon::prelude::*;
 
 pub use factor::{GptqFactor, GptqOptions};
 pub use refine::{RefineOptions, refine_matrix};
+pub use refit::{RefitOptions, refit_matrix_gptq};
+pub use scales::choose_gptq_qparams;
 
 use crate::matrix::{EncodedRows, check_weight};
 use crate::round::Quantizer;
 use crate::scan::check_len;
-use crate::{Error, QParams, QuantScheme, QuantizedMatrix, Result};
+use crate::{Error, Granularity, QParams, QuantScheme, QuantizedMatrix, Result};
 
 /// Columns whose errors are applied to the columns after them at once.
 const BLOCK: usize = 64;
@@ -54,31 +58,15 @@ pub fn quantize_matrix_gptq(
     check_len("inputs of the GPTQ factor", cols, factor.inputs())?;
     let mut encoded = EncodedRows::new(rows, cols, scheme, qparams)?;
     let quantizers = encoded.quantizers();
-    let width = scheme.granularity.group_width(cols)?;
-    let groups = quantizers.len() / rows;
+    let rounding = Rounding::new(&quantizers, rows, cols, scheme, factor)?;
     let tile = |(index, (weight, packed)): (usize, (&[f32], &mut [u8]))| -> Result<()> {
-        let rows = weight.len() / cols;
-        let mut tile = Tile { weights: vec![0.0; weight.len()], errors: vec![0.0; rows * BLOCK], factor };
-        tile.load(weight);
         let mut codes = vec![0_i8; weight.len()];
-        let code = |row: usize, column: usize, value: f32| -> (i8, f32) {
-            let quantizer: &Quantizer = match groups {
-                0 => &quantizers[0],
-                _ => &quantizers[(index * TILE + row) * groups + column / width],
-            };
-            let code = quantizer.code(value);
-            (code as i8, quantizer.value(code))
-        };
-        for start in (0..cols).step_by(BLOCK) {
-            let end = (start + BLOCK).min(cols);
-            tile.round(start, end, &mut codes, &code)?;
-            tile.update(start, end);
-        }
-        for (codes, packed) in
-            codes.chunks_exact(cols).zip(packed.chunks_exact_mut(scheme.bits.row_bytes(cols)))
-        {
-            EncodedRows::pack(scheme.bits, codes, packed);
-        }
+        rounding.tile(index * TILE, weight, &mut codes, &mut vec![0.0; weight.len() / cols])?;
+        let packed = packed.chunks_exact_mut(scheme.bits.row_bytes(cols));
+        codes
+            .chunks_exact(cols)
+            .zip(packed)
+            .for_each(|(codes, packed)| EncodedRows::pack(scheme.bits, codes, packed));
         Ok(())
     };
     let row_bytes = scheme.bits.row_bytes(cols);
@@ -87,6 +75,55 @@ pub fn quantize_matrix_gptq(
     let outcomes: Vec<Result<()>> = tiles.enumerate().map(tile).collect();
     outcomes.into_iter().collect::<Result<()>>()?;
     Ok(encoded.finish())
+}
+
+/// GPTQ of one matrix with given scales.
+struct Rounding<'a> {
+    quantizers: &'a [Quantizer],
+    /// Quantizers of a row; 0 where all rows share one.
+    groups: usize,
+    /// Columns of a group.
+    width: usize,
+    factor: &'a GptqFactor,
+}
+
+impl<'a> Rounding<'a> {
+    /// `quantizers` are in the order of [`QuantizedMatrix::scales`].
+    fn new(
+        quantizers: &'a [Quantizer],
+        rows: usize,
+        cols: usize,
+        scheme: QuantScheme,
+        factor: &'a GptqFactor,
+    ) -> Result<Self> {
+        let groups = match scheme.granularity {
+            Granularity::PerTensor => 0,
+            _ => quantizers.len() / rows,
+        };
+        Ok(Self { quantizers, groups, width: scheme.granularity.group_width(cols)?, factor })
+    }
+
+    /// Rounds the rows `weight`, of which `first` is the first, to `codes`. Their output errors by the damped Hessian go
+    /// to `losses`.
+    fn tile(&self, first: usize, weight: &[f32], codes: &mut [i8], losses: &mut [f64]) -> Result<()> {
+        let cols = self.factor.inputs();
+        let errors = vec![0.0; weight.len() / cols * BLOCK];
+        let mut tile = Tile { weights: vec![0.0; weight.len()], errors, factor: self.factor };
+        tile.load(weight);
+        let code = |row: usize, column: usize, value: f32| -> (i8, f32) {
+            let index = (first + row) * self.groups + if self.groups == 0 { 0 } else { column / self.width };
+            let quantizer = &self.quantizers[index];
+            let code = quantizer.code(value);
+            (code as i8, quantizer.value(code))
+        };
+        losses.fill(0.0);
+        for start in (0..cols).step_by(BLOCK) {
+            let end = (start + BLOCK).min(cols);
+            tile.round(start, end, codes, losses, &code)?;
+            tile.update(start, end);
+        }
+        Ok(())
+    }
 }
 
 /// Rows that are rounded together, their columns in the order of rounding.
@@ -107,12 +144,13 @@ impl Tile<'_> {
         }
     }
 
-    /// Rounds the columns `start..end` of all rows.
+    /// Rounds the columns `start..end` of all rows, and adds the squared errors of each to `losses`.
     fn round(
         &mut self,
         start: usize,
         end: usize,
         codes: &mut [i8],
+        losses: &mut [f64],
         code: &impl Fn(usize, usize, f32) -> (i8, f32),
     ) -> Result<()> {
         let GptqFactor { order, upper } = self.factor;
@@ -128,6 +166,7 @@ impl Tile<'_> {
                     return Err(Error::NotFinite { what: "GPTQ error", index: column, value: error });
                 }
                 errors[column - start] = error;
+                losses[row] += f64::from(error) * f64::from(error);
                 for (weight, factor) in weights[column + 1..end].iter_mut().zip(&factors[1..]) {
                     *weight -= error * factor;
                 }

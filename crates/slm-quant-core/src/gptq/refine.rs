@@ -51,21 +51,24 @@ pub fn refine_matrix(
     let damped = Damped::new(hessian, options.damping)?;
     let mut state = State::new(&matrix);
     drop(matrix);
-    for sweep in 0..=options.sweeps {
-        let last = sweep == options.sweeps;
-        state.sweep(weight, &damped, !last);
+    match state.scheme.granularity {
+        Granularity::PerTensor => {
+            (0..options.sweeps).for_each(|_| state.sweep_tensor(weight, &damped, true));
+            state.sweep_tensor(weight, &damped, false);
+        }
+        _ => state.sweep_rows(weight, &damped, options.sweeps),
     }
     state.encode()
 }
 
 /// The damped Hessian, divided by the number of inputs.
-struct Damped {
+pub(super) struct Damped {
     size: usize,
     values: Vec<f32>,
 }
 
 impl Damped {
-    fn new(hessian: &Hessian, damping: f64) -> Result<Self> {
+    pub(super) fn new(hessian: &Hessian, damping: f64) -> Result<Self> {
         if !(damping.is_finite() && damping >= 0.0) {
             let detail = format!("{damping} is negative or not finite");
             return Err(Error::Parameter { what: "damping", detail });
@@ -98,17 +101,17 @@ impl Damped {
 }
 
 /// A matrix taken apart.
-struct State {
+pub(super) struct State {
     rows: usize,
     cols: usize,
     scheme: QuantScheme,
     /// Row-major, one to an `i8`.
-    codes: Vec<i8>,
-    qparams: Vec<QParams>,
+    pub(super) codes: Vec<i8>,
+    pub(super) qparams: Vec<QParams>,
 }
 
 impl State {
-    fn new(matrix: &QuantizedMatrix) -> Self {
+    pub(super) fn new(matrix: &QuantizedMatrix) -> Self {
         let (rows, cols) = (matrix.rows(), matrix.cols());
         let mut codes = vec![0; rows * cols];
         codes.par_chunks_exact_mut(cols).enumerate().for_each(|(row, codes)| matrix.unpack_row(row, codes));
@@ -116,28 +119,30 @@ impl State {
         Self { rows, cols, scheme: matrix.scheme(), codes, qparams }
     }
 
-    /// Goes over all codes, and with `scales` over all scales.
-    fn sweep(&mut self, weight: &[f32], hessian: &Damped, scales: bool) {
+    /// Goes over all codes, and with `scales` over the one scale of the matrix.
+    fn sweep_tensor(&mut self, weight: &[f32], hessian: &Damped, scales: bool) {
+        let Self { cols, scheme, codes, qparams, .. } = self;
+        let shared = qparams[0];
+        let tile = |(weight, codes): (&[f32], &mut [i8])| {
+            let mut tile = Tile::new(weight, codes, hessian, *cols, *scheme);
+            tile.gradients(|_, _| shared);
+            tile.move_codes(|_, _| shared);
+            if scales { tile.scale_terms(shared.zero_point) } else { [0.0; 2] }
+        };
+        let tiles = weight.par_chunks(TILE * *cols).zip(codes.par_chunks_mut(TILE * *cols)).map(tile);
+        // Collected, so that the order of the sum does not depend on the number of threads.
+        let terms: Vec<[f64; 2]> = tiles.collect();
+        let [product, square] = terms.iter().fold([0.0; 2], |a, b| [a[0] + b[0], a[1] + b[1]]);
+        if let Some((moved, _)) = moved_scale(shared, product, square, *scheme) {
+            qparams[0] = moved;
+        }
+    }
+
+    /// Goes `sweeps` times over all codes and all scales of rows or groups, and once more over the codes.
+    fn sweep_rows(&mut self, weight: &[f32], hessian: &Damped, sweeps: usize) {
         let Self { rows, cols, scheme, codes, qparams } = self;
         let width = scheme.granularity.group_width(*cols).unwrap_or(*cols);
         let groups = qparams.len() / *rows;
-        if scheme.granularity == Granularity::PerTensor {
-            let shared = qparams[0];
-            let tile = |(weight, codes): (&[f32], &mut [i8])| {
-                let mut tile = Tile::new(weight, codes, hessian, width, *scheme);
-                tile.gradients(|_, _| shared);
-                tile.move_codes(|_, _| shared);
-                if scales { tile.scale_terms(shared.zero_point) } else { [0.0; 2] }
-            };
-            let tiles = weight.par_chunks(TILE * *cols).zip(codes.par_chunks_mut(TILE * *cols)).map(tile);
-            // Collected, so that the order of the sum does not depend on the number of threads.
-            let terms: Vec<[f64; 2]> = tiles.collect();
-            let [product, square] = terms.iter().fold([0.0; 2], |a, b| [a[0] + b[0], a[1] + b[1]]);
-            if let Some((moved, _)) = moved_scale(shared, product, square, *scheme) {
-                qparams[0] = moved;
-            }
-            return;
-        }
         weight
             .par_chunks(TILE * *cols)
             .zip(codes.par_chunks_mut(TILE * *cols))
@@ -145,14 +150,15 @@ impl State {
             .for_each(|((weight, codes), qparams)| {
                 let mut tile = Tile::new(weight, codes, hessian, width, *scheme);
                 tile.gradients(|row, group| qparams[row * groups + group]);
-                tile.move_codes(|row, group| qparams[row * groups + group]);
-                if scales {
+                for _ in 0..sweeps {
+                    tile.move_codes(|row, group| qparams[row * groups + group]);
                     tile.move_scales(qparams, groups);
                 }
+                tile.move_codes(|row, group| qparams[row * groups + group]);
             });
     }
 
-    fn encode(self) -> Result<QuantizedMatrix> {
+    pub(super) fn encode(self) -> Result<QuantizedMatrix> {
         let Self { rows, cols, scheme, codes, qparams } = self;
         let mut encoded = EncodedRows::new(rows, cols, scheme, &qparams)?;
         let packed = encoded.codes_mut().par_chunks_mut(scheme.bits.row_bytes(cols));
@@ -178,7 +184,7 @@ fn moved_scale(qparams: QParams, product: f64, square: f64, scheme: QuantScheme)
 }
 
 /// Rows that are refined together.
-struct Tile<'a> {
+pub(super) struct Tile<'a> {
     weight: &'a [f32],
     codes: &'a mut [i8],
     hessian: &'a Damped,
@@ -190,7 +196,7 @@ struct Tile<'a> {
 }
 
 impl<'a> Tile<'a> {
-    fn new(
+    pub(super) fn new(
         weight: &'a [f32],
         codes: &'a mut [i8],
         hessian: &'a Damped,
@@ -201,22 +207,40 @@ impl<'a> Tile<'a> {
         Self { weight, codes, hessian, width, scheme, gradients }
     }
 
-    fn gradients(&mut self, qparams: impl Fn(usize, usize) -> QParams) {
+    pub(super) fn codes_mut(&mut self) -> &mut [i8] {
+        self.codes
+    }
+
+    /// Codes less weights, which are negative errors.
+    fn differences(&self, qparams: impl Fn(usize, usize) -> QParams) -> Vec<f32> {
         let cols = self.hessian.size;
         let rows = self.weight.chunks_exact(cols).zip(self.codes.chunks_exact(cols));
-        // Negative errors, because products are subtracted.
-        let mut errors = Vec::with_capacity(self.weight.len());
+        let mut differences = Vec::with_capacity(self.weight.len());
         for (row, (weight, codes)) in rows.enumerate() {
             for (group, (weight, codes)) in
                 weight.chunks(self.width).zip(codes.chunks(self.width)).enumerate()
             {
                 let QParams { scale, zero_point } = qparams(row, group);
                 let value = |code: &i8| (i32::from(*code) - zero_point) as f32 * scale;
-                errors.extend(weight.iter().zip(codes).map(|(weight, code)| value(code) - weight));
+                differences.extend(weight.iter().zip(codes).map(|(weight, code)| value(code) - weight));
             }
         }
+        differences
+    }
+
+    /// Finds the gradients of all codes.
+    pub(super) fn gradients(&mut self, qparams: impl Fn(usize, usize) -> QParams) {
+        let differences = self.differences(qparams);
         self.gradients.fill(0.0);
-        self.hessian.subtract_products(&mut self.gradients, &errors, 0);
+        self.hessian.subtract_products(&mut self.gradients, &differences, 0);
+    }
+
+    /// Output error of each row by the damped Hessian, from gradients that are those of the codes.
+    pub(super) fn losses(&self, qparams: impl Fn(usize, usize) -> QParams) -> Vec<f64> {
+        let cols = self.hessian.size;
+        let differences = self.differences(qparams);
+        let rows = differences.chunks_exact(cols).zip(self.gradients.chunks_exact(cols));
+        rows.map(|(differences, gradients)| -dot(differences, gradients)).collect()
     }
 
     /// Moves each code in turn to the best place on its grid.
@@ -259,7 +283,7 @@ impl<'a> Tile<'a> {
     }
 
     /// Moves the scale of each group of each row in turn.
-    fn move_scales(&mut self, qparams: &mut [QParams], groups: usize) {
+    pub(super) fn move_scales(&mut self, qparams: &mut [QParams], groups: usize) {
         let cols = self.hessian.size;
         let rows = self.weight.len() / cols;
         for group in 0..groups {

@@ -40,6 +40,8 @@ pub(super) struct TextReader<'a> {
     pub(super) tokenizer: &'a Tokenizer,
     pub(super) vocab_size: usize,
     pub(super) windowing: &'a Windowing,
+    /// Most tokens to calibrate on.
+    pub(super) calibration_tokens: usize,
 }
 
 impl TextReader<'_> {
@@ -71,7 +73,7 @@ impl TextReader<'_> {
     }
 
     fn calibration_limit(&self) -> Limit<'static> {
-        Limit { option: "--calibration-tokens", tokens: self.args.calibration_tokens }
+        Limit { option: "--calibration-tokens", tokens: self.calibration_tokens }
     }
 
     fn evaluation_limit(&self) -> Limit<'static> {
@@ -102,8 +104,7 @@ impl TextReader<'_> {
                 }
             }
         };
-        let (before, after) =
-            (before.limited(self.args.calibration_tokens), after.limited(self.args.eval_tokens));
+        let (before, after) = (before.limited(self.calibration_tokens), after.limited(self.args.eval_tokens));
         Ok(Texts {
             calibration: Some(calibration_text(path, before)?),
             held_out: Some(self.held_out(&after, format!("the end of {}", path.display()))),
@@ -113,7 +114,7 @@ impl TextReader<'_> {
     /// Splits at a line, so that what is held out is the text that `slm qat` holds out of the same share.
     fn split_text(&self, path: &Path, text: &str) -> Result<(Tokens, Tokens)> {
         let (before, after) = split(text, HELD_OUT);
-        let before = self.tokenizer.encode_long(before, self.args.calibration_tokens)?;
+        let before = self.tokenizer.encode_long(before, self.calibration_tokens)?;
         let after = self.tokenizer.encode_long(after, self.args.eval_tokens)?;
         if before.len() >= self.windowing.len && after.len() >= self.windowing.len {
             return Ok((Tokens(vec![before]), Tokens(vec![after])));
