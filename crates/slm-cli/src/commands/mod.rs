@@ -19,6 +19,7 @@ mod sampling_args;
 mod scheme_args;
 pub(crate) mod sensitivity;
 mod setting_args;
+mod text_generation;
 pub(crate) mod train;
 
 use crate::args::Command;
