@@ -12,7 +12,7 @@ impl PtqConfig {
         MetadataBuilder::new(self.scheme, self.quantization_type)
             .method(self.method)
             .weight_observer(self.weight_observer(calibrated))
-            .activation_observer(&self.activation_observer)
+            .activation_observer(self.activation_observer)
             .activation_granularity(self.activation_granularity)
             .skipped(skipped.iter().map(|layer| slm_store::SkippedLayer {
                 name: layer.name.clone(),
