@@ -59,9 +59,10 @@ pub use safetensors::Dtype as TensorType;
 pub use save::{CheckpointWriter, SaveRequest, reserve_output, save};
 pub use slm_store::tensors::holds_exactly;
 pub use slm_store::{
-    CalibrationRecord, Error as StoreError, FORMAT_VERSION, LayerMetadata, Lineage, OutputLock,
-    QuantizationMetadata, QuantizationMode, ScaleRecord, SkippedLayer, TensorFile, TensorFileWriter,
-    TensorSpec, TrainingRecord, TransformRecord, WeightError, ZeroPointRecord, sha256, sha256_of_file,
+    CalibrationRecord, Error as StoreError, FORMAT_VERSION, LayerMetadata, Lineage, MetadataBuilder,
+    OutputLock, QuantizationMetadata, QuantizationMode, ScaleRecord, SkippedLayer, TensorFile,
+    TensorFileWriter, TensorSpec, TrainingRecord, TransformRecord, WeightError, ZeroPointRecord, sha256,
+    sha256_of_file,
 };
 pub use source::CheckpointSource;
 pub use versions::{ChatInfo, CheckpointConfig, MIGRATIONS, Migration, TokenizerInfo};

@@ -45,13 +45,16 @@ impl QuantizedTable {
 }
 
 /// The smallest type that holds the float embedding of `source` exactly: checkpoints that were imported from 16-bit
-/// files need not store it twice as large.
-pub(crate) fn embedding_type(source: &mut dyn TensorSource, model: &ModelConfig) -> Result<TensorType> {
+/// files need not store it twice as large. Also the values.
+pub(crate) fn embedding_type(
+    source: &mut dyn TensorSource,
+    model: &ModelConfig,
+) -> Result<(TensorType, Vec<f32>)> {
     let values = source
         .take_f32(EMBED_TOKENS, &[model.vocab_size, model.hidden_size])
         .map_err(|source| slm_model::Error::Source { name: EMBED_TOKENS.to_owned(), source })?;
     let small = [TensorType::BF16, TensorType::F16].into_iter().find(|&dtype| holds_exactly(dtype, &values));
-    Ok(small.unwrap_or(TensorType::F32))
+    Ok((small.unwrap_or(TensorType::F32), values))
 }
 
 /// Gives the embedding of `model`, whose layers are quantized, the table that `plan` asks for. The report is that of a

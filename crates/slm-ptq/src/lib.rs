@@ -44,7 +44,6 @@ mod embedding;
 mod error;
 mod inputs;
 mod layer_scheme;
-#[cfg(feature = "checkpoint")]
 mod metadata;
 mod method;
 #[cfg(feature = "checkpoint")]
@@ -69,8 +68,7 @@ pub use diagnose::{ActivationQuants, InputError, input_errors, remove_activation
 pub use error::{Error, Result};
 pub use inputs::InputMoments;
 pub use layer_scheme::{LayerRule, LayerScheme};
-#[cfg(feature = "checkpoint")]
-pub use metadata::{MetadataBuilder, layer_metadata};
+pub use metadata::layer_metadata;
 pub use method::RoundingMethod;
 #[cfg(feature = "checkpoint")]
 pub use pipeline::{CalibrationTokens, CheckpointQuantizer, Progress, QuantizedCheckpoint, Stage};

@@ -1,91 +1,24 @@
-//! The record that a quantized checkpoint carries of its quantization.
+//! The record that a quantized checkpoint or module carries of its quantization.
 
-use slm_checkpoint::{
-    FORMAT_VERSION, LayerMetadata, Lineage, QuantizationMetadata, QuantizationMode, SkippedLayer, WeightError,
-};
 use slm_quant_core::{QuantizationType, QuantizedMatrix};
+use slm_store::{LayerMetadata, MetadataBuilder, WeightError};
 
-use crate::{LayerReport, Plan, PtqConfig, RoundingMethod};
+use crate::{LayerReport, PtqConfig, SkippedLayer};
 
-/// Builds the [`QuantizationMetadata`] of a checkpoint.
-#[derive(Debug, Clone)]
-pub struct MetadataBuilder(QuantizationMetadata);
-
-impl MetadataBuilder {
-    /// Starts with what `config` asks for and `plan` leaves out. `calibrated` says whether ranges of weights were chosen
-    /// with calibration text.
-    pub fn new(config: &PtqConfig, plan: &Plan, calibrated: bool) -> Self {
-        let PtqConfig { scheme, quantization_type, .. } = *config;
-        let skipped = plan.skipped.iter().map(|layer| SkippedLayer {
-            name: layer.name.clone(),
-            shape: layer.shape,
-            reason: layer.reason.clone(),
-        });
-        Self(QuantizationMetadata {
-            format_version: FORMAT_VERSION,
-            program_version: env!("CARGO_PKG_VERSION").to_owned(),
-            mode: QuantizationMode::Ptq,
-            quantization_type,
-            bits: scheme.bits,
-            granularity: scheme.granularity,
-            mapping: scheme.mapping,
-            scale_dtype: scheme.scale_dtype,
-            method: config.method.to_string(),
-            weight_observer: config.weight_observer(calibrated).to_string(),
-            activation_observer: (quantization_type == QuantizationType::Static)
-                .then(|| config.activation_observer.to_string()),
-            activation_granularity: (quantization_type == QuantizationType::Dynamic)
-                .then_some(config.activation_granularity),
-            embedding: None,
-            layers: Vec::new(),
-            skipped: skipped.collect(),
-            lineage: Lineage::default(),
-        })
-    }
-
-    /// Starts with what was asked for when `source` was quantized.
-    pub fn from_source(source: &QuantizationMetadata) -> Self {
-        Self(QuantizationMetadata {
-            format_version: FORMAT_VERSION,
-            program_version: env!("CARGO_PKG_VERSION").to_owned(),
-            embedding: None,
-            layers: Vec::new(),
-            lineage: Lineage::default(),
-            ..source.clone()
-        })
-    }
-
-    /// Names other observers than those of the config, of weights that are trained and then rounded to nearest:
-    /// `weights`, and `activations` if they are static.
-    #[must_use]
-    pub fn observers(mut self, weights: String, activations: String) -> Self {
-        self.0.method = RoundingMethod::Rtn.to_string();
-        self.0.weight_observer = weights;
-        if self.0.quantization_type == QuantizationType::Static {
-            self.0.activation_observer = Some(activations);
-        }
-        self
-    }
-
-    /// Adds the quantized table of the embedding.
-    #[must_use]
-    pub fn embedding(mut self, embedding: Option<LayerMetadata>) -> Self {
-        self.0.embedding = embedding;
-        self
-    }
-
-    /// Adds the quantized layers, in forward order, and how they came about.
-    #[must_use]
-    pub fn build(
-        mut self,
-        mode: QuantizationMode,
-        layers: Vec<LayerMetadata>,
-        lineage: Lineage,
-    ) -> QuantizationMetadata {
-        self.0.mode = mode;
-        self.0.layers = layers;
-        self.0.lineage = lineage;
-        self.0
+impl PtqConfig {
+    /// Starts the metadata of what these settings give. `calibrated` says whether ranges of weights were chosen with
+    /// calibration text; `skipped` are the layers that were left float.
+    pub fn metadata(&self, skipped: &[SkippedLayer], calibrated: bool) -> MetadataBuilder {
+        MetadataBuilder::new(self.scheme, self.quantization_type)
+            .method(self.method)
+            .weight_observer(self.weight_observer(calibrated))
+            .activation_observer(self.activation_observer)
+            .activation_granularity(self.activation_granularity)
+            .skipped(skipped.iter().map(|layer| slm_store::SkippedLayer {
+                name: layer.name.clone(),
+                shape: layer.shape,
+                reason: layer.reason.clone(),
+            }))
     }
 }
 

@@ -21,9 +21,9 @@ use crate::embedding::{QuantizedTable, embedding_type, quantize_embedding};
 use crate::inputs::Gathering;
 use crate::sequential::{SequentialRun, SequentialSink};
 use crate::{
-    Calibration, Error, LayerReport, MetadataBuilder, Plan, PlannedEmbedding, PtqConfig, Result,
-    TransformedSource, Transforms, convert, copies_tied_head, plan_transformer, planned_config,
-    planned_tensors, quantize_layer, sharing_config, untie_planned_head,
+    Calibration, Error, LayerReport, Plan, PlannedEmbedding, PtqConfig, Result, TransformedSource,
+    Transforms, convert, copies_tied_head, plan_transformer, planned_config, planned_tensors, quantize_layer,
+    sharing_config, untie_planned_head,
 };
 
 /// Post-training quantization of a checkpoint.
@@ -256,6 +256,11 @@ impl<'a> CheckpointQuantizer<'a> {
         }
     }
 
+    /// Whether text is pending behind which layers are still to be quantized.
+    fn is_pending(&self) -> bool {
+        self.calibrated.as_ref().is_some_and(|calibrated| calibrated.pending.is_some())
+    }
+
     /// Quantizes layer by layer behind the text that is pending, and hands each to `sink`. False where none is pending.
     fn run_pending<E: From<Error> + From<slm_model::Error>>(
         &self,
@@ -317,8 +322,14 @@ impl<'a> CheckpointQuantizer<'a> {
                 .map_err(|error| Error::layer(&layer.name, error))?;
         }
         let mut transformed = TransformedSource::new(source, transforms);
+        let mut float_embedding = None;
         match plan.embedding {
-            None => layout.store_embedding_as(embedding_type(&mut transformed, &model)?),
+            None => {
+                let (dtype, values) = embedding_type(&mut transformed, &model)?;
+                layout.store_embedding_as(dtype);
+                // Written first, unless blocks are quantized before, for which memory is needed.
+                float_embedding = (!self.is_pending()).then_some(values);
+            }
             Some(PlannedEmbedding { shared: true, .. }) => {}
             Some(PlannedEmbedding { scheme, .. }) => {
                 layout
@@ -344,7 +355,10 @@ impl<'a> CheckpointQuantizer<'a> {
                 continue;
             }
             sink.report()?;
-            let values = transformed.read_f32(&tensor.name)?;
+            let values = match float_embedding.take_if(|_| tensor.name == EMBED_TOKENS) {
+                Some(values) => values,
+                None => transformed.read_f32(&tensor.name)?,
+            };
             if tensor.name == EMBED_TOKENS
                 && let Some(table) = QuantizedTable::new(&values, &model, plan, config)?
             {
@@ -371,7 +385,8 @@ impl<'a> CheckpointQuantizer<'a> {
             transforms: transforms.record(),
             training: None,
         };
-        let metadata = MetadataBuilder::new(config, plan, self.is_calibrated())
+        let metadata = config
+            .metadata(&plan.skipped, self.is_calibrated())
             .embedding(embedding.as_ref().map(QuantizedTable::metadata))
             .build(QuantizationMode::Ptq, records, lineage);
         let path = writer.finish(&SaveRequest {

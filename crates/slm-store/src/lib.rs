@@ -21,6 +21,7 @@ mod loaded;
 mod lock;
 pub mod manifest;
 mod metadata;
+mod metadata_builder;
 mod module;
 mod output;
 mod output_file;
@@ -34,6 +35,7 @@ pub use metadata::{
     CalibrationRecord, LayerMetadata, Lineage, QuantizationMetadata, QuantizationMode, ScaleRecord,
     SkippedLayer, TrainingRecord, TransformRecord, WeightError, WeightParams, ZeroPointRecord,
 };
+pub use metadata_builder::MetadataBuilder;
 pub use module::{LoadOptions, LoadReport, SaveOptions, is_module, load_module, save_module};
 pub use output::{OutputDir, Replaceable, reserve};
 pub use output_file::OutputFile;

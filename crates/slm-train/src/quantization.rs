@@ -7,7 +7,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use slm_checkpoint::{Lineage, QuantizationMetadata, QuantizationMode as CheckpointMode, TrainingRecord};
 use slm_model::Transformer;
 use slm_nn::{LayerState, NamedLinears};
-use slm_ptq::{LayerReport, MetadataBuilder, layer_metadata, plan_transformer, untie_planned_head};
+use slm_ptq::{LayerReport, RoundingMethod, layer_metadata, plan_transformer, untie_planned_head};
 use slm_qat::{Prepared, QatConfig, layer_states, prepare_planned, restore_layer_states};
 
 use crate::state::TrainingState;
@@ -93,8 +93,12 @@ impl Quantization {
             }),
         };
         let activations = format!("moving-average:{}", config.qat.options.averaging_constant);
-        MetadataBuilder::new(&config.quantization.ptq(), &self.prepared.plan, false)
-            .observers(config.qat.options.observer().to_string(), activations)
+        let quantization = config.quantization.ptq();
+        quantization
+            .metadata(&self.prepared.plan.skipped, false)
+            .method(RoundingMethod::Rtn)
+            .weight_observer(config.qat.options.observer())
+            .activation_observer(activations)
             .build(CheckpointMode::Qat, layers, lineage)
     }
 }

@@ -6,15 +6,14 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use slm_checkpoint::{
-    LayerMetadata, Lineage, QuantizationMetadata, QuantizationMode as CheckpointMode, TrainingRecord,
-    WeightError,
+    LayerMetadata, Lineage, MetadataBuilder, QuantizationMetadata, QuantizationMode as CheckpointMode,
+    TrainingRecord, WeightError,
 };
 use slm_model::Transformer;
 use slm_nn::{
     ErrorSlot, NamedLinears, QuantizedTrainableWeight, Rounding, Weight, linear_names, report_errors,
     try_for_each_linear_mut,
 };
-use slm_ptq::MetadataBuilder;
 
 use crate::state::TrainingState;
 use crate::{Error, Result, TrainingConfig};

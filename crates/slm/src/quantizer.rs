@@ -43,6 +43,9 @@ pub struct Quantizer {
 impl Quantizer {
     /// 8-bit weights with a scale for each output channel, symmetric; activations of 8 bits, whose ranges are computed
     /// from each input, one for every row. This is torchao's `Int8DynamicActivationInt8Weight`.
+    ///
+    /// The program `slm` and [`QuantScheme::per_tensor`] use one scale for the whole weight unless they are asked for more.
+    /// [`Quantizer::per_tensor`] gives that.
     pub fn int8() -> Self {
         let scheme = QuantScheme::per_tensor(Bits::Int8).with_granularity(Granularity::PerChannel);
         Self::from(PtqConfig::new(scheme, QuantizationType::Dynamic))

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use slm_nn::NamedLinears;
-use slm_ptq::{LayerReport, PtqConfig, RoundingMethod, SkippedLayer};
+use slm_ptq::{LayerReport, PtqConfig, RoundingMethod, SkippedLayer, layer_metadata};
 use slm_quant_core::{ActivationQuant, QuantizationType};
-use slm_store::{
-    FORMAT_VERSION, LayerMetadata, Lineage, QuantizationMetadata, QuantizationMode, SaveOptions, WeightError,
-};
+use slm_store::{Lineage, QuantizationMetadata, QuantizationMode, SaveOptions};
 
 use crate::{Result, save_with};
+
+/// The name of the observer of activations in training.
+const TRAINED_ACTIVATION_OBSERVER: &str = "moving-average";
 
 /// What was done to each layer of a module. Displayed, it is a table.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,50 +58,18 @@ impl Report {
         module.for_each_linear(&mut |name, linear| {
             let report = self.layers.iter().find(|report| report.name == name);
             if let (Some(report), Some(packed)) = (report, linear.packed()) {
-                let error = WeightError {
-                    sqnr_db: report.error.sqnr_db(),
-                    max_abs_error: report.error.max_abs_error(),
-                    clipped_share: report.error.clipped_share().unwrap_or(0.0),
-                };
-                let quantization_type = self.config.quantization_type;
                 let matrix = packed.matrix().unpack();
-                layers.push(LayerMetadata::new(name, &matrix, quantization_type, report.activation, error));
+                layers.push(layer_metadata(report, &matrix, self.config.quantization_type));
             }
         });
-        let skipped = self
-            .skipped
-            .iter()
-            .cloned()
-            .map(|SkippedLayer { name, shape, reason }| slm_store::SkippedLayer { name, shape, reason });
-        let PtqConfig { scheme, quantization_type, .. } = self.config;
-        let is = |wanted: QuantizationType| quantization_type == wanted;
-        let activation_observer = match self.mode {
-            QuantizationMode::Qat => "moving-average".to_owned(),
-            _ => self.config.activation_observer.to_string(),
-        };
-        QuantizationMetadata {
-            format_version: FORMAT_VERSION,
-            program_version: env!("CARGO_PKG_VERSION").to_owned(),
-            mode: self.mode,
-            quantization_type,
-            bits: scheme.bits,
-            granularity: scheme.granularity,
-            mapping: scheme.mapping,
-            scale_dtype: scheme.scale_dtype,
-            method: match self.mode {
-                QuantizationMode::Ptq => self.config.method,
-                _ => RoundingMethod::Rtn,
+        let builder = self.config.metadata(&self.skipped, false).weight_observer(&self.observer);
+        let builder = match self.mode {
+            QuantizationMode::Qat => {
+                builder.method(RoundingMethod::Rtn).activation_observer(TRAINED_ACTIVATION_OBSERVER)
             }
-            .to_string(),
-            weight_observer: self.observer.clone(),
-            activation_observer: is(QuantizationType::Static).then_some(activation_observer),
-            activation_granularity: is(QuantizationType::Dynamic)
-                .then_some(self.config.activation_granularity),
-            embedding: None,
-            layers,
-            skipped: skipped.collect(),
-            lineage: Lineage::default(),
-        }
+            _ => builder,
+        };
+        builder.build(self.mode, layers, Lineage::default())
     }
 
     /// [`save`](crate::save) for `module`, which this is the report of: the metadata then says how it was quantized, and

@@ -7,11 +7,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use slm_model::{GenerateOptions, StopReason, generate};
+use slm_model::{GenerateOptions, StopReason};
 use slm_text::StopTexts;
 
 use crate::commands::kv_cache_args::KvCacheArgs;
 use crate::commands::sampling_args::SamplingArgs;
+use crate::commands::text_generation::generate_text;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::text::tokenizer;
@@ -93,28 +94,15 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
     let mut written = String::new();
     let mut stops = StopTexts::new(args.stop.iter().cloned());
     let mut stopped = None;
-    let mut failed = None;
     // Shown with the first token: until then a prompt that does not fit can still be refused.
     let mut prompt = Some(text.as_str());
-    let output = generate(&model, &prompt_ids, &options, |id| {
-        let printed = stream.push(id).map_err(Error::from).and_then(|piece| {
-            let (piece, stop) = stops.push(&piece);
-            stopped = stop;
-            written.push_str(&piece);
-            context.output.stream(&[prompt.take().unwrap_or_default(), &piece].concat())
-        });
-        match printed {
-            Ok(()) if stopped.is_some() || context.interrupt.is_set() => ControlFlow::Break(()),
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
-        }
+    let output = generate_text(&model, &prompt_ids, &options, &mut stream, &context.interrupt, |text| {
+        let (piece, stop) = stops.push(&text);
+        stopped = stop;
+        written.push_str(&piece);
+        context.output.stream(&[prompt.take().unwrap_or_default(), &piece].concat())?;
+        Ok(if stopped.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
     if stopped.is_none() {
         let (rest, stop) = stops.push(&stream.finish()?);
         let rest = if stop.is_some() { rest } else { rest + &stops.finish() };

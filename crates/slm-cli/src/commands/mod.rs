@@ -22,6 +22,7 @@ mod scheme_args;
 pub(crate) mod sensitivity;
 pub(crate) mod serve;
 mod setting_args;
+mod text_generation;
 pub(crate) mod train;
 
 use crate::args::Command;

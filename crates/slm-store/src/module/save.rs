@@ -12,8 +12,8 @@ use super::parameters::{self, Parameter, for_each_parameter, quantized_form, ref
 use super::{CONFIG, LoadOptions, MODULES, SaveOptions, dtype};
 use crate::manifest::{Kind, MANIFEST, Manifest, is_plain_name};
 use crate::{
-    Error, FORMAT_VERSION, LayerMetadata, METADATA, OutputDir, QuantizationMetadata, QuantizationMode,
-    Result, SkippedLayer, TensorFileWriter, WEIGHTS, WeightError, json, layer,
+    Error, LayerMetadata, Lineage, METADATA, MetadataBuilder, OutputDir, QuantizationMetadata,
+    QuantizationMode, Result, SkippedLayer, TensorFileWriter, WEIGHTS, WeightError, json, layer,
 };
 
 /// Saves `module` in the directory `dir`, and returns where that is.
@@ -144,24 +144,11 @@ fn metadata_of<M: NamedLinears>(module: &M) -> Result<Option<QuantizationMetadat
             layer.activation_granularity = None;
         }
     }
-    Ok(Some(QuantizationMetadata {
-        format_version: FORMAT_VERSION,
-        program_version: env!("CARGO_PKG_VERSION").to_owned(),
-        mode: QuantizationMode::Unrecorded,
-        quantization_type,
-        bits: scheme.bits,
-        granularity: scheme.granularity,
-        mapping: scheme.mapping,
-        scale_dtype: scheme.scale_dtype,
-        method: "rtn".to_owned(),
-        weight_observer: "unrecorded".to_owned(),
-        activation_observer: None,
-        activation_granularity,
-        embedding: None,
-        layers,
-        skipped,
-        lineage: crate::Lineage::default(),
-    }))
+    let mut builder = MetadataBuilder::new(scheme, quantization_type).skipped(skipped);
+    if let Some(granularity) = activation_granularity {
+        builder = builder.activation_granularity(granularity);
+    }
+    Ok(Some(builder.build(QuantizationMode::Unrecorded, layers, Lineage::default())))
 }
 
 fn kind(input: ActivationQuant) -> (QuantizationType, Option<ActivationGranularity>) {

@@ -4,11 +4,12 @@ use std::ops::ControlFlow;
 
 use serde::Serialize;
 use slm_chat::{ChatTemplate, Message, RenderOptions};
-use slm_model::{GenerateOptions, SamplingOptions, StopReason, Transformer, generate};
+use slm_model::{GenerateOptions, SamplingOptions, StopReason, Transformer};
 use slm_text::Tokenizer;
 
 use super::ChatArgs;
 use crate::chat_setup::ChatSetup;
+use crate::commands::text_generation::generate_text;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::text::tokenizer;
@@ -97,27 +98,15 @@ impl Partner {
         };
         let mut stream = self.tokenizer.stream();
         let mut content = String::new();
-        let mut failed = None;
-        let output = generate(&self.model, &prompt, &options, |id| {
-            let printed = stream.push(id).map_err(Error::from).and_then(|piece| {
-                content.push_str(&piece);
-                context.output.stream(&piece)
-            });
-            match printed {
-                Ok(()) if context.interrupt.is_set() => ControlFlow::Break(()),
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
+        let interrupt = &context.interrupt;
+        let output = generate_text(&self.model, &prompt, &options, &mut stream, interrupt, |piece| {
+            content.push_str(&piece);
+            context.output.stream(&piece)?;
+            Ok(ControlFlow::Continue(()))
         });
         // Ctrl-C stops the answer and not the program.
         context.interrupt.clear();
         let output = output?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
         let rest = stream.finish()?;
         content.push_str(&rest);
         context.output.say(&rest)?;
