@@ -28,7 +28,8 @@ pub(crate) struct Request {
     max_completion_tokens: Option<usize>,
     temperature: Option<f64>,
     top_p: Option<f64>,
-    top_k: Option<usize>,
+    /// 0 and less mean all tokens, as in other servers.
+    top_k: Option<i64>,
     min_p: Option<f64>,
     repetition_penalty: Option<f64>,
     presence_penalty: Option<f64>,
@@ -208,7 +209,7 @@ impl Request {
         }
         let sampling = SamplingOptions {
             temperature: self.temperature.unwrap_or(1.0),
-            top_k: self.top_k,
+            top_k: self.top_k.and_then(|top_k| usize::try_from(top_k).ok()).filter(|&top_k| top_k > 0),
             top_p: self.top_p.unwrap_or(1.0),
             min_p: self.min_p.unwrap_or(0.0),
             repetition_penalty: self.repetition_penalty.unwrap_or(1.0),

@@ -71,8 +71,7 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
     if args.stop.iter().any(String::is_empty) {
         return Err(Error::Usage("--stop: the text to stop before is empty".to_owned()));
     }
-    let stop_tokens: Vec<u32> =
-        args.stop.iter().filter_map(|text| tokenizer.hidden_token_id(text)).collect();
+    let stop_tokens: Vec<u32> = args.stop.iter().filter_map(|text| tokenizer.hidden_token_id(text)).collect();
     let mut model = checkpoint.load_model(&context.device)?;
     args.kv_cache.apply(&mut model);
     // The last new token is only chosen, never run. Where there is no room, the model says so.
