@@ -3,8 +3,8 @@
 //!
 //! Burn composes a norm, an attention or a loss of many small operations, each of which writes a tensor that the
 //! next one reads, and many of which run on one thread. Here each is one pass over the data on all threads,
-//! forward and backward, by the functions of `slm-cpu-ops`. What is written in its place where nobody else needs it
-//! is: gradients take the memory of the values they belong to.
+//! forward and backward, by the functions of `slm-cpu-ops`. Operations run in place when the
+//! buffer is uniquely owned: gradients take the memory of the values they belong to.
 //!
 //! They exist for tensors in host memory (Flex and NdArray, with and without autodiff): ask [`is_supported`]
 //! first. On other devices a model uses Burn's operations.

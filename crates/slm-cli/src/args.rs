@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub(crate) struct GlobalArgs {
-    /// Where tensors live: flex or ndarray (CPU), or wgpu (GPU, needs a build with `--features wgpu`)
+    /// Backend to run on: flex or ndarray (CPU), or wgpu (GPU, needs a build with `--features wgpu`)
     #[arg(long, global = true, value_enum, default_value_t = DeviceName::Flex, help_heading = EVERYWHERE)]
     pub(crate) device: DeviceName,
     /// Print one JSON object on standard output and nothing else there
@@ -46,7 +46,7 @@ pub(crate) struct GlobalArgs {
     /// Say more about what happens (-vv: everything)
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = EVERYWHERE)]
     pub(crate) verbose: u8,
-    /// Say nothing but results and errors
+    /// Print only results and errors
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = EVERYWHERE)]
     pub(crate) quiet: bool,
 }

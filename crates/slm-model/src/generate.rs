@@ -12,7 +12,7 @@ use crate::transformer::Transformer;
 /// What to generate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateOptions {
-    /// Most tokens to generate.
+    /// Maximum number of new tokens.
     pub max_new_tokens: usize,
     /// How each is chosen.
     pub sampling: SamplingOptions,

@@ -117,7 +117,7 @@ impl Trainer {
     ) -> Result<Self> {
         config.validate("the training config")?;
         let dir = dir.as_ref().to_owned();
-        // Refuses what cannot be written before hours are spent, and whoever else would write there meanwhile.
+        // Fails fast if the output is not writable, and keeps other processes from it meanwhile.
         let output = Some(reserve_output(&dir, overwrite).map_err(|error| match run_progress(&dir) {
             Some(run) if !overwrite && run.is_unfinished() => {
                 Error::UnfinishedRun { dir: dir.clone(), step: run.step, steps: run.steps }

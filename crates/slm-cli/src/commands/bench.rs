@@ -229,9 +229,9 @@ impl BenchResult {
              kernels           {} on {}, keys and values in {}\n\
              prefill           {:.1} tokens/s ({} tokens in {:.1} ms; {:.0} GOP/s{peak})\n{}\
              decode            {:.1} tokens/s over {} tokens\n{}\
-             weights per token {}, {:.1} GB/s at best; {:.0} % (median; {}) of what memory gave between tokens, at \
-             best {:.1} GB/s\n\
-             memory            {} of weights, {} at most in all",
+             weights per token {}, {:.1} GB/s at best; {:.0} % of the measured memory bandwidth (runs: {} %), \
+             at best {:.1} GB/s\n\
+             memory            {} of weights, peak {}",
             self.model,
             self.parameters,
             self.weights,

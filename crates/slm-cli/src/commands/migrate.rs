@@ -52,7 +52,7 @@ pub(crate) fn run(args: &MigrateArgs, context: &Context) -> Result<()> {
     context.output.say(match (&result.backup, args.out.is_some()) {
         (Some(backup), _) => format!("wrote {checkpoint}; what was there is in {}", backup.display()),
         (None, true) => format!("wrote {checkpoint}"),
-        (None, false) => format!("{checkpoint} is of version {FORMAT_VERSION} already; nothing was written"),
+        (None, false) => format!("{checkpoint} is already in the current format (version {FORMAT_VERSION})"),
     })?;
     context.output.result(&result)
 }

@@ -83,13 +83,13 @@ pub(crate) struct PtqArgs {
     /// Text to calibrate on; without --eval its last tenth is held out for the perplexities
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
-    /// Most tokens to calibrate on [default: 16384; 32768 for gptq]
+    /// Maximum number of tokens to calibrate on [default: 16384; 32768 for gptq]
     #[arg(long, value_name = "N")]
     calibration_tokens: Option<usize>,
     /// Held-out text for the perplexities
     #[arg(long, value_name = "FILE")]
     eval: Option<PathBuf>,
-    /// Most tokens to evaluate on
+    /// Maximum number of tokens to evaluate on
     #[arg(long, value_name = "N", default_value_t = 32_768)]
     eval_tokens: usize,
     /// Measure no perplexities. The model is then never in memory as a whole, and unless the type is static no text

@@ -85,7 +85,7 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
     };
     if let Some(before) = &before {
         context.output.say(format!(
-            "perplexity before: float {:.4}, {} {} after training {:.4}",
+            "before QAT: float {:.4}, {} {} (PTQ) {:.4}",
             before.float.perplexity(),
             ptq.scheme,
             ptq.quantization_type,

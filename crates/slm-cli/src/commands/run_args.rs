@@ -20,7 +20,7 @@ pub(super) struct RunArgs {
     /// Text for the perplexities [default: the part of --data that is held out]
     #[arg(long, value_name = "FILE")]
     eval: Option<PathBuf>,
-    /// Most tokens to evaluate on
+    /// Maximum number of tokens to evaluate on
     #[arg(long, value_name = "N", default_value_t = 32_768)]
     eval_tokens: usize,
     #[command(flatten)]
