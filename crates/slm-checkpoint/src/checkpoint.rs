@@ -97,18 +97,18 @@ impl Checkpoint {
             FORMAT_VERSION => files.metadata_bytes.take(),
             _ => None,
         };
-        let mut documents = files.into_documents()?;
-        versions::migrate(&mut documents, version)?;
+        let mut raw = files.into_raw()?;
+        versions::migrate(&mut raw, version)?;
 
         let config_path = dir.join(CONFIG);
-        let config = versions::read_config(&config_path, Value::Object(documents.config))?;
+        let config = versions::read_config(&config_path, Value::Object(raw.config))?;
         config.model.validate().map_err(|source| Error::Model { path: config_path.clone(), source })?;
         config.tokenizer.check(&config_path, config.model.vocab_size)?;
         if let Some(bytes) = &tokenizer_json {
             tokenizer::check(&dir.join(TOKENIZER), bytes, config.model.vocab_size)?;
         }
         let metadata_path = dir.join(METADATA);
-        let metadata = match (metadata_bytes, documents.metadata) {
+        let metadata = match (metadata_bytes, raw.metadata) {
             (Some(bytes), _) => Some(QuantizationMetadata::parse(&metadata_path, &bytes, CONFIG)?),
             (None, Some(migrated)) => {
                 let migrated = QuantizationMetadata::deserialize(Value::Object(migrated));
@@ -116,7 +116,7 @@ impl Checkpoint {
             }
             (None, None) => None,
         };
-        let mut weights = documents.weights;
+        let mut weights = raw.weights;
         if let Some(record) = unverified {
             weights.verify_when_read(record);
         }

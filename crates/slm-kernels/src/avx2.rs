@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use crate::driver::{self, Job};
+use crate::macrokernel::{self, GemmArgs};
 use crate::simd::{LANES, NIBBLE_LINES, Simd};
 use crate::vectorize::Op;
 use half::f16;
@@ -66,10 +66,10 @@ impl Simd for Avx2 {
     /// Sums as they were, and two 16-bit sums of products in each lane.
     type NibbleSums = [Ints; 2];
 
-    const CENTERED_INPUT8: bool = true;
+    const WIDE_INPUT8: bool = true;
     const SIGNED_INPUT: bool = false;
     const OFFSET8: i32 = 0;
-    const TILE_BLOCKS: usize = 1;
+    const TILE_PANELS: usize = 1;
     /// 256 bytes are 3 % worse, 512 the same.
     const PREFETCH_BYTES: usize = 384;
 
@@ -78,10 +78,10 @@ impl Simd for Avx2 {
         simd!(with_features(op))
     }
 
-    /// 5 rows by 1 block: 10 accumulators of 16 registers. With 6 rows a compiler that loads a line or an input
+    /// 5 rows by 1 panel: 10 accumulators of 16 registers. With 6 rows a compiler that loads a line or an input
     /// early has no register left, and the way of an accumulator through memory takes longer than all products.
-    fn tiles<J: Job>(self, job: &J, rows: Range<usize>, blocks: Range<usize>) {
-        driver::tiles::<Self, J, 5, 1>(self, job, rows, blocks);
+    fn tiles<J: GemmArgs>(self, args: &J, rows: Range<usize>, panels: Range<usize>) {
+        macrokernel::tiles::<Self, J, 5, 1>(self, args, rows, panels);
     }
 
     #[inline(always)]

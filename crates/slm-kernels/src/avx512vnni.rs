@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use crate::driver::{self, Job};
+use crate::macrokernel::{self, GemmArgs};
 use crate::simd::{LANES, Simd};
 use crate::vectorize::Op;
 use half::f16;
@@ -43,10 +43,10 @@ impl Simd for Avx512Vnni {
     /// Sums that low nibbles are added to, and sixteen times those of high ones.
     type NibbleSums = [__m512i; 2];
 
-    const CENTERED_INPUT8: bool = false;
+    const WIDE_INPUT8: bool = false;
     const SIGNED_INPUT: bool = false;
     const OFFSET8: i32 = 128;
-    const TILE_BLOCKS: usize = 2;
+    const TILE_PANELS: usize = 2;
     /// Where memory gives 55 GB/s, INT8 gets 96 % of that; with 512 bytes, 79 %.
     const PREFETCH_BYTES: usize = 256;
 
@@ -55,13 +55,13 @@ impl Simd for Avx512Vnni {
         simd!(with_features(op))
     }
 
-    /// 12 rows by 2 blocks: 24 accumulators, which leaves 8 registers for lines, inputs and constants. With
+    /// 12 rows by 2 panels: 24 accumulators, which leaves 8 registers for lines, inputs and constants. With
     /// several groups 6 by 2: 12 accumulators and 12 results.
-    fn tiles<J: Job>(self, job: &J, rows: Range<usize>, blocks: Range<usize>) {
-        if job.is_grouped() {
-            driver::tiles::<Self, J, 6, 2>(self, job, rows, blocks);
+    fn tiles<J: GemmArgs>(self, args: &J, rows: Range<usize>, panels: Range<usize>) {
+        if args.is_grouped() {
+            macrokernel::tiles::<Self, J, 6, 2>(self, args, rows, panels);
         } else {
-            driver::tiles::<Self, J, 12, 2>(self, job, rows, blocks);
+            macrokernel::tiles::<Self, J, 12, 2>(self, args, rows, panels);
         }
     }
 

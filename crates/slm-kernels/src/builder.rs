@@ -1,4 +1,4 @@
-//! Packing a matrix from rows of codes as they come, without the matrix in its canonical form.
+//! Packing a matrix from rows of codes as they come, without the matrix in its canonical layout.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use slm_quant_core::{Bits, Error, QuantScheme, QuantizedMatrix, Result, Scales, 
 
 use crate::KernelKind;
 use crate::PackedMatrix;
-use crate::kernel::UNIT_ROWS;
+use crate::kernel::NR;
 use crate::packing::Packing;
 use crate::packing::RowsMut;
 
@@ -37,13 +37,13 @@ pub struct PackedMatrixBuilder {
     cols: usize,
     scheme: QuantScheme,
     packing: Packing,
-    /// Of each unit of rows, whether its codes are there.
+    /// Of each panel of rows, whether its codes are there.
     filled: Vec<bool>,
 }
 
 impl PackedMatrixBuilder {
     /// Rows whose codes are taken together: parts of a matrix begin at a multiple of it.
-    pub const UNIT_ROWS: usize = UNIT_ROWS;
+    pub const PANEL_ROWS: usize = NR;
 
     /// Room for a `[rows, cols]` matrix (`rows` outputs, `cols` inputs).
     ///
@@ -54,7 +54,7 @@ impl PackedMatrixBuilder {
         QuantizedMatrix::check_shape(rows, cols, scheme)?;
         PackedMatrix::check_width(cols, scheme)?;
         let packing = Packing::new(rows, cols, scheme, kernel)?;
-        Ok(Self { rows, cols, scheme, packing, filled: vec![false; rows.div_ceil(UNIT_ROWS)] })
+        Ok(Self { rows, cols, scheme, packing, filled: vec![false; rows.div_ceil(NR)] })
     }
 
     /// Outputs.
@@ -85,9 +85,9 @@ impl PackedMatrixBuilder {
     /// [`Error::Length`] where not every row was filled, and as
     /// [`QuantizedMatrix::from_parts`](slm_quant_core::QuantizedMatrix::from_parts) for scales and zero points.
     pub fn finish(self, scales: Scales, zero_points: Option<Vec<i8>>) -> Result<PackedMatrix> {
-        let unit_rows = |unit: usize| UNIT_ROWS.min(self.rows - unit * UNIT_ROWS);
+        let panel_rows = |panel: usize| NR.min(self.rows - panel * NR);
         let filled = self.filled.iter().enumerate().filter(|(_, filled)| **filled);
-        check_len("packed rows", self.rows, filled.map(|(unit, _)| unit_rows(unit)).sum())?;
+        check_len("packed rows", self.rows, filled.map(|(panel, _)| panel_rows(panel)).sum())?;
         QuantizedMatrix::check_params(self.rows, self.cols, self.scheme, &scales, zero_points.as_deref())?;
         Ok(PackedMatrix::from_packed(self.packing.finish(scales, zero_points)))
     }
@@ -96,7 +96,7 @@ impl PackedMatrixBuilder {
 /// Where the codes of some rows of a [`PackedMatrixBuilder`] go.
 #[derive(Debug)]
 pub struct PackedRows<'a> {
-    /// A multiple of [`UNIT_ROWS`].
+    /// A multiple of [`NR`].
     first: usize,
     count: usize,
     cols: usize,
@@ -115,22 +115,19 @@ impl PackedRows<'_> {
     ///
     /// # Errors
     /// [`Error::Parameter`] for a row that is none of these, or neither a multiple of
-    /// [`PackedMatrixBuilder::UNIT_ROWS`] nor the row after the last.
+    /// [`PackedMatrixBuilder::PANEL_ROWS`] nor the row after the last.
     pub fn split_at(self, row: usize) -> Result<(Self, Self)> {
         let (rows, end) = (self.rows(), self.first + self.count);
-        if !(row == end || rows.contains(&row) && row.is_multiple_of(UNIT_ROWS)) {
+        if !(row == end || rows.contains(&row) && row.is_multiple_of(NR)) {
             return Err(Error::Parameter {
                 what: "row",
-                detail: format!(
-                    "{row} is not a multiple of {UNIT_ROWS} in {} to {end}, nor {end}",
-                    self.first
-                ),
+                detail: format!("{row} is not a multiple of {NR} in {} to {end}, nor {end}", self.first),
             });
         }
         let Self { first, cols, bits, into, filled, .. } = self;
-        let units = (row - first).div_ceil(UNIT_ROWS);
-        let (before, into) = into.split_at(units);
-        let (filled_before, filled) = filled.split_at_mut(units);
+        let panels = (row - first).div_ceil(NR);
+        let (before, into) = into.split_at(panels);
+        let (filled_before, filled) = filled.split_at_mut(panels);
         let before = Self { first, count: row - first, cols, bits, into: before, filled: filled_before };
         Ok((before, Self { first: row, count: end - row, cols, bits, into, filled }))
     }

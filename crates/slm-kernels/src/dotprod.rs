@@ -10,7 +10,7 @@ use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 use std::ops::Range;
 
-use crate::driver::{self, Job};
+use crate::macrokernel::{self, GemmArgs};
 use crate::simd::{LANES, Simd};
 use crate::vectorize::Op;
 use half::f16;
@@ -90,10 +90,10 @@ impl Simd for DotProd {
     type F32 = Floats;
     type NibbleSums = Ints;
 
-    const CENTERED_INPUT8: bool = false;
+    const WIDE_INPUT8: bool = false;
     const SIGNED_INPUT: bool = true;
     const OFFSET8: i32 = 0;
-    const TILE_BLOCKS: usize = 1;
+    const TILE_PANELS: usize = 1;
     /// Not measured.
     const PREFETCH_BYTES: usize = 384;
 
@@ -102,13 +102,13 @@ impl Simd for DotProd {
         simd!(with_features(op))
     }
 
-    /// 5 rows by 1 block: 20 accumulators, which leaves 12 registers for two lines, inputs and constants. With several
+    /// 5 rows by 1 panel: 20 accumulators, which leaves 12 registers for two lines, inputs and constants. With several
     /// groups 3 rows: 12 accumulators and 12 results.
-    fn tiles<J: Job>(self, job: &J, rows: Range<usize>, blocks: Range<usize>) {
-        if job.is_grouped() {
-            driver::tiles::<Self, J, 3, 1>(self, job, rows, blocks);
+    fn tiles<J: GemmArgs>(self, args: &J, rows: Range<usize>, panels: Range<usize>) {
+        if args.is_grouped() {
+            macrokernel::tiles::<Self, J, 3, 1>(self, args, rows, panels);
         } else {
-            driver::tiles::<Self, J, 5, 1>(self, job, rows, blocks);
+            macrokernel::tiles::<Self, J, 5, 1>(self, args, rows, panels);
         }
     }
 

@@ -6,26 +6,26 @@
 #![allow(
     clippy::needless_range_loop,
     clippy::manual_memcpy,
-    reason = "a tile has a row and a block on every side"
+    reason = "a tile has a row and a panel on every side"
 )]
 use slm_quant_core::{Bits, Mapping};
 
-use crate::blocked::Blocked;
-use crate::driver::Job;
-use crate::inputs::FloatInputs;
+use crate::lhs::FloatInputs;
+use crate::macrokernel::GemmArgs;
+use crate::packed_rhs::PackedRhs;
 use crate::simd::{LINE_BYTES, Simd};
 use crate::tile::Tile;
 use crate::vector::{load_lanes, store_tile};
 
 /// A product with float inputs.
-pub(crate) struct FloatJob<'a> {
+pub(crate) struct FloatArgs<'a> {
     pub(crate) x: FloatInputs<'a>,
-    pub(crate) w: &'a Blocked,
+    pub(crate) w: &'a PackedRhs,
     pub(crate) out: Tile<'a, f32>,
     pub(crate) bias: Option<&'a [f32]>,
 }
 
-impl Job for FloatJob<'_> {
+impl GemmArgs for FloatArgs<'_> {
     /// Floats are added in the order of columns.
     const SIDE_BY_SIDE: bool = true;
 
@@ -34,17 +34,22 @@ impl Job for FloatJob<'_> {
     }
 
     #[inline(always)]
-    fn strip<S: Simd, const M: usize, const NB: usize>(&self, simd: S, row: usize, blocks: [usize; NB]) {
+    fn microkernel<S: Simd, const M: usize, const NP: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        panels: [usize; NP],
+    ) {
         match (self.w.scheme().bits, self.w.scheme().mapping) {
-            (Bits::Int8, Mapping::Affine) => self.tile::<S, M, NB, false, true>(simd, row, blocks),
-            (Bits::Int8, _) => self.tile::<S, M, NB, false, false>(simd, row, blocks),
-            (Bits::Int4, Mapping::Affine) => self.tile::<S, M, NB, true, true>(simd, row, blocks),
-            (Bits::Int4, _) => self.tile::<S, M, NB, true, false>(simd, row, blocks),
+            (Bits::Int8, Mapping::Affine) => self.tile::<S, M, NP, false, true>(simd, row, panels),
+            (Bits::Int8, _) => self.tile::<S, M, NP, false, false>(simd, row, panels),
+            (Bits::Int4, Mapping::Affine) => self.tile::<S, M, NP, true, true>(simd, row, panels),
+            (Bits::Int4, _) => self.tile::<S, M, NP, true, false>(simd, row, panels),
         }
     }
 }
 
-/// Adds the products of column `J` of `NB` lines with `M` rows of input.
+/// Adds the products of column `J` of `NP` lines with `M` rows of input.
 ///
 /// # Safety
 /// The inputs must be readable at `J`.
@@ -52,19 +57,19 @@ impl Job for FloatJob<'_> {
 unsafe fn column<
     S: Simd,
     const M: usize,
-    const NB: usize,
+    const NP: usize,
     const J: u32,
     const INT4: bool,
     const AFFINE: bool,
 >(
     simd: S,
     x: [*const f32; M],
-    line: &[S::Bytes; NB],
-    zero_points: &[S::F32; NB],
-    dot: &mut [[S::F32; NB]; M],
+    line: &[S::Bytes; NP],
+    zero_points: &[S::F32; NP],
+    dot: &mut [[S::F32; NP]; M],
 ) {
-    let mut code = [simd.splat_f32(0.0); NB];
-    for b in 0..NB {
+    let mut code = [simd.splat_f32(0.0); NP];
+    for b in 0..NP {
         code[b] = if INT4 { simd.nibble_to_f32::<J>(line[b]) } else { simd.byte_to_f32::<J>(line[b]) };
         if AFFINE {
             code[b] = simd.sub_f32(code[b], zero_points[b]);
@@ -73,78 +78,78 @@ unsafe fn column<
     for i in 0..M {
         // SAFETY: by this function's contract.
         let x = simd.splat_f32(unsafe { *x[i].wrapping_add(J as usize) });
-        for b in 0..NB {
+        for b in 0..NP {
             dot[i][b] = simd.fma_f32(x, code[b], dot[i][b]);
         }
     }
 }
 
-impl FloatJob<'_> {
+impl FloatArgs<'_> {
     #[inline(always)]
-    fn tile<S: Simd, const M: usize, const NB: usize, const INT4: bool, const AFFINE: bool>(
+    fn tile<S: Simd, const M: usize, const NP: usize, const INT4: bool, const AFFINE: bool>(
         &self,
         simd: S,
         row: usize,
-        blocks: [usize; NB],
+        panels: [usize; NP],
     ) {
         let w = self.w;
         let mut x = [std::ptr::null(); M];
         for i in 0..M {
             x[i] = self.x.row(row + i);
         }
-        let mut lines = [std::ptr::null(); NB];
-        for b in 0..NB {
-            lines[b] = w.block_lines(blocks[b]);
+        let mut lines = [std::ptr::null(); NP];
+        for b in 0..NP {
+            lines[b] = w.panel_lines(panels[b]);
         }
-        let mut results = [[simd.splat_f32(0.0); NB]; M];
+        let mut results = [[simd.splat_f32(0.0); NP]; M];
         for group in 0..w.groups_per_row() {
-            let mut zero_points = [simd.splat_f32(0.0); NB];
-            for b in 0..NB {
-                if let Some(values) = w.zero_points(blocks[b]) {
+            let mut zero_points = [simd.splat_f32(0.0); NP];
+            for b in 0..NP {
+                if let Some(values) = w.zero_points(panels[b]) {
                     zero_points[b] = simd.to_f32(simd.widen_i8(&values[group]));
                 }
             }
-            let mut dot = [[simd.splat_f32(0.0); NB]; M];
+            let mut dot = [[simd.splat_f32(0.0); NP]; M];
             for _ in 0..w.steps(group) {
-                let mut line = [simd.zero_bytes(); NB];
-                for b in 0..NB {
+                let mut line = [simd.zero_bytes(); NP];
+                for b in 0..NP {
                     simd.prefetch(lines[b].wrapping_add(S::PREFETCH_BYTES));
-                    // SAFETY: `lines[b]` starts at a block's first line and advances one line a step; the
-                    // steps of all groups are the lines of a block.
+                    // SAFETY: `lines[b]` starts at a panel's first line and advances one line a step; the
+                    // steps of all groups are the lines of a panel.
                     line[b] = unsafe { simd.load_line(lines[b]) };
                     lines[b] = lines[b].wrapping_add(LINE_BYTES);
                 }
-                // SAFETY: an input row holds as many floats as a block has columns, padding included, and
+                // SAFETY: an input row holds as many floats as a panel has columns, padding included, and
                 // `x` advances by the columns of a line.
                 unsafe {
-                    column::<S, M, NB, 0, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
-                    column::<S, M, NB, 1, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
-                    column::<S, M, NB, 2, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
-                    column::<S, M, NB, 3, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
+                    column::<S, M, NP, 0, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
+                    column::<S, M, NP, 1, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
+                    column::<S, M, NP, 2, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
+                    column::<S, M, NP, 3, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
                     if INT4 {
-                        column::<S, M, NB, 4, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
-                        column::<S, M, NB, 5, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
-                        column::<S, M, NB, 6, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
-                        column::<S, M, NB, 7, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
+                        column::<S, M, NP, 4, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
+                        column::<S, M, NP, 5, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
+                        column::<S, M, NP, 6, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
+                        column::<S, M, NP, 7, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
                     }
                 }
                 for x in &mut x {
                     *x = x.wrapping_add(if INT4 { 8 } else { 4 });
                 }
             }
-            for b in 0..NB {
-                let scale = w.scales(blocks[b]).load(simd, group);
+            for b in 0..NP {
+                let scale = w.scales(panels[b]).load(simd, group);
                 for i in 0..M {
                     results[i][b] = simd.fma_f32(dot[i][b], scale, results[i][b]);
                 }
             }
         }
-        for b in 0..NB {
-            let bias = load_lanes(simd, self.bias, blocks[b]);
+        for b in 0..NP {
+            let bias = load_lanes(simd, self.bias, panels[b]);
             for i in 0..M {
                 results[i][b] = simd.add_f32(results[i][b], bias);
             }
         }
-        store_tile(simd, &self.out, w.rows(), row, blocks, &results);
+        store_tile(simd, &self.out, w.rows(), row, panels, &results);
     }
 }

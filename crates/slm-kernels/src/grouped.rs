@@ -13,96 +13,96 @@
 //! group, a number that all rows of weights without zero points share.
 
 // Vectors go through loops, not through closures: those are not compiled with the instructions enabled.
-#![allow(clippy::needless_range_loop, reason = "a tile has a row and a block on every side")]
+#![allow(clippy::needless_range_loop, reason = "a tile has a row and a panel on every side")]
 use slm_quant_core::Bits;
 
-use crate::blocked::{GroupScales, LaneScales};
-use crate::inputs::operand_offset;
-use crate::integer::{IntegerJob, Output};
-use crate::kernel::MIDDLE;
+use crate::integer::{IntegerArgs, Output};
+use crate::kernel::ACTIVATION_OFFSET;
+use crate::lhs::operand_offset;
+use crate::packed_rhs::{GroupScales, LaneScales};
 use crate::simd::{LINE_BYTES, NIBBLE_LINES, Simd};
 use crate::unpacked::OPERANDS;
 use crate::vector::SCALE_PREFETCH_BYTES;
 
-/// Bytes of a row of input from which on it is [`Kept`]. Narrow ones stay in the cache by themselves.
+/// Bytes of a row of input from which on it is prefetched. Narrow ones stay in the cache by themselves.
 const WIDE_INPUT_BYTES: usize = 4096;
 
-/// Lines of a [`Kept`] input that are asked for with each group: all of them in the time of some 8 KiB of weights, where
+/// Lines of the input that are prefetched with each group: all of them in the time of some 8 KiB of weights, where
 /// a row of 5632 columns is used.
-const KEPT_LINES: usize = 3;
+const PREFETCHED_LINES: usize = 3;
 
-impl<O: Output> IntegerJob<'_, O> {
-    /// `M` rows by `NB` blocks. `UNPACKED`: `lines` are operands in the order of columns.
+impl<O: Output> IntegerArgs<'_, O> {
+    /// `M` rows by `NP` panels. `UNPACKED`: `lines` are operands in the order of columns.
     ///
     /// # Safety
-    /// `lines` must point to the lines of `blocks`, or if `UNPACKED` to what [`IntegerJob::unpack_block`] has
+    /// `lines` must point to the lines of `panels`, or if `UNPACKED` to what [`IntegerArgs::unpack_panel`] has
     /// made of them.
     #[inline(always)]
-    pub(crate) unsafe fn grouped_tile<S: Simd, const M: usize, const NB: usize, const UNPACKED: bool>(
+    pub(crate) unsafe fn grouped_tile<S: Simd, const M: usize, const NP: usize, const UNPACKED: bool>(
         &self,
         simd: S,
         row: usize,
-        blocks: [usize; NB],
-        lines: [*const u8; NB],
+        panels: [usize; NP],
+        lines: [*const u8; NP],
     ) {
         // SAFETY: by this function's contract.
         unsafe {
             match self.w.scheme().bits {
-                Bits::Int8 => self.grouped::<S, M, NB, false, UNPACKED>(simd, row, blocks, lines),
-                Bits::Int4 => self.grouped::<S, M, NB, true, UNPACKED>(simd, row, blocks, lines),
+                Bits::Int8 => self.grouped::<S, M, NP, false, UNPACKED>(simd, row, panels, lines),
+                Bits::Int4 => self.grouped::<S, M, NP, true, UNPACKED>(simd, row, panels, lines),
             }
         }
     }
 
-    /// [`IntegerJob::grouped_tile`] for one kind of codes.
+    /// [`IntegerArgs::grouped_tile`] for one kind of codes.
     ///
     /// # Safety
     /// As there.
     #[inline(always)]
-    unsafe fn grouped<S: Simd, const M: usize, const NB: usize, const INT4: bool, const UNPACKED: bool>(
+    unsafe fn grouped<S: Simd, const M: usize, const NP: usize, const INT4: bool, const UNPACKED: bool>(
         &self,
         simd: S,
         row: usize,
-        blocks: [usize; NB],
-        lines: [*const u8; NB],
+        panels: [usize; NP],
+        lines: [*const u8; NP],
     ) {
         let w = self.w;
         let groups = w.groups_per_row();
         let offset = simd.splat_i32(operand_offset::<S>(w));
-        let mut run = Run { x: [std::ptr::null(); M], at: 0, lines };
+        let mut cursor = TileCursor { x: [std::ptr::null(); M], at: 0, lines };
         let mut x_sums: [&[i32]; M] = [&[]; M];
         for i in 0..M {
-            run.x[i] = self.x.row(row + i);
+            cursor.x[i] = self.x.row(row + i);
             x_sums[i] = &self.x.group_sums(row + i)[..groups];
         }
-        let scales = blocks.map(|block| w.scales(block));
-        let zero_points = blocks.map(|block| w.zero_points(block));
-        let mut results = [[simd.splat_f32(0.0); NB]; M];
+        let scales = panels.map(|panel| w.scales(panel));
+        let zero_points = panels.map(|panel| w.zero_points(panel));
+        let mut results = [[simd.splat_f32(0.0); NP]; M];
         let narrow = INT4
             && !UNPACKED
             && !O::SUMS
-            && M * NB == 1
+            && M * NP == 1
             && w.all_groups_have(NIBBLE_LINES)
             && zero_points[0].is_none();
         let groups_left = match scales[0] {
             // SAFETY: as below; the groups have as many lines as is asked.
             LaneScales::F32(scales) if narrow => unsafe {
-                results[0][0] = run.narrow_groups(simd, x_sums[0], scales);
+                results[0][0] = cursor.narrow_groups(simd, x_sums[0], scales);
                 groups..groups
             },
             // SAFETY: the same.
             LaneScales::F16(scales) if narrow => unsafe {
-                results[0][0] = run.narrow_groups(simd, x_sums[0], scales);
+                results[0][0] = cursor.narrow_groups(simd, x_sums[0], scales);
                 groups..groups
             },
             _ => 0..groups,
         };
         for group in groups_left {
-            let mut acc = [[simd.splat_i32(0); NB]; M];
+            let mut acc = [[simd.splat_i32(0); NP]; M];
             for i in 0..M {
-                acc[i] = [simd.splat_i32(x_sums[i][group]); NB];
+                acc[i] = [simd.splat_i32(x_sums[i][group]); NP];
             }
-            for b in 0..NB {
+            for b in 0..NP {
                 if let Some(values) = zero_points[b] {
                     let zero_points = simd.add_i32(simd.widen_i8(&values[group]), offset);
                     for i in 0..M {
@@ -111,24 +111,24 @@ impl<O: Output> IntegerJob<'_, O> {
                 }
             }
             let mut left = w.steps(group);
-            // SAFETY: the steps of all groups are the lines of a block; an input row holds as many codes, of the
-            // type that this instruction set takes, as a block has columns, padding included.
+            // SAFETY: the steps of all groups are the lines of a panel; an input row holds as many codes, of the
+            // type that this instruction set takes, as a panel has columns, padding included.
             unsafe {
                 if INT4 {
                     while left >= NIBBLE_LINES {
-                        run.nibble_lines::<S, NIBBLE_LINES, UNPACKED>(simd, &mut acc);
+                        cursor.nibble_lines::<S, NIBBLE_LINES, UNPACKED>(simd, &mut acc);
                         left -= NIBBLE_LINES;
                     }
                 }
                 for _ in 0..left {
                     if INT4 {
-                        run.nibble_lines::<S, 1, UNPACKED>(simd, &mut acc);
+                        cursor.nibble_lines::<S, 1, UNPACKED>(simd, &mut acc);
                     } else {
-                        run.byte_line::<S, UNPACKED>(simd, &mut acc);
+                        cursor.byte_line::<S, UNPACKED>(simd, &mut acc);
                     }
                 }
             }
-            for b in 0..NB {
+            for b in 0..NP {
                 if !UNPACKED {
                     scales[b].prefetch(simd, group, SCALE_PREFETCH_BYTES);
                 }
@@ -138,59 +138,59 @@ impl<O: Output> IntegerJob<'_, O> {
                 }
             }
             if O::SUMS {
-                for b in 0..NB {
-                    let weights = simd.load_i32(&w.group_sums(blocks[b], group));
+                for b in 0..NP {
+                    let weights = simd.load_i32(&w.group_sums(panels[b], group));
                     for i in 0..M {
-                        let rest = simd.splat_i32(MIDDLE - self.x.zero_point(row + i));
+                        let rest = simd.splat_i32(ACTIVATION_OFFSET - self.x.zero_point(row + i));
                         acc[i][b] = simd.add_i32(acc[i][b], simd.mul_i32(rest, weights));
                     }
                 }
-                self.out.sums(simd, w, row, blocks, group, &acc);
+                self.out.sums(simd, w, row, panels, group, &acc);
             }
         }
-        for b in 0..NB {
-            let weights = simd.load_f32(w.scaled_sums(blocks[b]));
+        for b in 0..NP {
+            let weights = simd.load_f32(w.scaled_sums(panels[b]));
             for i in 0..M {
-                let rest = simd.splat_f32((MIDDLE - self.x.zero_point(row + i)) as f32);
+                let rest = simd.splat_f32((ACTIVATION_OFFSET - self.x.zero_point(row + i)) as f32);
                 results[i][b] = simd.fma_f32(weights, rest, results[i][b]);
             }
         }
-        self.out.results(simd, w, row, blocks, &self.x, &results);
+        self.out.results(simd, w, row, panels, &self.x, &results);
     }
 }
 
-/// An input whose lines are asked for again before it is their turn, so that they stay in the first-level cache: the
-/// weights of a block would drive out those that have not been used for longest.
-struct Kept {
+/// Input prefetch: asks for the lines of an input again before it is their turn, so that they stay in the first-level
+/// cache. The weights of a panel would evict those that have not been used for longest.
+struct InputPrefetch {
     x: *const u8,
     at: usize,
     bytes: usize,
 }
 
-impl Kept {
+impl InputPrefetch {
     /// Asks for the next lines.
     #[inline(always)]
-    fn touch<S: Simd>(&mut self, simd: S) {
-        for line in 0..KEPT_LINES {
+    fn advance<S: Simd>(&mut self, simd: S) {
+        for line in 0..PREFETCHED_LINES {
             simd.prefetch(self.x.wrapping_add(self.at + line * LINE_BYTES));
         }
-        self.at += KEPT_LINES * LINE_BYTES;
+        self.at += PREFETCHED_LINES * LINE_BYTES;
         if self.at >= self.bytes {
             self.at = 0;
         }
     }
 }
 
-/// What is multiplied next.
-struct Run<const M: usize, const NB: usize> {
+/// The position in the operands.
+struct TileCursor<const M: usize, const NP: usize> {
     x: [*const u8; M],
     /// How far each of `x` has been read.
     at: usize,
-    lines: [*const u8; NB],
+    lines: [*const u8; NP],
 }
 
-impl<const M: usize, const NB: usize> Run<M, NB> {
-    /// Multiplies one row with one block of INT4 codes in groups of [`NIBBLE_LINES`] lines without zero points, which have
+impl<const M: usize, const NP: usize> TileCursor<M, NP> {
+    /// Multiplies one row with one panel of INT4 codes in groups of [`NIBBLE_LINES`] lines without zero points, which have
     /// one value each of `x_sums` and `scales`.
     ///
     /// The loop over any groups comes to the same. But it asks for each how many lines it has and what else belongs to
@@ -206,13 +206,14 @@ impl<const M: usize, const NB: usize> Run<M, NB> {
         scales: &[G],
     ) -> S::F32 {
         let mut result = simd.splat_f32(0.0);
-        let mut kept = Kept { x: self.x[0], at: 0, bytes: x_sums.len() * NIBBLE_LINES * OPERANDS * 4 };
-        let is_wide = kept.bytes > WIDE_INPUT_BYTES;
+        let mut input =
+            InputPrefetch { x: self.x[0], at: 0, bytes: x_sums.len() * NIBBLE_LINES * OPERANDS * 4 };
+        let is_wide = input.bytes > WIDE_INPUT_BYTES;
         for (&x_sum, scales) in x_sums.iter().zip(scales) {
             if is_wide {
-                kept.touch(simd);
+                input.advance(simd);
             }
-            let mut acc = [[simd.splat_i32(x_sum); NB]; M];
+            let mut acc = [[simd.splat_i32(x_sum); NP]; M];
             // SAFETY: by this function's contract.
             unsafe { self.nibble_lines::<S, NIBBLE_LINES, false>(simd, &mut acc) };
             simd.prefetch(std::ptr::from_ref(scales).cast::<u8>().wrapping_add(SCALE_PREFETCH_BYTES));
@@ -221,7 +222,7 @@ impl<const M: usize, const NB: usize> Run<M, NB> {
         result
     }
 
-    /// Multiplies `COUNT` lines of INT4 codes of each block.
+    /// Multiplies `COUNT` lines of INT4 codes of each panel.
     ///
     /// # Safety
     /// There must be as many lines, and inputs for them.
@@ -229,17 +230,17 @@ impl<const M: usize, const NB: usize> Run<M, NB> {
     unsafe fn nibble_lines<S: Simd, const COUNT: usize, const UNPACKED: bool>(
         &mut self,
         simd: S,
-        acc: &mut [[S::I32; NB]; M],
+        acc: &mut [[S::I32; NP]; M],
     ) {
-        let mut sums = [[simd.start_nibbles(simd.splat_i32(0)); NB]; M];
+        let mut sums = [[simd.start_nibbles(simd.splat_i32(0)); NP]; M];
         for i in 0..M {
-            for b in 0..NB {
+            for b in 0..NP {
                 sums[i][b] = simd.start_nibbles(acc[i][b]);
             }
         }
         for number in 0..COUNT {
-            let mut line = [simd.zero_bytes(); NB];
-            for b in 0..NB {
+            let mut line = [simd.zero_bytes(); NP];
+            for b in 0..NP {
                 if !UNPACKED {
                     let at = self.lines[b].wrapping_add(number * LINE_BYTES);
                     simd.prefetch(at.wrapping_add(S::PREFETCH_BYTES));
@@ -249,7 +250,7 @@ impl<const M: usize, const NB: usize> Run<M, NB> {
             }
             for half in 0..OPERANDS {
                 let mut codes = line;
-                for b in 0..NB {
+                for b in 0..NP {
                     codes[b] = match half {
                         // SAFETY: by this function's contract.
                         _ if UNPACKED => unsafe {
@@ -263,7 +264,7 @@ impl<const M: usize, const NB: usize> Run<M, NB> {
                 }
                 for i in 0..M {
                     let x = self.x[i].wrapping_add(self.at + 4 * (OPERANDS * number + half));
-                    for b in 0..NB {
+                    for b in 0..NP {
                         // SAFETY: by this function's contract; nibbles that have been unpacked are low ones.
                         sums[i][b] = unsafe {
                             if UNPACKED || half == 0 {
@@ -277,27 +278,27 @@ impl<const M: usize, const NB: usize> Run<M, NB> {
             }
         }
         for i in 0..M {
-            for b in 0..NB {
+            for b in 0..NP {
                 acc[i][b] = simd.end_nibbles(sums[i][b]);
             }
         }
         self.at += 4 * OPERANDS * COUNT;
-        for b in 0..NB {
+        for b in 0..NP {
             let lines = if UNPACKED { OPERANDS * COUNT } else { COUNT };
             self.lines[b] = self.lines[b].wrapping_add(lines * LINE_BYTES);
         }
     }
 
-    /// Multiplies a line of INT8 codes of each block.
+    /// Multiplies a line of INT8 codes of each panel.
     ///
     /// # Safety
     /// There must be one, and inputs for it.
     #[inline(always)]
-    unsafe fn byte_line<S: Simd, const UNPACKED: bool>(&mut self, simd: S, acc: &mut [[S::I32; NB]; M]) {
-        let parts = if S::CENTERED_INPUT8 { OPERANDS } else { 1 };
+    unsafe fn byte_line<S: Simd, const UNPACKED: bool>(&mut self, simd: S, acc: &mut [[S::I32; NP]; M]) {
+        let parts = if S::WIDE_INPUT8 { OPERANDS } else { 1 };
         for part in 0..parts {
-            let mut codes = [simd.zero_bytes(); NB];
-            for b in 0..NB {
+            let mut codes = [simd.zero_bytes(); NP];
+            for b in 0..NP {
                 // SAFETY: by this function's contract.
                 codes[b] = unsafe {
                     if UNPACKED {
@@ -309,14 +310,14 @@ impl<const M: usize, const NB: usize> Run<M, NB> {
             }
             for i in 0..M {
                 let x = self.x[i].wrapping_add(self.at + 4 * part);
-                for b in 0..NB {
+                for b in 0..NP {
                     // SAFETY: by this function's contract.
                     acc[i][b] = unsafe { simd.signed_dot8(acc[i][b], x, codes[b]) };
                 }
             }
         }
         self.at += 4 * parts;
-        for b in 0..NB {
+        for b in 0..NP {
             if !UNPACKED {
                 simd.prefetch(self.lines[b].wrapping_add(S::PREFETCH_BYTES));
             }

@@ -14,14 +14,14 @@
 #![allow(
     clippy::needless_range_loop,
     clippy::manual_memcpy,
-    reason = "a tile has a row and a block on every side"
+    reason = "a tile has a row and a panel on every side"
 )]
 use slm_quant_core::Bits;
 
-use crate::blocked::{Blocked, stored_offset};
-use crate::driver::Job;
-use crate::inputs::Inputs;
-use crate::kernel::MIDDLE;
+use crate::kernel::ACTIVATION_OFFSET;
+use crate::lhs::Inputs;
+use crate::macrokernel::GemmArgs;
+use crate::packed_rhs::{PackedRhs, stored_offset};
 use crate::simd::{LANES, LINE_BYTES, Simd};
 use crate::tile::Tile;
 use crate::vector::{load_lanes, store_tile};
@@ -39,24 +39,24 @@ pub(crate) trait Output {
     const SUMS: bool;
 
     /// Takes the exact sums of a group.
-    fn sums<S: Simd, const M: usize, const NB: usize>(
+    fn sums<S: Simd, const M: usize, const NP: usize>(
         &self,
         simd: S,
-        w: &Blocked,
+        w: &PackedRhs,
         row: usize,
-        blocks: [usize; NB],
+        panels: [usize; NP],
         group: usize,
-        sums: &[[S::I32; NB]; M],
+        sums: &[[S::I32; NP]; M],
     );
     /// Takes the scaled sums of whole rows.
-    fn results<S: Simd, const M: usize, const NB: usize>(
+    fn results<S: Simd, const M: usize, const NP: usize>(
         &self,
         simd: S,
-        w: &Blocked,
+        w: &PackedRhs,
         row: usize,
-        blocks: [usize; NB],
+        panels: [usize; NP],
         x: &Inputs<'_>,
-        results: &[[S::F32; NB]; M],
+        results: &[[S::F32; NP]; M],
     );
 }
 
@@ -70,35 +70,35 @@ impl Output for Floats<'_> {
     const SUMS: bool = false;
 
     #[inline(always)]
-    fn sums<S: Simd, const M: usize, const NB: usize>(
+    fn sums<S: Simd, const M: usize, const NP: usize>(
         &self,
         _: S,
-        _: &Blocked,
+        _: &PackedRhs,
         _: usize,
-        _: [usize; NB],
+        _: [usize; NP],
         _: usize,
-        _: &[[S::I32; NB]; M],
+        _: &[[S::I32; NP]; M],
     ) {
     }
 
     #[inline(always)]
-    fn results<S: Simd, const M: usize, const NB: usize>(
+    fn results<S: Simd, const M: usize, const NP: usize>(
         &self,
         simd: S,
-        w: &Blocked,
+        w: &PackedRhs,
         row: usize,
-        blocks: [usize; NB],
+        panels: [usize; NP],
         x: &Inputs<'_>,
-        results: &[[S::F32; NB]; M],
+        results: &[[S::F32; NP]; M],
     ) {
-        let mut y = [[simd.splat_f32(0.0); NB]; M];
-        for b in 0..NB {
-            let bias = load_lanes(simd, self.bias, blocks[b]);
+        let mut y = [[simd.splat_f32(0.0); NP]; M];
+        for b in 0..NP {
+            let bias = load_lanes(simd, self.bias, panels[b]);
             for i in 0..M {
                 y[i][b] = simd.fma_f32(results[i][b], simd.splat_f32(x.scale(row + i)), bias);
             }
         }
-        store_tile(simd, &self.out, w.rows(), row, blocks, &y);
+        store_tile(simd, &self.out, w.rows(), row, panels, &y);
     }
 }
 
@@ -111,25 +111,25 @@ impl Output for Sums<'_> {
     const SUMS: bool = true;
 
     #[inline(always)]
-    fn sums<S: Simd, const M: usize, const NB: usize>(
+    fn sums<S: Simd, const M: usize, const NP: usize>(
         &self,
         simd: S,
-        w: &Blocked,
+        w: &PackedRhs,
         row: usize,
-        blocks: [usize; NB],
+        panels: [usize; NP],
         group: usize,
-        sums: &[[S::I32; NB]; M],
+        sums: &[[S::I32; NP]; M],
     ) {
-        let mut lanes = [[[0; LANES]; NB]; M];
+        let mut lanes = [[[0; LANES]; NP]; M];
         for i in 0..M {
-            for b in 0..NB {
+            for b in 0..NP {
                 simd.store_i32(sums[i][b], &mut lanes[i][b]);
             }
         }
         for (i, lanes) in lanes.iter().enumerate() {
-            for (&block, lanes) in blocks.iter().zip(lanes) {
-                for (lane, sum) in lanes.iter().enumerate().take(w.rows() - block * LANES) {
-                    let column = (block * LANES + lane) * w.groups_per_row() + group;
+            for (&panel, lanes) in panels.iter().zip(lanes) {
+                for (lane, sum) in lanes.iter().enumerate().take(w.rows() - panel * LANES) {
+                    let column = (panel * LANES + lane) * w.groups_per_row() + group;
                     self.out.write(row + i, column, &[*sum]);
                 }
             }
@@ -137,27 +137,27 @@ impl Output for Sums<'_> {
     }
 
     #[inline(always)]
-    fn results<S: Simd, const M: usize, const NB: usize>(
+    fn results<S: Simd, const M: usize, const NP: usize>(
         &self,
         _: S,
-        _: &Blocked,
+        _: &PackedRhs,
         _: usize,
-        _: [usize; NB],
+        _: [usize; NP],
         _: &Inputs<'_>,
-        _: &[[S::F32; NB]; M],
+        _: &[[S::F32; NP]; M],
     ) {
     }
 }
 
 /// A product with quantized inputs.
-pub(crate) struct IntegerJob<'a, O> {
+pub(crate) struct IntegerArgs<'a, O> {
     pub(crate) x: Inputs<'a>,
-    pub(crate) w: &'a Blocked,
+    pub(crate) w: &'a PackedRhs,
     pub(crate) out: O,
 }
 
-impl<O: Output> Job for IntegerJob<'_, O> {
-    /// Integers may be added in any order, so that one block can have several sums.
+impl<O: Output> GemmArgs for IntegerArgs<'_, O> {
+    /// Integers may be added in any order, so that one panel can have several sums.
     const SIDE_BY_SIDE: bool = false;
 
     fn is_grouped(&self) -> bool {
@@ -165,17 +165,22 @@ impl<O: Output> Job for IntegerJob<'_, O> {
     }
 
     #[inline(always)]
-    fn strip<S: Simd, const M: usize, const NB: usize>(&self, simd: S, row: usize, blocks: [usize; NB]) {
-        let lines = blocks.map(|block| self.w.block_lines(block));
+    fn microkernel<S: Simd, const M: usize, const NP: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        panels: [usize; NP],
+    ) {
+        let lines = panels.map(|panel| self.w.panel_lines(panel));
         match self.w.scheme().bits {
-            // SAFETY: these are the lines of the blocks.
+            // SAFETY: these are the lines of the panels.
             _ if self.is_grouped() => unsafe {
-                self.grouped_tile::<S, M, NB, false>(simd, row, blocks, lines);
+                self.grouped_tile::<S, M, NP, false>(simd, row, panels, lines);
             },
             // SAFETY: the same.
-            Bits::Int8 => unsafe { self.tile::<S, M, NB, false>(simd, row, blocks, lines) },
+            Bits::Int8 => unsafe { self.tile::<S, M, NP, false>(simd, row, panels, lines) },
             // SAFETY: the same.
-            Bits::Int4 => unsafe { self.tile::<S, M, NB, true>(simd, row, blocks, lines) },
+            Bits::Int4 => unsafe { self.tile::<S, M, NP, true>(simd, row, panels, lines) },
         }
     }
 
@@ -184,70 +189,70 @@ impl<O: Output> Job for IntegerJob<'_, O> {
     }
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(&self, simd: S, block: usize, to: *mut u8) {
+    unsafe fn unpack<S: Simd>(&self, simd: S, panel: usize, to: *mut u8) {
         // SAFETY: the same contract.
-        unsafe { self.unpack_block(simd, block, to) }
+        unsafe { self.unpack_panel(simd, panel, to) }
     }
 
     #[inline(always)]
-    unsafe fn unpacked_strip<S: Simd, const M: usize, const NB: usize>(
+    unsafe fn unpacked_microkernel<S: Simd, const M: usize, const NP: usize>(
         &self,
         simd: S,
         row: usize,
-        blocks: [usize; NB],
-        lines: [*const u8; NB],
+        panels: [usize; NP],
+        lines: [*const u8; NP],
     ) {
         // SAFETY: the same contract.
-        unsafe { self.unpacked_tile::<S, M, NB>(simd, row, blocks, lines) }
+        unsafe { self.unpacked_tile::<S, M, NP>(simd, row, panels, lines) }
     }
 }
 
-impl<O: Output> IntegerJob<'_, O> {
-    /// `M` rows by `NB` blocks of rows of one group.
+impl<O: Output> IntegerArgs<'_, O> {
+    /// `M` rows by `NP` panels of rows of one group.
     ///
     /// # Safety
-    /// `lines` must point to the lines of `blocks`.
+    /// `lines` must point to the lines of `panels`.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const M: usize, const NB: usize, const INT4: bool>(
+    unsafe fn tile<S: Simd, const M: usize, const NP: usize, const INT4: bool>(
         &self,
         simd: S,
         row: usize,
-        blocks: [usize; NB],
-        lines: [*const u8; NB],
+        panels: [usize; NP],
+        lines: [*const u8; NP],
     ) {
         let w = self.w;
         let signed = INT4 && M >= SIGNED_ROWS;
-        let centered = !INT4 && S::CENTERED_INPUT8;
+        let is_wide = !INT4 && S::WIDE_INPUT8;
         let zero = simd.splat_i32(0);
 
-        let mut zero_points = [zero; NB];
-        let mut zero_bytes = [simd.zero_bytes(); NB];
-        for b in 0..NB {
-            zero_points[b] = stored_zero_points(simd, w, blocks[b]);
+        let mut zero_points = [zero; NP];
+        let mut zero_bytes = [simd.zero_bytes(); NP];
+        for b in 0..NP {
+            zero_points[b] = stored_zero_points(simd, w, panels[b]);
             zero_bytes[b] = simd.repeat_byte(zero_points[b]);
         }
         let mut x = [std::ptr::null(); M];
         for i in 0..M {
             x[i] = self.x.row(row + i);
         }
-        let mut run = Run { x, lines, zero_bytes, acc: [[[zero; NB]; M]; CHAINS] };
+        let mut cursor = TileCursor { x, lines, zero_bytes, acc: [[[zero; NP]; M]; CHAINS] };
         let mut left = w.steps(0);
-        if M * NB < CHAINS {
+        if M * NP < CHAINS {
             while left >= CHAINS {
-                // SAFETY: the lines of a block are as many as its steps, and so are those that rows have inputs for.
-                unsafe { run.lines::<CHAINS, INT4>(simd) };
+                // SAFETY: the lines of a panel are as many as its steps, and so are those that rows have inputs for.
+                unsafe { cursor.lines::<CHAINS, INT4>(simd) };
                 left -= CHAINS;
             }
         }
         for _ in 0..left {
             // SAFETY: as above.
-            unsafe { run.lines::<1, INT4>(simd) };
+            unsafe { cursor.lines::<1, INT4>(simd) };
         }
-        let Run { acc: [mut acc, others @ ..], .. } = run;
-        if M * NB < CHAINS {
+        let TileCursor { acc: [mut acc, others @ ..], .. } = cursor;
+        if M * NP < CHAINS {
             for other in others {
                 for i in 0..M {
-                    for b in 0..NB {
+                    for b in 0..NP {
                         acc[i][b] = simd.add_i32(acc[i][b], other[i][b]);
                     }
                 }
@@ -256,14 +261,14 @@ impl<O: Output> IntegerJob<'_, O> {
         if !signed {
             self.apply_weight_zero_points(simd, row, zero_points, &mut acc);
         }
-        if !centered {
-            let mut code_sums = [zero; NB];
-            for b in 0..NB {
-                code_sums[b] = self.operand_sums(simd, blocks[b], zero_points[b], signed);
+        if !is_wide {
+            let mut code_sums = [zero; NP];
+            for b in 0..NP {
+                code_sums[b] = self.operand_sums(simd, panels[b], zero_points[b], signed);
             }
             self.apply_input_zero_points(simd, row, code_sums, &mut acc);
         }
-        self.finish(simd, row, blocks, &acc);
+        self.finish(simd, row, panels, &acc);
     }
 
     /// Sums of operands by lane: of stored codes, or if `signed` of codes less zero points.
@@ -271,11 +276,11 @@ impl<O: Output> IntegerJob<'_, O> {
     pub(crate) fn operand_sums<S: Simd>(
         &self,
         simd: S,
-        block: usize,
+        panel: usize,
         zero_points: S::I32,
         signed: bool,
     ) -> S::I32 {
-        let sums = simd.load_i32(self.w.code_sums(block));
+        let sums = simd.load_i32(self.w.code_sums(panel));
         if !signed {
             return sums;
         }
@@ -284,17 +289,17 @@ impl<O: Output> IntegerJob<'_, O> {
 
     /// Subtracts what the zero points of weights add to a sum of products.
     #[inline(always)]
-    pub(crate) fn apply_weight_zero_points<S: Simd, const M: usize, const NB: usize>(
+    pub(crate) fn apply_weight_zero_points<S: Simd, const M: usize, const NP: usize>(
         &self,
         simd: S,
         row: usize,
-        zero_points: [S::I32; NB],
-        acc: &mut [[S::I32; NB]; M],
+        zero_points: [S::I32; NP],
+        acc: &mut [[S::I32; NP]; M],
     ) {
         for i in 0..M {
             if let Some(&sum) = self.x.group_sums(row + i).first() {
                 let x_sum = simd.splat_i32(sum);
-                for b in 0..NB {
+                for b in 0..NP {
                     acc[i][b] = simd.sub_i32(acc[i][b], simd.mul_i32(x_sum, zero_points[b]));
                 }
             }
@@ -303,18 +308,18 @@ impl<O: Output> IntegerJob<'_, O> {
 
     /// Subtracts what the zero points of inputs add to a sum of products.
     #[inline(always)]
-    pub(crate) fn apply_input_zero_points<S: Simd, const M: usize, const NB: usize>(
+    pub(crate) fn apply_input_zero_points<S: Simd, const M: usize, const NP: usize>(
         &self,
         simd: S,
         row: usize,
-        operand_sums: [S::I32; NB],
-        acc: &mut [[S::I32; NB]; M],
+        operand_sums: [S::I32; NP],
+        acc: &mut [[S::I32; NP]; M],
     ) {
-        // Differences from the middle have a zero point that is as much less.
-        let offset = if S::SIGNED_INPUT { MIDDLE } else { 0 };
+        // Codes less the offset have a zero point that is as much less.
+        let offset = if S::SIGNED_INPUT { ACTIVATION_OFFSET } else { 0 };
         for i in 0..M {
             let x_zero = simd.splat_i32(self.x.zero_point(row + i) - offset);
-            for b in 0..NB {
+            for b in 0..NP {
                 acc[i][b] = simd.sub_i32(acc[i][b], simd.mul_i32(x_zero, operand_sums[b]));
             }
         }
@@ -322,70 +327,70 @@ impl<O: Output> IntegerJob<'_, O> {
 
     /// Scales sums of whole rows and hands them over.
     #[inline(always)]
-    pub(crate) fn finish<S: Simd, const M: usize, const NB: usize>(
+    pub(crate) fn finish<S: Simd, const M: usize, const NP: usize>(
         &self,
         simd: S,
         row: usize,
-        blocks: [usize; NB],
-        acc: &[[S::I32; NB]; M],
+        panels: [usize; NP],
+        acc: &[[S::I32; NP]; M],
     ) {
         if O::SUMS {
-            self.out.sums(simd, self.w, row, blocks, 0, acc);
+            self.out.sums(simd, self.w, row, panels, 0, acc);
         }
-        let mut results = [[simd.splat_f32(0.0); NB]; M];
-        for b in 0..NB {
-            let scale = self.w.scales(blocks[b]).load(simd, 0);
+        let mut results = [[simd.splat_f32(0.0); NP]; M];
+        for b in 0..NP {
+            let scale = self.w.scales(panels[b]).load(simd, 0);
             for i in 0..M {
                 results[i][b] = simd.fma_f32(simd.to_f32(acc[i][b]), scale, results[i][b]);
             }
         }
-        self.out.results(simd, self.w, row, blocks, &self.x, &results);
+        self.out.results(simd, self.w, row, panels, &self.x, &results);
     }
 }
 
 /// Zero points of the codes as they are stored, for rows of one group.
 #[inline(always)]
-pub(crate) fn stored_zero_points<S: Simd>(simd: S, w: &Blocked, block: usize) -> S::I32 {
+pub(crate) fn stored_zero_points<S: Simd>(simd: S, w: &PackedRhs, panel: usize) -> S::I32 {
     let offset = simd.splat_i32(stored_offset(w.scheme().bits));
-    match w.zero_points(block) {
+    match w.zero_points(panel) {
         None => offset,
         Some(values) => simd.add_i32(simd.widen_i8(&values[0]), offset),
     }
 }
 
-/// The state of multiplying rows of one group.
-struct Run<S: Simd, const M: usize, const NB: usize> {
+/// The position in the operands and the sums so far, for rows of one group.
+struct TileCursor<S: Simd, const M: usize, const NP: usize> {
     /// The inputs that the next line multiplies.
     x: [*const u8; M],
-    /// The next lines of each block.
-    lines: [*const u8; NB],
+    /// The next lines of each panel.
+    lines: [*const u8; NP],
     /// Zero points of INT4 codes, repeated.
-    zero_bytes: [S::Bytes; NB],
-    /// Several sums for the same outputs: where rows and blocks are few, one alone would wait for itself.
-    acc: [[[S::I32; NB]; M]; CHAINS],
+    zero_bytes: [S::Bytes; NP],
+    /// Several sums for the same outputs: where rows and panels are few, one alone would wait for itself.
+    acc: [[[S::I32; NP]; M]; CHAINS],
 }
 
-impl<S: Simd, const M: usize, const NB: usize> Run<S, M, NB> {
-    /// Multiplies `COUNT` lines of each block, each adding to sums of its own.
+impl<S: Simd, const M: usize, const NP: usize> TileCursor<S, M, NP> {
+    /// Multiplies `COUNT` lines of each panel, each adding to sums of its own.
     ///
     /// # Safety
     /// There must be as many lines, and inputs for them.
     #[inline(always)]
     unsafe fn lines<const COUNT: usize, const INT4: bool>(&mut self, simd: S) {
         let signed = INT4 && M >= SIGNED_ROWS;
-        let centered = !INT4 && S::CENTERED_INPUT8;
-        let parts = if INT4 || centered { 2 } else { 1 };
+        let is_wide = !INT4 && S::WIDE_INPUT8;
+        let parts = if INT4 || is_wide { 2 } else { 1 };
         for number in 0..COUNT {
-            let mut line = [simd.zero_bytes(); NB];
-            for b in 0..NB {
+            let mut line = [simd.zero_bytes(); NP];
+            for b in 0..NP {
                 let at = self.lines[b].wrapping_add(number * LINE_BYTES);
                 simd.prefetch(at.wrapping_add(S::PREFETCH_BYTES));
                 // SAFETY: by this function's contract.
                 line[b] = unsafe { simd.load_line(at) };
             }
             for part in 0..parts {
-                let mut codes = [simd.zero_bytes(); NB];
-                for b in 0..NB {
+                let mut codes = [simd.zero_bytes(); NP];
+                for b in 0..NP {
                     codes[b] = match (INT4, part) {
                         (false, _) => simd.operand8(line[b], part),
                         (true, 0) => simd.low_nibbles(line[b]),
@@ -399,7 +404,7 @@ impl<S: Simd, const M: usize, const NB: usize> Run<S, M, NB> {
                 let acc = &mut self.acc[(number * parts + part) % COUNT];
                 for i in 0..M {
                     let x = self.x[i].wrapping_add(4 * (number * parts + part));
-                    for b in 0..NB {
+                    for b in 0..NP {
                         // SAFETY: by this function's contract; each part of a line multiplies one 32-bit word.
                         acc[i][b] = unsafe {
                             if INT4 {
@@ -412,7 +417,7 @@ impl<S: Simd, const M: usize, const NB: usize> Run<S, M, NB> {
                 }
             }
         }
-        for b in 0..NB {
+        for b in 0..NP {
             self.lines[b] = self.lines[b].wrapping_add(COUNT * LINE_BYTES);
         }
         for i in 0..M {

@@ -5,12 +5,12 @@ use std::ops::Range;
 use crate::tile::Tile;
 use crate::{QuantizedActivations, Workspace};
 
-/// Rows of weights in a unit of work.
-pub(crate) const UNIT_ROWS: usize = 16;
+/// Rows of weights in a panel: the panel of work.
+pub(crate) const NR: usize = 16;
 
-/// What input codes are taken less of in products with weights of several groups to a row, whatever their
-/// zero point: the middle, so that 8 bits hold the difference. [`linear`](crate::linear()) says how.
-pub(crate) const MIDDLE: i32 = 128;
+/// Offset subtracted from activation codes in per-group products, whatever their zero point. It is the middle of their
+/// range, so that the difference fits in 8 bits. [`linear`](crate::linear()) gives the formula.
+pub(crate) const ACTIVATION_OFFSET: i32 = 128;
 
 /// The input of a product.
 #[derive(Debug, Clone, Copy)]
@@ -30,16 +30,16 @@ impl Input<'_> {
     }
 }
 
-/// A part of a product: some rows of the input times some units of weights.
-pub(crate) struct Part<'a> {
+/// A part of a product: some rows of the input times some panels of weights.
+pub(crate) struct MatmulPart<'a> {
     pub(crate) x: Input<'a>,
-    /// Location of the input after [`Kernel::arrange`].
+    /// Slot of the input, from [`Kernel::pack_lhs`].
     pub(crate) workspace: &'a Workspace,
     pub(crate) slot: usize,
     pub(crate) bias: Option<&'a [f32]>,
     /// The cells of the result, `[m, rows]`, that this part computes.
     pub(crate) out: Tile<'a, f32>,
-    pub(crate) units: Range<usize>,
+    pub(crate) panels: Range<usize>,
 }
 
 /// An implementation of the matrix products. A value exists only where the processor has its instructions.
@@ -49,14 +49,14 @@ pub(crate) trait Kernel: Copy {
     /// Weights as the kernel reads them.
     type Weights;
 
-    /// Units of weights that parts of many rows should have a multiple of.
-    const TILE_UNITS: usize;
+    /// Panels of weights that parts of many rows should have a multiple of.
+    const PANELS_PER_TILE: usize;
 
-    /// Puts an input into the form that the kernel reads for these weights, and says where it is.
-    fn arrange(self, x: Input<'_>, w: &Self::Weights, workspace: &mut Workspace) -> usize;
+    /// Packs an input in the layout that the kernel reads for these weights, and returns its slot.
+    fn pack_lhs(self, x: Input<'_>, w: &Self::Weights, workspace: &mut Workspace) -> usize;
 
     /// Computes a part of a product.
-    fn part(self, w: &Self::Weights, part: Part<'_>);
+    fn part(self, w: &Self::Weights, part: MatmulPart<'_>);
 
     /// The integer sums behind a product with 8-bit inputs, to `[m, rows, groups]`.
     fn accumulate(self, x: &QuantizedActivations, w: &Self::Weights, out: &mut [i32]);

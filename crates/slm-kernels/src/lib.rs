@@ -12,18 +12,18 @@
 //! | `packed_matrix`, `builder` | weights packed for a kernel: of a whole matrix, or of rows as they come |
 //! | `kind` | which kernels there are and which one is used |
 //! | `kernel` | what a kernel implements |
-//! | `schedule` | several products, shared among threads |
+//! | `schedule` | several products, scheduled on threads |
 //! | `scalar` | the reference every other kernel equals bit for bit, on canonical weights |
-//! | `blocked` | weights in the order in which vector kernels read them |
-//! | `block_rows` | rows of codes on their way into that order |
+//! | `packed_rhs` | weights in the layout that vector kernels read |
+//! | `panel_rows` | rows of codes on their way into that order |
 //! | `packing` | a matrix that is being packed |
 //! | `packed` | weights together with the kernel that reads them |
 //! | `activations` | quantizing the input |
-//! | `inputs` | inputs in the form in which vector kernels read them |
+//! | `lhs` | inputs in the layout that vector kernels read |
 //! | `workspace` | memory that calls use again |
 //! | `vector` | a kernel out of the vector operations, for any instruction set |
 //! | `tile` | a rectangle of an output that one thread has to itself |
-//! | `driver` | splits one thread's part of a product into strips |
+//! | `macrokernel` | splits one thread's part of a product into calls of the microkernel |
 //! | `integer`, `grouped` | a tile of the product with 8-bit inputs: one group to a row, or several |
 //! | `float` | a tile of the product with float inputs |
 //! | `unpacked` | a tile of many rows on weights unpacked beforehand |
@@ -44,24 +44,24 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
-mod block_rows;
-mod blocked;
 mod builder;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;
-mod driver;
 mod float;
 mod grouped;
-mod inputs;
 mod integer;
 mod isa;
 mod kernel;
 mod kind;
+mod lhs;
 mod linear;
+mod macrokernel;
 mod measure;
 mod packed;
 mod packed_matrix;
+mod packed_rhs;
 mod packing;
+mod panel_rows;
 mod scalar;
 mod schedule;
 mod simd;

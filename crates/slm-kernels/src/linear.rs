@@ -89,7 +89,7 @@ pub enum LinearInput<'a> {
 /// let pack = |w: &[f32]| PackedMatrix::new(quantize_matrix(w, 1, 2, scheme, &ObserverKind::MinMax)?, KernelKind::best());
 /// let (q, k) = (pack(&[1.0, 0.0])?, pack(&[0.0, -1.0])?);
 ///
-/// // Kept from step to step.
+/// // InputPrefetch from step to step.
 /// let (mut x, mut workspace) = (QuantizedActivations::empty(), Workspace::new());
 /// let quant = ActivationQuant::Dynamic(ActivationGranularity::PerToken);
 /// let (mut q_out, mut k_out) = ([0.0; 1], [0.0; 1]);

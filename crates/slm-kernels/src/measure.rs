@@ -74,7 +74,7 @@ impl<S: Simd> Op for Multiplies<S> {
         // Every chain has its own weights and every round its own input, or a compiler would multiply once.
         let lines: [Line; CHAINS] = black_box(std::array::from_fn(|i| Line([i as u8 + 1; LINE_BYTES])));
         let inputs: [[u8; 8]; INPUTS] = black_box(std::array::from_fn(|i| [i as u8 + 1; 8]));
-        let parts = if S::CENTERED_INPUT8 { 2 } else { 1 };
+        let parts = if S::WIDE_INPUT8 { 2 } else { 1 };
         let mut operands = [[simd.zero_bytes(); 2]; CHAINS];
         for (operands, line) in operands.iter_mut().zip(&lines) {
             // SAFETY: the array is 64 bytes, aligned to 64.
@@ -114,7 +114,7 @@ pub struct ReadMeter {
     best: f64,
     /// The part that the next pass reads.
     next: usize,
-    shares: StealQueue,
+    queue: StealQueue,
 }
 
 /// A way to read a run of memory.
@@ -132,13 +132,12 @@ impl ReadMeter {
     pub fn new(repeats: usize) -> Self {
         let mut words = HugeVec::<u64>::zeroed(READ_BYTES / 8);
         for_each_chunk(&mut words, 1 << 18, |chunk, words| words.fill(chunk as u64 + 1));
-        let mut meter =
-            Self { words, way: Way::default(), best: 0.0, next: 0, shares: StealQueue::default() };
+        let mut meter = Self { words, way: Way::default(), best: 0.0, next: 0, queue: StealQueue::default() };
         let ways = [1, 2, 4, 8].into_iter().flat_map(|streams| [false, true].map(|ask| (streams, ask)));
         for (streams, ask_ahead) in ways {
             let way = Way { streams, ask_ahead };
             for _ in 0..repeats.max(1) {
-                let rate = READ_BYTES as f64 / read(&meter.words, way, &mut meter.shares).as_secs_f64();
+                let rate = READ_BYTES as f64 / read(&meter.words, way, &mut meter.queue).as_secs_f64();
                 if rate > meter.best {
                     (meter.best, meter.way) = (rate, way);
                 }
@@ -163,22 +162,22 @@ impl ReadMeter {
         let words = self.words.len() / PASSES;
         let part = &self.words[self.next * words..][..words];
         self.next = (self.next + 1) % PASSES;
-        let (bytes, time) = (size_of_val(part), read(part, self.way, &mut self.shares));
+        let (bytes, time) = (size_of_val(part), read(part, self.way, &mut self.queue));
         self.best = self.best.max(bytes as f64 / time.as_secs_f64());
         (bytes, time)
     }
 }
 
 /// Reads all words, which threads share out as they do weights.
-fn read(words: &[u64], way: Way, shares: &mut StealQueue) -> Duration {
-    let (threads, pieces) = (rayon::current_num_threads(), words.len().div_ceil(PIECE_WORDS));
+fn read(words: &[u64], way: Way, queue: &mut StealQueue) -> Duration {
+    let (threads, chunks) = (rayon::current_num_threads(), words.len().div_ceil(PIECE_WORDS));
     let start = Instant::now();
-    shares.restart((0..=threads).map(|thread| pieces * thread / threads), 1);
-    let shares = &*shares;
+    queue.restart((0..=threads).map(|thread| chunks * thread / threads), 1);
+    let queue = &*queue;
     for_each_task(threads, |thread| {
         let mut sum = 0;
-        while let Some(pieces) = shares.take(thread) {
-            let words = &words[pieces.start * PIECE_WORDS..words.len().min(pieces.end * PIECE_WORDS)];
+        while let Some(chunks) = queue.take(thread) {
+            let words = &words[chunks.start * PIECE_WORDS..words.len().min(chunks.end * PIECE_WORDS)];
             vectorize(Read { words, way, sum: &mut sum });
         }
         black_box(sum);

@@ -5,16 +5,16 @@ use slm_quant_core::{QParams, QuantScheme, QuantizedMatrix, Result};
 use crate::KernelKind;
 use crate::QuantizedActivations;
 use crate::Workspace;
-use crate::blocked::Blocked;
 use crate::isa::{Isa, with_isa};
-use crate::kernel::{Input, Kernel, Part, UNIT_ROWS};
+use crate::kernel::{Input, Kernel, MatmulPart, NR};
+use crate::packed_rhs::PackedRhs;
 use crate::scalar::Scalar;
 
 /// Weights packed for a kernel that this processor can run.
 #[derive(Debug, Clone)]
 pub(crate) enum Packed {
     Scalar(QuantizedMatrix),
-    Vector(Isa, Blocked),
+    Vector(Isa, PackedRhs),
 }
 
 /// Evaluates `$body` with the weights, whichever they are.
@@ -47,7 +47,7 @@ impl Packed {
             return Ok(Self::Scalar(matrix));
         }
         let isa = Isa::new(kind).ok_or_else(|| kind.unavailable())?;
-        Ok(Self::Vector(isa, Blocked::pack(&matrix)))
+        Ok(Self::Vector(isa, PackedRhs::pack(&matrix)))
     }
 
     pub(crate) fn kernel(&self) -> KernelKind {
@@ -96,29 +96,29 @@ impl Packed {
         }
     }
 
-    /// Bytes of the codes of a unit of rows.
-    pub(crate) fn unit_bytes(&self) -> usize {
+    /// Bytes of the codes of a panel of rows.
+    pub(crate) fn panel_bytes(&self) -> usize {
         match self {
-            Self::Scalar(w) => UNIT_ROWS * w.scheme().bits.row_bytes(w.cols()),
-            Self::Vector(_, w) => w.block_bytes(),
+            Self::Scalar(w) => NR * w.scheme().bits.row_bytes(w.cols()),
+            Self::Vector(_, w) => w.panel_bytes(),
         }
     }
 
-    /// Units that parts of many rows should have a multiple of.
-    pub(crate) fn tile_units(&self) -> usize {
-        fn tile_units<K: Kernel>(_: K) -> usize {
-            K::TILE_UNITS
+    /// Panels that parts of many rows should have a multiple of.
+    pub(crate) fn panels_per_tile(&self) -> usize {
+        fn panels_per_tile<K: Kernel>(_: K) -> usize {
+            K::PANELS_PER_TILE
         }
-        with!(self, kernel, _ => tile_units(kernel))
+        with!(self, kernel, _ => panels_per_tile(kernel))
     }
 
-    /// [`Kernel::arrange`].
-    pub(crate) fn arrange(&self, x: Input<'_>, workspace: &mut Workspace) -> usize {
-        with!(self, kernel, w => kernel.arrange(x, w, workspace))
+    /// [`Kernel::pack_lhs`].
+    pub(crate) fn pack_lhs(&self, x: Input<'_>, workspace: &mut Workspace) -> usize {
+        with!(self, kernel, w => kernel.pack_lhs(x, w, workspace))
     }
 
     /// [`Kernel::part`].
-    pub(crate) fn part(&self, part: Part<'_>) {
+    pub(crate) fn part(&self, part: MatmulPart<'_>) {
         with!(self, kernel, w => kernel.part(w, part));
     }
 

@@ -115,7 +115,7 @@ impl PackedMatrix {
         Ok(())
     }
 
-    /// The matrix in its canonical form, exactly as it was packed.
+    /// The matrix in its canonical layout, exactly as it was packed.
     pub fn unpack(&self) -> QuantizedMatrix {
         self.packed.unpack()
     }

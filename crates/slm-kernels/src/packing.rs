@@ -3,17 +3,17 @@
 use slm_quant_core::{QuantScheme, QuantizedMatrix, Result, Scales};
 
 use crate::KernelKind;
-use crate::block_rows::BlockRows;
-use crate::blocked::Blocked;
 use crate::isa::Isa;
-use crate::kernel::UNIT_ROWS;
+use crate::kernel::NR;
 use crate::packed::Packed;
+use crate::packed_rhs::PackedRhs;
+use crate::panel_rows::PanelRows;
 
 /// Codes on their way into the layout of a kernel that this processor can run.
 #[derive(Debug)]
 pub(crate) enum Packing {
     Scalar { rows: usize, cols: usize, scheme: QuantScheme, codes: Vec<u8> },
-    Vector(Isa, Box<Blocked>),
+    Vector(Isa, Box<PackedRhs>),
 }
 
 impl Packing {
@@ -24,16 +24,16 @@ impl Packing {
             return Ok(Self::Scalar { rows, cols, scheme, codes });
         }
         let isa = Isa::new(kind).ok_or_else(|| kind.unavailable())?;
-        Ok(Self::Vector(isa, Box::new(Blocked::new(rows, cols, scheme))))
+        Ok(Self::Vector(isa, Box::new(PackedRhs::new(rows, cols, scheme))))
     }
 
     /// Where the codes of all rows go.
     pub(crate) fn rows_mut(&mut self) -> RowsMut<'_> {
         match self {
             Self::Scalar { cols, scheme, codes, .. } => {
-                RowsMut::Canonical { unit_bytes: UNIT_ROWS * scheme.bits.row_bytes(*cols), codes }
+                RowsMut::Canonical { panel_bytes: NR * scheme.bits.row_bytes(*cols), codes }
             }
-            Self::Vector(_, blocked) => RowsMut::Blocks(blocked.rows_mut()),
+            Self::Vector(_, packed_rhs) => RowsMut::Panels(packed_rhs.rows_mut()),
         }
     }
 
@@ -45,9 +45,9 @@ impl Packing {
                     QuantizedMatrix::from_checked_parts(rows, cols, scheme, codes, scales, zero_points);
                 Packed::Scalar(matrix)
             }
-            Self::Vector(isa, mut blocked) => {
-                blocked.set_params(&scales, zero_points.as_deref());
-                Packed::Vector(isa, *blocked)
+            Self::Vector(isa, mut packed_rhs) => {
+                packed_rhs.set_params(&scales, zero_points.as_deref());
+                Packed::Vector(isa, *packed_rhs)
             }
         }
     }
@@ -56,21 +56,21 @@ impl Packing {
 /// Where the codes of some rows go.
 #[derive(Debug)]
 pub(crate) enum RowsMut<'a> {
-    Canonical { unit_bytes: usize, codes: &'a mut [u8] },
-    Blocks(BlockRows<'a>),
+    Canonical { panel_bytes: usize, codes: &'a mut [u8] },
+    Panels(PanelRows<'a>),
 }
 
 impl RowsMut<'_> {
-    /// The rows of the first `units` units, which must be there, and those after them.
-    pub(crate) fn split_at(self, units: usize) -> (Self, Self) {
+    /// The rows of the first `panels` panels, which must be there, and those after them.
+    pub(crate) fn split_at(self, panels: usize) -> (Self, Self) {
         match self {
-            Self::Canonical { unit_bytes, codes } => {
-                let (first, codes) = codes.split_at_mut(codes.len().min(units * unit_bytes));
-                (Self::Canonical { unit_bytes, codes: first }, Self::Canonical { unit_bytes, codes })
+            Self::Canonical { panel_bytes, codes } => {
+                let (first, codes) = codes.split_at_mut(codes.len().min(panels * panel_bytes));
+                (Self::Canonical { panel_bytes, codes: first }, Self::Canonical { panel_bytes, codes })
             }
-            Self::Blocks(rows) => {
-                let (first, rows) = rows.split_at(units);
-                (Self::Blocks(first), Self::Blocks(rows))
+            Self::Panels(rows) => {
+                let (first, rows) = rows.split_at(panels);
+                (Self::Panels(first), Self::Panels(rows))
             }
         }
     }
@@ -79,7 +79,7 @@ impl RowsMut<'_> {
     pub(crate) fn fill(self, from: &[u8]) {
         match self {
             Self::Canonical { codes, .. } => codes.copy_from_slice(from),
-            Self::Blocks(rows) => rows.fill(from),
+            Self::Panels(rows) => rows.fill(from),
         }
     }
 }

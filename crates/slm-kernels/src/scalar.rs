@@ -7,7 +7,7 @@ use slm_runtime::{SharedSlice, for_each_task};
 
 use crate::QuantizedActivations;
 use crate::Workspace;
-use crate::kernel::{Input, Kernel, MIDDLE, Part, UNIT_ROWS};
+use crate::kernel::{ACTIVATION_OFFSET, Input, Kernel, MatmulPart, NR};
 use crate::tile::Tile;
 
 /// Portable kernel.
@@ -17,36 +17,36 @@ pub(crate) struct Scalar;
 impl Kernel for Scalar {
     type Weights = QuantizedMatrix;
 
-    const TILE_UNITS: usize = 1;
+    const PANELS_PER_TILE: usize = 1;
 
-    fn arrange(self, _: Input<'_>, _: &QuantizedMatrix, _: &mut Workspace) -> usize {
+    fn pack_lhs(self, _: Input<'_>, _: &QuantizedMatrix, _: &mut Workspace) -> usize {
         0
     }
 
-    fn part(self, w: &QuantizedMatrix, part: Part<'_>) {
-        let Part { x, bias, out, units, .. } = part;
+    fn part(self, w: &QuantizedMatrix, part: MatmulPart<'_>) {
+        let MatmulPart { x, bias, out, panels, .. } = part;
         let rows = out.rows();
         match x {
             Input::Quantized(x) => {
                 let grouped = w.groups_per_row() > 1;
-                let center = |i| if grouped { MIDDLE } else { x.qparams(i).zero_point };
-                let centered = centered(x, rows.clone(), center);
-                for_each_row(w, units, |n, codes, scales| {
+                let offset = |i| if grouped { ACTIVATION_OFFSET } else { x.qparams(i).zero_point };
+                let differences = subtract_offset(x, rows.clone(), offset);
+                for_each_row(w, panels, |n, codes, scales| {
                     let weights = grouped.then(|| scaled_sum(w, codes, scales));
-                    for (i, x_row) in rows.clone().zip(centered.chunks_exact(x.cols())) {
+                    for (i, x_row) in rows.clone().zip(differences.chunks_exact(x.cols())) {
                         let QParams { scale: x_scale, zero_point } = x.qparams(i);
                         let mut sum = groups(w, x_row, codes)
                             .zip(scales)
                             .fold(0.0f32, |sum, (acc, &scale)| (acc as f32).mul_add(scale, sum));
                         if let Some(weights) = weights {
-                            sum = weights.mul_add((MIDDLE - zero_point) as f32, sum);
+                            sum = weights.mul_add((ACTIVATION_OFFSET - zero_point) as f32, sum);
                         }
                         let y = sum.mul_add(x_scale, bias.map_or(0.0, |b| b[n]));
                         out.write(i, n, &[y]);
                     }
                 });
             }
-            Input::Float(x, _) => for_each_row(w, units, |n, codes, scales| {
+            Input::Float(x, _) => for_each_row(w, panels, |n, codes, scales| {
                 for i in rows.clone() {
                     let x_row = x[i * w.cols()..][..w.cols()].chunks(w.group_width());
                     let groups = x_row.zip(codes.chunks(w.group_width())).zip(scales);
@@ -62,15 +62,15 @@ impl Kernel for Scalar {
     }
 
     fn accumulate(self, x: &QuantizedActivations, w: &QuantizedMatrix, out: &mut [i32]) {
-        let centered = centered(x, 0..x.rows(), |i| x.qparams(i).zero_point);
+        let differences = subtract_offset(x, 0..x.rows(), |i| x.qparams(i).zero_point);
         let out = SharedSlice::new(out);
         let count = w.groups_per_row();
-        for_each_task(w.rows().div_ceil(UNIT_ROWS), |unit| {
-            let columns = unit * UNIT_ROWS * count..w.rows().min((unit + 1) * UNIT_ROWS) * count;
-            // SAFETY: each task runs once, and has the rows of its unit to itself.
+        for_each_task(w.rows().div_ceil(NR), |panel| {
+            let columns = panel * NR * count..w.rows().min((panel + 1) * NR) * count;
+            // SAFETY: each task runs once, and has the rows of its panel to itself.
             let out = unsafe { Tile::new(out, w.rows() * count, 0..x.rows(), columns) };
-            for_each_row(w, unit..unit + 1, |n, codes, _| {
-                for (i, x_row) in centered.chunks_exact(x.cols()).enumerate() {
+            for_each_row(w, panel..panel + 1, |n, codes, _| {
+                for (i, x_row) in differences.chunks_exact(x.cols()).enumerate() {
                     for (g, acc) in groups(w, x_row, codes).enumerate() {
                         out.write(i, n * count + g, &[acc]);
                     }
@@ -80,11 +80,11 @@ impl Kernel for Scalar {
     }
 }
 
-/// Input codes less the center of their row, which fit 16 bits.
-fn centered(x: &QuantizedActivations, rows: Range<usize>, center: impl Fn(usize) -> i32) -> Vec<i16> {
+/// Input codes less the offset of their row, which fit 16 bits.
+fn subtract_offset(x: &QuantizedActivations, rows: Range<usize>, offset: impl Fn(usize) -> i32) -> Vec<i16> {
     rows.flat_map(|i| {
-        let center = center(i) as i16;
-        x.row_codes(i).iter().map(move |&code| i16::from(code) - center)
+        let offset = offset(i) as i16;
+        x.row_codes(i).iter().map(move |&code| i16::from(code) - offset)
     })
     .collect()
 }
@@ -107,11 +107,11 @@ fn groups<'a>(w: &QuantizedMatrix, x: &'a [i16], codes: &'a [i16]) -> impl Itera
         .map(|(x, c)| x.iter().zip(c).map(|(&x, &c)| i32::from(x) * i32::from(c)).sum())
 }
 
-/// Calls `f(row, codes less zero points, scales)` for every row of some units of weights.
-fn for_each_row(w: &QuantizedMatrix, units: Range<usize>, mut f: impl FnMut(usize, &[i16], &[f32])) {
+/// Calls `f(row, codes less zero points, scales)` for every row of some panels of weights.
+fn for_each_row(w: &QuantizedMatrix, panels: Range<usize>, mut f: impl FnMut(usize, &[i16], &[f32])) {
     let mut codes = vec![0i16; w.cols()];
     let mut scales = vec![0f32; w.groups_per_row()];
-    for row in units.start * UNIT_ROWS..w.rows().min(units.end * UNIT_ROWS) {
+    for row in panels.start * NR..w.rows().min(panels.end * NR) {
         let by_group = codes.chunks_mut(w.group_width()).zip(&mut scales).enumerate();
         for (group, (codes, scale)) in by_group {
             let params = w.qparams(w.scale_index(row, group));

@@ -1,4 +1,4 @@
-//! Several products of one input, shared among threads as one parallel region.
+//! Several products of one input, scheduled on threads as one parallel region.
 
 use std::ops::Range;
 
@@ -7,20 +7,20 @@ use slm_runtime::{SharedSlice, StealQueue, for_each_task};
 
 use crate::PackedMatrix;
 use crate::Workspace;
-use crate::driver::BLOCKS_TOGETHER;
-use crate::kernel::{Input, Part, UNIT_ROWS};
+use crate::kernel::{Input, MatmulPart, NR};
+use crate::macrokernel::PANELS_TOGETHER;
 use crate::packed::Packed;
 use crate::tile::Tile;
 
-/// Most input rows that are handled as *decode*: each thread has a run of weights, and reads it once for all of
-/// them. [`StealQueue`] says how runs are divided.
+/// Most input rows that are handled as *decode*: each thread has a range of weights, and reads it once for all of
+/// them. [`StealQueue`] says how ranges are divided.
 pub(crate) const DECODE_ROWS: usize = 4;
 
 /// Bytes of weights times rows of input below which a parallel region costs more than it gains.
 const SERIAL_WORK: usize = 16 * 1024;
 
-/// Bytes of weights that a piece of decoding has at least: half a microsecond, beside which taking it is little.
-const PIECE_BYTES: usize = 16 * 1024;
+/// Minimum bytes of weights in a chunk of decoding: half a microsecond, compared with which taking it is little.
+const CHUNK_BYTES: usize = 16 * 1024;
 
 /// Rows of input that a task of many rows takes, and bytes of weights: both stay in the second-level cache
 /// of current cores.
@@ -34,7 +34,7 @@ pub struct MatmulTask<'a> {
     weights: &'a PackedMatrix,
     bias: Option<&'a [f32]>,
     out: SharedSlice<'a, f32>,
-    /// Where the input is arranged for it.
+    /// The slot of the input that is packed for it.
     slot: usize,
 }
 
@@ -62,20 +62,20 @@ impl<'a> MatmulTask<'a> {
 
     /// Bytes of the codes.
     fn bytes(&self) -> usize {
-        self.packed().units() * self.packed().unit_bytes()
+        self.packed().panels() * self.packed().panel_bytes()
     }
 
-    /// Computes some rows and units of it.
+    /// Computes some rows and panels of it.
     ///
     /// # Safety
-    /// During the call no other may compute one of these rows of one of these units.
-    unsafe fn part(&self, x: Input<'_>, workspace: &Workspace, rows: Range<usize>, units: Range<usize>) {
+    /// During the call no other may compute one of these rows of one of these panels.
+    unsafe fn part(&self, x: Input<'_>, workspace: &Workspace, rows: Range<usize>, panels: Range<usize>) {
         let Self { bias, out, slot, .. } = *self;
         let width = self.weights.rows();
-        let columns = units.start * UNIT_ROWS..width.min(units.end * UNIT_ROWS);
+        let columns = panels.start * NR..width.min(panels.end * NR);
         // SAFETY: the task borrows its output mutably, and by this function's contract no other call has these cells.
         let out = unsafe { Tile::new(out, width, rows, columns) };
-        self.packed().part(Part { x, workspace, slot, bias, out, units });
+        self.packed().part(MatmulPart { x, workspace, slot, bias, out, panels });
     }
 }
 
@@ -87,7 +87,7 @@ pub(crate) fn multiply(x: Input<'_>, products: &mut [MatmulTask<'_>], workspace:
     }
     workspace.clear();
     for product in &mut *products {
-        product.slot = product.packed().arrange(x, workspace);
+        product.slot = product.packed().pack_lhs(x, workspace);
     }
     let products = &*products;
     let threads = rayon::current_num_threads();
@@ -95,20 +95,20 @@ pub(crate) fn multiply(x: Input<'_>, products: &mut [MatmulTask<'_>], workspace:
     if threads == 1 || rows * bytes < SERIAL_WORK {
         for product in products {
             // SAFETY: this thread computes all of it.
-            unsafe { product.part(x, workspace, 0..rows, 0..product.packed().units()) };
+            unsafe { product.part(x, workspace, 0..rows, 0..product.packed().panels()) };
         }
     } else if rows <= DECODE_ROWS {
-        share_units(products, threads, bytes, x, &mut workspace.shares);
+        assign_panels(products, threads, bytes, x, &mut workspace.queue);
         let workspace = &*workspace;
         for_each_task(threads, |thread| {
-            while let Some(units) = workspace.shares.take(thread) {
+            while let Some(panels) = workspace.queue.take(thread) {
                 let mut start = 0;
                 for product in products {
-                    let end = start + product.packed().units();
-                    let own = units.start.max(start)..units.end.min(end);
+                    let end = start + product.packed().panels();
+                    let own = panels.start.max(start)..panels.end.min(end);
                     if !own.is_empty() {
                         let own = own.start - start..own.end - start;
-                        // SAFETY: the queue gives each unit of all products to one thread, once.
+                        // SAFETY: the queue gives each panel of all products to one thread, once.
                         unsafe { product.part(x, workspace, 0..rows, own) };
                     }
                     start = end;
@@ -123,9 +123,9 @@ pub(crate) fn multiply(x: Input<'_>, products: &mut [MatmulTask<'_>], workspace:
             for product in products {
                 let split = split(product);
                 if task < split.tasks() {
-                    let (rows, units) = split.part(task);
-                    // SAFETY: each task runs once, and no two tasks of a product have the same rows and units.
-                    return unsafe { product.part(x, workspace, rows, units) };
+                    let (rows, panels) = split.part(task);
+                    // SAFETY: each task runs once, and no two tasks of a product have the same rows and panels.
+                    return unsafe { product.part(x, workspace, rows, panels) };
                 }
                 task -= split.tasks();
             }
@@ -133,48 +133,48 @@ pub(crate) fn multiply(x: Input<'_>, products: &mut [MatmulTask<'_>], workspace:
     }
 }
 
-/// Gives each thread a run of the units of all products, equal in bytes.
-fn share_units(
+/// Gives each thread a range of the panels of all products, equal in bytes.
+fn assign_panels(
     products: &[MatmulTask<'_>],
     threads: usize,
     bytes: usize,
     x: Input<'_>,
-    shares: &mut StealQueue,
+    queue: &mut StealQueue,
 ) {
-    // The first unit that does not begin before a byte.
-    let unit_at = |byte: usize| {
-        let (mut units, mut start) = (0, 0);
+    // The first panel that starts at or after a byte.
+    let panel_at = |byte: usize| {
+        let (mut panels, mut start) = (0, 0);
         for product in products {
-            let within = byte.saturating_sub(start).div_ceil(product.packed().unit_bytes());
-            units += within.min(product.packed().units());
+            let within = byte.saturating_sub(start).div_ceil(product.packed().panel_bytes());
+            panels += within.min(product.packed().panels());
             start += product.bytes();
         }
-        units
+        panels
     };
-    let largest = products.iter().map(|p| p.packed().unit_bytes()).max().unwrap_or(1);
+    let largest = products.iter().map(|p| p.packed().panel_bytes()).max().unwrap_or(1);
     let together = match x {
         Input::Quantized(_) => 1,
-        Input::Float(..) => BLOCKS_TOGETHER,
+        Input::Float(..) => PANELS_TOGETHER,
     };
-    let least = PIECE_BYTES.div_ceil(largest).next_multiple_of(together);
-    shares.restart((0..=threads).map(|thread| unit_at(bytes * thread / threads)), least);
+    let multiple = CHUNK_BYTES.div_ceil(largest).next_multiple_of(together);
+    queue.restart((0..=threads).map(|thread| panel_at(bytes * thread / threads)), multiple);
 }
 
 /// How a product of many rows is split into tasks.
 struct Split {
     rows: usize,
-    units: usize,
-    units_per_task: usize,
+    panels: usize,
+    panels_per_task: usize,
 }
 
 impl Split {
     fn new(packed: &Packed, rows: usize, threads: usize) -> Self {
-        let (units, tile) = (packed.units(), packed.tile_units());
-        let fitting = TASK_BYTES / packed.unit_bytes();
+        let (panels, tile) = (packed.panels(), packed.panels_per_tile());
+        let fitting = TASK_BYTES / packed.panel_bytes();
         // At least a few tasks a thread, so that threads that are slower at the moment get fewer.
-        let even = units.div_ceil(4 * threads);
-        let units_per_task = fitting.min(even).max(1).next_multiple_of(tile);
-        Self { rows, units, units_per_task }
+        let even = panels.div_ceil(4 * threads);
+        let panels_per_task = fitting.min(even).max(1).next_multiple_of(tile);
+        Self { rows, panels, panels_per_task }
     }
 
     fn row_tasks(&self) -> usize {
@@ -182,20 +182,20 @@ impl Split {
     }
 
     fn tasks(&self) -> usize {
-        self.row_tasks() * self.units.div_ceil(self.units_per_task)
+        self.row_tasks() * self.panels.div_ceil(self.panels_per_task)
     }
 
-    /// Rows and units of a task.
+    /// Rows and panels of a task.
     fn part(&self, task: usize) -> (Range<usize>, Range<usize>) {
         let row = task % self.row_tasks() * TASK_ROWS;
-        let unit = task / self.row_tasks() * self.units_per_task;
-        (row..self.rows.min(row + TASK_ROWS), unit..self.units.min(unit + self.units_per_task))
+        let panel = task / self.row_tasks() * self.panels_per_task;
+        (row..self.rows.min(row + TASK_ROWS), panel..self.panels.min(panel + self.panels_per_task))
     }
 }
 
 impl Packed {
-    /// Units of [`UNIT_ROWS`] rows.
-    fn units(&self) -> usize {
-        self.rows().div_ceil(UNIT_ROWS)
+    /// Panels of [`NR`] rows.
+    fn panels(&self) -> usize {
+        self.rows().div_ceil(NR)
     }
 }

@@ -3,11 +3,11 @@
 //! A lane is one output (one row of weights). Each instruction set implements these operations in its own
 //! file, and the kernels in `integer` and `float` are compiled once for each.
 
-use crate::driver::Job;
+use crate::macrokernel::GemmArgs;
 use crate::vectorize::Op;
 
-/// Lanes of a block: rows of weights that are multiplied side by side.
-pub(crate) const LANES: usize = crate::kernel::UNIT_ROWS;
+/// Lanes of a panel: rows of weights that are multiplied side by side.
+pub(crate) const LANES: usize = crate::kernel::NR;
 
 /// Bytes of a line: for each of the 16 lanes 4 bytes, which hold 4 INT8 or 8 INT4 codes.
 pub(crate) const LINE_BYTES: usize = 64;
@@ -27,11 +27,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Sums of products of INT4 codes that are not yet 16 sums in 32 bits.
     type NibbleSums: Copy;
 
-    /// Whether INT8 products take inputs as 16-bit differences from a center; if not, as 8-bit codes.
+    /// Whether INT8 products take inputs as 16-bit differences from an offset; if not, as 8-bit codes.
     /// INT4 products always take 8 bits.
-    const CENTERED_INPUT8: bool;
+    const WIDE_INPUT8: bool;
 
-    /// Whether products take 8-bit inputs as signed differences from [`MIDDLE`](crate::kernel::MIDDLE) also where rows have
+    /// Whether products take 8-bit inputs as signed differences from
+    /// [`ACTIVATION_OFFSET`](crate::kernel::ACTIVATION_OFFSET) also where rows have
     /// one group; if not, as unsigned codes. Where rows have several, all do.
     const SIGNED_INPUT: bool;
 
@@ -45,12 +46,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Runs `op` in a function that has the instructions enabled.
     fn vectorize<O: Op>(self, op: O);
 
-    /// Multiplies `rows` of the input with `blocks` of weights in the tile sizes that suit the register
+    /// Multiplies `rows` of the input with `panels` of weights in the tile sizes that suit the register
     /// file.
-    fn tiles<J: Job>(self, job: &J, rows: std::ops::Range<usize>, blocks: std::ops::Range<usize>);
+    fn tiles<J: GemmArgs>(self, args: &J, rows: std::ops::Range<usize>, panels: std::ops::Range<usize>);
 
-    /// Blocks of weights that one call of [`Simd::tiles`] should at least be given.
-    const TILE_BLOCKS: usize;
+    /// Panels of weights that one call of [`Simd::tiles`] should at least be given.
+    const TILE_PANELS: usize;
 
     /// Loads a line.
     ///
@@ -75,12 +76,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// The integer of each lane, which must be in `[0, 255]`, as each of the lane's bytes.
     fn repeat_byte(self, values: Self::I32) -> Self::Bytes;
     /// Prepares for [`Simd::dot8`] the INT8 codes that one 32-bit word of input multiplies: all 4 of each
-    /// lane, or with [`Simd::CENTERED_INPUT8`] the first 2 (`part` 0) or last 2 (`part` 1).
+    /// lane, or with [`Simd::WIDE_INPUT8`] the first 2 (`part` 0) or last 2 (`part` 1).
     fn operand8(self, line: Self::Bytes, part: usize) -> Self::Bytes;
     /// Adds to each lane the products of an operand with the inputs at `x`.
     ///
     /// # Safety
-    /// `x` must point to 4 readable bytes: 2 `i16` if [`Simd::CENTERED_INPUT8`], else 4 `i8` if
+    /// `x` must point to 4 readable bytes: 2 `i16` if [`Simd::WIDE_INPUT8`], else 4 `i8` if
     /// [`Simd::SIGNED_INPUT`], 4 `u8` if not.
     unsafe fn dot8(self, acc: Self::I32, x: *const u8, w: Self::Bytes) -> Self::I32;
     /// Adds to each lane the products of its 4 signed bytes with the 4 inputs at `x`. The bytes must be at
@@ -97,7 +98,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
     ///
     /// # Safety
     /// `x` must point to 4 readable bytes: 2 `i16` of at most 255 in magnitude if
-    /// [`Simd::CENTERED_INPUT8`], 4 `i8` if not.
+    /// [`Simd::WIDE_INPUT8`], 4 `i8` if not.
     unsafe fn signed_dot8(self, acc: Self::I32, x: *const u8, w: Self::Bytes) -> Self::I32;
 
     /// Sums to which products of nibbles are added.

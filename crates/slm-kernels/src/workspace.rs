@@ -2,17 +2,17 @@
 
 use slm_runtime::StealQueue;
 
-use crate::inputs::{Arranged, Form};
+use crate::lhs::{LhsLayout, PackedLhs};
 
-/// Memory in which products arrange their inputs. It grows to what the largest call needs and is then used
+/// Memory in which products pack their inputs. It grows to what the largest call needs and is then used
 /// again, so that a decode step allocates nothing.
 #[derive(Debug, Default)]
 pub struct Workspace {
-    slots: Vec<Arranged>,
+    slots: Vec<PackedLhs>,
     /// Slots that hold the current input.
     used: usize,
-    /// How the threads share out the current product.
-    pub(crate) shares: StealQueue,
+    /// The panels of the current product, which threads take from each other.
+    pub(crate) queue: StealQueue,
 }
 
 impl Workspace {
@@ -26,22 +26,22 @@ impl Workspace {
         self.used = 0;
     }
 
-    /// The slot that holds the current input in a form, filled if there is none yet.
-    pub(crate) fn slot(&mut self, form: Form, fill: impl FnOnce(&mut Arranged)) -> usize {
-        if let Some(slot) = self.slots[..self.used].iter().position(|slot| slot.has(form)) {
+    /// The slot that holds the current input in a layout, filled if there is none yet.
+    pub(crate) fn slot(&mut self, layout: LhsLayout, fill: impl FnOnce(&mut PackedLhs)) -> usize {
+        if let Some(slot) = self.slots[..self.used].iter().position(|slot| slot.has(layout)) {
             return slot;
         }
         let slot = self.used;
         if slot == self.slots.len() {
-            self.slots.push(Arranged::default());
+            self.slots.push(PackedLhs::default());
         }
         fill(&mut self.slots[slot]);
         self.used += 1;
         slot
     }
 
-    /// The input in the form of a slot.
-    pub(crate) fn arranged(&self, slot: usize) -> &Arranged {
+    /// The input in the layout of a slot.
+    pub(crate) fn packed_lhs(&self, slot: usize) -> &PackedLhs {
         &self.slots[slot]
     }
 }

@@ -16,8 +16,8 @@ fn pack_in_parts(w: &QuantizedMatrix, kernel: KernelKind, random: &mut Random) -
     let mut parts = Vec::new();
     let mut rest = builder.rows_mut();
     while !rest.rows().is_empty() {
-        let units = 1 + random.bits() as usize % 3;
-        let end = rest.rows().end.min(rest.rows().start + units * PackedMatrixBuilder::UNIT_ROWS);
+        let panels = 1 + random.bits() as usize % 3;
+        let end = rest.rows().end.min(rest.rows().start + panels * PackedMatrixBuilder::PANEL_ROWS);
         let (part, others) = rest.split_at(end).unwrap();
         parts.push(part);
         rest = others;

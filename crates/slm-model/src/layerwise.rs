@@ -194,7 +194,7 @@ impl Run<'_> {
         let embedding = Embedding { tokens, positions, multiplier: config.embedding_multiplier };
         let mut streams = Vec::with_capacity(self.windows.len());
         for ids in self.windows {
-            compute.begin(0, ids.len());
+            compute.start(0, ids.len());
             let mut stream = walk::embed(compute, &embedding, ids_tensor(ids, self.device))?;
             compute.settle(&mut stream)?;
             streams.push(stream);
@@ -226,7 +226,7 @@ where
 {
     let layer = walk::prepare_layer(compute, block.index, 0, block.block.parts()).map_err(Error::from)?;
     for (stream, ids) in streams.iter_mut().zip(windows) {
-        compute.begin(0, ids.len());
+        compute.start(0, ids.len());
         match pass {
             Pass::Observe => {
                 let mut copy = compute.copy(stream);
@@ -261,7 +261,7 @@ where
     let norm = compute.norm(norm).map_err(Error::from)?;
     let head = walk::prepare_head(compute, HeadParts::Linear(&head.0)).map_err(Error::from)?;
     for (stream, ids) in streams.into_iter().zip(windows) {
-        compute.begin(0, ids.len());
+        compute.start(0, ids.len());
         walk::logits(compute, &norm, &head, config.logit_multiplier, stream).map_err(Error::from)?;
         visitor.after_window()?;
     }

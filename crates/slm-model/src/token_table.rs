@@ -24,7 +24,7 @@ impl TokenTable {
             Weight::Float(weight) => Self::Float(weight.val()),
             Weight::FakeQuantized(weight) => Self::Float(weight.float_weight()),
             Weight::Packed(weight) => Self::Packed(weight.clone()),
-            Weight::Tuned(weight) => Self::Packed(weight.packed().clone()),
+            Weight::QuantizedTrainable(weight) => Self::Packed(weight.packed().clone()),
         }
     }
 

@@ -351,7 +351,7 @@ impl Transformer {
         let [_, len] = ids.dims();
         let mut compute = Tensors::new(ops, HeadShape::of(&self.config));
         let model = self.parts();
-        compute.begin(start, len);
+        compute.start(start, len);
         let Ok(mut stream) = walk::layers(&mut compute, &model, ids);
         if last {
             let Ok(()) = compute.keep_last(&mut stream);

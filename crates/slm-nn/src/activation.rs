@@ -10,9 +10,9 @@ use slm_quant_core::{
 };
 
 use crate::errors::Reporter;
-use crate::fake_quant::grid::Grid;
+use crate::fake_quant::fake_quantizer::FakeQuantizer;
 use crate::fake_quant::{device, ops};
-use crate::{Phase, PhaseSwitch, on_cpu};
+use crate::{QatStage, SharedQatStage, on_cpu};
 
 /// Values from which on it pays to look for ranges on several threads.
 const PARALLEL_VALUES: usize = 1 << 16;
@@ -45,7 +45,7 @@ impl From<ActivationQuant> for InputQuant {
 /// # Shapes
 /// - `x`, output: `[rows, features]`
 pub fn fake_quantize_activation(x: Tensor<2>, activation: ActivationQuant) -> Tensor<2> {
-    let ranges = InputRanges::new(activation.into(), PhaseSwitch::default(), None);
+    let ranges = InputRanges::new(activation.into(), SharedQatStage::default(), None);
     Arc::new(ranges).apply(x, &Reporter::default())
 }
 
@@ -53,7 +53,7 @@ pub fn fake_quantize_activation(x: Tensor<2>, activation: ActivationQuant) -> Te
 #[derive(Debug)]
 pub(crate) struct InputRanges {
     quant: InputQuant,
-    phase: PhaseSwitch,
+    stage: SharedQatStage,
     /// Bounds of what was observed.
     bounds: Mutex<ObservedBounds>,
 }
@@ -69,9 +69,9 @@ pub(crate) enum ObservedBounds {
 }
 
 impl InputRanges {
-    pub(crate) fn new(quant: InputQuant, phase: PhaseSwitch, bounds: Option<(f32, f32)>) -> Self {
+    pub(crate) fn new(quant: InputQuant, stage: SharedQatStage, bounds: Option<(f32, f32)>) -> Self {
         let bounds = bounds.map_or(ObservedBounds::Nothing, ObservedBounds::Host);
-        Self { quant, phase, bounds: Mutex::new(bounds) }
+        Self { quant, stage, bounds: Mutex::new(bounds) }
     }
 
     pub(crate) fn quant(&self) -> InputQuant {
@@ -101,13 +101,13 @@ impl InputRanges {
         }
     }
 
-    /// Rounds `x`, or leaves it as it is where the phase or the settings say so. An error gives NaN and is reported.
+    /// Rounds `x`, or leaves it as it is where the stage or the settings say so. An error gives NaN and is reported.
     pub(crate) fn apply(self: &Arc<Self>, x: Tensor<2>, errors: &Reporter) -> Tensor<2> {
         let [rows, cols] = x.dims();
         if rows == 0 || cols == 0 || self.quant == InputQuant::Fixed(ActivationQuant::Float) {
             return x;
         }
-        let observing = self.phase.get() == Phase::Observe;
+        let observing = self.stage.get() == QatStage::Observe;
         let untouched = observing.then(|| x.clone());
         if untouched.is_some() && (matches!(self.quant, InputQuant::Fixed(_)) || !x.device().is_autodiff()) {
             return x;
@@ -123,7 +123,9 @@ impl InputRanges {
     /// Whether a batch that is trained on changes what was observed.
     pub(crate) fn observes(&self, training: bool) -> Option<f32> {
         match self.quant {
-            InputQuant::Observed { averaging_constant } if training && self.phase.get() != Phase::Frozen => {
+            InputQuant::Observed { averaging_constant }
+                if training && self.stage.get() != QatStage::Frozen =>
+            {
                 Some(averaging_constant)
             }
             _ => None,
@@ -135,7 +137,7 @@ impl InputRanges {
     }
 
     /// The grid for the input `x`. Only a training step changes what was observed.
-    pub(crate) fn grid(&self, x: &[f32], cols: usize, training: bool) -> Result<Grid> {
+    pub(crate) fn fake_quantizer(&self, x: &[f32], cols: usize, training: bool) -> Result<FakeQuantizer> {
         let params = match self.quant {
             InputQuant::Fixed(ActivationQuant::Static(params)) => vec![params],
             InputQuant::Fixed(ActivationQuant::Dynamic(ActivationGranularity::PerToken)) => {
@@ -148,7 +150,7 @@ impl InputRanges {
             InputQuant::Fixed(_) => vec![dynamic_params(x)?],
             InputQuant::Observed { .. } => vec![self.observed_params(x, training)?],
         };
-        Ok(Grid::of_activations(cols, params))
+        Ok(FakeQuantizer::of_activations(cols, params))
     }
 
     fn observed_params(&self, x: &[f32], training: bool) -> Result<QParams> {

@@ -25,7 +25,7 @@ impl TryFrom<Linear> for burn::nn::Linear {
         match linear.weight {
             Weight::Float(weight) => Ok(Self { weight: transposed(weight), bias: linear.bias }),
             Weight::FakeQuantized(_) => Err(Error::NotFloat),
-            Weight::Packed(_) | Weight::Tuned(_) => Err(Error::AlreadyPacked),
+            Weight::Packed(_) | Weight::QuantizedTrainable(_) => Err(Error::AlreadyPacked),
         }
     }
 }

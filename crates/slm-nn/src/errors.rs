@@ -49,7 +49,7 @@ impl fmt::Display for Place {
 /// ```
 /// use burn::{module::Module, tensor::{Device, Tensor}};
 /// use slm_nn::{
-///     ErrorSlot, FakeQuantizedWeight, Linear, LinearConfig, NamedLinears, PhaseSwitch, Weight, report_errors,
+///     ErrorSlot, FakeQuantizedWeight, Linear, LinearConfig, NamedLinears, SharedQatStage, Weight, report_errors,
 /// };
 /// use slm_quant_core::{ActivationGranularity, ActivationQuant, Bits, ObserverKind, QuantScheme};
 ///
@@ -69,7 +69,7 @@ impl fmt::Display for Place {
 ///     QuantScheme::per_tensor(Bits::Int8),
 ///     ObserverKind::MinMax,
 ///     ActivationQuant::Dynamic(ActivationGranularity::PerToken),
-///     &PhaseSwitch::default(),
+///     &SharedQatStage::default(),
 /// )?);
 /// let errors = ErrorSlot::default();
 /// report_errors(&mut net, &errors);
@@ -101,7 +101,7 @@ pub fn report_errors<M: NamedLinears + ?Sized>(module: &mut M, slot: &ErrorSlot)
             Weight::Float(_) => {}
             Weight::FakeQuantized(weight) => weight.set_reporter(reporter()),
             Weight::Packed(weight) => weight.set_reporter(reporter()),
-            Weight::Tuned(weight) => weight.set_reporter(reporter()),
+            Weight::QuantizedTrainable(weight) => weight.set_reporter(reporter()),
         }
     });
 }

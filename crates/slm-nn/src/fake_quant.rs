@@ -1,7 +1,7 @@
 //! Weights that are rounded to a quantization grid in every forward pass, with a straight-through gradient.
 
 pub(crate) mod device;
-pub(crate) mod grid;
+pub(crate) mod fake_quantizer;
 mod linear;
 pub(crate) mod ops;
 mod ranges;
@@ -18,7 +18,7 @@ use slm_quant_core::{
 
 use crate::activation::{InputQuant, InputRanges};
 use crate::errors::Reporter;
-use crate::{Error, ParameterRole, Phase, PhaseSwitch, Result, on_cpu, to_vec_f32};
+use crate::{Error, ParameterRole, QatStage, Result, SharedQatStage, on_cpu, to_vec_f32};
 pub(crate) use ranges::moved;
 use ranges::{RangeState, WeightRanges, is_learnable, learned_params};
 pub use state::LayerState;
@@ -27,7 +27,7 @@ pub use state::LayerState;
 ///
 /// What the fake-quantized layer computes with is, bit for bit, what [`FakeQuantizedWeight::quantize`] stores
 /// (on the CPU devices; elsewhere up to how the device divides). Clones, such as `valid()` makes them, share
-/// observed ranges and phase; only passes on an autodiff device change these.
+/// observed ranges and stage; only passes on an autodiff device change these.
 #[derive(Module, Debug)]
 pub struct FakeQuantizedWeight {
     weight: Param<Tensor<2>>,
@@ -56,10 +56,10 @@ impl FakeQuantizedWeight {
         scheme: QuantScheme,
         observer: ObserverKind,
         input: impl Into<InputQuant>,
-        phase: &PhaseSwitch,
+        stage: &SharedQatStage,
     ) -> Result<Self> {
-        let ranges = WeightRanges::new(scheme, observer, phase.clone(), RangeState::default())?;
-        let input = InputRanges::new(input.into(), phase.clone(), None);
+        let ranges = WeightRanges::new(scheme, observer, stage.clone(), RangeState::default())?;
+        let input = InputRanges::new(input.into(), stage.clone(), None);
         let prepared = Self::of_parts(weight, None, ranges, input);
         prepared.check_device(observer == ObserverKind::MinMax, observer.to_string())?;
         prepared.check_packs()?;
@@ -76,7 +76,7 @@ impl FakeQuantizedWeight {
         scheme: QuantScheme,
         observer: ObserverKind,
         input: impl Into<InputQuant>,
-        phase: &PhaseSwitch,
+        stage: &SharedQatStage,
     ) -> Result<Self> {
         if !is_learnable(scheme.mapping) {
             return Err(Error::NotLearnable { mapping: scheme.mapping });
@@ -86,8 +86,8 @@ impl FakeQuantizedWeight {
         let params = choose_matrix_qparams(&values, rows, cols, scheme, &observer)?;
         let scales = params.iter().map(|params| params.scale).collect::<Vec<_>>();
         let scales = Tensor::from_data(TensorData::new(scales, [params.len()]), &weight.device());
-        let ranges = WeightRanges::new(scheme, observer, phase.clone(), RangeState::default())?;
-        let input = InputRanges::new(input.into(), phase.clone(), None);
+        let ranges = WeightRanges::new(scheme, observer, stage.clone(), RangeState::default())?;
+        let input = InputRanges::new(input.into(), stage.clone(), None);
         let scale = Some(Param::from_tensor(scales));
         let prepared = Self::of_parts(weight, scale, ranges, input);
         prepared.check_device(true, observer.to_string())?;
@@ -183,15 +183,15 @@ impl FakeQuantizedWeight {
         let scheme = self.scheme();
         let params: Vec<QParams> = match self.learned_scale() {
             Some(scale) => learned_params(&to_vec_f32("scale", scale)?, scheme.scale_dtype)?,
-            None => self.ranges.grid(&values, rows, cols, false)?.params().to_vec(),
+            None => self.ranges.fake_quantizer(&values, rows, cols, false)?.params().to_vec(),
         };
         Ok(ranges::quantized(&values, rows, cols, scheme, &params)?)
     }
 
-    /// The weights as the layer computes with them at the present phase.
+    /// The weights as the layer computes with them at the present stage.
     pub fn rounded_weight(&self) -> Tensor<2> {
         let weight = self.weight.val();
-        let observing = self.ranges.phase().get() == Phase::Observe;
+        let observing = self.ranges.stage().get() == QatStage::Observe;
         let scheme = self.scheme();
         match (self.learned_scale(), on_cpu(&weight.device())) {
             (Some(_), _) if observing => weight,
@@ -217,7 +217,7 @@ impl FakeQuantizedWeight {
         if quantizes_input
             && x.dims()[0] > 0
             && on_cpu(&x.device())
-            && self.ranges.phase().get() != Phase::Observe
+            && self.ranges.stage().get() != QatStage::Observe
         {
             let weight = self.weight.val();
             let scales = self.learned_scale();
@@ -227,7 +227,7 @@ impl FakeQuantizedWeight {
     }
 }
 
-/// `dequantize(quantize(weight))`, whose gradient is that of `weight` where the grid reaches and zero where
+/// `dequantize(quantize(weight))`, whose gradient is that of `weight` where it is in range and zero where
 /// a weight was clipped (straight-through estimator, Bengio et al. 2013, arXiv:1308.3432).
 ///
 /// # Shapes
@@ -238,7 +238,7 @@ impl FakeQuantizedWeight {
 pub fn fake_quantize(weight: Tensor<2>, scheme: QuantScheme, observer: &ObserverKind) -> Result<Tensor<2>> {
     let param = Param::from_tensor(weight.clone().detach());
     let input = InputQuant::Fixed(ActivationQuant::Float);
-    let prepared = FakeQuantizedWeight::new(param, scheme, *observer, input, &PhaseSwitch::default())?;
+    let prepared = FakeQuantizedWeight::new(param, scheme, *observer, input, &SharedQatStage::default())?;
     Ok(if on_cpu(&weight.device()) {
         ops::fake_quantize_weight(weight, &prepared.ranges, &Reporter::default())
     } else {

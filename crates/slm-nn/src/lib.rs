@@ -8,6 +8,7 @@
 
 mod activation;
 mod burn_linear;
+mod cpu;
 mod device;
 mod diagnose;
 mod error;
@@ -18,12 +19,12 @@ mod linear;
 mod named;
 mod ops;
 mod packed;
-mod phase;
+mod qat_stage;
+mod quantized_training;
 mod roles;
-mod slices;
-mod tuned;
 
 pub use activation::{InputQuant, fake_quantize_activation};
+pub use cpu::{CpuLinear, CpuOutput, CpuScratch, apply_linears};
 pub use device::{ndarray_device, on_cpu, to_vec_f32};
 pub use diagnose::{first_layer_not_finite, is_finite};
 pub use error::{Error, Result};
@@ -33,11 +34,10 @@ pub use hook::{ForwardHook, attach_hook, detach_hooks};
 pub use linear::{Linear, LinearConfig, Weight};
 pub use named::{NamedLinears, linear_names, try_for_each_linear, try_for_each_linear_mut, unnamed_linears};
 pub use packed::{PackedWeight, WeightExecution};
-pub use phase::{Phase, PhaseSwitch};
+pub use qat_stage::{QatStage, SharedQatStage};
+pub use quantized_training::{QuantizedTrainableWeight, Rounding};
 pub use roles::{ParameterRole, parameter_roles};
-pub use slices::{SliceLinear, SliceOutput, SliceScratch, apply_linears};
 pub use slm_derive::NamedLinears;
-pub use tuned::{Rounding, TunedWeight};
 
 /// What derived code is made of, and the trait without its derive macro. No part of the interface.
 #[doc(hidden)]

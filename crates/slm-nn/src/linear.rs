@@ -8,7 +8,7 @@ use slm_kernels::PackedMatrix;
 use slm_quant_core::ActivationQuant;
 
 use crate::hook::AttachedHook;
-use crate::{Error, FakeQuantizedWeight, PackedWeight, Result, TunedWeight};
+use crate::{Error, FakeQuantizedWeight, PackedWeight, QuantizedTrainableWeight, Result};
 
 /// Configuration of a float [`Linear`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub enum Weight {
     /// Packed integer weights.
     Packed(PackedWeight),
     /// Packed integer weights that are trained.
-    Tuned(TunedWeight),
+    QuantizedTrainable(QuantizedTrainableWeight),
 }
 
 impl Weight {
@@ -74,7 +74,7 @@ impl Weight {
             Self::Float(weight) => weight.dims(),
             Self::FakeQuantized(weight) => weight.dims(),
             Self::Packed(weight) => [weight.matrix().rows(), weight.matrix().cols()],
-            Self::Tuned(weight) => weight.dims(),
+            Self::QuantizedTrainable(weight) => weight.dims(),
         }
     }
 }
@@ -147,7 +147,7 @@ impl Linear {
             Weight::Float(weight) => add_bias(slm_autograd::linear_or_matmul(x, weight.val()), bias),
             Weight::FakeQuantized(weight) => add_bias(weight.matmul(x), bias),
             Weight::Packed(weight) => weight.forward(x, bias),
-            Weight::Tuned(weight) => add_bias(weight.matmul(x), bias),
+            Weight::QuantizedTrainable(weight) => add_bias(weight.matmul(x), bias),
         };
         if let Some((hook, input)) = hooked_input {
             hook.call(&input, &y);
@@ -171,7 +171,7 @@ impl Linear {
         match &self.weight {
             Weight::Float(weight) => Some(weight.val()),
             Weight::FakeQuantized(weight) => Some(weight.float_weight()),
-            Weight::Packed(_) | Weight::Tuned(_) => None,
+            Weight::Packed(_) | Weight::QuantizedTrainable(_) => None,
         }
     }
 
@@ -179,7 +179,7 @@ impl Linear {
     pub fn packed(&self) -> Option<&PackedWeight> {
         match &self.weight {
             Weight::Packed(weight) => Some(weight),
-            Weight::Tuned(weight) => Some(weight.packed()),
+            Weight::QuantizedTrainable(weight) => Some(weight.packed()),
             Weight::Float(_) | Weight::FakeQuantized(_) => None,
         }
     }

@@ -30,7 +30,7 @@ pub fn parameter_roles<M: NamedLinears + ?Sized>(module: &M) -> HashMap<ParamId,
             }
             Weight::FakeQuantized(weight) => roles.extend(weight.parameter_roles()),
             Weight::Packed(_) => {}
-            Weight::Tuned(weight) => roles.extend([weight.parameter_role()]),
+            Weight::QuantizedTrainable(weight) => roles.extend([weight.parameter_role()]),
         }
         if let Some(bias) = &linear.bias {
             roles.insert(bias.id, ParameterRole::Bias);

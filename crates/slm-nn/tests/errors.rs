@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use slm_kernels::{KernelKind, PackedMatrix};
 use slm_nn::{
-    ErrorSlot, Linear, NamedLinears, Place, SliceLinear, SliceOutput, SliceScratch, apply_linears,
+    CpuLinear, CpuOutput, CpuScratch, ErrorSlot, Linear, NamedLinears, Place, apply_linears,
     first_layer_not_finite, report_errors,
 };
 use slm_quant_core::{
@@ -82,11 +82,11 @@ fn layers_on_slices_report_the_same() {
         let mut pair = pair(activation);
         let errors = ErrorSlot::default();
         report_errors(&mut pair, &errors);
-        let layer = SliceLinear::new(&pair.second, &Device::flex()).unwrap();
-        let mut scratch = SliceScratch::default();
+        let layer = CpuLinear::new(&pair.second, &Device::flex()).unwrap();
+        let mut scratch = CpuScratch::default();
         let mut out = [0.0; 4];
         let mut apply = |x: &[f32]| {
-            let mut outputs = [SliceOutput { layer: &layer, out: &mut out }];
+            let mut outputs = [CpuOutput { layer: &layer, out: &mut out }];
             apply_linears(x, 1, &mut outputs, &mut scratch).unwrap();
         };
         apply(&[1.0; 4]);

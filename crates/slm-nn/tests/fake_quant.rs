@@ -4,7 +4,8 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use slm_kernels::quantize_activations;
 use slm_nn::{
-    FakeQuantizedWeight, InputQuant, Linear, Phase, PhaseSwitch, Weight, fake_quantize_activation, to_vec_f32,
+    FakeQuantizedWeight, InputQuant, Linear, QatStage, SharedQatStage, Weight, fake_quantize_activation,
+    to_vec_f32,
 };
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, ObserverKind, QParams, QuantRange,
@@ -54,9 +55,9 @@ fn weights_train_on_exactly_what_is_stored_and_clipped_ones_get_no_gradient() {
                         for observer in [ObserverKind::MinMax, ObserverKind::Mse] {
                             let scheme = QuantScheme { bits, granularity, mapping, scale_dtype };
                             let what = format!("{scheme} {scale_dtype:?} {observer} {device:?}");
-                            let (device, phase) = (device.clone().autodiff(), PhaseSwitch::default());
+                            let (device, stage) = (device.clone().autodiff(), SharedQatStage::default());
                             let fake =
-                                FakeQuantizedWeight::new(weight(2, &device), scheme, observer, FLOAT, &phase)
+                                FakeQuantizedWeight::new(weight(2, &device), scheme, observer, FLOAT, &stage)
                                     .unwrap();
                             let y = fake.rounded_weight();
                             let stored = fake.quantize().unwrap();
@@ -90,10 +91,10 @@ fn weights_train_on_exactly_what_is_stored_and_clipped_ones_get_no_gradient() {
 fn learned_scales_get_the_gradient_of_lsq() {
     for device in devices() {
         for granularity in granularities() {
-            let (device, phase) = (device.clone().autodiff(), PhaseSwitch::default());
+            let (device, stage) = (device.clone().autodiff(), SharedQatStage::default());
             let scheme = QuantScheme::per_tensor(Bits::Int4).with_granularity(granularity);
             let fake =
-                FakeQuantizedWeight::learned(weight(4, &device), scheme, ObserverKind::Mse, FLOAT, &phase)
+                FakeQuantizedWeight::learned(weight(4, &device), scheme, ObserverKind::Mse, FLOAT, &stage)
                     .unwrap();
             let y = fake.rounded_weight();
             let stored = fake.quantize().unwrap();
@@ -131,7 +132,7 @@ fn learned_scales_get_the_gradient_of_lsq() {
             affine,
             ObserverKind::Mse,
             FLOAT,
-            &PhaseSwitch::default(),
+            &SharedQatStage::default(),
         );
         assert!(refused.unwrap_err().to_string().contains("use symmetric"));
     }
@@ -174,13 +175,13 @@ fn activations_are_rounded_to_the_codes_of_the_packed_layer() {
 }
 
 #[test]
-fn phases_observe_quantize_and_freeze() {
+fn stages_observe_train_and_freeze() {
     for device in devices() {
-        let (train, phase) = (device.clone().autodiff(), PhaseSwitch::default());
+        let (train, stage) = (device.clone().autodiff(), SharedQatStage::default());
         let scheme = QuantScheme::per_tensor(Bits::Int4);
         let observer = ObserverKind::MovingAverage { averaging_constant: 0.5 };
         let observed = InputQuant::Observed { averaging_constant: 0.5 };
-        let fake = FakeQuantizedWeight::new(weight(1, &train), scheme, observer, observed, &phase).unwrap();
+        let fake = FakeQuantizedWeight::new(weight(1, &train), scheme, observer, observed, &stage).unwrap();
         let layer = Linear::new(Weight::FakeQuantized(fake.clone()), None).unwrap();
         let plain = Linear::from_weight(fake.float_weight(), None).unwrap();
         let batch = |scale: f32| {
@@ -193,12 +194,12 @@ fn phases_observe_quantize_and_freeze() {
         };
 
         assert_eq!((fake.activation().unwrap(), fake.input_bounds()), (None, None));
-        phase.set(Phase::Observe);
+        stage.set(QatStage::Observe);
         let y = read(layer.forward(batch(1.0)));
         assert_eq!(y, read(plain.forward(batch(1.0))), "observing changes nothing");
         assert_eq!(fake.input_bounds(), Some(bounds(1.0)));
 
-        phase.set(Phase::Quantize);
+        stage.set(QatStage::Train);
         assert_ne!(read(layer.forward(batch(3.0))), read(plain.forward(batch(3.0))));
         let (low, high) = fake.input_bounds().unwrap();
         assert!((low - 2.0 * bounds(1.0).0).abs() < 1e-6 && (high - 2.0 * bounds(1.0).1).abs() < 1e-6);
@@ -206,14 +207,14 @@ fn phases_observe_quantize_and_freeze() {
 
         // Neither a frozen pass nor an evaluation changes what was observed.
         let state = fake.state().unwrap();
-        phase.set(Phase::Frozen);
+        stage.set(QatStage::Frozen);
         layer.forward(batch(10.0));
-        phase.set(Phase::Quantize);
+        stage.set(QatStage::Train);
         layer.valid().forward(tensor(values(9, 2 * COLS), [2, COLS], &device));
         assert_eq!(fake.state().unwrap(), state);
 
         // A restored layer goes on where this one stands.
-        let switch = PhaseSwitch::default();
+        let switch = SharedQatStage::default();
         let mut again =
             FakeQuantizedWeight::new(weight(1, &train), scheme, observer, observed, &switch).unwrap();
         again.restore(&state).unwrap();
@@ -225,28 +226,28 @@ fn phases_observe_quantize_and_freeze() {
 
 #[test]
 fn a_state_that_does_not_fit_is_refused() {
-    let (device, phase) = (Device::flex().autodiff(), PhaseSwitch::default());
+    let (device, stage) = (Device::flex().autodiff(), SharedQatStage::default());
     let scheme = QuantScheme::per_tensor(Bits::Int4);
     let rows = scheme.with_granularity(Granularity::PerChannel);
     let learned = |scheme| {
-        FakeQuantizedWeight::learned(weight(1, &device), scheme, ObserverKind::MinMax, FLOAT, &phase)
+        FakeQuantizedWeight::learned(weight(1, &device), scheme, ObserverKind::MinMax, FLOAT, &stage)
     };
     let state = learned(rows).unwrap().state().unwrap();
     let error = learned(scheme).unwrap().restore(&state).unwrap_err();
     assert_eq!(error.to_string(), "state learned_scale of a quantized layer: expected 1 values, found 7");
     let mut observed =
-        FakeQuantizedWeight::new(weight(1, &device), rows, ObserverKind::MinMax, FLOAT, &phase).unwrap();
+        FakeQuantizedWeight::new(weight(1, &device), rows, ObserverKind::MinMax, FLOAT, &stage).unwrap();
     assert!(observed.restore(&state).unwrap_err().to_string().contains("expected 0 values, found 7"));
 }
 
 #[test]
 fn values_that_are_not_finite_make_everything_nan_and_change_no_range() {
     for device in devices() {
-        let (device, phase) = (device.autodiff(), PhaseSwitch::default());
+        let (device, stage) = (device.autodiff(), SharedQatStage::default());
         let scheme = QuantScheme::per_tensor(Bits::Int8);
         let observed = InputQuant::Observed { averaging_constant: 0.5 };
         let fake =
-            FakeQuantizedWeight::new(weight(1, &device), scheme, ObserverKind::MinMax, observed, &phase)
+            FakeQuantizedWeight::new(weight(1, &device), scheme, ObserverKind::MinMax, observed, &stage)
                 .unwrap();
         let layer = Linear::new(Weight::FakeQuantized(fake.clone()), None).unwrap();
         layer.forward(tensor(values(2, COLS), [1, COLS], &device));

@@ -6,7 +6,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use slm_kernels::{KernelKind, PackedMatrix};
 use slm_nn::{
-    FakeQuantizedWeight, ForwardHook, Linear, NamedLinears, PhaseSwitch, Weight, WeightExecution,
+    FakeQuantizedWeight, ForwardHook, Linear, NamedLinears, SharedQatStage, Weight, WeightExecution,
     attach_hook, detach_hooks, fake_quantize_activation, to_vec_f32,
 };
 use slm_quant_core::{
@@ -87,7 +87,7 @@ fn every_form_gives_the_same_result() {
                     scheme,
                     ObserverKind::MinMax,
                     activation,
-                    &PhaseSwitch::default(),
+                    &SharedQatStage::default(),
                 )
                 .unwrap();
                 assert_eq!(fake.quantize().unwrap(), quantized, "{what}");
@@ -112,9 +112,14 @@ fn gradients_pass_straight_through() {
         // A narrow grid would clip; symmetric without clipping error reaches both ends.
         let scheme = QuantScheme::per_tensor(Bits::Int4);
         let dynamic = ActivationQuant::Dynamic(ActivationGranularity::PerToken);
-        let fake =
-            FakeQuantizedWeight::new(weight, scheme, ObserverKind::MinMax, dynamic, &PhaseSwitch::default())
-                .unwrap();
+        let fake = FakeQuantizedWeight::new(
+            weight,
+            scheme,
+            ObserverKind::MinMax,
+            dynamic,
+            &SharedQatStage::default(),
+        )
+        .unwrap();
         let linear = Linear::new(Weight::FakeQuantized(fake.clone()), None).unwrap();
         let x = tensor(values(5, 2 * 5), [2, 5], &device).require_grad();
         let grads = linear.forward(x.clone()).sum().backward();

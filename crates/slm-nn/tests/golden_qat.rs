@@ -4,7 +4,7 @@ use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
 use serde_json::Value;
-use slm_nn::{FakeQuantizedWeight, InputQuant, Linear, PhaseSwitch, Weight, to_vec_f32};
+use slm_nn::{FakeQuantizedWeight, InputQuant, Linear, SharedQatStage, Weight, to_vec_f32};
 use slm_quant_core::{Bits, Granularity, Mapping, ObserverKind, QuantScheme};
 use slm_testing::{devices, shared_dir};
 
@@ -82,8 +82,8 @@ fn steps(golden: &Golden<'_>, scheme: QuantScheme, device: &Device) {
     let weight = Param::from_tensor(tensor(golden.values("inputs", "weight0"), [n, k]));
     let observer = ObserverKind::MovingAverage { averaging_constant: constant("weight_fake_quant") };
     let input = InputQuant::Observed { averaging_constant: constant("activation_fake_quant") };
-    let phase = PhaseSwitch::default();
-    let mut fake = FakeQuantizedWeight::new(weight, scheme, observer, input, &phase).unwrap();
+    let stage = SharedQatStage::default();
+    let mut fake = FakeQuantizedWeight::new(weight, scheme, observer, input, &stage).unwrap();
     let bias = golden.values("inputs", "bias0");
     let mut bias: Tensor<1> = Tensor::from_data(TensorData::new(bias, [n]), device).require_grad();
     let (x, target) = (golden.values("inputs", "x"), golden.values("inputs", "target"));
@@ -116,7 +116,7 @@ fn steps(golden: &Golden<'_>, scheme: QuantScheme, device: &Device) {
         golden.check("weight", step, &to_vec_f32("weight", updated.clone()).unwrap());
         let state = fake.state().unwrap();
         let weight = Param::from_tensor(Tensor::from_inner(updated));
-        fake = FakeQuantizedWeight::new(weight, scheme, observer, input, &phase).unwrap();
+        fake = FakeQuantizedWeight::new(weight, scheme, observer, input, &stage).unwrap();
         fake.restore(&state).unwrap();
         let updated = bias_param.inner() - by_bias * lr;
         golden.check("bias", step, &to_vec_f32("bias", updated.clone()).unwrap());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, DeviceKind};
 use slm_kernels::{KernelKind, PackedMatrix};
-use slm_nn::{FakeQuantizedWeight, InputQuant, Linear, PhaseSwitch, Weight, WeightExecution, to_vec_f32};
+use slm_nn::{FakeQuantizedWeight, InputQuant, Linear, SharedQatStage, Weight, WeightExecution, to_vec_f32};
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, ObserverKind, QParams, QuantScheme,
     quantize_matrix,
@@ -79,9 +79,9 @@ fn fake_quantized_linears_train() {
                 let run = |device: Device| {
                     let device = device.autodiff();
                     let weight = Param::from_tensor(tensor(values(4, 6 * 8), [6, 8], &device));
-                    let phase = PhaseSwitch::default();
+                    let stage = SharedQatStage::default();
                     let build = if learned { FakeQuantizedWeight::learned } else { FakeQuantizedWeight::new };
-                    let fake = build(weight, scheme, ObserverKind::MinMax, input, &phase).unwrap();
+                    let fake = build(weight, scheme, ObserverKind::MinMax, input, &stage).unwrap();
                     let linear = Linear::new(Weight::FakeQuantized(fake.clone()), None).unwrap().train();
                     // The second batch moves what the first one set.
                     linear.forward(tensor(values(6, 4 * 8), [4, 8], &device));
@@ -124,7 +124,7 @@ fn observers_that_need_the_host_are_refused() {
         scheme,
         ObserverKind::Mse,
         ActivationQuant::Float,
-        &PhaseSwitch::default(),
+        &SharedQatStage::default(),
     );
     assert!(refused.unwrap_err().to_string().contains("observer mse would need the weights back"));
 }

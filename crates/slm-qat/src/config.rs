@@ -1,7 +1,7 @@
 //! What quantization-aware training is asked to do.
 
 use serde::{Deserialize, Serialize};
-use slm_nn::Phase;
+use slm_nn::QatStage;
 use slm_ptq::PtqConfig;
 use slm_quant_core::{MovingAverageMinMaxObserver, ObserverKind};
 
@@ -113,7 +113,7 @@ impl QatOptions {
     }
 }
 
-/// Which phase each step of a run is in.
+/// Which stage each step of a run is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {
     observe_until: usize,
@@ -121,14 +121,14 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The phase of step `step`, counted from 0.
-    pub fn phase(&self, step: usize) -> Phase {
+    /// The stage of step `step`, counted from 0.
+    pub fn stage(&self, step: usize) -> QatStage {
         if step < self.observe_until {
-            Phase::Observe
+            QatStage::Observe
         } else if step >= self.freeze_from {
-            Phase::Frozen
+            QatStage::Frozen
         } else {
-            Phase::Quantize
+            QatStage::Train
         }
     }
 }

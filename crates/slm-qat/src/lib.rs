@@ -2,7 +2,7 @@
 //!
 //! 1. [`prepare`] makes every planned layer act as its quantized self: weights, and activations where they are
 //!    quantized, are rounded in the forward pass, and gradients pass straight through.
-//! 2. The caller trains the module as any other, sets the phase of each step by [`Prepared::set_phase`], and asks for
+//! 2. The caller trains the module as any other, sets the stage of each step by [`Prepared::set_stage`], and asks for
 //!    errors by [`Prepared::check`].
 //! 3. [`convert`] replaces the layers by packed integers. What was trained is what is stored: the codes of the
 //!    converted layer are those that the last evaluation computed with.
@@ -32,7 +32,7 @@
 //! };
 //! let prepared = prepare(&mut net, &config, 10)?;
 //! for step in 0..10 {
-//!     prepared.set_phase(step);
+//!     prepared.set_stage(step);
 //!     let x = Tensor::<2>::ones([4, 16], &device);
 //!     let gradients = net.head.forward(x).sum().backward();
 //!     prepared.check()?;

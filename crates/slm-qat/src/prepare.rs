@@ -1,7 +1,7 @@
 //! Making the layers of a module act as their quantized selves.
 
 use slm_nn::{
-    ErrorSlot, FakeQuantizedWeight, InputQuant, Linear, NamedLinears, PhaseSwitch, Weight, on_cpu,
+    ErrorSlot, FakeQuantizedWeight, InputQuant, Linear, NamedLinears, SharedQatStage, Weight, on_cpu,
     report_errors, try_for_each_linear_mut,
 };
 use slm_ptq::Plan;
@@ -15,14 +15,14 @@ pub struct Prepared {
     /// Which layers are fake-quantized, and why the others are not.
     pub plan: Plan,
     schedule: Schedule,
-    phase: PhaseSwitch,
+    stage: SharedQatStage,
     errors: ErrorSlot,
 }
 
 impl Prepared {
-    /// Sets all layers to the phase of step `step`, counted from 0. To be called before the step.
-    pub fn set_phase(&self, step: usize) {
-        self.phase.set(self.schedule.phase(step));
+    /// Sets all layers to the stage of step `step`, counted from 0. To be called before the step.
+    pub fn set_stage(&self, step: usize) {
+        self.stage.set(self.schedule.stage(step));
     }
 
     /// Gives the first error that a fake-quantized layer met since the last call. To be called after each forward and
@@ -71,17 +71,17 @@ pub fn prepare_planned<M: NamedLinears + ?Sized>(
 ) -> Result<Prepared> {
     let schedule = config.options.schedule(steps)?;
     plan.check_model(model)?;
-    let phase = PhaseSwitch::default();
+    let stage = SharedQatStage::default();
     try_for_each_linear_mut(model, |name, linear| match plan.quantizes(name) {
-        true => prepare_layer(name, linear, config, &phase),
+        true => prepare_layer(name, linear, config, &stage),
         false => Ok(()),
     })?;
     let errors = ErrorSlot::default();
     report_errors(model, &errors);
-    Ok(Prepared { plan, schedule, phase, errors })
+    Ok(Prepared { plan, schedule, stage, errors })
 }
 
-fn prepare_layer(name: &str, linear: &mut Linear, config: &QatConfig, phase: &PhaseSwitch) -> Result<()> {
+fn prepare_layer(name: &str, linear: &mut Linear, config: &QatConfig, stage: &SharedQatStage) -> Result<()> {
     let Weight::Float(weight) = &linear.weight else {
         return Err(Error::layer(name, slm_nn::Error::AlreadyPacked));
     };
@@ -108,7 +108,7 @@ fn prepare_layer(name: &str, linear: &mut Linear, config: &QatConfig, phase: &Ph
         ScaleMode::Observed => FakeQuantizedWeight::new,
         ScaleMode::Learned => FakeQuantizedWeight::learned,
     };
-    let prepared = build(weight.clone(), quantization.scheme_of(name), options.observer(), input, phase);
+    let prepared = build(weight.clone(), quantization.scheme_of(name), options.observer(), input, stage);
     linear.weight = Weight::FakeQuantized(prepared.map_err(|error| Error::layer(name, error))?);
     Ok(())
 }

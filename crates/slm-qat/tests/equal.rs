@@ -71,7 +71,7 @@ fn trained(config: &QatConfig, device: &Device) -> Transformer {
     let prepared = prepare(&mut model, config, 3).unwrap();
     assert_eq!((prepared.plan.layers.len(), prepared.plan.skipped.len()), (15, 0));
     for step in 0..3 {
-        prepared.set_phase(step);
+        prepared.set_stage(step);
         model.forward(model.ids_tensor(&ids(step as u32, WINDOW)));
     }
     model.valid()

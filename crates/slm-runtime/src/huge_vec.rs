@@ -3,12 +3,12 @@
 //! A product of one row is as fast as memory can be read, and with pages of 4 KiB a processor spends a third
 //! of that time on finding out where pages are (on a virtual machine; on others less). Linux gives pages of
 //! 2 MiB to those who ask, but most matrices are smaller than a few of them. So arrays are put next to each
-//! other on *slabs* of many pages. What an array leaves is taken by the next that fits, since training packs
-//! weights anew in every step. A slab is given back when the last array on it is dropped; what no array has covered
+//! other on *arenas* of many pages. What an array leaves is taken by the next that fits, since training packs
+//! weights anew in every step. An arena is given back when the last array on it is dropped; what no array has covered
 //! of it yet takes address space but no memory.
 //!
-//! For sanitizers (the feature `sanitize`) and Miri, each array has a slab of its own from the allocator, of exactly
-//! its bytes: neighbours on a slab would hide a read or write beyond an array's end.
+//! For sanitizers (the feature `sanitize`) and Miri, each array has an arena of its own from the allocator, of exactly
+//! its bytes: neighbours on an arena would hide a read or write beyond an array's end.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -16,16 +16,16 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// Bytes of a large page, to which slabs are aligned.
+/// Bytes of a large page, to which arenas are aligned.
 const LARGE_PAGE: usize = 2 << 20;
 
-/// Bytes of a slab, unless one array needs more.
-const SLAB_BYTES: usize = 16 * LARGE_PAGE;
+/// Bytes of an arena, unless one array needs more.
+const ARENA_BYTES: usize = 16 * LARGE_PAGE;
 
 /// Bytes to which arrays are aligned: a cache line.
 const ALIGN: usize = 64;
 
-/// Whether each array has a slab of its own.
+/// Whether each array has an arena of its own.
 const ALONE: bool = cfg!(any(feature = "sanitize", miri));
 
 /// A type whose zero bytes are a value.
@@ -49,11 +49,11 @@ unsafe impl Plain for u64 {}
 /// again and again, such as weights and caches of keys and values.
 ///
 /// Arrays are put next to each other, so that small ones share pages. The memory of one that is dropped is for the
-/// next; it goes back to the system once all that share a slab are gone.
+/// next; it goes back to the system once all that share an arena are gone.
 pub struct HugeVec<T: Plain> {
     start: NonNull<T>,
     len: usize,
-    part: Part,
+    allocation: Allocation,
     _values: PhantomData<T>,
 }
 
@@ -67,19 +67,19 @@ impl<T: Plain> HugeVec<T> {
     pub fn zeroed(len: usize) -> Self {
         const { assert!(ALIGN.is_multiple_of(align_of::<T>())) };
         let bytes = len.saturating_mul(size_of::<T>());
-        let part = reserve(bytes);
-        // SAFETY: the part lies on the slab, and is aligned to a multiple of the type's alignment.
-        let start = unsafe { part.slab.start.add(part.offset) }.cast();
-        Self { start, len, part, _values: PhantomData }
+        let allocation = reserve(bytes);
+        // SAFETY: the allocation lies on the arena, and is aligned to a multiple of the type's alignment.
+        let start = unsafe { allocation.arena.start.add(allocation.offset) }.cast();
+        Self { start, len, allocation, _values: PhantomData }
     }
 
     /// The values of an iterator of known length.
     pub fn from_values(values: impl ExactSizeIterator<Item = T>) -> Self {
-        let mut pages = Self::zeroed(values.len());
-        for (to, value) in pages.iter_mut().zip(values) {
+        let mut array = Self::zeroed(values.len());
+        for (to, value) in array.iter_mut().zip(values) {
             *to = value;
         }
-        pages
+        array
     }
 }
 
@@ -87,7 +87,7 @@ impl<T: Plain> Deref for HugeVec<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: the array's part of the slab lives as long as `part`, no other array has it, and it has
+        // SAFETY: the array's part of the arena lives as long as `allocation`, no other array has it, and it has
         // been zero or written as values of the type since.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
@@ -102,9 +102,9 @@ impl<T: Plain> DerefMut for HugeVec<T> {
 
 impl<T: Plain> Clone for HugeVec<T> {
     fn clone(&self) -> Self {
-        let mut pages = Self::zeroed(self.len);
-        pages.copy_from_slice(self);
-        pages
+        let mut values = Self::zeroed(self.len);
+        values.copy_from_slice(self);
+        values
     }
 }
 
@@ -118,72 +118,72 @@ impl<T: Plain> fmt::Debug for HugeVec<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HugeVec")
             .field("len", &self.len)
-            .field("on", &self.part.slab.start)
+            .field("on", &self.allocation.arena.start)
             .finish_non_exhaustive()
     }
 }
 
-/// Slabs that may have room. Those that are gone are forgotten when a new one comes.
-static SLABS: Mutex<Vec<Weak<Slab>>> = Mutex::new(Vec::new());
+/// Arenas that may have free bytes. Those that are gone are forgotten when a new one comes.
+static ARENAS: Mutex<Vec<Weak<Arena>>> = Mutex::new(Vec::new());
 
-/// A part of a slab with `bytes` bytes for an array, all zero.
-fn reserve(bytes: usize) -> Part {
+/// A part of an arena with `bytes` bytes for an array, all zero.
+fn reserve(bytes: usize) -> Allocation {
     if ALONE {
-        return Part::on_new_slab(bytes, bytes).0;
+        return Allocation::on_new_arena(bytes, bytes).0;
     }
     let bytes = bytes.checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
-    let mut slabs = SLABS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(part) = slabs.iter().find_map(|slab| Part::take(slab.upgrade()?, bytes)) {
-        return part;
+    let mut arenas = ARENAS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(allocation) = arenas.iter().find_map(|arena| Allocation::take(arena.upgrade()?, bytes)) {
+        return allocation;
     }
-    let (part, slab) = Part::on_new_slab(bytes, bytes.max(SLAB_BYTES));
-    slabs.retain(|slab| slab.strong_count() > 0);
-    slabs.push(slab);
-    part
+    let (allocation, arena) = Allocation::on_new_arena(bytes, bytes.max(ARENA_BYTES));
+    arenas.retain(|arena| arena.strong_count() > 0);
+    arenas.push(arena);
+    allocation
 }
 
-/// A run of bytes on a slab that one array has to itself.
-struct Part {
-    slab: Arc<Slab>,
+/// Bytes of an arena that one array has to itself.
+struct Allocation {
+    arena: Arc<Arena>,
     offset: usize,
     bytes: usize,
 }
 
-impl Part {
-    /// The first `bytes` bytes of a new slab of at least `slab_bytes`, and that slab.
-    fn on_new_slab(bytes: usize, slab_bytes: usize) -> (Self, Weak<Slab>) {
-        let slab = Arc::new(Slab::new(slab_bytes));
-        // Nobody else knows the slab yet, and it is large enough.
-        slab.room.lock().unwrap_or_else(PoisonError::into_inner).take(bytes);
-        let known = Arc::downgrade(&slab);
-        (Self { slab, offset: 0, bytes }, known)
+impl Allocation {
+    /// The first `bytes` bytes of a new arena of at least `arena_bytes`, and that arena.
+    fn on_new_arena(bytes: usize, arena_bytes: usize) -> (Self, Weak<Arena>) {
+        let arena = Arc::new(Arena::new(arena_bytes));
+        // Nobody else knows the arena yet, and it is large enough.
+        arena.free.lock().unwrap_or_else(PoisonError::into_inner).take(bytes);
+        let known = Arc::downgrade(&arena);
+        (Self { arena, offset: 0, bytes }, known)
     }
 
-    /// `bytes` bytes of zeros of `slab`, if it has as many in a row.
-    fn take(slab: Arc<Slab>, bytes: usize) -> Option<Self> {
-        let (offset, used) = slab.room.lock().unwrap_or_else(PoisonError::into_inner).take(bytes)?;
-        // SAFETY: the bytes lie on the slab, and `take` gave them to nobody else.
-        unsafe { slab.start.add(offset).write_bytes(0, used) };
-        Some(Self { slab, offset, bytes })
+    /// `bytes` bytes of zeros of `arena`, if it has as many in a row.
+    fn take(arena: Arc<Arena>, bytes: usize) -> Option<Self> {
+        let (offset, used) = arena.free.lock().unwrap_or_else(PoisonError::into_inner).take(bytes)?;
+        // SAFETY: the bytes lie on the arena, and `take` gave them to nobody else.
+        unsafe { arena.start.add(offset).write_bytes(0, used) };
+        Some(Self { arena, offset, bytes })
     }
 }
 
-impl Drop for Part {
+impl Drop for Allocation {
     fn drop(&mut self) {
-        let mut room = self.slab.room.lock().unwrap_or_else(PoisonError::into_inner);
-        room.put(self.offset, self.bytes);
+        let mut free = self.arena.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.put(self.offset, self.bytes);
     }
 }
 
-/// What is free of a slab.
-struct Room {
+/// The free list of an arena.
+struct FreeList {
     /// Start and end of the runs of free bytes, in order, with something between each and the next.
     runs: Vec<(usize, usize)>,
     /// From here on no array has ever been.
     fresh: usize,
 }
 
-impl Room {
+impl FreeList {
     fn new(bytes: usize) -> Self {
         Self { runs: vec![(0, bytes)], fresh: 0 }
     }
@@ -202,7 +202,7 @@ impl Room {
         Some((start, used))
     }
 
-    /// Takes back what [`Room::take`] gave.
+    /// Takes back what [`FreeList::take`] gave.
     fn put(&mut self, start: usize, bytes: usize) {
         if bytes == 0 {
             return;
@@ -218,27 +218,27 @@ impl Room {
     }
 }
 
-/// A run of memory.
-struct Slab {
+/// A mapping that many arrays share, with the list of what is free in it.
+struct Arena {
     /// Aligned to [`LARGE_PAGE`], or to [`ALIGN`] where it is [`ALONE`].
     start: NonNull<u8>,
-    room: Mutex<Room>,
+    free: Mutex<FreeList>,
     _mapping: system::Mapping,
 }
 
-// SAFETY: a slab is memory; who may access which part of it is the arrays' business.
-unsafe impl Send for Slab {}
+// SAFETY: an arena is memory; who may access which part of it is the arrays' business.
+unsafe impl Send for Arena {}
 // SAFETY: as above.
-unsafe impl Sync for Slab {}
+unsafe impl Sync for Arena {}
 
-impl Slab {
+impl Arena {
     /// At least `bytes` of zeros, and no more where it is [`ALONE`]. Ends the process where memory has run out, as
     /// collections do.
     fn new(bytes: usize) -> Self {
         let bytes =
             if ALONE { bytes } else { bytes.checked_next_multiple_of(LARGE_PAGE).unwrap_or(usize::MAX) };
         let mapping = system::Mapping::new(bytes);
-        Self { start: mapping.start(), room: Mutex::new(Room::new(bytes)), _mapping: mapping }
+        Self { start: mapping.start(), free: Mutex::new(FreeList::new(bytes)), _mapping: mapping }
     }
 }
 
@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn arrays_are_zero_disjoint_and_given_back() {
-        let lengths = [0, 1, 63, 64, 4096, SLAB_BYTES / 8 + 1, 3, SLAB_BYTES + 5];
+        let lengths = [0, 1, 63, 64, 4096, ARENA_BYTES / 8 + 1, 3, ARENA_BYTES + 5];
         let mut arrays: Vec<HugeVec<i8>> = lengths.iter().map(|&len| HugeVec::zeroed(len)).collect();
         for (i, array) in arrays.iter_mut().enumerate() {
             assert!(array.iter().all(|&v| v == 0));
@@ -352,23 +352,23 @@ mod tests {
             assert!(array.iter().all(|&v| v == i as i8 + 1));
             assert_eq!(**array, **copy);
         }
-        let slab = Arc::downgrade(&arrays[7].part.slab);
+        let arena = Arc::downgrade(&arrays[7].allocation.arena);
         drop(arrays);
-        assert!(slab.upgrade().is_none());
+        assert!(arena.upgrade().is_none());
         assert_eq!(copies[6][..], [7; 3]);
     }
 
     #[test]
     fn what_is_left_is_taken_again_and_zero() {
-        // Slabs of its own, since other tests run beside this one.
-        let slab = Arc::new(Slab::new(SLAB_BYTES));
-        let take = |bytes: usize| Part::take(Arc::clone(&slab), bytes);
-        let fill = |part: &Part| {
+        // Arenas of its own, since other tests run at the same time.
+        let arena = Arc::new(Arena::new(ARENA_BYTES));
+        let take = |bytes: usize| Allocation::take(Arc::clone(&arena), bytes);
+        let fill = |allocation: &Allocation| {
             // SAFETY: the part has as many bytes, and nobody else.
-            unsafe { slab.start.add(part.offset).write_bytes(7, part.bytes) };
+            unsafe { arena.start.add(allocation.offset).write_bytes(7, allocation.bytes) };
         };
-        let mut parts: Vec<Part> = (1..=4).map(|i| take(64 * i).unwrap()).collect();
-        assert_eq!(parts.iter().map(|part| part.offset / 64).collect::<Vec<_>>(), [0, 1, 3, 6]);
+        let mut parts: Vec<Allocation> = (1..=4).map(|i| take(64 * i).unwrap()).collect();
+        assert_eq!(parts.iter().map(|allocation| allocation.offset / 64).collect::<Vec<_>>(), [0, 1, 3, 6]);
         parts.iter().for_each(fill);
         let (third, second) = (parts.remove(2), parts.remove(1));
         drop(third);
@@ -377,10 +377,11 @@ mod tests {
         let whole = take(64 * 5).unwrap();
         assert_eq!(whole.offset, 64);
         // SAFETY: the part has as many bytes, and nobody writes to them.
-        let bytes = unsafe { std::slice::from_raw_parts(slab.start.add(whole.offset).as_ptr(), whole.bytes) };
+        let bytes =
+            unsafe { std::slice::from_raw_parts(arena.start.add(whole.offset).as_ptr(), whole.bytes) };
         assert!(bytes.iter().all(|&byte| byte == 0));
-        assert!(take(SLAB_BYTES).is_none());
+        assert!(take(ARENA_BYTES).is_none());
         drop((parts, whole));
-        assert_eq!(slab.room.lock().unwrap().runs, [(0, SLAB_BYTES)]);
+        assert_eq!(arena.free.lock().unwrap().runs, [(0, ARENA_BYTES)]);
     }
 }

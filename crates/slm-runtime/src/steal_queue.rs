@@ -1,8 +1,8 @@
-//! Work in a fixed order that threads share out among themselves as they go.
+//! A work-stealing queue of ranges: work in a fixed order that threads divide among themselves as they go.
 //!
-//! Each thread has a run of its own, because memory is read fastest from end to end. But two threads are rarely
+//! Each thread has a range of its own, because memory is read fastest from end to end. But two threads are rarely
 //! equally fast: one starts later, has less of the memory's bandwidth, or loses its core to another process for a
-//! while. So a thread takes its run piece by piece from the front, and one that has nothing left takes from the back of
+//! while. So a thread takes its range chunk by chunk from the front, and one that has nothing left takes from the back of
 //! what the others have.
 
 use std::ops::Range;
@@ -10,26 +10,26 @@ use std::sync::atomic::Ordering;
 
 use crate::sync::AtomicU64;
 
-/// A piece is this part of what its run has left: large at first, so that there are few, and small at the end, so that
+/// A chunk is this part of what its range has left: large at first, so that there are few, and small at the end, so that
 /// all threads end together.
 const OWN_PART: usize = 8;
 const OTHERS_PART: usize = 4;
 
-/// The runs of a region.
+/// The ranges of a region, one to a thread, from which idle threads steal.
 #[derive(Debug, Default)]
 pub struct StealQueue {
-    runs: Vec<Run>,
-    /// Units of every piece but the last of a run are a multiple of this.
-    least: usize,
+    ranges: Vec<StealRange>,
+    /// Units of every chunk but the last of a range are a multiple of this.
+    multiple: usize,
 }
 
-/// What is left of a run: its first unit in the low half, the one after its last in the high half. Within a region the
+/// What is left of a range: its first unit in the low half, the one after its last in the high half. Within a region the
 /// one only grows and the other only shrinks, so a value that has been seen stands for one state alone.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Run(AtomicU64);
+struct StealRange(AtomicU64);
 
-impl Run {
+impl StealRange {
     fn left(word: u64) -> Range<usize> {
         (word as u32 as usize)..((word >> 32) as usize)
     }
@@ -46,11 +46,11 @@ impl Run {
             if left.is_empty() {
                 return None;
             }
-            let (piece, rest) = split(left);
-            // What pieces are computed from and to is ordered by the start and the end of the region.
+            let (chunk, rest) = split(left);
+            // What chunks are computed from and to is ordered by the start and the end of the region.
             match self.0.compare_exchange_weak(word, Self::word(&rest), Ordering::Relaxed, Ordering::Relaxed)
             {
-                Ok(_) => return Some(piece),
+                Ok(_) => return Some(chunk),
                 Err(now) => word = now,
             }
         }
@@ -58,29 +58,30 @@ impl Run {
 }
 
 impl StealQueue {
-    /// Begins anew with the runs between `bounds`, which ascend and fit in 32 bits, in pieces of a multiple of `least`
+    /// Begins anew with the ranges between `bounds`, which ascend and fit in 32 bits, in chunks of a multiple of `multiple`
     /// units.
-    pub fn restart(&mut self, bounds: impl Iterator<Item = usize> + Clone, least: usize) {
-        self.least = least.max(1);
-        let runs = bounds.clone().zip(bounds.skip(1));
-        self.runs.clear();
-        self.runs.extend(runs.map(|(start, end)| Run(AtomicU64::new(Run::word(&(start..end))))));
+    pub fn restart(&mut self, bounds: impl Iterator<Item = usize> + Clone, multiple: usize) {
+        self.multiple = multiple.max(1);
+        let ranges = bounds.clone().zip(bounds.skip(1));
+        self.ranges.clear();
+        self.ranges
+            .extend(ranges.map(|(start, end)| StealRange(AtomicU64::new(StealRange::word(&(start..end))))));
     }
 
-    /// The next piece for `thread`; none when all is taken.
+    /// The next chunk for `thread`; none when all is taken.
     pub fn take(&self, thread: usize) -> Option<Range<usize>> {
-        // Callers of it end a piece where its run ends.
+        // Callers of it end a chunk where its range ends.
         let size = |left: &Range<usize>, part: usize| {
-            (left.len() / part).next_multiple_of(self.least).max(self.least)
+            (left.len() / part).next_multiple_of(self.multiple).max(self.multiple)
         };
-        let own = self.runs.get(thread)?.take(|left| {
+        let own = self.ranges.get(thread)?.take(|left| {
             let at = left.end.min(left.start + size(&left, OWN_PART));
             (left.start..at, at..left.end)
         });
         own.or_else(|| {
-            let mut others = (1..self.runs.len()).map(|i| &self.runs[(thread + i) % self.runs.len()]);
-            others.find_map(|run| {
-                run.take(|left| {
+            let mut others = (1..self.ranges.len()).map(|i| &self.ranges[(thread + i) % self.ranges.len()]);
+            others.find_map(|range| {
+                range.take(|left| {
                     let at = left.start.max(left.end.saturating_sub(size(&left, OTHERS_PART)));
                     (at..left.end, left.start..at)
                 })
@@ -96,39 +97,39 @@ mod model;
 mod tests {
     use super::*;
 
-    fn shares(bounds: &[usize], least: usize) -> StealQueue {
-        let mut shares = StealQueue::default();
-        shares.restart(bounds.iter().copied(), least);
-        shares
+    fn queue(bounds: &[usize], multiple: usize) -> StealQueue {
+        let mut queue = StealQueue::default();
+        queue.restart(bounds.iter().copied(), multiple);
+        queue
     }
 
     #[test]
     fn one_thread_takes_its_run_from_the_front_and_the_others_from_the_back() {
-        let shares = shares(&[0, 80, 100], 4);
-        let mut pieces: Vec<_> = std::iter::from_fn(|| shares.take(0)).collect();
-        let others = pieces.split_off(pieces.iter().position(|piece| piece.start >= 80).unwrap());
-        assert_eq!(pieces[0], 0..12);
-        assert!(pieces.windows(2).all(|pair| pair[0].end == pair[1].start && pair[0].len() >= pair[1].len()));
-        assert_eq!(pieces.last().unwrap().end, 80);
+        let queue = queue(&[0, 80, 100], 4);
+        let mut chunks: Vec<_> = std::iter::from_fn(|| queue.take(0)).collect();
+        let others = chunks.split_off(chunks.iter().position(|chunk| chunk.start >= 80).unwrap());
+        assert_eq!(chunks[0], 0..12);
+        assert!(chunks.windows(2).all(|pair| pair[0].end == pair[1].start && pair[0].len() >= pair[1].len()));
+        assert_eq!(chunks.last().unwrap().end, 80);
         assert_eq!(others[0], 92..100);
         assert!(others.windows(2).all(|pair| pair[0].start == pair[1].end));
         assert_eq!(others.last().unwrap().start, 80);
-        assert!(pieces.iter().chain(&others).all(|piece| piece.len().is_multiple_of(4)));
-        assert_eq!(shares.take(1), None);
+        assert!(chunks.iter().chain(&others).all(|chunk| chunk.len().is_multiple_of(4)));
+        assert_eq!(queue.take(1), None);
     }
 
     #[test]
     fn many_threads_take_everything_once() {
-        for least in [1, 3, 1000] {
-            let shares = shares(&[0, 500, 501, 501, 900], least);
+        for multiple in [1, 3, 1000] {
+            let queue = queue(&[0, 500, 501, 501, 900], multiple);
             let taken: Vec<_> = std::thread::scope(|scope| {
-                let take = |thread| std::iter::from_fn(|| shares.take(thread)).collect::<Vec<_>>();
+                let take = |thread| std::iter::from_fn(|| queue.take(thread)).collect::<Vec<_>>();
                 let threads: Vec<_> = (0..4).map(|thread| scope.spawn(move || take(thread))).collect();
                 threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
             });
             let mut times = [0; 900];
             taken.into_iter().flatten().for_each(|unit| times[unit] += 1);
-            assert_eq!(times, [1; 900], "{least}");
+            assert_eq!(times, [1; 900], "{multiple}");
         }
     }
 }

@@ -178,7 +178,7 @@ struct Step<'a> {
 
 impl ModuleMapper for Step<'_> {
     fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
+        self.path.push(stored_segment(name).to_owned());
     }
 
     fn exit_module(&mut self, _name: &str, _container_type: &str) {
@@ -250,6 +250,12 @@ impl ModuleVisitor for Squares<'_> {
     }
 }
 
+/// The segment of a parameter's path in saved states. Weights of a quantized training keep the name that they have had
+/// since states were first saved.
+fn stored_segment(name: &str) -> &str {
+    if name == "QuantizedTrainable" { "Tuned" } else { name }
+}
+
 /// Id and number of elements of every float parameter, by path.
 struct Sizes {
     path: Vec<String>,
@@ -258,7 +264,7 @@ struct Sizes {
 
 impl ModuleVisitor for Sizes {
     fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
+        self.path.push(stored_segment(name).to_owned());
     }
 
     fn exit_module(&mut self, _name: &str, _container_type: &str) {

@@ -54,6 +54,15 @@ fn only_weights_of_linear_layers_decay() {
     }
 }
 
+/// States that were saved before the variant had its name are read, and are written as they were.
+#[test]
+fn saved_states_name_trained_codes_as_they_always_have() {
+    assert_eq!(stored_segment("QuantizedTrainable"), "Tuned");
+    for name in ["Float", "FakeQuantized", "weight", "update"] {
+        assert_eq!(stored_segment(name), name);
+    }
+}
+
 #[test]
 fn the_norm_is_that_of_all_gradients_together() {
     let model = model(&Device::flex());

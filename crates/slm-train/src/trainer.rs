@@ -351,7 +351,7 @@ impl Trainer {
     fn train_step(&mut self, learning_rate: f64) -> Result<StepReport> {
         let options = &self.config.training;
         if let Some(quantization) = &self.quantization {
-            quantization.prepared.set_phase(self.step);
+            quantization.prepared.set_stage(self.step);
         }
         let passes = options.accumulation_steps;
         let mut accumulator = GradientsAccumulator::new();

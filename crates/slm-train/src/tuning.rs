@@ -11,7 +11,7 @@ use slm_checkpoint::{
 };
 use slm_model::Transformer;
 use slm_nn::{
-    ErrorSlot, NamedLinears, Rounding, TunedWeight, Weight, linear_names, report_errors,
+    ErrorSlot, NamedLinears, QuantizedTrainableWeight, Rounding, Weight, linear_names, report_errors,
     try_for_each_linear_mut,
 };
 use slm_ptq::MetadataBuilder;
@@ -84,7 +84,8 @@ impl Tuning {
         let device = model.device();
         each(model, |_, _, linear| {
             if let Weight::Packed(weight) = linear {
-                *linear = Weight::Tuned(TunedWeight::new(weight, &device, rounding)?);
+                *linear =
+                    Weight::QuantizedTrainable(QuantizedTrainableWeight::new(weight, &device, rounding)?);
             }
             Ok(())
         })?;
@@ -102,7 +103,7 @@ impl Tuning {
     pub(crate) fn apply(&self, model: &mut Transformer, step: usize) -> Result<()> {
         let count = linear_names(model).len();
         each(model, |index, _, linear| {
-            if let Weight::Tuned(weight) = linear {
+            if let Weight::QuantizedTrainable(weight) = linear {
                 weight.apply(self.rounding, (step * count + index) as u64)?;
             }
             Ok(())
@@ -114,7 +115,7 @@ impl Tuning {
         let failed = |error: safetensors::SafeTensorError| Error::State { detail: error.to_string() };
         let mut tensors: BTreeMap<String, Vec<u8>> = BTreeMap::new();
         model.for_each_linear(&mut |name, linear| {
-            if let Weight::Tuned(weight) = &linear.weight
+            if let Weight::QuantizedTrainable(weight) = &linear.weight
                 && !weight.residual().is_empty()
             {
                 let bytes = weight.residual().iter().map(|value| value.cast_unsigned()).collect();
@@ -137,7 +138,7 @@ impl Tuning {
         let file = SafeTensors::deserialize(bytes)
             .map_err(|error| Error::State { detail: format!("residuals: {error}") })?;
         each(model, |_, name, linear| {
-            if let Weight::Tuned(weight) = linear {
+            if let Weight::QuantizedTrainable(weight) = linear {
                 let residual = file.tensor(name).map_or_else(
                     |_| Vec::new(),
                     |view| view.data().iter().map(|value| value.cast_signed()).collect(),
@@ -157,7 +158,7 @@ impl Tuning {
     pub(crate) fn memory(model: &Transformer) -> TuningMemory {
         let (mut count, mut stored, mut kept) = (0, 0, 0);
         model.for_each_linear(&mut |_, linear| {
-            if let Weight::Tuned(weight) = &linear.weight {
+            if let Weight::QuantizedTrainable(weight) = &linear.weight {
                 let [rows, cols] = weight.dims();
                 count += rows * cols;
                 stored += weight.packed().matrix().byte_size();

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
-use slm_nn::{NamedLinears, Rounding, TunedWeight, Weight, try_for_each_linear_mut};
+use slm_nn::{NamedLinears, QuantizedTrainableWeight, Rounding, Weight, try_for_each_linear_mut};
 
 use crate::{Error, Result, check};
 
@@ -49,8 +49,9 @@ impl FineTune {
         let mut prepared = 0;
         try_for_each_linear_mut(&mut module, |name, linear| {
             if let Weight::Packed(packed) = &linear.weight {
-                let tuned = TunedWeight::new(packed, device, self.rounding);
-                linear.weight = Weight::Tuned(tuned.map_err(|source| Error::layer(name, source))?);
+                let tuned = QuantizedTrainableWeight::new(packed, device, self.rounding);
+                linear.weight =
+                    Weight::QuantizedTrainable(tuned.map_err(|source| Error::layer(name, source))?);
                 prepared += 1;
             }
             Ok::<_, Error>(())
@@ -88,7 +89,7 @@ impl FineTuning {
         module.for_each_linear(&mut |_, _| count += 1);
         let mut draw = (self.step * count) as u64;
         try_for_each_linear_mut(module, |name, linear| {
-            if let Weight::Tuned(weight) = &mut linear.weight {
+            if let Weight::QuantizedTrainable(weight) = &mut linear.weight {
                 weight.apply(self.rounding, draw).map_err(|source| Error::layer(name, source))?;
             }
             draw += 1;
@@ -102,7 +103,7 @@ impl FineTuning {
     pub fn finish<M: Module + NamedLinears>(&self, module: &M) -> M {
         let mut module = module.valid();
         module.for_each_linear_mut(&mut |_, linear| {
-            if let Weight::Tuned(weight) = &linear.weight {
+            if let Weight::QuantizedTrainable(weight) = &linear.weight {
                 linear.weight = Weight::Packed(weight.packed().clone());
             }
         });

@@ -68,7 +68,7 @@ pub struct PreparedQat {
 impl PreparedQat {
     /// Sets all layers to the stage of step `step` of the schedule, counted from 0.
     pub fn set_step(&self, step: usize) {
-        self.prepared.set_phase(step);
+        self.prepared.set_stage(step);
     }
 
     /// Replaces the trained layers by packed integers, in a copy of the module without autodiff.

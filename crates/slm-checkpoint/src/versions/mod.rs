@@ -35,8 +35,8 @@ pub(crate) const FILES: &[&str] = &[CONFIG, WEIGHTS, TOKENIZER, METADATA];
 /// Value of the field `format`.
 const FORMAT: &str = "slm-checkpoint";
 
-/// A checkpoint as its files are, on its way from one version to another.
-pub(crate) struct Documents {
+/// The raw content of a checkpoint's files, which migrations change.
+pub(crate) struct RawCheckpoint {
     pub(crate) dir: PathBuf,
     /// `config.json`.
     pub(crate) config: Map<String, Value>,
@@ -57,21 +57,21 @@ pub struct Migration {
     /// Where files of the version it reads are kept, with the command that wrote them; a path in the sources of
     /// this crate.
     pub fixture: &'static str,
-    apply: fn(&mut Documents) -> Result<()>,
+    apply: fn(&mut RawCheckpoint) -> Result<()>,
 }
 
 /// One row for each step, oldest first. Every version from 0 up to [`FORMAT_VERSION`] is read.
 pub const MIGRATIONS: &[Migration] = &[v0::MIGRATION, v1::MIGRATION, v2::MIGRATION, v3::MIGRATION];
 
-/// Brings `documents`, which are of version `from`, to the present version.
-pub(crate) fn migrate(documents: &mut Documents, from: u32) -> Result<()> {
-    if let Some(metadata) = &documents.metadata {
+/// Migrates `raw` from version `from` to the current version.
+pub(crate) fn migrate(raw: &mut RawCheckpoint, from: u32) -> Result<()> {
+    if let Some(metadata) = &raw.metadata {
         let found = metadata.get("format_version").unwrap_or(&Value::Null);
-        QuantizationMetadata::check_version(&documents.dir.join(METADATA), found, from, CONFIG)?;
+        QuantizationMetadata::check_version(&raw.dir.join(METADATA), found, from, CONFIG)?;
     }
     for migration in MIGRATIONS.iter().filter(|migration| migration.from >= from) {
-        (migration.apply)(documents)?;
-        let dir = documents.dir.display();
+        (migration.apply)(raw)?;
+        let dir = raw.dir.display();
         tracing::info!(
             "{dir}: format version {} read as {}: {}",
             migration.from,

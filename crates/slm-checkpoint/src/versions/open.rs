@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{CONFIG, Documents, TOKENIZER, read_manifest, v0, version_of};
+use super::{CONFIG, RawCheckpoint, TOKENIZER, read_manifest, v0, version_of};
 use crate::manifest::{FileRecord, MANIFEST, Manifest};
 use crate::tensors::{PositionedFile, TensorFile};
 use crate::{Error, Result, json};
@@ -110,7 +110,7 @@ impl OpenFiles {
     }
 
     /// Reads the header of the weights, and parses the rest.
-    pub(crate) fn into_documents(self) -> Result<Documents> {
+    pub(crate) fn into_raw(self) -> Result<RawCheckpoint> {
         let metadata = match &self.metadata_bytes {
             Some(bytes) => Some(json::parse(&self.dir.join(METADATA), bytes)?),
             None => None,
@@ -120,7 +120,7 @@ impl OpenFiles {
             v0::BURNPACK => TensorFile::burnpack(&path, self.weights)?,
             _ => TensorFile::safetensors(&path, self.weights)?,
         };
-        Ok(Documents { dir: self.dir, config: self.config, metadata, weights })
+        Ok(RawCheckpoint { dir: self.dir, config: self.config, metadata, weights })
     }
 }
 

@@ -17,7 +17,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use slm_store::WEIGHTS;
 
-use super::{CONFIG, Documents, FORMAT, Migration};
+use super::{CONFIG, FORMAT, Migration, RawCheckpoint};
 use crate::{Error, Result};
 
 /// Record that Burn itself writes.
@@ -76,16 +76,16 @@ pub(super) fn lacks_config(dir: &Path, record: &str) -> Error {
     }
 }
 
-fn apply(documents: &mut Documents) -> Result<()> {
-    let model = Value::Object(std::mem::take(&mut documents.config));
+fn apply(raw: &mut RawCheckpoint) -> Result<()> {
+    let model = Value::Object(std::mem::take(&mut raw.config));
     let fields = [
         ("format", json!(FORMAT)),
         ("format_version", json!(1)),
         ("program_version", json!("0.0.0")),
         ("model", model),
     ];
-    documents.config = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    Ok(documents.weights.rename(canonical)?)
+    raw.config = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    Ok(raw.weights.rename(canonical)?)
 }
 
 /// The canonical name of a parameter's path in Burn's modules.

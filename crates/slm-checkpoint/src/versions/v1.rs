@@ -18,7 +18,7 @@ use slm_quant_core::{Bits, QuantScheme};
 use slm_store::METADATA;
 use slm_store::layer::names;
 
-use super::{Documents, Migration};
+use super::{Migration, RawCheckpoint};
 use crate::{Error, Result};
 
 /// To version 2.
@@ -38,10 +38,10 @@ struct Layer {
     scheme: QuantScheme,
 }
 
-fn apply(documents: &mut Documents) -> Result<()> {
-    documents.config.insert("format_version".to_owned(), 2.into());
-    let path = documents.dir.join(METADATA);
-    let Some(metadata) = &mut documents.metadata else { return Ok(()) };
+fn apply(raw: &mut RawCheckpoint) -> Result<()> {
+    raw.config.insert("format_version".to_owned(), 2.into());
+    let path = raw.dir.join(METADATA);
+    let Some(metadata) = &mut raw.metadata else { return Ok(()) };
     if metadata.contains_key("lineage") {
         return Err(Error::field(&path, "lineage", "no such field in version 1", "one"));
     }
@@ -57,8 +57,8 @@ fn apply(documents: &mut Documents) -> Result<()> {
         let Layer { name, scheme } = Layer::deserialize(layer).map_err(Error::json(&path))?;
         let codes = names::codes(&name);
         // A tensor that is missing is reported with all others that are.
-        if scheme.bits == Bits::Int8 && documents.weights.shape(&codes).is_some() {
-            documents.weights.reinterpret(&codes, Dtype::U8, Dtype::I8)?;
+        if scheme.bits == Bits::Int8 && raw.weights.shape(&codes).is_some() {
+            raw.weights.reinterpret(&codes, Dtype::U8, Dtype::I8)?;
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::{Documents, Migration};
+use super::{Migration, RawCheckpoint};
 use crate::manifest::{FileRecord, records};
 use crate::{Result, json};
 
@@ -25,8 +25,8 @@ pub(super) const MIGRATION: Migration = Migration {
     apply,
 };
 
-fn apply(documents: &mut Documents) -> Result<()> {
-    let files = std::iter::once(&mut documents.config).chain(documents.metadata.as_mut());
+fn apply(raw: &mut RawCheckpoint) -> Result<()> {
+    let files = std::iter::once(&mut raw.config).chain(raw.metadata.as_mut());
     files.for_each(|file| drop(file.insert("format_version".to_owned(), 3.into())));
     Ok(())
 }

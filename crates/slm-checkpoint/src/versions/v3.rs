@@ -7,7 +7,7 @@
 //! - the embedding of a quantized model may be quantized in version 4, alone or as one table with a tied head, and
 //!   where it is float it may be F16 or BF16.
 
-use super::{Documents, Migration};
+use super::{Migration, RawCheckpoint};
 use crate::{QuantizationMetadata, Result};
 
 /// To version 4.
@@ -19,9 +19,9 @@ pub(super) const MIGRATION: Migration = Migration {
     apply,
 };
 
-fn apply(documents: &mut Documents) -> Result<()> {
-    documents.config.insert("format_version".to_owned(), 4.into());
-    if let Some(metadata) = &mut documents.metadata {
+fn apply(raw: &mut RawCheckpoint) -> Result<()> {
+    raw.config.insert("format_version".to_owned(), 4.into());
+    if let Some(metadata) = &mut raw.metadata {
         QuantizationMetadata::migrate_from_3(metadata);
     }
     Ok(())

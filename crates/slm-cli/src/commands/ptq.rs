@@ -1,8 +1,8 @@
 //! `slm ptq`
 
+mod inputs;
 mod quality;
 mod report;
-mod settings;
 mod texts;
 mod uncertainty;
 mod verdict;
@@ -25,9 +25,9 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::memory;
 use crate::text::{WindowArgs, evaluate_with_progress, tokenizer};
+use inputs::RunInputs;
 use quality::Quality;
 use report::{PtqResult, Sizes};
-use settings::Settings;
 use texts::{TextReader, Texts};
 use verdict::Evaluations;
 
@@ -111,7 +111,7 @@ pub(crate) struct PtqArgs {
 
 pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     let start = Instant::now();
-    let settings = Settings::new(args)?;
+    let settings = RunInputs::new(args)?;
     // Held to the end: no other process writes there meanwhile.
     let _output = reserve_output(&settings.out, settings.overwrite)?;
     let checkpoint = context.open_checkpoint(&settings.checkpoint)?;
@@ -170,7 +170,7 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         checkpoint.tensor_names().iter().filter_map(|name| checkpoint.tensors().byte_size(name));
     let (float_bytes, largest_tensor_bytes) =
         float_bytes.fold((0, 0), |(sum, largest): (u64, u64), bytes| (sum + bytes, largest.max(bytes)));
-    let result = PtqResult::new(report::Facts {
+    let result = PtqResult::new(report::ReportInputs {
         settings: &settings,
         output: path,
         plan: quantizer.plan(),

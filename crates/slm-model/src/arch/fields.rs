@@ -161,17 +161,22 @@ impl<'a> Fields<'a> {
         self.typed(name, "a list of numbers", list)
     }
 
-    /// Refuses a field unless it is absent, null, or `neutral`.
-    pub(super) fn neutral(&self, name: &str, neutral: &Value, supported: &str) -> Result<()> {
+    /// Refuses a field unless it is absent, null, or `default`.
+    pub(super) fn expect_default(&self, name: &str, default: &Value, supported: &str) -> Result<()> {
         match self.get(name) {
-            Some(value) if !same(value, neutral) => Err(self.unsupported(name, value, supported)),
+            Some(value) if !same(value, default) => Err(self.unsupported(name, value, supported)),
             _ => Ok(()),
         }
     }
 
-    /// [`neutral`](Self::neutral) for fields that the architecture has not asked for itself.
-    pub(super) fn neutral_if_unread(&self, name: &str, neutral: &Value, supported: &str) -> Result<()> {
-        if self.was_read(name) { Ok(()) } else { self.neutral(name, neutral, supported) }
+    /// [`expect_default`](Self::expect_default) for fields that the architecture has not asked for itself.
+    pub(super) fn expect_default_if_unread(
+        &self,
+        name: &str,
+        default: &Value,
+        supported: &str,
+    ) -> Result<()> {
+        if self.was_read(name) { Ok(()) } else { self.expect_default(name, default, supported) }
     }
 
     /// Whether somebody asked for a field that is there.

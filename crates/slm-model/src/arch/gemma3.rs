@@ -48,7 +48,7 @@ const TENSORS: TensorMap = TensorMap {
 };
 
 fn config(fields: &Fields<'_>) -> Result<ModelConfig> {
-    fields.neutral("use_bidirectional_attention", &json!(false), "false")?;
+    fields.expect_default("use_bidirectional_attention", &json!(false), "false")?;
     let mut model = fields.sizes(&SIZES)?;
     model.norm_placement = NormPlacement::Both;
     model.norm_eps = fields.number("rms_norm_eps", 1e-6)?;

@@ -2,7 +2,7 @@
 
 use super::Architecture;
 use super::fields::Fields;
-use super::tensors::{Op, Part, TensorMap};
+use super::tensors::{FusedPart, Op, TensorMap};
 use crate::config::{AttentionBias, MlpKind, ModelConfig, NormKind, Position};
 use crate::error::Result;
 
@@ -21,9 +21,9 @@ const TENSORS: TensorMap = TensorMap {
         ("embed_tokens", "wte", Op::Copy),
         ("embed_positions", "wpe", Op::Copy),
         ("input_norm", "ln_1", Op::Copy),
-        ("self_attn.q_proj", "attn.c_attn", Op::TransposeRows(Part::Q)),
-        ("self_attn.k_proj", "attn.c_attn", Op::TransposeRows(Part::K)),
-        ("self_attn.v_proj", "attn.c_attn", Op::TransposeRows(Part::V)),
+        ("self_attn.q_proj", "attn.c_attn", Op::TransposeRows(FusedPart::Q)),
+        ("self_attn.k_proj", "attn.c_attn", Op::TransposeRows(FusedPart::K)),
+        ("self_attn.v_proj", "attn.c_attn", Op::TransposeRows(FusedPart::V)),
         ("self_attn.o_proj", "attn.c_proj", Op::Transpose),
         ("post_attention_norm", "ln_2", Op::Copy),
         ("mlp.up_proj", "mlp.c_fc", Op::Transpose),

@@ -3,7 +3,7 @@
 use super::Architecture;
 use super::fields::{Fields, Sizes};
 use super::rope::Rope;
-use super::tensors::{Op, Part, TensorMap};
+use super::tensors::{FusedPart, Op, TensorMap};
 use crate::config::{MlpKind, ModelConfig, NormKind, Position};
 use crate::error::Result;
 
@@ -33,9 +33,9 @@ const TENSORS: TensorMap = TensorMap {
     names: &[
         ("embed_tokens", "embed_in", Op::Copy),
         ("input_norm", "input_layernorm", Op::Copy),
-        ("self_attn.q_proj", "attention.query_key_value", Op::HeadRows(Part::Q)),
-        ("self_attn.k_proj", "attention.query_key_value", Op::HeadRows(Part::K)),
-        ("self_attn.v_proj", "attention.query_key_value", Op::HeadRows(Part::V)),
+        ("self_attn.q_proj", "attention.query_key_value", Op::HeadRows(FusedPart::Q)),
+        ("self_attn.k_proj", "attention.query_key_value", Op::HeadRows(FusedPart::K)),
+        ("self_attn.v_proj", "attention.query_key_value", Op::HeadRows(FusedPart::V)),
         ("self_attn.o_proj", "attention.dense", Op::Copy),
         ("post_attention_norm", "post_attention_layernorm", Op::Copy),
         ("mlp.up_proj", "mlp.dense_h_to_4h", Op::Copy),

@@ -251,13 +251,13 @@ fn refuse_unread(fields: &Fields<'_>) -> Result<()> {
     let off = "absent or null";
     let float = "absent: float weights only, so import the model it was quantized from";
     for field in ["quantization_config", "compression_config", "quantization"] {
-        fields.neutral_if_unread(field, &Value::Null, float)?;
+        fields.expect_default_if_unread(field, &Value::Null, float)?;
     }
-    fields.neutral_if_unread("attn_logit_softcapping", &Value::Null, off)?;
-    fields.neutral_if_unread("final_logit_softcapping", &Value::Null, off)?;
-    fields.neutral_if_unread("query_pre_attn_scalar", &Value::Null, off)?;
-    fields.neutral_if_unread("add_cross_attention", &json!(false), "false")?;
-    fields.neutral_if_unread("is_encoder_decoder", &json!(false), "false")?;
+    fields.expect_default_if_unread("attn_logit_softcapping", &Value::Null, off)?;
+    fields.expect_default_if_unread("final_logit_softcapping", &Value::Null, off)?;
+    fields.expect_default_if_unread("query_pre_attn_scalar", &Value::Null, off)?;
+    fields.expect_default_if_unread("add_cross_attention", &json!(false), "false")?;
+    fields.expect_default_if_unread("is_encoder_decoder", &json!(false), "false")?;
     if fields.was_read("no_rope_layers") {
         return Ok(());
     }

@@ -4,7 +4,7 @@ use super::Architecture;
 use super::fields::{Fields, Sizes};
 use super::llama;
 use super::rope::Rope;
-use super::tensors::{Op, Part, TensorMap};
+use super::tensors::{FusedPart, Op, TensorMap};
 use super::windows::{set_windows, window};
 use crate::config::{ModelConfig, Position};
 use crate::error::Result;
@@ -32,12 +32,12 @@ const SIZES: Sizes = Sizes {
 const TENSORS: TensorMap = TensorMap {
     names: &[
         ("input_norm", "input_layernorm", Op::Copy),
-        ("self_attn.q_proj", "self_attn.qkv_proj", Op::Rows(Part::Q)),
-        ("self_attn.k_proj", "self_attn.qkv_proj", Op::Rows(Part::K)),
-        ("self_attn.v_proj", "self_attn.qkv_proj", Op::Rows(Part::V)),
+        ("self_attn.q_proj", "self_attn.qkv_proj", Op::Rows(FusedPart::Q)),
+        ("self_attn.k_proj", "self_attn.qkv_proj", Op::Rows(FusedPart::K)),
+        ("self_attn.v_proj", "self_attn.qkv_proj", Op::Rows(FusedPart::V)),
         ("post_attention_norm", "post_attention_layernorm", Op::Copy),
-        ("mlp.gate_proj", "mlp.gate_up_proj", Op::Rows(Part::Gate)),
-        ("mlp.up_proj", "mlp.gate_up_proj", Op::Rows(Part::Up)),
+        ("mlp.gate_proj", "mlp.gate_up_proj", Op::Rows(FusedPart::Gate)),
+        ("mlp.up_proj", "mlp.gate_up_proj", Op::Rows(FusedPart::Up)),
     ],
     ..llama::TENSORS
 };

@@ -37,7 +37,7 @@ const TENSORS: TensorMap =
 const ROPE: Rope = Rope { share: Some(("partial_rotary_factor", 0.25)), ..Rope::whole(10_000.0) };
 
 fn config(fields: &Fields<'_>) -> Result<ModelConfig> {
-    fields.neutral("qk_layernorm", &json!(false), "false")?;
+    fields.expect_default("qk_layernorm", &json!(false), "false")?;
     let mut model = fields.sizes(&SIZES)?;
     model.norm = NormKind::LayerNorm;
     model.norm_eps = fields.number("layer_norm_eps", 1e-5)?;

@@ -31,16 +31,16 @@ pub(super) enum Op {
     /// Weights are stored as `[inputs, outputs]` (GPT-2's `Conv1D`).
     Transpose,
     /// It is the rows of a part of a fused tensor.
-    Rows(Part),
+    Rows(FusedPart),
     /// The same of one whose weights are stored as `[inputs, outputs]`.
-    TransposeRows(Part),
+    TransposeRows(FusedPart),
     /// It is the rows of a part of a fused tensor in which the parts of each head follow one another (GPT-NeoX).
-    HeadRows(Part),
+    HeadRows(FusedPart),
 }
 
 /// Part of a fused tensor: of q, k and v, or of gate and up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum FusedPart {
     Q,
     K,
     V,
@@ -48,7 +48,7 @@ pub(super) enum Part {
     Up,
 }
 
-impl Part {
+impl FusedPart {
     /// Its rows, and the rows of all parts.
     fn rows(self, config: &ModelConfig) -> (Range<usize>, usize) {
         let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);

@@ -26,7 +26,7 @@ impl<'a> AutogradOps<'a> {
 }
 
 impl TensorOps for AutogradOps<'_> {
-    fn begin(&mut self, start: usize, len: usize) {
+    fn start(&mut self, start: usize, len: usize) {
         assert_eq!(start, 0, "the fused attention begins at position 0");
         self.tables =
             self.rotaries.angles(0, len, len).into_iter().map(Angles::into_table).map(Arc::new).collect();

@@ -67,7 +67,7 @@ impl<'a> BurnOps<'a> {
 }
 
 impl TensorOps for BurnOps<'_> {
-    fn begin(&mut self, start: usize, len: usize) {
+    fn start(&mut self, start: usize, len: usize) {
         (self.start, self.len) = (start, len);
         self.tables = self.rotaries.tables(start, len, &self.device);
         self.masks.clear();

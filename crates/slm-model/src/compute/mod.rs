@@ -43,7 +43,7 @@ pub(crate) trait Compute {
     fn norm<'w>(&self, norm: &'w Norm) -> Result<Self::Norm<'w>, Self::Error>;
 
     /// Starts a pass over `rows` positions from `start` on.
-    fn begin(&mut self, start: usize, rows: usize);
+    fn start(&mut self, start: usize, rows: usize);
 
     /// The stream before the first layer: the rows of `table` at `ids`.
     fn embed(&mut self, table: &TokenTable, ids: Tensor<2, Int>) -> Result<Self::Stream, Self::Error>;

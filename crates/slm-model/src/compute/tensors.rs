@@ -16,7 +16,7 @@ pub(crate) type TensorLayer<'w> = LayerParts<&'w Linear, &'w Norm>;
 /// The operations in which they differ. All tensors are `[batch, len, width]`.
 pub(crate) trait TensorOps {
     /// Starts a pass over `len` positions from `start` on.
-    fn begin(&mut self, start: usize, len: usize);
+    fn start(&mut self, start: usize, len: usize);
 
     /// Normalizes the last dimension.
     fn normalize<const D: usize>(&self, norm: &Norm, x: Tensor<D>) -> Tensor<D>;
@@ -70,9 +70,9 @@ impl<O: TensorOps> Compute for Tensors<O> {
         Ok(norm)
     }
 
-    fn begin(&mut self, start: usize, rows: usize) {
+    fn start(&mut self, start: usize, rows: usize) {
         (self.start, self.len) = (start, rows);
-        self.ops.begin(start, rows);
+        self.ops.start(start, rows);
     }
 
     fn embed(&mut self, table: &TokenTable, ids: Tensor<2, Int>) -> Result<Tensor<3>, Infallible> {

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use slm_cpu_ops::{AttentionScratch, KvLayer, geglu, geglu_tanh, gelu, gelu_tanh, silu, swiglu};
-use slm_nn::{Linear, SliceLinear, SliceOutput, SliceScratch, apply_linears};
+use slm_nn::{CpuLinear, CpuOutput, CpuScratch, Linear, apply_linears};
 use slm_runtime::HugeVec;
 
 use super::attention::CpuAttention;
@@ -19,8 +19,8 @@ use crate::token_table::TokenTable;
 
 /// A linear layer and its name, for errors.
 #[derive(Debug)]
-pub(crate) struct CpuLinear<'w> {
-    pub(super) slice: SliceLinear<'w>,
+pub(crate) struct NamedLinear<'w> {
+    pub(super) linear: CpuLinear<'w>,
     name: String,
 }
 
@@ -32,7 +32,7 @@ pub(crate) struct CpuCompute {
     rotaries: Rotaries,
     caches: Vec<KvLayer<HugeVec<f32>>>,
     pool: Pool,
-    linear_scratch: SliceScratch,
+    linear_scratch: CpuScratch,
     /// For each part of an attention that runs at once.
     attention_scratch: Vec<AttentionScratch>,
     /// Position of the first row of the pass.
@@ -60,7 +60,7 @@ impl CpuCompute {
             rotaries: Rotaries::new(&config.layers(), shape.head_dim),
             caches: (0..caches).map(cache).collect(),
             pool: Pool::default(),
-            linear_scratch: SliceScratch::default(),
+            linear_scratch: CpuScratch::default(),
             attention_scratch: Vec::new(),
             start: 0,
             rows: 0,
@@ -95,7 +95,7 @@ impl CpuCompute {
 }
 
 impl Compute for CpuCompute {
-    type Linear<'w> = CpuLinear<'w>;
+    type Linear<'w> = NamedLinear<'w>;
     type Norm<'w> = CpuNorm;
     type Stream = CpuStream;
     type Value = Buffer;
@@ -103,16 +103,16 @@ impl Compute for CpuCompute {
     type Logits = ();
     type Error = Error;
 
-    fn linear<'w>(&self, linear: &'w Linear, name: &str) -> Result<CpuLinear<'w>> {
-        let slice = SliceLinear::new(linear, &self.device).map_err(|error| broken(name, &error))?;
-        Ok(CpuLinear { slice, name: name.to_owned() })
+    fn linear<'w>(&self, linear: &'w Linear, name: &str) -> Result<NamedLinear<'w>> {
+        let cpu = CpuLinear::new(linear, &self.device).map_err(|error| broken(name, &error))?;
+        Ok(NamedLinear { linear: cpu, name: name.to_owned() })
     }
 
     fn norm(&self, norm: &Norm) -> Result<CpuNorm> {
         CpuNorm::new(norm)
     }
 
-    fn begin(&mut self, start: usize, rows: usize) {
+    fn start(&mut self, start: usize, rows: usize) {
         self.watch = Stopwatch::start();
         (self.start, self.rows) = (start, rows);
         self.angles = self.rotaries.angles(start, rows, self.sequence.max(start + rows));
@@ -170,10 +170,10 @@ impl Compute for CpuCompute {
         Ok(())
     }
 
-    fn linears<const N: usize>(&mut self, x: Buffer, linears: [&CpuLinear<'_>; N]) -> Result<[Buffer; N]> {
+    fn linears<const N: usize>(&mut self, x: Buffer, linears: [&NamedLinear<'_>; N]) -> Result<[Buffer; N]> {
         let rows = self.rows;
-        let mut outputs = linears.map(|linear| (linear, self.pool.take(rows * linear.slice.out_features())));
-        let mut slots = outputs.each_mut().map(|(linear, out)| SliceOutput { layer: &linear.slice, out });
+        let mut outputs = linears.map(|linear| (linear, self.pool.take(rows * linear.linear.out_features())));
+        let mut slots = outputs.each_mut().map(|(linear, out)| CpuOutput { layer: &linear.linear, out });
         let name = linears.first().map_or("", |linear| &linear.name);
         apply_linears(&x, rows, &mut slots, &mut self.linear_scratch)
             .map_err(|error| broken(name, &error))?;
@@ -185,7 +185,7 @@ impl Compute for CpuCompute {
     fn attend<'w>(
         &mut self,
         [mut q, mut k, v]: [Buffer; 3],
-        layer: &LayerParts<CpuLinear<'w>, CpuNorm>,
+        layer: &LayerParts<NamedLinear<'w>, CpuNorm>,
     ) -> Result<Buffer> {
         let attention = CpuAttention {
             shape: self.shape,
@@ -260,10 +260,10 @@ impl Compute for CpuCompute {
         }
     }
 
-    fn head(&mut self, x: Buffer, head: &HeadParts<CpuLinear<'_>>, factor: f64) -> Result<()> {
+    fn head(&mut self, x: Buffer, head: &HeadParts<NamedLinear<'_>>, factor: f64) -> Result<()> {
         let rows = self.rows;
         let vocab = match head {
-            HeadParts::Linear(head) => head.slice.out_features(),
+            HeadParts::Linear(head) => head.linear.out_features(),
             HeadParts::Tied(embedding) => embedding.dims()[0],
         };
         let end = (self.logit_row + rows) * vocab;
@@ -273,7 +273,7 @@ impl Compute for CpuCompute {
         let out = &mut self.logits[self.logit_row * vocab..end];
         match head {
             HeadParts::Linear(head) => {
-                let outputs = &mut [SliceOutput { layer: &head.slice, out: &mut *out }];
+                let outputs = &mut [CpuOutput { layer: &head.linear, out: &mut *out }];
                 apply_linears(&x, rows, outputs, &mut self.linear_scratch)
                     .map_err(|error| broken(&head.name, &error))?;
             }

@@ -172,7 +172,7 @@ impl<'a> CpuEngine<'a> {
     /// Takes new positions through the model; logits of `rows` go to the compute's.
     fn run(&mut self, ids: &[u32], rows: Rows) -> Result<()> {
         let Self { compute, parts, .. } = self;
-        compute.begin(self.len, ids.len());
+        compute.start(self.len, ids.len());
         let mut stream = walk::layers(compute, parts, self.model.ids_tensor(ids))?;
         match rows {
             Rows::None => {
@@ -196,7 +196,7 @@ fn rows_are_independent(parts: &ModelOf<'_, CpuCompute>) -> bool {
         HeadParts::Tied(_) => None,
     };
     let mut linears = parts.layers.iter().flat_map(LayerParts::linears).chain(head);
-    linears.all(|linear| linear.slice.rows_are_independent())
+    linears.all(|linear| linear.linear.rows_are_independent())
 }
 
 /// Rows that the head is applied to.

@@ -5,7 +5,7 @@ use burn::module::Param;
 use burn::tensor::Tensor;
 use slm_kernels::{KernelKind, PackedMatrix};
 use slm_nn::{
-    FakeQuantizedWeight, ForwardHook, NamedLinears, PackedWeight, PhaseSwitch, Weight, attach_hook,
+    FakeQuantizedWeight, ForwardHook, NamedLinears, PackedWeight, SharedQatStage, Weight, attach_hook,
     to_vec_f32,
 };
 use slm_quant_core::{
@@ -123,9 +123,9 @@ fn equals_tensor_operations_with_fake_quantized_layers() {
             let scheme = QuantScheme::per_tensor(Bits::Int4).with_granularity(Granularity::PerChannel);
             model.for_each_linear_mut(&mut |_, linear| {
                 let weight = Param::from_tensor(linear.float_weight().unwrap());
-                let (float, phase) = (ActivationQuant::Float, PhaseSwitch::default());
+                let (float, stage) = (ActivationQuant::Float, SharedQatStage::default());
                 let fake =
-                    FakeQuantizedWeight::new(weight, scheme, ObserverKind::MinMax, float, &phase).unwrap();
+                    FakeQuantizedWeight::new(weight, scheme, ObserverKind::MinMax, float, &stage).unwrap();
                 linear.weight = Weight::FakeQuantized(fake);
             });
             check_all_ways(&model, &format!("{name} on {device:?}"));

@@ -15,7 +15,7 @@ use slm_testing::{devices, tensor};
 use super::{FakeQuantizedWeight, device, ops};
 use crate::activation::{InputQuant, InputRanges};
 use crate::errors::Reporter;
-use crate::{PhaseSwitch, to_vec_f32};
+use crate::{SharedQatStage, to_vec_f32};
 
 /// Multiples of half of `scale`: in each group of `width` the two `ends` of the grid first, in units of `scale`, then
 /// values between them.
@@ -48,7 +48,7 @@ proptest! {
                 ActivationQuant::Dynamic(ActivationGranularity::PerToken),
                 ActivationQuant::Dynamic(ActivationGranularity::PerTensor),
             ] {
-                let ranges = Arc::new(InputRanges::new(InputQuant::Fixed(quant), PhaseSwitch::default(), None));
+                let ranges = Arc::new(InputRanges::new(InputQuant::Fixed(quant), SharedQatStage::default(), None));
                 let input = || tensor(x.clone(), [3, 8], &device);
                 let host = ops::fake_quantize_input(input(), &ranges, &Reporter::default());
                 let by_tensors = device::fake_quantize_input(input(), &ranges);
@@ -79,9 +79,9 @@ proptest! {
                         let weight = tensor(w.clone(), [3, 8], &device);
                         let param = burn::module::Param::from_tensor(weight.clone());
                         let float = InputQuant::Fixed(ActivationQuant::Float);
-                        let phase = PhaseSwitch::default();
+                        let stage = SharedQatStage::default();
                         let prepared =
-                            FakeQuantizedWeight::new(param, scheme, ObserverKind::MinMax, float, &phase).unwrap();
+                            FakeQuantizedWeight::new(param, scheme, ObserverKind::MinMax, float, &stage).unwrap();
                         let host =
                             ops::fake_quantize_weight(weight.clone(), &prepared.ranges, &Reporter::default());
                         let by_tensors = device::fake_quantize_weight(weight, scheme);

@@ -61,7 +61,7 @@ pub(crate) fn fake_quantize_learned(weight: Tensor<2>, scales: Tensor<1>, scheme
     if !weight.device().is_autodiff() {
         return value;
     }
-    // LSQ: rounded code minus quotient where the grid reaches, the code where it does not.
+    // LSQ: rounded code minus quotient where the value is in range, the code where it is not.
     let by_scale = (codes - quotient * inside.clone()).detach() * lsq_factor(scheme, rows, cols);
     let scales = scales.reshape([count, 1]);
     // Zero in value, as in `straight_through`.
@@ -82,7 +82,7 @@ pub(crate) fn fake_quantize_input(x: Tensor<2>, ranges: &InputRanges) -> Tensor<
 pub(crate) struct Rounded {
     /// What the codes stand for.
     pub(crate) value: Tensor<2>,
-    /// 1 where the grid reaches, 0 where a value was clipped.
+    /// 1 where a value is in range, 0 where it was clipped.
     pub(crate) inside: Tensor<2>,
 }
 

@@ -13,20 +13,20 @@ use slm_autograd::{HostBackend, Matrix, matmul};
 use slm_kernels::{PackedMatrix, linear};
 use slm_quant_core::{ActivationGranularity, ActivationQuant, Result};
 
-use super::grid::Grid;
-use super::ops::{LearnedScales, dims, learned_grid};
+use super::fake_quantizer::FakeQuantizer;
+use super::ops::{LearnedScales, dims, learned_quantizer};
 use super::ranges::{WeightRanges, quantized};
 use crate::activation::{InputQuant, InputRanges};
 use crate::errors::{Place, Reporter};
 
 /// The grids of input and weight.
 #[derive(Debug)]
-pub(super) struct Grids {
-    input: Grid,
-    weight: Grid,
+pub(super) struct FakeQuantizers {
+    input: FakeQuantizer,
+    weight: FakeQuantizer,
 }
 
-/// `x W^T` of rounded input and weight, and the grids; NaN and none for an error, which is reported.
+/// `x W^T` of rounded input and weight, and the quantizers; NaN and none for an error, which is reported.
 pub(super) fn product<B: HostBackend>(
     x: &FloatTensor<B>,
     weight: &FloatTensor<B>,
@@ -35,36 +35,36 @@ pub(super) fn product<B: HostBackend>(
     ranges: &WeightRanges,
     training: bool,
     errors: &Reporter,
-) -> (FloatTensor<B>, Option<Arc<Grids>>) {
+) -> (FloatTensor<B>, Option<Arc<FakeQuantizers>>) {
     let ((m, k), (n, _)) = (dims(x), dims(weight));
-    let learned = scales.map(|scales| learned_grid::<B>(scales, ranges.scheme, k));
+    let learned = scales.map(|scales| learned_quantizer::<B>(scales, ranges.scheme, k));
     let computed = B::with_values(x, |x| {
         B::with_values(weight, |weight| {
             let of_weight = |weight: &[f32]| -> Result<_> {
-                let grid = learned.unwrap_or_else(|| ranges.grid(weight, n, k, training))?;
-                let matrix = quantized(weight, n, k, ranges.scheme, grid.params())?;
-                Ok((grid, PackedMatrix::new(matrix, ranges.kernel)?))
+                let quantizer = learned.unwrap_or_else(|| ranges.fake_quantizer(weight, n, k, training))?;
+                let matrix = quantized(weight, n, k, ranges.scheme, quantizer.params())?;
+                Ok((quantizer, PackedMatrix::new(matrix, ranges.kernel)?))
             };
-            let input_grid = errors.ok(Place::Input, input.grid(x, k, training))?;
-            let (weight_grid, packed) = errors.ok(Place::Weight, of_weight(weight))?;
+            let input_quantizer = errors.ok(Place::Input, input.fake_quantizer(x, k, training))?;
+            let (weight_quantizer, packed) = errors.ok(Place::Weight, of_weight(weight))?;
             let mut y = vec![0.0; m * n];
-            errors.ok(Place::Input, linear(x, m, &packed, &quant(input, &input_grid), None, &mut y))?;
-            Some((y, Arc::new(Grids { input: input_grid, weight: weight_grid })))
+            errors.ok(Place::Input, linear(x, m, &packed, &quant(input, &input_quantizer), None, &mut y))?;
+            Some((y, Arc::new(FakeQuantizers { input: input_quantizer, weight: weight_quantizer })))
         })
     });
     match computed {
-        Some((y, grids)) => (B::from_values(y, &[m, n]), Some(grids)),
+        Some((y, quantizers)) => (B::from_values(y, &[m, n]), Some(quantizers)),
         None => (B::from_values(vec![f32::NAN; m * n], &[m, n]), None),
     }
 }
 
 /// The settings that give the codes of `grid` to the kernel.
-fn quant(input: &InputRanges, grid: &Grid) -> ActivationQuant {
+fn quant(input: &InputRanges, quantizer: &FakeQuantizer) -> ActivationQuant {
     match input.quant() {
         InputQuant::Fixed(ActivationQuant::Dynamic(ActivationGranularity::PerToken)) => {
             ActivationQuant::Dynamic(ActivationGranularity::PerToken)
         }
-        InputQuant::Fixed(_) | InputQuant::Observed { .. } => ActivationQuant::Static(grid.params()[0]),
+        InputQuant::Fixed(_) | InputQuant::Observed { .. } => ActivationQuant::Static(quantizer.params()[0]),
     }
 }
 
@@ -73,7 +73,7 @@ fn quant(input: &InputRanges, grid: &Grid) -> ActivationQuant {
 pub(super) struct Saved<T> {
     pub(super) x: T,
     pub(super) weight: T,
-    pub(super) grids: Option<Arc<Grids>>,
+    pub(super) quantizers: Option<Arc<FakeQuantizers>>,
     pub(super) errors: Reporter,
 }
 
@@ -87,15 +87,15 @@ impl<B: HostBackend> Backward<B, 2> for Observed {
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [x_parent, weight_parent] = ops.parents;
         let grad = grads.consume::<B>(&ops.node);
-        let Saved { x, weight, grids, errors } = ops.state;
+        let Saved { x, weight, quantizers, errors } = ops.state;
         if let Some(parent) = x_parent {
-            grads.register::<B>(parent.id, by_input::<B>(&x, &weight, grids.as_deref(), &grad, &errors));
+            grads.register::<B>(parent.id, by_input::<B>(&x, &weight, quantizers.as_deref(), &grad, &errors));
         }
         if let Some(parent) = weight_parent {
             let (n, k) = dims(&weight);
-            let by_weight = grids.and_then(|grids| {
-                let by_weight = by_rounded_weight::<B>(&x, &grids, &grad).and_then(|through| {
-                    B::with_values(&weight, |weight| grids.weight.backward(weight, &through))
+            let by_weight = quantizers.and_then(|quantizers| {
+                let by_weight = by_rounded_weight::<B>(&x, &quantizers, &grad).and_then(|through| {
+                    B::with_values(&weight, |weight| quantizers.weight.backward(weight, &through))
                 });
                 errors.ok(Place::Gradient, by_weight)
             });
@@ -115,15 +115,15 @@ impl<B: HostBackend> Backward<B, 3> for Learned {
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [x_parent, weight_parent, scales_parent] = ops.parents;
         let grad = grads.consume::<B>(&ops.node);
-        let Saved { x, weight, grids, errors } = ops.state;
+        let Saved { x, weight, quantizers, errors } = ops.state;
         let LearnedScales { factor, count } = self.0;
         if let Some(parent) = x_parent {
-            grads.register::<B>(parent.id, by_input::<B>(&x, &weight, grids.as_deref(), &grad, &errors));
+            grads.register::<B>(parent.id, by_input::<B>(&x, &weight, quantizers.as_deref(), &grad, &errors));
         }
         let (n, k) = dims(&weight);
-        let computed = grids.and_then(|grids| {
-            let computed = by_rounded_weight::<B>(&x, &grids, &grad).and_then(|through| {
-                B::with_values(&weight, |weight| grids.weight.learned_backward(weight, &through, factor))
+        let computed = quantizers.and_then(|quantizers| {
+            let computed = by_rounded_weight::<B>(&x, &quantizers, &grad).and_then(|through| {
+                B::with_values(&weight, |weight| quantizers.weight.learned_backward(weight, &through, factor))
             });
             errors.ok(Place::Gradient, computed)
         });
@@ -138,35 +138,35 @@ impl<B: HostBackend> Backward<B, 3> for Learned {
     }
 }
 
-/// The gradient by the input: that by the rounded input, where the grid reaches.
+/// The gradient by the input: that by the rounded input, in range.
 fn by_input<B: HostBackend>(
     x: &FloatTensor<B>,
     weight: &FloatTensor<B>,
-    grids: Option<&Grids>,
+    quantizers: Option<&FakeQuantizers>,
     grad: &FloatTensor<B>,
     errors: &Reporter,
 ) -> FloatTensor<B> {
     let ((m, k), (n, _)) = (dims(x), dims(weight));
-    let through_weight = |grids: &Grids| -> Result<_> {
-        let rounded = B::with_values(weight, |weight| grids.weight.forward(weight))?;
+    let through_weight = |quantizers: &FakeQuantizers| -> Result<_> {
+        let rounded = B::with_values(weight, |weight| quantizers.weight.forward(weight))?;
         let mut through = vec![0.0; m * k];
         B::with_values(grad, |grad| {
             matmul(Matrix::new(grad, m, n), Matrix::new(&rounded, n, k), &mut through);
         });
-        B::with_values(x, |x| grids.input.backward(x, &through))
+        B::with_values(x, |x| quantizers.input.backward(x, &through))
     };
-    let by_x = grids.and_then(|grids| errors.ok(Place::Gradient, through_weight(grids)));
+    let by_x = quantizers.and_then(|quantizers| errors.ok(Place::Gradient, through_weight(quantizers)));
     B::from_values(by_x.unwrap_or_else(|| vec![f32::NAN; m * k]), &[m, k])
 }
 
 /// The gradient by the rounded weight, `grad^T x`.
 fn by_rounded_weight<B: HostBackend>(
     x: &FloatTensor<B>,
-    grids: &Grids,
+    quantizers: &FakeQuantizers,
     grad: &FloatTensor<B>,
 ) -> Result<Vec<f32>> {
     let ((m, k), (_, n)) = (dims(x), dims(grad));
-    let rounded = B::with_values(x, |x| grids.input.forward(x))?;
+    let rounded = B::with_values(x, |x| quantizers.input.forward(x))?;
     let mut through = vec![0.0; n * k];
     B::with_values(grad, |grad| {
         matmul(Matrix::new(grad, m, n).transpose(), Matrix::new(&rounded, m, k), &mut through);

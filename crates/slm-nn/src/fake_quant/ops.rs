@@ -15,13 +15,13 @@ use burn::tensor::Tensor;
 use slm_autograd::{HostBackend, record};
 use slm_quant_core::{QuantScheme, Result, ScaleDtype};
 
-use super::grid::Grid;
+use super::fake_quantizer::FakeQuantizer;
 use super::linear;
 use super::ranges::{WeightRanges, learned_params, lsq_factor};
 use crate::activation::InputRanges;
 use crate::errors::{Place, Reporter};
 
-/// `dequantize(quantize(x))` of matrices in host memory, whose gradient is that of `x` where the grid reaches and
+/// `dequantize(quantize(x))` of matrices in host memory, whose gradient is that of `x` where it is in range and
 /// zero where a value was clipped.
 #[backend_extension(NdArray, Flex, Autodiff)]
 pub(crate) trait FakeQuantOps: Backend {
@@ -119,7 +119,7 @@ macro_rules! without_gradients {
                 errors: Reporter,
             ) -> FloatTensor<Self> {
                 let (rows, cols) = dims(&weight);
-                let choose = |values: &[f32]| ranges.grid(values, rows, cols, false);
+                let choose = |values: &[f32]| ranges.fake_quantizer(values, rows, cols, false);
                 rounded::<Self>(&weight, choose, Place::Weight, &errors).0
             }
 
@@ -130,8 +130,8 @@ macro_rules! without_gradients {
                 errors: Reporter,
             ) -> FloatTensor<Self> {
                 let (_, cols) = dims(&weight);
-                let grid = learned_grid::<Self>(&scales, scheme, cols);
-                rounded::<Self>(&weight, |_| grid, Place::Weight, &errors).0
+                let quantizer = learned_quantizer::<Self>(&scales, scheme, cols);
+                rounded::<Self>(&weight, |_| quantizer, Place::Weight, &errors).0
             }
 
             fn fake_quantize_input(
@@ -140,7 +140,7 @@ macro_rules! without_gradients {
                 errors: Reporter,
             ) -> FloatTensor<Self> {
                 let (_, cols) = dims(&x);
-                let choose = |values: &[f32]| ranges.grid(values, cols, false);
+                let choose = |values: &[f32]| ranges.fake_quantizer(values, cols, false);
                 rounded::<Self>(&x, choose, Place::Input, &errors).0
             }
 
@@ -180,9 +180,9 @@ impl<B: HostBackend + FakeQuantOps, C: CheckpointStrategy> FakeQuantOps for Auto
         let (rows, cols) = dims(&weight);
         let node = weight.node();
         let weight = weight.into_primitive();
-        let choose = |values: &[f32]| ranges.grid(values, rows, cols, true);
-        let (value, grid) = rounded::<B>(&weight, choose, Place::Weight, &errors);
-        record!(C, StraightThrough, [node], value, (weight, grid, errors))
+        let choose = |values: &[f32]| ranges.fake_quantizer(values, rows, cols, true);
+        let (value, quantizer) = rounded::<B>(&weight, choose, Place::Weight, &errors);
+        record!(C, StraightThrough, [node], value, (weight, quantizer, errors))
     }
 
     fn fake_quantize_learned(
@@ -195,9 +195,9 @@ impl<B: HostBackend + FakeQuantOps, C: CheckpointStrategy> FakeQuantOps for Auto
         let nodes = [weight.node(), scales.node()];
         let weight = weight.into_primitive();
         let learned = LearnedScales { factor: lsq_factor(scheme, rows, cols), count: scales.shape()[0] };
-        let grid = learned_grid::<B>(&scales.into_primitive(), scheme, cols);
-        let (value, grid) = rounded::<B>(&weight, |_| grid, Place::Weight, &errors);
-        record!(C, Learned(learned), nodes, value, (weight, grid, errors))
+        let quantizer = learned_quantizer::<B>(&scales.into_primitive(), scheme, cols);
+        let (value, quantizer) = rounded::<B>(&weight, |_| quantizer, Place::Weight, &errors);
+        record!(C, Learned(learned), nodes, value, (weight, quantizer, errors))
     }
 
     fn fake_quantize_input(
@@ -208,9 +208,9 @@ impl<B: HostBackend + FakeQuantOps, C: CheckpointStrategy> FakeQuantOps for Auto
         let (_, cols) = dims(&x);
         let node = x.node();
         let x = x.into_primitive();
-        let choose = |values: &[f32]| ranges.grid(values, cols, true);
-        let (value, grid) = rounded::<B>(&x, choose, Place::Input, &errors);
-        record!(C, StraightThrough, [node], value, (x, grid, errors))
+        let choose = |values: &[f32]| ranges.fake_quantizer(values, cols, true);
+        let (value, quantizer) = rounded::<B>(&x, choose, Place::Input, &errors);
+        record!(C, StraightThrough, [node], value, (x, quantizer, errors))
     }
 
     fn fake_quantized_linear(
@@ -222,8 +222,8 @@ impl<B: HostBackend + FakeQuantOps, C: CheckpointStrategy> FakeQuantOps for Auto
     ) -> FloatTensor<Self> {
         let nodes = [x.node(), weight.node()];
         let (x, weight) = (x.into_primitive(), weight.into_primitive());
-        let (y, grids) = linear::product::<B>(&x, &weight, None, &input, &ranges, true, &errors);
-        record!(C, linear::Observed, nodes, y, linear::Saved { x, weight, grids, errors })
+        let (y, quantizers) = linear::product::<B>(&x, &weight, None, &input, &ranges, true, &errors);
+        record!(C, linear::Observed, nodes, y, linear::Saved { x, weight, quantizers, errors })
     }
 
     fn fake_quantized_linear_learned(
@@ -239,8 +239,9 @@ impl<B: HostBackend + FakeQuantOps, C: CheckpointStrategy> FakeQuantOps for Auto
         let learned = LearnedScales { factor, count: scales.shape()[0] };
         let nodes = [x.node(), weight.node(), scales.node()];
         let (x, weight, scales) = (x.into_primitive(), weight.into_primitive(), scales.into_primitive());
-        let (y, grids) = linear::product::<B>(&x, &weight, Some(&scales), &input, &ranges, true, &errors);
-        record!(C, linear::Learned(learned), nodes, y, linear::Saved { x, weight, grids, errors })
+        let (y, quantizers) =
+            linear::product::<B>(&x, &weight, Some(&scales), &input, &ranges, true, &errors);
+        record!(C, linear::Learned(learned), nodes, y, linear::Saved { x, weight, quantizers, errors })
     }
 }
 
@@ -252,22 +253,22 @@ pub(super) struct LearnedScales {
     pub(super) count: usize,
 }
 
-/// Backward pass of rounding on a given grid. State: the input, its grid, and where errors go.
+/// Backward pass of rounding on a given quantizer. State: the input, its quantizer, and where errors go.
 #[derive(Debug)]
 struct StraightThrough;
 
 impl<B: HostBackend> Backward<B, 1> for StraightThrough {
-    type State = (FloatTensor<B>, Option<Arc<Grid>>, Reporter);
+    type State = (FloatTensor<B>, Option<Arc<FakeQuantizer>>, Reporter);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [parent] = ops.parents;
         let grad = grads.consume::<B>(&ops.node);
         let Some(parent) = parent else { return };
-        let (x, grid, errors) = ops.state;
+        let (x, quantizer, errors) = ops.state;
         let (rows, cols) = dims(&x);
         let by_x = B::with_values(&x, |x| {
-            B::with_values(&grad, |grad| match grid {
-                Some(grid) => errors.or_nan(Place::Gradient, grid.backward(x, grad), x.len()),
+            B::with_values(&grad, |grad| match quantizer {
+                Some(quantizer) => errors.or_nan(Place::Gradient, quantizer.backward(x, grad), x.len()),
                 None => vec![f32::NAN; x.len()],
             })
         });
@@ -275,23 +276,24 @@ impl<B: HostBackend> Backward<B, 1> for StraightThrough {
     }
 }
 
-/// Backward pass of rounding on learned scales. State: the weight, its grid, and where errors go.
+/// Backward pass of rounding on learned scales. State: the weight, its quantizer, and where errors go.
 #[derive(Debug)]
 struct Learned(LearnedScales);
 
 impl<B: HostBackend> Backward<B, 2> for Learned {
-    type State = (FloatTensor<B>, Option<Arc<Grid>>, Reporter);
+    type State = (FloatTensor<B>, Option<Arc<FakeQuantizer>>, Reporter);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [weight_parent, scales_parent] = ops.parents;
         let grad = grads.consume::<B>(&ops.node);
-        let (weight, grid, errors) = ops.state;
+        let (weight, quantizer, errors) = ops.state;
         let LearnedScales { factor, count } = self.0;
         let (rows, cols) = dims(&weight);
         let (by_weight, by_scales) = B::with_values(&weight, |weight| {
             B::with_values(&grad, |grad| {
-                let computed = grid
-                    .and_then(|grid| errors.ok(Place::Gradient, grid.learned_backward(weight, grad, factor)));
+                let computed = quantizer.and_then(|quantizer| {
+                    errors.ok(Place::Gradient, quantizer.learned_backward(weight, grad, factor))
+                });
                 computed.unwrap_or_else(|| (vec![f32::NAN; weight.len()], vec![f32::NAN; count]))
             })
         });
@@ -304,33 +306,33 @@ impl<B: HostBackend> Backward<B, 2> for Learned {
     }
 }
 
-/// The values of `x` on the grid that `choose` gives for them, and that grid; NaN and none for an error, which is
+/// The values of `x` as rounded by the quantizer that `choose` gives for them, and that quantizer; NaN and none for an error, which is
 /// reported.
 fn rounded<B: HostBackend>(
     x: &FloatTensor<B>,
-    choose: impl FnOnce(&[f32]) -> Result<Grid>,
+    choose: impl FnOnce(&[f32]) -> Result<FakeQuantizer>,
     place: Place,
     errors: &Reporter,
-) -> (FloatTensor<B>, Option<Arc<Grid>>) {
+) -> (FloatTensor<B>, Option<Arc<FakeQuantizer>>) {
     let (rows, cols) = dims(x);
     let computed = B::with_values(x, |values| {
-        let grid = choose(values)?;
-        Ok((grid.forward(values)?, Arc::new(grid)))
+        let quantizer = choose(values)?;
+        Ok((quantizer.forward(values)?, Arc::new(quantizer)))
     });
-    let (values, grid) = match errors.ok(place, computed) {
-        Some((values, grid)) => (values, Some(grid)),
+    let (values, quantizer) = match errors.ok(place, computed) {
+        Some((values, quantizer)) => (values, Some(quantizer)),
         None => (vec![f32::NAN; rows * cols], None),
     };
-    (B::from_values(values, &[rows, cols]), grid)
+    (B::from_values(values, &[rows, cols]), quantizer)
 }
 
-pub(super) fn learned_grid<B: HostBackend>(
+pub(super) fn learned_quantizer<B: HostBackend>(
     scales: &FloatTensor<B>,
     scheme: QuantScheme,
     cols: usize,
-) -> Result<Grid> {
+) -> Result<FakeQuantizer> {
     let dtype: ScaleDtype = scheme.scale_dtype;
-    B::with_values(scales, |scales| Grid::of_weight(scheme, cols, learned_params(scales, dtype)?))
+    B::with_values(scales, |scales| FakeQuantizer::of_weight(scheme, cols, learned_params(scales, dtype)?))
 }
 
 pub(super) fn dims(tensor: &impl TensorMetadata) -> (usize, usize) {

@@ -8,18 +8,18 @@ use slm_quant_core::{
     TORCHAO_EPS, choose_matrix_qparams, choose_qparams_stored, quantize_matrix_with,
 };
 
-use super::grid::Grid;
-use crate::{Phase, PhaseSwitch};
+use super::fake_quantizer::FakeQuantizer;
+use crate::{QatStage, SharedQatStage};
 
 /// Chooses the grid of a weight: anew in every step, or from a moving average of its bounds; and keeps it
-/// while the phase is [`Phase::Frozen`].
+/// while the stage is [`QatStage::Frozen`].
 #[derive(Debug)]
 pub(crate) struct WeightRanges {
     pub(crate) scheme: QuantScheme,
     pub(crate) observer: ObserverKind,
     /// The kernel that the converted layer would run.
     pub(crate) kernel: KernelKind,
-    phase: PhaseSwitch,
+    stage: SharedQatStage,
     state: Mutex<RangeState>,
 }
 
@@ -36,14 +36,14 @@ impl WeightRanges {
     pub(crate) fn new(
         scheme: QuantScheme,
         observer: ObserverKind,
-        phase: PhaseSwitch,
+        stage: SharedQatStage,
         state: RangeState,
     ) -> Result<Self> {
-        Ok(Self { scheme, observer, kernel: KernelKind::selected(), phase, state: Mutex::new(state) })
+        Ok(Self { scheme, observer, kernel: KernelKind::selected(), stage, state: Mutex::new(state) })
     }
 
-    pub(crate) fn phase(&self) -> &PhaseSwitch {
-        &self.phase
+    pub(crate) fn stage(&self) -> &SharedQatStage {
+        &self.stage
     }
 
     pub(crate) fn state(&self) -> RangeState {
@@ -51,13 +51,19 @@ impl WeightRanges {
     }
 
     /// The grid for these weights. Only a training step changes what is kept.
-    pub(crate) fn grid(&self, weight: &[f32], rows: usize, cols: usize, training: bool) -> Result<Grid> {
+    pub(crate) fn fake_quantizer(
+        &self,
+        weight: &[f32],
+        rows: usize,
+        cols: usize,
+        training: bool,
+    ) -> Result<FakeQuantizer> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let params = self.params(&mut state, weight, rows, cols, training)?;
         if training {
             state.params = Some(params.clone());
         }
-        Grid::of_weight(self.scheme, cols, params)
+        FakeQuantizer::of_weight(self.scheme, cols, params)
     }
 
     fn params(
@@ -68,7 +74,7 @@ impl WeightRanges {
         cols: usize,
         training: bool,
     ) -> Result<Vec<QParams>> {
-        let frozen = self.phase.get() == Phase::Frozen;
+        let frozen = self.stage.get() == QatStage::Frozen;
         if let (true, Some(params)) = (frozen, &state.params) {
             return Ok(params.clone());
         }

@@ -85,11 +85,11 @@ impl FakeQuantizedWeight {
         let params = pairs(read(WEIGHT_SCALE, count)?, read(WEIGHT_ZERO_POINT, count)?).map(|pairs| {
             pairs.map(|(scale, zero_point)| QParams { scale, zero_point: zero_point as i32 }).collect()
         });
-        let phase = self.ranges.phase().clone();
+        let stage = self.ranges.stage().clone();
         let ranges = RangeState { bounds, params };
-        self.ranges = Arc::new(WeightRanges::new(self.scheme(), self.observer(), phase.clone(), ranges)?);
+        self.ranges = Arc::new(WeightRanges::new(self.scheme(), self.observer(), stage.clone(), ranges)?);
         let input = read(INPUT_BOUNDS, 2)?.map(|bounds| (bounds[0], bounds[1]));
-        self.input = Arc::new(InputRanges::new(self.input.quant(), phase, input));
+        self.input = Arc::new(InputRanges::new(self.input.quant(), stage, input));
         Ok(())
     }
 }

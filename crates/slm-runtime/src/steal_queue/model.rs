@@ -7,16 +7,16 @@ use loom::thread;
 use super::StealQueue;
 
 /// Takers with the ranges between `bounds`, each of which takes all it can; together they take each unit once.
-fn take_all(bounds: &'static [usize], least: usize) {
+fn take_all(bounds: &'static [usize], multiple: usize) {
     let mut builder = Builder::new();
     builder.preemption_bound = Some(3);
     builder.check(move || {
         let mut queue = StealQueue::default();
-        queue.restart(bounds.iter().copied(), least);
+        queue.restart(bounds.iter().copied(), multiple);
         let queue = Arc::new(queue);
         let take = |queue: &StealQueue, taker| {
-            let pieces: Vec<_> = std::iter::from_fn(|| queue.take(taker)).collect();
-            pieces.into_iter().flatten().collect::<Vec<usize>>()
+            let chunks: Vec<_> = std::iter::from_fn(|| queue.take(taker)).collect();
+            chunks.into_iter().flatten().collect::<Vec<usize>>()
         };
         let others: Vec<_> = (1..bounds.len() - 1)
             .map(|taker| {

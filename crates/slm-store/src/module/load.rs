@@ -76,7 +76,7 @@ fn fill_linear(
             let tensor = filled(tensors, &name, weight)?;
             weight.clone().transform_for_load(tensor, weight.id)
         }
-        Weight::Packed(_) | Weight::FakeQuantized(_) | Weight::Tuned(_) => {
+        Weight::Packed(_) | Weight::FakeQuantized(_) | Weight::QuantizedTrainable(_) => {
             let data = burn::tensor::TensorData::new(tensors.take_f32(&name)?, linear.weight.dims());
             Param::from_tensor(Tensor::from_data(data, device))
         }

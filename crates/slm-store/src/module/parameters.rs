@@ -57,7 +57,7 @@ fn check_linear(name: &str, linear: &Linear) -> Result<()> {
         Weight::FakeQuantized(_) => {
             return Err(refused(name, "it is prepared for training; convert it to packed integers first"));
         }
-        Weight::Tuned(_) => {
+        Weight::QuantizedTrainable(_) => {
             return Err(refused(name, "it is a quantized layer in training; finish its training first"));
         }
         Weight::Float(_) => {}

@@ -18,18 +18,18 @@ pub enum Destination {
 
 impl Destination {
     /// The whole of it, to be filled.
-    pub(super) fn part(&mut self) -> Part<'_> {
+    pub(super) fn slot(&mut self) -> Slot<'_> {
         match self {
-            Self::Floats(values) => Part::Floats { first: 0, values },
-            Self::Codes(builder) => Part::Codes { row_bytes: builder.row_bytes(), rows: builder.rows_mut() },
-            Self::Bytes(bytes) => Part::Bytes(bytes),
+            Self::Floats(values) => Slot::Floats { first: 0, values },
+            Self::Codes(builder) => Slot::Codes { row_bytes: builder.row_bytes(), rows: builder.rows_mut() },
+            Self::Bytes(bytes) => Slot::Bytes(bytes),
         }
     }
 }
 
 /// A part of a [`Destination`], which one thread fills.
 #[derive(Debug)]
-pub(super) enum Part<'a> {
+pub(super) enum Slot<'a> {
     /// `first` is the index of the first value in the tensor.
     Floats {
         first: usize,
@@ -49,7 +49,7 @@ pub(super) enum Refused {
     Codes(slm_quant_core::Error),
 }
 
-impl Part<'_> {
+impl Slot<'_> {
     /// Bytes that fill it.
     pub(super) fn bytes(&self) -> usize {
         match self {
@@ -63,7 +63,7 @@ impl Part<'_> {
     pub(super) fn unit_bytes(&self) -> usize {
         match self {
             Self::Floats { .. } => size_of::<f32>(),
-            Self::Codes { row_bytes, .. } => PackedMatrixBuilder::UNIT_ROWS * row_bytes,
+            Self::Codes { row_bytes, .. } => PackedMatrixBuilder::PANEL_ROWS * row_bytes,
             Self::Bytes(_) => 1,
         }
     }
@@ -88,7 +88,7 @@ impl Part<'_> {
         })
     }
 
-    /// Fills it with `from`, which is [`Part::bytes`] long.
+    /// Fills it with `from`, which is [`Slot::bytes`] long.
     pub(super) fn fill(self, from: &[u8]) -> Result<(), Refused> {
         match self {
             Self::Floats { first, values } => {

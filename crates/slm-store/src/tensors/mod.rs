@@ -9,9 +9,9 @@ mod burnpack;
 mod convert;
 mod destination;
 mod header;
-mod pass;
 mod positioned;
 mod reader;
+mod streaming;
 mod writer;
 
 pub use reader::TensorFile;

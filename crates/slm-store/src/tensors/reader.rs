@@ -14,7 +14,7 @@ use slm_runtime::advise_huge_pages;
 use super::convert::{extend_f32, first_not_finite, float_size, to_f16};
 use super::destination::Refused;
 use super::header::{self, LENGTH_BYTES, MAX_HEADER_BYTES};
-use super::{Destination, PositionedFile, burnpack, pass};
+use super::{Destination, PositionedFile, burnpack, streaming};
 use crate::layer::names;
 use crate::manifest::{FileRecord, sha256_of};
 use crate::{Error, Result};
@@ -154,20 +154,20 @@ impl TensorFile {
         targets: impl IntoIterator<Item = (&'a str, &'a mut Destination)>,
     ) -> Result<()> {
         let mut tensors = Vec::new();
-        for (name, target) in targets {
+        for (name, destination) in targets {
             let Place { start, end, .. } = *self.place(name)?;
-            tensors.push(pass::Tensor { name, place: start..end, target });
+            tensors.push(streaming::Tensor { name, place: start..end, destination });
         }
         tensors.sort_by_key(|tensor| tensor.place.start);
         let unverified = self.unverified();
         let checksums = unverified.as_ref().map(|record| record.parts(&self.path, self.size)).transpose()?;
-        let input = pass::Input {
+        let input = streaming::Input {
             size: self.size,
             checksums,
             read: &|offset, buffer| self.read_unverified(offset, buffer),
             refuse: &|tensor, refused| self.refused(tensor, refused),
         };
-        let result = pass::run(&input, tensors);
+        let result = streaming::run(&input, tensors);
         if let Some(record) = unverified {
             if result.is_err() {
                 // That the file is damaged says more than what the damage looks like.

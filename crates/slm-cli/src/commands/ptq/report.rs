@@ -9,8 +9,8 @@ use slm_model::{EMBED_TOKENS, Evaluation, LM_HEAD};
 use slm_ptq::{LayerReport, Plan, Transforms};
 use slm_quant_core::{ActivationQuant, QParams, QuantScheme, QuantizationType};
 
+use super::inputs::RunInputs;
 use super::quality::Quality;
-use super::settings::Settings;
 use super::texts::HeldOut;
 use super::uncertainty::{CONFIDENCE, FEW_WINDOWS, standard_error};
 use crate::commands::inspect::range;
@@ -19,9 +19,9 @@ use crate::json::number;
 use crate::output::Output;
 use crate::table::{self, table};
 
-/// What a run found out.
-pub(super) struct Facts<'a> {
-    pub(super) settings: &'a Settings,
+/// Inputs of the report: what a run did and measured.
+pub(super) struct ReportInputs<'a> {
+    pub(super) settings: &'a RunInputs,
     pub(super) output: PathBuf,
     pub(super) plan: &'a Plan,
     pub(super) layers: &'a [LayerReport],
@@ -184,11 +184,11 @@ fn other(scheme: &str, layers: &[String]) -> String {
 }
 
 impl PtqResult {
-    pub(super) fn new(facts: Facts<'_>) -> Self {
-        let config = &facts.settings.config;
-        let kernels: BTreeMap<_, _> = facts.execution.into_iter().collect();
-        let rows = facts.embedding.into_iter().chain(facts.layers);
-        let skipped = facts.plan.skipped.iter().map(|layer| SkippedResult {
+    pub(super) fn new(inputs: ReportInputs<'_>) -> Self {
+        let config = &inputs.settings.config;
+        let kernels: BTreeMap<_, _> = inputs.execution.into_iter().collect();
+        let rows = inputs.embedding.into_iter().chain(inputs.layers);
+        let skipped = inputs.plan.skipped.iter().map(|layer| SkippedResult {
             name: layer.name.clone(),
             shape: layer.shape,
             reason: layer.reason.clone(),
@@ -196,51 +196,51 @@ impl PtqResult {
         let when =
             |quantization_type, text: String| (config.quantization_type == quantization_type).then_some(text);
         Self {
-            source: facts.settings.checkpoint.clone(),
-            output: facts.output,
+            source: inputs.settings.checkpoint.clone(),
+            output: inputs.output,
             bits: config.scheme.bits.count(),
             quantization_type: config.quantization_type.to_string(),
             granularity: config.scheme.granularity.to_string(),
             mapping: config.scheme.mapping.to_string(),
             scale_dtype: config.scheme.scale_dtype.to_string(),
             method: config.method.to_string(),
-            observer: config.weight_observer(facts.calibration_tokens > 0).to_string(),
+            observer: config.weight_observer(inputs.calibration_tokens > 0).to_string(),
             activation_observer: when(QuantizationType::Static, config.activation_observer.to_string()),
             activation_granularity: when(
                 QuantizationType::Dynamic,
                 config.activation_granularity.to_string(),
             ),
             dynamic_inputs: match config.quantization_type {
-                QuantizationType::Static => dynamic_inputs(facts.layers),
+                QuantizationType::Static => dynamic_inputs(inputs.layers),
                 QuantizationType::Dynamic | QuantizationType::WeightOnly => Vec::new(),
             },
-            transforms: facts.transforms.record(),
-            not_rotated: facts.transforms.reason().map(str::to_owned),
-            head_untied: facts.head_untied,
-            calibration_tokens: facts.calibration_tokens,
+            transforms: inputs.transforms.record(),
+            not_rotated: inputs.transforms.reason().map(str::to_owned),
+            head_untied: inputs.head_untied,
+            calibration_tokens: inputs.calibration_tokens,
             layers: rows.map(|layer| LayerResult::new(layer, &kernels)).collect(),
-            other_schemes: other_schemes(config.scheme, facts.layers),
+            other_schemes: other_schemes(config.scheme, inputs.layers),
             skipped: skipped.collect(),
-            tied_head_copied: facts.tied_head_copied,
-            embedding_shared: facts.plan.embedding.is_some_and(|embedding| embedding.shared),
-            sizes: facts.sizes,
-            largest_tensor_bytes: facts.largest_tensor_bytes,
-            perplexity: facts.quantized.map(Evaluation::perplexity),
-            perplexity_float: facts.float.map(Evaluation::perplexity),
-            perplexity_quantized: facts.quantized.map(Evaluation::perplexity),
-            nll_float: facts.float.map(Evaluation::mean_nll),
-            nll_quantized: facts.quantized.map(Evaluation::mean_nll),
-            warning: facts.warning,
-            quality: facts.quality,
-            evaluated_tokens: facts.quantized.map_or(0, |evaluation| evaluation.tokens),
-            evaluated_on: facts.held_out.map(|held_out| held_out.part.clone()),
-            nll_difference_error: facts
+            tied_head_copied: inputs.tied_head_copied,
+            embedding_shared: inputs.plan.embedding.is_some_and(|embedding| embedding.shared),
+            sizes: inputs.sizes,
+            largest_tensor_bytes: inputs.largest_tensor_bytes,
+            perplexity: inputs.quantized.map(Evaluation::perplexity),
+            perplexity_float: inputs.float.map(Evaluation::perplexity),
+            perplexity_quantized: inputs.quantized.map(Evaluation::perplexity),
+            nll_float: inputs.float.map(Evaluation::mean_nll),
+            nll_quantized: inputs.quantized.map(Evaluation::mean_nll),
+            warning: inputs.warning,
+            quality: inputs.quality,
+            evaluated_tokens: inputs.quantized.map_or(0, |evaluation| evaluation.tokens),
+            evaluated_on: inputs.held_out.map(|held_out| held_out.part.clone()),
+            nll_difference_error: inputs
                 .held_out
-                .and_then(|held_out| standard_error(facts.float?, facts.quantized?, &held_out.windows)),
-            windows: facts.quantized.map_or(0, |evaluation| evaluation.window_nll.len()),
-            peak_memory_bytes: facts.peak_memory_bytes,
-            seconds: facts.seconds,
-            device: facts.device,
+                .and_then(|held_out| standard_error(inputs.float?, inputs.quantized?, &held_out.windows)),
+            windows: inputs.quantized.map_or(0, |evaluation| evaluation.window_nll.len()),
+            peak_memory_bytes: inputs.peak_memory_bytes,
+            seconds: inputs.seconds,
+            device: inputs.device,
         }
     }
 

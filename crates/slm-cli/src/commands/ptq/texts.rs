@@ -7,7 +7,7 @@ use slm_checkpoint::{sha256, sha256_of_file};
 use slm_text::{Data, Tokenizer, split};
 
 use super::PtqArgs;
-use super::settings::Settings;
+use super::inputs::RunInputs;
 use crate::error::{Error, Result};
 use crate::text::{Limit, Tokens, Windowing};
 
@@ -46,7 +46,7 @@ pub(super) struct TextReader<'a> {
 
 impl TextReader<'_> {
     /// Reads what `settings` name.
-    pub(super) fn read(&self, settings: &Settings) -> Result<Texts> {
+    pub(super) fn read(&self, settings: &RunInputs) -> Result<Texts> {
         let mut texts = Texts::default();
         let (calibration, evaluation) = (self.calibration_limit(), self.evaluation_limit());
         if settings.calibration.is_some() {

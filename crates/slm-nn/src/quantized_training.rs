@@ -22,11 +22,12 @@ use requantize::requantize;
 ///
 /// Forward and backward passes read the codes, which on a GPU lie packed in its memory. The gradient by the weights
 /// arrives at a parameter that stands for the update yet to be made: it is zero and takes no memory, until an
-/// optimizer adds its step to it. [`TunedWeight::apply`] then adds the step to the weights, layer by layer, and
+/// optimizer adds its step to it. [`QuantizedTrainableWeight::apply`] then adds the step to the
+/// weights, layer by layer, and
 /// quantizes them again on the scales that they have: on the host, whatever the device, so that the same update gives
 /// the same codes everywhere.
 #[derive(Debug, Clone)]
-pub struct TunedWeight {
+pub struct QuantizedTrainableWeight {
     /// `[out_features, in_features]`.
     update: Param<Tensor<2>>,
     stored: Arc<Stored>,
@@ -40,7 +41,7 @@ pub(crate) struct Stored {
     residual: Vec<i8>,
 }
 
-impl TunedWeight {
+impl QuantizedTrainableWeight {
     /// Makes packed weights trainable on `device`, with or without room for the residual of error feedback.
     ///
     /// # Errors
@@ -84,7 +85,7 @@ impl TunedWeight {
         &self.stored.residual
     }
 
-    /// Goes on with a residual that [`TunedWeight::residual`] gave.
+    /// Resumes with a residual that [`QuantizedTrainableWeight::residual`] gave.
     ///
     /// # Errors
     /// [`Error::State`] for one of another length.
@@ -120,7 +121,7 @@ impl TunedWeight {
 
     /// `x W^T`.
     pub(crate) fn matmul(&self, x: Tensor<2>) -> Tensor<2> {
-        ops::tuned_linear(x, self.update.val(), &self.stored)
+        ops::quantized_training_linear(x, self.update.val(), &self.stored)
     }
 }
 

@@ -1,4 +1,4 @@
-//! A grid over a matrix, and fake quantization on it, on slices.
+//! Fake quantization of a matrix with fixed parameters, on slices.
 
 use rayon::prelude::*;
 use slm_quant_core::{
@@ -14,7 +14,7 @@ type BackwardBlock<'a> = (usize, ((&'a mut [f32], &'a [f32]), &'a [f32]));
 
 /// Scale and zero point of every value of a `[rows, cols]` matrix.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Grid {
+pub(crate) struct FakeQuantizer {
     range: QuantRange,
     cols: usize,
     /// Columns that share a scale within a row.
@@ -23,7 +23,7 @@ pub(crate) struct Grid {
     params: Vec<QParams>,
 }
 
-impl Grid {
+impl FakeQuantizer {
     /// The grid of a weight with these parameters, in the order of `QuantizedMatrix::scales`.
     pub(crate) fn of_weight(scheme: QuantScheme, cols: usize, params: Vec<QParams>) -> Result<Self> {
         Ok(Self { range: scheme.range(), cols, width: scheme.granularity.group_width(cols)?, params })
@@ -58,10 +58,10 @@ impl Grid {
         Ok(y)
     }
 
-    /// The gradient by `x`: `grad` where the grid reaches, 0 where a value was clipped.
+    /// The gradient by `x`: `grad` where a value is in range, 0 where it was clipped.
     ///
     /// # Errors
-    /// As [`Grid::forward`].
+    /// As [`FakeQuantizer::forward`].
     pub(crate) fn backward(&self, x: &[f32], grad: &[f32]) -> Result<Vec<f32>> {
         let mut out = vec![0.0; x.len()];
         let block = self.block();
@@ -77,12 +77,12 @@ impl Grid {
         Ok(out)
     }
 
-    /// [`Grid::backward`], and the gradients by the scales, each multiplied by `factor`.
+    /// [`FakeQuantizer::backward`], and the gradients by the scales, each multiplied by `factor`.
     ///
     /// Sums are taken row by row and added in the order of rows, so that they do not depend on threads.
     ///
     /// # Errors
-    /// As [`Grid::forward`].
+    /// As [`FakeQuantizer::forward`].
     pub(crate) fn learned_backward(
         &self,
         x: &[f32],

@@ -1,10 +1,10 @@
-//! Weights in the order in which vector kernels read them.
+//! Weights (the right-hand side of a product) in the layout that vector kernels read.
 //!
-//! Rows are taken in blocks of 16, one to a lane. A block is a run of 64-byte lines, group after group;
+//! Rows are taken in panels of 16, one to a lane. A panel is a run of 64-byte lines, group after group;
 //! a line holds for each lane 4 bytes: 4 consecutive INT8 codes, or 8 consecutive INT4 codes, of which the
 //! first four are in the low and the last four in the high nibbles. INT4 codes are stored plus 8, so that
 //! a nibble is its value. Each group starts on a line; what is left of its last line, and of the last
-//! block's lanes, is padding. Scales and zero points are `[block][group][lane]`.
+//! panel's lanes, is padding. Scales and zero points are `[panel][group][lane]`.
 //!
 //! Padding columns may hold anything: the input has its zero point there, so that they contribute nothing.
 
@@ -13,32 +13,32 @@ use rayon::prelude::*;
 use slm_quant_core::{Bits, QParams, QuantScheme, QuantizedMatrix, Scales};
 use slm_runtime::{HugeVec, Plain};
 
-use crate::block_rows::BlockRows;
+use crate::panel_rows::PanelRows;
 use crate::simd::{LANES, LINE_BYTES, Simd};
 use crate::vectorize::{Op, vectorize};
 
 /// One line, aligned to a cache line.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
-pub(crate) struct Line(pub(crate) [u8; LINE_BYTES]);
+pub(crate) struct CacheLine(pub(crate) [u8; LINE_BYTES]);
 
-impl Line {
+impl CacheLine {
     pub(crate) const ZERO: Self = Self([0; LINE_BYTES]);
 }
 
 // SAFETY: bytes; zero is a value of them.
-unsafe impl Plain for Line {}
+unsafe impl Plain for CacheLine {}
 
 /// Scales in their stored type.
 #[derive(Debug, Clone)]
-enum ScalePages {
+enum PackedScales {
     F32(HugeVec<f32>),
     F16(HugeVec<f16>),
 }
 
-/// A matrix in blocks of 16 rows.
+/// A matrix in panels of 16 rows.
 #[derive(Debug, Clone)]
-pub(crate) struct Blocked {
+pub(crate) struct PackedRhs {
     rows: usize,
     cols: usize,
     scheme: QuantScheme,
@@ -48,18 +48,18 @@ pub(crate) struct Blocked {
     /// Lines per group; the last group may have fewer columns and then `last_steps`.
     steps: usize,
     last_steps: usize,
-    lines: HugeVec<Line>,
-    scales: ScalePages,
+    lines: HugeVec<CacheLine>,
+    scales: PackedScales,
     zero_points: Option<HugeVec<i8>>,
-    /// `[block][lane]` sums of stored codes, padding included, for rows of one group.
+    /// `[panel][lane]` sums of stored codes, padding included, for rows of one group.
     code_sums: HugeVec<i32>,
-    /// `[block][lane]` sums of weights, for rows of several groups: see [`Blocked::scaled_sums`].
+    /// `[panel][lane]` sums of weights, for rows of several groups: see [`PackedRhs::scaled_sums`].
     scaled_sums: HugeVec<f32>,
 }
 
-impl Blocked {
-    /// A matrix whose codes are all still to be packed, through [`Blocked::rows_mut`], and whose scales and zero
-    /// points are still to be set, by [`Blocked::set_params`].
+impl PackedRhs {
+    /// A matrix whose codes are all still to be packed, through [`PackedRhs::rows_mut`], and whose scales and zero
+    /// points are still to be set, by [`PackedRhs::set_params`].
     pub(crate) fn new(rows: usize, cols: usize, scheme: QuantScheme) -> Self {
         let width = scheme.granularity.group_width(cols).unwrap_or(cols);
         let groups = cols.div_ceil(width);
@@ -73,14 +73,14 @@ impl Blocked {
             steps: width.div_ceil(per_line),
             last_steps: (cols - (groups - 1) * width).div_ceil(per_line),
             lines: HugeVec::zeroed(0),
-            scales: ScalePages::F32(HugeVec::zeroed(0)),
+            scales: PackedScales::F32(HugeVec::zeroed(0)),
             zero_points: None,
             code_sums: HugeVec::zeroed(0),
             scaled_sums: HugeVec::zeroed(0),
         };
-        packed.lines = HugeVec::zeroed(packed.blocks() * packed.lines_per_block());
+        packed.lines = HugeVec::zeroed(packed.panels() * packed.lines_per_panel());
         if !packed.is_grouped() {
-            packed.code_sums = HugeVec::zeroed(packed.blocks() * LANES);
+            packed.code_sums = HugeVec::zeroed(packed.panels() * LANES);
         }
         packed
     }
@@ -94,14 +94,14 @@ impl Blocked {
     }
 
     /// Where the codes of all rows go.
-    pub(crate) fn rows_mut(&mut self) -> BlockRows<'_> {
-        let sums_per_block = if self.is_grouped() { 0 } else { LANES };
-        let (rows, shape, lines_per_block) = (self.rows, self.shape(), self.lines_per_block());
-        BlockRows {
+    pub(crate) fn rows_mut(&mut self) -> PanelRows<'_> {
+        let sums_per_panel = if self.is_grouped() { 0 } else { LANES };
+        let (rows, shape, lines_per_panel) = (self.rows, self.shape(), self.lines_per_panel());
+        PanelRows {
             shape,
             rows,
-            lines_per_block,
-            sums_per_block,
+            lines_per_panel,
+            sums_per_panel,
             lines: &mut self.lines,
             sums: &mut self.code_sums,
         }
@@ -112,19 +112,19 @@ impl Blocked {
         let (rows, groups) = (self.rows, self.groups);
         let per_tensor = self.scheme.granularity == slm_quant_core::Granularity::PerTensor;
         // Lanes past the last row repeat it; their results are never stored.
-        let order = (0..self.blocks() * groups * LANES).map(|i| {
-            let (block, group, lane) = (i / LANES / groups, i / LANES % groups, i % LANES);
-            if per_tensor { 0 } else { (block * LANES + lane).min(rows - 1) * groups + group }
+        let order = (0..self.panels() * groups * LANES).map(|i| {
+            let (panel, group, lane) = (i / LANES / groups, i / LANES % groups, i % LANES);
+            if per_tensor { 0 } else { (panel * LANES + lane).min(rows - 1) * groups + group }
         });
         self.scales = match scales {
-            Scales::F32(v) => ScalePages::F32(HugeVec::from_values(order.clone().map(|i| v[i]))),
-            Scales::F16(v) => ScalePages::F16(HugeVec::from_values(order.clone().map(|i| v[i]))),
+            Scales::F32(v) => PackedScales::F32(HugeVec::from_values(order.clone().map(|i| v[i]))),
+            Scales::F16(v) => PackedScales::F16(HugeVec::from_values(order.clone().map(|i| v[i]))),
         };
         self.zero_points = zero_points.map(|z| HugeVec::from_values(order.map(|i| z[i])));
         if self.is_grouped() {
-            let mut sums = HugeVec::zeroed(self.blocks() * LANES);
-            sums.par_chunks_mut(LANES).enumerate().for_each(|(block, sums)| {
-                vectorize(ScaleSums { blocked: &*self, block, sums });
+            let mut sums = HugeVec::zeroed(self.panels() * LANES);
+            sums.par_chunks_mut(LANES).enumerate().for_each(|(panel, sums)| {
+                vectorize(ScaleSums { packed_rhs: &*self, panel, sums });
             });
             self.scaled_sums = sums;
         }
@@ -149,8 +149,8 @@ impl Blocked {
         };
         let index = |&(row, group): &(usize, usize)| self.scale_index(row, group);
         let scales = match &self.scales {
-            ScalePages::F32(v) => Scales::F32(pairs.iter().map(|p| v[index(p)]).collect()),
-            ScalePages::F16(v) => Scales::F16(pairs.iter().map(|p| v[index(p)]).collect()),
+            PackedScales::F32(v) => Scales::F32(pairs.iter().map(|p| v[index(p)]).collect()),
+            PackedScales::F16(v) => Scales::F16(pairs.iter().map(|p| v[index(p)]).collect()),
         };
         let zero_points = self.zero_points.as_ref().map(|z| pairs.iter().map(|p| z[index(p)]).collect());
         QuantizedMatrix::from_checked_parts(self.rows, self.cols, self.scheme, codes, scales, zero_points)
@@ -181,14 +181,14 @@ impl Blocked {
         self.groups
     }
 
-    /// Blocks of 16 rows.
-    pub(crate) fn blocks(&self) -> usize {
+    /// Panels of 16 rows.
+    pub(crate) fn panels(&self) -> usize {
         self.rows.div_ceil(LANES)
     }
 
-    /// Bytes of a block's codes.
-    pub(crate) fn block_bytes(&self) -> usize {
-        self.lines_per_block() * LINE_BYTES
+    /// Bytes of a panel's codes.
+    pub(crate) fn panel_bytes(&self) -> usize {
+        self.lines_per_panel() * LINE_BYTES
     }
 
     /// Lines of group `group`.
@@ -205,7 +205,7 @@ impl Blocked {
 
     /// Columns of a row as kernels see it, padding included.
     pub(crate) fn padded_cols(&self) -> usize {
-        self.lines_per_block() * columns_per_line(self.scheme.bits)
+        self.lines_per_panel() * columns_per_line(self.scheme.bits)
     }
 
     /// Columns of a group as kernels see it, padding included, for all but the last.
@@ -213,38 +213,38 @@ impl Blocked {
         self.steps * columns_per_line(self.scheme.bits)
     }
 
-    /// First line of a block.
+    /// First line of a panel.
     ///
     /// # Panics
-    /// When `block` does not exist.
-    pub(crate) fn block_lines(&self, block: usize) -> *const u8 {
-        self.block(block).as_ptr().cast()
+    /// When `panel` does not exist.
+    pub(crate) fn panel_lines(&self, panel: usize) -> *const u8 {
+        self.panel(panel).as_ptr().cast()
     }
 
-    fn block(&self, block: usize) -> &[Line] {
-        let count = self.lines_per_block();
-        &self.lines[block * count..][..count]
+    fn panel(&self, panel: usize) -> &[CacheLine] {
+        let count = self.lines_per_panel();
+        &self.lines[panel * count..][..count]
     }
 
-    /// Scales of a block, by group.
+    /// Scales of a panel, by group.
     #[inline(always)]
-    pub(crate) fn scales(&self, block: usize) -> LaneScales<'_> {
+    pub(crate) fn scales(&self, panel: usize) -> LaneScales<'_> {
         match &self.scales {
-            ScalePages::F32(v) => LaneScales::F32(self.of_block(v, block)),
-            ScalePages::F16(v) => LaneScales::F16(self.of_block(v, block)),
+            PackedScales::F32(v) => LaneScales::F32(self.of_panel(v, panel)),
+            PackedScales::F16(v) => LaneScales::F16(self.of_panel(v, panel)),
         }
     }
 
-    /// Zero points of a block, by group; none where all are 0.
+    /// Zero points of a panel, by group; none where all are 0.
     #[inline(always)]
-    pub(crate) fn zero_points(&self, block: usize) -> Option<&[[i8; LANES]]> {
-        self.zero_points.as_ref().map(|z| self.of_block(z, block))
+    pub(crate) fn zero_points(&self, panel: usize) -> Option<&[[i8; LANES]]> {
+        self.zero_points.as_ref().map(|z| self.of_panel(z, panel))
     }
 
-    /// The values of a block, by group.
+    /// The values of a panel, by group.
     #[inline(always)]
-    fn of_block<'a, T>(&self, values: &'a [T], block: usize) -> &'a [[T; LANES]] {
-        &values.as_chunks().0[block * self.groups..][..self.groups]
+    fn of_panel<'a, T>(&self, values: &'a [T], panel: usize) -> &'a [[T; LANES]] {
+        &values.as_chunks().0[panel * self.groups..][..self.groups]
     }
 
     /// Whether rows have several groups.
@@ -253,26 +253,26 @@ impl Blocked {
         self.groups > 1
     }
 
-    /// Sums of a block's stored codes, padding included, for rows of one group.
+    /// Sums of a panel's stored codes, padding included, for rows of one group.
     #[inline(always)]
-    pub(crate) fn code_sums(&self, block: usize) -> &[i32; LANES] {
-        first(&self.code_sums[block * LANES..])
+    pub(crate) fn code_sums(&self, panel: usize) -> &[i32; LANES] {
+        first(&self.code_sums[panel * LANES..])
     }
 
-    /// Sums of a block's weights, for rows of several groups: for ascending groups, `sum = weights * scale +
-    /// sum`, rounded once, where `weights` is [`Blocked::group_sums`].
+    /// Sums of a panel's weights, for rows of several groups: for ascending groups, `sum = weights * scale +
+    /// sum`, rounded once, where `weights` is [`PackedRhs::group_sums`].
     #[inline(always)]
-    pub(crate) fn scaled_sums(&self, block: usize) -> &[f32; LANES] {
-        first(&self.scaled_sums[block * LANES..])
+    pub(crate) fn scaled_sums(&self, panel: usize) -> &[f32; LANES] {
+        first(&self.scaled_sums[panel * LANES..])
     }
 
     /// Sums of a group's codes less zero points, by lane; any in lanes past the last row.
     #[inline(always)]
-    pub(crate) fn group_sums(&self, block: usize, group: usize) -> [i32; LANES] {
-        let lines = &self.block(block)[group * self.steps..][..self.steps(group)];
+    pub(crate) fn group_sums(&self, panel: usize, group: usize) -> [i32; LANES] {
+        let lines = &self.panel(panel)[group * self.steps..][..self.steps(group)];
         let columns = self.width.min(self.cols - group * self.width);
         let mut sums = self.shape().sums(lines, columns);
-        let zero_points = self.zero_points(block).map_or(&[0; LANES], |z| &z[group]);
+        let zero_points = self.zero_points(panel).map_or(&[0; LANES], |z| &z[group]);
         for (sum, &zero_point) in sums.iter_mut().zip(zero_points) {
             *sum -= (stored_offset(self.scheme.bits) + i32::from(zero_point)) * columns as i32;
         }
@@ -283,8 +283,8 @@ impl Blocked {
     pub(crate) fn byte_size(&self) -> usize {
         self.lines.len() * LINE_BYTES
             + match &self.scales {
-                ScalePages::F32(v) => size_of_val::<[f32]>(v),
-                ScalePages::F16(v) => size_of_val::<[f16]>(v),
+                PackedScales::F32(v) => size_of_val::<[f32]>(v),
+                PackedScales::F16(v) => size_of_val::<[f16]>(v),
             }
             + self.zero_points.as_ref().map_or(0, |z| z.len())
             + size_of_val::<[i32]>(&self.code_sums)
@@ -295,7 +295,7 @@ impl Blocked {
     pub(crate) fn code(&self, row: usize, col: usize) -> i8 {
         let (group, within) = (col / self.width, col % self.width);
         let (step, at) = (within / columns_per_line(self.scheme.bits), within % 8);
-        let line = row / LANES * self.lines_per_block() + group * self.steps + step;
+        let line = row / LANES * self.lines_per_panel() + group * self.steps + step;
         let byte = self.lines[line].0[row % LANES * 4 + at % 4];
         match self.scheme.bits {
             Bits::Int8 => byte.cast_signed(),
@@ -307,8 +307,8 @@ impl Blocked {
     pub(crate) fn qparams(&self, index: usize) -> QParams {
         QParams {
             scale: match &self.scales {
-                ScalePages::F32(v) => v[index],
-                ScalePages::F16(v) => v[index].to_f32(),
+                PackedScales::F32(v) => v[index],
+                PackedScales::F16(v) => v[index].to_f32(),
             },
             zero_point: self.zero_points.as_ref().map_or(0, |z| i32::from(z[index])),
         }
@@ -319,7 +319,7 @@ impl Blocked {
         (row / LANES * self.groups + group) * LANES + row % LANES
     }
 
-    fn lines_per_block(&self) -> usize {
+    fn lines_per_panel(&self) -> usize {
         (self.groups - 1) * self.steps + self.last_steps
     }
 
@@ -355,7 +355,7 @@ impl GroupScales for [f16; LANES] {
     }
 }
 
-/// Scales of a block in their stored type, by group.
+/// Scales of a panel in their stored type, by group.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum LaneScales<'a> {
     F32(&'a [[f32; LANES]]),
@@ -391,7 +391,7 @@ impl LaneScales<'_> {
     }
 }
 
-/// What a code is stored plus.
+/// Bias added to a stored code.
 pub(crate) const fn stored_offset(bits: Bits) -> i32 {
     match bits {
         Bits::Int8 => 0,
@@ -399,20 +399,20 @@ pub(crate) const fn stored_offset(bits: Bits) -> i32 {
     }
 }
 
-/// Computes [`Blocked::scaled_sums`] of a block.
+/// Computes [`PackedRhs::scaled_sums`] of a panel.
 struct ScaleSums<'a> {
-    blocked: &'a Blocked,
-    block: usize,
+    packed_rhs: &'a PackedRhs,
+    panel: usize,
     sums: &'a mut [f32],
 }
 
 impl Op for ScaleSums<'_> {
     #[inline(always)]
     fn run(self) {
-        let Self { blocked, block, sums } = self;
-        let scales = blocked.scales(block);
-        for group in 0..blocked.groups {
-            let weights = blocked.group_sums(block, group);
+        let Self { packed_rhs, panel, sums } = self;
+        let scales = packed_rhs.scales(panel);
+        for group in 0..packed_rhs.groups {
+            let weights = packed_rhs.group_sums(panel, group);
             for (lane, sum) in sums.iter_mut().enumerate() {
                 *sum = (weights[lane] as f32).mul_add(scales.get(group, lane), *sum);
             }
@@ -432,7 +432,7 @@ pub(crate) struct Shape {
 impl Shape {
     /// Sums by lane of a group's first `columns` codes, as they are stored.
     #[inline(always)]
-    pub(crate) fn sums(self, lines: &[Line], columns: usize) -> [i32; LANES] {
+    pub(crate) fn sums(self, lines: &[CacheLine], columns: usize) -> [i32; LANES] {
         let per_line = columns_per_line(self.bits);
         let mut sums = [0; LANES];
         for (step, line) in lines.iter().enumerate() {

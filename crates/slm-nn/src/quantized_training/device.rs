@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 
 use super::Stored;
 use super::ops::CodeProducts;
-use crate::PhaseSwitch;
+use crate::SharedQatStage;
 use crate::activation::InputRanges;
 use crate::fake_quant::device::round_input;
 
@@ -24,7 +24,7 @@ impl CodeProducts for Cube {
         [by_x, by_weight]: [bool; 2],
     ) -> [Option<FloatTensor<Self>>; 2] {
         let (x, grad) = (tensor(x), tensor(grad));
-        let ranges = InputRanges::new(stored.packed.activation().into(), PhaseSwitch::default(), None);
+        let ranges = InputRanges::new(stored.packed.activation().into(), SharedQatStage::default(), None);
         let rounded = round_input(&x, &ranges);
         let by_x = by_x.then(|| {
             let weights = stored.packed.on_device(&x.device()).dequantize();

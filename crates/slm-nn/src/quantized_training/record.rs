@@ -7,13 +7,13 @@ use burn::module::{
 };
 use burn::tensor::Device;
 
-use super::{Stored, TunedWeight};
+use super::{QuantizedTrainableWeight, Stored};
 
 /// What Burn calls the type in which the parameters lie.
-const CONTAINER: &str = "Struct:TunedWeight";
+const CONTAINER: &str = "Struct:QuantizedTrainableWeight";
 
 /// A record holds the codes and scales; the residual of error feedback is no part of it.
-impl Module for TunedWeight {
+impl Module for QuantizedTrainableWeight {
     fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
         visitor.enter_module("update", CONTAINER);
         self.update.visit(visitor);
@@ -63,10 +63,10 @@ impl Module for TunedWeight {
     }
 }
 
-impl ModuleDisplayDefault for TunedWeight {
+impl ModuleDisplayDefault for QuantizedTrainableWeight {
     fn content(&self, content: Content) -> Option<Content> {
         content.add("update", &self.update).add("packed", self.packed()).optional()
     }
 }
 
-impl ModuleDisplay for TunedWeight {}
+impl ModuleDisplay for QuantizedTrainableWeight {}

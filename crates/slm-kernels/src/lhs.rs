@@ -1,18 +1,18 @@
-//! Inputs in the form in which vector kernels read them.
+//! Inputs (the left-hand side of a product) in the layout that vector kernels read.
 
 use slm_quant_core::{Bits, Mapping, QParams};
 use slm_runtime::for_each_chunk;
 
 use crate::activations::{QuantizedActivations, stride};
-use crate::blocked::{Blocked, stored_offset};
-use crate::kernel::{Input, MIDDLE};
+use crate::kernel::{ACTIVATION_OFFSET, Input};
+use crate::packed_rhs::{PackedRhs, stored_offset};
 use crate::simd::Simd;
 use crate::vectorize::Op;
 
-/// How a kernel reads an input: columns in runs, each padded to `padded_run`. A run is a group, or, where no group but
-/// the last is padded, the whole row, which is passed much faster than group by group.
+/// The layout in which a kernel reads an input: columns in runs, each padded to `padded_run`. A run is a group, or, where
+/// only the last group is padded, the whole row, which is packed much faster than group by group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Form {
+pub(crate) struct LhsLayout {
     values: Values,
     run: usize,
     padded_run: usize,
@@ -21,31 +21,31 @@ pub(crate) struct Form {
     /// Columns of a group.
     width: usize,
     groups: usize,
-    /// Whether sums of codes less the center are needed, by group, and times what.
+    /// Whether sums of codes less the offset are needed, by group, and times what.
     sums: Option<i32>,
 }
 
-/// What stands in a row.
+/// The values of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Values {
     /// The input as it is.
     Same,
     /// The input with its groups padded.
     Padded,
-    /// Codes less [`MIDDLE`], 8 bits.
-    Signed,
-    /// Codes less the center, 16 bits.
-    Centered,
+    /// Codes less [`ACTIVATION_OFFSET`], 8 bits.
+    OffsetI8,
+    /// Codes less the offset, 16 bits.
+    OffsetI16,
 }
 
-impl Form {
-    /// The form that a kernel needs of `x` for `w`.
-    pub(crate) fn new<S: Simd>(_: S, x: Input<'_>, w: &Blocked) -> Self {
+impl LhsLayout {
+    /// The layout of `x` that a kernel needs for `w`.
+    pub(crate) fn new<S: Simd>(_: S, x: Input<'_>, w: &PackedRhs) -> Self {
         // Columns are where kernels expect them but for the end of the row.
         let contiguous = w.groups_per_row() == 1 || w.padded_width() == w.group_width();
         let values = match x {
-            Input::Quantized(_) if S::CENTERED_INPUT8 && w.scheme().bits == Bits::Int8 => Values::Centered,
-            Input::Quantized(_) if w.is_grouped() || S::SIGNED_INPUT => Values::Signed,
+            Input::Quantized(_) if S::WIDE_INPUT8 && w.scheme().bits == Bits::Int8 => Values::OffsetI16,
+            Input::Quantized(_) if w.is_grouped() || S::SIGNED_INPUT => Values::OffsetI8,
             // Rows of codes are padded to whole cache lines, hence to whole lines of weights.
             Input::Quantized(_) if contiguous => Values::Same,
             // Few rows need no care for cache sets.
@@ -70,14 +70,14 @@ impl Form {
         }
     }
 
-    /// What codes are taken less of in products.
-    fn center(&self, params: QParams) -> i32 {
-        if self.groups > 1 { MIDDLE } else { params.zero_point }
+    /// Offset subtracted from codes in products.
+    fn offset(&self, params: QParams) -> i32 {
+        if self.groups > 1 { ACTIVATION_OFFSET } else { params.zero_point }
     }
 }
 
-/// What sums of codes less the center have to be multiplied with; none where they are not needed.
-fn input_sums<S: Simd>(w: &Blocked) -> Option<i32> {
+/// What sums of codes less the offset have to be multiplied with; none where they are not needed.
+fn input_sums<S: Simd>(w: &PackedRhs) -> Option<i32> {
     match w.scheme().mapping {
         Mapping::Affine if w.is_grouped() => Some(-1),
         _ if w.is_grouped() => Some(-operand_offset::<S>(w)),
@@ -86,38 +86,38 @@ fn input_sums<S: Simd>(w: &Blocked) -> Option<i32> {
     }
 }
 
-/// What operands are codes plus, where weights have several groups to a row.
-pub(crate) fn operand_offset<S: Simd>(w: &Blocked) -> i32 {
+/// Bias added to the operands of weights with several groups to a row.
+pub(crate) fn operand_offset<S: Simd>(w: &PackedRhs) -> i32 {
     match w.scheme().bits {
         Bits::Int8 => S::OFFSET8,
         Bits::Int4 => stored_offset(Bits::Int4),
     }
 }
 
-/// Memory for inputs in one form. It only grows.
+/// An input packed in one layout. Its memory only grows.
 #[derive(Debug, Default)]
-pub(crate) struct Arranged {
-    form: Option<Form>,
+pub(crate) struct PackedLhs {
+    layout: Option<LhsLayout>,
     bytes: Vec<u8>,
-    centered: Vec<i16>,
+    differences: Vec<i16>,
     floats: Vec<f32>,
     /// Values from row to row.
     stride: usize,
-    /// `[row][group]` sums of codes less the center, times [`Form::sums`].
+    /// `[row][group]` sums of codes less the offset, times [`LhsLayout::sums`].
     sums: Vec<i32>,
 }
 
-impl Arranged {
-    /// Whether it was last filled in this form.
-    pub(crate) fn has(&self, form: Form) -> bool {
-        self.form == Some(form)
+impl PackedLhs {
+    /// Whether it was last packed in this layout.
+    pub(crate) fn has(&self, layout: LhsLayout) -> bool {
+        self.layout == Some(layout)
     }
 
-    /// Arranges an input.
-    pub(crate) fn fill<S: Simd>(&mut self, simd: S, x: Input<'_>, form: Form) {
-        self.form = Some(form);
-        let Form { run, padded_run, padded_cols, width, groups, .. } = form;
-        match (x, form.values) {
+    /// Packs an input.
+    pub(crate) fn fill<S: Simd>(&mut self, simd: S, x: Input<'_>, layout: LhsLayout) {
+        self.layout = Some(layout);
+        let LhsLayout { run, padded_run, padded_cols, width, groups, .. } = layout;
+        match (x, layout.values) {
             (Input::Quantized(x), Values::Same) => self.stride = x.padded().1,
             (Input::Quantized(x), Values::Padded) => {
                 self.stride = stride(padded_cols);
@@ -125,18 +125,18 @@ impl Arranged {
                     scatter(x.row_codes(row), run, padded_run, x.qparams(row).zero_point as u8, out);
                 });
             }
-            (Input::Quantized(x), Values::Signed) => {
+            (Input::Quantized(x), Values::OffsetI8) => {
                 self.stride = stride(padded_cols);
                 for_each_row(&mut self.bytes, x.rows(), self.stride, |row, out| {
-                    let padding = form.center(x.qparams(row)) as u8;
-                    simd.vectorize(Sign { codes: x.row_codes(row), padding, run, padded_run, out });
+                    let padding = layout.offset(x.qparams(row)) as u8;
+                    simd.vectorize(SubtractToI8 { codes: x.row_codes(row), padding, run, padded_run, out });
                 });
             }
-            (Input::Quantized(x), Values::Centered) => {
+            (Input::Quantized(x), Values::OffsetI16) => {
                 self.stride = stride(padded_cols * 2) / 2;
-                for_each_row(&mut self.centered, x.rows(), self.stride, |row, out| {
-                    let (codes, center) = (x.row_codes(row), form.center(x.qparams(row)) as i16);
-                    simd.vectorize(Center { codes, center, run, padded_run, out });
+                for_each_row(&mut self.differences, x.rows(), self.stride, |row, out| {
+                    let (codes, offset) = (x.row_codes(row), layout.offset(x.qparams(row)) as i16);
+                    simd.vectorize(SubtractToI16 { codes, offset, run, padded_run, out });
                 });
             }
             (Input::Float(x, rows), Values::Same) => self.stride = x.len() / rows,
@@ -148,37 +148,37 @@ impl Arranged {
                 });
             }
         }
-        if let (Some(factor), Input::Quantized(x)) = (form.sums, x) {
+        if let (Some(factor), Input::Quantized(x)) = (layout.sums, x) {
             for_each_row(&mut self.sums, x.rows(), groups, |row, out| {
-                let (codes, center) = (x.row_codes(row), form.center(x.qparams(row)));
-                simd.vectorize(SumGroups { codes, center, factor, width, out });
+                let (codes, offset) = (x.row_codes(row), layout.offset(x.qparams(row)));
+                simd.vectorize(SumGroups { codes, offset, factor, width, out });
             });
         }
     }
 
-    /// The codes in the form that the kernel reads. `source` is the input that this was filled with.
+    /// The codes in the layout that the kernel reads. `source` is the input that this was filled with.
     ///
     /// # Panics
-    /// When it was filled in another form, in which rows might be too short.
-    pub(crate) fn codes<'a>(&'a self, source: &'a QuantizedActivations, form: Form) -> Inputs<'a> {
-        assert!(self.has(form) && form.padded_cols <= self.stride, "inputs in another form");
-        let codes = match self.form.map(|form| form.values) {
-            Some(Values::Centered) => Codes::Centered(&self.centered),
-            Some(Values::Padded | Values::Signed) => Codes::Bytes(&self.bytes),
+    /// When it was packed in another layout, in which rows might be too short.
+    pub(crate) fn codes<'a>(&'a self, source: &'a QuantizedActivations, layout: LhsLayout) -> Inputs<'a> {
+        assert!(self.has(layout) && layout.padded_cols <= self.stride, "inputs in another layout");
+        let codes = match self.layout.map(|layout| layout.values) {
+            Some(Values::OffsetI16) => Codes::I16(&self.differences),
+            Some(Values::Padded | Values::OffsetI8) => Codes::Bytes(&self.bytes),
             Some(Values::Same) | None => Codes::Bytes(source.padded().0),
         };
-        let groups = self.form.map_or(1, |form| form.groups);
-        let has_sums = self.form.is_some_and(|form| form.sums.is_some());
+        let groups = self.layout.map_or(1, |layout| layout.groups);
+        let has_sums = self.layout.is_some_and(|layout| layout.sums.is_some());
         Inputs { source, codes, stride: self.stride, groups, has_sums, sums: &self.sums }
     }
 
-    /// The floats in the form that the kernel reads. `source` is the input that this was filled with.
+    /// The floats in the layout that the kernel reads. `source` is the input that this was filled with.
     ///
     /// # Panics
-    /// As [`Arranged::codes`].
-    pub(crate) fn floats<'a>(&'a self, source: &'a [f32], form: Form) -> FloatInputs<'a> {
-        assert!(self.has(form) && form.padded_cols <= self.stride, "inputs in another form");
-        let values = match self.form.map(|form| form.values) {
+    /// As [`PackedLhs::codes`].
+    pub(crate) fn floats<'a>(&'a self, source: &'a [f32], layout: LhsLayout) -> FloatInputs<'a> {
+        assert!(self.has(layout) && layout.padded_cols <= self.stride, "inputs in another layout");
+        let values = match self.layout.map(|layout| layout.values) {
             Some(Values::Padded) => &self.floats,
             _ => source,
         };
@@ -186,7 +186,7 @@ impl Arranged {
     }
 }
 
-/// Rows from which on it pays to arrange them on several threads.
+/// Rows from which on it pays to pack them on several threads.
 const PARALLEL_ROWS: usize = 32;
 
 /// Calls `f(row, values)` for `rows` rows of `stride` values, for which `values` grows if it must. It never shrinks: the
@@ -220,8 +220,8 @@ fn scatter<T: Copy>(row: &[T], run: usize, padded_run: usize, fill: T, out: &mut
     }
 }
 
-/// Subtracts [`MIDDLE`] from the codes of a row and puts them where kernels expect them; elsewhere from `padding`.
-struct Sign<'a> {
+/// Subtracts [`ACTIVATION_OFFSET`] from the codes of a row and puts them where kernels expect them; elsewhere from `padding`.
+struct SubtractToI8<'a> {
     codes: &'a [u8],
     padding: u8,
     run: usize,
@@ -229,47 +229,47 @@ struct Sign<'a> {
     out: &'a mut [u8],
 }
 
-impl Op for Sign<'_> {
+impl Op for SubtractToI8<'_> {
     #[inline(always)]
     fn run(self) {
         let Self { codes, padding: fill, run, padded_run, out } = self;
         for (codes, out) in codes.chunks(run).zip(out.chunks_mut(padded_run)) {
             let (out, padding) = out.split_at_mut(codes.len());
-            padding.fill(fill ^ MIDDLE as u8);
+            padding.fill(fill ^ ACTIVATION_OFFSET as u8);
             for (out, &code) in out.iter_mut().zip(codes) {
-                *out = code ^ MIDDLE as u8;
+                *out = code ^ ACTIVATION_OFFSET as u8;
             }
         }
     }
 }
 
-/// Subtracts the center from the codes of a row and puts them where kernels expect them; zeros elsewhere.
-struct Center<'a> {
+/// Subtracts the offset from the codes of a row and puts them where kernels expect them; zeros elsewhere.
+struct SubtractToI16<'a> {
     codes: &'a [u8],
-    center: i16,
+    offset: i16,
     run: usize,
     padded_run: usize,
     out: &'a mut [i16],
 }
 
-impl Op for Center<'_> {
+impl Op for SubtractToI16<'_> {
     #[inline(always)]
     fn run(self) {
-        let Self { codes, center, run, padded_run, out } = self;
+        let Self { codes, offset, run, padded_run, out } = self;
         for (codes, out) in codes.chunks(run).zip(out.chunks_mut(padded_run)) {
             let (out, padding) = out.split_at_mut(codes.len());
             padding.fill(0);
             for (out, &code) in out.iter_mut().zip(codes) {
-                *out = i16::from(code) - center;
+                *out = i16::from(code) - offset;
             }
         }
     }
 }
 
-/// Sums of a row's codes less the center, by group, times a factor.
+/// Sums of a row's codes less the offset, by group, times a factor.
 struct SumGroups<'a> {
     codes: &'a [u8],
-    center: i32,
+    offset: i32,
     factor: i32,
     width: usize,
     out: &'a mut [i32],
@@ -278,16 +278,16 @@ struct SumGroups<'a> {
 impl Op for SumGroups<'_> {
     #[inline(always)]
     fn run(self) {
-        let Self { codes, center, factor, width, out } = self;
+        let Self { codes, offset, factor, width, out } = self;
         for (codes, out) in codes.chunks(width).zip(out) {
             let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
             // A sum of products: modulo 2^32, as all of them.
-            *out = (sum - center * codes.len() as i32).wrapping_mul(factor);
+            *out = (sum - offset * codes.len() as i32).wrapping_mul(factor);
         }
     }
 }
 
-/// Quantized inputs in the form that a kernel reads.
+/// Quantized inputs in the layout that a kernel reads.
 #[derive(Clone, Copy)]
 pub(crate) struct Inputs<'a> {
     source: &'a QuantizedActivations,
@@ -302,19 +302,19 @@ pub(crate) struct Inputs<'a> {
 #[derive(Clone, Copy)]
 enum Codes<'a> {
     Bytes(&'a [u8]),
-    /// Less the center.
-    Centered(&'a [i16]),
+    /// Less the offset.
+    I16(&'a [i16]),
 }
 
 impl Inputs<'_> {
-    /// The codes of a row, readable for all columns of the weights they were arranged for.
+    /// The codes of a row, readable for all columns of the weights they were packed for.
     ///
     /// # Panics
     /// When `row` does not exist.
     pub(crate) fn row(&self, row: usize) -> *const u8 {
         match &self.codes {
             Codes::Bytes(codes) => codes[row * self.stride..][..self.stride].as_ptr(),
-            Codes::Centered(codes) => codes[row * self.stride..][..self.stride].as_ptr().cast(),
+            Codes::I16(codes) => codes[row * self.stride..][..self.stride].as_ptr().cast(),
         }
     }
 
@@ -330,14 +330,14 @@ impl Inputs<'_> {
         self.source.qparams(row).zero_point
     }
 
-    /// Sums of the groups of a row, less the center, times what was asked for; empty where that is nothing.
+    /// Sums of the groups of a row, less the offset, times what was asked for; empty where that is nothing.
     #[inline(always)]
     pub(crate) fn group_sums(&self, row: usize) -> &[i32] {
         if self.has_sums { &self.sums[row * self.groups..][..self.groups] } else { &[] }
     }
 }
 
-/// Float inputs in the form that a kernel reads.
+/// Float inputs in the layout that a kernel reads.
 #[derive(Clone, Copy)]
 pub(crate) struct FloatInputs<'a> {
     values: &'a [f32],
@@ -345,7 +345,7 @@ pub(crate) struct FloatInputs<'a> {
 }
 
 impl FloatInputs<'_> {
-    /// The values of a row, readable for all columns of the weights they were arranged for.
+    /// The values of a row, readable for all columns of the weights they were packed for.
     ///
     /// # Panics
     /// When `row` does not exist.

@@ -1,43 +1,43 @@
-//! Codes on their way from rows, one after the other, to blocks of rows.
+//! Codes on their way from rows, one after the other, to panels of rows.
 
 use rayon::prelude::*;
 use slm_quant_core::Bits;
 
-use crate::blocked::{Line, Shape, columns_per_line};
+use crate::packed_rhs::{CacheLine, Shape, columns_per_line};
 use crate::simd::LANES;
 use crate::vectorize::{Op, vectorize};
 
-/// Blocks that one thread packs at a time when all do.
-const BLOCKS_PER_TASK: usize = 4;
+/// Panels that one thread packs at a time when all do.
+const PANELS_PER_TASK: usize = 4;
 
-/// Where the codes of some rows of a blocked matrix go. The first row is the first of a block.
+/// Where the codes of some rows of a [`PackedRhs`](crate::packed_rhs::PackedRhs) go. The first row is the first of a panel.
 #[derive(Debug)]
-pub(crate) struct BlockRows<'a> {
+pub(crate) struct PanelRows<'a> {
     pub(crate) shape: Shape,
     pub(crate) rows: usize,
-    pub(crate) lines_per_block: usize,
+    pub(crate) lines_per_panel: usize,
     /// 0 where sums are not stored.
-    pub(crate) sums_per_block: usize,
-    pub(crate) lines: &'a mut [Line],
+    pub(crate) sums_per_panel: usize,
+    pub(crate) lines: &'a mut [CacheLine],
     pub(crate) sums: &'a mut [i32],
 }
 
-impl BlockRows<'_> {
-    /// The rows of the first `blocks` blocks, and those after them.
-    pub(crate) fn split_at(self, blocks: usize) -> (Self, Self) {
-        let Self { shape, rows, lines_per_block, sums_per_block, lines, sums } = self;
-        let first_rows = rows.min(blocks * LANES);
-        let (first_lines, lines) = lines.split_at_mut(blocks * lines_per_block);
-        let (first_sums, sums) = sums.split_at_mut(blocks * sums_per_block);
+impl PanelRows<'_> {
+    /// The rows of the first `panels` panels, and those after them.
+    pub(crate) fn split_at(self, panels: usize) -> (Self, Self) {
+        let Self { shape, rows, lines_per_panel, sums_per_panel, lines, sums } = self;
+        let first_rows = rows.min(panels * LANES);
+        let (first_lines, lines) = lines.split_at_mut(panels * lines_per_panel);
+        let (first_sums, sums) = sums.split_at_mut(panels * sums_per_panel);
         let first = Self {
             shape,
             rows: first_rows,
-            lines_per_block,
-            sums_per_block,
+            lines_per_panel,
+            sums_per_panel,
             lines: first_lines,
             sums: first_sums,
         };
-        (first, Self { shape, rows: rows - first_rows, lines_per_block, sums_per_block, lines, sums })
+        (first, Self { shape, rows: rows - first_rows, lines_per_panel, sums_per_panel, lines, sums })
     }
 
     /// Packs `codes`, those of all these rows in canonical order.
@@ -46,42 +46,42 @@ impl BlockRows<'_> {
         vectorize(Fill { rows: self, codes });
     }
 
-    /// [`BlockRows::fill`], with the blocks shared among threads.
+    /// [`PanelRows::fill`], with the panels shared among threads.
     pub(crate) fn fill_on_all_threads(self, codes: &[u8]) {
         let mut tasks = Vec::new();
         let mut rest = self;
-        while rest.rows > BLOCKS_PER_TASK * LANES {
-            let (first, others) = rest.split_at(BLOCKS_PER_TASK);
+        while rest.rows > PANELS_PER_TASK * LANES {
+            let (first, others) = rest.split_at(PANELS_PER_TASK);
             tasks.push(first);
             rest = others;
         }
-        let task_bytes = BLOCKS_PER_TASK * LANES * rest.shape.bits.row_bytes(rest.shape.cols);
+        let task_bytes = PANELS_PER_TASK * LANES * rest.shape.bits.row_bytes(rest.shape.cols);
         tasks.push(rest);
         tasks.into_par_iter().zip(codes.par_chunks(task_bytes)).for_each(|(rows, codes)| rows.fill(codes));
     }
 }
 
-/// [`BlockRows::fill`].
+/// [`PanelRows::fill`].
 struct Fill<'a, 'b> {
-    rows: BlockRows<'a>,
+    rows: PanelRows<'a>,
     codes: &'b [u8],
 }
 
 impl Op for Fill<'_, '_> {
     #[inline(always)]
     fn run(self) {
-        let BlockRows { shape, lines_per_block, sums_per_block, lines, sums, .. } = self.rows;
-        let block_bytes = LANES * shape.bits.row_bytes(shape.cols);
-        let blocks = lines.chunks_exact_mut(lines_per_block).zip(self.codes.chunks(block_bytes));
-        for (block, (lines, codes)) in blocks.enumerate() {
+        let PanelRows { shape, lines_per_panel, sums_per_panel, lines, sums, .. } = self.rows;
+        let panel_bytes = LANES * shape.bits.row_bytes(shape.cols);
+        let panels = lines.chunks_exact_mut(lines_per_panel).zip(self.codes.chunks(panel_bytes));
+        for (panel, (lines, codes)) in panels.enumerate() {
             match shape.bits {
-                Bits::Int8 => pack_block(shape, codes, lines, |codes| codes),
-                Bits::Int4 => pack_block(shape, codes, lines, store_int4),
+                Bits::Int8 => pack_panel(shape, codes, lines, |codes| codes),
+                Bits::Int4 => pack_panel(shape, codes, lines, store_int4),
             }
-            // Summed while the block is in the cache.
-            if sums_per_block > 0 {
+            // Summed while the panel is in the cache.
+            if sums_per_panel > 0 {
                 let columns = lines.len() * columns_per_line(shape.bits);
-                sums[block * sums_per_block..][..LANES].copy_from_slice(&shape.sums(lines, columns));
+                sums[panel * sums_per_panel..][..LANES].copy_from_slice(&shape.sums(lines, columns));
             }
         }
     }
@@ -89,7 +89,7 @@ impl Op for Fill<'_, '_> {
 
 /// Packs the codes of up to 16 rows. `store` makes of 4 bytes of codes in canonical order what is stored.
 #[inline(always)]
-fn pack_block(shape: Shape, codes: &[u8], lines: &mut [Line], store: impl Fn(u32) -> u32 + Copy) {
+fn pack_panel(shape: Shape, codes: &[u8], lines: &mut [CacheLine], store: impl Fn(u32) -> u32 + Copy) {
     let (bits, cols) = (shape.bits, shape.cols);
     let (per_line, per_byte) = (columns_per_line(bits), columns_per_line(bits) / 4);
     let row_bytes = bits.row_bytes(cols);

@@ -30,22 +30,22 @@ pub(super) trait CodeProducts: Backend {
 }
 
 #[backend_extension(NdArray, Flex, Cube: cfg(feature = "wgpu"), Autodiff)]
-pub(crate) trait TunedOps: Backend {
+pub(crate) trait QuantizedTrainingOps: Backend {
     /// `x W^T` by the kernel of the packed weights. `update` is zero, and gets the gradient by the weights.
-    fn tuned_linear(
+    fn quantized_training_linear(
         x: FloatTensor<Self>,
         update: FloatTensor<Self>,
         stored: Arc<Stored>,
     ) -> FloatTensor<Self>;
 }
 
-pub(super) fn tuned_linear(x: Tensor<2>, update: Tensor<2>, stored: &Arc<Stored>) -> Tensor<2> {
+pub(super) fn quantized_training_linear(x: Tensor<2>, update: Tensor<2>, stored: &Arc<Stored>) -> Tensor<2> {
     let (x, update) = (x.into_dispatch(), update.into_dispatch());
-    Tensor::from_dispatch(Dispatch::tuned_linear(x, update, Arc::clone(stored)))
+    Tensor::from_dispatch(Dispatch::quantized_training_linear(x, update, Arc::clone(stored)))
 }
 
-impl<B: CodeProducts> TunedOps for B {
-    fn tuned_linear(
+impl<B: CodeProducts> QuantizedTrainingOps for B {
+    fn quantized_training_linear(
         x: FloatTensor<Self>,
         _update: FloatTensor<Self>,
         stored: Arc<Stored>,
@@ -54,8 +54,8 @@ impl<B: CodeProducts> TunedOps for B {
     }
 }
 
-impl<B: CodeProducts, C: CheckpointStrategy> TunedOps for Autodiff<B, C> {
-    fn tuned_linear(
+impl<B: CodeProducts, C: CheckpointStrategy> QuantizedTrainingOps for Autodiff<B, C> {
+    fn quantized_training_linear(
         x: FloatTensor<Self>,
         update: FloatTensor<Self>,
         stored: Arc<Stored>,
@@ -63,15 +63,15 @@ impl<B: CodeProducts, C: CheckpointStrategy> TunedOps for Autodiff<B, C> {
         let nodes = [x.node(), update.node()];
         let x = x.into_primitive();
         let y = B::product(&x, &stored);
-        record!(C, TunedBackward, nodes, y, (x, stored))
+        record!(C, QuantizedTrainingBackward, nodes, y, (x, stored))
     }
 }
 
 /// State: input and weights.
 #[derive(Debug)]
-struct TunedBackward;
+struct QuantizedTrainingBackward;
 
-impl<B: CodeProducts> Backward<B, 2> for TunedBackward {
+impl<B: CodeProducts> Backward<B, 2> for QuantizedTrainingBackward {
     type State = (FloatTensor<B>, Arc<Stored>);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {

@@ -15,13 +15,13 @@ use crate::{Error, Linear, PackedWeight, Result, Weight, to_vec_f32};
 
 /// A [`Linear`] ready to be applied to slices.
 #[derive(Debug)]
-pub struct SliceLinear<'a> {
+pub struct CpuLinear<'a> {
     linear: &'a Linear,
     bias: Option<Vec<f32>>,
     device: Device,
 }
 
-impl<'a> SliceLinear<'a> {
+impl<'a> CpuLinear<'a> {
     /// Prepares `linear`, whose float parameters are on `device`. Weights are not copied.
     ///
     /// # Errors
@@ -47,7 +47,7 @@ impl<'a> SliceLinear<'a> {
         match &self.linear.weight {
             _ if self.linear.has_hook() => false,
             Weight::Float(_) => true,
-            Weight::FakeQuantized(_) | Weight::Tuned(_) => false,
+            Weight::FakeQuantized(_) | Weight::QuantizedTrainable(_) => false,
             Weight::Packed(weight) => {
                 weight.activation() != ActivationQuant::Dynamic(ActivationGranularity::PerTensor)
             }
@@ -73,21 +73,21 @@ impl<'a> SliceLinear<'a> {
 
 /// A layer and where its output goes.
 #[derive(Debug)]
-pub struct SliceOutput<'a, 'b> {
+pub struct CpuOutput<'a, 'b> {
     /// The layer.
-    pub layer: &'a SliceLinear<'b>,
+    pub layer: &'a CpuLinear<'b>,
     /// `[rows, out_features]`.
     pub out: &'a mut [f32],
 }
 
 /// Memory that [`apply_linears`] keeps from call to call.
 #[derive(Debug)]
-pub struct SliceScratch {
+pub struct CpuScratch {
     quantized: QuantizedActivations,
     workspace: Workspace,
 }
 
-impl Default for SliceScratch {
+impl Default for CpuScratch {
     fn default() -> Self {
         Self { quantized: QuantizedActivations::empty(), workspace: Workspace::new() }
     }
@@ -107,16 +107,16 @@ impl Default for SliceScratch {
 pub fn apply_linears(
     x: &[f32],
     rows: usize,
-    outputs: &mut [SliceOutput<'_, '_>],
-    scratch: &mut SliceScratch,
+    outputs: &mut [CpuOutput<'_, '_>],
+    scratch: &mut CpuScratch,
 ) -> Result<()> {
-    for SliceOutput { layer, out } in outputs.iter() {
+    for CpuOutput { layer, out } in outputs.iter() {
         check("input", rows * layer.in_features(), x.len())?;
         check("output", rows * layer.out_features(), out.len())?;
     }
     let mut at = 0;
     while at < outputs.len() {
-        let activation = |output: &SliceOutput<'_, '_>| Some(output.layer.kernel_weight()?.activation());
+        let activation = |output: &CpuOutput<'_, '_>| Some(output.layer.kernel_weight()?.activation());
         let shared = activation(&outputs[at]);
         let alike = outputs[at..].iter().take_while(|output| activation(output) == shared).count();
         let run = &mut outputs[at..at + alike];
@@ -140,10 +140,10 @@ fn apply_packed(
     x: &[f32],
     rows: usize,
     activation: ActivationQuant,
-    outputs: &mut [SliceOutput<'_, '_>],
-    SliceScratch { quantized, workspace }: &mut SliceScratch,
+    outputs: &mut [CpuOutput<'_, '_>],
+    CpuScratch { quantized, workspace }: &mut CpuScratch,
 ) -> Result<()> {
-    let products = outputs.iter_mut().filter_map(|SliceOutput { layer, out }| {
+    let products = outputs.iter_mut().filter_map(|CpuOutput { layer, out }| {
         Some(MatmulTask::new(layer.kernel_weight()?.matrix(), layer.bias.as_deref(), out))
     });
     let mut products: Vec<MatmulTask<'_>> = products.collect();

@@ -7,7 +7,8 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use slm_kernels::{KernelKind, PackedMatrix};
 use slm_nn::{
-    Linear, PackedWeight, Rounding, TunedWeight, Weight, fake_quantize_activation, ndarray_device, to_vec_f32,
+    Linear, PackedWeight, QuantizedTrainableWeight, Rounding, Weight, fake_quantize_activation,
+    ndarray_device, to_vec_f32,
 };
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, ObserverKind, QuantScheme, quantize_matrix,
@@ -33,7 +34,11 @@ fn packed(bits: Bits, activation: ActivationQuant) -> PackedWeight {
 }
 
 fn tuned(weight: &PackedWeight, device: &Device, rounding: Rounding) -> Linear {
-    Linear::new(Weight::Tuned(TunedWeight::new(weight, device, rounding).unwrap()), None).unwrap()
+    Linear::new(
+        Weight::QuantizedTrainable(QuantizedTrainableWeight::new(weight, device, rounding).unwrap()),
+        None,
+    )
+    .unwrap()
 }
 
 fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
@@ -130,7 +135,7 @@ fn an_update_is_taken_into_the_codes_and_forgotten() {
             .collect();
         let mut layer =
             layer.map(&mut Parameter(&mut |zeros| zeros + tensor(update.clone(), [ROWS, COLS], &train)));
-        let Weight::Tuned(tuned) = &mut layer.weight else { panic!("not tuned") };
+        let Weight::QuantizedTrainable(tuned) = &mut layer.weight else { panic!("not tuned") };
         tuned.apply(Rounding::ErrorFeedback, 0).unwrap();
         let after = tuned.packed().matrix().unpack();
         assert_eq!(after.scales(), before.scales());
@@ -166,13 +171,13 @@ fn an_update_becomes_the_same_codes_on_every_device() {
                     values(10 + draw as usize, ROWS * COLS).iter().map(|v| 0.02 * v).collect();
                 layer = layer
                     .map(&mut Parameter(&mut |zeros| zeros + tensor(update.clone(), [ROWS, COLS], &train)));
-                let Weight::Tuned(tuned) = &mut layer.weight else { panic!("not tuned") };
+                let Weight::QuantizedTrainable(tuned) = &mut layer.weight else { panic!("not tuned") };
                 tuned.apply(rounding, draw).unwrap();
             }
             // The new codes are what is multiplied by.
             let x = tensor(values(2, 4 * COLS), [4, COLS], &train);
             let y = read(layer.forward(x));
-            let Weight::Tuned(tuned) = &layer.weight else { panic!("not tuned") };
+            let Weight::QuantizedTrainable(tuned) = &layer.weight else { panic!("not tuned") };
             (tuned.packed().matrix().unpack(), tuned.residual().to_vec(), y)
         };
         let (codes, residual, y) = run(Device::flex());
@@ -188,7 +193,8 @@ fn an_update_becomes_the_same_codes_on_every_device() {
 #[test]
 fn a_residual_of_another_length_is_refused() {
     let weight = packed(Bits::Int8, ActivationQuant::Float);
-    let mut tuned = TunedWeight::new(&weight, &Device::flex().autodiff(), Rounding::Nearest).unwrap();
+    let mut tuned =
+        QuantizedTrainableWeight::new(&weight, &Device::flex().autodiff(), Rounding::Nearest).unwrap();
     assert!(
         tuned.restore_residual(vec![0; 3]).unwrap_err().to_string().contains("expected 0 values, found 3")
     );

@@ -10,10 +10,10 @@ use slm_quant_core::ActivationQuant;
 
 use super::Stored;
 use super::ops::CodeProducts;
-use crate::PhaseSwitch;
+use crate::SharedQatStage;
 use crate::activation::InputRanges;
 use crate::errors::Place;
-use crate::fake_quant::grid::Grid;
+use crate::fake_quant::fake_quantizer::FakeQuantizer;
 
 macro_rules! products_of_host {
     ($backend:ty) => {
@@ -28,10 +28,10 @@ macro_rules! products_of_host {
                 stored: &Stored,
                 [by_x, by_weight]: [bool; 2],
             ) -> [Option<FloatTensor<Self>>; 2] {
-                let grid = input_grid::<Self>(x, stored);
+                let quantizer = input_quantizer::<Self>(x, stored);
                 [
-                    by_x.then(|| by_input::<Self>(x, grad, stored, &grid)),
-                    by_weight.then(|| by_weights::<Self>(x, grad, stored, &grid)),
+                    by_x.then(|| by_input::<Self>(x, grad, stored, &quantizer)),
+                    by_weight.then(|| by_weights::<Self>(x, grad, stored, &quantizer)),
                 ]
             }
         }
@@ -57,7 +57,7 @@ fn by_input<B: HostBackend>(
     x: &FloatTensor<B>,
     grad: &FloatTensor<B>,
     stored: &Stored,
-    grid: &InputGrid,
+    quantizer: &InputQuantizer,
 ) -> FloatTensor<B> {
     let (rows, cols) = (x.shape()[0], x.shape()[1]);
     let n = stored.packed.matrix().rows();
@@ -66,13 +66,13 @@ fn by_input<B: HostBackend>(
     B::with_values(grad, |grad| {
         matmul(Matrix::new(grad, rows, n), Matrix::new(&weights, n, cols), &mut through);
     });
-    let by_x = match grid {
-        InputGrid::Float => through,
-        InputGrid::Rounded(grid) => {
-            let by_x = B::with_values(x, |x| grid.backward(x, &through));
+    let by_x = match quantizer {
+        InputQuantizer::Float => through,
+        InputQuantizer::Rounded(quantizer) => {
+            let by_x = B::with_values(x, |x| quantizer.backward(x, &through));
             stored.packed.errors().or_nan(Place::Gradient, by_x, rows * cols)
         }
-        InputGrid::NotFinite => vec![f32::NAN; rows * cols],
+        InputQuantizer::NotFinite => vec![f32::NAN; rows * cols],
     };
     B::from_values(by_x, &[rows, cols])
 }
@@ -81,7 +81,7 @@ fn by_weights<B: HostBackend>(
     x: &FloatTensor<B>,
     grad: &FloatTensor<B>,
     stored: &Stored,
-    grid: &InputGrid,
+    quantizer: &InputQuantizer,
 ) -> FloatTensor<B> {
     let (rows, cols) = (x.shape()[0], x.shape()[1]);
     let n = stored.packed.matrix().rows();
@@ -92,31 +92,31 @@ fn by_weights<B: HostBackend>(
             matmul(grad, Matrix::new(x, rows, cols), &mut by_weights);
         });
     };
-    match grid {
-        InputGrid::Rounded(grid) => {
-            let rounded = B::with_values(x, |x| grid.forward(x));
+    match quantizer {
+        InputQuantizer::Rounded(quantizer) => {
+            let rounded = B::with_values(x, |x| quantizer.forward(x));
             product(&stored.packed.errors().or_nan(Place::Gradient, rounded, rows * cols));
         }
-        InputGrid::Float | InputGrid::NotFinite => B::with_values(x, product),
+        InputQuantizer::Float | InputQuantizer::NotFinite => B::with_values(x, product),
     }
     B::from_values(by_weights, &[n, cols])
 }
 
 /// The grid of an input.
-enum InputGrid {
+enum InputQuantizer {
     /// It is not rounded.
     Float,
-    Rounded(Grid),
+    Rounded(FakeQuantizer),
     /// The forward pass has reported it.
     NotFinite,
 }
 
-fn input_grid<B: HostBackend>(x: &FloatTensor<B>, stored: &Stored) -> InputGrid {
+fn input_quantizer<B: HostBackend>(x: &FloatTensor<B>, stored: &Stored) -> InputQuantizer {
     if stored.packed.activation() == ActivationQuant::Float {
-        return InputGrid::Float;
+        return InputQuantizer::Float;
     }
-    let ranges = InputRanges::new(stored.packed.activation().into(), PhaseSwitch::default(), None);
+    let ranges = InputRanges::new(stored.packed.activation().into(), SharedQatStage::default(), None);
     let cols = x.shape()[1];
-    B::with_values(x, |x| ranges.grid(x, cols, false))
-        .map_or_else(|_| InputGrid::NotFinite, InputGrid::Rounded)
+    B::with_values(x, |x| ranges.fake_quantizer(x, cols, false))
+        .map_or_else(|_| InputQuantizer::NotFinite, InputQuantizer::Rounded)
 }

@@ -1,4 +1,4 @@
-//! What a run of `slm ptq` is asked to do, from options, a config file and defaults.
+//! Inputs of a run of `slm ptq`: options, a config file, and defaults.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use super::PtqArgs;
 use crate::error::{Error, Result};
 use crate::shipped::Shipped;
 
-pub(super) struct Settings {
+pub(super) struct RunInputs {
     pub(super) checkpoint: PathBuf,
     /// None where no text is needed.
     pub(super) calibration: Option<PathBuf>,
@@ -19,7 +19,7 @@ pub(super) struct Settings {
     pub(super) config: PtqConfig,
 }
 
-impl Settings {
+impl RunInputs {
     pub(super) fn new(args: &PtqArgs) -> Result<Self> {
         let config = quantization(args)?;
         let needs_text = !args.no_eval || config.needs_calibration();

@@ -3,7 +3,7 @@
 //!
 //! The file is taken in the parts that have checksums, on all threads, a few hundred kilobytes at a time, so that
 //! bytes are hashed, checked and packed while they are in the cache. A tensor is filled in units (rows of codes
-//! that are packed together). One that lies over the end of a part is a *seam*: its bytes are kept until the
+//! that are packed together). A unit that lies over the end of a part crosses a *boundary*: its bytes are kept until the
 //! threads at both sides have read them.
 
 use std::ops::Range;
@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::destination::{Destination, Part, Refused};
+use super::destination::{Destination, Refused, Slot};
 use crate::manifest::{Hasher, Parts};
 use crate::{Error, Result};
 
@@ -24,7 +24,7 @@ const PART_BYTES: u64 = 1 << 20;
 pub(super) struct Tensor<'a> {
     pub(super) name: &'a str,
     pub(super) place: Range<u64>,
-    pub(super) target: &'a mut Destination,
+    pub(super) destination: &'a mut Destination,
 }
 
 /// Where a file is read from.
@@ -40,12 +40,12 @@ pub(super) struct Input<'a> {
 }
 
 /// What one thread reads in one go: a part of the file.
-struct Job<'a> {
-    pieces: Vec<Piece<'a>>,
+struct PartReads<'a> {
+    chunks: Vec<Chunk<'a>>,
 }
 
 /// Bytes of one tensor.
-struct Piece<'a> {
+struct Chunk<'a> {
     tensor: &'a str,
     place: Range<u64>,
     into: Into<'a>,
@@ -53,14 +53,14 @@ struct Piece<'a> {
 
 enum Into<'a> {
     /// These bytes are all that fill it.
-    Part(Part<'a>),
-    /// They go to an offset of a seam.
-    Seam { seam: usize, offset: usize },
+    Slot(Slot<'a>),
+    /// They go to an offset of a boundary.
+    Boundary { boundary: usize, offset: usize },
 }
 
 /// A unit whose bytes lie in several parts of the file.
-struct Seam<'a> {
-    part: Option<Part<'a>>,
+struct Boundary<'a> {
+    part: Option<Slot<'a>>,
     /// Allocated with the first bytes, and given back with the last.
     bytes: Vec<u8>,
     missing: usize,
@@ -69,14 +69,14 @@ struct Seam<'a> {
 /// Reads `tensors`, in the order of their places, which do not overlap.
 pub(super) fn run(input: &Input<'_>, tensors: Vec<Tensor<'_>>) -> Result<()> {
     let part_bytes = input.checksums.map_or(PART_BYTES, |parts| parts.part_bytes()).max(1);
-    let (jobs, seams) = plan(input, part_bytes, tensors)?;
-    let jobs = Mutex::new(jobs.into_iter().enumerate());
-    let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let (reads, boundaries) = plan(input, part_bytes, tensors)?;
+    let reads = Mutex::new(reads.into_iter().enumerate());
+    let next = || reads.lock().unwrap_or_else(PoisonError::into_inner).next();
     (0..rayon::current_num_threads()).into_par_iter().with_max_len(1).try_for_each(|_| {
         let mut buffer = Vec::new();
-        while let Some((number, job)) = next() {
-            let result = Reader { input, seams: &seams, buffer: &mut buffer, hasher: None }
-                .read(number, job, part_bytes);
+        while let Some((number, read)) = next() {
+            let result = Reader { input, boundaries: &boundaries, buffer: &mut buffer, hasher: None }
+                .read(number, read, part_bytes);
             if result.is_err() {
                 // Nobody needs the rest.
                 while next().is_some() {}
@@ -92,26 +92,26 @@ fn plan<'a>(
     input: &Input<'_>,
     part_bytes: u64,
     tensors: Vec<Tensor<'a>>,
-) -> Result<(Vec<Job<'a>>, Vec<Mutex<Seam<'a>>>)> {
+) -> Result<(Vec<PartReads<'a>>, Vec<Mutex<Boundary<'a>>>)> {
     let count = input.size.div_ceil(part_bytes);
-    let mut jobs: Vec<Job<'a>> = (0..count).map(|_| Job { pieces: Vec::new() }).collect();
-    let mut seams = Vec::new();
-    for Tensor { name, place, target } in tensors {
+    let mut reads: Vec<PartReads<'a>> = (0..count).map(|_| PartReads { chunks: Vec::new() }).collect();
+    let mut boundaries = Vec::new();
+    for Tensor { name, place, destination } in tensors {
         let refuse = |refused| (input.refuse)(name, refused);
         let mut at = place.start;
-        let mut rest = target.part();
+        let mut rest = destination.slot();
         while rest.bytes() > 0 {
             let (number, end) = (at / part_bytes, (at / part_bytes + 1) * part_bytes);
-            let room = usize::try_from(end - at).unwrap_or(usize::MAX);
-            let whole = match rest.bytes() <= room {
+            let left = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let whole = match rest.bytes() <= left {
                 true => rest.bytes(),
-                false => room / rest.unit_bytes() * rest.unit_bytes(),
+                false => left / rest.unit_bytes() * rest.unit_bytes(),
             };
             if whole > 0 {
                 let (part, others) = rest.split_at(whole).map_err(refuse)?;
                 let place = at..at + whole as u64;
                 at = place.end;
-                jobs[number as usize].pieces.push(Piece { tensor: name, place, into: Into::Part(part) });
+                reads[number as usize].chunks.push(Chunk { tensor: name, place, into: Into::Slot(part) });
                 rest = others;
                 continue;
             }
@@ -121,37 +121,37 @@ fn plan<'a>(
             while at < end {
                 let number = at / part_bytes;
                 let place = at..end.min((number + 1) * part_bytes);
-                let into = Into::Seam { seam: seams.len(), offset: (at - start) as usize };
+                let into = Into::Boundary { boundary: boundaries.len(), offset: (at - start) as usize };
                 at = place.end;
-                jobs[number as usize].pieces.push(Piece { tensor: name, place, into });
+                reads[number as usize].chunks.push(Chunk { tensor: name, place, into });
             }
-            seams.push(Mutex::new(Seam { part: Some(part), bytes: Vec::new(), missing: unit }));
+            boundaries.push(Mutex::new(Boundary { part: Some(part), bytes: Vec::new(), missing: unit }));
             rest = others;
         }
     }
-    Ok((jobs, seams))
+    Ok((reads, boundaries))
 }
 
 /// One thread at one part of the file.
 struct Reader<'a, 'b> {
     input: &'a Input<'a>,
-    seams: &'a [Mutex<Seam<'b>>],
+    boundaries: &'a [Mutex<Boundary<'b>>],
     buffer: &'a mut Vec<u8>,
     hasher: Option<Hasher>,
 }
 
 impl<'b> Reader<'_, 'b> {
     /// Reads part `number` of the file, and compares it.
-    fn read(mut self, number: usize, job: Job<'b>, part_bytes: u64) -> Result<()> {
+    fn read(mut self, number: usize, read: PartReads<'b>, part_bytes: u64) -> Result<()> {
         self.hasher = self.input.checksums.map(|parts| parts.hasher(number));
         let mut at = number as u64 * part_bytes;
         let end = self.input.size.min(at + part_bytes);
-        for Piece { tensor, place, into } in job.pieces {
+        for Chunk { tensor, place, into } in read.chunks {
             self.pass_over(at..place.start)?;
             at = place.end;
             match into {
-                Into::Part(part) => self.fill(tensor, place.start, part)?,
-                Into::Seam { seam, offset } => self.fill_seam(tensor, place, seam, offset)?,
+                Into::Slot(part) => self.fill(tensor, place.start, part)?,
+                Into::Boundary { boundary, offset } => self.fill_boundary(tensor, place, boundary, offset)?,
             }
         }
         self.pass_over(at..end)?;
@@ -185,7 +185,7 @@ impl<'b> Reader<'_, 'b> {
         Ok(())
     }
 
-    fn fill(&mut self, tensor: &str, start: u64, part: Part<'b>) -> Result<()> {
+    fn fill(&mut self, tensor: &str, start: u64, part: Slot<'b>) -> Result<()> {
         let refuse = self.input.refuse;
         let step = (BUFFER_BYTES / part.unit_bytes()).max(1) * part.unit_bytes();
         let (mut at, mut rest) = (start, part);
@@ -199,20 +199,26 @@ impl<'b> Reader<'_, 'b> {
         Ok(())
     }
 
-    fn fill_seam(&mut self, tensor: &str, place: Range<u64>, seam: usize, offset: usize) -> Result<()> {
+    fn fill_boundary(
+        &mut self,
+        tensor: &str,
+        place: Range<u64>,
+        boundary: usize,
+        offset: usize,
+    ) -> Result<()> {
         let refuse = self.input.refuse;
-        let lock = &self.seams[seam];
+        let lock = &self.boundaries[boundary];
         let bytes = self.next(place.start, (place.end - place.start) as usize)?;
-        let mut seam = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(size) = seam.part.as_ref().map(Part::bytes) else { return Ok(()) };
-        seam.bytes.resize(size, 0);
-        seam.bytes[offset..][..bytes.len()].copy_from_slice(bytes);
-        seam.missing -= bytes.len();
-        if seam.missing > 0 {
+        let mut boundary = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(size) = boundary.part.as_ref().map(Slot::bytes) else { return Ok(()) };
+        boundary.bytes.resize(size, 0);
+        boundary.bytes[offset..][..bytes.len()].copy_from_slice(bytes);
+        boundary.missing -= bytes.len();
+        if boundary.missing > 0 {
             return Ok(());
         }
-        let bytes = std::mem::take(&mut seam.bytes);
-        match seam.part.take() {
+        let bytes = std::mem::take(&mut boundary.bytes);
+        match boundary.part.take() {
             Some(part) => part.fill(&bytes).map_err(|refused| refuse(tensor, refused)),
             None => Ok(()),
         }
