@@ -201,7 +201,8 @@ impl<'a> CpuBatch<'a> {
         self.compute.logit_row = 0;
         let chunk = if self.independent { CHUNK } else { usize::MAX };
         let mut pass = Pass::default();
-        for (id, mut rest) in inputs {
+        for &(id, ids) in inputs {
+            let mut rest = ids;
             while !rest.is_empty() {
                 let (ids, later) = rest.split_at(rest.len().min(chunk - pass.ids.len()));
                 let Some(Some(sequence)) = self.sequences.get_mut(id.0) else { break };

@@ -135,14 +135,6 @@ fn rows_are_independent(parts: &ModelOf<'_, CpuCompute>) -> bool {
     linears.all(|linear| linear.linear.rows_are_independent())
 }
 
-/// Rows that the head is applied to.
-#[derive(Debug, Clone, Copy)]
-enum Rows {
-    None,
-    Last,
-    All,
-}
-
 /// Whether an engine can work with weights on `device`.
 pub(crate) fn supports_device(device: &Device) -> bool {
     !device.is_autodiff() && slm_nn::on_cpu(device)
