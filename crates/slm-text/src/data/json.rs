@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::decode::Decoder;
 use super::lenient;
-use super::record::{MIXED, Record, is_id, record, records, refused};
+use super::record::{MIXED, Record, record, records, refused};
 use crate::{Error, Result, parse_ids};
 
 /// Longest line or file of JSON.
@@ -110,7 +110,7 @@ pub(super) fn whole(path: &Path, text: &str) -> Result<Record> {
             Ok(Record::Ids(parse_ids(path, text.as_bytes())?))
         }
         Value::Array(items) if items.is_empty() => Err(refused(path, "is an empty list")),
-        Value::Array(items) if !items.iter().all(is_id) => records(path, items, &String::new),
+        Value::Array(items) if !items.iter().all(Value::is_number) => records(path, items, &String::new),
         value => record(path, value, &|| "the value".to_owned()),
     }
 }

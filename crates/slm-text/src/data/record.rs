@@ -210,7 +210,7 @@ fn holds_numbers(value: &Value) -> bool {
     value.as_array().is_some_and(|items| items.iter().all(|item| item.is_number() || holds_numbers(item)))
 }
 
-pub(super) fn is_id(value: &Value) -> bool {
+fn is_id(value: &Value) -> bool {
     value.as_u64().is_some_and(|id| u32::try_from(id).is_ok())
 }
 
