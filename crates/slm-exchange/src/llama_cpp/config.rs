@@ -216,7 +216,8 @@ impl Keys<'_> {
             Arch::Gemma3 => RotaryConfig::new(self.float("rope.freq_base_swa")?.unwrap_or(10_000.0)),
             _ => rotary.clone(),
         };
-        let window = self.size("attention.sliding_window")?.filter(|&window| window > 0);
+        let window = self.size("attention.sliding_window")?;
+        let window = window.filter(|&window| window > 0 && window < model.max_position_embeddings);
         let mut specs = model.layers();
         for (layer, spec) in specs.iter_mut().enumerate() {
             let slides = sliding.get(layer).copied().unwrap_or(false);

@@ -45,8 +45,10 @@ pub(crate) fn keys(arch: Arch, model: &ModelConfig) -> Vec<(String, Value)> {
         keys.number("attention.sliding_window", *window);
         keys.add("attention.sliding_window_pattern", Value::from(sliding.clone()));
     } else if arch == Arch::GraniteSwa {
+        // It wants a layer with a window: one as wide as the context is none.
+        let first: Vec<bool> = (0..layers.len()).map(|layer| layer == 0).collect();
         keys.number("attention.sliding_window", model.max_position_embeddings);
-        keys.add("attention.sliding_window_pattern", Value::from(sliding.clone()));
+        keys.add("attention.sliding_window_pattern", Value::from(first));
     } else if arch == Arch::Phi3 {
         // Absent, it is filled in for files that do not say it.
         keys.number("attention.sliding_window", 0);
