@@ -34,6 +34,64 @@ impl FromStr for Rotate {
     }
 }
 
+/// Whether channels are smoothed before a model is quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(try_from = "WrittenSmooth", into = "WrittenSmooth")]
+pub enum Smooth {
+    /// Between `up_proj` and `down_proj` of gated MLPs, where that brings the output nearer to the float one. Written
+    /// `auto`.
+    #[default]
+    Auto,
+    /// No. Written `off`.
+    Off,
+    /// Everywhere by SmoothQuant's formula, with this strength from 0 to 1. Written as a number.
+    Strength(f64),
+}
+
+/// [`Smooth`] in a file.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum WrittenSmooth {
+    Number(f64),
+    Word(String),
+}
+
+impl TryFrom<WrittenSmooth> for Smooth {
+    type Error = String;
+
+    fn try_from(written: WrittenSmooth) -> Result<Self, String> {
+        match written {
+            WrittenSmooth::Number(strength) => Ok(Self::Strength(strength)),
+            WrittenSmooth::Word(word) => word.parse(),
+        }
+    }
+}
+
+impl From<Smooth> for WrittenSmooth {
+    fn from(smooth: Smooth) -> Self {
+        match smooth {
+            Smooth::Auto => Self::Word("auto".to_owned()),
+            Smooth::Off => Self::Word("off".to_owned()),
+            Smooth::Strength(strength) => Self::Number(strength),
+        }
+    }
+}
+
+impl FromStr for Smooth {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            _ => match text.parse() {
+                Ok(strength) if (0.0..=1.0).contains(&strength) => Ok(Self::Strength(strength)),
+                _ => Err("use auto, off, or a strength from 0 to 1 such as 0.5".to_owned()),
+            },
+        }
+    }
+}
+
 /// Settings of post-training quantization.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PtqConfig {
@@ -55,9 +113,8 @@ pub struct PtqConfig {
     /// Whether the float model is rotated before it is quantized. Only
     /// `CheckpointQuantizer` does.
     pub rotate: Rotate,
-    /// Strength of the smoothing of channels, 0 to 1; none where channels are left alone. Only `CheckpointQuantizer`
-    /// smooths.
-    pub smooth: Option<f64>,
+    /// Whether channels are smoothed. Only `CheckpointQuantizer` does.
+    pub smooth: Smooth,
     /// Layers to leave float, as globs over names such as `layers.0.*` or `lm_head`.
     pub skip: Vec<String>,
     /// Schemes of single layers. The last rule that matches a name counts; `skip` counts before all of them.
@@ -80,7 +137,7 @@ impl PtqConfig {
             activation_granularity: ActivationGranularity::default(),
             dynamic_inputs: DynamicInputs::default(),
             rotate: Rotate::default(),
-            smooth: None,
+            smooth: Smooth::default(),
             skip: Vec::new(),
             layers: Vec::new(),
             embeddings: None,
@@ -106,17 +163,30 @@ impl PtqConfig {
     /// Whether inputs of layers must be observed before weights can be quantized.
     pub fn needs_calibration(&self) -> bool {
         self.quantization_type == QuantizationType::Static
-            || self.smooth.is_some()
+            || matches!(self.smooth, Smooth::Strength(_))
             || self.method.needs_calibration()
             || self.observer == Some(ObserverKind::WeightedMse)
     }
 
     /// Whether observed inputs change anything: they are needed, or the observer of weights is left to a default that uses
-    /// them.
+    /// them, or the smoothing is better with them.
     pub fn uses_calibration(&self) -> bool {
+        self.observes_weight_inputs() || self.equalizes()
+    }
+
+    /// Whether every input must be seen as a whole: for ranges of activations, or for weights.
+    pub(crate) fn observes_weight_inputs(&self) -> bool {
         let schemes = self.layers.iter().filter_map(|rule| rule.scheme.over(self.scheme));
         let weighted = |scheme: QuantScheme| self.observer_of(scheme.bits, true) == ObserverKind::WeightedMse;
         self.needs_calibration() || weighted(self.scheme) || schemes.into_iter().any(weighted)
+    }
+
+    /// Whether channels are equalized where that pays: where activations are quantized. Weights of 4 bits with one scale in
+    /// all need ranges that clip, which the search for factors does not try.
+    pub(crate) fn equalizes(&self) -> bool {
+        self.smooth == Smooth::Auto
+            && self.quantization_type != QuantizationType::WeightOnly
+            && (self.scheme.bits, self.scheme.granularity) != (Bits::Int4, Granularity::PerTensor)
     }
 
     /// The same settings with another granularity of weights.

@@ -4,6 +4,7 @@ mod sinks;
 mod stopped;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::Device;
 use serde_json::json;
@@ -20,8 +21,9 @@ use crate::calibrate::gather;
 use crate::embedding::{QuantizedTable, embedding_type, quantize_embedding};
 use crate::inputs::Gathering;
 use crate::sequential::{SequentialRun, SequentialSink};
+use crate::transform::{InputRowsHook, sampled_windows};
 use crate::{
-    Calibration, Error, LayerReport, Plan, PlannedEmbedding, PtqConfig, Result, TransformedSource,
+    Calibration, Error, LayerReport, Plan, PlannedEmbedding, PtqConfig, Result, Smooth, TransformedSource,
     Transforms, convert, copies_tied_head, plan_transformer, planned_config, planned_tensors, quantize_layer,
     sharing_config, untie_planned_head,
 };
@@ -216,15 +218,37 @@ impl<'a> CheckpointQuantizer<'a> {
         let sequential = config.method.is_sequential();
         // A sequential method takes the second moments from its own run.
         let gathering = Gathering { hessians: false, ..Gathering::of(config) };
-        let observes = gathering.activations || (config.uses_calibration() && !sequential);
-        let passes = usize::from(observes) + usize::from(config.smooth.is_some());
-        let total = passes * layerwise_steps(transforms.model(), windows.len(), with_head, false);
+        let observes = gathering.activations || (config.observes_weight_inputs() && !sequential);
+        let smooths = matches!(config.smooth, Smooth::Strength(_));
+        let passes = usize::from(observes) + usize::from(smooths);
+        let mut total = passes * layerwise_steps(transforms.model(), windows.len(), with_head, false);
+        let sampled: Vec<&[u32]> = match config.equalizes() {
+            true => sampled_windows(windows.len()).map(|index| windows[index]).collect(),
+            false => Vec::new(),
+        };
+        total += layerwise_steps(transforms.model(), sampled.len(), with_head, false);
         let mut done = 0;
         let mut step = || {
             done += 1;
             progress(Progress { stage: Stage::Calibrating, done, total }).map_err(Stopped::Callback)
         };
-        if let Some(strength) = config.smooth {
+        if !sampled.is_empty() {
+            let model = transforms.model().clone();
+            let hook = Arc::new(InputRowsHook::default());
+            let mut transformed = TransformedSource::new(source, transforms);
+            forward_layerwise(
+                &model,
+                &mut transformed,
+                device,
+                &sampled,
+                with_head,
+                &hook.shared(),
+                &mut step,
+            )
+            .map_err(Stopped::into_error)?;
+            transforms.equalize(source, &hook.take()?, plan, config, device)?;
+        }
+        if let Smooth::Strength(strength) = config.smooth {
             let model = transforms.model().clone();
             transforms
                 .calibrate_smoothing(source, strength, with_head, |transformed, hook| {
@@ -244,6 +268,11 @@ impl<'a> CheckpointQuantizer<'a> {
         let pending = sequential.then(|| Pending { windows: owned, device: device.clone() });
         self.calibrated = Some(Calibrated { record, observed, pending });
         Ok(())
+    }
+
+    /// Whether channels would have been equalized if [`calibrate`](Self::calibrate) had been called.
+    pub fn lacks_text_to_equalize(&self) -> bool {
+        self.config.equalizes() && !self.is_calibrated()
     }
 
     /// What calibration saw, where it is needed.

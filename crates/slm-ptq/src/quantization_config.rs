@@ -6,7 +6,9 @@ use slm_quant_core::{
     ScaleDtype,
 };
 
-use crate::{DynamicInputs, Error, LayerRule, LayerScheme, PtqConfig, Result, Rotate, RoundingMethod};
+use crate::{
+    DynamicInputs, Error, LayerRule, LayerScheme, PtqConfig, Result, Rotate, RoundingMethod, Smooth,
+};
 
 /// The point of a training run at which a model is quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -64,9 +66,9 @@ pub struct QuantizationConfig {
     pub dynamic_inputs: DynamicInputs,
     /// Whether the model is rotated before it is quantized, for `ptq` only: `auto`, `on` or `off`. Default: `auto`.
     pub rotate: Rotate,
-    /// Strength with which channels are smoothed before the model is quantized, 0 to 1, for `ptq` only. Default: not at all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub smooth: Option<f64>,
+    /// Whether channels are smoothed before the model is quantized, for `ptq` only: `auto` (in MLPs, where that pays),
+    /// `off`, or a strength from 0 to 1. Default: `auto`.
+    pub smooth: Smooth,
     /// Linear layers to leave in F32: names as in reports, `*` for any run of characters.
     pub skip: Vec<String>,
     /// Schemes of single layers, `[[quantization.layers]]` with `pattern` and `scheme`, such as `int8:channel` or
@@ -94,7 +96,7 @@ impl Default for QuantizationConfig {
             activation_granularity: ActivationGranularity::default(),
             dynamic_inputs: DynamicInputs::default(),
             rotate: Rotate::default(),
-            smooth: None,
+            smooth: Smooth::default(),
             skip: Vec::new(),
             layers: Vec::new(),
             embeddings: None,
@@ -154,7 +156,9 @@ impl QuantizationConfig {
                 return refuse(key, detail, "use an observer with its usual parameters");
             }
         }
-        if let Some(strength) = self.smooth.filter(|strength| !(0.0..=1.0).contains(strength)) {
+        if let Smooth::Strength(strength) = self.smooth
+            && !(0.0..=1.0).contains(&strength)
+        {
             return refuse("smooth", format!("is {strength}"), "use a strength from 0 to 1, such as 0.5");
         }
         if self.quantization_mode == QuantizationMode::Qat {
@@ -162,7 +166,7 @@ impl QuantizationConfig {
             if self.rotate == Rotate::On {
                 return refuse("rotate", "is \"on\" next to quantization_mode = \"qat\"".to_owned(), remedy);
             }
-            if self.smooth.is_some() {
+            if matches!(self.smooth, Smooth::Strength(_)) {
                 return refuse("smooth", "is given next to quantization_mode = \"qat\"".to_owned(), remedy);
             }
         }

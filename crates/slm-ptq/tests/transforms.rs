@@ -2,15 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
+use burn::module::Param;
+use burn::tensor::{Device, IndexingUpdateOp, Tensor};
 use slm_checkpoint::{Checkpoint, SaveRequest, hf, save};
 use slm_model::{
     AttentionBias, MlpKind, ModelConfig, NormKind, NormPlacement, QkNorm, TensorSource, Transformer,
     expected_tensors,
 };
+use slm_nn::{NamedLinears, Weight};
 use slm_ptq::{
-    CalibrationTokens, CheckpointQuantizer, DynamicInputs, Error, PtqConfig, Rotate, TransformedSource,
-    Transforms,
+    CalibrationTokens, CheckpointQuantizer, DynamicInputs, Error, PtqConfig, Rotate, Smooth,
+    TransformedSource, Transforms,
 };
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, QuantScheme, QuantizationType,
@@ -53,9 +55,9 @@ fn float_model(source: &Checkpoint, transforms: &Transforms) -> Transformer {
 }
 
 /// A quantizer that has smoothed, and perhaps rotated.
-fn smoothed(source: &Checkpoint, rotate: Rotate) -> CheckpointQuantizer<'_> {
+fn smoothed(source: &Checkpoint, rotate: Rotate, smooth: Smooth) -> CheckpointQuantizer<'_> {
     let mut config = PtqConfig::new(QuantScheme::per_tensor(Bits::Int8), QuantizationType::Dynamic);
-    (config.rotate, config.smooth) = (rotate, Some(0.5));
+    (config.rotate, config.smooth) = (rotate, smooth);
     let mut quantizer = CheckpointQuantizer::new(source, config).unwrap();
     calibrate(&mut quantizer, source);
     quantizer
@@ -76,9 +78,16 @@ fn check(source: &Checkpoint, name: &str) -> bool {
         Ok(transforms) => all.push(("rotated", transforms.clone())),
         Err(error) => assert!(matches!(error, Error::Setting { key: "rotate", .. }), "{name}: {error}"),
     }
-    all.push(("smoothed", smoothed(source, Rotate::Off).transforms().clone()));
+    all.push(("smoothed", smoothed(source, Rotate::Off, Smooth::Strength(0.5)).transforms().clone()));
     if rotation.is_ok() {
-        all.push(("rotated and smoothed", smoothed(source, Rotate::On).transforms().clone()));
+        all.push((
+            "rotated and smoothed",
+            smoothed(source, Rotate::On, Smooth::Strength(0.5)).transforms().clone(),
+        ));
+    }
+    let equalized = smoothed(source, Rotate::Off, Smooth::Auto).transforms().clone();
+    if !equalized.is_none() {
+        all.push(("equalized", equalized));
     }
     for (what, transforms) in all {
         assert!(!transforms.is_none());
@@ -91,7 +100,8 @@ fn check(source: &Checkpoint, name: &str) -> bool {
             let stored = source.tensors().read_f32(&tensor.name).ok();
             stored != Some(tensors.take_f32(&tensor.name, &tensor.shape).unwrap())
         });
-        assert!(changed.count() > 5, "{name} {what}");
+        let least = if what == "equalized" { 1 } else { 5 };
+        assert!(changed.count() > least, "{name} {what}");
     }
     rotation.is_ok()
 }
@@ -203,4 +213,71 @@ fn static_and_dynamic_layers_in_one_checkpoint() {
     config.dynamic_inputs = DynamicInputs::Matching(vec!["*.dawn_proj".to_owned()]);
     let unmatched = CheckpointQuantizer::new(&source, config).unwrap_err();
     assert!(matches!(unmatched, Error::UnmatchedPattern { pattern, .. } if pattern == "*.dawn_proj"));
+}
+
+/// A checkpoint as float as `source`, one channel of whose MLPs is 100 times as large in `up_proj` and a hundredth in
+/// `down_proj`.
+fn with_outlier_channel(config: &ModelConfig, dir: &Path) -> Checkpoint {
+    let scale = |tensor: Tensor<2>, dim: usize, factor: f64| {
+        let device = tensor.device();
+        let index = Tensor::from_data([7_i32], &device);
+        let part = tensor.clone().select(dim, index.clone()) * (factor - 1.0);
+        tensor.select_assign(dim, index, part, IndexingUpdateOp::Add)
+    };
+    let mut model = Transformer::new(config, 3, &Device::flex()).unwrap();
+    model.for_each_linear_mut(&mut |name, linear| {
+        let (dim, factor) = match name.rsplit_once('.') {
+            Some((_, "up_proj")) => (0, 100.0),
+            Some((_, "down_proj")) => (1, 0.01),
+            _ => return,
+        };
+        let weight = linear.float_weight().unwrap();
+        linear.weight = Weight::Float(Param::from_tensor(scale(weight, dim, factor)));
+    });
+    save(dir, &model, &SaveRequest::default(), false).unwrap();
+    Checkpoint::open(dir).unwrap()
+}
+
+#[test]
+fn an_outlier_channel_of_an_mlp_is_equalized() {
+    let root = tempfile::tempdir().unwrap();
+    let source = with_outlier_channel(&ModelConfig::new(40, 24, 36, 2, 4, 32), &root.path().join("outlier"));
+    let float = logits(&source.load_model(&Device::flex()).unwrap());
+    let tensor = QuantScheme::per_tensor(Bits::Int8);
+    let channel = tensor.with_granularity(Granularity::PerChannel);
+    for (scheme, quantization_type) in [
+        (tensor, QuantizationType::Dynamic),
+        (channel, QuantizationType::Dynamic),
+        (channel, QuantizationType::Static),
+    ] {
+        let error = |smooth: Smooth| {
+            let mut config = PtqConfig::new(scheme, quantization_type);
+            (config.rotate, config.smooth, config.dynamic_inputs) =
+                (Rotate::Off, smooth, DynamicInputs::None);
+            // What the other layers lose has nothing to do with it.
+            config.skip = ["*self_attn*", "*gate_proj", "lm_head"].map(str::to_owned).to_vec();
+            let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
+            assert_eq!(quantizer.lacks_text_to_equalize(), smooth == Smooth::Auto);
+            calibrate(&mut quantizer, &source);
+            assert!(!quantizer.lacks_text_to_equalize());
+            let record = quantizer.transforms().record();
+            let count = record.and_then(|record| record.equalized_mlps);
+            assert_eq!(count, (smooth == Smooth::Auto).then_some(2));
+            let quantized = logits(&quantizer.load(&Device::flex()).unwrap().0);
+            let squares = float.iter().zip(&quantized).map(|(a, b)| f64::from(a - b).powi(2));
+            squares.sum::<f64>().sqrt()
+        };
+        let [auto, off] = [Smooth::Auto, Smooth::Off].map(error);
+        assert!(auto < 0.75 * off, "{quantization_type} {scheme}: {auto} {off}");
+    }
+}
+
+#[test]
+fn weights_by_channel_alone_need_no_equalization() {
+    let root = tempfile::tempdir().unwrap();
+    let source = saved(&ModelConfig::new(40, 24, 36, 1, 4, 32), &root.path().join("float"));
+    let scheme = QuantScheme::per_tensor(Bits::Int8).with_granularity(Granularity::PerChannel);
+    let config = PtqConfig::new(scheme, QuantizationType::WeightOnly);
+    let quantizer = CheckpointQuantizer::new(&source, config).unwrap();
+    assert!(!quantizer.uses_calibration() && !quantizer.lacks_text_to_equalize());
 }

@@ -211,6 +211,12 @@ pub struct TransformRecord {
     /// Strength of the smoothing of channels, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smoothing_strength: Option<f64>,
+    /// Number of MLPs whose channels between `up_proj` and `down_proj` were equalized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub equalized_mlps: Option<u64>,
+    /// Number of norms whose channels were equalized with the layers that read them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub equalized_norms: Option<u64>,
 }
 
 /// A calibration text.

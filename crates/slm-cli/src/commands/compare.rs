@@ -101,7 +101,7 @@ pub(crate) fn run(args: &CompareArgs, context: &Context) -> Result<()> {
     bar.finish_and_clear();
     let result = result(predictions, layers);
     say(&result, args, context)?;
-    if transforms.smoothing_strength.is_some() {
+    if transforms.smoothing_strength.is_some() || transforms.equalized_mlps.is_some() {
         context.output.say(
             "B was smoothed before it was quantized: the outputs of its v_proj and up_proj are those of A divided by \
              factors, so that their rows above say nothing.",

@@ -130,10 +130,15 @@ fn inspect_checkpoint(checkpoint: &Checkpoint, context: &Context) -> Result<()> 
         for layer in &metadata.skipped {
             context.output.say(format!("left float: {} ({})", layer.name, layer.reason))?;
         }
-        if let Some(TransformRecord { rotation_seed, smoothing_strength }) = metadata.lineage.transforms {
+        if let Some(TransformRecord { rotation_seed, smoothing_strength, equalized_mlps, equalized_norms }) =
+            metadata.lineage.transforms
+        {
             let rotated = rotation_seed.map(|seed| format!("rotated (seed {seed})"));
             let smoothed = smoothing_strength.map(|strength| format!("smoothed (strength {strength})"));
-            let done: Vec<String> = rotated.into_iter().chain(smoothed).collect();
+            let equalized = equalized_mlps.map(|count| format!("equalized in {count} MLPs"));
+            let norms = equalized_norms.map(|count| format!("equalized behind {count} norms"));
+            let done: Vec<String> =
+                rotated.into_iter().chain(smoothed).chain(equalized).chain(norms).collect();
             context
                 .output
                 .say(format!("\nbefore it was quantized the float model was {}", done.join(", ")))?;

@@ -16,7 +16,7 @@ use slm_model::{TOKEN_TABLE, Transformer};
 use slm_nn::NamedLinears;
 use slm_ptq::{
     CalibrationTokens, CheckpointQuantizer, DynamicInputs, LayerScheme, QuantizedCheckpoint, Rotate,
-    RoundingMethod,
+    RoundingMethod, Smooth,
 };
 use slm_quant_core::{ActivationGranularity, ObserverKind};
 
@@ -76,10 +76,11 @@ pub(crate) struct PtqArgs {
     /// nothing at inference: auto, on or off [default: auto]
     #[arg(long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "on")]
     rotate: Option<Rotate>,
-    /// Smooth channels first, moving large activations into weights with this strength, 0 to 1; needs a calibration
-    /// text [default: no smoothing]
-    #[arg(long, value_name = "STRENGTH", num_args = 0..=1, default_missing_value = "0.5")]
-    smooth: Option<f64>,
+    /// Smooth channels first, moving large activations into weights: auto (between up_proj and down_proj of MLPs, where
+    /// that brings their outputs nearer to the float ones; with a calibration text), off, or everywhere with a
+    /// strength from 0 to 1, which needs a calibration text [default: auto]
+    #[arg(long, value_name = "HOW", num_args = 0..=1, default_missing_value = "0.5")]
+    smooth: Option<Smooth>,
     /// Text to calibrate on; without --eval its last tenth is held out for the perplexities
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
@@ -175,6 +176,7 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         output: path,
         plan: quantizer.plan(),
         transforms: quantizer.transforms(),
+        lacks_text_to_equalize: quantizer.lacks_text_to_equalize(),
         layers: &layers,
         embedding: embedding.as_ref(),
         execution,

@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 use slm_checkpoint::Checkpoint;
-use slm_ptq::{CalibrationTokens, CheckpointQuantizer, DynamicInputs, PtqConfig, Rotate};
+use slm_ptq::{CalibrationTokens, CheckpointQuantizer, DynamicInputs, PtqConfig, Rotate, Smooth};
 use slm_qat::ScaleMode;
 use slm_train::{Outcome, QuantizationMode, Trainer, TrainingConfig};
 
@@ -203,7 +203,7 @@ fn before(
     // Compared with what training starts from: the same model, with the same kind of activations.
     let config = PtqConfig {
         rotate: Rotate::Off,
-        smooth: None,
+        smooth: Smooth::Off,
         dynamic_inputs: DynamicInputs::None,
         ..config.clone()
     };

@@ -8,12 +8,16 @@
 //! - *Smoothing.* Each channel between a norm and the layers that read it, between `v_proj` and `o_proj`, and between
 //!   `up_proj` and `down_proj`, is divided by a factor on one side and multiplied by it on the other (SmoothQuant:
 //!   Xiao and others, 2022).
+//! - *Equalization.* Smoothing between `up_proj` and `down_proj`, and behind the norms of a model that is not rotated,
+//!   with the factors that leave the least error.
 
 mod apply;
+mod equalize;
 mod hadamard;
 mod norms;
 mod outliers;
 mod policy;
+mod readers;
 mod rotation;
 mod smoothing;
 mod source;
@@ -24,6 +28,7 @@ use slm_checkpoint::Checkpoint;
 use slm_model::{LayerSpec, ModelConfig};
 
 use self::apply::LinearChange;
+pub(crate) use self::equalize::{InputRowsHook, sampled_windows};
 use self::norms::FoldedNorm;
 use self::rotation::Rotation;
 use self::smoothing::ChannelMaxima;
@@ -43,6 +48,10 @@ pub struct Transforms {
     smoothing: BTreeMap<String, Vec<f64>>,
     /// Strength of the smoothing.
     strength: Option<f64>,
+    /// Number of MLPs that are equalized, where that was tried.
+    equalized: Option<usize>,
+    /// Number of norms whose readers are equalized.
+    equalized_norms: usize,
     /// Why there is no rotation.
     reason: Option<String>,
 }
@@ -58,6 +67,8 @@ impl Transforms {
             norms: BTreeMap::new(),
             smoothing: BTreeMap::new(),
             strength: None,
+            equalized: None,
+            equalized_norms: 0,
             reason: None,
         }
     }

@@ -65,7 +65,12 @@ impl Transforms {
 
     /// The record of what was done; none where nothing was.
     pub fn record(&self) -> Option<TransformRecord> {
-        let record = TransformRecord { rotation_seed: self.seed, smoothing_strength: self.strength };
+        let record = TransformRecord {
+            rotation_seed: self.seed,
+            smoothing_strength: self.strength,
+            equalized_norms: (self.equalized_norms > 0).then_some(self.equalized_norms as u64),
+            equalized_mlps: self.equalized.filter(|&count| count > 0).map(|count| count as u64),
+        };
         (!self.is_none()).then_some(record)
     }
 

@@ -27,6 +27,16 @@ impl<'a> TransformedSource<'a> {
         if is_head && self.checkpoint.config().model.tie_word_embeddings { EMBED_TOKENS } else { name }
     }
 
+    /// Whether there is a tensor `name`.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.checkpoint.tensors().shape(self.stored(name)).is_some()
+    }
+
+    /// Width of the residual stream.
+    pub(super) fn hidden_size(&self) -> usize {
+        self.checkpoint.config().model.hidden_size
+    }
+
     /// Reads the tensor `name`, row-major.
     ///
     /// # Errors
@@ -143,7 +153,7 @@ impl Transforms {
 }
 
 /// The norms and layers whose outputs can be divided by factors, and the layers that read them.
-fn smoothed(model: &slm_model::ModelConfig, head: bool) -> Vec<(String, Vec<String>)> {
+pub(super) fn smoothed(model: &slm_model::ModelConfig, head: bool) -> Vec<(String, Vec<String>)> {
     let mut pairs = Vec::new();
     for (index, layer) in model.layers().iter().enumerate() {
         let path = |part: &str| format!("layers.{index}.{part}");

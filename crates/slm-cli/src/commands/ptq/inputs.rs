@@ -86,7 +86,7 @@ fn quantization(args: &PtqArgs) -> Result<PtqConfig> {
     config.activation_granularity = args.activation_granularity.unwrap_or(config.activation_granularity);
     config.dynamic_inputs = args.dynamic_inputs.clone().unwrap_or(config.dynamic_inputs);
     config.rotate = args.rotate.unwrap_or(config.rotate);
-    config.smooth = args.smooth.or(config.smooth);
+    config.smooth = args.smooth.unwrap_or(config.smooth);
     config.validate().map_err(|error| Error::Usage(error.to_string()))?;
     Ok(config.ptq())
 }

@@ -27,6 +27,8 @@ pub(super) struct ReportInputs<'a> {
     pub(super) layers: &'a [LayerReport],
     /// Exact changes of the float model.
     pub(super) transforms: &'a Transforms,
+    /// Whether channels would have been equalized with a calibration text.
+    pub(super) lacks_text_to_equalize: bool,
     /// The embedding, if it is quantized and not the head's table.
     pub(super) embedding: Option<&'a LayerReport>,
     /// How each layer is computed, by name.
@@ -68,6 +70,8 @@ pub(super) struct PtqResult {
     dynamic_inputs: Vec<String>,
     /// Exact changes of the float model before it was quantized.
     transforms: Option<TransformRecord>,
+    #[serde(skip)]
+    lacks_text_to_equalize: bool,
     /// Why the model was not rotated, where it would have been.
     not_rotated: Option<String>,
     /// Whether the head, tied before, was made a float tensor of its own by the rotation.
@@ -215,6 +219,7 @@ impl PtqResult {
                 QuantizationType::Dynamic | QuantizationType::WeightOnly => Vec::new(),
             },
             transforms: inputs.transforms.record(),
+            lacks_text_to_equalize: inputs.lacks_text_to_equalize,
             not_rotated: inputs.transforms.reason().map(str::to_owned),
             head_untied: inputs.head_untied,
             calibration_tokens: inputs.calibration_tokens,
@@ -289,10 +294,15 @@ impl PtqResult {
         let record = self.transforms.unwrap_or_default();
         let rotated = record.rotation_seed.map(|seed| format!("rotated (seed {seed})"));
         let smoothed = record.smoothing_strength.map(|strength| format!("smoothed (strength {strength})"));
-        let done: Vec<String> = rotated.into_iter().chain(smoothed).collect();
+        let equalized = record.equalized_mlps.map(|count| format!("{count} MLPs equalized"));
+        let norms = record.equalized_norms.map(|count| format!("equalized behind {count} norms"));
+        let done: Vec<String> = rotated.into_iter().chain(smoothed).chain(equalized).chain(norms).collect();
         let mut text = if done.is_empty() { "as it was".to_owned() } else { done.join(", ") };
         if let Some(reason) = &self.not_rotated {
             text += &format!("; not rotated: {reason}");
+        }
+        if self.lacks_text_to_equalize {
+            text += "; channels not equalized: that needs --calibration FILE";
         }
         text
     }

@@ -1,0 +1,417 @@
+//! Equalization of the channels between `up_proj` and `down_proj` of a gated MLP, chosen by the error of its output.
+//!
+//! Channel j is divided by a factor in `up_proj` and multiplied by it in `down_proj`, which in floats changes nothing.
+//! Candidates are `s_j = activation_j^a (up_j / down_j)^b`: with `a` alone large activations become smaller (SmoothQuant:
+//! Xiao and others, 2022), with `b` alone rows and columns come to share their peaks (Nagel and others, 2019). Rows of
+//! inputs go through the quantized MLP of each candidate, and the one whose output is nearest to that of the float MLP
+//! is taken.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use slm_checkpoint::Checkpoint;
+use slm_kernels::quantize_activations;
+use slm_model::{Activation, FINAL_NORM, LM_HEAD};
+use slm_nn::{ForwardHook, to_vec_f32};
+use slm_quant_core::{
+    ActivationGranularity, ActivationQuant, Granularity, ObserverKind, QuantScheme, QuantizationType,
+    dequantize_into, quantize_matrix,
+};
+
+use super::readers::Readers;
+use super::{TransformedSource, Transforms};
+use crate::{Error, Plan, PtqConfig, Result};
+
+/// Rows of inputs that candidates are compared on.
+const ROWS: usize = 128;
+/// Rows that one window gives at most.
+const ROWS_PER_WINDOW: usize = 32;
+/// Error, as a share of that without equalization, from which on channels are left alone.
+pub(super) const WORTH: f64 = 0.97;
+/// Powers of the activations: of the root mean square of a channel, and of its peak.
+const RMS_POWERS: [f64; 3] = [0.125, 0.25, 0.5];
+const PEAK_POWERS: [f64; 2] = [0.25, 0.5];
+/// Powers of the ratio of the peaks of weights.
+const WEIGHT_POWERS: [f64; 4] = [0.0, 0.25, 0.5, 0.75];
+/// Magnitude of a channel, as a share of the largest, below which it counts as that large.
+const LEAST: f64 = 1e-4;
+
+/// Rows of the outputs of norms, row-major, by the path of a layer that reads them.
+pub(crate) type InputRows = BTreeMap<String, Vec<f32>>;
+
+/// A hook that keeps a few rows of the inputs of each `q_proj`, `up_proj` and head, spread evenly over a window and over
+/// windows.
+#[derive(Default)]
+pub(crate) struct InputRowsHook(Mutex<(InputRows, Option<Error>)>);
+
+impl InputRowsHook {
+    /// The rows that were kept.
+    ///
+    /// # Errors
+    /// [`Error::Layer`] for inputs that could not be read.
+    pub(crate) fn take(&self) -> Result<InputRows> {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match seen.1.take() {
+            Some(error) => Err(error),
+            None => Ok(std::mem::take(&mut seen.0)),
+        }
+    }
+}
+
+impl ForwardHook for InputRowsHook {
+    fn on_forward(&self, layer: &str, input: &Tensor<2>, _: &Tensor<2>) {
+        if !(layer.ends_with(".up_proj") || layer.ends_with(".q_proj") || layer == LM_HEAD) {
+            return;
+        }
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let [rows, cols] = input.dims();
+        match to_vec_f32("input", input.clone()) {
+            Ok(values) => {
+                let kept = seen.0.entry(layer.to_owned()).or_default();
+                let window = kept.len() / (ROWS_PER_WINDOW * cols).max(1);
+                let stride = rows.div_ceil(ROWS_PER_WINDOW).max(1);
+                // The first row of a window, whose activations are often massive, is among those of the first only.
+                let chosen = values.chunks_exact(cols.max(1)).skip(window * 5 % stride).step_by(stride);
+                let room = (ROWS * cols).saturating_sub(kept.len()) / cols.max(1);
+                chosen.take(room).for_each(|row| kept.extend_from_slice(row));
+            }
+            Err(error) => {
+                seen.1.get_or_insert_with(|| Error::layer(layer, error));
+            }
+        }
+    }
+
+    fn reads_output(&self) -> bool {
+        false
+    }
+}
+
+/// Windows of a text, of `count`, that give as many rows as are compared.
+pub(crate) fn sampled_windows(count: usize) -> impl Iterator<Item = usize> {
+    let wanted = ROWS.div_ceil(ROWS_PER_WINDOW).min(count);
+    (0..wanted).map(move |index| index * count / wanted.max(1))
+}
+
+impl Transforms {
+    /// Equalizes the MLPs of `checkpoint`, as it is changed so far, whose quantized outputs that brings nearer to the float
+    /// ones, and in the same way, if it is not rotated and activations are quantized, the readers of its norms.
+    /// `inputs` are rows of text.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] for weights that cannot be read, [`Error::Layer`] for weights that cannot be quantized.
+    pub(crate) fn equalize(
+        &mut self,
+        checkpoint: &Checkpoint,
+        inputs: &InputRows,
+        plan: &Plan,
+        config: &PtqConfig,
+        device: &Device,
+    ) -> Result<()> {
+        let mut found = Vec::new();
+        let source = TransformedSource::new(checkpoint, self);
+        for (index, layer) in self.model.layers().iter().enumerate() {
+            let path = |part: &str| format!("layers.{index}.mlp.{part}");
+            let (up, down) = (path("up_proj"), path("down_proj"));
+            if !layer.mlp.is_gated() || !(plan.quantizes(&up) || plan.quantizes(&down)) {
+                continue;
+            }
+            let Some(rows) = inputs.get(&up) else { continue };
+            let scheme = |layer: &str| plan.quantizes(layer).then(|| config.scheme_of(layer));
+            let quantizes = config.quantization_type != QuantizationType::WeightOnly && plan.quantizes(&down);
+            let schemes = Schemes { up: scheme(&up), down: scheme(&down), quantizes_input: quantizes };
+            let mlp = Mlp::read(&source, index, layer.mlp.activation(), rows, schemes, device)?;
+            if let Some(factors) = mlp.best().map_err(|error| Error::layer(&down, error))? {
+                found.push((up, factors));
+            }
+        }
+        let quantizes_inputs = config.quantization_type != QuantizationType::WeightOnly;
+        let norms = match self.residual.is_none() && quantizes_inputs {
+            true => self.equalize_norms(&source, inputs, plan, config, device)?,
+            false => Vec::new(),
+        };
+        // The factors of a head that was tied are not those of the embedding.
+        self.model.tie_word_embeddings &= norms.iter().all(|(norm, _)| norm != FINAL_NORM);
+        self.equalized = Some(found.len());
+        self.equalized_norms = norms.len();
+        self.smoothing.extend(norms);
+        self.smoothing.extend(found);
+        Ok(())
+    }
+
+    /// Factors of the norms whose readers they bring nearer to the float ones. A rotated model has no use for them: its
+    /// channels are alike.
+    fn equalize_norms(
+        &self,
+        source: &TransformedSource<'_>,
+        inputs: &InputRows,
+        plan: &Plan,
+        config: &PtqConfig,
+        device: &Device,
+    ) -> Result<Vec<(String, Vec<f64>)>> {
+        let has_head = plan.quantizes(LM_HEAD) && !plan.embedding.is_some_and(|table| table.shared);
+        let mut found = Vec::new();
+        for (divided, readers) in super::source::smoothed(&self.model, has_head) {
+            let Some(rows) = readers.iter().find_map(|reader| inputs.get(reader)) else { continue };
+            let is_norm = divided == FINAL_NORM || divided.ends_with("_norm");
+            if !is_norm || !readers.iter().all(|reader| plan.quantizes(reader)) {
+                continue;
+            }
+            let layer = |reader: &String| {
+                Ok((source.read_f32(&format!("{reader}.weight"))?, Some(config.scheme_of(reader))))
+            };
+            let layers = readers.iter().map(layer).collect::<Result<Vec<_>>>()?;
+            let failed = |error| Error::layer(&divided, error);
+            let readers = Readers::new(rows, self.model.hidden_size, layers, device).map_err(failed)?;
+            if let Some(factors) = readers.best().map_err(failed)? {
+                found.push((divided, factors));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// How the two layers and the input of the second are quantized; none for weights that stay float.
+struct Schemes {
+    up: Option<QuantScheme>,
+    down: Option<QuantScheme>,
+    quantizes_input: bool,
+}
+
+/// A gated MLP, and what it computes from some rows.
+struct Mlp {
+    schemes: Schemes,
+    /// `[inner, hidden]`.
+    up: Vec<f32>,
+    up_bias: Option<Vec<f32>>,
+    /// `[hidden, inner]`.
+    down: Vec<f32>,
+    inner: usize,
+    hidden: usize,
+    inputs: Tensor<2>,
+    /// The activated gate, `[rows, inner]`.
+    gate: Vec<f32>,
+    /// Inputs of `down_proj`, `[rows, inner]`.
+    middle: Vec<f32>,
+    /// Outputs without bias, `[rows, hidden]`.
+    outputs: Vec<f32>,
+    device: Device,
+}
+
+impl Mlp {
+    fn read(
+        source: &TransformedSource<'_>,
+        index: usize,
+        activation: Activation,
+        rows: &[f32],
+        schemes: Schemes,
+        device: &Device,
+    ) -> Result<Self> {
+        let read = |part: &str, kind: &str| source.read_f32(&format!("layers.{index}.mlp.{part}.{kind}"));
+        let has_bias = source.has(&format!("layers.{index}.mlp.up_proj.bias"));
+        let (gate, up, down) =
+            (read("gate_proj", "weight")?, read("up_proj", "weight")?, read("down_proj", "weight")?);
+        let bias = |part: &str| has_bias.then(|| read(part, "bias")).transpose();
+        let (gate_bias, up_bias) = (bias("gate_proj")?, bias("up_proj")?);
+        let hidden = source.hidden_size();
+        let inner = up.len() / hidden.max(1);
+        let count = rows.len() / hidden.max(1);
+        let inputs = Tensor::from_data(TensorData::new(rows.to_vec(), [count, hidden]), device);
+        let mut mlp = Self {
+            schemes,
+            up,
+            up_bias,
+            down,
+            inner,
+            hidden,
+            inputs,
+            gate: Vec::new(),
+            middle: Vec::new(),
+            outputs: Vec::new(),
+            device: device.clone(),
+        };
+        let failed = |error| Error::layer(&format!("layers.{index}.mlp"), error);
+        let mut gates = mlp.product(mlp.inputs.clone(), gate, [inner, hidden]).map_err(failed)?;
+        add_bias(&mut gates, gate_bias.as_deref());
+        let gates = Tensor::<2>::from_data(TensorData::new(gates, [count, inner]), device);
+        mlp.gate = to_vec_f32("gate", activation.apply(gates)).map_err(failed)?;
+        mlp.middle = mlp.gated(mlp.up.clone(), mlp.up_bias.as_deref()).map_err(failed)?;
+        mlp.outputs = mlp.output(mlp.middle.clone(), mlp.down.clone()).map_err(failed)?;
+        Ok(mlp)
+    }
+
+    /// `x wᵀ`.
+    fn product(&self, x: Tensor<2>, weight: Vec<f32>, shape: [usize; 2]) -> slm_nn::Result<Vec<f32>> {
+        let weight = Tensor::<2>::from_data(TensorData::new(weight, shape), &self.device);
+        to_vec_f32("product", x.matmul(weight.transpose()))
+    }
+
+    /// Inputs of `down_proj` for this weight and bias of `up_proj`.
+    fn gated(&self, up: Vec<f32>, bias: Option<&[f32]>) -> slm_nn::Result<Vec<f32>> {
+        let mut middle = self.product(self.inputs.clone(), up, [self.inner, self.hidden])?;
+        add_bias(&mut middle, bias);
+        middle.iter_mut().zip(&self.gate).for_each(|(value, gate)| *value *= gate);
+        Ok(middle)
+    }
+
+    fn output(&self, middle: Vec<f32>, down: Vec<f32>) -> slm_nn::Result<Vec<f32>> {
+        let rows = middle.len() / self.inner.max(1);
+        let middle = Tensor::from_data(TensorData::new(middle, [rows, self.inner]), &self.device);
+        self.product(middle, down, [self.hidden, self.inner])
+    }
+
+    /// The candidate with the least error; none if that is hardly better than no equalization.
+    fn best(&self) -> slm_nn::Result<Option<Vec<f64>>> {
+        let none = self.error(&vec![1.0; self.inner])?;
+        let mut best = (WORTH * none, None);
+        for factors in self.candidates() {
+            let error = self.error(&factors)?;
+            if error < best.0 {
+                best = (error, Some(factors));
+            }
+        }
+        Ok(best.1)
+    }
+
+    fn candidates(&self) -> Vec<Vec<f64>> {
+        let (rms, peaks) = channel_magnitudes(&self.middle, self.inner);
+        let mut columns = vec![0.0; self.inner];
+        super::smoothing::column_maxima(&self.down, &mut columns);
+        let up_rows = self.up.chunks_exact(self.hidden.max(1));
+        let rows =
+            up_rows.map(|row| row.iter().fold(0.0_f64, |most, value| most.max(f64::from(value.abs()))));
+        let ratios: Vec<f64> =
+            floored(rows.collect()).iter().zip(floored(columns)).map(|(row, column)| row / column).collect();
+        let mut powers = vec![(&rms, 0.0)];
+        powers.extend(RMS_POWERS.map(|power| (&rms, power)));
+        powers.extend(PEAK_POWERS.map(|power| (&peaks, power)));
+        let pairs = powers.iter().flat_map(|&activation| WEIGHT_POWERS.map(|weight| (activation, weight)));
+        let candidate = |((values, a), b): ((&Vec<f64>, f64), f64)| -> Vec<f64> {
+            let factors = values.iter().zip(&ratios).map(|(value, ratio)| value.powf(a) * ratio.powf(b));
+            normalized(factors.collect())
+        };
+        // The first has powers of 0 only.
+        pairs.skip(1).map(candidate).collect()
+    }
+
+    /// Mean over the rows of `|y' - y|² / |y|²`, y' being the output of the MLP that is equalized by `factors` and
+    /// quantized, and each row counting 1 at most.
+    fn error(&self, factors: &[f64]) -> slm_nn::Result<f64> {
+        let mut up = self.up.clone();
+        for (row, factor) in up.chunks_exact_mut(self.hidden.max(1)).zip(factors) {
+            row.iter_mut().for_each(|value| *value = (f64::from(*value) / factor) as f32);
+        }
+        let mut down = self.down.clone();
+        for row in down.chunks_exact_mut(self.inner.max(1)) {
+            row.iter_mut().zip(factors).for_each(|(value, factor)| {
+                *value = (f64::from(*value) * factor) as f32;
+            });
+        }
+        let bias = self.up_bias.as_ref().map(|bias| -> Vec<f32> {
+            bias.iter().zip(factors).map(|(value, factor)| (f64::from(*value) / factor) as f32).collect()
+        });
+        // A scale for each row or less is divided by a factor as the row is: nothing changes.
+        let mut middle = match self.schemes.up {
+            Some(scheme) if scheme.granularity == Granularity::PerTensor => {
+                self.gated(rounded(&up, [self.inner, self.hidden], scheme)?, bias.as_deref())?
+            }
+            _ => {
+                let mut middle = self.middle.clone();
+                for row in middle.chunks_exact_mut(self.inner.max(1)) {
+                    row.iter_mut().zip(factors).for_each(|(value, factor)| {
+                        *value = (f64::from(*value) / factor) as f32;
+                    });
+                }
+                middle
+            }
+        };
+        if self.schemes.quantizes_input {
+            quantize_rows(&mut middle, self.inner)?;
+        }
+        if let Some(scheme) = self.schemes.down {
+            down = rounded(&down, [self.hidden, self.inner], scheme)?;
+        }
+        let outputs = self.output(middle, down)?;
+        Ok(relative_error(&outputs, &self.outputs, self.hidden))
+    }
+}
+
+/// Root mean square and peak of each column of a `[_, cols]` matrix, in multiples of the root mean square of a row: each
+/// row has a scale of its own, so that what counts is how large a value is in its row.
+pub(super) fn channel_magnitudes(values: &[f32], cols: usize) -> (Vec<f64>, Vec<f64>) {
+    let (mut rms, mut peaks) = (vec![0.0_f64; cols], vec![0.0_f64; cols]);
+    for row in values.chunks_exact(cols.max(1)) {
+        let squares: f64 = row.iter().map(|&value| f64::from(value).powi(2)).sum();
+        let scale = (row.len() as f64 / squares.max(f64::MIN_POSITIVE)).sqrt();
+        for ((rms, peak), &value) in rms.iter_mut().zip(&mut peaks).zip(row) {
+            let value = f64::from(value.abs()) * scale;
+            *rms += value * value;
+            *peak = peak.max(value);
+        }
+    }
+    rms.iter_mut().for_each(|value| *value = value.sqrt());
+    (floored(rms), floored(peaks))
+}
+
+/// Mean over rows of `cols` values of `|y' - y|² / |y|²`, each row counting 1 at most.
+pub(super) fn relative_error(found: &[f32], expected: &[f32], cols: usize) -> f64 {
+    let width = cols.max(1);
+    let relative = |(found, expected): (&[f32], &[f32])| {
+        let square = |value: f32| f64::from(value).powi(2);
+        let error: f64 = found.iter().zip(expected).map(|(a, b)| square(a - b)).sum();
+        let size: f64 = expected.iter().map(|&value| square(value)).sum();
+        if error.is_finite() { (error / size.max(f64::MIN_POSITIVE)).min(1.0) } else { 1.0 }
+    };
+    let rows = found.chunks_exact(width).zip(expected.chunks_exact(width));
+    rows.map(relative).sum::<f64>() / (expected.len() / width).max(1) as f64
+}
+
+/// The weight as it is after quantization to the range of its extremes.
+pub(super) fn rounded(
+    values: &[f32],
+    [rows, cols]: [usize; 2],
+    scheme: QuantScheme,
+) -> slm_nn::Result<Vec<f32>> {
+    Ok(quantize_matrix(values, rows, cols, scheme, &ObserverKind::MinMax)?.dequantize())
+}
+
+/// Rounds each row to 8 bits with a scale of its own.
+pub(super) fn quantize_rows(values: &mut [f32], cols: usize) -> slm_nn::Result<()> {
+    let rows = values.len() / cols.max(1);
+    let quant = ActivationQuant::Dynamic(ActivationGranularity::PerToken);
+    let quantized = quantize_activations(values, rows, cols, &quant)?;
+    for (index, row) in values.chunks_exact_mut(cols.max(1)).enumerate() {
+        dequantize_into(quantized.row_codes(index), quantized.qparams(index), row)?;
+    }
+    Ok(())
+}
+
+fn add_bias(values: &mut [f32], bias: Option<&[f32]>) {
+    if let Some(bias) = bias {
+        for row in values.chunks_exact_mut(bias.len().max(1)) {
+            row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+        }
+    }
+}
+
+/// The values, none below a small share of the largest.
+pub(super) fn floored(mut values: Vec<f64>) -> Vec<f64> {
+    let most = values.iter().copied().fold(0.0, f64::max);
+    let least = if most > 0.0 { LEAST * most } else { 1.0 };
+    values.iter_mut().for_each(|value| *value = value.max(least));
+    values
+}
+
+/// The values divided by their geometric mean.
+pub(super) fn normalized(mut values: Vec<f64>) -> Vec<f64> {
+    let mean = values.iter().map(|value| value.ln()).sum::<f64>() / values.len().max(1) as f64;
+    values.iter_mut().for_each(|value| *value /= mean.exp());
+    values
+}
+
+impl InputRowsHook {
+    /// The hook as runs take it.
+    pub(crate) fn shared(self: &Arc<Self>) -> Arc<dyn ForwardHook> {
+        Arc::clone(self) as Arc<dyn ForwardHook>
+    }
+}
