@@ -32,9 +32,8 @@ pub(crate) fn meant(what: &str, found: &str) -> Option<String> {
         "quantization type" => match found {
             "w8a8" | "w4a8" | "static-int8" | "full" => "static",
             "dyn" | "dynamic-int8" => "dynamic",
-            "w8a16" | "w4a16" | "w8" | "w4" | "weight" | "weights" | "weightonly" | "weight-only" | "weights-only" => {
-                "weight-only"
-            }
+            "w8a16" | "w4a16" | "w8" | "w4" | "weight" | "weights" | "weightonly" | "weight-only"
+            | "weights-only" => "weight-only",
             _ => return None,
         },
         _ => return None,

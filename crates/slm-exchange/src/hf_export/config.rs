@@ -130,7 +130,7 @@ impl Fields<'_> {
         self.put("num_attention_heads", model.num_heads);
         self.put("num_key_value_heads", model.num_kv_heads);
         self.put("head_dim", model.head_dim);
-        self.put("max_position_embeddings", model.max_position_embeddings);
+        self.put("max_position_embeddings", original_positions(model));
         self.put("hidden_act", activation(model.mlp));
     }
 
@@ -247,10 +247,20 @@ fn inverse(value: f64) -> f64 {
     if 1.0 / short == value { short } else { exact }
 }
 
+/// Positions before a base that grows with the sequence multiplies them.
+fn original_positions(model: &ModelConfig) -> usize {
+    let own = |layer: &LayerSpec| match layer.rotary.as_ref()?.scaling {
+        Some(RopeScaling::Dynamic { max_position_embeddings, .. }) => Some(max_position_embeddings),
+        _ => None,
+    };
+    model.layers().iter().find_map(own).unwrap_or(model.max_position_embeddings)
+}
+
 fn scaling(rotary: &RotaryConfig) -> Value {
     match &rotary.scaling {
         None => Value::Null,
         Some(RopeScaling::Linear { factor }) => json!({ "rope_type": "linear", "factor": factor }),
+        Some(RopeScaling::Dynamic { factor, .. }) => json!({ "rope_type": "dynamic", "factor": factor }),
         Some(RopeScaling::Llama3 {
             factor,
             low_freq_factor,

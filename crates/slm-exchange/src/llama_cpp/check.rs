@@ -154,6 +154,12 @@ impl Refusals {
             self.need(partial || rotary.dims.is_none(), "rotation of whole heads only");
             match &rotary.scaling {
                 None | Some(RopeScaling::Linear { .. }) => {}
+                Some(RopeScaling::Dynamic { .. }) => {
+                    self.need(
+                        false,
+                        "no base of rotations that grows with the sequence (the scaling dynamic)",
+                    );
+                }
                 Some(RopeScaling::Yarn { truncate, .. }) => {
                     self.need(*truncate, "YaRN with whole bounds only");
                 }

@@ -156,7 +156,8 @@ impl Keys {
         self.number("rope.dimension_count", rotary.dims.unwrap_or(model.head_dim));
         self.float("rope.freq_base", rotary.theta);
         match &rotary.scaling {
-            None => {}
+            // No key says the second; such models are refused before.
+            None | Some(RopeScaling::Dynamic { .. }) => {}
             Some(RopeScaling::Linear { factor }) => {
                 self.add("rope.scaling.type", Value::from("linear"));
                 self.float("rope.scaling.factor", *factor);

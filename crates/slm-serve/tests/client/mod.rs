@@ -7,22 +7,22 @@ use std::time::Duration;
 use serde_json::Value;
 
 #[derive(Clone)]
-pub struct Client(SocketAddr);
+pub(crate) struct Client(SocketAddr);
 
-pub struct Reply {
-    pub status: u16,
-    pub head: String,
-    pub text: String,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) text: String,
 }
 
-pub struct Connection(TcpStream);
+pub(crate) struct Connection(TcpStream);
 
 impl Client {
-    pub fn new(address: SocketAddr) -> Self {
+    pub(crate) fn new(address: SocketAddr) -> Self {
         Self(address)
     }
 
-    pub fn try_connect(&self) -> Option<TcpStream> {
+    pub(crate) fn try_connect(&self) -> Option<TcpStream> {
         TcpStream::connect(self.0).ok()
     }
 
@@ -32,15 +32,15 @@ impl Client {
         stream
     }
 
-    pub fn get(&self, path: &str) -> Reply {
+    pub(crate) fn get(&self, path: &str) -> Reply {
         self.send("GET", path, "", "")
     }
 
-    pub fn post(&self, path: &str, body: &Value) -> Reply {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Reply {
         self.send("POST", path, "", &body.to_string())
     }
 
-    pub fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Reply {
+    pub(crate) fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Reply {
         let text = self.raw(request(method, path, headers, body).as_bytes());
         let (head, rest) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head in {text:?}"));
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
@@ -50,7 +50,7 @@ impl Client {
     }
 
     /// Sends bytes, and returns all that comes until the connection ends.
-    pub fn raw(&self, bytes: &[u8]) -> String {
+    pub(crate) fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect();
         // The server may have answered and closed before it read all.
         let _ = stream.write_all(bytes);
@@ -58,7 +58,7 @@ impl Client {
     }
 
     /// Sends a request, waits for the first bytes of the answer, and leaves the rest unread.
-    pub fn begin(&self, path: &str, body: &Value) -> Connection {
+    pub(crate) fn begin(&self, path: &str, body: &Value) -> Connection {
         let mut stream = self.connect();
         stream.write_all(request("POST", path, "", &body.to_string()).as_bytes()).unwrap();
         let mut first = [0; 20];
@@ -69,7 +69,7 @@ impl Client {
 }
 
 impl Connection {
-    pub fn read_all(mut self) -> String {
+    pub(crate) fn read_all(mut self) -> String {
         let mut bytes = Vec::new();
         // A reset after the answer is an end like any other.
         let _ = self.0.read_to_end(&mut bytes);
@@ -79,13 +79,13 @@ impl Connection {
 
 impl Reply {
     /// The body, of an answer with this status.
-    pub fn json(&self, status: u16) -> Value {
+    pub(crate) fn json(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.text);
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
 
     /// The data of server-sent events.
-    pub fn events(&self) -> Vec<String> {
+    pub(crate) fn events(&self) -> Vec<String> {
         assert_eq!(self.status, 200, "{}", self.text);
         assert!(self.head.contains("text/event-stream"), "{}", self.head);
         self.text.lines().filter_map(|line| line.strip_prefix("data: ")).map(str::to_owned).collect()
