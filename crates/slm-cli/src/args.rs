@@ -52,42 +52,25 @@ pub(crate) struct GlobalArgs {
 }
 
 #[derive(Debug, Subcommand)]
+// Each is described at its arguments: a comment here would take the place of the whole description.
 pub(crate) enum Command {
-    /// Train a model from scratch, in 32-bit floats
     Train(train::TrainArgs),
-    /// Train a model so that it loses little when quantized, and quantize it (quantization-aware training)
     Qat(qat::QatArgs),
-    /// Train a checkpoint further; a quantized one stays quantized
     Finetune(finetune::FinetuneArgs),
-    /// Sample text from a model, to train on
     Sample(sample::SampleArgs),
-    /// Convert a Hugging Face model directory or a GGUF file into a checkpoint
     Import(import::ImportArgs),
-    /// Write a checkpoint in the format of another program: GGUF, Hugging Face, compressed-tensors
     Export(export::ExportArgs),
-    /// Quantize a trained model to INT8 or INT4 (post-training quantization)
     Ptq(ptq::PtqArgs),
-    /// Measure how well a checkpoint predicts texts, and how far it is from another
     Eval(eval::EvalArgs),
-    /// Write the logits of given token ids to a safetensors file
     Logits(logits::LogitsArgs),
-    /// Continue a text
     Generate(generate::GenerateArgs),
-    /// Talk to a model, turn by turn
     Chat(chat::ChatArgs),
-    /// Serve a model over HTTP, with the part of OpenAI's API that every client knows
     Serve(serve::ServeArgs),
-    /// Show what a checkpoint holds, down to scales and zero points of a layer
     Inspect(inspect::InspectArgs),
-    /// Rank layers by what quantizing each alone does to the predictions of a model
     Sensitivity(sensitivity::SensitivityArgs),
-    /// Compare two checkpoints layer by layer on a text
     Compare(compare::CompareArgs),
-    /// Rewrite an old checkpoint, or a model that Burn recorded, in the present format
     Migrate(migrate::MigrateArgs),
-    /// Write a corpus of simple stories whose entropy is known
     Corpus(corpus::CorpusArgs),
-    /// Measure how fast a model runs, and how near that is to the machine's limits
     Bench(bench::BenchArgs),
 }
 
@@ -110,6 +93,9 @@ mod tests {
         for command in commands {
             let name = command.get_name();
             assert!(command.get_about().is_some(), "slm {name}");
+            // A summary alone teaches nothing.
+            let short = ["generate", "inspect"].contains(&name);
+            assert!(short || command.get_long_about().is_some(), "slm {name} --help has no more than a summary");
             for option in command.get_arguments() {
                 assert!(option.get_help().is_some(), "slm {name}: {}", option.get_id());
             }

@@ -71,12 +71,14 @@ fn recognize(head: &[u8]) -> Option<(&'static str, &'static str)> {
     if head.iter().all(|&byte| byte == 0) {
         return Some(("it begins with zeros: its download was not finished", "download the file again"));
     }
-    for (magic, found) in
-        [(&b"GGUF"[..], "it is a GGUF file"), (b"\x89HDF", "it is an HDF5 file (of TensorFlow or Keras)")]
-    {
-        if head.starts_with(magic) {
-            return Some((found, "import the Hugging Face directory with safetensors that it was made from"));
-        }
+    if head.starts_with(b"GGUF") {
+        let remedy = "name the file itself (slm import FILE.gguf), or import the Hugging Face directory with safetensors \
+                      that it was made from";
+        return Some(("it is a GGUF file", remedy));
+    }
+    if head.starts_with(b"\x89HDF") {
+        let remedy = "import the Hugging Face directory with safetensors that it was made from";
+        return Some(("it is an HDF5 file (of TensorFlow or Keras)", remedy));
     }
     if head.starts_with(b"PK\x03\x04") || matches!(head, [0x80, 2..=5, ..]) {
         return Some((PICKLE, CONVERT));

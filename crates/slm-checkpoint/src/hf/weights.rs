@@ -365,7 +365,7 @@ pub(super) fn other_formats(dir: &Path, entries: &[String]) -> Option<Error> {
         };
         (format!("its weights are Python pickles, which are not read: {}", list(pickles)), remedy)
     } else if let gguf @ [_, ..] = &ends(&[".gguf"])[..] {
-        let remedy = "import the Hugging Face directory with safetensors that they were made from";
+        let remedy = "import one of them: slm import FILE.gguf";
         (format!("it holds GGUF files: {}", list(gguf)), remedy)
     } else if let others @ [_, ..] = &ends(&[".h5", ".msgpack", ".onnx", ".tflite", ".nemo"])[..] {
         let remedy = "import the model's safetensors, which transformers writes with save_pretrained()";

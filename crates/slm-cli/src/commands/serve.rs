@@ -28,12 +28,9 @@ const POLL: Duration = Duration::from_millis(50);
 ///
 /// With an API key in the environment variable SLM_API_KEY, requests to /v1 have to carry it.
 ///
-/// Example: slm serve --checkpoint out/smollm2-int4, then in Python
-///
-///     client = openai.OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="none")
-///     client.chat.completions.create(model="slm", messages=[{"role": "user", "content": "Hello!"}])
+/// Example: slm serve --checkpoint out/smollm2-int4 --port 8080; a client of OpenAI's then takes http://127.0.0.1:8080/v1
+/// as its base URL.
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
 pub(crate) struct ServeArgs {
     /// Checkpoint directory, float or quantized
     #[arg(long)]

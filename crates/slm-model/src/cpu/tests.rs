@@ -14,6 +14,7 @@ use slm_quant_core::{
 };
 
 use super::*;
+use crate::error::Error;
 use crate::testing::{configs, devices, random_weights};
 use crate::{GenerateOptions, InferencePath, SamplingOptions, generate};
 
@@ -157,7 +158,7 @@ fn check_batch(model: &Transformer, exact: bool, what: &str) {
     let mut batch = CpuBatch::new(model).unwrap();
     let (a, b) = (batch.add(13).unwrap(), batch.add(8).unwrap());
     let mut alone = [CpuEngine::new(model, 13).unwrap(), CpuEngine::new(model, 8).unwrap()];
-    let mut check =
+    let check =
         |batch: &mut CpuBatch<'_>, alone: &mut [CpuEngine<'_>], inputs: &[(SequenceId, usize, &[u32])]| {
             let given: Vec<_> = inputs.iter().map(|&(id, _, ids)| (id, ids)).collect();
             let found = batch.forward_last(&given).unwrap();
