@@ -95,7 +95,10 @@ mod tests {
             assert!(command.get_about().is_some(), "slm {name}");
             // A summary alone teaches nothing.
             let short = ["generate", "inspect"].contains(&name);
-            assert!(short || command.get_long_about().is_some(), "slm {name} --help has no more than a summary");
+            assert!(
+                short || command.get_long_about().is_some(),
+                "slm {name} --help has no more than a summary"
+            );
             for option in command.get_arguments() {
                 assert!(option.get_help().is_some(), "slm {name}: {}", option.get_id());
             }

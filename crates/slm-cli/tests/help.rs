@@ -43,7 +43,8 @@ fn every_command_has_help() {
 fn every_option_is_explained() {
     for command in &commands() {
         let long = help(&[command, "--help"]);
-        let lines: Vec<&str> = long.lines().collect();
+        // The description comes before it.
+        let lines: Vec<&str> = long.lines().skip_while(|line| !line.starts_with("Usage:")).collect();
         for (index, line) in lines.iter().enumerate() {
             let option = line.trim_start();
             if option.starts_with('-') || option.starts_with('<') {

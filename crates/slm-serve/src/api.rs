@@ -121,6 +121,10 @@ pub(crate) struct Wanted {
 impl Request {
     /// Reads a body.
     pub(crate) fn from_json(body: &[u8]) -> Result<Self, ApiError> {
+        // A list would be read as the fields in their order.
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(ApiError::new(StatusCode::BAD_REQUEST, "the body is not a JSON object"));
+        }
         let mut reader = serde_json::Deserializer::from_slice(body);
         let read = serde_path_to_error::deserialize(&mut reader);
         let request = read.map_err(|error| {

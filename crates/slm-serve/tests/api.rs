@@ -20,7 +20,7 @@ const TEXT: &str = "The cat sat on the mat. The dog ran to the cat, and the cat 
 const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:";
 
 fn tokenizer() -> Tokenizer {
-    Tokenizer::train(&TEXT.repeat(20), 300).unwrap()
+    Tokenizer::train(&TEXT.repeat(20), 280).unwrap()
 }
 
 fn model(tokenizer: &Tokenizer) -> Transformer {
