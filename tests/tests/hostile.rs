@@ -165,7 +165,7 @@ fn old_checkpoints_are_used_and_migrated() {
         assert!(Path::new(backup).is_dir());
         assert!(!sandbox.slm("inspect old -v").stderr.contains("read as"));
         let outcome = sandbox.slm("migrate old").success();
-        assert!(outcome.stdout.contains("nothing was written"), "{outcome}");
+        assert!(outcome.stdout.contains("already in the current format"), "{outcome}");
         fs::remove_dir_all(sandbox.path("old")).unwrap();
     }
 }
@@ -186,9 +186,12 @@ fn a_checkpoint_of_a_later_release_is_left_as_it_is() {
 fn a_model_is_quantized_without_ever_being_in_memory() {
     let sandbox = Sandbox::with_model();
     for kind in ["dynamic", "weight-only"] {
-        sandbox.slm(&format!("{PTQ} --type {kind} --out {kind}")).success();
+        // What a text makes better is left out.
+        sandbox.slm(&format!("{PTQ} --type {kind} --smooth off --out {kind}")).success();
         let json = sandbox
-            .slm(&format!("ptq --checkpoint model --type {kind} --no-eval --out {kind}-alone --json"))
+            .slm(&format!(
+                "ptq --checkpoint model --type {kind} --smooth off --no-eval --out {kind}-alone --json"
+            ))
             .json();
         assert_eq!(json["perplexity_float"], serde_json::Value::Null);
         assert_eq!(json["largest_tensor_bytes"], 320 * 64 * 4);

@@ -221,7 +221,7 @@ fn paths_that_are_no_directory_of_a_model() {
     refuses("hf/model.safetensors", &["model.safetensors", "name the directory"]);
     refuses("hf/config.json", &["config.json", "name the directory"]);
     sandbox.put("model.gguf", b"GGUF\x03\0\0\0");
-    refuses("model.gguf", &["GGUF", "Hugging Face"]);
+    refuses("model.gguf", &["GGUF", "ends inside"]);
     sandbox.put("model.bin", b"\x80\x02}");
     refuses("model.bin", &["pickle", "save_pretrained"]);
 

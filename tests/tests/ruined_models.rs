@@ -46,12 +46,13 @@ fn outlier(model: &mut HuggingFace, factor: f32, channel: usize) {
 fn outlier_channels_are_coped_with_by_default() {
     let plain = divergence(&sandbox(|_| {}), "--granularity channel", "");
     let sandbox = sandbox(|model| outlier(model, 100.0, 10));
-    let ruined = divergence(&sandbox, "--granularity channel --rotate off --dynamic-inputs none", "");
+    let ruined =
+        divergence(&sandbox, "--granularity channel --rotate off --smooth off --dynamic-inputs none", "");
     let coped = divergence(&sandbox, "--granularity channel", "");
     assert!(coped < ruined / 4.0 && coped < 3.0 * plain, "plain {plain}, coped {coped}, ruined {ruined}");
-    let ruined = divergence(&sandbox, "--type dynamic --granularity channel --rotate off", "");
+    let ruined = divergence(&sandbox, "--type dynamic --granularity channel --rotate off --smooth off", "");
     let coped = divergence(&sandbox, "--type dynamic --granularity channel", "");
-    let smoothed = divergence(&sandbox, "--type dynamic --granularity channel --rotate off --smooth", "");
+    let smoothed = divergence(&sandbox, "--type dynamic --granularity channel --rotate off --smooth 0.5", "");
     assert!(
         coped < ruined / 2.0 && smoothed < ruined / 2.0,
         "coped {coped}, smoothed {smoothed}, ruined {ruined}"
@@ -75,7 +76,7 @@ fn static_ranges_suit_the_token_that_prompts_begin_with() {
             .enumerate()
             .for_each(|(channel, value)| *value = if channel == 7 { 9.0 } else { 0.01 });
     });
-    let options = "--granularity channel --rotate off --dynamic-inputs none --window 16";
+    let options = "--granularity channel --rotate off --smooth off --dynamic-inputs none --window 16";
     let with = divergence(&sandbox, options, "--bos --window 16");
     let without = divergence(&sandbox, &format!("{options} --no-calibration-bos"), "--bos --window 16");
     assert!(with < without / 2.0, "calibrated with the token {with}, without it {without}");

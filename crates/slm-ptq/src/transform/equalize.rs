@@ -43,18 +43,27 @@ pub(crate) type InputRows = BTreeMap<String, Vec<f32>>;
 /// A hook that keeps a few rows of the inputs of each `q_proj`, `up_proj` and head, spread evenly over a window and over
 /// windows.
 #[derive(Default)]
-pub(crate) struct InputRowsHook(Mutex<(InputRows, Option<Error>)>);
+pub(crate) struct InputRowsHook(Mutex<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    rows: InputRows,
+    failed: Option<Error>,
+    /// Whether the model overflowed.
+    not_finite: bool,
+}
 
 impl InputRowsHook {
-    /// The rows that were kept.
+    /// The rows that were kept; none if the model overflowed, which the calibration that follows reports with the layer.
     ///
     /// # Errors
     /// [`Error::Layer`] for inputs that could not be read.
     pub(crate) fn take(&self) -> Result<InputRows> {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match seen.1.take() {
+        match seen.failed.take() {
             Some(error) => Err(error),
-            None => Ok(std::mem::take(&mut seen.0)),
+            None if seen.not_finite => Ok(InputRows::new()),
+            None => Ok(std::mem::take(&mut seen.rows)),
         }
     }
 }
@@ -68,7 +77,8 @@ impl ForwardHook for InputRowsHook {
         let [rows, cols] = input.dims();
         match to_vec_f32("input", input.clone()) {
             Ok(values) => {
-                let kept = seen.0.entry(layer.to_owned()).or_default();
+                seen.not_finite |= values.iter().any(|value| !value.is_finite());
+                let kept = seen.rows.entry(layer.to_owned()).or_default();
                 let window = kept.len() / (ROWS_PER_WINDOW * cols).max(1);
                 let stride = rows.div_ceil(ROWS_PER_WINDOW).max(1);
                 // The first row of a window, whose activations are often massive, is among those of the first only.
@@ -77,7 +87,7 @@ impl ForwardHook for InputRowsHook {
                 chosen.take(room).for_each(|row| kept.extend_from_slice(row));
             }
             Err(error) => {
-                seen.1.get_or_insert_with(|| Error::layer(layer, error));
+                seen.failed.get_or_insert_with(|| Error::layer(layer, error));
             }
         }
     }
