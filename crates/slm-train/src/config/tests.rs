@@ -179,7 +179,7 @@ fn a_config_for_a_model_that_exists_needs_no_model() {
     assert_eq!((&config.model, config.training.steps), (&model, 3));
     assert_eq!(config.qat.options.scale, slm_qat::ScaleMode::Learned);
     let other = parse(SMALL).unwrap_err().to_string();
-    let differs = "`model` in run.toml: differs from the checkpoint in head_dim (12 there, 16 here)";
+    let differs = "`model` in run.toml: differs from the checkpoint in hidden_size (24 there, 32 here)";
     assert!(other.contains(differs) && other.contains("remove [model]"), "{other}");
     let tokenizer = parse("[training]\nsteps = 3\n[tokenizer]\nfile = \"t.json\"").unwrap_err().to_string();
     assert!(tokenizer.contains("leave [tokenizer] out"), "{tokenizer}");
