@@ -130,6 +130,7 @@ impl Request {
         let request = read.map_err(|error| {
             let path = error.path().to_string();
             let message = match path.as_str() {
+                _ if !error.inner().is_data() => format!("the body is not valid JSON: {}", error.inner()),
                 "." | "?" => format!("the body is not a JSON object of the API: {}", error.inner()),
                 _ => format!("{path}: {}", error.inner()),
             };
@@ -415,6 +416,7 @@ mod tests {
             (r#"{"max_tokens": -1}"#, "max_tokens: "),
             (r#"{"prompt": {"a": 1}}"#, "prompt: "),
             (r#"{"prompt": "a"} x"#, "goes on after"),
+            ("{\"prompt\": \"a", "not valid JSON"),
             ("[1", "not a JSON object"),
             ("", "not a JSON object"),
         ] {
