@@ -120,10 +120,10 @@ mod tests {
         let mut pool = Pool::default();
         let mut buffer = pool.take(6);
         buffer.copy_from_slice(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-        buffer.keep(&[1..6]);
+        buffer.keep(std::slice::from_ref(&(1..6)));
         buffer.keep(&[0..1, 2..2, 3..5]);
         assert_eq!(*buffer, [2.0, 5.0, 6.0]);
-        buffer.keep(&[1..3]);
+        buffer.keep(std::slice::from_ref(&(1..3)));
         assert_eq!(*buffer, [5.0, 6.0]);
         pool.give(buffer);
         assert_eq!(pool.take(6)[0], 1.0);
