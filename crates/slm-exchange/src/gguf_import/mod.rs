@@ -17,6 +17,8 @@ use slm_quant_core::{
 };
 
 use self::plan::{Form, Plan};
+#[cfg(doc)]
+use crate::Error;
 use crate::Result;
 use crate::gguf::GgufFile;
 use crate::llama_cpp::{config, tokenizer_json};

@@ -19,6 +19,8 @@ pub(crate) use self::compute::CpuCompute;
 pub use self::times::PassTimes;
 use crate::compute::walk::ModelOf;
 use crate::compute::{HeadParts, LayerParts};
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::transformer::Transformer;
 
