@@ -5,8 +5,8 @@ use slm_model::{KvCacheType, Transformer};
 
 #[derive(Debug, Args)]
 pub(super) struct KvCacheArgs {
-    /// Type that keys and values are kept in: f16, or f32 for exactness at twice the memory
-    #[arg(long, value_name = "TYPE", default_value_t = KvCacheType::F16)]
+    /// Type that keys and values are kept in: f32, or f16 for half the memory
+    #[arg(long, value_name = "TYPE", default_value_t = KvCacheType::F32)]
     kv_cache: KvCacheType,
 }
 
