@@ -84,7 +84,7 @@ fn a_model_without_tokenizer_is_imported_but_reads_no_text() {
     let sandbox = hugging_face(|_| ());
     fs::remove_file(sandbox.path("hf/tokenizer.json")).unwrap();
     let outcome = sandbox.slm("import hf --out model").success();
-    assert!(outcome.stdout.contains("no tokenizer was found"), "{outcome}");
+    assert!(outcome.stdout.contains("no tokenizer.json was found"), "{outcome}");
     sandbox.put("text.txt", text());
     let parts = ["model", "no tokenizer.json", "copy the one the model was trained with"];
     sandbox.refuses("eval --checkpoint model --data text.txt", 1, &parts);

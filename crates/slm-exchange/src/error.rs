@@ -20,8 +20,8 @@ pub enum Error {
     /// A tokenizer that cannot be used.
     #[error(transparent)]
     Text(#[from] slm_text::Error),
-    /// A file that is not what its format says.
-    #[error("{}: {field}: {problem}", path.display())]
+    /// A GGUF file that is not what its format says.
+    #[error("{}: not a GGUF file that can be used: {field}: {problem}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

@@ -83,7 +83,8 @@ pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
         result.output.display()
     ))?;
     if !result.has_tokenizer {
-        context.output.say("no tokenizer was found: texts cannot be read with this checkpoint")?;
+        let what = if is_gguf(args) { "tokenizer" } else { "tokenizer.json" };
+        context.output.say(format!("no {what} was found: texts cannot be read with this checkpoint"))?;
     }
     if let Some(error) = chat.and_then(|chat| ChatTemplate::new(chat.template).err()) {
         tracing::warn!("the model's chat template cannot be used by slm chat: {error}");

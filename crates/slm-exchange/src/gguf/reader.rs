@@ -217,11 +217,11 @@ impl Header<'_> {
     fn fill(&mut self, field: &str, bytes: &mut [u8]) -> Result<()> {
         let len = bytes.len() as u64;
         if len > self.left {
-            return Err(self.error(field, "the GGUF file ends inside of it"));
+            return Err(self.error(field, "the file ends inside of it"));
         }
         self.left -= len;
         self.input.read_exact(bytes).map_err(|error| match error.kind() {
-            ErrorKind::UnexpectedEof => self.error(field, "the GGUF file ends inside of it"),
+            ErrorKind::UnexpectedEof => self.error(field, "the file ends inside of it"),
             _ => StoreError::io(self.path, "read")(error).into(),
         })
     }
