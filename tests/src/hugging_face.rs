@@ -82,6 +82,18 @@ impl HuggingFace {
         Self { config, tensors, tokenizer }
     }
 
+    /// Makes the tokenizer put its end-of-text token in front of prompts.
+    pub fn put_bos_before_prompts(&mut self) {
+        let mut tokenizer: Value = serde_json::from_str(&self.tokenizer).unwrap();
+        tokenizer["post_processor"] = json!({
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [],
+            "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}},
+        });
+        self.tokenizer = tokenizer.to_string();
+    }
+
     /// Writes the directory.
     pub fn write(&self, dir: impl AsRef<Path>) {
         let dir = dir.as_ref();

@@ -88,14 +88,7 @@ fn it_says_why_it_stopped() {
 fn with_bos() -> Sandbox {
     let sandbox = Sandbox::new();
     let mut model = model();
-    let mut tokenizer: Value = serde_json::from_str(&model.tokenizer).unwrap();
-    tokenizer["post_processor"] = json!({
-        "type": "TemplateProcessing",
-        "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-        "pair": [],
-        "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}},
-    });
-    model.tokenizer = tokenizer.to_string();
+    model.put_bos_before_prompts();
     model.write(sandbox.path("hf"));
     sandbox
 }

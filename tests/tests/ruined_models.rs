@@ -1,7 +1,6 @@
 //! Models and settings that quantization finds hard: outliers, loud first tokens, overflow, small models with large
 //! vocabularies. The defaults cope, or the report says what happened.
 
-use serde_json::{Value, json};
 use slm_tests::{HuggingFace, Sandbox, model, text};
 
 /// A sandbox with the changed model as `model`, and the text.
@@ -63,14 +62,7 @@ fn outlier_channels_are_coped_with_by_default() {
 #[test]
 fn static_ranges_suit_the_token_that_prompts_begin_with() {
     let sandbox = sandbox(|model| {
-        let mut tokenizer: Value = serde_json::from_str(&model.tokenizer).unwrap();
-        tokenizer["post_processor"] = json!({
-            "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [],
-            "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}},
-        });
-        model.tokenizer = tokenizer.to_string();
+        model.put_bos_before_prompts();
         let row = &mut model.tensors.get_mut("model.embed_tokens.weight").unwrap().1[..64];
         row.iter_mut()
             .enumerate()

@@ -1,4 +1,4 @@
-//! How conversations become text for a checkpoint's model.
+//! The chat template of a checkpoint, and what belongs to it.
 
 use std::fs;
 use std::path::Path;
@@ -57,6 +57,5 @@ fn end_of_turn(template: &ChatTemplate, render: &RenderOptions, tokenizer: &Toke
     let text = template.render(&[Message::user("1"), Message::assistant(ANSWER)], &render).ok()?;
     let (_, after) = text.rsplit_once(ANSWER)?;
     let id = *tokenizer.encode(after.trim_start()).ok()?.first()?;
-    // Decoding leaves special tokens out.
-    tokenizer.decode(&[id]).is_ok_and(|text| text.is_empty()).then_some(id)
+    tokenizer.is_hidden(id).then_some(id)
 }

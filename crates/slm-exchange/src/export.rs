@@ -43,7 +43,7 @@ impl FromStr for Format {
     }
 }
 
-/// How a checkpoint is exported.
+/// Options of an export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportOptions {
     /// The format.

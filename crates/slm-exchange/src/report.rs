@@ -1,4 +1,4 @@
-//! What an export kept.
+//! Reports of exports.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -87,7 +87,7 @@ pub struct TensorReport {
     pub fidelity: Fidelity,
 }
 
-/// What an export wrote.
+/// Result of an export.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ExportReport {
     /// The file or directory.

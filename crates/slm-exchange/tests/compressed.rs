@@ -6,7 +6,8 @@ use std::fs;
 
 use slm_exchange::{ExportOptions, Fidelity, Format, export};
 use slm_quant_core::QuantizationType;
-use support::{import, models, name, peers, quantize, run};
+use slm_testing::peer_python;
+use support::{import, models, name, quantize, run};
 
 const CASES: [(&str, QuantizationType); 9] = [
     ("int8:channel", QuantizationType::Dynamic),
@@ -44,7 +45,7 @@ fn codes_scales_and_ranges_are_the_checkpoints() {
             }
         }
     }
-    if let (false, Some(python)) = (pairs.is_empty(), peers()) {
+    if let (false, Some(python)) = (pairs.is_empty(), peer_python("safetensors")) {
         let list = root.path().join("pairs");
         fs::write(&list, pairs).unwrap();
         run(&python, "check_compressed.py", &[&list]);

@@ -10,7 +10,8 @@ use slm_exchange::{
     Error, ExportOptions, ExportReport, Fidelity, FloatType, Format, GgufImportOptions, export, import_gguf,
 };
 use slm_quant_core::QuantizationType;
-use support::{import, models, name, peers, quantize, run};
+use slm_testing::peer_python;
+use support::{import, models, name, quantize, run};
 
 /// Schemes whose codes and scales a file holds as they are.
 const EXACT: [(&str, &str); 7] = [
@@ -105,7 +106,7 @@ fn codes_are_the_same_in_gguf_py_and_when_they_come_back() {
     }
     assert!(compared > 1000, "{compared} layers");
     println!("imported again: {compared} layers have the same codes and scales");
-    if let Some(python) = peers() {
+    if let Some(python) = peer_python("gguf") {
         let list = root.path().join("pairs");
         fs::write(&list, pairs).unwrap();
         run(&python, "check_gguf.py", &[&list]);

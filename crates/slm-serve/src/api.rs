@@ -104,7 +104,7 @@ pub(crate) enum PromptField {
     ManyIds(Vec<Vec<u32>>),
 }
 
-/// What is wanted of an answer, checked.
+/// The options of an answer, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Wanted {
     /// Maximum number of new tokens, if the request says.

@@ -7,13 +7,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::to_bytes;
 use axum::extract::{Path, Request as HttpRequest, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{Event as ServerEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use futures_util::stream::{self, Stream};
+use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -30,7 +30,7 @@ use crate::sequence::{Event, FinishReason, Job};
 /// Prompts in one request.
 const MAX_PROMPTS: usize = 16;
 
-/// What every endpoint sees.
+/// The state that all endpoints share.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) served: Arc<ServedModel>,
@@ -175,18 +175,19 @@ fn completion_prompts(served: &ServedModel, prompt: PromptField) -> Result<Vec<V
         let prompt = served.tokenizer.encode_prompt(text);
         prompt.map(|prompt| prompt.ids).map_err(|error| ApiError::internal(error.to_string()))
     };
-    let prompts = match prompt {
-        PromptField::Text(text) => vec![encode(&text)?],
-        PromptField::Texts(texts) if texts.len() <= MAX_PROMPTS => {
-            texts.iter().map(encode).collect::<Result<_, _>>()?
-        }
-        PromptField::Ids(ids) => vec![ids],
-        PromptField::ManyIds(many) => many,
-        PromptField::Texts(texts) => vec![Vec::new(); texts.len()],
+    let count = match &prompt {
+        PromptField::Text(_) | PromptField::Ids(_) => 1,
+        PromptField::Texts(texts) => texts.len(),
+        PromptField::ManyIds(many) => many.len(),
     };
-    match prompts.len() {
-        1..=MAX_PROMPTS => Ok(prompts),
-        count => Err(ApiError::invalid("prompt", format!("{count} prompts; use 1 to {MAX_PROMPTS}"))),
+    if !(1..=MAX_PROMPTS).contains(&count) {
+        return Err(ApiError::invalid("prompt", format!("{count} prompts; use 1 to {MAX_PROMPTS}")));
+    }
+    match prompt {
+        PromptField::Text(text) => Ok(vec![encode(&text)?]),
+        PromptField::Texts(texts) => texts.iter().map(encode).collect(),
+        PromptField::Ids(ids) => Ok(vec![ids]),
+        PromptField::ManyIds(many) => Ok(many),
     }
 }
 
@@ -302,15 +303,11 @@ fn streamed(
         usage: include_usage.then(|| Usage::new(prompt_tokens, 0)),
         ended: false,
     };
-    let stream: Box<dyn Stream<Item = Result<ServerEvent, Infallible>> + Send + Unpin> =
-        Box::new(Box::pin(stream::unfold(state, |mut state| async move {
-            let data = state.next().await?;
-            Some((Ok(ServerEvent::default().data(data)), state))
-        })));
-    let mut response = Sse::new(stream).keep_alive(KeepAlive::default()).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache"));
-    response.map(Body::new)
+    let events = stream::unfold(state, |mut state| async move {
+        let data = state.next().await?;
+        Some((Ok::<_, Infallible>(ServerEvent::default().data(data)), state))
+    });
+    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
 }
 
 struct StreamState {

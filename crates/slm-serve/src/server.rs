@@ -27,7 +27,7 @@ use crate::scheduler::Queue;
 /// Pause after the system refused a connection, such as for want of file descriptors.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
-/// How to serve.
+/// Options of a [`Server`].
 #[derive(Debug, Clone, Default)]
 pub struct ServerOptions {
     /// The key that requests have to carry, if any.

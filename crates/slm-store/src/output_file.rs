@@ -17,14 +17,18 @@ pub struct OutputFile {
 }
 
 impl OutputFile {
-    /// Prepares to write `target`, which must not exist unless `overwrite`, and must not be a directory.
+    /// Prepares to write `target`, which must not exist unless `overwrite`, and must be an ordinary file if it does.
     ///
     /// # Errors
-    /// [`Error::OutputExists`], [`Error::OutputNotOurs`] for a directory, [`Error::OutputUnwritable`].
+    /// [`Error::OutputExists`], [`Error::OutputNotOurs`] for a directory or a device, [`Error::OutputUnwritable`].
     pub fn create(target: &Path, overwrite: bool) -> Result<Self> {
-        if target.is_dir() {
-            let reason = "it is a directory, and the output is a file".to_owned();
-            return Err(Error::OutputNotOurs { path: target.to_owned(), reason });
+        let not_ours =
+            |reason: &str| Err(Error::OutputNotOurs { path: target.to_owned(), reason: reason.to_owned() });
+        match fs::metadata(target) {
+            Ok(there) if there.is_dir() => return not_ours("it is a directory, and the output is a file"),
+            // A device or a pipe must not be replaced.
+            Ok(there) if !there.is_file() => return not_ours("it is no ordinary file"),
+            _ => {}
         }
         if fs::symlink_metadata(target).is_ok() && !overwrite {
             return Err(Error::OutputExists { path: target.to_owned() });
@@ -51,5 +55,20 @@ impl OutputFile {
             .map_err(Error::io(&self.target, "write to the disk"))?;
         fs::rename(&path, &self.target).map_err(Error::io(&self.target, "create"))?;
         Ok(self.target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn devices_and_directories_are_never_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        for target in [Path::new("/dev/null"), root.path()] {
+            let refused = OutputFile::create(target, true);
+            assert!(matches!(refused, Err(Error::OutputNotOurs { .. })), "{refused:?}");
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! Helpers that the tests of several crates share. A dependency of tests only.
 #![forbid(unsafe_code)]
 
+mod peers;
 mod random;
 mod shared;
 #[cfg(feature = "tensors")]
 mod tensors;
 
+pub use peers::peer_python;
 pub use random::Random;
 pub use shared::{shared, shared_dir};
 #[cfg(feature = "tensors")]

@@ -146,8 +146,12 @@ impl Tokenizer {
 
     /// The id of a special token that decoding leaves out, such as `<|im_end|>`: one that a search of the text cannot find.
     pub fn hidden_token_id(&self, token: &str) -> Option<u32> {
-        let id = self.token_id(token)?;
-        self.decode(&[id]).is_ok_and(|shown| shown.is_empty()).then_some(id)
+        self.token_id(token).filter(|&id| self.is_hidden(id))
+    }
+
+    /// Whether decoding leaves a token out.
+    pub fn is_hidden(&self, id: u32) -> bool {
+        self.decode(&[id]).is_ok_and(|shown| shown.is_empty())
     }
 
     /// Ids of a prompt: those of [`Tokenizer::encode_with_special_tokens`], but a beginning-of-sequence token that the text

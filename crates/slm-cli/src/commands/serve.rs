@@ -17,7 +17,7 @@ use crate::text::tokenizer;
 
 /// Environment variable of the API key.
 const API_KEY: &str = "SLM_API_KEY";
-/// How often Ctrl-C is looked for.
+/// Pause between looks at the flag of Ctrl-C.
 const POLL: Duration = Duration::from_millis(50);
 
 /// Serve a model over HTTP, with the part of OpenAI's API that every client knows.

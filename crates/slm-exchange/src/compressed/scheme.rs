@@ -1,11 +1,11 @@
-//! How layers are quantized, in the words of a `quantization_config`.
+//! Schemes of layers, in the words of a `quantization_config`.
 
 use std::fmt;
 
 use serde_json::{Map, Value, json};
 use slm_quant_core::{ActivationGranularity, ActivationQuant, Bits};
 
-/// How a layer is quantized.
+/// The quantization of a layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Scheme {
     pub(super) bits: Bits,
@@ -15,7 +15,7 @@ pub(super) struct Scheme {
     pub(super) inputs: Inputs,
 }
 
-/// What is done with the inputs of a layer.
+/// Quantization of the inputs of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Inputs {
     Float,

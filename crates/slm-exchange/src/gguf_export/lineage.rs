@@ -1,4 +1,4 @@
-//! Where a model comes from, under keys of this project.
+//! The lineage of a model, under keys of this project.
 
 use serde_json::json;
 use slm_checkpoint::Checkpoint;

@@ -23,7 +23,7 @@ use crate::Result;
 use crate::gguf::GgufFile;
 use crate::llama_cpp::{config, tokenizer_json};
 
-/// How a GGUF file is imported.
+/// Options of the import of a GGUF file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GgufImportOptions {
     /// Whether all weights become floats.
@@ -35,7 +35,7 @@ pub struct GgufImportOptions {
     pub overwrite: bool,
 }
 
-/// What [`import_gguf`] did.
+/// Result of [`import_gguf`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct GgufImportReport {
     /// The checkpoint.

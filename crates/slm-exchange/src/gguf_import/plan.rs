@@ -30,7 +30,7 @@ pub(super) struct Planned {
     pub(super) form: Form,
 }
 
-/// What it becomes.
+/// The form that it takes in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     Float,

@@ -1,4 +1,4 @@
-//! What the tests of this crate share.
+//! Helpers that the tests of this crate share.
 #![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
@@ -49,18 +49,6 @@ pub(crate) fn quantize(
     }
     let written = quantizer.write(out, false, &mut |_| Ok::<_, Error>(())).unwrap();
     Checkpoint::open(written.path).unwrap()
-}
-
-/// The Python that `.ci/peers` makes, in `SLM_PEERS` or its usual place; says so where there is none.
-pub(crate) fn peers() -> Option<PathBuf> {
-    let usual = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/slm/peers"));
-    let dir = std::env::var_os("SLM_PEERS").map(PathBuf::from).or_else(usual)?;
-    let python = dir.join("bin/python");
-    if python.exists() {
-        return Some(python);
-    }
-    println!("skipped: no {} (.ci/peers makes it)", python.display());
-    None
 }
 
 /// Runs a script of `tests/peers`, which must succeed.

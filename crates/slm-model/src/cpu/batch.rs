@@ -43,7 +43,7 @@ pub struct CpuBatch<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SequenceId(usize);
 
-/// What is known of a sequence next to its keys and values.
+/// The state of a sequence, next to its keys and values.
 #[derive(Debug, Clone, Copy)]
 struct Sequence {
     /// Positions held.

@@ -28,7 +28,7 @@ const ROWS: usize = 128;
 /// Rows that one window gives at most.
 const ROWS_PER_WINDOW: usize = 32;
 /// Error, as a share of that without equalization, from which on channels are left alone.
-pub(super) const WORTH: f64 = 0.97;
+const WORTH: f64 = 0.97;
 /// Powers of the activations: of the root mean square of a channel, and of its peak.
 const RMS_POWERS: [f64; 3] = [0.125, 0.25, 0.5];
 const PEAK_POWERS: [f64; 2] = [0.25, 0.5];
@@ -181,7 +181,7 @@ impl Transforms {
     }
 }
 
-/// How the two layers and the input of the second are quantized; none for weights that stay float.
+/// Quantization of the two layers and of the input of the second; none for weights that stay float.
 struct Schemes {
     up: Option<QuantScheme>,
     down: Option<QuantScheme>,
@@ -272,15 +272,7 @@ impl Mlp {
 
     /// The candidate with the least error; none if that is hardly better than no equalization.
     fn best(&self) -> slm_nn::Result<Option<Vec<f64>>> {
-        let none = self.error(&vec![1.0; self.inner])?;
-        let mut best = (WORTH * none, None);
-        for factors in self.candidates() {
-            let error = self.error(&factors)?;
-            if error < best.0 {
-                best = (error, Some(factors));
-            }
-        }
-        Ok(best.1)
+        best_of(self.candidates(), self.inner, |factors| self.error(factors))
     }
 
     fn candidates(&self) -> Vec<Vec<f64>> {
@@ -311,29 +303,15 @@ impl Mlp {
         for (row, factor) in up.chunks_exact_mut(self.hidden.max(1)).zip(factors) {
             row.iter_mut().for_each(|value| *value = (f64::from(*value) / factor) as f32);
         }
-        let mut down = self.down.clone();
-        for row in down.chunks_exact_mut(self.inner.max(1)) {
-            row.iter_mut().zip(factors).for_each(|(value, factor)| {
-                *value = (f64::from(*value) * factor) as f32;
-            });
-        }
-        let bias = self.up_bias.as_ref().map(|bias| -> Vec<f32> {
-            bias.iter().zip(factors).map(|(value, factor)| (f64::from(*value) / factor) as f32).collect()
-        });
+        let mut down = scaled_columns(&self.down, factors, |value, factor| value * factor);
+        let bias =
+            self.up_bias.as_ref().map(|bias| scaled_columns(bias, factors, |value, factor| value / factor));
         // A scale for each row or less is divided by a factor as the row is: nothing changes.
         let mut middle = match self.schemes.up {
             Some(scheme) if scheme.granularity == Granularity::PerTensor => {
                 self.gated(rounded(&up, [self.inner, self.hidden], scheme)?, bias.as_deref())?
             }
-            _ => {
-                let mut middle = self.middle.clone();
-                for row in middle.chunks_exact_mut(self.inner.max(1)) {
-                    row.iter_mut().zip(factors).for_each(|(value, factor)| {
-                        *value = (f64::from(*value) / factor) as f32;
-                    });
-                }
-                middle
-            }
+            _ => scaled_columns(&self.middle, factors, |value, factor| value / factor),
         };
         if self.schemes.quantizes_input {
             quantize_rows(&mut middle, self.inner)?;
@@ -344,6 +322,30 @@ impl Mlp {
         let outputs = self.output(middle, down)?;
         Ok(relative_error(&outputs, &self.outputs, self.hidden))
     }
+}
+
+/// The candidate with the least error; none if that is hardly better than factors of 1 for all `channels`.
+pub(super) fn best_of(
+    candidates: impl IntoIterator<Item = Vec<f64>>,
+    channels: usize,
+    error_of: impl Fn(&[f64]) -> slm_nn::Result<f64>,
+) -> slm_nn::Result<Option<Vec<f64>>> {
+    let mut best = (WORTH * error_of(&vec![1.0; channels])?, None);
+    for factors in candidates {
+        let error = error_of(&factors)?;
+        if error < best.0 {
+            best = (error, Some(factors));
+        }
+    }
+    Ok(best.1)
+}
+
+/// The values of a `[_, factors.len()]` matrix, each combined with the factor of its column.
+pub(super) fn scaled_columns(values: &[f32], factors: &[f64], combine: impl Fn(f64, f64) -> f64) -> Vec<f32> {
+    let rows = values.chunks_exact(factors.len().max(1));
+    rows.flat_map(|row| row.iter().zip(factors))
+        .map(|(&value, &factor)| combine(f64::from(value), factor) as f32)
+        .collect()
 }
 
 /// Root mean square and peak of each column of a `[_, cols]` matrix, in multiples of the root mean square of a row: each

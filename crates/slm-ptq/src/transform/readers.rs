@@ -8,7 +8,7 @@ use slm_nn::to_vec_f32;
 use slm_quant_core::QuantScheme;
 
 use super::equalize::{
-    WORTH, channel_magnitudes, floored, normalized, quantize_rows, relative_error, rounded,
+    best_of, channel_magnitudes, floored, normalized, quantize_rows, relative_error, rounded, scaled_columns,
 };
 use super::smoothing::column_maxima;
 
@@ -63,32 +63,21 @@ impl Readers {
         let mut weights = vec![0.0; self.cols];
         self.layers.iter().for_each(|layer| column_maxima(&layer.weight, &mut weights));
         let weights = floored(weights);
-        let mut best = (WORTH * self.error(&vec![1.0; self.cols])?, None);
-        for values in [rms, peaks] {
-            for (a, b) in POWERS {
-                let factors =
-                    values.iter().zip(&weights).map(|(value, weight)| value.powf(a) / weight.powf(b));
-                let factors = normalized(factors.collect());
-                let error = self.error(&factors)?;
-                if error < best.0 {
-                    best = (error, Some(factors));
-                }
-            }
-        }
-        Ok(best.1)
+        let candidates = [&rms, &peaks].into_iter().flat_map(|values| POWERS.map(|powers| (values, powers)));
+        let factors = candidates.map(|(values, (a, b))| {
+            let factors = values.iter().zip(&weights).map(|(value, weight)| value.powf(a) / weight.powf(b));
+            normalized(factors.collect())
+        });
+        best_of(factors, self.cols, |factors| self.error(factors))
     }
 
     /// Sum of the relative errors of the outputs of all layers.
     fn error(&self, factors: &[f64]) -> slm_nn::Result<f64> {
-        let scaled = |values: &[f32], by: &dyn Fn(f64, f64) -> f64| -> Vec<f32> {
-            let rows = values.chunks_exact(self.cols.max(1));
-            rows.flat_map(|row| row.iter().zip(factors).map(|(x, s)| by(f64::from(*x), *s) as f32)).collect()
-        };
-        let mut rows = scaled(&self.rows, &|x, s| x / s);
+        let mut rows = scaled_columns(&self.rows, factors, |x, s| x / s);
         quantize_rows(&mut rows, self.cols)?;
         let mut sum = 0.0;
         for layer in &self.layers {
-            let mut weight = scaled(&layer.weight, &|w, s| w * s);
+            let mut weight = scaled_columns(&layer.weight, factors, |w, s| w * s);
             let count = weight.len() / self.cols.max(1);
             if let Some(scheme) = layer.scheme {
                 weight = rounded(&weight, [count, self.cols], scheme)?;
