@@ -2,7 +2,7 @@
 //!
 //! | item | does |
 //! |---|---|
-//! | [`export`] | writes a checkpoint as a GGUF file, a Hugging Face directory or a compressed-tensors directory |
+//! | [`export`] | writes a checkpoint as a GGUF file, a Hugging Face or compressed-tensors directory, or an ONNX model |
 //! | [`import_gguf`] | makes a checkpoint of a GGUF file |
 //! | [`gguf`] | reads and writes GGUF files |
 //!
@@ -20,7 +20,9 @@ pub mod gguf;
 mod gguf_export;
 mod gguf_import;
 mod hf_export;
+mod lineage;
 mod llama_cpp;
+mod onnx;
 mod report;
 mod source;
 

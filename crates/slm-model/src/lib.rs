@@ -47,6 +47,7 @@ pub use layerwise::{LayerwiseVisitor, forward_layerwise, layerwise_steps};
 pub use names::{
     EMBED_POSITIONS, EMBED_TOKENS, ExpectedTensor, FINAL_NORM, LM_HEAD, TOKEN_TABLE, expected_tensors,
 };
+pub use rotary::RotaryFrequencies;
 pub use sampler::{Sampler, SamplingOptions};
 pub use session::InferencePath;
 pub use source::TensorSource;

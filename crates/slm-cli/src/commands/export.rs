@@ -20,6 +20,9 @@ use crate::table::{bytes, table};
 /// exactly, and of another the report says how far scales were rounded.
 /// hf: a Hugging Face directory of floats, which transformers and most other tools read.
 /// compressed-tensors: a Hugging Face directory with quantized layers, for transformers and vLLM.
+/// onnx: a directory with model.onnx (opset 21) and the tokenizer, for ONNX Runtime, TensorRT and others. Weights and static
+/// inputs are written with QuantizeLinear and DequantizeLinear, keys and values are inputs and outputs. The report says
+/// whether TensorRT's rules for quantized models hold.
 ///
 /// What a format cannot hold is written as floats, and the report says why. --strict refuses all of that.
 ///
@@ -27,18 +30,19 @@ use crate::table::{bytes, table};
 ///   slm ptq --checkpoint my-model --bits 4 --granularity group:32 --type weight-only --scale-dtype f16 --out my-int4
 ///   slm export my-int4 --format gguf --out my-int4.gguf --strict
 ///   slm export my-model --format hf --out my-model-hf
+///   slm export my-int8 --format onnx --out my-int8-onnx
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct ExportArgs {
     /// Checkpoint directory, float or quantized
     dir: PathBuf,
-    /// Format to write: gguf, hf or compressed-tensors
+    /// Format to write: gguf, hf, compressed-tensors or onnx
     #[arg(long)]
     format: Format,
     /// File or directory to write
     #[arg(long)]
     out: PathBuf,
-    /// Type of float weights: f32, f16 or bf16 [default: the narrowest that holds each tensor exactly]
+    /// Type of float weights: f32, f16 or bf16 [default: the narrowest that holds each tensor exactly; f32 in onnx]
     #[arg(long)]
     dtype: Option<FloatType>,
     /// Refuse an export in which any number differs from the checkpoint's, or is computed with otherwise
