@@ -47,6 +47,29 @@ impl FromStr for Format {
     }
 }
 
+/// The operators that an ONNX model is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnnxProfile {
+    /// Those of the standard, with explicit quantization.
+    #[default]
+    Standard,
+    /// ONNX Runtime's own `MatMulNBits` and `GroupQueryAttention`, with the settings that onnxruntime-genai loads.
+    OrtGenai,
+}
+
+impl FromStr for OnnxProfile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "standard" => Ok(Self::Standard),
+            "ort-genai" => Ok(Self::OrtGenai),
+            _ => Err(format!("must be standard or ort-genai, not {text:?}")),
+        }
+    }
+}
+
 /// Readers of protobuf refuse messages of 2 GiB. What is left is for the graph itself.
 const EXTERNAL_DATA_ABOVE: u64 = (1 << 31) - (1 << 26);
 
@@ -61,6 +84,8 @@ pub struct ExportOptions {
     pub strict: bool,
     /// Whether to replace an output that exists.
     pub overwrite: bool,
+    /// The operators of an ONNX model.
+    pub onnx_profile: OnnxProfile,
     /// Bytes above which the values of an ONNX model are written to a second file, at most the 2 GB of a protobuf message.
     pub external_data_above: u64,
     /// How the checkpoint is opened.
@@ -75,6 +100,7 @@ impl ExportOptions {
             float_type: None,
             strict: false,
             overwrite: false,
+            onnx_profile: OnnxProfile::Standard,
             external_data_above: EXTERNAL_DATA_ABOVE,
             open: OpenOptions::default(),
         }

@@ -27,7 +27,7 @@ mod report;
 mod source;
 
 pub use error::{Error, Result};
-pub use export::{ExportOptions, Format, export};
+pub use export::{ExportOptions, Format, OnnxProfile, export};
 pub use float::FloatType;
 pub use gguf_import::{GgufImportOptions, GgufImportReport, import_gguf};
 pub use report::{ExportReport, Fidelity, TensorReport};

@@ -4,12 +4,14 @@ mod support;
 
 use std::fs;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use serde_json::{Value, json};
 use slm_checkpoint::Checkpoint;
 use slm_exchange::{ExportOptions, Fidelity, FloatType, Format, export};
 use slm_model::window_logits;
+use slm_nn::{ForwardHook, attach_hook};
 use slm_quant_core::QuantizationType;
 use slm_testing::peer_python;
 use support::{import, models, name, quantize, run};
@@ -42,21 +44,52 @@ const LEN: u32 = 48;
 fn case(checkpoint: &Checkpoint, root: &Path, label: &str, options: &ExportOptions) -> Value {
     let out = root.join(format!("{label}-onnx"));
     let report = export(checkpoint.dir(), &out, options).unwrap();
-    let model = checkpoint.load_model(&Device::flex()).unwrap();
+    let mut model = checkpoint.load_model(&Device::flex()).unwrap();
+    let recorder = Arc::new(Recorder::default());
+    if checkpoint.is_quantized() {
+        attach_hook(&mut model, &(Arc::clone(&recorder) as Arc<dyn ForwardHook>));
+    }
     let vocab = model.config().vocab_size as u32;
     let ids: Vec<Vec<u32>> =
         [37, 101].iter().map(|step| (0..LEN).map(|i| (i * step + i * i + 11) % vocab).collect()).collect();
     let logits: Vec<f32> = ids.iter().flat_map(|ids| window_logits(&model, ids).unwrap()).collect();
     let file = root.join(format!("{label}.logits"));
-    fs::write(&file, logits.iter().flat_map(|logit| logit.to_le_bytes()).collect::<Vec<_>>()).unwrap();
+    fs::write(&file, bytes_of(&logits)).unwrap();
+    let mut inputs = Vec::new();
+    for (layer, values) in recorder.0.lock().unwrap().iter() {
+        let file = root.join(format!("{label}-{layer}.input"));
+        fs::write(&file, bytes_of(values)).unwrap();
+        inputs.push(json!([layer, file]));
+    }
     json!({
-        "label": label, "checkpoint": checkpoint.dir(), "onnx": out, "ids": ids, "logits": file,
+        "label": label, "checkpoint": checkpoint.dir(), "onnx": out, "ids": ids, "logits": file, "inputs": inputs,
         "exact": report.is_exact(),
     })
 }
 
+/// The inputs of layers, in the order in which they are computed.
+#[derive(Default)]
+struct Recorder(Mutex<Vec<(String, Vec<f32>)>>);
+
+impl ForwardHook for Recorder {
+    fn on_forward(&self, layer: &str, input: &Tensor<2>, _: &Tensor<2>) {
+        let values: Vec<f32> = input.to_data().try_into_vec().unwrap();
+        let mut layers = self.0.lock().unwrap();
+        match layers.iter_mut().find(|(known, _)| known == layer) {
+            Some((_, known)) => known.extend(values),
+            None => layers.push((layer.to_owned(), values)),
+        }
+    }
+}
+
+fn bytes_of(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
 fn check(root: &Path, cases: &[Value]) {
-    if let (false, Some(python), Some(_)) = (cases.is_empty(), peer_python("onnx"), peer_python("onnxruntime")) {
+    if let (false, Some(python), Some(_)) =
+        (cases.is_empty(), peer_python("onnx"), peer_python("onnxruntime"))
+    {
         let list = root.join("list.json");
         fs::write(&list, serde_json::to_vec(cases).unwrap()).unwrap();
         run(&python, "check_onnx.py", &[&list]);
@@ -119,7 +152,8 @@ fn large_values_go_to_a_second_file() {
     let cases = [("a", &float), ("b", &quantized)];
     let cases = cases.map(|(label, checkpoint)| case(checkpoint, root.path(), label, &options));
     for label in ["a", "b"] {
-        let size = |file: &str| fs::metadata(root.path().join(format!("{label}-onnx")).join(file)).unwrap().len();
+        let size =
+            |file: &str| fs::metadata(root.path().join(format!("{label}-onnx")).join(file)).unwrap().len();
         assert!(size("model.onnx") < 200_000 && size("model.onnx.data") > size("model.onnx") / 2, "{label}");
     }
     check(root.path(), &cases);
@@ -167,7 +201,11 @@ fn the_report_says_whether_the_rules_of_tensorrt_hold() {
         assert!(note(scheme, WeightOnly).contains("rules hold"), "{scheme}");
     }
     for (scheme, kind, reason) in [
-        ("int8:channel:affine", WeightOnly, "the weights of layers.0.self_attn.q_proj: they have zero points"),
+        (
+            "int8:channel:affine",
+            WeightOnly,
+            "the weights of layers.0.self_attn.q_proj: they have zero points",
+        ),
         ("int8:group:32", WeightOnly, "INT8 in groups"),
         ("int4:channel", WeightOnly, "INT4 without groups"),
         ("int8:channel", Static, "the inputs of layers.0.self_attn.q_proj: they have a zero point"),

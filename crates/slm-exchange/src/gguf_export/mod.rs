@@ -10,8 +10,8 @@ use slm_store::{Error as StoreError, OutputFile};
 
 use self::plan::Plan;
 use crate::gguf::{GgufWriter, TensorDecl, Value};
-use crate::llama_cpp::arch::Arch;
 use crate::lineage;
+use crate::llama_cpp::arch::Arch;
 use crate::llama_cpp::{keys, tokenizer};
 use crate::report::{ExportReport, TensorReport};
 use crate::source::Source;

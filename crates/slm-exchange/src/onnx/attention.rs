@@ -2,8 +2,8 @@
 
 use slm_model::{LayerSpec, QkNorm, RotaryConfig, RotaryFrequencies};
 
-use super::graph::Value;
 use super::builder::Builder;
+use super::graph::Value;
 use super::proto::{AttributeProto, DataType};
 use crate::{Error, Result};
 
@@ -11,23 +11,27 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(super) struct Positions {
     /// Those of the ids, `[sequence]`.
-    queries: Value,
+    pub(super) queries: Value,
     /// Sines and cosines `[sequence, pairs]` of each kind of rotation.
-    rotations: Vec<(RotaryConfig, Rotation)>,
+    pub(super) rotations: Vec<(RotaryConfig, Rotation)>,
     /// For each window that a layer has, what is added to scores, `[sequence, past + sequence]`.
-    masks: Vec<(Option<usize>, Value)>,
+    pub(super) masks: Vec<(Option<usize>, Value)>,
+    /// Where there is an attention mask: the last position of each sequence, and the length of the longest.
+    pub(super) lengths: Option<(Value, Value)>,
 }
 
+/// Sines and cosines of a rotation.
 #[derive(Debug, Clone)]
-struct Rotation {
-    pairs: usize,
-    cos: Value,
-    sin: Value,
+pub(super) struct Rotation {
+    pub(super) pairs: usize,
+    pub(super) cos: Value,
+    pub(super) sin: Value,
 }
 
 impl Positions {
-    pub(super) fn queries(&self) -> &str {
-        &self.queries
+    /// The rotation that a layer uses.
+    pub(super) fn rotation(&self, config: &RotaryConfig) -> Option<Rotation> {
+        self.rotations.iter().find(|(known, _)| known == config).map(|(_, rotation)| rotation.clone())
     }
 }
 
@@ -36,7 +40,8 @@ impl Builder<'_> {
     pub(super) fn positions(&mut self, ids: &str) -> Result<Positions> {
         let path = "positions";
         let layers = self.source.model().layers();
-        let dimension = |axis: i64| vec![AttributeProto::int("start", axis), AttributeProto::int("end", axis + 1)];
+        let dimension =
+            |axis: i64| vec![AttributeProto::int("start", axis), AttributeProto::int("end", axis + 1)];
         let graph = &mut self.graph;
         let (zero, one) = (graph.int(0), graph.int(1));
         let past = graph.op(path, "Shape", &["past_key_values.0.key"], dimension(2));
@@ -73,7 +78,7 @@ impl Builder<'_> {
                 rotations.push((config.clone(), self.rotation(config, &column, &total, rotations.len())?));
             }
         }
-        Ok(Positions { queries, rotations, masks })
+        Ok(Positions { queries, rotations, masks, lengths: None })
     }
 
     /// Sines and cosines at the positions `column`, of a sequence of `total`.
@@ -125,10 +130,7 @@ impl Builder<'_> {
         let path = format!("layers.{index}.self_attn");
         let linear = |builder: &mut Self, part: &str| builder.linear(&format!("{path}.{part}_proj"), x);
         let (q, k, v) = (linear(self, "q")?, linear(self, "k")?, linear(self, "v")?);
-        let rotation = |config: &RotaryConfig| {
-            positions.rotations.iter().find(|(known, _)| known == config).map(|(_, rotation)| rotation.clone())
-        };
-        let rotation = spec.rotary.as_ref().and_then(rotation);
+        let rotation = spec.rotary.as_ref().and_then(|config| positions.rotation(config));
         let placed = |builder: &mut Self, part: &str, x: Value, heads: usize| -> Result<Value> {
             let norm = format!("{path}.{part}_norm");
             let x = match spec.qk_norm {
@@ -208,7 +210,8 @@ impl Builder<'_> {
             (a, b, Some(kept))
         };
         let mut product = |x: &str, by: &str| graph.op(path, "Mul", &[x, by], Vec::new());
-        let (a_cos, b_sin, b_cos, a_sin) = (product(&a, cos), product(&b, sin), product(&b, cos), product(&a, sin));
+        let (a_cos, b_sin, b_cos, a_sin) =
+            (product(&a, cos), product(&b, sin), product(&b, cos), product(&a, sin));
         let first = graph.op(path, "Sub", &[&a_cos, &b_sin], Vec::new());
         let second = graph.op(path, "Add", &[&b_cos, &a_sin], Vec::new());
         let mut parts = vec![first.as_str(), &second];

@@ -6,6 +6,7 @@ use super::graph::{Graph, Value};
 use super::inputs::QuantizedInput;
 use super::proto::{AttributeProto, DataType};
 use super::tensorrt::TensorRtRules;
+use crate::OnnxProfile;
 use crate::float::FloatType;
 use crate::report::{Fidelity, TensorReport};
 use crate::source::Source;
@@ -16,6 +17,8 @@ pub(super) struct Builder<'a> {
     pub(super) graph: Graph,
     pub(super) reports: Vec<TensorReport>,
     pub(super) rules: TensorRtRules,
+    /// The operators that may be used.
+    pub(super) profile: OnnxProfile,
     /// The type that float matrices are stored as.
     pub(super) float_type: FloatType,
     /// Inputs that were quantized for another layer.
@@ -23,12 +26,13 @@ pub(super) struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(source: &'a Source<'a>, float_type: FloatType) -> Self {
+    pub(super) fn new(source: &'a Source<'a>, profile: OnnxProfile, float_type: FloatType) -> Self {
         Self {
             source,
             graph: Graph::default(),
             reports: Vec::new(),
             rules: TensorRtRules::default(),
+            profile,
             float_type,
             quantized_inputs: HashMap::new(),
         }
@@ -48,4 +52,3 @@ impl<'a> Builder<'a> {
         });
     }
 }
-

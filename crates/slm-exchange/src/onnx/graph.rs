@@ -11,6 +11,9 @@ use super::proto::{
 /// The name of what a node computes, or of an initializer.
 pub(super) type Value = String;
 
+/// Domain of the operators that ONNX Runtime adds to the standard.
+pub(super) const MICROSOFT: &str = "com.microsoft";
+
 /// Nodes, in an order in which they can be computed, and initializers.
 #[derive(Debug, Default)]
 pub(super) struct Graph {

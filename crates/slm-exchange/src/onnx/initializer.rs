@@ -34,6 +34,9 @@ pub(super) enum Content {
         /// Whether rows become columns.
         transposed: bool,
     },
+    /// The codes of a quantized tensor of the checkpoint without a sign, by row, in blocks of so many. The last block of a
+    /// row is filled up.
+    Blocks { tensor: String, block: usize },
 }
 
 impl Initializer {
@@ -61,6 +64,10 @@ impl Initializer {
             }
             Content::Codes { tensor, transposed } => match source.read(tensor)? {
                 Stored::Quantized(matrix, _) => codes(&matrix, *transposed),
+                Stored::Float(_) => Vec::new(),
+            },
+            Content::Blocks { tensor, block } => match source.read(tensor)? {
+                Stored::Quantized(matrix, _) => blocks(&matrix, *block),
                 Stored::Float(_) => Vec::new(),
             },
         };
@@ -99,6 +106,28 @@ fn codes(matrix: &QuantizedMatrix, transposed: bool) -> Vec<u8> {
         codes = transpose(&codes, rows, cols);
     }
     pack(matrix.scheme().bits, &codes)
+}
+
+/// Codes by row, each row filled up to whole blocks.
+fn blocks(matrix: &QuantizedMatrix, block: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut row_codes = vec![0; matrix.cols().next_multiple_of(block)];
+    for row in 0..matrix.rows() {
+        row_codes.iter_mut().zip(0..matrix.cols()).for_each(|(code, col)| *code = matrix.code(row, col));
+        pack_unsigned(matrix.scheme().bits, &row_codes, &mut bytes);
+    }
+    bytes
+}
+
+/// Appends codes plus 8 or 128: a byte each, or two to a byte, the first in the lower half.
+pub(super) fn pack_unsigned(bits: Bits, codes: &[i8], out: &mut Vec<u8>) {
+    match bits {
+        Bits::Int8 => out.extend(codes.iter().map(|code| code.cast_unsigned() ^ 128)),
+        Bits::Int4 => out.extend(codes.chunks(2).map(|pair| {
+            let half = |index: usize| pair.get(index).map_or(0, |code| (code.cast_unsigned() & 15) ^ 8);
+            half(0) | half(1) << 4
+        })),
+    }
 }
 
 /// Codes as a tensor of INT8 or INT4 has them.

@@ -46,11 +46,9 @@ impl Builder<'_> {
             zero_point => (DataType::Uint8, zero_point as u8),
         };
         let content = Content::Bytes(vec![zero_point]);
-        let zero_point =
-            self.graph.initializer(format!("{path}.input_zero_point"), data_type, &[], content);
+        let zero_point = self.graph.initializer(format!("{path}.input_zero_point"), data_type, &[], content);
         let codes = self.graph.op(path, "QuantizeLinear", &[x, &scale, &zero_point], Vec::new());
-        let values =
-            self.graph.op(path, "DequantizeLinear", &[&codes, &scale, &zero_point], Vec::new());
+        let values = self.graph.op(path, "DequantizeLinear", &[&codes, &scale, &zero_point], Vec::new());
         let quantized = QuantizedInput { values: values.clone(), dynamic: None };
         self.quantized_inputs.insert(key, quantized);
         values
@@ -77,7 +75,12 @@ impl Builder<'_> {
         (values, Some(codes))
     }
 
-    pub(super) fn dynamic_codes(&mut self, path: &str, x: &str, granularity: ActivationGranularity) -> DynamicCodes {
+    pub(super) fn dynamic_codes(
+        &mut self,
+        path: &str,
+        x: &str,
+        granularity: ActivationGranularity,
+    ) -> DynamicCodes {
         let zero = self.graph.float(0.0);
         let axes = match granularity {
             ActivationGranularity::PerToken => vec![-1],

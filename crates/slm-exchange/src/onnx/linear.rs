@@ -7,16 +7,18 @@
 //! | codes | static | the same, and `QuantizeLinear`, `DequantizeLinear` of the inputs |
 //! | INT8 per tensor or channel | dynamic | the rule of this project in standard operators, then `MatMulInteger` |
 //! | other codes | dynamic | the same rule, `DequantizeLinear` of the weights, then `MatMul` |
+//! | codes | any | `MatMulNBits`, in the profile for onnxruntime-genai |
 
 use slm_quant_core::{ActivationGranularity, ActivationQuant, Bits, QuantizedMatrix};
 
 use super::builder::Builder;
 use super::graph::Value;
 use super::initializer::Content;
+use super::inputs::{DynamicCodes, QuantizedInput};
 use super::proto::DataType;
 use super::weights::{CodeInitializers, Grouping, grouping};
-use crate::Result;
 use crate::source::Stored;
+use crate::{OnnxProfile, Result};
 
 impl Builder<'_> {
     /// Applies the layer `path` to `x`.
@@ -29,7 +31,14 @@ impl Builder<'_> {
             }
             Stored::Quantized(matrix, activation) => {
                 self.check(path, &matrix, activation);
+                let blocks = match self.profile {
+                    OnnxProfile::Standard => None,
+                    OnnxProfile::OrtGenai => self.blocks(&weight, &matrix, activation),
+                };
                 match activation {
+                    _ if let Some(blocks) = &blocks => {
+                        self.block_matmul(path, x, blocks, &matrix, activation)
+                    }
                     ActivationQuant::Dynamic(granularity) if multiplies_codes(&matrix) => {
                         self.integer_matmul(path, x, &weight, &matrix, granularity)
                     }
@@ -91,12 +100,8 @@ impl Builder<'_> {
             })
             .collect();
         let content = Content::Bytes(sums.iter().flat_map(|sum| sum.to_le_bytes()).collect());
-        let sums = self.graph.initializer(
-            format!("{weight}_row_sums"),
-            DataType::Int32,
-            &[matrix.rows()],
-            content,
-        );
+        let sums =
+            self.graph.initializer(format!("{weight}_row_sums"), DataType::Int32, &[matrix.rows()], content);
         let graph = &mut self.graph;
         let none = graph.initializer("constant.u8.0", DataType::Uint8, &[], Content::Bytes(vec![0]));
         let mut inputs = vec![dynamic.codes.as_str(), &w];

@@ -2,6 +2,7 @@
 
 mod attention;
 mod builder;
+mod genai;
 mod graph;
 mod initializer;
 mod inputs;
@@ -16,9 +17,11 @@ use std::path::Path;
 
 use slm_checkpoint::Checkpoint;
 use slm_model::RopeScaling;
-use slm_store::{OutputDir, Replaceable};
+use slm_store::{OutputDir, Replaceable, json};
 
 use self::builder::Builder;
+use self::genai::GENAI_CONFIG;
+use self::graph::MICROSOFT;
 use self::proto::{IR_VERSION, ModelProto, OPSET, OperatorSetIdProto, StringStringEntryProto};
 use self::write::{DATA, MODEL};
 use crate::float::FloatType;
@@ -27,13 +30,13 @@ use crate::hf_export::{refuse_inexact, size_of};
 use crate::lineage;
 use crate::report::ExportReport;
 use crate::source::Source;
-use crate::{ExportOptions, Result};
+use crate::{ExportOptions, OnnxProfile, Result};
 
 /// Directories that an export may replace.
 const DIRECTORIES: Replaceable = Replaceable {
     what: "an exported ONNX directory",
     files_of: |dir| {
-        let names = [MODEL, DATA].into_iter().chain(FILES);
+        let names = [MODEL, DATA, GENAI_CONFIG].into_iter().chain(FILES);
         dir.join(MODEL).exists().then(|| names.map(str::to_owned).collect())
     },
 };
@@ -42,15 +45,22 @@ const DIRECTORIES: Replaceable = Replaceable {
 pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOptions) -> Result<ExportReport> {
     let source = Source::new(checkpoint);
     let output = OutputDir::create(out, options.overwrite, DIRECTORIES)?;
-    let mut builder = Builder::new(&source, options.float_type.unwrap_or(FloatType::F32));
+    let profile = options.onnx_profile;
+    let mut builder = Builder::new(&source, profile, options.float_type.unwrap_or(FloatType::F32));
     builder.model()?;
     let Builder { mut graph, reports, rules, .. } = builder;
-    let mut notes: Vec<String> = rules.note().into_iter().collect();
+    // The operators of the other profile are not TensorRT's.
+    let mut notes: Vec<String> =
+        rules.note().filter(|_| profile == OnnxProfile::Standard).into_iter().collect();
     if checkpoint.tokenizer_json().is_none() {
         notes.push("the checkpoint has no tokenizer: the directory has none either".to_owned());
     }
     let is_long = |scaling: &Option<RopeScaling>| matches!(scaling, Some(RopeScaling::LongRope { .. }));
-    if source.model().layers().iter().any(|layer| layer.rotary.as_ref().is_some_and(|rotary| is_long(&rotary.scaling)))
+    if source
+        .model()
+        .layers()
+        .iter()
+        .any(|layer| layer.rotary.as_ref().is_some_and(|rotary| is_long(&rotary.scaling)))
     {
         notes.push(
             "its rotary embedding changes where a sequence outgrows the context of pretraining (LongRoPE): compute such \
@@ -63,6 +73,10 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     }
 
     graph.proto.name = "decoder".to_owned();
+    let mut opsets = vec![OperatorSetIdProto { domain: String::new(), version: OPSET }];
+    if profile == OnnxProfile::OrtGenai {
+        opsets.push(OperatorSetIdProto { domain: MICROSOFT.to_owned(), version: 1 });
+    }
     let properties = lineage::pairs(checkpoint)?;
     let model = ModelProto {
         ir_version: IR_VERSION,
@@ -70,7 +84,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
         producer_version: env!("CARGO_PKG_VERSION").to_owned(),
         doc_string: String::new(),
         graph: None,
-        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET }],
+        opset_import: opsets,
         metadata_props: properties
             .into_iter()
             .map(|(key, value)| StringStringEntryProto { key, value })
@@ -81,8 +95,17 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     // Everything was read from one and the same content.
     checkpoint.weights_sha256()?;
     files::write(checkpoint, output.path())?;
+    if profile == OnnxProfile::OrtGenai {
+        json::write_new(
+            &output.path().join(GENAI_CONFIG),
+            &json::to_bytes(out, &genai::config(checkpoint))?,
+        )?;
+    }
     let bytes = size_of(output.path())?;
     let output = output.commit()?;
-    let architecture = format!("opset {OPSET}");
+    let architecture = match profile {
+        OnnxProfile::Standard => format!("opset {OPSET}"),
+        OnnxProfile::OrtGenai => format!("opset {OPSET} and {MICROSOFT}"),
+    };
     Ok(ExportReport { output, architecture, tensors: reports, notes, bytes })
 }

@@ -7,45 +7,47 @@
 //! | `logits` | FLOAT | `[batch, sequence, vocabulary]` |
 //! | `present.N.key`, `.value` | FLOAT | `[batch, kv_heads, past + sequence, head_dim]` |
 //!
-//! The first of the ids has position `past`. All sequences of a batch have the same length.
+//! The first of the ids has position `past`. All sequences of a batch have the same length, except in the profile for
+//! onnxruntime-genai, which has `attention_mask` next to them.
 
 use slm_model::{
     Activation, EMBED_POSITIONS, EMBED_TOKENS, FINAL_NORM, LM_HEAD, LayerSpec, NormKind, Position,
 };
-use slm_quant_core::ActivationQuant;
+use slm_quant_core::{ActivationQuant, QuantizedMatrix};
 
 use super::attention::Positions;
-use super::graph::{Value, named_size, size};
 use super::builder::Builder;
+use super::genai::{Blocks, block_width};
+use super::graph::{Value, named_size, size};
 use super::proto::{AttributeProto, DataType};
-use crate::Result;
-use crate::source::{HEAD, Stored};
+use crate::source::Stored;
+use crate::{OnnxProfile, Result};
 
-/// The token table, and what the head is made of where it is tied.
-struct Table {
-    /// `[vocabulary, hidden]` floats.
-    values: Value,
-    /// How the head treats its input.
-    head_inputs: ActivationQuant,
+/// The token table, as a tied head needs it.
+enum Table {
+    /// `[vocabulary, hidden]` floats, for a head that treats its input so.
+    Values(Value, ActivationQuant),
+    /// Codes in blocks.
+    Blocks(Blocks, QuantizedMatrix, ActivationQuant),
 }
 
 impl Builder<'_> {
     /// Adds the whole model.
     pub(super) fn model(&mut self) -> Result<()> {
         let model = self.source.model();
-        let ids = self.graph.input("input_ids", DataType::Int64, &[named_size("batch"), named_size("sequence")]);
+        let ids =
+            self.graph.input("input_ids", DataType::Int64, &[named_size("batch"), named_size("sequence")]);
         for index in 0..model.num_layers {
             for part in ["key", "value"] {
-                let shape = [
-                    named_size("batch"),
-                    size(model.num_kv_heads),
-                    named_size("past"),
-                    size(model.head_dim),
-                ];
+                let shape =
+                    [named_size("batch"), size(model.num_kv_heads), named_size("past"), size(model.head_dim)];
                 self.graph.input(&format!("past_key_values.{index}.{part}"), DataType::Float, &shape);
             }
         }
-        let positions = self.positions(&ids)?;
+        let positions = match self.profile {
+            OnnxProfile::Standard => self.positions(&ids)?,
+            OnnxProfile::OrtGenai => self.mask_positions(&ids)?,
+        };
         let (table, mut stream) = self.embed(&ids, &positions)?;
         for (index, spec) in model.layers().iter().enumerate() {
             stream = self.layer(index, spec, &positions, stream)?;
@@ -73,21 +75,20 @@ impl Builder<'_> {
     fn embed(&mut self, ids: &str, positions: &Positions) -> Result<(Table, Value)> {
         let model = self.source.model();
         let path = "embed_tokens";
-        let table = match self.source.read(EMBED_TOKENS)? {
-            Stored::Float(values) => Table {
-                values: self.float_matrix(EMBED_TOKENS, &values, false),
-                head_inputs: ActivationQuant::Float,
-            },
+        let (table, mut stream) = match self.source.read(EMBED_TOKENS)? {
+            Stored::Float(values) => {
+                let values = self.float_matrix(EMBED_TOKENS, &values, false);
+                let stream = self.graph.op(path, "Gather", &[&values, ids], Vec::new());
+                (Table::Values(values, ActivationQuant::Float), stream)
+            }
             Stored::Quantized(matrix, activation) => {
-                let values = self.dequantized(EMBED_TOKENS, &matrix, false);
                 match model.tie_word_embeddings {
                     true => self.check(LM_HEAD, &matrix, activation),
                     false => self.rules.check_weights(path, &matrix),
                 }
-                Table { values, head_inputs: activation }
+                self.quantized_table(ids, matrix, activation)
             }
         };
-        let mut stream = self.graph.op(path, "Gather", &[&table.values, ids], Vec::new());
         stream = self.scaled(path, stream, model.embedding_multiplier);
         if model.position == Position::Learned {
             let values = match self.source.read(EMBED_POSITIONS)? {
@@ -96,10 +97,30 @@ impl Builder<'_> {
             };
             let vectors = self.float_matrix(EMBED_POSITIONS, &values, false);
             let path = "embed_positions";
-            let vectors = self.graph.op(path, "Gather", &[&vectors, positions.queries()], Vec::new());
+            let vectors = self.graph.op(path, "Gather", &[&vectors, &positions.queries], Vec::new());
             stream = self.graph.op(path, "Add", &[&stream, &vectors], Vec::new());
         }
         Ok((table, stream))
+    }
+
+    /// The rows `ids` of a quantized table.
+    fn quantized_table(
+        &mut self,
+        ids: &str,
+        matrix: QuantizedMatrix,
+        activation: ActivationQuant,
+    ) -> (Table, Value) {
+        let path = "embed_tokens";
+        if self.profile == OnnxProfile::OrtGenai
+            && block_width(&matrix).is_some_and(|block| matrix.cols().is_multiple_of(block))
+            && let Some(blocks) = self.blocks(EMBED_TOKENS, &matrix, activation)
+        {
+            let stream = self.block_gather(path, ids, &blocks);
+            return (Table::Blocks(blocks, matrix, activation), stream);
+        }
+        let values = self.dequantized(EMBED_TOKENS, &matrix, false);
+        let stream = self.graph.op(path, "Gather", &[&values, ids], Vec::new());
+        (Table::Values(values, activation), stream)
     }
 
     fn layer(
@@ -114,7 +135,10 @@ impl Builder<'_> {
         let (on_input, on_output) = (spec.norm_placement.on_input(), spec.norm_placement.on_output());
         let attention = |builder: &mut Self, stream: &str| -> Result<Value> {
             let x = builder.norm_if(on_input, &format!("{path}.input_norm"), stream)?;
-            let y = builder.attention(index, spec, positions, &x)?;
+            let y = match builder.profile {
+                OnnxProfile::Standard => builder.attention(index, spec, positions, &x)?,
+                OnnxProfile::OrtGenai => builder.group_query_attention(index, spec, positions, &x)?,
+            };
             builder.norm_if(on_output, &format!("{path}.attention_output_norm"), &y)
         };
         let mlp = |builder: &mut Self, stream: &str| -> Result<Value> {
@@ -199,8 +223,7 @@ impl Builder<'_> {
         let (two, last) = (graph.float(2.0), graph.ints(&[-1]));
         let eps = graph.float(self.source.model().norm_eps as f32);
         let squares = graph.op(path, "Pow", &[x, &two], Vec::new());
-        let mean =
-            graph.op(path, "ReduceMean", &[&squares, &last], vec![AttributeProto::int("keepdims", 1)]);
+        let mean = graph.op(path, "ReduceMean", &[&squares, &last], vec![AttributeProto::int("keepdims", 1)]);
         let sum = graph.op(path, "Add", &[&mean, &eps], Vec::new());
         let root = graph.op(path, "Sqrt", &[&sum], Vec::new());
         let normal = graph.op(path, "Div", &[x, &root], Vec::new());
@@ -210,20 +233,24 @@ impl Builder<'_> {
     /// The logits, which are an output of the graph.
     fn head(&mut self, x: &str, table: &Table) -> Result<()> {
         let model = self.source.model();
-        let logits = if self.source.shape(HEAD) == self.source.shape(EMBED_TOKENS) && model.tie_word_embeddings {
-            // The table lies as lookups want it; `Gemm` takes it so, and takes rows only.
-            let x = self.quantized_input(LM_HEAD, x, table.head_inputs);
-            let rows = self.graph.ints(&[-1, model.hidden_size as i64]);
-            let rows = self.graph.op(LM_HEAD, "Reshape", &[&x, &rows], Vec::new());
-            let attributes = vec![AttributeProto::int("transB", 1)];
-            let logits = self.graph.op(LM_HEAD, "Gemm", &[&rows, &table.values], attributes);
-            let shape = self.graph.op(LM_HEAD, "Shape", &["input_ids"], Vec::new());
-            let vocabulary = self.graph.ints(&[model.vocab_size as i64]);
-            let axis = vec![AttributeProto::int("axis", 0)];
-            let shape = self.graph.op(LM_HEAD, "Concat", &[&shape, &vocabulary], axis);
-            self.graph.op(LM_HEAD, "Reshape", &[&logits, &shape], Vec::new())
-        } else {
-            self.linear(LM_HEAD, x)?
+        let logits = match table {
+            _ if !model.tie_word_embeddings => self.linear(LM_HEAD, x)?,
+            Table::Blocks(blocks, matrix, activation) => {
+                self.block_matmul(LM_HEAD, x, blocks, matrix, *activation)
+            }
+            Table::Values(table, activation) => {
+                // The table lies as lookups want it; `Gemm` takes it so, and takes rows only.
+                let x = self.quantized_input(LM_HEAD, x, *activation);
+                let rows = self.graph.ints(&[-1, model.hidden_size as i64]);
+                let rows = self.graph.op(LM_HEAD, "Reshape", &[&x, &rows], Vec::new());
+                let attributes = vec![AttributeProto::int("transB", 1)];
+                let logits = self.graph.op(LM_HEAD, "Gemm", &[&rows, table], attributes);
+                let shape = self.graph.op(LM_HEAD, "Shape", &["input_ids"], Vec::new());
+                let vocabulary = self.graph.ints(&[model.vocab_size as i64]);
+                let axis = vec![AttributeProto::int("axis", 0)];
+                let shape = self.graph.op(LM_HEAD, "Concat", &[&shape, &vocabulary], axis);
+                self.graph.op(LM_HEAD, "Reshape", &[&logits, &shape], Vec::new())
+            }
         };
         let logits = self.scaled(LM_HEAD, logits, model.logit_multiplier);
         self.graph.op_as("logits", "Identity", &[&logits], Vec::new());

@@ -33,7 +33,9 @@ impl TensorRtRules {
                 Some("they are quantized, and INT4 weights take floats only".to_owned())
             }
             ActivationQuant::Static(params) if params.zero_point == 128 => None,
-            ActivationQuant::Static(params) => Some(format!("they have a zero point ({})", params.zero_point)),
+            ActivationQuant::Static(params) => {
+                Some(format!("they have a zero point ({})", params.zero_point))
+            }
         };
         self.add("the inputs of", name, reason);
     }
@@ -47,9 +49,9 @@ impl TensorRtRules {
     pub(super) fn note(&self) -> Option<String> {
         match (&self.broken[..], self.tensors) {
             (_, 0) => None,
-            ([], _) => Some(
-                "TensorRT's rules hold: symmetric, zero points 0, constant positive scales".to_owned(),
-            ),
+            ([], _) => {
+                Some("TensorRT's rules hold: symmetric, zero points 0, constant positive scales".to_owned())
+            }
             ([first], _) => Some(format!("TensorRT's rules do not hold for {first}")),
             ([first, rest @ ..], tensors) => Some(format!(
                 "TensorRT's rules do not hold for {} of {tensors} quantized tensors: {first}, and others",

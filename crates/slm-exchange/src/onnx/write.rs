@@ -58,7 +58,11 @@ pub(super) fn write(
             .sum::<u64>();
     if graph_len >= MESSAGE_LIMIT {
         let what = format!("{MODEL} would have {graph_len} bytes, more than protobuf allows");
-        return Err(Error::unsupported(source.checkpoint.dir(), what, "lower the limit of values inside of it"));
+        return Err(Error::unsupported(
+            source.checkpoint.dir(),
+            what,
+            "lower the limit of values inside of it",
+        ));
     }
 
     let mut file = Output::create(&dir.join(MODEL))?;
