@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex};
 
 use burn::tensor::{Device, Tensor};
 use serde_json::{Value, json};
-use slm_checkpoint::Checkpoint;
-use slm_exchange::{ExportOptions, Fidelity, FloatType, Format, export};
-use slm_model::window_logits;
+use slm_checkpoint::{Checkpoint, SaveRequest, save};
+use slm_exchange::{ExportOptions, Fidelity, FloatType, Format, OnnxProfile, export};
+use slm_model::{ModelConfig, NormPlacement, QkNorm, Transformer, window_logits};
 use slm_nn::{ForwardHook, attach_hook};
-use slm_quant_core::QuantizationType;
+use slm_quant_core::{ActivationGranularity, QuantizationType};
 use slm_testing::peer_python;
-use support::{import, models, name, quantize, run};
+use slm_text::Tokenizer;
+use support::{config, import, models, name, quantize, quantize_with, run};
 
 use QuantizationType::{Dynamic, Static, WeightOnly};
 
@@ -96,6 +97,28 @@ fn check(root: &Path, cases: &[Value]) {
     }
 }
 
+/// Adds to a case what onnxruntime-genai must generate, and the ids of a text.
+fn generated(mut case: Value, checkpoint: &Checkpoint) -> Value {
+    let model = checkpoint.load_model(&Device::flex()).unwrap();
+    let vocab = model.config().vocab_size;
+    let mut ids: Vec<u32> = serde_json::from_value(case["ids"][0].clone()).unwrap();
+    let prompt = ids.len();
+    for _ in 0..16 {
+        let logits = window_logits(&model, &ids).unwrap();
+        let last = &logits[logits.len() - vocab..];
+        ids.push((0..vocab as u32).max_by(|&a, &b| last[a as usize].total_cmp(&last[b as usize])).unwrap());
+    }
+    case["greedy"] = json!(ids[prompt..]);
+    case["text"] = Value::Null;
+    if let Some(path) = checkpoint.tokenizer_path() {
+        let text = "Once upon a time, there were 12 don'ts.\n  The end";
+        case["text"] = json!(text);
+        case["text_ids"] =
+            json!(Tokenizer::from_file(path).unwrap().encode_with_special_tokens(text).unwrap());
+    }
+    case
+}
+
 fn strict() -> ExportOptions {
     ExportOptions { strict: true, ..ExportOptions::new(Format::Onnx) }
 }
@@ -140,6 +163,94 @@ fn codes_scales_and_ranges_are_the_checkpoints() {
         }
     }
     check(root.path(), &cases);
+}
+
+#[test]
+fn inputs_with_one_range_for_all_tokens_keep_it() {
+    let root = tempfile::tempdir().unwrap();
+    let Some(dir) = models().into_iter().find(|dir| name(dir) == "tiny-llama") else { return };
+    let float = import(&dir, &root.path().join("float"));
+    let cases = ["int8:channel", "int4:group:32"].map(|scheme| {
+        let mut config = config(scheme, Dynamic, None);
+        config.activation_granularity = ActivationGranularity::PerTensor;
+        let label = scheme.replace(':', "-");
+        let quantized = quantize_with(&float, &root.path().join(&label), config);
+        let mut case = case(&quantized, root.path(), &label, &strict());
+        case["per_tensor"] = true.into();
+        case
+    });
+    check(root.path(), &cases);
+}
+
+#[test]
+fn onnxruntime_genai_generates_the_same() {
+    let root = tempfile::tempdir().unwrap();
+    let options = ExportOptions { onnx_profile: OnnxProfile::OrtGenai, ..strict() };
+    let mut cases = Vec::new();
+    for dir in models() {
+        let label = name(&dir).to_owned();
+        let float = import(&dir, &root.path().join(&label));
+        if !float.config().model.head_dim.is_multiple_of(16) {
+            let error = export(float.dir(), &root.path().join("none"), &options).unwrap_err().to_string();
+            assert!(error.contains("multiples of 16") && error.contains("without --profile"), "{error}");
+            continue;
+        }
+        cases.push(generated(case(&float, root.path(), &format!("{label}-float"), &options), &float));
+        let schemes: &[(&str, Option<&str>)] = match label.as_str() {
+            "tiny-llama" => &[
+                ("int4:group:32", None),
+                ("int4:group:64:affine:f16", None),
+                ("int4:channel", None),
+                ("int8:channel", None),
+                ("int8:tensor:affine", None),
+            ],
+            "tiny-qwen2" => {
+                &[("int4:group:32", Some("int8:channel")), ("int8:channel", Some("int4:group:32"))]
+            }
+            _ => &[("int4:group:32", None)],
+        };
+        for (index, (scheme, embeddings)) in schemes.iter().enumerate() {
+            let label = format!("{label}-{}-{index}", scheme.replace(':', "-"));
+            let quantized = quantize(&float, &root.path().join(&label), scheme, WeightOnly, *embeddings);
+            cases.push(generated(case(&quantized, root.path(), &label, &options), &quantized));
+        }
+    }
+    if !cases.is_empty() {
+        // What the reference models have in heads of other widths only, and rows that are not whole blocks.
+        let mut config = ModelConfig::new(300, 64, 84, 3, 4, 128);
+        (config.num_kv_heads, config.qk_norm) = (2, QkNorm::PerHead);
+        (config.sliding_window, config.attention_scale) = (Some(16), Some(0.3));
+        (config.norm_placement, config.embedding_multiplier) = (NormPlacement::Both, 8.0);
+        let model = Transformer::new(&config, 7, &Device::flex()).unwrap();
+        let dir = save(root.path().join("random"), &model, &SaveRequest::default(), false).unwrap();
+        let float = Checkpoint::open(dir).unwrap();
+        cases.push(generated(case(&float, root.path(), "random-float", &options), &float));
+        for embeddings in ["int8:channel", "int4:group:64"] {
+            let label = format!("random-{}", embeddings.replace(':', "-"));
+            let out = root.path().join(&label);
+            let quantized = quantize(&float, &out, "int8:tensor", WeightOnly, Some(embeddings));
+            cases.push(generated(case(&quantized, root.path(), &label, &options), &quantized));
+        }
+    }
+    if let (false, Some(python)) = (cases.is_empty(), peer_python("onnxruntime_genai")) {
+        let list = root.path().join("list.json");
+        fs::write(&list, serde_json::to_vec(&cases).unwrap()).unwrap();
+        run(&python, "check_genai.py", &[&list]);
+    }
+}
+
+#[test]
+fn inputs_that_genai_rounds_by_itself_are_not_exact() {
+    let root = tempfile::tempdir().unwrap();
+    let Some(dir) = models().into_iter().find(|dir| name(dir) == "tiny-llama") else { return };
+    let float = import(&dir, &root.path().join("float"));
+    let quantized = quantize(&float, &root.path().join("q"), "int8:channel", Dynamic, None);
+    let options = ExportOptions { onnx_profile: OnnxProfile::OrtGenai, ..ExportOptions::new(Format::Onnx) };
+    let report = export(quantized.dir(), &root.path().join("out"), &options).unwrap();
+    assert!(!report.is_exact());
+    let strict = ExportOptions { strict: true, ..options };
+    let error = export(quantized.dir(), &root.path().join("none"), &strict).unwrap_err().to_string();
+    assert!(error.contains("MatMulNBits rounds"), "{error}");
 }
 
 #[test]

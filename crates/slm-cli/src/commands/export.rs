@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use slm_exchange::{ExportOptions, ExportReport, FloatType, Format, export};
+use slm_exchange::{ExportOptions, ExportReport, FloatType, Format, OnnxProfile, export};
 
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::table::{bytes, table};
 
 /// Write a checkpoint in the format of another program.
@@ -22,7 +22,8 @@ use crate::table::{bytes, table};
 /// compressed-tensors: a Hugging Face directory with quantized layers, for transformers and vLLM.
 /// onnx: a directory with model.onnx (opset 21) and the tokenizer, for ONNX Runtime, TensorRT and others. Weights and static
 /// inputs are written with QuantizeLinear and DequantizeLinear, keys and values are inputs and outputs. The report says
-/// whether TensorRT's rules for quantized models hold.
+/// whether TensorRT's rules for quantized models hold. --profile ort-genai writes ONNX Runtime's own operators MatMulNBits
+/// and GroupQueryAttention instead, with the settings that onnxruntime-genai loads.
 ///
 /// What a format cannot hold is written as floats, and the report says why. --strict refuses all of that.
 ///
@@ -31,6 +32,7 @@ use crate::table::{bytes, table};
 ///   slm export my-int4 --format gguf --out my-int4.gguf --strict
 ///   slm export my-model --format hf --out my-model-hf
 ///   slm export my-int8 --format onnx --out my-int8-onnx
+///   slm export my-int4 --format onnx --profile ort-genai --out my-int4-genai
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct ExportArgs {
@@ -45,6 +47,9 @@ pub(crate) struct ExportArgs {
     /// Type of float weights: f32, f16 or bf16 [default: the narrowest that holds each tensor exactly; f32 in onnx]
     #[arg(long)]
     dtype: Option<FloatType>,
+    /// Operators of an ONNX model: standard or ort-genai [default: standard]
+    #[arg(long)]
+    profile: Option<OnnxProfile>,
     /// Refuse an export in which any number differs from the checkpoint's, or is computed with otherwise
     #[arg(long)]
     strict: bool,
@@ -62,8 +67,12 @@ struct ExportResult {
 }
 
 pub(crate) fn run(args: &ExportArgs, context: &Context) -> Result<()> {
+    if args.profile.is_some() && args.format != Format::Onnx {
+        return Err(Error::Usage(format!("--profile is for --format onnx, not {}", args.format)));
+    }
     let options = ExportOptions {
         float_type: args.dtype,
+        onnx_profile: args.profile.unwrap_or_default(),
         strict: args.strict,
         overwrite: args.overwrite,
         open: context.open_options.clone(),

@@ -188,14 +188,14 @@ impl Builder<'_> {
     }
 
     /// `[batch, sequence, heads * head_dim]` as `[batch, heads, sequence, head_dim]`.
-    fn split_heads(&mut self, path: &str, x: &str, heads: usize) -> Value {
+    pub(super) fn split_heads(&mut self, path: &str, x: &str, heads: usize) -> Value {
         let shape = self.graph.ints(&[0, 0, heads as i64, self.source.model().head_dim as i64]);
         let x = self.graph.op(path, "Reshape", &[x, &shape], Vec::new());
         self.graph.op(path, "Transpose", &[&x], vec![AttributeProto::ints("perm", &[0, 2, 1, 3])])
     }
 
     /// Rotates the first `2 * pairs` values of each head of `x`, `[batch, heads, sequence, head_dim]`.
-    fn rotate(&mut self, path: &str, x: &str, rotation: &Rotation) -> Value {
+    pub(super) fn rotate(&mut self, path: &str, x: &str, rotation: &Rotation) -> Value {
         let Rotation { pairs, cos, sin } = rotation;
         let rest = self.source.model().head_dim - 2 * pairs;
         let last = || vec![AttributeProto::int("axis", -1)];

@@ -25,6 +25,10 @@ pub(super) const GENAI_CONFIG: &str = "genai_config.json";
 const BLOCK: usize = 32;
 /// The smallest block that the operators take.
 const MIN_BLOCK: usize = 16;
+/// What the width of a head is a multiple of.
+const HEAD_MULTIPLE: usize = 16;
+/// What the number of pairs of a head that the operator rotates is a multiple of.
+const PAIRS_MULTIPLE: usize = 8;
 /// `accuracy_level` of a product of 32-bit floats.
 const FLOAT_INPUTS: i64 = 1;
 /// `accuracy_level` of a product whose inputs are rounded to 8 bits, block by block.
@@ -46,6 +50,11 @@ pub(super) fn block_width(matrix: &QuantizedMatrix) -> Option<usize> {
         // The largest power of two in it.
         Grouping::Blocks(width) => Some(1 << width.trailing_zeros()).filter(|&block| block >= MIN_BLOCK),
     }
+}
+
+/// Whether `GroupQueryAttention` rotates so; if not, queries and keys are rotated before it.
+fn rotates(rotation: &Rotation) -> bool {
+    rotation.pairs.is_multiple_of(PAIRS_MULTIPLE)
 }
 
 impl Builder<'_> {
@@ -163,6 +172,17 @@ impl Builder<'_> {
         let total = self.cast(path, &total, DataType::Int32);
 
         let model = self.source.model();
+        if !model.head_dim.is_multiple_of(HEAD_MULTIPLE) {
+            let what = format!(
+                "its heads are {} wide, and GroupQueryAttention takes multiples of {HEAD_MULTIPLE}",
+                model.head_dim
+            );
+            return Err(Error::unsupported(
+                self.source.checkpoint.dir(),
+                what,
+                "export it without --profile",
+            ));
+        }
         let mut rotations: Vec<(RotaryConfig, Rotation)> = Vec::new();
         for config in model.layers().iter().filter_map(|layer| layer.rotary.as_ref()) {
             if rotations.iter().any(|(known, _)| known == config) {
@@ -185,7 +205,13 @@ impl Builder<'_> {
                 self.graph.floats(format!("{path}.{name}"), &[positions, pairs], &values)
             };
             let (cos, sin) = (table("cos", f32::cos), table("sin", f32::sin));
-            rotations.push((config.clone(), Rotation { pairs, cos, sin }));
+            let mut rotation = Rotation { pairs, cos, sin };
+            if !rotates(&rotation) {
+                for table in [&mut rotation.cos, &mut rotation.sin] {
+                    *table = self.graph.op(&path, "Gather", &[table, &queries], Vec::new());
+                }
+            }
+            rotations.push((config.clone(), rotation));
         }
         Ok(Positions { queries, rotations, masks: Vec::new(), lengths: Some((last, total)) })
     }
@@ -203,16 +229,20 @@ impl Builder<'_> {
         let q = self.linear(&format!("{path}.q_proj"), x)?;
         let k = self.linear(&format!("{path}.k_proj"), x)?;
         let v = self.linear(&format!("{path}.v_proj"), x)?;
-        let q = self.normalized_heads(&path, "q_norm", spec.qk_norm, q, model.num_heads)?;
-        let k = self.normalized_heads(&path, "k_norm", spec.qk_norm, k, model.num_kv_heads)?;
+        let rotation = spec.rotary.as_ref().and_then(|config| positions.rotation(config));
+        let (inside, before) = match &rotation {
+            Some(rotation) if rotates(rotation) => (Some(rotation), None),
+            other => (None, other.as_ref()),
+        };
+        let q = self.placed_heads(&path, "q_norm", spec.qk_norm, before, q, model.num_heads)?;
+        let k = self.placed_heads(&path, "k_norm", spec.qk_norm, before, k, model.num_kv_heads)?;
 
         let scale = spec.attention_scale.unwrap_or_else(|| 1.0 / (model.head_dim as f64).sqrt());
-        let rotation = spec.rotary.as_ref().and_then(|config| positions.rotation(config));
         let mut attributes = vec![
             AttributeProto::int("num_heads", model.num_heads as i64),
             AttributeProto::int("kv_num_heads", model.num_kv_heads as i64),
             AttributeProto::float("scale", scale as f32),
-            AttributeProto::int("do_rotary", i64::from(rotation.is_some())),
+            AttributeProto::int("do_rotary", i64::from(inside.is_some())),
         ];
         if let Some(window) = spec.sliding_window {
             attributes.push(AttributeProto::int("local_window_size", window as i64));
@@ -221,7 +251,7 @@ impl Builder<'_> {
         let present = ["key", "value"].map(|part| format!("present.{index}.{part}"));
         let (last, total) = positions.lengths.clone().unwrap_or_default();
         let mut inputs = vec![q.as_str(), &k, &v, &past[0], &past[1], &last, &total];
-        if let Some(Rotation { cos, sin, .. }) = &rotation {
+        if let Some(Rotation { cos, sin, .. }) = inside {
             inputs.extend([cos.as_str(), sin]);
         }
         let name = format!("{path}/GroupQueryAttention");
@@ -230,28 +260,34 @@ impl Builder<'_> {
         self.linear(&format!("{path}.o_proj"), &name)
     }
 
-    /// Queries or keys `[batch, sequence, heads * head_dim]`, normalized as the layer has it.
-    fn normalized_heads(
+    /// Queries or keys `[batch, sequence, heads * head_dim]`, normalized as the layer has it and rotated by `rotation`.
+    fn placed_heads(
         &mut self,
         path: &str,
         norm: &str,
         kind: QkNorm,
+        rotation: Option<&Rotation>,
         x: Value,
         heads: usize,
     ) -> Result<Value> {
         let norm = format!("{path}.{norm}");
-        match kind {
-            QkNorm::None => Ok(x),
-            QkNorm::Full => self.rms_norm(&norm, &x),
-            QkNorm::PerHead => {
-                let head_dim = self.source.model().head_dim as i64;
-                let split = self.graph.ints(&[0, 0, heads as i64, head_dim]);
-                let joined = self.graph.ints(&[0, 0, heads as i64 * head_dim]);
-                let x = self.graph.op(path, "Reshape", &[&x, &split], Vec::new());
-                let x = self.rms_norm(&norm, &x)?;
-                Ok(self.graph.op(path, "Reshape", &[&x, &joined], Vec::new()))
-            }
+        let x = match kind {
+            QkNorm::Full => self.rms_norm(&norm, &x)?,
+            QkNorm::None | QkNorm::PerHead => x,
+        };
+        if kind != QkNorm::PerHead && rotation.is_none() {
+            return Ok(x);
         }
+        let mut x = self.split_heads(path, &x, heads);
+        if kind == QkNorm::PerHead {
+            x = self.rms_norm(&norm, &x)?;
+        }
+        if let Some(rotation) = rotation {
+            x = self.rotate(path, &x, rotation);
+        }
+        let x = self.graph.op(path, "Transpose", &[&x], vec![AttributeProto::ints("perm", &[0, 2, 1, 3])]);
+        let joined = self.graph.ints(&[0, 0, (heads * self.source.model().head_dim) as i64]);
+        Ok(self.graph.op(path, "Reshape", &[&x, &joined], Vec::new()))
     }
 }
 
