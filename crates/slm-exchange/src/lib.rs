@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`export`] | writes a checkpoint as a GGUF file, a Hugging Face directory or a compressed-tensors directory |
 //! | [`import_gguf`] | makes a checkpoint of a GGUF file |
+//! | [`import_llama2c`] | makes a checkpoint of a file of llama2.c |
 //! | [`gguf`] | reads and writes GGUF files |
 //!
 //! Codes are copied and never computed anew. Where a format cannot hold what a checkpoint has, the [`ExportReport`] says
@@ -20,6 +21,7 @@ pub mod gguf;
 mod gguf_export;
 mod gguf_import;
 mod hf_export;
+mod llama2c;
 mod llama_cpp;
 mod report;
 mod source;
@@ -28,4 +30,5 @@ pub use error::{Error, Result};
 pub use export::{ExportOptions, Format, export};
 pub use float::FloatType;
 pub use gguf_import::{GgufImportOptions, GgufImportReport, import_gguf};
+pub use llama2c::{Llama2cImportOptions, Llama2cImportReport, import_llama2c, is_llama2c};
 pub use report::{ExportReport, Fidelity, TensorReport};

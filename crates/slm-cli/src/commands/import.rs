@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use slm_chat::ChatTemplate;
+use slm_checkpoint::hf::ImportOptions;
 use slm_checkpoint::{ChatInfo, hf};
 use slm_exchange::{GgufImportOptions, import_gguf};
 use slm_model::ModelConfig;
@@ -101,12 +102,9 @@ fn is_gguf(args: &ImportArgs) -> bool {
 }
 
 fn from_hugging_face(args: &ImportArgs) -> Result<(ImportResult, ModelConfig, Option<ChatInfo>)> {
-    if args.dequantize || args.quantization_type.is_some() {
-        let option = if args.dequantize { "--dequantize" } else { "--type" };
-        let source = args.source.display();
-        return Err(Error::Usage(format!("{option} is for GGUF files, and {source} is none; leave it out")));
-    }
-    let report = hf::import_to(&args.source, &args.out, args.overwrite)?;
+    let options =
+        ImportOptions { dequantize: args.dequantize, dynamic: is_dynamic(args)?, overwrite: args.overwrite };
+    let report = hf::import_with(&args.source, &args.out, &options)?;
     let result = ImportResult {
         output: report.path,
         architecture: report.architecture,
@@ -114,23 +112,28 @@ fn from_hugging_face(args: &ImportArgs) -> Result<(ImportResult, ModelConfig, Op
         has_tokenizer: report.has_tokenizer,
         unrecognized_fields: report.unrecognized_fields,
         warnings: report.warnings,
-        tensors: Vec::new(),
-        quantized_layers: 0,
+        tensors: report.tensors,
+        quantized_layers: report.quantized_layers,
     };
     Ok((result, report.config, report.chat))
 }
 
-fn from_gguf(args: &ImportArgs) -> Result<(ImportResult, ModelConfig, Option<ChatInfo>)> {
-    let dynamic = match args.quantization_type.unwrap_or(QuantizationType::WeightOnly) {
-        QuantizationType::WeightOnly => false,
-        QuantizationType::Dynamic => true,
+/// Whether --type asks for inputs that are quantized as they come.
+fn is_dynamic(args: &ImportArgs) -> Result<bool> {
+    match args.quantization_type.unwrap_or(QuantizationType::WeightOnly) {
+        QuantizationType::WeightOnly => Ok(false),
+        QuantizationType::Dynamic => Ok(true),
         QuantizationType::Static => {
             let message =
-                "--type must be weight-only or dynamic: a GGUF file has no static ranges; slm ptq finds them";
-            return Err(Error::Usage(message.to_owned()));
+                "--type must be weight-only or dynamic: the file has no static ranges to give; slm ptq finds them";
+            Err(Error::Usage(message.to_owned()))
         }
-    };
-    let options = GgufImportOptions { dequantize: args.dequantize, dynamic, overwrite: args.overwrite };
+    }
+}
+
+fn from_gguf(args: &ImportArgs) -> Result<(ImportResult, ModelConfig, Option<ChatInfo>)> {
+    let options =
+        GgufImportOptions { dequantize: args.dequantize, dynamic: is_dynamic(args)?, overwrite: args.overwrite };
     let report = import_gguf(&args.source, &args.out, &options)?;
     for note in &report.notes {
         tracing::warn!("{}: {note}", args.source.display());
