@@ -7,7 +7,8 @@ use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, QuantScheme, QuantizationType, QuantizedMatrix,
 };
 use slm_store::{
-    LayerMetadata, Lineage, MetadataBuilder, QuantizationMetadata, QuantizationMode, SkippedLayer, WeightError,
+    LayerMetadata, Lineage, MetadataBuilder, QuantizationMetadata, QuantizationMode, SkippedLayer,
+    WeightError,
 };
 
 use crate::{CheckpointWriter, Result};

@@ -10,13 +10,10 @@ use slm_exchange::{ExportOptions, Format, export};
 use slm_quant_core::QuantizationType;
 use support::{import, models, name, quantize, values};
 
-const CASES: [(&str, QuantizationType); 8] = [
+const CASES: [(&str, QuantizationType); 5] = [
     ("int8:channel", QuantizationType::Dynamic),
-    ("int8:channel:affine", QuantizationType::Dynamic),
     ("int8:tensor", QuantizationType::Static),
-    ("int8:channel:f16", QuantizationType::WeightOnly),
-    ("int8:group:32:affine", QuantizationType::WeightOnly),
-    ("int4:group:32", QuantizationType::WeightOnly),
+    ("int8:channel:affine:f16", QuantizationType::WeightOnly),
     ("int4:group:32:affine:f16", QuantizationType::WeightOnly),
     ("int4:group:16", QuantizationType::Dynamic),
 ];
@@ -34,7 +31,7 @@ fn what_was_exported_comes_back() {
             let report = export(quantized.dir(), &out, &ExportOptions::new(Format::CompressedTensors));
             // Of stories260k, rows are no whole groups; of GPT-2, only the head has a form.
             let Ok(report) = report else {
-                assert!(["stories260k"].contains(&name(&dir)), "{label}");
+                assert_eq!(name(&dir), "stories260k", "{label}");
                 continue;
             };
             let back = root.path().join(format!("{label}-back"));
@@ -68,12 +65,16 @@ fn what_was_exported_comes_back() {
             assert!(!floats.is_quantized());
             let first = &metadata.layers[0].name;
             let (matrix, _) = back.read_quantized(first).unwrap().unwrap();
-            assert_eq!(floats.tensors().read_f32(&format!("{first}.weight")).unwrap(), values(&matrix), "{label}");
+            assert_eq!(
+                floats.tensors().read_f32(&format!("{first}.weight")).unwrap(),
+                values(&matrix),
+                "{label}"
+            );
             for old in [&out, back.dir(), floats.dir(), quantized.dir()] {
                 fs::remove_dir_all(old).unwrap();
             }
         }
     }
     println!("{compared} layers came back");
-    assert!(compared > 1000 || models().is_empty(), "{compared}");
+    assert!(compared > 700 || models().is_empty(), "{compared}");
 }

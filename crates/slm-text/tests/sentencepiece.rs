@@ -15,7 +15,8 @@ fn ids_are_those_of_the_library() {
     let (Some(python), Some(data)) = (peer_python("sentencepiece"), shared_dir("data")) else { return };
     let root = tempfile::tempdir().unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/train_sentencepiece.py");
-    let output = Command::new(python).arg(script).arg(data.join("tinyshakespeare.txt")).arg(root.path()).output();
+    let output =
+        Command::new(python).arg(script).arg(data.join("tinyshakespeare.txt")).arg(root.path()).output();
     let output = output.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     print!("{}", String::from_utf8_lossy(&output.stdout));

@@ -52,7 +52,9 @@ pub(super) fn plan(parsed: &HfConfig, weights: &Weights, warnings: &mut Warnings
         warnings
             .add(weights.path(), &format!("tensors that are no part of the model were passed over: {names}"));
     }
-    let unlisted: Vec<&str> = wanted.iter().copied().filter(|name| weights.is_unlisted(name)).collect();
+    // Of a quantized weight the index lists what it is made of.
+    let is_unlisted = |name: &&str| weights.is_unlisted(name) && weights.quantized(name).is_none();
+    let unlisted: Vec<&str> = wanted.iter().copied().filter(is_unlisted).collect();
     if !missing.is_empty() || !unexpected.is_empty() {
         return Err(mismatch(parsed, weights, &head, &missing, &unexpected));
     }
@@ -62,10 +64,7 @@ pub(super) fn plan(parsed: &HfConfig, weights: &Weights, warnings: &mut Warnings
             path,
             missing: Vec::new(),
             unexpected: unlisted.iter().map(|name| weights.original(name).to_owned()).collect(),
-            remedy: format!(
-                "{} does not list them: the files do not belong together",
-                weights.index_name()
-            ),
+            remedy: format!("{} does not list them: the files do not belong together", weights.index_name()),
         }));
     }
     for (_, origin) in origins.values() {
@@ -104,7 +103,8 @@ fn check_quantized(weights: &Weights, layer: &Layer, origin: &Origin) -> Result<
     if layer.shape() == expected {
         return Ok(());
     }
-    let path = layer.parts().find_map(|part| weights.file_of(part)).map_or(weights.path(), |file| file.path());
+    let path =
+        layer.parts().find_map(|part| weights.file_of(part)).map_or(weights.path(), |file| file.path());
     Err(Error::Store(StoreError::Shape {
         path: path.to_owned(),
         tensor: origin.tensor.clone(),
@@ -249,9 +249,8 @@ fn cause(
 
 /// Refuses weights that are quantized already, and not as the config says.
 fn refuse_quantized(architecture: &Architecture, weights: &Weights, names: &[String]) -> Result<()> {
-    let used = || {
-        names.iter().filter(|name| !architecture.is_constant(name) && weights.quantized(name).is_none())
-    };
+    let used =
+        || names.iter().filter(|name| !architecture.is_constant(name) && weights.quantized(name).is_none());
     let ends = |end: &str| used().find(|name| name.ends_with(end));
     let of_type = |types: &[Dtype]| {
         used().find(|name| {

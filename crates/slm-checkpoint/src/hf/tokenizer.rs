@@ -130,8 +130,9 @@ fn of_sentence_piece(dir: &Path, path: &Path, bytes: &[u8], settings: &Tokenizer
     let unusable = |problem: String| Error::Unusable {
         path: path.to_owned(),
         problem,
-        remedy: "download the model's tokenizer.json, or remove the file to import the model without a tokenizer"
-            .to_owned(),
+        remedy:
+            "download the model's tokenizer.json, or remove the file to import the model without a tokenizer"
+                .to_owned(),
     };
     if let Some(error) = impostor::explain(path, &bytes[..bytes.len().min(512)]) {
         return Err(error);
@@ -307,11 +308,9 @@ mod tests {
     #[test]
     fn tokenizers_that_are_made_give_the_recorded_ids() {
         let Some(folder) = slm_testing::shared_dir("tokenizers") else { return };
-        for (name, class) in [
-            ("gpt2", "GPT2TokenizerFast"),
-            ("qwen2", "Qwen2Tokenizer"),
-            ("gpt-neox", "GPTNeoXTokenizerFast"),
-        ] {
+        for (name, class) in
+            [("gpt2", "GPT2TokenizerFast"), ("qwen2", "Qwen2Tokenizer"), ("gpt-neox", "GPTNeoXTokenizerFast")]
+        {
             let read = |file: &str| -> Value {
                 serde_json::from_slice(&fs::read(folder.join(name).join(file)).unwrap()).unwrap()
             };
@@ -362,7 +361,10 @@ mod tests {
             super::read(dir.path(), &settings, "mistral", 32_001, warnings).unwrap().unwrap()
         };
         let added = json!({ "32000": { "content": "<|im_end|>", "special": true } });
-        let json = made(json!({ "tokenizer_class": "LlamaTokenizer", "added_tokens_decoder": added }), &mut warnings);
+        let json = made(
+            json!({ "tokenizer_class": "LlamaTokenizer", "added_tokens_decoder": added }),
+            &mut warnings,
+        );
         assert!(warnings.0[0].contains("one was made of tokenizer.model"), "{:?}", warnings.0);
         let tokenizer = Tokenizer::from_json(std::str::from_utf8(&json).unwrap(), "made").unwrap();
         for case in recorded["tokenizer_cases"].as_array().unwrap() {
@@ -380,10 +382,15 @@ mod tests {
         assert_eq!((ids.len(), ids.last()), (2, Some(&2)));
 
         // Others are refused by name.
-        for (bytes, part) in [(&b"IQ== 0\nIg== 1\n"[..], "tiktoken"), (b"version https://git-lfs", "LFS"), (b"\xff\xff", "SentencePiece")] {
+        for (bytes, part) in [
+            (&b"IQ== 0\nIg== 1\n"[..], "tiktoken"),
+            (b"version https://git-lfs", "LFS"),
+            (b"\xff\xff", "SentencePiece"),
+        ] {
             fs::write(dir.path().join("tokenizer.model"), bytes).unwrap();
             let settings = TokenizerSettings::read(dir.path()).unwrap();
-            let error = super::read(dir.path(), &settings, "mistral", 32_001, &mut warnings).unwrap_err().to_string();
+            let error =
+                super::read(dir.path(), &settings, "mistral", 32_001, &mut warnings).unwrap_err().to_string();
             assert!(error.contains("tokenizer.model") && error.contains(part), "{error}");
         }
     }

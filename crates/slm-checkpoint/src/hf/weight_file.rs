@@ -102,7 +102,8 @@ impl WeightFile {
         if let (Self::Safetensors(ours), Self::Safetensors(theirs)) = (self, other) {
             return Ok(ours.same_content(name, theirs, other_name)?);
         }
-        let same_form = self.dtype(name) == other.dtype(other_name) && self.shape(name) == other.shape(other_name);
+        let same_form =
+            self.dtype(name) == other.dtype(other_name) && self.shape(name) == other.shape(other_name);
         Ok(same_form && self.read_bytes(name)? == other.read_bytes(other_name)?)
     }
 }

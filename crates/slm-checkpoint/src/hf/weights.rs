@@ -177,13 +177,13 @@ impl Weights {
         self.files.iter().map(WeightFile::path)
     }
 
-    /// Takes the tensors of quantized weights together, as `method` says.
-    pub(super) fn read_quantized(&mut self, method: &Method) -> Result<()> {
+    /// Takes the tensors of quantized weights together, as `method` says. Returns how many weights there are.
+    pub(super) fn read_quantized(&mut self, method: &Method) -> Result<usize> {
         for layer in method.layers(self)? {
             self.parts.extend(layer.parts().map(str::to_owned));
             self.quantized.insert(layer.weight(), layer);
         }
-        Ok(())
+        Ok(self.quantized.len())
     }
 
     /// The weight that is stored quantized in place of the float tensor `name`.
@@ -458,12 +458,18 @@ pub(super) fn other_formats(dir: &Path, entries: &[String]) -> Option<Error> {
     } else if let pickles @ [_, ..] = &ends(&[".bin", ".pt", ".pth", ".ckpt"])[..] {
         let original = !dir.join(CONFIG).exists();
         let remedy = if original {
-            "download the model in the Hugging Face layout, or convert it with transformers"
+            "download the model in the Hugging Face layout, with config.json, or convert it with transformers"
         } else {
-            "convert them to safetensors: load the directory with transformers, and save it with \
-             save_pretrained(..., safe_serialization=True)"
+            "call the one with the state_dict of the model pytorch_model.bin; or convert the model to safetensors: load \
+             it with transformers, and save it with save_pretrained(..., safe_serialization=True)"
         };
-        (format!("its weights are Python pickles, which are not read: {}", list(pickles)), remedy)
+        (
+            format!(
+                "its weights are Python pickles, none of which is called pytorch_model.bin: {}",
+                list(pickles)
+            ),
+            remedy,
+        )
     } else if let gguf @ [_, ..] = &ends(&[".gguf"])[..] {
         let remedy = "import one of them: slm import FILE.gguf";
         (format!("it holds GGUF files: {}", list(gguf)), remedy)

@@ -102,6 +102,9 @@ pub fn import_with(
         lineage: Some(imported.lineage()?),
         ..SaveRequest::default()
     })?;
+    for note in &plan.notes {
+        tracing::warn!("{note}");
+    }
     let mut warnings = imported.warnings;
     warnings.extend(plan.notes);
     Ok(ImportReport {
@@ -154,7 +157,9 @@ impl Plan {
                 let what = match options.dequantize || !can_be_codes {
                     true => format!("{description}: dequantized to floats"),
                     false => {
-                        let Some((matrix, activation)) = imported.read_quantized(&expected.name)? else { continue };
+                        let Some((matrix, activation)) = imported.read_quantized(&expected.name)? else {
+                            continue;
+                        };
                         let scheme = matrix.scheme();
                         let name = match expected.name.as_str() {
                             EMBED_TOKENS if tied => LM_HEAD,
@@ -201,7 +206,9 @@ impl Plan {
         let dynamics = of(|input| matches!(input, ActivationQuant::Dynamic(_)));
         let statics = of(|input| matches!(input, ActivationQuant::Static(_)));
         if let (Some((float, _)), Some((other, _))) = (float, dynamics.or(statics)) {
-            return Err(self.mixed(imported, &format!("inputs of {float} are float and those of {other} are not")));
+            return Err(
+                self.mixed(imported, &format!("inputs of {float} are float and those of {other} are not"))
+            );
         }
         let path = imported.dir.display();
         match (dynamics, statics) {
@@ -239,8 +246,9 @@ impl Plan {
         Error::Unusable {
             path: imported.dir.clone(),
             problem: format!("{problem}, which one checkpoint cannot say"),
-            remedy: "import it with --dequantize, which makes floats of all weights, and quantize it with slm ptq"
-                .to_owned(),
+            remedy:
+                "import it with --dequantize, which makes floats of all weights, and quantize it with slm ptq"
+                    .to_owned(),
         }
     }
 
@@ -261,7 +269,11 @@ impl Plan {
             if let Some((layer, scheme)) = &tensor.layer {
                 let is_static = self.static_inputs.contains(layer);
                 layout.quantize(layer, *scheme, is_static).map_err(|source| {
-                    Error::Store(StoreError::Layer { path: imported.dir.clone(), layer: layer.clone(), source })
+                    Error::Store(StoreError::Layer {
+                        path: imported.dir.clone(),
+                        layer: layer.clone(),
+                        source,
+                    })
                 })?;
             }
         }

@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use slm_checkpoint::{
-    ChatInfo, CheckpointWriter, ImportedLayers, Lineage, SaveRequest, sha256_of_file,
-};
+use slm_checkpoint::{ChatInfo, CheckpointWriter, ImportedLayers, Lineage, SaveRequest, sha256_of_file};
 use slm_model::{EMBED_TOKENS, LM_HEAD, ModelConfig, TOKEN_TABLE};
 use slm_quant_core::{ActivationGranularity, ActivationQuant, QuantizationType};
 

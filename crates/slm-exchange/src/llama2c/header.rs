@@ -63,8 +63,15 @@ impl Numbers {
         let names = ["dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len"];
         let mut numbers = [0_u64; 7];
         for ((number, word), name) in numbers.iter_mut().zip(words).zip(names) {
-            let word = if name == "vocab_size" && tied.is_none() { word.unsigned_abs() as i64 } else { i64::from(word) };
-            *number = u64::try_from(word).ok().filter(|&word| word > 0).ok_or_else(|| format!("{name} is {word}"))?;
+            let word = if name == "vocab_size" && tied.is_none() {
+                word.unsigned_abs() as i64
+            } else {
+                i64::from(word)
+            };
+            *number = u64::try_from(word)
+                .ok()
+                .filter(|&word| word > 0)
+                .ok_or_else(|| format!("{name} is {word}"))?;
         }
         let [dim, hidden, layers, heads, kv_heads, vocab, positions] = numbers;
         if dim % heads != 0 || heads % kv_heads != 0 || dim / heads % 2 != 0 {
@@ -159,7 +166,11 @@ impl Llama2cFile {
             1 | 2 => return Err(damaged("header", "it ends inside the header".to_owned())),
             other => {
                 let what = format!("its version is {other}, and 0, 1 and 2 are read");
-                return Err(Error::unsupported(path, what, "export it with version 1 of llama2.c's export.py"));
+                return Err(Error::unsupported(
+                    path,
+                    what,
+                    "export it with version 1 of llama2.c's export.py",
+                ));
             }
         };
         let numbers = numbers.map_err(|problem| damaged("header", problem))?;
@@ -180,8 +191,8 @@ impl Llama2cFile {
             Some(group) => u128::from(len) + u128::from(len / group as u64) * 4,
         };
         let count = |name: &str| if name.contains('N') { u128::from(numbers.layers) } else { 1 };
-        let expected =
-            u128::from(start) + tensors.iter().map(|&(name, len)| bytes(name, len) * count(name)).sum::<u128>();
+        let expected = u128::from(start)
+            + tensors.iter().map(|&(name, len)| bytes(name, len) * count(name)).sum::<u128>();
         if expected != u128::from(size) {
             let problem = format!("it is {size} bytes long, and a model of its numbers {expected}");
             return Err(damaged("header", problem));

@@ -76,7 +76,8 @@ pub fn import_llama2c(
     let keeps_codes = |tensor: &ExpectedTensor| file.is_quantized(&tensor.name) && !options.dequantize;
     let mut layout = Layout::new(&model);
     for tensor in tensors.iter().filter(|tensor| keeps_codes(tensor)) {
-        let declared = layout.quantize(&quantized_layer(&model, &tensor.name), scheme(path, &file, tensor)?, false);
+        let declared =
+            layout.quantize(&quantized_layer(&model, &tensor.name), scheme(path, &file, tensor)?, false);
         declared.map_err(|error| damaged(path, &tensor.name, error.to_string()))?;
     }
     let mut writer = CheckpointWriter::create(out, &model, &layout, options.overwrite)?;
@@ -121,7 +122,9 @@ pub fn import_llama2c(
         tokenizer_json: tokenizer.as_ref().ok().map(String::as_bytes),
         tokenizer: info,
         metadata: metadata.as_ref(),
-        lineage: Some(json!({ "imported_from": "llama2.c", "architecture": "LlamaForCausalLM", "files": files })),
+        lineage: Some(
+            json!({ "imported_from": "llama2.c", "architecture": "LlamaForCausalLM", "files": files }),
+        ),
         ..SaveRequest::default()
     })?;
     let what = match (file.group_size, options.dequantize) {
@@ -129,7 +132,8 @@ pub fn import_llama2c(
         (Some(group), true) => format!("8-bit codes in groups of {group}: dequantized to floats"),
         (Some(group), false) => format!("8-bit codes in groups of {group}: the same codes and scales"),
     };
-    let count = tensors.iter().filter(|tensor| file.group_size.is_none() || file.is_quantized(&tensor.name)).count();
+    let count =
+        tensors.iter().filter(|tensor| file.group_size.is_none() || file.is_quantized(&tensor.name)).count();
     let mut notes: Vec<String> = tokenizer.as_ref().err().cloned().into_iter().collect();
     if quantized_layers > 0 && !options.dynamic {
         notes.push(
@@ -176,7 +180,11 @@ fn scheme(path: &Path, file: &Llama2cFile, tensor: &ExpectedTensor) -> Result<Qu
             "tensor {} is quantized in groups of {group_size} that go across its rows of {cols}",
             tensor.name
         );
-        return Err(Error::unsupported(path, what, "import it with --dequantize, which makes floats of all weights"));
+        return Err(Error::unsupported(
+            path,
+            what,
+            "import it with --dequantize, which makes floats of all weights",
+        ));
     }
     Ok(QuantScheme {
         bits: Bits::Int8,
@@ -216,5 +224,7 @@ fn dequantized(path: &Path, file: &Llama2cFile, tensor: &ExpectedTensor) -> Resu
     let (codes, scales) = file.codes(path, &tensor.name)?;
     let group = file.group_size.unwrap_or(codes.len().max(1));
     let values = codes.chunks(group).zip(scales);
-    Ok(values.flat_map(|(codes, scale)| codes.iter().map(move |code| f32::from(code.cast_signed()) * scale)).collect())
+    Ok(values
+        .flat_map(|(codes, scale)| codes.iter().map(move |code| f32::from(code.cast_signed()) * scale))
+        .collect())
 }

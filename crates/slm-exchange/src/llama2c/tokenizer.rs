@@ -117,7 +117,9 @@ mod tests {
     #[test]
     fn tokens_are_read_and_cut_files_refused() {
         let mut bytes = 9_u32.to_le_bytes().to_vec();
-        for (text, score) in [("<unk>", 0.0), ("\n<s>\n", 0.0), ("\n</s>\n", 0.0), ("<0x61>", 0.0), (" a", -1.0_f32)] {
+        for (text, score) in
+            [("<unk>", 0.0), ("\n<s>\n", 0.0), ("\n</s>\n", 0.0), ("<0x61>", 0.0), (" a", -1.0_f32)]
+        {
             bytes.extend(score.to_le_bytes());
             bytes.extend((text.len() as u32).to_le_bytes());
             bytes.extend(text.as_bytes());

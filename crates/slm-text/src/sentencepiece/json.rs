@@ -120,8 +120,7 @@ impl SentencePiece {
     }
 
     fn decoder(&self) -> Value {
-        let mut steps =
-            vec![json!({ "type": "Replace", "pattern": { "String": SPACE }, "content": " " })];
+        let mut steps = vec![json!({ "type": "Replace", "pattern": { "String": SPACE }, "content": " " })];
         if self.byte_fallback {
             steps.push(json!({ "type": "ByteFallback" }));
         }

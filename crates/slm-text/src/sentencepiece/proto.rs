@@ -72,8 +72,14 @@ pub(super) fn parse(bytes: &[u8]) -> Result<SentencePiece, String> {
     let algorithm = match trainer.model_type {
         None | Some(1) => Algorithm::Unigram,
         Some(2) => Algorithm::BytePairs,
-        Some(3) => return Err("it splits texts into words (model_type WORD), which is not known here".to_owned()),
-        Some(4) => return Err("it splits texts into characters (model_type CHAR), which is not known here".to_owned()),
+        Some(3) => {
+            return Err("it splits texts into words (model_type WORD), which is not known here".to_owned());
+        }
+        Some(4) => {
+            return Err(
+                "it splits texts into characters (model_type CHAR), which is not known here".to_owned()
+            );
+        }
         Some(other) => return Err(format!("its model_type is {other}, which is not known here")),
     };
     if trainer.treat_whitespace_as_suffix == Some(true) || normalizer.escape_whitespaces == Some(false) {

@@ -29,11 +29,12 @@ const ALLOWED: &[(&str, &str)] = &[
 ];
 /// Types of `torch` that a tensor may be of.
 const TYPES: &[&str] = &[
-    "float", "double", "half", "bfloat16", "long", "int", "short", "bool", "float16", "float32", "float64", "int8",
-    "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+    "float", "double", "half", "bfloat16", "long", "int", "short", "bool", "float16", "float32", "float64",
+    "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
 ];
 /// The number that a file without an archive begins with, as pickles have it: in bytes, or as text.
-const MAGIC: [&[u8]; 2] = [&[0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19], b"119547037146038801333356"];
+const MAGIC: [&[u8]; 2] =
+    [&[0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19], b"119547037146038801333356"];
 /// Pickles of such a file: that number, the version, the system, the object, the keys of its storages.
 const PICKLES: usize = 5;
 /// Bytes at the beginning that hold the number.
@@ -278,14 +279,27 @@ mod tests {
         assert_eq!(forbidden(b"cbuiltins\neval\n.").as_deref(), Some("builtins.eval"));
         assert_eq!(forbidden(b"ctorch.hub\nload\n.").as_deref(), Some("torch.hub.load"));
         // What an allowed module has of others is not allowed.
-        assert_eq!(forbidden(b"ctorch._utils\n_import_dotted_name\n.").as_deref(), Some("torch._utils._import_dotted_name"));
+        assert_eq!(
+            forbidden(b"ctorch._utils\n_import_dotted_name\n.").as_deref(),
+            Some("torch._utils._import_dotted_name")
+        );
     }
 
     #[test]
     fn tensors_are_allowed_and_rubbish_is_no_pickle() {
         let tensor = b"\x80\x02ccollections\nOrderedDict\n)Rctorch._utils\n_rebuild_tensor_v2\nctorch\nFloatStorage\n\x87.";
         assert_eq!(forbidden(tensor), None);
-        for bytes in [&b""[..], b"\x80", b"\xff", b"c", b"cos\nsys", b"\x93.", b"X\xff\xff\xff\xffab", b"h\x00.", b"t."] {
+        for bytes in [
+            &b""[..],
+            b"\x80",
+            b"\xff",
+            b"c",
+            b"cos\nsys",
+            b"\x93.",
+            b"X\xff\xff\xff\xffab",
+            b"h\x00.",
+            b"t.",
+        ] {
             assert!(first_forbidden(bytes).is_err(), "{bytes:?}");
         }
     }

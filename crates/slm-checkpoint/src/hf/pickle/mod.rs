@@ -69,7 +69,9 @@ impl PickleFile {
         // A view may repeat what is stored, without bound.
         if let Some((name, tensor)) = tensors.iter().find(|(_, tensor)| tensor.byte_len() as u64 > size) {
             let bytes = tensor.byte_len();
-            return Err(refuse(format!("tensor {name:?} of {bytes} bytes is larger than the file of {size}")));
+            return Err(refuse(format!(
+                "tensor {name:?} of {bytes} bytes is larger than the file of {size}"
+            )));
         }
         let mut names: Vec<String> = tensors.keys().cloned().collect();
         names.sort_unstable();

@@ -77,7 +77,10 @@ impl Codes {
         }
         let zeros = self.zero_points.as_ref().map_or(count, Vec::len);
         if self.scales.len() != count || zeros != count {
-            return Err(format!("it has {} scales and {zeros} zero points for {count} groups", self.scales.len()));
+            return Err(format!(
+                "it has {} scales and {zeros} zero points for {count} groups",
+                self.scales.len()
+            ));
         }
         if let Some(scale) = self.scales.iter().find(|scale| !scale.is_finite()) {
             return Err(format!("a scale is {scale}"));
@@ -139,9 +142,11 @@ impl Codes {
             Groups::Columns(width) if *width >= cols => Granularity::PerChannel,
             Groups::Columns(width) => Granularity::PerGroup { group_size: *width },
             Groups::Indexed { .. } => {
-                return Err("its columns are grouped in the order of their activations (desc_act, g_idx), and here \
+                return Err(
+                    "its columns are grouped in the order of their activations (desc_act, g_idx), and here \
                             groups are runs of columns"
-                    .to_owned());
+                        .to_owned(),
+                );
             }
         };
         if self.zero_points.as_ref().is_some_and(|zeros| zeros.iter().all(|&zero| zero == 0)) {
@@ -183,7 +188,8 @@ impl Codes {
             for column in 0..cols {
                 let index = self.index(row, column);
                 if self.scales[index] == 0.0 {
-                    self.codes[row * cols + column] = self.zero_points.as_ref().map_or(0, |zeros| zeros[index]);
+                    self.codes[row * cols + column] =
+                        self.zero_points.as_ref().map_or(0, |zeros| zeros[index]);
                 }
             }
         }
@@ -217,7 +223,10 @@ mod tests {
         for (at, value) in values.iter().enumerate() {
             let (row, column) = (at / 5, at % 5);
             let params = matrix.qparams(matrix.scale_index(row, column / 2));
-            assert_eq!((i32::from(matrix.code(row, column)) - params.zero_point) as f32 * params.scale, *value);
+            assert_eq!(
+                (i32::from(matrix.code(row, column)) - params.zero_point) as f32 * params.scale,
+                *value
+            );
         }
         let second = codes.select(Some(&[1])).into_matrix().unwrap();
         assert_eq!((second.rows(), second.code(0, 0), second.scales().len()), (1, 3, 3));

@@ -117,9 +117,11 @@ impl Config {
             let supported = "dense weights (save the model without sparse compression)";
             return Err(unsupported("sparsity_config.format", format.to_string(), supported));
         }
-        let transforms = fields.transform_config.as_ref().and_then(|transform| transform.get("config_groups"));
+        let transforms =
+            fields.transform_config.as_ref().and_then(|transform| transform.get("config_groups"));
         if transforms.and_then(Value::as_object).is_some_and(|groups| !groups.is_empty()) {
-            let supported = "none: transforms of inputs at run time are not computed here; import the float model";
+            let supported =
+                "none: transforms of inputs at run time are not computed here; import the float model";
             return Err(unsupported("transform_config", "not empty".to_owned(), supported));
         }
         let ignore = fields.ignore.unwrap_or_default();
@@ -168,13 +170,17 @@ impl Config {
             return Err(looking.wrong("it is stored quantized, and no group of the config is for it"));
         };
         let Some(args) = &scheme.weights else {
-            return Err(looking.wrong(format!("{group} of the config does not say how its weight is quantized")));
+            return Err(
+                looking.wrong(format!("{group} of the config does not say how its weight is quantized"))
+            );
         };
         let bits = match (args.kind.as_str(), args.num_bits) {
             ("int", 4) => Bits::Int4,
             ("int", 8) => Bits::Int8,
             (kind, bits) => {
-                let what = format!("{group} of the config quantizes its weight to {kind}{bits}, and int4 and int8 are read");
+                let what = format!(
+                    "{group} of the config quantizes its weight to {kind}{bits}, and int4 and int8 are read"
+                );
                 return Err(looking.refuse(what, "import the float model"));
             }
         };
@@ -186,11 +192,15 @@ impl Config {
         let shape = match packed {
             true => self.packed_shape(&mut looking, bits)?,
             false => {
-                if let Some(dtype) = weights.file_of(&looking.name("weight")).and_then(|file| file.dtype(&looking.name("weight")))
+                if let Some(dtype) = weights
+                    .file_of(&looking.name("weight"))
+                    .and_then(|file| file.dtype(&looking.name("weight")))
                     && FLOATS.contains(&dtype)
                 {
                     let what = "its weight is float, next to scales: the model was saved without compression";
-                    return Err(looking.refuse(what, "save it with save_compressed=True, or import the float model"));
+                    return Err(
+                        looking.refuse(what, "save it with save_compressed=True, or import the float model")
+                    );
                 }
                 looking.matrix("weight", &[Dtype::I8])?
             }
@@ -206,7 +216,9 @@ impl Config {
                 return Err(looking.wrong(what));
             }
             (other, _) => {
-                let what = format!("{group} of the config has the strategy {other:?}, and tensor, channel and group are read");
+                let what = format!(
+                    "{group} of the config has the strategy {other:?}, and tensor, channel and group are read"
+                );
                 return Err(looking.refuse(what, "import the float model"));
             }
         };
@@ -216,7 +228,8 @@ impl Config {
         };
         if groups.is_some_and(|groups| cols.div_ceil(group_size) != groups) {
             let groups = groups.unwrap_or_default();
-            return Err(looking.wrong(format!("its rows of {cols} have {groups} groups, of {group_size} by the config")));
+            return Err(looking
+                .wrong(format!("its rows of {cols} have {groups} groups, of {group_size} by the config")));
         }
         let zero_points = self.zero_points(&mut looking, args, shape, groups, packed.then_some(bits))?;
         let has_index = looking.optional("weight_g_idx", &[Dtype::I32, Dtype::I64])?.is_some();
@@ -251,13 +264,16 @@ impl Config {
         let per_word = (32 / bits.count()) as usize;
         let fits = |rows_said: i64, cols: i64| {
             let cols = usize::try_from(cols).ok().filter(|&cols| cols > 0)?;
-            (usize::try_from(rows_said) == Ok(rows) && cols.div_ceil(per_word) == words).then_some([rows, cols])
+            (usize::try_from(rows_said) == Ok(rows) && cols.div_ceil(per_word) == words)
+                .then_some([rows, cols])
         };
         match dims[..] {
             [rows_said, cols] => fits(rows_said, cols),
             _ => None,
         }
-        .ok_or_else(|| looking.wrong(format!("weight_shape says {dims:?}, and weight_packed is {rows} x {words} words")))
+        .ok_or_else(|| {
+            looking.wrong(format!("weight_shape says {dims:?}, and weight_packed is {rows} x {words} words"))
+        })
     }
 
     /// How zero points are stored; a symmetric scheme may have them, all of them 0.
@@ -287,7 +303,8 @@ impl Config {
             (false, _, _) if count == groups.map_or(Some(1), |groups| rows.checked_mul(groups)) => {
                 Ok(Some(ZeroPoints::Plain))
             }
-            _ => Err(looking.wrong(format!("its zero points are of shape {shape:?}, which is not that of its scales"))),
+            _ => Err(looking
+                .wrong(format!("its zero points are of shape {shape:?}, which is not that of its scales"))),
         }
     }
 }
@@ -320,9 +337,10 @@ impl Form {
             false => bytes_of("weight")?,
         };
         let range = self.bits.signed_range();
-        if let Some(code) = codes.iter().find(|&&code| {
-            i32::from(code) < range.quant_min() || i32::from(code) > range.quant_max()
-        }) {
+        if let Some(code) = codes
+            .iter()
+            .find(|&&code| i32::from(code) < range.quant_min() || i32::from(code) > range.quant_max())
+        {
             return Err(layer.wrong(weights, format!("a code is {code}")));
         }
         let groups = self.groups.unwrap_or(1);
@@ -345,14 +363,22 @@ impl Form {
                 let file = weights.require(&name)?;
                 let bytes = file.read_bytes(&name)?;
                 let index: Vec<i64> = match file.dtype(&name) {
-                    Some(Dtype::I64) => bytes.as_chunks().0.iter().map(|&group| i64::from_le_bytes(group)).collect(),
-                    _ => bytes.as_chunks().0.iter().map(|&group| i64::from(i32::from_le_bytes(group))).collect(),
+                    Some(Dtype::I64) => {
+                        bytes.as_chunks().0.iter().map(|&group| i64::from_le_bytes(group)).collect()
+                    }
+                    _ => bytes
+                        .as_chunks()
+                        .0
+                        .iter()
+                        .map(|&group| i64::from(i32::from_le_bytes(group)))
+                        .collect(),
                 };
                 // Before it is filled, it is -1.
                 match index.iter().all(|&group| group == -1) {
                     true => Groups::Columns(self.group_size),
                     false => {
-                        let index = index.into_iter().map(|group| usize::try_from(group).unwrap_or(usize::MAX));
+                        let index =
+                            index.into_iter().map(|group| usize::try_from(group).unwrap_or(usize::MAX));
                         Groups::indexed(index.collect(), count, self.group_size)
                     }
                 }
@@ -390,10 +416,15 @@ impl Form {
                 };
                 let zero = match self.has_input_zero {
                     false => 0,
-                    true => match weights.require(&name("input_zero_point"))?.read_bytes(&name("input_zero_point"))?[..] {
+                    true => match weights
+                        .require(&name("input_zero_point"))?
+                        .read_bytes(&name("input_zero_point"))?[..]
+                    {
                         [zero] => i32::from(zero.cast_signed()),
                         ref other => {
-                            return Err(layer.wrong(weights, format!("input_zero_point has {} values", other.len())));
+                            return Err(
+                                layer.wrong(weights, format!("input_zero_point has {} values", other.len()))
+                            );
                         }
                     },
                 };
@@ -414,7 +445,9 @@ fn unpack(words: &[u32], [rows, cols]: [usize; 2], bits: u32) -> Vec<i8> {
     let width = cols.div_ceil(per_word);
     let mut codes = Vec::with_capacity(rows * cols);
     for row in words.chunks(width.max(1)) {
-        codes.extend((0..cols).map(|column| signed(code(row[column / per_word], column % per_word, bits), bits)));
+        codes.extend(
+            (0..cols).map(|column| signed(code(row[column / per_word], column % per_word, bits), bits)),
+        );
     }
     codes
 }

@@ -96,10 +96,11 @@ impl Config {
     fn layer(&self, weights: &Weights, module: &str) -> Result<Layer> {
         let mut looking = Looking::new(weights, module);
         let [words, outputs] = looking.matrix("qweight", &[Dtype::I32])?;
-        let index = looking.optional("g_idx", &[Dtype::I32])?.map(<[usize]>::len);
-        let index_len = looking.weights.file_of(&looking.name("g_idx")).and_then(|file| {
-            file.shape(&looking.name("g_idx"))?.first().copied().filter(|_| index == Some(1))
-        });
+        let index_len = match looking.optional("g_idx", &[Dtype::I32])? {
+            None => None,
+            Some(&[inputs]) => Some(inputs),
+            Some(other) => return Err(looking.wrong(format!("g_idx is of shape {other:?}"))),
+        };
         // A layer may have another width than the config says for most.
         let bits = match index_len {
             Some(inputs) if inputs > 0 && words.checked_mul(32) == inputs.checked_mul(4) => Bits::Int4,
@@ -130,7 +131,8 @@ impl Config {
             None if groups == 1 => inputs,
             None => {
                 let size = self.group_size;
-                return Err(looking.wrong(format!("its {inputs} inputs have {groups} groups, of {size} by the config")));
+                return Err(looking
+                    .wrong(format!("its {inputs} inputs have {groups} groups, of {size} by the config")));
             }
         };
         let has_index = index_len.is_some();
@@ -167,8 +169,7 @@ impl Form {
             let word = packed[group * outputs.div_ceil(per_word) + output / per_word];
             signed((code(word, output % per_word, bits) + self.zero_offset) & most, bits)
         };
-        let zero_points =
-            (0..outputs).flat_map(|output| (0..self.groups).map(move |group| (group, output)));
+        let zero_points = (0..outputs).flat_map(|output| (0..self.groups).map(move |group| (group, output)));
         let zero_points = zero_points.map(|(group, output)| zero(group, output)).collect();
         let (scales, half_scales) = scales(weights, &name("scales"))?;
         let groups = match self.has_index {

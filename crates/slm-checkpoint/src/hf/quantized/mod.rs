@@ -57,17 +57,21 @@ impl Method {
             return Ok(found);
         }
         let file = dir.join(FILE);
-        let Some(fields) = documents::read::<Map<String, Value>>(&file, json::SMALL)? else { return Ok(None) };
+        let Some(fields) = documents::read::<Map<String, Value>>(&file, json::SMALL)? else {
+            return Ok(None);
+        };
         let method = fields.get("quant_method").and_then(Value::as_str).unwrap_or("gptq").to_owned();
         let found = Self::read(&file, "quantize_config", &method, fields)?;
-        found.map(Some).ok_or_else(|| {
-            Error::field(&file, "quant_method", "gptq or awq: import the float model", method)
-        })
+        found
+            .map(Some)
+            .ok_or_else(|| Error::field(&file, "quant_method", "gptq or awq: import the float model", method))
     }
 
     fn read(path: &Path, field: &str, method: &str, fields: Map<String, Value>) -> Result<Option<Self>> {
         Ok(Some(match method {
-            "compressed-tensors" => Self::Compressed(Box::new(compressed::Config::read(path, field, fields)?)),
+            "compressed-tensors" => {
+                Self::Compressed(Box::new(compressed::Config::read(path, field, fields)?))
+            }
             "gptq" => Self::Gptq(gptq::Config::read(path, field, fields)?),
             "awq" => Self::Awq(awq::Config::read(path, field, fields)?),
             _ => return Ok(None),
@@ -187,7 +191,8 @@ impl Layer {
     }
 
     fn refused(&self, weights: &Weights, problem: &str, remedy: &str) -> Error {
-        let path = self.parts.iter().find_map(|part| weights.file_of(part)).map_or(weights.path(), WeightFile::path);
+        let path =
+            self.parts.iter().find_map(|part| weights.file_of(part)).map_or(weights.path(), WeightFile::path);
         Error::Unusable {
             path: path.to_owned(),
             problem: format!("layer {} ({}): {problem}", self.module, self.description()),
@@ -247,7 +252,9 @@ impl<'a> Looking<'a> {
     fn matrix(&mut self, part: &str, types: &[Dtype]) -> Result<[usize; 2]> {
         match *self.require(part, types)? {
             [rows, cols] if rows > 0 && cols > 0 => Ok([rows, cols]),
-            ref other => Err(self.wrong(format!("tensor {:?} is of shape {other:?}, and no matrix", self.name(part)))),
+            ref other => {
+                Err(self.wrong(format!("tensor {:?} is of shape {other:?}, and no matrix", self.name(part))))
+            }
         }
     }
 

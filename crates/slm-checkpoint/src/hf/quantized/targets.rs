@@ -35,7 +35,12 @@ impl Targets {
                 Some(pattern) => {
                     let regex = Regex::new(&format!("^(?:{pattern})"));
                     let regex = regex.map_err(|error| {
-                        Error::field(path, field, "regular expressions behind re:", format!("{text}: {error}"))
+                        Error::field(
+                            path,
+                            field,
+                            "regular expressions behind re:",
+                            format!("{text}: {error}"),
+                        )
                     })?;
                     targets.patterns.push(regex);
                 }

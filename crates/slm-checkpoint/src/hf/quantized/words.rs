@@ -22,8 +22,14 @@ mod tests {
 
     #[test]
     fn codes_are_counted_from_the_lowest_bits() {
-        assert_eq!((0..8).map(|place| code(0x8765_4321, place, 4)).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 8]);
-        assert_eq!((0..4).map(|place| code(0xff80_7f00, place, 8)).collect::<Vec<_>>(), [0, 0x7f, 0x80, 0xff]);
+        assert_eq!(
+            (0..8).map(|place| code(0x8765_4321, place, 4)).collect::<Vec<_>>(),
+            [1, 2, 3, 4, 5, 6, 7, 8]
+        );
+        assert_eq!(
+            (0..4).map(|place| code(0xff80_7f00, place, 8)).collect::<Vec<_>>(),
+            [0, 0x7f, 0x80, 0xff]
+        );
         assert_eq!([0, 7, 8, 15].map(|code| signed(code, 4)), [-8, -1, 0, 7]);
         assert_eq!([0, 128, 255].map(|code| signed(code, 8)), [-128, 0, 127]);
         assert_eq!(words(&[1, 2, 3, 4, 5, 0, 0, 0]), [0x0403_0201, 5]);
