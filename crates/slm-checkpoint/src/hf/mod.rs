@@ -124,11 +124,11 @@ fn open(path: &Path, warnings: &mut Warnings) -> Result<Imported> {
     let tokenizer = end_tokens::add(&settings, tokenizer_json.as_deref(), vocab_size, tokenizer);
 
     let mut weights = Weights::open(&dir, parsed.architecture, warnings)?;
-    if let Some(method) = &method {
-        if weights.read_quantized(method)? == 0 {
-            let what = format!("it says that {} quantized the model, and no weight is", method.name());
-            warnings.add(&config_path, &what);
-        }
+    if let Some(method) = &method
+        && weights.read_quantized(method)? == 0
+    {
+        let what = format!("it says that {} quantized the model, and no weight is", method.name());
+        warnings.add(&config_path, &what);
     }
     place::warn_of_adapter(&dir, warnings);
     tied::untie(&mut parsed, &weights, &config_path, warnings)?;

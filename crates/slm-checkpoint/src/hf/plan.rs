@@ -73,7 +73,7 @@ pub(super) fn plan(parsed: &HfConfig, weights: &Weights, warnings: &mut Warnings
         } else if let Some(file) = weights.file_of(&origin.tensor) {
             file.check_dtype(&origin.tensor, &FLOATS)?;
             file.check_shape(&origin.tensor, &origin.shape)
-                .map_err(|error| shape_cause(parsed, weights, origin).unwrap_or(error.into()))?;
+                .map_err(|error| shape_cause(parsed, weights, origin).unwrap_or(error))?;
         }
     }
     Ok(origins)

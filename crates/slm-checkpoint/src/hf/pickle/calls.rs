@@ -134,7 +134,7 @@ impl Machine {
                     }
                     self.stack.push(None);
                 }
-                0x82 | 0x83 | 0x84 => {
+                0x82..=0x84 => {
                     let width = 1 << (code - 0x82);
                     return Ok(Some(format!("number {} of Python's registry", reader.number(width)?)));
                 }
