@@ -137,6 +137,8 @@ struct Plan {
     granularity: ActivationGranularity,
     /// Layers whose inputs are static.
     static_inputs: BTreeSet<String>,
+    /// Whether dynamic inputs have no zero points in the file.
+    symmetric_inputs: bool,
     summary: Vec<String>,
     notes: Vec<String>,
 }
@@ -146,6 +148,7 @@ impl Plan {
         let tied = imported.config().tie_word_embeddings;
         let mut tensors = Vec::new();
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        let mut symmetric_inputs = false;
         let mut inputs: Vec<(String, ActivationQuant)> = Vec::new();
         for expected in expected_tensors(imported.config()) {
             let can_be_codes = expected.linear_weight || expected.name == EMBED_TOKENS;
@@ -154,6 +157,7 @@ impl Plan {
             let mut layer = None;
             if let Some(stored) = stored {
                 let description = stored.description();
+                symmetric_inputs |= stored.has_symmetric_dynamic_inputs();
                 let what = match options.dequantize || !can_be_codes {
                     true => format!("{description}: dequantized to floats"),
                     false => {
@@ -187,6 +191,7 @@ impl Plan {
                 .filter(|(_, input)| matches!(input, ActivationQuant::Static(_)))
                 .map(|(name, _)| name.clone())
                 .collect(),
+            symmetric_inputs,
             summary,
             notes: Vec::new(),
         };
@@ -233,9 +238,10 @@ impl Plan {
                 }
                 self.quantization_type = QuantizationType::Dynamic;
                 self.granularity = *granularity;
-                self.notes.push(format!(
-                    "{path}: inputs are quantized with zero points here, whether or not they have some in the file"
-                ));
+                let symmetric = self.symmetric_inputs;
+                self.notes.extend(symmetric.then(|| {
+                    format!("{path}: inputs are quantized with zero points here, and without them in the file")
+                }));
             }
             (Some(_), None) => {}
         }

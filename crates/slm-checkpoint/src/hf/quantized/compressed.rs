@@ -387,6 +387,10 @@ impl Form {
         Ok(Codes { shape: layer.shape, bits: self.bits, codes, groups, scales, half_scales, zero_points })
     }
 
+    pub(super) fn has_symmetric_dynamic_inputs(&self) -> bool {
+        self.inputs.as_ref().is_some_and(|args| args.symmetric && args.dynamic == Value::Bool(true))
+    }
+
     /// How the file treats inputs; why that is not done here.
     pub(super) fn inputs(
         &self,

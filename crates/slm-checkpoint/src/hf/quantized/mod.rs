@@ -147,6 +147,11 @@ impl Layer {
         }
     }
 
+    /// Whether dynamic inputs have no zero points in the file. Here they have some.
+    pub(super) fn has_symmetric_dynamic_inputs(&self) -> bool {
+        matches!(&self.form, Form::Compressed(form) if form.has_symmetric_dynamic_inputs())
+    }
+
     /// Reads it.
     fn read(&self, weights: &Weights) -> Result<Codes> {
         let codes = match &self.form {
