@@ -12,7 +12,10 @@ const ROWS: [([&str; 5], &str); 4] = [
     (["types", "static", "symmetric", "8", "tensor"], "--type static"),
     (["types", "dynamic", "symmetric", "4", "group:32"], "--type dynamic"),
     (["weights", "percentile:99", "affine", "4", "channel"], "--type weight-only --observer percentile:99"),
-    (["gptq", "weighted-mse", "symmetric", "4", "group:32"], "--type weight-only --method gptq --observer weighted-mse"),
+    (
+        ["gptq", "weighted-mse", "symmetric", "4", "group:32"],
+        "--type weight-only --method gptq --observer weighted-mse",
+    ),
 ];
 
 #[test]

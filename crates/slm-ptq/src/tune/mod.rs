@@ -31,8 +31,9 @@ use crate::inputs::{Gathering, InputGatherer};
 use crate::sequential::{SequentialRun, SequentialSink, install};
 use crate::{Error, QuantizedLayer, Result, TuneOptions, quantize_layer};
 
-/// Most that a weight may lie away from its code at the start, in steps of the grid: rounding must give the code.
-const MOST_OFFSET: f32 = 0.49;
+/// Most that a weight may lie away from its code at the start, in steps of the grid. Rounding must give the code, and a
+/// weight beside the border would change it in the first step.
+const MOST_OFFSET: f32 = 0.25;
 
 /// Passes of the text through each block: for second moments, through the float block, and through the quantized one.
 const PASSES: usize = 3;
@@ -178,7 +179,7 @@ impl Start {
         for (row, (latent, values)) in latent.chunks_mut(cols).zip(self.values.chunks(cols)).enumerate() {
             for (column, (latent, value)) in latent.iter_mut().zip(values).enumerate() {
                 let index = matrix.scale_index(row, column / matrix.group_width());
-                let most = std::env::var("X_OFF").ok().and_then(|v| v.parse().ok()).unwrap_or(MOST_OFFSET) * matrix.qparams(index).scale;
+                let most = MOST_OFFSET * matrix.qparams(index).scale;
                 *latent += (value - *latent).clamp(-most, most);
             }
         }

@@ -80,21 +80,13 @@ impl BlockTrainer {
                 (0..batch).map(|index| self.trained[(step * batch + index) % self.trained.len()]).collect();
             let loss = self.loss(block, inputs, targets, &chosen);
             let gradients = loss.clone().backward();
-            let value = checked(loss)?;
-            if std::env::var("X_LOG").is_ok() && step % 10 == 0 {
-                eprintln!("step {step}: {value:e}");
-            }
+            checked(loss)?;
             let mut gradients = GradientsParams::from_grads(gradients, block);
-            let var = |name: &str, default: f64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
-            let warm = var("X_WARM", 0.0) * self.options.steps as f64;
-            let factor = (1.0 - step as f64 / self.options.steps as f64) * ((step + 1) as f64 / warm.max(1.0)).min(1.0);
+            let factor = 1.0 - step as f64 / self.options.steps as f64;
             *block = optimizer.step(block.clone(), &mut gradients, factor);
             step_done()?;
         }
         let after = held_out(block)?;
-        if std::env::var("X_LOG").is_ok() {
-            eprintln!("held out {before:e} -> {after:e}");
-        }
         Ok(after < before)
     }
 
@@ -122,7 +114,6 @@ impl BlockTrainer {
 /// the most that it may move.
 fn rates(block: &TransformerBlock, steps: usize) -> Result<HashMap<ParamId, f64>> {
     let mut rates = HashMap::new();
-    let var = |name: &str, default: f64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
     let per_step = 2.0 / steps.max(1) as f64;
     try_for_each_linear(block, |name, linear| {
         let Weight::FakeQuantized(weight) = &linear.weight else { return Ok(()) };
@@ -130,8 +121,8 @@ fn rates(block: &TransformerBlock, steps: usize) -> Result<HashMap<ParamId, f64>
         let scales = to_vec_f32("scale", scales).map_err(|error| Error::layer(name, error))?;
         let mean = scales.iter().map(|&scale| f64::from(scale)).sum::<f64>() / scales.len() as f64;
         rates.extend(parameter_roles(linear).into_iter().filter_map(|(id, role)| match role {
-            ParameterRole::Weight => Some((id, var("X_WT", WEIGHT_TRAVEL) * per_step * mean)),
-            ParameterRole::LearnedScale => Some((id, var("X_ST", SCALE_TRAVEL) * per_step * mean)),
+            ParameterRole::Weight => Some((id, WEIGHT_TRAVEL * per_step * mean)),
+            ParameterRole::LearnedScale => Some((id, SCALE_TRAVEL * per_step * mean)),
             _ => None,
         }));
         Ok::<_, Error>(())
