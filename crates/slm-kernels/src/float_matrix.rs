@@ -26,8 +26,20 @@ pub enum FloatValues<'a> {
     BF16(&'a [bf16]),
 }
 
+/// Evaluates `$body` with the slice of values, whatever their type.
+macro_rules! with_values {
+    ($values:expr, $slice:ident => $body:expr) => {
+        match $values {
+            $crate::FloatValues::F32($slice) => $body,
+            $crate::FloatValues::F16($slice) => $body,
+            $crate::FloatValues::BF16($slice) => $body,
+        }
+    };
+}
+pub(crate) use with_values;
+
 impl FloatValues<'_> {
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::F32(values) => values.len(),
             Self::F16(values) => values.len(),
@@ -99,17 +111,6 @@ pub struct FloatMatrix<'a> {
     cols: usize,
     /// None for the scalar kernel.
     isa: Option<Isa>,
-}
-
-/// Evaluates `$body` with the slice of values, whatever their type.
-macro_rules! with_values {
-    ($values:expr, $slice:ident => $body:expr) => {
-        match $values {
-            FloatValues::F32($slice) => $body,
-            FloatValues::F16($slice) => $body,
-            FloatValues::BF16($slice) => $body,
-        }
-    };
 }
 
 impl<'a> FloatMatrix<'a> {

@@ -27,6 +27,7 @@
 //! | `integer`, `grouped` | a tile of the product with 8-bit inputs: one group to a row, or several |
 //! | `float` | a tile of the product of float inputs and quantized weights |
 //! | `float_matrix`, `rows` | float weights, and a tile of their product |
+//! | `panels` | products with panels of keys and values |
 //! | `columns` | the loop of products of floats |
 //! | `unpacked` | a tile of many rows on weights unpacked beforehand |
 //! | `simd` | the vector operations that kernels are written in |
@@ -66,6 +67,7 @@ mod packed_matrix;
 mod packed_rhs;
 mod packing;
 mod panel_rows;
+mod panels;
 mod rows;
 mod scalar;
 mod schedule;
@@ -83,5 +85,6 @@ pub use kind::KernelKind;
 pub use linear::{LinearInput, accumulate, linear, linear_many, linear_quantized};
 pub use measure::{ReadMeter, measure_peak_flops, measure_peak_ops, measure_read_bandwidth};
 pub use packed_matrix::PackedMatrix;
+pub use panels::{PANEL_ROWS, PANEL_WIDTH, Panels, multiply_panels, widen};
 pub use schedule::{MatmulTask, MatmulWeights};
 pub use workspace::Workspace;

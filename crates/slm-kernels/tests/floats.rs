@@ -4,8 +4,8 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 use slm_kernels::{
-    FloatMatrix, FloatValues, KernelKind, LinearInput, MatmulTask, QuantizedActivations, Workspace,
-    linear_many,
+    FloatMatrix, FloatValues, KernelKind, LinearInput, MatmulTask, PANEL_ROWS, PANEL_WIDTH, Panels,
+    QuantizedActivations, Workspace, linear_many, multiply_panels,
 };
 use slm_quant_core::{ActivationGranularity, ActivationQuant, Error};
 
@@ -157,4 +157,67 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(multiply(LinearInput::Quantized(&codes)), Err(Error::Parameter { .. })));
     assert!(matches!(multiply(LinearInput::Float(&[1.0; 3], 1)), Err(Error::Length { .. })));
     assert_eq!(out, [7.0; 3]);
+}
+
+fn halves() -> Vec<u16> {
+    (0..=u16::MAX).collect()
+}
+
+#[test]
+fn every_half_is_widened_exactly() {
+    let f16s: Vec<f16> = halves().into_iter().map(f16::from_bits).filter(|half| !half.is_nan()).collect();
+    let bf16s: Vec<bf16> = halves().into_iter().map(bf16::from_bits).filter(|half| !half.is_nan()).collect();
+    for kind in KernelKind::available() {
+        let mut wide = vec![0.0; f16s.len()];
+        slm_kernels::widen(kind, FloatValues::F16(&f16s), &mut wide);
+        assert!(
+            wide.iter().zip(&f16s).all(|(wide, half)| wide.to_bits() == half.to_f32().to_bits()),
+            "{kind}"
+        );
+        let mut wide = vec![0.0; bf16s.len()];
+        slm_kernels::widen(kind, FloatValues::BF16(&bf16s), &mut wide);
+        assert!(
+            wide.iter().zip(&bf16s).all(|(wide, half)| wide.to_bits() == half.to_f32().to_bits()),
+            "{kind}"
+        );
+    }
+}
+
+/// Products of rows with panels: each kernel against the definition, any number of rows the same as each alone.
+#[test]
+fn panels_are_multiplied_alike() {
+    for (count, depth, gap) in [(1, 1, 0), (2, 16, 0), (3, 64, 16), (4, 17, 1), (7, 100, 5), (9, 64, 0)] {
+        let stride = depth * PANEL_WIDTH + gap;
+        let weights = Weights::new(count * stride, 3);
+        let x = values(PANEL_ROWS * depth, 4);
+        for (values, wide) in weights.each() {
+            let panels = Panels { values, count, stride, depth };
+            let (width, out_stride) = (count * PANEL_WIDTH, count * PANEL_WIDTH + 3);
+            for m in 1..=PANEL_ROWS {
+                let rows: Vec<&[f32]> = x.chunks(depth).take(m).collect();
+                let of = |kind| {
+                    let mut out = vec![7.0; m * out_stride];
+                    multiply_panels(kind, &rows, panels, &mut out, out_stride);
+                    out
+                };
+                let expected = of(KernelKind::Scalar);
+                for (i, found) in expected.chunks(out_stride).enumerate() {
+                    for (column, found) in found[..width].iter().enumerate() {
+                        let at =
+                            |k: usize| column / PANEL_WIDTH * stride + k * PANEL_WIDTH + column % PANEL_WIDTH;
+                        let sum: f64 =
+                            (0..depth).map(|k| f64::from(rows[i][k]) * f64::from(wide[at(k)])).sum();
+                        assert!((f64::from(*found) - sum).abs() < 1e-5, "{found} {sum}");
+                    }
+                    assert_eq!(found[width..], [7.0; 3]);
+                    let mut alone = vec![0.0; width];
+                    multiply_panels(KernelKind::best(), &rows[i..=i], panels, &mut alone, width);
+                    assert_eq!(bits(&alone), bits(&found[..width]));
+                }
+                for kind in KernelKind::available() {
+                    assert_eq!(bits(&of(kind)), bits(&expected), "{kind} {count} {depth}");
+                }
+            }
+        }
+    }
 }
