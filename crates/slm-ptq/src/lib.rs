@@ -34,6 +34,7 @@
 #![forbid(unsafe_code)]
 
 mod activation_choice;
+mod assignment;
 mod calibrate;
 mod compare;
 mod config;
@@ -62,6 +63,7 @@ mod transformer;
 mod tune;
 
 pub use activation_choice::{DynamicInputs, MAX_STATIC_ERROR};
+pub use assignment::{Choice, assign};
 pub use calibrate::{ActivationStats, Calibration, ObservedInputs, calibrate, calibrate_with};
 pub use compare::{LayerComparison, LayerDifference};
 pub use config::{PtqConfig, Rotate, Smooth, default_weight_observer};

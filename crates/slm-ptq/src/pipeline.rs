@@ -9,7 +9,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use serde_json::json;
 use slm_checkpoint::{
-    CalibrationRecord, Checkpoint, CheckpointWriter, Layout, Lineage, QuantizationMode, SaveRequest,
+    CalibrationRecord, Checkpoint, CheckpointWriter, Layout, Lineage, QuantizationMode, SaveRequest, TensorType,
 };
 use slm_model::{
     EMBED_TOKENS, LM_HEAD, TOKEN_TABLE, Transformer, forward_layerwise, layerwise_steps, windows,
@@ -190,6 +190,33 @@ impl<'a> CheckpointQuantizer<'a> {
     pub fn unties_float_head(&self) -> bool {
         let tied = self.source.config().model.tie_word_embeddings;
         tied && !self.transforms.model().tie_word_embeddings && !self.plan.quantizes(LM_HEAD)
+    }
+
+    /// Bytes of the tensors that [`write`](Self::write) stores beside the weights of planned layers: the embedding
+    /// unless it is quantized, norms, biases, and layers that stay float.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for an embedding that cannot be read.
+    pub fn float_bytes(&self) -> Result<u64> {
+        let Self { source, plan, transforms, .. } = self;
+        let model = planned_config(transforms.model(), plan);
+        let mut bytes = 0;
+        for tensor in planned_tensors(transforms.model(), plan) {
+            let layer = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
+            if tensor.linear_weight && plan.quantizes(layer) {
+                continue;
+            }
+            bytes += match (tensor.name == EMBED_TOKENS, plan.embedding) {
+                (true, None) => {
+                    let (dtype, values) =
+                        embedding_type(&mut TransformedSource::new(source, transforms), &model)?;
+                    values.len() * if dtype == TensorType::F32 { 4 } else { 2 }
+                }
+                (true, Some(_)) => 0,
+                (false, _) => tensor.shape.iter().product::<usize>() * size_of::<f32>(),
+            } as u64;
+        }
+        Ok(bytes)
     }
 
     /// Observes the input of every planned layer while the float model runs on `tokens`, and chooses the factors of
