@@ -3,8 +3,12 @@
 pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod compare;
+pub(crate) mod completions;
+pub(crate) mod config;
 pub(crate) mod corpus;
+pub(crate) mod doctor;
 pub(crate) mod eval;
+pub(crate) mod explain;
 pub(crate) mod export;
 pub(crate) mod finetune;
 pub(crate) mod generate;
@@ -49,5 +53,9 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<()> {
         Command::Migrate(args) => migrate::run(&args, context),
         Command::Corpus(args) => corpus::run(&args, context),
         Command::Bench(args) => bench::run(&args, context),
+        Command::Config(args) => config::run(&args, context),
+        Command::Explain(args) => explain::run(&args, context),
+        Command::Doctor(args) => doctor::run(&args, context),
+        Command::Completions(args) => completions::run(&args, context),
     }
 }

@@ -14,11 +14,16 @@ use slm_train::QuantizationConfig;
 use crate::commands::scheme_args::SchemeArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::table::{self, table};
+use crate::html::{Cell, Chart, HtmlArgs, Page, Table, facts};
+use crate::table::{self, Ranking, Row, TableArgs};
 use crate::text::{Limit, Tokens, WindowArgs, tokenizer};
 
-/// Width of the longest bar.
-const BAR: f64 = 30.0;
+/// Bars of a chart in a page.
+const CHART: usize = 30;
+/// Widths of the longest bar, of which the first is taken that fits.
+const BARS: [usize; 3] = [30, 20, 10];
+/// Columns of the terminal from which on the bar has each of these widths.
+const WIDTHS: [usize; 3] = [140, 110, 0];
 
 /// Rank layers by what quantizing each alone does to the predictions of a model.
 ///
@@ -44,6 +49,10 @@ pub(crate) struct SensitivityArgs {
     /// Use no more than the first N tokens of the text
     #[arg(long, value_name = "N", default_value_t = 1024)]
     max_tokens: usize,
+    #[command(flatten)]
+    html: HtmlArgs,
+    #[command(flatten)]
+    tables: TableArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -80,6 +89,7 @@ struct UnitResult {
 
 pub(crate) fn run(args: &SensitivityArgs, context: &Context) -> Result<()> {
     let start = Instant::now();
+    args.html.prepare()?;
     let checkpoint = context.open_checkpoint(&args.checkpoint)?;
     checkpoint.require_float()?;
     let config = config(args)?;
@@ -87,7 +97,7 @@ pub(crate) fn run(args: &SensitivityArgs, context: &Context) -> Result<()> {
     let windowing = args.windows.windowing(&checkpoint)?;
     let limit = Limit { option: "--max-tokens", tokens: args.max_tokens };
     let vocab_size = checkpoint.config().model.vocab_size;
-    let tokens = Tokens::read(&tokenizer(&checkpoint)?, &args.data, limit.tokens, vocab_size)?;
+    let tokens = Tokens::read(&tokenizer(&checkpoint)?, &args.data, limit.tokens, vocab_size, context)?;
     tokens.check_length(&args.data, &windowing, limit)?;
     let ids: Vec<Vec<u32>> = tokens.windows(&windowing).into_iter().filter(|ids| ids.len() >= 2).collect();
     let windows = ids.iter().map(|ids| EvalWindow { ids, first_scored: 1 }).collect();
@@ -114,7 +124,8 @@ pub(crate) fn run(args: &SensitivityArgs, context: &Context) -> Result<()> {
         device: context.device_name,
         seconds: start.elapsed().as_secs_f64(),
     };
-    say(&result, context)?;
+    args.html.write(|| Ok(page(&result, args)))?;
+    say(&result, args, context)?;
     context.output.result(&result)
 }
 
@@ -154,10 +165,13 @@ struct Text<'a> {
 
 impl Text<'_> {
     fn with_float(mut self, model: &Transformer, context: &Context) -> Result<Self> {
+        let bar = context.progress.bar("float model", self.windows.len());
         for window in &self.windows {
             context.interrupt.check()?;
             self.float.push(window_logits(model, window.ids)?);
+            bar.inc(1);
         }
+        bar.finish_and_clear();
         Ok(self)
     }
 
@@ -208,27 +222,104 @@ fn measure(
     })
 }
 
-fn say(result: &SensitivityResult, context: &Context) -> Result<()> {
-    let largest = result.units.first().map_or(0.0, |unit| unit.kl_mean).max(f64::MIN_POSITIVE);
+/// The unit that suffers most.
+fn headline(result: &SensitivityResult) -> String {
+    let Some(worst) = result.units.first() else { return "no layer can be quantized".to_owned() };
+    format!(
+        "{} suffers most: alone in {} it moves the predictions by {:.6} nats (KL divergence) and saves {}",
+        worst.name,
+        worst.scheme,
+        worst.kl_mean,
+        table::bytes(worst.bytes_saved)
+    )
+}
+
+/// One line for each fact.
+fn summary(result: &SensitivityResult, args: &SensitivityArgs) -> String {
+    format!(
+        "float perplexity  {:.4}\n\
+         measured on       {} tokens of {}\n\
+         activations       {}\n\
+         time              {:.1} s on {}\n\
+         bytes saved       compared with 32-bit floats\n\
+         what to do        --skip or --layer NAME=int8:channel in slm ptq for those that cost much and save little",
+        result.perplexity_float,
+        result.tokens,
+        args.data.display(),
+        result.quantization_type,
+        result.seconds,
+        result.device
+    )
+}
+
+/// The report as a page.
+fn page(result: &SensitivityResult, args: &SensitivityArgs) -> Page {
+    let mut page = Page::new(format!("slm sensitivity: {}", args.checkpoint.display()), headline(result));
+    page.facts = facts(&summary(result, args));
+    let worst = &result.units[..result.units.len().min(CHART)];
+    let title = match worst.len() < result.units.len() {
+        true => format!("KL divergence of the worst {CHART}"),
+        false => "KL divergence".to_owned(),
+    };
+    let bars = |of: fn(&UnitResult) -> (f64, String)| {
+        let bar = |unit: &UnitResult| {
+            let (value, text) = of(unit);
+            (unit.name.clone(), value, text)
+        };
+        worst.iter().map(bar).collect::<Vec<_>>()
+    };
+    let note = "In nats: how far the predictions move when this alone is quantized.";
+    page.charts.push(Chart::new(&title, note, bars(|unit| (unit.kl_mean, format!("{:.6}", unit.kl_mean)))));
+    let saved = bars(|unit| (unit.bytes_saved as f64, table::bytes(unit.bytes_saved)));
+    page.charts.push(Chart::new("Bytes saved by the same", "Compared with 32-bit floats.", saved));
     let rows = result.units.iter().map(|unit| {
         vec![
+            Cell::text(&*unit.name),
+            Cell::number(unit.kl_mean, format!("{:.6}", unit.kl_mean)),
+            Cell::number(unit.perplexity, format!("{:.4}", unit.perplexity)),
+            Cell::number(unit.top1_agreement, format!("{:.2} %", unit.top1_agreement * 100.0)),
+            Cell::number(unit.bytes_saved as f64, table::bytes(unit.bytes_saved)),
+            Cell::number(unit.layers as f64, unit.layers.to_string()),
+            Cell::text(&*unit.scheme),
+        ]
+    });
+    page.tables.push(Table {
+        title: "Quantized alone".to_owned(),
+        note: "A click on a column's name sorts by it.".to_owned(),
+        columns: ["quantized alone", "KL nats", "perplexity", "same top token", "saved", "layers", "scheme"]
+            .map(str::to_owned)
+            .to_vec(),
+        rows: rows.collect(),
+    });
+    page
+}
+
+fn say(result: &SensitivityResult, args: &SensitivityArgs, context: &Context) -> Result<()> {
+    let output = &context.output;
+    output.headline(headline(result))?;
+    output.say(format!("\n{}", summary(result, args)))?;
+    let largest = result.units.first().map_or(0.0, |unit| unit.kl_mean).max(f64::MIN_POSITIVE);
+    let columns = output.width().unwrap_or(usize::MAX);
+    let bar = BARS.into_iter().zip(WIDTHS).find(|(_, least)| columns >= *least).map_or(0, |(bar, _)| bar);
+    let rows = result.units.iter().map(|unit| {
+        let length = (unit.kl_mean / largest * bar as f64).round() as usize;
+        let cells = vec![
             unit.name.clone(),
-            unit.scheme.clone(),
             format!("{:.6}", unit.kl_mean),
             format!("{:.4}", unit.perplexity),
             format!("{:.2} %", unit.top1_agreement * 100.0),
             table::bytes(unit.bytes_saved),
-            format!(
-                "{:<width$}",
-                "#".repeat((unit.kl_mean / largest * BAR).round() as usize),
-                width = BAR as usize
-            ),
-        ]
+            format!("{:<bar$}", "#".repeat(length)),
+            unit.scheme.clone(),
+        ];
+        Row { badness: unit.kl_mean, cells }
     });
-    let header = ["quantized alone", "scheme", "KL nats", "perplexity", "same top", "saved", ""];
-    context.output.say(table(&header, rows))?;
-    context.output.say(format!(
-        "\nfloat perplexity {:.4} over {} tokens; bytes saved are against 32-bit floats; {:.1} s on {}",
-        result.perplexity_float, result.tokens, result.seconds, result.device
-    ))
+    let ranking = Ranking {
+        what: if args.by == Unit::Kind { "kinds of layers" } else { "layers" },
+        by: "the KL divergence of the predictions (`slm explain kl`)",
+        note: "",
+        header: &["quantized alone", "KL nats", "perplexity", "same top", "saved", "", "scheme"],
+        rows: rows.collect(),
+    };
+    args.tables.show(ranking, output)
 }
