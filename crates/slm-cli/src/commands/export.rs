@@ -9,9 +9,10 @@ use slm_exchange::{ExportOptions, ExportReport, FloatType, Format, OnnxProfile, 
 
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::table::{bytes, table};
+use crate::out_file::relative;
+use crate::table::{TableArgs, bytes};
 
-/// Write a checkpoint in the format of another program.
+/// Write a checkpoint in the format of another program
 ///
 /// Codes are copied, never computed anew: what runs elsewhere is what slm computed.
 ///
@@ -26,13 +27,6 @@ use crate::table::{bytes, table};
 /// and GroupQueryAttention instead, with the settings that onnxruntime-genai loads.
 ///
 /// What a format cannot hold is written as floats, and the report says why. --strict refuses all of that.
-///
-/// Examples:
-///   slm ptq --checkpoint my-model --bits 4 --granularity group:32 --type weight-only --scale-dtype f16 --out my-int4
-///   slm export my-int4 --format gguf --out my-int4.gguf --strict
-///   slm export my-model --format hf --out my-model-hf
-///   slm export my-int8 --format onnx --out my-int8-onnx
-///   slm export my-int4 --format onnx --profile ort-genai --out my-int4-genai
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct ExportArgs {
@@ -56,6 +50,8 @@ pub(crate) struct ExportArgs {
     /// Replace what is at --out already
     #[arg(long)]
     overwrite: bool,
+    #[command(flatten)]
+    tables: TableArgs,
 }
 
 #[derive(Serialize)]
@@ -83,27 +79,29 @@ pub(crate) fn run(args: &ExportArgs, context: &Context) -> Result<()> {
     for tensor in &report.tensors {
         *summary.entry((&tensor.kind, tensor.fidelity.to_string())).or_default() += 1;
     }
-    let inexact = report.tensors.iter().filter(|tensor| !tensor.fidelity.is_exact());
-    let rows: Vec<Vec<String>> = inexact
-        .map(|tensor| vec![tensor.name.clone(), tensor.kind.clone(), tensor.fidelity.to_string()])
-        .collect();
-    if !rows.is_empty() {
-        context.output.say(table(&["tensor", "type", "compared with the checkpoint"], rows))?;
-        context.output.say("")?;
-    }
-    for ((kind, fidelity), count) in &summary {
-        context.output.say(format!("{count} tensors of {kind}: {fidelity}"))?;
-    }
-    for note in &report.notes {
-        context.output.say(format!("note: {note}"))?;
-    }
+    let output = &context.output;
     let exact = report.is_exact();
-    context.output.say(format!(
+    output.headline(format!(
         "wrote {} ({}, {}, {})",
-        report.output.display(),
+        relative(&report.output).display(),
         report.architecture,
         bytes(report.bytes),
-        if exact { "every number is the checkpoint's" } else { "not exact, see above" }
+        if exact { "every number is the checkpoint's" } else { "not exact" }
     ))?;
+    for ((kind, fidelity), count) in &summary {
+        output.say(format!("- {count} tensors of {kind}: {fidelity}"))?;
+    }
+    for note in &report.notes {
+        output.say(format!("note: {note}"))?;
+    }
+    let inexact: Vec<_> = report.tensors.iter().filter(|tensor| !tensor.fidelity.is_exact()).collect();
+    let shown = args.tables.shown(inexact.len(), output);
+    if shown > 0 {
+        let more = if shown < inexact.len() { " (--all shows every one)" } else { "" };
+        output.say(format!("\n{shown} of {} tensors that are not exact{more}:", inexact.len()))?;
+    }
+    for tensor in &inexact[..shown] {
+        output.say(format!("- {} ({}): {}", tensor.name, tensor.kind, tensor.fidelity))?;
+    }
     context.output.result(&ExportResult { format: args.format.to_string(), exact, report })
 }

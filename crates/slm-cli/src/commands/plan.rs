@@ -39,7 +39,12 @@ pub(crate) struct PlanArgs {
     #[arg(long, value_name = "BITS", value_parser = bits_per_weight, conflicts_with = "target_size")]
     bits_per_weight: Option<f64>,
     /// Schemes to choose from, with commas between them
-    #[arg(long, value_name = "SCHEMES", value_delimiter = ',', default_value = "int4:group:32,int8:channel,float")]
+    #[arg(
+        long,
+        value_name = "SCHEMES",
+        value_delimiter = ',',
+        default_value = "int4:group:32,int8:channel,float"
+    )]
     choices: Vec<LayerScheme>,
     #[command(flatten)]
     scheme: SchemeArgs,
@@ -120,7 +125,8 @@ pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
             for &scheme in &args.choices {
                 context.interrupt.check()?;
                 let is_tied_head = tied && layers.iter().all(|layer| layer.name == LM_HEAD);
-                let float: u64 = layers.iter().map(|layer| 4 * layer.shape.iter().product::<usize>() as u64).sum();
+                let float: u64 =
+                    layers.iter().map(|layer| 4 * layer.shape.iter().product::<usize>() as u64).sum();
                 let choice = match scheme.over(config.scheme) {
                     // A tied head that stays float is the embedding.
                     None => Choice { bytes: if is_tied_head { 0 } else { float }, cost: 0.0 },
@@ -141,7 +147,8 @@ pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
         let slices: Vec<&[Choice]> = choices.iter().map(Vec::as_slice).collect();
         let smallest: u64 =
             choices.iter().filter_map(|unit| unit.iter().map(|choice| choice.bytes).min()).sum();
-        let assignment = assign(&slices, budget).ok_or_else(|| too_small(budget + fixed, smallest + fixed))?;
+        let assignment =
+            assign(&slices, budget).ok_or_else(|| too_small(budget + fixed, smallest + fixed))?;
 
         let mut rules = Vec::with_capacity(units.len());
         let mut chosen = Vec::with_capacity(units.len());
@@ -151,7 +158,9 @@ pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
             chosen.push(PlannedUnit {
                 name: name.clone(),
                 layers: layers.len(),
-                scheme: scheme.over(config.scheme).map_or_else(|| "float".to_owned(), |scheme| scheme.to_string()),
+                scheme: scheme
+                    .over(config.scheme)
+                    .map_or_else(|| "float".to_owned(), |scheme| scheme.to_string()),
                 kl_mean: choice.cost,
                 bytes: choice.bytes,
             });
@@ -159,7 +168,8 @@ pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
         let together = PtqConfig { layers: rules.clone(), ..config.clone() };
         let layers = planned.layers.iter().filter(|layer| !is_float(&rules, units.as_slice(), &layer.name));
         let all = Plan { layers: layers.cloned().collect(), skipped: Vec::new(), embedding: None };
-        let UnitResult { kl_mean, perplexity, .. } = measure(String::new(), all.layers, model, &together, text)?;
+        let UnitResult { kl_mean, perplexity, .. } =
+            measure(String::new(), all.layers, model, &together, text)?;
         let (tokens, perplexity_float) = text.float_perplexity(model)?;
         let layer_bytes: u64 = chosen.iter().map(|unit| unit.bytes).sum();
         let result = PlanResult {
@@ -182,7 +192,8 @@ pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
 
 /// Whether `layer` is in a unit that stays float. Rules and units are in the same order.
 fn is_float(rules: &[LayerRule], units: &[(String, Vec<PlannedLayer>)], layer: &str) -> bool {
-    let of_layer = units.iter().zip(rules).find(|((_, layers), _)| layers.iter().any(|other| other.name == layer));
+    let of_layer =
+        units.iter().zip(rules).find(|((_, layers), _)| layers.iter().any(|other| other.name == layer));
     of_layer.is_some_and(|(_, rule)| rule.scheme == LayerScheme::Float)
 }
 
@@ -309,6 +320,8 @@ mod tests {
         for text in ["", "MB", "-1", "0", "nan", "60XB", "1e300"] {
             assert!(size(text).is_err(), "{text}");
         }
-        assert!(bits_per_weight("4.5").is_ok() && bits_per_weight("0").is_err() && bits_per_weight("33").is_err());
+        assert!(
+            bits_per_weight("4.5").is_ok() && bits_per_weight("0").is_err() && bits_per_weight("33").is_err()
+        );
     }
 }

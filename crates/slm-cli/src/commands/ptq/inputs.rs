@@ -75,7 +75,7 @@ fn default_output(config: &PtqConfig) -> PathBuf {
 
 fn quantization(args: &PtqArgs) -> Result<PtqConfig> {
     let mut config = match &args.config {
-        Some(path) => TrainingConfig::quantization_of_file(path)?,
+        Some(path) => TrainingConfig::quantization_of_file_with(path, &args.set)?,
         None => QuantizationConfig::default(),
     };
     args.scheme.apply(&mut config)?;
