@@ -9,7 +9,8 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use serde_json::json;
 use slm_checkpoint::{
-    CalibrationRecord, Checkpoint, CheckpointWriter, Layout, Lineage, QuantizationMode, SaveRequest, TensorType,
+    CalibrationRecord, Checkpoint, CheckpointWriter, Layout, Lineage, QuantizationMode, SaveRequest,
+    TensorType,
 };
 use slm_model::{
     EMBED_TOKENS, LM_HEAD, TOKEN_TABLE, Transformer, forward_layerwise, layerwise_steps, windows,
