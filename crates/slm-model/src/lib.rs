@@ -9,6 +9,7 @@
 pub mod arch;
 mod attention;
 mod block;
+mod blockwise;
 mod compute;
 mod config;
 mod cpu;
@@ -33,6 +34,7 @@ mod transformer;
 mod visit;
 mod windows;
 
+pub use blockwise::{BlockwiseModel, HeadBlock, TransformerBlock};
 pub use config::{
     Activation, AttentionBias, Choice, LayerOverride, LayerSpec, MlpKind, ModelConfig, NormKind,
     NormPlacement, Position, QkNorm, RopeScaling, RotaryConfig,

@@ -58,6 +58,8 @@ mod sequential;
 mod transform;
 #[cfg(feature = "checkpoint")]
 mod transformer;
+#[cfg(feature = "checkpoint")]
+mod tune;
 
 pub use activation_choice::{DynamicInputs, MAX_STATIC_ERROR};
 pub use calibrate::{ActivationStats, Calibration, ObservedInputs, calibrate, calibrate_with};
@@ -69,7 +71,7 @@ pub use error::{Error, Result};
 pub use inputs::InputMoments;
 pub use layer_scheme::{LayerRule, LayerScheme};
 pub use metadata::layer_metadata;
-pub use method::RoundingMethod;
+pub use method::{RoundingMethod, TuneOptions};
 #[cfg(feature = "checkpoint")]
 pub use pipeline::{CalibrationTokens, CheckpointQuantizer, Progress, QuantizedCheckpoint, Stage};
 pub use plan::{Plan, PlannedEmbedding, PlannedLayer, SkippedLayer};

@@ -23,9 +23,9 @@ use crate::inputs::Gathering;
 use crate::sequential::{SequentialRun, SequentialSink};
 use crate::transform::{InputRowsHook, sampled_windows};
 use crate::{
-    Calibration, Error, LayerReport, Plan, PlannedEmbedding, PtqConfig, Result, Smooth, TransformedSource,
-    Transforms, convert, copies_tied_head, plan_transformer, planned_config, planned_tensors, quantize_layer,
-    sharing_config, untie_planned_head,
+    Calibration, Error, LayerReport, Plan, PlannedEmbedding, PtqConfig, Result, RoundingMethod, Smooth,
+    TransformedSource, Transforms, convert, copies_tied_head, plan_transformer, planned_config,
+    planned_tensors, quantize_layer, sharing_config, untie_planned_head,
 };
 
 /// Post-training quantization of a checkpoint.
@@ -143,6 +143,7 @@ impl<'a> CheckpointQuantizer<'a> {
         let config = sharing_config(&source.config().model, config)?;
         let plan = plan_transformer(&source.config().model, &config)?;
         config.check_dynamic_inputs(&plan)?;
+        config.check_tune(&plan)?;
         let transforms = Transforms::choose(source, &plan, &config)?;
         Ok(Self { source, config, plan, transforms, calibrated: None })
     }
@@ -194,7 +195,7 @@ impl<'a> CheckpointQuantizer<'a> {
     /// Observes the input of every planned layer while the float model runs on `tokens`, and chooses the factors of
     /// smoothing and the parameters of static activations, as far as they are wanted.
     ///
-    /// [`RoundingMethod::Gptq`](crate::RoundingMethod::Gptq) also observes each layer behind the quantized layers before
+    /// A [sequential](RoundingMethod::is_sequential) method also observes each layer behind the quantized layers before
     /// it, while [`write`](Self::write) quantizes them and reports the progress.
     ///
     /// # Errors
@@ -309,7 +310,11 @@ impl<'a> CheckpointQuantizer<'a> {
             with_head: self.plan.quantizes(LM_HEAD),
             device,
         };
-        run.run(&mut TransformedSource::new(self.source, &self.transforms), sink)?;
+        let mut source = TransformedSource::new(self.source, &self.transforms);
+        match self.config.method {
+            RoundingMethod::Tune => run.tune(&mut source, self.config.tune, sink)?,
+            _ => run.run(&mut source, sink)?,
+        }
         Ok(true)
     }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use burn::tensor::Device;
 use slm_checkpoint::{Checkpoint, hf};
 use slm_ptq::{CalibrationTokens, CheckpointQuantizer, Error, LayerScheme, PtqConfig};
-use slm_quant_core::{Bits, QuantScheme, QuantizationType};
+use slm_quant_core::{Bits, QuantScheme, QuantizationType, QuantizedMatrix};
 use slm_testing::shared_dir;
 
 /// The reference models; none where there are none.
@@ -59,6 +59,18 @@ pub(crate) fn quantize_with(float: &Checkpoint, out: &Path, config: PtqConfig) -
     }
     let written = quantizer.write(out, false, &mut |_| Ok::<_, Error>(())).unwrap();
     Checkpoint::open(written.path).unwrap()
+}
+
+/// The values that the codes of a matrix stand for.
+pub(crate) fn values(matrix: &QuantizedMatrix) -> Vec<f32> {
+    let mut values = Vec::with_capacity(matrix.rows() * matrix.cols());
+    for row in 0..matrix.rows() {
+        for column in 0..matrix.cols() {
+            let params = matrix.qparams(matrix.scale_index(row, column / matrix.group_width()));
+            values.push((i32::from(matrix.code(row, column)) - params.zero_point) as f32 * params.scale);
+        }
+    }
+    values
 }
 
 /// Runs a script of `tests/peers`, which must succeed.
