@@ -205,6 +205,8 @@ def open_session(model, level, **more):
     options.log_severity_level = 3
     if "optimized" in more:
         options.optimized_model_filepath = more.pop("optimized")
+    # Integer products that do not saturate where the processor has no instructions for them.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     for key, value in more.items():
         options.add_session_config_entry(f"session.{key}", value)
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
