@@ -19,10 +19,11 @@ use support::{config, import, models, name, quantize, quantize_with, run};
 
 use QuantizationType::{Dynamic, Static, WeightOnly};
 
-const CASES: [(&str, QuantizationType); 16] = [
+const CASES: [(&str, QuantizationType); 17] = [
     ("int8:tensor", Static),
     ("int8:channel", Static),
     ("int8:channel:affine", Static),
+    ("int8:group:32", Static),
     ("int4:group:32", Static),
     ("int8:tensor", WeightOnly),
     ("int8:tensor:affine", WeightOnly),
@@ -155,7 +156,16 @@ fn codes_scales_and_ranges_are_the_checkpoints() {
             let quantized = quantize(&float, &root.path().join(&label), scheme, kind, None);
             cases.push(case(&quantized, root.path(), &label, &strict()));
         }
-        for embeddings in ["int8:channel", "int8:tensor", "int4:group:32"] {
+        // The last has rows that are not whole groups.
+        for embeddings in [
+            "int8:channel",
+            "int8:tensor",
+            "int8:tensor:affine",
+            "int4:group:32",
+            "int4:group:32:affine",
+            "int4:channel:affine",
+            "int8:group:24",
+        ] {
             let label = format!("{}-embeddings-{}", name(&dir), embeddings.replace(':', "-"));
             let out = root.path().join(&label);
             let quantized = quantize(&float, &out, "int8:channel", Static, Some(embeddings));

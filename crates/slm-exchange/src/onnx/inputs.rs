@@ -1,11 +1,14 @@
 //! Quantized inputs of linear layers, static and dynamic. An input that several layers read is quantized once.
 
-use slm_quant_core::{ActivationGranularity, ActivationQuant, DYNAMIC_SCALE_FLOOR, QParams};
+use slm_quant_core::{
+    ActivationGranularity, ActivationQuant, Bits, DYNAMIC_SCALE_FLOOR, QParams, QuantizedMatrix,
+};
 
 use super::builder::Builder;
 use super::graph::Value;
 use super::initializer::Content;
 use super::proto::{AttributeProto, DataType};
+use super::weights::{Grouping, grouping};
 
 /// An input that was quantized.
 #[derive(Clone)]
@@ -25,17 +28,27 @@ pub(super) struct DynamicCodes {
 }
 
 impl Builder<'_> {
-    /// The values of `x` as the layer `path` takes them.
-    pub(super) fn quantized_input(&mut self, path: &str, x: &str, activation: ActivationQuant) -> Value {
+    /// The values of `x` as the layer `path` with these weights takes them.
+    pub(super) fn quantized_input(
+        &mut self,
+        path: &str,
+        x: &str,
+        matrix: &QuantizedMatrix,
+        activation: ActivationQuant,
+    ) -> Value {
+        // ONNX Runtime (1.32) makes an integer product of two `DequantizeLinear` that feed a `MatMul`, with one scale for a
+        // column, whatever the blocks of the weights are.
+        let is_apart = matrix.scheme().bits == Bits::Int8 && matches!(grouping(matrix), Grouping::Blocks(_));
         match activation {
             ActivationQuant::Float => x.to_owned(),
-            ActivationQuant::Static(params) => self.static_input(path, x, params),
+            ActivationQuant::Static(params) => self.static_input(path, x, params, is_apart),
             ActivationQuant::Dynamic(granularity) => self.dynamic_input(path, x, granularity).0,
         }
     }
 
-    fn static_input(&mut self, path: &str, x: &str, params: QParams) -> Value {
-        let key = format!("{x} static {:08x} {}", params.scale.to_bits(), params.zero_point);
+    /// `QuantizeLinear`, and `DequantizeLinear` or, if that `is_apart`, what it computes as other operators.
+    fn static_input(&mut self, path: &str, x: &str, params: QParams, is_apart: bool) -> Value {
+        let key = format!("{x} static {:08x} {} {is_apart}", params.scale.to_bits(), params.zero_point);
         if let Some(known) = self.quantized_inputs.get(&key) {
             return known.values.clone();
         }
@@ -48,7 +61,15 @@ impl Builder<'_> {
         let content = Content::Bytes(vec![zero_point]);
         let zero_point = self.graph.initializer(format!("{path}.input_zero_point"), data_type, &[], content);
         let codes = self.graph.op(path, "QuantizeLinear", &[x, &scale, &zero_point], Vec::new());
-        let values = self.graph.op(path, "DequantizeLinear", &[&codes, &scale, &zero_point], Vec::new());
+        let values = match is_apart {
+            true => {
+                let codes = self.cast(path, &codes, DataType::Float);
+                let zero_point = self.cast(path, &zero_point, DataType::Float);
+                let centered = self.graph.op(path, "Sub", &[&codes, &zero_point], Vec::new());
+                self.graph.op(path, "Mul", &[&centered, &scale], Vec::new())
+            }
+            false => self.graph.op(path, "DequantizeLinear", &[&codes, &scale, &zero_point], Vec::new()),
+        };
         let quantized = QuantizedInput { values: values.clone(), dynamic: None };
         self.quantized_inputs.insert(key, quantized);
         values

@@ -43,8 +43,9 @@ impl Builder<'_> {
                         self.integer_matmul(path, x, &weight, &matrix, granularity)
                     }
                     _ => {
-                        let x = self.quantized_input(path, x, activation);
-                        let w = self.dequantized(&weight, &matrix, true);
+                        let x = self.quantized_input(path, x, &matrix, activation);
+                        let codes = self.code_initializers(&weight, &matrix, true);
+                        let w = self.dequantized_codes(path, &codes, &matrix, true);
                         self.graph.op(path, "MatMul", &[&x, &w], Vec::new())
                     }
                 }

@@ -9,6 +9,7 @@ mod inputs;
 mod linear;
 mod model;
 mod proto;
+mod table;
 mod tensorrt;
 mod weights;
 mod write;

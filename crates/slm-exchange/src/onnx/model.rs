@@ -10,26 +10,16 @@
 //! The first of the ids has position `past`. All sequences of a batch have the same length, except in the profile for
 //! onnxruntime-genai, which has `attention_mask` next to them.
 
-use slm_model::{
-    Activation, EMBED_POSITIONS, EMBED_TOKENS, FINAL_NORM, LM_HEAD, LayerSpec, NormKind, Position,
-};
-use slm_quant_core::{ActivationQuant, QuantizedMatrix};
+use slm_model::{Activation, EMBED_POSITIONS, FINAL_NORM, LM_HEAD, LayerSpec, NormKind, Position};
 
 use super::attention::Positions;
 use super::builder::Builder;
-use super::genai::{Blocks, block_width};
 use super::graph::{Value, named_size, size};
+use super::initializer::dequantized;
 use super::proto::{AttributeProto, DataType};
+use super::table::Table;
 use crate::source::Stored;
 use crate::{OnnxProfile, Result};
-
-/// The token table, as a tied head needs it.
-enum Table {
-    /// `[vocabulary, hidden]` floats, for a head that treats its input so.
-    Values(Value, ActivationQuant),
-    /// Codes in blocks.
-    Blocks(Blocks, QuantizedMatrix, ActivationQuant),
-}
 
 impl Builder<'_> {
     /// Adds the whole model.
@@ -74,26 +64,12 @@ impl Builder<'_> {
     /// The stream before the first layer.
     fn embed(&mut self, ids: &str, positions: &Positions) -> Result<(Table, Value)> {
         let model = self.source.model();
-        let path = "embed_tokens";
-        let (table, mut stream) = match self.source.read(EMBED_TOKENS)? {
-            Stored::Float(values) => {
-                let values = self.float_matrix(EMBED_TOKENS, &values, false);
-                let stream = self.graph.op(path, "Gather", &[&values, ids], Vec::new());
-                (Table::Values(values, ActivationQuant::Float), stream)
-            }
-            Stored::Quantized(matrix, activation) => {
-                match model.tie_word_embeddings {
-                    true => self.check(LM_HEAD, &matrix, activation),
-                    false => self.rules.check_weights(path, &matrix),
-                }
-                self.quantized_table(ids, matrix, activation)
-            }
-        };
-        stream = self.scaled(path, stream, model.embedding_multiplier);
+        let (table, stream) = self.table(ids)?;
+        let mut stream = self.scaled("embed_tokens", stream, model.embedding_multiplier);
         if model.position == Position::Learned {
             let values = match self.source.read(EMBED_POSITIONS)? {
                 Stored::Float(values) => values,
-                Stored::Quantized(matrix, _) => super::initializer::dequantized(&matrix),
+                Stored::Quantized(matrix, _) => dequantized(&matrix),
             };
             let vectors = self.float_matrix(EMBED_POSITIONS, &values, false);
             let path = "embed_positions";
@@ -101,26 +77,6 @@ impl Builder<'_> {
             stream = self.graph.op(path, "Add", &[&stream, &vectors], Vec::new());
         }
         Ok((table, stream))
-    }
-
-    /// The rows `ids` of a quantized table.
-    fn quantized_table(
-        &mut self,
-        ids: &str,
-        matrix: QuantizedMatrix,
-        activation: ActivationQuant,
-    ) -> (Table, Value) {
-        let path = "embed_tokens";
-        if self.profile == OnnxProfile::OrtGenai
-            && block_width(&matrix).is_some_and(|block| matrix.cols().is_multiple_of(block))
-            && let Some(blocks) = self.blocks(EMBED_TOKENS, &matrix, activation)
-        {
-            let stream = self.block_gather(path, ids, &blocks);
-            return (Table::Blocks(blocks, matrix, activation), stream);
-        }
-        let values = self.dequantized(EMBED_TOKENS, &matrix, false);
-        let stream = self.graph.op(path, "Gather", &[&values, ids], Vec::new());
-        (Table::Values(values, activation), stream)
     }
 
     fn layer(
@@ -233,24 +189,9 @@ impl Builder<'_> {
     /// The logits, which are an output of the graph.
     fn head(&mut self, x: &str, table: &Table) -> Result<()> {
         let model = self.source.model();
-        let logits = match table {
-            _ if !model.tie_word_embeddings => self.linear(LM_HEAD, x)?,
-            Table::Blocks(blocks, matrix, activation) => {
-                self.block_matmul(LM_HEAD, x, blocks, matrix, *activation)
-            }
-            Table::Values(table, activation) => {
-                // The table lies as lookups want it; `Gemm` takes it so, and takes rows only.
-                let x = self.quantized_input(LM_HEAD, x, *activation);
-                let rows = self.graph.ints(&[-1, model.hidden_size as i64]);
-                let rows = self.graph.op(LM_HEAD, "Reshape", &[&x, &rows], Vec::new());
-                let attributes = vec![AttributeProto::int("transB", 1)];
-                let logits = self.graph.op(LM_HEAD, "Gemm", &[&rows, table], attributes);
-                let shape = self.graph.op(LM_HEAD, "Shape", &["input_ids"], Vec::new());
-                let vocabulary = self.graph.ints(&[model.vocab_size as i64]);
-                let axis = vec![AttributeProto::int("axis", 0)];
-                let shape = self.graph.op(LM_HEAD, "Concat", &[&shape, &vocabulary], axis);
-                self.graph.op(LM_HEAD, "Reshape", &[&logits, &shape], Vec::new())
-            }
+        let logits = match model.tie_word_embeddings {
+            true => self.tied_head(x, table),
+            false => self.linear(LM_HEAD, x)?,
         };
         let logits = self.scaled(LM_HEAD, logits, model.logit_multiplier);
         self.graph.op_as("logits", "Identity", &[&logits], Vec::new());

@@ -12,6 +12,7 @@ use crate::report::Fidelity;
 use crate::source::Stored;
 
 /// Initializers that hold a quantized matrix. Symmetric ones have no zero points.
+#[derive(Clone)]
 pub(super) struct CodeInitializers {
     pub(super) codes: Value,
     pub(super) scale: Value,
@@ -49,9 +50,14 @@ impl Builder<'_> {
         }
     }
 
-    /// The values of a quantized matrix of the checkpoint, with its rows as columns where it is `transposed`.
-    pub(super) fn dequantized(&mut self, name: &str, matrix: &QuantizedMatrix, transposed: bool) -> Value {
-        let CodeInitializers { codes, scale, zero_point } = self.code_initializers(name, matrix, transposed);
+    /// The values of the codes of `matrix`, which have its rows as columns where they are `transposed`.
+    pub(super) fn dequantized_codes(
+        &mut self,
+        path: &str,
+        codes: &CodeInitializers,
+        matrix: &QuantizedMatrix,
+        transposed: bool,
+    ) -> Value {
         let (rows_axis, cols_axis) = if transposed { (1, 0) } else { (0, 1) };
         let axis = |axis| AttributeProto::int("axis", axis);
         let attributes = match grouping(matrix) {
@@ -59,9 +65,8 @@ impl Builder<'_> {
             Grouping::Rows => vec![axis(rows_axis)],
             Grouping::Blocks(width) => vec![axis(cols_axis), AttributeProto::int("block_size", width as i64)],
         };
-        let mut inputs = vec![codes.as_str(), &scale];
-        inputs.extend(zero_point.as_deref());
-        let path = name.strip_suffix(".weight").unwrap_or(name);
+        let mut inputs = vec![codes.codes.as_str(), &codes.scale];
+        inputs.extend(codes.zero_point.as_deref());
         self.graph.op(path, "DequantizeLinear", &inputs, attributes)
     }
 

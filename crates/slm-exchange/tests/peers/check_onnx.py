@@ -63,25 +63,30 @@ def in_parts(session, ids):
     return {name: np.concatenate([found[name] for found in passes], axis=1) for name in passes[0]}
 
 
+def codes_behind(x, makers):
+    """The tensor of codes that `x` is dequantized from, by `DequantizeLinear` or by `Sub` and `Mul`."""
+    maker = makers.get(x)
+    if maker is not None and maker.op_type == "DequantizeLinear":
+        return maker.input[0]
+    if maker is not None and maker.op_type == "Mul" and maker.input[0] in makers:
+        centered = makers[maker.input[0]]
+        if centered.op_type == "Sub" and centered.input[0] in makers:
+            codes = makers[centered.input[0]]
+            return {"Clip": lambda: codes.output[0], "Cast": lambda: codes.input[0]}.get(codes.op_type, lambda: None)()
+    return None
+
+
 def code_tensors(model):
     """The tensor of input codes of each layer that quantizes its inputs."""
     makers = {output: node for node in model.graph.node for output in node.output}
     found = {}
     for node in model.graph.node:
-        if node.op_type not in ("MatMul", "Gemm", "MatMulInteger") or not node.name.endswith("/" + node.op_type):
+        if node.op_type not in ("MatMul", "MatMulInteger") or not node.name.endswith("/" + node.op_type):
             continue
         layer, x = node.name.removesuffix("/" + node.op_type), node.input[0]
-        maker = makers.get(x)
-        if node.op_type == "Gemm":
-            maker = makers.get(maker.input[0])
-        if node.op_type == "MatMulInteger":
-            found[layer] = x
-        elif maker is not None and maker.op_type == "DequantizeLinear":
-            found[layer] = maker.input[0]
-        elif maker is not None and maker.op_type == "Mul" and makers[maker.input[0]].op_type == "Sub":
-            clip = makers[makers[maker.input[0]].input[0]]
-            if clip.op_type == "Clip":
-                found[layer] = clip.output[0]
+        codes = x if node.op_type == "MatMulInteger" else codes_behind(x, makers)
+        if codes is not None:
+            found[layer] = codes
     return found
 
 
@@ -179,16 +184,12 @@ def compare_ranges(checkpoint, model, directory):
         static = metadata.get("activation")
         if not static:
             continue
-        tied = checkpoint.model["tie_word_embeddings"] and layer == "lm_head"
-        kind = "Gemm" if tied else "MatMul"
-        product = next(n for n in model.graph.node if n.op_type == kind and n.name == f"{layer}/{kind}")
+        product = next(n for n in model.graph.node if n.name == f"{layer}/MatMul")
         x = product.input[0]
-        if tied:
-            x = makers[x].input[0]
-        dequantize = makers[x]
-        quantize = makers[dequantize.input[0]]
-        assert (quantize.op_type, dequantize.op_type) == ("QuantizeLinear", "DequantizeLinear"), (directory, layer)
-        assert list(quantize.input[1:]) == list(dequantize.input[1:])
+        quantize = makers[codes_behind(x, makers)]
+        assert quantize.op_type == "QuantizeLinear", (directory, layer)
+        if makers[x].op_type == "DequantizeLinear":
+            assert list(makers[x].input[1:]) == list(quantize.input[1:]), (directory, layer)
         scale, zero = found[quantize.input[1]], found[quantize.input[2]]
         assert scale == np.float32(static["scale"]), (directory, layer)
         assert int(zero) == static["zero_point"] - (128 if zero.dtype == np.int8 else 0), (directory, layer)
@@ -204,6 +205,8 @@ def open_session(model, level, **more):
     options.log_severity_level = 3
     if "optimized" in more:
         options.optimized_model_filepath = more.pop("optimized")
+    # Integer products that do not saturate where the processor has no instructions for them.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     for key, value in more.items():
         options.add_session_config_entry(f"session.{key}", value)
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
