@@ -6,7 +6,7 @@
 //! it give, and so learns to make up for their errors too. Blocks are trained one after the other, in the memory of one,
 //! and no labels are needed.
 //!
-//! Weights move as in AutoRound (Cheng and others, 2023, <https://arxiv.org/abs/2309.05516>), by at most about half a step
+//! Weights move as in AutoRound (Cheng and others, 2023, <https://arxiv.org/abs/2309.05516>), by at most about a step
 //! of their grid; that scales are trained with them is from Block-AP of EfficientQAT (Chen and others, 2024,
 //! <https://arxiv.org/abs/2407.11062>); gradients pass the rounding as in LSQ (Esser and others, 2020,
 //! <https://arxiv.org/abs/1902.08153>).

@@ -20,7 +20,7 @@ const HELD_OUT: usize = 8;
 const SCALE_TRAVEL: f64 = 0.1;
 
 /// Most that weights may move in all, in steps of the grid.
-const WEIGHT_TRAVEL: f64 = 0.5;
+const WEIGHT_TRAVEL: f64 = 1.0;
 
 /// Trains blocks on the same windows.
 pub(super) struct BlockTrainer {
