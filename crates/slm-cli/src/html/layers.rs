@@ -81,7 +81,7 @@ fn grid(matrix: &QuantizedMatrix, index: usize) -> Vec<f64> {
     let range = matrix.scheme().range();
     let qparams = matrix.qparams(index);
     let step = if matrix.scheme().bits == Bits::Int4 { 1 } else { GRID_STEP };
-    let codes = (0..=range.steps() as i32).step_by(step as usize).map(|code| range.quant_min() + code);
+    let codes = (0..=range.steps()).step_by(step as usize).map(|code| range.quant_min() + code);
     codes.map(|code| f64::from(qparams.scale) * f64::from(code - qparams.zero_point)).collect()
 }
 
