@@ -4,7 +4,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::commands::{
     bench, chat, compare, completions, config, corpus, doctor, eval, explain, export, finetune, generate,
-    import, inspect, logits, migrate, ptq, qat, sample, sensitivity, serve, train,
+    import, inspect, logits, migrate, plan, ptq, qat, sample, sensitivity, serve, train,
 };
 use crate::device::DeviceName;
 use crate::examples;
@@ -84,6 +84,8 @@ pub(crate) enum Command {
     Inspect(inspect::InspectArgs),
     #[command(after_help = examples::SENSITIVITY)]
     Sensitivity(sensitivity::SensitivityArgs),
+    #[command(after_help = examples::PLAN)]
+    Plan(plan::PlanArgs),
     #[command(after_help = examples::COMPARE)]
     Compare(compare::CompareArgs),
     #[command(after_help = examples::MIGRATE)]

@@ -43,7 +43,10 @@ Examples:
       --type weight-only --bits 4 --granularity group:32 --scale-dtype f16 \\
       --out my-model-int4
   slm export my-model-int4 --format gguf --out my-model-int4.gguf --strict
-  slm export my-model --format hf --out my-model-hf";
+  slm export my-model --format hf --out my-model-hf
+  slm export my-model-int8 --format onnx --out my-model-onnx
+  slm export my-model-int4 --format onnx --profile ort-genai \
+      --out my-model-genai";
 
 pub(crate) const PTQ: &str = "\
 Examples:
@@ -102,6 +105,15 @@ Examples:
   slm sensitivity --checkpoint my-model --data my-text.txt --bits 4
   slm sensitivity --checkpoint my-model --data my-text.txt --bits 4 \\
       --by layer --max-tokens 512";
+
+pub(crate) const PLAN: &str = "\
+Examples:
+  slm plan --checkpoint my-model --data my-text.txt --target-size 120MB \\
+      --out plan.toml
+  slm ptq --checkpoint my-model --calibration my-text.txt \\
+      --config plan.toml --out my-model-planned
+  slm plan --checkpoint my-model --data my-text.txt --bits-per-weight 5 \\
+      --by layer";
 
 pub(crate) const COMPARE: &str = "\
 Examples:

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use slm_exchange::{ExportOptions, ExportReport, FloatType, Format, export};
+use slm_exchange::{ExportOptions, ExportReport, FloatType, Format, OnnxProfile, export};
 
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::out_file::relative;
 use crate::table::{TableArgs, bytes};
 
@@ -21,6 +21,10 @@ use crate::table::{TableArgs, bytes};
 /// exactly, and of another the report says how far scales were rounded.
 /// hf: a Hugging Face directory of floats, which transformers and most other tools read.
 /// compressed-tensors: a Hugging Face directory with quantized layers, for transformers and vLLM.
+/// onnx: a directory with model.onnx (opset 21) and the tokenizer, for ONNX Runtime, TensorRT and others. Weights and static
+/// inputs are written with QuantizeLinear and DequantizeLinear, keys and values are inputs and outputs. The report says
+/// whether TensorRT's rules for quantized models hold. --profile ort-genai writes ONNX Runtime's own operators MatMulNBits
+/// and GroupQueryAttention instead, with the settings that onnxruntime-genai loads.
 ///
 /// What a format cannot hold is written as floats, and the report says why. --strict refuses all of that.
 #[derive(Debug, Args)]
@@ -28,15 +32,18 @@ use crate::table::{TableArgs, bytes};
 pub(crate) struct ExportArgs {
     /// Checkpoint directory, float or quantized
     dir: PathBuf,
-    /// Format to write: gguf, hf or compressed-tensors
+    /// Format to write: gguf, hf, compressed-tensors or onnx
     #[arg(long)]
     format: Format,
     /// File or directory to write
     #[arg(long)]
     out: PathBuf,
-    /// Type of float weights: f32, f16 or bf16 [default: the narrowest that holds each tensor exactly]
+    /// Type of float weights: f32, f16 or bf16 [default: the narrowest that holds each tensor exactly; f32 in onnx]
     #[arg(long)]
     dtype: Option<FloatType>,
+    /// Operators of an ONNX model: standard or ort-genai [default: standard]
+    #[arg(long)]
+    profile: Option<OnnxProfile>,
     /// Refuse an export in which any number differs from the checkpoint's, or is computed with otherwise
     #[arg(long)]
     strict: bool,
@@ -56,8 +63,12 @@ struct ExportResult {
 }
 
 pub(crate) fn run(args: &ExportArgs, context: &Context) -> Result<()> {
+    if args.profile.is_some() && args.format != Format::Onnx {
+        return Err(Error::Usage(format!("--profile is for --format onnx, not {}", args.format)));
+    }
     let options = ExportOptions {
         float_type: args.dtype,
+        onnx_profile: args.profile.unwrap_or_default(),
         strict: args.strict,
         overwrite: args.overwrite,
         open: context.open_options.clone(),

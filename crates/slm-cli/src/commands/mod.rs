@@ -17,6 +17,7 @@ pub(crate) mod inspect;
 mod kv_cache_args;
 pub(crate) mod logits;
 pub(crate) mod migrate;
+pub(crate) mod plan;
 pub(crate) mod ptq;
 pub(crate) mod qat;
 mod run_args;
@@ -49,6 +50,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<()> {
         Command::Serve(args) => serve::run(&args, context),
         Command::Inspect(args) => inspect::run(&args, context),
         Command::Sensitivity(args) => sensitivity::run(&args, context),
+        Command::Plan(args) => plan::run(&args, context),
         Command::Compare(args) => compare::run(&args, context),
         Command::Migrate(args) => migrate::run(&args, context),
         Command::Corpus(args) => corpus::run(&args, context),

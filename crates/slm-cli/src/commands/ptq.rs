@@ -58,10 +58,14 @@ pub(crate) struct PtqArgs {
     set: Vec<Setting>,
     #[command(flatten)]
     scheme: SchemeArgs,
-    /// Rounds weights: rtn (to nearest) or gptq (each error made up for by later weights; needs a text) [default: rtn, or
-    /// as the config says]
+    /// Rounds weights: rtn (to nearest), gptq (each error made up for by later weights), or tune (gptq, then codes and
+    /// scales of each block trained to give the float block's outputs); the last two need a text [default: rtn, or as the
+    /// config says]
     #[arg(long, value_name = "METHOD")]
     method: Option<RoundingMethod>,
+    /// Steps of training of each block, with --method tune [default: 100]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    tune_steps: Option<u32>,
     /// Quantize the token embedding: int8, int4, or with what else differs, such as int4:group:32. Where the head is
     /// tied to it, one table then serves both. Without a granularity it has that of the layers, or one scale to a row
     /// instead of one in all [default: it stays float]

@@ -1,22 +1,21 @@
 //! `slm sensitivity`
 
-use std::collections::BTreeMap;
+mod measure;
+
 use std::path::PathBuf;
 use std::time::Instant;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
-use slm_model::{Divergence, EvalWindow, Transformer, window_logits};
-use slm_ptq::{LayerReport, Plan, PlannedLayer, PtqConfig, convert, plan_transformer};
-use slm_quant_core::QuantizationType;
-use slm_train::QuantizationConfig;
+use slm_ptq::plan_transformer;
 
+pub(super) use self::measure::{SensitivityText, Unit, UnitResult, measure, sensitivity_config, units};
 use crate::commands::scheme_args::SchemeArgs;
 use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::html::{Cell, Chart, HtmlArgs, Page, Table, facts};
 use crate::table::{self, Ranking, Row, TableArgs};
-use crate::text::{Limit, Tokens, WindowArgs, tokenizer};
+use crate::text::WindowArgs;
 
 /// Bars of a chart in a page.
 const CHART: usize = 30;
@@ -55,14 +54,6 @@ pub(crate) struct SensitivityArgs {
     tables: TableArgs,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Unit {
-    /// All layers whose names end alike
-    Kind,
-    /// One layer
-    Layer,
-}
-
 #[derive(Serialize)]
 struct SensitivityResult {
     tokens: usize,
@@ -74,151 +65,36 @@ struct SensitivityResult {
     seconds: f64,
 }
 
-#[derive(Serialize)]
-struct UnitResult {
-    /// Name of the layer, or of the kind.
-    name: String,
-    layers: usize,
-    scheme: String,
-    /// Nats.
-    kl_mean: f64,
-    perplexity: f64,
-    top1_agreement: f64,
-    bytes_saved: u64,
-}
-
 pub(crate) fn run(args: &SensitivityArgs, context: &Context) -> Result<()> {
     let start = Instant::now();
     args.html.prepare()?;
     let checkpoint = context.open_checkpoint(&args.checkpoint)?;
     checkpoint.require_float()?;
-    let config = config(args)?;
+    let config = sensitivity_config(&args.scheme)?;
     let plan = plan_transformer(&checkpoint.config().model, &config)?;
-    let windowing = args.windows.windowing(&checkpoint)?;
-    let limit = Limit { option: "--max-tokens", tokens: args.max_tokens };
-    let vocab_size = checkpoint.config().model.vocab_size;
-    let tokens = Tokens::read(&tokenizer(&checkpoint)?, &args.data, limit.tokens, vocab_size, context)?;
-    tokens.check_length(&args.data, &windowing, limit)?;
-    let ids: Vec<Vec<u32>> = tokens.windows(&windowing).into_iter().filter(|ids| ids.len() >= 2).collect();
-    let windows = ids.iter().map(|ids| EvalWindow { ids, first_scored: 1 }).collect();
-    let mut model = checkpoint.load_model(&context.device)?;
-    // So that a tied head can be quantized like every other layer.
-    model.untie_head();
-    let text = Text { windows, float: Vec::new() }.with_float(&model, context)?;
-    let units = units(&plan, args.by);
-    let bar = context.progress.bar("quantizing one at a time", units.len());
-    let mut results = Vec::with_capacity(units.len());
-    for (name, layers) in units {
-        context.interrupt.check()?;
-        results.push(measure(name, layers, &model, &config, &text)?);
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    results.sort_by(|a, b| b.kl_mean.total_cmp(&a.kl_mean));
-    let (tokens, perplexity_float) = text.float_perplexity(&model)?;
-    let result = SensitivityResult {
-        tokens,
-        perplexity_float,
-        quantization_type: config.quantization_type.to_string(),
-        units: results,
-        device: context.device_name,
-        seconds: start.elapsed().as_secs_f64(),
-    };
-    args.html.write(|| Ok(page(&result, args)))?;
-    say(&result, args, context)?;
-    context.output.result(&result)
-}
-
-fn config(args: &SensitivityArgs) -> Result<PtqConfig> {
-    let mut config = QuantizationConfig {
-        quantization_type: QuantizationType::WeightOnly,
-        ..QuantizationConfig::default()
-    };
-    args.scheme.apply(&mut config)?;
-    if config.quantization_type == QuantizationType::Static {
-        return Err(Error::Usage(
-            "--type static: ranges of activations are those of a whole quantized model; use weight-only or dynamic"
-                .to_owned(),
-        ));
-    }
-    Ok(config.ptq())
-}
-
-/// What is quantized at a time, by name.
-fn units(plan: &Plan, by: Unit) -> Vec<(String, Vec<PlannedLayer>)> {
-    let mut units: BTreeMap<String, Vec<PlannedLayer>> = BTreeMap::new();
-    for layer in &plan.layers {
-        let name = match by {
-            Unit::Layer => &*layer.name,
-            Unit::Kind => layer.name.rsplit('.').next().unwrap_or(&layer.name),
-        };
-        units.entry(name.to_owned()).or_default().push(layer.clone());
-    }
-    units.into_iter().collect()
-}
-
-/// The windows of the text, and the float model's logits of each.
-struct Text<'a> {
-    windows: Vec<EvalWindow<'a>>,
-    float: Vec<Vec<f32>>,
-}
-
-impl Text<'_> {
-    fn with_float(mut self, model: &Transformer, context: &Context) -> Result<Self> {
-        let bar = context.progress.bar("float model", self.windows.len());
-        for window in &self.windows {
+    SensitivityText::with(&checkpoint, &args.data, &args.windows, args.max_tokens, context, |model, text| {
+        let units = units(&plan, args.by);
+        let bar = context.progress.bar("quantizing one at a time", units.len());
+        let mut results = Vec::with_capacity(units.len());
+        for (name, layers) in units {
             context.interrupt.check()?;
-            self.float.push(window_logits(model, window.ids)?);
+            results.push(measure(name, layers, model, &config, text)?);
             bar.inc(1);
         }
         bar.finish_and_clear();
-        Ok(self)
-    }
-
-    fn divergence(
-        &self,
-        vocab_size: usize,
-        mut logits: impl FnMut(usize) -> Result<Vec<f32>>,
-    ) -> Result<Divergence> {
-        let mut divergence = Divergence::default();
-        for (index, (window, float)) in self.windows.iter().zip(&self.float).enumerate() {
-            divergence.observe(float, &logits(index)?, *window, vocab_size)?;
-        }
-        Ok(divergence)
-    }
-
-    fn float_perplexity(&self, model: &Transformer) -> Result<(usize, f64)> {
-        let same = self.divergence(model.config().vocab_size, |index| Ok(self.float[index].clone()))?;
-        Ok(same.summary().map_or((0, f64::NAN), |summary| (summary.tokens, summary.perplexity)))
-    }
-}
-
-fn measure(
-    name: String,
-    layers: Vec<PlannedLayer>,
-    float: &Transformer,
-    config: &PtqConfig,
-    text: &Text<'_>,
-) -> Result<UnitResult> {
-    let count = layers.len();
-    let plan = Plan { layers, skipped: Vec::new(), embedding: None };
-    let mut model = float.clone();
-    let reports = convert(&mut model, &plan, config, None, &mut |_: &LayerReport| {})?;
-    let divergence = text
-        .divergence(model.config().vocab_size, |index| Ok(window_logits(&model, text.windows[index].ids)?))?;
-    let summary =
-        divergence.summary().ok_or_else(|| Error::Usage("the text has no token to score".to_owned()))?;
-    let mut schemes: Vec<String> = reports.iter().map(|report| report.scheme.to_string()).collect();
-    schemes.dedup();
-    let saved = |report: &LayerReport| report.bytes_before.saturating_sub(report.bytes_after) as u64;
-    Ok(UnitResult {
-        name,
-        layers: count,
-        scheme: schemes.join(", "),
-        kl_mean: summary.mean,
-        perplexity: summary.perplexity,
-        top1_agreement: summary.top1_agreement,
-        bytes_saved: reports.iter().map(saved).sum(),
+        results.sort_by(|a, b| b.kl_mean.total_cmp(&a.kl_mean));
+        let (tokens, perplexity_float) = text.float_perplexity(model)?;
+        let result = SensitivityResult {
+            tokens,
+            perplexity_float,
+            quantization_type: config.quantization_type.to_string(),
+            units: results,
+            device: context.device_name,
+            seconds: start.elapsed().as_secs_f64(),
+        };
+        args.html.write(|| Ok(page(&result, args)))?;
+        say(&result, args, context)?;
+        context.output.result(&result)
     })
 }
 

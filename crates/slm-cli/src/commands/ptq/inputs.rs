@@ -80,6 +80,7 @@ fn quantization(args: &PtqArgs) -> Result<PtqConfig> {
     };
     args.scheme.apply(&mut config)?;
     config.method = args.method.unwrap_or(config.method);
+    config.tune_steps = args.tune_steps.map_or(config.tune_steps, |steps| steps as usize);
     config.embeddings = args.embeddings.or(config.embeddings);
     config.observer = args.observer.or(config.observer);
     config.activation_observer = args.activation_observer.unwrap_or(config.activation_observer);
