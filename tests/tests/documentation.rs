@@ -144,6 +144,10 @@ slm export my-model --format gguf --out my-model.gguf -q";
         let (_, examples) =
             help.split_once("Examples:\n").unwrap_or_else(|| panic!("slm {name} has no examples"));
         programs += 1;
+        if name == "ptq" {
+            // Its examples write that, which others need before.
+            fs::remove_dir_all(sandbox.path("my-model-int8")).unwrap();
+        }
         for command in commands(&examples.replace("\n      ", " ").replace("\\ ", " ")) {
             // The whole command is what is shown.
             shell(&sandbox, &command);
@@ -187,7 +191,7 @@ fn commands_in_the_documentation_are_commands() {
             checked += 1;
         }
     }
-    assert!(checked > 100, "{checked} commands");
+    assert!(checked > 80, "{checked} commands");
 }
 
 /// The words of a line, in which quotes may hold spaces.

@@ -162,6 +162,22 @@ fn help_and_errors_fit() {
         run(&sandbox, &format!("{name} -h"));
     }
     for line in [
+        "explain",
+        "explain sqnr",
+        "explain kl",
+        "doctor --no-measure",
+        "config explain",
+        "config explain qat",
+    ] {
+        run(&sandbox, line);
+    }
+    for command in ["train", "ptq", "qat", "finetune"] {
+        run(&sandbox, &format!("config init {command}"));
+        run(&sandbox, &format!("config init {command} --out {command}.toml"));
+        run(&sandbox, &format!("config check {command}.toml"));
+    }
+    run(&sandbox, "completions man --out man1");
+    for line in [
         "ptq",
         "nonsense",
         "eval --checkpoint nowhere --data nothing.txt",

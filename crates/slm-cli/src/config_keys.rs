@@ -143,7 +143,11 @@ pub(crate) const SECTIONS: &[Section] = &[
             key("granularity", "\"tensor\", \"channel\", \"group:N\"", "Weights that share a scale"),
             key("mapping", "\"symmetric\", \"symmetric-torch\", \"affine\"", "How ranges map to codes"),
             key("scale_dtype", "\"f32\", \"f16\"", "Type of stored scales"),
-            key("method", "\"rtn\", \"gptq\"", "How weights are rounded: to nearest, or by GPTQ"),
+            key(
+                "method",
+                "\"rtn\", \"gptq\", \"tune\"",
+                "How weights are rounded: to nearest, by GPTQ, or by GPTQ and then trained block by block",
+            ),
             key(
                 "observer",
                 "name of an observer",

@@ -120,10 +120,22 @@ pub(crate) const TERMS: &[Term] = &[
                a different model. Look at the 99th percentile, too. `slm eval --reference`, `slm compare`.",
     },
     Term {
+        name: "learned rounding",
+        aliases: &["tune", "auto-round", "autoround", "signround", "adaround"],
+        text: "Training codes and scales of one transformer block at a time, after GPTQ, until the block gives the outputs of the \
+               float one. It is the slowest way to round weights. Options: --method tune, --tune-steps.",
+    },
+    Term {
         name: "LSQ",
         aliases: &["learned scales", "learned step size"],
         text: "Training the scales along with the weights (learned step size quantization, Esser and others, 2020). Option of \
                `slm qat`: --learned-scales.",
+    },
+    Term {
+        name: "mixed precision",
+        aliases: &["plan", "bit allocation"],
+        text: "Another width for each layer: 8 bits where a layer is sensitive, 4 where it is not. `slm plan` chooses schemes for a \
+               given size and writes them as a config for `slm ptq`; by hand it is --layer 'PATTERN=SCHEME'.",
     },
     Term {
         name: "observer",

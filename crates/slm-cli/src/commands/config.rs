@@ -118,28 +118,39 @@ fn example(section: &str, key: &str) -> Option<&'static str> {
     })
 }
 
-/// A config with every key of the sections that a command reads; those with a default are comments.
+/// A config with every key of the sections that a command reads; those with a default are comments without a space.
 pub(crate) fn text(purpose: Purpose) -> String {
     let name = purpose.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
-    let mut text = format!("# Config for `slm {name}`. Lines that begin with # show the defaults.\n");
+    let mut text = comment(&format!(
+        "Config for `slm {name}`. Lines such as #key = value show defaults; delete the # to change one."
+    ));
     let wanted = SECTIONS.iter().filter(|section| purpose.sections().contains(&section.name));
     for Section { name, text: about, keys } in wanted {
-        text += &format!("\n# {about}\n[{name}]\n");
+        text += &format!("\n{}[{name}]\n", comment(about));
         for Key { name: key, values, text: about } in *keys {
             // Decay would move quantized weights, which the default does not suit.
             let own = match (purpose, *name, *key) {
                 (Purpose::Finetune, "training", "weight_decay") => Some("0.0"),
                 _ => example(name, key),
             };
-            let line = match (own, config_keys::default(name, key)) {
-                (Some(value), _) => format!("{key} = {value}"),
-                (None, Some(value)) => format!("# {key} = {value}"),
-                (None, None) => format!("# {key} ="),
+            text += &comment(&format!("{about}: {values}"));
+            text += &match (own, config_keys::default(name, key)) {
+                (Some(value), _) => format!("{key} = {value}\n"),
+                (None, Some(value)) => format!("#{key} = {value}\n"),
+                (None, None) => format!("#{key} = {UNSET}\n"),
             };
-            text += &format!("{line:<40} # {about}: {values}\n");
         }
     }
     text
+}
+
+/// Stands for a value where there is no default.
+const UNSET: &str = "...";
+
+/// A comment in lines that a terminal shows as they are.
+fn comment(text: &str) -> String {
+    let lines = textwrap::Options::new(78).initial_indent("# ").subsequent_indent("# ").break_words(false);
+    format!("{}\n", textwrap::fill(text, lines.word_splitter(textwrap::WordSplitter::NoHyphenation)))
 }
 
 #[derive(Serialize)]
@@ -275,14 +286,13 @@ mod tests {
             let commented = text(purpose);
             let with_defaults: String = commented
                 .lines()
-                .map(|line| match line.strip_prefix("# ") {
-                    Some(rest) if rest.contains(" = ") && !rest.contains("=  ") && !rest.contains("`slm") => {
-                        format!("{rest}\n")
-                    }
+                .map(|line| match line.strip_prefix('#') {
+                    Some(rest) if !rest.starts_with(' ') && !rest.ends_with(UNSET) => format!("{rest}\n"),
                     _ => format!("{line}\n"),
                 })
                 .collect();
             assert_ne!(commented, with_defaults);
+            assert!(commented.lines().all(|line| line.len() <= 80), "{commented}");
             for written in [commented, with_defaults] {
                 let mut settings: Vec<Setting> = Vec::new();
                 if needs_model {
