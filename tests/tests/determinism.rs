@@ -81,6 +81,12 @@ fn sampled_sequences_are_the_same_with_one_thread_and_two() {
         run(&sandbox, &format!("{sample} {name}"), threads);
         assert!(sandbox.read("one.json") == sandbox.read(name), "{name}");
     }
+    // Nor does it matter how many are drawn together.
+    for size in [1, 2, 7, 11] {
+        let name = format!("batch{size}.json");
+        run(&sandbox, &format!("{} {name}", sample.replace("size 3", &format!("size {size}"))), 2);
+        assert!(sandbox.read("one.json") == sandbox.read(&name), "{name}");
+    }
     let sequences = sandbox.read_json("one.json")["ids"].as_array().unwrap().clone();
     assert_eq!(sequences.len(), 11);
     assert!(sequences.windows(2).all(|pair| pair[0] != pair[1]), "two sequences are the same");

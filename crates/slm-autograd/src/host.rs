@@ -6,7 +6,42 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::ndarray::NdArrayTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, NdArray, TensorMetadata};
-use burn::tensor::TensorData;
+use burn::tensor::{DType, Tensor, TensorData};
+
+/// A float tensor in host memory, read where it lies.
+#[derive(Debug)]
+pub struct HostTensor(Storage);
+
+#[derive(Debug)]
+enum Storage {
+    Flex(FloatTensor<Flex>),
+    NdArray(FloatTensor<NdArray>),
+}
+
+impl HostTensor {
+    /// Shares the memory of `tensor`; only values in another than row-major order are copied. `None` for a tensor on another
+    /// device, with gradients to track, or of another type than 32-bit floats.
+    pub fn new<const D: usize>(tensor: Tensor<D>) -> Option<Self> {
+        if tensor.dtype() != DType::F32 {
+            return None;
+        }
+        match tensor.clone().try_into_primitive::<Flex>() {
+            Ok(tensor) => Some(Self(Storage::Flex(Flex::contiguous(tensor)))),
+            Err(_) => {
+                let tensor = tensor.try_into_primitive::<NdArray>().ok()?;
+                Some(Self(Storage::NdArray(NdArray::contiguous(tensor))))
+            }
+        }
+    }
+
+    /// The values in row-major order.
+    pub fn values(&self) -> &[f32] {
+        match &self.0 {
+            Storage::Flex(tensor) => Flex::values(tensor),
+            Storage::NdArray(tensor) => NdArray::values(tensor),
+        }
+    }
+}
 
 /// A backend whose 32-bit float tensors lie in host memory.
 pub trait HostBackend: Backend {

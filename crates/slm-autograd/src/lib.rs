@@ -30,7 +30,7 @@ use burn::backend::Dispatch;
 use burn::tensor::{Device, Tensor};
 
 pub use crate::attention::{AttentionOptions, RotaryTable};
-pub use crate::host::HostBackend;
+pub use crate::host::{HostBackend, HostTensor};
 pub use crate::matmul::matmul;
 pub use crate::mlp::Gelu;
 use crate::ops::FusedOps;

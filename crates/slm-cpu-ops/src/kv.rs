@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::{DerefMut, Range};
 
 use half::f16;
+use slm_kernels::{FloatValues, KernelKind, widen};
 
 use crate::panel::PANEL;
 
@@ -15,8 +16,8 @@ pub trait KvElement: Copy + Send + Sync + fmt::Debug + 'static {
     /// The nearest value, or `None` for a finite one beyond the type's range.
     fn narrow(value: f32) -> Option<Self>;
 
-    /// The value as a 32-bit float, exactly.
-    fn widen(self) -> f32;
+    /// The values as kernels take them.
+    fn values(values: &[Self]) -> FloatValues<'_>;
 
     /// The values themselves, where they are 32-bit floats.
     fn as_floats(values: &[Self]) -> Option<&[f32]>;
@@ -29,9 +30,8 @@ impl KvElement for f32 {
         Some(value)
     }
 
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self
+    fn values(values: &[Self]) -> FloatValues<'_> {
+        FloatValues::F32(values)
     }
 
     #[inline(always)]
@@ -48,13 +48,8 @@ impl KvElement for f16 {
         (narrow.is_finite() || !value.is_finite()).then_some(narrow)
     }
 
-    /// Shifts and one product, which the compiler turns into vector instructions: the exponent's offset is made up for by a
-    /// factor of 2^112, which is exact for subnormal values too.
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        let bits = u32::from(self.to_bits());
-        let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
-        f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
+    fn values(values: &[Self]) -> FloatValues<'_> {
+        FloatValues::F16(values)
     }
 
     #[inline(always)]
@@ -207,24 +202,22 @@ impl<'a, E: KvElement> KvHeads<'a, E> {
         self.capacity
     }
 
-    /// Panel `index` of a head's keys: 16 positions from `16 * index` on.
-    #[inline(always)]
-    pub(crate) fn key_panel(self, head: usize, index: usize) -> &'a [E] {
+    /// `count` panels of a head's keys from panel `first` on, one after the other: 16 positions each.
+    pub(crate) fn key_panels(self, head: usize, first: usize, count: usize) -> &'a [E] {
         let size = PANEL * self.head_dim;
-        &self.keys[head * self.capacity * self.head_dim + (index - self.origin / PANEL) * size..][..size]
+        let start = head * self.capacity * self.head_dim + (first - self.origin / PANEL) * size;
+        &self.keys[start..][..count * size]
     }
 
-    /// The given positions of panel `index` of a head's values: 16 dimensions from `16 * index` on.
-    #[inline(always)]
-    pub(crate) fn value_panel(self, head: usize, index: usize, positions: Range<usize>) -> &'a [E] {
-        let panels = self.head_dim.div_ceil(PANEL);
-        let at = ((head * panels + index) * self.capacity + positions.start - self.origin) * PANEL;
-        &self.values[at..][..positions.len() * PANEL]
+    /// The given positions of the panels of a head's values, 16 dimensions each, and how far these lie apart.
+    pub(crate) fn value_panels(self, head: usize, positions: Range<usize>) -> (&'a [E], usize) {
+        let (panels, stride) = (self.head_dim.div_ceil(PANEL), self.capacity * PANEL);
+        let start = head * panels * stride + (positions.start - self.origin) * PANEL;
+        (&self.values[start..][..(panels - 1) * stride + positions.len() * PANEL], stride)
     }
 
     /// The given positions of one head as 32-bit floats, in `scratch` where they are kept otherwise. The first position
     /// begins a panel.
-    #[inline(always)]
     pub(crate) fn widen_head<'s>(
         self,
         head: usize,
@@ -249,39 +242,19 @@ impl<'a, E: KvElement> KvHeads<'a, E> {
         }
         let (keys, rest) = scratch.split_at_mut(key_len);
         let values = &mut rest[..value_len];
-        let first = positions.start / PANEL;
-        for (index, keys) in keys.chunks_exact_mut(PANEL * dim).enumerate() {
-            widen(self.key_panel(head, first + index), keys);
-        }
+        let kernel = KernelKind::selected();
+        widen(kernel, E::values(self.key_panels(head, positions.start / PANEL, capacity / PANEL)), keys);
+        let (from, stride) = self.value_panels(head, positions.start..positions.start + capacity);
         for (index, values) in values.chunks_exact_mut(capacity * PANEL).enumerate() {
-            let end = positions.start + capacity;
-            widen(self.value_panel(head, index, positions.start..end), values);
+            widen(kernel, E::values(&from[index * stride..][..capacity * PANEL]), values);
         }
         KvHeads { count: 1, head_dim: dim, origin: positions.start, capacity, keys, values }
-    }
-}
-
-/// Writes values as 32-bit floats.
-#[inline(always)]
-pub(crate) fn widen<E: KvElement>(from: &[E], to: &mut [f32]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = from.widen();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_half_is_widened_exactly() {
-        for bits in 0..=u16::MAX {
-            let half = f16::from_bits(bits);
-            if half.is_finite() {
-                assert_eq!(half.widen().to_bits(), half.to_f32().to_bits(), "{half}");
-            }
-        }
-    }
 
     #[test]
     fn what_a_half_does_not_reach_is_refused() {

@@ -6,8 +6,8 @@
 //! | regime | what | compared with |
 //! |---|---|---|
 //! | decode | one row, weights from memory | the read bandwidth |
-//! | cached | one row, weights that stay in cache | the best kernel's peak |
-//! | prefill | 512 rows | the best kernel's peak |
+//! | cached | one row, weights that stay in cache | the best kernel's peak, on integers or floats |
+//! | prefill | 512 rows | the best kernel's peak, on integers or floats |
 //! | step | all products of one token of smollm-135m, with 3 us of other work between regions | the time in which its weights can be read |
 //!
 //! Memory and clock of a shared machine change from second to second, so each case is measured in turns with
@@ -16,14 +16,17 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use half::{bf16, f16};
 use slm_kernels::{
-    KernelKind, LinearInput, MatmulTask, PackedMatrix, QuantizedActivations, Workspace, linear_many,
-    measure_peak_ops, measure_read_bandwidth, quantize_activations_into,
+    FloatMatrix, FloatValues, KernelKind, LinearInput, MatmulTask, MatmulWeights, PackedMatrix,
+    QuantizedActivations, Workspace, linear_many, measure_peak_flops, measure_peak_ops,
+    measure_read_bandwidth, quantize_activations_into,
 };
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, QuantScheme, QuantizedMatrix, ScaleDtype,
     Scales,
 };
+use slm_runtime::HugeVec;
 
 /// Outputs and inputs of the matrices of tinyllama-1.1b, and of the smaller smollm-135m.
 const SHAPES: [(usize, usize); 7] =
@@ -50,8 +53,71 @@ const REGIMES: [&str; 4] = ["decode", "cached", "prefill", "step"];
 
 struct Scheme {
     name: &'static str,
-    weights: QuantScheme,
+    weights: WeightType,
     activations: ActivationQuant,
+}
+
+#[derive(Clone, Copy)]
+enum WeightType {
+    Quantized(QuantScheme),
+    F32,
+    F16,
+    BF16,
+}
+
+/// Weights of some type.
+#[derive(Clone)]
+enum Matrix {
+    Packed(Box<PackedMatrix>),
+    Float { kernel: KernelKind, rows: usize, cols: usize, values: Floats },
+}
+
+#[derive(Clone)]
+enum Floats {
+    F32(HugeVec<f32>),
+    F16(HugeVec<f16>),
+    BF16(HugeVec<bf16>),
+}
+
+impl Matrix {
+    fn new(rows: usize, cols: usize, weights: WeightType, kernel: KernelKind) -> Self {
+        let value = |i: usize| (i * 7919 % 255) as f32 / 1270.0 - 0.1;
+        let count = rows * cols;
+        let values = match weights {
+            WeightType::Quantized(scheme) => {
+                return Self::Packed(Box::new(packed(rows, cols, scheme, kernel)));
+            }
+            WeightType::F32 => Floats::F32(HugeVec::from_values((0..count).map(value))),
+            WeightType::F16 => Floats::F16(HugeVec::from_values((0..count).map(|i| f16::from_f32(value(i))))),
+            WeightType::BF16 => {
+                Floats::BF16(HugeVec::from_values((0..count).map(|i| bf16::from_f32(value(i)))))
+            }
+        };
+        Self::Float { kernel, rows, cols, values }
+    }
+
+    fn weights(&self) -> MatmulWeights<'_> {
+        match self {
+            Self::Packed(matrix) => matrix.as_ref().into(),
+            Self::Float { kernel, rows, cols, values } => {
+                let values = match values {
+                    Floats::F32(values) => FloatValues::F32(values),
+                    Floats::F16(values) => FloatValues::F16(values),
+                    Floats::BF16(values) => FloatValues::BF16(values),
+                };
+                FloatMatrix::new(values, *rows, *cols, *kernel).unwrap().into()
+            }
+        }
+    }
+
+    fn byte_size(&self) -> usize {
+        match self {
+            Self::Packed(matrix) => matrix.byte_size(),
+            Self::Float { values: Floats::F32(values), .. } => size_of_val(&values[..]),
+            Self::Float { values: Floats::F16(values), .. } => size_of_val(&values[..]),
+            Self::Float { values: Floats::BF16(values), .. } => size_of_val(&values[..]),
+        }
+    }
 }
 
 fn schemes() -> Vec<Scheme> {
@@ -62,14 +128,21 @@ fn schemes() -> Vec<Scheme> {
             .with_granularity(Granularity::PerGroup { group_size: 32 })
             .with_scale_dtype(ScaleDtype::F16)
     };
-    let scheme = |name, weights, activations| Scheme { name, weights, activations };
+    let scheme =
+        |name, weights, activations| Scheme { name, weights: WeightType::Quantized(weights), activations };
+    let float = |name, weights| Scheme { name, weights, activations: ActivationQuant::Float };
     vec![
         scheme("int8-channel", channel(Bits::Int8), dynamic),
         scheme("int8-group32", group(Bits::Int8), dynamic),
         scheme("int4-channel", channel(Bits::Int4), dynamic),
         scheme("int4-group32", group(Bits::Int4), dynamic),
         scheme("int8-channel-weight-only", channel(Bits::Int8), ActivationQuant::Float),
+        scheme("int8-group32-weight-only", group(Bits::Int8), ActivationQuant::Float),
+        scheme("int4-channel-weight-only", channel(Bits::Int4), ActivationQuant::Float),
         scheme("int4-group32-weight-only", group(Bits::Int4), ActivationQuant::Float),
+        float("f32", WeightType::F32),
+        float("f16", WeightType::F16),
+        float("bf16", WeightType::BF16),
     ]
 }
 
@@ -101,8 +174,8 @@ impl Layer {
 
     /// Quantizes `m` rows of input, where the scheme does, and multiplies them with each of `weights` in one
     /// region.
-    fn run(&mut self, m: usize, weights: &[PackedMatrix], quant: &ActivationQuant) {
-        let cols = weights[0].cols();
+    fn run<'w>(&'w mut self, m: usize, weights: &'w [Matrix], quant: &ActivationQuant) {
+        let cols = weights[0].weights().cols();
         let x = &self.x[..m * cols];
         let input = if *quant == ActivationQuant::Float {
             LinearInput::Float(x, m)
@@ -111,10 +184,10 @@ impl Layer {
             LinearInput::Quantized(&self.codes)
         };
         let mut rest = &mut self.y[..];
-        let mut product = |w| {
-            let (out, after) = std::mem::take(&mut rest).split_at_mut(m * PackedMatrix::rows(w));
+        let mut product = |w: &'w Matrix| {
+            let (out, after) = std::mem::take(&mut rest).split_at_mut(m * w.weights().rows());
             rest = after;
-            MatmulTask::new(w, None, out)
+            MatmulTask::new(w.weights(), None, out)
         };
         match weights {
             [a] => linear_many(input, &mut [product(a)], &mut self.workspace),
@@ -164,9 +237,13 @@ fn bandwidth() -> f64 {
     measure_read_bandwidth(1)
 }
 
-/// The peak of the best vector kernel; none on a machine without vector kernels.
-fn peak() -> f64 {
-    measure_peak_ops(KernelKind::best(), 2).unwrap().unwrap_or(f64::NAN)
+/// The peak of the best vector kernel on integers or floats; none on a machine without vector kernels.
+fn peak(activations: &ActivationQuant) -> f64 {
+    let peak = match activations {
+        ActivationQuant::Float => measure_peak_flops(KernelKind::best(), 2),
+        _ => measure_peak_ops(KernelKind::best(), 2),
+    };
+    peak.unwrap().unwrap_or(f64::NAN)
 }
 
 fn main() {
@@ -197,7 +274,8 @@ fn main() {
     println!("threads {}, read bandwidth {:.1} GB/s", rayon::current_num_threads(), bandwidth() / 1e9);
     for kernel in KernelKind::available() {
         if let Some(peak) = measure_peak_ops(kernel, 30).unwrap() {
-            println!("{kernel}: multiplies {:.0} GOP/s in registers", peak / 1e9);
+            let floats = measure_peak_flops(kernel, 30).unwrap().unwrap_or(f64::NAN);
+            println!("{kernel}: {:.0} GOP/s, {:.0} GFLOP/s in registers", peak / 1e9, floats / 1e9);
         }
     }
     println!(
@@ -235,7 +313,7 @@ fn run(kernel: KernelKind, regime: &str, scheme: &Scheme) {
             continue;
         }
         let m = if regime == "prefill" { PREFILL_ROWS } else { 1 };
-        let weights = packed(rows, cols, scheme.weights, kernel);
+        let weights = Matrix::new(rows, cols, scheme.weights, kernel);
         let bytes = weights.byte_size() as f64;
         let operations = 2.0 * (m * rows * cols) as f64;
         let mut layer = Layer::new(m * cols, m * rows);
@@ -249,7 +327,7 @@ fn run(kernel: KernelKind, regime: &str, scheme: &Scheme) {
             line(&shape, operations, bytes, measured.seconds / count, &measured);
         } else {
             let work = || layer.run(m, std::slice::from_ref(&weights), &scheme.activations);
-            let measured = in_turns(operations, work, peak);
+            let measured = in_turns(operations, work, || peak(&scheme.activations));
             line(&shape, operations, bytes, measured.seconds, &measured);
         }
     }
@@ -257,14 +335,14 @@ fn run(kernel: KernelKind, regime: &str, scheme: &Scheme) {
 
 /// A step, its bytes of weights, and its products of a weight and an input.
 fn step(kernel: KernelKind, scheme: &Scheme) -> (Measured, f64, f64) {
-    let pack = |&(rows, cols): &(usize, usize)| packed(rows, cols, scheme.weights, kernel);
-    let layers: Vec<Vec<Vec<PackedMatrix>>> = (0..STEP_LAYERS)
+    let pack = |&(rows, cols): &(usize, usize)| Matrix::new(rows, cols, scheme.weights, kernel);
+    let layers: Vec<Vec<Vec<Matrix>>> = (0..STEP_LAYERS)
         .map(|_| STEP_REGIONS.iter().map(|region| region.iter().map(pack).collect()).collect())
         .collect();
     let head = [pack(&STEP_HEAD)];
     let regions = || layers.iter().flatten().map(Vec::as_slice).chain([head.as_slice()]);
-    let bytes: usize = regions().flatten().map(PackedMatrix::byte_size).sum();
-    let products: usize = regions().flatten().map(|w| w.rows() * w.cols()).sum();
+    let bytes: usize = regions().flatten().map(Matrix::byte_size).sum();
+    let products: usize = regions().flatten().map(|w| w.weights().rows() * w.weights().cols()).sum();
     let mut layer = Layer::new(1536, STEP_HEAD.0);
     let work = || {
         for weights in regions() {

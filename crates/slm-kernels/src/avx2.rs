@@ -10,7 +10,7 @@ use std::ops::Range;
 use crate::macrokernel::{self, GemmArgs};
 use crate::simd::{LANES, NIBBLE_LINES, Simd};
 use crate::vectorize::Op;
-use half::f16;
+use half::{bf16, f16};
 
 /// Proof that the processor has AVX2, FMA and F16C.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +59,37 @@ fn pairs(bytes: __m256i, which: usize) -> __m256i {
     }
 }
 
+/// Eight floats of the upper half of 32 bits.
+#[inline(always)]
+fn widen_bf16(halves: __m128i) -> __m256 {
+    simd!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(halves))))
+}
+
+/// Lane `i` of vector `j` as lane `j` of vector `i`: squares of four within halves first, then the halves.
+#[inline(always)]
+fn transpose8(v: [__m256; 8]) -> [__m256; 8] {
+    let mut halves = v;
+    for i in [0, 4] {
+        let [a, b, c, d] = [v[i], v[i + 1], v[i + 2], v[i + 3]];
+        simd!({
+            let (low, high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            let (low2, high2) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+            halves[i] = _mm256_shuffle_ps::<0x44>(low, low2);
+            halves[i + 1] = _mm256_shuffle_ps::<0xee>(low, low2);
+            halves[i + 2] = _mm256_shuffle_ps::<0x44>(high, high2);
+            halves[i + 3] = _mm256_shuffle_ps::<0xee>(high, high2);
+        });
+    }
+    let mut out = halves;
+    for i in 0..4 {
+        simd!({
+            out[i] = _mm256_permute2f128_ps::<0x20>(halves[i], halves[i + 4]);
+            out[i + 4] = _mm256_permute2f128_ps::<0x31>(halves[i], halves[i + 4]);
+        });
+    }
+    out
+}
+
 impl Simd for Avx2 {
     type Bytes = Ints;
     type I32 = Ints;
@@ -66,6 +97,8 @@ impl Simd for Avx2 {
     /// Sums as they were, and two 16-bit sums of products in each lane.
     type NibbleSums = [Ints; 2];
 
+    const VECTORS: usize = 8;
+    const TILE_ROWS: usize = 5;
     const WIDE_INPUT8: bool = true;
     const SIGNED_INPUT: bool = false;
     const OFFSET8: i32 = 0;
@@ -81,7 +114,7 @@ impl Simd for Avx2 {
     /// 5 rows by 1 panel: 10 accumulators of 16 registers. With 6 rows a compiler that loads a line or an input
     /// early has no register left, and the way of an accumulator through memory takes longer than all products.
     fn tiles<J: GemmArgs>(self, args: &J, rows: Range<usize>, panels: Range<usize>) {
-        macrokernel::tiles::<Self, J, 5, 1>(self, args, rows, panels);
+        macrokernel::tiles::<Self, J, { Self::TILE_ROWS }, 1>(self, args, rows, panels);
     }
 
     #[inline(always)]
@@ -286,6 +319,33 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn load_bf16(self, values: &[bf16; LANES]) -> Floats {
+        // SAFETY: the reference is readable for 32 bytes; a `bf16` is its 16 bits.
+        unsafe {
+            let at = values.as_ptr();
+            [widen_bf16(_mm_loadu_si128(at.cast())), widen_bf16(_mm_loadu_si128(at.add(8).cast()))]
+        }
+    }
+
+    #[inline(always)]
+    fn transpose(self, v: [Floats; LANES]) -> [Floats; LANES] {
+        let mut out = v;
+        for rows in 0..2 {
+            for columns in 0..2 {
+                let mut square = [v[0][0]; 8];
+                for i in 0..8 {
+                    square[i] = v[8 * rows + i][columns];
+                }
+                let square = transpose8(square);
+                for i in 0..8 {
+                    out[8 * columns + i][rows] = square[i];
+                }
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
     fn store_f32(self, values: Floats, out: &mut [f32; LANES]) {
         // SAFETY: the reference is writable for 64 bytes.
         unsafe {
@@ -310,27 +370,30 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn byte_to_f32<const J: u32>(self, line: Ints) -> Floats {
-        // SAFETY: an `Avx2` exists only where the processor has these instructions.
+    unsafe fn byte_to_f32<const J: usize>(self, line: *const u8) -> Floats {
+        // SAFETY: the bytes are readable by this function's contract; the features exist as above.
         unsafe {
-            let left = _mm256_set1_epi32(24 - 8 * J as i32);
+            let at = line.sub(3 - J);
             [
-                _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(_mm256_sllv_epi32(line[0], left))),
-                _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(_mm256_sllv_epi32(line[1], left))),
+                _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(_mm256_loadu_si256(at.cast()))),
+                _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(_mm256_loadu_si256(at.add(32).cast()))),
             ]
         }
     }
 
     #[inline(always)]
-    fn nibble_to_f32<const J: u32>(self, line: Ints) -> Floats {
-        let right = if J < 4 { 8 * J } else { 8 * (J - 4) + 4 };
-        // SAFETY: an `Avx2` exists only where the processor has these instructions.
+    unsafe fn nibble_to_f32<const J: usize>(self, line: *const u8) -> Floats {
+        // SAFETY: the bytes are readable by this function's contract; the features exist as above.
         unsafe {
-            let (right, mask) = (_mm256_set1_epi32(right as i32), _mm256_set1_epi32(0x0f));
-            let codes = [
-                _mm256_and_si256(_mm256_srlv_epi32(line[0], right), mask),
-                _mm256_and_si256(_mm256_srlv_epi32(line[1], right), mask),
-            ];
+            let at = line.add(J % 4);
+            let mask = _mm256_set1_epi32(0x0f);
+            let mut codes = [_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(32).cast())];
+            for codes in &mut codes {
+                if J >= 4 {
+                    *codes = _mm256_srli_epi32::<4>(*codes);
+                }
+                *codes = _mm256_and_si256(*codes, mask);
+            }
             self.sub_f32(self.to_f32(codes), self.splat_f32(8.0))
         }
     }

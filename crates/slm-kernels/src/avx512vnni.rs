@@ -7,7 +7,7 @@ use std::ops::Range;
 use crate::macrokernel::{self, GemmArgs};
 use crate::simd::{LANES, Simd};
 use crate::vectorize::Op;
-use half::f16;
+use half::{bf16, f16};
 
 /// Proof that the processor has AVX-512 F, BW and VNNI.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +43,8 @@ impl Simd for Avx512Vnni {
     /// Sums that low nibbles are added to, and sixteen times those of high ones.
     type NibbleSums = [__m512i; 2];
 
+    const VECTORS: usize = 32;
+    const TILE_ROWS: usize = 12;
     const WIDE_INPUT8: bool = false;
     const SIGNED_INPUT: bool = false;
     const OFFSET8: i32 = 128;
@@ -61,7 +63,7 @@ impl Simd for Avx512Vnni {
         if args.is_grouped() {
             macrokernel::tiles::<Self, J, 6, 2>(self, args, rows, panels);
         } else {
-            macrokernel::tiles::<Self, J, 12, 2>(self, args, rows, panels);
+            macrokernel::tiles::<Self, J, { Self::TILE_ROWS }, 2>(self, args, rows, panels);
         }
     }
 
@@ -228,6 +230,45 @@ impl Simd for Avx512Vnni {
     }
 
     #[inline(always)]
+    fn load_bf16(self, values: &[bf16; LANES]) -> __m512 {
+        // SAFETY: the reference is readable for 32 bytes; a `bf16` is its 16 bits.
+        unsafe {
+            let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(values.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
+        }
+    }
+
+    /// Squares of four within the quarters of vectors first, then the quarters.
+    #[inline(always)]
+    fn transpose(self, v: [__m512; LANES]) -> [__m512; LANES] {
+        let mut quarters = v;
+        for i in (0..LANES).step_by(4) {
+            let [a, b, c, d] = [v[i], v[i + 1], v[i + 2], v[i + 3]];
+            simd!({
+                let (low, high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+                let (low2, high2) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+                quarters[i] = _mm512_shuffle_ps::<0x44>(low, low2);
+                quarters[i + 1] = _mm512_shuffle_ps::<0xee>(low, low2);
+                quarters[i + 2] = _mm512_shuffle_ps::<0x44>(high, high2);
+                quarters[i + 3] = _mm512_shuffle_ps::<0xee>(high, high2);
+            });
+        }
+        let mut out = quarters;
+        for i in 0..4 {
+            let [a, b, c, d] = [quarters[i], quarters[i + 4], quarters[i + 8], quarters[i + 12]];
+            simd!({
+                let (low, high) = (_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
+                let (low2, high2) = (_mm512_shuffle_f32x4::<0x44>(c, d), _mm512_shuffle_f32x4::<0xee>(c, d));
+                out[i] = _mm512_shuffle_f32x4::<0x88>(low, low2);
+                out[i + 4] = _mm512_shuffle_f32x4::<0xdd>(low, low2);
+                out[i + 8] = _mm512_shuffle_f32x4::<0x88>(high, high2);
+                out[i + 12] = _mm512_shuffle_f32x4::<0xdd>(high, high2);
+            });
+        }
+        out
+    }
+
+    #[inline(always)]
     fn store_f32(self, values: __m512, out: &mut [f32; LANES]) {
         // SAFETY: the reference is writable for 64 bytes.
         unsafe { _mm512_storeu_ps(out.as_mut_ptr(), values) }
@@ -249,18 +290,21 @@ impl Simd for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn byte_to_f32<const J: u32>(self, line: __m512i) -> __m512 {
-        let left = simd!(_mm512_sllv_epi32(line, _mm512_set1_epi32(24 - 8 * J as i32)));
-        simd!(_mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(left)))
+    unsafe fn byte_to_f32<const J: usize>(self, line: *const u8) -> __m512 {
+        // SAFETY: the bytes are readable by this function's contract.
+        let high = unsafe { _mm512_loadu_si512(line.sub(3 - J).cast()) };
+        simd!(_mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(high)))
     }
 
     /// A lookup: the index is the low four bits, so nothing needs masking.
     #[inline(always)]
-    fn nibble_to_f32<const J: u32>(self, line: __m512i) -> __m512 {
-        let shift = if J < 4 { 8 * J } else { 8 * (J - 4) + 4 };
+    unsafe fn nibble_to_f32<const J: usize>(self, line: *const u8) -> __m512 {
         let table = simd!(_mm512_setr_ps(
             -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0
         ));
-        simd!(_mm512_permutexvar_ps(_mm512_srlv_epi32(line, _mm512_set1_epi32(shift as i32)), table))
+        // SAFETY: the bytes are readable by this function's contract.
+        let low = unsafe { _mm512_loadu_si512(line.add(J % 4).cast()) };
+        let index = if J < 4 { low } else { simd!(_mm512_srli_epi32::<4>(low)) };
+        simd!(_mm512_permutexvar_ps(index, table))
     }
 }

@@ -13,7 +13,7 @@ use std::ops::Range;
 use crate::macrokernel::{self, GemmArgs};
 use crate::simd::{LANES, Simd};
 use crate::vectorize::Op;
-use half::f16;
+use half::{bf16, f16};
 
 /// Proof that the processor has the dot product instructions, and reads numbers with their low byte first.
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +90,8 @@ impl Simd for DotProd {
     type F32 = Floats;
     type NibbleSums = Ints;
 
+    const VECTORS: usize = 8;
+    const TILE_ROWS: usize = 5;
     const WIDE_INPUT8: bool = false;
     const SIGNED_INPUT: bool = true;
     const OFFSET8: i32 = 0;
@@ -108,7 +110,7 @@ impl Simd for DotProd {
         if args.is_grouped() {
             macrokernel::tiles::<Self, J, 3, 1>(self, args, rows, panels);
         } else {
-            macrokernel::tiles::<Self, J, 5, 1>(self, args, rows, panels);
+            macrokernel::tiles::<Self, J, { Self::TILE_ROWS }, 1>(self, args, rows, panels);
         }
     }
 
@@ -282,6 +284,40 @@ impl Simd for DotProd {
     }
 
     #[inline(always)]
+    fn load_bf16(self, values: &[bf16; LANES]) -> Floats {
+        let bits: *const u16 = values.as_ptr().cast();
+        // SAFETY: the reference is readable for 32 bytes; a `bf16` is its 16 bits.
+        unsafe { four!(i => vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(bits.add(4 * i))))) }
+    }
+
+    #[inline(always)]
+    fn transpose(self, v: [Floats; LANES]) -> [Floats; LANES] {
+        let mut out = v;
+        for rows in 0..4 {
+            for columns in 0..4 {
+                let square: [float32x4_t; 4] = four!(i => v[4 * rows + i][columns]);
+                let pairs = simd!([
+                    vtrn1q_f32(square[0], square[1]),
+                    vtrn2q_f32(square[0], square[1]),
+                    vtrn1q_f32(square[2], square[3]),
+                    vtrn2q_f32(square[2], square[3]),
+                ]);
+                let wide: [float64x2_t; 4] = simd!(four!(i => vreinterpretq_f64_f32(pairs[i])));
+                let square = simd!([
+                    vreinterpretq_f32_f64(vzip1q_f64(wide[0], wide[2])),
+                    vreinterpretq_f32_f64(vzip1q_f64(wide[1], wide[3])),
+                    vreinterpretq_f32_f64(vzip2q_f64(wide[0], wide[2])),
+                    vreinterpretq_f32_f64(vzip2q_f64(wide[1], wide[3])),
+                ]);
+                for i in 0..4 {
+                    out[4 * columns + i][rows] = square[i];
+                }
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
     fn store_f32(self, values: Floats, out: &mut [f32; LANES]) {
         // SAFETY: the reference is writable for 64 bytes.
         unsafe { four!(i => vst1q_f32(out.as_mut_ptr().add(4 * i), values[i])) };
@@ -303,20 +339,19 @@ impl Simd for DotProd {
     }
 
     #[inline(always)]
-    fn byte_to_f32<const J: u32>(self, line: Bytes) -> Floats {
-        let left = simd!(vdupq_n_s32(24 - 8 * J as i32));
-        simd!(four!(i => {
-            vcvtq_f32_s32(vshrq_n_s32::<24>(vshlq_s32(vreinterpretq_s32_u8(line[i]), left)))
-        }))
+    unsafe fn byte_to_f32<const J: usize>(self, line: *const u8) -> Floats {
+        // SAFETY: the bytes are readable by this function's contract.
+        let high = unsafe { four!(i => vreinterpretq_s32_u8(vld1q_u8(line.sub(3 - J).add(16 * i)))) };
+        simd!(four!(i => vcvtq_f32_s32(vshrq_n_s32::<24>(high[i]))))
     }
 
-    /// A shift by a negative number is one to the right.
     #[inline(always)]
-    fn nibble_to_f32<const J: u32>(self, line: Bytes) -> Floats {
-        let right = if J < 4 { 8 * J } else { 8 * (J - 4) + 4 };
-        let (shift, mask) = simd!((vdupq_n_s32(-(right as i32)), vdupq_n_u32(0x0f)));
+    unsafe fn nibble_to_f32<const J: usize>(self, line: *const u8) -> Floats {
+        // SAFETY: the bytes are readable by this function's contract.
+        let low = unsafe { four!(i => vreinterpretq_u32_u8(vld1q_u8(line.add(J % 4 + 16 * i)))) };
         let codes = simd!(four!(i => {
-            vreinterpretq_s32_u32(vandq_u32(vshlq_u32(vreinterpretq_u32_u8(line[i]), shift), mask))
+            let code = if J < 4 { low[i] } else { vshrq_n_u32::<4>(low[i]) };
+            vreinterpretq_s32_u32(vandq_u32(code, vdupq_n_u32(0x0f)))
         }));
         self.sub_f32(self.to_f32(codes), self.splat_f32(8.0))
     }

@@ -1,7 +1,7 @@
 //! Float inputs times dequantized weights: *weight-only* quantization.
 //!
 //! Codes become floats in registers, their zero point is subtracted (both exact), and each group's sum is
-//! scaled once at its end.
+//! scaled once at its end. For many rows of input that is done beforehand, into memory that stays in the second-level cache.
 
 #![allow(
     clippy::needless_range_loop,
@@ -10,12 +10,16 @@
 )]
 use slm_quant_core::{Bits, Mapping};
 
+use crate::columns::add_columns;
 use crate::lhs::FloatInputs;
 use crate::macrokernel::GemmArgs;
-use crate::packed_rhs::PackedRhs;
+use crate::packed_rhs::{PackedRhs, columns_per_line};
 use crate::simd::{LINE_BYTES, Simd};
 use crate::tile::Tile;
 use crate::vector::{load_lanes, store_tile};
+
+/// Panels that few rows are multiplied with side by side.
+pub(crate) const PANELS_TOGETHER: usize = 4;
 
 /// A product with float inputs.
 pub(crate) struct FloatArgs<'a> {
@@ -27,7 +31,7 @@ pub(crate) struct FloatArgs<'a> {
 
 impl GemmArgs for FloatArgs<'_> {
     /// Floats are added in the order of columns.
-    const SIDE_BY_SIDE: bool = true;
+    const SIDE_BY_SIDE: usize = PANELS_TOGETHER;
 
     fn is_grouped(&self) -> bool {
         false
@@ -47,44 +51,93 @@ impl GemmArgs for FloatArgs<'_> {
             (Bits::Int4, _) => self.tile::<S, M, NP, true, false>(simd, row, panels),
         }
     }
+
+    fn unpacked_lines<S: Simd>(&self) -> Option<usize> {
+        Some(self.w.padded_cols())
+    }
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(&self, simd: S, panel: usize, to: *mut u8) {
+        // SAFETY: by this function's contract.
+        unsafe {
+            match (self.w.scheme().bits, self.w.scheme().mapping) {
+                (Bits::Int8, Mapping::Affine) => self.unpack_panel::<S, false, true>(simd, panel, to),
+                (Bits::Int8, _) => self.unpack_panel::<S, false, false>(simd, panel, to),
+                (Bits::Int4, Mapping::Affine) => self.unpack_panel::<S, true, true>(simd, panel, to),
+                (Bits::Int4, _) => self.unpack_panel::<S, true, false>(simd, panel, to),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn unpacked_microkernel<S: Simd, const M: usize, const NP: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        panels: [usize; NP],
+        mut lines: [*const u8; NP],
+    ) {
+        let mut x = self.inputs::<M>(row);
+        let mut results = [[simd.splat_f32(0.0); NP]; M];
+        for group in 0..self.w.groups_per_row() {
+            let count = self.w.steps(group) * columns_per_line(self.w.scheme().bits);
+            let mut dot = [[simd.splat_f32(0.0); NP]; M];
+            // SAFETY: an input row holds as many floats as a panel has columns, padding included, and by this function's
+            // contract the unpacked panels have as many lines.
+            unsafe { add_columns(simd, x, lines, count, &mut dot) };
+            for i in 0..M {
+                x[i] = x[i].wrapping_add(count);
+            }
+            for b in 0..NP {
+                lines[b] = lines[b].wrapping_add(count * LINE_BYTES);
+            }
+            self.scale(simd, panels, group, &dot, &mut results);
+        }
+        self.finish(simd, row, panels, results);
+    }
 }
 
-/// Adds the products of column `J` of `NP` lines with `M` rows of input.
+/// Column `J` of a line: codes less zero points.
 ///
 /// # Safety
-/// The inputs must be readable at `J`.
+/// `line` must be one of [`PackedRhs::panel_lines`].
 #[inline(always)]
-unsafe fn column<
-    S: Simd,
-    const M: usize,
-    const NP: usize,
-    const J: u32,
-    const INT4: bool,
-    const AFFINE: bool,
->(
+unsafe fn column<S: Simd, const J: usize, const INT4: bool, const AFFINE: bool>(
     simd: S,
-    x: [*const f32; M],
-    line: &[S::Bytes; NP],
-    zero_points: &[S::F32; NP],
-    dot: &mut [[S::F32; NP]; M],
-) {
-    let mut code = [simd.splat_f32(0.0); NP];
-    for b in 0..NP {
-        code[b] = if INT4 { simd.nibble_to_f32::<J>(line[b]) } else { simd.byte_to_f32::<J>(line[b]) };
-        if AFFINE {
-            code[b] = simd.sub_f32(code[b], zero_points[b]);
+    line: *const u8,
+    zero_points: S::F32,
+) -> S::F32 {
+    // SAFETY: by this function's contract, which leaves a line before and after.
+    let codes = unsafe { if INT4 { simd.nibble_to_f32::<J>(line) } else { simd.byte_to_f32::<J>(line) } };
+    if AFFINE { simd.sub_f32(codes, zero_points) } else { codes }
+}
+
+/// Does the same with each column of a line: `$body` for `$column`, a constant.
+macro_rules! for_each_column {
+    ($int4:ident, $column:ident => $body:expr) => {
+        for_each_column!(@ $column => $body; 0 1 2 3);
+        if $int4 {
+            for_each_column!(@ $column => $body; 4 5 6 7);
         }
-    }
-    for i in 0..M {
-        // SAFETY: by this function's contract.
-        let x = simd.splat_f32(unsafe { *x[i].wrapping_add(J as usize) });
-        for b in 0..NP {
-            dot[i][b] = simd.fma_f32(x, code[b], dot[i][b]);
-        }
-    }
+    };
+    (@ $column:ident => $body:expr; $($number:literal)*) => {
+        $({
+            const $column: usize = $number;
+            $body
+        })*
+    };
 }
 
 impl FloatArgs<'_> {
+    /// Zero points of a group as floats.
+    #[inline(always)]
+    fn zero_points<S: Simd>(&self, simd: S, panel: usize, group: usize) -> S::F32 {
+        match self.w.zero_points(panel) {
+            Some(values) => simd.to_f32(simd.widen_i8(&values[group])),
+            None => simd.splat_f32(0.0),
+        }
+    }
+
     #[inline(always)]
     fn tile<S: Simd, const M: usize, const NP: usize, const INT4: bool, const AFFINE: bool>(
         &self,
@@ -93,10 +146,7 @@ impl FloatArgs<'_> {
         panels: [usize; NP],
     ) {
         let w = self.w;
-        let mut x = [std::ptr::null(); M];
-        for i in 0..M {
-            x[i] = self.x.row(row + i);
-        }
+        let mut x = self.inputs::<M>(row);
         let mut lines = [std::ptr::null(); NP];
         for b in 0..NP {
             lines[b] = w.panel_lines(panels[b]);
@@ -105,51 +155,111 @@ impl FloatArgs<'_> {
         for group in 0..w.groups_per_row() {
             let mut zero_points = [simd.splat_f32(0.0); NP];
             for b in 0..NP {
-                if let Some(values) = w.zero_points(panels[b]) {
-                    zero_points[b] = simd.to_f32(simd.widen_i8(&values[group]));
-                }
+                zero_points[b] = self.zero_points(simd, panels[b], group);
             }
             let mut dot = [[simd.splat_f32(0.0); NP]; M];
             for _ in 0..w.steps(group) {
-                let mut line = [simd.zero_bytes(); NP];
                 for b in 0..NP {
                     simd.prefetch(lines[b].wrapping_add(S::PREFETCH_BYTES));
-                    // SAFETY: `lines[b]` starts at a panel's first line and advances one line a step; the
-                    // steps of all groups are the lines of a panel.
-                    line[b] = unsafe { simd.load_line(lines[b]) };
-                    lines[b] = lines[b].wrapping_add(LINE_BYTES);
                 }
-                // SAFETY: an input row holds as many floats as a panel has columns, padding included, and
-                // `x` advances by the columns of a line.
-                unsafe {
-                    column::<S, M, NP, 0, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
-                    column::<S, M, NP, 1, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
-                    column::<S, M, NP, 2, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
-                    column::<S, M, NP, 3, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
-                    if INT4 {
-                        column::<S, M, NP, 4, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
-                        column::<S, M, NP, 5, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
-                        column::<S, M, NP, 6, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
-                        column::<S, M, NP, 7, INT4, AFFINE>(simd, x, &line, &zero_points, &mut dot);
+                for_each_column!(INT4, J => {
+                    let mut codes = [simd.splat_f32(0.0); NP];
+                    for b in 0..NP {
+                        // SAFETY: `lines[b]` starts at a panel's first line and advances one line a step; the steps of all
+                        // groups are the lines of a panel.
+                        codes[b] = unsafe { column::<S, J, INT4, AFFINE>(simd, lines[b], zero_points[b]) };
                     }
+                    for i in 0..M {
+                        // SAFETY: an input row holds as many floats as a panel has columns, padding included, and `x`
+                        // advances by the columns of a line.
+                        let x = simd.splat_f32(unsafe { *x[i].wrapping_add(J) });
+                        for b in 0..NP {
+                            dot[i][b] = simd.fma_f32(x, codes[b], dot[i][b]);
+                        }
+                    }
+                });
+                for b in 0..NP {
+                    lines[b] = lines[b].wrapping_add(LINE_BYTES);
                 }
                 for x in &mut x {
                     *x = x.wrapping_add(if INT4 { 8 } else { 4 });
                 }
             }
-            for b in 0..NP {
-                let scale = w.scales(panels[b]).load(simd, group);
-                for i in 0..M {
-                    results[i][b] = simd.fma_f32(dot[i][b], scale, results[i][b]);
-                }
+            self.scale(simd, panels, group, &dot, &mut results);
+        }
+        self.finish(simd, row, panels, results);
+    }
+
+    /// Writes a panel as floats, codes less zero points, column by column.
+    ///
+    /// # Safety
+    /// `to` must be writable for as many lines as a row has columns, padding included, and aligned to a line.
+    #[inline(always)]
+    unsafe fn unpack_panel<S: Simd, const INT4: bool, const AFFINE: bool>(
+        &self,
+        simd: S,
+        panel: usize,
+        mut to: *mut u8,
+    ) {
+        let mut line = self.w.panel_lines(panel);
+        for group in 0..self.w.groups_per_row() {
+            let zero_points = self.zero_points(simd, panel, group);
+            for _ in 0..self.w.steps(group) {
+                for_each_column!(INT4, J => {
+                    // SAFETY: `line` is a line of the panel, and by this function's contract there is one at `to` for each
+                    // column; a line is 16 floats.
+                    unsafe {
+                        let codes = column::<S, J, INT4, AFFINE>(simd, line, zero_points);
+                        simd.store_f32(codes, &mut *to.cast());
+                        to = to.add(LINE_BYTES);
+                    }
+                });
+                line = line.wrapping_add(LINE_BYTES);
             }
         }
+    }
+
+    #[inline(always)]
+    fn inputs<const M: usize>(&self, row: usize) -> [*const f32; M] {
+        let mut x = [std::ptr::null(); M];
+        for i in 0..M {
+            x[i] = self.x.row(row + i);
+        }
+        x
+    }
+
+    /// Adds a group's scaled sums.
+    #[inline(always)]
+    fn scale<S: Simd, const M: usize, const NP: usize>(
+        &self,
+        simd: S,
+        panels: [usize; NP],
+        group: usize,
+        dot: &[[S::F32; NP]; M],
+        results: &mut [[S::F32; NP]; M],
+    ) {
+        for b in 0..NP {
+            let scale = self.w.scales(panels[b]).load(simd, group);
+            for i in 0..M {
+                results[i][b] = simd.fma_f32(dot[i][b], scale, results[i][b]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd, const M: usize, const NP: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        panels: [usize; NP],
+        mut results: [[S::F32; NP]; M],
+    ) {
         for b in 0..NP {
             let bias = load_lanes(simd, self.bias, panels[b]);
             for i in 0..M {
                 results[i][b] = simd.add_f32(results[i][b], bias);
             }
         }
-        store_tile(simd, &self.out, w.rows(), row, panels, &results);
+        store_tile(simd, &self.out, self.w.rows(), row, panels, &results);
     }
 }

@@ -6,7 +6,9 @@ use slm_runtime::for_each_chunk;
 use crate::activations::{QuantizedActivations, stride};
 use crate::kernel::{ACTIVATION_OFFSET, Input};
 use crate::packed_rhs::{PackedRhs, stored_offset};
-use crate::simd::Simd;
+use crate::rows::{lane_columns, pack_by_lane};
+use crate::schedule::DECODE_ROWS;
+use crate::simd::{LANES, Simd};
 use crate::vectorize::Op;
 
 /// The layout in which a kernel reads an input: columns in runs, each padded to `padded_run`. A run is a group, or, where
@@ -32,6 +34,8 @@ enum Values {
     Same,
     /// The input with its groups padded.
     Padded,
+    /// The input packed by [`pack_by_lane`].
+    ByLane,
     /// Codes less [`ACTIVATION_OFFSET`], 8 bits.
     OffsetI8,
     /// Codes less the offset, 16 bits.
@@ -48,11 +52,12 @@ impl LhsLayout {
             Input::Quantized(_) if w.is_grouped() || S::SIGNED_INPUT => Values::OffsetI8,
             // Rows of codes are padded to whole cache lines, hence to whole lines of weights.
             Input::Quantized(_) if contiguous => Values::Same,
-            // Few rows need no care for cache sets.
             Input::Float(_, rows) => {
-                let (bytes, padded) = (w.cols() * 4, w.padded_cols() * 4);
+                let bytes = w.cols() * 4;
+                // Few rows need no care for cache sets.
                 let spread = rows <= 4 || stride(bytes) == bytes;
-                if contiguous && bytes == padded && spread { Values::Same } else { Values::Padded }
+                let same = contiguous && w.cols() == w.padded_cols() && spread;
+                if same { Values::Same } else { Values::Padded }
             }
             Input::Quantized(_) => Values::Padded,
         };
@@ -67,6 +72,21 @@ impl LhsLayout {
                 Input::Quantized(_) => input_sums::<S>(w),
                 Input::Float(..) => None,
             },
+        }
+    }
+
+    /// The layout of `rows` rows of `cols` floats that kernels need for float weights.
+    pub(crate) fn of_floats<S: Simd>(_: S, rows: usize, cols: usize) -> Self {
+        let tiled = rows > DECODE_ROWS && rows >= S::TILE_ROWS;
+        let padded_cols = if tiled { LANES * lane_columns(cols) } else { cols };
+        Self {
+            values: if tiled { Values::ByLane } else { Values::Same },
+            run: cols,
+            padded_run: padded_cols,
+            padded_cols,
+            width: cols,
+            groups: 1,
+            sums: None,
         }
     }
 
@@ -119,7 +139,7 @@ impl PackedLhs {
         let LhsLayout { run, padded_run, padded_cols, width, groups, .. } = layout;
         match (x, layout.values) {
             (Input::Quantized(x), Values::Same) => self.stride = x.padded().1,
-            (Input::Quantized(x), Values::Padded) => {
+            (Input::Quantized(x), Values::Padded | Values::ByLane) => {
                 self.stride = stride(padded_cols);
                 for_each_row(&mut self.bytes, x.rows(), self.stride, |row, out| {
                     scatter(x.row_codes(row), run, padded_run, x.qparams(row).zero_point as u8, out);
@@ -140,6 +160,13 @@ impl PackedLhs {
                 });
             }
             (Input::Float(x, rows), Values::Same) => self.stride = x.len() / rows,
+            (Input::Float(x, rows), Values::ByLane) => {
+                let cols = x.len() / rows;
+                self.stride = stride(padded_cols * 4) / 4;
+                for_each_row(&mut self.floats, rows, self.stride, |row, out| {
+                    simd.vectorize(PackByLane { row: &x[row * cols..][..cols], out });
+                });
+            }
             (Input::Float(x, rows), _) => {
                 let cols = x.len() / rows;
                 self.stride = stride(padded_cols * 4) / 4;
@@ -164,7 +191,7 @@ impl PackedLhs {
         assert!(self.has(layout) && layout.padded_cols <= self.stride, "inputs in another layout");
         let codes = match self.layout.map(|layout| layout.values) {
             Some(Values::OffsetI16) => Codes::I16(&self.differences),
-            Some(Values::Padded | Values::OffsetI8) => Codes::Bytes(&self.bytes),
+            Some(Values::Padded | Values::ByLane | Values::OffsetI8) => Codes::Bytes(&self.bytes),
             Some(Values::Same) | None => Codes::Bytes(source.padded().0),
         };
         let groups = self.layout.map_or(1, |layout| layout.groups);
@@ -179,7 +206,7 @@ impl PackedLhs {
     pub(crate) fn floats<'a>(&'a self, source: &'a [f32], layout: LhsLayout) -> FloatInputs<'a> {
         assert!(self.has(layout) && layout.padded_cols <= self.stride, "inputs in another layout");
         let values = match self.layout.map(|layout| layout.values) {
-            Some(Values::Padded) => &self.floats,
+            Some(Values::Padded | Values::ByLane) => &self.floats,
             _ => source,
         };
         FloatInputs { values, stride: self.stride }
@@ -217,6 +244,19 @@ fn scatter<T: Copy>(row: &[T], run: usize, padded_run: usize, fill: T, out: &mut
     out.fill(fill);
     for (from, to) in row.chunks(run).zip(out.chunks_mut(padded_run)) {
         to[..from.len()].copy_from_slice(from);
+    }
+}
+
+/// Runs [`pack_by_lane`].
+struct PackByLane<'a> {
+    row: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Op for PackByLane<'_> {
+    #[inline(always)]
+    fn run(self) {
+        pack_by_lane(self.row, self.out);
     }
 }
 

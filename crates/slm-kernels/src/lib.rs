@@ -25,7 +25,10 @@
 //! | `tile` | a rectangle of an output that one thread has to itself |
 //! | `macrokernel` | splits one thread's part of a product into calls of the microkernel |
 //! | `integer`, `grouped` | a tile of the product with 8-bit inputs: one group to a row, or several |
-//! | `float` | a tile of the product with float inputs |
+//! | `float` | a tile of the product of float inputs and quantized weights |
+//! | `float_matrix`, `rows` | float weights, and a tile of their product |
+//! | `panels` | products with panels of keys and values |
+//! | `columns` | the loop of products of floats |
 //! | `unpacked` | a tile of many rows on weights unpacked beforehand |
 //! | `simd` | the vector operations that kernels are written in |
 //! | `avx2`, `avx512vnni`, `dotprod` | those operations in one instruction set each |
@@ -45,9 +48,11 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
 mod builder;
+mod columns;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;
 mod float;
+mod float_matrix;
 mod grouped;
 mod integer;
 mod isa;
@@ -62,6 +67,8 @@ mod packed_matrix;
 mod packed_rhs;
 mod packing;
 mod panel_rows;
+mod panels;
+mod rows;
 mod scalar;
 mod schedule;
 mod simd;
@@ -73,9 +80,11 @@ mod workspace;
 
 pub use activations::{QuantizedActivations, quantize_activations, quantize_activations_into};
 pub use builder::{PackedMatrixBuilder, PackedRows};
+pub use float_matrix::{FloatMatrix, FloatValues};
 pub use kind::KernelKind;
 pub use linear::{LinearInput, accumulate, linear, linear_many, linear_quantized};
-pub use measure::{ReadMeter, measure_peak_ops, measure_read_bandwidth};
+pub use measure::{ReadMeter, measure_peak_flops, measure_peak_ops, measure_read_bandwidth};
 pub use packed_matrix::PackedMatrix;
-pub use schedule::MatmulTask;
+pub use panels::{PANEL_ROWS, PANEL_WIDTH, Panels, multiply_panels, widen};
+pub use schedule::{MatmulTask, MatmulWeights};
 pub use workspace::Workspace;

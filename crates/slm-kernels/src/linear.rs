@@ -1,9 +1,9 @@
 //! Linear layers on quantized weights.
 
-use slm_quant_core::{ActivationQuant, Result, check_finite, check_len};
+use slm_quant_core::{ActivationQuant, Error, Result, check_finite, check_len};
 
 use crate::kernel::Input;
-use crate::schedule::multiply;
+use crate::schedule::{MatmulWeights, multiply};
 use crate::{MatmulTask, PackedMatrix, QuantizedActivations, Workspace, quantize_activations};
 
 /// `out[i, n] = bias[n] + sum_k x[i, k] * w[n, k]` for a row-major `[m, k]` input and `[n, k]` weights.
@@ -69,17 +69,19 @@ pub fn linear_quantized(
 pub enum LinearInput<'a> {
     /// 8-bit codes.
     Quantized(&'a QuantizedActivations),
-    /// Row-major floats, and how many rows they are: *weight-only* products.
+    /// Row-major floats, and how many rows they are: products with float weights and *weight-only* products.
     Float(&'a [f32], usize),
 }
 
 /// [`linear`] of one input with several matrices, which may differ in everything but their inputs'
-/// number, as one parallel region. Nothing is allocated once `workspace` has grown (but by
+/// number, as one parallel region. With float weights ([`FloatMatrix`](crate::FloatMatrix)) a result is 16 running sums
+/// `sum = x_k * w_k + sum`, of which sum `j` takes columns `j`, `j + 16` and so on, added up by halves, plus the bias. Nothing is allocated once `workspace` has grown (but by
 /// [`KernelKind::Scalar`](crate::KernelKind::Scalar)).
 ///
 /// # Errors
-/// [`Error::Length`](slm_quant_core::Error::Length) for slices that do not fit the shapes,
-/// [`Error::NotFinite`](slm_quant_core::Error::NotFinite) for an input that is NaN or infinite. No output is touched when there is an error.
+/// [`Error::Length`] for slices that do not fit the shapes, [`Error::NotFinite`] for an input of quantized weights that is
+/// NaN or infinite, and [`Error::Parameter`] for a quantized input of float weights. No output is touched when there is an
+/// error.
 ///
 /// ```
 /// use slm_kernels::*;
@@ -107,6 +109,10 @@ pub fn linear_many(
     let input = match x {
         LinearInput::Quantized(x) => {
             products.iter().try_for_each(|product| product.check(x.rows(), x.cols()))?;
+            if products.iter().any(|product| matches!(product.weights(), MatmulWeights::Float(_))) {
+                let detail = "a quantized input cannot be multiplied with float weights".to_owned();
+                return Err(Error::Parameter { what: "activations", detail });
+            }
             Input::Quantized(x)
         }
         LinearInput::Float(x, m) => {
@@ -114,7 +120,9 @@ pub fn linear_many(
                 check_len("activations", m * product.weights().cols(), x.len())?;
                 product.check(m, product.weights().cols())?;
             }
-            check_finite("activations", x)?;
+            if products.iter().any(|product| matches!(product.weights(), MatmulWeights::Packed(_))) {
+                check_finite("activations", x)?;
+            }
             Input::Float(x, m)
         }
     };

@@ -6,14 +6,11 @@ use crate::unpacked::with_scratch;
 use crate::vectorize::Op;
 use std::ops::Range;
 
-/// Panels that are multiplied side by side where rows are few and [`GemmArgs::SIDE_BY_SIDE`] asks for it.
-pub(crate) const PANELS_TOGETHER: usize = 4;
-
 /// A product of an input with panels of weights.
 pub(crate) trait GemmArgs {
-    /// Whether few rows are multiplied with [`PANELS_TOGETHER`] panels side by side, because one panel at a time would wait
-    /// for one sum after the other. If not, weights are read in the order in which they lie.
-    const SIDE_BY_SIDE: bool;
+    /// Panels (1, 2 or 4) that few rows are multiplied with side by side. More than one where a panel at a time would wait
+    /// for one sum after the other; with one, weights are read in the order in which they lie.
+    const SIDE_BY_SIDE: usize;
 
     /// Whether rows have several groups, so that results, to which each group is added, should have
     /// registers too.
@@ -58,18 +55,27 @@ pub(crate) fn run<S: Simd, J: GemmArgs>(simd: S, args: &J, rows: Range<usize>, p
 
 /// Few rows of input with a range of panels.
 fn decode<S: Simd, J: GemmArgs>(simd: S, args: &J, rows: Range<usize>, panels: Range<usize>) {
+    let rest = match J::SIDE_BY_SIDE {
+        4 => side_by_side::<S, J, 4>(simd, args, rows.clone(), panels),
+        2 => side_by_side::<S, J, 2>(simd, args, rows.clone(), panels),
+        _ => panels,
+    };
+    side_by_side::<S, J, 1>(simd, args, rows, rest);
+}
+
+/// Few rows with `NP` panels at a time. Returns the panels that are left over.
+fn side_by_side<S: Simd, J: GemmArgs, const NP: usize>(
+    simd: S,
+    args: &J,
+    rows: Range<usize>,
+    panels: Range<usize>,
+) -> Range<usize> {
     let mut panel = panels.start;
-    if J::SIDE_BY_SIDE {
-        while panel + PANELS_TOGETHER <= panels.end {
-            let together: [usize; PANELS_TOGETHER] = std::array::from_fn(|i| panel + i);
-            few_rows(simd, args, rows.clone(), together);
-            panel += PANELS_TOGETHER;
-        }
+    while panel + NP <= panels.end {
+        few_rows(simd, args, rows.clone(), std::array::from_fn::<_, NP, _>(|i| panel + i));
+        panel += NP;
     }
-    while panel < panels.end {
-        few_rows(simd, args, rows.clone(), [panel]);
-        panel += 1;
-    }
+    panel..panels.end
 }
 
 /// Tiles of `M` rows and `NP` panels, for [`Simd::tiles`]. Panels that do not fill a tile are done with

@@ -8,22 +8,23 @@ use slm_runtime::{HugeVec, StealQueue, for_each_chunk, for_each_task};
 
 use crate::KernelKind;
 use crate::isa::{Isa, with_isa};
-use crate::simd::{LINE_BYTES, Simd};
+use crate::simd::{LANES, LINE_BYTES, Simd};
 use crate::vectorize::{Op, vectorize};
 
 /// Bytes of a cache line, and how far ahead of its reads the read measurement asks for them.
 const CACHE_LINE: usize = 64;
 const PREFETCH_BYTES: usize = 512;
 
-/// Independent sums of the multiply loop: enough to hide a multiply's latency, few enough for registers. With NEON,
-/// each is four registers.
-const CHAINS: usize = if cfg!(target_arch = "aarch64") { 3 } else { 6 };
+/// Independent sums of the multiply loop: few enough for registers, or enough to hide the latency of a multiply where
+/// there are many. The best of both is the peak.
+const FEW_CHAINS: usize = if cfg!(target_arch = "aarch64") { 3 } else { 6 };
+const MANY_CHAINS: usize = 2 * FEW_CHAINS;
 
 /// Inputs that the multiply loop goes round.
 const INPUTS: usize = 16;
 
 /// Rounds of the multiply loop in one run: a few milliseconds, so that some run is undisturbed.
-const ROUNDS: usize = 2_000_000;
+const ROUNDS: usize = 1_000_000;
 
 /// Bytes that the read measurement goes over: far more than any cache.
 const READ_BYTES: usize = 192 << 20;
@@ -48,9 +49,60 @@ pub fn measure_peak_ops(kernel: KernelKind, repeats: usize) -> Result<Option<f64
     Ok(Some(with_isa!(isa, simd => peak_ops(simd, repeats))))
 }
 
+/// Float operations (a multiplication and an addition are two) per second that all threads of the current rayon pool
+/// reach together with the kernel's fused multiply-add on registers alone; the best of `repeats` runs of a few
+/// milliseconds. None for the scalar kernel.
+///
+/// # Errors
+/// [`slm_quant_core::Error::KernelUnavailable`] when this processor cannot run the kernel.
+pub fn measure_peak_flops(kernel: KernelKind, repeats: usize) -> Result<Option<f64>> {
+    if kernel == KernelKind::Scalar {
+        return Ok(None);
+    }
+    let isa = Isa::new(kernel).ok_or_else(|| kernel.unavailable())?;
+    Ok(Some(with_isa!(isa, simd => peak_flops(simd, repeats))))
+}
+
+fn peak_flops<S: Simd>(simd: S, repeats: usize) -> f64 {
+    let few = best_time(repeats, |_| simd.vectorize(FloatMultiplies::<S, FEW_CHAINS>(simd)));
+    let many = best_time(repeats, |_| simd.vectorize(FloatMultiplies::<S, MANY_CHAINS>(simd)));
+    peak_of(few, many, LANES * 2)
+}
+
+struct FloatMultiplies<S, const CHAINS: usize>(S);
+
+impl<S: Simd, const CHAINS: usize> Op for FloatMultiplies<S, CHAINS> {
+    #[inline(always)]
+    fn run(self) {
+        let simd = self.0;
+        let factors: [f32; 2] = black_box([0.5, 0.25]);
+        let (a, b) = (simd.splat_f32(factors[0]), simd.splat_f32(factors[1]));
+        let mut acc = [simd.splat_f32(0.0); CHAINS];
+        for _ in 0..ROUNDS {
+            for acc in &mut acc {
+                // Towards `b / (1 - a)`, so that no value is slow to compute with.
+                *acc = simd.fma_f32(*acc, a, b);
+            }
+        }
+        let sum = acc.into_iter().fold(simd.splat_f32(0.0), |a, b| simd.add_f32(a, b));
+        let mut lanes = [0.0; LANES];
+        simd.store_f32(sum, &mut lanes);
+        black_box(lanes);
+    }
+}
+
 fn peak_ops<S: Simd>(simd: S, repeats: usize) -> f64 {
-    let time = best_time(repeats, |_| simd.vectorize(Multiplies(simd)));
-    (rayon::current_num_threads() * ROUNDS * CHAINS * LINE_BYTES * 2) as f64 / time.as_secs_f64()
+    let few = best_time(repeats, |_| simd.vectorize(Multiplies::<S, FEW_CHAINS>(simd)));
+    let many = best_time(repeats, |_| simd.vectorize(Multiplies::<S, MANY_CHAINS>(simd)));
+    peak_of(few, many, LINE_BYTES * 2)
+}
+
+/// Operations per second of the better of two loops, from the times of their best runs and the operations of one sum in a
+/// round.
+fn peak_of(few: Duration, many: Duration, operations: usize) -> f64 {
+    let rate = |time: Duration, chains: usize| chains as f64 / time.as_secs_f64();
+    let chains = rate(few, FEW_CHAINS).max(rate(many, MANY_CHAINS));
+    (rayon::current_num_threads() * ROUNDS * operations) as f64 * chains
 }
 
 /// The shortest of `repeats` runs of `f(thread)` on all threads at once.
@@ -63,9 +115,9 @@ fn best_time(repeats: usize, f: impl Fn(usize) + Sync) -> Duration {
     times.min().unwrap_or_default()
 }
 
-struct Multiplies<S>(S);
+struct Multiplies<S, const CHAINS: usize>(S);
 
-impl<S: Simd> Op for Multiplies<S> {
+impl<S: Simd, const CHAINS: usize> Op for Multiplies<S, CHAINS> {
     #[inline(always)]
     fn run(self) {
         #[repr(align(64))]

@@ -7,7 +7,9 @@ use slm_runtime::{SharedSlice, for_each_task};
 
 use crate::QuantizedActivations;
 use crate::Workspace;
+use crate::float_matrix::FloatElement;
 use crate::kernel::{ACTIVATION_OFFSET, Input, Kernel, MatmulPart, NR};
+use crate::rows::add_up;
 use crate::tile::Tile;
 
 /// Portable kernel.
@@ -77,6 +79,33 @@ impl Kernel for Scalar {
                 }
             });
         });
+    }
+}
+
+/// Rows of float weights times rows of floats, as [`FloatMatrix`](crate::FloatMatrix) describes it.
+pub(crate) fn multiply_rows<E: FloatElement>(
+    values: &[E],
+    cols: usize,
+    x: &[f32],
+    bias: Option<&[f32]>,
+    out: &Tile<'_, f32>,
+    panels: Range<usize>,
+) {
+    let weights = values.chunks_exact(cols).enumerate().skip(panels.start * NR).take(panels.len() * NR);
+    for (n, weights) in weights {
+        for i in out.rows() {
+            let mut sums = [0.0f32; NR];
+            for (x, weights) in x[i * cols..][..cols].chunks(NR).zip(weights.chunks(NR)) {
+                for (lane, sum) in sums.iter_mut().enumerate() {
+                    // Missing columns are zeros.
+                    let value = |values: Option<f32>| values.unwrap_or(0.0);
+                    let weight = value(weights.get(lane).map(|w| w.widen()));
+                    *sum = value(x.get(lane).copied()).mul_add(weight, *sum);
+                }
+            }
+            let sum = add_up(sums);
+            out.write(i, n, &[sum + bias.map_or(0.0, |b| b[n])]);
+        }
     }
 }
 

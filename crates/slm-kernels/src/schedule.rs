@@ -5,11 +5,11 @@ use std::ops::Range;
 use slm_quant_core::{Result, check_len};
 use slm_runtime::{SharedSlice, StealQueue, for_each_task};
 
+use crate::FloatMatrix;
 use crate::PackedMatrix;
 use crate::Workspace;
+use crate::float::PANELS_TOGETHER;
 use crate::kernel::{Input, MatmulPart, NR};
-use crate::macrokernel::PANELS_TOGETHER;
-use crate::packed::Packed;
 use crate::tile::Tile;
 
 /// Most input rows that are handled as *decode*: each thread has a range of weights, and reads it once for all of
@@ -27,11 +27,86 @@ const CHUNK_BYTES: usize = 16 * 1024;
 const TASK_ROWS: usize = 192;
 const TASK_BYTES: usize = 256 * 1024;
 
+/// The weights of a product.
+#[derive(Debug, Clone, Copy)]
+pub enum MatmulWeights<'a> {
+    /// Quantized ones.
+    Packed(&'a PackedMatrix),
+    /// Floats, which only float inputs are multiplied with.
+    Float(FloatMatrix<'a>),
+}
+
+impl<'a> From<&'a PackedMatrix> for MatmulWeights<'a> {
+    fn from(weights: &'a PackedMatrix) -> Self {
+        Self::Packed(weights)
+    }
+}
+
+impl<'a> From<FloatMatrix<'a>> for MatmulWeights<'a> {
+    fn from(weights: FloatMatrix<'a>) -> Self {
+        Self::Float(weights)
+    }
+}
+
+impl MatmulWeights<'_> {
+    /// Outputs.
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Packed(weights) => weights.rows(),
+            Self::Float(weights) => weights.rows(),
+        }
+    }
+
+    /// Inputs.
+    pub fn cols(&self) -> usize {
+        match self {
+            Self::Packed(weights) => weights.cols(),
+            Self::Float(weights) => weights.cols(),
+        }
+    }
+
+    /// Panels of [`NR`] rows.
+    fn panels(&self) -> usize {
+        self.rows().div_ceil(NR)
+    }
+
+    /// Bytes of the codes or floats of a panel.
+    fn panel_bytes(&self) -> usize {
+        match self {
+            Self::Packed(weights) => weights.packed().panel_bytes(),
+            Self::Float(weights) => weights.panel_bytes(),
+        }
+    }
+
+    /// Panels that parts of many rows should have a multiple of.
+    fn panels_per_tile(&self) -> usize {
+        match self {
+            Self::Packed(weights) => weights.packed().panels_per_tile(),
+            Self::Float(weights) => weights.panels_per_tile(),
+        }
+    }
+
+    fn pack_lhs(&self, x: Input<'_>, workspace: &mut Workspace) -> usize {
+        match self {
+            Self::Packed(weights) => weights.packed().pack_lhs(x, workspace),
+            Self::Float(weights) => weights.pack_lhs(x, workspace),
+        }
+    }
+
+    fn part(&self, part: MatmulPart<'_>) {
+        match (self, part.x) {
+            (Self::Packed(weights), _) => weights.packed().part(part),
+            (Self::Float(weights), Input::Float(x, rows)) => weights.part(x, rows, part),
+            (Self::Float(_), Input::Quantized(_)) => unreachable!("linear_many has refused it"),
+        }
+    }
+}
+
 /// One of several products of the same input: weights `[rows, cols]`, a bias of `rows` values, and where the
 /// result goes, `[m, rows]`.
 #[derive(Debug)]
 pub struct MatmulTask<'a> {
-    weights: &'a PackedMatrix,
+    weights: MatmulWeights<'a>,
     bias: Option<&'a [f32]>,
     out: SharedSlice<'a, f32>,
     /// The slot of the input that is packed for it.
@@ -40,12 +115,12 @@ pub struct MatmulTask<'a> {
 
 impl<'a> MatmulTask<'a> {
     /// A product. Lengths are checked where it is computed.
-    pub fn new(weights: &'a PackedMatrix, bias: Option<&'a [f32]>, out: &'a mut [f32]) -> Self {
-        Self { weights, bias, out: SharedSlice::new(out), slot: 0 }
+    pub fn new(weights: impl Into<MatmulWeights<'a>>, bias: Option<&'a [f32]>, out: &'a mut [f32]) -> Self {
+        Self { weights: weights.into(), bias, out: SharedSlice::new(out), slot: 0 }
     }
 
     /// Its weights.
-    pub fn weights(&self) -> &'a PackedMatrix {
+    pub fn weights(&self) -> MatmulWeights<'a> {
         self.weights
     }
 
@@ -56,13 +131,9 @@ impl<'a> MatmulTask<'a> {
         self.bias.map_or(Ok(()), |bias| check_len("bias", self.weights.rows(), bias.len()))
     }
 
-    fn packed(&self) -> &'a Packed {
-        self.weights.packed()
-    }
-
-    /// Bytes of the codes.
+    /// Bytes of the codes or floats.
     fn bytes(&self) -> usize {
-        self.packed().panels() * self.packed().panel_bytes()
+        self.weights.panels() * self.weights.panel_bytes()
     }
 
     /// Computes some rows and panels of it.
@@ -75,7 +146,7 @@ impl<'a> MatmulTask<'a> {
         let columns = panels.start * NR..width.min(panels.end * NR);
         // SAFETY: the task borrows its output mutably, and by this function's contract no other call has these cells.
         let out = unsafe { Tile::new(out, width, rows, columns) };
-        self.packed().part(MatmulPart { x, workspace, slot, bias, out, panels });
+        self.weights.part(MatmulPart { x, workspace, slot, bias, out, panels });
     }
 }
 
@@ -87,7 +158,7 @@ pub(crate) fn multiply(x: Input<'_>, products: &mut [MatmulTask<'_>], workspace:
     }
     workspace.clear();
     for product in &mut *products {
-        product.slot = product.packed().pack_lhs(x, workspace);
+        product.slot = product.weights.pack_lhs(x, workspace);
     }
     let products = &*products;
     let threads = rayon::current_num_threads();
@@ -95,7 +166,7 @@ pub(crate) fn multiply(x: Input<'_>, products: &mut [MatmulTask<'_>], workspace:
     if threads == 1 || rows * bytes < SERIAL_WORK {
         for product in products {
             // SAFETY: this thread computes all of it.
-            unsafe { product.part(x, workspace, 0..rows, 0..product.packed().panels()) };
+            unsafe { product.part(x, workspace, 0..rows, 0..product.weights.panels()) };
         }
     } else if rows <= DECODE_ROWS {
         assign_panels(products, threads, bytes, x, &mut workspace.queue);
@@ -104,7 +175,7 @@ pub(crate) fn multiply(x: Input<'_>, products: &mut [MatmulTask<'_>], workspace:
             while let Some(panels) = workspace.queue.take(thread) {
                 let mut start = 0;
                 for product in products {
-                    let end = start + product.packed().panels();
+                    let end = start + product.weights.panels();
                     let own = panels.start.max(start)..panels.end.min(end);
                     if !own.is_empty() {
                         let own = own.start - start..own.end - start;
@@ -117,7 +188,7 @@ pub(crate) fn multiply(x: Input<'_>, products: &mut [MatmulTask<'_>], workspace:
         });
     } else {
         let workspace = &*workspace;
-        let split = |product: &MatmulTask<'_>| Split::new(product.packed(), rows, threads);
+        let split = |product: &MatmulTask<'_>| Split::new(product.weights, x, threads);
         let tasks = products.iter().map(|product| split(product).tasks()).sum();
         for_each_task(tasks, |mut task| {
             for product in products {
@@ -145,13 +216,13 @@ fn assign_panels(
     let panel_at = |byte: usize| {
         let (mut panels, mut start) = (0, 0);
         for product in products {
-            let within = byte.saturating_sub(start).div_ceil(product.packed().panel_bytes());
-            panels += within.min(product.packed().panels());
+            let within = byte.saturating_sub(start).div_ceil(product.weights.panel_bytes());
+            panels += within.min(product.weights.panels());
             start += product.bytes();
         }
         panels
     };
-    let largest = products.iter().map(|p| p.packed().panel_bytes()).max().unwrap_or(1);
+    let largest = products.iter().map(|p| p.weights.panel_bytes()).max().unwrap_or(1);
     let together = match x {
         Input::Quantized(_) => 1,
         Input::Float(..) => PANELS_TOGETHER,
@@ -163,22 +234,29 @@ fn assign_panels(
 /// How a product of many rows is split into tasks.
 struct Split {
     rows: usize,
+    rows_per_task: usize,
     panels: usize,
     panels_per_task: usize,
 }
 
 impl Split {
-    fn new(packed: &Packed, rows: usize, threads: usize) -> Self {
-        let (panels, tile) = (packed.panels(), packed.panels_per_tile());
-        let fitting = TASK_BYTES / packed.panel_bytes();
+    fn new(weights: MatmulWeights<'_>, x: Input<'_>, threads: usize) -> Self {
+        let rows = x.rows();
+        let (panels, tile) = (weights.panels(), weights.panels_per_tile());
+        let fitting = TASK_BYTES / weights.panel_bytes();
         // At least a few tasks a thread, so that threads that are slower at the moment get fewer.
         let even = panels.div_ceil(4 * threads);
         let panels_per_task = fitting.min(even).max(1).next_multiple_of(tile);
-        Self { rows, panels, panels_per_task }
+        // With float inputs weights are unpacked for all rows at once.
+        let rows_per_task = match x {
+            Input::Quantized(_) => TASK_ROWS,
+            Input::Float(..) => rows,
+        };
+        Self { rows, rows_per_task, panels, panels_per_task }
     }
 
     fn row_tasks(&self) -> usize {
-        self.rows.div_ceil(TASK_ROWS)
+        self.rows.div_ceil(self.rows_per_task)
     }
 
     fn tasks(&self) -> usize {
@@ -187,15 +265,8 @@ impl Split {
 
     /// Rows and panels of a task.
     fn part(&self, task: usize) -> (Range<usize>, Range<usize>) {
-        let row = task % self.row_tasks() * TASK_ROWS;
+        let row = task % self.row_tasks() * self.rows_per_task;
         let panel = task / self.row_tasks() * self.panels_per_task;
-        (row..self.rows.min(row + TASK_ROWS), panel..self.panels.min(panel + self.panels_per_task))
-    }
-}
-
-impl Packed {
-    /// Panels of [`NR`] rows.
-    fn panels(&self) -> usize {
-        self.rows().div_ceil(NR)
+        (row..self.rows.min(row + self.rows_per_task), panel..self.panels.min(panel + self.panels_per_task))
     }
 }

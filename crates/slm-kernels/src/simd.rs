@@ -27,6 +27,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Sums of products of INT4 codes that are not yet 16 sums in 32 bits.
     type NibbleSums: Copy;
 
+    /// Vectors of 16 floats that the registers hold.
+    const VECTORS: usize;
+
+    /// Rows of a tile of [`Simd::tiles`] where results need no registers of their own.
+    const TILE_ROWS: usize;
+
     /// Whether INT8 products take inputs as 16-bit differences from an offset; if not, as 8-bit codes.
     /// INT4 products always take 8 bits.
     const WIDE_INPUT8: bool;
@@ -142,6 +148,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn load_f32(self, values: &[f32; LANES]) -> Self::F32;
     /// Widens 16 half-precision floats.
     fn load_f16(self, values: &[half::f16; LANES]) -> Self::F32;
+    /// Widens 16 floats of the upper half of 32 bits.
+    fn load_bf16(self, values: &[half::bf16; LANES]) -> Self::F32;
+    /// Lane `i` of vector `j` as lane `j` of vector `i`.
+    fn transpose(self, vectors: [Self::F32; LANES]) -> [Self::F32; LANES];
     /// Stores 16 floats.
     fn store_f32(self, values: Self::F32, out: &mut [f32; LANES]);
     /// Adds.
@@ -151,9 +161,19 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// `a * b + c`, rounded once.
     fn fma_f32(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
 
-    /// Byte `J` (0 to 3) of each lane, signed.
-    fn byte_to_f32<const J: u32>(self, line: Self::Bytes) -> Self::F32;
+    /// Byte `J` (0 to 3) of each lane of a line, signed.
+    ///
+    /// It may be read from where that byte is the highest of each 32 bits, which saves a shift.
+    ///
+    /// # Safety
+    /// `line` must point to 64 readable bytes, with 3 readable ones before them.
+    unsafe fn byte_to_f32<const J: usize>(self, line: *const u8) -> Self::F32;
     /// Code `J` (0 to 7) of each lane of a line of INT4: the low nibbles of bytes 0 to 3, then the high
     /// ones; less 8.
-    fn nibble_to_f32<const J: u32>(self, line: Self::Bytes) -> Self::F32;
+    ///
+    /// It may be read from where its byte is the lowest of each 32 bits.
+    ///
+    /// # Safety
+    /// `line` must point to 64 readable bytes, with 3 readable ones after them.
+    unsafe fn nibble_to_f32<const J: usize>(self, line: *const u8) -> Self::F32;
 }

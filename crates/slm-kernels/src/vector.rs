@@ -58,6 +58,11 @@ impl<S: Simd> Kernel for S {
     }
 }
 
+/// [`Simd::TILE_PANELS`] of a value.
+pub(crate) fn tile_panels<S: Simd>(_: S) -> usize {
+    S::TILE_PANELS
+}
+
 /// How far ahead of its reads a kernel asks for the scales of groups, which advance more slowly than
 /// [`Simd::PREFETCH_BYTES`].
 pub(crate) const SCALE_PREFETCH_BYTES: usize = 128;

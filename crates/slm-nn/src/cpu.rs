@@ -5,8 +5,10 @@
 //! them, and their products run side by side.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use slm_autograd::HostTensor;
 use slm_kernels::{
-    LinearInput, MatmulTask, QuantizedActivations, Workspace, linear_many, quantize_activations_into,
+    FloatMatrix, FloatValues, KernelKind, LinearInput, MatmulTask, QuantizedActivations, Workspace,
+    linear_many, quantize_activations_into,
 };
 use slm_quant_core::{ActivationGranularity, ActivationQuant};
 
@@ -18,7 +20,20 @@ use crate::{Error, Linear, PackedWeight, Result, Weight, to_vec_f32};
 pub struct CpuLinear<'a> {
     linear: &'a Linear,
     bias: Option<Vec<f32>>,
+    /// Float weights.
+    floats: Option<HostTensor>,
     device: Device,
+}
+
+/// How a layer is computed. Those that are computed alike may run side by side.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Route {
+    /// By a kernel of `slm-kernels`, on quantized weights.
+    Packed(ActivationQuant),
+    /// By one on float weights.
+    Float,
+    /// By tensor operations, which hooks see.
+    Tensors,
 }
 
 impl<'a> CpuLinear<'a> {
@@ -28,7 +43,11 @@ impl<'a> CpuLinear<'a> {
     /// [`Error::Data`] when the bias cannot be read.
     pub fn new(linear: &'a Linear, device: &Device) -> Result<Self> {
         let bias = linear.bias.as_ref().map(|bias| to_vec_f32("bias", bias.val())).transpose()?;
-        Ok(Self { linear, bias, device: device.clone() })
+        let floats = match &linear.weight {
+            Weight::Float(weight) => HostTensor::new(weight.val()),
+            _ => None,
+        };
+        Ok(Self { linear, bias, floats, device: device.clone() })
     }
 
     /// Input features.
@@ -52,6 +71,22 @@ impl<'a> CpuLinear<'a> {
                 weight.activation() != ActivationQuant::Dynamic(ActivationGranularity::PerTensor)
             }
         }
+    }
+
+    fn route(&self) -> Route {
+        match (self.kernel_weight(), &self.floats) {
+            (Some(weight), _) => Route::Packed(weight.activation()),
+            (None, Some(_)) if !self.linear.has_hook() => Route::Float,
+            _ => Route::Tensors,
+        }
+    }
+
+    /// The product with float weights.
+    fn float_task<'o>(&'o self, out: &'o mut [f32]) -> Result<MatmulTask<'o>> {
+        let values = FloatValues::F32(self.floats.as_ref().map_or(&[], HostTensor::values));
+        let kernel = KernelKind::selected();
+        let weights = FloatMatrix::new(values, self.out_features(), self.in_features(), kernel)?;
+        Ok(MatmulTask::new(weights, self.bias.as_deref(), out))
     }
 
     /// The weights, where a kernel of `slm-kernels` can be called without anybody missing the call.
@@ -95,8 +130,8 @@ impl Default for CpuScratch {
 
 /// Applies several layers to one input.
 ///
-/// Packed layers run on the integer kernels; those that quantize their input alike share the quantized input and
-/// run in one parallel region. Other layers, and layers with a hook, run as tensor operations. As with tensors, an input that is not finite
+/// Packed and float layers run on the kernels of `slm-kernels`; those that quantize their input alike share the quantized
+/// input and run in one parallel region. Other layers, and layers with a hook, run as tensor operations. As with tensors, an input that is not finite
 /// makes a packed layer's whole output NaN, and is [reported](crate::report_errors).
 ///
 /// # Shapes
@@ -116,13 +151,19 @@ pub fn apply_linears(
     }
     let mut at = 0;
     while at < outputs.len() {
-        let activation = |output: &CpuOutput<'_, '_>| Some(output.layer.kernel_weight()?.activation());
-        let shared = activation(&outputs[at]);
-        let alike = outputs[at..].iter().take_while(|output| activation(output) == shared).count();
+        let shared = outputs[at].layer.route();
+        let alike = outputs[at..].iter().take_while(|output| output.layer.route() == shared).count();
         let run = &mut outputs[at..at + alike];
         match shared {
-            Some(activation) => apply_packed(x, rows, activation, run, scratch)?,
-            None => run.iter_mut().try_for_each(|output| output.layer.apply_tensors(x, rows, output.out))?,
+            Route::Packed(activation) => apply_packed(x, rows, activation, run, scratch)?,
+            Route::Float => {
+                let tasks = run.iter_mut().map(|output| output.layer.float_task(output.out));
+                let mut tasks = tasks.collect::<Result<Vec<_>>>()?;
+                linear_many(LinearInput::Float(x, rows), &mut tasks, &mut scratch.workspace)?;
+            }
+            Route::Tensors => {
+                run.iter_mut().try_for_each(|output| output.layer.apply_tensors(x, rows, output.out))?;
+            }
         }
         at += alike;
     }
@@ -144,7 +185,7 @@ fn apply_packed(
     CpuScratch { quantized, workspace }: &mut CpuScratch,
 ) -> Result<()> {
     let products = outputs.iter_mut().filter_map(|CpuOutput { layer, out }| {
-        Some(MatmulTask::new(layer.kernel_weight()?.matrix(), layer.bias.as_deref(), out))
+        Some(MatmulTask::new(&**layer.kernel_weight()?.matrix(), layer.bias.as_deref(), out))
     });
     let mut products: Vec<MatmulTask<'_>> = products.collect();
     let result = match activation {

@@ -39,6 +39,8 @@ unsafe impl Plain for f32 {}
 // SAFETY: as above.
 unsafe impl Plain for half::f16 {}
 // SAFETY: as above.
+unsafe impl Plain for half::bf16 {}
+// SAFETY: as above.
 unsafe impl Plain for i8 {}
 // SAFETY: as above.
 unsafe impl Plain for i32 {}

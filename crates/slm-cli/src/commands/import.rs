@@ -15,6 +15,7 @@ use slm_quant_core::QuantizationType;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::out_file::relative;
 
 /// Convert a model of another program into a checkpoint.
 ///
@@ -93,15 +94,15 @@ pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
         result.output.display(),
         start.elapsed().as_secs_f64()
     );
-    for what in &result.tensors {
-        context.output.say(what)?;
-    }
-    context.output.say(format!(
+    context.output.headline(format!(
         "imported {} ({} parameters) into {}",
         result.architecture,
         result.parameters,
-        result.output.display()
+        relative(&result.output).display()
     ))?;
+    for what in &result.tensors {
+        context.output.say(what)?;
+    }
     if !result.has_tokenizer {
         let what = if args.source.is_file() { "tokenizer" } else { "tokenizer.json" };
         context.output.say(format!("no {what} was found: texts cannot be read with this checkpoint"))?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Int, Tensor, TensorData};
 use clap::Args;
 use serde::Serialize;
-use slm_model::{Sampler, Transformer};
+use slm_model::{CpuBatch, CpuEngine, Sampler, SequenceId, Transformer};
 use slm_text::ids_to_json;
 
 use crate::commands::sampling_args::SamplingArgs;
@@ -19,8 +19,8 @@ use crate::workers;
 /// Sample text from a model: what it holds to be likely, without any data.
 ///
 /// Each sequence begins with the tokenizer's beginning-of-sequence token, or else its end-of-text token, and goes
-/// on beyond the end of a text into the next. Sequence i is drawn with seed S + i, on however many threads. With
-/// another --batch-size float sums may be taken in another order, and a sequence may then part from what it was.
+/// on beyond the end of a text into the next. Sequence i is drawn with seed S + i, on however many threads. On the
+/// processor it is the same with any --batch-size.
 /// A FILE.json gets token ids, as `slm qat --data` and `slm logits` read them; any other gets text.
 #[derive(Debug, Args)]
 pub(crate) struct SampleArgs {
@@ -89,10 +89,14 @@ pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
             .map(|index| Sampler::new(args.sampling.options(args.temperature, index as u64)))
             .collect::<Result<Vec<_>, _>>()?;
         let rows = samplers.len() as u64;
-        draw(&model, samplers, first, length, || {
+        let on_position = || {
             bar.inc(rows);
             context.interrupt.check()
-        })
+        };
+        match CpuEngine::supports(&model) {
+            true => draw_on_cpu(&model, samplers, first, length, on_position),
+            false => draw(&model, samplers, first, length, on_position),
+        }
     })?;
     let sequences: Vec<Vec<u32>> = drawn.into_iter().flatten().collect();
     bar.finish_and_clear();
@@ -107,7 +111,7 @@ pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
     out.commit()?;
     let tokens = args.sequences * length;
     let seconds = start.elapsed().as_secs_f64();
-    context.output.say(format!(
+    context.output.headline(format!(
         "{} sequences of {length} tokens in {} ({:.0} tokens/s)",
         args.sequences,
         args.out.display(),
@@ -122,6 +126,37 @@ pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
         tokens_per_second: tokens as f64 / seconds,
         device: context.device_name,
     })
+}
+
+/// One sequence for each sampler, all beginning with `first`, by a [`CpuBatch`]. `on_position` is called after each
+/// position.
+fn draw_on_cpu(
+    model: &Transformer,
+    mut samplers: Vec<Sampler>,
+    first: u32,
+    length: usize,
+    mut on_position: impl FnMut() -> Result<()>,
+) -> Result<Vec<Vec<u32>>> {
+    let mut batch = CpuBatch::new(model)?;
+    let ids: Vec<SequenceId> = samplers.iter().map(|_| batch.add(length)).collect::<Result<_, _>>()?;
+    let mut sequences = vec![vec![first]; samplers.len()];
+    let vocab_size = model.config().vocab_size;
+    for _ in 1..length {
+        for &id in &ids {
+            // Sequences that become so long that their positions are rotated by other angles are computed anew.
+            if model.check_growth(batch.len(id), batch.len(id) + 1).is_err() {
+                batch.truncate(id, 0);
+            }
+        }
+        let new = ids.iter().zip(&sequences).map(|(&id, sequence)| (id, &sequence[batch.len(id)..]));
+        let new: Vec<(SequenceId, &[u32])> = new.collect();
+        let logits = batch.forward_last(&new)?.chunks(vocab_size);
+        for ((sampler, sequence), logits) in samplers.iter_mut().zip(&mut sequences).zip(logits) {
+            sequence.push(sampler.sample(logits)?);
+        }
+        on_position()?;
+    }
+    Ok(sequences)
 }
 
 /// One sequence for each sampler, all beginning with `first`. `on_position` is called after each position.

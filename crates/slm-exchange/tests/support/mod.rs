@@ -29,6 +29,15 @@ pub(crate) fn import(dir: &Path, out: &Path) -> Checkpoint {
     Checkpoint::open(hf::import_to(dir, out, false).unwrap().path).unwrap()
 }
 
+/// How a test quantizes: by `scheme`, and the embedding by the scheme `embeddings`.
+pub(crate) fn config(scheme: &str, kind: QuantizationType, embeddings: Option<&str>) -> PtqConfig {
+    let scheme: LayerScheme = scheme.parse().unwrap();
+    let scheme = scheme.over(QuantScheme::per_tensor(Bits::Int8)).unwrap();
+    let mut config = PtqConfig::new(scheme, kind);
+    config.embeddings = embeddings.map(|text| text.parse().unwrap());
+    config
+}
+
 /// Quantizes `float` into `out`, and its embedding by the scheme `embeddings`.
 pub(crate) fn quantize(
     float: &Checkpoint,
@@ -37,10 +46,11 @@ pub(crate) fn quantize(
     kind: QuantizationType,
     embeddings: Option<&str>,
 ) -> Checkpoint {
-    let scheme: LayerScheme = scheme.parse().unwrap();
-    let scheme = scheme.over(QuantScheme::per_tensor(Bits::Int8)).unwrap();
-    let mut config = PtqConfig::new(scheme, kind);
-    config.embeddings = embeddings.map(|text| text.parse().unwrap());
+    quantize_with(float, out, config(scheme, kind, embeddings))
+}
+
+/// Quantizes `float` into `out`.
+pub(crate) fn quantize_with(float: &Checkpoint, out: &Path, config: PtqConfig) -> Checkpoint {
     let mut quantizer = CheckpointQuantizer::new(float, config).unwrap();
     if quantizer.needs_calibration() {
         let ids: Vec<u32> = (3..67).collect();

@@ -10,8 +10,9 @@ use crate::transformer::Transformer;
 /// Runs several sequences through a model whose weights lie in host memory. Each pass reads every weight once for all of
 /// them, which is what decoding one token at a time spends most of its time on.
 ///
-/// Each sequence has a KV cache of its own. With quantized weights and dynamic or static activations, its logits are bit
-/// for bit those that it has alone; float products may differ in the order of their sums. Where a scale spans a whole
+/// Each sequence has a KV cache of its own. Its logits are bit for bit those that it has alone, with packed and with float
+/// weights; only layers that run as tensor operations (fake-quantized ones, and those with a hook) may add in another order.
+/// Where a scale spans a whole
 /// input ([`ActivationGranularity::PerTensor`](slm_quant_core::ActivationGranularity::PerTensor)), sequences go through
 /// one after the other.
 ///

@@ -1,6 +1,6 @@
 //! [`Compute`] on slices of host memory.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor};
 use slm_cpu_ops::{AttentionScratch, KvOverflow, geglu, geglu_tanh, gelu, gelu_tanh, silu, swiglu};
 use slm_nn::{CpuLinear, CpuOutput, CpuScratch, Linear, apply_linears};
 
@@ -345,9 +345,11 @@ impl Compute for CpuCompute {
                     .map_err(|error| broken(&head.name, &error))?;
             }
             HeadParts::Tied(embedding) => {
-                let data = TensorData::new(x.to_vec(), [rows, x.len() / rows]);
-                let x = Tensor::<2>::from_data(data, &self.device);
-                copy_values(x.matmul((**embedding).clone().transpose()), out)?;
+                let broken = |error: slm_nn::Error| broken("tied head", &error);
+                let linear = Linear::from_weight((**embedding).clone(), None).map_err(broken)?;
+                let layer = &CpuLinear::new(&linear, &self.device).map_err(broken)?;
+                let outputs = &mut [CpuOutput { layer, out: &mut *out }];
+                apply_linears(&x, rows, outputs, &mut self.linear_scratch).map_err(broken)?;
             }
         }
         if factor != 1.0 {
