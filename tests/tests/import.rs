@@ -241,9 +241,12 @@ fn paths_that_are_no_directory_of_a_model() {
     sandbox.put("adapter/config.json", model().config.to_string());
     refuses("adapter", &["LoRA", "acme/base", "merge"]);
     fs::remove_file(sandbox.path("adapter/adapter_config.json")).unwrap();
+    let shard = "adapter/pytorch_model-00001-of-00002.bin";
+    sandbox.put(shard, "x");
+    refuses("adapter", &["pytorch_model-00002-of-00002.bin", "Download all"]);
+    fs::remove_file(sandbox.path(shard)).unwrap();
     for (file, parts) in [
-        ("pytorch_model-00001-of-00002.bin", &["pytorch_model-00002-of-00002.bin", "Download all"][..]),
-        ("pytorch_model.bin", &["pickle", "save_pretrained"]),
+        ("pytorch_model.bin", &["pickle", "save_pretrained"][..]),
         ("consolidated.00.pth", &["pickles", "save_pretrained"]),
         ("model-q4.gguf", &["GGUF"]),
         ("tf_model.h5", &["another framework"]),
