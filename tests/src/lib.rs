@@ -9,6 +9,7 @@ mod outcome;
 mod program;
 mod reference;
 mod sandbox;
+mod terminal;
 
 pub use fixtures::{Files, checkpoint, model, quantized, text, train_config};
 pub use hugging_face::{HuggingFace, Tensor, read_tensors};
@@ -17,3 +18,4 @@ pub use program::{binary, command};
 pub use reference::{Reference, frequencies};
 pub use sandbox::Sandbox;
 pub use slm_testing::{Random, peer_python, shared};
+pub use terminal::Shown;

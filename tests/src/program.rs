@@ -24,10 +24,13 @@ pub fn binary() -> &'static Path {
     })
 }
 
+/// Environment variables that would change what the program does.
+pub(crate) const UNSET: [&str; 3] = ["SLM_KERNEL", "SLM_LOG", "CARGO_MANIFEST_DIR"];
+
 /// A command that runs the program as on a machine where nothing is set for it.
 pub fn command() -> Command {
     let mut command = Command::new(binary());
-    for name in ["SLM_KERNEL", "SLM_LOG", "CARGO_MANIFEST_DIR"] {
+    for name in UNSET {
         command.env_remove(name);
     }
     command

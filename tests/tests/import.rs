@@ -242,8 +242,8 @@ fn paths_that_are_no_directory_of_a_model() {
     refuses("adapter", &["LoRA", "acme/base", "merge"]);
     fs::remove_file(sandbox.path("adapter/adapter_config.json")).unwrap();
     for (file, parts) in [
-        ("pytorch_model-00001-of-00002.bin", &["pickles", "save_pretrained"][..]),
-        ("pytorch_model.bin", &["pickles", "save_pretrained"]),
+        ("pytorch_model-00001-of-00002.bin", &["pytorch_model-00002-of-00002.bin", "Download all"][..]),
+        ("pytorch_model.bin", &["pickle", "save_pretrained"]),
         ("consolidated.00.pth", &["pickles", "save_pretrained"]),
         ("model-q4.gguf", &["GGUF"]),
         ("tf_model.h5", &["another framework"]),
@@ -451,8 +451,10 @@ fn a_tokenizer_is_made_of_its_vocabulary() {
     sandbox.put("hf/tokenizer_config.json", r#"{"tokenizer_class": "AcmeTokenizer"}"#);
     reads(&sandbox, &expected, &["AcmeTokenizer", "save_pretrained"]);
     fs::remove_file(sandbox.path("hf/vocab.json")).unwrap();
+    sandbox.put("hf/tekken.json", "{}");
+    reads(&sandbox, &expected, &["tekken.json", "save_pretrained"]);
     sandbox.put("hf/tokenizer.model", "\n\u{e}\n\u{5}<unk>");
-    reads(&sandbox, &expected, &["tokenizer.model", "save_pretrained"]);
+    fails(&sandbox, IMPORT, &["tokenizer.model", "SentencePiece", "tokenizer.json"]);
     assert!(!Path::exists(&sandbox.path("out/tokenizer.json")));
 }
 

@@ -119,26 +119,3 @@ fn training_that_makes_it_worse_says_so() {
     assert_eq!(outcome.code, Some(0), "{outcome}");
     assert!(outcome.stdout.contains("worse") && !outcome.stdout.contains("recovers"), "{outcome}");
 }
-
-/// What a terminal of 80 columns shows.
-#[cfg(target_os = "linux")]
-#[test]
-fn tables_fit_a_narrow_terminal() {
-    let sandbox = sandbox(|_| {});
-    let slm = slm_tests::binary().display();
-    let line =
-        format!("stty cols 80 rows 30; '{slm}' ptq --checkpoint model --calibration text.txt --out narrow");
-    let run = std::process::Command::new("script")
-        .args(["-qec", &line, "/dev/null"])
-        .current_dir(sandbox.path(""))
-        .stdin(std::process::Stdio::null())
-        .output();
-    let Ok(output) = run else {
-        println!("skipped: no program `script`");
-        return;
-    };
-    let shown = String::from_utf8_lossy(&output.stdout).replace('\r', "\n");
-    let rows: Vec<&str> = shown.lines().filter(|line| line.contains("_proj")).collect();
-    assert!(rows.len() >= 14, "{shown}");
-    assert!(rows.iter().all(|row| row.trim_end().chars().count() <= 80), "{shown}");
-}

@@ -43,6 +43,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod hf;
+mod imported;
 mod layout;
 mod load;
 mod migrate;
@@ -53,6 +54,7 @@ mod versions;
 
 pub use checkpoint::{Checkpoint, OpenOptions};
 pub use error::{Error, Result};
+pub use imported::ImportedLayers;
 pub use layout::Layout;
 pub use migrate::{MigrationReport, migrate};
 pub use safetensors::Dtype as TensorType;

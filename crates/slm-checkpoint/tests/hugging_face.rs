@@ -370,7 +370,9 @@ fn absent_files_are_named() {
     source.write_json("config.json", &Value::Object(source.config.clone()));
     source.refused_as_it_is(&["model.safetensors", "index.json"]);
     fs::write(source.path("pytorch_model.bin"), "").unwrap();
-    source.refused_as_it_is(&["pytorch_model.bin", "convert"]);
+    source.refused_as_it_is(&["pytorch_model.bin", "empty", "download"]);
+    fs::write(source.path("pytorch_model.bin"), "garbage, and more of it").unwrap();
+    source.refused_as_it_is(&["pytorch_model.bin", "pickle", "convert"]);
     fs::write(source.path("model.safetensors"), "garbage, and more of it").unwrap();
     source.refused_as_it_is(&["model.safetensors"]);
     fs::write(source.path("config.json"), "{").unwrap();

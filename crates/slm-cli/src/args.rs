@@ -3,10 +3,11 @@
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::commands::{
-    bench, chat, compare, corpus, eval, export, finetune, generate, import, inspect, logits, migrate, ptq,
-    qat, sample, sensitivity, serve, train,
+    bench, chat, compare, completions, config, corpus, doctor, eval, explain, export, finetune, generate,
+    import, inspect, logits, migrate, plan, ptq, qat, sample, sensitivity, serve, train,
 };
 use crate::device::DeviceName;
+use crate::examples;
 
 const AFTER_HELP: &str = "\
 Start here, in a checkout of the project:
@@ -14,9 +15,10 @@ Start here, in a checkout of the project:
   slm ptq --bits 4 --granularity group:32
   slm import HF_DIR --out my-model     bring a Hugging Face model
   slm ptq --checkpoint my-model --calibration my-text.txt --out my-model-int8
+  slm explain sqnr                     what the words mean
 
 Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted by Ctrl-C.
-SLM_KERNEL=NAME forces an integer kernel (see `slm inspect`).";
+SLM_KERNEL=NAME forces an integer kernel (see `slm doctor`).";
 
 /// Heading of the options that every command has.
 const EVERYWHERE: &str = "Everywhere";
@@ -46,7 +48,7 @@ pub(crate) struct GlobalArgs {
     /// Say more about what happens (-vv: everything)
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = EVERYWHERE)]
     pub(crate) verbose: u8,
-    /// Print only results and errors
+    /// Print the result in a line, and errors
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = EVERYWHERE)]
     pub(crate) quiet: bool,
 }
@@ -54,24 +56,52 @@ pub(crate) struct GlobalArgs {
 #[derive(Debug, Subcommand)]
 // Each is described at its arguments: a comment here would take the place of the whole description.
 pub(crate) enum Command {
+    #[command(after_help = examples::TRAIN)]
     Train(train::TrainArgs),
+    #[command(after_help = examples::QAT)]
     Qat(qat::QatArgs),
+    #[command(after_help = examples::FINETUNE)]
     Finetune(finetune::FinetuneArgs),
+    #[command(after_help = examples::SAMPLE)]
     Sample(sample::SampleArgs),
+    #[command(after_help = examples::IMPORT)]
     Import(import::ImportArgs),
+    #[command(after_help = examples::EXPORT)]
     Export(export::ExportArgs),
+    #[command(after_help = examples::PTQ)]
     Ptq(ptq::PtqArgs),
+    #[command(after_help = examples::EVAL)]
     Eval(eval::EvalArgs),
+    #[command(after_help = examples::LOGITS)]
     Logits(logits::LogitsArgs),
+    #[command(after_help = examples::GENERATE)]
     Generate(generate::GenerateArgs),
+    #[command(after_help = examples::CHAT)]
     Chat(chat::ChatArgs),
+    #[command(after_help = examples::SERVE)]
     Serve(serve::ServeArgs),
+    #[command(after_help = examples::INSPECT)]
     Inspect(inspect::InspectArgs),
+    #[command(after_help = examples::SENSITIVITY)]
     Sensitivity(sensitivity::SensitivityArgs),
+    #[command(after_help = examples::PLAN)]
+    Plan(plan::PlanArgs),
+    #[command(after_help = examples::COMPARE)]
     Compare(compare::CompareArgs),
+    #[command(after_help = examples::MIGRATE)]
     Migrate(migrate::MigrateArgs),
+    #[command(after_help = examples::CORPUS)]
     Corpus(corpus::CorpusArgs),
+    #[command(after_help = examples::BENCH)]
     Bench(bench::BenchArgs),
+    #[command(after_help = examples::CONFIG)]
+    Config(config::ConfigArgs),
+    #[command(after_help = examples::EXPLAIN)]
+    Explain(explain::ExplainArgs),
+    #[command(after_help = examples::DOCTOR)]
+    Doctor(doctor::DoctorArgs),
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions(completions::CompletionsArgs),
 }
 
 #[cfg(test)]
@@ -94,11 +124,13 @@ mod tests {
             let name = command.get_name();
             assert!(command.get_about().is_some(), "slm {name}");
             // A summary alone teaches nothing.
-            let short = ["generate", "inspect"].contains(&name);
+            let short = name == "generate";
             assert!(
                 short || command.get_long_about().is_some(),
                 "slm {name} --help has no more than a summary"
             );
+            let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(examples.contains(&format!("slm {name}")), "slm {name} --help has no example");
             for option in command.get_arguments() {
                 assert!(option.get_help().is_some(), "slm {name}: {}", option.get_id());
             }

@@ -1,6 +1,5 @@
 //! What every command gets: device, output and progress as the user asked for them.
 
-use std::io::IsTerminal;
 use std::path::Path;
 
 use burn::tensor::Device;
@@ -15,6 +14,7 @@ use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::output::Output;
 use crate::progress::Progress;
+use crate::terminal::{WrappedStderr, colours};
 
 pub(crate) struct Context {
     pub(crate) device: Device,
@@ -24,12 +24,6 @@ pub(crate) struct Context {
     pub(crate) interrupt: Interrupt,
     /// How checkpoints are opened.
     pub(crate) open_options: OpenOptions,
-}
-
-/// Whether words about work may have colours: on a terminal, and unless `NO_COLOR` is set to anything.
-fn colours() -> bool {
-    let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    wanted && std::io::stderr().is_terminal()
 }
 
 impl Context {
@@ -43,7 +37,7 @@ impl Context {
         let filter = EnvFilter::try_from_env("SLM_LOG").unwrap_or_else(|_| EnvFilter::new(level));
         tracing_subscriber::fmt()
             .with_env_filter(filter)
-            .with_writer(std::io::stderr)
+            .with_writer(WrappedStderr::new)
             .with_ansi(colours())
             .without_time()
             .with_target(false)
@@ -53,7 +47,7 @@ impl Context {
         Ok(Self {
             device: global.device.open()?,
             device_name: global.device.name(),
-            output: Output::new(global.json),
+            output: Output::new(global.json, global.quiet),
             progress: Progress::new(global.quiet),
             interrupt: Interrupt::install(),
             open_options: OpenOptions { verify: !global.no_verify },

@@ -6,20 +6,27 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use crate::args::Arguments;
 
 /// Commands by the names that they have elsewhere.
-const COMMANDS: [(&str, &[&str]); 9] = [
+const COMMANDS: [(&str, &[&str]); 16] = [
     ("ptq", &["quantize", "quantise", "quant", "gptq", "awq", "calibrate", "compress"]),
     ("eval", &["evaluate", "perplexity", "ppl", "test", "score"]),
-    ("generate", &["run", "chat", "infer", "inference", "complete", "prompt", "main", "predict"]),
+    ("generate", &["run", "infer", "inference", "complete", "prompt", "main", "predict"]),
+    ("chat", &["talk", "converse", "repl"]),
+    ("serve", &["server", "api", "llama-server"]),
+    ("export", &["to-gguf", "convert-to-gguf", "gguf"]),
+    ("explain", &["glossary", "define", "term", "what"]),
+    ("doctor", &["check", "diagnose", "system", "sysinfo", "env", "version"]),
+    ("completions", &["completion", "complete-shell", "man"]),
+    ("config", &["configure", "init", "settings"]),
     ("import", &["convert", "load", "download", "pull", "from-hf"]),
     ("inspect", &["show", "info", "describe", "dump", "stats"]),
-    ("compare", &["diff", "kl"]),
+    ("compare", &["diff", "kl", "cmp"]),
     ("finetune", &["fine-tune", "tune", "sft", "lora"]),
     ("train", &["pretrain", "fit"]),
     ("bench", &["benchmark", "speed", "llama-bench"]),
 ];
 
 /// Options by the names that they have elsewhere.
-const OPTIONS: [(&str, &[&str]); 13] = [
+const OPTIONS: [(&str, &[&str]); 15] = [
     ("--checkpoint", &["--model", "-m", "--model-path", "--model-dir", "--ckpt", "--path"]),
     ("--data", &["--text", "--input", "-i", "--dataset", "--file", "-f", "--text-file"]),
     ("--calibration", &["--data", "--calib", "--calibration-data", "--dataset", "--text", "--imatrix"]),
@@ -44,7 +51,12 @@ const OPTIONS: [(&str, &[&str]); 13] = [
     ("--max-tokens", &["--tokens", "--limit", "-n", "--max-length"]),
     ("--window", &["--ctx-size", "-c", "--context", "--seq-len", "--stride", "--max-seq-len"]),
     ("--temperature", &["--temp", "-t"]),
-    ("--granularity", &["--group-size", "-g", "--per-channel", "--per-tensor", "--q-group-size"]),
+    (
+        "--granularity",
+        &["--group-size", "-g", "--per-channel", "--per-tensor", "--q-group-size", "--group", "--groupsize"],
+    ),
+    ("--bits", &["--wbits", "--w-bit", "--w_bit", "-b", "--int8", "--int4", "--4bit", "--8bit"]),
+    ("--method", &["--gptq", "--rtn", "--rounding", "--algorithm"]),
 ];
 
 /// Values by the names that they have elsewhere.

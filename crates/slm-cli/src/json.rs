@@ -15,3 +15,12 @@ pub(crate) fn number<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok,
         serializer.serialize_str("-Infinity")
     }
 }
+
+/// As [`number`], and null where there is none.
+#[allow(clippy::ref_option)] // the signature that serde's `serialize_with` asks for
+pub(crate) fn optional_number<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => number(value, serializer),
+        None => serializer.serialize_none(),
+    }
+}

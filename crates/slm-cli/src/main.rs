@@ -6,10 +6,16 @@
 mod args;
 mod chat_setup;
 mod commands;
+mod config_keys;
 mod context;
 mod device;
+#[cfg(test)]
+mod docs;
 mod error;
+mod examples;
+mod glossary;
 mod hints;
+mod html;
 mod interrupt;
 mod json;
 mod memory;
@@ -18,9 +24,11 @@ mod output;
 mod progress;
 mod shipped;
 mod table;
+mod terminal;
 mod text;
 mod workers;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
@@ -29,6 +37,7 @@ use crate::args::Arguments;
 use crate::context::Context;
 use crate::error::Error;
 use crate::output::Output;
+use crate::terminal::{colours, stderr_width, stdout_width, wrapped};
 
 fn main() -> ExitCode {
     // A number below 0 is a wrong value, not an unknown option.
@@ -41,7 +50,7 @@ fn main() -> ExitCode {
     let json = arguments.global.json;
     let context = match Context::new(&arguments.global) {
         Ok(context) => context,
-        Err(error) => return failed(&error, &Output::new(json)),
+        Err(error) => return failed(&error, &Output::new(json, false)),
     };
     match commands::run(arguments.command, &context) {
         Ok(()) => ExitCode::SUCCESS,
@@ -62,7 +71,7 @@ fn with_negative_numbers(command: clap::Command) -> clap::Command {
 /// Reports what ended a command.
 fn failed(error: &Error, output: &Output) -> ExitCode {
     if !matches!(error, Error::OutputClosed) {
-        eprintln!("error: {error}");
+        eprintln!("{}", wrapped(&format!("error: {error}"), stderr_width()));
         // Where it cannot be written, there is standard error and the exit code.
         let _ = output.error(error.kind(), &error.to_string(), error.code());
     }
@@ -74,17 +83,21 @@ fn refused(error: clap::Error) -> ExitCode {
     let arguments: Vec<String> =
         std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
     if !error.use_stderr() {
-        return match Output::new(false).stream(&error.render().to_string()) {
+        // clap wraps all but the usage.
+        let help = wrapped(&error.render().to_string(), stdout_width());
+        return match Output::new(false, false).stream(&help) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(failure) => failed(&failure, &Output::new(false)),
+            Err(failure) => failed(&failure, &Output::new(false, false)),
         };
     }
     let error = hints::improved(error, &arguments);
+    let text = error.render();
+    let shown = if colours() { text.ansi().to_string() } else { text.to_string() };
     // The reader may have gone.
-    let _ = error.print();
+    let _ = std::io::stderr().write_all(wrapped(&shown, stderr_width()).as_bytes());
     let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
     let text = error.render().to_string();
     let message = text.trim().strip_prefix("error: ").unwrap_or(text.trim());
-    let _ = Output::new(json).error("usage", message, error::USAGE);
+    let _ = Output::new(json, false).error("usage", message, error::USAGE);
     ExitCode::from(error::USAGE)
 }

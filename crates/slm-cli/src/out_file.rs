@@ -1,11 +1,20 @@
 //! Files that appear complete or not at all.
 
+use std::env;
 use std::path::{Path, PathBuf};
 
 use slm_checkpoint::StoreError;
 use slm_store::OutputFile;
 
 use crate::error::{Error, Result};
+
+/// A path as a user would write it: relative to the working directory where it lies in that.
+pub(crate) fn relative(path: &Path) -> &Path {
+    match env::current_dir() {
+        Ok(working) => path.strip_prefix(working).unwrap_or(path),
+        Err(_) => path,
+    }
+}
 
 /// An [`OutputFile`] whose errors name the option `--out`.
 pub(crate) struct OutFile {

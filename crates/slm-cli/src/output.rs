@@ -7,21 +7,40 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::error::{Error, Result};
+use crate::terminal::{stdout_width, wrapped};
 
 pub(crate) struct Output {
     json: bool,
+    quiet: bool,
+    /// Columns of the terminal; none where there is no terminal.
+    width: Option<usize>,
     /// Whether the one object for machines was printed.
     done: AtomicBool,
 }
 
 impl Output {
-    pub(crate) fn new(json: bool) -> Self {
-        Self { json, done: AtomicBool::new(false) }
+    pub(crate) fn new(json: bool, quiet: bool) -> Self {
+        Self { json, quiet, width: stdout_width(), done: AtomicBool::new(false) }
     }
 
-    /// Prints text for people; nothing in JSON mode.
+    /// Columns of the terminal; none where there is no terminal.
+    pub(crate) fn width(&self) -> Option<usize> {
+        self.width
+    }
+
+    /// Prints the result in a line, which is all that `--quiet` leaves; nothing in JSON mode.
+    pub(crate) fn headline(&self, text: impl AsRef<str>) -> Result<()> {
+        self.stream(&format!("{}\n", wrapped(text.as_ref(), self.width)))
+    }
+
+    /// Prints text for people, in lines that fit the terminal; nothing in JSON mode or with `--quiet`.
     pub(crate) fn say(&self, text: impl AsRef<str>) -> Result<()> {
-        if self.json { Ok(()) } else { write_stdout(&format!("{}\n", text.as_ref())) }
+        if self.quiet { Ok(()) } else { self.headline(text) }
+    }
+
+    /// Prints lines as they are, such as those of a table; nothing in JSON mode or with `--quiet`.
+    pub(crate) fn lines(&self, text: &str) -> Result<()> {
+        if self.quiet { Ok(()) } else { self.stream(&format!("{text}\n")) }
     }
 
     /// Prints part of a line for people at once; nothing in JSON mode.

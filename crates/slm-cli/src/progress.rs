@@ -1,6 +1,11 @@
 //! Progress bars on standard error, if that is a terminal and nobody asked for quiet.
 
+use std::time::Duration;
+
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Pause between two updates of a spinner, and before it appears.
+const TICK: Duration = Duration::from_millis(500);
 
 pub(crate) struct Progress {
     quiet: bool,
@@ -13,11 +18,26 @@ impl Progress {
 
     /// A bar of `total` units of work. It draws nothing where standard error is not a terminal.
     pub(crate) fn bar(&self, what: &str, total: usize) -> ProgressBar {
+        self.styled(what, Some(total), "{prefix} [{bar:24}] {pos}/{len} {elapsed} (eta {eta})")
+    }
+
+    /// A bar with a message behind it, which is cut where the terminal ends.
+    pub(crate) fn bar_with_message(&self, what: &str, total: usize) -> ProgressBar {
+        self.styled(what, Some(total), "{prefix} [{bar:10}] {pos}/{len} (eta {eta}) {wide_msg}")
+    }
+
+    /// A sign of life for work whose end is not known. It ends with [`ProgressBar::finish_and_clear`].
+    pub(crate) fn spinner(&self, what: &str) -> ProgressBar {
+        let spinner = self.styled(what, None, "{prefix} {spinner} {elapsed}");
+        spinner.enable_steady_tick(TICK);
+        spinner
+    }
+
+    fn styled(&self, what: &str, total: Option<usize>, template: &str) -> ProgressBar {
         let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(Some(total as u64), target);
-        let template = "{prefix:>22} [{bar:30}] {pos}/{len} {msg} {elapsed} (eta {eta})";
+        let bar = ProgressBar::with_draw_target(total.map(|total| total as u64), target);
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
+            bar.set_style(style.progress_chars("=> ").tick_chars("|/-\\ "));
         }
         bar.with_prefix(what.to_owned())
     }

@@ -1,31 +1,111 @@
 //! Tables and quantities as people read them.
 
+use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 
-/// A table with a header; the first column is aligned left, the others right. On a terminal that is too narrow for it,
-/// columns with the same value in every row are told below it, and then the last ones are left out.
-pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let width = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
-    fitted(header, rows.into_iter().collect(), width.unwrap_or(usize::MAX))
+use crate::error::Result;
+use crate::output::Output;
+
+/// Rows of a ranking that a terminal shows.
+const WORST: usize = 10;
+
+/// Options of commands that print tables of layers.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct TableArgs {
+    /// Show every row of a table, and not only the worst ten; a file or a pipe gets every row anyway
+    #[arg(long)]
+    all: bool,
+    /// Show every column of a table, however wide; a file or a pipe gets every column anyway
+    #[arg(long)]
+    wide: bool,
 }
 
-fn fitted(header: &[&str], mut rows: Vec<Vec<String>>, width: usize) -> String {
+/// A row of a ranking.
+pub(crate) struct Row {
+    /// How bad it is: the largest is shown first.
+    pub(crate) badness: f64,
+    pub(crate) cells: Vec<String>,
+}
+
+/// A table whose worst rows count.
+pub(crate) struct Ranking<'a> {
+    /// Name of the rows, such as `layers`.
+    pub(crate) what: &'a str,
+    /// The measure that they are ranked by.
+    pub(crate) by: &'a str,
+    /// Meaning of the columns; may be empty.
+    pub(crate) note: &'a str,
+    pub(crate) header: &'a [&'a str],
+    pub(crate) rows: Vec<Row>,
+}
+
+impl TableArgs {
+    /// Prints the worst rows of a ranking on a terminal, and all in their order elsewhere or with `--all`.
+    pub(crate) fn show(self, mut ranking: Ranking<'_>, output: &Output) -> Result<()> {
+        let count = ranking.rows.len();
+        let shown = self.shown(count, output);
+        if shown < count {
+            ranking.rows.sort_by(|a, b| b.badness.total_cmp(&a.badness));
+            ranking.rows.truncate(shown);
+            let Ranking { what, by, note, .. } = ranking;
+            output.say(format!("\nThe ten worst of {count} {what} by {by}; --all shows every one:"))?;
+            if !note.is_empty() {
+                output.say(note)?;
+            }
+        } else {
+            output.say("")?;
+        }
+        self.table(ranking.header, ranking.rows.into_iter().map(|row| row.cells), output)
+    }
+
+    /// Whether lines may be wider than the terminal.
+    pub(crate) fn wide(self) -> bool {
+        self.wide
+    }
+
+    /// The number of rows of `count` to show.
+    pub(crate) fn shown(self, count: usize, output: &Output) -> usize {
+        if output.width().is_some() && !self.all { count.min(WORST) } else { count }
+    }
+
+    /// Prints a table that fits the terminal unless it may be wide.
+    pub(crate) fn table(
+        self,
+        header: &[&str],
+        rows: impl IntoIterator<Item = Vec<String>>,
+        output: &Output,
+    ) -> Result<()> {
+        let width = output.width().filter(|_| !self.wide);
+        let Fitted { table, notes } = fitted(header, rows.into_iter().collect(), width.unwrap_or(usize::MAX));
+        output.lines(&table)?;
+        notes.iter().try_for_each(|note| output.say(note))
+    }
+}
+
+struct Fitted {
+    table: String,
+    /// Facts about the columns that are not in the table.
+    notes: Vec<String>,
+}
+
+/// A table with a header; the first column is aligned left, the others right. Where that is wider than `width`, columns with
+/// the same value in every row are told below it, and then the last ones are left out.
+fn fitted(header: &[&str], mut rows: Vec<Vec<String>>, width: usize) -> Fitted {
     let mut header: Vec<&str> = header.to_vec();
     let (mut same, mut left_out) = (Vec::new(), Vec::new());
     loop {
-        let text = plain(&header, &rows);
-        let widest = text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+        let table = plain(&header, &rows);
+        let widest = table.lines().map(textwrap::core::display_width).max().unwrap_or(0);
         if widest <= width || header.len() < 2 {
-            let mut text = text;
+            let mut notes = Vec::new();
             if !same.is_empty() {
-                text += &format!("\nall rows: {}", same.join("; "));
+                notes.push(format!("all rows: {}", same.join("; ")));
             }
             if !left_out.is_empty() {
                 left_out.reverse();
-                let names = left_out.join(", ");
-                text += &format!("\nleft out for the width of {width} columns: {names} (--json has all)");
+                notes.push(format!("left out: {} (--wide shows every column)", left_out.join(", ")));
             }
-            return text;
+            return Fitted { table, notes };
         }
         let is_same = |column: &usize| {
             rows.len() > 1 && rows.windows(2).all(|pair| pair[0].get(*column) == pair[1].get(*column))
@@ -75,6 +155,11 @@ pub(crate) fn scale(value: f32) -> String {
     if (1e-4..1e4).contains(&value) { format!("{value:.6}") } else { format!("{value:.3e}") }
 }
 
+/// `low..high`, or one value where they are the same.
+pub(crate) fn range(low: String, high: String) -> String {
+    if low == high { low } else { format!("{low}..{high}") }
+}
+
 /// A share as a percentage.
 pub(crate) fn percent(share: f64) -> String {
     format!("{:.3} %", share * 100.0)
@@ -92,18 +177,18 @@ mod tests {
         };
         let rows = vec![row("q_proj", "0.01", "0.5 / 3"), row("k_proj", "0.02", "0.6 / 3")];
         let wide = fitted(&header, rows.clone(), usize::MAX);
-        assert_eq!(wide.lines().count(), 3);
-        assert!(wide.contains("int8 tensor") && !wide.contains("all rows"), "{wide}");
+        assert_eq!(wide.table.lines().count(), 3);
+        assert!(wide.table.contains("int8 tensor") && wide.notes.is_empty());
         for width in 8..70 {
-            let text = fitted(&header, rows.clone(), width);
-            let table: Vec<&str> = text.lines().take(3).collect();
-            assert!(table.iter().all(|line| line.chars().count() <= width), "{width}:\n{text}");
+            let Fitted { table, notes } = fitted(&header, rows.clone(), width);
+            assert_eq!(table.lines().count(), 3, "{width}:\n{table}");
+            assert!(table.lines().all(|line| line.chars().count() <= width), "{width}:\n{table}");
+            let told = table + &notes.join("\n");
             for name in header {
-                assert!(text.contains(name), "{name} is not told of:\n{text}");
+                assert!(told.contains(name), "{name} is not told of:\n{told}");
             }
         }
         let narrow = fitted(&header, rows, 24);
-        assert!(narrow.contains("all rows: kernel avx2; scheme int8 tensor"), "{narrow}");
-        assert!(!narrow.contains("left out"), "{narrow}");
+        assert_eq!(narrow.notes, ["all rows: kernel avx2; scheme int8 tensor"]);
     }
 }

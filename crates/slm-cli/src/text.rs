@@ -92,8 +92,15 @@ pub(crate) struct Tokens(pub(crate) Vec<Vec<u32>>);
 
 impl Tokens {
     /// Reads at most `limit` tokens of a file of text or of token ids for a model of `vocab_size` tokens.
-    pub(crate) fn read(tokenizer: &Tokenizer, path: &Path, limit: usize, vocab_size: usize) -> Result<Self> {
+    pub(crate) fn read(
+        tokenizer: &Tokenizer,
+        path: &Path,
+        limit: usize,
+        vocab_size: usize,
+        context: &Context,
+    ) -> Result<Self> {
         let start = std::time::Instant::now();
+        let _spinner = context.progress.spinner("reading the text");
         let tokens = match Data::open(path)? {
             Data::Text(reader) => Self(vec![reader.encode(tokenizer, limit)?]),
             Data::Ids(ids) => {

@@ -43,8 +43,9 @@ fn every_command_has_help() {
 fn every_option_is_explained() {
     for command in &commands() {
         let long = help(&[command, "--help"]);
-        // The description comes before it.
-        let lines: Vec<&str> = long.lines().skip_while(|line| !line.starts_with("Usage:")).collect();
+        // The description comes before it, and the examples behind.
+        let lines = long.lines().skip_while(|line| !line.starts_with("Usage:"));
+        let lines: Vec<&str> = lines.take_while(|line| *line != "Examples:").collect();
         for (index, line) in lines.iter().enumerate() {
             let option = line.trim_start();
             if option.starts_with('-') || option.starts_with('<') {

@@ -20,11 +20,13 @@ pub enum Error {
     /// A tokenizer that cannot be used.
     #[error(transparent)]
     Text(#[from] slm_text::Error),
-    /// A GGUF file that is not what its format says.
-    #[error("{}: not a GGUF file that can be used: {field}: {problem}", path.display())]
+    /// A file that is not what its format says.
+    #[error("{}: not a {format} file that can be used: {field}: {problem}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
+        /// The format that it should be of.
+        format: &'static str,
         /// The part of it: a key, a tensor, or the header.
         field: String,
         /// What is wrong with it.
@@ -53,8 +55,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// A GGUF file that is not one.
     pub(crate) fn damaged(path: &Path, field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Damaged { path: path.to_owned(), field: field.into(), problem: problem.into() }
+        Self::damaged_file(path, "GGUF", field, problem.into())
+    }
+
+    /// A file of the format `format` that is not one.
+    pub(crate) fn damaged_file(
+        path: &Path,
+        format: &'static str,
+        field: impl Into<String>,
+        problem: String,
+    ) -> Self {
+        Self::Damaged { path: path.to_owned(), format, field: field.into(), problem }
     }
 
     pub(crate) fn unsupported(path: &Path, what: impl Into<String>, remedy: impl Into<String>) -> Self {

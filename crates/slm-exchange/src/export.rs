@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use slm_checkpoint::{Checkpoint, OpenOptions};
 
-use crate::{ExportReport, FloatType, Result, compressed, gguf_export, hf_export};
+use crate::{ExportReport, FloatType, Result, compressed, gguf_export, hf_export, onnx};
 
 /// A format of another program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Format {
     HuggingFace,
     /// A directory with quantized linear layers for transformers and vLLM.
     CompressedTensors,
+    /// A directory with an ONNX model for ONNX Runtime, TensorRT and others.
+    Onnx,
 }
 
 impl fmt::Display for Format {
@@ -26,6 +28,7 @@ impl fmt::Display for Format {
             Self::Gguf => "gguf",
             Self::HuggingFace => "hf",
             Self::CompressedTensors => "compressed-tensors",
+            Self::Onnx => "onnx",
         })
     }
 }
@@ -38,22 +41,53 @@ impl FromStr for Format {
             "gguf" => Ok(Self::Gguf),
             "hf" => Ok(Self::HuggingFace),
             "compressed-tensors" => Ok(Self::CompressedTensors),
-            _ => Err(format!("must be gguf, hf or compressed-tensors, not {text:?}")),
+            "onnx" => Ok(Self::Onnx),
+            _ => Err(format!("must be gguf, hf, compressed-tensors or onnx, not {text:?}")),
         }
     }
 }
+
+/// The operators that an ONNX model is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnnxProfile {
+    /// Those of the standard, with explicit quantization.
+    #[default]
+    Standard,
+    /// ONNX Runtime's own `MatMulNBits` and `GroupQueryAttention`, with the settings that onnxruntime-genai loads.
+    OrtGenai,
+}
+
+impl FromStr for OnnxProfile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "standard" => Ok(Self::Standard),
+            "ort-genai" => Ok(Self::OrtGenai),
+            _ => Err(format!("must be standard or ort-genai, not {text:?}")),
+        }
+    }
+}
+
+/// Readers of protobuf refuse messages of 2 GiB. What is left is for the graph itself.
+const EXTERNAL_DATA_ABOVE: u64 = (1 << 31) - (1 << 26);
 
 /// Options of an export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportOptions {
     /// The format.
     pub format: Format,
-    /// The type of float matrices; the narrowest that holds each exactly where none is given.
+    /// The type of float matrices. Where none is given: F32 in ONNX models, elsewhere the narrowest that holds each exactly.
     pub float_type: Option<FloatType>,
     /// Whether to refuse what would not be exact.
     pub strict: bool,
     /// Whether to replace an output that exists.
     pub overwrite: bool,
+    /// The operators of an ONNX model.
+    pub onnx_profile: OnnxProfile,
+    /// Bytes above which the values of an ONNX model are written to a second file, at most the 2 GB of a protobuf message.
+    pub external_data_above: u64,
     /// How the checkpoint is opened.
     pub open: OpenOptions,
 }
@@ -61,7 +95,15 @@ pub struct ExportOptions {
 impl ExportOptions {
     /// Exports as `format`, with whatever the format cannot hold told in the report.
     pub fn new(format: Format) -> Self {
-        Self { format, float_type: None, strict: false, overwrite: false, open: OpenOptions::default() }
+        Self {
+            format,
+            float_type: None,
+            strict: false,
+            overwrite: false,
+            onnx_profile: OnnxProfile::Standard,
+            external_data_above: EXTERNAL_DATA_ABOVE,
+            open: OpenOptions::default(),
+        }
     }
 }
 
@@ -78,5 +120,6 @@ pub fn export(dir: &Path, out: &Path, options: &ExportOptions) -> Result<ExportR
         Format::Gguf => gguf_export::export(&checkpoint, out, options),
         Format::HuggingFace => hf_export::export(&checkpoint, out, options),
         Format::CompressedTensors => compressed::export(&checkpoint, out, options),
+        Format::Onnx => onnx::export(&checkpoint, out, options),
     }
 }

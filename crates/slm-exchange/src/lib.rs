@@ -2,8 +2,9 @@
 //!
 //! | item | does |
 //! |---|---|
-//! | [`export`] | writes a checkpoint as a GGUF file, a Hugging Face directory or a compressed-tensors directory |
+//! | [`export`] | writes a checkpoint as a GGUF file, a Hugging Face or compressed-tensors directory, or an ONNX model |
 //! | [`import_gguf`] | makes a checkpoint of a GGUF file |
+//! | [`import_llama2c`] | makes a checkpoint of a file of llama2.c |
 //! | [`gguf`] | reads and writes GGUF files |
 //!
 //! Codes are copied and never computed anew. Where a format cannot hold what a checkpoint has, the [`ExportReport`] says
@@ -20,12 +21,16 @@ pub mod gguf;
 mod gguf_export;
 mod gguf_import;
 mod hf_export;
+mod lineage;
+mod llama2c;
 mod llama_cpp;
+mod onnx;
 mod report;
 mod source;
 
 pub use error::{Error, Result};
-pub use export::{ExportOptions, Format, export};
+pub use export::{ExportOptions, Format, OnnxProfile, export};
 pub use float::FloatType;
 pub use gguf_import::{GgufImportOptions, GgufImportReport, import_gguf};
+pub use llama2c::{Llama2cImportOptions, Llama2cImportReport, import_llama2c, is_llama2c};
 pub use report::{ExportReport, Fidelity, TensorReport};

@@ -13,7 +13,7 @@ use support::{import, models, name, quantize};
 
 const BEGIN: &str = "<!-- formats: made by crates/slm-exchange/tests/table.rs -->\n";
 const END: &str = "<!-- end of formats -->\n";
-const FORMATS: [Format; 3] = [Format::Gguf, Format::HuggingFace, Format::CompressedTensors];
+const FORMATS: [Format; 4] = [Format::Gguf, Format::HuggingFace, Format::CompressedTensors, Format::Onnx];
 const SCHEMES: [(&str, QuantizationType); 8] = [
     ("float", QuantizationType::WeightOnly),
     ("int8:tensor:f16", QuantizationType::WeightOnly),

@@ -6,19 +6,19 @@ use burn::tensor::Device;
 use slm_nn::{ForwardHook, Linear, NamedLinears, attach_hook, detach_hooks};
 
 use crate::block::Block;
+use crate::blockwise::{load_embedding, load_head};
 use crate::compute::autograd::AutogradOps;
 use crate::compute::burn::BurnOps;
 use crate::compute::tensors::Tensors;
 use crate::compute::walk::LayerPart;
-use crate::compute::{Compute, Embedding, HeadParts, HeadShape, walk};
+use crate::compute::{Compute, HeadParts, HeadShape, walk};
 use crate::config::ModelConfig;
 use crate::cpu::{CpuCompute, supports_device};
 use crate::error::{Error, Result};
-use crate::names::{EMBED_POSITIONS, FINAL_NORM, LM_HEAD, LinearShape};
+use crate::names::{FINAL_NORM, LM_HEAD};
 use crate::norm::Norm;
 use crate::rotary::Rotaries;
 use crate::source::{Loader, TensorSource};
-use crate::token_table::{LoadedTable, load_tied_head};
 use crate::transformer::{check_ids, check_positions, ids_tensor};
 
 /// Follows a run of [`forward_layerwise`]. A function that is called after each window of each layer is one.
@@ -179,14 +179,7 @@ impl Run<'_> {
     where
         Error: From<C::Error>,
     {
-        let config = self.config;
-        let hidden = config.hidden_size;
-        let tokens = LoadedTable::load(config, &mut self.loader)?.into_table();
-        let positions = match config.has_learned_positions() {
-            true => Some(self.loader.tensor(EMBED_POSITIONS, [config.max_position_embeddings, hidden])?),
-            false => None,
-        };
-        let embedding = Embedding { tokens, positions, multiplier: config.embedding_multiplier };
+        let embedding = load_embedding(self.config, &mut self.loader)?;
         let mut streams = Vec::with_capacity(self.windows.len());
         for ids in self.windows {
             compute.start(0, ids.len());
@@ -261,15 +254,6 @@ where
         visitor.after_window()?;
     }
     Ok(())
-}
-
-/// The head, a layer of its own if it is tied.
-fn load_head(config: &ModelConfig, loader: &mut Loader<'_>) -> Result<Linear> {
-    let (inputs, outputs) = (config.hidden_size, config.vocab_size);
-    if !config.tie_word_embeddings {
-        return loader.linear_at(LM_HEAD, LinearShape { name: LM_HEAD, inputs, outputs, bias: false });
-    }
-    load_tied_head(config, loader)
 }
 
 /// A head of the first output of `head` only, which is float, as all weights of a source are.

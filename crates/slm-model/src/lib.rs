@@ -9,6 +9,7 @@
 pub mod arch;
 mod attention;
 mod block;
+mod blockwise;
 mod compute;
 mod config;
 mod cpu;
@@ -33,6 +34,7 @@ mod transformer;
 mod visit;
 mod windows;
 
+pub use blockwise::{BlockwiseModel, HeadBlock, TransformerBlock};
 pub use config::{
     Activation, AttentionBias, Choice, LayerOverride, LayerSpec, MlpKind, ModelConfig, NormKind,
     NormPlacement, Position, QkNorm, RopeScaling, RotaryConfig,
@@ -47,6 +49,7 @@ pub use layerwise::{LayerwiseVisitor, forward_layerwise, layerwise_steps};
 pub use names::{
     EMBED_POSITIONS, EMBED_TOKENS, ExpectedTensor, FINAL_NORM, LM_HEAD, TOKEN_TABLE, expected_tensors,
 };
+pub use rotary::RotaryFrequencies;
 pub use sampler::{Sampler, SamplingOptions};
 pub use session::InferencePath;
 pub use source::TensorSource;

@@ -72,6 +72,29 @@ struct Rotary {
     scale: f32,
 }
 
+/// Frequencies of a rotary embedding, for programs that compute it from a description.
+///
+/// The angle of pair `i` at position `p` is `p * frequencies[i]`, a product of two f32; pair `i` of a head is its values
+/// `i` and `i + frequencies.len()`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RotaryFrequencies {
+    /// One for each pair.
+    pub frequencies: Vec<f32>,
+    /// The frequencies of sequences of more positions than this, where they are others.
+    pub long: Option<(usize, Vec<f32>)>,
+    /// Factor of sines and cosines.
+    pub scale: f32,
+}
+
+impl RotaryConfig {
+    /// The frequencies in heads of `head_dim` values; `None` where they change with every length of a sequence
+    /// ([`RopeScaling::Dynamic`]).
+    pub fn frequencies(&self, head_dim: usize) -> Option<RotaryFrequencies> {
+        let Rotary { frequencies, long, dynamic, scale } = Rotary::new(head_dim, self);
+        dynamic.is_none().then_some(RotaryFrequencies { frequencies, long, scale })
+    }
+}
+
 /// A base that grows with the length of a sequence beyond `limit` positions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct DynamicBase {

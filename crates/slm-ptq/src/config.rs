@@ -3,10 +3,12 @@
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use slm_quant_core::{ActivationGranularity, Bits, Granularity, ObserverKind, QuantScheme, QuantizationType};
+use slm_quant_core::{
+    ActivationGranularity, Bits, Granularity, Mapping, ObserverKind, QuantScheme, QuantizationType,
+};
 
 use crate::layer_scheme::last_match;
-use crate::{DynamicInputs, LayerRule, LayerScheme, RoundingMethod};
+use crate::{DynamicInputs, Error, LayerRule, LayerScheme, Plan, Result, RoundingMethod, TuneOptions};
 
 /// Whether a model is rotated before it is quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -101,6 +103,8 @@ pub struct PtqConfig {
     pub quantization_type: QuantizationType,
     /// How weights are rounded.
     pub method: RoundingMethod,
+    /// Settings of [`RoundingMethod::Tune`].
+    pub tune: TuneOptions,
     /// Chooses the range of weights; none for the default, which depends on whether there is calibration text
     /// ([`PtqConfig::weight_observer`]).
     pub observer: Option<ObserverKind>,
@@ -132,6 +136,7 @@ impl PtqConfig {
             scheme,
             quantization_type,
             method: RoundingMethod::default(),
+            tune: TuneOptions::default(),
             observer: None,
             activation_observer: ObserverKind::Mse,
             activation_granularity: ActivationGranularity::default(),
@@ -172,6 +177,27 @@ impl PtqConfig {
     /// them, or the smoothing is better with them.
     pub fn uses_calibration(&self) -> bool {
         self.observes_weight_inputs() || self.equalizes()
+    }
+
+    /// Refuses learned rounding where there are no blocks to train.
+    pub(crate) fn check_tunes_nothing(&self) -> Result<()> {
+        if self.method != RoundingMethod::Tune {
+            return Ok(());
+        }
+        let detail = "is tune, which trains the blocks of a transformer in a checkpoint".to_owned();
+        Err(Error::Setting { key: "method", detail, remedy: "use gptq, or CheckpointQuantizer" })
+    }
+
+    /// Refuses learned rounding of layers whose scales cannot be learned.
+    pub(crate) fn check_tune(&self, plan: &Plan) -> Result<()> {
+        let affine = |name: &str| self.scheme_of(name).mapping == Mapping::Affine;
+        match plan.layers.iter().find(|layer| affine(&layer.name)) {
+            Some(layer) if self.method == RoundingMethod::Tune => {
+                let detail = format!("is tune, and the mapping of {} is affine", layer.name);
+                Err(Error::Setting { key: "method", detail, remedy: "use a symmetric mapping, or gptq" })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether every input must be seen as a whole: for ranges of activations, or for weights.

@@ -44,7 +44,8 @@ pub struct LayerReport {
 /// # Errors
 /// [`Error::Layer`] for weights that are not finite or a scale that its type does not hold,
 /// [`Error::NotCalibrated`] where static activations have no parameters, [`Error::UnknownLayer`] for a planned layer that
-/// the model does not have. The layers before the one that
+/// the model does not have, [`Error::Setting`] for [`RoundingMethod::Tune`](crate::RoundingMethod::Tune), which needs the blocks of a
+/// checkpoint. The layers before the one that
 /// failed are converted already.
 pub fn convert<M: NamedLinears + ?Sized>(
     model: &mut M,
@@ -53,6 +54,7 @@ pub fn convert<M: NamedLinears + ?Sized>(
     calibration: Option<&Calibration>,
     on_layer: &mut dyn FnMut(&LayerReport),
 ) -> Result<Vec<LayerReport>> {
+    config.check_tunes_nothing()?;
     plan.check_model(model)?;
     let mut reports = Vec::with_capacity(plan.layers.len());
     try_for_each_linear_mut(model, |name, linear| {

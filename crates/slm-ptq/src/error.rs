@@ -15,6 +15,9 @@ pub enum Error {
         /// What was wrong.
         source: slm_nn::Error,
     },
+    /// A fake-quantized layer could not compute while its block was trained.
+    #[error(transparent)]
+    Training(#[from] slm_nn::LayerError),
     /// A setting that cannot work.
     #[error("`{key}` {detail}; {remedy}")]
     Setting {

@@ -3,17 +3,22 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use slm_nn::{ForwardHook, to_vec_f32};
 use slm_quant_core::{Hessian, Mapping, Observer, ObserverKind, QuantRange, QuantizationType, TORCH_EPS};
 
 use crate::calibrate::ActivationStats;
 use crate::row_error::RowMagnitudes;
-use crate::{Error, ObservedInputs, PtqConfig, Result, RoundingMethod};
+use crate::{Error, ObservedInputs, PtqConfig, Result};
 
 /// Columns of a block of second moments. Wide enough for a fast product, and narrow enough to save most of the half
 /// below the diagonal.
 const MOMENT_BLOCK: usize = 192;
+
+/// Most that a row of inputs counts, in multiples of the median of its window. The first position of a sequence makes
+/// massive activations. What follows is a norm, for which an error counts by its share of the residual stream, and that is
+/// as massive there; with their full square, a few such rows would outweigh the text.
+const ROW_LIMIT: f32 = 4.0;
 
 /// Second moments of the inputs of one layer.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,7 +56,7 @@ impl Gathering {
     pub(crate) fn of(config: &PtqConfig) -> Self {
         Self {
             activations: config.quantization_type == QuantizationType::Static,
-            hessians: config.method == RoundingMethod::Gptq,
+            hessians: config.method.needs_hessians(),
         }
     }
 }
@@ -170,9 +175,9 @@ impl State {
         }
         match &mut gathered.moments {
             Moments::Squares { sums, samples } => {
-                for row in values.chunks_exact(inputs) {
+                for (row, factor) in values.chunks_exact(inputs).zip(row_factors(&values, inputs)) {
                     for (sum, x) in sums.iter_mut().zip(row) {
-                        *sum += f64::from(*x) * f64::from(*x);
+                        *sum += f64::from(x * factor) * f64::from(x * factor);
                     }
                 }
                 *samples += rows as u64;
@@ -180,13 +185,37 @@ impl State {
             Moments::Hessian(hessian) => {
                 let (_, product) = match last.take() {
                     Some(shared) if shared.0 == values => last.insert(shared),
-                    _ => last.insert((values, second_moments(input)?)),
+                    _ => {
+                        let rows = limited(input, &values);
+                        last.insert((values, second_moments(&rows)?))
+                    }
                 };
                 hessian.add_product(product, rows)?;
             }
         }
         Ok(())
     }
+}
+
+/// Factors that bring the rows of `values` whose mean square is above [`ROW_LIMIT`] times the median down to it.
+fn row_factors(values: &[f32], inputs: usize) -> Vec<f32> {
+    let squares: Vec<f32> = values.chunks_exact(inputs).map(|row| row.iter().map(|x| x * x).sum()).collect();
+    let mut sorted = squares.clone();
+    sorted.sort_by(f32::total_cmp);
+    let limit = sorted.get(sorted.len() / 2).map_or(f32::INFINITY, |median| ROW_LIMIT * median);
+    let factor = |&square: &f32| if square > limit && limit > 0.0 { (limit / square).sqrt() } else { 1.0 };
+    squares.iter().map(factor).collect()
+}
+
+/// `input` with the [`row_factors`] of its `values`.
+fn limited(input: &Tensor<2>, values: &[f32]) -> Tensor<2> {
+    let [rows, inputs] = input.dims();
+    let factors = row_factors(values, inputs);
+    if factors.iter().all(|factor| *factor == 1.0) {
+        return input.clone();
+    }
+    let factors = Tensor::<2>::from_data(TensorData::new(factors, [rows, 1]), &input.device());
+    input.clone() * factors
 }
 
 /// `xᵀ x` of the rows of `input`, `[inputs, inputs]`: the columns up to the diagonal block by block, the others by

@@ -34,6 +34,7 @@
 #![forbid(unsafe_code)]
 
 mod activation_choice;
+mod assignment;
 mod calibrate;
 mod compare;
 mod config;
@@ -58,10 +59,13 @@ mod sequential;
 mod transform;
 #[cfg(feature = "checkpoint")]
 mod transformer;
+#[cfg(feature = "checkpoint")]
+mod tune;
 
 pub use activation_choice::{DynamicInputs, MAX_STATIC_ERROR};
+pub use assignment::{Choice, assign};
 pub use calibrate::{ActivationStats, Calibration, ObservedInputs, calibrate, calibrate_with};
-pub use compare::{LayerComparison, LayerDifference};
+pub use compare::{ChannelFactors, LayerComparison, LayerDifference};
 pub use config::{PtqConfig, Rotate, Smooth, default_weight_observer};
 pub use convert::{LayerReport, QuantizedLayer, convert, pack_layer, quantize_layer};
 pub use diagnose::{ActivationQuants, InputError, input_errors, remove_activation_quant};
@@ -69,7 +73,7 @@ pub use error::{Error, Result};
 pub use inputs::InputMoments;
 pub use layer_scheme::{LayerRule, LayerScheme};
 pub use metadata::layer_metadata;
-pub use method::RoundingMethod;
+pub use method::{RoundingMethod, TuneOptions};
 #[cfg(feature = "checkpoint")]
 pub use pipeline::{CalibrationTokens, CheckpointQuantizer, Progress, QuantizedCheckpoint, Stage};
 pub use plan::{Plan, PlannedEmbedding, PlannedLayer, SkippedLayer};

@@ -17,6 +17,24 @@ pub enum RoundingMethod {
     /// GPTQ: one input after the other, each error made up for by the inputs that follow
     /// ([`quantize_matrix_gptq`](slm_quant_core::quantize_matrix_gptq)). Needs calibration text. Written `gptq`.
     Gptq,
+    /// Learned rounding: after GPTQ, codes and scales of each transformer block are trained to give the outputs of the
+    /// float block. Needs calibration text, and symmetric schemes. Only `CheckpointQuantizer` does it. Written `tune`.
+    Tune,
+}
+
+/// Settings of [`RoundingMethod::Tune`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TuneOptions {
+    /// Steps of training of each block, at least 1.
+    pub steps: usize,
+    /// Windows of calibration text in a step, at least 1.
+    pub batch: usize,
+}
+
+impl Default for TuneOptions {
+    fn default() -> Self {
+        Self { steps: 100, batch: 4 }
+    }
 }
 
 impl RoundingMethod {
@@ -24,7 +42,7 @@ impl RoundingMethod {
     pub fn needs_calibration(self) -> bool {
         match self {
             Self::Rtn => false,
-            Self::Gptq => true,
+            Self::Gptq | Self::Tune => true,
         }
     }
 
@@ -33,13 +51,21 @@ impl RoundingMethod {
     pub fn default_calibration_tokens(self) -> usize {
         match self {
             Self::Rtn => 16_384,
-            Self::Gptq => 32_768,
+            Self::Gptq | Self::Tune => 32_768,
+        }
+    }
+
+    /// Whether the method needs all products of two inputs of a layer.
+    pub(crate) fn needs_hessians(self) -> bool {
+        match self {
+            Self::Rtn => false,
+            Self::Gptq | Self::Tune => true,
         }
     }
 
     /// Whether the layers of a checkpoint are quantized one after the other, each behind the quantized layers before it.
     pub fn is_sequential(self) -> bool {
-        self == Self::Gptq
+        self.needs_hessians()
     }
 }
 
@@ -48,6 +74,7 @@ impl fmt::Display for RoundingMethod {
         f.write_str(match self {
             Self::Rtn => "rtn",
             Self::Gptq => "gptq",
+            Self::Tune => "tune",
         })
     }
 }
@@ -59,10 +86,11 @@ impl FromStr for RoundingMethod {
         match text {
             "rtn" => Ok(Self::Rtn),
             "gptq" => Ok(Self::Gptq),
+            "tune" => Ok(Self::Tune),
             _ => Err(Error::Setting {
                 key: "method",
                 detail: format!("is {text:?}"),
-                remedy: "use rtn (round to nearest) or gptq",
+                remedy: "use rtn (round to nearest), gptq or tune (learned rounding)",
             }),
         }
     }

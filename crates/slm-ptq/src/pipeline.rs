@@ -10,6 +10,7 @@ use burn::tensor::Device;
 use serde_json::json;
 use slm_checkpoint::{
     CalibrationRecord, Checkpoint, CheckpointWriter, Layout, Lineage, QuantizationMode, SaveRequest,
+    TensorType,
 };
 use slm_model::{
     EMBED_TOKENS, LM_HEAD, TOKEN_TABLE, Transformer, forward_layerwise, layerwise_steps, windows,
@@ -23,9 +24,9 @@ use crate::inputs::Gathering;
 use crate::sequential::{SequentialRun, SequentialSink};
 use crate::transform::{InputRowsHook, sampled_windows};
 use crate::{
-    Calibration, Error, LayerReport, Plan, PlannedEmbedding, PtqConfig, Result, Smooth, TransformedSource,
-    Transforms, convert, copies_tied_head, plan_transformer, planned_config, planned_tensors, quantize_layer,
-    sharing_config, untie_planned_head,
+    Calibration, Error, LayerReport, Plan, PlannedEmbedding, PtqConfig, Result, RoundingMethod, Smooth,
+    TransformedSource, Transforms, convert, copies_tied_head, plan_transformer, planned_config,
+    planned_tensors, quantize_layer, sharing_config, untie_planned_head,
 };
 
 /// Post-training quantization of a checkpoint.
@@ -143,6 +144,7 @@ impl<'a> CheckpointQuantizer<'a> {
         let config = sharing_config(&source.config().model, config)?;
         let plan = plan_transformer(&source.config().model, &config)?;
         config.check_dynamic_inputs(&plan)?;
+        config.check_tune(&plan)?;
         let transforms = Transforms::choose(source, &plan, &config)?;
         Ok(Self { source, config, plan, transforms, calibrated: None })
     }
@@ -191,10 +193,37 @@ impl<'a> CheckpointQuantizer<'a> {
         tied && !self.transforms.model().tie_word_embeddings && !self.plan.quantizes(LM_HEAD)
     }
 
+    /// Bytes of the tensors that [`write`](Self::write) stores beside the weights of planned layers: the embedding
+    /// unless it is quantized, norms, biases, and layers that stay float.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for an embedding that cannot be read.
+    pub fn float_bytes(&self) -> Result<u64> {
+        let Self { source, plan, transforms, .. } = self;
+        let model = planned_config(transforms.model(), plan);
+        let mut bytes = 0;
+        for tensor in planned_tensors(transforms.model(), plan) {
+            let layer = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
+            if tensor.linear_weight && plan.quantizes(layer) {
+                continue;
+            }
+            bytes += match (tensor.name == EMBED_TOKENS, plan.embedding) {
+                (true, None) => {
+                    let (dtype, values) =
+                        embedding_type(&mut TransformedSource::new(source, transforms), &model)?;
+                    values.len() * if dtype == TensorType::F32 { 4 } else { 2 }
+                }
+                (true, Some(_)) => 0,
+                (false, _) => tensor.shape.iter().product::<usize>() * size_of::<f32>(),
+            } as u64;
+        }
+        Ok(bytes)
+    }
+
     /// Observes the input of every planned layer while the float model runs on `tokens`, and chooses the factors of
     /// smoothing and the parameters of static activations, as far as they are wanted.
     ///
-    /// [`RoundingMethod::Gptq`](crate::RoundingMethod::Gptq) also observes each layer behind the quantized layers before
+    /// A [sequential](RoundingMethod::is_sequential) method also observes each layer behind the quantized layers before
     /// it, while [`write`](Self::write) quantizes them and reports the progress.
     ///
     /// # Errors
@@ -309,7 +338,11 @@ impl<'a> CheckpointQuantizer<'a> {
             with_head: self.plan.quantizes(LM_HEAD),
             device,
         };
-        run.run(&mut TransformedSource::new(self.source, &self.transforms), sink)?;
+        let mut source = TransformedSource::new(self.source, &self.transforms);
+        match self.config.method {
+            RoundingMethod::Tune => run.tune(&mut source, self.config.tune, sink)?,
+            _ => run.run(&mut source, sink)?,
+        }
         Ok(true)
     }
 

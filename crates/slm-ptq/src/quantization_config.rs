@@ -8,6 +8,7 @@ use slm_quant_core::{
 
 use crate::{
     DynamicInputs, Error, LayerRule, LayerScheme, PtqConfig, Result, Rotate, RoundingMethod, Smooth,
+    TuneOptions,
 };
 
 /// The point of a training run at which a model is quantized.
@@ -52,8 +53,10 @@ pub struct QuantizationConfig {
     pub mapping: Mapping,
     /// How scales are stored: `f32` or `f16`. Default: `f32`.
     pub scale_dtype: ScaleDtype,
-    /// How weights are rounded: `rtn` (to nearest) or `gptq`. Default: `rtn`.
+    /// How weights are rounded: `rtn` (to nearest), `gptq`, or `tune` (learned rounding). Default: `rtn`.
     pub method: RoundingMethod,
+    /// Steps of training of each block, for `method = "tune"`. Default: 100.
+    pub tune_steps: usize,
     /// How the range of a weight is chosen. Default: `min-max`, and for 4 bits with calibration text `weighted-mse`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observer: Option<ObserverKind>,
@@ -91,6 +94,7 @@ impl Default for QuantizationConfig {
             mapping: Mapping::default(),
             scale_dtype: ScaleDtype::F32,
             method: RoundingMethod::default(),
+            tune_steps: TuneOptions::default().steps,
             observer: None,
             activation_observer: ObserverKind::Mse,
             activation_granularity: ActivationGranularity::default(),
@@ -121,6 +125,7 @@ impl QuantizationConfig {
             scheme: self.scheme(),
             quantization_type: self.quantization_type,
             method: self.method,
+            tune: TuneOptions { steps: self.tune_steps, ..TuneOptions::default() },
             observer: self.observer,
             activation_observer: self.activation_observer,
             activation_granularity: self.activation_granularity,
@@ -187,6 +192,9 @@ impl QuantizationConfig {
             let detail =
                 format!("has {:?}, and fine-tuning keeps the schemes of the checkpoint", rule.pattern);
             return refuse("layers", detail, "remove it");
+        }
+        if self.tune_steps == 0 {
+            return refuse("tune_steps", "is 0".to_owned(), "use at least 1, or the method gptq");
         }
         if self.skip.iter().any(|pattern| pattern.trim().is_empty()) {
             let detail = "holds an empty pattern, which names no layer".to_owned();

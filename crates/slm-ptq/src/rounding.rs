@@ -31,10 +31,10 @@ pub(crate) fn round_weight(
     let observer = config.observer_of(scheme.bits, moments.is_some());
     let factor = match (config.method, moments) {
         (RoundingMethod::Rtn, _) => None,
-        (RoundingMethod::Gptq, Some(InputMoments::Hessian(hessian))) => {
+        (RoundingMethod::Gptq | RoundingMethod::Tune, Some(InputMoments::Hessian(hessian))) => {
             Some(GptqFactor::new(hessian, GptqOptions::default()).map_err(fail)?)
         }
-        (RoundingMethod::Gptq, _) => return Err(missing()),
+        (RoundingMethod::Gptq | RoundingMethod::Tune, _) => return Err(missing()),
     };
     let qparams = match (observer, &factor) {
         (ObserverKind::WeightedMse, Some(factor)) => {

@@ -6,7 +6,7 @@ use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use slm_model::{LayerwiseVisitor, ModelConfig, TensorSource, forward_layerwise, layerwise_steps};
 use slm_nn::{ForwardHook, Linear, NamedLinears, Weight, to_vec_f32, try_for_each_linear_mut};
-use slm_quant_core::ActivationQuant;
+use slm_quant_core::{ActivationQuant, QuantizedMatrix};
 
 use crate::convert::replace;
 use crate::inputs::{Gathering, InputGatherer};
@@ -63,6 +63,22 @@ impl SequentialRun<'_> {
     }
 }
 
+/// Gives `linear` on `device` the weight that `matrix` stands for, with float inputs.
+pub(crate) fn install(
+    name: &str,
+    linear: &mut Linear,
+    matrix: &QuantizedMatrix,
+    device: &Device,
+) -> Result<()> {
+    if slm_nn::on_cpu(device) {
+        // Faster than a float product, and the same up to the rounding of sums.
+        return replace(name, linear, matrix.clone(), ActivationQuant::Float);
+    }
+    let data = TensorData::new(matrix.dequantize(), [matrix.rows(), matrix.cols()]);
+    linear.weight = Weight::Float(Param::from_tensor(Tensor::from_data(data, device)));
+    Ok(())
+}
+
 struct Visitor<'a, E> {
     run: &'a SequentialRun<'a>,
     gatherer: Arc<InputGatherer>,
@@ -80,13 +96,7 @@ impl<E: From<Error>> Visitor<'_, E> {
         let mut inputs = self.gatherer.take(name)?;
         inputs.activation = self.run.observed.layers.get(name).and_then(|seen| seen.activation);
         let layer = quantize_layer(name, &values, shape, self.run.config, Some(&inputs))?;
-        if slm_nn::on_cpu(&device) {
-            // Faster than a float product, and the same up to the rounding of sums.
-            replace(name, linear, layer.matrix.clone(), ActivationQuant::Float)?;
-        } else {
-            let data = TensorData::new(layer.matrix.dequantize(), shape);
-            linear.weight = Weight::Float(Param::from_tensor(Tensor::from_data(data, &device)));
-        }
+        install(name, linear, &layer.matrix, &device)?;
         self.sink.take(layer)
     }
 }

@@ -60,9 +60,12 @@ fn the_checkpoint_and_the_model_in_memory_compute_the_same() {
                 ("", RoundingMethod::Gptq),
                 ("lm_*", RoundingMethod::Gptq),
                 ("layers.1.mlp.*", RoundingMethod::Gptq),
+                ("", RoundingMethod::Tune),
+                ("layers.1.*", RoundingMethod::Tune),
             ] {
                 let mut config = config(quantization_type);
                 config.method = method;
+                config.tune.steps = 3;
                 config.skip = Some(skip.to_owned()).filter(|skip| !skip.is_empty()).into_iter().collect();
                 let what = format!("{quantization_type}, tied: {tied}, skip: {skip:?}, {method}");
                 let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
@@ -123,6 +126,27 @@ fn progress_goes_up_to_the_total() {
     quantizer.calibrate(&tokens, &Device::flex(), &mut note).unwrap();
     quantizer.write(root.path().join("gptq"), false, &mut note).unwrap();
     check_stages(&seen, [(Stage::Calibrating, 3 * 5), (Stage::Quantizing, LAYERS)]);
+}
+
+#[test]
+fn learned_rounding_counts_the_steps_of_its_training() {
+    let root = tempfile::tempdir().unwrap();
+    let source = float(&root, true);
+    let ids = ids();
+    let tokens = CalibrationTokens { ids: &ids, window: 24, prefix: &[], text_sha256: "a".repeat(64) };
+    for (skip, layers) in [(vec![], LAYERS), (vec!["layers.0.*".to_owned()], LAYERS - 7)] {
+        let mut config = config(QuantizationType::WeightOnly);
+        (config.method, config.tune.steps, config.skip) = (RoundingMethod::Tune, 5, skip);
+        let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
+        quantizer.calibrate(&tokens, &Device::flex(), &mut go_on).unwrap();
+        let mut seen = Vec::new();
+        let mut note = |progress| {
+            seen.push(progress);
+            Ok::<_, Error>(())
+        };
+        quantizer.write(root.path().join("out"), true, &mut note).unwrap();
+        check_stages(&seen, [(Stage::Calibrating, 2 * (3 * 3 + 5) + 3), (Stage::Quantizing, layers)]);
+    }
 }
 
 /// Every stage goes up to its total. 70 tokens in windows of 24 are 3, through two layers and the head.

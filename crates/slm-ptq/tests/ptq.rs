@@ -3,7 +3,9 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, activation::relu};
 use slm_nn::{Linear, NamedLinears, to_vec_f32};
-use slm_ptq::{Calibration, Error, LayerComparison, Plan, PtqConfig, RoundingMethod, calibrate, convert};
+use slm_ptq::{
+    Calibration, ChannelFactors, Error, LayerComparison, Plan, PtqConfig, RoundingMethod, calibrate, convert,
+};
 use slm_quant_core::{
     ActivationQuant, Bits, Granularity, Mapping, ObserverKind, QuantRange, QuantScheme, QuantizationType,
     TORCH_EPS, choose_qparams,
@@ -112,6 +114,13 @@ fn every_type_stays_close_to_the_float_model_and_reports_what_it_did() {
         for layer in comparison.finish() {
             let sqnr = layer.error.sqnr_db();
             assert!(sqnr > 30.0 && sqnr.is_finite(), "{quantization_type}: {} {sqnr} dB", layer.name);
+            // The first layer inherits nothing; what the second does comes on top of its own.
+            let own = layer.own_error.sqnr_db();
+            if layer.name == "up" {
+                assert_eq!(own, sqnr, "{quantization_type}");
+            } else {
+                assert!(own.is_finite() && own > sqnr, "{quantization_type}: {own} dB, {sqnr} dB in all");
+            }
         }
     }
 }
@@ -125,6 +134,42 @@ fn a_model_compared_with_itself_shows_no_error() {
     let differences = comparison.finish();
     assert_eq!(differences.len(), 2);
     assert!(differences.iter().all(|layer| layer.error.sqnr_db() == f64::INFINITY));
+    assert!(differences.iter().all(|layer| layer.own_error.sqnr_db() == f64::INFINITY));
+    assert!(differences.iter().all(|layer| layer.own_error.count() == layer.error.count()));
+}
+
+/// A model whose channels were scaled between two layers is the same model, once the factors are known.
+#[test]
+fn factors_between_channels_are_taken_out() {
+    let (mut a, mut b) = (mlp(), mlp());
+    let factors: Vec<f32> = (0..24).map(|index| 0.5 + index as f32 / 16.0).collect();
+    let scaled = |linear: &Linear, shape: [usize; 2], factor: &dyn Fn(usize) -> f32| {
+        let weight = linear.weight.clone();
+        let slm_nn::Weight::Float(weight) = weight else { panic!("float") };
+        let values = to_vec_f32("weight", weight.val()).unwrap();
+        let values = values.iter().enumerate().map(|(index, value)| value * factor(index)).collect();
+        Linear::from_weight(tensor(values, shape), None).unwrap()
+    };
+    b.up = scaled(&b.up, [24, 16], &|index| factors[index / 16]);
+    b.down = scaled(&b.down, [16, 24], &|index| 1.0 / factors[index % 24]);
+    let run = |model: &Mlp| Ok::<_, Error>(model.run(input()));
+    let compared = |comparison: LayerComparison, a: &mut Mlp, b: &mut Mlp| {
+        let mut comparison = comparison;
+        comparison.observe(a, b, run, run).unwrap();
+        let of = |layer: slm_ptq::LayerDifference| [layer.error.sqnr_db(), layer.own_error.sqnr_db()];
+        comparison.finish().into_iter().flat_map(of).collect::<Vec<_>>()
+    };
+    let plain = compared(LayerComparison::new(&a, &b).unwrap(), &mut a, &mut b);
+    assert!(plain[0] < 20.0 && plain[1] < 20.0 && plain[3] < 20.0, "{plain:?}");
+    assert!(plain[2] > 100.0, "the model computes the same: {plain:?}");
+    let known = [
+        ("up", ChannelFactors { input: None, output: Some(factors.clone()) }),
+        ("down", ChannelFactors { input: Some(factors), output: None }),
+    ];
+    let known = known.map(|(name, factors)| (name.to_owned(), factors)).into();
+    let comparison = LayerComparison::new(&a, &b).unwrap().with_factors(known);
+    let out = compared(comparison, &mut a, &mut b);
+    assert!(out.iter().all(|sqnr| *sqnr > 100.0), "{out:?}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! - [`corpus`]: simple English stories from a stochastic grammar whose entropy is known exactly, so that a
 //!   model's loss can be compared with the best loss any model could have.
 //! - [`Tokenizer`]: byte-level BPE training, and loading of any Hugging Face `tokenizer.json`.
+//! - [`sentencepiece`]: models of SentencePiece (`tokenizer.model`) as such tokenizers.
 //! - [`Data`]: a file of text or token ids, in the forms that people have them in, read no further than needed.
 //! - [`read_text`]: a whole text, or an error that says where it stops being one.
 //! - [`parse_ids`]: the token ids of a file that holds them instead of text.
@@ -23,6 +24,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod ids;
+pub mod sentencepiece;
 mod split;
 mod stop_texts;
 mod tokenizer;

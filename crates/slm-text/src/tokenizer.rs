@@ -16,6 +16,9 @@ use crate::{END_OF_TEXT, Error, Result};
 
 pub use stream::TextStream;
 
+/// A text with letters, marks, digits, spaces, line ends and symbols.
+const SAMPLE: &str = "Hello, w\u{f6}rld! 12 \u{4f60}\u{597d}\n\tif (x == 1) { \u{1f600} }";
+
 /// Text to token ids and back.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
@@ -245,6 +248,17 @@ impl Tokenizer {
     fn decode_as(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
         guarded(|| self.inner.decode(ids, skip_special_tokens))
             .map_err(|detail| Error::Tokenizer { what: "decode the ids", detail })
+    }
+
+    /// Takes a text of several scripts through the tokenizer and back, so that one that cannot be used is known before
+    /// its first use. Returns the ids, with the special tokens that are put around a text.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`] and [`Tokenizer::decode`].
+    pub fn try_out(&self) -> Result<Vec<u32>> {
+        let ids = self.encode_with_special_tokens(SAMPLE)?;
+        self.decode(&ids)?;
+        Ok(ids)
     }
 
     /// Starts decoding a stream of ids whose text is wanted as soon as it is certain.

@@ -61,6 +61,10 @@
 #![doc = "```ignore"]
 #![doc = include_str!("../examples/finetune.rs")]
 #![doc = "```"]
+//! ## Text from a language model that `slm ptq` wrote
+#![doc = "```ignore"]
+#![doc = include_str!("../examples/generate.rs")]
+#![doc = "```"]
 //! ## Numbers without Burn
 #![doc = "```ignore"]
 #![doc = include_str!("../examples/numbers.rs")]

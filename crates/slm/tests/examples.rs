@@ -3,6 +3,8 @@
 
 #[path = "../examples/finetune.rs"]
 mod finetune;
+#[path = "../examples/generate.rs"]
+mod generate;
 #[path = "../examples/mlp.rs"]
 mod mlp;
 #[path = "../examples/numbers.rs"]
@@ -33,6 +35,11 @@ fn a_network_is_trained_to_be_quantized() {
 #[test]
 fn a_quantized_network_is_trained() {
     finetune::main().unwrap();
+}
+
+#[test]
+fn a_checkpoint_writes_text() {
+    generate::main().unwrap();
 }
 
 #[test]

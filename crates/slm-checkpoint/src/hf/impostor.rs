@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::Error;
 
-const PICKLE: &str = "it is a Python pickle, or an archive of one, which is not read";
+const PICKLE: &str = "it is a Python pickle, or an archive of one";
 /// Bytes of a file that are looked at.
 const HEAD: usize = 512;
 
@@ -44,6 +44,15 @@ pub(super) fn explain_weights(path: &Path) -> Option<Error> {
     })
 }
 
+/// [`explain`] for a file that should be a pickle.
+pub(super) fn explain_pickle(path: &Path) -> Option<Error> {
+    let head = head(path)?;
+    match recognize(&head) {
+        Some((PICKLE, _)) => None,
+        _ => explain(path, &head),
+    }
+}
+
 /// [`explain`] for a file that is read here.
 pub(super) fn explain_file(path: &Path) -> Option<Error> {
     explain(path, &head(path)?)
@@ -59,8 +68,8 @@ pub(super) fn head(path: &Path) -> Option<Vec<u8>> {
 /// What bytes that are neither JSON nor safetensors are, and what to do.
 fn recognize(head: &[u8]) -> Option<(&'static str, &'static str)> {
     const AGAIN: &str = "download the file again, logged in (`hf auth login`) if the model asks for it";
-    const CONVERT: &str =
-        "convert the model to safetensors with transformers' save_pretrained(..., safe_serialization=True)";
+    const CONVERT: &str = "call it pytorch_model.bin, next to config.json, and name the directory; or convert the model to \
+                           safetensors with transformers' save_pretrained(..., safe_serialization=True)";
     if head.is_empty() {
         return Some(("it is empty", "download the file again"));
     }

@@ -1,8 +1,8 @@
-//! Import of models in the Hugging Face layout: `config.json`, `model.safetensors` (or several files with an
-//! index), and if present `tokenizer.json` and `generation_config.json`.
+//! Import of models in the Hugging Face layout: `config.json`, `model.safetensors` or `pytorch_model.bin` (or several files
+//! with an index), and if present a tokenizer and `generation_config.json`.
 //!
 //! The architectures are those of [`slm_model::arch`]; configs as transformers 4 and 5 write them; weights in F32,
-//! F16, BF16 or F64, which become F32. What cannot be computed exactly as the original does is refused, by name.
+//! F16, BF16 or F64, which become F32, or integers of compressed-tensors, GPTQ or AWQ, which are kept. What cannot be computed exactly as the original does is refused, by name.
 //! Directories are read as people have them: what changes nothing that the model computes is passed over, with a warning
 //! where it may surprise.
 //!
@@ -15,12 +15,16 @@ mod documents;
 mod end_tokens;
 mod impostor;
 mod names;
+mod pickle;
 mod place;
 mod plan;
+mod quantized;
 mod tied;
 mod tokenizer;
 mod tokenizer_settings;
+mod weight_file;
 mod weights;
+mod write;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -28,18 +32,19 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use serde_json::{Map, Value, json};
-use slm_model::arch::{self, Architecture, Origin};
-use slm_model::{ModelConfig, SourceError, TensorSource, Transformer, expected_tensors};
+use slm_model::arch::{self, Architecture};
+use slm_model::{ModelConfig, SourceError, TensorSource, Transformer};
+use slm_quant_core::{ActivationQuant, QuantizedMatrix};
 
 pub(crate) use self::place::hub_id;
 use self::plan::Origins;
+use self::quantized::Method;
 use self::tokenizer_settings::TokenizerSettings;
 use self::weights::Weights;
+pub use self::write::{ImportOptions, ImportReport, import_to, import_with};
 use crate::manifest::sha256_of;
-use crate::tensors::{PositionedFile, TensorFile};
-use crate::{
-    ChatInfo, CheckpointWriter, Error, Layout, Result, SaveRequest, TokenizerInfo, json as json_file,
-};
+use crate::tensors::PositionedFile;
+use crate::{Error, Result, TokenizerInfo, json as json_file};
 use slm_store::Error as StoreError;
 
 const CONFIG: &str = "config.json";
@@ -67,27 +72,10 @@ pub struct Imported {
     warnings: Vec<String>,
     dir: PathBuf,
     weights: Weights,
+    /// The program that quantized the model, where one did.
+    method: Option<Method>,
     /// Shape and origin of every canonical tensor.
     origins: Origins,
-}
-
-/// What [`import_to`] did.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ImportReport {
-    /// The checkpoint.
-    pub path: PathBuf,
-    /// Architecture as Hugging Face names it.
-    pub architecture: &'static str,
-    /// The model's configuration.
-    pub config: ModelConfig,
-    /// Whether the checkpoint has a tokenizer.
-    pub has_tokenizer: bool,
-    /// How the model takes a conversation, where it was trained for one.
-    pub chat: Option<ChatInfo>,
-    /// Fields of `config.json` that are not known to this program and were passed over.
-    pub unrecognized_fields: Vec<String>,
-    /// What was assumed or passed over, a sentence each, with the file. They are logged as warnings too.
-    pub warnings: Vec<String>,
 }
 
 /// Opens the model in `dir` and checks its configuration, and the names, types and shapes of all tensors. A tokenizer is
@@ -114,9 +102,10 @@ fn open(path: &Path, warnings: &mut Warnings) -> Result<Imported> {
     let config_path = dir.join(CONFIG);
     let remedy = "name the directory of a Hugging Face model";
     let missing = || StoreError::Missing { path: config_path.clone(), remedy: remedy.to_owned() };
-    let config_json: Map<String, Value> =
+    let mut config_json: Map<String, Value> =
         documents::read(&config_path, json_file::SMALL)?.ok_or_else(missing)?;
     place::refuse_own(&dir, &config_json)?;
+    let method = Method::take(&dir, &config_path, &mut config_json)?;
     let mut parsed = arch::read_config(&config_json).map_err(|error| refused(&config_path, error))?;
     for field in &parsed.unrecognized {
         warnings.add(&config_path, &format!("field {field:?} is not known and was passed over"));
@@ -134,7 +123,13 @@ fn open(path: &Path, warnings: &mut Warnings) -> Result<Imported> {
     };
     let tokenizer = end_tokens::add(&settings, tokenizer_json.as_deref(), vocab_size, tokenizer);
 
-    let weights = Weights::open(&dir, parsed.architecture, warnings)?;
+    let mut weights = Weights::open(&dir, parsed.architecture, warnings)?;
+    if let Some(method) = &method
+        && weights.read_quantized(method)? == 0
+    {
+        let what = format!("it says that {} quantized the model, and no weight is", method.name());
+        warnings.add(&config_path, &what);
+    }
     place::warn_of_adapter(&dir, warnings);
     tied::untie(&mut parsed, &weights, &config_path, warnings)?;
     let origins = plan::plan(&parsed, &weights, warnings)?;
@@ -147,35 +142,8 @@ fn open(path: &Path, warnings: &mut Warnings) -> Result<Imported> {
         warnings: Vec::new(),
         dir,
         weights,
+        method,
         origins,
-    })
-}
-
-/// Writes the model in `dir` as a checkpoint into `out`, one tensor at a time.
-///
-/// # Errors
-/// As [`import`] and [`save`](crate::save).
-pub fn import_to(dir: impl AsRef<Path>, out: impl AsRef<Path>, overwrite: bool) -> Result<ImportReport> {
-    let imported = import(dir)?;
-    let mut writer =
-        CheckpointWriter::create(out, imported.config(), &Layout::new(imported.config()), overwrite)?;
-    for tensor in expected_tensors(imported.config()) {
-        writer.write_f32(&tensor.name, &imported.read_f32(&tensor.name)?)?;
-    }
-    let path = writer.finish(&SaveRequest {
-        tokenizer_json: imported.tokenizer_json(),
-        tokenizer: imported.tokenizer.clone(),
-        lineage: Some(imported.lineage()?),
-        ..SaveRequest::default()
-    })?;
-    Ok(ImportReport {
-        path,
-        architecture: imported.architecture(),
-        has_tokenizer: imported.tokenizer_json.is_some(),
-        chat: imported.tokenizer.chat,
-        config: imported.config,
-        unrecognized_fields: imported.unrecognized_fields,
-        warnings: imported.warnings,
     })
 }
 
@@ -210,14 +178,14 @@ impl Imported {
         &self.warnings
     }
 
-    /// Reads the tensor of canonical name `name` as F32, row-major.
+    /// Reads the tensor of canonical name `name` as F32, row-major. Of a weight that is stored quantized these are the
+    /// values that its integers stand for.
     ///
     /// # Errors
     /// [`StoreError::NotFinite`], [`StoreError::Io`], [`StoreError::Truncated`]; [`StoreError::TensorSet`] for a name that the
-    /// model does not have.
+    /// model does not have; [`Error::Unusable`] for a quantized weight that contradicts itself.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let source = self.origins.get(name).and_then(|(_, origin)| Some((origin, self.file_of(origin)?)));
-        let Some((origin, file)) = source else {
+        let Some((_, origin)) = self.origins.get(name) else {
             return Err(Error::Store(StoreError::TensorSet {
                 path: self.weights.path().to_owned(),
                 missing: vec![name.to_owned()],
@@ -225,7 +193,26 @@ impl Imported {
                 remedy: "ask for a tensor that the model has".to_owned(),
             }));
         };
-        Ok(origin.apply(file.read_f32(&origin.tensor)?))
+        match self.weights.quantized(&origin.tensor) {
+            Some(layer) => layer.values(&self.weights, origin.file_rows().as_deref()),
+            None => Ok(origin.apply(self.weights.require(&origin.tensor)?.read_f32(&origin.tensor)?)),
+        }
+    }
+
+    /// Reads the integers of the tensor of canonical name `name`, and how the file treats the inputs of its layer; none
+    /// where it is stored as floats.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] that names the layer, where the integers have no scheme here; as [`Imported::read_f32`].
+    pub fn read_quantized(&self, name: &str) -> Result<Option<(QuantizedMatrix, ActivationQuant)>> {
+        let Some((_, origin)) = self.origins.get(name) else { return Ok(None) };
+        let Some(layer) = self.weights.quantized(&origin.tensor) else { return Ok(None) };
+        layer.matrix(&self.weights, origin.file_rows().as_deref()).map(Some)
+    }
+
+    /// The program that quantized the model, as its config names it; none for a model of floats.
+    pub fn quantization(&self) -> Option<&'static str> {
+        self.method.as_ref().map(Method::name)
     }
 
     /// Reads the model onto `device`.
@@ -235,10 +222,6 @@ impl Imported {
     pub fn load_model(&mut self, device: &Device) -> Result<Transformer> {
         let config = self.config.clone();
         Transformer::from_tensors(&config, self, device).map_err(|error| Error::from_model(&self.dir, error))
-    }
-
-    fn file_of(&self, origin: &Origin) -> Option<&TensorFile> {
-        self.weights.file_of(&origin.tensor)
     }
 
     /// What the checkpoint tells of its source. Paths are left out: they mean nothing elsewhere.
@@ -252,7 +235,12 @@ impl Imported {
             Ok((name, json!({ "size": size, "sha256": sha256_of(&path, &file)? })))
         };
         let files = names.into_iter().map(record).collect::<Result<BTreeMap<String, Value>>>()?;
-        Ok(json!({ "imported_from": "hugging-face", "architecture": self.architecture(), "files": files }))
+        let mut lineage =
+            json!({ "imported_from": "hugging-face", "architecture": self.architecture(), "files": files });
+        if let Some(method) = self.quantization() {
+            lineage["quant_method"] = method.into();
+        }
+        Ok(lineage)
     }
 }
 

@@ -87,7 +87,9 @@ impl Bare {
 
     /// The name with the prefix that the names of its file have.
     pub(super) fn with_prefix(&self, architecture: &Architecture, prefixed: bool) -> String {
-        match prefixed && self.name != architecture.head() {
+        let head = architecture.head();
+        let of_head = self.name.starts_with(head.strip_suffix("weight").unwrap_or(&head));
+        match prefixed && !of_head {
             true => format!("{}{}", architecture.prefix(), self.name),
             false => self.name.clone(),
         }

@@ -193,9 +193,9 @@ fn single_file(path: &Path) -> Error {
     let (problem, remedy) = match extension.to_ascii_lowercase().as_str() {
         "gguf" => ("it is called a GGUF file", "import the Hugging Face directory that it was made from"),
         "bin" | "pt" | "pth" | "ckpt" | "pkl" => (
-            "it is called a Python pickle, which is not read",
-            "convert the model to safetensors with transformers' save_pretrained(..., safe_serialization=True), and \
-             name the directory",
+            "it is called a Python pickle",
+            "call it pytorch_model.bin, next to config.json, and name the directory; or convert the model to \
+             safetensors with transformers' save_pretrained(..., safe_serialization=True)",
         ),
         _ => (
             "it is a file",

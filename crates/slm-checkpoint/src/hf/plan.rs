@@ -6,7 +6,8 @@ use safetensors::Dtype;
 use slm_model::arch::{Architecture, HfConfig, Origin};
 use slm_model::{EMBED_TOKENS, expected_tensors};
 
-use super::weights::{INDEX, Weights, shortened};
+use super::quantized::Layer;
+use super::weights::{Weights, shortened};
 use super::{CONFIG, Warnings};
 use crate::{Error, Result};
 use slm_store::Error as StoreError;
@@ -34,23 +35,26 @@ pub(super) fn plan(parsed: &HfConfig, weights: &Weights, warnings: &mut Warnings
     // Of two names of one tensor, some programs keep the other.
     if let Some((_, embedding)) = origins.get_mut(EMBED_TOKENS)
         && model.tie_word_embeddings
-        && weights.file_of(&embedding.tensor).is_none()
-        && weights.file_of(&head).is_some()
+        && !weights.contains(&embedding.tensor)
+        && weights.contains(&head)
     {
         embedding.tensor.clone_from(&head);
     }
     let wanted: BTreeSet<&str> = origins.values().map(|(_, origin)| origin.tensor.as_str()).collect();
-    let missing: Vec<&str> = wanted.iter().copied().filter(|name| weights.file_of(name).is_none()).collect();
+    let missing: Vec<&str> = wanted.iter().copied().filter(|name| !weights.contains(name)).collect();
     let passed_over =
         |name: &str| architecture.is_constant(name) || (model.tie_word_embeddings && name == head);
     let unused = names.iter().map(String::as_str).filter(|name| !wanted.contains(name) && !passed_over(name));
-    let (harmless, unexpected): (Vec<&str>, Vec<&str>) = unused.partition(|name| is_harmless(weights, name));
+    let (harmless, unexpected): (Vec<&str>, Vec<&str>) =
+        unused.partition(|name| is_harmless(weights, name) || is_bias_of_zeros(weights, name));
     if !harmless.is_empty() && missing.is_empty() && unexpected.is_empty() {
         let names = shortened(harmless.iter().map(|name| weights.original(name)));
         warnings
             .add(weights.path(), &format!("tensors that are no part of the model were passed over: {names}"));
     }
-    let unlisted: Vec<&str> = wanted.iter().copied().filter(|name| weights.is_unlisted(name)).collect();
+    // Of a quantized weight the index lists what it is made of.
+    let is_unlisted = |name: &&str| weights.is_unlisted(name) && weights.quantized(name).is_none();
+    let unlisted: Vec<&str> = wanted.iter().copied().filter(is_unlisted).collect();
     if !missing.is_empty() || !unexpected.is_empty() {
         return Err(mismatch(parsed, weights, &head, &missing, &unexpected));
     }
@@ -60,24 +64,53 @@ pub(super) fn plan(parsed: &HfConfig, weights: &Weights, warnings: &mut Warnings
             path,
             missing: Vec::new(),
             unexpected: unlisted.iter().map(|name| weights.original(name).to_owned()).collect(),
-            remedy: format!("{INDEX} does not list them: the files do not belong together"),
+            remedy: format!("{} does not list them: the files do not belong together", weights.index_name()),
         }));
     }
     for (_, origin) in origins.values() {
-        if let Some(file) = weights.file_of(&origin.tensor) {
+        if let Some(layer) = weights.quantized(&origin.tensor) {
+            check_quantized(weights, layer, origin)?;
+        } else if let Some(file) = weights.file_of(&origin.tensor) {
             file.check_dtype(&origin.tensor, &FLOATS)?;
             file.check_shape(&origin.tensor, &origin.shape)
-                .map_err(|error| shape_cause(parsed, weights, origin).unwrap_or(error.into()))?;
+                .map_err(|error| shape_cause(parsed, weights, origin).unwrap_or(error))?;
         }
     }
     Ok(origins)
 }
 
-/// Whether a tensor that nothing needs says nothing about the model: a counter, or the head that a trainer put beside
-/// that of the language model.
+/// Whether a tensor that nothing needs says nothing about the model: a counter, a scale of a cache, or the head that a
+/// trainer put beside that of the language model.
 fn is_harmless(weights: &Weights, name: &str) -> bool {
-    let scalar = weights.file_of(name).and_then(|file| file.shape(name)).is_some_and(<[usize]>::is_empty);
-    scalar || name.split('.').any(|part| part == "v_head")
+    let scalar = weights.shape(name).is_some_and(<[usize]>::is_empty);
+    scalar || name.split('.').any(|part| ["v_head", "k_scale", "v_scale"].contains(&part))
+}
+
+/// Whether a tensor is the bias that AutoGPTQ gives layers without one: all 0.
+fn is_bias_of_zeros(weights: &Weights, name: &str) -> bool {
+    let of_quantized = name
+        .strip_suffix(".bias")
+        .is_some_and(|module| weights.quantized(&format!("{module}.weight")).is_some());
+    of_quantized && weights.read_f32(name).is_ok_and(|values| values.iter().all(|&value| value == 0.0))
+}
+
+/// Refuses a quantized weight of another shape than the model's. Those of a `Conv1D` are stored as those of a `Linear`.
+fn check_quantized(weights: &Weights, layer: &Layer, origin: &Origin) -> Result<()> {
+    let mut expected = origin.shape.clone();
+    if origin.is_transposed() {
+        expected.reverse();
+    }
+    if layer.shape() == expected {
+        return Ok(());
+    }
+    let path =
+        layer.parts().find_map(|part| weights.file_of(part)).map_or(weights.path(), |file| file.path());
+    Err(Error::Store(StoreError::Shape {
+        path: path.to_owned(),
+        tensor: origin.tensor.clone(),
+        expected,
+        found: layer.shape().to_vec(),
+    }))
 }
 
 /// The error for a tensor of another shape where that says which field of the config is wrong.
@@ -137,7 +170,8 @@ fn cause(
 ) -> (Option<std::path::PathBuf>, String) {
     let HfConfig { architecture, model, .. } = parsed;
     if let Some(shard) = missing.iter().find_map(|name| weights.listed_in(name)) {
-        return (Some(shard), format!("{INDEX} says that it is there: the files do not belong together"));
+        let index = weights.index_name();
+        return (Some(shard), format!("{index} says that it is there: the files do not belong together"));
     }
     let layers = weights.layers();
     if layers != model.num_layers && layers > 0 {
@@ -213,9 +247,10 @@ fn cause(
     (None, remedy.to_owned())
 }
 
-/// Refuses weights that are quantized already, whatever the config says.
+/// Refuses weights that are quantized already, and not as the config says.
 fn refuse_quantized(architecture: &Architecture, weights: &Weights, names: &[String]) -> Result<()> {
-    let used = || names.iter().filter(|name| !architecture.is_constant(name));
+    let used =
+        || names.iter().filter(|name| !architecture.is_constant(name) && weights.quantized(name).is_none());
     let ends = |end: &str| used().find(|name| name.ends_with(end));
     let of_type = |types: &[Dtype]| {
         used().find(|name| {
@@ -243,6 +278,8 @@ fn refuse_quantized(architecture: &Architecture, weights: &Weights, names: &[Str
     Err(Error::Unusable {
         path: weights.file_of(name).map_or(weights.path(), |file| file.path()).to_owned(),
         problem: format!("the weights are quantized already ({how}): tensor {:?}", weights.original(name)),
-        remedy: "import the float model (BF16, F16 or F32) that they were made from".to_owned(),
+        remedy: "import the float model (BF16, F16 or F32) that they were made from (of compressed-tensors, GPTQ and AWQ \
+                 the config has to say how they were quantized)"
+            .to_owned(),
     })
 }

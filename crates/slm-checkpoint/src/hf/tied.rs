@@ -28,14 +28,16 @@ pub(super) fn untie(
         return Ok(());
     };
     let embedding = architecture.origin(model, &embedding, weights.prefixed()).tensor;
-    let (Some(ours), Some(theirs)) = (weights.file_of(&head), weights.file_of(&embedding)) else {
+    if !weights.contains(&head) || !weights.contains(&embedding) {
         return Ok(());
-    };
-    let same_type = ours.dtype(&head) == theirs.dtype(&embedding);
-    let same = match (ours.shape(&head), theirs.shape(&embedding)) {
-        (a, b) if a != b => false,
-        _ if same_type => ours.same_content(&head, theirs, &embedding)?,
-        _ => ours.read_f32(&head)? == theirs.read_f32(&embedding)?,
+    }
+    let float = |name: &str| weights.file_of(name).filter(|_| weights.quantized(name).is_none());
+    let same = match (float(&head), float(&embedding)) {
+        _ if weights.shape(&head) != weights.shape(&embedding) => false,
+        (Some(ours), Some(theirs)) if ours.dtype(&head) == theirs.dtype(&embedding) => {
+            ours.same_content(&head, theirs, &embedding)?
+        }
+        _ => weights.read_f32(&head)? == weights.read_f32(&embedding)?,
     };
     if !same {
         let what = format!(

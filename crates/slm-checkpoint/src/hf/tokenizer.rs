@@ -1,10 +1,12 @@
-//! The tokenizer of a Hugging Face directory: `tokenizer.json`, or one made of `vocab.json` and `merges.txt`.
+//! The tokenizer of a Hugging Face directory: `tokenizer.json`, or one made of `tokenizer.model` (SentencePiece), or of
+//! `vocab.json` and `merges.txt`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use slm_text::Tokenizer;
+use slm_text::sentencepiece::{Frame, SentencePiece};
 
 use super::tokenizer_settings::{TokenizerSettings, token_text};
 use super::{Warnings, documents, impostor, place, weights};
@@ -14,9 +16,8 @@ use slm_store::Error as StoreError;
 const TOKENIZER: &str = "tokenizer.json";
 const VOCABULARY: &str = "vocab.json";
 const MERGES: &str = "merges.txt";
-
-/// A text with letters, marks, digits, spaces, line ends and symbols.
-const SAMPLE: &str = "Hello, wörld! 12 \u{4f60}\u{597d}\n\tif (x == 1) { \u{1f600} }";
+/// Names of a SentencePiece model.
+const SENTENCE_PIECE: [&str; 2] = ["tokenizer.model", "spiece.model"];
 
 /// The content of `tokenizer.json`, which is loaded and tried; none where there is nothing to read.
 pub(super) fn read(
@@ -38,8 +39,8 @@ pub(super) fn read(
             }
             (path, bytes)
         }
-        None => match build(dir, model_type, &settings.fields, warnings)? {
-            Some(bytes) => (dir.join(VOCABULARY), bytes),
+        None => match build(dir, model_type, settings, warnings)? {
+            Some(made) => made,
             None => return Ok(None),
         },
     };
@@ -78,17 +79,14 @@ fn try_out(
     let text = std::str::from_utf8(bytes).map_err(|error| refuse(format!("it is not UTF-8: {error}")))?;
     let tokenizer = Tokenizer::from_json(text, TOKENIZER).map_err(unreadable)?;
     let unusable = |error: slm_text::Error| refuse(format!("the tokenizer cannot be used: {error}"));
-    let ids = tokenizer.encode_with_special_tokens(SAMPLE).map_err(unusable)?;
-    tokenizer.decode(&ids).map_err(unusable)?;
+    let ids = tokenizer.try_out().map_err(unusable)?;
     if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
         return Err(refuse(format!(
             "the tokenizer puts token {id} around every text, and the model's vocab_size is {vocab_size}"
         )));
     }
     // What the tokenizer puts around a text is written in it; tokenizer_config.json may say otherwise.
-    let plain = tokenizer.encode(SAMPLE).map_err(unusable)?;
-    let first = plain.first().copied();
-    let puts_bos = ids.len() > plain.len() && ids.first().copied() != first;
+    let puts_bos = !tokenizer.prefix().map_err(unusable)?.is_empty();
     match settings.fields.get("add_bos_token").and_then(Value::as_bool) {
         Some(wanted) if wanted != puts_bos => {
             let (does, holds) = match puts_bos {
@@ -105,8 +103,64 @@ fn try_out(
     Ok(())
 }
 
-/// A `tokenizer.json` of `vocab.json` and `merges.txt`, for the tokenizers whose rules for splitting text are known here.
+/// A `tokenizer.json` of the files of older tokenizers, and the file that it is made of.
 fn build(
+    dir: &Path,
+    model_type: &str,
+    settings: &TokenizerSettings,
+    warnings: &mut Warnings,
+) -> Result<Option<(PathBuf, Vec<u8>)>> {
+    for path in SENTENCE_PIECE.map(|name| dir.join(name)) {
+        if place::is_link_to_nothing(&path) {
+            return Err(place::link_to_nothing(&path));
+        }
+        if let Some(bytes) = json_file::read_optional(&path, json_file::LARGE)? {
+            let made = of_sentence_piece(dir, &path, &bytes, settings)?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            warnings.add(dir, &format!("tokenizer.json is not there: one was made of {name}"));
+            return Ok(Some((path, made)));
+        }
+    }
+    let made = of_byte_pairs(dir, model_type, &settings.fields, warnings)?;
+    Ok(made.map(|bytes| (dir.join(VOCABULARY), bytes)))
+}
+
+/// A `tokenizer.json` of a SentencePiece model. A text begins with BOS unless `tokenizer_config.json` says otherwise.
+fn of_sentence_piece(dir: &Path, path: &Path, bytes: &[u8], settings: &TokenizerSettings) -> Result<Vec<u8>> {
+    let unusable = |problem: String| Error::Unusable {
+        path: path.to_owned(),
+        problem,
+        remedy:
+            "download the model's tokenizer.json, or remove the file to import the model without a tokenizer"
+                .to_owned(),
+    };
+    if let Some(error) = impostor::explain(path, &bytes[..bytes.len().min(512)]) {
+        return Err(error);
+    }
+    let model = SentencePiece::parse(bytes, &path.display().to_string())
+        .map_err(|error| unusable(error.to_string()))?;
+    let id_of = |field: &str, own: Option<u32>| settings.token(field).and_then(|text| model.id(text)).or(own);
+    let flag = |field: &str| settings.fields.get(field).and_then(Value::as_bool);
+    let vocabulary: BTreeMap<String, u64> = BTreeMap::new();
+    let mut added = Vec::new();
+    for token in added_tokens(dir, &settings.fields, &vocabulary)? {
+        let id = token["id"].as_u64().and_then(|id| u32::try_from(id).ok());
+        let (Some(id), Some(text)) = (id, token["content"].as_str()) else { continue };
+        // Those of the model are there already, each as what the model says.
+        if model.pieces.get(id as usize).is_none() {
+            added.push((id, text.to_owned(), token["special"].as_bool().unwrap_or(true)));
+        }
+    }
+    let frame = Frame {
+        begin: id_of("bos_token", model.bos_id).filter(|_| flag("add_bos_token").unwrap_or(true)),
+        end: id_of("eos_token", model.eos_id).filter(|_| flag("add_eos_token").unwrap_or(false)),
+        added,
+    };
+    Ok(model.to_json(&frame).into_bytes())
+}
+
+/// A `tokenizer.json` of `vocab.json` and `merges.txt`, for the tokenizers whose rules for splitting text are known here.
+fn of_byte_pairs(
     dir: &Path,
     model_type: &str,
     config: &Map<String, Value>,
@@ -115,11 +169,11 @@ fn build(
     let convert = "make one with transformers: \
                    AutoTokenizer.from_pretrained(DIRECTORY).save_pretrained(DIRECTORY)";
     let (vocabulary, merges) = (dir.join(VOCABULARY), dir.join(MERGES));
-    let sentence_piece = ["tokenizer.model", "spiece.model", "tekken.json"].map(|name| dir.join(name));
-    if let Some(file) = sentence_piece.iter().find(|file| file.exists()) {
+    let tekken = dir.join("tekken.json");
+    if tekken.exists() {
         let what =
             format!("it is not read, and tokenizer.json is not there: the model has no tokenizer; {convert}");
-        warnings.add(file, &what);
+        warnings.add(&tekken, &what);
         return Ok(None);
     }
     if !vocabulary.exists() || !merges.exists() {
@@ -136,6 +190,7 @@ fn build(
     let rules = match (class, model_type) {
         (Some("GPT2Tokenizer"), _) | (None, "gpt2") => gpt2_rules(config),
         (Some("Qwen2Tokenizer"), _) | (None, "qwen2" | "qwen3") => qwen2_rules(),
+        (Some("GPTNeoXTokenizer"), _) | (None, "gpt_neox") => gpt_neox_rules(),
         (class, _) => {
             let class = class.unwrap_or("(not given)");
             let what = format!(
@@ -173,6 +228,15 @@ fn gpt2_rules(config: &Map<String, Value>) -> Value {
         "normalizer": null,
         "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": true },
         "post_processor": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true },
+    })
+}
+
+/// Parts of GPT-NeoX's `tokenizer.json` that compose the characters of a text and split it.
+fn gpt_neox_rules() -> Value {
+    json!({
+        "normalizer": { "type": "NFC" },
+        "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
+        "post_processor": null,
     })
 }
 
@@ -244,7 +308,9 @@ mod tests {
     #[test]
     fn tokenizers_that_are_made_give_the_recorded_ids() {
         let Some(folder) = slm_testing::shared_dir("tokenizers") else { return };
-        for (name, class) in [("gpt2", "GPT2TokenizerFast"), ("qwen2", "Qwen2Tokenizer")] {
+        for (name, class) in
+            [("gpt2", "GPT2TokenizerFast"), ("qwen2", "Qwen2Tokenizer"), ("gpt-neox", "GPTNeoXTokenizerFast")]
+        {
             let read = |file: &str| -> Value {
                 serde_json::from_slice(&fs::read(folder.join(name).join(file)).unwrap()).unwrap()
             };
@@ -276,6 +342,56 @@ mod tests {
                 let decoded = made.decode_with_special_tokens(&ids).unwrap();
                 assert_eq!(decoded, case["decoded"].as_str().unwrap(), "{name}: {text:?}");
             }
+        }
+    }
+
+    /// The SentencePiece file that a tokenizer of the shared folder came from: all of its recorded cases.
+    #[test]
+    fn a_sentence_piece_model_gives_the_recorded_ids() {
+        let Some(folder) = slm_testing::shared_dir("tokenizers") else { return };
+        let folder = folder.join("mistral-v1");
+        let dir = tempfile::tempdir().unwrap();
+        fs::copy(folder.join("tokenizer.model"), dir.path().join("tokenizer.model")).unwrap();
+        let recorded: Value =
+            serde_json::from_slice(&fs::read(folder.join("tokenizer_cases.json")).unwrap()).unwrap();
+        let mut warnings = Warnings::default();
+        let made = |config: Value, warnings: &mut Warnings| {
+            fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+            let settings = TokenizerSettings::read(dir.path()).unwrap();
+            super::read(dir.path(), &settings, "mistral", 32_001, warnings).unwrap().unwrap()
+        };
+        let added = json!({ "32000": { "content": "<|im_end|>", "special": true } });
+        let json = made(
+            json!({ "tokenizer_class": "LlamaTokenizer", "added_tokens_decoder": added }),
+            &mut warnings,
+        );
+        assert!(warnings.0[0].contains("one was made of tokenizer.model"), "{:?}", warnings.0);
+        let tokenizer = Tokenizer::from_json(std::str::from_utf8(&json).unwrap(), "made").unwrap();
+        for case in recorded["tokenizer_cases"].as_array().unwrap() {
+            let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+            let text = case["text"].as_str().unwrap();
+            assert_eq!(tokenizer.encode_with_special_tokens(text).unwrap(), ids, "{text:?}");
+            let plain: Vec<u32> = serde_json::from_value(case["ids_no_special"].clone()).unwrap();
+            let decoded = tokenizer.decode_with_special_tokens(&plain).unwrap();
+            assert_eq!(decoded, case["decoded"].as_str().unwrap(), "{text:?}");
+        }
+        assert_eq!(tokenizer.encode("<|im_end|>").unwrap(), [32_000]);
+        let json = made(json!({ "add_bos_token": false, "add_eos_token": true }), &mut warnings);
+        let tokenizer = Tokenizer::from_json(std::str::from_utf8(&json).unwrap(), "made").unwrap();
+        let ids = tokenizer.encode_with_special_tokens("a").unwrap();
+        assert_eq!((ids.len(), ids.last()), (2, Some(&2)));
+
+        // Others are refused by name.
+        for (bytes, part) in [
+            (&b"IQ== 0\nIg== 1\n"[..], "tiktoken"),
+            (b"version https://git-lfs", "LFS"),
+            (b"\xff\xff", "SentencePiece"),
+        ] {
+            fs::write(dir.path().join("tokenizer.model"), bytes).unwrap();
+            let settings = TokenizerSettings::read(dir.path()).unwrap();
+            let error =
+                super::read(dir.path(), &settings, "mistral", 32_001, &mut warnings).unwrap_err().to_string();
+            assert!(error.contains("tokenizer.model") && error.contains(part), "{error}");
         }
     }
 }

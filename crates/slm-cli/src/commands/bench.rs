@@ -224,32 +224,35 @@ impl BenchResult {
         let profile = |profile: &Option<Profile>| {
             profile.map_or(String::new(), |profile| format!("                  {profile}\n"))
         };
-        context.output.say(format!(
-            "{}: {} parameters, {} on {}, {} threads\n\
-             kernels           {} on {}, keys and values in {}\n\
-             prefill           {:.1} tokens/s ({} tokens in {:.1} ms; {:.0} GOP/s{peak})\n{}\
-             decode            {:.1} tokens/s over {} tokens\n{}\
-             weights per token {}, {:.1} GB/s at best; {:.0} % of the measured memory bandwidth (runs: {} %), \
-             at best {:.1} GB/s\n\
-             memory            {} of weights, peak {}",
+        let output = &context.output;
+        output.headline(format!(
+            "decode {:.1} tokens/s, prefill {:.1} tokens/s: {}, {} on {}, {} threads",
+            self.decode_tokens_per_second,
+            self.prefill_tokens_per_second,
             self.model,
-            self.parameters,
             self.weights,
             self.device,
-            self.threads,
+            self.threads
+        ))?;
+        output.say(format!(
+            "\nparameters        {}\n\
+             kernels           {} on {}, keys and values in {}\n\
+             prefill           {} tokens in {:.1} ms; {:.0} GOP/s{peak}\n{}\
+             decode            {} tokens, each of which reads {} of weights: {:.1} GB/s at best\n{}\
+             bandwidth         {:.0} % of the measured memory bandwidth (runs: {} %), at best {:.1} GB/s\n\
+             memory            {} of weights, peak {}",
+            self.parameters,
             kernels.collect::<Vec<_>>().join(", "),
             self.inference_path,
             self.kv_cache,
-            self.prefill_tokens_per_second,
             self.prompt_tokens,
             self.time_to_first_token_ms,
             self.prefill_ops_per_second / 1e9,
             profile(&self.prefill_profile),
-            self.decode_tokens_per_second,
             self.decode_tokens,
-            profile(&self.decode_profile),
             table::bytes(self.weight_bytes_per_token),
             self.decode_bytes_per_second / 1e9,
+            profile(&self.decode_profile),
             self.decode_bandwidth_share * 100.0,
             shares.join(", "),
             self.read_bytes_per_second / 1e9,

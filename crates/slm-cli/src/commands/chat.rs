@@ -27,8 +27,6 @@ use request::{HELP, Request};
 /// checkpoint. Ctrl-C stops an answer; what was said of it stays in the conversation. At the prompt, /quit
 /// ends the program, and /help lists what else can be typed there. Where standard input is not a terminal, each of its
 /// lines is a message.
-///
-/// Example: slm chat --checkpoint out/smollm2-int4 --system "Answer in one sentence." --temperature 0.3
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
     /// Checkpoint directory, float or quantized
@@ -66,7 +64,7 @@ pub(crate) fn run(args: &ChatArgs, context: &Context) -> Result<()> {
     let mut conversation = Conversation::new(args.system.clone());
     let mut input = Input::new();
     if input.is_terminal() {
-        context.output.say("Type a message, or /help. Ctrl-C stops an answer, /quit ends.")?;
+        context.output.headline("Type a message, or /help. Ctrl-C stops an answer, /quit ends.")?;
     }
     loop {
         let line = match input.read()? {
@@ -87,11 +85,11 @@ pub(crate) fn run(args: &ChatArgs, context: &Context) -> Result<()> {
             }
             Request::Temperature(temperature) => partner.set_temperature(temperature),
             Request::Save(path) => match conversation.save(Path::new(path)) {
-                Ok(()) => context.output.say(format!("saved {path}"))?,
+                Ok(()) => context.output.headline(format!("saved {path}"))?,
                 Err(error) => complain(&error, context)?,
             },
-            Request::Stats => context.output.say(partner.stats())?,
-            Request::Help => context.output.say(HELP)?,
+            Request::Stats => context.output.headline(partner.stats())?,
+            Request::Help => context.output.headline(HELP)?,
             Request::Quit => return Ok(()),
             Request::Unknown(why) => complain(&Error::Usage(why), context)?,
         }
@@ -110,7 +108,7 @@ fn reply(
         Ok((content, answer)) => {
             context.output.line(&Reply { role: "assistant", content: &content, answer: &answer })?;
             if let Some(remark) = answer.remark() {
-                context.output.say(format!("[{remark}]"))?;
+                context.output.headline(format!("[{remark}]"))?;
             }
             conversation.turns.push(Message::assistant(content));
             Ok(())

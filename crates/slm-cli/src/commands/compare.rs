@@ -1,24 +1,31 @@
 //! `slm compare`
 
+mod factors;
+mod page;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
 use slm_checkpoint::{Checkpoint, TransformRecord};
-use slm_model::{Transformer, window_logits};
-use slm_ptq::{LayerComparison, TransformedSource, Transforms};
+use slm_model::{TensorSource, Transformer, window_logits};
+use slm_ptq::{ChannelFactors, LayerComparison, TransformedSource, Transforms};
 
+use crate::commands::ptq::grade;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::json::number;
-use crate::table::table;
+use crate::html::HtmlArgs;
+use crate::json::{number, optional_number};
+use crate::table::{Ranking, Row, TableArgs};
 use crate::text::{Limit, Tokens, WindowArgs, tokenizer};
 
 /// Compare two checkpoints layer by layer on a text.
 ///
-/// Both run on the same tokens; for every linear layer it shows how far the output of B is from that of A, and
-/// for the model the divergence of the predictions. Usually A is the float model and B a quantized one. If B was rotated
-/// before it was quantized, A is rotated in the same way first.
+/// Both run on the same tokens. For the model it shows the divergence of the predictions, and for every linear layer how far
+/// the output of B is from that of A: its own error, for the input that A gives it, and the error in all, with what comes in
+/// from the layers before. Usually A is the float model and B a quantized one. If B was rotated before it was
+/// quantized, A is rotated in the same way first; where channels were smoothed or equalized, the factors are taken out.
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
     /// The reference
@@ -33,6 +40,10 @@ pub(crate) struct CompareArgs {
     /// Use no more than the first N tokens of the text, and read no more of it
     #[arg(long, value_name = "N", default_value_t = 4096)]
     max_tokens: usize,
+    #[command(flatten)]
+    html: HtmlArgs,
+    #[command(flatten)]
+    tables: TableArgs,
 }
 
 #[derive(Serialize)]
@@ -51,8 +62,12 @@ struct CompareResult {
 #[derive(Serialize)]
 struct LayerResult {
     name: String,
+    /// Of the output with all that the layer inherits.
     #[serde(serialize_with = "number")]
     sqnr_db: f64,
+    /// Of the output for the reference's input; none where two quantized models were changed in different ways before.
+    #[serde(serialize_with = "optional_number")]
+    own_sqnr_db: Option<f64>,
     #[serde(serialize_with = "number")]
     cosine: f64,
     max_abs_error: f64,
@@ -60,16 +75,19 @@ struct LayerResult {
 }
 
 pub(crate) fn run(args: &CompareArgs, context: &Context) -> Result<()> {
+    args.html.prepare()?;
     let (checkpoint_a, checkpoint_b) =
         (context.open_to_load(&args.dir_a)?, context.open_to_load(&args.dir_b)?);
     let windowing = args.windows.windowing(&checkpoint_a)?;
     let limit = Limit { option: "--max-tokens", tokens: args.max_tokens };
     let vocab_size = checkpoint_a.config().model.vocab_size;
-    let tokens = Tokens::read(&tokenizer(&checkpoint_a)?, &args.data, limit.tokens, vocab_size)?;
+    let tokens = Tokens::read(&tokenizer(&checkpoint_a)?, &args.data, limit.tokens, vocab_size, context)?;
     tokens.check_length(&args.data, &windowing, limit)?;
     let transforms =
         checkpoint_b.metadata().and_then(|metadata| metadata.lineage.transforms).unwrap_or_default();
-    let mut model_a = load_reference(&checkpoint_a, transforms, context)?;
+    let Reference { model: mut model_a, factors } =
+        load_reference(&checkpoint_a, &checkpoint_b, transforms, context)?;
+    let comparable = factors.is_some();
     let mut model_b = checkpoint_b.load_model(&context.device)?;
     if model_a.config().vocab_size != model_b.config().vocab_size {
         return Err(Error::file(
@@ -83,7 +101,7 @@ pub(crate) fn run(args: &CompareArgs, context: &Context) -> Result<()> {
         ));
     }
     untie_like_each_other(&mut model_a, &mut model_b);
-    let mut layers = LayerComparison::new(&model_a, &model_b)?;
+    let mut layers = LayerComparison::new(&model_a, &model_b)?.with_factors(factors.unwrap_or_default());
     let mut predictions = Predictions::default();
     let windows = tokens.windows(&windowing);
     let bar = context.progress.bar("comparing", windows.len());
@@ -99,32 +117,54 @@ pub(crate) fn run(args: &CompareArgs, context: &Context) -> Result<()> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let result = result(predictions, layers);
+    let result = result(predictions, layers, comparable);
+    args.html.write(|| Ok(page::page(&result, args)))?;
     say(&result, args, context)?;
-    if transforms.smoothing_strength.is_some() || transforms.equalized_mlps.is_some() {
-        context.output.say(
-            "B was smoothed before it was quantized: the outputs of its v_proj and up_proj are those of A divided by \
-             factors, so that their rows above say nothing.",
-        )?;
-    }
     context.output.result(&result)
 }
 
+/// The model that another is compared with.
+struct Reference {
+    model: Transformer,
+    /// Factors between its channels and those of the other; none where they cannot be known.
+    factors: Option<BTreeMap<String, ChannelFactors>>,
+}
+
 /// The reference, rotated as the model was that it is compared with: the outputs of layers are then the same but for
-/// quantization.
+/// factors and quantization.
 fn load_reference(
     checkpoint: &Checkpoint,
-    transforms: TransformRecord,
+    other: &Checkpoint,
+    changes: TransformRecord,
     context: &Context,
-) -> Result<Transformer> {
-    match transforms.rotation_seed {
-        Some(seed) if !checkpoint.is_quantized() => {
-            let rotation = Transforms::rotation(checkpoint, seed)?;
-            let mut tensors = TransformedSource::new(checkpoint, &rotation);
-            Ok(Transformer::from_tensors(rotation.model(), &mut tensors, &context.device)?)
-        }
-        _ => Ok(checkpoint.load_model(&context.device)?),
+) -> Result<Reference> {
+    let own = checkpoint.metadata().and_then(|metadata| metadata.lineage.transforms).unwrap_or_default();
+    if checkpoint.is_quantized() {
+        let factors = (own == changes).then(BTreeMap::new);
+        return Ok(Reference { model: checkpoint.load_model(&context.device)?, factors });
     }
+    let rotation = changes.rotation_seed.map(|seed| Transforms::rotation(checkpoint, seed)).transpose()?;
+    let model = match &rotation {
+        Some(rotation) => {
+            let mut tensors = TransformedSource::new(checkpoint, rotation);
+            Transformer::from_tensors(rotation.model(), &mut tensors, &context.device)?
+        }
+        None => checkpoint.load_model(&context.device)?,
+    };
+    let TransformRecord { smoothing_strength, equalized_mlps, equalized_norms, .. } = changes;
+    if smoothing_strength.is_none() && equalized_mlps.is_none() && equalized_norms.is_none() {
+        return Ok(Reference { model, factors: Some(BTreeMap::new()) });
+    }
+    let norm = |name: &str| match (&rotation, checkpoint.tensors().shape(name)) {
+        (_, None) => Ok(None),
+        (Some(rotation), Some(shape)) => TransformedSource::new(checkpoint, rotation)
+            .take_f32(name, shape)
+            .map(Some)
+            .map_err(|source| slm_model::Error::Source { name: name.to_owned(), source }.into()),
+        (None, Some(_)) => Ok(Some(checkpoint.tensors().read_f32(name)?)),
+    };
+    let factors = factors::between(&model, &norm, other)?;
+    Ok(Reference { model, factors: Some(factors) })
 }
 
 /// A tied head is no layer, but its quantized copy is: untied, both models name the same layers.
@@ -135,10 +175,11 @@ fn untie_like_each_other(a: &mut Transformer, b: &mut Transformer) {
     }
 }
 
-fn result(predictions: Predictions, layers: LayerComparison) -> CompareResult {
+fn result(predictions: Predictions, layers: LayerComparison, comparable: bool) -> CompareResult {
     let scored = predictions.scored as f64;
     let layers = layers.finish().into_iter().map(|layer| LayerResult {
         sqnr_db: layer.error.sqnr_db(),
+        own_sqnr_db: comparable.then(|| layer.own_error.sqnr_db()),
         cosine: layer.error.cosine(),
         max_abs_error: layer.error.max_abs_error(),
         mean_abs_error: layer.error.mean_abs_error(),
@@ -155,30 +196,95 @@ fn result(predictions: Predictions, layers: LayerComparison) -> CompareResult {
     }
 }
 
+/// Columns of the table of layers.
+const HEADER: [&str; 6] = ["layer output", "own dB", "in all dB", "cosine", "mean |error|", "max |error|"];
+
+/// The verdict on B.
+fn headline(result: &CompareResult) -> String {
+    format!(
+        "{}: KL divergence {:.6} nats, same most likely token at {:.2} % of positions",
+        grade(result.perplexity_b / result.perplexity_a - 1.0),
+        result.kl_divergence,
+        result.top1_agreement * 100.0
+    )
+}
+
+/// One line for each fact.
+fn summary(result: &CompareResult, args: &CompareArgs) -> String {
+    let depth =
+        depth(&result.layers).map_or_else(String::new, |depth| format!("\ndepth             {depth}"));
+    format!(
+        "A                 {}\n\
+         B                 {}\n\
+         perplexity        {:.4} (A), {:.4} (B, {:+.2} %)\n\
+         measured on       {} tokens of {}\n\
+         logits            differ by {:.4} at most{depth}",
+        args.dir_a.display(),
+        args.dir_b.display(),
+        result.perplexity_a,
+        result.perplexity_b,
+        (result.perplexity_b / result.perplexity_a - 1.0) * 100.0,
+        result.tokens,
+        args.data.display(),
+        result.max_abs_logit_difference,
+    )
+}
+
 fn say(result: &CompareResult, args: &CompareArgs, context: &Context) -> Result<()> {
-    let rows = result.layers.iter().map(|layer| {
-        vec![
+    context.output.headline(headline(result))?;
+    context.output.say(format!("\n{}", summary(result, args)))?;
+    let decibels = |value: f64| format!("{value:.2}");
+    let rows = result.layers.iter().map(|layer| Row {
+        badness: -layer.own_sqnr_db.unwrap_or(layer.sqnr_db),
+        cells: vec![
             layer.name.clone(),
-            format!("{:.2}", layer.sqnr_db),
+            layer.own_sqnr_db.map_or_else(|| "-".to_owned(), decibels),
+            decibels(layer.sqnr_db),
             format!("{:.6}", layer.cosine),
             format!("{:.3e}", layer.mean_abs_error),
             format!("{:.3e}", layer.max_abs_error),
-        ]
+        ],
     });
-    let header = ["layer output", "SQNR dB", "cosine", "mean |error|", "max |error|"];
-    context.output.say(table(&header, rows))?;
-    context.output.say(format!(
-        "\nperplexity {:.4} (A: {}) and {:.4} (B: {}) over {} tokens\nKL divergence {:.6} nats, same most \
-         likely token at {:.2} % of positions, largest logit difference {:.4}",
-        result.perplexity_a,
-        args.dir_a.display(),
-        result.perplexity_b,
-        args.dir_b.display(),
-        result.tokens,
-        result.kl_divergence,
-        result.top1_agreement * 100.0,
-        result.max_abs_logit_difference,
-    ))
+    let ranking = Ranking {
+        what: "layers",
+        by: "their own error",
+        note: "own dB: for the input that A gives the layer; in all dB: with what the layers before bring in",
+        header: &HEADER,
+        rows: rows.collect(),
+    };
+    args.tables.show(ranking, &context.output)?;
+    if result.layers.iter().any(|layer| layer.own_sqnr_db.is_none()) {
+        context.output.say(
+            "\nA and B were rotated, smoothed or equalized in different ways before they were quantized. Their layers \
+             compute other things, and only the predictions can be compared: take the float model for A.",
+        )?;
+    }
+    Ok(())
+}
+
+/// How the error grows with the depth, in words; none for a model of less than two blocks.
+fn depth(layers: &[LayerResult]) -> Option<String> {
+    let mut blocks: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    for layer in layers.iter().filter(|layer| layer.sqnr_db.is_finite()) {
+        let index = layer.name.strip_prefix("layers.").and_then(|rest| rest.split('.').next());
+        if let Some(index) = index.and_then(|index| index.parse().ok()) {
+            blocks.entry(index).or_default().push(layer.sqnr_db);
+        }
+    }
+    let means: Vec<(usize, f64)> = blocks
+        .into_iter()
+        .map(|(index, values)| (index, values.iter().sum::<f64>() / values.len() as f64))
+        .collect();
+    let (first, last) = (means.first()?, means.last().filter(|_| means.len() > 1)?);
+    let middle = &means[means.len() / 2];
+    let mut shown = vec![first];
+    if middle.0 != first.0 && middle.0 != last.0 {
+        shown.push(middle);
+    }
+    shown.push(last);
+    let shown: Vec<String> =
+        shown.into_iter().map(|(index, mean)| format!("{mean:.1} dB in block {index}")).collect();
+    Some(format!("errors accumulate: the outputs have {} on average", shown.join(", ")))
 }
 
 /// Sums over the scored positions.

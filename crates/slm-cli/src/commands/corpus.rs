@@ -78,7 +78,7 @@ pub(crate) fn run(args: &CorpusArgs, context: &Context) -> Result<()> {
         nats_per_story: nats / written as f64,
         nats_per_byte: nats / bytes as f64,
     };
-    context.output.say(format!(
+    context.output.headline(format!(
         "wrote {} stories ({}) to {}: {:.1} nats a story, {:.4} nats a byte",
         result.stories,
         table::bytes(result.bytes),

@@ -1,7 +1,9 @@
 //! `slm eval`
 
 mod choices;
+mod page;
 mod reference;
+mod words;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -17,6 +19,7 @@ use self::choices::ChoicesResult;
 use self::reference::Reference;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::html::HtmlArgs;
 use crate::text::{Limit, Tokens, WindowArgs, Windowing, evaluate_with_progress, tokenizer};
 
 /// Measure how well a checkpoint predicts texts, and how far its predictions are from those of another.
@@ -61,6 +64,8 @@ pub(crate) struct EvalArgs {
     /// Type that keys and values are kept in: f32, or f16 to see what it costs in generation
     #[arg(long, value_name = "TYPE", default_value_t = KvCacheType::F32)]
     kv_cache: KvCacheType,
+    #[command(flatten)]
+    html: HtmlArgs,
 }
 
 #[derive(Serialize)]
@@ -134,25 +139,8 @@ impl From<DivergenceSummary> for DivergenceView {
     }
 }
 
-impl DivergenceView {
-    fn lines(&self) -> String {
-        format!(
-            "KL divergence {:.6} nats mean, {:.6} median, {:.6} p90, {:.6} p99, {:.6} largest\n\
-             same likeliest token at {:.2} % of positions, right token's probability changes by {:.3} % (RMS), \
-             reference perplexity {:.4}",
-            self.kl_mean,
-            self.kl_median,
-            self.kl_p90,
-            self.kl_p99,
-            self.kl_max,
-            self.top1_agreement * 100.0,
-            self.rms_probability_change * 100.0,
-            self.perplexity_reference,
-        )
-    }
-}
-
 pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
+    args.html.prepare()?;
     let checkpoint = context.open_to_load(&args.checkpoint)?;
     let windowing = args.windows.windowing(&checkpoint)?;
     let window = windowing.len;
@@ -165,7 +153,8 @@ pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
     let tokenizer = tokenizer(&checkpoint)?;
     let limit = Limit { option: "--max-tokens", tokens: args.max_tokens.unwrap_or(usize::MAX) };
     let texts = args.data.iter().map(|path| {
-        let tokens = Tokens::read(&tokenizer, path, limit.tokens, checkpoint.config().model.vocab_size)?;
+        let tokens =
+            Tokens::read(&tokenizer, path, limit.tokens, checkpoint.config().model.vocab_size, context)?;
         tokens.check_length(path, &windowing, limit)?;
         Ok((path.as_path(), Window::of(&tokens, &windowing, stride)?))
     });
@@ -209,7 +198,8 @@ pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
         device: context.device_name,
         seconds: start.elapsed().as_secs_f64(),
     };
-    say(&result, context)?;
+    args.html.write(|| Ok(page::page(&result, args)))?;
+    words::say(&result, context)?;
     context.output.result(&result)
 }
 
@@ -292,39 +282,6 @@ fn each_window(
     }
     bar.finish_and_clear();
     Ok(())
-}
-
-fn say(result: &EvalResult, context: &Context) -> Result<()> {
-    for text in &result.texts {
-        context.output.say(format!(
-            "{}: perplexity {:.4} over {} tokens",
-            text.path.display(),
-            text.perplexity,
-            text.tokens
-        ))?;
-        text.divergence.iter().try_for_each(|divergence| context.output.say(divergence.lines()))?;
-    }
-    if let (Some(perplexity), Some(nll)) = (result.perplexity, result.nll) {
-        let stride = result.stride.map_or(String::new(), |stride| format!(", {stride} apart"));
-        context.output.say(format!(
-            "perplexity {perplexity:.4}  ({nll:.5} nats per token over {} tokens, {} windows of {}{stride}{}; {:.0} \
-             tokens/s on {})",
-            result.tokens,
-            result.windows,
-            result.window,
-            if result.bos { " behind BOS" } else { "" },
-            result.tokens as f64 / result.seconds,
-            result.device
-        ))?;
-    }
-    result.divergence.iter().try_for_each(|divergence| context.output.say(divergence.lines()))?;
-    if let Some(noise) = &result.noise_floor {
-        context.output.say(format!(
-            "noise floor: the reference on the other CPU device diverges by {:.3e} nats mean, {:.3e} largest",
-            noise.kl_mean, noise.kl_max
-        ))?;
-    }
-    result.choices.iter().try_for_each(|choices| context.output.say(choices.line()))
 }
 
 /// Refuses two checkpoints whose tokens differ.

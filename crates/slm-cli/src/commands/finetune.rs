@@ -101,7 +101,7 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
     let rounding = start.is_quantized().then_some(config.finetune.rounding);
     let data = args.run.data(&config)?;
     let mut trainer = args.run.trainer(config, &data, Some(&start), context)?;
-    let HeldOut { windows, part } = args.run.held_out(&trainer, &args.run.windowing(&trainer)?)?;
+    let HeldOut { windows, part } = args.run.held_out(&trainer, &args.run.windowing(&trainer)?, context)?;
     let model = start.load_model(&context.device)?;
     let before = evaluate_with_progress(context, "perplexity before", &model, &windows)?;
     drop(model);
@@ -117,7 +117,7 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
         None
     };
     if let Some(after) = &after {
-        context.output.say(format!(
+        context.output.headline(format!(
             "perplexity {:.4} before, {:.4} after ({} tokens: {part})",
             before.perplexity(),
             after.perplexity(),

@@ -109,7 +109,7 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
         written.push_str(&rest);
         context.output.stream(&[prompt.unwrap_or_default(), &rest].concat())?;
     }
-    context.output.say("")?;
+    context.output.headline("")?;
     let (stop, stopped_by) = match output.stop {
         _ if stopped.is_some() => ("stop_text", stopped),
         StopReason::MaxNewTokens if args.max_new_tokens.is_none() && room < DEFAULT_NEW_TOKENS => {

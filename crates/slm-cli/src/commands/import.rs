@@ -7,26 +7,38 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use slm_chat::ChatTemplate;
+use slm_checkpoint::hf::ImportOptions;
 use slm_checkpoint::{ChatInfo, hf};
-use slm_exchange::{GgufImportOptions, import_gguf};
+use slm_exchange::{GgufImportOptions, Llama2cImportOptions, import_gguf, import_llama2c, is_llama2c};
 use slm_model::ModelConfig;
 use slm_quant_core::QuantizationType;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::out_file::relative;
 
-/// Convert a Hugging Face model directory or a GGUF file into a checkpoint.
+/// Convert a model of another program into a checkpoint.
 ///
-/// Reads config.json, model.safetensors (one file or shards; F32, F16, BF16 or F64) and tokenizer.json of Llama,
-/// Mistral, Qwen2, Qwen3, SmolLM2 and GPT-2 models, among others. Anything in the configuration that would change
-/// what the model computes and is not supported is refused by name. Nothing is downloaded.
+/// Reads Hugging Face directories of Llama, Mistral, Qwen2, Qwen3, SmolLM2, GPT-2, Gemma 3 and Phi-3 models, among others:
+/// config.json, and model.safetensors or pytorch_model.bin (one file or shards; F32, F16, BF16 or F64). A pickle that
+/// names anything but tensors is refused. Anything in the configuration that would change what the model computes and is
+/// not supported is refused by name. Nothing is downloaded.
+///
+/// The tokenizer is tokenizer.json, or is made of tokenizer.model (SentencePiece) or of vocab.json and merges.txt. It is
+/// loaded and tried.
+///
+/// Weights that compressed-tensors, GPTQ or AWQ quantized to 4 or 8 bits keep their codes and scales. A layer whose
+/// scheme slm does not have (such as GPTQ with desc_act) is an error that names it, unless --dequantize is given.
 ///
 /// Of a GGUF file (FILE.gguf), floats stay floats, Q8_0 and Q4_0 become the same codes with the same scales, and other
 /// types are dequantized. Tokenizer and chat template come from the file.
+///
+/// A file of llama2.c (FILE.bin) is read in its versions 0, 1 and 2; codes of version 2 are kept. Its tokenizer is the
+/// tokenizer.bin next to it, or --tokenizer.
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
-    /// Directory with config.json, safetensors and tokenizer.json; or a GGUF file
-    #[arg(value_name = "HF_DIR|FILE.gguf")]
+    /// Directory with config.json, weights and tokenizer; or a GGUF file; or a file of llama2.c
+    #[arg(value_name = "HF_DIR|FILE.gguf|FILE.bin")]
     source: PathBuf,
     /// Checkpoint directory to write
     #[arg(long)]
@@ -34,13 +46,16 @@ pub(crate) struct ImportArgs {
     /// Replace a checkpoint that is at --out already
     #[arg(long)]
     overwrite: bool,
-    /// Make floats of all weights of a GGUF file
+    /// Make floats of all weights of a quantized model
     #[arg(long)]
     dequantize: bool,
-    /// Inputs of the quantized layers of a GGUF file: weight-only (they stay float) or dynamic (8-bit, scales from each
-    /// input, for speed) [default: weight-only]
+    /// Inputs of quantized layers that the file leaves float: weight-only (they stay float) or dynamic (8-bit, scales from
+    /// each input, for speed) [default: weight-only]
     #[arg(long = "type", value_name = "TYPE", conflicts_with = "dequantize")]
     quantization_type: Option<QuantizationType>,
+    /// Tokenizer of a file of llama2.c: tokenizer.bin, tokenizer.model or tokenizer.json
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -51,16 +66,22 @@ struct ImportResult {
     has_tokenizer: bool,
     unrecognized_fields: Vec<String>,
     warnings: Vec<String>,
-    /// What was done with the tensors of each type of a GGUF file.
+    /// What was done with the tensors of each type.
     tensors: Vec<String>,
     quantized_layers: usize,
 }
 
 pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
     let start = std::time::Instant::now();
-    let (result, config, chat) = match is_gguf(args) {
-        true => from_gguf(args)?,
-        false => from_hugging_face(args)?,
+    let is_llama2c = !is_gguf(args) && is_llama2c(&args.source);
+    if args.tokenizer.is_some() && !is_llama2c {
+        let message = "--tokenizer is for files of llama2.c; other models bring theirs: leave it out";
+        return Err(Error::Usage(message.to_owned()));
+    }
+    let (result, config, chat) = match (is_gguf(args), is_llama2c) {
+        (true, _) => from_gguf(args)?,
+        (_, true) => from_llama2c(args)?,
+        _ => from_hugging_face(args)?,
     };
     tracing::info!(
         "{}: {} with {} layers of width {}, vocabulary {}, {} positions; written to {} in {:.1} s",
@@ -73,17 +94,17 @@ pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
         result.output.display(),
         start.elapsed().as_secs_f64()
     );
-    for what in &result.tensors {
-        context.output.say(what)?;
-    }
-    context.output.say(format!(
+    context.output.headline(format!(
         "imported {} ({} parameters) into {}",
         result.architecture,
         result.parameters,
-        result.output.display()
+        relative(&result.output).display()
     ))?;
+    for what in &result.tensors {
+        context.output.say(what)?;
+    }
     if !result.has_tokenizer {
-        let what = if is_gguf(args) { "tokenizer" } else { "tokenizer.json" };
+        let what = if args.source.is_file() { "tokenizer" } else { "tokenizer.json" };
         context.output.say(format!("no {what} was found: texts cannot be read with this checkpoint"))?;
     }
     if let Some(error) = chat.and_then(|chat| ChatTemplate::new(chat.template).err()) {
@@ -101,12 +122,9 @@ fn is_gguf(args: &ImportArgs) -> bool {
 }
 
 fn from_hugging_face(args: &ImportArgs) -> Result<(ImportResult, ModelConfig, Option<ChatInfo>)> {
-    if args.dequantize || args.quantization_type.is_some() {
-        let option = if args.dequantize { "--dequantize" } else { "--type" };
-        let source = args.source.display();
-        return Err(Error::Usage(format!("{option} is for GGUF files, and {source} is none; leave it out")));
-    }
-    let report = hf::import_to(&args.source, &args.out, args.overwrite)?;
+    let options =
+        ImportOptions { dequantize: args.dequantize, dynamic: is_dynamic(args)?, overwrite: args.overwrite };
+    let report = hf::import_with(&args.source, &args.out, &options)?;
     let result = ImportResult {
         output: report.path,
         architecture: report.architecture,
@@ -114,23 +132,30 @@ fn from_hugging_face(args: &ImportArgs) -> Result<(ImportResult, ModelConfig, Op
         has_tokenizer: report.has_tokenizer,
         unrecognized_fields: report.unrecognized_fields,
         warnings: report.warnings,
-        tensors: Vec::new(),
-        quantized_layers: 0,
+        tensors: report.tensors,
+        quantized_layers: report.quantized_layers,
     };
     Ok((result, report.config, report.chat))
 }
 
-fn from_gguf(args: &ImportArgs) -> Result<(ImportResult, ModelConfig, Option<ChatInfo>)> {
-    let dynamic = match args.quantization_type.unwrap_or(QuantizationType::WeightOnly) {
-        QuantizationType::WeightOnly => false,
-        QuantizationType::Dynamic => true,
+/// Whether --type asks for inputs that are quantized as they come.
+fn is_dynamic(args: &ImportArgs) -> Result<bool> {
+    match args.quantization_type.unwrap_or(QuantizationType::WeightOnly) {
+        QuantizationType::WeightOnly => Ok(false),
+        QuantizationType::Dynamic => Ok(true),
         QuantizationType::Static => {
-            let message =
-                "--type must be weight-only or dynamic: a GGUF file has no static ranges; slm ptq finds them";
-            return Err(Error::Usage(message.to_owned()));
+            let message = "--type must be weight-only or dynamic: the file has no static ranges to give; slm ptq finds them";
+            Err(Error::Usage(message.to_owned()))
         }
+    }
+}
+
+fn from_gguf(args: &ImportArgs) -> Result<(ImportResult, ModelConfig, Option<ChatInfo>)> {
+    let options = GgufImportOptions {
+        dequantize: args.dequantize,
+        dynamic: is_dynamic(args)?,
+        overwrite: args.overwrite,
     };
-    let options = GgufImportOptions { dequantize: args.dequantize, dynamic, overwrite: args.overwrite };
     let report = import_gguf(&args.source, &args.out, &options)?;
     for note in &report.notes {
         tracing::warn!("{}: {note}", args.source.display());
@@ -146,4 +171,28 @@ fn from_gguf(args: &ImportArgs) -> Result<(ImportResult, ModelConfig, Option<Cha
         quantized_layers: report.quantized_layers,
     };
     Ok((result, report.config, report.chat))
+}
+
+fn from_llama2c(args: &ImportArgs) -> Result<(ImportResult, ModelConfig, Option<ChatInfo>)> {
+    let options = Llama2cImportOptions {
+        tokenizer: args.tokenizer.clone(),
+        dequantize: args.dequantize,
+        dynamic: is_dynamic(args)?,
+        overwrite: args.overwrite,
+    };
+    let report = import_llama2c(&args.source, &args.out, &options)?;
+    for note in &report.notes {
+        tracing::warn!("{}: {note}", args.source.display());
+    }
+    let result = ImportResult {
+        output: report.path,
+        architecture: "llama2.c",
+        parameters: report.config.parameter_count(),
+        has_tokenizer: report.has_tokenizer,
+        unrecognized_fields: Vec::new(),
+        warnings: report.notes,
+        tensors: report.tensors,
+        quantized_layers: report.quantized_layers,
+    };
+    Ok((result, report.config, None))
 }

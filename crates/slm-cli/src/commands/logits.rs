@@ -75,6 +75,6 @@ pub(crate) fn run(args: &LogitsArgs, context: &Context) -> Result<()> {
     writer.finish()?;
     file.commit()?;
     bar.finish_and_clear();
-    context.output.say(format!("wrote {} tensors to {}", ids.len(), args.out.display()))?;
+    context.output.headline(format!("wrote {} tensors to {}", ids.len(), args.out.display()))?;
     context.output.result(&LogitsResult { output: args.out.clone(), shapes, device: context.device_name })
 }

@@ -8,6 +8,7 @@ use slm_checkpoint::{FORMAT_VERSION, MIGRATIONS, migrate};
 
 use crate::context::Context;
 use crate::error::Result;
+use crate::out_file::relative;
 
 /// Rewrite a checkpoint in the present version of the format.
 ///
@@ -48,8 +49,8 @@ pub(crate) fn run(args: &MigrateArgs, context: &Context) -> Result<()> {
     for step in steps {
         context.output.say(format!("version {} to {}: {}", step.from, step.to, step.changes))?;
     }
-    let checkpoint = result.output.display();
-    context.output.say(match (&result.backup, args.out.is_some()) {
+    let checkpoint = relative(&result.output).display();
+    context.output.headline(match (&result.backup, args.out.is_some()) {
         (Some(backup), _) => format!("wrote {checkpoint}; what was there is in {}", backup.display()),
         (None, true) => format!("wrote {checkpoint}"),
         (None, false) => format!("{checkpoint} is already in the current format (version {FORMAT_VERSION})"),

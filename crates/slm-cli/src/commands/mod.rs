@@ -3,8 +3,12 @@
 pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod compare;
+pub(crate) mod completions;
+pub(crate) mod config;
 pub(crate) mod corpus;
+pub(crate) mod doctor;
 pub(crate) mod eval;
+pub(crate) mod explain;
 pub(crate) mod export;
 pub(crate) mod finetune;
 pub(crate) mod generate;
@@ -13,6 +17,7 @@ pub(crate) mod inspect;
 mod kv_cache_args;
 pub(crate) mod logits;
 pub(crate) mod migrate;
+pub(crate) mod plan;
 pub(crate) mod ptq;
 pub(crate) mod qat;
 mod run_args;
@@ -45,9 +50,14 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<()> {
         Command::Serve(args) => serve::run(&args, context),
         Command::Inspect(args) => inspect::run(&args, context),
         Command::Sensitivity(args) => sensitivity::run(&args, context),
+        Command::Plan(args) => plan::run(&args, context),
         Command::Compare(args) => compare::run(&args, context),
         Command::Migrate(args) => migrate::run(&args, context),
         Command::Corpus(args) => corpus::run(&args, context),
         Command::Bench(args) => bench::run(&args, context),
+        Command::Config(args) => config::run(&args, context),
+        Command::Explain(args) => explain::run(&args, context),
+        Command::Doctor(args) => doctor::run(&args, context),
+        Command::Completions(args) => completions::run(&args, context),
     }
 }

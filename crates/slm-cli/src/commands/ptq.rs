@@ -1,11 +1,13 @@
 //! `slm ptq`
 
 mod inputs;
+mod page;
 mod quality;
 mod report;
 mod texts;
 mod uncertainty;
 mod verdict;
+mod words;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -19,14 +21,19 @@ use slm_ptq::{
     RoundingMethod, Smooth,
 };
 use slm_quant_core::{ActivationGranularity, ObserverKind};
+use slm_train::Setting;
 
 use crate::commands::scheme_args::SchemeArgs;
 use crate::context::Context;
 use crate::error::Result;
+use crate::html::HtmlArgs;
 use crate::memory;
+use crate::table::TableArgs;
 use crate::text::{WindowArgs, evaluate_with_progress, tokenizer};
 use inputs::RunInputs;
+pub(in crate::commands) use page::plot;
 use quality::Quality;
+pub(in crate::commands) use quality::grade;
 use report::{PtqResult, Sizes};
 use texts::{TextReader, Texts};
 use verdict::Evaluations;
@@ -36,7 +43,7 @@ use verdict::Evaluations;
 /// With no option it quantizes the model that ships with the project. Embeddings and norms stay float; a tied
 /// head is quantized as a copy of its own, or with --embeddings as one table with the embedding. Before that the float
 /// model may be rotated or smoothed, which in floats changes nothing that it computes. Where the perplexity
-/// rises by more than 5 % it warns and names the cause. It ends with a verdict: GOOD, WORSE (more than 5 %) or BROKEN
+/// rises by more than 5 % it warns and names the cause. The report begins with a verdict: GOOD, WORSE (more than 5 %) or BROKEN
 /// (twice the float model's or more), with the uncertainty of the figure, the text, and whether that is too short to tell.
 #[derive(Debug, Args)]
 pub(crate) struct PtqArgs {
@@ -46,12 +53,19 @@ pub(crate) struct PtqArgs {
     /// Training config whose [quantization] section gives the settings; options below override it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Set a value of the config, such as quantization.granularity=channel (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", requires = "config")]
+    set: Vec<Setting>,
     #[command(flatten)]
     scheme: SchemeArgs,
-    /// Rounds weights: rtn (to nearest) or gptq (each error made up for by later weights; needs a text) [default: rtn, or
-    /// as the config says]
+    /// Rounds weights: rtn (to nearest), gptq (each error made up for by later weights), or tune (gptq, then codes and
+    /// scales of each block trained to give the float block's outputs); the last two need a text [default: rtn, or as the
+    /// config says]
     #[arg(long, value_name = "METHOD")]
     method: Option<RoundingMethod>,
+    /// Steps of training of each block, with --method tune [default: 100]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    tune_steps: Option<u32>,
     /// Quantize the token embedding: int8, int4, or with what else differs, such as int4:group:32. Where the head is
     /// tied to it, one table then serves both. Without a granularity it has that of the layers, or one scale to a row
     /// instead of one in all [default: it stays float]
@@ -108,11 +122,16 @@ pub(crate) struct PtqArgs {
     /// Replace a checkpoint that is at --out already
     #[arg(long)]
     overwrite: bool,
+    #[command(flatten)]
+    html: HtmlArgs,
+    #[command(flatten)]
+    tables: TableArgs,
 }
 
 pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     let start = Instant::now();
     let settings = RunInputs::new(args)?;
+    args.html.prepare()?;
     // Held to the end: no other process writes there meanwhile.
     let _output = reserve_output(&settings.out, settings.overwrite)?;
     let checkpoint = context.open_checkpoint(&settings.checkpoint)?;
@@ -127,8 +146,9 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         let vocab_size = checkpoint.config().model.vocab_size;
         let calibration_tokens =
             args.calibration_tokens.unwrap_or(quantizer.config().method.default_calibration_tokens());
-        let reader =
-            TextReader { args, tokenizer: &tokenizer, vocab_size, windowing: &windowing, calibration_tokens };
+        let tokenizer = &tokenizer;
+        let windowing = &windowing;
+        let reader = TextReader { context, args, tokenizer, vocab_size, windowing, calibration_tokens };
         reader.read(&settings)?
     } else {
         Texts::default()
@@ -194,7 +214,8 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         seconds: start.elapsed().as_secs_f64(),
         device: context.device_name,
     });
-    result.say(&context.output)?;
+    args.html.write(|| result.page(&quantized_checkpoint))?;
+    result.say(args.tables, &context.output)?;
     context.output.result(&result)
 }
 

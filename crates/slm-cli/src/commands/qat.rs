@@ -78,7 +78,7 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
     let data = args.run.data(&config)?;
     let mut trainer = args.run.trainer(config, &data, start.as_ref(), context)?;
     let windowing = args.run.windowing(&trainer)?;
-    let HeldOut { windows, part } = args.run.held_out(&trainer, &windowing)?;
+    let HeldOut { windows, part } = args.run.held_out(&trainer, &windowing, context)?;
     let before = match &start {
         Some(checkpoint) => Some(before(checkpoint, &ptq, &trainer, &windows, &windowing, context)?),
         None => None,
@@ -131,7 +131,7 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
             result.recovered = gain.recovered();
             line += &gain.in_words();
         }
-        context.output.say(line)?;
+        context.output.headline(line)?;
     }
     result.seconds = clock.elapsed().as_secs_f64();
     context.output.result(&result)?;

@@ -65,6 +65,7 @@ impl RunArgs {
         start: Option<&Checkpoint>,
         context: &Context,
     ) -> Result<Trainer> {
+        let _spinner = context.progress.spinner("preparing the run");
         Ok(if self.resume {
             Trainer::resume(config, data.corpus(), start, &context.device, &self.out)?
         } else {
@@ -79,12 +80,18 @@ impl RunArgs {
     }
 
     /// The windows that all perplexities are measured on: of a file, or of what the run holds out.
-    pub(super) fn held_out(&self, trainer: &Trainer, windowing: &Windowing) -> Result<HeldOut> {
+    pub(super) fn held_out(
+        &self,
+        trainer: &Trainer,
+        windowing: &Windowing,
+        context: &Context,
+    ) -> Result<HeldOut> {
         let limit = Limit { option: "--eval-tokens", tokens: self.eval_tokens };
         let (tokens, part) = match &self.eval {
             Some(path) => {
                 let vocab_size = trainer.config().model.vocab_size;
-                let tokens = Tokens::read(&trainer.data().tokenizer, path, limit.tokens, vocab_size)?;
+                let tokens =
+                    Tokens::read(&trainer.data().tokenizer, path, limit.tokens, vocab_size, context)?;
                 tokens.check_length(path, windowing, limit)?;
                 (tokens, path.display().to_string())
             }

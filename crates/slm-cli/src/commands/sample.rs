@@ -111,7 +111,7 @@ pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
     out.commit()?;
     let tokens = args.sequences * length;
     let seconds = start.elapsed().as_secs_f64();
-    context.output.say(format!(
+    context.output.headline(format!(
         "{} sequences of {length} tokens in {} ({:.0} tokens/s)",
         args.sequences,
         args.out.display(),

@@ -28,8 +28,7 @@ const POLL: Duration = Duration::from_millis(50);
 ///
 /// With an API key in the environment variable SLM_API_KEY, requests to /v1 have to carry it.
 ///
-/// Example: slm serve --checkpoint out/smollm2-int4 --port 8080; a client of OpenAI's then takes http://127.0.0.1:8080/v1
-/// as its base URL.
+/// A client of OpenAI's takes http://127.0.0.1:8080/v1 as its base URL.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Checkpoint directory, float or quantized
@@ -118,7 +117,7 @@ pub(crate) fn run(args: &ServeArgs, context: &Context) -> Result<()> {
     };
     let server = Server::bind(&format!("{host}:{}", args.port), served, options)?;
     let url = format!("http://{}/v1", server.address());
-    context.output.say(format!("serving {name} at {url}; Ctrl-C ends"))?;
+    context.output.headline(format!("serving {name} at {url}; Ctrl-C ends"))?;
     context.output.line(&Started { url, model: name, chat: has_chat })?;
     Ok(server.run(stopped(context.interrupt.clone()))?)
 }

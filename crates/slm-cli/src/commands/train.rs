@@ -14,6 +14,7 @@ use crate::commands::run_args::Data;
 use crate::commands::setting_args::SettingArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::out_file::relative;
 use crate::output::Output;
 
 /// Train a model from scratch: in 32-bit floats, or, with quantization_mode = "qat", quantization-aware.
@@ -71,12 +72,13 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     if args.resume && !args.out.exists() {
         return Err(Error::file(&args.out, "there is no run to resume; start it without --resume"));
     }
+    let spinner = context.progress.spinner("preparing the run");
     let mut trainer = if args.resume {
         Trainer::resume(config, data.corpus(), None, &context.device, &args.out)?
     } else {
         Trainer::start(config, data.corpus(), None, &context.device, &args.out, args.overwrite)?
     };
-    drop(data);
+    drop((data, spinner));
     let parameters = trainer.model().config().parameter_count();
     let data = trainer.data();
     let (training_tokens, validation_tokens) = (data.train.len(), data.validation.len());
@@ -105,18 +107,18 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
 
 /// Runs `trainer` to step `steps` or Ctrl-C, showing how it goes.
 pub(crate) fn watched(trainer: &mut Trainer, steps: usize, context: &Context) -> Result<TrainingSummary> {
-    let bar = context.progress.bar("training", steps);
+    let bar = context.progress.bar_with_message("training", steps);
     bar.set_position(trainer.step() as u64);
     bar.reset_eta();
     let mut watcher = Watcher { bar: &bar, output: &context.output, seconds: 0.0, tokens_per_second: 0.0 };
     let summary = trainer.run(&mut watcher, context.interrupt.flag())?;
     bar.finish_and_clear();
     let finished = summary.outcome == Outcome::Finished;
-    context.output.say(format!(
+    context.output.headline(format!(
         "{} after {} of {steps} steps; checkpoint in {}",
         if finished { "finished" } else { "interrupted" },
         summary.step,
-        summary.checkpoint.display()
+        relative(&summary.checkpoint).display()
     ))?;
     if !finished {
         context.output.say("run the same command with --resume to continue")?;
@@ -155,7 +157,7 @@ impl TrainObserver for Watcher<'_> {
 
     fn on_validation(&mut self, report: &ValidationReport) {
         let line = format!(
-            "step {:>6}  validation {:.4} nats a token, perplexity {:.4}  ({:.0} tokens/s)",
+            "step {:>6}  validation {:.4} nats a token, perplexity {:.4}, {:.0} tokens/s",
             report.step, report.nll, report.perplexity, self.tokens_per_second
         );
         self.bar.suspend(|| {
@@ -167,6 +169,6 @@ impl TrainObserver for Watcher<'_> {
     }
 
     fn on_checkpoint(&mut self, step: usize, dir: &Path) {
-        tracing::info!("step {step}: checkpoint written to {}", dir.display());
+        self.bar.suspend(|| tracing::info!("step {step}: checkpoint written to {}", dir.display()));
     }
 }

@@ -1,7 +1,6 @@
 //! Writing of GGUF files.
 
 mod encode;
-mod lineage;
 mod plan;
 
 use std::path::Path;
@@ -11,6 +10,7 @@ use slm_store::{Error as StoreError, OutputFile};
 
 use self::plan::Plan;
 use crate::gguf::{GgufWriter, TensorDecl, Value};
+use crate::lineage;
 use crate::llama_cpp::arch::Arch;
 use crate::llama_cpp::{keys, tokenizer};
 use crate::report::{ExportReport, TensorReport};
@@ -49,7 +49,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
             notes.push("the checkpoint has no tokenizer: the file takes and gives ids only".to_owned());
         }
     }
-    pairs.extend(lineage::pairs(checkpoint)?);
+    pairs.extend(lineage::pairs(checkpoint)?.into_iter().map(|(key, text)| (key, Value::from(text))));
     if options.strict {
         plan.refuse_inexact(checkpoint)?;
     }

@@ -7,14 +7,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use slm_checkpoint::{
-    ChatInfo, CheckpointWriter, FORMAT_VERSION, LayerMetadata, Lineage, QuantizationMetadata,
-    QuantizationMode, SaveRequest, SkippedLayer, WeightError, sha256_of_file,
-};
+use slm_checkpoint::{ChatInfo, CheckpointWriter, ImportedLayers, Lineage, SaveRequest, sha256_of_file};
 use slm_model::{EMBED_TOKENS, LM_HEAD, ModelConfig, TOKEN_TABLE};
-use slm_quant_core::{
-    ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, QuantizationType, ScaleDtype,
-};
+use slm_quant_core::{ActivationGranularity, ActivationQuant, QuantizationType};
 
 use self::plan::{Form, Plan};
 #[cfg(doc)]
@@ -70,15 +65,12 @@ pub fn import_gguf(path: &Path, out: &Path, options: &GgufImportOptions) -> Resu
     let plan = Plan::new(&file, arch, &model, options.dequantize)?;
     let layout = plan.layout(&file, &model)?;
     let mut writer = CheckpointWriter::create(out, &model, &layout, options.overwrite)?;
-    let activation = match options.dynamic {
-        true => ActivationQuant::Dynamic(ActivationGranularity::PerToken),
-        false => ActivationQuant::Float,
+    let granularity = ActivationGranularity::PerToken;
+    let (activation, quantization_type) = match options.dynamic {
+        true => (ActivationQuant::Dynamic(granularity), QuantizationType::Dynamic),
+        false => (ActivationQuant::Float, QuantizationType::WeightOnly),
     };
-    let quantization_type = match options.dynamic {
-        true => QuantizationType::Dynamic,
-        false => QuantizationType::WeightOnly,
-    };
-    let (mut layers, mut embedding, mut skipped) = (Vec::new(), None, Vec::new());
+    let mut layers = ImportedLayers::new(quantization_type, granularity);
     for tensor in &plan.tensors {
         match &tensor.form {
             Form::Float => {
@@ -86,7 +78,7 @@ pub fn import_gguf(path: &Path, out: &Path, options: &GgufImportOptions) -> Resu
                 if tensor.is_linear {
                     let shape = [tensor.shape[0], tensor.shape[1]];
                     let reason = format!("float in the file ({})", tensor.kind);
-                    skipped.push(SkippedLayer { name: layer_of(&tensor.name).to_owned(), shape, reason });
+                    layers.skip(layer_of(&tensor.name), shape, reason);
                 }
             }
             Form::Codes(bits) => {
@@ -97,44 +89,14 @@ pub fn import_gguf(path: &Path, out: &Path, options: &GgufImportOptions) -> Resu
                     true => TOKEN_TABLE,
                     false => layer_of(&tensor.name),
                 };
-                writer.write_quantized(name, &matrix, None)?;
-                // The float weights are not known, nor how far these are from them.
-                let unknown = f64::NAN;
-                let error = WeightError { sqnr_db: unknown, max_abs_error: unknown, clipped_share: unknown };
-                let input = if name == TOKEN_TABLE { ActivationQuant::Float } else { activation };
-                let record = LayerMetadata::new(name, &matrix, quantization_type, input, error);
-                match name {
-                    TOKEN_TABLE => embedding = Some(record),
-                    _ => layers.push(record),
-                }
+                layers.write(&mut writer, name, &matrix, activation)?;
             }
         }
     }
-    // The tied head comes last, as in a forward pass.
-    if let Some(at) = layers.iter().position(|layer| layer.name == LM_HEAD) {
-        let head = layers.remove(at);
-        layers.push(head);
-    }
     let source_sha256 = sha256_of_file(path)?;
-    let quantized_layers = layers.len() + usize::from(embedding.is_some());
-    let metadata = (quantized_layers > 0).then(|| QuantizationMetadata {
-        format_version: FORMAT_VERSION,
-        program_version: env!("CARGO_PKG_VERSION").to_owned(),
-        mode: QuantizationMode::Unrecorded,
-        quantization_type,
-        bits: most_bits(layers.iter().chain(&embedding)),
-        granularity: Granularity::PerGroup { group_size: codes::GROUP },
-        mapping: Mapping::Symmetric,
-        scale_dtype: ScaleDtype::F16,
-        method: "rtn".to_owned(),
-        weight_observer: "unrecorded".to_owned(),
-        activation_observer: None,
-        activation_granularity: options.dynamic.then_some(ActivationGranularity::PerToken),
-        embedding,
-        layers,
-        skipped,
-        lineage: Lineage { source_sha256: Some(source_sha256.clone()), ..Lineage::default() },
-    });
+    let quantized_layers = layers.len();
+    let lineage = Lineage { source_sha256: Some(source_sha256.clone()), ..Lineage::default() };
+    let metadata = layers.metadata("rtn", lineage);
     let file_name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let size = std::fs::metadata(path).map(|metadata| metadata.len()).unwrap_or_default();
     let files = BTreeMap::from([(file_name, json!({ "size": size, "sha256": source_sha256 }))]);
@@ -171,17 +133,4 @@ pub fn import_gguf(path: &Path, out: &Path, options: &GgufImportOptions) -> Resu
 
 fn layer_of(tensor: &str) -> &str {
     tensor.strip_suffix(".weight").unwrap_or(tensor)
-}
-
-/// The width of most codes.
-fn most_bits<'a>(layers: impl Iterator<Item = &'a LayerMetadata>) -> Bits {
-    let (mut four, mut eight) = (0, 0);
-    for layer in layers {
-        let values = layer.shape[0] * layer.shape[1];
-        match layer.scheme.bits {
-            Bits::Int4 => four += values,
-            Bits::Int8 => eight += values,
-        }
-    }
-    if four > eight { Bits::Int4 } else { Bits::Int8 }
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 use slm_checkpoint::TokenizerInfo;
 use slm_text::Tokenizer;
+use slm_text::sentencepiece::{SPACE, is_byte};
 
 use super::pre;
 use crate::gguf::Value;
@@ -26,8 +27,6 @@ pub(crate) mod token_type {
 pub(crate) const HF_JSON: &str = "tokenizer.huggingface.json";
 /// The key of the chat template.
 pub(crate) const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
-/// The space of SentencePiece.
-pub(crate) const SPACE: char = '\u{2581}';
 
 /// The special tokens by their keys in `tokenizer.ggml`, and by what chat templates call them.
 pub(crate) const SPECIAL: [(&str, &str); 4] = [
@@ -169,12 +168,6 @@ pub(crate) fn keys(
 pub(crate) fn strips_right(json: &[u8]) -> bool {
     let file: Result<File, _> = serde_json::from_slice(json);
     file.is_ok_and(|file| file.added_tokens.iter().any(|token| token.special && token.rstrip))
-}
-
-/// Whether a token of SentencePiece stands for a byte: `<0x0A>`.
-pub(crate) fn is_byte(token: &str) -> bool {
-    let hex = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
-    hex.is_some_and(|hex| hex.len() == 2 && hex.chars().all(|c| c.is_ascii_hexdigit()))
 }
 
 fn byte_pair_keys(keys: &mut TokenizerKeys, file: &File) -> Result<(), String> {

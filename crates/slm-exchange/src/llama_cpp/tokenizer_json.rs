@@ -1,20 +1,14 @@
 //! The tokenizer of a file as a `tokenizer.json`.
 
-use std::collections::HashMap;
-
 use serde_json::{Map, Value as Json, json};
 use slm_checkpoint::{ChatInfo, TokenizerInfo};
 use slm_text::Tokenizer;
+use slm_text::sentencepiece::{SPACE, is_byte, merges, template};
 
 use super::pre;
-use super::tokenizer::{CHAT_TEMPLATE, HF_JSON, SPACE, SPECIAL, is_byte, token_type};
+use super::tokenizer::{CHAT_TEMPLATE, HF_JSON, SPECIAL, token_type};
 use crate::gguf::{Array, GgufFile, Value};
 use crate::{Error, Result};
-
-/// Bytes of the longest token that merges are made for.
-const LONGEST: usize = 256;
-/// A text with letters, digits, spaces, line ends and symbols.
-const SAMPLE: &str = "Hello, wörld! 12 \u{4f60}\u{597d}\n\tif (x == 1) { \u{1f600} }";
 
 /// What a file says of texts.
 #[derive(Debug, Default)]
@@ -191,7 +185,7 @@ impl<'a> Keys<'a> {
                 "type": "BPE", "dropout": null, "unk_token": vocabulary.tokens.get(unknown as usize),
                 "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": true,
                 "byte_fallback": true, "ignore_merges": false, "vocab": vocabulary.ids(),
-                "merges": vocabulary.merges(scores),
+                "merges": merges(vocabulary.tokens, scores, |id| vocabulary.is_merged(id)),
             },
         }))
     }
@@ -210,22 +204,8 @@ impl<'a> Keys<'a> {
                 "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true
             });
         }
-        let special =
-            |text: &str, sequence: u8| json!({ "SpecialToken": { "id": text, "type_id": sequence } });
-        let sequence = |name: &str, number: u8| {
-            let mut parts: Vec<Json> = begin.iter().map(|(_, text)| special(text, number)).collect();
-            parts.push(json!({ "Sequence": { "id": name, "type_id": number } }));
-            parts.extend(end.iter().map(|(_, text)| special(text, number)));
-            parts
-        };
-        let mut tokens = Map::new();
-        for (id, text) in begin.iter().chain(&end) {
-            tokens.insert((*text).clone(), json!({ "id": text, "ids": [id], "tokens": [text] }));
-        }
-        let pair: Vec<Json> = sequence("A", 0).into_iter().chain(sequence("B", 1)).collect();
-        json!({
-            "type": "TemplateProcessing", "single": sequence("A", 0), "pair": pair, "special_tokens": tokens,
-        })
+        let text = |token: Option<(u32, &'a String)>| token.map(|(id, text)| (id, text.as_str()));
+        template(text(begin), text(end))
     }
 
     /// Loads the tokenizer and takes a text through it.
@@ -235,8 +215,7 @@ impl<'a> Keys<'a> {
         let origin = self.file.path().display().to_string();
         let unusable = |error: slm_text::Error| refuse(format!("it cannot be used: {error}"));
         let tokenizer = Tokenizer::from_json(text, &origin).map_err(unusable)?;
-        let ids = tokenizer.encode_with_special_tokens(SAMPLE).map_err(unusable)?;
-        tokenizer.decode(&ids).map_err(unusable)?;
+        let ids = tokenizer.try_out().map_err(unusable)?;
         match ids.iter().find(|&&id| id as usize >= self.vocab_size) {
             Some(id) => {
                 let size = self.vocab_size;
@@ -279,24 +258,8 @@ impl Vocabulary<'_> {
             .collect()
     }
 
-    /// The pairs that make tokens of SentencePiece, the best score first; of one token, those of lower ids first.
-    fn merges(&self, scores: &[f32]) -> Vec<[&str; 2]> {
-        let ids: HashMap<&str, usize> =
-            self.tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();
-        let mut merges: Vec<(f32, [usize; 2], [&str; 2])> = Vec::new();
-        for (id, token) in self.tokens.iter().enumerate() {
-            let is_text = self.types.get(id) == Some(&i64::from(token_type::NORMAL));
-            if !is_text || token.len() > LONGEST || is_byte(token) {
-                continue;
-            }
-            for (at, _) in token.char_indices().skip(1) {
-                let (left, right) = token.split_at(at);
-                if let (Some(&a), Some(&b)) = (ids.get(left), ids.get(right)) {
-                    merges.push((scores[id], [a, b], [left, right]));
-                }
-            }
-        }
-        merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        merges.into_iter().map(|(_, _, pair)| pair).collect()
+    /// Whether a token of SentencePiece is made of two others.
+    fn is_merged(&self, id: usize) -> bool {
+        self.types.get(id) == Some(&i64::from(token_type::NORMAL)) && !is_byte(&self.tokens[id])
     }
 }

@@ -45,20 +45,25 @@ class Checkpoint:
             return (values.astype(np.uint32) << 16).view(np.float32)
         return values.astype(np.float32)
 
-    def quantized(self, layer):
+    def parts(self, layer):
+        """Codes `[rows, cols]`, scales, and zero points where there are any."""
         rows, cols = self.layers[layer]["shape"]
-        scheme = self.layers[layer]["scheme"]
         codes = self.file.get_tensor(f"{layer}.weight.codes")
-        if scheme["bits"] == 4:
+        if self.layers[layer]["scheme"]["bits"] == 4:
             low, high = codes & 15, codes >> 4
             codes = np.stack([low, high], axis=-1).reshape(rows, -1)[:, :cols].astype(np.int8)
             codes = np.where(codes > 7, codes - 16, codes)
-        codes = codes.astype(np.int32)
         scales = np.asarray(self.file.get_tensor(f"{layer}.weight.scales"), dtype=np.float32)
-        zeros = np.zeros(scales.shape, np.int32)
+        zeros = None
         if f"{layer}.weight.zero_points" in self.keys:
             zeros = self.file.get_tensor(f"{layer}.weight.zero_points").astype(np.int32)
-        granularity = scheme["granularity"]
+        return codes.astype(np.int32), scales, zeros
+
+    def quantized(self, layer):
+        rows, cols = self.layers[layer]["shape"]
+        codes, scales, zeros = self.parts(layer)
+        zeros = np.zeros(scales.shape, np.int32) if zeros is None else zeros
+        granularity = self.layers[layer]["scheme"]["granularity"]
         if granularity.startswith("group:"):
             size = int(granularity[6:])
             spread = lambda a: np.repeat(a, size, axis=1)[:, :cols]

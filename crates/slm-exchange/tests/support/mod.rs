@@ -7,7 +7,7 @@ use std::process::Command;
 use burn::tensor::Device;
 use slm_checkpoint::{Checkpoint, hf};
 use slm_ptq::{CalibrationTokens, CheckpointQuantizer, Error, LayerScheme, PtqConfig};
-use slm_quant_core::{Bits, QuantScheme, QuantizationType};
+use slm_quant_core::{Bits, QuantScheme, QuantizationType, QuantizedMatrix};
 use slm_testing::shared_dir;
 
 /// The reference models; none where there are none.
@@ -29,6 +29,15 @@ pub(crate) fn import(dir: &Path, out: &Path) -> Checkpoint {
     Checkpoint::open(hf::import_to(dir, out, false).unwrap().path).unwrap()
 }
 
+/// How a test quantizes: by `scheme`, and the embedding by the scheme `embeddings`.
+pub(crate) fn config(scheme: &str, kind: QuantizationType, embeddings: Option<&str>) -> PtqConfig {
+    let scheme: LayerScheme = scheme.parse().unwrap();
+    let scheme = scheme.over(QuantScheme::per_tensor(Bits::Int8)).unwrap();
+    let mut config = PtqConfig::new(scheme, kind);
+    config.embeddings = embeddings.map(|text| text.parse().unwrap());
+    config
+}
+
 /// Quantizes `float` into `out`, and its embedding by the scheme `embeddings`.
 pub(crate) fn quantize(
     float: &Checkpoint,
@@ -37,10 +46,11 @@ pub(crate) fn quantize(
     kind: QuantizationType,
     embeddings: Option<&str>,
 ) -> Checkpoint {
-    let scheme: LayerScheme = scheme.parse().unwrap();
-    let scheme = scheme.over(QuantScheme::per_tensor(Bits::Int8)).unwrap();
-    let mut config = PtqConfig::new(scheme, kind);
-    config.embeddings = embeddings.map(|text| text.parse().unwrap());
+    quantize_with(float, out, config(scheme, kind, embeddings))
+}
+
+/// Quantizes `float` into `out`.
+pub(crate) fn quantize_with(float: &Checkpoint, out: &Path, config: PtqConfig) -> Checkpoint {
     let mut quantizer = CheckpointQuantizer::new(float, config).unwrap();
     if quantizer.needs_calibration() {
         let ids: Vec<u32> = (3..67).collect();
@@ -49,6 +59,18 @@ pub(crate) fn quantize(
     }
     let written = quantizer.write(out, false, &mut |_| Ok::<_, Error>(())).unwrap();
     Checkpoint::open(written.path).unwrap()
+}
+
+/// The values that the codes of a matrix stand for.
+pub(crate) fn values(matrix: &QuantizedMatrix) -> Vec<f32> {
+    let mut values = Vec::with_capacity(matrix.rows() * matrix.cols());
+    for row in 0..matrix.rows() {
+        for column in 0..matrix.cols() {
+            let params = matrix.qparams(matrix.scale_index(row, column / matrix.group_width()));
+            values.push((i32::from(matrix.code(row, column)) - params.zero_point) as f32 * params.scale);
+        }
+    }
+    values
 }
 
 /// Runs a script of `tests/peers`, which must succeed.

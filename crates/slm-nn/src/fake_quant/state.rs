@@ -22,6 +22,12 @@ const WEIGHT_ZERO_POINT: &str = "weight_zero_point";
 const INPUT_BOUNDS: &str = "input_bounds";
 
 impl LayerState {
+    /// The state of a layer with learned scales, in the order of
+    /// [`QuantizedMatrix::scales`](slm_quant_core::QuantizedMatrix::scales), that has seen no input.
+    pub fn of_learned_scales(scales: Vec<f32>) -> Self {
+        Self(vec![(LEARNED_SCALE.to_owned(), scales)])
+    }
+
     fn push(&mut self, name: &str, values: Vec<f32>) {
         self.0.push((name.to_owned(), values));
     }

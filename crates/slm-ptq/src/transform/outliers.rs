@@ -7,8 +7,11 @@ use slm_quant_core::{Granularity, QuantizationType};
 use super::{TransformedSource, Transforms};
 use crate::{Plan, PtqConfig, Result};
 
-/// Share of the peaks of weights that a rotation must leave at most.
+/// Share of the peaks of weights that a rotation must leave at most. Rounding to nearest weighs inputs, which a rotation
+/// makes alike, so that it loses by one.
 const MAX_PEAKS_LEFT: f64 = 0.9;
+/// The same for methods that know all products of inputs, and lose nothing else.
+const MAX_PEAKS_LEFT_WITH_HESSIANS: f64 = 0.95;
 /// Squared peak of the weight of a norm, in multiples of its mean square, from which on one channel makes the others
 /// vanish in 8 bits.
 const MAX_NORM_PEAK: f64 = 16.0;
@@ -41,7 +44,8 @@ pub(super) fn reason_against(
             *sum += shared_peak(&values, layer.shape[1], config.scheme.granularity);
         }
     }
-    let worth = after <= MAX_PEAKS_LEFT * before;
+    let most = if config.method.needs_hessians() { MAX_PEAKS_LEFT_WITH_HESSIANS } else { MAX_PEAKS_LEFT };
+    let worth = after <= most * before;
     Ok((!worth).then(|| {
         format!(
             "it would leave {:.0} % of the squared peaks of the weights",

@@ -23,6 +23,14 @@ pub(super) fn extend_f32(out: &mut Vec<f32>, bytes: &[u8], dtype: Dtype) {
     }
 }
 
+/// The elements of `bytes` of a float type, widened or narrowed to F32; none of another type.
+pub fn to_f32(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
+    let Some(size) = float_size(dtype) else { return Vec::new() };
+    let mut values = Vec::with_capacity(bytes.len() / size);
+    extend_f32(&mut values, bytes, dtype);
+    values
+}
+
 /// Whether every one of `values` is a number of the float type `dtype`, so that storing it so loses nothing.
 pub fn holds_exactly(dtype: Dtype, values: &[f32]) -> bool {
     match dtype {

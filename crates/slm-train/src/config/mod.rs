@@ -216,9 +216,21 @@ impl TrainingConfig {
     /// # Errors
     /// As [`read_toml`], and [`Error::ConfigValue`].
     pub fn quantization_of_file(path: impl AsRef<Path>) -> Result<QuantizationConfig> {
+        Self::quantization_of_file_with(path, &[])
+    }
+
+    /// [`TrainingConfig::quantization_of_file`] with `settings` in the place of what the file says.
+    ///
+    /// # Errors
+    /// As [`TrainingConfig::quantization_of_file`].
+    pub fn quantization_of_file_with(
+        path: impl AsRef<Path>,
+        settings: &[Setting],
+    ) -> Result<QuantizationConfig> {
         let path = path.as_ref();
-        let config = read_toml::<QuantizationFile>(path, &[])?.quantization;
-        check_quantization(&config, &Check { origin: &path.display().to_string() })?;
+        let config = read_toml::<QuantizationFile>(path, settings)?.quantization;
+        let check = Check { origin: &path.display().to_string() };
+        check_quantization(&config, &check).map_err(|error| read::blame(error, settings))?;
         Ok(config)
     }
 

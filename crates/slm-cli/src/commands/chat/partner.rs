@@ -109,7 +109,7 @@ impl Partner {
         let output = output?;
         let rest = stream.finish()?;
         content.push_str(&rest);
-        context.output.say(&rest)?;
+        context.output.headline(&rest)?;
         let answer = Answer {
             stop: match output.stop {
                 StopReason::StopId(_) => "end_of_turn",

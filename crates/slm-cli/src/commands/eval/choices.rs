@@ -58,10 +58,13 @@ impl ChoicesResult {
     pub(super) fn line(&self) -> String {
         let cut = match self.cut {
             0 => String::new(),
-            cut => format!("\n{cut} questions were longer than the model's positions and cut at the left"),
+            cut => format!(
+                "\n{:18}{cut} questions were longer than the model's positions and cut at the left",
+                ""
+            ),
         };
         format!(
-            "accuracy {:.4} (± {:.4}), length-normalized {:.4} (± {:.4}), {} questions{cut}",
+            "accuracy          {:.4} (± {:.4}), length-normalized {:.4} (± {:.4}), {} questions{cut}",
             self.accuracy,
             self.accuracy_standard_error,
             self.accuracy_normalized,

@@ -75,11 +75,12 @@ fn default_output(config: &PtqConfig) -> PathBuf {
 
 fn quantization(args: &PtqArgs) -> Result<PtqConfig> {
     let mut config = match &args.config {
-        Some(path) => TrainingConfig::quantization_of_file(path)?,
+        Some(path) => TrainingConfig::quantization_of_file_with(path, &args.set)?,
         None => QuantizationConfig::default(),
     };
     args.scheme.apply(&mut config)?;
     config.method = args.method.unwrap_or(config.method);
+    config.tune_steps = args.tune_steps.map_or(config.tune_steps, |steps| steps as usize);
     config.embeddings = args.embeddings.or(config.embeddings);
     config.observer = args.observer.or(config.observer);
     config.activation_observer = args.activation_observer.unwrap_or(config.activation_observer);

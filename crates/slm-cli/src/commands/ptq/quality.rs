@@ -14,6 +14,15 @@ const FEW_TOKENS: usize = 2048;
 /// Uncertainty of the rise from which on a text is too short, where the rise itself is no larger.
 const TOLERATED_MARGIN: f64 = 0.01;
 
+/// The verdict in a word on a rise of the perplexity, as a share of the float model's.
+pub(in crate::commands) fn grade(rise: f64) -> &'static str {
+    match rise {
+        _ if rise.is_nan() || rise >= BROKEN - 1.0 => "BROKEN",
+        _ if rise > TOLERATED_RISE => "WORSE",
+        _ => "GOOD",
+    }
+}
+
 /// The perplexities of both models on one text, compared.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Quality {
@@ -45,15 +54,13 @@ impl Quality {
         let unsure = margin.is_none_or(|margin| margin > rise.abs().max(TOLERATED_MARGIN));
         let too_short = tokens < FEW_TOKENS || unsure;
         let within = margin.map_or(String::new(), |margin| format!(" (± {:.2} %)", margin * 100.0));
-        let mut verdict = match rise {
-            _ if ratio.is_nan() || ratio >= BROKEN => {
-                format!("BROKEN: perplexity is {ratio:.1}x the float model's")
-            }
-            _ if rise > TOLERATED_RISE => {
-                format!("WORSE: perplexity is {:.2} %{within} above the float model's", rise * 100.0)
-            }
-            _ if rise < 0.0 => format!("GOOD: perplexity is {:.2} %{within} below float", -rise * 100.0),
-            _ => format!("GOOD: within {:.2} %{within} of float", rise * 100.0),
+        let grade = grade(rise);
+        let percent = rise.abs() * 100.0;
+        let mut verdict = match grade {
+            "BROKEN" => format!("{grade}: perplexity is {ratio:.1}x the float model's"),
+            "WORSE" => format!("{grade}: perplexity is {percent:.2} %{within} above the float model's"),
+            _ if rise < 0.0 => format!("{grade}: perplexity is {percent:.2} %{within} below float"),
+            _ => format!("{grade}: within {percent:.2} %{within} of float"),
         };
         verdict += &format!(", on {tokens} tokens of {text}");
         if too_short {

@@ -8,6 +8,7 @@ use slm_text::{Data, Tokenizer, split};
 
 use super::PtqArgs;
 use super::inputs::RunInputs;
+use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::text::{Limit, Tokens, Windowing};
 
@@ -36,6 +37,7 @@ pub(super) struct HeldOut {
 
 /// A reader of the texts of one run.
 pub(super) struct TextReader<'a> {
+    pub(super) context: &'a Context,
     pub(super) args: &'a PtqArgs,
     pub(super) tokenizer: &'a Tokenizer,
     pub(super) vocab_size: usize,
@@ -81,7 +83,7 @@ impl TextReader<'_> {
     }
 
     fn tokens(&self, path: &Path, limit: usize) -> Result<Tokens> {
-        Tokens::read(self.tokenizer, path, limit, self.vocab_size)
+        Tokens::read(self.tokenizer, path, limit, self.vocab_size, self.context)
     }
 
     fn held_out(&self, tokens: &Tokens, part: String) -> HeldOut {
@@ -90,6 +92,7 @@ impl TextReader<'_> {
 
     /// Calibrates on the beginning of a text and holds its end out: the last tenth, and a window at least.
     fn read_both(&self, path: &Path) -> Result<Texts> {
+        let _spinner = self.context.progress.spinner("reading the text");
         let (before, after) = match Data::open(path)? {
             Data::Text(reader) => self.split_text(path, &reader.read_to_end()?)?,
             Data::Ids(ids) => {

@@ -4,18 +4,17 @@ use serde_json::json;
 use slm_checkpoint::Checkpoint;
 
 use crate::Result;
-use crate::gguf::Value;
 use crate::llama_cpp::keys::OWN;
 
 /// What the checkpoint tells of itself: version, source, quantization.
-pub(crate) fn pairs(checkpoint: &Checkpoint) -> Result<Vec<(String, Value)>> {
+pub(crate) fn pairs(checkpoint: &Checkpoint) -> Result<Vec<(String, String)>> {
     let config = checkpoint.config();
     let mut pairs = vec![
-        (format!("{OWN}.version"), Value::from(env!("CARGO_PKG_VERSION"))),
-        (format!("{OWN}.weights_sha256"), Value::from(checkpoint.weights_sha256()?)),
+        (format!("{OWN}.version"), env!("CARGO_PKG_VERSION").to_owned()),
+        (format!("{OWN}.weights_sha256"), checkpoint.weights_sha256()?),
     ];
     if let Some(lineage) = &config.lineage {
-        pairs.push((format!("{OWN}.lineage"), Value::from(lineage.to_string())));
+        pairs.push((format!("{OWN}.lineage"), lineage.to_string()));
     }
     if let Some(metadata) = checkpoint.metadata() {
         let summary = json!({
@@ -28,7 +27,7 @@ pub(crate) fn pairs(checkpoint: &Checkpoint) -> Result<Vec<(String, Value)>> {
             "method": metadata.method,
             "lineage": metadata.lineage,
         });
-        pairs.push((format!("{OWN}.quantization"), Value::from(summary.to_string())));
+        pairs.push((format!("{OWN}.quantization"), summary.to_string()));
     }
     Ok(pairs)
 }

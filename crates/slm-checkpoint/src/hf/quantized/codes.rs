@@ -1,0 +1,253 @@
+//! The weight of a layer as integers.
+
+use slm_quant_core::{
+    Bits, Granularity, Mapping, QuantScheme, QuantizedMatrix, ScaleDtype, Scales, pack_int4,
+};
+
+/// Integers that stand for `scale * (code - zero_point)`, whatever file they are from.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Codes {
+    pub(super) shape: [usize; 2],
+    pub(super) bits: Bits,
+    /// Row-major, signed.
+    pub(super) codes: Vec<i8>,
+    pub(super) groups: Groups,
+    /// By row, then group.
+    pub(super) scales: Vec<f32>,
+    /// Whether the file has them in 16 bits.
+    pub(super) half_scales: bool,
+    /// Next to the scales; none where all are 0.
+    pub(super) zero_points: Option<Vec<i8>>,
+}
+
+/// Which values share a scale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Groups {
+    /// All.
+    Tensor,
+    /// Runs of so many columns of a row, the last of which may be shorter.
+    Columns(usize),
+    /// The columns of a row that have the same number, of `count` numbers.
+    Indexed { of_columns: Vec<usize>, count: usize },
+}
+
+impl Groups {
+    /// Groups of each row.
+    fn per_row(&self, cols: usize) -> usize {
+        match self {
+            Self::Tensor => 1,
+            Self::Columns(width) => cols.div_ceil((*width).max(1)),
+            Self::Indexed { count, .. } => *count,
+        }
+    }
+
+    fn of_column(&self, column: usize) -> usize {
+        match self {
+            Self::Tensor => 0,
+            Self::Columns(width) => column / (*width).max(1),
+            Self::Indexed { of_columns, .. } => of_columns.get(column).copied().unwrap_or_default(),
+        }
+    }
+
+    /// The groups by the number of each column; as runs of `width` columns where they are that.
+    pub(super) fn indexed(of_columns: Vec<usize>, count: usize, width: usize) -> Self {
+        let is_run = |(at, &group): (usize, &usize)| group == at / width.max(1);
+        match of_columns.iter().enumerate().all(is_run) && of_columns.len().div_ceil(width.max(1)) == count {
+            true => Self::Columns(width),
+            false => Self::Indexed { of_columns, count },
+        }
+    }
+}
+
+impl Codes {
+    /// Refuses parts that do not fit together.
+    pub(super) fn checked(self) -> Result<Self, String> {
+        let [rows, cols] = self.shape;
+        let count = match self.groups {
+            Groups::Tensor => 1,
+            _ => rows * self.groups.per_row(cols),
+        };
+        if self.codes.len() != rows * cols {
+            return Err(format!("it has {} codes for a shape of {rows} x {cols}", self.codes.len()));
+        }
+        if let Groups::Indexed { of_columns, count } = &self.groups
+            && (of_columns.len() != cols || of_columns.iter().any(|group| group >= count))
+        {
+            return Err(format!("the groups of its {cols} columns are not below {count}"));
+        }
+        let zeros = self.zero_points.as_ref().map_or(count, Vec::len);
+        if self.scales.len() != count || zeros != count {
+            return Err(format!(
+                "it has {} scales and {zeros} zero points for {count} groups",
+                self.scales.len()
+            ));
+        }
+        if let Some(scale) = self.scales.iter().find(|scale| !scale.is_finite()) {
+            return Err(format!("a scale is {scale}"));
+        }
+        Ok(self)
+    }
+
+    /// Index of the scale of a value.
+    fn index(&self, row: usize, column: usize) -> usize {
+        match self.groups {
+            Groups::Tensor => 0,
+            _ => row * self.groups.per_row(self.shape[1]) + self.groups.of_column(column),
+        }
+    }
+
+    /// The values, row-major.
+    pub(super) fn values(&self) -> Vec<f32> {
+        let [rows, cols] = self.shape;
+        let mut values = Vec::with_capacity(rows * cols);
+        let per_row = self.groups.per_row(cols);
+        for row in 0..rows {
+            for column in 0..cols {
+                let index = match self.groups {
+                    Groups::Tensor => 0,
+                    _ => row * per_row + self.groups.of_column(column),
+                };
+                let zero = self.zero_points.as_ref().map_or(0, |zeros| i32::from(zeros[index]));
+                let code = i32::from(self.codes[row * cols + column]);
+                values.push((code - zero) as f32 * self.scales[index]);
+            }
+        }
+        values
+    }
+
+    /// The rows `rows` alone, in that order.
+    pub(super) fn select(self, rows: Option<&[usize]>) -> Self {
+        let Some(rows) = rows else { return self };
+        let cols = self.shape[1];
+        let per_row = self.groups.per_row(cols);
+        let of_rows = |width: usize, values: &[i8]| -> Vec<i8> {
+            rows.iter().flat_map(|&row| &values[row * width..(row + 1) * width]).copied().collect()
+        };
+        let codes = of_rows(cols, &self.codes);
+        let (scales, zero_points) = match self.groups {
+            Groups::Tensor => (self.scales, self.zero_points),
+            _ => {
+                let scales = rows.iter().flat_map(|&row| &self.scales[row * per_row..(row + 1) * per_row]);
+                (scales.copied().collect(), self.zero_points.map(|zeros| of_rows(per_row, &zeros)))
+            }
+        };
+        Self { shape: [rows.len(), cols], codes, scales, zero_points, ..self }
+    }
+
+    /// The same integers and scales as a matrix of ours; otherwise why there is none.
+    pub(super) fn into_matrix(mut self) -> Result<QuantizedMatrix, String> {
+        let [rows, cols] = self.shape;
+        let granularity = match &self.groups {
+            Groups::Tensor => Granularity::PerTensor,
+            Groups::Columns(width) if *width >= cols => Granularity::PerChannel,
+            Groups::Columns(width) => Granularity::PerGroup { group_size: *width },
+            Groups::Indexed { .. } => {
+                return Err(
+                    "its columns are grouped in the order of their activations (desc_act, g_idx), and here \
+                            groups are runs of columns"
+                        .to_owned(),
+                );
+            }
+        };
+        if self.zero_points.as_ref().is_some_and(|zeros| zeros.iter().all(|&zero| zero == 0)) {
+            self.zero_points = None;
+        }
+        if let Some(scale) = self.scales.iter().find(|&&scale| scale < 0.0) {
+            return Err(format!("a scale is {scale}, and here scales are positive"));
+        }
+        self.fill_groups_of_zeros();
+        let scheme = QuantScheme {
+            bits: self.bits,
+            granularity,
+            mapping: if self.zero_points.is_some() { Mapping::Affine } else { Mapping::Symmetric },
+            scale_dtype: if self.half_scales { ScaleDtype::F16 } else { ScaleDtype::F32 },
+        };
+        let codes = match self.bits {
+            Bits::Int8 => self.codes.iter().map(|code| code.cast_unsigned()).collect(),
+            Bits::Int4 => {
+                let width = self.bits.row_bytes(cols);
+                let mut packed = vec![0; rows * width];
+                for (row, out) in self.codes.chunks(cols).zip(packed.chunks_mut(width)) {
+                    pack_int4(row, out).map_err(|error| error.to_string())?;
+                }
+                packed
+            }
+        };
+        let scales = Scales::from_f32(self.scales, scheme.scale_dtype);
+        QuantizedMatrix::from_parts(rows, cols, scheme, codes, scales, self.zero_points)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Gives groups whose scale is 0 the scale 1 and codes that stand for 0: the same values, with a positive scale.
+    fn fill_groups_of_zeros(&mut self) {
+        if !self.scales.contains(&0.0) {
+            return;
+        }
+        let [rows, cols] = self.shape;
+        for row in 0..rows {
+            for column in 0..cols {
+                let index = self.index(row, column);
+                if self.scales[index] == 0.0 {
+                    self.codes[row * cols + column] =
+                        self.zero_points.as_ref().map_or(0, |zeros| zeros[index]);
+                }
+            }
+        }
+        self.scales.iter_mut().filter(|scale| **scale == 0.0).for_each(|scale| *scale = 1.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn codes() -> Codes {
+        Codes {
+            shape: [2, 5],
+            bits: Bits::Int4,
+            codes: vec![-8, 7, 0, 1, 2, 3, 4, 5, -1, -2],
+            groups: Groups::Columns(2),
+            scales: vec![0.5, 0.25, 2.0, 1.0, 0.0, 4.0],
+            half_scales: true,
+            zero_points: Some(vec![0, 1, 2, -1, 3, 0]),
+        }
+    }
+
+    #[test]
+    fn matrices_have_the_same_values() {
+        let codes = codes().checked().unwrap();
+        let values = codes.values();
+        assert_eq!(values, [-4.0, 3.5, -0.25, 0.0, 0.0, 4.0, 5.0, 0.0, -0.0, -8.0]);
+        let matrix = codes.clone().into_matrix().unwrap();
+        assert_eq!(matrix.scheme().to_string(), "int4 group:2 affine f16-scales");
+        for (at, value) in values.iter().enumerate() {
+            let (row, column) = (at / 5, at % 5);
+            let params = matrix.qparams(matrix.scale_index(row, column / 2));
+            assert_eq!(
+                (i32::from(matrix.code(row, column)) - params.zero_point) as f32 * params.scale,
+                *value
+            );
+        }
+        let second = codes.select(Some(&[1])).into_matrix().unwrap();
+        assert_eq!((second.rows(), second.code(0, 0), second.scales().len()), (1, 3, 3));
+    }
+
+    #[test]
+    fn what_has_no_scheme_is_said() {
+        let ordered = Codes { groups: Groups::indexed(vec![2, 0, 1, 0, 2], 3, 2), ..codes() };
+        assert_eq!(ordered.values()[..3], [-20.0, 3.5, -0.25]);
+        assert!(ordered.into_matrix().unwrap_err().contains("g_idx"));
+        assert_eq!(Groups::indexed(vec![0, 0, 1, 1, 2], 3, 2), Groups::Columns(2));
+        for (count, width) in [(3, 3), (4, 2)] {
+            let groups = Groups::indexed(vec![0, 0, 1, 1, 2], count, width);
+            assert!(matches!(groups, Groups::Indexed { .. }));
+        }
+        let beyond = Codes { groups: Groups::indexed(vec![2, 0, 1, 0, 3], 3, 2), ..codes() };
+        assert!(beyond.checked().unwrap_err().contains("below 3"));
+        let negative = Codes { scales: vec![-0.5; 6], ..codes() };
+        assert!(negative.into_matrix().unwrap_err().contains("positive"));
+        assert!(Codes { scales: vec![1.0; 5], ..codes() }.checked().unwrap_err().contains("5 scales"));
+        assert!(Codes { scales: vec![f32::NAN; 6], ..codes() }.checked().unwrap_err().contains("NaN"));
+        assert!(Codes { codes: vec![0; 9], ..codes() }.checked().unwrap_err().contains("9 codes"));
+    }
+}

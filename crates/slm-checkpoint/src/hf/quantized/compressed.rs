@@ -1,0 +1,457 @@
+//! Checkpoints of the package compressed-tensors, as llm-compressor writes them.
+//!
+//! | format | tensors of a layer of `outputs x inputs` |
+//! |---|---|
+//! | `int-quantized`, `naive-quantized` | `weight` I8 |
+//! | `pack-quantized` | `weight_packed` I32 `[outputs, ceil(inputs * bits / 32)]`, codes plus half their range, the first in the lowest bits; `weight_shape` I64 |
+//!
+//! With both: `weight_scale`; of affine codes `weight_zero_point`, packed along the outputs where the weight is packed;
+//! `weight_g_idx`, the group of each input; of static inputs `input_scale` and `input_zero_point`. A value is
+//! `(code - zero point) * scale` (`compressors` and `quantization/lifecycle/forward.py` of the package).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use safetensors::Dtype;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use slm_quant_core::{ActivationGranularity, ActivationQuant, Bits, QParams};
+
+use super::codes::{Codes, Groups};
+use super::targets::Targets;
+use super::words::{code, signed};
+use super::{FLOATS, Layer, Looking, Weights, modules, parse, read_words, scales, transposed};
+use crate::{Error, Result};
+
+/// A description, as far as it matters for reading.
+#[derive(Debug)]
+pub(in super::super) struct Config {
+    groups: Vec<(String, Targets, Scheme)>,
+    ignore: Targets,
+}
+
+#[derive(Deserialize)]
+struct Fields {
+    config_groups: BTreeMap<String, Value>,
+    #[serde(default)]
+    ignore: Option<Vec<String>>,
+    #[serde(default)]
+    sparsity_config: Option<Map<String, Value>>,
+    #[serde(default)]
+    transform_config: Option<Map<String, Value>>,
+}
+
+/// What a group says.
+#[derive(Debug, Deserialize)]
+struct Scheme {
+    targets: Vec<String>,
+    #[serde(default)]
+    weights: Option<Args>,
+    #[serde(default)]
+    input_activations: Option<Args>,
+    #[serde(default)]
+    output_activations: Option<Args>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Args {
+    #[serde(default = "eight")]
+    num_bits: u64,
+    #[serde(rename = "type", default = "int")]
+    kind: String,
+    #[serde(default = "yes")]
+    symmetric: bool,
+    #[serde(default)]
+    strategy: Option<String>,
+    #[serde(default)]
+    group_size: Option<i64>,
+    #[serde(default)]
+    dynamic: Value,
+}
+
+fn eight() -> u64 {
+    8
+}
+
+fn int() -> String {
+    "int".to_owned()
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// How a layer is stored.
+#[derive(Debug)]
+pub(super) struct Form {
+    bits: Bits,
+    packed: bool,
+    /// Scales of a row; none where all rows share one.
+    groups: Option<usize>,
+    group_size: usize,
+    zero_points: Option<ZeroPoints>,
+    has_index: bool,
+    inputs: Option<Args>,
+    outputs: bool,
+    has_input_zero: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ZeroPoints {
+    Plain,
+    Packed,
+}
+
+impl Config {
+    pub(super) fn read(path: &Path, field: &str, fields: Map<String, Value>) -> Result<Self> {
+        let fields: Fields = parse(path, field, fields)?;
+        let unsupported = |name: &str, found: String, supported: &str| Error::Unsupported {
+            path: path.to_owned(),
+            field: format!("{field}.{name}"),
+            found,
+            supported: supported.to_owned(),
+        };
+        if let Some(format) = fields.sparsity_config.as_ref().and_then(|sparsity| sparsity.get("format"))
+            && format != "dense"
+        {
+            let supported = "dense weights (save the model without sparse compression)";
+            return Err(unsupported("sparsity_config.format", format.to_string(), supported));
+        }
+        let transforms =
+            fields.transform_config.as_ref().and_then(|transform| transform.get("config_groups"));
+        if transforms.and_then(Value::as_object).is_some_and(|groups| !groups.is_empty()) {
+            let supported =
+                "none: transforms of inputs at run time are not computed here; import the float model";
+            return Err(unsupported("transform_config", "not empty".to_owned(), supported));
+        }
+        let ignore = fields.ignore.unwrap_or_default();
+        let ignore = Targets::read(path, &format!("{field}.ignore"), &ignore)?;
+        let mut groups = Vec::new();
+        for (name, group) in fields.config_groups {
+            let at = format!("{field}.config_groups.{name}");
+            let Value::Object(group) = group else {
+                let supported = "groups written out (save the model again with llm-compressor)";
+                return Err(unsupported(&format!("config_groups.{name}"), group.to_string(), supported));
+            };
+            let scheme: Scheme = parse(path, &at, group)?;
+            groups.push((name, Targets::read(path, &format!("{at}.targets"), &scheme.targets)?, scheme));
+        }
+        Ok(Self { groups, ignore })
+    }
+
+    pub(super) fn layers(&self, weights: &Weights) -> Result<Vec<Layer>> {
+        let mut found = modules(weights, "weight_packed");
+        found.extend(modules(weights, "weight_scale"));
+        found.sort_unstable();
+        found.dedup();
+        found.into_iter().map(|module| self.layer(weights, module)).collect()
+    }
+
+    /// The group that a layer is in, by its name in the file.
+    fn group(&self, module: &str) -> Option<(&str, &Scheme)> {
+        let class = if module.rsplit('.').next().is_some_and(is_embedding) { "Embedding" } else { "Linear" };
+        let matches = self.groups.iter().filter_map(|(name, targets, scheme)| {
+            Some((targets.find(module, class)?, name.as_str(), scheme))
+        });
+        let (_, name, scheme) = matches.max_by_key(|(closeness, ..)| *closeness)?;
+        Some((name, scheme))
+    }
+
+    fn layer(&self, weights: &Weights, module: &str) -> Result<Layer> {
+        let mut looking = Looking::new(weights, module);
+        let packed = weights.file_of(&looking.name("weight_packed")).is_some();
+        let stored = if packed { "weight_packed" } else { "weight" };
+        let original = weights.original(&looking.name(stored)).to_owned();
+        let original = original.strip_suffix(stored).unwrap_or(&original).trim_end_matches('.').to_owned();
+        if self.ignore.find(&original, "").is_some() {
+            return Err(looking.wrong("it is stored quantized, and the config lists it under ignore"));
+        }
+        let Some((group, scheme)) = self.group(&original) else {
+            return Err(looking.wrong("it is stored quantized, and no group of the config is for it"));
+        };
+        let Some(args) = &scheme.weights else {
+            return Err(
+                looking.wrong(format!("{group} of the config does not say how its weight is quantized"))
+            );
+        };
+        let bits = match (args.kind.as_str(), args.num_bits) {
+            ("int", 4) => Bits::Int4,
+            ("int", 8) => Bits::Int8,
+            (kind, bits) => {
+                let what = format!(
+                    "{group} of the config quantizes its weight to {kind}{bits}, and int4 and int8 are read"
+                );
+                return Err(looking.refuse(what, "import the float model"));
+            }
+        };
+        let strategy = args.strategy.as_deref().unwrap_or(match args.group_size {
+            None => "tensor",
+            Some(size) if size > 0 => "group",
+            Some(_) => "channel",
+        });
+        let shape = match packed {
+            true => self.packed_shape(&mut looking, bits)?,
+            false => {
+                if let Some(dtype) = weights
+                    .file_of(&looking.name("weight"))
+                    .and_then(|file| file.dtype(&looking.name("weight")))
+                    && FLOATS.contains(&dtype)
+                {
+                    let what = "its weight is float, next to scales: the model was saved without compression";
+                    return Err(
+                        looking.refuse(what, "save it with save_compressed=True, or import the float model")
+                    );
+                }
+                looking.matrix("weight", &[Dtype::I8])?
+            }
+        };
+        let [rows, cols] = shape;
+        let scales = looking.require("weight_scale", &FLOATS)?;
+        let groups = match (strategy, scales) {
+            ("tensor", []) | ("tensor", [1]) | ("tensor", [1, 1]) => None,
+            ("channel", [count]) | ("channel", [count, 1]) if *count == rows => Some(1),
+            ("group", [count, groups]) if *count == rows && *groups > 0 => Some(*groups),
+            ("tensor" | "channel" | "group", other) => {
+                let what = format!("its scales are of shape {other:?}, for a {strategy} of {rows} x {cols}");
+                return Err(looking.wrong(what));
+            }
+            (other, _) => {
+                let what = format!(
+                    "{group} of the config has the strategy {other:?}, and tensor, channel and group are read"
+                );
+                return Err(looking.refuse(what, "import the float model"));
+            }
+        };
+        let group_size = match args.group_size {
+            Some(size) if strategy == "group" && size > 0 => size as usize,
+            _ => cols,
+        };
+        if groups.is_some_and(|groups| cols.div_ceil(group_size) != groups) {
+            let groups = groups.unwrap_or_default();
+            return Err(looking
+                .wrong(format!("its rows of {cols} have {groups} groups, of {group_size} by the config")));
+        }
+        let zero_points = self.zero_points(&mut looking, args, shape, groups, packed.then_some(bits))?;
+        let has_index = looking.optional("weight_g_idx", &[Dtype::I32, Dtype::I64])?.is_some();
+        looking.optional("input_scale", &FLOATS)?;
+        let has_input_zero = looking.optional("input_zero_point", &[Dtype::I8])?.is_some();
+        let form = Form {
+            bits,
+            packed,
+            groups,
+            group_size,
+            zero_points,
+            has_index,
+            inputs: scheme.input_activations.clone(),
+            outputs: scheme.output_activations.is_some(),
+            has_input_zero,
+        };
+        Ok(looking.layer(shape, super::Form::Compressed(form)))
+    }
+
+    /// The shape of a packed weight, from the tensor that says it.
+    fn packed_shape(&self, looking: &mut Looking<'_>, bits: Bits) -> Result<[usize; 2]> {
+        let [rows, words] = looking.matrix("weight_packed", &[Dtype::I32])?;
+        let said = looking.require("weight_shape", &[Dtype::I64, Dtype::I32])?;
+        looking.expect_shape("weight_shape", said, &[2])?;
+        let name = looking.name("weight_shape");
+        let file = looking.weights.require(&name)?;
+        let bytes = file.read_bytes(&name)?;
+        let dims: Vec<i64> = match file.dtype(&name) {
+            Some(Dtype::I64) => bytes.as_chunks().0.iter().map(|&dim| i64::from_le_bytes(dim)).collect(),
+            _ => bytes.as_chunks().0.iter().map(|&dim| i64::from(i32::from_le_bytes(dim))).collect(),
+        };
+        let per_word = (32 / bits.count()) as usize;
+        let fits = |rows_said: i64, cols: i64| {
+            let cols = usize::try_from(cols).ok().filter(|&cols| cols > 0)?;
+            (usize::try_from(rows_said) == Ok(rows) && cols.div_ceil(per_word) == words)
+                .then_some([rows, cols])
+        };
+        match dims[..] {
+            [rows_said, cols] => fits(rows_said, cols),
+            _ => None,
+        }
+        .ok_or_else(|| {
+            looking.wrong(format!("weight_shape says {dims:?}, and weight_packed is {rows} x {words} words"))
+        })
+    }
+
+    /// How zero points are stored; a symmetric scheme may have them, all of them 0.
+    fn zero_points(
+        &self,
+        looking: &mut Looking<'_>,
+        args: &Args,
+        [rows, _]: [usize; 2],
+        groups: Option<usize>,
+        packed: Option<Bits>,
+    ) -> Result<Option<ZeroPoints>> {
+        let Some(shape) = looking.optional("weight_zero_point", &[Dtype::I8, Dtype::I32])? else {
+            return match args.symmetric {
+                true => Ok(None),
+                false => Err(looking.wrong("its scheme is not symmetric, and weight_zero_point is missing")),
+            };
+        };
+        let name = looking.name("weight_zero_point");
+        let is_packed = looking.weights.file_of(&name).and_then(|file| file.dtype(&name)) == Some(Dtype::I32);
+        let count: Option<usize> = shape.iter().try_fold(1_usize, |count, &dim| count.checked_mul(dim));
+        match (is_packed, packed, groups) {
+            (true, Some(bits), Some(groups)) => {
+                let per_word = (32 / bits.count()) as usize;
+                looking.expect_shape("weight_zero_point", shape, &[rows.div_ceil(per_word), groups])?;
+                Ok(Some(ZeroPoints::Packed))
+            }
+            (false, _, _) if count == groups.map_or(Some(1), |groups| rows.checked_mul(groups)) => {
+                Ok(Some(ZeroPoints::Plain))
+            }
+            _ => Err(looking
+                .wrong(format!("its zero points are of shape {shape:?}, which is not that of its scales"))),
+        }
+    }
+}
+
+fn is_embedding(last: &str) -> bool {
+    matches!(last, "embed_tokens" | "wte" | "embed_in")
+}
+
+impl Form {
+    pub(super) fn description(&self) -> String {
+        let bits = self.bits.count();
+        let groups = match self.groups {
+            None => "per tensor".to_owned(),
+            Some(1) => "per channel".to_owned(),
+            Some(_) => format!("in groups of {}", self.group_size),
+        };
+        format!("compressed-tensors, {bits} bits {groups}")
+    }
+
+    pub(super) fn read(&self, layer: &Layer, weights: &Weights) -> Result<Codes> {
+        let [rows, cols] = layer.shape;
+        let name = |part: &str| format!("{}.{part}", layer.module);
+        let (bits, per_word) = (u32::from(self.bits.count()), (32 / self.bits.count()) as usize);
+        let bytes_of = |part: &str| -> Result<Vec<i8>> {
+            let bytes = weights.require(&name(part))?.read_bytes(&name(part))?;
+            Ok(bytes.into_iter().map(u8::cast_signed).collect())
+        };
+        let codes = match self.packed {
+            true => unpack(&read_words(weights, &name("weight_packed"))?, [rows, cols], bits),
+            false => bytes_of("weight")?,
+        };
+        let range = self.bits.signed_range();
+        if let Some(code) = codes
+            .iter()
+            .find(|&&code| i32::from(code) < range.quant_min() || i32::from(code) > range.quant_max())
+        {
+            return Err(layer.wrong(weights, format!("a code is {code}")));
+        }
+        let groups = self.groups.unwrap_or(1);
+        let zero_points = match self.zero_points {
+            None => None,
+            Some(ZeroPoints::Plain) => Some(bytes_of("weight_zero_point")?),
+            // Packed along the rows: turned, they are rows of words.
+            Some(ZeroPoints::Packed) => {
+                let words = read_words(weights, &name("weight_zero_point"))?;
+                let turned = transposed(&words, [rows.div_ceil(per_word), groups]);
+                Some(transposed(&unpack(&turned, [groups, rows], bits), [groups, rows]))
+            }
+        };
+        let (scales, half_scales) = scales(weights, &name("weight_scale"))?;
+        let groups = match (self.groups, self.has_index) {
+            (None, _) => Groups::Tensor,
+            (Some(_), false) => Groups::Columns(self.group_size),
+            (Some(count), true) => {
+                let name = name("weight_g_idx");
+                let file = weights.require(&name)?;
+                let bytes = file.read_bytes(&name)?;
+                let index: Vec<i64> = match file.dtype(&name) {
+                    Some(Dtype::I64) => {
+                        bytes.as_chunks().0.iter().map(|&group| i64::from_le_bytes(group)).collect()
+                    }
+                    _ => bytes
+                        .as_chunks()
+                        .0
+                        .iter()
+                        .map(|&group| i64::from(i32::from_le_bytes(group)))
+                        .collect(),
+                };
+                // Before it is filled, it is -1.
+                match index.iter().all(|&group| group == -1) {
+                    true => Groups::Columns(self.group_size),
+                    false => {
+                        let index =
+                            index.into_iter().map(|group| usize::try_from(group).unwrap_or(usize::MAX));
+                        Groups::indexed(index.collect(), count, self.group_size)
+                    }
+                }
+            }
+        };
+        Ok(Codes { shape: layer.shape, bits: self.bits, codes, groups, scales, half_scales, zero_points })
+    }
+
+    pub(super) fn has_symmetric_dynamic_inputs(&self) -> bool {
+        self.inputs.as_ref().is_some_and(|args| args.symmetric && args.dynamic == Value::Bool(true))
+    }
+
+    /// How the file treats inputs; why that is not done here.
+    pub(super) fn inputs(
+        &self,
+        layer: &Layer,
+        weights: &Weights,
+    ) -> Result<std::result::Result<ActivationQuant, String>> {
+        if self.outputs {
+            return Ok(Err("its outputs are quantized too, which is not done here".to_owned()));
+        }
+        let Some(args) = &self.inputs else { return Ok(Ok(ActivationQuant::Float)) };
+        let strategy = args.strategy.as_deref().unwrap_or("tensor");
+        let is_int8 = (args.kind.as_str(), args.num_bits) == ("int", 8);
+        match (&args.dynamic, strategy) {
+            (Value::Bool(true), "token") if is_int8 => {
+                Ok(Ok(ActivationQuant::Dynamic(ActivationGranularity::PerToken)))
+            }
+            (Value::Bool(true), "tensor") if is_int8 => {
+                Ok(Ok(ActivationQuant::Dynamic(ActivationGranularity::PerTensor)))
+            }
+            (Value::Bool(false) | Value::Null, "tensor") if is_int8 => {
+                let name = |part: &str| format!("{}.{part}", layer.module);
+                let missing = || layer.wrong(weights, "its inputs are static, and input_scale is missing");
+                let file = weights.file_of(&name("input_scale")).ok_or_else(missing)?;
+                let scale = match file.read_f32(&name("input_scale"))?[..] {
+                    [scale] if scale > 0.0 => scale,
+                    ref other => return Err(layer.wrong(weights, format!("input_scale is {other:?}"))),
+                };
+                let zero = match self.has_input_zero {
+                    false => 0,
+                    true => match weights
+                        .require(&name("input_zero_point"))?
+                        .read_bytes(&name("input_zero_point"))?[..]
+                    {
+                        [zero] => i32::from(zero.cast_signed()),
+                        ref other => {
+                            return Err(
+                                layer.wrong(weights, format!("input_zero_point has {} values", other.len()))
+                            );
+                        }
+                    },
+                };
+                // Codes of inputs are -128 to 127 there, and 0 to 255 here.
+                Ok(Ok(ActivationQuant::Static(QParams { scale, zero_point: zero + 128 })))
+            }
+            (dynamic, strategy) => Ok(Err(format!(
+                "its inputs are {}{}, per {strategy}, dynamic: {dynamic}, which is not done here",
+                args.kind, args.num_bits
+            ))),
+        }
+    }
+}
+
+/// Codes of rows of words, each row of `cols` codes.
+fn unpack(words: &[u32], [rows, cols]: [usize; 2], bits: u32) -> Vec<i8> {
+    let per_word = (32 / bits) as usize;
+    let width = cols.div_ceil(per_word);
+    let mut codes = Vec::with_capacity(rows * cols);
+    for row in words.chunks(width.max(1)) {
+        codes.extend(
+            (0..cols).map(|column| signed(code(row[column / per_word], column % per_word, bits), bits)),
+        );
+    }
+    codes
+}

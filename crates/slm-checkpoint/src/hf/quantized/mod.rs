@@ -1,0 +1,300 @@
+//! Weights that a Hugging Face directory stores quantized, by compressed-tensors, GPTQ or AWQ.
+//!
+//! Each stands in place of a float tensor, `X.weight`, and is made of several tensors of the file. A layer whose integers
+//! have a scheme of ours becomes a [`QuantizedMatrix`] with the same ones; the values of any layer can be computed.
+
+mod awq;
+mod codes;
+mod compressed;
+mod gptq;
+mod targets;
+mod words;
+
+use std::path::Path;
+
+use safetensors::Dtype;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use slm_quant_core::{ActivationQuant, QuantizedMatrix};
+
+use self::codes::Codes;
+use super::weights::Weights;
+use super::{documents, weight_file::WeightFile};
+use crate::{Error, Result, json};
+
+/// Fields of a config that describe the quantization; the second is that of old compressed-tensors.
+const FIELDS: [&str; 2] = ["quantization_config", "compression_config"];
+/// File of AutoGPTQ with the fields of a `quantization_config`.
+const FILE: &str = "quantize_config.json";
+/// Types of scales.
+const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
+
+/// The program that quantized a model.
+#[derive(Debug)]
+pub(super) enum Method {
+    Compressed(Box<compressed::Config>),
+    Gptq(gptq::Config),
+    Awq(awq::Config),
+}
+
+impl Method {
+    /// Takes the description of a quantization that is read here out of the config at `path`, or from the file next to
+    /// it; none where there is none, or another is left in the config to be refused.
+    pub(super) fn take(dir: &Path, path: &Path, config: &mut Map<String, Value>) -> Result<Option<Self>> {
+        let known = |name: &&&str| config.get(**name).is_some_and(Value::is_object);
+        if let Some(field) = FIELDS.iter().find(known) {
+            let Some(Value::Object(fields)) = config.get(*field) else { return Ok(None) };
+            let method = fields.get("quant_method").and_then(Value::as_str);
+            let method = match (method, *field) {
+                (None, "compression_config") => "compressed-tensors",
+                (method, _) => method.unwrap_or_default(),
+            };
+            let fields = fields.clone();
+            let found = Self::read(path, field, method, fields)?;
+            if found.is_some() {
+                config.remove(*field);
+            }
+            return Ok(found);
+        }
+        let file = dir.join(FILE);
+        let Some(fields) = documents::read::<Map<String, Value>>(&file, json::SMALL)? else {
+            return Ok(None);
+        };
+        let method = fields.get("quant_method").and_then(Value::as_str).unwrap_or("gptq").to_owned();
+        let found = Self::read(&file, "quantize_config", &method, fields)?;
+        found
+            .map(Some)
+            .ok_or_else(|| Error::field(&file, "quant_method", "gptq or awq: import the float model", method))
+    }
+
+    fn read(path: &Path, field: &str, method: &str, fields: Map<String, Value>) -> Result<Option<Self>> {
+        Ok(Some(match method {
+            "compressed-tensors" => {
+                Self::Compressed(Box::new(compressed::Config::read(path, field, fields)?))
+            }
+            "gptq" => Self::Gptq(gptq::Config::read(path, field, fields)?),
+            "awq" => Self::Awq(awq::Config::read(path, field, fields)?),
+            _ => return Ok(None),
+        }))
+    }
+
+    /// Its name, as a config has it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Compressed(_) => "compressed-tensors",
+            Self::Gptq(_) => "gptq",
+            Self::Awq(_) => "awq",
+        }
+    }
+
+    /// The layers whose weights it stored.
+    pub(super) fn layers(&self, weights: &Weights) -> Result<Vec<Layer>> {
+        match self {
+            Self::Compressed(config) => config.layers(weights),
+            Self::Gptq(config) => config.layers(weights),
+            Self::Awq(config) => config.layers(weights),
+        }
+    }
+}
+
+/// The fields of a description.
+fn parse<T: DeserializeOwned>(path: &Path, field: &str, fields: Map<String, Value>) -> Result<T> {
+    serde_json::from_value(Value::Object(fields)).map_err(|error| {
+        Error::field(path, field, "the fields that the program which quantized the model writes", error)
+    })
+}
+
+/// A weight that is stored quantized.
+#[derive(Debug)]
+pub(super) struct Layer {
+    /// The name of the layer in the file, without wrappers.
+    module: String,
+    /// `[outputs, inputs]`.
+    shape: [usize; 2],
+    form: Form,
+    /// The tensors that it is made of.
+    parts: Vec<String>,
+}
+
+/// How it is stored.
+#[derive(Debug)]
+enum Form {
+    Compressed(compressed::Form),
+    Gptq(gptq::Form),
+    Awq(awq::Form),
+}
+
+impl Layer {
+    /// Name of the float tensor that it stands for.
+    pub(super) fn weight(&self) -> String {
+        format!("{}.weight", self.module)
+    }
+
+    pub(super) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    pub(super) fn parts(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().map(String::as_str)
+    }
+
+    /// What it is, in a few words.
+    pub(super) fn description(&self) -> String {
+        match &self.form {
+            Form::Compressed(form) => form.description(),
+            Form::Gptq(form) => form.description(),
+            Form::Awq(form) => form.description(),
+        }
+    }
+
+    /// Whether dynamic inputs have no zero points in the file. Here they have some.
+    pub(super) fn has_symmetric_dynamic_inputs(&self) -> bool {
+        matches!(&self.form, Form::Compressed(form) if form.has_symmetric_dynamic_inputs())
+    }
+
+    /// Reads it.
+    fn read(&self, weights: &Weights) -> Result<Codes> {
+        let codes = match &self.form {
+            Form::Compressed(form) => form.read(self, weights)?,
+            Form::Gptq(form) => form.read(self, weights)?,
+            Form::Awq(form) => form.read(self, weights)?,
+        };
+        codes.checked().map_err(|problem| self.wrong(weights, problem))
+    }
+
+    /// The values of the rows `rows`, all of them where there are none.
+    pub(super) fn values(&self, weights: &Weights, rows: Option<&[usize]>) -> Result<Vec<f32>> {
+        Ok(self.read(weights)?.select(rows).values())
+    }
+
+    /// The same integers as a matrix of ours, of the rows `rows`, and how the file treats inputs.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] that names the layer, where there is no such scheme here.
+    pub(super) fn matrix(
+        &self,
+        weights: &Weights,
+        rows: Option<&[usize]>,
+    ) -> Result<(QuantizedMatrix, ActivationQuant)> {
+        let inputs = match &self.form {
+            Form::Compressed(form) => form.inputs(self, weights)?,
+            Form::Gptq(_) | Form::Awq(_) => Ok(ActivationQuant::Float),
+        };
+        let inputs = inputs.map_err(|why| self.no_scheme(weights, &why))?;
+        let matrix = self.read(weights)?.select(rows).into_matrix();
+        Ok((matrix.map_err(|why| self.no_scheme(weights, &why))?, inputs))
+    }
+
+    /// The error for codes that have no scheme here.
+    fn no_scheme(&self, weights: &Weights, why: &str) -> Error {
+        self.refused(weights, why, "import it with --dequantize, which makes floats of all weights")
+    }
+
+    /// The error for tensors that contradict each other.
+    fn wrong(&self, weights: &Weights, problem: impl AsRef<str>) -> Error {
+        self.refused(weights, problem.as_ref(), "download the model again, or import the float model")
+    }
+
+    fn refused(&self, weights: &Weights, problem: &str, remedy: &str) -> Error {
+        let path =
+            self.parts.iter().find_map(|part| weights.file_of(part)).map_or(weights.path(), WeightFile::path);
+        Error::Unusable {
+            path: path.to_owned(),
+            problem: format!("layer {} ({}): {problem}", self.module, self.description()),
+            remedy: remedy.to_owned(),
+        }
+    }
+}
+
+/// A layer while its tensors are looked at.
+struct Looking<'a> {
+    weights: &'a Weights,
+    module: &'a str,
+    parts: Vec<String>,
+}
+
+impl<'a> Looking<'a> {
+    fn new(weights: &'a Weights, module: &'a str) -> Self {
+        Self { weights, module, parts: Vec::new() }
+    }
+
+    fn name(&self, part: &str) -> String {
+        format!("{}.{part}", self.module)
+    }
+
+    fn refuse(&self, problem: impl Into<String>, remedy: &str) -> Error {
+        let path = self.parts.iter().find_map(|part| self.weights.file_of(part));
+        Error::Unusable {
+            path: path.map_or(self.weights.path(), WeightFile::path).to_owned(),
+            problem: format!("layer {}: {}", self.module, problem.into()),
+            remedy: remedy.to_owned(),
+        }
+    }
+
+    fn wrong(&self, problem: impl Into<String>) -> Error {
+        self.refuse(problem, "download the model again, or import the float model")
+    }
+
+    /// The shape of a part that must be there and of one of `types`.
+    fn require(&mut self, part: &str, types: &[Dtype]) -> Result<&'a [usize]> {
+        match self.optional(part, types)? {
+            Some(shape) => Ok(shape),
+            None => Err(self.wrong(format!("tensor {:?} is missing", self.name(part)))),
+        }
+    }
+
+    /// The shape of a part, where it is there; it must be of one of `types`.
+    fn optional(&mut self, part: &str, types: &[Dtype]) -> Result<Option<&'a [usize]>> {
+        let name = self.name(part);
+        let Some(file) = self.weights.file_of(&name) else { return Ok(None) };
+        file.check_dtype(&name, types)?;
+        let shape = file.shape(&name);
+        self.parts.push(name);
+        Ok(shape)
+    }
+
+    /// [`Looking::require`] of a matrix.
+    fn matrix(&mut self, part: &str, types: &[Dtype]) -> Result<[usize; 2]> {
+        match *self.require(part, types)? {
+            [rows, cols] if rows > 0 && cols > 0 => Ok([rows, cols]),
+            ref other => {
+                Err(self.wrong(format!("tensor {:?} is of shape {other:?}, and no matrix", self.name(part))))
+            }
+        }
+    }
+
+    /// Says that two parts contradict each other.
+    fn expect_shape(&self, part: &str, found: &[usize], expected: &[usize]) -> Result<()> {
+        if found == expected {
+            return Ok(());
+        }
+        let name = self.name(part);
+        Err(self.wrong(format!("tensor {name:?} is of shape {found:?}, and the others ask for {expected:?}")))
+    }
+
+    fn layer(self, shape: [usize; 2], form: Form) -> Layer {
+        Layer { module: self.module.to_owned(), shape, form, parts: self.parts }
+    }
+}
+
+/// The modules of `weights` with a tensor of the name `part`.
+fn modules<'a>(weights: &'a Weights, part: &str) -> Vec<&'a str> {
+    let end = format!(".{part}");
+    weights.stored_names().into_iter().filter_map(|name| name.strip_suffix(end.as_str())).collect()
+}
+
+/// Reads a tensor of scales, and says whether it is of 16 bits.
+fn scales(weights: &Weights, name: &str) -> Result<(Vec<f32>, bool)> {
+    let file = weights.require(name)?;
+    Ok((file.read_f32(name)?, file.dtype(name) == Some(Dtype::F16)))
+}
+
+/// Reads a tensor of 32-bit words.
+fn read_words(weights: &Weights, name: &str) -> Result<Vec<u32>> {
+    Ok(words::words(&weights.require(name)?.read_bytes(name)?))
+}
+
+/// A matrix with columns for rows.
+fn transposed<T: Copy>(values: &[T], [rows, cols]: [usize; 2]) -> Vec<T> {
+    (0..cols).flat_map(|column| (0..rows).map(move |row| values[row * cols + column])).collect()
+}

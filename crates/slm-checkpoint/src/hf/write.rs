@@ -1,0 +1,288 @@
+//! Making checkpoints of Hugging Face directories.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use slm_model::{EMBED_TOKENS, ExpectedTensor, LM_HEAD, ModelConfig, TOKEN_TABLE, expected_tensors};
+use slm_quant_core::{ActivationGranularity, ActivationQuant, QuantScheme, QuantizationType};
+
+use super::{Imported, import};
+use crate::imported::ImportedLayers;
+use crate::{ChatInfo, CheckpointWriter, Error, Layout, Lineage, Result, SaveRequest};
+use slm_store::Error as StoreError;
+
+/// Options of an import.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ImportOptions {
+    /// Whether weights that are stored quantized become floats.
+    pub dequantize: bool,
+    /// Whether inputs of quantized layers are quantized token by token where the file leaves them float.
+    pub dynamic: bool,
+    /// Whether to replace a checkpoint that exists.
+    pub overwrite: bool,
+}
+
+/// What [`import_with`] did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImportReport {
+    /// The checkpoint.
+    pub path: PathBuf,
+    /// Architecture as Hugging Face names it.
+    pub architecture: &'static str,
+    /// The model's configuration.
+    pub config: ModelConfig,
+    /// Whether the checkpoint has a tokenizer.
+    pub has_tokenizer: bool,
+    /// How the model takes a conversation, where it was trained for one.
+    pub chat: Option<ChatInfo>,
+    /// Fields of `config.json` that are not known to this program and were passed over.
+    pub unrecognized_fields: Vec<String>,
+    /// What was assumed or passed over, a sentence each, with the file. They are logged as warnings too.
+    pub warnings: Vec<String>,
+    /// What became of weights that are stored quantized, a sentence for each kind; empty for a model of floats.
+    pub tensors: Vec<String>,
+    /// Number of quantized layers, the embedding included.
+    pub quantized_layers: usize,
+}
+
+/// Writes the model in `dir` as a checkpoint into `out`, one tensor at a time. Quantized weights keep their integers.
+///
+/// # Errors
+/// As [`import_with`].
+pub fn import_to(dir: impl AsRef<Path>, out: impl AsRef<Path>, overwrite: bool) -> Result<ImportReport> {
+    import_with(dir, out, &ImportOptions { overwrite, ..ImportOptions::default() })
+}
+
+/// Writes the model in `dir` as a checkpoint into `out`, one tensor at a time.
+///
+/// # Errors
+/// As [`import`] and [`save`](crate::save); [`Error::Unusable`] that names the layer, for one that is quantized in a way that
+/// has no scheme here, unless weights are dequantized.
+pub fn import_with(
+    dir: impl AsRef<Path>,
+    out: impl AsRef<Path>,
+    options: &ImportOptions,
+) -> Result<ImportReport> {
+    let imported = import(dir)?;
+    if imported.quantization().is_none() && (options.dequantize || options.dynamic) {
+        let option = if options.dequantize { "--dequantize" } else { "--type" };
+        return Err(Error::Unusable {
+            path: imported.dir,
+            problem: format!("{option} is for models that are quantized, and it is not"),
+            remedy: "leave the option out".to_owned(),
+        });
+    }
+    let plan = Plan::new(&imported, options)?;
+    let mut writer =
+        CheckpointWriter::create(&out, imported.config(), &plan.layout(&imported)?, options.overwrite)?;
+    let mut layers = ImportedLayers::new(plan.quantization_type, plan.granularity);
+    for tensor in &plan.tensors {
+        let ExpectedTensor { name, shape, linear_weight } = &tensor.expected;
+        match &tensor.layer {
+            Some((layer, _)) => {
+                if let Some((matrix, activation)) = imported.read_quantized(name)? {
+                    layers.write(&mut writer, layer, &matrix, plan.activation(activation))?;
+                }
+            }
+            None => {
+                writer.write_f32(name, &imported.read_f32(name)?)?;
+                if let (true, &[rows, cols]) = (linear_weight, &shape[..]) {
+                    layers.skip(layer_of(name), [rows, cols], "float in the file".to_owned());
+                }
+            }
+        }
+    }
+    let quantized_layers = layers.len();
+    let rounded = if imported.quantization() == Some("gptq") { "gptq" } else { "rtn" };
+    let metadata = layers.metadata(rounded, Lineage::default());
+    let path = writer.finish(&SaveRequest {
+        tokenizer_json: imported.tokenizer_json(),
+        tokenizer: imported.tokenizer.clone(),
+        metadata: metadata.as_ref(),
+        lineage: Some(imported.lineage()?),
+        ..SaveRequest::default()
+    })?;
+    for note in &plan.notes {
+        tracing::warn!("{note}");
+    }
+    let mut warnings = imported.warnings;
+    warnings.extend(plan.notes);
+    Ok(ImportReport {
+        path,
+        architecture: imported.architecture.name,
+        has_tokenizer: imported.tokenizer_json.is_some(),
+        chat: imported.tokenizer.chat,
+        config: imported.config,
+        unrecognized_fields: imported.unrecognized_fields,
+        warnings,
+        tensors: plan.summary,
+        quantized_layers,
+    })
+}
+
+fn layer_of(tensor: &str) -> &str {
+    tensor.strip_suffix(".weight").unwrap_or(tensor)
+}
+
+/// A tensor of the checkpoint, and the quantized layer that it is.
+struct Planned {
+    expected: ExpectedTensor,
+    layer: Option<(String, QuantScheme)>,
+}
+
+/// The form that each tensor takes.
+struct Plan {
+    tensors: Vec<Planned>,
+    quantization_type: QuantizationType,
+    granularity: ActivationGranularity,
+    /// Layers whose inputs are static.
+    static_inputs: BTreeSet<String>,
+    /// Whether dynamic inputs have no zero points in the file.
+    symmetric_inputs: bool,
+    summary: Vec<String>,
+    notes: Vec<String>,
+}
+
+impl Plan {
+    fn new(imported: &Imported, options: &ImportOptions) -> Result<Self> {
+        let tied = imported.config().tie_word_embeddings;
+        let mut tensors = Vec::new();
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        let mut symmetric_inputs = false;
+        let mut inputs: Vec<(String, ActivationQuant)> = Vec::new();
+        for expected in expected_tensors(imported.config()) {
+            let can_be_codes = expected.linear_weight || expected.name == EMBED_TOKENS;
+            let origin = imported.origins.get(&expected.name);
+            let stored = origin.and_then(|(_, origin)| imported.weights.quantized(&origin.tensor));
+            let mut layer = None;
+            if let Some(stored) = stored {
+                let description = stored.description();
+                symmetric_inputs |= stored.has_symmetric_dynamic_inputs();
+                let what = match options.dequantize || !can_be_codes {
+                    true => format!("{description}: dequantized to floats"),
+                    false => {
+                        let Some((matrix, activation)) = imported.read_quantized(&expected.name)? else {
+                            continue;
+                        };
+                        let scheme = matrix.scheme();
+                        let name = match expected.name.as_str() {
+                            EMBED_TOKENS if tied => LM_HEAD,
+                            EMBED_TOKENS => TOKEN_TABLE,
+                            name => layer_of(name),
+                        };
+                        if expected.name != EMBED_TOKENS {
+                            inputs.push((name.to_owned(), activation));
+                        }
+                        layer = Some((name.to_owned(), scheme));
+                        format!("{description}: the same codes and scales, {scheme}")
+                    }
+                };
+                *counts.entry(what).or_default() += 1;
+            }
+            tensors.push(Planned { expected, layer });
+        }
+        let summary = counts.into_iter().map(|(what, count)| format!("{count} layers of {what}")).collect();
+        let mut plan = Self {
+            tensors,
+            quantization_type: QuantizationType::WeightOnly,
+            granularity: ActivationGranularity::PerToken,
+            static_inputs: inputs
+                .iter()
+                .filter(|(_, input)| matches!(input, ActivationQuant::Static(_)))
+                .map(|(name, _)| name.clone())
+                .collect(),
+            symmetric_inputs,
+            summary,
+            notes: Vec::new(),
+        };
+        plan.choose_inputs(imported, &inputs, options.dynamic)?;
+        Ok(plan)
+    }
+
+    /// How all layers of the model treat their inputs.
+    fn choose_inputs(
+        &mut self,
+        imported: &Imported,
+        inputs: &[(String, ActivationQuant)],
+        dynamic: bool,
+    ) -> Result<()> {
+        let of = |wanted: fn(ActivationQuant) -> bool| inputs.iter().find(|(_, input)| wanted(*input));
+        let float = of(|input| input == ActivationQuant::Float);
+        let dynamics = of(|input| matches!(input, ActivationQuant::Dynamic(_)));
+        let statics = of(|input| matches!(input, ActivationQuant::Static(_)));
+        if let (Some((float, _)), Some((other, _))) = (float, dynamics.or(statics)) {
+            return Err(
+                self.mixed(imported, &format!("inputs of {float} are float and those of {other} are not"))
+            );
+        }
+        let path = imported.dir.display();
+        match (dynamics, statics) {
+            (None, None) if dynamic => {
+                self.quantization_type = QuantizationType::Dynamic;
+                self.notes.push(format!("{path}: inputs of quantized layers are quantized token by token (--type dynamic)"));
+            }
+            (None, None) if inputs.is_empty() => {}
+            (None, None) => self.notes.push(format!(
+                "{path}: inputs of quantized layers stay float, as the file has them (--type dynamic quantizes them for speed)"
+            )),
+            _ if dynamic => {
+                let problem = "its config says how inputs are quantized".to_owned();
+                let remedy = "leave --type out".to_owned();
+                return Err(Error::Unusable { path: imported.dir.clone(), problem, remedy });
+            }
+            (_, Some(_)) => self.quantization_type = QuantizationType::Static,
+            (Some((name, ActivationQuant::Dynamic(granularity))), None) => {
+                let other = inputs.iter().find(|(_, input)| *input != ActivationQuant::Dynamic(*granularity));
+                if let Some((other, _)) = other {
+                    return Err(self.mixed(imported, &format!("inputs of {name} and {other} share scales in other ways")));
+                }
+                self.quantization_type = QuantizationType::Dynamic;
+                self.granularity = *granularity;
+                let symmetric = self.symmetric_inputs;
+                self.notes.extend(symmetric.then(|| {
+                    format!("{path}: inputs are quantized with zero points here, and without them in the file")
+                }));
+            }
+            (Some(_), None) => {}
+        }
+        Ok(())
+    }
+
+    fn mixed(&self, imported: &Imported, problem: &str) -> Error {
+        Error::Unusable {
+            path: imported.dir.clone(),
+            problem: format!("{problem}, which one checkpoint cannot say"),
+            remedy:
+                "import it with --dequantize, which makes floats of all weights, and quantize it with slm ptq"
+                    .to_owned(),
+        }
+    }
+
+    /// How a layer whose inputs the file treats as `found` treats them here.
+    fn activation(&self, found: ActivationQuant) -> ActivationQuant {
+        match (self.quantization_type, found) {
+            (QuantizationType::Dynamic, _) => ActivationQuant::Dynamic(self.granularity),
+            (QuantizationType::Static, ActivationQuant::Float) => {
+                ActivationQuant::Dynamic(ActivationGranularity::PerToken)
+            }
+            (_, found) => found,
+        }
+    }
+
+    fn layout(&self, imported: &Imported) -> Result<Layout> {
+        let mut layout = Layout::new(imported.config());
+        for tensor in &self.tensors {
+            if let Some((layer, scheme)) = &tensor.layer {
+                let is_static = self.static_inputs.contains(layer);
+                layout.quantize(layer, *scheme, is_static).map_err(|source| {
+                    Error::Store(StoreError::Layer {
+                        path: imported.dir.clone(),
+                        layer: layer.clone(),
+                        source,
+                    })
+                })?;
+            }
+        }
+        Ok(layout)
+    }
+}

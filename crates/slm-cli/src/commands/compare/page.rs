@@ -1,0 +1,50 @@
+//! A comparison as a page.
+
+use super::{CompareArgs, CompareResult, headline, summary};
+use crate::html::{self, Cell, Chart, Page, Plot, Point, Table, facts};
+
+pub(super) fn page(result: &CompareResult, args: &CompareArgs) -> Page {
+    let title = format!("slm compare: {} and {}", args.dir_a.display(), args.dir_b.display());
+    let mut page = Page::new(title, headline(result));
+    page.facts = facts(&summary(result, args));
+    let bar = |label: &str, value: f64| (label.to_owned(), value, format!("{value:.4}"));
+    page.charts.push(Chart::new(
+        "Quality",
+        &format!("Perplexity on {} tokens of {}; lower is better.", result.tokens, args.data.display()),
+        vec![bar("A", result.perplexity_a), bar("B", result.perplexity_b)],
+    ));
+    let points: Vec<Point> = result
+        .layers
+        .iter()
+        .map(|layer| Point {
+            name: layer.name.clone(),
+            first: layer.own_sqnr_db,
+            second: Some(layer.sqnr_db),
+        })
+        .collect();
+    page.plots.push(Plot {
+        title: "Error of the outputs by depth".to_owned(),
+        caption: "Discs: a layer's own error, for the input that A gives it. Rings: the error in all, with what comes in from the \
+                  layers before; errors accumulate through the depth."
+            .to_owned(),
+        svg: html::depth(&points, "Own and total SQNR of each layer's output in forward order, in dB; the table below has the numbers"),
+    });
+    let decibels = |value: f64| Cell::number(value, format!("{value:.2}"));
+    let rows = result.layers.iter().map(|layer| {
+        vec![
+            Cell::text(&*layer.name),
+            layer.own_sqnr_db.map_or_else(|| Cell::text("-"), decibels),
+            decibels(layer.sqnr_db),
+            Cell::number(layer.cosine, format!("{:.6}", layer.cosine)),
+            Cell::number(layer.mean_abs_error, format!("{:.3e}", layer.mean_abs_error)),
+            Cell::number(layer.max_abs_error, format!("{:.3e}", layer.max_abs_error)),
+        ]
+    });
+    page.tables.push(Table {
+        title: "Outputs of the layers".to_owned(),
+        note: "A click on a column's name sorts by it.".to_owned(),
+        columns: super::HEADER.map(str::to_owned).to_vec(),
+        rows: rows.collect(),
+    });
+    page
+}

@@ -1,0 +1,303 @@
+//! `slm config`
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+use slm_train::{Setting, TrainingConfig};
+
+use crate::config_keys::{self, Key, REQUIRED, SECTIONS, Section};
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::out_file::OutFile;
+
+/// Write, check and explain config files.
+///
+/// A config is a TOML file with sections: [model] and [training] for slm train, [quantization] for slm ptq, those and [qat]
+/// or [finetune] for slm qat and slm finetune. docs/config.md has every key.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Print a config with every key, its default and what it means
+    Init {
+        /// Command that the config is for
+        #[arg(value_enum)]
+        command: Purpose,
+        /// File to write [default: standard output]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// Replace a file that is at --out already
+        #[arg(long, requires = "out")]
+        overwrite: bool,
+    },
+    /// Check a config: keys, values, and whether they fit each other
+    Check {
+        /// Config file
+        file: PathBuf,
+        /// Checkpoint that the run is to begin with
+        #[arg(long, value_name = "DIR")]
+        checkpoint: Option<PathBuf>,
+        /// Set a value of the config, such as training.learning_rate=1e-4 (may be repeated)
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<Setting>,
+    },
+    /// Explain a key, a section or all keys
+    Explain {
+        /// Key, such as training.steps or granularity, or a section [default: list all]
+        key: Option<String>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Purpose {
+    /// Training from scratch
+    Train,
+    /// Post-training quantization
+    Ptq,
+    /// Quantization-aware training of a checkpoint
+    Qat,
+    /// Further training of a checkpoint
+    Finetune,
+}
+
+impl Purpose {
+    fn sections(self) -> &'static [&'static str] {
+        match self {
+            Self::Train => &["model", "tokenizer", "training"],
+            Self::Ptq => &["quantization"],
+            Self::Qat => &["training", "quantization", "qat"],
+            Self::Finetune => &["training", "finetune"],
+        }
+    }
+}
+
+pub(crate) fn run(args: &ConfigArgs, context: &Context) -> Result<()> {
+    match &args.action {
+        Action::Init { command, out, overwrite } => init(*command, out.as_deref(), *overwrite, context),
+        Action::Check { file, checkpoint, set } => check(file, checkpoint.as_deref(), set, context),
+        Action::Explain { key } => explain(key.as_deref(), context),
+    }
+}
+
+#[derive(Serialize)]
+struct InitResult {
+    output: Option<PathBuf>,
+    config: String,
+}
+
+fn init(purpose: Purpose, out: Option<&Path>, overwrite: bool, context: &Context) -> Result<()> {
+    let config = text(purpose);
+    match out {
+        Some(path) => {
+            let file = OutFile::create(path, overwrite)?;
+            fs::write(file.path(), &config).map_err(|error| Error::file(path, error))?;
+            file.commit()?;
+            context.output.headline(format!("wrote {}", path.display()))?;
+        }
+        None => context.output.stream(&config)?,
+    }
+    context.output.result(&InitResult { output: out.map(Path::to_owned), config })
+}
+
+/// Values in a new config where there is no default.
+fn example(section: &str, key: &str) -> Option<&'static str> {
+    Some(match (section, key) {
+        ("model", "vocab_size") => "1024",
+        ("model", "hidden_size") => "128",
+        ("model", "intermediate_size") => "256",
+        ("model", "num_layers" | "num_heads") => "4",
+        ("model", "max_position_embeddings") => "256",
+        ("training", "steps") => "1000",
+        _ => return None,
+    })
+}
+
+/// A config with every key of the sections that a command reads; those with a default are comments.
+pub(crate) fn text(purpose: Purpose) -> String {
+    let name = purpose.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
+    let mut text = format!("# Config for `slm {name}`. Lines that begin with # show the defaults.\n");
+    let wanted = SECTIONS.iter().filter(|section| purpose.sections().contains(&section.name));
+    for Section { name, text: about, keys } in wanted {
+        text += &format!("\n# {about}\n[{name}]\n");
+        for Key { name: key, values, text: about } in *keys {
+            // Decay would move quantized weights, which the default does not suit.
+            let own = match (purpose, *name, *key) {
+                (Purpose::Finetune, "training", "weight_decay") => Some("0.0"),
+                _ => example(name, key),
+            };
+            let line = match (own, config_keys::default(name, key)) {
+                (Some(value), _) => format!("{key} = {value}"),
+                (None, Some(value)) => format!("# {key} = {value}"),
+                (None, None) => format!("# {key} ="),
+            };
+            text += &format!("{line:<40} # {about}: {values}\n");
+        }
+    }
+    text
+}
+
+#[derive(Serialize)]
+struct CheckResult {
+    file: PathBuf,
+    /// Commands that the config suits.
+    suits: Vec<&'static str>,
+}
+
+/// The sections of a file.
+#[derive(serde::Deserialize)]
+struct Sections {
+    model: Option<serde::de::IgnoredAny>,
+    training: Option<serde::de::IgnoredAny>,
+    quantization: Option<serde::de::IgnoredAny>,
+    #[serde(flatten)]
+    _others: std::collections::BTreeMap<String, serde::de::IgnoredAny>,
+}
+
+fn check(file: &Path, checkpoint: Option<&Path>, settings: &[Setting], context: &Context) -> Result<()> {
+    let sections: Sections = slm_train::read_toml(file, settings)?;
+    let has = |section: &Option<_>| section.is_some();
+    let mut suits = Vec::new();
+    if let Some(dir) = checkpoint {
+        let checkpoint = context.open_checkpoint(dir)?;
+        let config = TrainingConfig::for_model(file, &checkpoint, settings)?;
+        config.validate_with(&file.display().to_string(), settings)?;
+        suits.push(if checkpoint.is_quantized() { "slm finetune" } else { "slm qat" });
+    } else if has(&sections.training) {
+        // Where no model is given, that of a checkpoint is meant, which is not to blame for anything here.
+        let stand_in = [
+            "vocab_size=256",
+            "hidden_size=8",
+            "intermediate_size=8",
+            "num_layers=1",
+            "num_heads=1",
+            "max_position_embeddings=1000000",
+        ];
+        let stand_in = stand_in.iter().map(|setting| format!("model.{setting}").parse::<Setting>());
+        let stand_in: Vec<Setting> = match sections.model {
+            Some(_) => Vec::new(),
+            None => stand_in.collect::<std::result::Result<_, _>>().map_err(Error::Usage)?,
+        };
+        TrainingConfig::from_file_with(file, &[&stand_in, settings].concat())?;
+        suits.extend(if has(&sections.model) { &["slm train"][..] } else { &["slm qat", "slm finetune"] });
+    }
+    if has(&sections.quantization) {
+        TrainingConfig::quantization_of_file_with(file, settings)?;
+        suits.push("slm ptq --config");
+    }
+    if suits.is_empty() {
+        return Err(Error::file(
+            file,
+            "has neither [training] nor [quantization], so that no command can use it; `slm config init` writes one",
+        ));
+    }
+    context.output.headline(format!("{} is valid for {}", file.display(), suits.join(", ")))?;
+    context.output.result(&CheckResult { file: file.to_owned(), suits })
+}
+
+#[derive(Serialize)]
+struct KeyView {
+    key: String,
+    values: &'static str,
+    default: Option<String>,
+    required: bool,
+    text: &'static str,
+}
+
+#[derive(Serialize)]
+struct ExplainResult {
+    keys: Vec<KeyView>,
+}
+
+fn explain(key: Option<&str>, context: &Context) -> Result<()> {
+    let all = || SECTIONS.iter().flat_map(|section| section.keys.iter().map(move |key| (section, key)));
+    let found: Vec<(&Section, &Key)> = match key {
+        None => all().collect(),
+        Some(name) => match config_keys::find(name) {
+            found if found.is_empty() => {
+                let name = name.trim_matches(['[', ']']);
+                all().filter(|(section, _)| section.name == name).collect()
+            }
+            found => found,
+        },
+    };
+    if found.is_empty() {
+        let wanted = key.unwrap_or_default();
+        let likeness =
+            |key: &Key| strsim::jaro_winkler(key.name, wanted.rsplit('.').next().unwrap_or(wanted));
+        let nearest = all().max_by(|a, b| likeness(a.1).total_cmp(&likeness(b.1)));
+        let hint = nearest.filter(|(_, key)| likeness(key) > 0.75);
+        let hint = hint.map_or_else(
+            || "; slm config explain lists all".to_owned(),
+            |(section, key)| format!("; did you mean {}.{}?", section.name, key.name),
+        );
+        return Err(Error::Usage(format!("no key or section of a config is called {wanted:?}{hint}")));
+    }
+    for (section, key) in &found {
+        let default = match (
+            REQUIRED.contains(&(section.name, key.name)),
+            config_keys::default(section.name, key.name),
+        ) {
+            (true, _) => " (must be given)".to_owned(),
+            (false, Some(default)) => format!(" (default: {default})"),
+            (false, None) => String::new(),
+        };
+        context
+            .output
+            .headline(format!("{}.{} = {}{default}\n    {}", section.name, key.name, key.values, key.text))?;
+    }
+    let view = |(section, key): (&Section, &Key)| KeyView {
+        key: format!("{}.{}", section.name, key.name),
+        values: key.values,
+        default: config_keys::default(section.name, key.name),
+        required: REQUIRED.contains(&(section.name, key.name)),
+        text: key.text,
+    };
+    context.output.result(&ExplainResult { keys: found.into_iter().map(view).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A new config is one that the commands take: as it is, and with every default in place of its comment.
+    #[test]
+    fn new_configs_are_valid() {
+        let model = "model.vocab_size=300";
+        for (purpose, needs_model) in
+            [(Purpose::Train, false), (Purpose::Ptq, true), (Purpose::Qat, true), (Purpose::Finetune, true)]
+        {
+            let commented = text(purpose);
+            let with_defaults: String = commented
+                .lines()
+                .map(|line| match line.strip_prefix("# ") {
+                    Some(rest) if rest.contains(" = ") && !rest.contains("=  ") && !rest.contains("`slm") => {
+                        format!("{rest}\n")
+                    }
+                    _ => format!("{line}\n"),
+                })
+                .collect();
+            assert_ne!(commented, with_defaults);
+            for written in [commented, with_defaults] {
+                let mut settings: Vec<Setting> = Vec::new();
+                if needs_model {
+                    let sizes = ["hidden_size=8", "intermediate_size=8", "num_layers=1", "num_heads=1"];
+                    let sizes = sizes.iter().map(|size| format!("model.{size}"));
+                    let rest = [model.to_owned(), "model.max_position_embeddings=256".to_owned()];
+                    settings = sizes.chain(rest).map(|setting| setting.parse().unwrap()).collect();
+                }
+                if purpose == Purpose::Ptq {
+                    settings.push("training.steps=1".parse().unwrap());
+                }
+                let config: TrainingConfig = slm_train::parse_toml(&written, "new", &settings)
+                    .unwrap_or_else(|error| panic!("{purpose:?}: {error}\n{written}"));
+                config.validate("new").unwrap_or_else(|error| panic!("{purpose:?}: {error}\n{written}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The report of `slm eval` in words.
+
+use super::choices::ChoicesResult;
+use super::{DivergenceView, EvalResult};
+use crate::context::Context;
+use crate::error::Result;
+
+pub(super) fn say(result: &EvalResult, context: &Context) -> Result<()> {
+    let report = report(result);
+    let (first, rest) = report.split_once('\n').unwrap_or((&report, ""));
+    context.output.headline(first)?;
+    if rest.is_empty() { Ok(()) } else { context.output.say(rest) }
+}
+
+/// The result in its first line, then a line for each fact.
+pub(super) fn report(result: &EvalResult) -> String {
+    let mut lines = Vec::new();
+    if let (Some(perplexity), Some(nll)) = (result.perplexity, result.nll) {
+        lines.push(format!("perplexity        {perplexity:.4} ({nll:.5} nats per token)"));
+        let bos = if result.bos { " behind the beginning-of-sequence token" } else { "" };
+        let stride = result.stride.map_or(String::new(), |stride| format!(", {stride} apart"));
+        lines.push(format!(
+            "measured on       {} tokens in {} windows of {}{stride}{bos}\n\
+             speed             {:.0} tokens/s on {}",
+            result.tokens,
+            result.windows,
+            result.window,
+            result.tokens as f64 / result.seconds,
+            result.device
+        ));
+    }
+    lines.extend(result.divergence.iter().map(divergence));
+    if let Some(noise) = &result.noise_floor {
+        lines.push(format!(
+            "noise floor       the reference on the other CPU device diverges by {:.3e} nats mean, {:.3e} largest",
+            noise.kl_mean, noise.kl_max
+        ));
+    }
+    for text in &result.texts {
+        lines.push(format!(
+            "\n{}: perplexity {:.4} over {} tokens",
+            text.path.display(),
+            text.perplexity,
+            text.tokens
+        ));
+        lines.extend(text.divergence.iter().map(divergence));
+    }
+    lines.extend(result.choices.iter().map(ChoicesResult::line));
+    lines.join("\n")
+}
+
+fn divergence(view: &DivergenceView) -> String {
+    format!(
+        "reference         perplexity {:.4}\n\
+         KL divergence     {:.6} nats mean, {:.6} median, {:.6} p90, {:.6} p99, {:.6} largest\n\
+         same top token    at {:.2} % of positions\n\
+         right token       its probability changes by {:.3} % (RMS)",
+        view.perplexity_reference,
+        view.kl_mean,
+        view.kl_median,
+        view.kl_p90,
+        view.kl_p99,
+        view.kl_max,
+        view.top1_agreement * 100.0,
+        view.rms_probability_change * 100.0,
+    )
+}

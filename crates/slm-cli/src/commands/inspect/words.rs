@@ -1,0 +1,189 @@
+//! A checkpoint in words: what the model is, how it is quantized, and where it comes from.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use slm_checkpoint::{QuantizationMetadata, QuantizationMode, TransformRecord};
+use slm_model::{LM_HEAD, ModelConfig, Position};
+
+use super::overview::{CheckpointView, Unfinished};
+use crate::table;
+
+/// Digits of a checksum that are shown.
+const DIGITS: usize = 12;
+
+/// The kind of model, how many parameters it has, and what they take.
+pub(super) fn headline(view: &CheckpointView<'_>) -> String {
+    format!(
+        "{}{}: {} parameters, {} of weights",
+        if view.quantized { "quantized model" } else { "float model" },
+        view.input_quantization.as_ref().map_or_else(String::new, |inputs| format!(", {inputs}")),
+        view.parameters,
+        table::bytes(view.weight_bytes),
+    )
+}
+
+/// One line for each fact.
+pub(super) fn summary(view: &CheckpointView<'_>) -> String {
+    let mut lines = Lines::default();
+    lines.add(
+        "checkpoint",
+        format!(
+            "{}, format {}, written by slm {}",
+            view.checkpoint.display(),
+            view.format_version,
+            view.program_version
+        ),
+    );
+    architecture(view.model, &mut lines);
+    match view.quantization {
+        Some(metadata) => quantization(metadata, view.model, &mut lines),
+        None => lines.add("weights", "32-bit floats".to_owned()),
+    }
+    if let Some(lineage) = view.lineage {
+        // What the metadata says already is left out.
+        let told = |key: &str| view.quantized && ["method", "source sha256"].contains(&key);
+        for (key, value) in origin(lineage).into_iter().filter(|(key, _)| !told(key)) {
+            lines.add(&key, value);
+        }
+    }
+    lines.add(
+        "text",
+        match (view.has_tokenizer, view.has_chat_template) {
+            (false, _) => "no tokenizer: texts cannot be read with this checkpoint".to_owned(),
+            (true, false) => "with a tokenizer, without a chat template".to_owned(),
+            (true, true) => "with a tokenizer and a chat template".to_owned(),
+        },
+    );
+    lines.add("kernel", format!("{} (available: {})", view.kernel, view.kernels_available.join(", ")));
+    if let Some(Unfinished { step, steps }) = view.unfinished {
+        lines.0.push(format!(
+            "unfinished training run: step {step} of {steps}; the command that started it continues it with --resume"
+        ));
+    }
+    lines.0.join("\n")
+}
+
+/// Labels and what they say.
+#[derive(Default)]
+struct Lines(Vec<String>);
+
+impl Lines {
+    fn add(&mut self, label: &str, text: String) {
+        self.0.push(format!("{label:<16}  {text}"));
+    }
+}
+
+fn architecture(model: &ModelConfig, lines: &mut Lines) {
+    let heads = match model.num_kv_heads {
+        same if same == model.num_heads => format!("{} heads of width {}", model.num_heads, model.head_dim),
+        fewer => {
+            format!("{} heads of width {}, {fewer} for keys and values", model.num_heads, model.head_dim)
+        }
+    };
+    lines.add(
+        "architecture",
+        format!(
+            "decoder with {} layers of width {}: {heads}; {} MLP of width {}; {}",
+            model.num_layers,
+            model.hidden_size,
+            name(&model.mlp),
+            model.intermediate_size,
+            name(&model.norm),
+        ),
+    );
+    let how = match &model.position {
+        Position::Rotary(_) => "rotary",
+        Position::Learned => "learned",
+        Position::None => "not encoded",
+    };
+    let window = model.sliding_window.map_or(String::new(), |window| format!(", sliding window of {window}"));
+    lines.add("positions", format!("{}, {how}{window}", model.max_position_embeddings));
+    let head = if model.tie_word_embeddings { "is the embedding" } else { "is a layer of its own" };
+    lines.add("vocabulary", format!("{} tokens; the head {head}", model.vocab_size));
+}
+
+/// The name of a kind as configs have it.
+fn name(kind: &impl serde::Serialize) -> String {
+    match serde_json::to_value(kind) {
+        Ok(Value::String(name)) => name,
+        _ => "other".to_owned(),
+    }
+}
+
+fn quantization(metadata: &QuantizationMetadata, model: &ModelConfig, lines: &mut Lines) {
+    let mut schemes: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for layer in &metadata.layers {
+        schemes.entry(layer.scheme.to_string()).or_default().push(&layer.name);
+    }
+    let how = match metadata.mode {
+        QuantizationMode::Ptq => format!("{}, {} observer", metadata.method, metadata.weight_observer),
+        QuantizationMode::Qat => "quantization-aware training".to_owned(),
+        QuantizationMode::Finetuned => "fine-tuned while quantized".to_owned(),
+        QuantizationMode::Unrecorded => "by a program that did not say how".to_owned(),
+    };
+    let mut schemes: Vec<_> = schemes.into_iter().collect();
+    schemes.sort_by_key(|(_, layers)| std::cmp::Reverse(layers.len()));
+    for (index, (scheme, layers)) in schemes.iter().enumerate() {
+        let which = match &layers[..] {
+            [layer] => (*layer).to_owned(),
+            layers => format!("{} layers", layers.len()),
+        };
+        let how = if index == 0 { format!(" ({how})") } else { String::new() };
+        lines.add(if index == 0 { "weights" } else { "" }, format!("{scheme}: {which}{how}"));
+    }
+    if let Some(embedding) = &metadata.embedding {
+        lines.add("embedding", embedding.scheme.to_string());
+    } else if model.tie_word_embeddings && metadata.layer(LM_HEAD).is_some() {
+        lines.add("embedding", format!("one table, {LM_HEAD}, serves head and embedding"));
+    } else {
+        lines.add("embedding", "32-bit floats".to_owned());
+    }
+    let lineage = &metadata.lineage;
+    lines.add("float model", lineage.transforms.map_or_else(|| "as it was".to_owned(), changes));
+    if let Some(calibration) = &lineage.calibration {
+        let text = short(&calibration.text_sha256);
+        lines.add("calibration", format!("{} tokens of the text with SHA-256 {text}...", calibration.tokens));
+    }
+    if let Some(training) = &lineage.training {
+        let text = short(&training.text_sha256);
+        let (steps, tokens) = (training.steps, training.tokens);
+        lines.add("training", format!("{steps} steps, {tokens} tokens of the text with SHA-256 {text}..."));
+    }
+    if let Some(source) = &lineage.source_sha256 {
+        lines.add("made from", format!("model.safetensors with SHA-256 {}...", short(source)));
+    }
+}
+
+fn changes(record: TransformRecord) -> String {
+    let TransformRecord { rotation_seed, smoothing_strength, equalized_mlps, equalized_norms } = record;
+    let rotated = rotation_seed.map(|seed| format!("rotated (seed {seed})"));
+    let smoothed = smoothing_strength.map(|strength| format!("smoothed (strength {strength})"));
+    let equalized = equalized_mlps.map(|count| format!("equalized in {count} MLPs"));
+    let norms = equalized_norms.map(|count| format!("equalized behind {count} norms"));
+    let done: Vec<String> = rotated.into_iter().chain(smoothed).chain(equalized).chain(norms).collect();
+    format!("{} before it was quantized", done.join(", "))
+}
+
+/// Whether a text is a SHA-256.
+fn is_checksum(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The first digits of a checksum.
+fn short(sha256: &str) -> &str {
+    sha256.get(..DIGITS).unwrap_or(sha256)
+}
+
+/// Texts and numbers of a lineage, whose keys anyone may choose.
+fn origin(lineage: &Value) -> Vec<(String, String)> {
+    let Value::Object(fields) = lineage else { return Vec::new() };
+    let text = |value: &Value| match value {
+        Value::String(text) if is_checksum(text) => Some(format!("{}...", short(text))),
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    };
+    let label = |key: &str| key.replace('_', " ");
+    fields.iter().filter_map(|(key, value)| Some((label(key), text(value)?))).collect()
+}

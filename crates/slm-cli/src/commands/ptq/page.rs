@@ -1,0 +1,107 @@
+//! The report of `slm ptq` as a page.
+
+use slm_checkpoint::Checkpoint;
+
+use super::report::{LayerResult, PtqResult};
+use crate::commands::inspect;
+use crate::error::Result;
+use crate::html::{self, Cell, Chart, Page, Plot, Point, Table, facts};
+use crate::out_file::relative;
+use crate::table::{self, range};
+
+impl PtqResult {
+    /// `checkpoint` is the quantized one.
+    pub(in crate::commands) fn page(&self, checkpoint: &Checkpoint) -> Result<Page> {
+        let mut page = Page::new(format!("slm ptq: {}", relative(&self.output).display()), self.headline());
+        page.facts = facts(&self.summary());
+        let remarks = self.remarks().into_iter().chain(self.warning.clone());
+        page.facts.extend(remarks.map(|text| html::Fact { label: "Remark".to_owned(), text }));
+        let bar = |label: &str, bytes: u64| (label.to_owned(), bytes as f64, table::bytes(bytes));
+        let sizes = &self.sizes;
+        page.charts.push(Chart::new(
+            "Size",
+            "",
+            vec![
+                bar("whole model, float", sizes.model_before),
+                bar("whole model, quantized", sizes.model_after),
+                bar("linear layers, float", sizes.linear_before),
+                bar("linear layers, quantized", sizes.linear_after),
+            ],
+        ));
+        if let (Some(float), Some(quantized)) = (self.perplexity_float, self.perplexity_quantized) {
+            let bar = |label: &str, value: f64| (label.to_owned(), value, format!("{value:.4}"));
+            let note = format!(
+                "Perplexity on {} tokens of {}; lower is better.",
+                self.evaluated_tokens,
+                self.evaluated_on.as_deref().unwrap_or_default()
+            );
+            page.charts.push(Chart::new(
+                "Quality",
+                &note,
+                vec![bar("float", float), bar("quantized", quantized)],
+            ));
+        }
+        page.plots.push(plot(self.layers.iter().map(|layer| (&*layer.name, layer.sqnr_db))));
+        page.tables.push(Table {
+            title: "Layers".to_owned(),
+            note: inspect::TABLE_NOTE.to_owned(),
+            columns: [
+                "layer",
+                "SQNR dB",
+                "clipped",
+                "scale",
+                "zero point",
+                "input",
+                "shape",
+                "scheme",
+                "bytes",
+                "kernel",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+            rows: self.layers.iter().map(LayerResult::html_row).collect(),
+        });
+        page.layers = html::layers(checkpoint)?;
+        page.lineage = inspect::facts(checkpoint);
+        Ok(page)
+    }
+}
+
+impl LayerResult {
+    fn html_row(&self) -> Vec<Cell> {
+        let [rows, cols] = self.shape;
+        let input = self.activation.map_or_else(
+            || self.input.to_string(),
+            |activation| format!("{} / {}", table::scale(activation.scale), activation.zero_point),
+        );
+        vec![
+            Cell::text(&*self.name),
+            Cell::number(self.sqnr_db, format!("{:.2}", self.sqnr_db)),
+            Cell::number(self.clipped_share, table::percent(self.clipped_share)),
+            Cell::number(
+                f64::from(self.scale_max),
+                range(table::scale(self.scale_min), table::scale(self.scale_max)),
+            ),
+            Cell::number(
+                f64::from(self.zero_point_max),
+                range(self.zero_point_min.to_string(), self.zero_point_max.to_string()),
+            ),
+            Cell::text(input),
+            Cell::number((rows * cols) as f64, format!("{rows}x{cols}")),
+            Cell::text(&*self.scheme),
+            Cell::number(self.bytes_after as f64, table::bytes(self.bytes_after as u64)),
+            Cell::text(&*self.kernel),
+        ]
+    }
+}
+
+/// SQNR of the weights over the depth.
+pub(in crate::commands) fn plot<'a>(layers: impl Iterator<Item = (&'a str, f64)>) -> Plot {
+    let points: Vec<Point> =
+        layers.map(|(name, db)| Point { name: name.to_owned(), first: Some(db), second: None }).collect();
+    Plot {
+        title: "SQNR of the weights by depth".to_owned(),
+        caption: "Signal to quantization noise of each layer's weights: 40 dB is an error of 1 %, 20 dB one of 10 %.".to_owned(),
+        svg: html::depth(&points, "SQNR of the weights of each layer in forward order, in dB; the table below has the numbers"),
+    }
+}

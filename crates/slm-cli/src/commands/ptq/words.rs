@@ -1,0 +1,196 @@
+//! The report of `slm ptq` in words: verdict and summary first, then the layers.
+
+use slm_model::{EMBED_TOKENS, LM_HEAD};
+use slm_quant_core::QParams;
+
+use super::report::{LayerResult, PtqResult, Sizes};
+use super::uncertainty::{CONFIDENCE, FEW_WINDOWS};
+use crate::error::Result;
+use crate::out_file::relative;
+use crate::output::Output;
+use crate::table::{self, Ranking, Row, TableArgs, range};
+
+/// Columns of the table of layers, those that say most first.
+const HEADER: [&str; 9] =
+    ["layer", "SQNR dB", "clipped", "scale", "zero point", "input", "shape", "scheme", "kernel"];
+
+/// One line of the summary for each other scheme.
+fn other(scheme: &str, layers: &[String]) -> String {
+    let which = match layers {
+        [layer] => layer.clone(),
+        layers => format!("{} layers, see the table", layers.len()),
+    };
+    format!("{:18}{scheme}: {which}\n", "")
+}
+
+impl PtqResult {
+    pub(in crate::commands) fn say(&self, tables: TableArgs, output: &Output) -> Result<()> {
+        output.headline(self.headline())?;
+        output.say(self.summary())?;
+        self.remarks().iter().try_for_each(|remark| output.say(format!("\n{remark}")))?;
+        for layer in &self.skipped {
+            let [rows, cols] = layer.shape;
+            output.say(format!("left float: {} ({rows}x{cols}): {}", layer.name, layer.reason))?;
+        }
+        let rows = self.layers.iter().map(|layer| Row { badness: -layer.sqnr_db, cells: layer.row() });
+        let ranking = Ranking {
+            what: "layers",
+            by: "the SQNR of their weights (`slm explain sqnr`)",
+            note: "",
+            header: &HEADER,
+            rows: rows.collect(),
+        };
+        tables.show(ranking, output)?;
+        self.warning.iter().try_for_each(|warning| output.say(format!("\n{warning}")))
+    }
+
+    /// The verdict, or where nothing was measured what was done.
+    pub(super) fn headline(&self) -> String {
+        match &self.quality {
+            Some(quality) => quality.verdict.clone(),
+            None => format!(
+                "QUANTIZED: {} layers to int{}, {}; the quality was not measured",
+                self.layers.len(),
+                self.bits,
+                self.quantization_type
+            ),
+        }
+    }
+
+    /// Facts about head and embedding.
+    pub(super) fn remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        if self.tied_head_copied {
+            let cost =
+                self.layers.iter().find(|layer| layer.name == LM_HEAD).map_or(0, |head| head.bytes_after);
+            remarks.push(format!(
+                "The head was tied to {EMBED_TOKENS}: it was quantized as a copy of its own, and the embedding \
+                 stays float. The copy takes {}, which --skip lm_head saves; with --embeddings one quantized table \
+                 serves both.",
+                table::bytes(cost as u64)
+            ));
+        }
+        if self.embedding_shared {
+            remarks.push(format!(
+                "The head is tied to {EMBED_TOKENS}: one quantized table, the layer {LM_HEAD}, serves both."
+            ));
+        }
+        if self.head_untied {
+            remarks.push(format!(
+                "The head was tied to {EMBED_TOKENS}: rotated, it is a float tensor of its own, as large as the \
+                 embedding."
+            ));
+        }
+        remarks
+    }
+
+    /// What was done to the float model, in words.
+    fn changes(&self) -> String {
+        let record = self.transforms.unwrap_or_default();
+        let rotated = record.rotation_seed.map(|seed| format!("rotated (seed {seed})"));
+        let smoothed = record.smoothing_strength.map(|strength| format!("smoothed (strength {strength})"));
+        let equalized = record.equalized_mlps.map(|count| format!("{count} MLPs equalized"));
+        let norms = record.equalized_norms.map(|count| format!("equalized behind {count} norms"));
+        let done: Vec<String> = rotated.into_iter().chain(smoothed).chain(equalized).chain(norms).collect();
+        let mut text = if done.is_empty() { "as it was".to_owned() } else { done.join(", ") };
+        if let Some(reason) = &self.not_rotated {
+            text += &format!("; not rotated: {reason}");
+        }
+        if self.lacks_text_to_equalize {
+            text += "; channels not equalized: that needs --calibration FILE";
+        }
+        text
+    }
+
+    /// The two perplexities, how certain their difference is, and what they were measured on.
+    fn perplexity(&self, float: f64, quantized: f64) -> String {
+        let difference = (quantized / float - 1.0) * 100.0;
+        let error = self.nll_difference_error.map_or("uncertain".to_owned(), |error| {
+            format!("± {:.2} %", (quantized / float) * CONFIDENCE * error * 100.0)
+        });
+        let few = if self.windows < FEW_WINDOWS { "; so few tokens decide little" } else { "" };
+        format!(
+            "{float:.4} float -> {quantized:.4} quantized ({difference:+.2} % {error})\n\
+             measured on       {} held-out tokens: {}{few}",
+            self.evaluated_tokens,
+            self.evaluated_on.as_deref().unwrap_or_default(),
+        )
+    }
+
+    /// Everything that was done and measured, a line for each.
+    pub(super) fn summary(&self) -> String {
+        let Sizes { linear_before, linear_after, linear_ratio, model_before, model_after, model_ratio } =
+            self.sizes;
+        let size = |before, after, ratio| {
+            format!("{} -> {} ({ratio:.4}x)", table::bytes(before), table::bytes(after))
+        };
+        let over =
+            match self.calibration_tokens > 0 && (self.observer == "weighted-mse" || self.method == "gptq") {
+                true => format!(" over {} tokens", self.calibration_tokens),
+                false => String::new(),
+            };
+        let peak = self.peak_memory_bytes.map_or("not known here".to_owned(), table::bytes);
+        let activations = match (&self.activation_observer, &self.activation_granularity) {
+            (Some(observer), _) => {
+                let tokens = self.calibration_tokens;
+                let dynamic = match self.dynamic_inputs.len() {
+                    0 => String::new(),
+                    count => format!("; dynamic in {count} of {} layers", self.layers.len()),
+                };
+                format!("8-bit static, {observer} over {tokens} tokens{dynamic}")
+            }
+            (None, Some(granularity)) => format!("8-bit dynamic, one scale per {granularity}"),
+            (None, None) => "float (weight-only)".to_owned(),
+        };
+        let others: String =
+            self.other_schemes.iter().map(|(scheme, layers)| other(scheme, layers)).collect();
+        let perplexity = match (self.perplexity_float, self.perplexity_quantized) {
+            (Some(float), Some(quantized)) => self.perplexity(float, quantized),
+            _ => "not measured (--no-eval)".to_owned(),
+        };
+        format!(
+            "\nweights           int{} {}, {}, {} scales, {} observer{over}, {}\n\
+             {others}\
+             activations       {activations}\n\
+             float model       {}\n\
+             linear layers     {}\n\
+             whole model       {}\n\
+             perplexity        {perplexity}\n\
+             peak memory       {peak} (largest float tensor {})\n\
+             time              {:.1} s on {}\n\
+             wrote             {}",
+            self.bits,
+            self.granularity,
+            self.mapping,
+            self.scale_dtype,
+            self.observer,
+            self.method,
+            self.changes(),
+            size(linear_before, linear_after, linear_ratio),
+            size(model_before, model_after, model_ratio),
+            table::bytes(self.largest_tensor_bytes),
+            self.seconds,
+            self.device,
+            relative(&self.output).display(),
+        )
+    }
+}
+
+impl LayerResult {
+    /// The cells under [`HEADER`].
+    fn row(&self) -> Vec<String> {
+        let [rows, cols] = self.shape;
+        let of = |QParams { scale, zero_point }| format!("{} / {zero_point}", table::scale(scale));
+        vec![
+            self.name.clone(),
+            format!("{:.2}", self.sqnr_db),
+            table::percent(self.clipped_share),
+            range(table::scale(self.scale_min), table::scale(self.scale_max)),
+            range(self.zero_point_min.to_string(), self.zero_point_max.to_string()),
+            self.activation.map_or(self.input.to_string(), of),
+            format!("{rows}x{cols}"),
+            self.scheme.clone(),
+            self.kernel.clone(),
+        ]
+    }
+}

@@ -1,0 +1,388 @@
+//! The keys of a config file, explained: the source of `slm config` and of docs/config.md.
+
+use serde::Serialize;
+use serde_json::Value;
+use slm_model::ModelConfig;
+use slm_train::{FinetuneOptions, QatTrainingOptions, QuantizationConfig, TokenizerConfig, TrainingOptions};
+
+/// A section and what it is for.
+pub(crate) struct Section {
+    pub(crate) name: &'static str,
+    pub(crate) text: &'static str,
+    pub(crate) keys: &'static [Key],
+}
+
+/// A key of a section.
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    /// The values that it takes.
+    pub(crate) values: &'static str,
+    pub(crate) text: &'static str,
+}
+
+const fn key(name: &'static str, values: &'static str, text: &'static str) -> Key {
+    Key { name, values, text }
+}
+
+/// All sections, in the order of a file.
+pub(crate) const SECTIONS: &[Section] = &[
+    Section {
+        name: "model",
+        text: "The architecture. `slm train` needs it; with --checkpoint the model comes from there.",
+        keys: &[
+            key(
+                "vocab_size",
+                "number",
+                "Rows of the embedding, and logits per position; that of the tokenizer",
+            ),
+            key("hidden_size", "number", "Width of the residual stream"),
+            key("intermediate_size", "number", "Width inside the MLP"),
+            key("num_layers", "number", "Number of layers"),
+            key("num_heads", "number", "Number of query heads"),
+            key("num_kv_heads", "number", "Number of key and value heads [default: num_heads]"),
+            key("head_dim", "number", "Width of a head [default: hidden_size / num_heads]"),
+            key("max_position_embeddings", "number", "Positions that the model is made for"),
+            key("norm", "\"rms_norm\", \"layer_norm\"", "Kind of every norm but those of queries and keys"),
+            key("norm_eps", "number", "Added to the mean square or variance inside every norm"),
+            key(
+                "position",
+                "{ rotary = { theta = N } }, \"learned\", \"none\"",
+                "How the model knows positions",
+            ),
+            key(
+                "mlp",
+                "\"swiglu\", \"geglu\", \"geglu_tanh\", \"silu\", \"gelu\", \"gelu_tanh\"",
+                "Kind of MLP; the first three have a gate",
+            ),
+            key("attention_bias", "\"none\", \"qkv\", \"all\"", "Attention projections that have a bias"),
+            key("mlp_bias", "true, false", "Whether the linear layers of the MLP have biases"),
+            key(
+                "qk_norm",
+                "false, true, \"full\"",
+                "Norm of queries and keys: none, of each head, of all heads",
+            ),
+            key("tie_word_embeddings", "true, false", "Whether the head is the embedding, transposed"),
+            key(
+                "sliding_window",
+                "number",
+                "Positions that a position sees, itself among them [default: all before]",
+            ),
+            key(
+                "norm_placement",
+                "\"pre\", \"post\", \"both\"",
+                "Placement of the norms around attention and MLP",
+            ),
+            key("parallel_residual", "true, false", "Whether attention and MLP read the same input"),
+            key("embedding_multiplier", "number", "Factor of the token embedding"),
+            key("residual_multiplier", "number", "Factor of the outputs of attention and MLP"),
+            key("attention_scale", "number", "Factor of the attention scores [default: 1 / sqrt(head_dim)]"),
+            key("logit_multiplier", "number", "Factor of the logits"),
+            key(
+                "layer_overrides",
+                "list of tables",
+                "Layers that differ: `layers = [0, 2]` and the fields that do",
+            ),
+        ],
+    },
+    Section {
+        name: "tokenizer",
+        text: "Where the tokenizer comes from, for `slm train`.",
+        keys: &[
+            key(
+                "file",
+                "path",
+                "A tokenizer.json, relative to the config [default: byte-level BPE is trained]",
+            ),
+            key("train_bytes", "number", "Bytes at the start of the text that the tokenizer is trained on"),
+        ],
+    },
+    Section {
+        name: "training",
+        text: "How a model is trained: AdamW, warm-up, then a cosine. Only `steps` must be given.",
+        keys: &[
+            key("steps", "number", "Optimizer steps"),
+            key("batch_size", "number", "Sequences per forward pass"),
+            key("sequence_length", "number", "Tokens that a sequence predicts"),
+            key("accumulation_steps", "number", "Forward passes per optimizer step"),
+            key("learning_rate", "0 to 1", "Highest learning rate, at the end of the warm-up"),
+            key("min_learning_rate", "0 to learning_rate", "Learning rate at the end of the cosine"),
+            key("warmup_steps", "number below steps", "Steps of linear warm-up"),
+            key("weight_decay", "0 to 1", "Decoupled decay of linear weights; 0 for a quantized model"),
+            key("beta1", "0 to 0.999999", "Decay of the mean of the gradient"),
+            key("beta2", "0 to 0.999999", "Decay of the mean of the squared gradient"),
+            key("epsilon", "1e-30 to 1", "Added to the root of the squared gradient's mean"),
+            key("grad_clip", "number", "Largest norm of all gradients together; 0 turns clipping off"),
+            key("validation_fraction", "0 to 0.9", "Share of the text, at its end, that is held out"),
+            key("validation_windows", "number", "Maximum number of windows that a validation scores"),
+            key("eval_interval", "number", "Steps between validations; 0 for one at the end"),
+            key("save_interval", "number", "Steps between checkpoints; 0 for one at the end"),
+            key("log_interval", "number", "Steps between lines of metrics.jsonl; 0 for none"),
+            key("seed", "number", "Seed of the weights and of the order of the data"),
+        ],
+    },
+    Section {
+        name: "quantization",
+        text: "How a model is quantized, for `slm ptq --config` and `slm qat`.",
+        keys: &[
+            key(
+                "quantization_mode",
+                "\"none\", \"ptq\", \"qat\"",
+                "When `slm train` quantizes; other commands set it themselves",
+            ),
+            key("quantization_bits", "8, 4", "Width of a weight; activations have 8 bits in either"),
+            key(
+                "quantization_type",
+                "\"static\", \"dynamic\", \"weight-only\"",
+                "What is done with activations",
+            ),
+            key(
+                "enable_quantized_finetuning",
+                "true, false",
+                "Whether `slm train` tunes a quantized model; `slm finetune` sets it itself",
+            ),
+            key("granularity", "\"tensor\", \"channel\", \"group:N\"", "Weights that share a scale"),
+            key("mapping", "\"symmetric\", \"symmetric-torch\", \"affine\"", "How ranges map to codes"),
+            key("scale_dtype", "\"f32\", \"f16\"", "Type of stored scales"),
+            key("method", "\"rtn\", \"gptq\"", "How weights are rounded: to nearest, or by GPTQ"),
+            key(
+                "observer",
+                "name of an observer",
+                "Chooses weight ranges [default: min-max; weighted-mse for 4 bits with a text]",
+            ),
+            key("activation_observer", "name of an observer", "Chooses static activation ranges"),
+            key("activation_granularity", "\"token\", \"tensor\"", "Dynamic activations that share a scale"),
+            key(
+                "dynamic_inputs",
+                "\"auto\", \"none\", list of names",
+                "Layers whose inputs are dynamic although the type is static",
+            ),
+            key("rotate", "\"auto\", \"on\", \"off\"", "Whether the model is rotated first, for ptq"),
+            key("smooth", "\"auto\", \"off\", 0 to 1", "Whether channels are smoothed first, for ptq"),
+            key("skip", "list of names with *", "Linear layers that stay float"),
+            key(
+                "layers",
+                "list of { pattern, scheme }",
+                "Schemes of single layers; the last that matches counts",
+            ),
+            key(
+                "embeddings",
+                "scheme such as \"int8:channel\"",
+                "How the token embedding is quantized [default: it stays float]",
+            ),
+        ],
+    },
+    Section {
+        name: "qat",
+        text: "How ranges come about in `slm qat`.",
+        keys: &[
+            key("scale", "\"observed\", \"learned\"", "Whether scales are observed or trained (LSQ)"),
+            key(
+                "observer",
+                "name of an observer",
+                "Chooses weight ranges [default: min-max; mse for learned scales]",
+            ),
+            key(
+                "averaging_constant",
+                "above 0, at most 1",
+                "Weight of a new batch in the moving average of activation ranges",
+            ),
+            key(
+                "observe_steps",
+                "number",
+                "Steps at the start in which observers watch and nothing is rounded",
+            ),
+            key("freeze_steps", "number", "Steps at the end in which observed ranges no longer change"),
+            key(
+                "scale_learning_rate",
+                "above 0, at most 100",
+                "Learning rate of learned scales as a multiple of that of the weights",
+            ),
+            key("distill", "true, false", "Whether to train towards the float model's outputs"),
+        ],
+    },
+    Section {
+        name: "finetune",
+        text: "How the weights of a quantized model are quantized again, for `slm finetune`.",
+        keys: &[key(
+            "rounding",
+            "\"nearest\", \"stochastic\", \"error-feedback\"",
+            "How updated weights become codes again",
+        )],
+    },
+];
+
+/// The default of a key as TOML; none where a key must be given or has no default.
+pub(crate) fn default(section: &str, key: &str) -> Option<String> {
+    if REQUIRED.contains(&(section, key)) || (section, key) == ("model", "num_kv_heads") {
+        return None;
+    }
+    let defaults = match section {
+        // Those of every architecture; the sizes are examples.
+        "model" => value(&ModelConfig::new(1024, 128, 256, 4, 4, 256)),
+        "tokenizer" => value(&TokenizerConfig::default()),
+        "training" => value(&TrainingOptions::default()),
+        "quantization" => value(&QuantizationConfig::default()),
+        "qat" => value(&QatTrainingOptions::default()),
+        "finetune" => value(&FinetuneOptions::default()),
+        _ => Value::Null,
+    };
+    match (section, key) {
+        ("model", "head_dim") => None,
+        ("model", "norm_placement") => Some("\"pre\"".to_owned()),
+        ("model", "parallel_residual") => Some("false".to_owned()),
+        ("model", "embedding_multiplier" | "residual_multiplier" | "logit_multiplier") => {
+            Some("1.0".to_owned())
+        }
+        _ => toml(defaults.get(key)?),
+    }
+}
+
+/// Keys that must be given, in sections that are there.
+pub(crate) const REQUIRED: [(&str, &str); 7] = [
+    ("model", "vocab_size"),
+    ("model", "hidden_size"),
+    ("model", "intermediate_size"),
+    ("model", "num_layers"),
+    ("model", "num_heads"),
+    ("model", "max_position_embeddings"),
+    ("training", "steps"),
+];
+
+fn value(config: &impl Serialize) -> Value {
+    serde_json::to_value(config).unwrap_or_default()
+}
+
+/// A value as TOML writes it; none for null.
+fn toml(value: &Value) -> Option<String> {
+    Some(match value {
+        Value::Null => return None,
+        Value::Number(number) => match number.as_f64() {
+            // A 32-bit number with the digits that it has.
+            Some(float) if number.is_f64() && f64::from(float as f32) == float => {
+                format!("{:?}", float as f32)
+            }
+            _ => number.to_string(),
+        },
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().filter_map(toml).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Value::Object(fields) => {
+            let fields = fields.iter().filter_map(|(key, value)| Some(format!("{key} = {}", toml(value)?)));
+            format!("{{ {} }}", fields.collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    })
+}
+
+/// The key that `path` names, such as `training.steps`, with its section.
+pub(crate) fn find(path: &str) -> Vec<(&'static Section, &'static Key)> {
+    let (section, name) = path.rsplit_once('.').map_or((None, path), |(section, name)| (Some(section), name));
+    let keys = SECTIONS.iter().flat_map(|section| section.keys.iter().map(move |key| (section, key)));
+    keys.filter(|(found, key)| key.name == name && section.is_none_or(|section| section == found.name))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt;
+
+    use serde::de::{self, Deserialize, Visitor};
+
+    use super::*;
+
+    /// A deserializer that only asks a type for its fields.
+    struct Fields<'a>(&'a mut Vec<String>);
+
+    #[derive(Debug)]
+    struct Stop;
+
+    impl fmt::Display for Stop {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the fields are known")
+        }
+    }
+
+    impl std::error::Error for Stop {}
+
+    impl de::Error for Stop {
+        fn custom<T: fmt::Display>(_: T) -> Self {
+            Self
+        }
+    }
+
+    impl<'de> de::Deserializer<'de> for Fields<'_> {
+        type Error = Stop;
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            fields: &'static [&'static str],
+            _: V,
+        ) -> Result<V::Value, Stop> {
+            self.0.extend(fields.iter().map(|&field| field.to_owned()));
+            Err(Stop)
+        }
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Stop> {
+            Err(Stop)
+        }
+
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
+            unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+
+    fn fields<T: for<'de> Deserialize<'de>>() -> Vec<String> {
+        let mut fields = Vec::new();
+        assert!(T::deserialize(Fields(&mut fields)).is_err());
+        fields.sort();
+        fields
+    }
+
+    #[test]
+    fn every_key_is_explained_and_no_other() {
+        let of = |name: &str| match name {
+            "model" => fields::<ModelConfig>(),
+            "tokenizer" => fields::<TokenizerConfig>(),
+            "training" => fields::<TrainingOptions>(),
+            "quantization" => fields::<QuantizationConfig>(),
+            "qat" => fields::<QatTrainingOptions>(),
+            _ => fields::<FinetuneOptions>(),
+        };
+        let sections = fields::<slm_train::TrainingConfig>();
+        let mut names: Vec<&str> = SECTIONS.iter().map(|section| section.name).collect();
+        names.sort_unstable();
+        assert_eq!(names, sections);
+        for section in SECTIONS {
+            let mut keys: Vec<&str> = section.keys.iter().map(|key| key.name).collect();
+            keys.sort_unstable();
+            assert_eq!(keys, of(section.name), "[{}]", section.name);
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_program() {
+        for (section, key, expected) in [
+            ("training", "learning_rate", Some("0.001")),
+            ("training", "epsilon", Some("1e-8")),
+            ("training", "steps", None),
+            ("qat", "averaging_constant", Some("0.01")),
+            ("quantization", "granularity", Some("\"tensor\"")),
+            ("quantization", "observer", None),
+            ("quantization", "skip", Some("[]")),
+            ("model", "position", Some("{ rotary = { theta = 10000.0 } }")),
+            ("model", "num_kv_heads", None),
+            ("model", "logit_multiplier", Some("1.0")),
+        ] {
+            assert_eq!(default(section, key).as_deref(), expected, "{section}.{key}");
+        }
+        // What is written by hand above is what the type says.
+        let model = ModelConfig::new(1024, 128, 256, 4, 4, 256);
+        assert_eq!((model.logit_multiplier, model.parallel_residual), (1.0, false));
+        assert_eq!(find("steps").len(), 1);
+        assert_eq!(find("observer").len(), 2);
+        assert_eq!(find("qat.observer").len(), 1);
+    }
+}

@@ -1,0 +1,346 @@
+//! The words of quantization, explained: the source of `slm explain` and of docs/glossary.md.
+
+/// A term and its explanation.
+pub(crate) struct Term {
+    /// As a heading.
+    pub(crate) name: &'static str,
+    /// Other names, in lower case.
+    pub(crate) aliases: &'static [&'static str],
+    /// Paragraphs with an empty line between two. Lines that begin with four spaces are shown as they are.
+    pub(crate) text: &'static str,
+}
+
+/// All terms, in alphabetical order.
+pub(crate) const TERMS: &[Term] = &[
+    Term {
+        name: "activation",
+        aliases: &["activations", "w8a8", "w4a8"],
+        text: "The input of a layer while the model runs. Weights are known beforehand; activations depend on the text. To \
+               multiply in integers both must be quantized. In slm activations have 8 bits: static, dynamic, or not at all \
+               (weight-only). W4A8 means weights of 4 bits and activations of 8.",
+    },
+    Term {
+        name: "affine",
+        aliases: &["asymmetric"],
+        text: "A mapping with a zero point: x = scale * (code - zero_point). It spends no codes on values that do not occur, \
+               such as negative inputs behind a ReLU. Weights are mostly symmetric around zero and gain little from it. \
+               Option: --mapping affine.",
+    },
+    Term {
+        name: "bits per weight",
+        aliases: &["bpw", "size"],
+        text: "What a weight takes in all, scales and zero points included. INT8 with one scale per tensor or channel: \
+               about 8. INT4 in groups of 32 with 16-bit scales: 4 + 16/32 = 4.5; with 32-bit scales: 5.",
+    },
+    Term {
+        name: "calibration",
+        aliases: &["calibrate", "calibration text"],
+        text: "Running the float model on some text to see which ranges its activations take. Static quantization needs it; \
+               GPTQ and weighted-mse use it to see which inputs of a layer are large. A few thousand tokens of text like \
+               the model's later work are enough. Calibrate on one text and measure on another.",
+    },
+    Term {
+        name: "channel",
+        aliases: &["per-channel", "per channel", "row"],
+        text: "An output of a linear layer, which is a row of its weight. With --granularity channel each row has a scale of \
+               its own. That costs next to nothing in size or speed and repairs most of what one scale per tensor loses.",
+    },
+    Term {
+        name: "clipping",
+        aliases: &["clipped", "clip", "saturation"],
+        text: "Values outside the range that the codes cover become the nearest end of it. A smaller range makes the steps \
+               finer and clips more: observers look for the best trade. \"clipped 0.010 %\" means one value in ten thousand.",
+    },
+    Term {
+        name: "code",
+        aliases: &["codes", "integer", "int8", "int4"],
+        text: "The integer that stands for a value. INT8 has 256 of them, INT4 only 16. Together with scale and zero point it \
+               gives the value: x = scale * (code - zero_point).",
+    },
+    Term {
+        name: "cosine similarity",
+        aliases: &["cosine"],
+        text: "The cosine of the angle between two vectors: 1 where they point the same way. It hardly falls while errors are \
+               small: 0.9999 is 37 dB, 0.999 is 27 dB, 0.99 is 17 dB. SQNR says the same with more digits.",
+    },
+    Term {
+        name: "dynamic quantization",
+        aliases: &["dynamic"],
+        text: "Activations are quantized with scales that are computed from the input itself, in slm one per token. It needs \
+               no calibration and copes with outliers between tokens; it costs a pass over the input. Option: --type dynamic.",
+    },
+    Term {
+        name: "fake quantization",
+        aliases: &["fake quant", "fake-quantize", "straight-through estimator", "ste"],
+        text: "Rounding a float to the grid of the codes while it stays a float. Quantization-aware training does it in every \
+               forward pass. Gradients pass as if nothing had been rounded (straight-through estimator), and are zero where \
+               a value is clipped.",
+    },
+    Term {
+        name: "GGUF",
+        aliases: &["q8_0", "q4_0", "llama.cpp"],
+        text: "The file format of llama.cpp, Ollama and LM Studio. Q8_0 and Q4_0 are groups of 32 weights with a 16-bit scale. \
+               slm exports its codes to them unchanged: quantize with --granularity group:32 --scale-dtype f16 \
+               --type weight-only, then `slm export --format gguf`.",
+    },
+    Term {
+        name: "GPTQ",
+        aliases: &["optq", "method", "error feedback"],
+        text: "A way to round weights (Frantar and others, 2023). It rounds one column after the other and changes the columns \
+               that are not rounded yet so that they make up for the error, as far as the calibration text shows which \
+               inputs go together. It pays for 4 bits, and takes minutes where rounding to nearest takes seconds. Option: \
+               --method gptq.",
+    },
+    Term {
+        name: "granularity",
+        aliases: &["per-tensor", "per tensor", "tensor"],
+        text: "Which weights share a scale: the whole tensor, a channel (row), or a group of N weights in a row. Finer is more \
+               exact and takes more scales. Rules of thumb: INT8 is fine with channel and mostly with tensor; INT4 wants \
+               group:32 or group:64.",
+    },
+    Term {
+        name: "group",
+        aliases: &["group size", "group:32", "block", "block size", "groupwise"],
+        text: "N weights next to each other in a row that share a scale: --granularity group:32. One outlier then spoils 32 \
+               weights and not the whole tensor. Smaller groups are more exact: at 4 bits group:32 costs 0.5 bits per weight \
+               with 16-bit scales.",
+    },
+    Term {
+        name: "kernel",
+        aliases: &["kernels", "avx512vnni", "avx2", "vnni"],
+        text: "The code that multiplies integers on this processor: avx512vnni, avx2, dotprod or scalar. All give the same \
+               numbers to the last bit. `slm doctor` shows which one is chosen; SLM_KERNEL=NAME forces one.",
+    },
+    Term {
+        name: "KL divergence",
+        aliases: &["kl", "kld", "kullback-leibler", "kullback-leibler divergence", "nats"],
+        text: "How far the predicted distribution over the next token is from that of the float model, in nats (Kullback and \
+               Leibler, 1951); 0 where they are the same. It sees changes that perplexity does not, since it looks at every \
+               token that might have come. Rules of thumb for the mean: 0.001 nobody notices, 0.01 is good for 4 bits, 0.1 is \
+               a different model. Look at the 99th percentile, too. `slm eval --reference`, `slm compare`.",
+    },
+    Term {
+        name: "LSQ",
+        aliases: &["learned scales", "learned step size"],
+        text: "Training the scales along with the weights (learned step size quantization, Esser and others, 2020). Option of \
+               `slm qat`: --learned-scales.",
+    },
+    Term {
+        name: "observer",
+        aliases: &[
+            "observers",
+            "min-max",
+            "mse",
+            "weighted-mse",
+            "percentile",
+            "histogram",
+            "moving-average",
+        ],
+        text: "Chooses the range that the codes cover. min-max takes everything; percentile cuts the tails; mse minimizes the \
+               mean squared error; weighted-mse does so with each input weighed by how large it is; histogram searches as \
+               PyTorch does. Options: --observer for weights, --activation-observer for inputs.",
+    },
+    Term {
+        name: "outlier",
+        aliases: &["outliers", "outlier channel"],
+        text: "A value far larger than the rest. It stretches the range of everything that shares its scale, and the others are \
+               left with few codes. In language models a few channels of the activations hold most of them. What helps: \
+               finer granularity, rotation, smoothing, dynamic inputs.",
+    },
+    Term {
+        name: "perplexity",
+        aliases: &["ppl", "nll", "cross-entropy", "loss"],
+        text: "How many tokens the model hesitates between on average: the exponential of its mean loss in nats per token. \
+               Lower is better, and only figures of one text, tokenizer and window can be compared. Rules of thumb for the rise \
+               through quantization: below 1 % is very good, up to 5 % good for 4 bits, more needs another scheme. The \
+               figure after ± is half the width of the interval that holds the rise with 95 % confidence.",
+    },
+    Term {
+        name: "post-training quantization",
+        aliases: &["ptq"],
+        text: "Quantizing a model that is trained already, in minutes and without gradients. `slm ptq` does it.",
+    },
+    Term {
+        name: "quantization",
+        aliases: &["quantize", "quantisation"],
+        text: "Storing numbers with fewer bits. A value x becomes the code round(x / scale) + zero_point, limited to the codes \
+               that there are, and comes back as scale * (code - zero_point). INT8 takes a quarter of 32-bit floats, INT4 \
+               an eighth. Generation reads every weight for every token, so that smaller is faster, too.",
+    },
+    Term {
+        name: "quantization-aware training",
+        aliases: &["qat"],
+        text: "Training while the layers act as their quantized selves, so that the weights move to where rounding hurts less. \
+               It takes much longer than post-training quantization and recovers much of what that loses, above all \
+               with 4 bits per tensor or channel. `slm qat` does it.",
+    },
+    Term {
+        name: "rotation",
+        aliases: &["rotate", "quarot", "spinquant", "hadamard"],
+        text: "Multiplying the residual stream by a random orthogonal matrix and the weights by its inverse. The float model \
+               computes the same, but outliers are spread over all channels (QuaRot, SpinQuant). It costs nothing at \
+               inference. Option: --rotate.",
+    },
+    Term {
+        name: "rounding to nearest",
+        aliases: &["rtn", "rounding"],
+        text: "Each weight becomes the nearest code on its own. Fast, and as good as anything for INT8. See GPTQ.",
+    },
+    Term {
+        name: "scale",
+        aliases: &["scales", "step", "step size", "scale dtype"],
+        text: "The distance between two neighbouring codes: x = scale * (code - zero_point). No value within the range is off \
+               by more than half of it. A large scale means coarse steps: the largest value that shares it decides.",
+    },
+    Term {
+        name: "sensitivity",
+        aliases: &["sensitive"],
+        text: "How much the predictions change when one layer alone is quantized. `slm sensitivity` ranks layers by it, next to \
+               the bytes they save. Give the worst ones more bits: --layer 'layers.0.mlp.down_proj=int8:channel'.",
+    },
+    Term {
+        name: "smoothing",
+        aliases: &["smooth", "smoothquant", "equalization", "equalize"],
+        text: "Dividing a channel of the activations by a factor and multiplying the weights that read it by the same \
+               (SmoothQuant). The float model computes the same, and large activations become smaller. Option: --smooth.",
+    },
+    Term {
+        name: "SQNR",
+        aliases: &["snr", "db", "decibel", "decibels", "signal to quantization noise", "noise"],
+        text: "Signal to quantization noise ratio: 20 log10(|x| / |x - x'|) in decibels, for a weight or for the output of a \
+               layer. 6 dB more is half the error, and each bit gives about 6 dB.\n\n    50 dB   0.3 % error   \
+               indistinguishable\n    40 dB   1 %           INT8: nothing to worry about\n    30 dB   3 %           fine for \
+               most layers\n    20 dB   10 %          INT4: normal; look at perplexity and KL\n    10 dB   32 %          the \
+               layer is damaged\n     0 dB   100 %         as good as zero\n\nA layer's weights can have 40 dB and its output \
+               20 dB: errors of the layers before come in with its input and accumulate through the depth.",
+    },
+    Term {
+        name: "static quantization",
+        aliases: &["static", "static ranges"],
+        text: "Activations are quantized with scales that were fixed by calibration. It is the fastest at inference and the most \
+               demanding: one scale must suit every input. slm leaves inputs dynamic that one scale would ruin \
+               (--dynamic-inputs). Option: --type static.",
+    },
+    Term {
+        name: "symmetric",
+        aliases: &["symmetric-torch", "mapping"],
+        text: "A mapping whose zero point is 0: x = scale * code. Products of such codes need no correction, and weights are \
+               mostly symmetric anyway. `symmetric` takes the scale at which neither end is clipped; `symmetric-torch` takes \
+               PyTorch's, at which a value at the positive end is clipped by half a step.",
+    },
+    Term {
+        name: "temperature",
+        aliases: &["sampling", "top-k", "top-p", "min-p"],
+        text: "How daring generation is: 0 always takes the most likely token, 1 draws from the model's own distribution. top-k, \
+               top-p and min-p leave out unlikely tokens before one is drawn.",
+    },
+    Term {
+        name: "token",
+        aliases: &["tokens", "tokenizer", "vocabulary"],
+        text: "A piece of text that the model reads and predicts: mostly three to four letters of English. The tokenizer is part \
+               of the checkpoint.",
+    },
+    Term {
+        name: "top-1 agreement",
+        aliases: &["same top token", "same top", "agreement"],
+        text: "The share of positions where the quantized model finds the same token most likely as the float one. 99 % and more \
+               is usual for INT8 by channel, 90 % for INT4 in groups of 32. Where the float model itself wavers between two \
+               tokens, a small change decides otherwise and does no harm.",
+    },
+    Term {
+        name: "weight-only quantization",
+        aliases: &["weight-only", "w8a16", "w4a16"],
+        text: "Weights are quantized, activations stay float. Nothing is lost in the inputs and no calibration is needed; the \
+               model is as small, and prompts are read more slowly than in integers. Option: --type weight-only.",
+    },
+    Term {
+        name: "zero point",
+        aliases: &["zero points", "zero-point", "offset"],
+        text: "The code that stands for 0.0: x = scale * (code - zero_point). Symmetric mappings have zero point 0. It is an \
+               integer, so that 0.0 is exact, which padding and ReLU rely on.",
+    },
+];
+
+/// The term that is meant by `text`: by its name, by another one, or where that is unique by its beginning.
+pub(crate) fn find(text: &str) -> Option<&'static Term> {
+    let plain = |name: &str| name.trim().to_lowercase().replace(['_', '-'], " ");
+    let text = plain(text);
+    let is = |name: &str| plain(name) == text;
+    let named = TERMS.iter().find(|term| is(term.name));
+    let aliased = || TERMS.iter().find(|term| term.aliases.iter().any(|alias| is(alias)));
+    let mut begun = TERMS.iter().filter(|term| plain(term.name).starts_with(&text));
+    named.or_else(aliased).or_else(|| match (begun.next(), begun.next()) {
+        (Some(term), None) => Some(term),
+        _ => None,
+    })
+}
+
+/// The names most like `text`.
+pub(crate) fn similar(text: &str) -> Vec<&'static str> {
+    let text = text.to_lowercase();
+    let likeness = |name: &str| strsim::jaro_winkler(&name.to_lowercase(), &text);
+    let names = TERMS.iter().map(|term| {
+        let best = term.aliases.iter().map(|alias| likeness(alias)).fold(likeness(term.name), f64::max);
+        (best, term.name)
+    });
+    let mut names: Vec<(f64, &str)> = names.filter(|(likeness, _)| *likeness >= 0.85).collect();
+    names.sort_by(|a, b| b.0.total_cmp(&a.0));
+    names.into_iter().take(3).map(|(_, name)| name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terms_are_found_by_every_name() {
+        let mut names: Vec<String> = TERMS.iter().map(|term| term.name.to_lowercase()).collect();
+        let sorted = {
+            let mut sorted = names.clone();
+            sorted.sort();
+            sorted
+        };
+        assert_eq!(names, sorted, "not in alphabetical order");
+        for term in TERMS {
+            assert_eq!(find(term.name).map(|found| found.name), Some(term.name));
+            for alias in term.aliases {
+                assert_eq!(find(alias).map(|found| found.name), Some(term.name), "{alias}");
+                assert_eq!(*alias, alias.to_lowercase());
+                names.push((*alias).to_owned());
+            }
+            assert!(term.text.len() > 60 && term.text.ends_with('.'), "{}", term.name);
+        }
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count, "a name stands for two terms");
+        for (text, name) in
+            [("Zero_Point", "zero point"), ("DB", "SQNR"), ("Per Channel", "channel"), ("perp", "perplexity")]
+        {
+            assert_eq!(find(text).map(|term| term.name), Some(name), "{text}");
+        }
+        assert!(find("s").is_none() && find("").is_none());
+        assert_eq!(similar("perplexitty"), ["perplexity"]);
+    }
+
+    /// The table of decibels is that of the definition.
+    #[test]
+    fn the_rules_of_thumb_are_right() {
+        let sqnr = find("sqnr").unwrap().text;
+        for (decibels, percent) in
+            [(50.0, "0.3 %"), (40.0, "1 %"), (30.0, "3 %"), (20.0, "10 %"), (10.0, "32 %"), (0.0, "100 %")]
+        {
+            let error = 100.0 * 10.0_f64.powf(-decibels / 20.0);
+            let shown: f64 = percent.trim_end_matches(" %").parse().unwrap();
+            assert!((error / shown - 1.0).abs() < 0.06, "{decibels} dB is {error} %");
+            assert!(sqnr.contains(&format!("{decibels} dB   {percent}")), "{decibels} dB");
+        }
+        // Noise at a right angle to the signal: cos = 1 / sqrt(1 + e^2).
+        let cosine = find("cosine").unwrap().text;
+        for (shown, decibels) in [(0.9999_f64, 37.0), (0.999, 27.0), (0.99, 17.0)] {
+            let error = (1.0 / (shown * shown) - 1.0).sqrt();
+            assert!((-20.0 * error.log10() - decibels).abs() < 0.5, "{shown}");
+            assert!(cosine.contains(&format!("{shown} is {decibels} dB")), "{shown}");
+        }
+    }
+}

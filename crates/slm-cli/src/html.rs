@@ -1,0 +1,246 @@
+//! Reports as self-contained pages: one file, with its style, pictures and script, and nothing from elsewhere.
+
+mod layers;
+mod svg;
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::PathBuf;
+
+use clap::Args;
+use minijinja::{Environment, context};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::out_file::OutFile;
+
+pub(crate) use layers::layers;
+pub(crate) use svg::{Point, depth};
+
+const TEMPLATE: &str = include_str!("html/report.html");
+
+/// What a page of ours has near its beginning.
+const MARK: &str = "<!-- slm report -->";
+
+/// The option of commands that write their report as a page.
+#[derive(Debug, Args)]
+pub(crate) struct HtmlArgs {
+    /// Also write the report to FILE as a self-contained page: verdict, sizes, SQNR by layer, histograms. A page that slm wrote
+    /// is replaced
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+impl HtmlArgs {
+    /// Whether a page is asked for.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.html.is_some()
+    }
+
+    /// Fails before work is done if the page could not be written afterwards.
+    pub(crate) fn prepare(&self) -> Result<()> {
+        match &self.html {
+            Some(path) => OutFile::create(path, is_ours(path)).map(drop).map_err(named),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the page that `page` makes, where one is asked for.
+    pub(crate) fn write(&self, page: impl FnOnce() -> Result<Page>) -> Result<()> {
+        let Some(path) = &self.html else { return Ok(()) };
+        let html = page()?.render()?;
+        let file = OutFile::create(path, is_ours(path)).map_err(named)?;
+        fs::write(file.path(), html).map_err(|error| Error::file(path, error))?;
+        file.commit()
+    }
+}
+
+/// Names the option that is to blame.
+fn named(error: Error) -> Error {
+    match error {
+        Error::File { path, detail } => {
+            let detail = detail.replace("choose another --out or add --overwrite", "choose another --html");
+            Error::File { path, detail: detail.replace("--out", "--html") }
+        }
+        Error::Usage(text) => Error::Usage(text.replace("--out", "--html")),
+        other => other,
+    }
+}
+
+/// Whether a file is a page that slm wrote, which may be replaced.
+fn is_ours(path: &std::path::Path) -> bool {
+    let mut start = [0; 64];
+    let read = File::open(path).and_then(|mut file| file.read(&mut start));
+    read.is_ok_and(|read| String::from_utf8_lossy(&start[..read]).contains(MARK))
+}
+
+/// The content of a page, in the order in which it is shown.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Page {
+    pub(crate) title: String,
+    /// `good`, `worse`, `broken`, or nothing.
+    pub(crate) grade: String,
+    pub(crate) verdict: String,
+    pub(crate) facts: Vec<Fact>,
+    pub(crate) charts: Vec<Chart>,
+    pub(crate) plots: Vec<Plot>,
+    pub(crate) tables: Vec<Table>,
+    pub(crate) layers: Vec<LayerFigures>,
+    pub(crate) lineage: Vec<Fact>,
+    version: &'static str,
+}
+
+/// A label and what it says.
+#[derive(Debug, Serialize)]
+pub(crate) struct Fact {
+    pub(crate) label: String,
+    pub(crate) text: String,
+}
+
+/// Bars next to each other.
+#[derive(Debug, Serialize)]
+pub(crate) struct Chart {
+    title: String,
+    note: String,
+    bars: Vec<Bar>,
+}
+
+#[derive(Debug, Serialize)]
+struct Bar {
+    label: String,
+    value: String,
+    /// Of the longest.
+    percent: f64,
+}
+
+/// A picture.
+#[derive(Debug, Serialize)]
+pub(crate) struct Plot {
+    pub(crate) title: String,
+    pub(crate) caption: String,
+    pub(crate) svg: String,
+}
+
+/// A table that can be sorted by each of its columns.
+#[derive(Debug, Serialize)]
+pub(crate) struct Table {
+    pub(crate) title: String,
+    pub(crate) note: String,
+    pub(crate) columns: Vec<String>,
+    pub(crate) rows: Vec<Vec<Cell>>,
+}
+
+/// A cell, with the number that it is sorted by.
+#[derive(Debug, Serialize)]
+pub(crate) struct Cell {
+    text: String,
+    value: Option<f64>,
+}
+
+/// Pictures of one layer.
+#[derive(Debug, Serialize)]
+pub(crate) struct LayerFigures {
+    name: String,
+    summary: String,
+    histogram: String,
+    values: String,
+    scales: String,
+    scale_note: String,
+}
+
+impl Cell {
+    pub(crate) fn text(text: impl Into<String>) -> Self {
+        Self { text: text.into(), value: None }
+    }
+
+    /// A number as `text` shows it. One that is not finite is sorted behind all others of its sign.
+    pub(crate) fn number(value: f64, text: impl Into<String>) -> Self {
+        let value = if value.is_nan() { None } else { Some(value.clamp(-1e300, 1e300)) };
+        Self { text: text.into(), value }
+    }
+}
+
+impl Chart {
+    pub(crate) fn new(title: &str, note: &str, bars: Vec<(String, f64, String)>) -> Self {
+        let largest =
+            bars.iter().map(|(_, size, _)| *size).filter(|size| size.is_finite()).fold(0.0, f64::max);
+        let percent = |size: f64| match size.is_finite() && largest > 0.0 {
+            true => (size.max(0.0) / largest * 1000.0).round() / 10.0,
+            false => 0.0,
+        };
+        let bars = bars.into_iter().map(|(label, size, value)| Bar { label, value, percent: percent(size) });
+        Self { title: title.to_owned(), note: note.to_owned(), bars: bars.collect() }
+    }
+}
+
+/// The facts of a report in a terminal: lines of a label, two spaces or more, and a text.
+pub(crate) fn facts(report: &str) -> Vec<Fact> {
+    let mut facts: Vec<Fact> = Vec::new();
+    for line in report.lines().filter(|line| !line.trim().is_empty()) {
+        match (line.starts_with(' '), line.split_once("  ")) {
+            (true, _) => {
+                if let Some(last) = facts.last_mut() {
+                    last.text = format!("{}; {}", last.text, line.trim());
+                }
+            }
+            (false, Some((label, text))) => {
+                facts.push(Fact { label: label.to_owned(), text: text.trim().to_owned() });
+            }
+            (false, None) => facts.push(Fact { label: String::new(), text: line.to_owned() }),
+        }
+    }
+    facts
+}
+
+impl Page {
+    pub(crate) fn new(title: impl Into<String>, verdict: impl Into<String>) -> Self {
+        let (title, verdict) = (title.into(), verdict.into());
+        let grade = ["good", "worse", "broken"]
+            .into_iter()
+            .find(|grade| verdict.split_once(':').is_some_and(|(word, _)| word.eq_ignore_ascii_case(grade)));
+        let version = env!("CARGO_PKG_VERSION");
+        Self { title, verdict, grade: grade.unwrap_or_default().to_owned(), version, ..Self::default() }
+    }
+
+    fn render(&self) -> Result<String> {
+        let fail = |error: minijinja::Error| Error::file("the page", format!("cannot be made: {error:#}"));
+        let mut environment = Environment::new();
+        // The name makes every text that is not marked as safe an escaped one.
+        environment.add_template("report.html", TEMPLATE).map_err(fail)?;
+        let template = environment.get_template("report.html").map_err(fail)?;
+        template.render(context! { page => self }).map_err(fail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_escaped_and_nothing_comes_from_elsewhere() {
+        let mut page = Page::new("slm ptq: <script>alert(1)</script>", "GOOD: within 0.02 % & more");
+        page.facts = facts(
+            "\nweights           int8 \"tensor\"\n                  and others\nperplexity        1 -> 2\n",
+        );
+        assert_eq!(page.facts.len(), 2);
+        assert_eq!(page.facts[0].text, "int8 \"tensor\"; and others");
+        page.charts.push(Chart::new(
+            "Size",
+            "",
+            vec![("float".into(), 4.0, "4 B".into()), ("int8".into(), 1.0, "1 B".into())],
+        ));
+        page.tables.push(Table {
+            title: "Layers".into(),
+            note: String::new(),
+            columns: vec!["layer".into(), "SQNR".into()],
+            rows: vec![vec![Cell::text("a<b"), Cell::number(f64::INFINITY, "inf")]],
+        });
+        let html = page.render().unwrap();
+        assert!(html.contains("verdict good") && html.contains("width: 25.0%"), "{html}");
+        assert!(html.contains("a&lt;b") && !html.contains("<script>alert"), "{html}");
+        assert_eq!(html.matches("<script").count(), 1);
+        for outside in ["http:", "https:", "src=", "@import", "url("] {
+            assert!(!html.contains(outside), "{outside}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Making checkpoints of files of llama2.c (`stories15M.bin`).
+
+mod header;
+mod tokenizer;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use slm_checkpoint::{
+    CheckpointWriter, ImportedLayers, Layout, Lineage, SaveRequest, TokenizerInfo, sha256_of_file,
+};
+use slm_model::{ExpectedTensor, ModelConfig, expected_tensors};
+use slm_quant_core::{
+    ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, QuantScheme, QuantizationType,
+    QuantizedMatrix, ScaleDtype, Scales,
+};
+
+use self::header::{Llama2cFile, layer_of, quantized_layer};
+use crate::llama_cpp::rows;
+use crate::{Error, Result};
+
+pub use self::header::is_llama2c;
+
+/// Options of the import of a file of llama2.c.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Llama2cImportOptions {
+    /// The tokenizer: a `tokenizer.bin` of llama2.c, a `tokenizer.model` or a `tokenizer.json`. Without one, the
+    /// `tokenizer.bin` in the directory of the file.
+    pub tokenizer: Option<PathBuf>,
+    /// Whether all weights become floats.
+    pub dequantize: bool,
+    /// Whether the inputs of quantized layers are quantized too, token by token.
+    pub dynamic: bool,
+    /// Whether to replace a checkpoint that exists.
+    pub overwrite: bool,
+}
+
+/// Result of [`import_llama2c`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Llama2cImportReport {
+    /// The checkpoint.
+    pub path: PathBuf,
+    /// The model's configuration.
+    pub config: ModelConfig,
+    /// Whether the checkpoint has a tokenizer.
+    pub has_tokenizer: bool,
+    /// What was done with the tensors, a sentence.
+    pub tensors: Vec<String>,
+    /// What was assumed or passed over.
+    pub notes: Vec<String>,
+    /// Number of quantized layers, the embedding included.
+    pub quantized_layers: usize,
+}
+
+/// Makes a checkpoint in `out` of the file `path` of llama2.c: floats of versions 0 and 1 stay floats, and the 8-bit codes
+/// of version 2 are the checkpoint's.
+///
+/// # Errors
+/// [`Error::Damaged`] naming the part of the file; [`Error::Unsupported`] for another version, and for groups that go
+/// across rows; those of writing a checkpoint.
+pub fn import_llama2c(
+    path: &Path,
+    out: &Path,
+    options: &Llama2cImportOptions,
+) -> Result<Llama2cImportReport> {
+    let file = Llama2cFile::open(path)?;
+    let model = file.model.clone();
+    if file.group_size.is_none() && (options.dequantize || options.dynamic) {
+        let option = if options.dequantize { "--dequantize" } else { "--type" };
+        let what = format!("{option} is for files with codes (version 2), and it has floats");
+        return Err(Error::unsupported(path, what, "leave the option out"));
+    }
+    let tokenizer = tokenizer::read(path, options.tokenizer.as_deref(), model.vocab_size)?;
+    let tensors = expected_tensors(&model);
+    let keeps_codes = |tensor: &ExpectedTensor| file.is_quantized(&tensor.name) && !options.dequantize;
+    let mut layout = Layout::new(&model);
+    for tensor in tensors.iter().filter(|tensor| keeps_codes(tensor)) {
+        let declared =
+            layout.quantize(&quantized_layer(&model, &tensor.name), scheme(path, &file, tensor)?, false);
+        declared.map_err(|error| damaged(path, &tensor.name, error.to_string()))?;
+    }
+    let mut writer = CheckpointWriter::create(out, &model, &layout, options.overwrite)?;
+    let granularity = ActivationGranularity::PerToken;
+    let (activation, quantization_type) = match options.dynamic {
+        true => (ActivationQuant::Dynamic(granularity), QuantizationType::Dynamic),
+        false => (ActivationQuant::Float, QuantizationType::WeightOnly),
+    };
+    let mut layers = ImportedLayers::new(quantization_type, granularity);
+    for tensor in &tensors {
+        let order = order(&model, tensor);
+        if keeps_codes(tensor) {
+            let matrix = matrix(path, &file, tensor, order.as_deref())?;
+            layers.write(&mut writer, &quantized_layer(&model, &tensor.name), &matrix, activation)?;
+            continue;
+        }
+        let values = match file.is_quantized(&tensor.name) {
+            true => dequantized(path, &file, tensor)?,
+            false => file.floats(path, &tensor.name)?,
+        };
+        let width = tensor.shape.last().copied().unwrap_or(1);
+        writer.write_f32(&tensor.name, &ordered(&values, width, order.as_deref()))?;
+        if let (true, &[rows, cols]) = (tensor.linear_weight, &tensor.shape[..]) {
+            layers.skip(layer_of(&tensor.name), [rows, cols], "float in the file".to_owned());
+        }
+    }
+    let quantized_layers = layers.len();
+    let sha256 = sha256_of_file(path)?;
+    let lineage = Lineage { source_sha256: Some(sha256.clone()), ..Lineage::default() };
+    let metadata = layers.metadata("rtn", lineage);
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let size = std::fs::metadata(path).map(|metadata| metadata.len()).unwrap_or_default();
+    let files = BTreeMap::from([(name, json!({ "size": size, "sha256": sha256 }))]);
+    let has_tokens = model.vocab_size > tokenizer::END as usize;
+    let info = TokenizerInfo {
+        bos_token_id: has_tokens.then_some(tokenizer::BEGIN),
+        // Its models end a text with the sign that begins the next.
+        eos_token_ids: if has_tokens { vec![tokenizer::BEGIN, tokenizer::END] } else { Vec::new() },
+        chat: None,
+    };
+    let written = writer.finish(&SaveRequest {
+        tokenizer_json: tokenizer.as_ref().ok().map(String::as_bytes),
+        tokenizer: info,
+        metadata: metadata.as_ref(),
+        lineage: Some(
+            json!({ "imported_from": "llama2.c", "architecture": "LlamaForCausalLM", "files": files }),
+        ),
+        ..SaveRequest::default()
+    })?;
+    let what = match (file.group_size, options.dequantize) {
+        (None, _) => format!("version {}: floats, kept as floats", file.version),
+        (Some(group), true) => format!("8-bit codes in groups of {group}: dequantized to floats"),
+        (Some(group), false) => format!("8-bit codes in groups of {group}: the same codes and scales"),
+    };
+    let count =
+        tensors.iter().filter(|tensor| file.group_size.is_none() || file.is_quantized(&tensor.name)).count();
+    let mut notes: Vec<String> = tokenizer.as_ref().err().cloned().into_iter().collect();
+    if quantized_layers > 0 && !options.dynamic {
+        notes.push(
+            "inputs of quantized layers stay float (--type dynamic quantizes them, in other groups than runq.c)".to_owned(),
+        );
+    }
+    Ok(Llama2cImportReport {
+        path: written,
+        config: model,
+        has_tokenizer: tokenizer.is_ok(),
+        tensors: vec![format!("{count} tensors of {what}")],
+        notes,
+        quantized_layers,
+    })
+}
+
+fn damaged(path: &Path, tensor: &str, problem: String) -> Error {
+    Error::damaged_file(path, "llama2.c", tensor, problem)
+}
+
+/// The row of the file that each row here is: those of q and k are interleaved there.
+fn order(model: &ModelConfig, tensor: &ExpectedTensor) -> Option<Vec<usize>> {
+    let interleaved = ["q_proj.weight", "k_proj.weight"].iter().any(|end| tensor.name.ends_with(end));
+    let rows = *tensor.shape.first()?;
+    interleaved.then(|| rows::inverse(&rows::interleaved(rows, model.head_dim, model.head_dim)))
+}
+
+/// Rows of `width` values in another order.
+fn ordered<T: Copy>(values: &[T], width: usize, order: Option<&[usize]>) -> Vec<T> {
+    match order {
+        None => values.to_vec(),
+        Some(order) => {
+            order.iter().flat_map(|&row| &values[row * width..(row + 1) * width]).copied().collect()
+        }
+    }
+}
+
+/// The scheme of the codes of a tensor.
+fn scheme(path: &Path, file: &Llama2cFile, tensor: &ExpectedTensor) -> Result<QuantScheme> {
+    let cols = tensor.shape.last().copied().unwrap_or(1);
+    let group_size = file.group_size.unwrap_or(cols);
+    if !cols.is_multiple_of(group_size) {
+        let what = format!(
+            "tensor {} is quantized in groups of {group_size} that go across its rows of {cols}",
+            tensor.name
+        );
+        return Err(Error::unsupported(
+            path,
+            what,
+            "import it with --dequantize, which makes floats of all weights",
+        ));
+    }
+    Ok(QuantScheme {
+        bits: Bits::Int8,
+        granularity: Granularity::PerGroup { group_size },
+        mapping: Mapping::Symmetric,
+        scale_dtype: ScaleDtype::F32,
+    })
+}
+
+/// The same codes and scales. A group of zeros has the scale 1 here.
+fn matrix(
+    path: &Path,
+    file: &Llama2cFile,
+    tensor: &ExpectedTensor,
+    order: Option<&[usize]>,
+) -> Result<QuantizedMatrix> {
+    let scheme = scheme(path, file, tensor)?;
+    let (mut codes, mut scales) = file.codes(path, &tensor.name)?;
+    let [rows, cols] = tensor.shape[..] else {
+        return Err(damaged(path, &tensor.name, "is no matrix".to_owned()));
+    };
+    let group = file.group_size.unwrap_or(cols);
+    for (scale, codes) in scales.iter_mut().zip(codes.chunks_mut(group)) {
+        if *scale == 0.0 {
+            *scale = 1.0;
+            codes.fill(0);
+        }
+    }
+    let codes = ordered(&codes, cols, order);
+    let scales = Scales::F32(ordered(&scales, cols / group, order));
+    QuantizedMatrix::from_parts(rows, cols, scheme, codes, scales, None)
+        .map_err(|error| damaged(path, &tensor.name, error.to_string()))
+}
+
+/// The values that codes stand for.
+fn dequantized(path: &Path, file: &Llama2cFile, tensor: &ExpectedTensor) -> Result<Vec<f32>> {
+    let (codes, scales) = file.codes(path, &tensor.name)?;
+    let group = file.group_size.unwrap_or(codes.len().max(1));
+    let values = codes.chunks(group).zip(scales);
+    Ok(values
+        .flat_map(|(codes, scale)| codes.iter().map(move |code| f32::from(code.cast_signed()) * scale))
+        .collect())
+}

@@ -1,0 +1,112 @@
+//! Writing of ONNX models with explicit quantization, for ONNX Runtime and TensorRT.
+
+mod attention;
+mod builder;
+mod genai;
+mod graph;
+mod initializer;
+mod inputs;
+mod linear;
+mod model;
+mod proto;
+mod table;
+mod tensorrt;
+mod weights;
+mod write;
+
+use std::path::Path;
+
+use slm_checkpoint::Checkpoint;
+use slm_model::RopeScaling;
+use slm_store::{OutputDir, Replaceable, json};
+
+use self::builder::Builder;
+use self::genai::GENAI_CONFIG;
+use self::graph::MICROSOFT;
+use self::proto::{IR_VERSION, ModelProto, OPSET, OperatorSetIdProto, StringStringEntryProto};
+use self::write::{DATA, MODEL};
+use crate::float::FloatType;
+use crate::hf_export::files::{self, FILES};
+use crate::hf_export::{refuse_inexact, size_of};
+use crate::lineage;
+use crate::report::ExportReport;
+use crate::source::Source;
+use crate::{ExportOptions, OnnxProfile, Result};
+
+/// Directories that an export may replace.
+const DIRECTORIES: Replaceable = Replaceable {
+    what: "an exported ONNX directory",
+    files_of: |dir| {
+        let names = [MODEL, DATA, GENAI_CONFIG].into_iter().chain(FILES);
+        dir.join(MODEL).exists().then(|| names.map(str::to_owned).collect())
+    },
+};
+
+/// Writes `checkpoint` as a directory with an ONNX model.
+pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOptions) -> Result<ExportReport> {
+    let source = Source::new(checkpoint);
+    let output = OutputDir::create(out, options.overwrite, DIRECTORIES)?;
+    let profile = options.onnx_profile;
+    let mut builder = Builder::new(&source, profile, options.float_type.unwrap_or(FloatType::F32));
+    builder.model()?;
+    let Builder { mut graph, reports, rules, .. } = builder;
+    // The operators of the other profile are not TensorRT's.
+    let mut notes: Vec<String> =
+        rules.note().filter(|_| profile == OnnxProfile::Standard).into_iter().collect();
+    if checkpoint.tokenizer_json().is_none() {
+        notes.push("the checkpoint has no tokenizer: the directory has none either".to_owned());
+    }
+    let is_long = |scaling: &Option<RopeScaling>| matches!(scaling, Some(RopeScaling::LongRope { .. }));
+    if source
+        .model()
+        .layers()
+        .iter()
+        .any(|layer| layer.rotary.as_ref().is_some_and(|rotary| is_long(&rotary.scaling)))
+    {
+        notes.push(
+            "its rotary embedding changes where a sequence outgrows the context of pretraining (LongRoPE): compute such \
+             a sequence anew, without the keys that are held"
+                .to_owned(),
+        );
+    }
+    if options.strict {
+        refuse_inexact(checkpoint, &reports)?;
+    }
+
+    graph.proto.name = "decoder".to_owned();
+    let mut opsets = vec![OperatorSetIdProto { domain: String::new(), version: OPSET }];
+    if profile == OnnxProfile::OrtGenai {
+        opsets.push(OperatorSetIdProto { domain: MICROSOFT.to_owned(), version: 1 });
+    }
+    let properties = lineage::pairs(checkpoint)?;
+    let model = ModelProto {
+        ir_version: IR_VERSION,
+        producer_name: "slm".to_owned(),
+        producer_version: env!("CARGO_PKG_VERSION").to_owned(),
+        doc_string: String::new(),
+        graph: None,
+        opset_import: opsets,
+        metadata_props: properties
+            .into_iter()
+            .map(|(key, value)| StringStringEntryProto { key, value })
+            .collect(),
+    };
+    let initializers = &graph.initializers;
+    write::write(output.path(), &model, &graph.proto, initializers, &source, options.external_data_above)?;
+    // Everything was read from one and the same content.
+    checkpoint.weights_sha256()?;
+    files::write(checkpoint, output.path())?;
+    if profile == OnnxProfile::OrtGenai {
+        json::write_new(
+            &output.path().join(GENAI_CONFIG),
+            &json::to_bytes(out, &genai::config(checkpoint))?,
+        )?;
+    }
+    let bytes = size_of(output.path())?;
+    let output = output.commit()?;
+    let architecture = match profile {
+        OnnxProfile::Standard => format!("opset {OPSET}"),
+        OnnxProfile::OrtGenai => format!("opset {OPSET} and {MICROSOFT}"),
+    };
+    Ok(ExportReport { output, architecture, tensors: reports, notes, bytes })
+}

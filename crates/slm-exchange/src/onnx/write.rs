@@ -1,0 +1,161 @@
+//! Writing of ONNX files, one initializer at a time.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+use slm_store::Error as StoreError;
+
+use super::initializer::Initializer;
+use super::proto::{
+    GRAPH, GraphProto, INITIALIZER, ModelProto, RAW_DATA, StringStringEntryProto, TensorProto,
+};
+use crate::source::Source;
+use crate::{Error, Result};
+
+/// The model.
+pub(super) const MODEL: &str = "model.onnx";
+/// The values of large initializers, where they do not fit into the model.
+pub(super) const DATA: &str = "model.onnx.data";
+/// Initializers of fewer bytes stay in the model in any case: programs look at small ones while they load it.
+const KEPT_INSIDE: u64 = 1024;
+/// Values of initializers start at multiples of this, so that they can be mapped.
+const ALIGNMENT: u64 = 4096;
+/// Bytes that no protobuf message may have.
+const MESSAGE_LIMIT: u64 = 1 << 31;
+
+/// Writes `model`, whose graph is `graph` with `initializers`, into `dir`. Where it would have more than `inside` bytes,
+/// the values of large initializers are written next to it.
+pub(super) fn write(
+    dir: &Path,
+    model: &ModelProto,
+    graph: &GraphProto,
+    initializers: &[Initializer],
+    source: &Source<'_>,
+    inside: u64,
+) -> Result<()> {
+    let values: u64 = initializers.iter().map(Initializer::byte_len).sum();
+    let external = values + graph.encoded_len() as u64 > inside;
+    let mut offset = 0;
+    let mut headers = Vec::with_capacity(initializers.len());
+    for initializer in initializers {
+        let place = (external && initializer.byte_len() >= KEPT_INSIDE).then_some(offset);
+        if place.is_some() {
+            offset = (offset + initializer.byte_len()).next_multiple_of(ALIGNMENT);
+        }
+        headers.push((header(initializer, place), place));
+    }
+    let graph_len = graph.encoded_len() as u64
+        + headers
+            .iter()
+            .zip(initializers)
+            .map(|((header, place), initializer)| {
+                let len = tensor_len(header, place.is_none().then_some(initializer.byte_len()));
+                field_len(INITIALIZER, len)
+            })
+            .sum::<u64>();
+    if graph_len >= MESSAGE_LIMIT {
+        let what = format!("{MODEL} would have {graph_len} bytes, more than protobuf allows");
+        return Err(Error::unsupported(
+            source.checkpoint.dir(),
+            what,
+            "lower the limit of values inside of it",
+        ));
+    }
+
+    let mut file = Output::create(&dir.join(MODEL))?;
+    file.put(&model.encode_to_vec())?;
+    file.put(&key(GRAPH, graph_len))?;
+    file.put(&graph.encode_to_vec())?;
+    let mut data = external.then(|| Output::create(&dir.join(DATA))).transpose()?;
+    for ((header, place), initializer) in headers.iter().zip(initializers) {
+        let len = initializer.byte_len();
+        file.put(&key(INITIALIZER, tensor_len(header, place.is_none().then_some(len))))?;
+        file.put(&header.encode_to_vec())?;
+        let values = initializer.read(source)?;
+        match (place, &mut data) {
+            (Some(place), Some(data)) => {
+                data.fill_to(*place)?;
+                data.put(&values)?;
+            }
+            _ => {
+                file.put(&key(RAW_DATA, len))?;
+                file.put(&values)?;
+            }
+        }
+    }
+    file.finish()?;
+    data.map_or(Ok(()), Output::finish)
+}
+
+/// An initializer without its values, which are at `place` of the other file if not here.
+fn header(initializer: &Initializer, place: Option<u64>) -> TensorProto {
+    let entry = |key: &str, value: String| StringStringEntryProto { key: key.to_owned(), value };
+    let external_data = place.map_or_else(Vec::new, |place| {
+        vec![
+            entry("location", DATA.to_owned()),
+            entry("offset", place.to_string()),
+            entry("length", initializer.byte_len().to_string()),
+        ]
+    });
+    TensorProto {
+        dims: initializer.dims.iter().map(|&dim| dim as i64).collect(),
+        data_type: initializer.data_type as i32,
+        name: initializer.name.clone(),
+        external_data,
+        data_location: i32::from(place.is_some()),
+    }
+}
+
+/// Bytes of a tensor with so many bytes of values in it.
+fn tensor_len(header: &TensorProto, inside: Option<u64>) -> u64 {
+    header.encoded_len() as u64 + inside.map_or(0, |len| field_len(RAW_DATA, len))
+}
+
+/// Bytes of a field of `len` bytes with its key.
+fn field_len(number: u32, len: u64) -> u64 {
+    (key_len(number) + encoded_len_varint(len)) as u64 + len
+}
+
+/// What stands before a field of `len` bytes.
+fn key(number: u32, len: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_key(number, WireType::LengthDelimited, &mut bytes);
+    encode_varint(len, &mut bytes);
+    bytes
+}
+
+/// A file that is written from its beginning to its end.
+struct Output {
+    path: PathBuf,
+    file: BufWriter<File>,
+    len: u64,
+}
+
+impl Output {
+    fn create(path: &Path) -> Result<Self> {
+        let file = File::create_new(path).map_err(StoreError::io(path, "create"))?;
+        Ok(Self { path: path.to_owned(), file: BufWriter::new(file), len: 0 })
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(StoreError::io(&self.path, "write"))?;
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Writes zeros up to `offset`.
+    fn fill_to(&mut self, offset: u64) -> Result<()> {
+        let missing = offset.saturating_sub(self.len) as usize;
+        self.put(&vec![0; missing])
+    }
+
+    /// Waits until everything is on the disk.
+    fn finish(self) -> Result<()> {
+        let failed = StoreError::io(&self.path, "write to the disk");
+        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error);
+        Ok(file.and_then(|file| file.sync_all()).map_err(failed)?)
+    }
+}

@@ -1,0 +1,221 @@
+//! Learned rounding: each block of a transformer is trained to give the outputs of the float block.
+//!
+//! Rounding that is best for each layer on its own is not best for the block. Here the codes of GPTQ are where the
+//! search starts: weights and scales of all layers of a block are trained together, through the rounding, so that the
+//! block's output comes nearer to that of the float model. It reads the hidden states that the quantized blocks before
+//! it give, and so learns to make up for their errors too. Blocks are trained one after the other, in the memory of one,
+//! and no labels are needed.
+//!
+//! Weights move as in AutoRound (Cheng and others, 2023, <https://arxiv.org/abs/2309.05516>), by at most about half a step
+//! of their grid; that scales are trained with them is from Block-AP of EfficientQAT (Chen and others, 2024,
+//! <https://arxiv.org/abs/2407.11062>); gradients pass the rounding as in LSQ (Esser and others, 2020,
+//! <https://arxiv.org/abs/1902.08153>).
+
+mod optimizer;
+mod train;
+
+use std::sync::Arc;
+
+use burn::module::{Module, Param};
+use burn::tensor::{Tensor, TensorData};
+use slm_model::{BlockwiseModel, TensorSource};
+use slm_nn::{
+    FakeQuantizedWeight, ForwardHook, InputQuant, LayerState, NamedLinears, SharedQatStage, Weight,
+    attach_hook, detach_hooks, to_vec_f32, try_for_each_linear, try_for_each_linear_mut,
+};
+use slm_quant_core::{ActivationQuant, ObserverKind, QuantizedMatrix};
+
+use self::train::BlockTrainer;
+use crate::convert::report;
+use crate::inputs::{Gathering, InputGatherer};
+use crate::sequential::{SequentialRun, SequentialSink, install};
+use crate::{Error, QuantizedLayer, Result, TuneOptions, quantize_layer};
+
+/// Most that a weight may lie away from its code at the start, in steps of the grid. Rounding must give the code, and a
+/// weight beside the border would change it in the first step.
+const MOST_OFFSET: f32 = 0.25;
+
+/// Passes of the text through each block: for second moments, through the float block, and through the quantized one.
+const PASSES: usize = 3;
+
+impl SequentialRun<'_> {
+    /// Quantizes all planned layers of the model of `source`, in forward order, by learned rounding.
+    ///
+    /// # Errors
+    /// Those of [`quantize_layer`] and [`BlockwiseModel`], and what `sink` returns.
+    pub(crate) fn tune<E: From<Error> + From<slm_model::Error>>(
+        &self,
+        source: &mut dyn TensorSource,
+        options: TuneOptions,
+        sink: &mut dyn SequentialSink<E>,
+    ) -> Result<(), E> {
+        let mut blocks = BlockwiseModel::new(self.model, source)?;
+        let mut float = blocks.embed(self.windows, self.device)?;
+        let mut quantized = float.clone();
+        let trainer = BlockTrainer::new(options, self.windows);
+        let per_block = PASSES * self.windows.len() + trainer.steps();
+        let mut progress = Steps { done: 0, total: per_block * blocks.layers() + self.windows.len(), sink };
+        for index in 0..blocks.layers() {
+            let mut block = blocks.block(index, self.device)?;
+            let starts = self.round(&mut block, &mut progress, |block, progress| {
+                for x in &quantized {
+                    block.forward(x.clone());
+                    progress.step()?;
+                }
+                Ok(())
+            })?;
+            for x in &mut float {
+                *x = block.forward(x.clone());
+                progress.step()?;
+            }
+            let mut trained = Vec::new();
+            if starts.is_empty() {
+                progress.done += trainer.steps();
+            } else {
+                let mut trainable = blocks.block(index, &self.device.clone().autodiff())?;
+                prepare(&mut trainable, &starts)?;
+                trained = match trainer.train(&mut trainable, &quantized, &float, &mut || progress.step())? {
+                    true => codes(&trainable.valid())?,
+                    // The codes of the start were better.
+                    false => starts.iter().map(|start| start.layer.matrix.clone()).collect(),
+                };
+            }
+            for (start, matrix) in starts.into_iter().zip(trained) {
+                try_for_each_linear_mut(&mut block, |name, linear| match name == start.layer.report.name {
+                    true => install(name, linear, &matrix, self.device),
+                    false => Ok(()),
+                })?;
+                progress.sink.take(start.with(matrix)?)?;
+            }
+            for x in &mut quantized {
+                *x = block.forward(x.clone());
+                progress.step()?;
+            }
+        }
+        if self.with_head {
+            let mut head = blocks.head(self.device)?;
+            let starts = self.round(&mut head, &mut progress, |head, progress| {
+                for x in std::mem::take(&mut quantized) {
+                    let x = head.inputs(x);
+                    head.for_each_linear(&mut |_, head| drop(head.forward(x.clone())));
+                    progress.step()?;
+                }
+                Ok(())
+            })?;
+            starts.into_iter().try_for_each(|start| progress.sink.take(start.layer))?;
+        }
+        Ok(())
+    }
+
+    /// Quantizes the planned layers of `module` by GPTQ, behind the inputs that they see while `forward` runs.
+    fn round<M: NamedLinears, E: From<Error>>(
+        &self,
+        module: &mut M,
+        progress: &mut Steps<'_, E>,
+        forward: impl FnOnce(&M, &mut Steps<'_, E>) -> Result<(), E>,
+    ) -> Result<Vec<Start>, E> {
+        let mut names = Vec::new();
+        module.for_each_linear(&mut |name, _| names.push(name.to_owned()));
+        names.retain(|name| self.plan.quantizes(name));
+        let gathering = Gathering { activations: false, ..Gathering::of(self.config) };
+        let watched = names.iter().map(String::as_str);
+        let gatherer = InputGatherer::new(&self.config.activation_observer, gathering, watched)?;
+        attach_hook(module, &(Arc::clone(&gatherer) as Arc<dyn ForwardHook>));
+        forward(module, progress)?;
+        detach_hooks(module);
+        let mut starts = Vec::with_capacity(names.len());
+        try_for_each_linear(module, |name, linear| {
+            if !self.plan.quantizes(name) {
+                return Ok(());
+            }
+            let fail = |error: slm_nn::Error| Error::layer(name, error);
+            let weight = linear.float_weight().ok_or_else(|| fail(slm_nn::Error::AlreadyPacked))?;
+            let shape = weight.dims();
+            let values = to_vec_f32("weight", weight).map_err(fail)?;
+            let mut inputs = gatherer.take(name)?;
+            inputs.activation = self.observed.layers.get(name).and_then(|seen| seen.activation);
+            let layer = quantize_layer(name, &values, shape, self.config, Some(&inputs))?;
+            starts.push(Start { values, layer });
+            Ok::<_, Error>(())
+        })?;
+        Ok(starts)
+    }
+}
+
+/// Counts steps.
+struct Steps<'a, E> {
+    done: usize,
+    total: usize,
+    sink: &'a mut dyn SequentialSink<E>,
+}
+
+impl<E> Steps<'_, E> {
+    fn step(&mut self) -> Result<(), E> {
+        self.done += 1;
+        self.sink.after_window(self.done, self.total)
+    }
+}
+
+/// A layer as it is before training.
+struct Start {
+    values: Vec<f32>,
+    layer: QuantizedLayer,
+}
+
+impl Start {
+    /// The layer with the codes and scales `matrix`.
+    fn with(self, matrix: QuantizedMatrix) -> Result<QuantizedLayer> {
+        let QuantizedLayer { activation, report: start, .. } = self.layer;
+        let mut report = report(&start.name, &self.values, &matrix, activation)?;
+        report.input_error = start.input_error;
+        Ok(QuantizedLayer { matrix, activation, report })
+    }
+
+    /// Weights that round to the codes, and lie as near to the float weights as that allows.
+    fn latent(&self) -> Vec<f32> {
+        let matrix = &self.layer.matrix;
+        let cols = matrix.cols();
+        let mut latent = matrix.dequantize();
+        for (row, (latent, values)) in latent.chunks_mut(cols).zip(self.values.chunks(cols)).enumerate() {
+            for (column, (latent, value)) in latent.iter_mut().zip(values).enumerate() {
+                let index = matrix.scale_index(row, column / matrix.group_width());
+                let most = MOST_OFFSET * matrix.qparams(index).scale;
+                *latent += (value - *latent).clamp(-most, most);
+            }
+        }
+        latent
+    }
+}
+
+/// Makes the layers of `starts` fake-quantized, with the scales that they start with.
+fn prepare<M: NamedLinears>(module: &mut M, starts: &[Start]) -> Result<()> {
+    let stage = SharedQatStage::default();
+    try_for_each_linear_mut(module, |name, linear| {
+        let Some(start) = starts.iter().find(|start| start.layer.report.name == name) else { return Ok(()) };
+        let fail = |error: slm_nn::Error| Error::layer(name, error);
+        let Some(weight) = linear.float_weight() else { return Ok(()) };
+        let device = weight.device();
+        let latent = TensorData::new(start.latent(), start.layer.report.shape);
+        let latent = Param::from_tensor(Tensor::from_data(latent, &device));
+        let input = InputQuant::Fixed(ActivationQuant::Float);
+        let scheme = start.layer.report.scheme;
+        let mut weight = FakeQuantizedWeight::learned(latent, scheme, ObserverKind::MinMax, input, &stage)
+            .map_err(fail)?;
+        let scales = start.layer.report.qparams.iter().map(|qparams| qparams.scale).collect();
+        weight.restore(&LayerState::of_learned_scales(scales)).map_err(fail)?;
+        linear.weight = Weight::FakeQuantized(weight);
+        Ok(())
+    })
+}
+
+/// The codes of all fake-quantized layers, in forward order.
+fn codes<M: NamedLinears>(module: &M) -> Result<Vec<QuantizedMatrix>> {
+    let mut codes = Vec::new();
+    try_for_each_linear(module, |name, linear| {
+        if let Weight::FakeQuantized(weight) = &linear.weight {
+            codes.push(weight.quantize().map_err(|error| Error::layer(name, error))?);
+        }
+        Ok::<_, Error>(())
+    })?;
+    Ok(codes)
+}

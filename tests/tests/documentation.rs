@@ -1,0 +1,230 @@
+//! Commands in the README, in the documentation and in the help: they run as they are printed.
+//!
+//! Blocks marked `sh` are run in order in a shell, each page in a directory of its own with `hf-model`, a model in the
+//! Hugging Face layout, and `my-text.txt`. Every other line that begins with `slm` must at least be a command line that the
+//! program takes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use slm_tests::{Outcome, Sandbox, binary};
+
+/// Bytes of `my-text.txt`.
+const TEXT_BYTES: usize = 60_000;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Pages whose blocks are run.
+fn pages() -> Vec<PathBuf> {
+    let mut pages = vec![root().join("README.md")];
+    let tutorials = fs::read_dir(root().join("docs/tutorials")).unwrap();
+    pages.extend(
+        tutorials
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|end| end == "md")),
+    );
+    pages.sort();
+    pages
+}
+
+/// Every page of the documentation.
+fn all_pages() -> Vec<PathBuf> {
+    fn visit(dir: &Path, pages: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                visit(&path, pages);
+            } else if path.extension().is_some_and(|end| end == "md") {
+                pages.push(path);
+            }
+        }
+    }
+    let mut pages = vec![root().join("README.md"), root().join("CONTRIBUTING.md")];
+    visit(&root().join("docs"), &mut pages);
+    pages
+}
+
+/// Blocks of code of a page, with the word behind the marks that begin them.
+fn blocks(page: &str) -> Vec<(String, String)> {
+    let (mut blocks, mut open) = (Vec::new(), None::<(String, String)>);
+    for line in page.lines() {
+        match (line.trim_start().strip_prefix("```"), &mut open) {
+            (Some(_), Some(_)) => blocks.extend(open.take()),
+            (Some(word), None) => open = Some((word.trim().to_owned(), String::new())),
+            (None, Some((_, text))) => {
+                text.push_str(line);
+                text.push('\n');
+            }
+            (None, None) => {}
+        }
+    }
+    assert!(open.is_none(), "a block of code has no end");
+    blocks
+}
+
+/// Commands of a text: lines, with those that end in a backslash continued, without comments behind them.
+fn commands(text: &str) -> Vec<String> {
+    let joined = text.replace("\\\n", " ");
+    let commands = joined.lines().map(|line| line.split("  #").next().unwrap_or(line).trim().to_owned());
+    commands.filter(|line| line.starts_with("slm ")).collect()
+}
+
+/// A directory to run commands in, with the program on the path.
+fn directory() -> Sandbox {
+    let sandbox = Sandbox::new();
+    let model = root().join("models/stories");
+    fs::create_dir_all(sandbox.path("bin")).unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(binary(), sandbox.path("bin/slm")).unwrap();
+    let text = fs::read_to_string(root().join("data/held-out.txt")).unwrap();
+    let short: String = text
+        .split_inclusive('\n')
+        .scan(0, |bytes, line| {
+            *bytes += line.len();
+            (*bytes < TEXT_BYTES).then_some(line)
+        })
+        .collect();
+    sandbox.put("my-text.txt", short);
+    sandbox.slm_with("export --format hf --out hf-model", &[model.to_str().unwrap()], &[]).success();
+    sandbox
+}
+
+#[track_caller]
+fn shell(sandbox: &Sandbox, script: &str) -> Outcome {
+    let path = format!("{}:{}", sandbox.path("bin").display(), std::env::var("PATH").unwrap_or_default());
+    let output = Command::new("sh")
+        .args(["-eu", "-c", script])
+        .current_dir(sandbox.path(""))
+        .env("PATH", path)
+        // A checkout of the project is where the program that runs was built from.
+        .env("CARGO_MANIFEST_DIR", root().join("crates/slm-cli"))
+        .env_remove("SLM_KERNEL")
+        .output()
+        .unwrap();
+    let outcome = Outcome::of(script, output);
+    assert_eq!(outcome.code, Some(0), "{outcome}");
+    outcome
+}
+
+#[cfg(unix)]
+#[test]
+fn pages_run_as_printed() {
+    for path in pages() {
+        let page = fs::read_to_string(&path).unwrap();
+        let blocks: Vec<String> =
+            blocks(&page).into_iter().filter(|(word, _)| word == "sh").map(|(_, text)| text).collect();
+        let count: usize = blocks.iter().map(|block| commands(block).len()).sum();
+        let own = path.file_name().is_some_and(|name| name == "library.md");
+        assert!(count >= 4 || own, "{}: {count} commands", path.display());
+        let sandbox = directory();
+        for block in blocks {
+            shell(&sandbox, &block);
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn examples_of_the_help_run() {
+    let sandbox = directory();
+    let setup = "slm import hf-model --out my-model -q
+slm ptq --checkpoint my-model --calibration my-text.txt --calibration-tokens 2048 --eval-tokens 2048 --out my-model-int8 -q
+slm export my-model --format gguf --out my-model.gguf -q";
+    shell(&sandbox, setup);
+    let help = sandbox.slm("--help").success().stdout;
+    let (_, listed) = help.split_once("\nCommands:\n").unwrap();
+    let names = listed.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.strip_prefix("  "));
+    let names = names.filter(|line| !line.starts_with(' ')).filter_map(|line| line.split(' ').next());
+    let (mut ran, mut programs) = (0, 0);
+    for name in names.filter(|name| !["help", "chat", "serve"].contains(name)) {
+        let help = sandbox.slm_with(&format!("{name} --help"), &[], &[("COLUMNS", "200")]).success().stdout;
+        let (_, examples) =
+            help.split_once("Examples:\n").unwrap_or_else(|| panic!("slm {name} has no examples"));
+        programs += 1;
+        for command in commands(&examples.replace("\n      ", " ").replace("\\ ", " ")) {
+            // The whole command is what is shown.
+            shell(&sandbox, &command);
+            ran += 1;
+        }
+    }
+    assert!(programs >= 20 && ran >= 40, "{ran} examples of {programs} commands");
+}
+
+/// Command lines of which a part stands for something else.
+fn is_a_pattern(command: &str) -> bool {
+    command.split_whitespace().any(|word| {
+        let word = word.trim_matches(|letter: char| !letter.is_alphanumeric());
+        ["COMMAND", "TERM", "SHELL", "KEY", "N", "NAME"].contains(&word)
+    }) || ["...", "[", "…"].iter().any(|part| command.contains(part))
+}
+
+#[test]
+fn commands_in_the_documentation_are_commands() {
+    let empty = Sandbox::new();
+    let mut checked = 0;
+    for path in all_pages() {
+        let page = fs::read_to_string(&path).unwrap();
+        let blocks = blocks(&page);
+        let shells = blocks.iter().filter(|(word, _)| ["", "text", "sh"].contains(&word.as_str()));
+        for command in shells.flat_map(|(_, text)| commands(text)) {
+            // A shell's own signs end what the program sees.
+            let line = command.split([';', '|', '>', '<']).next().unwrap_or_default();
+            let words = shell_words(line.trim_start_matches("slm "));
+            let long = ["serve", "chat", "bench", "corpus"].contains(&words[0].as_str());
+            if is_a_pattern(&command) || long {
+                continue;
+            }
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let outcome = empty.slm_with("", &words, &[]);
+            assert!(
+                !outcome.stderr.contains("For more information, try '--help'"),
+                "{}: {command}\n{outcome}",
+                path.display()
+            );
+            checked += 1;
+        }
+    }
+    assert!(checked > 100, "{checked} commands");
+}
+
+/// The words of a line, in which quotes may hold spaces.
+fn shell_words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote, mut inside) = (Vec::new(), String::new(), None, false);
+    for letter in line.chars() {
+        match (letter, quote) {
+            ('\'' | '"', None) => (quote, inside) = (Some(letter), true),
+            (letter, Some(open)) if letter == open => quote = None,
+            (letter, None) if letter.is_whitespace() => {
+                if inside || !word.is_empty() {
+                    words.push(std::mem::take(&mut word));
+                }
+                inside = false;
+            }
+            (letter, _) => word.push(letter),
+        }
+    }
+    if inside || !word.is_empty() {
+        words.push(word);
+    }
+    words
+}
+
+/// Links between pages lead somewhere.
+#[test]
+fn links_lead_somewhere() {
+    for path in all_pages() {
+        let page = fs::read_to_string(&path).unwrap();
+        for part in page.split("](").skip(1) {
+            let target = part.split(')').next().unwrap_or_default();
+            let file = target.split('#').next().unwrap_or_default();
+            if file.is_empty() || target.contains("://") || target.contains(' ') {
+                continue;
+            }
+            let found = path.parent().unwrap().join(file);
+            assert!(found.exists(), "{}: {target}", path.display());
+        }
+    }
+}

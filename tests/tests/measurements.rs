@@ -1,0 +1,44 @@
+//! Figures of the documentation, held against the program that made them.
+
+use slm_tests::{Sandbox, shared};
+
+/// Largest relative difference of a perplexity from the recorded one: float products may be summed in another order on
+/// another processor.
+const TOLERANCE: f64 = 1e-4;
+
+/// Rows of `docs/measurements/stories260k.csv` that are computed anew: table, row, mapping, bits, granularity and the
+/// options that `docs/measurements/stories260k` gives them.
+const ROWS: [([&str; 5], &str); 4] = [
+    (["types", "static", "symmetric", "8", "tensor"], "--type static"),
+    (["types", "dynamic", "symmetric", "4", "group:32"], "--type dynamic"),
+    (["weights", "percentile:99", "affine", "4", "channel"], "--type weight-only --observer percentile:99"),
+    (
+        ["gptq", "weighted-mse", "symmetric", "4", "group:32"],
+        "--type weight-only --method gptq --observer weighted-mse",
+    ),
+];
+
+#[test]
+fn documented_perplexities_of_stories260k_are_those_of_the_program() {
+    let Some(shared) = shared() else { return };
+    let model = shared.join("models/stories260k");
+    let record = std::fs::read_to_string("../docs/measurements/stories260k.csv").unwrap();
+    let sandbox = Sandbox::new();
+    let text = model.join("stories-sample.txt");
+    std::fs::copy(&text, sandbox.path("text.txt")).unwrap();
+    sandbox.slm(&format!("import {} --out float", model.display())).success();
+    for (row, options) in ROWS {
+        let start = format!("{},", row.join(","));
+        let recorded = record.lines().find_map(|line| line.strip_prefix(&start));
+        let recorded: f64 = recorded.unwrap_or_else(|| panic!("no row {start}")).parse().unwrap();
+        let [_, _, mapping, bits, granularity] = row;
+        let report = sandbox
+            .slm(&format!(
+                "ptq --json --checkpoint float --calibration text.txt --eval text.txt --out q --overwrite --bits {bits} \
+                 --granularity {granularity} --mapping {mapping} {options}"
+            ))
+            .json();
+        let found = report["perplexity_quantized"].as_f64().unwrap();
+        assert!((found / recorded - 1.0).abs() < TOLERANCE, "{start} {found}, recorded {recorded}");
+    }
+}
