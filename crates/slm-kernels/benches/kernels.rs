@@ -68,7 +68,7 @@ enum WeightType {
 /// Weights of some type.
 #[derive(Clone)]
 enum Matrix {
-    Packed(PackedMatrix),
+    Packed(Box<PackedMatrix>),
     Float { kernel: KernelKind, rows: usize, cols: usize, values: Floats },
 }
 
@@ -84,7 +84,9 @@ impl Matrix {
         let value = |i: usize| (i * 7919 % 255) as f32 / 1270.0 - 0.1;
         let count = rows * cols;
         let values = match weights {
-            WeightType::Quantized(scheme) => return Self::Packed(packed(rows, cols, scheme, kernel)),
+            WeightType::Quantized(scheme) => {
+                return Self::Packed(Box::new(packed(rows, cols, scheme, kernel)));
+            }
             WeightType::F32 => Floats::F32(HugeVec::from_values((0..count).map(value))),
             WeightType::F16 => Floats::F16(HugeVec::from_values((0..count).map(|i| f16::from_f32(value(i))))),
             WeightType::BF16 => {
@@ -96,7 +98,7 @@ impl Matrix {
 
     fn weights(&self) -> MatmulWeights<'_> {
         match self {
-            Self::Packed(matrix) => matrix.into(),
+            Self::Packed(matrix) => (&**matrix).into(),
             Self::Float { kernel, rows, cols, values } => {
                 let values = match values {
                     Floats::F32(values) => FloatValues::F32(values),
