@@ -98,7 +98,7 @@ impl Matrix {
 
     fn weights(&self) -> MatmulWeights<'_> {
         match self {
-            Self::Packed(matrix) => matrix.as_ref().into(),
+            Self::Packed(matrix) => (&**matrix).into(),
             Self::Float { kernel, rows, cols, values } => {
                 let values = match values {
                     Floats::F32(values) => FloatValues::F32(values),

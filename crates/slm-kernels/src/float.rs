@@ -1,7 +1,7 @@
 //! Float inputs times dequantized weights: *weight-only* quantization.
 //!
 //! Codes become floats in registers, their zero point is subtracted (both exact), and each group's sum is
-//! scaled once at its end. For many rows of input that is done beforehand, into memory that stays in the second-level cache.
+//! scaled once at its end.
 
 #![allow(
     clippy::needless_range_loop,
@@ -10,10 +10,9 @@
 )]
 use slm_quant_core::{Bits, Mapping};
 
-use crate::columns::add_columns;
 use crate::lhs::FloatInputs;
 use crate::macrokernel::GemmArgs;
-use crate::packed_rhs::{PackedRhs, columns_per_line};
+use crate::packed_rhs::PackedRhs;
 use crate::simd::{LINE_BYTES, Simd};
 use crate::tile::Tile;
 use crate::vector::{load_lanes, store_tile};
@@ -50,50 +49,6 @@ impl GemmArgs for FloatArgs<'_> {
             (Bits::Int4, Mapping::Affine) => self.tile::<S, M, NP, true, true>(simd, row, panels),
             (Bits::Int4, _) => self.tile::<S, M, NP, true, false>(simd, row, panels),
         }
-    }
-
-    fn unpacked_lines<S: Simd>(&self) -> Option<usize> {
-        Some(self.w.padded_cols())
-    }
-
-    #[inline(always)]
-    unsafe fn unpack<S: Simd>(&self, simd: S, panel: usize, to: *mut u8) {
-        // SAFETY: by this function's contract.
-        unsafe {
-            match (self.w.scheme().bits, self.w.scheme().mapping) {
-                (Bits::Int8, Mapping::Affine) => self.unpack_panel::<S, false, true>(simd, panel, to),
-                (Bits::Int8, _) => self.unpack_panel::<S, false, false>(simd, panel, to),
-                (Bits::Int4, Mapping::Affine) => self.unpack_panel::<S, true, true>(simd, panel, to),
-                (Bits::Int4, _) => self.unpack_panel::<S, true, false>(simd, panel, to),
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn unpacked_microkernel<S: Simd, const M: usize, const NP: usize>(
-        &self,
-        simd: S,
-        row: usize,
-        panels: [usize; NP],
-        mut lines: [*const u8; NP],
-    ) {
-        let mut x = self.inputs::<M>(row);
-        let mut results = [[simd.splat_f32(0.0); NP]; M];
-        for group in 0..self.w.groups_per_row() {
-            let count = self.w.steps(group) * columns_per_line(self.w.scheme().bits);
-            let mut dot = [[simd.splat_f32(0.0); NP]; M];
-            // SAFETY: an input row holds as many floats as a panel has columns, padding included, and by this function's
-            // contract the unpacked panels have as many lines.
-            unsafe { add_columns(simd, x, lines, count, &mut dot) };
-            for i in 0..M {
-                x[i] = x[i].wrapping_add(count);
-            }
-            for b in 0..NP {
-                lines[b] = lines[b].wrapping_add(count * LINE_BYTES);
-            }
-            self.scale(simd, panels, group, &dot, &mut results);
-        }
-        self.finish(simd, row, panels, results);
     }
 }
 
@@ -188,35 +143,6 @@ impl FloatArgs<'_> {
             self.scale(simd, panels, group, &dot, &mut results);
         }
         self.finish(simd, row, panels, results);
-    }
-
-    /// Writes a panel as floats, codes less zero points, column by column.
-    ///
-    /// # Safety
-    /// `to` must be writable for as many lines as a row has columns, padding included, and aligned to a line.
-    #[inline(always)]
-    unsafe fn unpack_panel<S: Simd, const INT4: bool, const AFFINE: bool>(
-        &self,
-        simd: S,
-        panel: usize,
-        mut to: *mut u8,
-    ) {
-        let mut line = self.w.panel_lines(panel);
-        for group in 0..self.w.groups_per_row() {
-            let zero_points = self.zero_points(simd, panel, group);
-            for _ in 0..self.w.steps(group) {
-                for_each_column!(INT4, J => {
-                    // SAFETY: `line` is a line of the panel, and by this function's contract there is one at `to` for each
-                    // column; a line is 16 floats.
-                    unsafe {
-                        let codes = column::<S, J, INT4, AFFINE>(simd, line, zero_points);
-                        simd.store_f32(codes, &mut *to.cast());
-                        to = to.add(LINE_BYTES);
-                    }
-                });
-                line = line.wrapping_add(LINE_BYTES);
-            }
-        }
     }
 
     #[inline(always)]

@@ -188,7 +188,7 @@ pub(crate) fn multiply(x: Input<'_>, products: &mut [MatmulTask<'_>], workspace:
         });
     } else {
         let workspace = &*workspace;
-        let split = |product: &MatmulTask<'_>| Split::new(product.weights, x, threads);
+        let split = |product: &MatmulTask<'_>| Split::new(product.weights, rows, threads);
         let tasks = products.iter().map(|product| split(product).tasks()).sum();
         for_each_task(tasks, |mut task| {
             for product in products {
@@ -240,17 +240,16 @@ struct Split {
 }
 
 impl Split {
-    fn new(weights: MatmulWeights<'_>, x: Input<'_>, threads: usize) -> Self {
-        let rows = x.rows();
+    fn new(weights: MatmulWeights<'_>, rows: usize, threads: usize) -> Self {
         let (panels, tile) = (weights.panels(), weights.panels_per_tile());
         let fitting = TASK_BYTES / weights.panel_bytes();
         // At least a few tasks a thread, so that threads that are slower at the moment get fewer.
         let even = panels.div_ceil(4 * threads);
         let panels_per_task = fitting.min(even).max(1).next_multiple_of(tile);
-        // With float inputs weights are unpacked for all rows at once.
-        let rows_per_task = match x {
-            Input::Quantized(_) => TASK_ROWS,
-            Input::Float(..) => rows,
+        // Float weights are transposed for all rows at once.
+        let rows_per_task = match weights {
+            MatmulWeights::Packed(_) => TASK_ROWS,
+            MatmulWeights::Float(_) => rows,
         };
         Self { rows, rows_per_task, panels, panels_per_task }
     }

@@ -76,7 +76,7 @@ impl<'a> CpuLinear<'a> {
     fn route(&self) -> Route {
         match (self.kernel_weight(), &self.floats) {
             (Some(weight), _) => Route::Packed(weight.activation()),
-            (None, Some(_)) if !self.linear.has_hook() => Route::Float,
+            (None, Some(_)) => Route::Float,
             _ => Route::Tensors,
         }
     }
@@ -92,6 +92,16 @@ impl<'a> CpuLinear<'a> {
     /// The weights, where a kernel of `slm-kernels` can be called without anybody missing the call.
     fn kernel_weight(&self) -> Option<&'a PackedWeight> {
         self.linear.packed().filter(|_| !self.linear.has_hook())
+    }
+
+    /// Shows what was computed to the hook, if there is one.
+    fn call_hook(&self, x: &[f32], rows: usize, out: &[f32]) {
+        if let Some(hook) = self.linear.hook() {
+            let tensor = |values: &[f32], width: usize| {
+                Tensor::from_data(TensorData::new(values.to_vec(), [rows, width]), &self.device)
+            };
+            hook.call(&tensor(x, self.in_features()), &tensor(out, self.out_features()));
+        }
     }
 
     /// By tensor operations, which hooks see.
@@ -131,8 +141,8 @@ impl Default for CpuScratch {
 /// Applies several layers to one input.
 ///
 /// Packed and float layers run on the kernels of `slm-kernels`; those that quantize their input alike share the quantized
-/// input and run in one parallel region. Other layers, and layers with a hook, run as tensor operations. As with tensors, an input that is not finite
-/// makes a packed layer's whole output NaN, and is [reported](crate::report_errors).
+/// input and run in one parallel region. Other layers, and packed ones with a hook, run as tensor operations. As with
+/// tensors, an input that is not finite makes a packed layer's whole output NaN, and is [reported](crate::report_errors).
 ///
 /// # Shapes
 /// - `x`: `[rows, in_features]`
@@ -160,6 +170,7 @@ pub fn apply_linears(
                 let tasks = run.iter_mut().map(|output| output.layer.float_task(output.out));
                 let mut tasks = tasks.collect::<Result<Vec<_>>>()?;
                 linear_many(LinearInput::Float(x, rows), &mut tasks, &mut scratch.workspace)?;
+                run.iter().for_each(|output| output.layer.call_hook(x, rows, output.out));
             }
             Route::Tensors => {
                 run.iter_mut().try_for_each(|output| output.layer.apply_tensors(x, rows, output.out))?;

@@ -184,6 +184,10 @@ impl Linear {
         }
     }
 
+    pub(crate) fn hook(&self) -> Option<&AttachedHook> {
+        self.hook.as_ref()
+    }
+
     pub(crate) fn has_hook(&self) -> bool {
         self.hook.is_some()
     }

@@ -11,7 +11,8 @@ use crate::transformer::Transformer;
 /// them, which is what decoding one token at a time spends most of its time on.
 ///
 /// Each sequence has a KV cache of its own. Its logits are bit for bit those that it has alone, with packed and with float
-/// weights; only layers that run as tensor operations (fake-quantized ones, and those with a hook) may add in another order.
+/// weights; only layers that run as tensor operations (fake-quantized ones, and packed ones with a hook) may add in another
+/// order.
 /// Where a scale spans a whole
 /// input ([`ActivationGranularity::PerTensor`](slm_quant_core::ActivationGranularity::PerTensor)), sequences go through
 /// one after the other.

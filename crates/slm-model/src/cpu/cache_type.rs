@@ -12,8 +12,8 @@ pub enum KvCacheType {
     /// 32-bit floats, exact. Written `f32`. The default of the library.
     #[default]
     F32,
-    /// 16-bit floats (IEEE 754 binary16): half the memory. They are widened before they are used, which costs a little more
-    /// time than reading 32-bit floats. Written `f16`.
+    /// 16-bit floats (IEEE 754 binary16): half the memory. They are widened as they are used, which makes prompts a little
+    /// slower than with 32-bit floats. Written `f16`.
     F16,
 }
 
