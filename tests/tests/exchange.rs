@@ -158,3 +158,25 @@ fn llama_cpp_computes_the_same_perplexity() {
         assert!(difference < limit, "{name}: {ours} and {theirs}");
     }
 }
+
+#[test]
+fn onnx_models_are_directories_that_export_replaces() {
+    let sandbox = Sandbox::with_model();
+    let line = "export model --format onnx --out onnx";
+    let report = sandbox.slm(&format!("{line} --json")).json();
+    assert_eq!((&report["exact"], &report["architecture"]), (&json!(true), &json!("opset 21")));
+    for file in ["model.onnx", "tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+        assert!(sandbox.path("onnx").join(file).is_file(), "{file}");
+    }
+    // Of what is small enough for one file.
+    assert!(!sandbox.path("onnx/model.onnx.data").exists());
+    sandbox.refuses(line, 1, &["onnx", "--overwrite"]);
+    sandbox.slm(&format!("{line} --overwrite")).success();
+    let other = "export model --format gguf --out file --profile ort-genai";
+    sandbox.refuses(other, 2, &["--profile", "--format onnx"]);
+    sandbox.refuses(
+        "export model --format onnx --out other --profile tensorrt",
+        2,
+        &["standard or ort-genai"],
+    );
+}

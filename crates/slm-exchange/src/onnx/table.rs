@@ -136,23 +136,18 @@ impl Builder<'_> {
         }
     }
 
-    /// The codes with rows as columns. Scales and zero points become constants of their own as well: ONNX Runtime does not
-    /// fuse a product whose scales a lookup reads too.
+    /// The codes with rows as columns. Scales become constants of their own as well: ONNX Runtime does not fuse a product
+    /// whose scales a lookup reads too.
     fn transposed_codes(&mut self, table: &CodeInitializers, matrix: &QuantizedMatrix) -> CodeInitializers {
-        let codes = self.graph.op(LM_HEAD, "Transpose", &[&table.codes], Vec::new());
-        let shape = match grouping(matrix) {
-            Grouping::Tensor => Some(self.graph.ints(&[])),
-            Grouping::Rows => Some(self.graph.ints(&[-1])),
-            Grouping::Blocks(_) => None,
-        };
-        let mut turn = |values: &str| match &shape {
-            Some(shape) => self.graph.op(LM_HEAD, "Reshape", &[values, shape], Vec::new()),
-            None => self.graph.op(LM_HEAD, "Transpose", &[values], Vec::new()),
-        };
-        CodeInitializers {
-            codes,
-            scale: turn(&table.scale),
-            zero_point: table.zero_point.as_deref().map(turn),
+        let mut turn = |values: &str| self.graph.op(LM_HEAD, "Transpose", &[values], Vec::new());
+        let codes = turn(&table.codes);
+        if let Grouping::Blocks(_) = grouping(matrix) {
+            let zero_point = table.zero_point.as_deref().map(&mut turn);
+            return CodeInitializers { codes, scale: turn(&table.scale), zero_point };
         }
+        let shape: &[i64] = if let Grouping::Tensor = grouping(matrix) { &[] } else { &[-1] };
+        let shape = self.graph.ints(shape);
+        let scale = self.graph.op(LM_HEAD, "Reshape", &[&table.scale, &shape], Vec::new());
+        CodeInitializers { codes, scale, zero_point: table.zero_point.clone() }
     }
 }

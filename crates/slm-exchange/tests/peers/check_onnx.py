@@ -205,8 +205,6 @@ def open_session(model, level, **more):
     options.log_severity_level = 3
     if "optimized" in more:
         options.optimized_model_filepath = more.pop("optimized")
-    # Integer products that do not saturate where the processor has no instructions for them.
-    options.add_session_config_entry("session.x64quantprecision", "1")
     for key, value in more.items():
         options.add_session_config_entry(f"session.{key}", value)
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -237,6 +235,15 @@ def traced_model(model, path, traced):
     return copy.SerializeToString()
 
 
+def saturates():
+    """Whether ONNX Runtime's products of UINT8 and INT8 do: on x86 processors without instructions for them."""
+    try:
+        flags = next(line for line in open("/proc/cpuinfo") if line.startswith("flags"))
+    except (OSError, StopIteration):
+        return False
+    return "vnni" not in flags
+
+
 def main():
     totals, rows, left_out = [0, 0, 0], 0, 0
     cases = json.load(open(sys.argv[1]))
@@ -259,6 +266,9 @@ def main():
         words = []
         for level, setting in LEVELS.items():
             # Products with 4-bit weights in 32 bits: by default ONNX Runtime rounds their inputs to 8 bits.
+            if traced and level == "optimized" and saturates():
+                words.append("optimized skipped: without VNNI its integer products saturate")
+                continue
             session = open_session(traced_model(model, path, traced), setting, qdq_matmulnbits_accuracy_level="1")
             # A range over all tokens of a pass depends on what is in the pass.
             per_tensor = case.get("per_tensor", False)
