@@ -148,6 +148,7 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "\"rtn\", \"gptq\", \"tune\"",
                 "How weights are rounded: to nearest, by GPTQ, or by GPTQ and then trained block by block",
             ),
+            key("tune_steps", "a number above 0", "Steps of training of each block, with method = \"tune\""),
             key(
                 "observer",
                 "name of an observer",
