@@ -57,6 +57,7 @@ fn sizes_that_cannot_be_are_refused() {
     let plan = "plan --checkpoint model --data text.txt";
     sandbox.refuses(&format!("{plan} --target-size 10kB"), 2, &["too small", "give a larger one"]);
     sandbox.refuses(&format!("{plan} --bits-per-weight 1"), 2, &["too small", "smaller --choices"]);
+    sandbox.refuses(&format!("{plan} --target-size 1GB"), 2, &["nothing to quantize", "a smaller one"]);
     sandbox.refuses(&format!("{plan} --target-size 60XB"), 2, &["60MB"]);
     sandbox.refuses(plan, 2, &["--target-size"]);
 }

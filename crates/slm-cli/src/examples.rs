@@ -108,11 +108,11 @@ Examples:
 
 pub(crate) const PLAN: &str = "\
 Examples:
-  slm plan --checkpoint my-model --data my-text.txt --target-size 120MB \\
+  slm plan --checkpoint my-model --data my-text.txt --bits-per-weight 6 \\
       --out plan.toml
   slm ptq --checkpoint my-model --calibration my-text.txt \\
       --config plan.toml --out my-model-planned
-  slm plan --checkpoint my-model --data my-text.txt --bits-per-weight 5 \\
+  slm plan --checkpoint my-model --data my-text.txt --target-size 1MB \\
       --by layer";
 
 pub(crate) const COMPARE: &str = "\
@@ -131,7 +131,7 @@ Examples:
 pub(crate) const BENCH: &str = "\
 Examples:
   slm bench --checkpoint my-model-int8 --prompt 32 --generate 16
-  slm bench --shape stories15m --bits 4 --granularity group:32 \\
+  slm bench --shape stories-15m --bits 4 --granularity group:32 \\
       --type weight-only --prompt 32 --generate 8";
 
 pub(crate) const CONFIG: &str = "\

@@ -150,6 +150,12 @@ pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
         let assignment =
             assign(&slices, budget).ok_or_else(|| too_small(budget + fixed, smallest + fixed))?;
 
+        if measured.iter().zip(&assignment).all(|(unit, &index)| unit[index].scheme == LayerScheme::Float) {
+            return Err(Error::Usage(format!(
+                "the size of {} holds the float model: there is nothing to quantize; give a smaller one",
+                table::bytes(budget + fixed)
+            )));
+        }
         let mut rules = Vec::with_capacity(units.len());
         let mut chosen = Vec::with_capacity(units.len());
         for (((name, layers), measured), index) in units.iter().zip(&measured).zip(assignment) {
