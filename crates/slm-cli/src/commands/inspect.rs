@@ -28,7 +28,7 @@ pub(crate) struct InspectArgs {
     /// Show one layer in full, such as layers.0.self_attn.q_proj
     #[arg(long, value_name = "NAME")]
     layer: Option<String>,
-    /// Show the tensors of the file, too
+    /// Show the tensors of the file, too; a file or a pipe gets them anyway
     #[arg(long, conflicts_with = "layer")]
     tensors: bool,
     #[command(flatten)]
@@ -48,6 +48,7 @@ pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<()> {
     }
     let view = CheckpointView::new(&checkpoint);
     args.html.write(|| page::page(&checkpoint, &view))?;
-    view.say(args.tensors, args.tables, context)?;
+    let tensors = args.tensors || context.output.width().is_none();
+    view.say(tensors, args.tables, context)?;
     context.output.result(&view)
 }
