@@ -54,12 +54,34 @@ impl SequentialRun<'_> {
         sink: &mut dyn SequentialSink<E>,
     ) -> Result<(), E> {
         let names = self.plan.layers.iter().map(|layer| layer.name.as_str());
-        let gathering = Gathering { activations: false, ..Gathering::of(self.config) };
-        let gatherer = InputGatherer::new(&self.config.activation_observer, gathering, names)?;
+        let gatherer = self.gatherer(names)?;
         let hook = Arc::clone(&gatherer) as Arc<dyn ForwardHook>;
         let total = layerwise_steps(self.model, self.windows.len(), self.with_head, true);
         let mut visitor = Visitor { run: self, gatherer, sink, done: 0, total };
         forward_layerwise(self.model, source, self.device, self.windows, self.with_head, &hook, &mut visitor)
+    }
+
+    /// Gathers the second moments of the inputs of `layers`.
+    pub(crate) fn gatherer<'l>(&self, layers: impl Iterator<Item = &'l str>) -> Result<Arc<InputGatherer>> {
+        let gathering = Gathering { activations: false, ..Gathering::of(self.config) };
+        InputGatherer::new(&self.config.activation_observer, gathering, layers)
+    }
+
+    /// Quantizes the float layer `linear` behind the inputs that `gatherer` saw. Also gives its float weight.
+    pub(crate) fn quantize(
+        &self,
+        name: &str,
+        linear: &Linear,
+        gatherer: &InputGatherer,
+    ) -> Result<(Vec<f32>, QuantizedLayer)> {
+        let fail = |error: slm_nn::Error| Error::layer(name, error);
+        let weight = linear.float_weight().ok_or_else(|| fail(slm_nn::Error::AlreadyPacked))?;
+        let shape = weight.dims();
+        let values = to_vec_f32("weight", weight).map_err(fail)?;
+        let mut inputs = gatherer.take(name)?;
+        inputs.activation = self.observed.layers.get(name).and_then(|seen| seen.activation);
+        let layer = quantize_layer(name, &values, shape, self.config, Some(&inputs))?;
+        Ok((values, layer))
     }
 }
 
@@ -89,14 +111,8 @@ struct Visitor<'a, E> {
 
 impl<E: From<Error>> Visitor<'_, E> {
     fn quantize(&mut self, name: &str, linear: &mut Linear) -> Result<(), E> {
-        let fail = |error: slm_nn::Error| Error::layer(name, error);
-        let weight = linear.float_weight().ok_or_else(|| fail(slm_nn::Error::AlreadyPacked))?;
-        let (shape, device) = (weight.dims(), weight.device());
-        let values = to_vec_f32("weight", weight).map_err(fail)?;
-        let mut inputs = self.gatherer.take(name)?;
-        inputs.activation = self.run.observed.layers.get(name).and_then(|seen| seen.activation);
-        let layer = quantize_layer(name, &values, shape, self.run.config, Some(&inputs))?;
-        install(name, linear, &layer.matrix, &device)?;
+        let (_, layer) = self.run.quantize(name, linear, &self.gatherer)?;
+        install(name, linear, &layer.matrix, self.run.device)?;
         self.sink.take(layer)
     }
 }

@@ -6,9 +6,7 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 use slm_model::LM_HEAD;
-use slm_ptq::{
-    CheckpointQuantizer, Choice, LayerRule, LayerScheme, Plan, PlannedLayer, PtqConfig, Rotate, assign,
-};
+use slm_ptq::{CheckpointQuantizer, Choice, LayerRule, LayerScheme, PlannedLayer, PtqConfig, Rotate, assign};
 
 use super::sensitivity::{SensitivityText, Unit, UnitResult, measure, sensitivity_config, units};
 use crate::commands::scheme_args::SchemeArgs;
@@ -173,9 +171,8 @@ pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
         }
         let together = PtqConfig { layers: rules.clone(), ..config.clone() };
         let layers = planned.layers.iter().filter(|layer| !is_float(&rules, units.as_slice(), &layer.name));
-        let all = Plan { layers: layers.cloned().collect(), skipped: Vec::new(), embedding: None };
         let UnitResult { kl_mean, perplexity, .. } =
-            measure(String::new(), all.layers, model, &together, text)?;
+            measure(String::new(), layers.cloned().collect(), model, &together, text)?;
         let (tokens, perplexity_float) = text.float_perplexity(model)?;
         let layer_bytes: u64 = chosen.iter().map(|unit| unit.bytes).sum();
         let result = PlanResult {

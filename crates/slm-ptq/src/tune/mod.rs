@@ -18,18 +18,17 @@ use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
-use slm_model::{BlockwiseModel, TensorSource};
+use slm_model::{BlockwiseModel, LM_HEAD, TensorSource};
 use slm_nn::{
     FakeQuantizedWeight, ForwardHook, InputQuant, LayerState, NamedLinears, SharedQatStage, Weight,
-    attach_hook, detach_hooks, to_vec_f32, try_for_each_linear, try_for_each_linear_mut,
+    attach_hook, detach_hooks, try_for_each_linear, try_for_each_linear_mut,
 };
 use slm_quant_core::{ActivationQuant, ObserverKind, QuantizedMatrix};
 
 use self::train::BlockTrainer;
 use crate::convert::report;
-use crate::inputs::{Gathering, InputGatherer};
 use crate::sequential::{SequentialRun, SequentialSink, install};
-use crate::{Error, QuantizedLayer, Result, TuneOptions, quantize_layer};
+use crate::{Error, QuantizedLayer, Result, TuneOptions};
 
 /// Most that a weight may lie away from its code at the start, in steps of the grid. Rounding must give the code, and a
 /// weight beside the border would change it in the first step.
@@ -57,7 +56,7 @@ impl SequentialRun<'_> {
         let mut progress = Steps { done: 0, total: per_block * blocks.layers() + self.windows.len(), sink };
         for index in 0..blocks.layers() {
             let mut block = blocks.block(index, self.device)?;
-            let starts = self.round(&mut block, &mut progress, |block, progress| {
+            let starts = self.round(&mut block, &mut progress, |block, _, progress| {
                 for x in &quantized {
                     block.forward(x.clone());
                     progress.step()?;
@@ -94,10 +93,11 @@ impl SequentialRun<'_> {
         }
         if self.with_head {
             let mut head = blocks.head(self.device)?;
-            let starts = self.round(&mut head, &mut progress, |head, progress| {
+            let starts = self.round(&mut head, &mut progress, |head, hook, progress| {
                 for x in std::mem::take(&mut quantized) {
-                    let x = head.inputs(x);
-                    head.for_each_linear(&mut |_, head| drop(head.forward(x.clone())));
+                    // The hook reads no outputs, and those of a head are many.
+                    let x: Tensor<2> = head.inputs(x).flatten(0, 1);
+                    hook.on_forward(LM_HEAD, &x, &x);
                     progress.step()?;
                 }
                 Ok(())
@@ -107,34 +107,28 @@ impl SequentialRun<'_> {
         Ok(())
     }
 
-    /// Quantizes the planned layers of `module` by GPTQ, behind the inputs that they see while `forward` runs.
+    /// Quantizes the planned layers of `module` by GPTQ, behind the inputs that they see while `forward` runs, or that it
+    /// gives to the hook itself.
     fn round<M: NamedLinears, E: From<Error>>(
         &self,
         module: &mut M,
         progress: &mut Steps<'_, E>,
-        forward: impl FnOnce(&M, &mut Steps<'_, E>) -> Result<(), E>,
+        forward: impl FnOnce(&M, &dyn ForwardHook, &mut Steps<'_, E>) -> Result<(), E>,
     ) -> Result<Vec<Start>, E> {
         let mut names = Vec::new();
         module.for_each_linear(&mut |name, _| names.push(name.to_owned()));
         names.retain(|name| self.plan.quantizes(name));
-        let gathering = Gathering { activations: false, ..Gathering::of(self.config) };
-        let watched = names.iter().map(String::as_str);
-        let gatherer = InputGatherer::new(&self.config.activation_observer, gathering, watched)?;
-        attach_hook(module, &(Arc::clone(&gatherer) as Arc<dyn ForwardHook>));
-        forward(module, progress)?;
+        let gatherer = self.gatherer(names.iter().map(String::as_str))?;
+        let hook = Arc::clone(&gatherer) as Arc<dyn ForwardHook>;
+        attach_hook(module, &hook);
+        forward(module, &*hook, progress)?;
         detach_hooks(module);
         let mut starts = Vec::with_capacity(names.len());
         try_for_each_linear(module, |name, linear| {
             if !self.plan.quantizes(name) {
                 return Ok(());
             }
-            let fail = |error: slm_nn::Error| Error::layer(name, error);
-            let weight = linear.float_weight().ok_or_else(|| fail(slm_nn::Error::AlreadyPacked))?;
-            let shape = weight.dims();
-            let values = to_vec_f32("weight", weight).map_err(fail)?;
-            let mut inputs = gatherer.take(name)?;
-            inputs.activation = self.observed.layers.get(name).and_then(|seen| seen.activation);
-            let layer = quantize_layer(name, &values, shape, self.config, Some(&inputs))?;
+            let (values, layer) = self.quantize(name, linear, &gatherer)?;
             starts.push(Start { values, layer });
             Ok::<_, Error>(())
         })?;
