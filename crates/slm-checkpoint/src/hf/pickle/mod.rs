@@ -17,7 +17,7 @@ use crate::{Error, Result};
 use slm_store::Error as StoreError;
 use slm_store::tensors::{first_not_finite, to_f32};
 
-/// What to do with a pickle that is not read.
+/// Remedy for a pickle that is not read.
 const CONVERT: &str = "convert the model to safetensors: load it with transformers, and save it with \
                        save_pretrained(..., safe_serialization=True)";
 

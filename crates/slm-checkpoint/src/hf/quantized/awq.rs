@@ -42,7 +42,7 @@ struct Fields {
     version: Option<String>,
 }
 
-/// How a layer is stored.
+/// Storage form of a layer.
 #[derive(Debug)]
 pub(super) struct Form {
     bits: Bits,

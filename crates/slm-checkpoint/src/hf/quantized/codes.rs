@@ -20,7 +20,7 @@ pub(super) struct Codes {
     pub(super) zero_points: Option<Vec<i8>>,
 }
 
-/// Which values share a scale.
+/// Values that share a scale.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Groups {
     /// All.

@@ -41,7 +41,7 @@ struct Fields {
     transform_config: Option<Map<String, Value>>,
 }
 
-/// What a group says.
+/// Settings of a group of layers.
 #[derive(Debug, Deserialize)]
 struct Scheme {
     targets: Vec<String>,
@@ -81,7 +81,7 @@ fn yes() -> bool {
     true
 }
 
-/// How a layer is stored.
+/// Storage form of a layer.
 #[derive(Debug)]
 pub(super) struct Form {
     bits: Bits,
@@ -276,7 +276,7 @@ impl Config {
         })
     }
 
-    /// How zero points are stored; a symmetric scheme may have them, all of them 0.
+    /// Storage of zero points; a symmetric scheme may have them, all of them 0.
     fn zero_points(
         &self,
         looking: &mut Looking<'_>,
@@ -391,7 +391,7 @@ impl Form {
         self.inputs.as_ref().is_some_and(|args| args.symmetric && args.dynamic == Value::Bool(true))
     }
 
-    /// How the file treats inputs; why that is not done here.
+    /// The file's treatment of inputs, and the reason why it is not done here.
     pub(super) fn inputs(
         &self,
         layer: &Layer,

@@ -48,7 +48,7 @@ fn whole_rows() -> i64 {
     -1
 }
 
-/// How a layer is stored.
+/// Storage form of a layer.
 #[derive(Debug)]
 pub(super) struct Form {
     bits: Bits,

@@ -116,7 +116,7 @@ pub(super) struct Layer {
     parts: Vec<String>,
 }
 
-/// How it is stored.
+/// Storage form.
 #[derive(Debug)]
 enum Form {
     Compressed(compressed::Form),
@@ -138,7 +138,7 @@ impl Layer {
         self.parts.iter().map(String::as_str)
     }
 
-    /// What it is, in a few words.
+    /// Description in a few words.
     pub(super) fn description(&self) -> String {
         match &self.form {
             Form::Compressed(form) => form.description(),

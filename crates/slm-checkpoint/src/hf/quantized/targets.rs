@@ -13,7 +13,7 @@ pub(super) struct Targets {
     patterns: Vec<Regex>,
 }
 
-/// How closely a list names a layer; the closest of several groups is a layer's.
+/// Closeness with which a list names a layer; the closest of several groups is a layer's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Match {
     /// By the class of its module.
@@ -49,7 +49,7 @@ impl Targets {
         Ok(targets)
     }
 
-    /// How closely the list names the layer `module` of the class `class`; none where it does not.
+    /// Closeness with which the list names the layer `module` of the class `class`; none where it does not.
     pub(super) fn find(&self, module: &str, class: &str) -> Option<Match> {
         if self.names.iter().any(|name| name == module) {
             return Some(Match::Name);
