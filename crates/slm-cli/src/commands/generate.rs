@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use slm_model::{GenerateOptions, StopReason};
+use slm_model::{GenerateOptions, Generator, StopReason};
 use slm_text::StopTexts;
 
 use crate::commands::kv_cache_args::KvCacheArgs;
@@ -95,7 +95,8 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
     let mut stopped = None;
     // Shown with the first token: until then a prompt that does not fit can still be refused.
     let mut prompt = Some(text.as_str());
-    let output = generate_text(&model, &prompt_ids, &options, &mut stream, &context.interrupt, |text| {
+    let mut generator = Generator::new(&model);
+    let output = generate_text(&mut generator, &prompt_ids, &options, &mut stream, &context.interrupt, |text| {
         let (piece, stop) = stops.push(&text);
         stopped = stop;
         written.push_str(&piece);

@@ -18,7 +18,7 @@ use slm_model::{TOKEN_TABLE, Transformer};
 use slm_nn::NamedLinears;
 use slm_ptq::{
     CalibrationTokens, CheckpointQuantizer, DynamicInputs, LayerScheme, QuantizedCheckpoint, Rotate,
-    RoundingMethod, Smooth,
+    RoundingMethod, Smooth, TransformedSource,
 };
 use slm_quant_core::{ActivationGranularity, ObserverKind};
 use slm_train::Setting;
@@ -214,7 +214,13 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         seconds: start.elapsed().as_secs_f64(),
         device: context.device_name,
     });
-    args.html.write(|| result.page(&quantized_checkpoint))?;
+    args.html.write(|| {
+        let source = TransformedSource::new(&checkpoint, quantizer.transforms());
+        result.page(&quantized_checkpoint, &|layer| {
+            let weights = source.read_f32(&format!("{}.weight", layer.name))?;
+            Ok((weights.len() == layer.shape[0] * layer.shape[1]).then_some(weights))
+        })
+    })?;
     result.say(args.tables, &context.output)?;
     context.output.result(&result)
 }
