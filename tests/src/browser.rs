@@ -76,6 +76,13 @@ impl Browser {
             }}}),
         );
         browser.session += &format!("/{}", session["sessionId"].as_str().unwrap());
+        browser.post("/timeouts", &json!({"script": 100_000}));
+        // The times of the page's own thread, whatever else the machine does.
+        browser.devtools("Performance.enable", &json!({"timeDomain": "threadTicks"}));
+        // The page that Chromium begins with is not looked at.
+        browser.post("/url", &json!({"url": "about:blank"}));
+        browser.log("performance");
+        browser.log("browser");
         Some(browser)
     }
 
@@ -189,6 +196,18 @@ impl Browser {
             format!("{}: {} at {} ({})", violation["id"], violation["help"], node["target"], node["failureSummary"])
         });
         Some(words.collect())
+    }
+
+    /// Seconds of processor time that the page has taken since it was opened.
+    ///
+    /// # Panics
+    /// If Chromium does not say.
+    #[track_caller]
+    pub fn seconds(&self) -> f64 {
+        let metrics = self.devtools("Performance.getMetrics", &json!({}));
+        let metrics = metrics["metrics"].as_array().unwrap();
+        let task = metrics.iter().find(|metric| metric["name"] == "TaskDuration").unwrap();
+        task["value"].as_f64().unwrap()
     }
 
     /// The visible part of the page as a PNG.

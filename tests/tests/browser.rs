@@ -109,7 +109,7 @@ fn pages_can_be_used_without_a_mouse_and_printed() {
 
 /// As many layers as SmolLM2-135M has: 211.
 #[test]
-fn a_page_of_many_layers_is_small_and_opens_at_once() {
+fn a_page_of_many_layers_is_small_and_opens_in_a_second() {
     const BLOCKS: usize = 30;
     let sandbox = Sandbox::with_model();
     let mut model = model();
@@ -131,12 +131,9 @@ fn a_page_of_many_layers_is_small_and_opens_at_once() {
     assert!(bytes < 3_000_000, "{bytes} bytes");
     let Some(browser) = Browser::start() else { return };
     browser.emulate(DESKTOP.0, DESKTOP.1, false);
-    let times = (0..3).map(|_| {
-        browser.open(&page);
-        assert_eq!(browser.run("return document.querySelectorAll('details').length"), 7 * BLOCKS + 1);
-        browser.run("return performance.getEntriesByType('navigation')[0].loadEventEnd").as_f64().unwrap()
-    });
-    let best = times.fold(f64::INFINITY, f64::min);
-    println!("{bytes} bytes, open after {best:.0} ms");
-    assert!(best < 1000.0, "{best} ms");
+    browser.open(&page);
+    let seconds = browser.seconds();
+    assert_eq!(browser.run("return document.querySelectorAll('details').length"), 7 * BLOCKS + 1);
+    println!("{bytes} bytes, open after {seconds:.3} s of processor time");
+    assert!(seconds < 1.0, "{seconds} s");
 }

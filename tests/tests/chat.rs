@@ -151,7 +151,9 @@ fn a_real_model_knows_a_capital() {
     sandbox.slm_with("import --out float", &[Path::new(&source).to_str().unwrap()], &[]).success();
     let line = "ptq --checkpoint float --type dynamic --no-eval";
     sandbox.slm(&format!("{line} --granularity channel --out int8")).success();
-    for checkpoint in ["float", "int8"] {
+    let line = "ptq --checkpoint float --type weight-only --no-eval --bits 4";
+    sandbox.slm(&format!("{line} --granularity group:32 --out int4")).success();
+    for checkpoint in ["float", "int8", "int4"] {
         let options = format!("--checkpoint {checkpoint} --json --max-new-tokens 40");
         let spoken = replies(chat(&sandbox, &options, "What is the capital of France?\n"));
         let answer = spoken[0]["content"].as_str().unwrap();

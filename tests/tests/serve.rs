@@ -65,3 +65,34 @@ print("ok")
         String::from_utf8_lossy(&output.stderr)
     );
 }
+
+/// SmolLM2-135M-Instruct, where the environment variable `SLM_REAL` names its Hugging Face directory.
+#[test]
+fn a_real_model_knows_a_capital() {
+    let Some(source) = std::env::var_os("SLM_REAL") else {
+        println!("skipped: SLM_REAL does not name the directory of a real model");
+        return;
+    };
+    let Some(python) = peer_python("openai") else { return };
+    let sandbox = Sandbox::new();
+    sandbox.slm_with("import --out float", &[source.to_str().unwrap()], &[]).success();
+    for (name, options) in [
+        ("int8", "--type dynamic --granularity channel"),
+        ("int4", "--type weight-only --bits 4 --granularity group:32"),
+    ] {
+        sandbox.slm(&format!("ptq --checkpoint float --no-eval {options} --out {name}")).success();
+    }
+    let program = "
+import sys, openai
+client = openai.OpenAI(base_url=sys.argv[1], api_key='none')
+ask = [{'role': 'user', 'content': 'What is the capital of France?'}]
+answer = client.chat.completions.create(model='any', messages=ask, temperature=0, max_tokens=40)
+print(answer.choices[0].message.content)
+";
+    for checkpoint in ["float", "int8", "int4"] {
+        let server = Server::start(&sandbox, &format!("--checkpoint {checkpoint}"));
+        let output = Command::new(&python).args(["-c", program, &server.url]).output().unwrap();
+        let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(answer.contains("Paris"), "{checkpoint}: {answer}{}", String::from_utf8_lossy(&output.stderr));
+    }
+}

@@ -27,13 +27,13 @@ use crate::text::{Limit, Tokens, WindowArgs, Windowing, evaluate_with_progress, 
 /// Measure how well a checkpoint predicts texts, and how far its predictions are from those of another.
 ///
 /// Perplexity: a text is tokenized without special tokens and cut into windows that do not overlap. Each window starts
-/// afresh, and all its tokens but the first are scored; a last, shorter window counts too. With --bos each begins with
-/// the beginning-of-sequence token, and all its tokens are scored. Sequences of token ids are cut each by itself. With
+/// anew, and all its tokens but the first are scored; a last, shorter window counts too. With --bos each begins with
+/// the beginning-of-sequence token, and all its tokens are scored. Each sequence of token ids is cut separately. With
 /// --stride S, windows overlap and begin S tokens apart; every token is scored once, with at least window - S tokens before it.
 ///
 /// With --reference, usually the float model: the Kullback-Leibler divergence of the predicted distributions from the
 /// reference's, in nats (mean, median, percentiles, largest), the share of positions where both find the same token
-/// likeliest, and the root mean square of the change of the right token's probability.
+/// most likely, and the root mean square of the change of the right token's probability.
 ///
 /// With --choices, multiple-choice questions as lm-evaluation-harness counts them: a choice is scored by the
 /// log-likelihood of its tokens after the context; accuracy is the share of questions whose answer scores highest,

@@ -22,7 +22,7 @@ use crate::text::evaluate_with_progress;
 /// The weights of a quantized checkpoint are stored as codes. Gradients are computed in float, and after every
 /// optimizer step the weights are quantized again on the scales that they have; --rounding says how. Embeddings,
 /// norms and biases are float and train as such. A float checkpoint is trained in 32-bit floats. Ctrl-C writes a
-/// checkpoint that --resume goes on from.
+/// checkpoint, from which --resume continues.
 #[derive(Debug, Args)]
 pub(crate) struct FinetuneArgs {
     /// Checkpoint to begin with, quantized or float

@@ -122,6 +122,10 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
         StopReason::StopId(id) => ("end_of_text", tokenizer.token(id)),
         StopReason::Interrupted => ("interrupted", None),
     };
+    if stop == "max_new_tokens" && context.output.width().is_some() {
+        let tokens = output.ids.len();
+        context.output.say(format!("[cut after {tokens} tokens; --max-new-tokens allows more]"))?;
+    }
     let prompt_tokens = prompt_ids.len();
     let result = GenerateResult {
         prompt: text,

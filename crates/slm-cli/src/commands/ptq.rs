@@ -113,7 +113,7 @@ pub(crate) struct PtqArgs {
     no_eval: bool,
     #[command(flatten)]
     windows: WindowArgs,
-    /// Calibrate on text alone, without the beginning-of-sequence token that the tokenizer puts in front of prompts
+    /// Calibrate on text only, without the beginning-of-sequence token that the tokenizer puts in front of prompts
     #[arg(long)]
     no_calibration_bos: bool,
     /// Checkpoint directory to write [default: out/ptq-int8-static-tensor and the like, which is replaced]

@@ -23,8 +23,8 @@ use crate::text::{Windowing, evaluate_with_progress};
 ///
 /// Starts from a float checkpoint, or from random weights without --checkpoint. Evaluates the float model, what
 /// post-training quantization makes of it, and what this run does, on the text held out (or --eval), and says how
-/// much of the loss of post-training quantization was recovered. Ctrl-C writes a checkpoint that --resume goes on
-/// from.
+/// much of the loss of post-training quantization was recovered. Ctrl-C writes a checkpoint, from which --resume
+/// continues.
 #[derive(Debug, Args)]
 pub(crate) struct QatArgs {
     /// TOML file with [training], and optionally [quantization] and [qat]; with [model] where there is no
