@@ -41,7 +41,7 @@ fn results_follow_the_schema() {
         ("ptq", "ptq --checkpoint model --type weight-only --no-eval --out c"),
         ("eval", &format!("eval --checkpoint int8 {text}")),
         ("eval", &format!("eval --checkpoint int8 {text} --data other.txt --reference model --noise-floor")),
-        ("eval", &format!("eval --checkpoint int8 {text} --window 32 --stride 16 --bos")),
+        ("eval", &format!("eval --checkpoint int8 {text} --window 32 --stride 16")),
         ("eval", "eval --checkpoint int8 --choices questions.jsonl"),
         ("eval, several checkpoints", &format!("eval --checkpoint int8 --checkpoint model {text} --reference model")),
         ("compare", &format!("compare model int8 {text}")),

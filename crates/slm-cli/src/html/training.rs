@@ -20,10 +20,11 @@ pub(crate) fn training_curves(dir: &Path) -> Result<Option<Plot>> {
     if steps.len().max(validations.len()) < 2 {
         return Ok(None);
     }
-    let last = |points: &[(f64, f64)]| points.last().map_or(f64::NAN, |point| point.1);
+    let last = |points: &[(f64, f64)]| {
+        points.last().map_or_else(|| "unknown".to_owned(), |point| format!("{:.4} nats per token", point.1))
+    };
     let label = format!(
-        "Training loss and validation loss over {} steps; at the end {:.4} and {:.4} nats per token",
-        steps.len(),
+        "Loss over the steps of training: at the end {} on the training text and {} on the text held out",
         last(&steps),
         last(&validations)
     );
