@@ -38,11 +38,8 @@ impl Browser {
     /// # Panics
     /// If it is installed and cannot be started.
     pub fn start() -> Option<Self> {
-        let started = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn();
+        let started =
+            Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let Ok(mut driver) = started else {
             println!("skipped: no chromedriver; .ci/browser installs it");
             return None;
@@ -59,12 +56,8 @@ impl Browser {
             .http_status_as_error(false)
             .build()
             .into();
-        let mut browser = Self {
-            driver,
-            session: format!("http://127.0.0.1:{port}/session"),
-            agent,
-            _profile: profile,
-        };
+        let mut browser =
+            Self { driver, session: format!("http://127.0.0.1:{port}/session"), agent, _profile: profile };
         let folder = format!("--user-data-dir={}", browser._profile.path().display());
         let arguments: Vec<&str> = ARGUMENTS.into_iter().chain([&*folder]).collect();
         let session = browser.post(
@@ -193,7 +186,10 @@ impl Browser {
         let violations = found["violations"].as_array().unwrap_or_else(|| panic!("axe-core: {found}"));
         let words = violations.iter().map(|violation| {
             let node = &violation["nodes"][0];
-            format!("{}: {} at {} ({})", violation["id"], violation["help"], node["target"], node["failureSummary"])
+            format!(
+                "{}: {} at {} ({})",
+                violation["id"], violation["help"], node["target"], node["failureSummary"]
+            )
         });
         Some(words.collect())
     }

@@ -176,7 +176,8 @@ impl HttpReply {
 fn unchunked(body: &str) -> String {
     let (mut rest, mut text) = (body.as_bytes(), Vec::new());
     while let Some(end) = rest.windows(2).position(|pair| pair == b"\r\n") {
-        let size = std::str::from_utf8(&rest[..end]).ok().and_then(|size| usize::from_str_radix(size, 16).ok());
+        let size =
+            std::str::from_utf8(&rest[..end]).ok().and_then(|size| usize::from_str_radix(size, 16).ok());
         let Some(chunk) = size.and_then(|size| rest.get(end + 2..end + 2 + size)) else { break };
         text.extend_from_slice(chunk);
         rest = rest.get(end + 4 + chunk.len()..).unwrap_or_default();

@@ -24,8 +24,11 @@ fn look_at(browser: &Browser, path: &Path) {
             browser.emulate(width, height, dark);
             browser.open(path);
             // Of the layers, some are open; all are made alike.
-            browser.run("document.querySelectorAll('details').forEach((layer, index) => { layer.open = index < 3; })");
-            let overflow = browser.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth");
+            browser.run(
+                "document.querySelectorAll('details').forEach((layer, index) => { layer.open = index < 3; })",
+            );
+            let overflow = browser
+                .run("return document.documentElement.scrollWidth - document.documentElement.clientWidth");
             assert_eq!(overflow, 0, "{what}: the page is wider than the screen");
             if let Some(violations) = browser.violations() {
                 assert_eq!(violations, Vec::<String>::new(), "{what}");
@@ -55,13 +58,19 @@ fn every_page_is_sound() {
     sandbox.put("train.toml", slm_tests::train_config(4));
     let text = "--data text.txt --max-tokens 256";
     for (page, line) in [
-        ("ptq", "ptq --checkpoint model --calibration text.txt --bits 4 --granularity group:16 --mapping affine --out int4"),
+        (
+            "ptq",
+            "ptq --checkpoint model --calibration text.txt --bits 4 --granularity group:16 --mapping affine --out int4",
+        ),
         ("inspect", "inspect int8"),
         ("float", "inspect model"),
         ("compare", &format!("compare model int8 {text}")),
         ("sensitivity", &format!("sensitivity --checkpoint model --by layer {text}")),
         ("eval", &format!("eval --checkpoint int8 --reference model {text}")),
-        ("sizes", &format!("eval --checkpoint model --checkpoint int8 --checkpoint int4 --reference model {text}")),
+        (
+            "sizes",
+            &format!("eval --checkpoint model --checkpoint int8 --checkpoint int4 --reference model {text}"),
+        ),
         ("qat", "qat --checkpoint model --config run.toml --data text.txt --bits 4 --out qat"),
         ("finetune", "finetune --checkpoint int8 --config run.toml --data text.txt --out tuned"),
         ("train", "train --config train.toml --data text.txt --out trained"),
@@ -80,7 +89,9 @@ fn pages_can_be_used_without_a_mouse_and_printed() {
     browser.emulate(DESKTOP.0, DESKTOP.1, false);
     browser.open(&sandbox.path("page.html"));
     let cells = |column: u32| {
-        let script = format!("return [...document.querySelector('table').tBodies[0].rows].map(row => row.cells[{column}].textContent)");
+        let script = format!(
+            "return [...document.querySelector('table').tBodies[0].rows].map(row => row.cells[{column}].textContent)"
+        );
         let cells = browser.run(&script);
         cells.as_array().unwrap().iter().map(|cell| cell.as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
@@ -102,7 +113,10 @@ fn pages_can_be_used_without_a_mouse_and_printed() {
     assert_eq!(shown, json!(["layers.0.mlp.down_proj", "layers.1.mlp.down_proj"]));
 
     browser.run("dispatchEvent(new Event('beforeprint'))");
-    assert_eq!(browser.run("return [...document.querySelectorAll('details')].every(layer => layer.open)"), true);
+    assert_eq!(
+        browser.run("return [...document.querySelectorAll('details')].every(layer => layer.open)"),
+        true
+    );
     let paper = browser.devtools("Page.printToPDF", &json!({}));
     assert!(paper["data"].as_str().unwrap().len() > 20_000);
 }

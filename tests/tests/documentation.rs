@@ -159,7 +159,8 @@ fn figures_in_the_page_of_mathematics_are_those_of_the_program() {
                     printed += &format!("$ {command}\n{}", output.stdout.trim_start_matches('\n'));
                     figures += 1;
                 }
-                renewed = renewed.replace(&format!("```console\n{block}```"), &format!("```console\n{printed}```"));
+                renewed =
+                    renewed.replace(&format!("```console\n{block}```"), &format!("```console\n{printed}```"));
                 let blesses = std::env::var_os("SLM_BLESS").is_some();
                 assert!(blesses || agree(&block, &printed), "SLM_BLESS=1 renews:\n{block}is now\n{printed}");
             }

@@ -37,13 +37,21 @@ fn results_follow_the_schema() {
     let mut told = vec!["chat", "serve"];
     for (title, line) in [
         ("ptq", &*format!("{quantize} --out a")),
-        ("ptq", &format!("{quantize} --bits 4 --granularity group:16 --mapping affine --type dynamic --embeddings int8 --out b")),
+        (
+            "ptq",
+            &format!(
+                "{quantize} --bits 4 --granularity group:16 --mapping affine --type dynamic --embeddings int8 --out b"
+            ),
+        ),
         ("ptq", "ptq --checkpoint model --type weight-only --no-eval --out c"),
         ("eval", &format!("eval --checkpoint int8 {text}")),
         ("eval", &format!("eval --checkpoint int8 {text} --data other.txt --reference model --noise-floor")),
         ("eval", &format!("eval --checkpoint int8 {text} --window 32 --stride 16")),
         ("eval", "eval --checkpoint int8 --choices questions.jsonl"),
-        ("eval, several checkpoints", &format!("eval --checkpoint int8 --checkpoint model {text} --reference model")),
+        (
+            "eval, several checkpoints",
+            &format!("eval --checkpoint int8 --checkpoint model {text} --reference model"),
+        ),
         ("compare", &format!("compare model int8 {text}")),
         ("inspect", "inspect model"),
         ("inspect", "inspect int8"),

@@ -93,6 +93,10 @@ print(answer.choices[0].message.content)
         let server = Server::start(&sandbox, &format!("--checkpoint {checkpoint}"));
         let output = Command::new(&python).args(["-c", program, &server.url]).output().unwrap();
         let answer = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(answer.contains("Paris"), "{checkpoint}: {answer}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            answer.contains("Paris"),
+            "{checkpoint}: {answer}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }

@@ -251,8 +251,12 @@ mod tests {
     #[test]
     fn columns_that_say_one_thing_are_told_once() {
         let row = |layer: &str, kernel: &str| vec![Cell::text(layer), Cell::text("8"), Cell::text(kernel)];
-        let table =
-            Table::new("", "Note.", &["layer", "bits", "kernel"], [row("a", "x"), row("b", "x"), row("c", "x")]);
+        let table = Table::new(
+            "",
+            "Note.",
+            &["layer", "bits", "kernel"],
+            [row("a", "x"), row("b", "x"), row("c", "x")],
+        );
         assert_eq!(table.note, "Note. All rows: bits 8; kernel x.");
         assert_eq!((table.columns, table.rows[2].len()), (vec!["layer".to_owned()], 1));
         let table = Table::new("", "", &["layer", "bits", "kernel"], [row("a", "x"), row("b", "y")]);

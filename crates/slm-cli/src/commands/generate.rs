@@ -96,13 +96,14 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
     // Shown with the first token: until then a prompt that does not fit can still be refused.
     let mut prompt = Some(text.as_str());
     let mut generator = Generator::new(&model);
-    let output = generate_text(&mut generator, &prompt_ids, &options, &mut stream, &context.interrupt, |text| {
-        let (piece, stop) = stops.push(&text);
-        stopped = stop;
-        written.push_str(&piece);
-        context.output.stream(&[prompt.take().unwrap_or_default(), &piece].concat())?;
-        Ok(if stopped.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-    })?;
+    let output =
+        generate_text(&mut generator, &prompt_ids, &options, &mut stream, &context.interrupt, |text| {
+            let (piece, stop) = stops.push(&text);
+            stopped = stop;
+            written.push_str(&piece);
+            context.output.stream(&[prompt.take().unwrap_or_default(), &piece].concat())?;
+            Ok(if stopped.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
     if stopped.is_none() {
         let (rest, stop) = stops.push(&stream.finish()?);
         let rest = if stop.is_some() { rest } else { rest + &stops.finish() };

@@ -27,10 +27,12 @@ impl RunPage<'_> {
     pub(super) fn page(self) -> Result<Page> {
         let checkpoint = Checkpoint::open(self.checkpoint)?;
         let inspected = inspect::page(&checkpoint)?;
-        let mut page = Page::new(format!("slm {}: {}", self.command, self.checkpoint.display()), self.verdict);
+        let mut page =
+            Page::new(format!("slm {}: {}", self.command, self.checkpoint.display()), self.verdict);
         page.facts = self.facts;
         if !self.quality.is_empty() {
-            let bars = self.quality.into_iter().map(|(name, value)| (name.to_owned(), value, format!("{value:.4}")));
+            let bars =
+                self.quality.into_iter().map(|(name, value)| (name.to_owned(), value, format!("{value:.4}")));
             let note = format!("Perplexity on {}; lower is better.", self.measured_on);
             page.charts.push(Chart::new("Quality", &note, bars.collect()));
         }

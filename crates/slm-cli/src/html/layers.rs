@@ -169,7 +169,8 @@ fn bars(matrix: &QuantizedMatrix, weights: &[f32], is_float: bool) -> Bars {
     let mut clipped = Vec::new();
     if is_float {
         clipped = vec![0; BINS];
-        let (range, cols, width) = (matrix.scheme().range(), matrix.cols().max(1), matrix.group_width().max(1));
+        let (range, cols, width) =
+            (matrix.scheme().range(), matrix.cols().max(1), matrix.group_width().max(1));
         for (row, weights) in weights.chunks(cols).enumerate().take(matrix.rows()) {
             for (group, weights) in weights.chunks(width).enumerate() {
                 let QParams { scale, zero_point } = matrix.qparams(matrix.scale_index(row, group));

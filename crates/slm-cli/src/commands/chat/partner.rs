@@ -58,11 +58,7 @@ impl Answer {
 }
 
 /// The model of a checkpoint.
-pub(super) fn load_model(
-    checkpoint: &Checkpoint,
-    args: &ChatArgs,
-    context: &Context,
-) -> Result<Transformer> {
+pub(super) fn load_model(checkpoint: &Checkpoint, args: &ChatArgs, context: &Context) -> Result<Transformer> {
     let mut model = checkpoint.load_model(&context.device)?;
     args.kv_cache.apply(&mut model);
     Ok(model)

@@ -131,7 +131,8 @@ impl SeveralResult {
     }
 
     fn page(&self) -> Page {
-        let mut page = Page::new(format!("slm eval: {} checkpoints", self.checkpoints.len()), self.headline());
+        let mut page =
+            Page::new(format!("slm eval: {} checkpoints", self.checkpoints.len()), self.headline());
         if let Some(first) = self.checkpoints.first() {
             let result = &first.result;
             let fact = |label: &str, text: String| Fact { label: label.to_owned(), text };
@@ -154,7 +155,10 @@ impl SeveralResult {
         page.plots.push(Plot {
             title: format!("Size against {what}"),
             caption: format!("Up: {what}; {better}. To the right: bytes of all weights."),
-            svg: html::scatter(&marks, &format!("Size against {what} of each checkpoint; the table below has the numbers")),
+            svg: html::scatter(
+                &marks,
+                &format!("Size against {what} of each checkpoint; the table below has the numbers"),
+            ),
         });
         let divergences: Vec<Mark> = self
             .checkpoints
@@ -165,13 +169,20 @@ impl SeveralResult {
             page.plots.push(Plot {
                 title: "Size against divergence".to_owned(),
                 caption: "Up: mean KL divergence from the reference, in nats; lower is better.".to_owned(),
-                svg: html::scatter(&divergences, "Size against KL divergence of each checkpoint; the table below has the numbers"),
+                svg: html::scatter(
+                    &divergences,
+                    "Size against KL divergence of each checkpoint; the table below has the numbers",
+                ),
             });
         }
         let rows = self.checkpoints.iter().map(|checkpoint| {
             let mut cells = checkpoint.cells().into_iter();
             let name = cells.next().map(Cell::text);
-            name.into_iter().chain(checkpoint.values().into_iter().zip(cells).map(|(value, text)| Cell::number(value, text))).collect()
+            name.into_iter()
+                .chain(
+                    checkpoint.values().into_iter().zip(cells).map(|(value, text)| Cell::number(value, text)),
+                )
+                .collect()
         });
         page.tables.push(Table::new("Checkpoints", SORT_NOTE, &self.header(), rows));
         page

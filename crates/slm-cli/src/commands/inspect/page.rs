@@ -41,17 +41,7 @@ pub(in crate::commands) fn page(checkpoint: &Checkpoint) -> Result<Page> {
     page.tables.push(Table::new(
         "Layers",
         TABLE_NOTE,
-        &[
-            "layer",
-            "SQNR dB",
-            "clipped",
-            "largest error",
-            "scale",
-            "zero point",
-            "shape",
-            "scheme",
-            "bytes",
-        ],
+        &["layer", "SQNR dB", "clipped", "largest error", "scale", "zero point", "shape", "scheme", "bytes"],
         metadata.records().map(row),
     ));
     page.layers = html::layers(checkpoint, &|_| Ok(None))?;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{WIDTH, escaped, short};
+use super::{WIDTH, escaped};
 
 /// Room for the numbers of the vertical axis.
 const LEFT: f64 = 84.0;
@@ -109,11 +109,6 @@ impl Frame {
             escaped(last)
         )
     }
-}
-
-/// A number of an axis.
-pub(super) fn number(value: f64) -> String {
-    short(value)
 }
 
 #[cfg(test)]

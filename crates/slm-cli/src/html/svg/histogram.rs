@@ -27,7 +27,8 @@ pub(in crate::html) fn histogram(bars: &Bars, grid: &[f64], label: &str) -> Stri
         for (index, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
             // Roots, so that the tails are seen.
             let height = ((*count as f64 / most).sqrt() * (BOTTOM - 5.0)).max(1.0);
-            let _ = write!(path, "M{:.1} {BOTTOM}v-{height:.0}h{width:.1}v{height:.0}z", index as f64 * width);
+            let _ =
+                write!(path, "M{:.1} {BOTTOM}v-{height:.0}h{width:.1}v{height:.0}z", index as f64 * width);
         }
         path
     };

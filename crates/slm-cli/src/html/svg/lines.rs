@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::axes::{Axis, Frame, number};
-use super::{escaped, svg};
+use super::axes::{Axis, Frame};
+use super::{escaped, short, svg};
 
 /// Most points of a curve; more would not be seen.
 const POINTS: usize = 400;
@@ -25,13 +25,15 @@ pub(crate) fn lines(series: &[Series], x_name: &str, label: &str) -> String {
         y: Axis::of(points().map(|point| point.1), 5),
         height: 300.0,
     };
-    let mut content = frame.draw(x_name, number, number);
+    let mut content = frame.draw(x_name, short, short);
     for (series, class) in series.iter().zip(["curve-one", "curve-two"]) {
         let every = series.points.len().div_ceil(POINTS).max(1);
         let last = series.points.len().saturating_sub(1);
-        let shown = series.points.iter().enumerate().filter(|(index, point)| {
-            (index % every == 0 || *index == last) && point.1.is_finite()
-        });
+        let shown = series
+            .points
+            .iter()
+            .enumerate()
+            .filter(|(index, point)| (index % every == 0 || *index == last) && point.1.is_finite());
         let mut path = String::new();
         for (_, (x, y)) in shown.clone() {
             let command = if path.is_empty() { 'M' } else { 'L' };
@@ -45,8 +47,8 @@ pub(crate) fn lines(series: &[Series], x_name: &str, label: &str) -> String {
                 frame.place_x(*x),
                 frame.place_y(*y),
                 escaped(&series.name),
-                number(*y),
-                number(*x)
+                short(*y),
+                short(*x)
             );
         }
     }

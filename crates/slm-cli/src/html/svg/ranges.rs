@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::axes::{Axis, Frame, number};
+use super::axes::{Axis, Frame};
 use super::depth::index_axis;
-use super::{escaped, svg};
+use super::{escaped, short, svg};
 
 /// The values that the codes of a layer's input reach.
 #[derive(Debug, Clone)]
@@ -37,8 +37,9 @@ pub(crate) fn ranges(ranges: &[Range], label: &str) -> String {
         height: 300.0,
     };
     let name = |place: f64| {
-        let nearest = values.iter().min_by(|a, b| (bent(**a) - place).abs().total_cmp(&(bent(**b) - place).abs()));
-        nearest.map_or_else(String::new, |value| number(*value))
+        let nearest =
+            values.iter().min_by(|a, b| (bent(**a) - place).abs().total_cmp(&(bent(**b) - place).abs()));
+        nearest.map_or_else(String::new, |value| short(*value))
     };
     let mut content = frame.draw_y(name);
     for (index, range) in ranges.iter().enumerate() {

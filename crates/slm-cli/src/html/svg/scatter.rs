@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::axes::{Axis, Frame, number};
-use super::{WIDTH, escaped, svg};
+use super::axes::{Axis, Frame};
+use super::{WIDTH, escaped, short, svg};
 use crate::table;
 
 /// A checkpoint in a plot of size against quality.
@@ -22,7 +22,7 @@ pub(crate) fn scatter(marks: &[Mark], label: &str) -> String {
         y: Axis::of(marks.iter().map(|mark| mark.value), 5),
         height: 340.0,
     };
-    let mut content = frame.draw("MB of weights", number, number);
+    let mut content = frame.draw("MB of weights", short, short);
     for mark in marks.iter().filter(|mark| mark.value.is_finite()) {
         let (x, y) = (frame.place_x(megabytes(mark)), frame.place_y(mark.value));
         // Names on the right half are written to the left of their mark.
@@ -33,7 +33,7 @@ pub(crate) fn scatter(marks: &[Mark], label: &str) -> String {
             "<circle class=\"one\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\"><title>{name}: {}, {}</title></circle>\
              <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{name}</text>",
             table::bytes(mark.bytes),
-            number(mark.value),
+            short(mark.value),
             x + shift,
             y + 4.0
         );
