@@ -23,7 +23,7 @@ mod qat_stage;
 mod quantized_training;
 mod roles;
 
-pub use activation::{InputQuant, fake_quantize_activation};
+pub use activation::{FakeQuantizedInput, fake_quantize_activation};
 pub use cpu::{CpuLinear, CpuOutput, CpuScratch, apply_linears};
 pub use device::{ndarray_device, on_cpu, to_vec_f32};
 pub use diagnose::{first_layer_not_finite, is_finite};
