@@ -129,10 +129,10 @@ pub fn matmul_rows(
     if out.is_empty() || a.cols == 0 {
         return;
     }
-    vectorize(Product { a, rows, packed, columns, accumulate, out, tiles: &mut scratch.tiles });
+    vectorize(Matmul { a, rows, packed, columns, accumulate, out, tiles: &mut scratch.tiles });
 }
 
-struct Product<'a> {
+struct Matmul<'a> {
     a: Matrix<'a>,
     rows: Range<usize>,
     packed: &'a [f32],
@@ -142,7 +142,7 @@ struct Product<'a> {
     tiles: &'a mut Vec<[f32; TILE]>,
 }
 
-impl WithSimd for Product<'_> {
+impl WithSimd for Matmul<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -164,7 +164,7 @@ impl WithSimd for Product<'_> {
     }
 }
 
-impl Product<'_> {
+impl Matmul<'_> {
     /// Interleaves the rows of each tile, column by column.
     #[inline(always)]
     fn pack_rows(&mut self, block: Range<usize>) {
