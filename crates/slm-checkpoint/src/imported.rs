@@ -88,6 +88,11 @@ impl ImportedLayers {
     }
 }
 
+/// The name of the layer whose weight is the tensor `tensor`.
+pub fn layer_of(tensor: &str) -> &str {
+    tensor.strip_suffix(".weight").unwrap_or(tensor)
+}
+
 /// The scheme of most values: of the width that most have, the first.
 fn most_common<'a>(layers: impl Iterator<Item = &'a LayerMetadata>) -> Option<QuantScheme> {
     let (mut four, mut eight) = (0, 0);

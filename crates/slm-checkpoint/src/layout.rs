@@ -28,7 +28,7 @@ struct Entry {
     /// Canonical name of the float tensor.
     name: String,
     shape: Vec<usize>,
-    form: Form,
+    form: TensorForm,
 }
 
 /// One tensor of a model in the form in which it is stored.
@@ -41,7 +41,7 @@ pub(crate) enum Stored<'a> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Form {
+enum TensorForm {
     /// A float tensor that can only be float.
     Float,
     /// The token embedding, as yet float and of this type.
@@ -57,9 +57,9 @@ impl Layout {
     pub fn new(config: &ModelConfig) -> Self {
         let entry = |tensor: slm_model::ExpectedTensor| Entry {
             form: match tensor.linear_weight {
-                true => Form::Linear,
-                false if tensor.name == EMBED_TOKENS => Form::Table(Dtype::F32),
-                false => Form::Float,
+                true => TensorForm::Linear,
+                false if tensor.name == EMBED_TOKENS => TensorForm::Table(Dtype::F32),
+                false => TensorForm::Float,
             },
             name: tensor.name,
             shape: tensor.shape,
@@ -83,30 +83,30 @@ impl Layout {
         let name = names::weight(layer);
         let tied = self.tied;
         let found = self.entries.iter_mut().find(|entry| match entry.form {
-            Form::Linear => entry.name == name,
-            Form::Table(_) => layer == if tied { LM_HEAD } else { TOKEN_TABLE },
-            Form::Float | Form::Quantized(_) => false,
+            TensorForm::Linear => entry.name == name,
+            TensorForm::Table(_) => layer == if tied { LM_HEAD } else { TOKEN_TABLE },
+            TensorForm::Float | TensorForm::Quantized(_) => false,
         });
         let Some(entry) = found else { return Ok(None) };
         let [rows, cols] = entry.shape[..] else { return Ok(None) };
-        entry.form = Form::Quantized(QuantizedForm::new([rows, cols], scheme, static_input)?);
+        entry.form = TensorForm::Quantized(QuantizedForm::new([rows, cols], scheme, static_input)?);
         entry.name = name;
         Ok(Some([rows, cols]))
     }
 
     /// Stores the float embedding as `dtype`: F32, F16 or BF16. Changes nothing where it is quantized.
     pub fn store_embedding_as(&mut self, dtype: Dtype) {
-        let found = self.entries.iter_mut().find(|entry| matches!(entry.form, Form::Table(_)));
+        let found = self.entries.iter_mut().find(|entry| matches!(entry.form, TensorForm::Table(_)));
         if let (Some(entry), Dtype::F32 | Dtype::F16 | Dtype::BF16) = (found, dtype) {
-            entry.form = Form::Table(dtype);
+            entry.form = TensorForm::Table(dtype);
         }
     }
 
     /// The tensors and quantized layers, in canonical order.
     pub(crate) fn stored(&self) -> impl Iterator<Item = Stored<'_>> {
         self.entries.iter().map(|entry| match entry.form {
-            Form::Quantized(_) => Stored::Quantized(entry.layer()),
-            Form::Float | Form::Linear | Form::Table(_) => Stored::Float(&entry.name),
+            TensorForm::Quantized(_) => Stored::Quantized(entry.layer()),
+            TensorForm::Float | TensorForm::Linear | TensorForm::Table(_) => Stored::Float(&entry.name),
         })
     }
 
@@ -131,9 +131,9 @@ impl Entry {
     fn specs(&self) -> Vec<TensorSpec> {
         let float = |dtype| vec![TensorSpec::new(&self.name, dtype, self.shape.as_slice())];
         match self.form {
-            Form::Quantized(form) => form.specs(self.layer()),
-            Form::Table(dtype) => float(dtype),
-            Form::Float | Form::Linear => float(Dtype::F32),
+            TensorForm::Quantized(form) => form.specs(self.layer()),
+            TensorForm::Table(dtype) => float(dtype),
+            TensorForm::Float | TensorForm::Linear => float(Dtype::F32),
         }
     }
 }

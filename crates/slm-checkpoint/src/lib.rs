@@ -54,7 +54,7 @@ mod versions;
 
 pub use checkpoint::{Checkpoint, OpenOptions};
 pub use error::{Error, Result};
-pub use imported::ImportedLayers;
+pub use imported::{ImportedLayers, layer_of};
 pub use layout::Layout;
 pub use migrate::{MigrationReport, migrate};
 pub use safetensors::Dtype as TensorType;

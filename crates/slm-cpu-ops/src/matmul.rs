@@ -134,14 +134,14 @@ pub fn matmul_rows(
     if out.is_empty() || a.cols == 0 {
         return;
     }
-    let product = Product { a, rows, packed, columns, accumulate, out, packed_rows: &mut scratch.rows };
+    let matmul = Matmul { a, rows, packed, columns, accumulate, out, packed_rows: &mut scratch.rows };
     match KernelKind::best() {
-        KernelKind::Scalar => vectorize(product),
-        kernel => product.with_kernel(kernel),
+        KernelKind::Scalar => vectorize(matmul),
+        kernel => matmul.with_kernel(kernel),
     }
 }
 
-struct Product<'a> {
+struct Matmul<'a> {
     a: Matrix<'a>,
     rows: Range<usize>,
     packed: &'a [f32],
@@ -152,20 +152,20 @@ struct Product<'a> {
 }
 
 /// For processors that none of the kernels is made for. The same bits, where multiplications and additions are fused.
-impl WithSimd for Product<'_> {
+impl WithSimd for Matmul<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        self.blocks(|product, block| {
-            for panel in 0..product.columns.div_ceil(PANEL) {
-                product.panel(simd, panel, block.clone());
+        self.blocks(|matmul, block| {
+            for panel in 0..matmul.columns.div_ceil(PANEL) {
+                matmul.panel(simd, panel, block.clone());
             }
         });
     }
 }
 
-impl Product<'_> {
+impl Matmul<'_> {
     /// Calls `add` with each block of terms, whose sums are added to those of the blocks before.
     #[inline(always)]
     fn blocks(&mut self, mut add: impl FnMut(&mut Self, Range<usize>)) {
@@ -210,23 +210,23 @@ impl Product<'_> {
     fn with_kernel(mut self, kernel: KernelKind) {
         let (depth, panels) = (self.a.cols, self.columns.div_ceil(PANEL));
         let mut sums = [0.0; TILE * GROUP * PANEL];
-        self.blocks(|product, block| {
+        self.blocks(|matmul, block| {
             for first in (0..panels).step_by(GROUP) {
                 let count = GROUP.min(panels - first);
                 let end = (first + count - 1) * depth + block.end;
                 let values =
-                    FloatValues::F32(&product.packed[(first * depth + block.start) * PANEL..end * PANEL]);
+                    FloatValues::F32(&matmul.packed[(first * depth + block.start) * PANEL..end * PANEL]);
                 let group = Panels { values, count, stride: depth * PANEL, depth: block.len() };
-                for at in (0..product.rows.len()).step_by(TILE) {
-                    let height = TILE.min(product.rows.len() - at);
-                    let rows = product.tile::<TILE>(at, &block);
+                for at in (0..matmul.rows.len()).step_by(TILE) {
+                    let height = TILE.min(matmul.rows.len() - at);
+                    let rows = matmul.tile::<TILE>(at, &block);
                     multiply_panels(kernel, &rows[..height], group, &mut sums, GROUP * PANEL);
                     for (i, sums) in sums.chunks_exact(GROUP * PANEL).take(height).enumerate() {
                         let (sums, _) = sums.as_chunks::<PANEL>();
                         sums[..count]
                             .iter()
                             .enumerate()
-                            .for_each(|(panel, sums)| product.store(first + panel, at + i, sums));
+                            .for_each(|(panel, sums)| matmul.store(first + panel, at + i, sums));
                     }
                 }
             }

@@ -6,10 +6,9 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::Device;
-use slm_checkpoint::hf::ImportOptions;
 use slm_checkpoint::{Checkpoint, TensorFile, hf};
 use slm_exchange::gguf::{TensorKind, dequantize};
-use slm_exchange::{Llama2cImportOptions, import_llama2c, is_llama2c};
+use slm_exchange::{ImportOptions, import_llama2c, is_llama2c};
 use slm_quant_core::{ActivationGranularity, ActivationQuant, Bits, QParams, QuantizationType};
 use slm_testing::{Random, peer_python, shared_dir};
 use slm_text::Tokenizer;
@@ -278,8 +277,8 @@ fn llama2c_files_are_the_model_that_they_were_made_of() {
         let path = root.path().join(format!("{name}.bin"));
         assert!(is_llama2c(&path), "{name}");
         let out = root.path().join(format!("{name}-slm"));
-        let report = import_llama2c(&path, &out, &Llama2cImportOptions::default()).unwrap();
-        assert!(report.has_tokenizer && report.notes.is_empty(), "{report:?}");
+        let report = import_llama2c(&path, &out, &ImportOptions::default(), None).unwrap();
+        assert!(report.has_tokenizer && report.warnings.is_empty(), "{report:?}");
         let found = Checkpoint::open(&out).unwrap();
         let mut model = whole.config().model.clone();
         model.tie_word_embeddings = name != "v0-head";
@@ -305,13 +304,13 @@ fn llama2c_files_are_the_model_that_they_were_made_of() {
     let path = root.path().join("v2.bin");
     let expected = TensorFile::open(&root.path().join("expected.safetensors")).unwrap();
     let out = root.path().join("v2-slm");
-    let report = import_llama2c(&path, &out, &Llama2cImportOptions::default()).unwrap();
+    let report = import_llama2c(&path, &out, &ImportOptions::default(), None).unwrap();
     assert_eq!(report.quantized_layers, 36);
     let codes = Checkpoint::open(&out).unwrap();
     codes.load_model(&Device::flex()).unwrap();
-    let options = Llama2cImportOptions { dequantize: true, ..Llama2cImportOptions::default() };
+    let options = ImportOptions { dequantize: true, ..ImportOptions::default() };
     let floats = root.path().join("v2-floats");
-    import_llama2c(&path, &floats, &options).unwrap();
+    import_llama2c(&path, &floats, &options, None).unwrap();
     let floats = Checkpoint::open(&floats).unwrap();
     for layer in 0..5 {
         for (part, name) in [
@@ -343,16 +342,15 @@ fn llama2c_files_are_the_model_that_they_were_made_of() {
     for end in [0, 27, 100, 255, 256, bytes.len() - 1] {
         fs::write(&cut, &bytes[..end]).unwrap();
         let error =
-            import_llama2c(&cut, &root.path().join("none"), &Llama2cImportOptions::default()).unwrap_err();
+            import_llama2c(&cut, &root.path().join("none"), &ImportOptions::default(), None).unwrap_err();
         assert!(error.to_string().contains("cut.bin") && error.to_string().contains("header"), "{error}");
     }
     fs::write(root.path().join("other.bin"), &fs::read(root.path().join("tokenizer.bin")).unwrap()[..2000])
         .unwrap();
-    let options = Llama2cImportOptions {
-        tokenizer: Some(root.path().join("other.bin")),
-        ..Llama2cImportOptions::default()
-    };
-    let error = import_llama2c(&path, &root.path().join("none"), &options).unwrap_err().to_string();
+    let other = root.path().join("other.bin");
+    let options = ImportOptions::default();
+    let error =
+        import_llama2c(&path, &root.path().join("none"), &options, Some(&other)).unwrap_err().to_string();
     assert!(error.contains("other.bin") && error.contains("token"), "{error}");
 }
 

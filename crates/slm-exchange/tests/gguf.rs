@@ -7,7 +7,7 @@ use std::path::Path;
 
 use slm_checkpoint::Checkpoint;
 use slm_exchange::{
-    Error, ExportOptions, ExportReport, Fidelity, FloatType, Format, GgufImportOptions, export, import_gguf,
+    Error, ExportOptions, ExportReport, Fidelity, FloatType, Format, ImportOptions, export, import_gguf,
 };
 use slm_quant_core::QuantizationType;
 use slm_testing::peer_python;
@@ -29,7 +29,7 @@ fn to_gguf(checkpoint: &Path, out: &Path, strict: bool) -> Result<ExportReport, 
 }
 
 fn from_gguf(file: &Path, out: &Path) -> Checkpoint {
-    let options = GgufImportOptions { dequantize: false, dynamic: false, overwrite: false };
+    let options = ImportOptions { dequantize: false, dynamic: false, overwrite: false };
     Checkpoint::open(import_gguf(file, out, &options).unwrap().path).unwrap()
 }
 

@@ -13,7 +13,7 @@ use burn::tensor::Device;
 use peak_alloc::PeakAlloc;
 use slm_checkpoint::{Checkpoint, SaveRequest, TokenizerInfo, save};
 use slm_exchange::gguf::{GgufFile, GgufWriter, TensorDecl, TensorKind, Value};
-use slm_exchange::{ExportOptions, Format, GgufImportOptions, export, import_gguf};
+use slm_exchange::{ExportOptions, Format, ImportOptions, export, import_gguf};
 use slm_model::{ModelConfig, Transformer};
 use slm_testing::Random;
 use slm_text::Tokenizer;
@@ -144,7 +144,7 @@ fn damaged_files_are_refused_by_name_or_work() {
         (base(root.path()), root.path().join("base.gguf")),
         (foreign(root.path()), root.path().join("foreign.gguf")),
     ];
-    let options = GgufImportOptions { dequantize: false, dynamic: true, overwrite: false };
+    let options = ImportOptions { dequantize: false, dynamic: true, overwrite: false };
     for (bytes, path) in &bases {
         let out = root.path().join("whole");
         import_gguf(path, &out, &options).unwrap();

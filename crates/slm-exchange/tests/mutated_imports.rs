@@ -14,7 +14,7 @@ use std::path::Path;
 use peak_alloc::PeakAlloc;
 use serde_json::{Map, Value, json};
 use slm_checkpoint::{Checkpoint, hf};
-use slm_exchange::{Llama2cImportOptions, import_llama2c};
+use slm_exchange::{ImportOptions, import_llama2c};
 use slm_testing::Random;
 use zip::write::SimpleFileOptions;
 
@@ -373,7 +373,7 @@ fn import(dir: &Path, out: &Path) -> Result<(), String> {
     let file = dir.join("model.bin");
     match file.exists() {
         true => {
-            let imported = import_llama2c(&file, out, &Llama2cImportOptions::default());
+            let imported = import_llama2c(&file, out, &ImportOptions::default(), None);
             imported.map(|_| ()).map_err(|error| error.to_string())
         }
         false => hf::import_to(dir, out, false).map(|_| ()).map_err(|error| error.to_string()),

@@ -15,7 +15,7 @@ use crate::macrokernel::GemmArgs;
 use crate::packed_rhs::PackedRhs;
 use crate::simd::{LINE_BYTES, Simd};
 use crate::tile::Tile;
-use crate::vector::{load_lanes, store_tile};
+use crate::vector::store_biased_tile;
 
 /// Panels that few rows are multiplied with side by side.
 pub(crate) const PANELS_TOGETHER: usize = 4;
@@ -101,7 +101,7 @@ impl FloatArgs<'_> {
         panels: [usize; NP],
     ) {
         let w = self.w;
-        let mut x = self.inputs::<M>(row);
+        let mut x = self.x.rows::<M>(row);
         let mut lines = [std::ptr::null(); NP];
         for b in 0..NP {
             lines[b] = w.panel_lines(panels[b]);
@@ -142,16 +142,7 @@ impl FloatArgs<'_> {
             }
             self.scale(simd, panels, group, &dot, &mut results);
         }
-        self.finish(simd, row, panels, results);
-    }
-
-    #[inline(always)]
-    fn inputs<const M: usize>(&self, row: usize) -> [*const f32; M] {
-        let mut x = [std::ptr::null(); M];
-        for i in 0..M {
-            x[i] = self.x.row(row + i);
-        }
-        x
+        store_biased_tile(simd, &self.out, w.rows(), self.bias, row, panels, results);
     }
 
     /// Adds a group's scaled sums.
@@ -170,22 +161,5 @@ impl FloatArgs<'_> {
                 results[i][b] = simd.fma_f32(dot[i][b], scale, results[i][b]);
             }
         }
-    }
-
-    #[inline(always)]
-    fn finish<S: Simd, const M: usize, const NP: usize>(
-        &self,
-        simd: S,
-        row: usize,
-        panels: [usize; NP],
-        mut results: [[S::F32; NP]; M],
-    ) {
-        for b in 0..NP {
-            let bias = load_lanes(simd, self.bias, panels[b]);
-            for i in 0..M {
-                results[i][b] = simd.add_f32(results[i][b], bias);
-            }
-        }
-        store_tile(simd, &self.out, self.w.rows(), row, panels, &results);
     }
 }

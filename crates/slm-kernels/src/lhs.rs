@@ -392,4 +392,13 @@ impl FloatInputs<'_> {
     pub(crate) fn row(&self, row: usize) -> *const f32 {
         self.values[row * self.stride..][..self.stride].as_ptr()
     }
+
+    /// [`FloatInputs::row`] of `M` rows from `first` on.
+    ///
+    /// # Panics
+    /// When one of them does not exist.
+    #[inline(always)]
+    pub(crate) fn rows<const M: usize>(&self, first: usize) -> [*const f32; M] {
+        std::array::from_fn(|i| self.row(first + i))
+    }
 }

@@ -58,7 +58,7 @@ pub fn multiply_panels(
         "panels: size of the result"
     );
     with_values!(values, values => {
-        let product = Product { rows, values, count, stride, depth, out, out_stride };
+        let product = PanelMatmul { rows, values, count, stride, depth, out, out_stride };
         match Isa::new(kernel) {
             Some(isa) => with_isa!(isa, simd => simd.vectorize(Vectors { simd, product })),
             None => product.scalar(),
@@ -99,7 +99,7 @@ impl<S: Simd, E: FloatElement> Op for Widen<'_, S, E> {
 }
 
 /// Operands of a product whose lengths fit.
-struct Product<'a, E> {
+struct PanelMatmul<'a, E> {
     rows: &'a [&'a [f32]],
     values: &'a [E],
     count: usize,
@@ -109,7 +109,7 @@ struct Product<'a, E> {
     out_stride: usize,
 }
 
-impl<E: FloatElement> Product<'_, E> {
+impl<E: FloatElement> PanelMatmul<'_, E> {
     fn scalar(self) {
         for (i, row) in self.rows.iter().enumerate() {
             for n in 0..self.count {
@@ -177,7 +177,7 @@ impl<E: FloatElement> Product<'_, E> {
 
 struct Vectors<'a, S, E> {
     simd: S,
-    product: Product<'a, E>,
+    product: PanelMatmul<'a, E>,
 }
 
 impl<S: Simd, E: FloatElement> Op for Vectors<'_, S, E> {

@@ -19,7 +19,7 @@ use crate::lhs::FloatInputs;
 use crate::macrokernel::GemmArgs;
 use crate::simd::{LANES, LINE_BYTES, Simd};
 use crate::tile::Tile;
-use crate::vector::{load_lanes, store_tile};
+use crate::vector::store_biased_tile;
 
 /// The running sums in the order in which they are added up as a balanced tree: each with the one half of them further on,
 /// then pairs with pairs.
@@ -92,7 +92,7 @@ impl<E: FloatElement> GemmArgs for RowsArgs<'_, E> {
         row: usize,
         panels: [usize; NP],
     ) {
-        let x = self.inputs::<M>(row);
+        let x = self.x.rows::<M>(row);
         let mut tile = [[simd.splat_f32(0.0); NP]; M];
         for b in 0..NP {
             let mut sums = [[simd.splat_f32(0.0); LANES]; M];
@@ -120,7 +120,7 @@ impl<E: FloatElement> GemmArgs for RowsArgs<'_, E> {
                 tile[i][b] = sums[0];
             }
         }
-        self.finish(simd, row, panels, tile);
+        store_biased_tile(simd, &self.out, self.rows, self.bias, row, panels, tile);
     }
 
     fn unpacked_lines<S: Simd>(&self) -> Option<usize> {
@@ -153,25 +153,16 @@ impl<E: FloatElement> GemmArgs for RowsArgs<'_, E> {
         panels: [usize; NP],
         lines: [*const u8; NP],
     ) {
-        let (x, count) = (self.inputs::<M>(row), lane_columns(self.cols));
+        let (x, count) = (self.x.rows::<M>(row), lane_columns(self.cols));
         let mut cursor = Cursor { x, lines, count };
         // SAFETY: rows of input have `count` floats for each running sum, and by this function's contract the panels have as
         // many lines.
         let tile = unsafe { cursor.sum16(simd) };
-        self.finish(simd, row, panels, tile);
+        store_biased_tile(simd, &self.out, self.rows, self.bias, row, panels, tile);
     }
 }
 
 impl<E: FloatElement> RowsArgs<'_, E> {
-    #[inline(always)]
-    fn inputs<const M: usize>(&self, row: usize) -> [*const f32; M] {
-        let mut x = [std::ptr::null(); M];
-        for i in 0..M {
-            x[i] = self.x.row(row + i);
-        }
-        x
-    }
-
     /// The running sums of `M` rows of input with the rows of a panel, `R` of these at a time. Rows past the last repeat it.
     #[inline(always)]
     fn running_sums<S: Simd, const M: usize, const R: usize>(
@@ -237,23 +228,6 @@ impl<E: FloatElement> RowsArgs<'_, E> {
             Some(values) => E::load(simd, values),
             None => partial(simd, values),
         }
-    }
-
-    #[inline(always)]
-    fn finish<S: Simd, const M: usize, const NP: usize>(
-        &self,
-        simd: S,
-        row: usize,
-        panels: [usize; NP],
-        mut tile: [[S::F32; NP]; M],
-    ) {
-        for b in 0..NP {
-            let bias = load_lanes(simd, self.bias, panels[b]);
-            for i in 0..M {
-                tile[i][b] = simd.add_f32(tile[i][b], bias);
-            }
-        }
-        store_tile(simd, &self.out, self.rows, row, panels, &tile);
     }
 }
 

@@ -103,3 +103,24 @@ pub(crate) fn store_tile<S: Simd, const M: usize, const NP: usize>(
         }
     }
 }
+
+/// [`store_tile`] of results to which each row of weights adds its bias.
+#[allow(clippy::needless_range_loop, reason = "a tile has a row and a panel on every side")]
+#[inline(always)]
+pub(crate) fn store_biased_tile<S: Simd, const M: usize, const NP: usize>(
+    simd: S,
+    out: &Tile<'_, f32>,
+    width: usize,
+    bias: Option<&[f32]>,
+    row: usize,
+    panels: [usize; NP],
+    mut tile: [[S::F32; NP]; M],
+) {
+    for b in 0..NP {
+        let bias = load_lanes(simd, bias, panels[b]);
+        for i in 0..M {
+            tile[i][b] = simd.add_f32(tile[i][b], bias);
+        }
+    }
+    store_tile(simd, out, width, row, panels, &tile);
+}

@@ -110,7 +110,7 @@ pub fn forward_layerwise<E: From<Error>>(
         check_positions(config, ids.len())?;
     }
     let (shape, rotaries) = (HeadShape::of(config), Rotaries::new(&config.layers(), config.head_dim));
-    let run = Run { config, loader: Loader::new(source, device), device, windows, with_head, hook };
+    let run = LayerwiseRun { config, loader: Loader::new(source, device), device, windows, with_head, hook };
     if supports_device(device) {
         let longest = windows.iter().map(|ids| ids.len()).max().unwrap_or(0);
         run.with(CpuCompute::for_single_layers(config, device, longest), visitor)
@@ -133,7 +133,7 @@ pub fn layerwise_steps(
 }
 
 /// What a run needs, whatever computes it.
-struct Run<'a> {
+struct LayerwiseRun<'a> {
     config: &'a ModelConfig,
     loader: Loader<'a>,
     device: &'a Device,
@@ -142,7 +142,7 @@ struct Run<'a> {
     hook: &'a Arc<dyn ForwardHook>,
 }
 
-impl Run<'_> {
+impl LayerwiseRun<'_> {
     fn with<C: Compute, E: From<Error>>(
         mut self,
         mut compute: C,

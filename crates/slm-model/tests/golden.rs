@@ -80,10 +80,10 @@ impl TensorSource for Files {
     }
     fn take_f32(&mut self, name: &str, _: &[usize]) -> Result<Vec<f32>, SourceError> {
         let HfConfig { architecture, model, .. } = &self.config;
-        let origin = architecture.origin(model, &self.expected[name], self.prefixed);
-        let (shape, values) = self.tensors.get(&origin.tensor).ok_or(format!("no {}", origin.tensor))?;
-        assert_eq!(*shape, origin.shape, "{name}");
-        Ok(origin.apply(values.clone()))
+        let source = architecture.tensor_source(model, &self.expected[name], self.prefixed);
+        let (shape, values) = self.tensors.get(&source.tensor).ok_or(format!("no {}", source.tensor))?;
+        assert_eq!(*shape, source.shape, "{name}");
+        Ok(source.apply(values.clone()))
     }
 }
 

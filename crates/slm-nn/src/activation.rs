@@ -19,7 +19,7 @@ const PARALLEL_VALUES: usize = 1 << 16;
 
 /// How a fake-quantized layer treats its input.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum InputQuant {
+pub enum FakeQuantizedInput {
     /// As a packed layer with these settings.
     Fixed(ActivationQuant),
     /// Static: with one scale and zero point, whose range follows the training batches as a moving average, as
@@ -30,7 +30,7 @@ pub enum InputQuant {
     },
 }
 
-impl From<ActivationQuant> for InputQuant {
+impl From<ActivationQuant> for FakeQuantizedInput {
     fn from(quant: ActivationQuant) -> Self {
         Self::Fixed(quant)
     }
@@ -52,7 +52,7 @@ pub fn fake_quantize_activation(x: Tensor<2>, activation: ActivationQuant) -> Te
 /// Chooses the grid of a layer's input, as training goes.
 #[derive(Debug)]
 pub(crate) struct InputRanges {
-    quant: InputQuant,
+    quant: FakeQuantizedInput,
     stage: SharedQatStage,
     /// Bounds of what was observed.
     bounds: Mutex<ObservedBounds>,
@@ -69,12 +69,12 @@ pub(crate) enum ObservedBounds {
 }
 
 impl InputRanges {
-    pub(crate) fn new(quant: InputQuant, stage: SharedQatStage, bounds: Option<(f32, f32)>) -> Self {
+    pub(crate) fn new(quant: FakeQuantizedInput, stage: SharedQatStage, bounds: Option<(f32, f32)>) -> Self {
         let bounds = bounds.map_or(ObservedBounds::Nothing, ObservedBounds::Host);
         Self { quant, stage, bounds: Mutex::new(bounds) }
     }
 
-    pub(crate) fn quant(&self) -> InputQuant {
+    pub(crate) fn quant(&self) -> FakeQuantizedInput {
         self.quant
     }
 
@@ -93,8 +93,8 @@ impl InputRanges {
     /// [`slm_quant_core::Error::NotFinite`] for observed bounds that are not finite.
     pub(crate) fn activation(&self) -> Result<Option<ActivationQuant>> {
         match self.quant {
-            InputQuant::Fixed(quant) => Ok(Some(quant)),
-            InputQuant::Observed { .. } => {
+            FakeQuantizedInput::Fixed(quant) => Ok(Some(quant)),
+            FakeQuantizedInput::Observed { .. } => {
                 let params = self.bounds().map(|(min, max)| static_params(min, max)).transpose()?;
                 Ok(params.map(ActivationQuant::Static))
             }
@@ -104,12 +104,14 @@ impl InputRanges {
     /// Rounds `x`, or leaves it as it is where the stage or the settings say so. An error gives NaN and is reported.
     pub(crate) fn apply(self: &Arc<Self>, x: Tensor<2>, errors: &Reporter) -> Tensor<2> {
         let [rows, cols] = x.dims();
-        if rows == 0 || cols == 0 || self.quant == InputQuant::Fixed(ActivationQuant::Float) {
+        if rows == 0 || cols == 0 || self.quant == FakeQuantizedInput::Fixed(ActivationQuant::Float) {
             return x;
         }
         let observing = self.stage.get() == QatStage::Observe;
         let untouched = observing.then(|| x.clone());
-        if untouched.is_some() && (matches!(self.quant, InputQuant::Fixed(_)) || !x.device().is_autodiff()) {
+        if untouched.is_some()
+            && (matches!(self.quant, FakeQuantizedInput::Fixed(_)) || !x.device().is_autodiff())
+        {
             return x;
         }
         let rounded = if on_cpu(&x.device()) {
@@ -123,7 +125,7 @@ impl InputRanges {
     /// Whether a batch that is trained on changes what was observed.
     pub(crate) fn observes(&self, training: bool) -> Option<f32> {
         match self.quant {
-            InputQuant::Observed { averaging_constant }
+            FakeQuantizedInput::Observed { averaging_constant }
                 if training && self.stage.get() != QatStage::Frozen =>
             {
                 Some(averaging_constant)
@@ -139,16 +141,16 @@ impl InputRanges {
     /// The grid for the input `x`. Only a training step changes what was observed.
     pub(crate) fn fake_quantizer(&self, x: &[f32], cols: usize, training: bool) -> Result<FakeQuantizer> {
         let params = match self.quant {
-            InputQuant::Fixed(ActivationQuant::Static(params)) => vec![params],
-            InputQuant::Fixed(ActivationQuant::Dynamic(ActivationGranularity::PerToken)) => {
+            FakeQuantizedInput::Fixed(ActivationQuant::Static(params)) => vec![params],
+            FakeQuantizedInput::Fixed(ActivationQuant::Dynamic(ActivationGranularity::PerToken)) => {
                 if x.len() >= PARALLEL_VALUES {
                     x.par_chunks(cols).map(dynamic_params).collect::<Result<_>>()?
                 } else {
                     x.chunks(cols).map(dynamic_params).collect::<Result<_>>()?
                 }
             }
-            InputQuant::Fixed(_) => vec![dynamic_params(x)?],
-            InputQuant::Observed { .. } => vec![self.observed_params(x, training)?],
+            FakeQuantizedInput::Fixed(_) => vec![dynamic_params(x)?],
+            FakeQuantizedInput::Observed { .. } => vec![self.observed_params(x, training)?],
         };
         Ok(FakeQuantizer::of_activations(cols, params))
     }

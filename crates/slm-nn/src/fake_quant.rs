@@ -16,7 +16,7 @@ use slm_quant_core::{
     ActivationQuant, ObserverKind, QParams, QuantScheme, QuantizedMatrix, ScaleDtype, choose_matrix_qparams,
 };
 
-use crate::activation::{InputQuant, InputRanges};
+use crate::activation::{FakeQuantizedInput, InputRanges};
 use crate::errors::Reporter;
 use crate::{Error, ParameterRole, QatStage, Result, SharedQatStage, on_cpu, to_vec_f32};
 pub(crate) use ranges::moved;
@@ -55,7 +55,7 @@ impl FakeQuantizedWeight {
         weight: Param<Tensor<2>>,
         scheme: QuantScheme,
         observer: ObserverKind,
-        input: impl Into<InputQuant>,
+        input: impl Into<FakeQuantizedInput>,
         stage: &SharedQatStage,
     ) -> Result<Self> {
         let ranges = WeightRanges::new(scheme, observer, stage.clone(), RangeState::default())?;
@@ -75,7 +75,7 @@ impl FakeQuantizedWeight {
         weight: Param<Tensor<2>>,
         scheme: QuantScheme,
         observer: ObserverKind,
-        input: impl Into<InputQuant>,
+        input: impl Into<FakeQuantizedInput>,
         stage: &SharedQatStage,
     ) -> Result<Self> {
         if !is_learnable(scheme.mapping) {
@@ -168,7 +168,7 @@ impl FakeQuantizedWeight {
         Ok(self.input.activation()?)
     }
 
-    /// Bounds of the input that were observed, for [`InputQuant::Observed`] after the first batch.
+    /// Bounds of the input that were observed, for [`FakeQuantizedInput::Observed`] after the first batch.
     pub fn input_bounds(&self) -> Option<(f32, f32)> {
         self.input.bounds()
     }
@@ -213,7 +213,7 @@ impl FakeQuantizedWeight {
     /// On the CPU devices rounded activations are multiplied by the integer kernel that the converted layer runs,
     /// so that both give the same bits.
     pub(crate) fn matmul(&self, x: Tensor<2>) -> Tensor<2> {
-        let quantizes_input = self.input.quant() != InputQuant::Fixed(ActivationQuant::Float);
+        let quantizes_input = self.input.quant() != FakeQuantizedInput::Fixed(ActivationQuant::Float);
         if quantizes_input
             && x.dims()[0] > 0
             && on_cpu(&x.device())
@@ -237,7 +237,7 @@ impl FakeQuantizedWeight {
 /// As [`FakeQuantizedWeight::new`].
 pub fn fake_quantize(weight: Tensor<2>, scheme: QuantScheme, observer: &ObserverKind) -> Result<Tensor<2>> {
     let param = Param::from_tensor(weight.clone().detach());
-    let input = InputQuant::Fixed(ActivationQuant::Float);
+    let input = FakeQuantizedInput::Fixed(ActivationQuant::Float);
     let prepared = FakeQuantizedWeight::new(param, scheme, *observer, input, &SharedQatStage::default())?;
     Ok(if on_cpu(&weight.device()) {
         ops::fake_quantize_weight(weight, &prepared.ranges, &Reporter::default())

@@ -23,7 +23,7 @@ mod qat_stage;
 mod quantized_training;
 mod roles;
 
-pub use activation::{InputQuant, fake_quantize_activation};
+pub use activation::{FakeQuantizedInput, fake_quantize_activation};
 pub use cpu::{CpuLinear, CpuOutput, CpuScratch, apply_linears};
 pub use device::{ndarray_device, on_cpu, to_vec_f32};
 pub use diagnose::{first_layer_not_finite, is_finite};
@@ -32,7 +32,9 @@ pub use errors::{ErrorSlot, LayerError, Place, report_errors};
 pub use fake_quant::{FakeQuantizedWeight, LayerState, fake_quantize};
 pub use hook::{ForwardHook, attach_hook, detach_hooks};
 pub use linear::{Linear, LinearConfig, Weight};
-pub use named::{NamedLinears, linear_names, try_for_each_linear, try_for_each_linear_mut, unnamed_linears};
+pub use named::{
+    ModulePlace, NamedLinears, linear_names, try_for_each_linear, try_for_each_linear_mut, unnamed_linears,
+};
 pub use packed::{PackedWeight, WeightExecution};
 pub use qat_stage::{QatStage, SharedQatStage};
 pub use quantized_training::{QuantizedTrainableWeight, Rounding};

@@ -3,10 +3,12 @@
 mod complete;
 mod containers;
 pub(crate) mod derived;
+mod place;
 
 use crate::Linear;
 
 pub use complete::unnamed_linears;
+pub use place::ModulePlace;
 
 /// A module that names its quantizable linears, so that it can be calibrated, converted, inspected and saved.
 ///

@@ -4,8 +4,8 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use slm_kernels::quantize_activations;
 use slm_nn::{
-    FakeQuantizedWeight, InputQuant, Linear, QatStage, SharedQatStage, Weight, fake_quantize_activation,
-    to_vec_f32,
+    FakeQuantizedInput, FakeQuantizedWeight, Linear, QatStage, SharedQatStage, Weight,
+    fake_quantize_activation, to_vec_f32,
 };
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, ObserverKind, QParams, QuantRange,
@@ -15,7 +15,7 @@ use slm_testing::{devices, ramp as values, tensor};
 
 const ROWS: usize = 7;
 const COLS: usize = 13;
-const FLOAT: InputQuant = InputQuant::Fixed(ActivationQuant::Float);
+const FLOAT: FakeQuantizedInput = FakeQuantizedInput::Fixed(ActivationQuant::Float);
 
 fn weight(seed: usize, device: &Device) -> Param<Tensor<2>> {
     Param::from_tensor(tensor(values(seed, ROWS * COLS), [ROWS, COLS], device))
@@ -180,7 +180,7 @@ fn stages_observe_train_and_freeze() {
         let (train, stage) = (device.clone().autodiff(), SharedQatStage::default());
         let scheme = QuantScheme::per_tensor(Bits::Int4);
         let observer = ObserverKind::MovingAverage { averaging_constant: 0.5 };
-        let observed = InputQuant::Observed { averaging_constant: 0.5 };
+        let observed = FakeQuantizedInput::Observed { averaging_constant: 0.5 };
         let fake = FakeQuantizedWeight::new(weight(1, &train), scheme, observer, observed, &stage).unwrap();
         let layer = Linear::new(Weight::FakeQuantized(fake.clone()), None).unwrap();
         let plain = Linear::from_weight(fake.float_weight(), None).unwrap();
@@ -245,7 +245,7 @@ fn values_that_are_not_finite_make_everything_nan_and_change_no_range() {
     for device in devices() {
         let (device, stage) = (device.autodiff(), SharedQatStage::default());
         let scheme = QuantScheme::per_tensor(Bits::Int8);
-        let observed = InputQuant::Observed { averaging_constant: 0.5 };
+        let observed = FakeQuantizedInput::Observed { averaging_constant: 0.5 };
         let fake =
             FakeQuantizedWeight::new(weight(1, &device), scheme, ObserverKind::MinMax, observed, &stage)
                 .unwrap();

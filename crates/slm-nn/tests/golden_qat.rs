@@ -4,7 +4,7 @@ use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
 use serde_json::Value;
-use slm_nn::{FakeQuantizedWeight, InputQuant, Linear, SharedQatStage, Weight, to_vec_f32};
+use slm_nn::{FakeQuantizedInput, FakeQuantizedWeight, Linear, SharedQatStage, Weight, to_vec_f32};
 use slm_quant_core::{Bits, Granularity, Mapping, ObserverKind, QuantScheme};
 use slm_testing::{devices, shared_dir};
 
@@ -81,7 +81,7 @@ fn steps(golden: &Golden<'_>, scheme: QuantScheme, device: &Device) {
     };
     let weight = Param::from_tensor(tensor(golden.values("inputs", "weight0"), [n, k]));
     let observer = ObserverKind::MovingAverage { averaging_constant: constant("weight_fake_quant") };
-    let input = InputQuant::Observed { averaging_constant: constant("activation_fake_quant") };
+    let input = FakeQuantizedInput::Observed { averaging_constant: constant("activation_fake_quant") };
     let stage = SharedQatStage::default();
     let mut fake = FakeQuantizedWeight::new(weight, scheme, observer, input, &stage).unwrap();
     let bias = golden.values("inputs", "bias0");

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, DeviceKind};
 use slm_kernels::{KernelKind, PackedMatrix};
-use slm_nn::{FakeQuantizedWeight, InputQuant, Linear, SharedQatStage, Weight, WeightExecution, to_vec_f32};
+use slm_nn::{
+    FakeQuantizedInput, FakeQuantizedWeight, Linear, SharedQatStage, Weight, WeightExecution, to_vec_f32,
+};
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, ObserverKind, QParams, QuantScheme,
     quantize_matrix,
@@ -65,9 +67,9 @@ fn packed_linears_agree_with_the_cpu() {
 fn fake_quantized_linears_train() {
     let groups = Granularity::PerGroup { group_size: 5 };
     let inputs = [
-        InputQuant::Fixed(ActivationQuant::Float),
-        InputQuant::Fixed(ActivationQuant::Dynamic(ActivationGranularity::PerToken)),
-        InputQuant::Observed { averaging_constant: 0.5 },
+        FakeQuantizedInput::Fixed(ActivationQuant::Float),
+        FakeQuantizedInput::Fixed(ActivationQuant::Dynamic(ActivationGranularity::PerToken)),
+        FakeQuantizedInput::Observed { averaging_constant: 0.5 },
     ];
     for granularity in [Granularity::PerTensor, Granularity::PerChannel, groups] {
         for (mapping, learned) in

@@ -31,14 +31,14 @@ fn ids() -> Vec<u32> {
     (0..70).map(|i| (i * i * 7 + i * 13) % 60).collect()
 }
 
-fn go_on(_: Progress) -> Result<(), Error> {
+fn ignore_progress(_: Progress) -> Result<(), Error> {
     Ok(())
 }
 
 fn calibrate(quantizer: &mut CheckpointQuantizer<'_>) {
     let ids = ids();
     let tokens = CalibrationTokens { ids: &ids, window: 24, prefix: &[], text_sha256: "a".repeat(64) };
-    quantizer.calibrate(&tokens, &Device::flex(), &mut go_on).unwrap();
+    quantizer.calibrate(&tokens, &Device::flex(), &mut ignore_progress).unwrap();
 }
 
 fn logits(model: &Transformer) -> Vec<f32> {
@@ -72,7 +72,7 @@ fn the_checkpoint_and_the_model_in_memory_compute_the_same() {
                 if quantizer.needs_calibration() {
                     calibrate(&mut quantizer);
                 }
-                let written = quantizer.write(root.path().join("out"), true, &mut go_on).unwrap();
+                let written = quantizer.write(root.path().join("out"), true, &mut ignore_progress).unwrap();
                 let checkpoint = Checkpoint::open(&written.path).unwrap();
                 let (model, layers) = quantizer.load(&Device::flex()).unwrap();
                 assert_eq!(written.layers, layers, "{what}");
@@ -138,7 +138,7 @@ fn learned_rounding_counts_the_steps_of_its_training() {
         let mut config = config(QuantizationType::WeightOnly);
         (config.method, config.tune.steps, config.skip) = (RoundingMethod::Tune, 5, skip);
         let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
-        quantizer.calibrate(&tokens, &Device::flex(), &mut go_on).unwrap();
+        quantizer.calibrate(&tokens, &Device::flex(), &mut ignore_progress).unwrap();
         let mut seen = Vec::new();
         let mut note = |progress| {
             seen.push(progress);
@@ -201,7 +201,7 @@ fn what_cannot_be_quantized_is_refused() {
     let source = float(&root, true);
     let out: &Path = &root.path().join("out");
     let quantizer = CheckpointQuantizer::new(&source, config(QuantizationType::Static)).unwrap();
-    let uncalibrated = quantizer.write(out, false, &mut go_on).unwrap_err();
+    let uncalibrated = quantizer.write(out, false, &mut ignore_progress).unwrap_err();
     assert!(
         matches!(uncalibrated, Error::NotCalibrated { ref layer } if layer == "layers.0.self_attn.q_proj")
     );
@@ -210,19 +210,19 @@ fn what_cannot_be_quantized_is_refused() {
     let mut quantizer = CheckpointQuantizer::new(&source, config(QuantizationType::Static)).unwrap();
     let ids = ids();
     let none = CalibrationTokens { ids: &ids, window: 0, prefix: &[], text_sha256: String::new() };
-    let window = quantizer.calibrate(&none, &Device::flex(), &mut go_on).unwrap_err();
+    let window = quantizer.calibrate(&none, &Device::flex(), &mut ignore_progress).unwrap_err();
     assert!(window.to_string().contains("use at least 1"), "{window}");
     let long = CalibrationTokens { ids: &ids, window: 33, prefix: &[], text_sha256: String::new() };
-    let positions = quantizer.calibrate(&long, &Device::flex(), &mut go_on).unwrap_err();
+    let positions = quantizer.calibrate(&long, &Device::flex(), &mut ignore_progress).unwrap_err();
     assert!(positions.to_string().contains("max_position_embeddings"), "{positions}");
 
     let quantizer = CheckpointQuantizer::new(&source, config(QuantizationType::Dynamic)).unwrap();
-    let written = quantizer.write(out, false, &mut go_on).unwrap();
+    let written = quantizer.write(out, false, &mut ignore_progress).unwrap();
     let quantized = Checkpoint::open(&written.path).unwrap();
     let again = CheckpointQuantizer::new(&quantized, config(QuantizationType::Dynamic)).unwrap_err();
     assert!(matches!(again, Error::Checkpoint(slm_checkpoint::Error::NeedsFloat { .. })), "{again}");
     assert!(matches!(
-        quantizer.write(out, false, &mut go_on).unwrap_err(),
+        quantizer.write(out, false, &mut ignore_progress).unwrap_err(),
         Error::Checkpoint(slm_checkpoint::Error::Store(slm_checkpoint::StoreError::OutputExists { .. }))
     ));
 }
@@ -250,7 +250,7 @@ fn gptq_can_be_interrupted_and_refuses_what_calibration_refuses() {
     config.method = RoundingMethod::Gptq;
     let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
     let out = root.path().join("out");
-    let uncalibrated = quantizer.write(&out, false, &mut go_on).unwrap_err();
+    let uncalibrated = quantizer.write(&out, false, &mut ignore_progress).unwrap_err();
     assert!(matches!(uncalibrated, Error::NotCalibrated { .. }), "{uncalibrated}");
     calibrate(&mut quantizer);
     let entries = || std::fs::read_dir(root.path()).unwrap().count();
@@ -265,8 +265,8 @@ fn gptq_can_be_interrupted_and_refuses_what_calibration_refuses() {
     }
     let ids = ids();
     let long = CalibrationTokens { ids: &ids, window: 33, prefix: &[], text_sha256: String::new() };
-    quantizer.calibrate(&long, &Device::flex(), &mut go_on).unwrap();
-    let positions = quantizer.write(&out, false, &mut go_on).unwrap_err();
+    quantizer.calibrate(&long, &Device::flex(), &mut ignore_progress).unwrap();
+    let positions = quantizer.write(&out, false, &mut ignore_progress).unwrap_err();
     assert!(positions.to_string().contains("max_position_embeddings"), "{positions}");
     assert_eq!(entries(), before);
 }

@@ -84,7 +84,7 @@ impl QatOptions {
     ///
     /// # Errors
     /// [`Error::Option`] for options that leave nothing to train with rounding, or are out of range.
-    pub fn schedule(&self, steps: usize) -> Result<Schedule> {
+    pub fn schedule(&self, steps: usize) -> Result<StageSchedule> {
         let refuse = |option: &'static str, detail: String, remedy: &'static str| {
             Err(Error::Option { option, detail, remedy })
         };
@@ -109,18 +109,18 @@ impl QatOptions {
         {
             return refuse("observer", error.to_string(), "use an observer with its usual parameters");
         }
-        Ok(Schedule { observe_until: self.observe_steps, freeze_from: steps - self.freeze_steps })
+        Ok(StageSchedule { observe_until: self.observe_steps, freeze_from: steps - self.freeze_steps })
     }
 }
 
 /// Which stage each step of a run is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Schedule {
+pub struct StageSchedule {
     observe_until: usize,
     freeze_from: usize,
 }
 
-impl Schedule {
+impl StageSchedule {
     /// The stage of step `step`, counted from 0.
     pub fn stage(&self, step: usize) -> QatStage {
         if step < self.observe_until {

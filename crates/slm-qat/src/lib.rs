@@ -53,7 +53,7 @@ mod error;
 mod prepare;
 mod state;
 
-pub use config::{QatConfig, QatOptions, ScaleMode, Schedule};
+pub use config::{QatConfig, QatOptions, ScaleMode, StageSchedule};
 pub use convert::convert;
 pub use error::{Error, Result};
 pub use prepare::{Prepared, prepare, prepare_planned};

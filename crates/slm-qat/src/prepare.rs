@@ -1,20 +1,20 @@
 //! Making the layers of a module act as their quantized selves.
 
 use slm_nn::{
-    ErrorSlot, FakeQuantizedWeight, InputQuant, Linear, NamedLinears, SharedQatStage, Weight, on_cpu,
+    ErrorSlot, FakeQuantizedInput, FakeQuantizedWeight, Linear, NamedLinears, SharedQatStage, Weight, on_cpu,
     report_errors, try_for_each_linear_mut,
 };
 use slm_ptq::Plan;
 use slm_quant_core::{ActivationQuant, QuantizationType};
 
-use crate::{Error, QatConfig, Result, ScaleMode, Schedule};
+use crate::{Error, QatConfig, Result, ScaleMode, StageSchedule};
 
 /// A module that is ready to be trained.
 #[derive(Debug, Clone)]
 pub struct Prepared {
     /// Which layers are fake-quantized, and why the others are not.
     pub plan: Plan,
-    schedule: Schedule,
+    schedule: StageSchedule,
     stage: SharedQatStage,
     errors: ErrorSlot,
 }
@@ -98,11 +98,13 @@ fn prepare_layer(name: &str, linear: &mut Linear, config: &QatConfig, stage: &Sh
     }
     let quantization = &config.quantization;
     let input = match quantization.quantization_type {
-        QuantizationType::WeightOnly => InputQuant::Fixed(ActivationQuant::Float),
+        QuantizationType::WeightOnly => FakeQuantizedInput::Fixed(ActivationQuant::Float),
         QuantizationType::Dynamic => {
-            InputQuant::Fixed(ActivationQuant::Dynamic(quantization.activation_granularity))
+            FakeQuantizedInput::Fixed(ActivationQuant::Dynamic(quantization.activation_granularity))
         }
-        QuantizationType::Static => InputQuant::Observed { averaging_constant: options.averaging_constant },
+        QuantizationType::Static => {
+            FakeQuantizedInput::Observed { averaging_constant: options.averaging_constant }
+        }
     };
     let build = match options.scale {
         ScaleMode::Observed => FakeQuantizedWeight::new,

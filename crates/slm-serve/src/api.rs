@@ -84,11 +84,11 @@ struct ChatMessage {
 #[serde(untagged, expecting = "expected a text or a list of parts with a type")]
 enum Content {
     Text(String),
-    Parts(Vec<Part>),
+    Parts(Vec<ContentPart>),
 }
 
 #[derive(Debug, Deserialize)]
-struct Part {
+struct ContentPart {
     #[serde(rename = "type")]
     kind: String,
     text: Option<String>,

@@ -1,6 +1,6 @@
 //! A byte-level BPE tokenizer: trained here, or loaded from any Hugging Face `tokenizer.json`.
 
-mod pieces;
+mod chunks;
 mod stream;
 
 use std::fs;
@@ -180,22 +180,22 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`Tokenizer::encode`], and those of `more`.
-    pub fn encode_in_pieces(
+    pub fn encode_in_chunks(
         &self,
         limit: usize,
         more: &mut dyn FnMut(&mut String) -> Result<bool>,
     ) -> Result<Vec<u32>> {
-        pieces::encode(self, limit, more)
+        chunks::encode(self, limit, more)
     }
 
-    /// [`Tokenizer::encode_in_pieces`] of a text in memory.
+    /// [`Tokenizer::encode_in_chunks`] of a text in memory.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_long(&self, text: &str, limit: usize) -> Result<Vec<u32>> {
         const CHUNK: usize = 64 << 10;
         let mut rest = text;
-        self.encode_in_pieces(limit, &mut |buffer| {
+        self.encode_in_chunks(limit, &mut |buffer| {
             let (chunk, after) = rest.split_at(rest.floor_char_boundary(CHUNK));
             buffer.push_str(chunk);
             rest = after;

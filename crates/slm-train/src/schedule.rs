@@ -8,9 +8,9 @@ use burn::lr_scheduler::sequential::SequentialLrSchedulerConfig;
 use crate::{Error, Result, TrainingOptions};
 
 /// The learning rate of each step, in order.
-pub(crate) struct Schedule(ModuleLrScheduler);
+pub(crate) struct LrSchedule(ModuleLrScheduler);
 
-impl Schedule {
+impl LrSchedule {
     /// The schedule of a run of which `done` steps are behind.
     ///
     /// Step `i` of the warm-up has `(i + 1) / warmup_steps` of the highest rate, which the cosine starts with.
@@ -50,7 +50,7 @@ mod tests {
             min_learning_rate: 0.2,
             ..TrainingOptions::default()
         };
-        let mut schedule = Schedule::new(&options, done).unwrap();
+        let mut schedule = LrSchedule::new(&options, done).unwrap();
         (done..20).map(|_| schedule.next_rate()).collect()
     }
 

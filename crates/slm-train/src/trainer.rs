@@ -18,7 +18,7 @@ use crate::loss::{batch_loss, distillation_loss};
 use crate::optimizer::ModelOptimizer;
 use crate::plot::loss_svg;
 use crate::quantization::Quantization;
-use crate::schedule::Schedule;
+use crate::schedule::LrSchedule;
 use crate::setup::{Setup, Source};
 use crate::state::{
     METRICS, OPTIMIZER, PLOT, QAT, RESIDUAL, STATE, TrainingState, metrics_to_bytes, read_metrics,
@@ -268,7 +268,7 @@ impl Trainer {
     /// nothing, and the last checkpoint stays. [`Error::Checkpoint`] where one cannot be written.
     pub fn run(&mut self, observer: &mut dyn TrainObserver, stop: &AtomicBool) -> Result<TrainingSummary> {
         let options = self.config.training.clone();
-        let mut schedule = Schedule::new(&options, self.step)?;
+        let mut schedule = LrSchedule::new(&options, self.step)?;
         let mut saved_at = self.owns_dir.then_some(self.step);
         while self.step < options.steps && !stop.load(Ordering::Relaxed) {
             let started = Instant::now();

@@ -39,6 +39,19 @@ pub enum Error {
          (`dynamic_activations()` computes ranges from each input instead)"
     )]
     NotCalibrated,
+    /// A layer that calibration saw in another module.
+    #[error(
+        "layer {layer}: calibration saw inputs of {found} features, and the layer takes {expected}; calibrate the module \
+         that is converted"
+    )]
+    OtherCalibration {
+        /// Name of the layer.
+        layer: String,
+        /// Input features of the layer.
+        expected: usize,
+        /// Features of the inputs that were observed.
+        found: usize,
+    },
     /// Training on a device that keeps no gradients.
     #[error("the device keeps no gradients; use `device.autodiff()`")]
     NoGradients,

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use slm_nn::NamedLinears;
-use slm_ptq::{Calibration, Plan, PtqConfig, RoundingMethod};
+use slm_ptq::{Calibration, InputMoments, Plan, PlannedLayer, PtqConfig, RoundingMethod};
 use slm_quant_core::{
     ActivationGranularity, Bits, Granularity, Mapping, ObserverKind, QuantScheme, QuantizationType,
     ScaleDtype,
@@ -175,8 +175,9 @@ impl Quantizer {
     /// on a device with gradients integers are multiplied by tensor operations.
     ///
     /// # Errors
-    /// [`Error::NotCalibrated`] for static activations or GPTQ without [`Quantizer::calibrate`]; [`Error::Unnamed`];
-    /// [`Error::Ptq`] for a skip pattern that matches nothing, a group size that does not fit, or weights that are not
+    /// [`Error::NotCalibrated`] for static activations or GPTQ without [`Quantizer::calibrate`], and
+    /// [`Error::OtherCalibration`] for that of another module; [`Error::Unnamed`]; [`Error::Ptq`] for a layer that
+    /// calibration did not reach, a skip pattern that matches nothing, a group size that does not fit, or weights that are not
     /// finite.
     pub fn convert<M: Module + NamedLinears>(&self, mut module: M) -> Result<(M, Report)> {
         if self.config.needs_calibration() && self.calibration.is_none() {
@@ -184,10 +185,28 @@ impl Quantizer {
         }
         check::all_named(&module)?;
         let plan = Plan::new(&module, &self.config)?;
+        self.check_calibration(&plan)?;
         let layers =
             slm_ptq::convert(&mut module, &plan, &self.config, self.calibration.as_ref(), &mut |_| {})?;
         let calibrated = self.calibration.is_some();
         Ok((module, Report::ptq(layers, plan.skipped, self.config.clone(), calibrated)))
+    }
+
+    /// Makes sure that the inputs of every layer of `plan` were observed, if those of any were: one layer without them would
+    /// be quantized otherwise than the rest.
+    fn check_calibration(&self, plan: &Plan) -> Result<()> {
+        let Some(calibration) = &self.calibration else { return Ok(()) };
+        for PlannedLayer { name, shape: [_, expected] } in &plan.layers {
+            let found = match calibration.layers.get(name).map(|observed| &observed.moments) {
+                Some(InputMoments::MeanSquares(squares)) => squares.len(),
+                Some(InputMoments::Hessian(hessian)) => hessian.inputs(),
+                None => return Err(slm_ptq::Error::NotCalibrated { layer: name.clone() }.into()),
+            };
+            if found != *expected {
+                return Err(Error::OtherCalibration { layer: name.clone(), expected: *expected, found });
+            }
+        }
+        Ok(())
     }
 
     /// The settings.

@@ -123,6 +123,31 @@ fn a_linear_that_is_not_named_is_an_error() {
     assert_eq!(unnamed_linears(&packed), ["forgotten.0.inside", "mixed.0"]);
 }
 
+/// A clone shares the ids of its parameters with the original.
+#[test]
+fn an_unnamed_clone_of_a_named_layer_is_an_error() {
+    #[derive(Module, Debug)]
+    struct Forgotten {
+        inside: Linear,
+    }
+    #[derive(Module, Debug, NamedLinears)]
+    struct Outer {
+        forgotten: Forgotten,
+        first: Linear,
+        second: Linear,
+    }
+    let layer = linear();
+    let outer =
+        |inside| Outer { forgotten: Forgotten { inside }, first: layer.clone(), second: layer.clone() };
+    for outer in [outer(layer.clone()), outer(linear())] {
+        assert_eq!(unnamed_linears(&outer), ["forgotten.inside"]);
+        let error = Quantizer::int8().convert(outer).unwrap_err();
+        assert!(matches!(&error, Error::Unnamed { path } if path == "forgotten.inside"), "{error}");
+    }
+    let named = vec![layer.clone(), layer.clone(), layer];
+    assert!(unnamed_linears(&named).is_empty());
+}
+
 #[test]
 fn linears_of_burn_convert_exactly_and_back() {
     use burn::nn::{LinearConfig as BurnConfig, LinearLayout};

@@ -81,6 +81,52 @@ fn running_statistics_and_gradient_settings_are_kept() {
     assert_ne!(outputs(&net(&device)), outputs(&trained));
 }
 
+/// Clones share their ids: what is saved goes by where it lies.
+#[test]
+fn parameters_with_the_ids_of_a_layer_are_saved() {
+    use burn::nn::{Embedding, EmbeddingConfig, Linear as BurnLinear, LinearConfig as BurnConfig};
+    use slm::nn::Weight;
+    #[derive(Module, Debug, NamedLinears)]
+    struct Net {
+        embedding: Embedding,
+        teacher: BurnLinear,
+        student: Linear,
+        twins: Vec<Linear>,
+        head: Linear,
+    }
+    impl Net {
+        fn new(device: &Device) -> Self {
+            let embedding = EmbeddingConfig::new(6, 8).init(device);
+            let teacher = BurnConfig::new(8, 8).init(device);
+            let student = Linear::from(teacher.clone());
+            let mut head = LinearConfig::new(8, 6).init(0.1, device);
+            head.weight = Weight::Float(embedding.weight.clone());
+            Self { embedding, teacher, twins: vec![student.clone(); 2], student, head }
+        }
+
+        fn outputs(&self, device: &Device) -> Vec<Vec<f32>> {
+            let ids = Tensor::<2, Int>::from_data([[0, 3, 5]], device);
+            let x = self.embedding.forward(ids).reshape([3, 8]);
+            let twins = self.twins.iter().fold(x.clone(), |x, twin| twin.forward(x));
+            let outputs = [self.teacher.forward(x.clone()), self.student.forward(x.clone()), twins];
+            let outputs = outputs.map(|output| self.head.forward(output));
+            outputs.into_iter().chain([x]).map(|output| output.into_data().try_to_vec().unwrap()).collect()
+        }
+    }
+    let device = Device::flex();
+    let root = tempfile::tempdir().unwrap();
+    let module = Net::new(&device);
+    let (packed, report) = Quantizer::int8().skip("head").convert(module.clone()).unwrap();
+    assert_eq!(report.layers.len(), 3);
+    for (name, saved) in [("float", module), ("packed", packed)] {
+        let dir = slm::save(&saved, root.path().join(name)).unwrap();
+        let mut other = Net::new(&device);
+        assert_ne!(other.outputs(&device), saved.outputs(&device), "{name}");
+        slm::load(&mut other, &dir).unwrap();
+        assert_eq!(other.outputs(&device), saved.outputs(&device), "{name}");
+    }
+}
+
 #[test]
 fn damage_is_found_and_the_module_is_unchanged() {
     let device = Device::flex();

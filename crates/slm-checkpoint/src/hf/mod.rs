@@ -15,6 +15,7 @@ mod documents;
 mod end_tokens;
 mod impostor;
 mod names;
+mod no_weights;
 mod pickle;
 mod place;
 mod plan;
@@ -23,6 +24,7 @@ mod tied;
 mod tokenizer;
 mod tokenizer_settings;
 mod weight_file;
+mod weight_naming;
 mod weights;
 mod write;
 
@@ -37,7 +39,7 @@ use slm_model::{ModelConfig, SourceError, TensorSource, Transformer};
 use slm_quant_core::{ActivationQuant, QuantizedMatrix};
 
 pub(crate) use self::place::hub_id;
-use self::plan::Origins;
+use self::plan::TensorSources;
 use self::quantized::Method;
 use self::tokenizer_settings::TokenizerSettings;
 use self::weights::Weights;
@@ -74,8 +76,8 @@ pub struct Imported {
     weights: Weights,
     /// The program that quantized the model, where one did.
     method: Option<Method>,
-    /// Shape and origin of every canonical tensor.
-    origins: Origins,
+    /// Shape and source of every canonical tensor.
+    tensor_sources: TensorSources,
 }
 
 /// Opens the model in `dir` and checks its configuration, and the names, types and shapes of all tensors. A tokenizer is
@@ -132,7 +134,7 @@ fn open(path: &Path, warnings: &mut Warnings) -> Result<Imported> {
     }
     place::warn_of_adapter(&dir, warnings);
     tied::untie(&mut parsed, &weights, &config_path, warnings)?;
-    let origins = plan::plan(&parsed, &weights, warnings)?;
+    let tensor_sources = plan::plan(&parsed, &weights, warnings)?;
     Ok(Imported {
         config: parsed.model,
         architecture: parsed.architecture,
@@ -143,7 +145,7 @@ fn open(path: &Path, warnings: &mut Warnings) -> Result<Imported> {
         dir,
         weights,
         method,
-        origins,
+        tensor_sources,
     })
 }
 
@@ -185,7 +187,7 @@ impl Imported {
     /// [`StoreError::NotFinite`], [`StoreError::Io`], [`StoreError::Truncated`]; [`StoreError::TensorSet`] for a name that the
     /// model does not have; [`Error::Unusable`] for a quantized weight that contradicts itself.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let Some((_, origin)) = self.origins.get(name) else {
+        let Some((_, source)) = self.tensor_sources.get(name) else {
             return Err(Error::Store(StoreError::TensorSet {
                 path: self.weights.path().to_owned(),
                 missing: vec![name.to_owned()],
@@ -193,9 +195,9 @@ impl Imported {
                 remedy: "ask for a tensor that the model has".to_owned(),
             }));
         };
-        match self.weights.quantized(&origin.tensor) {
-            Some(layer) => layer.values(&self.weights, origin.file_rows().as_deref()),
-            None => Ok(origin.apply(self.weights.require(&origin.tensor)?.read_f32(&origin.tensor)?)),
+        match self.weights.quantized(&source.tensor) {
+            Some(layer) => layer.values(&self.weights, source.file_rows().as_deref()),
+            None => Ok(source.apply(self.weights.require(&source.tensor)?.read_f32(&source.tensor)?)),
         }
     }
 
@@ -205,9 +207,9 @@ impl Imported {
     /// # Errors
     /// [`Error::Unusable`] that names the layer, where the integers have no scheme here; as [`Imported::read_f32`].
     pub fn read_quantized(&self, name: &str) -> Result<Option<(QuantizedMatrix, ActivationQuant)>> {
-        let Some((_, origin)) = self.origins.get(name) else { return Ok(None) };
-        let Some(layer) = self.weights.quantized(&origin.tensor) else { return Ok(None) };
-        layer.matrix(&self.weights, origin.file_rows().as_deref()).map(Some)
+        let Some((_, source)) = self.tensor_sources.get(name) else { return Ok(None) };
+        let Some(layer) = self.weights.quantized(&source.tensor) else { return Ok(None) };
+        layer.matrix(&self.weights, source.file_rows().as_deref()).map(Some)
     }
 
     /// The program that quantized the model, as its config names it; none for a model of floats.
@@ -246,7 +248,7 @@ impl Imported {
 
 impl TensorSource for Imported {
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.origins.get(name).map(|(shape, _)| shape.clone())
+        self.tensor_sources.get(name).map(|(shape, _)| shape.clone())
     }
 
     fn take_f32(&mut self, name: &str, _expected_shape: &[usize]) -> Result<Vec<f32>, SourceError> {

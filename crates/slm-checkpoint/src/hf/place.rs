@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{CONFIG, Warnings, documents, impostor, weights};
+use super::{CONFIG, Warnings, documents, impostor, no_weights};
 use crate::{Error, Result, json};
 use slm_store::Error as StoreError;
 
@@ -60,7 +60,7 @@ pub(super) fn find(path: &Path, warnings: &mut Warnings) -> Result<PathBuf> {
             "download the Hugging Face layout, with config.json".to_owned(),
         ));
     }
-    let list = |names: &[&String]| weights::shortened(names.iter().map(|name| name.as_str()));
+    let list = |names: &[&String]| no_weights::shortened(names.iter().map(|name| name.as_str()));
     let cached: Vec<&String> = entries.iter().filter(|name| name.starts_with("models--")).collect();
     if !cached.is_empty() {
         let problem = format!("it is the cache of Hugging Face with {}", list(&cached));
@@ -71,7 +71,7 @@ pub(super) fn find(path: &Path, warnings: &mut Warnings) -> Result<PathBuf> {
         let problem = format!("it has no {CONFIG}, and directories with one: {}", list(&models));
         return Err(unusable(problem, "name one of these directories".to_owned()));
     }
-    if let Some(error) = weights::other_formats(path, &entries) {
+    if let Some(error) = no_weights::other_formats(path, &entries) {
         return Err(error);
     }
     let remedy = match entries.iter().any(|name| name.ends_with(".safetensors")) {
@@ -226,7 +226,7 @@ fn snapshot(repository: &Path, snapshots: &Path) -> Result<PathBuf> {
         )),
         [only] => Ok(snapshots.join(only)),
         several => {
-            let list = weights::shortened(several.iter().map(|name| format!("snapshots/{name}")));
+            let list = no_weights::shortened(several.iter().map(|name| format!("snapshots/{name}")));
             Err(unusable("it has several snapshots", format!("name one of them: {list}")))
         }
     }

@@ -1,46 +1,47 @@
-//! The origin of every tensor of a model, and why there is none.
+//! The source of every tensor of a model, and why there is none.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use safetensors::Dtype;
-use slm_model::arch::{Architecture, HfConfig, Origin};
+use slm_model::arch::{Architecture, HfConfig, TensorSource};
 use slm_model::{EMBED_TOKENS, expected_tensors};
 
+use super::no_weights::shortened;
 use super::quantized::Layer;
-use super::weights::{Weights, shortened};
+use super::weights::Weights;
 use super::{CONFIG, Warnings};
 use crate::{Error, Result};
 use slm_store::Error as StoreError;
 
-/// Shape and origin of every canonical tensor.
-pub(super) type Origins = BTreeMap<String, (Vec<usize>, Origin)>;
+/// Shape and source of every canonical tensor.
+pub(super) type TensorSources = BTreeMap<String, (Vec<usize>, TensorSource)>;
 
 /// The types that weights are read from.
 const FLOATS: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F64];
 
-/// Finds the origin of every tensor of the model and checks it. Every tensor of the files has a use, or is a
+/// Finds the source of every tensor of the model and checks it. Every tensor of the files has a use, or is a
 /// known constant.
-pub(super) fn plan(parsed: &HfConfig, weights: &Weights, warnings: &mut Warnings) -> Result<Origins> {
+pub(super) fn plan(parsed: &HfConfig, weights: &Weights, warnings: &mut Warnings) -> Result<TensorSources> {
     let HfConfig { architecture, model, .. } = parsed;
     let names = weights.names();
     refuse_quantized(architecture, weights, &names)?;
-    let mut origins: Origins = expected_tensors(model)
+    let mut tensor_sources: TensorSources = expected_tensors(model)
         .into_iter()
         .map(|tensor| {
-            let origin = architecture.origin(model, &tensor, weights.prefixed());
-            (tensor.name, (tensor.shape, origin))
+            let source = architecture.tensor_source(model, &tensor, weights.prefixed());
+            (tensor.name, (tensor.shape, source))
         })
         .collect();
     let head = architecture.head();
     // Of two names of one tensor, some programs keep the other.
-    if let Some((_, embedding)) = origins.get_mut(EMBED_TOKENS)
+    if let Some((_, embedding)) = tensor_sources.get_mut(EMBED_TOKENS)
         && model.tie_word_embeddings
         && !weights.contains(&embedding.tensor)
         && weights.contains(&head)
     {
         embedding.tensor.clone_from(&head);
     }
-    let wanted: BTreeSet<&str> = origins.values().map(|(_, origin)| origin.tensor.as_str()).collect();
+    let wanted: BTreeSet<&str> = tensor_sources.values().map(|(_, source)| source.tensor.as_str()).collect();
     let missing: Vec<&str> = wanted.iter().copied().filter(|name| !weights.contains(name)).collect();
     let passed_over =
         |name: &str| architecture.is_constant(name) || (model.tie_word_embeddings && name == head);
@@ -67,16 +68,16 @@ pub(super) fn plan(parsed: &HfConfig, weights: &Weights, warnings: &mut Warnings
             remedy: format!("{} does not list them: the files do not belong together", weights.index_name()),
         }));
     }
-    for (_, origin) in origins.values() {
-        if let Some(layer) = weights.quantized(&origin.tensor) {
-            check_quantized(weights, layer, origin)?;
-        } else if let Some(file) = weights.file_of(&origin.tensor) {
-            file.check_dtype(&origin.tensor, &FLOATS)?;
-            file.check_shape(&origin.tensor, &origin.shape)
-                .map_err(|error| shape_cause(parsed, weights, origin).unwrap_or(error))?;
+    for (_, source) in tensor_sources.values() {
+        if let Some(layer) = weights.quantized(&source.tensor) {
+            check_quantized(weights, layer, source)?;
+        } else if let Some(file) = weights.file_of(&source.tensor) {
+            file.check_dtype(&source.tensor, &FLOATS)?;
+            file.check_shape(&source.tensor, &source.shape)
+                .map_err(|error| shape_cause(parsed, weights, source).unwrap_or(error))?;
         }
     }
-    Ok(origins)
+    Ok(tensor_sources)
 }
 
 /// Whether a tensor that nothing needs says nothing about the model: a counter, a scale of a cache, or the head that a
@@ -95,9 +96,9 @@ fn is_bias_of_zeros(weights: &Weights, name: &str) -> bool {
 }
 
 /// Refuses a quantized weight of another shape than the model's. Those of a `Conv1D` are stored as those of a `Linear`.
-fn check_quantized(weights: &Weights, layer: &Layer, origin: &Origin) -> Result<()> {
-    let mut expected = origin.shape.clone();
-    if origin.is_transposed() {
+fn check_quantized(weights: &Weights, layer: &Layer, source: &TensorSource) -> Result<()> {
+    let mut expected = source.shape.clone();
+    if source.is_transposed() {
         expected.reverse();
     }
     if layer.shape() == expected {
@@ -107,39 +108,39 @@ fn check_quantized(weights: &Weights, layer: &Layer, origin: &Origin) -> Result<
         layer.parts().find_map(|part| weights.file_of(part)).map_or(weights.path(), |file| file.path());
     Err(Error::Store(StoreError::Shape {
         path: path.to_owned(),
-        tensor: origin.tensor.clone(),
+        tensor: source.tensor.clone(),
         expected,
         found: layer.shape().to_vec(),
     }))
 }
 
 /// The error for a tensor of another shape where that says which field of the config is wrong.
-fn shape_cause(parsed: &HfConfig, weights: &Weights, origin: &Origin) -> Option<Error> {
+fn shape_cause(parsed: &HfConfig, weights: &Weights, source: &TensorSource) -> Option<Error> {
     let HfConfig { architecture, model, .. } = parsed;
-    let file = weights.file_of(&origin.tensor)?;
-    let found = file.shape(&origin.tensor)?;
+    let file = weights.file_of(&source.tensor)?;
+    let found = file.shape(&source.tensor)?;
     let rows = *found.first()?;
     // Of a matrix, the other side fits.
-    if found.len() != origin.shape.len() || found.get(1..) != origin.shape.get(1..) {
+    if found.len() != source.shape.len() || found.get(1..) != source.shape.get(1..) {
         return None;
     }
-    let ends = |ends: &[&str]| ends.iter().any(|end| origin.tensor.ends_with(end));
+    let ends = |ends: &[&str]| ends.iter().any(|end| source.tensor.ends_with(end));
     let embedding = expected_tensors(model).into_iter().find(|tensor| tensor.name == EMBED_TOKENS)?;
-    let embedding = architecture.origin(model, &embedding, weights.prefixed()).tensor;
-    let (field, is, should_be) = if origin.tensor == embedding || origin.tensor == architecture.head() {
+    let embedding = architecture.tensor_source(model, &embedding, weights.prefixed()).tensor;
+    let (field, is, should_be) = if source.tensor == embedding || source.tensor == architecture.head() {
         ("vocab_size", model.vocab_size, rows)
     } else if ends(&["wpe.weight"]) {
         ("n_positions", model.max_position_embeddings, rows)
     } else if ends(&["k_proj.weight", "v_proj.weight"]) && rows.is_multiple_of(model.head_dim) {
         ("num_key_value_heads", model.num_kv_heads, rows / model.head_dim)
     } else if ends(&["self_attn.q_norm.weight", "self_attn.k_norm.weight"])
-        && origin.shape == [model.head_dim]
+        && source.shape == [model.head_dim]
     {
         ("head_dim", model.head_dim, rows)
     } else {
         return None;
     };
-    let tensor = weights.original(&origin.tensor);
+    let tensor = weights.original(&source.tensor);
     let expected = format!("{should_be}, by the shape {found:?} of {tensor} in {}", file.path().display());
     Some(Error::field(&weights.dir().join(CONFIG), field, expected, is))
 }

@@ -27,7 +27,7 @@ pub(super) fn untie(
     else {
         return Ok(());
     };
-    let embedding = architecture.origin(model, &embedding, weights.prefixed()).tensor;
+    let embedding = architecture.tensor_source(model, &embedding, weights.prefixed()).tensor;
     if !weights.contains(&head) || !weights.contains(&embedding) {
         return Ok(());
     }

@@ -9,7 +9,7 @@ use slm_text::Tokenizer;
 use slm_text::sentencepiece::{Frame, SentencePiece};
 
 use super::tokenizer_settings::{TokenizerSettings, token_text};
-use super::{Warnings, documents, impostor, place, weights};
+use super::{Warnings, documents, impostor, no_weights, place};
 use crate::{Error, Result, json as json_file, tokenizer};
 use slm_store::Error as StoreError;
 
@@ -49,7 +49,7 @@ pub(super) fn read(
         let tokens = beyond.iter().map(|token| format!("{} ({})", token.content, token.id));
         let what = format!(
             "tokens beyond the model's vocab_size = {vocab_size}, which it cannot read: {}",
-            weights::shortened(tokens)
+            no_weights::shortened(tokens)
         );
         warnings.add(&path, &what);
     }

@@ -7,11 +7,11 @@ use slm_model::{EMBED_TOKENS, ExpectedTensor, LM_HEAD, ModelConfig, TOKEN_TABLE,
 use slm_quant_core::{ActivationGranularity, ActivationQuant, QuantScheme, QuantizationType};
 
 use super::{Imported, import};
-use crate::imported::ImportedLayers;
+use crate::imported::{ImportedLayers, layer_of};
 use crate::{ChatInfo, CheckpointWriter, Error, Layout, Lineage, Result, SaveRequest};
 use slm_store::Error as StoreError;
 
-/// Options of an import.
+/// Options of an import, of a Hugging Face model or of a file of another program.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ImportOptions {
     /// Whether weights that are stored quantized become floats.
@@ -22,12 +22,12 @@ pub struct ImportOptions {
     pub overwrite: bool,
 }
 
-/// What [`import_with`] did.
+/// Result of an import.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImportReport {
     /// The checkpoint.
     pub path: PathBuf,
-    /// Architecture as Hugging Face names it.
+    /// Architecture as the program names it that the file is of.
     pub architecture: &'static str,
     /// The model's configuration.
     pub config: ModelConfig,
@@ -39,7 +39,7 @@ pub struct ImportReport {
     pub unrecognized_fields: Vec<String>,
     /// What was assumed or passed over, a sentence each, with the file. They are logged as warnings too.
     pub warnings: Vec<String>,
-    /// What became of weights that are stored quantized, a sentence for each kind; empty for a model of floats.
+    /// What was done with the tensors of each type, a sentence each; empty for a Hugging Face model of floats.
     pub tensors: Vec<String>,
     /// Number of quantized layers, the embedding included.
     pub quantized_layers: usize,
@@ -120,10 +120,6 @@ pub fn import_with(
     })
 }
 
-fn layer_of(tensor: &str) -> &str {
-    tensor.strip_suffix(".weight").unwrap_or(tensor)
-}
-
 /// A tensor of the checkpoint, and the quantized layer that it is.
 struct Planned {
     expected: ExpectedTensor,
@@ -152,8 +148,8 @@ impl Plan {
         let mut inputs: Vec<(String, ActivationQuant)> = Vec::new();
         for expected in expected_tensors(imported.config()) {
             let can_be_codes = expected.linear_weight || expected.name == EMBED_TOKENS;
-            let origin = imported.origins.get(&expected.name);
-            let stored = origin.and_then(|(_, origin)| imported.weights.quantized(&origin.tensor));
+            let source = imported.tensor_sources.get(&expected.name);
+            let stored = source.and_then(|(_, source)| imported.weights.quantized(&source.tensor));
             let mut layer = None;
             if let Some(stored) = stored {
                 let description = stored.description();

@@ -7,10 +7,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use slm_chat::ChatTemplate;
-use slm_checkpoint::hf::ImportOptions;
-use slm_checkpoint::{ChatInfo, hf};
-use slm_exchange::{GgufImportOptions, Llama2cImportOptions, import_gguf, import_llama2c, is_llama2c};
-use slm_model::ModelConfig;
+use slm_checkpoint::hf::{self, ImportOptions, ImportReport};
+use slm_exchange::{import_gguf, import_llama2c, is_llama2c};
 use slm_quant_core::QuantizationType;
 
 use crate::context::Context;
@@ -78,11 +76,18 @@ pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
         let message = "--tokenizer is for files of llama2.c; other models bring theirs: leave it out";
         return Err(Error::Usage(message.to_owned()));
     }
-    let (result, config, chat) = match (is_gguf(args), is_llama2c) {
-        (true, _) => from_gguf(args)?,
-        (_, true) => from_llama2c(args)?,
-        _ => from_hugging_face(args)?,
+    let report = import(args, is_llama2c)?;
+    let result = ImportResult {
+        output: report.path,
+        architecture: report.architecture,
+        parameters: report.config.parameter_count(),
+        has_tokenizer: report.has_tokenizer,
+        unrecognized_fields: report.unrecognized_fields,
+        warnings: report.warnings,
+        tensors: report.tensors,
+        quantized_layers: report.quantized_layers,
     };
+    let config = report.config;
     tracing::info!(
         "{}: {} with {} layers of width {}, vocabulary {}, {} positions; written to {} in {:.1} s",
         args.source.display(),
@@ -107,7 +112,7 @@ pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
         let what = if args.source.is_file() { "tokenizer" } else { "tokenizer.json" };
         context.output.say(format!("no {what} was found: texts cannot be read with this checkpoint"))?;
     }
-    if let Some(error) = chat.and_then(|chat| ChatTemplate::new(chat.template).err()) {
+    if let Some(error) = report.chat.and_then(|chat| ChatTemplate::new(chat.template).err()) {
         tracing::warn!("the model's chat template cannot be used by slm chat: {error}");
     }
     context.output.result(&result)
@@ -121,21 +126,20 @@ fn is_gguf(args: &ImportArgs) -> bool {
     args.source.is_file() && (named || (read.is_ok() && magic == *b"GGUF"))
 }
 
-fn from_hugging_face(args: &ImportArgs) -> Result<(ImportResult, ModelConfig, Option<ChatInfo>)> {
+fn import(args: &ImportArgs, is_llama2c: bool) -> Result<ImportReport> {
+    let (source, out) = (&*args.source, &*args.out);
     let options =
         ImportOptions { dequantize: args.dequantize, dynamic: is_dynamic(args)?, overwrite: args.overwrite };
-    let report = hf::import_with(&args.source, &args.out, &options)?;
-    let result = ImportResult {
-        output: report.path,
-        architecture: report.architecture,
-        parameters: report.config.parameter_count(),
-        has_tokenizer: report.has_tokenizer,
-        unrecognized_fields: report.unrecognized_fields,
-        warnings: report.warnings,
-        tensors: report.tensors,
-        quantized_layers: report.quantized_layers,
+    let report = match (is_gguf(args), is_llama2c) {
+        (true, _) => import_gguf(source, out, &options)?,
+        (_, true) => import_llama2c(source, out, &options, args.tokenizer.as_deref())?,
+        // Logs its warnings itself.
+        _ => return Ok(hf::import_with(source, out, &options)?),
     };
-    Ok((result, report.config, report.chat))
+    for warning in &report.warnings {
+        tracing::warn!("{}: {warning}", source.display());
+    }
+    Ok(report)
 }
 
 /// Whether --type asks for inputs that are quantized as they come.
@@ -148,51 +152,4 @@ fn is_dynamic(args: &ImportArgs) -> Result<bool> {
             Err(Error::Usage(message.to_owned()))
         }
     }
-}
-
-fn from_gguf(args: &ImportArgs) -> Result<(ImportResult, ModelConfig, Option<ChatInfo>)> {
-    let options = GgufImportOptions {
-        dequantize: args.dequantize,
-        dynamic: is_dynamic(args)?,
-        overwrite: args.overwrite,
-    };
-    let report = import_gguf(&args.source, &args.out, &options)?;
-    for note in &report.notes {
-        tracing::warn!("{}: {note}", args.source.display());
-    }
-    let result = ImportResult {
-        output: report.path,
-        architecture: report.architecture,
-        parameters: report.config.parameter_count(),
-        has_tokenizer: report.has_tokenizer,
-        unrecognized_fields: Vec::new(),
-        warnings: report.notes,
-        tensors: report.tensors,
-        quantized_layers: report.quantized_layers,
-    };
-    Ok((result, report.config, report.chat))
-}
-
-fn from_llama2c(args: &ImportArgs) -> Result<(ImportResult, ModelConfig, Option<ChatInfo>)> {
-    let options = Llama2cImportOptions {
-        tokenizer: args.tokenizer.clone(),
-        dequantize: args.dequantize,
-        dynamic: is_dynamic(args)?,
-        overwrite: args.overwrite,
-    };
-    let report = import_llama2c(&args.source, &args.out, &options)?;
-    for note in &report.notes {
-        tracing::warn!("{}: {note}", args.source.display());
-    }
-    let result = ImportResult {
-        output: report.path,
-        architecture: "llama2.c",
-        parameters: report.config.parameter_count(),
-        has_tokenizer: report.has_tokenizer,
-        unrecognized_fields: Vec::new(),
-        warnings: report.notes,
-        tensors: report.tensors,
-        quantized_layers: report.quantized_layers,
-    };
-    Ok((result, report.config, None))
 }

@@ -4,52 +4,20 @@ mod codes;
 mod plan;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::json;
-use slm_checkpoint::{ChatInfo, CheckpointWriter, ImportedLayers, Lineage, SaveRequest, sha256_of_file};
-use slm_model::{EMBED_TOKENS, LM_HEAD, ModelConfig, TOKEN_TABLE};
+use slm_checkpoint::hf::{ImportOptions, ImportReport};
+use slm_checkpoint::{CheckpointWriter, ImportedLayers, Lineage, SaveRequest, layer_of, sha256_of_file};
+use slm_model::{EMBED_TOKENS, LM_HEAD, TOKEN_TABLE};
 use slm_quant_core::{ActivationGranularity, ActivationQuant, QuantizationType};
 
-use self::plan::{Form, Plan};
+use self::plan::{Plan, StoredForm};
 #[cfg(doc)]
 use crate::Error;
 use crate::Result;
 use crate::gguf::GgufFile;
 use crate::llama_cpp::{config, tokenizer_json};
-
-/// Options of the import of a GGUF file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GgufImportOptions {
-    /// Whether all weights become floats.
-    pub dequantize: bool,
-    /// Whether the inputs of quantized layers are quantized too, token by token, for products of integers. Files do not
-    /// say; floats are the default.
-    pub dynamic: bool,
-    /// Whether to replace a checkpoint that exists.
-    pub overwrite: bool,
-}
-
-/// Result of [`import_gguf`].
-#[derive(Debug, Clone, PartialEq)]
-pub struct GgufImportReport {
-    /// The checkpoint.
-    pub path: PathBuf,
-    /// Architecture as llama.cpp names it.
-    pub architecture: &'static str,
-    /// The model's configuration.
-    pub config: ModelConfig,
-    /// Whether the checkpoint has a tokenizer.
-    pub has_tokenizer: bool,
-    /// How the model takes a conversation, where it was trained for one.
-    pub chat: Option<ChatInfo>,
-    /// What was done with the tensors of each type, a sentence each.
-    pub tensors: Vec<String>,
-    /// What was assumed or passed over.
-    pub notes: Vec<String>,
-    /// Number of quantized layers, the embedding included.
-    pub quantized_layers: usize,
-}
 
 /// Makes a checkpoint in `out` of the GGUF file `path`.
 ///
@@ -58,7 +26,7 @@ pub struct GgufImportReport {
 /// # Errors
 /// [`Error::Damaged`] naming the key or tensor; [`Error::Unsupported`] for an architecture, an option or a tensor type that
 /// is not known; those of writing a checkpoint.
-pub fn import_gguf(path: &Path, out: &Path, options: &GgufImportOptions) -> Result<GgufImportReport> {
+pub fn import_gguf(path: &Path, out: &Path, options: &ImportOptions) -> Result<ImportReport> {
     let file = GgufFile::open(path)?;
     let (arch, model) = config::read(&file)?;
     let texts = tokenizer_json::read(&file, model.vocab_size)?;
@@ -73,7 +41,7 @@ pub fn import_gguf(path: &Path, out: &Path, options: &GgufImportOptions) -> Resu
     let mut layers = ImportedLayers::new(quantization_type, granularity);
     for tensor in &plan.tensors {
         match &tensor.form {
-            Form::Float => {
+            StoredForm::Float => {
                 writer.write_f32(&tensor.name, &plan.floats(&file, tensor)?)?;
                 if tensor.is_linear {
                     let shape = [tensor.shape[0], tensor.shape[1]];
@@ -81,7 +49,7 @@ pub fn import_gguf(path: &Path, out: &Path, options: &GgufImportOptions) -> Resu
                     layers.skip(layer_of(&tensor.name), shape, reason);
                 }
             }
-            Form::Codes(bits) => {
+            StoredForm::Codes(bits) => {
                 let matrix = plan.matrix(&file, tensor, *bits)?;
                 let is_table = tensor.name == EMBED_TOKENS;
                 let name = match is_table {
@@ -119,18 +87,15 @@ pub fn import_gguf(path: &Path, out: &Path, options: &GgufImportOptions) -> Resu
                 .to_owned(),
         });
     }
-    Ok(GgufImportReport {
+    Ok(ImportReport {
         path,
         architecture: arch.name(),
         has_tokenizer: texts.json.is_some(),
         chat: texts.info.chat,
         tensors: plan.summary(),
         config: model,
-        notes,
+        unrecognized_fields: Vec::new(),
+        warnings: notes,
         quantized_layers,
     })
-}
-
-fn layer_of(tensor: &str) -> &str {
-    tensor.strip_suffix(".weight").unwrap_or(tensor)
 }

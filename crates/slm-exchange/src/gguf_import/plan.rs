@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use slm_checkpoint::Layout;
+use slm_checkpoint::{Layout, layer_of};
 use slm_model::{EMBED_TOKENS, LM_HEAD, ModelConfig, TOKEN_TABLE, expected_tensors};
 use slm_quant_core::{Bits, QuantizedMatrix};
 
@@ -27,12 +27,12 @@ pub(super) struct Planned {
     first_row: usize,
     order: Option<Vec<usize>>,
     pub(super) kind: TensorKind,
-    pub(super) form: Form,
+    pub(super) form: StoredForm,
 }
 
 /// The form that it takes in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum StoredForm {
     Float,
     Codes(Bits),
 }
@@ -107,7 +107,7 @@ impl Plan {
             first_row,
             order,
             kind: entry.kind,
-            form: Form::Float,
+            form: StoredForm::Float,
         });
         Ok(())
     }
@@ -142,7 +142,7 @@ impl Plan {
             let can_be_codes = tensor.is_linear || tensor.name == EMBED_TOKENS;
             if can_be_codes && matches!(tensor.kind, TensorKind::Q8_0 | TensorKind::Q4_0) {
                 let data = part(file, tensor)?;
-                tensor.form = codes::bits(tensor.kind, &data).map_or(Form::Float, Form::Codes);
+                tensor.form = codes::bits(tensor.kind, &data).map_or(StoredForm::Float, StoredForm::Codes);
             }
         }
         Ok(())
@@ -152,11 +152,11 @@ impl Plan {
     pub(super) fn layout(&self, file: &GgufFile, model: &ModelConfig) -> Result<Layout> {
         let mut layout = Layout::new(model);
         for tensor in &self.tensors {
-            if let Form::Codes(bits) = tensor.form {
+            if let StoredForm::Codes(bits) = tensor.form {
                 let layer = match tensor.name.as_str() {
                     EMBED_TOKENS if model.tie_word_embeddings => LM_HEAD,
                     EMBED_TOKENS => TOKEN_TABLE,
-                    name => super::layer_of(name),
+                    name => layer_of(name),
                 };
                 let declared = layout.quantize(layer, codes::scheme(bits), false);
                 declared.map_err(|error| Error::damaged(file.path(), &tensor.source, error.to_string()))?;
@@ -187,18 +187,18 @@ impl Plan {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         for tensor in &self.tensors {
             let what = match (tensor.form, tensor.kind) {
-                (Form::Codes(Bits::Int8), TensorKind::Q4_0) => {
+                (StoredForm::Codes(Bits::Int8), TensorKind::Q4_0) => {
                     "Q4_0 with negative scales: the same values as INT8 codes in groups of 32".to_owned()
                 }
-                (Form::Codes(bits), kind) => {
+                (StoredForm::Codes(bits), kind) => {
                     format!("{kind}: the same codes and scales, INT{} in groups of 32", {
                         if bits == Bits::Int4 { 4 } else { 8 }
                     })
                 }
-                (Form::Float, kind) if kind.is_quantized() => {
+                (StoredForm::Float, kind) if kind.is_quantized() => {
                     format!("{kind}: dequantized to floats, as ggml computes them")
                 }
-                (Form::Float, kind) => format!("{kind}: kept as floats"),
+                (StoredForm::Float, kind) => format!("{kind}: kept as floats"),
             };
             *counts.entry(what).or_default() += 1;
         }

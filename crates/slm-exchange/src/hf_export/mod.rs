@@ -6,7 +6,7 @@ pub(crate) mod files;
 use std::path::Path;
 
 use slm_checkpoint::{Checkpoint, TensorFileWriter, TensorSpec, hf};
-use slm_model::arch::{Architecture, Origin};
+use slm_model::arch::{Architecture, TensorSource};
 use slm_model::{ExpectedTensor, ModelConfig, expected_tensors};
 use slm_store::{OutputDir, Replaceable, WEIGHTS, json};
 
@@ -31,20 +31,20 @@ pub(crate) const DIRECTORIES: Replaceable = Replaceable {
 pub(crate) struct Fused {
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
-    pub(crate) parts: Vec<(ExpectedTensor, Origin)>,
+    pub(crate) parts: Vec<(ExpectedTensor, TensorSource)>,
 }
 
 /// The tensors of a Hugging Face file of `model`.
 pub(crate) fn fused(architecture: &Architecture, model: &ModelConfig) -> Vec<Fused> {
     let mut all: Vec<Fused> = Vec::new();
     for tensor in expected_tensors(model) {
-        let origin = architecture.origin(model, &tensor, true);
-        match all.iter_mut().rev().find(|fused| fused.name == origin.tensor) {
-            Some(fused) => fused.parts.push((tensor, origin)),
+        let tensor_source = architecture.tensor_source(model, &tensor, true);
+        match all.iter_mut().rev().find(|fused| fused.name == tensor_source.tensor) {
+            Some(fused) => fused.parts.push((tensor, tensor_source)),
             None => all.push(Fused {
-                name: origin.tensor.clone(),
-                shape: origin.shape.clone(),
-                parts: vec![(tensor, origin)],
+                name: tensor_source.tensor.clone(),
+                shape: tensor_source.shape.clone(),
+                parts: vec![(tensor, tensor_source)],
             }),
         }
     }
@@ -55,7 +55,7 @@ pub(crate) fn fused(architecture: &Architecture, model: &ModelConfig) -> Vec<Fus
 pub(crate) fn values(source: &Source<'_>, fused: &Fused) -> Result<(Vec<f32>, bool)> {
     let mut out = vec![0.0; fused.shape.iter().product()];
     let mut quantized = false;
-    for (tensor, origin) in &fused.parts {
+    for (tensor, tensor_source) in &fused.parts {
         let values = match source.read(&tensor.name)? {
             Stored::Float(values) => values,
             Stored::Quantized(matrix, _) => {
@@ -65,7 +65,7 @@ pub(crate) fn values(source: &Source<'_>, fused: &Fused) -> Result<(Vec<f32>, bo
                 values
             }
         };
-        origin.restore(&values, &mut out);
+        tensor_source.restore(&values, &mut out);
     }
     Ok((out, quantized))
 }

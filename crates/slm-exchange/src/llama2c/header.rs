@@ -11,6 +11,7 @@
 use std::fs::File;
 use std::path::Path;
 
+use slm_checkpoint::layer_of;
 use slm_model::{EMBED_TOKENS, LM_HEAD, ModelConfig, Position, RotaryConfig};
 use slm_store::tensors::PositionedFile;
 
@@ -272,11 +273,6 @@ pub fn is_llama2c(path: &Path) -> bool {
         Some(u32::from_le_bytes(magic) == MAGIC)
     };
     path.is_file() && (magic() == Some(true) || Llama2cFile::open(path).is_ok())
-}
-
-/// The layer whose weight a tensor is.
-pub(super) fn layer_of(tensor: &str) -> &str {
-    tensor.strip_suffix(".weight").unwrap_or(tensor)
 }
 
 /// The name of the quantized layer that a tensor becomes.

@@ -4,11 +4,12 @@ mod header;
 mod tokenizer;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::json;
+use slm_checkpoint::hf::{ImportOptions, ImportReport};
 use slm_checkpoint::{
-    CheckpointWriter, ImportedLayers, Layout, Lineage, SaveRequest, TokenizerInfo, sha256_of_file,
+    CheckpointWriter, ImportedLayers, Layout, Lineage, SaveRequest, TokenizerInfo, layer_of, sha256_of_file,
 };
 use slm_model::{ExpectedTensor, ModelConfig, expected_tensors};
 use slm_quant_core::{
@@ -16,45 +17,17 @@ use slm_quant_core::{
     QuantizedMatrix, ScaleDtype, Scales,
 };
 
-use self::header::{Llama2cFile, layer_of, quantized_layer};
+use self::header::{Llama2cFile, quantized_layer};
 use crate::llama_cpp::rows;
 use crate::{Error, Result};
 
 pub use self::header::is_llama2c;
 
-/// Options of the import of a file of llama2.c.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Llama2cImportOptions {
-    /// The tokenizer: a `tokenizer.bin` of llama2.c, a `tokenizer.model` or a `tokenizer.json`. Without one, the
-    /// `tokenizer.bin` in the directory of the file.
-    pub tokenizer: Option<PathBuf>,
-    /// Whether all weights become floats.
-    pub dequantize: bool,
-    /// Whether the inputs of quantized layers are quantized too, token by token.
-    pub dynamic: bool,
-    /// Whether to replace a checkpoint that exists.
-    pub overwrite: bool,
-}
-
-/// Result of [`import_llama2c`].
-#[derive(Debug, Clone, PartialEq)]
-pub struct Llama2cImportReport {
-    /// The checkpoint.
-    pub path: PathBuf,
-    /// The model's configuration.
-    pub config: ModelConfig,
-    /// Whether the checkpoint has a tokenizer.
-    pub has_tokenizer: bool,
-    /// What was done with the tensors, a sentence.
-    pub tensors: Vec<String>,
-    /// What was assumed or passed over.
-    pub notes: Vec<String>,
-    /// Number of quantized layers, the embedding included.
-    pub quantized_layers: usize,
-}
-
 /// Makes a checkpoint in `out` of the file `path` of llama2.c: floats of versions 0 and 1 stay floats, and the 8-bit codes
 /// of version 2 are the checkpoint's.
+///
+/// `tokenizer` is a `tokenizer.bin` of llama2.c, a `tokenizer.model` or a `tokenizer.json`; without one, the `tokenizer.bin`
+/// in the directory of the file.
 ///
 /// # Errors
 /// [`Error::Damaged`] naming the part of the file; [`Error::Unsupported`] for another version, and for groups that go
@@ -62,8 +35,9 @@ pub struct Llama2cImportReport {
 pub fn import_llama2c(
     path: &Path,
     out: &Path,
-    options: &Llama2cImportOptions,
-) -> Result<Llama2cImportReport> {
+    options: &ImportOptions,
+    tokenizer: Option<&Path>,
+) -> Result<ImportReport> {
     let file = Llama2cFile::open(path)?;
     let model = file.model.clone();
     if file.group_size.is_none() && (options.dequantize || options.dynamic) {
@@ -71,7 +45,7 @@ pub fn import_llama2c(
         let what = format!("{option} is for files with codes (version 2), and it has floats");
         return Err(Error::unsupported(path, what, "leave the option out"));
     }
-    let tokenizer = tokenizer::read(path, options.tokenizer.as_deref(), model.vocab_size)?;
+    let tokenizer = tokenizer::read(path, tokenizer, model.vocab_size)?;
     let tensors = expected_tensors(&model);
     let keeps_codes = |tensor: &ExpectedTensor| file.is_quantized(&tensor.name) && !options.dequantize;
     let mut layout = Layout::new(&model);
@@ -140,12 +114,15 @@ pub fn import_llama2c(
             "inputs of quantized layers stay float (--type dynamic quantizes them, in other groups than runq.c)".to_owned(),
         );
     }
-    Ok(Llama2cImportReport {
+    Ok(ImportReport {
         path: written,
+        architecture: "llama2.c",
         config: model,
         has_tokenizer: tokenizer.is_ok(),
         tensors: vec![format!("{count} tensors of {what}")],
-        notes,
+        chat: None,
+        unrecognized_fields: Vec::new(),
+        warnings: notes,
         quantized_layers,
     })
 }

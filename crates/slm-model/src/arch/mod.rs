@@ -27,8 +27,8 @@ mod stablelm;
 use serde_json::{Map, Value, json};
 
 use self::fields::Fields;
-pub use self::tensors::Origin;
 use self::tensors::TensorMap;
+pub use self::tensors::TensorSource;
 use crate::config::{ModelConfig, Position, RopeScaling};
 use crate::error::{Error, Result};
 use crate::names::ExpectedTensor;
@@ -79,8 +79,13 @@ impl Architecture {
 
     /// Where `tensor` of a model of `config` comes from. `prefixed` says whether the file has the
     /// [`prefix`](Self::prefix).
-    pub fn origin(&self, config: &ModelConfig, tensor: &ExpectedTensor, prefixed: bool) -> Origin {
-        self.tensors.origin(config, tensor, prefixed)
+    pub fn tensor_source(
+        &self,
+        config: &ModelConfig,
+        tensor: &ExpectedTensor,
+        prefixed: bool,
+    ) -> TensorSource {
+        self.tensors.tensor_source(config, tensor, prefixed)
     }
 
     /// Whether a tensor of a file is a constant that has no place in a model.

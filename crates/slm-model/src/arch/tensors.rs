@@ -65,7 +65,7 @@ impl FusedPart {
 
 /// A tensor of a file, and how a tensor of the model is made of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
+pub struct TensorSource {
     /// Name in the file.
     pub tensor: String,
     /// Shape that the tensor in the file should have.
@@ -76,7 +76,7 @@ pub struct Origin {
     rows: Vec<Range<usize>>,
 }
 
-impl Origin {
+impl TensorSource {
     /// The values of the model's tensor, from those of the file's, row-major.
     pub fn apply(&self, mut values: Vec<f32>) -> Vec<f32> {
         if self.plus_one {
@@ -104,8 +104,8 @@ impl Origin {
     }
 }
 
-impl Origin {
-    /// Puts the values of the model's tensor where they lie in the file's, row-major: the inverse of [`Origin::apply`].
+impl TensorSource {
+    /// Puts the values of the model's tensor where they lie in the file's, row-major: the inverse of [`TensorSource::apply`].
     ///
     /// Values outside of both are left alone, as are those of the file's tensor that other tensors are made of.
     pub fn restore(&self, values: &[f32], file: &mut [f32]) {
@@ -138,7 +138,12 @@ impl Origin {
 
 impl TensorMap {
     /// Where `tensor` of a model of `config` comes from. Without `prefixed` the file leaves the prefix out.
-    pub(super) fn origin(&self, config: &ModelConfig, tensor: &ExpectedTensor, prefixed: bool) -> Origin {
+    pub(super) fn tensor_source(
+        &self,
+        config: &ModelConfig,
+        tensor: &ExpectedTensor,
+        prefixed: bool,
+    ) -> TensorSource {
         let (path, kind) = tensor.name.rsplit_once('.').unwrap_or((&tensor.name, ""));
         let in_layer = path.strip_prefix("layers.").and_then(|rest| rest.split_once('.'));
         let part = in_layer.map_or(path, |(_, part)| part);
@@ -170,7 +175,7 @@ impl TensorMap {
         if transposed {
             shape.reverse();
         }
-        Origin { tensor: name, shape, transposed, plus_one: op == Op::PlusOne, rows }
+        TensorSource { tensor: name, shape, transposed, plus_one: op == Op::PlusOne, rows }
     }
 
     /// Name of the head in a file.
@@ -184,25 +189,25 @@ impl TensorMap {
 mod tests {
     use super::*;
 
-    fn origin(shape: &[usize], transposed: bool, plus_one: bool, rows: &[(usize, usize)]) -> Origin {
+    fn source(shape: &[usize], transposed: bool, plus_one: bool, rows: &[(usize, usize)]) -> TensorSource {
         let rows = rows.iter().map(|&(start, end)| start..end).collect();
-        Origin { tensor: "t".into(), shape: shape.to_vec(), transposed, plus_one, rows }
+        TensorSource { tensor: "t".into(), shape: shape.to_vec(), transposed, plus_one, rows }
     }
 
     #[test]
     fn what_came_apart_goes_together() {
         let file: Vec<f32> = (0..12).map(|value| value as f32).collect();
-        for origins in [
-            vec![origin(&[2, 6], true, false, &[(0, 2)]), origin(&[2, 6], true, false, &[(2, 6)])],
+        for sources in [
+            vec![source(&[2, 6], true, false, &[(0, 2)]), source(&[2, 6], true, false, &[(2, 6)])],
             vec![
-                origin(&[6, 2], false, false, &[(1, 2), (4, 6)]),
-                origin(&[6, 2], false, false, &[(0, 1), (2, 4)]),
+                source(&[6, 2], false, false, &[(1, 2), (4, 6)]),
+                source(&[6, 2], false, false, &[(0, 1), (2, 4)]),
             ],
-            vec![origin(&[12], false, true, &[])],
-            vec![origin(&[3, 4], true, false, &[])],
+            vec![source(&[12], false, true, &[])],
+            vec![source(&[3, 4], true, false, &[])],
         ] {
             let mut found = vec![f32::NAN; 12];
-            origins.iter().for_each(|origin| origin.restore(&origin.apply(file.clone()), &mut found));
+            sources.iter().for_each(|source| source.restore(&source.apply(file.clone()), &mut found));
             assert_eq!(found, file);
         }
     }
@@ -211,12 +216,12 @@ mod tests {
     fn fused_and_transposed_weights_come_apart() {
         // inputs x [q q k k v v], two inputs.
         let file = vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
-        let keys = origin(&[2, 6], true, false, &[(2, 4)]);
+        let keys = source(&[2, 6], true, false, &[(2, 4)]);
         assert_eq!(keys.apply(file.clone()), [2.0, 12.0, 3.0, 13.0]);
-        assert_eq!(origin(&[12], false, false, &[(4, 6)]).apply(file.clone()), [4.0, 5.0]);
-        assert_eq!(origin(&[12], false, false, &[]).apply(file.clone()), file);
-        assert_eq!(origin(&[2], false, true, &[]).apply(vec![0.5, -1.0]), [1.5, 0.0]);
+        assert_eq!(source(&[12], false, false, &[(4, 6)]).apply(file.clone()), [4.0, 5.0]);
+        assert_eq!(source(&[12], false, false, &[]).apply(file.clone()), file);
+        assert_eq!(source(&[2], false, true, &[]).apply(vec![0.5, -1.0]), [1.5, 0.0]);
         // Two heads of one value: q k v q k v.
-        assert_eq!(origin(&[6, 2], false, false, &[(1, 2), (4, 5)]).apply(file), [2.0, 3.0, 12.0, 13.0]);
+        assert_eq!(source(&[6, 2], false, false, &[(1, 2), (4, 5)]).apply(file), [2.0, 3.0, 12.0, 13.0]);
     }
 }

@@ -581,12 +581,12 @@ fn side_by_side_stablelm_reads_one_norm_twice() {
     let parsed =
         read_config(&with(base, json!({ "use_parallel_residual": true, "layer_norm_eps": 1e-5 }))).unwrap();
     assert!(parsed.model.parallel_residual);
-    let origin = |name: &str| {
+    let source = |name: &str| {
         let tensor = expected_tensors(&parsed.model).into_iter().find(|tensor| tensor.name == name).unwrap();
-        parsed.architecture.origin(&parsed.model, &tensor, true).tensor
+        parsed.architecture.tensor_source(&parsed.model, &tensor, true).tensor
     };
     for norm in ["input_norm", "post_attention_norm"] {
-        assert_eq!(origin(&format!("layers.1.{norm}.bias")), "model.layers.1.input_layernorm.bias");
+        assert_eq!(source(&format!("layers.1.{norm}.bias")), "model.layers.1.input_layernorm.bias");
     }
 }
 
@@ -608,12 +608,15 @@ fn every_part_of_gpt2_has_an_origin() {
         ("layers.1.mlp.down_proj.bias", "h.1.mlp.c_proj.bias", vec![8]),
     ] {
         let expected = tensors.iter().find(|tensor| tensor.name == name).unwrap();
-        let origin = parsed.architecture.origin(&parsed.model, expected, true);
-        assert_eq!((origin.tensor, origin.shape), (format!("transformer.{tensor}"), shape), "{name}");
+        let source = parsed.architecture.tensor_source(&parsed.model, expected, true);
+        assert_eq!((source.tensor, source.shape), (format!("transformer.{tensor}"), shape), "{name}");
     }
     let bias = tensors.iter().find(|tensor| tensor.name == "layers.1.self_attn.k_proj.bias").unwrap();
     let values: Vec<f32> = (0..24_u8).map(f32::from).collect();
-    assert_eq!(parsed.architecture.origin(&parsed.model, bias, true).apply(values.clone()), values[8..16]);
+    assert_eq!(
+        parsed.architecture.tensor_source(&parsed.model, bias, true).apply(values.clone()),
+        values[8..16]
+    );
 }
 
 #[test]

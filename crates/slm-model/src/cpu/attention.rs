@@ -73,7 +73,7 @@ impl CpuAttention<'_> {
         if scratch.len() < pieces.len() {
             scratch.resize_with(pieces.len(), AttentionScratch::default);
         }
-        let products: usize = pieces.iter().map(Piece::products).sum();
+        let products: usize = pieces.iter().map(AttentionTask::products).sum();
         // The last rows see the most, so they go first.
         let pieces = pieces.into_iter().rev().zip(scratch);
         if products < SERIAL_PRODUCTS {
@@ -90,7 +90,7 @@ impl CpuAttention<'_> {
         cache: &'p LayerCache,
         q: &'p [f32],
         out: &'p mut [f32],
-        pieces: &mut Vec<Piece<'p>>,
+        pieces: &mut Vec<AttentionTask<'p>>,
     ) {
         let Span { start, rows, .. } = span;
         let HeadShape { kv_heads, head_dim, .. } = self.shape;
@@ -111,14 +111,14 @@ impl CpuAttention<'_> {
             let size = heads_each * queries.group * head_dim;
             for (index, (q, out)) in q.chunks(size).zip(out.chunks_mut(size)).enumerate() {
                 let heads = index * heads_each..kv_heads.min((index + 1) * heads_each);
-                pieces.push(Piece { cache, heads, queries, q, out });
+                pieces.push(AttentionTask { cache, heads, queries, q, out });
             }
         } else {
             let rows_each = rows.div_ceil(8 * rayon::current_num_threads()).next_multiple_of(ROW_TILE);
             let size = rows_each * queries.row_stride;
             for (index, (q, out)) in q.chunks(size).zip(out.chunks_mut(size)).enumerate() {
                 let (start, rows) = (start + index * rows_each, q.len() / queries.row_stride);
-                pieces.push(Piece {
+                pieces.push(AttentionTask {
                     cache,
                     heads: 0..kv_heads,
                     queries: Queries { start, rows, ..queries },
@@ -131,7 +131,7 @@ impl CpuAttention<'_> {
 }
 
 /// A part of an attention that runs on one thread.
-struct Piece<'a> {
+struct AttentionTask<'a> {
     cache: &'a LayerCache,
     heads: Range<usize>,
     queries: Queries,
@@ -139,7 +139,7 @@ struct Piece<'a> {
     out: &'a mut [f32],
 }
 
-impl Piece<'_> {
+impl AttentionTask<'_> {
     /// Multiplications, about.
     fn products(&self) -> usize {
         let end = self.queries.start + self.queries.rows;

@@ -13,7 +13,7 @@ use slm_quant_core::{
 use slm_testing::{devices, tensor};
 
 use super::{FakeQuantizedWeight, device, ops};
-use crate::activation::{InputQuant, InputRanges};
+use crate::activation::{FakeQuantizedInput, InputRanges};
 use crate::errors::Reporter;
 use crate::{SharedQatStage, to_vec_f32};
 
@@ -48,7 +48,7 @@ proptest! {
                 ActivationQuant::Dynamic(ActivationGranularity::PerToken),
                 ActivationQuant::Dynamic(ActivationGranularity::PerTensor),
             ] {
-                let ranges = Arc::new(InputRanges::new(InputQuant::Fixed(quant), SharedQatStage::default(), None));
+                let ranges = Arc::new(InputRanges::new(FakeQuantizedInput::Fixed(quant), SharedQatStage::default(), None));
                 let input = || tensor(x.clone(), [3, 8], &device);
                 let host = ops::fake_quantize_input(input(), &ranges, &Reporter::default());
                 let by_tensors = device::fake_quantize_input(input(), &ranges);
@@ -78,7 +78,7 @@ proptest! {
                     for device in devices() {
                         let weight = tensor(w.clone(), [3, 8], &device);
                         let param = burn::module::Param::from_tensor(weight.clone());
-                        let float = InputQuant::Fixed(ActivationQuant::Float);
+                        let float = FakeQuantizedInput::Fixed(ActivationQuant::Float);
                         let stage = SharedQatStage::default();
                         let prepared =
                             FakeQuantizedWeight::new(param, scheme, ObserverKind::MinMax, float, &stage).unwrap();

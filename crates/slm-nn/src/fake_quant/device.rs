@@ -9,7 +9,7 @@ use slm_quant_core::{
 };
 
 use super::ranges::lsq_factor;
-use crate::activation::{InputQuant, InputRanges, ObservedBounds};
+use crate::activation::{FakeQuantizedInput, InputRanges, ObservedBounds};
 
 const CODE_MIN: f32 = QuantRange::UINT8.quant_min() as f32;
 const CODE_MAX: f32 = QuantRange::UINT8.quant_max() as f32;
@@ -90,12 +90,12 @@ pub(crate) struct Rounded {
 pub(crate) fn round_input(x: &Tensor<2>, ranges: &InputRanges) -> Option<Rounded> {
     let known = |value: f32| Tensor::<2>::full([1, 1], value, &x.device()).detach();
     let (scale, zero_point) = match ranges.quant() {
-        InputQuant::Fixed(ActivationQuant::Float) => return None,
-        InputQuant::Fixed(ActivationQuant::Static(params)) => {
+        FakeQuantizedInput::Fixed(ActivationQuant::Float) => return None,
+        FakeQuantizedInput::Fixed(ActivationQuant::Static(params)) => {
             (known(params.scale), known(params.zero_point as f32))
         }
-        InputQuant::Fixed(ActivationQuant::Dynamic(granularity)) => dynamic_qparams(x, granularity),
-        InputQuant::Observed { .. } => observed_qparams(x, ranges),
+        FakeQuantizedInput::Fixed(ActivationQuant::Dynamic(granularity)) => dynamic_qparams(x, granularity),
+        FakeQuantizedInput::Observed { .. } => observed_qparams(x, ranges),
     };
     let rounded = (x.clone().detach() * scale.clone().recip()).round() + zero_point.clone();
     let codes = rounded.clone().clamp(CODE_MIN, CODE_MAX);

@@ -16,7 +16,7 @@ use slm_quant_core::{ActivationGranularity, ActivationQuant, Result};
 use super::fake_quantizer::FakeQuantizer;
 use super::ops::{LearnedScales, dims, learned_quantizer};
 use super::ranges::{WeightRanges, quantized};
-use crate::activation::{InputQuant, InputRanges};
+use crate::activation::{FakeQuantizedInput, InputRanges};
 use crate::errors::{Place, Reporter};
 
 /// The grids of input and weight.
@@ -61,10 +61,12 @@ pub(super) fn product<B: HostBackend>(
 /// The settings that give the codes of `grid` to the kernel.
 fn quant(input: &InputRanges, quantizer: &FakeQuantizer) -> ActivationQuant {
     match input.quant() {
-        InputQuant::Fixed(ActivationQuant::Dynamic(ActivationGranularity::PerToken)) => {
+        FakeQuantizedInput::Fixed(ActivationQuant::Dynamic(ActivationGranularity::PerToken)) => {
             ActivationQuant::Dynamic(ActivationGranularity::PerToken)
         }
-        InputQuant::Fixed(_) | InputQuant::Observed { .. } => ActivationQuant::Static(quantizer.params()[0]),
+        FakeQuantizedInput::Fixed(_) | FakeQuantizedInput::Observed { .. } => {
+            ActivationQuant::Static(quantizer.params()[0])
+        }
     }
 }
 

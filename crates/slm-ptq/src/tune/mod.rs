@@ -20,7 +20,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 use slm_model::{BlockwiseModel, LM_HEAD, TensorSource};
 use slm_nn::{
-    FakeQuantizedWeight, ForwardHook, InputQuant, LayerState, NamedLinears, SharedQatStage, Weight,
+    FakeQuantizedInput, FakeQuantizedWeight, ForwardHook, LayerState, NamedLinears, SharedQatStage, Weight,
     attach_hook, detach_hooks, try_for_each_linear, try_for_each_linear_mut,
 };
 use slm_quant_core::{ActivationQuant, ObserverKind, QuantizedMatrix};
@@ -195,7 +195,7 @@ fn prepare<M: NamedLinears>(module: &mut M, starts: &[Start]) -> Result<()> {
         let device = weight.device();
         let latent = TensorData::new(start.latent(), start.layer.report.shape);
         let latent = Param::from_tensor(Tensor::from_data(latent, &device));
-        let input = InputQuant::Fixed(ActivationQuant::Float);
+        let input = FakeQuantizedInput::Fixed(ActivationQuant::Float);
         let scheme = start.layer.report.scheme;
         let mut weight = FakeQuantizedWeight::learned(latent, scheme, ObserverKind::MinMax, input, &stage)
             .map_err(fail)?;

@@ -46,7 +46,7 @@ pub fn load_module<M: Module + NamedLinears>(
     drop(module.valid());
     let mut loaded = module.clone();
     try_for_each_linear_mut(&mut loaded, |name, linear| fill_linear(&mut tensors, name, linear, &device))?;
-    let mut fill = Fill::new(&loaded, &mut tensors);
+    let mut fill = Fill::new(&mut tensors);
     let loaded = Module::map(loaded, &mut fill);
     fill.result?;
     *module = loaded;

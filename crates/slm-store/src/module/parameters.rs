@@ -4,10 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::kind::Basic;
 use burn::tensor::{Bool, DType, Float, Int, Tensor, TensorData};
-use slm_nn::{Linear, NamedLinears, Weight, try_for_each_linear, unnamed_linears};
+use slm_nn::{Linear, ModulePlace, NamedLinears, Weight, try_for_each_linear, unnamed_linears};
 
 use super::dtype;
 use crate::layer::{QuantizedForm, names};
@@ -105,7 +105,7 @@ pub(super) fn for_each_parameter<M: Module + NamedLinears>(
             None => Ok(()),
         }
     })?;
-    let mut walk = Walk { path: Vec::new(), layers: layer_ids(module), visit, result: Ok(()) };
+    let mut walk = Walk { place: ModulePlace::default(), visit, result: Ok(()) };
     module.visit(&mut walk);
     walk.result
 }
@@ -119,37 +119,17 @@ fn show<const D: usize, K: Basic>(
     visit(Parameter { name, shape, dtype, data: &|| tensor.clone().into_data() })
 }
 
-/// Ids of all parameters of all layers.
-fn layer_ids<M: NamedLinears>(module: &M) -> BTreeSet<ParamId> {
-    let mut ids = Ids(BTreeSet::new());
-    module.for_each_linear(&mut |_, linear| linear.visit(&mut ids));
-    ids.0
-}
-
-struct Ids(BTreeSet<ParamId>);
-
-impl ModuleVisitor for Ids {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.0.insert(param.id);
-    }
-
-    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
-        self.0.insert(param.id);
-    }
-}
-
 /// Shows the parameters outside of layers.
 struct Walk<'a> {
-    path: Vec<String>,
-    layers: BTreeSet<ParamId>,
+    place: ModulePlace,
     visit: &'a mut dyn FnMut(Parameter<'_>) -> Result<()>,
     result: Result<()>,
 }
 
 impl Walk<'_> {
-    fn take<const D: usize, K: Basic>(&mut self, id: ParamId, tensor: impl FnOnce() -> Tensor<D, K>) {
-        if self.result.is_ok() && !self.layers.contains(&id) {
-            self.result = show(&self.path.join("."), tensor(), self.visit);
+    fn take<const D: usize, K: Basic>(&mut self, tensor: impl FnOnce() -> Tensor<D, K>) {
+        if !self.place.is_in_linear() && self.result.is_ok() {
+            self.result = show(&self.place.path(), tensor(), self.visit);
         }
     }
 }
@@ -157,18 +137,18 @@ impl Walk<'_> {
 macro_rules! visit {
     ($($method:ident $kind:ty),+) => {$(
         fn $method<const D: usize>(&mut self, param: &Param<Tensor<D, $kind>>) {
-            self.take(param.id, || param.transform_for_save().val());
+            self.take(|| param.transform_for_save().val());
         }
     )+};
 }
 
 impl ModuleVisitor for Walk<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.place.enter(name, container_type);
     }
 
     fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
+        self.place.exit();
     }
 
     visit!(visit_float Float, visit_int Int, visit_bool Bool);
@@ -177,15 +157,14 @@ impl ModuleVisitor for Walk<'_> {
 /// Puts the tensors of a file into the parameters of a module outside of layers, whose names, shapes and types were
 /// compared before.
 pub(super) struct Fill<'a, 'b> {
-    path: Vec<String>,
-    layers: BTreeSet<ParamId>,
+    place: ModulePlace,
     tensors: &'a mut LoadedTensors<'b>,
     pub(super) result: Result<()>,
 }
 
 impl<'a, 'b> Fill<'a, 'b> {
-    pub(super) fn new<M: NamedLinears>(module: &M, tensors: &'a mut LoadedTensors<'b>) -> Self {
-        Self { path: Vec::new(), layers: layer_ids(module), tensors, result: Ok(()) }
+    pub(super) fn new(tensors: &'a mut LoadedTensors<'b>) -> Self {
+        Self { place: ModulePlace::default(), tensors, result: Ok(()) }
     }
 }
 
@@ -210,10 +189,10 @@ where
 macro_rules! map {
     ($($method:ident $kind:ty),+) => {$(
         fn $method<const D: usize>(&mut self, param: Param<Tensor<D, $kind>>) -> Param<Tensor<D, $kind>> {
-            if self.result.is_err() || self.layers.contains(&param.id) {
+            if self.place.is_in_linear() || self.result.is_err() {
                 return param;
             }
-            match filled(self.tensors, &self.path.join("."), &param) {
+            match filled(self.tensors, &self.place.path(), &param) {
                 Ok(tensor) => {
                     let id = param.id;
                     param.transform_for_load(tensor, id)
@@ -228,12 +207,12 @@ macro_rules! map {
 }
 
 impl ModuleMapper for Fill<'_, '_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.place.enter(name, container_type);
     }
 
     fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
+        self.place.exit();
     }
 
     map!(map_float Float, map_int Int, map_bool Bool);

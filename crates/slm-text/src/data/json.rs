@@ -13,9 +13,9 @@ use crate::{Error, Result, parse_ids};
 /// Longest line or file of JSON.
 const LONGEST: usize = 1 << 30;
 
-/// Form of a file.
+/// Format of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum FileFormat {
     Prose,
     /// One JSON value.
     Whole,
@@ -25,16 +25,16 @@ pub(super) enum Form {
     Values,
 }
 
-/// The form of a file that begins with `head`, of which as much more is read as it takes.
+/// The format of a file that begins with `head`, of which as much more is read as it takes.
 ///
 /// # Errors
 /// [`Error::Json`] for a file whose name says that it is JSON and whose content does not.
-pub(super) fn form(path: &Path, head: &mut String, decoder: &mut Decoder) -> Result<Form> {
+pub(super) fn format(path: &Path, head: &mut String, decoder: &mut Decoder) -> Result<FileFormat> {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     let named = ["json", "jsonl", "ndjson"].iter().any(|name| extension.eq_ignore_ascii_case(name));
     let prose = |detail: &str| match named {
         true => Err(refused(path, detail)),
-        false => Ok(Form::Prose),
+        false => Ok(FileFormat::Prose),
     };
     while head.trim().is_empty() && decoder.read(head)? {}
     match head.trim_start().chars().next() {
@@ -55,7 +55,7 @@ pub(super) fn form(path: &Path, head: &mut String, decoder: &mut Decoder) -> Res
                     continue;
                 }
                 if blank {
-                    return Ok(Form::Whole);
+                    return Ok(FileFormat::Whole);
                 }
                 let (value, rest) = head.split_at(end);
                 let next = head.len() - rest.trim_start().len();
@@ -64,8 +64,8 @@ pub(super) fn form(path: &Path, head: &mut String, decoder: &mut Decoder) -> Res
                     let objects = value.trim_start().starts_with('{') && head[next..].starts_with('{');
                     let second = first_value(&lenient::plain(&head[next..])).0;
                     return match second {
-                        Some(Ok(_)) if objects => Ok(Form::Values),
-                        Some(Err(error)) if objects && error.is_eof() => Ok(Form::Values),
+                        Some(Ok(_)) if objects => Ok(FileFormat::Values),
+                        Some(Err(error)) if objects && error.is_eof() => Ok(FileFormat::Values),
                         _ => prose("goes on after its first JSON value"),
                     };
                 }
@@ -74,7 +74,7 @@ pub(super) fn form(path: &Path, head: &mut String, decoder: &mut Decoder) -> Res
                 if lenient::parse::<IgnoredAny>(second).is_err() {
                     return prose("is no JSON in its second line");
                 }
-                return Ok(Form::Lines);
+                return Ok(FileFormat::Lines);
             }
             Some(Err(error)) if error.is_eof() && head.len() < LONGEST => {
                 // Doubles, so that the beginning is not parsed again for each part.
@@ -105,7 +105,7 @@ fn first_value(text: &str) -> (Option<serde_json::Result<IgnoredAny>>, usize) {
 pub(super) fn whole(path: &Path, text: &str) -> Result<Record> {
     let value: Value = lenient::parse(text).map_err(|error| refused(path, error.to_string()))?;
     match &value {
-        // The form that `slm sample` writes, with its strict rules.
+        // The format that `slm sample` writes, with its strict rules.
         Value::Object(map) if map.get("ids").is_some_and(Value::is_array) => {
             Ok(Record::Ids(parse_ids(path, text.as_bytes())?))
         }
@@ -129,8 +129,15 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    pub(super) fn new(path: &Path, head: String, decoder: Decoder, form: Form) -> Self {
-        Self { path: path.to_owned(), text: head, at: 0, decoder, by_line: form != Form::Values, number: 0 }
+    pub(super) fn new(path: &Path, head: String, decoder: Decoder, format: FileFormat) -> Self {
+        Self {
+            path: path.to_owned(),
+            text: head,
+            at: 0,
+            decoder,
+            by_line: format != FileFormat::Values,
+            number: 0,
+        }
     }
 
     /// The error of a file with texts and ids.

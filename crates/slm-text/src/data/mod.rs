@@ -23,7 +23,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::{Error, Result, Tokenizer};
 use decode::Decoder;
-use json::{Form, Lines, form, whole};
+use json::{FileFormat, Lines, format, whole};
 use record::Record;
 
 /// Content of a data file.
@@ -59,9 +59,9 @@ impl Data {
         };
         let mut head = String::new();
         decoder.read(&mut head)?;
-        match form(path, &mut head, &mut decoder)? {
-            Form::Prose => Ok(Self::Text(TextReader::new(path, Source::Plain { head, decoder }))),
-            Form::Whole => {
+        match format(path, &mut head, &mut decoder)? {
+            FileFormat::Prose => Ok(Self::Text(TextReader::new(path, Source::Plain { head, decoder }))),
+            FileFormat::Whole => {
                 while decoder.read(&mut head)? {}
                 match whole(path, &head)? {
                     Record::Ids(ids) => Ok(Self::Ids(ids)),
@@ -71,8 +71,8 @@ impl Data {
                     }
                 }
             }
-            form @ (Form::Lines | Form::Values) => {
-                let mut lines = Lines::new(path, head, decoder, form);
+            format @ (FileFormat::Lines | FileFormat::Values) => {
+                let mut lines = Lines::new(path, head, decoder, format);
                 match lines.next()? {
                     Some(Record::Ids(mut ids)) => {
                         while let Some(record) = lines.next()? {
@@ -195,7 +195,7 @@ impl TextReader {
     /// # Errors
     /// As [`TextReader::read`] and [`Tokenizer::encode`].
     pub fn encode(mut self, tokenizer: &Tokenizer, limit: usize) -> Result<Vec<u32>> {
-        tokenizer.encode_in_pieces(limit, &mut |text| self.read(text))
+        tokenizer.encode_in_chunks(limit, &mut |text| self.read(text))
     }
 }
 

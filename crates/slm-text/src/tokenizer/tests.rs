@@ -220,7 +220,7 @@ fn hard_text(seed: u64, length: usize) -> String {
 }
 
 #[test]
-fn pieces_have_the_ids_of_the_whole() {
+fn chunks_have_the_ids_of_the_whole() {
     for (name, tokenizer) in tokenizers() {
         for seed in 0..3 {
             let text = if seed == 0 { Corpus::new(3).text(400) } else { hard_text(seed, 60_000) };
@@ -295,7 +295,7 @@ fn a_bad_byte_costs_nothing_that_comes_before_or_after_it() {
     }
 }
 
-/// Ids and texts of real tokenizers as the Hugging Face library gives them, also of a long text in pieces.
+/// Ids and texts of real tokenizers as the Hugging Face library gives them, also of a long text in chunks.
 #[test]
 fn real_tokenizers_give_the_recorded_ids() {
     let root = std::env::var_os("SLM_SHARED").map_or_else(

@@ -21,8 +21,11 @@ use slm_quant_core::Bits;
 
 use super::codes::{Codes, Groups};
 use super::words::{code, signed};
-use super::{FLOATS, Layer, Looking, Weights, modules, parse, read_words, scales, transposed};
-use crate::{Error, Result};
+use super::{
+    FLOATS, Layer, Looking, Weights, describe, modules, parse, read_bits, read_words, scales, transposed,
+    unsupported,
+};
+use crate::Result;
 
 /// The output of each code of a word, from the lowest bits on.
 const ORDER_OF_4_BITS: &[usize] = &[0, 2, 4, 6, 1, 3, 5, 7];
@@ -54,22 +57,16 @@ pub(super) struct Form {
 impl Config {
     pub(super) fn read(path: &Path, field: &str, fields: Map<String, Value>) -> Result<Self> {
         let Fields { bits, version } = parse(path, field, fields)?;
-        let unsupported = |name: &str, found: String, supported: &str| Error::Unsupported {
-            path: path.to_owned(),
-            field: format!("{field}.{name}"),
-            found,
-            supported: supported.to_owned(),
-        };
-        let bits = match bits {
-            4 => Bits::Int4,
-            8 => Bits::Int8,
-            other => {
-                return Err(unsupported("bits", other.to_string(), "4, 8 (else import the float model)"));
-            }
-        };
+        let bits = read_bits(path, field, bits)?;
         match version.as_deref().unwrap_or("gemm") {
             version if version.eq_ignore_ascii_case("gemm") => Ok(Self { bits }),
-            other => Err(unsupported("version", format!("{other:?}"), "gemm (else import the float model)")),
+            other => Err(unsupported(
+                path,
+                field,
+                "version",
+                format!("{other:?}"),
+                "gemm (else import the float model)",
+            )),
         }
     }
 
@@ -101,11 +98,8 @@ impl Config {
 
 impl Form {
     pub(super) fn description(&self) -> String {
-        let bits = self.bits.count();
-        match self.groups {
-            1 => format!("awq, {bits} bits per channel"),
-            _ => format!("awq, {bits} bits in groups of {}", self.group_size),
-        }
+        let groups = (self.groups > 1).then_some(self.group_size);
+        describe("awq", self.bits, groups)
     }
 
     pub(super) fn read(&self, layer: &Layer, weights: &Weights) -> Result<Codes> {

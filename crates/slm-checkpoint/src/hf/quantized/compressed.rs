@@ -20,8 +20,8 @@ use slm_quant_core::{ActivationGranularity, ActivationQuant, Bits, QParams};
 use super::codes::{Codes, Groups};
 use super::targets::Targets;
 use super::words::{code, signed};
-use super::{FLOATS, Layer, Looking, Weights, modules, parse, read_words, scales, transposed};
-use crate::{Error, Result};
+use super::{FLOATS, Layer, Looking, Weights, modules, parse, read_words, scales, transposed, unsupported};
+use crate::Result;
 
 /// A description, as far as it matters for reading.
 #[derive(Debug)]
@@ -105,12 +105,8 @@ enum ZeroPoints {
 impl Config {
     pub(super) fn read(path: &Path, field: &str, fields: Map<String, Value>) -> Result<Self> {
         let fields: Fields = parse(path, field, fields)?;
-        let unsupported = |name: &str, found: String, supported: &str| Error::Unsupported {
-            path: path.to_owned(),
-            field: format!("{field}.{name}"),
-            found,
-            supported: supported.to_owned(),
-        };
+        let unsupported =
+            |name: &str, found: String, supported: &str| unsupported(path, field, name, found, supported);
         if let Some(format) = fields.sparsity_config.as_ref().and_then(|sparsity| sparsity.get("format"))
             && format != "dense"
         {

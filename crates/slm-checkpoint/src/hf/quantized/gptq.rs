@@ -21,8 +21,11 @@ use slm_quant_core::Bits;
 
 use super::codes::{Codes, Groups};
 use super::words::{code, signed};
-use super::{FLOATS, Layer, Looking, Weights, modules, parse, read_words, scales, transposed};
-use crate::{Error, Result};
+use super::{
+    FLOATS, Layer, Looking, Weights, describe, modules, parse, read_bits, read_words, scales, transposed,
+    unsupported,
+};
+use crate::Result;
 
 /// The fields of a description that matter for reading.
 #[derive(Debug)]
@@ -61,19 +64,7 @@ pub(super) struct Form {
 impl Config {
     pub(super) fn read(path: &Path, field: &str, fields: Map<String, Value>) -> Result<Self> {
         let Fields { bits, group_size, checkpoint_format, is_marlin_format } = parse(path, field, fields)?;
-        let unsupported = |name: &str, found: String, supported: &str| Error::Unsupported {
-            path: path.to_owned(),
-            field: format!("{field}.{name}"),
-            found,
-            supported: supported.to_owned(),
-        };
-        let bits = match bits {
-            4 => Bits::Int4,
-            8 => Bits::Int8,
-            other => {
-                return Err(unsupported("bits", other.to_string(), "4, 8 (else import the float model)"));
-            }
-        };
+        let bits = read_bits(path, field, bits)?;
         let format = match (is_marlin_format, checkpoint_format.as_deref()) {
             (Some(true), _) => "marlin",
             (_, format) => format.unwrap_or("gptq"),
@@ -83,7 +74,7 @@ impl Config {
             "gptq_v2" => 0,
             other => {
                 let supported = "gptq, gptq_v2 (save the model in one of them with GPTQModel)";
-                return Err(unsupported("checkpoint_format", format!("{other:?}"), supported));
+                return Err(unsupported(path, field, "checkpoint_format", format!("{other:?}"), supported));
             }
         };
         Ok(Self { bits, group_size, zero_offset })
@@ -143,11 +134,8 @@ impl Config {
 
 impl Form {
     pub(super) fn description(&self) -> String {
-        let bits = self.bits.count();
-        match self.groups {
-            1 => format!("gptq, {bits} bits per channel"),
-            _ => format!("gptq, {bits} bits in groups of {}", self.group_size),
-        }
+        let groups = (self.groups > 1).then_some(self.group_size);
+        describe("gptq", self.bits, groups)
     }
 
     pub(super) fn read(&self, layer: &Layer, weights: &Weights) -> Result<Codes> {

@@ -15,7 +15,7 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use slm_quant_core::{ActivationQuant, QuantizedMatrix};
+use slm_quant_core::{ActivationQuant, Bits, QuantizedMatrix};
 
 use self::codes::Codes;
 use super::weights::Weights;
@@ -102,6 +102,37 @@ fn parse<T: DeserializeOwned>(path: &Path, field: &str, fields: Map<String, Valu
     serde_json::from_value(Value::Object(fields)).map_err(|error| {
         Error::field(path, field, "the fields that the program which quantized the model writes", error)
     })
+}
+
+/// The error for the field `name` of the description `field` whose value is not read.
+fn unsupported(path: &Path, field: &str, name: &str, found: String, supported: &str) -> Error {
+    Error::Unsupported {
+        path: path.to_owned(),
+        field: format!("{field}.{name}"),
+        found,
+        supported: supported.to_owned(),
+    }
+}
+
+/// The width of codes that a description gives as `bits`.
+fn read_bits(path: &Path, field: &str, bits: u64) -> Result<Bits> {
+    match bits {
+        4 => Ok(Bits::Int4),
+        8 => Ok(Bits::Int8),
+        other => {
+            let supported = "4, 8 (else import the float model)";
+            Err(unsupported(path, field, "bits", other.to_string(), supported))
+        }
+    }
+}
+
+/// Codes of `method` in a few words; `group_size` where a row has several groups.
+fn describe(method: &str, bits: Bits, group_size: Option<usize>) -> String {
+    let bits = bits.count();
+    match group_size {
+        None => format!("{method}, {bits} bits per channel"),
+        Some(size) => format!("{method}, {bits} bits in groups of {size}"),
+    }
 }
 
 /// A weight that is stored quantized.

@@ -1,20 +1,20 @@
-//! Long texts, encoded piece by piece with the ids of the whole.
+//! Long texts, encoded chunk by chunk with the ids of the whole.
 //!
 //! A tokenizer looks at a limited stretch of text, but how far that stretch goes is known to nobody: to the end of a word,
-//! of a run of spaces, or, in a tokenizer that does not split at all, to the end of the text. So pieces overlap. Two
+//! of a run of spaces, or, in a tokenizer that does not split at all, to the end of the text. So chunks overlap. Two
 //! neighbours must give the same tokens at the same places all over the middle of their overlap, where neither sees an end of
-//! its own; the ids of one are then followed by those of the other from there on. Where they differ, the piece is made
+//! its own; the ids of one are then followed by those of the other from there on. Where they differ, the chunk is made
 //! longer, up to the whole text.
 
 use crate::{Result, Tokenizer};
 
-/// Bytes of the first piece. Later ones are longer.
+/// Bytes of the first chunk. Later ones are longer.
 const FIRST: usize = 16 << 10;
-/// Bytes of the longest piece, unless neighbours disagree.
+/// Bytes of the longest chunk, unless neighbours disagree.
 const LONGEST: usize = 256 << 10;
-/// Bytes that two pieces have in common.
+/// Bytes that two chunks have in common.
 const OVERLAP: usize = 6 << 10;
-/// Bytes at either end of the overlap in which tokens may depend on where the piece ends.
+/// Bytes at either end of the overlap in which tokens may depend on where the chunk ends.
 const GUARD: usize = 1 << 10;
 
 /// A token and the bytes of the text that it stands for, counted from the start of the text.
@@ -25,16 +25,16 @@ struct Token {
     end: usize,
 }
 
-/// A piece of the text with its tokens.
-struct Piece {
+/// A chunk of the text with its tokens.
+struct Chunk {
     start: usize,
     end: usize,
     tokens: Vec<Token>,
-    /// Its first token that is not a token of the piece before.
+    /// Its first token that is not a token of the chunk before.
     from: usize,
 }
 
-impl Piece {
+impl Chunk {
     /// Index of the first token at `place` or behind it.
     fn index_at(&self, place: usize) -> usize {
         self.tokens.iter().position(|token| token.start >= place).unwrap_or(self.tokens.len())
@@ -78,7 +78,7 @@ impl Buffer<'_> {
     }
 }
 
-/// Ids of the text that `more` appends chunk by chunk, until it returns false; at most `limit` of them, and no more of the
+/// Ids of the text that `more` appends bit by bit, until it returns false; at most `limit` of them, and no more of the
 /// text is read than they take.
 pub(super) fn encode(
     tokenizer: &Tokenizer,
@@ -88,41 +88,41 @@ pub(super) fn encode(
     let mut buffer = Buffer { text: String::new(), start: 0, ended: false, more };
     let mut ids = Vec::new();
     let mut length = FIRST;
-    let mut piece = piece_at(tokenizer, &mut buffer, 0, length)?;
-    while !buffer.is_end(piece.end) && ids.len() < limit {
-        let start = buffer.reach(piece.end.saturating_sub(OVERLAP))?;
+    let mut chunk = chunk_at(tokenizer, &mut buffer, 0, length)?;
+    while !buffer.is_end(chunk.end) && ids.len() < limit {
+        let start = buffer.reach(chunk.end.saturating_sub(OVERLAP))?;
         let longer = (2 * length).min(LONGEST);
-        let mut next = piece_at(tokenizer, &mut buffer, start, longer)?;
-        let (low, high) = (start + GUARD, piece.end - GUARD);
-        let (mine, others) = (piece.between(low, high), next.between(low, high));
+        let mut next = chunk_at(tokenizer, &mut buffer, start, longer)?;
+        let (low, high) = (start + GUARD, chunk.end - GUARD);
+        let (mine, others) = (chunk.between(low, high), next.between(low, high));
         if mine.len() >= 2 && mine == others {
             let middle = mine[mine.len() / 2].start;
-            let until = piece.index_at(middle);
-            ids.extend(piece.tokens[piece.from..until.max(piece.from)].iter().map(|token| token.id));
+            let until = chunk.index_at(middle);
+            ids.extend(chunk.tokens[chunk.from..until.max(chunk.from)].iter().map(|token| token.id));
             next.from = next.index_at(middle);
             buffer.forget(start);
-            (piece, length) = (next, longer);
+            (chunk, length) = (next, longer);
         } else {
-            // What comes before `from` is the same: it was settled by the piece before.
-            let kept = piece.tokens.get(piece.from).map_or(piece.end, |token| token.start);
-            let whole = 2 * (piece.end - piece.start);
-            piece = piece_at(tokenizer, &mut buffer, piece.start, whole)?;
-            piece.from = if kept == piece.start { 0 } else { piece.index_at(kept) };
+            // What comes before `from` is the same: it was settled by the chunk before.
+            let kept = chunk.tokens.get(chunk.from).map_or(chunk.end, |token| token.start);
+            let whole = 2 * (chunk.end - chunk.start);
+            chunk = chunk_at(tokenizer, &mut buffer, chunk.start, whole)?;
+            chunk.from = if kept == chunk.start { 0 } else { chunk.index_at(kept) };
         }
     }
     if ids.len() < limit {
-        ids.extend(piece.tokens[piece.from..].iter().map(|token| token.id));
+        ids.extend(chunk.tokens[chunk.from..].iter().map(|token| token.id));
     }
     ids.truncate(limit);
     Ok(ids)
 }
 
-fn piece_at(tokenizer: &Tokenizer, buffer: &mut Buffer<'_>, start: usize, length: usize) -> Result<Piece> {
+fn chunk_at(tokenizer: &Tokenizer, buffer: &mut Buffer<'_>, start: usize, length: usize) -> Result<Chunk> {
     let end = buffer.reach(start + length)?;
     // Knows whether the text goes on.
     buffer.reach(end + 4)?;
     let tokens = tokenizer.encode_with_places(buffer.slice(start, end))?;
     let tokens =
         tokens.into_iter().map(|(id, (from, to))| Token { id, start: start + from, end: start + to });
-    Ok(Piece { start, end, tokens: tokens.collect(), from: 0 })
+    Ok(Chunk { start, end, tokens: tokens.collect(), from: 0 })
 }
