@@ -15,7 +15,7 @@ mod documents;
 mod end_tokens;
 mod impostor;
 mod names;
-mod pickle;
+pub(crate) mod pickle;
 mod place;
 mod plan;
 mod quantized;
