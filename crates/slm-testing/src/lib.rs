@@ -7,7 +7,7 @@ mod shared;
 #[cfg(feature = "tensors")]
 mod tensors;
 
-pub use peers::peer_python;
+pub use peers::{llama_cpp, peer_python};
 pub use random::Random;
 pub use shared::{shared, shared_dir};
 #[cfg(feature = "tensors")]
