@@ -8,6 +8,8 @@ CUDA's error "no device". Needs readelf, nm and a C compiler.
 import pathlib, re, subprocess, sys, tempfile
 
 CUDA = re.compile(r"lib(cu|nccl|nv)")
+# Functions that return a text.
+TEXT = re.compile("(String|Name|ncclGetLastError)$")
 NO_DEVICE = 100
 
 
@@ -40,7 +42,7 @@ def main(lib):
             source, map_file = pathlib.Path(work, "source.c"), pathlib.Path(work, "versions.map")
             text = lambda name: f'const char *{name}(void) {{ return "no CUDA"; }}\n'
             error = lambda name: f"int {name}(void) {{ return {NO_DEVICE}; }}\n"
-            source.write_text("".join((text if name.endswith("String") else error)(name) for name in names))
+            source.write_text("".join((text if TEXT.search(name) else error)(name) for name in names))
             map_file.write_text(script)
             linker = [f"-Wl,-soname,{library}", *([f"-Wl,--version-script,{map_file}"] if script else [])]
             subprocess.run(["cc", "-shared", "-w", "-fno-builtin", "-o", lib / library, *linker, source], check=True)

@@ -36,7 +36,8 @@ def main(path):
         raise SystemExit("\n".join(problems))
     assert near >= 0.9 * positions, f"{near} of {positions} positions with quantized inputs are within 1e-3"
     print(f"transformers: logits differ by {worst[True]:.1e} at most with float inputs")
-    print(f"transformers: with quantized inputs {near} of {positions} positions within 1e-3, the others by {worst[False]:.1e}")
+    if positions:
+        print(f"transformers: with quantized inputs {near} of {positions} positions within 1e-3, the others by {worst[False]:.1e}")
 
 
 main(sys.argv[1])
