@@ -2,6 +2,7 @@
 //! on the spot, and the reference data where it is there.
 #![forbid(unsafe_code)]
 
+mod browser;
 mod fixtures;
 mod hugging_face;
 pub mod importing;
@@ -9,13 +10,16 @@ mod outcome;
 mod program;
 mod reference;
 mod sandbox;
+mod server;
 mod terminal;
 
+pub use browser::Browser;
 pub use fixtures::{Files, checkpoint, model, quantized, text, train_config};
 pub use hugging_face::{HuggingFace, Tensor, read_tensors};
 pub use outcome::Outcome;
 pub use program::{binary, command};
 pub use reference::{Reference, frequencies};
 pub use sandbox::Sandbox;
+pub use server::{HttpReply, Server};
 pub use slm_testing::{Random, llama_cpp, peer_python, shared};
 pub use terminal::Shown;

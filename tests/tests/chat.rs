@@ -54,6 +54,10 @@ fn answers_follow_the_template_and_the_history() {
     assert_eq!(spoken[0]["content"], spoken[2]["content"], "a conversation that was reset begins anew");
     assert_eq!(spoken[0]["prompt_tokens"], spoken[2]["prompt_tokens"]);
     assert!(number(&spoken[1], "prompt_tokens") > number(&spoken[0], "prompt_tokens"));
+    // The first turn is kept for the second, but for tokens that its last ones form with the answer.
+    assert_eq!(spoken[0]["prompt_tokens_kept"], 0);
+    assert!(number(&spoken[1], "prompt_tokens_kept") > number(&spoken[0], "prompt_tokens") / 2.0);
+    assert!(number(&spoken[1], "prompt_tokens_kept") < number(&spoken[1], "prompt_tokens"));
     let saved = sandbox.read_json("talk.json");
     let first = spoken[0]["content"].as_str().unwrap();
     assert_eq!(
@@ -147,7 +151,9 @@ fn a_real_model_knows_a_capital() {
     sandbox.slm_with("import --out float", &[Path::new(&source).to_str().unwrap()], &[]).success();
     let line = "ptq --checkpoint float --type dynamic --no-eval";
     sandbox.slm(&format!("{line} --granularity channel --out int8")).success();
-    for checkpoint in ["float", "int8"] {
+    let line = "ptq --checkpoint float --type weight-only --no-eval --bits 4";
+    sandbox.slm(&format!("{line} --granularity group:32 --out int4")).success();
+    for checkpoint in ["float", "int8", "int4"] {
         let options = format!("--checkpoint {checkpoint} --json --max-new-tokens 40");
         let spoken = replies(chat(&sandbox, &options, "What is the capital of France?\n"));
         let answer = spoken[0]["content"].as_str().unwrap();

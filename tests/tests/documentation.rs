@@ -126,6 +126,53 @@ fn pages_run_as_printed() {
     }
 }
 
+/// Largest relative difference of a figure from the printed one: floats may be summed in another order on another processor.
+const TOLERANCE: f64 = 0.02;
+
+/// Whether two outputs say the same, in numbers that are nearly the same.
+fn agree(a: &str, b: &str) -> bool {
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let number = |word: &str| word.trim_matches(|c: char| "(),%+".contains(c)).parse::<f64>().ok();
+    let (a, b) = (words(a), words(b));
+    a.len() == b.len()
+        && a.iter().zip(&b).all(|(a, b)| match (number(a), number(b)) {
+            (Some(x), Some(y)) => (x - y).abs() <= TOLERANCE * x.abs().max(y.abs()).max(1.0),
+            _ => a == b,
+        })
+}
+
+/// Commands of blocks marked `console` begin with `$`, and what they print follows. With `SLM_BLESS=1` it is written anew.
+#[cfg(unix)]
+#[test]
+fn figures_in_the_page_of_mathematics_are_those_of_the_program() {
+    let path = root().join("docs/mathematics.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let sandbox = directory();
+    let (mut renewed, mut figures) = (page.clone(), 0);
+    for (word, block) in blocks(&page) {
+        match &*word {
+            "sh" => drop(shell(&sandbox, &block)),
+            "console" => {
+                let mut printed = String::new();
+                for command in block.lines().filter_map(|line| line.strip_prefix("$ ")) {
+                    let output = shell(&sandbox, command);
+                    printed += &format!("$ {command}\n{}", output.stdout.trim_start_matches('\n'));
+                    figures += 1;
+                }
+                renewed =
+                    renewed.replace(&format!("```console\n{block}```"), &format!("```console\n{printed}```"));
+                let blesses = std::env::var_os("SLM_BLESS").is_some();
+                assert!(blesses || agree(&block, &printed), "SLM_BLESS=1 renews:\n{block}is now\n{printed}");
+            }
+            _ => {}
+        }
+    }
+    assert!(figures >= 12, "{figures}");
+    if std::env::var_os("SLM_BLESS").is_some() {
+        fs::write(path, renewed).unwrap();
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn examples_of_the_help_run() {

@@ -1,74 +1,13 @@
 //! A server that is started as users start it.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use serde_json::{Value, json};
-use slm_tests::{Sandbox, model, peer_python};
-
-const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: ";
-
-/// `slm serve`, which ends with the test.
-struct Server {
-    child: Child,
-    url: String,
-}
-
-impl Server {
-    fn start(sandbox: &Sandbox, options: &str) -> Self {
-        let mut command = sandbox.command(&format!("serve --port 0 --json {options}"));
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let started: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        Self { child, url: started["url"].as_str().unwrap().to_owned() }
-    }
-
-    fn post(&self, path: &str, body: &Value) -> Value {
-        let address = self.url.strip_prefix("http://").unwrap().strip_suffix("/v1").unwrap();
-        let mut stream = TcpStream::connect(address).unwrap();
-        let body = body.to_string();
-        write!(
-            stream,
-            "POST /v1/{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .unwrap();
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply).unwrap();
-        let (head, body) = reply.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 200"), "{reply}");
-        serde_json::from_str(body).unwrap()
-    }
-
-    /// Ends the server as a service manager does.
-    #[cfg(unix)]
-    fn terminate(mut self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        assert!(self.child.wait().unwrap().success(), "a server that was asked to end ends well");
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn sandbox() -> Sandbox {
-    let sandbox = Sandbox::new();
-    model().write(sandbox.path("hf"));
-    sandbox.put("hf/tokenizer_config.json", json!({ "chat_template": TEMPLATE }).to_string());
-    sandbox.slm("import hf --out model").success();
-    sandbox
-}
+use serde_json::json;
+use slm_tests::{Sandbox, Server, peer_python};
 
 #[test]
 fn a_server_answers_like_generate_and_ends_on_request() {
-    let sandbox = sandbox();
+    let sandbox = Sandbox::with_chat_model();
     let generated = sandbox.slm("generate --checkpoint model --prompt Tom --max-new-tokens 6 --json").json();
     let server = Server::start(&sandbox, "--checkpoint model");
     let reply = server.post("completions", &json!({"prompt": "Tom", "max_tokens": 6, "temperature": 0}));
@@ -83,7 +22,7 @@ fn a_server_answers_like_generate_and_ends_on_request() {
 
 #[test]
 fn what_cannot_be_served_is_said_at_once() {
-    let sandbox = sandbox();
+    let sandbox = Sandbox::with_chat_model();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let address = format!("127.0.0.1:{port}");
@@ -96,7 +35,7 @@ fn what_cannot_be_served_is_said_at_once() {
 #[test]
 fn the_openai_client_understands_the_server() {
     let Some(python) = peer_python("openai") else { return };
-    let sandbox = sandbox();
+    let sandbox = Sandbox::with_chat_model();
     let server = Server::start(&sandbox, "--checkpoint model");
     let program = r#"
 import sys, openai
@@ -125,4 +64,39 @@ print("ok")
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// SmolLM2-135M-Instruct, where the environment variable `SLM_REAL` names its Hugging Face directory.
+#[test]
+fn a_real_model_knows_a_capital() {
+    let Some(source) = std::env::var_os("SLM_REAL") else {
+        println!("skipped: SLM_REAL does not name the directory of a real model");
+        return;
+    };
+    let Some(python) = peer_python("openai") else { return };
+    let sandbox = Sandbox::new();
+    sandbox.slm_with("import --out float", &[source.to_str().unwrap()], &[]).success();
+    for (name, options) in [
+        ("int8", "--type dynamic --granularity channel"),
+        ("int4", "--type weight-only --bits 4 --granularity group:32"),
+    ] {
+        sandbox.slm(&format!("ptq --checkpoint float --no-eval {options} --out {name}")).success();
+    }
+    let program = "
+import sys, openai
+client = openai.OpenAI(base_url=sys.argv[1], api_key='none')
+ask = [{'role': 'user', 'content': 'What is the capital of France?'}]
+answer = client.chat.completions.create(model='any', messages=ask, temperature=0, max_tokens=40)
+print(answer.choices[0].message.content)
+";
+    for checkpoint in ["float", "int8", "int4"] {
+        let server = Server::start(&sandbox, &format!("--checkpoint {checkpoint}"));
+        let output = Command::new(&python).args(["-c", program, &server.url]).output().unwrap();
+        let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            answer.contains("Paris"),
+            "{checkpoint}: {answer}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
 }

@@ -121,6 +121,13 @@ fn reports_fit() {
     );
     assert!(shown.position("perplexity  ") < shown.position("KL divergence"), "{shown}");
     run(&sandbox, "eval --checkpoint int8 --data text.txt --max-tokens 1024 --window 128 --stride 64");
+    let shown = run(&sandbox, "generate --checkpoint int8 --prompt Tom --max-new-tokens 3 --ignore-eos");
+    shown.position("[cut after 3 tokens; --max-new-tokens allows more]");
+    let shown = run(
+        &sandbox,
+        "eval --checkpoint stories --checkpoint int8 --checkpoint int4 --data text.txt --max-tokens 512",
+    );
+    assert!(shown.position("best: ") < shown.position("perplexity"), "{shown}");
     let shown = run(&sandbox, "bench --checkpoint int8 --prompt 16 --generate 4 --repeats 1");
     assert!(shown.position("decode ") < shown.position("bandwidth"), "{shown}");
 }

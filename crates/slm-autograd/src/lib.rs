@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod attention;
+mod distillation;
 mod host;
 mod linear;
 mod loss;
@@ -31,7 +32,7 @@ use burn::tensor::{Device, Tensor};
 
 pub use crate::attention::{AttentionOptions, RotaryTable};
 pub use crate::host::{HostBackend, HostTensor};
-pub use crate::matmul::matmul;
+pub use crate::matmul::{add_gram, matmul};
 pub use crate::mlp::Gelu;
 use crate::ops::FusedOps;
 use crate::optimizer::OptimizerOps;
@@ -55,12 +56,19 @@ pub fn is_preferred(device: &Device) -> bool {
     device.is_autodiff() && is_supported(device)
 }
 
-/// `y = x W^T`, the product of a linear layer: this crate's where it [is preferred](is_preferred), else Burn's.
+/// Rows from which on a product without gradients is worth the packing of its weight.
+const MANY_ROWS: usize = 32;
+
+/// `y = x W^T`, the product of a linear layer: this crate's where it [is preferred](is_preferred), and in host memory for many
+/// rows; else Burn's.
 ///
 /// # Shapes
 /// Those of [`linear`].
 pub fn linear_or_matmul(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    if is_preferred(&x.device()) { linear(x, weight) } else { x.matmul(weight.transpose()) }
+    let device = x.device();
+    let many = x.dims()[0] >= MANY_ROWS && x.dtype() == burn::tensor::DType::F32;
+    let fused = is_preferred(&device) || (many && is_supported(&device));
+    if fused { linear(x, weight) } else { x.matmul(weight.transpose()) }
 }
 
 /// `y = x W^T`, the product of a linear layer.
@@ -163,6 +171,21 @@ pub fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     let known = targets.iter().all(|&target| (target as usize) < classes);
     assert!(known, "cross_entropy: a target is not below {classes}");
     Tensor::from_dispatch(Dispatch::cross_entropy(logits.into_dispatch(), Arc::from(targets)))
+}
+
+/// Mean over all rows of the Kullback-Leibler divergence of `softmax(logits)` from `softmax(teacher)`, in nats. NaN if any
+/// logit is. Gradients go to `logits` alone; the logits of the teacher are not kept for them.
+///
+/// # Shapes
+/// - `logits`, `teacher`: `[rows, classes]`
+/// - output: `[1]`
+///
+/// # Panics
+/// When there is no row, or the shapes differ.
+pub fn distillation(logits: Tensor<2>, teacher: Tensor<2>) -> Tensor<1> {
+    let (shape, expected) = (logits.dims(), teacher.dims());
+    assert!(shape == expected && shape[0] > 0, "distillation: logits {shape:?} and {expected:?}");
+    Tensor::from_dispatch(Dispatch::distillation(logits.into_dispatch(), teacher.into_dispatch()))
 }
 
 /// A step of AdamW: values and their two moments after it. Takes the memory of those it is given where nobody else

@@ -66,3 +66,53 @@ pub fn matmul(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
     }
     PACKED.set(packed);
 }
+
+/// Rows and columns of a block of a [Gram matrix](add_gram).
+const GRAM_BLOCK: usize = 192;
+
+/// Adds `xᵀ x` to `sums`, on all threads of the present rayon pool. The same bits whatever their number. Half of the product
+/// is computed, the other half is its mirror image.
+///
+/// # Shapes
+/// - `x`: `[rows, cols]`, not transposed
+/// - `sums`: `[cols, cols]`, symmetric
+///
+/// # Panics
+/// When the shapes do not fit.
+pub fn add_gram(x: Matrix<'_>, sums: &mut [f32]) {
+    let (depth, cols) = (x.rows(), x.cols());
+    assert!(sums.len() == cols * cols, "add_gram: shapes do not fit");
+    if depth == 0 || cols == 0 {
+        return;
+    }
+    let panel_size = depth * PANEL_COLUMNS;
+    let mut packed = PACKED.take();
+    let size = x.panels() * panel_size;
+    if packed.len() < size {
+        packed.resize(size, 0.0);
+    }
+    packed[..size]
+        .par_chunks_exact_mut(panel_size)
+        .enumerate()
+        .for_each(|(panel, out)| pack_panel(x, panel, out));
+    // Rows of the result from the diagonal on: a block of rows starts with a panel of its own.
+    let block = |(index, out): (usize, &mut [f32])| {
+        let first = index * GRAM_BLOCK;
+        let (height, width) = (out.len() / cols, cols - first);
+        let panels = &packed[first / PANEL_COLUMNS * panel_size..size];
+        let mut product = vec![0.0; height * width];
+        let mut scratch = SCRATCH.take();
+        matmul_rows(x.transpose(), first..first + height, panels, width, false, &mut product, &mut scratch);
+        SCRATCH.set(scratch);
+        for (out, product) in out.chunks_exact_mut(cols).zip(product.chunks_exact(width)) {
+            out[first..].iter_mut().zip(product).for_each(|(sum, value)| *sum += value);
+        }
+    };
+    sums.par_chunks_mut(GRAM_BLOCK * cols).enumerate().for_each(block);
+    PACKED.set(packed);
+    for row in 1..cols {
+        for column in 0..row / GRAM_BLOCK * GRAM_BLOCK {
+            sums[row * cols + column] = sums[column * cols + row];
+        }
+    }
+}

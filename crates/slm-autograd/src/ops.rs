@@ -10,6 +10,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Flex, NdArray, backend_extension};
 
 use crate::attention::{self, AttentionBackward, AttentionOptions};
+use crate::distillation::{self, DistillationBackward};
 use crate::host::HostBackend;
 use crate::linear::{self, LinearBackward};
 use crate::loss::{self, CrossEntropyBackward};
@@ -43,6 +44,8 @@ pub(crate) trait FusedOps: Backend {
     ) -> FloatTensor<Self>;
 
     fn cross_entropy(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> FloatTensor<Self>;
+
+    fn distillation(logits: FloatTensor<Self>, teacher: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 macro_rules! without_gradients {
@@ -86,6 +89,10 @@ macro_rules! without_gradients {
 
             fn cross_entropy(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> FloatTensor<Self> {
                 loss::forward::<Self>(logits, &targets).0
+            }
+
+            fn distillation(logits: FloatTensor<Self>, teacher: FloatTensor<Self>) -> FloatTensor<Self> {
+                distillation::forward::<Self>(logits, teacher).0
             }
         }
     };
@@ -153,5 +160,11 @@ impl<B: HostBackend + FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, 
         let nodes = [logits.node()];
         let (loss, softmax) = loss::forward::<B>(logits.into_primitive(), &targets);
         record!(C, CrossEntropyBackward, nodes, loss, (softmax, targets))
+    }
+
+    fn distillation(logits: FloatTensor<Self>, teacher: FloatTensor<Self>) -> FloatTensor<Self> {
+        let nodes = [logits.node()];
+        let (loss, gradient) = distillation::forward::<B>(logits.into_primitive(), teacher.into_primitive());
+        record!(C, DistillationBackward, nodes, loss, gradient)
     }
 }

@@ -50,3 +50,32 @@ fn a_logit_that_is_not_a_number_shows() {
         assert!(values(slm_autograd::cross_entropy(logits, &[0, 1, 2]))[0].is_nan());
     }
 }
+
+#[test]
+fn distillation_equals_burns_operations_and_their_gradient() {
+    for device in devices() {
+        for [rows, classes] in [[1, 2], [7, 5], [90, 333]] {
+            let logits = leaf::<2>(wave([rows, classes], 31), &device);
+            let other = leaf::<2>(wave([rows, classes], 31), &device);
+            let teacher = Tensor::<2>::from_data(wave([rows, classes], 17), &device);
+            let loss = slm_autograd::distillation(logits.clone(), teacher.clone());
+            let log_p = log_softmax(teacher.clone(), 1);
+            let terms = log_p.clone().exp() * (log_p - log_softmax(other.clone(), 1));
+            let expected = terms.sum().div_scalar(rows as f64);
+            close("loss", &values(loss.clone()), &values(expected.clone()), 1e-5);
+            let (found, expected) = ((loss / 3.0).backward(), (expected / 3.0).backward());
+            close("gradient", &gradient(&logits, &found), &gradient(&other, &expected), 1e-5);
+            // What others hold was not overwritten.
+            assert_eq!(values(logits), values(other));
+            assert_eq!(teacher.into_data(), wave([rows, classes], 17));
+        }
+        let [one, three] = on_threads(|| {
+            let logits = leaf::<2>(wave([301, 70], 31), &device);
+            let teacher = Tensor::<2>::from_data(wave([301, 70], 17), &device);
+            let loss = slm_autograd::distillation(logits.clone(), teacher);
+            let gradients = loss.clone().backward();
+            (values(loss), gradient(&logits, &gradients))
+        });
+        assert_eq!(one, three);
+    }
+}

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use slm_checkpoint::{Checkpoint, OpenOptions, migrate};
 use slm_quant_core::{ActivationQuant, Bits, QuantScheme};
+use slm_testing::violations;
 use support::*;
 
 fn schema() -> Value {
@@ -15,106 +16,8 @@ fn schema() -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// Where `value` does not follow `schema`: as much of JSON Schema as the file uses, anything else is refused.
-fn violations(root: &Value, schema: &Map<String, Value>, value: &Value, at: &str, found: &mut Vec<String>) {
-    let mut fail = |rule: &str| found.push(format!("{at}: {rule}"));
-    for (keyword, rule) in schema {
-        match keyword.as_str() {
-            "$schema" | "title" | "description" | "$defs" => {}
-            "$ref" => {
-                let name = rule.as_str().unwrap().strip_prefix("#/$defs/").unwrap();
-                violations(root, root["$defs"][name].as_object().unwrap(), value, at, found);
-                return;
-            }
-            "type" => {
-                let fits = match rule.as_str().unwrap() {
-                    "object" => value.is_object(),
-                    "array" => value.is_array(),
-                    "string" => value.is_string(),
-                    "number" => value.is_number(),
-                    "integer" => value.is_i64() || value.is_u64(),
-                    other => panic!("type {other}"),
-                };
-                if !fits {
-                    fail("type");
-                }
-            }
-            "const" if value != rule => fail("const"),
-            "enum" if !rule.as_array().unwrap().contains(value) => fail("enum"),
-            "const" | "enum" => {}
-            "anyOf" => {
-                let fits = |schema: &Value| {
-                    let mut found = Vec::new();
-                    violations(root, schema.as_object().unwrap(), value, at, &mut found);
-                    found.is_empty()
-                };
-                if !rule.as_array().unwrap().iter().any(fits) {
-                    fail("anyOf");
-                }
-            }
-            "minimum" if value.as_f64().is_some_and(|value| value < rule.as_f64().unwrap()) => {
-                fail("minimum")
-            }
-            "maximum" if value.as_f64().is_some_and(|value| value > rule.as_f64().unwrap()) => {
-                fail("maximum")
-            }
-            "minItems" if value.as_array().is_some_and(|list| list.len() < 2 && rule == 2) => {
-                fail("minItems")
-            }
-            "maxItems" if value.as_array().is_some_and(|list| list.len() > 2 && rule == 2) => {
-                fail("maxItems")
-            }
-            "minimum" | "maximum" | "minItems" | "maxItems" => {}
-            "pattern" => {
-                let text = value.as_str().unwrap_or_default();
-                let fits = match rule.as_str().unwrap() {
-                    "^[0-9a-f]{64}$" => {
-                        text.len() == 64
-                            && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-                    }
-                    "^(tensor|channel|group:[1-9][0-9]*)$" => {
-                        let group = text
-                            .strip_prefix("group:")
-                            .is_some_and(|size| !size.starts_with('0') && size.parse::<u32>().is_ok());
-                        matches!(text, "tensor" | "channel") || group
-                    }
-                    other => panic!("pattern {other}"),
-                };
-                if !fits {
-                    fail("pattern");
-                }
-            }
-            "additionalProperties" => {
-                assert_eq!(rule, false);
-                let known = schema["properties"].as_object().unwrap();
-                let keys = value.as_object().into_iter().flat_map(Map::keys);
-                keys.filter(|key| !known.contains_key(*key))
-                    .for_each(|key| fail(&format!("no field {key:?}")));
-            }
-            "required" => {
-                let missing = |key: &&Value| value.get(key.as_str().unwrap()).is_none();
-                rule.as_array().unwrap().iter().filter(missing).for_each(|key| fail(&format!("needs {key}")));
-            }
-            "properties" | "items" => {}
-            other => panic!("keyword {other}"),
-        }
-    }
-    for (key, rule) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
-        if let Some(value) = value.get(key) {
-            violations(root, rule.as_object().unwrap(), value, &format!("{at}.{key}"), found);
-        }
-    }
-    if let (Some(rule), Some(list)) = (schema.get("items"), value.as_array()) {
-        for (index, value) in list.iter().enumerate() {
-            violations(root, rule.as_object().unwrap(), value, &format!("{at}[{index}]"), found);
-        }
-    }
-}
-
 fn check(metadata: &Value) -> Vec<String> {
-    let (schema, mut found) = (schema(), Vec::new());
-    violations(&schema, schema.as_object().unwrap(), metadata, "", &mut found);
-    found
+    violations(&schema(), metadata)
 }
 
 fn metadata(dir: &Path) -> Value {

@@ -45,7 +45,7 @@ pub(crate) struct GlobalArgs {
     /// Do not compare the files of checkpoints with their checksums before they are used
     #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(crate) no_verify: bool,
-    /// Say more about what happens (-vv: everything)
+    /// Print more about what happens (-vv: everything)
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = EVERYWHERE)]
     pub(crate) verbose: u8,
     /// Print the result in a line, and errors

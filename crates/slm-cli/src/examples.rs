@@ -16,7 +16,7 @@ Examples:
       --bits 4 --steps 20 --out my-model-qat
   slm qat --config qat.toml --checkpoint my-model --data my-text.txt \\
       --bits 4 --type weight-only --granularity group:32 --learned-scales \\
-      --distill --steps 20 --out my-model-qat-group32";
+      --distill --steps 20 --html qat.html --out my-model-qat-group32";
 
 pub(crate) const FINETUNE: &str = "\
 Examples:
@@ -66,7 +66,9 @@ Examples:
   slm eval --checkpoint my-model-int8 --data my-text.txt \\
       --reference my-model --max-tokens 2048
   slm eval --checkpoint my-model-int8 --data my-text.txt --window 64 \\
-      --stride 32 --json";
+      --stride 32 --json
+  slm eval --checkpoint my-model --checkpoint my-model-int8 \\
+      --data my-text.txt --max-tokens 2048 --html sizes.html";
 
 pub(crate) const LOGITS: &str = "\
 Examples:

@@ -2,6 +2,7 @@
 
 mod layers;
 mod svg;
+mod training;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -14,10 +15,14 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::out_file::OutFile;
 
-pub(crate) use layers::layers;
-pub(crate) use svg::{Point, depth};
+pub(crate) use layers::{FloatWeights, input_ranges, layers};
+pub(crate) use svg::{Mark, Point, depth, scatter};
+pub(crate) use training::training_curves;
 
 const TEMPLATE: &str = include_str!("html/report.html");
+
+/// The note of a table that says no more than how it sorts.
+pub(crate) const SORT_NOTE: &str = "Click a column's name to sort by it.";
 
 /// What a page of ours has near its beginning.
 const MARK: &str = "<!-- slm report -->";
@@ -25,8 +30,8 @@ const MARK: &str = "<!-- slm report -->";
 /// The option of commands that write their report as a page.
 #[derive(Debug, Args)]
 pub(crate) struct HtmlArgs {
-    /// Also write the report to FILE as a self-contained page: verdict, sizes, SQNR by layer, histograms. A page that slm wrote
-    /// is replaced
+    /// Also write the report to FILE as a self-contained page, with plots and sortable tables. A page that slm wrote is
+    /// replaced
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
@@ -124,10 +129,10 @@ pub(crate) struct Plot {
 /// A table that can be sorted by each of its columns.
 #[derive(Debug, Serialize)]
 pub(crate) struct Table {
-    pub(crate) title: String,
-    pub(crate) note: String,
-    pub(crate) columns: Vec<String>,
-    pub(crate) rows: Vec<Vec<Cell>>,
+    title: String,
+    note: String,
+    columns: Vec<String>,
+    rows: Vec<Vec<Cell>>,
 }
 
 /// A cell, with the number that it is sorted by.
@@ -146,6 +151,7 @@ pub(crate) struct LayerFigures {
     values: String,
     scales: String,
     scale_note: String,
+    input: String,
 }
 
 impl Cell {
@@ -157,6 +163,32 @@ impl Cell {
     pub(crate) fn number(value: f64, text: impl Into<String>) -> Self {
         let value = if value.is_nan() { None } else { Some(value.clamp(-1e300, 1e300)) };
         Self { text: text.into(), value }
+    }
+}
+
+impl Table {
+    /// Columns with the same text in every row are told in the note instead.
+    pub(crate) fn new(
+        title: &str,
+        note: &str,
+        columns: &[&str],
+        rows: impl IntoIterator<Item = Vec<Cell>>,
+    ) -> Self {
+        let mut columns: Vec<String> = columns.iter().map(|column| (*column).to_owned()).collect();
+        let mut rows: Vec<Vec<Cell>> = rows.into_iter().collect();
+        let mut same = Vec::new();
+        for index in (1..columns.len()).rev() {
+            let text = |row: &Vec<Cell>| row.get(index).map(|cell| cell.text.clone());
+            let first = rows.first().and_then(text);
+            if rows.len() > 2 && rows.iter().all(|row| text(row) == first) {
+                same.push(format!("{} {}", columns.remove(index), first.unwrap_or_default()));
+                rows.iter_mut().for_each(|row| drop(row.remove(index)));
+            }
+        }
+        same.reverse();
+        let same = if same.is_empty() { String::new() } else { format!("All rows: {}.", same.join("; ")) };
+        let note = [note, &same].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
+        Self { title: title.to_owned(), note, columns, rows }
     }
 }
 
@@ -217,6 +249,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn columns_that_say_one_thing_are_told_once() {
+        let row = |layer: &str, kernel: &str| vec![Cell::text(layer), Cell::text("8"), Cell::text(kernel)];
+        let table = Table::new(
+            "",
+            "Note.",
+            &["layer", "bits", "kernel"],
+            [row("a", "x"), row("b", "x"), row("c", "x")],
+        );
+        assert_eq!(table.note, "Note. All rows: bits 8; kernel x.");
+        assert_eq!((table.columns, table.rows[2].len()), (vec!["layer".to_owned()], 1));
+        let table = Table::new("", "", &["layer", "bits", "kernel"], [row("a", "x"), row("b", "y")]);
+        assert_eq!((table.columns.len(), &*table.note), (3, ""));
+    }
+
+    #[test]
     fn texts_are_escaped_and_nothing_comes_from_elsewhere() {
         let mut page = Page::new("slm ptq: <script>alert(1)</script>", "GOOD: within 0.02 % & more");
         page.facts = facts(
@@ -229,12 +276,12 @@ mod tests {
             "",
             vec![("float".into(), 4.0, "4 B".into()), ("int8".into(), 1.0, "1 B".into())],
         ));
-        page.tables.push(Table {
-            title: "Layers".into(),
-            note: String::new(),
-            columns: vec!["layer".into(), "SQNR".into()],
-            rows: vec![vec![Cell::text("a<b"), Cell::number(f64::INFINITY, "inf")]],
-        });
+        page.tables.push(Table::new(
+            "Layers",
+            "",
+            &["layer", "SQNR"],
+            [vec![Cell::text("a<b"), Cell::number(f64::INFINITY, "inf")]],
+        ));
         let html = page.render().unwrap();
         assert!(html.contains("verdict good") && html.contains("width: 25.0%"), "{html}");
         assert!(html.contains("a&lt;b") && !html.contains("<script>alert"), "{html}");

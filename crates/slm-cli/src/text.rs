@@ -35,7 +35,7 @@ pub(crate) struct WindowArgs {
     #[arg(long)]
     window: Option<usize>,
     /// Put the beginning-of-sequence token in front of each window, as other tools do; the window's first token is then
-    /// scored too [default: text alone]
+    /// scored too [default: only text]
     #[arg(long)]
     bos: bool,
 }

@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
+use slm_kernels::{FloatValues, KernelKind, Panels, multiply_panels};
 
 use crate::dispatch::{vectorize, vectorized};
 use crate::panel::{PANEL, product};
@@ -20,8 +21,11 @@ pub const PANEL_COLUMNS: usize = PANEL;
 const DEPTH: usize = 256;
 
 /// Rows that are computed together. Times a panel's two AVX2 vectors they leave registers for the operands.
-pub const TILE_ROWS: usize = 6;
+pub const TILE_ROWS: usize = slm_kernels::PANEL_ROWS;
 const TILE: usize = TILE_ROWS;
+
+/// Panels that are multiplied together: with AVX-512 their sums fill the registers.
+const GROUP: usize = 4;
 
 /// A matrix in a slice: row-major, or the transpose of a row-major one.
 #[derive(Debug, Clone, Copy)]
@@ -99,7 +103,8 @@ pub fn pack_panel(b: Matrix<'_>, panel: usize, out: &mut [f32]) {
 /// Memory for packed rows, to be kept from call to call.
 #[derive(Debug, Default)]
 pub struct MatmulScratch {
-    tiles: Vec<[f32; TILE]>,
+    /// Rows of a transposed matrix, `[rows, depth of the block]`.
+    rows: Vec<f32>,
 }
 
 /// Rows `rows` of `a b`, or these added to what `out` holds.
@@ -129,7 +134,11 @@ pub fn matmul_rows(
     if out.is_empty() || a.cols == 0 {
         return;
     }
-    vectorize(Product { a, rows, packed, columns, accumulate, out, tiles: &mut scratch.tiles });
+    let product = Product { a, rows, packed, columns, accumulate, out, packed_rows: &mut scratch.rows };
+    match KernelKind::best() {
+        KernelKind::Scalar => vectorize(product),
+        kernel => product.with_kernel(kernel),
+    }
 }
 
 struct Product<'a> {
@@ -139,14 +148,27 @@ struct Product<'a> {
     columns: usize,
     accumulate: bool,
     out: &'a mut [f32],
-    tiles: &'a mut Vec<[f32; TILE]>,
+    packed_rows: &'a mut Vec<f32>,
 }
 
+/// For processors that none of the kernels is made for. The same bits, where multiplications and additions are fused.
 impl WithSimd for Product<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
+        self.blocks(|product, block| {
+            for panel in 0..product.columns.div_ceil(PANEL) {
+                product.panel(simd, panel, block.clone());
+            }
+        });
+    }
+}
+
+impl Product<'_> {
+    /// Calls `add` with each block of terms, whose sums are added to those of the blocks before.
+    #[inline(always)]
+    fn blocks(&mut self, mut add: impl FnMut(&mut Self, Range<usize>)) {
         let depth = self.a.cols;
         let mut from = 0;
         while from < depth {
@@ -154,34 +176,61 @@ impl WithSimd for Product<'_> {
             if self.a.transposed {
                 self.pack_rows(block.clone());
             }
-            for panel in 0..self.columns.div_ceil(PANEL) {
-                self.panel(simd, panel, block.clone());
-            }
             from = block.end;
-            // Later blocks add to the first.
+            add(self, block);
             self.accumulate = true;
         }
     }
-}
 
-impl Product<'_> {
-    /// Interleaves the rows of each tile, column by column.
+    /// Makes rows of the columns that the left matrix lies in.
     #[inline(always)]
     fn pack_rows(&mut self, block: Range<usize>) {
-        let (count, length) = (self.rows.len(), block.len());
-        let tiles = count.div_ceil(TILE);
-        self.tiles.clear();
-        self.tiles.resize(tiles * length, [0.0; TILE]);
-        for (k, column) in self.a.data.chunks_exact(self.a.rows).skip(block.start).take(length).enumerate() {
-            let column = &column[self.rows.clone()];
-            let (whole, rest) = column.as_chunks::<TILE>();
-            for (tile, values) in whole.iter().enumerate() {
-                self.tiles[tile * length + k] = *values;
-            }
-            if !rest.is_empty() {
-                self.tiles[(tiles - 1) * length + k][..rest.len()].copy_from_slice(rest);
-            }
+        let (rows, length) = (self.rows.clone(), block.len());
+        self.packed_rows.resize(rows.len() * length, 0.0);
+        for (row, values) in rows.zip(self.packed_rows.chunks_exact_mut(length)) {
+            let column = self.a.data[block.start * self.a.rows + row..].iter().step_by(self.a.rows);
+            values.iter_mut().zip(column).for_each(|(value, x)| *value = *x);
         }
+    }
+
+    /// `M` rows from `at` on, within a block. Rows beyond the last are the last.
+    #[inline(always)]
+    fn tile<const M: usize>(&self, at: usize, block: &Range<usize>) -> [&[f32]; M] {
+        let last = self.rows.len() - 1;
+        std::array::from_fn(|i| {
+            let row = (at + i).min(last);
+            match self.a.transposed {
+                true => &self.packed_rows[row * block.len()..][..block.len()],
+                false => &self.a.data[(self.rows.start + row) * self.a.cols..][block.clone()],
+            }
+        })
+    }
+
+    /// The product by a kernel, whose sums have the same order.
+    fn with_kernel(mut self, kernel: KernelKind) {
+        let (depth, panels) = (self.a.cols, self.columns.div_ceil(PANEL));
+        let mut sums = [0.0; TILE * GROUP * PANEL];
+        self.blocks(|product, block| {
+            for first in (0..panels).step_by(GROUP) {
+                let count = GROUP.min(panels - first);
+                let end = (first + count - 1) * depth + block.end;
+                let values =
+                    FloatValues::F32(&product.packed[(first * depth + block.start) * PANEL..end * PANEL]);
+                let group = Panels { values, count, stride: depth * PANEL, depth: block.len() };
+                for at in (0..product.rows.len()).step_by(TILE) {
+                    let height = TILE.min(product.rows.len() - at);
+                    let rows = product.tile::<TILE>(at, &block);
+                    multiply_panels(kernel, &rows[..height], group, &mut sums, GROUP * PANEL);
+                    for (i, sums) in sums.chunks_exact(GROUP * PANEL).take(height).enumerate() {
+                        let (sums, _) = sums.as_chunks::<PANEL>();
+                        sums[..count]
+                            .iter()
+                            .enumerate()
+                            .for_each(|(panel, sums)| product.store(first + panel, at + i, sums));
+                    }
+                }
+            }
+        });
     }
 
     /// All rows times one block of one panel, which stays in the cache.
@@ -189,55 +238,25 @@ impl Product<'_> {
     fn panel<S: Simd>(&mut self, simd: S, panel: usize, block: Range<usize>) {
         let depth = self.a.cols;
         let values = &self.packed[(panel * depth + block.start) * PANEL..][..block.len() * PANEL];
-        let mut at = 0;
-        while at < self.rows.len() {
-            let height = TILE.min(self.rows.len() - at);
-            if self.a.transposed {
-                let tile = &self.tiles[at / TILE * block.len()..][..block.len()];
-                let sums = product::<S, TILE, 1>(simd, block.len(), tile, [values]);
-                self.store(panel, at, &sums[..height]);
-            } else {
-                match height {
-                    1 => self.row_tile::<S, 1>(simd, panel, at, block.clone(), values),
-                    2 => self.row_tile::<S, 2>(simd, panel, at, block.clone(), values),
-                    3 => self.row_tile::<S, 3>(simd, panel, at, block.clone(), values),
-                    4 => self.row_tile::<S, 4>(simd, panel, at, block.clone(), values),
-                    5 => self.row_tile::<S, 5>(simd, panel, at, block.clone(), values),
-                    _ => self.row_tile::<S, TILE>(simd, panel, at, block.clone(), values),
-                }
+        for at in (0..self.rows.len()).step_by(TILE) {
+            let rows = self.tile::<TILE>(at, &block);
+            let sums = product::<S, TILE, 1>(simd, block.len(), rows, [values]);
+            for (i, [sums]) in sums.iter().enumerate().take(self.rows.len() - at) {
+                self.store(panel, at + i, sums);
             }
-            at += height;
         }
     }
 
     #[inline(always)]
-    fn row_tile<S: Simd, const M: usize>(
-        &mut self,
-        simd: S,
-        panel: usize,
-        at: usize,
-        block: Range<usize>,
-        values: &[f32],
-    ) {
-        let first = (self.rows.start + at) * self.a.cols + block.start;
-        let rows: [&[f32]; M] =
-            std::array::from_fn(|i| &self.a.data[first + i * self.a.cols..][..block.len()]);
-        let sums = product::<S, M, 1>(simd, block.len(), rows, [values]);
-        self.store(panel, at, &sums);
-    }
-
-    #[inline(always)]
-    fn store(&mut self, panel: usize, at: usize, sums: &[[[f32; PANEL]; 1]]) {
+    fn store(&mut self, panel: usize, row: usize, sums: &[f32; PANEL]) {
         let first = panel * PANEL;
         let count = PANEL.min(self.columns - first);
-        for (i, [sums]) in sums.iter().enumerate() {
-            let out = &mut self.out[(at + i) * self.columns + first..][..count];
-            match (out.first_chunk_mut::<PANEL>(), self.accumulate) {
-                (Some(out), true) => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum),
-                (Some(out), false) => *out = *sums,
-                (None, true) => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum),
-                (None, false) => out.copy_from_slice(&sums[..count]),
-            }
+        let out = &mut self.out[row * self.columns + first..][..count];
+        match (out.first_chunk_mut::<PANEL>(), self.accumulate) {
+            (Some(out), true) => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum),
+            (Some(out), false) => *out = *sums,
+            (None, true) => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum),
+            (None, false) => out.copy_from_slice(&sums[..count]),
         }
     }
 }

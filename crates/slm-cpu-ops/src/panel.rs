@@ -30,19 +30,6 @@ impl<const M: usize> Rows<M> for [&[f32]; M] {
     }
 }
 
-/// Rows that lie interleaved, column by column.
-impl<const M: usize> Rows<M> for &[[f32; M]] {
-    #[inline(always)]
-    fn truncate(self, depth: usize) -> Self {
-        &self[..depth]
-    }
-
-    #[inline(always)]
-    fn at(self, i: usize, k: usize) -> f32 {
-        self[k][i]
-    }
-}
-
 /// `M` rows times `NP` panels, `out[i][n][j] = sum_k rows[i][k] * panels[n][k][j]`. A panel is `[depth, PANEL]`,
 /// so that each step reads one run of it and one value of each row.
 ///

@@ -27,6 +27,8 @@ pub struct GenerateOutput {
     pub ids: Vec<u32>,
     /// Why it ended.
     pub stop: StopReason,
+    /// Tokens of the prompt that were not computed, since a [`Generator`] held them from before.
+    pub prompt_reused: usize,
     /// Time for the prompt, up to the choice of the first new token.
     pub prompt_time: Duration,
     /// Time for the passes after that, each over one token and up to the choice of the next.
@@ -42,9 +44,9 @@ pub struct GenerateOutput {
 }
 
 impl GenerateOutput {
-    /// Tokens of a prompt of `tokens` tokens per second; 0 where no time passed.
+    /// Computed tokens of a prompt of `tokens` tokens per second; 0 where no time passed.
     pub fn prompt_tokens_per_second(&self, tokens: usize) -> f64 {
-        per_second(tokens, self.prompt_time)
+        per_second(tokens.saturating_sub(self.prompt_reused), self.prompt_time)
     }
 
     /// New tokens per second, of those that took a pass; 0 where none did.
@@ -70,65 +72,141 @@ pub enum StopReason {
 
 /// Continues `prompt`: one pass over the prompt, then one pass per token with a KV cache.
 ///
-/// `on_token` gets each new token as soon as it is chosen, except an id that ends the text; by
-/// [`ControlFlow::Break`] it ends the generation, and the token it was given still counts.
+/// See [`Generator::generate`], which keeps the cache for the next prompt.
 ///
 /// # Errors
-/// [`Error::EmptyPrompt`], [`Error::TokenId`], [`Error::Sampling`], [`Error::TooManyPositions`] when prompt and
-/// new tokens do not fit into the model's positions, [`Error::NotFinite`] when the model yields NaN.
+/// As [`Generator::generate`].
 pub fn generate(
     model: &Transformer,
     prompt: &[u32],
     options: &GenerateOptions,
-    mut on_token: impl FnMut(u32) -> ControlFlow<()>,
+    on_token: impl FnMut(u32) -> ControlFlow<()>,
 ) -> Result<GenerateOutput> {
-    if prompt.is_empty() {
-        return Err(Error::EmptyPrompt);
+    Generator { model, session: None, keeps: false }.generate(prompt, options, on_token)
+}
+
+/// Positions that a [`Generator`] has room for at least, where the model has them.
+const ROOM: usize = 1024;
+
+/// Generation from prompts that begin alike, such as the turns of a conversation.
+///
+/// Keys and values of the last sequence are kept. What a prompt has in common with it is not computed again.
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use slm_model::{GenerateOptions, Generator, ModelConfig, SamplingOptions, Transformer};
+///
+/// let config = ModelConfig::new(64, 16, 32, 1, 2, 32);
+/// let model = Transformer::new(&config, 0, &burn::tensor::Device::flex())?;
+/// let options =
+///     GenerateOptions { max_new_tokens: 3, sampling: SamplingOptions::default(), stop_ids: vec![] };
+/// let mut generator = Generator::new(&model);
+/// let first = generator.generate(&[1, 2, 3], &options, |_| ControlFlow::Continue(()))?;
+/// let next = [&[1, 2, 3], &first.ids[..], &[4, 5]].concat();
+/// let second = generator.generate(&next, &options, |_| ControlFlow::Continue(()))?;
+/// // The last new token was chosen and never run.
+/// assert_eq!(second.prompt_reused, 3 + 2);
+/// # Ok::<(), slm_model::Error>(())
+/// ```
+pub struct Generator<'a> {
+    model: &'a Transformer,
+    session: Option<InferenceSession<'a>>,
+    /// Whether a new cache has room for prompts that grow.
+    keeps: bool,
+}
+
+impl std::fmt::Debug for Generator<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Generator").field("capacity", &self.capacity()).finish_non_exhaustive()
     }
-    model.check_ids(prompt)?;
-    let mut sampler = Sampler::new(options.sampling.clone())?;
-    sampler.observe_prompt(prompt);
-    // The last new token is only chosen, never run.
-    let positions = prompt.len().saturating_add(options.max_new_tokens.saturating_sub(1));
-    model.check_positions(positions)?;
-    let mut output = GenerateOutput {
-        ids: Vec::new(),
-        stop: StopReason::MaxNewTokens,
-        prompt_time: Duration::ZERO,
-        decode_time: Duration::ZERO,
-        decode_passes: 0,
-        path: model.inference_path(),
-        prompt_profile: None,
-        decode_profile: None,
-    };
-    if options.max_new_tokens == 0 {
-        return Ok(output);
+}
+
+impl<'a> Generator<'a> {
+    /// A generator that holds nothing yet.
+    pub fn new(model: &'a Transformer) -> Self {
+        Self { model, session: None, keeps: true }
     }
-    let mut session = InferenceSession::new(model, positions)?;
-    let clock = Instant::now();
-    let mut id = sampler.sample(&session.forward_last(prompt)?)?;
-    output.prompt_time = clock.elapsed();
-    output.prompt_profile = session.take_times();
-    loop {
-        if options.stop_ids.contains(&id) {
-            output.stop = StopReason::StopId(id);
-            break;
+
+    /// Positions there is room for; grows as needed.
+    pub fn capacity(&self) -> usize {
+        self.session.as_ref().map_or(0, InferenceSession::capacity)
+    }
+
+    /// Continues `prompt`: one pass over what is new of the prompt, then one pass per token.
+    ///
+    /// `on_token` gets each new token as soon as it is chosen, except an id that ends the text; by
+    /// [`ControlFlow::Break`] it ends the generation, and the token it was given still counts.
+    ///
+    /// # Errors
+    /// [`Error::EmptyPrompt`], [`Error::TokenId`], [`Error::Sampling`], [`Error::TooManyPositions`] when prompt and
+    /// new tokens do not fit into the model's positions, [`Error::NotFinite`] when the model yields NaN.
+    pub fn generate(
+        &mut self,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        mut on_token: impl FnMut(u32) -> ControlFlow<()>,
+    ) -> Result<GenerateOutput> {
+        let model = self.model;
+        if prompt.is_empty() {
+            return Err(Error::EmptyPrompt);
         }
-        output.ids.push(id);
-        if on_token(id).is_break() {
-            output.stop = StopReason::Interrupted;
-            break;
+        model.check_ids(prompt)?;
+        let mut sampler = Sampler::new(options.sampling.clone())?;
+        sampler.observe_prompt(prompt);
+        // The last new token is only chosen, never run.
+        let positions = prompt.len().saturating_add(options.max_new_tokens.saturating_sub(1));
+        model.check_positions(positions)?;
+        let mut output = GenerateOutput {
+            ids: Vec::new(),
+            stop: StopReason::MaxNewTokens,
+            prompt_reused: 0,
+            prompt_time: Duration::ZERO,
+            decode_time: Duration::ZERO,
+            decode_passes: 0,
+            path: model.inference_path(),
+            prompt_profile: None,
+            decode_profile: None,
+        };
+        if options.max_new_tokens == 0 {
+            return Ok(output);
         }
-        if output.ids.len() == options.max_new_tokens {
-            break;
-        }
+        // A session whose pass fails is not kept.
+        let mut session = match self.session.take() {
+            Some(session) if session.capacity() >= positions => session,
+            _ => {
+                // What is held does not move into a larger cache.
+                let room = if self.keeps { positions.saturating_mul(2).max(ROOM) } else { positions };
+                InferenceSession::new(model, room.min(model.config().max_position_embeddings))?
+            }
+        };
         let clock = Instant::now();
-        id = sampler.sample(&session.forward_last(&[id])?)?;
-        output.decode_time += clock.elapsed();
-        output.decode_passes += 1;
+        let (reused, logits) = session.forward_rest(prompt)?;
+        let mut id = sampler.sample(&logits)?;
+        output.prompt_time = clock.elapsed();
+        output.prompt_reused = reused;
+        output.prompt_profile = session.take_times();
+        loop {
+            if options.stop_ids.contains(&id) {
+                output.stop = StopReason::StopId(id);
+                break;
+            }
+            output.ids.push(id);
+            if on_token(id).is_break() {
+                output.stop = StopReason::Interrupted;
+                break;
+            }
+            if output.ids.len() == options.max_new_tokens {
+                break;
+            }
+            let clock = Instant::now();
+            id = sampler.sample(&session.forward_last(&[id])?)?;
+            output.decode_time += clock.elapsed();
+            output.decode_passes += 1;
+        }
+        output.decode_profile = session.take_times();
+        self.session = Some(session);
+        Ok(output)
     }
-    output.decode_profile = session.take_times();
-    Ok(output)
 }
 
 #[cfg(test)]
@@ -155,6 +233,34 @@ mod tests {
                     assert!(best - last[next as usize] < 1e-6, "{name}");
                     ids.push(next);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn what_prompts_have_in_common_is_not_computed_again_and_changes_nothing() {
+        for device in devices() {
+            for (name, config) in configs() {
+                let model = Transformer::new(&config, 3, &device).unwrap();
+                let mut generator = Generator::new(&model);
+                let go = |_| ControlFlow::Continue(());
+                let first = generator.generate(&[7, 3, 11], &options(6), go).unwrap();
+                assert_eq!(first.prompt_reused, 0);
+                // The next turn, a turn that was taken back, another conversation, and the same again.
+                let turn = [&[7, 3, 11], &first.ids[..], &[1, 2]].concat();
+                let edited = [&turn[..6], &[9, 9, 9, 9]].concat();
+                let prompts = [&turn[..], &edited, &[4, 4, 4], &[4, 4, 4], &[4]];
+                for (prompt, most) in prompts.into_iter().zip([8, 6, 0, 2, 0]) {
+                    let output = generator.generate(prompt, &options(9), go).unwrap();
+                    let alone = generate(&model, prompt, &options(9), go).unwrap();
+                    assert_eq!(output.ids, alone.ids, "{name}: {prompt:?}");
+                    assert!(output.prompt_reused <= most, "{name}: {prompt:?}");
+                    // Positions that a longer sequence rotates by other angles are computed anew.
+                    if config.max_position_embeddings <= 64 && !name.contains("longrope") {
+                        assert_eq!(output.prompt_reused, most, "{name}: {prompt:?}");
+                    }
+                }
+                assert!(generator.capacity() >= 9);
             }
         }
     }

@@ -36,6 +36,17 @@ pub trait LayerwiseVisitor<E> {
         false
     }
 
+    /// Whether the hook is to see, next to what a layer reads behind changed layers, what it reads in the model as it was.
+    /// Only of use where weights change. Streams of both models are then in memory.
+    fn follows_original(&self) -> bool {
+        false
+    }
+
+    /// Called before a window of a layer runs for the hook, with the model whose residual stream it is.
+    fn before_window(&mut self, model: ObservedModel) {
+        let _ = model;
+    }
+
     /// Called when the hook has seen all windows of `layer`: a transformer block, the part of one, or the head.
     ///
     /// # Errors
@@ -44,6 +55,15 @@ pub trait LayerwiseVisitor<E> {
         let _ = layer;
         Ok(())
     }
+}
+
+/// The model that a hook sees a layer of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObservedModel {
+    /// The model as it was before the visitor changed weights.
+    Original,
+    /// The model behind the layers that are changed so far.
+    Changed,
 }
 
 impl<E, F: FnMut() -> Result<(), E>> LayerwiseVisitor<E> for F {
@@ -63,7 +83,8 @@ impl<E, F: FnMut() -> Result<(), E>> LayerwiseVisitor<E> for F {
 ///
 /// `visitor` is told of each window and each layer. It may change the weights of a layer once the hook has seen its
 /// inputs: layers after it then see what the changed layer gives. In memory are then the residual streams, one more
-/// of a window, and one layer.
+/// of a window, and one layer; with [`follows_original`](LayerwiseVisitor::follows_original) twice the streams. The hook then
+/// sees each layer of each window twice in a row, first in the model as it was.
 ///
 /// A tied embedding is asked for again where the head needs it; `source` must allow that.
 ///
@@ -132,6 +153,9 @@ impl Run<'_> {
     {
         let (config, windows) = (self.config, self.windows);
         let mut streams = self.embed(&mut compute)?;
+        let follows = visitor.changes_weights() && visitor.follows_original();
+        let mut originals: Option<Vec<C::Stream>> =
+            follows.then(|| streams.iter().map(|stream| compute.copy(stream)).collect());
         for index in 0..config.num_layers {
             let block = Block::load(config, index, &mut self.loader)?;
             let parts: &[LayerPart] =
@@ -144,7 +168,8 @@ impl Run<'_> {
                 block.part = part;
                 attach_hook(&mut block, self.hook);
                 if visitor.changes_weights() {
-                    run_block(&mut compute, &block, Pass::Observe, &mut streams, windows, visitor)?;
+                    let pass = Pass::Observe(originals.as_deref_mut());
+                    run_block(&mut compute, &block, pass, &mut streams, windows, visitor)?;
                     detach_hooks(&mut block);
                     visitor.after_layer(&mut block)?;
                 }
@@ -160,13 +185,13 @@ impl Run<'_> {
             match self.hook.reads_output() {
                 true => {
                     attach_hook(&mut head, self.hook);
-                    run_head(&mut compute, &norm, &head, config, streams, windows, visitor)?;
+                    run_head(&mut compute, &norm, &head, config, (streams, originals), windows, visitor)?;
                     detach_hooks(&mut head);
                 }
                 false => {
                     let mut first = Head(first_output(&head.0)?);
                     attach_hook(&mut first, self.hook);
-                    run_head(&mut compute, &norm, &first, config, streams, windows, visitor)?;
+                    run_head(&mut compute, &norm, &first, config, (streams, originals), windows, visitor)?;
                 }
             }
             visitor.after_layer(&mut head)?;
@@ -192,10 +217,10 @@ impl Run<'_> {
 }
 
 /// A way through a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pass {
-    /// Copies of the streams go through it, for the hook alone.
-    Observe,
+enum Pass<'a, S> {
+    /// Copies of the streams go through it, for the hook alone, and before each the stream of the model as it was, if there
+    /// is one.
+    Observe(Option<&'a mut [S]>),
     /// The streams themselves go through it.
     Advance,
 }
@@ -204,7 +229,7 @@ enum Pass {
 fn run_block<C: Compute, E: From<Error>>(
     compute: &mut C,
     block: &PartOfBlock,
-    pass: Pass,
+    mut pass: Pass<'_, C::Stream>,
     streams: &mut [C::Stream],
     windows: &[&[u32]],
     visitor: &mut dyn LayerwiseVisitor<E>,
@@ -213,15 +238,23 @@ where
     Error: From<C::Error>,
 {
     let layer = walk::prepare_layer(compute, block.index, 0, block.block.parts()).map_err(Error::from)?;
-    for (stream, ids) in streams.iter_mut().zip(windows) {
-        compute.start(0, ids.len());
-        match pass {
-            Pass::Observe => {
+    for (index, (stream, ids)) in streams.iter_mut().zip(windows).enumerate() {
+        match &mut pass {
+            Pass::Observe(originals) => {
+                if let Some(original) = originals.as_mut().and_then(|originals| originals.get_mut(index)) {
+                    visitor.before_window(ObservedModel::Original);
+                    compute.start(0, ids.len());
+                    walk::layer_part(compute, &layer, block.part, original).map_err(Error::from)?;
+                    compute.settle(original).map_err(Error::from)?;
+                }
+                visitor.before_window(ObservedModel::Changed);
+                compute.start(0, ids.len());
                 let mut copy = compute.copy(stream);
                 walk::layer_part(compute, &layer, block.part, &mut copy).map_err(Error::from)?;
                 compute.finish(copy);
             }
             Pass::Advance => {
+                compute.start(0, ids.len());
                 walk::layer_part(compute, &layer, block.part, stream).map_err(Error::from)?;
                 compute.settle(stream).map_err(Error::from)?;
             }
@@ -233,13 +266,14 @@ where
     Ok(())
 }
 
-/// Takes `streams` through the last norm and the head.
+/// Takes the streams through the last norm and the head: those of the changed model, and those of the model as it was if
+/// there are any.
 fn run_head<C: Compute, E: From<Error>>(
     compute: &mut C,
     norm: &Norm,
     head: &Head,
     config: &ModelConfig,
-    streams: Vec<C::Stream>,
+    (streams, originals): (Vec<C::Stream>, Option<Vec<C::Stream>>),
     windows: &[&[u32]],
     visitor: &mut dyn LayerwiseVisitor<E>,
 ) -> Result<(), E>
@@ -248,9 +282,15 @@ where
 {
     let norm = compute.norm(norm).map_err(Error::from)?;
     let head = walk::prepare_head(compute, HeadParts::Linear(&head.0)).map_err(Error::from)?;
+    let mut originals = originals.into_iter().flatten();
     for (stream, ids) in streams.into_iter().zip(windows) {
-        compute.start(0, ids.len());
-        walk::logits(compute, &norm, &head, config.logit_multiplier, stream).map_err(Error::from)?;
+        let models = [(ObservedModel::Original, originals.next()), (ObservedModel::Changed, Some(stream))];
+        for (model, stream) in models {
+            let Some(stream) = stream else { continue };
+            visitor.before_window(model);
+            compute.start(0, ids.len());
+            walk::logits(compute, &norm, &head, config.logit_multiplier, stream).map_err(Error::from)?;
+        }
         visitor.after_window()?;
     }
     Ok(())

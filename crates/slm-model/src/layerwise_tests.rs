@@ -237,3 +237,74 @@ fn a_head_whose_outputs_nobody_reads_sees_the_same_inputs() {
         }
     }
 }
+
+/// A visitor that changes weights while a hook sees the model as it was too.
+struct Following {
+    halving: Halving,
+    model: Arc<Mutex<ObservedModel>>,
+}
+
+impl LayerwiseVisitor<Error> for Following {
+    fn after_window(&mut self) -> Result<(), Error> {
+        self.halving.after_window()
+    }
+
+    fn changes_weights(&self) -> bool {
+        true
+    }
+
+    fn follows_original(&self) -> bool {
+        true
+    }
+
+    fn before_window(&mut self, model: ObservedModel) {
+        *self.model.lock().unwrap() = model;
+    }
+
+    fn after_layer(&mut self, layer: &mut dyn NamedLinears) -> Result<(), Error> {
+        self.halving.after_layer(layer)
+    }
+}
+
+/// A hook with a recorder for each model.
+struct Both {
+    model: Arc<Mutex<ObservedModel>>,
+    original: Arc<dyn ForwardHook>,
+    changed: Arc<dyn ForwardHook>,
+}
+
+impl ForwardHook for Both {
+    fn on_forward(&self, layer: &str, input: &Tensor<2>, output: &Tensor<2>) {
+        match *self.model.lock().unwrap() {
+            ObservedModel::Original => self.original.on_forward(layer, input, output),
+            ObservedModel::Changed => self.changed.on_forward(layer, input, output),
+        }
+    }
+}
+
+#[test]
+fn the_model_as_it_was_is_seen_next_to_the_changed_one() {
+    let ids: Vec<u32> = (0..37).map(|i| (i * i * 7 + i) % 50).collect();
+    let windows: Vec<&[u32]> = ids.chunks(16).collect();
+    for device in devices() {
+        for (name, config) in configs() {
+            let tensors = tensors_of(&random_weights(&config, &device)).1;
+            let source = || Kept { tensors: tensors.clone(), taken: 0 };
+            let (expected_original, hook) = recorder();
+            let mut done = || Ok::<_, Error>(());
+            forward_layerwise(&config, &mut source(), &device, &windows, true, &hook, &mut done).unwrap();
+            let (expected_changed, hook) = recorder();
+            let mut halving = Halving { steps: 0, layers: Vec::new() };
+            forward_layerwise(&config, &mut source(), &device, &windows, true, &hook, &mut halving).unwrap();
+
+            let ((seen_original, original), (seen_changed, changed)) = (recorder(), recorder());
+            let model = Arc::new(Mutex::new(ObservedModel::Changed));
+            let hook: Arc<dyn ForwardHook> = Arc::new(Both { model: Arc::clone(&model), original, changed });
+            let mut visitor = Following { halving: Halving { steps: 0, layers: Vec::new() }, model };
+            forward_layerwise(&config, &mut source(), &device, &windows, true, &hook, &mut visitor).unwrap();
+            assert_eq!(visitor.halving.steps, halving.steps, "{name}");
+            assert!(*seen_original.0.lock().unwrap() == *expected_original.0.lock().unwrap(), "{name}");
+            assert!(*seen_changed.0.lock().unwrap() == *expected_changed.0.lock().unwrap(), "{name}");
+        }
+    }
+}

@@ -43,9 +43,9 @@ pub use cpu::{CpuBatch, CpuEngine, KvCacheType, PassTimes, SequenceId};
 pub use divergence::{Divergence, DivergenceSummary, EvalWindow, strided_windows, window_nlls};
 pub use error::{Error, Result, SourceError};
 pub use eval::{Evaluation, evaluate, evaluate_windows, try_evaluate, window_logits};
-pub use generate::{GenerateOptions, GenerateOutput, StopReason, generate};
+pub use generate::{GenerateOptions, GenerateOutput, Generator, StopReason, generate};
 pub use kv_cache::KvCache;
-pub use layerwise::{LayerwiseVisitor, forward_layerwise, layerwise_steps};
+pub use layerwise::{LayerwiseVisitor, ObservedModel, forward_layerwise, layerwise_steps};
 pub use names::{
     EMBED_POSITIONS, EMBED_TOKENS, ExpectedTensor, FINAL_NORM, LM_HEAD, TOKEN_TABLE, expected_tensors,
 };

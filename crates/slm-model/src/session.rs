@@ -76,6 +76,37 @@ impl<'a> InferenceSession<'a> {
         }
     }
 
+    /// Positions there is room for.
+    pub(crate) fn capacity(&self) -> usize {
+        match &self.state {
+            State::Cpu(engine) => engine.capacity(),
+            State::Burn(cache) => cache.capacity(),
+        }
+    }
+
+    /// Makes the sequence `ids`, keeping the positions that the one held so far begins with: the number of those, and the
+    /// logits of the last.
+    pub(crate) fn forward_rest(&mut self, ids: &[u32]) -> Result<(usize, Cow<'_, [f32]>)> {
+        let held = self.ids.len();
+        let common = self.ids.iter().zip(ids).take_while(|(held, new)| held == new).count();
+        // The last position is computed in any case, for its logits.
+        let mut common = common.min(ids.len().saturating_sub(1));
+        if self.model.check_growth(held.min(ids.len()), held.max(ids.len())).is_err() {
+            common = 0;
+        }
+        self.truncate(common);
+        Ok((common, self.forward_last(&ids[common..])?))
+    }
+
+    /// Forgets all positions from `len` on.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.ids.truncate(len);
+        match &mut self.state {
+            State::Cpu(engine) => engine.truncate(len),
+            State::Burn(cache) => cache.truncate(len),
+        }
+    }
+
     /// Begins a new sequence with `ids`; the logits of all of them.
     pub(crate) fn forward_anew(&mut self, ids: &[u32]) -> Result<Cow<'_, [f32]>> {
         self.ids.clear();

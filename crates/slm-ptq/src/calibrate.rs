@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use slm_nn::{ForwardHook, NamedLinears, attach_hook, detach_hooks};
-use slm_quant_core::QParams;
+use slm_quant_core::{InputDrift, QParams};
 
 use crate::inputs::{Gathering, InputGatherer, InputMoments};
 use crate::{Error, Plan, PtqConfig, Result};
@@ -29,6 +29,8 @@ pub struct ObservedInputs {
     pub activation: Option<ActivationStats>,
     /// Second moments, by which ranges of weights and rounding are chosen.
     pub moments: InputMoments,
+    /// How the inputs differ from those in the float model, where the layers before are quantized already.
+    pub drift: Option<InputDrift>,
 }
 
 /// What calibration saw of the inputs of the planned layers, by name.

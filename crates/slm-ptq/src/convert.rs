@@ -109,7 +109,7 @@ pub fn quantize_layer(
     inputs: Option<&ObservedInputs>,
 ) -> Result<QuantizedLayer> {
     let activation = config.activation_quant(name, inputs)?;
-    let matrix = round_weight(name, values, shape, config, inputs.map(|inputs| &inputs.moments))?;
+    let matrix = round_weight(name, values, shape, config, inputs)?;
     let mut report = report(name, values, &matrix, activation)?;
     report.input_error = inputs.and_then(|inputs| inputs.activation).map(|stats| stats.row_error);
     Ok(QuantizedLayer { matrix, activation, report })

@@ -3,17 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
+use slm_autograd::{Matrix, add_gram, matmul};
 use slm_nn::{ForwardHook, to_vec_f32};
-use slm_quant_core::{Hessian, Mapping, Observer, ObserverKind, QuantRange, QuantizationType, TORCH_EPS};
+use slm_quant_core::{
+    Hessian, InputDrift, Mapping, Observer, ObserverKind, QuantRange, QuantizationType, TORCH_EPS,
+};
 
 use crate::calibrate::ActivationStats;
 use crate::row_error::RowMagnitudes;
 use crate::{Error, ObservedInputs, PtqConfig, Result};
-
-/// Columns of a block of second moments. Wide enough for a fast product, and narrow enough to save most of the half
-/// below the diagonal.
-const MOMENT_BLOCK: usize = 192;
 
 /// Most that a row of inputs counts, in multiples of the median of its window. The first position of a sequence makes
 /// massive activations. What follows is a norm, for which an error counts by its share of the residual stream, and that is
@@ -49,6 +48,8 @@ pub(crate) struct Gathering {
     pub(crate) activations: bool,
     /// Products of all pairs of inputs, in place of the mean squares.
     pub(crate) hessians: bool,
+    /// Drifts from the inputs of the float model, which are observed before those behind quantized layers.
+    pub(crate) drifts: bool,
 }
 
 impl Gathering {
@@ -57,6 +58,7 @@ impl Gathering {
         Self {
             activations: config.quantization_type == QuantizationType::Static,
             hessians: config.method.needs_hessians(),
+            drifts: false,
         }
     }
 }
@@ -69,8 +71,12 @@ struct State {
     layers: BTreeMap<String, Option<Gathered>>,
     observer: ObserverKind,
     gathering: Gathering,
-    /// The last input and its product, which the next layer may share.
-    last: Option<(Vec<f32>, Vec<f32>)>,
+    /// The last input and its products, which the next layer may share.
+    last: Option<(Vec<f32>, Products)>,
+    /// Whether it is the float model that runs.
+    runs_float: bool,
+    /// Inputs in the float model of layers that are still to be observed behind quantized ones.
+    float_inputs: BTreeMap<String, Vec<f32>>,
     /// The first input that was refused. A hook cannot return it.
     failed: Option<Error>,
 }
@@ -83,7 +89,15 @@ struct Gathered {
 
 enum Moments {
     Squares { sums: Vec<f64>, samples: u64 },
-    Hessian(Hessian),
+    Hessian { hessian: Hessian, drift: Option<InputDrift> },
+}
+
+/// Products of the inputs `x'` of one layer in one window, `[inputs, inputs]`.
+struct Products {
+    /// `x'ᵀ x'`.
+    moments: Vec<f32>,
+    /// `(x - x')ᵀ x'`; none for zeros, or where drifts are not wanted.
+    drift: Option<Vec<f32>>,
 }
 
 impl InputGatherer {
@@ -103,8 +117,21 @@ impl InputGatherer {
             }
             watched.insert(layer.to_owned(), None);
         }
-        let state = State { layers: watched, observer: *observer, gathering, last: None, failed: None };
+        let state = State {
+            layers: watched,
+            observer: *observer,
+            gathering,
+            last: None,
+            runs_float: false,
+            float_inputs: BTreeMap::new(),
+            failed: None,
+        };
         Ok(Arc::new(Self(Mutex::new(state))))
+    }
+
+    /// Tells whether it is the float model that runs next.
+    pub(crate) fn expect_float(&self, runs_float: bool) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).runs_float = runs_float;
     }
 
     /// Takes what was gathered of `layer`, whose memory is then free.
@@ -131,7 +158,10 @@ impl Gathered {
         };
         let moments = match gathering.hessians {
             false => Moments::Squares { sums: vec![0.0; inputs], samples: 0 },
-            true => Moments::Hessian(Hessian::new(inputs)),
+            true => Moments::Hessian {
+                hessian: Hessian::new(inputs),
+                drift: gathering.drifts.then(|| InputDrift::new(inputs)),
+            },
         };
         Ok(Self { activation, moments })
     }
@@ -148,24 +178,30 @@ impl Gathered {
                 Some(ActivationStats { min, max, qparams, row_error: rows.relative_error(qparams) })
             }
         };
-        let moments = match self.moments {
+        let (moments, drift) = match self.moments {
             Moments::Squares { sums, samples } => {
                 let samples = samples.max(1) as f64;
-                InputMoments::MeanSquares(sums.into_iter().map(|sum| (sum / samples) as f32).collect())
+                let squares = sums.into_iter().map(|sum| (sum / samples) as f32).collect();
+                (InputMoments::MeanSquares(squares), None)
             }
-            Moments::Hessian(hessian) => InputMoments::Hessian(hessian),
+            Moments::Hessian { hessian, drift } => (InputMoments::Hessian(hessian), drift),
         };
-        Ok(ObservedInputs { activation, moments })
+        Ok(ObservedInputs { activation, moments, drift })
     }
 }
 
 impl State {
     fn observe(&mut self, layer: &str, input: &Tensor<2>) -> slm_nn::Result<()> {
-        let Self { layers, observer, gathering, last, .. } = self;
+        let Self { layers, observer, gathering, last, runs_float, float_inputs, .. } = self;
         let Some(gathered) = layers.get_mut(layer) else { return Ok(()) };
         let [rows, inputs] = input.dims();
         let values = to_vec_f32("input", input.clone())?;
         slm_quant_core::check_finite("input", &values)?;
+        if *runs_float {
+            float_inputs.insert(layer.to_owned(), values);
+            return Ok(());
+        }
+        let float = float_inputs.remove(layer);
         let gathered = match gathered {
             Some(gathered) => gathered,
             None => gathered.insert(Gathered::new(observer, *gathering, inputs)?),
@@ -182,15 +218,19 @@ impl State {
                 }
                 *samples += rows as u64;
             }
-            Moments::Hessian(hessian) => {
-                let (_, product) = match last.take() {
+            Moments::Hessian { hessian, drift } => {
+                // Layers that read the same behind quantized layers read the same in the float model too.
+                let (_, products) = match last.take() {
                     Some(shared) if shared.0 == values => last.insert(shared),
                     _ => {
-                        let rows = limited(input, &values);
-                        last.insert((values, second_moments(&rows)?))
+                        let products = Products::new(&values, inputs, float);
+                        last.insert((values, products))
                     }
                 };
-                hessian.add_product(product, rows)?;
+                hessian.add_product(&products.moments, rows)?;
+                if let Some(drift) = drift {
+                    drift.add_product(products.drift.as_deref(), rows)?;
+                }
             }
         }
         Ok(())
@@ -207,34 +247,43 @@ fn row_factors(values: &[f32], inputs: usize) -> Vec<f32> {
     squares.iter().map(factor).collect()
 }
 
-/// `input` with the [`row_factors`] of its `values`.
-fn limited(input: &Tensor<2>, values: &[f32]) -> Tensor<2> {
-    let [rows, inputs] = input.dims();
-    let factors = row_factors(values, inputs);
-    if factors.iter().all(|factor| *factor == 1.0) {
-        return input.clone();
+impl Products {
+    /// Products of `values`, rows of `inputs`, and of what `float` is more than they. Rows count as [`row_factors`] says.
+    fn new(values: &[f32], inputs: usize, float: Option<Vec<f32>>) -> Self {
+        let rows = values.len() / inputs.max(1);
+        let mut limited = values.to_vec();
+        let factors = row_factors(values, inputs);
+        for (row, factor) in limited.chunks_exact_mut(inputs).zip(&factors) {
+            row.iter_mut().for_each(|x| *x *= factor);
+        }
+        let seen = Matrix::new(&limited, rows, inputs);
+        let mut moments = vec![0.0; inputs * inputs];
+        add_gram(seen, &mut moments);
+        let drift = float.filter(|float| float != values).map(|mut difference| {
+            for (index, row) in difference.chunks_exact_mut(inputs).enumerate() {
+                let range = index * inputs..(index + 1) * inputs;
+                shorten(row, &values[range.clone()], factors[index], length(&limited[range]));
+            }
+            let mut product = vec![0.0; inputs * inputs];
+            matmul(Matrix::new(&difference, rows, inputs).transpose(), seen, &mut product);
+            product
+        });
+        Self { moments, drift }
     }
-    let factors = Tensor::<2>::from_data(TensorData::new(factors, [rows, 1]), &input.device());
-    input.clone() * factors
 }
 
-/// `xᵀ x` of the rows of `input`, `[inputs, inputs]`: the columns up to the diagonal block by block, the others by
-/// symmetry.
-fn second_moments(input: &Tensor<2>) -> slm_nn::Result<Vec<f32>> {
-    let [_, inputs] = input.dims();
-    let mut product = vec![0.0; inputs * inputs];
-    for start in (0..inputs).step_by(MOMENT_BLOCK) {
-        let width = MOMENT_BLOCK.min(inputs - start);
-        let upper = input.clone().narrow(1, 0, start + width).transpose();
-        let block = to_vec_f32("product of inputs", upper.matmul(input.clone().narrow(1, start, width)))?;
-        for (row, values) in block.chunks_exact(width).enumerate() {
-            product[row * inputs + start..][..width].copy_from_slice(values);
-            for (column, value) in (start..).zip(values) {
-                product[column * inputs + row] = *value;
-            }
-        }
+/// Makes of a row `x` the difference to `seen`, times `factor`, and no longer than `most`. Where a massive activation appears
+/// in one model and not in the other, the difference is as massive, and would outweigh the text.
+fn shorten(x: &mut [f32], seen: &[f32], factor: f32, most: f32) {
+    x.iter_mut().zip(seen).for_each(|(x, seen)| *x = (*x - seen) * factor);
+    let length = length(x);
+    if length > most {
+        x.iter_mut().for_each(|x| *x *= most / length);
     }
-    Ok(product)
+}
+
+fn length(x: &[f32]) -> f32 {
+    x.iter().map(|x| x * x).sum::<f32>().sqrt()
 }
 
 impl ForwardHook for InputGatherer {

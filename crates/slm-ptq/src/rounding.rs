@@ -6,14 +6,18 @@ use slm_quant_core::{
     quantize_matrix_with_qparams, refine_matrix, refit_matrix_gptq,
 };
 
-use crate::{Error, InputMoments, PtqConfig, Result, RoundingMethod};
+use crate::{Error, InputMoments, ObservedInputs, PtqConfig, Result, RoundingMethod};
 
 /// Share of the mean over all inputs that is added to the mean square of each, so that an input that the calibration
 /// text happens not to use counts a little all the same.
 const IMPORTANCE_FLOOR: f32 = 0.01;
 
+/// Share of the drift of inputs that a layer makes up for. What inputs tell of the drift they tell of the text it was measured
+/// on; half of it is what helps on other text.
+const DRIFT_SHARE: f32 = 0.5;
+
 /// Quantizes the weight `values` of the layer `name`, row-major and of shape `[out_features, in_features]`, as `config`
-/// says. `moments` are those of its inputs, where they were observed.
+/// says. `inputs` is what is known of its inputs, where they were observed.
 ///
 /// # Errors
 /// [`Error::NotCalibrated`] where the method or the observer needs moments; [`Error::Layer`] for weights that are not
@@ -23,8 +27,9 @@ pub(crate) fn round_weight(
     values: &[f32],
     [rows, cols]: [usize; 2],
     config: &PtqConfig,
-    moments: Option<&InputMoments>,
+    inputs: Option<&ObservedInputs>,
 ) -> Result<QuantizedMatrix> {
+    let moments = inputs.map(|inputs| &inputs.moments);
     let fail = |error: slm_quant_core::Error| Error::layer(name, error);
     let missing = || Error::NotCalibrated { layer: name.to_owned() };
     let scheme = config.scheme_of(name);
@@ -36,6 +41,11 @@ pub(crate) fn round_weight(
         }
         (RoundingMethod::Gptq | RoundingMethod::Tune, _) => return Err(missing()),
     };
+    let compensated = match (&factor, inputs.and_then(|inputs| inputs.drift.as_ref())) {
+        (Some(factor), Some(drift)) => Some(drift.compensated(values, factor, DRIFT_SHARE).map_err(fail)?),
+        _ => None,
+    };
+    let values = compensated.as_deref().unwrap_or(values);
     let qparams = match (observer, &factor) {
         (ObserverKind::WeightedMse, Some(factor)) => {
             choose_gptq_qparams(values, rows, cols, scheme, factor).map_err(fail)?

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
-use slm_model::{LayerwiseVisitor, ModelConfig, TensorSource, forward_layerwise, layerwise_steps};
+use slm_model::{
+    LayerwiseVisitor, ModelConfig, ObservedModel, TensorSource, forward_layerwise, layerwise_steps,
+};
 use slm_nn::{ForwardHook, Linear, NamedLinears, Weight, to_vec_f32, try_for_each_linear_mut};
 use slm_quant_core::{ActivationQuant, QuantizedMatrix};
 
@@ -63,7 +65,7 @@ impl SequentialRun<'_> {
 
     /// Gathers the second moments of the inputs of `layers`.
     pub(crate) fn gatherer<'l>(&self, layers: impl Iterator<Item = &'l str>) -> Result<Arc<InputGatherer>> {
-        let gathering = Gathering { activations: false, ..Gathering::of(self.config) };
+        let gathering = Gathering { activations: false, drifts: true, ..Gathering::of(self.config) };
         InputGatherer::new(&self.config.activation_observer, gathering, layers)
     }
 
@@ -125,6 +127,14 @@ impl<E: From<Error>> LayerwiseVisitor<E> for Visitor<'_, E> {
 
     fn changes_weights(&self) -> bool {
         true
+    }
+
+    fn follows_original(&self) -> bool {
+        true
+    }
+
+    fn before_window(&mut self, model: ObservedModel) {
+        self.gatherer.expect_float(model == ObservedModel::Original);
     }
 
     fn after_layer(&mut self, layer: &mut dyn NamedLinears) -> Result<(), E> {

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod code;
+mod drift;
 mod error;
 mod fake_quant;
 mod gptq;
@@ -31,6 +32,7 @@ mod scheme;
 mod stats;
 
 pub use code::Code;
+pub use drift::InputDrift;
 pub use error::{Error, Result};
 pub use fake_quant::{
     LearnableGradients, fake_quantize, fake_quantize_backward, fake_quantize_backward_into,

@@ -42,6 +42,6 @@ pub use error::{Error, Result};
 pub use observer::{Metric, StepReport, TrainObserver, ValidationReport};
 pub use sequences::{Corpus, Sequences, check_sequences};
 pub use slm_ptq::{QuantizationConfig, QuantizationMode};
-pub use state::{RunProgress, run_progress};
+pub use state::{RunProgress, run_progress, training_metrics};
 pub use trainer::{Outcome, Trainer, TrainingSummary};
 pub use tuning::{FinetuneOptions, RoundingKind, TuningMemory};

@@ -34,6 +34,10 @@ pub(crate) fn distillation_loss(
     device: &Device,
 ) -> Tensor<1> {
     let of_teacher = batch_logits(teacher, batch, batch_size, &device.clone().inner());
+    if slm_autograd::is_preferred(device) {
+        let logits = batch_logits(model, batch, batch_size, device);
+        return slm_autograd::distillation(logits, Tensor::from_inner(of_teacher));
+    }
     let rows = batch.inputs.len() as f64;
     let p = softmax(of_teacher.clone(), 1);
     let log_p = log_softmax(of_teacher, 1);

@@ -164,6 +164,17 @@ pub(crate) fn metrics_to_bytes(metrics: &[Metric]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The metrics of the training run whose checkpoint is at `dir`, in the order of steps; empty where no run wrote one.
+///
+/// # Errors
+/// [`Error::Read`] for a file that cannot be read, and [`Error::NotResumable`] for one that holds something else.
+pub fn training_metrics(dir: impl AsRef<Path>) -> Result<Vec<Metric>> {
+    match read_metrics(dir.as_ref()) {
+        Err(Error::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
+    }
+}
+
 /// Metrics as they were stored.
 pub(crate) fn read_metrics(dir: &Path) -> Result<Vec<Metric>> {
     let path = dir.join(METRICS);

@@ -60,7 +60,9 @@ struct Reply<'a> {
 }
 
 pub(crate) fn run(args: &ChatArgs, context: &Context) -> Result<()> {
-    let mut partner = Partner::load(args, context)?;
+    let checkpoint = context.open_to_load(&args.checkpoint)?;
+    let model = partner::load_model(&checkpoint, args, context)?;
+    let mut partner = Partner::new(&checkpoint, &model, args)?;
     let mut conversation = Conversation::new(args.system.clone());
     let mut input = Input::new();
     if input.is_terminal() {
@@ -98,7 +100,7 @@ pub(crate) fn run(args: &ChatArgs, context: &Context) -> Result<()> {
 
 /// Takes a message and answers it. A message that cannot be answered is taken back, and the conversation goes on.
 fn reply(
-    partner: &mut Partner,
+    partner: &mut Partner<'_>,
     conversation: &mut Conversation,
     text: &str,
     context: &Context,

@@ -30,7 +30,7 @@ use crate::text::{Limit, Tokens, WindowArgs, tokenizer};
 pub(crate) struct CompareArgs {
     /// The reference
     dir_a: PathBuf,
-    /// The checkpoint to judge
+    /// The checkpoint to compare with it
     dir_b: PathBuf,
     /// Text, or texts or token ids as JSON or JSON Lines
     #[arg(long, value_name = "FILE")]

@@ -3,6 +3,7 @@
 mod choices;
 mod page;
 mod reference;
+mod several;
 mod words;
 
 use std::path::{Path, PathBuf};
@@ -20,27 +21,31 @@ use self::reference::Reference;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::html::HtmlArgs;
+use crate::table::TableArgs;
 use crate::text::{Limit, Tokens, WindowArgs, Windowing, evaluate_with_progress, tokenizer};
 
 /// Measure how well a checkpoint predicts texts, and how far its predictions are from those of another.
 ///
 /// Perplexity: a text is tokenized without special tokens and cut into windows that do not overlap. Each window starts
-/// afresh, and all its tokens but the first are scored; a last, shorter window counts too. With --bos each begins with
-/// the beginning-of-sequence token, and all its tokens are scored. Sequences of token ids are cut each by itself. With
+/// anew, and all its tokens but the first are scored; a last, shorter window counts too. With --bos each begins with
+/// the beginning-of-sequence token, and all its tokens are scored. Each sequence of token ids is cut separately. With
 /// --stride S, windows overlap and begin S tokens apart; every token is scored once, with at least window - S tokens before it.
 ///
 /// With --reference, usually the float model: the Kullback-Leibler divergence of the predicted distributions from the
 /// reference's, in nats (mean, median, percentiles, largest), the share of positions where both find the same token
-/// likeliest, and the root mean square of the change of the right token's probability.
+/// most likely, and the root mean square of the change of the right token's probability.
 ///
 /// With --choices, multiple-choice questions as lm-evaluation-harness counts them: a choice is scored by the
 /// log-likelihood of its tokens after the context; accuracy is the share of questions whose answer scores highest,
 /// length-normalized accuracy the same by score per character of the choice.
+///
+/// Several checkpoints (--checkpoint A --checkpoint B) are measured one after the other, and shown in one table and, with
+/// --html, as a plot of size against quality.
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
-    /// Checkpoint directory, float or quantized
-    #[arg(long)]
-    checkpoint: PathBuf,
+    /// Checkpoint directory, float or quantized (may be repeated: each is measured, size against quality)
+    #[arg(long, value_name = "DIR", required = true)]
+    checkpoint: Vec<PathBuf>,
     /// Text, or texts or token ids as JSON or JSON Lines (may be repeated: each is measured, and all together)
     #[arg(long, value_name = "FILE", required_unless_present = "choices")]
     data: Vec<PathBuf>,
@@ -66,6 +71,8 @@ pub(crate) struct EvalArgs {
     kv_cache: KvCacheType,
     #[command(flatten)]
     html: HtmlArgs,
+    #[command(flatten)]
+    tables: TableArgs,
 }
 
 #[derive(Serialize)]
@@ -141,8 +148,17 @@ impl From<DivergenceSummary> for DivergenceView {
 
 pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
     args.html.prepare()?;
-    let checkpoint = context.open_to_load(&args.checkpoint)?;
-    let windowing = args.windows.windowing(&checkpoint)?;
+    let [dir] = &args.checkpoint[..] else { return several::run(args, context) };
+    let checkpoint = context.open_to_load(dir)?;
+    let result = measure(args, &checkpoint, context)?;
+    args.html.write(|| Ok(page::page(&result, dir)))?;
+    words::say(&result, context)?;
+    context.output.result(&result)
+}
+
+/// Measures one checkpoint.
+fn measure(args: &EvalArgs, checkpoint: &Checkpoint, context: &Context) -> Result<EvalResult> {
+    let windowing = args.windows.windowing(checkpoint)?;
     let window = windowing.len;
     let stride = args.stride.unwrap_or(window);
     if !(1..=window).contains(&stride) {
@@ -150,7 +166,7 @@ pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
             "--stride {stride}: windows of {window} tokens take a stride of 1 to {window}"
         )));
     }
-    let tokenizer = tokenizer(&checkpoint)?;
+    let tokenizer = tokenizer(checkpoint)?;
     let limit = Limit { option: "--max-tokens", tokens: args.max_tokens.unwrap_or(usize::MAX) };
     let texts = args.data.iter().map(|path| {
         let tokens =
@@ -162,7 +178,7 @@ pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
     let mut model = checkpoint.load_model(&context.device)?;
     model.set_kv_cache_type(args.kv_cache);
     let mut reference = match &args.reference {
-        Some(dir) => Some(Reference::load(dir, &checkpoint, args.noise_floor, context)?),
+        Some(dir) => Some(Reference::load(dir, checkpoint, args.noise_floor, context)?),
         None => None,
     };
     let start = Instant::now();
@@ -175,14 +191,14 @@ pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
         });
     }
     let choices = match &args.choices {
-        Some(path) => Some(choices::run(path, &checkpoint, &tokenizer, &model, context)?),
+        Some(path) => Some(choices::run(path, checkpoint, &tokenizer, &model, context)?),
         None => None,
     };
     let sum = |count: fn(&TextResult) -> usize| results.iter().map(count).sum::<usize>();
     let (tokens, total_nll) =
         (sum(|text| text.tokens), results.iter().map(|text| text.total_nll).sum::<f64>());
     let nll = (tokens > 0).then(|| total_nll / tokens as f64);
-    let result = EvalResult {
+    Ok(EvalResult {
         perplexity: nll.map(f64::exp),
         nll,
         total_nll,
@@ -197,10 +213,7 @@ pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
         choices,
         device: context.device_name,
         seconds: start.elapsed().as_secs_f64(),
-    };
-    args.html.write(|| Ok(page::page(&result, args)))?;
-    words::say(&result, context)?;
-    context.output.result(&result)
+    })
 }
 
 /// A window with whatever stands in front of its text.

@@ -9,9 +9,11 @@ use slm_checkpoint::Checkpoint;
 use slm_train::{Outcome, QuantizationMode, RoundingKind, TrainingConfig, TuningMemory};
 
 use crate::commands::run_args::{HeldOut, RunArgs};
+use crate::commands::run_page::{RunPage, fact};
 use crate::commands::train::watched;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::html::Page;
 use crate::memory;
 use crate::text::evaluate_with_progress;
 
@@ -20,7 +22,7 @@ use crate::text::evaluate_with_progress;
 /// The weights of a quantized checkpoint are stored as codes. Gradients are computed in float, and after every
 /// optimizer step the weights are quantized again on the scales that they have; --rounding says how. Embeddings,
 /// norms and biases are float and train as such. A float checkpoint is trained in 32-bit floats. Ctrl-C writes a
-/// checkpoint that --resume goes on from.
+/// checkpoint, from which --resume continues.
 #[derive(Debug, Args)]
 pub(crate) struct FinetuneArgs {
     /// Checkpoint to begin with, quantized or float
@@ -131,7 +133,7 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
             memory.total, memory.weights, memory.residual, memory.optimizer, memory.float_total
         ))?;
     }
-    context.output.result(&FinetuneResult {
+    let result = FinetuneResult {
         output: summary.checkpoint,
         finished,
         step: summary.step,
@@ -147,8 +149,45 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
         peak_memory_bytes: memory::peak_bytes(),
         device: context.device_name,
         seconds: clock.elapsed().as_secs_f64(),
-    })?;
+    };
+    args.run.html.write(|| result.page())?;
+    context.output.result(&result)?;
     if finished { Ok(()) } else { Err(Error::Interrupted) }
+}
+
+impl FinetuneResult {
+    fn page(&self) -> Result<Page> {
+        let verdict = match self.perplexity {
+            Some(after) => format!("perplexity {:.4} before, {after:.4} after", self.perplexity_before),
+            None => format!("interrupted after {} of {} steps", self.step, self.steps),
+        };
+        let mut facts = vec![
+            fact("steps", format!("{} of {}", self.step, self.steps)),
+            fact("time", format!("{:.1} s on {}", self.seconds, self.device)),
+        ];
+        if let Some(rounding) = self.rounding {
+            facts.insert(0, fact("rounding", words(rounding)));
+        }
+        RunPage {
+            command: "finetune",
+            checkpoint: &self.output,
+            verdict: &verdict,
+            facts,
+            quality: std::iter::once(("before", self.perplexity_before))
+                .chain(self.perplexity.map(|after| ("after", after)))
+                .collect(),
+            measured_on: &self.evaluated_on,
+        }
+        .page()
+    }
+}
+
+fn words(rounding: RoundingKind) -> &'static str {
+    match rounding {
+        RoundingKind::Nearest => "to the nearest code",
+        RoundingKind::Stochastic => "stochastic",
+        RoundingKind::ErrorFeedback => "to the nearest code, with error feedback",
+    }
 }
 
 /// The config of the file or the default one, for this checkpoint, with what the options change.

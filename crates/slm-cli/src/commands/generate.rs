@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use slm_model::{GenerateOptions, StopReason};
+use slm_model::{GenerateOptions, Generator, StopReason};
 use slm_text::StopTexts;
 
 use crate::commands::kv_cache_args::KvCacheArgs;
@@ -95,13 +95,15 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
     let mut stopped = None;
     // Shown with the first token: until then a prompt that does not fit can still be refused.
     let mut prompt = Some(text.as_str());
-    let output = generate_text(&model, &prompt_ids, &options, &mut stream, &context.interrupt, |text| {
-        let (piece, stop) = stops.push(&text);
-        stopped = stop;
-        written.push_str(&piece);
-        context.output.stream(&[prompt.take().unwrap_or_default(), &piece].concat())?;
-        Ok(if stopped.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-    })?;
+    let mut generator = Generator::new(&model);
+    let output =
+        generate_text(&mut generator, &prompt_ids, &options, &mut stream, &context.interrupt, |text| {
+            let (piece, stop) = stops.push(&text);
+            stopped = stop;
+            written.push_str(&piece);
+            context.output.stream(&[prompt.take().unwrap_or_default(), &piece].concat())?;
+            Ok(if stopped.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
     if stopped.is_none() {
         let (rest, stop) = stops.push(&stream.finish()?);
         let rest = if stop.is_some() { rest } else { rest + &stops.finish() };
@@ -121,6 +123,10 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
         StopReason::StopId(id) => ("end_of_text", tokenizer.token(id)),
         StopReason::Interrupted => ("interrupted", None),
     };
+    if stop == "max_new_tokens" && context.output.width().is_some() {
+        let tokens = output.ids.len();
+        context.output.say(format!("[cut after {tokens} tokens; --max-new-tokens allows more]"))?;
+    }
     let prompt_tokens = prompt_ids.len();
     let result = GenerateResult {
         prompt: text,

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use self::overview::CheckpointView;
-pub(in crate::commands) use self::page::{TABLE_NOTE, facts};
+pub(in crate::commands) use self::page::{TABLE_NOTE, facts, page};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::html::HtmlArgs;
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<()> {
         return layer::run(&checkpoint, layer, args.tables, context);
     }
     let view = CheckpointView::new(&checkpoint);
-    args.html.write(|| page::page(&checkpoint, &view))?;
+    args.html.write(|| page::page(&checkpoint))?;
     let tensors = args.tensors || context.output.width().is_none();
     view.say(tensors, args.tables, context)?;
     context.output.result(&view)

@@ -10,10 +10,10 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::out_file::relative;
 
-/// Rewrite a checkpoint in the present version of the format.
+/// Rewrite a checkpoint in the current version of the format.
 ///
 /// Old checkpoints are read without this: every command brings them up in memory. Without --out the checkpoint is
-/// replaced where it is, after a copy of it was made beside it, called NAME.vVERSION-backup. A directory with a
+/// replaced where it is; a copy of it is kept next to it, called NAME.vVERSION-backup. A directory with a
 /// record that Burn itself wrote (model.bpk or model.safetensors) and its config.json is version 0.
 #[derive(Debug, Args)]
 pub(crate) struct MigrateArgs {

@@ -21,6 +21,7 @@ pub(crate) mod plan;
 pub(crate) mod ptq;
 pub(crate) mod qat;
 mod run_args;
+mod run_page;
 pub(crate) mod sample;
 mod sampling_args;
 mod scheme_args;

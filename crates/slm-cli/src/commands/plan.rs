@@ -30,10 +30,10 @@ pub(crate) struct PlanArgs {
     /// UTF-8 text file to measure divergences on
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// Most that the weights may take on disk, embedding and norms included, such as 60MB, 57MiB or 60000000
+    /// Maximum size of the weights on disk, embedding and norms included, such as 60MB, 57MiB or 60000000
     #[arg(long, value_name = "SIZE", value_parser = size, required_unless_present = "bits_per_weight")]
     target_size: Option<u64>,
-    /// Most bits for a weight of a linear layer on average, scales included, instead of a size
+    /// Maximum number of bits for a weight of a linear layer on average, scales included, instead of a size
     #[arg(long, value_name = "BITS", value_parser = bits_per_weight, conflicts_with = "target_size")]
     bits_per_weight: Option<f64>,
     /// Schemes to choose from, with commas between them

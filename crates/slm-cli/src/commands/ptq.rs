@@ -18,7 +18,7 @@ use slm_model::{TOKEN_TABLE, Transformer};
 use slm_nn::NamedLinears;
 use slm_ptq::{
     CalibrationTokens, CheckpointQuantizer, DynamicInputs, LayerScheme, QuantizedCheckpoint, Rotate,
-    RoundingMethod, Smooth,
+    RoundingMethod, Smooth, TransformedSource,
 };
 use slm_quant_core::{ActivationGranularity, ObserverKind};
 use slm_train::Setting;
@@ -113,7 +113,7 @@ pub(crate) struct PtqArgs {
     no_eval: bool,
     #[command(flatten)]
     windows: WindowArgs,
-    /// Calibrate on text alone, without the beginning-of-sequence token that the tokenizer puts in front of prompts
+    /// Calibrate on text only, without the beginning-of-sequence token that the tokenizer puts in front of prompts
     #[arg(long)]
     no_calibration_bos: bool,
     /// Checkpoint directory to write [default: out/ptq-int8-static-tensor and the like, which is replaced]
@@ -214,7 +214,13 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         seconds: start.elapsed().as_secs_f64(),
         device: context.device_name,
     });
-    args.html.write(|| result.page(&quantized_checkpoint))?;
+    args.html.write(|| {
+        let source = TransformedSource::new(&checkpoint, quantizer.transforms());
+        result.page(&quantized_checkpoint, &|layer| {
+            let weights = source.read_f32(&format!("{}.weight", layer.name))?;
+            Ok((weights.len() == layer.shape[0] * layer.shape[1]).then_some(weights))
+        })
+    })?;
     result.say(args.tables, &context.output)?;
     context.output.result(&result)
 }

@@ -11,18 +11,20 @@ use slm_qat::ScaleMode;
 use slm_train::{Outcome, QuantizationMode, Trainer, TrainingConfig};
 
 use crate::commands::run_args::{HeldOut, RunArgs};
+use crate::commands::run_page::{RunPage, fact};
 use crate::commands::scheme_args::SchemeArgs;
 use crate::commands::train::watched;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::html::Page;
 use crate::text::{Windowing, evaluate_with_progress};
 
 /// Train a model while its layers act as their quantized selves, and convert it (quantization-aware training).
 ///
 /// Starts from a float checkpoint, or from random weights without --checkpoint. Evaluates the float model, what
 /// post-training quantization makes of it, and what this run does, on the text held out (or --eval), and says how
-/// much of the loss of post-training quantization was recovered. Ctrl-C writes a checkpoint that --resume goes on
-/// from.
+/// much of the loss of post-training quantization was recovered. Ctrl-C writes a checkpoint, from which --resume
+/// continues.
 #[derive(Debug, Args)]
 pub(crate) struct QatArgs {
     /// TOML file with [training], and optionally [quantization] and [qat]; with [model] where there is no
@@ -113,6 +115,7 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
         device: context.device_name,
         seconds: 0.0,
     };
+    let mut headline = format!("interrupted after {} of {steps} steps", result.step);
     if finished {
         // The figure is that of the checkpoint as it will be used, not of what was in memory.
         let model = Checkpoint::open(&result.output)?.load_model(&context.device)?;
@@ -131,11 +134,37 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
             result.recovered = gain.recovered();
             line += &gain.in_words();
         }
-        context.output.headline(line)?;
+        context.output.headline(&line)?;
+        headline = line;
     }
     result.seconds = clock.elapsed().as_secs_f64();
+    args.run.html.write(|| result.page(&headline))?;
     context.output.result(&result)?;
     if finished { Ok(()) } else { Err(Error::Interrupted) }
+}
+
+impl QatResult {
+    fn page(&self, headline: &str) -> Result<Page> {
+        let quality = [
+            ("float", self.perplexity_float),
+            ("post-training quantization", self.perplexity_ptq),
+            ("after QAT", self.perplexity),
+        ];
+        RunPage {
+            command: "qat",
+            checkpoint: &self.output,
+            verdict: headline,
+            facts: vec![
+                fact("weights", format!("{}, {} layers", self.scheme, self.quantized_layers)),
+                fact("activations", &*self.quantization_type),
+                fact("steps", format!("{} of {}", self.step, self.steps)),
+                fact("time", format!("{:.1} s on {}", self.seconds, self.device)),
+            ],
+            quality: quality.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
+            measured_on: &self.evaluated_on,
+        }
+        .page()
+    }
 }
 
 /// The config of the file, with what the options change.

@@ -10,6 +10,7 @@ use slm_train::{Corpus, Sequences, Setting, Trainer, TrainingConfig};
 use crate::commands::setting_args::SettingArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::html::HtmlArgs;
 use crate::text::{Limit, Tokens, WindowArgs, Windowing};
 
 #[derive(Debug, Args)]
@@ -36,11 +37,14 @@ pub(super) struct RunArgs {
     /// Replace a checkpoint that is at --out already
     #[arg(long)]
     overwrite: bool,
+    #[command(flatten)]
+    pub(super) html: HtmlArgs,
 }
 
 impl RunArgs {
-    /// Makes sure that there is a run to resume, where one is asked for.
+    /// Makes sure that there is a run to resume, where one is asked for, and that a page can be written.
     pub(super) fn check(&self) -> Result<()> {
+        self.html.prepare()?;
         if self.resume && !self.out.exists() {
             return Err(Error::file(&self.out, "there is no run to resume; start it without --resume"));
         }

@@ -12,7 +12,7 @@ pub(super) struct SamplingArgs {
     /// Draw from the fewest tokens whose probabilities reach P
     #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
     top_p: f64,
-    /// Draw from tokens at least P times as likely as the likeliest
+    /// Draw only from tokens at least P times as likely as the most likely one
     #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true)]
     min_p: f64,
     /// Make tokens of the prompt and of what was written less likely: 1 for no penalty, 1.1 for some

@@ -13,7 +13,7 @@ pub(super) use self::measure::{SensitivityText, Unit, UnitResult, measure, sensi
 use crate::commands::scheme_args::SchemeArgs;
 use crate::context::Context;
 use crate::error::Result;
-use crate::html::{Cell, Chart, HtmlArgs, Page, Table, facts};
+use crate::html::{Cell, Chart, HtmlArgs, Page, SORT_NOTE, Table, facts};
 use crate::table::{self, Ranking, Row, TableArgs};
 use crate::text::WindowArgs;
 
@@ -159,14 +159,12 @@ fn page(result: &SensitivityResult, args: &SensitivityArgs) -> Page {
             Cell::text(&*unit.scheme),
         ]
     });
-    page.tables.push(Table {
-        title: "Quantized alone".to_owned(),
-        note: "A click on a column's name sorts by it.".to_owned(),
-        columns: ["quantized alone", "KL nats", "perplexity", "same top token", "saved", "layers", "scheme"]
-            .map(str::to_owned)
-            .to_vec(),
-        rows: rows.collect(),
-    });
+    page.tables.push(Table::new(
+        "Quantized alone",
+        SORT_NOTE,
+        &["quantized alone", "KL nats", "perplexity", "same top token", "saved", "layers", "scheme"],
+        rows,
+    ));
     page
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use slm_model::{GenerateOptions, GenerateOutput, Transformer, generate};
+use slm_model::{GenerateOptions, GenerateOutput, Generator};
 use slm_text::TextStream;
 
 use crate::error::{Error, Result};
@@ -11,7 +11,7 @@ use crate::interrupt::Interrupt;
 /// Continues `prompt`, and calls `on_text` with each piece of text that `stream` decodes. Ends early when `on_text`
 /// breaks or fails, and on Ctrl-C.
 pub(super) fn generate_text(
-    model: &Transformer,
+    generator: &mut Generator<'_>,
     prompt: &[u32],
     options: &GenerateOptions,
     stream: &mut TextStream<'_>,
@@ -19,7 +19,7 @@ pub(super) fn generate_text(
     mut on_text: impl FnMut(String) -> Result<ControlFlow<()>>,
 ) -> Result<GenerateOutput> {
     let mut failed = None;
-    let output = generate(model, prompt, options, |id| {
+    let output = generator.generate(prompt, options, |id| {
         match stream.push(id).map_err(Error::from).and_then(&mut on_text) {
             Ok(ControlFlow::Continue(())) if interrupt.is_set() => ControlFlow::Break(()),
             Ok(flow) => flow,

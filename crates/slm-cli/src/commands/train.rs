@@ -11,17 +11,19 @@ use slm_train::{
 };
 
 use crate::commands::run_args::Data;
+use crate::commands::run_page::{RunPage, fact};
 use crate::commands::setting_args::SettingArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::html::{HtmlArgs, Page};
 use crate::out_file::relative;
 use crate::output::Output;
 
 /// Train a model from scratch: in 32-bit floats, or, with quantization_mode = "qat", quantization-aware.
 ///
 /// The config says what the model is and how it is trained (see configs/). The last part of the text is held
-/// out, and the perplexity on it is measured as training goes. Ctrl-C writes a checkpoint that --resume goes on
-/// from; on the same kind of device the result is the same bit for bit as if it had never stopped.
+/// out, and the perplexity on it is measured during training. Ctrl-C writes a checkpoint, from which --resume
+/// continues; on the same kind of device the result is the same bit for bit as if it had never stopped.
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
     /// TOML file with [model], [tokenizer] and [training]
@@ -41,6 +43,8 @@ pub(crate) struct TrainArgs {
     /// Replace a checkpoint that is at --out already
     #[arg(long)]
     overwrite: bool,
+    #[command(flatten)]
+    html: HtmlArgs,
 }
 
 #[derive(Serialize)]
@@ -61,6 +65,7 @@ struct TrainResult {
 
 pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     let start = std::time::Instant::now();
+    args.html.prepare()?;
     let config = TrainingConfig::from_file_with(&args.config, &args.settings.settings())?;
     let steps = config.training.steps;
     if config.quantization.quantization_mode == QuantizationMode::Ptq {
@@ -89,7 +94,7 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     ))?;
     let summary = watched(&mut trainer, steps, context)?;
     let finished = summary.outcome == Outcome::Finished;
-    context.output.result(&TrainResult {
+    let result = TrainResult {
         output: summary.checkpoint,
         perplexity: summary.validation.map(|report| report.perplexity),
         finished,
@@ -101,8 +106,32 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
         validation_tokens,
         device: context.device_name,
         seconds: start.elapsed().as_secs_f64(),
-    })?;
+    };
+    args.html.write(|| result.page())?;
+    context.output.result(&result)?;
     if finished { Ok(()) } else { Err(Error::Interrupted) }
+}
+
+impl TrainResult {
+    fn page(&self) -> Result<Page> {
+        let done = if self.finished { "finished" } else { "interrupted" };
+        let quality = self
+            .perplexity
+            .map_or(String::new(), |perplexity| format!(": validation perplexity {perplexity:.4}"));
+        RunPage {
+            command: "train",
+            checkpoint: &self.output,
+            verdict: &format!("{done} after {} of {} steps{quality}", self.step, self.steps),
+            facts: vec![
+                fact("parameters", self.parameters.to_string()),
+                fact("text", format!("{} tokens, {} held out", self.training_tokens, self.validation_tokens)),
+                fact("time", format!("{:.1} s on {}", self.seconds, self.device)),
+            ],
+            quality: Vec::new(),
+            measured_on: "",
+        }
+        .page()
+    }
 }
 
 /// Runs `trainer` to step `steps` or Ctrl-C, showing how it goes.

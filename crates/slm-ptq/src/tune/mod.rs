@@ -27,6 +27,7 @@ use slm_quant_core::{ActivationQuant, ObserverKind, QuantizedMatrix};
 
 use self::train::BlockTrainer;
 use crate::convert::report;
+use crate::inputs::InputGatherer;
 use crate::sequential::{SequentialRun, SequentialSink, install};
 use crate::{Error, QuantizedLayer, Result, TuneOptions};
 
@@ -56,17 +57,17 @@ impl SequentialRun<'_> {
         let mut progress = Steps { done: 0, total: per_block * blocks.layers() + self.windows.len(), sink };
         for index in 0..blocks.layers() {
             let mut block = blocks.block(index, self.device)?;
-            let starts = self.round(&mut block, &mut progress, |block, _, progress| {
-                for x in &quantized {
+            let starts = self.round(&mut block, &mut progress, |block, gatherer, progress| {
+                for (x, float) in quantized.iter().zip(&mut float) {
+                    gatherer.expect_float(true);
+                    *float = block.forward(float.clone());
+                    progress.step()?;
+                    gatherer.expect_float(false);
                     block.forward(x.clone());
                     progress.step()?;
                 }
                 Ok(())
             })?;
-            for x in &mut float {
-                *x = block.forward(x.clone());
-                progress.step()?;
-            }
             let mut trained = Vec::new();
             if starts.is_empty() {
                 progress.done += trainer.steps();
@@ -93,11 +94,14 @@ impl SequentialRun<'_> {
         }
         if self.with_head {
             let mut head = blocks.head(self.device)?;
-            let starts = self.round(&mut head, &mut progress, |head, hook, progress| {
-                for x in std::mem::take(&mut quantized) {
-                    // The hook reads no outputs, and those of a head are many.
-                    let x: Tensor<2> = head.inputs(x).flatten(0, 1);
-                    hook.on_forward(LM_HEAD, &x, &x);
+            let starts = self.round(&mut head, &mut progress, |head, gatherer, progress| {
+                for (x, float) in std::mem::take(&mut quantized).into_iter().zip(std::mem::take(&mut float)) {
+                    for (is_float, x) in [(true, float), (false, x)] {
+                        gatherer.expect_float(is_float);
+                        // No outputs are read, and those of a head are many.
+                        let x: Tensor<2> = head.inputs(x).flatten(0, 1);
+                        gatherer.on_forward(LM_HEAD, &x, &x);
+                    }
                     progress.step()?;
                 }
                 Ok(())
@@ -108,12 +112,12 @@ impl SequentialRun<'_> {
     }
 
     /// Quantizes the planned layers of `module` by GPTQ, behind the inputs that they see while `forward` runs, or that it
-    /// gives to the hook itself.
+    /// gives to the gatherer itself.
     fn round<M: NamedLinears, E: From<Error>>(
         &self,
         module: &mut M,
         progress: &mut Steps<'_, E>,
-        forward: impl FnOnce(&M, &dyn ForwardHook, &mut Steps<'_, E>) -> Result<(), E>,
+        forward: impl FnOnce(&M, &InputGatherer, &mut Steps<'_, E>) -> Result<(), E>,
     ) -> Result<Vec<Start>, E> {
         let mut names = Vec::new();
         module.for_each_linear(&mut |name, _| names.push(name.to_owned()));
@@ -121,7 +125,7 @@ impl SequentialRun<'_> {
         let gatherer = self.gatherer(names.iter().map(String::as_str))?;
         let hook = Arc::clone(&gatherer) as Arc<dyn ForwardHook>;
         attach_hook(module, &hook);
-        forward(module, &*hook, progress)?;
+        forward(module, &gatherer, progress)?;
         detach_hooks(module);
         let mut starts = Vec::with_capacity(names.len());
         try_for_each_linear(module, |name, linear| {

@@ -97,6 +97,36 @@ impl GptqFactor {
         }
         costs
     }
+
+    /// Multiplies the row `values` by the inverse of the damped Hessian, of means.
+    pub(crate) fn solve(&self, values: &mut [f32]) {
+        let size = self.inputs();
+        let ordered: Vec<f32> = self.order.iter().map(|&column| values[column]).collect();
+        let mut products = vec![0.0; size];
+        for (row, product) in products.iter_mut().enumerate() {
+            *product = dot(&ordered[row..], &self.upper[row * size + row..(row + 1) * size]);
+        }
+        let mut solved = vec![0.0; size];
+        for start in (0..size).step_by(BLOCK) {
+            let end = (start + BLOCK).min(size);
+            // The rows have zeros before the diagonal.
+            subtract(&mut solved[start..], &products[start..end], |k| {
+                &self.upper[(start + k) * size + start..]
+            });
+        }
+        self.order.iter().zip(&solved).for_each(|(&column, &value)| values[column] = -value);
+    }
+}
+
+/// Sum of products, in eight partial sums.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0_f32; 8];
+    let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
+    let rest: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a_chunks.zip(b_chunks) {
+        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
+    }
+    rest + sums.iter().sum::<f32>()
 }
 
 /// Replaces the lower triangle of a symmetric matrix by its Cholesky factor.
@@ -177,7 +207,7 @@ fn invert_lower(lower: &[f64], size: usize) -> Vec<f64> {
 
 /// Subtracts from `values` the sum of `factors[k]` times the row that `row(k)` begins with, four rows at a time.
 #[inline(always)]
-pub(super) fn subtract<'a, T>(values: &mut [T], factors: &[T], row: impl Fn(usize) -> &'a [T])
+pub(crate) fn subtract<'a, T>(values: &mut [T], factors: &[T], row: impl Fn(usize) -> &'a [T])
 where
     T: Copy + Mul<Output = T> + Sub<Output = T> + 'a,
 {

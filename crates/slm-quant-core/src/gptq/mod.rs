@@ -19,6 +19,7 @@ mod scales;
 
 use rayon::prelude::*;
 
+pub(crate) use factor::subtract;
 pub use factor::{GptqFactor, GptqOptions};
 pub use refine::{RefineOptions, refine_matrix};
 pub use refit::{RefitOptions, refit_matrix_gptq};

@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 
 use serde::Serialize;
 use slm_chat::{ChatTemplate, Message, RenderOptions};
-use slm_model::{GenerateOptions, SamplingOptions, StopReason, Transformer};
+use slm_checkpoint::Checkpoint;
+use slm_model::{GenerateOptions, Generator, SamplingOptions, StopReason, Transformer};
 use slm_text::Tokenizer;
 
 use super::ChatArgs;
@@ -14,8 +15,11 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::text::tokenizer;
 
-pub(super) struct Partner {
-    model: Transformer,
+pub(super) struct Partner<'m> {
+    /// Keeps keys and values: of a conversation that goes on, what was said before is not computed again.
+    generator: Generator<'m>,
+    /// Positions of the model.
+    positions: usize,
     tokenizer: Tokenizer,
     template: ChatTemplate,
     render: RenderOptions,
@@ -31,6 +35,8 @@ pub(super) struct Answer {
     stop: &'static str,
     /// Tokens of the conversation before the answer.
     prompt_tokens: usize,
+    /// How many of them were kept from the turn before, and not computed again.
+    prompt_tokens_kept: usize,
     /// Tokens of the answer.
     tokens: usize,
     /// Positions of the model that are left for what follows.
@@ -51,19 +57,25 @@ impl Answer {
     }
 }
 
-impl Partner {
-    pub(super) fn load(args: &ChatArgs, context: &Context) -> Result<Self> {
-        let checkpoint = context.open_to_load(&args.checkpoint)?;
-        let tokenizer = tokenizer(&checkpoint)?;
+/// The model of a checkpoint.
+pub(super) fn load_model(checkpoint: &Checkpoint, args: &ChatArgs, context: &Context) -> Result<Transformer> {
+    let mut model = checkpoint.load_model(&context.device)?;
+    args.kv_cache.apply(&mut model);
+    Ok(model)
+}
+
+impl<'m> Partner<'m> {
+    /// `model` is that of `checkpoint`.
+    pub(super) fn new(checkpoint: &Checkpoint, model: &'m Transformer, args: &ChatArgs) -> Result<Self> {
+        let tokenizer = tokenizer(checkpoint)?;
         let ChatSetup { template, render, stop_ids } =
-            ChatSetup::load(&checkpoint, &tokenizer, args.template.as_deref())?;
+            ChatSetup::load(checkpoint, &tokenizer, args.template.as_deref())?;
         if stop_ids.is_empty() {
             tracing::warn!("no token is known that ends an answer: each goes on for --max-new-tokens");
         }
-        let mut model = checkpoint.load_model(&context.device)?;
-        args.kv_cache.apply(&mut model);
         Ok(Self {
-            model,
+            generator: Generator::new(model),
+            positions: model.config().max_position_embeddings,
             tokenizer,
             template,
             render,
@@ -82,7 +94,7 @@ impl Partner {
     pub(super) fn answer(&mut self, messages: &[Message], context: &Context) -> Result<(String, Answer)> {
         let text = self.template.render(messages, &self.render)?;
         let prompt = self.tokenizer.encode(&text)?;
-        let positions = self.model.config().max_position_embeddings;
+        let positions = self.positions;
         // The last new token is chosen and never run.
         let room = (positions + 1).saturating_sub(prompt.len());
         if room < 2 {
@@ -99,7 +111,7 @@ impl Partner {
         let mut stream = self.tokenizer.stream();
         let mut content = String::new();
         let interrupt = &context.interrupt;
-        let output = generate_text(&self.model, &prompt, &options, &mut stream, interrupt, |piece| {
+        let output = generate_text(&mut self.generator, &prompt, &options, &mut stream, interrupt, |piece| {
             content.push_str(&piece);
             context.output.stream(&piece)?;
             Ok(ControlFlow::Continue(()))
@@ -118,6 +130,7 @@ impl Partner {
                 StopReason::MaxNewTokens => "max_new_tokens",
             },
             prompt_tokens: prompt.len(),
+            prompt_tokens_kept: output.prompt_reused,
             tokens: output.ids.len(),
             positions_left: positions.saturating_sub(prompt.len() + output.ids.len()),
             prompt_tokens_per_second: output.prompt_tokens_per_second(prompt.len()),
@@ -132,8 +145,9 @@ impl Partner {
         match &self.last {
             None => "nothing was answered yet".to_owned(),
             Some(answer) => format!(
-                "prompt {} tokens at {:.0} tokens/s; answer {} tokens at {:.0} tokens/s, ended by {}; {} positions left",
+                "prompt {} tokens, {} of them kept from before and the others at {:.0} tokens/s; answer {} tokens at {:.0} tokens/s, ended by {}; {} positions left",
                 answer.prompt_tokens,
+                answer.prompt_tokens_kept,
                 answer.prompt_tokens_per_second,
                 answer.tokens,
                 answer.decode_tokens_per_second,

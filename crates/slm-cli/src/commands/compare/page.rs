@@ -40,11 +40,6 @@ pub(super) fn page(result: &CompareResult, args: &CompareArgs) -> Page {
             Cell::number(layer.max_abs_error, format!("{:.3e}", layer.max_abs_error)),
         ]
     });
-    page.tables.push(Table {
-        title: "Outputs of the layers".to_owned(),
-        note: "A click on a column's name sorts by it.".to_owned(),
-        columns: super::HEADER.map(str::to_owned).to_vec(),
-        rows: rows.collect(),
-    });
+    page.tables.push(Table::new("Outputs of the layers", html::SORT_NOTE, &super::HEADER, rows));
     page
 }

@@ -55,6 +55,11 @@ pub(super) struct ChoicesResult {
 }
 
 impl ChoicesResult {
+    /// Share of questions whose right choice is the likeliest.
+    pub(super) fn accuracy(&self) -> f64 {
+        self.accuracy
+    }
+
     pub(super) fn line(&self) -> String {
         let cut = match self.cut {
             0 => String::new(),

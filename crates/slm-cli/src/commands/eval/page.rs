@@ -1,13 +1,15 @@
 //! An evaluation as a page.
 
-use super::{EvalArgs, EvalResult, words};
+use std::path::Path;
+
+use super::{EvalResult, words};
 use crate::html::{Cell, Chart, Page, Table, facts};
 
-pub(super) fn page(result: &EvalResult, args: &EvalArgs) -> Page {
+pub(super) fn page(result: &EvalResult, dir: &Path) -> Page {
     let report = words::report(result);
     let verdict = report.lines().next().unwrap_or_default().replace("  ", " ");
     let words: Vec<&str> = verdict.split_whitespace().collect();
-    let mut page = Page::new(format!("slm eval: {}", args.checkpoint.display()), words.join(" "));
+    let mut page = Page::new(format!("slm eval: {}", dir.display()), words.join(" "));
     page.facts = facts(&report);
     if let (Some(perplexity), Some(divergence)) = (result.perplexity, &result.divergence) {
         let bar =
@@ -40,12 +42,7 @@ pub(super) fn page(result: &EvalResult, args: &EvalArgs) -> Page {
                 ),
             ]
         });
-        page.tables.push(Table {
-            title: "Texts".to_owned(),
-            note: String::new(),
-            columns: ["text", "perplexity", "tokens", "KL nats"].map(str::to_owned).to_vec(),
-            rows: rows.collect(),
-        });
+        page.tables.push(Table::new("Texts", "", &["text", "perplexity", "tokens", "KL nats"], rows));
     }
     page
 }

@@ -10,7 +10,7 @@ use crate::html::{self, Cell, Chart, Fact, Page, Table};
 use crate::table::{self, range};
 
 /// What the columns of a table of layers mean.
-pub(in crate::commands) const TABLE_NOTE: &str = "A click on a column's name sorts by it. SQNR: signal to quantization noise of the weights; clipped: share of the weights \
+pub(in crate::commands) const TABLE_NOTE: &str = "Click a column's name to sort by it. SQNR: signal to quantization noise of the weights; clipped: share of the weights \
      outside the range of the codes; scale: distance between two codes.";
 
 /// What the checkpoint is and where it comes from.
@@ -18,9 +18,12 @@ pub(in crate::commands) fn facts(checkpoint: &Checkpoint) -> Vec<Fact> {
     html::facts(&words::summary(&CheckpointView::new(checkpoint)))
 }
 
-pub(super) fn page(checkpoint: &Checkpoint, view: &CheckpointView<'_>) -> Result<Page> {
+/// The checkpoint as a page.
+pub(in crate::commands) fn page(checkpoint: &Checkpoint) -> Result<Page> {
+    let view = &CheckpointView::new(checkpoint);
     let mut page = Page::new(format!("slm inspect: {}", checkpoint.dir().display()), words::headline(view));
     page.facts = facts(checkpoint);
+    page.plots.extend(html::training_curves(checkpoint.dir())?);
     let Some(metadata) = view.quantization else {
         page.tables.push(tensors(view));
         return Ok(page);
@@ -34,25 +37,14 @@ pub(super) fn page(checkpoint: &Checkpoint, view: &CheckpointView<'_>) -> Result
         vec![bar("as 32-bit floats", before), bar("quantized", after)],
     ));
     page.plots.push(plot(metadata.records().map(|layer| (&*layer.name, layer.error.sqnr_db))));
-    page.tables.push(Table {
-        title: "Layers".to_owned(),
-        note: TABLE_NOTE.to_owned(),
-        columns: [
-            "layer",
-            "SQNR dB",
-            "clipped",
-            "largest error",
-            "scale",
-            "zero point",
-            "shape",
-            "scheme",
-            "bytes",
-        ]
-        .map(str::to_owned)
-        .to_vec(),
-        rows: metadata.records().map(row).collect(),
-    });
-    page.layers = html::layers(checkpoint)?;
+    page.plots.extend(html::input_ranges(checkpoint));
+    page.tables.push(Table::new(
+        "Layers",
+        TABLE_NOTE,
+        &["layer", "SQNR dB", "clipped", "largest error", "scale", "zero point", "shape", "scheme", "bytes"],
+        metadata.records().map(row),
+    ));
+    page.layers = html::layers(checkpoint, &|_| Ok(None))?;
     page.tables.push(tensors(view));
     Ok(page)
 }
@@ -88,10 +80,5 @@ fn tensors(view: &CheckpointView<'_>) -> Table {
             Cell::number(tensor.bytes as f64, table::bytes(tensor.bytes)),
         ]
     });
-    Table {
-        title: "Tensors of the file".to_owned(),
-        note: String::new(),
-        columns: ["tensor", "type", "shape", "bytes"].map(str::to_owned).to_vec(),
-        rows: rows.collect(),
-    }
+    Table::new("Tensors of the file", "", &["tensor", "type", "shape", "bytes"], rows)
 }

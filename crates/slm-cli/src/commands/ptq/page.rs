@@ -5,13 +5,13 @@ use slm_checkpoint::Checkpoint;
 use super::report::{LayerResult, PtqResult};
 use crate::commands::inspect;
 use crate::error::Result;
-use crate::html::{self, Cell, Chart, Page, Plot, Point, Table, facts};
+use crate::html::{self, Cell, Chart, FloatWeights, Page, Plot, Point, Table, facts};
 use crate::out_file::relative;
 use crate::table::{self, range};
 
 impl PtqResult {
-    /// `checkpoint` is the quantized one.
-    pub(in crate::commands) fn page(&self, checkpoint: &Checkpoint) -> Result<Page> {
+    /// `checkpoint` is the quantized one, and `float` has the weights that it was made of.
+    pub(in crate::commands) fn page(&self, checkpoint: &Checkpoint, float: FloatWeights<'_>) -> Result<Page> {
         let mut page = Page::new(format!("slm ptq: {}", relative(&self.output).display()), self.headline());
         page.facts = facts(&self.summary());
         let remarks = self.remarks().into_iter().chain(self.warning.clone());
@@ -42,10 +42,11 @@ impl PtqResult {
             ));
         }
         page.plots.push(plot(self.layers.iter().map(|layer| (&*layer.name, layer.sqnr_db))));
-        page.tables.push(Table {
-            title: "Layers".to_owned(),
-            note: inspect::TABLE_NOTE.to_owned(),
-            columns: [
+        page.plots.extend(html::input_ranges(checkpoint));
+        page.tables.push(Table::new(
+            "Layers",
+            inspect::TABLE_NOTE,
+            &[
                 "layer",
                 "SQNR dB",
                 "clipped",
@@ -56,12 +57,10 @@ impl PtqResult {
                 "scheme",
                 "bytes",
                 "kernel",
-            ]
-            .map(str::to_owned)
-            .to_vec(),
-            rows: self.layers.iter().map(LayerResult::html_row).collect(),
-        });
-        page.layers = html::layers(checkpoint)?;
+            ],
+            self.layers.iter().map(LayerResult::html_row),
+        ));
+        page.layers = html::layers(checkpoint, float)?;
         page.lineage = inspect::facts(checkpoint);
         Ok(page)
     }

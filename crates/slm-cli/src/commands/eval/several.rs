@@ -1,0 +1,190 @@
+//! Several checkpoints on the same texts: size against quality.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::{EvalArgs, EvalResult, measure};
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::html::{self, Cell, Fact, Mark, Page, Plot, SORT_NOTE, Table};
+use crate::table;
+
+/// Measures of each checkpoint, in the order of the command line.
+#[derive(Serialize)]
+struct SeveralResult {
+    checkpoints: Vec<CheckpointResult>,
+}
+
+#[derive(Serialize)]
+struct CheckpointResult {
+    checkpoint: PathBuf,
+    /// Bytes of all tensors of the file.
+    weight_bytes: u64,
+    #[serde(flatten)]
+    result: EvalResult,
+}
+
+pub(super) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
+    // Opened before anything is measured: a wrong name is told at once.
+    let opened = args.checkpoint.iter().map(|dir| context.open_to_load(dir));
+    let opened = opened.collect::<Result<Vec<_>>>()?;
+    if let Some((first, others)) = opened.split_first() {
+        for other in others.iter().filter(|other| other.tokenizer_json() != first.tokenizer_json()) {
+            return Err(Error::file(
+                other.dir(),
+                format!(
+                    "its tokenizer is not that of {}: perplexities of different tokens cannot be compared; evaluate it by \
+                     itself",
+                    first.dir().display()
+                ),
+            ));
+        }
+    }
+    let mut checkpoints = Vec::new();
+    for (dir, checkpoint) in args.checkpoint.iter().zip(&opened) {
+        let names = checkpoint.tensor_names().iter();
+        let weight_bytes = names.filter_map(|name| checkpoint.tensors().byte_size(name)).sum();
+        let result = measure(args, checkpoint, context)?;
+        checkpoints.push(CheckpointResult { checkpoint: dir.clone(), weight_bytes, result });
+    }
+    let several = SeveralResult { checkpoints };
+    args.html.write(|| Ok(several.page()))?;
+    context.output.headline(several.headline())?;
+    let rows = several.checkpoints.iter().map(CheckpointResult::cells);
+    context.output.say("")?;
+    args.tables.table(&several.header(), rows, &context.output)?;
+    context.output.result(&several)
+}
+
+impl CheckpointResult {
+    /// Perplexity, or where there are only questions, their accuracy.
+    fn quality(&self) -> f64 {
+        let accuracy = || self.result.choices.as_ref().map_or(f64::NAN, |choices| choices.accuracy());
+        self.result.perplexity.unwrap_or_else(accuracy)
+    }
+
+    /// The cells under [`SeveralResult::header`].
+    fn cells(&self) -> Vec<String> {
+        let result = &self.result;
+        let mut cells = vec![self.checkpoint.display().to_string(), table::bytes(self.weight_bytes)];
+        cells.extend(result.perplexity.map(|perplexity| format!("{perplexity:.4}")));
+        if let Some(divergence) = &result.divergence {
+            cells.push(format!("{:.6}", divergence.kl_mean));
+            cells.push(format!("{:.2} %", divergence.top1_agreement * 100.0));
+        }
+        cells.extend(result.choices.as_ref().map(|choices| format!("{:.2} %", choices.accuracy() * 100.0)));
+        cells
+    }
+
+    /// The numbers behind the cells but the first.
+    fn values(&self) -> Vec<f64> {
+        let result = &self.result;
+        let mut values = vec![self.weight_bytes as f64];
+        values.extend(result.perplexity);
+        if let Some(divergence) = &result.divergence {
+            values.extend([divergence.kl_mean, divergence.top1_agreement]);
+        }
+        values.extend(result.choices.as_ref().map(super::choices::ChoicesResult::accuracy));
+        values
+    }
+}
+
+impl SeveralResult {
+    fn header(&self) -> Vec<&'static str> {
+        let mut header = vec!["checkpoint", "weights"];
+        if let Some(first) = self.checkpoints.first() {
+            header.extend(first.result.perplexity.map(|_| "perplexity"));
+            if first.result.divergence.is_some() {
+                header.extend(["KL nats", "same top token"]);
+            }
+            header.extend(first.result.choices.as_ref().map(|_| "accuracy"));
+        }
+        header
+    }
+
+    fn is_by_perplexity(&self) -> bool {
+        self.checkpoints.first().is_some_and(|first| first.result.perplexity.is_some())
+    }
+
+    /// The checkpoint of the best quality, and the smallest.
+    fn headline(&self) -> String {
+        let (name, sign) = if self.is_by_perplexity() { ("perplexity", 1.0) } else { ("accuracy", -1.0) };
+        let best =
+            self.checkpoints.iter().min_by(|a, b| (sign * a.quality()).total_cmp(&(sign * b.quality())));
+        let smallest = self.checkpoints.iter().min_by_key(|checkpoint| checkpoint.weight_bytes);
+        let say = |checkpoint: &CheckpointResult| {
+            format!(
+                "{} ({name} {:.4}, {})",
+                checkpoint.checkpoint.display(),
+                checkpoint.quality(),
+                table::bytes(checkpoint.weight_bytes)
+            )
+        };
+        match (best, smallest) {
+            (Some(best), Some(smallest)) if best.checkpoint == smallest.checkpoint => {
+                format!("best and smallest of {}: {}", self.checkpoints.len(), say(best))
+            }
+            (Some(best), Some(smallest)) => format!("best: {}; smallest: {}", say(best), say(smallest)),
+            _ => String::new(),
+        }
+    }
+
+    fn page(&self) -> Page {
+        let mut page =
+            Page::new(format!("slm eval: {} checkpoints", self.checkpoints.len()), self.headline());
+        if let Some(first) = self.checkpoints.first() {
+            let result = &first.result;
+            let fact = |label: &str, text: String| Fact { label: label.to_owned(), text };
+            if result.tokens > 0 {
+                let text = format!("{} tokens in windows of {}", result.tokens, result.window);
+                page.facts.push(fact("measured on", text));
+            }
+            page.facts.push(fact("device", result.device.to_owned()));
+        }
+        let mark = |checkpoint: &CheckpointResult, value: f64| Mark {
+            name: checkpoint.checkpoint.display().to_string(),
+            bytes: checkpoint.weight_bytes,
+            value,
+        };
+        let (what, better) = match self.is_by_perplexity() {
+            true => ("perplexity", "lower is better"),
+            false => ("accuracy", "higher is better"),
+        };
+        let marks: Vec<Mark> = self.checkpoints.iter().map(|each| mark(each, each.quality())).collect();
+        page.plots.push(Plot {
+            title: format!("Size against {what}"),
+            caption: format!("Up: {what}; {better}. To the right: bytes of all weights."),
+            svg: html::scatter(
+                &marks,
+                &format!("Size against {what} of each checkpoint; the table below has the numbers"),
+            ),
+        });
+        let divergences: Vec<Mark> = self
+            .checkpoints
+            .iter()
+            .filter_map(|each| Some(mark(each, each.result.divergence.as_ref()?.kl_mean)))
+            .collect();
+        if !divergences.is_empty() {
+            page.plots.push(Plot {
+                title: "Size against divergence".to_owned(),
+                caption: "Up: mean KL divergence from the reference, in nats; lower is better.".to_owned(),
+                svg: html::scatter(
+                    &divergences,
+                    "Size against KL divergence of each checkpoint; the table below has the numbers",
+                ),
+            });
+        }
+        let rows = self.checkpoints.iter().map(|checkpoint| {
+            let mut cells = checkpoint.cells().into_iter();
+            let name = cells.next().map(Cell::text);
+            name.into_iter()
+                .chain(
+                    checkpoint.values().into_iter().zip(cells).map(|(value, text)| Cell::number(value, text)),
+                )
+                .collect()
+        });
+        page.tables.push(Table::new("Checkpoints", SORT_NOTE, &self.header(), rows));
+        page
+    }
+}

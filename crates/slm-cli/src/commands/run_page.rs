@@ -1,0 +1,51 @@
+//! Training runs as pages.
+
+use std::path::Path;
+
+use slm_checkpoint::Checkpoint;
+
+use super::inspect;
+use crate::error::Result;
+use crate::html::{Chart, Fact, Page};
+
+/// The result of a training run.
+pub(super) struct RunPage<'a> {
+    /// Name of the command.
+    pub(super) command: &'a str,
+    pub(super) checkpoint: &'a Path,
+    /// The result in a line.
+    pub(super) verdict: &'a str,
+    pub(super) facts: Vec<Fact>,
+    /// Perplexities by name.
+    pub(super) quality: Vec<(&'a str, f64)>,
+    /// The text that they were measured on.
+    pub(super) measured_on: &'a str,
+}
+
+impl RunPage<'_> {
+    /// The result, and then what `slm inspect` shows of the checkpoint: its curves, its layers, where it comes from.
+    pub(super) fn page(self) -> Result<Page> {
+        let checkpoint = Checkpoint::open(self.checkpoint)?;
+        let inspected = inspect::page(&checkpoint)?;
+        let mut page =
+            Page::new(format!("slm {}: {}", self.command, self.checkpoint.display()), self.verdict);
+        page.facts = self.facts;
+        if !self.quality.is_empty() {
+            let bars =
+                self.quality.into_iter().map(|(name, value)| (name.to_owned(), value, format!("{value:.4}")));
+            let note = format!("Perplexity on {}; lower is better.", self.measured_on);
+            page.charts.push(Chart::new("Quality", &note, bars.collect()));
+        }
+        page.charts.extend(inspected.charts);
+        page.plots = inspected.plots;
+        page.tables = inspected.tables;
+        page.layers = inspected.layers;
+        page.lineage = inspected.facts;
+        Ok(page)
+    }
+}
+
+/// A fact.
+pub(super) fn fact(label: &str, text: impl Into<String>) -> Fact {
+    Fact { label: label.to_owned(), text: text.into() }
+}
