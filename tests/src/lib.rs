@@ -21,5 +21,5 @@ pub use program::{binary, command};
 pub use reference::{Reference, frequencies};
 pub use sandbox::Sandbox;
 pub use server::{HttpReply, Server};
-pub use slm_testing::{Random, peer_python, shared};
+pub use slm_testing::{Random, llama_cpp, peer_python, shared};
 pub use terminal::Shown;

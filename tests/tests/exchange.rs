@@ -1,14 +1,13 @@
 //! Exports in other programs: llama.cpp reads what slm writes, makes the same tokens of a text, and computes the same.
 //!
-//! `.ci/peers` builds llama.cpp; it is looked for in `SLM_LLAMA_CPP`, or else in `~/.cache/slm/llama.cpp`.
+//! `.ci/peers` builds llama.cpp. Logits and greedy continuations are compared in `crates/slm-exchange/tests/llama_cpp.rs`.
 
-use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use serde_json::json;
-use slm_tests::{Sandbox, read_tensors, shared};
+use serde_json::{Value, json};
+use slm_tests::{Sandbox, llama_cpp, read_tensors, shared};
 use slm_text::Tokenizer;
 
 /// Tokens of a window of llama-perplexity, which scores those of its second half.
@@ -17,18 +16,6 @@ const WINDOWS: usize = 6;
 
 /// What is hard to split: spaces of all kinds, digits, apostrophes, other scripts, symbols.
 const HARD: &str = "\n\n \t  Hello, w\u{f6}rld! 12 345 \u{4f60}\u{597d} if (x == 1) { \u{1f600} } I've DON'T  don't\r\n x\u{a0}y";
-
-/// A program of llama.cpp; says so where there is none.
-fn llama(program: &str) -> Option<PathBuf> {
-    let usual = || Some(PathBuf::from(env::var_os("HOME")?).join(".cache/slm/llama.cpp"));
-    let path =
-        env::var_os("SLM_LLAMA_CPP").map(PathBuf::from).or_else(usual)?.join("build/bin").join(program);
-    if path.is_file() {
-        return Some(path);
-    }
-    println!("skipped: no {} (.ci/peers builds it)", path.display());
-    None
-}
 
 /// Runs a program of llama.cpp until its output has `part`: what it logs last is lost at times.
 fn output_with(program: &Path, arguments: &[&str], part: &str) -> String {
@@ -62,19 +49,36 @@ fn exported(sandbox: &Sandbox) -> Vec<String> {
     names
 }
 
+/// A megabyte of WikiText, and the texts that real tokenizers are tested with.
+fn long_text() -> String {
+    let shared = shared().unwrap();
+    let text = fs::read_to_string(shared.join("data/wikitext2-valid.txt")).unwrap();
+    let mut all = text[..text.floor_char_boundary(1_000_000)].to_owned();
+    for entry in fs::read_dir(shared.join("tokenizers")).unwrap() {
+        let path = entry.unwrap().path().join("tokenizer_cases.json");
+        let Ok(bytes) = fs::read(path) else { continue };
+        let cases: Value = serde_json::from_slice(&bytes).unwrap();
+        for case in cases["tokenizer_cases"].as_array().unwrap() {
+            all = all + "\n" + case["text"].as_str().unwrap();
+        }
+    }
+    all
+}
+
 #[test]
 fn llama_cpp_makes_the_same_tokens() {
-    let Some(tokenize) = llama("llama-tokenize") else { return };
+    let Some(tokenize) = llama_cpp("llama-tokenize") else { return };
     let sandbox = Sandbox::new();
-    for name in exported(&sandbox) {
-        let text = fs::read_to_string(shared().unwrap().join("data/tinyshakespeare.txt")).unwrap();
-        let text = text[..20_000].to_owned() + HARD;
-        sandbox.put("text.txt", &text);
+    let names = exported(&sandbox);
+    let text = if names.is_empty() { String::new() } else { long_text() + HARD };
+    sandbox.put("text.txt", &text);
+    for name in names {
         let tokenizer = Tokenizer::from_file(sandbox.path(&name).join("tokenizer.json")).unwrap();
         let expected = tokenizer.encode_with_special_tokens(&text).unwrap();
         let (file, text_file) = (sandbox.path(&format!("{name}.gguf")), sandbox.path("text.txt"));
-        let arguments =
-            ["-m", file.to_str().unwrap(), "-f", text_file.to_str().unwrap(), "--ids", "--log-disable"];
+        let (file, text_file) = (file.to_str().unwrap(), text_file.to_str().unwrap());
+        // Without --no-escape the two characters `\n` become a line break.
+        let arguments = ["-m", file, "-f", text_file, "--ids", "--no-escape", "--log-disable"];
         let output = output_with(&tokenize, &arguments, "]");
         let list = &output[output.find('[').unwrap()..=output.rfind(']').unwrap()];
         let found: Vec<u32> = serde_json::from_str(list).unwrap();
@@ -84,7 +88,7 @@ fn llama_cpp_makes_the_same_tokens() {
 
 #[test]
 fn llama_cpp_computes_the_same_perplexity() {
-    let Some(perplexity) = llama("llama-perplexity") else { return };
+    let Some(perplexity) = llama_cpp("llama-perplexity") else { return };
     let sandbox = Sandbox::new();
     for name in exported(&sandbox) {
         let text = fs::read_to_string(shared().unwrap().join("data/tinyshakespeare.txt")).unwrap();

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use slm_store::manifest::Manifest;
 use slm_store::tensors::{PositionedFile, TensorFile};
 
+use crate::hf::pickle::PickleFile;
 use crate::{QuantizationMetadata, json, tokenizer, versions};
 
 /// A file of weights.
@@ -74,6 +75,22 @@ pub fn manifest(bytes: &[u8]) {
 /// `tokenizer.json`, as far as a checkpoint looks into it.
 pub fn tokenizer(bytes: &[u8]) {
     let _refused = tokenizer::check(Path::new("tokenizer.json"), bytes, 1000);
+}
+
+/// A file of `torch.save`.
+pub fn pickle(bytes: &[u8]) {
+    let Ok(mut file) = tempfile::NamedTempFile::new() else { return };
+    if file.write_all(bytes).is_err() {
+        return;
+    }
+    let Ok(tensors) = PickleFile::open(file.path()) else { return };
+    for name in tensors.names() {
+        let count = tensors.shape(name).map(|shape| shape.iter().product::<usize>());
+        if let Ok(values) = tensors.read_f32(name) {
+            assert_eq!(Some(values.len()), count, "{name:?} is not all there");
+        }
+        let _refused = tensors.read_bytes(name);
+    }
 }
 
 /// Opens `bytes` as a file of tensors and reads all of them.

@@ -22,7 +22,7 @@ use slm_text::fuzzing as text;
 /// A reader with its name, and what the names of the files end with that it is meant for.
 type Reader = (&'static str, fn(&[u8]), &'static str);
 
-const READERS: [Reader; 8] = [
+const READERS: [Reader; 10] = [
     ("safetensors", fuzzing::safetensors, ".safetensors"),
     ("burnpack", fuzzing::burnpack, ".bpk"),
     ("config", fuzzing::config, "config.json"),
@@ -31,6 +31,8 @@ const READERS: [Reader; 8] = [
     ("tokenizer", fuzzing::tokenizer, "tokenizer.json"),
     ("tokenizer_load", text::tokenizer, "tokenizer.json"),
     ("ids", text::ids, "ids.json"),
+    ("pickle", fuzzing::pickle, ".bin"),
+    ("sentencepiece", text::sentencepiece, ".model"),
 ];
 
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {

@@ -17,6 +17,8 @@ mod compressed;
 mod error;
 mod export;
 mod float;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gguf;
 mod gguf_export;
 mod gguf_import;

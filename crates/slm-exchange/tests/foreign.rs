@@ -43,21 +43,40 @@ fn quantized_checkpoints_keep_their_codes() {
     let Some(python) = peer_python("safetensors") else { return };
     let root = tempfile::tempdir().unwrap();
     run(&python, "make_quantized.py", &[root.path()]);
+    let (compared, table) = compare_codes(root.path());
+    assert_eq!(compared, 15 * 14);
+    check_table(&table);
+}
+
+#[test]
+fn codes_that_the_programs_pack_are_kept() {
+    let Some(python) = peer_python("torch, compressed_tensors") else { return };
+    let root = tempfile::tempdir().unwrap();
+    run(&python, "make_quantized.py", &[root.path(), Path::new("programs")]);
+    let (compared, _) = compare_codes(root.path());
+    println!(
+        "{compared} layers that AutoGPTQ, AutoAWQ and compressed-tensors packed have the same codes and scales"
+    );
+    assert_eq!(compared, 11 * 14);
+}
+
+/// Imports each checkpoint in `root` and compares it with what it was made of: the layers that have the same codes, and the
+/// table of what became of each scheme.
+fn compare_codes(root: &Path) -> (usize, String) {
     let mut compared = 0;
     let mut table = "| in the file | in the checkpoint |\n|---|---|\n".to_owned();
-    let entries = fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().path());
+    let entries = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
     let mut dirs: Vec<_> = entries.filter(|path| path.is_dir()).collect();
     dirs.sort();
     for dir in dirs {
         let name = dir.file_name().unwrap().to_str().unwrap().to_owned();
-        let expected_file =
-            TensorFile::open(&root.path().join(format!("{name}.expected.safetensors"))).unwrap();
+        let expected_file = TensorFile::open(&root.join(format!("{name}.expected.safetensors"))).unwrap();
         let layers: Vec<&str> =
             expected_file.names().iter().filter_map(|name| name.strip_suffix(".q")).collect();
         assert_eq!(layers.len(), 14, "{name}");
 
         // As floats, whatever the scheme.
-        let out = root.path().join(format!("{name}-floats"));
+        let out = root.join(format!("{name}-floats"));
         let options = ImportOptions { dequantize: true, ..ImportOptions::default() };
         let report = hf::import_with(&dir, &out, &options).unwrap();
         assert!(report.tensors[0].contains("dequantized") && report.quantized_layers == 0, "{report:?}");
@@ -71,7 +90,7 @@ fn quantized_checkpoints_keep_their_codes() {
             );
         }
 
-        let out = root.path().join(format!("{name}-codes"));
+        let out = root.join(format!("{name}-codes"));
         if name.ends_with("-order") {
             let error = hf::import_to(&dir, &out, false).unwrap_err().to_string();
             for part in ["model.safetensors", "layer model.layers.0.", "g_idx", "4 bits", "--dequantize"] {
@@ -136,7 +155,7 @@ fn quantized_checkpoints_keep_their_codes() {
         checkpoint.load_model(&Device::flex()).unwrap();
         // Inputs that the file leaves float may be quantized; others may not.
         let options = ImportOptions { dynamic: true, ..ImportOptions::default() };
-        let result = hf::import_with(&dir, root.path().join(format!("{name}-dynamic")), &options);
+        let result = hf::import_with(&dir, root.join(format!("{name}-dynamic")), &options);
         match kind {
             QuantizationType::WeightOnly => {
                 let dynamic = Checkpoint::open(result.unwrap().path).unwrap();
@@ -146,8 +165,7 @@ fn quantized_checkpoints_keep_their_codes() {
         }
     }
     println!("{compared} layers are as they were packed");
-    assert_eq!(compared, 15 * 14);
-    check_table(&table);
+    (compared, table)
 }
 
 /// Compares the table in docs/interchange.md with `made`, or replaces it where SLM_BLESS is set.
@@ -264,6 +282,22 @@ fn pickles_are_read_and_those_that_call_are_refused() {
         }
     }
     assert!(!root.path().join("called").exists(), "a pickle was run");
+}
+
+#[test]
+fn files_of_torch_save_are_the_model() {
+    let (Some(python), Some(models)) = (peer_python("torch"), shared_dir("models")) else { return };
+    let root = tempfile::tempdir().unwrap();
+    for model in ["tiny-llama", "tiny-qwen2"] {
+        let (source, dir) = (models.join(model), root.path().join(model));
+        run(&python, "save_with_torch.py", &[&source, &dir]);
+        let whole = import(&source, &dir.join("whole"));
+        for name in ["archive", "legacy", "shards", "module"] {
+            let found = import(&dir.join(name), &dir.join(format!("{name}-slm")));
+            assert_eq!(found.config().model, whole.config().model, "{model} {name}");
+            assert_eq!(found.weights_sha256().unwrap(), whole.weights_sha256().unwrap(), "{model} {name}");
+        }
+    }
 }
 
 #[test]

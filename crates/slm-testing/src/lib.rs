@@ -9,7 +9,7 @@ mod shared;
 #[cfg(feature = "tensors")]
 mod tensors;
 
-pub use peers::peer_python;
+pub use peers::{llama_cpp, peer_python};
 pub use random::Random;
 #[cfg(feature = "schema")]
 pub use schema::violations;

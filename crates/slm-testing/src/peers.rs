@@ -16,3 +16,16 @@ pub fn peer_python(module: &str) -> Option<PathBuf> {
     println!("skipped: {} has no {module}; .ci/peers installs it", python.display());
     None
 }
+
+/// A program of llama.cpp that `.ci/peers` built, under `SLM_LLAMA_CPP` or `~/.cache/slm/llama.cpp`; says so where there is
+/// none.
+pub fn llama_cpp(program: &str) -> Option<PathBuf> {
+    let named = std::env::var_os("SLM_LLAMA_CPP").map(PathBuf::from);
+    let own = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/slm/llama.cpp"));
+    let path = named.or_else(own)?.join("build/bin").join(program);
+    if path.is_file() {
+        return Some(path);
+    }
+    println!("skipped: no {}; .ci/peers builds it", path.display());
+    None
+}

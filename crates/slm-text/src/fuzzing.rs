@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use crate::sentencepiece::{Frame, SentencePiece};
 use crate::{Tokenizer, ids_to_json, parse_ids};
 
 /// A file of token ids.
@@ -31,4 +32,15 @@ pub fn tokenizer(bytes: &[u8]) {
     }
     let _refused = stream.finish();
     assert!(tokenizer.to_json().is_ok(), "a tokenizer does not survive being written");
+}
+
+/// A SentencePiece model, as a tokenizer that a text is given to.
+pub fn sentencepiece(bytes: &[u8]) {
+    let Ok(model) = SentencePiece::parse(bytes, "tokenizer.model") else { return };
+    assert!(model.pieces.len() <= bytes.len(), "pieces that are not in the file");
+    let frame = Frame { begin: model.bos_id, end: model.eos_id, added: Vec::new() };
+    let Ok(tokenizer) = Tokenizer::from_json(&model.to_json(&frame), "tokenizer.model") else { return };
+    if let Ok(ids) = tokenizer.encode_with_special_tokens("Once upon a time\u{1f642}, 12 <s>\n") {
+        let _refused = tokenizer.decode(&ids);
+    }
 }

@@ -16,7 +16,7 @@ mod end_tokens;
 mod impostor;
 mod names;
 mod no_weights;
-mod pickle;
+pub(crate) mod pickle;
 mod place;
 mod plan;
 mod quantized;

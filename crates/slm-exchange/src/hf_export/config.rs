@@ -162,7 +162,9 @@ impl Fields<'_> {
         self.put("attention_bias", model.attention_bias == AttentionBias::All);
         let scale = model.attention_scale.unwrap_or(1.0 / (model.head_dim as f64).sqrt());
         let exact = 1.0 / (scale * scale);
-        let scalar = if (exact - exact.round()).abs() < 1e-6 * exact { exact.round() } else { exact };
+        // transformers refuses a float, even a whole one.
+        let is_whole = (exact - exact.round()).abs() < 1e-6 * exact && exact.round() < f64::from(u32::MAX);
+        let scalar: Value = if is_whole { (exact.round() as u32).into() } else { exact.into() };
         self.put("query_pre_attn_scalar", scalar);
         let find = |sliding: bool| {
             self.layers.iter().find(|layer| layer.sliding_window.is_some() == sliding).cloned()

@@ -1,6 +1,8 @@
 """Writes small Llama checkpoints as AutoGPTQ, AutoAWQ and compressed-tensors store them, by their own packing rules.
 
-    make_quantized.py DIRECTORY
+    make_quantized.py DIRECTORY [programs]
+
+With `programs` the tensors are those that the programs themselves pack (packers.py), of the schemes that they can write.
 
 Each folder of DIRECTORY is a model. Next to it `NAME.expected.safetensors` has, for each quantized layer, the integers that
 were packed less their zero points (`X.q`, `[outputs, inputs]`), the scale of each value (`X.s`), and their product (`X.w`).
@@ -25,6 +27,9 @@ CONFIG = dict(
     num_hidden_layers=LAYERS, num_attention_heads=HEADS, num_key_value_heads=KV, max_position_embeddings=64,
     rms_norm_eps=1e-5, rope_theta=10000.0, hidden_act="silu", tie_word_embeddings=False, bos_token_id=1, eos_token_id=2)
 rng = np.random.default_rng(5)
+PACKERS = None
+if sys.argv[2:] == ["programs"]:
+    import packers as PACKERS
 
 
 def gptq_words(q, bits):
@@ -120,17 +125,18 @@ def gptq(root, name, bits, group, symmetric, version, order=False, in_file=False
     tensors, expected = {}, {}
     floats(tensors)
     for module, shape in modules():
-        # Version 1 cannot store zero points of 0 but by wrapping, which is tested too.
-        q, z, s = layer(shape, bits, group, symmetric)
+        # Version 1 cannot store zero points of 0 but by wrapping, which is tested too. AutoGPTQ does not wrap.
+        q, z, s = layer(shape, bits, group, symmetric, low=1 if PACKERS else 0)
         size = shape[1] if group == -1 else group
         g_idx = np.arange(shape[1]) // size
         if order:
             g_idx = rng.permutation(g_idx)
-        tensors[f"{module}.qweight"] = gptq_words(q.T, bits)
-        tensors[f"{module}.qzeros"] = gptq_zeros(z.T, bits, version)
-        tensors[f"{module}.scales"] = s.T
-        if index:
-            tensors[f"{module}.g_idx"] = g_idx.astype(np.int32)
+        if PACKERS:
+            packed = PACKERS.gptq(q, z, s, g_idx, bits, group)
+        else:
+            packed = dict(qweight=gptq_words(q.T, bits), qzeros=gptq_zeros(z.T, bits, version), scales=s.T,
+                          g_idx=g_idx.astype(np.int32))
+        tensors |= {f"{module}.{part}": packed[part] for part in packed if index or part != "g_idx"}
         # AutoGPTQ gives layers without a bias one of zeros.
         if module.endswith("q_proj"):
             tensors[f"{module}.bias"] = np.zeros(shape[0], np.float16)
@@ -147,16 +153,25 @@ def awq(root, name, bits, group, zero_point=True):
     for module, shape in modules():
         q, z, s = layer(shape, bits, group, not zero_point)
         size = shape[1] if group == -1 else group
-        tensors[f"{module}.qweight"] = awq_words(q.T, bits)
-        tensors[f"{module}.qzeros"] = awq_words(z.T, bits)
-        tensors[f"{module}.scales"] = s.T
-        expect(expected, module, q, z, s, np.arange(shape[1]) // size)
+        index = np.arange(shape[1]) // size
+        if PACKERS:
+            packed = PACKERS.awq(q, z, s, index, bits, group)
+        else:
+            packed = dict(qweight=awq_words(q.T, bits), qzeros=awq_words(z.T, bits), scales=s.T)
+        tensors |= {f"{module}.{part}": packed[part] for part in packed}
+        expect(expected, module, q, z, s, index)
     description = dict(quant_method="awq", bits=bits, group_size=group, zero_point=zero_point, version="gemm",
                        modules_to_not_convert=None)
     write(root, name, tensors, expected, dict(CONFIG, quantization_config=description))
 
 
 def compressed(root, name, bits, group, symmetric, packed, inputs=None, strategy=None, targets=("Linear",), index=False):
+    args = lambda **fields: dict(dict(num_bits=8, type="int", symmetric=True, dynamic=False, group_size=None,
+                                      observer="minmax", observer_kwargs={}, actorder=None, block_structure=None), **fields)
+    weights = args(num_bits=bits, symmetric=symmetric, strategy=strategy or ("channel" if group == -1 else "group"),
+                   group_size=None if group == -1 else group)
+    activations = {None: None, "dynamic": args(strategy="token", dynamic=True, observer=None),
+                   "static": args(strategy="tensor", symmetric=False)}[inputs]
     tensors, expected = {}, {}
     floats(tensors)
     for module, shape in modules():
@@ -166,32 +181,30 @@ def compressed(root, name, bits, group, symmetric, packed, inputs=None, strategy
         g_idx = np.arange(shape[1]) // size
         if index:
             g_idx = rng.permutation(g_idx)
-            tensors[f"{module}.weight_g_idx"] = g_idx.astype(np.int32)
         if strategy == "tensor":
             s, z = s[:1], z[:1]
             wide = (np.repeat(s, shape[0], 0), np.repeat(z, shape[0], 0))
         else:
             wide = (s, z)
-        if packed:
-            tensors[f"{module}.weight_packed"] = ct_words(q - half, bits)
-            tensors[f"{module}.weight_shape"] = np.array(shape, np.int64)
-            if not symmetric:
-                tensors[f"{module}.weight_zero_point"] = ct_words((z - half).T, bits).T
+        if PACKERS:
+            parts = PACKERS.compressed(q, wide[1], wide[0], g_idx, bits, weights, packed)
         else:
-            tensors[f"{module}.weight"] = (q - half).astype(np.int8)
+            parts = dict(weight_scale=s)
+            if index:
+                parts["weight_g_idx"] = g_idx.astype(np.int32)
+            if packed:
+                parts |= dict(weight_packed=ct_words(q - half, bits), weight_shape=np.array(shape, np.int64))
+            else:
+                parts["weight"] = (q - half).astype(np.int8)
             if not symmetric:
-                tensors[f"{module}.weight_zero_point"] = (z - half).astype(np.int8)
-        tensors[f"{module}.weight_scale"] = s[0] if strategy == "tensor" else s
+                parts["weight_zero_point"] = ct_words((z - half).T, bits).T if packed else (z - half).astype(np.int8)
+        if strategy == "tensor":
+            parts["weight_scale"] = s[0]
+        tensors |= {f"{module}.{part}": value for part, value in parts.items()}
         if inputs == "static":
             tensors[f"{module}.input_scale"] = np.array([0.03125], np.float32)
             tensors[f"{module}.input_zero_point"] = np.array([-5], np.int8)
         expect(expected, module, q, wide[1], wide[0], g_idx)
-    args = lambda **fields: dict(dict(num_bits=8, type="int", symmetric=True, dynamic=False, group_size=None,
-                                      observer="minmax", observer_kwargs={}, actorder=None, block_structure=None), **fields)
-    weights = args(num_bits=bits, symmetric=symmetric, strategy=strategy or ("channel" if group == -1 else "group"),
-                   group_size=None if group == -1 else group)
-    activations = {None: None, "dynamic": args(strategy="token", dynamic=True, observer=None),
-                   "static": args(strategy="tensor", symmetric=False)}[inputs]
     description = dict(
         quant_method="compressed-tensors", format="pack-quantized" if packed else "int-quantized",
         quantization_status="compressed", global_compression_ratio=None, kv_cache_scheme=None, version="0.10.0",
@@ -206,12 +219,14 @@ def main():
     gptq(root, "gptq-4-group", 4, 32, False, 1)
     gptq(root, "gptq-4-symmetric", 4, 32, True, 1, in_file=True)
     gptq(root, "gptq-8-channel", 8, -1, True, 1)
-    gptq(root, "gptq-8-group", 8, 16, False, 2)
-    gptq(root, "gptq-4-v2", 4, 16, False, 2, index=False)
+    if not PACKERS:
+        gptq(root, "gptq-8-group", 8, 16, False, 2)
+        gptq(root, "gptq-4-v2", 4, 16, False, 2, index=False)
     gptq(root, "gptq-4-order", 4, 32, False, 1, order=True)
     awq(root, "awq-4-group", 4, 32)
-    awq(root, "awq-8-group", 8, 16)
-    awq(root, "awq-4-channel", 4, -1, zero_point=False)
+    if not PACKERS:
+        awq(root, "awq-8-group", 8, 16)
+        awq(root, "awq-4-channel", 4, -1, zero_point=False)
     compressed(root, "ct-8-dynamic", 8, -1, True, False, inputs="dynamic")
     compressed(root, "ct-8-static", 8, -1, False, False, inputs="static")
     compressed(root, "ct-8-tensor", 8, -1, True, False, inputs="dynamic", strategy="tensor")

@@ -22,7 +22,7 @@ const CONVERT: &str = "convert the model to safetensors: load it with transforme
                        save_pretrained(..., safe_serialization=True)";
 
 /// The tensors of a pickle.
-pub(super) struct PickleFile {
+pub(crate) struct PickleFile {
     path: PathBuf,
     tensors: HashMap<String, Tensor>,
     /// Sorted.
@@ -37,7 +37,7 @@ impl std::fmt::Debug for PickleFile {
 
 impl PickleFile {
     /// Opens `path`. No tensor is read.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let refuse = |problem: String| Error::Unusable {
             path: path.to_owned(),
             problem: format!("it is a Python pickle that cannot be read: {problem}"),
@@ -78,16 +78,16 @@ impl PickleFile {
         Ok(Self { path: path.to_owned(), tensors, names })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn names(&self) -> &[String] {
+    pub(crate) fn names(&self) -> &[String] {
         &self.names
     }
 
     /// Gives every tensor the name that `rename` makes of it. Of two that get one name the second stays.
-    pub(super) fn rename(&mut self, rename: impl Fn(&str) -> String) {
+    pub(crate) fn rename(&mut self, rename: impl Fn(&str) -> String) {
         for name in &mut self.names {
             let new = rename(name);
             if let Some(tensor) = self.tensors.remove(name) {
@@ -97,11 +97,11 @@ impl PickleFile {
         }
     }
 
-    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(Tensor::shape)
     }
 
-    pub(super) fn dtype(&self, name: &str) -> Option<Dtype> {
+    pub(crate) fn dtype(&self, name: &str) -> Option<Dtype> {
         self.tensors.get(name).map(|tensor| match tensor.dtype() {
             DType::F64 => Dtype::F64,
             DType::F32 => Dtype::F32,
@@ -119,7 +119,7 @@ impl PickleFile {
         })
     }
 
-    pub(super) fn check_shape(&self, name: &str, expected: &[usize]) -> Result<()> {
+    pub(crate) fn check_shape(&self, name: &str, expected: &[usize]) -> Result<()> {
         let found = self.tensor(name)?.shape();
         if found == expected {
             return Ok(());
@@ -132,7 +132,7 @@ impl PickleFile {
         }))
     }
 
-    pub(super) fn check_dtype(&self, name: &str, expected: &[Dtype]) -> Result<()> {
+    pub(crate) fn check_dtype(&self, name: &str, expected: &[Dtype]) -> Result<()> {
         match self.dtype(name) {
             Some(found) if !expected.contains(&found) => {
                 let expected: Vec<String> = expected.iter().map(Dtype::to_string).collect();
@@ -147,7 +147,7 @@ impl PickleFile {
         }
     }
 
-    pub(super) fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+    pub(crate) fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         self.check_dtype(name, &[Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F64])?;
         let values = to_f32(&self.read_bytes(name)?, self.dtype(name).unwrap_or(Dtype::F32));
         match first_not_finite(&values) {
@@ -161,7 +161,7 @@ impl PickleFile {
         }
     }
 
-    pub(super) fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
+    pub(crate) fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
         self.tensor(name)?.read().map_err(Error::io(&self.path, "read"))
     }
 

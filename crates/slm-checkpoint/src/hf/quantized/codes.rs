@@ -4,6 +4,9 @@ use slm_quant_core::{
     Bits, Granularity, Mapping, QuantScheme, QuantizedMatrix, ScaleDtype, Scales, pack_int4,
 };
 
+/// Columns of the shortest run that gets a scale of its own where groups are in another order.
+const SHORTEST_RUN: usize = 8;
+
 /// Integers that stand for `scale * (code - zero_point)`, whatever file they are from.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Codes {
@@ -136,6 +139,7 @@ impl Codes {
 
     /// The same integers and scales as a matrix of ours; otherwise why there is none.
     pub(super) fn into_matrix(mut self) -> Result<QuantizedMatrix, String> {
+        self.split_into_runs();
         let [rows, cols] = self.shape;
         let granularity = match &self.groups {
             Groups::Tensor => Granularity::PerTensor,
@@ -144,7 +148,7 @@ impl Codes {
             Groups::Indexed { .. } => {
                 return Err(
                     "its columns are grouped in the order of their activations (desc_act, g_idx), and here \
-                            groups are runs of columns"
+                            groups are runs of columns, of at least 8"
                         .to_owned(),
                 );
             }
@@ -176,6 +180,29 @@ impl Codes {
         let scales = Scales::from_f32(self.scales, scheme.scale_dtype);
         QuantizedMatrix::from_parts(rows, cols, scheme, codes, scales, self.zero_points)
             .map_err(|error| error.to_string())
+    }
+
+    /// Makes groups in another order runs of columns, the scale of each repeated, where runs are not too short for it.
+    fn split_into_runs(&mut self) {
+        let [rows, cols] = self.shape;
+        let Groups::Indexed { of_columns, count } = &self.groups else { return };
+        // The longest run whose multiples are all places where the group changes.
+        let changes = (1..cols).filter(|&column| of_columns[column] != of_columns[column - 1]);
+        let width = changes.fold(cols, |mut width, mut column| {
+            while column > 0 {
+                (width, column) = (column, width % column);
+            }
+            width
+        });
+        if width < SHORTEST_RUN {
+            return;
+        }
+        let of_runs: Vec<usize> = of_columns.iter().step_by(width).copied().collect();
+        let index: Vec<usize> =
+            (0..rows).flat_map(|row| of_runs.iter().map(move |group| row * count + group)).collect();
+        self.scales = index.iter().map(|&at| self.scales[at]).collect();
+        self.zero_points = self.zero_points.take().map(|zeros| index.iter().map(|&at| zeros[at]).collect());
+        self.groups = Groups::Columns(width);
     }
 
     /// Gives groups whose scale is 0 the scale 1 and codes that stand for 0: the same values, with a positive scale.
@@ -230,6 +257,29 @@ mod tests {
         }
         let second = codes.select(Some(&[1])).into_matrix().unwrap();
         assert_eq!((second.rows(), second.code(0, 0), second.scales().len()), (1, 3, 3));
+    }
+
+    #[test]
+    fn groups_in_another_order_become_runs() {
+        let codes = |of_columns: Vec<usize>| Codes {
+            shape: [2, 32],
+            codes: (0..64).map(|at| (at % 16) as i8 - 8).collect(),
+            groups: Groups::indexed(of_columns, 3, 16),
+            ..codes()
+        };
+        let swapped = [vec![1; 8], vec![0; 8], vec![2; 16]].concat();
+        let matrix = codes(swapped.clone()).into_matrix().unwrap();
+        assert_eq!(matrix.scheme().to_string(), "int4 group:8 affine f16-scales");
+        // The fifth scale is 0, which gets another; so do its codes.
+        let values = codes(swapped.clone()).values();
+        for (at, value) in values.into_iter().enumerate() {
+            let params = matrix.qparams(matrix.scale_index(at / 32, at % 32 / 8));
+            let code = i32::from(matrix.code(at / 32, at % 32)) - params.zero_point;
+            assert_eq!(code as f32 * params.scale, value, "{at}");
+        }
+        let mut single = swapped;
+        single.swap(0, 9);
+        assert!(codes(single).into_matrix().unwrap_err().contains("at least 8"));
     }
 
     #[test]

@@ -1,0 +1,238 @@
+//! GGUF exports in llama.cpp: logits, perplexity and greedy continuations next to those of slm.
+//!
+//! Both get the same ids. Float models must give the same, and so must the values that codes stand for, written as floats.
+//! llama.cpp rounds the inputs of quantized layers to 8 bits in blocks of 32, and slm computes weight-only models with float
+//! inputs, so that the logits of the same codes differ by that rounding. There a token of a continuation may be another
+//! where slm's best two are closer than the rounding.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use burn::tensor::Device;
+use slm_checkpoint::Checkpoint;
+use slm_exchange::{ExportOptions, FloatType, Format, GgufImportOptions, export, import_gguf};
+use slm_model::{Transformer, window_logits};
+use slm_quant_core::QuantizationType;
+use slm_testing::{llama_cpp, peer_python, shared};
+use slm_text::Tokenizer;
+use support::{import, models, name, quantize, run};
+
+/// Scheme, and type in the file.
+const SCHEMES: [(&str, &str); 4] = [
+    ("float", "F32"),
+    ("int8:channel:f16", "Q8_0"),
+    ("int4:group:32:f16", "Q4_0"),
+    ("int4:group:32:affine:f16", "Q4_1"),
+];
+/// Largest difference of the perplexities of float models, relative to ours.
+const FLOAT_LIMIT: f64 = 1e-3;
+const PROMPT: usize = 16;
+const GREEDY: usize = 32;
+
+/// What two programs make of the same ids.
+#[derive(Debug)]
+struct Comparison {
+    ours: f64,
+    theirs: f64,
+    /// Of a logit.
+    max_difference: f32,
+    /// Generated tokens that are slm's best one as well.
+    same: usize,
+    /// How much less than the best one slm thinks of a token that is not.
+    worst_gap: f32,
+}
+
+impl Comparison {
+    fn relative(&self) -> f64 {
+        (self.theirs / self.ours - 1.0).abs()
+    }
+}
+
+fn read_f32(path: &Path) -> Vec<f32> {
+    fs::read(path).unwrap().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+}
+
+/// Sum of the negative logarithms of what is predicted of all ids but the first.
+fn loss(logits: &[f32], ids: &[u32]) -> f64 {
+    let vocabulary = logits.len() / ids.len();
+    let rows = logits.chunks(vocabulary).zip(&ids[1..]);
+    rows.map(|(row, &next)| {
+        let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let total: f64 = row.iter().map(|value| f64::from(value - most).exp()).sum();
+        total.ln() - f64::from(row[next as usize] - most)
+    })
+    .sum()
+}
+
+/// Runs `program` on a GGUF file and slm's model on the same ids: the first [`PROMPT`] of the first window are continued.
+fn compare(program: &Path, file: &Path, model: &Transformer, windows: &[Vec<u32>], dir: &Path) -> Comparison {
+    let (ids, out) = (dir.join("ids"), dir.join("logits"));
+    let prompt = &windows[0][..PROMPT];
+    let line = |ids: &[u32]| ids.iter().map(|id| format!("{id} ")).collect::<String>() + "\n";
+    let lines: Vec<String> =
+        std::iter::once(line(prompt)).chain(windows.iter().map(|ids| line(ids))).collect();
+    fs::write(&ids, lines.concat()).unwrap();
+    let output = Command::new(program).args([file, &ids, &out]).arg(GREEDY.to_string()).output().unwrap();
+    assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let generated: Vec<u32> = text.split_whitespace().map(|id| id.parse().unwrap()).collect();
+    assert_eq!(generated.len(), GREEDY);
+
+    let theirs = read_f32(&out);
+    let vocabulary = model.config().vocab_size;
+    let mut found = Comparison { ours: 0.0, theirs: 0.0, max_difference: 0.0, same: 0, worst_gap: 0.0 };
+    let (mut at, mut count) = (PROMPT * vocabulary, 0);
+    for ids in windows {
+        let ours = window_logits(model, ids).unwrap();
+        let theirs = &theirs[at..at + ours.len()];
+        at += ours.len();
+        count += ids.len() - 1;
+        found.ours += loss(&ours, ids);
+        found.theirs += loss(theirs, ids);
+        let difference = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        found.max_difference = found.max_difference.max(difference);
+    }
+    found.ours = (found.ours / f64::from(count as u32)).exp();
+    found.theirs = (found.theirs / f64::from(count as u32)).exp();
+    assert_eq!(at, theirs.len(), "{}: another vocabulary", file.display());
+    let all = [prompt, &generated].concat();
+    let ours = window_logits(model, &all).unwrap();
+    for (row, &token) in ours.chunks(vocabulary).skip(PROMPT - 1).zip(&generated) {
+        let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let gap = best - row[token as usize];
+        found.same += usize::from(gap == 0.0);
+        found.worst_gap = found.worst_gap.max(gap);
+    }
+    found
+}
+
+/// Exports `checkpoint` with floats of 32 bits, and compares what is computed: the file and the report of the comparison.
+fn check(
+    program: &Path,
+    checkpoint: &Checkpoint,
+    kind: &str,
+    windows: &[Vec<u32>],
+    dir: &Path,
+) -> (PathBuf, Comparison) {
+    let file = dir.join(format!("{kind}.gguf"));
+    let options = ExportOptions {
+        float_type: Some(FloatType::F32),
+        overwrite: true,
+        ..ExportOptions::new(Format::Gguf)
+    };
+    let report = export(checkpoint.dir(), &file, &options).unwrap();
+    let label = name(dir);
+    assert!(report.tensors.iter().any(|tensor| tensor.kind == kind) || label == "stories260k", "{label}");
+    let model = checkpoint.load_model(&Device::flex()).unwrap();
+    let found = compare(program, &file, &model, windows, dir);
+    println!(
+        "{label} {kind}: perplexity {:.4}, llama.cpp {:.4} ({:.1e}); logits differ by {:.1e} at most; {} of {GREEDY} tokens \
+         the same, the others within {:.1e}",
+        found.ours,
+        found.theirs,
+        found.relative(),
+        found.max_difference,
+        found.same,
+        found.worst_gap
+    );
+    (file, found)
+}
+
+/// Checks a model by every scheme; `limit` is the largest difference of the perplexities of quantized ones. The GGUF files,
+/// with what they were made of.
+fn check_all(
+    program: &Path,
+    float: &Checkpoint,
+    windows: &[Vec<u32>],
+    dir: &Path,
+    limit: f64,
+) -> Vec<(Checkpoint, PathBuf)> {
+    let label = name(dir).to_owned();
+    let mut files = Vec::new();
+    for (scheme, kind) in SCHEMES {
+        let checkpoint = match scheme {
+            "float" => Checkpoint::open(float.dir()).unwrap(),
+            scheme => quantize(float, &dir.join(kind), scheme, QuantizationType::WeightOnly, None),
+        };
+        let (file, found) = check(program, &checkpoint, kind, windows, dir);
+        let (limit, gap) = if scheme == "float" { (FLOAT_LIMIT, 0.0) } else { (limit, found.max_difference) };
+        assert!(found.relative() < limit, "{label} {kind}: {found:?}");
+        assert!(found.worst_gap <= gap, "{label} {kind}: {found:?}");
+        files.push((checkpoint, file));
+    }
+    files
+}
+
+#[test]
+fn llama_cpp_computes_the_same_logits() {
+    let Some(program) = llama_cpp("llama-logits") else { return };
+    let root = tempfile::tempdir().unwrap();
+    for dir in models() {
+        let label = name(&dir).to_owned();
+        let float = import(&dir, &root.path().join(format!("{label}-slm")));
+        let text = fs::read_to_string(shared().unwrap().join("data/tinyshakespeare.txt")).unwrap();
+        let tokenizer = Tokenizer::from_file(float.tokenizer_path().unwrap()).unwrap();
+        let ids = tokenizer.encode_with_special_tokens(&text[..2000]).unwrap();
+        let windows: Vec<Vec<u32>> = ids.chunks_exact(96).take(3).map(<[u32]>::to_vec).collect();
+        let work = root.path().join(&label);
+        fs::create_dir(&work).unwrap();
+        // Logits of random models are in the tens, and rounded inputs change the perplexity by up to a percent.
+        let files = check_all(&program, &float, &windows, &work, 0.02);
+        // The values of the codes of Q4_0, as floats.
+        let (quantized, _) = &files[2];
+        let dequantized = work.join("hf");
+        export(quantized.dir(), &dequantized, &ExportOptions::new(Format::HuggingFace)).unwrap();
+        let dequantized = import(&dequantized, &work.join("dequantized"));
+        let (_, found) = check(&program, &dequantized, "F32", &windows, &work);
+        assert!(found.relative() < FLOAT_LIMIT && found.same == GREEDY, "{label}: {found:?}");
+        fs::remove_dir_all(&work).unwrap();
+    }
+}
+
+/// SmolLM2-135M-Instruct, where the environment variable `SLM_REAL` names its Hugging Face directory.
+#[test]
+fn llama_cpp_computes_the_same_of_a_real_model() {
+    let Some(source) = std::env::var_os("SLM_REAL").map(PathBuf::from) else {
+        println!("skipped: SLM_REAL does not name the directory of a real model");
+        return;
+    };
+    let (Some(program), Some(shared)) = (llama_cpp("llama-logits"), shared()) else { return };
+    let root = tempfile::tempdir().unwrap();
+    let float = import(&source, &root.path().join("slm"));
+    let text = fs::read_to_string(shared.join("data/wikitext2-valid.txt")).unwrap();
+    let start = text.ceil_char_boundary(text.len() - 120_000);
+    let end = text.floor_char_boundary(start + 10_000);
+    let tokenizer = Tokenizer::from_file(float.tokenizer_path().unwrap()).unwrap();
+    let ids = tokenizer.encode(&text[start..end]).unwrap();
+    let windows: Vec<Vec<u32>> = ids.chunks_exact(512).take(2).map(<[u32]>::to_vec).collect();
+    let work = root.path().join("smollm2");
+    fs::create_dir(&work).unwrap();
+    let files = check_all(&program, &float, &windows, &work, 5e-3);
+    let mut pairs = String::new();
+    for (checkpoint, file) in &files {
+        pairs += &format!("{}\t{}\n", checkpoint.dir().display(), file.display());
+        // Offsets of Q4_1 are floats when they come back.
+        let Some(metadata) = checkpoint.metadata().filter(|_| !file.ends_with("Q4_1.gguf")) else { continue };
+        let options = GgufImportOptions { dequantize: false, dynamic: false, overwrite: true };
+        let back = Checkpoint::open(import_gguf(file, &work.join("back"), &options).unwrap().path).unwrap();
+        for layer in &metadata.layers {
+            let (ours, _) = checkpoint.read_quantized(&layer.name).unwrap().unwrap();
+            let (theirs, _) = back.read_quantized(&layer.name).unwrap().unwrap();
+            assert_eq!(ours.codes(), theirs.codes(), "{}: {}", file.display(), layer.name);
+        }
+    }
+    if let Some(python) = peer_python("gguf") {
+        let list = root.path().join("pairs");
+        // Values of Q4_1 are not the checkpoint's where offsets are rounded.
+        let exact: String = pairs
+            .lines()
+            .filter(|line| !line.ends_with("Q4_1.gguf"))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        fs::write(&list, exact).unwrap();
+        run(&python, "check_gguf.py", &[&list]);
+    }
+}

@@ -1,0 +1,56 @@
+"""Layers packed by the programs themselves: AutoGPTQ, AutoAWQ and compressed-tensors. Needs torch.
+
+Each function takes unsigned codes `q` `[outputs, inputs]`, zero points `z` and scales `s` `[outputs, groups]`, makes a linear
+layer of the values that they stand for, and has the program quantize it with these scales.
+"""
+import importlib, importlib.util, sys, types
+import torch
+
+
+def part(name):
+    """A module of a package, without what the package's own files import: models of other versions of transformers."""
+    parents = name.split(".")[:-1]
+    if parents[0] not in sys.modules:
+        top = importlib.util.find_spec(parents[0]).submodule_search_locations[0]
+        for depth in range(1, len(parents) + 1):
+            package = types.ModuleType(".".join(parents[:depth]))
+            package.__path__ = ["/".join([top, *parents[1:depth]])]
+            sys.modules[package.__name__] = package
+    return importlib.import_module(name)
+
+
+def linear(q, z, s, index):
+    q, z, s, index = (torch.from_numpy(x.copy()) for x in (q, z, s.astype("float32"), index))
+    layer = torch.nn.Linear(q.shape[1], q.shape[0], bias=False)
+    layer.weight.data = (q - z[:, index]) * s[:, index]
+    return layer, z, s
+
+
+def gptq(q, z, s, index, bits, group):
+    layer, z, s = linear(q, z, s, index)
+    packed = part("auto_gptq.nn_modules.qlinear.qlinear_cuda").QuantLinear(bits, group, q.shape[1], q.shape[0], False)
+    packed.pack(layer.half(), s, z, torch.from_numpy(index).int())
+    return {name: getattr(packed, name).numpy() for name in ("qweight", "qzeros", "scales", "g_idx")}
+
+
+def awq(q, z, s, index, bits, group):
+    layer, z, s = linear(q, z, s, index)
+    packed = part("awq.modules.linear.gemm").WQLinear_GEMM.from_linear(layer, bits, group, False, s.t().contiguous(), z.t().contiguous())
+    return {name: getattr(packed, name).numpy() for name in ("qweight", "qzeros", "scales")}
+
+
+def compressed(q, z, s, index, bits, weights, packed):
+    from compressed_tensors.compressors.naive_quantized import IntQuantizationCompressor
+    from compressed_tensors.compressors.pack_quantized import PackedQuantizationCompressor
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+    layer, z, s = linear(q, z, s, index)
+    tensors = {"weight": layer.weight.data, "weight_scale": s, "weight_zero_point": (z - (1 << (bits - 1))).to(torch.int8)}
+    if not (index == sorted(index)).all():
+        tensors["weight_g_idx"] = torch.from_numpy(index).int()
+    scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**weights))
+    kind = PackedQuantizationCompressor if packed else IntQuantizationCompressor
+    found = {name: value.numpy() for name, value in kind.compress(tensors, scheme).items()}
+    if weights["symmetric"]:
+        found.pop("weight_zero_point", None)
+    return found | {"weight_scale": found["weight_scale"].astype("float16")}
