@@ -7,20 +7,20 @@ use std::path::Path;
 
 use slm_checkpoint::Checkpoint;
 
-use crate::{GgufImportOptions, Llama2cImportOptions, import_gguf, import_llama2c, is_llama2c};
+use crate::{ImportOptions, import_gguf, import_llama2c, is_llama2c};
 
 /// A GGUF file.
 pub fn gguf(bytes: &[u8]) {
-    let options = GgufImportOptions { dequantize: false, dynamic: false, overwrite: false };
+    let options = ImportOptions::default();
     with_file(bytes, |file, out| import_gguf(file, out, &options).is_ok());
 }
 
 /// A file of llama2.c, without a tokenizer.
 pub fn llama2c(bytes: &[u8]) {
-    let options = Llama2cImportOptions::default();
+    let options = ImportOptions::default();
     with_file(bytes, |file, out| {
         let _guess = is_llama2c(file);
-        import_llama2c(file, out, &options).is_ok()
+        import_llama2c(file, out, &options, None).is_ok()
     });
 }
 

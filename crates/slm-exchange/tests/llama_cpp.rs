@@ -13,7 +13,7 @@ use std::process::Command;
 
 use burn::tensor::Device;
 use slm_checkpoint::Checkpoint;
-use slm_exchange::{ExportOptions, FloatType, Format, GgufImportOptions, export, import_gguf};
+use slm_exchange::{ExportOptions, FloatType, Format, ImportOptions, export, import_gguf};
 use slm_model::{Transformer, window_logits};
 use slm_quant_core::QuantizationType;
 use slm_testing::{llama_cpp, peer_python, shared};
@@ -216,7 +216,7 @@ fn llama_cpp_computes_the_same_of_a_real_model() {
         pairs += &format!("{}\t{}\n", checkpoint.dir().display(), file.display());
         // Offsets of Q4_1 are floats when they come back.
         let Some(metadata) = checkpoint.metadata().filter(|_| !file.ends_with("Q4_1.gguf")) else { continue };
-        let options = GgufImportOptions { dequantize: false, dynamic: false, overwrite: true };
+        let options = ImportOptions { dequantize: false, dynamic: false, overwrite: true };
         let back = Checkpoint::open(import_gguf(file, &work.join("back"), &options).unwrap().path).unwrap();
         for layer in &metadata.layers {
             let (ours, _) = checkpoint.read_quantized(&layer.name).unwrap().unwrap();

@@ -30,7 +30,8 @@ pub(super) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
     let opened = args.checkpoint.iter().map(|dir| context.open_to_load(dir));
     let opened = opened.collect::<Result<Vec<_>>>()?;
     if let Some((first, others)) = opened.split_first() {
-        for other in others.iter().filter(|other| other.tokenizer_json() != first.tokenizer_json()) {
+        let differs = |other: &&slm_checkpoint::Checkpoint| other.tokenizer_json() != first.tokenizer_json();
+        if let Some(other) = others.iter().find(differs) {
             return Err(Error::file(
                 other.dir(),
                 format!(
