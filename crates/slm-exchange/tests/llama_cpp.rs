@@ -210,7 +210,8 @@ fn llama_cpp_computes_the_same_of_a_real_model() {
     let windows: Vec<Vec<u32>> = ids.chunks_exact(512).take(2).map(<[u32]>::to_vec).collect();
     let work = root.path().join("smollm2");
     fs::create_dir(&work).unwrap();
-    let files = check_all(&program, &float, &windows, &work, 5e-3);
+    // llama.cpp rounds inputs to 8 bits, of which the perplexity of Q8_0 shows 0.1 % and that of Q4_0 0.6 %.
+    let files = check_all(&program, &float, &windows, &work, 1e-2);
     let mut pairs = String::new();
     for (checkpoint, file) in &files {
         pairs += &format!("{}\t{}\n", checkpoint.dir().display(), file.display());

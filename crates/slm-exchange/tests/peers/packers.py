@@ -46,8 +46,6 @@ def compressed(q, z, s, index, bits, weights, packed):
 
     layer, z, s = linear(q, z, s, index)
     tensors = {"weight": layer.weight.data, "weight_scale": s, "weight_zero_point": (z - (1 << (bits - 1))).to(torch.int8)}
-    if not (index == sorted(index)).all():
-        tensors["weight_g_idx"] = torch.from_numpy(index).int()
     scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**weights))
     kind = PackedQuantizationCompressor if packed else IntQuantizationCompressor
     found = {name: value.numpy() for name, value in kind.compress(tensors, scheme).items()}

@@ -124,6 +124,6 @@ mod tests {
             let axis = Axis::of([low, high].into_iter(), 4);
             assert!(axis.low <= low && axis.high >= high && axis.ticks.len() <= 8, "{axis:?}");
         }
-        assert_eq!(Axis::of(std::iter::empty(), 4).ticks.len(), 5);
+        assert_eq!(Axis::of(std::iter::empty(), 4).ticks, [0.0, 0.5, 1.0]);
     }
 }
