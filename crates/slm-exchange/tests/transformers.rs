@@ -17,13 +17,10 @@ use support::{import, models, name, quantize, run};
 use QuantizationType::{Dynamic, Static, WeightOnly};
 
 const OF_ALL: [(&str, QuantizationType); 2] = [("int8:channel", WeightOnly), ("int4:group:32", WeightOnly)];
-/// Of two families.
-const MORE: [(&str, QuantizationType); 4] = [
-    ("int4:group:32:affine:f16", WeightOnly),
-    ("int8:channel", Dynamic),
-    ("int8:channel", Static),
-    ("int8:tensor", Static),
-];
+/// Of two families. Affine INT4 is not among them: transformers 5.23 takes packed zero points, as compressed-tensors writes
+/// them, for a wrong shape.
+const MORE: [(&str, QuantizationType); 3] =
+    [("int8:channel", Dynamic), ("int8:channel", Static), ("int8:tensor", Static)];
 
 /// Exports a checkpoint and writes down what transformers must compute.
 fn case(checkpoint: &Checkpoint, root: &Path, label: &str, format: Format) -> Value {

@@ -90,11 +90,11 @@ fn check(root: &Value, schema: &Map<String, Value>, value: &Value, at: &str, fou
                 keys.filter(|key| !known.contains_key(*key))
                     .for_each(|key| fail(&format!("no field {key:?}")));
             }
-            "required" => {
+            "required" if value.is_object() => {
                 let missing = |key: &&Value| value.get(key.as_str().unwrap()).is_none();
                 rule.as_array().unwrap().iter().filter(missing).for_each(|key| fail(&format!("needs {key}")));
             }
-            "properties" | "items" => {}
+            "properties" | "items" | "required" => {}
             other => panic!("keyword {other}"),
         }
     }

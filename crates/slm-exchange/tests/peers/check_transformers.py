@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, logging
 
-logging.set_verbosity_error()
+logging.set_verbosity_warning()
 logging.disable_progress_bar()
 torch.set_num_threads(2)
 
@@ -20,7 +20,10 @@ torch.set_num_threads(2)
 def main(path):
     worst, near, positions, problems = {}, 0, 0, []
     for case in json.load(open(path)):
-        model = AutoModelForCausalLM.from_pretrained(case["directory"], dtype=torch.float32).eval()
+        try:
+            model = AutoModelForCausalLM.from_pretrained(case["directory"], dtype=torch.float32).eval()
+        except Exception as error:
+            raise SystemExit(f"{case['label']}: {error}")
         with torch.no_grad():
             found = model(torch.tensor([case["ids"]])).logits[0].numpy()
         wanted = np.fromfile(case["logits"], np.float32).reshape(found.shape)
