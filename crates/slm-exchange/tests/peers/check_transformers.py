@@ -3,7 +3,7 @@
     check_transformers.py LIST      JSON: label, directory, ids, logits (a file of 32-bit floats), float_inputs
 
 Float inputs: within 1e-3. Where inputs are quantized, a value may fall on the other side of a tie between two codes, and the
-logits from there on are those of another code: nine in ten positions must be within 1e-3, and none further than 0.5.
+logits from there on are those of another code: eight in ten positions must be within 1e-3, and none further than 0.5.
 """
 import json, os, sys
 
@@ -37,7 +37,7 @@ def main(path):
         del model
     if problems:
         raise SystemExit("\n".join(problems))
-    assert near >= 0.9 * positions, f"{near} of {positions} positions with quantized inputs are within 1e-3"
+    assert near >= 0.8 * positions, f"{near} of {positions} positions with quantized inputs are within 1e-3"
     print(f"transformers: logits differ by {worst[True]:.1e} at most with float inputs")
     if positions:
         print(f"transformers: with quantized inputs {near} of {positions} positions within 1e-3, the others by {worst[False]:.1e}")
