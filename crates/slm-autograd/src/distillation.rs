@@ -37,7 +37,7 @@ impl<B: HostBackend> Backward<B, 1> for DistillationBackward {
         let dims = dims(&gradient);
         let factor = B::values(&grad)[0] / dims[0] as f32;
         let rows = B::owned_mut(&mut gradient).chunks_exact_mut(dims[1]);
-        parallel::for_each(dims[0] * dims[1], rows, |row| slm_cpu_ops::scale_gradient(row, factor));
+        parallel::for_each(dims[0] * dims[1], rows, |row| slm_cpu_ops::scale(row, factor));
         let [parent] = ops.parents;
         if let Some(parent) = parent {
             grads.register::<B>(parent.id, gradient);

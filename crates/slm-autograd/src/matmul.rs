@@ -17,6 +17,48 @@ thread_local! {
     static PACKED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
+/// All panels of a matrix, in memory that this thread keeps from product to product.
+struct Packed {
+    memory: Vec<f32>,
+    size: usize,
+}
+
+/// Packs all panels of `b`, on this thread alone if `serial`.
+fn pack(b: Matrix<'_>, serial: bool) -> Packed {
+    // Taken out, not borrowed: while this thread waits it may begin another product.
+    let mut memory = PACKED.take();
+    let panel_size = b.rows() * PANEL_COLUMNS;
+    let size = b.panels() * panel_size;
+    if memory.len() < size {
+        memory.resize(size, 0.0);
+    }
+    if size > 0 {
+        let panels = &mut memory[..size];
+        if serial {
+            panels
+                .chunks_exact_mut(panel_size)
+                .enumerate()
+                .for_each(|(panel, out)| pack_panel(b, panel, out));
+        } else {
+            panels
+                .par_chunks_exact_mut(panel_size)
+                .enumerate()
+                .for_each(|(panel, out)| pack_panel(b, panel, out));
+        }
+    }
+    Packed { memory, size }
+}
+
+impl Packed {
+    fn values(&self) -> &[f32] {
+        &self.memory[..self.size]
+    }
+
+    fn give_back(self) {
+        PACKED.set(self.memory);
+    }
+}
+
 /// `out = a b` of matrices in slices, on all threads of the present rayon pool. The same bits whatever their number.
 ///
 /// # Shapes
@@ -32,29 +74,13 @@ pub fn matmul(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
     if out.is_empty() {
         return;
     }
-    // Taken out, not borrowed: while this thread waits it may begin another product.
-    let mut packed = PACKED.take();
-    let size = b.panels() * depth * PANEL_COLUMNS;
-    if packed.len() < size {
-        packed.resize(size, 0.0);
-    }
     let serial = rows * depth * columns < SERIAL;
-    if depth > 0 {
-        let panels = packed[..size].chunks_exact_mut(depth * PANEL_COLUMNS);
-        if serial {
-            panels.enumerate().for_each(|(panel, out)| pack_panel(b, panel, out));
-        } else {
-            packed[..size]
-                .par_chunks_exact_mut(depth * PANEL_COLUMNS)
-                .enumerate()
-                .for_each(|(panel, out)| pack_panel(b, panel, out));
-        }
-    }
+    let packed = pack(b, serial);
     let run = |height: usize, task: usize, out: &mut [f32]| {
         let from = task * height;
         let rows = from..(from + height).min(rows);
         let mut scratch = SCRATCH.take();
-        matmul_rows(a, rows, &packed[..size], columns, false, out, &mut scratch);
+        matmul_rows(a, rows, packed.values(), columns, false, out, &mut scratch);
         SCRATCH.set(scratch);
     };
     if serial {
@@ -64,7 +90,7 @@ pub fn matmul(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
         let height = rows.div_ceil(tasks).next_multiple_of(slm_cpu_ops::TILE_ROWS).min(MAX_ROWS);
         out.par_chunks_mut(height * columns).enumerate().for_each(|(task, out)| run(height, task, out));
     }
-    PACKED.set(packed);
+    packed.give_back();
 }
 
 /// Rows and columns of a block of a [Gram matrix](add_gram).
@@ -86,20 +112,12 @@ pub fn add_gram(x: Matrix<'_>, sums: &mut [f32]) {
         return;
     }
     let panel_size = depth * PANEL_COLUMNS;
-    let mut packed = PACKED.take();
-    let size = x.panels() * panel_size;
-    if packed.len() < size {
-        packed.resize(size, 0.0);
-    }
-    packed[..size]
-        .par_chunks_exact_mut(panel_size)
-        .enumerate()
-        .for_each(|(panel, out)| pack_panel(x, panel, out));
+    let packed = pack(x, false);
     // Rows of the result from the diagonal on: a block of rows starts with a panel of its own.
     let block = |(index, out): (usize, &mut [f32])| {
         let first = index * GRAM_BLOCK;
         let (height, width) = (out.len() / cols, cols - first);
-        let panels = &packed[first / PANEL_COLUMNS * panel_size..size];
+        let panels = &packed.values()[first / PANEL_COLUMNS * panel_size..];
         let mut product = vec![0.0; height * width];
         let mut scratch = SCRATCH.take();
         matmul_rows(x.transpose(), first..first + height, panels, width, false, &mut product, &mut scratch);
@@ -109,7 +127,7 @@ pub fn add_gram(x: Matrix<'_>, sums: &mut [f32]) {
         }
     };
     sums.par_chunks_mut(GRAM_BLOCK * cols).enumerate().for_each(block);
-    PACKED.set(packed);
+    packed.give_back();
     for row in 1..cols {
         for column in 0..row / GRAM_BLOCK * GRAM_BLOCK {
             sums[row * cols + column] = sums[column * cols + row];

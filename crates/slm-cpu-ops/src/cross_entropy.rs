@@ -1,5 +1,6 @@
 //! The loss of a language model.
 
+use crate::add::scale;
 use crate::dispatch::vectorized;
 use crate::exp::exp_scalar;
 use crate::lanes;
@@ -31,11 +32,7 @@ pub fn cross_entropy(logits: &mut [f32], target: usize) -> f64 {
 pub fn cross_entropy_backward(softmax: &mut [f32], target: usize, factor: f32) {
     assert!(target < softmax.len(), "cross_entropy: target {target} of {} classes", softmax.len());
     softmax[target] -= 1.0;
-    vectorized! {
-        for p in softmax {
-            *p *= factor;
-        }
-    }
+    scale(softmax, factor);
 }
 
 #[cfg(test)]

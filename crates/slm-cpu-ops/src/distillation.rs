@@ -37,13 +37,6 @@ pub fn distillation(student: &mut [f32], teacher: &mut [f32]) -> f64 {
     }
 }
 
-/// Multiplies a gradient by `factor`.
-pub fn scale_gradient(gradient: &mut [f32], factor: f32) {
-    vectorized! {
-        gradient.iter_mut().for_each(|value| *value *= factor);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

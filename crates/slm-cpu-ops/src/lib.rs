@@ -40,7 +40,7 @@ pub use causal::{CausalScratch, CausalShape, Rotation, RowStatistics};
 pub use causal_backward::causal_attention_backward;
 pub use causal_forward::causal_attention;
 pub use cross_entropy::{cross_entropy, cross_entropy_backward};
-pub use distillation::{distillation, scale_gradient};
+pub use distillation::distillation;
 pub use exp::exp;
 pub use kv::{KvElement, KvHeads, KvLayer, KvOverflow};
 pub use matmul::{MatmulScratch, Matrix, PANEL_COLUMNS, TILE_ROWS, matmul_rows, pack_panel};

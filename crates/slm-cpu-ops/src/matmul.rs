@@ -193,9 +193,9 @@ impl Matmul<'_> {
         }
     }
 
-    /// `M` rows from `at` on, within a block. Rows beyond the last are the last.
+    /// The rows from `at` on, within a block. Rows beyond the last are the last.
     #[inline(always)]
-    fn tile<const M: usize>(&self, at: usize, block: &Range<usize>) -> [&[f32]; M] {
+    fn tile(&self, at: usize, block: &Range<usize>) -> [&[f32]; TILE] {
         let last = self.rows.len() - 1;
         std::array::from_fn(|i| {
             let row = (at + i).min(last);
@@ -219,7 +219,7 @@ impl Matmul<'_> {
                 let group = Panels { values, count, stride: depth * PANEL, depth: block.len() };
                 for at in (0..matmul.rows.len()).step_by(TILE) {
                     let height = TILE.min(matmul.rows.len() - at);
-                    let rows = matmul.tile::<TILE>(at, &block);
+                    let rows = matmul.tile(at, &block);
                     multiply_panels(kernel, &rows[..height], group, &mut sums, GROUP * PANEL);
                     for (i, sums) in sums.chunks_exact(GROUP * PANEL).take(height).enumerate() {
                         let (sums, _) = sums.as_chunks::<PANEL>();
@@ -239,7 +239,7 @@ impl Matmul<'_> {
         let depth = self.a.cols;
         let values = &self.packed[(panel * depth + block.start) * PANEL..][..block.len() * PANEL];
         for at in (0..self.rows.len()).step_by(TILE) {
-            let rows = self.tile::<TILE>(at, &block);
+            let rows = self.tile(at, &block);
             let sums = product::<S, TILE, 1>(simd, block.len(), rows, [values]);
             for (i, [sums]) in sums.iter().enumerate().take(self.rows.len() - at) {
                 self.store(panel, at + i, sums);

@@ -29,7 +29,7 @@ pub struct ObservedInputs {
     pub activation: Option<ActivationStats>,
     /// Second moments, by which ranges of weights and rounding are chosen.
     pub moments: InputMoments,
-    /// How the inputs differ from those in the float model, where the layers before are quantized already.
+    /// Drift of the inputs from those in the float model, where the layers before are quantized already.
     pub drift: Option<InputDrift>,
 }
 

@@ -1,7 +1,8 @@
-//! How far the inputs of a layer have drifted from those of the float model.
+//! The drift of the inputs of a layer from those of the float model.
 
 use rayon::prelude::*;
 
+use crate::hessian::ProductSums;
 use crate::matrix::check_weight;
 use crate::scan::{check_finite, check_len};
 use crate::{Error, GptqFactor, Result};
@@ -14,27 +15,22 @@ use crate::{Error, GptqFactor, Result};
 /// weight, instead of `w`, is then rounded (asymmetric calibration: Li and others, 2025, "GPTAQ",
 /// <https://arxiv.org/abs/2504.02692>).
 #[derive(Debug, Clone, PartialEq)]
-pub struct InputDrift {
-    inputs: usize,
-    samples: u64,
-    /// `[inputs, inputs]`.
-    sums: Vec<f32>,
-}
+pub struct InputDrift(ProductSums);
 
 impl InputDrift {
     /// A drift of no inputs yet, for a layer of `inputs` input features.
     pub fn new(inputs: usize) -> Self {
-        Self { inputs, samples: 0, sums: vec![0.0; inputs * inputs] }
+        Self(ProductSums::new(inputs))
     }
 
     /// Input features.
     pub fn inputs(&self) -> usize {
-        self.inputs
+        self.0.inputs
     }
 
     /// Inputs that were added.
     pub fn samples(&self) -> u64 {
-        self.samples
+        self.0.samples
     }
 
     /// Adds `rows` inputs, whose product `(x - x')ᵀ x'` is `product`, `[inputs, inputs]`; none stands for zeros.
@@ -43,13 +39,7 @@ impl InputDrift {
     /// [`Error::Length`] for a product of another shape, [`Error::NotFinite`] for a NaN or an infinity; nothing is added
     /// then.
     pub fn add_product(&mut self, product: Option<&[f32]>, rows: usize) -> Result<()> {
-        if let Some(product) = product {
-            check_len("product of inputs", self.sums.len(), product.len())?;
-            check_finite("product of inputs", product)?;
-            self.sums.iter_mut().zip(product).for_each(|(sum, product)| *sum += product);
-        }
-        self.samples += rows as u64;
-        Ok(())
+        self.0.add(product, rows)
     }
 
     /// The weight, `[rows, inputs]`, that gives of the inputs behind quantized layers what `weight` gives of those of the
@@ -60,18 +50,18 @@ impl InputDrift {
     /// [`Error::Length`] for shapes that differ, [`Error::NotFinite`] for weights that are not finite,
     /// [`Error::NothingObserved`] where no input was added.
     pub fn compensated(&self, weight: &[f32], factor: &GptqFactor, share: f32) -> Result<Vec<f32>> {
-        let size = self.inputs;
+        let ProductSums { inputs: size, samples, ref values } = self.0;
         check_weight(weight, weight.len() / size.max(1), size)?;
         check_len("inputs of the GPTQ factor", size, factor.inputs())?;
-        if self.samples == 0 {
+        if samples == 0 {
             return Err(Error::NothingObserved { what: "drift" });
         }
-        let scale = share / self.samples as f32;
+        let scale = share / samples as f32;
         let mut compensated = weight.to_vec();
         compensated.par_chunks_exact_mut(size).for_each(|row| {
             let mut shift = vec![0.0; size];
             // `subtract` takes the sum of rows away, so that the sign is turned twice.
-            crate::gptq::subtract(&mut shift, row, |k| &self.sums[k * size..]);
+            crate::gptq::subtract(&mut shift, row, |k| &values[k * size..]);
             factor.solve(&mut shift);
             row.iter_mut().zip(&shift).for_each(|(value, shift)| *value -= scale * shift);
         });
