@@ -10,7 +10,7 @@ fn text() -> String {
 }
 
 fn resume(config: TrainingConfig, text: &str, device: &Device, dir: impl AsRef<Path>) -> Result<Trainer> {
-    Trainer::resume(config, crate::Corpus::Text(text), None, device, dir)
+    Trainer::resume(config, crate::Corpus::Text(text), crate::Start::default(), device, dir)
 }
 
 /// Every weight, by name, as bits.
