@@ -132,7 +132,7 @@ impl Setup {
                 return Err(Error::QuantizedEmbedding);
             }
             let tuning = Some(Tuning::prepare(&mut model, source, config)?);
-            return Ok(Self { tuning, ..Self::float(model) });
+            return Ok(Self { tuning, ..Self::float(model) }.frozen_as(config));
         }
         let quantizes = config.quantization.quantization_mode == QuantizationMode::Qat;
         let quantized = start.checkpoint.filter(|checkpoint| checkpoint.is_quantized());
@@ -140,7 +140,7 @@ impl Setup {
             checkpoint.require_float()?;
         }
         if !quantizes {
-            return Ok(Self::float(model));
+            return Ok(Self::float(model).frozen_as(config));
         }
         let teacher = match config.qat.distill {
             false => None,
@@ -150,6 +150,14 @@ impl Setup {
             Some(checkpoint) => Quantization::resume_from(&mut model, checkpoint, config, device)?,
             None => Quantization::prepare(&mut model, config)?,
         };
-        Ok(Self { quantization: Some(quantization), teacher, ..Self::float(model) })
+        Ok(Self { quantization: Some(quantization), teacher, ..Self::float(model) }.frozen_as(config))
+    }
+
+    /// With the parameters that `config` does not train without gradients.
+    fn frozen_as(mut self, config: &TrainingConfig) -> Self {
+        if config.training.freeze_embeddings {
+            self.model.freeze_embeddings();
+        }
+        self
     }
 }
