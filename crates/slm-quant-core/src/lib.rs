@@ -30,6 +30,7 @@ mod round;
 mod scan;
 mod scheme;
 mod stats;
+mod vectorize;
 
 pub use code::Code;
 pub use drift::InputDrift;
