@@ -150,8 +150,8 @@ pub(crate) const SECTIONS: &[Section] = &[
             key("scale_dtype", "\"f32\", \"f16\"", "Type of stored scales"),
             key(
                 "method",
-                "\"rtn\", \"gptq\", \"tune\"",
-                "How weights are rounded: to nearest, by GPTQ, or by GPTQ and then trained block by block",
+                "\"rtn\", \"gptq\", \"awq\", \"tune\"",
+                "How weights are rounded: to nearest, by GPTQ, to nearest with scaled channels, or by GPTQ and then trained block by block",
             ),
             key("tune_steps", "a number above 0", "Steps of training of each block, with method = \"tune\""),
             key(

@@ -27,6 +27,14 @@ pub(crate) const TERMS: &[Term] = &[
                Option: --mapping affine.",
     },
     Term {
+        name: "AWQ",
+        aliases: &["activation-aware weight quantization"],
+        text: "A way to round weights to nearest with less harm (Lin and others, 2023): channels whose activations are large are \
+               made larger in the weights, so that they lose less, and smaller in the norm before, which in floats changes \
+               nothing. How much is searched for, layer by layer. It is faster than GPTQ and mostly loses more. Option: --method \
+               awq.",
+    },
+    Term {
         name: "bits per weight",
         aliases: &["bpw", "size"],
         text: "What a weight takes in all, scales and zero points included. INT8 with one scale per tensor or channel: \

@@ -179,13 +179,32 @@ impl PtqConfig {
         self.observes_weight_inputs() || self.equalizes()
     }
 
-    /// Refuses learned rounding where there are no blocks to train.
-    pub(crate) fn check_tunes_nothing(&self) -> Result<()> {
-        if self.method != RoundingMethod::Tune {
+    /// Refuses methods that need more than single layers.
+    pub(crate) fn check_layers_suffice(&self) -> Result<()> {
+        let detail = match self.method {
+            RoundingMethod::Rtn | RoundingMethod::Gptq => return Ok(()),
+            RoundingMethod::Awq => "is awq, which scales the norms of a transformer in a checkpoint",
+            RoundingMethod::Tune => "is tune, which trains the blocks of a transformer in a checkpoint",
+        };
+        let (detail, remedy) = (detail.to_owned(), "use gptq, or CheckpointQuantizer");
+        Err(Error::Setting { key: "method", detail, remedy })
+    }
+
+    /// Refuses transformations that would leave AWQ nothing to do.
+    pub(crate) fn check_awq(&self) -> Result<()> {
+        if self.method != RoundingMethod::Awq {
             return Ok(());
         }
-        let detail = "is tune, which trains the blocks of a transformer in a checkpoint".to_owned();
-        Err(Error::Setting { key: "method", detail, remedy: "use gptq, or CheckpointQuantizer" })
+        if self.rotate == Rotate::On {
+            let detail =
+                "is on, and the method awq, for which a rotated model has no large channels".to_owned();
+            return Err(Error::Setting { key: "rotate", detail, remedy: "leave it out, or use gptq" });
+        }
+        if self.smooth != Smooth::Auto {
+            let detail = "is set, and the method awq, which is a smoothing itself".to_owned();
+            return Err(Error::Setting { key: "smooth", detail, remedy: "leave it out, or use rtn" });
+        }
+        Ok(())
     }
 
     /// Refuses learned rounding of layers whose scales cannot be learned.
@@ -207,12 +226,13 @@ impl PtqConfig {
         self.needs_calibration() || weighted(self.scheme) || schemes.into_iter().any(weighted)
     }
 
-    /// Whether channels are equalized where that pays: where activations are quantized. Weights of 4 bits with one scale in
-    /// all need ranges that clip, which the search for factors does not try.
+    /// Whether channels are equalized where that pays: where activations are quantized, or AWQ is asked for. Weights of 4 bits
+    /// with one scale in all need ranges that clip, which the search for factors does not try.
     pub(crate) fn equalizes(&self) -> bool {
-        self.smooth == Smooth::Auto
-            && self.quantization_type != QuantizationType::WeightOnly
-            && (self.scheme.bits, self.scheme.granularity) != (Bits::Int4, Granularity::PerTensor)
+        self.method == RoundingMethod::Awq
+            || self.smooth == Smooth::Auto
+                && self.quantization_type != QuantizationType::WeightOnly
+                && (self.scheme.bits, self.scheme.granularity) != (Bits::Int4, Granularity::PerTensor)
     }
 
     /// The same settings with another granularity of weights.

@@ -54,7 +54,7 @@ pub fn convert<M: NamedLinears + ?Sized>(
     calibration: Option<&Calibration>,
     on_layer: &mut dyn FnMut(&LayerReport),
 ) -> Result<Vec<LayerReport>> {
-    config.check_tunes_nothing()?;
+    config.check_layers_suffice()?;
     plan.check_model(model)?;
     let mut reports = Vec::with_capacity(plan.layers.len());
     try_for_each_linear_mut(model, |name, linear| {

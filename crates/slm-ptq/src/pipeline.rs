@@ -145,6 +145,7 @@ impl<'a> CheckpointQuantizer<'a> {
         let plan = plan_transformer(&source.config().model, &config)?;
         config.check_dynamic_inputs(&plan)?;
         config.check_tune(&plan)?;
+        config.check_awq()?;
         let transforms = Transforms::choose(source, &plan, &config)?;
         Ok(Self { source, config, plan, transforms, calibrated: None })
     }
@@ -484,7 +485,15 @@ impl<'a> CheckpointQuantizer<'a> {
         let mut sink = ModelSink { model: &mut model, layers: Vec::new() };
         let layers = match self.run_pending(&mut sink)? {
             true => sink.layers,
-            false => convert(&mut model, &self.plan, &self.config, observed, &mut |_| {})?,
+            false => {
+                // The channels are scaled already.
+                let method = match self.config.method {
+                    RoundingMethod::Awq => RoundingMethod::Rtn,
+                    method => method,
+                };
+                let config = PtqConfig { method, ..self.config.clone() };
+                convert(&mut model, &self.plan, &config, observed, &mut |_| {})?
+            }
         };
         quantize_embedding(&mut model, &self.plan, &self.config)?;
         Ok((model, layers))

@@ -53,7 +53,8 @@ pub struct QuantizationConfig {
     pub mapping: Mapping,
     /// How scales are stored: `f32` or `f16`. Default: `f32`.
     pub scale_dtype: ScaleDtype,
-    /// How weights are rounded: `rtn` (to nearest), `gptq`, or `tune` (learned rounding). Default: `rtn`.
+    /// How weights are rounded: `rtn` (to nearest), `gptq`, `awq` (to nearest, with scaled
+    /// channels), or `tune` (learned rounding). Default: `rtn`.
     pub method: RoundingMethod,
     /// Steps of training of each block, for `method = "tune"`. Default: 100.
     pub tune_steps: usize,
@@ -182,6 +183,11 @@ impl QuantizationConfig {
             return refuse("smooth", format!("is {strength}"), "use a strength from 0 to 1, such as 0.5");
         }
         if self.quantization_mode == QuantizationMode::Qat {
+            if self.method == RoundingMethod::Awq {
+                let detail = "is \"awq\" next to quantization_mode = \"qat\"".to_owned();
+                let remedy = "leave it out, or train from what `slm ptq --method awq` writes";
+                return refuse("method", detail, remedy);
+            }
             let remedy = "leave it out: only post-training quantization changes the model before";
             if self.rotate == Rotate::On {
                 return refuse("rotate", "is \"on\" next to quantization_mode = \"qat\"".to_owned(), remedy);

@@ -35,7 +35,7 @@ pub(crate) fn round_weight(
     let scheme = config.scheme_of(name);
     let observer = config.observer_of(scheme.bits, moments.is_some());
     let factor = match (config.method, moments) {
-        (RoundingMethod::Rtn, _) => None,
+        (RoundingMethod::Rtn | RoundingMethod::Awq, _) => None,
         (RoundingMethod::Gptq | RoundingMethod::Tune, Some(InputMoments::Hessian(hessian))) => {
             Some(GptqFactor::new(hessian, GptqOptions::default()).map_err(fail)?)
         }

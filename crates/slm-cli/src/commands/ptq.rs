@@ -58,9 +58,9 @@ pub(crate) struct PtqArgs {
     set: Vec<Setting>,
     #[command(flatten)]
     scheme: SchemeArgs,
-    /// Rounds weights: rtn (to nearest), gptq (each error made up for by later weights), or tune (gptq, then codes and
-    /// scales of each block trained to give the float block's outputs); the last two need a text [default: rtn, or as the
-    /// config says]
+    /// Rounds weights: rtn (to nearest), gptq (each error made up for by later weights), awq (to nearest, with channels
+    /// scaled by their activations), or tune (gptq, then codes and scales of each block trained to give the float block's
+    /// outputs); all but rtn need a text [default: rtn, or as the config says]
     #[arg(long, value_name = "METHOD")]
     method: Option<RoundingMethod>,
     /// Steps of training of each block, with --method tune [default: 100]

@@ -8,7 +8,7 @@ use slm_nn::ForwardHook;
 
 use super::smoothing::MaximaHook;
 use super::{TransformedSource, Transforms, cannot_rotate, outliers};
-use crate::{Error, Plan, PtqConfig, Result, Rotate};
+use crate::{Error, Plan, PtqConfig, Result, Rotate, RoundingMethod};
 
 /// Seed of the rotations.
 const SEED: u64 = 0;
@@ -31,6 +31,8 @@ impl Transforms {
                 Ok(Self::none(model).with_reason("head and embedding share one quantized table".to_owned()))
             }
             Rotate::Off => Ok(Self::none(model)),
+            Rotate::Auto if config.method == RoundingMethod::Awq => Ok(Self::none(model)
+                .with_reason("AWQ scales large channels, and a rotation would leave none".to_owned())),
             Rotate::On => Self::rotation(checkpoint, SEED),
             Rotate::Auto if model.tie_word_embeddings && !plan.quantizes(LM_HEAD) => Ok(Self::none(model)
                 .with_reason("its tied head stays float, and would become a tensor of its own".to_owned())),
