@@ -29,8 +29,8 @@ pub fn fake_quantize_into(x: &[f32], qparams: QParams, range: QuantRange, y: &mu
     Ok(())
 }
 
-/// Which values the range does not clip: `quant_min <= rte(x / scale) + zero_point <= quant_max`, decided
-/// on the rounded code as PyTorch does. It is 1 where the straight-through estimator passes the gradient.
+/// Mask of the values that the range does not clip: `quant_min <= rte(x / scale) + zero_point <= quant_max`, decided on
+/// the rounded code as PyTorch does. It is 1 where the straight-through estimator passes the gradient.
 ///
 /// # Errors
 /// As [`crate::quantize`].

@@ -33,7 +33,7 @@ impl Scales {
         }
     }
 
-    /// Whether there is none.
+    /// Returns `true` if there is no element.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -129,7 +129,7 @@ impl QuantizedMatrix {
         self.cols
     }
 
-    /// How it is quantized.
+    /// Quantization scheme.
     #[inline]
     pub fn scheme(&self) -> QuantScheme {
         self.scheme

@@ -10,7 +10,7 @@ use crate::observer::{
 use crate::scan::min_max;
 use crate::{Error, Mapping, QuantRange, Result};
 
-/// Which observer chooses ranges. Written, and serialized, as a string.
+/// Observer that chooses ranges. Written, and serialized, as a string.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(try_from = "String", into = "String"))]
