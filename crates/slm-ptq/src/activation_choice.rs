@@ -98,7 +98,7 @@ impl PtqConfig {
         crate::plan::patterns("dynamic input", &names, patterns).map(drop)
     }
 
-    /// How the input of layer `name` is treated. `inputs`, what calibration saw of it, is needed for static inputs.
+    /// Treatment of the input of layer `name`. `inputs`, what calibration saw of it, is needed for static inputs.
     ///
     /// # Errors
     /// [`Error::NotCalibrated`] for static inputs without it, [`Error::Pattern`] for a pattern that is no glob.

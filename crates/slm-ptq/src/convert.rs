@@ -9,21 +9,21 @@ use slm_quant_core::{ActivationQuant, ErrorStats, QParams, QuantScheme, Quantize
 use crate::rounding::round_weight;
 use crate::{Calibration, Error, ObservedInputs, Plan, PtqConfig, Result};
 
-/// What was done to one layer.
+/// Result of quantizing one layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerReport {
     /// Name of the layer.
     pub name: String,
     /// `[out_features, in_features]`.
     pub shape: [usize; 2],
-    /// How its weight was quantized.
+    /// Quantization scheme of its weight.
     pub scheme: QuantScheme,
     /// The kernel that its weight is packed for.
     pub kernel: KernelKind,
     /// Scale and zero point of each tensor, row or group, in the order of
     /// [`QuantizedMatrix::scales`].
     pub qparams: Vec<QParams>,
-    /// How its input is treated.
+    /// Treatment of its input.
     pub activation: ActivationQuant,
     /// Estimate of the error that one static scale would make in its input, where that was calibrated: see
     /// [`ActivationStats::row_error`](crate::ActivationStats::row_error).
@@ -89,9 +89,9 @@ fn convert_layer(
 pub struct QuantizedLayer {
     /// Its weight.
     pub matrix: QuantizedMatrix,
-    /// How its input is treated.
+    /// Treatment of its input.
     pub activation: ActivationQuant,
-    /// What was done.
+    /// Result of the conversion.
     pub report: LayerReport,
 }
 

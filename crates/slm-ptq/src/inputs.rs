@@ -1,4 +1,4 @@
-//! What is gathered of the inputs of layers while a model runs.
+//! Statistics gathered of the inputs of layers while a model runs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,13 +67,13 @@ impl Gathering {
 pub(crate) struct InputGatherer(Mutex<State>);
 
 struct State {
-    /// What is gathered, and nothing yet for layers that saw no input.
+    /// Statistics by layer; `None` for layers that saw no input yet.
     layers: BTreeMap<String, Option<Gathered>>,
     observer: ObserverKind,
     gathering: Gathering,
     /// The last input and its products, which the next layer may share.
     last: Option<(Vec<f32>, Products)>,
-    /// Whether it is the float model that runs.
+    /// True while the float model runs.
     runs_float: bool,
     /// Inputs in the float model of layers that are still to be observed behind quantized ones.
     float_inputs: BTreeMap<String, Vec<f32>>,
