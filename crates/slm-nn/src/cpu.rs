@@ -25,7 +25,7 @@ pub struct CpuLinear<'a> {
     device: Device,
 }
 
-/// How a layer is computed. Those that are computed alike may run side by side.
+/// Path by which a layer is computed. Those that are computed alike may run side by side.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Route {
     /// By a kernel of `slm-kernels`, on quantized weights.
@@ -60,8 +60,8 @@ impl<'a> CpuLinear<'a> {
         self.linear.out_features()
     }
 
-    /// Whether each row of output depends on its own row of input alone and nobody watches, so that rows may come
-    /// in several calls without a difference. A layer that is only fake-quantized is not asked and counts as not.
+    /// Returns `true` if each row of output depends on its own row of input only and no hook watches, so that rows may
+    /// come in several calls without a difference. A layer that is only fake-quantized is not asked and counts as not.
     pub fn rows_are_independent(&self) -> bool {
         match &self.linear.weight {
             _ if self.linear.has_hook() => false,

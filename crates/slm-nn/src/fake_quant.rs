@@ -25,9 +25,9 @@ pub use state::LayerState;
 
 /// Float weights `[out_features, in_features]` that act as their quantized selves.
 ///
-/// What the fake-quantized layer computes with is, bit for bit, what [`FakeQuantizedWeight::quantize`] stores
-/// (on the CPU devices; elsewhere up to how the device divides). Clones, such as `valid()` makes them, share
-/// observed ranges and stage; only passes on an autodiff device change these.
+/// The fake-quantized layer computes, bit for bit, with what [`FakeQuantizedWeight::quantize`] stores (on the CPU
+/// devices; elsewhere up to how the device divides). Clones, such as `valid()` makes them, share observed ranges and
+/// stage; only passes on an autodiff device change these.
 #[derive(Module, Debug)]
 pub struct FakeQuantizedWeight {
     weight: Param<Tensor<2>>,
@@ -149,17 +149,17 @@ impl FakeQuantizedWeight {
         self.scale.as_ref().map(Param::val)
     }
 
-    /// How weights are quantized.
+    /// Quantization scheme of the weight.
     pub fn scheme(&self) -> QuantScheme {
         self.ranges.scheme
     }
 
-    /// What chooses, or first chose, the range of the weights.
+    /// Observer that chooses, or first chose, the range of the weights.
     pub fn observer(&self) -> ObserverKind {
         self.ranges.observer
     }
 
-    /// How a packed layer must treat its input to do as this one does; none for observed activations before
+    /// Treatment of the input that a packed layer needs to match this one; none for observed activations before
     /// the first batch.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ pub struct LinearConfig {
     pub in_features: usize,
     /// Output features.
     pub out_features: usize,
-    /// Whether a bias is added.
+    /// Adds a bias.
     pub bias: bool,
 }
 

@@ -15,7 +15,7 @@ use slm_autograd::record;
 
 use super::Stored;
 
-/// What a backend computes with codes.
+/// Products with codes, as a backend computes them.
 pub(super) trait CodeProducts: Backend {
     /// `x W^T`. Values that are not finite make it NaN where they go in.
     fn product(x: &FloatTensor<Self>, stored: &Stored) -> FloatTensor<Self>;

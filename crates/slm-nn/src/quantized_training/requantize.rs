@@ -7,7 +7,7 @@ use slm_quant_core::{QuantizedMatrix, Result, Scales, quantize_matrix_with};
 /// Steps of the residual in one scale: half a scale is 127.
 const RESIDUAL_STEPS: f32 = 254.0;
 
-/// How updated weights become codes again. Most updates are far smaller than the distance of two codes.
+/// Rounding of updated weights back to codes. Most updates are far smaller than the distance of two codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rounding {
     /// To the nearest code: an update of less than half a scale is lost.
