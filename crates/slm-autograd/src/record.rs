@@ -1,4 +1,4 @@
-//! What an operation with a backward pass of its own leaves for it.
+//! Defines the record that an operation leaves for its own backward pass.
 
 /// The output `$y` of an operation on a backend with gradients, with `$step` (a
 /// [`Backward`](burn::backend::autodiff::ops::Backward)) recorded as its backward pass over `$nodes`, by the
