@@ -23,7 +23,7 @@ pub struct StealQueue {
     multiple: usize,
 }
 
-/// What is left of a range: its first unit in the low half, the one after its last in the high half. Within a region the
+/// Rest of a range: its first unit in the low half, the one after its last in the high half. Within a region the
 /// one only grows and the other only shrinks, so a value that has been seen stands for one state alone.
 #[derive(Debug, Default)]
 #[repr(align(64))]
