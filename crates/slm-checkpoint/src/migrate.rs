@@ -11,7 +11,7 @@ use crate::{
 };
 use slm_store::{Error as StoreError, OutputDir};
 
-/// What [`migrate`] did.
+/// Result of [`migrate`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MigrationReport {
     /// The version that was found.
@@ -125,7 +125,7 @@ fn back_up(dir: &Path, files: &[String], from: u32) -> Result<PathBuf> {
     Ok(output.commit()?)
 }
 
-/// Whether two files are there and hold the same.
+/// Returns `true` if both files exist and have the same content.
 fn same(a: &Path, b: &Path) -> Result<bool> {
     let (Ok(mut a_file), Ok(mut b_file)) = (File::open(a), File::open(b)) else { return Ok(false) };
     let mut buffers = [vec![0; 1 << 16], vec![0; 1 << 16]];

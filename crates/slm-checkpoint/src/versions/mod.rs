@@ -52,9 +52,9 @@ pub struct Migration {
     pub from: u32,
     /// The version it makes.
     pub to: u32,
-    /// What it changes, for people.
+    /// Description of the changes, for people.
     pub changes: &'static str,
-    /// Where files of the version it reads are kept, with the command that wrote them; a path in the sources of
+    /// Directory of files of the version it reads, with the command that wrote them; a path in the sources of
     /// this crate.
     pub fixture: &'static str,
     apply: fn(&mut RawCheckpoint) -> Result<()>,
@@ -91,9 +91,9 @@ pub struct CheckpointConfig {
     pub model: ModelConfig,
     /// Special tokens.
     pub tokenizer: TokenizerInfo,
-    /// Where the weights come from: free information for people and tools.
+    /// Origin of the weights: free information for people and tools.
     pub lineage: Option<Value>,
-    /// How they were trained: free information for people and tools.
+    /// Training of the weights: free information for people and tools.
     pub training: Option<Value>,
 }
 
@@ -107,7 +107,7 @@ pub struct TokenizerInfo {
     /// Any of these ends generation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub eos_token_ids: Vec<u32>,
-    /// How the model takes a conversation, where it was trained for one.
+    /// Conversation format of the model, if it was trained for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat: Option<ChatInfo>,
 }
@@ -205,7 +205,7 @@ pub(crate) fn config_bytes(path: &Path, config: &CheckpointConfig) -> Result<Vec
     Ok(json::to_bytes(path, &v4::Config::from(config.clone()))?)
 }
 
-/// Whether `dir` says that it is a checkpoint, of whatever version.
+/// Returns `true` if `dir` says that it is a checkpoint, of whatever version.
 pub(crate) fn is_checkpoint(dir: &Path) -> bool {
     let Ok(Some(bytes)) = json::read_optional(&dir.join(CONFIG), json::SMALL) else { return false };
     let Ok(value) = serde_json::from_slice::<Value>(&bytes) else { return false };

@@ -31,7 +31,7 @@ pub(super) const MIGRATION: Migration = Migration {
     apply,
 };
 
-/// What of a layer's record says how its codes are stored.
+/// Fields of a layer's record that say how its codes are stored.
 #[derive(Deserialize)]
 struct Layer {
     name: String,

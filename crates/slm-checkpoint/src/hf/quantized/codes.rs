@@ -17,7 +17,7 @@ pub(super) struct Codes {
     pub(super) groups: Groups,
     /// By row, then group.
     pub(super) scales: Vec<f32>,
-    /// Whether the file has them in 16 bits.
+    /// True if the file has them in 16 bits.
     pub(super) half_scales: bool,
     /// Next to the scales; none where all are 0.
     pub(super) zero_points: Option<Vec<i8>>,
