@@ -11,7 +11,7 @@ use crate::{Error, Result};
 /// A kind of directory that may be replaced by a new one.
 #[derive(Debug, Clone, Copy)]
 pub struct Replaceable {
-    /// What it is, with its article, for messages.
+    /// Name of the kind, with its article, for messages.
     pub what: &'static str,
     /// Names of the files in a directory that belong to it; none for a directory of another kind.
     pub files_of: fn(&Path) -> Option<Vec<String>>,
@@ -24,7 +24,7 @@ pub struct Replaceable {
 #[derive(Debug)]
 pub struct OutputDir {
     target: PathBuf,
-    /// What is at `target` now, to be replaced.
+    /// True if there is something at `target`, to be replaced.
     replaces: bool,
     replaceable: Replaceable,
     /// Files at `target` that may be replaced though no manifest says that they are ours.
@@ -65,7 +65,7 @@ impl OutputDir {
         Ok(Self { target, replaces, replaceable, owned: owned.to_vec(), dir, lock })
     }
 
-    /// Where to write.
+    /// Path to write to.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
@@ -109,7 +109,7 @@ pub fn reserve(target: &Path, overwrite: bool, replaceable: Replaceable) -> Resu
     Ok(lock)
 }
 
-/// Whether something is at `target`, which may be replaced.
+/// Checks the place of the output: returns `true` if something is at `target` which may be replaced.
 fn check_place(target: &Path, overwrite: bool, replaceable: Replaceable, owned: &[String]) -> Result<bool> {
     match fs::symlink_metadata(target) {
         Ok(_) if !overwrite => Err(Error::OutputExists { path: target.to_owned() }),

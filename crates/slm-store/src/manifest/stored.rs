@@ -19,7 +19,7 @@ const MODULE: &str = "module";
 #[serde(deny_unknown_fields)]
 pub(super) struct Stored {
     format_version: u32,
-    /// What the directory holds; left out for a model.
+    /// Content of the directory; left out for a model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kind: Option<String>,
     files: BTreeMap<String, StoredFile>,
@@ -50,7 +50,7 @@ struct StoredChunks {
 }
 
 impl Stored {
-    /// What is stored for `files`, which is written to `path`.
+    /// Stored form of `files`, to be written to `path`.
     ///
     /// # Errors
     /// [`Error::Write`] for records that have no BLAKE3, as those of old versions.

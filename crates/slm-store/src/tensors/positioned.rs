@@ -8,7 +8,7 @@ use std::time::SystemTime;
 #[derive(Debug)]
 pub struct PositionedFile {
     file: File,
-    /// Where the system has no positioned reads, the cursor is set and used under this lock.
+    /// Lock under which the cursor is set and used where the system has no positioned reads.
     #[cfg(not(unix))]
     cursor: std::sync::Mutex<()>,
 }

@@ -34,7 +34,7 @@ pub struct TensorFile {
     size: u64,
     /// When the file had last been written to when it was opened; none where the system does not tell.
     modified: Option<SystemTime>,
-    /// What the file has still to be compared with before anything that is read of its tensors is used.
+    /// Record that the file must still be compared with before anything that is read of its tensors is used.
     unverified: Mutex<Option<FileRecord>>,
 }
 
@@ -178,7 +178,7 @@ impl TensorFile {
         result
     }
 
-    /// What the file has still to be compared with. No lock is held meanwhile: two that read for the first time at
+    /// Record that the file must still be compared with. No lock is held meanwhile: two that read for the first time at
     /// once both compare.
     fn unverified(&self) -> Option<FileRecord> {
         self.unverified.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -240,7 +240,7 @@ impl TensorFile {
         Ok(())
     }
 
-    /// Where the file is.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -371,7 +371,7 @@ impl TensorFile {
         Ok(self.read_bytes(name)?.into_iter().map(u8::cast_signed).collect())
     }
 
-    /// Whether tensor `name` has the type, shape and bytes of tensor `other_name` of `other`.
+    /// Returns `true` if tensor `name` has the type, shape and bytes of tensor `other_name` of `other`.
     pub fn same_content(&self, name: &str, other: &Self, other_name: &str) -> Result<bool> {
         let (a, b) = (self.place(name)?, other.place(other_name)?);
         if a.dtype != b.dtype || a.shape != b.shape {

@@ -27,11 +27,11 @@ pub(super) struct Tensor<'a> {
     pub(super) destination: &'a mut Destination,
 }
 
-/// Where a file is read from.
+/// Source file of a reading.
 pub(super) struct Input<'a> {
     /// Bytes of the file.
     pub(super) size: u64,
-    /// What it is compared with.
+    /// Checksums that it is compared with.
     pub(super) checksums: Option<Parts<'a>>,
     /// Fills a buffer from an offset.
     pub(super) read: &'a (dyn Fn(u64, &mut [u8]) -> Result<()> + Sync),
@@ -39,7 +39,7 @@ pub(super) struct Input<'a> {
     pub(super) refuse: &'a (dyn Fn(&str, Refused) -> Error + Sync),
 }
 
-/// What one thread reads in one go: a part of the file.
+/// Reads of one thread in one go: a part of the file.
 struct PartReads<'a> {
     chunks: Vec<Chunk<'a>>,
 }
@@ -87,7 +87,7 @@ pub(super) fn run(input: &Input<'_>, tensors: Vec<Tensor<'_>>) -> Result<()> {
     })
 }
 
-/// What each part of the file holds.
+/// Plans the reads of each part of the file.
 fn plan<'a>(
     input: &Input<'_>,
     part_bytes: u64,
