@@ -13,7 +13,8 @@ pub struct TrainingData {
     pub tokenizer: Tokenizer,
     /// Tokens to train on.
     pub train: Vec<u32>,
-    /// Where in `train` a sequence may begin, for a corpus of sequences; none for a text, which has no bounds.
+    /// Positions in `train` at which a sequence may begin, for a corpus of sequences; none for a text, which has no
+    /// bounds.
     pub starts: Option<Vec<usize>>,
     /// Tokens to validate on.
     pub validation: Vec<u32>,

@@ -13,7 +13,7 @@ use slm_qat::{Prepared, QatConfig, layer_states, prepare_planned, restore_layer_
 use crate::state::TrainingState;
 use crate::{Error, Result, TrainingConfig};
 
-/// How the layers of a model are fake-quantized.
+/// Fake quantization of the layers of a model.
 pub(crate) struct Quantization {
     pub(crate) prepared: Prepared,
 }
@@ -60,7 +60,7 @@ impl Quantization {
         Ok(restore_layer_states(model, |layer| layers.remove(layer).unwrap_or_default())?)
     }
 
-    /// What the checkpoint of the converted model says of its quantization.
+    /// Metadata of the converted model's checkpoint.
     pub(crate) fn metadata(
         &self,
         model: &Transformer,

@@ -22,7 +22,7 @@ use crate::{Error, Result, TrainingConfig};
 const OPTIMIZER_BYTES: f64 = 12.0;
 const FLOAT_BYTES: f64 = 4.0;
 
-/// How updated weights are quantized again. The `[finetune]` section of a training config; unknown keys are
+/// Rounding of updated weights. The `[finetune]` section of a training config; unknown keys are
 /// refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -32,7 +32,7 @@ pub struct FinetuneOptions {
     pub rounding: RoundingKind,
 }
 
-/// How updated weights become codes again.
+/// Rounding of updated weights back to codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RoundingKind {
@@ -50,7 +50,7 @@ pub enum RoundingKind {
 pub struct TuningMemory {
     /// Codes and scales.
     pub weights: f64,
-    /// What rounding left over.
+    /// Rounding residual.
     pub residual: f64,
     /// Two moments of AdamW and the gradient.
     pub optimizer: f64,
@@ -109,7 +109,7 @@ impl Tuning {
         })
     }
 
-    /// What rounding left over in every layer, as a safetensors file; none without error feedback.
+    /// Rounding residuals of every layer, as a safetensors file; none without error feedback.
     pub(crate) fn residual_bytes(model: &Transformer) -> Result<Option<Vec<u8>>> {
         let failed = |error: safetensors::SafeTensorError| Error::State { detail: error.to_string() };
         let mut tensors: BTreeMap<String, Vec<u8>> = BTreeMap::new();
@@ -148,12 +148,12 @@ impl Tuning {
         })
     }
 
-    /// Whether residuals are kept between steps.
+    /// Returns `true` if residuals are kept between steps.
     pub(crate) fn keeps_residual(&self) -> bool {
         self.rounding == Rounding::ErrorFeedback
     }
 
-    /// What training takes per quantized weight.
+    /// Memory that training takes per quantized weight.
     pub(crate) fn memory(model: &Transformer) -> TuningMemory {
         let (mut count, mut stored, mut kept) = (0, 0, 0);
         model.for_each_linear(&mut |_, linear| {
@@ -175,7 +175,7 @@ impl Tuning {
         }
     }
 
-    /// What a checkpoint of the model says of its quantization: what the first one said, with the weights of now.
+    /// Metadata of the model's checkpoint: those of the first one, with the current weights.
     pub(crate) fn metadata(
         &self,
         model: &Transformer,

@@ -1,4 +1,4 @@
-//! What a training run is told to do.
+//! Configuration of a training run.
 
 mod names;
 mod qat;
@@ -27,7 +27,7 @@ pub use read::{Setting, parse_toml, read_toml};
 pub struct TrainingConfig {
     /// Architecture. Its `vocab_size` is that of the tokenizer that is trained.
     pub model: ModelConfig,
-    /// Where the tokenizer comes from.
+    /// Source of the tokenizer.
     #[serde(default)]
     pub tokenizer: TokenizerConfig,
     /// Data, optimizer, schedule.
@@ -35,10 +35,10 @@ pub struct TrainingConfig {
     /// Quantization, off by default.
     #[serde(default)]
     pub quantization: QuantizationConfig,
-    /// How ranges come about where `quantization_mode` is "qat".
+    /// Choice of ranges where `quantization_mode` is "qat".
     #[serde(default)]
     pub qat: QatTrainingOptions,
-    /// How weights are quantized again where `enable_quantized_finetuning` is true.
+    /// Rounding of updated weights where `enable_quantized_finetuning` is true.
     #[serde(default)]
     pub finetune: FinetuneOptions,
 }
@@ -76,7 +76,7 @@ struct QuantizationFile {
     _finetune: Option<FinetuneOptions>,
 }
 
-/// Where the tokenizer comes from: a file, or training on the data.
+/// Source of the tokenizer: a file, or training on the data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenizerConfig {
@@ -94,7 +94,7 @@ impl Default for TokenizerConfig {
     }
 }
 
-/// How a model is trained: AdamW (Loshchilov and Hutter, 2019), warm-up, cosine.
+/// Options of the training: AdamW (Loshchilov and Hutter, 2019), warm-up, cosine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainingOptions {

@@ -7,7 +7,7 @@ use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 use toml::Value;
 use toml::map::IntoIter;
 
-/// What is wrong, and where.
+/// Problem with a value, and its place.
 #[derive(Debug)]
 pub(super) struct Problem {
     /// Keys from the outermost table inwards.
@@ -15,7 +15,7 @@ pub(super) struct Problem {
     pub(super) kind: Kind,
 }
 
-/// What is wrong.
+/// Kind of problem.
 #[derive(Debug)]
 pub(super) enum Kind {
     UnknownKey { key: String, known: &'static [&'static str] },
