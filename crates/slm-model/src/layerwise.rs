@@ -29,15 +29,15 @@ pub trait LayerwiseVisitor<E> {
     /// Whatever is to end the run.
     fn after_window(&mut self) -> Result<(), E>;
 
-    /// Whether [`after_layer`](Self::after_layer) may change weights. If so, every layer runs twice: before it, for the
-    /// hook, and after it, for what the next layer reads. Attention and MLP of a block are then layers of their own,
-    /// unless both read the same residual stream.
+    /// Returns `true` if [`after_layer`](Self::after_layer) may change weights. If so, every layer runs twice: before
+    /// it, for the hook, and after it, for what the next layer reads. Attention and MLP of a block are then layers of
+    /// their own, unless both read the same residual stream.
     fn changes_weights(&self) -> bool {
         false
     }
 
-    /// Whether the hook is to see, next to what a layer reads behind changed layers, what it reads in the model as it was.
-    /// Only of use where weights change. Streams of both models are then in memory.
+    /// Returns `true` if the hook is to see, next to what a layer reads behind changed layers, what it reads in the
+    /// model as it was. Only of use where weights change. Streams of both models are then in memory.
     fn follows_original(&self) -> bool {
         false
     }
@@ -121,8 +121,8 @@ pub fn forward_layerwise<E: From<Error>>(
     }
 }
 
-/// How often [`forward_layerwise`] calls [`LayerwiseVisitor::after_window`]. The head runs once even if its weight is
-/// changed.
+/// Number of calls of [`LayerwiseVisitor::after_window`] by [`forward_layerwise`]. The head runs once even if its
+/// weight is changed.
 pub fn layerwise_steps(
     config: &ModelConfig,
     windows: usize,
@@ -132,7 +132,7 @@ pub fn layerwise_steps(
     windows * (config.num_layers * (1 + usize::from(changes_weights)) + usize::from(with_head))
 }
 
-/// What a run needs, whatever computes it.
+/// State of a run, whatever computes it.
 struct LayerwiseRun<'a> {
     config: &'a ModelConfig,
     loader: Loader<'a>,

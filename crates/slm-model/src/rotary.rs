@@ -26,7 +26,7 @@ impl Rotaries {
         rotaries
     }
 
-    /// Which of them a layer uses.
+    /// Index of the embedding that a layer uses.
     pub(crate) fn index(&self, config: Option<&RotaryConfig>) -> Option<usize> {
         let config = config?;
         self.0.iter().position(|(known, _)| known == config)
@@ -66,7 +66,7 @@ struct Rotary {
     frequencies: Vec<f32>,
     /// The frequencies of sequences of more positions than this, where they are others.
     long: Option<(usize, Vec<f32>)>,
-    /// How frequencies change with the length of a sequence, where they do.
+    /// Change of the frequencies with the length of a sequence, if there is any.
     dynamic: Option<DynamicBase>,
     /// Factor of sines and cosines.
     scale: f32,

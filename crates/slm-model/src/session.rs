@@ -9,7 +9,7 @@ use crate::eval::read_f32;
 use crate::kv_cache::KvCache;
 use crate::transformer::Transformer;
 
-/// How passes over one sequence are computed.
+/// Path by which passes over one sequence are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InferencePath {
@@ -36,7 +36,7 @@ pub(crate) struct InferenceSession<'a> {
     ids: Vec<u32>,
 }
 
-/// What is kept of the positions already processed.
+/// State kept of the positions already processed.
 enum State<'a> {
     Cpu(Box<CpuEngine<'a>>),
     Burn(KvCache),
@@ -123,7 +123,7 @@ impl<'a> InferenceSession<'a> {
         }
     }
 
-    /// What passes spent their time on since this was last asked, where that is known.
+    /// Times of the passes since this was last asked, if they are known.
     pub(crate) fn take_times(&mut self) -> Option<PassTimes> {
         match &mut self.state {
             State::Cpu(engine) => {

@@ -137,7 +137,7 @@ impl Transformer {
         self.norm.device()
     }
 
-    /// How passes over one sequence are computed here.
+    /// Path by which passes over one sequence are computed here.
     pub fn inference_path(&self) -> InferencePath {
         if CpuEngine::supports(self) { InferencePath::Cpu } else { InferencePath::Burn }
     }
@@ -204,17 +204,17 @@ impl Transformer {
         KvCache::new(self.config.num_layers, shape, &self.device())
     }
 
-    /// Whether the head is the transposed float embedding, and so no layer of its own.
+    /// Returns `true` if the head is the transposed float embedding, and so no layer of its own.
     pub fn head_is_tied(&self) -> bool {
         self.lm_head.is_none()
     }
 
-    /// Whether the rows of the embedding are those of the head's layer: one table, held once.
+    /// Returns `true` if the rows of the embedding are those of the head's layer: one table, held once.
     pub fn shares_table_with_head(&self) -> bool {
         self.embed_tokens.is_none() && self.packed_embedding.is_none()
     }
 
-    /// Whether tokens are looked up in a quantized table, the head's or one of its own.
+    /// Returns `true` if tokens are looked up in a quantized table, the head's or one of its own.
     pub fn embedding_is_quantized(&self) -> bool {
         matches!(self.token_table(), TokenTable::Packed(_))
     }

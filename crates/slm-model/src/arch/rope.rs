@@ -45,14 +45,14 @@ pub(super) struct Rope {
     pub(super) long_names: &'static [&'static str],
 }
 
-/// Where the parameters of one rotary embedding are.
+/// Place of the parameters of one rotary embedding.
 struct Place<'a, 'b> {
     fields: &'b Fields<'a>,
     /// The object, if there is one.
     object: Option<Fields<'b>>,
-    /// What holds unless the object says otherwise.
+    /// Base that holds unless the object says otherwise.
     theta: Option<f64>,
-    /// What holds whatever the object says.
+    /// Number of positions that holds whatever the object says.
     original_positions: Option<usize>,
 }
 

@@ -31,9 +31,9 @@ pub(crate) trait Compute {
     type Stream;
     /// An activation beside the stream.
     type Value;
-    /// What the head gives.
+    /// Output of the head.
     type Logits;
-    /// What can go wrong.
+    /// Error of the computation.
     type Error;
 
     /// Prepares a linear layer. `name` is for errors.

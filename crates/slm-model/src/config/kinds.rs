@@ -28,12 +28,12 @@ pub enum NormPlacement {
 }
 
 impl NormPlacement {
-    /// Whether the input of attention and MLP is normalized.
+    /// Returns `true` if the input of attention and MLP is normalized.
     pub fn on_input(self) -> bool {
         self != Self::Post
     }
 
-    /// Whether the output of attention and MLP is normalized.
+    /// Returns `true` if the output of attention and MLP is normalized.
     pub fn on_output(self) -> bool {
         self != Self::Pre
     }
@@ -129,7 +129,7 @@ impl MlpKind {
         }
     }
 
-    /// Whether there is a `gate_proj`, whose activated output multiplies that of `up_proj`.
+    /// Returns `true` if there is a `gate_proj`, whose activated output multiplies that of `up_proj`.
     pub fn is_gated(self) -> bool {
         matches!(self, Self::SwiGlu | Self::GeGlu | Self::GeGluTanh)
     }
