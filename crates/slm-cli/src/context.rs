@@ -1,4 +1,4 @@
-//! What every command gets: device, output and progress as the user asked for them.
+//! Context of every command: device, output and progress as the user asked for them.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ pub(crate) struct Context {
     pub(crate) output: Output,
     pub(crate) progress: Progress,
     pub(crate) interrupt: Interrupt,
-    /// How checkpoints are opened.
+    /// Options of opening checkpoints.
     pub(crate) open_options: OpenOptions,
 }
 

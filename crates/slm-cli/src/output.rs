@@ -14,7 +14,7 @@ pub(crate) struct Output {
     quiet: bool,
     /// Columns of the terminal; none where there is no terminal.
     width: Option<usize>,
-    /// Whether the one object for machines was printed.
+    /// True once the one object for machines was printed.
     done: AtomicBool,
 }
 

@@ -22,7 +22,7 @@ pub(crate) struct TableArgs {
 
 /// A row of a ranking.
 pub(crate) struct Row {
-    /// How bad it is: the largest is shown first.
+    /// Badness of the row: the largest is shown first.
     pub(crate) badness: f64,
     pub(crate) cells: Vec<String>,
 }
@@ -58,7 +58,7 @@ impl TableArgs {
         self.table(ranking.header, ranking.rows.into_iter().map(|row| row.cells), output)
     }
 
-    /// Whether lines may be wider than the terminal.
+    /// Returns `true` if lines may be wider than the terminal.
     pub(crate) fn wide(self) -> bool {
         self.wide
     }

@@ -32,7 +32,7 @@ fn columns(size: Option<(terminal_size::Width, terminal_size::Height)>) -> Optio
     size.map(|(width, _)| usize::from(width.0)).filter(|&width| width > 0)
 }
 
-/// Whether messages may have colours: on a terminal, and unless `NO_COLOR` is set to anything.
+/// Returns `true` if messages may have colours: on a terminal, and unless `NO_COLOR` is set to anything.
 pub(crate) fn colours() -> bool {
     let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     wanted && io::stderr().is_terminal()

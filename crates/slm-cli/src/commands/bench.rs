@@ -44,7 +44,7 @@ pub(crate) struct BenchArgs {
     /// Width of the weights: 32 (float), 8 or 4
     #[arg(long, default_value_t = 8)]
     bits: u8,
-    /// What is done with activations: dynamic or weight-only
+    /// Quantization of activations: dynamic or weight-only
     #[arg(long = "type", value_name = "TYPE", default_value_t = QuantizationType::Dynamic)]
     quantization_type: QuantizationType,
     /// Weights that share a scale: tensor, channel or group:N

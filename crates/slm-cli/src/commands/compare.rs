@@ -262,7 +262,7 @@ fn say(result: &CompareResult, args: &CompareArgs, context: &Context) -> Result<
     Ok(())
 }
 
-/// How the error grows with the depth, in words; none for a model of less than two blocks.
+/// Growth of the error with the depth, in words; `None` for a model of less than two blocks.
 fn depth(layers: &[LayerResult]) -> Option<String> {
     let mut blocks: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     for layer in layers.iter().filter(|layer| layer.sqnr_db.is_finite()) {

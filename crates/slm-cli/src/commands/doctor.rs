@@ -52,7 +52,7 @@ struct DoctorResult {
     peak_ops_per_second: Option<f64>,
     /// Environment variables that are set.
     variables: Vec<(&'static str, String)>,
-    /// Whether the model that ships is found from here.
+    /// True if the model that ships is found from here.
     shipped_model: bool,
     advice: Vec<String>,
 }

@@ -86,7 +86,7 @@ struct EvalResult {
     tokens: usize,
     windows: usize,
     window: usize,
-    /// Whether each window began with the beginning-of-sequence token.
+    /// True if each window began with the beginning-of-sequence token.
     bos: bool,
     /// None where windows do not overlap.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -26,7 +26,7 @@ use crate::table::{TableArgs, bytes};
 /// whether TensorRT's rules for quantized models hold. --profile ort-genai writes ONNX Runtime's own operators MatMulNBits
 /// and GroupQueryAttention instead, with the settings that onnxruntime-genai loads.
 ///
-/// What a format cannot hold is written as floats, and the report says why. --strict refuses all of that.
+/// Values that a format cannot hold are written as floats, and the report says why. --strict refuses all of that.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct ExportArgs {

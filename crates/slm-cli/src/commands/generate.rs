@@ -53,7 +53,7 @@ struct GenerateResult {
     text: String,
     prompt_ids: Vec<u32>,
     ids: Vec<u32>,
-    /// Why it ended: `max_new_tokens`, `context_full`, `end_of_text`, `stop_text` or `interrupted`.
+    /// Reason for the end: `max_new_tokens`, `context_full`, `end_of_text`, `stop_text` or `interrupted`.
     stop: &'static str,
     /// The end-of-text token or the stop text that ended it.
     stopped_by: Option<String>,

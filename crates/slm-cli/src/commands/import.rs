@@ -64,7 +64,7 @@ struct ImportResult {
     has_tokenizer: bool,
     unrecognized_fields: Vec<String>,
     warnings: Vec<String>,
-    /// What was done with the tensors of each type.
+    /// Summary of the conversion of the tensors of each type.
     tensors: Vec<String>,
     quantized_layers: usize,
 }
@@ -118,7 +118,7 @@ pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
     context.output.result(&result)
 }
 
-/// Whether the source is a GGUF file: by its name, or by its first bytes.
+/// Returns `true` if the source is a GGUF file: by its name, or by its first bytes.
 fn is_gguf(args: &ImportArgs) -> bool {
     let named = args.source.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
     let mut magic = [0; 4];
@@ -142,7 +142,7 @@ fn import(args: &ImportArgs, is_llama2c: bool) -> Result<ImportReport> {
     Ok(report)
 }
 
-/// Whether --type asks for inputs that are quantized as they come.
+/// Returns `true` if --type asks for inputs that are quantized as they come.
 fn is_dynamic(args: &ImportArgs) -> Result<bool> {
     match args.quantization_type.unwrap_or(QuantizationType::WeightOnly) {
         QuantizationType::WeightOnly => Ok(false),

@@ -46,7 +46,7 @@ pub(crate) struct PlanArgs {
     choices: Vec<LayerScheme>,
     #[command(flatten)]
     scheme: SchemeArgs,
-    /// What has a scheme of its own: all layers of one kind, such as down_proj, or each layer
+    /// Layers that share a scheme: all of one kind, such as down_proj, or each on its own
     #[arg(long, value_enum, default_value_t = Unit::Kind)]
     by: Unit,
     #[command(flatten)]
@@ -193,7 +193,7 @@ pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
     })
 }
 
-/// Whether `layer` is in a unit that stays float. Rules and units are in the same order.
+/// Returns `true` if `layer` is in a unit that stays float. Rules and units are in the same order.
 fn is_float(rules: &[LayerRule], units: &[(String, Vec<PlannedLayer>)], layer: &str) -> bool {
     let of_layer =
         units.iter().zip(rules).find(|((_, layers), _)| layers.iter().any(|other| other.name == layer));

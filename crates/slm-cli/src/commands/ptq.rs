@@ -225,7 +225,7 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     context.output.result(&result)
 }
 
-/// How the device computes each layer, by name.
+/// Arithmetic by which the device computes each layer, by name.
 fn executions(model: &Transformer) -> Vec<(String, String)> {
     let device = model.device();
     let mut executions = Vec::new();

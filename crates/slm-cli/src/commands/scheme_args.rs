@@ -7,7 +7,7 @@ use slm_train::QuantizationConfig;
 
 use crate::error::Result;
 
-/// What is not given is as the config says, and without one as the help says.
+/// Scheme options. One that is not given is as the config says, and without one as the help says.
 #[derive(Debug, Args)]
 pub(super) struct SchemeArgs {
     /// Width of the weights: 8 or 4 [default: 8, or as the config says]

@@ -40,7 +40,7 @@ pub(crate) struct SensitivityArgs {
     data: PathBuf,
     #[command(flatten)]
     scheme: SchemeArgs,
-    /// What is quantized at a time: all layers of one kind, such as down_proj, or one layer
+    /// Layers quantized at a time: all of one kind, such as down_proj, or one
     #[arg(long, value_enum, default_value_t = Unit::Kind)]
     by: Unit,
     #[command(flatten)]

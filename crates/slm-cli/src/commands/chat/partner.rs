@@ -35,7 +35,7 @@ pub(super) struct Answer {
     stop: &'static str,
     /// Tokens of the conversation before the answer.
     prompt_tokens: usize,
-    /// How many of them were kept from the turn before, and not computed again.
+    /// Number of them that were kept from the turn before, and not computed again.
     prompt_tokens_kept: usize,
     /// Tokens of the answer.
     tokens: usize,
@@ -46,7 +46,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Why the answer is not whole, if it is not.
+    /// Remark about an answer that is not whole; `None` for one that is.
     pub(super) fn remark(&self) -> Option<String> {
         match self.stop {
             "end_of_turn" => None,

@@ -19,9 +19,9 @@ const BAR: f64 = 40.0;
 struct LayerView<'a> {
     name: &'a str,
     shape: [usize; 2],
-    /// How the weights are stored.
+    /// Storage of the weights.
     form: String,
-    /// How the input is treated.
+    /// Treatment of the input.
     activation: Option<String>,
     /// All of them, by row, then group.
     qparams: Vec<QParams>,

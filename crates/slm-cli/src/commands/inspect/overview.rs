@@ -23,13 +23,13 @@ pub(super) struct CheckpointView<'a> {
     pub(super) model: &'a ModelConfig,
     pub(super) parameters: u64,
     pub(super) quantized: bool,
-    /// How inputs of quantized layers are treated.
+    /// Treatment of the inputs of quantized layers.
     pub(super) input_quantization: Option<String>,
-    /// How far an interrupted training run has come.
+    /// Progress of an interrupted training run.
     pub(super) unfinished: Option<Unfinished>,
     pub(super) has_tokenizer: bool,
     pub(super) has_chat_template: bool,
-    /// Where the weights come from.
+    /// Origin of the weights.
     pub(super) lineage: Option<&'a serde_json::Value>,
     pub(super) tensors: Vec<TensorView>,
     pub(super) weight_bytes: u64,
@@ -50,7 +50,7 @@ impl From<RunProgress> for Unfinished {
     }
 }
 
-/// How the inputs of quantized layers are treated, in words.
+/// Treatment of the inputs of quantized layers, in words.
 fn inputs(metadata: &QuantizationMetadata) -> String {
     match (metadata.quantization_type, &metadata.activation_observer, metadata.activation_granularity) {
         (QuantizationType::WeightOnly, ..) => "weight-only, float activations".to_owned(),

@@ -34,7 +34,7 @@ pub(super) struct Quality {
     /// Half the width of the interval that holds the rise with 95 % confidence: 1.96 standard errors of the mean over
     /// windows of the difference in loss. None for one window.
     margin: Option<f64>,
-    /// Whether the text is too short to tell how good the model is.
+    /// True if the text is too short to tell how good the model is.
     too_short: bool,
     /// The verdict in words.
     pub(super) verdict: String,

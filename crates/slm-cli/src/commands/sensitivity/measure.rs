@@ -1,4 +1,4 @@
-//! What quantizing some layers alone does to the predictions of a model.
+//! Effect of quantizing single layers on the predictions of a model.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -53,7 +53,7 @@ pub(in crate::commands) fn sensitivity_config(scheme: &SchemeArgs) -> Result<Ptq
     Ok(config.ptq())
 }
 
-/// What is quantized at a time, by name.
+/// Groups of layers that are quantized at a time, by name.
 pub(in crate::commands) fn units(plan: &Plan, by: Unit) -> Vec<(String, Vec<PlannedLayer>)> {
     let mut units: BTreeMap<String, Vec<PlannedLayer>> = BTreeMap::new();
     for layer in &plan.layers {
