@@ -63,7 +63,7 @@ impl FineTune {
     }
 }
 
-/// Whether a float parameter is without autodiff.
+/// Visitor that finds out whether a float parameter is without autodiff.
 struct HasPlain(bool);
 
 impl ModuleVisitor for HasPlain {
