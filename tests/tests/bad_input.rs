@@ -8,7 +8,7 @@ use slm_tests::{HuggingFace, Sandbox, model, quantized, text};
 /// A quantization of the model that is there, less the option under test.
 const PTQ: &str = "ptq --checkpoint model --calibration text.txt --out new";
 
-/// How to change a Hugging Face model, and what the message about it must hold.
+/// Change of a Hugging Face model, and the texts that the message about it must hold.
 type Change = (fn(&mut HuggingFace), &'static [&'static str]);
 
 /// A float model, its quantized form and a text.

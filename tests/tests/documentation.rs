@@ -129,7 +129,7 @@ fn pages_run_as_printed() {
 /// Largest relative difference of a figure from the printed one: floats may be summed in another order on another processor.
 const TOLERANCE: f64 = 0.02;
 
-/// Whether two outputs say the same, in numbers that are nearly the same.
+/// Returns `true` if two outputs say the same, in numbers that are nearly the same.
 fn agree(a: &str, b: &str) -> bool {
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let number = |word: &str| word.trim_matches(|c: char| "(),%+".contains(c)).parse::<f64>().ok();
