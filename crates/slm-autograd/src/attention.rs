@@ -112,7 +112,7 @@ impl Plan {
     }
 }
 
-/// The output, and what the backward pass needs beside it.
+/// The output, and what else the backward pass needs.
 pub(crate) fn forward<B: HostBackend>(
     inputs: [&FloatTensor<B>; 3],
     options: AttentionOptions,

@@ -173,8 +173,8 @@ pub fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::cross_entropy(logits.into_dispatch(), Arc::from(targets)))
 }
 
-/// Mean over all rows of the Kullback-Leibler divergence of `softmax(logits)` from `softmax(teacher)`, in nats. NaN if any
-/// logit is. Gradients go to `logits` alone; the logits of the teacher are not kept for them.
+/// Mean over all rows of the Kullback-Leibler divergence of `softmax(logits)` from `softmax(teacher)`, in nats. NaN if
+/// any logit is. Gradients go to `logits` only; the logits of the teacher are not kept for them.
 ///
 /// # Shapes
 /// - `logits`, `teacher`: `[rows, classes]`

@@ -2,7 +2,7 @@
 
 /// The output `$y` of an operation on a backend with gradients, with `$step` (a
 /// [`Backward`](burn::backend::autodiff::ops::Backward)) recorded as its backward pass over `$nodes`, by the
-/// checkpointing strategy `$strategy`. `$state`, what that pass needs, is made where gradients are wanted alone.
+/// checkpointing strategy `$strategy`. `$state`, what that pass needs, is made only where gradients are wanted.
 #[macro_export]
 macro_rules! record {
     ($strategy:ty, $step:expr, $nodes:expr, $y:expr, $state:expr) => {

@@ -180,8 +180,8 @@ impl Checkpoint {
         self.tokenizer_json.as_deref()
     }
 
-    /// Names of files that it holds beside those that every checkpoint may have, such as the state of a training
-    /// that is not finished, as its manifest lists them. They are known when the checkpoint was verified.
+    /// Names of files that it holds in addition to those that every checkpoint may have, such as the state of a
+    /// training that is not finished, as its manifest lists them. They are known when the checkpoint was verified.
     pub fn extra_files(&self) -> Vec<&str> {
         let names = self.manifest.iter().flat_map(|manifest| manifest.files.keys());
         names.map(String::as_str).filter(|name| !versions::FILES.contains(name)).collect()

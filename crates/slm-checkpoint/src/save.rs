@@ -38,7 +38,7 @@ pub struct SaveRequest<'a> {
 
 /// Writes `model` as a checkpoint into `dir`, one tensor at a time.
 ///
-/// The directory appears complete or not at all: files are written to a directory beside it and read back
+/// The directory appears complete or not at all: files are written to a directory next to it and read back
 /// before it is renamed. An existing `dir` is refused unless `overwrite`; then it is replaced, if it is empty
 /// or a checkpoint with no other files in it.
 ///

@@ -76,8 +76,8 @@ impl Context {
         opened(Checkpoint::open_with(dir, &self.open_options)?)
     }
 
-    /// As [`Context::open_checkpoint`], for commands that load the model of it next and read nothing else: the weights
-    /// are verified while they are read.
+    /// Like [`Context::open_checkpoint`], for commands that load the model of it next and read nothing else: the
+    /// weights are verified while they are read.
     pub(crate) fn open_to_load(&self, dir: &Path) -> Result<Checkpoint> {
         opened(Checkpoint::open_to_load(dir, &self.open_options)?)
     }

@@ -2,7 +2,7 @@
 
 /// A term and its explanation.
 pub(crate) struct Term {
-    /// As a heading.
+    /// The term as a heading.
     pub(crate) name: &'static str,
     /// Other names, in lower case.
     pub(crate) aliases: &'static [&'static str],

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use textwrap::{Options, WordSeparator, WordSplitter};
 
-/// Columns of a label at the start of a line, up to which lines that go on are indented.
+/// Columns of a label at the start of a line, up to which continuation lines are indented.
 const WIDEST_LABEL: usize = 24;
 
 /// Beginning of a line of clap's.
@@ -38,8 +38,9 @@ pub(crate) fn colours() -> bool {
     wanted && io::stderr().is_terminal()
 }
 
-/// Breaks the lines of `text` that are wider than `width` at spaces, and indents what follows below the text of the line: behind
-/// its leading spaces, a bullet, or a label with two spaces after it. A word that is wider alone, such as a path, stays whole.
+/// Breaks the lines of `text` that are wider than `width` at spaces, and indents what follows below the text of the
+/// line: behind its leading spaces, a bullet, or a label with two spaces after it. A word that is wider alone, such as
+/// a path, stays whole.
 pub(crate) fn wrapped(text: &str, width: Option<usize>) -> String {
     let Some(width) = width else { return text.to_owned() };
     let wrap = |line: &str| {

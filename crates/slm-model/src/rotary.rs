@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 pub(crate) struct Rotaries(Vec<(RotaryConfig, Rotary)>);
 
 impl Rotaries {
-    /// Those of `layers`, whose heads are `head_dim` wide.
+    /// Creates the embeddings of `layers`, whose heads are `head_dim` wide.
     pub(crate) fn new<'a>(layers: impl IntoIterator<Item = &'a LayerSpec>, head_dim: usize) -> Self {
         let mut rotaries = Self::default();
         for config in layers.into_iter().filter_map(|layer| layer.rotary.as_ref()) {
@@ -74,7 +74,8 @@ struct Rotary {
 
 /// Frequencies of a rotary embedding, for programs that compute it from a description.
 ///
-/// The angle of pair `i` at position `p` is `p * frequencies[i]`, a product of two f32; pair `i` of a head is its values
+/// The angle of pair `i` at position `p` is `p * frequencies[i]`, a product of two f32; pair `i` of a head is its
+/// values
 /// `i` and `i + frequencies.len()`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RotaryFrequencies {

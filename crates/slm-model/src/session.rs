@@ -13,9 +13,9 @@ use crate::transformer::Transformer;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InferencePath {
-    /// By a [`CpuEngine`], on slices of host memory. Written `cpu`.
+    /// A [`CpuEngine`], on slices of host memory. Written `cpu`.
     Cpu,
-    /// By Burn's tensor operations on the device. Written `burn`.
+    /// Burn's tensor operations on the device. Written `burn`.
     Burn,
 }
 
@@ -84,8 +84,8 @@ impl<'a> InferenceSession<'a> {
         }
     }
 
-    /// Makes the sequence `ids`, keeping the positions that the one held so far begins with: the number of those, and the
-    /// logits of the last.
+    /// Makes the sequence `ids`, keeping the positions that the one held so far begins with: the number of those, and
+    /// the logits of the last.
     pub(crate) fn forward_rest(&mut self, ids: &[u32]) -> Result<(usize, Cow<'_, [f32]>)> {
         let held = self.ids.len();
         let common = self.ids.iter().zip(ids).take_while(|(held, new)| held == new).count();

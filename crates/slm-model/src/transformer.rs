@@ -42,7 +42,7 @@ use crate::visit::TensorVisitor;
 pub struct Transformer {
     /// The float embedding; none where its table is quantized.
     embed_tokens: Option<Param<Tensor<2>>>,
-    /// A quantized table of the embedding alone. Without either, the table is the head's.
+    /// A quantized table of the embedding only. Without either, the table is the head's.
     packed_embedding: Option<PackedWeight>,
     embed_positions: Option<Param<Tensor<2>>>,
     layers: Vec<Block>,
@@ -188,7 +188,7 @@ impl Transformer {
         self.run(ids, Some(cache), false)
     }
 
-    /// As [`forward_cached`](Self::forward_cached), with the head applied to the last position only.
+    /// Like [`forward_cached`](Self::forward_cached), with the head applied to the last position only.
     ///
     /// # Shapes
     /// - `ids`: `[batch, len]`
@@ -219,7 +219,7 @@ impl Transformer {
         matches!(self.token_table(), TokenTable::Packed(_))
     }
 
-    /// The quantized table of the embedding alone, under the path [`TOKEN_TABLE`](crate::TOKEN_TABLE).
+    /// The quantized table of the embedding only, under the path [`TOKEN_TABLE`](crate::TOKEN_TABLE).
     pub fn packed_embedding(&self) -> Option<&PackedWeight> {
         self.packed_embedding.as_ref()
     }

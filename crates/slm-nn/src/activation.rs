@@ -20,7 +20,7 @@ const PARALLEL_VALUES: usize = 1 << 16;
 /// Treatment of the input of a fake-quantized layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum FakeQuantizedInput {
-    /// As a packed layer with these settings.
+    /// The treatment of a packed layer with these settings.
     Fixed(ActivationQuant),
     /// Static: with one scale and zero point, whose range follows the training batches as a moving average, as
     /// PyTorch's default observer in quantization-aware training.

@@ -28,11 +28,11 @@ pub struct CpuLinear<'a> {
 /// Path by which a layer is computed. Those that are computed alike may run side by side.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Route {
-    /// By a kernel of `slm-kernels`, on quantized weights.
+    /// A kernel of `slm-kernels`, on quantized weights.
     Packed(ActivationQuant),
-    /// By one on float weights.
+    /// A kernel on float weights.
     Float,
-    /// By tensor operations, which hooks see.
+    /// Tensor operations, which hooks see.
     Tensors,
 }
 
@@ -140,9 +140,10 @@ impl Default for CpuScratch {
 
 /// Applies several layers to one input.
 ///
-/// Packed and float layers run on the kernels of `slm-kernels`; those that quantize their input alike share the quantized
-/// input and run in one parallel region. Other layers, and packed ones with a hook, run as tensor operations. As with
-/// tensors, an input that is not finite makes a packed layer's whole output NaN, and is [reported](crate::report_errors).
+/// Packed and float layers run on the kernels of `slm-kernels`; those that quantize their input alike share the
+/// quantized input and run in one parallel region. Other layers, and packed ones with a hook, run as tensor operations.
+/// As with tensors, an input that is not finite makes a packed layer's whole output NaN, and is
+/// [reported](crate::report_errors).
 ///
 /// # Shapes
 /// - `x`: `[rows, in_features]`

@@ -66,7 +66,7 @@ impl FakeQuantizedWeight {
         Ok(prepared)
     }
 
-    /// As [`FakeQuantizedWeight::new`], with scales that are trained along with the weights (LSQ, Esser and
+    /// Like [`FakeQuantizedWeight::new`], with scales that are trained along with the weights (LSQ, Esser and
     /// others, 2020, arXiv:1902.08153). They start at what `observer` chooses.
     ///
     /// # Errors
@@ -173,7 +173,7 @@ impl FakeQuantizedWeight {
         self.input.bounds()
     }
 
-    /// The present weights, quantized: what conversion stores.
+    /// The current weights, quantized as conversion stores them.
     ///
     /// # Errors
     /// [`Error::Core`] when the weights are not finite.
@@ -188,7 +188,7 @@ impl FakeQuantizedWeight {
         Ok(ranges::quantized(&values, rows, cols, scheme, &params)?)
     }
 
-    /// The weights as the layer computes with them at the present stage.
+    /// The weights as the layer computes with them at the current stage.
     pub fn rounded_weight(&self) -> Tensor<2> {
         let weight = self.weight.val();
         let observing = self.ranges.stage().get() == QatStage::Observe;

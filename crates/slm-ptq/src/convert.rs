@@ -38,15 +38,14 @@ pub struct LayerReport {
 
 /// Converts the planned layers of `model` in place, in forward order, and calls `on_layer` after each.
 ///
-/// A layer's float weight is dropped before the next layer is read: beside the model itself, no more than
+/// A layer's float weight is dropped before the next layer is read: apart from the model itself, no more than
 /// one layer is held. The kernel is the one that [`KernelKind::selected`] gives.
 ///
 /// # Errors
 /// [`Error::Layer`] for weights that are not finite or a scale that its type does not hold,
-/// [`Error::NotCalibrated`] where static activations have no parameters, [`Error::UnknownLayer`] for a planned layer that
-/// the model does not have, [`Error::Setting`] for [`RoundingMethod::Tune`](crate::RoundingMethod::Tune), which needs the blocks of a
-/// checkpoint. The layers before the one that
-/// failed are converted already.
+/// [`Error::NotCalibrated`] where static activations have no parameters, [`Error::UnknownLayer`] for a planned layer
+/// that the model does not have, [`Error::Setting`] for [`RoundingMethod::Tune`](crate::RoundingMethod::Tune), which
+/// needs the blocks of a checkpoint. The layers before the one that failed are converted already.
 pub fn convert<M: NamedLinears + ?Sized>(
     model: &mut M,
     plan: &Plan,

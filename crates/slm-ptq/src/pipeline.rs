@@ -193,8 +193,8 @@ impl<'a> CheckpointQuantizer<'a> {
         tied && !self.transforms.model().tie_word_embeddings && !self.plan.quantizes(LM_HEAD)
     }
 
-    /// Bytes of the tensors that [`write`](Self::write) stores beside the weights of planned layers: the embedding
-    /// unless it is quantized, norms, biases, and layers that stay float.
+    /// Bytes of the tensors that [`write`](Self::write) stores in addition to the weights of planned layers: the
+    /// embedding unless it is quantized, norms, biases, and layers that stay float.
     ///
     /// # Errors
     /// [`Error::Model`] for an embedding that cannot be read.
@@ -227,7 +227,8 @@ impl<'a> CheckpointQuantizer<'a> {
     /// it, while [`write`](Self::write) quantizes them and reports the progress.
     ///
     /// # Errors
-    /// [`Error::EmptyWindow`], those of [`calibrate_with`](crate::calibrate_with) and [`forward_layerwise`], and whatever
+    /// [`Error::EmptyWindow`], those of [`calibrate_with`](crate::calibrate_with) and [`forward_layerwise`], and
+    /// whatever
     /// `progress` returns.
     pub fn calibrate<E: From<Error>>(
         &mut self,
@@ -349,7 +350,8 @@ impl<'a> CheckpointQuantizer<'a> {
     /// Reads, quantizes and writes one tensor after the other into a new checkpoint at `out`.
     ///
     /// No more is in memory than the largest tensor, float and quantized; where layers are observed while they are
-    /// quantized, also one block and the hidden states of the calibration text. An existing checkpoint is replaced only with
+    /// quantized, also one block and the hidden states of the calibration text. An existing checkpoint is replaced only
+    /// with
     /// `overwrite`.
     ///
     /// # Errors

@@ -24,8 +24,8 @@ pub enum QuantizationMode {
     Qat,
 }
 
-/// Quantization settings, the `[quantization]` section of a config file. Everything is off until `quantization_mode` says
-/// otherwise; unknown keys are refused.
+/// Quantization settings, the `[quantization]` section of a config file. Everything is off until `quantization_mode`
+/// says otherwise; unknown keys are refused.
 ///
 /// ```
 /// use slm_ptq::QuantizationConfig;
@@ -39,7 +39,7 @@ pub enum QuantizationMode {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QuantizationConfig {
-    /// When. Default: never.
+    /// Moment of quantization. Default: never.
     pub quantization_mode: QuantizationMode,
     /// Width of a weight, 8 or 4. Default: 8. Activations have 8 bits in either.
     pub quantization_bits: Bits,

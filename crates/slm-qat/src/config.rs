@@ -21,10 +21,10 @@ pub struct QatConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScaleMode {
-    /// From the weights of each step, by the observer.
+    /// Scales are observed: chosen from the weights of each step.
     #[default]
     Observed,
-    /// They are parameters and are trained (LSQ, Esser and others, 2020, arXiv:1902.08153). The observer chooses
+    /// Scales are parameters and are trained (LSQ, Esser and others, 2020, arXiv:1902.08153). The observer chooses
     /// what they start with.
     Learned,
 }

@@ -181,7 +181,7 @@ impl Drop for Allocation {
 struct FreeList {
     /// Start and end of the runs of free bytes, in order, with something between each and the next.
     runs: Vec<(usize, usize)>,
-    /// From here on no array has ever been.
+    /// Offset from which on no array has ever been.
     fresh: usize,
 }
 

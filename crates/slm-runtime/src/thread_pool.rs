@@ -49,7 +49,7 @@ pub(crate) struct ThreadPool {
 
 /// A thread of the pool, as the caller of a region sees it.
 struct Worker {
-    /// None once it has been joined.
+    /// `None` once it has been joined.
     handle: Option<JoinHandle<()>>,
     /// True if it sleeps or is about to.
     sleeps: Arc<AtomicBool>,
@@ -232,7 +232,7 @@ impl Shared {
     }
 }
 
-/// Passes the time of a few tasks.
+/// Spins for about the time of a few tasks.
 fn nap() {
     #[cfg(not(loom))]
     thread::sleep(NAP);

@@ -19,7 +19,7 @@ pub(crate) struct Job {
     pub(crate) stop_ids: Arc<[u32]>,
     /// True if the answer continues the prompt's last word or line.
     pub(crate) continues_prompt: bool,
-    /// When the request has had its time.
+    /// Instant at which the request has used up its time.
     pub(crate) deadline: Instant,
     /// Receiver of the answer. Closed when the client has gone.
     pub(crate) events: UnboundedSender<Event>,
@@ -41,7 +41,7 @@ pub(crate) enum Event {
 pub(crate) enum FinishReason {
     /// The model ended it, or a stop text came.
     Stop,
-    /// It has as many tokens as it may have.
+    /// The answer has reached its maximum number of tokens.
     Length,
 }
 

@@ -67,11 +67,11 @@ pub enum Error {
     Checksum {
         /// The file.
         path: PathBuf,
-        /// `"size"`, `"SHA-256"`, or that of which bytes.
+        /// `"size"`, `"SHA-256"`, or the checksum of which bytes.
         what: String,
-        /// From the manifest.
+        /// Value in the manifest.
         expected: String,
-        /// From the file.
+        /// Value in the file.
         found: String,
     },
     /// A source that changed while it was read.
@@ -146,9 +146,9 @@ pub enum Error {
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// From the configuration.
+        /// Value in the configuration.
         expected: Vec<usize>,
-        /// From the file.
+        /// Value in the file.
         found: Vec<usize>,
     },
     /// A tensor of another element type than is needed.
@@ -200,9 +200,9 @@ pub enum Error {
         layer: String,
         /// Field of the layer.
         field: &'static str,
-        /// From the tensors.
+        /// Value in the tensors.
         expected: String,
-        /// From the metadata.
+        /// Value in the metadata.
         found: String,
     },
     /// The output is there already.

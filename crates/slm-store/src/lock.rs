@@ -17,7 +17,7 @@ const RANDOM_CHARACTERS: usize = 6;
 
 /// The right of this process to write an output.
 ///
-/// It is a lock of the operating system on a file beside the output, called `.NAME.lock`: it ends with the
+/// It is a lock of the operating system on a file next to the output, called `.NAME.lock`: it ends with the
 /// process, however that ends. Whoever takes it removes what writers of this output that were killed have left
 /// behind, so that only one owner of the lock may be writing. Within the process it is shared: taking it again
 /// gives the same lock.

@@ -243,7 +243,7 @@ pub struct WeightParams<'a> {
 }
 
 impl<'a> WeightParams<'a> {
-    /// Those of `matrix`.
+    /// Takes the parameters of `matrix`.
     pub fn of(matrix: &'a QuantizedMatrix) -> Self {
         Self {
             shape: [matrix.rows(), matrix.cols()],

@@ -17,7 +17,7 @@ pub struct Replaceable {
     pub files_of: fn(&Path) -> Option<Vec<String>>,
 }
 
-/// A directory that is written under another name beside its place, and put there when it is complete.
+/// A directory that is written under another name next to its place, and put there when it is complete.
 ///
 /// Dropped before [`OutputDir::commit`], it is removed and its place is as it was. While it lives, no other
 /// process writes to its place.
@@ -137,7 +137,7 @@ fn exchange(new: &Path, target: &Path) -> Result<()> {
 }
 
 /// Swaps two directories by renaming. Between the steps there is nothing at `target`, and the old directory
-/// lies beside it under a name that ends in `-replaced`, from which the next writer puts it back.
+/// lies next to it under a name that ends in `-replaced`, from which the next writer puts it back.
 fn exchange_in_steps(new: &Path, target: &Path) -> Result<()> {
     let mut aside = new.as_os_str().to_owned();
     aside.push(REPLACED);

@@ -32,7 +32,7 @@ pub enum Error {
         offset: usize,
         /// Line of that byte, counted from 1.
         line: usize,
-        /// That byte.
+        /// The value of that byte.
         byte: u8,
         /// Command or program that converts the file.
         remedy: &'static str,

@@ -123,7 +123,7 @@ impl TrainingData {
     }
 
     /// The `index`-th batch of a run: sequences from random places of the training split, which depend on
-    /// nothing but the seed and the index, so that a run that is resumed goes on as if never stopped.
+    /// nothing but the seed and the index, so that a resumed run continues as if it had never stopped.
     pub fn batch(&self, seed: u64, index: u64, batch_size: usize, sequence_length: usize) -> Batch {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(index);

@@ -188,7 +188,7 @@ pub enum Error {
         /// Description of the problem and of accepted values.
         detail: String,
     },
-    /// A checkpoint that training cannot go on from.
+    /// A checkpoint that training cannot resume from.
     #[error("cannot resume from {}: {reason}; start a new run without --resume", dir.display())]
     NotResumable {
         /// The checkpoint.

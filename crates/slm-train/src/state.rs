@@ -35,7 +35,7 @@ pub(crate) struct TrainingState {
     pub(crate) config: TrainingConfig,
     /// SHA-256 of the text.
     pub(crate) data_sha256: String,
-    /// Kind of device it ran on: results are the same bit for bit on that kind alone.
+    /// Kind of device it ran on: results are the same bit for bit on that kind only.
     pub(crate) device: String,
     /// SHA-256 of the weights that the run began with; none for random ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -95,8 +95,9 @@ impl TrainingState {
             || quantization.enable_quantized_finetuning
     }
 
-    /// Refuses to resume with another config, text or device than the run started with. What does not change the training
-    /// may change: when validations and checkpoints are due. So may the number of steps, as long as it is not behind.
+    /// Refuses to resume with another config, text or device than the run started with. What does not change the
+    /// training may change: when validations and checkpoints are due. So may the number of steps, as long as it is not
+    /// behind.
     pub(crate) fn check_same(&self, other: &Self, dir: &Path) -> Result<()> {
         // Through JSON, as the state on the disk went: the parser may miss the last bit of a long fraction.
         let to_state_error = |error: serde_json::Error| Error::State { detail: error.to_string() };

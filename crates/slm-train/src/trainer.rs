@@ -167,9 +167,9 @@ impl Trainer {
         }
     }
 
-    /// Resumes the run whose checkpoint is at `dir`, from the same checkpoint if it started from one. On the same kind of
-    /// device, with the same config and text, the result is the same bit for bit as if it had never stopped. A finished
-    /// run has nothing left to do.
+    /// Resumes the run whose checkpoint is at `dir`, from the same checkpoint if it started from one. On the same kind
+    /// of device, with the same config and text, the result is the same bit for bit as if it had never stopped. A
+    /// finished run has nothing left to do.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for one that cannot be read, [`Error::NotResumable`] for one that is not of a
@@ -236,7 +236,7 @@ impl Trainer {
         Ok(run)
     }
 
-    /// Takes up the state beside the model from the checkpoint. A run that was finished has kept none of its optimizer.
+    /// Restores the state other than the model from the checkpoint. A finished run has kept none of its optimizer.
     fn restore(&mut self, was_finished: bool) -> Result<()> {
         let read = |file: &str| {
             let path = self.dir.join(file);

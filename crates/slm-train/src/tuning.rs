@@ -36,12 +36,12 @@ pub struct FinetuneOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RoundingKind {
-    /// To the nearest code, which loses most updates.
+    /// Rounds to the nearest code, which loses most updates.
     Nearest,
-    /// At random, so that the mean is right; drawn with the seed of `[training]`.
+    /// Rounds at random, so that the mean is right; drawn with the seed of `[training]`.
     #[default]
     Stochastic,
-    /// To the nearest code, keeping what is left over in 8 bits for the next step.
+    /// Rounds to the nearest code and keeps the rest in 8 bits for the next step.
     ErrorFeedback,
 }
 
@@ -60,10 +60,10 @@ pub struct TuningMemory {
     pub float_total: f64,
 }
 
-/// The state of quantized fine-tuning, beside the model and its optimizer.
+/// The state of quantized fine-tuning, apart from the model and its optimizer.
 pub(crate) struct Tuning {
     rounding: Rounding,
-    /// Of the checkpoint that the run began with.
+    /// Metadata of the checkpoint that the run began with.
     source: QuantizationMetadata,
     errors: ErrorSlot,
 }

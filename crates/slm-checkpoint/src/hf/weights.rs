@@ -24,7 +24,7 @@ pub(super) struct Weights {
     originals: HashMap<String, String>,
     /// True if names have the architecture's prefix.
     prefixed: bool,
-    /// For each tensor that an index names, the shard that it says.
+    /// The shard of each tensor that an index names.
     listed: Option<HashMap<String, String>>,
     layers: usize,
     /// The weights that are stored quantized, by the name of the float tensor that they stand for.

@@ -1,7 +1,7 @@
 //! The versions of the checkpoint format.
 //!
 //! [`MIGRATIONS`] has one row for each step from a version to the next. An old checkpoint is read as its files
-//! are, the rows are applied to that in memory one after the other, and what comes out is read as the present
+//! are, the rows are applied to that in memory one after the other, and the result is read as the current
 //! version: nothing else in the crate knows of old versions. A module for each version says what it was.
 
 mod open;
@@ -29,7 +29,7 @@ pub(crate) use v4::read as read_config;
 pub(crate) const CONFIG: &str = "config.json";
 /// Tokenizer, as Hugging Face's `tokenizers` writes it.
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
-/// Every file that any version writes beside the manifest.
+/// Every file that any version writes in addition to the manifest.
 pub(crate) const FILES: &[&str] = &[CONFIG, WEIGHTS, TOKENIZER, METADATA];
 
 /// Value of the field `format`.
@@ -118,7 +118,8 @@ pub struct TokenizerInfo {
 pub struct ChatInfo {
     /// A Jinja program that makes the text of a conversation.
     pub template: String,
-    /// Texts of the special tokens that it prints, by the name that it calls them: `bos_token`, `eos_token`, `pad_token`,
+    /// Texts of the special tokens that it prints, by the name that it calls them: `bos_token`, `eos_token`,
+    /// `pad_token`,
     /// `unk_token`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub special_tokens: BTreeMap<String, String>,
@@ -200,12 +201,12 @@ pub(crate) fn parse_manifest(dir: &Path, bytes: &[u8], expected: Option<u32>) ->
     }
 }
 
-/// The bytes of a `config.json` of the present version.
+/// The bytes of a `config.json` of the current version.
 pub(crate) fn config_bytes(path: &Path, config: &CheckpointConfig) -> Result<Vec<u8>> {
     Ok(json::to_bytes(path, &v4::Config::from(config.clone()))?)
 }
 
-/// Returns `true` if `dir` says that it is a checkpoint, of whatever version.
+/// Returns `true` if `dir` says that it is a checkpoint, of any version.
 pub(crate) fn is_checkpoint(dir: &Path) -> bool {
     let Ok(Some(bytes)) = json::read_optional(&dir.join(CONFIG), json::SMALL) else { return false };
     let Ok(value) = serde_json::from_slice::<Value>(&bytes) else { return false };

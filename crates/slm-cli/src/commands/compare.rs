@@ -22,10 +22,11 @@ use crate::text::{Limit, Tokens, WindowArgs, tokenizer};
 
 /// Compare two checkpoints layer by layer on a text.
 ///
-/// Both run on the same tokens. For the model it shows the divergence of the predictions, and for every linear layer how far
-/// the output of B is from that of A: its own error, for the input that A gives it, and the error in all, with what comes in
-/// from the layers before. Usually A is the float model and B a quantized one. If B was rotated before it was
-/// quantized, A is rotated in the same way first; where channels were smoothed or equalized, the factors are taken out.
+/// Both run on the same tokens. For the model it shows the divergence of the predictions, and for every linear layer
+/// how far the output of B is from that of A: its own error, for the input that A gives it, and the error in all, with
+/// what comes in from the layers before. Usually A is the float model and B a quantized one. If B was rotated before it
+/// was quantized, A is rotated in the same way first; where channels were smoothed or equalized, the factors are taken
+/// out.
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
     /// The reference
@@ -62,10 +63,11 @@ struct CompareResult {
 #[derive(Serialize)]
 struct LayerResult {
     name: String,
-    /// Of the output with all that the layer inherits.
+    /// SQNR of the output with all that the layer inherits.
     #[serde(serialize_with = "number")]
     sqnr_db: f64,
-    /// Of the output for the reference's input; none where two quantized models were changed in different ways before.
+    /// SQNR of the output for the reference's input; none where two quantized models were changed in different ways
+    /// before.
     #[serde(serialize_with = "optional_number")]
     own_sqnr_db: Option<f64>,
     #[serde(serialize_with = "number")]

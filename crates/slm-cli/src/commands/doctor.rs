@@ -20,9 +20,9 @@ const VARIABLES: [&str; 4] = ["SLM_KERNEL", "SLM_LOG", "RAYON_NUM_THREADS", "NO_
 
 /// Show what slm finds on this machine: processor, kernels, memory, bandwidth. Everything that a bug report needs.
 ///
-/// It measures for about a second how fast memory is read, which bounds the speed of generation: tokens per second are at
-/// most the bandwidth divided by the bytes of the weights. It also measures how many integer operations the kernel does,
-/// which bounds the speed at which prompts are read. --no-measure leaves both out.
+/// It measures for about a second how fast memory is read, which bounds the speed of generation: tokens per second are
+/// at most the bandwidth divided by the bytes of the weights. It also measures how many integer operations the kernel
+/// does, which bounds the speed at which prompts are read. --no-measure leaves both out.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// Measure nothing
@@ -39,7 +39,7 @@ struct DoctorResult {
     build: &'static str,
     gpu_support: bool,
     processor: Option<String>,
-    /// Those that kernels use.
+    /// Instruction sets that kernels use.
     instruction_sets: Vec<&'static str>,
     kernel: String,
     kernels_available: Vec<String>,

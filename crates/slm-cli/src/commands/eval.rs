@@ -39,7 +39,8 @@ use crate::text::{Limit, Tokens, WindowArgs, Windowing, evaluate_with_progress, 
 /// log-likelihood of its tokens after the context; accuracy is the share of questions whose answer scores highest,
 /// length-normalized accuracy the same by score per character of the choice.
 ///
-/// Several checkpoints (--checkpoint A --checkpoint B) are measured one after the other, and shown in one table and, with
+/// Several checkpoints (--checkpoint A --checkpoint B) are measured one after the other, and shown in one table and,
+/// with
 /// --html, as a plot of size against quality.
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
@@ -77,7 +78,7 @@ pub(crate) struct EvalArgs {
 
 #[derive(Serialize)]
 struct EvalResult {
-    /// Of all texts together, as the fields that follow; none without a text.
+    /// Figures of all texts together, as the fields that follow; none without a text.
     perplexity: Option<f64>,
     /// Mean negative log-likelihood in nats per token.
     nll: Option<f64>,
@@ -88,7 +89,7 @@ struct EvalResult {
     window: usize,
     /// True if each window began with the beginning-of-sequence token.
     bos: bool,
-    /// None where windows do not overlap.
+    /// `None` where windows do not overlap.
     #[serde(skip_serializing_if = "Option::is_none")]
     stride: Option<usize>,
     /// Each text, if there are several.

@@ -40,11 +40,11 @@ pub(crate) struct FinetuneArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Rounding {
-    /// To the nearest code: most updates are lost
+    /// Round to the nearest code: most updates are lost
     Nearest,
-    /// At random, so that the mean is right
+    /// Round at random, so that the mean is right
     Stochastic,
-    /// To the nearest code, keeping what is left over for the next step
+    /// Round to the nearest code and keep the rest for the next step
     ErrorFeedback,
 }
 
@@ -64,10 +64,10 @@ struct FinetuneResult {
     finished: bool,
     step: usize,
     steps: usize,
-    /// None for a float checkpoint.
+    /// `None` for a float checkpoint.
     rounding: Option<RoundingKind>,
     bytes_per_weight: Option<TuningMemory>,
-    /// Of what was written.
+    /// Perplexity of the written checkpoint.
     perplexity: Option<f64>,
     nll: Option<f64>,
     perplexity_before: f64,

@@ -57,11 +57,11 @@ struct QatResult {
     quantized_layers: usize,
     /// Perplexity of what was written.
     perplexity: Option<f64>,
-    /// On the same tokens, where the run began from a checkpoint.
+    /// Perplexity on the same tokens, if the run began from a checkpoint.
     perplexity_float: Option<f64>,
     perplexity_ptq: Option<f64>,
-    /// Share of the loss (nats per token) that post-training quantization added and training took away again; none where
-    /// it added next to nothing.
+    /// Share of the loss (nats per token) that post-training quantization added and training took away again; none
+    /// where it added next to nothing.
     recovered: Option<f64>,
     evaluated_tokens: Option<usize>,
     /// The file that perplexities were measured on, and which part of it.

@@ -112,7 +112,7 @@ impl RunArgs {
 /// Text that perplexities are measured on.
 pub(super) struct HeldOut {
     pub(super) windows: Vec<Vec<u32>>,
-    /// For people: the file, and which part of it.
+    /// Description for people: the file, and which part of it.
     pub(super) part: String,
 }
 

@@ -53,7 +53,7 @@ struct TrainResult {
     finished: bool,
     step: usize,
     steps: usize,
-    /// Of the last validation.
+    /// Perplexity of the last validation.
     perplexity: Option<f64>,
     validation: Option<ValidationReport>,
     parameters: u64,

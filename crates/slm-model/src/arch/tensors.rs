@@ -12,7 +12,7 @@ pub(super) struct TensorMap {
     pub(super) prefix: &'static str,
     /// Prefix of the number of a layer.
     pub(super) layers: &'static str,
-    /// For a canonical path (in a layer without `layers.N.`) the path in the file and how it is made of it. Others
+    /// Canonical paths (in a layer without `layers.N.`), their paths in the file, and their derivation. Others
     /// are the same in both.
     pub(super) names: &'static [(&'static str, &'static str, Op)],
     /// Rows that stand before those of `names` in models with parallel residuals.
@@ -105,7 +105,8 @@ impl TensorSource {
 }
 
 impl TensorSource {
-    /// Puts the values of the model's tensor where they lie in the file's, row-major: the inverse of [`TensorSource::apply`].
+    /// Puts the values of the model's tensor where they lie in the file's, row-major: the inverse of
+    /// [`TensorSource::apply`].
     ///
     /// Values outside of both are left alone, as are those of the file's tensor that other tensors are made of.
     pub fn restore(&self, values: &[f32], file: &mut [f32]) {

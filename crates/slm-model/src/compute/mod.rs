@@ -29,7 +29,7 @@ pub(crate) trait Compute {
     type Norm<'w>;
     /// The residual stream.
     type Stream;
-    /// An activation beside the stream.
+    /// An activation outside of the stream.
     type Value;
     /// Output of the head.
     type Logits;

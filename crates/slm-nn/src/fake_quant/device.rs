@@ -16,7 +16,7 @@ const CODE_MAX: f32 = QuantRange::UINT8.quant_max() as f32;
 /// The scale that an all-zero input gets, as in PyTorch's dynamic quantization.
 const EMPTY_RANGE_SCALE: f32 = 0.1;
 
-/// `weight` rounded on the grid of its present bounds.
+/// `weight` rounded to the grid of its current bounds.
 pub(crate) fn fake_quantize_weight(weight: Tensor<2>, scheme: QuantScheme) -> Tensor<2> {
     let groups = Groups::of(&weight, scheme);
     let values = groups.gather(weight.clone().detach());

@@ -71,7 +71,7 @@ impl PackedWeight {
         })
     }
 
-    /// None for a symmetric mapping.
+    /// `None` for a symmetric mapping.
     fn zero_points(&self) -> Option<Param<Tensor<1, Int>>> {
         let matrix = Arc::clone(&self.matrix);
         (!self.matrix.scheme().mapping.is_symmetric()).then(|| {

@@ -1,4 +1,4 @@
-//! The product of an input and weights that exist as codes alone, with gradients by both.
+//! The product of an input and weights that exist only as codes, with gradients by both.
 // burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
 #![allow(deprecated)]
 

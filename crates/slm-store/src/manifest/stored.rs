@@ -30,12 +30,12 @@ pub(super) struct Stored {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoredFile {
-    /// Of all of it.
+    /// Checksum of all of it.
     blake3: String,
-    /// Of a file that has more than one.
+    /// Checksums of the chunks of a file that has more than one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     chunks: Option<StoredChunks>,
-    /// Of all of it.
+    /// Checksum of all of it.
     sha256: String,
     size: u64,
 }
@@ -120,8 +120,8 @@ impl StoredFile {
     }
 }
 
-/// The records that `record` makes of what the manifest `path` holds, or an error that names the file whose checksums do
-/// not fit it.
+/// The records that `record` makes of what the manifest `path` holds, or an error that names the file whose checksums
+/// do not fit it.
 ///
 /// # Errors
 /// [`Error::Field`].

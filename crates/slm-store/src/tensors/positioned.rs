@@ -28,7 +28,7 @@ impl PositionedFile {
         Ok(self.file.metadata()?.len())
     }
 
-    /// When the file was last written to, as the system has it now.
+    /// Time of the last write to the file, as the system has it now.
     pub fn modified(&self) -> io::Result<SystemTime> {
         self.file.metadata()?.modified()
     }

@@ -3,8 +3,8 @@
 //!
 //! The file is taken in the parts that have checksums, on all threads, a few hundred kilobytes at a time, so that
 //! bytes are hashed, checked and packed while they are in the cache. A tensor is filled in units (rows of codes
-//! that are packed together). A unit that lies over the end of a part crosses a *boundary*: its bytes are kept until the
-//! threads at both sides have read them.
+//! that are packed together). A unit that lies over the end of a part crosses a *boundary*: its bytes are kept until
+//! the threads at both sides have read them.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -174,7 +174,7 @@ impl<'b> Reader<'_, 'b> {
         Ok(bytes)
     }
 
-    /// Bytes that are no tensor's matter for the checksum alone.
+    /// Bytes that belong to no tensor count only for the checksum.
     fn pass_over(&mut self, Range { start, end }: Range<u64>) -> Result<()> {
         let mut at = start;
         while self.hasher.is_some() && at < end {

@@ -126,9 +126,9 @@ pub struct TrainingOptions {
     pub validation_fraction: f64,
     /// Most windows of `sequence_length` tokens scored in a validation. Default: 64.
     pub validation_windows: usize,
-    /// Steps between validations; 0 for one at the end alone. Default: 100.
+    /// Steps between validations; 0 for a single one at the end. Default: 100.
     pub eval_interval: usize,
-    /// Steps between checkpoints; 0 for one at the end alone. Default: 500.
+    /// Steps between checkpoints; 0 for a single one at the end. Default: 500.
     pub save_interval: usize,
     /// Steps between lines of `metrics.jsonl`, 0 for none; validations are always there. Default: 1.
     pub log_interval: usize,
@@ -234,8 +234,9 @@ impl TrainingConfig {
         Ok(config)
     }
 
-    /// Reads a TOML file for the training of a checkpoint, with `settings` in the place of what it says: `[model]` may be
-    /// left out, and must be that of the checkpoint where it is there, or of the float model it was quantized from; `[tokenizer]` is left out. Values are not validated yet.
+    /// Reads a TOML file for the training of a checkpoint, with `settings` in the place of what it says: `[model]` may
+    /// be left out, and must be that of the checkpoint where it is there, or of the float model it was quantized from;
+    /// `[tokenizer]` is left out. Values are not validated yet.
     ///
     /// # Errors
     /// As [`read_toml`], and [`Error::ConfigValue`] for another model.
@@ -303,8 +304,8 @@ impl TrainingConfig {
         })
     }
 
-    /// [`TrainingConfig::validate`] of a config in which `settings` took the place of what its file says; they are named
-    /// where they are to blame.
+    /// [`TrainingConfig::validate`] of a config in which `settings` took the place of what its file says; they are
+    /// named where they are to blame.
     ///
     /// # Errors
     /// As [`TrainingConfig::validate`].

@@ -1,5 +1,5 @@
 //! Deserializes TOML values with errors that know where they are: serde reports what is wrong, the path is
-//! added on the way out. What keys there are is known from the types alone, so no list can fall behind.
+//! added on the way out. The types alone say which keys there are, so that no list can fall behind.
 
 use std::fmt;
 

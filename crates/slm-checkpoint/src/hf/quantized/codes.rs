@@ -15,7 +15,7 @@ pub(super) struct Codes {
     /// Row-major, signed.
     pub(super) codes: Vec<i8>,
     pub(super) groups: Groups,
-    /// By row, then group.
+    /// Scales by row, then group.
     pub(super) scales: Vec<f32>,
     /// True if the file has them in 16 bits.
     pub(super) half_scales: bool,

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::text::tokenizer;
 
 pub(super) struct Partner<'m> {
-    /// Keeps keys and values: of a conversation that goes on, what was said before is not computed again.
+    /// Keeps keys and values, so that earlier turns of a conversation are not computed again.
     generator: Generator<'m>,
     /// Positions of the model.
     positions: usize,

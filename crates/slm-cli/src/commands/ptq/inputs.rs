@@ -11,7 +11,7 @@ use crate::shipped::Shipped;
 
 pub(super) struct RunInputs {
     pub(super) checkpoint: PathBuf,
-    /// None where no text is needed.
+    /// `None` where no text is needed.
     pub(super) calibration: Option<PathBuf>,
     pub(super) eval: Option<PathBuf>,
     pub(super) out: PathBuf,
