@@ -75,8 +75,7 @@ struct Rotary {
 /// Frequencies of a rotary embedding, for programs that compute it from a description.
 ///
 /// The angle of pair `i` at position `p` is `p * frequencies[i]`, a product of two f32; pair `i` of a head is its
-/// values
-/// `i` and `i + frequencies.len()`.
+/// values `i` and `i + frequencies.len()`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RotaryFrequencies {
     /// One for each pair.

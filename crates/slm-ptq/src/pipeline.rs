@@ -351,8 +351,7 @@ impl<'a> CheckpointQuantizer<'a> {
     ///
     /// No more is in memory than the largest tensor, float and quantized; where layers are observed while they are
     /// quantized, also one block and the hidden states of the calibration text. An existing checkpoint is replaced only
-    /// with
-    /// `overwrite`.
+    /// with `overwrite`.
     ///
     /// # Errors
     /// [`Error::NotCalibrated`] for static activations without [`calibrate`](Self::calibrate), [`Error::Layer`] for a

@@ -119,8 +119,7 @@ pub struct ChatInfo {
     /// A Jinja program that makes the text of a conversation.
     pub template: String,
     /// Texts of the special tokens that it prints, by the name that it calls them: `bos_token`, `eos_token`,
-    /// `pad_token`,
-    /// `unk_token`.
+    /// `pad_token`, `unk_token`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub special_tokens: BTreeMap<String, String>,
 }

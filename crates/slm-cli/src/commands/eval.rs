@@ -40,8 +40,7 @@ use crate::text::{Limit, Tokens, WindowArgs, Windowing, evaluate_with_progress, 
 /// length-normalized accuracy the same by score per character of the choice.
 ///
 /// Several checkpoints (--checkpoint A --checkpoint B) are measured one after the other, and shown in one table and,
-/// with
-/// --html, as a plot of size against quality.
+/// with --html, as a plot of size against quality.
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
     /// Checkpoint directory, float or quantized (may be repeated: each is measured, size against quality)
