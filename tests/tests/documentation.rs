@@ -177,6 +177,7 @@ fn figures_in_the_page_of_mathematics_are_those_of_the_program() {
 #[test]
 fn examples_of_the_help_run() {
     let sandbox = directory();
+    sandbox.put("prompts.jsonl", "{\"prompt\": \"Once\", \"max_tokens\": 4}\n");
     let setup = "slm import hf-model --out my-model -q
 slm ptq --checkpoint my-model --calibration my-text.txt --calibration-tokens 2048 --eval-tokens 2048 --out my-model-int8 -q
 slm export my-model --format gguf --out my-model.gguf -q";

@@ -6,6 +6,7 @@ use burn::tensor::Device;
 use indicatif::ProgressBar;
 use slm_checkpoint::{Checkpoint, OpenOptions};
 use slm_kernels::KernelKind;
+use slm_model::Transformer;
 use slm_ptq::Stage;
 use tracing_subscriber::EnvFilter;
 
@@ -73,6 +74,7 @@ impl Context {
 
     /// Opens a checkpoint, verified unless the user said not to.
     pub(crate) fn open_checkpoint(&self, dir: &Path) -> Result<Checkpoint> {
+        let _spinner = self.progress.spinner("opening the checkpoint");
         opened(Checkpoint::open_with(dir, &self.open_options)?)
     }
 
@@ -80,6 +82,12 @@ impl Context {
     /// weights are verified while they are read.
     pub(crate) fn open_to_load(&self, dir: &Path) -> Result<Checkpoint> {
         opened(Checkpoint::open_to_load(dir, &self.open_options)?)
+    }
+
+    /// Loads the model of a checkpoint to the device.
+    pub(crate) fn load_model(&self, checkpoint: &Checkpoint) -> Result<Transformer> {
+        let _spinner = self.progress.spinner("loading the model");
+        Ok(checkpoint.load_model(&self.device)?)
     }
 }
 

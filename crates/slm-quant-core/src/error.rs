@@ -96,10 +96,10 @@ impl fmt::Display for Error {
             Self::AccumulatorOverflow { k, max_k } => {
                 write!(f, "{k} products could overflow a 32-bit accumulator; at most {max_k} are safe")
             }
-            Self::Parse { what, found, expected } => {
-                write!(f, "{what}: {found:?} is not one of {expected}")?;
-                crate::hint::meant(what, found).map_or(Ok(()), |meant| write!(f, "; did you mean {meant}?"))
-            }
+            Self::Parse { what, found, expected } => match crate::hint::meant(what, found) {
+                Some(meant) => write!(f, "unknown {what} {found:?}; did you mean {meant}?"),
+                None => write!(f, "{what} must be one of {expected}, not {found:?}"),
+            },
             Self::KernelUnavailable { kernel, available } => {
                 write!(f, "kernel {kernel:?} is not available here; available: {available}")
             }

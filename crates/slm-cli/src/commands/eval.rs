@@ -60,13 +60,13 @@ pub(crate) struct EvalArgs {
     /// Checkpoint whose predictions are the reference, usually the float model
     #[arg(long, value_name = "DIR", requires = "data")]
     reference: Option<PathBuf>,
-    /// Also compare the reference with itself on the other CPU device: what divergence rounding alone makes
+    /// Also compare the reference with itself on the other CPU device: the divergence due to float rounding
     #[arg(long, requires = "reference")]
     noise_floor: bool,
-    /// JSON lines of multiple-choice questions: {"context": text, "choices": [texts], "answer": index from 0 or text}
+    /// Multiple-choice questions as JSON Lines: {"context": text, "choices": [texts], "answer": index from 0 or text}
     #[arg(long, value_name = "FILE")]
     choices: Option<PathBuf>,
-    /// Type that keys and values are kept in: f32, or f16 to see what it costs in generation
+    /// Type that keys and values are kept in: f32, or f16 to measure its effect in generation
     #[arg(long, value_name = "TYPE", default_value_t = KvCacheType::F32)]
     kv_cache: KvCacheType,
     #[command(flatten)]
@@ -175,7 +175,7 @@ fn measure(args: &EvalArgs, checkpoint: &Checkpoint, context: &Context) -> Resul
         Ok((path.as_path(), Window::of(&tokens, &windowing, stride)?))
     });
     let texts: Vec<(&Path, Vec<Window>)> = texts.collect::<Result<_>>()?;
-    let mut model = checkpoint.load_model(&context.device)?;
+    let mut model = context.load_model(&checkpoint)?;
     model.set_kv_cache_type(args.kv_cache);
     let mut reference = match &args.reference {
         Some(dir) => Some(Reference::load(dir, checkpoint, args.noise_floor, context)?),

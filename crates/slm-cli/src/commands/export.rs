@@ -14,7 +14,7 @@ use crate::table::{TableArgs, bytes};
 
 /// Write a checkpoint in the format of another program
 ///
-/// Codes are copied, never computed anew: what runs elsewhere is what slm computed.
+/// Codes are copied, never computed again: other programs run the model that slm wrote.
 ///
 /// gguf: a file for llama.cpp, Ollama, LM Studio and others. INT8 symmetric becomes Q8_0 and INT4 symmetric Q4_0,
 /// whatever the granularity. Scales are 16 bits wide there: a model quantized with `slm ptq --scale-dtype f16` is exported
@@ -44,10 +44,10 @@ pub(crate) struct ExportArgs {
     /// Operators of an ONNX model: standard or ort-genai [default: standard]
     #[arg(long)]
     profile: Option<OnnxProfile>,
-    /// Refuse an export in which any number differs from the checkpoint's, or is computed with otherwise
+    /// Refuse an export in which any number differs from the checkpoint's, or is computed with in another way
     #[arg(long)]
     strict: bool,
-    /// Replace what is at --out already
+    /// Replace an existing file or directory at --out
     #[arg(long)]
     overwrite: bool,
     #[command(flatten)]
@@ -74,7 +74,9 @@ pub(crate) fn run(args: &ExportArgs, context: &Context) -> Result<()> {
         open: context.open_options.clone(),
         ..ExportOptions::new(args.format)
     };
+    let spinner = context.progress.spinner("exporting");
     let report = export(&args.dir, &args.out, &options)?;
+    drop(spinner);
     let mut summary: BTreeMap<(&str, String), usize> = BTreeMap::new();
     for tensor in &report.tensors {
         *summary.entry((&tensor.kind, tensor.fidelity.to_string())).or_default() += 1;

@@ -59,7 +59,7 @@ impl Answer {
 
 /// The model of a checkpoint.
 pub(super) fn load_model(checkpoint: &Checkpoint, args: &ChatArgs, context: &Context) -> Result<Transformer> {
-    let mut model = checkpoint.load_model(&context.device)?;
+    let mut model = context.load_model(checkpoint)?;
     args.kv_cache.apply(&mut model);
     Ok(model)
 }
@@ -71,7 +71,7 @@ impl<'m> Partner<'m> {
         let ChatSetup { template, render, stop_ids } =
             ChatSetup::load(checkpoint, &tokenizer, args.template.as_deref())?;
         if stop_ids.is_empty() {
-            tracing::warn!("no token is known that ends an answer: each goes on for --max-new-tokens");
+            tracing::warn!("no token is known that ends an answer: each has --max-new-tokens tokens");
         }
         Ok(Self {
             generator: Generator::new(model),
@@ -81,7 +81,7 @@ impl<'m> Partner<'m> {
             render,
             stop_ids,
             max_new_tokens: args.max_new_tokens,
-            sampling: args.sampling.options(args.temperature, 0),
+            sampling: args.sampling.options(args.temperature, 0)?,
             last: None,
         })
     }
