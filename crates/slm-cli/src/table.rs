@@ -44,7 +44,11 @@ impl TableArgs {
     pub(crate) fn show(self, mut ranking: Ranking<'_>, output: &Output) -> Result<()> {
         let count = ranking.rows.len();
         let shown = self.shown(count, output);
-        if shown < count {
+        let ranked = ranking.rows.windows(2).any(|pair| pair[0].badness != pair[1].badness);
+        if shown < count && !ranked {
+            ranking.rows.truncate(shown);
+            output.say(format!("\nThe first ten of {count} {}; --all shows every one:", ranking.what))?;
+        } else if shown < count {
             ranking.rows.sort_by(|a, b| b.badness.total_cmp(&a.badness));
             ranking.rows.truncate(shown);
             let Ranking { what, by, note, .. } = ranking;

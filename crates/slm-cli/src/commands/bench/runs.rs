@@ -57,10 +57,13 @@ pub(super) fn measure(
         sampling: SamplingOptions::default(),
         stop_ids: Vec::new(),
     };
+    let spinner = context.progress.spinner("measuring this machine");
+    let mut peak_ops = measure_peak_ops(kernel, args.repeats)?;
+    drop(spinner);
     let bar = context.progress.bar("running the model", args.repeats);
+    bar.tick();
     let mut best: Option<GenerateOutput> = None;
     let mut runs = Vec::new();
-    let mut peak_ops = measure_peak_ops(kernel, args.repeats)?;
     let mut best_peak_ops = peak_ops;
     let mut peak_memory_bytes = None;
     for _ in 0..args.repeats {

@@ -146,7 +146,11 @@ fn cells(layer: &LayerMetadata, quantization_type: QuantizationType) -> Vec<Stri
     let zero_points = layer.zero_points.as_ref();
     vec![
         layer.name.clone(),
-        format!("{:.2}", layer.error.sqnr_db),
+        // Weights of a fine-tuned model were never floats that the codes could differ from.
+        match layer.error.sqnr_db {
+            sqnr if sqnr.is_finite() => format!("{sqnr:.2}"),
+            _ => "-".to_owned(),
+        },
         table::percent(layer.error.clipped_share),
         range(table::scale(layer.scales.min), table::scale(layer.scales.max)),
         zero_points.map_or("0".to_owned(), |zero| range(zero.min.to_string(), zero.max.to_string())),
