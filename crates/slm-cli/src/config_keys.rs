@@ -108,6 +108,11 @@ pub(crate) const SECTIONS: &[Section] = &[
             key("beta2", "0 to 0.999999", "Decay of the mean of the squared gradient"),
             key("epsilon", "1e-30 to 1", "Added to the root of the squared gradient's mean"),
             key("grad_clip", "number", "Largest norm of all gradients together; 0 turns clipping off"),
+            key(
+                "freeze_embeddings",
+                "true or false",
+                "Leave embeddings, and a head tied to them, as they are; saves memory",
+            ),
             key("validation_fraction", "0 to 0.9", "Share of the text, at its end, that is held out"),
             key("validation_windows", "number", "Maximum number of windows that a validation scores"),
             key("eval_interval", "number", "Steps between validations; 0 for one at the end"),

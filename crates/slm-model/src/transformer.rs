@@ -239,6 +239,13 @@ impl Transformer {
         }
     }
 
+    /// Makes the float embeddings of tokens and positions, and a head that is tied to them, parameters that have no gradients.
+    pub fn freeze_embeddings(&mut self) {
+        for table in [&mut self.embed_tokens, &mut self.embed_positions].into_iter().flatten() {
+            *table = table.clone().set_require_grad(false);
+        }
+    }
+
     /// Gives a tied head a linear layer of its own, starting as a copy of the embedding, so that it can be
     /// quantized while the embedding stays float. Changes no logits; the config no longer says tied. Does
     /// nothing to a head that is a layer already.

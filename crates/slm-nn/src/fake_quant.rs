@@ -211,10 +211,10 @@ impl FakeQuantizedWeight {
     /// `x W^T` with rounded input and weights.
     ///
     /// On the CPU devices rounded activations are multiplied by the integer kernel that the converted layer runs,
-    /// so that both give the same bits.
+    /// so that both give the same bits, and in training float ones by an operation that does not keep rounded weights.
     pub(crate) fn matmul(&self, x: Tensor<2>) -> Tensor<2> {
         let quantizes_input = self.input.quant() != FakeQuantizedInput::Fixed(ActivationQuant::Float);
-        if quantizes_input
+        if (quantizes_input || x.device().is_autodiff())
             && x.dims()[0] > 0
             && on_cpu(&x.device())
             && self.ranges.stage().get() != QatStage::Observe

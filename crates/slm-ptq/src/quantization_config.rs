@@ -110,6 +110,21 @@ impl Default for QuantizationConfig {
 }
 
 impl QuantizationConfig {
+    /// The settings that all layers of a quantized checkpoint were to have, by its metadata. Layers of other schemes are not
+    /// in it.
+    #[cfg(feature = "checkpoint")]
+    pub fn of_metadata(metadata: &slm_checkpoint::QuantizationMetadata) -> Self {
+        Self {
+            quantization_bits: metadata.bits,
+            quantization_type: metadata.quantization_type,
+            granularity: metadata.granularity,
+            mapping: metadata.mapping,
+            scale_dtype: metadata.scale_dtype,
+            activation_granularity: metadata.activation_granularity.unwrap_or_default(),
+            ..Self::default()
+        }
+    }
+
     /// The scheme of the weights.
     pub fn scheme(&self) -> QuantScheme {
         QuantScheme {

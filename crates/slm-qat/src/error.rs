@@ -48,6 +48,9 @@ pub enum Error {
         /// Name of the layer.
         layer: String,
     },
+    /// There is no quantized layer to start with.
+    #[error("no layer is quantized; quantize the model first, or use `prepare`")]
+    NothingQuantized,
     /// There is no fake-quantized layer to convert.
     #[error("no layer is prepared for quantization-aware training; call `prepare` before training")]
     NotPrepared,

@@ -120,8 +120,8 @@ pub enum Error {
     Ptq(#[from] slm_ptq::Error),
     /// A checkpoint whose embedding is quantized cannot be fine-tuned.
     #[error(
-        "the embedding of the checkpoint is quantized, and fine-tuning trains it in floats; fine-tune a checkpoint that \
-         was quantized without `--embeddings`"
+        "the embedding of the checkpoint is quantized, and training has it in floats; begin with a checkpoint that was \
+         quantized without `--embeddings`"
     )]
     QuantizedEmbedding,
     /// A skip pattern for a layer of a quantized checkpoint that is quantized.
@@ -156,10 +156,38 @@ pub enum Error {
     Qat(#[from] slm_qat::Error),
     /// Distillation without a model to learn from.
     #[error(
-        "`distill` needs a float model to learn from; name its checkpoint by `slm qat --checkpoint`, or set \
-         `distill` in [qat] to false"
+        "`distill` needs a float model to learn from; name its checkpoint by `slm qat --checkpoint`, or by `--teacher` \
+         where training starts with a quantized one, or set `distill` in [qat] to false"
     )]
     NoTeacher,
+    /// A teacher of other tokens.
+    #[error(
+        "{}: the vocabulary has {found} tokens, and that of the model to train {expected}; a teacher must be the float \
+         model that was quantized, or another with the same tokens",
+        dir.display()
+    )]
+    TeacherVocabulary {
+        /// Directory of the teacher.
+        dir: PathBuf,
+        /// Tokens of the teacher.
+        found: usize,
+        /// Tokens of the model.
+        expected: usize,
+    },
+    /// A config that asks for other schemes than the quantized checkpoint has that training begins with.
+    #[error(
+        "{}: it is {found}, and the config asks for {asked}; training from a quantized checkpoint keeps the schemes of its \
+         layers",
+        dir.display()
+    )]
+    CheckpointScheme {
+        /// Directory of the checkpoint.
+        dir: PathBuf,
+        /// Its scheme and type.
+        found: String,
+        /// Scheme and type, or patterns, of the config.
+        asked: String,
+    },
     /// Fine-tuning of a quantized model without one.
     #[error(
         "`enable_quantized_finetuning` needs a quantized checkpoint to begin with; name one by `slm finetune \

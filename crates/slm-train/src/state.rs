@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::difference::{Difference, first_difference};
+use crate::setup::Source;
 use crate::{Error, Metric, Result, TrainingConfig};
 
 /// State of the run. A file of the checkpoint.
@@ -40,6 +41,9 @@ pub(crate) struct TrainingState {
     /// SHA-256 of the weights that the run began with; none for random ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) source_sha256: Option<String>,
+    /// SHA-256 of the weights of the model that it learns from, where that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    teacher_sha256: Option<String>,
 }
 
 impl TrainingState {
@@ -48,7 +52,7 @@ impl TrainingState {
         config: &TrainingConfig,
         data_sha256: &str,
         device: &str,
-        source_sha256: Option<String>,
+        source: &Source,
     ) -> Self {
         Self {
             version: VERSION,
@@ -56,7 +60,8 @@ impl TrainingState {
             config: config.clone(),
             data_sha256: data_sha256.to_owned(),
             device: device.to_owned(),
-            source_sha256,
+            source_sha256: source.source_sha256.clone(),
+            teacher_sha256: source.teacher_sha256.clone(),
         }
     }
 
@@ -125,6 +130,9 @@ impl TrainingState {
         }
         if self.source_sha256 != other.source_sha256 {
             return refuse("it did not start from the weights of this checkpoint".to_owned());
+        }
+        if self.teacher_sha256 != other.teacher_sha256 {
+            return refuse("it did not learn from this teacher".to_owned());
         }
         if self.device != other.device {
             return refuse(format!("the run started on device {}, not {}", self.device, other.device));

@@ -19,7 +19,7 @@ use crate::optimizer::ModelOptimizer;
 use crate::plot::loss_svg;
 use crate::quantization::Quantization;
 use crate::schedule::LrSchedule;
-use crate::setup::{Setup, Source};
+use crate::setup::{Setup, Source, Start};
 use crate::state::{
     METRICS, OPTIMIZER, PLOT, QAT, RESIDUAL, STATE, TrainingState, metrics_to_bytes, read_metrics,
     run_progress,
@@ -97,25 +97,28 @@ impl Trainer {
         dir: impl AsRef<Path>,
         overwrite: bool,
     ) -> Result<Self> {
-        Self::start(config, Corpus::Text(text), None, device, dir, overwrite)
+        Self::start(config, Corpus::Text(text), Start::default(), device, dir, overwrite)
     }
 
     /// Starts a run as [`Trainer::new`] does, from a checkpoint where one is given: with its weights, its
-    /// tokenizer, and in distillation its outputs as what is trained towards. The checkpoint must be float, and
-    /// for `enable_quantized_finetuning` quantized.
+    /// tokenizer, and in distillation its outputs as what is trained towards. The checkpoint must be float; for
+    /// `enable_quantized_finetuning` it must be quantized, and for quantization-aware training it may be: training then goes
+    /// on from its codes and scales, and distillation needs a teacher.
     ///
     /// # Errors
-    /// As [`Trainer::new`], [`Error::NoTeacher`] for distillation without a checkpoint,
-    /// [`Error::NotQuantized`], and [`Error::Checkpoint`] for one that is quantized or has no tokenizer.
-    pub fn start(
+    /// As [`Trainer::new`], [`Error::NoTeacher`] for distillation without a float model, [`Error::TeacherVocabulary`],
+    /// [`Error::NotQuantized`], [`Error::CheckpointScheme`] for a config that asks for another scheme than a quantized
+    /// checkpoint has, and [`Error::Checkpoint`] for one that is quantized where it must not be or has no tokenizer.
+    pub fn start<'a>(
         config: TrainingConfig,
         corpus: Corpus<'_>,
-        start: Option<&Checkpoint>,
+        start: impl Into<Start<'a>>,
         device: &Device,
         dir: impl AsRef<Path>,
         overwrite: bool,
     ) -> Result<Self> {
         config.validate("the training config")?;
+        let start = start.into();
         let dir = dir.as_ref().to_owned();
         // Fails fast if the output is not writable, and keeps other processes from it meanwhile.
         let output = Some(reserve_output(&dir, overwrite).map_err(|error| match run_progress(&dir) {
@@ -127,7 +130,7 @@ impl Trainer {
         let source = Source::of(start)?;
         let data = source.data(corpus, &config)?;
         let device = device.clone().autodiff();
-        let model = match start {
+        let model = match start.checkpoint {
             Some(checkpoint) => checkpoint.load_model(&device)?,
             None => Transformer::new(&config.model, config.training.seed, &device)?,
         };
@@ -174,26 +177,21 @@ impl Trainer {
     /// # Errors
     /// [`Error::Checkpoint`] for one that cannot be read, [`Error::NotResumable`] for one that is not of a
     /// training run or of another one, [`Error::OptimizerState`].
-    pub fn resume(
+    pub fn resume<'a>(
         config: TrainingConfig,
         corpus: Corpus<'_>,
-        start: Option<&Checkpoint>,
+        start: impl Into<Start<'a>>,
         device: &Device,
         dir: impl AsRef<Path>,
     ) -> Result<Self> {
         config.validate("the training config")?;
+        let start = start.into();
         let dir = dir.as_ref().to_owned();
         let checkpoint = Checkpoint::open(&dir)?;
         let state = TrainingState::read(&dir)?;
         let device = device.clone().autodiff();
         let mut source = Source::of(start)?;
-        let now = TrainingState::new(
-            state.step,
-            &config,
-            &corpus.sha256(),
-            &device_name(&device),
-            source.source_sha256.clone(),
-        );
+        let now = TrainingState::new(state.step, &config, &corpus.sha256(), &device_name(&device), &source);
         state.check_same(&now, &dir)?;
         // The tokenizer of a run from random weights was trained on its text.
         source.tokenizer_json = checkpoint.tokenizer_json().map(<[u8]>::to_vec);
@@ -426,7 +424,7 @@ impl Trainer {
             &self.config,
             &self.data.sha256,
             &device_name(&self.device),
-            self.source.source_sha256.clone(),
+            &self.source,
         );
         let to_json = |error: serde_json::Error| Error::State { detail: error.to_string() };
         let mut extra_files = vec![

@@ -102,7 +102,7 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
     let steps = config.training.steps;
     let rounding = start.is_quantized().then_some(config.finetune.rounding);
     let data = args.run.data(&config)?;
-    let mut trainer = args.run.trainer(config, &data, Some(&start), context)?;
+    let mut trainer = args.run.trainer(config, &data, Some(&start).into(), context)?;
     let HeldOut { windows, part } = args.run.held_out(&trainer, &args.run.windowing(&trainer)?, context)?;
     let model = context.load_model(&start)?;
     let before = evaluate_with_progress(context, "perplexity before", &model, &windows)?;

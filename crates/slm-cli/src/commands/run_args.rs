@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use slm_checkpoint::Checkpoint;
 use slm_text::Data as DataFile;
-use slm_train::{Corpus, Sequences, Setting, Trainer, TrainingConfig};
+use slm_train::{Corpus, Sequences, Setting, Start, Trainer, TrainingConfig};
 
 use crate::commands::setting_args::SettingArgs;
 use crate::context::Context;
@@ -66,7 +65,7 @@ impl RunArgs {
         &self,
         config: TrainingConfig,
         data: &Data,
-        start: Option<&Checkpoint>,
+        start: Start<'_>,
         context: &Context,
     ) -> Result<Trainer> {
         let _spinner = context.progress.spinner("preparing the run");

@@ -45,6 +45,20 @@ fn bits(text: &str) -> Result<Bits, String> {
 }
 
 impl SchemeArgs {
+    /// The first option that was given, as people write it.
+    pub(super) fn first_given(&self) -> Option<&'static str> {
+        let given = [
+            ("--bits", self.bits.is_some()),
+            ("--type", self.quantization_type.is_some()),
+            ("--granularity", self.granularity.is_some()),
+            ("--mapping", self.mapping.is_some()),
+            ("--scale-dtype", self.scale_dtype.is_some()),
+            ("--skip", !self.skip.is_empty()),
+            ("--layer", !self.layers.is_empty()),
+        ];
+        given.into_iter().find_map(|(option, given)| given.then_some(option))
+    }
+
     /// Puts what was given in the place of what `config` says.
     pub(super) fn apply(&self, config: &mut QuantizationConfig) -> Result<()> {
         config.quantization_bits = self.bits.unwrap_or(config.quantization_bits);

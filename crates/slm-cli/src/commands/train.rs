@@ -6,7 +6,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde::Serialize;
 use slm_train::{
-    Outcome, QuantizationMode, StepReport, TrainObserver, Trainer, TrainingConfig, TrainingSummary,
+    Outcome, QuantizationMode, Start, StepReport, TrainObserver, Trainer, TrainingConfig, TrainingSummary,
     ValidationReport,
 };
 
@@ -79,9 +79,9 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     }
     let spinner = context.progress.spinner("preparing the run");
     let mut trainer = if args.resume {
-        Trainer::resume(config, data.corpus(), None, &context.device, &args.out)?
+        Trainer::resume(config, data.corpus(), Start::default(), &context.device, &args.out)?
     } else {
-        Trainer::start(config, data.corpus(), None, &context.device, &args.out, args.overwrite)?
+        Trainer::start(config, data.corpus(), Start::default(), &context.device, &args.out, args.overwrite)?
     };
     drop((data, spinner));
     let parameters = trainer.model().config().parameter_count();

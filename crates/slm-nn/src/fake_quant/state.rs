@@ -28,6 +28,13 @@ impl LayerState {
         Self(vec![(LEARNED_SCALE.to_owned(), scales)])
     }
 
+    /// The state with these bounds of static activations.
+    #[must_use]
+    pub fn with_input_bounds(mut self, (min, max): (f32, f32)) -> Self {
+        self.push(INPUT_BOUNDS, vec![min, max]);
+        self
+    }
+
     fn push(&mut self, name: &str, values: Vec<f32>) {
         self.0.push((name.to_owned(), values));
     }

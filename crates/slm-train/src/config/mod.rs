@@ -122,6 +122,9 @@ pub struct TrainingOptions {
     pub epsilon: f64,
     /// Largest norm of all gradients together; 0 turns clipping off. Default: 1.
     pub grad_clip: f64,
+    /// Keeps the token and position embeddings as they are, which saves the memory of their gradients and moments:
+    /// three times their own. A head that is tied to the token embedding then stays too. Default: false.
+    pub freeze_embeddings: bool,
     /// Share of the text, at its end, that is held out for validation. Default: 0.05.
     pub validation_fraction: f64,
     /// Most windows of `sequence_length` tokens scored in a validation. Default: 64.
@@ -151,6 +154,7 @@ impl Default for TrainingOptions {
             beta2: 0.95,
             epsilon: 1e-8,
             grad_clip: 1.0,
+            freeze_embeddings: false,
             validation_fraction: 0.05,
             validation_windows: 64,
             eval_interval: 100,
