@@ -110,7 +110,7 @@ pub(crate) const SECTIONS: &[Section] = &[
             key("grad_clip", "number", "Largest norm of all gradients together; 0 turns clipping off"),
             key(
                 "freeze_embeddings",
-                "true or false",
+                "true, false",
                 "Leave embeddings, and a head tied to them, as they are; saves memory",
             ),
             key("validation_fraction", "0 to 0.9", "Share of the text, at its end, that is held out"),
