@@ -143,7 +143,7 @@ fn load_reference(
     let own = checkpoint.metadata().and_then(|metadata| metadata.lineage.transforms).unwrap_or_default();
     if checkpoint.is_quantized() {
         let factors = (own == changes).then(BTreeMap::new);
-        return Ok(Reference { model: context.load_model(&checkpoint)?, factors });
+        return Ok(Reference { model: context.load_model(checkpoint)?, factors });
     }
     let rotation = changes.rotation_seed.map(|seed| Transforms::rotation(checkpoint, seed)).transpose()?;
     let model = match &rotation {
@@ -151,7 +151,7 @@ fn load_reference(
             let mut tensors = TransformedSource::new(checkpoint, rotation);
             Transformer::from_tensors(rotation.model(), &mut tensors, &context.device)?
         }
-        None => context.load_model(&checkpoint)?,
+        None => context.load_model(checkpoint)?,
     };
     let TransformRecord { smoothing_strength, equalized_mlps, equalized_norms, .. } = changes;
     if smoothing_strength.is_none() && equalized_mlps.is_none() && equalized_norms.is_none() {

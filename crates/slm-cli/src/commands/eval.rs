@@ -175,7 +175,7 @@ fn measure(args: &EvalArgs, checkpoint: &Checkpoint, context: &Context) -> Resul
         Ok((path.as_path(), Window::of(&tokens, &windowing, stride)?))
     });
     let texts: Vec<(&Path, Vec<Window>)> = texts.collect::<Result<_>>()?;
-    let mut model = context.load_model(&checkpoint)?;
+    let mut model = context.load_model(checkpoint)?;
     model.set_kv_cache_type(args.kv_cache);
     let mut reference = match &args.reference {
         Some(dir) => Some(Reference::load(dir, checkpoint, args.noise_floor, context)?),

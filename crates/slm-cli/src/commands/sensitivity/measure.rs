@@ -92,7 +92,7 @@ impl SensitivityText<'_> {
             tokens.windows(&windowing).into_iter().filter(|ids| ids.len() >= 2).collect();
         let windows: Vec<EvalWindow<'_>> =
             ids.iter().map(|ids| EvalWindow { ids, first_scored: 1 }).collect();
-        let mut model = context.load_model(&checkpoint)?;
+        let mut model = context.load_model(checkpoint)?;
         model.untie_head();
         let bar = context.progress.bar("float model", windows.len());
         let mut float = Vec::with_capacity(windows.len());
