@@ -84,7 +84,8 @@ Examples:
   slm generate --checkpoint my-model-int8 --prompt \"Once upon a time\"
   slm generate --checkpoint my-model-int8 --prompt \"Once upon a time\" \\
       --temperature 0.8 --top-p 0.9 --max-new-tokens 64
-  slm generate --checkpoint my-model-int8 --prompt \"Once\" --stop . --json";
+  slm generate --checkpoint my-model-int8 --prompt \"Once\" --stop . --json
+  slm generate --checkpoint my-model-int8 --prompts prompts.jsonl";
 
 pub(crate) const CHAT: &str = "\
 Examples:

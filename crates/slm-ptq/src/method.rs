@@ -1,4 +1,4 @@
-//! How weights are rounded.
+//! Rounding methods for weights.
 
 use std::fmt;
 use std::str::FromStr;
@@ -42,7 +42,7 @@ impl Default for TuneOptions {
 }
 
 impl RoundingMethod {
-    /// Whether the method needs calibration text.
+    /// Returns `true` if the method needs calibration text.
     pub fn needs_calibration(self) -> bool {
         match self {
             Self::Rtn => false,
@@ -59,7 +59,7 @@ impl RoundingMethod {
         }
     }
 
-    /// Whether the method needs all products of two inputs of a layer.
+    /// Returns `true` if the method needs all products of two inputs of a layer.
     pub(crate) fn needs_hessians(self) -> bool {
         match self {
             Self::Rtn | Self::Awq => false,
@@ -67,7 +67,8 @@ impl RoundingMethod {
         }
     }
 
-    /// Whether the layers of a checkpoint are quantized one after the other, each behind the quantized layers before it.
+    /// Returns `true` if the layers of a checkpoint are quantized one after the other, each behind the quantized layers
+    /// before it.
     pub fn is_sequential(self) -> bool {
         self.needs_hessians()
     }

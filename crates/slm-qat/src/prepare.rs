@@ -12,7 +12,7 @@ use crate::{Error, QatConfig, Result, ScaleMode, StageSchedule};
 /// A module that is ready to be trained.
 #[derive(Debug, Clone)]
 pub struct Prepared {
-    /// Which layers are fake-quantized, and why the others are not.
+    /// Selection of the layers that are fake-quantized, with the reasons for leaving out others.
     pub plan: Plan,
     schedule: StageSchedule,
     stage: SharedQatStage,

@@ -170,7 +170,7 @@ struct Step<'a> {
     optimizer: &'a mut ModelOptimizer,
     gradients: &'a mut GradientsParams,
     learning_rate: f64,
-    /// What gradients are multiplied with, where they are clipped.
+    /// Factor of the gradients, where they are clipped.
     scale: Option<f64>,
     roles: HashMap<ParamId, ParameterRole>,
     path: Vec<String>,

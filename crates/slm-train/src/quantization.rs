@@ -19,7 +19,7 @@ use slm_qat::{
 use crate::state::TrainingState;
 use crate::{Error, QuantizationConfig, Result, TrainingConfig};
 
-/// How the layers of a model are fake-quantized.
+/// Fake quantization of the layers of a model.
 pub(crate) struct Quantization {
     pub(crate) prepared: Prepared,
     /// Of the quantized checkpoint that the run began with, if it did.
@@ -91,7 +91,7 @@ impl Quantization {
         Ok(restore_layer_states(model, |layer| layers.remove(layer).unwrap_or_default())?)
     }
 
-    /// What the checkpoint of the converted model says of its quantization.
+    /// Metadata of the converted model's checkpoint.
     pub(crate) fn metadata(
         &self,
         model: &Transformer,

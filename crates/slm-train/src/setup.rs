@@ -20,7 +20,7 @@ pub(crate) struct Source {
     pub(crate) teacher_sha256: Option<String>,
     pub(crate) lineage: Option<Value>,
     pub(crate) tokenizer_json: Option<Vec<u8>>,
-    /// For messages.
+    /// Name for messages.
     pub(crate) tokenizer_origin: PathBuf,
     pub(crate) tokenizer: Option<TokenizerInfo>,
 }

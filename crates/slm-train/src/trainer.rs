@@ -30,7 +30,7 @@ use crate::{
     TuningMemory, ValidationReport,
 };
 
-/// How a run ended.
+/// Outcome of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// All steps are done.
@@ -39,16 +39,16 @@ pub enum Outcome {
     Interrupted,
 }
 
-/// What a run came to.
+/// Result of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainingSummary {
-    /// How it ended.
+    /// Outcome of the run.
     pub outcome: Outcome,
     /// Steps done, those before a resume included.
     pub step: usize,
     /// The last validation; none where the run stopped before the first.
     pub validation: Option<ValidationReport>,
-    /// Where the checkpoint is.
+    /// Directory of the checkpoint.
     pub checkpoint: PathBuf,
 }
 
@@ -61,9 +61,9 @@ pub struct Trainer {
     data: TrainingData,
     model: Transformer,
     optimizer: ModelOptimizer,
-    /// How the layers are fake-quantized, in quantization-aware training.
+    /// Fake quantization of the layers, in quantization-aware training.
     quantization: Option<Quantization>,
-    /// How quantized weights take updates, in fine-tuning of a quantized model.
+    /// Updates of quantized weights, in fine-tuning of a quantized model.
     tuning: Option<Tuning>,
     /// The float model that the loss compares with.
     teacher: Option<Transformer>,
@@ -73,11 +73,11 @@ pub struct Trainer {
     step: usize,
     /// Keeps other processes from writing to `dir`; none for a run that is finished and writes no more.
     _output: Option<OutputLock>,
-    /// Whether the checkpoint at `dir` is this run's own, and may be replaced.
+    /// True if the checkpoint at `dir` is this run's own, and may be replaced.
     owns_dir: bool,
     overwrite: bool,
     metrics: Vec<Metric>,
-    /// What became of each layer, once the model is converted.
+    /// Report on each layer, once the model is converted.
     layers: Vec<LayerReport>,
 }
 
@@ -170,9 +170,9 @@ impl Trainer {
         }
     }
 
-    /// Resumes the run whose checkpoint is at `dir`, from the same checkpoint if it started from one. On the same kind of
-    /// device, with the same config and text, the result is the same bit for bit as if it had never stopped. A finished
-    /// run has nothing left to do.
+    /// Resumes the run whose checkpoint is at `dir`, from the same checkpoint if it started from one. On the same kind
+    /// of device, with the same config and text, the result is the same bit for bit as if it had never stopped. A
+    /// finished run has nothing left to do.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for one that cannot be read, [`Error::NotResumable`] for one that is not of a
@@ -234,7 +234,7 @@ impl Trainer {
         Ok(run)
     }
 
-    /// Takes up the state beside the model from the checkpoint. A run that was finished has kept none of its optimizer.
+    /// Restores the state other than the model from the checkpoint. A finished run has kept none of its optimizer.
     fn restore(&mut self, was_finished: bool) -> Result<()> {
         let read = |file: &str| {
             let path = self.dir.join(file);
@@ -300,7 +300,7 @@ impl Trainer {
         })
     }
 
-    /// What the run is told to do.
+    /// Configuration of the run.
     pub fn config(&self) -> &TrainingConfig {
         &self.config
     }
@@ -320,7 +320,7 @@ impl Trainer {
         &self.data
     }
 
-    /// What became of each quantized layer; empty unless this run did quantization-aware training to its end.
+    /// Report on each quantized layer; empty unless this run did quantization-aware training to its end.
     pub fn layers(&self) -> &[LayerReport] {
         &self.layers
     }
@@ -496,13 +496,13 @@ impl Trainer {
     }
 }
 
-/// Whether a checkpoint holds the state of the optimizer: there is none before the first step, and a finished run
-/// goes on nowhere, so its checkpoint is the model without twice its size of moments.
+/// Returns `true` if a checkpoint holds the state of the optimizer. There is none before the first step. A finished run
+/// is not resumed, so that its checkpoint leaves out the moments, which are twice the size of the model.
 fn has_optimizer_state(step: usize, config: &TrainingConfig) -> bool {
     (1..config.training.steps).contains(&step)
 }
 
-/// Whether something that happens every `interval` steps, or never for 0, happens after `step`.
+/// Returns `true` if something that happens every `interval` steps, or never for 0, happens after `step`.
 fn due(step: usize, interval: usize) -> bool {
     interval > 0 && step.is_multiple_of(interval)
 }

@@ -19,16 +19,15 @@ use crate::error::{Error, Result};
 use crate::html::Page;
 use crate::text::{Windowing, evaluate_with_progress};
 
-/// Train a model while its layers act as their quantized selves, and convert it (quantization-aware training).
+/// Train a model with fake-quantized layers, and convert it (quantization-aware training).
 ///
 /// Starts from a float checkpoint, from the codes and scales of a quantized one, or from random weights without
-/// --checkpoint. Evaluates the float model, what post-training quantization makes of it, and what this run does, on the
-/// text held out (or --eval), and says how much of the loss of post-training quantization was recovered. Ctrl-C writes a
-/// checkpoint, from which --resume continues.
+/// --checkpoint. Evaluates the float model, the same after post-training quantization, and the result of this run, on
+/// the text held out (or --eval), and reports how much of the loss of post-training quantization was recovered. Ctrl-C
+/// writes a checkpoint, from which --resume continues.
 #[derive(Debug, Args)]
 pub(crate) struct QatArgs {
-    /// TOML file with [training], and optionally [quantization] and [qat]; with [model] where there is no
-    /// --checkpoint
+    /// TOML file with [training], and optionally [quantization] and [qat]; with [model] if there is no --checkpoint
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Checkpoint to begin with: float, or quantized, such as `slm ptq --method gptq` writes, whose layers keep their
@@ -61,11 +60,11 @@ struct QatResult {
     quantized_layers: usize,
     /// Perplexity of what was written.
     perplexity: Option<f64>,
-    /// On the same tokens, where the run began from a checkpoint.
+    /// Perplexity on the same tokens, if the run began from a checkpoint.
     perplexity_float: Option<f64>,
     perplexity_ptq: Option<f64>,
-    /// Share of the loss (nats per token) that post-training quantization added and training took away again; none where
-    /// it added next to nothing.
+    /// Share of the loss (nats per token) that post-training quantization added and training took away again; none
+    /// where it added next to nothing.
     recovered: Option<f64>,
     evaluated_tokens: Option<usize>,
     /// The file that perplexities were measured on, and which part of it.
@@ -135,7 +134,7 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
     let mut headline = format!("interrupted after {} of {steps} steps", result.step);
     if finished {
         // The figure is that of the checkpoint as it will be used, not of what was in memory.
-        let model = Checkpoint::open(&result.output)?.load_model(&context.device)?;
+        let model = context.load_model(&Checkpoint::open(&result.output)?)?;
         let after = evaluate_with_progress(context, "quantized perplexity", &model, &windows)?;
         result.perplexity = Some(after.perplexity());
         result.evaluated_tokens = Some(after.tokens);
@@ -270,7 +269,7 @@ impl Before {
         context: &Context,
     ) -> Result<Self> {
         let evaluate = |name: &str, checkpoint: &Checkpoint| {
-            evaluate_with_progress(context, name, &checkpoint.load_model(&context.device)?, windows)
+            evaluate_with_progress(context, name, &context.load_model(checkpoint)?, windows)
         };
         Ok(Self {
             float: teacher.map(|teacher| evaluate("float perplexity", teacher)).transpose()?,
@@ -295,7 +294,7 @@ impl Before {
             ..config.clone()
         };
         let mut quantizer = CheckpointQuantizer::new(checkpoint, config)?;
-        let model = checkpoint.load_model(&context.device)?;
+        let model = context.load_model(checkpoint)?;
         let float = evaluate_with_progress(context, "float perplexity", &model, windows)?;
         drop(model);
         if quantizer.uses_calibration() {

@@ -1,4 +1,4 @@
-//! What runs that begin from a checkpoint have in common: their text, their output, and what they are measured on.
+//! Arguments of runs that begin from a checkpoint: their text, their output, and the text that they are measured on.
 
 use std::path::{Path, PathBuf};
 
@@ -50,7 +50,7 @@ impl RunArgs {
         Ok(())
     }
 
-    /// What takes the place of values of the config.
+    /// Values that replace those of the config.
     pub(super) fn settings(&self) -> Vec<Setting> {
         self.settings.settings()
     }
@@ -108,14 +108,14 @@ impl RunArgs {
     }
 }
 
-/// What perplexities are measured on.
+/// Text that perplexities are measured on.
 pub(super) struct HeldOut {
     pub(super) windows: Vec<Vec<u32>>,
-    /// For people: the file, and which part of it.
+    /// Description for people: the file, and which part of it.
     pub(super) part: String,
 }
 
-/// What is trained on, as read from a file.
+/// Training data, as read from a file.
 pub(super) enum Data {
     Text(String),
     Sequences(Sequences),

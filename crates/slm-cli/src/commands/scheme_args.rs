@@ -7,7 +7,7 @@ use slm_train::QuantizationConfig;
 
 use crate::error::Result;
 
-/// What is not given is as the config says, and without one as the help says.
+/// Scheme options. One that is not given is as the config says, and without one as the help says.
 #[derive(Debug, Args)]
 pub(super) struct SchemeArgs {
     /// Width of the weights: 8 or 4 [default: 8, or as the config says]
@@ -31,7 +31,7 @@ pub(super) struct SchemeArgs {
     skip: Vec<String>,
     /// Scheme of the layers whose name matches: float, or int8 or int4 and what else differs, such as
     /// 'lm_head=int8:channel' or 'layers.*.down_proj=int4:group:32:affine:f16' (may be repeated; the last that matches
-    /// counts, after those of the config)
+    /// wins, and wins over the config)
     #[arg(long = "layer", value_name = "PATTERN=SCHEME")]
     layers: Vec<LayerRule>,
 }

@@ -21,9 +21,9 @@ use crate::output::Output;
 
 /// Train a model from scratch: in 32-bit floats, or, with quantization_mode = "qat", quantization-aware.
 ///
-/// The config says what the model is and how it is trained (see configs/). The last part of the text is held
-/// out, and the perplexity on it is measured during training. Ctrl-C writes a checkpoint, from which --resume
-/// continues; on the same kind of device the result is the same bit for bit as if it had never stopped.
+/// The config describes the model and its training (see configs/). The last part of the text is held out, and the
+/// perplexity on it is measured during training. Ctrl-C writes a checkpoint, from which --resume continues; on the same
+/// kind of device the result is the same bit for bit as if it had never stopped.
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
     /// TOML file with [model], [tokenizer] and [training]
@@ -53,7 +53,7 @@ struct TrainResult {
     finished: bool,
     step: usize,
     steps: usize,
-    /// Of the last validation.
+    /// Perplexity of the last validation.
     perplexity: Option<f64>,
     validation: Option<ValidationReport>,
     parameters: u64,

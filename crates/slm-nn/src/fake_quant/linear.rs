@@ -86,7 +86,7 @@ fn quant(input: &InputRanges, quantizer: &FakeQuantizer) -> ActivationQuant {
     }
 }
 
-/// What the backward pass needs. The rounded values are computed again rather than kept.
+/// Values that the backward pass needs. The rounded values are computed again rather than kept.
 #[derive(Debug, Clone)]
 pub(super) struct Saved<T> {
     pub(super) x: T,

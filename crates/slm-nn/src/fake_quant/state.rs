@@ -1,4 +1,4 @@
-//! What a training run must keep of a fake-quantized layer, beside its weights, to go on.
+//! State of a fake-quantized layer, other than its weights, that a training run needs to resume.
 
 use burn::module::Param;
 use burn::tensor::{Tensor, TensorData};

@@ -49,7 +49,7 @@ pub(crate) struct InputRowsHook(Mutex<Seen>);
 struct Seen {
     rows: InputRows,
     failed: Option<Error>,
-    /// Whether the model overflowed.
+    /// True if the model overflowed.
     not_finite: bool,
 }
 

@@ -14,9 +14,9 @@ use crate::{Error, Plan, PtqConfig, Result, Rotate, RoundingMethod};
 const SEED: u64 = 0;
 
 impl Transforms {
-    /// What `config` asks for. [`Rotate::Auto`] rotates where the model can be rotated and that makes the peaks of its
-    /// weights or norms smaller, unless a tied head stays float: it would become a tensor of its own, as large as the
-    /// embedding.
+    /// Chooses the transformations that `config` asks for. [`Rotate::Auto`] rotates where the model can be rotated and
+    /// that makes the peaks of its weights or norms smaller, unless a tied head stays float: it would become a tensor
+    /// of its own, as large as the embedding.
     ///
     /// # Errors
     /// Those of [`Transforms::rotation`].
@@ -76,7 +76,7 @@ impl Transforms {
         (!self.is_none()).then_some(record)
     }
 
-    /// Why the model is not rotated although it would have been; none where it is, or nobody asked.
+    /// Reason for not rotating a model that would have been rotated otherwise; none where it is, or nobody asked.
     pub fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
     }

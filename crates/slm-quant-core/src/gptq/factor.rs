@@ -19,7 +19,7 @@ const BLOCK: usize = 64;
 pub struct GptqOptions {
     /// Share of the mean of the diagonal that is added to it; at least 0.
     pub damping: f64,
-    /// Whether inputs are rounded in the order of falling mean squares, instead of from first to last.
+    /// Rounds inputs in the order of falling mean squares, instead of from first to last.
     pub activation_order: bool,
 }
 
@@ -88,8 +88,8 @@ impl GptqFactor {
         self.order.len()
     }
 
-    /// What a squared rounding error of each input costs after the inputs that are rounded later have made up for it
-    /// as well as they can: `1 / U[i, i]²`. Ranges that are chosen by these weights fit GPTQ better than by the mean
+    /// Costs of a squared rounding error of each input after the inputs that are rounded later have made up for it as
+    /// well as they can: `1 / U[i, i]²`. Ranges that are chosen by these weights fit GPTQ better than by the mean
     /// squares.
     pub fn remaining_costs(&self) -> Vec<f32> {
         let mut costs = vec![0.0; self.inputs()];
