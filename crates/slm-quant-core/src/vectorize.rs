@@ -29,5 +29,5 @@ macro_rules! vectorized {
 }
 pub(crate) use vectorized;
 
-/// What the closures of [`vectorized`] give away.
+/// Results of the closures of [`vectorized`].
 pub(crate) struct Once;
