@@ -1,0 +1,252 @@
+//! Fixed-point inputs: floats as exact integers that 8-bit instructions multiply.
+//!
+//! In products with quantized weights a row of floats is taken in blocks: runs of at most [`BLOCK`] columns of a group of
+//! the weights. A block has a step, a power of two, and each of its values is rounded to whole steps, of which the largest
+//! has about `2^22` to `2^23`. That changes a value by at most 1.21e-7 (`2^-23` and a hundredth) of the largest one of its
+//! block, which is of the size of the errors that summing 32-bit floats makes.
+//!
+//! The integers have [`DIGITS`] to the base 256, each a signed byte. Sums of their products with codes of weights are exact.
+
+#![allow(clippy::needless_range_loop, reason = "lanes of vectors")]
+
+use crate::simd::LANES;
+use crate::vectorize::Op;
+
+/// Digits of an integer, of which the first is the lowest.
+pub(crate) const DIGITS: usize = 3;
+
+/// Most columns of a block. Sums of products of a digit with codes less zero points stay below `2^24`, so that they are exact
+/// as floats too.
+pub(crate) const BLOCK: usize = 64;
+
+const _: () = assert!(BLOCK * 128 * 255 < 1 << 24);
+
+/// What a product needs to know of a block.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct BlockParams {
+    /// The value of one in each digit.
+    pub(crate) steps: [f32; DIGITS],
+    /// Sums of each digit, times what the layout asks for.
+    pub(crate) sums: [i32; DIGITS],
+}
+
+/// Bits of a float below its exponent.
+const MANTISSA_BITS: u32 = 23;
+
+/// The step of a block of finite values: a power of two, and at least the smallest normal number.
+#[inline(always)]
+pub(crate) fn step(values: &[f32]) -> f32 {
+    let mut largest = [0u32; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            largest[lane] = largest[lane].max(chunk[lane].abs().to_bits());
+        }
+    }
+    for (largest, value) in largest.iter_mut().zip(rest) {
+        *largest = (*largest).max(value.abs().to_bits());
+    }
+    let largest = largest.into_iter().fold(0, u32::max);
+    // Balanced digits do not reach 2^23: what is within 2^-6 of the next power of two counts as that.
+    let exponent = (largest + (1 << (MANTISSA_BITS - 6))) >> MANTISSA_BITS;
+    f32::from_bits(exponent.saturating_sub(MANTISSA_BITS - 1).max(1) << MANTISSA_BITS)
+}
+
+/// The reciprocal of a [`step`].
+#[inline(always)]
+pub(crate) fn reciprocal(step: f32) -> f32 {
+    f32::from_bits((254 << MANTISSA_BITS) - step.to_bits())
+}
+
+/// The value of one in each digit.
+#[inline(always)]
+pub(crate) fn digit_steps(step: f32) -> [f32; DIGITS] {
+    [step, step * 256.0, step * 65_536.0]
+}
+
+/// The digits of a value, from the reciprocal of its block's step.
+#[inline(always)]
+pub(crate) fn digits(value: f32, reciprocal: f32) -> [i32; DIGITS] {
+    let integer = (value * reciprocal).round_ties_even() as i32;
+    let first = i32::from(integer as i8);
+    let rest = (integer - first) >> 8;
+    let second = i32::from(rest as i8);
+    [first, second, (rest - second) >> 8]
+}
+
+/// A type that holds a digit in memory.
+pub(crate) trait Digit: Copy + Default + Send {
+    /// The digit, which fits.
+    fn of(digit: i32) -> Self;
+}
+
+/// The byte that `i8` has.
+impl Digit for u8 {
+    #[inline(always)]
+    fn of(digit: i32) -> Self {
+        digit as Self
+    }
+}
+
+impl Digit for i16 {
+    #[inline(always)]
+    fn of(digit: i32) -> Self {
+        digit as Self
+    }
+}
+
+/// Splits a row of floats into its digits, those of each place by themselves.
+pub(crate) struct SplitRow<'a, T> {
+    pub(crate) row: &'a [f32],
+    /// Columns of a group, without and with padding.
+    pub(crate) width: usize,
+    pub(crate) padded_width: usize,
+    /// What the sums of digits are multiplied with.
+    pub(crate) factor: i32,
+    /// Runs of equal length, one for each digit.
+    pub(crate) out: &'a mut [T],
+    pub(crate) params: &'a mut [BlockParams],
+}
+
+impl<T: Digit> Op for SplitRow<'_, T> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { row, width, padded_width, factor, out, params } = self;
+        let plane = out.len() / DIGITS;
+        let (low, rest) = out.split_at_mut(plane);
+        let (middle, high) = rest.split_at_mut(plane);
+        let planes = low.chunks_mut(padded_width).zip(middle.chunks_mut(padded_width));
+        let mut params = params.iter_mut();
+        for (group, ((low, middle), high)) in row.chunks(width).zip(planes.zip(high.chunks_mut(padded_width)))
+        {
+            let blocks = low.chunks_mut(BLOCK).zip(middle.chunks_mut(BLOCK)).zip(high.chunks_mut(BLOCK));
+            for ((values, out), params) in group.chunks(BLOCK).zip(blocks).zip(&mut params) {
+                let ((low, middle), high) = out;
+                *params = split_block(values, [low, middle, high], factor);
+            }
+        }
+    }
+}
+
+/// Splits a block, and fills what is left of its digits with zeros.
+#[inline(always)]
+fn split_block<T: Digit>(
+    values: &[f32],
+    [low, middle, high]: [&mut [T]; DIGITS],
+    factor: i32,
+) -> BlockParams {
+    let step = step(values);
+    let reciprocal = reciprocal(step);
+    let mut sums = [[0i32; LANES]; DIGITS];
+    let padded = low.len();
+    for at in (0..padded).step_by(LANES) {
+        let values = &values[at.min(values.len())..];
+        let mut chunk = [0.0; LANES];
+        match values.first_chunk() {
+            Some(values) => chunk = *values,
+            None => chunk[..values.len()].copy_from_slice(values),
+        }
+        let mut all = [[0; LANES]; DIGITS];
+        for lane in 0..LANES {
+            [all[0][lane], all[1][lane], all[2][lane]] = digits(chunk[lane], reciprocal);
+        }
+        for digit in 0..DIGITS {
+            for lane in 0..LANES {
+                sums[digit][lane] += all[digit][lane];
+            }
+        }
+        store(&all[0], &mut low[at..]);
+        store(&all[1], &mut middle[at..]);
+        store(&all[2], &mut high[at..]);
+    }
+    let mut params = BlockParams { steps: digit_steps(step), sums: [0; DIGITS] };
+    for digit in 0..DIGITS {
+        params.sums[digit] = sums[digit].into_iter().sum::<i32>() * factor;
+    }
+    params
+}
+
+/// Stores the digits of 16 values, as far as there is room for them.
+#[inline(always)]
+fn store<T: Digit>(digits: &[i32; LANES], out: &mut [T]) {
+    let mut narrow = [T::default(); LANES];
+    for lane in 0..LANES {
+        narrow[lane] = T::of(digits[lane]);
+    }
+    match out.first_chunk_mut() {
+        Some(out) => *out = narrow,
+        None => out.copy_from_slice(&narrow[..out.len()]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the digits stand for.
+    fn value(digits: [i32; DIGITS], steps: [f32; DIGITS]) -> f64 {
+        digits.iter().zip(steps).map(|(&digit, step)| f64::from(digit) * f64::from(step)).sum()
+    }
+
+    #[test]
+    fn values_change_by_little_of_the_largest_one() {
+        for largest in [1.0f32, 1.5, 1.98, 1.984_375, 1.99, 1.999_999_9, 3.0e-30, 2.9e38, f32::MAX] {
+            for sign in [1.0, -1.0] {
+                let values = [largest * sign, largest / 3.0, -largest / 1000.0, 0.0];
+                let step = step(&values);
+                for x in values {
+                    let digits = digits(x, reciprocal(step));
+                    assert!(digits.iter().all(|digit| (-128..128).contains(digit)), "{x}: {digits:?}");
+                    let error = (value(digits, digit_steps(step)) - f64::from(x)).abs();
+                    assert!(error <= 1.21e-7 * f64::from(largest), "{x} of {largest}: {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn whole_numbers_of_22_bits_are_exact() {
+        for x in [0.0f32, 1.0, -1.0, 127.0, 128.0, -128.0, 32_767.0, 32_768.0, -4_194_303.0, 4_194_303.0] {
+            let step = step(&[4_194_303.0, x]);
+            assert_eq!(value(digits(x, reciprocal(step)), digit_steps(step)), f64::from(x));
+        }
+    }
+
+    #[test]
+    fn the_smallest_numbers_become_zero() {
+        for x in [0.0, f32::MIN_POSITIVE / 4.0, -f32::from_bits(1)] {
+            assert_eq!(step(&[x]), f32::MIN_POSITIVE);
+            assert_eq!(digits(x, reciprocal(f32::MIN_POSITIVE)), [0; DIGITS]);
+        }
+    }
+
+    #[test]
+    fn rows_are_split_by_groups_and_blocks() {
+        // A group of 70 columns in blocks of 64 and 6, padded to 72; then one of 10, padded to 12.
+        let row: Vec<f32> = (0..80).map(|i| ((i * 37 % 41) as f32 - 20.0) * 1.1f32.powi(i % 29)).collect();
+        let mut out = vec![99u8; DIGITS * 84];
+        let mut params = vec![BlockParams::default(); 3];
+        SplitRow { row: &row, width: 70, padded_width: 72, factor: -3, out: &mut out, params: &mut params }
+            .run();
+        let blocks = [(0, 0..64), (64, 64..70), (72, 70..80)];
+        let mut found = vec![false; 84];
+        for ((at, columns), params) in blocks.into_iter().zip(&params) {
+            let values = &row[columns];
+            let step = step(values);
+            assert_eq!(params.steps, digit_steps(step));
+            let mut sums = [0; DIGITS];
+            for (i, &x) in values.iter().enumerate() {
+                let expected = digits(x, reciprocal(step));
+                found[at + i] = true;
+                for digit in 0..DIGITS {
+                    assert_eq!(i32::from(out[digit * 84 + at + i].cast_signed()), expected[digit]);
+                    sums[digit] += expected[digit] * -3;
+                }
+            }
+            assert_eq!(params.sums, sums);
+        }
+        for (at, _) in found.iter().enumerate().filter(|(_, found)| !**found) {
+            assert!((0..DIGITS).all(|digit| out[digit * 84 + at] == 0), "padding");
+        }
+    }
+}
