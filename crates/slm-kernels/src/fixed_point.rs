@@ -6,6 +6,7 @@
 //! block, which is of the size of the errors that summing 32-bit floats makes.
 //!
 //! The integers have [`DIGITS`] to the base 256, each a signed byte. Sums of their products with codes of weights are exact.
+//! A row is `[block][chunk][digit][CHUNK]`, so that kernels read it with one pointer.
 
 #![allow(clippy::needless_range_loop, reason = "lanes of vectors")]
 
@@ -20,6 +21,15 @@ pub(crate) const DIGITS: usize = 3;
 pub(crate) const BLOCK: usize = 64;
 
 const _: () = assert!(BLOCK * 128 * 255 < 1 << 24);
+
+/// Columns whose digits lie side by side.
+pub(crate) const CHUNK: usize = 32;
+
+/// Digits of a block of a group of `width` columns, with those of its padding.
+pub(crate) const fn block_digits(width: usize) -> usize {
+    let columns = if width < BLOCK { width } else { BLOCK };
+    columns.div_ceil(CHUNK) * DIGITS * CHUNK
+}
 
 /// What a product needs to know of a block.
 #[derive(Debug, Clone, Copy, Default)]
@@ -95,15 +105,14 @@ impl Digit for i16 {
     }
 }
 
-/// Splits a row of floats into its digits, those of each place by themselves.
+/// Splits a row of floats into its digits.
 pub(crate) struct SplitRow<'a, T> {
     pub(crate) row: &'a [f32],
-    /// Columns of a group, without and with padding.
+    /// Columns of a group.
     pub(crate) width: usize,
-    pub(crate) padded_width: usize,
     /// What the sums of digits are multiplied with.
     pub(crate) factor: i32,
-    /// Runs of equal length, one for each digit.
+    /// [`block_digits`] for each block.
     pub(crate) out: &'a mut [T],
     pub(crate) params: &'a mut [BlockParams],
 }
@@ -111,72 +120,47 @@ pub(crate) struct SplitRow<'a, T> {
 impl<T: Digit> Op for SplitRow<'_, T> {
     #[inline(always)]
     fn run(self) {
-        let Self { row, width, padded_width, factor, out, params } = self;
-        let plane = out.len() / DIGITS;
-        let (low, rest) = out.split_at_mut(plane);
-        let (middle, high) = rest.split_at_mut(plane);
-        let planes = low.chunks_mut(padded_width).zip(middle.chunks_mut(padded_width));
-        let mut params = params.iter_mut();
-        for (group, ((low, middle), high)) in row.chunks(width).zip(planes.zip(high.chunks_mut(padded_width)))
-        {
-            let blocks = low.chunks_mut(BLOCK).zip(middle.chunks_mut(BLOCK)).zip(high.chunks_mut(BLOCK));
-            for ((values, out), params) in group.chunks(BLOCK).zip(blocks).zip(&mut params) {
-                let ((low, middle), high) = out;
-                *params = split_block(values, [low, middle, high], factor);
+        let Self { row, width, factor, out, params } = self;
+        let mut blocks = out.chunks_exact_mut(block_digits(width)).zip(params);
+        for group in row.chunks(width) {
+            for (values, (out, params)) in group.chunks(BLOCK).zip(&mut blocks) {
+                *params = split_block(values, out, factor);
             }
         }
     }
 }
 
-/// Splits a block, and fills what is left of its digits with zeros.
+/// Splits a block. Its padding becomes zeros.
 #[inline(always)]
-fn split_block<T: Digit>(
-    values: &[f32],
-    [low, middle, high]: [&mut [T]; DIGITS],
-    factor: i32,
-) -> BlockParams {
+fn split_block<T: Digit>(values: &[f32], out: &mut [T], factor: i32) -> BlockParams {
     let step = step(values);
     let reciprocal = reciprocal(step);
     let mut sums = [[0i32; LANES]; DIGITS];
-    let padded = low.len();
-    for at in (0..padded).step_by(LANES) {
-        let values = &values[at.min(values.len())..];
-        let mut chunk = [0.0; LANES];
-        match values.first_chunk() {
-            Some(values) => chunk = *values,
-            None => chunk[..values.len()].copy_from_slice(values),
-        }
-        let mut all = [[0; LANES]; DIGITS];
-        for lane in 0..LANES {
-            [all[0][lane], all[1][lane], all[2][lane]] = digits(chunk[lane], reciprocal);
-        }
-        for digit in 0..DIGITS {
+    for (index, out) in out.as_chunks_mut::<{ DIGITS * CHUNK }>().0.iter_mut().enumerate() {
+        for at in (0..CHUNK).step_by(LANES) {
+            let values = &values[(index * CHUNK + at).min(values.len())..];
+            let mut chunk = [0.0; LANES];
+            match values.first_chunk() {
+                Some(values) => chunk = *values,
+                None => chunk[..values.len()].copy_from_slice(values),
+            }
+            let mut all = [[0; LANES]; DIGITS];
             for lane in 0..LANES {
-                sums[digit][lane] += all[digit][lane];
+                [all[0][lane], all[1][lane], all[2][lane]] = digits(chunk[lane], reciprocal);
+            }
+            for digit in 0..DIGITS {
+                for lane in 0..LANES {
+                    sums[digit][lane] += all[digit][lane];
+                    out[digit * CHUNK + at + lane] = T::of(all[digit][lane]);
+                }
             }
         }
-        store(&all[0], &mut low[at..]);
-        store(&all[1], &mut middle[at..]);
-        store(&all[2], &mut high[at..]);
     }
     let mut params = BlockParams { steps: digit_steps(step), sums: [0; DIGITS] };
     for digit in 0..DIGITS {
         params.sums[digit] = sums[digit].into_iter().sum::<i32>() * factor;
     }
     params
-}
-
-/// Stores the digits of 16 values, as far as there is room for them.
-#[inline(always)]
-fn store<T: Digit>(digits: &[i32; LANES], out: &mut [T]) {
-    let mut narrow = [T::default(); LANES];
-    for lane in 0..LANES {
-        narrow[lane] = T::of(digits[lane]);
-    }
-    match out.first_chunk_mut() {
-        Some(out) => *out = narrow,
-        None => out.copy_from_slice(&narrow[..out.len()]),
-    }
 }
 
 #[cfg(test)]
@@ -222,31 +206,27 @@ mod tests {
 
     #[test]
     fn rows_are_split_by_groups_and_blocks() {
-        // A group of 70 columns in blocks of 64 and 6, padded to 72; then one of 10, padded to 12.
+        // A group of 70 columns in blocks of 64 and 6; then one of 10.
         let row: Vec<f32> = (0..80).map(|i| ((i * 37 % 41) as f32 - 20.0) * 1.1f32.powi(i % 29)).collect();
-        let mut out = vec![99u8; DIGITS * 84];
+        let mut out = vec![99u8; 3 * block_digits(70)];
         let mut params = vec![BlockParams::default(); 3];
-        SplitRow { row: &row, width: 70, padded_width: 72, factor: -3, out: &mut out, params: &mut params }
-            .run();
-        let blocks = [(0, 0..64), (64, 64..70), (72, 70..80)];
-        let mut found = vec![false; 84];
-        for ((at, columns), params) in blocks.into_iter().zip(&params) {
+        SplitRow { row: &row, width: 70, factor: -3, out: &mut out, params: &mut params }.run();
+        let blocks = out.chunks(block_digits(70)).zip([0..64, 64..70, 70..80]).zip(&params);
+        for ((out, columns), params) in blocks {
             let values = &row[columns];
             let step = step(values);
             assert_eq!(params.steps, digit_steps(step));
             let mut sums = [0; DIGITS];
-            for (i, &x) in values.iter().enumerate() {
+            for column in 0..BLOCK {
+                let x = values.get(column).copied().unwrap_or(0.0);
                 let expected = digits(x, reciprocal(step));
-                found[at + i] = true;
                 for digit in 0..DIGITS {
-                    assert_eq!(i32::from(out[digit * 84 + at + i].cast_signed()), expected[digit]);
+                    let found = out[(column / CHUNK * DIGITS + digit) * CHUNK + column % CHUNK];
+                    assert_eq!(i32::from(found.cast_signed()), expected[digit]);
                     sums[digit] += expected[digit] * -3;
                 }
             }
             assert_eq!(params.sums, sums);
-        }
-        for (at, _) in found.iter().enumerate().filter(|(_, found)| !**found) {
-            assert!((0..DIGITS).all(|digit| out[digit * 84 + at] == 0), "padding");
         }
     }
 }

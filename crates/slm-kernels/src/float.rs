@@ -10,17 +10,22 @@
 
 use slm_quant_core::Bits;
 
-use crate::fixed_point::{BLOCK, BlockParams, DIGITS};
+use crate::fixed_point::{BLOCK, BlockParams, CHUNK, DIGITS, block_digits};
 use crate::lhs::{Digits, operand_offset};
 use crate::macrokernel::GemmArgs;
-use crate::packed_rhs::{PackedRhs, columns_per_line};
-use crate::simd::{LINE_BYTES, NIBBLE_LINES, Simd};
+use crate::packed_rhs::{GroupScales, LaneScales, PackedRhs, columns_per_line};
+use crate::simd::{LANES, LINE_BYTES, NIBBLE_LINES, Simd};
 use crate::tile::Tile;
 use crate::unpacked::OPERANDS;
 use crate::vector::{SCALE_PREFETCH_BYTES, store_biased_tile};
 
 /// Sums of an output: those of each digit.
 type Sums<S, const M: usize, const NP: usize> = [[[<S as Simd>::I32; NP]; M]; DIGITS];
+
+/// Bytes of a digit.
+const fn digit_bytes<S: Simd>(int4: bool) -> usize {
+    if S::WIDE_INPUT8 && !int4 { 2 } else { 1 }
+}
 
 /// A product with float inputs.
 pub(crate) struct FloatArgs<'a> {
@@ -119,16 +124,54 @@ impl FloatArgs<'_> {
         lines: [*const u8; NP],
     ) {
         let w = self.w;
+        let zero_points = panels.map(|panel| w.zero_points(panel));
+        let scales = panels.map(|panel| w.scales(panel));
+        // SAFETY: by this function's contract.
+        let results = unsafe {
+            match scales[0] {
+                // For one row and panel, a loop that does not ask for what all groups have alike.
+                LaneScales::F32(scales) if M * NP == 1 && zero_points[0].is_none() => {
+                    self.sums::<S, _, M, NP, INT4, UNPACKED>(simd, row, lines, &[scales; NP], [None; NP])
+                }
+                LaneScales::F16(scales) if M * NP == 1 && zero_points[0].is_none() => {
+                    self.sums::<S, _, M, NP, INT4, UNPACKED>(simd, row, lines, &[scales; NP], [None; NP])
+                }
+                _ => self.sums::<S, _, M, NP, INT4, UNPACKED>(simd, row, lines, &scales, zero_points),
+            }
+        };
+        store_biased_tile(simd, &self.out, w.rows(), self.bias, row, panels, results);
+    }
+
+    /// The sums of a tile, with the scales and zero points of its panels.
+    ///
+    /// # Safety
+    /// As [`FloatArgs::tile`].
+    #[inline(always)]
+    unsafe fn sums<
+        S: Simd,
+        G: PanelScales,
+        const M: usize,
+        const NP: usize,
+        const INT4: bool,
+        const UNPACKED: bool,
+    >(
+        &self,
+        simd: S,
+        row: usize,
+        lines: [*const u8; NP],
+        scales: &[G; NP],
+        zero_points: [Option<&[[i8; LANES]]>; NP],
+    ) -> [[S::F32; NP]; M] {
+        let w = self.w;
         let block_lines = BLOCK / columns_per_line(w.scheme().bits);
+        let block_bytes = block_digits(w.group_width()) * digit_bytes::<S>(INT4);
         let offset = simd.splat_i32(operand_offset::<S>(w));
-        let mut cursor = TileCursor { x: [std::ptr::null(); M], at: 0, plane: self.x.plane_bytes(), lines };
+        let mut cursor = TileCursor { x: [std::ptr::null(); M], lines };
         let mut params: [&[BlockParams]; M] = [&[]; M];
         for i in 0..M {
             cursor.x[i] = self.x.row(row + i);
             params[i] = self.x.params(row + i);
         }
-        let scales = panels.map(|panel| w.scales(panel));
-        let zero_points = panels.map(|panel| w.zero_points(panel));
         let mut results = [[simd.splat_f32(0.0); NP]; M];
         let mut block = 0;
         for group in 0..w.groups_per_row() {
@@ -153,14 +196,18 @@ impl FloatArgs<'_> {
                         }
                     }
                 }
-                // SAFETY: the steps of all groups are the lines of a panel; an input row holds as many digits, of the type
-                // that this instruction set takes, as a panel has columns, padding included.
+                let start = cursor.x;
+                // SAFETY: the steps of all groups are the lines of a panel; an input row holds as many blocks of digits, of
+                // the type that this instruction set takes, as a row of weights has, padding included.
                 unsafe {
                     if INT4 {
                         cursor.nibble_block::<S, UNPACKED>(simd, count, &mut sums);
                     } else {
                         cursor.byte_block::<S, UNPACKED>(simd, count, &mut sums);
                     }
+                }
+                for i in 0..M {
+                    cursor.x[i] = start[i].wrapping_add(block_bytes);
                 }
                 for digit in 0..DIGITS {
                     for i in 0..M {
@@ -174,36 +221,62 @@ impl FloatArgs<'_> {
             }
             for b in 0..NP {
                 if !UNPACKED {
-                    scales[b].prefetch(simd, group, SCALE_PREFETCH_BYTES);
+                    scales[b].prefetch(simd, group);
                 }
-                let scale = scales[b].load(simd, group);
+                let scale = scales[b].group(simd, group);
                 for i in 0..M {
                     results[i][b] = simd.fma_f32(dot[i][b], scale, results[i][b]);
                 }
             }
         }
-        store_biased_tile(simd, &self.out, w.rows(), self.bias, row, panels, results);
+        results
+    }
+}
+
+/// Scales of a panel, by group: in a type that is known, or in either.
+trait PanelScales {
+    /// Those of a group.
+    fn group<S: Simd>(&self, simd: S, group: usize) -> S::F32;
+
+    /// Asks for those of later groups.
+    fn prefetch<S: Simd>(&self, simd: S, group: usize);
+}
+
+impl PanelScales for LaneScales<'_> {
+    #[inline(always)]
+    fn group<S: Simd>(&self, simd: S, group: usize) -> S::F32 {
+        self.load(simd, group)
+    }
+
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, simd: S, group: usize) {
+        LaneScales::prefetch(*self, simd, group, SCALE_PREFETCH_BYTES);
+    }
+}
+
+impl<T> PanelScales for &[[T; LANES]]
+where
+    [T; LANES]: GroupScales,
+{
+    #[inline(always)]
+    fn group<S: Simd>(&self, simd: S, group: usize) -> S::F32 {
+        self[group].load(simd)
+    }
+
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, simd: S, group: usize) {
+        simd.prefetch(self.as_ptr().wrapping_add(group).cast::<u8>().wrapping_add(SCALE_PREFETCH_BYTES));
     }
 }
 
 /// The position in the operands.
 struct TileCursor<const M: usize, const NP: usize> {
-    /// The lowest digits of each row.
+    /// The digits of the next chunk of columns.
     x: [*const u8; M],
-    /// How far each of `x` has been read.
-    at: usize,
-    /// Bytes from one digit of a column to the next.
-    plane: usize,
     lines: [*const u8; NP],
 }
 
 impl<const M: usize, const NP: usize> TileCursor<M, NP> {
-    /// The input that is `bytes` further on.
-    #[inline(always)]
-    fn input(&self, row: usize, digit: usize, bytes: usize) -> *const u8 {
-        self.x[row].wrapping_add(digit * self.plane + self.at + bytes)
-    }
-
     /// Multiplies `count` lines of INT4 codes of each panel.
     ///
     /// # Safety
@@ -215,15 +288,22 @@ impl<const M: usize, const NP: usize> TileCursor<M, NP> {
         count: usize,
         sums: &mut Sums<S, M, NP>,
     ) {
+        const { assert!(CHUNK == 8 * NIBBLE_LINES) }
         let mut left = count;
         // SAFETY: by this function's contract.
         unsafe {
             while left >= NIBBLE_LINES {
                 self.nibble_lines::<S, NIBBLE_LINES, UNPACKED>(simd, sums);
                 left -= NIBBLE_LINES;
+                for i in 0..M {
+                    self.x[i] = self.x[i].wrapping_add(DIGITS * CHUNK);
+                }
             }
             for _ in 0..left {
                 self.nibble_lines::<S, 1, UNPACKED>(simd, sums);
+                for i in 0..M {
+                    self.x[i] = self.x[i].wrapping_add(4 * OPERANDS);
+                }
             }
         }
     }
@@ -269,7 +349,7 @@ impl<const M: usize, const NP: usize> TileCursor<M, NP> {
                 }
                 for digit in 0..DIGITS {
                     for i in 0..M {
-                        let x = self.input(i, digit, 4 * (OPERANDS * number + half));
+                        let x = self.x[i].wrapping_add(digit * CHUNK + 4 * (OPERANDS * number + half));
                         let sums = &mut sums[digit][i];
                         for b in 0..NP {
                             // SAFETY: by this function's contract; nibbles that have been unpacked are low ones.
@@ -292,7 +372,6 @@ impl<const M: usize, const NP: usize> TileCursor<M, NP> {
                 }
             }
         }
-        self.at += 4 * OPERANDS * COUNT;
         for b in 0..NP {
             let lines = if UNPACKED { OPERANDS * COUNT } else { COUNT };
             self.lines[b] = self.lines[b].wrapping_add(lines * LINE_BYTES);
@@ -310,23 +389,31 @@ impl<const M: usize, const NP: usize> TileCursor<M, NP> {
         count: usize,
         sums: &mut Sums<S, M, NP>,
     ) {
+        let mut others = [[[simd.splat_i32(0); NP]; M]; DIGITS];
         let mut left = count;
-        // SAFETY: by this function's contract.
-        unsafe {
-            // One sum alone would wait for itself.
-            if M * NP == 1 {
-                let mut others = [[[simd.splat_i32(0); NP]; M]; DIGITS];
-                while left >= 2 {
+        while left > 0 {
+            let start = self.x;
+            let lines = left.min(CHUNK / 4);
+            left -= lines;
+            // SAFETY: by this function's contract.
+            unsafe {
+                for _ in 0..lines / 2 {
                     self.byte_line::<S, UNPACKED>(simd, sums);
-                    self.byte_line::<S, UNPACKED>(simd, &mut others);
-                    left -= 2;
+                    // One sum alone would wait for itself.
+                    let sums = if M * NP == 1 { &mut others } else { &mut *sums };
+                    self.byte_line::<S, UNPACKED>(simd, sums);
                 }
-                for digit in 0..DIGITS {
-                    sums[digit][0][0] = simd.add_i32(sums[digit][0][0], others[digit][0][0]);
+                if lines % 2 == 1 {
+                    self.byte_line::<S, UNPACKED>(simd, sums);
                 }
             }
-            for _ in 0..left {
-                self.byte_line::<S, UNPACKED>(simd, sums);
+            for i in 0..M {
+                self.x[i] = start[i].wrapping_add(DIGITS * CHUNK * digit_bytes::<S>(false));
+            }
+        }
+        if M * NP == 1 {
+            for digit in 0..DIGITS {
+                sums[digit][0][0] = simd.add_i32(sums[digit][0][0], others[digit][0][0]);
             }
         }
     }
@@ -352,7 +439,7 @@ impl<const M: usize, const NP: usize> TileCursor<M, NP> {
             }
             for digit in 0..DIGITS {
                 for i in 0..M {
-                    let x = self.input(i, digit, 4 * part);
+                    let x = self.x[i].wrapping_add(digit * CHUNK * digit_bytes::<S>(false) + 4 * part);
                     for b in 0..NP {
                         // SAFETY: by this function's contract.
                         sums[digit][i][b] = unsafe { simd.signed_dot8(sums[digit][i][b], x, codes[b]) };
@@ -360,7 +447,9 @@ impl<const M: usize, const NP: usize> TileCursor<M, NP> {
                 }
             }
         }
-        self.at += 4 * parts;
+        for i in 0..M {
+            self.x[i] = self.x[i].wrapping_add(4 * parts);
+        }
         for b in 0..NP {
             if !UNPACKED {
                 simd.prefetch(self.lines[b].wrapping_add(S::PREFETCH_BYTES));

@@ -4,7 +4,7 @@ use slm_quant_core::{Bits, Mapping, QParams};
 use slm_runtime::{SharedSlice, for_each_chunk};
 
 use crate::activations::{QuantizedActivations, stride};
-use crate::fixed_point::{BLOCK, BlockParams, DIGITS, Digit, SplitRow};
+use crate::fixed_point::{BLOCK, BlockParams, Digit, SplitRow, block_digits};
 use crate::kernel::{ACTIVATION_OFFSET, Input};
 use crate::packed_rhs::{PackedRhs, stored_offset};
 use crate::rows::{lane_columns, pack_by_lane};
@@ -61,12 +61,10 @@ impl LhsLayout {
             Input::Float(..) if S::WIDE_INPUT8 && w.scheme().bits == Bits::Int8 => Values::DigitsI16,
             Input::Float(..) => Values::DigitsI8,
         };
-        // Blocks of digits end with their groups.
-        let whole_rows = contiguous && matches!(x, Input::Quantized(_));
         Self {
             values,
-            run: if whole_rows { w.cols() } else { w.group_width() },
-            padded_run: if whole_rows { w.padded_cols() } else { w.padded_width() },
+            run: if contiguous { w.cols() } else { w.group_width() },
+            padded_run: if contiguous { w.padded_cols() } else { w.padded_width() },
             padded_cols: w.padded_cols(),
             width: w.group_width(),
             groups: w.groups_per_row(),
@@ -189,13 +187,13 @@ impl PackedLhs {
             }
             (Input::Float(x, rows), Values::DigitsI16) => {
                 self.blocks = layout.blocks(x.len() / rows);
-                self.stride = stride(DIGITS * padded_cols * 2) / 2;
+                self.stride = stride(2 * self.blocks * block_digits(width)) / 2;
                 let params = (&mut self.params, self.blocks);
                 split_rows(simd, x, rows, layout, (&mut self.differences, self.stride), params);
             }
             (Input::Float(x, rows), _) => {
                 self.blocks = layout.blocks(x.len() / rows);
-                self.stride = stride(DIGITS * padded_cols);
+                self.stride = stride(self.blocks * block_digits(width));
                 let params = (&mut self.params, self.blocks);
                 split_rows(simd, x, rows, layout, (&mut self.bytes, self.stride), params);
             }
@@ -245,18 +243,13 @@ impl PackedLhs {
     /// # Panics
     /// As [`PackedLhs::codes`].
     pub(crate) fn digits(&self, layout: LhsLayout) -> Digits<'_> {
-        assert!(self.has(layout) && DIGITS * layout.padded_cols <= self.stride, "inputs in another layout");
+        let row = self.blocks * block_digits(layout.width);
+        assert!(self.has(layout) && row <= self.stride, "inputs in another layout");
         let codes = match layout.values {
             Values::DigitsI16 => Codes::I16(&self.differences),
             _ => Codes::Bytes(&self.bytes),
         };
-        Digits {
-            codes,
-            stride: self.stride,
-            plane: layout.padded_cols,
-            params: &self.params,
-            blocks: self.blocks,
-        }
+        Digits { codes, stride: self.stride, params: &self.params, blocks: self.blocks }
     }
 }
 
@@ -278,10 +271,9 @@ fn split_rows<S: Simd, T: Digit>(
         let params = unsafe { params.cells(row * blocks..(row + 1) * blocks) };
         simd.vectorize(SplitRow {
             row: &x[row * cols..][..cols],
-            width: layout.run,
-            padded_width: layout.padded_run,
+            width: layout.width,
             factor: layout.sums.unwrap_or(0),
-            out: &mut out[..DIGITS * layout.padded_cols],
+            out,
             params,
         });
     });
@@ -491,29 +483,19 @@ impl FloatInputs<'_> {
 #[derive(Clone, Copy)]
 pub(crate) struct Digits<'a> {
     codes: Codes<'a>,
-    /// Values from row to row, and from digit to digit.
+    /// Values from row to row.
     stride: usize,
-    plane: usize,
     params: &'a [BlockParams],
     blocks: usize,
 }
 
 impl Digits<'_> {
-    /// The lowest digits of a row; the others are [`Digits::plane_bytes`] further on. Each are readable for all columns of the
-    /// weights they were packed for.
+    /// The digits of a row, readable for all blocks of the weights they were packed for.
     ///
     /// # Panics
     /// When `row` does not exist.
     pub(crate) fn row(&self, row: usize) -> *const u8 {
         self.codes.row(row, self.stride)
-    }
-
-    /// Bytes from one digit of a column to the next.
-    pub(crate) fn plane_bytes(&self) -> usize {
-        match self.codes {
-            Codes::Bytes(_) => self.plane,
-            Codes::I16(_) => self.plane * size_of::<i16>(),
-        }
     }
 
     /// The parameters of the blocks of a row.
