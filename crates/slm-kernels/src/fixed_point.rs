@@ -8,9 +8,8 @@
 //! The integers have [`DIGITS`] to the base 256, each a signed byte. Sums of their products with codes of weights are exact.
 //! A row is `[block][chunk][digit][CHUNK]`, so that kernels read it with one pointer.
 
-#![allow(clippy::needless_range_loop, reason = "lanes of vectors")]
+#![allow(clippy::needless_range_loop, reason = "a sum has a digit on every side")]
 
-use crate::simd::LANES;
 use crate::vectorize::Op;
 
 /// Digits of an integer, of which the first is the lowest.
@@ -46,19 +45,25 @@ const MANTISSA_BITS: u32 = 23;
 /// The step of a block of finite values: a power of two, and at least the smallest normal number.
 #[inline(always)]
 pub(crate) fn step(values: &[f32]) -> f32 {
-    let mut largest = [0u32; LANES];
-    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut largest = [0u32; CHUNK];
+    let (chunks, rest) = values.as_chunks::<CHUNK>();
     for chunk in chunks {
-        for lane in 0..LANES {
-            largest[lane] = largest[lane].max(chunk[lane].abs().to_bits());
+        for (largest, value) in largest.iter_mut().zip(chunk) {
+            *largest = (*largest).max(value.abs().to_bits());
         }
     }
     for (largest, value) in largest.iter_mut().zip(rest) {
         *largest = (*largest).max(value.abs().to_bits());
     }
-    let largest = largest.into_iter().fold(0, u32::max);
+    let mut width = CHUNK / 2;
+    while width > 0 {
+        for i in 0..width {
+            largest[i] = largest[i].max(largest[i + width]);
+        }
+        width /= 2;
+    }
     // Balanced digits do not reach 2^23: what is within 2^-6 of the next power of two counts as that.
-    let exponent = (largest + (1 << (MANTISSA_BITS - 6))) >> MANTISSA_BITS;
+    let exponent = (largest[0] + (1 << (MANTISSA_BITS - 6))) >> MANTISSA_BITS;
     f32::from_bits(exponent.saturating_sub(MANTISSA_BITS - 1).max(1) << MANTISSA_BITS)
 }
 
@@ -74,34 +79,46 @@ pub(crate) fn digit_steps(step: f32) -> [f32; DIGITS] {
     [step, step * 256.0, step * 65_536.0]
 }
 
-/// The digits of a value, from the reciprocal of its block's step.
+/// Adding it rounds a float below 2^22 to an integer, which the sum holds in its lowest bits: 1.5 * 2^23.
+const ROUND: f32 = 12_582_912.0;
+
+/// The digits of a value as the lowest bytes of a word, from the reciprocal of its block's step. Operations that compilers
+/// turn into vectors, unlike a conversion.
 #[inline(always)]
+fn digit_bytes(value: f32, reciprocal: f32) -> u32 {
+    let scaled = value * reciprocal;
+    let high = scaled * (1.0 / 65_536.0) + ROUND;
+    let low = scaled - (high - ROUND) * 65_536.0 + ROUND;
+    let integer = |rounded: f32| rounded.to_bits().wrapping_sub(ROUND.to_bits());
+    let integer = (integer(high) << 16).wrapping_add(integer(low));
+    // Plus 128 at each place, digits are not negative; taken off again, bit by bit, nothing is carried.
+    integer.wrapping_add(0x0080_8080) ^ 0x0080_8080
+}
+
+/// The digits of a value, from the reciprocal of its block's step.
 pub(crate) fn digits(value: f32, reciprocal: f32) -> [i32; DIGITS] {
-    let integer = (value * reciprocal).round_ties_even() as i32;
-    let first = i32::from(integer as i8);
-    let rest = (integer - first) >> 8;
-    let second = i32::from(rest as i8);
-    [first, second, (rest - second) >> 8]
+    let bytes = digit_bytes(value, reciprocal).to_le_bytes();
+    [bytes[0], bytes[1], bytes[2]].map(|byte| byte.cast_signed().into())
 }
 
 /// A type that holds a digit in memory.
 pub(crate) trait Digit: Copy + Default + Send {
-    /// The digit, which fits.
-    fn of(digit: i32) -> Self;
+    /// The digit in the lowest byte.
+    fn lowest(bytes: u32) -> Self;
 }
 
-/// The byte that `i8` has.
+/// The byte as it is.
 impl Digit for u8 {
     #[inline(always)]
-    fn of(digit: i32) -> Self {
-        digit as Self
+    fn lowest(bytes: u32) -> Self {
+        bytes as Self
     }
 }
 
 impl Digit for i16 {
     #[inline(always)]
-    fn of(digit: i32) -> Self {
-        digit as Self
+    fn lowest(bytes: u32) -> Self {
+        (bytes as u8).cast_signed().into()
     }
 }
 
@@ -134,33 +151,43 @@ impl<T: Digit> Op for SplitRow<'_, T> {
 #[inline(always)]
 fn split_block<T: Digit>(values: &[f32], out: &mut [T], factor: i32) -> BlockParams {
     let step = step(values);
-    let reciprocal = reciprocal(step);
-    let mut sums = [[0i32; LANES]; DIGITS];
-    for (index, out) in out.as_chunks_mut::<{ DIGITS * CHUNK }>().0.iter_mut().enumerate() {
-        for at in (0..CHUNK).step_by(LANES) {
-            let values = &values[(index * CHUNK + at).min(values.len())..];
-            let mut chunk = [0.0; LANES];
-            match values.first_chunk() {
-                Some(values) => chunk = *values,
-                None => chunk[..values.len()].copy_from_slice(values),
+    let mut params = BlockParams { steps: digit_steps(step), sums: [0; DIGITS] };
+    for (index, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
+        let values = &values[(index * CHUNK).min(values.len())..];
+        let sums = match values.first_chunk() {
+            Some(values) => split_chunk(values, reciprocal(step), out),
+            None => {
+                let mut chunk = [0.0; CHUNK];
+                chunk[..values.len()].copy_from_slice(values);
+                split_chunk(&chunk, reciprocal(step), out)
             }
-            let mut all = [[0; LANES]; DIGITS];
-            for lane in 0..LANES {
-                [all[0][lane], all[1][lane], all[2][lane]] = digits(chunk[lane], reciprocal);
-            }
-            for digit in 0..DIGITS {
-                for lane in 0..LANES {
-                    sums[digit][lane] += all[digit][lane];
-                    out[digit * CHUNK + at + lane] = T::of(all[digit][lane]);
-                }
-            }
+        };
+        for digit in 0..DIGITS {
+            params.sums[digit] += sums[digit] * factor;
         }
     }
-    let mut params = BlockParams { steps: digit_steps(step), sums: [0; DIGITS] };
-    for digit in 0..DIGITS {
-        params.sums[digit] = sums[digit].into_iter().sum::<i32>() * factor;
-    }
     params
+}
+
+/// Splits a chunk, and returns the sums of its digits.
+#[inline(always)]
+fn split_chunk<T: Digit>(
+    values: &[f32; CHUNK],
+    reciprocal: f32,
+    out: &mut [T; DIGITS * CHUNK],
+) -> [i32; DIGITS] {
+    let mut bytes = [0; CHUNK];
+    for (bytes, value) in bytes.iter_mut().zip(values) {
+        *bytes = digit_bytes(*value, reciprocal);
+    }
+    let mut sums = [0; DIGITS];
+    for (digit, out) in out.as_chunks_mut::<CHUNK>().0.iter_mut().enumerate() {
+        for (out, bytes) in out.iter_mut().zip(&bytes) {
+            *out = T::lowest(bytes >> (8 * digit));
+        }
+        sums[digit] = bytes.iter().map(|bytes| i32::from(((bytes >> (8 * digit)) as u8).cast_signed())).sum();
+    }
+    sums
 }
 
 #[cfg(test)]
