@@ -32,7 +32,7 @@ pub enum Error {
     #[error("layer holds packed integer weights; only a float or fake-quantized layer can be converted")]
     AlreadyPacked,
     /// A conversion to a plain float layer met one that is fake-quantized.
-    #[error("layer is in training with fake quantization; convert it to packed integers instead")]
+    #[error("layer is in quantization-aware training; end that by converting it to packed integers")]
     NotFloat,
     /// Learned scales need a mapping that has nothing but scales.
     #[error("scales cannot be learned with the {mapping} mapping; use symmetric or symmetric-torch")]

@@ -98,6 +98,14 @@ impl QuantizedTrainableWeight {
         Ok(())
     }
 
+    /// Whether an optimizer has made an update that [`QuantizedTrainableWeight::apply`] has not added to the weights.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for an update that cannot be read back.
+    pub fn has_update(&self) -> Result<bool> {
+        Ok(to_vec_f32("update", self.update.val())?.iter().any(|&value| value != 0.0))
+    }
+
     /// Adds the update that an optimizer has made to the weights, quantizes them again on their scales, and
     /// forgets the update. From a device with memory of its own the update is read back; the new codes go there
     /// with the next product. `draw` numbers the call, so that stochastic rounding draws anew in each.

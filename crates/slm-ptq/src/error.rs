@@ -81,16 +81,17 @@ pub enum Error {
     /// Settings that need the inputs of every layer to have been observed.
     #[error(
         "layer {layer}: no input was observed; static activations, GPTQ and the weighted-mse observer need \
-         calibration text that reaches every layer (or use dynamic activations, round to nearest and min-max)"
+         calibration inputs that reach every layer (or skip this layer, or use dynamic activations, round to nearest \
+         and min-max)"
     )]
     NotCalibrated {
         /// Name of the layer.
         layer: String,
     },
-    /// Values beyond the floats on the calibration text.
+    /// Values beyond the floats during calibration.
     #[error(
-        "layer {layer}: its input is not finite on the calibration text ({value}): the float model overflowed before it, \
-         and cannot be calibrated; its weights are too large or damaged (a training that diverged?), as `slm eval` of it shows"
+        "layer {layer}: its input is not finite during calibration ({value}): the calibration inputs are not, or the float \
+         model overflowed before this layer, because its weights are too large or damaged (a training that diverged?)"
     )]
     Overflow {
         /// Name of the layer.

@@ -1,9 +1,9 @@
 //! Selection of the layers to quantize, made before anything is changed.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use glob::Pattern;
-use slm_nn::{NamedLinears, Weight, linear_names};
+use slm_nn::{Error as LayerError, NamedLinears, Weight, linear_names};
 use slm_quant_core::QuantScheme;
 
 use crate::layer_scheme::last_match;
@@ -54,19 +54,22 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Pattern`] and [`Error::UnmatchedPattern`] for patterns of layers, [`Error::Layer`] for a group size
-    /// that does not fit or a layer that is packed already, [`Error::NothingToQuantize`].
+    /// that does not fit or a layer that is packed or in training already, [`Error::NothingToQuantize`].
     pub fn new<M: NamedLinears + ?Sized>(model: &M, config: &PtqConfig) -> Result<Self> {
-        let (mut layers, mut packed) = (Vec::new(), Vec::new());
+        let (mut layers, mut unfit) = (Vec::new(), BTreeMap::new());
         model.for_each_linear(&mut |name, linear| {
             let shape = [linear.out_features(), linear.in_features()];
             layers.push(PlannedLayer { name: name.to_owned(), shape });
-            if matches!(linear.weight, Weight::Packed(_)) {
-                packed.push(name.to_owned());
-            }
+            let reason = match linear.weight {
+                Weight::Float(_) => return,
+                Weight::FakeQuantized(_) => LayerError::NotFloat,
+                Weight::Packed(_) | Weight::QuantizedTrainable(_) => LayerError::AlreadyPacked,
+            };
+            unfit.insert(name.to_owned(), reason);
         });
         let plan = Self::of_layers(layers, config)?;
-        match plan.layers.iter().find(|layer| packed.contains(&layer.name)) {
-            Some(layer) => Err(Error::layer(&layer.name, slm_nn::Error::AlreadyPacked)),
+        match plan.layers.iter().find_map(|layer| unfit.remove_entry(&layer.name)) {
+            Some((layer, reason)) => Err(Error::layer(&layer, reason)),
             None => Ok(plan),
         }
     }
@@ -95,7 +98,9 @@ impl Plan {
         if plan.layers.is_empty() {
             return Err(Error::NothingToQuantize {
                 detail: match plan.skipped.len() {
-                    0 => "the model names no linear layer".to_owned(),
+                    0 => "the model names no linear layer: those that may be quantized are slm's `Linear`s, in types \
+                          that derive NamedLinears"
+                        .to_owned(),
                     count if config.layers.is_empty() => {
                         format!("skip patterns match all {count} linear layers")
                     }

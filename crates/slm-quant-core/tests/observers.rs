@@ -187,6 +187,12 @@ fn names_round_trip() {
         assert_eq!(kind.to_string().parse::<ObserverKind>(), Ok(kind));
         assert!(!kind.to_string().contains(':'));
     }
+    // As files and programs give them.
+    for name in ["weighted-mse", "mse", "percentile:99.9"] {
+        let kind = ObserverKind::try_from(name.to_owned()).unwrap();
+        assert_eq!((kind.to_string(), String::from(kind)), (name.to_owned(), name.to_owned()));
+    }
+    assert!(ObserverKind::try_from("best".to_owned()).is_err());
     for name in ["percentile:99.9", "moving-average:0.1", "percentile:100"] {
         assert_eq!(name.parse::<ObserverKind>().unwrap().to_string(), name);
     }

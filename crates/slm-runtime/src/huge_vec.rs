@@ -249,50 +249,30 @@ mod system {
     use super::{LARGE_PAGE, NonNull};
     use std::alloc::{Layout, handle_alloc_error};
 
+    use memmap2::{Advice, MmapMut, MmapOptions};
+
     /// Memory from the system.
     pub(super) struct Mapping {
         start: NonNull<u8>,
-        bytes: usize,
+        _map: MmapMut,
     }
 
     impl Mapping {
         /// Zeros with an aligned run of `bytes`, for which large pages have been asked.
         pub(super) fn new(bytes: usize) -> Self {
             let mapped = bytes.saturating_add(LARGE_PAGE);
-            // SAFETY: a new private mapping touches nothing that exists.
-            let start = unsafe {
-                libc::mmap(
-                    std::ptr::null_mut(),
-                    mapped,
-                    libc::PROT_READ | libc::PROT_WRITE,
-                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                    -1,
-                    0,
-                )
-            };
-            let start = if start == libc::MAP_FAILED { None } else { NonNull::new(start.cast::<u8>()) };
-            let Some(start) = start else {
+            let Ok(mut map) = MmapOptions::new().len(mapped).no_reserve_swap().map_anon() else {
                 handle_alloc_error(Layout::from_size_align(bytes, 1).unwrap_or(Layout::new::<u8>()));
             };
-            let mapping = Self { start, bytes: mapped };
-            // SAFETY: the range lies in the mapping. The call is advice: it changes no values, and where it
-            // fails (a system without large pages) the memory is as good as without it.
-            unsafe { libc::madvise(mapping.start().as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
-            mapping
+            let offset = map.as_ptr().align_offset(LARGE_PAGE);
+            // Where the advice is refused (a system without large pages), the memory is as good without it.
+            drop(map.advise_range(Advice::HugePage, offset, bytes));
+            Self { start: NonNull::from(&mut map[offset..]).cast(), _map: map }
         }
 
         /// The first aligned byte.
         pub(super) fn start(&self) -> NonNull<u8> {
-            let offset = self.start.as_ptr().align_offset(LARGE_PAGE);
-            // SAFETY: the mapping is longer than what is used of it by a large page.
-            unsafe { self.start.add(offset) }
-        }
-    }
-
-    impl Drop for Mapping {
-        fn drop(&mut self) {
-            // SAFETY: the mapping is this value's, and nothing refers to it any more.
-            unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+            self.start
         }
     }
 }

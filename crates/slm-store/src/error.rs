@@ -236,7 +236,7 @@ pub enum Error {
         reason: String,
     },
     /// A directory that holds something else than what is read from it.
-    #[error("{}: it holds {found}, not {expected}; {remedy}", path.display())]
+    #[error("{}: it is {found}, not {expected}; {remedy}", path.display())]
     WrongKind {
         /// The directory.
         path: PathBuf,

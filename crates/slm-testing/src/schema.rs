@@ -12,6 +12,10 @@ pub fn violations(schema: &Value, value: &Value) -> Vec<String> {
     found
 }
 
+fn items(rule: &Value) -> usize {
+    usize::try_from(rule.as_u64().unwrap()).unwrap()
+}
+
 fn check(root: &Value, schema: &Map<String, Value>, value: &Value, at: &str, found: &mut Vec<String>) {
     let mut fail = |rule: &str| found.push(format!("{at}: {rule}"));
     for (keyword, rule) in schema {
@@ -57,12 +61,8 @@ fn check(root: &Value, schema: &Map<String, Value>, value: &Value, at: &str, fou
             "maximum" if value.as_f64().is_some_and(|value| value > rule.as_f64().unwrap()) => {
                 fail("maximum")
             }
-            "minItems" if value.as_array().is_some_and(|list| list.len() < 2 && rule == 2) => {
-                fail("minItems")
-            }
-            "maxItems" if value.as_array().is_some_and(|list| list.len() > 2 && rule == 2) => {
-                fail("maxItems")
-            }
+            "minItems" if value.as_array().is_some_and(|list| list.len() < items(rule)) => fail("minItems"),
+            "maxItems" if value.as_array().is_some_and(|list| list.len() > items(rule)) => fail("maxItems"),
             "minimum" | "maximum" | "minItems" | "maxItems" => {}
             "pattern" => {
                 let text = value.as_str().unwrap_or_default();

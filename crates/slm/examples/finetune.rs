@@ -29,7 +29,7 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("loss {:.3} -> {:.3}", losses[0], losses[29]);
     assert!(losses[29] < losses[0] / 2.0);
 
-    let trained = tuning.finish(&net);
+    let trained = tuning.finish(&net)?;
     let root = tempfile::tempdir()?;
     let dir = slm::save(&trained, root.path().join("net-tuned"))?;
     println!("{} quantized layers saved in {}", report.layers.len(), dir.display());

@@ -2,7 +2,10 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
-use slm_nn::{NamedLinears, QuantizedTrainableWeight, Rounding, Weight, try_for_each_linear_mut};
+use slm_nn::{
+    ErrorSlot, NamedLinears, QuantizedTrainableWeight, Rounding, Weight, report_errors,
+    try_for_each_linear_mut,
+};
 
 use crate::{Error, Result, check};
 
@@ -36,8 +39,8 @@ impl FineTune {
     /// too.
     ///
     /// # Errors
-    /// [`Error::NoGradients`] for a device without autodiff, [`Error::NotQuantized`], [`Error::Unnamed`],
-    /// [`Error::Layer`] for a device that this build cannot train on.
+    /// [`Error::NoGradients`] for a device without autodiff, [`Error::NotQuantized`], [`Error::Unnamed`] and
+    /// [`Error::SameName`], [`Error::Layer`] for a device that this build cannot train on.
     pub fn prepare<M: Module + NamedLinears>(&self, module: M, device: &Device) -> Result<(M, FineTuning)> {
         if !device.is_autodiff() {
             return Err(Error::NoGradients);
@@ -56,10 +59,12 @@ impl FineTune {
             }
             Ok::<_, Error>(())
         })?;
-        match prepared {
-            0 => Err(Error::NotQuantized),
-            _ => Ok((module, FineTuning { rounding: self.rounding, step: 0 })),
+        if prepared == 0 {
+            return Err(Error::NotQuantized);
         }
+        let errors = ErrorSlot::default();
+        report_errors(&mut module, &errors);
+        Ok((module, FineTuning { rounding: self.rounding, step: 0, errors }))
     }
 }
 
@@ -77,16 +82,25 @@ impl ModuleVisitor for HasPlain {
 pub struct FineTuning {
     rounding: Rounding,
     step: usize,
+    errors: ErrorSlot,
 }
 
 impl FineTuning {
     /// Adds the updates that an optimizer has made to the quantized weights. To be called after each of its steps.
     ///
     /// # Errors
-    /// [`Error::Layer`] for an update that is not finite.
+    /// [`Error::Pass`] for a layer that could not compute since the last call, [`Error::Layer`] for an update that is not
+    /// finite, [`Error::NotInTraining`] for another module.
     pub fn apply<M: NamedLinears>(&mut self, module: &mut M) -> Result<()> {
-        let mut count = 0;
-        module.for_each_linear(&mut |_, _| count += 1);
+        self.errors.check()?;
+        let (mut count, mut trainable) = (0, 0);
+        module.for_each_linear(&mut |_, linear| {
+            count += 1;
+            trainable += usize::from(matches!(linear.weight, Weight::QuantizedTrainable(_)));
+        });
+        if trainable == 0 {
+            return Err(Error::NotInTraining);
+        }
         let mut draw = (self.step * count) as u64;
         try_for_each_linear_mut(module, |name, linear| {
             if let Weight::QuantizedTrainable(weight) = &mut linear.weight {
@@ -99,14 +113,23 @@ impl FineTuning {
         Ok(())
     }
 
-    /// The trained module without autodiff, with packed layers. An update that was not applied is dropped.
-    pub fn finish<M: Module + NamedLinears>(&self, module: &M) -> M {
+    /// The trained module without autodiff, with packed layers.
+    ///
+    /// # Errors
+    /// [`Error::NotApplied`] for a step of the optimizer that [`FineTuning::apply`] did not add to the codes,
+    /// [`Error::NotInTraining`] for another module.
+    pub fn finish<M: Module + NamedLinears>(&self, module: &M) -> Result<M> {
         let mut module = module.valid();
-        module.for_each_linear_mut(&mut |_, linear| {
-            if let Weight::QuantizedTrainable(weight) = &linear.weight {
-                linear.weight = Weight::Packed(weight.packed().clone());
+        let mut finished = 0;
+        try_for_each_linear_mut(&mut module, |name, linear| {
+            let Weight::QuantizedTrainable(weight) = &linear.weight else { return Ok(()) };
+            if weight.has_update().map_err(|source| Error::layer(name, source))? {
+                return Err(Error::NotApplied { layer: name.to_owned() });
             }
-        });
-        module
+            linear.weight = Weight::Packed(weight.packed().clone());
+            finished += 1;
+            Ok(())
+        })?;
+        if finished == 0 { Err(Error::NotInTraining) } else { Ok(module) }
     }
 }

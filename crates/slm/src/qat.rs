@@ -1,16 +1,19 @@
 //! Quantization-aware training in a loop of the caller's.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use burn::module::Module;
 use slm_nn::NamedLinears;
-use slm_ptq::PtqConfig;
+use slm_ptq::{PtqConfig, RoundingMethod};
 use slm_qat::{Prepared, QatConfig, QatOptions, ScaleMode};
 
-use crate::{Quantizer, Report, Result, check};
+use crate::{Error, Quantizer, Report, Result, check};
 
 /// Settings of quantization-aware training.
 ///
 /// 1. [`Qat::prepare`] makes the layers of a module compute as their quantized selves, with gradients.
-/// 2. The caller trains it as any module.
+/// 2. The caller trains it as any module. [`PreparedQat::check`] says which layer made a loss NaN, and why.
 /// 3. [`PreparedQat::convert`] replaces the layers by packed integers, which compute what was trained.
 ///
 /// Ranges of static activations are observed while the module is trained, so that no calibration is needed.
@@ -21,10 +24,13 @@ pub struct Qat {
     steps: usize,
 }
 
-/// Training for the result of a [`Quantizer`], of which the calibration is not used.
+/// Training for the result of a [`Quantizer`]. Its calibration and its observer of activations are not used: ranges of
+/// activations are moving averages over the batches.
 impl From<Quantizer> for Qat {
     fn from(quantizer: Quantizer) -> Self {
-        let config = QatConfig { quantization: PtqConfig::from(quantizer), options: QatOptions::default() };
+        let quantization = PtqConfig::from(quantizer);
+        let options = QatOptions { observer: quantization.observer, ..QatOptions::default() };
+        let config = QatConfig { quantization, options };
         // Without a schedule no step is the last.
         Self { config, steps: usize::MAX }
     }
@@ -49,12 +55,20 @@ impl Qat {
     /// Makes the layers of `module` compute as their quantized selves. The module must be on a device with autodiff.
     ///
     /// # Errors
-    /// [`Error::Unnamed`](crate::Error::Unnamed); [`Error::Qat`](crate::Error::Qat) for a device without autodiff, a
-    /// skip pattern that matches nothing, a schedule that cannot work, or layers that cannot be trained so.
+    /// [`Error::Unnamed`] and [`Error::SameName`]; [`Error::Qat`] for a device without autodiff, a skip pattern that
+    /// matches nothing, a schedule that cannot work, a quantizer that rounds by GPTQ, or layers that cannot be trained
+    /// so.
     pub fn prepare<M: Module + NamedLinears>(&self, mut module: M) -> Result<(M, PreparedQat)> {
+        let method = self.config.quantization.method;
+        if method != RoundingMethod::Rtn {
+            let (option, detail) = ("method", format!("is {method}, and training rounds to nearest"));
+            let remedy = "leave out `gptq()`, or quantize after training by the `Quantizer` alone";
+            return Err(slm_qat::Error::Option { option, detail, remedy }.into());
+        }
         check::all_named(&module)?;
         let prepared = slm_qat::prepare(&mut module, &self.config, self.steps)?;
-        Ok((module, PreparedQat { prepared, config: self.config.clone() }))
+        let followed = Arc::default();
+        Ok((module, PreparedQat { prepared, config: self.config.clone(), followed }))
     }
 }
 
@@ -63,22 +77,45 @@ impl Qat {
 pub struct PreparedQat {
     prepared: Prepared,
     config: QatConfig,
+    /// Whether a step of the schedule was ever set.
+    followed: Arc<AtomicBool>,
 }
 
 impl PreparedQat {
     /// Sets all layers to the stage of step `step` of the schedule, counted from 0.
     pub fn set_step(&self, step: usize) {
+        self.followed.store(true, Ordering::Relaxed);
         self.prepared.set_stage(step);
+    }
+
+    /// Gives the first error that a layer met since the last call. A pass returns tensors, and a layer that cannot compute
+    /// makes them NaN; call this after a pass to know of it.
+    ///
+    /// # Errors
+    /// [`Error::Qat`] with the layer and the cause, such as an input that is not finite.
+    pub fn check(&self) -> Result<()> {
+        Ok(self.prepared.check()?)
     }
 
     /// Replaces the trained layers by packed integers, in a copy of the module without autodiff.
     ///
     /// # Errors
-    /// [`Error::Qat`](crate::Error::Qat) for weights that are not finite, and for static activations of a layer that saw
-    /// no batch.
+    /// [`Error::Qat`] for weights that are not finite, after a pass that failed with the cause of it, and for static
+    /// activations of a layer that saw no batch; [`Error::ScheduleNotFollowed`].
     pub fn convert<M: Module + NamedLinears>(&self, module: &M) -> Result<(M, Report)> {
+        let QatOptions { observe_steps, freeze_steps, .. } = self.config.options;
+        if observe_steps + freeze_steps > 0 && !self.followed.load(Ordering::Relaxed) {
+            return Err(Error::ScheduleNotFollowed);
+        }
         let mut module = module.valid();
-        let layers = slm_qat::convert(&mut module, &mut |_| {})?;
+        let layers = match slm_qat::convert(&mut module, &mut |_| {}) {
+            Ok(layers) => layers,
+            Err(error) => {
+                // What made the weights NaN says more than that they are.
+                self.check()?;
+                return Err(error.into());
+            }
+        };
         let skipped = self.prepared.plan.skipped.clone();
         let observer = match self.config.options.scale {
             ScaleMode::Observed => self.config.options.observer().to_string(),

@@ -37,7 +37,14 @@ use crate::{Error, Report, Result, check};
 #[must_use]
 pub struct Quantizer {
     config: PtqConfig,
-    calibration: Option<Calibration>,
+    calibration: Option<Calibrated>,
+}
+
+/// What calibration saw, and the settings that it was made with.
+#[derive(Debug, Clone, PartialEq)]
+struct Calibrated {
+    calibration: Calibration,
+    config: PtqConfig,
 }
 
 impl Quantizer {
@@ -136,7 +143,8 @@ impl Quantizer {
     /// ranges of weights and rounding are chosen by them. Call it after the settings.
     ///
     /// # Errors
-    /// [`Error::Unnamed`]; [`Error::Ptq`] for a layer that saw no input, or inputs that are not finite.
+    /// [`Error::Unnamed`] and [`Error::SameName`]; [`Error::Ptq`] for a layer that saw no input, or inputs that are not
+    /// finite.
     pub fn calibrate<M: Module + NamedLinears>(
         self,
         module: &mut M,
@@ -162,10 +170,11 @@ impl Quantizer {
         let calibration = slm_ptq::calibrate(module, &plan, &self.config, |module| {
             forward(module).map_err(Either::Forward)
         });
-        self.calibration = Some(calibration.map_err(|error| match error {
+        let calibration = calibration.map_err(|error| match error {
             Either::Forward(error) => error,
             Either::Ptq(error) => Error::Ptq(error).into(),
-        })?);
+        })?;
+        self.calibration = Some(Calibrated { calibration, config: self.config.clone() });
         Ok(self)
     }
 
@@ -176,9 +185,9 @@ impl Quantizer {
     ///
     /// # Errors
     /// [`Error::NotCalibrated`] for static activations or GPTQ without [`Quantizer::calibrate`], and
-    /// [`Error::OtherCalibration`] for that of another module; [`Error::Unnamed`]; [`Error::Ptq`] for a layer that
-    /// calibration did not reach, a skip pattern that matches nothing, a group size that does not fit, or weights that are not
-    /// finite.
+    /// [`Error::OtherCalibration`] for that of another module; [`Error::LateSetting`]; [`Error::Unnamed`] and
+    /// [`Error::SameName`]; [`Error::Ptq`] for a layer that calibration did not reach, that is quantized or in training
+    /// already, a skip pattern that matches nothing, a group size that does not fit, or weights that are not finite.
     pub fn convert<M: Module + NamedLinears>(&self, mut module: M) -> Result<(M, Report)> {
         if self.config.needs_calibration() && self.calibration.is_none() {
             return Err(Error::NotCalibrated);
@@ -186,16 +195,28 @@ impl Quantizer {
         check::all_named(&module)?;
         let plan = Plan::new(&module, &self.config)?;
         self.check_calibration(&plan)?;
-        let layers =
-            slm_ptq::convert(&mut module, &plan, &self.config, self.calibration.as_ref(), &mut |_| {})?;
+        let calibration = self.calibration.as_ref().map(|calibrated| &calibrated.calibration);
+        let layers = slm_ptq::convert(&mut module, &plan, &self.config, calibration, &mut |_| {})?;
         let calibrated = self.calibration.is_some();
         Ok((module, Report::ptq(layers, plan.skipped, self.config.clone(), calibrated)))
     }
 
     /// Makes sure that the inputs of every layer of `plan` were observed, if those of any were: one layer without them would
-    /// be quantized otherwise than the rest.
+    /// be quantized otherwise than the rest. No setting may ask for more than was observed.
     fn check_calibration(&self, plan: &Plan) -> Result<()> {
-        let Some(calibration) = &self.calibration else { return Ok(()) };
+        let Some(Calibrated { calibration, config: then }) = &self.calibration else { return Ok(()) };
+        let now = &self.config;
+        if now.quantization_type == QuantizationType::Static {
+            if then.quantization_type != QuantizationType::Static {
+                return Err(Error::LateSetting { setting: "static_activations" });
+            }
+            if then.activation_observer != now.activation_observer {
+                return Err(Error::LateSetting { setting: "activation_observer" });
+            }
+        }
+        if now.method == RoundingMethod::Gptq && then.method != RoundingMethod::Gptq {
+            return Err(Error::LateSetting { setting: "gptq" });
+        }
         for PlannedLayer { name, shape: [_, expected] } in &plan.layers {
             let found = match calibration.layers.get(name).map(|observed| &observed.moments) {
                 Some(InputMoments::MeanSquares(squares)) => squares.len(),

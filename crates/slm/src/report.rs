@@ -1,5 +1,6 @@
 //! The account of a quantization.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,7 @@ use slm_ptq::{LayerReport, PtqConfig, RoundingMethod, SkippedLayer, layer_metada
 use slm_quant_core::{ActivationQuant, QuantizationType};
 use slm_store::{Lineage, QuantizationMetadata, QuantizationMode, SaveOptions};
 
-use crate::{Result, save_with};
+use crate::{Error, Result, save_with};
 
 /// The name of the observer of activations in training.
 const TRAINED_ACTIVATION_OBSERVER: &str = "moving-average";
@@ -76,10 +77,29 @@ impl Report {
     /// how far each weight is from the float one.
     ///
     /// # Errors
-    /// As [`save`](crate::save).
+    /// [`Error::OtherReport`] for a module that has not the layers of the report, and as [`save`](crate::save).
     pub fn save<M: Module + NamedLinears>(&self, module: &M, dir: impl AsRef<Path>) -> Result<PathBuf> {
+        self.check_is_of(module)?;
         let metadata = self.metadata(module);
         save_with(module, dir, &SaveOptions { metadata: Some(&metadata), ..SaveOptions::default() })
+    }
+
+    /// Refuses a module whose layers are not those of the report: the float one, or one that was quantized otherwise.
+    fn check_is_of<M: NamedLinears>(&self, module: &M) -> Result<()> {
+        let mut found = HashMap::new();
+        module.for_each_linear(&mut |name, linear| {
+            if let Some(packed) = linear.packed() {
+                let layer = (linear.weight.dims(), packed.matrix().scheme(), packed.activation());
+                found.insert(name.to_owned(), layer);
+            }
+        });
+        let is_of = |layer: &&LayerReport| {
+            found.get(&layer.name) == Some(&(layer.shape, layer.scheme, layer.activation))
+        };
+        match self.layers.iter().find(|layer| !is_of(layer)) {
+            Some(layer) => Err(Error::OtherReport { layer: layer.name.clone() }),
+            None => Ok(()),
+        }
     }
 }
 

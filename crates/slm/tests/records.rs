@@ -95,7 +95,7 @@ fn a_record_of_a_module_in_quantized_training_carries_its_codes() {
         FineTune::stochastic(0).prepare(packed, &device).unwrap()
     };
     let ((first, tuning), (second, _)) = (tuned(), tuned());
-    let outputs = |module: &Recurrent| tuning.finish(module).outputs(&plain);
+    let outputs = |module: &Recurrent| tuning.finish(module).unwrap().outputs(&plain);
     assert_ne!(outputs(&first), outputs(&second));
     let loaded = second.try_load_record(first.clone().into_record()).unwrap();
     assert_eq!(outputs(&loaded), outputs(&first));

@@ -237,7 +237,8 @@ fn directories_are_replaced_only_where_they_are_modules() {
     slm::save_with(&module, &dir, &options).unwrap();
     assert_eq!(fs::read(dir.join("net.json")).unwrap(), b"{}");
     let exists = slm::save(&module, &dir).unwrap_err();
-    assert!(matches!(exists, Error::Store(StoreError::OutputExists { .. })), "{exists}");
+    assert!(matches!(&exists, Error::Exists { path } if path.ends_with("out")), "{exists}");
+    assert!(exists.to_string().contains("SaveOptions { overwrite: true, .. }"), "{exists}");
     fs::write(dir.join("thesis.tex"), "years of work").unwrap();
     let overwrite = SaveOptions { overwrite: true, ..SaveOptions::default() };
     let refused = slm::save_with(&module, &dir, &overwrite).unwrap_err();

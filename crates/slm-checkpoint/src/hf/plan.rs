@@ -169,14 +169,14 @@ fn cause(
     missing: &[&str],
     unexpected: &[&str],
 ) -> (Option<std::path::PathBuf>, String) {
-    let HfConfig { architecture, model, .. } = parsed;
+    let model = &parsed.model;
     if let Some(shard) = missing.iter().find_map(|name| weights.listed_in(name)) {
         let index = weights.index_name();
         return (Some(shard), format!("{index} says that it is there: the files do not belong together"));
     }
     let layers = weights.layers();
     if layers != model.num_layers && layers > 0 {
-        let field = architecture.layers_field();
+        let field = &parsed.layers_field;
         let remedy = format!(
             "{field} is {} in config.json and the weights have {layers} layers: the files do not belong together",
             model.num_layers
@@ -189,7 +189,7 @@ fn cause(
     let all_biases_of = |names: &[&str], part: &str| {
         !names.is_empty() && names.iter().all(|name| name.ends_with(".bias") && name.contains(part))
     };
-    let (attention, mlp) = (architecture.attention_bias_field(), "mlp_bias");
+    let (attention, mlp) = (parsed.attention_bias_field.as_str(), "mlp_bias");
     for (part, field) in [(".self_attn.", attention), (".mlp.", mlp)] {
         if all_biases_of(unexpected, part) && missing.is_empty() {
             let projections: BTreeSet<&str> =

@@ -17,11 +17,36 @@ pub(super) struct Fields<'a> {
     seen: RefCell<BTreeSet<String>>,
     /// Notes for the user about the reading of fields; shared with the objects inside.
     notes: Rc<RefCell<Vec<String>>>,
+    /// Names of the fields with the number of layers and with the biases of attention, for messages about files that do
+    /// not fit them.
+    layers_field: RefCell<String>,
+    attention_bias_field: RefCell<String>,
 }
 
 impl<'a> Fields<'a> {
     pub(super) fn new(map: &'a Map<String, Value>) -> Self {
-        Self { prefix: String::new(), map, seen: RefCell::default(), notes: Rc::default() }
+        Self::of(String::new(), map, Rc::default())
+    }
+
+    fn of(prefix: String, map: &'a Map<String, Value>, notes: Rc<RefCell<Vec<String>>>) -> Self {
+        Self {
+            prefix,
+            map,
+            seen: RefCell::default(),
+            notes,
+            layers_field: RefCell::new("num_hidden_layers".to_owned()),
+            attention_bias_field: RefCell::new("attention_bias".to_owned()),
+        }
+    }
+
+    /// Name of the field that [`layers`](Self::layers) was last asked for.
+    pub(super) fn layers_field(&self) -> String {
+        self.layers_field.borrow().clone()
+    }
+
+    /// Name of the field that [`attention_bias`](Self::attention_bias) was last asked for.
+    pub(super) fn attention_bias_field(&self) -> String {
+        self.attention_bias_field.borrow().clone()
     }
 
     /// Tells the user how the field `name` was read.
@@ -116,7 +141,7 @@ impl<'a> Fields<'a> {
     /// `map` as the object `name` inside this one.
     pub(super) fn nested<'b>(&self, name: &str, map: &'b Map<String, Value>) -> Fields<'b> {
         let prefix = format!("{}{name}.", self.prefix);
-        Fields { prefix, map, seen: RefCell::default(), notes: Rc::clone(&self.notes) }
+        Fields::of(prefix, map, Rc::clone(&self.notes))
     }
 
     /// The object itself.
@@ -149,6 +174,7 @@ impl<'a> Fields<'a> {
 
     /// Refuses a number of layers that no model has, before there is a list of them.
     pub(super) fn layers(&self, name: &str, layers: usize) -> Result<usize> {
+        name.clone_into(&mut self.layers_field.borrow_mut());
         match layers <= MAX_LAYERS {
             true => Ok(layers),
             false => Err(self.wrong(name, format!("at most {MAX_LAYERS}"), layers)),
@@ -206,6 +232,7 @@ impl<'a> Fields<'a> {
 
     /// The biases of all four attention projections, or of none.
     pub(super) fn attention_bias(&self, name: &str, default: bool) -> Result<AttentionBias> {
+        name.clone_into(&mut self.attention_bias_field.borrow_mut());
         Ok(match self.bool(name)?.unwrap_or(default) {
             true => AttentionBias::All,
             false => AttentionBias::None,

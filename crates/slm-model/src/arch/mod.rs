@@ -97,16 +97,6 @@ impl Architecture {
         self.tensors.constants.iter().any(|end| name.ends_with(end) || name == &end[1..])
     }
 
-    /// The field of a config that says how many layers there are.
-    pub fn layers_field(&self) -> &'static str {
-        if self.tensors.layers == "h" { "n_layer" } else { "num_hidden_layers" }
-    }
-
-    /// The field of a config that says which attention projections have a bias.
-    pub fn attention_bias_field(&self) -> &'static str {
-        if self.model_type == "stablelm" { "use_qkv_bias" } else { "attention_bias" }
-    }
-
     /// Name of the head in a file.
     pub fn head(&self) -> String {
         self.tensors.head()
@@ -131,6 +121,10 @@ pub struct HfConfig {
     pub architecture: &'static Architecture,
     /// The specification of the model.
     pub model: ModelConfig,
+    /// Name of the field that says how many layers there are.
+    pub layers_field: String,
+    /// Name of the field that says which attention projections have a bias.
+    pub attention_bias_field: String,
     /// Fields that are not known.
     pub unrecognized: Vec<String>,
     /// Notes for the user about the reading of known fields: defaults taken for absent ones, one of two that say
@@ -267,7 +261,14 @@ fn read_fields(fields: &Fields<'_>, architecture: &'static Architecture) -> Resu
     model.validate()?;
     fields.ignore(WITHOUT_EFFECT);
     fields.ignore(OF_EVERY_CONFIG);
-    Ok(HfConfig { architecture, model, unrecognized: fields.unseen(), notes: fields.notes() })
+    Ok(HfConfig {
+        architecture,
+        model,
+        layers_field: fields.layers_field(),
+        attention_bias_field: fields.attention_bias_field(),
+        unrecognized: fields.unseen(),
+        notes: fields.notes(),
+    })
 }
 
 /// Lets sequences be as long as a base that grows with them allows.

@@ -44,9 +44,9 @@ fn config(fields: &Fields<'_>) -> Result<ModelConfig> {
     model.position = Position::Rotary(ROPE.read(fields, &model)?);
     model.mlp = MlpKind::new(true, fields.activation("hidden_act", "silu")?);
     model.parallel_residual = fields.bool("use_parallel_residual")?.unwrap_or(false);
-    model.attention_bias = match fields.bool("use_qkv_bias")?.unwrap_or(false) {
-        true => AttentionBias::Qkv,
-        false => AttentionBias::None,
+    model.attention_bias = match fields.attention_bias("use_qkv_bias", false)? {
+        AttentionBias::None => AttentionBias::None,
+        AttentionBias::Qkv | AttentionBias::All => AttentionBias::Qkv,
     };
     model.tie_word_embeddings = fields.bool("tie_word_embeddings")?.unwrap_or(false);
     Ok(model)

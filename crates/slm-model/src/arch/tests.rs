@@ -623,4 +623,17 @@ fn every_part_of_gpt2_has_an_origin() {
 fn the_page_on_architectures_shows_the_real_file() {
     let page = include_str!("../../../../docs/add-an-architecture.md");
     assert!(page.contains(include_str!("olmo2.rs")), "copy arch/olmo2.rs to the page");
+    // What else it names is there too.
+    let (fields, tensors) = (include_str!("fields.rs"), include_str!("tensors.rs"));
+    let words = |before: &str| {
+        let ends = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+        page.split(before).skip(1).map(|rest| rest.split(ends).next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    for method in words("fields.") {
+        assert!(method == "rs" || fields.contains(&format!("fn {method}")), "fields.{method} is not there");
+    }
+    for op in words("Op::") {
+        assert!(tensors.contains(&format!("    {op}")), "Op::{op} is not there");
+    }
+    assert!(words("fields.").len() > 5 && words("Op::").len() > 5);
 }

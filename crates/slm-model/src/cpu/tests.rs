@@ -77,6 +77,7 @@ fn equals_tensor_operations_for_every_config() {
 
 #[test]
 fn equals_tensor_operations_with_packed_layers() {
+    let mut otherwise = Vec::new();
     for device in devices() {
         for (name, config) in configs() {
             for activation in
@@ -90,30 +91,36 @@ fn equals_tensor_operations_with_packed_layers() {
                     let what = format!("{name} {bits:?} {activation:?} on {device:?}");
                     match activation {
                         ActivationQuant::Float => check_all_ways(&model, &what),
-                        _ => check_positions(&model, &what),
+                        _ => {
+                            let errors = position_errors(&model);
+                            assert!(errors.iter().all(|&error| error < 0.1), "{what}: {errors:?}");
+                            if errors.iter().any(|&error| error > 1e-4) {
+                                otherwise.push(format!("{what}: {errors:?}"));
+                            }
+                        }
                     }
                 }
             }
         }
     }
+    // A code that falls otherwise changes its position and those after it; that is rare. A mistake in one kind of model
+    // shows in all its runs, which are two widths on two devices.
+    assert!(otherwise.len() <= 2, "{otherwise:#?}");
 }
 
-/// With rounded activations a logit may differ by what a few codes make: the largest error of each position is
-/// bounded, and that of most positions is rounding alone.
-fn check_positions(model: &Transformer, what: &str) {
+/// Largest error of each position between the two ways through the model, as a share of the largest logit.
+fn position_errors(model: &Transformer) -> Vec<f32> {
     let expected = by_tensors(model, &IDS);
     let mut engine = CpuEngine::new(model, 13).unwrap();
     let found = engine.forward(&IDS).unwrap();
     let largest = expected.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
-    let mut errors: Vec<f32> = found
+    let errors: Vec<f32> = found
         .chunks(50)
         .zip(expected.chunks(50))
         .map(|(a, b)| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest)
         .collect();
     assert_eq!(errors.len(), IDS.len());
-    println!("{what}: largest error of each position {errors:.4?}");
-    errors.sort_by(f32::total_cmp);
-    assert!(errors[12] < 0.1, "{what}: {errors:?}");
+    errors
 }
 
 #[test]

@@ -95,7 +95,17 @@ pub(super) struct Source {
 impl Source {
     /// Opens the module in `dir`, and compares its files with their checksums where that is asked for.
     pub(super) fn open(dir: &Path, options: &LoadOptions) -> Result<Self> {
-        let remedy = || "name a directory that `slm::save` wrote".to_owned();
+        const REMEDY: &str = "name a directory that `slm::save` wrote";
+        let remedy = || REMEDY.to_owned();
+        if dir.is_file() {
+            let (path, found) = (dir.to_owned(), "a file".to_owned());
+            return Err(Error::WrongKind {
+                path,
+                found,
+                expected: "the directory of a module",
+                remedy: REMEDY,
+            });
+        }
         if !dir.is_dir() {
             return Err(Error::Missing { path: dir.to_owned(), remedy: remedy() });
         }
@@ -165,8 +175,8 @@ impl Source {
             Ok::<_, Error>(())
         })?;
         if let Some(name) = unknown.first() {
-            let expected = "a layer of the module";
-            return Err(Error::field(&self.metadata_path, format!("layers[{name:?}]"), expected, "another"));
+            let expected = "layers of the module, which must have the same parts as the saved one";
+            return Err(Error::field(&self.metadata_path, "layers", expected, format!("{name:?}")));
         }
         // A layer that is float in the module and quantized in the file has other tensors than the module shows.
         let quantized: Vec<String> = self
