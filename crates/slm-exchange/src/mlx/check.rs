@@ -63,7 +63,13 @@ pub(super) fn refusal(kind: &str, model: &ModelConfig) -> Option<String> {
         _ => None,
     };
     if tied.is_some_and(|tied| tied != model.tie_word_embeddings) {
-        return Some(format!("has no {} head", if model.tie_word_embeddings { "tied" } else { "separate" }));
+        return Some(match model.tie_word_embeddings {
+            true => format!("has no tied head in {kind}"),
+            false => format!(
+                "has no head apart from the embedding in {kind} (a quantized one is one with it after slm ptq --embeddings, \
+                 a float one after slm ptq --skip lm_head)"
+            ),
+        });
     }
     let biases = match kind {
         "gpt_neox" => Some(AttentionBias::All),
