@@ -30,6 +30,8 @@ const SCHEMES: [(&str, &str); 4] = [
 ];
 /// Largest difference of the perplexities where weights and inputs are the same, relative to ours.
 const SAME_INPUTS_LIMIT: f64 = 1e-3;
+/// How close two logits are that the 16-bit floats of llama.cpp's table of GELU may exchange.
+const TABLE_GAP: f32 = 1e-3;
 const PROMPT: usize = 16;
 const GREEDY: usize = 32;
 
@@ -181,10 +183,11 @@ impl Exported {
         found
     }
 
-    /// Fails unless perplexity and continuation are the same.
-    fn require_same(&self, program: &Path, windows: &[Vec<u32>], inputs: Inputs) {
+    /// Fails unless perplexity and continuation are the same. A token may be another where slm's best two are closer than
+    /// `gap`.
+    fn require_same(&self, program: &Path, windows: &[Vec<u32>], inputs: Inputs, gap: f32) {
         let found = self.compare(program, windows, inputs);
-        assert!(found.relative() < SAME_INPUTS_LIMIT && found.same == GREEDY, "{}: {found:?}", self.label);
+        assert!(found.relative() < SAME_INPUTS_LIMIT && found.worst_gap <= gap, "{}: {found:?}", self.label);
     }
 }
 
@@ -204,7 +207,8 @@ fn check_all(
             scheme => quantize(float, &dir.join(kind), scheme, QuantizationType::WeightOnly, None),
         };
         let exported = Exported::new(&checkpoint, kind, dir);
-        exported.require_same(program, windows, Inputs::Float);
+        let gap = if scheme == "float" { 0.0 } else { TABLE_GAP };
+        exported.require_same(program, windows, Inputs::Float, gap);
         if scheme != "float" {
             let found = exported.compare(program, windows, Inputs::Own);
             assert!(found.relative() < limit, "{}: {found:?}", exported.label);
@@ -235,7 +239,7 @@ fn llama_cpp_computes_the_same_logits() {
         let dequantized = work.join("hf");
         export(quantized.dir(), &dequantized, &ExportOptions::new(Format::HuggingFace)).unwrap();
         let dequantized = import(&dequantized, &work.join("dequantized"));
-        Exported::new(&dequantized, "F32", &work).require_same(&program, &windows, Inputs::Own);
+        Exported::new(&dequantized, "F32", &work).require_same(&program, &windows, Inputs::Own, 0.0);
         fs::remove_dir_all(&work).unwrap();
     }
 }
@@ -339,7 +343,7 @@ fn the_published_file_of_a_real_model_is_computed_the_same() {
     let model = exact.load_model(&Device::flex()).unwrap();
     if let Some(program) = llama_cpp("llama-logits") {
         let label = "the published file".to_owned();
-        Exported { file, label, model }.require_same(&program, &windows, Inputs::Float);
+        Exported { file, label, model }.require_same(&program, &windows, Inputs::Float, TABLE_GAP);
     }
 }
 
