@@ -142,7 +142,7 @@ impl Browser {
         self.post("/actions", &json!({"actions": [{"type": "key", "id": "keyboard", "actions": actions}]}));
     }
 
-    /// What the console said since this was last asked.
+    /// Messages of the console since the last call.
     ///
     /// # Panics
     /// If ChromeDriver does not say.

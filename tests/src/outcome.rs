@@ -1,4 +1,4 @@
-//! What a run of the program came to.
+//! Outcome of a run of the program.
 
 use std::process::Output;
 

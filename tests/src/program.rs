@@ -1,4 +1,4 @@
-//! Where the built program is.
+//! Path of the built program.
 
 use std::env::{self, consts::EXE_SUFFIX};
 use std::ffi::OsString;

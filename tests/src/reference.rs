@@ -2,7 +2,7 @@
 
 use crate::HuggingFace;
 
-/// What a reference run needs to know beside the model.
+/// Parameters of a reference run, in addition to the model.
 #[derive(Debug, Clone)]
 pub struct Reference {
     /// Angle per position of each pair of a head.

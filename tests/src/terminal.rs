@@ -6,7 +6,7 @@ use portable_pty::{CommandBuilder, PtySize, native_pty_system};
 
 use crate::{Sandbox, program};
 
-/// What a terminal showed, and the exit code.
+/// Output on a terminal, and the exit code.
 #[derive(Debug)]
 pub struct Shown {
     /// The command line, for messages.

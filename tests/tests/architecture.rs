@@ -47,7 +47,7 @@ impl Crates {
         crates
     }
 
-    /// Whether `from` needs `to` by way of another crate.
+    /// Returns `true` if `from` needs `to` by way of another crate.
     fn needs_indirectly(&self, from: &str, to: &str) -> bool {
         self.needs[from].iter().any(|between| between != to && self.reaches(between, to))
     }

@@ -8,7 +8,7 @@ use slm_tests::{HuggingFace, Sandbox, model, quantized, text};
 /// A quantization of the model that is there, less the option under test.
 const PTQ: &str = "ptq --checkpoint model --calibration text.txt --out new";
 
-/// How to change a Hugging Face model, and what the message about it must hold.
+/// Change of a Hugging Face model, and the texts that the message about it must hold.
 type Change = (fn(&mut HuggingFace), &'static [&'static str]);
 
 /// A float model, its quantized form and a text.
@@ -52,7 +52,8 @@ fn missing_files_are_named() {
         assert!(says, "{outcome}");
     }
     let no_text = "ptq --checkpoint model --out new";
-    sandbox.refuses(no_text, 2, &["--checkpoint", "--calibration FILE"]);
+    sandbox.refuses(no_text, 2, &["static quantization needs a text", "--calibration FILE"]);
+    sandbox.refuses("ptq --checkpoint nowhere --out new", 1, &["nowhere", "not found"]);
 }
 
 #[test]
@@ -449,14 +450,9 @@ fn generation_that_cannot_be_is_refused() {
     let generate = "generate --checkpoint model --prompt Once";
     sandbox.refuses(&format!("{generate} --max-new-tokens 65"), 1, &["positions", "64", "shorten"]);
     sandbox.refuses(&format!("{generate} --max-new-tokens {}", u64::MAX), 1, &["positions", "64", "shorten"]);
-    for (option, field) in [
-        ("--temperature -1", "temperature"),
-        ("--temperature NaN", "temperature"),
-        ("--top-p 0", "top_p"),
-        ("--top-p 1.5", "top_p"),
-        ("--top-p -0.5", "top_p"),
-    ] {
-        sandbox.refuses(&format!("{generate} {option}"), 1, &["sampling option", field]);
+    for option in ["--temperature -1", "--temperature NaN", "--top-p 0", "--top-p 1.5", "--top-p -0.5"] {
+        let named = option.replace(' ', " is ");
+        sandbox.refuses(&format!("{generate} {option}"), 2, &[&named, "use "]);
     }
     sandbox.refuses_with("generate --checkpoint model --prompt", &[""], &[], 2, &["--prompt", "no tokens"]);
 }

@@ -1,4 +1,4 @@
-//! What the commands do when all is well.
+//! Tests of the commands when all is well.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};

@@ -129,7 +129,7 @@ fn pages_run_as_printed() {
 /// Largest relative difference of a figure from the printed one: floats may be summed in another order on another processor.
 const TOLERANCE: f64 = 0.02;
 
-/// Whether two outputs say the same, in numbers that are nearly the same.
+/// Returns `true` if two outputs say the same, in numbers that are nearly the same.
 fn agree(a: &str, b: &str) -> bool {
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let number = |word: &str| word.trim_matches(|c: char| "(),%+".contains(c)).parse::<f64>().ok();
@@ -177,6 +177,7 @@ fn figures_in_the_page_of_mathematics_are_those_of_the_program() {
 #[test]
 fn examples_of_the_help_run() {
     let sandbox = directory();
+    sandbox.put("prompts.jsonl", "{\"prompt\": \"Once\", \"max_tokens\": 4}\n");
     let setup = "slm import hf-model --out my-model -q
 slm ptq --checkpoint my-model --calibration my-text.txt --calibration-tokens 2048 --eval-tokens 2048 --out my-model-int8 -q
 slm export my-model --format gguf --out my-model.gguf -q";

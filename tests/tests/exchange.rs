@@ -14,7 +14,7 @@ use slm_text::Tokenizer;
 const WINDOW: usize = 128;
 const WINDOWS: usize = 6;
 
-/// What is hard to split: spaces of all kinds, digits, apostrophes, other scripts, symbols.
+/// Texts that are hard to split: spaces of all kinds, digits, apostrophes, other scripts, symbols.
 const HARD: &str = "\n\n \t  Hello, w\u{f6}rld! 12 345 \u{4f60}\u{597d} if (x == 1) { \u{1f600} } I've DON'T  don't\r\n x\u{a0}y";
 
 /// Runs a program of llama.cpp until its output has `part`: what it logs last is lost at times.

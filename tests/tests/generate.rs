@@ -170,7 +170,7 @@ fn odd_numbers_are_understood_or_blamed() {
         ("--seed -1", 2),
         ("--top-k -2", 2),
         ("--seed 99999999999999999999", 2),
-        ("--temperature -1", 1),
+        ("--temperature -1", 2),
     ] {
         let outcome =
             sandbox.refuses(&format!("generate --checkpoint model --prompt Once {option}"), code, &[]);
@@ -263,17 +263,69 @@ fn penalties_and_filters_do_what_they_say() {
     assert!(distinct(&generate("--repetition-penalty 5")) > distinct(&plain));
     assert_eq!(generate("--temperature 1 --min-p 0.99999"), plain);
     assert_ne!(generate("--temperature 1 --min-p 0.01"), plain);
-    for (option, field) in [
-        ("--min-p 1", "min_p"),
-        ("--min-p -0.5", "min_p"),
-        ("--repetition-penalty 0", "repetition_penalty"),
-        ("--presence-penalty NaN", "presence_penalty"),
-        ("--frequency-penalty inf", "frequency_penalty"),
+    for option in [
+        "--min-p 1",
+        "--min-p -0.5",
+        "--repetition-penalty 0",
+        "--presence-penalty NaN",
+        "--frequency-penalty inf",
     ] {
-        sandbox.refuses(
-            &format!("generate --checkpoint model --prompt Once {option}"),
-            1,
-            &["sampling option", field],
-        );
+        let named = option.replace(' ', " is ");
+        sandbox.refuses(&format!("generate --checkpoint model --prompt Once {option}"), 2, &[&named, "use "]);
     }
+}
+
+#[test]
+fn several_prompts_are_answered_in_order_by_lines_of_json() {
+    let sandbox = Sandbox::with_model();
+    let prompts = [
+        json!({"prompt": "Once", "max_tokens": 3, "id": "a"}),
+        json!({"prompt": "Tom and", "temperature": 1.0, "seed": 5}),
+        json!({"prompt": "Once", "stop": ["e", "a"], "id": {"n": 2}}),
+    ];
+    let text = prompts.iter().map(|prompt| format!("{prompt}\n")).collect::<String>();
+    sandbox.put("prompts.jsonl", &text);
+    let line = "generate --checkpoint model --ignore-eos --max-new-tokens 6";
+    let outcome = sandbox.slm(&format!("{line} --prompts prompts.jsonl")).success();
+    let found: Vec<Value> = outcome.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(found.len(), 3, "{outcome}");
+    // Each is the answer that its prompt gets on its own.
+    let single = |prompt: &str, options: &str| {
+        sandbox.slm_with(&format!("{line} --json {options}"), &["--prompt", prompt], &[]).json()
+    };
+    for (found, (prompt, options)) in found.iter().zip([
+        ("Once", "--max-new-tokens 3"),
+        ("Tom and", "--temperature 1 --seed 5"),
+        ("Once", "--stop e --stop a"),
+    ]) {
+        let line = options.replace("--max-new-tokens 3", "");
+        let alone = match options.contains("--max-new-tokens") {
+            true => sandbox.slm(&format!("{GENERATE} --ignore-eos --prompt Once --max-new-tokens 3")).json(),
+            false => single(prompt, &line),
+        };
+        for key in ["prompt", "text", "ids", "prompt_ids", "stop", "stopped_by"] {
+            assert_eq!(found[key], alone[key], "{key}: {outcome}");
+        }
+    }
+    assert_eq!(
+        (&found[0]["id"], &found[1]["id"], &found[2]["id"]),
+        (&json!("a"), &Value::Null, &json!({"n": 2}))
+    );
+    // The same from standard input.
+    let mut child = sandbox
+        .command(&format!("{line} --prompts -"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let piped = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    for (line, found) in piped.lines().zip(&found) {
+        assert_eq!(serde_json::from_str::<Value>(line).unwrap()["ids"], found["ids"]);
+    }
+    sandbox.put("bad.jsonl", "{\"prompt\": \"Once\"}\n{\"text\": \"Once\"}\n");
+    let refused =
+        sandbox.refuses(&format!("{line} --prompts bad.jsonl"), 1, &["bad.jsonl", "line 2", "`text`"]);
+    assert_eq!(refused.stdout, "");
+    sandbox.refuses(&format!("{line} --prompts bad.jsonl --prompt Once"), 2, &["--prompts", "--prompt"]);
 }

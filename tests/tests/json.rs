@@ -114,6 +114,11 @@ fn what_is_printed_line_by_line_follows_the_schema() {
     for (line, title) in lines.iter().zip(["chat", "error", "chat"]) {
         follows(&schema, title, line);
     }
+    sandbox.put("prompts", "{\"prompt\": \"Tom\", \"max_tokens\": 2, \"id\": 7}\n{\"prompt\": \"Anna\"}\n");
+    let outcome = sandbox.slm("generate --checkpoint model --max-new-tokens 1 --prompts prompts").success();
+    let lines: Vec<Value> = outcome.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines.len(), &lines[0]["id"]), (2, &serde_json::json!(7)), "{outcome}");
+    lines.iter().for_each(|line| follows(&schema, "generate", line));
     // Its first line was read as JSON, and has a URL.
     let server = Server::start(&sandbox, "--checkpoint model");
     let started = serde_json::json!({"url": server.url, "model": "model", "chat": true});

@@ -19,7 +19,7 @@ const PROMPTS: [&str; 4] = ["Tom", "Anna went", "The cat", "One day"];
 const CLIENTS: usize = 16;
 const TOKENS: usize = 12;
 
-/// What the system holds for a process.
+/// Resources that the system holds for a process.
 #[derive(Debug, Clone, Copy)]
 struct Held {
     resident_bytes: u64,

@@ -1,4 +1,4 @@
-//! What the program says: to people, to other programs, and to those who nearly typed the right thing.
+//! Tests of the program's messages: to people, to other programs, and to those who nearly typed the right thing.
 
 use serde_json::Value;
 use slm_tests::{Sandbox, model, quantized, train_config};
@@ -147,7 +147,7 @@ fn what_nearly_fits_is_put_right() {
     }
 }
 
-/// What is written does not go where it would be lost.
+/// Refuses outputs that would be lost.
 #[cfg(target_os = "linux")]
 #[test]
 fn outputs_that_are_no_files_are_refused() {

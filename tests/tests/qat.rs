@@ -51,6 +51,34 @@ fn qat_on_sampled_text_recovers_what_rounding_lost() {
     assert!(fs::read_to_string(sandbox.path("int4/loss.svg")).unwrap().starts_with("<svg"));
 }
 
+#[test]
+fn qat_goes_on_from_what_gptq_quantized() {
+    let sandbox = sandbox();
+    sandbox.slm("sample --checkpoint float --sequences 24 --length 48 --seed 3 --out ids.json").success();
+    let ptq =
+        "ptq --checkpoint float --calibration text.txt --bits 4 --granularity group:32 --type weight-only";
+    sandbox.slm(&format!("{ptq} --window 32 --method gptq --no-eval --out gptq")).success();
+    let from = "qat --config run.toml --checkpoint gptq --data ids.json --window 32 --learned-scales";
+    let json = sandbox.slm(&format!("{from} --teacher float --distill --out trained --json")).json();
+    let perplexity = |name: &str| json[name].as_f64().unwrap();
+    assert_eq!(json["scheme"], "int4 group:32 symmetric", "the checkpoint's, and not the config's");
+    assert_eq!(json["quantization_type"], "weight-only");
+    assert!(perplexity("perplexity_float") < perplexity("perplexity_ptq"), "{json}");
+    assert!(perplexity("perplexity") < perplexity("perplexity_ptq"), "{json}");
+
+    let alone = sandbox.slm(&format!("{from} --set training.steps=4 --out alone --json")).json();
+    assert!(alone["perplexity_float"].is_null() && alone["recovered"].is_null(), "{alone}");
+    assert_eq!(alone["perplexity_ptq"], json["perplexity_ptq"]);
+    let fails = |options: &str, code: i32, parts: &[&str]| {
+        sandbox.slm(&format!("{options} --out no")).fails(code, parts);
+    };
+    fails(&format!("{from} --distill"), 1, &["--teacher"]);
+    fails(&format!("{from} --bits 8"), 2, &["--bits", "int4 group:32"]);
+    fails(&from.replace(" --learned-scales", ""), 1, &["--learned-scales"]);
+    fails(&format!("{from} --teacher gptq --distill"), 1, &["quantized"]);
+    assert!(!sandbox.path("no").exists());
+}
+
 /// A run that Ctrl-C ends and `--resume` takes up again gives the bytes of a run that never stopped.
 #[cfg(unix)]
 #[test]

@@ -1,4 +1,4 @@
-//! What a terminal of 80 columns shows: nothing is wider, and what matters comes first.
+//! Output on a terminal of 80 columns: nothing is wider, and what matters comes first.
 #![cfg(unix)]
 
 use std::fs;

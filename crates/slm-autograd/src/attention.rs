@@ -25,7 +25,7 @@ pub struct RotaryTable {
     pub sin: Vec<f32>,
 }
 
-/// How heads attend.
+/// Options of an attention operation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionOptions {
     /// Query heads.
@@ -101,7 +101,7 @@ impl Plan {
         units
     }
 
-    /// What attention costs, in values of an elementwise pass.
+    /// Cost of attention, in values of an elementwise pass.
     fn work(&self) -> usize {
         let CausalShape { len, head_dim, .. } = self.shape;
         self.batch * self.options.heads * len * len * head_dim / 16
@@ -112,7 +112,7 @@ impl Plan {
     }
 }
 
-/// The output, and what the backward pass needs beside it.
+/// The output, and what else the backward pass needs.
 pub(crate) fn forward<B: HostBackend>(
     inputs: [&FloatTensor<B>; 3],
     options: AttentionOptions,
@@ -136,7 +136,7 @@ pub(crate) fn forward<B: HostBackend>(
     (B::from_values(out, &size), AttentionState { plan, statistics: Arc::new(statistics) })
 }
 
-/// What the backward pass needs beside inputs and output.
+/// Intermediate results that the backward pass needs in addition to inputs and output.
 #[derive(Debug, Clone)]
 pub(crate) struct AttentionState {
     plan: Plan,

@@ -38,8 +38,8 @@ use crate::ops::FusedOps;
 use crate::optimizer::OptimizerOps;
 pub use slm_cpu_ops::{AdamWStep, Matrix};
 
-/// Whether the operations of this crate run on tensors of `device`, which they do where tensors live in host
-/// memory: on Flex and NdArray, with or without autodiff. Elsewhere they panic.
+/// Returns `true` if the operations of this crate run on tensors of `device`: on Flex and NdArray, with or without
+/// autodiff, where tensors live in host memory. Elsewhere they panic.
 pub fn is_supported(device: &Device) -> bool {
     let device = if device.is_autodiff() { device.clone().inner() } else { device.clone() };
     // burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
@@ -48,7 +48,7 @@ pub fn is_supported(device: &Device) -> bool {
     device == Device::flex() || device == ndarray
 }
 
-/// Whether a model computes on `device` by this crate: where it is trained in host memory.
+/// Returns `true` if a model on `device` computes by this crate, which it does where it is trained in host memory.
 ///
 /// Without gradients it does not. There `slm-model` has a faster path on slices, and for the rest (hooks, mostly)
 /// Burn's operations serve as on any other device, so that these are in use and under test everywhere.
@@ -173,8 +173,8 @@ pub fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::cross_entropy(logits.into_dispatch(), Arc::from(targets)))
 }
 
-/// Mean over all rows of the Kullback-Leibler divergence of `softmax(logits)` from `softmax(teacher)`, in nats. NaN if any
-/// logit is. Gradients go to `logits` alone; the logits of the teacher are not kept for them.
+/// Mean over all rows of the Kullback-Leibler divergence of `softmax(logits)` from `softmax(teacher)`, in nats. NaN if
+/// any logit is. Gradients go to `logits` only; the logits of the teacher are not kept for them.
 ///
 /// # Shapes
 /// - `logits`, `teacher`: `[rows, classes]`

@@ -23,7 +23,7 @@ struct Packed {
     size: usize,
 }
 
-/// Packs all panels of `b`, on this thread alone if `serial`.
+/// Packs all panels of `b`, on this thread only if `serial`.
 fn pack(b: Matrix<'_>, serial: bool) -> Packed {
     // Taken out, not borrowed: while this thread waits it may begin another product.
     let mut memory = PACKED.take();
@@ -59,7 +59,7 @@ impl Packed {
     }
 }
 
-/// `out = a b` of matrices in slices, on all threads of the present rayon pool. The same bits whatever their number.
+/// `out = a b` of matrices in slices, on all threads of the current rayon pool. The same bits whatever their number.
 ///
 /// # Shapes
 /// - `a`: `[m, k]`
@@ -96,8 +96,8 @@ pub fn matmul(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
 /// Rows and columns of a block of a [Gram matrix](add_gram).
 const GRAM_BLOCK: usize = 192;
 
-/// Adds `xᵀ x` to `sums`, on all threads of the present rayon pool. The same bits whatever their number. Half of the product
-/// is computed, the other half is its mirror image.
+/// Adds `xᵀ x` to `sums`, on all threads of the current rayon pool. The same bits whatever their number. Half of the
+/// product is computed, the other half is its mirror image.
 ///
 /// # Shapes
 /// - `x`: `[rows, cols]`, not transposed

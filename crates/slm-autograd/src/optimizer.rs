@@ -1,4 +1,4 @@
-//! What an optimizer does to whole parameters.
+//! Optimizer steps over whole parameters.
 // burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
 #![allow(deprecated)]
 

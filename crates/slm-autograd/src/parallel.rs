@@ -14,7 +14,7 @@ pub(crate) fn for_each<T: Send>(work: usize, items: impl Iterator<Item = T>, f: 
     }
 }
 
-/// What `f` makes of every item, in order.
+/// Applies `f` to every item, in parallel, and returns the results in order.
 pub(crate) fn map<T: Send, R: Send>(
     work: usize,
     items: impl Iterator<Item = T>,

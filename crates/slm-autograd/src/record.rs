@@ -1,8 +1,8 @@
-//! What an operation with a backward pass of its own leaves for it.
+//! Defines the record that an operation leaves for its own backward pass.
 
 /// The output `$y` of an operation on a backend with gradients, with `$step` (a
 /// [`Backward`](burn::backend::autodiff::ops::Backward)) recorded as its backward pass over `$nodes`, by the
-/// checkpointing strategy `$strategy`. `$state`, what that pass needs, is made where gradients are wanted alone.
+/// checkpointing strategy `$strategy`. `$state`, what that pass needs, is made only where gradients are wanted.
 #[macro_export]
 macro_rules! record {
     ($strategy:ty, $step:expr, $nodes:expr, $y:expr, $state:expr) => {

@@ -55,7 +55,7 @@ impl Message {
 /// Variables of a rendering.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RenderOptions {
-    /// Whether the text ends with what opens the model's answer. Default: yes.
+    /// Ends the text with the opening of the model's answer. Default: yes.
     pub add_generation_prompt: bool,
     /// Text of special tokens by the name that templates use: `bos_token`, `eos_token`, `pad_token`, `unk_token`. Those that
     /// are not given are undefined in the template.

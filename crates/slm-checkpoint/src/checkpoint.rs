@@ -19,10 +19,10 @@ use crate::{
 };
 use slm_store::Error as StoreError;
 
-/// What to do beside the necessary when a checkpoint is opened.
+/// Options of opening a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenOptions {
-    /// Whether the files are compared with the manifest, which reads all of them once. Default: true.
+    /// Compares the files with the manifest, which reads all of them once. Default: true.
     pub verify: bool,
 }
 
@@ -125,7 +125,7 @@ impl Checkpoint {
         Ok(Self { dir: dir.to_owned(), layout, version, config, metadata, tokenizer_json, weights, manifest })
     }
 
-    /// Where it is.
+    /// Directory of the checkpoint.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -141,12 +141,12 @@ impl Checkpoint {
         &self.config
     }
 
-    /// How it was quantized; none for a float checkpoint.
+    /// Record of the quantization; none for a float checkpoint.
     pub fn metadata(&self) -> Option<&QuantizationMetadata> {
         self.metadata.as_ref()
     }
 
-    /// Whether any linear layer is quantized.
+    /// Returns `true` if any linear layer is quantized.
     pub fn is_quantized(&self) -> bool {
         self.metadata.is_some()
     }
@@ -170,7 +170,7 @@ impl Checkpoint {
         self.metadata.as_ref().ok_or_else(|| Error::NeedsQuantized { path: self.dir.clone() })
     }
 
-    /// Where its tokenizer is; none for a checkpoint without.
+    /// Path of its tokenizer; none for a checkpoint without.
     pub fn tokenizer_path(&self) -> Option<PathBuf> {
         self.tokenizer_json.as_ref().map(|_| self.dir.join(TOKENIZER))
     }
@@ -180,8 +180,8 @@ impl Checkpoint {
         self.tokenizer_json.as_deref()
     }
 
-    /// Names of files that it holds beside those that every checkpoint may have, such as the state of a training
-    /// that is not finished, as its manifest lists them. They are known when the checkpoint was verified.
+    /// Names of files that it holds in addition to those that every checkpoint may have, such as the state of a
+    /// training that is not finished, as its manifest lists them. They are known when the checkpoint was verified.
     pub fn extra_files(&self) -> Vec<&str> {
         let names = self.manifest.iter().flat_map(|manifest| manifest.files.keys());
         names.map(String::as_str).filter(|name| !versions::FILES.contains(name)).collect()

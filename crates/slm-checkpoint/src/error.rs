@@ -7,7 +7,7 @@ use slm_store::Error as StoreError;
 /// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a checkpoint was not read, written or imported. Every variant names the file, what is wrong in it,
+/// Error from reading, writing or importing a checkpoint. Every variant names the file, what is wrong in it,
 /// and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -20,9 +20,9 @@ pub enum Error {
     NotACheckpoint {
         /// The directory.
         path: PathBuf,
-        /// What shows it.
+        /// Observation that shows it.
         reason: String,
-        /// What to do.
+        /// Remedy.
         remedy: String,
     },
     /// The file was written by a later release.
@@ -55,9 +55,9 @@ pub enum Error {
     Unusable {
         /// The file or directory.
         path: PathBuf,
-        /// What it is.
+        /// Description of the problem.
         problem: String,
-        /// What to do.
+        /// Remedy.
         remedy: String,
     },
     /// A quantized checkpoint where a float one is needed.
@@ -90,9 +90,9 @@ pub enum Error {
     Architecture {
         /// The config file.
         path: PathBuf,
-        /// What it names.
+        /// Architecture that it names.
         found: String,
-        /// What could be imported.
+        /// Architectures that can be imported.
         supported: String,
     },
     /// A model option that is not supported.
@@ -104,7 +104,7 @@ pub enum Error {
         field: String,
         /// Its value.
         found: String,
-        /// What could be imported.
+        /// Architectures that can be imported.
         supported: String,
     },
     /// The model configuration or the model refused its input.

@@ -65,7 +65,7 @@ impl ImportedLayers {
         self.layers.len() + usize::from(self.embedding.is_some())
     }
 
-    /// Whether no layer is quantized.
+    /// Returns `true` if no layer is quantized.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -1,4 +1,4 @@
-//! Which tensors `model.safetensors` holds, and in which form.
+//! Names and forms of the tensors in `model.safetensors`.
 
 use safetensors::Dtype;
 use slm_model::{EMBED_TOKENS, LM_HEAD, ModelConfig, TOKEN_TABLE, expected_tensors};

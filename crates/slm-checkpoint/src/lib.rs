@@ -7,7 +7,7 @@
 //! | `config.json` | format version, [`CheckpointConfig`] |
 //! | `model.safetensors` | the tensors, named and stored as [`Layout`] says |
 //! | `tokenizer.json` | the tokenizer; optional |
-//! | `quantization_metadata.json` | [`QuantizationMetadata`]; for a quantized model alone |
+//! | `quantization_metadata.json` | [`QuantizationMetadata`]; only for a quantized model |
 //! | `manifest.json` | size, SHA-256 and BLAKE3 of every other file |
 //!
 //! Older versions of the format, and records as Burn itself writes them, are read as [`MIGRATIONS`] say.

@@ -1,4 +1,4 @@
-//! Rewriting a checkpoint in the present version of the format.
+//! Rewriting a checkpoint in the current version of the format.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -11,20 +11,20 @@ use crate::{
 };
 use slm_store::{Error as StoreError, OutputDir};
 
-/// What [`migrate`] did.
+/// Result of [`migrate`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MigrationReport {
     /// The version that was found.
     pub from: u32,
-    /// The checkpoint in the present version.
+    /// The checkpoint in the current version.
     pub path: PathBuf,
     /// The copy of the old checkpoint, for one that was migrated in its place.
     pub backup: Option<PathBuf>,
 }
 
-/// Writes the checkpoint in `dir` in the present version of the format: to `out`, or without it in its place,
-/// where a copy of the old one is made first, called `NAME.vVERSION-backup` and lying beside it. A checkpoint
-/// that is of the present version is left as it is where it is.
+/// Writes the checkpoint in `dir` in the current version of the format: to `out`, or without it in its place,
+/// where a copy of the old one is made first, called `NAME.vVERSION-backup` and lies next to it. A checkpoint
+/// that is of the current version stays as it is.
 ///
 /// Tensors are copied bit for bit, one at a time. Nothing is in the new place before all of it is written and
 /// read back.
@@ -58,7 +58,7 @@ pub fn migrate(
     Ok(report(copy(&source, OutputDir::create(out, overwrite, CHECKPOINTS)?)?, None))
 }
 
-/// Copies a checkpoint, which is written in the present version.
+/// Copies a checkpoint that is already in the current version.
 fn copy(source: &Checkpoint, output: OutputDir) -> Result<PathBuf> {
     let config = source.config();
     let mut writer = CheckpointWriter::with_output(output, &config.model, source.layout())?;
@@ -125,7 +125,7 @@ fn back_up(dir: &Path, files: &[String], from: u32) -> Result<PathBuf> {
     Ok(output.commit()?)
 }
 
-/// Whether two files are there and hold the same.
+/// Returns `true` if both files exist and have the same content.
 fn same(a: &Path, b: &Path) -> Result<bool> {
     let (Ok(mut a_file), Ok(mut b_file)) = (File::open(a), File::open(b)) else { return Ok(false) };
     let mut buffers = [vec![0; 1 << 16], vec![0; 1 << 16]];

@@ -19,18 +19,18 @@ use crate::{
 };
 use slm_store::Error as StoreError;
 
-/// What a checkpoint holds beside the weights.
+/// Contents of a checkpoint other than the weights.
 #[derive(Debug, Clone, Default)]
 pub struct SaveRequest<'a> {
     /// Content of `tokenizer.json`.
     pub tokenizer_json: Option<&'a [u8]>,
     /// Special tokens.
     pub tokenizer: TokenizerInfo,
-    /// How the model was quantized; needed exactly for a model with quantized layers.
+    /// Record of the quantization; needed exactly for a model with quantized layers.
     pub metadata: Option<&'a QuantizationMetadata>,
-    /// Where the weights come from: free information for people and tools.
+    /// Origin of the weights: free information for people and tools.
     pub lineage: Option<Value>,
-    /// How they were trained: free information for people and tools.
+    /// Training of the weights: free information for people and tools.
     pub training: Option<Value>,
     /// Further files by name, which the manifest then covers too.
     pub extra_files: &'a [(&'a str, &'a [u8])],
@@ -38,7 +38,7 @@ pub struct SaveRequest<'a> {
 
 /// Writes `model` as a checkpoint into `dir`, one tensor at a time.
 ///
-/// The directory appears complete or not at all: files are written to a directory beside it and read back
+/// The directory appears complete or not at all: files are written to a directory next to it and read back
 /// before it is renamed. An existing `dir` is refused unless `overwrite`; then it is replaced, if it is empty
 /// or a checkpoint with no other files in it.
 ///

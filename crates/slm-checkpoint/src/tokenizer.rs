@@ -1,4 +1,4 @@
-//! As much of `tokenizer.json` as a checkpoint needs to know: the ids that it can make.
+//! The part of `tokenizer.json` that a checkpoint needs to know: the ids that it can make.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -67,8 +67,8 @@ impl<'de> Deserialize<'de> for Vocabulary {
 /// Refuses a tokenizer whose vocabulary has ids of `vocab_size` and above: it is another model's. A model may have more
 /// rows than its tokenizer has tokens: many are padded to a round number.
 ///
-/// Returns the tokens beyond that were only added to the vocabulary, such as a padding token: the model cannot have learnt
-/// them, and they do no harm until a text holds them.
+/// Returns the tokens beyond that were only added to the vocabulary, such as a padding token: the model cannot have
+/// learnt them, and they do no harm until a text holds them.
 pub(crate) fn check(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<Vec<Token>> {
     let file: TokenizerFile = json::parse(path, bytes)?;
     let vocab_size_id = vocab_size as u64;

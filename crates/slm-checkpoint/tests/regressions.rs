@@ -1,4 +1,4 @@
-//! What fuzzing found, and seeds of each kind. Every reader in `slm_checkpoint::fuzzing` and `slm_text::fuzzing` runs on
+//! Findings of fuzzing, and seeds of each kind. Every reader in `slm_checkpoint::fuzzing` and `slm_text::fuzzing` runs on
 //! every file of `fixtures/` and `regressions/`, whatever it is, and on every truncation of the smaller ones. It runs
 //! on random changes of those that it is meant for, for as many seconds as `SLM_FUZZ_SECONDS` says:
 //! ```text
@@ -51,7 +51,7 @@ fn kept() -> Vec<PathBuf> {
     found
 }
 
-/// Whether `path` is what cargo-fuzz has found for the reader `name`.
+/// Returns `true` if `path` is a finding of cargo-fuzz for the reader `name`.
 fn found_for(path: &Path, name: &str) -> bool {
     path.parent().is_some_and(|folder| folder.ends_with(Path::new("regressions").join(name)))
 }
@@ -91,7 +91,7 @@ fn no_reader_panics_on_random_changes() {
     }
 }
 
-/// What a reader may stumble over, in text and in binary.
+/// Fragments that a reader may stumble over, in text and in binary.
 const TOKENS: [&[u8]; 20] = [
     b"null",
     b"true",

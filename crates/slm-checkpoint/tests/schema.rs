@@ -84,7 +84,7 @@ fn what_breaks_the_schema_is_refused() {
     assert!(broken > 300, "only {broken}");
 }
 
-/// What is done to an object.
+/// Change of an object.
 type Change<'a> = &'a dyn Fn(&mut Map<String, Value>);
 
 /// JSON pointers of all fields of objects.

@@ -11,11 +11,11 @@ use crate::examples;
 
 const AFTER_HELP: &str = "\
 Start here, in a checkout of the project:
-  slm ptq                              quantize the model that ships to INT8 and show everything
+  slm ptq                              quantize the model that ships to INT8
   slm ptq --bits 4 --granularity group:32
-  slm import HF_DIR --out my-model     bring a Hugging Face model
+  slm import HF_DIR --out my-model     import a Hugging Face model
   slm ptq --checkpoint my-model --calibration my-text.txt --out my-model-int8
-  slm explain sqnr                     what the words mean
+  slm explain sqnr                     explain a term
 
 Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted by Ctrl-C.
 SLM_KERNEL=NAME forces an integer kernel (see `slm doctor`).";
@@ -23,7 +23,7 @@ SLM_KERNEL=NAME forces an integer kernel (see `slm doctor`).";
 /// Heading of the options that every command has.
 const EVERYWHERE: &str = "Everywhere";
 
-/// Train, import and quantize small language models, and look at everything that was done to them.
+/// Train, import and quantize small language models, and examine the results.
 #[derive(Debug, Parser)]
 #[command(name = "slm", version, after_help = AFTER_HELP)]
 pub(crate) struct Arguments {
@@ -39,16 +39,16 @@ pub(crate) struct GlobalArgs {
     /// Backend to run on: flex or ndarray (CPU), or wgpu (GPU, needs a build with `--features wgpu`)
     #[arg(long, global = true, value_enum, default_value_t = DeviceName::Flex, help_heading = EVERYWHERE)]
     pub(crate) device: DeviceName,
-    /// Print one JSON object on standard output and nothing else there
+    /// Print one JSON object on standard output, and nothing else there
     #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(crate) json: bool,
     /// Do not compare the files of checkpoints with their checksums before they are used
     #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(crate) no_verify: bool,
-    /// Print more about what happens (-vv: everything)
+    /// Print more about the run (-vv: everything)
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = EVERYWHERE)]
     pub(crate) verbose: u8,
-    /// Print the result in a line, and errors
+    /// Print only the result, in a line, and errors
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = EVERYWHERE)]
     pub(crate) quiet: bool,
 }

@@ -18,7 +18,7 @@ pub(crate) struct ChatSetup {
 }
 
 impl ChatSetup {
-    /// That of the file `template`, or the checkpoint's own.
+    /// The template of the file `template`, or the checkpoint's own.
     pub(crate) fn load(
         checkpoint: &Checkpoint,
         tokenizer: &Tokenizer,

@@ -44,24 +44,20 @@ pub(crate) const SECTIONS: &[Section] = &[
             key("max_position_embeddings", "number", "Positions that the model is made for"),
             key("norm", "\"rms_norm\", \"layer_norm\"", "Kind of every norm but those of queries and keys"),
             key("norm_eps", "number", "Added to the mean square or variance inside every norm"),
-            key(
-                "position",
-                "{ rotary = { theta = N } }, \"learned\", \"none\"",
-                "How the model knows positions",
-            ),
+            key("position", "{ rotary = { theta = N } }, \"learned\", \"none\"", "Encoding of positions"),
             key(
                 "mlp",
                 "\"swiglu\", \"geglu\", \"geglu_tanh\", \"silu\", \"gelu\", \"gelu_tanh\"",
                 "Kind of MLP; the first three have a gate",
             ),
             key("attention_bias", "\"none\", \"qkv\", \"all\"", "Attention projections that have a bias"),
-            key("mlp_bias", "true, false", "Whether the linear layers of the MLP have biases"),
+            key("mlp_bias", "true, false", "Add biases to the linear layers of the MLP"),
             key(
                 "qk_norm",
                 "false, true, \"full\"",
                 "Norm of queries and keys: none, of each head, of all heads",
             ),
-            key("tie_word_embeddings", "true, false", "Whether the head is the embedding, transposed"),
+            key("tie_word_embeddings", "true, false", "Use the transposed embedding as the head"),
             key(
                 "sliding_window",
                 "number",
@@ -72,7 +68,7 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "\"pre\", \"post\", \"both\"",
                 "Placement of the norms around attention and MLP",
             ),
-            key("parallel_residual", "true, false", "Whether attention and MLP read the same input"),
+            key("parallel_residual", "true, false", "Let attention and MLP read the same input"),
             key("embedding_multiplier", "number", "Factor of the token embedding"),
             key("residual_multiplier", "number", "Factor of the outputs of attention and MLP"),
             key("attention_scale", "number", "Factor of the attention scores [default: 1 / sqrt(head_dim)]"),
@@ -86,7 +82,7 @@ pub(crate) const SECTIONS: &[Section] = &[
     },
     Section {
         name: "tokenizer",
-        text: "Where the tokenizer comes from, for `slm train`.",
+        text: "The source of the tokenizer, for `slm train`.",
         keys: &[
             key(
                 "file",
@@ -98,7 +94,7 @@ pub(crate) const SECTIONS: &[Section] = &[
     },
     Section {
         name: "training",
-        text: "How a model is trained: AdamW, warm-up, then a cosine. Only `steps` must be given.",
+        text: "The training: AdamW, warm-up, then a cosine. Only `steps` must be given.",
         keys: &[
             key("steps", "number", "Optimizer steps"),
             key("batch_size", "number", "Sequences per forward pass"),
@@ -112,6 +108,11 @@ pub(crate) const SECTIONS: &[Section] = &[
             key("beta2", "0 to 0.999999", "Decay of the mean of the squared gradient"),
             key("epsilon", "1e-30 to 1", "Added to the root of the squared gradient's mean"),
             key("grad_clip", "number", "Largest norm of all gradients together; 0 turns clipping off"),
+            key(
+                "freeze_embeddings",
+                "true, false",
+                "Leave embeddings, and a head tied to them, as they are; saves memory",
+            ),
             key("validation_fraction", "0 to 0.9", "Share of the text, at its end, that is held out"),
             key("validation_windows", "number", "Maximum number of windows that a validation scores"),
             key("eval_interval", "number", "Steps between validations; 0 for one at the end"),
@@ -122,31 +123,32 @@ pub(crate) const SECTIONS: &[Section] = &[
     },
     Section {
         name: "quantization",
-        text: "How a model is quantized, for `slm ptq --config` and `slm qat`.",
+        text: "The quantization, for `slm ptq --config` and `slm qat`.",
         keys: &[
             key(
                 "quantization_mode",
                 "\"none\", \"ptq\", \"qat\"",
-                "When `slm train` quantizes; other commands set it themselves",
+                "Moment of quantization in `slm train`; other commands set it themselves",
             ),
             key("quantization_bits", "8, 4", "Width of a weight; activations have 8 bits in either"),
             key(
                 "quantization_type",
                 "\"static\", \"dynamic\", \"weight-only\"",
-                "What is done with activations",
+                "Quantization of activations",
             ),
             key(
                 "enable_quantized_finetuning",
                 "true, false",
-                "Whether `slm train` tunes a quantized model; `slm finetune` sets it itself",
+                "Let `slm train` fine-tune a quantized model; `slm finetune` sets it itself",
             ),
             key("granularity", "\"tensor\", \"channel\", \"group:N\"", "Weights that share a scale"),
-            key("mapping", "\"symmetric\", \"symmetric-torch\", \"affine\"", "How ranges map to codes"),
+            key("mapping", "\"symmetric\", \"symmetric-torch\", \"affine\"", "Mapping of ranges to codes"),
             key("scale_dtype", "\"f32\", \"f16\"", "Type of stored scales"),
             key(
                 "method",
-                "\"rtn\", \"gptq\", \"tune\"",
-                "How weights are rounded: to nearest, by GPTQ, or by GPTQ and then trained block by block",
+                "\"rtn\", \"gptq\", \"awq\", \"tune\"",
+                "Rounding of weights: to nearest, by GPTQ, to nearest with scaled channels (AWQ), or by GPTQ and then \
+                 trained block by block",
             ),
             key("tune_steps", "a number above 0", "Steps of training of each block, with method = \"tune\""),
             key(
@@ -161,8 +163,8 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "\"auto\", \"none\", list of names",
                 "Layers whose inputs are dynamic although the type is static",
             ),
-            key("rotate", "\"auto\", \"on\", \"off\"", "Whether the model is rotated first, for ptq"),
-            key("smooth", "\"auto\", \"off\", 0 to 1", "Whether channels are smoothed first, for ptq"),
+            key("rotate", "\"auto\", \"on\", \"off\"", "Rotation of the model first, for ptq"),
+            key("smooth", "\"auto\", \"off\", 0 to 1", "Smoothing of channels first, for ptq"),
             key("skip", "list of names with *", "Linear layers that stay float"),
             key(
                 "layers",
@@ -172,15 +174,15 @@ pub(crate) const SECTIONS: &[Section] = &[
             key(
                 "embeddings",
                 "scheme such as \"int8:channel\"",
-                "How the token embedding is quantized [default: it stays float]",
+                "Scheme of the token embedding [default: it stays float]",
             ),
         ],
     },
     Section {
         name: "qat",
-        text: "How ranges come about in `slm qat`.",
+        text: "The choice of ranges in `slm qat`.",
         keys: &[
-            key("scale", "\"observed\", \"learned\"", "Whether scales are observed or trained (LSQ)"),
+            key("scale", "\"observed\", \"learned\"", "Source of scales: observed, or trained (LSQ)"),
             key(
                 "observer",
                 "name of an observer",
@@ -202,16 +204,16 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "above 0, at most 100",
                 "Learning rate of learned scales as a multiple of that of the weights",
             ),
-            key("distill", "true, false", "Whether to train towards the float model's outputs"),
+            key("distill", "true, false", "Train towards the float model's outputs"),
         ],
     },
     Section {
         name: "finetune",
-        text: "How the weights of a quantized model are quantized again, for `slm finetune`.",
+        text: "The rounding of updated weights, for `slm finetune`.",
         keys: &[key(
             "rounding",
             "\"nearest\", \"stochastic\", \"error-feedback\"",
-            "How updated weights become codes again",
+            "Rounding of updated weights back to codes",
         )],
     },
 ];

@@ -1,4 +1,4 @@
-//! What every command gets: device, output and progress as the user asked for them.
+//! Context of every command: device, output and progress as the user asked for them.
 
 use std::path::Path;
 
@@ -6,6 +6,7 @@ use burn::tensor::Device;
 use indicatif::ProgressBar;
 use slm_checkpoint::{Checkpoint, OpenOptions};
 use slm_kernels::KernelKind;
+use slm_model::Transformer;
 use slm_ptq::Stage;
 use tracing_subscriber::EnvFilter;
 
@@ -22,7 +23,7 @@ pub(crate) struct Context {
     pub(crate) output: Output,
     pub(crate) progress: Progress,
     pub(crate) interrupt: Interrupt,
-    /// How checkpoints are opened.
+    /// Options of opening checkpoints.
     pub(crate) open_options: OpenOptions,
 }
 
@@ -73,13 +74,20 @@ impl Context {
 
     /// Opens a checkpoint, verified unless the user said not to.
     pub(crate) fn open_checkpoint(&self, dir: &Path) -> Result<Checkpoint> {
+        let _spinner = self.progress.spinner("opening the checkpoint");
         opened(Checkpoint::open_with(dir, &self.open_options)?)
     }
 
-    /// As [`Context::open_checkpoint`], for commands that load the model of it next and read nothing else: the weights
-    /// are verified while they are read.
+    /// Like [`Context::open_checkpoint`], for commands that load the model of it next and read nothing else: the
+    /// weights are verified while they are read.
     pub(crate) fn open_to_load(&self, dir: &Path) -> Result<Checkpoint> {
         opened(Checkpoint::open_to_load(dir, &self.open_options)?)
+    }
+
+    /// Loads the model of a checkpoint to the device.
+    pub(crate) fn load_model(&self, checkpoint: &Checkpoint) -> Result<Transformer> {
+        let _spinner = self.progress.spinner("loading the model");
+        Ok(checkpoint.load_model(&self.device)?)
     }
 }
 

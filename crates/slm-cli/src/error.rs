@@ -1,4 +1,4 @@
-//! What ends the program early.
+//! Errors that end the program.
 
 use std::path::PathBuf;
 
@@ -67,7 +67,7 @@ impl Error {
         }
     }
 
-    /// What kind of error it is, in a word for machines.
+    /// Kind of the error, in a word for machines.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Checkpoint(_) | Self::Store(_) => "checkpoint",

@@ -16,7 +16,10 @@ Examples:
       --bits 4 --steps 20 --out my-model-qat
   slm qat --config qat.toml --checkpoint my-model --data my-text.txt \\
       --bits 4 --type weight-only --granularity group:32 --learned-scales \\
-      --distill --steps 20 --html qat.html --out my-model-qat-group32";
+      --distill --steps 20 --html qat.html --out my-model-qat-group32
+  slm qat --config qat.toml --checkpoint my-model-gptq --teacher my-model \\
+      --learned-scales --distill --data my-text.txt --steps 20 \\
+      --out my-model-qat-gptq";
 
 pub(crate) const FINETUNE: &str = "\
 Examples:
@@ -81,7 +84,8 @@ Examples:
   slm generate --checkpoint my-model-int8 --prompt \"Once upon a time\"
   slm generate --checkpoint my-model-int8 --prompt \"Once upon a time\" \\
       --temperature 0.8 --top-p 0.9 --max-new-tokens 64
-  slm generate --checkpoint my-model-int8 --prompt \"Once\" --stop . --json";
+  slm generate --checkpoint my-model-int8 --prompt \"Once\" --stop . --json
+  slm generate --checkpoint my-model-int8 --prompts prompts.jsonl";
 
 pub(crate) const CHAT: &str = "\
 Examples:

@@ -2,7 +2,7 @@
 
 /// A term and its explanation.
 pub(crate) struct Term {
-    /// As a heading.
+    /// The term as a heading.
     pub(crate) name: &'static str,
     /// Other names, in lower case.
     pub(crate) aliases: &'static [&'static str],
@@ -27,9 +27,17 @@ pub(crate) const TERMS: &[Term] = &[
                Option: --mapping affine.",
     },
     Term {
+        name: "AWQ",
+        aliases: &["activation-aware weight quantization"],
+        text: "A way to round weights to nearest with less harm (Lin and others, 2023): channels whose activations are large are \
+               made larger in the weights, so that they lose less, and smaller in the norm before, which in floats changes \
+               nothing. How much is searched for, layer by layer. It is faster than GPTQ and mostly loses more. Option: --method \
+               awq.",
+    },
+    Term {
         name: "bits per weight",
         aliases: &["bpw", "size"],
-        text: "What a weight takes in all, scales and zero points included. INT8 with one scale per tensor or channel: \
+        text: "The size of a weight with its share of scales and zero points. INT8 with one scale per tensor or channel: \
                about 8. INT4 in groups of 32 with 16-bit scales: 4 + 16/32 = 4.5; with 32-bit scales: 5.",
     },
     Term {
@@ -94,7 +102,7 @@ pub(crate) const TERMS: &[Term] = &[
     Term {
         name: "granularity",
         aliases: &["per-tensor", "per tensor", "tensor"],
-        text: "Which weights share a scale: the whole tensor, a channel (row), or a group of N weights in a row. Finer is more \
+        text: "The weights that share a scale: the whole tensor, a channel (row), or a group of N weights in a row. Finer is more \
                exact and takes more scales. Rules of thumb: INT8 is fine with channel and mostly with tensor; INT4 wants \
                group:32 or group:64.",
     },
@@ -114,7 +122,7 @@ pub(crate) const TERMS: &[Term] = &[
     Term {
         name: "KL divergence",
         aliases: &["kl", "kld", "kullback-leibler", "kullback-leibler divergence", "nats"],
-        text: "How far the predicted distribution over the next token is from that of the float model, in nats (Kullback and \
+        text: "The distance of the predicted distribution over the next token from that of the float model, in nats (Kullback and \
                Leibler, 1951); 0 where they are the same. It sees changes that perplexity does not, since it looks at every \
                token that might have come. Rules of thumb for the mean: 0.001 nobody notices, 0.01 is good for 4 bits, 0.1 is \
                a different model. Look at the 99th percentile, too. `slm eval --reference`, `slm compare`.",
@@ -162,7 +170,7 @@ pub(crate) const TERMS: &[Term] = &[
     Term {
         name: "perplexity",
         aliases: &["ppl", "nll", "cross-entropy", "loss"],
-        text: "How many tokens the model hesitates between on average: the exponential of its mean loss in nats per token. \
+        text: "The number of tokens that the model hesitates between, on average: the exponential of its mean loss in nats per token. \
                Lower is better, and only figures of one text, tokenizer and window can be compared. Rules of thumb for the rise \
                through quantization: below 1 % is very good, up to 5 % good for 4 bits, more needs another scheme. The \
                figure after ± is half the width of the interval that holds the rise with 95 % confidence.",
@@ -207,7 +215,7 @@ pub(crate) const TERMS: &[Term] = &[
     Term {
         name: "sensitivity",
         aliases: &["sensitive"],
-        text: "How much the predictions change when one layer alone is quantized. `slm sensitivity` ranks layers by it, next to \
+        text: "The change of the predictions when only one layer is quantized. `slm sensitivity` ranks layers by it, next to \
                the bytes they save. Give the worst ones more bits: --layer 'layers.0.mlp.down_proj=int8:channel'.",
     },
     Term {
@@ -243,7 +251,7 @@ pub(crate) const TERMS: &[Term] = &[
     Term {
         name: "temperature",
         aliases: &["sampling", "top-k", "top-p", "min-p"],
-        text: "How daring generation is: 0 always takes the most likely token, 1 draws from the model's own distribution. top-k, \
+        text: "The randomness of generation: 0 always takes the most likely token, 1 draws from the model's own distribution. top-k, \
                top-p and min-p leave out unlikely tokens before one is drawn.",
     },
     Term {

@@ -100,7 +100,7 @@ pub(crate) fn improved(mut error: clap::Error, arguments: &[String]) -> clap::Er
     error
 }
 
-/// Whether the command among `arguments` has an option.
+/// Returns `true` if the command among `arguments` has an option.
 fn is_option_of(arguments: &[String], option: &str) -> bool {
     let program = Arguments::command();
     let command = arguments.iter().find_map(|argument| program.find_subcommand(argument));

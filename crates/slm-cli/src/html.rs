@@ -24,7 +24,7 @@ const TEMPLATE: &str = include_str!("html/report.html");
 /// The note of a table that says no more than how it sorts.
 pub(crate) const SORT_NOTE: &str = "Click a column's name to sort by it.";
 
-/// What a page of ours has near its beginning.
+/// Mark near the beginning of a page of ours.
 const MARK: &str = "<!-- slm report -->";
 
 /// The option of commands that write their report as a page.
@@ -37,7 +37,7 @@ pub(crate) struct HtmlArgs {
 }
 
 impl HtmlArgs {
-    /// Whether a page is asked for.
+    /// Returns `true` if a page is asked for.
     pub(crate) fn is_wanted(&self) -> bool {
         self.html.is_some()
     }
@@ -72,7 +72,7 @@ fn named(error: Error) -> Error {
     }
 }
 
-/// Whether a file is a page that slm wrote, which may be replaced.
+/// Returns `true` if a file is a page that slm wrote, which may be replaced.
 fn is_ours(path: &std::path::Path) -> bool {
     let mut start = [0; 64];
     let read = File::open(path).and_then(|mut file| file.read(&mut start));

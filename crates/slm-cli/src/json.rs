@@ -16,7 +16,7 @@ pub(crate) fn number<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok,
     }
 }
 
-/// As [`number`], and null where there is none.
+/// Like [`number`], and null if there is none.
 #[allow(clippy::ref_option)] // the signature that serde's `serialize_with` asks for
 pub(crate) fn optional_number<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
     match value {

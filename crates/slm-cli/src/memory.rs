@@ -8,7 +8,7 @@ pub(crate) fn peak_bytes() -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
-/// Lets [`peak_bytes`] count from now on. Where the system refuses (only Linux knows the request), it goes on
+/// Lets [`peak_bytes`] count from now on. Where the system refuses (only Linux knows the request), it continues
 /// counting from the start of the process.
 pub(crate) fn reset_peak() {
     if let Err(error) = std::fs::write("/proc/self/clear_refs", "5") {

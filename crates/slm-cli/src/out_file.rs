@@ -47,7 +47,7 @@ impl OutFile {
         Ok(Self { target: target.to_owned(), file })
     }
 
-    /// Where to write. Nothing is there yet.
+    /// Path to write to. Nothing is there yet.
     pub(crate) fn path(&self) -> PathBuf {
         self.file.path()
     }

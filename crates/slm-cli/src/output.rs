@@ -14,7 +14,7 @@ pub(crate) struct Output {
     quiet: bool,
     /// Columns of the terminal; none where there is no terminal.
     width: Option<usize>,
-    /// Whether the one object for machines was printed.
+    /// True once the one object for machines was printed.
     done: AtomicBool,
 }
 
@@ -50,9 +50,11 @@ impl Output {
 
     /// Prints one of several results for machines, on a line of its own; nothing otherwise.
     pub(crate) fn line<T: Serialize>(&self, value: &T) -> Result<()> {
-        if !self.json {
-            return Ok(());
-        }
+        if self.json { self.json_line(value) } else { Ok(()) }
+    }
+
+    /// Prints one of several results that are JSON in any case, on a line of its own.
+    pub(crate) fn json_line<T: Serialize>(&self, value: &T) -> Result<()> {
         let text = serde_json::to_string(value)
             .map_err(|error| Error::file("standard output", format!("cannot be written as JSON: {error}")))?;
         write_stdout(&format!("{text}\n"))

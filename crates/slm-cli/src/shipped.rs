@@ -9,7 +9,7 @@ const MODEL: &str = "models/stories";
 const CALIBRATION: &str = "data/calibration.txt";
 const HELD_OUT: &str = "data/held-out.txt";
 
-/// What ships, found in a checkout of the project.
+/// Model and texts that ship, found in a checkout of the project.
 pub(crate) struct Shipped {
     root: PathBuf,
 }

@@ -22,7 +22,7 @@ pub(crate) struct TableArgs {
 
 /// A row of a ranking.
 pub(crate) struct Row {
-    /// How bad it is: the largest is shown first.
+    /// Badness of the row: the largest is shown first.
     pub(crate) badness: f64,
     pub(crate) cells: Vec<String>,
 }
@@ -44,7 +44,11 @@ impl TableArgs {
     pub(crate) fn show(self, mut ranking: Ranking<'_>, output: &Output) -> Result<()> {
         let count = ranking.rows.len();
         let shown = self.shown(count, output);
-        if shown < count {
+        let ranked = ranking.rows.windows(2).any(|pair| pair[0].badness != pair[1].badness);
+        if shown < count && !ranked {
+            ranking.rows.truncate(shown);
+            output.say(format!("\nThe first ten of {count} {}; --all shows every one:", ranking.what))?;
+        } else if shown < count {
             ranking.rows.sort_by(|a, b| b.badness.total_cmp(&a.badness));
             ranking.rows.truncate(shown);
             let Ranking { what, by, note, .. } = ranking;
@@ -58,7 +62,7 @@ impl TableArgs {
         self.table(ranking.header, ranking.rows.into_iter().map(|row| row.cells), output)
     }
 
-    /// Whether lines may be wider than the terminal.
+    /// Returns `true` if lines may be wider than the terminal.
     pub(crate) fn wide(self) -> bool {
         self.wide
     }

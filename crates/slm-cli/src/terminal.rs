@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use textwrap::{Options, WordSeparator, WordSplitter};
 
-/// Columns of a label at the start of a line, up to which lines that go on are indented.
+/// Columns of a label at the start of a line, up to which continuation lines are indented.
 const WIDEST_LABEL: usize = 24;
 
 /// Beginning of a line of clap's.
@@ -32,14 +32,15 @@ fn columns(size: Option<(terminal_size::Width, terminal_size::Height)>) -> Optio
     size.map(|(width, _)| usize::from(width.0)).filter(|&width| width > 0)
 }
 
-/// Whether messages may have colours: on a terminal, and unless `NO_COLOR` is set to anything.
+/// Returns `true` if messages may have colours: on a terminal, and unless `NO_COLOR` is set to anything.
 pub(crate) fn colours() -> bool {
     let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     wanted && io::stderr().is_terminal()
 }
 
-/// Breaks the lines of `text` that are wider than `width` at spaces, and indents what follows below the text of the line: behind
-/// its leading spaces, a bullet, or a label with two spaces after it. A word that is wider alone, such as a path, stays whole.
+/// Breaks the lines of `text` that are wider than `width` at spaces, and indents what follows below the text of the
+/// line: behind its leading spaces, a bullet, or a label with two spaces after it. A word that is wider alone, such as
+/// a path, stays whole.
 pub(crate) fn wrapped(text: &str, width: Option<usize>) -> String {
     let Some(width) = width else { return text.to_owned() };
     let wrap = |line: &str| {

@@ -28,7 +28,7 @@ pub(crate) fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer> {
     Ok(Tokenizer::from_json(json, &origin)?)
 }
 
-/// How a text is cut for an evaluation.
+/// Options for cutting a text into windows.
 #[derive(Debug, Args)]
 pub(crate) struct WindowArgs {
     /// Tokens in a window [default: 256, or the model's positions if fewer]

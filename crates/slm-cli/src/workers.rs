@@ -8,7 +8,7 @@ use rayon::ThreadPoolBuilder;
 
 use crate::error::Result;
 
-/// What `job` gives for 0 to `jobs - 1`, in order, done by up to `workers` threads at a time.
+/// Results of `job` for 0 to `jobs - 1`, in order, computed by up to `workers` threads at a time.
 ///
 /// Each job has one thread alone: what it computes is then the same however many there are, and small operations
 /// do not wait for each other. After an error no job is begun.

@@ -1,4 +1,4 @@
-//! What the program says about itself.
+//! Tests of the program's help.
 
 use std::process::{Command, Output};
 

@@ -11,7 +11,7 @@ pub(crate) struct Visited<'a> {
     /// Component of the path; none for the only field of a tuple variant, which its variant names.
     pub(crate) name: String,
     pub(crate) ty: &'a Type,
-    /// Whether its type mentions a type parameter, so that only a bound can say what it holds.
+    /// True if its type mentions a type parameter, so that only a bound can say what it holds.
     pub(crate) generic: bool,
 }
 

@@ -31,7 +31,7 @@ pub fn derive_named_linears(input: TokenStream) -> TokenStream {
     expand(input, "::slm_nn")
 }
 
-/// As `NamedLinears`, for code that knows `slm_nn` as `slm::nn`: the facade re-exports it under that name.
+/// Derives `NamedLinears` in code that knows `slm_nn` as `slm::nn`: the facade re-exports it under that name.
 #[doc(hidden)]
 #[proc_macro_derive(FacadeNamedLinears, attributes(linears, module))]
 pub fn derive_facade_named_linears(input: TokenStream) -> TokenStream {

@@ -112,9 +112,14 @@ impl Simd for Avx2 {
     }
 
     /// 5 rows by 1 panel: 10 accumulators of 16 registers. With 6 rows a compiler that loads a line or an input
-    /// early has no register left, and the way of an accumulator through memory takes longer than all products.
+    /// early has no register left, and the way of an accumulator through memory takes longer than all products. With three
+    /// sums to an output 2 rows: 12 accumulators.
     fn tiles<J: GemmArgs>(self, args: &J, rows: Range<usize>, panels: Range<usize>) {
-        macrokernel::tiles::<Self, J, { Self::TILE_ROWS }, 1>(self, args, rows, panels);
+        if J::SUMS > 1 {
+            macrokernel::tiles::<Self, J, 2, 1>(self, args, rows, panels);
+        } else {
+            macrokernel::tiles::<Self, J, { Self::TILE_ROWS }, 1>(self, args, rows, panels);
+        }
     }
 
     #[inline(always)]
@@ -360,41 +365,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn sub_f32(self, a: Floats, b: Floats) -> Floats {
-        simd!([_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])])
-    }
-
-    #[inline(always)]
     fn fma_f32(self, a: Floats, b: Floats, c: Floats) -> Floats {
         simd!([_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])])
-    }
-
-    #[inline(always)]
-    unsafe fn byte_to_f32<const J: usize>(self, line: *const u8) -> Floats {
-        // SAFETY: the bytes are readable by this function's contract; the features exist as above.
-        unsafe {
-            let at = line.sub(3 - J);
-            [
-                _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(_mm256_loadu_si256(at.cast()))),
-                _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(_mm256_loadu_si256(at.add(32).cast()))),
-            ]
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn nibble_to_f32<const J: usize>(self, line: *const u8) -> Floats {
-        // SAFETY: the bytes are readable by this function's contract; the features exist as above.
-        unsafe {
-            let at = line.add(J % 4);
-            let mask = _mm256_set1_epi32(0x0f);
-            let mut codes = [_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(32).cast())];
-            for codes in &mut codes {
-                if J >= 4 {
-                    *codes = _mm256_srli_epi32::<4>(*codes);
-                }
-                *codes = _mm256_and_si256(*codes, mask);
-            }
-            self.sub_f32(self.to_f32(codes), self.splat_f32(8.0))
-        }
     }
 }

@@ -58,9 +58,11 @@ impl Simd for Avx512Vnni {
     }
 
     /// 12 rows by 2 panels: 24 accumulators, which leaves 8 registers for lines, inputs and constants. With
-    /// several groups 6 by 2: 12 accumulators and 12 results.
+    /// several groups 6 by 2: 12 accumulators and 12 results. With three sums to an output 4 by 2: 24 accumulators.
     fn tiles<J: GemmArgs>(self, args: &J, rows: Range<usize>, panels: Range<usize>) {
-        if args.is_grouped() {
+        if J::SUMS > 1 {
+            macrokernel::tiles::<Self, J, 4, 2>(self, args, rows, panels);
+        } else if args.is_grouped() {
             macrokernel::tiles::<Self, J, 6, 2>(self, args, rows, panels);
         } else {
             macrokernel::tiles::<Self, J, { Self::TILE_ROWS }, 2>(self, args, rows, panels);
@@ -280,31 +282,7 @@ impl Simd for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn sub_f32(self, a: __m512, b: __m512) -> __m512 {
-        simd!(_mm512_sub_ps(a, b))
-    }
-
-    #[inline(always)]
     fn fma_f32(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         simd!(_mm512_fmadd_ps(a, b, c))
-    }
-
-    #[inline(always)]
-    unsafe fn byte_to_f32<const J: usize>(self, line: *const u8) -> __m512 {
-        // SAFETY: the bytes are readable by this function's contract.
-        let high = unsafe { _mm512_loadu_si512(line.sub(3 - J).cast()) };
-        simd!(_mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(high)))
-    }
-
-    /// A lookup: the index is the low four bits, so nothing needs masking.
-    #[inline(always)]
-    unsafe fn nibble_to_f32<const J: usize>(self, line: *const u8) -> __m512 {
-        let table = simd!(_mm512_setr_ps(
-            -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0
-        ));
-        // SAFETY: the bytes are readable by this function's contract.
-        let low = unsafe { _mm512_loadu_si512(line.add(J % 4).cast()) };
-        let index = if J < 4 { low } else { simd!(_mm512_srli_epi32::<4>(low)) };
-        simd!(_mm512_permutexvar_ps(index, table))
     }
 }

@@ -105,9 +105,11 @@ impl Simd for DotProd {
     }
 
     /// 5 rows by 1 panel: 20 accumulators, which leaves 12 registers for two lines, inputs and constants. With several
-    /// groups 3 rows: 12 accumulators and 12 results.
+    /// groups 3 rows: 12 accumulators and 12 results. With three sums to an output 2 rows: 24 accumulators.
     fn tiles<J: GemmArgs>(self, args: &J, rows: Range<usize>, panels: Range<usize>) {
-        if args.is_grouped() {
+        if J::SUMS > 1 {
+            macrokernel::tiles::<Self, J, 2, 1>(self, args, rows, panels);
+        } else if args.is_grouped() {
             macrokernel::tiles::<Self, J, 3, 1>(self, args, rows, panels);
         } else {
             macrokernel::tiles::<Self, J, { Self::TILE_ROWS }, 1>(self, args, rows, panels);
@@ -329,30 +331,7 @@ impl Simd for DotProd {
     }
 
     #[inline(always)]
-    fn sub_f32(self, a: Floats, b: Floats) -> Floats {
-        simd!(four!(i => vsubq_f32(a[i], b[i])))
-    }
-
-    #[inline(always)]
     fn fma_f32(self, a: Floats, b: Floats, c: Floats) -> Floats {
         simd!(four!(i => vfmaq_f32(c[i], a[i], b[i])))
-    }
-
-    #[inline(always)]
-    unsafe fn byte_to_f32<const J: usize>(self, line: *const u8) -> Floats {
-        // SAFETY: the bytes are readable by this function's contract.
-        let high = unsafe { four!(i => vreinterpretq_s32_u8(vld1q_u8(line.sub(3 - J).add(16 * i)))) };
-        simd!(four!(i => vcvtq_f32_s32(vshrq_n_s32::<24>(high[i]))))
-    }
-
-    #[inline(always)]
-    unsafe fn nibble_to_f32<const J: usize>(self, line: *const u8) -> Floats {
-        // SAFETY: the bytes are readable by this function's contract.
-        let low = unsafe { four!(i => vreinterpretq_u32_u8(vld1q_u8(line.add(J % 4 + 16 * i)))) };
-        let codes = simd!(four!(i => {
-            let code = if J < 4 { low[i] } else { vshrq_n_u32::<4>(low[i]) };
-            vreinterpretq_s32_u32(vandq_u32(code, vdupq_n_u32(0x0f)))
-        }));
-        self.sub_f32(self.to_f32(codes), self.splat_f32(8.0))
     }
 }

@@ -157,9 +157,6 @@ pub(crate) struct IntegerArgs<'a, O> {
 }
 
 impl<O: Output> GemmArgs for IntegerArgs<'_, O> {
-    /// Integers may be added in any order, so that one panel can have several sums.
-    const SIDE_BY_SIDE: usize = 1;
-
     fn is_grouped(&self) -> bool {
         self.w.is_grouped()
     }

@@ -1,9 +1,10 @@
 //! Inputs (the left-hand side of a product) in the layout that vector kernels read.
 
 use slm_quant_core::{Bits, Mapping, QParams};
-use slm_runtime::for_each_chunk;
+use slm_runtime::{SharedSlice, for_each_chunk};
 
 use crate::activations::{QuantizedActivations, stride};
+use crate::fixed_point::{BLOCK, BlockParams, Digit, SplitRow, block_digits};
 use crate::kernel::{ACTIVATION_OFFSET, Input};
 use crate::packed_rhs::{PackedRhs, stored_offset};
 use crate::rows::{lane_columns, pack_by_lane};
@@ -32,7 +33,7 @@ pub(crate) struct LhsLayout {
 enum Values {
     /// The input as it is.
     Same,
-    /// The input with its groups padded.
+    /// Codes with their groups padded.
     Padded,
     /// The input packed by [`pack_by_lane`].
     ByLane,
@@ -40,6 +41,10 @@ enum Values {
     OffsetI8,
     /// Codes less the offset, 16 bits.
     OffsetI16,
+    /// Digits of floats, 8 bits.
+    DigitsI8,
+    /// Digits of floats, 16 bits.
+    DigitsI16,
 }
 
 impl LhsLayout {
@@ -52,14 +57,9 @@ impl LhsLayout {
             Input::Quantized(_) if w.is_grouped() || S::SIGNED_INPUT => Values::OffsetI8,
             // Rows of codes are padded to whole cache lines, hence to whole lines of weights.
             Input::Quantized(_) if contiguous => Values::Same,
-            Input::Float(_, rows) => {
-                let bytes = w.cols() * 4;
-                // Few rows need no care for cache sets.
-                let spread = rows <= 4 || stride(bytes) == bytes;
-                let same = contiguous && w.cols() == w.padded_cols() && spread;
-                if same { Values::Same } else { Values::Padded }
-            }
             Input::Quantized(_) => Values::Padded,
+            Input::Float(..) if S::WIDE_INPUT8 && w.scheme().bits == Bits::Int8 => Values::DigitsI16,
+            Input::Float(..) => Values::DigitsI8,
         };
         Self {
             values,
@@ -70,7 +70,7 @@ impl LhsLayout {
             groups: w.groups_per_row(),
             sums: match x {
                 Input::Quantized(_) => input_sums::<S>(w),
-                Input::Float(..) => None,
+                Input::Float(..) => Some(group_factor::<S>(w)),
             },
         }
     }
@@ -90,6 +90,12 @@ impl LhsLayout {
         }
     }
 
+    /// Blocks of digits of a row of `cols` columns.
+    fn blocks(&self, cols: usize) -> usize {
+        let last = cols - (self.groups - 1) * self.width;
+        (self.groups - 1) * self.width.div_ceil(BLOCK) + last.div_ceil(BLOCK)
+    }
+
     /// Offset subtracted from codes in products.
     fn offset(&self, params: QParams) -> i32 {
         if self.groups > 1 { ACTIVATION_OFFSET } else { params.zero_point }
@@ -99,14 +105,22 @@ impl LhsLayout {
 /// What sums of codes less the offset have to be multiplied with; none where they are not needed.
 fn input_sums<S: Simd>(w: &PackedRhs) -> Option<i32> {
     match w.scheme().mapping {
-        Mapping::Affine if w.is_grouped() => Some(-1),
-        _ if w.is_grouped() => Some(-operand_offset::<S>(w)),
+        _ if w.is_grouped() => Some(group_factor::<S>(w)),
         Mapping::Affine => Some(1),
         _ => (w.scheme().bits == Bits::Int4).then_some(1),
     }
 }
 
-/// Bias added to the operands of weights with several groups to a row.
+/// What sums of inputs are multiplied with to take the offset of operands out of sums of products; with zero points, what is
+/// left to do is to multiply by these and the offset.
+fn group_factor<S: Simd>(w: &PackedRhs) -> i32 {
+    match w.scheme().mapping {
+        Mapping::Affine => -1,
+        _ => -operand_offset::<S>(w),
+    }
+}
+
+/// Bias added to the operands of weights with several groups to a row, and of all weights that floats are multiplied with.
 pub(crate) fn operand_offset<S: Simd>(w: &PackedRhs) -> i32 {
     match w.scheme().bits {
         Bits::Int8 => S::OFFSET8,
@@ -125,6 +139,10 @@ pub(crate) struct PackedLhs {
     stride: usize,
     /// `[row][group]` sums of codes less the offset, times [`LhsLayout::sums`].
     sums: Vec<i32>,
+    /// `[row][block]` parameters of digits.
+    params: Vec<BlockParams>,
+    /// Blocks of a row.
+    blocks: usize,
 }
 
 impl PackedLhs {
@@ -139,7 +157,7 @@ impl PackedLhs {
         let LhsLayout { run, padded_run, padded_cols, width, groups, .. } = layout;
         match (x, layout.values) {
             (Input::Quantized(x), Values::Same) => self.stride = x.padded().1,
-            (Input::Quantized(x), Values::Padded | Values::ByLane) => {
+            (Input::Quantized(x), Values::Padded) => {
                 self.stride = stride(padded_cols);
                 for_each_row(&mut self.bytes, x.rows(), self.stride, |row, out| {
                     scatter(x.row_codes(row), run, padded_run, x.qparams(row).zero_point as u8, out);
@@ -167,12 +185,20 @@ impl PackedLhs {
                     simd.vectorize(PackByLane { row: &x[row * cols..][..cols], out });
                 });
             }
+            (Input::Float(x, rows), Values::DigitsI16) => {
+                self.blocks = layout.blocks(x.len() / rows);
+                self.stride = stride(2 * self.blocks * block_digits(width)) / 2;
+                let params = (&mut self.params, self.blocks);
+                split_rows(simd, x, rows, layout, (&mut self.differences, self.stride), params);
+            }
             (Input::Float(x, rows), _) => {
-                let cols = x.len() / rows;
-                self.stride = stride(padded_cols * 4) / 4;
-                for_each_row(&mut self.floats, rows, self.stride, |row, out| {
-                    scatter(&x[row * cols..][..cols], run, padded_run, 0.0, out);
-                });
+                self.blocks = layout.blocks(x.len() / rows);
+                self.stride = stride(self.blocks * block_digits(width));
+                let params = (&mut self.params, self.blocks);
+                split_rows(simd, x, rows, layout, (&mut self.bytes, self.stride), params);
+            }
+            (Input::Quantized(_), Values::ByLane | Values::DigitsI8 | Values::DigitsI16) => {
+                unreachable!("layouts of floats")
             }
         }
         if let (Some(factor), Input::Quantized(x)) = (layout.sums, x) {
@@ -191,8 +217,8 @@ impl PackedLhs {
         assert!(self.has(layout) && layout.padded_cols <= self.stride, "inputs in another layout");
         let codes = match self.layout.map(|layout| layout.values) {
             Some(Values::OffsetI16) => Codes::I16(&self.differences),
-            Some(Values::Padded | Values::ByLane | Values::OffsetI8) => Codes::Bytes(&self.bytes),
-            Some(Values::Same) | None => Codes::Bytes(source.padded().0),
+            Some(Values::Padded | Values::OffsetI8) => Codes::Bytes(&self.bytes),
+            _ => Codes::Bytes(source.padded().0),
         };
         let groups = self.layout.map_or(1, |layout| layout.groups);
         let has_sums = self.layout.is_some_and(|layout| layout.sums.is_some());
@@ -206,11 +232,51 @@ impl PackedLhs {
     pub(crate) fn floats<'a>(&'a self, source: &'a [f32], layout: LhsLayout) -> FloatInputs<'a> {
         assert!(self.has(layout) && layout.padded_cols <= self.stride, "inputs in another layout");
         let values = match self.layout.map(|layout| layout.values) {
-            Some(Values::Padded | Values::ByLane) => &self.floats,
+            Some(Values::ByLane) => &self.floats,
             _ => source,
         };
         FloatInputs { values, stride: self.stride }
     }
+
+    /// The digits in the layout that the kernel reads.
+    ///
+    /// # Panics
+    /// As [`PackedLhs::codes`].
+    pub(crate) fn digits(&self, layout: LhsLayout) -> Digits<'_> {
+        let row = self.blocks * block_digits(layout.width);
+        assert!(self.has(layout) && row <= self.stride, "inputs in another layout");
+        let codes = match layout.values {
+            Values::DigitsI16 => Codes::I16(&self.differences),
+            _ => Codes::Bytes(&self.bytes),
+        };
+        Digits { codes, stride: self.stride, params: &self.params, blocks: self.blocks }
+    }
+}
+
+/// Splits rows of floats into digits: `out` and `params` come with the number of values of a row.
+fn split_rows<S: Simd, T: Digit>(
+    simd: S,
+    x: &[f32],
+    rows: usize,
+    layout: LhsLayout,
+    (out, stride): (&mut Vec<T>, usize),
+    (params, blocks): (&mut Vec<BlockParams>, usize),
+) {
+    if params.len() < rows * blocks {
+        params.resize(rows * blocks, BlockParams::default());
+    }
+    let (cols, params) = (x.len() / rows, SharedSlice::new(params));
+    for_each_row(out, rows, stride, |row, out| {
+        // SAFETY: each row is visited once.
+        let params = unsafe { params.cells(row * blocks..(row + 1) * blocks) };
+        simd.vectorize(SplitRow {
+            row: &x[row * cols..][..cols],
+            width: layout.width,
+            factor: layout.sums.unwrap_or(0),
+            out,
+            params,
+        });
+    });
 }
 
 /// Rows from which on it pays to pack them on several threads.
@@ -238,7 +304,7 @@ fn for_each_row<T: Copy + Default + Send>(
     });
 }
 
-/// Columns of `row` at the positions where kernels expect them: runs one after the other, each padded
+/// Codes of `row` at the positions where kernels expect them: runs one after the other, each padded
 /// to `padded_run` columns with `fill`.
 fn scatter<T: Copy>(row: &[T], run: usize, padded_run: usize, fill: T, out: &mut [T]) {
     out.fill(fill);
@@ -339,11 +405,24 @@ pub(crate) struct Inputs<'a> {
     sums: &'a [i32],
 }
 
+/// Codes or digits.
 #[derive(Clone, Copy)]
 enum Codes<'a> {
     Bytes(&'a [u8]),
-    /// Less the offset.
     I16(&'a [i16]),
+}
+
+impl Codes<'_> {
+    /// Row `row` of rows of `stride` values.
+    ///
+    /// # Panics
+    /// When it does not exist.
+    fn row(&self, row: usize, stride: usize) -> *const u8 {
+        match self {
+            Self::Bytes(codes) => codes[row * stride..][..stride].as_ptr(),
+            Self::I16(codes) => codes[row * stride..][..stride].as_ptr().cast(),
+        }
+    }
 }
 
 impl Inputs<'_> {
@@ -352,10 +431,7 @@ impl Inputs<'_> {
     /// # Panics
     /// When `row` does not exist.
     pub(crate) fn row(&self, row: usize) -> *const u8 {
-        match &self.codes {
-            Codes::Bytes(codes) => codes[row * self.stride..][..self.stride].as_ptr(),
-            Codes::I16(codes) => codes[row * self.stride..][..self.stride].as_ptr().cast(),
-        }
+        self.codes.row(row, self.stride)
     }
 
     /// Scale of a row.
@@ -400,5 +476,33 @@ impl FloatInputs<'_> {
     #[inline(always)]
     pub(crate) fn rows<const M: usize>(&self, first: usize) -> [*const f32; M] {
         std::array::from_fn(|i| self.row(first + i))
+    }
+}
+
+/// The digits of floats in the layout that a kernel reads.
+#[derive(Clone, Copy)]
+pub(crate) struct Digits<'a> {
+    codes: Codes<'a>,
+    /// Values from row to row.
+    stride: usize,
+    params: &'a [BlockParams],
+    blocks: usize,
+}
+
+impl Digits<'_> {
+    /// The digits of a row, readable for all blocks of the weights they were packed for.
+    ///
+    /// # Panics
+    /// When `row` does not exist.
+    pub(crate) fn row(&self, row: usize) -> *const u8 {
+        self.codes.row(row, self.stride)
+    }
+
+    /// The parameters of the blocks of a row.
+    ///
+    /// # Panics
+    /// When `row` does not exist.
+    pub(crate) fn params(&self, row: usize) -> &[BlockParams] {
+        &self.params[row * self.blocks..][..self.blocks]
     }
 }

@@ -26,6 +26,7 @@
 //! | `macrokernel` | splits one thread's part of a product into calls of the microkernel |
 //! | `integer`, `grouped` | a tile of the product with 8-bit inputs: one group to a row, or several |
 //! | `float` | a tile of the product of float inputs and quantized weights |
+//! | `fixed_point` | float inputs as exact integers |
 //! | `float_matrix`, `rows` | float weights, and a tile of their product |
 //! | `panels` | products with panels of keys and values |
 //! | `columns` | the loop of products of floats |
@@ -51,6 +52,7 @@ mod builder;
 mod columns;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;
+mod fixed_point;
 mod float;
 mod float_matrix;
 mod grouped;

@@ -27,9 +27,17 @@ use crate::{MatmulTask, PackedMatrix, QuantizedActivations, Workspace, quantize_
 ///                                     w_g = sum_k (code - zero_point)
 /// ```
 ///
-/// With [`ActivationQuant::Float`] each group is `dot = x_k * (code_k - zero_point) + dot` for ascending
-/// `k`, then `sum = dot * scale_g + sum`, and `out = sum + bias`. Every kernel keeps this order, so that
-/// all give the same bits.
+/// With [`ActivationQuant::Float`] inputs become integers too, of 23 bits and a sign. Each run of up to 64 columns of a group
+/// has a `step` of its own, a power of two by which an input changes by at most 1.21e-7 times the largest one of its run: as
+/// much as sums of 32-bit floats lose. The integers have three signed digits `x_d` to the base 256. A result is
+///
+/// ```text
+/// dot = 0;      for each run of the group, for d in 0..3 { dot = acc_d * (256^d * step) + dot }
+/// sum = 0;      for g in 0..groups { sum = dot_g * scale_g + sum }
+/// out = sum + bias                    acc_d = sum_k x_d * (code - zero_point)
+/// ```
+///
+/// Every kernel keeps these orders, so that all give the same bits.
 ///
 /// # Errors
 /// [`Error::Length`](slm_quant_core::Error::Length) for slices that do not fit the shapes,

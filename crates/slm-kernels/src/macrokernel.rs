@@ -8,9 +8,8 @@ use std::ops::Range;
 
 /// A product of an input with panels of weights.
 pub(crate) trait GemmArgs {
-    /// Panels (1, 2 or 4) that few rows are multiplied with side by side. More than one where a panel at a time would wait
-    /// for one sum after the other; with one, weights are read in the order in which they lie.
-    const SIDE_BY_SIDE: usize;
+    /// Sums that an output has while it is computed.
+    const SUMS: usize = 1;
 
     /// Whether rows have several groups, so that results, to which each group is added, should have
     /// registers too.
@@ -47,35 +46,11 @@ pub(crate) trait GemmArgs {
 /// Multiplies some rows of the input with some panels of weights.
 pub(crate) fn run<S: Simd, J: GemmArgs>(simd: S, args: &J, rows: Range<usize>, panels: Range<usize>) {
     if rows.len() <= DECODE_ROWS {
-        decode(simd, args, rows, panels);
+        // One panel after the other: in the order in which they lie.
+        panels.for_each(|panel| few_rows(simd, args, rows.clone(), [panel]));
     } else {
         simd.tiles(args, rows, panels);
     }
-}
-
-/// Few rows of input with a range of panels.
-fn decode<S: Simd, J: GemmArgs>(simd: S, args: &J, rows: Range<usize>, panels: Range<usize>) {
-    let rest = match J::SIDE_BY_SIDE {
-        4 => side_by_side::<S, J, 4>(simd, args, rows.clone(), panels),
-        2 => side_by_side::<S, J, 2>(simd, args, rows.clone(), panels),
-        _ => panels,
-    };
-    side_by_side::<S, J, 1>(simd, args, rows, rest);
-}
-
-/// Few rows with `NP` panels at a time. Returns the panels that are left over.
-fn side_by_side<S: Simd, J: GemmArgs, const NP: usize>(
-    simd: S,
-    args: &J,
-    rows: Range<usize>,
-    panels: Range<usize>,
-) -> Range<usize> {
-    let mut panel = panels.start;
-    while panel + NP <= panels.end {
-        few_rows(simd, args, rows.clone(), std::array::from_fn::<_, NP, _>(|i| panel + i));
-        panel += NP;
-    }
-    panel..panels.end
 }
 
 /// Tiles of `M` rows and `NP` panels, for [`Simd::tiles`]. Panels that do not fill a tile are done with

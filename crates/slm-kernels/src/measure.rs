@@ -23,8 +23,11 @@ const MANY_CHAINS: usize = 2 * FEW_CHAINS;
 /// Inputs that the multiply loop goes round.
 const INPUTS: usize = 16;
 
-/// Rounds of the multiply loop in one run: a few milliseconds, so that some run is undisturbed.
+/// Rounds of the multiply loop in one run: about a millisecond, so that some run is undisturbed.
 const ROUNDS: usize = 1_000_000;
+
+/// Minimum time for which a loop is repeated. Processors take milliseconds to raise their clock and to power wide units.
+const PEAK_TIME: Duration = Duration::from_millis(40);
 
 /// Bytes that the read measurement goes over: far more than any cache.
 const READ_BYTES: usize = 192 << 20;
@@ -36,8 +39,8 @@ const PASSES: usize = 8;
 const PIECE_WORDS: usize = 8 << 10;
 
 /// Integer operations (a multiplication and an addition are two) per second that all threads of the
-/// current rayon pool reach together with the kernel's INT8 multiply on registers alone; the best of
-/// `repeats` runs of a few milliseconds. None for the scalar kernel, which is not written in vector operations.
+/// current rayon pool reach together with the kernel's INT8 multiply on registers alone; the best of at least
+/// `repeats` runs of a millisecond. None for the scalar kernel, which is not written in vector operations.
 ///
 /// # Errors
 /// [`slm_quant_core::Error::KernelUnavailable`] when this processor cannot run the kernel.
@@ -50,8 +53,8 @@ pub fn measure_peak_ops(kernel: KernelKind, repeats: usize) -> Result<Option<f64
 }
 
 /// Float operations (a multiplication and an addition are two) per second that all threads of the current rayon pool
-/// reach together with the kernel's fused multiply-add on registers alone; the best of `repeats` runs of a few
-/// milliseconds. None for the scalar kernel.
+/// reach together with the kernel's fused multiply-add on registers alone; the best of at least `repeats` runs of a
+/// millisecond. None for the scalar kernel.
 ///
 /// # Errors
 /// [`slm_quant_core::Error::KernelUnavailable`] when this processor cannot run the kernel.
@@ -64,8 +67,8 @@ pub fn measure_peak_flops(kernel: KernelKind, repeats: usize) -> Result<Option<f
 }
 
 fn peak_flops<S: Simd>(simd: S, repeats: usize) -> f64 {
-    let few = best_time(repeats, |_| simd.vectorize(FloatMultiplies::<S, FEW_CHAINS>(simd)));
-    let many = best_time(repeats, |_| simd.vectorize(FloatMultiplies::<S, MANY_CHAINS>(simd)));
+    let few = best_rate(repeats, || simd.vectorize(FloatMultiplies::<S, FEW_CHAINS>(simd)));
+    let many = best_rate(repeats, || simd.vectorize(FloatMultiplies::<S, MANY_CHAINS>(simd)));
     peak_of(few, many, LANES * 2)
 }
 
@@ -92,27 +95,30 @@ impl<S: Simd, const CHAINS: usize> Op for FloatMultiplies<S, CHAINS> {
 }
 
 fn peak_ops<S: Simd>(simd: S, repeats: usize) -> f64 {
-    let few = best_time(repeats, |_| simd.vectorize(Multiplies::<S, FEW_CHAINS>(simd)));
-    let many = best_time(repeats, |_| simd.vectorize(Multiplies::<S, MANY_CHAINS>(simd)));
+    let few = best_rate(repeats, || simd.vectorize(Multiplies::<S, FEW_CHAINS>(simd)));
+    let many = best_rate(repeats, || simd.vectorize(Multiplies::<S, MANY_CHAINS>(simd)));
     peak_of(few, many, LINE_BYTES * 2)
 }
 
-/// Operations per second of the better of two loops, from the times of their best runs and the operations of one sum in a
-/// round.
-fn peak_of(few: Duration, many: Duration, operations: usize) -> f64 {
-    let rate = |time: Duration, chains: usize| chains as f64 / time.as_secs_f64();
-    let chains = rate(few, FEW_CHAINS).max(rate(many, MANY_CHAINS));
-    (rayon::current_num_threads() * ROUNDS * operations) as f64 * chains
+/// Operations per second of the better of two loops, from their runs per second and the operations of one sum in a round.
+fn peak_of(few: f64, many: f64, operations: usize) -> f64 {
+    (ROUNDS * operations) as f64 * (few * FEW_CHAINS as f64).max(many * MANY_CHAINS as f64)
 }
 
-/// The shortest of `repeats` runs of `f(thread)` on all threads at once.
-fn best_time(repeats: usize, f: impl Fn(usize) + Sync) -> Duration {
-    let times = (0..repeats.max(1)).map(|_| {
-        let start = Instant::now();
-        rayon::broadcast(|context| f(context.index()));
-        start.elapsed()
-    });
-    times.min().unwrap_or_default()
+/// Runs of `f` per second on all threads together: the most of at least `repeats` times that all ran it at once. The clock
+/// of each thread starts with its run, since waking it is not part of the work.
+fn best_rate(repeats: usize, f: impl Fn() + Sync) -> f64 {
+    let (mut best, mut runs, start) = (0.0, 0, Instant::now());
+    while runs < repeats || start.elapsed() < PEAK_TIME {
+        let rates = rayon::broadcast(|_| {
+            let start = Instant::now();
+            f();
+            1.0 / start.elapsed().as_secs_f64()
+        });
+        best = f64::max(best, rates.into_iter().sum());
+        runs += 1;
+    }
+    best
 }
 
 struct Multiplies<S, const CHAINS: usize>(S);

@@ -29,9 +29,6 @@ impl CacheLine {
 // SAFETY: bytes; zero is a value of them.
 unsafe impl Plain for CacheLine {}
 
-/// Lines before the first panel and after the last that belong to none: kernels read a few bytes of them.
-const MARGIN_LINES: usize = 1;
-
 /// Scales in their stored type.
 #[derive(Debug, Clone)]
 enum PackedScales {
@@ -51,7 +48,6 @@ pub(crate) struct PackedRhs {
     /// Lines per group; the last group may have fewer columns and then `last_steps`.
     steps: usize,
     last_steps: usize,
-    /// With [`MARGIN_LINES`] at either end.
     lines: HugeVec<CacheLine>,
     scales: PackedScales,
     zero_points: Option<HugeVec<i8>>,
@@ -82,7 +78,7 @@ impl PackedRhs {
             code_sums: HugeVec::zeroed(0),
             scaled_sums: HugeVec::zeroed(0),
         };
-        packed.lines = HugeVec::zeroed(packed.panels() * packed.lines_per_panel() + 2 * MARGIN_LINES);
+        packed.lines = HugeVec::zeroed(packed.panels() * packed.lines_per_panel());
         if !packed.is_grouped() {
             packed.code_sums = HugeVec::zeroed(packed.panels() * LANES);
         }
@@ -106,10 +102,7 @@ impl PackedRhs {
             rows,
             lines_per_panel,
             sums_per_panel,
-            lines: {
-                let end = self.lines.len() - MARGIN_LINES;
-                &mut self.lines[MARGIN_LINES..end]
-            },
+            lines: &mut self.lines,
             sums: &mut self.code_sums,
         }
     }
@@ -220,18 +213,18 @@ impl PackedRhs {
         self.steps * columns_per_line(self.scheme.bits)
     }
 
-    /// First line of a panel. A line's worth of bytes is readable before the first and after the last line of the panel too.
+    /// First line of a panel.
     ///
     /// # Panics
     /// When `panel` does not exist.
     pub(crate) fn panel_lines(&self, panel: usize) -> *const u8 {
         assert!(panel < self.panels(), "panel outside the matrix");
-        self.lines.as_ptr().wrapping_add(MARGIN_LINES + panel * self.lines_per_panel()).cast()
+        self.lines.as_ptr().wrapping_add(panel * self.lines_per_panel()).cast()
     }
 
     fn panel(&self, panel: usize) -> &[CacheLine] {
         let count = self.lines_per_panel();
-        &self.lines[MARGIN_LINES + panel * count..][..count]
+        &self.lines[panel * count..][..count]
     }
 
     /// Scales of a panel, by group.
@@ -304,7 +297,7 @@ impl PackedRhs {
         let (group, within) = (col / self.width, col % self.width);
         let (step, at) = (within / columns_per_line(self.scheme.bits), within % 8);
         let line = row / LANES * self.lines_per_panel() + group * self.steps + step;
-        let byte = self.lines[MARGIN_LINES + line].0[row % LANES * 4 + at % 4];
+        let byte = self.lines[line].0[row % LANES * 4 + at % 4];
         match self.scheme.bits {
             Bits::Int8 => byte.cast_signed(),
             Bits::Int4 => (if at < 4 { byte & 0xf } else { byte >> 4 }).cast_signed() - 8,

@@ -77,9 +77,6 @@ pub(crate) struct RowsArgs<'a, E> {
 }
 
 impl<E: FloatElement> GemmArgs for RowsArgs<'_, E> {
-    /// Weights are read in the order in which they lie.
-    const SIDE_BY_SIDE: usize = 1;
-
     fn is_grouped(&self) -> bool {
         false
     }

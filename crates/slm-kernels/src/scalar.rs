@@ -7,6 +7,7 @@ use slm_runtime::{SharedSlice, for_each_task};
 
 use crate::QuantizedActivations;
 use crate::Workspace;
+use crate::fixed_point::{self, BLOCK, DIGITS};
 use crate::float_matrix::FloatElement;
 use crate::kernel::{ACTIVATION_OFFSET, Input, Kernel, MatmulPart, NR};
 use crate::rows::add_up;
@@ -48,18 +49,26 @@ impl Kernel for Scalar {
                     }
                 });
             }
-            Input::Float(x, _) => for_each_row(w, panels, |n, codes, scales| {
-                for i in rows.clone() {
-                    let x_row = x[i * w.cols()..][..w.cols()].chunks(w.group_width());
-                    let groups = x_row.zip(codes.chunks(w.group_width())).zip(scales);
-                    let sum = groups.fold(0.0f32, |sum, ((x, codes), &scale)| {
-                        let products = x.iter().zip(codes);
-                        let dot = products.fold(0.0f32, |dot, (&x, &c)| x.mul_add(f32::from(c), dot));
-                        dot.mul_add(scale, sum)
-                    });
-                    out.write(i, n, &[sum + bias.map_or(0.0, |b| b[n])]);
-                }
-            }),
+            Input::Float(x, _) => {
+                let width = w.group_width();
+                let inputs: Vec<Vec<Block>> = rows
+                    .clone()
+                    .map(|i| x[i * w.cols()..][..w.cols()].chunks(width).flat_map(split_group).collect())
+                    .collect();
+                for_each_row(w, panels, |n, codes, scales| {
+                    for (i, blocks) in rows.clone().zip(&inputs) {
+                        let mut blocks = blocks.iter();
+                        let groups = codes.chunks(width).zip(scales);
+                        let sum = groups.fold(0.0f32, |sum, (codes, &scale)| {
+                            let parts = codes.chunks(BLOCK).zip(&mut blocks);
+                            let dot =
+                                parts.fold(0.0f32, |dot, (codes, block)| block.add_products(codes, dot));
+                            dot.mul_add(scale, sum)
+                        });
+                        out.write(i, n, &[sum + bias.map_or(0.0, |b| b[n])]);
+                    }
+                });
+            }
         }
     }
 
@@ -79,6 +88,31 @@ impl Kernel for Scalar {
                 }
             });
         });
+    }
+}
+
+/// A block of a row of floats, as `fixed_point` describes it.
+struct Block {
+    steps: [f32; DIGITS],
+    digits: Vec<[i32; DIGITS]>,
+}
+
+/// The blocks of a group of columns.
+fn split_group(values: &[f32]) -> impl Iterator<Item = Block> {
+    values.chunks(BLOCK).map(|values| {
+        let step = fixed_point::step(values);
+        let digits = values.iter().map(|&x| fixed_point::digits(x, fixed_point::reciprocal(step)));
+        Block { steps: fixed_point::digit_steps(step), digits: digits.collect() }
+    })
+}
+
+impl Block {
+    /// Adds to `dot` the products with codes less zero points: those of the lowest digits first.
+    fn add_products(&self, codes: &[i16], dot: f32) -> f32 {
+        (0..DIGITS).fold(dot, |dot, digit| {
+            let products = self.digits.iter().zip(codes).map(|(x, &code)| x[digit] * i32::from(code));
+            (products.sum::<i32>() as f32).mul_add(self.steps[digit], dot)
+        })
     }
 }
 

@@ -8,7 +8,6 @@ use slm_runtime::{SharedSlice, StealQueue, for_each_task};
 use crate::FloatMatrix;
 use crate::PackedMatrix;
 use crate::Workspace;
-use crate::float::PANELS_TOGETHER;
 use crate::kernel::{Input, MatmulPart, NR};
 use crate::tile::Tile;
 
@@ -169,7 +168,7 @@ pub(crate) fn multiply(x: Input<'_>, products: &mut [MatmulTask<'_>], workspace:
             unsafe { product.part(x, workspace, 0..rows, 0..product.weights.panels()) };
         }
     } else if rows <= DECODE_ROWS {
-        assign_panels(products, threads, bytes, x, &mut workspace.queue);
+        assign_panels(products, threads, bytes, &mut workspace.queue);
         let workspace = &*workspace;
         for_each_task(threads, |thread| {
             while let Some(panels) = workspace.queue.take(thread) {
@@ -205,13 +204,7 @@ pub(crate) fn multiply(x: Input<'_>, products: &mut [MatmulTask<'_>], workspace:
 }
 
 /// Gives each thread a range of the panels of all products, equal in bytes.
-fn assign_panels(
-    products: &[MatmulTask<'_>],
-    threads: usize,
-    bytes: usize,
-    x: Input<'_>,
-    queue: &mut StealQueue,
-) {
+fn assign_panels(products: &[MatmulTask<'_>], threads: usize, bytes: usize, queue: &mut StealQueue) {
     // The first panel that starts at or after a byte.
     let panel_at = |byte: usize| {
         let (mut panels, mut start) = (0, 0);
@@ -223,12 +216,8 @@ fn assign_panels(
         panels
     };
     let largest = products.iter().map(|p| p.weights.panel_bytes()).max().unwrap_or(1);
-    let together = match x {
-        Input::Quantized(_) => 1,
-        Input::Float(..) => PANELS_TOGETHER,
-    };
-    let multiple = CHUNK_BYTES.div_ceil(largest).next_multiple_of(together);
-    queue.restart((0..=threads).map(|thread| panel_at(bytes * thread / threads)), multiple);
+    let ranges = (0..=threads).map(|thread| panel_at(bytes * thread / threads));
+    queue.restart(ranges, CHUNK_BYTES.div_ceil(largest));
 }
 
 /// How a product of many rows is split into tasks.

@@ -156,24 +156,6 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn store_f32(self, values: Self::F32, out: &mut [f32; LANES]);
     /// Adds.
     fn add_f32(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// Subtracts.
-    fn sub_f32(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a * b + c`, rounded once.
     fn fma_f32(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
-
-    /// Byte `J` (0 to 3) of each lane of a line, signed.
-    ///
-    /// It may be read from where that byte is the highest of each 32 bits, which saves a shift.
-    ///
-    /// # Safety
-    /// `line` must point to 64 readable bytes, with 3 readable ones before them.
-    unsafe fn byte_to_f32<const J: usize>(self, line: *const u8) -> Self::F32;
-    /// Code `J` (0 to 7) of each lane of a line of INT4: the low nibbles of bytes 0 to 3, then the high
-    /// ones; less 8.
-    ///
-    /// It may be read from where its byte is the lowest of each 32 bits.
-    ///
-    /// # Safety
-    /// `line` must point to 64 readable bytes, with 3 readable ones after them.
-    unsafe fn nibble_to_f32<const J: usize>(self, line: *const u8) -> Self::F32;
 }

@@ -33,8 +33,8 @@ impl<S: Simd> Kernel for S {
                 let out = Floats { out, bias };
                 macrokernel::run(self, &IntegerArgs { x: packed_lhs.codes(x, layout), w, out }, rows, panels);
             }
-            Input::Float(x, _) => {
-                let x = packed_lhs.floats(x, layout);
+            Input::Float(..) => {
+                let x = packed_lhs.digits(layout);
                 macrokernel::run(self, &FloatArgs { x, w, out, bias }, rows, panels);
             }
         }

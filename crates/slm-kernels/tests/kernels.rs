@@ -355,5 +355,5 @@ fn the_environment_forces_a_kernel_or_fails() {
     for kind in KernelKind::available() {
         run(&kind.to_string(), &kind.to_string());
     }
-    run("sse9", "SLM_KERNEL: \"sse9\" is not one of scalar, avx2, avx512vnni, dotprod");
+    run("sse9", "SLM_KERNEL must be one of scalar, avx2, avx512vnni, dotprod, not \"sse9\"");
 }

@@ -166,7 +166,7 @@ pub struct HeadBlock {
 }
 
 impl HeadBlock {
-    /// What the head reads: normalized hidden states.
+    /// Normalized hidden states, which the head reads.
     ///
     /// # Shapes
     /// - `x`, output: `[batch, len, hidden]`

@@ -3,10 +3,10 @@
 /// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What a [`TensorSource`](crate::TensorSource) reports when it cannot hand over a tensor.
+/// Error of a [`TensorSource`](crate::TensorSource) that cannot hand over a tensor.
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a model could not be built or run.
+/// Error from building or running a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -17,7 +17,7 @@ pub enum Error {
         field: String,
         /// The value found.
         found: String,
-        /// What would be right.
+        /// Accepted values, or another remedy.
         remedy: String,
     },
     /// A field of a Hugging Face config with a value that cannot be right.
@@ -25,9 +25,9 @@ pub enum Error {
     HfField {
         /// Dotted name of the field.
         field: String,
-        /// What is accepted.
+        /// Accepted values.
         expected: String,
-        /// What is there.
+        /// Value found.
         found: String,
     },
     /// An option of a Hugging Face config that is not supported.
@@ -37,21 +37,21 @@ pub enum Error {
         field: String,
         /// Its value.
         found: String,
-        /// What could be imported.
+        /// Architectures that can be imported.
         supported: String,
     },
     /// An architecture of Hugging Face that is not supported.
     #[error("architecture {found} is not supported; supported: {supported}")]
     HfArchitecture {
-        /// What the config names.
+        /// Architecture that the config names.
         found: String,
-        /// What could be imported.
+        /// Architectures that can be imported.
         supported: String,
     },
     /// A table that tokens cannot be looked up in.
     #[error("the quantized table of the embedding cannot be used: {detail}")]
     TokenTable {
-        /// What is wrong with it.
+        /// Description of the problem.
         detail: String,
     },
     /// A token id that the embedding has no row for.
@@ -148,9 +148,9 @@ pub enum Error {
         "{what} at {at} is {value}: the weights hold values that are not finite, or the model overflowed"
     )]
     NotFinite {
-        /// What was computed, such as `"logit"`.
+        /// Name of the computed value, such as `"logit"`.
         what: &'static str,
-        /// Where, in words.
+        /// Place, in words.
         at: String,
         /// The value.
         value: f64,
@@ -162,13 +162,13 @@ pub enum Error {
         field: &'static str,
         /// The value found.
         found: String,
-        /// What would be right.
+        /// Accepted values, or another remedy.
         remedy: &'static str,
     },
     /// A text or window with nothing to predict.
     #[error("{what} has {found} token(s), at least 2 are needed (the first is only read, never predicted)")]
     TooFewTokens {
-        /// What is too short: the text or the window.
+        /// Name of the input that is too short: the text or the window.
         what: &'static str,
         /// Tokens found.
         found: usize,
@@ -184,7 +184,7 @@ pub enum Error {
     /// A tensor could not be read back from its device.
     #[error("{what}: cannot read the values back from the device: {detail}")]
     Device {
-        /// What was read.
+        /// Name of the tensor that was read.
         what: String,
         /// The backend's message.
         detail: String,

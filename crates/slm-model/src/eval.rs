@@ -1,4 +1,4 @@
-//! How well a model predicts a text.
+//! Evaluation of a model's predictions of a text.
 
 use std::borrow::Cow;
 

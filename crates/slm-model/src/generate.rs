@@ -9,23 +9,23 @@ use crate::sampler::{Sampler, SamplingOptions};
 use crate::session::{InferencePath, InferenceSession};
 use crate::transformer::Transformer;
 
-/// What to generate.
+/// Options of generation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateOptions {
     /// Maximum number of new tokens.
     pub max_new_tokens: usize,
-    /// How each is chosen.
+    /// Choice of each token.
     pub sampling: SamplingOptions,
     /// Ids that end the text, such as the tokenizer's end-of-sequence token.
     pub stop_ids: Vec<u32>,
 }
 
-/// What was generated.
+/// Generated tokens, and how they came about.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateOutput {
     /// The new ids, without the prompt and without the id that ended the text.
     pub ids: Vec<u32>,
-    /// Why it ended.
+    /// Reason for the end.
     pub stop: StopReason,
     /// Tokens of the prompt that were not computed, since a [`Generator`] held them from before.
     pub prompt_reused: usize,
@@ -35,9 +35,9 @@ pub struct GenerateOutput {
     pub decode_time: Duration,
     /// Number of those passes: `decode_passes / decode_time` is the decoding speed.
     pub decode_passes: usize,
-    /// How the passes were computed.
+    /// Path of the computation.
     pub path: InferencePath,
-    /// What the prompt's pass spent its time on; only known on [`InferencePath::Cpu`].
+    /// Breakdown of the time of the prompt's pass; only known on [`InferencePath::Cpu`].
     pub prompt_profile: Option<PassTimes>,
     /// The same for the passes after it.
     pub decode_profile: Option<PassTimes>,
@@ -59,7 +59,7 @@ fn per_second(count: usize, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
 }
 
-/// Why generation ended.
+/// Reason for the end of generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopReason {
     /// `max_new_tokens` were generated.
@@ -111,7 +111,7 @@ const ROOM: usize = 1024;
 pub struct Generator<'a> {
     model: &'a Transformer,
     session: Option<InferenceSession<'a>>,
-    /// Whether a new cache has room for prompts that grow.
+    /// True if a new cache has room for prompts that grow.
     keeps: bool,
 }
 

@@ -59,7 +59,7 @@ impl KvCache {
         self.len
     }
 
-    /// Whether no position is held.
+    /// Returns `true` if no position is held.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -29,15 +29,15 @@ pub trait LayerwiseVisitor<E> {
     /// Whatever is to end the run.
     fn after_window(&mut self) -> Result<(), E>;
 
-    /// Whether [`after_layer`](Self::after_layer) may change weights. If so, every layer runs twice: before it, for the
-    /// hook, and after it, for what the next layer reads. Attention and MLP of a block are then layers of their own,
-    /// unless both read the same residual stream.
+    /// Returns `true` if [`after_layer`](Self::after_layer) may change weights. If so, every layer runs twice: before
+    /// it, for the hook, and after it, for what the next layer reads. Attention and MLP of a block are then layers of
+    /// their own, unless both read the same residual stream.
     fn changes_weights(&self) -> bool {
         false
     }
 
-    /// Whether the hook is to see, next to what a layer reads behind changed layers, what it reads in the model as it was.
-    /// Only of use where weights change. Streams of both models are then in memory.
+    /// Returns `true` if the hook is to see, next to what a layer reads behind changed layers, what it reads in the
+    /// model as it was. Only of use where weights change. Streams of both models are then in memory.
     fn follows_original(&self) -> bool {
         false
     }
@@ -83,8 +83,8 @@ impl<E, F: FnMut() -> Result<(), E>> LayerwiseVisitor<E> for F {
 ///
 /// `visitor` is told of each window and each layer. It may change the weights of a layer once the hook has seen its
 /// inputs: layers after it then see what the changed layer gives. In memory are then the residual streams, one more
-/// of a window, and one layer; with [`follows_original`](LayerwiseVisitor::follows_original) twice the streams. The hook then
-/// sees each layer of each window twice in a row, first in the model as it was.
+/// of a window, and one layer; with [`follows_original`](LayerwiseVisitor::follows_original) twice the streams. The
+/// hook then sees each layer of each window twice in a row, first in the model as it was.
 ///
 /// A tied embedding is asked for again where the head needs it; `source` must allow that.
 ///
@@ -121,8 +121,8 @@ pub fn forward_layerwise<E: From<Error>>(
     }
 }
 
-/// How often [`forward_layerwise`] calls [`LayerwiseVisitor::after_window`]. The head runs once even if its weight is
-/// changed.
+/// Number of calls of [`LayerwiseVisitor::after_window`] by [`forward_layerwise`]. The head runs once even if its
+/// weight is changed.
 pub fn layerwise_steps(
     config: &ModelConfig,
     windows: usize,
@@ -132,7 +132,7 @@ pub fn layerwise_steps(
     windows * (config.num_layers * (1 + usize::from(changes_weights)) + usize::from(with_head))
 }
 
-/// What a run needs, whatever computes it.
+/// State of a run, whatever computes it.
 struct LayerwiseRun<'a> {
     config: &'a ModelConfig,
     loader: Loader<'a>,
@@ -218,14 +218,15 @@ impl LayerwiseRun<'_> {
 
 /// A way through a block.
 enum Pass<'a, S> {
-    /// Copies of the streams go through it, for the hook alone, and before each the stream of the model as it was, if there
-    /// is one.
+    /// Copies of the streams go through it, only for the hook, and before each the stream of the model as it was, if
+    /// there is one.
     Observe(Option<&'a mut [S]>),
     /// The streams themselves go through it.
     Advance,
 }
 
-/// Takes `streams` through a part of a block, of which only the last counts windows. One cache serves all: each window starts at its first position.
+/// Takes `streams` through a part of a block, of which only the last counts windows. One cache serves all: each window
+/// starts at its first position.
 fn run_block<C: Compute, E: From<Error>>(
     compute: &mut C,
     block: &PartOfBlock,
@@ -266,8 +267,8 @@ where
     Ok(())
 }
 
-/// Takes the streams through the last norm and the head: those of the changed model, and those of the model as it was if
-/// there are any.
+/// Takes the streams through the last norm and the head: those of the changed model, and those of the model as it was
+/// if there are any.
 fn run_head<C: Compute, E: From<Error>>(
     compute: &mut C,
     norm: &Norm,

@@ -29,7 +29,7 @@ pub struct ExpectedTensor {
     pub name: String,
     /// Its shape; a linear weight is `[out_features, in_features]`.
     pub shape: Vec<usize>,
-    /// Whether it is the weight of a linear layer, which may also be stored quantized.
+    /// True if it is the weight of a linear layer, which may also be stored quantized.
     pub linear_weight: bool,
 }
 

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 pub(crate) struct Rotaries(Vec<(RotaryConfig, Rotary)>);
 
 impl Rotaries {
-    /// Those of `layers`, whose heads are `head_dim` wide.
+    /// Creates the embeddings of `layers`, whose heads are `head_dim` wide.
     pub(crate) fn new<'a>(layers: impl IntoIterator<Item = &'a LayerSpec>, head_dim: usize) -> Self {
         let mut rotaries = Self::default();
         for config in layers.into_iter().filter_map(|layer| layer.rotary.as_ref()) {
@@ -26,7 +26,7 @@ impl Rotaries {
         rotaries
     }
 
-    /// Which of them a layer uses.
+    /// Index of the embedding that a layer uses.
     pub(crate) fn index(&self, config: Option<&RotaryConfig>) -> Option<usize> {
         let config = config?;
         self.0.iter().position(|(known, _)| known == config)
@@ -66,7 +66,7 @@ struct Rotary {
     frequencies: Vec<f32>,
     /// The frequencies of sequences of more positions than this, where they are others.
     long: Option<(usize, Vec<f32>)>,
-    /// How frequencies change with the length of a sequence, where they do.
+    /// Change of the frequencies with the length of a sequence, if there is any.
     dynamic: Option<DynamicBase>,
     /// Factor of sines and cosines.
     scale: f32,
@@ -74,8 +74,8 @@ struct Rotary {
 
 /// Frequencies of a rotary embedding, for programs that compute it from a description.
 ///
-/// The angle of pair `i` at position `p` is `p * frequencies[i]`, a product of two f32; pair `i` of a head is its values
-/// `i` and `i + frequencies.len()`.
+/// The angle of pair `i` at position `p` is `p * frequencies[i]`, a product of two f32; pair `i` of a head is its
+/// values `i` and `i + frequencies.len()`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RotaryFrequencies {
     /// One for each pair.

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// How tokens are drawn. Penalties change the logits first; then the filters apply in the order temperature, `top_k`,
-/// `top_p`, `min_p`, as in Hugging Face's generation.
+/// Options of drawing tokens. Penalties change the logits first; then the filters apply in the order temperature,
+/// `top_k`, `top_p`, `min_p`, as in Hugging Face's generation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SamplingOptions {
@@ -94,7 +94,7 @@ pub struct Sampler {
     rng: ChaCha8Rng,
     /// `e^((logit - max) / temperature)` of each token, kept for its memory.
     weights: Vec<f32>,
-    /// How often each token was drawn; 0 for one of the prompt.
+    /// Number of times that each token was drawn; 0 for one of the prompt.
     seen: BTreeMap<u32, u32>,
 }
 

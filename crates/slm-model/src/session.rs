@@ -9,13 +9,13 @@ use crate::eval::read_f32;
 use crate::kv_cache::KvCache;
 use crate::transformer::Transformer;
 
-/// How passes over one sequence are computed.
+/// Path by which passes over one sequence are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InferencePath {
-    /// By a [`CpuEngine`], on slices of host memory. Written `cpu`.
+    /// A [`CpuEngine`], on slices of host memory. Written `cpu`.
     Cpu,
-    /// By Burn's tensor operations on the device. Written `burn`.
+    /// Burn's tensor operations on the device. Written `burn`.
     Burn,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct InferenceSession<'a> {
     ids: Vec<u32>,
 }
 
-/// What is kept of the positions already processed.
+/// State kept of the positions already processed.
 enum State<'a> {
     Cpu(Box<CpuEngine<'a>>),
     Burn(KvCache),
@@ -84,8 +84,8 @@ impl<'a> InferenceSession<'a> {
         }
     }
 
-    /// Makes the sequence `ids`, keeping the positions that the one held so far begins with: the number of those, and the
-    /// logits of the last.
+    /// Makes the sequence `ids`, keeping the positions that the one held so far begins with: the number of those, and
+    /// the logits of the last.
     pub(crate) fn forward_rest(&mut self, ids: &[u32]) -> Result<(usize, Cow<'_, [f32]>)> {
         let held = self.ids.len();
         let common = self.ids.iter().zip(ids).take_while(|(held, new)| held == new).count();
@@ -123,7 +123,7 @@ impl<'a> InferenceSession<'a> {
         }
     }
 
-    /// What passes spent their time on since this was last asked, where that is known.
+    /// Times of the passes since this was last asked, if they are known.
     pub(crate) fn take_times(&mut self) -> Option<PassTimes> {
         match &mut self.state {
             State::Cpu(engine) => {

@@ -1,4 +1,4 @@
-//! Where the weights of a model come from.
+//! Sources of the weights of a model.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use slm_nn::{Linear, Weight};

@@ -1,4 +1,4 @@
-//! What the unit tests of several files need.
+//! Helpers of the unit tests of several files.
 
 use std::collections::HashMap;
 

@@ -65,7 +65,7 @@ impl LoadedTable {
         }
     }
 
-    /// The table alone.
+    /// The table only.
     pub(crate) fn into_table(self) -> TokenTable {
         match self {
             Self::Float(table) => TokenTable::Float(table),

@@ -42,7 +42,7 @@ use crate::visit::TensorVisitor;
 pub struct Transformer {
     /// The float embedding; none where its table is quantized.
     embed_tokens: Option<Param<Tensor<2>>>,
-    /// A quantized table of the embedding alone. Without either, the table is the head's.
+    /// A quantized table of the embedding only. Without either, the table is the head's.
     packed_embedding: Option<PackedWeight>,
     embed_positions: Option<Param<Tensor<2>>>,
     layers: Vec<Block>,
@@ -137,7 +137,7 @@ impl Transformer {
         self.norm.device()
     }
 
-    /// How passes over one sequence are computed here.
+    /// Path by which passes over one sequence are computed here.
     pub fn inference_path(&self) -> InferencePath {
         if CpuEngine::supports(self) { InferencePath::Cpu } else { InferencePath::Burn }
     }
@@ -188,7 +188,7 @@ impl Transformer {
         self.run(ids, Some(cache), false)
     }
 
-    /// As [`forward_cached`](Self::forward_cached), with the head applied to the last position only.
+    /// Like [`forward_cached`](Self::forward_cached), with the head applied to the last position only.
     ///
     /// # Shapes
     /// - `ids`: `[batch, len]`
@@ -204,22 +204,22 @@ impl Transformer {
         KvCache::new(self.config.num_layers, shape, &self.device())
     }
 
-    /// Whether the head is the transposed float embedding, and so no layer of its own.
+    /// Returns `true` if the head is the transposed float embedding, and so no layer of its own.
     pub fn head_is_tied(&self) -> bool {
         self.lm_head.is_none()
     }
 
-    /// Whether the rows of the embedding are those of the head's layer: one table, held once.
+    /// Returns `true` if the rows of the embedding are those of the head's layer: one table, held once.
     pub fn shares_table_with_head(&self) -> bool {
         self.embed_tokens.is_none() && self.packed_embedding.is_none()
     }
 
-    /// Whether tokens are looked up in a quantized table, the head's or one of its own.
+    /// Returns `true` if tokens are looked up in a quantized table, the head's or one of its own.
     pub fn embedding_is_quantized(&self) -> bool {
         matches!(self.token_table(), TokenTable::Packed(_))
     }
 
-    /// The quantized table of the embedding alone, under the path [`TOKEN_TABLE`](crate::TOKEN_TABLE).
+    /// The quantized table of the embedding only, under the path [`TOKEN_TABLE`](crate::TOKEN_TABLE).
     pub fn packed_embedding(&self) -> Option<&PackedWeight> {
         self.packed_embedding.as_ref()
     }
@@ -236,6 +236,13 @@ impl Transformer {
             (None, Some(table), _) => TokenTable::Packed(table.clone()),
             (None, None, Some(head)) => TokenTable::of_head(head),
             (None, None, None) => unreachable!("a model without a table has a head that holds it"),
+        }
+    }
+
+    /// Makes the float embeddings of tokens and positions, and a head that is tied to them, parameters that have no gradients.
+    pub fn freeze_embeddings(&mut self) {
+        for table in [&mut self.embed_tokens, &mut self.embed_positions].into_iter().flatten() {
+            *table = table.clone().set_require_grad(false);
         }
     }
 

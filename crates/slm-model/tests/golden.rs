@@ -91,7 +91,7 @@ fn to_vec<const N: usize, T>(bytes: &[u8], convert: impl Fn([u8; N]) -> T) -> Ve
     bytes.chunks_exact(N).map(|chunk| convert(chunk.try_into().unwrap())).collect()
 }
 
-/// What a model must compute of one prompt.
+/// Expected results of a model for one prompt.
 struct Prompt {
     ids: Vec<u32>,
     logits: Vec<f32>,

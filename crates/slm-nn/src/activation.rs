@@ -17,10 +17,10 @@ use crate::{QatStage, SharedQatStage, on_cpu};
 /// Values from which on it pays to look for ranges on several threads.
 const PARALLEL_VALUES: usize = 1 << 16;
 
-/// How a fake-quantized layer treats its input.
+/// Treatment of the input of a fake-quantized layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum FakeQuantizedInput {
-    /// As a packed layer with these settings.
+    /// The treatment of a packed layer with these settings.
     Fixed(ActivationQuant),
     /// Static: with one scale and zero point, whose range follows the training batches as a moving average, as
     /// PyTorch's default observer in quantization-aware training.
@@ -87,7 +87,7 @@ impl InputRanges {
         }
     }
 
-    /// How a packed layer must treat its input to do as this one does. None before anything was observed.
+    /// Treatment of the input that a packed layer needs to match this one. None before anything was observed.
     ///
     /// # Errors
     /// [`slm_quant_core::Error::NotFinite`] for observed bounds that are not finite.
@@ -122,7 +122,7 @@ impl InputRanges {
         untouched.unwrap_or(rounded)
     }
 
-    /// Whether a batch that is trained on changes what was observed.
+    /// Averaging constant if a batch that is trained on changes the observed range; `None` otherwise.
     pub(crate) fn observes(&self, training: bool) -> Option<f32> {
         match self.quant {
             FakeQuantizedInput::Observed { averaging_constant }

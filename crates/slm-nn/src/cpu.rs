@@ -25,14 +25,14 @@ pub struct CpuLinear<'a> {
     device: Device,
 }
 
-/// How a layer is computed. Those that are computed alike may run side by side.
+/// Path by which a layer is computed. Those that are computed alike may run side by side.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Route {
-    /// By a kernel of `slm-kernels`, on quantized weights.
+    /// A kernel of `slm-kernels`, on quantized weights.
     Packed(ActivationQuant),
-    /// By one on float weights.
+    /// A kernel on float weights.
     Float,
-    /// By tensor operations, which hooks see.
+    /// Tensor operations, which hooks see.
     Tensors,
 }
 
@@ -60,8 +60,8 @@ impl<'a> CpuLinear<'a> {
         self.linear.out_features()
     }
 
-    /// Whether each row of output depends on its own row of input alone and nobody watches, so that rows may come
-    /// in several calls without a difference. A layer that is only fake-quantized is not asked and counts as not.
+    /// Returns `true` if each row of output depends on its own row of input only and no hook watches, so that rows may
+    /// come in several calls without a difference. A layer that is only fake-quantized is not asked and counts as not.
     pub fn rows_are_independent(&self) -> bool {
         match &self.linear.weight {
             _ if self.linear.has_hook() => false,
@@ -140,9 +140,10 @@ impl Default for CpuScratch {
 
 /// Applies several layers to one input.
 ///
-/// Packed and float layers run on the kernels of `slm-kernels`; those that quantize their input alike share the quantized
-/// input and run in one parallel region. Other layers, and packed ones with a hook, run as tensor operations. As with
-/// tensors, an input that is not finite makes a packed layer's whole output NaN, and is [reported](crate::report_errors).
+/// Packed and float layers run on the kernels of `slm-kernels`; those that quantize their input alike share the
+/// quantized input and run in one parallel region. Other layers, and packed ones with a hook, run as tensor operations.
+/// As with tensors, an input that is not finite makes a packed layer's whole output NaN, and is
+/// [reported](crate::report_errors).
 ///
 /// # Shapes
 /// - `x`: `[rows, in_features]`

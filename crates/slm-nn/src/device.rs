@@ -1,4 +1,4 @@
-//! What this crate needs to know of devices.
+//! Properties of devices that this crate depends on.
 
 use burn::tensor::{Device, Tensor};
 
@@ -10,7 +10,7 @@ pub fn ndarray_device() -> Device {
     Device::ndarray()
 }
 
-/// Whether tensors of `device` live in host memory, where the integer kernels of `slm-kernels` run.
+/// Returns `true` if tensors of `device` live in host memory, where the integer kernels of `slm-kernels` run.
 pub fn on_cpu(device: &Device) -> bool {
     let device = if device.is_autodiff() { device.clone().inner() } else { device.clone() };
     device == Device::flex() || device == ndarray_device()

@@ -17,7 +17,7 @@ pub fn first_layer_not_finite<M: NamedLinears>(model: &mut M, forward: impl FnOn
     watch.0.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Whether every value of `tensor` is finite. One that cannot be read is not.
+/// Returns `true` if every value of `tensor` is finite. One that cannot be read is not.
 pub fn is_finite<const D: usize>(tensor: &Tensor<D>) -> bool {
     to_vec_f32("value", tensor.clone()).is_ok_and(|values| values.iter().all(|value| value.is_finite()))
 }

@@ -3,7 +3,7 @@
 /// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a layer could not be built, converted or read.
+/// Error from building, converting or reading a layer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -13,7 +13,7 @@ pub enum Error {
     /// A tensor has another shape than the layer needs.
     #[error("{what}: expected shape {expected:?}, found {found:?}")]
     Shape {
-        /// What was measured.
+        /// Name of the measured value.
         what: &'static str,
         /// The shape that the layer requires.
         expected: Vec<usize>,
@@ -23,7 +23,7 @@ pub enum Error {
     /// A tensor's values could not be read as 32-bit floats.
     #[error("{what}: cannot read values as f32: {detail}")]
     Data {
-        /// What was read.
+        /// Name of the tensor that was read.
         what: &'static str,
         /// Burn's account of it.
         detail: String,
@@ -46,7 +46,7 @@ pub enum Error {
          or learned scales, with f32 scales, or train on a CPU device"
     )]
     DeviceObserver {
-        /// What was asked for.
+        /// The requested value.
         found: String,
     },
     /// Quantized weights are to be trained on a device that this build cannot do it on.
@@ -58,11 +58,11 @@ pub enum Error {
     /// The kept state of a layer in training does not fit the layer.
     #[error("state {name} of a quantized layer: expected {expected} values, found {found}")]
     State {
-        /// Which values.
+        /// Name of the values.
         name: String,
-        /// How many the layer has.
+        /// Number of values that the layer has.
         expected: usize,
-        /// How many there are.
+        /// Number of values found.
         found: usize,
     },
 }

@@ -13,7 +13,7 @@ pub struct LayerError {
     pub layer: String,
     /// The values at fault.
     pub place: Place,
-    /// What was wrong with them.
+    /// Error found in them.
     pub source: Error,
 }
 

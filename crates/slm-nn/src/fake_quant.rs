@@ -25,9 +25,9 @@ pub use state::LayerState;
 
 /// Float weights `[out_features, in_features]` that act as their quantized selves.
 ///
-/// What the fake-quantized layer computes with is, bit for bit, what [`FakeQuantizedWeight::quantize`] stores
-/// (on the CPU devices; elsewhere up to how the device divides). Clones, such as `valid()` makes them, share
-/// observed ranges and stage; only passes on an autodiff device change these.
+/// The fake-quantized layer computes, bit for bit, with what [`FakeQuantizedWeight::quantize`] stores (on the CPU
+/// devices; elsewhere up to how the device divides). Clones, such as `valid()` makes them, share observed ranges and
+/// stage; only passes on an autodiff device change these.
 #[derive(Module, Debug)]
 pub struct FakeQuantizedWeight {
     weight: Param<Tensor<2>>,
@@ -66,7 +66,7 @@ impl FakeQuantizedWeight {
         Ok(prepared)
     }
 
-    /// As [`FakeQuantizedWeight::new`], with scales that are trained along with the weights (LSQ, Esser and
+    /// Like [`FakeQuantizedWeight::new`], with scales that are trained along with the weights (LSQ, Esser and
     /// others, 2020, arXiv:1902.08153). They start at what `observer` chooses.
     ///
     /// # Errors
@@ -149,17 +149,17 @@ impl FakeQuantizedWeight {
         self.scale.as_ref().map(Param::val)
     }
 
-    /// How weights are quantized.
+    /// Quantization scheme of the weight.
     pub fn scheme(&self) -> QuantScheme {
         self.ranges.scheme
     }
 
-    /// What chooses, or first chose, the range of the weights.
+    /// Observer that chooses, or first chose, the range of the weights.
     pub fn observer(&self) -> ObserverKind {
         self.ranges.observer
     }
 
-    /// How a packed layer must treat its input to do as this one does; none for observed activations before
+    /// Treatment of the input that a packed layer needs to match this one; none for observed activations before
     /// the first batch.
     ///
     /// # Errors
@@ -173,7 +173,7 @@ impl FakeQuantizedWeight {
         self.input.bounds()
     }
 
-    /// The present weights, quantized: what conversion stores.
+    /// The current weights, quantized as conversion stores them.
     ///
     /// # Errors
     /// [`Error::Core`] when the weights are not finite.
@@ -188,7 +188,7 @@ impl FakeQuantizedWeight {
         Ok(ranges::quantized(&values, rows, cols, scheme, &params)?)
     }
 
-    /// The weights as the layer computes with them at the present stage.
+    /// The weights as the layer computes with them at the current stage.
     pub fn rounded_weight(&self) -> Tensor<2> {
         let weight = self.weight.val();
         let observing = self.ranges.stage().get() == QatStage::Observe;
@@ -211,10 +211,10 @@ impl FakeQuantizedWeight {
     /// `x W^T` with rounded input and weights.
     ///
     /// On the CPU devices rounded activations are multiplied by the integer kernel that the converted layer runs,
-    /// so that both give the same bits.
+    /// so that both give the same bits, and in training float ones by an operation that does not keep rounded weights.
     pub(crate) fn matmul(&self, x: Tensor<2>) -> Tensor<2> {
         let quantizes_input = self.input.quant() != FakeQuantizedInput::Fixed(ActivationQuant::Float);
-        if quantizes_input
+        if (quantizes_input || x.device().is_autodiff())
             && x.dims()[0] > 0
             && on_cpu(&x.device())
             && self.ranges.stage().get() != QatStage::Observe

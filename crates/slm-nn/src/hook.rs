@@ -18,8 +18,8 @@ pub trait ForwardHook: Send + Sync {
     /// - `output`: `[rows, out_features]`
     fn on_forward(&self, layer: &str, input: &Tensor<2>, output: &Tensor<2>);
 
-    /// Whether the hook looks at outputs. Where it does not, a run for its sake may leave out a product that nothing else
-    /// needs, and `output` then has fewer columns.
+    /// Returns `true` if the hook looks at outputs. Where it does not, a run for its sake may leave out a product that
+    /// nothing else needs, and `output` then has fewer columns.
     fn reads_output(&self) -> bool {
         true
     }

@@ -41,7 +41,7 @@ pub use quantized_training::{QuantizedTrainableWeight, Rounding};
 pub use roles::{ParameterRole, parameter_roles};
 pub use slm_derive::NamedLinears;
 
-/// What derived code is made of, and the trait without its derive macro. No part of the interface.
+/// Building blocks of derived code, and the trait without its derive macro. No part of the interface.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::named::NamedLinears;

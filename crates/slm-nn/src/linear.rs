@@ -17,7 +17,7 @@ pub struct LinearConfig {
     pub in_features: usize,
     /// Output features.
     pub out_features: usize,
-    /// Whether a bias is added.
+    /// Adds a bias.
     pub bias: bool,
 }
 
@@ -46,7 +46,7 @@ impl LinearConfig {
 /// `y = x W^T + b`, with `W` of shape `[out_features, in_features]` as PyTorch stores it.
 #[derive(Module, Debug)]
 pub struct Linear {
-    /// The weights in their present form.
+    /// The weights in their current form.
     pub weight: Weight,
     /// Bias of shape `[out_features]`, always float.
     pub bias: Option<Param<Tensor<1>>>,

@@ -1,4 +1,4 @@
-//! How a module names the layers that quantization may target.
+//! Names of the layers of a module that quantization may target.
 
 mod complete;
 mod containers;

@@ -17,7 +17,7 @@ mod device_weights;
 mod lookup;
 mod record;
 
-/// How a device computes a packed linear.
+/// Arithmetic by which a device computes a packed linear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightExecution {
     /// An integer kernel on the CPU (with [`ActivationQuant::Float`], a float kernel that reads integers).
@@ -80,12 +80,12 @@ impl PackedWeight {
         &self.matrix
     }
 
-    /// How the input is quantized.
+    /// Quantization of the input.
     pub fn activation(&self) -> ActivationQuant {
         self.activation
     }
 
-    /// How `device` computes this layer.
+    /// Arithmetic by which `device` computes this layer.
     pub fn execution(&self, device: &Device) -> WeightExecution {
         if on_cpu(device) && !device.is_autodiff() {
             WeightExecution::Kernel(self.matrix.kernel())

@@ -33,11 +33,11 @@ pub struct QuantizedTrainableWeight {
     stored: Arc<Stored>,
 }
 
-/// What is kept of a layer between steps.
+/// State of a layer between steps.
 #[derive(Debug)]
 pub(crate) struct Stored {
     packed: PackedWeight,
-    /// What rounding left over, in 254ths of a scale; empty without error feedback.
+    /// Rounding residuals, in 254ths of a scale; empty without error feedback.
     residual: Vec<i8>,
 }
 
@@ -80,7 +80,7 @@ impl QuantizedTrainableWeight {
         self.stored = Arc::new(Stored { packed, residual: self.stored.residual.clone() });
     }
 
-    /// What rounding left over, in 254ths of a scale, row by row; empty without error feedback.
+    /// Rounding residuals, in 254ths of a scale, row by row; empty without error feedback.
     pub fn residual(&self) -> &[i8] {
         &self.stored.residual
     }

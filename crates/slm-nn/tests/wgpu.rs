@@ -115,7 +115,7 @@ fn fake_quantized_linears_train() {
     }
 }
 
-/// What would need the weights back in every step is refused when the layer is prepared.
+/// Refuses, when the layer is prepared, options that would need the weights back in every step.
 #[test]
 fn observers_that_need_the_host_are_refused() {
     let device = Device::wgpu(DeviceKind::DefaultDevice).autodiff();

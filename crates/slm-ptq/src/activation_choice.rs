@@ -17,12 +17,12 @@ pub const MAX_STATIC_ERROR: f64 = 0.03;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "Written")]
 pub enum DynamicInputs {
-    /// Those that lose more than [`MAX_STATIC_ERROR`] of a row to one scale for all rows. Written `auto`.
+    /// Layers that lose more than [`MAX_STATIC_ERROR`] of a row to one scale for all rows. Written `auto`.
     #[default]
     Auto,
-    /// None. Written `none`.
+    /// No layer. Written `none`.
     None,
-    /// Those whose names match one of the globs. Written as a list.
+    /// Layers whose names match one of the globs. Written as a list.
     Matching(Vec<String>),
 }
 
@@ -98,7 +98,7 @@ impl PtqConfig {
         crate::plan::patterns("dynamic input", &names, patterns).map(drop)
     }
 
-    /// How the input of layer `name` is treated. `inputs`, what calibration saw of it, is needed for static inputs.
+    /// Treatment of the input of layer `name`. `inputs`, what calibration saw of it, is needed for static inputs.
     ///
     /// # Errors
     /// [`Error::NotCalibrated`] for static inputs without it, [`Error::Pattern`] for a pattern that is no glob.

@@ -9,7 +9,7 @@ const PARTS: u64 = 1 << 16;
 pub struct Choice {
     /// Its size.
     pub bytes: u64,
-    /// What it costs; costs of units are added up.
+    /// Its cost. Costs of units are added up.
     pub cost: f64,
 }
 

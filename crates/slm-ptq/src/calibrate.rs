@@ -22,7 +22,7 @@ pub struct ActivationStats {
     pub row_error: f64,
 }
 
-/// What calibration saw of the inputs of one layer.
+/// Statistics of the inputs of one layer, gathered by calibration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ObservedInputs {
     /// Static activations only.
@@ -33,7 +33,7 @@ pub struct ObservedInputs {
     pub drift: Option<InputDrift>,
 }
 
-/// What calibration saw of the inputs of the planned layers, by name.
+/// Statistics of the inputs of the planned layers, by name, gathered by calibration.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Calibration {
     /// One entry for each planned layer.

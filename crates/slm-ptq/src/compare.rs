@@ -1,4 +1,4 @@
-//! How the outputs of two models differ, layer by layer.
+//! Differences between the outputs of two models, layer by layer.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,7 +31,7 @@ pub struct ChannelFactors {
 
 /// Compares two models that have the same named linears, one input at a time.
 ///
-/// What accumulates is a few sums per layer; while an input is compared, the outputs of all layers of one
+/// It accumulates a few sums per layer; while an input is compared, the outputs of all layers of one
 /// model for it are held. Each layer of the second model also runs on the input of the first model's: that tells the
 /// layer's own error from what it inherits.
 #[derive(Debug)]

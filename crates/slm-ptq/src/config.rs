@@ -1,4 +1,4 @@
-//! What post-training quantization is asked to do.
+//! Options of post-training quantization.
 
 use std::str::FromStr;
 
@@ -10,11 +10,11 @@ use slm_quant_core::{
 use crate::layer_scheme::last_match;
 use crate::{DynamicInputs, Error, LayerRule, LayerScheme, Plan, Result, RoundingMethod, TuneOptions};
 
-/// Whether a model is rotated before it is quantized.
+/// Rotation of a model before it is quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rotate {
-    /// Where it can be and helps.
+    /// Rotates a model that can be rotated and gains by it.
     #[default]
     Auto,
     /// Yes; a model that cannot be rotated is an error.
@@ -36,7 +36,7 @@ impl FromStr for Rotate {
     }
 }
 
-/// Whether channels are smoothed before a model is quantized.
+/// Smoothing of channels before a model is quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(try_from = "WrittenSmooth", into = "WrittenSmooth")]
 pub enum Smooth {
@@ -97,11 +97,11 @@ impl FromStr for Smooth {
 /// Settings of post-training quantization.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PtqConfig {
-    /// How weights are quantized.
+    /// Quantization scheme of the weights.
     pub scheme: QuantScheme,
-    /// What is done with activations. They are 8-bit where they are quantized, whatever the weights are.
+    /// Treatment of activations. They are 8-bit where they are quantized, whatever the weights are.
     pub quantization_type: QuantizationType,
-    /// How weights are rounded.
+    /// Rounding method of the weights.
     pub method: RoundingMethod,
     /// Settings of [`RoundingMethod::Tune`].
     pub tune: TuneOptions,
@@ -110,20 +110,20 @@ pub struct PtqConfig {
     pub observer: Option<ObserverKind>,
     /// Chooses the range of activations (static quantization).
     pub activation_observer: ObserverKind,
-    /// Which activations share a scale (dynamic quantization).
+    /// Activations that share a scale (dynamic quantization).
     pub activation_granularity: ActivationGranularity,
     /// Layers whose activations are dynamic although the type is static.
     pub dynamic_inputs: DynamicInputs,
-    /// Whether the float model is rotated before it is quantized. Only
+    /// Rotation of the float model before it is quantized. Only
     /// `CheckpointQuantizer` does.
     pub rotate: Rotate,
-    /// Whether channels are smoothed. Only `CheckpointQuantizer` does.
+    /// Smoothing of channels. Only `CheckpointQuantizer` does.
     pub smooth: Smooth,
     /// Layers to leave float, as globs over names such as `layers.0.*` or `lm_head`.
     pub skip: Vec<String>,
     /// Schemes of single layers. The last rule that matches a name counts; `skip` counts before all of them.
     pub layers: Vec<LayerRule>,
-    /// How the token embedding of a transformer is quantized; none to leave it float. Where the head is tied to it, one
+    /// Scheme of a transformer's token embedding; none to leave it float. Where the head is tied to it, one
     /// table with this scheme serves both.
     pub embeddings: Option<LayerScheme>,
 }
@@ -149,7 +149,7 @@ impl PtqConfig {
         }
     }
 
-    /// How the weight of `layer` is quantized, if it is.
+    /// Quantization scheme of the weight of `layer`, if it is quantized.
     pub fn scheme_of(&self, layer: &str) -> QuantScheme {
         last_match(&self.layers, layer).and_then(|rule| rule.scheme.over(self.scheme)).unwrap_or(self.scheme)
     }
@@ -165,7 +165,7 @@ impl PtqConfig {
         self.observer.unwrap_or_else(|| default_weight_observer(bits, calibrated))
     }
 
-    /// Whether inputs of layers must be observed before weights can be quantized.
+    /// Returns `true` if inputs of layers must be observed before weights can be quantized.
     pub fn needs_calibration(&self) -> bool {
         self.quantization_type == QuantizationType::Static
             || matches!(self.smooth, Smooth::Strength(_))
@@ -173,19 +173,38 @@ impl PtqConfig {
             || self.observer == Some(ObserverKind::WeightedMse)
     }
 
-    /// Whether observed inputs change anything: they are needed, or the observer of weights is left to a default that uses
-    /// them, or the smoothing is better with them.
+    /// Returns `true` if observed inputs change anything: they are needed, or the observer of weights is left to a
+    /// default that uses them, or the smoothing is better with them.
     pub fn uses_calibration(&self) -> bool {
         self.observes_weight_inputs() || self.equalizes()
     }
 
-    /// Refuses learned rounding where there are no blocks to train.
-    pub(crate) fn check_tunes_nothing(&self) -> Result<()> {
-        if self.method != RoundingMethod::Tune {
+    /// Refuses methods that need more than single layers.
+    pub(crate) fn check_layers_suffice(&self) -> Result<()> {
+        let detail = match self.method {
+            RoundingMethod::Rtn | RoundingMethod::Gptq => return Ok(()),
+            RoundingMethod::Awq => "is awq, which scales the norms of a transformer in a checkpoint",
+            RoundingMethod::Tune => "is tune, which trains the blocks of a transformer in a checkpoint",
+        };
+        let (detail, remedy) = (detail.to_owned(), "use gptq, or CheckpointQuantizer");
+        Err(Error::Setting { key: "method", detail, remedy })
+    }
+
+    /// Refuses transformations that would leave AWQ nothing to do.
+    pub(crate) fn check_awq(&self) -> Result<()> {
+        if self.method != RoundingMethod::Awq {
             return Ok(());
         }
-        let detail = "is tune, which trains the blocks of a transformer in a checkpoint".to_owned();
-        Err(Error::Setting { key: "method", detail, remedy: "use gptq, or CheckpointQuantizer" })
+        if self.rotate == Rotate::On {
+            let detail =
+                "is on, and the method awq, for which a rotated model has no large channels".to_owned();
+            return Err(Error::Setting { key: "rotate", detail, remedy: "leave it out, or use gptq" });
+        }
+        if self.smooth != Smooth::Auto {
+            let detail = "is set, and the method awq, which is a smoothing itself".to_owned();
+            return Err(Error::Setting { key: "smooth", detail, remedy: "leave it out, or use rtn" });
+        }
+        Ok(())
     }
 
     /// Refuses learned rounding of layers whose scales cannot be learned.
@@ -200,19 +219,20 @@ impl PtqConfig {
         }
     }
 
-    /// Whether every input must be seen as a whole: for ranges of activations, or for weights.
+    /// Returns `true` if every input must be seen as a whole: for ranges of activations, or for weights.
     pub(crate) fn observes_weight_inputs(&self) -> bool {
         let schemes = self.layers.iter().filter_map(|rule| rule.scheme.over(self.scheme));
         let weighted = |scheme: QuantScheme| self.observer_of(scheme.bits, true) == ObserverKind::WeightedMse;
         self.needs_calibration() || weighted(self.scheme) || schemes.into_iter().any(weighted)
     }
 
-    /// Whether channels are equalized where that pays: where activations are quantized. Weights of 4 bits with one scale in
-    /// all need ranges that clip, which the search for factors does not try.
+    /// Returns `true` if channels are equalized where that pays: where activations are quantized, or AWQ is asked for. Weights of 4 bits
+    /// with one scale in all need ranges that clip, which the search for factors does not try.
     pub(crate) fn equalizes(&self) -> bool {
-        self.smooth == Smooth::Auto
-            && self.quantization_type != QuantizationType::WeightOnly
-            && (self.scheme.bits, self.scheme.granularity) != (Bits::Int4, Granularity::PerTensor)
+        self.method == RoundingMethod::Awq
+            || self.smooth == Smooth::Auto
+                && self.quantization_type != QuantizationType::WeightOnly
+                && (self.scheme.bits, self.scheme.granularity) != (Bits::Int4, Granularity::PerTensor)
     }
 
     /// The same settings with another granularity of weights.
@@ -226,9 +246,9 @@ impl PtqConfig {
 /// The weight observer where none is asked for: [`ObserverKind::MinMax`], and for 4 bits with calibration text
 /// [`ObserverKind::WeightedMse`].
 ///
-/// What a rounding error costs depends on the input that it is multiplied by. Without text that is unknown, and in trained
-/// models the few large weights that a narrower range would clip are often those that matter most. With 256 codes there
-/// is little to gain by clipping in any case. `docs/quantization.md` has the measurements.
+/// The cost of a rounding error depends on the input that it is multiplied by. Without text that is unknown, and in
+/// trained models the few large weights that a narrower range would clip are often those that matter most. With 256
+/// codes there is little to gain by clipping in any case. `docs/quantization.md` has the measurements.
 pub fn default_weight_observer(bits: Bits, calibrated: bool) -> ObserverKind {
     match (bits, calibrated) {
         (Bits::Int4, true) => ObserverKind::WeightedMse,

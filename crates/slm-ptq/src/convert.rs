@@ -9,21 +9,21 @@ use slm_quant_core::{ActivationQuant, ErrorStats, QParams, QuantScheme, Quantize
 use crate::rounding::round_weight;
 use crate::{Calibration, Error, ObservedInputs, Plan, PtqConfig, Result};
 
-/// What was done to one layer.
+/// Result of quantizing one layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerReport {
     /// Name of the layer.
     pub name: String,
     /// `[out_features, in_features]`.
     pub shape: [usize; 2],
-    /// How its weight was quantized.
+    /// Quantization scheme of its weight.
     pub scheme: QuantScheme,
     /// The kernel that its weight is packed for.
     pub kernel: KernelKind,
     /// Scale and zero point of each tensor, row or group, in the order of
     /// [`QuantizedMatrix::scales`].
     pub qparams: Vec<QParams>,
-    /// How its input is treated.
+    /// Treatment of its input.
     pub activation: ActivationQuant,
     /// Estimate of the error that one static scale would make in its input, where that was calibrated: see
     /// [`ActivationStats::row_error`](crate::ActivationStats::row_error).
@@ -38,15 +38,14 @@ pub struct LayerReport {
 
 /// Converts the planned layers of `model` in place, in forward order, and calls `on_layer` after each.
 ///
-/// A layer's float weight is dropped before the next layer is read: beside the model itself, no more than
+/// A layer's float weight is dropped before the next layer is read: apart from the model itself, no more than
 /// one layer is held. The kernel is the one that [`KernelKind::selected`] gives.
 ///
 /// # Errors
 /// [`Error::Layer`] for weights that are not finite or a scale that its type does not hold,
-/// [`Error::NotCalibrated`] where static activations have no parameters, [`Error::UnknownLayer`] for a planned layer that
-/// the model does not have, [`Error::Setting`] for [`RoundingMethod::Tune`](crate::RoundingMethod::Tune), which needs the blocks of a
-/// checkpoint. The layers before the one that
-/// failed are converted already.
+/// [`Error::NotCalibrated`] where static activations have no parameters, [`Error::UnknownLayer`] for a planned layer
+/// that the model does not have, [`Error::Setting`] for [`RoundingMethod::Tune`](crate::RoundingMethod::Tune), which
+/// needs the blocks of a checkpoint. The layers before the one that failed are converted already.
 pub fn convert<M: NamedLinears + ?Sized>(
     model: &mut M,
     plan: &Plan,
@@ -54,7 +53,7 @@ pub fn convert<M: NamedLinears + ?Sized>(
     calibration: Option<&Calibration>,
     on_layer: &mut dyn FnMut(&LayerReport),
 ) -> Result<Vec<LayerReport>> {
-    config.check_tunes_nothing()?;
+    config.check_layers_suffice()?;
     plan.check_model(model)?;
     let mut reports = Vec::with_capacity(plan.layers.len());
     try_for_each_linear_mut(model, |name, linear| {
@@ -89,9 +88,9 @@ fn convert_layer(
 pub struct QuantizedLayer {
     /// Its weight.
     pub matrix: QuantizedMatrix,
-    /// How its input is treated.
+    /// Treatment of its input.
     pub activation: ActivationQuant,
-    /// What was done.
+    /// Result of the conversion.
     pub report: LayerReport,
 }
 

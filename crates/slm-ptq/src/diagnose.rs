@@ -12,7 +12,7 @@ use slm_quant_core::ActivationQuant;
 
 use crate::{Error, Result};
 
-/// How each packed layer quantized its input, by name.
+/// Quantization of the input of each packed layer, by name.
 pub type ActivationQuants = BTreeMap<String, ActivationQuant>;
 
 /// Makes every packed layer of `model` weight-only, and returns how the layers quantized their inputs. Weights are

@@ -11,7 +11,7 @@ use slm_quant_core::{ActivationQuant, ObserverKind, QuantizationType, QuantizedM
 use crate::convert::report;
 use crate::{Error, LayerReport, Plan, PtqConfig, Result, default_weight_observer, layer_metadata};
 
-/// A quantized table of the embedding alone, and what was done to it.
+/// A quantized table of the embedding only, and the report on it.
 pub(crate) struct QuantizedTable {
     pub(crate) matrix: QuantizedMatrix,
     pub(crate) report: LayerReport,

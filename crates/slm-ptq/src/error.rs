@@ -3,7 +3,7 @@
 /// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a model could not be quantized or compared.
+/// Error from quantizing or comparing a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -12,7 +12,7 @@ pub enum Error {
     Layer {
         /// Name of the layer.
         layer: String,
-        /// What was wrong.
+        /// The error of the layer.
         source: slm_nn::Error,
     },
     /// A fake-quantized layer could not compute while its block was trained.
@@ -23,9 +23,9 @@ pub enum Error {
     Setting {
         /// The field of [`QuantizationConfig`](crate::QuantizationConfig).
         key: &'static str,
-        /// What is wrong with it.
+        /// Description of the problem.
         detail: String,
-        /// What would do.
+        /// Accepted values, or another remedy.
         remedy: &'static str,
     },
     /// A scheme that is not written as one.
@@ -35,7 +35,7 @@ pub enum Error {
          int8:channel (--layer takes PATTERN=SCHEME)"
     )]
     Scheme {
-        /// What was written.
+        /// The pattern as written.
         text: String,
         /// The part that is not known.
         found: String,
@@ -43,11 +43,11 @@ pub enum Error {
     /// A pattern for names of layers is not a valid glob.
     #[error("{what} pattern {pattern:?}: {detail}")]
     Pattern {
-        /// What the pattern is for: `skip`, `layer` or `dynamic input`.
+        /// Purpose of the pattern: `skip`, `layer` or `dynamic input`.
         what: &'static str,
         /// The pattern.
         pattern: String,
-        /// What is wrong with it.
+        /// Description of the problem.
         detail: String,
     },
     /// A pattern names no layer.
@@ -57,7 +57,7 @@ pub enum Error {
         nearest.as_ref().map_or_else(String::new, |nearest| format!("did you mean {nearest:?}? "))
     )]
     UnmatchedPattern {
-        /// What the pattern is for: `skip`, `layer` or `dynamic input`.
+        /// Purpose of the pattern: `skip`, `layer` or `dynamic input`.
         what: &'static str,
         /// The pattern.
         pattern: String,
@@ -69,7 +69,7 @@ pub enum Error {
     /// Nothing is left to quantize.
     #[error("no layer to quantize: {detail}")]
     NothingToQuantize {
-        /// Why.
+        /// Reason.
         detail: String,
     },
     /// A plan for another model.
@@ -114,7 +114,7 @@ pub enum Error {
     DifferentModels {
         /// Name of the layer.
         layer: String,
-        /// Where it was missing or what differs.
+        /// Place where it was missing, or the difference.
         detail: String,
     },
 }

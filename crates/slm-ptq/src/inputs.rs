@@ -1,4 +1,4 @@
-//! What is gathered of the inputs of layers while a model runs.
+//! Statistics gathered of the inputs of layers while a model runs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,8 +15,8 @@ use crate::row_error::RowMagnitudes;
 use crate::{Error, ObservedInputs, PtqConfig, Result};
 
 /// Most that a row of inputs counts, in multiples of the median of its window. The first position of a sequence makes
-/// massive activations. What follows is a norm, for which an error counts by its share of the residual stream, and that is
-/// as massive there; with their full square, a few such rows would outweigh the text.
+/// massive activations. What follows is a norm, for which an error counts by its share of the residual stream, and that
+/// is as massive there; with their full square, a few such rows would outweigh the text.
 const ROW_LIMIT: f32 = 4.0;
 
 /// Second moments of the inputs of one layer.
@@ -67,13 +67,13 @@ impl Gathering {
 pub(crate) struct InputGatherer(Mutex<State>);
 
 struct State {
-    /// What is gathered, and nothing yet for layers that saw no input.
+    /// Statistics by layer; `None` for layers that saw no input yet.
     layers: BTreeMap<String, Option<Gathered>>,
     observer: ObserverKind,
     gathering: Gathering,
     /// The last input and its products, which the next layer may share.
     last: Option<(Vec<f32>, Products)>,
-    /// Whether it is the float model that runs.
+    /// True while the float model runs.
     runs_float: bool,
     /// Inputs in the float model of layers that are still to be observed behind quantized ones.
     float_inputs: BTreeMap<String, Vec<f32>>,
@@ -81,7 +81,7 @@ struct State {
     failed: Option<Error>,
 }
 
-/// Of one layer.
+/// Statistics of one layer.
 struct Gathered {
     activation: Option<(Box<dyn Observer>, RowMagnitudes)>,
     moments: Moments,
@@ -137,7 +137,7 @@ impl InputGatherer {
     /// Takes what was gathered of `layer`, whose memory is then free.
     ///
     /// # Errors
-    /// [`Error::Layer`] for the first input that was refused, of whatever layer; [`Error::NotCalibrated`] for a layer
+    /// [`Error::Layer`] for the first input that was refused, of any layer; [`Error::NotCalibrated`] for a layer
     /// that saw none.
     pub(crate) fn take(&self, layer: &str) -> Result<ObservedInputs> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -248,7 +248,8 @@ fn row_factors(values: &[f32], inputs: usize) -> Vec<f32> {
 }
 
 impl Products {
-    /// Products of `values`, rows of `inputs`, and of what `float` is more than they. Rows count as [`row_factors`] says.
+    /// Products of `values`, rows of `inputs`, and of what `float` is more than they. Rows count as [`row_factors`]
+    /// says.
     fn new(values: &[f32], inputs: usize, float: Option<Vec<f32>>) -> Self {
         let rows = values.len() / inputs.max(1);
         let mut limited = values.to_vec();
@@ -272,8 +273,8 @@ impl Products {
     }
 }
 
-/// Makes of a row `x` the difference to `seen`, times `factor`, and no longer than `most`. Where a massive activation appears
-/// in one model and not in the other, the difference is as massive, and would outweigh the text.
+/// Makes of a row `x` the difference to `seen`, times `factor`, and no longer than `most`. Where a massive activation
+/// appears in one model and not in the other, the difference is as massive, and would outweigh the text.
 fn shorten(x: &mut [f32], seen: &[f32], factor: f32, most: f32) {
     x.iter_mut().zip(seen).for_each(|(x, seen)| *x = (*x - seen) * factor);
     let length = length(x);

@@ -36,7 +36,7 @@ pub enum LayerScheme {
     Quantized {
         /// Width of the codes.
         bits: Bits,
-        /// Which weights share a scale, if not those of the scheme of all layers.
+        /// Weights that share a scale, if not those of the scheme of all layers.
         granularity: Option<Granularity>,
         /// The mapping, if not that of all layers.
         mapping: Option<Mapping>,
@@ -140,7 +140,7 @@ impl From<LayerScheme> for String {
 pub struct LayerRule {
     /// Names as in reports; `*` matches any run of characters.
     pub pattern: String,
-    /// How these layers are quantized.
+    /// Scheme of these layers.
     pub scheme: LayerScheme,
 }
 

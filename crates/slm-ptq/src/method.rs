@@ -1,4 +1,4 @@
-//! How weights are rounded.
+//! Rounding methods for weights.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,6 +17,10 @@ pub enum RoundingMethod {
     /// GPTQ: one input after the other, each error made up for by the inputs that follow
     /// ([`quantize_matrix_gptq`](slm_quant_core::quantize_matrix_gptq)). Needs calibration text. Written `gptq`.
     Gptq,
+    /// Round to nearest, after each channel is scaled by the power of its activations that brings quantized outputs nearest to
+    /// the float ones (AWQ: Lin and others, 2023, <https://arxiv.org/abs/2306.00978>). The factors are folded into norms and
+    /// into `up_proj`. Needs calibration text. Only `CheckpointQuantizer` does it. Written `awq`.
+    Awq,
     /// Learned rounding: after GPTQ, codes and scales of each transformer block are trained to give the outputs of the
     /// float block. Needs calibration text, and symmetric schemes. Only `CheckpointQuantizer` does it. Written `tune`.
     Tune,
@@ -38,11 +42,11 @@ impl Default for TuneOptions {
 }
 
 impl RoundingMethod {
-    /// Whether the method needs calibration text.
+    /// Returns `true` if the method needs calibration text.
     pub fn needs_calibration(self) -> bool {
         match self {
             Self::Rtn => false,
-            Self::Gptq | Self::Tune => true,
+            Self::Gptq | Self::Awq | Self::Tune => true,
         }
     }
 
@@ -50,20 +54,21 @@ impl RoundingMethod {
     /// two inputs, of which a text that is too short gives those that the next text has not.
     pub fn default_calibration_tokens(self) -> usize {
         match self {
-            Self::Rtn => 16_384,
+            Self::Rtn | Self::Awq => 16_384,
             Self::Gptq | Self::Tune => 32_768,
         }
     }
 
-    /// Whether the method needs all products of two inputs of a layer.
+    /// Returns `true` if the method needs all products of two inputs of a layer.
     pub(crate) fn needs_hessians(self) -> bool {
         match self {
-            Self::Rtn => false,
+            Self::Rtn | Self::Awq => false,
             Self::Gptq | Self::Tune => true,
         }
     }
 
-    /// Whether the layers of a checkpoint are quantized one after the other, each behind the quantized layers before it.
+    /// Returns `true` if the layers of a checkpoint are quantized one after the other, each behind the quantized layers
+    /// before it.
     pub fn is_sequential(self) -> bool {
         self.needs_hessians()
     }
@@ -74,6 +79,7 @@ impl fmt::Display for RoundingMethod {
         f.write_str(match self {
             Self::Rtn => "rtn",
             Self::Gptq => "gptq",
+            Self::Awq => "awq",
             Self::Tune => "tune",
         })
     }
@@ -86,11 +92,12 @@ impl FromStr for RoundingMethod {
         match text {
             "rtn" => Ok(Self::Rtn),
             "gptq" => Ok(Self::Gptq),
+            "awq" => Ok(Self::Awq),
             "tune" => Ok(Self::Tune),
             _ => Err(Error::Setting {
                 key: "method",
                 detail: format!("is {text:?}"),
-                remedy: "use rtn (round to nearest), gptq or tune (learned rounding)",
+                remedy: "use rtn (round to nearest), gptq, awq (scaled channels) or tune (learned rounding)",
             }),
         }
     }

@@ -71,11 +71,11 @@ pub struct CheckpointQuantizer<'a> {
     calibrated: Option<Calibrated>,
 }
 
-/// What is known of the calibration text.
+/// Facts gathered from the calibration text.
 #[derive(Debug)]
 struct Calibrated {
     record: CalibrationRecord,
-    /// What the float layers saw, as far as it was wanted.
+    /// Inputs that the float layers saw, as far as they were asked for.
     observed: Calibration,
     /// The text, where layers see it again while they are quantized, one after the other.
     pending: Option<Pending>,
@@ -111,7 +111,7 @@ pub enum Stage {
     Quantizing,
 }
 
-/// How far a step has come.
+/// Progress of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// The step.
@@ -145,6 +145,7 @@ impl<'a> CheckpointQuantizer<'a> {
         let plan = plan_transformer(&source.config().model, &config)?;
         config.check_dynamic_inputs(&plan)?;
         config.check_tune(&plan)?;
+        config.check_awq()?;
         let transforms = Transforms::choose(source, &plan, &config)?;
         Ok(Self { source, config, plan, transforms, calibrated: None })
     }
@@ -164,37 +165,37 @@ impl<'a> CheckpointQuantizer<'a> {
         &self.transforms
     }
 
-    /// Whether [`calibrate`](Self::calibrate) must be called first: activations are static, or smoothing, the method or the
-    /// observer needs it. Where it need not, it makes weights better.
+    /// Returns `true` if [`calibrate`](Self::calibrate) must be called first: activations are static, or smoothing, the
+    /// method or the observer needs it. Where it need not, it makes weights better.
     pub fn needs_calibration(&self) -> bool {
         self.config.needs_calibration()
     }
 
-    /// Whether [`calibrate`](Self::calibrate) changes anything: it is needed, or the observer of weights is left to the
-    /// default, which is better with calibration text.
+    /// Returns `true` if [`calibrate`](Self::calibrate) changes anything: it is needed, or the observer of weights is
+    /// left to the default, which is better with calibration text.
     pub fn uses_calibration(&self) -> bool {
         self.config.uses_calibration()
     }
 
-    /// Whether [`calibrate`](Self::calibrate) was called.
+    /// Returns `true` if [`calibrate`](Self::calibrate) was called.
     pub fn is_calibrated(&self) -> bool {
         self.calibrated.is_some()
     }
 
-    /// Whether the tied head is quantized as a copy of its own, while the embedding stays float.
+    /// Returns `true` if the tied head is quantized as a copy of its own, while the embedding stays float.
     pub fn copies_tied_head(&self) -> bool {
         copies_tied_head(&self.source.config().model, &self.plan)
     }
 
-    /// Whether a tied head that stays float becomes a tensor of its own, since the rotation makes it differ from the
-    /// embedding.
+    /// Returns `true` if a tied head that stays float becomes a tensor of its own, since the rotation makes it differ
+    /// from the embedding.
     pub fn unties_float_head(&self) -> bool {
         let tied = self.source.config().model.tie_word_embeddings;
         tied && !self.transforms.model().tie_word_embeddings && !self.plan.quantizes(LM_HEAD)
     }
 
-    /// Bytes of the tensors that [`write`](Self::write) stores beside the weights of planned layers: the embedding
-    /// unless it is quantized, norms, biases, and layers that stay float.
+    /// Bytes of the tensors that [`write`](Self::write) stores in addition to the weights of planned layers: the
+    /// embedding unless it is quantized, norms, biases, and layers that stay float.
     ///
     /// # Errors
     /// [`Error::Model`] for an embedding that cannot be read.
@@ -227,7 +228,8 @@ impl<'a> CheckpointQuantizer<'a> {
     /// it, while [`write`](Self::write) quantizes them and reports the progress.
     ///
     /// # Errors
-    /// [`Error::EmptyWindow`], those of [`calibrate_with`](crate::calibrate_with) and [`forward_layerwise`], and whatever
+    /// [`Error::EmptyWindow`], those of [`calibrate_with`](crate::calibrate_with) and [`forward_layerwise`], and
+    /// whatever
     /// `progress` returns.
     pub fn calibrate<E: From<Error>>(
         &mut self,
@@ -299,12 +301,12 @@ impl<'a> CheckpointQuantizer<'a> {
         Ok(())
     }
 
-    /// Whether channels would have been equalized if [`calibrate`](Self::calibrate) had been called.
+    /// Returns `true` if channels would have been equalized if [`calibrate`](Self::calibrate) had been called.
     pub fn lacks_text_to_equalize(&self) -> bool {
         self.config.equalizes() && !self.is_calibrated()
     }
 
-    /// What calibration saw, where it is needed.
+    /// Inputs that calibration saw, where they are needed.
     fn observed(&self) -> Result<Option<&Calibration>> {
         match (&self.calibrated, self.plan.layers.first()) {
             (None, Some(layer)) if self.needs_calibration() => {
@@ -314,7 +316,7 @@ impl<'a> CheckpointQuantizer<'a> {
         }
     }
 
-    /// Whether text is pending behind which layers are still to be quantized.
+    /// Returns `true` if text is pending behind which layers are still to be quantized.
     fn is_pending(&self) -> bool {
         self.calibrated.as_ref().is_some_and(|calibrated| calibrated.pending.is_some())
     }
@@ -349,8 +351,8 @@ impl<'a> CheckpointQuantizer<'a> {
     /// Reads, quantizes and writes one tensor after the other into a new checkpoint at `out`.
     ///
     /// No more is in memory than the largest tensor, float and quantized; where layers are observed while they are
-    /// quantized, also one block and the hidden states of the calibration text. An existing checkpoint is replaced only with
-    /// `overwrite`.
+    /// quantized, also one block and the hidden states of the calibration text. An existing checkpoint is replaced only
+    /// with `overwrite`.
     ///
     /// # Errors
     /// [`Error::NotCalibrated`] for static activations without [`calibrate`](Self::calibrate), [`Error::Layer`] for a
@@ -484,7 +486,15 @@ impl<'a> CheckpointQuantizer<'a> {
         let mut sink = ModelSink { model: &mut model, layers: Vec::new() };
         let layers = match self.run_pending(&mut sink)? {
             true => sink.layers,
-            false => convert(&mut model, &self.plan, &self.config, observed, &mut |_| {})?,
+            false => {
+                // The channels are scaled already.
+                let method = match self.config.method {
+                    RoundingMethod::Awq => RoundingMethod::Rtn,
+                    method => method,
+                };
+                let config = PtqConfig { method, ..self.config.clone() };
+                convert(&mut model, &self.plan, &config, observed, &mut |_| {})?
+            }
         };
         quantize_embedding(&mut model, &self.plan, &self.config)?;
         Ok((model, layers))

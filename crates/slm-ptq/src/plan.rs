@@ -1,4 +1,4 @@
-//! Which layers are quantized, decided before anything is changed.
+//! Selection of the layers to quantize, made before anything is changed.
 
 use std::collections::HashSet;
 
@@ -25,7 +25,7 @@ pub struct SkippedLayer {
     pub name: String,
     /// `[out_features, in_features]`.
     pub shape: [usize; 2],
-    /// Why it is skipped.
+    /// Reason for skipping it.
     pub reason: String,
 }
 
@@ -36,16 +36,16 @@ pub struct Plan {
     pub layers: Vec<PlannedLayer>,
     /// Layers left float.
     pub skipped: Vec<SkippedLayer>,
-    /// How the token embedding is quantized, if it is. Only models with one, that is slm's own, have it.
+    /// Quantization of the token embedding, if there is any. Only models with one, that is slm's own, have it.
     pub embedding: Option<PlannedEmbedding>,
 }
 
 /// A token embedding that is quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlannedEmbedding {
-    /// How its table is quantized.
+    /// Quantization scheme of its table.
     pub scheme: QuantScheme,
-    /// Whether the head is tied to it: one table then serves both, and is the head's layer in [`Plan::layers`].
+    /// True if the head is tied to it: one table then serves both, and is the head's layer in [`Plan::layers`].
     pub shared: bool,
 }
 
@@ -126,7 +126,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Whether the plan quantizes `layer`.
+    /// Returns `true` if the plan quantizes `layer`.
     pub fn quantizes(&self, layer: &str) -> bool {
         self.layers.iter().any(|planned| planned.name == layer)
     }

@@ -24,8 +24,8 @@ pub enum QuantizationMode {
     Qat,
 }
 
-/// Quantization settings, the `[quantization]` section of a config file. Everything is off until `quantization_mode` says
-/// otherwise; unknown keys are refused.
+/// Quantization settings, the `[quantization]` section of a config file. Everything is off until `quantization_mode`
+/// says otherwise; unknown keys are refused.
 ///
 /// ```
 /// use slm_ptq::QuantizationConfig;
@@ -39,38 +39,40 @@ pub enum QuantizationMode {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QuantizationConfig {
-    /// When. Default: never.
+    /// Moment of quantization. Default: never.
     pub quantization_mode: QuantizationMode,
     /// Width of a weight, 8 or 4. Default: 8. Activations have 8 bits in either.
     pub quantization_bits: Bits,
-    /// What. Default: static.
+    /// Treatment of activations. Default: static.
     pub quantization_type: QuantizationType,
-    /// Whether a quantized model is tuned further while its weights stay quantized. Default: false.
+    /// Tunes a quantized model further while its weights stay quantized. Default: false.
     pub enable_quantized_finetuning: bool,
-    /// Which weights share a scale: `tensor`, `channel` or `group:N`. Default: `tensor`.
+    /// Weights that share a scale: `tensor`, `channel` or `group:N`. Default: `tensor`.
     pub granularity: Granularity,
-    /// How ranges map to codes: `symmetric`, `symmetric-torch` or `affine`. Default: `symmetric`.
+    /// Mapping of ranges to codes: `symmetric`, `symmetric-torch` or `affine`. Default: `symmetric`.
     pub mapping: Mapping,
-    /// How scales are stored: `f32` or `f16`. Default: `f32`.
+    /// Type of stored scales: `f32` or `f16`. Default: `f32`.
     pub scale_dtype: ScaleDtype,
-    /// How weights are rounded: `rtn` (to nearest), `gptq`, or `tune` (learned rounding). Default: `rtn`.
+    /// Rounding of weights: `rtn` (to nearest), `gptq`, `awq` (to nearest, with scaled channels), or `tune` (learned
+    /// rounding). Default: `rtn`.
     pub method: RoundingMethod,
     /// Steps of training of each block, for `method = "tune"`. Default: 100.
     pub tune_steps: usize,
-    /// How the range of a weight is chosen. Default: `min-max`, and for 4 bits with calibration text `weighted-mse`.
+    /// Observer that chooses the range of a weight. Default: `min-max`, and for 4 bits with calibration text
+    /// `weighted-mse`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observer: Option<ObserverKind>,
-    /// How the range of an activation is chosen, for static quantization. Default: `mse`.
+    /// Observer that chooses the range of an activation, for static quantization. Default: `mse`.
     pub activation_observer: ObserverKind,
-    /// Which activations share a scale, for dynamic quantization: `token` or `tensor`. Default: `token`.
+    /// Activations that share a scale, for dynamic quantization: `token` or `tensor`. Default: `token`.
     pub activation_granularity: ActivationGranularity,
     /// Layers whose activations are quantized dynamically although the type is static: `auto` (those that lose most to
     /// one scale), `none`, or a list of names with `*` for any run of characters. Default: `auto`.
     pub dynamic_inputs: DynamicInputs,
-    /// Whether the model is rotated before it is quantized, for `ptq` only: `auto`, `on` or `off`. Default: `auto`.
+    /// Rotation of the model before it is quantized, for `ptq` only: `auto`, `on` or `off`. Default: `auto`.
     pub rotate: Rotate,
-    /// Whether channels are smoothed before the model is quantized, for `ptq` only: `auto` (in MLPs, where that pays),
-    /// `off`, or a strength from 0 to 1. Default: `auto`.
+    /// Smoothing of channels before the model is quantized, for `ptq` only: `auto` (in MLPs, where that pays), `off`,
+    /// or a strength from 0 to 1. Default: `auto`.
     pub smooth: Smooth,
     /// Linear layers to leave in F32: names as in reports, `*` for any run of characters.
     pub skip: Vec<String>,
@@ -78,7 +80,7 @@ pub struct QuantizationConfig {
     /// `float`. The last that matches a name counts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerRule>,
-    /// How the token embedding is quantized, such as `int8:channel`. Default: it stays float.
+    /// Scheme of the token embedding, such as `int8:channel`. Default: it stays float.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub embeddings: Option<LayerScheme>,
 }
@@ -109,6 +111,21 @@ impl Default for QuantizationConfig {
 }
 
 impl QuantizationConfig {
+    /// The settings that all layers of a quantized checkpoint were to have, by its metadata. Layers of other schemes are not
+    /// in it.
+    #[cfg(feature = "checkpoint")]
+    pub fn of_metadata(metadata: &slm_checkpoint::QuantizationMetadata) -> Self {
+        Self {
+            quantization_bits: metadata.bits,
+            quantization_type: metadata.quantization_type,
+            granularity: metadata.granularity,
+            mapping: metadata.mapping,
+            scale_dtype: metadata.scale_dtype,
+            activation_granularity: metadata.activation_granularity.unwrap_or_default(),
+            ..Self::default()
+        }
+    }
+
     /// The scheme of the weights.
     pub fn scheme(&self) -> QuantScheme {
         QuantScheme {
@@ -167,6 +184,11 @@ impl QuantizationConfig {
             return refuse("smooth", format!("is {strength}"), "use a strength from 0 to 1, such as 0.5");
         }
         if self.quantization_mode == QuantizationMode::Qat {
+            if self.method == RoundingMethod::Awq {
+                let detail = "is \"awq\" next to quantization_mode = \"qat\"".to_owned();
+                let remedy = "leave it out, or train from what `slm ptq --method awq` writes";
+                return refuse("method", detail, remedy);
+            }
             let remedy = "leave it out: only post-training quantization changes the model before";
             if self.rotate == Rotate::On {
                 return refuse("rotate", "is \"on\" next to quantization_mode = \"qat\"".to_owned(), remedy);

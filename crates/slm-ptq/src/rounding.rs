@@ -1,4 +1,4 @@
-//! From the float weight of a layer to its codes.
+//! Rounding of the float weight of a layer to codes.
 
 use slm_quant_core::{
     GptqFactor, GptqOptions, ObserverKind, QuantizedMatrix, RefineOptions, RefitOptions, choose_gptq_qparams,
@@ -12,8 +12,8 @@ use crate::{Error, InputMoments, ObservedInputs, PtqConfig, Result, RoundingMeth
 /// text happens not to use counts a little all the same.
 const IMPORTANCE_FLOOR: f32 = 0.01;
 
-/// Share of the drift of inputs that a layer makes up for. What inputs tell of the drift they tell of the text it was measured
-/// on; half of it is what helps on other text.
+/// Share of the drift of inputs that a layer makes up for. What inputs tell of the drift they tell of the text it was
+/// measured on; half of it is what helps on other text.
 const DRIFT_SHARE: f32 = 0.5;
 
 /// Quantizes the weight `values` of the layer `name`, row-major and of shape `[out_features, in_features]`, as `config`
@@ -35,7 +35,7 @@ pub(crate) fn round_weight(
     let scheme = config.scheme_of(name);
     let observer = config.observer_of(scheme.bits, moments.is_some());
     let factor = match (config.method, moments) {
-        (RoundingMethod::Rtn, _) => None,
+        (RoundingMethod::Rtn | RoundingMethod::Awq, _) => None,
         (RoundingMethod::Gptq | RoundingMethod::Tune, Some(InputMoments::Hessian(hessian))) => {
             Some(GptqFactor::new(hessian, GptqOptions::default()).map_err(fail)?)
         }

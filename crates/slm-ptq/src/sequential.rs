@@ -22,7 +22,7 @@ use crate::{Calibration, Error, Plan, PtqConfig, QuantizedLayer, Result, quantiz
 pub(crate) struct SequentialRun<'a> {
     pub(crate) config: &'a PtqConfig,
     pub(crate) plan: &'a Plan,
-    /// What the float layers saw: ranges of static activations.
+    /// Inputs that the float layers saw, for ranges of static activations.
     pub(crate) observed: &'a Calibration,
     pub(crate) model: &'a ModelConfig,
     pub(crate) windows: &'a [&'a [u32]],

@@ -87,7 +87,7 @@ fn table_scheme(config: &PtqConfig) -> Option<QuantScheme> {
     config.embeddings.and_then(|asked| asked.over(all))
 }
 
-/// Whether `plan` makes the tied head of `model` a layer of its own.
+/// Returns `true` if `plan` makes the tied head of `model` a layer of its own.
 pub fn copies_tied_head(model: &ModelConfig, plan: &Plan) -> bool {
     model.tie_word_embeddings && plan.quantizes(LM_HEAD) && plan.embedding.is_none()
 }

@@ -96,7 +96,7 @@ fn the_checkpoint_and_the_model_in_memory_compute_the_same() {
     }
 }
 
-/// What a caller sees of a run: (stage, done, total) of every call, from a first one to all done.
+/// Calls that a caller sees of a run: (stage, done, total) of every call, from a first one to all done.
 #[test]
 fn progress_goes_up_to_the_total() {
     let root = tempfile::tempdir().unwrap();

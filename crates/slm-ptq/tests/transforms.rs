@@ -11,11 +11,11 @@ use slm_model::{
 };
 use slm_nn::{NamedLinears, Weight};
 use slm_ptq::{
-    CalibrationTokens, CheckpointQuantizer, DynamicInputs, Error, PtqConfig, Rotate, Smooth,
+    CalibrationTokens, CheckpointQuantizer, DynamicInputs, Error, PtqConfig, Rotate, RoundingMethod, Smooth,
     TransformedSource, Transforms,
 };
 use slm_quant_core::{
-    ActivationGranularity, ActivationQuant, Bits, Granularity, QuantScheme, QuantizationType,
+    ActivationGranularity, ActivationQuant, Bits, Granularity, ObserverKind, QuantScheme, QuantizationType,
 };
 
 fn models() -> Option<PathBuf> {
@@ -280,4 +280,83 @@ fn weights_by_channel_alone_need_no_equalization() {
     let config = PtqConfig::new(scheme, QuantizationType::WeightOnly);
     let quantizer = CheckpointQuantizer::new(&source, config).unwrap();
     assert!(!quantizer.uses_calibration() && !quantizer.lacks_text_to_equalize());
+}
+
+/// A checkpoint whose norms give two channels 30 times as large, and whose layers that read them have columns as much
+/// smaller, but for a little noise: what AWQ is made for.
+fn with_large_activations(config: &ModelConfig, dir: &Path) -> Checkpoint {
+    let model = Transformer::new(config, 3, &Device::flex()).unwrap();
+    save(dir.join("even"), &model, &SaveRequest::default(), false).unwrap();
+    let even = Checkpoint::open(dir.join("even")).unwrap();
+    struct Uneven<'a>(slm_checkpoint::CheckpointSource<'a>);
+    impl TensorSource for Uneven<'_> {
+        fn shape(&self, name: &str) -> Option<Vec<usize>> {
+            self.0.shape(name)
+        }
+        fn take_f32(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, slm_model::SourceError> {
+            let mut values = self.0.take_f32(name, shape)?;
+            if name.ends_with("input_norm.weight") || name.ends_with("post_attention_norm.weight") {
+                [3, 11].into_iter().for_each(|channel| values[channel] *= 30.0);
+            }
+            Ok(values)
+        }
+    }
+    let mut uneven = Uneven(slm_checkpoint::CheckpointSource::new(&even));
+    let model = Transformer::from_tensors(config, &mut uneven, &Device::flex()).unwrap();
+    save(dir.join("uneven"), &model, &SaveRequest::default(), false).unwrap();
+    Checkpoint::open(dir.join("uneven")).unwrap()
+}
+
+#[test]
+fn awq_changes_nothing_in_floats_and_makes_rounding_to_nearest_better() {
+    let root = tempfile::tempdir().unwrap();
+    let mut model = ModelConfig::new(40, 32, 64, 2, 4, 32);
+    model.tie_word_embeddings = false;
+    let source = with_large_activations(&model, root.path());
+    let float = logits(&source.load_model(&Device::flex()).unwrap());
+    for granularity in [Granularity::PerChannel, Granularity::PerGroup { group_size: 16 }] {
+        let error = |method: RoundingMethod| {
+            let scheme = QuantScheme::per_tensor(Bits::Int4).with_granularity(granularity);
+            let mut config = PtqConfig::new(scheme, QuantizationType::WeightOnly);
+            (config.method, config.observer) = (method, Some(ObserverKind::MinMax));
+            (config.rotate, config.skip) = (Rotate::Auto, vec!["lm_head".to_owned()]);
+            let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
+            assert_eq!(quantizer.needs_calibration(), method == RoundingMethod::Awq);
+            if method == RoundingMethod::Awq {
+                calibrate(&mut quantizer, &source);
+                let transforms = quantizer.transforms();
+                let record = transforms.record().unwrap();
+                assert!(record.rotation_seed.is_none() && record.equalized_norms >= Some(2), "{record:?}");
+                let difference = largest_difference(&float, &logits(&float_model(&source, transforms)));
+                assert!(difference < 1e-4, "{difference}");
+            }
+            let quantized = logits(&quantizer.load(&Device::flex()).unwrap().0);
+            float.iter().zip(&quantized).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
+        };
+        let [nearest, awq] = [RoundingMethod::Rtn, RoundingMethod::Awq].map(error);
+        assert!(awq < 0.8 * nearest, "{granularity}: {awq} {nearest}");
+    }
+}
+
+#[test]
+fn awq_refuses_what_would_leave_it_nothing_to_do() {
+    let root = tempfile::tempdir().unwrap();
+    let source = saved(&ModelConfig::new(40, 24, 36, 1, 4, 32), &root.path().join("float"));
+    let refused = |change: fn(&mut PtqConfig), key: &str| {
+        let mut config = PtqConfig::new(QuantScheme::per_tensor(Bits::Int8), QuantizationType::WeightOnly);
+        config.method = RoundingMethod::Awq;
+        change(&mut config);
+        let error = CheckpointQuantizer::new(&source, config).err().unwrap();
+        assert!(matches!(&error, Error::Setting { key: found, .. } if *found == key), "{error}");
+    };
+    refused(|config| config.rotate = Rotate::On, "rotate");
+    refused(|config| config.smooth = Smooth::Off, "smooth");
+    refused(|config| config.smooth = Smooth::Strength(0.5), "smooth");
+
+    let mut config = PtqConfig::new(QuantScheme::per_tensor(Bits::Int8), QuantizationType::WeightOnly);
+    config.method = RoundingMethod::Awq;
+    let mut model = source.load_model(&Device::flex()).unwrap();
+    let plan = slm_ptq::Plan::new(&model, &config).unwrap();
+    let error = slm_ptq::convert(&mut model, &plan, &config, None, &mut |_| {}).err().unwrap();
+    assert!(matches!(error, Error::Setting { key: "method", .. }), "{error}");
 }

@@ -1,4 +1,4 @@
-//! What quantization-aware training is asked to do.
+//! Options of quantization-aware training.
 
 use serde::{Deserialize, Serialize};
 use slm_nn::QatStage;
@@ -13,18 +13,18 @@ pub struct QatConfig {
     /// Scheme, type and skipped layers. Its observers are those of post-training quantization and choose no
     /// range here.
     pub quantization: PtqConfig,
-    /// How ranges come about.
+    /// Choice of ranges.
     pub options: QatOptions,
 }
 
-/// Where the scales of weights come from.
+/// Source of the scales of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScaleMode {
-    /// From the weights of each step, by the observer.
+    /// Scales are observed: chosen from the weights of each step.
     #[default]
     Observed,
-    /// They are parameters and are trained (LSQ, Esser and others, 2020, arXiv:1902.08153). The observer chooses
+    /// Scales are parameters and are trained (LSQ, Esser and others, 2020, arXiv:1902.08153). The observer chooses
     /// what they start with.
     Learned,
 }
@@ -72,7 +72,7 @@ impl Default for QatOptions {
 }
 
 impl QatOptions {
-    /// What chooses, or first chooses, the ranges of weights.
+    /// Observer that chooses, or first chooses, the ranges of weights.
     pub fn observer(&self) -> ObserverKind {
         self.observer.unwrap_or(match self.scale {
             ScaleMode::Observed => ObserverKind::MinMax,
@@ -113,7 +113,7 @@ impl QatOptions {
     }
 }
 
-/// Which stage each step of a run is in.
+/// Schedule of the stages of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StageSchedule {
     observe_until: usize,

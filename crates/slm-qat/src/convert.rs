@@ -1,4 +1,4 @@
-//! From fake-quantized layers to packed integers.
+//! Conversion of fake-quantized layers to packed integers.
 
 use slm_nn::{Linear, NamedLinears, Weight, to_vec_f32, try_for_each_linear_mut};
 use slm_ptq::{LayerReport, pack_layer};

@@ -3,7 +3,7 @@
 /// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a model could not be prepared or converted.
+/// Error from preparing or converting a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -12,9 +12,9 @@ pub enum Error {
     Option {
         /// The option.
         option: &'static str,
-        /// What it is.
+        /// Description of the problem.
         detail: String,
-        /// What would do.
+        /// Accepted values, or another remedy.
         remedy: &'static str,
     },
     /// The plan: skip patterns, group sizes, nothing to quantize.
@@ -25,7 +25,7 @@ pub enum Error {
     Layer {
         /// Name of the layer.
         layer: String,
-        /// What was wrong.
+        /// The error of the layer.
         source: slm_nn::Error,
     },
     /// A layer could not compute in a forward or backward pass.
@@ -48,6 +48,9 @@ pub enum Error {
         /// Name of the layer.
         layer: String,
     },
+    /// There is no quantized layer to start with.
+    #[error("no layer is quantized; quantize the model first, or use `prepare`")]
+    NothingQuantized,
     /// There is no fake-quantized layer to convert.
     #[error("no layer is prepared for quantization-aware training; call `prepare` before training")]
     NotPrepared,

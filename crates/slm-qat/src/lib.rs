@@ -7,6 +7,9 @@
 //! 3. [`convert`] replaces the layers by packed integers. What was trained is what is stored: the codes of the
 //!    converted layer are those that the last evaluation computed with.
 //!
+//! Training may also start with the codes of a quantized module: [`unpack`] and [`prepare_quantized`] take the place of
+//! [`prepare`].
+//!
 //! Plans and reports are those of post-training quantization ([`slm_ptq`]).
 //!
 //! ```
@@ -51,10 +54,12 @@ mod config;
 mod convert;
 mod error;
 mod prepare;
+mod quantized_start;
 mod state;
 
 pub use config::{QatConfig, QatOptions, ScaleMode, StageSchedule};
 pub use convert::convert;
 pub use error::{Error, Result};
 pub use prepare::{Prepared, prepare, prepare_planned};
+pub use quantized_start::{QuantizedStart, prepare_quantized, unpack};
 pub use state::{layer_states, restore_layer_states};

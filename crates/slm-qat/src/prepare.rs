@@ -12,7 +12,7 @@ use crate::{Error, QatConfig, Result, ScaleMode, StageSchedule};
 /// A module that is ready to be trained.
 #[derive(Debug, Clone)]
 pub struct Prepared {
-    /// Which layers are fake-quantized, and why the others are not.
+    /// Selection of the layers that are fake-quantized, with the reasons for leaving out others.
     pub plan: Plan,
     schedule: StageSchedule,
     stage: SharedQatStage,
@@ -20,6 +20,10 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    pub(crate) fn new(plan: Plan, schedule: StageSchedule, stage: SharedQatStage, errors: ErrorSlot) -> Self {
+        Self { plan, schedule, stage, errors }
+    }
+
     /// Sets all layers to the stage of step `step`, counted from 0. To be called before the step.
     pub fn set_stage(&self, step: usize) {
         self.stage.set(self.schedule.stage(step));
@@ -78,7 +82,7 @@ pub fn prepare_planned<M: NamedLinears + ?Sized>(
     })?;
     let errors = ErrorSlot::default();
     report_errors(model, &errors);
-    Ok(Prepared { plan, schedule, stage, errors })
+    Ok(Prepared::new(plan, schedule, stage, errors))
 }
 
 fn prepare_layer(name: &str, linear: &mut Linear, config: &QatConfig, stage: &SharedQatStage) -> Result<()> {

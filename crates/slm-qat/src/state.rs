@@ -1,4 +1,4 @@
-//! What a run must keep, beside weights and optimizer, to go on.
+//! State that a run needs to resume, in addition to weights and optimizer.
 
 use slm_nn::{LayerState, NamedLinears, Weight, try_for_each_linear, try_for_each_linear_mut};
 

@@ -5,13 +5,13 @@ use std::fmt;
 /// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a quantization function refused its input.
+/// Error from a quantization function that refuses its input.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Error {
     /// A slice or matrix has another length than its shape says.
     Length {
-        /// What was measured, such as `"codes"`.
+        /// Name of the measured values, such as `"codes"`.
         what: &'static str,
         /// The length that the shape requires.
         expected: usize,
@@ -20,12 +20,12 @@ pub enum Error {
     },
     /// An input that needs at least one value has none.
     Empty {
-        /// What was empty.
+        /// Name of the empty input.
         what: &'static str,
     },
     /// A value is NaN or infinite.
     NotFinite {
-        /// What holds the value.
+        /// Name of the input that holds the value.
         what: &'static str,
         /// Position of the first such value.
         index: usize,
@@ -43,12 +43,12 @@ pub enum Error {
     Parameter {
         /// Name of the parameter.
         what: &'static str,
-        /// What is wrong with it and what would be right.
+        /// Description of the problem and of accepted values.
         detail: String,
     },
     /// A range or parameters were asked of something that has seen no values.
     NothingObserved {
-        /// What has seen none.
+        /// Name of the observer that has seen no values.
         what: &'static str,
     },
     /// The products of a row this wide could overflow a 32-bit accumulator.
@@ -60,7 +60,7 @@ pub enum Error {
     },
     /// A string that names no scheme element.
     Parse {
-        /// What was parsed, such as `"granularity"`.
+        /// Name of the parsed value, such as `"granularity"`.
         what: &'static str,
         /// The text found.
         found: String,
@@ -96,10 +96,10 @@ impl fmt::Display for Error {
             Self::AccumulatorOverflow { k, max_k } => {
                 write!(f, "{k} products could overflow a 32-bit accumulator; at most {max_k} are safe")
             }
-            Self::Parse { what, found, expected } => {
-                write!(f, "{what}: {found:?} is not one of {expected}")?;
-                crate::hint::meant(what, found).map_or(Ok(()), |meant| write!(f, "; did you mean {meant}?"))
-            }
+            Self::Parse { what, found, expected } => match crate::hint::meant(what, found) {
+                Some(meant) => write!(f, "unknown {what} {found:?}; did you mean {meant}?"),
+                None => write!(f, "{what} must be one of {expected}, not {found:?}"),
+            },
             Self::KernelUnavailable { kernel, available } => {
                 write!(f, "kernel {kernel:?} is not available here; available: {available}")
             }

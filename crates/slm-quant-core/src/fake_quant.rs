@@ -29,8 +29,8 @@ pub fn fake_quantize_into(x: &[f32], qparams: QParams, range: QuantRange, y: &mu
     Ok(())
 }
 
-/// Which values the range does not clip: `quant_min <= rte(x / scale) + zero_point <= quant_max`, decided
-/// on the rounded code as PyTorch does. It is 1 where the straight-through estimator passes the gradient.
+/// Mask of the values that the range does not clip: `quant_min <= rte(x / scale) + zero_point <= quant_max`, decided on
+/// the rounded code as PyTorch does. It is 1 where the straight-through estimator passes the gradient.
 ///
 /// # Errors
 /// As [`crate::quantize`].
@@ -78,11 +78,11 @@ pub fn fake_quantize_backward_into(
 /// Gradients of a fake quantization whose scale and zero point are learned.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LearnableGradients {
-    /// By the input, as [`fake_quantize_backward`].
+    /// Gradient by the input, as of [`fake_quantize_backward`].
     pub grad_x: Vec<f32>,
-    /// By the scale, summed over the input.
+    /// Gradient by the scale, summed over the input.
     pub grad_scale: f32,
-    /// By the zero point, summed over the input.
+    /// Gradient by the zero point, summed over the input.
     pub grad_zero_point: f32,
 }
 

@@ -1,4 +1,4 @@
-//! What was probably meant by a name that is none, such as those of other programs.
+//! Guesses the intended name behind an unknown one, such as a name from another program.
 
 /// The name that was probably meant by `found`, one of the kind `what`.
 pub(crate) fn meant(what: &str, found: &str) -> Option<String> {

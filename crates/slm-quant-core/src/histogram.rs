@@ -207,7 +207,8 @@ fn exponent_for(largest: f32) -> i32 {
     (k + 1 - HALF.ilog2() as i32).max(FINEST)
 }
 
-/// Where the share `q` of `count` values, spread evenly within their bins, is reached.
+/// Interpolates the value below which the share `q` of `count` values lies, if they are spread evenly within their
+/// bins.
 fn interpolate(bins: impl Iterator<Item = (f64, u64)>, count: u64, width: f64, q: f64) -> f64 {
     let target = q.clamp(0.0, 1.0) * count as f64;
     let mut below = 0.0;

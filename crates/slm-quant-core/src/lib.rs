@@ -1,4 +1,4 @@
-//! Quantization numerics, usable alone: no tensor framework, next to no dependencies.
+//! Quantization numerics, without a tensor framework and with hardly any dependencies.
 //!
 //! The vocabulary is the field's: a *scheme* says how a matrix is quantized (bits, granularity, mapping),
 //! an *observer* watches values and chooses a range, *qparams* (scale and zero point) turn a range into a
@@ -30,6 +30,7 @@ mod round;
 mod scan;
 mod scheme;
 mod stats;
+mod vectorize;
 
 pub use code::Code;
 pub use drift::InputDrift;

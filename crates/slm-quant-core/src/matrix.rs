@@ -176,7 +176,7 @@ pub(crate) struct EncodedRows {
 }
 
 impl EncodedRows {
-    /// With scales and zero points as `scheme` stores them.
+    /// Creates rows whose scales and zero points are stored as `scheme` says.
     pub(crate) fn new(rows: usize, cols: usize, scheme: QuantScheme, qparams: &[QParams]) -> Result<Self> {
         let scales = Scales::from_f32(qparams.iter().map(|q| q.scale).collect(), scheme.scale_dtype);
         let zero_points =

@@ -1,4 +1,4 @@
-//! From the bounds of some values to the scale and zero point of a grid.
+//! Scale and zero point of a grid, computed from the bounds of some values.
 
 use half::f16;
 

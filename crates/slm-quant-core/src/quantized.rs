@@ -33,7 +33,7 @@ impl Scales {
         }
     }
 
-    /// Whether there is none.
+    /// Returns `true` if there is no element.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -70,7 +70,7 @@ impl Scales {
 /// Codes are row-major and signed. INT8 takes a byte a code. INT4 takes two codes to a byte, the even
 /// column in the low nibble, in two's complement; an odd row ends in a zero nibble, so that every row
 /// starts on a byte boundary. Scales are ordered by row, then by group within the row. Zero points exist
-/// only in the affine mapping, one beside each scale.
+/// only in the affine mapping, one next to each scale.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizedMatrix {
     rows: usize,
@@ -129,7 +129,7 @@ impl QuantizedMatrix {
         self.cols
     }
 
-    /// How it is quantized.
+    /// Quantization scheme.
     #[inline]
     pub fn scheme(&self) -> QuantScheme {
         self.scheme
@@ -151,7 +151,7 @@ impl QuantizedMatrix {
         &self.scales
     }
 
-    /// Zero points beside the scales; none in a symmetric mapping, where they are all 0.
+    /// Zero points, one next to each scale; none in a symmetric mapping, where they are all 0.
     pub fn zero_points(&self) -> Option<&[i8]> {
         self.zero_points.as_deref()
     }

@@ -58,7 +58,7 @@ impl Quantizer {
         }
     }
 
-    /// Whether a rounded code lies inside the range, that is whether the value is not clipped.
+    /// Returns `true` if a rounded code lies inside the range, that is, if the value is not clipped.
     #[inline(always)]
     pub(crate) fn contains(self, rounded: i32) -> bool {
         (self.quant_min..=self.quant_max).contains(&rounded)

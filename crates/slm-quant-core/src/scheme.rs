@@ -1,4 +1,4 @@
-//! How values are quantized: width, granularity, mapping, and the integer range that follows.
+//! Quantization schemes: width, granularity, mapping, and the integer range that follows.
 
 use std::fmt;
 use std::str::FromStr;
@@ -109,13 +109,13 @@ impl QuantRange {
         self.quant_max - self.quant_min
     }
 
-    /// Whether the range holds negative codes.
+    /// Returns `true` if the range holds negative codes.
     pub const fn is_signed(self) -> bool {
         self.quant_min < 0
     }
 }
 
-/// Which weights of a `[rows, cols]` matrix (`rows` outputs, `cols` inputs) share one scale.
+/// Weights of a `[rows, cols]` matrix (`rows` outputs, `cols` inputs) that share one scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Granularity {
     /// One scale for the matrix; scale shape `[1]`. Written `tensor`.
@@ -197,7 +197,7 @@ impl FromStr for Granularity {
     }
 }
 
-/// How a range of values maps to a range of codes.
+/// Mapping of a range of values to a range of codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Mapping {
     /// `scale = max(lo / quant_min, hi / quant_max)`, zero point 0: neither end is clipped, and the lowest
@@ -213,7 +213,7 @@ pub enum Mapping {
 }
 
 impl Mapping {
-    /// Whether the zero point is always the middle of the range (0 for signed codes).
+    /// Returns `true` if the zero point is always the middle of the range (0 for signed codes).
     pub const fn is_symmetric(self) -> bool {
         !matches!(self, Self::Affine)
     }
@@ -246,7 +246,7 @@ impl FromStr for Mapping {
     }
 }
 
-/// How scales are stored. A scale is rounded to this type before it is used to quantize, so that what is
+/// Type of stored scales. A scale is rounded to this type before it is used to quantize, so that what is
 /// stored is exactly what was used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ScaleDtype {
@@ -288,18 +288,18 @@ impl FromStr for ScaleDtype {
     }
 }
 
-/// How a weight matrix is quantized. Codes are signed.
+/// Quantization scheme of a weight matrix. Codes are signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct QuantScheme {
     /// Width of a code.
     pub bits: Bits,
-    /// Which weights share a scale.
+    /// Weights that share a scale.
     pub granularity: Granularity,
-    /// How ranges map to codes.
+    /// Mapping of ranges to codes.
     pub mapping: Mapping,
-    /// How scales are stored.
+    /// Type of stored scales.
     pub scale_dtype: ScaleDtype,
 }
 
@@ -362,7 +362,7 @@ pub struct QParams {
     pub zero_point: i32,
 }
 
-/// Which activations share one scale when scales are computed from the input (dynamic quantization).
+/// Activations that share one scale when scales are computed from the input (dynamic quantization).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ActivationGranularity {
     /// One scale per row of the input, that is per token: a token's result does not depend on what else is
@@ -398,7 +398,7 @@ impl FromStr for ActivationGranularity {
     }
 }
 
-/// How a linear layer treats its input.
+/// Treatment of the input of a linear layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ActivationQuant {
     /// Not quantized: floats times dequantized weights, summed in 32-bit floats (*weight-only*).
@@ -419,7 +419,7 @@ impl ActivationQuant {
     }
 }
 
-/// What a quantized linear layer does with its input.
+/// Treatment of the input of a quantized linear layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum QuantizationType {
     /// Quantized to 8 bits with parameters fixed by calibration. Written `static`.

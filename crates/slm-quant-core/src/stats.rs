@@ -1,4 +1,4 @@
-//! How far an approximation lies from its reference.
+//! Distance of an approximation from its reference.
 
 use crate::round::Quantizer;
 use crate::scan::{check_finite, check_len};

@@ -1,4 +1,4 @@
-//! What observers choose, what they refuse, and how they are named.
+//! Choices, refusals and names of observers.
 
 use slm_quant_core::{
     Bits, Error, ErrorStats, Granularity, Mapping, ObserverKind, PerChannelMinMaxObserver, QuantRange,

@@ -44,7 +44,7 @@ mod tests {
         }
     }
 
-    /// What the system says of the memory of this process, where it does: whether large pages have been asked for. How
+    /// The system's report on the memory of this process, where there is one: large pages have been asked for. How
     /// many it then gives depends on what else is in memory.
     #[cfg(all(target_os = "linux", not(any(miri, feature = "sanitize"))))]
     #[test]

@@ -25,7 +25,7 @@ const ARENA_BYTES: usize = 16 * LARGE_PAGE;
 /// Bytes to which arrays are aligned: a cache line.
 const ALIGN: usize = 64;
 
-/// Whether each array has an arena of its own.
+/// True if each array has an arena of its own.
 const ALONE: bool = cfg!(any(feature = "sanitize", miri));
 
 /// A type whose zero bytes are a value.
@@ -181,7 +181,7 @@ impl Drop for Allocation {
 struct FreeList {
     /// Start and end of the runs of free bytes, in order, with something between each and the next.
     runs: Vec<(usize, usize)>,
-    /// From here on no array has ever been.
+    /// Offset from which on no array has ever been.
     fresh: usize,
 }
 

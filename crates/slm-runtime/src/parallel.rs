@@ -9,7 +9,7 @@ use crate::SharedSlice;
 use crate::thread_pool::ThreadPool;
 
 thread_local! {
-    /// Whether this thread is inside a task of a region.
+    /// True while this thread is inside a task of a region.
     static IN_TASK: Cell<bool> = const { Cell::new(false) };
 }
 

@@ -31,7 +31,7 @@ impl<'a, T> SharedSlice<'a, T> {
         self.len
     }
 
-    /// Whether there is no cell.
+    /// Returns `true` if there is no cell.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -2,16 +2,16 @@
 //!
 //! Each thread has a range of its own, because memory is read fastest from end to end. But two threads are rarely
 //! equally fast: one starts later, has less of the memory's bandwidth, or loses its core to another process for a
-//! while. So a thread takes its range chunk by chunk from the front, and one that has nothing left takes from the back of
-//! what the others have.
+//! while. So a thread takes its range chunk by chunk from the front, and one that has nothing left takes from the back
+//! of what the others have.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use crate::sync::AtomicU64;
 
-/// A chunk is this part of what its range has left: large at first, so that there are few, and small at the end, so that
-/// all threads end together.
+/// A chunk is this part of what its range has left: large at first, so that there are few, and small at the end, so
+/// that all threads end together.
 const OWN_PART: usize = 8;
 const OTHERS_PART: usize = 4;
 
@@ -23,8 +23,8 @@ pub struct StealQueue {
     multiple: usize,
 }
 
-/// What is left of a range: its first unit in the low half, the one after its last in the high half. Within a region the
-/// one only grows and the other only shrinks, so a value that has been seen stands for one state alone.
+/// Rest of a range: its first unit in the low half, the one after its last in the high half. Within a region the
+/// one only grows and the other only shrinks, so a value that has been seen stands for only one state.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct StealRange(AtomicU64);
@@ -38,7 +38,7 @@ impl StealRange {
         (left.end as u64) << 32 | left.start as u64
     }
 
-    /// Takes what `split` makes of what is left, and leaves the rest.
+    /// Takes the part that `split` chooses of what is left, and leaves the rest.
     fn take(&self, split: impl Fn(Range<usize>) -> (Range<usize>, Range<usize>)) -> Option<Range<usize>> {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
@@ -58,8 +58,8 @@ impl StealRange {
 }
 
 impl StealQueue {
-    /// Begins anew with the ranges between `bounds`, which ascend and fit in 32 bits, in chunks of a multiple of `multiple`
-    /// units.
+    /// Begins anew with the ranges between `bounds`, which ascend and fit in 32 bits, in chunks of a multiple of
+    /// `multiple` units.
     pub fn restart(&mut self, bounds: impl Iterator<Item = usize> + Clone, multiple: usize) {
         self.multiple = multiple.max(1);
         let ranges = bounds.clone().zip(bounds.skip(1));

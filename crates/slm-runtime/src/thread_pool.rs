@@ -29,11 +29,11 @@ use crate::sync::{
 /// Spin iterations before a waiting thread starts to yield: a few microseconds.
 const SPINS: u32 = if cfg!(loom) { 0 } else { 200 };
 
-/// How long a thread without work stays awake: longer than the serial work within a decode step.
+/// Time that a thread without work stays awake: longer than the serial work within a decode step.
 #[cfg(not(loom))]
 const AWAKE: Duration = Duration::from_micros(300);
 
-/// How long the caller of a region sleeps at a time where its last tasks take longer than [`AWAKE`].
+/// Time that the caller of a region sleeps at once if its last tasks take longer than [`AWAKE`].
 #[cfg(not(loom))]
 const NAP: Duration = Duration::from_micros(30);
 
@@ -49,13 +49,13 @@ pub(crate) struct ThreadPool {
 
 /// A thread of the pool, as the caller of a region sees it.
 struct Worker {
-    /// None once it has been joined.
+    /// `None` once it has been joined.
     handle: Option<JoinHandle<()>>,
-    /// Whether it sleeps or is about to.
+    /// True if it sleeps or is about to.
     sleeps: Arc<AtomicBool>,
 }
 
-/// What the threads share.
+/// State that the threads share.
 struct Shared {
     /// Number of the region, and below it, in [`TASK_BITS`] bits, how many of its tasks are left.
     open: AtomicU64,
@@ -67,10 +67,10 @@ struct Shared {
     threads: AtomicUsize,
     /// Tasks that have ended.
     ended: AtomicUsize,
-    /// Whether a task has panicked, and with what the first one did.
+    /// True if a task has panicked. The payload of the first panic is kept.
     panicked: AtomicBool,
     payload: Mutex<Option<Box<dyn Any + Send>>>,
-    /// Whether the workers are to end.
+    /// True if the workers are to end.
     closing: AtomicBool,
 }
 
@@ -225,14 +225,14 @@ impl Shared {
         }
     }
 
-    /// Whether there is a task for thread `number`.
+    /// Returns `true` if there is a task for thread `number`.
     fn has_work(&self, number: usize) -> bool {
         self.open.load(Ordering::Acquire) as usize & MAX_TASKS != 0
             && number < self.threads.load(Ordering::Relaxed)
     }
 }
 
-/// Passes the time of a few tasks.
+/// Spins for about the time of a few tasks.
 fn nap() {
     #[cfg(not(loom))]
     thread::sleep(NAP);

@@ -143,7 +143,7 @@ impl Request {
         Ok(request)
     }
 
-    /// What is wanted of a chat completion, and the messages.
+    /// Splits the request for a chat completion into options and messages.
     pub(crate) fn chat(mut self) -> Result<(Wanted, Vec<slm_chat::Message>), ApiError> {
         let messages = self.messages.take().unwrap_or_default();
         if messages.is_empty() {
@@ -168,7 +168,7 @@ impl Request {
         Ok((self.check(logprobs)?, messages))
     }
 
-    /// What is wanted of a completion, and the prompts.
+    /// Splits the request for a completion into options and prompts.
     pub(crate) fn completion(mut self) -> Result<(Wanted, PromptField), ApiError> {
         let Some(prompt) = self.prompt.take() else {
             return Err(ApiError::invalid("prompt", "prompt is missing"));
@@ -285,7 +285,7 @@ impl ChatMessage {
     }
 }
 
-/// Whether a field is there and says anything.
+/// Returns `true` if a field is present and not empty.
 fn is_given(value: &Value) -> bool {
     match value {
         Value::Null => false,

@@ -23,7 +23,7 @@ impl<S> Impatient<S> {
         Self { inner, patience, waiting: None }
     }
 
-    /// Passes on what a write gave, unless it has waited for too long.
+    /// Returns the result of a write, unless it has waited for too long.
     fn judge<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if poll.is_ready() {
             self.waiting = None;

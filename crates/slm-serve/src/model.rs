@@ -15,7 +15,7 @@ pub struct ServedModel {
     pub tokenizer: Tokenizer,
     /// Ids that end a text.
     pub stop_ids: Vec<u32>,
-    /// How conversations become text; without it there are no chat completions.
+    /// Conversion of conversations to text; without it there are no chat completions.
     pub chat: Option<Chat>,
 }
 
@@ -24,7 +24,7 @@ pub struct ServedModel {
 pub struct Chat {
     /// The template.
     pub template: ChatTemplate,
-    /// What it is rendered with.
+    /// Options of the rendering.
     pub render: RenderOptions,
     /// Ids that end an answer.
     pub stop_ids: Vec<u32>,

@@ -152,7 +152,7 @@ pub(crate) struct Choice {
     pub(crate) logprobs: Option<Vec<TokenLogprob>>,
 }
 
-/// The text of a token alone; its name where it has none.
+/// The text of a single token; its name if it has no text.
 fn token_text(tokenizer: &Tokenizer, id: u32) -> String {
     match tokenizer.decode_with_special_tokens(&[id]) {
         Ok(text) if !text.is_empty() => text,

@@ -17,11 +17,11 @@ pub(crate) struct Job {
     pub(crate) new_tokens: usize,
     pub(crate) wanted: Wanted,
     pub(crate) stop_ids: Arc<[u32]>,
-    /// Whether the answer continues the prompt's last word or line.
+    /// True if the answer continues the prompt's last word or line.
     pub(crate) continues_prompt: bool,
-    /// When the request has had its time.
+    /// Instant at which the request has used up its time.
     pub(crate) deadline: Instant,
-    /// Where the answer goes. Closed when the client has gone.
+    /// Receiver of the answer. Closed when the client has gone.
     pub(crate) events: UnboundedSender<Event>,
 }
 
@@ -36,12 +36,12 @@ pub(crate) enum Event {
     Failed(String),
 }
 
-/// Why an answer ended.
+/// Reason for the end of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FinishReason {
     /// The model ended it, or a stop text came.
     Stop,
-    /// It has as many tokens as it may have.
+    /// The answer has reached its maximum number of tokens.
     Length,
 }
 
@@ -104,7 +104,7 @@ pub(crate) struct Active<'t> {
     stops: StopTexts,
     /// Prompt and new tokens.
     pub(crate) ids: Vec<u32>,
-    /// How many of them the model has seen.
+    /// Number of them that the model has seen.
     pub(crate) fed: usize,
     new: usize,
 }

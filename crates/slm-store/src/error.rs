@@ -7,7 +7,7 @@ use safetensors::Dtype;
 /// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why files were not read or written. Every variant names the file, what is wrong in it, and what to do.
+/// Error from reading or writing files. Every variant names the file, what is wrong in it, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -16,7 +16,7 @@ pub enum Error {
     Io {
         /// File or directory.
         path: PathBuf,
-        /// What was attempted, such as `"read"`.
+        /// The attempted action, such as `"read"`.
         action: &'static str,
         /// The system's reason.
         source: std::io::Error,
@@ -24,9 +24,9 @@ pub enum Error {
     /// A file or directory that must be there is not.
     #[error("{}: not found; {remedy}", path.display())]
     Missing {
-        /// What was looked for.
+        /// The path that was looked for.
         path: PathBuf,
-        /// What to do.
+        /// Remedy.
         remedy: String,
     },
     /// A file larger than any legitimate one of its kind.
@@ -54,9 +54,9 @@ pub enum Error {
         path: PathBuf,
         /// Dotted name of the field.
         field: String,
-        /// What is accepted.
+        /// Accepted values.
         expected: String,
-        /// What is there.
+        /// Value found.
         found: String,
     },
     /// A file is not the one that the manifest describes.
@@ -67,11 +67,11 @@ pub enum Error {
     Checksum {
         /// The file.
         path: PathBuf,
-        /// `"size"`, `"SHA-256"`, or that of which bytes.
+        /// `"size"`, `"SHA-256"`, or the checksum of which bytes.
         what: String,
-        /// From the manifest.
+        /// Value in the manifest.
         expected: String,
-        /// From the file.
+        /// Value in the file.
         found: String,
     },
     /// A source that changed while it was read.
@@ -119,9 +119,9 @@ pub enum Error {
     Header {
         /// The file.
         path: PathBuf,
-        /// What it should be: `"safetensors"` or `"burnpack"`.
+        /// Expected format: `"safetensors"` or `"burnpack"`.
         what: &'static str,
-        /// What is wrong.
+        /// Description of the problem.
         reason: String,
     },
     /// The tensors in a file are not those that its configuration asks for.
@@ -133,7 +133,7 @@ pub enum Error {
         missing: Vec<String>,
         /// Tensors that should not.
         unexpected: Vec<String>,
-        /// What to do.
+        /// Remedy.
         remedy: String,
     },
     /// A tensor of another shape than its configuration asks for.
@@ -146,9 +146,9 @@ pub enum Error {
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// From the configuration.
+        /// Value in the configuration.
         expected: Vec<usize>,
-        /// From the file.
+        /// Value in the file.
         found: Vec<usize>,
     },
     /// A tensor of another element type than is needed.
@@ -158,9 +158,9 @@ pub enum Error {
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// What is accepted.
+        /// Accepted types.
         expected: String,
-        /// What is there.
+        /// Type found.
         found: Dtype,
     },
     /// A weight that is NaN or infinite.
@@ -185,7 +185,7 @@ pub enum Error {
         path: PathBuf,
         /// The linear layer.
         layer: String,
-        /// What is wrong with it.
+        /// Description of the problem.
         source: slm_quant_core::Error,
     },
     /// `quantization_metadata.json` disagrees with the tensors or with the configuration.
@@ -200,9 +200,9 @@ pub enum Error {
         layer: String,
         /// Field of the layer.
         field: &'static str,
-        /// From the tensors.
+        /// Value in the tensors.
         expected: String,
-        /// From the metadata.
+        /// Value in the metadata.
         found: String,
     },
     /// The output is there already.
@@ -216,7 +216,7 @@ pub enum Error {
     OutputLocked {
         /// The output directory.
         path: PathBuf,
-        /// Who.
+        /// Holder of the lock.
         by: String,
     },
     /// The system does not let the output be written there.
@@ -232,7 +232,7 @@ pub enum Error {
     OutputNotOurs {
         /// The output directory.
         path: PathBuf,
-        /// What shows that it is not a checkpoint alone.
+        /// Evidence that it is not only a checkpoint.
         reason: String,
     },
     /// A directory that holds something else than what is read from it.
@@ -240,11 +240,11 @@ pub enum Error {
     WrongKind {
         /// The directory.
         path: PathBuf,
-        /// What is in it.
+        /// Kind of content found.
         found: String,
-        /// What was looked for.
+        /// Kind of content expected.
         expected: &'static str,
-        /// What to do.
+        /// Remedy.
         remedy: &'static str,
     },
     /// A module that cannot be saved, or not be loaded into.
@@ -252,7 +252,7 @@ pub enum Error {
     Module {
         /// Layer or parameter.
         name: String,
-        /// What is wrong, and the remedy.
+        /// Description of the problem, and the remedy.
         problem: String,
     },
     /// A file was not written as it was declared. It is a defect of the caller, not of its input.
@@ -260,7 +260,7 @@ pub enum Error {
     Write {
         /// The file.
         path: PathBuf,
-        /// What was done wrongly.
+        /// Description of the misuse.
         reason: String,
     },
 }

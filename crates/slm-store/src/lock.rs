@@ -17,7 +17,7 @@ const RANDOM_CHARACTERS: usize = 6;
 
 /// The right of this process to write an output.
 ///
-/// It is a lock of the operating system on a file beside the output, called `.NAME.lock`: it ends with the
+/// It is a lock of the operating system on a file next to the output, called `.NAME.lock`: it ends with the
 /// process, however that ends. Whoever takes it removes what writers of this output that were killed have left
 /// behind, so that only one owner of the lock may be writing. Within the process it is shared: taking it again
 /// gives the same lock.
@@ -68,7 +68,7 @@ impl OutputLock {
         &self.0.parent
     }
 
-    /// What names of temporary directories for this output begin with.
+    /// Prefix of the names of temporary directories for this output.
     pub(crate) fn partial_prefix(&self) -> String {
         format!(".{}.partial-", self.0.name)
     }
@@ -160,7 +160,7 @@ fn lock_file(path: &Path, target: &Path) -> Result<File> {
     }
 }
 
-/// Whether `file` is what `path` leads to.
+/// Returns `true` if `path` leads to `file`.
 #[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -170,7 +170,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Whether `file` is what `path` leads to. Files that are open cannot be removed here.
+/// Returns `true` if `path` leads to `file`. Files that are open cannot be removed here.
 #[cfg(not(unix))]
 fn is_at(_file: &File, path: &Path) -> bool {
     path.exists()

@@ -27,9 +27,9 @@ pub struct QuantizationMetadata {
     pub format_version: u32,
     /// Version of slm that quantized the model.
     pub program_version: String,
-    /// How the quantized weights came about.
+    /// Origin of the quantized weights.
     pub mode: QuantizationMode,
-    /// What is done with activations.
+    /// Treatment of activations.
     #[serde(rename = "type")]
     pub quantization_type: QuantizationType,
     /// Width of weight codes that was asked for. Each layer has its own scheme.
@@ -40,7 +40,7 @@ pub struct QuantizationMetadata {
     pub mapping: Mapping,
     /// Type of stored scales that was asked for.
     pub scale_dtype: ScaleDtype,
-    /// How weights were rounded: `rtn` (to nearest) or `gptq`. Files that do not say were rounded to nearest or trained.
+    /// Rounding of weights: `rtn` (to nearest) or `gptq`. Files that do not say were rounded to nearest or trained.
     #[serde(default = "round_to_nearest", skip_serializing_if = "is_round_to_nearest")]
     pub method: String,
     /// Observer that chose the weight ranges.
@@ -48,7 +48,7 @@ pub struct QuantizationMetadata {
     /// Observer that chose the activation ranges; static quantization only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation_observer: Option<String>,
-    /// Which activations share a scale; dynamic quantization only.
+    /// Activations that share a scale; dynamic quantization only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation_granularity: Option<ActivationGranularity>,
     /// The quantized table of the token embedding; none where it is float or the same as the head's.
@@ -59,7 +59,7 @@ pub struct QuantizationMetadata {
     /// Linear layers that were left float.
     #[serde(default)]
     pub skipped: Vec<SkippedLayer>,
-    /// What the model was made from.
+    /// Origin of the model.
     #[serde(default)]
     pub lineage: Lineage,
 }
@@ -72,7 +72,7 @@ fn is_round_to_nearest(method: &str) -> bool {
     method == "rtn"
 }
 
-/// What a quantized model was made from.
+/// Origin of a quantized model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lineage {
@@ -90,7 +90,7 @@ pub struct Lineage {
     pub training: Option<TrainingRecord>,
 }
 
-/// How quantized weights came about.
+/// Origin of quantized weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum QuantizationMode {
@@ -112,7 +112,7 @@ pub struct LayerMetadata {
     pub name: String,
     /// `[out_features, in_features]`.
     pub shape: [usize; 2],
-    /// How its weight is quantized.
+    /// Quantization scheme of its weight.
     pub scheme: QuantScheme,
     /// Its scales.
     pub scales: ScaleRecord,
@@ -122,11 +122,11 @@ pub struct LayerMetadata {
     /// Parameters of its input, with a zero point in `[0, 255]`; static quantization only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation: Option<QParams>,
-    /// Which values of its input share a scale, where the scales are computed from the input although the type is
+    /// Values of its input that share a scale, where the scales are computed from the input although the type is
     /// static; such a layer has no `activation`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation_granularity: Option<ActivationGranularity>,
-    /// How far the dequantized weight is from the float one.
+    /// Distance of the dequantized weight from the float one.
     pub error: WeightError,
     /// Bytes of the float weight, without bias.
     pub bytes_before: u64,
@@ -185,7 +185,7 @@ pub struct SkippedLayer {
     pub name: String,
     /// `[out_features, in_features]`.
     pub shape: [usize; 2],
-    /// Why, for people.
+    /// Reason, for people.
     pub reason: String,
 }
 
@@ -234,7 +234,7 @@ pub struct CalibrationRecord {
 pub struct WeightParams<'a> {
     /// `[rows, cols]`.
     pub shape: [usize; 2],
-    /// How it is quantized.
+    /// Quantization scheme.
     pub scheme: QuantScheme,
     /// Its scales.
     pub scales: &'a Scales,
@@ -243,7 +243,7 @@ pub struct WeightParams<'a> {
 }
 
 impl<'a> WeightParams<'a> {
-    /// Those of `matrix`.
+    /// Takes the parameters of `matrix`.
     pub fn of(matrix: &'a QuantizedMatrix) -> Self {
         Self {
             shape: [matrix.rows(), matrix.cols()],
@@ -431,7 +431,8 @@ impl QuantizationMetadata {
         Err(Error::field(path, "format_version", format!("{version}, as in {as_in}"), found))
     }
 
-    /// How the input of a layer is treated, whose tensors say `weight` and `activation`. `path` is that of the metadata.
+    /// Checks the record of a layer against its tensors `weight` and `activation`, and returns the treatment of its
+    /// input. `path` is that of the metadata.
     ///
     /// # Errors
     /// [`Error::Metadata`] where the metadata says otherwise, [`Error::Field`] where it contradicts itself.
@@ -471,7 +472,7 @@ impl QuantizationMetadata {
         self.records().find(|layer| layer.name == name)
     }
 
-    /// How `layer` treats its input.
+    /// Treatment of the input of `layer`.
     ///
     /// # Errors
     /// The field that is missing or should not be there, what it should be, and what it is.

@@ -6,8 +6,8 @@ use crate::{FORMAT_VERSION, LayerMetadata, Lineage, QuantizationMetadata, Quanti
 
 /// Builds the [`QuantizationMetadata`] of a checkpoint or a module.
 ///
-/// What a type of quantization has no use for is left out: an observer of activations unless they are static, their
-/// granularity unless they are dynamic.
+/// It leaves out the fields that a type of quantization has no use for: an observer of activations unless they are
+/// static, their granularity unless they are dynamic.
 ///
 /// ```
 /// use slm_quant_core::{Bits, QuantScheme, QuantizationType};

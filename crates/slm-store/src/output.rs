@@ -11,20 +11,20 @@ use crate::{Error, Result};
 /// A kind of directory that may be replaced by a new one.
 #[derive(Debug, Clone, Copy)]
 pub struct Replaceable {
-    /// What it is, with its article, for messages.
+    /// Name of the kind, with its article, for messages.
     pub what: &'static str,
     /// Names of the files in a directory that belong to it; none for a directory of another kind.
     pub files_of: fn(&Path) -> Option<Vec<String>>,
 }
 
-/// A directory that is written under another name beside its place, and put there when it is complete.
+/// A directory that is written under another name next to its place, and put there when it is complete.
 ///
 /// Dropped before [`OutputDir::commit`], it is removed and its place is as it was. While it lives, no other
 /// process writes to its place.
 #[derive(Debug)]
 pub struct OutputDir {
     target: PathBuf,
-    /// What is at `target` now, to be replaced.
+    /// True if there is something at `target`, to be replaced.
     replaces: bool,
     replaceable: Replaceable,
     /// Files at `target` that may be replaced though no manifest says that they are ours.
@@ -65,7 +65,7 @@ impl OutputDir {
         Ok(Self { target, replaces, replaceable, owned: owned.to_vec(), dir, lock })
     }
 
-    /// Where to write.
+    /// Path to write to.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
@@ -109,7 +109,7 @@ pub fn reserve(target: &Path, overwrite: bool, replaceable: Replaceable) -> Resu
     Ok(lock)
 }
 
-/// Whether something is at `target`, which may be replaced.
+/// Checks the place of the output: returns `true` if something is at `target` which may be replaced.
 fn check_place(target: &Path, overwrite: bool, replaceable: Replaceable, owned: &[String]) -> Result<bool> {
     match fs::symlink_metadata(target) {
         Ok(_) if !overwrite => Err(Error::OutputExists { path: target.to_owned() }),
@@ -137,7 +137,7 @@ fn exchange(new: &Path, target: &Path) -> Result<()> {
 }
 
 /// Swaps two directories by renaming. Between the steps there is nothing at `target`, and the old directory
-/// lies beside it under a name that ends in `-replaced`, from which the next writer puts it back.
+/// lies next to it under a name that ends in `-replaced`, from which the next writer puts it back.
 fn exchange_in_steps(new: &Path, target: &Path) -> Result<()> {
     let mut aside = new.as_os_str().to_owned();
     aside.push(REPLACED);

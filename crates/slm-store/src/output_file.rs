@@ -39,7 +39,7 @@ impl OutputFile {
         Ok(Self { target: target.to_owned(), dir })
     }
 
-    /// Where to write. Nothing is there yet.
+    /// Path to write to. Nothing is there yet.
     pub fn path(&self) -> PathBuf {
         self.dir.path().join("out")
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-/// Where `value` does not follow `schema`.
+/// Violations of `schema` in `value`.
 ///
 /// # Panics
 /// For a keyword that no schema of ours has used so far.

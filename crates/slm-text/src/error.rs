@@ -1,4 +1,4 @@
-//! What can go wrong with text and tokenizers.
+//! Errors of texts and tokenizers.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
     /// A file could not be written.
@@ -20,7 +20,7 @@ pub enum Error {
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
     /// A text file is not UTF-8.
@@ -32,9 +32,9 @@ pub enum Error {
         offset: usize,
         /// Line of that byte, counted from 1.
         line: usize,
-        /// That byte.
+        /// The value of that byte.
         byte: u8,
-        /// How to convert the file.
+        /// Command or program that converts the file.
         remedy: &'static str,
     },
     /// A file is something else than a text.
@@ -42,9 +42,9 @@ pub enum Error {
     NotText {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// Kind of file.
         what: String,
-        /// How to get a text.
+        /// Way to get a text from it.
         remedy: &'static str,
     },
     /// A JSON file holds neither texts nor token ids.
@@ -56,7 +56,7 @@ pub enum Error {
     Json {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and in which line or item.
+        /// Description of the problem, with its line or item.
         detail: String,
     },
     /// A text file holds nothing but white space.
@@ -72,7 +72,7 @@ pub enum Error {
     Ids {
         /// The file.
         path: PathBuf,
-        /// What is wrong and what was expected.
+        /// Description of the problem and of accepted values.
         detail: String,
     },
     /// A `tokenizer.json` could not be understood.
@@ -83,7 +83,7 @@ pub enum Error {
     TokenizerFormat {
         /// The file, or a description of where the JSON came from.
         origin: String,
-        /// What the tokenizers library said.
+        /// Message of the tokenizers library.
         detail: String,
     },
     /// The vocabulary asked for cannot be trained.
@@ -110,7 +110,7 @@ pub enum Error {
     Tokenizer {
         /// The operation.
         what: &'static str,
-        /// What the tokenizers library said.
+        /// Message of the tokenizers library.
         detail: String,
     },
 }

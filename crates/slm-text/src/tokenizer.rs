@@ -30,7 +30,7 @@ pub struct Tokenizer {
 pub struct Prompt {
     /// Its ids.
     pub ids: Vec<u32>,
-    /// Whether the text spelled out the beginning-of-sequence token that the tokenizer adds.
+    /// True if the text spelled out the beginning-of-sequence token that the tokenizer adds.
     pub doubled: bool,
 }
 
@@ -152,7 +152,7 @@ impl Tokenizer {
         self.token_id(token).filter(|&id| self.is_hidden(id))
     }
 
-    /// Whether decoding leaves a token out.
+    /// Returns `true` if decoding leaves a token out.
     pub fn is_hidden(&self, id: u32) -> bool {
         self.decode(&[id]).is_ok_and(|shown| shown.is_empty())
     }

@@ -13,7 +13,8 @@ pub struct TrainingData {
     pub tokenizer: Tokenizer,
     /// Tokens to train on.
     pub train: Vec<u32>,
-    /// Where in `train` a sequence may begin, for a corpus of sequences; none for a text, which has no bounds.
+    /// Positions in `train` at which a sequence may begin, for a corpus of sequences; none for a text, which has no
+    /// bounds.
     pub starts: Option<Vec<usize>>,
     /// Tokens to validate on.
     pub validation: Vec<u32>,
@@ -122,7 +123,7 @@ impl TrainingData {
     }
 
     /// The `index`-th batch of a run: sequences from random places of the training split, which depend on
-    /// nothing but the seed and the index, so that a run that is resumed goes on as if never stopped.
+    /// nothing but the seed and the index, so that a resumed run continues as if it had never stopped.
     pub fn batch(&self, seed: u64, index: u64, batch_size: usize, sequence_length: usize) -> Batch {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(index);

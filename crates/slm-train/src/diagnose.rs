@@ -1,4 +1,4 @@
-//! Where values stopped being finite.
+//! Search for the place where values stopped being finite.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;

@@ -1,4 +1,4 @@
-//! What can go wrong before and during training.
+//! Errors before and during training.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
     /// A config is not TOML.
@@ -20,7 +20,7 @@ pub enum Error {
     ConfigSyntax {
         /// The file.
         origin: String,
-        /// What the parser said, with line and column.
+        /// Message of the parser, with line and column.
         detail: String,
     },
     /// A key that nothing reads.
@@ -52,9 +52,9 @@ pub enum Error {
         origin: String,
         /// Section and key.
         key: String,
-        /// What was found and what was expected.
+        /// Values found and expected.
         detail: String,
-        /// What to do, as the end of the sentence.
+        /// Remedy, as the end of the sentence.
         remedy: String,
     },
     /// Text or tokenizer.
@@ -77,7 +77,7 @@ pub enum Error {
          sequence_length or another validation_fraction"
     )]
     TextTooShort {
-        /// Which split.
+        /// Name of the split.
         part: &'static str,
         /// Tokens it has.
         found: usize,
@@ -96,7 +96,7 @@ pub enum Error {
     /// A schedule that Burn's schedulers refuse.
     #[error("learning rate schedule: {detail}; check learning_rate, min_learning_rate and warmup_steps")]
     Schedule {
-        /// What the scheduler said.
+        /// Message of the scheduler.
         detail: String,
     },
     /// A loss or gradient that is NaN or infinite.
@@ -120,8 +120,8 @@ pub enum Error {
     Ptq(#[from] slm_ptq::Error),
     /// A checkpoint whose embedding is quantized cannot be fine-tuned.
     #[error(
-        "the embedding of the checkpoint is quantized, and fine-tuning trains it in floats; fine-tune a checkpoint that \
-         was quantized without `--embeddings`"
+        "the embedding of the checkpoint is quantized, and training has it in floats; begin with a checkpoint that was \
+         quantized without `--embeddings`"
     )]
     QuantizedEmbedding,
     /// A skip pattern for a layer of a quantized checkpoint that is quantized.
@@ -156,10 +156,38 @@ pub enum Error {
     Qat(#[from] slm_qat::Error),
     /// Distillation without a model to learn from.
     #[error(
-        "`distill` needs a float model to learn from; name its checkpoint by `slm qat --checkpoint`, or set \
-         `distill` in [qat] to false"
+        "`distill` needs a float model to learn from; name its checkpoint by `slm qat --checkpoint`, or by `--teacher` \
+         where training starts with a quantized one, or set `distill` in [qat] to false"
     )]
     NoTeacher,
+    /// A teacher of other tokens.
+    #[error(
+        "{}: the vocabulary has {found} tokens, and that of the model to train {expected}; a teacher must be the float \
+         model that was quantized, or another with the same tokens",
+        dir.display()
+    )]
+    TeacherVocabulary {
+        /// Directory of the teacher.
+        dir: PathBuf,
+        /// Tokens of the teacher.
+        found: usize,
+        /// Tokens of the model.
+        expected: usize,
+    },
+    /// A config that asks for other schemes than the quantized checkpoint has that training begins with.
+    #[error(
+        "{}: it is {found}, and the config asks for {asked}; training from a quantized checkpoint keeps the schemes of its \
+         layers",
+        dir.display()
+    )]
+    CheckpointScheme {
+        /// Directory of the checkpoint.
+        dir: PathBuf,
+        /// Its scheme and type.
+        found: String,
+        /// Scheme and type, or patterns, of the config.
+        asked: String,
+    },
     /// Fine-tuning of a quantized model without one.
     #[error(
         "`enable_quantized_finetuning` needs a quantized checkpoint to begin with; name one by `slm finetune \
@@ -171,7 +199,7 @@ pub enum Error {
     Layer {
         /// Name of the layer.
         layer: String,
-        /// What was wrong.
+        /// The error of the layer.
         source: slm_nn::Error,
     },
     /// Sequences of token ids without a tokenizer.
@@ -185,15 +213,15 @@ pub enum Error {
     Sequences {
         /// The file.
         path: PathBuf,
-        /// What is wrong and what would do.
+        /// Description of the problem and of accepted values.
         detail: String,
     },
-    /// A checkpoint that training cannot go on from.
+    /// A checkpoint that training cannot resume from.
     #[error("cannot resume from {}: {reason}; start a new run without --resume", dir.display())]
     NotResumable {
         /// The checkpoint.
         dir: PathBuf,
-        /// Why.
+        /// Reason.
         reason: String,
     },
     /// A run that is not finished is where a new one would begin.
@@ -213,13 +241,13 @@ pub enum Error {
     /// State of the optimizer that does not fit the model.
     #[error("state of the optimizer: {detail}; the checkpoint can be used, but not resumed from")]
     OptimizerState {
-        /// What is wrong.
+        /// Description of the problem.
         detail: String,
     },
     /// State of the run that cannot be serialized.
     #[error("state of the run: {detail}")]
     State {
-        /// What is wrong.
+        /// Description of the problem.
         detail: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What a step minimizes.
+//! Loss that a step minimizes.
 
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Device, Int, Tensor, TensorData};

@@ -1,4 +1,4 @@
-//! What a run tells those who watch it.
+//! Interface to those who watch a run.
 
 use std::path::Path;
 

@@ -170,7 +170,7 @@ struct Step<'a> {
     optimizer: &'a mut ModelOptimizer,
     gradients: &'a mut GradientsParams,
     learning_rate: f64,
-    /// What gradients are multiplied with, where they are clipped.
+    /// Factor of the gradients, where they are clipped.
     scale: Option<f64>,
     roles: HashMap<ParamId, ParameterRole>,
     path: Vec<String>,
@@ -256,7 +256,7 @@ fn stored_segment(name: &str) -> &str {
     if name == "QuantizedTrainable" { "Tuned" } else { name }
 }
 
-/// Id and number of elements of every float parameter, by path.
+/// Id and number of elements of every float parameter that is trained, by path.
 struct Sizes {
     path: Vec<String>,
     sizes: BTreeMap<String, (ParamId, usize)>,
@@ -272,7 +272,9 @@ impl ModuleVisitor for Sizes {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.sizes.insert(self.path.join("."), (param.id, param.shape().num_elements()));
+        if param.is_require_grad() {
+            self.sizes.insert(self.path.join("."), (param.id, param.shape().num_elements()));
+        }
     }
 }
 

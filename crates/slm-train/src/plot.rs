@@ -17,7 +17,7 @@ type DrawError<'a> = DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::Er
 ///
 /// # Errors
 ///
-/// What the drawing library says when it cannot draw.
+/// The message of the drawing library.
 pub(crate) fn loss_svg(metrics: &[Metric]) -> Result<Option<String>, String> {
     let mut steps = Vec::new();
     let mut validations = Vec::new();

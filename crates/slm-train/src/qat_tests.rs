@@ -5,6 +5,7 @@ use crate::Sequences;
 use crate::testing::{StopAt, all_devices, never, tiny_config};
 use slm_checkpoint::QuantizationMode as CheckpointMode;
 use slm_nn::NamedLinears;
+use slm_ptq::RoundingMethod;
 use slm_quant_core::{Bits, Granularity, QuantizationType};
 use slm_text::corpus::Corpus as Stories;
 
@@ -94,7 +95,8 @@ fn interrupted_and_resumed_is_the_same_bit_for_bit() {
             let mut again = Trainer::resume(config.clone(), corpus, Some(&start), &device, &parts).unwrap();
             assert_eq!(again.run(&mut (), &never()).unwrap().step, config.training.steps);
 
-            let other = Trainer::resume(config, corpus, None, &device, &parts).err().unwrap().to_string();
+            let other =
+                Trainer::resume(config, corpus, Start::default(), &device, &parts).err().unwrap().to_string();
             assert!(other.contains("did not start from the weights of this checkpoint"), "{other}");
         }
     }
@@ -131,8 +133,97 @@ fn distillation_comes_nearer_to_the_float_model() {
     let (first, last) = (losses[3], losses[29]);
     assert!(first > 0.0 && last < 0.7 * first, "{losses:?}");
 
-    let alone = Trainer::start(config, Corpus::Text(&text()), None, &device, root.path().join("b"), false);
+    let alone = Trainer::start(
+        config,
+        Corpus::Text(&text()),
+        Start::default(),
+        &device,
+        root.path().join("b"),
+        false,
+    );
     assert!(matches!(alone.err().unwrap(), Error::NoTeacher));
+}
+
+/// A float checkpoint of a model that learned a little, and what GPTQ makes of it.
+fn float_and_quantized(root: &Path) -> [Checkpoint; 2] {
+    let device = Device::flex();
+    let (float, quantized) = (root.join("float"), root.join("gptq"));
+    let mut base = tiny_config();
+    base.training.steps = 30;
+    let mut trainer = Trainer::new(base, &text(), &device, &float, false).unwrap();
+    trainer.run(&mut (), &never()).unwrap();
+    let float = Checkpoint::open(&float).unwrap();
+    let mut config = qat_config().quantization;
+    config.quantization_type = QuantizationType::WeightOnly;
+    config.method = RoundingMethod::Gptq;
+    config.rotate = slm_ptq::Rotate::On;
+    let mut quantizer = slm_ptq::CheckpointQuantizer::new(&float, config.ptq()).unwrap();
+    let tokens = slm_ptq::CalibrationTokens {
+        ids: &trainer.data().train[..480],
+        window: 24,
+        prefix: &[],
+        text_sha256: "a".repeat(64),
+    };
+    quantizer.calibrate(&tokens, &device, &mut |_| Ok::<_, slm_ptq::Error>(())).unwrap();
+    quantizer.write(&quantized, false, &mut |_| Ok::<_, slm_ptq::Error>(())).unwrap();
+    [float, Checkpoint::open(&quantized).unwrap()]
+}
+
+/// A config that trains from what [`float_and_quantized`] quantized.
+fn quantized_config(quantized: &Checkpoint) -> TrainingConfig {
+    let mut config = qat_config();
+    config.model = quantized.config().model.clone();
+    config.qat.options.observe_steps = 0;
+    config.qat.distill = true;
+    config.quantization.quantization_type = QuantizationType::WeightOnly;
+    config
+}
+
+#[test]
+fn training_goes_on_from_the_codes_of_gptq_and_resumes_bit_for_bit() {
+    let root = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    let [float, quantized] = float_and_quantized(root.path());
+    let start = Start { checkpoint: Some(&quantized), teacher: Some(&float) };
+    let config = quantized_config(&quantized);
+    let text = text();
+    let corpus = Corpus::Text(&text);
+    let [whole, parts] = ["whole", "parts"].map(|name| root.path().join(name));
+    let mut run = Trainer::start(config.clone(), corpus, start, &device, &whole, false).unwrap();
+    let scored = run.data().validation[..4 * 24].to_vec();
+    let loss = |model: &Transformer| slm_model::evaluate(model, &scored, 24, |_, _| {}).unwrap().mean_nll();
+    let before = loss(&quantized.load_model(&device).unwrap());
+    assert!((loss(&run.model()) - before).abs() < 1e-5, "{} {before}", loss(&run.model()));
+    run.run(&mut (), &never()).unwrap();
+
+    let stop = AtomicBool::new(false);
+    let mut part = Trainer::start(config.clone(), corpus, start, &device, &parts, false).unwrap();
+    assert_eq!(part.run(&mut StopAt(11, &stop), &stop).unwrap().outcome, Outcome::Interrupted);
+    let resumed = Trainer::resume(config.clone(), corpus, start, &device, &parts);
+    resumed.unwrap().run(&mut (), &never()).unwrap();
+    for file in ["model.safetensors", "quantization_metadata.json"] {
+        let read = |dir: &Path| std::fs::read(dir.join(file)).unwrap();
+        assert_eq!(read(&whole), read(&parts), "{file}");
+    }
+
+    let trained = Checkpoint::open(&whole).unwrap();
+    let (metadata, source) = (trained.metadata().unwrap(), quantized.metadata().unwrap());
+    assert_eq!(metadata.mode, CheckpointMode::Qat);
+    assert!(source.lineage.transforms.is_some(), "the quantized model is rotated");
+    assert_eq!(metadata.lineage.transforms, source.lineage.transforms);
+    assert_eq!(metadata.lineage.source_sha256, Some(quantized.weights_sha256().unwrap()));
+    let scheme = |metadata: &slm_checkpoint::QuantizationMetadata| -> Vec<_> {
+        metadata.layers.iter().map(|layer| (layer.name.clone(), layer.scheme)).collect()
+    };
+    assert_eq!(scheme(metadata), scheme(source));
+
+    let other = Start { teacher: None, ..start };
+    let mut alone = config;
+    let refused = Trainer::start(alone.clone(), corpus, other, &device, root.path().join("b"), false);
+    assert!(matches!(refused.err().unwrap(), Error::NoTeacher));
+    alone.quantization.quantization_bits = Bits::Int8;
+    let refused = Trainer::start(alone, corpus, start, &device, root.path().join("b"), false);
+    assert!(matches!(refused.err().unwrap(), Error::CheckpointScheme { .. }));
 }
 
 #[test]

@@ -2,20 +2,28 @@
 
 use std::collections::BTreeMap;
 
+use burn::tensor::Device;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
-use slm_checkpoint::{Lineage, QuantizationMetadata, QuantizationMode as CheckpointMode, TrainingRecord};
+use slm_checkpoint::{
+    Checkpoint, Lineage, MetadataBuilder, QuantizationMetadata, QuantizationMode as CheckpointMode,
+    TrainingRecord,
+};
 use slm_model::Transformer;
 use slm_nn::{LayerState, NamedLinears};
 use slm_ptq::{LayerReport, RoundingMethod, layer_metadata, plan_transformer, untie_planned_head};
-use slm_qat::{Prepared, QatConfig, layer_states, prepare_planned, restore_layer_states};
+use slm_qat::{
+    Prepared, QatConfig, layer_states, prepare_planned, prepare_quantized, restore_layer_states, unpack,
+};
 
 use crate::state::TrainingState;
-use crate::{Error, Result, TrainingConfig};
+use crate::{Error, QuantizationConfig, Result, TrainingConfig};
 
-/// How the layers of a model are fake-quantized.
+/// Fake quantization of the layers of a model.
 pub(crate) struct Quantization {
     pub(crate) prepared: Prepared,
+    /// Of the quantized checkpoint that the run began with, if it did.
+    source: Option<QuantizationMetadata>,
 }
 
 impl Quantization {
@@ -25,7 +33,30 @@ impl Quantization {
         let plan = plan_transformer(model.config(), &qat.quantization)?;
         untie_planned_head(model, &plan);
         let prepared = prepare_planned(model, plan, &qat, config.training.steps)?;
-        Ok(Self { prepared })
+        Ok(Self { prepared, source: None })
+    }
+
+    /// Makes the layers of `model` fake-quantized as they are in the quantized `checkpoint`. `model` is what was loaded from
+    /// that, or a model as it was trained from there.
+    pub(crate) fn resume_from(
+        model: &mut Transformer,
+        checkpoint: &Checkpoint,
+        config: &TrainingConfig,
+        device: &Device,
+    ) -> Result<Self> {
+        let source = checkpoint.metadata().cloned().ok_or(Error::NotQuantized)?;
+        check_scheme(checkpoint, &source, &config.quantization)?;
+        if model.embedding_is_quantized() {
+            return Err(Error::QuantizedEmbedding);
+        }
+        let mut packed = 0;
+        model.for_each_linear(&mut |_, linear| packed += usize::from(linear.packed().is_some()));
+        let starts = match packed {
+            0 => unpack(&mut checkpoint.load_model(&device.clone().inner())?, &device.clone().inner())?,
+            _ => unpack(model, device)?,
+        };
+        let prepared = prepare_quantized(model, &starts, &config.qat.options, config.training.steps)?;
+        Ok(Self { prepared, source: Some(source) })
     }
 
     /// Scales and ranges of every layer as a safetensors file.
@@ -60,7 +91,7 @@ impl Quantization {
         Ok(restore_layer_states(model, |layer| layers.remove(layer).unwrap_or_default())?)
     }
 
-    /// What the checkpoint of the converted model says of its quantization.
+    /// Metadata of the converted model's checkpoint.
     pub(crate) fn metadata(
         &self,
         model: &Transformer,
@@ -68,15 +99,14 @@ impl Quantization {
         config: &TrainingConfig,
         state: &TrainingState,
     ) -> QuantizationMetadata {
+        let source = self.source.as_ref();
+        let quantization_type =
+            source.map_or(config.quantization.quantization_type, |source| source.quantization_type);
         let mut layers = Vec::with_capacity(reports.len());
         model.for_each_linear(&mut |name, linear| {
             let report = reports.iter().find(|report| report.name == name);
             if let (Some(report), Some(packed)) = (report, linear.packed()) {
-                layers.push(layer_metadata(
-                    report,
-                    &packed.matrix().unpack(),
-                    config.quantization.quantization_type,
-                ));
+                layers.push(layer_metadata(report, &packed.matrix().unpack(), quantization_type));
             }
         });
         let training = &config.training;
@@ -84,14 +114,21 @@ impl Quantization {
             training.steps * training.accumulation_steps * training.batch_size * training.sequence_length;
         let lineage = Lineage {
             source_sha256: state.source_sha256.clone(),
-            calibration: None,
-            transforms: None,
+            calibration: source.and_then(|source| source.lineage.calibration.clone()),
+            transforms: source.and_then(|source| source.lineage.transforms),
             training: Some(TrainingRecord {
                 text_sha256: state.data_sha256.clone(),
                 tokens: tokens as u64,
                 steps: training.steps as u64,
             }),
         };
+        if let Some(source) = source {
+            return MetadataBuilder::from_source(source).method(RoundingMethod::Rtn).build(
+                CheckpointMode::Qat,
+                layers,
+                lineage,
+            );
+        }
         let activations = format!("moving-average:{}", config.qat.options.averaging_constant);
         let quantization = config.quantization.ptq();
         quantization
@@ -101,4 +138,21 @@ impl Quantization {
             .activation_observer(activations)
             .build(CheckpointMode::Qat, layers, lineage)
     }
+}
+
+/// Refuses a config that asks for other schemes than `checkpoint` has.
+fn check_scheme(
+    checkpoint: &Checkpoint,
+    source: &QuantizationMetadata,
+    config: &QuantizationConfig,
+) -> Result<()> {
+    let found = QuantizationConfig::of_metadata(source);
+    let describe = |config: &QuantizationConfig| format!("{} {}", config.scheme(), config.quantization_type);
+    let asked = match (config.skip.first(), config.layers.first()) {
+        (Some(pattern), _) => format!("{pattern:?} to be skipped"),
+        (None, Some(rule)) => format!("another scheme for {:?}", rule.pattern),
+        (None, None) if describe(config) == describe(&found) => return Ok(()),
+        (None, None) => describe(config),
+    };
+    Err(Error::CheckpointScheme { dir: checkpoint.dir().to_owned(), found: describe(&found), asked })
 }

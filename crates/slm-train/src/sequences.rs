@@ -46,7 +46,7 @@ pub fn check_sequences(path: &Path, ids: &[Vec<u32>], vocab_size: usize) -> Resu
     Ok(())
 }
 
-/// What a model is trained on.
+/// Training data of a model.
 #[derive(Debug, Clone, Copy)]
 pub enum Corpus<'a> {
     /// A text.

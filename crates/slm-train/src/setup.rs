@@ -17,22 +17,24 @@ use crate::{Corpus, Error, QuantizationMode, Result, TrainingConfig, TrainingDat
 #[derive(Debug, Default)]
 pub(crate) struct Source {
     pub(crate) source_sha256: Option<String>,
+    pub(crate) teacher_sha256: Option<String>,
     pub(crate) lineage: Option<Value>,
     pub(crate) tokenizer_json: Option<Vec<u8>>,
-    /// For messages.
+    /// Name for messages.
     pub(crate) tokenizer_origin: PathBuf,
     pub(crate) tokenizer: Option<TokenizerInfo>,
 }
 
 impl Source {
-    pub(crate) fn of(start: Option<&Checkpoint>) -> Result<Self> {
-        let Some(checkpoint) = start else { return Ok(Self::default()) };
+    pub(crate) fn of(start: Start<'_>) -> Result<Self> {
+        let Some(checkpoint) = start.checkpoint else { return Ok(Self::default()) };
         let json = checkpoint.tokenizer_json().ok_or_else(|| Error::NotResumable {
             dir: checkpoint.dir().to_owned(),
             reason: "it has no tokenizer.json, which training needs to read text".to_owned(),
         })?;
         Ok(Self {
             source_sha256: Some(checkpoint.weights_sha256()?),
+            teacher_sha256: start.teacher_sha256()?,
             lineage: checkpoint.config().lineage.clone(),
             tokenizer_json: Some(json.to_vec()),
             tokenizer_origin: checkpoint.dir().join("tokenizer.json"),
@@ -62,6 +64,41 @@ impl Source {
     }
 }
 
+/// The models that a run begins with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Start<'a> {
+    /// The model to train; none for random weights. Quantization-aware training of a quantized one goes on from its codes and
+    /// scales.
+    pub checkpoint: Option<&'a Checkpoint>,
+    /// The float model that distillation trains towards, where that is not the model to train.
+    pub teacher: Option<&'a Checkpoint>,
+}
+
+impl<'a> From<Option<&'a Checkpoint>> for Start<'a> {
+    fn from(checkpoint: Option<&'a Checkpoint>) -> Self {
+        Self { checkpoint, teacher: None }
+    }
+}
+
+impl<'a> Start<'a> {
+    /// The model that distillation trains towards.
+    fn teacher(&self, model: &Transformer) -> Result<&'a Checkpoint> {
+        let teacher = self.teacher.or(self.checkpoint.filter(|checkpoint| !checkpoint.is_quantized()));
+        let teacher = teacher.ok_or(Error::NoTeacher)?;
+        teacher.require_float()?;
+        let (found, expected) = (teacher.config().model.vocab_size, model.config().vocab_size);
+        if found != expected {
+            return Err(Error::TeacherVocabulary { dir: teacher.dir().to_owned(), found, expected });
+        }
+        Ok(teacher)
+    }
+
+    /// Checksums of the weights of the teacher, if it is another model.
+    pub(crate) fn teacher_sha256(&self) -> Result<Option<String>> {
+        Ok(self.teacher.map(Checkpoint::weights_sha256).transpose()?)
+    }
+}
+
 /// A model as it is trained, with the state of its quantization and the model that it learns from.
 pub(crate) struct Setup {
     pub(crate) model: Transformer,
@@ -79,14 +116,15 @@ impl Setup {
     /// Sets `model` up as the config says to train it: float, fake-quantized, or quantized.
     pub(crate) fn new(
         mut model: Transformer,
-        start: Option<&Checkpoint>,
+        start: Start<'_>,
         config: &TrainingConfig,
         device: &Device,
     ) -> Result<Self> {
         let skip = &config.quantization.skip;
         let skipped = Plan::skipping(transformer_layers(model.config()), skip)?.skipped;
         if config.quantization.enable_quantized_finetuning {
-            let source = start.and_then(Checkpoint::metadata).cloned().ok_or(Error::NotQuantized)?;
+            let source =
+                start.checkpoint.and_then(Checkpoint::metadata).cloned().ok_or(Error::NotQuantized)?;
             if let Some(layer) = skipped.into_iter().find(|layer| source.layer(&layer.name).is_some()) {
                 return Err(Error::SkippedQuantized { layer: layer.name, reason: layer.reason });
             }
@@ -94,20 +132,32 @@ impl Setup {
                 return Err(Error::QuantizedEmbedding);
             }
             let tuning = Some(Tuning::prepare(&mut model, source, config)?);
-            return Ok(Self { tuning, ..Self::float(model) });
+            return Ok(Self { tuning, ..Self::float(model) }.frozen_as(config));
         }
-        if let Some(checkpoint) = start {
+        let quantizes = config.quantization.quantization_mode == QuantizationMode::Qat;
+        let quantized = start.checkpoint.filter(|checkpoint| checkpoint.is_quantized());
+        if let (Some(checkpoint), false) = (quantized, quantizes) {
             checkpoint.require_float()?;
         }
-        if config.quantization.quantization_mode != QuantizationMode::Qat {
-            return Ok(Self::float(model));
+        if !quantizes {
+            return Ok(Self::float(model).frozen_as(config));
         }
-        let teacher = match start {
-            _ if !config.qat.distill => None,
-            Some(checkpoint) => Some(checkpoint.load_model(&device.clone().inner())?),
-            None => return Err(Error::NoTeacher),
+        let teacher = match config.qat.distill {
+            false => None,
+            true => Some(start.teacher(&model)?.load_model(&device.clone().inner())?),
         };
-        let quantization = Quantization::prepare(&mut model, config)?;
-        Ok(Self { quantization: Some(quantization), teacher, ..Self::float(model) })
+        let quantization = match quantized {
+            Some(checkpoint) => Quantization::resume_from(&mut model, checkpoint, config, device)?,
+            None => Quantization::prepare(&mut model, config)?,
+        };
+        Ok(Self { quantization: Some(quantization), teacher, ..Self::float(model) }.frozen_as(config))
+    }
+
+    /// With the parameters that `config` does not train without gradients.
+    fn frozen_as(mut self, config: &TrainingConfig) -> Self {
+        if config.training.freeze_embeddings {
+            self.model.freeze_embeddings();
+        }
+        self
     }
 }

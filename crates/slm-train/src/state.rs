@@ -6,15 +6,16 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::difference::{Difference, first_difference};
+use crate::setup::Source;
 use crate::{Error, Metric, Result, TrainingConfig};
 
-/// Where the run stands. A file of the checkpoint.
+/// State of the run. A file of the checkpoint.
 pub(crate) const STATE: &str = "training_state.json";
 /// State of the optimizer. A file of the checkpoint.
 pub(crate) const OPTIMIZER: &str = "training_optimizer.safetensors";
 /// Scales and ranges of fake-quantized layers. A file of the checkpoint.
 pub(crate) const QAT: &str = "training_qat.safetensors";
-/// What rounding left over, in fine-tuning of a quantized model. A file of the checkpoint.
+/// Rounding residuals, in fine-tuning of a quantized model. A file of the checkpoint.
 pub(crate) const RESIDUAL: &str = "training_residual.safetensors";
 /// The plot of the run. A file of the checkpoint.
 pub(crate) const PLOT: &str = "loss.svg";
@@ -24,7 +25,7 @@ pub(crate) const METRICS: &str = "metrics.jsonl";
 /// Version of the layout of [`TrainingState`].
 const VERSION: u32 = 1;
 
-/// Where a run stands. The order of the data and the learning rate follow from the step.
+/// State of a run. The order of the data and the learning rate follow from the step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TrainingState {
@@ -35,11 +36,14 @@ pub(crate) struct TrainingState {
     pub(crate) config: TrainingConfig,
     /// SHA-256 of the text.
     pub(crate) data_sha256: String,
-    /// Kind of device it ran on: results are the same bit for bit on that kind alone.
+    /// Kind of device it ran on: results are the same bit for bit on that kind only.
     pub(crate) device: String,
     /// SHA-256 of the weights that the run began with; none for random ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) source_sha256: Option<String>,
+    /// SHA-256 of the weights of the model that it learns from, where that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    teacher_sha256: Option<String>,
 }
 
 impl TrainingState {
@@ -48,7 +52,7 @@ impl TrainingState {
         config: &TrainingConfig,
         data_sha256: &str,
         device: &str,
-        source_sha256: Option<String>,
+        source: &Source,
     ) -> Self {
         Self {
             version: VERSION,
@@ -56,7 +60,8 @@ impl TrainingState {
             config: config.clone(),
             data_sha256: data_sha256.to_owned(),
             device: device.to_owned(),
-            source_sha256,
+            source_sha256: source.source_sha256.clone(),
+            teacher_sha256: source.teacher_sha256.clone(),
         }
     }
 
@@ -87,15 +92,17 @@ impl TrainingState {
         serde_json::from_value(value).map_err(|error| refuse(format!("{STATE}: {error}")))
     }
 
-    /// Whether the end of the run makes another model of the trained one, which cannot be trained on as it was.
+    /// Returns `true` if the end of the run makes another model of the trained one, which cannot be trained on as it
+    /// was.
     pub(crate) fn converts(&self) -> bool {
         let quantization = &self.config.quantization;
         quantization.quantization_mode == slm_ptq::QuantizationMode::Qat
             || quantization.enable_quantized_finetuning
     }
 
-    /// Refuses to resume with another config, text or device than the run started with. What does not change the training
-    /// may change: when validations and checkpoints are due. So may the number of steps, as long as it is not behind.
+    /// Refuses to resume with another config, text or device than the run started with. What does not change the
+    /// training may change: when validations and checkpoints are due. So may the number of steps, as long as it is not
+    /// behind.
     pub(crate) fn check_same(&self, other: &Self, dir: &Path) -> Result<()> {
         // Through JSON, as the state on the disk went: the parser may miss the last bit of a long fraction.
         let to_state_error = |error: serde_json::Error| Error::State { detail: error.to_string() };
@@ -124,6 +131,9 @@ impl TrainingState {
         if self.source_sha256 != other.source_sha256 {
             return refuse("it did not start from the weights of this checkpoint".to_owned());
         }
+        if self.teacher_sha256 != other.teacher_sha256 {
+            return refuse("it did not learn from this teacher".to_owned());
+        }
         if self.device != other.device {
             return refuse(format!("the run started on device {}, not {}", self.device, other.device));
         }
@@ -131,7 +141,7 @@ impl TrainingState {
     }
 }
 
-/// How far a run has come.
+/// Progress of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunProgress {
     /// Steps done.
@@ -141,13 +151,13 @@ pub struct RunProgress {
 }
 
 impl RunProgress {
-    /// Whether steps are left.
+    /// Returns `true` if steps are left.
     pub fn is_unfinished(&self) -> bool {
         self.step < self.steps
     }
 }
 
-/// How far the training run has come whose checkpoint is at `dir`; none where there is no such checkpoint.
+/// Progress of the training run whose checkpoint is at `dir`; none where there is no such checkpoint.
 pub fn run_progress(dir: impl AsRef<Path>) -> Option<RunProgress> {
     let state = TrainingState::read(dir.as_ref()).ok()?;
     Some(RunProgress { step: state.step, steps: state.config.training.steps })

@@ -1,4 +1,4 @@
-//! What the tests of several files need.
+//! Helpers of the tests of several files.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -19,7 +19,7 @@ use crate::optimizer::ModelOptimizer;
 use crate::plot::loss_svg;
 use crate::quantization::Quantization;
 use crate::schedule::LrSchedule;
-use crate::setup::{Setup, Source};
+use crate::setup::{Setup, Source, Start};
 use crate::state::{
     METRICS, OPTIMIZER, PLOT, QAT, RESIDUAL, STATE, TrainingState, metrics_to_bytes, read_metrics,
     run_progress,
@@ -30,7 +30,7 @@ use crate::{
     TuningMemory, ValidationReport,
 };
 
-/// How a run ended.
+/// Outcome of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// All steps are done.
@@ -39,16 +39,16 @@ pub enum Outcome {
     Interrupted,
 }
 
-/// What a run came to.
+/// Result of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainingSummary {
-    /// How it ended.
+    /// Outcome of the run.
     pub outcome: Outcome,
     /// Steps done, those before a resume included.
     pub step: usize,
     /// The last validation; none where the run stopped before the first.
     pub validation: Option<ValidationReport>,
-    /// Where the checkpoint is.
+    /// Directory of the checkpoint.
     pub checkpoint: PathBuf,
 }
 
@@ -61,9 +61,9 @@ pub struct Trainer {
     data: TrainingData,
     model: Transformer,
     optimizer: ModelOptimizer,
-    /// How the layers are fake-quantized, in quantization-aware training.
+    /// Fake quantization of the layers, in quantization-aware training.
     quantization: Option<Quantization>,
-    /// How quantized weights take updates, in fine-tuning of a quantized model.
+    /// Updates of quantized weights, in fine-tuning of a quantized model.
     tuning: Option<Tuning>,
     /// The float model that the loss compares with.
     teacher: Option<Transformer>,
@@ -73,11 +73,11 @@ pub struct Trainer {
     step: usize,
     /// Keeps other processes from writing to `dir`; none for a run that is finished and writes no more.
     _output: Option<OutputLock>,
-    /// Whether the checkpoint at `dir` is this run's own, and may be replaced.
+    /// True if the checkpoint at `dir` is this run's own, and may be replaced.
     owns_dir: bool,
     overwrite: bool,
     metrics: Vec<Metric>,
-    /// What became of each layer, once the model is converted.
+    /// Report on each layer, once the model is converted.
     layers: Vec<LayerReport>,
 }
 
@@ -97,25 +97,28 @@ impl Trainer {
         dir: impl AsRef<Path>,
         overwrite: bool,
     ) -> Result<Self> {
-        Self::start(config, Corpus::Text(text), None, device, dir, overwrite)
+        Self::start(config, Corpus::Text(text), Start::default(), device, dir, overwrite)
     }
 
     /// Starts a run as [`Trainer::new`] does, from a checkpoint where one is given: with its weights, its
-    /// tokenizer, and in distillation its outputs as what is trained towards. The checkpoint must be float, and
-    /// for `enable_quantized_finetuning` quantized.
+    /// tokenizer, and in distillation its outputs as what is trained towards. The checkpoint must be float; for
+    /// `enable_quantized_finetuning` it must be quantized, and for quantization-aware training it may be: training then goes
+    /// on from its codes and scales, and distillation needs a teacher.
     ///
     /// # Errors
-    /// As [`Trainer::new`], [`Error::NoTeacher`] for distillation without a checkpoint,
-    /// [`Error::NotQuantized`], and [`Error::Checkpoint`] for one that is quantized or has no tokenizer.
-    pub fn start(
+    /// As [`Trainer::new`], [`Error::NoTeacher`] for distillation without a float model, [`Error::TeacherVocabulary`],
+    /// [`Error::NotQuantized`], [`Error::CheckpointScheme`] for a config that asks for another scheme than a quantized
+    /// checkpoint has, and [`Error::Checkpoint`] for one that is quantized where it must not be or has no tokenizer.
+    pub fn start<'a>(
         config: TrainingConfig,
         corpus: Corpus<'_>,
-        start: Option<&Checkpoint>,
+        start: impl Into<Start<'a>>,
         device: &Device,
         dir: impl AsRef<Path>,
         overwrite: bool,
     ) -> Result<Self> {
         config.validate("the training config")?;
+        let start = start.into();
         let dir = dir.as_ref().to_owned();
         // Fails fast if the output is not writable, and keeps other processes from it meanwhile.
         let output = Some(reserve_output(&dir, overwrite).map_err(|error| match run_progress(&dir) {
@@ -127,7 +130,7 @@ impl Trainer {
         let source = Source::of(start)?;
         let data = source.data(corpus, &config)?;
         let device = device.clone().autodiff();
-        let model = match start {
+        let model = match start.checkpoint {
             Some(checkpoint) => checkpoint.load_model(&device)?,
             None => Transformer::new(&config.model, config.training.seed, &device)?,
         };
@@ -167,33 +170,28 @@ impl Trainer {
         }
     }
 
-    /// Resumes the run whose checkpoint is at `dir`, from the same checkpoint if it started from one. On the same kind of
-    /// device, with the same config and text, the result is the same bit for bit as if it had never stopped. A finished
-    /// run has nothing left to do.
+    /// Resumes the run whose checkpoint is at `dir`, from the same checkpoint if it started from one. On the same kind
+    /// of device, with the same config and text, the result is the same bit for bit as if it had never stopped. A
+    /// finished run has nothing left to do.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for one that cannot be read, [`Error::NotResumable`] for one that is not of a
     /// training run or of another one, [`Error::OptimizerState`].
-    pub fn resume(
+    pub fn resume<'a>(
         config: TrainingConfig,
         corpus: Corpus<'_>,
-        start: Option<&Checkpoint>,
+        start: impl Into<Start<'a>>,
         device: &Device,
         dir: impl AsRef<Path>,
     ) -> Result<Self> {
         config.validate("the training config")?;
+        let start = start.into();
         let dir = dir.as_ref().to_owned();
         let checkpoint = Checkpoint::open(&dir)?;
         let state = TrainingState::read(&dir)?;
         let device = device.clone().autodiff();
         let mut source = Source::of(start)?;
-        let now = TrainingState::new(
-            state.step,
-            &config,
-            &corpus.sha256(),
-            &device_name(&device),
-            source.source_sha256.clone(),
-        );
+        let now = TrainingState::new(state.step, &config, &corpus.sha256(), &device_name(&device), &source);
         state.check_same(&now, &dir)?;
         // The tokenizer of a run from random weights was trained on its text.
         source.tokenizer_json = checkpoint.tokenizer_json().map(<[u8]>::to_vec);
@@ -236,7 +234,7 @@ impl Trainer {
         Ok(run)
     }
 
-    /// Takes up the state beside the model from the checkpoint. A run that was finished has kept none of its optimizer.
+    /// Restores the state other than the model from the checkpoint. A finished run has kept none of its optimizer.
     fn restore(&mut self, was_finished: bool) -> Result<()> {
         let read = |file: &str| {
             let path = self.dir.join(file);
@@ -302,7 +300,7 @@ impl Trainer {
         })
     }
 
-    /// What the run is told to do.
+    /// Configuration of the run.
     pub fn config(&self) -> &TrainingConfig {
         &self.config
     }
@@ -322,7 +320,7 @@ impl Trainer {
         &self.data
     }
 
-    /// What became of each quantized layer; empty unless this run did quantization-aware training to its end.
+    /// Report on each quantized layer; empty unless this run did quantization-aware training to its end.
     pub fn layers(&self) -> &[LayerReport] {
         &self.layers
     }
@@ -426,7 +424,7 @@ impl Trainer {
             &self.config,
             &self.data.sha256,
             &device_name(&self.device),
-            self.source.source_sha256.clone(),
+            &self.source,
         );
         let to_json = |error: serde_json::Error| Error::State { detail: error.to_string() };
         let mut extra_files = vec![
@@ -498,13 +496,13 @@ impl Trainer {
     }
 }
 
-/// Whether a checkpoint holds the state of the optimizer: there is none before the first step, and a finished run
-/// goes on nowhere, so its checkpoint is the model without twice its size of moments.
+/// Returns `true` if a checkpoint holds the state of the optimizer. There is none before the first step. A finished run
+/// is not resumed, so that its checkpoint leaves out the moments, which are twice the size of the model.
 fn has_optimizer_state(step: usize, config: &TrainingConfig) -> bool {
     (1..config.training.steps).contains(&step)
 }
 
-/// Whether something that happens every `interval` steps, or never for 0, happens after `step`.
+/// Returns `true` if something that happens every `interval` steps, or never for 0, happens after `step`.
 fn due(step: usize, interval: usize) -> bool {
     interval > 0 && step.is_multiple_of(interval)
 }

@@ -10,7 +10,7 @@ fn text() -> String {
 }
 
 fn resume(config: TrainingConfig, text: &str, device: &Device, dir: impl AsRef<Path>) -> Result<Trainer> {
-    Trainer::resume(config, crate::Corpus::Text(text), None, device, dir)
+    Trainer::resume(config, crate::Corpus::Text(text), crate::Start::default(), device, dir)
 }
 
 /// Every weight, by name, as bits.
@@ -298,4 +298,29 @@ impl Trainer {
     pub(crate) fn poison(&mut self) {
         self.model = crate::testing::poisoned(self.model.clone());
     }
+}
+
+/// Frozen embeddings keep their bits while the rest learns, also over an interruption, and no moments are kept of them.
+#[test]
+fn frozen_embeddings_stay_as_they_are() {
+    let root = tempfile::tempdir().unwrap();
+    let text = text();
+    let mut config = tiny_config();
+    config.model.tie_word_embeddings = false;
+    config.training.freeze_embeddings = true;
+    let device = Device::flex();
+    let dir = root.path().join("out");
+    let stop = AtomicBool::new(false);
+    let mut run = Trainer::new(config.clone(), &text, &device, &dir, false).unwrap();
+    let before = slm_testing::read(run.model().float_embedding().unwrap());
+    let head = |run: &Trainer| slm_nn::linear_names(&run.model()).len();
+    assert_eq!(head(&run), 15);
+    run.run(&mut crate::testing::StopAt(7, &stop), &stop).unwrap();
+    let state = std::fs::read(dir.join(OPTIMIZER)).unwrap();
+    let state = safetensors::SafeTensors::deserialize(&state).unwrap();
+    assert!(state.names().iter().all(|name| !name.contains("embed")), "{:?}", state.names());
+    let mut run = resume(config, &text, &device, &dir).unwrap();
+    let loss = run.run(&mut (), &never()).unwrap().validation.unwrap().nll;
+    assert!(loss < (320.0_f64).ln() - 0.3, "{loss}");
+    assert_eq!(slm_testing::read(run.model().float_embedding().unwrap()), before);
 }

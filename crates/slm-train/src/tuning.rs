@@ -22,7 +22,7 @@ use crate::{Error, Result, TrainingConfig};
 const OPTIMIZER_BYTES: f64 = 12.0;
 const FLOAT_BYTES: f64 = 4.0;
 
-/// How updated weights are quantized again. The `[finetune]` section of a training config; unknown keys are
+/// Rounding of updated weights. The `[finetune]` section of a training config; unknown keys are
 /// refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -32,16 +32,16 @@ pub struct FinetuneOptions {
     pub rounding: RoundingKind,
 }
 
-/// How updated weights become codes again.
+/// Rounding of updated weights back to codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RoundingKind {
-    /// To the nearest code, which loses most updates.
+    /// Rounds to the nearest code, which loses most updates.
     Nearest,
-    /// At random, so that the mean is right; drawn with the seed of `[training]`.
+    /// Rounds at random, so that the mean is right; drawn with the seed of `[training]`.
     #[default]
     Stochastic,
-    /// To the nearest code, keeping what is left over in 8 bits for the next step.
+    /// Rounds to the nearest code and keeps the rest in 8 bits for the next step.
     ErrorFeedback,
 }
 
@@ -50,7 +50,7 @@ pub enum RoundingKind {
 pub struct TuningMemory {
     /// Codes and scales.
     pub weights: f64,
-    /// What rounding left over.
+    /// Rounding residual.
     pub residual: f64,
     /// Two moments of AdamW and the gradient.
     pub optimizer: f64,
@@ -60,10 +60,10 @@ pub struct TuningMemory {
     pub float_total: f64,
 }
 
-/// The state of quantized fine-tuning, beside the model and its optimizer.
+/// The state of quantized fine-tuning, apart from the model and its optimizer.
 pub(crate) struct Tuning {
     rounding: Rounding,
-    /// Of the checkpoint that the run began with.
+    /// Metadata of the checkpoint that the run began with.
     source: QuantizationMetadata,
     errors: ErrorSlot,
 }
@@ -109,7 +109,7 @@ impl Tuning {
         })
     }
 
-    /// What rounding left over in every layer, as a safetensors file; none without error feedback.
+    /// Rounding residuals of every layer, as a safetensors file; none without error feedback.
     pub(crate) fn residual_bytes(model: &Transformer) -> Result<Option<Vec<u8>>> {
         let failed = |error: safetensors::SafeTensorError| Error::State { detail: error.to_string() };
         let mut tensors: BTreeMap<String, Vec<u8>> = BTreeMap::new();
@@ -148,12 +148,12 @@ impl Tuning {
         })
     }
 
-    /// Whether residuals are kept between steps.
+    /// Returns `true` if residuals are kept between steps.
     pub(crate) fn keeps_residual(&self) -> bool {
         self.rounding == Rounding::ErrorFeedback
     }
 
-    /// What training takes per quantized weight.
+    /// Memory that training takes per quantized weight.
     pub(crate) fn memory(model: &Transformer) -> TuningMemory {
         let (mut count, mut stored, mut kept) = (0, 0, 0);
         model.for_each_linear(&mut |_, linear| {
@@ -175,7 +175,7 @@ impl Tuning {
         }
     }
 
-    /// What a checkpoint of the model says of its quantization: what the first one said, with the weights of now.
+    /// Metadata of the model's checkpoint: those of the first one, with the current weights.
     pub(crate) fn metadata(
         &self,
         model: &Transformer,

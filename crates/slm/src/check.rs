@@ -1,4 +1,4 @@
-//! What is checked of a module before anything is done to it.
+//! Checks of a module before anything is done to it.
 
 use burn::module::Module;
 use slm_nn::{NamedLinears, unnamed_linears};

@@ -3,7 +3,7 @@
 /// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a module was not quantized, trained, saved or loaded.
+/// Error from quantizing, training, saving or loading a module.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -21,7 +21,7 @@ pub enum Error {
     Layer {
         /// Name of the layer.
         layer: String,
-        /// What was wrong.
+        /// The error of the layer.
         source: slm_nn::Error,
     },
     /// A linear of the module that it does not name, and that would silently stay as it is.

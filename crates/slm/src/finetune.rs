@@ -8,8 +8,8 @@ use crate::{Error, Result, check};
 
 /// Settings of training a quantized module: how updated weights become codes again.
 ///
-/// Weights stay quantized throughout, on the scales that they have. The optimizer updates a parameter that is zero before
-/// each step; [`FineTuning::apply`] adds it to the codes after the step.
+/// Weights stay quantized throughout, on the scales that they have. The optimizer updates a parameter that is zero
+/// before each step; [`FineTuning::apply`] adds it to the codes after the step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub struct FineTune {
@@ -27,7 +27,7 @@ impl FineTune {
         Self { rounding: Rounding::Nearest }
     }
 
-    /// Rounds to the nearest code, and keeps what is left over in 8 bits for the next step.
+    /// Rounds to the nearest code, and keeps the rest in 8 bits for the next step.
     pub fn error_feedback() -> Self {
         Self { rounding: Rounding::ErrorFeedback }
     }
@@ -63,7 +63,7 @@ impl FineTune {
     }
 }
 
-/// Whether a float parameter is without autodiff.
+/// Visitor that finds out whether a float parameter is without autodiff.
 struct HasPlain(bool);
 
 impl ModuleVisitor for HasPlain {

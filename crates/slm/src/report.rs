@@ -14,7 +14,7 @@ use crate::{Result, save_with};
 /// The name of the observer of activations in training.
 const TRAINED_ACTIVATION_OBSERVER: &str = "moving-average";
 
-/// What was done to each layer of a module. Displayed, it is a table.
+/// Report on the quantization of each layer of a module. Displayed, it is a table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     /// Quantized layers, in forward order.

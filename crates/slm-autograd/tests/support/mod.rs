@@ -1,4 +1,4 @@
-//! What the tests of several operations need.
+//! Helpers of the tests of several operations.
 #![allow(dead_code)] // Each test file uses a part.
 
 use burn::tensor::{Device, Gradients, Tensor, TensorData};

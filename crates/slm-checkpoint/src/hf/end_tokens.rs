@@ -1,7 +1,7 @@
 //! Tokens that end a text or a turn, as `tokenizer_config.json` names them.
 //!
 //! `generation_config.json` and `config.json` have ids. Many models have the token that ends a turn, or any, in the
-//! tokenizer's files alone: as `eos_token`, or in the chat template.
+//! tokenizer's files only: as `eos_token`, or in the chat template.
 
 use std::collections::HashMap;
 
@@ -36,7 +36,8 @@ struct AddedToken {
     content: String,
 }
 
-/// Adds to `info` the end tokens that `settings` name. A tokenizer that cannot be read adds nothing: it is checked elsewhere.
+/// Adds to `info` the end tokens that `settings` name. A tokenizer that cannot be read adds nothing: it is checked
+/// elsewhere.
 pub(super) fn add(
     settings: &TokenizerSettings,
     tokenizer_json: Option<&[u8]>,

@@ -65,7 +65,7 @@ pub(super) fn head(path: &Path) -> Option<Vec<u8>> {
     Some(head)
 }
 
-/// What bytes that are neither JSON nor safetensors are, and what to do.
+/// Recognizes bytes that are neither JSON nor safetensors: a description, and the remedy.
 fn recognize(head: &[u8]) -> Option<(&'static str, &'static str)> {
     const AGAIN: &str = "download the file again, logged in (`hf auth login`) if the model asks for it";
     const CONVERT: &str = "call it pytorch_model.bin, next to config.json, and name the directory; or convert the model to \

@@ -52,7 +52,7 @@ use slm_store::Error as StoreError;
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 
-/// What a user should know of an import that succeeds. Each warning names its file.
+/// Warnings of an import that succeeds. Each warning names its file.
 #[derive(Debug, Default)]
 struct Warnings(Vec<String>);
 
@@ -175,7 +175,7 @@ impl Imported {
         &self.unrecognized_fields
     }
 
-    /// What was assumed or passed over, a sentence each, with the file.
+    /// Assumptions made and things passed over, a sentence each, with the file.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -226,7 +226,7 @@ impl Imported {
         Transformer::from_tensors(&config, self, device).map_err(|error| Error::from_model(&self.dir, error))
     }
 
-    /// What the checkpoint tells of its source. Paths are left out: they mean nothing elsewhere.
+    /// Record of the source in the checkpoint. Paths are left out: they mean nothing elsewhere.
     fn lineage(&self) -> Result<Value> {
         let mut names = vec![CONFIG.to_owned()];
         names.extend(self.weights.files().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())));

@@ -19,7 +19,7 @@ const LANGUAGE_MODEL: &str = "language_model";
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Bare {
     pub(super) name: String,
-    /// Whether the architecture's prefix was there.
+    /// True if the architecture's prefix was there.
     pub(super) prefixed: bool,
     pub(super) wrappers: Vec<(&'static str, &'static str)>,
 }
@@ -102,7 +102,7 @@ impl Bare {
     }
 }
 
-/// What stands before the names of all layers beside the architecture's prefix: the name that another module, such as a
+/// Prefix of the names of all layers in addition to the architecture's own: the name that another module, such as a
 /// trainer's, gave to the model. None where there is nothing, or not the same everywhere.
 pub(super) fn foreign_prefix<'a>(
     mut names: impl Iterator<Item = &'a Bare>,

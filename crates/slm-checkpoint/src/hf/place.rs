@@ -132,7 +132,7 @@ pub(super) fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Whether `path` is a link, such as those of the cache of Hugging Face, whose file is not there.
+/// Returns `true` if `path` is a link, such as those of the cache of Hugging Face, whose file is not there.
 pub(super) fn is_link_to_nothing(path: &Path) -> bool {
     path.is_symlink() && !path.exists()
 }

@@ -80,14 +80,14 @@ pub(super) fn plan(parsed: &HfConfig, weights: &Weights, warnings: &mut Warnings
     Ok(tensor_sources)
 }
 
-/// Whether a tensor that nothing needs says nothing about the model: a counter, a scale of a cache, or the head that a
-/// trainer put beside that of the language model.
+/// Returns `true` if a tensor that nothing needs says nothing about the model: a counter, a scale of a cache, or the
+/// head that a trainer put next to that of the language model.
 fn is_harmless(weights: &Weights, name: &str) -> bool {
     let scalar = weights.shape(name).is_some_and(<[usize]>::is_empty);
     scalar || name.split('.').any(|part| ["v_head", "k_scale", "v_scale"].contains(&part))
 }
 
-/// Whether a tensor is the bias that AutoGPTQ gives layers without one: all 0.
+/// Returns `true` if a tensor is the bias that AutoGPTQ gives layers without one: all 0.
 fn is_bias_of_zeros(weights: &Weights, name: &str) -> bool {
     let of_quantized = name
         .strip_suffix(".bias")

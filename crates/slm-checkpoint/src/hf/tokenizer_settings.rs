@@ -1,4 +1,4 @@
-//! Settings of a Hugging Face tokenizer beside its `tokenizer.json`.
+//! Settings of a Hugging Face tokenizer that are not in its `tokenizer.json`.
 
 use std::path::{Path, PathBuf};
 

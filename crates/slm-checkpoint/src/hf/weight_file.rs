@@ -97,7 +97,7 @@ impl WeightFile {
         }
     }
 
-    /// Whether tensor `name` has the type, shape and bytes of tensor `other_name` of `other`.
+    /// Returns `true` if tensor `name` has the type, shape and bytes of tensor `other_name` of `other`.
     pub(super) fn same_content(&self, name: &str, other: &Self, other_name: &str) -> Result<bool> {
         if let (Self::Safetensors(ours), Self::Safetensors(theirs)) = (self, other) {
             return Ok(ours.same_content(name, theirs, other_name)?);

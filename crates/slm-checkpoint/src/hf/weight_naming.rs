@@ -15,7 +15,7 @@ use slm_store::Error as StoreError;
 pub(super) struct Naming {
     pub(super) single: &'static str,
     pub(super) index: &'static str,
-    /// What stands before and behind the numbers of a shard.
+    /// Text before and behind the numbers of a shard.
     shard: (&'static str, &'static str),
 }
 
@@ -24,7 +24,7 @@ pub(super) const SAFETENSORS: Naming = Naming {
     index: "model.safetensors.index.json",
     shard: ("model-", ".safetensors"),
 };
-/// What transformers wrote before.
+/// Names of the files that transformers wrote before safetensors.
 pub(super) const PICKLES: Naming = Naming {
     single: "pytorch_model.bin",
     index: "pytorch_model.bin.index.json",

@@ -22,9 +22,9 @@ pub(super) struct Weights {
     places: HashMap<String, usize>,
     /// The name in the file, of those that were renamed.
     originals: HashMap<String, String>,
-    /// Whether names have the architecture's prefix.
+    /// True if names have the architecture's prefix.
     prefixed: bool,
-    /// For each tensor that an index names, the shard that it says.
+    /// The shard of each tensor that an index names.
     listed: Option<HashMap<String, String>>,
     layers: usize,
     /// The weights that are stored quantized, by the name of the float tensor that they stand for.
@@ -175,7 +175,7 @@ impl Weights {
         self.places.keys().map(String::as_str).collect()
     }
 
-    /// Whether there is a tensor `name`, stored as it is or quantized.
+    /// Returns `true` if there is a tensor `name`, stored as it is or quantized.
     pub(super) fn contains(&self, name: &str) -> bool {
         self.quantized.contains_key(name) || (self.places.contains_key(name) && !self.parts.contains(name))
     }
@@ -213,7 +213,7 @@ impl Weights {
         self.originals.get(name).map_or(name, String::as_str)
     }
 
-    /// Whether names have the architecture's prefix.
+    /// Returns `true` if names have the architecture's prefix.
     pub(super) fn prefixed(&self) -> bool {
         self.prefixed
     }
@@ -236,7 +236,7 @@ impl Weights {
         Some(self.dir.join(self.listed.as_ref()?.get(tensor)?))
     }
 
-    /// Whether there is an index that does not name a tensor.
+    /// Returns `true` if there is an index that does not name a tensor.
     pub(super) fn is_unlisted(&self, tensor: &str) -> bool {
         self.listed.as_ref().is_some_and(|listed| !listed.contains_key(tensor))
     }

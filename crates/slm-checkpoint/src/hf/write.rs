@@ -14,11 +14,11 @@ use slm_store::Error as StoreError;
 /// Options of an import, of a Hugging Face model or of a file of another program.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ImportOptions {
-    /// Whether weights that are stored quantized become floats.
+    /// Dequantizes weights that are stored quantized.
     pub dequantize: bool,
-    /// Whether inputs of quantized layers are quantized token by token where the file leaves them float.
+    /// Quantizes inputs of quantized layers token by token where the file leaves them float.
     pub dynamic: bool,
-    /// Whether to replace a checkpoint that exists.
+    /// Replaces a checkpoint that exists.
     pub overwrite: bool,
 }
 
@@ -31,15 +31,16 @@ pub struct ImportReport {
     pub architecture: &'static str,
     /// The model's configuration.
     pub config: ModelConfig,
-    /// Whether the checkpoint has a tokenizer.
+    /// True if the checkpoint has a tokenizer.
     pub has_tokenizer: bool,
-    /// How the model takes a conversation, where it was trained for one.
+    /// Conversation format of the model, if it was trained for one.
     pub chat: Option<ChatInfo>,
     /// Fields of `config.json` that are not known to this program and were passed over.
     pub unrecognized_fields: Vec<String>,
-    /// What was assumed or passed over, a sentence each, with the file. They are logged as warnings too.
+    /// Assumptions made and things passed over, a sentence each, with the file. They are logged as warnings too.
     pub warnings: Vec<String>,
-    /// What was done with the tensors of each type, a sentence each; empty for a Hugging Face model of floats.
+    /// Summary of the conversion of the tensors of each type, a sentence each; empty for a Hugging Face model of
+    /// floats.
     pub tensors: Vec<String>,
     /// Number of quantized layers, the embedding included.
     pub quantized_layers: usize,
@@ -133,7 +134,7 @@ struct Plan {
     granularity: ActivationGranularity,
     /// Layers whose inputs are static.
     static_inputs: BTreeSet<String>,
-    /// Whether dynamic inputs have no zero points in the file.
+    /// True if dynamic inputs have no zero points in the file.
     symmetric_inputs: bool,
     summary: Vec<String>,
     notes: Vec<String>,
@@ -195,7 +196,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// How all layers of the model treat their inputs.
+    /// Chooses the treatment of the inputs of all layers.
     fn choose_inputs(
         &mut self,
         imported: &Imported,
@@ -254,7 +255,7 @@ impl Plan {
         }
     }
 
-    /// How a layer whose inputs the file treats as `found` treats them here.
+    /// Treatment of the inputs of a layer that the file treats as `found`.
     fn activation(&self, found: ActivationQuant) -> ActivationQuant {
         match (self.quantization_type, found) {
             (QuantizationType::Dynamic, _) => ActivationQuant::Dynamic(self.granularity),

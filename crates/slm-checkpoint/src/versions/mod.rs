@@ -1,7 +1,7 @@
 //! The versions of the checkpoint format.
 //!
 //! [`MIGRATIONS`] has one row for each step from a version to the next. An old checkpoint is read as its files
-//! are, the rows are applied to that in memory one after the other, and what comes out is read as the present
+//! are, the rows are applied to that in memory one after the other, and the result is read as the current
 //! version: nothing else in the crate knows of old versions. A module for each version says what it was.
 
 mod open;
@@ -29,7 +29,7 @@ pub(crate) use v4::read as read_config;
 pub(crate) const CONFIG: &str = "config.json";
 /// Tokenizer, as Hugging Face's `tokenizers` writes it.
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
-/// Every file that any version writes beside the manifest.
+/// Every file that any version writes in addition to the manifest.
 pub(crate) const FILES: &[&str] = &[CONFIG, WEIGHTS, TOKENIZER, METADATA];
 
 /// Value of the field `format`.
@@ -52,9 +52,9 @@ pub struct Migration {
     pub from: u32,
     /// The version it makes.
     pub to: u32,
-    /// What it changes, for people.
+    /// Description of the changes, for people.
     pub changes: &'static str,
-    /// Where files of the version it reads are kept, with the command that wrote them; a path in the sources of
+    /// Directory of files of the version it reads, with the command that wrote them; a path in the sources of
     /// this crate.
     pub fixture: &'static str,
     apply: fn(&mut RawCheckpoint) -> Result<()>,
@@ -91,9 +91,9 @@ pub struct CheckpointConfig {
     pub model: ModelConfig,
     /// Special tokens.
     pub tokenizer: TokenizerInfo,
-    /// Where the weights come from: free information for people and tools.
+    /// Origin of the weights: free information for people and tools.
     pub lineage: Option<Value>,
-    /// How they were trained: free information for people and tools.
+    /// Training of the weights: free information for people and tools.
     pub training: Option<Value>,
 }
 
@@ -107,7 +107,7 @@ pub struct TokenizerInfo {
     /// Any of these ends generation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub eos_token_ids: Vec<u32>,
-    /// How the model takes a conversation, where it was trained for one.
+    /// Conversation format of the model, if it was trained for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat: Option<ChatInfo>,
 }
@@ -118,8 +118,8 @@ pub struct TokenizerInfo {
 pub struct ChatInfo {
     /// A Jinja program that makes the text of a conversation.
     pub template: String,
-    /// Texts of the special tokens that it prints, by the name that it calls them: `bos_token`, `eos_token`, `pad_token`,
-    /// `unk_token`.
+    /// Texts of the special tokens that it prints, by the name that it calls them: `bos_token`, `eos_token`,
+    /// `pad_token`, `unk_token`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub special_tokens: BTreeMap<String, String>,
 }
@@ -200,12 +200,12 @@ pub(crate) fn parse_manifest(dir: &Path, bytes: &[u8], expected: Option<u32>) ->
     }
 }
 
-/// The bytes of a `config.json` of the present version.
+/// The bytes of a `config.json` of the current version.
 pub(crate) fn config_bytes(path: &Path, config: &CheckpointConfig) -> Result<Vec<u8>> {
     Ok(json::to_bytes(path, &v4::Config::from(config.clone()))?)
 }
 
-/// Whether `dir` says that it is a checkpoint, of whatever version.
+/// Returns `true` if `dir` says that it is a checkpoint, of any version.
 pub(crate) fn is_checkpoint(dir: &Path) -> bool {
     let Ok(Some(bytes)) = json::read_optional(&dir.join(CONFIG), json::SMALL) else { return false };
     let Ok(value) = serde_json::from_slice::<Value>(&bytes) else { return false };

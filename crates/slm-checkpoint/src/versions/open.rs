@@ -12,7 +12,7 @@ use crate::tensors::{PositionedFile, TensorFile};
 use crate::{Error, Result, json};
 use slm_store::{Error as StoreError, METADATA, WEIGHTS, is_module};
 
-/// What is read of every file but the weights, which are open.
+/// Contents of every file but the weights, which are open.
 pub(crate) struct OpenFiles {
     dir: PathBuf,
     /// Version of the format.
@@ -100,7 +100,7 @@ impl OpenFiles {
         Ok(Some(manifest))
     }
 
-    /// What the manifest says of the weights.
+    /// The manifest's record of the weights.
     pub(crate) fn weights_record(&self, manifest: &Manifest) -> Result<FileRecord> {
         Ok(manifest.record(&self.dir.join(self.weights_name), self.weights_name)?.clone())
     }

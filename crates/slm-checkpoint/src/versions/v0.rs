@@ -23,7 +23,7 @@ use crate::{Error, Result};
 /// Record that Burn itself writes.
 pub(super) const BURNPACK: &str = "model.bpk";
 
-/// To version 1.
+/// The step to version 1.
 pub(super) const MIGRATION: Migration = Migration {
     from: 0,
     to: 1,

@@ -7,7 +7,7 @@
 //! - tensors are aligned to the width of their type; in version 2 a matrix whose rows are whole cache lines
 //!   begins with one;
 //! - `quantization_metadata.json` has `source_sha256` and `calibration` at its top; version 2 puts them under
-//!   `lineage`, beside the account of a training that it may have;
+//!   `lineage`, next to the account of a training that it may have;
 //! - `manifest.json` has no version and one checksum for each file; version 2 has those of its chunks too, so
 //!   that all processors verify a large file together.
 
@@ -21,7 +21,7 @@ use slm_store::layer::names;
 use super::{Migration, RawCheckpoint};
 use crate::{Error, Result};
 
-/// To version 2.
+/// The step to version 2.
 pub(super) const MIGRATION: Migration = Migration {
     from: 1,
     to: 2,
@@ -31,7 +31,7 @@ pub(super) const MIGRATION: Migration = Migration {
     apply,
 };
 
-/// What of a layer's record says how its codes are stored.
+/// Fields of a layer's record that say how its codes are stored.
 #[derive(Deserialize)]
 struct Layer {
     name: String,

@@ -1,6 +1,6 @@
 //! Version 2, and what makes version 3 of it.
 //!
-//! They differ in `manifest.json` alone. That of version 2 has SHA-256 of every file, and of files above 8 MiB that of
+//! They differ only in `manifest.json`. That of version 2 has SHA-256 of every file, and of files above 8 MiB that of
 //! each 8 MiB, which reading compares. SHA-256 is made to be computed one block after the other: it kept two processors
 //! busy for as long as all the rest of loading took. Version 3 has BLAKE3 for that, SHA-256 of whole files for
 //! people and lineage, and a checksum of the manifest itself.
@@ -15,7 +15,7 @@ use super::{Migration, RawCheckpoint};
 use crate::manifest::{FileRecord, records};
 use crate::{Result, json};
 
-/// To version 3.
+/// The step to version 3.
 pub(super) const MIGRATION: Migration = Migration {
     from: 2,
     to: 3,
@@ -35,7 +35,7 @@ fn apply(raw: &mut RawCheckpoint) -> Result<()> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Manifest {
-    /// From version 2 on.
+    /// Present from version 2 on.
     #[serde(default, rename = "format_version")]
     _format_version: IgnoredAny,
     files: BTreeMap<String, File>,
@@ -46,7 +46,7 @@ struct Manifest {
 struct File {
     size: u64,
     sha256: String,
-    /// From version 2 on, of files that have more than one.
+    /// Present from version 2 on, for files that have more than one.
     #[serde(default)]
     chunks: Option<Chunks>,
 }

@@ -10,7 +10,7 @@
 use super::{Migration, RawCheckpoint};
 use crate::{QuantizationMetadata, Result};
 
-/// To version 4.
+/// The step to version 4.
 pub(super) const MIGRATION: Migration = Migration {
     from: 3,
     to: 4,

@@ -1,11 +1,11 @@
-//! Version 4: the present one.
+//! Version 4: the current one.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `config.json` | [`Config`] |
 //! | `model.safetensors` | tensors by canonical name, see [`crate::Layout`] |
 //! | `tokenizer.json` | optional |
-//! | `quantization_metadata.json` | [`crate::QuantizationMetadata`], for a quantized model alone |
+//! | `quantization_metadata.json` | [`crate::QuantizationMetadata`], only for a quantized model |
 //! | `manifest.json` | size, SHA-256 and BLAKE3 of the others, of large ones BLAKE3 by chunks too |
 
 use std::path::Path;

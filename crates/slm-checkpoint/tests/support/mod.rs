@@ -127,12 +127,12 @@ pub(crate) fn quantize(
     }
 }
 
-/// What a manifest of the present version has of a file of one chunk.
+/// Record of a file of one chunk in a manifest of the current version.
 pub(crate) fn record(bytes: &[u8]) -> Value {
     json!({ "size": bytes.len(), "sha256": sha256(bytes), "blake3": blake3::hash(bytes).to_hex().as_str() })
 }
 
-/// The chaining values of the chunks of `size` bytes of a file, as a manifest of the present version has them.
+/// The chaining values of the chunks of `size` bytes of a file, as a manifest of the current version has them.
 pub(crate) fn chunk_values(bytes: &[u8], size: usize) -> Vec<String> {
     let value = |(index, chunk): (usize, &[u8])| {
         let mut hasher = blake3::Hasher::new();
@@ -142,13 +142,13 @@ pub(crate) fn chunk_values(bytes: &[u8], size: usize) -> Vec<String> {
     bytes.chunks(size).enumerate().map(value).collect()
 }
 
-/// Gives a manifest of the present version the checksum of its own that fits.
+/// Gives a manifest of the current version the checksum of its own that fits.
 pub(crate) fn seal(manifest: &mut Value) {
     let files = serde_json::to_vec(&manifest["files"]).unwrap();
     manifest["files_blake3"] = blake3::hash(&files).to_hex().as_str().into();
 }
 
-/// Makes a checkpoint of version 2 of one of the present version.
+/// Makes a checkpoint of version 2 of one of the current version.
 pub(crate) fn to_version_2(dir: &Path) {
     let mut files = serde_json::Map::new();
     for entry in std::fs::read_dir(dir).unwrap() {

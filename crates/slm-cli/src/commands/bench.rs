@@ -27,9 +27,9 @@ mod random;
 mod runs;
 mod shape;
 
-/// Measure how fast a model runs, and how near that is to what this machine can do.
+/// Measure the speed of a model, and compare it with the limits of this machine.
 ///
-/// Shapes by name have random weights: speed does not depend on their values. What the machine can do is measured in
+/// Shapes by name have random weights: speed does not depend on their values. The limits of the machine are measured in
 /// the same process, with the same threads and in turns with the model: memory is read for a moment after every token,
 /// in the fastest of several ways, and the peak of integer arithmetic is taken before and after each run, of which the
 /// better counts. Peak memory is that of the model, from its making to the last token of the first run.
@@ -44,7 +44,7 @@ pub(crate) struct BenchArgs {
     /// Width of the weights: 32 (float), 8 or 4
     #[arg(long, default_value_t = 8)]
     bits: u8,
-    /// What is done with activations: dynamic or weight-only
+    /// Quantization of activations: dynamic or weight-only
     #[arg(long = "type", value_name = "TYPE", default_value_t = QuantizationType::Dynamic)]
     quantization_type: QuantizationType,
     /// Weights that share a scale: tensor, channel or group:N
@@ -59,7 +59,7 @@ pub(crate) struct BenchArgs {
     /// Tokens to generate after it
     #[arg(long, value_name = "N", default_value_t = 64)]
     generate: usize,
-    /// Runs, of which the fastest gives the speed and the median its share of what the machine can do
+    /// Runs, of which the fastest gives the speed and the median its share of the machine's limits
     #[arg(long, value_name = "N", default_value_t = 3)]
     repeats: usize,
     #[command(flatten)]
@@ -175,7 +175,7 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
 fn model(args: &BenchArgs, kernel: KernelKind, context: &Context) -> Result<(String, Transformer)> {
     let positions = args.prompt + args.generate;
     if let Some(dir) = &args.checkpoint {
-        let model = context.open_to_load(dir)?.load_model(&context.device)?;
+        let model = context.load_model(&context.open_to_load(dir)?)?;
         model.check_positions(positions)?;
         return Ok((dir.display().to_string(), model));
     }

@@ -24,9 +24,9 @@ use request::{HELP, Request};
 /// Talk to a model, turn by turn.
 ///
 /// Messages become text by the chat template that the model was trained with, which `slm import` keeps in the
-/// checkpoint. Ctrl-C stops an answer; what was said of it stays in the conversation. At the prompt, /quit
-/// ends the program, and /help lists what else can be typed there. Where standard input is not a terminal, each of its
-/// lines is a message.
+/// checkpoint. Ctrl-C stops an answer; the part that was written stays in the conversation. At the prompt, /quit ends
+/// the program, and /help lists the other commands. If standard input is not a terminal, each of its lines is a
+/// message.
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
     /// Checkpoint directory, float or quantized

@@ -22,10 +22,11 @@ use crate::text::{Limit, Tokens, WindowArgs, tokenizer};
 
 /// Compare two checkpoints layer by layer on a text.
 ///
-/// Both run on the same tokens. For the model it shows the divergence of the predictions, and for every linear layer how far
-/// the output of B is from that of A: its own error, for the input that A gives it, and the error in all, with what comes in
-/// from the layers before. Usually A is the float model and B a quantized one. If B was rotated before it was
-/// quantized, A is rotated in the same way first; where channels were smoothed or equalized, the factors are taken out.
+/// Both run on the same tokens. The report has the divergence of the predictions, and for every linear layer the
+/// distance of B's output from A's: the layer's own error, for the input that it has in A, and the whole error, with
+/// the part inherited from the layers before. Usually A is the float model and B a quantized one. If B was rotated
+/// before it was quantized, A is rotated in the same way first; where channels were smoothed or equalized, the factors
+/// are taken out.
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
     /// The reference
@@ -62,10 +63,11 @@ struct CompareResult {
 #[derive(Serialize)]
 struct LayerResult {
     name: String,
-    /// Of the output with all that the layer inherits.
+    /// SQNR of the output with all that the layer inherits.
     #[serde(serialize_with = "number")]
     sqnr_db: f64,
-    /// Of the output for the reference's input; none where two quantized models were changed in different ways before.
+    /// SQNR of the output for the reference's input; none where two quantized models were changed in different ways
+    /// before.
     #[serde(serialize_with = "optional_number")]
     own_sqnr_db: Option<f64>,
     #[serde(serialize_with = "number")]
@@ -88,7 +90,7 @@ pub(crate) fn run(args: &CompareArgs, context: &Context) -> Result<()> {
     let Reference { model: mut model_a, factors } =
         load_reference(&checkpoint_a, &checkpoint_b, transforms, context)?;
     let comparable = factors.is_some();
-    let mut model_b = checkpoint_b.load_model(&context.device)?;
+    let mut model_b = context.load_model(&checkpoint_b)?;
     if model_a.config().vocab_size != model_b.config().vocab_size {
         return Err(Error::file(
             &args.dir_b,
@@ -141,7 +143,7 @@ fn load_reference(
     let own = checkpoint.metadata().and_then(|metadata| metadata.lineage.transforms).unwrap_or_default();
     if checkpoint.is_quantized() {
         let factors = (own == changes).then(BTreeMap::new);
-        return Ok(Reference { model: checkpoint.load_model(&context.device)?, factors });
+        return Ok(Reference { model: context.load_model(checkpoint)?, factors });
     }
     let rotation = changes.rotation_seed.map(|seed| Transforms::rotation(checkpoint, seed)).transpose()?;
     let model = match &rotation {
@@ -149,7 +151,7 @@ fn load_reference(
             let mut tensors = TransformedSource::new(checkpoint, rotation);
             Transformer::from_tensors(rotation.model(), &mut tensors, &context.device)?
         }
-        None => checkpoint.load_model(&context.device)?,
+        None => context.load_model(checkpoint)?,
     };
     let TransformRecord { smoothing_strength, equalized_mlps, equalized_norms, .. } = changes;
     if smoothing_strength.is_none() && equalized_mlps.is_none() && equalized_norms.is_none() {
@@ -262,7 +264,7 @@ fn say(result: &CompareResult, args: &CompareArgs, context: &Context) -> Result<
     Ok(())
 }
 
-/// How the error grows with the depth, in words; none for a model of less than two blocks.
+/// Growth of the error with the depth, in words; `None` for a model of less than two blocks.
 fn depth(layers: &[LayerResult]) -> Option<String> {
     let mut blocks: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     for layer in layers.iter().filter(|layer| layer.sqnr_db.is_finite()) {

@@ -15,7 +15,7 @@ use crate::out_file::OutFile;
 
 /// Print completions for a shell, or write manual pages.
 ///
-/// Completions go to standard output, for the place where the shell looks for them. `man` writes a page for the program and
+/// Completions go to standard output; put them where the shell looks for them. `man` writes a page for the program and
 /// one for each command to --out.
 #[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {

@@ -122,7 +122,7 @@ fn example(section: &str, key: &str) -> Option<&'static str> {
 pub(crate) fn text(purpose: Purpose) -> String {
     let name = purpose.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
     let mut text = comment(&format!(
-        "Config for `slm {name}`. Lines such as #key = value show defaults; delete the # to change one."
+        "Config for `slm {name}`. Keys behind a # have their defaults: uncomment a line to change one."
     ));
     let wanted = SECTIONS.iter().filter(|section| purpose.sections().contains(&section.name));
     for Section { name, text: about, keys } in wanted {

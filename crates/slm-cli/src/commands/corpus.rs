@@ -16,7 +16,7 @@ use crate::table;
 /// Stories between two updates of the progress bar.
 const CHUNK: u64 = 1000;
 
-/// Write a corpus of simple stories whose entropy is known.
+/// Write a corpus of simple stories of known entropy.
 ///
 /// The stories come from a stochastic grammar: the summary says how many nats of information they hold, which
 /// is the least loss any model can reach on them. The same seed gives the same stories.

@@ -18,11 +18,11 @@ const REPEATS: usize = 3;
 /// Environment variables that change what the program does.
 const VARIABLES: [&str; 4] = ["SLM_KERNEL", "SLM_LOG", "RAYON_NUM_THREADS", "NO_COLOR"];
 
-/// Show what slm finds on this machine: processor, kernels, memory, bandwidth. Everything that a bug report needs.
+/// Report on this machine: processor, kernels, memory, bandwidth. Send the report with a bug.
 ///
-/// It measures for about a second how fast memory is read, which bounds the speed of generation: tokens per second are at
-/// most the bandwidth divided by the bytes of the weights. It also measures how many integer operations the kernel does,
-/// which bounds the speed at which prompts are read. --no-measure leaves both out.
+/// Measures for about a second the memory bandwidth, which bounds the speed of generation: tokens per second are at
+/// most the bandwidth divided by the bytes of the weights. Also measures the rate of the kernel's integer operations,
+/// which bounds the speed of reading prompts. --no-measure leaves both out.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// Measure nothing
@@ -39,7 +39,7 @@ struct DoctorResult {
     build: &'static str,
     gpu_support: bool,
     processor: Option<String>,
-    /// Those that kernels use.
+    /// Instruction sets that kernels use.
     instruction_sets: Vec<&'static str>,
     kernel: String,
     kernels_available: Vec<String>,
@@ -52,7 +52,7 @@ struct DoctorResult {
     peak_ops_per_second: Option<f64>,
     /// Environment variables that are set.
     variables: Vec<(&'static str, String)>,
-    /// Whether the model that ships is found from here.
+    /// True if the model that ships is found from here.
     shipped_model: bool,
     advice: Vec<String>,
 }

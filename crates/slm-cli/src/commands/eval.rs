@@ -39,8 +39,8 @@ use crate::text::{Limit, Tokens, WindowArgs, Windowing, evaluate_with_progress, 
 /// log-likelihood of its tokens after the context; accuracy is the share of questions whose answer scores highest,
 /// length-normalized accuracy the same by score per character of the choice.
 ///
-/// Several checkpoints (--checkpoint A --checkpoint B) are measured one after the other, and shown in one table and, with
-/// --html, as a plot of size against quality.
+/// Several checkpoints (--checkpoint A --checkpoint B) are measured one after the other, and shown in one table and,
+/// with --html, as a plot of size against quality.
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
     /// Checkpoint directory, float or quantized (may be repeated: each is measured, size against quality)
@@ -60,13 +60,13 @@ pub(crate) struct EvalArgs {
     /// Checkpoint whose predictions are the reference, usually the float model
     #[arg(long, value_name = "DIR", requires = "data")]
     reference: Option<PathBuf>,
-    /// Also compare the reference with itself on the other CPU device: what divergence rounding alone makes
+    /// Also compare the reference with itself on the other CPU device: the divergence due to float rounding
     #[arg(long, requires = "reference")]
     noise_floor: bool,
-    /// JSON lines of multiple-choice questions: {"context": text, "choices": [texts], "answer": index from 0 or text}
+    /// Multiple-choice questions as JSON Lines: {"context": text, "choices": [texts], "answer": index from 0 or text}
     #[arg(long, value_name = "FILE")]
     choices: Option<PathBuf>,
-    /// Type that keys and values are kept in: f32, or f16 to see what it costs in generation
+    /// Type that keys and values are kept in: f32, or f16 to measure its effect in generation
     #[arg(long, value_name = "TYPE", default_value_t = KvCacheType::F32)]
     kv_cache: KvCacheType,
     #[command(flatten)]
@@ -77,7 +77,7 @@ pub(crate) struct EvalArgs {
 
 #[derive(Serialize)]
 struct EvalResult {
-    /// Of all texts together, as the fields that follow; none without a text.
+    /// Figures of all texts together, as the fields that follow; none without a text.
     perplexity: Option<f64>,
     /// Mean negative log-likelihood in nats per token.
     nll: Option<f64>,
@@ -86,9 +86,9 @@ struct EvalResult {
     tokens: usize,
     windows: usize,
     window: usize,
-    /// Whether each window began with the beginning-of-sequence token.
+    /// True if each window began with the beginning-of-sequence token.
     bos: bool,
-    /// None where windows do not overlap.
+    /// `None` where windows do not overlap.
     #[serde(skip_serializing_if = "Option::is_none")]
     stride: Option<usize>,
     /// Each text, if there are several.
@@ -175,7 +175,7 @@ fn measure(args: &EvalArgs, checkpoint: &Checkpoint, context: &Context) -> Resul
         Ok((path.as_path(), Window::of(&tokens, &windowing, stride)?))
     });
     let texts: Vec<(&Path, Vec<Window>)> = texts.collect::<Result<_>>()?;
-    let mut model = checkpoint.load_model(&context.device)?;
+    let mut model = context.load_model(checkpoint)?;
     model.set_kv_cache_type(args.kv_cache);
     let mut reference = match &args.reference {
         Some(dir) => Some(Reference::load(dir, checkpoint, args.noise_floor, context)?),

@@ -13,7 +13,7 @@ const WIDTH: usize = 80;
 
 /// Explain a term of quantization, with rules of thumb.
 ///
-/// Without a term it lists those that it knows. docs/glossary.md has them all on one page.
+/// Without a term it lists all terms. docs/glossary.md has them on one page.
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
     /// Term, such as sqnr, scale, 'zero point', perplexity, kl, gptq or group [default: list all]

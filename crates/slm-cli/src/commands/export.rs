@@ -1,11 +1,10 @@
 //! `slm export`
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use slm_exchange::{ExportOptions, ExportReport, FloatType, Format, OnnxProfile, export};
+use slm_exchange::{ExportOptions, ExportReport, Fidelity, FloatType, Format, OnnxProfile, export};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -14,7 +13,7 @@ use crate::table::{TableArgs, bytes};
 
 /// Write a checkpoint in the format of another program
 ///
-/// Codes are copied, never computed anew: what runs elsewhere is what slm computed.
+/// Codes are copied, never computed again: other programs run the model that slm wrote.
 ///
 /// gguf: a file for llama.cpp, Ollama, LM Studio and others. INT8 symmetric becomes Q8_0 and INT4 symmetric Q4_0,
 /// whatever the granularity. Scales are 16 bits wide there: a model quantized with `slm ptq --scale-dtype f16` is exported
@@ -27,7 +26,7 @@ use crate::table::{TableArgs, bytes};
 /// whether TensorRT's rules for quantized models hold. --profile ort-genai writes ONNX Runtime's own operators MatMulNBits
 /// and GroupQueryAttention instead, with the settings that onnxruntime-genai loads.
 ///
-/// What a format cannot hold is written as floats, and the report says why. --strict refuses all of that.
+/// Values that a format cannot hold are written as floats, and the report says why. --strict refuses all of that.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct ExportArgs {
@@ -45,10 +44,10 @@ pub(crate) struct ExportArgs {
     /// Operators of an ONNX model: standard or ort-genai [default: standard]
     #[arg(long)]
     profile: Option<OnnxProfile>,
-    /// Refuse an export in which any number differs from the checkpoint's, or is computed with otherwise
+    /// Refuse an export in which any number differs from the checkpoint's, or is computed with in another way
     #[arg(long)]
     strict: bool,
-    /// Replace what is at --out already
+    /// Replace an existing file or directory at --out
     #[arg(long)]
     overwrite: bool,
     #[command(flatten)]
@@ -75,11 +74,9 @@ pub(crate) fn run(args: &ExportArgs, context: &Context) -> Result<()> {
         open: context.open_options.clone(),
         ..ExportOptions::new(args.format)
     };
+    let spinner = context.progress.spinner("exporting");
     let report = export(&args.dir, &args.out, &options)?;
-    let mut summary: BTreeMap<(&str, String), usize> = BTreeMap::new();
-    for tensor in &report.tensors {
-        *summary.entry((&tensor.kind, tensor.fidelity.to_string())).or_default() += 1;
-    }
+    drop(spinner);
     let output = &context.output;
     let exact = report.is_exact();
     output.headline(format!(
@@ -89,8 +86,9 @@ pub(crate) fn run(args: &ExportArgs, context: &Context) -> Result<()> {
         bytes(report.bytes),
         if exact { "every number is the checkpoint's" } else { "not exact" }
     ))?;
-    for ((kind, fidelity), count) in &summary {
-        output.say(format!("- {count} tensors of {kind}: {fidelity}"))?;
+    for Group { kind, fidelity, count } in groups(&report) {
+        let tensors = if count == 1 { "tensor" } else { "tensors" };
+        output.say(format!("- {count} {tensors} of {kind}: {fidelity}"))?;
     }
     for note in &report.notes {
         output.say(format!("note: {note}"))?;
@@ -105,4 +103,88 @@ pub(crate) fn run(args: &ExportArgs, context: &Context) -> Result<()> {
         output.say(format!("- {} ({}): {}", tensor.name, tensor.kind, tensor.fidelity))?;
     }
     context.output.result(&ExportResult { format: args.format.to_string(), exact, report })
+}
+
+/// Tensors of one type that differ from the checkpoint's in the same way.
+struct Group<'a> {
+    kind: &'a str,
+    /// The largest of their changes.
+    fidelity: Fidelity,
+    count: usize,
+}
+
+fn groups(report: &ExportReport) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for tensor in &report.tensors {
+        let same =
+            |group: &&mut Group<'_>| group.kind == tensor.kind && is_alike(&group.fidelity, &tensor.fidelity);
+        match groups.iter_mut().find(same) {
+            Some(group) => {
+                group.count += 1;
+                widen(&mut group.fidelity, &tensor.fidelity);
+            }
+            None => {
+                let (kind, fidelity) = (tensor.kind.as_str(), tensor.fidelity.clone());
+                groups.push(Group { kind, fidelity, count: 1 });
+            }
+        }
+    }
+    groups.sort_by_key(|group| (group.kind, !group.fidelity.is_exact()));
+    groups
+}
+
+/// Returns `true` if two changes differ in size at most.
+fn is_alike(a: &Fidelity, b: &Fidelity) -> bool {
+    match (a, b) {
+        (
+            Fidelity::Dequantized { float_type: type_a, because: why_a, .. },
+            Fidelity::Dequantized { float_type: type_b, because: why_b, .. },
+        ) => (type_a, why_a) == (type_b, why_b),
+        (Fidelity::Changed { how: a }, Fidelity::Changed { how: b }) => a == b,
+        (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
+    }
+}
+
+/// Makes the size of change `a` at least that of `b`, which is of the same kind.
+fn widen(a: &mut Fidelity, b: &Fidelity) {
+    match (a, b) {
+        (
+            Fidelity::ScaleRounded { max_relative_change: a },
+            Fidelity::ScaleRounded { max_relative_change: b },
+        )
+        | (
+            Fidelity::FloatRounded { max_relative_change: a },
+            Fidelity::FloatRounded { max_relative_change: b },
+        )
+        | (
+            Fidelity::Dequantized { max_relative_change: a, .. },
+            Fidelity::Dequantized { max_relative_change: b, .. },
+        )
+        | (
+            Fidelity::OffsetRounded { max_change_in_steps: a },
+            Fidelity::OffsetRounded { max_change_in_steps: b },
+        ) => *a = a.max(*b),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_of_one_kind_are_alike_and_the_largest_counts() {
+        let rounded = |change| Fidelity::ScaleRounded { max_relative_change: change };
+        let mut found = rounded(1e-4);
+        assert!(is_alike(&found, &rounded(3e-4)) && !is_alike(&found, &Fidelity::Exact));
+        widen(&mut found, &rounded(3e-4));
+        widen(&mut found, &rounded(2e-4));
+        assert_eq!(found, rounded(3e-4));
+        let floats = |why: &str| Fidelity::Dequantized {
+            float_type: "f16".to_owned(),
+            max_relative_change: 0.0,
+            because: why.to_owned(),
+        };
+        assert!(is_alike(&floats("a"), &floats("a")) && !is_alike(&floats("a"), &floats("b")));
+    }
 }

@@ -20,9 +20,9 @@ use crate::text::evaluate_with_progress;
 /// Train a checkpoint further on another text; a quantized one stays quantized.
 ///
 /// The weights of a quantized checkpoint are stored as codes. Gradients are computed in float, and after every
-/// optimizer step the weights are quantized again on the scales that they have; --rounding says how. Embeddings,
-/// norms and biases are float and train as such. A float checkpoint is trained in 32-bit floats. Ctrl-C writes a
-/// checkpoint, from which --resume continues.
+/// optimizer step the weights are quantized again with the same scales, as --rounding says. Embeddings, norms and
+/// biases are float and train as such. A float checkpoint is trained in 32-bit floats. Ctrl-C writes a checkpoint, from
+/// which --resume continues.
 #[derive(Debug, Args)]
 pub(crate) struct FinetuneArgs {
     /// Checkpoint to begin with, quantized or float
@@ -33,18 +33,18 @@ pub(crate) struct FinetuneArgs {
     config: Option<PathBuf>,
     #[command(flatten)]
     run: RunArgs,
-    /// How updated weights become codes again [default: stochastic, or as the config says]
+    /// Rounding of updated weights back to codes [default: stochastic, or as the config says]
     #[arg(long, value_enum)]
     rounding: Option<Rounding>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Rounding {
-    /// To the nearest code: most updates are lost
+    /// Round to the nearest code: most updates are lost
     Nearest,
-    /// At random, so that the mean is right
+    /// Round at random, so that the mean is right
     Stochastic,
-    /// To the nearest code, keeping what is left over for the next step
+    /// Round to the nearest code and keep the rest for the next step
     ErrorFeedback,
 }
 
@@ -64,10 +64,10 @@ struct FinetuneResult {
     finished: bool,
     step: usize,
     steps: usize,
-    /// None for a float checkpoint.
+    /// `None` for a float checkpoint.
     rounding: Option<RoundingKind>,
     bytes_per_weight: Option<TuningMemory>,
-    /// Of what was written.
+    /// Perplexity of the written checkpoint.
     perplexity: Option<f64>,
     nll: Option<f64>,
     perplexity_before: f64,
@@ -102,9 +102,9 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
     let steps = config.training.steps;
     let rounding = start.is_quantized().then_some(config.finetune.rounding);
     let data = args.run.data(&config)?;
-    let mut trainer = args.run.trainer(config, &data, Some(&start), context)?;
+    let mut trainer = args.run.trainer(config, &data, Some(&start).into(), context)?;
     let HeldOut { windows, part } = args.run.held_out(&trainer, &args.run.windowing(&trainer)?, context)?;
-    let model = start.load_model(&context.device)?;
+    let model = context.load_model(&start)?;
     let before = evaluate_with_progress(context, "perplexity before", &model, &windows)?;
     drop(model);
     let bytes_per_weight = trainer.tuning_memory();
@@ -113,7 +113,7 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
     drop(trainer);
     let after = if finished {
         // The figure is that of the checkpoint as it will be used, not of what was in memory.
-        let model = Checkpoint::open(&summary.checkpoint)?.load_model(&context.device)?;
+        let model = context.load_model(&Checkpoint::open(&summary.checkpoint)?)?;
         Some(evaluate_with_progress(context, "perplexity after", &model, &windows)?)
     } else {
         None

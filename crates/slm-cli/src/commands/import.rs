@@ -17,13 +17,13 @@ use crate::out_file::relative;
 
 /// Convert a model of another program into a checkpoint.
 ///
-/// Reads Hugging Face directories of Llama, Mistral, Qwen2, Qwen3, SmolLM2, GPT-2, Gemma 3 and Phi-3 models, among others:
-/// config.json, and model.safetensors or pytorch_model.bin (one file or shards; F32, F16, BF16 or F64). A pickle that
-/// names anything but tensors is refused. Anything in the configuration that would change what the model computes and is
-/// not supported is refused by name. Nothing is downloaded.
+/// Reads Hugging Face directories of Llama, Mistral, Qwen2, Qwen3, SmolLM2, GPT-2, Gemma 3 and Phi-3 models, among
+/// others: config.json, and model.safetensors or pytorch_model.bin (one file or shards; F32, F16, BF16 or F64). A
+/// pickle that names anything but tensors is refused. An option of the configuration that is not supported and would
+/// change the model's outputs is refused by name. Nothing is downloaded.
 ///
-/// The tokenizer is tokenizer.json, or is made of tokenizer.model (SentencePiece) or of vocab.json and merges.txt. It is
-/// loaded and tried.
+/// The tokenizer is tokenizer.json, or is made of tokenizer.model (SentencePiece) or of vocab.json and merges.txt. It
+/// is loaded and tested.
 ///
 /// Weights that compressed-tensors, GPTQ or AWQ quantized to 4 or 8 bits keep their codes and scales. A layer whose
 /// scheme slm does not have (such as GPTQ with desc_act) is an error that names it, unless --dequantize is given.
@@ -64,7 +64,7 @@ struct ImportResult {
     has_tokenizer: bool,
     unrecognized_fields: Vec<String>,
     warnings: Vec<String>,
-    /// What was done with the tensors of each type.
+    /// Summary of the conversion of the tensors of each type.
     tensors: Vec<String>,
     quantized_layers: usize,
 }
@@ -76,7 +76,9 @@ pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
         let message = "--tokenizer is for files of llama2.c; other models bring theirs: leave it out";
         return Err(Error::Usage(message.to_owned()));
     }
+    let spinner = context.progress.spinner("importing");
     let report = import(args, is_llama2c)?;
+    drop(spinner);
     let result = ImportResult {
         output: report.path,
         architecture: report.architecture,
@@ -118,7 +120,7 @@ pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
     context.output.result(&result)
 }
 
-/// Whether the source is a GGUF file: by its name, or by its first bytes.
+/// Returns `true` if the source is a GGUF file: by its name, or by its first bytes.
 fn is_gguf(args: &ImportArgs) -> bool {
     let named = args.source.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
     let mut magic = [0; 4];
@@ -142,7 +144,7 @@ fn import(args: &ImportArgs, is_llama2c: bool) -> Result<ImportReport> {
     Ok(report)
 }
 
-/// Whether --type asks for inputs that are quantized as they come.
+/// Returns `true` if --type asks for inputs that are quantized as they come.
 fn is_dynamic(args: &ImportArgs) -> Result<bool> {
     match args.quantization_type.unwrap_or(QuantizationType::WeightOnly) {
         QuantizationType::WeightOnly => Ok(false),

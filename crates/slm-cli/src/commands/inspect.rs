@@ -16,11 +16,11 @@ use crate::error::{Error, Result};
 use crate::html::HtmlArgs;
 use crate::table::TableArgs;
 
-/// Show what a checkpoint is and holds, down to the scales and zero points of a layer.
+/// Describe a checkpoint, down to the scales and zero points of a layer.
 ///
-/// First what the model is: architecture, parameters, scheme, what is done with activations, where it comes from. Then the
-/// quantized layers, on a terminal the ten with the largest error. --tensors adds the tensors of the file, and --layer shows
-/// one layer in full: scales, zero points and the histogram of its values.
+/// First comes the model: architecture, parameters, scheme, activations, origin. Then come the quantized layers, on a
+/// terminal the ten with the largest error. --tensors adds the tensors of the file, and --layer shows one layer in
+/// full: scales, zero points and the histogram of its values.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
     /// Checkpoint directory, float or quantized
@@ -28,7 +28,7 @@ pub(crate) struct InspectArgs {
     /// Show one layer in full, such as layers.0.self_attn.q_proj
     #[arg(long, value_name = "NAME")]
     layer: Option<String>,
-    /// Show the tensors of the file, too; a file or a pipe gets them anyway
+    /// Show the tensors of the file, too; an output to a file or a pipe always has them
     #[arg(long, conflicts_with = "layer")]
     tensors: bool,
     #[command(flatten)]

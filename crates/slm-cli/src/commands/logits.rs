@@ -54,7 +54,7 @@ pub(crate) fn run(args: &LogitsArgs, context: &Context) -> Result<()> {
     let ids = parse_ids(&args.ids, &bytes)?;
     let file = OutFile::create(&args.out, args.overwrite)?;
     let checkpoint = context.open_to_load(&args.checkpoint)?;
-    let model = checkpoint.load_model(&context.device)?;
+    let model = context.load_model(&checkpoint)?;
     for (index, sequence) in ids.iter().enumerate() {
         let fits = model.check_ids(sequence).and_then(|()| model.check_positions(sequence.len()));
         fits.map_err(|error| Error::file(&args.ids, format!("ids[{index}]: {error}")))?;

@@ -12,9 +12,9 @@ use crate::out_file::relative;
 
 /// Rewrite a checkpoint in the current version of the format.
 ///
-/// Old checkpoints are read without this: every command brings them up in memory. Without --out the checkpoint is
-/// replaced where it is; a copy of it is kept next to it, called NAME.vVERSION-backup. A directory with a
-/// record that Burn itself wrote (model.bpk or model.safetensors) and its config.json is version 0.
+/// Every command also reads old checkpoints, and converts them in memory. Without --out the checkpoint is replaced in
+/// place, and a copy of the old one is kept next to it, called NAME.vVERSION-backup. A directory with a record that
+/// Burn itself wrote (model.bpk or model.safetensors) and its config.json is version 0.
 #[derive(Debug, Args)]
 pub(crate) struct MigrateArgs {
     /// Checkpoint directory of any version
@@ -37,6 +37,7 @@ struct MigrateResult {
 }
 
 pub(crate) fn run(args: &MigrateArgs, context: &Context) -> Result<()> {
+    let _spinner = context.progress.spinner("rewriting the checkpoint");
     let report = migrate(&args.dir, args.out.as_deref(), args.overwrite, &context.open_options)?;
     let steps = MIGRATIONS.iter().filter(|step| step.from >= report.from);
     let result = MigrateResult {

@@ -18,10 +18,10 @@ use crate::text::WindowArgs;
 
 /// Propose a scheme for each layer such that the model has a given size and its predictions change least.
 ///
-/// Each layer, or kind of layer, is quantized alone in each of the --choices, as slm sensitivity does it, and the schemes
-/// are chosen whose divergences add up to the least within the size. The result is a [quantization] section for
-/// slm ptq --config; nothing is written but that, on standard output or with --out. The divergence of all of it together is
-/// measured at the end, with rounding to nearest and min-max ranges: slm ptq does better with a calibration text.
+/// Each layer, or kind of layer, is quantized on its own in each of the --choices, as slm sensitivity does it. Of the
+/// assignments within the size, the one with the least sum of divergences is chosen. The result is a [quantization]
+/// section for slm ptq --config, on standard output or in the file --out. At the end the divergence of the whole model
+/// is measured, with rounding to nearest and min-max ranges; slm ptq does better with a calibration text.
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
     /// Float checkpoint
@@ -46,7 +46,7 @@ pub(crate) struct PlanArgs {
     choices: Vec<LayerScheme>,
     #[command(flatten)]
     scheme: SchemeArgs,
-    /// What has a scheme of its own: all layers of one kind, such as down_proj, or each layer
+    /// Layers that share a scheme: all of one kind, such as down_proj, or each on its own
     #[arg(long, value_enum, default_value_t = Unit::Kind)]
     by: Unit,
     #[command(flatten)]
@@ -193,7 +193,7 @@ pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
     })
 }
 
-/// Whether `layer` is in a unit that stays float. Rules and units are in the same order.
+/// Returns `true` if `layer` is in a unit that stays float. Rules and units are in the same order.
 fn is_float(rules: &[LayerRule], units: &[(String, Vec<PlannedLayer>)], layer: &str) -> bool {
     let of_layer =
         units.iter().zip(rules).find(|((_, layers), _)| layers.iter().any(|other| other.name == layer));

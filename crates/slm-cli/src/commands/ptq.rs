@@ -38,13 +38,13 @@ use report::{PtqResult, Sizes};
 use texts::{TextReader, Texts};
 use verdict::Evaluations;
 
-/// Quantize a trained model to INT8 or INT4 (post-training quantization) and report everything that was done.
+/// Quantize a trained model to INT8 or INT4 (post-training quantization), and report every step.
 ///
-/// With no option it quantizes the model that ships with the project. Embeddings and norms stay float; a tied
-/// head is quantized as a copy of its own, or with --embeddings as one table with the embedding. Before that the float
-/// model may be rotated or smoothed, which in floats changes nothing that it computes. Where the perplexity
-/// rises by more than 5 % it warns and names the cause. The report begins with a verdict: GOOD, WORSE (more than 5 %) or BROKEN
-/// (twice the float model's or more), with the uncertainty of the figure, the text, and whether that is too short to tell.
+/// Without options it quantizes the model that ships with the project. Embeddings and norms stay float; a tied head is
+/// quantized as a copy of its own, or with --embeddings as one table with the embedding. The float model may be rotated
+/// or smoothed first, which does not change its outputs in floats. The report begins with a verdict on the perplexity:
+/// GOOD, WORSE (a rise of more than 5 %) or BROKEN (twice the float model's or more), with its uncertainty and the
+/// text; a text that is too short to tell is named. If the verdict is not good, the report names the cause.
 #[derive(Debug, Args)]
 pub(crate) struct PtqArgs {
     /// Float checkpoint to quantize [default: the model that ships]
@@ -58,9 +58,9 @@ pub(crate) struct PtqArgs {
     set: Vec<Setting>,
     #[command(flatten)]
     scheme: SchemeArgs,
-    /// Rounds weights: rtn (to nearest), gptq (each error made up for by later weights), or tune (gptq, then codes and
-    /// scales of each block trained to give the float block's outputs); the last two need a text [default: rtn, or as the
-    /// config says]
+    /// Rounding of weights: rtn (to nearest), gptq (later weights make up for each error), awq (to nearest, with channels
+    /// scaled by their activations), or tune (gptq, then codes and scales of each block are trained to give the float
+    /// block's outputs); all but rtn need a text [default: rtn, or as the config says]
     #[arg(long, value_name = "METHOD")]
     method: Option<RoundingMethod>,
     /// Steps of training of each block, with --method tune [default: 100]
@@ -71,12 +71,13 @@ pub(crate) struct PtqArgs {
     /// instead of one in all [default: it stays float]
     #[arg(long, value_name = "SCHEME")]
     embeddings: Option<LayerScheme>,
-    /// Chooses weight ranges: min-max, moving-average, histogram, percentile[:P], mse, or weighted-mse, which weighs
-    /// each input by its mean square over the calibration text [default: min-max; weighted-mse for 4
-    /// bits with a text]
+    /// Observer that chooses weight ranges: min-max, moving-average, histogram, percentile[:P], mse, or weighted-mse,
+    /// which weighs each input by its mean square over the calibration text [default: min-max; weighted-mse for 4 bits
+    /// with a text]
     #[arg(long, value_name = "NAME")]
     observer: Option<ObserverKind>,
-    /// Chooses static activation ranges: min-max, moving-average, histogram, percentile[:P] or mse [default: mse]
+    /// Observer that chooses static activation ranges: min-max, moving-average, histogram, percentile[:P] or mse
+    /// [default: mse]
     #[arg(long, value_name = "NAME")]
     activation_observer: Option<ObserverKind>,
     /// Dynamic activations that share a scale: token or tensor [default: token]
@@ -107,13 +108,13 @@ pub(crate) struct PtqArgs {
     /// Maximum number of tokens to evaluate on
     #[arg(long, value_name = "N", default_value_t = 32_768)]
     eval_tokens: usize,
-    /// Measure no perplexities. The model is then never in memory as a whole, and unless the type is static no text
-    /// is needed
+    /// Do not measure perplexities. Then the model is never in memory as a whole, and no text is needed unless the type
+    /// is static
     #[arg(long)]
     no_eval: bool,
     #[command(flatten)]
     windows: WindowArgs,
-    /// Calibrate on text only, without the beginning-of-sequence token that the tokenizer puts in front of prompts
+    /// Calibrate without the beginning-of-sequence token that the tokenizer puts in front of prompts
     #[arg(long)]
     no_calibration_bos: bool,
     /// Checkpoint directory to write [default: out/ptq-int8-static-tensor and the like, which is replaced]
@@ -158,7 +159,7 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     let calibration = texts.calibration.as_ref().filter(|_| quantizer.uses_calibration());
     let mut float = None;
     if let Some(held_out) = held_out {
-        let model = checkpoint.load_model(&context.device)?;
+        let model = context.load_model(&checkpoint)?;
         float = Some(evaluate_with_progress(context, "float perplexity", &model, &held_out.windows)?);
     }
     // The float model is gone: from here on there is one layer at a time.
@@ -179,7 +180,7 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     let quantized_checkpoint = context.open_checkpoint(&path)?;
     let (mut quantized, mut execution, mut warning, mut quality) = (None, Vec::new(), None, None);
     if let (Some(held_out), Some(float)) = (held_out, &float) {
-        let mut model = quantized_checkpoint.load_model(&context.device)?;
+        let mut model = context.load_model(&quantized_checkpoint)?;
         let evaluation = evaluate_with_progress(context, "quantized perplexity", &model, &held_out.windows)?;
         execution = executions(&model);
         let evaluations = Evaluations { float, quantized: &evaluation, windows: &held_out.windows };
@@ -225,7 +226,7 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     context.output.result(&result)
 }
 
-/// How the device computes each layer, by name.
+/// Arithmetic by which the device computes each layer, by name.
 fn executions(model: &Transformer) -> Vec<(String, String)> {
     let device = model.device();
     let mut executions = Vec::new();

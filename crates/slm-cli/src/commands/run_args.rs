@@ -1,11 +1,10 @@
-//! What runs that begin from a checkpoint have in common: their text, their output, and what they are measured on.
+//! Arguments of runs that begin from a checkpoint: their text, their output, and the text that they are measured on.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use slm_checkpoint::Checkpoint;
 use slm_text::Data as DataFile;
-use slm_train::{Corpus, Sequences, Setting, Trainer, TrainingConfig};
+use slm_train::{Corpus, Sequences, Setting, Start, Trainer, TrainingConfig};
 
 use crate::commands::setting_args::SettingArgs;
 use crate::context::Context;
@@ -51,7 +50,7 @@ impl RunArgs {
         Ok(())
     }
 
-    /// What takes the place of values of the config.
+    /// Values that replace those of the config.
     pub(super) fn settings(&self) -> Vec<Setting> {
         self.settings.settings()
     }
@@ -66,7 +65,7 @@ impl RunArgs {
         &self,
         config: TrainingConfig,
         data: &Data,
-        start: Option<&Checkpoint>,
+        start: Start<'_>,
         context: &Context,
     ) -> Result<Trainer> {
         let _spinner = context.progress.spinner("preparing the run");
@@ -109,14 +108,14 @@ impl RunArgs {
     }
 }
 
-/// What perplexities are measured on.
+/// Text that perplexities are measured on.
 pub(super) struct HeldOut {
     pub(super) windows: Vec<Vec<u32>>,
-    /// For people: the file, and which part of it.
+    /// Description for people: the file, and which part of it.
     pub(super) part: String,
 }
 
-/// What is trained on, as read from a file.
+/// Training data, as read from a file.
 pub(super) enum Data {
     Text(String),
     Sequences(Sequences),

@@ -16,12 +16,12 @@ use crate::out_file::OutFile;
 use crate::text::tokenizer;
 use crate::workers;
 
-/// Sample text from a model: what it holds to be likely, without any data.
+/// Sample text from a model's own distribution, without any data.
 ///
-/// Each sequence begins with the tokenizer's beginning-of-sequence token, or else its end-of-text token, and goes
-/// on beyond the end of a text into the next. Sequence i is drawn with seed S + i, on however many threads. On the
-/// processor it is the same with any --batch-size.
-/// A FILE.json gets token ids, as `slm qat --data` and `slm logits` read them; any other gets text.
+/// Each sequence begins with the tokenizer's beginning-of-sequence token, or else its end-of-text token, and continues
+/// beyond the end of a text with the next. Sequence i is drawn with seed S + i, on however many threads. On the
+/// processor it is the same with any --batch-size. A FILE.json gets token ids, as `slm qat --data` and `slm logits`
+/// read them; any other gets text.
 #[derive(Debug, Args)]
 pub(crate) struct SampleArgs {
     /// Checkpoint directory
@@ -30,10 +30,10 @@ pub(crate) struct SampleArgs {
     /// Sequences to draw
     #[arg(long, value_name = "N")]
     sequences: usize,
-    /// Tokens of each, the first included [default: as many as the model has positions]
+    /// Tokens of each sequence, the first included [default: as many as the model has positions]
     #[arg(long, value_name = "N")]
     length: Option<usize>,
-    /// 1 draws from the model's own distribution; lower is tamer
+    /// 1 draws from the model's own distribution; lower is less varied
     #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
     temperature: f64,
     #[command(flatten)]
@@ -62,6 +62,7 @@ struct SampleResult<'a> {
 
 pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
     let start = std::time::Instant::now();
+    args.sampling.options(args.temperature, 0)?;
     let out = OutFile::create(&args.out, args.overwrite)?;
     let checkpoint = context.open_to_load(&args.checkpoint)?;
     let info = &checkpoint.config().tokenizer;
@@ -70,7 +71,7 @@ pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
             "the tokenizer has neither a beginning-of-sequence nor an end-of-text token to begin with";
         Error::file(&args.checkpoint, detail)
     })?;
-    let model = checkpoint.load_model(&context.device)?;
+    let model = context.load_model(&checkpoint)?;
     let most = model.config().max_position_embeddings;
     let length = args.length.unwrap_or(most);
     if !(2..=most).contains(&length) {
@@ -86,8 +87,8 @@ pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
     let drawn = workers::run(batches, workers, |batch| {
         let from = batch * args.batch_size;
         let samplers = (from..args.sequences.min(from + args.batch_size))
-            .map(|index| Sampler::new(args.sampling.options(args.temperature, index as u64)))
-            .collect::<Result<Vec<_>, _>>()?;
+            .map(|index| Ok(Sampler::new(args.sampling.options(args.temperature, index as u64)?)?))
+            .collect::<Result<Vec<_>>>()?;
         let rows = samplers.len() as u64;
         let on_position = || {
             bar.inc(rows);

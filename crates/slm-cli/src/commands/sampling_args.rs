@@ -3,7 +3,9 @@
 use clap::Args;
 use slm_model::SamplingOptions;
 
-/// Beside the temperature, which every command has its own default of.
+use crate::error::{Error, Result};
+
+/// Options of sampling, but for the temperature, whose default depends on the command.
 #[derive(Debug, Args)]
 pub(super) struct SamplingArgs {
     /// Draw from the K most likely tokens only; 0 or -1 for all of them
@@ -31,8 +33,8 @@ pub(super) struct SamplingArgs {
 
 impl SamplingArgs {
     /// The options of sequence number `index`, which is drawn with the seed that many further on.
-    pub(super) fn options(&self, temperature: f64, index: u64) -> SamplingOptions {
-        SamplingOptions {
+    pub(super) fn options(&self, temperature: f64, index: u64) -> Result<SamplingOptions> {
+        let options = SamplingOptions {
             temperature,
             top_k: self.top_k.and_then(|k| usize::try_from(k).ok()).filter(|&k| k > 0),
             top_p: self.top_p,
@@ -41,6 +43,18 @@ impl SamplingArgs {
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
             seed: self.seed.wrapping_add(index),
+        };
+        validated(options, "--")
+    }
+}
+
+/// Checks `options`; an error calls them by their names, with `prefix` in front.
+pub(super) fn validated(options: SamplingOptions, prefix: &str) -> Result<SamplingOptions> {
+    match options.validate() {
+        Err(slm_model::Error::Sampling { field, found, remedy }) => {
+            let name = if prefix.is_empty() { field.to_owned() } else { field.replace('_', "-") };
+            Err(Error::Usage(format!("{prefix}{name} is {found}: {remedy}")))
         }
+        checked => Ok(checked.map(|()| options)?),
     }
 }

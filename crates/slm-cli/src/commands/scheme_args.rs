@@ -7,7 +7,7 @@ use slm_train::QuantizationConfig;
 
 use crate::error::Result;
 
-/// What is not given is as the config says, and without one as the help says.
+/// Scheme options. One that is not given is as the config says, and without one as the help says.
 #[derive(Debug, Args)]
 pub(super) struct SchemeArgs {
     /// Width of the weights: 8 or 4 [default: 8, or as the config says]
@@ -31,7 +31,7 @@ pub(super) struct SchemeArgs {
     skip: Vec<String>,
     /// Scheme of the layers whose name matches: float, or int8 or int4 and what else differs, such as
     /// 'lm_head=int8:channel' or 'layers.*.down_proj=int4:group:32:affine:f16' (may be repeated; the last that matches
-    /// counts, after those of the config)
+    /// wins, and wins over the config)
     #[arg(long = "layer", value_name = "PATTERN=SCHEME")]
     layers: Vec<LayerRule>,
 }
@@ -45,6 +45,20 @@ fn bits(text: &str) -> Result<Bits, String> {
 }
 
 impl SchemeArgs {
+    /// The first option that was given, as people write it.
+    pub(super) fn first_given(&self) -> Option<&'static str> {
+        let given = [
+            ("--bits", self.bits.is_some()),
+            ("--type", self.quantization_type.is_some()),
+            ("--granularity", self.granularity.is_some()),
+            ("--mapping", self.mapping.is_some()),
+            ("--scale-dtype", self.scale_dtype.is_some()),
+            ("--skip", !self.skip.is_empty()),
+            ("--layer", !self.layers.is_empty()),
+        ];
+        given.into_iter().find_map(|(option, given)| given.then_some(option))
+    }
+
     /// Puts what was given in the place of what `config` says.
     pub(super) fn apply(&self, config: &mut QuantizationConfig) -> Result<()> {
         config.quantization_bits = self.bits.unwrap_or(config.quantization_bits);

@@ -24,7 +24,7 @@ const BARS: [usize; 3] = [30, 20, 10];
 /// Columns of the terminal from which on the bar has each of these widths.
 const WIDTHS: [usize; 3] = [140, 110, 0];
 
-/// Rank layers by what quantizing each alone does to the predictions of a model.
+/// Rank layers by the effect of quantizing each on its own on a model's predictions.
 ///
 /// One layer, or all layers of one kind, is quantized at a time while all others stay float. The ranking is by the mean
 /// Kullback-Leibler divergence of the predictions from the float model's, largest first, next to the bytes that it saves.
@@ -40,7 +40,7 @@ pub(crate) struct SensitivityArgs {
     data: PathBuf,
     #[command(flatten)]
     scheme: SchemeArgs,
-    /// What is quantized at a time: all layers of one kind, such as down_proj, or one layer
+    /// Layers quantized at a time: all of one kind, such as down_proj, or one
     #[arg(long, value_enum, default_value_t = Unit::Kind)]
     by: Unit,
     #[command(flatten)]

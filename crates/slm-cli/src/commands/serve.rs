@@ -20,15 +20,15 @@ const API_KEY: &str = "SLM_API_KEY";
 /// Pause between looks at the flag of Ctrl-C.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Serve a model over HTTP, with the part of OpenAI's API that every client knows.
+/// Serve a model over HTTP, with the part of OpenAI's API that all clients use.
 ///
 /// POST /v1/chat/completions and /v1/completions, whole or streamed, GET /v1/models, /health and /metrics (Prometheus).
-/// Requests are decoded together. The model's name in requests is not looked at: there is one model. Ctrl-C or SIGTERM
-/// lets the answers that run finish; a second one ends the program.
+/// Requests are decoded together. The model's name in requests is ignored: there is one model. Ctrl-C or SIGTERM lets
+/// running answers finish; a second one ends the program.
 ///
-/// With an API key in the environment variable SLM_API_KEY, requests to /v1 have to carry it.
+/// If the environment variable SLM_API_KEY is set, requests to /v1 must carry it as their API key.
 ///
-/// A client of OpenAI's takes http://127.0.0.1:8080/v1 as its base URL.
+/// The base URL for OpenAI's clients is http://127.0.0.1:8080/v1.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Checkpoint directory, float or quantized
@@ -57,7 +57,7 @@ pub(crate) struct ServeArgs {
     /// Maximum number of tokens in an answer, whatever a request asks for
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: u32,
-    /// Seconds that a request may take; its answer is cut then
+    /// Seconds that a request may take, after which its answer is cut
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
     timeout: u32,
 }
@@ -91,7 +91,7 @@ pub(crate) fn run(args: &ServeArgs, context: &Context) -> Result<()> {
         Err(error) => return Err(Error::Usage(format!("{API_KEY}: {error}"))),
     };
     let stop_ids = checkpoint.config().tokenizer.eos_token_ids.clone();
-    let mut model = checkpoint.load_model(&context.device)?;
+    let mut model = context.load_model(&checkpoint)?;
     args.kv_cache.apply(&mut model);
     if !CpuEngine::supports(&model) {
         return Err(Error::Usage(format!(

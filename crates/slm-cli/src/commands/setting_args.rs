@@ -14,7 +14,7 @@ pub(super) struct SettingArgs {
 }
 
 impl SettingArgs {
-    /// What takes the place of values of the config, in this order.
+    /// Values that replace those of the config, in this order.
     pub(super) fn settings(&self) -> Vec<Setting> {
         let steps = self.steps.map(|steps| Setting::number("--steps", "training.steps", steps));
         self.set.iter().cloned().chain(steps).collect()

@@ -6,7 +6,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde::Serialize;
 use slm_train::{
-    Outcome, QuantizationMode, StepReport, TrainObserver, Trainer, TrainingConfig, TrainingSummary,
+    Outcome, QuantizationMode, Start, StepReport, TrainObserver, Trainer, TrainingConfig, TrainingSummary,
     ValidationReport,
 };
 
@@ -21,9 +21,9 @@ use crate::output::Output;
 
 /// Train a model from scratch: in 32-bit floats, or, with quantization_mode = "qat", quantization-aware.
 ///
-/// The config says what the model is and how it is trained (see configs/). The last part of the text is held
-/// out, and the perplexity on it is measured during training. Ctrl-C writes a checkpoint, from which --resume
-/// continues; on the same kind of device the result is the same bit for bit as if it had never stopped.
+/// The config describes the model and its training (see configs/). The last part of the text is held out, and the
+/// perplexity on it is measured during training. Ctrl-C writes a checkpoint, from which --resume continues; on the same
+/// kind of device the result is the same bit for bit as if it had never stopped.
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
     /// TOML file with [model], [tokenizer] and [training]
@@ -53,7 +53,7 @@ struct TrainResult {
     finished: bool,
     step: usize,
     steps: usize,
-    /// Of the last validation.
+    /// Perplexity of the last validation.
     perplexity: Option<f64>,
     validation: Option<ValidationReport>,
     parameters: u64,
@@ -79,9 +79,9 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     }
     let spinner = context.progress.spinner("preparing the run");
     let mut trainer = if args.resume {
-        Trainer::resume(config, data.corpus(), None, &context.device, &args.out)?
+        Trainer::resume(config, data.corpus(), Start::default(), &context.device, &args.out)?
     } else {
-        Trainer::start(config, data.corpus(), None, &context.device, &args.out, args.overwrite)?
+        Trainer::start(config, data.corpus(), Start::default(), &context.device, &args.out, args.overwrite)?
     };
     drop((data, spinner));
     let parameters = trainer.model().config().parameter_count();

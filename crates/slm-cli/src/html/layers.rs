@@ -113,7 +113,7 @@ fn of(
     }
 }
 
-/// How the input of a layer is quantized, in words.
+/// Quantization of the input of a layer, in words.
 fn describe_input(input: ActivationQuant) -> String {
     match input {
         ActivationQuant::Float => "Input: float.".to_owned(),
@@ -195,7 +195,7 @@ fn grid(matrix: &QuantizedMatrix, index: usize) -> Vec<f64> {
     codes.map(|code| f64::from(qparams.scale) * f64::from(code - qparams.zero_point)).collect()
 }
 
-/// How many different codes there are.
+/// Number of different codes.
 fn used_codes(matrix: &QuantizedMatrix) -> usize {
     let mut seen = [false; 256];
     for row in 0..matrix.rows() {

@@ -15,7 +15,7 @@ pub(super) struct Fields<'a> {
     prefix: String,
     map: &'a Map<String, Value>,
     seen: RefCell<BTreeSet<String>>,
-    /// What the user should know of how fields were read; shared with the objects inside.
+    /// Notes for the user about the reading of fields; shared with the objects inside.
     notes: Rc<RefCell<Vec<String>>>,
 }
 
@@ -47,7 +47,7 @@ impl<'a> Fields<'a> {
         (!value.is_null()).then_some(value)
     }
 
-    /// Whether a field is there, null or not.
+    /// Returns `true` if a field is there, null or not.
     pub(super) fn has(&self, name: &str) -> bool {
         self.map.contains_key(name)
     }
@@ -184,7 +184,7 @@ impl<'a> Fields<'a> {
         if self.was_read(name) { Ok(()) } else { self.expect_default(name, default, supported) }
     }
 
-    /// Whether somebody asked for a field that is there.
+    /// Returns `true` if somebody asked for a field that is there.
     pub(super) fn was_read(&self, name: &str) -> bool {
         self.seen.borrow().contains(name)
     }

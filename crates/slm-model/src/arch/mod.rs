@@ -64,7 +64,7 @@ pub struct Architecture {
 }
 
 impl Architecture {
-    /// Whether `name` is the class of it, or what the class was called when it was new. A class without a head must be
+    /// Returns `true` if `name` is its class, or the name of the class when it was new. A class without a head must be
     /// that of the `model_type`, where there is one: heads differ.
     fn is_called(&self, name: &str, model_type: Option<&str>) -> bool {
         let name = if name == "LLaMAForCausalLM" { "LlamaForCausalLM" } else { name };
@@ -77,7 +77,7 @@ impl Architecture {
         self.tensors.prefix
     }
 
-    /// Where `tensor` of a model of `config` comes from. `prefixed` says whether the file has the
+    /// Source of `tensor` of a model of `config`. `prefixed` says whether the file has the
     /// [`prefix`](Self::prefix).
     pub fn tensor_source(
         &self,
@@ -88,7 +88,7 @@ impl Architecture {
         self.tensors.tensor_source(config, tensor, prefixed)
     }
 
-    /// Whether a tensor of a file is a constant that has no place in a model.
+    /// Returns `true` if a tensor of a file is a constant that has no place in a model.
     pub fn is_constant(&self, name: &str) -> bool {
         if name.rsplit('.').next().is_some_and(|last| BUFFERS.contains(&last)) {
             return true;
@@ -133,7 +133,7 @@ pub struct HfConfig {
     pub model: ModelConfig,
     /// Fields that are not known.
     pub unrecognized: Vec<String>,
-    /// What the user should know of how known fields were read: defaults taken for absent ones, one of two that say
+    /// Notes for the user about the reading of known fields: defaults taken for absent ones, one of two that say
     /// different things, some that were passed over. Each is a sentence about a field, which it names.
     pub notes: Vec<String>,
 }
@@ -229,8 +229,8 @@ const WITHOUT_EFFECT: &[&str] = &[
 
 /// Reads the content of a Hugging Face `config.json`.
 ///
-/// Where the fields are inside an object `text_config` (or `llm_config`, or `language_config`), as those of the text part of a multimodal model are, they are
-/// read from there.
+/// Reads the fields of an object `text_config` (or `llm_config`, or `language_config`), as that of the text part of a
+/// multimodal model, where they are inside one.
 ///
 /// # Errors
 /// [`Error::HfArchitecture`], [`Error::HfUnsupported`] and [`Error::HfField`], naming the field; [`Error::Config`]

@@ -8,9 +8,9 @@
 //! | doubled | which holds |
 //! |---|---|
 //! | `rope_scaling` and `rope_parameters` | `rope_scaling`, unless it is null or empty |
-//! | `rope_theta` in the object and beside it | the one inside |
-//! | `partial_rotary_factor` in the object and beside it | the one inside |
-//! | `original_max_position_embeddings` in the object and beside it | the one beside |
+//! | `rope_theta` in the object and next to it | the one inside |
+//! | `partial_rotary_factor` in the object and next to it | the one inside |
+//! | `original_max_position_embeddings` in the object and next to it | the one next to it |
 //! | `rope_type` and `type` | `rope_type` |
 //!
 //! `original_max_position_embeddings` that is nowhere is `max_position_embeddings`. Keys that a type does not use are
@@ -32,27 +32,27 @@ const MULTIMODAL: &[&str] = &["mrope_section", "mrope_interleaved"];
 /// The names of an architecture's rotary fields, and what stands in for those that a config leaves out.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rope {
-    /// Name of the base beside the object.
+    /// Name of the base next to the object.
     pub(super) theta_name: &'static str,
     /// Base of the frequencies.
     pub(super) theta: f64,
-    /// Name, beside the object, of the share of a head that is rotated, and the share. None where heads are rotated as a
-    /// whole.
+    /// Name, next to the object, of the share of a head that is rotated, and the share. None where heads are rotated as
+    /// a whole.
     pub(super) share: Option<(&'static str, f64)>,
-    /// The `original_max_position_embeddings` beside the object where a config does not give it (Phi-3).
+    /// The `original_max_position_embeddings` next to the object where a config does not give it (Phi-3).
     pub(super) original_positions: Option<usize>,
     /// Other names of the type `longrope` (Phi-3).
     pub(super) long_names: &'static [&'static str],
 }
 
-/// Where the parameters of one rotary embedding are.
+/// Place of the parameters of one rotary embedding.
 struct Place<'a, 'b> {
     fields: &'b Fields<'a>,
     /// The object, if there is one.
     object: Option<Fields<'b>>,
-    /// What holds unless the object says otherwise.
+    /// Base that holds unless the object says otherwise.
     theta: Option<f64>,
-    /// What holds whatever the object says.
+    /// Number of positions that holds whatever the object says.
     original_positions: Option<usize>,
 }
 

@@ -50,8 +50,8 @@ fn config(fields: &Fields<'_>) -> Result<ModelConfig> {
     Ok(model)
 }
 
-/// Which layers have a rotary embedding: those with a 1 in `no_rope_layers`, which may be longer than the model, or all
-/// but every `no_rope_layer_interval`th.
+/// Layers with a rotary embedding: those with a 1 in `no_rope_layers`, which may be longer than the model, or all but
+/// every `no_rope_layer_interval`th.
 fn rotating_layers(fields: &Fields<'_>, num_layers: usize) -> Result<Vec<bool>> {
     let interval = fields.usize("no_rope_layer_interval")?.unwrap_or(4);
     let Some(list) = fields.list("no_rope_layers")? else {

@@ -1,4 +1,4 @@
-//! How each tensor of a model is made from those in a Hugging Face file.
+//! Derivation of each tensor of a model from those in a Hugging Face file.
 
 use std::ops::Range;
 
@@ -8,11 +8,11 @@ use crate::names::{ExpectedTensor, LM_HEAD};
 /// The names of an architecture's tensors.
 #[derive(Debug)]
 pub(super) struct TensorMap {
-    /// What stands before every name but the head's, with its dot. Some files leave it out.
+    /// Prefix of every name but the head's, with its dot. Some files leave it out.
     pub(super) prefix: &'static str,
-    /// What stands before the number of a layer.
+    /// Prefix of the number of a layer.
     pub(super) layers: &'static str,
-    /// For a canonical path (in a layer without `layers.N.`) the path in the file and how it is made of it. Others
+    /// Canonical paths (in a layer without `layers.N.`), their paths in the file, and their derivation. Others
     /// are the same in both.
     pub(super) names: &'static [(&'static str, &'static str, Op)],
     /// Rows that stand before those of `names` in models with parallel residuals.
@@ -21,7 +21,7 @@ pub(super) struct TensorMap {
     pub(super) constants: &'static [&'static str],
 }
 
-/// How a tensor is made of one in the file. Weights of linear layers are `[outputs, inputs]`.
+/// Derivation of a tensor from one in the file. Weights of linear layers are `[outputs, inputs]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Op {
     /// It is the same.
@@ -105,7 +105,8 @@ impl TensorSource {
 }
 
 impl TensorSource {
-    /// Puts the values of the model's tensor where they lie in the file's, row-major: the inverse of [`TensorSource::apply`].
+    /// Puts the values of the model's tensor where they lie in the file's, row-major: the inverse of
+    /// [`TensorSource::apply`].
     ///
     /// Values outside of both are left alone, as are those of the file's tensor that other tensors are made of.
     pub fn restore(&self, values: &[f32], file: &mut [f32]) {
@@ -125,19 +126,19 @@ impl TensorSource {
         }
     }
 
-    /// Which row of the file's tensor each row of the model's is; none where they are the same.
+    /// Rows of the file's tensor that the rows of the model's are; none where they are the same.
     pub fn file_rows(&self) -> Option<Vec<usize>> {
         (!self.rows.is_empty()).then(|| self.rows.iter().cloned().flatten().collect())
     }
 
-    /// Whether the file's tensor has columns for rows.
+    /// Returns `true` if the file's tensor has columns for rows.
     pub fn is_transposed(&self) -> bool {
         self.transposed
     }
 }
 
 impl TensorMap {
-    /// Where `tensor` of a model of `config` comes from. Without `prefixed` the file leaves the prefix out.
+    /// Source of `tensor` of a model of `config`. Without `prefixed` the file leaves the prefix out.
     pub(super) fn tensor_source(
         &self,
         config: &ModelConfig,

@@ -7,7 +7,7 @@ use crate::config::{
 use crate::error::Error;
 use crate::names::expected_tensors;
 
-/// What every Llama-like config has.
+/// Fields that every Llama-like config has.
 fn base(architecture: &str) -> Value {
     json!({
         "architectures": [architecture], "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96,

@@ -11,7 +11,7 @@ pub(super) const FULL: &str = "full_attention";
 /// The type of layers with a window.
 pub(super) const SLIDING: &str = "sliding_attention";
 
-/// Which layers have a window: by `layer_types` where a config has them, else as `default` says of each.
+/// Layers with a window: by `layer_types` where a config has them, else as `default` says of each.
 pub(super) fn sliding_layers(
     fields: &Fields<'_>,
     num_layers: usize,

@@ -21,7 +21,7 @@ pub(crate) struct BurnOps<'a> {
     start: usize,
     len: usize,
     tables: Vec<RotaryTables>,
-    /// For each window that a layer of the pass has: the first position that any query sees, and the mask.
+    /// The first position that any query sees, and the mask, for each window that a layer of the pass has.
     masks: Vec<(Option<usize>, Mask)>,
 }
 

@@ -29,11 +29,11 @@ pub(crate) trait Compute {
     type Norm<'w>;
     /// The residual stream.
     type Stream;
-    /// An activation beside the stream.
+    /// An activation outside of the stream.
     type Value;
-    /// What the head gives.
+    /// Output of the head.
     type Logits;
-    /// What can go wrong.
+    /// Error of the computation.
     type Error;
 
     /// Prepares a linear layer. `name` is for errors.

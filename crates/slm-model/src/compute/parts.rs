@@ -89,7 +89,7 @@ impl<L, N> LayerParts<L, N> {
     }
 }
 
-/// What stands before the first layer.
+/// Parameters in front of the first layer.
 #[derive(Debug, Clone)]
 pub(crate) struct Embedding {
     pub(crate) tokens: TokenTable,

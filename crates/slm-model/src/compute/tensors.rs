@@ -1,4 +1,4 @@
-//! What the two ways to compute with tensors share.
+//! Operations that both ways to compute with tensors share.
 
 use std::convert::Infallible;
 

@@ -18,22 +18,22 @@ pub enum NormKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NormPlacement {
-    /// On the input: `x + f(norm(x))` (GPT-2, Llama). Tensors `input_norm` and `post_attention_norm`.
+    /// Norm on the input: `x + f(norm(x))` (GPT-2, Llama). Tensors `input_norm` and `post_attention_norm`.
     #[default]
     Pre,
-    /// On the output: `x + norm(f(x))` (OLMo 2). Tensors `attention_output_norm` and `mlp_output_norm`.
+    /// Norm on the output: `x + norm(f(x))` (OLMo 2). Tensors `attention_output_norm` and `mlp_output_norm`.
     Post,
-    /// On both: `x + norm(f(norm(x)))` (Gemma 3).
+    /// Norms on both: `x + norm(f(norm(x)))` (Gemma 3).
     Both,
 }
 
 impl NormPlacement {
-    /// Whether the input of attention and MLP is normalized.
+    /// Returns `true` if the input of attention and MLP is normalized.
     pub fn on_input(self) -> bool {
         self != Self::Post
     }
 
-    /// Whether the output of attention and MLP is normalized.
+    /// Returns `true` if the output of attention and MLP is normalized.
     pub fn on_output(self) -> bool {
         self != Self::Pre
     }
@@ -42,7 +42,7 @@ impl NormPlacement {
 /// RMSNorm of queries and keys before the rotary embedding. In a file `false`, `true` (per head) or `"full"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum QkNorm {
-    /// None.
+    /// No norm.
     #[default]
     None,
     /// Over each head, with weights that all heads share (Qwen3, Gemma 3).
@@ -129,7 +129,7 @@ impl MlpKind {
         }
     }
 
-    /// Whether there is a `gate_proj`, whose activated output multiplies that of `up_proj`.
+    /// Returns `true` if there is a `gate_proj`, whose activated output multiplies that of `up_proj`.
     pub fn is_gated(self) -> bool {
         matches!(self, Self::SwiGlu | Self::GeGlu | Self::GeGluTanh)
     }
@@ -148,7 +148,7 @@ impl MlpKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AttentionBias {
-    /// None (Llama, Mistral, Qwen3).
+    /// No bias (Llama, Mistral, Qwen3).
     #[default]
     None,
     /// `q_proj`, `k_proj` and `v_proj` (Qwen2).

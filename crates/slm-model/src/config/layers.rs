@@ -14,7 +14,7 @@ use super::{AttentionBias, MlpKind, ModelConfig, NormPlacement, Position, QkNorm
 pub struct LayerSpec {
     /// Placement of the norms.
     pub norm_placement: NormPlacement,
-    /// Whether the MLP reads the input of the layer rather than what attention made of it.
+    /// Lets the MLP read the input of the layer rather than what attention made of it.
     pub parallel_residual: bool,
     /// Factor of the outputs of attention and MLP.
     pub residual_multiplier: f64,
@@ -30,7 +30,7 @@ pub struct LayerSpec {
     pub attention_bias: AttentionBias,
     /// Kind of MLP.
     pub mlp: MlpKind,
-    /// Whether the MLP's linear layers have biases.
+    /// Adds biases to the MLP's linear layers.
     pub mlp_bias: bool,
 }
 
@@ -93,7 +93,7 @@ macro_rules! fields {
 }
 
 impl LayerOverride {
-    /// What `layers` of `spec` have different from `base`.
+    /// Differences between `base` and `spec`, which the layers `layers` have.
     fn between(base: &LayerSpec, spec: &LayerSpec, layers: Vec<usize>) -> Self {
         let mut found = Self { layers, ..Self::default() };
         macro_rules! plain {

@@ -1,4 +1,4 @@
-//! What a model is made of, as written in `config.json` and in training configs.
+//! Specification of a model, as written in `config.json` and in training configs.
 
 mod kinds;
 mod layers;
@@ -46,25 +46,25 @@ pub struct ModelConfig {
     pub norm: NormKind,
     /// Added to the mean square or variance inside every norm. Default: 1e-5.
     pub norm_eps: f64,
-    /// How the model knows positions. Default: rotary with base 10000.
+    /// Encoding of positions. Default: rotary with base 10000.
     pub position: Position,
     /// Kind of MLP. Default: [`MlpKind::SwiGlu`].
     pub mlp: MlpKind,
-    /// Which attention projections have a bias. Default: none.
+    /// Attention projections that have a bias. Default: none.
     pub attention_bias: AttentionBias,
-    /// Whether the MLP's linear layers have biases. Default: false.
+    /// Adds biases to the MLP's linear layers. Default: false.
     pub mlp_bias: bool,
     /// RMSNorm of queries and keys before the rotary embedding. Default: [`QkNorm::None`].
     pub qk_norm: QkNorm,
-    /// Whether the head is the transposed embedding rather than a linear layer of its own. Default: true.
+    /// Uses the transposed embedding as the head rather than a linear layer of its own. Default: true.
     pub tie_word_embeddings: bool,
-    /// Where given, a position sees itself and the `sliding_window - 1` positions before it (Mistral).
-    /// Default: it sees all positions before it.
+    /// Number of positions that a position sees, itself included: the window of sliding attention (Mistral). Default:
+    /// all positions before it.
     pub sliding_window: Option<usize>,
     /// Placement of the norms around attention and MLP. Default: [`NormPlacement::Pre`].
     #[serde(skip_serializing_if = "is_default")]
     pub norm_placement: NormPlacement,
-    /// Whether a layer is `x + attention(norm(x)) + mlp(norm(x))` rather than one after the other (GPT-NeoX).
+    /// Computes a layer as `x + attention(norm(x)) + mlp(norm(x))` rather than one after the other (GPT-NeoX).
     /// Default: false.
     #[serde(skip_serializing_if = "is_default")]
     pub parallel_residual: bool,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How a model knows the position of a token.
+/// Encoding of the position of a token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Position {
@@ -68,7 +68,7 @@ pub enum RopeScaling {
     ///
     /// Positions that are held in a cache keep the base of the length at which they were computed, as in transformers.
     Dynamic {
-        /// How many times `max_position_embeddings` sequences may be, at least 1.
+        /// Multiple of `max_position_embeddings` that sequences may have, at least 1.
         factor: f64,
         /// Positions up to which the base stays.
         max_position_embeddings: usize,
@@ -97,7 +97,7 @@ pub enum RopeScaling {
         /// Turns below which a pair is divided in full. Default: 1.
         #[serde(default = "beta_slow")]
         beta_slow: f64,
-        /// Whether the bounds of the blended pairs are rounded outwards to whole pairs. Default: true.
+        /// Rounds the bounds of the blended pairs outwards to whole pairs. Default: true.
         #[serde(default = "truncate", skip_serializing_if = "is_true")]
         truncate: bool,
         /// Factor of sines and cosines.

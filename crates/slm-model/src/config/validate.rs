@@ -108,7 +108,7 @@ impl ModelConfig {
         scaling.as_ref().map_or(Ok(()), |scaling| scaling.validate(&format!("{prefix}scaling."), pairs))
     }
 
-    /// Whether learned position vectors are added to the embedding.
+    /// Returns `true` if learned position vectors are added to the embedding.
     pub(crate) fn has_learned_positions(&self) -> bool {
         self.position == Position::Learned
     }

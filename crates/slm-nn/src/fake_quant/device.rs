@@ -16,7 +16,7 @@ const CODE_MAX: f32 = QuantRange::UINT8.quant_max() as f32;
 /// The scale that an all-zero input gets, as in PyTorch's dynamic quantization.
 const EMPTY_RANGE_SCALE: f32 = 0.1;
 
-/// `weight` rounded on the grid of its present bounds.
+/// `weight` rounded to the grid of its current bounds.
 pub(crate) fn fake_quantize_weight(weight: Tensor<2>, scheme: QuantScheme) -> Tensor<2> {
     let groups = Groups::of(&weight, scheme);
     let values = groups.gather(weight.clone().detach());
@@ -80,7 +80,7 @@ pub(crate) fn fake_quantize_input(x: Tensor<2>, ranges: &InputRanges) -> Tensor<
 
 /// An input on its grid.
 pub(crate) struct Rounded {
-    /// What the codes stand for.
+    /// Dequantized values of the codes.
     pub(crate) value: Tensor<2>,
     /// 1 where a value is in range, 0 where it was clipped.
     pub(crate) inside: Tensor<2>,
@@ -163,7 +163,7 @@ fn straight_through(x: Tensor<2>, value: Tensor<2>, pass: impl FnOnce() -> Tenso
     value.detach() + (x.clone() - x.detach()) * pass().detach()
 }
 
-/// How a `[rows, cols]` matrix falls into groups that share a scale.
+/// Layout of the groups that share a scale in a `[rows, cols]` matrix.
 struct Groups {
     rows: usize,
     cols: usize,

@@ -1,5 +1,7 @@
-//! A fake-quantized linear with quantized activations: forward on the integers, backward on what they stand for.
+//! A fake-quantized linear as one operation. Rounded weights are computed again in the backward pass: of all layers at once
+//! they would take the memory of another model.
 //!
+//! With quantized activations the forward pass runs on the integers, and the backward pass on what they stand for.
 //! Multiplying the rounded floats instead would give the same sums up to float rounding, which now and then moves
 //! an activation of the next layer to the neighbouring code: enough to tell the trained model from the converted.
 
@@ -22,7 +24,8 @@ use crate::errors::{Place, Reporter};
 /// The grids of input and weight.
 #[derive(Debug)]
 pub(super) struct FakeQuantizers {
-    input: FakeQuantizer,
+    /// None for a float input.
+    input: Option<FakeQuantizer>,
     weight: FakeQuantizer,
 }
 
@@ -38,8 +41,21 @@ pub(super) fn product<B: HostBackend>(
 ) -> (FloatTensor<B>, Option<Arc<FakeQuantizers>>) {
     let ((m, k), (n, _)) = (dims(x), dims(weight));
     let learned = scales.map(|scales| learned_quantizer::<B>(scales, ranges.scheme, k));
+    let floats = input.quant() == FakeQuantizedInput::Fixed(ActivationQuant::Float);
     let computed = B::with_values(x, |x| {
         B::with_values(weight, |weight| {
+            if floats {
+                let of_weight = |weight: &[f32]| -> Result<_> {
+                    let quantizer =
+                        learned.unwrap_or_else(|| ranges.fake_quantizer(weight, n, k, training))?;
+                    let rounded = quantizer.forward(weight)?;
+                    Ok((quantizer, rounded))
+                };
+                let (quantizer, rounded) = errors.ok(Place::Weight, of_weight(weight))?;
+                let mut y = vec![0.0; m * n];
+                matmul(Matrix::new(x, m, k), Matrix::new(&rounded, n, k).transpose(), &mut y);
+                return Some((y, Arc::new(FakeQuantizers { input: None, weight: quantizer })));
+            }
             let of_weight = |weight: &[f32]| -> Result<_> {
                 let quantizer = learned.unwrap_or_else(|| ranges.fake_quantizer(weight, n, k, training))?;
                 let matrix = quantized(weight, n, k, ranges.scheme, quantizer.params())?;
@@ -49,7 +65,7 @@ pub(super) fn product<B: HostBackend>(
             let (weight_quantizer, packed) = errors.ok(Place::Weight, of_weight(weight))?;
             let mut y = vec![0.0; m * n];
             errors.ok(Place::Input, linear(x, m, &packed, &quant(input, &input_quantizer), None, &mut y))?;
-            Some((y, Arc::new(FakeQuantizers { input: input_quantizer, weight: weight_quantizer })))
+            Some((y, Arc::new(FakeQuantizers { input: Some(input_quantizer), weight: weight_quantizer })))
         })
     });
     match computed {
@@ -70,7 +86,7 @@ fn quant(input: &InputRanges, quantizer: &FakeQuantizer) -> ActivationQuant {
     }
 }
 
-/// What the backward pass needs. The rounded values are computed again rather than kept.
+/// Values that the backward pass needs. The rounded values are computed again rather than kept.
 #[derive(Debug, Clone)]
 pub(super) struct Saved<T> {
     pub(super) x: T,
@@ -155,7 +171,10 @@ fn by_input<B: HostBackend>(
         B::with_values(grad, |grad| {
             matmul(Matrix::new(grad, m, n), Matrix::new(&rounded, n, k), &mut through);
         });
-        B::with_values(x, |x| quantizers.input.backward(x, &through))
+        match &quantizers.input {
+            Some(input) => B::with_values(x, |x| input.backward(x, &through)),
+            None => Ok(through),
+        }
     };
     let by_x = quantizers.and_then(|quantizers| errors.ok(Place::Gradient, through_weight(quantizers)));
     B::from_values(by_x.unwrap_or_else(|| vec![f32::NAN; m * k]), &[m, k])
@@ -168,10 +187,15 @@ fn by_rounded_weight<B: HostBackend>(
     grad: &FloatTensor<B>,
 ) -> Result<Vec<f32>> {
     let ((m, k), (_, n)) = (dims(x), dims(grad));
-    let rounded = B::with_values(x, |x| quantizers.input.forward(x))?;
     let mut through = vec![0.0; n * k];
-    B::with_values(grad, |grad| {
-        matmul(Matrix::new(grad, m, n).transpose(), Matrix::new(&rounded, m, k), &mut through);
-    });
+    let mut multiply = |x: &[f32]| {
+        B::with_values(grad, |grad| {
+            matmul(Matrix::new(grad, m, n).transpose(), Matrix::new(x, m, k), &mut through);
+        });
+    };
+    match &quantizers.input {
+        Some(input) => multiply(&B::with_values(x, |x| input.forward(x))?),
+        None => B::with_values(x, multiply),
+    }
     Ok(through)
 }

@@ -25,14 +25,14 @@ use crate::errors::{Place, Reporter};
 /// zero where a value was clipped.
 #[backend_extension(NdArray, Flex, Autodiff)]
 pub(crate) trait FakeQuantOps: Backend {
-    /// On the grid that `ranges` chooses for `weight`.
+    /// Rounds to the grid that `ranges` chooses for `weight`.
     fn fake_quantize_weight(
         weight: FloatTensor<Self>,
         ranges: Arc<WeightRanges>,
         errors: Reporter,
     ) -> FloatTensor<Self>;
 
-    /// On the grid of the scales `[count]`, which get the gradient of LSQ.
+    /// Rounds to the grid of the scales `[count]`, which get the gradient of LSQ.
     fn fake_quantize_learned(
         weight: FloatTensor<Self>,
         scales: FloatTensor<Self>,
@@ -40,7 +40,7 @@ pub(crate) trait FakeQuantOps: Backend {
         errors: Reporter,
     ) -> FloatTensor<Self>;
 
-    /// On the grid that `ranges` chooses for the activations `x`.
+    /// Rounds to the grid that `ranges` chooses for the activations `x`.
     fn fake_quantize_input(
         x: FloatTensor<Self>,
         ranges: Arc<InputRanges>,
@@ -306,8 +306,8 @@ impl<B: HostBackend> Backward<B, 2> for Learned {
     }
 }
 
-/// The values of `x` as rounded by the quantizer that `choose` gives for them, and that quantizer; NaN and none for an error, which is
-/// reported.
+/// The values of `x` as rounded by the quantizer that `choose` gives for them, and that quantizer; NaN and none for an
+/// error, which is reported.
 fn rounded<B: HostBackend>(
     x: &FloatTensor<B>,
     choose: impl FnOnce(&[f32]) -> Result<FakeQuantizer>,

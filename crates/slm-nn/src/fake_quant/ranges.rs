@@ -1,4 +1,4 @@
-//! Which grid the weights of a layer are rounded on, as training goes.
+//! Choice of the grid that the weights of a layer are rounded to during training.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -23,7 +23,7 @@ pub(crate) struct WeightRanges {
     state: Mutex<RangeState>,
 }
 
-/// What a run must keep to go on with the same ranges.
+/// State that a run must keep to resume with the same ranges.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct RangeState {
     /// Bounds of each tensor, row or group, for a moving average.
@@ -154,7 +154,7 @@ pub(crate) fn lsq_factor(scheme: QuantScheme, rows: usize, cols: usize) -> f64 {
     1.0 / (count as f64 * f64::from(scheme.range().quant_max())).sqrt()
 }
 
-/// Whether scales can be learned: LSQ learns a step size and leaves the zero point at 0.
+/// Returns `true` if scales can be learned: LSQ learns a step size and leaves the zero point at 0.
 pub(crate) fn is_learnable(mapping: Mapping) -> bool {
     mapping.is_symmetric()
 }

@@ -1,4 +1,4 @@
-//! What a training run must keep of a fake-quantized layer, beside its weights, to go on.
+//! State of a fake-quantized layer, other than its weights, that a training run needs to resume.
 
 use burn::module::Param;
 use burn::tensor::{Tensor, TensorData};
@@ -26,6 +26,13 @@ impl LayerState {
     /// [`QuantizedMatrix::scales`](slm_quant_core::QuantizedMatrix::scales), that has seen no input.
     pub fn of_learned_scales(scales: Vec<f32>) -> Self {
         Self(vec![(LEARNED_SCALE.to_owned(), scales)])
+    }
+
+    /// The state with these bounds of static activations.
+    #[must_use]
+    pub fn with_input_bounds(mut self, (min, max): (f32, f32)) -> Self {
+        self.push(INPUT_BOUNDS, vec![min, max]);
+        self
     }
 
     fn push(&mut self, name: &str, values: Vec<f32>) {

@@ -36,7 +36,8 @@ impl ModulePlace {
         Some(self.path_to(linear))
     }
 
-    /// Whether the current parameter is the weight or the bias of a layer. To be asked at every parameter, in order.
+    /// Returns `true` if the current parameter is the weight or the bias of a layer. To be asked at every parameter, in
+    /// order.
     pub fn is_in_linear(&mut self) -> bool {
         if let Some(layer) = self.linear_of_weight() {
             self.layer = Some(layer);

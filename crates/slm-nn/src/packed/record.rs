@@ -31,7 +31,7 @@ use super::PackedWeight;
 const VERSION: i32 = 1;
 /// Numbers of the format.
 const FORMAT_LEN: usize = 10;
-/// What Burn calls the type in which the parameters lie.
+/// Burn's name of the type that holds the parameters.
 const CONTAINER: &str = "Struct:PackedWeight";
 
 /// Ids of the parameters, which are the same whenever they are shown.
@@ -71,7 +71,7 @@ impl PackedWeight {
         })
     }
 
-    /// None for a symmetric mapping.
+    /// `None` for a symmetric mapping.
     fn zero_points(&self) -> Option<Param<Tensor<1, Int>>> {
         let matrix = Arc::clone(&self.matrix);
         (!self.matrix.scheme().mapping.is_symmetric()).then(|| {

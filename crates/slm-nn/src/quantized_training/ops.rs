@@ -1,4 +1,4 @@
-//! The product of an input and weights that exist as codes alone, with gradients by both.
+//! The product of an input and weights that exist only as codes, with gradients by both.
 // burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
 #![allow(deprecated)]
 
@@ -15,7 +15,7 @@ use slm_autograd::record;
 
 use super::Stored;
 
-/// What a backend computes with codes.
+/// Products with codes, as a backend computes them.
 pub(super) trait CodeProducts: Backend {
     /// `x W^T`. Values that are not finite make it NaN where they go in.
     fn product(x: &FloatTensor<Self>, stored: &Stored) -> FloatTensor<Self>;

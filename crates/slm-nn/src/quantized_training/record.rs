@@ -9,7 +9,7 @@ use burn::tensor::Device;
 
 use super::{QuantizedTrainableWeight, Stored};
 
-/// What Burn calls the type in which the parameters lie.
+/// Burn's name of the type that holds the parameters.
 const CONTAINER: &str = "Struct:QuantizedTrainableWeight";
 
 /// A record holds the codes and scales; the residual of error feedback is no part of it.

@@ -7,17 +7,17 @@ use slm_quant_core::{QuantizedMatrix, Result, Scales, quantize_matrix_with};
 /// Steps of the residual in one scale: half a scale is 127.
 const RESIDUAL_STEPS: f32 = 254.0;
 
-/// How updated weights become codes again. Most updates are far smaller than the distance of two codes.
+/// Rounding of updated weights back to codes. Most updates are far smaller than the distance of two codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rounding {
-    /// To the nearest code: an update of less than half a scale is lost.
+    /// Rounds to the nearest code: an update of less than half a scale is lost.
     Nearest,
     /// Up or down at random, so that the mean is the updated weight (Gupta and others, 2015, arXiv:1502.02551).
     Stochastic {
         /// Seed of the draws.
         seed: u64,
     },
-    /// To the nearest code; what is left over is kept in 8 bits and added to the next update (Seide and others,
+    /// Rounds to the nearest code; the rest is kept in 8 bits and added to the next update (Seide and others,
     /// 2014, "1-bit stochastic gradient descent", for gradients).
     ErrorFeedback,
 }

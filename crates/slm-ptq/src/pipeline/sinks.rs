@@ -1,4 +1,4 @@
-//! Where quantized layers go.
+//! Destinations of quantized layers.
 
 use slm_checkpoint::{CheckpointWriter, LayerMetadata};
 use slm_model::Transformer;

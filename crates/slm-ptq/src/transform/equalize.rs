@@ -21,7 +21,7 @@ use slm_quant_core::{
 
 use super::readers::Readers;
 use super::{TransformedSource, Transforms};
-use crate::{Error, Plan, PtqConfig, Result};
+use crate::{Error, Plan, PtqConfig, Result, RoundingMethod};
 
 /// Rows of inputs that candidates are compared on.
 const ROWS: usize = 128;
@@ -49,7 +49,7 @@ pub(crate) struct InputRowsHook(Mutex<Seen>);
 struct Seen {
     rows: InputRows,
     failed: Option<Error>,
-    /// Whether the model overflowed.
+    /// True if the model overflowed.
     not_finite: bool,
 }
 
@@ -105,7 +105,8 @@ pub(crate) fn sampled_windows(count: usize) -> impl Iterator<Item = usize> {
 
 impl Transforms {
     /// Equalizes the MLPs of `checkpoint`, as it is changed so far, whose quantized outputs that brings nearer to the float
-    /// ones, and in the same way, if it is not rotated and activations are quantized, the readers of its norms.
+    /// ones, and in the same way, if it is not rotated and activations are quantized or AWQ is asked for, the readers of its
+    /// norms.
     /// `inputs` are rows of text.
     ///
     /// # Errors
@@ -136,7 +137,8 @@ impl Transforms {
             }
         }
         let quantizes_inputs = config.quantization_type != QuantizationType::WeightOnly;
-        let norms = match self.residual.is_none() && quantizes_inputs {
+        let scales_norms = quantizes_inputs || config.method == RoundingMethod::Awq;
+        let norms = match self.residual.is_none() && scales_norms {
             true => self.equalize_norms(&source, inputs, plan, config, device)?,
             false => Vec::new(),
         };
@@ -172,7 +174,9 @@ impl Transforms {
             };
             let layers = readers.iter().map(layer).collect::<Result<Vec<_>>>()?;
             let failed = |error| Error::layer(&divided, error);
-            let readers = Readers::new(rows, self.model.hidden_size, layers, device).map_err(failed)?;
+            let quantizes_input = config.quantization_type != QuantizationType::WeightOnly;
+            let readers = Readers::new(rows, self.model.hidden_size, layers, quantizes_input, device)
+                .map_err(failed)?;
             if let Some(factors) = readers.best().map_err(failed)? {
                 found.push((divided, factors));
             }

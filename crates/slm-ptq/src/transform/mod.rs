@@ -52,7 +52,7 @@ pub struct Transforms {
     equalized: Option<usize>,
     /// Number of norms whose readers are equalized.
     equalized_norms: usize,
-    /// Why there is no rotation.
+    /// Reason for not rotating.
     reason: Option<String>,
 }
 
@@ -106,7 +106,7 @@ impl Transforms {
         &self.model
     }
 
-    /// Whether anything is changed.
+    /// Returns `true` if nothing is changed.
     pub fn is_none(&self) -> bool {
         self.residual.is_none() && self.heads.is_none() && self.smoothing.is_empty()
     }

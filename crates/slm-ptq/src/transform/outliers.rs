@@ -18,7 +18,7 @@ const MAX_NORM_PEAK: f64 = 16.0;
 /// Transformer layers that are looked at, evenly spread over the model.
 const SAMPLED_LAYERS: usize = 8;
 
-/// Why a rotation is not worth while; none where it is.
+/// Reason against a rotation; `None` if it pays.
 ///
 /// The step of a quantized weight is proportional to its peak. So what rounding adds is measured by the squared peak of
 /// the weights that share a scale, in multiples of their mean square.

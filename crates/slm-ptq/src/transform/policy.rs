@@ -8,15 +8,15 @@ use slm_nn::ForwardHook;
 
 use super::smoothing::MaximaHook;
 use super::{TransformedSource, Transforms, cannot_rotate, outliers};
-use crate::{Error, Plan, PtqConfig, Result, Rotate};
+use crate::{Error, Plan, PtqConfig, Result, Rotate, RoundingMethod};
 
 /// Seed of the rotations.
 const SEED: u64 = 0;
 
 impl Transforms {
-    /// What `config` asks for. [`Rotate::Auto`] rotates where the model can be rotated and that makes the peaks of its
-    /// weights or norms smaller, unless a tied head stays float: it would become a tensor of its own, as large as the
-    /// embedding.
+    /// Chooses the transformations that `config` asks for. [`Rotate::Auto`] rotates where the model can be rotated and
+    /// that makes the peaks of its weights or norms smaller, unless a tied head stays float: it would become a tensor
+    /// of its own, as large as the embedding.
     ///
     /// # Errors
     /// Those of [`Transforms::rotation`].
@@ -31,6 +31,8 @@ impl Transforms {
                 Ok(Self::none(model).with_reason("head and embedding share one quantized table".to_owned()))
             }
             Rotate::Off => Ok(Self::none(model)),
+            Rotate::Auto if config.method == RoundingMethod::Awq => Ok(Self::none(model)
+                .with_reason("AWQ scales large channels, and a rotation would leave none".to_owned())),
             Rotate::On => Self::rotation(checkpoint, SEED),
             Rotate::Auto if model.tie_word_embeddings && !plan.quantizes(LM_HEAD) => Ok(Self::none(model)
                 .with_reason("its tied head stays float, and would become a tensor of its own".to_owned())),
@@ -74,7 +76,7 @@ impl Transforms {
         (!self.is_none()).then_some(record)
     }
 
-    /// Why the model is not rotated although it would have been; none where it is, or nobody asked.
+    /// Reason for not rotating a model that would have been rotated otherwise; none where it is, or nobody asked.
     pub fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
     }

@@ -12,9 +12,21 @@ use super::equalize::{
 };
 use super::smoothing::column_maxima;
 
-/// Powers of the activations and of the weights.
+/// Powers of the activations and of the weights, where inputs are quantized.
 const POWERS: [(f64, f64); 7] =
     [(0.25, 0.0), (0.5, 0.0), (0.75, 0.0), (0.5, 0.5), (0.65, 0.35), (0.8, 0.2), (0.35, 0.65)];
+/// The same where only weights are: AWQ.
+const WEIGHT_POWERS: [(f64, f64); 9] = [
+    (0.1, 0.0),
+    (0.2, 0.0),
+    (0.3, 0.0),
+    (0.4, 0.0),
+    (0.5, 0.0),
+    (0.6, 0.0),
+    (0.7, 0.0),
+    (0.8, 0.0),
+    (0.9, 0.0),
+];
 /// Outputs of one layer that are compared: of a head with more, some that are spread evenly.
 const OUTPUTS: usize = 4096;
 
@@ -23,6 +35,7 @@ pub(super) struct Readers {
     rows: Vec<f32>,
     cols: usize,
     layers: Vec<Reader>,
+    quantizes_input: bool,
     device: Device,
 }
 
@@ -33,14 +46,17 @@ struct Reader {
 }
 
 impl Readers {
-    /// `layers` are weights `[outputs, cols]` and how they are quantized.
+    /// `layers` are weights `[outputs, cols]` and how they are quantized. `quantizes_input` says whether their input is, to
+    /// 8 bits.
     pub(super) fn new(
         rows: &[f32],
         cols: usize,
         layers: Vec<(Vec<f32>, Option<QuantScheme>)>,
+        quantizes_input: bool,
         device: &Device,
     ) -> slm_nn::Result<Self> {
-        let mut readers = Self { rows: rows.to_vec(), cols, layers: Vec::new(), device: device.clone() };
+        let mut readers =
+            Self { rows: rows.to_vec(), cols, layers: Vec::new(), quantizes_input, device: device.clone() };
         for (weight, scheme) in layers {
             let weight = some_rows(weight, cols);
             let outputs = readers.product(&readers.rows, &weight)?;
@@ -63,7 +79,9 @@ impl Readers {
         let mut weights = vec![0.0; self.cols];
         self.layers.iter().for_each(|layer| column_maxima(&layer.weight, &mut weights));
         let weights = floored(weights);
-        let candidates = [&rms, &peaks].into_iter().flat_map(|values| POWERS.map(|powers| (values, powers)));
+        let powers: &[(f64, f64)] = if self.quantizes_input { &POWERS } else { &WEIGHT_POWERS };
+        let candidates =
+            [&rms, &peaks].into_iter().flat_map(|values| powers.iter().map(move |&p| (values, p)));
         let factors = candidates.map(|(values, (a, b))| {
             let factors = values.iter().zip(&weights).map(|(value, weight)| value.powf(a) / weight.powf(b));
             normalized(factors.collect())
@@ -74,7 +92,9 @@ impl Readers {
     /// Sum of the relative errors of the outputs of all layers.
     fn error(&self, factors: &[f64]) -> slm_nn::Result<f64> {
         let mut rows = scaled_columns(&self.rows, factors, |x, s| x / s);
-        quantize_rows(&mut rows, self.cols)?;
+        if self.quantizes_input {
+            quantize_rows(&mut rows, self.cols)?;
+        }
         let mut sum = 0.0;
         for layer in &self.layers {
             let mut weight = scaled_columns(&layer.weight, factors, |w, s| w * s);

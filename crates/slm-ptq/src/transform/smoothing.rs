@@ -34,7 +34,7 @@ pub(super) fn column_maxima(values: &[f32], so_far: &mut [f64]) {
 pub(crate) struct MaximaHook(Mutex<(ChannelMaxima, Option<Error>)>);
 
 impl MaximaHook {
-    /// What was seen.
+    /// Takes the maxima seen so far.
     ///
     /// # Errors
     /// [`Error::Layer`] for inputs that could not be read.

@@ -27,7 +27,7 @@ impl<'a> TransformedSource<'a> {
         if is_head && self.checkpoint.config().model.tie_word_embeddings { EMBED_TOKENS } else { name }
     }
 
-    /// Whether there is a tensor `name`.
+    /// Returns `true` if there is a tensor `name`.
     pub(super) fn has(&self, name: &str) -> bool {
         self.checkpoint.tensors().shape(self.stored(name)).is_some()
     }

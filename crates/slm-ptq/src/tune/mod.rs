@@ -3,8 +3,8 @@
 //! Rounding that is best for each layer on its own is not best for the block. Here the codes of GPTQ are where the
 //! search starts: weights and scales of all layers of a block are trained together, through the rounding, so that the
 //! block's output comes nearer to that of the float model. It reads the hidden states that the quantized blocks before
-//! it give, and so learns to make up for their errors too. Blocks are trained one after the other, in the memory of one,
-//! and no labels are needed.
+//! it give, and so learns to make up for their errors too. Blocks are trained one after the other, in the memory of
+//! one, and no labels are needed.
 //!
 //! Weights move as in AutoRound (Cheng and others, 2023, <https://arxiv.org/abs/2309.05516>), by at most about a step
 //! of their grid; that scales are trained with them is from Block-AP of EfficientQAT (Chen and others, 2024,
@@ -32,7 +32,7 @@ use crate::sequential::{SequentialRun, SequentialSink, install};
 use crate::{Error, QuantizedLayer, Result, TuneOptions};
 
 /// Most that a weight may lie away from its code at the start, in steps of the grid. Rounding must give the code, and a
-/// weight beside the border would change it in the first step.
+/// weight next to the border would change it in the first step.
 const MOST_OFFSET: f32 = 0.25;
 
 /// Passes of the text through each block: for second moments, through the float block, and through the quantized one.
@@ -111,8 +111,8 @@ impl SequentialRun<'_> {
         Ok(())
     }
 
-    /// Quantizes the planned layers of `module` by GPTQ, behind the inputs that they see while `forward` runs, or that it
-    /// gives to the gatherer itself.
+    /// Quantizes the planned layers of `module` by GPTQ, behind the inputs that they see while `forward` runs, or that
+    /// it gives to the gatherer itself.
     fn round<M: NamedLinears, E: From<Error>>(
         &self,
         module: &mut M,

@@ -8,6 +8,7 @@ use std::ops::{Mul, Sub};
 
 use rayon::prelude::*;
 
+use crate::vectorize::vectorized;
 use crate::{Error, Hessian, Result};
 
 /// Columns that are factored together.
@@ -18,7 +19,7 @@ const BLOCK: usize = 64;
 pub struct GptqOptions {
     /// Share of the mean of the diagonal that is added to it; at least 0.
     pub damping: f64,
-    /// Whether inputs are rounded in the order of falling mean squares, instead of from first to last.
+    /// Rounds inputs in the order of falling mean squares, instead of from first to last.
     pub activation_order: bool,
 }
 
@@ -87,8 +88,8 @@ impl GptqFactor {
         self.order.len()
     }
 
-    /// What a squared rounding error of each input costs after the inputs that are rounded later have made up for it
-    /// as well as they can: `1 / U[i, i]²`. Ranges that are chosen by these weights fit GPTQ better than by the mean
+    /// Costs of a squared rounding error of each input after the inputs that are rounded later have made up for it as
+    /// well as they can: `1 / U[i, i]²`. Ranges that are chosen by these weights fit GPTQ better than by the mean
     /// squares.
     pub fn remaining_costs(&self) -> Vec<f32> {
         let mut costs = vec![0.0; self.inputs()];
@@ -103,9 +104,11 @@ impl GptqFactor {
         let size = self.inputs();
         let ordered: Vec<f32> = self.order.iter().map(|&column| values[column]).collect();
         let mut products = vec![0.0; size];
-        for (row, product) in products.iter_mut().enumerate() {
-            *product = dot(&ordered[row..], &self.upper[row * size + row..(row + 1) * size]);
-        }
+        vectorized!({
+            for (row, product) in products.iter_mut().enumerate() {
+                *product = dot(&ordered[row..], &self.upper[row * size + row..(row + 1) * size]);
+            }
+        });
         let mut solved = vec![0.0; size];
         for start in (0..size).step_by(BLOCK) {
             let end = (start + BLOCK).min(size);
@@ -119,6 +122,7 @@ impl GptqFactor {
 }
 
 /// Sum of products, in eight partial sums.
+#[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0_f32; 8];
     let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
@@ -206,8 +210,15 @@ fn invert_lower(lower: &[f64], size: usize) -> Vec<f64> {
 }
 
 /// Subtracts from `values` the sum of `factors[k]` times the row that `row(k)` begins with, four rows at a time.
-#[inline(always)]
 pub(crate) fn subtract<'a, T>(values: &mut [T], factors: &[T], row: impl Fn(usize) -> &'a [T])
+where
+    T: Copy + Mul<Output = T> + Sub<Output = T> + 'a,
+{
+    vectorized!(subtract_rows(values, factors, row));
+}
+
+#[inline(always)]
+fn subtract_rows<'a, T>(values: &mut [T], factors: &[T], row: impl Fn(usize) -> &'a [T])
 where
     T: Copy + Mul<Output = T> + Sub<Output = T> + 'a,
 {
@@ -227,6 +238,27 @@ where
     for (index, factor) in rest.iter().enumerate() {
         for (value, x) in values.iter_mut().zip(&row(first + index)[..width]) {
             *value = *value - *factor * *x;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What runs with the registers of this processor gives the bits of what every processor can run.
+    #[test]
+    fn wide_registers_change_no_bit() {
+        let value = |seed: usize| ((seed * 7919 + seed * seed * 31) % 10_007) as f32 / 997.0 - 5.0;
+        for (width, count) in [(1, 3), (7, 4), (64, 64), (577, 61)] {
+            let rows: Vec<f32> = (0..width * count).map(value).collect();
+            let factors: Vec<f32> = (0..count).map(|index| value(index + 17)).collect();
+            let start: Vec<f32> = (0..width).map(|index| value(index + 101)).collect();
+            let (mut wide, mut plain) = (start.clone(), start);
+            subtract(&mut wide, &factors, |k| &rows[k * width..]);
+            subtract_rows(&mut plain, &factors, |k| &rows[k * width..]);
+            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&wide), bits(&plain), "{width} {count}");
         }
     }
 }

@@ -28,6 +28,7 @@ pub use scales::choose_gptq_qparams;
 use crate::matrix::{EncodedRows, check_weight};
 use crate::round::Quantizer;
 use crate::scan::check_len;
+use crate::vectorize::vectorized;
 use crate::{Error, Granularity, QParams, QuantScheme, QuantizedMatrix, Result};
 
 /// Columns whose errors are applied to the columns after them at once.
@@ -120,7 +121,7 @@ impl<'a> Rounding<'a> {
         losses.fill(0.0);
         for start in (0..cols).step_by(BLOCK) {
             let end = (start + BLOCK).min(cols);
-            tile.round(start, end, codes, losses, &code)?;
+            vectorized!(tile.round(start, end, codes, losses, &code))?;
             tile.update(start, end);
         }
         Ok(())
@@ -146,6 +147,7 @@ impl Tile<'_> {
     }
 
     /// Rounds the columns `start..end` of all rows, and adds the squared errors of each to `losses`.
+    #[inline(always)]
     fn round(
         &mut self,
         start: usize,

@@ -13,6 +13,7 @@ use crate::matrix::{EncodedRows, check_weight};
 use crate::qparams::stored_scale;
 use crate::round::Quantizer;
 use crate::scan::check_len;
+use crate::vectorize::vectorized;
 use crate::{Error, Granularity, Hessian, QParams, QuantScheme, QuantizedMatrix, Result};
 
 /// Settings of a refinement.
@@ -245,6 +246,11 @@ impl<'a> Tile<'a> {
 
     /// Moves each code in turn to the best place on its grid.
     fn move_codes(&mut self, qparams: impl Fn(usize, usize) -> QParams) {
+        vectorized!(self.move_codes_one_by_one(qparams));
+    }
+
+    #[inline(always)]
+    fn move_codes_one_by_one(&mut self, qparams: impl Fn(usize, usize) -> QParams) {
         let (cols, range) = (self.hessian.size, self.scheme.range());
         let rows = self.codes.chunks_exact_mut(cols).zip(self.gradients.chunks_exact_mut(cols));
         for (row, (codes, gradients)) in rows.enumerate() {

@@ -108,7 +108,7 @@ fn widened(counts: &[f64], old: (f32, f32), new: (f32, f32)) -> Vec<f64> {
     carried
 }
 
-/// What [`histogram_search`] found.
+/// Result of [`histogram_search`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HistogramSearch {
     /// First bin of the range.

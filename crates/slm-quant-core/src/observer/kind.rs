@@ -10,7 +10,7 @@ use crate::observer::{
 use crate::scan::min_max;
 use crate::{Error, Mapping, QuantRange, Result};
 
-/// Which observer chooses ranges. Written, and serialized, as a string.
+/// Observer that chooses ranges. Written, and serialized, as a string.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(try_from = "String", into = "String"))]
@@ -27,19 +27,19 @@ pub enum ObserverKind {
     Histogram,
     /// [`PercentileObserver`]. Written `percentile`, or `percentile:99.9`.
     Percentile {
-        /// In (50, 100]; 99.99 where none is written.
+        /// Percentile in (50, 100]; 99.99 if none is written.
         percentile: f64,
     },
     /// [`MseObserver`]. Written `mse`.
     Mse,
     /// The search of [`MseObserver`] with an importance for each input of a layer: see
-    /// [`choose_weighted_qparams`](crate::choose_weighted_qparams). It chooses ranges of weights only, and needs the inputs
-    /// of a layer to have been observed. Written `weighted-mse`.
+    /// [`choose_weighted_qparams`](crate::choose_weighted_qparams). It chooses ranges of weights only, and needs the
+    /// inputs of a layer to have been observed. Written `weighted-mse`.
     WeightedMse,
 }
 
 impl ObserverKind {
-    /// Every kind that goes by the values alone, with its usual parameters.
+    /// Every kind that looks only at the values, with its usual parameters.
     pub const ALL: [Self; 5] = [
         Self::MinMax,
         Self::MovingAverage { averaging_constant: MovingAverageMinMaxObserver::AVERAGING_CONSTANT },

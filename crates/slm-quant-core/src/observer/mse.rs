@@ -98,7 +98,7 @@ pub(crate) fn choose_weighted(values: &[f32], weights: &[f32], scheme: QuantSche
     Ok(search(&WeightedRows { values, weights }, bounds, target)?.qparams)
 }
 
-/// What the search asks of data.
+/// Data that the search can evaluate ranges on.
 trait Data {
     /// Sum of squared values, and weight of all of them.
     fn square(&self) -> (f64, f64);
@@ -330,7 +330,7 @@ struct Search<'a, D> {
 }
 
 impl<D: Data> Search<'_, D> {
-    /// Whether `bounds` are better than the best so far; if so they are the best now.
+    /// Keeps `bounds` if they are better than the best so far, and returns `true` if they are.
     fn attempt(&mut self, bounds: (f32, f32)) -> Result<bool> {
         let qparams = self.target.qparams(bounds)?;
         if qparams == self.best.qparams {

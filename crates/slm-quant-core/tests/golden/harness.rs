@@ -20,7 +20,7 @@ pub(crate) struct Golden {
     tensors: BTreeMap<String, Tensor>,
 }
 
-/// What came of the cases of one kind.
+/// Outcome of the cases of one kind.
 pub(crate) struct Summary {
     kind: String,
     pub(crate) required: usize,

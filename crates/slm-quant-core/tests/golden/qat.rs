@@ -14,7 +14,7 @@ enum WeightObserver {
     Row(PerChannelMinMaxObserver),
 }
 
-/// How one operand is fake-quantized.
+/// Fake quantization of one operand.
 struct Spec {
     range: QuantRange,
     mapping: Mapping,
@@ -36,7 +36,7 @@ impl Spec {
     }
 }
 
-/// What is compared, step after step.
+/// Values that are compared, step after step.
 #[derive(Default)]
 struct Trace(std::collections::BTreeMap<&'static str, Vec<f64>>);
 

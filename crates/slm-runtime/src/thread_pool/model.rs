@@ -20,7 +20,7 @@ fn explore(preemptions: usize, f: impl Fn() + Send + Sync + 'static) {
     builder.check(f);
 }
 
-/// A cell for each task, which its task alone writes, without any ordering of its own.
+/// A cell for each task, which only its task writes, without any ordering of its own.
 struct Cells(Vec<UnsafeCell<usize>>);
 
 // SAFETY: loom reports accesses that are not ordered.

@@ -21,7 +21,7 @@ pub enum Hasher {
     Blake3 {
         /// Its state.
         hasher: Box<blake3::Hasher>,
-        /// Whether it is given a whole file, and not a part of one.
+        /// True if it is given a whole file, and not a part of one.
         whole: bool,
     },
 }
@@ -65,7 +65,7 @@ impl Hasher {
         Ok(())
     }
 
-    /// What it is called in messages.
+    /// Name in messages.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Sha256(_) => "SHA-256",
@@ -83,7 +83,8 @@ impl Hasher {
     }
 }
 
-/// Whether parts of `bytes` bytes are subtrees of BLAKE3's tree: whole blocks of it, as many as a power of two.
+/// Returns `true` if parts of `bytes` bytes are subtrees of BLAKE3's tree: whole blocks of it, as many as a power of
+/// two.
 pub(super) fn is_subtree(bytes: u64) -> bool {
     bytes.is_power_of_two() && bytes >= blake3::CHUNK_LEN as u64
 }

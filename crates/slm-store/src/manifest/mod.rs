@@ -17,7 +17,7 @@ pub use stored::records;
 /// Name of the manifest in a checkpoint.
 pub const MANIFEST: &str = "manifest.json";
 
-/// What a directory with a manifest holds.
+/// Content of a directory with a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Kind {
     /// A model of slm's, with its configuration.
@@ -30,9 +30,9 @@ pub enum Kind {
 /// Every other file of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
-    /// What the directory holds.
+    /// Content of the directory.
     pub kind: Kind,
-    /// What each file is known by.
+    /// Records of the files, by name.
     pub files: BTreeMap<String, FileRecord>,
 }
 
@@ -128,7 +128,7 @@ impl Manifest {
     }
 }
 
-/// Whether `name` is a file name and nothing else: no directory, no way out of one.
+/// Returns `true` if `name` is a file name and nothing else: no directory, no way out of one.
 pub fn is_plain_name(name: &str) -> bool {
     !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0', ':'])
 }

@@ -1,4 +1,4 @@
-//! What one file is known by, and comparing it with that.
+//! Size and checksums of a file, and the comparison of the file with them.
 
 use std::fs::File;
 use std::ops::Range;
@@ -14,14 +14,14 @@ use crate::{Error, Result};
 /// no more bytes has one part.
 pub(super) const CHUNK_BYTES: u64 = 8 << 20;
 
-/// What a file is known by.
+/// Size and checksums of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileRecord {
     /// Bytes.
     pub size: u64,
     /// SHA-256 in lower-case hexadecimal digits, for people and lineage.
     pub sha256: String,
-    /// What the file is compared with when it is read.
+    /// Checksums that are compared when the file is read.
     pub(super) checksums: Checksums,
 }
 
@@ -53,7 +53,7 @@ impl FileRecord {
         Ok(Self { size, sha256: sha256?, checksums: checksums? })
     }
 
-    /// A record that has SHA-256 alone, as before version 3: of the whole file, and of its parts of `chunks` bytes each.
+    /// A record that has only SHA-256, as before version 3: of the whole file, and of its parts of `chunks` bytes each.
     /// None where the number of parts does not fit the size.
     pub fn with_sha256(size: u64, sha256: String, chunks: Option<(u64, Vec<String>)>) -> Option<Self> {
         let (part_bytes, parts) = chunks.unwrap_or_else(|| (size, vec![sha256.clone()]));
@@ -120,7 +120,7 @@ impl Checksums {
         Ok(Self { parts: parts.collect::<Result<_>>()?, ..empty })
     }
 
-    /// Whether there is a checksum for each part of a file of `size` bytes.
+    /// Returns `true` if there is a checksum for each part of a file of `size` bytes.
     fn fit(&self, size: u64) -> bool {
         match (size, self.part_bytes) {
             (0, 0) => self.parts.len() == 1,
@@ -129,7 +129,7 @@ impl Checksums {
         }
     }
 
-    /// What computes the checksum of the part that begins at `start`.
+    /// Hasher of the part that begins at `start`.
     fn hasher(&self, start: u64, whole: bool) -> Hasher {
         match (self.algorithm, whole) {
             (Algorithm::Sha256, _) => Hasher::sha256(),
@@ -157,13 +157,13 @@ impl Parts<'_> {
         self.checksums.parts.len()
     }
 
-    /// Where part `part` lies in the file.
+    /// Byte range of part `part` in the file.
     fn range(&self, part: usize) -> Range<u64> {
         let start = part as u64 * self.part_bytes();
         start..self.size.min(start + self.part_bytes())
     }
 
-    /// What is to be given all bytes of part `part`.
+    /// Hasher that expects all bytes of part `part`.
     pub fn hasher(&self, part: usize) -> Hasher {
         self.checksums.hasher(self.range(part).start, self.count() == 1)
     }

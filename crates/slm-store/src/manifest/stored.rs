@@ -19,7 +19,7 @@ const MODULE: &str = "module";
 #[serde(deny_unknown_fields)]
 pub(super) struct Stored {
     format_version: u32,
-    /// What the directory holds; left out for a model.
+    /// Content of the directory; left out for a model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kind: Option<String>,
     files: BTreeMap<String, StoredFile>,
@@ -30,12 +30,12 @@ pub(super) struct Stored {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoredFile {
-    /// Of all of it.
+    /// Checksum of all of it.
     blake3: String,
-    /// Of a file that has more than one.
+    /// Checksums of the chunks of a file that has more than one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     chunks: Option<StoredChunks>,
-    /// Of all of it.
+    /// Checksum of all of it.
     sha256: String,
     size: u64,
 }
@@ -50,7 +50,7 @@ struct StoredChunks {
 }
 
 impl Stored {
-    /// What is stored for `files`, which is written to `path`.
+    /// Stored form of `files`, to be written to `path`.
     ///
     /// # Errors
     /// [`Error::Write`] for records that have no BLAKE3, as those of old versions.
@@ -120,8 +120,8 @@ impl StoredFile {
     }
 }
 
-/// The records that `record` makes of what the manifest `path` holds, or an error that names the file whose checksums do
-/// not fit it.
+/// The records that `record` makes of what the manifest `path` holds, or an error that names the file whose checksums
+/// do not fit it.
 ///
 /// # Errors
 /// [`Error::Field`].

@@ -192,7 +192,7 @@ impl Source {
         )
     }
 
-    /// How the metadata says that a layer is stored; none for a float one.
+    /// Stored form of a layer, by the metadata; none for a float one.
     fn form_of(&self, name: &str, linear: &Linear) -> Result<Option<QuantizedForm>> {
         let Some(record) = self.metadata.as_ref().and_then(|metadata| metadata.layer(name)) else {
             return Ok(None);

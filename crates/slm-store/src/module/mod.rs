@@ -20,9 +20,9 @@ const CONFIG: &str = "config.json";
 /// Settings of [`save_module`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SaveOptions<'a> {
-    /// Whether a module that is in the directory already is replaced. Default: false.
+    /// Replaces a module that is in the directory already. Default: false.
     pub overwrite: bool,
-    /// How the module was quantized. Without it the saved metadata has what the layers themselves say: mode
+    /// Record of the quantization of the module. Without it the saved metadata has what the layers themselves say: mode
     /// `unrecorded`, and NaN for the errors of their weights.
     pub metadata: Option<&'a QuantizationMetadata>,
     /// Further files by name, such as a configuration of the module. They are listed in the manifest and so checked.
@@ -32,7 +32,7 @@ pub struct SaveOptions<'a> {
 /// Settings of [`load_module`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// Whether the files are compared with their checksums. Default: true.
+    /// Compares the files with their checksums. Default: true.
     pub verify: bool,
 }
 
@@ -42,16 +42,16 @@ impl Default for LoadOptions {
     }
 }
 
-/// What [`load_module`] found.
+/// Result of [`load_module`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoadReport {
-    /// How the module was quantized; none for one that is all float.
+    /// Record of the quantization of the module; none for one that is all float.
     pub metadata: Option<QuantizationMetadata>,
     /// Names of the quantized layers, in forward order.
     pub quantized: Vec<String>,
 }
 
-/// Whether `dir` holds a module that [`save_module`] wrote.
+/// Returns `true` if `dir` holds a module that [`save_module`] wrote.
 pub fn is_module(dir: &Path) -> bool {
     manifest_of(dir).is_some()
 }
@@ -61,7 +61,7 @@ fn manifest_of(dir: &Path) -> Option<Manifest> {
     (manifest.kind == Kind::Module).then_some(manifest)
 }
 
-/// What saving a module may replace.
+/// Kinds of directories that saving a module may replace.
 const MODULES: Replaceable = Replaceable {
     what: "a saved module",
     files_of: |dir| {

@@ -19,7 +19,7 @@ pub(super) const PREFIX_BYTES: usize = 10;
 const MAX_HEADER_BYTES: u32 = 100 << 20;
 /// The deepest CBOR read.
 const MAX_DEPTH: usize = 32;
-/// What the data section and every tensor in it is aligned to.
+/// Alignment of the data section and of every tensor in it.
 const ALIGNMENT: u64 = 256;
 
 /// The size of the CBOR, from the first bytes of a file.
@@ -40,7 +40,7 @@ pub(super) fn header_length(prefix: [u8; PREFIX_BYTES]) -> Result<u32, String> {
     }
 }
 
-/// Where the data section begins behind a header of `length` bytes.
+/// Start of the data section behind a header of `length` bytes.
 pub(super) fn data_start(length: u32) -> u64 {
     (PREFIX_BYTES as u64 + u64::from(length)).next_multiple_of(ALIGNMENT)
 }

@@ -31,7 +31,7 @@ pub fn to_f32(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
     values
 }
 
-/// Whether every one of `values` is a number of the float type `dtype`, so that storing it so loses nothing.
+/// Returns `true` if every one of `values` is a number of the float type `dtype`, so that storing it so loses nothing.
 pub fn holds_exactly(dtype: Dtype, values: &[f32]) -> bool {
     match dtype {
         Dtype::F32 => true,

@@ -1,4 +1,4 @@
-//! Where the bytes of a tensor go that is read as part of a whole file.
+//! Destinations of the bytes of a tensor that is read as part of a whole file.
 
 use slm_kernels::PackedMatrixBuilder;
 use slm_kernels::PackedRows;
@@ -42,7 +42,7 @@ pub(super) enum Slot<'a> {
     Bytes(&'a mut [u8]),
 }
 
-/// Why bytes cannot be what they should be.
+/// Reason for refusing bytes.
 #[derive(Debug)]
 pub(super) enum Refused {
     NotFinite { index: usize, value: f32 },

@@ -22,7 +22,7 @@ pub(super) fn parse(json: &[u8]) -> Result<Metadata, String> {
     Metadata::new(None, tensors).map_err(|e| e.to_string())
 }
 
-/// What the data section is aligned to in files that are written: a cache line.
+/// Alignment of the data section in files that are written: a cache line.
 pub(super) const ALIGNMENT: usize = 64;
 
 /// The header of `tensors`, length included, which ends where the data section is to begin. Tensors lie in the

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 #[derive(Debug)]
 pub struct PositionedFile {
     file: File,
-    /// Where the system has no positioned reads, the cursor is set and used under this lock.
+    /// Lock under which the cursor is set and used where the system has no positioned reads.
     #[cfg(not(unix))]
     cursor: std::sync::Mutex<()>,
 }
@@ -28,7 +28,7 @@ impl PositionedFile {
         Ok(self.file.metadata()?.len())
     }
 
-    /// When the file was last written to, as the system has it now.
+    /// Time of the last write to the file, as the system has it now.
     pub fn modified(&self) -> io::Result<SystemTime> {
         self.file.metadata()?.modified()
     }

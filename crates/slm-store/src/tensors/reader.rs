@@ -22,19 +22,19 @@ use crate::{Error, Result};
 /// Bytes read at once while converting, so that a tensor is held once and not twice.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// An open file of tensors. Opening reads and checks the header alone; each tensor is read when asked for.
+/// An open file of tensors. Opening reads and checks only the header; each tensor is read on request.
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
     file: PositionedFile,
     places: HashMap<String, Place>,
-    /// In the order in which they lie in the file.
+    /// Tensors in the order in which they lie in the file.
     names: Vec<String>,
     /// Size of the file when it was opened.
     size: u64,
-    /// When the file had last been written to when it was opened; none where the system does not tell.
+    /// Time of the last write to the file before it was opened; `None` if the system does not tell.
     modified: Option<SystemTime>,
-    /// What the file has still to be compared with before anything that is read of its tensors is used.
+    /// Record that the file must still be compared with before anything that is read of its tensors is used.
     unverified: Mutex<Option<FileRecord>>,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// None where the bytes are not as many as the shape and type take.
+    /// `None` if the bytes are not as many as the shape and type take.
     pub(super) fn new(dtype: Dtype, shape: Vec<usize>, start: u64, end: u64) -> Option<Self> {
         let elements = shape.iter().try_fold(1_u64, |n, &dim| n.checked_mul(dim as u64))?;
         let bytes = elements.checked_mul(dtype.bitsize() as u64)?.div_ceil(8);
@@ -178,7 +178,7 @@ impl TensorFile {
         result
     }
 
-    /// What the file has still to be compared with. No lock is held meanwhile: two that read for the first time at
+    /// Record that the file must still be compared with. No lock is held meanwhile: two that read for the first time at
     /// once both compare.
     fn unverified(&self) -> Option<FileRecord> {
         self.unverified.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -240,7 +240,7 @@ impl TensorFile {
         Ok(())
     }
 
-    /// Where the file is.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -371,7 +371,7 @@ impl TensorFile {
         Ok(self.read_bytes(name)?.into_iter().map(u8::cast_signed).collect())
     }
 
-    /// Whether tensor `name` has the type, shape and bytes of tensor `other_name` of `other`.
+    /// Returns `true` if tensor `name` has the type, shape and bytes of tensor `other_name` of `other`.
     pub fn same_content(&self, name: &str, other: &Self, other_name: &str) -> Result<bool> {
         let (a, b) = (self.place(name)?, other.place(other_name)?);
         if a.dtype != b.dtype || a.shape != b.shape {

@@ -3,8 +3,8 @@
 //!
 //! The file is taken in the parts that have checksums, on all threads, a few hundred kilobytes at a time, so that
 //! bytes are hashed, checked and packed while they are in the cache. A tensor is filled in units (rows of codes
-//! that are packed together). A unit that lies over the end of a part crosses a *boundary*: its bytes are kept until the
-//! threads at both sides have read them.
+//! that are packed together). A unit that lies over the end of a part crosses a *boundary*: its bytes are kept until
+//! the threads at both sides have read them.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -27,11 +27,11 @@ pub(super) struct Tensor<'a> {
     pub(super) destination: &'a mut Destination,
 }
 
-/// Where a file is read from.
+/// Source file of a reading.
 pub(super) struct Input<'a> {
     /// Bytes of the file.
     pub(super) size: u64,
-    /// What it is compared with.
+    /// Checksums that it is compared with.
     pub(super) checksums: Option<Parts<'a>>,
     /// Fills a buffer from an offset.
     pub(super) read: &'a (dyn Fn(u64, &mut [u8]) -> Result<()> + Sync),
@@ -39,7 +39,7 @@ pub(super) struct Input<'a> {
     pub(super) refuse: &'a (dyn Fn(&str, Refused) -> Error + Sync),
 }
 
-/// What one thread reads in one go: a part of the file.
+/// Reads of one thread in one go: a part of the file.
 struct PartReads<'a> {
     chunks: Vec<Chunk<'a>>,
 }
@@ -87,7 +87,7 @@ pub(super) fn run(input: &Input<'_>, tensors: Vec<Tensor<'_>>) -> Result<()> {
     })
 }
 
-/// What each part of the file holds.
+/// Plans the reads of each part of the file.
 fn plan<'a>(
     input: &Input<'_>,
     part_bytes: u64,
@@ -174,7 +174,7 @@ impl<'b> Reader<'_, 'b> {
         Ok(bytes)
     }
 
-    /// Bytes that are no tensor's matter for the checksum alone.
+    /// Bytes that belong to no tensor count only for the checksum.
     fn pass_over(&mut self, Range { start, end }: Range<u64>) -> Result<()> {
         let mut at = start;
         while self.hasher.is_some() && at < end {

@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// Bytes converted at once.
 const CHUNK_VALUES: usize = 1 << 16;
 
-/// What a file will hold under one name.
+/// Name, type and shape of a tensor to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
     /// Name of the tensor.
@@ -102,7 +102,7 @@ impl TensorFileWriter {
         Ok(Self { path: path.to_owned(), file, data_start, pending })
     }
 
-    /// Where the file is.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -3,7 +3,7 @@
 use super::choices::{Oracle, Teller};
 use super::plot;
 
-/// How likely the grammar is to tell a text.
+/// Probability that the grammar tells a text.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LogProbability {
     /// `-ln p(text)`, over all derivations.

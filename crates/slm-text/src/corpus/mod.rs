@@ -59,7 +59,7 @@ pub struct Corpus {
     next: u64,
 }
 
-/// What [`Corpus::write`] wrote.
+/// Result of [`Corpus::write`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CorpusSummary {
     /// Number of stories.

@@ -26,7 +26,7 @@ fn no_slot_or_bracket_is_left() {
     }
 }
 
-/// What may stand in no story: slips of spacing and punctuation, and wrong articles.
+/// Texts that may stand in no story: slips of spacing and punctuation, and wrong articles.
 const WRONG: [&str; 18] = [
     "  ", " .", " ,", "..", ",.", " \n", "\n ", "\n\n", "?.", "!.", " a a", " a e", " a i", " a o", " a u",
     " an b", " an r", " and.",

@@ -10,7 +10,7 @@ pub(super) const BOYS: [&str; 20] = [
     "Dan", "Joe", "Ravi", "Felix", "Oscar", "Ned",
 ];
 
-/// Who looks after a child, and whether the pronoun is `she`.
+/// People who look after a child, each with `true` if the pronoun is `she`.
 pub(super) const ELDERS: [(&str, bool); 6] = [
     ("mother", true),
     ("father", false),
@@ -26,9 +26,9 @@ pub(super) struct Trait {
     pub(super) name: &'static str,
     /// Lends things gladly.
     pub(super) generous: bool,
-    /// What `{a}` does on hearing a strange noise.
+    /// Reaction of `{a}` to a strange noise.
     pub(super) on_noise: &'static str,
-    /// What happens when there is a hill to climb.
+    /// Event on a hill that has to be climbed.
     pub(super) on_hill: &'static str,
 }
 
@@ -139,7 +139,7 @@ pub(super) const PLACES: [&str; 12] = [
     "mill",
 ];
 
-/// Where a thing can be put or hidden.
+/// Places where a thing can be put or hidden.
 pub(super) const SPOTS: [&str; 12] = [
     "in the box",
     "in the basket",
@@ -155,7 +155,7 @@ pub(super) const SPOTS: [&str; 12] = [
     "next to the window",
 ];
 
-/// What one walks past on the way.
+/// Landmarks that one walks past on the way.
 pub(super) const LANDMARKS: [&str; 10] = [
     "over the bridge",
     "past the mill",
@@ -308,7 +308,7 @@ pub(super) const JOBS: [(&str, &str); 14] = [
     ("writer", "write a book about us"),
 ];
 
-/// What may be seen at a place; the order is that of [`PLACES`].
+/// Sights at a place; the order is that of [`PLACES`].
 pub(super) const SIGHTS: [[&str; 4]; 12] = [
     ["a fountain", "old men on benches", "children on swings", "a row of roses"],
     ["the waves", "white gulls", "a sand castle", "crabs in the sand"],

@@ -1,4 +1,4 @@
-//! What a story knows so far: who is in it, and what must stay true.
+//! State of a story: who is in it, and what must stay true.
 
 use super::choices::Teller;
 use super::template::Frame;
@@ -30,7 +30,7 @@ pub(super) struct World {
     pub(super) frame: Frame,
     pub(super) character: Trait,
     pub(super) weather: Weather,
-    /// Whether the hero has a dearest thing, told of at the start and again at the end.
+    /// True if the hero has a dearest thing, told of at the start and again at the end.
     pub(super) treasure: bool,
     pub(super) girls: Vec<&'static str>,
     pub(super) boys: Vec<&'static str>,

@@ -29,10 +29,10 @@ pub(super) struct Decoder {
     /// Bytes decoded before `pending`, and line ends among them.
     offset: usize,
     lines: usize,
-    /// Whether a carriage return came last, which may be half of a line end.
+    /// True if a carriage return came last, which may be half of a line end.
     carriage_return: bool,
     ended: bool,
-    /// Whether zero bytes were warned of.
+    /// True if zero bytes were warned of.
     zeros_seen: Cell<bool>,
 }
 

@@ -123,7 +123,7 @@ pub(super) struct Lines {
     text: String,
     at: usize,
     decoder: Decoder,
-    /// Whether records are lines, and the number of those read.
+    /// True if records are lines. `number` is the number of those read.
     by_line: bool,
     number: usize,
 }

@@ -97,7 +97,7 @@ pub(super) fn no_file(path: &Path, what: &str, remedy: &'static str) -> Error {
     Error::NotText { path: path.to_owned(), what: what.to_owned(), remedy }
 }
 
-/// Whether a file has the name of a binary file, such as nanoGPT's `train.bin`.
+/// Returns `true` if a file has the name of a binary file, such as nanoGPT's `train.bin`.
 pub(super) fn is_named_binary(path: &Path) -> bool {
     has_extension(path, &["bin", "idx", "dat"])
 }
@@ -107,7 +107,7 @@ fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     extensions.iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
-/// Whether 16-bit units are characters as texts have them: nearly no control characters.
+/// Returns `true` if 16-bit units are characters as texts have them: nearly no control characters.
 fn is_utf16(head: &[u8], little_endian: bool) -> bool {
     let unit =
         |&unit: &[u8; 2]| if little_endian { u16::from_le_bytes(unit) } else { u16::from_be_bytes(unit) };

@@ -96,7 +96,7 @@ impl Data {
     }
 }
 
-/// Whether standard input was opened, which holds one text.
+/// True once standard input, which holds one text, was opened.
 static STDIN_READ: AtomicBool = AtomicBool::new(false);
 
 /// Warns of something about a file, once.
@@ -109,7 +109,7 @@ fn warn_once(path: &Path, what: &str) {
     }
 }
 
-/// What stands between two texts of a JSON file, as in the usual evaluations on WikiText.
+/// Separator of two texts of a JSON file, as in the usual evaluations on WikiText.
 const BETWEEN: &str = "\n\n";
 
 /// A text that is read part by part.
@@ -119,7 +119,7 @@ pub struct TextReader {
     source: Source,
     /// Bytes of text so far.
     bytes: usize,
-    /// Whether there was anything but white space.
+    /// True if there was anything but white space.
     text: bool,
 }
 

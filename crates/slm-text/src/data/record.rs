@@ -1,4 +1,4 @@
-//! What one JSON value of a data set holds: texts or token ids.
+//! Records of a data set, one JSON value each: texts or token ids.
 
 use std::path::Path;
 
@@ -226,7 +226,7 @@ fn ids(value: &Value) -> Option<Vec<Vec<u32>>> {
         .or_else(|| if items.is_empty() { None } else { items.iter().map(list).collect() })
 }
 
-/// Why a list is no list of ids.
+/// Explains why a list is no list of ids.
 fn no_ids(value: &Value) -> String {
     fn first(value: &Value, depth: usize) -> Option<String> {
         match value {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Algorithm, PieceKind, SPACE, SentencePiece, merges};
 
-/// What is put around a text, and tokens that the model does not have.
+/// Tokens put around a text, and tokens that the model does not have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Frame {
     /// Id before a text.

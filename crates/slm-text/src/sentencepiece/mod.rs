@@ -22,7 +22,7 @@ const LONGEST: usize = 256;
 pub struct SentencePiece {
     /// The pieces, in the order of their ids.
     pub pieces: Vec<Piece>,
-    /// How a text is split into them.
+    /// Algorithm that splits a text into them.
     pub algorithm: Algorithm,
     /// Id of the piece for what no other is for.
     pub unknown_id: u32,
@@ -30,17 +30,17 @@ pub struct SentencePiece {
     pub bos_id: Option<u32>,
     /// Id of the piece behind a text, if there is one.
     pub eos_id: Option<u32>,
-    /// Whether characters without a piece are split into bytes.
+    /// Splits characters without a piece into bytes.
     pub byte_fallback: bool,
     /// The compiled rules by which characters are replaced; empty where they stay.
     pub character_map: Vec<u8>,
-    /// Whether a space is put in front of a text.
+    /// Puts a space in front of a text.
     pub add_space_prefix: bool,
-    /// Whether spaces at the ends of a text are left out, and several are one.
+    /// Leaves out spaces at the ends of a text, and merges several into one.
     pub collapse_spaces: bool,
 }
 
-/// How a text is split into pieces.
+/// Algorithm that splits a text into pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Algorithm {
@@ -57,11 +57,11 @@ pub struct Piece {
     pub text: String,
     /// Its score.
     pub score: f32,
-    /// What it is.
+    /// Kind of the piece.
     pub kind: PieceKind,
 }
 
-/// What a piece is.
+/// Kind of a piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PieceKind {
@@ -127,7 +127,7 @@ pub fn merges<'a>(
     merges.into_iter().map(|(_, _, pair)| pair).collect()
 }
 
-/// Whether a token is the name of a byte, such as `<0x0A>`.
+/// Returns `true` if a token is the name of a byte, such as `<0x0A>`.
 pub fn is_byte(token: &str) -> bool {
     let hex = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
     hex.is_some_and(|hex| hex.len() == 2 && hex.bytes().all(|digit| digit.is_ascii_hexdigit()))

@@ -54,7 +54,7 @@ struct Normalizer {
     escape_whitespaces: Option<bool>,
 }
 
-/// Whether a file is one of tiktoken: lines of a token in Base64 and its rank.
+/// Returns `true` if a file is one of tiktoken: lines of a token in Base64 and its rank.
 pub(super) fn is_tiktoken(bytes: &[u8]) -> bool {
     let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let mut parts = line.split(|&byte| byte == b' ');

@@ -62,7 +62,7 @@ impl<'a> TextStream<'a> {
         Ok(text.strip_prefix(&self.returned).unwrap_or_default().to_owned())
     }
 
-    /// What of `text` comes after the part that was returned. A decoder that rewrites what came before (such as
+    /// Part of `text` after what was returned already. A decoder that rewrites what came before (such as
     /// the cleaning up of spaces before punctuation) has the last id decoded alone.
     fn new_part(&self, text: &str) -> Result<String> {
         if let Some(new) = text.strip_prefix(&self.returned) {

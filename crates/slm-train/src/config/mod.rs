@@ -1,4 +1,4 @@
-//! What a training run is told to do.
+//! Configuration of a training run.
 
 mod names;
 mod qat;
@@ -27,7 +27,7 @@ pub use read::{Setting, parse_toml, read_toml};
 pub struct TrainingConfig {
     /// Architecture. Its `vocab_size` is that of the tokenizer that is trained.
     pub model: ModelConfig,
-    /// Where the tokenizer comes from.
+    /// Source of the tokenizer.
     #[serde(default)]
     pub tokenizer: TokenizerConfig,
     /// Data, optimizer, schedule.
@@ -35,10 +35,10 @@ pub struct TrainingConfig {
     /// Quantization, off by default.
     #[serde(default)]
     pub quantization: QuantizationConfig,
-    /// How ranges come about where `quantization_mode` is "qat".
+    /// Choice of ranges where `quantization_mode` is "qat".
     #[serde(default)]
     pub qat: QatTrainingOptions,
-    /// How weights are quantized again where `enable_quantized_finetuning` is true.
+    /// Rounding of updated weights where `enable_quantized_finetuning` is true.
     #[serde(default)]
     pub finetune: FinetuneOptions,
 }
@@ -76,7 +76,7 @@ struct QuantizationFile {
     _finetune: Option<FinetuneOptions>,
 }
 
-/// Where the tokenizer comes from: a file, or training on the data.
+/// Source of the tokenizer: a file, or training on the data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenizerConfig {
@@ -94,7 +94,7 @@ impl Default for TokenizerConfig {
     }
 }
 
-/// How a model is trained: AdamW (Loshchilov and Hutter, 2019), warm-up, cosine.
+/// Options of the training: AdamW (Loshchilov and Hutter, 2019), warm-up, cosine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainingOptions {
@@ -122,13 +122,16 @@ pub struct TrainingOptions {
     pub epsilon: f64,
     /// Largest norm of all gradients together; 0 turns clipping off. Default: 1.
     pub grad_clip: f64,
+    /// Keeps the token and position embeddings as they are, which saves the memory of their gradients and moments:
+    /// three times their own. A head that is tied to the token embedding then stays too. Default: false.
+    pub freeze_embeddings: bool,
     /// Share of the text, at its end, that is held out for validation. Default: 0.05.
     pub validation_fraction: f64,
     /// Most windows of `sequence_length` tokens scored in a validation. Default: 64.
     pub validation_windows: usize,
-    /// Steps between validations; 0 for one at the end alone. Default: 100.
+    /// Steps between validations; 0 for a single one at the end. Default: 100.
     pub eval_interval: usize,
-    /// Steps between checkpoints; 0 for one at the end alone. Default: 500.
+    /// Steps between checkpoints; 0 for a single one at the end. Default: 500.
     pub save_interval: usize,
     /// Steps between lines of `metrics.jsonl`, 0 for none; validations are always there. Default: 1.
     pub log_interval: usize,
@@ -151,6 +154,7 @@ impl Default for TrainingOptions {
             beta2: 0.95,
             epsilon: 1e-8,
             grad_clip: 1.0,
+            freeze_embeddings: false,
             validation_fraction: 0.05,
             validation_windows: 64,
             eval_interval: 100,
@@ -234,8 +238,9 @@ impl TrainingConfig {
         Ok(config)
     }
 
-    /// Reads a TOML file for the training of a checkpoint, with `settings` in the place of what it says: `[model]` may be
-    /// left out, and must be that of the checkpoint where it is there, or of the float model it was quantized from; `[tokenizer]` is left out. Values are not validated yet.
+    /// Reads a TOML file for the training of a checkpoint, with `settings` in the place of what it says: `[model]` may
+    /// be left out, and must be that of the checkpoint where it is there, or of the float model it was quantized from;
+    /// `[tokenizer]` is left out. Values are not validated yet.
     ///
     /// # Errors
     /// As [`read_toml`], and [`Error::ConfigValue`] for another model.
@@ -303,8 +308,8 @@ impl TrainingConfig {
         })
     }
 
-    /// [`TrainingConfig::validate`] of a config in which `settings` took the place of what its file says; they are named
-    /// where they are to blame.
+    /// [`TrainingConfig::validate`] of a config in which `settings` took the place of what its file says; they are
+    /// named where they are to blame.
     ///
     /// # Errors
     /// As [`TrainingConfig::validate`].

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Section", into = "Section")]
 pub struct QatTrainingOptions {
-    /// How ranges come about. In the file its fields stand next to the others.
+    /// Choice of ranges. In the file its fields stand next to the others.
     pub options: QatOptions,
     /// Learning rate of learned scales as a multiple of that of the weights. Default: 0.1.
     pub scale_learning_rate: f64,

@@ -17,7 +17,7 @@ const SIMILAR: f64 = 0.75;
 pub struct Setting {
     keys: Vec<String>,
     value: toml::Value,
-    /// What the user wrote.
+    /// Text that the user wrote.
     written: String,
 }
 
@@ -109,7 +109,7 @@ pub fn parse_toml<T: DeserializeOwned>(text: &str, origin: &str, settings: &[Set
         .map_err(|problem| blame(located(problem, origin), settings))
 }
 
-/// What a text that is no TOML is, where that is known.
+/// Recognizes other languages than TOML, and says so.
 fn other_language(text: &str) -> Option<&'static str> {
     let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?;
     if first.starts_with('{') {

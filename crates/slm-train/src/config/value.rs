@@ -1,5 +1,5 @@
 //! Deserializes TOML values with errors that know where they are: serde reports what is wrong, the path is
-//! added on the way out. What keys there are is known from the types alone, so no list can fall behind.
+//! added on the way out. The types alone say which keys there are, so that no list can fall behind.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 use toml::Value;
 use toml::map::IntoIter;
 
-/// What is wrong, and where.
+/// Problem with a value, and its place.
 #[derive(Debug)]
 pub(super) struct Problem {
     /// Keys from the outermost table inwards.
@@ -15,7 +15,7 @@ pub(super) struct Problem {
     pub(super) kind: Kind,
 }
 
-/// What is wrong.
+/// Kind of problem.
 #[derive(Debug)]
 pub(super) enum Kind {
     UnknownKey { key: String, known: &'static [&'static str] },

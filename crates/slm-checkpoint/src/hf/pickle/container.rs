@@ -10,8 +10,8 @@ use zip::ZipArchive;
 /// Bytes of a file without an archive that are looked at: its pickles come before its tensors.
 const MAX_BARE_BYTES: u64 = 64 << 20;
 
-/// The bytes of each entry of an archive that is a pickle, or those at the beginning of another file, which may go on
-/// behind its last pickle. All of them together are at most [`MAX_PICKLE_SIZE`].
+/// The bytes of each entry of an archive that is a pickle, or those at the beginning of another file, which may
+/// continue behind its last pickle. All of them together are at most [`MAX_PICKLE_SIZE`].
 pub(super) fn pickles(path: &Path) -> Result<Vec<Vec<u8>>, String> {
     let open = || File::open(path).map_err(|error| error.to_string());
     let (mut file, mut magic) = (open()?, [0; 4]);

@@ -15,9 +15,9 @@ pub(super) struct Codes {
     /// Row-major, signed.
     pub(super) codes: Vec<i8>,
     pub(super) groups: Groups,
-    /// By row, then group.
+    /// Scales by row, then group.
     pub(super) scales: Vec<f32>,
-    /// Whether the file has them in 16 bits.
+    /// True if the file has them in 16 bits.
     pub(super) half_scales: bool,
     /// Next to the scales; none where all are 0.
     pub(super) zero_points: Option<Vec<i8>>,

@@ -178,7 +178,7 @@ impl Layer {
         }
     }
 
-    /// Whether dynamic inputs have no zero points in the file. Here they have some.
+    /// Returns `true` if dynamic inputs have no zero points in the file. Here they have some.
     pub(super) fn has_symmetric_dynamic_inputs(&self) -> bool {
         matches!(&self.form, Form::Compressed(form) if form.has_symmetric_dynamic_inputs())
     }

@@ -16,11 +16,11 @@ pub(super) struct Targets {
 /// Closeness with which a list names a layer; the closest of several groups is a layer's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Match {
-    /// By the class of its module.
+    /// A layer by the class of its module.
     Class,
-    /// By a pattern.
+    /// Layers by a pattern.
     Pattern,
-    /// By its name.
+    /// A layer by its name.
     Name,
 }
 

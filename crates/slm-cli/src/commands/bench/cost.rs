@@ -1,4 +1,4 @@
-//! What a model holds and what a token costs.
+//! Size of a model, and the cost of a token.
 
 use burn::tensor::Device;
 use serde::Serialize;
@@ -12,7 +12,7 @@ pub(super) struct KernelUse {
     pub(super) layers: usize,
 }
 
-/// What one layer reads for a token, and the kernel that does.
+/// Bytes that one layer reads for a token, and the kernel that reads them.
 #[derive(Serialize)]
 pub(super) struct LayerCost {
     name: String,
@@ -22,7 +22,7 @@ pub(super) struct LayerCost {
     kernel: String,
 }
 
-/// What a token costs.
+/// Cost of a token.
 pub(super) struct Cost {
     /// The scheme of quantized layers, or `f32`.
     pub(super) form: String,

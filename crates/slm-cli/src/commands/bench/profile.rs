@@ -1,4 +1,4 @@
-//! Where the time of a pass goes.
+//! Breakdown of the time of a pass.
 
 use std::fmt;
 use std::time::Duration;

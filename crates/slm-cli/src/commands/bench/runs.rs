@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::memory;
 
-/// One run of the model, beside what the machine did meanwhile.
+/// One run of the model, and what the machine did meanwhile.
 #[derive(Serialize)]
 pub(super) struct RunResult {
     prefill_tokens_per_second: f64,
@@ -21,7 +21,7 @@ pub(super) struct RunResult {
     fastest_token_ms: f64,
     median_token_ms: f64,
     slowest_token_ms: f64,
-    /// Of passes over memory, one after each token.
+    /// Bandwidth of passes over memory, one after each token.
     read_bytes_per_second: f64,
     pub(super) decode_bandwidth_share: f64,
     pub(super) prefill_peak_share: Option<f64>,
@@ -33,7 +33,7 @@ pub(super) struct Measured {
     pub(super) runs: Vec<RunResult>,
     /// The best of all measurements.
     pub(super) read_bytes_per_second: f64,
-    /// None without an integer kernel in vector instructions.
+    /// `None` without an integer kernel in vector instructions.
     pub(super) peak_ops_per_second: Option<f64>,
     /// The model's, without what the measurements hold.
     pub(super) peak_memory_bytes: Option<u64>,
@@ -57,10 +57,13 @@ pub(super) fn measure(
         sampling: SamplingOptions::default(),
         stop_ids: Vec::new(),
     };
+    let spinner = context.progress.spinner("measuring this machine");
+    let mut peak_ops = measure_peak_ops(kernel, args.repeats)?;
+    drop(spinner);
     let bar = context.progress.bar("running the model", args.repeats);
+    bar.tick();
     let mut best: Option<GenerateOutput> = None;
     let mut runs = Vec::new();
-    let mut peak_ops = measure_peak_ops(kernel, args.repeats)?;
     let mut best_peak_ops = peak_ops;
     let mut peak_memory_bytes = None;
     for _ in 0..args.repeats {
@@ -119,7 +122,7 @@ struct Reads<'a> {
     meter: &'a mut ReadMeter,
     bytes: usize,
     time: Duration,
-    /// When the last read ended; none before the first.
+    /// End of the last read; `None` before the first.
     ended: Option<Instant>,
     /// Between the end of a read and the next token.
     token_ms: Vec<f64>,
@@ -145,7 +148,7 @@ impl<'a> Reads<'a> {
     }
 }
 
-/// Multiplications and additions of the prompt's products. The head runs on the last position alone.
+/// Multiplications and additions of the prompt's products. The head runs on the last position only.
 pub(super) fn prefill_operations(cost: &Cost, args: &BenchArgs) -> f64 {
     2.0 * (cost.body_weights * args.prompt as u64 + cost.head_weights) as f64
 }

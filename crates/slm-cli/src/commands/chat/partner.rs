@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::text::tokenizer;
 
 pub(super) struct Partner<'m> {
-    /// Keeps keys and values: of a conversation that goes on, what was said before is not computed again.
+    /// Keeps keys and values, so that earlier turns of a conversation are not computed again.
     generator: Generator<'m>,
     /// Positions of the model.
     positions: usize,
@@ -35,7 +35,7 @@ pub(super) struct Answer {
     stop: &'static str,
     /// Tokens of the conversation before the answer.
     prompt_tokens: usize,
-    /// How many of them were kept from the turn before, and not computed again.
+    /// Number of them that were kept from the turn before, and not computed again.
     prompt_tokens_kept: usize,
     /// Tokens of the answer.
     tokens: usize,
@@ -46,7 +46,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Why the answer is not whole, if it is not.
+    /// Remark about an answer that is not whole; `None` for one that is.
     pub(super) fn remark(&self) -> Option<String> {
         match self.stop {
             "end_of_turn" => None,
@@ -59,7 +59,7 @@ impl Answer {
 
 /// The model of a checkpoint.
 pub(super) fn load_model(checkpoint: &Checkpoint, args: &ChatArgs, context: &Context) -> Result<Transformer> {
-    let mut model = checkpoint.load_model(&context.device)?;
+    let mut model = context.load_model(checkpoint)?;
     args.kv_cache.apply(&mut model);
     Ok(model)
 }
@@ -71,7 +71,7 @@ impl<'m> Partner<'m> {
         let ChatSetup { template, render, stop_ids } =
             ChatSetup::load(checkpoint, &tokenizer, args.template.as_deref())?;
         if stop_ids.is_empty() {
-            tracing::warn!("no token is known that ends an answer: each goes on for --max-new-tokens");
+            tracing::warn!("no token is known that ends an answer: each has --max-new-tokens tokens");
         }
         Ok(Self {
             generator: Generator::new(model),
@@ -81,7 +81,7 @@ impl<'m> Partner<'m> {
             render,
             stop_ids,
             max_new_tokens: args.max_new_tokens,
-            sampling: args.sampling.options(args.temperature, 0),
+            sampling: args.sampling.options(args.temperature, 0)?,
             last: None,
         })
     }

@@ -54,7 +54,7 @@ impl<'a> Request<'a> {
             ("help", "") => Self::Help,
             ("quit" | "exit", "") => Self::Quit,
             _ => Self::Unknown(format!(
-                "/{command} is no command; /help lists them, // begins a message with a slash"
+                "unknown command /{command}; /help lists all, and // begins a message with a slash"
             )),
         }
     }

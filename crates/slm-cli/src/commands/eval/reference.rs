@@ -28,7 +28,7 @@ impl Reference {
     ) -> Result<Self> {
         let checkpoint = context.open_checkpoint(dir)?;
         check_vocabularies(judged, &checkpoint)?;
-        let model = checkpoint.load_model(&context.device)?;
+        let model = context.load_model(&checkpoint)?;
         let device = match context.device_name {
             "flex" => slm_nn::ndarray_device(),
             _ => Device::flex(),

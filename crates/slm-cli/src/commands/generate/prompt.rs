@@ -15,25 +15,48 @@ pub(super) struct PromptArgs {
     /// --prompt
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "prompt_file")]
     prompt: Option<String>,
-    /// File with the text to continue (- for standard input); one line end at its end is no part of it
-    #[arg(long, value_name = "FILE")]
+    /// File with the text to continue (- for standard input); a line end at its end is not part of the text
+    #[arg(long, value_name = "FILE", conflicts_with = "prompts")]
     prompt_file: Option<PathBuf>,
+    /// File with several prompts (- for standard input), a JSON object in each line: {"prompt": "Once", "max_tokens":
+    /// 16}, and optionally temperature, seed, stop and id. Each is answered by a line of JSON
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    prompts: Option<PathBuf>,
+}
+
+/// Prompts, as they were given.
+pub(super) enum Prompts {
+    One(String),
+    /// JSON Lines.
+    Lines {
+        path: PathBuf,
+        text: String,
+    },
 }
 
 impl PromptArgs {
-    /// The text.
-    pub(super) fn read(&self) -> Result<String> {
+    /// Returns `true` if prompts come as JSON Lines.
+    pub(super) fn is_lines(&self) -> bool {
+        self.prompts.is_some()
+    }
+
+    /// Reads the prompts.
+    pub(super) fn read(&self) -> Result<Prompts> {
         let stdin = || read_plain(Path::new("standard input"), io::stdin());
+        if let Some(path) = &self.prompts {
+            return Ok(match path == Path::new("-") {
+                true => Prompts::Lines { path: "standard input".into(), text: stdin()? },
+                false => Prompts::Lines { path: path.clone(), text: read_file(path)? },
+            });
+        }
         let mut text = match (&self.prompt, &self.prompt_file) {
-            (Some(prompt), _) if prompt != "-" => return Ok(prompt.clone()),
-            (None, Some(path)) if path != Path::new("-") => {
-                let file = File::open(path)
-                    .map_err(|source| slm_text::Error::Read { path: path.clone(), source })?;
-                read_plain(path, file)?
-            }
+            (Some(prompt), _) if prompt != "-" => return Ok(Prompts::One(prompt.clone())),
+            (None, Some(path)) if path != Path::new("-") => read_file(path)?,
             (None, None) if io::stdin().is_terminal() => {
                 return Err(Error::Usage(
-                    "no prompt: give one with --prompt TEXT or --prompt-file FILE, or pipe it in".to_owned(),
+                    "no prompt: give one with --prompt TEXT or --prompt-file FILE, several with --prompts FILE, or pipe \
+                     one in"
+                        .to_owned(),
                 ));
             }
             _ => stdin()?,
@@ -41,8 +64,13 @@ impl PromptArgs {
         if text.ends_with('\n') {
             text.pop();
         }
-        Ok(text)
+        Ok(Prompts::One(text))
     }
+}
+
+fn read_file(path: &Path) -> Result<String> {
+    let file = File::open(path).map_err(|source| slm_text::Error::Read { path: path.to_owned(), source })?;
+    Ok(read_plain(path, file)?)
 }
 
 /// Ids of a prompt, with what the tokenizer puts around it; a beginning-of-sequence token that is spelled out as well is

@@ -19,9 +19,9 @@ const BAR: f64 = 40.0;
 struct LayerView<'a> {
     name: &'a str,
     shape: [usize; 2],
-    /// How the weights are stored.
+    /// Storage of the weights.
     form: String,
-    /// How the input is treated.
+    /// Treatment of the input.
     activation: Option<String>,
     /// All of them, by row, then group.
     qparams: Vec<QParams>,
@@ -87,9 +87,14 @@ fn unknown_layer(checkpoint: &Checkpoint, name: &str) -> Error {
     layers.dedup();
     let similar = |layer: &&&str| (strsim::jaro_winkler(layer, name) * 1e6) as u32;
     let nearest = layers.iter().max_by_key(similar).filter(|layer| similar(layer) >= 850_000);
-    let hint = nearest.map_or_else(String::new, |nearest| format!("; did you mean {nearest}?"));
-    let shown = layers.iter().take(8).copied().collect::<Vec<_>>().join(", ");
-    Error::file(checkpoint.dir(), format!("has no layer {name:?}{hint}; its layers are {shown}, ..."))
+    let hint = match nearest {
+        Some(nearest) => format!("did you mean {nearest}?"),
+        None => {
+            let shown = layers.iter().take(3).copied().collect::<Vec<_>>().join(", ");
+            format!("its layers are {shown}, ...; slm inspect DIR --tensors lists all of them")
+        }
+    };
+    Error::file(checkpoint.dir(), format!("has no layer {name:?}; {hint}"))
 }
 
 fn describe(activation: ActivationQuant) -> String {

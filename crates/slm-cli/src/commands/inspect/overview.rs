@@ -23,13 +23,13 @@ pub(super) struct CheckpointView<'a> {
     pub(super) model: &'a ModelConfig,
     pub(super) parameters: u64,
     pub(super) quantized: bool,
-    /// How inputs of quantized layers are treated.
+    /// Treatment of the inputs of quantized layers.
     pub(super) input_quantization: Option<String>,
-    /// How far an interrupted training run has come.
+    /// Progress of an interrupted training run.
     pub(super) unfinished: Option<Unfinished>,
     pub(super) has_tokenizer: bool,
     pub(super) has_chat_template: bool,
-    /// Where the weights come from.
+    /// Origin of the weights.
     pub(super) lineage: Option<&'a serde_json::Value>,
     pub(super) tensors: Vec<TensorView>,
     pub(super) weight_bytes: u64,
@@ -50,7 +50,7 @@ impl From<RunProgress> for Unfinished {
     }
 }
 
-/// How the inputs of quantized layers are treated, in words.
+/// Treatment of the inputs of quantized layers, in words.
 fn inputs(metadata: &QuantizationMetadata) -> String {
     match (metadata.quantization_type, &metadata.activation_observer, metadata.activation_granularity) {
         (QuantizationType::WeightOnly, ..) => "weight-only, float activations".to_owned(),
@@ -146,7 +146,11 @@ fn cells(layer: &LayerMetadata, quantization_type: QuantizationType) -> Vec<Stri
     let zero_points = layer.zero_points.as_ref();
     vec![
         layer.name.clone(),
-        format!("{:.2}", layer.error.sqnr_db),
+        // Weights of a fine-tuned model were never floats that the codes could differ from.
+        match layer.error.sqnr_db {
+            sqnr if sqnr.is_finite() => format!("{sqnr:.2}"),
+            _ => "-".to_owned(),
+        },
         table::percent(layer.error.clipped_share),
         range(table::scale(layer.scales.min), table::scale(layer.scales.max)),
         zero_points.map_or("0".to_owned(), |zero| range(zero.min.to_string(), zero.max.to_string())),

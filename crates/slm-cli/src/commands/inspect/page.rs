@@ -9,11 +9,11 @@ use crate::error::Result;
 use crate::html::{self, Cell, Chart, Fact, Page, Table};
 use crate::table::{self, range};
 
-/// What the columns of a table of layers mean.
+/// Explanation of the columns of a table of layers.
 pub(in crate::commands) const TABLE_NOTE: &str = "Click a column's name to sort by it. SQNR: signal to quantization noise of the weights; clipped: share of the weights \
      outside the range of the codes; scale: distance between two codes.";
 
-/// What the checkpoint is and where it comes from.
+/// Facts about the checkpoint and its origin.
 pub(in crate::commands) fn facts(checkpoint: &Checkpoint) -> Vec<Fact> {
     html::facts(&words::summary(&CheckpointView::new(checkpoint)))
 }

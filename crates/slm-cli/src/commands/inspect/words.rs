@@ -165,7 +165,7 @@ fn changes(record: TransformRecord) -> String {
     format!("{} before it was quantized", done.join(", "))
 }
 
-/// Whether a text is a SHA-256.
+/// Returns `true` if a text is a SHA-256.
 fn is_checksum(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use slm_checkpoint::{Checkpoint, OpenOptions};
 use slm_ptq::PtqConfig;
+use slm_quant_core::QuantizationType;
 use slm_train::{QuantizationConfig, TrainingConfig};
 
 use super::PtqArgs;
@@ -11,7 +13,7 @@ use crate::shipped::Shipped;
 
 pub(super) struct RunInputs {
     pub(super) checkpoint: PathBuf,
-    /// None where no text is needed.
+    /// `None` where no text is needed.
     pub(super) calibration: Option<PathBuf>,
     pub(super) eval: Option<PathBuf>,
     pub(super) out: PathBuf,
@@ -32,13 +34,10 @@ impl RunInputs {
             (Some(checkpoint), Some(calibration)) => {
                 (checkpoint.clone(), Some(calibration.clone()), args.eval.clone())
             }
-            (Some(_), None) => {
-                return Err(Error::Usage(
-                    "--checkpoint needs --calibration FILE: a text like those the model will see, on which \
-                     ranges are calibrated and perplexities measured (with a --type that is not static, --method rtn and \
-                     --observer min-max, --eval FILE or --no-eval will do)"
-                        .to_owned(),
-                ));
+            (Some(checkpoint), None) => {
+                // A checkpoint that cannot be opened is the first thing to mend.
+                Checkpoint::open_to_load(checkpoint, &OpenOptions { verify: false })?;
+                return Err(Error::Usage(needs_text_because(&config)));
             }
             (None, calibration) => {
                 let shipped = Shipped::find()?;
@@ -64,6 +63,22 @@ impl RunInputs {
             )));
         }
         Ok(Self { checkpoint, calibration, eval, out, overwrite, config })
+    }
+}
+
+/// The error of a run without a text that it needs.
+fn needs_text_because(config: &PtqConfig) -> String {
+    let text = "add --calibration FILE, a text like the model's later input";
+    match (config.quantization_type, config.needs_calibration()) {
+        (QuantizationType::Static, _) => {
+            format!("static quantization needs a text: {text}; without one, use --type weight-only --no-eval")
+        }
+        (_, true) => {
+            format!("these options need a text: {text}; --method rtn with --observer min-max needs none")
+        }
+        (_, false) => {
+            format!("perplexities need a text: {text}, or --eval FILE; or leave them out with --no-eval")
+        }
     }
 }
 

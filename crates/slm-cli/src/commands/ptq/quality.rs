@@ -34,7 +34,7 @@ pub(super) struct Quality {
     /// Half the width of the interval that holds the rise with 95 % confidence: 1.96 standard errors of the mean over
     /// windows of the difference in loss. None for one window.
     margin: Option<f64>,
-    /// Whether the text is too short to tell how good the model is.
+    /// True if the text is too short to tell how good the model is.
     too_short: bool,
     /// The verdict in words.
     pub(super) verdict: String,
@@ -50,7 +50,7 @@ impl Quality {
     ) -> Self {
         let ratio = quantized.perplexity() / float.perplexity();
         let (rise, tokens) = (ratio - 1.0, quantized.tokens);
-        let margin = standard_error(float, quantized, windows).map(|error| CONFIDENCE * error);
+        let margin = standard_error(float, quantized, windows).map(|error| ratio * CONFIDENCE * error);
         let unsure = margin.is_none_or(|margin| margin > rise.abs().max(TOLERATED_MARGIN));
         let too_short = tokens < FEW_TOKENS || unsure;
         let within = margin.map_or(String::new(), |margin| format!(" (± {:.2} %)", margin * 100.0));

@@ -23,15 +23,15 @@ pub(super) struct ReportInputs<'a> {
     pub(super) layers: &'a [LayerReport],
     /// Exact changes of the float model.
     pub(super) transforms: &'a Transforms,
-    /// Whether channels would have been equalized with a calibration text.
+    /// True if channels would have been equalized with a calibration text.
     pub(super) lacks_text_to_equalize: bool,
     /// The embedding, if it is quantized and not the head's table.
     pub(super) embedding: Option<&'a LayerReport>,
-    /// How each layer is computed, by name.
+    /// Arithmetic of each layer, by name.
     pub(super) execution: Vec<(String, String)>,
-    /// Whether the quantized head is a copy of the embedding, which stays float.
+    /// True if the quantized head is a copy of the embedding, which stays float.
     pub(super) tied_head_copied: bool,
-    /// Whether the float head, tied before, is a tensor of its own.
+    /// True if the float head, tied before, is a tensor of its own.
     pub(super) head_untied: bool,
     pub(super) sizes: Sizes,
     pub(super) float: Option<&'a Evaluation>,
@@ -68,9 +68,9 @@ pub(super) struct PtqResult {
     pub(super) transforms: Option<TransformRecord>,
     #[serde(skip)]
     pub(super) lacks_text_to_equalize: bool,
-    /// Why the model was not rotated, where it would have been.
+    /// Reason for not rotating the model, where it would have been.
     pub(super) not_rotated: Option<String>,
-    /// Whether the head, tied before, was made a float tensor of its own by the rotation.
+    /// True if the head, tied before, was made a float tensor of its own by the rotation.
     pub(super) head_untied: bool,
     pub(super) calibration_tokens: u64,
     /// The embedding first, if it is a quantized table of its own.
@@ -78,9 +78,9 @@ pub(super) struct PtqResult {
     /// Schemes other than the one above, each with the names of its layers.
     pub(super) other_schemes: BTreeMap<String, Vec<String>>,
     pub(super) skipped: Vec<SkippedResult>,
-    /// Whether the quantized head is a copy of the embedding, which stays float.
+    /// True if the quantized head is a copy of the embedding, which stays float.
     pub(super) tied_head_copied: bool,
-    /// Whether one quantized table serves head and embedding.
+    /// True if one quantized table serves head and embedding.
     pub(super) embedding_shared: bool,
     pub(super) sizes: Sizes,
     /// Bytes of the largest float tensor, which bounds the memory of quantizing.
@@ -91,7 +91,7 @@ pub(super) struct PtqResult {
     pub(super) perplexity_quantized: Option<f64>,
     pub(super) nll_float: Option<f64>,
     pub(super) nll_quantized: Option<f64>,
-    /// Why the quantized model is much worse than the float one, and what to try; none where it is not.
+    /// Explanation of a quantized model that is much worse than the float one, with what to try; `None` otherwise.
     pub(super) warning: Option<String>,
     /// The verdict, the uncertainty of the rise, and the text.
     pub(super) quality: Option<Quality>,
@@ -120,7 +120,7 @@ pub(super) struct LayerResult {
     pub(super) activation: Option<QParams>,
     /// Estimate of the relative error that one static scale would make in a row of the input.
     pub(super) static_input_error: Option<f64>,
-    /// What is done with the input: `static`, `dynamic` or `weight-only`.
+    /// Treatment of the input: `static`, `dynamic` or `weight-only`.
     pub(super) input: QuantizationType,
     #[serde(serialize_with = "number")]
     pub(super) sqnr_db: f64,

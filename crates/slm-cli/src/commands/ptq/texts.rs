@@ -22,16 +22,16 @@ pub(super) struct Texts {
     pub(super) held_out: Option<HeldOut>,
 }
 
-/// What is calibrated on.
+/// Calibration text.
 pub(super) struct CalibrationText {
     pub(super) ids: Vec<u32>,
     pub(super) sha256: String,
 }
 
-/// What perplexities are measured on.
+/// Text that perplexities are measured on.
 pub(super) struct HeldOut {
     pub(super) windows: Vec<Vec<u32>>,
-    /// For people: the file, and which part of it.
+    /// Description for people: the file, and which part of it.
     pub(super) part: String,
 }
 

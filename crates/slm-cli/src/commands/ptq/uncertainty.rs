@@ -1,4 +1,4 @@
-//! How certain the difference of two perplexities is.
+//! Uncertainty of the difference of two perplexities.
 
 use slm_model::Evaluation;
 

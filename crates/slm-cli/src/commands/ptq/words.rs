@@ -84,7 +84,7 @@ impl PtqResult {
         remarks
     }
 
-    /// What was done to the float model, in words.
+    /// Changes of the float model, in words.
     fn changes(&self) -> String {
         let record = self.transforms.unwrap_or_default();
         let rotated = record.rotation_seed.map(|seed| format!("rotated (seed {seed})"));

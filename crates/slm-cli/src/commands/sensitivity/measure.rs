@@ -1,4 +1,4 @@
-//! What quantizing some layers alone does to the predictions of a model.
+//! Effect of quantizing single layers on the predictions of a model.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -53,7 +53,7 @@ pub(in crate::commands) fn sensitivity_config(scheme: &SchemeArgs) -> Result<Ptq
     Ok(config.ptq())
 }
 
-/// What is quantized at a time, by name.
+/// Groups of layers that are quantized at a time, by name.
 pub(in crate::commands) fn units(plan: &Plan, by: Unit) -> Vec<(String, Vec<PlannedLayer>)> {
     let mut units: BTreeMap<String, Vec<PlannedLayer>> = BTreeMap::new();
     for layer in &plan.layers {
@@ -92,7 +92,7 @@ impl SensitivityText<'_> {
             tokens.windows(&windowing).into_iter().filter(|ids| ids.len() >= 2).collect();
         let windows: Vec<EvalWindow<'_>> =
             ids.iter().map(|ids| EvalWindow { ids, first_scored: 1 }).collect();
-        let mut model = checkpoint.load_model(&context.device)?;
+        let mut model = context.load_model(checkpoint)?;
         model.untie_head();
         let bar = context.progress.bar("float model", windows.len());
         let mut float = Vec::with_capacity(windows.len());

@@ -10,7 +10,7 @@ pub(in crate::html) struct Bars {
     pub(in crate::html) min: f64,
     pub(in crate::html) max: f64,
     pub(in crate::html) counts: Vec<u64>,
-    /// How many of each are clipped; empty where that is not known.
+    /// Number of clipped values of each; empty where that is not known.
     pub(in crate::html) clipped: Vec<u64>,
 }
 

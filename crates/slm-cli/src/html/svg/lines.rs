@@ -13,7 +13,7 @@ const POINTS: usize = 400;
 pub(crate) struct Series {
     pub(crate) name: String,
     pub(crate) points: Vec<(f64, f64)>,
-    /// Whether each point is marked.
+    /// Marks each point.
     pub(crate) marked: bool,
 }
 

@@ -15,14 +15,14 @@ type Tell = fn(&mut Teller<'_>, &mut World) -> String;
 
 /// Something that can happen.
 pub(super) struct Scene {
-    /// How often it is chosen, in proportion.
+    /// Relative frequency of being chosen.
     pub(super) weight: u32,
     needs: Option<Weather>,
     tell: Tell,
 }
 
 impl Scene {
-    /// Whether it can happen in this world.
+    /// Returns `true` if it can happen in this world.
     pub(super) fn fits(&self, world: &World) -> bool {
         self.needs.is_none_or(|weather| weather == world.weather)
     }

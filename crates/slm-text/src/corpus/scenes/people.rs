@@ -102,7 +102,7 @@ pub(super) fn climb(teller: &mut Teller<'_>, world: &mut World) -> String {
     "the view from the hill".to_owned()
 }
 
-/// What each wants to be, and why.
+/// Talk about the wishes of each for the future, with the reasons.
 pub(super) fn talk(teller: &mut Teller<'_>, world: &mut World) -> String {
     world.say(teller, "{a} asked {b} what {b.they} wanted to be. \"I want to be a ");
     let mut jobs = JOBS.to_vec();
