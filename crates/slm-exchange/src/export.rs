@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use slm_checkpoint::{Checkpoint, OpenOptions};
 
-use crate::{ExportReport, FloatType, Result, compressed, gguf_export, hf_export, onnx};
+use crate::{ExportReport, FloatType, Result, compressed, gguf_export, hf_export, mlx, onnx};
 
 /// A format of another program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Format {
     HuggingFace,
     /// A directory with quantized linear layers for transformers and vLLM.
     CompressedTensors,
+    /// A directory with quantized layers for mlx-lm.
+    Mlx,
     /// A directory with an ONNX model for ONNX Runtime, TensorRT and others.
     Onnx,
 }
@@ -28,6 +30,7 @@ impl fmt::Display for Format {
             Self::Gguf => "gguf",
             Self::HuggingFace => "hf",
             Self::CompressedTensors => "compressed-tensors",
+            Self::Mlx => "mlx",
             Self::Onnx => "onnx",
         })
     }
@@ -41,8 +44,9 @@ impl FromStr for Format {
             "gguf" => Ok(Self::Gguf),
             "hf" => Ok(Self::HuggingFace),
             "compressed-tensors" => Ok(Self::CompressedTensors),
+            "mlx" => Ok(Self::Mlx),
             "onnx" => Ok(Self::Onnx),
-            _ => Err(format!("must be gguf, hf, compressed-tensors or onnx, not {text:?}")),
+            _ => Err(format!("must be gguf, hf, compressed-tensors, mlx or onnx, not {text:?}")),
         }
     }
 }
@@ -120,6 +124,7 @@ pub fn export(dir: &Path, out: &Path, options: &ExportOptions) -> Result<ExportR
         Format::Gguf => gguf_export::export(&checkpoint, out, options),
         Format::HuggingFace => hf_export::export(&checkpoint, out, options),
         Format::CompressedTensors => compressed::export(&checkpoint, out, options),
+        Format::Mlx => mlx::export(&checkpoint, out, options),
         Format::Onnx => onnx::export(&checkpoint, out, options),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | item | does |
 //! |---|---|
-//! | [`export`] | writes a checkpoint as a GGUF file, a Hugging Face or compressed-tensors directory, or an ONNX model |
+//! | [`export`] | writes a checkpoint as a GGUF file, a Hugging Face, compressed-tensors or MLX directory, or an ONNX model |
 //! | [`import_gguf`] | makes a checkpoint of a GGUF file |
 //! | [`import_llama2c`] | makes a checkpoint of a file of llama2.c |
 //! | [`gguf`] | reads and writes GGUF files |
@@ -26,7 +26,9 @@ mod hf_export;
 mod lineage;
 mod llama2c;
 mod llama_cpp;
+mod mlx;
 mod onnx;
+mod pack;
 mod report;
 mod source;
 

@@ -44,6 +44,18 @@ pub enum Fidelity {
 }
 
 impl Fidelity {
+    /// Of values that are written as `float`, which changes them by `max_relative_change`; `because` says why codes became
+    /// values.
+    pub(crate) fn of_values(float: &str, max_relative_change: f64, because: Option<String>) -> Self {
+        match (because, max_relative_change) {
+            (Some(because), max_relative_change) => {
+                Self::Dequantized { float_type: float.to_owned(), max_relative_change, because }
+            }
+            (None, 0.0) => Self::Exact,
+            (None, max_relative_change) => Self::FloatRounded { max_relative_change },
+        }
+    }
+
     /// Whether nothing was changed.
     pub fn is_exact(&self) -> bool {
         *self == Self::Exact

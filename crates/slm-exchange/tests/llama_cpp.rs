@@ -1,9 +1,9 @@
 //! GGUF exports in llama.cpp: logits, perplexity and greedy continuations next to those of slm.
 //!
-//! Both get the same ids. Float models must give the same, and so must the values that codes stand for, written as floats.
-//! llama.cpp rounds the inputs of quantized layers to 8 bits in blocks of 32, and slm computes weight-only models with float
-//! inputs, so that the logits of the same codes differ by that rounding. There a token of a continuation may be another
-//! where slm's best two are closer than the rounding.
+//! Both get the same ids. Float models must give the same, and so must quantized ones with the same inputs: `llama-logits`
+//! multiplies the values that ggml makes of the codes in the file with float inputs. llama.cpp's own kernels round the inputs
+//! of quantized layers to 8 bits in blocks of 32, which slm does not do, so that their logits differ by that rounding. There a
+//! token of a continuation may be another where slm's best two are closer than the rounding.
 
 mod support;
 
@@ -12,13 +12,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use burn::tensor::Device;
-use slm_checkpoint::Checkpoint;
+use half::bf16;
+use slm_checkpoint::{Checkpoint, TokenizerInfo};
 use slm_exchange::{ExportOptions, FloatType, Format, ImportOptions, export, import_gguf};
-use slm_model::{Transformer, window_logits};
+use slm_model::{EMBED_TOKENS, LM_HEAD, TOKEN_TABLE, Transformer, expected_tensors, window_logits};
 use slm_quant_core::QuantizationType;
 use slm_testing::{llama_cpp, peer_python, shared};
 use slm_text::Tokenizer;
-use support::{import, models, name, quantize, run};
+use support::{import, models, name, quantize, run, values};
 
 /// Scheme, and type in the file.
 const SCHEMES: [(&str, &str); 4] = [
@@ -27,10 +28,33 @@ const SCHEMES: [(&str, &str); 4] = [
     ("int4:group:32:f16", "Q4_0"),
     ("int4:group:32:affine:f16", "Q4_1"),
 ];
-/// Largest difference of the perplexities of float models, relative to ours.
-const FLOAT_LIMIT: f64 = 1e-3;
+/// Largest difference of the perplexities where weights and inputs are the same, relative to ours.
+const SAME_INPUTS_LIMIT: f64 = 1e-3;
+/// How close two logits are that the 16-bit floats of llama.cpp's table of GELU may exchange.
+const TABLE_GAP: f32 = 1e-3;
 const PROMPT: usize = 16;
 const GREEDY: usize = 32;
+
+/// How llama.cpp multiplies quantized matrices.
+#[derive(Clone, Copy)]
+enum Inputs {
+    /// By its own kernels, which round the inputs.
+    Own,
+    /// In floats.
+    Float,
+    /// In floats, with inputs rounded as the kernels round them.
+    Rounded,
+}
+
+impl Inputs {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Float => "float",
+            Self::Rounded => "rounded",
+        }
+    }
+}
 
 /// What two programs make of the same ids.
 #[derive(Debug)]
@@ -68,14 +92,23 @@ fn loss(logits: &[f32], ids: &[u32]) -> f64 {
 }
 
 /// Runs `program` on a GGUF file and slm's model on the same ids: the first [`PROMPT`] of the first window are continued.
-fn compare(program: &Path, file: &Path, model: &Transformer, windows: &[Vec<u32>], dir: &Path) -> Comparison {
+fn compare(
+    program: &Path,
+    file: &Path,
+    model: &Transformer,
+    windows: &[Vec<u32>],
+    inputs: Inputs,
+) -> Comparison {
+    let dir = file.parent().unwrap();
     let (ids, out) = (dir.join("ids"), dir.join("logits"));
     let prompt = &windows[0][..PROMPT];
     let line = |ids: &[u32]| ids.iter().map(|id| format!("{id} ")).collect::<String>() + "\n";
     let lines: Vec<String> =
         std::iter::once(line(prompt)).chain(windows.iter().map(|ids| line(ids))).collect();
     fs::write(&ids, lines.concat()).unwrap();
-    let output = Command::new(program).args([file, &ids, &out]).arg(GREEDY.to_string()).output().unwrap();
+    let mut command = Command::new(program);
+    let output =
+        command.args([file, &ids, &out]).args([&GREEDY.to_string(), inputs.name()]).output().unwrap();
     assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     let generated: Vec<u32> = text.split_whitespace().map(|id| id.parse().unwrap()).collect();
@@ -109,59 +142,79 @@ fn compare(program: &Path, file: &Path, model: &Transformer, windows: &[Vec<u32>
     found
 }
 
-/// Exports `checkpoint` with floats of 32 bits, and compares what is computed: the file and the report of the comparison.
-fn check(
-    program: &Path,
-    checkpoint: &Checkpoint,
-    kind: &str,
-    windows: &[Vec<u32>],
-    dir: &Path,
-) -> (PathBuf, Comparison) {
-    let file = dir.join(format!("{kind}.gguf"));
-    let options = ExportOptions {
-        float_type: Some(FloatType::F32),
-        overwrite: true,
-        ..ExportOptions::new(Format::Gguf)
-    };
-    let report = export(checkpoint.dir(), &file, &options).unwrap();
-    let label = name(dir);
-    assert!(report.tensors.iter().any(|tensor| tensor.kind == kind) || label == "stories260k", "{label}");
-    let model = checkpoint.load_model(&Device::flex()).unwrap();
-    let found = compare(program, &file, &model, windows, dir);
-    println!(
-        "{label} {kind}: perplexity {:.4}, llama.cpp {:.4} ({:.1e}); logits differ by {:.1e} at most; {} of {GREEDY} tokens \
-         the same, the others within {:.1e}",
-        found.ours,
-        found.theirs,
-        found.relative(),
-        found.max_difference,
-        found.same,
-        found.worst_gap
-    );
-    (file, found)
+/// A GGUF file of a checkpoint, with floats of 32 bits.
+struct Exported {
+    file: PathBuf,
+    label: String,
+    model: Transformer,
 }
 
-/// Checks a model by every scheme; `limit` is the largest difference of the perplexities of quantized ones. The GGUF files,
-/// with what they were made of.
+impl Exported {
+    fn new(checkpoint: &Checkpoint, kind: &str, dir: &Path) -> Self {
+        let file = dir.join(format!("{kind}.gguf"));
+        let options = ExportOptions {
+            float_type: Some(FloatType::F32),
+            overwrite: true,
+            ..ExportOptions::new(Format::Gguf)
+        };
+        let report = export(checkpoint.dir(), &file, &options).unwrap();
+        let label = format!("{} {kind}", name(dir));
+        assert!(
+            report.tensors.iter().any(|tensor| tensor.kind == kind) || label.starts_with("stories260k"),
+            "{label}"
+        );
+        Self { file, label, model: checkpoint.load_model(&Device::flex()).unwrap() }
+    }
+
+    fn compare(&self, program: &Path, windows: &[Vec<u32>], inputs: Inputs) -> Comparison {
+        let found = compare(program, &self.file, &self.model, windows, inputs);
+        println!(
+            "{}, {} inputs: perplexity {:.4}, llama.cpp {:.4} ({:.1e}); logits differ by {:.1e} at most; {} of {GREEDY} \
+             tokens the same, the others within {:.1e}",
+            self.label,
+            inputs.name(),
+            found.ours,
+            found.theirs,
+            found.relative(),
+            found.max_difference,
+            found.same,
+            found.worst_gap
+        );
+        found
+    }
+
+    /// Fails unless perplexity and continuation are the same. A token may be another where slm's best two are closer than
+    /// `gap`.
+    fn require_same(&self, program: &Path, windows: &[Vec<u32>], inputs: Inputs, gap: f32) {
+        let found = self.compare(program, windows, inputs);
+        assert!(found.relative() < SAME_INPUTS_LIMIT && found.worst_gap <= gap, "{}: {found:?}", self.label);
+    }
+}
+
+/// Checks a model by every scheme; `limit` is the largest difference of the perplexities where llama.cpp rounds inputs. The
+/// GGUF files, with what they were made of.
 fn check_all(
     program: &Path,
     float: &Checkpoint,
     windows: &[Vec<u32>],
     dir: &Path,
     limit: f64,
-) -> Vec<(Checkpoint, PathBuf)> {
-    let label = name(dir).to_owned();
+) -> Vec<(Checkpoint, Exported)> {
     let mut files = Vec::new();
     for (scheme, kind) in SCHEMES {
         let checkpoint = match scheme {
             "float" => Checkpoint::open(float.dir()).unwrap(),
             scheme => quantize(float, &dir.join(kind), scheme, QuantizationType::WeightOnly, None),
         };
-        let (file, found) = check(program, &checkpoint, kind, windows, dir);
-        let (limit, gap) = if scheme == "float" { (FLOAT_LIMIT, 0.0) } else { (limit, found.max_difference) };
-        assert!(found.relative() < limit, "{label} {kind}: {found:?}");
-        assert!(found.worst_gap <= gap, "{label} {kind}: {found:?}");
-        files.push((checkpoint, file));
+        let exported = Exported::new(&checkpoint, kind, dir);
+        let gap = if scheme == "float" { 0.0 } else { TABLE_GAP };
+        exported.require_same(program, windows, Inputs::Float, gap);
+        if scheme != "float" {
+            let found = exported.compare(program, windows, Inputs::Own);
+            assert!(found.relative() < limit, "{}: {found:?}", exported.label);
+            assert!(found.worst_gap <= found.max_difference, "{}: {found:?}", exported.label);
+        }
+        files.push((checkpoint, exported));
     }
     files
 }
@@ -186,34 +239,54 @@ fn llama_cpp_computes_the_same_logits() {
         let dequantized = work.join("hf");
         export(quantized.dir(), &dequantized, &ExportOptions::new(Format::HuggingFace)).unwrap();
         let dequantized = import(&dequantized, &work.join("dequantized"));
-        let (_, found) = check(&program, &dequantized, "F32", &windows, &work);
-        assert!(found.relative() < FLOAT_LIMIT && found.same == GREEDY, "{label}: {found:?}");
+        Exported::new(&dequantized, "F32", &work).require_same(&program, &windows, Inputs::Own, 0.0);
         fs::remove_dir_all(&work).unwrap();
     }
 }
 
-/// SmolLM2-135M-Instruct, where the environment variable `SLM_REAL` names its Hugging Face directory.
-#[test]
-fn llama_cpp_computes_the_same_of_a_real_model() {
-    let Some(source) = std::env::var_os("SLM_REAL").map(PathBuf::from) else {
+/// The Hugging Face directory of SmolLM2-135M-Instruct, where the environment variable `SLM_REAL` names it.
+fn real_model() -> Option<PathBuf> {
+    let source = std::env::var_os("SLM_REAL").map(PathBuf::from);
+    if source.is_none() {
         println!("skipped: SLM_REAL does not name the directory of a real model");
-        return;
-    };
-    let (Some(program), Some(shared)) = (llama_cpp("llama-logits"), shared()) else { return };
-    let root = tempfile::tempdir().unwrap();
-    let float = import(&source, &root.path().join("slm"));
-    let text = fs::read_to_string(shared.join("data/wikitext2-valid.txt")).unwrap();
+    }
+    source
+}
+
+/// Ten kilobytes of an encyclopedia.
+fn article() -> Option<String> {
+    let text = fs::read_to_string(shared()?.join("data/wikitext2-valid.txt")).unwrap();
     let start = text.ceil_char_boundary(text.len() - 120_000);
     let end = text.floor_char_boundary(start + 10_000);
-    let tokenizer = Tokenizer::from_file(float.tokenizer_path().unwrap()).unwrap();
-    let ids = tokenizer.encode(&text[start..end]).unwrap();
-    let windows: Vec<Vec<u32>> = ids.chunks_exact(512).take(2).map(<[u32]>::to_vec).collect();
+    Some(text[start..end].to_owned())
+}
+
+/// The ids of `text` in windows of 512.
+fn windows_of(checkpoint: &Checkpoint, text: &str) -> Vec<Vec<u32>> {
+    let ids = Tokenizer::from_file(checkpoint.tokenizer_path().unwrap()).unwrap().encode(text).unwrap();
+    ids.chunks_exact(512).take(2).map(<[u32]>::to_vec).collect()
+}
+
+#[test]
+fn llama_cpp_computes_the_same_of_a_real_model() {
+    let (Some(source), Some(program), Some(text)) = (real_model(), llama_cpp("llama-logits"), article())
+    else {
+        return;
+    };
+    let root = tempfile::tempdir().unwrap();
+    let float = import(&source, &root.path().join("slm"));
+    let windows = windows_of(&float, &text);
     let work = root.path().join("smollm2");
     fs::create_dir(&work).unwrap();
     // llama.cpp rounds inputs to 8 bits, of which the perplexity of Q8_0 shows 0.1 % and that of Q4_0 0.6 %.
     let files = check_all(&program, &float, &windows, &work, 1e-2);
+    // Inputs rounded as llama.cpp rounds them are where its perplexity comes from: sums in another order round a few inputs to
+    // the next code, and make the rest.
+    let own = files[2].1.compare(&program, &windows, Inputs::Own);
+    let rounded = files[2].1.compare(&program, &windows, Inputs::Rounded);
+    assert!((own.theirs / rounded.theirs - 1.0).abs() < 5e-3, "{own:?} {rounded:?}");
     let mut pairs = String::new();
-    for (checkpoint, file) in &files {
+    for (checkpoint, Exported { file, .. }) in &files {
         pairs += &format!("{}\t{}\n", checkpoint.dir().display(), file.display());
         // Offsets of Q4_1 are floats when they come back.
         let Some(metadata) = checkpoint.metadata().filter(|_| !file.ends_with("Q4_1.gguf")) else { continue };
@@ -236,4 +309,48 @@ fn llama_cpp_computes_the_same_of_a_real_model() {
         fs::write(&list, exact).unwrap();
         run(&python, "check_gguf.py", &[&list]);
     }
+}
+
+/// The file that the real model was published as: its values are exact, and those of the Hugging Face directory were rounded.
+#[test]
+fn the_published_file_of_a_real_model_is_computed_the_same() {
+    let (Some(source), Some(text)) = (real_model(), article()) else { return };
+    let published = source.with_file_name("SmolLM2-135M-Instruct.Q4_1.gguf");
+    if !published.is_file() {
+        println!("skipped: no {}", published.display());
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let rounded = import(&source, &root.path().join("hf"));
+    // What is written next to it stays here.
+    let file = root.path().join("Q4_1.gguf");
+    fs::copy(&published, &file).unwrap();
+    let report = import_gguf(&file, &root.path().join("gguf"), &ImportOptions::default()).unwrap();
+    let exact = Checkpoint::open(report.path).unwrap();
+    assert_eq!(exact.config().model, rounded.config().model);
+    for tensor in expected_tensors(&exact.config().model) {
+        let theirs = rounded.tensors().read_f32(&tensor.name).unwrap();
+        for (ours, theirs) in values_of(&exact, &tensor.name).into_iter().zip(theirs) {
+            assert_eq!(bf16::from_f32(ours).to_f32(), theirs, "{}", tensor.name);
+        }
+    }
+    let windows = windows_of(&exact, &text);
+    assert_eq!(windows, windows_of(&rounded, &text));
+    let (info, other) = (&exact.config().tokenizer, &rounded.config().tokenizer);
+    assert_eq!((info.bos_token_id, &info.eos_token_ids), (other.bos_token_id, &other.eos_token_ids));
+    let template = |info: &TokenizerInfo| info.chat.as_ref().map(|chat| chat.template.trim().to_owned());
+    assert_eq!(template(info), template(other));
+    let model = exact.load_model(&Device::flex()).unwrap();
+    if let Some(program) = llama_cpp("llama-logits") {
+        let label = "the published file".to_owned();
+        Exported { file, label, model }.require_same(&program, &windows, Inputs::Float, TABLE_GAP);
+    }
+}
+
+/// The values of our tensor `name`, of codes where it has them. A tied head has those of the embedding.
+fn values_of(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
+    let layer = name.strip_suffix(".weight").unwrap_or(name);
+    let layers = if name == EMBED_TOKENS { &[TOKEN_TABLE, LM_HEAD][..] } else { &[layer] };
+    let found = layers.iter().find_map(|layer| checkpoint.read_quantized(layer).unwrap());
+    found.map_or_else(|| checkpoint.tensors().read_f32(name).unwrap(), |(matrix, _)| values(&matrix))
 }

@@ -7,13 +7,15 @@ mod support;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use slm_exchange::{ExportOptions, ExportReport, Fidelity, Format, export};
+use slm_checkpoint::Checkpoint;
+use slm_exchange::{Error, ExportOptions, ExportReport, Fidelity, Format, export};
 use slm_quant_core::QuantizationType;
 use support::{import, models, name, quantize};
 
 const BEGIN: &str = "<!-- formats: made by crates/slm-exchange/tests/table.rs -->\n";
 const END: &str = "<!-- end of formats -->\n";
-const FORMATS: [Format; 4] = [Format::Gguf, Format::HuggingFace, Format::CompressedTensors, Format::Onnx];
+const FORMATS: [Format; 5] =
+    [Format::Gguf, Format::HuggingFace, Format::CompressedTensors, Format::Mlx, Format::Onnx];
 const SCHEMES: [(&str, QuantizationType); 8] = [
     ("float", QuantizationType::WeightOnly),
     ("int8:tensor:f16", QuantizationType::WeightOnly),
@@ -25,28 +27,71 @@ const SCHEMES: [(&str, QuantizationType); 8] = [
     ("int8:tensor:f16", QuantizationType::Static),
 ];
 
-/// What an export keeps of the quantized layers, in a word; where a tensor in a model is less than the others, that of most.
-fn word(report: &ExportReport) -> String {
-    let mut words: Vec<(&str, usize)> = Vec::new();
+/// What an export keeps of the quantized layers, in words; where a tensor in a model is less than the others, that of most.
+/// `reasons` has the sentence of each footnote.
+fn word(report: &ExportReport, reasons: &mut Vec<String>) -> String {
+    let mut words: Vec<(String, f64, usize)> = Vec::new();
     for tensor in report.tensors.iter().filter(|tensor| tensor.shape.len() == 2) {
-        let word = match &tensor.fidelity {
-            Fidelity::Exact => "exact",
-            Fidelity::ScaleRounded { .. } => "scales rounded",
-            Fidelity::OffsetRounded { .. } => "offsets rounded",
-            Fidelity::Dequantized { .. } => "floats",
-            _ => "changed",
+        let (word, change) = match &tensor.fidelity {
+            Fidelity::Exact => ("exact".to_owned(), 0.0),
+            Fidelity::ScaleRounded { max_relative_change } => ("scales".to_owned(), *max_relative_change),
+            Fidelity::OffsetRounded { max_change_in_steps } => ("offsets".to_owned(), *max_change_in_steps),
+            Fidelity::Dequantized { because, .. } => (format!("floats{}", footnote(because, reasons)), 0.0),
+            _ => ("changed".to_owned(), 0.0),
         };
-        match words.iter_mut().find(|(known, _)| *known == word) {
-            Some((_, count)) => *count += 1,
-            None => words.push((word, 1)),
+        match words.iter_mut().find(|(known, ..)| *known == word) {
+            Some((_, most, count)) => (*most, *count) = (change.max(*most), *count + 1),
+            None => words.push((word, change, 1)),
         }
     }
-    words.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
-    let words: Vec<&str> = words.into_iter().map(|(word, _)| word).collect();
+    words.sort_by_key(|&(.., count)| std::cmp::Reverse(count));
     // Float embeddings are exact next to any layers.
-    match &words[..] {
-        ["exact"] => "exact".to_owned(),
-        words => words.iter().filter(|word| **word != "exact").copied().collect::<Vec<_>>().join(", "),
+    if words.iter().any(|(word, ..)| word != "exact") {
+        words.retain(|(word, ..)| word != "exact");
+    }
+    let words = words.into_iter().map(|(word, change, _)| match word.as_str() {
+        "scales" => format!("scales {}", rounded_up(change)),
+        "offsets" => format!("offsets {} steps", rounded_up(change)),
+        _ => word,
+    });
+    words.collect::<Vec<_>>().join(", ")
+}
+
+/// The next larger of 1, 2 and 5 times a power of ten: what the last bits of a machine do not change.
+fn rounded_up(change: f64) -> String {
+    let power = change.log10().floor();
+    let digits = change / 10_f64.powf(power);
+    let digit = [1.0, 2.0, 5.0].into_iter().find(|&digit| digits <= digit);
+    match digit {
+        Some(digit) => format!("{digit}e{power}"),
+        None => format!("1e{}", power + 1.0),
+    }
+}
+
+/// The number of the footnote that says `reason`.
+fn footnote(reason: &str, reasons: &mut Vec<String>) -> String {
+    let number = reasons.iter().position(|known| known == reason).unwrap_or_else(|| {
+        reasons.push(reason.to_owned());
+        reasons.len() - 1
+    });
+    format!(" [{}]", number + 1)
+}
+
+/// What becomes of `checkpoint` as `format`.
+fn cell(checkpoint: &Checkpoint, out: &Path, format: Format, reasons: &mut Vec<String>) -> String {
+    let options = ExportOptions::new(format);
+    let strict = ExportOptions { strict: true, ..options.clone() };
+    let Err(error) = export(checkpoint.dir(), out, &strict) else { return "exact".to_owned() };
+    match (export(checkpoint.dir(), out, &options), error) {
+        (Ok(report), Error::Inexact { reasons: why, .. }) if report.is_exact() => {
+            format!("exact, but{}", footnote(&why.join("; "), reasons))
+        }
+        (Ok(report), _) => word(&report, reasons),
+        (Err(error), _) => {
+            let error = error.to_string().replace(&checkpoint.dir().display().to_string(), "");
+            let reason = error.split_once(": ").map_or(error.as_str(), |(_, reason)| reason);
+            format!("refused{}", footnote(reason, reasons))
+        }
     }
 }
 
@@ -58,6 +103,7 @@ fn the_table_of_formats_is_the_present_one() {
     }
     let root = tempfile::tempdir().unwrap();
     let mut tables = vec![String::new(); FORMATS.len()];
+    let mut reasons = Vec::new();
     for (table, format) in tables.iter_mut().zip(FORMATS) {
         write!(table, "\n| `{format}` |").unwrap();
         for (scheme, kind) in SCHEMES {
@@ -77,16 +123,15 @@ fn the_table_of_formats_is_the_present_one() {
             let checkpoint = quantized.as_ref().unwrap_or(&float);
             for (table, format) in tables.iter_mut().zip(FORMATS) {
                 let out = root.path().join(format!("{}-{index}-{format}", name(&dir)));
-                let cell = match export(checkpoint.dir(), &out, &ExportOptions::new(format)) {
-                    Ok(report) => word(&report),
-                    Err(_) => "refused".to_owned(),
-                };
+                let cell = cell(checkpoint, &out, format, &mut reasons);
                 write!(table, " {cell} |").unwrap();
             }
         }
         tables.iter_mut().for_each(|table| table.push('\n'));
     }
-    let made = tables.concat() + "\n";
+    let notes: Vec<String> =
+        reasons.iter().enumerate().map(|(at, reason)| format!("- [{}] {reason}\n", at + 1)).collect();
+    let made = tables.concat() + "\n" + &notes.concat() + "\n";
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/interchange.md");
     let page = std::fs::read_to_string(&path).unwrap();
     let (before, rest) = page.split_once(BEGIN).expect("the mark before the table");

@@ -20,6 +20,7 @@ use crate::table::{TableArgs, bytes};
 /// exactly, and of another the report says how far scales were rounded.
 /// hf: a Hugging Face directory of floats, which transformers and most other tools read.
 /// compressed-tensors: a Hugging Face directory with quantized layers, for transformers and vLLM.
+/// mlx: the same for mlx-lm, with codes of 4 and 8 bits in groups of 32, 64 or 128. Inputs are float there.
 /// onnx: a directory with model.onnx (opset 21) and the tokenizer, for ONNX Runtime, TensorRT and others. Weights and static
 /// inputs are written with QuantizeLinear and DequantizeLinear, keys and values are inputs and outputs. The report says
 /// whether TensorRT's rules for quantized models hold. --profile ort-genai writes ONNX Runtime's own operators MatMulNBits
@@ -31,7 +32,7 @@ use crate::table::{TableArgs, bytes};
 pub(crate) struct ExportArgs {
     /// Checkpoint directory, float or quantized
     dir: PathBuf,
-    /// Format to write: gguf, hf, compressed-tensors or onnx
+    /// Format to write: gguf, hf, compressed-tensors, mlx or onnx
     #[arg(long)]
     format: Format,
     /// File or directory to write

@@ -10,7 +10,6 @@
 //!
 //! Static inputs have `input_scale` and `input_zero_point` too. Scales that all rows share are written for each row.
 
-mod pack;
 mod scheme;
 mod weights;
 
@@ -23,7 +22,7 @@ use slm_model::LM_HEAD;
 use slm_store::{OutputDir, WEIGHTS, json};
 
 use self::scheme::{Groups, Scheme};
-use self::weights::{Codes, codes};
+use self::weights::{Weight, weight};
 use crate::float::FloatType;
 use crate::hf_export::config::HfModel;
 use crate::hf_export::files::{self, CONFIG};
@@ -50,9 +49,9 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     let mut plan = Vec::new();
     let mut groups = Groups::default();
     for tensor in fused(hf_model.architecture, source.model()) {
-        let (scheme, because, floats) = match codes(&source, &tensor)? {
-            Codes::Quantized(codes) => (Some(codes.scheme), None, codes.scales),
-            Codes::Float(because) => (None, because, values(&source, &tensor)?.0),
+        let (scheme, because, floats) = match weight(&source, &tensor)? {
+            Weight::Quantized(layer) => (Some(layer.scheme), None, layer.codes.scales),
+            Weight::Float(because) => (None, because, values(&source, &tensor)?.0),
         };
         exact.retain(|float| float.change(&floats) == 0.0);
         if let Some(module) = tensor.name.strip_suffix(".weight")
@@ -85,28 +84,20 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     for planned in &plan {
         let (tensor, name) = (&planned.tensor, &planned.tensor.name);
         let Some(scheme) = planned.scheme else {
-            let (values, quantized) = values(&source, tensor)?;
-            let max_relative_change = float.change(&values);
-            let fidelity = match (quantized, max_relative_change) {
-                (true, max_relative_change) => Fidelity::Dequantized {
-                    float_type: float.to_string(),
-                    max_relative_change,
-                    because: planned.because.clone().unwrap_or_default(),
-                },
-                (false, 0.0) => Fidelity::Exact,
-                (false, max_relative_change) => Fidelity::FloatRounded { max_relative_change },
-            };
+            let max_relative_change = float.change(&values(&source, tensor)?.0);
+            let because = planned.because.clone();
+            let fidelity = Fidelity::of_values(&float.to_string(), max_relative_change, because);
             specs.push(TensorSpec::new(name, float.dtype(), tensor.shape.as_slice()));
             reports.push(report(name, &float.to_string(), &tensor.shape, fidelity));
             continue;
         };
-        let Codes::Quantized(codes) = codes(&source, tensor)? else { continue };
-        let max_relative_change = float.change(&codes.scales);
+        let Weight::Quantized(layer) = weight(&source, tensor)? else { continue };
+        let max_relative_change = float.change(&layer.codes.scales);
         let fidelity = match max_relative_change {
             0.0 => Fidelity::Exact,
             max_relative_change => Fidelity::ScaleRounded { max_relative_change },
         };
-        specs.extend(codes.tensors(name, float).into_iter().map(|(spec, _)| spec));
+        specs.extend(layer.tensors(name, float).into_iter().map(|(spec, _)| spec));
         reports.push(report(name, &scheme.to_string(), &tensor.shape, fidelity));
     }
     if options.strict {
@@ -117,9 +108,9 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     let mut writer = TensorFileWriter::create_as(&output.path().join(WEIGHTS), &specs, "pt")?;
     for planned in &plan {
         let tensor = &planned.tensor;
-        match (planned.scheme, codes(&source, tensor)?) {
-            (Some(_), Codes::Quantized(codes)) => {
-                for (spec, bytes) in codes.tensors(&tensor.name, float) {
+        match (planned.scheme, weight(&source, tensor)?) {
+            (Some(_), Weight::Quantized(layer)) => {
+                for (spec, bytes) in layer.tensors(&tensor.name, float) {
                     writer.write_bytes(&spec.name, spec.dtype, &bytes)?;
                 }
             }

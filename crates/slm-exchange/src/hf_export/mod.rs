@@ -1,5 +1,6 @@
 //! Writing of Hugging Face directories.
 
+pub(crate) mod codes;
 pub(crate) mod config;
 pub(crate) mod files;
 
@@ -83,15 +84,8 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
         let (values, quantized) = values(&source, tensor)?;
         exact.retain(|float| float.change(&values) == 0.0);
         let max_relative_change = options.float_type.map_or(0.0, |float| float.change(&values));
-        let fidelity = match (quantized, max_relative_change) {
-            (true, max_relative_change) => Fidelity::Dequantized {
-                float_type: "floats".to_owned(),
-                max_relative_change,
-                because: "the format holds floats only".to_owned(),
-            },
-            (false, 0.0) => Fidelity::Exact,
-            (false, max_relative_change) => Fidelity::FloatRounded { max_relative_change },
-        };
+        let because = quantized.then(|| "the format holds floats only".to_owned());
+        let fidelity = Fidelity::of_values("floats", max_relative_change, because);
         reports.push(TensorReport {
             name: tensor.name.clone(),
             kind: String::new(),

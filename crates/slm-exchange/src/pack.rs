@@ -1,8 +1,8 @@
-//! Codes in 32-bit words, as compressed-tensors' `pack_to_int32` has them.
+//! Codes in 32-bit words, as compressed-tensors' `pack_to_int32` and MLX have them.
 
 /// The codes of a row in words, the first in the lowest bits, each with an offset that makes it positive. The last word
 /// is filled with zeros.
-pub(super) fn words(codes: &[i8], bits: u32) -> Vec<u32> {
+pub(crate) fn words(codes: &[i8], bits: u32) -> Vec<u32> {
     let per_word = (32 / bits) as usize;
     let offset = 1_i32 << (bits - 1);
     let word = |chunk: &[i8]| {
@@ -14,7 +14,7 @@ pub(super) fn words(codes: &[i8], bits: u32) -> Vec<u32> {
 }
 
 /// A matrix of zero points packed along its rows: word `i` of a column holds rows `8 i` to `8 i + 7`.
-pub(super) fn columns(zero_points: &[i8], width: usize, bits: u32) -> Vec<u32> {
+pub(crate) fn columns(zero_points: &[i8], width: usize, bits: u32) -> Vec<u32> {
     let height = zero_points.len() / width.max(1);
     let column = |at: usize| (0..height).map(|row| zero_points[row * width + at]).collect::<Vec<i8>>();
     let packed: Vec<Vec<u32>> = (0..width).map(|at| words(&column(at), bits)).collect();

@@ -1,0 +1,87 @@
+//! The codes of tensors of a Hugging Face model, whose rows may be those of several of ours.
+
+use slm_model::arch::TensorSource;
+use slm_quant_core::{ActivationQuant, QuantizedMatrix};
+
+use super::Fused;
+use crate::Result;
+use crate::source::{Source, Stored};
+
+/// Why a tensor becomes floats although parts of it are quantized.
+pub(crate) const WITH_FLOATS: &str = "it is stored as one tensor with floats";
+
+/// A matrix of ours and its place in the tensor of the file.
+pub(crate) struct Part<'a> {
+    pub(crate) matrix: QuantizedMatrix,
+    pub(crate) activation: ActivationQuant,
+    pub(crate) origin: &'a TensorSource,
+}
+
+/// What a tensor of the file is made of.
+pub(crate) enum Parts<'a> {
+    Quantized(Vec<Part<'a>>),
+    Float,
+    /// Codes and floats.
+    Mixed,
+}
+
+/// Reads what `tensor` is made of.
+pub(crate) fn parts<'a>(source: &Source<'_>, tensor: &'a Fused) -> Result<Parts<'a>> {
+    let mut parts = Vec::new();
+    for (part, origin) in &tensor.parts {
+        if let Stored::Quantized(matrix, activation) = source.read(&part.name)? {
+            parts.push(Part { matrix, activation, origin });
+        }
+    }
+    Ok(match parts.len() {
+        0 => Parts::Float,
+        count if count < tensor.parts.len() => Parts::Mixed,
+        _ => Parts::Quantized(parts),
+    })
+}
+
+/// Codes, scales and zero points, row by row.
+pub(crate) struct Codes {
+    pub(crate) shape: [usize; 2],
+    pub(crate) codes: Vec<i8>,
+    /// By row, then group.
+    pub(crate) scales: Vec<f32>,
+    pub(crate) zero_points: Vec<i8>,
+}
+
+impl Codes {
+    /// The rows of `parts` in the order of the file, with a scale for each `width` values; `width` divides the rows, and a
+    /// group of each part is a multiple of it, or the whole row.
+    pub(crate) fn stack(parts: &[Part<'_>], width: usize) -> Self {
+        let rows = parts.iter().map(|part| part.matrix.rows()).sum();
+        let cols = parts.first().map_or(0, |part| part.matrix.cols());
+        let per_row = cols / width.max(1);
+        let mut stacked = Self {
+            shape: [rows, cols],
+            codes: vec![0; rows * cols],
+            scales: vec![0.0; rows * per_row],
+            zero_points: vec![0; rows * per_row],
+        };
+        for Part { matrix, origin, .. } in parts {
+            let places = origin.file_rows().unwrap_or_else(|| (0..matrix.rows()).collect());
+            for (row, place) in places.into_iter().enumerate() {
+                for column in 0..cols {
+                    stacked.codes[place * cols + column] = matrix.code(row, column);
+                }
+                for group in 0..per_row {
+                    let of_ours = group * width / matrix.group_width();
+                    let params = matrix.qparams(matrix.scale_index(row, of_ours));
+                    stacked.scales[place * per_row + group] = params.scale;
+                    // Of a matrix they are 8 bits wide.
+                    stacked.zero_points[place * per_row + group] = params.zero_point as i8;
+                }
+            }
+        }
+        stacked
+    }
+
+    /// Values that share a scale.
+    pub(crate) fn width(&self) -> usize {
+        self.codes.len() / self.scales.len().max(1)
+    }
+}
