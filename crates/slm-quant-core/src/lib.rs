@@ -12,6 +12,8 @@
 #![forbid(unsafe_code)]
 
 mod code;
+#[doc(hidden)]
+pub mod dispatch;
 mod drift;
 mod error;
 mod fake_quant;

@@ -66,7 +66,7 @@ pub(crate) struct EvalArgs {
     /// JSON lines of multiple-choice questions: {"context": text, "choices": [texts], "answer": index from 0 or text}
     #[arg(long, value_name = "FILE")]
     choices: Option<PathBuf>,
-    /// Type that keys and values are kept in: f32, or f16 to see what it costs in generation
+    /// Type that keys and values are kept in: f32, or f16, int8 or int4 to see what these cost in generation
     #[arg(long, value_name = "TYPE", default_value_t = KvCacheType::F32)]
     kv_cache: KvCacheType,
     #[command(flatten)]
