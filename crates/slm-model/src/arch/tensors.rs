@@ -125,6 +125,11 @@ impl TensorSource {
         }
     }
 
+    /// Whether the values are those of the file, in whatever order.
+    pub fn keeps_values(&self) -> bool {
+        !self.plus_one
+    }
+
     /// Which row of the file's tensor each row of the model's is; none where they are the same.
     pub fn file_rows(&self) -> Option<Vec<usize>> {
         (!self.rows.is_empty()).then(|| self.rows.iter().cloned().flatten().collect())
