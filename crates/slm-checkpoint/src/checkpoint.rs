@@ -15,7 +15,8 @@ use crate::manifest::Manifest;
 use crate::tensors::TensorFile;
 use crate::versions::{CONFIG, OpenFiles, TOKENIZER};
 use crate::{
-    CheckpointConfig, Error, FORMAT_VERSION, LayerMetadata, QuantizationMetadata, Result, load, tokenizer, versions,
+    CheckpointConfig, Error, FORMAT_VERSION, LayerMetadata, QuantizationMetadata, Result, load, tokenizer,
+    versions,
 };
 use slm_store::Error as StoreError;
 

@@ -10,8 +10,8 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 use slm_checkpoint::{
-    Checkpoint, CheckpointWriter, Error, Layout, OpenOptions, TensorFileWriter, TensorSpec, TokenizerInfo, hf, migrate,
-    save,
+    Checkpoint, CheckpointWriter, Error, Layout, OpenOptions, TensorFileWriter, TensorSpec, TokenizerInfo,
+    hf, migrate, save,
 };
 use slm_model::{EMBED_TOKENS, expected_tensors, window_logits};
 use slm_nn::NamedLinears;
@@ -206,9 +206,7 @@ fn halves_in_memory_compute_what_floats_do() {
         }
         let mut writer = CheckpointWriter::create(&dir, model.config(), &layout, false).unwrap();
         model
-            .for_each_tensor(&mut |name, data| {
-                writer.write_f32(name, &data.try_into_vec::<f32>().unwrap())
-            })
+            .for_each_tensor(&mut |name, data| writer.write_f32(name, &data.try_into_vec::<f32>().unwrap()))
             .unwrap();
         model.for_each_linear(&mut |name, linear| {
             if let Some(packed) = linear.packed() {

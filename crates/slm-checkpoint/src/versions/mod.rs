@@ -62,7 +62,7 @@ pub struct Migration {
 }
 
 /// One row for each step, oldest first. Every version from 0 up to [`FORMAT_VERSION`] is read.
-pub const MIGRATIONS: &[Migration] = 
+pub const MIGRATIONS: &[Migration] =
     &[v0::MIGRATION, v1::MIGRATION, v2::MIGRATION, v3::MIGRATION, v4::MIGRATION];
 
 /// Migrates `raw` from version `from` to the current version.

@@ -68,9 +68,8 @@ impl Cost {
             EMBED_TOKENS => model.embedding_dtype().size() as u64,
             _ => 4,
         };
-        let others = others.map(|tensor| {
-            value_bytes(&tensor.name) * tensor.shape.iter().product::<usize>() as u64
-        });
+        let others =
+            others.map(|tensor| value_bytes(&tensor.name) * tensor.shape.iter().product::<usize>() as u64);
         let others = others.sum::<u64>();
         cost.bytes_held = cost.bytes_per_token + others + table;
         if model.head_is_tied() {
