@@ -54,8 +54,7 @@ fn golden_logits_and_greedy_tokens_of_a_real_model() {
     let sandbox = logits_are_those_of_the_reference("SmolLM2-135M", &source, REAL_TOLERANCE);
     let expected: Value = serde_json::from_slice(&fs::read(source.join("expected.json")).unwrap()).unwrap();
     for prompt in expected["prompts"].as_array().unwrap() {
-        let line =
-            "generate --checkpoint model --temperature 0 --max-new-tokens 32 --ignore-eos --json --prompt";
+        let line = "generate --checkpoint model --kv-cache f32 --temperature 0 --max-new-tokens 32 --ignore-eos --json --prompt";
         let json = sandbox.slm_with(line, &[prompt["text"].as_str().unwrap()], &[]).json();
         assert_eq!(json["ids"], prompt["greedy_ids"], "{}", prompt["text"]);
     }

@@ -471,7 +471,8 @@ fn sequences_grow_beyond_the_original_context_of_longrope() {
     sandbox.slm("ptq --checkpoint out --type weight-only --no-eval --out int8").success();
     for checkpoint in ["out", "int8"] {
         let line = format!(
-            "generate --checkpoint {checkpoint} --temperature 0 --max-new-tokens 20 --ignore-eos --json --prompt Once"
+            "generate --checkpoint {checkpoint} --kv-cache f32 --temperature 0 --max-new-tokens 20 --ignore-eos --json --prompt \
+             Once"
         );
         let json = sandbox.slm(&line).json();
         let ids = |name: &str| json[name].as_array().unwrap().clone();

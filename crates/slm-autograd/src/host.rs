@@ -7,10 +7,35 @@ use burn::backend::ndarray::NdArrayTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, NdArray, TensorMetadata};
 use burn::tensor::{DType, Tensor, TensorData};
+use half::{bf16, f16};
+use slm_kernels::FloatValues;
 
 /// A float tensor in host memory, read where it lies.
 #[derive(Debug)]
 pub struct HostTensor(Storage);
+
+/// A tensor of 16-bit floats in host memory, read where it lies.
+#[derive(Debug)]
+pub struct HostHalves(FloatTensor<Flex>);
+
+impl HostHalves {
+    /// Shares the memory of `tensor`; only values in another than row-major order are copied. `None` for a tensor on another
+    /// device than Flex, with gradients to track, or of another type than F16 and BF16.
+    pub fn new<const D: usize>(tensor: Tensor<D>) -> Option<Self> {
+        if !matches!(tensor.dtype(), DType::F16 | DType::BF16) {
+            return None;
+        }
+        tensor.try_into_primitive::<Flex>().ok().map(|tensor| Self(Flex::contiguous(tensor)))
+    }
+
+    /// The values in row-major order.
+    pub fn values(&self) -> FloatValues<'_> {
+        match (self.0.as_slice::<f16>(), self.0.as_slice::<bf16>()) {
+            (Some(values), _) => FloatValues::F16(values),
+            (None, values) => FloatValues::BF16(values.unwrap_or_default()),
+        }
+    }
+}
 
 #[derive(Debug)]
 enum Storage {

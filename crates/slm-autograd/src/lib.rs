@@ -31,7 +31,7 @@ use burn::backend::Dispatch;
 use burn::tensor::{Device, Tensor};
 
 pub use crate::attention::{AttentionOptions, RotaryTable};
-pub use crate::host::{HostBackend, HostTensor};
+pub use crate::host::{HostBackend, HostHalves, HostTensor};
 pub use crate::matmul::{add_gram, matmul};
 pub use crate::mlp::Gelu;
 use crate::ops::FusedOps;

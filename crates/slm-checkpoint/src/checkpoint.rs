@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use safetensors::Dtype;
+use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
-use slm_model::{EMBED_TOKENS, TOKEN_TABLE, Transformer};
+use slm_model::{TOKEN_TABLE, Transformer};
 use slm_quant_core::{ActivationQuant, QParams, QuantizedMatrix};
 use slm_store::METADATA;
 
@@ -15,7 +15,8 @@ use crate::manifest::Manifest;
 use crate::tensors::TensorFile;
 use crate::versions::{CONFIG, OpenFiles, TOKENIZER};
 use crate::{
-    CheckpointConfig, Error, FORMAT_VERSION, QuantizationMetadata, Result, load, tokenizer, versions,
+    CheckpointConfig, Error, FORMAT_VERSION, LayerMetadata, QuantizationMetadata, Result, load, tokenizer,
+    versions,
 };
 use slm_store::Error as StoreError;
 
@@ -198,24 +199,20 @@ impl Checkpoint {
         self.weights.names()
     }
 
-    /// SHA-256 of its weight file, read anew, and with it the assurance that everything read before came from
-    /// one and the same content.
+    /// SHA-256 of its weight file, and with it the assurance that everything read before came from one and the same
+    /// content. It is that of the manifest, where the file was compared with the manifest's BLAKE3, and otherwise read anew.
     ///
     /// # Errors
     /// `StoreError::Changed` where the file is not what it was when the checkpoint was opened; `StoreError::Io`.
     pub fn weights_sha256(&self) -> Result<String> {
-        let found = self.weights.sha256()?;
-        let manifest = self.manifest.as_ref();
+        let manifest = self.manifest.as_ref().filter(|_| self.weights.is_verified());
         let name = self.weights.path().file_name().and_then(|name| name.to_str());
-        match manifest.zip(name).and_then(|(manifest, name)| manifest.files.get(name)) {
-            Some(expected) if expected.sha256 != found => {
-                Err(Error::Store(StoreError::Changed { path: self.weights.path().to_owned() }))
-            }
-            _ => {
-                self.weights.check_unchanged()?;
-                Ok(found)
-            }
-        }
+        let found = match manifest.zip(name).and_then(|(manifest, name)| manifest.files.get(name)) {
+            Some(compared) => compared.sha256.clone(),
+            None => self.weights.sha256()?,
+        };
+        self.weights.check_unchanged()?;
+        Ok(found)
     }
 
     /// Reads the model onto `device`, in one pass over the weights by all threads. Quantized layers are packed for the
@@ -239,16 +236,15 @@ impl Checkpoint {
         Ok(slm_store::read_quantized(&self.weights, metadata, &self.dir.join(METADATA), layer)?)
     }
 
-    /// Reads every quantized layer and compares it with the metadata. Loading a model does the same.
+    /// Reads every quantized layer and compares it with the metadata, several at once. Loading a model does the same.
     ///
     /// # Errors
-    /// As [`Checkpoint::read_quantized`].
+    /// As [`Checkpoint::read_quantized`], for the first layer that is wrong.
     pub fn check_layers(&self) -> Result<()> {
-        let layers = self.metadata.iter().flat_map(|metadata| metadata.records());
-        for layer in layers {
-            self.read_quantized(&layer.name)?;
-        }
-        Ok(())
+        let layers: Vec<_> = self.metadata.iter().flat_map(|metadata| metadata.records()).collect();
+        let check = |layer: &&LayerMetadata| self.read_quantized(&layer.name).map(drop);
+        let outcomes: Vec<Result<()>> = layers.par_iter().map(check).collect();
+        outcomes.into_iter().collect()
     }
 
     /// The tensors that configuration and metadata call for.
@@ -273,6 +269,8 @@ fn layout_of(
     weights: &TensorFile,
 ) -> Result<Layout> {
     let mut layout = Layout::new(&config.model);
+    // Other types than those of floats are refused when the layout is compared with the file.
+    layout.store_floats_as(|name| weights.dtype(name));
     let Some(metadata) = metadata else {
         if weights.names().iter().any(|name| name.ends_with(".weight.codes")) {
             let remedy =
@@ -281,8 +279,6 @@ fn layout_of(
         }
         return Ok(layout);
     };
-    // Other types than the written ones are refused when the layout is compared with the file.
-    layout.store_embedding_as(weights.dtype(EMBED_TOKENS).unwrap_or(Dtype::F32));
     let places = (0..).map(|index| format!("layers[{index}]"));
     let layers = metadata.layers.iter().zip(places);
     let embedding = metadata.embedding.iter().map(|layer| (layer, "embedding".to_owned()));

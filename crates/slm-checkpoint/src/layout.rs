@@ -9,14 +9,12 @@ use crate::{Result, TensorFile, TensorSpec};
 
 /// The tensors of a model's weight file, in canonical order.
 ///
-/// Float tensors have the canonical names of [`expected_tensors`] and are F32. Of a quantized linear layer
-/// `X` the file holds, instead of `X.weight`, the tensors of [`slm_store::layer`].
+/// Float tensors have the canonical names of [`expected_tensors`] and are F32, or F16 or BF16 where a model came in that
+/// type. Of a quantized linear layer `X` the file holds, instead of `X.weight`, the tensors of [`slm_store::layer`].
 ///
-/// A bias stays `X.bias`, F32. A tied head has no tensor. Quantizing it makes it a layer of its own, and the
+/// A bias stays `X.bias`. A tied head has no tensor. Quantizing it makes it a layer of its own, and the
 /// configuration no longer says `tie_word_embeddings`; or else one quantized table serves head and embedding, which
 /// is stored as the layer `lm_head`, and there is no `embed_tokens.weight`.
-///
-/// The float embedding of a quantized model may be F16 or BF16, if these hold it exactly.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layout {
     entries: Vec<Entry>,
@@ -42,12 +40,12 @@ pub(crate) enum Stored<'a> {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum TensorForm {
-    /// A float tensor that can only be float.
-    Float,
+    /// A float tensor of this type that can only be float.
+    Float(Dtype),
     /// The token embedding, as yet float and of this type.
     Table(Dtype),
-    /// A linear weight, as yet float.
-    Linear,
+    /// A linear weight, as yet float and of this type.
+    Linear(Dtype),
     /// A linear weight, quantized.
     Quantized(QuantizedForm),
 }
@@ -57,9 +55,9 @@ impl Layout {
     pub fn new(config: &ModelConfig) -> Self {
         let entry = |tensor: slm_model::ExpectedTensor| Entry {
             form: match tensor.linear_weight {
-                true => TensorForm::Linear,
+                true => TensorForm::Linear(Dtype::F32),
                 false if tensor.name == EMBED_TOKENS => TensorForm::Table(Dtype::F32),
-                false => TensorForm::Float,
+                false => TensorForm::Float(Dtype::F32),
             },
             name: tensor.name,
             shape: tensor.shape,
@@ -83,9 +81,9 @@ impl Layout {
         let name = names::weight(layer);
         let tied = self.tied;
         let found = self.entries.iter_mut().find(|entry| match entry.form {
-            TensorForm::Linear => entry.name == name,
+            TensorForm::Linear(_) => entry.name == name,
             TensorForm::Table(_) => layer == if tied { LM_HEAD } else { TOKEN_TABLE },
-            TensorForm::Float | TensorForm::Quantized(_) => false,
+            TensorForm::Float(_) | TensorForm::Quantized(_) => false,
         });
         let Some(entry) = found else { return Ok(None) };
         let [rows, cols] = entry.shape[..] else { return Ok(None) };
@@ -94,11 +92,24 @@ impl Layout {
         Ok(Some([rows, cols]))
     }
 
-    /// Stores the float embedding as `dtype`: F32, F16 or BF16. Changes nothing where it is quantized.
-    pub fn store_embedding_as(&mut self, dtype: Dtype) {
-        let found = self.entries.iter_mut().find(|entry| matches!(entry.form, TensorForm::Table(_)));
-        if let (Some(entry), Dtype::F32 | Dtype::F16 | Dtype::BF16) = (found, dtype) {
-            entry.form = TensorForm::Table(dtype);
+    /// Names of the tensors that are stored as floats.
+    pub fn float_names(&self) -> Vec<String> {
+        let floats = self.entries.iter().filter(|entry| !matches!(entry.form, TensorForm::Quantized(_)));
+        floats.map(|entry| entry.name.clone()).collect()
+    }
+
+    /// Stores each float tensor in the type that `dtype_of` gives for its name: F32, F16 or BF16. One for which it gives
+    /// another or none stays as it is.
+    pub fn store_floats_as(&mut self, mut dtype_of: impl FnMut(&str) -> Option<Dtype>) {
+        for entry in &mut self.entries {
+            let (TensorForm::Float(dtype) | TensorForm::Table(dtype) | TensorForm::Linear(dtype)) =
+                &mut entry.form
+            else {
+                continue;
+            };
+            if let Some(found @ (Dtype::F32 | Dtype::F16 | Dtype::BF16)) = dtype_of(&entry.name) {
+                *dtype = found;
+            }
         }
     }
 
@@ -106,7 +117,7 @@ impl Layout {
     pub(crate) fn stored(&self) -> impl Iterator<Item = Stored<'_>> {
         self.entries.iter().map(|entry| match entry.form {
             TensorForm::Quantized(_) => Stored::Quantized(entry.layer()),
-            TensorForm::Float | TensorForm::Linear | TensorForm::Table(_) => Stored::Float(&entry.name),
+            TensorForm::Float(_) | TensorForm::Linear(_) | TensorForm::Table(_) => Stored::Float(&entry.name),
         })
     }
 
@@ -132,8 +143,7 @@ impl Entry {
         let float = |dtype| vec![TensorSpec::new(&self.name, dtype, self.shape.as_slice())];
         match self.form {
             TensorForm::Quantized(form) => form.specs(self.layer()),
-            TensorForm::Table(dtype) => float(dtype),
-            TensorForm::Float | TensorForm::Linear => float(Dtype::F32),
+            TensorForm::Float(dtype) | TensorForm::Table(dtype) | TensorForm::Linear(dtype) => float(dtype),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Making a model of a checkpoint.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, TensorData};
 use slm_model::{SourceError, TensorSource, Transformer};
 use slm_nn::Weight;
 use slm_store::{LoadedTensors, METADATA};
@@ -12,21 +12,38 @@ use crate::{Checkpoint, Error, Result};
 pub(crate) fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Transformer> {
     let metadata_path = checkpoint.dir().join(METADATA);
     let tensors = LoadedTensors::read(checkpoint.tensors(), checkpoint.metadata(), &metadata_path)?;
-    let model = Transformer::from_tensors(&checkpoint.config().model, &mut Loaded(tensors), device);
+    let mut source = Loaded { tensors, keeps_halves: checkpoint.is_quantized() };
+    let model = Transformer::from_tensors(&checkpoint.config().model, &mut source, device);
     model.map_err(|error| Error::from_model(checkpoint.dir(), error))
 }
 
 /// Hands over to a model what was read.
-struct Loaded<'a>(LoadedTensors<'a>);
+struct Loaded<'a> {
+    tensors: LoadedTensors<'a>,
+    /// Whether 16-bit floats may stay what they are: in a quantized model, which is not trained as it is.
+    keeps_halves: bool,
+}
 
 impl TensorSource for Loaded<'_> {
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.0.file().shape(name).map(<[usize]>::to_vec)
+        self.tensors.file().shape(name).map(<[usize]>::to_vec)
     }
 
     fn take_f32(&mut self, name: &str, expected_shape: &[usize]) -> Result<Vec<f32>, SourceError> {
-        self.0.file().check_shape(name, expected_shape)?;
-        Ok(self.0.take_f32(name)?)
+        self.tensors.file().check_shape(name, expected_shape)?;
+        Ok(self.tensors.take_f32(name)?)
+    }
+
+    fn take_halves(
+        &mut self,
+        name: &str,
+        expected_shape: &[usize],
+    ) -> Result<Option<TensorData>, SourceError> {
+        if !self.keeps_halves {
+            return Ok(None);
+        }
+        self.tensors.file().check_shape(name, expected_shape)?;
+        Ok(self.tensors.take_halves(name)?)
     }
 
     fn take_linear(
@@ -36,6 +53,6 @@ impl TensorSource for Loaded<'_> {
         _in_features: usize,
         _device: &Device,
     ) -> Result<Option<Weight>, SourceError> {
-        Ok(self.0.take_weight(name))
+        Ok(self.tensors.take_weight(name))
     }
 }

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::TensorData;
+use burn::tensor::{DType, TensorData};
+use safetensors::Dtype;
 use serde_json::Value;
-use slm_model::{ModelConfig, TOKEN_TABLE, Transformer};
+use slm_model::{EMBED_TOKENS, ModelConfig, TOKEN_TABLE, Transformer};
 use slm_nn::{NamedLinears, PackedWeight};
 use slm_quant_core::{QParams, QuantizedMatrix};
 use slm_store::manifest::Kind;
@@ -66,6 +67,11 @@ pub fn save(
         }
     });
     declared?;
+    layout.store_floats_as(|name| match model.embedding_dtype() {
+        DType::F16 if name == EMBED_TOKENS => Some(Dtype::F16),
+        DType::BF16 if name == EMBED_TOKENS => Some(Dtype::BF16),
+        _ => None,
+    });
 
     let mut writer = CheckpointWriter::create(dir, model.config(), &layout, overwrite)?;
     model.for_each_tensor(&mut |name, data: TensorData| {
@@ -182,7 +188,7 @@ impl CheckpointWriter {
     /// # Errors
     /// As [`save`].
     pub fn finish(self, request: &SaveRequest<'_>) -> Result<PathBuf> {
-        self.weights.finish()?;
+        self.weights.check_complete()?;
         let dir = self.output.path();
         let config = CheckpointConfig {
             program_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -212,10 +218,21 @@ impl CheckpointWriter {
             write(name, bytes)?;
         }
         let manifest_path = dir.join(MANIFEST);
-        let manifest = Manifest::of(dir, Kind::Checkpoint, &files)?;
-        json::write_new(&manifest_path, &manifest.to_bytes(dir)?)?;
-        // What was written must be what can be read. The checksums were just computed from the files.
-        Checkpoint::open_with(dir, &OpenOptions { verify: false })?.check_layers()?;
+        // What was written must be what can be read. The checksums are computed from the files at the same time, and the
+        // system writes them to the disk.
+        let weights = self.weights;
+        let (on_disk, (manifest, readable)) = rayon::join(
+            || weights.finish(),
+            || {
+                rayon::join(
+                    || Manifest::of(dir, Kind::Checkpoint, &files),
+                    || Checkpoint::open_with(dir, &OpenOptions { verify: false })?.check_layers(),
+                )
+            },
+        );
+        on_disk?;
+        readable?;
+        json::write_new(&manifest_path, &manifest?.to_bytes(dir)?)?;
         Ok(self.output.commit()?)
     }
 }

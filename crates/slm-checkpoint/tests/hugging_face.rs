@@ -5,10 +5,16 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use burn::tensor::{DType, Device};
 use half::{bf16, f16};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
-use slm_checkpoint::{Checkpoint, Error, TensorFileWriter, TensorSpec, TokenizerInfo, hf};
+use slm_checkpoint::{
+    Checkpoint, CheckpointWriter, Error, Layout, OpenOptions, TensorFileWriter, TensorSpec, TokenizerInfo,
+    hf, migrate, save,
+};
+use slm_model::{EMBED_TOKENS, expected_tensors, window_logits};
+use slm_nn::NamedLinears;
 use slm_store::Error as StoreError;
 use support::*;
 
@@ -126,8 +132,8 @@ impl Source {
 }
 
 #[test]
-fn narrow_floats_become_f32_exactly() {
-    for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+fn narrow_floats_keep_their_type() {
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F64] {
         let mut source = llama();
         for (_, _, values) in &mut source.tensors {
             for value in values {
@@ -142,6 +148,94 @@ fn narrow_floats_become_f32_exactly() {
         let rounded = source.tensor("model.layers.1.mlp.up_proj.weight").2.clone();
         assert_eq!(checkpoint.tensors().read_f32("layers.1.mlp.up_proj.weight").unwrap(), rounded, "{dtype}");
         assert!(rounded.iter().any(|&value| value != 0.0));
+        let stored = if dtype == Dtype::F64 { Dtype::F32 } else { dtype };
+        let types = checkpoint.tensor_names().iter().map(|name| checkpoint.tensors().dtype(name));
+        assert!(types.into_iter().all(|found| found == Some(stored)), "{dtype}");
+        // A float model is read as F32, however it is stored.
+        let model = checkpoint.load_model(&Device::flex()).unwrap();
+        assert_eq!(model.embedding_dtype(), DType::F32);
+        let mut expected = source.tensors.iter().map(|(_, _, values)| values.clone());
+        for (name, bits) in content(&model).floats {
+            let values: Vec<u32> = expected.next().unwrap().into_iter().map(f32::to_bits).collect();
+            assert_eq!(bits, values, "{dtype} {name}");
+        }
+        // What is copied keeps its type too.
+        let copy = source.path("copy");
+        migrate(checkpoint.dir(), Some(&copy), true, &OpenOptions::default()).unwrap();
+        let copy = Checkpoint::open(&copy).unwrap();
+        assert_eq!(copy.weights_sha256().unwrap(), checkpoint.weights_sha256().unwrap());
+    }
+}
+
+#[test]
+fn the_type_is_that_of_each_tensor_and_values_that_change_are_f32() {
+    let source = llama();
+    source.write_types(|index| [Dtype::BF16, Dtype::F32, Dtype::F16][index % 3]);
+    let checkpoint = source.import().unwrap();
+    let of = |name: &str| checkpoint.tensors().dtype(name).unwrap();
+    let types: Vec<Dtype> = expected_tensors(&small_config()).iter().map(|tensor| of(&tensor.name)).collect();
+    assert!([Dtype::BF16, Dtype::F32, Dtype::F16].iter().all(|dtype| types.contains(dtype)), "{types:?}");
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut source = llama();
+        source.tensor("model.layers.0.mlp.up_proj.weight").2[3] = bad;
+        source.write(Dtype::BF16);
+        source.refused_as_it_is(&["model.layers.0.mlp.up_proj.weight"]);
+    }
+}
+
+/// The embedding of a quantized model stays in 16 bits in memory, whether the head is tied to it or not, and changes
+/// nothing that is computed.
+#[test]
+fn halves_in_memory_compute_what_floats_do() {
+    for (dtype, skip) in
+        [(Dtype::BF16, &["lm_head"][..]), (Dtype::BF16, &[]), (Dtype::F16, &["lm_head"]), (Dtype::F16, &[])]
+    {
+        let source = llama();
+        source.write(dtype);
+        let mut model = source.import().unwrap().load_model(&Device::flex()).unwrap();
+        if skip.is_empty() {
+            model.untie_head();
+        }
+        let metadata = quantize(&mut model, affine_groups(), per_token(), skip);
+        let dir = source.path("quantized");
+        let layout_type = |name: &str| (name == EMBED_TOKENS).then_some(dtype);
+        let mut layout = Layout::new(model.config());
+        layout.store_floats_as(layout_type);
+        for layer in &metadata.layers {
+            layout.quantize(&layer.name, layer.scheme, false).unwrap();
+        }
+        let mut writer = CheckpointWriter::create(&dir, model.config(), &layout, false).unwrap();
+        model
+            .for_each_tensor(&mut |name, data| writer.write_f32(name, &data.try_into_vec::<f32>().unwrap()))
+            .unwrap();
+        model.for_each_linear(&mut |name, linear| {
+            if let Some(packed) = linear.packed() {
+                writer.write_quantized(name, &packed.matrix().unpack(), None).unwrap();
+            }
+        });
+        writer.finish(&request(Some(&metadata))).unwrap();
+
+        let checkpoint = Checkpoint::open(&dir).unwrap();
+        let loaded = checkpoint.load_model(&Device::flex()).unwrap();
+        let expected_type = if dtype == Dtype::F16 { DType::F16 } else { DType::BF16 };
+        assert_eq!(loaded.embedding_dtype(), expected_type);
+        assert_eq!(content(&loaded), content(&model));
+        let ids = [1, 5, 9, 2, 10, 0, 3];
+        let logits = window_logits(&loaded, &ids).unwrap();
+        assert_eq!(logits, window_logits(&model, &ids).unwrap(), "{dtype} {skip:?}");
+        // The same with tensor operations, and where gradients are wanted.
+        let by_tensors = loaded.forward(loaded.ids_tensor(&ids)).into_data().try_into_vec::<f32>().unwrap();
+        let expected = model.forward(model.ids_tensor(&ids)).into_data().try_into_vec::<f32>().unwrap();
+        assert_eq!(by_tensors, expected);
+        let trained = checkpoint.load_model(&Device::flex().autodiff()).unwrap();
+        assert_eq!(trained.embedding_dtype(), DType::F32);
+        // Saved again, it is what it was.
+        let again = source.path("again");
+        save(&again, &loaded, &request(Some(&metadata)), false).unwrap();
+        assert_eq!(
+            Checkpoint::open(&again).unwrap().tensors().dtype(EMBED_TOKENS),
+            checkpoint.tensors().dtype(EMBED_TOKENS)
+        );
     }
 }
 

@@ -75,14 +75,15 @@ fn all() -> Vec<(String, u32, Recorded)> {
             all.push((format!("v0/{model}-{record}"), 0, recorded_by_v0(model)));
         }
     }
-    for version in [1, 2, 3] {
+    for version in [1, 2, 3, 4] {
         for model in ["float", "int8-static", "int8-weight-only", "int4-dynamic"] {
             all.push((format!("v{version}/{model}"), version, recorded_by(version, model)));
         }
     }
-    for version in [2, 3] {
+    for version in [2, 3, 4] {
         all.push((format!("v{version}/int8-finetuned"), version, recorded_by(version, "int8-finetuned")));
     }
+    all.push(("v4/int4-embeddings".to_owned(), 4, recorded_by(4, "int4-embeddings")));
     all
 }
 

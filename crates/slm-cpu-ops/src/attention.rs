@@ -1,9 +1,13 @@
 //! Causal attention over cached keys and values.
 
+use std::ops::Range;
+
 use slm_kernels::{KernelKind, PANEL_ROWS, Panels, multiply_panels};
 
 use crate::dispatch::vectorized;
-use crate::kv::{KvElement, KvHeads};
+use crate::exp::exp_scalar;
+use crate::kv::{KvHeads, KvRun};
+use crate::lanes;
 use crate::panel::PANEL;
 use crate::softmax::exponentials;
 
@@ -30,9 +34,18 @@ pub struct AttentionScratch {
     scores: Vec<f32>,
     /// Sums of values.
     sums: Vec<f32>,
-    /// Keys and values as 32-bit floats.
-    wide: Vec<f32>,
+    /// Keys and values of a block as 32-bit floats.
+    wide: Vec<[f32; PANEL]>,
+    /// For each row and query head of a KV head.
+    states: Vec<State>,
 }
+
+/// Positions whose softmax is computed at once. Results of several blocks are joined in their order, so that they do not
+/// depend on which thread computed which, and a block of keys and values stays in the cache of a core.
+const BLOCK: usize = 256;
+
+/// Queries that are handled together.
+const TILE: usize = PANEL_ROWS;
 
 /// `softmax(scale q K^T) V` for the query heads that belong to `kv`.
 ///
@@ -44,14 +57,14 @@ pub struct AttentionScratch {
 ///
 /// # Panics
 /// When the lengths do not fit, or a position lies outside the layer's capacity.
-pub fn attend<E: KvElement>(
-    kv: KvHeads<'_, E>,
+pub fn attend<R: KvRun>(
+    kv: KvHeads<'_, R>,
     queries: &Queries,
     q: &[f32],
     out: &mut [f32],
     scratch: &mut AttentionScratch,
 ) {
-    let Queries { start, rows, row_stride, group, window, .. } = *queries;
+    let Queries { start, rows, row_stride, group, .. } = *queries;
     if rows == 0 {
         return;
     }
@@ -59,72 +72,262 @@ pub fn attend<E: KvElement>(
     let width = kv.count() * group * dim;
     let needed = (rows - 1) * row_stride + width;
     assert!(q.len() >= needed && out.len() >= needed && row_stride >= width, "attend: lengths do not fit");
-    assert!(start + rows <= kv.capacity(), "attend: positions beyond the capacity");
-    assert!(window != Some(0), "attend: a query sees at least itself");
-    // A tile of rows has at most one panel more than it sees.
-    let longest = (start + rows).next_multiple_of(PANEL);
-    let AttentionScratch { scores, sums, wide } = scratch;
-    for (memory, len) in [(&mut *scores, TILE * longest), (sums, TILE * dim.next_multiple_of(PANEL))] {
-        if memory.len() < len {
-            memory.resize(len, 0.0);
-        }
-    }
-    let mut tiles = Tiles { kernel: KernelKind::selected(), queries, q, out, scores, sums };
+    let blocks = queries.blocks(kv.capacity());
+    let AttentionScratch { scores, sums, wide, states } = scratch;
+    let mut tiles = Tiles::new(queries, q, dim, scores, sums);
+    let mut places = Vec::with_capacity(rows.max(group));
     for kv_head in 0..kv.count() {
         let first = kv_head * group * dim;
-        if rows == 1 {
-            tiles.run(kv, kv_head, group, |i| (0, first + i * dim));
-        } else {
-            // Many rows read each key and value, so these are widened once for all of them.
-            let from = (start + 1).saturating_sub(window.unwrap_or(usize::MAX)) / PANEL * PANEL;
-            let head_kv = kv.widen_head(kv_head, from..start + rows, wide);
-            for head in 0..group {
-                tiles.run(head_kv, 0, rows, |i| (i, first + head * dim + i * row_stride));
+        states.clear();
+        states.resize(rows * group, State::EMPTY);
+        for index in blocks.clone() {
+            let block = index * BLOCK..((index + 1) * BLOCK).min(start + rows);
+            let mut take = |place: Place, part: State, values: &[f32]| {
+                states[place.state].join(&mut out[place.offset..][..dim], part, values);
+            };
+            if rows == 1 {
+                places.clear();
+                places.extend((0..group).map(|i| Place { row: 0, offset: first + i * dim, state: i }));
+                tiles.run(kv, kv_head, block, &places, &mut take);
+                continue;
             }
+            // Many rows read each key and value, so these are widened once for all of them.
+            let block_kv = kv.widen_head(kv_head, block.clone(), wide);
+            for head in 0..group {
+                places.clear();
+                places.extend(queries.rows_that_see(&block).map(|row| Place {
+                    row,
+                    offset: first + head * dim + row * row_stride,
+                    state: row * group + head,
+                }));
+                tiles.run(block_kv, 0, block.clone(), &places, &mut take);
+            }
+        }
+        for (index, state) in states.iter().enumerate() {
+            let offset = first + index % group * dim + index / group * row_stride;
+            state.divide(&mut out[offset..][..dim]);
         }
     }
 }
 
-/// Queries that are handled together.
-const TILE: usize = PANEL_ROWS;
+impl Queries {
+    /// The blocks that the rows see, by index.
+    fn blocks(&self, capacity: usize) -> Range<usize> {
+        assert!(self.start + self.rows <= capacity, "attend: positions beyond the capacity");
+        assert!(self.window != Some(0), "attend: a query sees at least itself");
+        self.seen(0).start / BLOCK..(self.start + self.rows).div_ceil(BLOCK)
+    }
 
-/// Queries, and where their results go.
+    /// The positions that a row sees.
+    fn seen(&self, row: usize) -> Range<usize> {
+        let end = self.start + row + 1;
+        end.saturating_sub(self.window.unwrap_or(usize::MAX))..end
+    }
+
+    /// The rows that see any of `block`.
+    fn rows_that_see(&self, block: &Range<usize>) -> Range<usize> {
+        let first = block.start.saturating_sub(self.start);
+        let end = match self.window {
+            Some(window) => (block.end + window - 1).saturating_sub(self.start).min(self.rows),
+            None => self.rows,
+        };
+        first..end.max(first)
+    }
+}
+
+/// The attention of one row in blocks that several threads compute, in any shares: [`attend`](Self::attend) as often as
+/// it takes, then [`join`](Self::join). The result is that of [`attend`] to the last bit.
+#[derive(Debug, Clone, Copy)]
+pub struct BlockAttention {
+    queries: Queries,
+    kv_heads: usize,
+    head_dim: usize,
+    first: usize,
+    blocks: usize,
+}
+
+impl BlockAttention {
+    /// The attention of `queries`, of which there is one row, to all heads of `kv`.
+    ///
+    /// # Panics
+    /// Where there are more rows, or the row's position lies outside the layer's capacity.
+    pub fn new<R: KvRun>(kv: KvHeads<'_, R>, queries: &Queries) -> Self {
+        assert!(queries.rows == 1, "attend: blocks are those of one row");
+        let blocks = queries.blocks(kv.capacity());
+        let (first, blocks) = (blocks.start, blocks.len());
+        Self { queries: *queries, kv_heads: kv.count(), head_dim: kv.head_dim(), first, blocks }
+    }
+
+    /// Units of work: the blocks of each KV head in turn.
+    pub fn units(&self) -> usize {
+        self.kv_heads * self.blocks
+    }
+
+    /// Floats that a unit results in: for each of its query heads the maximum, the sum, and a value for each dimension.
+    pub fn unit_len(&self) -> usize {
+        self.queries.group * (2 + self.head_dim)
+    }
+
+    /// Computes `units`.
+    ///
+    /// # Shapes
+    /// - `q`: `[kv heads * group, head_dim]`
+    /// - `parts`: `[units, unit_len]`
+    ///
+    /// # Panics
+    /// When the lengths do not fit, or there are not as many units.
+    pub fn attend<R: KvRun>(
+        &self,
+        kv: KvHeads<'_, R>,
+        units: Range<usize>,
+        q: &[f32],
+        parts: &mut [f32],
+        scratch: &mut AttentionScratch,
+    ) {
+        let Self { queries, head_dim: dim, .. } = *self;
+        assert!(units.end <= self.units() && parts.len() == units.len() * self.unit_len(), "attend: parts");
+        assert!(q.len() >= self.kv_heads * queries.group * dim, "attend: lengths do not fit");
+        let AttentionScratch { scores, sums, .. } = scratch;
+        let mut tiles = Tiles::new(&queries, q, dim, scores, sums);
+        let mut places = Vec::with_capacity(queries.group);
+        for (unit, parts) in units.zip(parts.chunks_exact_mut(self.unit_len())) {
+            let (kv_head, index) = (unit / self.blocks, self.first + unit % self.blocks);
+            let block = index * BLOCK..((index + 1) * BLOCK).min(queries.start + 1);
+            let place = |i| Place { row: 0, offset: (kv_head * queries.group + i) * dim, state: i };
+            places.clear();
+            places.extend((0..queries.group).map(place));
+            tiles.run(kv, kv_head, block, &places, &mut |place, part, values| {
+                let to = &mut parts[place.state * (2 + dim)..][..2 + dim];
+                (to[0], to[1]) = (part.max, part.sum);
+                to[2..].copy_from_slice(values);
+            });
+        }
+    }
+
+    /// Joins the results of all units.
+    ///
+    /// # Shapes
+    /// - `parts`: `[units, unit_len]`
+    /// - `out`: `[kv heads * group, head_dim]`
+    ///
+    /// # Panics
+    /// When the lengths do not fit.
+    pub fn join(&self, parts: &[f32], out: &mut [f32]) {
+        let (dim, group, unit_len) = (self.head_dim, self.queries.group, self.unit_len());
+        assert!(parts.len() == self.units() * unit_len, "attend: parts");
+        for (head, out) in out.chunks_exact_mut(dim).enumerate() {
+            let units = parts[head / group * self.blocks * unit_len..].chunks_exact(unit_len);
+            let mut state = State::EMPTY;
+            for unit in units.take(self.blocks) {
+                let part = &unit[head % group * (2 + dim)..][..2 + dim];
+                state.join(out, State { max: part[0], sum: part[1] }, &part[2..]);
+            }
+            state.divide(out);
+        }
+    }
+}
+
+/// A query of one head.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    row: usize,
+    /// Where it lies in the queries, and its result in the output.
+    offset: usize,
+    /// The number of its state.
+    state: usize,
+}
+
+/// The softmax of a query so far: the largest score, and the sum of exponentials relative to it. Its output is not yet
+/// divided by the sum.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct State {
+    max: f32,
+    sum: f32,
+}
+
+impl State {
+    const EMPTY: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
+
+    /// Adds the part of a block, whose output is `values`.
+    fn join(&mut self, out: &mut [f32], part: Self, values: &[f32]) {
+        if *self == Self::EMPTY {
+            *self = part;
+            out.copy_from_slice(values);
+            return;
+        }
+        let max = self.max.max(part.max);
+        vectorized! {
+            let (ours, theirs) = (exp_scalar(self.max - max), exp_scalar(part.max - max));
+            *self = State { max, sum: self.sum * ours + part.sum * theirs };
+            for (out, value) in out.iter_mut().zip(values) {
+                *out = *out * ours + value * theirs;
+            }
+        }
+    }
+
+    /// Divides the output by the sum.
+    fn divide(&self, out: &mut [f32]) {
+        let factor = 1.0 / self.sum;
+        out.iter_mut().for_each(|value| *value *= factor);
+    }
+}
+
+/// Queries, and the memory of a tile of them.
 struct Tiles<'a> {
     kernel: KernelKind,
     queries: &'a Queries,
     q: &'a [f32],
-    out: &'a mut [f32],
     scores: &'a mut [f32],
     sums: &'a mut [f32],
 }
 
-impl Tiles<'_> {
-    /// Queries `0 .. count` of one KV head, in tiles of about the same size. `place` gives row and offset.
-    fn run<E: KvElement>(
+impl<'a> Tiles<'a> {
+    fn new(
+        queries: &'a Queries,
+        q: &'a [f32],
+        dim: usize,
+        scores: &'a mut Vec<f32>,
+        sums: &'a mut Vec<f32>,
+    ) -> Self {
+        for (memory, len) in [(&mut *scores, TILE * BLOCK), (&mut *sums, TILE * dim.next_multiple_of(PANEL))]
+        {
+            if memory.len() < len {
+                memory.resize(len, 0.0);
+            }
+        }
+        Self { kernel: KernelKind::selected(), queries, q, scores, sums }
+    }
+
+    /// The queries at `places`, whose rows ascend and see some of `block`, in tiles of about the same size. `take` is
+    /// given the result of each.
+    fn run<R: KvRun>(
         &mut self,
-        kv: KvHeads<'_, E>,
+        kv: KvHeads<'_, R>,
         kv_head: usize,
-        count: usize,
-        place: impl Fn(usize) -> (usize, usize),
+        block: Range<usize>,
+        places: &[Place],
+        take: &mut impl FnMut(Place, State, &[f32]),
     ) {
+        let count = places.len();
         let tiles = count.div_ceil(TILE);
         for tile in 0..tiles {
-            let (at, end) = (count * tile / tiles, count * (tile + 1) / tiles);
-            let mut places = [(0, 0); TILE];
-            for (to, i) in places.iter_mut().zip(at..end) {
-                *to = place(i);
-            }
-            self.tile(kv, kv_head, &places[..end - at]);
+            let places = &places[count * tile / tiles..count * (tile + 1) / tiles];
+            self.tile(kv, kv_head, &block, places, take);
         }
     }
 
-    /// Queries at `places`, whose rows ascend.
-    fn tile<E: KvElement>(&mut self, kv: KvHeads<'_, E>, kv_head: usize, places: &[(usize, usize)]) {
+    fn tile<R: KvRun>(
+        &mut self,
+        kv: KvHeads<'_, R>,
+        kv_head: usize,
+        block: &Range<usize>,
+        places: &[Place],
+        take: &mut impl FnMut(Place, State, &[f32]),
+    ) {
         let dim = kv.head_dim();
-        let window = self.queries.window.unwrap_or(usize::MAX);
-        let seen = |&(row, _): &(usize, usize)| {
-            let end = self.queries.start + row + 1;
-            end.saturating_sub(window)..end
+        let seen = |place: &Place| {
+            let seen = self.queries.seen(place.row);
+            seen.start.max(block.start)..seen.end.min(block.end)
         };
         let (Some(first), Some(last)) = (places.first(), places.last()) else { return };
         // The first sees farthest back and the last farthest ahead.
@@ -132,28 +335,49 @@ impl Tiles<'_> {
         let length = (to - from).next_multiple_of(PANEL);
 
         let mut rows: [&[f32]; TILE] = [&[]; TILE];
-        for (row, (_, offset)) in rows.iter_mut().zip(places) {
-            *row = &self.q[*offset..][..dim];
+        for (row, place) in rows.iter_mut().zip(places) {
+            *row = &self.q[place.offset..][..dim];
         }
         let keys = Panels {
-            values: E::values(kv.key_panels(kv_head, from / PANEL, length / PANEL)),
+            values: R::values(kv.key_panels(kv_head, from / PANEL, length / PANEL)),
             count: length / PANEL,
-            stride: dim * PANEL,
+            stride: dim,
             depth: dim,
         };
         multiply_panels(self.kernel, &rows[..places.len()], keys, self.scores, length);
 
         let scale = self.queries.scale;
-        let mut factors = [0.0; TILE];
+        let mut states = [State::EMPTY; TILE];
+        // Weighted sums of the least values of grids, which all dimensions have in common.
+        let mut least = [0.0; TILE];
         let scores = &mut self.scores[..places.len() * length];
-        let by_row = scores.chunks_exact_mut(length).zip(places).zip(&mut factors);
+        let by_row = scores.chunks_exact_mut(length).zip(places).zip(&mut states).zip(rows).zip(&mut least);
         vectorized! {
-            for ((scores, place), factor) in by_row {
+            for ((((scores, place), state), q), least) in by_row {
                 let seen = seen(place);
                 let (start, end) = (seen.start - from, seen.end - from);
                 scores[..start].fill(0.0);
                 scores[end..].fill(0.0);
-                *factor = 1.0 / exponentials(&mut scores[start..end], scale);
+                let scores = &mut scores[start..end];
+                let grids = kv.grids(kv_head, seen);
+                if let Some((keys, _)) = grids {
+                    let q_sum = lanes::sum(q);
+                    for (score, grid) in scores.iter_mut().zip(keys) {
+                        *score = *score * grid.scale + q_sum * grid.least;
+                    }
+                }
+                let (max, sum) = exponentials(scores, scale);
+                *state = State { max: max * scale, sum };
+                if let Some((_, values)) = grids {
+                    let mut lane_sums = [0.0_f32; PANEL];
+                    for (scores, grids) in scores.chunks_mut(PANEL).zip(values.chunks(PANEL)) {
+                        for ((score, grid), sum) in scores.iter_mut().zip(grids).zip(&mut lane_sums) {
+                            *sum += *score * grid.least;
+                            *score *= grid.scale;
+                        }
+                    }
+                    *least = lane_sums.iter().sum();
+                }
             }
         }
 
@@ -162,13 +386,14 @@ impl Tiles<'_> {
         }
         let (values, stride) = kv.value_panels(kv_head, from..to);
         let panels = dim.div_ceil(PANEL);
-        let values = Panels { values: E::values(values), count: panels, stride, depth: to - from };
+        let values = Panels { values: R::values(values), count: panels, stride, depth: to - from };
         multiply_panels(self.kernel, &rows[..places.len()], values, self.sums, panels * PANEL);
-        let sums = self.sums.chunks_exact(panels * PANEL).zip(places).zip(factors);
-        for ((sums, (_, offset)), factor) in sums {
-            for (out, sum) in self.out[*offset..][..dim].iter_mut().zip(sums) {
-                *out = sum * factor;
+        let sums = self.sums.chunks_exact_mut(panels * PANEL);
+        for (((sums, place), state), least) in sums.zip(places).zip(states).zip(least) {
+            if least != 0.0 {
+                sums.iter_mut().for_each(|sum| *sum += least);
             }
+            take(*place, state, &sums[..dim]);
         }
     }
 }
@@ -231,7 +456,7 @@ mod tests {
             let (positions, kv_width, width) = (53, kv_heads * dim, kv_heads * group * dim);
             let (keys, values) = (wave(positions * kv_width, 17), wave(positions * kv_width, 41));
             let q = wave(positions * width, 31);
-            let mut layer = KvLayer::<Vec<f32>>::new(kv_heads, dim, positions);
+            let mut layer = KvLayer::<Vec<[f32; PANEL]>>::new(kv_heads, dim, positions);
             layer.store(0, &keys[..20 * kv_width], &values[..20 * kv_width]).unwrap();
             layer.store(20, &keys[20 * kv_width..], &values[20 * kv_width..]).unwrap();
             for (start, rows) in [(0, positions), (0, 1), (15, 1), (16, 2), (40, 13), (52, 1)] {
@@ -276,8 +501,8 @@ mod tests {
                 wave(positions * kv_width, step).iter().map(|&x| f16::from_f32(x * 1.001).to_f32()).collect()
             };
             let (keys, values, q) = (rounded(17), rounded(41), wave(positions * width, 31));
-            let mut wide = KvLayer::<Vec<f32>>::new(kv_heads, dim, positions);
-            let mut narrow = KvLayer::<Vec<f16>>::new(kv_heads, dim, positions);
+            let mut wide = KvLayer::<Vec<[f32; PANEL]>>::new(kv_heads, dim, positions);
+            let mut narrow = KvLayer::<Vec<[f16; PANEL]>>::new(kv_heads, dim, positions);
             wide.store(0, &keys, &values).unwrap();
             narrow.store(0, &keys, &values).unwrap();
             assert_eq!(2 * narrow.byte_size(), wide.byte_size());
@@ -292,9 +517,115 @@ mod tests {
         }
     }
 
+    /// Several blocks, with and without a window: the definition, the rows alone, and the blocks in shares.
+    #[test]
+    fn blocks_give_what_all_positions_give() {
+        let mut scratch = AttentionScratch::default();
+        for (window, start) in [(None, 600), (Some(300), 600), (Some(256), 511), (Some(20), 700), (None, 255)]
+        {
+            let case = Case { kv_heads: 2, group: 3, dim: 24, window, scale: 0.3 };
+            let Case { kv_heads, group, dim, window, scale } = case;
+            let (positions, kv_width, width) = (start + 20, kv_heads * dim, kv_heads * group * dim);
+            let (keys, values) = (wave(positions * kv_width, 17), wave(positions * kv_width, 41));
+            let q = wave(positions * width, 31);
+            let mut layer = KvLayer::<Vec<[f16; PANEL]>>::new(kv_heads, dim, positions);
+            layer.store(0, &keys, &values).unwrap();
+            let round = |x: &[f32]| -> Vec<f32> { x.iter().map(|&x| f16::from_f32(x).to_f32()).collect() };
+            let (keys, values) = (round(&keys), round(&values));
+            let kv = layer.slice(0..kv_heads);
+            let queries = Queries { start, rows: 20, row_stride: width, group, window, scale };
+            let mut all = vec![f32::NAN; 20 * width];
+            attend(kv, &queries, &q[start * width..], &mut all, &mut scratch);
+            for (row, all) in all.chunks_exact(width).enumerate() {
+                let position = start + row;
+                let q = &q[position * width..][..width];
+                for (found, expected) in all.iter().zip(reference(&case, position, q, &keys, &values)) {
+                    assert!((f64::from(*found) - expected).abs() < 3e-6, "{window:?}: {found} {expected}");
+                }
+                let queries = Queries { start: position, rows: 1, ..queries };
+                let mut alone = vec![f32::NAN; width];
+                attend(kv, &queries, q, &mut alone, &mut scratch);
+                assert_eq!(alone, all, "{window:?}: a row alone");
+                let blocks = BlockAttention::new(kv, &queries);
+                let mut parts = vec![f32::NAN; blocks.units() * blocks.unit_len()];
+                for share in [1, 2, blocks.units()] {
+                    let units = (0..blocks.units()).step_by(share);
+                    for (first, parts) in units.zip(parts.chunks_mut(share * blocks.unit_len())) {
+                        let units = first..(first + share).min(blocks.units());
+                        blocks.attend(kv, units, q, parts, &mut scratch);
+                    }
+                    let mut joined = vec![f32::NAN; width];
+                    blocks.join(&parts, &mut joined);
+                    assert_eq!(joined, all, "{window:?}: blocks in shares of {share}");
+                }
+            }
+        }
+    }
+
+    /// Codes against the definition on the numbers that they stand for, and a row alone against the row among others.
+    fn codes_are_near<R: KvRun>(tolerance: f64) {
+        let mut scratch = AttentionScratch::default();
+        for (window, start) in [(None, 280), (Some(100), 280), (None, 3)] {
+            let case = Case { kv_heads: 2, group: 3, dim: 24, window, scale: 0.3 };
+            let Case { kv_heads, group, dim, window, scale } = case;
+            let (positions, kv_width, width) = (start + 20, kv_heads * dim, kv_heads * group * dim);
+            let (keys, values) = (wave(positions * kv_width, 17), wave(positions * kv_width, 41));
+            let q = wave(positions * width, 31);
+            let mut layer = KvLayer::<Vec<R>>::new(kv_heads, dim, positions);
+            layer.store(0, &keys, &values).unwrap();
+            // On a grid between the extremes of each position and head.
+            let on_grid = |numbers: &[f32]| -> Vec<f32> {
+                let steps = R::STEPS.unwrap();
+                let of_head = |numbers: &[f32]| {
+                    let least = numbers.iter().copied().fold(f32::INFINITY, f32::min);
+                    let most = numbers.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                    let scale = (most - least) / steps;
+                    numbers.iter().map(|x| least + ((x - least) / scale).round() * scale).collect::<Vec<_>>()
+                };
+                numbers.chunks_exact(dim).flat_map(of_head).collect()
+            };
+            let (keys, values) = (on_grid(&keys), on_grid(&values));
+            let kv = layer.slice(0..kv_heads);
+            let queries = Queries { start, rows: 20, row_stride: width, group, window, scale };
+            let mut all = vec![f32::NAN; 20 * width];
+            attend(kv, &queries, &q[start * width..], &mut all, &mut scratch);
+            for (row, all) in all.chunks_exact(width).enumerate() {
+                let position = start + row;
+                let q = &q[position * width..][..width];
+                for (found, expected) in all.iter().zip(reference(&case, position, q, &keys, &values)) {
+                    assert!(
+                        (f64::from(*found) - expected).abs() < tolerance,
+                        "{window:?}: {found} {expected}"
+                    );
+                }
+                let mut alone = vec![f32::NAN; width];
+                attend(kv, &Queries { start: position, rows: 1, ..queries }, q, &mut alone, &mut scratch);
+                assert_eq!(alone, all, "{window:?}");
+            }
+        }
+        // All numbers alike, and one that is none.
+        let mut layer = KvLayer::<Vec<R>>::new(1, 16, 16);
+        layer.store(0, &[0.5; 16], &[-3.0; 16]).unwrap();
+        let queries = Queries { start: 0, rows: 1, row_stride: 16, group: 1, window: None, scale: 0.25 };
+        let mut out = [f32::NAN; 16];
+        attend(layer.slice(0..1), &queries, &wave(16, 31), &mut out, &mut scratch);
+        assert_eq!(out, [-3.0; 16]);
+        let mut bad = [1.0; 16];
+        bad[5] = f32::NAN;
+        layer.store(0, &[0.5; 16], &bad).unwrap();
+        attend(layer.slice(0..1), &queries, &wave(16, 31), &mut out, &mut scratch);
+        assert!(out.iter().all(|value| value.is_nan()), "{out:?}");
+    }
+
+    #[test]
+    fn codes_give_what_their_values_give() {
+        codes_are_near::<[i8; PANEL]>(2e-5);
+        codes_are_near::<[u8; PANEL / 2]>(2e-5);
+    }
+
     #[test]
     fn what_was_stored_later_is_not_seen() {
-        let mut layer = KvLayer::<Vec<f32>>::new(1, 16, 32);
+        let mut layer = KvLayer::<Vec<[f32; PANEL]>>::new(1, 16, 32);
         layer.store(0, &wave(32 * 16, 17), &wave(32 * 16, 41)).unwrap();
         let queries = Queries { start: 9, rows: 1, row_stride: 16, group: 1, window: None, scale: 0.25 };
         let (q, mut scratch) = (wave(16, 31), AttentionScratch::default());

@@ -35,14 +35,14 @@ pub use activation_backward::{gelu_backward, gelu_tanh_backward, swiglu_backward
 pub use adamw::{AdamWStep, adamw};
 pub use add::{add, add_into, add_scaled, scale};
 pub use argmax::argmax;
-pub use attention::{AttentionScratch, Queries, attend};
+pub use attention::{AttentionScratch, BlockAttention, Queries, attend};
 pub use causal::{CausalScratch, CausalShape, Rotation, RowStatistics};
 pub use causal_backward::causal_attention_backward;
 pub use causal_forward::causal_attention;
 pub use cross_entropy::{cross_entropy, cross_entropy_backward};
 pub use distillation::distillation;
 pub use exp::exp;
-pub use kv::{KvElement, KvHeads, KvLayer, KvOverflow};
+pub use kv::{KvGrid, KvHeads, KvLayer, KvOverflow, KvRun};
 pub use matmul::{MatmulScratch, Matrix, PANEL_COLUMNS, TILE_ROWS, matmul_rows, pack_panel};
 pub use norm::{layer_norm, rms_norm, rms_norm_heads};
 pub use norm_backward::{layer_norm_backward, rms_norm_backward};

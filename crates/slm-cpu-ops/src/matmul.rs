@@ -216,7 +216,7 @@ impl Matmul<'_> {
                 let end = (first + count - 1) * depth + block.end;
                 let values =
                     FloatValues::F32(&matmul.packed[(first * depth + block.start) * PANEL..end * PANEL]);
-                let group = Panels { values, count, stride: depth * PANEL, depth: block.len() };
+                let group = Panels { values: values.into(), count, stride: depth, depth: block.len() };
                 for at in (0..matmul.rows.len()).step_by(TILE) {
                     let height = TILE.min(matmul.rows.len() - at);
                     let rows = matmul.tile(at, &block);

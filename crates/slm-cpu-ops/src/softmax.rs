@@ -4,15 +4,15 @@ use crate::dispatch::vectorized;
 use crate::exp::exp_scalar;
 use crate::lanes;
 
-/// Replaces scores by `e^(scale (score - max))` and returns the sum of these: a softmax that is not yet divided
+/// Replaces scores by `e^(scale (score - max))` and returns `max` and the sum of these: a softmax that is not yet divided
 /// by its sum.
 #[inline(always)]
-pub(crate) fn exponentials(scores: &mut [f32], scale: f32) -> f32 {
+pub(crate) fn exponentials(scores: &mut [f32], scale: f32) -> (f32, f32) {
     let max = lanes::max(scores);
     for score in scores.iter_mut() {
         *score = exp_scalar((*score - max) * scale);
     }
-    lanes::sum(scores)
+    (max, lanes::sum(scores))
 }
 
 /// Sum of all values, in an order that does not depend on the processor.
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn exponentials_of_any_size_stay_finite() {
         let mut scores = [1e6, -1e6, 1e6];
-        assert_eq!(exponentials(&mut scores, 0.125), 2.0);
+        assert_eq!(exponentials(&mut scores, 0.125), (1e6, 2.0));
         assert_eq!(scores, [1.0, 0.0, 1.0]);
     }
 }

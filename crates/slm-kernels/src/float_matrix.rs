@@ -36,7 +36,6 @@ macro_rules! with_values {
         }
     };
 }
-pub(crate) use with_values;
 
 impl FloatValues<'_> {
     pub(crate) fn len(&self) -> usize {

@@ -87,6 +87,6 @@ pub use kind::KernelKind;
 pub use linear::{LinearInput, accumulate, linear, linear_many, linear_quantized};
 pub use measure::{ReadMeter, measure_peak_flops, measure_peak_ops, measure_read_bandwidth};
 pub use packed_matrix::PackedMatrix;
-pub use panels::{PANEL_ROWS, PANEL_WIDTH, Panels, multiply_panels, widen};
+pub use panels::{PANEL_ROWS, PANEL_WIDTH, PanelValues, Panels, multiply_panels, widen};
 pub use schedule::{MatmulTask, MatmulWeights};
 pub use workspace::Workspace;

@@ -5,8 +5,10 @@
 
 #![allow(clippy::needless_range_loop, reason = "a tile has a row and a panel on every side")]
 
+use half::{bf16, f16};
+
 use crate::KernelKind;
-use crate::float_matrix::{FloatElement, FloatValues, with_values};
+use crate::float_matrix::{FloatElement, FloatValues};
 use crate::isa::{Isa, with_isa};
 use crate::simd::{LANES, Simd};
 use crate::vectorize::Op;
@@ -17,14 +19,100 @@ pub const PANEL_ROWS: usize = 6;
 /// Width of a panel.
 pub const PANEL_WIDTH: usize = LANES;
 
+/// The values of panels, in runs of 16.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum PanelValues<'a> {
+    /// 32-bit floats.
+    F32(&'a [[f32; LANES]]),
+    /// IEEE 754 binary16.
+    F16(&'a [[f16; LANES]]),
+    /// The upper half of 32 bits.
+    BF16(&'a [[bf16; LANES]]),
+    /// Signed integers.
+    I8(&'a [[i8; LANES]]),
+    /// Unsigned integers of 4 bits: the low halves of the bytes, then the high halves.
+    U4(&'a [[u8; LANES / 2]]),
+}
+
+impl<'a> From<FloatValues<'a>> for PanelValues<'a> {
+    fn from(values: FloatValues<'a>) -> Self {
+        match values {
+            FloatValues::F32(values) => Self::F32(values.as_chunks().0),
+            FloatValues::F16(values) => Self::F16(values.as_chunks().0),
+            FloatValues::BF16(values) => Self::BF16(values.as_chunks().0),
+        }
+    }
+}
+
+/// Evaluates `$body` with the slice of runs, whatever their type.
+macro_rules! with_runs {
+    ($values:expr, $slice:ident => $body:expr) => {
+        match $values {
+            PanelValues::F32($slice) => $body,
+            PanelValues::F16($slice) => $body,
+            PanelValues::BF16($slice) => $body,
+            PanelValues::I8($slice) => $body,
+            PanelValues::U4($slice) => $body,
+        }
+    };
+}
+
+/// 16 values as they lie.
+trait Run: Copy {
+    /// The values as 32-bit floats.
+    fn load<S: Simd>(self, simd: S) -> S::F32;
+
+    /// Value `index` as a 32-bit float.
+    fn value(self, index: usize) -> f32;
+}
+
+impl<E: FloatElement> Run for [E; LANES] {
+    #[inline(always)]
+    fn load<S: Simd>(self, simd: S) -> S::F32 {
+        E::load(simd, &self)
+    }
+
+    fn value(self, index: usize) -> f32 {
+        self[index].widen()
+    }
+}
+
+impl Run for [i8; LANES] {
+    #[inline(always)]
+    fn load<S: Simd>(self, simd: S) -> S::F32 {
+        simd.to_f32(simd.widen_i8(&self))
+    }
+
+    fn value(self, index: usize) -> f32 {
+        f32::from(self[index])
+    }
+}
+
+impl Run for [u8; LANES / 2] {
+    #[inline(always)]
+    fn load<S: Simd>(self, simd: S) -> S::F32 {
+        let mut codes = [0; LANES];
+        for j in 0..LANES / 2 {
+            codes[j] = (self[j] & 0xF).cast_signed();
+            codes[LANES / 2 + j] = (self[j] >> 4).cast_signed();
+        }
+        codes.load(simd)
+    }
+
+    fn value(self, index: usize) -> f32 {
+        f32::from(self[index % (LANES / 2)] >> (index / (LANES / 2) * 4) & 0xF)
+    }
+}
+
 /// Panels that a product reads.
 #[derive(Debug, Clone, Copy)]
 pub struct Panels<'a> {
     /// All of them, and what lies between.
-    pub values: FloatValues<'a>,
+    pub values: PanelValues<'a>,
     /// Number of panels.
     pub count: usize,
-    /// Values from one panel to the next.
+    /// Runs from one panel to the next.
     pub stride: usize,
     /// Runs of 16 values that are read of each.
     pub depth: usize,
@@ -49,15 +137,16 @@ pub fn multiply_panels(
     if count == 0 || rows.is_empty() {
         return;
     }
-    let end = (count - 1).checked_mul(stride).and_then(|start| start.checked_add(depth.checked_mul(LANES)?));
-    assert!(end.is_some_and(|end| end <= values.len()), "panels: more than there are values");
+    let end = (count - 1).checked_mul(stride).and_then(|start| start.checked_add(depth));
+    let runs = with_runs!(values, runs => runs.len());
+    assert!(end.is_some_and(|end| end <= runs), "panels: more than there are values");
     assert!(rows.len() <= PANEL_ROWS && rows.iter().all(|row| row.len() >= depth), "panels: rows do not fit");
     let width = count * LANES;
     assert!(
         out_stride >= width && out.len() >= (rows.len() - 1) * out_stride + width,
         "panels: size of the result"
     );
-    with_values!(values, values => {
+    with_runs!(values, values => {
         let product = PanelMatmul { rows, values, count, stride, depth, out, out_stride };
         match Isa::new(kernel) {
             Some(isa) => with_isa!(isa, simd => simd.vectorize(Vectors { simd, product })),
@@ -66,42 +155,44 @@ pub fn multiply_panels(
     });
 }
 
-/// Writes 16-bit floats as 32-bit ones.
+/// Writes values as 32-bit floats.
 ///
 /// # Panics
-/// When lengths differ.
-pub fn widen(kernel: KernelKind, from: FloatValues<'_>, to: &mut [f32]) {
-    assert_eq!(from.len(), to.len(), "widen: lengths differ");
-    with_values!(from, from => match Isa::new(kernel) {
-        Some(isa) => with_isa!(isa, simd => simd.vectorize(Widen { simd, from, to })),
-        None => to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen()),
+/// When there are not as many.
+pub fn widen(kernel: KernelKind, from: PanelValues<'_>, to: &mut [f32]) {
+    let (to, rest) = to.as_chunks_mut::<LANES>();
+    with_runs!(from, from => {
+        assert!(from.len() == to.len() && rest.is_empty(), "widen: lengths differ");
+        match Isa::new(kernel) {
+            Some(isa) => with_isa!(isa, simd => simd.vectorize(Widen { simd, from, to })),
+            None => {
+                for (from, to) in from.iter().zip(to) {
+                    to.iter_mut().enumerate().for_each(|(index, to)| *to = from.value(index));
+                }
+            }
+        }
     });
 }
 
-struct Widen<'a, S, E> {
+struct Widen<'a, S, R> {
     simd: S,
-    from: &'a [E],
-    to: &'a mut [f32],
+    from: &'a [R],
+    to: &'a mut [[f32; LANES]],
 }
 
-impl<S: Simd, E: FloatElement> Op for Widen<'_, S, E> {
+impl<S: Simd, R: Run> Op for Widen<'_, S, R> {
     #[inline(always)]
     fn run(self) {
-        let (from, from_rest) = self.from.as_chunks::<LANES>();
-        let (to, to_rest) = self.to.as_chunks_mut::<LANES>();
-        for (from, to) in from.iter().zip(to) {
-            self.simd.store_f32(E::load(self.simd, from), to);
-        }
-        for (from, to) in from_rest.iter().zip(to_rest) {
-            *to = from.widen();
+        for (from, to) in self.from.iter().zip(self.to) {
+            self.simd.store_f32(from.load(self.simd), to);
         }
     }
 }
 
 /// Operands of a product whose lengths fit.
-struct PanelMatmul<'a, E> {
+struct PanelMatmul<'a, R> {
     rows: &'a [&'a [f32]],
-    values: &'a [E],
+    values: &'a [R],
     count: usize,
     stride: usize,
     depth: usize,
@@ -109,15 +200,15 @@ struct PanelMatmul<'a, E> {
     out_stride: usize,
 }
 
-impl<E: FloatElement> PanelMatmul<'_, E> {
+impl<R: Run> PanelMatmul<'_, R> {
     fn scalar(self) {
         for (i, row) in self.rows.iter().enumerate() {
             for n in 0..self.count {
-                let (panel, _) = self.values[n * self.stride..][..self.depth * LANES].as_chunks::<LANES>();
+                let panel = &self.values[n * self.stride..][..self.depth];
                 let mut sums = [0.0f32; LANES];
-                for (x, panel) in row.iter().zip(panel) {
-                    for (sum, value) in sums.iter_mut().zip(panel) {
-                        *sum = x.mul_add(value.widen(), *sum);
+                for (x, run) in row.iter().zip(panel) {
+                    for (index, sum) in sums.iter_mut().enumerate() {
+                        *sum = x.mul_add(run.value(index), *sum);
                     }
                 }
                 self.out[i * self.out_stride + n * LANES..][..LANES].copy_from_slice(&sums);
@@ -146,15 +237,15 @@ impl<E: FloatElement> PanelMatmul<'_, E> {
             rows[i] = &self.rows[i][..self.depth];
         }
         while n + NP <= self.count {
-            let mut panels: [&[[E; LANES]]; NP] = [&[]; NP];
+            let mut panels: [&[R]; NP] = [&[]; NP];
             for b in 0..NP {
-                panels[b] = &self.values[(n + b) * self.stride..].as_chunks::<LANES>().0[..self.depth];
+                panels[b] = &self.values[(n + b) * self.stride..][..self.depth];
             }
             let mut acc = [[simd.splat_f32(0.0); NP]; M];
             for k in 0..self.depth {
                 let mut values = [simd.splat_f32(0.0); NP];
                 for b in 0..NP {
-                    values[b] = E::load(simd, &panels[b][k]);
+                    values[b] = panels[b][k].load(simd);
                 }
                 for i in 0..M {
                     let x = simd.splat_f32(rows[i][k]);
@@ -175,12 +266,12 @@ impl<E: FloatElement> PanelMatmul<'_, E> {
     }
 }
 
-struct Vectors<'a, S, E> {
+struct Vectors<'a, S, R> {
     simd: S,
-    product: PanelMatmul<'a, E>,
+    product: PanelMatmul<'a, R>,
 }
 
-impl<S: Simd, E: FloatElement> Op for Vectors<'_, S, E> {
+impl<S: Simd, R: Run> Op for Vectors<'_, S, R> {
     #[inline(always)]
     fn run(mut self) {
         match self.product.rows.len() {

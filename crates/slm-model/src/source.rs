@@ -20,6 +20,20 @@ pub trait TensorSource {
     /// Whatever keeps the source from reading it.
     fn take_f32(&mut self, name: &str, expected_shape: &[usize]) -> Result<Vec<f32>, SourceError>;
 
+    /// Values of the float tensor `name` as 16-bit floats, of type F16 or BF16, for a model that keeps them so in memory.
+    /// `None` where they are to be 32-bit floats, for which [`take_f32`](Self::take_f32) is asked then: everywhere, unless
+    /// a source says otherwise.
+    ///
+    /// # Errors
+    /// Whatever keeps the source from reading them.
+    fn take_halves(
+        &mut self,
+        _name: &str,
+        _expected_shape: &[usize],
+    ) -> Result<Option<TensorData>, SourceError> {
+        Ok(None)
+    }
+
     /// Weights of the linear layer `name` (a path without `.weight`) of shape `[out_features, in_features]`
     /// where they are stored quantized, `None` where they are float: everywhere, unless a source says otherwise.
     ///
@@ -51,27 +65,41 @@ impl<'a> Loader<'a> {
         Self { source, device }
     }
 
+    /// The float table `name` of an embedding. It stays in 16 bits where the source has it so and the device is one whose
+    /// rows are widened as they are looked up: Flex, without gradients.
+    pub(crate) fn table(&mut self, name: &str, shape: [usize; 2]) -> Result<Tensor<2>> {
+        if *self.device == Device::flex() {
+            self.check_shape(name, &shape)?;
+            let halves = self.source.take_halves(name, &shape);
+            let halves = halves.map_err(|source| Error::Source { name: name.to_owned(), source })?;
+            if let Some(data) = halves {
+                check_count(name, &shape, data.num_elements())?;
+                let dtype = data.dtype();
+                return Ok(Tensor::from_data(data, (self.device, dtype)));
+            }
+        }
+        self.tensor(name, shape)
+    }
+
     /// A float tensor, its shape checked before anything is read.
     pub(crate) fn tensor<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Result<Tensor<D>> {
-        match self.source.shape(name) {
-            None => return Err(Error::MissingTensor { name: name.to_owned(), expected: shape.to_vec() }),
-            Some(found) if found != shape => {
-                return Err(Error::TensorShape { name: name.to_owned(), expected: shape.to_vec(), found });
-            }
-            Some(_) => {}
-        }
+        self.check_shape(name, &shape)?;
         let values = self
             .source
             .take_f32(name, &shape)
             .map_err(|source| Error::Source { name: name.to_owned(), source })?;
-        if values.len() != shape.iter().product::<usize>() {
-            return Err(Error::TensorShape {
-                name: name.to_owned(),
-                expected: shape.to_vec(),
-                found: vec![values.len()],
-            });
-        }
+        check_count(name, &shape, values.len())?;
         Ok(Tensor::from_data(TensorData::new(values, shape), self.device))
+    }
+
+    fn check_shape(&self, name: &str, shape: &[usize]) -> Result<()> {
+        match self.source.shape(name) {
+            None => Err(Error::MissingTensor { name: name.to_owned(), expected: shape.to_vec() }),
+            Some(found) if found != shape => {
+                Err(Error::TensorShape { name: name.to_owned(), expected: shape.to_vec(), found })
+            }
+            Some(_) => Ok(()),
+        }
     }
 
     /// The linear layer `parent.shape.name`, quantized if the source has it so.
@@ -107,5 +135,14 @@ impl<'a> Loader<'a> {
         let bias = if bias { Some(self.tensor(&format!("{path}.bias"), [outputs])?) } else { None };
         Linear::new(weight, bias)
             .map_err(|error| Error::Source { name: path.to_owned(), source: error.into() })
+    }
+}
+
+fn check_count(name: &str, shape: &[usize], found: usize) -> Result<()> {
+    match found == shape.iter().product::<usize>() {
+        true => Ok(()),
+        false => {
+            Err(Error::TensorShape { name: name.to_owned(), expected: shape.to_vec(), found: vec![found] })
+        }
     }
 }

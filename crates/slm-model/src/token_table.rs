@@ -2,7 +2,7 @@
 
 use burn::module::Param;
 use burn::tensor::module::embedding;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, FloatDType, Int, Tensor};
 use slm_nn::{Linear, PackedWeight, Weight};
 
 use crate::config::ModelConfig;
@@ -28,12 +28,20 @@ impl TokenTable {
         }
     }
 
-    /// Rows `ids` of the table, `[batch, len, hidden]`.
+    /// Rows `ids` of the table, `[batch, len, hidden]`, as 32-bit floats.
     pub(crate) fn lookup(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         match self {
-            Self::Float(table) => embedding(table.clone(), ids),
+            Self::Float(table) => widened(embedding(table.clone(), ids)),
             Self::Packed(table) => table.lookup(ids),
         }
+    }
+}
+
+/// `tensor` in 32 bits. Halves become the same numbers.
+pub(crate) fn widened<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    match tensor.dtype() {
+        DType::F16 | DType::BF16 => tensor.cast(FloatDType::F32),
+        _ => tensor,
     }
 }
 
@@ -52,11 +60,11 @@ impl LoadedTable {
         if config.tie_word_embeddings {
             return match loader.quantized(LM_HEAD, shape)? {
                 Some(weight) => Ok(Self::Shared(head_of(weight)?)),
-                None => Ok(Self::Float(loader.tensor(EMBED_TOKENS, shape)?)),
+                None => Ok(Self::Float(loader.table(EMBED_TOKENS, shape)?)),
             };
         }
         match loader.quantized(TOKEN_TABLE, shape)? {
-            None => Ok(Self::Float(loader.tensor(EMBED_TOKENS, shape)?)),
+            None => Ok(Self::Float(loader.table(EMBED_TOKENS, shape)?)),
             Some(Weight::Packed(weight)) => Ok(Self::Packed(weight)),
             Some(_) => Err(Error::Source {
                 name: TOKEN_TABLE.to_owned(),
@@ -80,7 +88,7 @@ pub(crate) fn load_tied_head(config: &ModelConfig, loader: &mut Loader<'_>) -> R
     match LoadedTable::load(config, loader)? {
         LoadedTable::Shared(head) => Ok(head),
         LoadedTable::Packed(table) => head_of(Weight::Packed(table)),
-        LoadedTable::Float(table) => head_of(Weight::Float(Param::from_tensor(table))),
+        LoadedTable::Float(table) => head_of(Weight::Float(Param::from_tensor(widened(table)))),
     }
 }
 

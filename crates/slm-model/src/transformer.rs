@@ -1,7 +1,7 @@
 //! The model.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use slm_nn::{Linear, NamedLinears, PackedWeight, Weight};
 
 use crate::block::Block;
@@ -19,7 +19,7 @@ use crate::norm::Norm;
 use crate::rotary::Rotaries;
 use crate::session::InferencePath;
 use crate::source::{Loader, TensorSource};
-use crate::token_table::{LoadedTable, TokenTable};
+use crate::token_table::{LoadedTable, TokenTable, widened};
 use crate::visit::TensorVisitor;
 
 /// A decoder-only transformer: embedding, layers, norm, head.
@@ -40,7 +40,7 @@ use crate::visit::TensorVisitor;
 /// ```
 #[derive(Module, Debug)]
 pub struct Transformer {
-    /// The float embedding; none where its table is quantized.
+    /// The float embedding, in 32 or 16 bits; none where its table is quantized.
     embed_tokens: Option<Param<Tensor<2>>>,
     /// A quantized table of the embedding only. Without either, the table is the head's.
     packed_embedding: Option<PackedWeight>,
@@ -224,9 +224,15 @@ impl Transformer {
         self.packed_embedding.as_ref()
     }
 
-    /// The float table of the embedding; none where it is quantized or the head's.
+    /// The float table of the embedding, in 32 bits; none where it is quantized or the head's.
     pub fn float_embedding(&self) -> Option<Tensor<2>> {
-        self.embed_tokens.as_ref().map(Param::val)
+        self.embed_tokens.as_ref().map(|table| widened(table.val()))
+    }
+
+    /// The type in which the float table of the embedding is held: F16 or BF16 in a quantized model that was loaded from
+    /// such a file onto Flex, otherwise F32.
+    pub fn embedding_dtype(&self) -> DType {
+        self.embed_tokens.as_ref().map_or(DType::F32, |table| table.val().dtype())
     }
 
     /// The table that tokens are looked up in.
@@ -251,7 +257,7 @@ impl Transformer {
     /// nothing to a head that is a layer already.
     pub fn untie_head(&mut self) {
         let (None, Some(table)) = (&self.lm_head, &self.embed_tokens) else { return };
-        self.lm_head = match Linear::from_weight(table.val().detach(), None) {
+        self.lm_head = match Linear::from_weight(widened(table.val()).detach(), None) {
             Ok(head) => Some(head),
             Err(error) => unreachable!("a layer without bias has no shapes to disagree: {error}"),
         };
@@ -291,7 +297,7 @@ impl Transformer {
         Ok(())
     }
 
-    /// Visits every float tensor under its canonical name, in the order of
+    /// Visits every float tensor, in 32 bits, under its canonical name, in the order of
     /// [`expected_tensors`](crate::expected_tensors), one copy on the host at a time. Packed weights are left
     /// out; [`NamedLinears`] leads to them. Stops at the first error that `visit` returns.
     ///

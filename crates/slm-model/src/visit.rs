@@ -4,6 +4,8 @@ use burn::module::Param;
 use burn::tensor::{Tensor, TensorData};
 use slm_nn::Linear;
 
+use crate::token_table::widened;
+
 /// Hands tensors to a closure, one at a time.
 pub(crate) struct TensorVisitor<'a, E> {
     visit: &'a mut dyn FnMut(&str, TensorData) -> Result<(), E>,
@@ -15,7 +17,7 @@ impl<'a, E> TensorVisitor<'a, E> {
     }
 
     pub(crate) fn param<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) -> Result<(), E> {
-        (self.visit)(name, param.val().into_data())
+        (self.visit)(name, widened(param.val()).into_data())
     }
 
     /// Weight (unless packed) and bias of a linear layer.

@@ -5,7 +5,7 @@
 //! them, and their products run side by side.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use slm_autograd::HostTensor;
+use slm_autograd::{HostHalves, HostTensor};
 use slm_kernels::{
     FloatMatrix, FloatValues, KernelKind, LinearInput, MatmulTask, QuantizedActivations, Workspace,
     linear_many, quantize_activations_into,
@@ -21,8 +21,29 @@ pub struct CpuLinear<'a> {
     linear: &'a Linear,
     bias: Option<Vec<f32>>,
     /// Float weights.
-    floats: Option<HostTensor>,
+    floats: Option<Floats>,
     device: Device,
+}
+
+/// Float weights where they lie.
+#[derive(Debug)]
+enum Floats {
+    Full(HostTensor),
+    Half(HostHalves),
+}
+
+impl Floats {
+    fn new(weight: &Tensor<2>) -> Option<Self> {
+        let full = HostTensor::new(weight.clone()).map(Self::Full);
+        full.or_else(|| HostHalves::new(weight.clone()).map(Self::Half))
+    }
+
+    fn values(&self) -> FloatValues<'_> {
+        match self {
+            Self::Full(values) => FloatValues::F32(values.values()),
+            Self::Half(values) => values.values(),
+        }
+    }
 }
 
 /// Path by which a layer is computed. Those that are computed alike may run side by side.
@@ -44,7 +65,7 @@ impl<'a> CpuLinear<'a> {
     pub fn new(linear: &'a Linear, device: &Device) -> Result<Self> {
         let bias = linear.bias.as_ref().map(|bias| to_vec_f32("bias", bias.val())).transpose()?;
         let floats = match &linear.weight {
-            Weight::Float(weight) => HostTensor::new(weight.val()),
+            Weight::Float(weight) => Floats::new(&weight.val()),
             _ => None,
         };
         Ok(Self { linear, bias, floats, device: device.clone() })
@@ -83,7 +104,7 @@ impl<'a> CpuLinear<'a> {
 
     /// The product with float weights.
     fn float_task<'o>(&'o self, out: &'o mut [f32]) -> Result<MatmulTask<'o>> {
-        let values = FloatValues::F32(self.floats.as_ref().map_or(&[], HostTensor::values));
+        let values = self.floats.as_ref().map_or(FloatValues::F32(&[]), Floats::values);
         let kernel = KernelKind::selected();
         let weights = FloatMatrix::new(values, self.out_features(), self.in_features(), kernel)?;
         Ok(MatmulTask::new(weights, self.bias.as_deref(), out))

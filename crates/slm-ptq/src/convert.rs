@@ -160,23 +160,8 @@ pub(crate) fn report(
         qparams: (0..quantized.scales().len()).map(|index| quantized.qparams(index)).collect(),
         activation,
         input_error: None,
-        error: weight_error(values, quantized).map_err(fail)?,
+        error: quantized.error_stats(values).map_err(fail)?,
         bytes_before: rows * cols * size_of::<f32>(),
         bytes_after: quantized.byte_size(),
     })
-}
-
-/// Error of the dequantized weight, and the share of weights that lay outside their grid.
-fn weight_error(values: &[f32], quantized: &QuantizedMatrix) -> slm_quant_core::Result<ErrorStats> {
-    let mut stats = ErrorStats::default();
-    let mut row_values = vec![0.0; quantized.cols()];
-    for (row, values) in values.chunks(quantized.cols()).enumerate() {
-        quantized.dequantize_row_into(row, &mut row_values)?;
-        stats.observe(values, &row_values)?;
-        for (group, values) in values.chunks(quantized.group_width()).enumerate() {
-            let qparams = quantized.qparams(quantized.scale_index(row, group));
-            stats.observe_clipping(values, qparams, quantized.scheme().range())?;
-        }
-    }
-    Ok(stats)
 }

@@ -1,10 +1,10 @@
-//! The token embedding of a checkpoint: quantized, or stored in the type that it came in.
+//! The quantized token embedding of a checkpoint.
 
 use std::sync::Arc;
 
-use slm_checkpoint::{LayerMetadata, TensorType, holds_exactly};
+use slm_checkpoint::LayerMetadata;
 use slm_kernels::{KernelKind, PackedMatrix};
-use slm_model::{EMBED_TOKENS, ModelConfig, TOKEN_TABLE, TensorSource, Transformer};
+use slm_model::{ModelConfig, TOKEN_TABLE, Transformer};
 use slm_nn::{PackedWeight, to_vec_f32};
 use slm_quant_core::{ActivationQuant, ObserverKind, QuantizationType, QuantizedMatrix, quantize_matrix};
 
@@ -42,19 +42,6 @@ impl QuantizedTable {
     pub(crate) fn metadata(&self) -> LayerMetadata {
         layer_metadata(&self.report, &self.matrix, QuantizationType::WeightOnly)
     }
-}
-
-/// The smallest type that holds the float embedding of `source` exactly: checkpoints that were imported from 16-bit
-/// files need not store it twice as large. Also the values.
-pub(crate) fn embedding_type(
-    source: &mut dyn TensorSource,
-    model: &ModelConfig,
-) -> Result<(TensorType, Vec<f32>)> {
-    let values = source
-        .take_f32(EMBED_TOKENS, &[model.vocab_size, model.hidden_size])
-        .map_err(|source| slm_model::Error::Source { name: EMBED_TOKENS.to_owned(), source })?;
-    let small = [TensorType::BF16, TensorType::F16].into_iter().find(|&dtype| holds_exactly(dtype, &values));
-    Ok((small.unwrap_or(TensorType::F32), values))
 }
 
 /// Gives the embedding of `model`, whose layers are quantized, the table that `plan` asks for. The report is that of a

@@ -1,5 +1,6 @@
 //! Post-training quantization from one checkpoint into another, one layer at a time.
 
+mod batches;
 mod sinks;
 mod stopped;
 
@@ -9,24 +10,25 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use serde_json::json;
 use slm_checkpoint::{
-    CalibrationRecord, Checkpoint, CheckpointWriter, Layout, Lineage, QuantizationMode, SaveRequest,
-    TensorType,
+    CalibrationRecord, Checkpoint, CheckpointWriter, Layout, Lineage, QuantizationMode, SaveRequest, layer_of,
 };
 use slm_model::{
-    EMBED_TOKENS, LM_HEAD, TOKEN_TABLE, Transformer, forward_layerwise, layerwise_steps, windows,
+    EMBED_TOKENS, ExpectedTensor, LM_HEAD, ModelConfig, TOKEN_TABLE, Transformer, forward_layerwise,
+    layerwise_steps, windows,
 };
 
+use self::batches::{Finished, write_in_batches};
 use self::sinks::{ModelSink, WriterSink};
 use self::stopped::Stopped;
 use crate::calibrate::gather;
-use crate::embedding::{QuantizedTable, embedding_type, quantize_embedding};
+use crate::embedding::{QuantizedTable, quantize_embedding};
 use crate::inputs::Gathering;
 use crate::sequential::{SequentialRun, SequentialSink};
 use crate::transform::{InputRowsHook, sampled_windows};
 use crate::{
-    Calibration, Error, LayerReport, Plan, PlannedEmbedding, PtqConfig, Result, RoundingMethod, Smooth,
-    TransformedSource, Transforms, convert, copies_tied_head, plan_transformer, planned_config,
-    planned_tensors, quantize_layer, sharing_config, untie_planned_head,
+    Calibration, Error, LayerReport, ObservedInputs, Plan, PlannedEmbedding, PtqConfig, Result,
+    RoundingMethod, Smooth, TransformedSource, Transforms, convert, copies_tied_head, plan_transformer,
+    planned_config, planned_tensors, quantize_layer, sharing_config, untie_planned_head,
 };
 
 /// Post-training quantization of a checkpoint.
@@ -201,22 +203,16 @@ impl<'a> CheckpointQuantizer<'a> {
     /// [`Error::Model`] for an embedding that cannot be read.
     pub fn float_bytes(&self) -> Result<u64> {
         let Self { source, plan, transforms, .. } = self;
-        let model = planned_config(transforms.model(), plan);
         let mut bytes = 0;
         for tensor in planned_tensors(transforms.model(), plan) {
-            let layer = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
-            if tensor.linear_weight && plan.quantizes(layer) {
+            if self.quantizes(&tensor) {
                 continue;
             }
-            bytes += match (tensor.name == EMBED_TOKENS, plan.embedding) {
-                (true, None) => {
-                    let (dtype, values) =
-                        embedding_type(&mut TransformedSource::new(source, transforms), &model)?;
-                    values.len() * if dtype == TensorType::F32 { 4 } else { 2 }
-                }
-                (true, Some(_)) => 0,
-                (false, _) => tensor.shape.iter().product::<usize>() * size_of::<f32>(),
-            } as u64;
+            if tensor.name == EMBED_TOKENS && plan.embedding.is_some() {
+                continue;
+            }
+            let dtype = TransformedSource::new(source, transforms).float_type(&tensor.name)?;
+            bytes += tensor.shape.iter().product::<usize>() as u64 * dtype.bitsize() as u64 / 8;
         }
         Ok(bytes)
     }
@@ -316,11 +312,6 @@ impl<'a> CheckpointQuantizer<'a> {
         }
     }
 
-    /// Returns `true` if text is pending behind which layers are still to be quantized.
-    fn is_pending(&self) -> bool {
-        self.calibrated.as_ref().is_some_and(|calibrated| calibrated.pending.is_some())
-    }
-
     /// Quantizes layer by layer behind the text that is pending, and hands each to `sink`. False where none is pending.
     fn run_pending<E: From<Error> + From<slm_model::Error>>(
         &self,
@@ -348,11 +339,13 @@ impl<'a> CheckpointQuantizer<'a> {
         Ok(true)
     }
 
-    /// Reads, quantizes and writes one tensor after the other into a new checkpoint at `out`.
+    /// Reads, quantizes and writes all tensors into a new checkpoint at `out`, in batches that are no larger than the largest
+    /// tensor. A batch is quantized by all threads while the one before it is written. What is written does not depend on
+    /// the number of threads.
     ///
-    /// No more is in memory than the largest tensor, float and quantized; where layers are observed while they are
-    /// quantized, also one block and the hidden states of the calibration text. An existing checkpoint is replaced only
-    /// with `overwrite`.
+    /// No more is in memory than one batch as floats and two quantized; where layers are observed while they are
+    /// quantized, also one block and the hidden states of the calibration text. An existing checkpoint is replaced only with
+    /// `overwrite`.
     ///
     /// # Errors
     /// [`Error::NotCalibrated`] for static activations without [`calibrate`](Self::calibrate), [`Error::Layer`] for a
@@ -385,21 +378,14 @@ impl<'a> CheckpointQuantizer<'a> {
                 .quantize(&layer.name, config.scheme_of(&layer.name), activation.static_params().is_some())
                 .map_err(|error| Error::layer(&layer.name, error))?;
         }
-        let mut transformed = TransformedSource::new(source, transforms);
-        let mut float_embedding = None;
-        match plan.embedding {
-            None => {
-                let (dtype, values) = embedding_type(&mut transformed, &model)?;
-                layout.store_embedding_as(dtype);
-                // Written first, unless blocks are quantized before, for which memory is needed.
-                float_embedding = (!self.is_pending()).then_some(values);
-            }
-            Some(PlannedEmbedding { shared: true, .. }) => {}
-            Some(PlannedEmbedding { scheme, .. }) => {
-                layout
-                    .quantize(TOKEN_TABLE, scheme, false)
-                    .map_err(|error| Error::layer(TOKEN_TABLE, error))?;
-            }
+        let transformed = TransformedSource::new(source, transforms);
+        if let Some(PlannedEmbedding { scheme, shared: false }) = plan.embedding {
+            let declared = layout.quantize(TOKEN_TABLE, scheme, false);
+            declared.map_err(|error| Error::layer(TOKEN_TABLE, error))?;
+        }
+        for name in layout.float_names() {
+            let dtype = transformed.float_type(&name)?;
+            layout.store_floats_as(|other| (other == name).then_some(dtype));
         }
         let total = plan.layers.len();
         let mut sink = WriterSink {
@@ -411,34 +397,13 @@ impl<'a> CheckpointQuantizer<'a> {
             progress,
         };
         let sequential = self.run_pending(&mut sink)?;
-        let mut embedding = None;
-        for tensor in planned_tensors(transforms.model(), plan) {
-            let layer = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
-            let planned = tensor.linear_weight && plan.quantizes(layer);
-            if planned && sequential {
-                continue;
-            }
-            sink.report()?;
-            let values = match float_embedding.take_if(|_| tensor.name == EMBED_TOKENS) {
-                Some(values) => values,
-                None => transformed.read_f32(&tensor.name)?,
-            };
-            if tensor.name == EMBED_TOKENS
-                && let Some(table) = QuantizedTable::new(&values, &model, plan, config)?
-            {
-                sink.writer.write_quantized(TOKEN_TABLE, &table.matrix, None)?;
-                embedding = Some(table);
-                continue;
-            }
-            match tensor.shape[..] {
-                [rows, cols] if planned => {
-                    let quantized = quantize_layer(layer, &values, [rows, cols], config, inputs(layer))?;
-                    drop(values);
-                    sink.write(quantized)?;
-                }
-                _ => sink.writer.write_f32(&tensor.name, &values)?,
-            }
-        }
+        let tensors: Vec<ExpectedTensor> = planned_tensors(transforms.model(), plan)
+            .into_iter()
+            .filter(|tensor| !(sequential && self.quantizes(tensor)))
+            .collect();
+        let embedding = write_in_batches(&mut sink, &tensors, &|tensor| {
+            self.finished(tensor, &transformed, &model, inputs(layer_of(&tensor.name)))
+        })?;
         sink.report()?;
         let WriterSink { writer, layers, records, .. } = sink;
         // Also makes sure that all of the above was read from one and the same file.
@@ -466,6 +431,35 @@ impl<'a> CheckpointQuantizer<'a> {
             extra_files: &[],
         })?;
         Ok(QuantizedCheckpoint { path, layers, embedding: embedding.map(|table| table.report) })
+    }
+
+    /// Whether `tensor` is the weight of a layer that the plan quantizes.
+    fn quantizes(&self, tensor: &ExpectedTensor) -> bool {
+        tensor.linear_weight && self.plan.quantizes(layer_of(&tensor.name))
+    }
+
+    /// Reads `tensor` and quantizes it, if it is quantized.
+    fn finished(
+        &self,
+        tensor: &ExpectedTensor,
+        source: &TransformedSource<'_>,
+        model: &ModelConfig,
+        inputs: Option<&ObservedInputs>,
+    ) -> Result<Finished> {
+        let Self { plan, config, .. } = self;
+        let values = source.read_f32(&tensor.name)?;
+        if tensor.name == EMBED_TOKENS
+            && let Some(table) = QuantizedTable::new(&values, model, plan, config)?
+        {
+            return Ok(Finished::Table(Box::new(table)));
+        }
+        match tensor.shape[..] {
+            [rows, cols] if self.quantizes(tensor) => {
+                let layer = quantize_layer(layer_of(&tensor.name), &values, [rows, cols], config, inputs)?;
+                Ok(Finished::Layer(Box::new(layer)))
+            }
+            _ => Ok(Finished::Float(tensor.name.clone(), values)),
+        }
     }
 
     /// Loads the model and quantizes it in memory, for a comparison that needs no checkpoint. It computes what a model

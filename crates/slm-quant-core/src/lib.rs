@@ -12,6 +12,8 @@
 #![forbid(unsafe_code)]
 
 mod code;
+#[doc(hidden)]
+pub mod dispatch;
 mod drift;
 mod error;
 mod fake_quant;
@@ -30,7 +32,6 @@ mod round;
 mod scan;
 mod scheme;
 mod stats;
-mod vectorize;
 
 pub use code::Code;
 pub use drift::InputDrift;

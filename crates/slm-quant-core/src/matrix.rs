@@ -7,7 +7,9 @@ use crate::pack::{pack_row, unpack_row};
 use crate::qparams::{TORCHAO_EPS, choose_qparams_stored};
 use crate::round::Quantizer;
 use crate::scan::{check_finite, check_len};
-use crate::{Bits, Error, Granularity, ObserverKind, QParams, QuantScheme, QuantizedMatrix, Result, Scales};
+use crate::{
+    Bits, Error, ErrorStats, Granularity, ObserverKind, QParams, QuantScheme, QuantizedMatrix, Result, Scales,
+};
 
 /// Quantizes a `[rows, cols]` weight, row-major: for every tensor, row or group `observer` chooses a range,
 /// the range gives scale and zero point, and these give the codes.
@@ -309,6 +311,35 @@ impl QuantizedMatrix {
                 *value = (i32::from(*code) - zero_point) as f32 * scale;
             }
         }
+    }
+
+    /// How far the values are from `weight`, of which this is the quantized form, and how many of those lie outside the grid.
+    ///
+    /// Rows are handled in parallel and added up in their order.
+    ///
+    /// # Errors
+    /// [`Error::Length`], [`Error::NotFinite`].
+    pub fn error_stats(&self, weight: &[f32]) -> Result<ErrorStats> {
+        check_weight(weight, self.rows(), self.cols())?;
+        let (cols, width, range) = (self.cols(), self.group_width(), self.scheme().range());
+        let buffers = || (vec![0_i8; cols], vec![0.0_f32; cols]);
+        let of_row = |(codes, decoded): &mut (Vec<i8>, Vec<f32>), (row, values): (usize, &[f32])| {
+            self.decode_row(row, codes, decoded);
+            check_finite("approximation", decoded)?;
+            let mut stats = ErrorStats::default();
+            stats.add(values, decoded);
+            for (group, values) in values.chunks(width).enumerate() {
+                let qparams = self.qparams(self.scale_index(row, group));
+                stats.add_clipping(values, Quantizer::new(qparams, range));
+            }
+            Ok(stats)
+        };
+        let rows: Vec<Result<ErrorStats>> =
+            weight.par_chunks(cols).enumerate().map_init(buffers, of_row).collect();
+        rows.into_iter().try_fold(ErrorStats::default(), |mut total, row| {
+            total.merge(&row?);
+            Ok(total)
+        })
     }
 
     fn check_row(&self, row: usize) -> Result<()> {

@@ -22,7 +22,21 @@ impl QParams {
     /// [`Error::NotFinite`] or [`Error::Parameter`] for a scale that is not positive and finite, whose
     /// reciprocal is not finite, or whose outermost code stands for an infinite value; and for a zero point
     /// outside `range`.
+    #[inline]
     pub fn check(&self, range: QuantRange) -> Result<()> {
+        let Self { scale, zero_point } = *self;
+        let (lo, hi) = self.representable(range);
+        let codes = range.quant_min()..=range.quant_max();
+        let is_good = scale > 0.0 && (1.0 / scale).is_finite() && lo.is_finite() && hi.is_finite();
+        match scale.is_finite() && is_good && codes.contains(&zero_point) {
+            true => Ok(()),
+            false => self.refuse(range),
+        }
+    }
+
+    /// The error of [`QParams::check`].
+    #[cold]
+    fn refuse(&self, range: QuantRange) -> Result<()> {
         let Self { scale, zero_point } = *self;
         if !scale.is_finite() {
             return Err(Error::NotFinite { what: "scale", index: 0, value: scale });
@@ -54,6 +68,7 @@ impl QParams {
     }
 
     /// Values of the lowest and of the highest code.
+    #[inline]
     pub fn representable(&self, range: QuantRange) -> (f32, f32) {
         let value = |code: i32| (code - self.zero_point) as f32 * self.scale;
         (value(range.quant_min()), value(range.quant_max()))
@@ -61,6 +76,7 @@ impl QParams {
 }
 
 /// Checks bounds and widens them to include zero, so that zero is always on the grid.
+#[inline(always)]
 fn with_zero(min: f32, max: f32) -> Result<(f32, f32)> {
     for (index, value) in [min, max].into_iter().enumerate() {
         if !value.is_finite() {
@@ -123,6 +139,7 @@ pub fn choose_qparams(min: f32, max: f32, range: QuantRange, mapping: Mapping, e
 ///
 /// # Errors
 /// As [`choose_qparams`]; [`Error::Parameter`] for a scale above what F16 holds.
+#[inline(always)]
 pub fn choose_qparams_stored(
     min: f32,
     max: f32,
@@ -137,6 +154,7 @@ pub fn choose_qparams_stored(
 }
 
 /// Rounds a positive scale to `dtype`.
+#[inline(always)]
 pub(crate) fn stored_scale(scale: f32, dtype: ScaleDtype) -> Result<f32> {
     match dtype {
         ScaleDtype::F32 => Ok(scale),
@@ -156,6 +174,7 @@ pub(crate) fn stored_scale(scale: f32, dtype: ScaleDtype) -> Result<f32> {
     }
 }
 
+#[inline(always)]
 fn raw_scale(lo: f32, hi: f32, range: QuantRange, mapping: Mapping, eps: f32) -> Result<f32> {
     if !eps.is_finite() || eps < TORCHAO_EPS {
         return Err(Error::Parameter {
@@ -183,6 +202,7 @@ fn raw_scale(lo: f32, hi: f32, range: QuantRange, mapping: Mapping, eps: f32) ->
     Ok(scale.max(eps))
 }
 
+#[inline(always)]
 fn at_scale(lo: f32, scale: f32, range: QuantRange, mapping: Mapping) -> Result<QParams> {
     let zero_point = match mapping {
         Mapping::Affine => {

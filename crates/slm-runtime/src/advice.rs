@@ -6,7 +6,7 @@ const LARGE_PAGE: usize = 2 << 20;
 /// Asks the system to put `values` on large pages, for memory from the allocator that is about to be written for the
 /// first time: 512 times fewer faults, which is a tenth of the time of loading a model. It changes no value, and nothing
 /// depends on what the system makes of it; systems other than Linux are not asked.
-pub fn advise_huge_pages(values: &mut [f32]) {
+pub fn advise_huge_pages<T>(values: &mut [T]) {
     let range = values.as_mut_ptr_range();
     let before = range.start.cast::<u8>().align_offset(LARGE_PAGE);
     let bytes = size_of_val(values).saturating_sub(before) / LARGE_PAGE * LARGE_PAGE;

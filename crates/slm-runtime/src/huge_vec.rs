@@ -46,6 +46,8 @@ unsafe impl Plain for i8 {}
 unsafe impl Plain for i32 {}
 // SAFETY: as above.
 unsafe impl Plain for u64 {}
+// SAFETY: an array has the bytes of its values, one after the other, and none between them.
+unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 
 /// An array of numbers, of fixed length, in large pages where the system has them: for what is read from end to end
 /// again and again, such as weights and caches of keys and values.

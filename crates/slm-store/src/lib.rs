@@ -42,9 +42,10 @@ pub use output_file::OutputFile;
 pub use tensors::{TensorFile, TensorFileWriter, TensorSpec};
 
 /// The version of the format that is written.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 
-/// The oldest version whose manifest and tensors are those of [`FORMAT_VERSION`]. The metadata differs.
+/// The oldest version whose manifest is that of [`FORMAT_VERSION`], and whose tensors are as they may be in it. The metadata
+/// differs.
 pub const OLDEST_SAME_FILES: u32 = 3;
 
 /// File of the tensors.

@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use burn::tensor::TensorData;
+use half::vec::HalfBitsVecExt;
+use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
 use slm_kernels::{KernelKind, PackedMatrixBuilder};
@@ -13,7 +16,7 @@ use slm_runtime::advise_huge_pages;
 
 use crate::layer::{self, codes_dtype, names};
 use crate::metadata::WeightParams;
-use crate::tensors::{Destination, to_f16};
+use crate::tensors::{Destination, widen};
 use crate::{Error, LayerMetadata, QuantizationMetadata, Result, TensorFile};
 
 /// Reads the quantized weight of `layer` and how its input is treated, which `metadata` at `metadata_path` describes;
@@ -104,10 +107,32 @@ impl<'a> LoadedTensors<'a> {
     pub fn take_f32(&mut self, name: &str) -> Result<Vec<f32>> {
         match (self.destinations.remove(name), self.weights.dtype(name)) {
             (Some(Destination::Floats(values)), _) => Ok(values),
-            (Some(Destination::Bytes(bytes)), Some(dtype @ (Dtype::F16 | Dtype::BF16))) => {
-                self.weights.widen(name, &bytes, dtype)
+            (Some(Destination::Halves(bits)), Some(dtype)) => {
+                self.weights.check_halves(name, &bits, dtype)?;
+                Ok(widen(&bits, dtype))
             }
             _ => Err(self.weights.missing(name)),
+        }
+    }
+
+    /// Takes the values of an F16 or BF16 tensor as they are stored; none of a tensor of another type.
+    ///
+    /// # Errors
+    /// As [`LoadedTensors::take_f32`].
+    pub fn take_halves(&mut self, name: &str) -> Result<Option<TensorData>> {
+        let shape = match self.weights.shape(name) {
+            Some(shape) if matches!(self.destinations.get(name), Some(Destination::Halves(_))) => shape,
+            _ => return Ok(None),
+        };
+        match (self.destinations.remove(name), self.weights.dtype(name)) {
+            (Some(Destination::Halves(bits)), Some(dtype)) => {
+                self.weights.check_halves(name, &bits, dtype)?;
+                Ok(Some(match dtype {
+                    Dtype::F16 => TensorData::new(bits.reinterpret_into::<f16>(), shape),
+                    _ => TensorData::new(bits.reinterpret_into::<bf16>(), shape),
+                }))
+            }
+            _ => Ok(None),
         }
     }
 
@@ -118,6 +143,7 @@ impl<'a> LoadedTensors<'a> {
     pub fn take_bytes(&mut self, name: &str) -> Result<Vec<u8>> {
         match self.destinations.remove(name) {
             Some(Destination::Bytes(bytes)) => Ok(bytes),
+            Some(Destination::Halves(bits)) => Ok(bits.into_iter().flat_map(u16::to_le_bytes).collect()),
             _ => Err(self.weights.missing(name)),
         }
     }
@@ -132,7 +158,10 @@ impl<'a> LoadedTensors<'a> {
         let scales = names::scales(name);
         let scales = match record.scheme.scale_dtype {
             ScaleDtype::F32 => Scales::F32(self.take_f32(&scales)?),
-            ScaleDtype::F16 => Scales::F16(to_f16(&self.take_bytes(&scales)?)),
+            ScaleDtype::F16 => match self.destinations.remove(&scales) {
+                Some(Destination::Halves(bits)) => Scales::F16(bits.reinterpret_into()),
+                _ => return Err(self.weights.missing(&scales)),
+            },
         };
         let zero_points = match record.scheme.mapping.is_symmetric() {
             true => None,
@@ -176,6 +205,11 @@ fn destinations(
                 let mut values = vec![0.0; bytes / size_of::<f32>()];
                 advise_huge_pages(&mut values);
                 Destination::Floats(values)
+            }
+            Some(Dtype::F16 | Dtype::BF16) => {
+                let mut bits = vec![0; bytes / size_of::<u16>()];
+                advise_huge_pages(&mut bits);
+                Destination::Halves(bits)
             }
             _ => Destination::Bytes(vec![0; bytes]),
         };

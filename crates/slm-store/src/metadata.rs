@@ -386,16 +386,18 @@ impl QuantizationMetadata {
         json::parse::<Self>(path, bytes)?.checked(path)
     }
 
-    /// Parses the bytes of `path`, of the current version or of version 3, which the same manifest goes with.
+    /// Parses the bytes of `path`, of the current version or of versions 3 and 4, which the same manifest goes with.
     ///
     /// # Errors
     /// As [`QuantizationMetadata::parse`].
     pub fn parse_migrating(path: &Path, bytes: &[u8], as_in: &str) -> Result<Self> {
         let mut fields: Map<String, Value> = json::parse(path, bytes)?;
-        if fields.get("format_version").and_then(Value::as_u64) != Some(3) {
-            return Self::parse(path, bytes, as_in);
+        match fields.get("format_version").and_then(Value::as_u64) {
+            Some(3) => Self::migrate_from_3(&mut fields),
+            Some(4) => {}
+            _ => return Self::parse(path, bytes, as_in),
         }
-        Self::migrate_from_3(&mut fields);
+        Self::migrate_from_4(&mut fields);
         let metadata = Self::deserialize(Value::Object(fields)).map_err(Error::json(path))?;
         metadata.checked(path)
     }
@@ -418,6 +420,11 @@ impl QuantizationMetadata {
                 }
             }
         }
+    }
+
+    /// Makes version 5 of the fields of version 4, which are the same.
+    pub fn migrate_from_4(fields: &mut Map<String, Value>) {
+        fields.insert("format_version".to_owned(), 5.into());
     }
 
     /// Refuses metadata that is not of version `version`, which the file `as_in` says.

@@ -2,7 +2,7 @@
 //! with an index), and if present a tokenizer and `generation_config.json`.
 //!
 //! The architectures are those of [`slm_model::arch`]; configs as transformers 4 and 5 write them; weights in F32,
-//! F16, BF16 or F64, which become F32, or integers of compressed-tensors, GPTQ or AWQ, which are kept. What cannot be computed exactly as the original does is refused, by name.
+//! F16, BF16, which keep their type, or F64, which become F32, or integers of compressed-tensors, GPTQ or AWQ, which are kept. What cannot be computed exactly as the original does is refused, by name.
 //! Directories are read as people have them: what changes nothing that the model computes is passed over, with a warning
 //! where it may surprise.
 //!
@@ -33,6 +33,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 use slm_model::arch::{self, Architecture};
 use slm_model::{ModelConfig, SourceError, TensorSource, Transformer};
@@ -198,6 +199,19 @@ impl Imported {
         match self.weights.quantized(&source.tensor) {
             Some(layer) => layer.values(&self.weights, source.file_rows().as_deref()),
             None => Ok(source.apply(self.weights.require(&source.tensor)?.read_f32(&source.tensor)?)),
+        }
+    }
+
+    /// The type that holds the values of the tensor of canonical name `name` exactly: that of the file, or F32 where it is
+    /// of another type or its values are changed on the way.
+    pub(crate) fn float_type(&self, name: &str) -> Dtype {
+        let source = self.tensor_sources.get(name).map(|(_, source)| source);
+        let kept = source
+            .filter(|source| source.keeps_values() && self.weights.quantized(&source.tensor).is_none())
+            .and_then(|source| self.weights.file_of(&source.tensor)?.dtype(&source.tensor));
+        match kept {
+            Some(dtype @ (Dtype::F16 | Dtype::BF16)) => dtype,
+            _ => Dtype::F32,
         }
     }
 

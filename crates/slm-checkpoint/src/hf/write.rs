@@ -268,6 +268,7 @@ impl Plan {
 
     fn layout(&self, imported: &Imported) -> Result<Layout> {
         let mut layout = Layout::new(imported.config());
+        layout.store_floats_as(|name| Some(imported.float_type(name)));
         for tensor in &self.tensors {
             if let Some((layer, scheme)) = &tensor.layer {
                 let is_static = self.static_inputs.contains(layer);

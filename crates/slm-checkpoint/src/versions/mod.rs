@@ -10,6 +10,7 @@ mod v1;
 mod v2;
 mod v3;
 mod v4;
+mod v5;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ use slm_store::{METADATA, OLDEST_SAME_FILES, Replaceable, WEIGHTS};
 use crate::{Error, FORMAT_VERSION, QuantizationMetadata, Result, TensorFile, json};
 
 pub(crate) use open::OpenFiles;
-pub(crate) use v4::read as read_config;
+pub(crate) use v5::read as read_config;
 
 /// Main file of a checkpoint.
 pub(crate) const CONFIG: &str = "config.json";
@@ -61,7 +62,8 @@ pub struct Migration {
 }
 
 /// One row for each step, oldest first. Every version from 0 up to [`FORMAT_VERSION`] is read.
-pub const MIGRATIONS: &[Migration] = &[v0::MIGRATION, v1::MIGRATION, v2::MIGRATION, v3::MIGRATION];
+pub const MIGRATIONS: &[Migration] =
+    &[v0::MIGRATION, v1::MIGRATION, v2::MIGRATION, v3::MIGRATION, v4::MIGRATION];
 
 /// Migrates `raw` from version `from` to the current version.
 pub(crate) fn migrate(raw: &mut RawCheckpoint, from: u32) -> Result<()> {
@@ -202,7 +204,7 @@ pub(crate) fn parse_manifest(dir: &Path, bytes: &[u8], expected: Option<u32>) ->
 
 /// The bytes of a `config.json` of the current version.
 pub(crate) fn config_bytes(path: &Path, config: &CheckpointConfig) -> Result<Vec<u8>> {
-    Ok(json::to_bytes(path, &v4::Config::from(config.clone()))?)
+    Ok(json::to_bytes(path, &v5::Config::from(config.clone()))?)
 }
 
 /// Returns `true` if `dir` says that it is a checkpoint, of any version.

@@ -1,59 +1,25 @@
-//! Version 4: the current one.
+//! Version 4, and what makes version 5 of it.
 //!
-//! | file | holds |
-//! |---|---|
-//! | `config.json` | [`Config`] |
-//! | `model.safetensors` | tensors by canonical name, see [`crate::Layout`] |
-//! | `tokenizer.json` | optional |
-//! | `quantization_metadata.json` | [`crate::QuantizationMetadata`], only for a quantized model |
-//! | `manifest.json` | size, SHA-256 and BLAKE3 of the others, of large ones BLAKE3 by chunks too |
+//! They differ in the types of float tensors. In version 4 these are F32, but for the embedding of a quantized model, which
+//! may be F16 or BF16. In version 5 each may be any of the three, so that a model that was imported from 16-bit files takes
+//! no more than these. A program that reads version 4 refuses version 5 and names both.
 
-use std::path::Path;
+use super::{Migration, RawCheckpoint};
+use crate::{QuantizationMetadata, Result};
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use slm_model::ModelConfig;
+/// To version 5.
+pub(super) const MIGRATION: Migration = Migration {
+    from: 4,
+    to: 5,
+    changes: "float tensors may be F16 or BF16, as the source of the model has them",
+    fixture: "fixtures/v4",
+    apply,
+};
 
-use super::{CheckpointConfig, FORMAT, TokenizerInfo};
-use crate::{Error, FORMAT_VERSION, Result};
-
-/// `config.json` of versions 1 to 4.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Config {
-    format: String,
-    format_version: u32,
-    program_version: String,
-    model: ModelConfig,
-    #[serde(default)]
-    tokenizer: TokenizerInfo,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    lineage: Option<Value>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    training: Option<Value>,
-}
-
-pub(crate) fn read(path: &Path, value: Value) -> Result<CheckpointConfig> {
-    let config: Config = serde_json::from_value(value).map_err(Error::json(path))?;
-    Ok(CheckpointConfig {
-        program_version: config.program_version,
-        model: config.model,
-        tokenizer: config.tokenizer,
-        lineage: config.lineage,
-        training: config.training,
-    })
-}
-
-impl From<CheckpointConfig> for Config {
-    fn from(config: CheckpointConfig) -> Self {
-        Self {
-            format: FORMAT.to_owned(),
-            format_version: FORMAT_VERSION,
-            program_version: config.program_version,
-            model: config.model,
-            tokenizer: config.tokenizer,
-            lineage: config.lineage,
-            training: config.training,
-        }
+fn apply(raw: &mut RawCheckpoint) -> Result<()> {
+    raw.config.insert("format_version".to_owned(), 5.into());
+    if let Some(metadata) = &mut raw.metadata {
+        QuantizationMetadata::migrate_from_4(metadata);
     }
+    Ok(())
 }

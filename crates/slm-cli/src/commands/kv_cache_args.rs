@@ -5,8 +5,8 @@ use slm_model::{KvCacheType, Transformer};
 
 #[derive(Debug, Args)]
 pub(super) struct KvCacheArgs {
-    /// Type that keys and values are kept in: f32, or f16 for half the memory
-    #[arg(long, value_name = "TYPE", default_value_t = KvCacheType::F32)]
+    /// Type that keys and values are kept in: f32, f16, int8 or int4, each with about half the memory of the one before
+    #[arg(long, value_name = "TYPE", default_value_t = KvCacheType::F16)]
     kv_cache: KvCacheType,
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use slm_checkpoint::{Layout, layer_of};
+use slm_checkpoint::{Layout, TensorType, layer_of};
 use slm_model::{EMBED_TOKENS, LM_HEAD, ModelConfig, TOKEN_TABLE, expected_tensors};
 use slm_quant_core::{Bits, QuantizedMatrix};
 
@@ -151,6 +151,11 @@ impl Plan {
     /// The layout of the checkpoint.
     pub(super) fn layout(&self, file: &GgufFile, model: &ModelConfig) -> Result<Layout> {
         let mut layout = Layout::new(model);
+        layout.store_floats_as(|name| match self.tensors.iter().find(|tensor| tensor.name == name)?.kind {
+            TensorKind::F16 => Some(TensorType::F16),
+            TensorKind::Bf16 => Some(TensorType::BF16),
+            _ => None,
+        });
         for tensor in &self.tensors {
             if let StoredForm::Codes(bits) = tensor.form {
                 let layer = match tensor.name.as_str() {

@@ -126,6 +126,11 @@ impl TensorSource {
         }
     }
 
+    /// Returns `true` if the values are those of the file, in whatever order.
+    pub fn keeps_values(&self) -> bool {
+        !self.plus_one
+    }
+
     /// Rows of the file's tensor that the rows of the model's are; none where they are the same.
     pub fn file_rows(&self) -> Option<Vec<usize>> {
         (!self.rows.is_empty()).then(|| self.rows.iter().cloned().flatten().collect())

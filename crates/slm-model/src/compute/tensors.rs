@@ -8,7 +8,7 @@ use slm_nn::Linear;
 use super::{Compute, HeadParts, HeadShape, LayerParts};
 use crate::config::{Activation, QkNorm};
 use crate::norm::Norm;
-use crate::token_table::TokenTable;
+use crate::token_table::{TokenTable, widened};
 
 /// A layer of tensors.
 pub(crate) type TensorLayer<'w> = LayerParts<&'w Linear, &'w Norm>;
@@ -162,7 +162,7 @@ impl<O: TensorOps> Compute for Tensors<O> {
             HeadParts::Tied(embedding) => {
                 let [vocab_size, _] = embedding.dims();
                 let rows = x.reshape([batch * len, width]);
-                let logits = slm_autograd::linear_or_matmul(rows, (**embedding).clone());
+                let logits = slm_autograd::linear_or_matmul(rows, widened((**embedding).clone()));
                 logits.reshape([batch, len, vocab_size])
             }
         };

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use slm_cpu_ops::{AttentionScratch, Queries, rotate};
+use slm_cpu_ops::{AttentionScratch, BlockAttention, Queries, rotate};
 
 use super::cache::LayerCache;
 use super::compute::Span;
@@ -17,6 +17,9 @@ const SERIAL_PRODUCTS: usize = 1 << 13;
 
 /// Rows of a part of attention come in multiples of what attention handles together.
 const ROW_TILE: usize = 6;
+
+/// Tasks for each thread that the attention of single rows is split into: so many that threads end at about the same time.
+const SHARES: usize = 8;
 
 /// The attention of one layer in one pass.
 pub(super) struct CpuAttention<'a> {
@@ -59,94 +62,152 @@ impl CpuAttention<'_> {
         q: &[f32],
         out: &mut [f32],
         rows: usize,
-        scratch: &mut Vec<AttentionScratch>,
+        AttentionMemory { scratch, parts }: &mut AttentionMemory,
     ) {
         let width = q.len() / rows;
         let (mut q, mut out) = (q, out);
-        let mut pieces = Vec::new();
+        let (mut tasks, mut splits) = (Vec::new(), Vec::new());
         for (span, cache) in spans {
             let (span_q, rest_q) = q.split_at(span.rows * width);
             let (span_out, rest_out) = out.split_at_mut(span.rows * width);
             (q, out) = (rest_q, rest_out);
-            self.split(span, cache, span_q, span_out, &mut pieces);
+            let queries = self.queries(span, width);
+            let positions = self.window.unwrap_or(usize::MAX).min(span.start + 1);
+            if span.rows > 1 {
+                split_rows(cache, queries, span_q, span_out, &mut tasks);
+            } else if span_q.len() * positions < SERIAL_PRODUCTS {
+                tasks.push(AttentionTask::Rows { cache, queries, q: span_q, out: span_out });
+            } else {
+                splits.push(Split { cache, blocks: cache.in_blocks(&queries), q: span_q, out: span_out });
+            }
         }
-        if scratch.len() < pieces.len() {
-            scratch.resize_with(pieces.len(), AttentionScratch::default);
+        let sizes = splits.iter().map(|split| split.blocks.units() * split.blocks.unit_len());
+        let size = sizes.sum();
+        if parts.len() < size {
+            parts.resize(size, 0.0);
         }
-        let products: usize = pieces.iter().map(AttentionTask::products).sum();
+        let parts = &mut parts[..size];
+        let shares = (SHARES * rayon::current_num_threads()).div_ceil(splits.len().max(1));
+        split_units(&splits, parts, shares, &mut tasks);
+        if scratch.len() < tasks.len() {
+            scratch.resize_with(tasks.len(), AttentionScratch::default);
+        }
+        let products: usize = tasks.iter().map(AttentionTask::products).sum();
         // The last rows see the most, so they go first.
-        let pieces = pieces.into_iter().rev().zip(scratch);
+        let tasks = tasks.into_iter().rev().zip(scratch);
         if products < SERIAL_PRODUCTS {
-            pieces.for_each(|(piece, scratch)| piece.run(scratch));
+            tasks.for_each(|(task, scratch)| task.run(scratch));
         } else {
-            for_each_part(pieces, |(piece, scratch)| piece.run(scratch));
+            for_each_part(tasks, |(task, scratch)| task.run(scratch));
+        }
+        let mut parts = &*parts;
+        for Split { blocks, out, .. } in splits {
+            let (own, rest) = parts.split_at(blocks.units() * blocks.unit_len());
+            blocks.join(own, out);
+            parts = rest;
         }
     }
 
-    /// Splits the attention of a span: one row by heads, several by rows. Either way a piece's output is contiguous.
-    fn split<'p>(
-        &self,
-        span: Span,
-        cache: &'p LayerCache,
-        q: &'p [f32],
-        out: &'p mut [f32],
-        pieces: &mut Vec<AttentionTask<'p>>,
-    ) {
-        let Span { start, rows, .. } = span;
-        let HeadShape { kv_heads, head_dim, .. } = self.shape;
-        let queries = Queries {
+    fn queries(&self, Span { start, rows, .. }: Span, row_stride: usize) -> Queries {
+        Queries {
             start,
             rows,
-            row_stride: q.len() / rows,
+            row_stride,
             group: self.shape.group(),
             window: self.window,
-            scale: self.scale.map_or(1.0 / (head_dim as f32).sqrt(), |scale| scale as f32),
-        };
-        if rows == 1 {
-            let seen = self.window.unwrap_or(usize::MAX).min(start + 1);
-            let heads_each = match q.len() * seen < SERIAL_PRODUCTS {
-                true => kv_heads,
-                false => kv_heads.div_ceil(4 * rayon::current_num_threads()),
-            };
-            let size = heads_each * queries.group * head_dim;
-            for (index, (q, out)) in q.chunks(size).zip(out.chunks_mut(size)).enumerate() {
-                let heads = index * heads_each..kv_heads.min((index + 1) * heads_each);
-                pieces.push(AttentionTask { cache, heads, queries, q, out });
-            }
-        } else {
-            let rows_each = rows.div_ceil(8 * rayon::current_num_threads()).next_multiple_of(ROW_TILE);
-            let size = rows_each * queries.row_stride;
-            for (index, (q, out)) in q.chunks(size).zip(out.chunks_mut(size)).enumerate() {
-                let (start, rows) = (start + index * rows_each, q.len() / queries.row_stride);
-                pieces.push(AttentionTask {
-                    cache,
-                    heads: 0..kv_heads,
-                    queries: Queries { start, rows, ..queries },
-                    q,
-                    out,
-                });
-            }
+            scale: self.scale.map_or(1.0 / (self.shape.head_dim as f32).sqrt(), |scale| scale as f32),
+        }
+    }
+}
+
+/// Memory of [`CpuAttention::attend`], kept from pass to pass.
+#[derive(Debug, Default)]
+pub(super) struct AttentionMemory {
+    /// For each task that runs at once.
+    scratch: Vec<AttentionScratch>,
+    /// Results of blocks.
+    parts: Vec<f32>,
+}
+
+/// The attention of one row that is computed in blocks.
+struct Split<'a> {
+    cache: &'a LayerCache,
+    blocks: BlockAttention,
+    q: &'a [f32],
+    out: &'a mut [f32],
+}
+
+/// Splits the attention of several rows of a sequence by rows, so that a task's output is contiguous.
+fn split_rows<'a>(
+    cache: &'a LayerCache,
+    queries: Queries,
+    q: &'a [f32],
+    out: &'a mut [f32],
+    tasks: &mut Vec<AttentionTask<'a>>,
+) {
+    let Queries { start, rows, row_stride, .. } = queries;
+    let rows_each = rows.div_ceil(8 * rayon::current_num_threads()).next_multiple_of(ROW_TILE);
+    let size = rows_each * row_stride;
+    for (index, (q, out)) in q.chunks(size).zip(out.chunks_mut(size)).enumerate() {
+        let (start, rows) = (start + index * rows_each, q.len() / row_stride);
+        tasks.push(AttentionTask::Rows { cache, queries: Queries { start, rows, ..queries }, q, out });
+    }
+}
+
+/// Splits the blocks of each row into `shares` runs of about the same length.
+fn split_units<'a>(
+    splits: &'a [Split<'a>],
+    mut parts: &'a mut [f32],
+    shares: usize,
+    tasks: &mut Vec<AttentionTask<'a>>,
+) {
+    for Split { cache, blocks, q, .. } in splits {
+        let (own, rest) = parts.split_at_mut(blocks.units() * blocks.unit_len());
+        parts = rest;
+        let each = blocks.units().div_ceil(shares);
+        let firsts = (0..blocks.units()).step_by(each);
+        for (first, parts) in firsts.zip(own.chunks_mut(each * blocks.unit_len())) {
+            let units = first..(first + each).min(blocks.units());
+            tasks.push(AttentionTask::Units { cache, blocks, units, q, parts });
         }
     }
 }
 
 /// A part of an attention that runs on one thread.
-struct AttentionTask<'a> {
-    cache: &'a LayerCache,
-    heads: Range<usize>,
-    queries: Queries,
-    q: &'a [f32],
-    out: &'a mut [f32],
+enum AttentionTask<'a> {
+    Rows {
+        cache: &'a LayerCache,
+        queries: Queries,
+        q: &'a [f32],
+        out: &'a mut [f32],
+    },
+    Units {
+        cache: &'a LayerCache,
+        blocks: &'a BlockAttention,
+        units: Range<usize>,
+        q: &'a [f32],
+        parts: &'a mut [f32],
+    },
 }
 
 impl AttentionTask<'_> {
     /// Multiplications, about.
     fn products(&self) -> usize {
-        let end = self.queries.start + self.queries.rows;
-        self.q.len() * self.queries.window.unwrap_or(usize::MAX).min(end)
+        match self {
+            Self::Rows { queries, q, .. } => {
+                q.len() * queries.window.unwrap_or(usize::MAX).min(queries.start + queries.rows)
+            }
+            // Each task of the kind is one of several that would not have been made for less.
+            Self::Units { .. } => SERIAL_PRODUCTS,
+        }
     }
 
     fn run(self, scratch: &mut AttentionScratch) {
-        self.cache.attend(self.heads, &self.queries, self.q, self.out, scratch);
+        match self {
+            Self::Rows { cache, queries, q, out } => cache.attend(&queries, q, out, scratch),
+            Self::Units { cache, blocks, units, q, parts } => {
+                cache.attend_units(blocks, units, q, parts, scratch);
+            }
+        }
     }
 }

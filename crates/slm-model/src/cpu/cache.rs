@@ -1,7 +1,8 @@
 //! Keys and values of a layer, in the type that was chosen for them.
 
 use half::f16;
-use slm_cpu_ops::{AttentionScratch, KvLayer, KvOverflow, Queries, attend};
+use slm_cpu_ops::{AttentionScratch, BlockAttention, KvLayer, KvOverflow, Queries, attend};
+use slm_kernels::PANEL_WIDTH;
 use slm_runtime::HugeVec;
 use std::ops::Range;
 
@@ -11,8 +12,22 @@ use crate::compute::HeadShape;
 /// The KV cache of one layer.
 #[derive(Debug)]
 pub(super) enum LayerCache {
-    F32(KvLayer<HugeVec<f32>>),
-    F16(KvLayer<HugeVec<f16>>),
+    F32(KvLayer<HugeVec<[f32; PANEL_WIDTH]>>),
+    F16(KvLayer<HugeVec<[f16; PANEL_WIDTH]>>),
+    Int8(KvLayer<HugeVec<[i8; PANEL_WIDTH]>>),
+    Int4(KvLayer<Vec<[u8; PANEL_WIDTH / 2]>>),
+}
+
+/// Evaluates `$body` with the layer, whatever its type.
+macro_rules! with_layer {
+    ($cache:expr, $layer:ident => $body:expr) => {
+        match $cache {
+            LayerCache::F32($layer) => $body,
+            LayerCache::F16($layer) => $body,
+            LayerCache::Int8($layer) => $body,
+            LayerCache::Int4($layer) => $body,
+        }
+    };
 }
 
 impl LayerCache {
@@ -26,37 +41,48 @@ impl LayerCache {
             KvCacheType::F16 => {
                 Self::F16(KvLayer::with_buffers(kv_heads, head_dim, capacity, HugeVec::zeroed))
             }
+            KvCacheType::Int8 => {
+                Self::Int8(KvLayer::with_buffers(kv_heads, head_dim, capacity, HugeVec::zeroed))
+            }
+            KvCacheType::Int4 => Self::Int4(KvLayer::new(kv_heads, head_dim, capacity)),
         }
     }
 
     /// Writes the keys and values of positions `start ..`, as [`KvLayer::store`].
     pub(super) fn store(&mut self, start: usize, keys: &[f32], values: &[f32]) -> Result<(), KvOverflow> {
-        match self {
-            Self::F32(layer) => layer.store(start, keys, values),
-            Self::F16(layer) => layer.store(start, keys, values),
-        }
+        with_layer!(self, layer => layer.store(start, keys, values))
     }
 
-    /// The attention of queries of some KV heads, as [`attend`].
+    /// The attention of queries of all heads, as [`attend`].
     pub(super) fn attend(
         &self,
-        heads: Range<usize>,
         queries: &Queries,
         q: &[f32],
         out: &mut [f32],
         scratch: &mut AttentionScratch,
     ) {
-        match self {
-            Self::F32(layer) => attend(layer.slice(heads), queries, q, out, scratch),
-            Self::F16(layer) => attend(layer.slice(heads), queries, q, out, scratch),
-        }
+        with_layer!(self, layer => attend(layer.slice(0..layer.heads()), queries, q, out, scratch))
+    }
+
+    /// The attention of the one row of `queries`, in blocks.
+    pub(super) fn in_blocks(&self, queries: &Queries) -> BlockAttention {
+        with_layer!(self, layer => BlockAttention::new(layer.slice(0..layer.heads()), queries))
+    }
+
+    /// Units of `blocks`, as [`BlockAttention::attend`].
+    pub(super) fn attend_units(
+        &self,
+        blocks: &BlockAttention,
+        units: Range<usize>,
+        q: &[f32],
+        parts: &mut [f32],
+        scratch: &mut AttentionScratch,
+    ) {
+        with_layer!(self, layer => blocks.attend(layer.slice(0..layer.heads()), units, q, parts, scratch))
     }
 
     /// Bytes held.
     pub(super) fn byte_size(&self) -> usize {
-        match self {
-            Self::F32(layer) => layer.byte_size(),
-            Self::F16(layer) => layer.byte_size(),
-        }
+        with_layer!(self, layer => layer.byte_size())
     }
 }

@@ -1,11 +1,11 @@
 //! [`Compute`] on slices of host memory.
 
 use burn::tensor::{Device, Int, Tensor};
-use slm_cpu_ops::{AttentionScratch, KvOverflow, geglu, geglu_tanh, gelu, gelu_tanh, silu, swiglu};
+use slm_cpu_ops::{KvOverflow, geglu, geglu_tanh, gelu, gelu_tanh, silu, swiglu};
 use slm_nn::{CpuLinear, CpuOutput, CpuScratch, Linear, apply_linears};
 
 use super::KvCacheType;
-use super::attention::CpuAttention;
+use super::attention::{AttentionMemory, CpuAttention};
 use super::buffers::{Buffer, CpuStream, Pool};
 use super::cache::LayerCache;
 use super::norm::{CpuNorm, add_product};
@@ -49,8 +49,7 @@ pub(crate) struct CpuCompute {
     caches: Vec<Vec<LayerCache>>,
     pool: Pool,
     linear_scratch: CpuScratch,
-    /// For each part of an attention that runs at once.
-    attention_scratch: Vec<AttentionScratch>,
+    attention_memory: AttentionMemory,
     /// Of the pass.
     spans: Vec<Span>,
     /// Rows of all spans.
@@ -75,7 +74,7 @@ impl CpuCompute {
             caches: Vec::new(),
             pool: Pool::default(),
             linear_scratch: CpuScratch::default(),
-            attention_scratch: Vec::new(),
+            attention_memory: AttentionMemory::default(),
             spans: Vec::new(),
             rows: 0,
             angles: Vec::new(),
@@ -271,7 +270,7 @@ impl Compute for CpuCompute {
         self.times.rest += self.watch.lap();
         let mut out = self.pool.take(q.len());
         let spans = self.spans.iter().map(|span| (*span, &self.caches[span.sequence][layer.slot]));
-        attention.attend(spans, &q, &mut out, self.rows, &mut self.attention_scratch);
+        attention.attend(spans, &q, &mut out, self.rows, &mut self.attention_memory);
         [q, k, v].into_iter().for_each(|buffer| self.pool.give(buffer));
         self.times.attention += self.watch.lap();
         Ok(out)

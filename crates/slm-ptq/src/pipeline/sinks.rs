@@ -29,9 +29,15 @@ impl<E> WriterSink<'_, E> {
     pub(super) fn write(&mut self, layer: QuantizedLayer) -> Result<(), Stopped<E>> {
         let QuantizedLayer { matrix, activation, report } = layer;
         self.writer.write_quantized(&report.name, &matrix, activation.static_params())?;
-        self.records.push(layer_metadata(&report, &matrix, self.quantization_type));
-        self.layers.push(report);
+        let record = layer_metadata(&report, &matrix, self.quantization_type);
+        self.push(report, record);
         Ok(())
+    }
+
+    /// Notes a layer that was written.
+    pub(super) fn push(&mut self, report: LayerReport, record: LayerMetadata) {
+        self.records.push(record);
+        self.layers.push(report);
     }
 }
 

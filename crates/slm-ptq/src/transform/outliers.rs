@@ -1,11 +1,12 @@
 //! Measures of outliers, by which it is decided whether a rotation helps.
 
+use rayon::prelude::*;
 use slm_checkpoint::Checkpoint;
 use slm_model::LM_HEAD;
 use slm_quant_core::{Granularity, QuantizationType};
 
 use super::{TransformedSource, Transforms};
-use crate::{Plan, PtqConfig, Result};
+use crate::{Plan, PlannedLayer, PtqConfig, Result};
 
 /// Share of the peaks of weights that a rotation must leave at most. Rounding to nearest weighs inputs, which a rotation
 /// makes alike, so that it loses by one.
@@ -34,16 +35,16 @@ pub(super) fn reason_against(
         return Ok(None);
     }
     let none = Transforms::none(&checkpoint.config().model);
-    let (mut before, mut after) = (0.0, 0.0);
-    for layer in
-        plan.layers.iter().filter(|layer| is_sampled(&layer.name, checkpoint.config().model.num_layers))
-    {
-        let name = format!("{}.weight", layer.name);
-        for (transforms, sum) in [(&none, &mut before), (rotation, &mut after)] {
-            let values = TransformedSource::new(checkpoint, transforms).read_f32(&name)?;
-            *sum += shared_peak(&values, layer.shape[1], config.scheme.granularity);
-        }
-    }
+    let num_layers = checkpoint.config().model.num_layers;
+    let sampled: Vec<_> = plan.layers.iter().filter(|layer| is_sampled(&layer.name, num_layers)).collect();
+    let peak_of = |layer: &PlannedLayer, transforms: &Transforms| -> Result<f64> {
+        let values =
+            TransformedSource::new(checkpoint, transforms).read_f32(&format!("{}.weight", layer.name))?;
+        Ok(shared_peak(&values, layer.shape[1], config.scheme.granularity))
+    };
+    let peaks = sampled.into_par_iter().map(|layer| Ok([peak_of(layer, &none)?, peak_of(layer, rotation)?]));
+    let peaks: Vec<[f64; 2]> = peaks.collect::<Result<_>>()?;
+    let [before, after] = [0, 1].map(|index| peaks.iter().map(|peaks| peaks[index]).sum::<f64>());
     let most = if config.method.needs_hessians() { MAX_PEAKS_LEFT_WITH_HESSIANS } else { MAX_PEAKS_LEFT };
     let worth = after <= most * before;
     Ok((!worth).then(|| {

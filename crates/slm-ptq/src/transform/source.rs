@@ -1,6 +1,6 @@
 //! The tensors of a changed model.
 
-use slm_checkpoint::Checkpoint;
+use slm_checkpoint::{Checkpoint, TensorType, holds_exactly};
 use slm_model::{EMBED_POSITIONS, EMBED_TOKENS, LM_HEAD, SourceError, TensorSource};
 
 use super::Transforms;
@@ -50,6 +50,22 @@ impl<'a> TransformedSource<'a> {
             self.change(name, &mut values, cols);
         }
         Ok(values)
+    }
+
+    /// The type that holds tensor `name` exactly: that of the file where nothing changes it, otherwise the smallest.
+    ///
+    /// # Errors
+    /// As [`read_f32`](Self::read_f32), for a tensor that is read to find out.
+    pub fn float_type(&self, name: &str) -> Result<TensorType> {
+        let halves = [TensorType::BF16, TensorType::F16];
+        match self.checkpoint.tensors().dtype(self.stored(name)) {
+            Some(dtype) if self.transforms.is_none() && halves.contains(&dtype) => Ok(dtype),
+            _ => {
+                let values = self.read_f32(name)?;
+                let small = halves.into_iter().find(|&dtype| holds_exactly(dtype, &values));
+                Ok(small.unwrap_or(TensorType::F32))
+            }
+        }
     }
 
     fn change(&self, name: &str, values: &mut [f32], cols: usize) {

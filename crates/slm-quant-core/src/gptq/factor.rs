@@ -8,7 +8,7 @@ use std::ops::{Mul, Sub};
 
 use rayon::prelude::*;
 
-use crate::vectorize::vectorized;
+use crate::vectorized;
 use crate::{Error, Hessian, Result};
 
 /// Columns that are factored together.

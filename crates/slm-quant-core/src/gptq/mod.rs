@@ -28,7 +28,7 @@ pub use scales::choose_gptq_qparams;
 use crate::matrix::{EncodedRows, check_weight};
 use crate::round::Quantizer;
 use crate::scan::check_len;
-use crate::vectorize::vectorized;
+use crate::vectorized;
 use crate::{Error, Granularity, QParams, QuantScheme, QuantizedMatrix, Result};
 
 /// Columns whose errors are applied to the columns after them at once.

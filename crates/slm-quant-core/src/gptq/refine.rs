@@ -13,7 +13,7 @@ use crate::matrix::{EncodedRows, check_weight};
 use crate::qparams::stored_scale;
 use crate::round::Quantizer;
 use crate::scan::check_len;
-use crate::vectorize::vectorized;
+use crate::vectorized;
 use crate::{Error, Granularity, Hessian, QParams, QuantScheme, QuantizedMatrix, Result};
 
 /// Settings of a refinement.

@@ -15,7 +15,7 @@ use crate::round::{Quantizer, round_small};
 use crate::scan::min_max;
 use crate::{
     Error, Histogram, Mapping, QParams, QuantRange, QuantScheme, Result, ScaleDtype, TORCHAO_EPS,
-    choose_qparams_stored,
+    choose_qparams_stored, vectorized,
 };
 
 /// Candidates of the first grid.
@@ -81,7 +81,8 @@ pub(super) fn choose_range(
     eps: f32,
 ) -> Result<(f32, f32)> {
     let bounds = min_max("values", values)?;
-    Ok(search(&Exact(values), bounds, Target { range, mapping, eps, scale_dtype: ScaleDtype::F32 })?.bounds)
+    let target = Target { range, mapping, eps, scale_dtype: ScaleDtype::F32 };
+    vectorized! { Ok(search(&Exact(values), bounds, target)?.bounds) }
 }
 
 /// Scale and zero point for `values`, by their exact error weighted by column: `weights` has one weight for each column,
@@ -95,7 +96,7 @@ pub(crate) fn choose_weighted(values: &[f32], weights: &[f32], scheme: QuantSche
         eps: TORCHAO_EPS,
         scale_dtype: scheme.scale_dtype,
     };
-    Ok(search(&WeightedRows { values, weights }, bounds, target)?.qparams)
+    vectorized! { Ok(search(&WeightedRows { values, weights }, bounds, target)?.qparams) }
 }
 
 /// Data that the search can evaluate ranges on.
@@ -116,46 +117,70 @@ struct Exact<'a>(&'a [f32]);
 
 impl Exact<'_> {
     /// Adds up `part` over parts of the slice, in their order whatever the number of threads.
+    #[inline(always)]
     fn sum<const N: usize>(&self, part: impl Fn(&[f32]) -> [f64; N] + Send + Sync) -> [f64; N] {
-        let add = |a: [f64; N], b: [f64; N]| std::array::from_fn(|i| a[i] + b[i]);
         if self.0.len() <= PART {
             return part(self.0);
         }
+        let add = |a: [f64; N], b: [f64; N]| std::array::from_fn(|i| a[i] + b[i]);
+        let part = |values: &[f32]| vectorized! { part(values) };
         let parts: Vec<[f64; N]> = self.0.par_chunks(PART).map(part).collect();
         parts.into_iter().fold([0.0; N], add)
     }
 }
 
 impl Data for Exact<'_> {
+    #[inline(always)]
     fn square(&self) -> (f64, f64) {
         let [square] = self.sum(|part| [part.iter().map(|x| f64::from(*x) * f64::from(*x)).sum()]);
         (square, self.0.len() as f64)
     }
 
+    #[inline(always)]
     fn error(&self, quantizer: Quantizer) -> f64 {
         let steps = Steps::new(quantizer);
-        let [error] = self.sum(|part| {
-            let of_chunk = |chunk: &[f32]| {
-                f64::from(lanes(chunk, |x| {
-                    let error = x - steps.of(x) * steps.scale;
-                    error * error
-                }))
-            };
-            [part.chunks(CHUNK).map(of_chunk).sum()]
-        });
+        let [error] = self.sum(
+            #[inline(always)]
+            |part| {
+                let mut sum = 0.0;
+                for chunk in part.chunks(CHUNK) {
+                    sum += f64::from(lanes(
+                        chunk,
+                        #[inline(always)]
+                        |x| {
+                            let error = x - steps.of(x) * steps.scale;
+                            error * error
+                        },
+                    ));
+                }
+                [sum]
+            },
+        );
         error
     }
 
+    #[inline(always)]
     fn fit(&self, quantizer: Quantizer) -> (f64, f64) {
         let steps = Steps::new(quantizer);
-        let [product, square] = self.sum(|part| {
-            part.chunks(CHUNK).fold([0.0, 0.0], |[product, square], chunk| {
-                [
-                    product + f64::from(lanes(chunk, |x| x * steps.of(x))),
-                    square + f64::from(lanes(chunk, |x| steps.of(x) * steps.of(x))),
-                ]
-            })
-        });
+        let [product, square] = self.sum(
+            #[inline(always)]
+            |part| {
+                let mut sums = [0.0, 0.0];
+                for chunk in part.chunks(CHUNK) {
+                    sums[0] += f64::from(lanes(
+                        chunk,
+                        #[inline(always)]
+                        |x| x * steps.of(x),
+                    ));
+                    sums[1] += f64::from(lanes(
+                        chunk,
+                        #[inline(always)]
+                        |x| steps.of(x) * steps.of(x),
+                    ));
+                }
+                sums
+            },
+        );
         (product, square)
     }
 }
@@ -168,6 +193,7 @@ struct WeightedRows<'a> {
 
 impl WeightedRows<'_> {
     /// Adds up `term` of every value and its weight, in an order that does not depend on the number of threads.
+    #[inline(always)]
     fn sum<const N: usize>(&self, term: impl Fn(f32, f32) -> [f32; N] + Send + Sync) -> [f64; N] {
         let add = |a: [f64; N], b: [f64; N]| std::array::from_fn(|i| a[i] + b[i]);
         let of_chunk =
@@ -179,33 +205,45 @@ impl WeightedRows<'_> {
             return self.values.chunks(width).map(of_row).fold([0.0; N], add);
         }
         let rows_per_part = (PART / width).max(1);
-        let part = |rows: &[f32]| rows.chunks(width).map(of_row).fold([0.0; N], add);
+        let part = |rows: &[f32]| vectorized! { rows.chunks(width).map(of_row).fold([0.0; N], add) };
         let parts: Vec<[f64; N]> = self.values.par_chunks(rows_per_part * width).map(part).collect();
         parts.into_iter().fold([0.0; N], add)
     }
 }
 
 impl Data for WeightedRows<'_> {
+    #[inline(always)]
     fn square(&self) -> (f64, f64) {
-        let [square, weight] = self.sum(|x, w| [w * x * x, w]);
+        let [square, weight] = self.sum(
+            #[inline(always)]
+            |x, w| [w * x * x, w],
+        );
         (square, weight)
     }
 
+    #[inline(always)]
     fn error(&self, quantizer: Quantizer) -> f64 {
         let steps = Steps::new(quantizer);
-        let [error] = self.sum(|x, w| {
-            let error = x - steps.of(x) * steps.scale;
-            [w * error * error]
-        });
+        let [error] = self.sum(
+            #[inline(always)]
+            |x, w| {
+                let error = x - steps.of(x) * steps.scale;
+                [w * error * error]
+            },
+        );
         error
     }
 
+    #[inline(always)]
     fn fit(&self, quantizer: Quantizer) -> (f64, f64) {
         let steps = Steps::new(quantizer);
-        let [product, square] = self.sum(|x, w| {
-            let k = steps.of(x);
-            [w * x * k, w * k * k]
-        });
+        let [product, square] = self.sum(
+            #[inline(always)]
+            |x, w| {
+                let k = steps.of(x);
+                [w * x * k, w * k * k]
+            },
+        );
         (product, square)
     }
 }
@@ -214,18 +252,21 @@ impl Data for WeightedRows<'_> {
 struct Weighted(Vec<(f32, f64)>);
 
 impl Data for Weighted {
+    #[inline(always)]
     fn square(&self) -> (f64, f64) {
         self.0.iter().fold((0.0, 0.0), |(square, weight), (x, w)| {
             (square + w * f64::from(*x) * f64::from(*x), weight + w)
         })
     }
 
+    #[inline(always)]
     fn error(&self, quantizer: Quantizer) -> f64 {
         let steps = Steps::new(quantizer);
         let error = |(x, w): &(f32, f64)| w * f64::from(x - steps.of(*x) * steps.scale).powi(2);
         self.0.iter().map(error).sum()
     }
 
+    #[inline(always)]
     fn fit(&self, quantizer: Quantizer) -> (f64, f64) {
         let steps = Steps::new(quantizer);
         self.0.iter().fold((0.0, 0.0), |(product, square), (x, w)| {
@@ -245,6 +286,7 @@ struct Steps {
 }
 
 impl Steps {
+    #[inline(always)]
     fn new(quantizer: Quantizer) -> Self {
         Self {
             scale: quantizer.scale,
@@ -311,6 +353,7 @@ struct Target {
 }
 
 impl Target {
+    #[inline(always)]
     fn qparams(&self, (lo, hi): (f32, f32)) -> Result<QParams> {
         choose_qparams_stored(lo, hi, self.range, self.mapping, self.eps, self.scale_dtype)
     }
@@ -331,6 +374,7 @@ struct Search<'a, D> {
 
 impl<D: Data> Search<'_, D> {
     /// Keeps `bounds` if they are better than the best so far, and returns `true` if they are.
+    #[inline(always)]
     fn attempt(&mut self, bounds: (f32, f32)) -> Result<bool> {
         let qparams = self.target.qparams(bounds)?;
         if qparams == self.best.qparams {
@@ -345,6 +389,7 @@ impl<D: Data> Search<'_, D> {
     }
 
     /// Shrinks both bounds together, then again around the best factor.
+    #[inline(always)]
     fn shrink(&mut self, (lo, hi): (f32, f32), least: f64) -> Result<()> {
         let ratio = least.powf(1.0 / GRID as f64);
         let mut nearest = 0;
@@ -365,6 +410,7 @@ impl<D: Data> Search<'_, D> {
     }
 
     /// Moves one bound at a time, within the bounds of the data.
+    #[inline(always)]
     fn sides(&mut self, (min, max): (f32, f32)) -> Result<()> {
         for _ in 0..SIDE_ROUNDS {
             let before = self.best.error;
@@ -386,6 +432,7 @@ impl<D: Data> Search<'_, D> {
     }
 
     /// Fits the scale to the codes while that helps.
+    #[inline(always)]
     fn fit(&mut self) -> Result<()> {
         for _ in 0..FITS {
             let QParams { zero_point, .. } = self.best.qparams;
@@ -412,6 +459,7 @@ impl<D: Data> Search<'_, D> {
     }
 }
 
+#[inline(always)]
 fn search<D: Data>(data: &D, (min, max): (f32, f32), target: Target) -> Result<Best> {
     let bounds = (min.min(0.0), max.max(0.0));
     let qparams = target.qparams(bounds)?;

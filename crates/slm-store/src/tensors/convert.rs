@@ -1,7 +1,9 @@
 //! Little-endian bytes to and from numbers.
 
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 use safetensors::Dtype;
+use slm_runtime::advise_huge_pages;
 
 /// Bytes of one element of a float type that is read as F32.
 pub(super) fn float_size(dtype: Dtype) -> Option<usize> {
@@ -13,21 +15,37 @@ pub(super) fn float_size(dtype: Dtype) -> Option<usize> {
     }
 }
 
-/// Appends the elements of `bytes`, which are of a type that [`float_size`] knows.
-pub(super) fn extend_f32(out: &mut Vec<f32>, bytes: &[u8], dtype: Dtype) {
+/// Fills `out` with the elements of `bytes`, which are of a type that [`float_size`] knows.
+pub(super) fn fill_f32(out: &mut [f32], bytes: &[u8], dtype: Dtype) {
     match dtype {
-        Dtype::F16 => out.extend(pairs(bytes).map(|b| f16::from_le_bytes(b).to_f32())),
-        Dtype::F64 => out.extend(bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b) as f32)),
-        Dtype::BF16 => out.extend(pairs(bytes).map(|b| bf16::from_le_bytes(b).to_f32())),
-        _ => out.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+        Dtype::F16 => {
+            let mut bits = [0; 256];
+            for (out, bytes) in out.chunks_mut(bits.len()).zip(bytes.chunks(2 * bits.len())) {
+                let bits = &mut bits[..out.len()];
+                bits.iter_mut()
+                    .zip(bytes.as_chunks().0)
+                    .for_each(|(to, from)| *to = u16::from_le_bytes(*from));
+                widen_into(bits, dtype, out);
+            }
+        }
+        Dtype::BF16 => {
+            let widened = |from: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*from)) << 16);
+            out.iter_mut().zip(bytes.as_chunks().0).for_each(|(to, from)| *to = widened(from));
+        }
+        Dtype::F64 => {
+            out.iter_mut()
+                .zip(bytes.as_chunks().0)
+                .for_each(|(to, &from)| *to = f64::from_le_bytes(from) as f32);
+        }
+        _ => out.iter_mut().zip(bytes.as_chunks().0).for_each(|(to, &from)| *to = f32::from_le_bytes(from)),
     }
 }
 
 /// The elements of `bytes` of a float type, widened or narrowed to F32; none of another type.
 pub fn to_f32(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
     let Some(size) = float_size(dtype) else { return Vec::new() };
-    let mut values = Vec::with_capacity(bytes.len() / size);
-    extend_f32(&mut values, bytes, dtype);
+    let mut values = vec![0.0; bytes.len() / size];
+    fill_f32(&mut values, bytes, dtype);
     values
 }
 
@@ -48,6 +66,29 @@ pub(super) fn narrow_into(out: &mut Vec<u8>, values: &[f32], dtype: Dtype) {
         Dtype::BF16 => out.extend(values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes())),
         _ => out.extend(values.iter().flat_map(|value| value.to_le_bytes())),
     }
+}
+
+/// The bits of values of the float type `dtype`, F16 or BF16, as F32.
+pub(crate) fn widen(bits: &[u16], dtype: Dtype) -> Vec<f32> {
+    let mut values = vec![0.0; bits.len()];
+    advise_huge_pages(&mut values);
+    widen_into(bits, dtype, &mut values);
+    values
+}
+
+/// Fills `out` with as many values of the float type `dtype`, F16 or BF16.
+fn widen_into(bits: &[u16], dtype: Dtype, out: &mut [f32]) {
+    match dtype {
+        Dtype::F16 => bits.reinterpret_cast::<f16>().convert_to_f32_slice(out),
+        _ => out.iter_mut().zip(bits).for_each(|(out, &bits)| *out = f32::from_bits(u32::from(bits) << 16)),
+    }
+}
+
+/// The first NaN or infinity among the bits of values of the float type `dtype`, F16 or BF16.
+pub(crate) fn first_half_not_finite(bits: &[u16], dtype: Dtype) -> Option<(usize, f32)> {
+    let exponent = if dtype == Dtype::F16 { 0x7C00 } else { 0x7F80 };
+    let index = bits.iter().position(|bits| bits & exponent == exponent)?;
+    Some((index, widen(&bits[index..=index], dtype).first().copied().unwrap_or(f32::NAN)))
 }
 
 /// The elements of F16 `bytes`, as they are stored.

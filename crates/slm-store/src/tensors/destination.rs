@@ -10,6 +10,8 @@ use super::convert::first_not_finite;
 pub enum Destination {
     /// An F32 tensor, which must be finite.
     Floats(Vec<f32>),
+    /// An F16 or BF16 tensor, as it is.
+    Halves(Vec<u16>),
     /// Codes, which are packed for a kernel as they come.
     Codes(Box<PackedMatrixBuilder>),
     /// The bytes of a small tensor of any type, as they are.
@@ -21,6 +23,7 @@ impl Destination {
     pub(super) fn slot(&mut self) -> Slot<'_> {
         match self {
             Self::Floats(values) => Slot::Floats { first: 0, values },
+            Self::Halves(values) => Slot::Halves(values),
             Self::Codes(builder) => Slot::Codes { row_bytes: builder.row_bytes(), rows: builder.rows_mut() },
             Self::Bytes(bytes) => Slot::Bytes(bytes),
         }
@@ -35,6 +38,7 @@ pub(super) enum Slot<'a> {
         first: usize,
         values: &'a mut [f32],
     },
+    Halves(&'a mut [u16]),
     Codes {
         row_bytes: usize,
         rows: PackedRows<'a>,
@@ -54,6 +58,7 @@ impl Slot<'_> {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Floats { values, .. } => size_of_val(&**values),
+            Self::Halves(values) => size_of_val(&**values),
             Self::Codes { row_bytes, rows } => rows.rows().len() * row_bytes,
             Self::Bytes(bytes) => bytes.len(),
         }
@@ -63,6 +68,7 @@ impl Slot<'_> {
     pub(super) fn unit_bytes(&self) -> usize {
         match self {
             Self::Floats { .. } => size_of::<f32>(),
+            Self::Halves(_) => size_of::<u16>(),
             Self::Codes { row_bytes, .. } => PackedMatrixBuilder::PANEL_ROWS * row_bytes,
             Self::Bytes(_) => 1,
         }
@@ -75,6 +81,10 @@ impl Slot<'_> {
                 let (before, values) = values.split_at_mut(bytes / size_of::<f32>());
                 let next = first + before.len();
                 (Self::Floats { first, values: before }, Self::Floats { first: next, values })
+            }
+            Self::Halves(values) => {
+                let (before, values) = values.split_at_mut(bytes / size_of::<u16>());
+                (Self::Halves(before), Self::Halves(values))
             }
             Self::Codes { row_bytes, rows } => {
                 let row = rows.rows().start + bytes / row_bytes;
@@ -99,6 +109,12 @@ impl Slot<'_> {
                     Some((index, value)) => Err(Refused::NotFinite { index: first + index, value }),
                     None => Ok(()),
                 }
+            }
+            Self::Halves(values) => {
+                for (value, bytes) in values.iter_mut().zip(from.as_chunks().0) {
+                    *value = u16::from_le_bytes(*bytes);
+                }
+                Ok(())
             }
             Self::Codes { rows, .. } => rows.fill(from).map_err(Refused::Codes),
             Self::Bytes(to) => {

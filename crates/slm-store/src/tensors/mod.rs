@@ -17,6 +17,7 @@ mod writer;
 pub use reader::TensorFile;
 pub use writer::{TensorFileWriter, TensorSpec};
 
+pub(crate) use convert::widen;
 pub use convert::{first_not_finite, holds_exactly, to_f16, to_f32};
 pub use destination::Destination;
 pub use positioned::PositionedFile;

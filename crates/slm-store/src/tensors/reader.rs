@@ -9,9 +9,10 @@ use std::time::SystemTime;
 
 use half::f16;
 use safetensors::Dtype;
+use slm_quant_core::check_finite;
 use slm_runtime::advise_huge_pages;
 
-use super::convert::{extend_f32, first_not_finite, float_size, to_f16};
+use super::convert::{fill_f32, first_half_not_finite, first_not_finite, float_size, to_f16};
 use super::destination::Refused;
 use super::header::{self, LENGTH_BYTES, MAX_HEADER_BYTES};
 use super::{Destination, PositionedFile, burnpack, streaming};
@@ -184,6 +185,11 @@ impl TensorFile {
         self.unverified.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether nothing is left to compare: [`TensorFile::verify_when_read`] was not called, or its comparison is done.
+    pub fn is_verified(&self) -> bool {
+        self.unverified.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
     fn verified(&self) {
         *self.unverified.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -310,16 +316,20 @@ impl TensorFile {
         let place = self.place(name)?;
         let bytes = place.bytes() as usize;
         let size = float_size(place.dtype).unwrap_or(4);
-        let mut values = Vec::with_capacity(bytes / size);
+        let mut values = vec![0.0; bytes / size];
+        advise_huge_pages(&mut values);
         let mut buffer = vec![0; CHUNK_BYTES.min(bytes)];
         let mut done = 0;
         while done < bytes {
             let chunk = &mut buffer[..CHUNK_BYTES.min(bytes - done)];
             self.read_at(place.start + done as u64, chunk)?;
-            let before = values.len();
-            extend_f32(&mut values, chunk, place.dtype);
+            let before = done / size;
+            let part = &mut values[before..][..chunk.len() / size];
+            fill_f32(part, chunk, place.dtype);
             // Looked at while they are in the cache.
-            if let Some((index, value)) = first_not_finite(&values[before..]) {
+            if check_finite("tensor", part).is_err()
+                && let Some((index, value)) = first_not_finite(part)
+            {
                 let (path, tensor) = (self.path.clone(), name.to_owned());
                 return Err(Error::NotFinite { path, tensor, index: before + index, value });
             }
@@ -328,17 +338,13 @@ impl TensorFile {
         Ok(values)
     }
 
-    /// The values of tensor `name`, which is of type `dtype` and holds `bytes`.
-    pub(crate) fn widen(&self, name: &str, bytes: &[u8], dtype: Dtype) -> Result<Vec<f32>> {
-        let mut values = vec![0.0; bytes.len() / 2];
-        advise_huge_pages(&mut values);
-        values.clear();
-        extend_f32(&mut values, bytes, dtype);
-        match first_not_finite(&values) {
+    /// Refuses the bits of tensor `name`, which is of type `dtype`, F16 or BF16, where a value is not finite.
+    pub(crate) fn check_halves(&self, name: &str, bits: &[u16], dtype: Dtype) -> Result<()> {
+        match first_half_not_finite(bits, dtype) {
             Some((index, value)) => {
                 Err(Error::NotFinite { path: self.path.clone(), tensor: name.to_owned(), index, value })
             }
-            None => Ok(values),
+            None => Ok(()),
         }
     }
 

@@ -149,13 +149,22 @@ impl TensorFileWriter {
     /// # Errors
     /// [`Error::Write`] naming the tensors that were not written; [`Error::Io`].
     pub fn finish(self) -> Result<()> {
-        if !self.pending.is_empty() {
-            let mut names: Vec<&str> = self.pending.keys().map(String::as_str).collect();
-            names.sort_unstable();
-            let reason = format!("declared but not written: {}", names.join(", "));
-            return Err(Error::Write { path: self.path, reason });
-        }
+        self.check_complete()?;
         self.file.sync_all().map_err(Error::io(&self.path, "write to the disk"))
+    }
+
+    /// Makes sure that every declared tensor was written.
+    ///
+    /// # Errors
+    /// [`Error::Write`] naming the tensors that were not written.
+    pub fn check_complete(&self) -> Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let mut names: Vec<&str> = self.pending.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        let reason = format!("declared but not written: {}", names.join(", "));
+        Err(Error::Write { path: self.path.clone(), reason })
     }
 
     /// Moves to the place of `name` and takes it off the list.

@@ -64,12 +64,18 @@ impl Cost {
         let others = expected_tensors(model.config()).into_iter().filter(|tensor| {
             !(tensor.linear_weight || tensor.name == EMBED_TOKENS && model.embedding_is_quantized())
         });
-        let others = others.map(|tensor| 4 * tensor.shape.iter().product::<usize>() as u64).sum::<u64>();
+        let value_bytes = |name: &str| match name {
+            EMBED_TOKENS => model.embedding_dtype().size() as u64,
+            _ => 4,
+        };
+        let others =
+            others.map(|tensor| value_bytes(&tensor.name) * tensor.shape.iter().product::<usize>() as u64);
+        let others = others.sum::<u64>();
         cost.bytes_held = cost.bytes_per_token + others + table;
         if model.head_is_tied() {
             let config = model.config();
             cost.head_weights = (config.vocab_size * config.hidden_size) as u64;
-            cost.bytes_per_token += cost.head_weights * 4;
+            cost.bytes_per_token += cost.head_weights * value_bytes(EMBED_TOKENS);
         }
         cost
     }

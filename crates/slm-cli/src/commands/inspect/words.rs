@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use slm_checkpoint::{QuantizationMetadata, QuantizationMode, TransformRecord};
-use slm_model::{LM_HEAD, ModelConfig, Position};
+use slm_model::{EMBED_TOKENS, LM_HEAD, ModelConfig, Position};
 
 use super::overview::{CheckpointView, Unfinished};
 use crate::table;
@@ -37,8 +37,8 @@ pub(super) fn summary(view: &CheckpointView<'_>) -> String {
     );
     architecture(view.model, &mut lines);
     match view.quantization {
-        Some(metadata) => quantization(metadata, view.model, &mut lines),
-        None => lines.add("weights", "32-bit floats".to_owned()),
+        Some(metadata) => quantization(metadata, view, &mut lines),
+        None => lines.add("weights", float_types(view.tensors.iter().map(|tensor| tensor.dtype.as_str()))),
     }
     if let Some(lineage) = view.lineage {
         // What the metadata says already is left out.
@@ -111,7 +111,23 @@ fn name(kind: &impl serde::Serialize) -> String {
     }
 }
 
-fn quantization(metadata: &QuantizationMetadata, model: &ModelConfig, lines: &mut Lines) {
+/// The types of floats, the most frequent first.
+fn float_types<'a>(dtypes: impl Iterator<Item = &'a str>) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for dtype in dtypes {
+        *counts.entry(dtype).or_default() += 1;
+    }
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let names = counts.into_iter().map(|(dtype, _)| match dtype {
+        "F32" => "32-bit floats".to_owned(),
+        dtype => format!("16-bit floats ({dtype})"),
+    });
+    names.collect::<Vec<_>>().join(", ")
+}
+
+fn quantization(metadata: &QuantizationMetadata, view: &CheckpointView<'_>, lines: &mut Lines) {
+    let model = view.model;
     let mut schemes: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for layer in &metadata.layers {
         schemes.entry(layer.scheme.to_string()).or_default().push(&layer.name);
@@ -137,7 +153,8 @@ fn quantization(metadata: &QuantizationMetadata, model: &ModelConfig, lines: &mu
     } else if model.tie_word_embeddings && metadata.layer(LM_HEAD).is_some() {
         lines.add("embedding", format!("one table, {LM_HEAD}, serves head and embedding"));
     } else {
-        lines.add("embedding", "32-bit floats".to_owned());
+        let table = view.tensors.iter().filter(|tensor| tensor.name == EMBED_TOKENS);
+        lines.add("embedding", float_types(table.map(|tensor| tensor.dtype.as_str())));
     }
     let lineage = &metadata.lineage;
     lines.add("float model", lineage.transforms.map_or_else(|| "as it was".to_owned(), changes));
