@@ -195,6 +195,9 @@ impl State {
         let Self { layers, observer, gathering, last, runs_float, float_inputs, .. } = self;
         let Some(gathered) = layers.get_mut(layer) else { return Ok(()) };
         let [rows, inputs] = input.dims();
+        if rows == 0 {
+            return Ok(());
+        }
         let values = to_vec_f32("input", input.clone())?;
         slm_quant_core::check_finite("input", &values)?;
         if *runs_float {
@@ -219,9 +222,11 @@ impl State {
                 *samples += rows as u64;
             }
             Moments::Hessian { hessian, drift } => {
-                // Layers that read the same behind quantized layers read the same in the float model too.
+                // Layers that read the same behind quantized layers read the same in the float model too. The same values
+                // in rows of another width are not the same.
+                let products = inputs * inputs;
                 let (_, products) = match last.take() {
-                    Some(shared) if shared.0 == values => last.insert(shared),
+                    Some(shared) if shared.1.moments.len() == products && shared.0 == values => last.insert(shared),
                     _ => {
                         let products = Products::new(&values, inputs, float);
                         last.insert((values, products))

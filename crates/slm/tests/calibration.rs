@@ -51,3 +51,22 @@ fn a_layer_that_calibration_did_not_see_as_it_is_is_refused() {
         assert!(error.to_string().contains("calibrate the module that is converted"), "{error}");
     }
 }
+
+/// GPTQ keeps the products of one layer's inputs for the next that reads the same.
+#[test]
+fn the_same_values_in_rows_of_another_width_are_other_inputs() {
+    #[derive(Module, Debug, NamedLinears)]
+    struct Reshaped {
+        narrow: Linear,
+        wide: Linear,
+    }
+    let device = Device::flex();
+    let linear = |inputs| LinearConfig::new(inputs, 3).init(0.1, &device);
+    let mut net = Reshaped { narrow: linear(8), wide: linear(16) };
+    let x = Tensor::<1, Int>::arange(0..64, &device).float().sin();
+    let quantizer = Quantizer::int4().per_channel().gptq().calibrate(&mut net, |net| {
+        net.narrow.forward(x.clone().reshape([8, 8]));
+        net.wide.forward(x.clone().reshape([4, 16]));
+    });
+    assert_eq!(quantizer.unwrap().convert(net).unwrap().1.layers.len(), 2);
+}

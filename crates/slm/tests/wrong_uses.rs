@@ -90,6 +90,8 @@ fn calibration_that_is_missing_or_shows_nothing() {
         refused(quantizer.clone().calibrate(&mut net, |_| ()), &["body.0", "no input was observed"]);
         let first_only = |net: &Net| drop(net.body[0].forward(inputs(&device)));
         refused(quantizer.clone().calibrate(&mut net, first_only), &["body.1", "skip"]);
+        let no_rows = |net: &Net| drop(net.forward(Tensor::zeros([0, 9], &device)));
+        refused(quantizer.clone().calibrate(&mut net, no_rows), &["body.0", "no input was observed"]);
         let not_finite = |net: &Net| drop(net.forward(inputs(&device) / 0.0));
         refused(quantizer.clone().calibrate(&mut net, not_finite), &["body.0", "not finite", "inputs"]);
     }
