@@ -265,7 +265,7 @@ fn unfit_group_sizes_are_refused() {
     let sandbox = Sandbox::with_model();
     for granularity in ["group:0", "group:", "group:-1", "group:x", "groups", "group:99999999999999999999"] {
         let line = format!("{PTQ} --granularity {granularity}");
-        sandbox.refuses(&line, 2, &["--granularity", granularity, "group:N"]);
+        sandbox.refuses(&line, 2, &["--granularity", granularity, "group:"]);
     }
     // 64 fits every layer but 65 fits only those of width 128.
     for size in ["65", "4000000000"] {
@@ -405,7 +405,11 @@ fn unknown_names_come_with_the_known_ones() {
     sandbox.refuses(&format!("{PTQ} --skip [a"), 1, &["skip pattern \"[a\""]);
     for dir in ["model", "int8"] {
         let line = format!("inspect {dir} --layer layers.0.self_attn.k_projj");
-        sandbox.refuses(&line, 1, &[dir, "layers.0.self_attn.k_projj", "layers.0.self_attn.k_proj,"]);
+        sandbox.refuses(
+            &line,
+            1,
+            &[dir, "layers.0.self_attn.k_projj", "did you mean layers.0.self_attn.k_proj?"],
+        );
     }
     sandbox.refuses("evaluate --checkpoint model", 2, &["evaluate", "eval"]);
     sandbox.refuses("eval --checkpoint model --data text.txt --device tpu", 2, &["--device", "tpu", "flex"]);

@@ -152,6 +152,7 @@ fn old_checkpoints_are_used_and_migrated() {
         ("v1/int8-static", "version 1"),
         ("v2/int8-finetuned", "version 2"),
         ("v3/int8-static", "version 3"),
+        ("v4/int8-static", "version 4"),
     ] {
         let copied =
             Command::new("cp").arg("-r").arg(fixtures.join(fixture)).arg(sandbox.path("old")).status();
@@ -160,7 +161,7 @@ fn old_checkpoints_are_used_and_migrated() {
         let outcome = sandbox.slm("inspect old -v");
         assert!(outcome.stderr.contains(&format!("format {step} read as")), "{outcome}");
         let json = sandbox.slm("migrate old --json").json();
-        assert_eq!(json["to"], 4);
+        assert_eq!(json["to"], 5);
         let backup = json["backup"].as_str().unwrap();
         assert!(Path::new(backup).is_dir());
         assert!(!sandbox.slm("inspect old -v").stderr.contains("read as"));
@@ -178,7 +179,7 @@ fn a_checkpoint_of_a_later_release_is_left_as_it_is() {
     config["program_version"] = "4.5.6".into();
     sandbox.put("model/config.json", config.to_string());
     for line in ["migrate model", "migrate model --out new", "inspect model", &format!("{PTQ} --out new")] {
-        sandbox.refuses(line, 1, &["model/config.json", "version 1000", "version 4", "slm 4.5.6 or later"]);
+        sandbox.refuses(line, 1, &["model/config.json", "version 1000", "version 5", "slm 4.5.6 or later"]);
     }
 }
 

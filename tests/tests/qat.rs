@@ -159,7 +159,11 @@ fn what_cannot_work_is_refused_at_once() {
     sandbox.put("bad.json", "{\"ids\": [[1, 99999]]}");
     sandbox.put("text.toml", format!("{CONFIG}\n[qat]\nfreeze_steps = 30\n"));
     let cases: [(&str, i32, &[&str]); 8] = [
-        ("qat --config run.toml --checkpoint int8 --data text.txt --out new", 1, &["int8", "quantized"]),
+        (
+            "qat --config run.toml --checkpoint int8 --data text.txt --out new",
+            1,
+            &["scale", "--learned-scales"],
+        ),
         ("qat --config run.toml --data text.txt --out new", 1, &["run.toml", "model"]),
         (
             "qat --config text.toml --checkpoint float --data text.txt --out new",

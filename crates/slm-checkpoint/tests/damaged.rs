@@ -272,8 +272,8 @@ fn versions_are_told_apart() {
         c["unheard_of"] = json!(1);
     });
     let error = Checkpoint::open(&case.dir).unwrap_err();
-    assert!(matches!(error, Error::NewerVersion { found: 7, newest: 4, .. }), "{error}");
-    says(&error, &["version 7", "version 4", "slm 3.2.1", "config.json"]);
+    assert!(matches!(error, Error::NewerVersion { found: 7, newest: 5, .. }), "{error}");
+    says(&error, &["version 7", "version 5", "slm 3.2.1", "config.json"]);
     case.edit("config.json", |c| c["format_version"] = json!(0));
     assert!(matches!(case.error(), Error::UnknownVersion { found: 0, .. }));
     case.edit("config.json", |c| c["format_version"] = json!("1"));

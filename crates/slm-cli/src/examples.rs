@@ -17,7 +17,9 @@ Examples:
   slm qat --config qat.toml --checkpoint my-model --data my-text.txt \\
       --bits 4 --type weight-only --granularity group:32 --learned-scales \\
       --distill --steps 20 --html qat.html --out my-model-qat-group32
-  slm qat --config qat.toml --checkpoint my-model-gptq --teacher my-model \\
+  slm ptq --checkpoint my-model --calibration my-text.txt --bits 4 \\
+      --granularity group:32 --type weight-only --method gptq --out start
+  slm qat --config qat.toml --checkpoint start --teacher my-model \\
       --learned-scales --distill --data my-text.txt --steps 20 \\
       --out my-model-qat-gptq";
 

@@ -579,8 +579,9 @@ mod tests {
                 let of_head = |numbers: &[f32]| {
                     let least = numbers.iter().copied().fold(f32::INFINITY, f32::min);
                     let most = numbers.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                    let scale = (most - least) / steps;
-                    numbers.iter().map(|x| least + ((x - least) / scale).round() * scale).collect::<Vec<_>>()
+                    let (scale, inverse) = ((most - least) / steps, 1.0 / ((most - least) / steps));
+                    let on_grid = |x: &f32| least + ((x - least) * inverse).round_ties_even() * scale;
+                    numbers.iter().map(on_grid).collect::<Vec<_>>()
                 };
                 numbers.chunks_exact(dim).flat_map(of_head).collect()
             };

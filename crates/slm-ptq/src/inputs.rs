@@ -226,7 +226,9 @@ impl State {
                 // in rows of another width are not the same.
                 let products = inputs * inputs;
                 let (_, products) = match last.take() {
-                    Some(shared) if shared.1.moments.len() == products && shared.0 == values => last.insert(shared),
+                    Some(shared) if shared.1.moments.len() == products && shared.0 == values => {
+                        last.insert(shared)
+                    }
                     _ => {
                         let products = Products::new(&values, inputs, float);
                         last.insert((values, products))

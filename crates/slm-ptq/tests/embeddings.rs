@@ -96,7 +96,13 @@ fn what_is_quantized_in_memory_is_what_is_written() {
         let copied = root.path().join("copied");
         migrate(&again, Some(&copied), false, &OpenOptions::default()).unwrap();
         let copied = Checkpoint::open(copied).unwrap();
-        assert_eq!(copied.tensor_names(), checkpoint.tensor_names());
+        // Tensors are written as they are ready, and copied in the order of the model.
+        let names = |checkpoint: &Checkpoint| {
+            let mut names: Vec<String> = checkpoint.tensor_names().to_vec();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&copied), names(&checkpoint));
         let copied = copied.load_model(&Device::flex()).unwrap();
         assert_eq!(window_logits(&copied, &IDS).unwrap(), window_logits(&loaded, &IDS).unwrap());
     }

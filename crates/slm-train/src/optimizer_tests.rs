@@ -139,7 +139,7 @@ fn state_comes_back_and_damage_is_named() {
     assert!(refuse(&bytes[..bytes.len() / 2], &model).contains("optimizer"));
     let mut wide = tiny_config().model;
     wide.intermediate_size += 1;
-    let wide = Transformer::new(&wide, 0, &device).unwrap();
+    let wide = Transformer::new(&wide, 0, &device.clone().autodiff()).unwrap();
     let message = refuse(&bytes, &wide);
     assert!(message.contains("proj.weight.Float.moment_1"), "{message}");
     wide_layers(&mut refuse, &bytes, &device);
@@ -148,6 +148,6 @@ fn state_comes_back_and_damage_is_named() {
 fn wide_layers(refuse: &mut impl FnMut(&[u8], &Transformer) -> String, bytes: &[u8], device: &Device) {
     let mut deep = tiny_config().model;
     deep.num_layers += 1;
-    let message = refuse(bytes, &Transformer::new(&deep, 0, device).unwrap());
+    let message = refuse(bytes, &Transformer::new(&deep, 0, &device.clone().autodiff()).unwrap());
     assert!(message.contains("the model needs"), "{message}");
 }

@@ -37,8 +37,9 @@ struct MigrateResult {
 }
 
 pub(crate) fn run(args: &MigrateArgs, context: &Context) -> Result<()> {
-    let _spinner = context.progress.spinner("rewriting the checkpoint");
+    let spinner = context.progress.spinner("rewriting the checkpoint");
     let report = migrate(&args.dir, args.out.as_deref(), args.overwrite, &context.open_options)?;
+    drop(spinner);
     let steps = MIGRATIONS.iter().filter(|step| step.from >= report.from);
     let result = MigrateResult {
         output: report.path,
