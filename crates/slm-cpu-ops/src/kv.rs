@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::{DerefMut, Range};
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use slm_kernels::{KernelKind, PanelValues, widen};
 
 use crate::panel::PANEL;
@@ -20,6 +21,23 @@ pub trait KvRun: Copy + Send + Sync + fmt::Debug + 'static {
     /// Puts the nearest number at `index`, or returns false for a finite one beyond the type's range. Codes are counted from
     /// the least one, 0.
     fn put(&mut self, index: usize, value: f32) -> bool;
+
+    /// Puts the numbers nearest to `values` into the first places of a run, or returns the first that is finite and beyond the
+    /// type's range.
+    fn put_run(&mut self, values: &[f32], code: (f32, f32)) -> Result<(), KvOverflow> {
+        values.iter().enumerate().try_for_each(|(index, &value)| put(self, index, value, code))
+    }
+
+    /// Puts the number nearest to each of `values` at place `index` of a run of its own, or returns the first that is finite
+    /// and beyond the type's range.
+    fn put_across(
+        runs: &mut [Self],
+        index: usize,
+        values: &[f32],
+        code: (f32, f32),
+    ) -> Result<(), KvOverflow> {
+        runs.iter_mut().zip(values).try_for_each(|(run, &value)| put(run, index, value, code))
+    }
 
     /// Runs as kernels take them.
     fn values(runs: &[Self]) -> PanelValues<'_>;
@@ -60,9 +78,32 @@ impl KvRun for [f16; PANEL] {
         self[index].is_finite() || !value.is_finite()
     }
 
+    fn put_run(&mut self, values: &[f32], _: (f32, f32)) -> Result<(), KvOverflow> {
+        let halves = &mut self[..values.len()];
+        halves.convert_from_f32_slice(values);
+        check_halves(halves, values)
+    }
+
+    fn put_across(runs: &mut [Self], index: usize, values: &[f32], _: (f32, f32)) -> Result<(), KvOverflow> {
+        for (runs, values) in runs.chunks_mut(PANEL).zip(values.chunks(PANEL)) {
+            let mut halves = [f16::ZERO; PANEL];
+            let halves = &mut halves[..values.len()];
+            halves.convert_from_f32_slice(values);
+            runs.iter_mut().zip(&*halves).for_each(|(run, &half)| run[index] = half);
+            check_halves(halves, values)?;
+        }
+        Ok(())
+    }
+
     fn values(runs: &[Self]) -> PanelValues<'_> {
         PanelValues::F16(runs)
     }
+}
+
+/// Returns the first value that is finite and has no finite half.
+fn check_halves(halves: &[f16], values: &[f32]) -> Result<(), KvOverflow> {
+    let beyond = halves.iter().zip(values).find(|(half, value)| !half.is_finite() && value.is_finite());
+    beyond.map_or(Ok(()), |(_, &value)| Err(KvOverflow { value }))
 }
 
 /// 8-bit codes, from -128.
@@ -194,15 +235,10 @@ impl<R: KvRun, B: DerefMut<Target = [R]>> KvLayer<B> {
             for (head, (key, value)) in heads.enumerate() {
                 let code = coded::<R>(key, self.key_grids.get_mut(head * self.capacity + position));
                 let panel = head * key_size + position / PANEL * self.head_dim;
-                for (run, &key) in self.keys[panel..][..self.head_dim].iter_mut().zip(key) {
-                    put(run, position % PANEL, key, code)?;
-                }
+                R::put_across(&mut self.keys[panel..][..self.head_dim], position % PANEL, key, code)?;
                 let code = coded::<R>(value, self.value_grids.get_mut(head * self.capacity + position));
                 for (panel, value) in value.chunks(PANEL).enumerate() {
-                    let run = &mut self.values[head * value_size + panel * self.capacity + position];
-                    for (index, &value) in value.iter().enumerate() {
-                        put(run, index, value, code)?;
-                    }
+                    self.values[head * value_size + panel * self.capacity + position].put_run(value, code)?;
                 }
             }
         }
