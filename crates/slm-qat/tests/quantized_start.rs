@@ -28,7 +28,7 @@ fn quantized(config: &PtqConfig) -> Transformer {
     let plan = Plan::new(&model, config).unwrap();
     let observed = match config.quantization_type {
         QuantizationType::Static => calibrate(&mut model, &plan, config, |model| {
-            window_logits(model, &ids()).map(|_| ()).map_err(|e| slm_ptq::Error::from(e))
+            window_logits(model, &ids()).map(|_| ()).map_err(slm_ptq::Error::from)
         })
         .unwrap(),
         _ => Calibration::default(),
