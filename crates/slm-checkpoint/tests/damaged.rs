@@ -280,15 +280,15 @@ fn versions_are_told_apart() {
     assert!(matches!(case.error(), Error::Store(StoreError::Field { .. })));
 
     let case = quantized();
-    for version in [json!(2), json!(3), json!(null)] {
+    for version in [json!(2), json!(3), json!(4), json!(null)] {
         case.edit("quantization_metadata.json", |m| m["format_version"] = version);
-        says(&case.error(), &["quantization_metadata.json", "format_version", "4, as in config.json"]);
+        says(&case.error(), &["quantization_metadata.json", "format_version", "5, as in config.json"]);
     }
     let case = float();
     case.edit("manifest.json", |m| m["format_version"] = json!(1));
     says(
         &Checkpoint::open(&case.dir).unwrap_err(),
-        &["manifest.json", "format_version", "4, as in config.json"],
+        &["manifest.json", "format_version", "5, as in config.json"],
     );
 }
 
