@@ -231,7 +231,7 @@ impl BlockAttention {
 #[derive(Debug, Clone, Copy, Default)]
 struct Place {
     row: usize,
-    /// Where it lies in the queries, and its result in the output.
+    /// Offset of the row in the queries, and of its result in the output.
     offset: usize,
     /// The number of its state.
     state: usize,

@@ -1,4 +1,4 @@
-//! Which instruction set an operation runs with: that of [`slm_quant_core::dispatch`].
+//! Choice of the instruction set that an operation runs with: [`slm_quant_core::dispatch`].
 
 pub(crate) use slm_quant_core::dispatch::vectorize;
 pub(crate) use slm_quant_core::vectorized;

@@ -121,7 +121,7 @@ impl KvRun for [i8; PANEL] {
     }
 }
 
-/// What is taken off the least 8-bit code, 0, when it is stored.
+/// Offset that is taken off 8-bit codes, which count from 0, when they are stored.
 const LEAST_I8: f32 = 128.0;
 
 /// 4-bit codes.

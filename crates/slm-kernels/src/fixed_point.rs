@@ -30,7 +30,7 @@ pub(crate) const fn block_digits(width: usize) -> usize {
     columns.div_ceil(CHUNK) * DIGITS * CHUNK
 }
 
-/// What a product needs to know of a block.
+/// The figures of a block that a product needs.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct BlockParams {
     /// The value of one in each digit.
@@ -127,7 +127,7 @@ pub(crate) struct SplitRow<'a, T> {
     pub(crate) row: &'a [f32],
     /// Columns of a group.
     pub(crate) width: usize,
-    /// What the sums of digits are multiplied with.
+    /// Factor of the sums of digits.
     pub(crate) factor: i32,
     /// [`block_digits`] for each block.
     pub(crate) out: &'a mut [T],
@@ -194,7 +194,7 @@ fn split_chunk<T: Digit>(
 mod tests {
     use super::*;
 
-    /// What the digits stand for.
+    /// The value that the digits stand for.
     fn value(digits: [i32; DIGITS], steps: [f32; DIGITS]) -> f64 {
         digits.iter().zip(steps).map(|(&digit, step)| f64::from(digit) * f64::from(step)).sum()
     }

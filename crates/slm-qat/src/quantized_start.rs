@@ -13,7 +13,7 @@ use slm_quant_core::{ActivationQuant, ObserverKind, QuantRange, QuantScheme};
 
 use crate::{Error, Prepared, QatOptions, Result, ScaleMode};
 
-/// What is kept of a packed layer when its weights become floats.
+/// Scheme, scales and treatment of inputs of a packed layer whose weights have become floats.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizedStart {
     scheme: QuantScheme,

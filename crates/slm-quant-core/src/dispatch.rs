@@ -1,4 +1,4 @@
-//! Which instruction set an operation runs with.
+//! Choice of the instruction set that an operation runs with.
 
 use pulp::WithSimd;
 
@@ -29,6 +29,7 @@ macro_rules! vectorized {
         })
     }};
 }
-/// See [`vectorized`].
+
+/// The value that the closures of [`vectorized`](crate::vectorized) give away.
 #[derive(Debug)]
 pub struct Once;

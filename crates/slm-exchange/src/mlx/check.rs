@@ -1,4 +1,4 @@
-//! What mlx-lm computes, held against a model.
+//! A model held against what mlx-lm computes.
 //!
 //! Its models are those of transformers but for what is listed here, as of mlx-lm 0.32 (`mlx_lm/models`).
 
@@ -90,7 +90,7 @@ pub(super) fn refusal(kind: &str, model: &ModelConfig) -> Option<String> {
     )
 }
 
-/// What mlx-lm computes otherwise than the model says.
+/// The parts of a model that mlx-lm computes otherwise.
 pub(super) fn differences(kind: &str, model: &ModelConfig) -> Vec<String> {
     let mut found = Vec::new();
     if kind == "gpt_neox" && model.mlp == MlpKind::Gelu {

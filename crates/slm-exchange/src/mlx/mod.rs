@@ -129,7 +129,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     Ok(ExportReport { output, architecture, tensors: reports, notes: differences, bytes })
 }
 
-/// What mlx-lm calls the tensor that Hugging Face calls `name`, in a model of the family `kind`.
+/// The name that mlx-lm has for the tensor that Hugging Face calls `name`, in a model of the family `kind`.
 fn name(kind: &str, name: &str) -> String {
     match kind {
         "gpt2" => format!("model.{}", name.strip_prefix("transformer.").unwrap_or(name)),
@@ -163,7 +163,7 @@ fn outputs_first(source: &Source<'_>, tensor: &Fused) -> Result<(Vec<usize>, Vec
     }
 }
 
-/// How the layers of a model are quantized.
+/// Quantization of the layers of a model.
 #[derive(Default)]
 struct Quantization(BTreeMap<(usize, u32), Vec<String>>);
 
@@ -172,7 +172,7 @@ impl Quantization {
         self.0.entry((width, bits)).or_default().push(module.to_owned());
     }
 
-    /// What most layers have, and each layer that has something else; none for a model of floats.
+    /// The one of most layers, and each layer that has something else; none for a model of floats.
     fn to_json(&self) -> Option<Value> {
         let (most, _) = self.0.iter().max_by_key(|(_, modules)| modules.len())?;
         let one =

@@ -29,7 +29,7 @@ pub(super) enum Weight {
 pub(super) struct Layer {
     pub(super) bits: Bits,
     pub(super) codes: Codes,
-    /// Whether the checkpoint quantizes what is multiplied with it.
+    /// True if the checkpoint quantizes what is multiplied with it.
     pub(super) quantized_inputs: bool,
 }
 
@@ -70,7 +70,7 @@ impl Layer {
         }
     }
 
-    /// What the code 0 of MLX is below zero, in steps, and scale and bias as `float` for each group.
+    /// Steps by which the code 0 of MLX lies below zero, and scale and bias as `float` for each group.
     fn groups(&self, float: FloatType) -> impl Iterator<Item = (i32, f32, f32, f32)> {
         let lowest = 1_i32 << (self.bit_count() - 1);
         let groups = self.codes.scales.iter().zip(&self.codes.zero_points);
@@ -81,7 +81,7 @@ impl Layer {
         })
     }
 
-    /// What is kept where scales and biases are written as `float`.
+    /// The part that is kept where scales and biases are written as `float`.
     pub(super) fn fidelity(&self, float: FloatType) -> Fidelity {
         let most = f64::from((1_i32 << self.bit_count()) - 1);
         let (mut of_scale, mut of_bias, mut in_steps) = (0.0, 0.0, 0.0);
