@@ -18,7 +18,7 @@ fn read_i32(file: &TensorFile, name: &str) -> Vec<i32> {
     file.read_bytes(name).unwrap().as_chunks().0.iter().map(|&value| i32::from_le_bytes(value)).collect()
 }
 
-/// What a checkpoint of each name should have: bits, whether symmetric, type.
+/// The expected properties of a checkpoint by name: bits, symmetry, type.
 fn expected(name: &str) -> (Bits, bool, QuantizationType) {
     let bits = if name.contains("-4-") { Bits::Int4 } else { Bits::Int8 };
     let symmetric = [

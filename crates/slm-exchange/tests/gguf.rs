@@ -154,7 +154,7 @@ fn what_is_not_exact_is_said_and_refused() {
     let options = ExportOptions { float_type: Some(FloatType::F16), ..ExportOptions::new(Format::Gguf) };
     let report = export(float.dir(), &file, &options).unwrap();
     assert!(report.tensors.iter().any(|tensor| matches!(tensor.fidelity, Fidelity::FloatRounded { .. })));
-    // What is there is not replaced unasked.
+    // An existing output is not replaced without being asked to.
     let error = export(float.dir(), &file, &options).unwrap_err().to_string();
     assert!(error.contains("--overwrite"), "{error}");
     export(float.dir(), &file, &ExportOptions { overwrite: true, ..options }).unwrap();

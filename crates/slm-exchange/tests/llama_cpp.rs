@@ -30,12 +30,12 @@ const SCHEMES: [(&str, &str); 4] = [
 ];
 /// Largest difference of the perplexities where weights and inputs are the same, relative to ours.
 const SAME_INPUTS_LIMIT: f64 = 1e-3;
-/// How close two logits are that the 16-bit floats of llama.cpp's table of GELU may exchange.
+/// Maximum difference of two logits whose order llama.cpp's 16-bit table of GELU may exchange.
 const TABLE_GAP: f32 = 1e-3;
 const PROMPT: usize = 16;
 const GREEDY: usize = 32;
 
-/// How llama.cpp multiplies quantized matrices.
+/// llama.cpp's ways of multiplying quantized matrices.
 #[derive(Clone, Copy)]
 enum Inputs {
     /// By its own kernels, which round the inputs.
@@ -56,7 +56,7 @@ impl Inputs {
     }
 }
 
-/// What two programs make of the same ids.
+/// The outputs of two programs for the same ids.
 #[derive(Debug)]
 struct Comparison {
     ours: f64,
@@ -65,7 +65,7 @@ struct Comparison {
     max_difference: f32,
     /// Generated tokens that are slm's best one as well.
     same: usize,
-    /// How much less than the best one slm thinks of a token that is not.
+    /// Margin by which slm prefers its best token to llama.cpp's, if they differ.
     worst_gap: f32,
 }
 
@@ -322,7 +322,7 @@ fn the_published_file_of_a_real_model_is_computed_the_same() {
     }
     let root = tempfile::tempdir().unwrap();
     let rounded = import(&source, &root.path().join("hf"));
-    // What is written next to it stays here.
+    // Files written next to it stay here.
     let file = root.path().join("Q4_1.gguf");
     fs::copy(&published, &file).unwrap();
     let report = import_gguf(&file, &root.path().join("gguf"), &ImportOptions::default()).unwrap();

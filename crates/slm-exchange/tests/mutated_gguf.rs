@@ -130,7 +130,7 @@ fn damage(bytes: &mut Vec<u8>, header: usize, random: &mut Random) {
     }
 }
 
-/// Where the data of tensors begins, about.
+/// The approximate offset of the data of tensors.
 fn header_len(path: &Path, bytes: &[u8]) -> usize {
     let file = GgufFile::open(path).unwrap();
     let data: u64 = file.tensors().iter().map(|tensor| file.read(tensor).unwrap().len() as u64).sum();

@@ -226,7 +226,7 @@ fn onnxruntime_genai_generates_the_same() {
         }
     }
     if !cases.is_empty() {
-        // What the reference models have in heads of other widths only, and rows that are not whole blocks.
+        // Properties that the reference models lack: heads of other widths, and rows that are not whole blocks.
         let mut config = ModelConfig::new(300, 64, 84, 3, 4, 128);
         (config.num_kv_heads, config.qk_norm) = (2, QkNorm::PerHead);
         (config.sliding_window, config.attention_scale) = (Some(16), Some(0.3));

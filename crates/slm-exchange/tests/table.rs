@@ -27,8 +27,8 @@ const SCHEMES: [(&str, QuantizationType); 8] = [
     ("int8:tensor:f16", QuantizationType::Static),
 ];
 
-/// What an export keeps of the quantized layers, in words; where a tensor in a model is less than the others, that of most.
-/// `reasons` has the sentence of each footnote.
+/// A description of what an export keeps of the quantized layers. If a tensor in a model is worse than the others, it
+/// describes most of them. `reasons` has the sentence of each footnote.
 fn word(report: &ExportReport, reasons: &mut Vec<String>) -> String {
     let mut words: Vec<(String, f64, usize)> = Vec::new();
     for tensor in report.tensors.iter().filter(|tensor| tensor.shape.len() == 2) {
@@ -77,7 +77,7 @@ fn footnote(reason: &str, reasons: &mut Vec<String>) -> String {
     format!(" [{}]", number + 1)
 }
 
-/// What becomes of `checkpoint` as `format`.
+/// The result of an export of `checkpoint` as `format`.
 fn cell(checkpoint: &Checkpoint, out: &Path, format: Format, reasons: &mut Vec<String>) -> String {
     let options = ExportOptions::new(format);
     let strict = ExportOptions { strict: true, ..options.clone() };

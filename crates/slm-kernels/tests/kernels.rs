@@ -98,8 +98,8 @@ proptest! {
     }
 }
 
-/// Where rows have several groups the zero point of the input is taken out of the sums at the end. At its ends
-/// that is most of the sum, and what is left must still be what the formula gives.
+/// For rows of several groups the zero point of the input is removed from the sums at the end. With extreme zero points
+/// that is most of the sum, and the rest must still match the formula.
 #[test]
 fn results_are_close_to_real_numbers_for_any_zero_point() {
     let (m, rows, cols) = (3, 20, 300);
@@ -340,7 +340,7 @@ fn the_environment_forces_a_kernel_or_fails() {
         assert_eq!(KernelKind::selected(), KernelKind::best());
         let found = selected();
         assert_eq!(found, expected);
-        // What cannot be had changes nothing.
+        // An unavailable kernel changes nothing.
         assert_eq!(KernelKind::selected(), found.parse().unwrap_or(KernelKind::best()));
         return;
     }

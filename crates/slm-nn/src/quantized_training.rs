@@ -98,7 +98,8 @@ impl QuantizedTrainableWeight {
         Ok(())
     }
 
-    /// Whether an optimizer has made an update that [`QuantizedTrainableWeight::apply`] has not added to the weights.
+    /// Returns `true` if an optimizer has made an update that [`QuantizedTrainableWeight::apply`] has not added to the
+    /// weights.
     ///
     /// # Errors
     /// [`Error::Data`] for an update that cannot be read back.

@@ -433,7 +433,7 @@ impl<'a> CheckpointQuantizer<'a> {
         Ok(QuantizedCheckpoint { path, layers, embedding: embedding.map(|table| table.report) })
     }
 
-    /// Whether `tensor` is the weight of a layer that the plan quantizes.
+    /// Returns `true` if `tensor` is the weight of a layer that the plan quantizes.
     fn quantizes(&self, tensor: &ExpectedTensor) -> bool {
         tensor.linear_weight && self.plan.quantizes(layer_of(&tensor.name))
     }

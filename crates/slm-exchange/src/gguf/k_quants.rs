@@ -3,7 +3,7 @@
 
 use super::blocks::half_at;
 
-/// Values of a block.
+/// Number of values in a block.
 const VALUES: usize = 256;
 
 /// Q2_K: 16 scales and minima of 4 bits, 64 bytes of 2-bit codes, the scale of scales, that of minima.
@@ -35,7 +35,7 @@ pub(super) fn q3(out: &mut Vec<f32>, block: &[u8]) {
     }
 }
 
-/// The scale and the minimum `index` of 8, of 6 bits each, in 12 bytes.
+/// The scale and the minimum number `index` of 8, of 6 bits each, in 12 bytes.
 fn scale_and_minimum(packed: &[u8], index: usize) -> (f32, f32) {
     let (scale, minimum) = match index {
         0..4 => (packed[index] & 0x3f, packed[index + 4] & 0x3f),

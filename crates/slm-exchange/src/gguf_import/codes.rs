@@ -1,7 +1,8 @@
-//! Codes and scales of blocks as those of a quantized matrix.
+//! Conversion of codes and scales of blocks to those of a quantized matrix.
 //!
-//! Scales here are positive. llama.cpp's own Q4_0 has negative ones where the largest value of a block is positive; the
-//! same values have the negated codes, of which -8 becomes 8. Such a tensor becomes INT8, which holds them.
+//! Scales of a checkpoint are positive. llama.cpp's own Q4_0 has a negative scale if the largest value of a block is
+//! positive. The same values have the negated codes, of which -8 becomes 8. Such a tensor becomes INT8, which can hold
+//! 8.
 
 use half::f16;
 use slm_quant_core::{
@@ -10,7 +11,7 @@ use slm_quant_core::{
 
 use crate::gguf::TensorKind;
 
-/// Values that share a scale.
+/// Number of values that share a scale.
 pub(super) const GROUP: usize = 32;
 
 /// The scheme of imported codes.
@@ -23,7 +24,7 @@ pub(super) fn scheme(bits: Bits) -> QuantScheme {
     }
 }
 
-/// One block: its scale, positive, and its codes.
+/// A block: its scale, made positive, and its codes.
 struct Block {
     scale: f16,
     codes: [i16; GROUP],
@@ -54,7 +55,7 @@ impl Block {
     }
 }
 
-/// The narrowest codes that hold the tensor; none where there are none.
+/// The narrowest type that holds the codes of a tensor; `None` if it has no codes.
 pub(super) fn bits(kind: TensorKind, data: &[u8]) -> Option<Bits> {
     let mut bits = if kind == TensorKind::Q4_0 { Bits::Int4 } else { Bits::Int8 };
     for bytes in data.chunks_exact(kind.block_bytes()) {
@@ -69,7 +70,7 @@ pub(super) fn bits(kind: TensorKind, data: &[u8]) -> Option<Bits> {
     Some(bits)
 }
 
-/// The matrix of `rows` rows of blocks, taken in the order that `row` gives.
+/// The matrix of `rows` rows of blocks, in the order given by `row`.
 pub(super) fn matrix(
     kind: TensorKind,
     data: &[u8],

@@ -1,4 +1,4 @@
-//! Writing of Hugging Face directories.
+//! Export of Hugging Face directories.
 
 pub(crate) mod codes;
 pub(crate) mod config;
@@ -27,7 +27,7 @@ pub(crate) const DIRECTORIES: Replaceable = Replaceable {
     },
 };
 
-/// A tensor of the file and the tensors of the model that it is made of.
+/// A tensor of the file, and the tensors of the model that it is made of.
 #[derive(Debug)]
 pub(crate) struct Fused {
     pub(crate) name: String,
@@ -52,7 +52,7 @@ pub(crate) fn fused(architecture: &Architecture, model: &ModelConfig) -> Vec<Fus
     all
 }
 
-/// The values of a tensor of the file, and whether any of them were codes.
+/// The values of a tensor of the file, and `true` if any of them were codes.
 pub(crate) fn values(source: &Source<'_>, fused: &Fused) -> Result<(Vec<f32>, bool)> {
     let mut out = vec![0.0; fused.shape.iter().product()];
     let mut quantized = false;
@@ -131,9 +131,9 @@ pub(crate) fn size_of(dir: &Path) -> Result<u64> {
     Ok(entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum())
 }
 
-/// Refuses anything that is not exact.
+/// Fails if anything is not exact.
 pub(crate) fn refuse_inexact(checkpoint: &Checkpoint, reports: &[TensorReport]) -> Result<()> {
-    /// Tensors that are listed.
+    /// Maximum number of tensors that a message lists.
     const LISTED: usize = 3;
     let inexact: Vec<&TensorReport> = reports.iter().filter(|report| !report.fidelity.is_exact()).collect();
     let mut reasons: Vec<String> =

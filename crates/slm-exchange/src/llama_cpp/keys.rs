@@ -1,4 +1,4 @@
-//! The metadata that says what a model computes, made of its configuration.
+//! The metadata of a model's computation, derived from its configuration.
 
 use slm_model::{ModelConfig, RopeScaling, RotaryConfig};
 
@@ -10,10 +10,10 @@ use crate::gguf::Value;
 /// Prefix of the keys of this project.
 pub(crate) const OWN: &str = "slm";
 
-/// The scores of a head whose sink weighs nothing next to any other score.
+/// The sink of a head that has no weight next to any other score.
 const NO_SINK: f32 = -1e30;
 
-/// A tensor that llama.cpp wants and the model computes itself.
+/// A tensor that llama.cpp needs and that this project computes from the configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Extra {
     pub(crate) name: String,
@@ -81,7 +81,7 @@ pub(crate) fn keys(arch: Arch, model: &ModelConfig) -> Vec<(String, Value)> {
     keys.list
 }
 
-/// The tensors that `arch` wants next to the weights of `model`.
+/// The tensors that `arch` needs besides the weights of `model`.
 pub(crate) fn extras(arch: Arch, model: &ModelConfig) -> Vec<Extra> {
     let mut extras = Vec::new();
     let layers = model.layers();
@@ -107,7 +107,7 @@ pub(crate) fn extras(arch: Arch, model: &ModelConfig) -> Vec<Extra> {
     extras
 }
 
-/// What each rotary frequency is divided by in the scaling of Llama 3; none in another.
+/// The divisor of each rotary frequency in the scaling of Llama 3; `None` for other scalings.
 pub(crate) fn llama3_divisors(rotary: &RotaryConfig, head_dim: usize) -> Option<Vec<f32>> {
     let Some(RopeScaling::Llama3 {
         factor,

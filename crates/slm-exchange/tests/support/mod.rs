@@ -29,7 +29,7 @@ pub(crate) fn import(dir: &Path, out: &Path) -> Checkpoint {
     Checkpoint::open(hf::import_to(dir, out, false).unwrap().path).unwrap()
 }
 
-/// How a test quantizes: by `scheme`, and the embedding by the scheme `embeddings`.
+/// The quantization of a test: by `scheme`, and the embedding by the scheme `embeddings`.
 pub(crate) fn config(scheme: &str, kind: QuantizationType, embeddings: Option<&str>) -> PtqConfig {
     let scheme: LayerScheme = scheme.parse().unwrap();
     let scheme = scheme.over(QuantScheme::per_tensor(Bits::Int8)).unwrap();

@@ -185,7 +185,8 @@ impl TensorFile {
         self.unverified.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether nothing is left to compare: [`TensorFile::verify_when_read`] was not called, or its comparison is done.
+    /// Returns `true` if nothing is left to compare: [`TensorFile::verify_when_read`] was not called, or its comparison
+    /// is done.
     pub fn is_verified(&self) -> bool {
         self.unverified.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
