@@ -1,4 +1,4 @@
-//! Files of other programs, written by their rules without them: quantized checkpoints, pickles, llama2.c, blocks of ggml.
+//! Files of other programs, written here by their rules: quantized checkpoints, pickles, llama2.c, blocks of ggml.
 
 mod support;
 
@@ -60,8 +60,8 @@ fn codes_that_the_programs_pack_are_kept() {
     assert_eq!(compared, 11 * 14);
 }
 
-/// Imports each checkpoint in `root` and compares it with what it was made of: the layers that have the same codes, and the
-/// table of what became of each scheme.
+/// Imports each checkpoint in `root` and compares it with its source. Returns the layers that have the same codes, and
+/// the table of the results by scheme.
 fn compare_codes(root: &Path) -> (usize, String) {
     let mut compared = 0;
     let mut table = "| in the file | in the checkpoint |\n|---|---|\n".to_owned();

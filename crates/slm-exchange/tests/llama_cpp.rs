@@ -28,7 +28,7 @@ const SCHEMES: [(&str, &str); 4] = [
     ("int4:group:32:f16", "Q4_0"),
     ("int4:group:32:affine:f16", "Q4_1"),
 ];
-/// Largest difference of the perplexities where weights and inputs are the same, relative to ours.
+/// Largest relative difference of the perplexities with the same weights and inputs.
 const SAME_INPUTS_LIMIT: f64 = 1e-3;
 /// Maximum difference of two logits whose order llama.cpp's 16-bit table of GELU may exchange.
 const TABLE_GAP: f32 = 1e-3;
@@ -79,7 +79,7 @@ fn read_f32(path: &Path) -> Vec<f32> {
     fs::read(path).unwrap().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
 }
 
-/// Sum of the negative logarithms of what is predicted of all ids but the first.
+/// Sum of the negative log-likelihoods of all ids but the first.
 fn loss(logits: &[f32], ids: &[u32]) -> f64 {
     let vocabulary = logits.len() / ids.len();
     let rows = logits.chunks(vocabulary).zip(&ids[1..]);
@@ -183,7 +183,7 @@ impl Exported {
         found
     }
 
-    /// Fails unless perplexity and continuation are the same. A token may be another where slm's best two are closer than
+    /// Fails unless perplexity and continuation are the same. A token may differ if slm's best two are closer than
     /// `gap`.
     fn require_same(&self, program: &Path, windows: &[Vec<u32>], inputs: Inputs, gap: f32) {
         let found = self.compare(program, windows, inputs);
@@ -244,7 +244,7 @@ fn llama_cpp_computes_the_same_logits() {
     }
 }
 
-/// The Hugging Face directory of SmolLM2-135M-Instruct, where the environment variable `SLM_REAL` names it.
+/// The Hugging Face directory of SmolLM2-135M-Instruct, if the environment variable `SLM_REAL` names it.
 fn real_model() -> Option<PathBuf> {
     let source = std::env::var_os("SLM_REAL").map(PathBuf::from);
     if source.is_none() {

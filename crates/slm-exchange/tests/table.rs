@@ -1,6 +1,6 @@
-//! The table of formats, schemes and families in docs/interchange.md, made by exporting each.
+//! The table of formats, schemes and families in docs/interchange.md, produced by exporting each.
 //!
-//! After a change, `SLM_BLESS=1 cargo test -p slm-exchange --test table` makes it anew.
+//! After a change, `SLM_BLESS=1 cargo test -p slm-exchange --test table` regenerates it.
 
 mod support;
 
@@ -57,7 +57,7 @@ fn word(report: &ExportReport, reasons: &mut Vec<String>) -> String {
     words.collect::<Vec<_>>().join(", ")
 }
 
-/// The next larger of 1, 2 and 5 times a power of ten: what the last bits of a machine do not change.
+/// Rounds up to 1, 2 or 5 times a power of ten, which the last bits of a machine do not change.
 fn rounded_up(change: f64) -> String {
     let power = change.log10().floor();
     let digits = change / 10_f64.powf(power);
@@ -68,7 +68,7 @@ fn rounded_up(change: f64) -> String {
     }
 }
 
-/// The number of the footnote that says `reason`.
+/// The number of the footnote with the text `reason`.
 fn footnote(reason: &str, reasons: &mut Vec<String>) -> String {
     let number = reasons.iter().position(|known| known == reason).unwrap_or_else(|| {
         reasons.push(reason.to_owned());

@@ -29,7 +29,7 @@ pub(super) fn q3(out: &mut Vec<f32>, block: &[u8]) {
     };
     for value in 0..VALUES {
         let low = (codes[value / 128 * 32 + value % 32] >> (value % 128 / 32 * 2)) & 3;
-        // The offset is taken where the bit is 0.
+        // The offset is subtracted where the bit is 0.
         let offset = if (high[value % 32] >> (value / 32)) & 1 == 0 { 4 } else { 0 };
         out.push(d * scale(value / 16) * f32::from(low.cast_signed() - offset));
     }

@@ -282,7 +282,7 @@ impl Header<'_> {
 
     fn array(&mut self, field: &str) -> Result<Array> {
         let kind = self.u32(field)?;
-        // Bytes that a value has at least.
+        // Minimum bytes of a value.
         let size = match kind {
             0 | 1 | 7 => 1,
             2 | 3 => 2,

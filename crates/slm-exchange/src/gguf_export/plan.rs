@@ -250,7 +250,7 @@ fn choose(
             }
         }
     }
-    // Vectors are added and multiplied in F32, and ggml wants them so.
+    // Vectors are added and multiplied in F32, the type that ggml requires.
     let float = match dims {
         1 => FloatType::F32,
         _ => float_type.unwrap_or_else(|| FloatType::narrowest(&values)),

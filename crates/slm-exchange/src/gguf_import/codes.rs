@@ -45,7 +45,7 @@ impl Block {
             };
         }
         if scale.to_f32() == 0.0 {
-            // All values are 0, whatever the codes.
+            // All values are 0, whatever the codes are.
             return Self { scale: f16::ONE, codes: [0; GROUP] };
         }
         if scale.is_sign_negative() {
@@ -88,7 +88,7 @@ pub(super) fn matrix(
         for bytes in data[start..start + row_bytes].chunks_exact(kind.block_bytes()) {
             let block = Block::read(kind, bytes);
             scales.push(block.scale);
-            // They fit: `bits` was found for all of the tensor.
+            // The codes fit: `bits` was determined from the whole tensor.
             row_codes.extend(block.codes.iter().map(|&code| code as i8));
         }
         match bits {

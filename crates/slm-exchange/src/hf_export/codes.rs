@@ -72,7 +72,7 @@ impl Codes {
                     let of_ours = group * width / matrix.group_width();
                     let params = matrix.qparams(matrix.scale_index(row, of_ours));
                     stacked.scales[place * per_row + group] = params.scale;
-                    // Of a matrix they are 8 bits wide.
+                    // Those of a matrix are 8 bits wide.
                     stacked.zero_points[place * per_row + group] = params.zero_point as i8;
                 }
             }

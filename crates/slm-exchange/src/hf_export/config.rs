@@ -52,7 +52,7 @@ impl HfModel {
             _ => info.eos_token_ids.clone().into(),
         };
         config.insert("eos_token_id".to_owned(), eos);
-        // Classes have defaults that may be beyond the vocabulary.
+        // Classes have default ids that may be outside the vocabulary.
         config.insert("pad_token_id".to_owned(), Value::Null);
         config.insert("use_cache".to_owned(), true.into());
         config

@@ -60,7 +60,7 @@ pub(crate) fn write(checkpoint: &Checkpoint, dir: &Path) -> Result<()> {
         }
     }
     if let Some(chat) = &info.chat {
-        // What the template prints comes before what generation stops at.
+        // Tokens that the template writes come before those that end a generation.
         for (name, token) in &chat.special_tokens {
             settings.insert(name.clone(), token.as_str().into());
         }

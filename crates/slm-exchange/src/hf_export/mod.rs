@@ -76,9 +76,9 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     let source = Source::new(checkpoint);
     let hf_model = HfModel::of(&source)?;
     let tensors = fused(hf_model.architecture, source.model());
-    // The types first: they are in the header, and in the config.
+    // The types are determined first: they are in the header and in the config.
     let mut reports = Vec::new();
-    // Which types hold all values so far.
+    // The types that hold all values so far.
     let mut exact = vec![FloatType::Bf16, FloatType::F16, FloatType::F32];
     for tensor in &tensors {
         let (values, quantized) = values(&source, tensor)?;
@@ -93,7 +93,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
             fidelity,
         });
     }
-    // One type for all where none was asked for: programs load a directory as the type that its config names.
+    // Without a requested type, all tensors get the same: programs load a directory as the type that its config names.
     let float = options.float_type.or(exact.first().copied()).unwrap_or(FloatType::F32);
     reports.iter_mut().for_each(|report| report.kind = float.to_string());
     if options.strict {
@@ -117,7 +117,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     let config = hf_model.config(checkpoint, float);
     json::write_new(&output.path().join(CONFIG), &json::to_bytes(out, &config)?)?;
     files::write(checkpoint, output.path())?;
-    // What was written must be what can be read.
+    // The output must be readable.
     hf::import(output.path())?;
     let bytes = size_of(output.path())?;
     let output = output.commit()?;

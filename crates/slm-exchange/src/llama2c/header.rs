@@ -184,7 +184,7 @@ impl Llama2cFile {
                     .ok_or_else(|| damaged("header", format!("group_size is {size}")))?,
             ),
         };
-        // In wide numbers: each factor is below 2^31.
+        // In 64 bits: each factor is below 2^31.
         let tensors = numbers.tensors(version);
         let is_quantized = |name: &str| group_size.is_some() && !name.contains("norm");
         let bytes = |name: &str, len: u64| match group_size.filter(|_| is_quantized(name)) {
@@ -204,7 +204,7 @@ impl Llama2cFile {
         {
             return Err(damaged(name, format!("its {len} values are no groups of {group}")));
         }
-        // From here on, everything is as large as the file at most.
+        // From here on, everything is at most as large as the file.
         let mut places = Vec::new();
         let mut at = start;
         for (name, len) in tensors {

@@ -88,7 +88,7 @@ pub fn import_llama2c(
     let has_tokens = model.vocab_size > tokenizer::END as usize;
     let info = TokenizerInfo {
         bos_token_id: has_tokens.then_some(tokenizer::BEGIN),
-        // Its models end a text with the sign that begins the next.
+        // Its models end a text with the token that begins the next.
         eos_token_ids: if has_tokens { vec![tokenizer::BEGIN, tokenizer::END] } else { Vec::new() },
         chat: None,
     };

@@ -79,7 +79,7 @@ impl Arch {
                 refusals => reasons.push((arch, refusals)),
             }
         }
-        // The nearest one says most.
+        // The reasons of the nearest architecture say most.
         let nearest = match preferred {
             Some(_) => reasons.first(),
             None => reasons.iter().min_by_key(|(_, refusals)| refusals.len()),

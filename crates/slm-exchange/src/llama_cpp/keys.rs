@@ -45,12 +45,12 @@ pub(crate) fn keys(arch: Arch, model: &ModelConfig) -> Vec<(String, Value)> {
         keys.number("attention.sliding_window", *window);
         keys.add("attention.sliding_window_pattern", Value::from(sliding.clone()));
     } else if arch == Arch::GraniteSwa {
-        // It wants a layer with a window: one as wide as the context is none.
+        // llama.cpp needs a layer with a window. One as wide as the context has no effect.
         let first: Vec<bool> = (0..layers.len()).map(|layer| layer == 0).collect();
         keys.number("attention.sliding_window", model.max_position_embeddings);
         keys.add("attention.sliding_window_pattern", Value::from(first));
     } else if arch == Arch::Phi3 {
-        // Absent, it is filled in for files that do not say it.
+        // If absent, llama.cpp fills it in.
         keys.number("attention.sliding_window", 0);
     }
     if arch == Arch::GraniteSwa {
@@ -58,7 +58,7 @@ pub(crate) fn keys(arch: Arch, model: &ModelConfig) -> Vec<(String, Value)> {
         keys.add("attention.rope_pattern", Value::from(rotates));
     }
     if arch.has_multipliers() {
-        // Absent, it is that of the width of a head.
+        // If absent, it is derived from the width of a head.
         if let Some(scale) = layers.first().and_then(|layer| layer.attention_scale) {
             keys.float("attention.scale", scale);
         }
@@ -156,7 +156,7 @@ impl Keys {
         self.number("rope.dimension_count", rotary.dims.unwrap_or(model.head_dim));
         self.float("rope.freq_base", rotary.theta);
         match &rotary.scaling {
-            // No key says the second; such models are refused before.
+            // No key holds the second; such models were rejected before.
             None | Some(RopeScaling::Dynamic { .. }) => {}
             Some(RopeScaling::Linear { factor }) => {
                 self.add("rope.scaling.type", Value::from("linear"));

@@ -41,7 +41,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     }
     let tensors = fused(hf_model.architecture, source.model());
 
-    // The types first: they are in the header.
+    // The types are determined first: they are in the header.
     let mut exact = vec![FloatType::Bf16, FloatType::F16, FloatType::F32];
     let mut differences = check::differences(kind, source.model());
     let mut quantized_inputs = false;
@@ -110,7 +110,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     writer.finish()?;
     checkpoint.weights_sha256()?;
     let mut config = hf_model.config(checkpoint, float);
-    // What its classes want and those of transformers do not.
+    // Keys that mlx-lm's classes need and those of transformers do not.
     if let (true, Some(step)) = (kind == "gemma3_text", check::gemma_pattern(source.model())) {
         config.insert("sliding_window_pattern".to_owned(), step.into());
     }

@@ -47,7 +47,7 @@ pub(super) struct Blocks {
 pub(super) fn block_width(matrix: &QuantizedMatrix) -> Option<usize> {
     match grouping(matrix) {
         Grouping::Tensor | Grouping::Rows => Some(BLOCK),
-        // The largest power of two in it.
+        // The largest power of two that divides it.
         Grouping::Blocks(width) => Some(1 << width.trailing_zeros()).filter(|&block| block >= MIN_BLOCK),
     }
 }
@@ -301,7 +301,7 @@ pub(super) fn config(checkpoint: &Checkpoint) -> Json {
         settings.insert("bos_token_id".to_owned(), bos.into());
     }
     let known = json!({
-        // A decoder whose inputs and outputs are all named here, of whatever family.
+        // A generic decoder: all inputs and outputs are named here, whatever the family.
         "type": "decoder",
         "context_length": length,
         "eos_token_id": tokens.eos_token_ids,

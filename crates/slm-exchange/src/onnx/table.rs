@@ -121,7 +121,7 @@ impl Builder<'_> {
                 self.graph.op(LM_HEAD, "MatMul", &[&x, &w], Vec::new())
             }
             Table::Float(table) => {
-                // The table lies as lookups want it; `Gemm` takes it so, and takes rows only.
+                // The table has the layout of lookups. `Gemm` accepts that layout, but only rows.
                 let model = self.source.model();
                 let rows = self.graph.ints(&[-1, model.hidden_size as i64]);
                 let rows = self.graph.op(LM_HEAD, "Reshape", &[x, &rows], Vec::new());
