@@ -24,8 +24,8 @@ pub struct CausalShape {
     pub scale: f32,
 }
 
-/// Cosines and sines of rotary positions, `[len, pairs]` each, that rotate queries and keys: in each head the first `2
-/// * pairs` values.
+/// Cosines and sines of rotary positions, `[len, pairs]` each, that rotate queries and keys: in each head the first
+/// `2 * pairs` values.
 #[derive(Debug, Clone, Copy)]
 pub struct Rotation<'a> {
     /// Number of rotated pairs of a head, at most `head_dim / 2`.
@@ -80,8 +80,8 @@ impl CausalShape {
         }
     }
 
-    /// The positions that queries `rows` attend to, and the panels that these span: `(first position of the first
-    /// panel, end, floats of the panels)`.
+    /// The positions that queries `rows` attend to, and the panels that these span:
+    /// `(first position of the first panel, end, floats of the panels)`.
     #[inline(always)]
     pub(crate) fn span(&self, rows: &Range<usize>) -> (usize, usize, usize) {
         let from = self.first_seen(rows.start) / PANEL * PANEL;

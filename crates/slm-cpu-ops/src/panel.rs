@@ -30,8 +30,8 @@ impl<const M: usize> Rows<M> for [&[f32]; M] {
     }
 }
 
-/// Multiplies `M` rows with `NP` panels: `out[i][n][j] = sum_k rows[i][k] * panels[n][k][j]`. A panel is `[depth,
-/// PANEL]`, so that each step reads one run of it and one value of each row.
+/// Multiplies `M` rows with `NP` panels: `out[i][n][j] = sum_k rows[i][k] * panels[n][k][j]`. A panel is
+/// `[depth, PANEL]`, so that each step reads one run of it and one value of each row.
 ///
 /// # Panics
 /// If a row or a panel is shorter than `depth`.

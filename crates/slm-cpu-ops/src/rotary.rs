@@ -2,9 +2,9 @@
 
 use crate::dispatch::vectorized;
 
-/// Rotates every head of a row. The two halves of its first `2 * pairs` values form the pairs: `(a, b)` becomes `(a cos
-/// - b sin, b cos + a sin)` (Su and others, 2021, arXiv:2104.09864, in the order of Hugging Face's models). The rest of
-/// a head is unchanged.
+/// Rotates every head of a row. The two halves of its first `2 * pairs` values form the pairs: `(a, b)` becomes
+/// `(a cos - b sin, b cos + a sin)` (Su and others, 2021, arXiv:2104.09864, in the order of Hugging Face's models). The
+/// rest of a head is unchanged.
 ///
 /// # Shapes
 /// - `heads`: `[heads, head_dim]`, with `head_dim >= 2 * pairs`

@@ -82,8 +82,8 @@ pub enum LinearInput<'a> {
 }
 
 /// [`linear`] of one input with several matrices in one parallel region. The matrices may differ in everything except
-/// the number of inputs. With float weights ([`FloatMatrix`](crate::FloatMatrix)) a result is 16 running sums `sum =
-/// x_k * w_k + sum`, of which sum `j` takes columns `j`, `j + 16` and so on. They are added up by halves, then the bias
+/// the number of inputs. With float weights ([`FloatMatrix`](crate::FloatMatrix)) a result is 16 running sums
+/// `sum = x_k * w_k + sum`, of which sum `j` takes columns `j`, `j + 16` and so on. They are added up by halves, then the bias
 /// is added. Nothing is allocated once `workspace` has grown, except by
 /// [`KernelKind::Scalar`](crate::KernelKind::Scalar).
 ///

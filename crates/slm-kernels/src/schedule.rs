@@ -100,8 +100,8 @@ impl MatmulWeights<'_> {
     }
 }
 
-/// One of several products of the same input: weights `[rows, cols]`, a bias of `rows` values, and an output `[m,
-/// rows]`.
+/// One of several products of the same input: weights `[rows, cols]`, a bias of `rows` values, and an output
+/// `[m, rows]`.
 #[derive(Debug)]
 pub struct MatmulTask<'a> {
     weights: MatmulWeights<'a>,

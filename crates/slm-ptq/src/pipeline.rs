@@ -120,7 +120,7 @@ pub struct Progress {
     pub stage: Stage,
     /// Units of work done.
     pub done: usize,
-    /// Units of work in all.
+    /// Total number of units of work.
     pub total: usize,
 }
 

@@ -66,7 +66,7 @@ struct LayerResult {
     /// SQNR of the output with all that the layer inherits.
     #[serde(serialize_with = "number")]
     sqnr_db: f64,
-    /// SQNR of the output for the reference's input; none where two quantized models were changed in different ways
+    /// SQNR of the output for the reference's input; `None` if two quantized models were changed in different ways
     /// before.
     #[serde(serialize_with = "optional_number")]
     own_sqnr_db: Option<f64>,
@@ -128,7 +128,7 @@ pub(crate) fn run(args: &CompareArgs, context: &Context) -> Result<()> {
 /// The model that another is compared with.
 struct Reference {
     model: Transformer,
-    /// Factors between its channels and those of the other; none where they cannot be known.
+    /// Factors between its channels and those of the other; `None` if they cannot be known.
     factors: Option<BTreeMap<String, ChannelFactors>>,
 }
 

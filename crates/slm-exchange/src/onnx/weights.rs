@@ -1,5 +1,5 @@
-//! Weights: floats, or codes with their scales. Those of linear layers have the layout of `MatMul`, `[inputs,
-//! outputs]`.
+//! Weights: floats, or codes with their scales. Those of linear layers have the layout of `MatMul`,
+//! `[inputs, outputs]`.
 
 use slm_quant_core::{Bits, Granularity, QuantizedMatrix};
 

@@ -201,6 +201,9 @@ fn origin(lineage: &Value) -> Vec<(String, String)> {
         Value::Number(number) => Some(number.to_string()),
         _ => None,
     };
-    let label = |key: &str| key.replace('_', " ");
+    let label = |key: &str| match key {
+        "architecture" => "imported as".to_owned(),
+        key => key.replace('_', " "),
+    };
     fields.iter().filter_map(|(key, value)| Some((label(key), text(value)?))).collect()
 }
