@@ -199,7 +199,7 @@ fn result(predictions: Predictions, layers: LayerComparison, comparable: bool) -
 }
 
 /// Columns of the table of layers.
-const HEADER: [&str; 6] = ["layer output", "own dB", "in all dB", "cosine", "mean |error|", "max |error|"];
+const HEADER: [&str; 6] = ["layer output", "own dB", "total dB", "cosine", "mean |error|", "max |error|"];
 
 /// The verdict on B.
 fn headline(result: &CompareResult) -> String {
@@ -250,7 +250,7 @@ fn say(result: &CompareResult, args: &CompareArgs, context: &Context) -> Result<
     let ranking = Ranking {
         what: "layers",
         by: "their own error",
-        note: "own dB: for the input that A gives the layer; in all dB: with what the layers before bring in",
+        note: "own dB: for the input that A gives the layer; total dB: with the error inherited from the layers before",
         header: &HEADER,
         rows: rows.collect(),
     };

@@ -92,7 +92,7 @@ impl PtqResult {
         let equalized = record.equalized_mlps.map(|count| format!("{count} MLPs equalized"));
         let norms = record.equalized_norms.map(|count| format!("equalized behind {count} norms"));
         let done: Vec<String> = rotated.into_iter().chain(smoothed).chain(equalized).chain(norms).collect();
-        let mut text = if done.is_empty() { "as it was".to_owned() } else { done.join(", ") };
+        let mut text = if done.is_empty() { "unchanged".to_owned() } else { done.join(", ") };
         if let Some(reason) = &self.not_rotated {
             text += &format!("; not rotated: {reason}");
         }
