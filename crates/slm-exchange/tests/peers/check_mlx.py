@@ -91,7 +91,7 @@ def check_module(case, checkpoint, name, module):
         if case["exact"]:
             assert np.array_equal(theirs, values), f"{where}: values"
         # `scale * code + bias` in 32 bits has the error of its largest term.
-        assert (np.abs(theirs - values) <= 2**module.bits * 2**-23 * scales).all(), f"{where}: values"
+        assert (np.abs(theirs - values) <= 2**module.bits * 2**-23 * np.abs(scales)).all(), f"{where}: values"
 
 
 def logits_of(model, ids):
