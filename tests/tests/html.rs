@@ -76,9 +76,19 @@ fn every_report_can_be_a_page() {
     assert_eq!(html.matches("aria-label=\"Scales of").count(), 15);
     assert_eq!(html.matches("<circle").count(), 15);
 
+    // Of each static input, the range that is kept and the extremes that calibration saw.
+    let (kept, observed) = ("Input: 8-bit, kept from", "Observed in calibration: from");
+    let static_inputs = html.matches(kept).count();
+    assert!(static_inputs > 0);
+    assert_eq!(html.matches(observed).count(), static_inputs);
+    for class in ["range", "observed"] {
+        assert_eq!(html.matches(&format!("<path class=\"{class}\"")).count(), static_inputs, "{class}");
+    }
+
     sandbox.slm("inspect int4 --html inspect.html").success();
     let html = page("inspect.html");
     is_sound(&html);
+    assert_eq!((html.matches(kept).count(), html.matches(observed).count()), (static_inputs, 0));
     assert_eq!((rows(&html, "layer"), html.matches("<details").count()), (15, 15));
     assert!(rows(&html, "tensor") > 15);
     sandbox.slm("inspect model --html float.html").success();

@@ -6,7 +6,7 @@
 //! cargo run --release -p slm-checkpoint --example random_checkpoint -- int8 DIR
 //! ```
 //!
-//! A third argument names a `tokenizer.json` to put beside the weights, for commands that read text.
+//! A third argument names a `tokenizer.json` to put next to the weights, for commands that read text.
 
 use std::path::PathBuf;
 

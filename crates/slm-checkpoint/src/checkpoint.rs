@@ -200,7 +200,7 @@ impl Checkpoint {
     }
 
     /// SHA-256 of its weight file, and with it the assurance that everything read before came from one and the same
-    /// content. It is that of the manifest, where the file was compared with the manifest's BLAKE3, and otherwise read anew.
+    /// content. It is that of the manifest, where the file was compared with the manifest's BLAKE3, and otherwise read again.
     ///
     /// # Errors
     /// `StoreError::Changed` where the file is not what it was when the checkpoint was opened; `StoreError::Io`.
@@ -226,7 +226,7 @@ impl Checkpoint {
         load::load(self, device)
     }
 
-    /// Reads the quantized weight of `layer` and how its input is treated; none where it is float or there
+    /// Reads the quantized weight of `layer` and how its input is treated; `None` if it is float or there
     /// is no such layer.
     ///
     /// # Errors
@@ -252,7 +252,7 @@ impl Checkpoint {
         &self.layout
     }
 
-    /// The static parameters of the input of `layer`, from the tensors; none where there are none.
+    /// The static parameters of the input of `layer`, from the tensors; `None` if there are none.
     ///
     /// # Errors
     /// As [`Checkpoint::read_quantized`].

@@ -70,7 +70,7 @@ impl ImportedLayers {
         self.len() == 0
     }
 
-    /// The metadata, in the order of a forward pass; none where no layer is quantized. `method` rounded the weights.
+    /// The metadata, in the order of a forward pass; `None` if no layer is quantized. `method` rounded the weights.
     pub fn metadata(mut self, method: &str, lineage: Lineage) -> Option<QuantizationMetadata> {
         // A tied head, which was written as the embedding, comes last.
         if let Some(at) = self.layers.iter().position(|layer| layer.name == slm_model::LM_HEAD) {

@@ -67,7 +67,7 @@ impl Layout {
     }
 
     /// Stores the linear layer `layer` quantized, or the token embedding, whose path is [`TOKEN_TABLE`]. Of a tied
-    /// model only the head can be quantized, and then the embedding with it. Returns the `[rows, cols]`; none where the
+    /// model only the head can be quantized, and then the embedding with it. Returns the `[rows, cols]`; `None` if the
     /// model has no such layer, or it is quantized already.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ pub(crate) fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Transform
 /// Hands over to a model what was read.
 struct Loaded<'a> {
     tensors: LoadedTensors<'a>,
-    /// Whether 16-bit floats may stay what they are: in a quantized model, which is not trained as it is.
+    /// `true` to keep 16-bit floats: in a quantized model, which is not trained in this form.
     keeps_halves: bool,
 }
 

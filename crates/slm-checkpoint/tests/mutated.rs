@@ -6,7 +6,7 @@
 //! hold, as by somebody who means harm: readers see every byte of these, and whatever loads must be a model that
 //! can be written and read back.
 //!
-//! The test is a program with one test, so that nothing else allocates beside it.
+//! The test is a program with one test, so that nothing else allocates next to it.
 
 #[path = "support/damage.rs"]
 mod damage;
@@ -29,7 +29,7 @@ use support::*;
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// Damaged checkpoints in all.
+/// Total number of damaged checkpoints.
 const MUTATIONS: usize = 10_000;
 
 /// Memory that opening takes however small the files are: error messages, a thread, tables of names.

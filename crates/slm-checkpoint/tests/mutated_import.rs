@@ -5,7 +5,7 @@
 //! again), numbers of a tensor, names of tensors, files that are gone, exchanged or something else. The rest is damage as
 //! disks and networks do it.
 //!
-//! The test is a program with one test, so that nothing else allocates beside it.
+//! The test is a program with one test, so that nothing else allocates next to it.
 
 #[path = "support/damage.rs"]
 mod damage;
@@ -29,7 +29,7 @@ use slm_text::Tokenizer;
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// Damaged directories in all.
+/// Total number of damaged directories.
 const MUTATIONS: usize = 5_000;
 /// Memory that an import takes however small the files are: the names of as many layers as a config can have, the tables
 /// of a tokenizer, a thread.

@@ -37,7 +37,14 @@ pub(crate) struct Arguments {
 #[derive(Debug, Args)]
 pub(crate) struct GlobalArgs {
     /// Backend to run on: flex or ndarray (CPU), or wgpu (GPU, needs a build with `--features wgpu`)
-    #[arg(long, global = true, value_enum, default_value_t = DeviceName::Flex, help_heading = EVERYWHERE)]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t = DeviceName::Flex,
+        hide_possible_values = true,
+        help_heading = EVERYWHERE
+    )]
     pub(crate) device: DeviceName,
     /// Print one JSON object on standard output, and nothing else there
     #[arg(long, global = true, help_heading = EVERYWHERE)]

@@ -218,7 +218,7 @@ pub(crate) const SECTIONS: &[Section] = &[
     },
 ];
 
-/// The default of a key as TOML; none where a key must be given or has no default.
+/// The default of a key as TOML; `None` if a key must be given or has no default.
 pub(crate) fn default(section: &str, key: &str) -> Option<String> {
     if REQUIRED.contains(&(section, key)) || (section, key) == ("model", "num_kv_heads") {
         return None;

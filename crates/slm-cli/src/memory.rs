@@ -1,6 +1,6 @@
 //! Memory of this process.
 
-/// Peak resident memory in bytes so far; none where the system does not tell (only Linux does here).
+/// Peak resident memory in bytes so far; `None` if the system does not tell (only Linux does here).
 pub(crate) fn peak_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

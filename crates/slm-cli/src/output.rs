@@ -12,7 +12,7 @@ use crate::terminal::{stdout_width, wrapped};
 pub(crate) struct Output {
     json: bool,
     quiet: bool,
-    /// Columns of the terminal; none where there is no terminal.
+    /// Columns of the terminal; `None` if there is no terminal.
     width: Option<usize>,
     /// True once the one object for machines was printed.
     done: AtomicBool,
@@ -23,7 +23,7 @@ impl Output {
         Self { json, quiet, width: stdout_width(), done: AtomicBool::new(false) }
     }
 
-    /// Columns of the terminal; none where there is no terminal.
+    /// Columns of the terminal; `None` if there is no terminal.
     pub(crate) fn width(&self) -> Option<usize> {
         self.width
     }

@@ -13,14 +13,14 @@ const USAGE: &str = "Usage: ";
 /// Moves a terminal's cursor to the beginning of its line, and clears that.
 const CLEAR_LINE: &[u8] = b"\r\x1b[2K";
 
-/// Columns of the terminal that standard output goes to; none where it goes elsewhere.
+/// Columns of the terminal that standard output goes to; `None` if it goes elsewhere.
 pub(crate) fn stdout_width() -> Option<usize> {
     let stdout = io::stdout();
     let size = stdout.is_terminal().then(|| terminal_size::terminal_size_of(stdout)).flatten();
     columns(size)
 }
 
-/// Columns of the terminal that standard error goes to; none where it goes elsewhere.
+/// Columns of the terminal that standard error goes to; `None` if it goes elsewhere.
 pub(crate) fn stderr_width() -> Option<usize> {
     let stderr = io::stderr();
     let size = stderr.is_terminal().then(|| terminal_size::terminal_size_of(stderr)).flatten();

@@ -128,7 +128,7 @@ impl Tokens {
         self
     }
 
-    /// Tokens in all.
+    /// Total number of tokens.
     pub(crate) fn len(&self) -> usize {
         self.0.iter().map(Vec::len).sum()
     }

@@ -1,4 +1,4 @@
-//! The functions between the matrix products of an MLP.
+//! The activation functions of an MLP.
 
 use crate::dispatch::vectorized;
 use crate::exp::exp_scalar;
@@ -6,13 +6,13 @@ use crate::exp::exp_scalar;
 /// `2 sqrt(2 / pi)`.
 pub(crate) const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
 
-/// `gate = silu(gate) * up`, with `silu(x) = x / (1 + e^-x)` (Shazeer, 2020, arXiv:2002.05202).
+/// Computes `gate = silu(gate) * up`, with `silu(x) = x / (1 + e^-x)` (Shazeer, 2020, arXiv:2002.05202).
 ///
 /// # Shapes
-/// - `gate`, `up`: of the same length
+/// - `gate`, `up`: the same length
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 pub fn swiglu(gate: &mut [f32], up: &[f32]) {
     assert_eq!(gate.len(), up.len(), "swiglu: lengths differ");
     vectorized! {
@@ -22,13 +22,13 @@ pub fn swiglu(gate: &mut [f32], up: &[f32]) {
     }
 }
 
-/// `gate = gelu(gate) * up`, with GELU by the error function (Shazeer, 2020, arXiv:2002.05202).
+/// Computes `gate = gelu(gate) * up`, with GELU by the error function (Shazeer, 2020, arXiv:2002.05202).
 ///
 /// # Shapes
-/// - `gate`, `up`: of the same length
+/// - `gate`, `up`: the same length
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 pub fn geglu(gate: &mut [f32], up: &[f32]) {
     assert_eq!(gate.len(), up.len(), "geglu: lengths differ");
     vectorized! {
@@ -41,7 +41,7 @@ pub fn geglu(gate: &mut [f32], up: &[f32]) {
 /// [`geglu`] with the tanh approximation of GELU.
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 pub fn geglu_tanh(gate: &mut [f32], up: &[f32]) {
     assert_eq!(gate.len(), up.len(), "geglu_tanh: lengths differ");
     vectorized! {
@@ -51,7 +51,7 @@ pub fn geglu_tanh(gate: &mut [f32], up: &[f32]) {
     }
 }
 
-/// `x / (1 + e^-x)`, in place.
+/// Computes `x / (1 + e^-x)` in place.
 pub fn silu(x: &mut [f32]) {
     vectorized! {
         for x in x {
@@ -60,7 +60,7 @@ pub fn silu(x: &mut [f32]) {
     }
 }
 
-/// GELU by the error function, `x (1 + erf(x / sqrt 2)) / 2`, in place (Hendrycks and Gimpel, 2016,
+/// Computes GELU by the error function, `x (1 + erf(x / sqrt 2)) / 2`, in place (Hendrycks and Gimpel, 2016,
 /// arXiv:1606.08415).
 ///
 /// The absolute error is at most `2e-7 (1 + |x|)`.
@@ -72,7 +72,7 @@ pub fn gelu(x: &mut [f32]) {
     }
 }
 
-/// The tanh approximation of GELU, in place: `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`.
+/// Computes the tanh approximation of GELU, `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`, in place.
 ///
 /// The absolute error against that formula is at most `2e-7 (1 + |x|)`.
 pub fn gelu_tanh(x: &mut [f32]) {
@@ -90,7 +90,7 @@ fn gelu_tanh_scalar(x: f32) -> f32 {
     x / (1.0 + exp_scalar(-twice_u))
 }
 
-/// The distribution function of the normal distribution, `(1 + erf(x / sqrt 2)) / 2`.
+/// The cumulative distribution function of the normal distribution, `(1 + erf(x / sqrt 2)) / 2`.
 #[inline(always)]
 pub(crate) fn normal_cdf(x: f32) -> f32 {
     // erfc(z) = t (a1 + t (a2 + ...)) e^(-z^2), t = 1 / (1 + p z), z >= 0: Abramowitz and Stegun, 7.1.26.

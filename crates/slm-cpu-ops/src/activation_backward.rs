@@ -1,14 +1,13 @@
-//! Backward passes of the functions between the matrix products of an MLP, and forward passes that keep their
-//! inputs.
+//! Backward passes of the activation functions of an MLP, and forward passes that keep their inputs.
 
 use crate::activation::{TWICE_SQRT_2_OVER_PI, normal_cdf};
 use crate::dispatch::vectorized;
 use crate::exp::exp_scalar;
 
-/// `out = silu(gate) * up`, as [`swiglu`](crate::swiglu) without overwriting the gate.
+/// Computes `out = silu(gate) * up`: [`swiglu`](crate::swiglu) without overwriting the gate.
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 pub fn swiglu_into(gate: &[f32], up: &[f32], out: &mut [f32]) {
     assert!(gate.len() == up.len() && gate.len() == out.len(), "swiglu: lengths differ");
     vectorized! {
@@ -21,7 +20,7 @@ pub fn swiglu_into(gate: &[f32], up: &[f32], out: &mut [f32]) {
 /// Backward pass of [`swiglu`](crate::swiglu): `gate` and `up` hold the inputs and receive their gradients.
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 pub fn swiglu_backward(gate: &mut [f32], up: &mut [f32], grad: &[f32]) {
     assert!(gate.len() == up.len() && gate.len() == grad.len(), "swiglu_backward: lengths differ");
     vectorized! {
@@ -37,7 +36,7 @@ pub fn swiglu_backward(gate: &mut [f32], up: &mut [f32], grad: &[f32]) {
 /// Backward pass of [`gelu`](crate::gelu): `x` holds the input and receives its gradient.
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 pub fn gelu_backward(x: &mut [f32], grad: &[f32]) {
     assert_eq!(x.len(), grad.len(), "gelu_backward: lengths differ");
     // The density of the normal distribution at 0.
@@ -53,7 +52,7 @@ pub fn gelu_backward(x: &mut [f32], grad: &[f32]) {
 /// Backward pass of [`gelu_tanh`](crate::gelu_tanh): `x` holds the input and receives its gradient.
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 pub fn gelu_tanh_backward(x: &mut [f32], grad: &[f32]) {
     assert_eq!(x.len(), grad.len(), "gelu_tanh_backward: lengths differ");
     vectorized! {

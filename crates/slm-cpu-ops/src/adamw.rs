@@ -1,4 +1,4 @@
-//! The optimizer's update of a parameter.
+//! The AdamW update of a parameter.
 
 use crate::dispatch::vectorized;
 
@@ -7,24 +7,24 @@ use crate::dispatch::vectorized;
 pub struct AdamWStep {
     /// Learning rate.
     pub learning_rate: f32,
-    /// What values are multiplied with before the update: 1 less learning rate times weight decay.
+    /// Factor of the values before the update: 1 less learning rate times weight decay.
     pub decay: f32,
-    /// Share of the first moment that stays.
+    /// Share of the first moment that is kept.
     pub beta_1: f32,
-    /// Share of the second moment that stays.
+    /// Share of the second moment that is kept.
     pub beta_2: f32,
-    /// Added to the root of the second moment.
+    /// Number added to the root of the second moment.
     pub epsilon: f32,
-    /// What gradients are multiplied with: less than 1 where they are clipped.
+    /// Factor of the gradients: less than 1 if they are clipped.
     pub gradient_scale: f32,
-    /// Steps done with this one, from 1 on, for the correction of the moments' bias to zero.
+    /// Number of this step, from 1 on, for the correction of the moments' bias towards zero.
     pub time: i32,
 }
 
-/// Updates values and their moments by the gradient of one step. Moments begin as zeros.
+/// Updates values and their moments with the gradient of one step. Moments start as zeros.
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 pub fn adamw(
     step: &AdamWStep,
     values: &mut [f32],

@@ -1,11 +1,11 @@
-//! Sums of vectors.
+//! Sums and multiples of vectors.
 
 use crate::dispatch::vectorized;
 
-/// `x += y`.
+/// Computes `x += y`.
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 pub fn add(x: &mut [f32], y: &[f32]) {
     assert_eq!(x.len(), y.len(), "add: lengths differ");
     vectorized! {
@@ -15,10 +15,10 @@ pub fn add(x: &mut [f32], y: &[f32]) {
     }
 }
 
-/// `x += factor * y`.
+/// Computes `x += factor * y`.
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 pub fn add_scaled(x: &mut [f32], y: &[f32], factor: f32) {
     assert_eq!(x.len(), y.len(), "add_scaled: lengths differ");
     vectorized! {
@@ -28,7 +28,7 @@ pub fn add_scaled(x: &mut [f32], y: &[f32], factor: f32) {
     }
 }
 
-/// `x *= factor`.
+/// Computes `x *= factor`.
 pub fn scale(x: &mut [f32], factor: f32) {
     vectorized! {
         for x in x {
@@ -37,10 +37,10 @@ pub fn scale(x: &mut [f32], factor: f32) {
     }
 }
 
-/// `out = x + y`.
+/// Computes `out = x + y`.
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 pub fn add_into(x: &[f32], y: &[f32], out: &mut [f32]) {
     assert!(x.len() == out.len() && y.len() == out.len(), "add: lengths differ");
     vectorized! {

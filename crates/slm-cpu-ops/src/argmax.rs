@@ -1,13 +1,13 @@
-//! The largest of many values.
+//! The index of the largest value.
 
 use crate::dispatch::vectorized;
 use crate::lanes;
 
-/// Values that are searched at once for their largest.
+/// Number of values that are searched at once.
 const CHUNK: usize = 1024;
 
-/// Index of the largest value, the first among equals. `None` when there is none that a choice could rest on: no
-/// values, a NaN or `+inf` among them, or nothing above `-inf`.
+/// Index of the largest value, the first among equals. `None` if no choice is sound: there are no values, a NaN or
+/// `+inf` is among them, or nothing is above `-inf`.
 pub fn argmax(x: &[f32]) -> Option<usize> {
     let (mut best, mut best_chunk, mut sound) = (f32::NEG_INFINITY, 0, true);
     vectorized! {

@@ -12,24 +12,24 @@ use crate::lanes;
 use crate::panel::PANEL;
 use crate::softmax::exponentials;
 
-/// Where queries stand and what they see.
+/// Positions and layout of queries, and the range of positions that they attend to.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Queries {
-    /// Position of the first row; each sees itself and the positions before it.
+    /// Position of the first row. Each row attends to itself and the positions before it.
     pub start: usize,
-    /// Rows, at consecutive positions.
+    /// Number of rows, at consecutive positions.
     pub rows: usize,
-    /// Floats from one row to the next, in the queries and in the output.
+    /// Distance in floats from one row to the next, in the queries and in the output.
     pub row_stride: usize,
     /// Query heads that share a KV head.
     pub group: usize,
-    /// Positions that a query sees, itself included; all before it where there is no window.
+    /// Number of positions that a query attends to, itself included; `None` for all before it.
     pub window: Option<usize>,
     /// Factor of the scores before softmax, `1 / sqrt(head_dim)` in most models.
     pub scale: f32,
 }
 
-/// Memory of an attention, to be kept from call to call.
+/// Working memory of attention, to be kept from call to call.
 #[derive(Debug, Default)]
 pub struct AttentionScratch {
     scores: Vec<f32>,
@@ -37,27 +37,27 @@ pub struct AttentionScratch {
     sums: Vec<f32>,
     /// Keys and values of a block as 32-bit floats.
     wide: Vec<[f32; PANEL]>,
-    /// For each row and query head of a KV head.
+    /// One state for each row and query head of a KV head.
     states: Vec<State>,
 }
 
-/// Positions whose softmax is computed at once. Results of several blocks are joined in their order, so that they do not
-/// depend on which thread computed which, and a block of keys and values stays in the cache of a core.
+/// Positions whose softmax is computed at once. Results of several blocks are joined in order, so they do not depend on
+/// which thread computed which. A block of keys and values stays in the cache of a core.
 const BLOCK: usize = 256;
 
-/// Queries that are handled together.
+/// Number of queries that are handled together.
 const TILE: usize = PANEL_ROWS;
 
-/// `softmax(scale q K^T) V` for the query heads that belong to `kv`.
+/// Computes `softmax(scale q K^T) V` for the query heads that belong to `kv`.
 ///
-/// The positions of the queries must have been stored in the layer. Each row of the result is the same to the last bit
-/// whatever rows are computed with it and whatever the processor.
+/// The positions of the queries must already be stored in the layer. Each row of the result has the same bits whatever
+/// rows are computed with it, and on every processor.
 ///
 /// # Shapes
 /// - `q`, `out`: rows of `[kv heads * group, head_dim]` at a distance of `row_stride`
 ///
 /// # Panics
-/// When the lengths do not fit, or a position lies outside the layer's capacity.
+/// If the lengths do not fit, or a position lies outside the layer's capacity.
 pub fn attend<R: KvRun>(
     kv: KvHeads<'_, R>,
     queries: &Queries,
@@ -112,20 +112,20 @@ pub fn attend<R: KvRun>(
 }
 
 impl Queries {
-    /// The blocks that the rows see, by index.
+    /// The indices of the blocks that the rows attend to.
     fn blocks(&self, capacity: usize) -> Range<usize> {
         assert!(self.start + self.rows <= capacity, "attend: positions beyond the capacity");
         assert!(self.window != Some(0), "attend: a query sees at least itself");
         self.seen(0).start / BLOCK..(self.start + self.rows).div_ceil(BLOCK)
     }
 
-    /// The positions that a row sees.
+    /// The positions that a row attends to.
     fn seen(&self, row: usize) -> Range<usize> {
         let end = self.start + row + 1;
         end.saturating_sub(self.window.unwrap_or(usize::MAX))..end
     }
 
-    /// The rows that see any of `block`.
+    /// The rows that attend to any position of `block`.
     fn rows_that_see(&self, block: &Range<usize>) -> Range<usize> {
         let first = block.start.saturating_sub(self.start);
         let end = match self.window {
@@ -136,8 +136,8 @@ impl Queries {
     }
 }
 
-/// The attention of one row in blocks that several threads compute, in any shares: [`attend`](Self::attend) as often as
-/// it takes, then [`join`](Self::join). The result is that of [`attend`] to the last bit.
+/// The attention of one row in blocks that several threads compute in any division: call [`attend`](Self::attend) as
+/// often as needed, then [`join`](Self::join). The result has the same bits as that of [`attend`].
 #[derive(Debug, Clone, Copy)]
 pub struct BlockAttention {
     queries: Queries,
@@ -148,10 +148,10 @@ pub struct BlockAttention {
 }
 
 impl BlockAttention {
-    /// The attention of `queries`, of which there is one row, to all heads of `kv`.
+    /// The attention of `queries`, which must be one row, to all heads of `kv`.
     ///
     /// # Panics
-    /// Where there are more rows, or the row's position lies outside the layer's capacity.
+    /// If there are more rows, or the row's position lies outside the layer's capacity.
     pub fn new<R: KvRun>(kv: KvHeads<'_, R>, queries: &Queries) -> Self {
         assert!(queries.rows == 1, "attend: blocks are those of one row");
         let blocks = queries.blocks(kv.capacity());
@@ -159,12 +159,13 @@ impl BlockAttention {
         Self { queries: *queries, kv_heads: kv.count(), head_dim: kv.head_dim(), first, blocks }
     }
 
-    /// Units of work: the blocks of each KV head in turn.
+    /// Number of units of work: the blocks of each KV head in turn.
     pub fn units(&self) -> usize {
         self.kv_heads * self.blocks
     }
 
-    /// Floats that a unit results in: for each of its query heads the maximum, the sum, and a value for each dimension.
+    /// Number of floats in the result of a unit: for each of its query heads the maximum, the sum, and a value for each
+    /// dimension.
     pub fn unit_len(&self) -> usize {
         self.queries.group * (2 + self.head_dim)
     }
@@ -176,7 +177,7 @@ impl BlockAttention {
     /// - `parts`: `[units, unit_len]`
     ///
     /// # Panics
-    /// When the lengths do not fit, or there are not as many units.
+    /// If the lengths do not fit, or there are fewer units.
     pub fn attend<R: KvRun>(
         &self,
         kv: KvHeads<'_, R>,
@@ -212,7 +213,7 @@ impl BlockAttention {
     /// - `out`: `[kv heads * group, head_dim]`
     ///
     /// # Panics
-    /// When the lengths do not fit.
+    /// If the lengths do not fit.
     pub fn join(&self, parts: &[f32], out: &mut [f32]) {
         let (dim, group, unit_len) = (self.head_dim, self.queries.group, self.unit_len());
         assert!(parts.len() == self.units() * unit_len, "attend: parts");
@@ -234,11 +235,11 @@ struct Place {
     row: usize,
     /// Offset of the row in the queries, and of its result in the output.
     offset: usize,
-    /// The number of its state.
+    /// Index of the query's state.
     state: usize,
 }
 
-/// The softmax of a query so far: the largest score, and the sum of exponentials relative to it. Its output is not yet
+/// The running softmax of a query: the largest score, and the sum of exponentials relative to it. The output is not yet
 /// divided by the sum.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct State {
@@ -249,7 +250,7 @@ struct State {
 impl State {
     const EMPTY: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
 
-    /// Adds the part of a block, whose output is `values`.
+    /// Adds the result of a block, whose output is `values`.
     fn join(&mut self, out: &mut [f32], part: Self, values: &[f32]) {
         if *self == Self::EMPTY {
             *self = part;
@@ -299,8 +300,8 @@ impl<'a> Tiles<'a> {
         Self { kernel: KernelKind::selected(), queries, q, scores, sums }
     }
 
-    /// The queries at `places`, whose rows ascend and see some of `block`, in tiles of about the same size. `take` is
-    /// given the result of each.
+    /// Runs the queries at `places`, whose rows ascend and attend to part of `block`, in tiles of about the same size.
+    /// `take` receives the result of each query.
     fn run<R: KvRun>(
         &mut self,
         kv: KvHeads<'_, R>,
@@ -331,7 +332,7 @@ impl<'a> Tiles<'a> {
             seen.start.max(block.start)..seen.end.min(block.end)
         };
         let (Some(first), Some(last)) = (places.first(), places.last()) else { return };
-        // The first sees farthest back and the last farthest ahead.
+        // The first row reaches farthest back and the last farthest ahead.
         let (from, to) = (seen(first).start / PANEL * PANEL, seen(last).end);
         let length = (to - from).next_multiple_of(PANEL);
 
@@ -349,7 +350,7 @@ impl<'a> Tiles<'a> {
 
         let scale = self.queries.scale;
         let mut states = [State::EMPTY; TILE];
-        // Weighted sums of the least values of grids, which all dimensions have in common.
+        // Weighted sums of the lowest values of grids, which all dimensions share.
         let mut least = [0.0; TILE];
         let scores = &mut self.scores[..places.len() * length];
         let by_row = scores.chunks_exact_mut(length).zip(places).zip(&mut states).zip(rows).zip(&mut least);
@@ -418,7 +419,7 @@ mod tests {
         scale: f32,
     }
 
-    /// Attention of the query at `position` by its definition, in f64.
+    /// Attention of the query at `position` by definition, in f64.
     fn reference(case: &Case, position: usize, q: &[f32], keys: &[f32], values: &[f32]) -> Vec<f64> {
         let (dim, width) = (case.dim, case.kv_heads * case.dim);
         let first = (position + 1).saturating_sub(case.window.unwrap_or(usize::MAX));
@@ -474,7 +475,7 @@ mod tests {
                         );
                     }
                 }
-                // A head alone gives the same bits as among others.
+                // A head by itself gives the same bits as among others.
                 let head = kv_heads - 1;
                 let part = head * group * dim;
                 let mut alone = vec![f32::NAN; rows * width];
@@ -486,7 +487,7 @@ mod tests {
         }
     }
 
-    /// Keys and values in 16 bits against the same ones, rounded, in 32.
+    /// 16-bit keys and values give what the same values, rounded, give in 32 bits.
     #[test]
     fn halves_give_what_their_values_give() {
         let mut scratch = AttentionScratch::default();
@@ -518,7 +519,8 @@ mod tests {
         }
     }
 
-    /// Several blocks, with and without a window: the definition, the rows alone, and the blocks in shares.
+    /// Several blocks, with and without a window, agree with the definition, with single rows, and with blocks divided
+    /// into units.
     #[test]
     fn blocks_give_what_all_positions_give() {
         let mut scratch = AttentionScratch::default();
@@ -563,7 +565,8 @@ mod tests {
         }
     }
 
-    /// Codes against the definition on the numbers that they stand for, and a row alone against the row among others.
+    /// Attention on codes agrees with the definition on the values that they stand for, and a row by itself with the
+    /// row among others.
     fn codes_are_near<R: KvRun>(tolerance: f64) {
         let mut scratch = AttentionScratch::default();
         for (window, start) in [(None, 280), (Some(100), 280), (None, 3)] {
@@ -574,7 +577,7 @@ mod tests {
             let q = wave(positions * width, 31);
             let mut layer = KvLayer::<Vec<R>>::new(kv_heads, dim, positions);
             layer.store(0, &keys, &values).unwrap();
-            // On a grid between the extremes of each position and head.
+            // Round to a grid between the extremes of each position and head.
             let on_grid = |numbers: &[f32]| -> Vec<f32> {
                 let steps = R::STEPS.unwrap();
                 let of_head = |numbers: &[f32]| {
@@ -605,7 +608,7 @@ mod tests {
                 assert_eq!(alone, all, "{window:?}");
             }
         }
-        // All numbers alike, and one that is none.
+        // Equal values, and one that is NaN.
         let mut layer = KvLayer::<Vec<R>>::new(1, 16, 16);
         layer.store(0, &[0.5; 16], &[-3.0; 16]).unwrap();
         let queries = Queries { start: 0, rows: 1, row_stride: 16, group: 1, window: None, scale: 0.25 };

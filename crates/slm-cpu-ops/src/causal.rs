@@ -1,33 +1,34 @@
-//! Causal attention of whole sequences: what forward and backward pass share.
+//! Types and helpers shared by the forward and backward passes of causal attention over whole sequences.
 
 use std::ops::Range;
 
 use crate::panel::{PANEL, Rows};
 use crate::rotary::{rotate, rotate_back};
 
-/// Queries that are handled together. With a panel's two AVX2 vectors each they leave registers for the operands.
+/// Number of queries that are handled together. With a panel's two AVX2 vectors each they leave registers for the
+/// operands.
 pub(crate) const TILE: usize = 6;
 
 /// One sequence and the query heads that share a KV head.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CausalShape {
-    /// Positions. Each sees itself and those before it.
+    /// Number of positions. Each attends to itself and those before it.
     pub len: usize,
     /// Query heads that share the KV head.
     pub group: usize,
     /// Floats of a head.
     pub head_dim: usize,
-    /// Positions that a query sees, itself included; all before it where there is no window.
+    /// Number of positions that a query attends to, itself included; `None` for all before it.
     pub window: Option<usize>,
     /// Factor of the scores before softmax, `1 / sqrt(head_dim)` in most models.
     pub scale: f32,
 }
 
-/// Cosines and sines of rotary positions, `[len, pairs]` each, by which queries and keys are turned: of each head
-/// the first `2 * pairs` values.
+/// Cosines and sines of rotary positions, `[len, pairs]` each, that rotate queries and keys: in each head the first
+/// `2 * pairs` values.
 #[derive(Debug, Clone, Copy)]
 pub struct Rotation<'a> {
-    /// Pairs of a head that are turned, at most `head_dim / 2`.
+    /// Number of rotated pairs of a head, at most `head_dim / 2`.
     pub pairs: usize,
     /// Cosines.
     pub cos: &'a [f32],
@@ -36,14 +37,14 @@ pub struct Rotation<'a> {
 }
 
 impl<'a> Rotation<'a> {
-    /// Cosines and sines of a position.
+    /// The cosines and sines of a position.
     fn at(&self, position: usize) -> (&'a [f32], &'a [f32]) {
         let range = position * self.pairs..(position + 1) * self.pairs;
         (&self.cos[range.clone()], &self.sin[range])
     }
 }
 
-/// What the backward pass needs of a row of scores: their maximum, and one over the sum of the exponentials.
+/// Statistics of a row of scores for the backward pass: the maximum, and one over the sum of the exponentials.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct RowStatistics {
     /// Largest score, before scaling.
@@ -52,7 +53,7 @@ pub struct RowStatistics {
     pub(crate) factor: f32,
 }
 
-/// Memory of both passes, to be kept from call to call.
+/// Working memory of both passes, to be kept from call to call.
 #[derive(Debug, Default)]
 pub struct CausalScratch {
     /// Rotated queries, `[group, len, head_dim]`.
@@ -79,8 +80,8 @@ impl CausalShape {
         }
     }
 
-    /// Positions that queries `rows` see between them, and how many panels these span: `(first position of the
-    /// first panel, end, floats of the panels)`.
+    /// The positions that queries `rows` attend to, and the panels that these span:
+    /// `(first position of the first panel, end, floats of the panels)`.
     #[inline(always)]
     pub(crate) fn span(&self, rows: &Range<usize>) -> (usize, usize, usize) {
         let from = self.first_seen(rows.start) / PANEL * PANEL;
@@ -92,7 +93,7 @@ impl CausalShape {
         (row + 1).saturating_sub(self.window.unwrap_or(usize::MAX))
     }
 
-    /// Queries `rows` in tiles of about the same size.
+    /// Divides queries `rows` into tiles of about the same size.
     #[inline(always)]
     pub(crate) fn tiles(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
         let count = rows.len();
@@ -124,7 +125,7 @@ pub(crate) fn gather<'a>(
     }
 }
 
-/// Turns the gradient of a rotated head at `position` into that of the head before.
+/// Rotates the gradient of a rotated head at `position` back to that of the head before rotation.
 pub(crate) fn turn_back(head: &mut [f32], position: usize, rotation: Option<Rotation<'_>>) {
     if let Some(rotation) = rotation {
         let (cos, sin) = rotation.at(position);
@@ -132,7 +133,7 @@ pub(crate) fn turn_back(head: &mut [f32], position: usize, rotation: Option<Rota
     }
 }
 
-/// Packs rows as `[dim / 16, len, 16]`, zeros where `dim` ends.
+/// Packs rows as `[dim / 16, len, 16]`, with zeros past `dim`.
 pub(crate) fn pack_columns<'a>(
     rows: impl ExactSizeIterator<Item = &'a [f32]>,
     dim: usize,
@@ -154,7 +155,7 @@ pub(crate) fn pack_columns<'a>(
     }
 }
 
-/// Packs rows as `[len / 16, dim, 16]`, zeros where the rows end.
+/// Packs rows as `[len / 16, dim, 16]`, with zeros past the last row.
 pub(crate) fn pack_transposed<'a>(
     rows: impl ExactSizeIterator<Item = &'a [f32]>,
     dim: usize,
@@ -173,7 +174,7 @@ pub(crate) fn pack_transposed<'a>(
     }
 }
 
-/// Four columns of a panel, as rows: its transpose.
+/// Four columns of a panel read as rows, its transpose.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PanelColumns<'a, const FIRST: usize>(pub(crate) &'a [[f32; PANEL]]);
 

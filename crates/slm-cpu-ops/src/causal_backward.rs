@@ -1,4 +1,4 @@
-//! Causal attention of whole sequences, backward.
+//! The backward pass of causal attention over whole sequences.
 
 use std::ops::Range;
 
@@ -14,16 +14,16 @@ use crate::exp::exp_scalar;
 use crate::lanes;
 use crate::panel::{PANEL, Rows, product};
 
-/// Queries whose weights are kept at once: what they add to the gradients of keys and values is summed in
-/// registers.
+/// Number of queries whose weights are kept at once. Their contributions to the gradients of keys and values are summed
+/// in registers.
 const BLOCK: usize = 16 * TILE;
 
-/// Memory of the backward pass.
+/// Working memory of the backward pass.
 #[derive(Debug, Default)]
 pub(crate) struct GradientScratch {
     /// Gradient of the output, `[group, len, head_dim]`.
     grad: Vec<f32>,
-    /// The output, likewise.
+    /// The output, in the same shape.
     out: Vec<f32>,
     /// Rotated keys, `[head_dim / 16, len, 16]`.
     key_columns: Vec<f32>,
@@ -44,16 +44,16 @@ pub(crate) struct GradientScratch {
     by_v: Vec<[f32; PANEL]>,
 }
 
-/// Backward pass of [`causal_attention`](crate::causal_attention): `inputs`, that is q, k and v, receive their
+/// Backward pass of [`causal_attention`](crate::causal_attention): `inputs` hold q, k and v and receive their
 /// gradients.
 ///
-/// The scores are computed again, a few rows at a time (Dao and others, 2022, arXiv:2205.14135).
+/// The scores are recomputed, a few rows at a time (Dao and others, 2022, arXiv:2205.14135).
 ///
 /// # Shapes
 /// Those of the forward pass; `grad` is that of `out`.
 ///
 /// # Panics
-/// When lengths do not fit.
+/// If lengths do not fit.
 pub fn causal_attention_backward(
     shape: &CausalShape,
     rotation: Option<Rotation<'_>>,
@@ -140,7 +140,7 @@ impl WithSimd for Backward<'_> {
 }
 
 impl Backward<'_> {
-    /// Weights and gradients of the scores of some queries, and the gradients of these queries.
+    /// Computes the weights of some queries, the gradients of their scores, and the gradients of these queries.
     #[inline(always)]
     fn tile<S: Simd, const M: usize>(&mut self, simd: S, block_start: usize, rows: Range<usize>) {
         let CausalShape { len, head_dim, .. } = *self.shape;
@@ -193,7 +193,7 @@ impl Backward<'_> {
         }
     }
 
-    /// What the queries of a block add to the gradients of all keys and values that they see.
+    /// Adds the contribution of a block of queries to the gradients of all keys and values that they attend to.
     #[inline(always)]
     fn keys_and_values<S: Simd>(&mut self, simd: S, block: Range<usize>) {
         let CausalShape { len, head_dim, .. } = *self.shape;
@@ -201,7 +201,7 @@ impl Backward<'_> {
         let (first_panel, ..) = self.shape.span(&(block.start..block.start + 1));
         let gradient = &mut self.scratch.gradient;
         for panel in first_panel / PANEL..block.end.div_ceil(PANEL) {
-            // Whole tiles have this panel or have it not.
+            // A tile either attends to this whole panel or to none of it.
             let sees = |rows: &Range<usize>| {
                 let (from, _, length) = self.shape.span(rows);
                 (from / PANEL..(from + length) / PANEL).contains(&panel)

@@ -1,4 +1,4 @@
-//! Causal attention of whole sequences, forward.
+//! The forward pass of causal attention over whole sequences.
 
 use std::ops::Range;
 
@@ -12,8 +12,8 @@ use crate::exp::exp_scalar;
 use crate::lanes;
 use crate::panel::{PANEL, product};
 
-/// `softmax(scale q K^T) V` of the query heads that share a KV head, at positions `0 .. len`. Queries
-/// and keys are rotated first where a `rotation` is given.
+/// Computes `softmax(scale q K^T) V` for the query heads that share a KV head, at positions `0 .. len`. Queries and
+/// keys are rotated first if a `rotation` is given.
 ///
 /// # Shapes
 /// A row for each position:
@@ -22,7 +22,7 @@ use crate::panel::{PANEL, product};
 /// - `stats`: `[group, len]`, for the backward pass
 ///
 /// # Panics
-/// When lengths do not fit.
+/// If lengths do not fit.
 pub fn causal_attention(
     shape: &CausalShape,
     rotation: Option<Rotation<'_>>,
@@ -105,7 +105,7 @@ impl Forward<'_, '_> {
     }
 }
 
-/// `M` rows that lie one after the other times the panels from position `from` on: `[M, length]`.
+/// Multiplies `M` consecutive rows with the panels from position `from` on: `[M, length]`.
 #[inline(always)]
 pub(crate) fn score_tile<S: Simd, const M: usize>(
     simd: S,

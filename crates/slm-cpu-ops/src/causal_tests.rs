@@ -25,14 +25,14 @@ fn shapes() -> Vec<CausalShape> {
 
 struct Case {
     shape: CausalShape,
-    /// Pairs that are turned, cosines and sines.
+    /// Number of rotated pairs, cosines and sines.
     tables: Option<(usize, Vec<f32>, Vec<f32>)>,
     inputs: [Vec<f32>; 3],
     grad: Vec<f32>,
 }
 
 impl Case {
-    /// `pairs` of each head are turned, if any.
+    /// Rotates `pairs` of each head, if any.
     fn new(shape: CausalShape, pairs: usize) -> Self {
         let CausalShape { len, group, head_dim, .. } = shape;
         let angles = || {
@@ -100,7 +100,7 @@ impl Case {
         inputs
     }
 
-    /// By the definitions, in f64: the output, and the gradients of q, k and v.
+    /// The output and the gradients of q, k and v by definition, in f64.
     fn reference(&self) -> [Vec<f64>; 4] {
         let CausalShape { len, group, head_dim, .. } = self.shape;
         let turned = |x: &[f64], p: usize, back: bool| -> Vec<f64> {
@@ -158,7 +158,7 @@ impl Case {
 
 #[test]
 fn output_and_gradients_equal_their_definition() {
-    // One scratch for all: nothing of one case may reach the next.
+    // The same scratch for all cases: nothing of one case may leak into the next.
     let mut scratch = CausalScratch::default();
     for shape in shapes() {
         for pairs in [0, shape.head_dim / 2, shape.head_dim.div_ceil(4)] {

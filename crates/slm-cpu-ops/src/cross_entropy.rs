@@ -1,14 +1,14 @@
-//! The loss of a language model.
+//! The cross-entropy loss of a language model.
 
 use crate::add::scale;
 use crate::dispatch::vectorized;
 use crate::exp::exp_scalar;
 use crate::lanes;
 
-/// Replaces a row of logits by its softmax and returns `-log(softmax[target])`, in nats. NaN if any logit is.
+/// Replaces a row of logits by its softmax and returns `-log(softmax[target])` in nats; NaN if any logit is NaN.
 ///
 /// # Panics
-/// When there is no such target.
+/// If `target` is not an index of the row.
 pub fn cross_entropy(logits: &mut [f32], target: usize) -> f64 {
     assert!(target < logits.len(), "cross_entropy: target {target} of {} classes", logits.len());
     vectorized! {
@@ -17,7 +17,7 @@ pub fn cross_entropy(logits: &mut [f32], target: usize) -> f64 {
         for logit in logits.iter_mut() {
             *logit = exp_scalar(*logit - max);
         }
-        // Sums of short runs in f32, their sum in f64: thousands of terms lose nothing.
+        // Short runs are summed in f32 and their sums in f64, so that thousands of terms lose no precision.
         let total: f64 = logits.chunks(256).map(|chunk| f64::from(lanes::sum(chunk))).sum();
         let factor = (1.0 / total) as f32;
         logits.iter_mut().for_each(|p| *p *= factor);
@@ -28,7 +28,7 @@ pub fn cross_entropy(logits: &mut [f32], target: usize) -> f64 {
 /// Replaces a row's softmax by the gradient of `factor` times its [`cross_entropy`].
 ///
 /// # Panics
-/// When there is no such target.
+/// If `target` is not an index of the row.
 pub fn cross_entropy_backward(softmax: &mut [f32], target: usize, factor: f32) {
     assert!(target < softmax.len(), "cross_entropy: target {target} of {} classes", softmax.len());
     softmax[target] -= 1.0;

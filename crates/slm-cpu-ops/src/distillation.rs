@@ -4,15 +4,16 @@ use crate::dispatch::vectorized;
 use crate::exp::exp_scalar;
 use crate::lanes;
 
-/// Values of a row that are summed in f32, before the sums are added in f64: thousands of terms lose nothing.
+/// Values of a row that are summed in f32 before the sums are added in f64, so that thousands of terms lose no
+/// precision.
 const RUN: usize = 256;
 
-/// The Kullback-Leibler divergence `sum_v p(v) (ln p(v) - ln q(v))`, in nats, of a row of `student` logits, whose softmax is
-/// `q`, from a row of `teacher` logits, whose softmax is `p`. The first row is replaced by the gradient, `q - p`, the second
-/// by values of no use. NaN if any logit is.
+/// Computes the Kullback-Leibler divergence `sum_v p(v) (ln p(v) - ln q(v))` in nats. `q` is the softmax of a row of
+/// `student` logits, `p` that of a row of `teacher` logits. The student's row is replaced by its gradient, `q - p`; the
+/// teacher's is overwritten with scratch values. The result is NaN if any logit is NaN.
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 pub fn distillation(student: &mut [f32], teacher: &mut [f32]) -> f64 {
     assert_eq!(student.len(), teacher.len(), "distillation: {} and {} classes", student.len(), teacher.len());
     vectorized! {

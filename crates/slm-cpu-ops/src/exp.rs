@@ -2,7 +2,7 @@
 
 use crate::dispatch::vectorized;
 
-/// `e^x` of every value, in place.
+/// Computes `e^x` of every value in place.
 ///
 /// The relative error is at most 2e-7 (3 units in the last place) from -87.3 to 88.3. Below that the result is 0
 /// (f32 has only subnormal numbers there), above it is infinity. NaN stays NaN.
@@ -14,12 +14,12 @@ pub fn exp(x: &mut [f32]) {
     }
 }
 
-/// Adding and subtracting it rounds to an integer, which the sum holds in its lowest bits: 1.5 * 2^23.
+/// Rounding constant, 1.5 * 2^23. Added, it leaves the rounded integer in the lowest bits of the sum.
 const ROUND: f32 = 12_582_912.0;
-/// `ln 2` as the sum of a number with few bits, whose products with integers are exact, and the rest.
+/// `ln 2` split into a number with few bits, whose products with integers are exact, and the rest.
 const LN2_HIGH: f32 = 0.693_359_4;
 const LN2_LOW: f32 = -2.121_944_4e-4;
-/// Where 2^n, with n the rounded exponent, would leave the normal numbers.
+/// Bounds within which 2^n, with n the rounded exponent, is a normal number.
 const LOWEST: f32 = -87.33;
 const HIGHEST: f32 = 88.37;
 

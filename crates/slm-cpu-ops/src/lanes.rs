@@ -1,9 +1,10 @@
 //! Reductions in many running values, which compilers turn into vector instructions.
 
-/// Running values: four AVX2 registers of f32, enough to hide the latency of an addition.
+/// Number of running values: four AVX2 registers of f32, enough to hide the latency of an addition.
 const LANES: usize = 32;
 
-/// `combine`s all of `x`, each value mapped by `step(running value, x)`, from `start`.
+/// Reduces all of `x` from `start`: each value is mapped by `step(running value, x)`, and running values are joined by
+/// `combine`.
 #[inline(always)]
 pub(crate) fn reduce(
     x: &[f32],
@@ -24,7 +25,7 @@ pub(crate) fn reduce(
     fold(lanes, combine)
 }
 
-/// One value of all, halving their number again and again.
+/// Reduces running values to one by halving their number again and again.
 #[inline(always)]
 fn fold(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
@@ -37,25 +38,25 @@ fn fold(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
     lanes[0]
 }
 
-/// Sum.
+/// The sum of all values.
 #[inline(always)]
 pub(crate) fn sum(x: &[f32]) -> f32 {
     reduce(x, 0.0, |a, x| a + x, |a, b| a + b)
 }
 
-/// Sum of squared differences from `center`.
+/// The sum of squared differences from `center`.
 #[inline(always)]
 pub(crate) fn sum_squares(x: &[f32], center: f32) -> f32 {
     reduce(x, 0.0, |a, x| (x - center).mul_add(x - center, a), |a, b| a + b)
 }
 
-/// Sum of products.
+/// The sum of products.
 #[inline(always)]
 pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
     dot_centred(x, y, 0.0)
 }
 
-/// Sum of `x * (y - center)`.
+/// The sum of `x * (y - center)`.
 #[inline(always)]
 pub(crate) fn dot_centred(x: &[f32], y: &[f32], center: f32) -> f32 {
     let ((x_chunks, x_rest), (y_chunks, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
@@ -71,7 +72,7 @@ pub(crate) fn dot_centred(x: &[f32], y: &[f32], center: f32) -> f32 {
     fold(lanes, |a, b| a + b)
 }
 
-/// The largest value, `-inf` of nothing. Passes NaN by.
+/// The largest value; `-inf` for an empty slice. NaN is ignored.
 #[inline(always)]
 pub(crate) fn max(x: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };

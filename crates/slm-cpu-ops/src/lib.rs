@@ -1,9 +1,9 @@
-//! The float pieces of a transformer on host slices: everything of an inference pass that is not a matrix
-//! product with weights. No tensor framework.
+//! The float operations of a transformer on host slices: everything in an inference pass except the matrix products
+//! with weights. No tensor framework is involved.
 //!
-//! One operation per file. Each is a plain function on slices, single-threaded and free of allocation, so that a
-//! caller can split rows or heads among threads as it likes. Each is compiled once for the baseline of the target
-//! and, on x86-64, once for AVX2 with FMA; which of the two runs is decided when the program runs.
+//! There is one operation per file. Each is a plain function on slices, single-threaded and free of allocation, so that
+//! the caller can divide rows or heads among threads. Each is compiled once for the baseline of the target and, on
+//! x86-64, once for AVX2 with FMA. Which of the two runs is decided at run time.
 //!
 //! All floats are f32. A NaN in the input is a NaN in the output.
 #![forbid(unsafe_code)]

@@ -1,9 +1,9 @@
 //! Matrix products in f32, for the large products of training.
 //!
-//! The right matrix is packed once into panels ([`pack_panel`]); after that any rows of the result can be computed
-//! apart from all others ([`matmul_rows`]), which is how a caller splits the work among threads. An element of
-//! the result is the same to the last bit however the rows are split: it is the sum over blocks of [`DEPTH`]
-//! terms, in order, of the sum of the block's terms, in order.
+//! The right matrix is packed once into panels ([`pack_panel`]). After that any rows of the result can be computed
+//! independently ([`matmul_rows`]), so that the caller can split the work among threads. An element of the result has
+//! the same bits however the rows are split: it is the sum over blocks of [`DEPTH`] terms, in order, of the sum of the
+//! block's terms, in order.
 
 use std::ops::Range;
 
@@ -13,18 +13,18 @@ use slm_kernels::{FloatValues, KernelKind, Panels, multiply_panels};
 use crate::dispatch::{vectorize, vectorized};
 use crate::panel::{PANEL, product};
 
-/// Columns of a packed panel.
+/// Number of columns of a packed panel.
 pub const PANEL_COLUMNS: usize = PANEL;
 
-/// Terms that are summed in registers before they are added to the result: a panel of that depth and the rows it
-/// meets stay in the first-level cache.
+/// Number of terms that are summed in registers before they are added to the result. A panel of that depth and the rows
+/// it is multiplied with stay in the first-level cache.
 const DEPTH: usize = 256;
 
-/// Rows that are computed together. Times a panel's two AVX2 vectors they leave registers for the operands.
+/// Number of rows that are computed together. Times a panel's two AVX2 vectors they leave registers for the operands.
 pub const TILE_ROWS: usize = slm_kernels::PANEL_ROWS;
 const TILE: usize = TILE_ROWS;
 
-/// Panels that are multiplied together: with AVX-512 their sums fill the registers.
+/// Number of panels that are multiplied together. With AVX-512 their sums fill the registers.
 const GROUP: usize = 4;
 
 /// A matrix in a slice: row-major, or the transpose of a row-major one.
@@ -33,15 +33,15 @@ pub struct Matrix<'a> {
     data: &'a [f32],
     rows: usize,
     cols: usize,
-    /// Whether `data` holds the columns one after the other.
+    /// `true` if `data` holds one column after the other.
     transposed: bool,
 }
 
 impl<'a> Matrix<'a> {
-    /// `data` as `[rows, cols]`, row-major.
+    /// Wraps `data` as a row-major `[rows, cols]` matrix.
     ///
     /// # Panics
-    /// When the length is not `rows * cols`.
+    /// If the length is not `rows * cols`.
     pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
         assert_eq!(data.len(), rows * cols, "matrix: {rows} x {cols} values");
         Self { data, rows, cols, transposed: false }
@@ -53,26 +53,26 @@ impl<'a> Matrix<'a> {
         Self { rows: self.cols, cols: self.rows, transposed: !self.transposed, ..self }
     }
 
-    /// Rows.
+    /// Number of rows.
     pub fn rows(self) -> usize {
         self.rows
     }
 
-    /// Columns.
+    /// Number of columns.
     pub fn cols(self) -> usize {
         self.cols
     }
 
-    /// Panels that the columns fill, the last perhaps in part.
+    /// Number of panels that the columns fill, the last one perhaps in part.
     pub fn panels(self) -> usize {
         self.cols.div_ceil(PANEL)
     }
 }
 
-/// Packs columns `PANEL_COLUMNS * panel ..` of `b` as `[rows, PANEL_COLUMNS]`, missing ones as zeros.
+/// Packs columns `PANEL_COLUMNS * panel ..` of `b` as `[rows, PANEL_COLUMNS]`. Missing columns become zeros.
 ///
 /// # Panics
-/// When there is no such panel or `out` has another size.
+/// If there is no such panel or `out` has another size.
 pub fn pack_panel(b: Matrix<'_>, panel: usize, out: &mut [f32]) {
     assert!(panel < b.panels() && out.len() == b.rows * PANEL, "pack_panel: sizes do not fit");
     let first = panel * PANEL;
@@ -107,7 +107,7 @@ pub struct MatmulScratch {
     rows: Vec<f32>,
 }
 
-/// Rows `rows` of `a b`, or these added to what `out` holds.
+/// Computes rows `rows` of `a b`, or adds them to `out`.
 ///
 /// # Shapes
 /// - `a`: `[m, k]`
@@ -115,7 +115,7 @@ pub struct MatmulScratch {
 /// - `out`: `[rows.len(), columns]`
 ///
 /// # Panics
-/// When sizes do not fit.
+/// If sizes do not fit.
 pub fn matmul_rows(
     a: Matrix<'_>,
     rows: Range<usize>,
@@ -151,7 +151,7 @@ struct Matmul<'a> {
     packed_rows: &'a mut Vec<f32>,
 }
 
-/// For processors that none of the kernels is made for. The same bits, where multiplications and additions are fused.
+/// For processors without a kernel. The bits are the same where multiplications and additions are fused.
 impl WithSimd for Matmul<'_> {
     type Output = ();
 
@@ -182,7 +182,7 @@ impl Matmul<'_> {
         }
     }
 
-    /// Makes rows of the columns that the left matrix lies in.
+    /// Transposes the columns of the left matrix into rows.
     #[inline(always)]
     fn pack_rows(&mut self, block: Range<usize>) {
         let (rows, length) = (self.rows.clone(), block.len());
@@ -193,7 +193,7 @@ impl Matmul<'_> {
         }
     }
 
-    /// The rows from `at` on, within a block. Rows beyond the last are the last.
+    /// The rows from `at` on, within a block. Rows past the last repeat it.
     #[inline(always)]
     fn tile(&self, at: usize, block: &Range<usize>) -> [&[f32]; TILE] {
         let last = self.rows.len() - 1;
@@ -206,7 +206,7 @@ impl Matmul<'_> {
         })
     }
 
-    /// The product by a kernel, whose sums have the same order.
+    /// Computes the product with a kernel, whose sums have the same order.
     fn with_kernel(mut self, kernel: KernelKind) {
         let (depth, panels) = (self.a.cols, self.columns.div_ceil(PANEL));
         let mut sums = [0.0; TILE * GROUP * PANEL];
@@ -233,7 +233,7 @@ impl Matmul<'_> {
         });
     }
 
-    /// All rows times one block of one panel, which stays in the cache.
+    /// Multiplies all rows with one block of one panel, which stays in the cache.
     #[inline(always)]
     fn panel<S: Simd>(&mut self, simd: S, panel: usize, block: Range<usize>) {
         let depth = self.a.cols;

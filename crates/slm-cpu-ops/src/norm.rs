@@ -1,12 +1,12 @@
-//! Norms over a row.
+//! RMS norm and layer norm of a row.
 
 use crate::dispatch::vectorized;
 use crate::lanes;
 
-/// `out = x / sqrt(mean(x^2) + eps) * weight` (Zhang and Sennrich, 2019, arXiv:1910.07467), of one row.
+/// Computes `out = x / sqrt(mean(x^2) + eps) * weight` of one row (Zhang and Sennrich, 2019, arXiv:1910.07467).
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     assert!(x.len() == weight.len() && x.len() == out.len(), "rms_norm: lengths differ");
     vectorized! {
@@ -17,10 +17,10 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     }
 }
 
-/// [`rms_norm`] of every run of as many values as there are weights, in place: the norm of attention heads.
+/// [`rms_norm`] of every run of as many values as there are weights, in place. It normalizes attention heads.
 ///
 /// # Panics
-/// When `x` is not whole runs.
+/// If the length of `x` is not a multiple of the number of weights.
 pub fn rms_norm_heads(x: &mut [f32], weight: &[f32], eps: f32) {
     let width = weight.len();
     assert!(width > 0 && x.len().is_multiple_of(width), "rms_norm_heads: lengths do not fit");
@@ -40,11 +40,11 @@ pub(crate) fn rms_factor(x: &[f32], eps: f32) -> f32 {
     1.0 / (lanes::sum_squares(x, 0.0) / x.len() as f32 + eps).sqrt()
 }
 
-/// `out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias` with the biased variance (Ba, Kiros and Hinton,
-/// 2016, arXiv:1607.06450), of one row.
+/// Computes `out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias` of one row, with the biased variance (Ba, Kiros
+/// and Hinton, 2016, arXiv:1607.06450).
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
     let fits = x.len() == weight.len() && x.len() == bias.len() && x.len() == out.len();
     assert!(fits, "layer_norm: lengths differ");
@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn both_norms_against_f64() {
         for len in [1, 4, 31, 32, 33, 576, 2048] {
-            // A large epsilon tells whether it is added inside the root.
+            // A large epsilon shows that it is added inside the root.
             for eps in [1e-5, 0.5] {
                 let (x, weight, bias) = (wave(len, 31, 1.0), wave(len, 17, 2.0), wave(len, 41, 0.5));
                 let wide = |v: f32| f64::from(v);

@@ -11,7 +11,7 @@ use crate::norm::{layer_factor, rms_factor};
 /// `f a - x f^3 mean(a x)`.
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 pub fn rms_norm_backward(x: &[f32], weight: &[f32], eps: f32, grad: &mut [f32], weight_grad: &mut [f32]) {
     let len = x.len();
     let fits = len == weight.len() && len == grad.len() && len == weight_grad.len();
@@ -37,7 +37,7 @@ pub fn rms_norm_backward(x: &[f32], weight: &[f32], eps: f32, grad: &mut [f32], 
 /// With `n = (x - mean(x)) f` and `a = grad * weight` the gradient of `x` is `f (a - mean(a) - n mean(a n))`.
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 pub fn layer_norm_backward(
     x: &[f32],
     weight: &[f32],
@@ -58,7 +58,8 @@ pub fn layer_norm_backward(
             *grad *= weight;
         }
         let grad_mean = lanes::sum(grad) / len as f32;
-        // mean(a n) = f (mean(a x) - mean(a) mean(x)) would cancel: sum the products with what is centred.
+        // mean(a n) = f (mean(a x) - mean(a) mean(x)) would suffer from cancellation, so the centred values are
+        // multiplied.
         let slope = f * lanes::dot_centred(grad, x, mean) / len as f32;
         for (grad, x) in grad.iter_mut().zip(x) {
             *grad = f * (*grad - grad_mean - (x - mean) * f * slope);
@@ -77,7 +78,7 @@ mod tests {
         (0..len).map(|i| ((i * step) % 97) as f32 / 48.0 - 1.0).collect()
     }
 
-    /// The slope of `loss` in each of `at`, by central differences.
+    /// The slope of `loss` at each of `at`, by central differences.
     fn slopes(at: &[f32], loss: impl Fn(&[f32]) -> f64) -> Vec<f64> {
         (0..at.len())
             .map(|i| {

@@ -1,20 +1,20 @@
-//! The product of a few rows with a panel, the one loop that attention consists of.
+//! The product of a few rows with a panel, the inner loop of attention.
 
 use pulp::Simd;
 
-/// Columns of a panel.
+/// Number of columns of a panel.
 pub(crate) const PANEL: usize = 16;
 
 /// `M` rows of the left matrix of a product.
 pub(crate) trait Rows<const M: usize>: Copy {
-    /// The first `depth` columns, so that the compiler knows how far `at` may go.
+    /// The first `depth` columns. Tells the compiler the bounds of `at`.
     fn truncate(self, depth: usize) -> Self;
 
-    /// Row `i`, column `k`.
+    /// The value at row `i`, column `k`.
     fn at(self, i: usize, k: usize) -> f32;
 }
 
-/// Rows that lie anywhere, each in one run.
+/// Rows anywhere in memory, each contiguous.
 impl<const M: usize> Rows<M> for [&[f32]; M] {
     #[inline(always)]
     fn truncate(mut self, depth: usize) -> Self {
@@ -30,11 +30,11 @@ impl<const M: usize> Rows<M> for [&[f32]; M] {
     }
 }
 
-/// `M` rows times `NP` panels, `out[i][n][j] = sum_k rows[i][k] * panels[n][k][j]`. A panel is `[depth, PANEL]`,
-/// so that each step reads one run of it and one value of each row.
+/// Multiplies `M` rows with `NP` panels: `out[i][n][j] = sum_k rows[i][k] * panels[n][k][j]`. A panel is
+/// `[depth, PANEL]`, so that each step reads one run of it and one value of each row.
 ///
 /// # Panics
-/// When a row or a panel is shorter than `depth`.
+/// If a row or a panel is shorter than `depth`.
 #[inline(always)]
 pub(crate) fn product<S: Simd, const M: usize, const NP: usize>(
     simd: S,
@@ -48,7 +48,7 @@ pub(crate) fn product<S: Simd, const M: usize, const NP: usize>(
         chunks[n] = &panels[n].as_chunks::<PANEL>().0[..depth];
     }
     let panels = chunks;
-    // The vectors of a panel's width; only one arm exists in the code for an instruction set.
+    // The number of vectors in a panel's width. Only one arm is compiled for an instruction set.
     match S::F32_LANES {
         16 => accumulate::<S, M, NP, 1>(simd, depth, rows, panels),
         8 => accumulate::<S, M, NP, 2>(simd, depth, rows, panels),
@@ -57,7 +57,7 @@ pub(crate) fn product<S: Simd, const M: usize, const NP: usize>(
     }
 }
 
-// Loops over indices, which are unrolled early: through iterators the compiler keeps some sums in memory.
+// Loops over indices are unrolled early; through iterators the compiler keeps some sums in memory.
 #[allow(clippy::needless_range_loop, clippy::manual_memcpy)]
 #[inline(always)]
 fn accumulate<S: Simd, const M: usize, const NP: usize, const V: usize>(

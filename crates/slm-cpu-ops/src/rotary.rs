@@ -2,16 +2,16 @@
 
 use crate::dispatch::vectorized;
 
-/// Rotates every head of a row, the two halves of its first `2 * pairs` values forming the pairs: `(a, b)` becomes
-/// `(a cos - b sin, b cos + a sin)` (Su and others, 2021, arXiv:2104.09864, in the order of Hugging Face's
-/// models). The rest of a head stays as it is.
+/// Rotates every head of a row. The two halves of its first `2 * pairs` values form the pairs: `(a, b)` becomes
+/// `(a cos - b sin, b cos + a sin)` (Su and others, 2021, arXiv:2104.09864, in the order of Hugging Face's models). The
+/// rest of a head is unchanged.
 ///
 /// # Shapes
 /// - `heads`: `[heads, head_dim]`, with `head_dim >= 2 * pairs`
 /// - `cos`, `sin`: `[pairs]`
 ///
 /// # Panics
-/// When the lengths do not fit.
+/// If the lengths do not fit.
 pub fn rotate(heads: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
     let pairs = check(heads.len(), head_dim, cos, sin);
     vectorized! {
@@ -24,13 +24,13 @@ pub fn rotate(heads: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
     }
 }
 
-/// Turns back what [`rotate`] turned; also its backward pass.
+/// The inverse of [`rotate`], which is also its backward pass.
 ///
 /// # Shapes
 /// Those of [`rotate`].
 ///
 /// # Panics
-/// When the lengths do not fit.
+/// If the lengths do not fit.
 pub fn rotate_back(heads: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
     let pairs = check(heads.len(), head_dim, cos, sin);
     vectorized! {
@@ -43,7 +43,7 @@ pub fn rotate_back(heads: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32])
     }
 }
 
-/// Number of pairs that are rotated.
+/// Checks the lengths and returns the number of rotated pairs.
 fn check(len: usize, head_dim: usize, cos: &[f32], sin: &[f32]) -> usize {
     let pairs = cos.len();
     let fits = pairs == sin.len() && pairs > 0 && 2 * pairs <= head_dim && len.is_multiple_of(head_dim);

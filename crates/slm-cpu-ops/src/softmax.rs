@@ -4,8 +4,8 @@ use crate::dispatch::vectorized;
 use crate::exp::exp_scalar;
 use crate::lanes;
 
-/// Replaces scores by `e^(scale (score - max))` and returns `max` and the sum of these: a softmax that is not yet divided
-/// by its sum.
+/// Replaces scores by `e^(scale (score - max))` and returns `max` and the sum of the results: a softmax before the
+/// division by its sum.
 #[inline(always)]
 pub(crate) fn exponentials(scores: &mut [f32], scale: f32) -> (f32, f32) {
     let max = lanes::max(scores);
@@ -15,24 +15,24 @@ pub(crate) fn exponentials(scores: &mut [f32], scale: f32) -> (f32, f32) {
     (max, lanes::sum(scores))
 }
 
-/// Sum of all values, in an order that does not depend on the processor.
+/// The sum of all values, in an order that does not depend on the processor.
 pub fn sum(x: &[f32]) -> f32 {
     vectorized! { lanes::sum(x) }
 }
 
-/// Sum of the squares of all values, in an order that does not depend on the processor.
+/// The sum of the squares of all values, in an order that does not depend on the processor.
 pub fn sum_squares(x: &[f32]) -> f32 {
     vectorized! { lanes::sum_squares(x, 0.0) }
 }
 
-/// `log(sum(e^x))`, summed relative to the largest value. NaN if any value is, `-inf` of nothing.
+/// Computes `log(sum(e^x))`, summed relative to the largest value; NaN if any value is NaN, `-inf` for an empty slice.
 pub fn log_sum_exp(x: &[f32]) -> f64 {
     vectorized! {
         let max = lanes::max(x);
         if max == f32::NEG_INFINITY && !x.iter().any(|x| x.is_nan()) {
             return f64::NEG_INFINITY;
         }
-        // Sums of short runs in f32, their sum in f64: thousands of terms lose nothing.
+        // Short runs are summed in f32 and their sums in f64, so that thousands of terms lose no precision.
         let mut total = 0.0;
         for chunk in x.chunks(256) {
             total += f64::from(lanes::reduce(

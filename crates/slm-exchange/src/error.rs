@@ -1,13 +1,13 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
 use std::path::{Path, PathBuf};
 
 use slm_store::Error as StoreError;
 
-/// Result of this crate's functions.
+/// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a model was not exported or imported.
+/// An error of an export or import.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -20,47 +20,47 @@ pub enum Error {
     /// A tokenizer that cannot be used.
     #[error(transparent)]
     Text(#[from] slm_text::Error),
-    /// A file that is not what its format says.
+    /// A file that violates its format.
     #[error("{}: not a {format} file that can be used: {field}: {problem}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// The format that it should be of.
+        /// The expected format.
         format: &'static str,
-        /// The part of it: a key, a tensor, or the header.
+        /// The part of the file: a key, a tensor, or the header.
         field: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
-    /// A model that the other program cannot compute, or a file that holds what is not read here.
+    /// A model that the other program cannot compute, or a file with content that is not supported.
     #[error("{}: {what}; {remedy}", path.display())]
     Unsupported {
         /// The checkpoint or file.
         path: PathBuf,
-        /// What it has.
+        /// The unsupported property.
         what: String,
-        /// What to do.
+        /// The remedy.
         remedy: String,
     },
-    /// An export that would not be exact, and had to be.
+    /// An export that must be exact and would not be.
     #[error(
         "{}: the export is not exact, and --strict was given; {}", path.display(), reasons.join("; ")
     )]
     Inexact {
         /// The checkpoint.
         path: PathBuf,
-        /// What would change, and the remedies.
+        /// The changes that the export would make, and the remedies.
         reasons: Vec<String>,
     },
 }
 
 impl Error {
-    /// A GGUF file that is not one.
+    /// A damaged GGUF file.
     pub(crate) fn damaged(path: &Path, field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::damaged_file(path, "GGUF", field, problem.into())
     }
 
-    /// A file of the format `format` that is not one.
+    /// A damaged file of the format `format`.
     pub(crate) fn damaged_file(
         path: &Path,
         format: &'static str,

@@ -1,4 +1,4 @@
-//! Exporting a checkpoint.
+//! Export of a checkpoint.
 
 use std::fmt;
 use std::path::Path;
@@ -12,9 +12,9 @@ use crate::{ExportReport, FloatType, Result, compressed, gguf_export, hf_export,
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Format {
-    /// A file for llama.cpp and what is built on it.
+    /// A file for llama.cpp and programs built on it.
     Gguf,
-    /// A directory of floats for transformers and whatever reads its layout.
+    /// A directory of floats for transformers and other readers of its layout.
     HuggingFace,
     /// A directory with quantized linear layers for transformers and vLLM.
     CompressedTensors,
@@ -51,11 +51,11 @@ impl FromStr for Format {
     }
 }
 
-/// The operators that an ONNX model is made of.
+/// The operators of an ONNX model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnnxProfile {
-    /// Those of the standard, with explicit quantization.
+    /// Standard operators, with explicit quantization.
     #[default]
     Standard,
     /// ONNX Runtime's own `MatMulNBits` and `GroupQueryAttention`, with the settings that onnxruntime-genai loads.
@@ -74,7 +74,7 @@ impl FromStr for OnnxProfile {
     }
 }
 
-/// Readers of protobuf refuse messages of 2 GiB. What is left is for the graph itself.
+/// Readers of protobuf reject messages of 2 GiB. The difference is reserved for the graph itself.
 const EXTERNAL_DATA_ABOVE: u64 = (1 << 31) - (1 << 26);
 
 /// Options of an export.
@@ -82,22 +82,24 @@ const EXTERNAL_DATA_ABOVE: u64 = (1 << 31) - (1 << 26);
 pub struct ExportOptions {
     /// The format.
     pub format: Format,
-    /// The type of float matrices. Where none is given: F32 in ONNX models, elsewhere the narrowest that holds each exactly.
+    /// The type of float matrices. The default is F32 in ONNX models, and elsewhere the narrowest type that holds each
+    /// exactly.
     pub float_type: Option<FloatType>,
-    /// Whether to refuse what would not be exact.
+    /// `true` to fail instead of writing anything that is not exact.
     pub strict: bool,
-    /// Whether to replace an output that exists.
+    /// `true` to replace an existing output.
     pub overwrite: bool,
     /// The operators of an ONNX model.
     pub onnx_profile: OnnxProfile,
-    /// Bytes above which the values of an ONNX model are written to a second file, at most the 2 GB of a protobuf message.
+    /// Size in bytes above which the values of an ONNX model are written to a second file, at most the 2 GB of a
+    /// protobuf message.
     pub external_data_above: u64,
-    /// How the checkpoint is opened.
+    /// Options for opening the checkpoint.
     pub open: OpenOptions,
 }
 
 impl ExportOptions {
-    /// Exports as `format`, with whatever the format cannot hold told in the report.
+    /// Options for an export as `format`. The report lists what the format cannot hold.
     pub fn new(format: Format) -> Self {
         Self {
             format,
@@ -113,11 +115,11 @@ impl ExportOptions {
 
 /// Writes the checkpoint in `dir` to `out` in the format of another program.
 ///
-/// The output appears complete or not at all. Tensors are read and written one at a time.
+/// The output appears completely or not at all. Tensors are read and written one at a time.
 ///
 /// # Errors
-/// [`Error::Unsupported`](crate::Error::Unsupported) for a model or a tokenizer that the other program does not compute;
-/// [`Error::Inexact`](crate::Error::Inexact) with `strict`; those of opening a checkpoint and of writing files.
+/// [`Error::Unsupported`](crate::Error::Unsupported) for a model or a tokenizer that the other program cannot compute;
+/// [`Error::Inexact`](crate::Error::Inexact) with `strict`; errors of opening a checkpoint and of writing files.
 pub fn export(dir: &Path, out: &Path, options: &ExportOptions) -> Result<ExportReport> {
     let checkpoint = Checkpoint::open_with(dir, &options.open)?;
     match options.format {

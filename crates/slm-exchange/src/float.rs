@@ -1,4 +1,4 @@
-//! Float types to store values as.
+//! Float types for storing values.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,14 +14,14 @@ use crate::gguf::TensorKind;
 pub enum FloatType {
     /// 32 bits.
     F32,
-    /// 16 bits, IEEE.
+    /// 16 bits, IEEE 754 binary16.
     F16,
-    /// 16 bits, the upper half of 32.
+    /// 16 bits, the upper half of a 32-bit float.
     Bf16,
 }
 
 impl FloatType {
-    /// The narrowest type that holds every one of `values`; BF16 where F16 does too.
+    /// The narrowest type that holds all of `values` exactly; BF16 if both 16-bit types do.
     pub(crate) fn narrowest(values: &[f32]) -> Self {
         let holds = |kind: &Self| holds_exactly(kind.dtype(), values);
         [Self::Bf16, Self::F16].into_iter().find(holds).unwrap_or(Self::F32)
@@ -54,7 +54,7 @@ impl FloatType {
         }
     }
 
-    /// A value as this type has it, rounded to nearest.
+    /// The value rounded to the nearest one of this type.
     pub(crate) fn round(self, value: f32) -> f32 {
         match self {
             Self::F32 => value,
@@ -63,7 +63,7 @@ impl FloatType {
         }
     }
 
-    /// The largest change of a value by rounding to this type, relative to it; infinite where one leaves its range.
+    /// The largest relative change of a value when rounded to this type; infinite if a value is out of range.
     pub(crate) fn change(self, values: &[f32]) -> f64 {
         values.iter().fold(0.0, |most, &value| f64::max(most, relative_change(value, self.round(value))))
     }

@@ -1,7 +1,7 @@
-//! Readers of untrusted bytes, each as a function of the bytes alone: the targets in `fuzz/` and the test `regressions` run
-//! them. No part of the interface.
+//! Readers of untrusted bytes, each as a function of bytes only. The targets in `fuzz/` and the test `regressions` run
+//! them. They are not part of the public interface.
 //!
-//! Each may refuse what it is given, and must neither panic nor make a checkpoint that does not open.
+//! A reader may reject its input. It must neither panic nor write a checkpoint that does not open.
 
 use std::path::Path;
 
@@ -9,13 +9,13 @@ use slm_checkpoint::Checkpoint;
 
 use crate::{ImportOptions, import_gguf, import_llama2c, is_llama2c};
 
-/// A GGUF file.
+/// Reads a GGUF file.
 pub fn gguf(bytes: &[u8]) {
     let options = ImportOptions::default();
     with_file(bytes, |file, out| import_gguf(file, out, &options).is_ok());
 }
 
-/// A file of llama2.c, without a tokenizer.
+/// Reads a file of llama2.c without a tokenizer.
 pub fn llama2c(bytes: &[u8]) {
     let options = ImportOptions::default();
     with_file(bytes, |file, out| {
@@ -24,7 +24,7 @@ pub fn llama2c(bytes: &[u8]) {
     });
 }
 
-/// Gives `import` a file with `bytes` and a place for a checkpoint, which must open where it says that there is one.
+/// Gives `import` a file with `bytes` and a destination. If it returns `true`, the checkpoint there must open.
 fn with_file(bytes: &[u8], import: impl Fn(&Path, &Path) -> bool) {
     let Ok(dir) = tempfile::tempdir() else { return };
     let (file, out) = (dir.path().join("model.bin"), dir.path().join("out"));

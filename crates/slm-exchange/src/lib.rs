@@ -1,14 +1,14 @@
-//! Models to and from the formats of other programs.
+//! Import and export of models in the formats of other programs.
 //!
 //! | item | does |
 //! |---|---|
 //! | [`export`] | writes a checkpoint as a GGUF file, a Hugging Face, compressed-tensors or MLX directory, or an ONNX model |
-//! | [`import_gguf`] | makes a checkpoint of a GGUF file |
-//! | [`import_llama2c`] | makes a checkpoint of a file of llama2.c |
+//! | [`import_gguf`] | imports a GGUF file as a checkpoint |
+//! | [`import_llama2c`] | imports a file of llama2.c as a checkpoint |
 //! | [`gguf`] | reads and writes GGUF files |
 //!
-//! Codes are copied and never computed anew. Where a format cannot hold what a checkpoint has, the [`ExportReport`] says
-//! so for each tensor, and [`ExportOptions::strict`] refuses. `docs/interchange.md` has the table.
+//! Codes are copied and never recomputed. If a format cannot hold a tensor exactly, the [`ExportReport`] says so, and
+//! [`ExportOptions::strict`] makes the export fail. `docs/interchange.md` has the table.
 //!
 //! No input is trusted: sizes in files are compared with the files before anything is allocated.
 #![forbid(unsafe_code)]

@@ -6,7 +6,7 @@ use slm_checkpoint::Checkpoint;
 use crate::Result;
 use crate::llama_cpp::keys::OWN;
 
-/// What the checkpoint tells of itself: version, source, quantization.
+/// The lineage recorded in the checkpoint: version, source, quantization.
 pub(crate) fn pairs(checkpoint: &Checkpoint) -> Result<Vec<(String, String)>> {
     let config = checkpoint.config();
     let mut pairs = vec![

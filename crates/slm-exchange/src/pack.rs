@@ -1,7 +1,7 @@
-//! Codes in 32-bit words, as compressed-tensors' `pack_to_int32` and MLX have them.
+//! Codes packed in 32-bit words, the layout of compressed-tensors' `pack_to_int32` and of MLX.
 
-/// The codes of a row in words, the first in the lowest bits, each with an offset that makes it positive. The last word
-/// is filled with zeros.
+/// Packs the codes of a row in words, the first in the lowest bits. Each code gets an offset that makes it
+/// non-negative. The last word is padded with zeros.
 pub(crate) fn words(codes: &[i8], bits: u32) -> Vec<u32> {
     let per_word = (32 / bits) as usize;
     let offset = 1_i32 << (bits - 1);
@@ -13,7 +13,7 @@ pub(crate) fn words(codes: &[i8], bits: u32) -> Vec<u32> {
     codes.chunks(per_word).map(word).collect()
 }
 
-/// A matrix of zero points packed along its rows: word `i` of a column holds rows `8 i` to `8 i + 7`.
+/// Packs a matrix of zero points along its rows: word `i` of a column holds rows `8 i` to `8 i + 7`.
 pub(crate) fn columns(zero_points: &[i8], width: usize, bits: u32) -> Vec<u32> {
     let height = zero_points.len() / width.max(1);
     let column = |at: usize| (0..height).map(|row| zero_points[row * width + at]).collect::<Vec<i8>>();

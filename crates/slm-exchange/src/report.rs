@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-/// What a tensor in the output is of the one in the checkpoint.
+/// The fidelity of a tensor of the output to that of the checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -14,10 +14,10 @@ pub enum Fidelity {
     Exact,
     /// The codes are the same, scales were rounded.
     ScaleRounded {
-        /// The largest change of a scale, relative to it.
+        /// The largest relative change of a scale.
         max_relative_change: f64,
     },
-    /// The codes are the same, scales or the offsets that stand for zero points were rounded.
+    /// The codes are the same; scales, or the offsets that represent zero points, were rounded.
     OffsetRounded {
         /// The largest change of a value of the grid, in steps.
         max_change_in_steps: f64,
@@ -26,26 +26,26 @@ pub enum Fidelity {
     Dequantized {
         /// The float type.
         float_type: String,
-        /// The largest change of a value, relative to it: 0 where the float type holds all of them.
+        /// The largest relative change of a value: 0 if the float type holds all of them.
         max_relative_change: f64,
-        /// Why.
+        /// The reason.
         because: String,
     },
     /// Floats were rounded to the type that was asked for.
     FloatRounded {
-        /// The largest change of a value, relative to it.
+        /// The largest relative change of a value.
         max_relative_change: f64,
     },
-    /// Floats were computed with.
+    /// Floats were changed by a computation.
     Changed {
-        /// How.
+        /// The computation.
         how: String,
     },
 }
 
 impl Fidelity {
-    /// Of values that are written as `float`, which changes them by `max_relative_change`; `because` says why codes became
-    /// values.
+    /// The fidelity of values that are written as `float`, which changes them by at most `max_relative_change`.
+    /// `because` is the reason why codes became values.
     pub(crate) fn of_values(float: &str, max_relative_change: f64, because: Option<String>) -> Self {
         match (because, max_relative_change) {
             (Some(because), max_relative_change) => {
@@ -56,7 +56,7 @@ impl Fidelity {
         }
     }
 
-    /// Whether nothing was changed.
+    /// Returns `true` if nothing was changed.
     pub fn is_exact(&self) -> bool {
         *self == Self::Exact
     }
@@ -89,34 +89,34 @@ impl fmt::Display for Fidelity {
 /// A tensor of the output.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TensorReport {
-    /// Its name there.
+    /// Its name in the output.
     pub name: String,
-    /// Its type there.
+    /// Its type in the output.
     pub kind: String,
     /// Its shape, rows before columns.
     pub shape: Vec<usize>,
-    /// What it is of the checkpoint's.
+    /// Its fidelity to the checkpoint.
     pub fidelity: Fidelity,
 }
 
-/// Result of an export.
+/// The result of an export.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ExportReport {
     /// The file or directory.
     pub output: PathBuf,
-    /// What the other program calls the model's architecture.
+    /// The other program's name of the model's architecture.
     pub architecture: String,
-    /// Its tensors, in the order in which they lie there.
+    /// The tensors, in the order of the output.
     pub tensors: Vec<TensorReport>,
-    /// What the other program does otherwise than this one, a sentence each. With `strict` those that change what the
-    /// model computes are refused.
+    /// Differences of the other program, one sentence each. With `strict`, a difference that changes what the model
+    /// computes is an error.
     pub notes: Vec<String>,
     /// Bytes of the output.
     pub bytes: u64,
 }
 
 impl ExportReport {
-    /// Whether every number of every tensor is the checkpoint's.
+    /// Returns `true` if every number of every tensor is that of the checkpoint.
     pub fn is_exact(&self) -> bool {
         self.tensors.iter().all(|tensor| tensor.fidelity.is_exact())
     }

@@ -9,14 +9,14 @@ use slm_quant_core::{ActivationQuant, QuantizedMatrix};
 
 use crate::Result;
 
-/// A checkpoint that is exported.
+/// A checkpoint being exported.
 #[derive(Debug)]
 pub(crate) struct Source<'a> {
     pub(crate) checkpoint: &'a Checkpoint,
     shapes: BTreeMap<String, Vec<usize>>,
 }
 
-/// A tensor as it is stored.
+/// A tensor in its stored form.
 #[derive(Debug)]
 pub(crate) enum Stored {
     Float(Vec<f32>),
@@ -33,13 +33,13 @@ impl<'a> Source<'a> {
         &self.checkpoint.config().model
     }
 
-    /// The shape of our tensor `name`, rows before columns. A tied head has that of the embedding.
+    /// The shape of the checkpoint's tensor `name`, rows before columns. A tied head has the shape of the embedding.
     pub(crate) fn shape(&self, name: &str) -> Vec<usize> {
         let name = if name == HEAD && !self.shapes.contains_key(HEAD) { EMBED_TOKENS } else { name };
         self.shapes.get(name).cloned().unwrap_or_default()
     }
 
-    /// Reads our tensor `name`.
+    /// Reads the checkpoint's tensor `name`.
     pub(crate) fn read(&self, name: &str) -> Result<Stored> {
         let tied = self.model().tie_word_embeddings;
         let layer = match name {
@@ -54,7 +54,7 @@ impl<'a> Source<'a> {
         Ok(Stored::Float(self.checkpoint.tensors().read_f32(name)?))
     }
 
-    /// What Hugging Face calls the architecture that the model was imported as, wherever in its lineage that is said.
+    /// Hugging Face's name of the architecture that the model was imported as, from anywhere in its lineage.
     pub(crate) fn hugging_face_architecture(&self) -> Option<&str> {
         let mut lineage = self.checkpoint.config().lineage.as_ref();
         while let Some(value) = lineage {
@@ -67,7 +67,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Our name of the head.
+/// The checkpoint's name of the head.
 pub(crate) const HEAD: &str = "lm_head.weight";
 
 /// The values of row `row`: `scale * (code - zero_point)` in f32, as everywhere in this project.

@@ -1,4 +1,4 @@
-//! compressed-tensors directories that come back: the same codes, scales and ranges.
+//! compressed-tensors directories survive a round trip: the same codes, scales and ranges.
 
 mod support;
 
@@ -57,7 +57,7 @@ fn what_was_exported_comes_back() {
                 assert_eq!(values(&ours), values(&theirs), "{label}: {}", record.name);
                 compared += 1;
             }
-            // As floats: the values that the codes stand for.
+            // As floats: the values of the codes.
             let options = ImportOptions { dequantize: true, ..ImportOptions::default() };
             let floats = root.path().join(format!("{label}-floats"));
             hf::import_with(&out, &floats, &options).unwrap();

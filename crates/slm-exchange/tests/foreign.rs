@@ -1,4 +1,4 @@
-//! Files of other programs, written by their rules without them: quantized checkpoints, pickles, llama2.c, blocks of ggml.
+//! Files of other programs, written here by their rules: quantized checkpoints, pickles, llama2.c, blocks of ggml.
 
 mod support;
 
@@ -18,7 +18,7 @@ fn read_i32(file: &TensorFile, name: &str) -> Vec<i32> {
     file.read_bytes(name).unwrap().as_chunks().0.iter().map(|&value| i32::from_le_bytes(value)).collect()
 }
 
-/// What a checkpoint of each name should have: bits, whether symmetric, type.
+/// The expected properties of a checkpoint by name: bits, symmetry, type.
 fn expected(name: &str) -> (Bits, bool, QuantizationType) {
     let bits = if name.contains("-4-") { Bits::Int4 } else { Bits::Int8 };
     let symmetric = [
@@ -60,8 +60,8 @@ fn codes_that_the_programs_pack_are_kept() {
     assert_eq!(compared, 11 * 14);
 }
 
-/// Imports each checkpoint in `root` and compares it with what it was made of: the layers that have the same codes, and the
-/// table of what became of each scheme.
+/// Imports each checkpoint in `root` and compares it with its source. Returns the layers that have the same codes, and
+/// the table of the results by scheme.
 fn compare_codes(root: &Path) -> (usize, String) {
     let mut compared = 0;
     let mut table = "| in the file | in the checkpoint |\n|---|---|\n".to_owned();

@@ -1,4 +1,4 @@
-//! GGUF files: what gguf-py reads in ours, and what becomes of them when they are imported again.
+//! GGUF files: gguf-py reads them, and importing them again gives the same model.
 
 mod support;
 
@@ -13,7 +13,7 @@ use slm_quant_core::QuantizationType;
 use slm_testing::peer_python;
 use support::{import, models, name, quantize, run};
 
-/// Schemes whose codes and scales a file holds as they are.
+/// Schemes whose codes and scales a file holds unchanged.
 const EXACT: [(&str, &str); 7] = [
     ("int8:tensor:f16", "Q8_0"),
     ("int8:channel:f16", "Q8_0"),
@@ -33,8 +33,8 @@ fn from_gguf(file: &Path, out: &Path) -> Checkpoint {
     Checkpoint::open(import_gguf(file, out, &options).unwrap().path).unwrap()
 }
 
-/// Tensors of a report that are not exact, other than by the rule for rows that are not whole blocks and by what Gemma's
-/// scale of attention asks for.
+/// Tensors of a report that are not exact, except for rows that are not whole blocks and for Gemma's scale of
+/// attention.
 fn surprises(report: &ExportReport) -> Vec<String> {
     let expected = |fidelity: &Fidelity| match fidelity {
         Fidelity::Exact | Fidelity::Changed { .. } => true,
@@ -47,7 +47,8 @@ fn surprises(report: &ExportReport) -> Vec<String> {
     found.map(|tensor| format!("{}: {}", tensor.name, tensor.fidelity)).collect()
 }
 
-/// Every quantized layer of `a` has the codes and the scales of that of `b`, whatever the size of its groups.
+/// Checks that every quantized layer of `a` has the codes and the scales of that of `b`, whatever the size of its
+/// groups.
 fn same_codes(a: &Checkpoint, b: &Checkpoint, what: &str) -> usize {
     let mut compared = 0;
     let layers =
@@ -154,7 +155,7 @@ fn what_is_not_exact_is_said_and_refused() {
     let options = ExportOptions { float_type: Some(FloatType::F16), ..ExportOptions::new(Format::Gguf) };
     let report = export(float.dir(), &file, &options).unwrap();
     assert!(report.tensors.iter().any(|tensor| matches!(tensor.fidelity, Fidelity::FloatRounded { .. })));
-    // What is there is not replaced unasked.
+    // An existing output is not replaced without being asked to.
     let error = export(float.dir(), &file, &options).unwrap_err().to_string();
     assert!(error.contains("--overwrite"), "{error}");
     export(float.dir(), &file, &ExportOptions { overwrite: true, ..options }).unwrap();

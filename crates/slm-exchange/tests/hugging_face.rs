@@ -1,4 +1,4 @@
-//! Hugging Face directories: from there to a checkpoint and back, every tensor has the bytes that it had.
+//! Hugging Face directories survive a round trip: every tensor has the same bytes.
 
 mod support;
 
@@ -45,7 +45,7 @@ fn every_tensor_comes_back_with_its_bytes() {
             let bare = tensor.strip_prefix("transformer.").unwrap_or(tensor);
             let source = before.get(tensor).or_else(|| before.get(bare));
             let Some(source) = source else { panic!("{label}: {tensor} is new") };
-            // Gemma's norms are stored less one: what is below the precision of 1 + weight is not kept.
+            // Gemma's norms are stored less one, so digits below the precision of 1 + weight are lost.
             if label == "tiny-gemma3" && tensor.ends_with("norm.weight") {
                 let plus_one = |bytes: &[u8]| -> Vec<f32> {
                     bytes.as_chunks().0.iter().map(|&bytes| 1.0 + f32::from_le_bytes(bytes)).collect()

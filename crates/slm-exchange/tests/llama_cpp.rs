@@ -28,14 +28,14 @@ const SCHEMES: [(&str, &str); 4] = [
     ("int4:group:32:f16", "Q4_0"),
     ("int4:group:32:affine:f16", "Q4_1"),
 ];
-/// Largest difference of the perplexities where weights and inputs are the same, relative to ours.
+/// Largest relative difference of the perplexities with the same weights and inputs.
 const SAME_INPUTS_LIMIT: f64 = 1e-3;
-/// How close two logits are that the 16-bit floats of llama.cpp's table of GELU may exchange.
+/// Maximum difference of two logits whose order llama.cpp's 16-bit table of GELU may exchange.
 const TABLE_GAP: f32 = 1e-3;
 const PROMPT: usize = 16;
 const GREEDY: usize = 32;
 
-/// How llama.cpp multiplies quantized matrices.
+/// llama.cpp's ways of multiplying quantized matrices.
 #[derive(Clone, Copy)]
 enum Inputs {
     /// By its own kernels, which round the inputs.
@@ -56,7 +56,7 @@ impl Inputs {
     }
 }
 
-/// What two programs make of the same ids.
+/// The outputs of two programs for the same ids.
 #[derive(Debug)]
 struct Comparison {
     ours: f64,
@@ -65,7 +65,7 @@ struct Comparison {
     max_difference: f32,
     /// Generated tokens that are slm's best one as well.
     same: usize,
-    /// How much less than the best one slm thinks of a token that is not.
+    /// Margin by which slm prefers its best token to llama.cpp's, if they differ.
     worst_gap: f32,
 }
 
@@ -79,7 +79,7 @@ fn read_f32(path: &Path) -> Vec<f32> {
     fs::read(path).unwrap().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
 }
 
-/// Sum of the negative logarithms of what is predicted of all ids but the first.
+/// Sum of the negative log-likelihoods of all ids but the first.
 fn loss(logits: &[f32], ids: &[u32]) -> f64 {
     let vocabulary = logits.len() / ids.len();
     let rows = logits.chunks(vocabulary).zip(&ids[1..]);
@@ -183,7 +183,7 @@ impl Exported {
         found
     }
 
-    /// Fails unless perplexity and continuation are the same. A token may be another where slm's best two are closer than
+    /// Fails unless perplexity and continuation are the same. A token may differ if slm's best two are closer than
     /// `gap`.
     fn require_same(&self, program: &Path, windows: &[Vec<u32>], inputs: Inputs, gap: f32) {
         let found = self.compare(program, windows, inputs);
@@ -244,7 +244,7 @@ fn llama_cpp_computes_the_same_logits() {
     }
 }
 
-/// The Hugging Face directory of SmolLM2-135M-Instruct, where the environment variable `SLM_REAL` names it.
+/// The Hugging Face directory of SmolLM2-135M-Instruct, if the environment variable `SLM_REAL` names it.
 fn real_model() -> Option<PathBuf> {
     let source = std::env::var_os("SLM_REAL").map(PathBuf::from);
     if source.is_none() {
@@ -322,7 +322,7 @@ fn the_published_file_of_a_real_model_is_computed_the_same() {
     }
     let root = tempfile::tempdir().unwrap();
     let rounded = import(&source, &root.path().join("hf"));
-    // What is written next to it stays here.
+    // Files written next to it stay here.
     let file = root.path().join("Q4_1.gguf");
     fs::copy(&published, &file).unwrap();
     let report = import_gguf(&file, &root.path().join("gguf"), &ImportOptions::default()).unwrap();

@@ -1,4 +1,5 @@
-//! What llm-compressor quantizes, imported: the codes that it saves give the logits that transformers computes of them.
+//! Import of models that llm-compressor quantized: the saved codes give the logits that transformers computes from
+//! them.
 
 mod support;
 
@@ -37,7 +38,7 @@ fn what_llm_compressor_saves_is_computed_the_same() {
         assert_eq!(ours.len(), theirs.len(), "{recipe}");
         let worst = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         println!("llm-compressor, {recipe}: logits differ by {worst:.1e} at most");
-        // Where inputs are quantized, one may fall on the other side of a tie between two codes.
+        // With quantized inputs, one may fall on the other side of a tie between two codes.
         assert!(worst < if kind == WeightOnly { 1e-3 } else { 0.5 }, "{recipe}: {worst}");
     }
 }

@@ -33,7 +33,7 @@ fn options() -> ExportOptions {
     ExportOptions { float_type: Some(FloatType::F32), ..ExportOptions::new(Format::Mlx) }
 }
 
-/// Exports a checkpoint and writes down what mlx-lm must load and compute.
+/// Exports a checkpoint and records what mlx-lm must load and compute.
 fn case(checkpoint: &Checkpoint, root: &Path, label: &str, exact: bool) -> Value {
     let out = root.join(format!("{label}-out"));
     let report = export(checkpoint.dir(), &out, &options()).unwrap();

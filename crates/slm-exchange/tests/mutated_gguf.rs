@@ -22,10 +22,10 @@ use slm_text::Tokenizer;
 static MEMORY: PeakAlloc = PeakAlloc;
 
 const MUTATIONS: usize = 4_000;
-/// Memory that an import takes however small the file is: names of layers, tables of a tokenizer, buffers.
+/// Memory that an import takes for the smallest file: names of layers, tables of a tokenizer, buffers.
 const FIXED_BYTES: usize = 24 << 20;
 
-/// A float file with a tokenizer, as this program writes it.
+/// A float file with a tokenizer, as written by this program.
 fn base(dir: &Path) -> Vec<u8> {
     let text = "Once upon a time there was a cat. The cat sat on the mat, and the mat was red.\n".repeat(3);
     let tokenizer = Tokenizer::train(&text, 270).unwrap().to_json().unwrap();
@@ -39,7 +39,7 @@ fn base(dir: &Path) -> Vec<u8> {
     fs::read(out).unwrap()
 }
 
-/// The same as another program writes it: without this one's keys, with blocks of several types.
+/// The same as another program writes it: without this program's keys, with blocks of several types.
 fn foreign(dir: &Path) -> Vec<u8> {
     let file = GgufFile::open(&dir.join("base.gguf")).unwrap();
     let own = |key: &str| key.starts_with("slm.") || key == "tokenizer.huggingface.json";
@@ -130,7 +130,7 @@ fn damage(bytes: &mut Vec<u8>, header: usize, random: &mut Random) {
     }
 }
 
-/// Where the data of tensors begins, about.
+/// The approximate offset of the data of tensors.
 fn header_len(path: &Path, bytes: &[u8]) -> usize {
     let file = GgufFile::open(path).unwrap();
     let data: u64 = file.tensors().iter().map(|tensor| file.read(tensor).unwrap().len() as u64).sum();

@@ -22,7 +22,7 @@ use zip::write::SimpleFileOptions;
 static MEMORY: PeakAlloc = PeakAlloc;
 
 const MUTATIONS: usize = 4_000;
-/// Memory that an import takes however small the files are: names of layers, tables of a tokenizer, buffers.
+/// Memory that an import takes for the smallest files: names of layers, tables of a tokenizer, buffers.
 const FIXED_BYTES: usize = 24 << 20;
 
 const HIDDEN: usize = 16;

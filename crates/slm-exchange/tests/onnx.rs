@@ -39,10 +39,10 @@ const CASES: [(&str, QuantizationType); 17] = [
     ("int4:group:32", Dynamic),
 ];
 
-/// Longer than the window of tiny-mistral-swa.
+/// A sequence longer than the window of tiny-mistral-swa.
 const LEN: u32 = 48;
 
-/// Exports `checkpoint` and writes down what ONNX Runtime must compute.
+/// Exports `checkpoint` and records what ONNX Runtime must compute.
 fn case(checkpoint: &Checkpoint, root: &Path, label: &str, options: &ExportOptions) -> Value {
     let out = root.join(format!("{label}-onnx"));
     let report = export(checkpoint.dir(), &out, options).unwrap();
@@ -98,7 +98,7 @@ fn check(root: &Path, cases: &[Value]) {
     }
 }
 
-/// Adds to a case what onnxruntime-genai must generate, and the ids of a text.
+/// Adds what onnxruntime-genai must generate to a case, and the ids of a text.
 fn generated(mut case: Value, checkpoint: &Checkpoint) -> Value {
     let model = checkpoint.load_model(&Device::flex()).unwrap();
     let vocab = model.config().vocab_size;
@@ -226,7 +226,7 @@ fn onnxruntime_genai_generates_the_same() {
         }
     }
     if !cases.is_empty() {
-        // What the reference models have in heads of other widths only, and rows that are not whole blocks.
+        // Properties that the reference models lack: heads of other widths, and rows that are not whole blocks.
         let mut config = ModelConfig::new(300, 64, 84, 3, 4, 128);
         (config.num_kv_heads, config.qk_norm) = (2, QkNorm::PerHead);
         (config.sliding_window, config.attention_scale) = (Some(16), Some(0.3));

@@ -26,9 +26,9 @@ const CASES: [(&str, QuantizationType); 5] = [
 ];
 /// Largest difference of a logit.
 const BOUND: f32 = 1e-3;
-/// The same where a value fell on the other side of a tie between two codes of an input.
+/// Largest difference of a logit if a value fell on the other side of a tie between two codes of an input.
 const AFTER_TIE: f32 = 0.5;
-/// Longer than the window of tiny-mistral-swa.
+/// A sequence longer than the window of tiny-mistral-swa.
 const LEN: u32 = 48;
 
 /// The program, under the directory that `SLM_ONNX_RTEN` names or where `.ci/peers` puts it.

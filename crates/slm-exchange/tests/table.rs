@@ -1,6 +1,6 @@
-//! The table of formats, schemes and families in docs/interchange.md, made by exporting each.
+//! The table of formats, schemes and families in docs/interchange.md, produced by exporting each.
 //!
-//! After a change, `SLM_BLESS=1 cargo test -p slm-exchange --test table` makes it anew.
+//! After a change, `SLM_BLESS=1 cargo test -p slm-exchange --test table` regenerates it.
 
 mod support;
 
@@ -27,8 +27,8 @@ const SCHEMES: [(&str, QuantizationType); 8] = [
     ("int8:tensor:f16", QuantizationType::Static),
 ];
 
-/// What an export keeps of the quantized layers, in words; where a tensor in a model is less than the others, that of most.
-/// `reasons` has the sentence of each footnote.
+/// A description of what an export keeps of the quantized layers. If a tensor in a model is worse than the others, it
+/// describes most of them. `reasons` has the sentence of each footnote.
 fn word(report: &ExportReport, reasons: &mut Vec<String>) -> String {
     let mut words: Vec<(String, f64, usize)> = Vec::new();
     for tensor in report.tensors.iter().filter(|tensor| tensor.shape.len() == 2) {
@@ -57,7 +57,7 @@ fn word(report: &ExportReport, reasons: &mut Vec<String>) -> String {
     words.collect::<Vec<_>>().join(", ")
 }
 
-/// The next larger of 1, 2 and 5 times a power of ten: what the last bits of a machine do not change.
+/// Rounds up to 1, 2 or 5 times a power of ten, which the last bits of a machine do not change.
 fn rounded_up(change: f64) -> String {
     let power = change.log10().floor();
     let digits = change / 10_f64.powf(power);
@@ -68,7 +68,7 @@ fn rounded_up(change: f64) -> String {
     }
 }
 
-/// The number of the footnote that says `reason`.
+/// The number of the footnote with the text `reason`.
 fn footnote(reason: &str, reasons: &mut Vec<String>) -> String {
     let number = reasons.iter().position(|known| known == reason).unwrap_or_else(|| {
         reasons.push(reason.to_owned());
@@ -77,7 +77,7 @@ fn footnote(reason: &str, reasons: &mut Vec<String>) -> String {
     format!(" [{}]", number + 1)
 }
 
-/// What becomes of `checkpoint` as `format`.
+/// The result of an export of `checkpoint` as `format`.
 fn cell(checkpoint: &Checkpoint, out: &Path, format: Format, reasons: &mut Vec<String>) -> String {
     let options = ExportOptions::new(format);
     let strict = ExportOptions { strict: true, ..options.clone() };

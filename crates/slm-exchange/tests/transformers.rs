@@ -22,7 +22,7 @@ const OF_ALL: [(&str, QuantizationType); 2] = [("int8:channel", WeightOnly), ("i
 const MORE: [(&str, QuantizationType); 3] =
     [("int8:channel", Dynamic), ("int8:channel", Static), ("int8:tensor", Static)];
 
-/// Exports a checkpoint and writes down what transformers must compute.
+/// Exports a checkpoint and records what transformers must compute.
 fn case(checkpoint: &Checkpoint, root: &Path, label: &str, format: Format) -> Value {
     let out = root.join(format!("{label}-out"));
     export(checkpoint.dir(), &out, &ExportOptions::new(format)).unwrap();

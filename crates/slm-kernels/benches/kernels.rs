@@ -1,4 +1,4 @@
-//! Speed of the kernels alone, beside what the processor can do at most.
+//! Speed of the kernels themselves, compared with the processor's peaks.
 //!
 //! `cargo bench -p slm-kernels -- [kernel] [regime] [scheme]`, any number of each; `RAYON_NUM_THREADS`
 //! chooses the threads. The regimes:
@@ -10,8 +10,8 @@
 //! | prefill | 512 rows | the best kernel's peak, on integers or floats |
 //! | step | all products of one token of smollm-135m, with 3 us of other work between regions | the time in which its weights can be read |
 //!
-//! Memory and clock of a shared machine change from second to second, so each case is measured in turns with
-//! what it is compared with. The share is the median of the turns; time and limit are the best of all.
+//! Memory and clock of a shared machine change from second to second, so each case is measured in turns with its limit.
+//! The share is the median of the turns; time and limit are the best of all.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -32,10 +32,10 @@ use slm_runtime::HugeVec;
 const SHAPES: [(usize, usize); 7] =
     [(2048, 2048), (5632, 2048), (2048, 5632), (32_000, 2048), (576, 576), (1536, 576), (576, 1536)];
 
-/// Bytes that the matrices of a decode run have together, so that none stays in cache.
+/// Total bytes of the matrices of a decode run, so that none stays in cache.
 const COLD_BYTES: usize = 256 << 20;
 
-/// Rows of the prefill.
+/// Number of rows of the prefill.
 const PREFILL_ROWS: usize = 512;
 
 /// Turns of a case and its limit, and how long the case runs in each.
@@ -172,8 +172,7 @@ impl Layer {
         }
     }
 
-    /// Quantizes `m` rows of input, where the scheme does, and multiplies them with each of `weights` in one
-    /// region.
+    /// Quantizes `m` rows of input, if the scheme does, and multiplies them with each of `weights` in one region.
     fn run<'w>(&'w mut self, m: usize, weights: &'w [Matrix], quant: &ActivationQuant) {
         let cols = weights[0].weights().cols();
         let x = &self.x[..m * cols];
@@ -200,17 +199,17 @@ impl Layer {
     }
 }
 
-/// A case and what it is compared with.
+/// A case and the limit that it is compared with.
 struct Measured {
-    /// Of the fastest run.
+    /// Time of the fastest run.
     seconds: f64,
-    /// The best seen.
+    /// The best limit measured.
     limit: f64,
     /// Speed by the limit of the same turn; the median of all turns.
     share: f64,
 }
 
-/// Measures `work`, which does `amount` per run (operations or bytes, as the limit), and `limit` in turns.
+/// Measures `work`, which does `amount` per run (operations or bytes, as the limit), in turns with `limit`.
 fn in_turns(amount: f64, mut work: impl FnMut(), mut limit: impl FnMut() -> f64) -> Measured {
     let (mut seconds, mut best_limit) = (f64::INFINITY, 0.0);
     let mut shares = [0.0; TURNS];
@@ -237,7 +236,7 @@ fn bandwidth() -> f64 {
     measure_read_bandwidth(1)
 }
 
-/// The peak of the best vector kernel on integers or floats; none on a machine without vector kernels.
+/// The peak of the best vector kernel on integers or floats; `None` on a machine without vector kernels.
 fn peak(activations: &ActivationQuant) -> f64 {
     let peak = match activations {
         ActivationQuant::Float => measure_peak_flops(KernelKind::best(), 2),

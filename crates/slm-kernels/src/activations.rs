@@ -13,7 +13,7 @@ use crate::vectorize::{Op, vectorize};
 /// Bytes of a cache line.
 const CACHE_LINE: usize = 64;
 
-/// Values from which on it pays to quantize rows on several threads, and rows that a thread then takes.
+/// Minimum number of values that are quantized on several threads, and rows of a task there.
 const PARALLEL_VALUES: usize = 1 << 15;
 const ROWS_PER_TASK: usize = 8;
 
@@ -25,7 +25,7 @@ const ROWS_PER_TASK: usize = 8;
 pub struct QuantizedActivations {
     rows: usize,
     cols: usize,
-    /// Codes from the start of one row to the next; past `cols` a row holds its zero point.
+    /// Codes from the start of one row to the start of the next. A row is padded with its zero point past `cols`.
     stride: usize,
     codes: Vec<u8>,
     params: Vec<QParams>,
@@ -53,12 +53,12 @@ impl QuantizedActivations {
         Ok(all)
     }
 
-    /// No rows, to be filled by [`quantize_activations_into`].
+    /// An empty input, to be filled by [`quantize_activations_into`].
     pub fn empty() -> Self {
         Self { rows: 0, cols: 1, stride: stride(1), codes: Vec::new(), params: Vec::new() }
     }
 
-    /// Takes another shape. Codes are then any, and parameters none.
+    /// Sets another shape. The codes are arbitrary then, and there are no parameters.
     fn resize(&mut self, rows: usize, cols: usize) -> Result<()> {
         if cols == 0 {
             return Err(Error::Empty { what: "activations" });
@@ -69,7 +69,7 @@ impl QuantizedActivations {
         Ok(())
     }
 
-    /// Quantizes as many values as it has.
+    /// Quantizes `x`, which must have as many values as the shape.
     fn quantize(&mut self, x: &[f32], quant: &ActivationQuant) -> Result<()> {
         let Self { rows, cols, stride, codes, params } = self;
         match quant {
@@ -111,7 +111,7 @@ impl QuantizedActivations {
         Ok(())
     }
 
-    /// One row to be filled, its padding being set.
+    /// One row to be filled. Its padding is already set.
     fn row_mut(&mut self, row: usize, params: QParams) -> &mut [u8] {
         let (codes, padding) = self.codes[row * self.stride..][..self.stride].split_at_mut(self.cols);
         padding.fill(params.zero_point as u8);
@@ -128,7 +128,7 @@ impl QuantizedActivations {
         self.cols
     }
 
-    /// All rows with their padding, and the distance from row to row.
+    /// All rows with their padding, and the distance in codes from row to row.
     pub(crate) fn padded(&self) -> (&[u8], usize) {
         (&self.codes, self.stride)
     }
@@ -169,8 +169,8 @@ pub fn quantize_activations(
     Ok(all)
 }
 
-/// [`quantize_activations`] into what was quantized before, whose memory it uses. Nothing is allocated
-/// unless the input is larger than all before it.
+/// [`quantize_activations`] into the memory of an earlier input. Allocates only if the input is larger than all before
+/// it.
 ///
 /// # Errors
 /// As [`quantize_activations`]; then `all` holds no rows.
@@ -190,7 +190,7 @@ pub fn quantize_activations_into(
     result
 }
 
-/// Calls `f(i, values)` for each `len` of `values`, on several threads if there are many values in `total`.
+/// Calls `f(i, values)` for each run of `len` of `values`: on several threads if `total` is large.
 fn for_each_few<T: Send>(values: &mut [T], len: usize, total: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     if total < PARALLEL_VALUES {
         return values.chunks_exact_mut(len).enumerate().for_each(|(i, values)| f(i, values));
@@ -202,7 +202,7 @@ fn for_each_few<T: Send>(values: &mut [T], len: usize, total: usize, f: impl Fn(
     });
 }
 
-/// Parameters for the range of `x`.
+/// Quantization parameters for the range of `x`.
 fn dynamic_params(x: &[f32]) -> Result<QParams> {
     let mut range = Ok((0.0, 0.0));
     vectorize(RangeOf { x, range: &mut range });
@@ -210,7 +210,7 @@ fn dynamic_params(x: &[f32]) -> Result<QParams> {
     choose_qparams_dynamic(lo, hi, QuantRange::UINT8)
 }
 
-/// Bounds of some values.
+/// Computes the minimum and maximum of some values.
 struct RangeOf<'a> {
     x: &'a [f32],
     range: &'a mut Result<(f32, f32)>,
@@ -223,7 +223,7 @@ impl Op for RangeOf<'_> {
     }
 }
 
-/// Codes of some values.
+/// Quantizes some values.
 struct QuantizeRow<'a> {
     x: &'a [f32],
     quantizer: Quantizer,
@@ -237,8 +237,8 @@ impl Op for QuantizeRow<'_> {
     }
 }
 
-/// Distance between rows of at least `bytes`: a whole and odd number of cache lines, so that the same
-/// column of neighbouring rows never falls into the same set of a cache.
+/// Distance between rows of at least `bytes`: an odd number of whole cache lines, so that the same column of
+/// neighbouring rows never falls into the same set of a cache.
 pub(crate) fn stride(bytes: usize) -> usize {
     (bytes.div_ceil(CACHE_LINE) | 1) * CACHE_LINE
 }

@@ -1,8 +1,8 @@
 //! AVX2 with FMA and F16C: 16 lanes as two registers of eight.
 //!
-//! `vpmaddubsw` multiplies unsigned with signed bytes but adds pairs of products with saturation to 16
-//! bits. For INT4 that cannot happen: a pair is at most 2 * 255 * 15 = 7,650 in magnitude. For INT8 it could, so there
-//! codes and inputs are widened to 16 bits and multiplied by `vpmaddwd`, whose pairs have 32 bits.
+//! `vpmaddubsw` multiplies unsigned with signed bytes, and saturates the sum of two products to 16 bits. INT4 cannot
+//! saturate: two products are at most 2 * 255 * 15 = 7,650 in magnitude. INT8 could. Its codes and inputs are widened
+//! to 16 bits and multiplied by `vpmaddwd`, which adds two products in 32 bits.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -42,13 +42,13 @@ macro_rules! simd {
 type Ints = [__m256i; 2];
 type Floats = [__m256; 2];
 
-/// Bytes 0 and 1 of each 32-bit lane to the high halves of its 16-bit halves; then bytes 2 and 3.
+/// Moves bytes 0 and 1 of each 32-bit lane to the high halves of its 16-bit halves; then bytes 2 and 3.
 const PAIR_OF: [[i8; 16]; 2] = [
     [-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13],
     [-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15],
 ];
 
-/// Bytes of each lane, two at a time, as signed 16-bit numbers.
+/// The bytes of each lane, two at a time, as signed 16-bit numbers.
 #[inline(always)]
 fn pairs(bytes: __m256i, which: usize) -> __m256i {
     // SAFETY: an `Avx2`, which all callers have, exists only where the processor has these instructions;
@@ -59,13 +59,14 @@ fn pairs(bytes: __m256i, which: usize) -> __m256i {
     }
 }
 
-/// Eight floats of the upper half of 32 bits.
+/// Widens eight `bf16` values, the upper halves of 32-bit floats.
 #[inline(always)]
 fn widen_bf16(halves: __m128i) -> __m256 {
     simd!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(halves))))
 }
 
-/// Lane `i` of vector `j` as lane `j` of vector `i`: squares of four within halves first, then the halves.
+/// Transposes: lane `i` of vector `j` becomes lane `j` of vector `i`. Squares of four within halves come first, then
+/// the halves.
 #[inline(always)]
 fn transpose8(v: [__m256; 8]) -> [__m256; 8] {
     let mut halves = v;
@@ -94,7 +95,7 @@ impl Simd for Avx2 {
     type Bytes = Ints;
     type I32 = Ints;
     type F32 = Floats;
-    /// Sums as they were, and two 16-bit sums of products in each lane.
+    /// The 32-bit sums, and two 16-bit sums of products in each lane.
     type NibbleSums = [Ints; 2];
 
     const VECTORS: usize = 8;
@@ -103,7 +104,7 @@ impl Simd for Avx2 {
     const SIGNED_INPUT: bool = false;
     const OFFSET8: i32 = 0;
     const TILE_PANELS: usize = 1;
-    /// 256 bytes are 3 % worse, 512 the same.
+    /// Measured: 256 bytes are 3 % slower, 512 bytes are equal.
     const PREFETCH_BYTES: usize = 384;
 
     #[inline(always)]
@@ -111,9 +112,9 @@ impl Simd for Avx2 {
         simd!(with_features(op))
     }
 
-    /// 5 rows by 1 panel: 10 accumulators of 16 registers. With 6 rows a compiler that loads a line or an input
-    /// early has no register left, and the way of an accumulator through memory takes longer than all products. With three
-    /// sums to an output 2 rows: 12 accumulators.
+    /// Tiles of 5 rows by 1 panel: 10 accumulators in 16 registers. With 6 rows no register is left for a line or an
+    /// input that the compiler loads early, and spilling an accumulator takes longer than all products. With three sums
+    /// to an output the tiles have 2 rows: 12 accumulators.
     fn tiles<J: GemmArgs>(self, args: &J, rows: Range<usize>, panels: Range<usize>) {
         if J::SUMS > 1 {
             macrokernel::tiles::<Self, J, 2, 1>(self, args, rows, panels);
@@ -220,8 +221,8 @@ impl Simd for Avx2 {
         if HIGH { self.high_nibbles(line) } else { self.low_nibbles(line) }
     }
 
-    /// A pair of products is at most 2 * 15 * 128 = 3,840 in magnitude, and those of four lines, two to a
-    /// line, 30,720: all fit 16 bits.
+    /// Two products are at most 2 * 15 * 128 = 3,840 in magnitude, and those of four lines, two pairs to a line,
+    /// 30,720: all fit in 16 bits.
     #[inline(always)]
     unsafe fn dot_nibbles<const HIGH: bool>(
         self,

@@ -1,4 +1,4 @@
-//! Packing a matrix from rows of codes as they come, without the matrix in its canonical layout.
+//! Packing from rows of codes as they arrive, without the whole matrix in its canonical layout.
 
 use std::ops::Range;
 
@@ -10,10 +10,10 @@ use crate::kernel::NR;
 use crate::packing::Packing;
 use crate::packing::RowsMut;
 
-/// A [`PackedMatrix`] that is being made from rows of codes, in any order and on any threads.
+/// Builds a [`PackedMatrix`] from rows of codes, in any order and on any threads.
 ///
-/// What comes out is what [`PackedMatrix::new`] makes of the whole matrix, with everything checked that
-/// [`QuantizedMatrix::from_parts`](slm_quant_core::QuantizedMatrix::from_parts) checks. No more memory is taken than that of
+/// The result equals [`PackedMatrix::new`] of the whole matrix, and everything is checked that
+/// [`QuantizedMatrix::from_parts`](slm_quant_core::QuantizedMatrix::from_parts) checks. The only memory used is that of
 /// the result.
 ///
 /// ```
@@ -37,15 +37,15 @@ pub struct PackedMatrixBuilder {
     cols: usize,
     scheme: QuantScheme,
     packing: Packing,
-    /// Of each panel of rows, whether its codes are there.
+    /// For each panel of rows, `true` once its codes are there.
     filled: Vec<bool>,
 }
 
 impl PackedMatrixBuilder {
-    /// Rows whose codes are taken together: parts of a matrix begin at a multiple of it.
+    /// Rows that are packed together. A part of a matrix begins at a multiple of this number.
     pub const PANEL_ROWS: usize = NR;
 
-    /// Room for a `[rows, cols]` matrix (`rows` outputs, `cols` inputs).
+    /// Reserves memory for a `[rows, cols]` matrix (`rows` outputs, `cols` inputs).
     ///
     /// # Errors
     /// [`Error::Empty`], [`Error::Parameter`] for a shape that does not fit in memory, [`Error::GroupSize`], and as
@@ -67,7 +67,7 @@ impl PackedMatrixBuilder {
         self.scheme.bits.row_bytes(self.cols)
     }
 
-    /// Where the codes of all rows go.
+    /// The destination of the codes of all rows.
     pub fn rows_mut(&mut self) -> PackedRows<'_> {
         PackedRows {
             first: 0,
@@ -79,7 +79,7 @@ impl PackedMatrixBuilder {
         }
     }
 
-    /// The matrix.
+    /// Finishes the matrix.
     ///
     /// # Errors
     /// [`Error::Length`] where not every row was filled, and as
@@ -93,7 +93,7 @@ impl PackedMatrixBuilder {
     }
 }
 
-/// Where the codes of some rows of a [`PackedMatrixBuilder`] go.
+/// The destination of some rows of a [`PackedMatrixBuilder`].
 #[derive(Debug)]
 pub struct PackedRows<'a> {
     /// A multiple of [`NR`].
@@ -106,15 +106,15 @@ pub struct PackedRows<'a> {
 }
 
 impl PackedRows<'_> {
-    /// Which rows these are.
+    /// The range of these rows.
     pub fn rows(&self) -> Range<usize> {
         self.first..self.first + self.count
     }
 
-    /// The rows before `row`, and those from it on.
+    /// Splits into the rows before `row` and those from it on.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for a row that is none of these, or neither a multiple of
+    /// [`Error::Parameter`] for a `row` outside these rows, or one that is neither a multiple of
     /// [`PackedMatrixBuilder::PANEL_ROWS`] nor the row after the last.
     pub fn split_at(self, row: usize) -> Result<(Self, Self)> {
         let (rows, end) = (self.rows(), self.first + self.count);
@@ -132,7 +132,7 @@ impl PackedRows<'_> {
         Ok((before, Self { first: row, count: end - row, cols, bits, into, filled }))
     }
 
-    /// Takes the codes of all these rows, row by row, packed as
+    /// Packs the codes of all these rows, which come row by row, packed as
     /// [`QuantizedMatrix`](slm_quant_core::QuantizedMatrix) describes.
     ///
     /// # Errors

@@ -1,14 +1,14 @@
-//! The loop that products of floats consist of: rows of input times weights that lie column by column, one output to a
+//! The inner loop of float products: rows of input times weights that are stored column by column, one output to a
 //! lane.
 
 #![allow(clippy::needless_range_loop, reason = "a tile has a row and a panel on every side")]
 
 use crate::simd::{LINE_BYTES, Simd};
 
-/// How far ahead of its reads the loop asks for panels, which lie in the second-level cache.
+/// Prefetch distance for panels, which lie in the second-level cache.
 const PREFETCH_BYTES: usize = 512;
 
-/// Adds to `acc` the products of `count` columns of `M` rows and `NP` panels, in their order.
+/// Adds to `acc` the products of `count` columns of `M` rows and `NP` panels, in order.
 ///
 /// # Safety
 /// Each of `x` must be readable for `count` floats, and each of `panels` for as many lines, aligned to a line.

@@ -1,10 +1,10 @@
 //! AArch64 with the dot product extension: 16 lanes as four registers of four.
 //!
-//! `sdot` multiplies 16 signed bytes with 16 signed bytes and adds each four products to a 32-bit lane, without
-//! saturation. Its indexed form takes the same four bytes of one operand for all lanes, which is what an input
-//! is. Codes of inputs are unsigned; less 128 they are signed, and the zero point of their row is too.
+//! `sdot` multiplies 16 signed bytes with 16 signed bytes and adds groups of four products to a 32-bit lane, without
+//! saturation. Its indexed form uses the same four bytes of one operand for all lanes, which is the role of an input.
+//! Codes of inputs are unsigned. Less 128 they are signed, and so is the zero point of their row.
 //!
-//! All else is NEON, which every AArch64 processor has.
+//! The rest is NEON, which every AArch64 processor has.
 
 use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
@@ -15,7 +15,7 @@ use crate::simd::{LANES, Simd};
 use crate::vectorize::Op;
 use half::{bf16, f16};
 
-/// Proof that the processor has the dot product instructions, and reads numbers with their low byte first.
+/// Proof that the processor has the dot product instructions and is little-endian.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DotProd(());
 
@@ -60,7 +60,7 @@ macro_rules! simd {
     };
 }
 
-/// The results of an expression for each of the four registers.
+/// Evaluates an expression for each of the four registers.
 macro_rules! four {
     ($i:ident => $call:expr) => {
         [
@@ -96,7 +96,7 @@ impl Simd for DotProd {
     const SIGNED_INPUT: bool = true;
     const OFFSET8: i32 = 0;
     const TILE_PANELS: usize = 1;
-    /// Not measured.
+    /// Not measured on hardware.
     const PREFETCH_BYTES: usize = 384;
 
     #[inline(always)]
@@ -104,8 +104,8 @@ impl Simd for DotProd {
         simd!(with_features(op))
     }
 
-    /// 5 rows by 1 panel: 20 accumulators, which leaves 12 registers for two lines, inputs and constants. With several
-    /// groups 3 rows: 12 accumulators and 12 results. With three sums to an output 2 rows: 24 accumulators.
+    /// Tiles of 5 rows by 1 panel: 20 accumulators, which leave 12 registers for two lines, inputs and constants. With
+    /// several groups 3 rows: 12 accumulators and 12 results. With three sums to an output 2 rows: 24 accumulators.
     fn tiles<J: GemmArgs>(self, args: &J, rows: Range<usize>, panels: Range<usize>) {
         if J::SUMS > 1 {
             macrokernel::tiles::<Self, J, 2, 1>(self, args, rows, panels);

@@ -1,45 +1,46 @@
 //! Fixed-point inputs: floats as exact integers that 8-bit instructions multiply.
 //!
-//! In products with quantized weights a row of floats is taken in blocks: runs of at most [`BLOCK`] columns of a group of
-//! the weights. A block has a step, a power of two, and each of its values is rounded to whole steps, of which the largest
-//! has about `2^22` to `2^23`. That changes a value by at most 1.21e-7 (`2^-23` and a hundredth) of the largest one of its
-//! block, which is of the size of the errors that summing 32-bit floats makes.
+//! In products with quantized weights a row of floats is divided into blocks: runs of at most [`BLOCK`] columns of a
+//! group of the weights. A block has a step, a power of two. Each of its values is rounded to a whole number of steps,
+//! of which the largest has about `2^22` to `2^23`. That changes a value by at most 1.21e-7 (`2^-23` and one percent)
+//! times the largest value of its block. Summing 32-bit floats makes errors of the same size.
 //!
-//! The integers have [`DIGITS`] to the base 256, each a signed byte. Sums of their products with codes of weights are exact.
+//! The integers have [`DIGITS`] digits in base 256, each a signed byte. Sums of their products with codes of weights
+//! are exact.
 //! A row is `[block][chunk][digit][CHUNK]`, so that kernels read it with one pointer.
 
 #![allow(clippy::needless_range_loop, reason = "a sum has a digit on every side")]
 
 use crate::vectorize::Op;
 
-/// Digits of an integer, of which the first is the lowest.
+/// Number of digits of an integer. The first digit is the lowest.
 pub(crate) const DIGITS: usize = 3;
 
-/// Most columns of a block. Sums of products of a digit with codes less zero points stay below `2^24`, so that they are exact
-/// as floats too.
+/// Maximum number of columns of a block. It keeps sums of products of a digit with codes less zero points below `2^24`,
+/// so that they are exact as floats too.
 pub(crate) const BLOCK: usize = 64;
 
 const _: () = assert!(BLOCK * 128 * 255 < 1 << 24);
 
-/// Columns whose digits lie side by side.
+/// Columns whose digits are stored side by side.
 pub(crate) const CHUNK: usize = 32;
 
-/// Digits of a block of a group of `width` columns, with those of its padding.
+/// Number of digits of a block of a group of `width` columns, padding included.
 pub(crate) const fn block_digits(width: usize) -> usize {
     let columns = if width < BLOCK { width } else { BLOCK };
     columns.div_ceil(CHUNK) * DIGITS * CHUNK
 }
 
-/// The figures of a block that a product needs.
+/// The parameters of a block.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct BlockParams {
-    /// The value of one in each digit.
+    /// The value of a one in each digit.
     pub(crate) steps: [f32; DIGITS],
-    /// Sums of each digit, times what the layout asks for.
+    /// The sum of each digit, times the factor of the layout.
     pub(crate) sums: [i32; DIGITS],
 }
 
-/// Bits of a float below its exponent.
+/// Bits of the mantissa of a 32-bit float.
 const MANTISSA_BITS: u32 = 23;
 
 /// The step of a block of finite values: a power of two, and at least the smallest normal number.
@@ -62,7 +63,7 @@ pub(crate) fn step(values: &[f32]) -> f32 {
         }
         width /= 2;
     }
-    // Balanced digits do not reach 2^23: what is within 2^-6 of the next power of two counts as that.
+    // Balanced digits do not reach 2^23: a value within 2^-6 of the next power of two counts as that.
     let exponent = (largest[0] + (1 << (MANTISSA_BITS - 6))) >> MANTISSA_BITS;
     f32::from_bits(exponent.saturating_sub(MANTISSA_BITS - 1).max(1) << MANTISSA_BITS)
 }
@@ -73,17 +74,18 @@ pub(crate) fn reciprocal(step: f32) -> f32 {
     f32::from_bits((254 << MANTISSA_BITS) - step.to_bits())
 }
 
-/// The value of one in each digit.
+/// The value of a one in each digit.
 #[inline(always)]
 pub(crate) fn digit_steps(step: f32) -> [f32; DIGITS] {
     [step, step * 256.0, step * 65_536.0]
 }
 
-/// Adding it rounds a float below 2^22 to an integer, which the sum holds in its lowest bits: 1.5 * 2^23.
+/// Rounding constant, 1.5 * 2^23. Added to a float below 2^22, it leaves the rounded integer in the lowest bits of the
+/// sum.
 const ROUND: f32 = 12_582_912.0;
 
-/// The digits of a value as the lowest bytes of a word, from the reciprocal of its block's step. Operations that compilers
-/// turn into vectors, unlike a conversion.
+/// The digits of a value as the lowest bytes of a word, given the reciprocal of its block's step. Unlike a conversion
+/// to integers, compilers turn these operations into vector instructions.
 #[inline(always)]
 fn digit_bytes(value: f32, reciprocal: f32) -> u32 {
     let scaled = value * reciprocal;
@@ -91,23 +93,24 @@ fn digit_bytes(value: f32, reciprocal: f32) -> u32 {
     let low = scaled - (high - ROUND) * 65_536.0 + ROUND;
     let integer = |rounded: f32| rounded.to_bits().wrapping_sub(ROUND.to_bits());
     let integer = (integer(high) << 16).wrapping_add(integer(low));
-    // Plus 128 at each place, digits are not negative; taken off again, bit by bit, nothing is carried.
+    // Adding 128 in each place makes the digits non-negative; flipping the same bits takes it off again without a
+    // carry.
     integer.wrapping_add(0x0080_8080) ^ 0x0080_8080
 }
 
-/// The digits of a value, from the reciprocal of its block's step.
+/// The digits of a value, given the reciprocal of its block's step.
 pub(crate) fn digits(value: f32, reciprocal: f32) -> [i32; DIGITS] {
     let bytes = digit_bytes(value, reciprocal).to_le_bytes();
     [bytes[0], bytes[1], bytes[2]].map(|byte| byte.cast_signed().into())
 }
 
-/// A type that holds a digit in memory.
+/// The memory type of a digit.
 pub(crate) trait Digit: Copy + Default + Send {
-    /// The digit in the lowest byte.
+    /// Takes the digit in the lowest byte.
     fn lowest(bytes: u32) -> Self;
 }
 
-/// The byte as it is.
+/// The digit is the byte itself.
 impl Digit for u8 {
     #[inline(always)]
     fn lowest(bytes: u32) -> Self {
@@ -127,9 +130,9 @@ pub(crate) struct SplitRow<'a, T> {
     pub(crate) row: &'a [f32],
     /// Columns of a group.
     pub(crate) width: usize,
-    /// Factor of the sums of digits.
+    /// Factor that the sums of digits are multiplied by.
     pub(crate) factor: i32,
-    /// [`block_digits`] for each block.
+    /// [`block_digits`] values for each block.
     pub(crate) out: &'a mut [T],
     pub(crate) params: &'a mut [BlockParams],
 }
@@ -147,7 +150,7 @@ impl<T: Digit> Op for SplitRow<'_, T> {
     }
 }
 
-/// Splits a block. Its padding becomes zeros.
+/// Splits a block into digits. Its padding becomes zeros.
 #[inline(always)]
 fn split_block<T: Digit>(values: &[f32], out: &mut [T], factor: i32) -> BlockParams {
     let step = step(values);
@@ -169,7 +172,7 @@ fn split_block<T: Digit>(values: &[f32], out: &mut [T], factor: i32) -> BlockPar
     params
 }
 
-/// Splits a chunk, and returns the sums of its digits.
+/// Splits a chunk into digits and returns their sums.
 #[inline(always)]
 fn split_chunk<T: Digit>(
     values: &[f32; CHUNK],
@@ -194,7 +197,7 @@ fn split_chunk<T: Digit>(
 mod tests {
     use super::*;
 
-    /// The value that the digits stand for.
+    /// The value that digits represent.
     fn value(digits: [i32; DIGITS], steps: [f32; DIGITS]) -> f64 {
         digits.iter().zip(steps).map(|(&digit, step)| f64::from(digit) * f64::from(step)).sum()
     }
@@ -233,7 +236,7 @@ mod tests {
 
     #[test]
     fn rows_are_split_by_groups_and_blocks() {
-        // A group of 70 columns in blocks of 64 and 6; then one of 10.
+        // A group of 70 columns in blocks of 64 and 6, then one of 10.
         let row: Vec<f32> = (0..80).map(|i| ((i * 37 % 41) as f32 - 20.0) * 1.1f32.powi(i % 29)).collect();
         let mut out = vec![99u8; 3 * block_digits(70)];
         let mut params = vec![BlockParams::default(); 3];

@@ -1,11 +1,11 @@
-//! Float inputs times quantized weights: *weight-only* quantization.
+//! *Weight-only* quantization: float inputs times quantized weights.
 //!
-//! Inputs are integers of several digits, [`fixed_point`](crate::fixed_point). Sums of products of a digit and codes are
-//! exact. For each block of columns they are added up as floats, lowest digit first, and each group's sum is scaled once at
-//! its end. `integer` describes how the zero points of weights, and the offset that makes their codes unsigned, are taken
-//! out of a sum.
+//! Inputs are integers of several digits: see [`fixed_point`](crate::fixed_point). Sums of products of a digit and
+//! codes are exact. For each block of columns these sums are added as floats, lowest digit first. At the end of a group
+//! its sum is scaled once. `integer` describes how the zero points of weights, and the offset that makes their codes
+//! unsigned, are removed from a sum.
 
-// Vectors go through loops, not through closures: those are not compiled with the instructions enabled.
+// Loops over vectors, not closures: closures are not compiled with the instructions enabled.
 #![allow(clippy::needless_range_loop, reason = "a tile has a row and a panel on every side")]
 
 use slm_quant_core::Bits;
@@ -19,10 +19,10 @@ use crate::tile::Tile;
 use crate::unpacked::OPERANDS;
 use crate::vector::{SCALE_PREFETCH_BYTES, store_biased_tile};
 
-/// Sums of an output: those of each digit.
+/// The sums of an output: one for each digit.
 type Sums<S, const M: usize, const NP: usize> = [[[<S as Simd>::I32; NP]; M]; DIGITS];
 
-/// Bytes of a digit.
+/// Bytes of a digit in memory.
 const fn digit_bytes<S: Simd>(int4: bool) -> usize {
     if S::WIDE_INPUT8 && !int4 { 2 } else { 1 }
 }
@@ -35,7 +35,7 @@ pub(crate) struct FloatArgs<'a> {
     pub(crate) bias: Option<&'a [f32]>,
 }
 
-/// Operands of a line: words of input that it is multiplied with.
+/// Operands of a line: the number of input words that it is multiplied with.
 const fn operands<S: Simd>(bits: Bits) -> usize {
     match bits {
         Bits::Int8 if !S::WIDE_INPUT8 => 1,
@@ -111,7 +111,7 @@ impl GemmArgs for FloatArgs<'_> {
 }
 
 impl FloatArgs<'_> {
-    /// `M` rows by `NP` panels. `UNPACKED`: `lines` are operands in the order of columns.
+    /// Computes `M` rows by `NP` panels. With `UNPACKED`, `lines` are operands in the order of columns.
     ///
     /// # Safety
     /// `lines` must point to the lines of `panels`, or if `UNPACKED` to what [`GemmArgs::unpack`] has made of them.
@@ -129,7 +129,7 @@ impl FloatArgs<'_> {
         // SAFETY: by this function's contract.
         let results = unsafe {
             match scales[0] {
-                // For one row and panel, a loop that does not ask for what all groups have alike.
+                // For one row and panel: a loop without the properties that all groups share.
                 LaneScales::F32(scales) if M * NP == 1 && zero_points[0].is_none() => {
                     self.sums::<S, _, M, NP, INT4, UNPACKED>(simd, row, lines, &[scales; NP], [None; NP])
                 }
@@ -142,7 +142,7 @@ impl FloatArgs<'_> {
         store_biased_tile(simd, &self.out, w.rows(), self.bias, row, panels, results);
     }
 
-    /// The sums of a tile, with the scales and zero points of its panels.
+    /// The sums of a tile, scaled and with zero points applied.
     ///
     /// # Safety
     /// As [`FloatArgs::tile`].
@@ -233,12 +233,12 @@ impl FloatArgs<'_> {
     }
 }
 
-/// Scales of a panel, by group: in a type that is known, or in either.
+/// The scales of a panel by group: of one known type, or of either type.
 trait PanelScales {
-    /// Those of a group.
+    /// The scales of a group.
     fn group<S: Simd>(&self, simd: S, group: usize) -> S::F32;
 
-    /// Asks for those of later groups.
+    /// Prefetches the scales of later groups.
     fn prefetch<S: Simd>(&self, simd: S, group: usize);
 }
 
@@ -269,7 +269,7 @@ where
     }
 }
 
-/// The position in the operands.
+/// The read position in the operands.
 struct TileCursor<const M: usize, const NP: usize> {
     /// The digits of the next chunk of columns.
     x: [*const u8; M],
@@ -399,7 +399,7 @@ impl<const M: usize, const NP: usize> TileCursor<M, NP> {
             unsafe {
                 for _ in 0..lines / 2 {
                     self.byte_line::<S, UNPACKED>(simd, sums);
-                    // One sum alone would wait for itself.
+                    // A single sum would wait for its own previous result.
                     let sums = if M * NP == 1 { &mut others } else { &mut *sums };
                     self.byte_line::<S, UNPACKED>(simd, sums);
                 }

@@ -1,4 +1,4 @@
-//! Float weights that are multiplied as they lie.
+//! Float weights that are multiplied without being packed.
 
 use half::{bf16, f16};
 use slm_quant_core::{Error, Result, check_len};
@@ -22,11 +22,11 @@ pub enum FloatValues<'a> {
     F32(&'a [f32]),
     /// IEEE 754 binary16.
     F16(&'a [f16]),
-    /// The upper half of 32 bits.
+    /// `bf16`, the upper half of a 32-bit float.
     BF16(&'a [bf16]),
 }
 
-/// Evaluates `$body` with the slice of values, whatever their type.
+/// Evaluates `$body` with the slice of values, for each type.
 macro_rules! with_values {
     ($values:expr, $slice:ident => $body:expr) => {
         match $values {
@@ -54,12 +54,12 @@ impl FloatValues<'_> {
     }
 }
 
-/// A type of float weights.
+/// An element type of float weights.
 pub(crate) trait FloatElement: Copy {
-    /// 16 values as 32-bit floats.
+    /// 16 values widened to 32-bit floats.
     fn load<S: Simd>(simd: S, values: &[Self; LANES]) -> S::F32;
 
-    /// The value as a 32-bit float.
+    /// The value widened to a 32-bit float.
     fn widen(self) -> f32;
 }
 
@@ -99,25 +99,25 @@ impl FloatElement for bf16 {
     }
 }
 
-/// A `[rows, cols]` matrix of float weights that somebody else owns, and the kernel that multiplies it.
+/// A borrowed `[rows, cols]` matrix of float weights, with the kernel that multiplies it.
 ///
-/// Nothing is packed or copied: values are widened in registers. For many
-/// rows of input, each thread transposes the few rows of weights that it works on into memory of its own.
+/// Nothing is packed or copied: values are widened in registers. For many rows of input, each thread transposes the few
+/// rows of weights that it works on into its own memory.
 #[derive(Debug, Clone, Copy)]
 pub struct FloatMatrix<'a> {
     values: FloatValues<'a>,
     rows: usize,
     cols: usize,
-    /// None for the scalar kernel.
+    /// `None` for the scalar kernel.
     isa: Option<Isa>,
 }
 
 impl<'a> FloatMatrix<'a> {
-    /// `values` as `[rows, cols]`: `rows` outputs, `cols` inputs.
+    /// Wraps `values` as `[rows, cols]`: `rows` outputs, `cols` inputs.
     ///
     /// # Errors
-    /// [`Error::Length`] where there are not as many values, [`Error::Empty`] where there is none, and
-    /// [`Error::KernelUnavailable`] when this processor cannot run the kernel.
+    /// [`Error::Length`] for another number of values, [`Error::Empty`] if there is none, and
+    /// [`Error::KernelUnavailable`] if this processor cannot run the kernel.
     pub fn new(values: FloatValues<'a>, rows: usize, cols: usize, kernel: KernelKind) -> Result<Self> {
         if rows == 0 || cols == 0 {
             return Err(Error::Empty { what: "float weights" });
@@ -140,7 +140,7 @@ impl<'a> FloatMatrix<'a> {
         self.cols
     }
 
-    /// The kernel that multiplies it.
+    /// The kernel that multiplies the matrix.
     pub fn kernel(&self) -> KernelKind {
         self.isa.map_or(KernelKind::Scalar, Isa::kind)
     }
@@ -150,7 +150,7 @@ impl<'a> FloatMatrix<'a> {
         NR * self.cols * self.values.value_bytes()
     }
 
-    /// Panels that parts of many rows should have a multiple of.
+    /// Granularity of panels in parts of many rows.
     pub(crate) fn panels_per_tile(&self) -> usize {
         self.isa.map_or(1, |isa| with_isa!(isa, simd => tile_panels(simd)))
     }

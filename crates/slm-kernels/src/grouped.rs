@@ -1,18 +1,18 @@
 //! 8-bit inputs times weights of several groups to a row.
 //!
-//! With `x` an input code, `X` the zero point of its row, `w` a weight code less its zero point, `s` a
-//! group's scale, a result before the scale of the input and the bias is
+//! Let `x` be an input code, `X` the zero point of its row, `w` a weight code less its zero point, and `s` a group's
+//! scale. Before the scale of the input and the bias, a result is
 //!
 //! ```text
 //! sum s (sum (x - X) w)  =  sum s (sum (x - 128) w)  +  (128 - X) sum s (sum w)
 //! ```
 //!
-//! where the last sum is known when weights are packed. So the zero point of the input costs one
-//! multiplication to a row and none to a group. The inner sums are exact; 8 bits hold `x - 128`. Operands are
-//! codes plus an `offset` that makes them unsigned, for which `offset * sum (x - 128)` is subtracted from each
-//! group, a number that all rows of weights without zero points share.
+//! where the last sum is known when weights are packed. So the zero point of the input costs one multiplication to a
+//! row and none to a group. The inner sums are exact; 8 bits hold `x - 128`. Operands are codes plus an `offset` that
+//! makes them unsigned. For it, `offset * sum (x - 128)` is subtracted from each group: a number that all rows of
+//! weights without zero points share.
 
-// Vectors go through loops, not through closures: those are not compiled with the instructions enabled.
+// Loops over vectors, not closures: closures are not compiled with the instructions enabled.
 #![allow(clippy::needless_range_loop, reason = "a tile has a row and a panel on every side")]
 use slm_quant_core::Bits;
 
@@ -24,15 +24,15 @@ use crate::simd::{LINE_BYTES, NIBBLE_LINES, Simd};
 use crate::unpacked::OPERANDS;
 use crate::vector::SCALE_PREFETCH_BYTES;
 
-/// Bytes of a row of input from which on it is prefetched. Narrow ones stay in the cache by themselves.
+/// Minimum size of an input row that is prefetched. Narrower rows stay in the cache by themselves.
 const WIDE_INPUT_BYTES: usize = 4096;
 
-/// Lines of the input that are prefetched with each group: all of them in the time of some 8 KiB of weights, where
-/// a row of 5632 columns is used.
+/// Input lines that are prefetched with each group. A row of 5632 columns is prefetched once while some 8 KiB of
+/// weights are read.
 const PREFETCHED_LINES: usize = 3;
 
 impl<O: Output> IntegerArgs<'_, O> {
-    /// `M` rows by `NP` panels. `UNPACKED`: `lines` are operands in the order of columns.
+    /// Computes `M` rows by `NP` panels. With `UNPACKED`, `lines` are operands in the order of columns.
     ///
     /// # Safety
     /// `lines` must point to the lines of `panels`, or if `UNPACKED` to what [`IntegerArgs::unpack_panel`] has
@@ -85,7 +85,7 @@ impl<O: Output> IntegerArgs<'_, O> {
             && w.all_groups_have(NIBBLE_LINES)
             && zero_points[0].is_none();
         let groups_left = match scales[0] {
-            // SAFETY: as below; the groups have as many lines as is asked.
+            // SAFETY: as below; the groups have as many lines as are asked for.
             LaneScales::F32(scales) if narrow => unsafe {
                 results[0][0] = cursor.narrow_groups(simd, x_sums[0], scales);
                 groups..groups
@@ -159,8 +159,8 @@ impl<O: Output> IntegerArgs<'_, O> {
     }
 }
 
-/// Input prefetch: asks for the lines of an input again before it is their turn, so that they stay in the first-level
-/// cache. The weights of a panel would evict those that have not been used for longest.
+/// Prefetches the lines of an input before they are read again, so that they stay in the first-level cache. The weights
+/// of a panel would otherwise evict the least recently used ones.
 struct InputPrefetch {
     x: *const u8,
     at: usize,
@@ -168,7 +168,7 @@ struct InputPrefetch {
 }
 
 impl InputPrefetch {
-    /// Asks for the next lines.
+    /// Prefetches the next lines.
     #[inline(always)]
     fn advance<S: Simd>(&mut self, simd: S) {
         for line in 0..PREFETCHED_LINES {
@@ -181,20 +181,21 @@ impl InputPrefetch {
     }
 }
 
-/// The position in the operands.
+/// The read position in the operands.
 struct TileCursor<const M: usize, const NP: usize> {
     x: [*const u8; M],
-    /// How far each of `x` has been read.
+    /// Number of bytes of each of `x` that have been read.
     at: usize,
     lines: [*const u8; NP],
 }
 
 impl<const M: usize, const NP: usize> TileCursor<M, NP> {
-    /// Multiplies one row with one panel of INT4 codes in groups of [`NIBBLE_LINES`] lines without zero points, which have
-    /// one value each of `x_sums` and `scales`.
+    /// Multiplies one row with one panel of INT4 codes in groups of [`NIBBLE_LINES`] lines without zero points.
+    /// `x_sums` and `scales` have one value for each group.
     ///
-    /// The loop over any groups comes to the same. But it asks for each how many lines it has and what else belongs to
-    /// it, and has a sixth less from the caches where another program runs on the core's other hardware thread.
+    /// The general loop gives the same result. But for each group it looks up the number of lines and the other
+    /// properties, and it reaches a sixth less from the caches while another program runs on the core's second hardware
+    /// thread.
     ///
     /// # Safety
     /// There must be as many lines, and inputs for them.

@@ -1,15 +1,14 @@
-//! 8-bit inputs times integer weights, summed exactly in 32 bits, and rows of one group; `grouped` has rows of
-//! several.
+//! 8-bit inputs times integer weights, summed exactly in 32 bits: rows of one group. `grouped` handles rows of several.
 //!
-//! With `x` an input code, `w` a stored weight code and `X`, `W` their zero points as stored,
+//! Let `x` be an input code, `w` a stored weight code, and `X`, `W` their zero points as stored. Then
 //!
 //! ```text
 //! sum (x - X)(w - W)  =  sum x w  -  X sum w  -  W sum (x - X)
 //! ```
 //!
-//! The first sum is what the instructions compute, the second is known when weights are packed, the third is
-//! computed once per input row. All arithmetic wraps modulo 2^32, so that only the result has to fit, which
-//! packing has made sure of.
+//! The first sum is computed by the instructions, the second is known when weights are packed, and the third is
+//! computed once per input row. All arithmetic wraps modulo 2^32, so only the result has to fit, which packing has
+//! verified.
 
 #![allow(
     clippy::needless_range_loop,
@@ -26,19 +25,19 @@ use crate::simd::{LANES, LINE_BYTES, Simd};
 use crate::tile::Tile;
 use crate::vector::{load_lanes, store_tile};
 
-/// Sums of a group where one would have to wait for itself.
+/// Independent sums of an output, used when a single one would wait for its own previous result.
 const CHAINS: usize = 4;
 
-/// Rows from which on zero points are subtracted from INT4 codes as they are unpacked (which leaves
-/// `[-15, 15]`), because that drops the third sum for all of them.
+/// Minimum number of rows for which zero points are subtracted from INT4 codes as they are unpacked (which leaves
+/// `[-15, 15]`). That drops the third sum for all of them.
 const SIGNED_ROWS: usize = 4;
 
-/// Where results go.
+/// The destination of results.
 pub(crate) trait Output {
-    /// Whether it takes sums.
+    /// `true` if the destination takes sums.
     const SUMS: bool;
 
-    /// Takes the exact sums of a group.
+    /// Receives the exact sums of a group.
     fn sums<S: Simd, const M: usize, const NP: usize>(
         &self,
         simd: S,
@@ -48,7 +47,7 @@ pub(crate) trait Output {
         group: usize,
         sums: &[[S::I32; NP]; M],
     );
-    /// Takes the scaled sums of whole rows.
+    /// Receives the scaled sums of whole rows.
     fn results<S: Simd, const M: usize, const NP: usize>(
         &self,
         simd: S,
@@ -205,7 +204,7 @@ impl<O: Output> GemmArgs for IntegerArgs<'_, O> {
 }
 
 impl<O: Output> IntegerArgs<'_, O> {
-    /// `M` rows by `NP` panels of rows of one group.
+    /// Computes `M` rows by `NP` panels of rows of one group.
     ///
     /// # Safety
     /// `lines` must point to the lines of `panels`.
@@ -268,7 +267,7 @@ impl<O: Output> IntegerArgs<'_, O> {
         self.finish(simd, row, panels, &acc);
     }
 
-    /// Sums of operands by lane: of stored codes, or if `signed` of codes less zero points.
+    /// Sums of operands by lane: of stored codes, or with `signed` of codes less zero points.
     #[inline(always)]
     pub(crate) fn operand_sums<S: Simd>(
         &self,
@@ -284,7 +283,7 @@ impl<O: Output> IntegerArgs<'_, O> {
         simd.sub_i32(sums, simd.mul_i32(zero_points, simd.splat_i32(self.w.padded_cols() as i32)))
     }
 
-    /// Subtracts what the zero points of weights add to a sum of products.
+    /// Subtracts the contribution of the zero points of weights from a sum of products.
     #[inline(always)]
     pub(crate) fn apply_weight_zero_points<S: Simd, const M: usize, const NP: usize>(
         &self,
@@ -303,7 +302,7 @@ impl<O: Output> IntegerArgs<'_, O> {
         }
     }
 
-    /// Subtracts what the zero points of inputs add to a sum of products.
+    /// Subtracts the contribution of the zero points of inputs from a sum of products.
     #[inline(always)]
     pub(crate) fn apply_input_zero_points<S: Simd, const M: usize, const NP: usize>(
         &self,
@@ -312,7 +311,7 @@ impl<O: Output> IntegerArgs<'_, O> {
         operand_sums: [S::I32; NP],
         acc: &mut [[S::I32; NP]; M],
     ) {
-        // Codes less the offset have a zero point that is as much less.
+        // The offset is subtracted from the zero point as it is from the codes.
         let offset = if S::SIGNED_INPUT { ACTIVATION_OFFSET } else { 0 };
         for i in 0..M {
             let x_zero = simd.splat_i32(self.x.zero_point(row + i) - offset);
@@ -322,7 +321,7 @@ impl<O: Output> IntegerArgs<'_, O> {
         }
     }
 
-    /// Scales sums of whole rows and hands them over.
+    /// Scales the sums of whole rows and writes the results.
     #[inline(always)]
     pub(crate) fn finish<S: Simd, const M: usize, const NP: usize>(
         &self,
@@ -355,7 +354,7 @@ pub(crate) fn stored_zero_points<S: Simd>(simd: S, w: &PackedRhs, panel: usize) 
     }
 }
 
-/// The position in the operands and the sums so far, for rows of one group.
+/// The read position in the operands, and the sums so far, for rows of one group.
 struct TileCursor<S: Simd, const M: usize, const NP: usize> {
     /// The inputs that the next line multiplies.
     x: [*const u8; M],
@@ -363,12 +362,12 @@ struct TileCursor<S: Simd, const M: usize, const NP: usize> {
     lines: [*const u8; NP],
     /// Zero points of INT4 codes, repeated.
     zero_bytes: [S::Bytes; NP],
-    /// Several sums for the same outputs: where rows and panels are few, one alone would wait for itself.
+    /// Several sums for the same outputs. With few rows and panels a single one would wait for its own previous result.
     acc: [[[S::I32; NP]; M]; CHAINS],
 }
 
 impl<S: Simd, const M: usize, const NP: usize> TileCursor<S, M, NP> {
-    /// Multiplies `COUNT` lines of each panel, each adding to sums of its own.
+    /// Multiplies `COUNT` lines of each panel. Each line adds to sums of its own.
     ///
     /// # Safety
     /// There must be as many lines, and inputs for them.
@@ -397,7 +396,7 @@ impl<S: Simd, const M: usize, const NP: usize> TileCursor<S, M, NP> {
                         codes[b] = simd.sub_bytes(codes[b], self.zero_bytes[b]);
                     }
                 }
-                // With several lines at a time, the two parts of INT4 need not add to the same sums either.
+                // With several lines at a time, the two parts of INT4 need separate sums too.
                 let acc = &mut self.acc[(number * parts + part) % COUNT];
                 for i in 0..M {
                     let x = self.x[i].wrapping_add(4 * (number * parts + part));

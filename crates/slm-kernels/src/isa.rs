@@ -1,4 +1,4 @@
-//! Which vector instruction sets there are, and which of them this processor has.
+//! The vector instruction sets, and detection of those that this processor has.
 
 use crate::KernelKind;
 #[cfg(target_arch = "aarch64")]
@@ -17,7 +17,7 @@ pub(crate) enum Isa {
     Avx512Vnni(Avx512Vnni),
 }
 
-/// Evaluates `$body` with the [`Simd`](crate::simd::Simd) of an instruction set, whichever it is.
+/// Evaluates `$body` with the [`Simd`](crate::simd::Simd) value of any instruction set.
 macro_rules! with_isa {
     ($isa:expr, $simd:pat => $body:expr) => {
         match $isa {
@@ -33,7 +33,7 @@ macro_rules! with_isa {
 pub(crate) use with_isa;
 
 impl Isa {
-    /// That of a kernel, if this processor has it. None for the scalar kernel, which needs none.
+    /// The instruction set of a kernel, if this processor has it. `None` for the scalar kernel, which needs none.
     pub(crate) fn new(kind: KernelKind) -> Option<Self> {
         match kind {
             #[cfg(target_arch = "aarch64")]
@@ -46,7 +46,7 @@ impl Isa {
         }
     }
 
-    /// The kernel that is built on it.
+    /// The kernel that is built on this instruction set.
     pub(crate) fn kind(self) -> KernelKind {
         match self {
             #[cfg(target_arch = "aarch64")]

@@ -1,22 +1,22 @@
-//! One implementation of the matrix products, and the parts of a product that it computes.
+//! The interface of a kernel, and the parts of a product that it computes.
 
 use std::ops::Range;
 
 use crate::tile::Tile;
 use crate::{QuantizedActivations, Workspace};
 
-/// Rows of weights in a panel: the panel of work.
+/// Rows of weights in a panel, the unit of work.
 pub(crate) const NR: usize = 16;
 
-/// Offset subtracted from activation codes in per-group products, whatever their zero point. It is the middle of their
-/// range, so that the difference fits in 8 bits. [`linear`](crate::linear()) gives the formula.
+/// Offset that is subtracted from activation codes in per-group products, whatever their zero point: the middle of
+/// their range, so that the difference fits in 8 bits. [`linear`](crate::linear()) gives the formula.
 pub(crate) const ACTIVATION_OFFSET: i32 = 128;
 
 /// The input of a product.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Input<'a> {
     Quantized(&'a QuantizedActivations),
-    /// Row-major floats and how many rows they are.
+    /// Row-major floats and the number of rows.
     Float(&'a [f32], usize),
 }
 
@@ -33,7 +33,7 @@ impl Input<'_> {
 /// A part of a product: some rows of the input times some panels of weights.
 pub(crate) struct MatmulPart<'a> {
     pub(crate) x: Input<'a>,
-    /// Slot of the input, from [`Kernel::pack_lhs`].
+    /// The input's slot in the workspace, from [`Kernel::pack_lhs`].
     pub(crate) workspace: &'a Workspace,
     pub(crate) slot: usize,
     pub(crate) bias: Option<&'a [f32]>,
@@ -46,10 +46,10 @@ pub(crate) struct MatmulPart<'a> {
 ///
 /// The order of float operations is that of [`linear`](crate::linear()).
 pub(crate) trait Kernel: Copy {
-    /// Weights as the kernel reads them.
+    /// Weights in the layout that the kernel reads.
     type Weights;
 
-    /// Panels of weights that parts of many rows should have a multiple of.
+    /// Granularity of panels of weights in parts of many rows.
     const PANELS_PER_TILE: usize;
 
     /// Packs an input in the layout that the kernel reads for these weights, and returns its slot.
@@ -58,6 +58,6 @@ pub(crate) trait Kernel: Copy {
     /// Computes a part of a product.
     fn part(self, w: &Self::Weights, part: MatmulPart<'_>);
 
-    /// The integer sums behind a product with 8-bit inputs, to `[m, rows, groups]`.
+    /// Writes the integer sums behind a product with 8-bit inputs to `[m, rows, groups]`.
     fn accumulate(self, x: &QuantizedActivations, w: &Self::Weights, out: &mut [i32]);
 }

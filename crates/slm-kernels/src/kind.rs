@@ -1,4 +1,4 @@
-//! Which kernels there are, and which one is used.
+//! The kernels by name, and the choice of one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,15 +11,15 @@ use crate::isa::Isa;
 /// Environment variable that forces a kernel.
 const SLM_KERNEL: &str = "SLM_KERNEL";
 
-/// Position in [`KernelKind::ALL`] of the kernel of this process.
+/// Position in [`KernelKind::ALL`] of this process's kernel.
 static SELECTED: AtomicU8 = AtomicU8::new(NONE_SELECTED);
 const NONE_SELECTED: u8 = u8::MAX;
 
-/// An implementation of the matrix products, named after the instructions it is built on.
+/// An implementation of the matrix products, named after the instructions that it uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KernelKind {
-    /// Portable Rust; the reference. Written `scalar`.
+    /// Portable Rust, the reference. Written `scalar`.
     Scalar,
     /// AArch64 with the dot product extension. Written `dotprod`.
     DotProd,
@@ -43,33 +43,33 @@ impl KernelKind {
         Self::available().last().copied().unwrap_or(Self::Scalar)
     }
 
-    /// Whether this processor can run the kernel.
+    /// Returns `true` if this processor can run the kernel.
     pub fn is_available(self) -> bool {
         self == Self::Scalar || Isa::new(self).is_some()
     }
 
-    /// Why this kernel cannot be had.
+    /// The error for a kernel that this processor cannot run.
     pub(crate) fn unavailable(self) -> Error {
         let available: Vec<String> = Self::available().iter().map(Self::to_string).collect();
         Error::KernelUnavailable { kernel: self.to_string(), available: available.join(", ") }
     }
 
-    /// The kernel that this process packs weights for where nothing else is asked for: the one that
-    /// [`KernelKind::select`] has chosen, or the best one where it has not been called.
+    /// The default kernel of this process: the one that [`KernelKind::select`] has chosen, or the best one if it has
+    /// not been called.
     pub fn selected() -> Self {
         let index = usize::from(SELECTED.load(Ordering::Relaxed));
         Self::ALL.get(index).copied().unwrap_or_else(Self::best)
     }
 
-    /// Chooses the kernel of this process: the one that the environment variable `SLM_KERNEL` names, or the best one
-    /// where it is not set. It is what [`KernelKind::selected`] gives from then on.
+    /// Chooses the default kernel of this process: the one that the environment variable `SLM_KERNEL` names, or the
+    /// best one if it is not set. [`KernelKind::selected`] returns it from then on.
     ///
     /// For programs and test harnesses, once at their start. Libraries do not read the environment: they take a
     /// `KernelKind`, or call [`KernelKind::selected`].
     ///
     /// # Errors
-    /// [`Error::KernelUnavailable`] when the variable names a kernel that this processor cannot run, and
-    /// [`Error::Parse`] when it names none. The choice is then as it was.
+    /// [`Error::KernelUnavailable`] if the variable names a kernel that this processor cannot run, and [`Error::Parse`]
+    /// if it names none. The choice is unchanged then.
     pub fn select() -> Result<Self> {
         let kind = match std::env::var_os(SLM_KERNEL) {
             None => Self::best(),

@@ -1,4 +1,4 @@
-//! Inputs (the left-hand side of a product) in the layout that vector kernels read.
+//! Inputs (left-hand sides of products) in the layout that vector kernels read.
 
 use slm_quant_core::{Bits, Mapping, QParams};
 use slm_runtime::{SharedSlice, for_each_chunk};
@@ -12,8 +12,8 @@ use crate::schedule::DECODE_ROWS;
 use crate::simd::{LANES, Simd};
 use crate::vectorize::Op;
 
-/// The layout in which a kernel reads an input: columns in runs, each padded to `padded_run`. A run is a group, or, where
-/// only the last group is padded, the whole row, which is packed much faster than group by group.
+/// The layout in which a kernel reads an input: columns in runs, each padded to `padded_run`. A run is a group. If only
+/// the last group is padded, the run is the whole row, which is packed much faster than group by group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LhsLayout {
     values: Values,
@@ -24,14 +24,14 @@ pub(crate) struct LhsLayout {
     /// Columns of a group.
     width: usize,
     groups: usize,
-    /// Whether sums of codes less the offset are needed, by group, and times what.
+    /// The factor of the sums of codes less the offset, by group; `None` if these sums are not needed.
     sums: Option<i32>,
 }
 
-/// The values of a row.
+/// The form in which the values of a row are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Values {
-    /// The input as it is.
+    /// The input unchanged.
     Same,
     /// Codes with their groups padded.
     Padded,
@@ -50,7 +50,7 @@ enum Values {
 impl LhsLayout {
     /// The layout of `x` that a kernel needs for `w`.
     pub(crate) fn new<S: Simd>(_: S, x: Input<'_>, w: &PackedRhs) -> Self {
-        // Columns are where kernels expect them but for the end of the row.
+        // Columns are already where kernels expect them, except at the end of the row.
         let contiguous = w.groups_per_row() == 1 || w.padded_width() == w.group_width();
         let values = match x {
             Input::Quantized(_) if S::WIDE_INPUT8 && w.scheme().bits == Bits::Int8 => Values::OffsetI16,
@@ -90,19 +90,19 @@ impl LhsLayout {
         }
     }
 
-    /// Blocks of digits of a row of `cols` columns.
+    /// Number of blocks of digits in a row of `cols` columns.
     fn blocks(&self, cols: usize) -> usize {
         let last = cols - (self.groups - 1) * self.width;
         (self.groups - 1) * self.width.div_ceil(BLOCK) + last.div_ceil(BLOCK)
     }
 
-    /// Offset subtracted from codes in products.
+    /// Offset that is subtracted from codes in products.
     fn offset(&self, params: QParams) -> i32 {
         if self.groups > 1 { ACTIVATION_OFFSET } else { params.zero_point }
     }
 }
 
-/// What sums of codes less the offset have to be multiplied with; none where they are not needed.
+/// The factor of the sums of codes less the offset; `None` if these sums are not needed.
 fn input_sums<S: Simd>(w: &PackedRhs) -> Option<i32> {
     match w.scheme().mapping {
         _ if w.is_grouped() => Some(group_factor::<S>(w)),
@@ -111,8 +111,8 @@ fn input_sums<S: Simd>(w: &PackedRhs) -> Option<i32> {
     }
 }
 
-/// What sums of inputs are multiplied with to take the offset of operands out of sums of products; with zero points, what is
-/// left to do is to multiply by these and the offset.
+/// The factor of the sums of inputs that removes the offset of operands from sums of products. With zero points, it
+/// leaves the multiplication by these and the offset to the kernel.
 fn group_factor<S: Simd>(w: &PackedRhs) -> i32 {
     match w.scheme().mapping {
         Mapping::Affine => -1,
@@ -120,7 +120,8 @@ fn group_factor<S: Simd>(w: &PackedRhs) -> i32 {
     }
 }
 
-/// Bias added to the operands of weights with several groups to a row, and of all weights that floats are multiplied with.
+/// Bias added to the operands of weights with several groups to a row, and to those of all weights in products with
+/// floats.
 pub(crate) fn operand_offset<S: Simd>(w: &PackedRhs) -> i32 {
     match w.scheme().bits {
         Bits::Int8 => S::OFFSET8,
@@ -135,18 +136,18 @@ pub(crate) struct PackedLhs {
     bytes: Vec<u8>,
     differences: Vec<i16>,
     floats: Vec<f32>,
-    /// Values from row to row.
+    /// Distance in values from row to row.
     stride: usize,
     /// `[row][group]` sums of codes less the offset, times [`LhsLayout::sums`].
     sums: Vec<i32>,
     /// `[row][block]` parameters of digits.
     params: Vec<BlockParams>,
-    /// Blocks of a row.
+    /// Number of blocks in a row.
     blocks: usize,
 }
 
 impl PackedLhs {
-    /// Whether it was last packed in this layout.
+    /// Returns `true` if the input was last packed in this layout.
     pub(crate) fn has(&self, layout: LhsLayout) -> bool {
         self.layout == Some(layout)
     }
@@ -209,10 +210,10 @@ impl PackedLhs {
         }
     }
 
-    /// The codes in the layout that the kernel reads. `source` is the input that this was filled with.
+    /// The codes in the layout that the kernel reads. `source` is the input that was packed.
     ///
     /// # Panics
-    /// When it was packed in another layout, in which rows might be too short.
+    /// If the input was packed in another layout, in which rows might be too short.
     pub(crate) fn codes<'a>(&'a self, source: &'a QuantizedActivations, layout: LhsLayout) -> Inputs<'a> {
         assert!(self.has(layout) && layout.padded_cols <= self.stride, "inputs in another layout");
         let codes = match self.layout.map(|layout| layout.values) {
@@ -225,7 +226,7 @@ impl PackedLhs {
         Inputs { source, codes, stride: self.stride, groups, has_sums, sums: &self.sums }
     }
 
-    /// The floats in the layout that the kernel reads. `source` is the input that this was filled with.
+    /// The floats in the layout that the kernel reads. `source` is the input that was packed.
     ///
     /// # Panics
     /// As [`PackedLhs::codes`].
@@ -253,7 +254,7 @@ impl PackedLhs {
     }
 }
 
-/// Splits rows of floats into digits: `out` and `params` come with the number of values of a row.
+/// Splits rows of floats into digits. `out` and `params` are paired with the number of values of a row.
 fn split_rows<S: Simd, T: Digit>(
     simd: S,
     x: &[f32],
@@ -279,11 +280,11 @@ fn split_rows<S: Simd, T: Digit>(
     });
 }
 
-/// Rows from which on it pays to pack them on several threads.
+/// Minimum number of rows that are packed on several threads.
 const PARALLEL_ROWS: usize = 32;
 
-/// Calls `f(row, values)` for `rows` rows of `stride` values, for which `values` grows if it must. It never shrinks: the
-/// inputs of a pass are of several lengths, and growing again would fill memory that is written next anyway.
+/// Calls `f(row, values)` for `rows` rows of `stride` values, and grows `values` if necessary. It never shrinks: the
+/// inputs of a forward pass have several lengths, and growing again would fill memory that is overwritten anyway.
 fn for_each_row<T: Copy + Default + Send>(
     values: &mut Vec<T>,
     rows: usize,
@@ -304,8 +305,8 @@ fn for_each_row<T: Copy + Default + Send>(
     });
 }
 
-/// Codes of `row` at the positions where kernels expect them: runs one after the other, each padded
-/// to `padded_run` columns with `fill`.
+/// Writes the codes of `row` to the positions where kernels expect them: one run after the other, each padded to
+/// `padded_run` columns with `fill`.
 fn scatter<T: Copy>(row: &[T], run: usize, padded_run: usize, fill: T, out: &mut [T]) {
     out.fill(fill);
     for (from, to) in row.chunks(run).zip(out.chunks_mut(padded_run)) {
@@ -326,7 +327,8 @@ impl Op for PackByLane<'_> {
     }
 }
 
-/// Subtracts [`ACTIVATION_OFFSET`] from the codes of a row and puts them where kernels expect them; elsewhere from `padding`.
+/// Subtracts [`ACTIVATION_OFFSET`] from the codes of a row and writes them where kernels expect them, with `padding`
+/// elsewhere.
 struct SubtractToI8<'a> {
     codes: &'a [u8],
     padding: u8,
@@ -349,7 +351,7 @@ impl Op for SubtractToI8<'_> {
     }
 }
 
-/// Subtracts the offset from the codes of a row and puts them where kernels expect them; zeros elsewhere.
+/// Subtracts the offset from the codes of a row and writes them where kernels expect them, with zeros elsewhere.
 struct SubtractToI16<'a> {
     codes: &'a [u8],
     offset: i16,
@@ -372,7 +374,7 @@ impl Op for SubtractToI16<'_> {
     }
 }
 
-/// Sums of a row's codes less the offset, by group, times a factor.
+/// Sums a row's codes less the offset by group, and multiplies the sums by a factor.
 struct SumGroups<'a> {
     codes: &'a [u8],
     offset: i32,
@@ -387,7 +389,7 @@ impl Op for SumGroups<'_> {
         let Self { codes, offset, factor, width, out } = self;
         for (codes, out) in codes.chunks(width).zip(out) {
             let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
-            // A sum of products: modulo 2^32, as all of them.
+            // Part of a sum of products, and like these modulo 2^32.
             *out = (sum - offset * codes.len() as i32).wrapping_mul(factor);
         }
     }
@@ -398,7 +400,7 @@ impl Op for SumGroups<'_> {
 pub(crate) struct Inputs<'a> {
     source: &'a QuantizedActivations,
     codes: Codes<'a>,
-    /// Codes from row to row.
+    /// Distance in codes from row to row.
     stride: usize,
     groups: usize,
     has_sums: bool,
@@ -413,10 +415,10 @@ enum Codes<'a> {
 }
 
 impl Codes<'_> {
-    /// Row `row` of rows of `stride` values.
+    /// Pointer to row `row` of rows of `stride` values.
     ///
     /// # Panics
-    /// When it does not exist.
+    /// If the row does not exist.
     fn row(&self, row: usize, stride: usize) -> *const u8 {
         match self {
             Self::Bytes(codes) => codes[row * stride..][..stride].as_ptr(),
@@ -429,24 +431,24 @@ impl Inputs<'_> {
     /// The codes of a row, readable for all columns of the weights they were packed for.
     ///
     /// # Panics
-    /// When `row` does not exist.
+    /// If `row` does not exist.
     pub(crate) fn row(&self, row: usize) -> *const u8 {
         self.codes.row(row, self.stride)
     }
 
-    /// Scale of a row.
+    /// The scale of a row.
     #[inline(always)]
     pub(crate) fn scale(&self, row: usize) -> f32 {
         self.source.qparams(row).scale
     }
 
-    /// Zero point of a row.
+    /// The zero point of a row.
     #[inline(always)]
     pub(crate) fn zero_point(&self, row: usize) -> i32 {
         self.source.qparams(row).zero_point
     }
 
-    /// Sums of the groups of a row, less the offset, times what was asked for; empty where that is nothing.
+    /// The sums of codes less the offset of each group of a row, times the layout's factor; empty if not needed.
     #[inline(always)]
     pub(crate) fn group_sums(&self, row: usize) -> &[i32] {
         if self.has_sums { &self.sums[row * self.groups..][..self.groups] } else { &[] }
@@ -464,7 +466,7 @@ impl FloatInputs<'_> {
     /// The values of a row, readable for all columns of the weights they were packed for.
     ///
     /// # Panics
-    /// When `row` does not exist.
+    /// If `row` does not exist.
     pub(crate) fn row(&self, row: usize) -> *const f32 {
         self.values[row * self.stride..][..self.stride].as_ptr()
     }
@@ -472,7 +474,7 @@ impl FloatInputs<'_> {
     /// [`FloatInputs::row`] of `M` rows from `first` on.
     ///
     /// # Panics
-    /// When one of them does not exist.
+    /// If one of them does not exist.
     #[inline(always)]
     pub(crate) fn rows<const M: usize>(&self, first: usize) -> [*const f32; M] {
         std::array::from_fn(|i| self.row(first + i))
@@ -483,7 +485,7 @@ impl FloatInputs<'_> {
 #[derive(Clone, Copy)]
 pub(crate) struct Digits<'a> {
     codes: Codes<'a>,
-    /// Values from row to row.
+    /// Distance in values from row to row.
     stride: usize,
     params: &'a [BlockParams],
     blocks: usize,
@@ -493,7 +495,7 @@ impl Digits<'_> {
     /// The digits of a row, readable for all blocks of the weights they were packed for.
     ///
     /// # Panics
-    /// When `row` does not exist.
+    /// If `row` does not exist.
     pub(crate) fn row(&self, row: usize) -> *const u8 {
         self.codes.row(row, self.stride)
     }
@@ -501,7 +503,7 @@ impl Digits<'_> {
     /// The parameters of the blocks of a row.
     ///
     /// # Panics
-    /// When `row` does not exist.
+    /// If `row` does not exist.
     pub(crate) fn params(&self, row: usize) -> &[BlockParams] {
         &self.params[row * self.blocks..][..self.blocks]
     }

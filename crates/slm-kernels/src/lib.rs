@@ -1,39 +1,39 @@
 //! Kernels: matrix products with quantized weights, for each instruction set of the processor.
 //!
-//! A [`PackedMatrix`] is a [`QuantizedMatrix`](slm_quant_core::QuantizedMatrix) in the layout that one
-//! [`KernelKind`] reads. [`linear()`] multiplies it with floats or with [`QuantizedActivations`]; [`linear_many`] does
-//! several products of one input in one parallel region. Every kernel gives the same bits as [`KernelKind::Scalar`].
+//! A [`PackedMatrix`] is a [`QuantizedMatrix`](slm_quant_core::QuantizedMatrix) in the layout that one [`KernelKind`]
+//! reads. [`linear()`] multiplies it with floats or with [`QuantizedActivations`]. [`linear_many`] computes several
+//! products of one input in one parallel region. Every kernel gives the same bits as [`KernelKind::Scalar`].
 //!
-//! Errors are those of the numerics, [`slm_quant_core::Error`].
+//! Errors are those of the numerics crate, [`slm_quant_core::Error`].
 //!
 //! | module | holds |
 //! |---|---|
 //! | `linear` | the linear layers that users call |
-//! | `packed_matrix`, `builder` | weights packed for a kernel: of a whole matrix, or of rows as they come |
-//! | `kind` | which kernels there are and which one is used |
-//! | `kernel` | what a kernel implements |
+//! | `packed_matrix`, `builder` | weights packed for a kernel: from a whole matrix, or from rows as they arrive |
+//! | `kind` | the kernels by name, and the choice of one |
+//! | `kernel` | the interface of a kernel |
 //! | `schedule` | several products, scheduled on threads |
 //! | `scalar` | the reference every other kernel equals bit for bit, on canonical weights |
 //! | `packed_rhs` | weights in the layout that vector kernels read |
-//! | `panel_rows` | rows of codes on their way into that order |
-//! | `packing` | a matrix that is being packed |
+//! | `panel_rows` | reordering of rows of codes into panels |
+//! | `packing` | a matrix while it is packed |
 //! | `packed` | weights together with the kernel that reads them |
-//! | `activations` | quantizing the input |
+//! | `activations` | quantization of the input |
 //! | `lhs` | inputs in the layout that vector kernels read |
-//! | `workspace` | memory that calls use again |
-//! | `vector` | a kernel out of the vector operations, for any instruction set |
-//! | `tile` | a rectangle of an output that one thread has to itself |
+//! | `workspace` | memory reused from call to call |
+//! | `vector` | a kernel built on the vector operations, for any instruction set |
+//! | `tile` | a rectangle of an output that belongs to one thread |
 //! | `macrokernel` | splits one thread's part of a product into calls of the microkernel |
 //! | `integer`, `grouped` | a tile of the product with 8-bit inputs: one group to a row, or several |
 //! | `float` | a tile of the product of float inputs and quantized weights |
 //! | `fixed_point` | float inputs as exact integers |
 //! | `float_matrix`, `rows` | float weights, and a tile of their product |
 //! | `panels` | products with panels of keys and values |
-//! | `columns` | the loop of products of floats |
-//! | `unpacked` | a tile of many rows on weights unpacked beforehand |
+//! | `columns` | the inner loop of float products |
+//! | `unpacked` | a tile of many rows, on weights unpacked beforehand |
 //! | `simd` | the vector operations that kernels are written in |
 //! | `avx2`, `avx512vnni`, `dotprod` | those operations in one instruction set each |
-//! | `isa` | one of them, whichever the processor has |
+//! | `isa` | detection of instruction sets |
 //! | `vectorize` | plain loops compiled for each instruction set |
 //! | `measure` | peak speed and memory bandwidth of this machine |
 

@@ -6,18 +6,17 @@ use crate::kernel::Input;
 use crate::schedule::{MatmulWeights, multiply};
 use crate::{MatmulTask, PackedMatrix, QuantizedActivations, Workspace, quantize_activations};
 
-/// `out[i, n] = bias[n] + sum_k x[i, k] * w[n, k]` for a row-major `[m, k]` input and `[n, k]` weights.
+/// Computes `out[i, n] = bias[n] + sum_k x[i, k] * w[n, k]` for a row-major `[m, k]` input and `[n, k]` weights.
 ///
-/// With quantized activations the sums of products are exact integers, and the result is, each step a fused
-/// multiply-add in 32-bit floats, for weights of one group to a row
+/// With quantized activations the sums of products are exact integers. The remaining steps are fused multiply-adds in
+/// 32-bit floats. For weights of one group to a row the result is
 ///
 /// ```text
 /// sum = acc * scale + 0
 /// out = sum * x_scale + bias          acc = sum_k (x_code - x_zero_point) * (code - zero_point)
 /// ```
 ///
-/// and for weights of several groups `g`, where the inputs' zero point is applied once to a row and not to
-/// every group:
+/// and for weights of several groups `g`, where the inputs' zero point is applied once to a row and not to every group:
 ///
 /// ```text
 /// sum = 0;      for g in 0..groups { sum = acc_g * scale_g + sum }
@@ -27,9 +26,10 @@ use crate::{MatmulTask, PackedMatrix, QuantizedActivations, Workspace, quantize_
 ///                                     w_g = sum_k (code - zero_point)
 /// ```
 ///
-/// With [`ActivationQuant::Float`] inputs become integers too, of 23 bits and a sign. Each run of up to 64 columns of a group
-/// has a `step` of its own, a power of two by which an input changes by at most 1.21e-7 times the largest one of its run: as
-/// much as sums of 32-bit floats lose. The integers have three signed digits `x_d` to the base 256. A result is
+/// With [`ActivationQuant::Float`] inputs become integers too, of 23 bits and a sign. Each run of up to 64 columns of a
+/// group has its own `step`, a power of two. Rounding to it changes an input by at most 1.21e-7 times the largest value
+/// of its run, which is the size of the error of sums of 32-bit floats. The integers have three signed digits `x_d` in
+/// base 256. The result is
 ///
 /// ```text
 /// dot = 0;      for each run of the group, for d in 0..3 { dot = acc_d * (256^d * step) + dot }
@@ -37,7 +37,7 @@ use crate::{MatmulTask, PackedMatrix, QuantizedActivations, Workspace, quantize_
 /// out = sum + bias                    acc_d = sum_k x_d * (code - zero_point)
 /// ```
 ///
-/// Every kernel keeps these orders, so that all give the same bits.
+/// Every kernel keeps these orders of operations, so that all give the same bits.
 ///
 /// # Errors
 /// [`Error::Length`](slm_quant_core::Error::Length) for slices that do not fit the shapes,
@@ -58,7 +58,7 @@ pub fn linear(
     linear_many(LinearInput::Float(x, m), &mut [MatmulTask::new(w, bias, out)], &mut Workspace::new())
 }
 
-/// [`linear`] for an input that is quantized already.
+/// [`linear`] for an input that is already quantized.
 ///
 /// # Errors
 /// [`Error::Length`](slm_quant_core::Error::Length) for slices that do not fit the shapes.
@@ -77,19 +77,20 @@ pub fn linear_quantized(
 pub enum LinearInput<'a> {
     /// 8-bit codes.
     Quantized(&'a QuantizedActivations),
-    /// Row-major floats, and how many rows they are: products with float weights and *weight-only* products.
+    /// Row-major floats and the number of rows, for products with float weights and for *weight-only* products.
     Float(&'a [f32], usize),
 }
 
-/// [`linear`] of one input with several matrices, which may differ in everything but their inputs'
-/// number, as one parallel region. With float weights ([`FloatMatrix`](crate::FloatMatrix)) a result is 16 running sums
-/// `sum = x_k * w_k + sum`, of which sum `j` takes columns `j`, `j + 16` and so on, added up by halves, plus the bias. Nothing is allocated once `workspace` has grown (but by
-/// [`KernelKind::Scalar`](crate::KernelKind::Scalar)).
+/// [`linear`] of one input with several matrices in one parallel region. The matrices may differ in everything except
+/// the number of inputs. With float weights ([`FloatMatrix`](crate::FloatMatrix)) a result is 16 running sums
+/// `sum = x_k * w_k + sum`, of which sum `j` takes columns `j`, `j + 16` and so on. They are added up by halves, then the bias
+/// is added. Nothing is allocated once `workspace` has grown, except by
+/// [`KernelKind::Scalar`](crate::KernelKind::Scalar).
 ///
 /// # Errors
-/// [`Error::Length`] for slices that do not fit the shapes, [`Error::NotFinite`] for an input of quantized weights that is
-/// NaN or infinite, and [`Error::Parameter`] for a quantized input of float weights. No output is touched when there is an
-/// error.
+/// [`Error::Length`] for slices that do not fit the shapes, [`Error::NotFinite`] for an input of quantized weights that
+/// is NaN or infinite, and [`Error::Parameter`] for a quantized input of float weights. On an error no output is
+/// changed.
 ///
 /// ```
 /// use slm_kernels::*;
@@ -99,7 +100,7 @@ pub enum LinearInput<'a> {
 /// let pack = |w: &[f32]| PackedMatrix::new(quantize_matrix(w, 1, 2, scheme, &ObserverKind::MinMax)?, KernelKind::best());
 /// let (q, k) = (pack(&[1.0, 0.0])?, pack(&[0.0, -1.0])?);
 ///
-/// // InputPrefetch from step to step.
+/// // Kept from step to step.
 /// let (mut x, mut workspace) = (QuantizedActivations::empty(), Workspace::new());
 /// let quant = ActivationQuant::Dynamic(ActivationGranularity::PerToken);
 /// let (mut q_out, mut k_out) = ([0.0; 1], [0.0; 1]);
@@ -142,7 +143,7 @@ pub fn linear_many(
 /// w_zero_point)` of each group, as `[m, rows, groups]`.
 ///
 /// # Errors
-/// [`Error::Length`](slm_quant_core::Error::Length) when the input's columns are not the weights'.
+/// [`Error::Length`](slm_quant_core::Error::Length) if the input and the weights differ in the number of columns.
 pub fn accumulate(x: &QuantizedActivations, w: &PackedMatrix) -> Result<Vec<i32>> {
     check_len("activation columns", w.cols(), x.cols())?;
     let mut out = vec![0; x.rows() * w.rows() * w.groups_per_row()];

@@ -8,16 +8,16 @@ use std::ops::Range;
 
 /// A product of an input with panels of weights.
 pub(crate) trait GemmArgs {
-    /// Sums that an output has while it is computed.
+    /// Number of sums that an output needs while it is computed.
     const SUMS: usize = 1;
 
-    /// Whether rows have several groups, so that results, to which each group is added, should have
-    /// registers too.
+    /// Returns `true` if rows have several groups. Results, to which each group is added, then need registers of their
+    /// own.
     fn is_grouped(&self) -> bool;
-    /// Multiplies `M` rows from `row` on with `NP` panels, which may repeat.
+    /// Multiplies `M` rows from `row` on with `NP` panels, which may contain the same panel repeatedly.
     fn microkernel<S: Simd, const M: usize, const NP: usize>(&self, simd: S, row: usize, panels: [usize; NP]);
 
-    /// Lines that a panel takes once it is unpacked for many rows. None where nothing is to be unpacked.
+    /// Lines of a panel that is unpacked for many rows; `None` if nothing needs to be unpacked.
     fn unpacked_lines<S: Simd>(&self) -> Option<usize> {
         None
     }
@@ -28,7 +28,7 @@ pub(crate) trait GemmArgs {
     /// `to` must be writable for [`GemmArgs::unpacked_lines`] lines and aligned to a line.
     unsafe fn unpack<S: Simd>(&self, _simd: S, _block: usize, _to: *mut u8) {}
 
-    /// [`GemmArgs::microkernel`] with panels that have been unpacked.
+    /// [`GemmArgs::microkernel`] for unpacked panels.
     ///
     /// # Safety
     /// `lines` must point to what [`GemmArgs::unpack`] has made of `panels`.
@@ -46,16 +46,15 @@ pub(crate) trait GemmArgs {
 /// Multiplies some rows of the input with some panels of weights.
 pub(crate) fn run<S: Simd, J: GemmArgs>(simd: S, args: &J, rows: Range<usize>, panels: Range<usize>) {
     if rows.len() <= DECODE_ROWS {
-        // One panel after the other: in the order in which they lie.
+        // Panel by panel, in the order in which they are stored.
         panels.for_each(|panel| few_rows(simd, args, rows.clone(), [panel]));
     } else {
         simd.tiles(args, rows, panels);
     }
 }
 
-/// Tiles of `M` rows and `NP` panels, for [`Simd::tiles`]. Panels that do not fill a tile are done with
-/// repetitions of the last. Rows that do not fill one are done together with some that are done already, or,
-/// if they are few, alone.
+/// Computes tiles of `M` rows and `NP` panels, for [`Simd::tiles`]. A tile that lacks panels repeats the last one. Rows
+/// that do not fill a tile are computed together with some that are already done, or, if they are few, alone.
 pub(crate) fn tiles<S: Simd, J: GemmArgs, const M: usize, const NP: usize>(
     simd: S,
     args: &J,

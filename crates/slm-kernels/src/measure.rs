@@ -1,4 +1,4 @@
-//! What this processor can do at most: the figures that speeds are compared with.
+//! Measured peaks of this processor, with which speeds are compared.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -11,39 +11,40 @@ use crate::isa::{Isa, with_isa};
 use crate::simd::{LANES, LINE_BYTES, Simd};
 use crate::vectorize::{Op, vectorize};
 
-/// Bytes of a cache line, and how far ahead of its reads the read measurement asks for them.
+/// Bytes of a cache line, and the prefetch distance of the read measurement.
 const CACHE_LINE: usize = 64;
 const PREFETCH_BYTES: usize = 512;
 
-/// Independent sums of the multiply loop: few enough for registers, or enough to hide the latency of a multiply where
-/// there are many. The best of both is the peak.
+/// Independent sums of the multiply loop: few enough for registers, or enough to hide the latency of a multiply. The
+/// better of the two is the peak.
 const FEW_CHAINS: usize = if cfg!(target_arch = "aarch64") { 3 } else { 6 };
 const MANY_CHAINS: usize = 2 * FEW_CHAINS;
 
-/// Inputs that the multiply loop goes round.
+/// Number of inputs that the multiply loop cycles through.
 const INPUTS: usize = 16;
 
 /// Rounds of the multiply loop in one run: about a millisecond, so that some run is undisturbed.
 const ROUNDS: usize = 1_000_000;
 
-/// Minimum time for which a loop is repeated. Processors take milliseconds to raise their clock and to power wide units.
+/// Minimum time for which a loop is repeated. Processors take milliseconds to raise their clock and to power wide
+/// units.
 const PEAK_TIME: Duration = Duration::from_millis(40);
 
-/// Bytes that the read measurement goes over: far more than any cache.
+/// Bytes that the read measurement covers: far more than any cache.
 const READ_BYTES: usize = 192 << 20;
 
-/// Passes of [`ReadMeter::pass`] in which that is read once.
+/// Calls of [`ReadMeter::pass`] that together read the memory once.
 const PASSES: usize = 8;
 
-/// Words that a thread takes at once at least: 64 KiB.
+/// Minimum number of words that a thread takes at once: 64 KiB.
 const PIECE_WORDS: usize = 8 << 10;
 
-/// Integer operations (a multiplication and an addition are two) per second that all threads of the
-/// current rayon pool reach together with the kernel's INT8 multiply on registers alone; the best of at least
-/// `repeats` runs of a millisecond. None for the scalar kernel, which is not written in vector operations.
+/// Measures the peak of the kernel's INT8 multiply in registers: integer operations per second (a multiplication and an
+/// addition are two) of all threads of the current rayon pool together. The result is the best of at least `repeats`
+/// runs of a millisecond; `None` for the scalar kernel, which is not written in vector operations.
 ///
 /// # Errors
-/// [`slm_quant_core::Error::KernelUnavailable`] when this processor cannot run the kernel.
+/// [`slm_quant_core::Error::KernelUnavailable`] if this processor cannot run the kernel.
 pub fn measure_peak_ops(kernel: KernelKind, repeats: usize) -> Result<Option<f64>> {
     if kernel == KernelKind::Scalar {
         return Ok(None);
@@ -52,12 +53,12 @@ pub fn measure_peak_ops(kernel: KernelKind, repeats: usize) -> Result<Option<f64
     Ok(Some(with_isa!(isa, simd => peak_ops(simd, repeats))))
 }
 
-/// Float operations (a multiplication and an addition are two) per second that all threads of the current rayon pool
-/// reach together with the kernel's fused multiply-add on registers alone; the best of at least `repeats` runs of a
-/// millisecond. None for the scalar kernel.
+/// Measures the peak of the kernel's fused multiply-add in registers: float operations per second (a multiplication and
+/// an addition are two) of all threads of the current rayon pool together. The result is the best of at least `repeats`
+/// runs of a millisecond; `None` for the scalar kernel.
 ///
 /// # Errors
-/// [`slm_quant_core::Error::KernelUnavailable`] when this processor cannot run the kernel.
+/// [`slm_quant_core::Error::KernelUnavailable`] if this processor cannot run the kernel.
 pub fn measure_peak_flops(kernel: KernelKind, repeats: usize) -> Result<Option<f64>> {
     if kernel == KernelKind::Scalar {
         return Ok(None);
@@ -83,7 +84,7 @@ impl<S: Simd, const CHAINS: usize> Op for FloatMultiplies<S, CHAINS> {
         let mut acc = [simd.splat_f32(0.0); CHAINS];
         for _ in 0..ROUNDS {
             for acc in &mut acc {
-                // Towards `b / (1 - a)`, so that no value is slow to compute with.
+                // Values approach `b / (1 - a)`, so that none becomes a slow denormal.
                 *acc = simd.fma_f32(*acc, a, b);
             }
         }
@@ -100,13 +101,14 @@ fn peak_ops<S: Simd>(simd: S, repeats: usize) -> f64 {
     peak_of(few, many, LINE_BYTES * 2)
 }
 
-/// Operations per second of the better of two loops, from their runs per second and the operations of one sum in a round.
+/// Operations per second of the better of two loops, given their runs per second and the operations of one sum in a
+/// round.
 fn peak_of(few: f64, many: f64, operations: usize) -> f64 {
     (ROUNDS * operations) as f64 * (few * FEW_CHAINS as f64).max(many * MANY_CHAINS as f64)
 }
 
-/// Runs of `f` per second on all threads together: the most of at least `repeats` times that all ran it at once. The clock
-/// of each thread starts with its run, since waking it is not part of the work.
+/// Runs of `f` per second on all threads together: the best of at least `repeats` rounds in which all threads ran it at
+/// once. The clock of each thread starts with its run, since waking it is not part of the work.
 fn best_rate(repeats: usize, f: impl Fn() + Sync) -> f64 {
     let (mut best, mut runs, start) = (0.0, 0, Instant::now());
     while runs < repeats || start.elapsed() < PEAK_TIME {
@@ -129,7 +131,7 @@ impl<S: Simd, const CHAINS: usize> Op for Multiplies<S, CHAINS> {
         #[repr(align(64))]
         struct Line([u8; LINE_BYTES]);
         let simd = self.0;
-        // Every chain has its own weights and every round its own input, or a compiler would multiply once.
+        // Every chain has its own weights and every round its own input; otherwise a compiler would multiply only once.
         let lines: [Line; CHAINS] = black_box(std::array::from_fn(|i| Line([i as u8 + 1; LINE_BYTES])));
         let inputs: [[u8; 8]; INPUTS] = black_box(std::array::from_fn(|i| [i as u8 + 1; 8]));
         let parts = if S::WIDE_INPUT8 { 2 } else { 1 };
@@ -156,21 +158,21 @@ impl<S: Simd, const CHAINS: usize> Op for Multiplies<S, CHAINS> {
     }
 }
 
-/// Bytes per second that all threads of the current rayon pool read together from memory; the best of
-/// `repeats` passes for each of several numbers of address streams a thread, with and without asking ahead.
-/// The memory is of the kind that weights are kept in (large pages where there are such).
+/// Measures the bandwidth in bytes per second with which all threads of the current rayon pool read memory: the best of
+/// `repeats` passes for each of several numbers of address streams per thread, with and without prefetching. The memory
+/// is of the kind that holds weights (large pages where available).
 pub fn measure_read_bandwidth(repeats: usize) -> f64 {
     ReadMeter::new(repeats).best_bytes_per_second()
 }
 
-/// Measures how fast memory is read, again and again: on a machine with neighbours that changes from one moment to the
-/// next, so what is compared with it should be measured in turns with it.
+/// A meter of read bandwidth for repeated measurements. On a shared machine the bandwidth changes from one moment to
+/// the next, so measure it in turns with the speed that is compared with it.
 #[derive(Debug)]
 pub struct ReadMeter {
     words: HugeVec<u64>,
     way: Way,
     best: f64,
-    /// The part that the next pass reads.
+    /// Index of the part that the next pass reads.
     next: usize,
     queue: StealQueue,
 }
@@ -178,15 +180,15 @@ pub struct ReadMeter {
 /// A way to read a run of memory.
 #[derive(Debug, Clone, Copy, Default)]
 struct Way {
-    /// Runs of addresses that a thread reads side by side.
+    /// Number of address streams that a thread reads side by side.
     streams: usize,
-    /// Whether it asks for lines ahead of its reads.
+    /// `true` to prefetch lines.
     ask_ahead: bool,
 }
 
 impl ReadMeter {
-    /// Finds the fastest way to read: `repeats` passes over all of the meter's memory in each of several ways, with all
-    /// threads of the current rayon pool.
+    /// Finds the fastest way to read memory: makes `repeats` passes over all of the meter's memory in each of several
+    /// ways, with all threads of the current rayon pool.
     pub fn new(repeats: usize) -> Self {
         let mut words = HugeVec::<u64>::zeroed(READ_BYTES / 8);
         for_each_chunk(&mut words, 1 << 18, |chunk, words| words.fill(chunk as u64 + 1));
@@ -214,8 +216,8 @@ impl ReadMeter {
         size_of_val::<[u64]>(&self.words)
     }
 
-    /// One short pass, in the fastest way, over memory that has not been read for many passes: how many bytes it read,
-    /// and how long that took.
+    /// Makes one short pass in the fastest way, over memory that has not been read for many passes. Returns the bytes
+    /// read and the time taken.
     pub fn pass(&mut self) -> (usize, Duration) {
         let words = self.words.len() / PASSES;
         let part = &self.words[self.next * words..][..words];
@@ -226,7 +228,7 @@ impl ReadMeter {
     }
 }
 
-/// Reads all words, which threads share out as they do weights.
+/// Reads all words, with the same work stealing as products use for weights.
 fn read(words: &[u64], way: Way, queue: &mut StealQueue) -> Duration {
     let (threads, chunks) = (rayon::current_num_threads(), words.len().div_ceil(PIECE_WORDS));
     let start = Instant::now();
@@ -243,7 +245,7 @@ fn read(words: &[u64], way: Way, queue: &mut StealQueue) -> Duration {
     start.elapsed()
 }
 
-/// Reads words one way.
+/// Reads words in one way.
 struct Read<'a> {
     words: &'a [u64],
     way: Way,
@@ -253,7 +255,7 @@ struct Read<'a> {
 impl Op for Read<'_> {
     #[inline(always)]
     fn run(self) {
-        /// Words that one stream reads before the next one's turn: two cache lines.
+        /// Words that a stream reads before the next stream's turn: two cache lines.
         const TURN: usize = 16;
         let Way { streams, ask_ahead } = self.way;
         let length = self.words.len() / streams / TURN * TURN;
@@ -274,7 +276,7 @@ impl Op for Read<'_> {
     }
 }
 
-/// Asks for a cache line, where there is a portable way to.
+/// Prefetches a cache line, where a portable intrinsic exists.
 fn prefetch(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: SSE is part of x86-64, and a prefetch of any address is allowed; it cannot fault.
@@ -305,7 +307,7 @@ mod tests {
         let expected = words.iter().fold(0, |a, b| a ^ b);
         for streams in [1, 2, 4] {
             let mut sum = 0;
-            // A multiple of what all streams read in a turn.
+            // A multiple of the words that all streams read in a turn.
             let words = &words[..100_016 / 64 * 64];
             let rest =
                 (100_016 / 64 * 64..100_016).fold(0, |a, i| a ^ 1u64.rotate_left(i as u32 % 61) ^ i as u64);

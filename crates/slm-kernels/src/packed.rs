@@ -17,7 +17,7 @@ pub(crate) enum Packed {
     Vector(Isa, PackedRhs),
 }
 
-/// Evaluates `$body` with the weights, whichever they are.
+/// Evaluates `$body` with the weights of any kernel.
 macro_rules! with_weights {
     ($packed:expr, $weights:ident => $body:expr) => {
         match $packed {
@@ -27,7 +27,7 @@ macro_rules! with_weights {
     };
 }
 
-/// Evaluates `$body` with the kernel and its weights, whichever they are.
+/// Evaluates `$body` with any kernel and its weights.
 macro_rules! with {
     ($packed:expr, $kernel:ident, $weights:pat => $body:expr) => {
         match $packed {
@@ -41,7 +41,7 @@ macro_rules! with {
 }
 
 impl Packed {
-    /// Packs `matrix`, or says that the processor lacks the kernel.
+    /// Packs `matrix`, or returns an error if the processor lacks the kernel.
     pub(crate) fn new(matrix: QuantizedMatrix, kind: KernelKind) -> Result<Self> {
         if kind == KernelKind::Scalar {
             return Ok(Self::Scalar(matrix));
@@ -104,7 +104,7 @@ impl Packed {
         }
     }
 
-    /// Panels that parts of many rows should have a multiple of.
+    /// Granularity of panels in parts of many rows.
     pub(crate) fn panels_per_tile(&self) -> usize {
         fn panels_per_tile<K: Kernel>(_: K) -> usize {
             K::PANELS_PER_TILE

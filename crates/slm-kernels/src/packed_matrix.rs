@@ -7,8 +7,7 @@ use crate::packed::Packed;
 
 /// A quantized `[rows, cols]` weight matrix in the layout that one kernel reads.
 ///
-/// Packing moves codes, scales and zero points; it changes none, and [`PackedMatrix::unpack`] gives the
-/// matrix back exactly.
+/// Packing moves codes, scales and zero points without changing them. [`PackedMatrix::unpack`] returns the same matrix.
 #[derive(Debug, Clone)]
 pub struct PackedMatrix {
     packed: Packed,
@@ -18,15 +17,14 @@ impl PackedMatrix {
     /// Packs `matrix` for `kernel`.
     ///
     /// # Errors
-    /// [`Error::KernelUnavailable`] when this processor cannot run the kernel,
-    /// [`Error::AccumulatorOverflow`] when a group (or row) is so wide that its sum of products with 8-bit
-    /// activations could leave 32 bits.
+    /// [`Error::KernelUnavailable`] if this processor cannot run the kernel, [`Error::AccumulatorOverflow`] if a group
+    /// (or row) is so wide that its sum of products with 8-bit activations could exceed 32 bits.
     pub fn new(matrix: QuantizedMatrix, kernel: KernelKind) -> Result<Self> {
         Self::check_width(matrix.cols(), matrix.scheme())?;
         Ok(Self { packed: Packed::new(matrix, kernel)? })
     }
 
-    /// Refuses groups (or rows) whose sums of products with 8-bit activations could leave 32 bits.
+    /// Rejects groups (or rows) whose sums of products with 8-bit activations could exceed 32 bits.
     pub(crate) fn check_width(cols: usize, scheme: QuantScheme) -> Result<()> {
         let (k, max_k) = (scheme.granularity.group_width(cols)?, max_safe_products::<u8>(scheme));
         if k > max_k { Err(Error::AccumulatorOverflow { k, max_k }) } else { Ok(()) }
@@ -40,7 +38,7 @@ impl PackedMatrix {
         &self.packed
     }
 
-    /// The kernel it is packed for.
+    /// The kernel that the matrix is packed for.
     pub fn kernel(&self) -> KernelKind {
         self.packed.kernel()
     }
@@ -55,7 +53,7 @@ impl PackedMatrix {
         self.packed.cols()
     }
 
-    /// How it is quantized.
+    /// The quantization scheme.
     pub fn scheme(&self) -> QuantScheme {
         self.packed.scheme()
     }
@@ -78,7 +76,7 @@ impl PackedMatrix {
     /// The code at (`row`, `col`).
     ///
     /// # Panics
-    /// When out of bounds, as slices do.
+    /// If an index is out of bounds, as for slices.
     pub fn code(&self, row: usize, col: usize) -> i8 {
         self.packed.code(row, col)
     }
@@ -86,7 +84,7 @@ impl PackedMatrix {
     /// Scale and zero point of one group of one row.
     ///
     /// # Panics
-    /// When out of bounds, as slices do.
+    /// If an index is out of bounds, as for slices.
     pub fn qparams(&self, row: usize, group: usize) -> QParams {
         self.packed.qparams(row, group)
     }
@@ -94,8 +92,8 @@ impl PackedMatrix {
     /// Writes row `row` as floats, `(code - zero_point) * scale`.
     ///
     /// # Errors
-    /// [`Error::Length`] when `out` is not [`PackedMatrix::cols`] long, [`Error::Parameter`] for a row that
-    /// does not exist.
+    /// [`Error::Length`] if `out` is not [`PackedMatrix::cols`] long, [`Error::Parameter`] for a row that does not
+    /// exist.
     pub fn dequantize_row_into(&self, row: usize, out: &mut [f32]) -> Result<()> {
         check_len("row", self.cols(), out.len())?;
         if row >= self.rows() {
@@ -115,7 +113,7 @@ impl PackedMatrix {
         Ok(())
     }
 
-    /// The matrix in its canonical layout, exactly as it was packed.
+    /// The matrix in its canonical layout, exactly as it was before packing.
     pub fn unpack(&self) -> QuantizedMatrix {
         self.packed.unpack()
     }

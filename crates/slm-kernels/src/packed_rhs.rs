@@ -1,12 +1,12 @@
-//! Weights (the right-hand side of a product) in the layout that vector kernels read.
+//! Weights (right-hand sides of products) in the layout that vector kernels read.
 //!
-//! Rows are taken in panels of 16, one to a lane. A panel is a run of 64-byte lines, group after group;
-//! a line holds for each lane 4 bytes: 4 consecutive INT8 codes, or 8 consecutive INT4 codes, of which the
-//! first four are in the low and the last four in the high nibbles. INT4 codes are stored plus 8, so that
-//! a nibble is its value. Each group starts on a line; what is left of its last line, and of the last
-//! panel's lanes, is padding. Scales and zero points are `[panel][group][lane]`.
+//! Rows are divided into panels of 16, one row to a lane. A panel is a run of 64-byte lines, group after group. A line
+//! holds 4 bytes for each lane: 4 consecutive INT8 codes, or 8 consecutive INT4 codes, the first four in the low and
+//! the last four in the high nibbles. INT4 codes are stored plus 8, so that a nibble is unsigned. Each group starts on
+//! a line. The rest of its last line, and of the last panel's lanes, is padding. Scales and zero points are
+//! `[panel][group][lane]`.
 //!
-//! Padding columns may hold anything: the input has its zero point there, so that they contribute nothing.
+//! Padding columns may hold anything: the input has its zero point there, so they contribute nothing.
 
 use half::f16;
 use rayon::prelude::*;
@@ -26,7 +26,7 @@ impl CacheLine {
     pub(crate) const ZERO: Self = Self([0; LINE_BYTES]);
 }
 
-// SAFETY: bytes; zero is a value of them.
+// SAFETY: plain bytes, for which zero is a valid value.
 unsafe impl Plain for CacheLine {}
 
 /// Scales in their stored type.
@@ -45,7 +45,7 @@ pub(crate) struct PackedRhs {
     /// Columns per group.
     width: usize,
     groups: usize,
-    /// Lines per group; the last group may have fewer columns and then `last_steps`.
+    /// Lines per group. The last group may have fewer columns, and then has `last_steps` lines.
     steps: usize,
     last_steps: usize,
     lines: HugeVec<CacheLine>,
@@ -58,8 +58,8 @@ pub(crate) struct PackedRhs {
 }
 
 impl PackedRhs {
-    /// A matrix whose codes are all still to be packed, through [`PackedRhs::rows_mut`], and whose scales and zero
-    /// points are still to be set, by [`PackedRhs::set_params`].
+    /// A matrix without codes, scales and zero points. [`PackedRhs::rows_mut`] packs the codes,
+    /// [`PackedRhs::set_params`] sets the rest.
     pub(crate) fn new(rows: usize, cols: usize, scheme: QuantScheme) -> Self {
         let width = scheme.granularity.group_width(cols).unwrap_or(cols);
         let groups = cols.div_ceil(width);
@@ -85,7 +85,7 @@ impl PackedRhs {
         packed
     }
 
-    /// Reorders a matrix.
+    /// Packs a matrix, on all threads.
     pub(crate) fn pack(matrix: &QuantizedMatrix) -> Self {
         let mut packed = Self::new(matrix.rows(), matrix.cols(), matrix.scheme());
         packed.rows_mut().fill_on_all_threads(matrix.codes());
@@ -93,7 +93,7 @@ impl PackedRhs {
         packed
     }
 
-    /// Where the codes of all rows go.
+    /// The destination of the codes of all rows.
     pub(crate) fn rows_mut(&mut self) -> PanelRows<'_> {
         let sums_per_panel = if self.is_grouped() { 0 } else { LANES };
         let (rows, shape, lines_per_panel) = (self.rows, self.shape(), self.lines_per_panel());
@@ -107,11 +107,11 @@ impl PackedRhs {
         }
     }
 
-    /// Sets scales and zero points, which are in canonical order. All codes must have been packed.
+    /// Sets scales and zero points, given in canonical order. All codes must have been packed before.
     pub(crate) fn set_params(&mut self, scales: &Scales, zero_points: Option<&[i8]>) {
         let (rows, groups) = (self.rows, self.groups);
         let per_tensor = self.scheme.granularity == slm_quant_core::Granularity::PerTensor;
-        // Lanes past the last row repeat it; their results are never stored.
+        // Lanes past the last row repeat it. Their results are never stored.
         let order = (0..self.panels() * groups * LANES).map(|i| {
             let (panel, group, lane) = (i / LANES / groups, i / LANES % groups, i % LANES);
             if per_tensor { 0 } else { (panel * LANES + lane).min(rows - 1) * groups + group }
@@ -130,7 +130,7 @@ impl PackedRhs {
         }
     }
 
-    /// The matrix in canonical order, exactly as it was.
+    /// The matrix in canonical order, exactly as it was before packing.
     pub(crate) fn unpack(&self) -> QuantizedMatrix {
         let bits = self.scheme.bits;
         let mut codes = vec![0u8; self.rows * bits.row_bytes(self.cols)];
@@ -166,7 +166,7 @@ impl PackedRhs {
         self.cols
     }
 
-    /// How it is quantized.
+    /// The quantization scheme.
     pub(crate) fn scheme(&self) -> QuantScheme {
         self.scheme
     }
@@ -197,18 +197,18 @@ impl PackedRhs {
         if group + 1 == self.groups { self.last_steps } else { self.steps }
     }
 
-    /// Whether all groups have as many lines.
+    /// Returns `true` if all groups have the same number of lines.
     #[inline(always)]
     pub(crate) fn all_groups_have(&self, steps: usize) -> bool {
         self.steps == steps && self.last_steps == steps
     }
 
-    /// Columns of a row as kernels see it, padding included.
+    /// Columns of a row in the packed layout, padding included.
     pub(crate) fn padded_cols(&self) -> usize {
         self.lines_per_panel() * columns_per_line(self.scheme.bits)
     }
 
-    /// Columns of a group as kernels see it, padding included, for all but the last.
+    /// Columns of a group in the packed layout, padding included. The last group may have fewer.
     pub(crate) fn padded_width(&self) -> usize {
         self.steps * columns_per_line(self.scheme.bits)
     }
@@ -216,7 +216,7 @@ impl PackedRhs {
     /// First line of a panel.
     ///
     /// # Panics
-    /// When `panel` does not exist.
+    /// If `panel` does not exist.
     pub(crate) fn panel_lines(&self, panel: usize) -> *const u8 {
         assert!(panel < self.panels(), "panel outside the matrix");
         self.lines.as_ptr().wrapping_add(panel * self.lines_per_panel()).cast()
@@ -236,19 +236,19 @@ impl PackedRhs {
         }
     }
 
-    /// Zero points of a panel, by group; none where all are 0.
+    /// Zero points of a panel, by group; `None` if all are 0.
     #[inline(always)]
     pub(crate) fn zero_points(&self, panel: usize) -> Option<&[[i8; LANES]]> {
         self.zero_points.as_ref().map(|z| self.of_panel(z, panel))
     }
 
-    /// The values of a panel, by group.
+    /// The values of a panel out of values of all panels, by group.
     #[inline(always)]
     fn of_panel<'a, T>(&self, values: &'a [T], panel: usize) -> &'a [[T; LANES]] {
         &values.as_chunks().0[panel * self.groups..][..self.groups]
     }
 
-    /// Whether rows have several groups.
+    /// Returns `true` if rows have several groups.
     #[inline(always)]
     pub(crate) fn is_grouped(&self) -> bool {
         self.groups > 1
@@ -260,14 +260,14 @@ impl PackedRhs {
         first(&self.code_sums[panel * LANES..])
     }
 
-    /// Sums of a panel's weights, for rows of several groups: for ascending groups, `sum = weights * scale +
-    /// sum`, rounded once, where `weights` is [`PackedRhs::group_sums`].
+    /// Sums of a panel's weights, for rows of several groups: for ascending groups, `sum = weights * scale + sum`,
+    /// rounded once, where `weights` is [`PackedRhs::group_sums`].
     #[inline(always)]
     pub(crate) fn scaled_sums(&self, panel: usize) -> &[f32; LANES] {
         first(&self.scaled_sums[panel * LANES..])
     }
 
-    /// Sums of a group's codes less zero points, by lane; any in lanes past the last row.
+    /// Sums of a group's codes less zero points, by lane. Lanes past the last row are arbitrary.
     #[inline(always)]
     pub(crate) fn group_sums(&self, panel: usize, group: usize) -> [i32; LANES] {
         let lines = &self.panel(panel)[group * self.steps..][..self.steps(group)];
@@ -329,14 +329,14 @@ impl PackedRhs {
     }
 }
 
-/// The first values of a slice, which must have as many.
+/// The first `N` values of a slice, which must have that many.
 #[inline(always)]
 pub(crate) fn first<T, const N: usize>(values: &[T]) -> &[T; N] {
     let Some(first) = values.first_chunk() else { unreachable!("kernels stay within their operands") };
     first
 }
 
-/// The scales of a group by lane, in a stored type.
+/// The scales of a group by lane, in their stored type.
 pub(crate) trait GroupScales {
     /// The scales as floats.
     fn load<S: Simd>(&self, simd: S) -> S::F32;
@@ -373,7 +373,7 @@ impl LaneScales<'_> {
         }
     }
 
-    /// Asks for the scales that lie `bytes` behind those of a group.
+    /// Prefetches the scales `bytes` after those of a group.
     #[inline(always)]
     pub(crate) fn prefetch<S: Simd>(self, simd: S, group: usize, bytes: usize) {
         let address: *const u8 = match self {
@@ -392,7 +392,7 @@ impl LaneScales<'_> {
     }
 }
 
-/// Bias added to a stored code.
+/// Bias that is added to a code when it is stored.
 pub(crate) const fn stored_offset(bits: Bits) -> i32 {
     match bits {
         Bits::Int8 => 0,
@@ -421,7 +421,7 @@ impl Op for ScaleSums<'_> {
     }
 }
 
-/// What reordering rows needs to know.
+/// The part of a matrix's shape that reordering needs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
     pub(crate) bits: Bits,
@@ -431,7 +431,7 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    /// Sums by lane of a group's first `columns` codes, as they are stored.
+    /// Sums of a group's first `columns` stored codes, by lane.
     #[inline(always)]
     pub(crate) fn sums(self, lines: &[CacheLine], columns: usize) -> [i32; LANES] {
         let per_line = columns_per_line(self.bits);
@@ -457,7 +457,7 @@ impl Shape {
     }
 }
 
-/// A mask of a word's first bytes.
+/// A mask of the first `count` bytes of a word.
 #[inline(always)]
 fn first_bytes(count: usize) -> u32 {
     ((1u64 << (8 * count.min(4))) - 1) as u32

@@ -1,4 +1,4 @@
-//! A matrix that is being packed for a kernel, a few rows at a time.
+//! A matrix that is packed for a kernel a few rows at a time.
 
 use slm_quant_core::{QuantScheme, QuantizedMatrix, Result, Scales};
 
@@ -9,7 +9,7 @@ use crate::packed::Packed;
 use crate::packed_rhs::PackedRhs;
 use crate::panel_rows::PanelRows;
 
-/// Codes on their way into the layout of a kernel that this processor can run.
+/// Codes being packed in the layout of a kernel that this processor can run.
 #[derive(Debug)]
 pub(crate) enum Packing {
     Scalar { rows: usize, cols: usize, scheme: QuantScheme, codes: Vec<u8> },
@@ -17,7 +17,7 @@ pub(crate) enum Packing {
 }
 
 impl Packing {
-    /// Room for a matrix of a valid shape, or says that the processor lacks the kernel.
+    /// Reserves memory for a matrix of a valid shape, or returns an error if the processor lacks the kernel.
     pub(crate) fn new(rows: usize, cols: usize, scheme: QuantScheme, kind: KernelKind) -> Result<Self> {
         if kind == KernelKind::Scalar {
             let codes = vec![0; rows * scheme.bits.row_bytes(cols)];
@@ -27,7 +27,7 @@ impl Packing {
         Ok(Self::Vector(isa, Box::new(PackedRhs::new(rows, cols, scheme))))
     }
 
-    /// Where the codes of all rows go.
+    /// The destination of the codes of all rows.
     pub(crate) fn rows_mut(&mut self) -> RowsMut<'_> {
         match self {
             Self::Scalar { cols, scheme, codes, .. } => {
@@ -37,7 +37,7 @@ impl Packing {
         }
     }
 
-    /// The matrix, with scales and zero points that fit it.
+    /// Finishes the matrix with scales and zero points that fit it.
     pub(crate) fn finish(self, scales: Scales, zero_points: Option<Vec<i8>>) -> Packed {
         match self {
             Self::Scalar { rows, cols, scheme, codes } => {
@@ -53,7 +53,7 @@ impl Packing {
     }
 }
 
-/// Where the codes of some rows go.
+/// The destination of the codes of some rows.
 #[derive(Debug)]
 pub(crate) enum RowsMut<'a> {
     Canonical { panel_bytes: usize, codes: &'a mut [u8] },
@@ -61,7 +61,7 @@ pub(crate) enum RowsMut<'a> {
 }
 
 impl RowsMut<'_> {
-    /// The rows of the first `panels` panels, which must be there, and those after them.
+    /// Splits into the rows of the first `panels` panels, which must exist, and the rows after them.
     pub(crate) fn split_at(self, panels: usize) -> (Self, Self) {
         match self {
             Self::Canonical { panel_bytes, codes } => {
@@ -75,7 +75,7 @@ impl RowsMut<'_> {
         }
     }
 
-    /// Takes the codes of all these rows, in canonical order and of the right length.
+    /// Packs the codes of all these rows, given in canonical order and with the right length.
     pub(crate) fn fill(self, from: &[u8]) {
         match self {
             Self::Canonical { codes, .. } => codes.copy_from_slice(from),

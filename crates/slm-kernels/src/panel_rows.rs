@@ -1,4 +1,4 @@
-//! Codes on their way from rows, one after the other, to panels of rows.
+//! Reordering of codes from rows, one after the other, to panels of rows.
 
 use rayon::prelude::*;
 use slm_quant_core::Bits;
@@ -7,23 +7,23 @@ use crate::packed_rhs::{CacheLine, Shape, columns_per_line};
 use crate::simd::LANES;
 use crate::vectorize::{Op, vectorize};
 
-/// Panels that one thread packs at a time when all do.
+/// Panels in a task when all threads pack.
 const PANELS_PER_TASK: usize = 4;
 
-/// Where the codes of some rows of a [`PackedRhs`](crate::packed_rhs::PackedRhs) go. The first row is the first of a panel.
+/// The destination of some rows of a [`PackedRhs`](crate::packed_rhs::PackedRhs). The first row begins a panel.
 #[derive(Debug)]
 pub(crate) struct PanelRows<'a> {
     pub(crate) shape: Shape,
     pub(crate) rows: usize,
     pub(crate) lines_per_panel: usize,
-    /// 0 where sums are not stored.
+    /// 0 if sums are not stored.
     pub(crate) sums_per_panel: usize,
     pub(crate) lines: &'a mut [CacheLine],
     pub(crate) sums: &'a mut [i32],
 }
 
 impl PanelRows<'_> {
-    /// The rows of the first `panels` panels, and those after them.
+    /// Splits into the rows of the first `panels` panels, and the rows after them.
     pub(crate) fn split_at(self, panels: usize) -> (Self, Self) {
         let Self { shape, rows, lines_per_panel, sums_per_panel, lines, sums } = self;
         let first_rows = rows.min(panels * LANES);
@@ -40,13 +40,13 @@ impl PanelRows<'_> {
         (first, Self { shape, rows: rows - first_rows, lines_per_panel, sums_per_panel, lines, sums })
     }
 
-    /// Packs `codes`, those of all these rows in canonical order.
+    /// Packs `codes`: those of all these rows in canonical order.
     pub(crate) fn fill(self, codes: &[u8]) {
         debug_assert_eq!(codes.len(), self.rows * self.shape.bits.row_bytes(self.shape.cols));
         vectorize(Fill { rows: self, codes });
     }
 
-    /// [`PanelRows::fill`], with the panels shared among threads.
+    /// [`PanelRows::fill`] with the panels divided among threads.
     pub(crate) fn fill_on_all_threads(self, codes: &[u8]) {
         let mut tasks = Vec::new();
         let mut rest = self;
@@ -61,7 +61,7 @@ impl PanelRows<'_> {
     }
 }
 
-/// [`PanelRows::fill`].
+/// Runs [`PanelRows::fill`].
 struct Fill<'a, 'b> {
     rows: PanelRows<'a>,
     codes: &'b [u8],
@@ -78,7 +78,7 @@ impl Op for Fill<'_, '_> {
                 Bits::Int8 => pack_panel(shape, codes, lines, |codes| codes),
                 Bits::Int4 => pack_panel(shape, codes, lines, store_int4),
             }
-            // Summed while the panel is in the cache.
+            // Summed while the panel is still in the cache.
             if sums_per_panel > 0 {
                 let columns = lines.len() * columns_per_line(shape.bits);
                 sums[panel * sums_per_panel..][..LANES].copy_from_slice(&shape.sums(lines, columns));
@@ -87,7 +87,7 @@ impl Op for Fill<'_, '_> {
     }
 }
 
-/// Packs the codes of up to 16 rows. `store` makes of 4 bytes of codes in canonical order what is stored.
+/// Packs the codes of up to 16 rows. `store` converts 4 bytes of codes in canonical order to their stored form.
 #[inline(always)]
 fn pack_panel(shape: Shape, codes: &[u8], lines: &mut [CacheLine], store: impl Fn(u32) -> u32 + Copy) {
     let (bits, cols) = (shape.bits, shape.cols);
@@ -96,7 +96,7 @@ fn pack_panel(shape: Shape, codes: &[u8], lines: &mut [CacheLine], store: impl F
     let groups = (0..cols).step_by(shape.width).zip(lines.chunks_mut(shape.steps));
     for (first, lines) in groups {
         let end = cols.min(first + shape.width);
-        // Of all rows side by side, as much as is whole words in each.
+        // All rows side by side, as far as each has whole words.
         let mut whole = 0;
         if codes.len() == LANES * row_bytes && first.is_multiple_of(per_byte) {
             whole = (end - first) / per_line;
@@ -109,7 +109,7 @@ fn pack_panel(shape: Shape, codes: &[u8], lines: &mut [CacheLine], store: impl F
                 }
             }
         }
-        // What is left, one word after the other.
+        // The rest, one word after the other.
         let left = (first..end).step_by(per_line).zip(lines).skip(whole);
         for (col, line) in left {
             let count = per_line.min(end - col);
@@ -120,7 +120,7 @@ fn pack_panel(shape: Shape, codes: &[u8], lines: &mut [CacheLine], store: impl F
     }
 }
 
-/// Up to a word of codes in canonical order: those of `count` columns of a row from `col` on, zero after them.
+/// Up to a word of codes in canonical order: those of `count` columns of a row from `col` on, followed by zeros.
 #[inline(always)]
 fn word(bits: Bits, row: &[u8], col: usize, count: usize) -> u32 {
     match bits {
@@ -132,7 +132,7 @@ fn word(bits: Bits, row: &[u8], col: usize, count: usize) -> u32 {
     }
 }
 
-/// Eight INT4 codes in order as they are stored: plus 8, the first four in the low and the last four in the high
+/// Eight consecutive INT4 codes in their stored form: plus 8, the first four in the low and the last four in the high
 /// nibbles.
 #[inline(always)]
 fn store_int4(codes: u32) -> u32 {

@@ -1,7 +1,7 @@
-//! Products of a few rows of floats with panels of keys and values, which attention consists of.
+//! Products of a few rows of floats with panels of keys and values, the building block of attention.
 //!
-//! A panel is `[depth, 16]`: each step reads one run of it and one value of each row. Every sum adds its products in order,
-//! each by a fused multiply-add, so that all kernels give the same bits and rows do not depend on each other.
+//! A panel is `[depth, 16]`: each step reads one run of it and one value of each row. Every sum adds its products in
+//! order, each by a fused multiply-add. So all kernels give the same bits, and rows do not depend on each other.
 
 #![allow(clippy::needless_range_loop, reason = "a tile has a row and a panel on every side")]
 
@@ -13,10 +13,10 @@ use crate::isa::{Isa, with_isa};
 use crate::simd::{LANES, Simd};
 use crate::vectorize::Op;
 
-/// Most rows that are multiplied together.
+/// Maximum number of rows that are multiplied together.
 pub const PANEL_ROWS: usize = 6;
 
-/// Width of a panel.
+/// Number of columns of a panel.
 pub const PANEL_WIDTH: usize = LANES;
 
 /// The values of panels, in runs of 16.
@@ -27,7 +27,7 @@ pub enum PanelValues<'a> {
     F32(&'a [[f32; LANES]]),
     /// IEEE 754 binary16.
     F16(&'a [[f16; LANES]]),
-    /// The upper half of 32 bits.
+    /// `bf16`, the upper half of a 32-bit float.
     BF16(&'a [[bf16; LANES]]),
     /// Signed integers.
     I8(&'a [[i8; LANES]]),
@@ -45,7 +45,7 @@ impl<'a> From<FloatValues<'a>> for PanelValues<'a> {
     }
 }
 
-/// Evaluates `$body` with the slice of runs, whatever their type.
+/// Evaluates `$body` with the slice of runs, for each type.
 macro_rules! with_runs {
     ($values:expr, $slice:ident => $body:expr) => {
         match $values {
@@ -58,7 +58,7 @@ macro_rules! with_runs {
     };
 }
 
-/// 16 values as they lie.
+/// 16 consecutive values in their stored type.
 trait Run: Copy {
     /// The values as 32-bit floats.
     fn load<S: Simd>(self, simd: S) -> S::F32;
@@ -105,27 +105,27 @@ impl Run for [u8; LANES / 2] {
     }
 }
 
-/// Panels that a product reads.
+/// The panels of a product.
 #[derive(Debug, Clone, Copy)]
 pub struct Panels<'a> {
-    /// All of them, and what lies between.
+    /// The values of all panels, and those between them.
     pub values: PanelValues<'a>,
     /// Number of panels.
     pub count: usize,
-    /// Runs from one panel to the next.
+    /// Distance in runs from one panel to the next.
     pub stride: usize,
-    /// Runs of 16 values that are read of each.
+    /// Number of runs of 16 values that are read of each panel.
     pub depth: usize,
 }
 
-/// `out[i, 16 n + j] = sum_k rows[i][k] * panel_n[k, j]` for up to [`PANEL_ROWS`] rows.
+/// Computes `out[i, 16 n + j] = sum_k rows[i][k] * panel_n[k, j]` for up to [`PANEL_ROWS`] rows.
 ///
 /// # Shapes
 /// - each of `rows`: at least `depth` values
 /// - `out`: `[rows.len(), out_stride]`, of which the first `16 * count` columns are written
 ///
 /// # Panics
-/// When lengths do not fit or there are more rows. `kernel` is the scalar one where this processor lacks another.
+/// If lengths do not fit or there are more rows. `kernel` falls back to the scalar one if this processor lacks it.
 pub fn multiply_panels(
     kernel: KernelKind,
     rows: &[&[f32]],
@@ -155,10 +155,10 @@ pub fn multiply_panels(
     });
 }
 
-/// Writes values as 32-bit floats.
+/// Widens values to 32-bit floats.
 ///
 /// # Panics
-/// When there are not as many.
+/// If the lengths differ.
 pub fn widen(kernel: KernelKind, from: PanelValues<'_>, to: &mut [f32]) {
     let (to, rest) = to.as_chunks_mut::<LANES>();
     with_runs!(from, from => {
@@ -189,7 +189,7 @@ impl<S: Simd, R: Run> Op for Widen<'_, S, R> {
     }
 }
 
-/// Operands of a product whose lengths fit.
+/// Operands of a product whose lengths have been checked.
 struct PanelMatmul<'a, R> {
     rows: &'a [&'a [f32]],
     values: &'a [R],
@@ -216,7 +216,7 @@ impl<R: Run> PanelMatmul<'_, R> {
         }
     }
 
-    /// All panels, with as many at once as registers hold sums of.
+    /// Multiplies all panels, as many at once as registers can hold sums of.
     #[inline(always)]
     fn all<S: Simd, const M: usize>(&mut self, simd: S) {
         let mut n = 0;
@@ -229,7 +229,7 @@ impl<R: Run> PanelMatmul<'_, R> {
         self.from::<S, M, 1>(simd, n);
     }
 
-    /// Panels from `n` on, `NP` at a time. Returns the first that is left over.
+    /// Multiplies panels from `n` on, `NP` at a time. Returns the first panel that is left over.
     #[inline(always)]
     fn from<S: Simd, const M: usize, const NP: usize>(&mut self, simd: S, mut n: usize) -> usize {
         let mut rows: [&[f32]; M] = [&[]; M];

@@ -1,11 +1,12 @@
-//! Float inputs times float weights that lie row by row.
+//! Float inputs times float weights in row-major order.
 //!
-//! An output is 16 running sums, of which sum `j` takes the products of columns `j`, `j + 16`, `j + 32` and so on, added up
-//! by halves: [`LANE_ORDER`]. The order is the same however many rows of input there are:
+//! An output is 16 running sums. Sum `j` takes the products of columns `j`, `j + 16`, `j + 32` and so on. The sums are
+//! added up by halves: [`LANE_ORDER`]. The order does not depend on the number of input rows:
 //!
-//! - Few rows are multiplied with weights as they lie, one running sum to a lane.
-//! - For many rows, panels of 16 rows of weights are transposed once into memory that stays in the second-level cache, so
-//!   that lanes are outputs, and inputs are packed alike ([`pack_by_lane`]). One running sum after the other is computed.
+//! - Few rows are multiplied with weights as they are stored, one running sum to a lane.
+//! - For many rows, panels of 16 rows of weights are transposed once into memory that stays in the second-level cache,
+//!   so that lanes are outputs. Inputs are packed in the same order ([`pack_by_lane`]). One running sum after the other
+//!   is computed.
 
 #![allow(
     clippy::needless_range_loop,
@@ -21,14 +22,14 @@ use crate::simd::{LANES, LINE_BYTES, Simd};
 use crate::tile::Tile;
 use crate::vector::store_biased_tile;
 
-/// The running sums in the order in which they are added up as a balanced tree: each with the one half of them further on,
-/// then pairs with pairs.
+/// The order in which running sums are added up as a balanced tree: each with the sum half of them further on, then
+/// pairs with pairs.
 pub(crate) const LANE_ORDER: [usize; LANES] = [0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15];
 
-/// Levels of that tree.
+/// Number of levels of that tree.
 const LEVELS: usize = LANES.ilog2() as usize;
 
-/// How far ahead of its reads a kernel asks for weights.
+/// Prefetch distance for weights.
 const PREFETCH_BYTES: usize = 1024;
 
 /// Columns of each running sum.
@@ -36,7 +37,7 @@ pub(crate) const fn lane_columns(cols: usize) -> usize {
     cols.div_ceil(LANES)
 }
 
-/// Packs a row of input by running sums, in the order in which those are added up; missing columns are zeros.
+/// Packs a row of input by running sum, in the order in which these are added up. Missing columns are zeros.
 #[inline(always)]
 pub(crate) fn pack_by_lane(row: &[f32], out: &mut [f32]) {
     let count = lane_columns(row.len());
@@ -51,7 +52,7 @@ pub(crate) fn pack_by_lane(row: &[f32], out: &mut [f32]) {
     }
 }
 
-/// The running sums added up.
+/// Adds up the running sums.
 pub(crate) fn add_up(sums: [f32; LANES]) -> f32 {
     let mut sums = LANE_ORDER.map(|lane| sums[lane]);
     let mut count = LANES;
@@ -66,7 +67,7 @@ pub(crate) fn add_up(sums: [f32; LANES]) -> f32 {
 
 /// A product with float weights.
 pub(crate) struct RowsArgs<'a, E> {
-    /// Rows as they are, or where they fill a tile packed by [`pack_by_lane`].
+    /// Rows unchanged, or packed by [`pack_by_lane`] if there are enough for a tile.
     pub(crate) x: FloatInputs<'a>,
     /// `[rows, cols]`.
     pub(crate) values: &'a [E],
@@ -81,7 +82,7 @@ impl<E: FloatElement> GemmArgs for RowsArgs<'_, E> {
         false
     }
 
-    /// Few rows.
+    /// Computes a tile of few rows.
     #[inline(always)]
     fn microkernel<S: Simd, const M: usize, const NP: usize>(
         &self,
@@ -141,7 +142,7 @@ impl<E: FloatElement> GemmArgs for RowsArgs<'_, E> {
         }
     }
 
-    /// Many rows, which are packed by [`pack_by_lane`].
+    /// Computes a tile of many rows, which are packed by [`pack_by_lane`].
     #[inline(always)]
     unsafe fn unpacked_microkernel<S: Simd, const M: usize, const NP: usize>(
         &self,
@@ -160,7 +161,8 @@ impl<E: FloatElement> GemmArgs for RowsArgs<'_, E> {
 }
 
 impl<E: FloatElement> RowsArgs<'_, E> {
-    /// The running sums of `M` rows of input with the rows of a panel, `R` of these at a time. Rows past the last repeat it.
+    /// The running sums of `M` rows of input with the rows of a panel, `R` of these at a time. Rows past the last
+    /// repeat it.
     #[inline(always)]
     fn running_sums<S: Simd, const M: usize, const R: usize>(
         &self,
@@ -182,7 +184,7 @@ impl<E: FloatElement> RowsArgs<'_, E> {
                 let at = chunk * LANES;
                 let mut w = [simd.splat_f32(0.0); R];
                 for r in 0..R {
-                    // The end of a row asks for the beginning of the one that comes `R` rows later.
+                    // The end of a row prefetches the beginning of the row `R` rows later.
                     let jump = if at + ahead < self.cols { 0 } else { (R - 1) * self.cols };
                     simd.prefetch(rows[r].as_ptr().wrapping_add(at + ahead + jump).cast());
                     // SAFETY: the row has `whole` chunks of this many values.
@@ -217,7 +219,7 @@ impl<E: FloatElement> RowsArgs<'_, E> {
         }
     }
 
-    /// 16 columns of a row, missing ones as zeros.
+    /// 16 columns of a row. Missing ones are zeros.
     #[inline(always)]
     fn chunk<S: Simd>(&self, simd: S, row: usize, chunk: usize) -> S::F32 {
         let values = &self.values[row * self.cols + chunk * LANES..(row + 1) * self.cols];
@@ -228,20 +230,20 @@ impl<E: FloatElement> RowsArgs<'_, E> {
     }
 }
 
-/// The position in the operands of a tile of many rows.
+/// The read position in the operands of a tile of many rows.
 struct Cursor<const M: usize, const NP: usize> {
     /// The inputs of the next running sum.
     x: [*const f32; M],
-    /// Its lines.
+    /// The lines of the next running sum.
     lines: [*const u8; NP],
     /// Columns of a running sum.
     count: usize,
 }
 
-/// Defines a function that adds up twice as many running sums as another.
+/// Defines a function that adds up twice as many running sums as `$half`.
 macro_rules! add_twice {
     ($name:ident, $half:ident) => {
-        /// The next running sums, added up as a balanced tree. The first half waits in memory for the second.
+        /// Adds up the next running sums as a balanced tree. The first half waits in memory for the second.
         ///
         /// # Safety
         /// There must be as many, with `count` inputs and lines each.
@@ -284,7 +286,7 @@ impl<const M: usize, const NP: usize> Cursor<M, NP> {
     add_twice!(sum16, sum8);
 }
 
-/// Fewer than 16 values, and zeros.
+/// Loads fewer than 16 values, followed by zeros.
 #[inline(always)]
 fn partial<S: Simd, E: FloatElement>(simd: S, values: &[E]) -> S::F32 {
     let mut lanes = [0.0; LANES];

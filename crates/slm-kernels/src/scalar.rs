@@ -1,4 +1,4 @@
-//! The reference: portable Rust on the canonical layout, straight from the formulas.
+//! The reference kernel: portable Rust on the canonical layout, straight from the formulas.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use crate::kernel::{ACTIVATION_OFFSET, Input, Kernel, MatmulPart, NR};
 use crate::rows::add_up;
 use crate::tile::Tile;
 
-/// Portable kernel.
+/// The portable kernel.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scalar;
 
@@ -91,13 +91,13 @@ impl Kernel for Scalar {
     }
 }
 
-/// A block of a row of floats, as `fixed_point` describes it.
+/// A block of a row of floats, as described in `fixed_point`.
 struct Block {
     steps: [f32; DIGITS],
     digits: Vec<[i32; DIGITS]>,
 }
 
-/// The blocks of a group of columns.
+/// Splits a group of columns into blocks.
 fn split_group(values: &[f32]) -> impl Iterator<Item = Block> {
     values.chunks(BLOCK).map(|values| {
         let step = fixed_point::step(values);
@@ -107,7 +107,7 @@ fn split_group(values: &[f32]) -> impl Iterator<Item = Block> {
 }
 
 impl Block {
-    /// Adds to `dot` the products with codes less zero points: those of the lowest digits first.
+    /// Adds to `dot` the products with codes less zero points, lowest digits first.
     fn add_products(&self, codes: &[i16], dot: f32) -> f32 {
         (0..DIGITS).fold(dot, |dot, digit| {
             let products = self.digits.iter().zip(codes).map(|(x, &code)| x[digit] * i32::from(code));
@@ -116,7 +116,7 @@ impl Block {
     }
 }
 
-/// Rows of float weights times rows of floats, as [`FloatMatrix`](crate::FloatMatrix) describes it.
+/// Multiplies rows of float weights with rows of floats, as [`FloatMatrix`](crate::FloatMatrix) specifies.
 pub(crate) fn multiply_rows<E: FloatElement>(
     values: &[E],
     cols: usize,
@@ -143,7 +143,7 @@ pub(crate) fn multiply_rows<E: FloatElement>(
     }
 }
 
-/// Input codes less the offset of their row, which fit 16 bits.
+/// Input codes less the offset of their row. The differences fit in 16 bits.
 fn subtract_offset(x: &QuantizedActivations, rows: Range<usize>, offset: impl Fn(usize) -> i32) -> Vec<i16> {
     rows.flat_map(|i| {
         let offset = offset(i) as i16;
@@ -152,7 +152,7 @@ fn subtract_offset(x: &QuantizedActivations, rows: Range<usize>, offset: impl Fn
     .collect()
 }
 
-/// The sum of a row of weights: of each group as an integer, then scaled.
+/// The scaled sum of a row of weights: each group is summed as integers, then scaled.
 fn scaled_sum(w: &QuantizedMatrix, codes: &[i16], scales: &[f32]) -> f32 {
     let groups = codes.chunks(w.group_width()).zip(scales);
     groups.fold(0.0, |sum, (codes, &scale)| {
@@ -161,8 +161,8 @@ fn scaled_sum(w: &QuantizedMatrix, codes: &[i16], scales: &[f32]) -> f32 {
     })
 }
 
-/// One exact integer sum per group. Both factors lie in `[-255, 255]`, and packing refused widths whose
-/// sums could leave 32 bits.
+/// One exact integer sum per group. Both factors lie in `[-255, 255]`, and packing has rejected widths whose sums could
+/// exceed 32 bits.
 fn groups<'a>(w: &QuantizedMatrix, x: &'a [i16], codes: &'a [i16]) -> impl Iterator<Item = i32> + 'a {
     let width = w.group_width();
     x.chunks(width)

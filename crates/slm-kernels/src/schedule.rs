@@ -1,4 +1,4 @@
-//! Several products of one input, scheduled on threads as one parallel region.
+//! Several products of one input, scheduled as one parallel region.
 
 use std::ops::Range;
 
@@ -11,27 +11,26 @@ use crate::Workspace;
 use crate::kernel::{Input, MatmulPart, NR};
 use crate::tile::Tile;
 
-/// Most input rows that are handled as *decode*: each thread has a range of weights, and reads it once for all of
-/// them. [`StealQueue`] says how ranges are divided.
+/// Maximum number of input rows that are treated as *decode*: each thread has a range of weights and reads it once for
+/// all rows. [`StealQueue`] describes how ranges are divided.
 pub(crate) const DECODE_ROWS: usize = 4;
 
-/// Bytes of weights times rows of input below which a parallel region costs more than it gains.
+/// Minimum of bytes of weights times rows of input for which a parallel region pays.
 const SERIAL_WORK: usize = 16 * 1024;
 
-/// Minimum bytes of weights in a chunk of decoding: half a microsecond, compared with which taking it is little.
+/// Minimum bytes of weights in a chunk of decode: half a microsecond of work, compared with which taking it is cheap.
 const CHUNK_BYTES: usize = 16 * 1024;
 
-/// Rows of input that a task of many rows takes, and bytes of weights: both stay in the second-level cache
-/// of current cores.
+/// Input rows, and bytes of weights, of a task of many rows. Both stay in the second-level cache of current cores.
 const TASK_ROWS: usize = 192;
 const TASK_BYTES: usize = 256 * 1024;
 
 /// The weights of a product.
 #[derive(Debug, Clone, Copy)]
 pub enum MatmulWeights<'a> {
-    /// Quantized ones.
+    /// Quantized weights.
     Packed(&'a PackedMatrix),
-    /// Floats, which only float inputs are multiplied with.
+    /// Float weights, which only float inputs can be multiplied with.
     Float(FloatMatrix<'a>),
 }
 
@@ -77,7 +76,7 @@ impl MatmulWeights<'_> {
         }
     }
 
-    /// Panels that parts of many rows should have a multiple of.
+    /// Granularity of panels in parts of many rows.
     fn panels_per_tile(&self) -> usize {
         match self {
             Self::Packed(weights) => weights.packed().panels_per_tile(),
@@ -101,29 +100,29 @@ impl MatmulWeights<'_> {
     }
 }
 
-/// One of several products of the same input: weights `[rows, cols]`, a bias of `rows` values, and where the
-/// result goes, `[m, rows]`.
+/// One of several products of the same input: weights `[rows, cols]`, a bias of `rows` values, and an output
+/// `[m, rows]`.
 #[derive(Debug)]
 pub struct MatmulTask<'a> {
     weights: MatmulWeights<'a>,
     bias: Option<&'a [f32]>,
     out: SharedSlice<'a, f32>,
-    /// The slot of the input that is packed for it.
+    /// The workspace slot of the input that is packed for this product.
     slot: usize,
 }
 
 impl<'a> MatmulTask<'a> {
-    /// A product. Lengths are checked where it is computed.
+    /// Describes a product. Lengths are checked when it is computed.
     pub fn new(weights: impl Into<MatmulWeights<'a>>, bias: Option<&'a [f32]>, out: &'a mut [f32]) -> Self {
         Self { weights: weights.into(), bias, out: SharedSlice::new(out), slot: 0 }
     }
 
-    /// Its weights.
+    /// The weights of the product.
     pub fn weights(&self) -> MatmulWeights<'a> {
         self.weights
     }
 
-    /// Refuses an input, a bias or an output of another shape than the weights'.
+    /// Rejects an input, a bias or an output whose shape does not fit the weights.
     pub(crate) fn check(&self, m: usize, cols: usize) -> Result<()> {
         check_len("activation columns", self.weights.cols(), cols)?;
         check_len("output", m * self.weights.rows(), self.out.len())?;
@@ -135,10 +134,10 @@ impl<'a> MatmulTask<'a> {
         self.weights.panels() * self.weights.panel_bytes()
     }
 
-    /// Computes some rows and panels of it.
+    /// Computes some rows and panels of the product.
     ///
     /// # Safety
-    /// During the call no other may compute one of these rows of one of these panels.
+    /// During the call no other call may compute any of these rows of any of these panels.
     unsafe fn part(&self, x: Input<'_>, workspace: &Workspace, rows: Range<usize>, panels: Range<usize>) {
         let Self { bias, out, slot, .. } = *self;
         let width = self.weights.rows();
@@ -203,9 +202,9 @@ pub(crate) fn multiply(x: Input<'_>, products: &mut [MatmulTask<'_>], workspace:
     }
 }
 
-/// Gives each thread a range of the panels of all products, equal in bytes.
+/// Assigns each thread a range of the panels of all products, equal in bytes.
 fn assign_panels(products: &[MatmulTask<'_>], threads: usize, bytes: usize, queue: &mut StealQueue) {
-    // The first panel that starts at or after a byte.
+    // The first panel that starts at or after a byte offset.
     let panel_at = |byte: usize| {
         let (mut panels, mut start) = (0, 0);
         for product in products {
@@ -220,7 +219,7 @@ fn assign_panels(products: &[MatmulTask<'_>], threads: usize, bytes: usize, queu
     queue.restart(ranges, CHUNK_BYTES.div_ceil(largest));
 }
 
-/// How a product of many rows is split into tasks.
+/// The split of a product of many rows into tasks.
 struct Split {
     rows: usize,
     rows_per_task: usize,
@@ -232,10 +231,10 @@ impl Split {
     fn new(weights: MatmulWeights<'_>, rows: usize, threads: usize) -> Self {
         let (panels, tile) = (weights.panels(), weights.panels_per_tile());
         let fitting = TASK_BYTES / weights.panel_bytes();
-        // At least a few tasks a thread, so that threads that are slower at the moment get fewer.
+        // At least a few tasks per thread, so that a thread that is slowed down gets fewer.
         let even = panels.div_ceil(4 * threads);
         let panels_per_task = fitting.min(even).max(1).next_multiple_of(tile);
-        // Float weights are transposed for all rows at once.
+        // Float weights are transposed once for all rows.
         let rows_per_task = match weights {
             MatmulWeights::Packed(_) => TASK_ROWS,
             MatmulWeights::Float(_) => rows,

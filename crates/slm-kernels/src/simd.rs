@@ -1,7 +1,7 @@
-//! The operations that kernels are written in, on 16 lanes.
+//! The vector operations that kernels are written in, on 16 lanes.
 //!
-//! A lane is one output (one row of weights). Each instruction set implements these operations in its own
-//! file, and the kernels in `integer` and `float` are compiled once for each.
+//! A lane is one output (one row of weights). Each instruction set implements these operations in its own file. The
+//! kernels in `integer` and `float` are compiled once for each.
 
 use crate::macrokernel::GemmArgs;
 use crate::vectorize::Op;
@@ -9,14 +9,13 @@ use crate::vectorize::Op;
 /// Lanes of a panel: rows of weights that are multiplied side by side.
 pub(crate) const LANES: usize = crate::kernel::NR;
 
-/// Bytes of a line: for each of the 16 lanes 4 bytes, which hold 4 INT8 or 8 INT4 codes.
+/// Bytes of a line: 4 bytes for each of the 16 lanes, which hold 4 INT8 or 8 INT4 codes.
 pub(crate) const LINE_BYTES: usize = 64;
 
 /// Lines of INT4 codes that are multiplied before their sums are added in 32 bits.
 pub(crate) const NIBBLE_LINES: usize = 4;
 
-/// An instruction set. A value exists only where the processor has the instructions, which is what makes
-/// the safe methods safe.
+/// An instruction set. A value exists only if the processor has the instructions; that makes the safe methods sound.
 pub(crate) trait Simd: Copy + Send + Sync {
     /// 64 bytes.
     type Bytes: Copy;
@@ -24,29 +23,29 @@ pub(crate) trait Simd: Copy + Send + Sync {
     type I32: Copy;
     /// 16 floats.
     type F32: Copy;
-    /// Sums of products of INT4 codes that are not yet 16 sums in 32 bits.
+    /// Sums of products of INT4 codes that have not yet been added to 16 sums of 32 bits.
     type NibbleSums: Copy;
 
-    /// Vectors of 16 floats that the registers hold.
+    /// Number of vectors of 16 floats that the registers hold.
     const VECTORS: usize;
 
-    /// Rows of a tile of [`Simd::tiles`] where results need no registers of their own.
+    /// Rows of a tile of [`Simd::tiles`] if results need no registers of their own.
     const TILE_ROWS: usize;
 
-    /// Whether INT8 products take inputs as 16-bit differences from an offset; if not, as 8-bit codes.
-    /// INT4 products always take 8 bits.
+    /// `true` if INT8 products take inputs as 16-bit differences from an offset, `false` for 8-bit codes. INT4 products
+    /// always take 8 bits.
     const WIDE_INPUT8: bool;
 
-    /// Whether products take 8-bit inputs as signed differences from
-    /// [`ACTIVATION_OFFSET`](crate::kernel::ACTIVATION_OFFSET) also where rows have
-    /// one group; if not, as unsigned codes. Where rows have several, all do.
+    /// `true` if products take 8-bit inputs as signed differences from
+    /// [`ACTIVATION_OFFSET`](crate::kernel::ACTIVATION_OFFSET) for rows of one group too, `false` if they take unsigned
+    /// codes there. For rows of several groups all instruction sets take differences.
     const SIGNED_INPUT: bool;
 
-    /// What [`Simd::signed_operand8`] adds to a code.
+    /// The offset that [`Simd::signed_operand8`] adds to a code.
     const OFFSET8: i32;
 
-    /// How far ahead of its reads a kernel asks for weights. They are read in the order in which they lie, so that
-    /// hardware does most of the fetching: asking too far ahead disturbs it, and too near comes late.
+    /// Prefetch distance for weights. They are read in the order in which they are stored, so hardware does most of the
+    /// fetching: too large a distance disturbs it, and too small a one comes too late.
     const PREFETCH_BYTES: usize;
 
     /// Runs `op` in a function that has the instructions enabled.
@@ -56,7 +55,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// file.
     fn tiles<J: GemmArgs>(self, args: &J, rows: std::ops::Range<usize>, panels: std::ops::Range<usize>);
 
-    /// Panels of weights that one call of [`Simd::tiles`] should at least be given.
+    /// Minimum number of panels of weights for one call of [`Simd::tiles`].
     const TILE_PANELS: usize;
 
     /// Loads a line.
@@ -69,20 +68,20 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `line` must point to 64 writable bytes, aligned to 64.
     unsafe fn store_line(self, bytes: Self::Bytes, line: *mut u8);
-    /// Asks for the cache line at `address`, which need not be valid.
+    /// Prefetches the cache line at `address`, which need not be valid.
     fn prefetch(self, address: *const u8);
-    /// The low half of every byte.
+    /// The low nibble of every byte.
     fn low_nibbles(self, bytes: Self::Bytes) -> Self::Bytes;
-    /// The high half of every byte.
+    /// The high nibble of every byte.
     fn high_nibbles(self, bytes: Self::Bytes) -> Self::Bytes;
     /// 64 zeros.
     fn zero_bytes(self) -> Self::Bytes;
     /// Subtracts bytes, wrapping.
     fn sub_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
-    /// The integer of each lane, which must be in `[0, 255]`, as each of the lane's bytes.
+    /// Copies the integer of each lane, which must be in `[0, 255]`, to each of the lane's bytes.
     fn repeat_byte(self, values: Self::I32) -> Self::Bytes;
-    /// Prepares for [`Simd::dot8`] the INT8 codes that one 32-bit word of input multiplies: all 4 of each
-    /// lane, or with [`Simd::WIDE_INPUT8`] the first 2 (`part` 0) or last 2 (`part` 1).
+    /// Prepares the INT8 codes that one 32-bit word of input multiplies for [`Simd::dot8`]: all 4 of each lane, or with
+    /// [`Simd::WIDE_INPUT8`] the first 2 (`part` 0) or last 2 (`part` 1).
     fn operand8(self, line: Self::Bytes, part: usize) -> Self::Bytes;
     /// Adds to each lane the products of an operand with the inputs at `x`.
     ///
@@ -90,15 +89,15 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// `x` must point to 4 readable bytes: 2 `i16` if [`Simd::WIDE_INPUT8`], else 4 `i8` if
     /// [`Simd::SIGNED_INPUT`], 4 `u8` if not.
     unsafe fn dot8(self, acc: Self::I32, x: *const u8, w: Self::Bytes) -> Self::I32;
-    /// Adds to each lane the products of its 4 signed bytes with the 4 inputs at `x`. The bytes must be at
-    /// most 30 in magnitude.
+    /// Adds to each lane the products of its 4 signed bytes with the 4 inputs at `x`. The bytes must be at most 30 in
+    /// magnitude.
     ///
     /// # Safety
     /// `x` must point to 4 readable bytes.
     unsafe fn dot4(self, acc: Self::I32, x: *const u8, w: Self::Bytes) -> Self::I32;
 
-    /// Prepares for [`Simd::signed_dot8`] as [`Simd::operand8`] does for [`Simd::dot8`]. Codes may get an
-    /// offset, [`Simd::OFFSET8`].
+    /// Prepares codes for [`Simd::signed_dot8`] as [`Simd::operand8`] does for [`Simd::dot8`]. Codes may get an offset,
+    /// [`Simd::OFFSET8`].
     fn signed_operand8(self, line: Self::Bytes, part: usize) -> Self::Bytes;
     /// Adds to each lane the products of an operand with the inputs at `x`.
     ///
@@ -107,12 +106,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// [`Simd::WIDE_INPUT8`], 4 `i8` if not.
     unsafe fn signed_dot8(self, acc: Self::I32, x: *const u8, w: Self::Bytes) -> Self::I32;
 
-    /// Sums to which products of nibbles are added.
+    /// The sums that the next products of nibbles are added to, given sums in 32 bits.
     fn start_nibbles(self, sums: Self::I32) -> Self::NibbleSums;
-    /// The low or `HIGH` nibbles of a line as [`Simd::dot_nibbles`] takes them.
+    /// The low or `HIGH` nibbles of a line in the form that [`Simd::dot_nibbles`] takes.
     fn nibbles<const HIGH: bool>(self, line: Self::Bytes) -> Self::Bytes;
-    /// Adds the products of [`Simd::nibbles`] with the inputs at `x`: for at most [`NIBBLE_LINES`] lines.
-    /// What [`Simd::low_nibbles`] and [`Simd::high_nibbles`] return are low nibbles.
+    /// Adds the products of [`Simd::nibbles`] with the inputs at `x`, for at most [`NIBBLE_LINES`] lines. Results of
+    /// [`Simd::low_nibbles`] and [`Simd::high_nibbles`] count as low nibbles.
     ///
     /// # Safety
     /// `x` must point to 4 readable `i8`.
@@ -122,7 +121,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
         x: *const u8,
         w: Self::Bytes,
     ) -> Self::NibbleSums;
-    /// The sums with the products that were added.
+    /// The sums in 32 bits, with the products that were added.
     fn end_nibbles(self, sums: Self::NibbleSums) -> Self::I32;
 
     /// The same integer in every lane.
@@ -148,9 +147,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn load_f32(self, values: &[f32; LANES]) -> Self::F32;
     /// Widens 16 half-precision floats.
     fn load_f16(self, values: &[half::f16; LANES]) -> Self::F32;
-    /// Widens 16 floats of the upper half of 32 bits.
+    /// Widens 16 `bf16` values, the upper halves of 32-bit floats.
     fn load_bf16(self, values: &[half::bf16; LANES]) -> Self::F32;
-    /// Lane `i` of vector `j` as lane `j` of vector `i`.
+    /// Transposes: lane `i` of vector `j` becomes lane `j` of vector `i`.
     fn transpose(self, vectors: [Self::F32; LANES]) -> [Self::F32; LANES];
     /// Stores 16 floats.
     fn store_f32(self, values: Self::F32, out: &mut [f32; LANES]);

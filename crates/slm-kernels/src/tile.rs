@@ -1,18 +1,18 @@
-//! A rectangle of an output that one thread has to itself.
+//! A rectangle of an output that belongs to one thread.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
 use slm_runtime::SharedSlice;
 
-/// Some columns of some rows of a row-major output, for one thread to write.
+/// Some columns of some rows of a row-major output, written by one thread.
 ///
-/// A tile is what makes writing to a shared output safe. Whoever makes one, the scheduler of a product, vouches that no
-/// other tile has its cells; it stays on its thread; and it takes no cell that is not its own.
+/// A tile makes writing to a shared output safe. Its creator, the scheduler of a product, guarantees that no other tile
+/// has the same cells. The tile stays on its thread and writes no cell outside itself.
 #[derive(Debug)]
 pub(crate) struct Tile<'a, T> {
     out: SharedSlice<'a, T>,
-    /// Cells from row to row of the output.
+    /// Distance in cells from row to row of the output.
     width: usize,
     rows: Range<usize>,
     columns: Range<usize>,
@@ -27,7 +27,7 @@ impl<'a, T: Copy> Tile<'a, T> {
     /// While the tile lives, nothing else may access these cells.
     ///
     /// # Panics
-    /// When the output does not have these cells.
+    /// If the output does not have these cells.
     pub(crate) unsafe fn new(
         out: SharedSlice<'a, T>,
         width: usize,
@@ -48,7 +48,7 @@ impl<'a, T: Copy> Tile<'a, T> {
     /// Copies `values` to the cells of `row` from `column` on.
     ///
     /// # Panics
-    /// When one of these cells is not the tile's.
+    /// If one of these cells is outside the tile.
     #[inline(always)]
     pub(crate) fn write(&self, row: usize, column: usize, values: &[T]) {
         let (rows, columns) = (&self.rows, &self.columns);

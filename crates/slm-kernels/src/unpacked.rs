@@ -1,9 +1,9 @@
 //! Tiles of many rows on weights that are unpacked beforehand.
 //!
-//! A thread multiplies the same few panels with many rows. Where the codes of a line have to be separated
-//! before they can be multiplied, it does so once, into memory of its own that stays in the second-level
-//! cache, and not again for every tile of rows. A panel is then its operands in the order of the columns, each
-//! of them the [`LINE_BYTES`] bytes that one 32-bit word of input multiplies.
+//! A thread multiplies the same few panels with many rows. If the codes of a line must be separated before they can be
+//! multiplied, the thread does so once, into its own memory that stays in the second-level cache, and not again for
+//! every tile of rows. An unpacked panel is its operands in the order of the columns. Each operand is the
+//! [`LINE_BYTES`] bytes that one 32-bit word of input multiplies.
 
 #![allow(clippy::needless_range_loop, reason = "a tile has a row and a panel on every side")]
 
@@ -16,7 +16,7 @@ use crate::packed_rhs::CacheLine;
 use crate::simd::{LINE_BYTES, Simd};
 
 thread_local! {
-    /// Unpacked panels of the tiles that this thread computes.
+    /// Unpacked panels of this thread's tiles.
     static SCRATCH: RefCell<Vec<CacheLine>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -34,14 +34,14 @@ pub(crate) fn with_scratch(lines: usize, f: impl FnOnce(*mut u8)) {
 pub(crate) const OPERANDS: usize = 2;
 
 impl<O: Output> IntegerArgs<'_, O> {
-    /// Lines of a panel once unpacked. None where lines are operands as they are.
+    /// Lines of an unpacked panel; `None` if lines are operands already.
     pub(crate) fn lines_unpacked<S: Simd>(&self) -> Option<usize> {
         let needed = self.w.scheme().bits == Bits::Int4 || S::WIDE_INPUT8;
         needed.then(|| OPERANDS * self.w.panel_bytes() / LINE_BYTES)
     }
 
-    /// Unpacks a panel. INT4 codes of rows of one group become codes less zero points, those of several groups
-    /// stay as they are stored.
+    /// Unpacks a panel. INT4 codes become codes less zero points for rows of one group, and stay as stored for rows of
+    /// several.
     ///
     /// # Safety
     /// `to` must be writable for [`IntegerArgs::lines_unpacked`] lines and aligned to a line.
@@ -73,7 +73,7 @@ impl<O: Output> IntegerArgs<'_, O> {
         }
     }
 
-    /// `M` rows by `NP` unpacked panels.
+    /// Computes `M` rows by `NP` unpacked panels.
     ///
     /// # Safety
     /// `lines` must point to what [`IntegerArgs::unpack_panel`] has made of `panels`.

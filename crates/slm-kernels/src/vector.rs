@@ -1,4 +1,4 @@
-//! A kernel out of vector operations, for any instruction set.
+//! A kernel built on vector operations, for any instruction set.
 
 use slm_runtime::{SharedSlice, for_each_task};
 
@@ -58,16 +58,15 @@ impl<S: Simd> Kernel for S {
     }
 }
 
-/// [`Simd::TILE_PANELS`] of a value.
+/// [`Simd::TILE_PANELS`] of a value's type.
 pub(crate) fn tile_panels<S: Simd>(_: S) -> usize {
     S::TILE_PANELS
 }
 
-/// How far ahead of its reads a kernel asks for the scales of groups, which advance more slowly than
-/// [`Simd::PREFETCH_BYTES`].
+/// Prefetch distance for the scales of groups, which advance more slowly than the codes ([`Simd::PREFETCH_BYTES`]).
 pub(crate) const SCALE_PREFETCH_BYTES: usize = 128;
 
-/// The values of a panel's lanes out of one value per row of weights; zeros where there is none.
+/// The lanes of a panel, loaded from one value per row of weights; zeros where there is none.
 #[inline(always)]
 pub(crate) fn load_lanes<S: Simd>(simd: S, values: Option<&[f32]>, panel: usize) -> S::F32 {
     let Some(values) = values else { return simd.splat_f32(0.0) };
@@ -80,7 +79,7 @@ pub(crate) fn load_lanes<S: Simd>(simd: S, values: Option<&[f32]>, panel: usize)
     simd.load_f32(&lanes)
 }
 
-/// Writes the results of a microkernel to rows `row..row + M` of a `[m, width]` output, as far as the width goes.
+/// Writes the results of a microkernel to rows `row..row + M` of a `[m, width]` output, up to its width.
 #[inline(always)]
 pub(crate) fn store_tile<S: Simd, const M: usize, const NP: usize>(
     simd: S,
@@ -104,7 +103,7 @@ pub(crate) fn store_tile<S: Simd, const M: usize, const NP: usize>(
     }
 }
 
-/// [`store_tile`] of results to which each row of weights adds its bias.
+/// [`store_tile`] with the bias of each row of weights added.
 #[allow(clippy::needless_range_loop, reason = "a tile has a row and a panel on every side")]
 #[inline(always)]
 pub(crate) fn store_biased_tile<S: Simd, const M: usize, const NP: usize>(

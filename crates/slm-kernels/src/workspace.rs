@@ -1,32 +1,32 @@
-//! Memory that calls use again.
+//! Memory that is reused from call to call.
 
 use slm_runtime::StealQueue;
 
 use crate::lhs::{LhsLayout, PackedLhs};
 
-/// Memory in which products pack their inputs. It grows to what the largest call needs and is then used
-/// again, so that a decode step allocates nothing.
+/// The memory in which products pack their inputs. It grows to the size of the largest call and is then reused, so that
+/// a decode step allocates nothing.
 #[derive(Debug, Default)]
 pub struct Workspace {
     slots: Vec<PackedLhs>,
-    /// Slots that hold the current input.
+    /// Number of slots that hold the current input.
     used: usize,
-    /// The panels of the current product, which threads take from each other.
+    /// The panels of the current product, as a work-stealing queue.
     pub(crate) queue: StealQueue,
 }
 
 impl Workspace {
-    /// An empty one.
+    /// An empty workspace.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Forgets the input, not the memory.
+    /// Forgets the input and keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.used = 0;
     }
 
-    /// The slot that holds the current input in a layout, filled if there is none yet.
+    /// The slot that holds the current input in `layout`. A slot is filled if none holds it yet.
     pub(crate) fn slot(&mut self, layout: LhsLayout, fill: impl FnOnce(&mut PackedLhs)) -> usize {
         if let Some(slot) = self.slots[..self.used].iter().position(|slot| slot.has(layout)) {
             return slot;
@@ -40,7 +40,7 @@ impl Workspace {
         slot
     }
 
-    /// The input in the layout of a slot.
+    /// The packed input of a slot.
     pub(crate) fn packed_lhs(&self, slot: usize) -> &PackedLhs {
         &self.slots[slot]
     }

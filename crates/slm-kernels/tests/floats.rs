@@ -1,5 +1,5 @@
-//! Products with float weights: every kernel of this machine against the definition, and against the scalar one bit for
-//! bit, whatever the number of rows and threads.
+//! Products with float weights: every kernel of this machine agrees with the definition, and with the scalar kernel bit
+//! for bit, whatever the number of rows and threads.
 
 use half::{bf16, f16};
 use proptest::prelude::*;
@@ -37,7 +37,7 @@ impl Weights {
         }
     }
 
-    /// Each of them, and the values that it stands for.
+    /// Each type, and the values that it holds.
     fn each(&self) -> [(FloatValues<'_>, Vec<f32>); 3] {
         [
             (FloatValues::F32(&self.f32), self.f32.clone()),
@@ -96,7 +96,7 @@ proptest! {
     }
 }
 
-/// Shapes around the tiles, squares and blocks of kernels, and rows that lie a power of two apart.
+/// Shapes around the tiles, squares and blocks of kernels, and rows at distances of a power of two.
 #[test]
 fn edges_of_tiles() {
     for (m, rows, cols) in [
@@ -185,7 +185,8 @@ fn every_half_is_widened_exactly() {
     }
 }
 
-/// Products of rows with panels: each kernel against the definition, any number of rows the same as each alone.
+/// Products of rows with panels: each kernel agrees with the definition, and rows together give the same bits as each
+/// by itself.
 #[test]
 fn panels_are_multiplied_alike() {
     for (count, depth, gap) in [(1, 1, 0), (2, 16, 0), (3, 64, 1), (4, 17, 2), (7, 100, 1), (9, 64, 0)] {

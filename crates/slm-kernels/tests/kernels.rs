@@ -1,4 +1,4 @@
-//! Every kernel of this machine against the plain formulas, and against each other bit for bit.
+//! Every kernel of this machine agrees with the plain formulas, and with the other kernels bit for bit.
 
 mod common;
 
@@ -98,8 +98,8 @@ proptest! {
     }
 }
 
-/// Where rows have several groups the zero point of the input is taken out of the sums at the end. At its ends
-/// that is most of the sum, and what is left must still be what the formula gives.
+/// For rows of several groups the zero point of the input is removed from the sums at the end. With extreme zero points
+/// that is most of the sum, and the rest must still match the formula.
 #[test]
 fn results_are_close_to_real_numbers_for_any_zero_point() {
     let (m, rows, cols) = (3, 20, 300);
@@ -181,7 +181,7 @@ fn enough_work_for_every_thread_and_tile() {
             check(&random_case(m, 700, 520, QuantScheme::per_tensor(bits).with_granularity(granularity), 3));
         }
     }
-    // Inputs that do not stay in the first-level cache by themselves.
+    // Inputs too large to stay in the first-level cache by themselves.
     let grouped =
         QuantScheme::per_tensor(Bits::Int4).with_granularity(Granularity::PerGroup { group_size: 32 });
     for cols in [4128, 5600] {
@@ -259,7 +259,7 @@ fn the_widest_safe_row_is_exact_and_one_more_is_refused() {
     }
 }
 
-/// A token's result does not depend on the tokens beside it.
+/// A token's result does not depend on the other tokens.
 #[test]
 fn a_row_alone_equals_the_row_in_a_batch() {
     let scheme =
@@ -318,7 +318,7 @@ fn kernels_are_named() {
     assert!(matches!("sse9".parse::<KernelKind>(), Err(Error::Parse { .. })));
 }
 
-/// Runs this program, in the emulator that cargo was told to run it in where there is one.
+/// Runs this program, in the emulator that cargo is configured to use, if any.
 fn this_program() -> Command {
     let program = std::env::current_exe().unwrap();
     let runner = std::env::var("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER");
@@ -332,7 +332,7 @@ fn this_program() -> Command {
     }
 }
 
-/// The environment is the process's, so each choice is made by a run of this test in a process of its own.
+/// The environment belongs to the process, so each choice is tested in a process of its own.
 #[test]
 fn the_environment_forces_a_kernel_or_fails() {
     let selected = || KernelKind::select().map_or_else(|error| error.to_string(), |kind| kind.to_string());
@@ -340,7 +340,7 @@ fn the_environment_forces_a_kernel_or_fails() {
         assert_eq!(KernelKind::selected(), KernelKind::best());
         let found = selected();
         assert_eq!(found, expected);
-        // What cannot be had changes nothing.
+        // An unavailable kernel changes nothing.
         assert_eq!(KernelKind::selected(), found.parse().unwrap_or(KernelKind::best()));
         return;
     }

@@ -1,4 +1,4 @@
-//! Packing from rows as they come, against packing the whole matrix.
+//! Packing from rows as they arrive gives the same as packing the whole matrix.
 
 mod common;
 
@@ -9,7 +9,7 @@ use slm_quant_core::{
     ActivationQuant, Bits, Error, Granularity, Mapping, QuantScheme, QuantizedMatrix, ScaleDtype, Scales,
 };
 
-/// Packs `w` in parts that begin where `random` says, each on a thread of its own.
+/// Packs `w` in parts that begin at rows given by `random`, each on a thread of its own.
 fn pack_in_parts(w: &QuantizedMatrix, kernel: KernelKind, random: &mut Random) -> PackedMatrix {
     let mut builder = PackedMatrixBuilder::new(w.rows(), w.cols(), w.scheme(), kernel).unwrap();
     let row_bytes = builder.row_bytes();
@@ -31,7 +31,7 @@ fn pack_in_parts(w: &QuantizedMatrix, kernel: KernelKind, random: &mut Random) -
     builder.finish(w.scales().clone(), w.zero_points().map(<[i8]>::to_vec)).unwrap()
 }
 
-/// Everything that can be asked of a packed matrix.
+/// Everything that a packed matrix can be asked for.
 fn answers(case: &Case, w: &PackedMatrix) -> (QuantizedMatrix, Vec<i32>, Vec<Vec<u32>>, usize) {
     let m = case.codes.rows();
     let mut outputs = [vec![0.0; m * w.rows()], vec![0.0; m * w.rows()]];
@@ -97,7 +97,7 @@ fn what_is_wrong_is_refused() {
         assert!(matches!(new(1, 3, grouped), Err(Error::GroupSize { group_size: 4, cols: 3 })));
         assert!(matches!(new(1, 1 << 24, odd), Err(Error::AccumulatorOverflow { .. })));
 
-        // A row is missing, then all are there.
+        // One row is missing, then all are there.
         let mut builder = new(33, 3, odd).unwrap();
         let (first, last) = builder.rows_mut().split_at(32).unwrap();
         assert_eq!((first.rows(), last.rows()), (0..32, 32..33));

@@ -40,7 +40,7 @@ impl Evaluation {
 /// the matrix products large, its result cannot depend on others (it would where activations are quantized with
 /// one scale for the whole input), and no more than one window's logits are held.
 ///
-/// `progress` is called after each window with the windows done and the windows in all.
+/// `progress` is called after each window with the number of windows done and their total.
 ///
 /// # Errors
 /// [`Error::TooFewTokens`] for a text or window of fewer than two tokens, [`Error::TooManyPositions`] for a window

@@ -255,7 +255,7 @@ mod tests {
                     let alone = generate(&model, prompt, &options(9), go).unwrap();
                     assert_eq!(output.ids, alone.ids, "{name}: {prompt:?}");
                     assert!(output.prompt_reused <= most, "{name}: {prompt:?}");
-                    // Positions that a longer sequence rotates by other angles are computed anew.
+                    // Positions that a longer sequence rotates by other angles are recomputed.
                     if config.max_position_embeddings <= 64 && !name.contains("longrope") {
                         assert_eq!(output.prompt_reused, most, "{name}: {prompt:?}");
                     }

@@ -168,7 +168,7 @@ impl Sampler {
         }
     }
 
-    /// The tokens that the filters leave, likeliest first. None where they leave all.
+    /// The tokens that the filters leave, likeliest first. `None` if they leave all.
     fn candidates(&self, logits: &[f32], max: f32) -> Option<Vec<u32>> {
         let top_k = self.options.top_k.filter(|&k| k < logits.len());
         let top_p = self.options.top_p;

@@ -52,7 +52,7 @@ impl<'a> InferenceSession<'a> {
         Ok(Self { model, state, ids: Vec::new() })
     }
 
-    /// Appends `ids`; the logits of the last. The whole sequence is computed anew where it becomes so long that its
+    /// Appends `ids`; the logits of the last. The whole sequence is recomputed where it becomes so long that its
     /// positions are rotated by other angles.
     pub(crate) fn forward_last(&mut self, ids: &[u32]) -> Result<Cow<'_, [f32]>> {
         let held = self.ids.len();

@@ -40,7 +40,7 @@ use crate::visit::TensorVisitor;
 /// ```
 #[derive(Module, Debug)]
 pub struct Transformer {
-    /// The float embedding, in 32 or 16 bits; none where its table is quantized.
+    /// The float embedding, in 32 or 16 bits; `None` if its table is quantized.
     embed_tokens: Option<Param<Tensor<2>>>,
     /// A quantized table of the embedding only. Without either, the table is the head's.
     packed_embedding: Option<PackedWeight>,
@@ -224,7 +224,7 @@ impl Transformer {
         self.packed_embedding.as_ref()
     }
 
-    /// The float table of the embedding, in 32 bits; none where it is quantized or the head's.
+    /// The float table of the embedding, in 32 bits; `None` if it is quantized or the head's.
     pub fn float_embedding(&self) -> Option<Tensor<2>> {
         self.embed_tokens.as_ref().map(|table| widened(table.val()))
     }

@@ -45,7 +45,7 @@ impl FakeQuantizedWeight {
     /// Prepares `weight`: rounded by `scheme` with ranges from `observer`, its input by `input`.
     ///
     /// With [`ObserverKind::MovingAverage`] the range of a weight moves from step to step as PyTorch's does;
-    /// every other observer chooses it anew in each.
+    /// every other observer chooses it again in each.
     ///
     /// # Errors
     /// [`Error::Core`] when the scheme does not fit the shape or the weights are not finite,

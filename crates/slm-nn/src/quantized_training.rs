@@ -98,7 +98,8 @@ impl QuantizedTrainableWeight {
         Ok(())
     }
 
-    /// Whether an optimizer has made an update that [`QuantizedTrainableWeight::apply`] has not added to the weights.
+    /// Returns `true` if an optimizer has made an update that [`QuantizedTrainableWeight::apply`] has not added to the
+    /// weights.
     ///
     /// # Errors
     /// [`Error::Data`] for an update that cannot be read back.
@@ -108,7 +109,7 @@ impl QuantizedTrainableWeight {
 
     /// Adds the update that an optimizer has made to the weights, quantizes them again on their scales, and
     /// forgets the update. From a device with memory of its own the update is read back; the new codes go there
-    /// with the next product. `draw` numbers the call, so that stochastic rounding draws anew in each.
+    /// with the next product. `draw` numbers the call, so that stochastic rounding draws again in each.
     ///
     /// # Errors
     /// [`Error::Core`] for an update that is not finite.

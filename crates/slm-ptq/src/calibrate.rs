@@ -16,6 +16,8 @@ pub struct ActivationStats {
     pub min: f32,
     /// Greatest value the observer goes by.
     pub max: f32,
+    /// Least and greatest value of all inputs, whatever the observer goes by.
+    pub observed: (f32, f32),
     /// Unsigned 8-bit affine parameters.
     pub qparams: QParams,
     /// Estimate of `|x - x'| / |x|` of each input row, x' being the quantized x, as a mean over all rows.

@@ -73,8 +73,8 @@ impl LayerComparison {
     /// Runs one input through both models and takes in the differences.
     ///
     /// # Errors
-    /// What `run_first` or `run_second` return, and [`Error::Layer`] for outputs that cannot be compared, or for layers of
-    /// different widths.
+    /// Errors of `run_first` and `run_second`, and [`Error::Layer`] for outputs that cannot be compared, or for layers
+    /// of different widths.
     pub fn observe<A: NamedLinears, B: NamedLinears, E: From<Error>, R>(
         &mut self,
         first: &mut A,

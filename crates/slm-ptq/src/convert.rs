@@ -28,6 +28,8 @@ pub struct LayerReport {
     /// Estimate of the error that one static scale would make in its input, where that was calibrated: see
     /// [`ActivationStats::row_error`](crate::ActivationStats::row_error).
     pub input_error: Option<f64>,
+    /// Least and greatest value of its input that calibration saw, where a static scale was calibrated.
+    pub observed_input: Option<(f32, f32)>,
     /// Dequantized weights against the float ones.
     pub error: ErrorStats,
     /// Bytes of the float weight, without bias.
@@ -110,7 +112,10 @@ pub fn quantize_layer(
     let activation = config.activation_quant(name, inputs)?;
     let matrix = round_weight(name, values, shape, config, inputs)?;
     let mut report = report(name, values, &matrix, activation)?;
-    report.input_error = inputs.and_then(|inputs| inputs.activation).map(|stats| stats.row_error);
+    if let Some(stats) = inputs.and_then(|inputs| inputs.activation) {
+        report.input_error = Some(stats.row_error);
+        report.observed_input = Some(stats.observed);
+    }
     Ok(QuantizedLayer { matrix, activation, report })
 }
 
@@ -160,6 +165,7 @@ pub(crate) fn report(
         qparams: (0..quantized.scales().len()).map(|index| quantized.qparams(index)).collect(),
         activation,
         input_error: None,
+        observed_input: None,
         error: quantized.error_stats(values).map_err(fail)?,
         bytes_before: rows * cols * size_of::<f32>(),
         bytes_after: quantized.byte_size(),

@@ -18,7 +18,7 @@ pub(crate) struct QuantizedTable {
 }
 
 impl QuantizedTable {
-    /// Quantizes the table `values` of `model`; none where the plan leaves it float, or the head has it.
+    /// Quantizes the table `values` of `model`; `None` if the plan leaves it float, or the head has it.
     pub(crate) fn new(
         values: &[f32],
         model: &ModelConfig,

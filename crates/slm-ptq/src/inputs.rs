@@ -7,7 +7,8 @@ use burn::tensor::Tensor;
 use slm_autograd::{Matrix, add_gram, matmul};
 use slm_nn::{ForwardHook, to_vec_f32};
 use slm_quant_core::{
-    Hessian, InputDrift, Mapping, Observer, ObserverKind, QuantRange, QuantizationType, TORCH_EPS,
+    Hessian, InputDrift, Mapping, MinMaxObserver, Observer, ObserverKind, QuantRange, QuantizationType,
+    TORCH_EPS,
 };
 
 use crate::calibrate::ActivationStats;
@@ -83,8 +84,42 @@ struct State {
 
 /// Statistics of one layer.
 struct Gathered {
-    activation: Option<(Box<dyn Observer>, RowMagnitudes)>,
+    activation: Option<Activations>,
     moments: Moments,
+}
+
+/// Statistics for the static range of an input.
+struct Activations {
+    observer: Box<dyn Observer>,
+    extremes: MinMaxObserver,
+    rows: RowMagnitudes,
+}
+
+impl Activations {
+    fn new(observer: &ObserverKind) -> slm_quant_core::Result<Self> {
+        let (extremes, rows) = (MinMaxObserver::default(), RowMagnitudes::default());
+        Ok(Self { observer: observer.build()?, extremes, rows })
+    }
+
+    /// Adds rows of `inputs` values.
+    fn observe(&mut self, values: &[f32], inputs: usize) -> slm_quant_core::Result<()> {
+        let Self { observer, extremes, rows } = self;
+        let (_, outcome) = rayon::join(|| rows.observe(values, inputs), || observer.observe(values));
+        outcome?;
+        extremes.observe(values)
+    }
+
+    fn finish(self, layer: &str) -> Result<ActivationStats> {
+        let not_calibrated = || Error::NotCalibrated { layer: layer.to_owned() };
+        let (min, max) = self.observer.bounds().ok_or_else(not_calibrated)?;
+        let observed = self.extremes.bounds().ok_or_else(not_calibrated)?;
+        let qparams = self
+            .observer
+            .qparams(QuantRange::UINT8, Mapping::Affine, TORCH_EPS)
+            .map_err(|error| Error::layer(layer, error))?;
+        let row_error = self.rows.relative_error(qparams);
+        Ok(ActivationStats { min, max, observed, qparams, row_error })
+    }
 }
 
 enum Moments {
@@ -153,7 +188,7 @@ impl InputGatherer {
 impl Gathered {
     fn new(observer: &ObserverKind, gathering: Gathering, inputs: usize) -> slm_quant_core::Result<Self> {
         let activation = match gathering.activations {
-            true => Some((observer.build()?, RowMagnitudes::default())),
+            true => Some(Activations::new(observer)?),
             false => None,
         };
         let moments = match gathering.hessians {
@@ -167,17 +202,7 @@ impl Gathered {
     }
 
     fn finish(self, layer: &str) -> Result<ObservedInputs> {
-        let fail = |error| Error::layer(layer, error);
-        let activation = match self.activation {
-            None => None,
-            Some((observer, rows)) => {
-                let bounds = observer.bounds();
-                let (min, max) = bounds.ok_or_else(|| Error::NotCalibrated { layer: layer.to_owned() })?;
-                let qparams =
-                    observer.qparams(QuantRange::UINT8, Mapping::Affine, TORCH_EPS).map_err(fail)?;
-                Some(ActivationStats { min, max, qparams, row_error: rows.relative_error(qparams) })
-            }
-        };
+        let activation = self.activation.map(|activations| activations.finish(layer)).transpose()?;
         let (moments, drift) = match self.moments {
             Moments::Squares { sums, samples } => {
                 let samples = samples.max(1) as f64;
@@ -209,8 +234,8 @@ impl State {
             Some(gathered) => gathered,
             None => gathered.insert(Gathered::new(observer, *gathering, inputs)?),
         };
-        if let Some((observer, magnitudes)) = &mut gathered.activation {
-            rayon::join(|| magnitudes.observe(&values, inputs), || observer.observe(&values)).1?;
+        if let Some(activations) = &mut gathered.activation {
+            activations.observe(&values, inputs)?;
         }
         match &mut gathered.moments {
             Moments::Squares { sums, samples } => {

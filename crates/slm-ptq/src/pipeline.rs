@@ -120,7 +120,7 @@ pub struct Progress {
     pub stage: Stage,
     /// Units of work done.
     pub done: usize,
-    /// Units of work in all.
+    /// Total number of units of work.
     pub total: usize,
 }
 
@@ -433,7 +433,7 @@ impl<'a> CheckpointQuantizer<'a> {
         Ok(QuantizedCheckpoint { path, layers, embedding: embedding.map(|table| table.report) })
     }
 
-    /// Whether `tensor` is the weight of a layer that the plan quantizes.
+    /// Returns `true` if `tensor` is the weight of a layer that the plan quantizes.
     fn quantizes(&self, tensor: &ExpectedTensor) -> bool {
         tensor.linear_weight && self.plan.quantizes(layer_of(&tensor.name))
     }

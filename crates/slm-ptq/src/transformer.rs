@@ -77,8 +77,8 @@ pub fn sharing_config(model: &ModelConfig, mut config: PtqConfig) -> Result<PtqC
     }
 }
 
-/// The scheme of the embedding; none where it stays float. Without a granularity it is that of all layers, or one scale to a row where they have one
-/// to a tensor: rows of frequent and rare tokens differ much.
+/// The scheme of the embedding; `None` if it stays float. The default granularity is that of all layers, but one scale to a
+/// row in place of one to a tensor: rows of frequent and rare tokens differ much.
 fn table_scheme(config: &PtqConfig) -> Option<QuantScheme> {
     let mut all = config.scheme;
     if all.granularity == Granularity::PerTensor {

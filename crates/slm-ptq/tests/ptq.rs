@@ -4,7 +4,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, activation::relu};
 use slm_nn::{Linear, NamedLinears, to_vec_f32};
 use slm_ptq::{
-    Calibration, ChannelFactors, Error, LayerComparison, Plan, PtqConfig, RoundingMethod, calibrate, convert,
+    Calibration, ChannelFactors, DynamicInputs, Error, LayerComparison, Plan, PtqConfig, RoundingMethod,
+    calibrate, convert,
 };
 use slm_quant_core::{
     ActivationQuant, Bits, Granularity, Mapping, ObserverKind, QuantRange, QuantScheme, QuantizationType,
@@ -80,6 +81,42 @@ fn static_parameters_are_those_of_the_inputs_that_were_seen() {
     let reports = convert(&mut model, &plan, &config, Some(&calibration), &mut |_| {}).unwrap();
     assert_eq!(reports[1].activation, ActivationQuant::Static(expected));
     assert_eq!(model.down.packed().unwrap().activation(), ActivationQuant::Static(expected));
+}
+
+#[test]
+fn the_extremes_of_inputs_are_kept_next_to_the_range_that_was_chosen() {
+    // An outlier at each end, in batches of their own.
+    let batches =
+        [vec![0.5; 16], [vec![-7.25], vec![0.25; 15]].concat(), [vec![0.25; 31], vec![40.0]].concat()];
+    let run = |model: &Mlp| {
+        for batch in &batches {
+            model.run(tensor(batch.clone(), [batch.len() / 16, 16]));
+        }
+        Ok::<_, Error>(())
+    };
+    let mut config = config(QuantizationType::Static);
+    config.dynamic_inputs = DynamicInputs::None;
+    let moving_average = ObserverKind::MovingAverage { averaging_constant: 0.01 };
+    for observer in [ObserverKind::Percentile { percentile: 90.0 }, moving_average, ObserverKind::MinMax] {
+        config.activation_observer = observer;
+        let mut model = mlp();
+        let plan = Plan::new(&model, &config).unwrap();
+        let calibration = calibrate(&mut model, &plan, &config, run).unwrap();
+        assert_eq!(calibration.layers["up"].activation.unwrap().observed, (-7.25, 40.0), "{observer}");
+        let reports = convert(&mut model, &plan, &config, Some(&calibration), &mut |_| {}).unwrap();
+        assert_eq!(reports[0].observed_input, Some((-7.25, 40.0)), "{observer}");
+        let kept = reports[0].activation.static_params().unwrap().scale * 255.0;
+        let is_whole = observer == ObserverKind::MinMax;
+        assert!(if is_whole { (kept - 47.25).abs() < 1e-3 } else { kept < 2.0 }, "{observer}: {kept}");
+    }
+
+    // Nothing is observed where ranges are computed from each input.
+    config.quantization_type = QuantizationType::Dynamic;
+    let mut model = mlp();
+    let plan = Plan::new(&model, &config).unwrap();
+    let calibration = calibrate(&mut model, &plan, &config, run).unwrap();
+    let reports = convert(&mut model, &plan, &config, Some(&calibration), &mut |_| {}).unwrap();
+    assert_eq!(reports[0].observed_input, None);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Exact integer matrix products in plain scalar code: what every kernel is held against.
+//! Exact integer matrix products in plain scalar code: what every kernel is compared with.
 
 use crate::scan::check_len;
 use crate::{Code, Error, QuantScheme, QuantizedMatrix, Result};

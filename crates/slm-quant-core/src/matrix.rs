@@ -345,7 +345,8 @@ impl QuantizedMatrix {
         }
     }
 
-    /// How far the values are from `weight`, of which this is the quantized form, and how many of those lie outside the grid.
+    /// Measures the distance of the values from `weight`, of which this is the quantized form, and counts the values
+    /// outside the grid.
     ///
     /// Rows are handled in parallel and added up in their order.
     ///

@@ -411,7 +411,7 @@ pub enum ActivationQuant {
 }
 
 impl ActivationQuant {
-    /// The parameters fixed by calibration; none where there are none.
+    /// The parameters fixed by calibration; `None` if there are none.
     pub fn static_params(self) -> Option<QParams> {
         match self {
             Self::Static(params) => Some(params),

@@ -1,4 +1,4 @@
-//! Results of the searches for ranges on small inputs, value for value. The searches themselves are held against PyTorch by
+//! Results of the searches for ranges on small inputs, value for value. The searches themselves are compared with PyTorch by
 //! the golden vectors; these values are what they found then.
 
 use slm_quant_core::{

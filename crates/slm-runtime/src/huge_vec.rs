@@ -4,7 +4,7 @@
 //! of that time on finding out where pages are (on a virtual machine; on others less). Linux gives pages of
 //! 2 MiB to those who ask, but most matrices are smaller than a few of them. So arrays are put next to each
 //! other on *arenas* of many pages. What an array leaves is taken by the next that fits, since training packs
-//! weights anew in every step. An arena is given back when the last array on it is dropped; what no array has covered
+//! weights again in every step. An arena is given back when the last array on it is dropped; what no array has covered
 //! of it yet takes address space but no memory.
 //!
 //! For sanitizers (the feature `sanitize`) and Miri, each array has an arena of its own from the allocator, of exactly

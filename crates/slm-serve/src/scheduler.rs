@@ -149,7 +149,7 @@ impl Scheduler<'_> {
         let mut inputs = Vec::with_capacity(self.active.len());
         let mut given = Vec::with_capacity(self.active.len());
         for (index, active) in self.active.iter_mut().enumerate() {
-            // With LongRoPE all positions are computed anew when a sequence outgrows the original context.
+            // With LongRoPE all positions are recomputed when a sequence outgrows the original context.
             let outgrown = self.model.check_growth(active.fed, active.ids.len()).is_err();
             if outgrown {
                 self.batch.truncate(active.sequence, 0);

@@ -14,7 +14,7 @@ pub const SMALL: u64 = 16 << 20;
 /// Limit for tokenizers, tensor indexes and quantization metadata.
 pub const LARGE: u64 = 256 << 20;
 
-/// The bytes of `path`, which is at most `limit` long; none where there is no such file.
+/// The bytes of `path`, which is at most `limit` long; `None` if there is no such file.
 ///
 /// # Errors
 /// [`Error::TooLarge`], [`Error::Io`].

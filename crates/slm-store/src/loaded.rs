@@ -20,7 +20,7 @@ use crate::tensors::{Destination, widen};
 use crate::{Error, LayerMetadata, QuantizationMetadata, Result, TensorFile};
 
 /// Reads the quantized weight of `layer` and how its input is treated, which `metadata` at `metadata_path` describes;
-/// none where it describes no such layer.
+/// `None` if it describes no such layer.
 ///
 /// # Errors
 /// [`Error::Layer`] for a weight that is not valid, [`Error::Metadata`] for one that the metadata describes otherwise,
@@ -38,7 +38,7 @@ pub fn read_quantized(
     Ok(Some((matrix, quant)))
 }
 
-/// Reads the static parameters of the input of `layer`; none where the file has none.
+/// Reads the static parameters of the input of `layer`; `None` if the file has none.
 ///
 /// # Errors
 /// [`Error::Layer`] for a scale that is not positive, and those of [`TensorFile`].
@@ -94,7 +94,7 @@ impl<'a> LoadedTensors<'a> {
         self.weights
     }
 
-    /// Takes the packed weight of `layer`; none where the metadata has no such layer.
+    /// Takes the packed weight of `layer`; `None` if the metadata has no such layer.
     pub fn take_weight(&mut self, layer: &str) -> Option<Weight> {
         self.layers.remove(layer)
     }

@@ -51,7 +51,7 @@ pub struct QuantizationMetadata {
     /// Activations that share a scale; dynamic quantization only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation_granularity: Option<ActivationGranularity>,
-    /// The quantized table of the token embedding; none where it is float or the same as the head's.
+    /// The quantized table of the token embedding; `None` if it is float or the same as the head's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedding: Option<LayerMetadata>,
     /// Quantized layers, in forward order.

@@ -1,4 +1,4 @@
-//! SentencePiece models, held against the library that trains them.
+//! SentencePiece models, compared with the library that trains them.
 
 use std::fs;
 use std::path::Path;

@@ -235,7 +235,7 @@ pub enum Error {
         dir: PathBuf,
         /// Steps done.
         step: usize,
-        /// Steps in all.
+        /// Total number of steps.
         steps: usize,
     },
     /// State of the optimizer that does not fit the model.

@@ -146,7 +146,7 @@ impl TrainingState {
 pub struct RunProgress {
     /// Steps done.
     pub step: usize,
-    /// Steps in all.
+    /// Total number of steps.
     pub steps: usize,
 }
 
@@ -157,7 +157,7 @@ impl RunProgress {
     }
 }
 
-/// Progress of the training run whose checkpoint is at `dir`; none where there is no such checkpoint.
+/// Progress of the training run whose checkpoint is at `dir`; `None` if there is no such checkpoint.
 pub fn run_progress(dir: impl AsRef<Path>) -> Option<RunProgress> {
     let state = TrainingState::read(dir.as_ref()).ok()?;
     Some(RunProgress { step: state.step, steps: state.config.training.steps })

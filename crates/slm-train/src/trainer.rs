@@ -46,7 +46,7 @@ pub struct TrainingSummary {
     pub outcome: Outcome,
     /// Steps done, those before a resume included.
     pub step: usize,
-    /// The last validation; none where the run stopped before the first.
+    /// The last validation; `None` if the run stopped before the first.
     pub validation: Option<ValidationReport>,
     /// Directory of the checkpoint.
     pub checkpoint: PathBuf,

@@ -77,7 +77,7 @@ impl Qat {
 pub struct PreparedQat {
     prepared: Prepared,
     config: QatConfig,
-    /// Whether a step of the schedule was ever set.
+    /// `true` once a step of the schedule was set.
     followed: Arc<AtomicBool>,
 }
 

@@ -40,7 +40,7 @@ pub struct Quantizer {
     calibration: Option<Calibrated>,
 }
 
-/// What calibration saw, and the settings that it was made with.
+/// The results of calibration, and the settings that it was made with.
 #[derive(Debug, Clone, PartialEq)]
 struct Calibrated {
     calibration: Calibration,

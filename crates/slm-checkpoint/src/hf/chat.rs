@@ -16,7 +16,7 @@ const SPECIAL_TOKENS: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_t
 const DEFAULT: &str = "default";
 
 /// The template of a model: the file `chat_template.jinja`, or else `chat_template` of `tokenizer_config.json`, which is
-/// a string, or several by name of which `default` is taken. None where there is neither.
+/// a string, or several by name of which `default` is taken. `None` if there is neither.
 pub(super) fn read(settings: &TokenizerSettings) -> Result<Option<ChatInfo>> {
     let template = match &settings.template_file {
         Some(text) => Some(text.clone()),

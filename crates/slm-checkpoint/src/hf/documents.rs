@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::impostor;
 use crate::{Error, Result, json};
 
-/// The value in `path`, which is at most `limit` bytes long; none where there is no such file.
+/// The value in `path`, which is at most `limit` bytes long; `None` if there is no such file.
 pub(super) fn read<T: DeserializeOwned>(path: &Path, limit: u64) -> Result<Option<T>> {
     let Some(bytes) = json::read_optional(path, limit)? else { return Ok(None) };
     let bytes = decode(path, bytes)?;

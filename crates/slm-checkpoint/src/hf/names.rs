@@ -103,7 +103,7 @@ impl Bare {
 }
 
 /// Prefix of the names of all layers in addition to the architecture's own: the name that another module, such as a
-/// trainer's, gave to the model. None where there is nothing, or not the same everywhere.
+/// trainer's, gave to the model. `None` if there is nothing, or not the same everywhere.
 pub(super) fn foreign_prefix<'a>(
     mut names: impl Iterator<Item = &'a Bare>,
     architecture: &Architecture,

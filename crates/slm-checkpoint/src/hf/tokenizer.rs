@@ -19,7 +19,7 @@ const MERGES: &str = "merges.txt";
 /// Names of a SentencePiece model.
 const SENTENCE_PIECE: [&str; 2] = ["tokenizer.model", "spiece.model"];
 
-/// The content of `tokenizer.json`, which is loaded and tried; none where there is nothing to read.
+/// The content of `tokenizer.json`, which is loaded and tried; `None` if there is nothing to read.
 pub(super) fn read(
     dir: &Path,
     settings: &TokenizerSettings,

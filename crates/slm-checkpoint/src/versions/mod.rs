@@ -140,7 +140,7 @@ impl TokenizerInfo {
     }
 }
 
-/// The version that the `config.json` of `dir` says; none where it says nothing.
+/// The version that the `config.json` of `dir` says; `None` if it says nothing.
 pub(crate) fn version_of(dir: &Path, config: &Map<String, Value>) -> Result<Option<u32>> {
     let path = dir.join(CONFIG);
     match config.get("format") {

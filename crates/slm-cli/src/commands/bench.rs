@@ -97,7 +97,7 @@ struct BenchResult {
     /// Median over the runs, as for the bandwidth.
     prefill_peak_share: Option<f64>,
     runs: Vec<RunResult>,
-    /// One pass over the prompt; none where passes are tensor operations.
+    /// One pass over the prompt; `None` if passes are tensor operations.
     prefill_profile: Option<Profile>,
     /// The mean pass over one token.
     decode_profile: Option<Profile>,

@@ -66,7 +66,7 @@ struct LayerResult {
     /// SQNR of the output with all that the layer inherits.
     #[serde(serialize_with = "number")]
     sqnr_db: f64,
-    /// SQNR of the output for the reference's input; none where two quantized models were changed in different ways
+    /// SQNR of the output for the reference's input; `None` if two quantized models were changed in different ways
     /// before.
     #[serde(serialize_with = "optional_number")]
     own_sqnr_db: Option<f64>,
@@ -128,7 +128,7 @@ pub(crate) fn run(args: &CompareArgs, context: &Context) -> Result<()> {
 /// The model that another is compared with.
 struct Reference {
     model: Transformer,
-    /// Factors between its channels and those of the other; none where they cannot be known.
+    /// Factors between its channels and those of the other; `None` if they cannot be known.
     factors: Option<BTreeMap<String, ChannelFactors>>,
 }
 
@@ -199,7 +199,7 @@ fn result(predictions: Predictions, layers: LayerComparison, comparable: bool) -
 }
 
 /// Columns of the table of layers.
-const HEADER: [&str; 6] = ["layer output", "own dB", "in all dB", "cosine", "mean |error|", "max |error|"];
+const HEADER: [&str; 6] = ["layer output", "own dB", "total dB", "cosine", "mean |error|", "max |error|"];
 
 /// The verdict on B.
 fn headline(result: &CompareResult) -> String {
@@ -250,7 +250,7 @@ fn say(result: &CompareResult, args: &CompareArgs, context: &Context) -> Result<
     let ranking = Ranking {
         what: "layers",
         by: "their own error",
-        note: "own dB: for the input that A gives the layer; in all dB: with what the layers before bring in",
+        note: "own dB: for the input that A gives the layer; total dB: with the error inherited from the layers before",
         header: &HEADER,
         rows: rows.collect(),
     };

@@ -32,7 +32,7 @@ enum Action {
         /// File to write [default: standard output]
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
-        /// Replace a file that is at --out already
+        /// Replace an existing file at --out
         #[arg(long, requires = "out")]
         overwrite: bool,
     },

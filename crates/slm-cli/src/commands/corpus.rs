@@ -31,7 +31,7 @@ pub(crate) struct CorpusArgs {
     /// Text file to write
     #[arg(long)]
     out: PathBuf,
-    /// Replace a file that is at --out already
+    /// Replace an existing file at --out
     #[arg(long)]
     overwrite: bool,
 }
@@ -79,7 +79,7 @@ pub(crate) fn run(args: &CorpusArgs, context: &Context) -> Result<()> {
         nats_per_byte: nats / bytes as f64,
     };
     context.output.headline(format!(
-        "wrote {} stories ({}) to {}: {:.1} nats a story, {:.4} nats a byte",
+        "wrote {} stories ({}) to {}; no model can reach a loss below {:.1} nats a story, {:.4} a byte",
         result.stories,
         table::bytes(result.bytes),
         result.output.display(),

@@ -41,10 +41,10 @@ pub(crate) struct ImportArgs {
     /// Checkpoint directory to write
     #[arg(long)]
     out: PathBuf,
-    /// Replace a checkpoint that is at --out already
+    /// Replace an existing checkpoint at --out
     #[arg(long)]
     overwrite: bool,
-    /// Make floats of all weights of a quantized model
+    /// Dequantize all weights of a quantized model to floats
     #[arg(long)]
     dequantize: bool,
     /// Inputs of quantized layers that the file leaves float: weight-only (they stay float) or dynamic (8-bit, scales from

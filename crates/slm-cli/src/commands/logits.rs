@@ -29,7 +29,7 @@ pub(crate) struct LogitsArgs {
     /// File to write
     #[arg(long, value_name = "FILE.safetensors")]
     out: PathBuf,
-    /// Replace a file that is at --out already
+    /// Replace an existing file at --out
     #[arg(long)]
     overwrite: bool,
 }

@@ -22,7 +22,7 @@ pub(crate) struct MigrateArgs {
     /// Checkpoint directory to write instead
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Replace a checkpoint that is at --out already
+    /// Replace an existing checkpoint at --out
     #[arg(long, requires = "out")]
     overwrite: bool,
 }

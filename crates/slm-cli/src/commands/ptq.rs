@@ -66,9 +66,9 @@ pub(crate) struct PtqArgs {
     /// Steps of training of each block, with --method tune [default: 100]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     tune_steps: Option<u32>,
-    /// Quantize the token embedding: int8, int4, or with what else differs, such as int4:group:32. Where the head is
-    /// tied to it, one table then serves both. Without a granularity it has that of the layers, or one scale to a row
-    /// instead of one in all [default: it stays float]
+    /// Quantize the token embedding: int8, int4, or with details such as int4:group:32. If the head is tied to it, one
+    /// table then serves both. The default granularity is that of the layers, but channel in place of tensor
+    /// [default: it stays float]
     #[arg(long, value_name = "SCHEME")]
     embeddings: Option<LayerScheme>,
     /// Observer that chooses weight ranges: min-max, moving-average, histogram, percentile[:P], mse, or weighted-mse,
@@ -120,7 +120,7 @@ pub(crate) struct PtqArgs {
     /// Checkpoint directory to write [default: out/ptq-int8-static-tensor and the like, which is replaced]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Replace a checkpoint that is at --out already
+    /// Replace an existing checkpoint at --out
     #[arg(long)]
     overwrite: bool,
     #[command(flatten)]

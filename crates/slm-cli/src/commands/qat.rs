@@ -218,7 +218,7 @@ fn config(args: &QatArgs, start: Option<&Checkpoint>) -> Result<TrainingConfig> 
 
 /// Losses in nats per token: what training was worth.
 struct Gain {
-    /// None where no float model is at hand.
+    /// `None` if no float model is at hand.
     float: Option<f64>,
     ptq: f64,
     qat: f64,
@@ -252,7 +252,7 @@ impl Gain {
 
 /// Losses before training.
 struct Before {
-    /// None where training starts with a quantized model and no other is given.
+    /// `None` if training starts with a quantized model and no other is given.
     float: Option<slm_model::Evaluation>,
     ptq: slm_model::Evaluation,
 }

@@ -33,7 +33,7 @@ pub(super) struct RunArgs {
     /// Resume the run in --out; it may be given more steps
     #[arg(long, conflicts_with = "overwrite")]
     resume: bool,
-    /// Replace a checkpoint that is at --out already
+    /// Replace an existing checkpoint at --out
     #[arg(long)]
     overwrite: bool,
     #[command(flatten)]

@@ -44,7 +44,7 @@ pub(crate) struct SampleArgs {
     /// File to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Replace a file that is at --out already
+    /// Replace an existing file at --out
     #[arg(long)]
     overwrite: bool,
 }
@@ -144,7 +144,7 @@ fn draw_on_cpu(
     let vocab_size = model.config().vocab_size;
     for _ in 1..length {
         for &id in &ids {
-            // Sequences that become so long that their positions are rotated by other angles are computed anew.
+            // Sequences that become so long that their positions are rotated by other angles are recomputed.
             if model.check_growth(batch.len(id), batch.len(id) + 1).is_err() {
                 batch.truncate(id, 0);
             }
@@ -172,7 +172,7 @@ fn draw(
     let mut sequences = vec![vec![first]; batch];
     let mut cache = model.new_cache(batch, length);
     for _ in 1..length {
-        // Sequences that become so long that their positions are rotated by other angles are computed anew.
+        // Sequences that become so long that their positions are rotated by other angles are recomputed.
         if model.check_growth(cache.len(), cache.len() + 1).is_err() {
             cache.truncate(0);
         }

@@ -1,14 +1,14 @@
-//! Options that say how tokens are drawn.
+//! Options of sampling.
 
 use clap::Args;
 use slm_model::SamplingOptions;
 
 use crate::error::{Error, Result};
 
-/// Options of sampling, but for the temperature, whose default depends on the command.
+/// Options of sampling, except the temperature, whose default depends on the command.
 #[derive(Debug, Args)]
 pub(super) struct SamplingArgs {
-    /// Draw from the K most likely tokens only; 0 or -1 for all of them
+    /// Draw only from the K most likely tokens; 0 or -1 for all of them
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(i64).range(-1..))]
     top_k: Option<i64>,
     /// Draw from the fewest tokens whose probabilities reach P
@@ -17,16 +17,16 @@ pub(super) struct SamplingArgs {
     /// Draw only from tokens at least P times as likely as the most likely one
     #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true)]
     min_p: f64,
-    /// Make tokens of the prompt and of what was written less likely: 1 for no penalty, 1.1 for some
+    /// Make tokens of the prompt and of the generated text less likely: 1 for no penalty, 1.1 for a mild one
     #[arg(long, value_name = "R", default_value_t = 1.0, allow_negative_numbers = true)]
     repetition_penalty: f64,
-    /// Take P off the logits of tokens that were written
+    /// Subtract P from the logits of tokens that were generated
     #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true)]
     presence_penalty: f64,
-    /// Take P off the logits of tokens for each time that they were written
+    /// Subtract P from the logit of a token for each time that it was generated
     #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true)]
     frequency_penalty: f64,
-    /// Seed of the draws: the same seed draws the same
+    /// Seed of the draws: the same seed gives the same text
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
 }

@@ -40,7 +40,7 @@ pub(crate) struct TrainArgs {
     /// Resume the run in --out; it may be given more steps
     #[arg(long, conflicts_with = "overwrite")]
     resume: bool,
-    /// Replace a checkpoint that is at --out already
+    /// Replace an existing checkpoint at --out
     #[arg(long)]
     overwrite: bool,
     #[command(flatten)]

@@ -15,15 +15,23 @@ const CELLS: (usize, usize) = (16, 48);
 /// Codes between two lines of the grid with 8 bits, where all would be a surface.
 const GRID_STEP: i32 = 16;
 
-/// Reads the float weights of a layer as they were before they were quantized; none where they are not at hand.
+/// Reads the float weights of a layer as they were before they were quantized; `None` if they are not at hand.
 pub(crate) type FloatWeights<'a> = &'a dyn Fn(&LayerMetadata) -> Result<Option<Vec<f32>>>;
 
+/// The least and the greatest input of a layer in calibration; `None` if that is not known. Checkpoints do not hold it.
+pub(crate) type ObservedInputs<'a> = &'a dyn Fn(&str) -> Option<(f64, f64)>;
+
 /// Histogram, scales and input range of every quantized layer. With the float weights, histograms show what was clipped.
-pub(crate) fn layers(checkpoint: &Checkpoint, float: FloatWeights<'_>) -> Result<Vec<LayerFigures>> {
+pub(crate) fn layers(
+    checkpoint: &Checkpoint,
+    float: FloatWeights<'_>,
+    observed: ObservedInputs<'_>,
+) -> Result<Vec<LayerFigures>> {
     let Some(metadata) = checkpoint.metadata() else { return Ok(Vec::new()) };
     let mut figures = Vec::new();
     for layer in metadata.records() {
         if let Some((matrix, input)) = checkpoint.read_quantized(&layer.name)? {
+            let input = describe_input(input, observed(&layer.name));
             let figure = match float(layer)? {
                 Some(weights) => of(layer, &matrix, input, &weights, true),
                 None => of(layer, &matrix, input, &matrix.dequantize(), false),
@@ -34,15 +42,15 @@ pub(crate) fn layers(checkpoint: &Checkpoint, float: FloatWeights<'_>) -> Result
     Ok(figures)
 }
 
-/// The values that the input of every layer with a static range can take.
-pub(crate) fn input_ranges(checkpoint: &Checkpoint) -> Option<Plot> {
+/// The values that the input of every layer with a static range can take, next to those that it had in calibration.
+pub(crate) fn input_ranges(checkpoint: &Checkpoint, observed: ObservedInputs<'_>) -> Option<Plot> {
     let metadata = checkpoint.metadata()?;
     let layers: Vec<svg::Range> = metadata
         .layers
         .iter()
         .filter_map(|layer| {
-            let (low, high) = input_range(layer.activation?);
-            Some(svg::Range { name: layer.name.clone(), low, high })
+            let (kept, observed) = (input_range(layer.activation?), observed(&layer.name));
+            Some(svg::Range { name: layer.name.clone(), kept, observed })
         })
         .collect();
     if layers.is_empty() {
@@ -54,11 +62,15 @@ pub(crate) fn input_ranges(checkpoint: &Checkpoint) -> Option<Plot> {
         1 => " One layer is left out: its range is computed from each input.".to_owned(),
         _ => format!(" {others} layers are left out: their ranges are computed from each input."),
     };
+    let seen = match layers.iter().any(|layer| layer.observed.is_some()) {
+        true => " Thin lines: the extremes observed in the calibration text.",
+        false => "",
+    };
     Some(Plot {
         title: "Activation ranges by depth".to_owned(),
         caption: format!(
-            "Values that the 8-bit codes of each layer's input reach; inputs beyond them are clipped. Beyond 0.1 the axis is \
-             logarithmic.{rest}"
+            "Bars: the range kept, which the 8-bit codes of each layer's input reach; inputs beyond it are clipped.{seen} Beyond \
+             0.1 the axis is logarithmic.{rest}"
         ),
         svg: svg::ranges(
             &layers,
@@ -76,7 +88,7 @@ fn input_range(QParams { scale, zero_point }: QParams) -> (f64, f64) {
 fn of(
     layer: &LayerMetadata,
     matrix: &QuantizedMatrix,
-    input: ActivationQuant,
+    input: String,
     weights: &[f32],
     is_float: bool,
 ) -> LayerFigures {
@@ -109,12 +121,12 @@ fn of(
         histogram: svg::histogram(&bars, &grid, &label),
         scales: scale_map,
         scale_note,
-        input: describe_input(input),
+        input,
     }
 }
 
 /// Quantization of the input of a layer, in words.
-fn describe_input(input: ActivationQuant) -> String {
+fn describe_input(input: ActivationQuant, observed: Option<(f64, f64)>) -> String {
     match input {
         ActivationQuant::Float => "Input: float.".to_owned(),
         ActivationQuant::Dynamic(granularity) => {
@@ -122,10 +134,12 @@ fn describe_input(input: ActivationQuant) -> String {
         }
         ActivationQuant::Static(qparams) => {
             let (low, high) = input_range(qparams);
+            let (scale, zero_point) = (table::scale(qparams.scale), qparams.zero_point);
+            let observed = observed.map_or_else(String::new, |(least, greatest)| {
+                format!(" Observed in calibration: from {least:.4} to {greatest:.4}.")
+            });
             format!(
-                "Input: 8-bit from {low:.4} to {high:.4}, scale {}, zero point {}.",
-                table::scale(qparams.scale),
-                qparams.zero_point
+                "Input: 8-bit, kept from {low:.4} to {high:.4}, scale {scale}, zero point {zero_point}.{observed}"
             )
         }
     }

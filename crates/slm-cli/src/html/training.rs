@@ -8,7 +8,7 @@ use super::Plot;
 use super::svg::{Series, lines};
 use crate::error::Result;
 
-/// Loss over the steps of the run whose checkpoint is at `dir`; none where no run wrote it, or one of a single step.
+/// Loss over the steps of the run whose checkpoint is at `dir`; `None` if no run wrote it, or one of a single step.
 pub(crate) fn training_curves(dir: &Path) -> Result<Option<Plot>> {
     let (mut steps, mut validations) = (Vec::new(), Vec::new());
     for metric in training_metrics(dir)? {

@@ -31,12 +31,12 @@ use crate::report::{ExportReport, Fidelity, TensorReport};
 use crate::source::Source;
 use crate::{Error, ExportOptions, Result};
 
-/// A tensor of the Hugging Face model, as it is written.
+/// A tensor of the Hugging Face model in the form in which it is written.
 struct Planned {
     tensor: Fused,
-    /// How it is quantized; none where it is float.
+    /// The quantization scheme; `None` for a float tensor.
     scheme: Option<Scheme>,
-    /// Why codes became floats.
+    /// The reason why codes became floats.
     because: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Schemes of layers, in the words of a `quantization_config`.
+//! Quantization schemes of layers, in the vocabulary of a `quantization_config`.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use slm_quant_core::{ActivationGranularity, ActivationQuant, Bits};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Scheme {
     pub(super) bits: Bits,
-    /// Values that share a scale within a row; none where all of a row do.
+    /// Number of values that share a scale within a row; `None` if the whole row does.
     pub(super) group_size: Option<usize>,
     pub(super) symmetric: bool,
     pub(super) inputs: Inputs,
@@ -43,7 +43,7 @@ impl Scheme {
         }
     }
 
-    /// Whether codes are packed in words: where inputs are float.
+    /// Returns `true` if codes are packed in words, which is the case if inputs are float.
     pub(super) fn is_packed(self) -> bool {
         self.inputs == Inputs::Float
     }
@@ -84,7 +84,7 @@ impl fmt::Display for Scheme {
     }
 }
 
-/// The linear layers of a model by how they are quantized.
+/// The linear layers of a model, grouped by quantization scheme.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
     groups: Vec<(Scheme, Vec<String>)>,
@@ -129,8 +129,8 @@ impl Groups {
         })
     }
 
-    /// Linear layers that stay float. A head that is tied has no weight of its own, and is one for those who look for
-    /// layers.
+    /// Linear layers that stay float. A tied head has no weight of its own, but counts as a layer for programs that
+    /// look for layers.
     fn ignored(&self) -> Vec<String> {
         let mut ignored = self.float.clone();
         let has_head =

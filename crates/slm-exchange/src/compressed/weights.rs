@@ -15,18 +15,18 @@ use crate::{Result, pack};
 /// A tensor of the Hugging Face model.
 pub(super) enum Weight {
     Quantized(Box<Layer>),
-    /// As floats; why, where it was codes.
+    /// Written as floats, with the reason if it was quantized.
     Float(Option<String>),
 }
 
-/// The quantized weight of a layer, whose rows may be those of several of ours.
+/// The quantized weight of a layer. Its rows may be those of several layers of the checkpoint.
 pub(super) struct Layer {
     pub(super) scheme: Scheme,
     pub(super) codes: Codes,
     input: Option<QParams>,
 }
 
-/// The codes of `tensor`, if it has a form for them.
+/// The codes of `tensor`, if the format can hold them.
 pub(super) fn weight(source: &Source<'_>, tensor: &Fused) -> Result<Weight> {
     let float = |because: &str| Ok(Weight::Float(Some(because.to_owned())));
     let parts = match parts(source, tensor)? {
@@ -58,7 +58,7 @@ pub(super) fn weight(source: &Source<'_>, tensor: &Fused) -> Result<Weight> {
     Ok(Weight::Quantized(Box::new(Layer { scheme, codes, input: activation.static_params() })))
 }
 
-/// How `matrix` is quantized there; otherwise why it cannot be.
+/// The scheme of `matrix` in compressed-tensors, or the reason why there is none.
 fn scheme_of(matrix: &QuantizedMatrix, activation: ActivationQuant) -> Result<Scheme, String> {
     let scheme = matrix.scheme();
     let group_size = match scheme.granularity {
@@ -76,7 +76,7 @@ fn scheme_of(matrix: &QuantizedMatrix, activation: ActivationQuant) -> Result<Sc
 }
 
 impl Layer {
-    /// The tensors of the layer whose weight is called `name`, and their bytes.
+    /// The tensors of the layer whose weight is called `name`, with their bytes.
     pub(super) fn tensors(&self, name: &str, float: FloatType) -> Vec<(TensorSpec, Vec<u8>)> {
         let module = name.strip_suffix(".weight").unwrap_or(name);
         let Codes { shape: [rows, cols], codes, scales, zero_points } = &self.codes;

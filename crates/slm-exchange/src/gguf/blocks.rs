@@ -1,4 +1,4 @@
-//! Blocks of quantized values: writing of those that hold our codes, and reading of all.
+//! Blocks of quantized values: writing of the types that hold our codes, and reading of all types.
 //!
 //! Layouts as in ggml's `ggml-common.h`. In the 4- and 5-bit types of 32 values, value `i` is in the low nibble of byte
 //! `i` and value `i + 16` in the high one.
@@ -7,7 +7,7 @@ use half::{bf16, f16};
 
 use super::{TensorKind, k_quants};
 
-/// Values of a block of the types with one scale.
+/// Number of values in a block of the types with one scale.
 pub(crate) const BLOCK: usize = 32;
 
 /// Appends a block of Q8_0: `scale * code`.
@@ -91,7 +91,7 @@ fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> {
     bytes.iter().map(|byte| byte & 0x0f).chain(bytes.iter().map(|byte| byte >> 4))
 }
 
-/// The fifth bit of each of 32 codes, in its place.
+/// The fifth bit of each of 32 codes, shifted to its place.
 fn fifth_bits(bytes: &[u8]) -> impl Iterator<Item = u8> {
     (0..BLOCK).map(|index| ((bytes[index / 8] >> (index % 8)) & 1) << 4)
 }

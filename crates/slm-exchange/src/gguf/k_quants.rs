@@ -3,7 +3,7 @@
 
 use super::blocks::half_at;
 
-/// Values of a block.
+/// Number of values in a block.
 const VALUES: usize = 256;
 
 /// Q2_K: 16 scales and minima of 4 bits, 64 bytes of 2-bit codes, the scale of scales, that of minima.
@@ -29,13 +29,13 @@ pub(super) fn q3(out: &mut Vec<f32>, block: &[u8]) {
     };
     for value in 0..VALUES {
         let low = (codes[value / 128 * 32 + value % 32] >> (value % 128 / 32 * 2)) & 3;
-        // The offset is taken where the bit is 0.
+        // The offset is subtracted where the bit is 0.
         let offset = if (high[value % 32] >> (value / 32)) & 1 == 0 { 4 } else { 0 };
         out.push(d * scale(value / 16) * f32::from(low.cast_signed() - offset));
     }
 }
 
-/// The scale and the minimum `index` of 8, of 6 bits each, in 12 bytes.
+/// The scale and the minimum number `index` of 8, of 6 bits each, in 12 bytes.
 fn scale_and_minimum(packed: &[u8], index: usize) -> (f32, f32) {
     let (scale, minimum) = match index {
         0..4 => (packed[index] & 0x3f, packed[index + 4] & 0x3f),

@@ -36,7 +36,7 @@ pub enum TensorKind {
     Q6K,
 }
 
-/// Type, number in files, name, values in a block, bytes of a block.
+/// Type, number in files, name, values per block, bytes per block.
 const KINDS: [(TensorKind, u32, &str, usize, usize); 14] = [
     (TensorKind::F32, 0, "F32", 1, 4),
     (TensorKind::F16, 1, "F16", 1, 2),
@@ -60,17 +60,17 @@ impl TensorKind {
         found.map_or((0, "F32", 1, 4), |&(_, id, name, values, bytes)| (id, name, values, bytes))
     }
 
-    /// The type that a file calls `id`; none for one that is not read here.
+    /// The type with the number `id`; `None` for an unsupported type.
     pub fn from_id(id: u32) -> Option<Self> {
         KINDS.iter().find(|(_, known, ..)| *known == id).map(|(kind, ..)| *kind)
     }
 
-    /// The number of the type in files.
+    /// The type's number in files.
     pub fn id(self) -> u32 {
         self.row().0
     }
 
-    /// Values in a block; 1 for floats. Rows are whole numbers of blocks.
+    /// Number of values in a block; 1 for floats. Rows are whole numbers of blocks.
     pub fn block_len(self) -> usize {
         self.row().2
     }
@@ -80,12 +80,12 @@ impl TensorKind {
         self.row().3
     }
 
-    /// Whether values are codes with scales.
+    /// Returns `true` if values are stored as codes with scales.
     pub fn is_quantized(self) -> bool {
         self.block_len() > 1
     }
 
-    /// Bytes of `values` values in rows of whole blocks; none where that does not fit a number or is no whole number of
+    /// Bytes of `values` values in rows of whole blocks; `None` if the number overflows or is not a whole number of
     /// blocks.
     pub fn bytes(self, values: u64) -> Option<u64> {
         let len = self.block_len() as u64;
@@ -95,7 +95,7 @@ impl TensorKind {
         (values / len).checked_mul(self.block_bytes() as u64)
     }
 
-    /// The names of all types that are read, for messages.
+    /// The names of all supported types, for messages.
     pub(crate) fn all_names() -> String {
         KINDS.iter().map(|(_, _, name, ..)| *name).collect::<Vec<_>>().join(", ")
     }

@@ -22,7 +22,7 @@ pub use writer::{GgufWriter, TensorDecl};
 pub(crate) const MAGIC: [u8; 4] = *b"GGUF";
 /// The version that is written; version 2 has the same layout.
 pub(crate) const VERSION: u32 = 3;
-/// Alignment of tensor data where the metadata does not say another.
+/// Alignment of tensor data if the metadata does not give another.
 pub(crate) const ALIGNMENT: u64 = 32;
-/// The key that says another alignment.
+/// The metadata key of the alignment.
 pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";

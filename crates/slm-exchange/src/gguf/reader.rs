@@ -1,4 +1,4 @@
-//! A file that is open for reading.
+//! A GGUF file open for reading.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -11,13 +11,13 @@ use slm_store::tensors::PositionedFile;
 use super::{ALIGNMENT, ALIGNMENT_KEY, Array, MAGIC, TensorKind, Value};
 use crate::{Error, Result};
 
-/// Most dimensions of a tensor.
+/// Maximum number of dimensions of a tensor.
 const MAX_DIMS: u32 = 4;
-/// Most bytes of a key or of the name of a tensor.
+/// Maximum length in bytes of a key or of the name of a tensor.
 const MAX_NAME: u64 = 65_535;
-/// Bytes that a tensor's entry has at least: lengths of name and shape, type, offset.
+/// Minimum bytes of a tensor's entry: lengths of name and shape, type, offset.
 const MIN_ENTRY: u64 = 8 + 4 + 4 + 8;
-/// Bytes that a metadata pair has at least: length of the key, type, a value.
+/// Minimum bytes of a metadata pair: length of the key, type, a value.
 const MIN_PAIR: u64 = 8 + 4 + 1;
 
 /// A tensor of a file.
@@ -29,7 +29,7 @@ pub struct TensorEntry {
     pub kind: TensorKind,
     /// Its shape: rows before columns, which is the reverse of the file's order.
     pub shape: Vec<usize>,
-    /// Where its data begins in the file.
+    /// Offset of its data in the file.
     offset: u64,
     bytes: u64,
 }
@@ -41,8 +41,8 @@ impl TensorEntry {
     }
 }
 
-/// A file whose header was read and checked: names, types and places of all tensors lie inside the file, and no number in
-/// it was trusted before it was compared with the size of the file.
+/// A file whose header was read and checked. Names, types and data of all tensors lie inside the file, and every number
+/// in it was compared with the size of the file before use.
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
@@ -146,7 +146,7 @@ impl GgufFile {
         Ok(())
     }
 
-    /// Refuses tensors that share bytes: reading all of them could take many times the size of the file.
+    /// Rejects tensors that share bytes: reading all of them could take many times the size of the file.
     fn check_overlap(&self) -> Result<()> {
         let mut order: Vec<&TensorEntry> = self.tensors.iter().collect();
         order.sort_by_key(|tensor| (tensor.offset, tensor.bytes));
@@ -159,7 +159,7 @@ impl GgufFile {
         }
     }
 
-    /// Where the file is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -195,11 +195,11 @@ impl GgufFile {
     }
 }
 
-/// The part of a file before its data, read in order.
+/// A sequential reader of the part of a file before its data.
 struct Header<'a> {
     path: &'a Path,
     input: BufReader<&'a File>,
-    /// Bytes of the file that are not read.
+    /// Number of bytes of the file that have not been read.
     left: u64,
 }
 
@@ -234,7 +234,7 @@ impl Header<'_> {
         Ok(u64::from_le_bytes(self.bytes(field)?))
     }
 
-    /// A number of things that take at least `size` bytes each.
+    /// Reads a number of items that take at least `size` bytes each.
     fn count(&mut self, field: &str, size: u64) -> Result<u64> {
         let count = self.u64(field)?;
         match count.checked_mul(size) {
@@ -282,7 +282,7 @@ impl Header<'_> {
 
     fn array(&mut self, field: &str) -> Result<Array> {
         let kind = self.u32(field)?;
-        // Bytes that a value has at least.
+        // Minimum bytes of a value.
         let size = match kind {
             0 | 1 | 7 => 1,
             2 | 3 => 2,

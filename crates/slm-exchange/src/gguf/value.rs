@@ -44,7 +44,7 @@ pub enum Array {
     Bool(Vec<bool>),
     /// Of type 8.
     String(Vec<String>),
-    /// Of a type that no key of a model needs; its values are not kept.
+    /// A list of a type that no key of a model needs. Its values are not kept.
     Skipped {
         /// Number of its values.
         len: u64,
@@ -52,7 +52,7 @@ pub enum Array {
 }
 
 impl Value {
-    /// The number of the type in files.
+    /// The type's number in files.
     pub(crate) fn type_id(&self) -> u32 {
         match self {
             Self::U8(_) => 0,
@@ -71,7 +71,7 @@ impl Value {
         }
     }
 
-    /// A whole number that is not negative, of any integer type.
+    /// The value as a non-negative whole number, if it is one of any integer type.
     pub fn as_u64(&self) -> Option<u64> {
         match *self {
             Self::U8(value) => Some(value.into()),
@@ -86,7 +86,7 @@ impl Value {
         }
     }
 
-    /// A number of any type.
+    /// The value as a number, if it is one of any type.
     pub fn as_f64(&self) -> Option<f64> {
         match *self {
             Self::F32(value) => Some(value.into()),
@@ -98,7 +98,7 @@ impl Value {
         }
     }
 
-    /// True or false.
+    /// The value as a Boolean, if it is one.
     pub fn as_bool(&self) -> Option<bool> {
         match *self {
             Self::Bool(value) => Some(value),
@@ -106,7 +106,7 @@ impl Value {
         }
     }
 
-    /// A text.
+    /// The value as text, if it is text.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Self::String(value) => Some(value),
@@ -114,7 +114,7 @@ impl Value {
         }
     }
 
-    /// A list.
+    /// The value as a list, if it is one.
     pub fn as_array(&self) -> Option<&Array> {
         match self {
             Self::Array(array) => Some(array),
@@ -136,12 +136,12 @@ impl Array {
         }
     }
 
-    /// Whether there is none.
+    /// Returns `true` if the list has no values.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Texts.
+    /// The values as texts, if they are texts.
     pub fn as_strings(&self) -> Option<&[String]> {
         match self {
             Self::String(values) => Some(values),
@@ -149,7 +149,7 @@ impl Array {
         }
     }
 
-    /// Whole numbers of either 32-bit type.
+    /// The values as whole numbers, if they are of either 32-bit integer type.
     pub fn to_i64(&self) -> Option<Vec<i64>> {
         match self {
             Self::U32(values) => Some(values.iter().map(|&value| value.into()).collect()),
@@ -159,7 +159,7 @@ impl Array {
         }
     }
 
-    /// 32-bit floats.
+    /// The values as 32-bit floats, if they are floats.
     pub fn as_f32(&self) -> Option<&[f32]> {
         match self {
             Self::F32(values) => Some(values),
@@ -167,7 +167,7 @@ impl Array {
         }
     }
 
-    /// The number of the type of the values.
+    /// The number in files of the values' type.
     pub(crate) fn type_id(&self) -> u32 {
         match self {
             Self::U32(_) => 4,

@@ -1,4 +1,4 @@
-//! A file that is being written.
+//! A GGUF file open for writing.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -21,7 +21,7 @@ pub struct TensorDecl {
 }
 
 impl TensorDecl {
-    /// Bytes of its data; none where rows are not whole blocks.
+    /// Bytes of its data; `None` if rows are not whole blocks.
     pub fn bytes(&self) -> Option<u64> {
         let columns = self.shape.last().copied().unwrap_or(1) as u64;
         let rows = self.shape.iter().rev().skip(1).try_fold(1_u64, |n, &dim| n.checked_mul(dim as u64))?;
@@ -29,8 +29,8 @@ impl TensorDecl {
     }
 }
 
-/// Writes a file whose metadata and tensors are declared first. The data of the tensors follows one tensor at a time, in
-/// that order; none of it is held in memory.
+/// Writes a file whose metadata and tensors are declared first. The data follows one tensor at a time, in the order of
+/// declaration. None of it is held in memory.
 #[derive(Debug)]
 pub struct GgufWriter {
     path: PathBuf,
@@ -100,7 +100,7 @@ impl GgufWriter {
         Ok(self.file.write_all(&[0; ALIGNMENT as usize][..padding]).map_err(io)?)
     }
 
-    /// Makes sure that all tensors were written.
+    /// Checks that all tensors were written.
     ///
     /// # Errors
     /// [`StoreError::Io`]; [`StoreError::Write`] naming the first tensor without data.

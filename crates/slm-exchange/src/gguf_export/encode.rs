@@ -9,7 +9,7 @@ use crate::float::FloatType;
 use crate::gguf::{TensorKind, write_q4_0, write_q4_1, write_q8_0};
 use crate::source::{Source, Stored, dequantize_row};
 
-/// Values of a block.
+/// Number of values in a block.
 pub(super) const BLOCK: usize = 32;
 
 /// The data of `tensor`.
@@ -56,7 +56,7 @@ fn encode_part(out: &mut Vec<u8>, kind: TensorKind, stored: &Stored, part: &Part
     }
 }
 
-/// The blocks of a row: its codes, with the scale of their group in each.
+/// Appends the blocks of a row. Each has the codes and the scale of their group.
 fn blocks(out: &mut Vec<u8>, kind: TensorKind, matrix: &QuantizedMatrix, row: usize) {
     let width = matrix.group_width();
     let mut codes = [0_i8; BLOCK];
@@ -74,7 +74,7 @@ fn blocks(out: &mut Vec<u8>, kind: TensorKind, matrix: &QuantizedMatrix, row: us
     }
 }
 
-/// Scale `index` as F16: as it is stored, or rounded to nearest.
+/// Scale `index` as F16: unchanged if stored as such, otherwise rounded to nearest.
 pub(super) fn f16_scale(matrix: &QuantizedMatrix, index: usize) -> f16 {
     match matrix.scales() {
         Scales::F16(scales) => scales[index],

@@ -77,10 +77,10 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     })
 }
 
-/// A name for people: that of the directory.
+/// A human-readable name: that of the directory.
 ///
-/// llama.cpp takes spaces after special tokens away in models whose name has `phi-3` or `phi3` in it, and fails where they
-/// do not have the tokens of Phi-3. Other models get no such name.
+/// llama.cpp strips spaces after special tokens in models whose name contains `phi-3` or `phi3`, and fails if they lack
+/// the tokens of Phi-3. Other models get no such name.
 fn name_of(checkpoint: &Checkpoint) -> String {
     let dir = checkpoint.dir().canonicalize();
     let dir = dir.as_deref().unwrap_or(checkpoint.dir());

@@ -1,4 +1,4 @@
-//! Which tensors a file gets, of which types, and what of the checkpoint they keep.
+//! The tensors of a file, their types, and how faithful each is to the checkpoint.
 
 use slm_checkpoint::Checkpoint;
 use slm_model::expected_tensors;
@@ -23,35 +23,35 @@ pub(super) struct Planned {
     pub(super) fidelity: Fidelity,
 }
 
-/// Where its values come from.
+/// The source of a tensor's values.
 #[derive(Debug)]
 pub(super) enum Content {
     /// The rows of tensors of the checkpoint, one after the other.
     Rows(Vec<Part>),
-    /// Values that the configuration gives.
+    /// Values computed from the configuration.
     Values(Vec<f32>),
 }
 
-/// A tensor of the checkpoint inside of one of the file.
+/// A tensor of the checkpoint that is part of a tensor of the file.
 #[derive(Debug, Clone)]
 pub(super) struct Part {
     pub(super) name: String,
-    /// Which row of ours each row is, where the order is another.
+    /// For each row of the file, the row of the checkpoint; `None` if the order is the same.
     pub(super) order: Option<Vec<usize>>,
-    /// A factor of its values, which are floats.
+    /// A factor of the values, which are floats then.
     pub(super) factor: f32,
 }
 
-/// Everything that a file gets.
+/// All contents of a file.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) tensors: Vec<Planned>,
     pub(super) notes: Vec<String>,
-    /// Notes about what is computed otherwise.
+    /// Notes about computations that differ.
     inexact: Vec<String>,
 }
 
-/// Parts of one tensor that follow one another in ours.
+/// Consecutive tensors of the checkpoint that form one tensor.
 struct Group {
     name: String,
     parts: Vec<Part>,
@@ -114,7 +114,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The number that GGUF has for the type of most weights.
+    /// GGUF's number for the type of most weights.
     pub(super) fn file_type(&self) -> u32 {
         let weight = |kind: TensorKind| {
             let of_kind = self.tensors.iter().filter(|tensor| tensor.kind == kind && tensor.shape.len() == 2);
@@ -131,9 +131,9 @@ impl Plan {
         types.into_iter().max_by_key(|&(kind, _)| weight(kind)).map_or(0, |(_, number)| number)
     }
 
-    /// Refuses anything that is not exact.
+    /// Fails if anything is not exact.
     pub(super) fn refuse_inexact(&self, checkpoint: &Checkpoint) -> Result<()> {
-        /// Tensors that are listed.
+        /// Maximum number of tensors that a message lists.
         const LISTED: usize = 3;
         let inexact: Vec<&Planned> =
             self.tensors.iter().filter(|tensor| !tensor.fidelity.is_exact()).collect();
@@ -163,7 +163,7 @@ impl From<Planned> for TensorReport {
     }
 }
 
-/// The tensors of the checkpoint by the tensor of the file that they go into, in our order.
+/// The tensors of the checkpoint, grouped by tensor of the file, in the checkpoint's order.
 fn groups(source: &Source<'_>, arch: Arch) -> Result<Vec<Group>> {
     let model = source.model();
     let mut groups: Vec<Group> = Vec::new();
@@ -207,7 +207,7 @@ fn groups(source: &Source<'_>, arch: Arch) -> Result<Vec<Group>> {
     Ok(groups)
 }
 
-/// Makes sure that the two norms of a layer are one, which is what llama.cpp computes side by side.
+/// Checks that the two norms of a layer are equal. llama.cpp has only one where attention and MLP run side by side.
 fn same_norm(source: &Source<'_>, index: usize, kind: &str) -> Result<()> {
     let read = |part: &str| source.checkpoint.tensors().read_f32(&format!("layers.{index}.{part}.{kind}"));
     if read("input_norm")? == read("post_attention_norm")? {
@@ -217,7 +217,7 @@ fn same_norm(source: &Source<'_>, index: usize, kind: &str) -> Result<()> {
     Err(Error::unsupported(source.checkpoint.dir(), what, "export it with --format hf"))
 }
 
-/// The type of a tensor made of `stored`, and what it keeps.
+/// Chooses the type of a tensor made of `stored`, and returns how faithful it is.
 fn choose(
     stored: &[Stored],
     parts: &[Part],
@@ -250,7 +250,7 @@ fn choose(
             }
         }
     }
-    // Vectors are added and multiplied in F32, and ggml wants them so.
+    // Vectors are added and multiplied in F32, the type that ggml requires.
     let float = match dims {
         1 => FloatType::F32,
         _ => float_type.unwrap_or_else(|| FloatType::narrowest(&values)),
@@ -296,7 +296,7 @@ fn worse(a: Fidelity, b: Fidelity) -> Fidelity {
     }
 }
 
-/// The type that holds the codes of `matrix`, and what it does to scales; otherwise why there is none.
+/// The type that holds the codes of `matrix`, and its effect on scales; or the reason why there is none.
 fn block_kind(matrix: &QuantizedMatrix) -> Result<(TensorKind, Fidelity), String> {
     let (scheme, cols) = (matrix.scheme(), matrix.cols());
     if !cols.is_multiple_of(BLOCK) {

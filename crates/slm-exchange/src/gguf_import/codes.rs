@@ -1,4 +1,4 @@
-//! Codes and scales of blocks as those of a quantized matrix.
+//! Conversion of codes and scales of blocks to those of a quantized matrix.
 //!
 //! Both have symmetric codes and scales of either sign: llama.cpp's own Q4_0 has negative ones where the largest value of a
 //! block is positive.
@@ -10,7 +10,7 @@ use slm_quant_core::{
 
 use crate::gguf::TensorKind;
 
-/// Values that share a scale.
+/// Number of values that share a scale.
 pub(super) const GROUP: usize = 32;
 
 /// The scheme of imported codes.
@@ -44,7 +44,7 @@ impl Block {
             };
         }
         if scale.to_f32() == 0.0 {
-            // All values are 0, whatever the codes.
+            // All values are 0, whatever the codes are.
             return Self { scale: f16::ONE, codes: [0; GROUP] };
         }
         Self { scale, codes }
@@ -60,7 +60,7 @@ pub(super) fn bits(kind: TensorKind) -> Option<Bits> {
     }
 }
 
-/// The matrix of `rows` rows of blocks, taken in the order that `row` gives.
+/// The matrix of `rows` rows of blocks, in the order given by `row`.
 pub(super) fn matrix(
     kind: TensorKind,
     data: &[u8],

@@ -1,4 +1,4 @@
-//! Making checkpoints of GGUF files.
+//! Import of GGUF files.
 
 mod codes;
 mod plan;
@@ -19,13 +19,13 @@ use crate::Result;
 use crate::gguf::GgufFile;
 use crate::llama_cpp::{config, tokenizer_json};
 
-/// Makes a checkpoint in `out` of the GGUF file `path`.
+/// Imports the GGUF file `path` as a checkpoint in `out`.
 ///
-/// Floats stay floats, Q8_0 and Q4_0 become the same codes with the same scales, and other types are dequantized.
+/// Floats stay floats. Q8_0 and Q4_0 keep their codes and scales. Other types are dequantized.
 ///
 /// # Errors
-/// [`Error::Damaged`] naming the key or tensor; [`Error::Unsupported`] for an architecture, an option or a tensor type that
-/// is not known; those of writing a checkpoint.
+/// [`Error::Damaged`] naming the key or tensor; [`Error::Unsupported`] for an unknown architecture, option or tensor
+/// type; errors of writing a checkpoint.
 pub fn import_gguf(path: &Path, out: &Path, options: &ImportOptions) -> Result<ImportReport> {
     let file = GgufFile::open(path)?;
     let (arch, model) = config::read(&file)?;

@@ -1,4 +1,4 @@
-//! Which tensor of a file each tensor of the model comes from.
+//! The mapping from tensors of a file to tensors of the model.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::llama_cpp::keys::OWN;
 use crate::llama_cpp::{names, rows};
 use crate::{Error, Result};
 
-/// Sinks of attention below this weigh nothing.
+/// Attention sinks below this value have no weight.
 const NO_SINK: f32 = -1e29;
 
 /// A tensor of the model.
@@ -22,7 +22,7 @@ pub(super) struct Planned {
     pub(super) name: String,
     pub(super) shape: Vec<usize>,
     pub(super) is_linear: bool,
-    /// The tensor of the file, and the first of its rows.
+    /// The tensor of the file, and the first row of it.
     source: String,
     first_row: usize,
     order: Option<Vec<usize>>,
@@ -30,7 +30,7 @@ pub(super) struct Planned {
     pub(super) form: StoredForm,
 }
 
-/// The form that it takes in the output.
+/// The form of a tensor in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StoredForm {
     Float,
@@ -112,7 +112,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Refuses tensors that the model has no use for.
+    /// Rejects tensors that the model does not use.
     fn refuse_others(&self, file: &GgufFile) -> Result<()> {
         let used: BTreeSet<&str> = self.tensors.iter().map(|tensor| tensor.source.as_str()).collect();
         let constants = [names::ROPE_FREQS, names::ROPE_LONG, names::ROPE_SHORT];
@@ -185,7 +185,7 @@ impl Plan {
         })
     }
 
-    /// What became of the tensors of each type.
+    /// A summary of the conversions, one line for each type of tensor.
     pub(super) fn summary(&self) -> Vec<String> {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         for tensor in &self.tensors {
@@ -205,8 +205,8 @@ impl Plan {
         counts.into_iter().map(|(what, count)| format!("{count} tensors of {what}")).collect()
     }
 
-    /// What Hugging Face calls the architecture: as this program wrote it, else the first of those that llama.cpp has as
-    /// one.
+    /// Hugging Face's name of the architecture: as this program recorded it, otherwise the first one that llama.cpp
+    /// converts to this architecture.
     pub(super) fn hugging_face(&self, file: &GgufFile) -> String {
         let lineage = file.get(&format!("{OWN}.lineage")).and_then(Value::as_str);
         let mut lineage: Option<serde_json::Value> = lineage.and_then(|text| serde_json::from_str(text).ok());
@@ -220,7 +220,7 @@ impl Plan {
     }
 }
 
-/// The data of the rows of the file's tensor that are this tensor's, in the order of the file.
+/// The data of the rows of the file's tensor that belong to this tensor, in the order of the file.
 fn part(file: &GgufFile, tensor: &Planned) -> Result<Vec<u8>> {
     let Some(entry) = file.tensor(&tensor.source) else {
         return Err(Error::damaged(file.path(), &tensor.source, "is missing"));

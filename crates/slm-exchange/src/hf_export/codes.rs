@@ -1,4 +1,4 @@
-//! The codes of tensors of a Hugging Face model, whose rows may be those of several of ours.
+//! The codes of tensors of a Hugging Face model, whose rows may come from several tensors of the checkpoint.
 
 use slm_model::arch::TensorSource;
 use slm_quant_core::{ActivationQuant, QuantizedMatrix};
@@ -7,17 +7,17 @@ use super::Fused;
 use crate::Result;
 use crate::source::{Source, Stored};
 
-/// Why a tensor becomes floats although parts of it are quantized.
+/// The reason why a tensor becomes floats although parts of it are quantized.
 pub(crate) const WITH_FLOATS: &str = "it is stored as one tensor with floats";
 
-/// A matrix of ours and its place in the tensor of the file.
+/// A matrix of the checkpoint and its place in the tensor of the file.
 pub(crate) struct Part<'a> {
     pub(crate) matrix: QuantizedMatrix,
     pub(crate) activation: ActivationQuant,
     pub(crate) origin: &'a TensorSource,
 }
 
-/// What a tensor of the file is made of.
+/// The parts that a tensor of the file is made of.
 pub(crate) enum Parts<'a> {
     Quantized(Vec<Part<'a>>),
     Float,
@@ -25,7 +25,7 @@ pub(crate) enum Parts<'a> {
     Mixed,
 }
 
-/// Reads what `tensor` is made of.
+/// Reads the parts of `tensor`.
 pub(crate) fn parts<'a>(source: &Source<'_>, tensor: &'a Fused) -> Result<Parts<'a>> {
     let mut parts = Vec::new();
     for (part, origin) in &tensor.parts {
@@ -40,18 +40,18 @@ pub(crate) fn parts<'a>(source: &Source<'_>, tensor: &'a Fused) -> Result<Parts<
     })
 }
 
-/// Codes, scales and zero points, row by row.
+/// Codes, scales and zero points in row-major order.
 pub(crate) struct Codes {
     pub(crate) shape: [usize; 2],
     pub(crate) codes: Vec<i8>,
-    /// By row, then group.
+    /// Scales by row, then group.
     pub(crate) scales: Vec<f32>,
     pub(crate) zero_points: Vec<i8>,
 }
 
 impl Codes {
-    /// The rows of `parts` in the order of the file, with a scale for each `width` values; `width` divides the rows, and a
-    /// group of each part is a multiple of it, or the whole row.
+    /// Stacks the rows of `parts` in the order of the file, with a scale for each `width` values. `width` must divide
+    /// the rows, and a group of each part must be a multiple of it, or the whole row.
     pub(crate) fn stack(parts: &[Part<'_>], width: usize) -> Self {
         let rows = parts.iter().map(|part| part.matrix.rows()).sum();
         let cols = parts.first().map_or(0, |part| part.matrix.cols());
@@ -72,7 +72,7 @@ impl Codes {
                     let of_ours = group * width / matrix.group_width();
                     let params = matrix.qparams(matrix.scale_index(row, of_ours));
                     stacked.scales[place * per_row + group] = params.scale;
-                    // Of a matrix they are 8 bits wide.
+                    // Those of a matrix are 8 bits wide.
                     stacked.zero_points[place * per_row + group] = params.zero_point as i8;
                 }
             }
@@ -80,7 +80,7 @@ impl Codes {
         stacked
     }
 
-    /// Values that share a scale.
+    /// Number of values that share a scale.
     pub(crate) fn width(&self) -> usize {
         self.codes.len() / self.scales.len().max(1)
     }

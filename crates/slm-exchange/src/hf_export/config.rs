@@ -1,7 +1,7 @@
-//! A model's configuration as the `config.json` of its family.
+//! Conversion of a model's configuration to the `config.json` of its family.
 //!
-//! Whatever is written is read again by the same code that imports models, and must be the same model: the families of
-//! Hugging Face are only those that this holds for.
+//! Everything that is written is read back by the code that imports models, and must give the same model. A family is
+//! only chosen if it does.
 
 use serde_json::{Map, Value, json};
 use slm_checkpoint::Checkpoint;
@@ -12,7 +12,7 @@ use crate::float::FloatType;
 use crate::source::Source;
 use crate::{Error, Result};
 
-/// A family that has the model, and its configuration there.
+/// A Hugging Face family that has the model, and the model's configuration in it.
 #[derive(Debug)]
 pub(crate) struct HfModel {
     pub(crate) architecture: &'static Architecture,
@@ -20,7 +20,7 @@ pub(crate) struct HfModel {
 }
 
 impl HfModel {
-    /// The family that the model was imported from, else the first that has it.
+    /// The family that the model was imported from, or the first one that has the model.
     pub(crate) fn of(source: &Source<'_>) -> Result<Self> {
         let name = source.hugging_face_architecture();
         let preferred = ARCHITECTURES.iter().filter(|known| Some(known.name) == name);
@@ -40,7 +40,7 @@ impl HfModel {
         Err(Error::unsupported(source.checkpoint.dir(), what, remedy))
     }
 
-    /// The whole `config.json`.
+    /// The complete `config.json`.
     pub(crate) fn config(&self, checkpoint: &Checkpoint, float: FloatType) -> Map<String, Value> {
         let mut config = self.config.clone();
         let info = &checkpoint.config().tokenizer;
@@ -52,14 +52,14 @@ impl HfModel {
             _ => info.eos_token_ids.clone().into(),
         };
         config.insert("eos_token_id".to_owned(), eos);
-        // Classes have defaults that may be beyond the vocabulary.
+        // Classes have default ids that may be outside the vocabulary.
         config.insert("pad_token_id".to_owned(), Value::Null);
         config.insert("use_cache".to_owned(), true.into());
         config
     }
 }
 
-/// The configuration of `model` in the words of `architecture`, as far as it has words for it.
+/// The configuration of `model` in the vocabulary of `architecture`, as far as it has keys for it.
 fn write(architecture: &Architecture, model: &ModelConfig) -> Map<String, Value> {
     let layers = model.layers();
     let mut fields = Fields { map: Map::new(), model, layers };
@@ -190,7 +190,7 @@ impl Fields<'_> {
         self.put("logits_scaling", inverse(model.logit_multiplier));
     }
 
-    /// Base, scaling and share of the rotary embedding that the layers have.
+    /// Writes base, scaling and share of the rotary embedding, which all layers have in common.
     fn rotary(&mut self, theta: &str, share: Option<&str>) {
         let Some(rotary) = self.layers.iter().find_map(|layer| layer.rotary.clone()) else { return };
         self.put(theta, rotary.theta);
@@ -242,14 +242,14 @@ fn activation(mlp: MlpKind) -> &'static str {
     }
 }
 
-/// `1 / value`, as the short number that it is the inverse of where there is one.
+/// `1 / value`, as the short decimal number whose inverse it is, if there is one.
 fn inverse(value: f64) -> f64 {
     let exact = 1.0 / value;
     let short = (exact * 1e6).round() / 1e6;
     if 1.0 / short == value { short } else { exact }
 }
 
-/// Positions before a base that grows with the sequence multiplies them.
+/// The model's positions before dynamic scaling of the base extends them.
 fn original_positions(model: &ModelConfig) -> usize {
     let own = |layer: &LayerSpec| match layer.rotary.as_ref()?.scaling {
         Some(RopeScaling::Dynamic { max_position_embeddings, .. }) => Some(max_position_embeddings),

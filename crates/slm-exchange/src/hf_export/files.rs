@@ -1,4 +1,4 @@
-//! The files of a Hugging Face directory next to config and weights.
+//! The files of a Hugging Face directory besides config and weights.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ const CHAT_TEMPLATE: &str = "chat_template.jinja";
 pub(crate) const FILES: [&str; 6] =
     [CONFIG, WEIGHTS, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE];
 
-/// Writes tokenizer, its settings, chat template and defaults of generation into `dir`.
+/// Writes tokenizer, tokenizer settings, chat template and generation defaults into `dir`.
 pub(crate) fn write(checkpoint: &Checkpoint, dir: &Path) -> Result<()> {
     let config = checkpoint.config();
     let info = &config.tokenizer;
@@ -60,7 +60,7 @@ pub(crate) fn write(checkpoint: &Checkpoint, dir: &Path) -> Result<()> {
         }
     }
     if let Some(chat) = &info.chat {
-        // What the template prints comes before what generation stops at.
+        // Tokens that the template writes come before those that end a generation.
         for (name, token) in &chat.special_tokens {
             settings.insert(name.clone(), token.as_str().into());
         }

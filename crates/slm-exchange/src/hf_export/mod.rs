@@ -1,4 +1,4 @@
-//! Writing of Hugging Face directories.
+//! Export of Hugging Face directories.
 
 pub(crate) mod codes;
 pub(crate) mod config;
@@ -27,7 +27,7 @@ pub(crate) const DIRECTORIES: Replaceable = Replaceable {
     },
 };
 
-/// A tensor of the file and the tensors of the model that it is made of.
+/// A tensor of the file, and the tensors of the model that it is made of.
 #[derive(Debug)]
 pub(crate) struct Fused {
     pub(crate) name: String,
@@ -52,7 +52,7 @@ pub(crate) fn fused(architecture: &Architecture, model: &ModelConfig) -> Vec<Fus
     all
 }
 
-/// The values of a tensor of the file, and whether any of them were codes.
+/// The values of a tensor of the file, and `true` if any of them were codes.
 pub(crate) fn values(source: &Source<'_>, fused: &Fused) -> Result<(Vec<f32>, bool)> {
     let mut out = vec![0.0; fused.shape.iter().product()];
     let mut quantized = false;
@@ -76,9 +76,9 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     let source = Source::new(checkpoint);
     let hf_model = HfModel::of(&source)?;
     let tensors = fused(hf_model.architecture, source.model());
-    // The types first: they are in the header, and in the config.
+    // The types are determined first: they are in the header and in the config.
     let mut reports = Vec::new();
-    // Which types hold all values so far.
+    // The types that hold all values so far.
     let mut exact = vec![FloatType::Bf16, FloatType::F16, FloatType::F32];
     for tensor in &tensors {
         let (values, quantized) = values(&source, tensor)?;
@@ -93,7 +93,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
             fidelity,
         });
     }
-    // One type for all where none was asked for: programs load a directory as the type that its config names.
+    // Without a requested type, all tensors get the same: programs load a directory as the type that its config names.
     let float = options.float_type.or(exact.first().copied()).unwrap_or(FloatType::F32);
     reports.iter_mut().for_each(|report| report.kind = float.to_string());
     if options.strict {
@@ -117,7 +117,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     let config = hf_model.config(checkpoint, float);
     json::write_new(&output.path().join(CONFIG), &json::to_bytes(out, &config)?)?;
     files::write(checkpoint, output.path())?;
-    // What was written must be what can be read.
+    // The output must be readable.
     hf::import(output.path())?;
     let bytes = size_of(output.path())?;
     let output = output.commit()?;
@@ -131,9 +131,9 @@ pub(crate) fn size_of(dir: &Path) -> Result<u64> {
     Ok(entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum())
 }
 
-/// Refuses anything that is not exact.
+/// Fails if anything is not exact.
 pub(crate) fn refuse_inexact(checkpoint: &Checkpoint, reports: &[TensorReport]) -> Result<()> {
-    /// Tensors that are listed.
+    /// Maximum number of tensors that a message lists.
     const LISTED: usize = 3;
     let inexact: Vec<&TensorReport> = reports.iter().filter(|report| !report.fidelity.is_exact()).collect();
     let mut reasons: Vec<String> =

@@ -1,4 +1,4 @@
-//! The header of a file of llama2.c, and where its tensors lie.
+//! The header of a file of llama2.c, and the layout of its tensors.
 //!
 //! The three versions are those of llama2.c's `export.py` and of the programs that read them, `run.c` and `runq.c`:
 //!
@@ -21,21 +21,21 @@ use crate::{Error, Result};
 const MAGIC: u32 = 0x616b_3432;
 /// Bytes of the header of versions 1 and 2.
 const HEADER: u64 = 256;
-/// The base of the rotary embedding, which files do not say.
+/// The base of the rotary embedding, which files do not record.
 const THETA: f64 = 10_000.0;
 
-/// A file that is open for reading. All tensors lie within it.
+/// A file open for reading. All tensors lie within it.
 #[derive(Debug)]
 pub(super) struct Llama2cFile {
     pub(super) model: ModelConfig,
     pub(super) version: u32,
-    /// Values that share a scale; version 2 only.
+    /// Number of values that share a scale; version 2 only.
     pub(super) group_size: Option<usize>,
     file: PositionedFile,
     places: Vec<Place>,
 }
 
-/// A tensor, and where it lies.
+/// A tensor and its offset.
 #[derive(Debug, Clone)]
 struct Place {
     name: String,
@@ -45,7 +45,7 @@ struct Place {
     quantized: bool,
 }
 
-/// The seven numbers.
+/// The seven numbers of the header.
 #[derive(Debug, Clone, Copy)]
 struct Numbers {
     dim: u64,
@@ -59,7 +59,7 @@ struct Numbers {
 }
 
 impl Numbers {
-    /// Those of a model; an error names the one that is not.
+    /// Reads the numbers of a valid model. The error names the one that is wrong.
     fn read(words: [i32; 7], tied: Option<bool>) -> std::result::Result<Self, String> {
         let names = ["dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len"];
         let mut numbers = [0_u64; 7];
@@ -82,7 +82,7 @@ impl Numbers {
         Ok(Self { dim, hidden, layers, heads, kv_heads, vocab, positions, tied })
     }
 
-    /// Names and sizes of the tensors of a file, in its order. A name holds `N` where each layer has one.
+    /// Names and sizes of the tensors of a file, in order. A name contains `N` if each layer has such a tensor.
     fn tensors(&self, version: u32) -> Vec<(&'static str, u64)> {
         let &Self { dim, hidden, vocab, .. } = self;
         let kv = dim / self.heads * self.kv_heads;
@@ -184,7 +184,7 @@ impl Llama2cFile {
                     .ok_or_else(|| damaged("header", format!("group_size is {size}")))?,
             ),
         };
-        // In wide numbers: each factor is below 2^31.
+        // In 64 bits: each factor is below 2^31.
         let tensors = numbers.tensors(version);
         let is_quantized = |name: &str| group_size.is_some() && !name.contains("norm");
         let bytes = |name: &str, len: u64| match group_size.filter(|_| is_quantized(name)) {
@@ -204,7 +204,7 @@ impl Llama2cFile {
         {
             return Err(damaged(name, format!("its {len} values are no groups of {group}")));
         }
-        // From here on, everything is as large as the file at most.
+        // From here on, everything is at most as large as the file.
         let mut places = Vec::new();
         let mut at = start;
         for (name, len) in tensors {
@@ -226,12 +226,12 @@ impl Llama2cFile {
         found.ok_or_else(|| Error::damaged_file(path, "llama2.c", name, "is missing".to_owned()))
     }
 
-    /// Whether a tensor is stored as codes.
+    /// Returns `true` if a tensor is stored as codes.
     pub(super) fn is_quantized(&self, name: &str) -> bool {
         self.places.iter().any(|place| place.name == name && place.quantized)
     }
 
-    /// The floats of a tensor that is stored as such.
+    /// The values of a tensor that is stored as floats.
     pub(super) fn floats(&self, path: &Path, name: &str) -> Result<Vec<f32>> {
         let place = self.place(path, name)?;
         self.read_floats(path, name, place.start, place.len)
@@ -264,7 +264,7 @@ impl Llama2cFile {
     }
 }
 
-/// Whether `path` is a file of llama2.c: by its magic number, or, of the version without one, by its size.
+/// Returns `true` if `path` is a file of llama2.c: by its magic number, or, for the version without one, by its size.
 pub fn is_llama2c(path: &Path) -> bool {
     let magic = || {
         let mut magic = [0; 4];

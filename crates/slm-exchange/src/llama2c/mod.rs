@@ -1,4 +1,4 @@
-//! Making checkpoints of files of llama2.c (`stories15M.bin`).
+//! Import of files of llama2.c (`stories15M.bin`).
 
 mod header;
 mod tokenizer;
@@ -23,15 +23,15 @@ use crate::{Error, Result};
 
 pub use self::header::is_llama2c;
 
-/// Makes a checkpoint in `out` of the file `path` of llama2.c: floats of versions 0 and 1 stay floats, and the 8-bit codes
-/// of version 2 are the checkpoint's.
+/// Imports the llama2.c file `path` as a checkpoint in `out`. Floats of versions 0 and 1 stay floats. The 8-bit codes
+/// of version 2 are kept.
 ///
-/// `tokenizer` is a `tokenizer.bin` of llama2.c, a `tokenizer.model` or a `tokenizer.json`; without one, the `tokenizer.bin`
-/// in the directory of the file.
+/// `tokenizer` is a `tokenizer.bin` of llama2.c, a `tokenizer.model` or a `tokenizer.json`. The default is the
+/// `tokenizer.bin` in the directory of the file.
 ///
 /// # Errors
-/// [`Error::Damaged`] naming the part of the file; [`Error::Unsupported`] for another version, and for groups that go
-/// across rows; those of writing a checkpoint.
+/// [`Error::Damaged`] naming the part of the file; [`Error::Unsupported`] for another version, and for groups that span
+/// rows; errors of writing a checkpoint.
 pub fn import_llama2c(
     path: &Path,
     out: &Path,
@@ -88,7 +88,7 @@ pub fn import_llama2c(
     let has_tokens = model.vocab_size > tokenizer::END as usize;
     let info = TokenizerInfo {
         bos_token_id: has_tokens.then_some(tokenizer::BEGIN),
-        // Its models end a text with the sign that begins the next.
+        // Its models end a text with the token that begins the next.
         eos_token_ids: if has_tokens { vec![tokenizer::BEGIN, tokenizer::END] } else { Vec::new() },
         chat: None,
     };
@@ -131,7 +131,7 @@ fn damaged(path: &Path, tensor: &str, problem: String) -> Error {
     Error::damaged_file(path, "llama2.c", tensor, problem)
 }
 
-/// The row of the file that each row here is: those of q and k are interleaved there.
+/// For each row of the checkpoint, the row of the file: those of q and k are interleaved in files.
 fn order(model: &ModelConfig, tensor: &ExpectedTensor) -> Option<Vec<usize>> {
     let interleaved = ["q_proj.weight", "k_proj.weight"].iter().any(|end| tensor.name.ends_with(end));
     let rows = *tensor.shape.first()?;
@@ -171,7 +171,7 @@ fn scheme(path: &Path, file: &Llama2cFile, tensor: &ExpectedTensor) -> Result<Qu
     })
 }
 
-/// The same codes and scales. A group of zeros has the scale 1 here.
+/// The same codes and scales as a matrix. A group of zeros gets the scale 1.
 fn matrix(
     path: &Path,
     file: &Llama2cFile,
@@ -196,7 +196,7 @@ fn matrix(
         .map_err(|error| damaged(path, &tensor.name, error.to_string()))
 }
 
-/// The values that codes stand for.
+/// The values of a tensor's codes.
 fn dequantized(path: &Path, file: &Llama2cFile, tensor: &ExpectedTensor) -> Result<Vec<f32>> {
     let (codes, scales) = file.codes(path, &tensor.name)?;
     let group = file.group_size.unwrap_or(codes.len().max(1));

@@ -1,4 +1,4 @@
-//! Tokenizers next to a file of llama2.c.
+//! Tokenizers of llama2.c files.
 
 use std::path::{Path, PathBuf};
 
@@ -8,15 +8,15 @@ use slm_text::sentencepiece::{Algorithm, Frame, Piece, PieceKind, SPACE, Sentenc
 
 use crate::{Error, Result};
 
-/// The name that llama2.c gives it.
+/// The default file name of llama2.c.
 const FILE: &str = "tokenizer.bin";
-/// Ids of the signs that it knows, in the order of a SentencePiece model of Llama.
+/// Ids of the special tokens, in the order of a SentencePiece model of Llama.
 const UNKNOWN: usize = 0;
 pub(super) const BEGIN: u32 = 1;
 pub(super) const END: u32 = 2;
 
-/// The tokenizer of a model of `vocab_size` tokens, as a `tokenizer.json`: of the file that is named, or of the one next
-/// to the model; or why there is none.
+/// The tokenizer of a model of `vocab_size` tokens as a `tokenizer.json`: of the named file, or of the one next to the
+/// model; or the reason why there is none.
 pub(super) fn read(
     model: &Path,
     named: Option<&Path>,
@@ -56,7 +56,7 @@ pub(super) fn read(
     }
 }
 
-/// Scores and texts: the length of the longest text, and of each token its score, its length and its bytes.
+/// Reads scores and texts: the length of the longest text, then each token's score, length and bytes.
 fn pieces(bytes: &[u8]) -> std::result::Result<Vec<(f32, String)>, String> {
     let (head, mut rest) = bytes.split_first_chunk::<4>().ok_or("it is shorter than its header")?;
     let longest = u32::from_le_bytes(*head) as usize;
@@ -85,7 +85,8 @@ fn pieces(bytes: &[u8]) -> std::result::Result<Vec<(f32, String)>, String> {
     }
 }
 
-/// The model that the tokens were taken from. llama2.c writes a space for its sign, and lines around the two signs.
+/// The SentencePiece model of the tokens. llama2.c writes a space for its space sign, and line breaks around the two
+/// special tokens.
 fn model_of(pieces: Vec<(f32, String)>) -> SentencePiece {
     let piece = |(id, (score, text)): (usize, (f32, String))| {
         let kind = match id {

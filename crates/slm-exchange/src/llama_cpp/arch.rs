@@ -17,13 +17,13 @@ pub(crate) enum Arch {
     Phi3,
     Olmo2,
     Granite,
-    /// Granite with windows and layers without rotary embedding. It computes Llama too, with multipliers of 1 and
-    /// attention sinks that weigh nothing.
+    /// Granite with windows and with layers without rotary embedding. It also computes Llama, with multipliers of 1 and
+    /// attention sinks without weight.
     GraniteSwa,
     StableLm,
 }
 
-/// Architecture, its name in files, the Hugging Face architectures that llama.cpp's converter writes as it.
+/// Architecture, its name in files, and the Hugging Face architectures that llama.cpp's converter maps to it.
 const ARCHITECTURES: [(Arch, &str, &[&str]); 12] = [
     (Arch::Llama, "llama", &["LlamaForCausalLM", "MistralForCausalLM", "MinistralForCausalLM"]),
     (Arch::Qwen2, "qwen2", &["Qwen2ForCausalLM"]),
@@ -40,7 +40,7 @@ const ARCHITECTURES: [(Arch, &str, &[&str]); 12] = [
 ];
 
 impl Arch {
-    /// Its name in files and before its keys.
+    /// Its name in files, which is also the prefix of its keys.
     pub(crate) fn name(self) -> &'static str {
         ARCHITECTURES.iter().find(|(arch, ..)| *arch == self).map_or("", |(_, name, _)| name)
     }
@@ -50,7 +50,7 @@ impl Arch {
         ARCHITECTURES.iter().find(|(_, known, _)| *known == name).map(|(arch, ..)| *arch)
     }
 
-    /// The names of all, for messages.
+    /// The names of all architectures, for messages.
     pub(crate) fn all_names() -> String {
         ARCHITECTURES.iter().map(|(_, name, _)| *name).collect::<Vec<_>>().join(", ")
     }
@@ -60,14 +60,14 @@ impl Arch {
         ARCHITECTURES.iter().find(|(_, _, names)| names.contains(&name)).map(|(arch, ..)| *arch)
     }
 
-    /// The Hugging Face architecture whose models it computes; the first of several.
+    /// The Hugging Face architecture whose models it computes; the first if there are several.
     pub(crate) fn hugging_face(self) -> &'static str {
         let found = ARCHITECTURES.iter().find(|(arch, ..)| *arch == self);
         found.and_then(|(_, _, names)| names.first()).copied().unwrap_or("LlamaForCausalLM")
     }
 
-    /// The architecture to write a model as: the one for its Hugging Face architecture where that is known and computes
-    /// the model, else the first that does. Otherwise the reasons.
+    /// The architecture to write a model as: the one for its Hugging Face architecture if that is known and computes
+    /// the model, otherwise the first one that does. If there is none, the reasons.
     pub(crate) fn choose(model: &ModelConfig, hugging_face: Option<&str>) -> Result<Self, String> {
         let preferred = hugging_face.and_then(Self::of_hugging_face);
         let all = ARCHITECTURES.iter().map(|(arch, ..)| *arch);
@@ -79,7 +79,7 @@ impl Arch {
                 refusals => reasons.push((arch, refusals)),
             }
         }
-        // The nearest one says most.
+        // The reasons of the nearest architecture say most.
         let nearest = match preferred {
             Some(_) => reasons.first(),
             None => reasons.iter().min_by_key(|(_, refusals)| refusals.len()),
@@ -96,32 +96,32 @@ impl Arch {
         })
     }
 
-    /// Whether the pairs that rotate are neighbours in a head, for which the rows of q and k are reordered.
+    /// Returns `true` if the pairs that rotate are neighbours in a head. The rows of q and k are reordered then.
     pub(crate) fn interleaves_heads(self) -> bool {
         matches!(self, Self::Llama | Self::SmolLm3 | Self::Granite | Self::GraniteSwa)
     }
 
-    /// Whether q, k and v are one tensor.
+    /// Returns `true` if q, k and v are one tensor.
     pub(crate) fn fuses_qkv(self) -> bool {
         matches!(self, Self::Gpt2 | Self::GptNeox | Self::Phi3)
     }
 
-    /// Whether gate and up are one tensor, `ffn_up`.
+    /// Returns `true` if gate and up are one tensor, `ffn_up`.
     pub(crate) fn fuses_gate_up(self) -> bool {
         self == Self::Phi3
     }
 
-    /// Whether a head must be stored, though it is tied.
+    /// Returns `true` if a tied head must be stored too.
     pub(crate) fn needs_output(self) -> bool {
         matches!(self, Self::GptNeox | Self::Olmo2 | Self::StableLm)
     }
 
-    /// Whether norms are LayerNorms.
+    /// Returns `true` if norms are LayerNorms.
     pub(crate) fn has_layer_norm(self) -> bool {
         matches!(self, Self::Gpt2 | Self::GptNeox | Self::StableLm)
     }
 
-    /// Whether the scores of attention have a factor of their own, and embedding, residual and logits theirs.
+    /// Returns `true` if attention scores, embedding, residual and logits have multipliers.
     pub(crate) fn has_multipliers(self) -> bool {
         matches!(self, Self::Granite | Self::GraniteSwa)
     }

@@ -1,4 +1,4 @@
-//! What the architectures of llama.cpp compute, held against a model.
+//! Comparison of a model with what the architectures of llama.cpp can compute.
 
 use slm_model::{
     AttentionBias, LayerSpec, MlpKind, ModelConfig, NormKind, NormPlacement, Position, QkNorm, RopeScaling,
@@ -6,10 +6,10 @@ use slm_model::{
 
 use super::arch::Arch;
 
-/// The layers of llama.cpp's SmolLM3 that have no rotary embedding: every fourth.
+/// Step of the layers without rotary embedding in llama.cpp's SmolLM3: every fourth.
 pub(crate) const SMOLLM3_STEP: usize = 4;
 
-/// What `arch` cannot compute of `model`; nothing where it computes it.
+/// The properties of `model` that `arch` cannot compute; empty if it computes the model.
 pub(crate) fn refusals(arch: Arch, model: &ModelConfig) -> Vec<String> {
     let mut found = Refusals(Vec::new());
     let layers = model.layers();
@@ -30,7 +30,7 @@ pub(crate) fn refusals(arch: Arch, model: &ModelConfig) -> Vec<String> {
     found.0
 }
 
-/// The window of a layer, where it is narrower than the context.
+/// The window of a layer, if it is narrower than the context.
 pub(crate) fn window(model: &ModelConfig, layer: &LayerSpec) -> Option<usize> {
     layer.sliding_window.filter(|&window| window < model.max_position_embeddings)
 }

@@ -1,4 +1,4 @@
-//! The configuration of a model, made of the metadata and the tensors of a file.
+//! A model's configuration, derived from the metadata and the tensors of a file.
 
 use slm_model::{
     AttentionBias, MlpKind, ModelConfig, NormKind, NormPlacement, Position, QkNorm, RopeScaling, RotaryConfig,
@@ -11,15 +11,15 @@ use super::names;
 use crate::gguf::{Array, GgufFile, Value, dequantize};
 use crate::{Error, Result};
 
-/// The scalings that Llama 3.1 and 3.2 came with: factor, and what they have in common.
+/// The factors of the scalings of Llama 3.1 and 3.2; their other parameters are equal.
 const LLAMA3_FACTORS: [f64; 2] = [8.0, 32.0];
 const LLAMA3_CONTEXT: usize = 8192;
 
-/// The architecture of `file` and the model's configuration.
+/// Reads the architecture of `file` and the model's configuration.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for another architecture or an option that is not computed here; [`Error::Damaged`] for a key
-/// that is missing or cannot be right.
+/// [`Error::Unsupported`] for another architecture or an unsupported option; [`Error::Damaged`] for a key that is
+/// missing or invalid.
 pub(crate) fn read(file: &GgufFile) -> Result<(Arch, ModelConfig)> {
     let path = file.path();
     let name = file.get("general.architecture").and_then(Value::as_str);
@@ -49,7 +49,7 @@ impl Keys<'_> {
         Error::damaged(self.file.path(), self.key(key), expected)
     }
 
-    /// A whole number; of a list, that of all layers.
+    /// A whole number. A list must have the same value for all layers.
     fn size(&self, key: &str) -> Result<Option<usize>> {
         let Some(value) = self.file.get(&self.key(key)) else { return Ok(None) };
         let number = match value {
@@ -70,7 +70,7 @@ impl Keys<'_> {
         self.size(key)?.ok_or_else(|| self.wrong(key, "is missing"))
     }
 
-    /// A number, as the shortest decimal that a 32-bit float stands for.
+    /// A number, as the shortest decimal that rounds to the stored 32-bit float.
     fn float(&self, key: &str) -> Result<Option<f64>> {
         let Some(value) = self.file.get(&self.key(key)) else { return Ok(None) };
         let number = match value {
@@ -166,7 +166,7 @@ impl Keys<'_> {
                 model.qk_norm = QkNorm::PerHead;
                 model.norm_placement = NormPlacement::Both;
                 model.embedding_multiplier = (model.hidden_size as f64).sqrt();
-                /// Layers of the 27B model, the only one whose scale is that of its width.
+                /// Number of layers of the 27B model, the only one whose scale is derived from its width.
                 const LAYERS_OF_27B: usize = 62;
                 let scalar = match model.num_layers {
                     LAYERS_OF_27B => model.hidden_size.checked_div(model.num_heads).unwrap_or(1),
@@ -229,7 +229,7 @@ impl Keys<'_> {
         Ok(())
     }
 
-    /// Which layers have a window.
+    /// For each layer, `true` if it has a window.
     fn sliding(&self, arch: Arch, layers: usize) -> Result<Vec<bool>> {
         let key = "attention.sliding_window_pattern";
         if !matches!(arch, Arch::Gemma3 | Arch::GraniteSwa)
@@ -297,7 +297,7 @@ impl Keys<'_> {
         Ok(rotary)
     }
 
-    /// The values of a tensor with a divisor for each pair of a head.
+    /// The values of a tensor that has a divisor for each pair of a head.
     fn divisors(&self, name: &str, model: &ModelConfig) -> Result<Option<Vec<f32>>> {
         let Some(tensor) = self.file.tensor(name) else { return Ok(None) };
         let values = dequantize(tensor.kind, &self.file.read(tensor)?);
@@ -312,7 +312,7 @@ impl Keys<'_> {
         }
     }
 
-    /// The scaling that gives `divisors`: Llama 3's where it is one that is known or written by this program, else one
+    /// The scaling that gives `divisors`: Llama 3's if it is a known one or was written by this program, otherwise one
     /// that divides each pair.
     fn llama3(&self, rotary: &RotaryConfig, model: &ModelConfig, divisors: &[f32]) -> Result<RopeScaling> {
         let own = |key: &str| self.file.get(&format!("{OWN}.rope.llama3.{key}")).and_then(Value::as_f64);

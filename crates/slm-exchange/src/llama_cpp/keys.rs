@@ -1,4 +1,4 @@
-//! The metadata that says what a model computes, made of its configuration.
+//! The metadata of a model's computation, derived from its configuration.
 
 use slm_model::{ModelConfig, RopeScaling, RotaryConfig};
 
@@ -10,10 +10,10 @@ use crate::gguf::Value;
 /// Prefix of the keys of this project.
 pub(crate) const OWN: &str = "slm";
 
-/// The scores of a head whose sink weighs nothing next to any other score.
+/// The sink of a head that has no weight next to any other score.
 const NO_SINK: f32 = -1e30;
 
-/// A tensor that llama.cpp wants and the model computes itself.
+/// A tensor that llama.cpp needs and that this project computes from the configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Extra {
     pub(crate) name: String,
@@ -45,12 +45,12 @@ pub(crate) fn keys(arch: Arch, model: &ModelConfig) -> Vec<(String, Value)> {
         keys.number("attention.sliding_window", *window);
         keys.add("attention.sliding_window_pattern", Value::from(sliding.clone()));
     } else if arch == Arch::GraniteSwa {
-        // It wants a layer with a window: one as wide as the context is none.
+        // llama.cpp needs a layer with a window. One as wide as the context has no effect.
         let first: Vec<bool> = (0..layers.len()).map(|layer| layer == 0).collect();
         keys.number("attention.sliding_window", model.max_position_embeddings);
         keys.add("attention.sliding_window_pattern", Value::from(first));
     } else if arch == Arch::Phi3 {
-        // Absent, it is filled in for files that do not say it.
+        // If absent, llama.cpp fills it in.
         keys.number("attention.sliding_window", 0);
     }
     if arch == Arch::GraniteSwa {
@@ -58,7 +58,7 @@ pub(crate) fn keys(arch: Arch, model: &ModelConfig) -> Vec<(String, Value)> {
         keys.add("attention.rope_pattern", Value::from(rotates));
     }
     if arch.has_multipliers() {
-        // Absent, it is that of the width of a head.
+        // If absent, it is derived from the width of a head.
         if let Some(scale) = layers.first().and_then(|layer| layer.attention_scale) {
             keys.float("attention.scale", scale);
         }
@@ -81,7 +81,7 @@ pub(crate) fn keys(arch: Arch, model: &ModelConfig) -> Vec<(String, Value)> {
     keys.list
 }
 
-/// The tensors that `arch` wants next to the weights of `model`.
+/// The tensors that `arch` needs besides the weights of `model`.
 pub(crate) fn extras(arch: Arch, model: &ModelConfig) -> Vec<Extra> {
     let mut extras = Vec::new();
     let layers = model.layers();
@@ -107,7 +107,7 @@ pub(crate) fn extras(arch: Arch, model: &ModelConfig) -> Vec<Extra> {
     extras
 }
 
-/// What each rotary frequency is divided by in the scaling of Llama 3; none in another.
+/// The divisor of each rotary frequency in the scaling of Llama 3; `None` for other scalings.
 pub(crate) fn llama3_divisors(rotary: &RotaryConfig, head_dim: usize) -> Option<Vec<f32>> {
     let Some(RopeScaling::Llama3 {
         factor,
@@ -156,7 +156,7 @@ impl Keys {
         self.number("rope.dimension_count", rotary.dims.unwrap_or(model.head_dim));
         self.float("rope.freq_base", rotary.theta);
         match &rotary.scaling {
-            // No key says the second; such models are refused before.
+            // No key holds the second; such models were rejected before.
             None | Some(RopeScaling::Dynamic { .. }) => {}
             Some(RopeScaling::Linear { factor }) => {
                 self.add("rope.scaling.type", Value::from("linear"));

@@ -2,7 +2,7 @@
 
 use slm_model::{EMBED_POSITIONS, EMBED_TOKENS};
 
-/// Ours in a layer, and llama.cpp's.
+/// The names of tensors in a layer: this project's and llama.cpp's.
 const IN_LAYER: [(&str, &str); 13] = [
     ("input_norm", "attn_norm"),
     ("self_attn.q_proj", "attn_q"),
@@ -19,27 +19,27 @@ const IN_LAYER: [(&str, &str); 13] = [
     ("mlp_output_norm", "post_ffw_norm"),
 ];
 
-/// q, k and v in one.
+/// q, k and v as one tensor.
 pub(crate) const QKV: &str = "attn_qkv";
-/// The embedding, and the head that is tied to it.
+/// The embedding, and a head that is tied to it.
 pub(crate) const EMBEDDING: &str = "token_embd.weight";
 /// The head.
 pub(crate) const OUTPUT: &str = "output.weight";
 /// Divisors of the rotary frequencies.
 pub(crate) const ROPE_FREQS: &str = "rope_freqs.weight";
-/// Divisors for long contexts and for short ones.
+/// Divisors of the rotary frequencies for long contexts. [`ROPE_SHORT`] is for short ones.
 pub(crate) const ROPE_LONG: &str = "rope_factors_long.weight";
 /// See [`ROPE_LONG`].
 pub(crate) const ROPE_SHORT: &str = "rope_factors_short.weight";
 
-/// The layer, the part and the kind (`weight` or `bias`) of one of our names.
+/// The layer, the part and the kind (`weight` or `bias`) in one of this project's names.
 pub(crate) fn split(name: &str) -> Option<(usize, &str, &str)> {
     let (index, rest) = name.strip_prefix("layers.")?.split_once('.')?;
     let (part, kind) = rest.rsplit_once('.')?;
     Some((index.parse().ok()?, part, kind))
 }
 
-/// llama.cpp's name of our tensor `name`.
+/// llama.cpp's name of the tensor that this project calls `name`.
 pub(crate) fn to_gguf(name: &str) -> Option<String> {
     if let Some((index, part, kind)) = split(name) {
         let (_, theirs) = IN_LAYER.iter().find(|(ours, _)| *ours == part)?;
@@ -55,7 +55,7 @@ pub(crate) fn to_gguf(name: &str) -> Option<String> {
     }
 }
 
-/// A name in layer `index`.
+/// The name of a tensor in layer `index`.
 pub(crate) fn in_layer(index: usize, part: &str, kind: &str) -> String {
     format!("blk.{index}.{part}.{kind}")
 }

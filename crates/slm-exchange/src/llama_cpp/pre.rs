@@ -1,8 +1,8 @@
-//! Pre-tokenizers: llama.cpp knows them by name, `tokenizer.json` has their patterns.
+//! Pre-tokenizers, which llama.cpp knows by name and `tokenizer.json` by pattern.
 
 use serde_json::{Value, json};
 
-/// GPT-2's pattern, which `ByteLevel` with `use_regex` has built in.
+/// GPT-2's pattern, which is built into `ByteLevel` with `use_regex`.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -12,14 +12,14 @@ const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}
 /// The split of a text before byte pairs are merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Split {
-    /// By a pattern.
+    /// Splits by a pattern.
     Pattern(&'static str),
-    /// Single digits, and the rest by GPT-2's pattern.
+    /// Splits off single digits, and the rest by GPT-2's pattern.
     Digits,
 }
 
-/// A pre-tokenizer: its name, how it splits, whether words of the vocabulary are taken whatever the merges say, whether
-/// llama.cpp begins texts with BOS where a file does not say so.
+/// A pre-tokenizer: its name, its split, `true` if words of the vocabulary are taken regardless of the merges, and
+/// `true` if llama.cpp begins texts with BOS unless the file says otherwise.
 pub(crate) struct Pre {
     pub(crate) name: &'static str,
     pub(crate) split: Split,
@@ -31,7 +31,7 @@ const fn pre(name: &'static str, split: Split, ignore_merges: bool, add_bos: boo
     Pre { name, split, ignore_merges, add_bos }
 }
 
-/// The first of those that do the same is the one that is written.
+/// All known pre-tokenizers. Of several that do the same, the first is written.
 const KNOWN: &[Pre] = &[
     pre("gpt-2", Split::Pattern(GPT2), false, false),
     pre("phi-2", Split::Pattern(GPT2), false, false),
@@ -69,7 +69,7 @@ pub(crate) fn named(name: &str) -> Option<&'static Pre> {
     KNOWN.iter().find(|pre| pre.name == name)
 }
 
-/// llama.cpp's name of a `pre_tokenizer`; otherwise what is not known of it.
+/// llama.cpp's name of a `pre_tokenizer`, or the part of it that is unknown.
 pub(crate) fn name_of(pre_tokenizer: &Value, ignore_merges: bool) -> Result<&'static str, String> {
     let split = split_of(pre_tokenizer)?;
     let same = |pre: &&Pre| pre.split == split;

@@ -1,9 +1,10 @@
 //! The order of rows of q and k.
 //!
 //! Here, as in Hugging Face's models, value `i` of a head rotates with value `i + dims / 2`. Some architectures of
-//! llama.cpp rotate neighbours: their rows are interleaved.
+//! llama.cpp rotate neighbours, so their rows are interleaved.
 
-/// Which row of ours each row of an interleaved tensor is, for heads of `head_dim` rows of which the first `dims` rotate.
+/// For each row of an interleaved tensor, the row of the checkpoint. Heads have `head_dim` rows, of which the first
+/// `dims` rotate.
 pub(crate) fn interleaved(rows: usize, head_dim: usize, dims: usize) -> Vec<usize> {
     let half = dims / 2;
     let inside = |row: usize| match row {
@@ -13,7 +14,7 @@ pub(crate) fn interleaved(rows: usize, head_dim: usize, dims: usize) -> Vec<usiz
     (0..rows).map(|row| row / head_dim * head_dim + inside(row % head_dim)).collect()
 }
 
-/// The order that undoes `order`.
+/// The inverse permutation of `order`.
 pub(crate) fn inverse(order: &[usize]) -> Vec<usize> {
     let mut inverse = vec![0; order.len()];
     for (at, &row) in order.iter().enumerate() {

@@ -13,7 +13,7 @@ use super::pre;
 use crate::gguf::Value;
 use crate::{Error, Result};
 
-/// Types of tokens.
+/// The types of tokens.
 pub(crate) mod token_type {
     pub(crate) const NORMAL: i32 = 1;
     pub(crate) const UNKNOWN: i32 = 2;
@@ -23,12 +23,12 @@ pub(crate) mod token_type {
     pub(crate) const BYTE: i32 = 6;
 }
 
-/// The key of a whole `tokenizer.json`, which the specification of GGUF has.
+/// The key of a complete `tokenizer.json`, which GGUF's specification defines.
 pub(crate) const HF_JSON: &str = "tokenizer.huggingface.json";
 /// The key of the chat template.
 pub(crate) const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 
-/// The special tokens by their keys in `tokenizer.ggml`, and by what chat templates call them.
+/// The special tokens: their keys in `tokenizer.ggml`, and their names in chat templates.
 pub(crate) const SPECIAL: [(&str, &str); 4] = [
     ("bos_token_id", "bos_token"),
     ("eos_token_id", "eos_token"),
@@ -87,7 +87,7 @@ impl Merge {
     }
 }
 
-/// The metadata of a tokenizer, and what of it llama.cpp does otherwise.
+/// The metadata of a tokenizer, and notes on what llama.cpp does differently.
 #[derive(Debug, Default)]
 pub(crate) struct TokenizerKeys {
     pub(crate) pairs: Vec<(String, Value)>,
@@ -103,7 +103,7 @@ impl TokenizerKeys {
 /// The metadata of the tokenizer of `json`, for a model of `vocab_size` rows.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for a tokenizer that llama.cpp does not have.
+/// [`Error::Unsupported`] for a tokenizer that llama.cpp does not support.
 pub(crate) fn keys(
     path: &Path,
     json: &[u8],
@@ -164,7 +164,7 @@ pub(crate) fn keys(
     Ok(keys)
 }
 
-/// Whether the tokenizer of `json` takes spaces after its special tokens away, as that of Phi-3 does.
+/// Returns `true` if the tokenizer of `json` strips spaces after its special tokens, as that of Phi-3 does.
 pub(crate) fn strips_right(json: &[u8]) -> bool {
     let file: Result<File, _> = serde_json::from_slice(json);
     file.is_ok_and(|file| file.added_tokens.iter().any(|token| token.special && token.rstrip))
@@ -190,8 +190,8 @@ fn byte_pair_keys(keys: &mut TokenizerKeys, file: &File) -> Result<(), String> {
     Ok(())
 }
 
-/// SentencePiece merges the pair whose token has the best score. Here the score is how early the merge that makes the
-/// token is, negated.
+/// Writes the keys of SentencePiece, which merges the pair whose token has the best score. The score of a token is the
+/// negated position of its merge.
 fn sentence_piece_keys(keys: &mut TokenizerKeys, file: &File, texts: &[String]) -> Result<(), String> {
     let normalizer = file.normalizer.to_string();
     let replaces = normalizer.contains("\"Replace\"") && normalizer.contains(SPACE);
@@ -228,7 +228,7 @@ fn sentence_piece_keys(keys: &mut TokenizerKeys, file: &File, texts: &[String]) 
     Ok(())
 }
 
-/// Ids of special tokens, and what the tokenizer puts around a text.
+/// Writes the ids of special tokens, and the tokens that the tokenizer adds around a text.
 fn special_keys(
     keys: &mut TokenizerKeys,
     path: &Path,

@@ -1,4 +1,4 @@
-//! The tokenizer of a file as a `tokenizer.json`.
+//! Conversion of a file's tokenizer to a `tokenizer.json`.
 
 use serde_json::{Map, Value as Json, json};
 use slm_checkpoint::{ChatInfo, TokenizerInfo};
@@ -10,20 +10,20 @@ use super::tokenizer::{CHAT_TEMPLATE, HF_JSON, SPECIAL, token_type};
 use crate::gguf::{Array, GgufFile, Value};
 use crate::{Error, Result};
 
-/// What a file says of texts.
+/// The tokenizer and chat template of a file.
 #[derive(Debug, Default)]
 pub(crate) struct Texts {
     /// Content of a `tokenizer.json`.
     pub(crate) json: Option<Vec<u8>>,
     pub(crate) info: TokenizerInfo,
-    /// What was passed over.
+    /// Notes on what was ignored.
     pub(crate) notes: Vec<String>,
 }
 
 /// Reads the tokenizer, its special tokens and the chat template of a model of `vocab_size` rows.
 ///
 /// # Errors
-/// [`Error::Damaged`] for a tokenizer that contradicts itself or cannot be used.
+/// [`Error::Damaged`] for a tokenizer that is inconsistent or cannot be used.
 pub(crate) fn read(file: &GgufFile, vocab_size: usize) -> Result<Texts> {
     let keys = Keys { file, vocab_size };
     let mut texts = Texts { info: keys.info()?, ..Texts::default() };
@@ -63,7 +63,7 @@ impl<'a> Keys<'a> {
         self.array("tokens").and_then(Array::as_strings).unwrap_or_default()
     }
 
-    /// The id under `key`, where the model has it.
+    /// The id under `key`, if the model has that token.
     fn id(&self, key: &str) -> Option<u32> {
         let id = u32::try_from(self.get(key)?.as_u64()?).ok()?;
         ((id as usize) < self.vocab_size).then_some(id)
@@ -92,7 +92,7 @@ impl<'a> Keys<'a> {
         Ok(TokenizerInfo { bos_token_id: self.id("bos_token_id"), eos_token_ids, chat })
     }
 
-    /// A `tokenizer.json`, or why there is none.
+    /// Builds a `tokenizer.json`, or returns the reason why there is none.
     fn build(&self) -> Result<std::result::Result<Vec<u8>, String>> {
         let model = self.get("model").and_then(Value::as_str).unwrap_or("none");
         let tokens = self.tokens();
@@ -190,7 +190,7 @@ impl<'a> Keys<'a> {
         }))
     }
 
-    /// What is put around a text, where a file that does not say begins it with BOS if `add_bos`.
+    /// The tokens added around a text. A file that does not say begins it with BOS if `add_bos`.
     fn post_processor(&self, add_bos: bool) -> Json {
         let flag = |key: &str, default: bool| self.get(key).and_then(Value::as_bool).unwrap_or(default);
         let token = |key: &str, wanted: bool| {
@@ -208,7 +208,7 @@ impl<'a> Keys<'a> {
         template(text(begin), text(end))
     }
 
-    /// Loads the tokenizer and takes a text through it.
+    /// Loads the tokenizer and encodes a test text.
     fn try_out(&self, json: &[u8]) -> Result<()> {
         let refuse = |problem: String| Error::damaged(self.file.path(), "tokenizer", problem);
         let text = std::str::from_utf8(json).map_err(|error| refuse(error.to_string()))?;
@@ -233,18 +233,18 @@ struct Vocabulary<'a> {
 }
 
 impl Vocabulary<'_> {
-    /// Whether a token fills a row that no text can reach.
+    /// Returns `true` if a token only fills a row that no text can reach.
     fn is_padding(&self, id: usize) -> bool {
         self.types.get(id) == Some(&i64::from(token_type::UNUSED)) && self.tokens[id] == format!("[PAD{id}]")
     }
 
-    /// The id of every token that is one.
+    /// The id of every token that is not padding.
     fn ids(&self) -> Map<String, Json> {
         let used = self.tokens.iter().enumerate().filter(|&(id, _)| !self.is_padding(id));
         used.map(|(id, token)| (token.clone(), Json::from(id))).collect()
     }
 
-    /// The tokens that are found in a text as a whole.
+    /// The tokens that are matched as a whole in a text.
     fn added(&self) -> Vec<Json> {
         let whole = [token_type::CONTROL, token_type::USER_DEFINED, token_type::UNKNOWN].map(i64::from);
         let added = self.types.iter().enumerate().filter(|(_, kind)| whole.contains(kind));
@@ -258,7 +258,7 @@ impl Vocabulary<'_> {
             .collect()
     }
 
-    /// Whether a token of SentencePiece is made of two others.
+    /// Returns `true` if a token of SentencePiece is made of two others.
     fn is_merged(&self, id: usize) -> bool {
         self.types.get(id) == Some(&i64::from(token_type::NORMAL)) && !is_byte(&self.tokens[id])
     }

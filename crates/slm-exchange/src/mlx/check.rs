@@ -1,6 +1,6 @@
-//! A model held against what mlx-lm computes.
+//! Comparison of a model with what mlx-lm can compute.
 //!
-//! Its models are those of transformers but for what is listed here, as of mlx-lm 0.32 (`mlx_lm/models`).
+//! Its models equal those of transformers except for what is listed here, as of mlx-lm 0.32 (`mlx_lm/models`).
 
 use slm_model::{AttentionBias, MlpKind, ModelConfig, RopeScaling};
 
@@ -19,16 +19,16 @@ const FAMILIES: [&str; 12] = [
     "granite",
     "stablelm",
 ];
-/// Those whose MLP is four times as wide as the model, whatever the config says.
+/// Families whose MLP is always four times as wide as the model, whatever the config says.
 const FOUR_TIMES: [&str; 2] = ["gpt2", "gpt_neox"];
-/// Those that take the width of a head from the other widths.
+/// Families that derive the width of a head from the other widths.
 const EVEN_HEADS: [&str; 6] = ["qwen2", "granite", "phi3", "gpt2", "gpt_neox", "stablelm"];
-/// Those that know windows in some layers, and full attention in others.
+/// Families that support windows in some layers and full attention in others.
 const SOME_WINDOWS: [&str; 3] = ["llama", "mistral", "smollm3"];
-/// Those that scale no rotations.
+/// Families without scaling of rotations.
 const NO_SCALING: [&str; 3] = ["phi3", "gpt_neox", "stablelm"];
 
-/// The first thing that mlx-lm cannot compute of a model of the family `kind`.
+/// The first property of a model of the family `kind` that mlx-lm cannot compute.
 pub(super) fn refusal(kind: &str, model: &ModelConfig) -> Option<String> {
     let layers = model.layers();
     if !FAMILIES.contains(&kind) {
@@ -90,7 +90,7 @@ pub(super) fn refusal(kind: &str, model: &ModelConfig) -> Option<String> {
     )
 }
 
-/// The parts of a model that mlx-lm computes otherwise.
+/// The parts of a model that mlx-lm computes differently.
 pub(super) fn differences(kind: &str, model: &ModelConfig) -> Vec<String> {
     let mut found = Vec::new();
     if kind == "gpt_neox" && model.mlp == MlpKind::Gelu {
@@ -106,7 +106,7 @@ pub(super) fn differences(kind: &str, model: &ModelConfig) -> Vec<String> {
     found
 }
 
-/// The step of Gemma's layers that see all positions; none where they do not come in steps.
+/// The step of Gemma's layers with full attention; `None` if these layers have no constant step.
 pub(super) fn gemma_pattern(model: &ModelConfig) -> Option<usize> {
     let layers = model.layers();
     (1..=layers.len() + 1).find(|&step| {

@@ -1,12 +1,12 @@
-//! Writing of directories for mlx-lm: the Hugging Face layout with linear layers and embeddings in MLX's affine mode.
+//! Export of directories for mlx-lm: the Hugging Face layout with linear layers and embeddings in MLX's affine mode.
 //!
 //! | tensor | type | shape | |
 //! |---|---|---|---|
 //! | `weight` | U32 | rows, columns · bits / 32 | codes from 0, the first in the lowest bits (`mx.quantize`) |
 //! | `scales`, `biases` | one float type for the whole file | rows, columns / group | `scale * code + bias` |
 //!
-//! Names are those that the classes of mlx-lm have after `sanitize`: of GPT-2 and GPT-NeoX they are not Hugging Face's, and
-//! the weights of GPT-2 have outputs for rows.
+//! Names are those of mlx-lm's classes after `sanitize`. For GPT-2 and GPT-NeoX they differ from Hugging Face's, and
+//! the weights of GPT-2 have outputs as rows.
 
 mod check;
 mod weights;
@@ -41,7 +41,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     }
     let tensors = fused(hf_model.architecture, source.model());
 
-    // The types first: they are in the header.
+    // The types are determined first: they are in the header.
     let mut exact = vec![FloatType::Bf16, FloatType::F16, FloatType::F32];
     let mut differences = check::differences(kind, source.model());
     let mut quantized_inputs = false;
@@ -110,7 +110,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     writer.finish()?;
     checkpoint.weights_sha256()?;
     let mut config = hf_model.config(checkpoint, float);
-    // What its classes want and those of transformers do not.
+    // Keys that mlx-lm's classes need and those of transformers do not.
     if let (true, Some(step)) = (kind == "gemma3_text", check::gemma_pattern(source.model())) {
         config.insert("sliding_window_pattern".to_owned(), step.into());
     }
@@ -129,7 +129,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     Ok(ExportReport { output, architecture, tensors: reports, notes: differences, bytes })
 }
 
-/// The name that mlx-lm has for the tensor that Hugging Face calls `name`, in a model of the family `kind`.
+/// mlx-lm's name of the tensor that Hugging Face calls `name`, in a model of the family `kind`.
 fn name(kind: &str, name: &str) -> String {
     match kind {
         "gpt2" => format!("model.{}", name.strip_prefix("transformer.").unwrap_or(name)),
@@ -149,7 +149,7 @@ fn module(name: &str) -> &str {
     name.strip_suffix(".weight").unwrap_or(name)
 }
 
-/// Shape and values of a tensor, of which a linear layer has its outputs for rows.
+/// Shape and values of a tensor. Those of a linear layer have outputs as rows.
 fn outputs_first(source: &Source<'_>, tensor: &Fused) -> Result<(Vec<usize>, Vec<f32>)> {
     let (values, _) = values(source, tensor)?;
     let transposed = tensor.parts.iter().any(|(_, origin)| origin.is_transposed());
@@ -163,7 +163,7 @@ fn outputs_first(source: &Source<'_>, tensor: &Fused) -> Result<(Vec<usize>, Vec
     }
 }
 
-/// Quantization of the layers of a model.
+/// The quantization of the layers of a model.
 #[derive(Default)]
 struct Quantization(BTreeMap<(usize, u32), Vec<String>>);
 
@@ -172,7 +172,7 @@ impl Quantization {
         self.0.entry((width, bits)).or_default().push(module.to_owned());
     }
 
-    /// The one of most layers, and each layer that has something else; none for a model of floats.
+    /// The quantization of most layers, and of each layer that differs; `None` for a float model.
     fn to_json(&self) -> Option<Value> {
         let (most, _) = self.0.iter().max_by_key(|(_, modules)| modules.len())?;
         let one =

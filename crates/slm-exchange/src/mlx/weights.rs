@@ -1,7 +1,7 @@
 //! The tensors of a quantized layer in MLX's affine mode.
 //!
-//! A value is `scale * code + bias` there, with codes from 0. Ours is `scale * (code - zero point)` with codes from -8 or -128,
-//! so that the bias is `-(zero point + 8) * scale` or `-(zero point + 128) * scale`.
+//! A value in MLX is `scale * code + bias`, with codes from 0. Ours is `scale * (code - zero point)` with codes from -8
+//! or -128, so the bias is `-(zero point + 8) * scale` or `-(zero point + 128) * scale`.
 
 use safetensors::Dtype;
 use slm_checkpoint::TensorSpec;
@@ -15,13 +15,13 @@ use crate::pack;
 use crate::report::Fidelity;
 use crate::source::Source;
 
-/// Values that share a scale in MLX, the most first.
+/// Group sizes of MLX, largest first.
 const WIDTHS: [usize; 3] = [128, 64, 32];
 
 /// A tensor of the model.
 pub(super) enum Weight {
     Quantized(Box<Layer>),
-    /// As floats; why, where it was codes.
+    /// Written as floats, with the reason if it was quantized.
     Float(Option<String>),
 }
 
@@ -29,11 +29,11 @@ pub(super) enum Weight {
 pub(super) struct Layer {
     pub(super) bits: Bits,
     pub(super) codes: Codes,
-    /// True if the checkpoint quantizes what is multiplied with it.
+    /// `true` if the checkpoint quantizes the inputs that it is multiplied with.
     pub(super) quantized_inputs: bool,
 }
 
-/// The codes of `tensor`, if it has a form for them.
+/// The codes of `tensor`, if the format can hold them.
 pub(super) fn weight(source: &Source<'_>, tensor: &Fused) -> Result<Weight> {
     let float = |because: String| Ok(Weight::Float(Some(because)));
     let parts = match parts(source, tensor)? {
@@ -70,7 +70,7 @@ impl Layer {
         }
     }
 
-    /// Steps by which the code 0 of MLX lies below zero, and scale and bias as `float` for each group.
+    /// For each group: the number of steps by which MLX's code 0 lies below zero, and scale and bias as `float`.
     fn groups(&self, float: FloatType) -> impl Iterator<Item = (i32, f32, f32, f32)> {
         let lowest = 1_i32 << (self.bit_count() - 1);
         let groups = self.codes.scales.iter().zip(&self.codes.zero_points);
@@ -81,7 +81,7 @@ impl Layer {
         })
     }
 
-    /// The part that is kept where scales and biases are written as `float`.
+    /// The fidelity of the layer if scales and biases are written as `float`.
     pub(super) fn fidelity(&self, float: FloatType) -> Fidelity {
         let most = f64::from((1_i32 << self.bit_count()) - 1);
         let (mut of_scale, mut of_bias, mut in_steps) = (0.0, 0.0, 0.0);
@@ -102,7 +102,7 @@ impl Layer {
         }
     }
 
-    /// The tensors of the layer `module`, and their bytes.
+    /// The tensors of the layer `module`, with their bytes.
     pub(super) fn tensors(&self, module: &str, float: FloatType) -> Vec<(TensorSpec, Vec<u8>)> {
         let [rows, cols] = self.codes.shape;
         let words: Vec<u32> =

@@ -7,16 +7,16 @@ use super::graph::Value;
 use super::proto::{AttributeProto, DataType};
 use crate::{Error, Result};
 
-/// What all layers share: positions, and what follows from them.
+/// The inputs of attention that all layers share: positions, and values derived from them.
 #[derive(Debug)]
 pub(super) struct Positions {
-    /// Those of the ids, `[sequence]`.
+    /// Positions of the ids, `[sequence]`.
     pub(super) queries: Value,
     /// Sines and cosines `[sequence, pairs]` of each kind of rotation.
     pub(super) rotations: Vec<(RotaryConfig, Rotation)>,
-    /// For each window that a layer has, what is added to scores, `[sequence, past + sequence]`.
+    /// For each window that a layer has, the mask that is added to scores, `[sequence, past + sequence]`.
     pub(super) masks: Vec<(Option<usize>, Value)>,
-    /// Where there is an attention mask: the last position of each sequence, and the length of the longest.
+    /// With an attention mask: the last position of each sequence, and the length of the longest.
     pub(super) lengths: Option<(Value, Value)>,
 }
 
@@ -36,7 +36,7 @@ impl Positions {
 }
 
 impl Builder<'_> {
-    /// Positions of the ids, masks and rotations.
+    /// Computes positions of the ids, masks and rotations.
     pub(super) fn positions(&mut self, ids: &str) -> Result<Positions> {
         let path = "positions";
         let layers = self.source.model().layers();
@@ -81,7 +81,7 @@ impl Builder<'_> {
         Ok(Positions { queries, rotations, masks, lengths: None })
     }
 
-    /// Sines and cosines at the positions `column`, of a sequence of `total`.
+    /// Sines and cosines at the positions `column` of a sequence of length `total`.
     fn rotation(
         &mut self,
         config: &RotaryConfig,
@@ -117,7 +117,7 @@ impl Builder<'_> {
         Ok(Rotation { pairs, cos: function("Cos"), sin: function("Sin") })
     }
 
-    /// The output of attention of layer `index`, whose keys and values become outputs of the graph.
+    /// The output of attention in layer `index`. Its keys and values become outputs of the graph.
     pub(super) fn attention(
         &mut self,
         index: usize,
@@ -187,7 +187,7 @@ impl Builder<'_> {
         self.linear(&format!("{path}.o_proj"), &y)
     }
 
-    /// `[batch, sequence, heads * head_dim]` as `[batch, heads, sequence, head_dim]`.
+    /// Reshapes `[batch, sequence, heads * head_dim]` to `[batch, heads, sequence, head_dim]`.
     pub(super) fn split_heads(&mut self, path: &str, x: &str, heads: usize) -> Value {
         let shape = self.graph.ints(&[0, 0, heads as i64, self.source.model().head_dim as i64]);
         let x = self.graph.op(path, "Reshape", &[x, &shape], Vec::new());
@@ -219,7 +219,7 @@ impl Builder<'_> {
         graph.op(path, "Concat", &parts, last())
     }
 
-    /// The keys or values of layer `index` so far, an output of the graph.
+    /// The keys or values of layer `index` including the new ones, an output of the graph.
     fn grown(&mut self, index: usize, part: &str, x: &str) -> Value {
         let past = format!("past_key_values.{index}.{part}");
         let present = format!("present.{index}.{part}");

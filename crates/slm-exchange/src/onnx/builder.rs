@@ -1,4 +1,4 @@
-//! What a graph is built with.
+//! Construction of a graph from a checkpoint.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::float::FloatType;
 use crate::report::{Fidelity, TensorReport};
 use crate::source::Source;
 
-/// A graph under construction with the tensors of a checkpoint.
+/// A graph under construction, with the tensors of a checkpoint.
 pub(super) struct Builder<'a> {
     pub(super) source: &'a Source<'a>,
     pub(super) graph: Graph,
@@ -19,9 +19,9 @@ pub(super) struct Builder<'a> {
     pub(super) rules: TensorRtRules,
     /// The operators that may be used.
     pub(super) profile: OnnxProfile,
-    /// The type that float matrices are stored as.
+    /// The type in which float matrices are stored.
     pub(super) float_type: FloatType,
-    /// Inputs that were quantized for another layer.
+    /// Inputs that were already quantized for another layer.
     pub(super) quantized_inputs: HashMap<String, QuantizedInput>,
 }
 
@@ -38,7 +38,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// `x` as another type.
+    /// Casts `x` to another type.
     pub(super) fn cast(&mut self, path: &str, x: &str, data_type: DataType) -> Value {
         self.graph.op(path, "Cast", &[x], vec![AttributeProto::int("to", data_type as i64)])
     }

@@ -1,8 +1,8 @@
-//! The profile for onnxruntime-genai: ONNX Runtime's own operators `MatMulNBits` and `GroupQueryAttention`, an attention mask
-//! among the inputs, and `genai_config.json`.
+//! The profile for onnxruntime-genai: ONNX Runtime's own operators `MatMulNBits` and `GroupQueryAttention`, an
+//! attention mask as input, and `genai_config.json`.
 //!
-//! Codes keep their rows here, which is how `MatMulNBits` takes them; they are stored without a sign, 0 at 8 or 128. Scales
-//! that more than a block share are repeated.
+//! Codes are stored by row, as `MatMulNBits` takes them, and without a sign: 0 becomes 8 or 128. A scale that several
+//! blocks share is repeated.
 
 use serde_json::{Map, Value as Json, json};
 use slm_checkpoint::Checkpoint;
@@ -19,22 +19,22 @@ use super::write::MODEL;
 use crate::report::Fidelity;
 use crate::{Error, Result};
 
-/// The settings of onnxruntime-genai.
+/// The settings file of onnxruntime-genai.
 pub(super) const GENAI_CONFIG: &str = "genai_config.json";
-/// Blocks of a matrix whose rows have one scale.
+/// Block width of a matrix whose rows have one scale.
 const BLOCK: usize = 32;
-/// The smallest block that the operators take.
+/// Smallest block width of the operators.
 const MIN_BLOCK: usize = 16;
-/// What the width of a head is a multiple of.
+/// Required divisor of the width of a head.
 const HEAD_MULTIPLE: usize = 16;
-/// What the number of pairs of a head that the operator rotates is a multiple of.
+/// Required divisor of the number of pairs of a head that the operator rotates.
 const PAIRS_MULTIPLE: usize = 8;
-/// `accuracy_level` of a product of 32-bit floats.
+/// `accuracy_level` of a product with 32-bit float inputs.
 const FLOAT_INPUTS: i64 = 1;
 /// `accuracy_level` of a product whose inputs are rounded to 8 bits, block by block.
 const INT8_INPUTS: i64 = 4;
 
-/// Codes, scales and zero points as `MatMulNBits` and `GatherBlockQuantized` take them.
+/// Codes, scales and zero points in the layout of `MatMulNBits` and `GatherBlockQuantized`.
 pub(super) struct Blocks {
     codes: Value,
     scales: Value,
@@ -43,22 +43,22 @@ pub(super) struct Blocks {
     bits: Bits,
 }
 
-/// The width of the blocks that hold `matrix`; none where its groups are no multiple of any.
+/// The width of the blocks that hold `matrix`; `None` if its groups are not a multiple of any.
 pub(super) fn block_width(matrix: &QuantizedMatrix) -> Option<usize> {
     match grouping(matrix) {
         Grouping::Tensor | Grouping::Rows => Some(BLOCK),
-        // The largest power of two in it.
+        // The largest power of two that divides it.
         Grouping::Blocks(width) => Some(1 << width.trailing_zeros()).filter(|&block| block >= MIN_BLOCK),
     }
 }
 
-/// Whether `GroupQueryAttention` rotates so; if not, queries and keys are rotated before it.
+/// Returns `true` if `GroupQueryAttention` supports the rotation. Otherwise queries and keys are rotated before it.
 fn rotates(rotation: &Rotation) -> bool {
     rotation.pairs.is_multiple_of(PAIRS_MULTIPLE)
 }
 
 impl Builder<'_> {
-    /// The initializers of a quantized matrix in blocks, if there is a width for them.
+    /// The initializers of a quantized matrix in blocks, if a width fits.
     pub(super) fn blocks(
         &mut self,
         name: &str,
@@ -100,7 +100,7 @@ impl Builder<'_> {
         Some(Blocks { codes, scales, zero_points, block, bits })
     }
 
-    /// The product of `x`, `[..., cols]`, with a matrix in blocks.
+    /// Multiplies `x`, `[..., cols]`, with a matrix in blocks.
     pub(super) fn block_matmul(
         &mut self,
         path: &str,
@@ -125,7 +125,7 @@ impl Builder<'_> {
         self.microsoft(path, "MatMulNBits", &inputs, attributes)
     }
 
-    /// The rows `ids` of a matrix in blocks, whose rows must be whole blocks.
+    /// Looks up the rows `ids` of a matrix in blocks. Its rows must be whole blocks.
     pub(super) fn block_gather(&mut self, path: &str, ids: &str, blocks: &Blocks) -> Value {
         let flat = self.graph.ints(&[0, -1]);
         let table = self.graph.op(path, "Reshape", &[&blocks.codes, &flat], Vec::new());
@@ -152,7 +152,7 @@ impl Builder<'_> {
         name
     }
 
-    /// Lengths of the sequences, from the attention mask, and the rotations of all positions.
+    /// Computes lengths of the sequences from the attention mask, and the rotations of all positions.
     pub(super) fn mask_positions(&mut self, ids: &str) -> Result<Positions> {
         let path = "positions";
         let mask = [named_size("batch"), named_size("past + sequence")];
@@ -216,7 +216,7 @@ impl Builder<'_> {
         Ok(Positions { queries, rotations, masks: Vec::new(), lengths: Some((last, total)) })
     }
 
-    /// Attention of layer `index` as one operator.
+    /// Computes the attention of layer `index` with one operator.
     pub(super) fn group_query_attention(
         &mut self,
         index: usize,
@@ -260,7 +260,7 @@ impl Builder<'_> {
         self.linear(&format!("{path}.o_proj"), &name)
     }
 
-    /// Queries or keys `[batch, sequence, heads * head_dim]`, normalized as the layer has it and rotated by `rotation`.
+    /// Queries or keys `[batch, sequence, heads * head_dim]`, with the layer's norm applied and rotated by `rotation`.
     fn placed_heads(
         &mut self,
         path: &str,
@@ -301,7 +301,7 @@ pub(super) fn config(checkpoint: &Checkpoint) -> Json {
         settings.insert("bos_token_id".to_owned(), bos.into());
     }
     let known = json!({
-        // A decoder whose inputs and outputs are all named here, of whatever family.
+        // A generic decoder: all inputs and outputs are named here, whatever the family.
         "type": "decoder",
         "context_length": length,
         "eos_token_id": tokens.eos_token_ids,

@@ -8,23 +8,23 @@ use super::proto::{
     TensorTypeProto, TypeProto, ValueInfoProto,
 };
 
-/// The name of what a node computes, or of an initializer.
+/// The name of a node's output, or of an initializer.
 pub(super) type Value = String;
 
 /// Domain of the operators that ONNX Runtime adds to the standard.
 pub(super) const MICROSOFT: &str = "com.microsoft";
 
-/// Nodes, in an order in which they can be computed, and initializers.
+/// Nodes in topological order, and initializers.
 #[derive(Debug, Default)]
 pub(super) struct Graph {
     pub(super) proto: GraphProto,
     pub(super) initializers: Vec<Initializer>,
-    /// How often a name was given.
+    /// Number of uses of each name.
     names: BTreeMap<String, usize>,
 }
 
 impl Graph {
-    /// Adds a node with one output, which has the name of the node.
+    /// Adds a node with one output, named after the node.
     pub(super) fn op(
         &mut self,
         path: &str,
@@ -37,7 +37,7 @@ impl Graph {
         name
     }
 
-    /// Adds a node with one output that is called `output`.
+    /// Adds a node with one output called `output`.
     pub(super) fn op_as(
         &mut self,
         output: &str,
@@ -64,7 +64,7 @@ impl Graph {
         outputs
     }
 
-    /// Adds a node of any domain. An input that is left out has an empty name.
+    /// Adds a node of any domain. An omitted input has an empty name.
     pub(super) fn named(
         &mut self,
         name: &str,
@@ -85,7 +85,7 @@ impl Graph {
         });
     }
 
-    /// `name`, with a number behind it if it was given before.
+    /// `name`, with a number appended if it was used before.
     pub(super) fn unique(&mut self, name: String) -> String {
         let count = self.names.entry(name.clone()).or_insert(0);
         *count += 1;
@@ -95,7 +95,7 @@ impl Graph {
         }
     }
 
-    /// Adds an initializer, unless there is one of that name.
+    /// Adds an initializer, unless one of that name exists.
     pub(super) fn initializer(
         &mut self,
         name: impl Into<String>,
@@ -115,30 +115,30 @@ impl Graph {
         name
     }
 
-    /// An initializer with these floats.
+    /// Adds an initializer with these floats.
     pub(super) fn floats(&mut self, name: impl Into<String>, dims: &[usize], values: &[f32]) -> Value {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.initializer(name, DataType::Float, dims, Content::Bytes(bytes))
     }
 
-    /// A float of no dimensions.
+    /// Adds a scalar float.
     pub(super) fn float(&mut self, value: f32) -> Value {
         self.floats(format!("constant.f32.{value:e}"), &[], &[value])
     }
 
-    /// A 64-bit float of no dimensions.
+    /// Adds a scalar 64-bit float.
     pub(super) fn double(&mut self, value: f64) -> Value {
         let bytes = value.to_le_bytes().to_vec();
         self.initializer(format!("constant.f64.{value:e}"), DataType::Double, &[], Content::Bytes(bytes))
     }
 
-    /// An integer of no dimensions.
+    /// Adds a scalar integer.
     pub(super) fn int(&mut self, value: i64) -> Value {
         let bytes = value.to_le_bytes().to_vec();
         self.initializer(format!("constant.i64.{value}"), DataType::Int64, &[], Content::Bytes(bytes))
     }
 
-    /// A vector of integers, such as axes or a shape.
+    /// Adds a vector of integers, such as axes or a shape.
     pub(super) fn ints(&mut self, values: &[i64]) -> Value {
         let words: Vec<String> = values.iter().map(i64::to_string).collect();
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -165,12 +165,12 @@ fn value_info(name: &str, data_type: DataType, shape: &[Dimension]) -> ValueInfo
     ValueInfoProto { name: name.to_owned(), kind: Some(TypeProto { tensor_type }) }
 }
 
-/// A dimension of a fixed size.
+/// A dimension of fixed size.
 pub(super) fn size(size: usize) -> Dimension {
     Dimension::Size(i64::try_from(size).unwrap_or(i64::MAX))
 }
 
-/// A dimension that changes.
+/// A dimension of variable size.
 pub(super) fn named_size(name: &str) -> Dimension {
     Dimension::Name(name.to_owned())
 }

@@ -1,4 +1,4 @@
-//! The constants of a graph, whose values are read when they are written.
+//! The constants of a graph. Their values are read when they are written.
 
 use slm_quant_core::{Bits, QuantizedMatrix};
 
@@ -16,26 +16,26 @@ pub(super) struct Initializer {
     pub(super) content: Content,
 }
 
-/// Where its values come from.
+/// The source of a constant's values.
 #[derive(Debug)]
 pub(super) enum Content {
-    /// Values that are here already.
+    /// Values already in memory.
     Bytes(Vec<u8>),
     /// A float tensor of the checkpoint.
     Float {
         tensor: String,
         float: FloatType,
-        /// Whether rows become columns.
+        /// `true` to transpose the matrix.
         transposed: bool,
     },
     /// The codes of a quantized tensor of the checkpoint.
     Codes {
         tensor: String,
-        /// Whether rows become columns.
+        /// `true` to transpose the matrix.
         transposed: bool,
     },
-    /// The codes of a quantized tensor of the checkpoint without a sign, by row, in blocks of so many. The last block of a
-    /// row is filled up.
+    /// The codes of a quantized tensor of the checkpoint, unsigned, by row, in blocks of `block` codes. The last block
+    /// of a row is padded.
     Blocks { tensor: String, block: usize },
 }
 
@@ -46,7 +46,7 @@ impl Initializer {
         (elements * self.data_type.bits()).div_ceil(8)
     }
 
-    /// Its values, as a file has them.
+    /// Its values in the layout of the file.
     pub(super) fn read(&self, source: &Source<'_>) -> Result<Vec<u8>> {
         let bytes = match &self.content {
             Content::Bytes(bytes) => bytes.clone(),
@@ -95,7 +95,7 @@ pub(super) fn transpose<T: Copy>(values: &[T], rows: usize, cols: usize) -> Vec<
     (0..cols).flat_map(|col| (0..rows).map(move |row| values[row * cols + col])).collect()
 }
 
-/// Codes by row, or by column where they are transposed: a byte each, or two to a byte, the first in the lower half.
+/// Codes by row, or by column if `transposed`: a byte each, or two to a byte with the first in the lower half.
 fn codes(matrix: &QuantizedMatrix, transposed: bool) -> Vec<u8> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let mut codes: Vec<i8> = Vec::with_capacity(rows * cols);
@@ -108,7 +108,7 @@ fn codes(matrix: &QuantizedMatrix, transposed: bool) -> Vec<u8> {
     pack(matrix.scheme().bits, &codes)
 }
 
-/// Codes by row, each row filled up to whole blocks.
+/// Codes by row. Each row is padded to whole blocks.
 fn blocks(matrix: &QuantizedMatrix, block: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut row_codes = vec![0; matrix.cols().next_multiple_of(block)];
@@ -119,7 +119,7 @@ fn blocks(matrix: &QuantizedMatrix, block: usize) -> Vec<u8> {
     bytes
 }
 
-/// Appends codes plus 8 or 128: a byte each, or two to a byte, the first in the lower half.
+/// Appends codes plus 8 or 128: a byte each, or two to a byte with the first in the lower half.
 pub(super) fn pack_unsigned(bits: Bits, codes: &[i8], out: &mut Vec<u8>) {
     match bits {
         Bits::Int8 => out.extend(codes.iter().map(|code| code.cast_unsigned() ^ 128)),
@@ -130,7 +130,7 @@ pub(super) fn pack_unsigned(bits: Bits, codes: &[i8], out: &mut Vec<u8>) {
     }
 }
 
-/// Codes as a tensor of INT8 or INT4 has them.
+/// Codes in the layout of an INT8 or INT4 tensor.
 pub(super) fn pack(bits: Bits, codes: &[i8]) -> Vec<u8> {
     match bits {
         Bits::Int8 => codes.iter().map(|code| code.cast_unsigned()).collect(),

@@ -10,12 +10,12 @@ use super::initializer::Content;
 use super::proto::{AttributeProto, DataType};
 use super::weights::{Grouping, grouping};
 
-/// An input that was quantized.
+/// A quantized input.
 #[derive(Clone)]
 pub(super) struct QuantizedInput {
-    /// The values that its codes stand for.
+    /// The values of its codes.
     pub(super) values: Value,
-    /// Codes, zero points and scales, where they are computed from the input.
+    /// Codes, zero points and scales, if they are computed from the input.
     pub(super) dynamic: Option<DynamicCodes>,
 }
 
@@ -28,7 +28,7 @@ pub(super) struct DynamicCodes {
 }
 
 impl Builder<'_> {
-    /// The values of `x` as the layer `path` with these weights takes them.
+    /// Quantizes `x` as the layer `path` with these weights requires, and returns its values.
     pub(super) fn quantized_input(
         &mut self,
         path: &str,
@@ -46,7 +46,7 @@ impl Builder<'_> {
         }
     }
 
-    /// `QuantizeLinear`, and `DequantizeLinear` or, if that `is_apart`, what it computes as other operators.
+    /// Adds `QuantizeLinear` and `DequantizeLinear`. If it `is_apart`, other operators compute the latter.
     fn static_input(&mut self, path: &str, x: &str, params: QParams, is_apart: bool) -> Value {
         let key = format!("{x} static {:08x} {} {is_apart}", params.scale.to_bits(), params.zero_point);
         if let Some(known) = self.quantized_inputs.get(&key) {

@@ -54,7 +54,7 @@ impl Builder<'_> {
         self.with_bias(path, y)
     }
 
-    /// Adds the bias of the layer `path`, where it has one.
+    /// Adds the bias of the layer `path`, if it has one.
     pub(super) fn with_bias(&mut self, path: &str, y: Value) -> Result<Value> {
         let bias = format!("{path}.bias");
         if self.source.shape(&bias).is_empty() {
@@ -70,7 +70,7 @@ impl Builder<'_> {
         self.rules.check_inputs(path, matrix.scheme().bits, activation);
     }
 
-    /// A product of codes: `(codes . W - zero_point * sum(W)) * scale * weight_scale`.
+    /// Adds a product of codes: `(codes . W - zero_point * sum(W)) * scale * weight_scale`.
     fn integer_matmul(
         &mut self,
         path: &str,
@@ -119,7 +119,7 @@ impl Builder<'_> {
     }
 }
 
-/// Whether a product with `matrix` is one of integers that is scaled at its end.
+/// Returns `true` if a product with `matrix` is computed in integers and scaled at its end.
 fn multiplies_codes(matrix: &QuantizedMatrix) -> bool {
     matrix.scheme().bits == Bits::Int8 && !matches!(grouping(matrix), Grouping::Blocks(_))
 }

@@ -1,4 +1,4 @@
-//! Writing of ONNX models with explicit quantization, for ONNX Runtime and TensorRT.
+//! Export of ONNX models with explicit quantization, for ONNX Runtime and TensorRT.
 
 mod attention;
 mod builder;

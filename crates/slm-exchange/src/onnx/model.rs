@@ -1,4 +1,4 @@
-//! A model as a graph: the walk through its layers that `slm-model` takes (`compute/walk.rs`), in ONNX's operators.
+//! A model as a graph: the same walk through the layers as in `slm-model` (`compute/walk.rs`), with ONNX's operators.
 //!
 //! | input or output | type | shape |
 //! |---|---|---|
@@ -7,8 +7,8 @@
 //! | `logits` | FLOAT | `[batch, sequence, vocabulary]` |
 //! | `present.N.key`, `.value` | FLOAT | `[batch, kv_heads, past + sequence, head_dim]` |
 //!
-//! The first of the ids has position `past`. All sequences of a batch have the same length, except in the profile for
-//! onnxruntime-genai, which has `attention_mask` next to them.
+//! The first id has position `past`. All sequences of a batch have the same length, except in the profile for
+//! onnxruntime-genai, which has `attention_mask` as a further input.
 
 use slm_model::{Activation, EMBED_POSITIONS, FINAL_NORM, LM_HEAD, LayerSpec, NormKind, Position};
 
@@ -61,7 +61,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// The stream before the first layer.
+    /// Computes the residual stream before the first layer.
     fn embed(&mut self, ids: &str, positions: &Positions) -> Result<(Table, Value)> {
         let model = self.source.model();
         let (table, stream) = self.table(ids)?;
@@ -113,7 +113,7 @@ impl Builder<'_> {
         self.graph.op(path, "Add", &[stream, &y], Vec::new())
     }
 
-    /// `x` times `factor`.
+    /// Multiplies `x` by `factor`.
     pub(super) fn scaled(&mut self, path: &str, x: Value, factor: f64) -> Value {
         if factor == 1.0 {
             return x;
@@ -155,7 +155,7 @@ impl Builder<'_> {
         if wanted { self.norm(path, x) } else { Ok(x.to_owned()) }
     }
 
-    /// A norm of the residual stream, of the kind that the model has.
+    /// Adds a norm of the residual stream, of the model's kind.
     fn norm(&mut self, path: &str, x: &str) -> Result<Value> {
         let model = self.source.model();
         match model.norm {
@@ -172,7 +172,7 @@ impl Builder<'_> {
         }
     }
 
-    /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension.
+    /// Computes `x / sqrt(mean(x^2) + eps) * weight` over the last dimension.
     pub(super) fn rms_norm(&mut self, path: &str, x: &str) -> Result<Value> {
         let weight = self.vector(&format!("{path}.weight"))?;
         let graph = &mut self.graph;
@@ -186,7 +186,7 @@ impl Builder<'_> {
         Ok(graph.op(path, "Mul", &[&normal, &weight], Vec::new()))
     }
 
-    /// The logits, which are an output of the graph.
+    /// Computes the logits, an output of the graph.
     fn head(&mut self, x: &str, table: &Table) -> Result<()> {
         let model = self.source.model();
         let logits = match model.tie_word_embeddings {

@@ -1,8 +1,8 @@
-//! The messages of an ONNX file that are written, as `onnx.proto` numbers their fields.
+//! The messages of an ONNX file, with the field numbers of `onnx.proto`.
 
 use prost::{Message, Oneof};
 
-/// Version of the file format that opset 21 belongs to (ONNX 1.16).
+/// Version of the file format for opset 21 (ONNX 1.16).
 pub(super) const IR_VERSION: i64 = 10;
 /// Version of the operators: the first with 4-bit integers and scales by block.
 pub(super) const OPSET: i64 = 21;
@@ -45,7 +45,7 @@ pub(super) struct ModelProto {
     pub(super) producer_version: String,
     #[prost(string, tag = "6")]
     pub(super) doc_string: String,
-    /// Without it the rest of a model is encoded, to be followed by a graph.
+    /// `None` to encode the rest of a model, which is followed by a graph.
     #[prost(message, optional, tag = "7")]
     pub(super) graph: Option<GraphProto>,
     #[prost(message, repeated, tag = "8")]
@@ -54,7 +54,7 @@ pub(super) struct ModelProto {
     pub(super) metadata_props: Vec<StringStringEntryProto>,
 }
 
-/// Number of [`ModelProto::graph`].
+/// Field number of [`ModelProto::graph`].
 pub(super) const GRAPH: u32 = 7;
 
 #[derive(Clone, PartialEq, Message)]
@@ -86,7 +86,7 @@ pub(super) struct GraphProto {
     pub(super) output: Vec<ValueInfoProto>,
 }
 
-/// Number of the initializers of a graph.
+/// Field number of the initializers of a graph.
 pub(super) const INITIALIZER: u32 = 5;
 
 #[derive(Clone, PartialEq, Message)]
@@ -152,12 +152,12 @@ pub(super) struct TensorProto {
     /// `location`, `offset` and `length`, where the values are in another file.
     #[prost(message, repeated, tag = "13")]
     pub(super) external_data: Vec<StringStringEntryProto>,
-    /// 1 where the values are in another file.
+    /// 1 if the values are in another file.
     #[prost(int32, tag = "14")]
     pub(super) data_location: i32,
 }
 
-/// Number of the values of a tensor.
+/// Field number of the values of a tensor.
 pub(super) const RAW_DATA: u32 = 9;
 
 #[derive(Clone, PartialEq, Message)]
@@ -200,7 +200,7 @@ pub(super) enum Dimension {
     /// A fixed size.
     #[prost(int64, tag = "1")]
     Size(i64),
-    /// A name for one that changes.
+    /// A name for a variable size.
     #[prost(string, tag = "2")]
     Name(String),
 }

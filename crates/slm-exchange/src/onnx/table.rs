@@ -1,8 +1,8 @@
-//! The token table: looked up by row before the first layer, and where it is tied multiplied with at the end.
+//! The token table. Its rows are looked up before the first layer, and a tied head multiplies with it at the end.
 //!
-//! A quantized table is one set of codes for both. Lookups take rows of codes and dequantize those, so that a pass does not
-//! dequantize the vocabulary; a tied head takes the same codes through `Transpose`, which programs carry out once, when they
-//! load a model.
+//! A quantized table is one set of codes for both. Lookups dequantize only the rows they take, so that a pass does not
+//! dequantize the vocabulary. A tied head takes the same codes through `Transpose`, which programs evaluate once, when
+//! they load a model.
 
 use slm_model::{EMBED_TOKENS, LM_HEAD};
 use slm_quant_core::{ActivationQuant, Bits, QuantizedMatrix};
@@ -18,18 +18,18 @@ use crate::{OnnxProfile, Result};
 /// Path of the lookups.
 const PATH: &str = "embed_tokens";
 
-/// The table, as a tied head needs it.
+/// The table in the form that a tied head needs.
 pub(super) enum Table {
     /// `[vocabulary, hidden]` floats.
     Float(Value),
-    /// Codes `[vocabulary, hidden]`, for a head that treats its input so.
+    /// Codes `[vocabulary, hidden]`, for a head with this quantization of its input.
     Codes(CodeInitializers, QuantizedMatrix, ActivationQuant),
     /// Codes in blocks.
     Blocks(Blocks, QuantizedMatrix, ActivationQuant),
 }
 
 impl Builder<'_> {
-    /// The table, and its rows `ids`.
+    /// Adds the table, and looks up its rows `ids`.
     pub(super) fn table(&mut self, ids: &str) -> Result<(Table, Value)> {
         let (matrix, activation) = match self.source.read(EMBED_TOKENS)? {
             Stored::Float(values) => {
@@ -108,7 +108,7 @@ impl Builder<'_> {
         }
     }
 
-    /// The logits of a head that is tied to the table.
+    /// Computes the logits of a head that is tied to the table.
     pub(super) fn tied_head(&mut self, x: &str, table: &Table) -> Value {
         match table {
             Table::Blocks(blocks, matrix, activation) => {
@@ -121,7 +121,7 @@ impl Builder<'_> {
                 self.graph.op(LM_HEAD, "MatMul", &[&x, &w], Vec::new())
             }
             Table::Float(table) => {
-                // The table lies as lookups want it; `Gemm` takes it so, and takes rows only.
+                // The table has the layout of lookups. `Gemm` accepts that layout, but only rows.
                 let model = self.source.model();
                 let rows = self.graph.ints(&[-1, model.hidden_size as i64]);
                 let rows = self.graph.op(LM_HEAD, "Reshape", &[x, &rows], Vec::new());
@@ -136,8 +136,8 @@ impl Builder<'_> {
         }
     }
 
-    /// The codes with rows as columns. Scales become constants of their own as well: ONNX Runtime does not fuse a product
-    /// whose scales a lookup reads too.
+    /// Transposes the codes. Scales become separate constants: ONNX Runtime does not fuse a product whose scales a
+    /// lookup reads too.
     fn transposed_codes(&mut self, table: &CodeInitializers, matrix: &QuantizedMatrix) -> CodeInitializers {
         let mut turn = |values: &str| self.graph.op(LM_HEAD, "Transpose", &[values], Vec::new());
         let codes = turn(&table.codes);

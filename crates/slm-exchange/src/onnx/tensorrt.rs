@@ -1,9 +1,9 @@
-//! The rules that TensorRT has for quantized models: symmetric codes, zero points of 0, constant positive scales, INT8 per
-//! tensor or channel, and INT4 as weights in blocks only.
+//! TensorRT's rules for quantized models: symmetric codes, zero points of 0, constant positive scales, INT8 per tensor
+//! or channel, and INT4 only for weights, in blocks.
 
 use slm_quant_core::{ActivationQuant, Bits, Granularity, QuantizedMatrix};
 
-/// Which of the tensors break them.
+/// Counts of quantized tensors, and those that break a rule.
 #[derive(Debug, Default)]
 pub(super) struct TensorRtRules {
     tensors: usize,
@@ -11,7 +11,7 @@ pub(super) struct TensorRtRules {
 }
 
 impl TensorRtRules {
-    /// Looks at the weights of the layer `name`.
+    /// Checks the weights of the layer `name`.
     pub(super) fn check_weights(&mut self, name: &str, matrix: &QuantizedMatrix) {
         let scheme = matrix.scheme();
         let blocks = matches!(scheme.granularity, Granularity::PerGroup { .. });
@@ -27,7 +27,7 @@ impl TensorRtRules {
         self.add("the weights of", name, reason.map(str::to_owned));
     }
 
-    /// Looks at the inputs of the layer `name`, whose weights have codes of `bits`.
+    /// Checks the inputs of the layer `name`, whose weights have codes of `bits`.
     pub(super) fn check_inputs(&mut self, name: &str, bits: Bits, activation: ActivationQuant) {
         let reason = match activation {
             ActivationQuant::Float => return,
@@ -48,7 +48,7 @@ impl TensorRtRules {
         self.broken.extend(reason.map(|reason| format!("{what} {name}: {reason}")));
     }
 
-    /// Whether the rules hold, in a sentence; none for a model that is not quantized.
+    /// A sentence that says if the rules hold; `None` for a model that is not quantized.
     pub(super) fn note(&self) -> Option<String> {
         match (&self.broken[..], self.tensors) {
             (_, 0) => None,

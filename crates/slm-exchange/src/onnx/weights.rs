@@ -1,4 +1,5 @@
-//! Weights: floats, or codes with their scales. Those of linear layers lie as `MatMul` takes them, `[inputs, outputs]`.
+//! Weights: floats, or codes with their scales. Those of linear layers have the layout of `MatMul`,
+//! `[inputs, outputs]`.
 
 use slm_quant_core::{Bits, Granularity, QuantizedMatrix};
 
@@ -30,7 +31,7 @@ impl Builder<'_> {
         Ok(self.graph.floats(name, &[values.len()], &values))
     }
 
-    /// A float matrix of the checkpoint, with its rows as columns where it is `transposed`.
+    /// A float matrix of the checkpoint, with its rows as columns if `transposed`.
     pub(super) fn float_matrix(&mut self, name: &str, values: &[f32], transposed: bool) -> Value {
         let mut shape = self.source.shape(name);
         if transposed {
@@ -50,7 +51,7 @@ impl Builder<'_> {
         }
     }
 
-    /// The values of the codes of `matrix`, which have its rows as columns where they are `transposed`.
+    /// The values of the codes of `matrix`, with its rows as columns if `transposed`.
     pub(super) fn dequantized_codes(
         &mut self,
         path: &str,
@@ -123,11 +124,11 @@ impl Builder<'_> {
     }
 }
 
-/// Which codes of a matrix share a scale.
+/// The codes of a matrix that share a scale.
 pub(super) enum Grouping {
     Tensor,
     Rows,
-    /// So many after one another in a row.
+    /// A number of consecutive codes in a row.
     Blocks(usize),
 }
 

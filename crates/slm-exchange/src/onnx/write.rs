@@ -15,19 +15,19 @@ use super::proto::{
 use crate::source::Source;
 use crate::{Error, Result};
 
-/// The model.
+/// The file of the model.
 pub(super) const MODEL: &str = "model.onnx";
-/// The values of large initializers, where they do not fit into the model.
+/// The file of the values of large initializers, if they do not fit into the model.
 pub(super) const DATA: &str = "model.onnx.data";
-/// Initializers of fewer bytes stay in the model in any case: programs look at small ones while they load it.
+/// Size below which an initializer always stays in the model. Programs look at small ones while they load it.
 const KEPT_INSIDE: u64 = 1024;
-/// Values of initializers start at multiples of this, so that they can be mapped.
+/// Alignment of the values of initializers, so that they can be memory-mapped.
 const ALIGNMENT: u64 = 4096;
-/// Bytes that no protobuf message may have.
+/// Size that a protobuf message must stay below.
 const MESSAGE_LIMIT: u64 = 1 << 31;
 
-/// Writes `model`, whose graph is `graph` with `initializers`, into `dir`. Where it would have more than `inside` bytes,
-/// the values of large initializers are written next to it.
+/// Writes `model` into `dir`. Its graph is `graph` with `initializers`. If it would have more than `inside` bytes, the
+/// values of large initializers are written to a file next to it.
 pub(super) fn write(
     dir: &Path,
     model: &ModelProto,
@@ -90,7 +90,7 @@ pub(super) fn write(
     data.map_or(Ok(()), Output::finish)
 }
 
-/// An initializer without its values, which are at `place` of the other file if not here.
+/// The message of an initializer without its values, which are at `place` in the other file if given.
 fn header(initializer: &Initializer, place: Option<u64>) -> TensorProto {
     let entry = |key: &str, value: String| StringStringEntryProto { key: key.to_owned(), value };
     let external_data = place.map_or_else(Vec::new, |place| {
@@ -109,7 +109,7 @@ fn header(initializer: &Initializer, place: Option<u64>) -> TensorProto {
     }
 }
 
-/// Bytes of a tensor with so many bytes of values in it.
+/// Encoded bytes of a tensor with `inside` bytes of values in it.
 fn tensor_len(header: &TensorProto, inside: Option<u64>) -> u64 {
     header.encoded_len() as u64 + inside.map_or(0, |len| field_len(RAW_DATA, len))
 }
@@ -119,7 +119,7 @@ fn field_len(number: u32, len: u64) -> u64 {
     (key_len(number) + encoded_len_varint(len)) as u64 + len
 }
 
-/// What stands before a field of `len` bytes.
+/// The key and length prefix of a field of `len` bytes.
 fn key(number: u32, len: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     encode_key(number, WireType::LengthDelimited, &mut bytes);
@@ -127,7 +127,7 @@ fn key(number: u32, len: u64) -> Vec<u8> {
     bytes
 }
 
-/// A file that is written from its beginning to its end.
+/// A file that is written sequentially.
 struct Output {
     path: PathBuf,
     file: BufWriter<File>,
@@ -152,7 +152,7 @@ impl Output {
         self.put(&vec![0; missing])
     }
 
-    /// Waits until everything is on the disk.
+    /// Flushes everything to disk.
     fn finish(self) -> Result<()> {
         let failed = StoreError::io(&self.path, "write to the disk");
         let file = self.file.into_inner().map_err(io::IntoInnerError::into_error);

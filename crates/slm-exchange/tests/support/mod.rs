@@ -1,4 +1,4 @@
-//! Helpers that the tests of this crate share.
+//! Helpers shared by the tests of this crate.
 #![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use slm_ptq::{CalibrationTokens, CheckpointQuantizer, Error, LayerScheme, PtqCon
 use slm_quant_core::{Bits, Mapping, QuantScheme, QuantizationType, QuantizedMatrix};
 use slm_testing::shared_dir;
 
-/// The reference models; none where there are none.
+/// The reference models; `None` if they are not available.
 pub(crate) fn models() -> Vec<PathBuf> {
     let Some(dir) = shared_dir("models") else { return Vec::new() };
     let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
@@ -65,7 +65,7 @@ pub(crate) fn quantize_with(float: &Checkpoint, out: &Path, config: PtqConfig) -
     Checkpoint::open(written.path).unwrap()
 }
 
-/// The values that the codes of a matrix stand for.
+/// The values of the codes of a matrix.
 pub(crate) fn values(matrix: &QuantizedMatrix) -> Vec<f32> {
     let mut values = Vec::with_capacity(matrix.rows() * matrix.cols());
     for row in 0..matrix.rows() {

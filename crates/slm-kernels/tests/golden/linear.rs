@@ -1,4 +1,4 @@
-//! Quantized linear layers: codes, exact accumulators, and what they stand for.
+//! Quantized linear layers: codes, exact accumulators, and the values that they represent.
 
 use slm_kernels::{KernelKind, PackedMatrix, QuantizedActivations, linear, linear_quantized};
 use slm_quant_core::{

@@ -1,6 +1,6 @@
-//! The golden vectors of linear layers: PyTorch's codes, accumulators and outputs, against every kernel.
+//! The golden vectors of linear layers: every kernel reproduces PyTorch's codes, accumulators and outputs.
 //!
-//! `slm-quant-core/tests/golden` says where they lie and how they are compared, and runs the others.
+//! `slm-quant-core/tests/golden` describes their location and comparison, and runs the other vectors.
 
 #[path = "../../../slm-quant-core/tests/golden/harness.rs"]
 #[allow(dead_code, reason = "the tests of slm-quant-core use the rest")]

@@ -36,7 +36,7 @@ pub(super) struct Rope {
     pub(super) theta_name: &'static str,
     /// Base of the frequencies.
     pub(super) theta: f64,
-    /// Name, next to the object, of the share of a head that is rotated, and the share. None where heads are rotated as
+    /// Name, next to the object, of the share of a head that is rotated, and the share. `None` if heads are rotated as
     /// a whole.
     pub(super) share: Option<(&'static str, f64)>,
     /// The `original_max_position_embeddings` next to the object where a config does not give it (Phi-3).

@@ -131,7 +131,7 @@ impl TensorSource {
         !self.plus_one
     }
 
-    /// Rows of the file's tensor that the rows of the model's are; none where they are the same.
+    /// Rows of the file's tensor that the rows of the model's are; `None` if they are the same.
     pub fn file_rows(&self) -> Option<Vec<usize>> {
         (!self.rows.is_empty()).then(|| self.rows.iter().cloned().flatten().collect())
     }

@@ -104,7 +104,7 @@ pub enum RopeScaling {
         attention_factor: f64,
     },
     /// LongRoPE (Ding and others, 2024; Phi-3, Phi-4-mini): each pair has a divisor of its own, one for sequences within
-    /// the original context and one for longer sequences. A sequence that grows beyond it is computed anew.
+    /// the original context and one for longer sequences. A sequence that grows beyond it is recomputed.
     LongRope {
         /// Divisors for sequences of up to `original_max_position_embeddings` positions, one for each pair.
         short_factor: Vec<f64>,

@@ -1,4 +1,4 @@
-//! Several sequences that go through a model together.
+//! Inference of several sequences together.
 
 use super::compute::{CpuCompute, Span};
 use super::{CHUNK, PassTimes, rows_are_independent, supports_device};
@@ -7,15 +7,14 @@ use crate::compute::walk::{self, ModelOf};
 use crate::error::{Error, Result};
 use crate::transformer::Transformer;
 
-/// Runs several sequences through a model whose weights lie in host memory. Each pass reads every weight once for all of
-/// them, which is what decoding one token at a time spends most of its time on.
+/// Runs several sequences through a model whose weights are in host memory. Each pass reads every weight once for all
+/// sequences. Decoding one token at a time spends most of its time on these reads.
 ///
-/// Each sequence has a KV cache of its own. Its logits are bit for bit those that it has alone, with packed and with float
-/// weights; only layers that run as tensor operations (fake-quantized ones, and packed ones with a hook) may add in another
-/// order.
-/// Where a scale spans a whole
-/// input ([`ActivationGranularity::PerTensor`](slm_quant_core::ActivationGranularity::PerTensor)), sequences go through
-/// one after the other.
+/// Each sequence has its own KV cache. Its logits have the same bits as when it runs by itself, with packed and with
+/// float weights. Only layers that run as tensor operations (fake-quantized ones, and packed ones with a hook) may add
+/// in another order. If a scale spans a whole input
+/// ([`ActivationGranularity::PerTensor`](slm_quant_core::ActivationGranularity::PerTensor)), sequences run one after
+/// the other.
 ///
 /// ```
 /// use burn::tensor::Device;
@@ -36,40 +35,40 @@ pub struct CpuBatch<'a> {
     model: &'a Transformer,
     parts: ModelOf<'a, CpuCompute>,
     compute: CpuCompute,
-    /// Whether rows of several sequences may share a pass, and a prompt may take several.
+    /// `true` if rows of several sequences may share a pass, and a prompt may take several passes.
     independent: bool,
     sequences: Vec<Option<Sequence>>,
 }
 
-/// A sequence of a [`CpuBatch`]. Its number is used again once it was removed.
+/// A sequence of a [`CpuBatch`]. Its number is reused once the sequence is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SequenceId(usize);
 
-/// The state of a sequence, next to its keys and values.
+/// The state of a sequence besides its keys and values.
 #[derive(Debug, Clone, Copy)]
 struct Sequence {
-    /// Positions held.
+    /// Number of positions held.
     len: usize,
-    /// Length of the sequence that the positions held were rotated for; 0 where none is held.
+    /// Length of the sequence that the held positions were rotated for; 0 if none is held.
     rotated_for: usize,
     capacity: usize,
 }
 
-/// The positions of a pass that logits are wanted of.
+/// The positions of a pass whose logits are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rows {
-    /// The last one given of each sequence.
+    /// The last position of each sequence.
     Last,
-    /// All of them.
+    /// All positions.
     All,
 }
 
 impl<'a> CpuBatch<'a> {
-    /// A batch without sequences.
+    /// Creates a batch without sequences.
     ///
     /// # Errors
-    /// [`Error::NotInHostMemory`] where [`CpuEngine::supports`](super::CpuEngine::supports) says no, and
-    /// [`Error::Device`] when a tensor cannot be read.
+    /// [`Error::NotInHostMemory`] if [`CpuEngine::supports`](super::CpuEngine::supports) returns `false`, and
+    /// [`Error::Device`] if a tensor cannot be read.
     pub fn new(model: &'a Transformer) -> Result<Self> {
         let device = model.device();
         if !supports_device(&device) {
@@ -98,7 +97,7 @@ impl<'a> CpuBatch<'a> {
         Ok(SequenceId(slot))
     }
 
-    /// Forgets a sequence and frees its KV cache. Without effect if it was removed before.
+    /// Removes a sequence and frees its KV cache. Does nothing if it was removed before.
     pub fn remove(&mut self, id: SequenceId) {
         if let Some(place) = self.sequences.get_mut(id.0) {
             *place = None;
@@ -111,17 +110,17 @@ impl<'a> CpuBatch<'a> {
         self.sequences.iter().flatten().count()
     }
 
-    /// Positions that a sequence holds; 0 if it was removed.
+    /// Number of positions that a sequence holds; 0 if it was removed.
     pub fn len(&self, id: SequenceId) -> usize {
         self.sequence(id).map_or(0, |sequence| sequence.len)
     }
 
-    /// Whether a sequence holds no position.
+    /// Returns `true` if a sequence holds no position.
     pub fn is_empty(&self, id: SequenceId) -> bool {
         self.len(id) == 0
     }
 
-    /// Positions that a sequence has room for; 0 if it was removed.
+    /// Number of positions that a sequence has room for; 0 if it was removed.
     pub fn capacity(&self, id: SequenceId) -> usize {
         self.sequence(id).map_or(0, |sequence| sequence.capacity)
     }
@@ -136,7 +135,7 @@ impl<'a> CpuBatch<'a> {
         }
     }
 
-    /// Whether a row's logits depend on its own sequence alone, so that rows of several may share a pass.
+    /// Returns `true` if a row's logits depend only on its own sequence, so that rows of several may share a pass.
     pub fn rows_are_independent(&self) -> bool {
         self.independent
     }
@@ -146,28 +145,28 @@ impl<'a> CpuBatch<'a> {
         self.compute.cache_bytes()
     }
 
-    /// What passes have spent their time on since the batch was made or [`reset_times`](Self::reset_times).
+    /// Time spent in passes since the batch was created or [`reset_times`](Self::reset_times).
     pub fn times(&self) -> PassTimes {
         self.compute.times
     }
 
-    /// Starts the account of [`times`](Self::times) afresh.
+    /// Resets [`times`](Self::times) to zero.
     pub fn reset_times(&mut self) {
         self.compute.times = PassTimes::default();
     }
 
-    /// Runs positions that continue those held of each of several sequences, and returns the logits of the last of each:
+    /// Runs positions that continue each of several sequences, and returns the logits of the last position of each:
     /// `inputs.len() * vocab_size` values, in the order of `inputs`.
     ///
     /// # Errors
-    /// [`Error::EmptyPrompt`], [`Error::TokenId`], [`Error::CacheFull`] when a capacity is too small or a sequence was
-    /// removed, [`Error::RotaryChange`] when a sequence must be computed anew; nothing was run then. [`Error::Device`]
-    /// when a tensor cannot be read, and [`Error::KvOverflow`].
+    /// [`Error::EmptyPrompt`], [`Error::TokenId`], [`Error::CacheFull`] if a capacity is too small or a sequence was
+    /// removed, [`Error::RotaryChange`] if a sequence must be recomputed. In these cases nothing was run.
+    /// [`Error::Device`] if a tensor cannot be read, and [`Error::KvOverflow`].
     pub fn forward_last(&mut self, inputs: &[(SequenceId, &[u32])]) -> Result<&[f32]> {
         self.run(inputs, Rows::Last)
     }
 
-    /// Runs `inputs`; the logits of `rows`.
+    /// Runs `inputs` and returns the logits of `rows`.
     pub(super) fn run(&mut self, inputs: &[(SequenceId, &[u32])], rows: Rows) -> Result<&[f32]> {
         let before = self.sequences.clone();
         let result = self.check(inputs).and_then(|()| self.run_checked(inputs, rows));
@@ -187,7 +186,7 @@ impl<'a> CpuBatch<'a> {
             let Some(Some(sequence)) = self.sequences.get_mut(id.0) else {
                 return Err(Error::CacheFull { needed: ids.len(), capacity: 0 });
             };
-            // A sequence may be given several times: each part continues those before it.
+            // A sequence may occur several times. Each part continues those before it.
             let earlier = inputs[..index].iter().filter(|(other, _)| other == id).map(|(_, ids)| ids.len());
             let needed = sequence.len.saturating_add(earlier.sum::<usize>()).saturating_add(ids.len());
             if needed > sequence.capacity {

@@ -1,4 +1,4 @@
-//! The memory of a pass.
+//! The working memory of a pass.
 
 use std::ops::{Deref, DerefMut, Range};
 
@@ -13,7 +13,7 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// Leaves out everything outside `ranges`, which are in order.
+    /// Removes everything outside `ranges`, which are in ascending order.
     pub(super) fn keep(&mut self, ranges: &[Range<usize>]) {
         let from = self.from;
         if let [range] = ranges {
@@ -42,11 +42,10 @@ impl DerefMut for Buffer {
     }
 }
 
-/// Values that are to be added to others, and their factors.
+/// Values that are added to others, with their factors.
 pub(super) type Deltas<'a> = [Option<(&'a [f32], f32)>; 2];
 
-/// The residual stream, and what is to be added to it before it is read: the addition is fused with the norm that
-/// reads it.
+/// The residual stream, with the additions that are pending. They are fused with the norm that reads the stream next.
 #[derive(Debug)]
 pub(crate) struct CpuStream {
     pub(super) x: Buffer,
@@ -66,19 +65,19 @@ impl CpuStream {
     }
 }
 
-/// Buffers that are not in use, kept from operation to operation and from pass to pass.
+/// A pool of unused buffers, kept from operation to operation and from pass to pass.
 #[derive(Debug, Default)]
 pub(super) struct Pool(Vec<HugeVec<f32>>);
 
 impl Pool {
-    /// A buffer of `len` values, whatever they are.
+    /// A buffer of `len` arbitrary values.
     pub(super) fn take(&mut self, len: usize) -> Buffer {
         let sizes = || self.0.iter().enumerate().map(|(index, data)| (data.len(), index));
         let smallest_that_fits = sizes().filter(|(size, _)| *size >= len).min();
         let data = match smallest_that_fits {
             Some((_, index)) => self.0.swap_remove(index),
             None => {
-                // In place of the largest, so that there are never more buffers than are in use at once.
+                // Replaces the largest buffer, so that there are never more buffers than are in use at once.
                 if let Some((_, index)) = sizes().max() {
                     self.0.swap_remove(index);
                 }
@@ -88,7 +87,7 @@ impl Pool {
         Buffer { data, from: 0, len }
     }
 
-    /// Takes a buffer back.
+    /// Returns a buffer to the pool.
     pub(super) fn give(&mut self, buffer: Buffer) {
         self.0.push(buffer.data);
     }
@@ -110,7 +109,7 @@ mod tests {
         assert_eq!((again.as_ptr(), again.len()), (small_at, 7));
         assert_eq!(pool.take(7).as_ptr(), large_at);
         pool.give(again);
-        // What is too small makes room.
+        // Buffers that are too small are replaced.
         assert_eq!(pool.take(2000).len(), 2000);
         assert!(pool.0.is_empty());
     }

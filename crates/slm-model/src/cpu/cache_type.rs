@@ -1,9 +1,9 @@
-//! The type that keys and values are kept in.
+//! The type in which keys and values are stored.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The type in which a [`CpuEngine`](super::CpuEngine) and a [`CpuBatch`](super::CpuBatch) keep keys and values.
+/// The type in which a [`CpuEngine`](super::CpuEngine) and a [`CpuBatch`](super::CpuBatch) store keys and values.
 ///
 /// A value beyond the range of [`F16`](Self::F16) is an error, never an infinity.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -13,7 +13,7 @@ pub enum KvCacheType {
     #[default]
     F32,
     /// 16-bit floats (IEEE 754 binary16): half the memory, and long contexts are read twice as fast. The default of the
-    /// program where it generates text. Written `f16`.
+    /// program for generation. Written `f16`.
     F16,
     /// 8-bit codes with a scale and an offset for each position and head: a little more than a quarter of the memory.
     /// Written `int8`.
@@ -23,10 +23,10 @@ pub enum KvCacheType {
 }
 
 impl KvCacheType {
-    /// All of them.
+    /// All types.
     pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Int8, Self::Int4];
 
-    /// Its name.
+    /// The name of the type.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",

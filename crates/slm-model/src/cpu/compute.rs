@@ -1,4 +1,4 @@
-//! [`Compute`] on slices of host memory.
+//! [`Compute`] on slices in host memory.
 
 use burn::tensor::{Device, Int, Tensor};
 use slm_cpu_ops::{KvOverflow, geglu, geglu_tanh, gelu, gelu_tanh, silu, swiglu};
@@ -28,35 +28,35 @@ pub(crate) struct NamedLinear<'w> {
 /// The rows of one sequence in a pass.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Span {
-    /// Whose KV caches they belong to.
+    /// Index of the sequence, whose KV caches the rows use.
     pub(super) sequence: usize,
     /// Position of the first row.
     pub(super) start: usize,
     pub(super) rows: usize,
-    /// Length of the sequence that the rows are part of; it may go on beyond the pass.
+    /// Length of the sequence that the rows are part of. It may continue after the pass.
     pub(super) total: usize,
-    /// How many of the rows, from the last one on, logits are wanted of.
+    /// Number of rows, counted from the last one, whose logits are wanted.
     pub(super) wanted: usize,
 }
 
-/// Computes the rows of one or several sequences, with buffers, KV caches and an account of the time of its own.
+/// Computes the rows of one or several sequences, with its own buffers, KV caches and time account.
 #[derive(Debug)]
 pub(crate) struct CpuCompute {
     device: Device,
     shape: HeadShape,
     rotaries: Rotaries,
-    /// Of each sequence, for each layer.
+    /// The KV caches of each sequence, one for each layer.
     caches: Vec<Vec<LayerCache>>,
     pool: Pool,
     linear_scratch: CpuScratch,
     attention_memory: AttentionMemory,
-    /// Of the pass.
+    /// The spans of the pass.
     spans: Vec<Span>,
-    /// Rows of all spans.
+    /// Number of rows of all spans.
     rows: usize,
-    /// Of the pass, for each of `rotaries`.
+    /// The angles of the pass, for each of `rotaries`.
     angles: Vec<Angles>,
-    /// What [`head`](Compute::head) writes, from row `logit_row` on.
+    /// The output of [`head`](Compute::head), from row `logit_row` on.
     pub(super) logits: Vec<f32>,
     pub(super) logit_row: usize,
     pub(super) times: PassTimes,
@@ -64,7 +64,7 @@ pub(crate) struct CpuCompute {
 }
 
 impl CpuCompute {
-    /// Without KV caches.
+    /// An instance without KV caches.
     pub(super) fn new(config: &ModelConfig, device: &Device) -> Self {
         let shape = HeadShape::of(config);
         Self {
@@ -85,7 +85,7 @@ impl CpuCompute {
         }
     }
 
-    /// For passes over single layers: one KV cache of `capacity` positions serves whichever layer is run.
+    /// An instance for passes over single layers: one KV cache of `capacity` positions serves every layer.
     pub(crate) fn for_single_layers(config: &ModelConfig, device: &Device, capacity: usize) -> Self {
         let mut compute = Self::new(config, device);
         compute.allocate(0, 1, KvCacheType::F32, capacity);
@@ -109,7 +109,7 @@ impl CpuCompute {
         }
     }
 
-    /// Starts a pass over rows of several sequences, one span after the other.
+    /// Starts a pass over the rows of several sequences, one span after the other.
     pub(super) fn start_spans(&mut self, spans: Vec<Span>) {
         self.watch = Stopwatch::start();
         self.rows = spans.iter().map(|span| span.rows).sum();
@@ -121,7 +121,7 @@ impl CpuCompute {
         self.spans = spans;
     }
 
-    /// Reduces the stream to the rows that logits are wanted of.
+    /// Reduces the stream to the rows whose logits are wanted.
     pub(super) fn keep_wanted(&mut self, stream: &mut CpuStream) {
         let width = stream.x.len() / self.rows;
         let mut ranges = Vec::with_capacity(self.spans.len());
@@ -140,7 +140,7 @@ impl CpuCompute {
         self.caches.iter().flatten().map(LayerCache::byte_size).sum()
     }
 
-    /// Carries out the pending additions and gives their memory back.
+    /// Performs the pending additions and returns their buffers.
     fn apply_pending(&mut self, stream: &mut CpuStream) {
         for (delta, factor) in stream.pending.iter_mut().filter_map(Option::take) {
             add_product(&mut stream.x, &delta, factor);
@@ -148,7 +148,7 @@ impl CpuCompute {
         }
     }
 
-    /// A tensor's values in a buffer.
+    /// Copies a tensor's values to a buffer.
     fn buffer_of<const D: usize>(&mut self, tensor: Tensor<D>) -> Result<Buffer> {
         let mut buffer = self.pool.take(tensor.dims().iter().product());
         copy_values(tensor, &mut buffer)?;
@@ -161,7 +161,7 @@ impl Compute for CpuCompute {
     type Norm<'w> = CpuNorm;
     type Stream = CpuStream;
     type Value = Buffer;
-    /// They are in [`CpuCompute::logits`].
+    /// The logits are in [`CpuCompute::logits`].
     type Logits = ();
     type Error = Error;
 
@@ -364,7 +364,7 @@ fn broken(what: &str, error: &slm_nn::Error) -> Error {
     Error::Device { what: what.to_owned(), detail: error.to_string() }
 }
 
-/// Copies a tensor's values to a slice of as many.
+/// Copies a tensor's values to a slice of the same length.
 fn copy_values<const D: usize>(tensor: Tensor<D>, out: &mut [f32]) -> Result<()> {
     let data = tensor.into_data();
     match data.as_slice::<f32>() {

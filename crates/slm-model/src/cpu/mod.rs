@@ -1,4 +1,4 @@
-//! Inference on slices of host memory.
+//! Inference on slices in host memory.
 
 mod attention;
 mod batch;
@@ -24,16 +24,16 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::transformer::Transformer;
 
-/// Positions of a prompt that go through the model together: enough rows to use every core's arithmetic to the
-/// full, few enough that activations stay small beside the weights.
+/// Number of prompt positions that go through the model together: enough rows to keep the arithmetic units of every
+/// core busy, and few enough that activations stay small compared with the weights.
 const CHUNK: usize = 512;
 
-/// Runs one sequence through a model whose weights lie in host memory, without tensors: what generation and
-/// evaluation use there.
+/// Runs one sequence through a model whose weights are in host memory, without tensors. Generation and evaluation use
+/// it there.
 ///
-/// It borrows the model, compiles what is small to slices (norms, biases) and holds a KV cache and the buffers of
-/// a pass, so that a pass allocates next to nothing. Results equal those of [`Transformer::forward`] but for the
-/// order of sums. Layers in every form work, and hooks see every layer: float and fake-quantized ones run as
+/// The engine borrows the model, copies its small parameters (norms, biases) to slices, and holds a KV cache and the
+/// buffers of a pass, so that a pass allocates next to nothing. Results equal those of [`Transformer::forward`] except
+/// for the order of sums. Layers in every form work, and hooks see every layer: float and fake-quantized ones run as
 /// tensor operations.
 ///
 /// ```
@@ -56,38 +56,38 @@ pub struct CpuEngine<'a> {
 }
 
 impl<'a> CpuEngine<'a> {
-    /// Whether the weights of `model` lie where an engine can work: in host memory, without gradients to track.
+    /// Returns `true` if an engine can use the weights of `model`: they are in host memory, without gradients to track.
     pub fn supports(model: &Transformer) -> bool {
         supports_device(&model.device())
     }
 
-    /// An engine with an empty cache for `capacity` positions.
+    /// Creates an engine with an empty cache for `capacity` positions.
     ///
     /// # Errors
-    /// [`Error::NotInHostMemory`] where [`supports`](Self::supports) says no, [`Error::TooManyPositions`], and
-    /// [`Error::Device`] when a tensor cannot be read.
+    /// [`Error::NotInHostMemory`] if [`supports`](Self::supports) returns `false`, [`Error::TooManyPositions`], and
+    /// [`Error::Device`] if a tensor cannot be read.
     pub fn new(model: &'a Transformer, capacity: usize) -> Result<Self> {
         let mut batch = CpuBatch::new(model)?;
         let sequence = batch.add(capacity)?;
         Ok(Self { batch, sequence })
     }
 
-    /// Positions held.
+    /// Number of positions held.
     pub fn len(&self) -> usize {
         self.batch.len(self.sequence)
     }
 
-    /// Whether no position is held.
+    /// Returns `true` if no position is held.
     pub fn is_empty(&self) -> bool {
         self.batch.is_empty(self.sequence)
     }
 
-    /// Positions there is room for.
+    /// Number of positions that the cache has room for.
     pub fn capacity(&self) -> usize {
         self.batch.capacity(self.sequence)
     }
 
-    /// Forgets all positions from `len` on; a cache already shorter stays as it is.
+    /// Forgets all positions from `len` on. A shorter cache is unchanged.
     pub fn truncate(&mut self, len: usize) {
         self.batch.truncate(self.sequence, len);
     }
@@ -97,22 +97,21 @@ impl<'a> CpuEngine<'a> {
         self.batch.cache_bytes()
     }
 
-    /// What passes have spent their time on since the engine was made or [`reset_times`](Self::reset_times).
+    /// Time spent in passes since the engine was created or [`reset_times`](Self::reset_times).
     pub fn times(&self) -> PassTimes {
         self.batch.times()
     }
 
-    /// Starts the account of [`times`](Self::times) afresh.
+    /// Resets [`times`](Self::times) to zero.
     pub fn reset_times(&mut self) {
         self.batch.reset_times();
     }
 
-    /// Runs positions that continue those held, and returns the logits of the last: `vocab_size` values.
+    /// Runs positions that continue those held, and returns the logits of the last one: `vocab_size` values.
     ///
     /// # Errors
-    /// [`Error::EmptyPrompt`], [`Error::TokenId`], [`Error::CacheFull`] when the capacity is too small,
-    /// [`Error::RotaryChange`] when the sequence must be computed anew, and [`Error::Device`] when a tensor cannot be
-    /// read.
+    /// [`Error::EmptyPrompt`], [`Error::TokenId`], [`Error::CacheFull`] if the capacity is too small,
+    /// [`Error::RotaryChange`] if the sequence must be recomputed, and [`Error::Device`] if a tensor cannot be read.
     pub fn forward_last(&mut self, ids: &[u32]) -> Result<&[f32]> {
         self.batch.run(&[(self.sequence, ids)], Rows::Last)
     }
@@ -127,7 +126,7 @@ impl<'a> CpuEngine<'a> {
     }
 }
 
-/// Whether a prompt may go through the model in several passes without a difference.
+/// Returns `true` if a prompt may be split into several passes without changing the result.
 fn rows_are_independent(parts: &ModelOf<'_, CpuCompute>) -> bool {
     let head = match &parts.head {
         HeadParts::Linear(head) => Some(head),
@@ -137,7 +136,7 @@ fn rows_are_independent(parts: &ModelOf<'_, CpuCompute>) -> bool {
     linears.all(|linear| linear.linear.rows_are_independent())
 }
 
-/// Whether an engine can work with weights on `device`.
+/// Returns `true` if an engine can use weights on `device`.
 pub(crate) fn supports_device(device: &Device) -> bool {
     !device.is_autodiff() && slm_nn::on_cpu(device)
 }

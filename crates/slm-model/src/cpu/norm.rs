@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::eval::read_f32;
 use crate::norm::Norm;
 
-/// A norm with its parameters on the host.
+/// A norm with its parameters in host memory.
 #[derive(Debug)]
 pub(crate) enum CpuNorm {
     Rms { weight: Vec<f32>, eps: f32 },
@@ -29,7 +29,7 @@ impl CpuNorm {
         })
     }
 
-    /// `x += factor * delta` for each of `deltas`, then `normed = norm(x)`, row by row.
+    /// Adds `factor * delta` to `x` for each of `deltas`, then computes `normed = norm(x)`, row by row.
     pub(super) fn add_and_normalize(&self, x: &mut [f32], deltas: Deltas<'_>, normed: &mut [f32]) {
         let width = self.width();
         let part = rows_per_part(x.len() / width, width) * width;
@@ -71,7 +71,7 @@ impl CpuNorm {
     }
 }
 
-/// `x += factor * delta`.
+/// Computes `x += factor * delta`.
 pub(super) fn add_product(x: &mut [f32], delta: &[f32], factor: f32) {
     match factor == 1.0 {
         true => add(x, delta),

@@ -1,15 +1,15 @@
-//! Work on disjoint parts of buffers, on several threads.
+//! Parallel work on disjoint parts of buffers.
 
 use std::sync::{Mutex, PoisonError};
 
 use slm_runtime::for_each_task;
 
-/// Values below which another thread costs more than it gains.
+/// Minimum number of values for which another thread pays.
 pub(super) const SERIAL_VALUES: usize = 1 << 15;
 
 /// Calls `f` once with each of `parts`, on the threads of the current rayon pool.
 pub(super) fn for_each_part<P: Send>(parts: impl Iterator<Item = P>, f: impl Fn(P) + Sync) {
-    // A part is handed over exactly once, so that no thread ever waits for a lock.
+    // Each part is handed over exactly once, so no thread ever waits for a lock.
     let parts: Vec<Mutex<Option<P>>> = parts.map(|part| Mutex::new(Some(part))).collect();
     for_each_task(parts.len(), |index| {
         let part = parts[index].lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -19,8 +19,8 @@ pub(super) fn for_each_part<P: Send>(parts: impl Iterator<Item = P>, f: impl Fn(
     });
 }
 
-/// Rows of `width` values for one part of a loop over `rows` rows: all of them where there is little to do, else
-/// so many that every thread has a few parts.
+/// Rows of `width` values for one part of a loop over `rows` rows: all of them if there is little to do, otherwise so
+/// many that every thread gets a few parts.
 pub(super) fn rows_per_part(rows: usize, width: usize) -> usize {
     match rows * width < SERIAL_VALUES {
         true => rows,

@@ -20,7 +20,7 @@ use crate::{GenerateOptions, InferencePath, SamplingOptions, generate};
 
 const IDS: [u32; 13] = [3, 49, 0, 17, 17, 8, 25, 31, 1, 44, 12, 9, 30];
 
-/// Logits of all positions by tensor operations.
+/// The logits of all positions, computed by tensor operations.
 fn by_tensors(model: &Transformer, ids: &[u32]) -> Vec<f32> {
     to_vec_f32("logits", model.forward(model.ids_tensor(ids))).unwrap()
 }
@@ -34,7 +34,7 @@ fn assert_close(found: &[f32], expected: &[f32], what: &str) {
     }
 }
 
-/// Quantizes every linear layer; the integer arithmetic of both paths is the same, so that results stay close.
+/// Quantizes every linear layer. Both paths use the same integer arithmetic, so results stay close.
 fn pack(model: &mut Transformer, bits: Bits, activation: ActivationQuant) {
     model.untie_head();
     let scheme = QuantScheme::per_tensor(bits).with_granularity(Granularity::PerChannel);
@@ -59,7 +59,7 @@ fn check_all_ways(model: &Transformer, what: &str) {
             assert_eq!(engine.len(), start);
         }
         assert_close(&found, &expected, &format!("{what} by {chunks:?}"));
-        // From where it was cut, with the logits of the last position alone.
+        // From the position of the cut, with the logits of the last position only.
         engine.truncate(6);
         let last = engine.forward_last(&IDS[6..]).unwrap();
         assert_close(last, &expected[12 * 50..], &format!("{what}, cut"));
@@ -86,8 +86,8 @@ fn equals_tensor_operations_with_packed_layers() {
                 for bits in [Bits::Int8, Bits::Int4] {
                     let mut model = random_weights(&config, &device);
                     pack(&mut model, bits, activation);
-                    // Where activations are rounded, the last bit of a float decides now and then to which code,
-                    // and a code is far more than the difference that is tested.
+                    // If activations are rounded, the last bit of a float sometimes decides between two codes, and a
+                    // code is far more than the difference that is tested.
                     let what = format!("{name} {bits:?} {activation:?} on {device:?}");
                     match activation {
                         ActivationQuant::Float => check_all_ways(&model, &what),
@@ -103,12 +103,12 @@ fn equals_tensor_operations_with_packed_layers() {
             }
         }
     }
-    // A code that falls otherwise changes its position and those after it; that is rare. A mistake in one kind of model
-    // shows in all its runs, which are two widths on two devices.
+    // A code that is rounded differently changes its position and those after it, which is rare. A mistake in one kind
+    // of model shows in all its runs, which are two widths on two devices.
     assert!(otherwise.len() <= 2, "{otherwise:#?}");
 }
 
-/// Largest error of each position between the two ways through the model, as a share of the largest logit.
+/// Largest error of each position between the two paths through the model, as a share of the largest logit.
 fn position_errors(model: &Transformer) -> Vec<f32> {
     let expected = by_tensors(model, &IDS);
     let mut engine = CpuEngine::new(model, 13).unwrap();
@@ -159,8 +159,8 @@ fn pack_again(model: &mut Transformer, activation: ActivationQuant) {
     });
 }
 
-/// Prompts and single tokens of three sequences, one of which comes later and one of which leaves, against each alone.
-/// The logits are the same bits where `exact` says so.
+/// Compares prompts and single tokens of three sequences, one of which joins later and one of which leaves, with each
+/// sequence by itself. The logits have the same bits if `exact`.
 fn check_batch(model: &Transformer, exact: bool, what: &str) {
     let mut batch = CpuBatch::new(model).unwrap();
     let (a, b) = (batch.add(13).unwrap(), batch.add(8).unwrap());
@@ -190,7 +190,7 @@ fn check_batch(model: &Transformer, exact: bool, what: &str) {
     let c = batch.add(5).unwrap();
     check(&mut batch, &mut alone, &[(a, 0, &IDS[5..9]), (c, 1, &IDS[6..9])]);
     check(&mut batch, &mut alone, &[(a, 0, &IDS[9..10]), (c, 1, &IDS[9..10])]);
-    // Nothing is run of a call that is wrong in one place.
+    // A call with one wrong input runs nothing.
     assert!(matches!(
         batch.forward_last(&[(a, &[1]), (c, &[1, 2])]),
         Err(Error::CacheFull { needed: 6, capacity: 5 })
@@ -258,7 +258,7 @@ fn long_prompts_of_several_sequences() {
     }
 }
 
-/// A long prompt goes through in several runs, in tasks of many rows.
+/// A long prompt goes through in several passes, in tasks of many rows.
 #[test]
 fn long_prompts_equal_tensor_operations() {
     let mut config = configs()[0].1.clone();

@@ -1,4 +1,4 @@
-//! Where the time of passes goes.
+//! Time spent in the parts of a pass.
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +14,13 @@ pub struct PassTimes {
 }
 
 impl PassTimes {
-    /// All of it.
+    /// The total of all parts.
     pub fn total(self) -> Duration {
         self.products + self.attention + self.rest
     }
 }
 
-/// Tells the time since it last did.
+/// A stopwatch that returns the time since its last reading.
 #[derive(Debug)]
 pub(super) struct Stopwatch(Instant);
 

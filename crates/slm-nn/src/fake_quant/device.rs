@@ -88,7 +88,7 @@ pub(crate) struct Rounded {
     pub(crate) inside: Tensor<2>,
 }
 
-/// Rounds `x` on the grid that `ranges` says, without gradient; none where the input stays float.
+/// Rounds `x` on the grid that `ranges` says, without gradient; `None` if the input stays float.
 pub(crate) fn round_input(x: &Tensor<2>, ranges: &InputRanges) -> Option<Rounded> {
     let known = |value: f32| Tensor::<2>::full([1, 1], value, &x.device()).detach();
     let (scale, zero_point) = match ranges.quant() {

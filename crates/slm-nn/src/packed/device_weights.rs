@@ -14,7 +14,7 @@ pub(crate) struct DeviceWeights {
     words: Tensor<2, Int>,
     /// `[rows or 1, groups]`.
     scales: Tensor<2>,
-    /// Beside the scales; none where all are 0.
+    /// Next to the scales; `None` if all are 0.
     zero_points: Option<Tensor<2>>,
     bits: Bits,
     cols: usize,

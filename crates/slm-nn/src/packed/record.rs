@@ -90,7 +90,7 @@ impl PackedWeight {
         }
     }
 
-    /// The weight that the parameters stand for once a mapper has changed them; none where it has not.
+    /// The weight that the parameters stand for once a mapper has changed them; `None` if it has not.
     fn mapped(&self, shown: Shown) -> Result<Option<Self>, String> {
         let Shown { format, codes, scales, zero_points } = shown;
         let touched = [&format, &scales].map(Param::is_initialized);

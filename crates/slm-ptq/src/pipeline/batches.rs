@@ -20,7 +20,7 @@ pub(super) enum Finished {
     Float(String, Vec<f32>),
 }
 
-/// What remains of a tensor that was written.
+/// The part of a written tensor that stays in memory.
 enum Written {
     Table(Box<QuantizedTable>),
     Layer(Box<(LayerReport, LayerMetadata)>),

@@ -39,7 +39,7 @@ use crate::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct Transforms {
     model: ModelConfig,
-    /// Seed of the rotations; none where there are none.
+    /// Seed of the rotations; `None` if there are none.
     seed: Option<u64>,
     residual: Option<Rotation>,
     heads: Option<Rotation>,

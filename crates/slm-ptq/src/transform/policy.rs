@@ -65,7 +65,7 @@ impl Transforms {
         Ok(self.smooth(checkpoint, &hook.take()?, strength, with_head)?)
     }
 
-    /// The record of what was done; none where nothing was.
+    /// The record of what was done; `None` if nothing was.
     pub fn record(&self) -> Option<TransformRecord> {
         let record = TransformRecord {
             rotation_seed: self.seed,
@@ -76,7 +76,7 @@ impl Transforms {
         (!self.is_none()).then_some(record)
     }
 
-    /// Reason for not rotating a model that would have been rotated otherwise; none where it is, or nobody asked.
+    /// Reason for not rotating a model that would have been rotated otherwise; `None` if it is, or nobody asked.
     pub fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
     }

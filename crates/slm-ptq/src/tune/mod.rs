@@ -165,7 +165,7 @@ impl Start {
     fn with(self, matrix: QuantizedMatrix) -> Result<QuantizedLayer> {
         let QuantizedLayer { activation, report: start, .. } = self.layer;
         let mut report = report(&start.name, &self.values, &matrix, activation)?;
-        report.input_error = start.input_error;
+        (report.input_error, report.observed_input) = (start.input_error, start.observed_input);
         Ok(QuantizedLayer { matrix, activation, report })
     }
 

@@ -246,7 +246,7 @@ where
 mod tests {
     use super::*;
 
-    /// What runs with the registers of this processor gives the bits of what every processor can run.
+    /// Code for the registers of this processor gives the same bits as code that every processor can run.
     #[test]
     fn wide_registers_change_no_bit() {
         let value = |seed: usize| ((seed * 7919 + seed * seed * 31) % 10_007) as f32 / 997.0 - 5.0;

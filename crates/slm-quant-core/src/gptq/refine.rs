@@ -170,7 +170,7 @@ impl State {
     }
 }
 
-/// The scale that fits the codes best while everything else rests, and how far it moved: none where it would not lower
+/// The scale that fits the codes best while everything else rests, and how far it moved: `None` if it would not lower
 /// the error. `product` is that of the codes with the gradient, `square` that of the codes with themselves by `H`.
 fn moved_scale(qparams: QParams, product: f64, square: f64, scheme: QuantScheme) -> Option<(QParams, f32)> {
     let wanted = (f64::from(qparams.scale) + product / square) as f32;

@@ -18,7 +18,7 @@ use crate::{Granularity, Hessian, QuantizedMatrix, Result};
 pub struct RefitOptions {
     /// Share of the mean of the diagonal that is added to it, as in [`GptqOptions`](super::GptqOptions).
     pub damping: f64,
-    /// Times that scales are fitted and codes are rounded anew.
+    /// Times that scales are fitted and codes are rounded again.
     pub rounds: usize,
 }
 

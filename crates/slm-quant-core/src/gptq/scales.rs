@@ -66,7 +66,7 @@ pub fn choose_gptq_qparams(
     Ok(scaled(&qparams, multiplier, scheme).unwrap_or(qparams))
 }
 
-/// `qparams` with scales multiplied and stored as `scheme` says; none where one is then no scale.
+/// `qparams` with scales multiplied and stored as `scheme` says; `None` if one is then no scale.
 fn scaled(qparams: &[QParams], multiplier: f32, scheme: QuantScheme) -> Option<Vec<QParams>> {
     let scale = |q: &QParams| {
         let moved = QParams { scale: stored_scale(q.scale * multiplier, scheme.scale_dtype).ok()?, ..*q };
@@ -105,7 +105,7 @@ impl<'a> Sample<'a> {
         Self { weight, rows: count, cols, scheme, qparams, factor }
     }
 
-    /// Output error with scales multiplied; none where one is then no scale.
+    /// Output error with scales multiplied; `None` if one is then no scale.
     fn error(&self, multiplier: f32) -> Result<Option<f64>> {
         let Self { weight, rows, cols, scheme, qparams, factor } = self;
         let Some(qparams) = scaled(qparams, multiplier, *scheme) else { return Ok(None) };

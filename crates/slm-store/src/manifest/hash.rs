@@ -90,7 +90,7 @@ pub(super) fn is_subtree(bytes: u64) -> bool {
 }
 
 /// BLAKE3 of a file from the chaining values of its parts, which are [`is_subtree`] but for the last, of which there may
-/// be less. None where there are less than two or one is no chaining value.
+/// be less. `None` if there are less than two or one is no chaining value.
 pub(super) fn merge(parts: &[String]) -> Option<String> {
     /// The largest power of two below `count`: as many parts are on the left of a node.
     fn left(count: usize) -> usize {

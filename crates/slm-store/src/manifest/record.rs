@@ -54,7 +54,7 @@ impl FileRecord {
     }
 
     /// A record that has only SHA-256, as before version 3: of the whole file, and of its parts of `chunks` bytes each.
-    /// None where the number of parts does not fit the size.
+    /// `None` if the number of parts does not fit the size.
     pub fn with_sha256(size: u64, sha256: String, chunks: Option<(u64, Vec<String>)>) -> Option<Self> {
         let (part_bytes, parts) = chunks.unwrap_or_else(|| (size, vec![sha256.clone()]));
         let checksums = Checksums { algorithm: Algorithm::Sha256, part_bytes, parts };

@@ -101,7 +101,7 @@ fn write_parameter(file: &mut TensorFileWriter, parameter: &Parameter<'_>) -> Re
     }
 }
 
-/// Metadata by the quantization of the layers themselves; none where no layer is quantized.
+/// Metadata by the quantization of the layers themselves; `None` if no layer is quantized.
 fn metadata_of<M: NamedLinears>(module: &M) -> Result<Option<QuantizationMetadata>> {
     let mut layers = Vec::new();
     let mut skipped = Vec::new();

@@ -185,7 +185,8 @@ impl TensorFile {
         self.unverified.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether nothing is left to compare: [`TensorFile::verify_when_read`] was not called, or its comparison is done.
+    /// Returns `true` if nothing is left to compare: [`TensorFile::verify_when_read`] was not called, or its comparison
+    /// is done.
     pub fn is_verified(&self) -> bool {
         self.unverified.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
@@ -256,17 +257,17 @@ impl TensorFile {
         &self.names
     }
 
-    /// Shape of a tensor; none where the file has no such tensor.
+    /// Shape of a tensor; `None` if the file has no such tensor.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.places.get(name).map(|place| place.shape.as_slice())
     }
 
-    /// Element type of a tensor; none where the file has no such tensor.
+    /// Element type of a tensor; `None` if the file has no such tensor.
     pub fn dtype(&self, name: &str) -> Option<Dtype> {
         self.places.get(name).map(|place| place.dtype)
     }
 
-    /// Bytes of a tensor; none where the file has no such tensor.
+    /// Bytes of a tensor; `None` if the file has no such tensor.
     pub fn byte_size(&self, name: &str) -> Option<u64> {
         self.places.get(name).map(Place::bytes)
     }

@@ -81,7 +81,7 @@ impl<'a> TextStream<'a> {
             .map_err(|detail| Error::Tokenizer { what: "decode the stream", detail })
     }
 
-    /// Replaces bytes that are no UTF-8 by those of U+FFFD; none where there are no such bytes.
+    /// Replaces bytes that are no UTF-8 by those of U+FFFD; `None` if there are no such bytes.
     ///
     /// The library makes of a run of byte tokens with one bad byte nothing but U+FFFD, though the text before that byte
     /// may have been returned.

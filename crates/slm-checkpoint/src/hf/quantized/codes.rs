@@ -19,7 +19,7 @@ pub(super) struct Codes {
     pub(super) scales: Vec<f32>,
     /// True if the file has them in 16 bits.
     pub(super) half_scales: bool,
-    /// Next to the scales; none where all are 0.
+    /// Next to the scales; `None` if all are 0.
     pub(super) zero_points: Option<Vec<i8>>,
 }
 

@@ -86,7 +86,7 @@ fn yes() -> bool {
 pub(super) struct Form {
     bits: Bits,
     packed: bool,
-    /// Scales of a row; none where all rows share one.
+    /// Scales of a row; `None` if all rows share one.
     groups: Option<usize>,
     group_size: usize,
     zero_points: Option<ZeroPoints>,

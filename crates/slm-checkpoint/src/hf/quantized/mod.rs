@@ -39,7 +39,7 @@ pub(super) enum Method {
 
 impl Method {
     /// Takes the description of a quantization that is read here out of the config at `path`, or from the file next to
-    /// it; none where there is none, or another is left in the config to be refused.
+    /// it; `None` if there is none, or another is left in the config to be refused.
     pub(super) fn take(dir: &Path, path: &Path, config: &mut Map<String, Value>) -> Result<Option<Self>> {
         let known = |name: &&&str| config.get(**name).is_some_and(Value::is_object);
         if let Some(field) = FIELDS.iter().find(known) {

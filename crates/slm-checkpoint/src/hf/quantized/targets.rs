@@ -49,7 +49,7 @@ impl Targets {
         Ok(targets)
     }
 
-    /// Closeness with which the list names the layer `module` of the class `class`; none where it does not.
+    /// Closeness with which the list names the layer `module` of the class `class`; `None` if it does not.
     pub(super) fn find(&self, module: &str, class: &str) -> Option<Match> {
         if self.names.iter().any(|name| name == module) {
             return Some(Match::Name);

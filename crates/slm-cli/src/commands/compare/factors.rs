@@ -15,7 +15,7 @@ const NORMS: [(&str, &[&str]); 2] = [
     ("post_attention_norm", &["mlp.gate_proj", "mlp.up_proj"]),
 ];
 
-/// Reads the weight of a norm by its name; none where there is no such norm.
+/// Reads the weight of a norm by its name; `None` if there is no such norm.
 pub(super) type ReadNorm<'a> = dyn Fn(&str) -> Result<Option<Vec<f32>>> + 'a;
 
 /// The factors by which inputs and outputs of the layers of `quantized` are those of the float model `float`, whose norms
@@ -70,7 +70,7 @@ pub(super) fn between(
     Ok(factors)
 }
 
-/// The factor of each channel behind a norm; none where a model has no such norm.
+/// The factor of each channel behind a norm; `None` if a model has no such norm.
 fn of_norm(name: &str, norm: &ReadNorm<'_>, quantized: &Checkpoint) -> Result<Option<Vec<f32>>> {
     let (Some(float), true) = (norm(name)?, quantized.tensors().shape(name).is_some()) else {
         return Ok(None);

@@ -24,8 +24,8 @@ pub(super) fn page(result: &CompareResult, args: &CompareArgs) -> Page {
         .collect();
     page.plots.push(Plot {
         title: "Error of the outputs by depth".to_owned(),
-        caption: "Discs: a layer's own error, for the input that A gives it. Rings: the error in all, with what comes in from the \
-                  layers before; errors accumulate through the depth."
+        caption: "Discs: a layer's own error, for the input that A gives it. Rings: the total error, with the \
+                  error inherited from the layers before; errors accumulate through the depth."
             .to_owned(),
         svg: html::depth(&points, "Own and total SQNR of each layer's output in forward order, in dB; the table below has the numbers"),
     });

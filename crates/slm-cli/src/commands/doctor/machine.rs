@@ -1,4 +1,4 @@
-//! Facts about this machine; none where the system does not tell.
+//! Facts about this machine; `None` if the system does not report them.
 
 use std::fs;
 

@@ -157,7 +157,7 @@ fn quantization(metadata: &QuantizationMetadata, view: &CheckpointView<'_>, line
         lines.add("embedding", float_types(table.map(|tensor| tensor.dtype.as_str())));
     }
     let lineage = &metadata.lineage;
-    lines.add("float model", lineage.transforms.map_or_else(|| "as it was".to_owned(), changes));
+    lines.add("float model", lineage.transforms.map_or_else(|| "unchanged".to_owned(), changes));
     if let Some(calibration) = &lineage.calibration {
         let text = short(&calibration.text_sha256);
         lines.add("calibration", format!("{} tokens of the text with SHA-256 {text}...", calibration.tokens));
@@ -201,6 +201,9 @@ fn origin(lineage: &Value) -> Vec<(String, String)> {
         Value::Number(number) => Some(number.to_string()),
         _ => None,
     };
-    let label = |key: &str| key.replace('_', " ");
+    let label = |key: &str| match key {
+        "architecture" => "imported as".to_owned(),
+        key => key.replace('_', " "),
+    };
     fields.iter().filter_map(|(key, value)| Some((label(key), text(value)?))).collect()
 }

@@ -24,7 +24,7 @@ impl PtqResult {
             vec![
                 bar("whole model, float", sizes.model_before),
                 bar("whole model, quantized", sizes.model_after),
-                bar("linear layers, float", sizes.linear_before),
+                bar("linear layers, 32-bit floats", sizes.linear_before),
                 bar("linear layers, quantized", sizes.linear_after),
             ],
         ));
@@ -42,7 +42,11 @@ impl PtqResult {
             ));
         }
         page.plots.push(plot(self.layers.iter().map(|layer| (&*layer.name, layer.sqnr_db))));
-        page.plots.extend(html::input_ranges(checkpoint));
+        let observed = |name: &str| {
+            let layer = self.layers.iter().find(|layer| layer.name == name)?;
+            layer.observed_input.map(|[min, max]| (f64::from(min), f64::from(max)))
+        };
+        page.plots.extend(html::input_ranges(checkpoint, &observed));
         page.tables.push(Table::new(
             "Layers",
             inspect::TABLE_NOTE,
@@ -60,7 +64,7 @@ impl PtqResult {
             ],
             self.layers.iter().map(LayerResult::html_row),
         ));
-        page.layers = html::layers(checkpoint, float)?;
+        page.layers = html::layers(checkpoint, float, &observed)?;
         page.lineage = inspect::facts(checkpoint);
         Ok(page)
     }

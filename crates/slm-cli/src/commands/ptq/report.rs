@@ -36,9 +36,9 @@ pub(super) struct ReportInputs<'a> {
     pub(super) sizes: Sizes,
     pub(super) float: Option<&'a Evaluation>,
     pub(super) quantized: Option<&'a Evaluation>,
-    /// Warning about the quality, with its cause; none where the quality is good.
+    /// Warning about the quality, with its cause; `None` if the quality is good.
     pub(super) warning: Option<String>,
-    /// The verdict; none where nothing was measured.
+    /// The verdict; `None` if nothing was measured.
     pub(super) quality: Option<Quality>,
     pub(super) calibration_tokens: u64,
     pub(super) held_out: Option<&'a HeldOut>,
@@ -120,6 +120,8 @@ pub(super) struct LayerResult {
     pub(super) activation: Option<QParams>,
     /// Estimate of the relative error that one static scale would make in a row of the input.
     pub(super) static_input_error: Option<f64>,
+    /// Least and greatest value of the input in calibration; static activations only.
+    pub(super) observed_input: Option<[f32; 2]>,
     /// Treatment of the input: `static`, `dynamic` or `weight-only`.
     pub(super) input: QuantizationType,
     #[serde(serialize_with = "number")]
@@ -257,6 +259,7 @@ impl LayerResult {
             zero_point_max: zero_points().max().unwrap_or(0),
             activation: layer.activation.static_params(),
             static_input_error: layer.input_error,
+            observed_input: layer.observed_input.map(|(min, max)| [min, max]),
             input: match layer.activation {
                 ActivationQuant::Static(_) => QuantizationType::Static,
                 ActivationQuant::Dynamic(_) => QuantizationType::Dynamic,

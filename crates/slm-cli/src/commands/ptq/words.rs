@@ -92,7 +92,7 @@ impl PtqResult {
         let equalized = record.equalized_mlps.map(|count| format!("{count} MLPs equalized"));
         let norms = record.equalized_norms.map(|count| format!("equalized behind {count} norms"));
         let done: Vec<String> = rotated.into_iter().chain(smoothed).chain(equalized).chain(norms).collect();
-        let mut text = if done.is_empty() { "as it was".to_owned() } else { done.join(", ") };
+        let mut text = if done.is_empty() { "unchanged".to_owned() } else { done.join(", ") };
         if let Some(reason) = &self.not_rotated {
             text += &format!("; not rotated: {reason}");
         }
@@ -121,9 +121,11 @@ impl PtqResult {
     pub(super) fn summary(&self) -> String {
         let Sizes { linear_before, linear_after, linear_ratio, model_before, model_after, model_ratio } =
             self.sizes;
-        let size = |before, after, ratio| {
-            format!("{} -> {} ({ratio:.4}x)", table::bytes(before), table::bytes(after))
+        let size = |before, form, after, ratio| {
+            format!("{}{form} -> {} ({ratio:.4}x)", table::bytes(before), table::bytes(after))
         };
+        // A model of 16-bit floats is smaller than its layers are in 32 bits.
+        let linear_form = if linear_before > model_before { " as 32-bit floats" } else { "" };
         let over =
             match self.calibration_tokens > 0 && (self.observer == "weighted-mse" || self.method == "gptq") {
                 true => format!(" over {} tokens", self.calibration_tokens),
@@ -166,8 +168,8 @@ impl PtqResult {
             self.observer,
             self.method,
             self.changes(),
-            size(linear_before, linear_after, linear_ratio),
-            size(model_before, model_after, model_ratio),
+            size(linear_before, linear_form, linear_after, linear_ratio),
+            size(model_before, "", model_after, model_ratio),
             table::bytes(self.largest_tensor_bytes),
             self.seconds,
             self.device,

@@ -6,12 +6,21 @@ use super::axes::{Axis, Frame};
 use super::depth::index_axis;
 use super::{escaped, short, svg};
 
-/// The values that the codes of a layer's input reach.
+/// The ranges of a layer's input, each from the least to the greatest value.
 #[derive(Debug, Clone)]
 pub(crate) struct Range {
     pub(crate) name: String,
-    pub(crate) low: f64,
-    pub(crate) high: f64,
+    /// Values that the codes reach.
+    pub(crate) kept: (f64, f64),
+    /// Values in the calibration text, if they are known.
+    pub(crate) observed: Option<(f64, f64)>,
+}
+
+impl Range {
+    fn ends(&self) -> impl Iterator<Item = f64> + use<> {
+        let of = |(low, high): (f64, f64)| [low, high];
+        of(self.kept).into_iter().chain(self.observed.into_iter().flat_map(of))
+    }
 }
 
 /// Values nearer to zero than this are drawn to scale, others by their logarithm.
@@ -24,7 +33,7 @@ fn bent(value: f64) -> f64 {
 
 /// Ranges of layers in forward order.
 pub(crate) fn ranges(ranges: &[Range], label: &str) -> String {
-    let ends = ranges.iter().flat_map(|range| [range.low, range.high]).filter(|value| value.is_finite());
+    let ends = ranges.iter().flat_map(Range::ends).filter(|value| value.is_finite());
     let largest = ends.map(f64::abs).fold(1.0, f64::max);
     let tens: Vec<f64> = (0..=12).map(|power| 10.0_f64.powi(power)).collect();
     let top = tens.iter().copied().find(|ten| *ten >= largest).unwrap_or(largest);
@@ -43,15 +52,18 @@ pub(crate) fn ranges(ranges: &[Range], label: &str) -> String {
     };
     let mut content = frame.draw_y(name);
     for (index, range) in ranges.iter().enumerate() {
-        let (top, bottom) = (frame.place_y(bent(range.high)), frame.place_y(bent(range.low)));
-        let _ = write!(
-            content,
-            "<path class=\"range\" d=\"M{:.1} {top:.1}V{bottom:.1}\"><title>{}: {:.4} to {:.4}</title></path>",
-            frame.place_x(index as f64),
-            escaped(&range.name),
-            range.low,
-            range.high
-        );
+        let x = frame.place_x(index as f64);
+        let line = |(low, high): (f64, f64)| {
+            format!("M{x:.1} {:.1}V{:.1}", frame.place_y(bent(high)), frame.place_y(bent(low)))
+        };
+        let mut title = format!("{}: kept {:.4} to {:.4}", escaped(&range.name), range.kept.0, range.kept.1);
+        let mut lines = String::new();
+        if let Some(observed) = range.observed {
+            let _ = write!(title, ", observed {:.4} to {:.4}", observed.0, observed.1);
+            let _ = write!(lines, "<path class=\"observed\" d=\"{}\"/>", line(observed));
+        }
+        let _ = write!(lines, "<path class=\"range\" d=\"{}\"/>", line(range.kept));
+        let _ = write!(content, "<g><title>{title}</title>{lines}</g>");
     }
     content += &frame.ends("first layer", "last layer");
     svg(frame.height, label, &content)
