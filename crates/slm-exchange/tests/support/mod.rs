@@ -1,6 +1,8 @@
 //! Helpers that the tests of this crate share.
 #![allow(dead_code)]
 
+mod computed;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -9,6 +11,9 @@ use slm_checkpoint::{Checkpoint, hf};
 use slm_ptq::{CalibrationTokens, CheckpointQuantizer, Error, LayerScheme, PtqConfig};
 use slm_quant_core::{Bits, QuantScheme, QuantizationType, QuantizedMatrix};
 use slm_testing::shared_dir;
+
+#[allow(unused_imports)]
+pub(crate) use computed::{computed, logits, sequences};
 
 /// The reference models; none where there are none.
 pub(crate) fn models() -> Vec<PathBuf> {
