@@ -6,7 +6,8 @@ use slm_kernels::{KernelKind, PANEL_ROWS, Panels, multiply_panels};
 
 use crate::dispatch::vectorized;
 use crate::exp::exp_scalar;
-use crate::kv::{KvHeads, KvRun};
+use crate::kv::KvHeads;
+use crate::kv_run::KvRun;
 use crate::lanes;
 use crate::panel::PANEL;
 use crate::softmax::exponentials;

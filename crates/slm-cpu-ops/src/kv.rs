@@ -1,145 +1,12 @@
 //! Keys and values of past positions, in the order in which attention reads them.
 
-use std::fmt;
 use std::ops::{DerefMut, Range};
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
-use slm_kernels::{KernelKind, PanelValues, widen};
+use slm_kernels::{KernelKind, widen};
 
+use crate::kv_head::KvHeadMut;
+use crate::kv_run::KvRun;
 use crate::panel::PANEL;
-
-/// 16 numbers of a type in which keys and values are kept.
-pub trait KvRun: Copy + Send + Sync + fmt::Debug + 'static {
-    /// Zeros.
-    const ZERO: Self;
-
-    /// Steps between the least and the greatest code, where numbers are codes of a grid of their own for each position and
-    /// head; none where they are floats.
-    const STEPS: Option<f32>;
-
-    /// Puts the nearest number at `index`, or returns false for a finite one beyond the type's range. Codes are counted from
-    /// the least one, 0.
-    fn put(&mut self, index: usize, value: f32) -> bool;
-
-    /// Puts the numbers nearest to `values` into the first places of a run, or returns the first that is finite and beyond the
-    /// type's range.
-    fn put_run(&mut self, values: &[f32], code: (f32, f32)) -> Result<(), KvOverflow> {
-        values.iter().enumerate().try_for_each(|(index, &value)| put(self, index, value, code))
-    }
-
-    /// Puts the number nearest to each of `values` at place `index` of a run of its own, or returns the first that is finite
-    /// and beyond the type's range.
-    fn put_across(
-        runs: &mut [Self],
-        index: usize,
-        values: &[f32],
-        code: (f32, f32),
-    ) -> Result<(), KvOverflow> {
-        runs.iter_mut().zip(values).try_for_each(|(run, &value)| put(run, index, value, code))
-    }
-
-    /// Runs as kernels take them.
-    fn values(runs: &[Self]) -> PanelValues<'_>;
-
-    /// The runs themselves, where they are 32-bit floats.
-    fn as_floats(_runs: &[Self]) -> Option<&[[f32; PANEL]]> {
-        None
-    }
-}
-
-/// 32-bit floats, exact.
-impl KvRun for [f32; PANEL] {
-    const ZERO: Self = [0.0; PANEL];
-    const STEPS: Option<f32> = None;
-
-    fn put(&mut self, index: usize, value: f32) -> bool {
-        self[index] = value;
-        true
-    }
-
-    fn values(runs: &[Self]) -> PanelValues<'_> {
-        PanelValues::F32(runs)
-    }
-
-    #[inline(always)]
-    fn as_floats(runs: &[Self]) -> Option<&[[f32; PANEL]]> {
-        Some(runs)
-    }
-}
-
-/// 16-bit floats.
-impl KvRun for [f16; PANEL] {
-    const ZERO: Self = [f16::ZERO; PANEL];
-    const STEPS: Option<f32> = None;
-
-    fn put(&mut self, index: usize, value: f32) -> bool {
-        self[index] = f16::from_f32(value);
-        self[index].is_finite() || !value.is_finite()
-    }
-
-    fn put_run(&mut self, values: &[f32], _: (f32, f32)) -> Result<(), KvOverflow> {
-        let halves = &mut self[..values.len()];
-        halves.convert_from_f32_slice(values);
-        check_halves(halves, values)
-    }
-
-    fn put_across(runs: &mut [Self], index: usize, values: &[f32], _: (f32, f32)) -> Result<(), KvOverflow> {
-        for (runs, values) in runs.chunks_mut(PANEL).zip(values.chunks(PANEL)) {
-            let mut halves = [f16::ZERO; PANEL];
-            let halves = &mut halves[..values.len()];
-            halves.convert_from_f32_slice(values);
-            runs.iter_mut().zip(&*halves).for_each(|(run, &half)| run[index] = half);
-            check_halves(halves, values)?;
-        }
-        Ok(())
-    }
-
-    fn values(runs: &[Self]) -> PanelValues<'_> {
-        PanelValues::F16(runs)
-    }
-}
-
-/// Returns the first value that is finite and has no finite half.
-fn check_halves(halves: &[f16], values: &[f32]) -> Result<(), KvOverflow> {
-    let beyond = halves.iter().zip(values).find(|(half, value)| !half.is_finite() && value.is_finite());
-    beyond.map_or(Ok(()), |(_, &value)| Err(KvOverflow { value }))
-}
-
-/// 8-bit codes, from -128.
-impl KvRun for [i8; PANEL] {
-    const ZERO: Self = [0; PANEL];
-    const STEPS: Option<f32> = Some(255.0);
-
-    fn put(&mut self, index: usize, value: f32) -> bool {
-        self[index] = (value - LEAST_I8) as i8;
-        true
-    }
-
-    fn values(runs: &[Self]) -> PanelValues<'_> {
-        PanelValues::I8(runs)
-    }
-}
-
-/// Offset that is taken off 8-bit codes, which count from 0, when they are stored.
-const LEAST_I8: f32 = 128.0;
-
-/// 4-bit codes.
-impl KvRun for [u8; PANEL / 2] {
-    const ZERO: Self = [0; PANEL / 2];
-    const STEPS: Option<f32> = Some(15.0);
-
-    fn put(&mut self, index: usize, value: f32) -> bool {
-        let shift = index / (PANEL / 2) * 4;
-        let byte = &mut self[index % (PANEL / 2)];
-        *byte = (*byte & !(0xF << shift)) | ((value as u8 & 0xF) << shift);
-        true
-    }
-
-    fn values(runs: &[Self]) -> PanelValues<'_> {
-        PanelValues::U4(runs)
-    }
-}
 
 /// The grid of the key or the value of one position and head: a code stands for `least + code * scale`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -177,7 +44,7 @@ pub struct KvLayer<B = Vec<[f32; PANEL]>> {
 }
 
 /// Some heads of a [`KvLayer`].
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct KvHeads<'a, R = [f32; PANEL]> {
     count: usize,
     head_dim: usize,
@@ -225,24 +92,30 @@ impl<R: KvRun, B: DerefMut<Target = [R]>> KvLayer<B> {
     /// # Panics
     /// When the lengths do not fit or the positions leave the capacity.
     pub fn store(&mut self, start: usize, keys: &[f32], values: &[f32]) -> Result<(), KvOverflow> {
-        let width = self.heads * self.head_dim;
-        assert!(keys.len() == values.len() && keys.len().is_multiple_of(width), "keys and values: shape");
-        assert!(start + keys.len() / width <= self.capacity, "positions beyond the capacity");
+        self.heads_mut().try_for_each(|head| head.store(start, keys, values))
+    }
+
+    /// The heads one by one, which several threads may write.
+    pub fn heads_mut(&mut self) -> impl Iterator<Item = KvHeadMut<'_, R>> {
         let (key_size, value_size) = (self.key_size(), self.value_size());
-        for (row, (keys, values)) in keys.chunks_exact(width).zip(values.chunks_exact(width)).enumerate() {
-            let position = start + row;
-            let heads = keys.chunks_exact(self.head_dim).zip(values.chunks_exact(self.head_dim));
-            for (head, (key, value)) in heads.enumerate() {
-                let code = coded::<R>(key, self.key_grids.get_mut(head * self.capacity + position));
-                let panel = head * key_size + position / PANEL * self.head_dim;
-                R::put_across(&mut self.keys[panel..][..self.head_dim], position % PANEL, key, code)?;
-                let code = coded::<R>(value, self.value_grids.get_mut(head * self.capacity + position));
-                for (panel, value) in value.chunks(PANEL).enumerate() {
-                    self.values[head * value_size + panel * self.capacity + position].put_run(value, code)?;
-                }
-            }
-        }
-        Ok(())
+        let Self { heads, head_dim, capacity, .. } = *self;
+        // Of floats there are no grids: parts of length 0 for each head.
+        let grids = if R::STEPS.is_some() { capacity } else { 0 };
+        let mut rest = (
+            &mut *self.keys,
+            &mut *self.values,
+            self.key_grids.as_mut_slice(),
+            self.value_grids.as_mut_slice(),
+        );
+        (0..heads).map(move |index| {
+            let (keys, values, key_grids, value_grids) = std::mem::take(&mut rest);
+            let (keys, more_keys) = keys.split_at_mut(key_size);
+            let (values, more_values) = values.split_at_mut(value_size);
+            let (key_grids, more_key_grids) = key_grids.split_at_mut(grids);
+            let (value_grids, more_value_grids) = value_grids.split_at_mut(grids);
+            rest = (more_keys, more_values, more_key_grids, more_value_grids);
+            KvHeadMut { index, heads, head_dim, capacity, keys, values, key_grids, value_grids }
+        })
     }
 
     /// Heads.
@@ -285,34 +158,6 @@ impl<R: KvRun, B: DerefMut<Target = [R]>> KvLayer<B> {
     fn value_size(&self) -> usize {
         self.capacity * self.head_dim.div_ceil(PANEL)
     }
-}
-
-/// The least of `numbers` and the inverse of the step of their grid, which becomes `grid`. 0 and 1 for floats.
-fn coded<R: KvRun>(numbers: &[f32], grid: Option<&mut KvGrid>) -> (f32, f32) {
-    let (Some(steps), Some(grid)) = (R::STEPS, grid) else { return (0.0, 1.0) };
-    let (least, most) = numbers.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(least, most), &number| {
-        (least.min(number), most.max(number))
-    });
-    // A number that is none makes the whole grid so.
-    let nan = if numbers.iter().all(|number| number.is_finite()) { 0.0 } else { f32::NAN };
-    let scale = (most - least) / steps + nan;
-    // Kernels count 8-bit codes from -128.
-    let first = if steps == 255.0 { LEAST_I8 } else { 0.0 };
-    *grid = KvGrid { least: least + first * scale, scale };
-    (least, if scale > 0.0 { 1.0 / scale } else { 0.0 })
-}
-
-fn put<R: KvRun>(
-    run: &mut R,
-    index: usize,
-    value: f32,
-    (least, inverse): (f32, f32),
-) -> Result<(), KvOverflow> {
-    let number = match R::STEPS {
-        Some(steps) => ((value - least) * inverse).round_ties_even().clamp(0.0, steps),
-        None => value,
-    };
-    if run.put(index, number) { Ok(()) } else { Err(KvOverflow { value }) }
 }
 
 impl<'a, R: KvRun> KvHeads<'a, R> {
@@ -407,19 +252,5 @@ impl<'a, R: KvRun> KvHeads<'a, R> {
             key_grids,
             value_grids,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_half_does_not_reach_is_refused() {
-        let mut layer = KvLayer::<Vec<[f16; PANEL]>>::new(1, 2, 4);
-        assert_eq!(layer.store(0, &[65504.0, 1e-9], &[-65504.0, 0.1]), Ok(()));
-        assert_eq!(layer.store(1, &[1.0, 7e4], &[0.0; 2]), Err(KvOverflow { value: 7e4 }));
-        assert_eq!(layer.store(1, &[1.0, 7.0], &[0.0, -1e30]), Err(KvOverflow { value: -1e30 }));
-        assert_eq!(KvLayer::<Vec<[f32; PANEL]>>::new(1, 2, 4).store(0, &[1e30, 0.0], &[0.0; 2]), Ok(()));
     }
 }

@@ -134,14 +134,11 @@ impl Setup {
             let tuning = Some(Tuning::prepare(&mut model, source, config)?);
             return Ok(Self { tuning, ..Self::float(model) }.frozen_as(config));
         }
-        let quantizes = config.quantization.quantization_mode == QuantizationMode::Qat;
-        let quantized = start.checkpoint.filter(|checkpoint| checkpoint.is_quantized());
-        if let (Some(checkpoint), false) = (quantized, quantizes) {
-            checkpoint.require_float()?;
-        }
-        if !quantizes {
+        if config.quantization.quantization_mode != QuantizationMode::Qat {
+            start.checkpoint.map_or(Ok(()), Checkpoint::require_float)?;
             return Ok(Self::float(model).frozen_as(config));
         }
+        let quantized = start.checkpoint.filter(|checkpoint| checkpoint.is_quantized());
         let teacher = match config.qat.distill {
             false => None,
             true => Some(start.teacher(&model)?.load_model(&device.clone().inner())?),

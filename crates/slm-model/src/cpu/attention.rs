@@ -146,7 +146,7 @@ fn split_rows<'a>(
     tasks: &mut Vec<AttentionTask<'a>>,
 ) {
     let Queries { start, rows, row_stride, .. } = queries;
-    let rows_each = rows.div_ceil(8 * rayon::current_num_threads()).next_multiple_of(ROW_TILE);
+    let rows_each = rows.div_ceil(4 * rayon::current_num_threads()).next_multiple_of(ROW_TILE);
     let size = rows_each * row_stride;
     for (index, (q, out)) in q.chunks(size).zip(out.chunks_mut(size)).enumerate() {
         let (start, rows) = (start + index * rows_each, q.len() / row_stride);

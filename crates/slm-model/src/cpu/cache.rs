@@ -7,6 +7,7 @@ use slm_runtime::HugeVec;
 use std::ops::Range;
 
 use super::KvCacheType;
+use super::parallel::{SERIAL_VALUES, for_each_part};
 use crate::compute::HeadShape;
 
 /// The KV cache of one layer.
@@ -50,7 +51,16 @@ impl LayerCache {
 
     /// Writes the keys and values of positions `start ..`, as [`KvLayer::store`].
     pub(super) fn store(&mut self, start: usize, keys: &[f32], values: &[f32]) -> Result<(), KvOverflow> {
-        with_layer!(self, layer => layer.store(start, keys, values))
+        with_layer!(self, layer => {
+            if keys.len() < SERIAL_VALUES {
+                return layer.store(start, keys, values);
+            }
+            let mut results = vec![Ok(()); layer.heads()];
+            for_each_part(layer.heads_mut().zip(&mut results), |(head, result)| {
+                *result = head.store(start, keys, values);
+            });
+            results.into_iter().collect()
+        })
     }
 
     /// The attention of queries of all heads, as [`attend`].

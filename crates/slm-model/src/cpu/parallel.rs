@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use slm_runtime::for_each_task;
 
 /// Values below which another thread costs more than it gains.
-const SERIAL_VALUES: usize = 1 << 15;
+pub(super) const SERIAL_VALUES: usize = 1 << 15;
 
 /// Calls `f` once with each of `parts`, on the threads of the current rayon pool.
 pub(super) fn for_each_part<P: Send>(parts: impl Iterator<Item = P>, f: impl Fn(P) + Sync) {
