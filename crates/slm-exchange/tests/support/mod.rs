@@ -1,6 +1,8 @@
 //! Helpers shared by the tests of this crate.
 #![allow(dead_code)]
 
+mod computed;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -9,6 +11,9 @@ use slm_checkpoint::{Checkpoint, hf};
 use slm_ptq::{CalibrationTokens, CheckpointQuantizer, Error, LayerScheme, PtqConfig, RoundingMethod};
 use slm_quant_core::{Bits, Mapping, QuantScheme, QuantizationType, QuantizedMatrix};
 use slm_testing::shared_dir;
+
+#[allow(unused_imports)]
+pub(crate) use computed::{computed, logits, sequences};
 
 /// The reference models; `None` if they are not available.
 pub(crate) fn models() -> Vec<PathBuf> {
