@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use slm_checkpoint::{Checkpoint, SaveRequest, save};
 use slm_exchange::{ExportOptions, Fidelity, FloatType, Format, OnnxProfile, export};
 use slm_model::{ModelConfig, NormPlacement, QkNorm, Transformer, window_logits};
+use slm_ptq::{PtqConfig, RoundingMethod};
 use slm_quant_core::{ActivationGranularity, QuantizationType};
 use slm_testing::peer_python;
 use slm_text::Tokenizer;
@@ -271,15 +272,18 @@ fn the_report_says_whether_the_rules_of_tensorrt_hold() {
     let root = tempfile::tempdir().unwrap();
     let Some(dir) = models().into_iter().find(|dir| name(dir) == "tiny-llama") else { return };
     let float = import(&dir, &root.path().join("float"));
-    let note = |scheme: &str, kind: QuantizationType| {
-        let label = format!("{}-{kind}", scheme.replace(':', "-"));
-        let quantized = quantize(&float, &root.path().join(&label), scheme, kind, None);
+    let note_with = |scheme: &str, config: PtqConfig| {
+        let label = format!("{}-{}-{}", scheme.replace(':', "-"), config.quantization_type, config.method);
+        let quantized = quantize_with(&float, &root.path().join(&label), config);
         let report = export(quantized.dir(), &root.path().join(label + "-onnx"), &strict()).unwrap();
         report.notes.into_iter().find(|note| note.starts_with("TensorRT")).unwrap()
     };
-    for scheme in ["int8:tensor", "int8:channel", "int4:group:32"] {
+    let note = |scheme: &str, kind| note_with(scheme, config(scheme, kind, None));
+    for scheme in ["int8:tensor", "int8:channel"] {
         assert!(note(scheme, WeightOnly).contains("rules hold"), "{scheme}");
     }
+    let nearest = || PtqConfig { method: RoundingMethod::Rtn, ..config("int4:group:32", WeightOnly, None) };
+    assert!(note_with("int4:group:32", nearest()).contains("rules hold"));
     for (scheme, kind, reason) in [
         (
             "int8:channel:affine",
@@ -288,6 +292,7 @@ fn the_report_says_whether_the_rules_of_tensorrt_hold() {
         ),
         ("int8:group:32", WeightOnly, "INT8 in groups"),
         ("int4:channel", WeightOnly, "INT4 without groups"),
+        ("int4:group:32", WeightOnly, "they have negative scales"),
         ("int8:channel", Static, "the inputs of layers.0.self_attn.q_proj: they have a zero point"),
         ("int8:channel", Dynamic, "their scales are not constant"),
     ] {
