@@ -156,7 +156,7 @@ pub(crate) fn bytes(count: u64) -> String {
 
 /// A small positive number with four significant digits.
 pub(crate) fn scale(value: f32) -> String {
-    if (1e-4..1e4).contains(&value) { format!("{value:.6}") } else { format!("{value:.3e}") }
+    if (1e-4..1e4).contains(&value.abs()) { format!("{value:.6}") } else { format!("{value:.3e}") }
 }
 
 /// `low..high`, or one value where they are the same.

@@ -5,15 +5,13 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use burn::tensor::Device;
 use serde_json::{Value, json};
 use slm_checkpoint::Checkpoint;
 use slm_exchange::{ExportOptions, FloatType, Format, export};
-use slm_model::window_logits;
 use slm_quant_core::QuantizationType;
 use slm_testing::peer_python;
 use slm_text::Tokenizer;
-use support::{import, models, name, quantize, run};
+use support::{computed, import, models, name, quantize, run};
 
 use QuantizationType::{Dynamic, WeightOnly};
 
@@ -39,23 +37,20 @@ fn case(checkpoint: &Checkpoint, root: &Path, label: &str, exact: bool) -> Value
     let report = export(checkpoint.dir(), &out, &options()).unwrap();
     assert!(report.is_exact() || !exact, "{label}: {report:?}");
     let quantized = report.tensors.iter().filter(|tensor| tensor.kind.contains("affine")).count();
-    let model = checkpoint.load_model(&Device::flex()).unwrap();
-    let vocabulary = model.config().vocab_size as u32;
-    let ids: Vec<u32> = (0..48).map(|i| (i * 37 + i * i + 11) % vocabulary).collect();
-    let logits = window_logits(&model, &ids).unwrap();
-    let file = root.join(format!("{label}.logits"));
-    fs::write(&file, logits.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
     let text = "Once upon a time, there were 12 don'ts.";
     let ids_of_text = checkpoint
         .tokenizer_path()
         .map(|path| Tokenizer::from_file(path).unwrap().encode_with_special_tokens(text).unwrap());
     // Another GELU.
     let bound = label.starts_with("tiny-gpt-neox").then_some(0.01);
-    json!({
-        "label": label, "directory": out, "checkpoint": checkpoint.dir(), "ids": ids, "logits": file,
-        "quantized": quantized, "exact": exact, "bound": bound,
-        "text": ids_of_text.as_ref().map(|_| text), "text_ids": ids_of_text,
-    })
+    let mut case = computed(checkpoint, root, label);
+    case["directory"] = json!(out);
+    case["quantized"] = quantized.into();
+    case["exact"] = exact.into();
+    case["bound"] = json!(bound);
+    case["text"] = json!(ids_of_text.as_ref().map(|_| text));
+    case["text_ids"] = json!(ids_of_text);
+    case
 }
 
 fn check(root: &Path, cases: &[Value]) {

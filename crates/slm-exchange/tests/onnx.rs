@@ -4,18 +4,17 @@ mod support;
 
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use serde_json::{Value, json};
 use slm_checkpoint::{Checkpoint, SaveRequest, save};
 use slm_exchange::{ExportOptions, Fidelity, FloatType, Format, OnnxProfile, export};
 use slm_model::{ModelConfig, NormPlacement, QkNorm, Transformer, window_logits};
-use slm_nn::{ForwardHook, attach_hook};
+use slm_ptq::{PtqConfig, RoundingMethod};
 use slm_quant_core::{ActivationGranularity, QuantizationType};
 use slm_testing::peer_python;
 use slm_text::Tokenizer;
-use support::{config, import, models, name, quantize, quantize_with, run};
+use support::{computed, config, import, models, name, quantize, quantize_with, run};
 
 use QuantizationType::{Dynamic, Static, WeightOnly};
 
@@ -39,53 +38,14 @@ const CASES: [(&str, QuantizationType); 17] = [
     ("int4:group:32", Dynamic),
 ];
 
-/// A sequence longer than the window of tiny-mistral-swa.
-const LEN: u32 = 48;
-
 /// Exports `checkpoint` and records what ONNX Runtime must compute.
 fn case(checkpoint: &Checkpoint, root: &Path, label: &str, options: &ExportOptions) -> Value {
     let out = root.join(format!("{label}-onnx"));
     let report = export(checkpoint.dir(), &out, options).unwrap();
-    let mut model = checkpoint.load_model(&Device::flex()).unwrap();
-    let recorder = Arc::new(Recorder::default());
-    if checkpoint.is_quantized() {
-        attach_hook(&mut model, &(Arc::clone(&recorder) as Arc<dyn ForwardHook>));
-    }
-    let vocab = model.config().vocab_size as u32;
-    let ids: Vec<Vec<u32>> =
-        [37, 101].iter().map(|step| (0..LEN).map(|i| (i * step + i * i + 11) % vocab).collect()).collect();
-    let logits: Vec<f32> = ids.iter().flat_map(|ids| window_logits(&model, ids).unwrap()).collect();
-    let file = root.join(format!("{label}.logits"));
-    fs::write(&file, bytes_of(&logits)).unwrap();
-    let mut inputs = Vec::new();
-    for (layer, values) in recorder.0.lock().unwrap().iter() {
-        let file = root.join(format!("{label}-{layer}.input"));
-        fs::write(&file, bytes_of(values)).unwrap();
-        inputs.push(json!([layer, file]));
-    }
-    json!({
-        "label": label, "checkpoint": checkpoint.dir(), "onnx": out, "ids": ids, "logits": file, "inputs": inputs,
-        "exact": report.is_exact(),
-    })
-}
-
-/// The inputs of layers, in the order in which they are computed.
-#[derive(Default)]
-struct Recorder(Mutex<Vec<(String, Vec<f32>)>>);
-
-impl ForwardHook for Recorder {
-    fn on_forward(&self, layer: &str, input: &Tensor<2>, _: &Tensor<2>) {
-        let values: Vec<f32> = input.to_data().try_into_vec().unwrap();
-        let mut layers = self.0.lock().unwrap();
-        match layers.iter_mut().find(|(known, _)| known == layer) {
-            Some((_, known)) => known.extend(values),
-            None => layers.push((layer.to_owned(), values)),
-        }
-    }
-}
-
-fn bytes_of(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    let mut case = computed(checkpoint, root, label);
+    case["onnx"] = json!(out);
+    case["exact"] = report.is_exact().into();
+    case
 }
 
 fn check(root: &Path, cases: &[Value]) {
@@ -312,15 +272,18 @@ fn the_report_says_whether_the_rules_of_tensorrt_hold() {
     let root = tempfile::tempdir().unwrap();
     let Some(dir) = models().into_iter().find(|dir| name(dir) == "tiny-llama") else { return };
     let float = import(&dir, &root.path().join("float"));
-    let note = |scheme: &str, kind: QuantizationType| {
-        let label = format!("{}-{kind}", scheme.replace(':', "-"));
-        let quantized = quantize(&float, &root.path().join(&label), scheme, kind, None);
+    let note_with = |scheme: &str, config: PtqConfig| {
+        let label = format!("{}-{}-{}", scheme.replace(':', "-"), config.quantization_type, config.method);
+        let quantized = quantize_with(&float, &root.path().join(&label), config);
         let report = export(quantized.dir(), &root.path().join(label + "-onnx"), &strict()).unwrap();
         report.notes.into_iter().find(|note| note.starts_with("TensorRT")).unwrap()
     };
-    for scheme in ["int8:tensor", "int8:channel", "int4:group:32"] {
+    let note = |scheme: &str, kind| note_with(scheme, config(scheme, kind, None));
+    for scheme in ["int8:tensor", "int8:channel"] {
         assert!(note(scheme, WeightOnly).contains("rules hold"), "{scheme}");
     }
+    let nearest = || PtqConfig { method: RoundingMethod::Rtn, ..config("int4:group:32", WeightOnly, None) };
+    assert!(note_with("int4:group:32", nearest()).contains("rules hold"));
     for (scheme, kind, reason) in [
         (
             "int8:channel:affine",
@@ -329,6 +292,7 @@ fn the_report_says_whether_the_rules_of_tensorrt_hold() {
         ),
         ("int8:group:32", WeightOnly, "INT8 in groups"),
         ("int4:channel", WeightOnly, "INT4 without groups"),
+        ("int4:group:32", WeightOnly, "they have negative scales"),
         ("int8:channel", Static, "the inputs of layers.0.self_attn.q_proj: they have a zero point"),
         ("int8:channel", Dynamic, "their scales are not constant"),
     ] {

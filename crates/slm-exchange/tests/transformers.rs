@@ -5,14 +5,12 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use burn::tensor::Device;
 use serde_json::{Value, json};
 use slm_checkpoint::Checkpoint;
 use slm_exchange::{ExportOptions, Format, export};
-use slm_model::window_logits;
 use slm_quant_core::QuantizationType;
 use slm_testing::peer_python;
-use support::{import, models, name, quantize, run};
+use support::{computed, import, models, name, quantize, run};
 
 use QuantizationType::{Dynamic, Static, WeightOnly};
 
@@ -26,14 +24,9 @@ const MORE: [(&str, QuantizationType); 3] =
 fn case(checkpoint: &Checkpoint, root: &Path, label: &str, format: Format) -> Value {
     let out = root.join(format!("{label}-out"));
     export(checkpoint.dir(), &out, &ExportOptions::new(format)).unwrap();
-    let model = checkpoint.load_model(&Device::flex()).unwrap();
-    let vocabulary = model.config().vocab_size as u32;
-    let ids: Vec<u32> = (0..48).map(|i| (i * 37 + i * i + 11) % vocabulary).collect();
-    let logits = window_logits(&model, &ids).unwrap();
-    let file = root.join(format!("{label}.logits"));
-    fs::write(&file, logits.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
-    let kind = checkpoint.metadata().map_or(WeightOnly, |metadata| metadata.quantization_type);
-    json!({ "label": label, "directory": out, "ids": ids, "logits": file, "float_inputs": kind == WeightOnly })
+    let mut case = computed(checkpoint, root, label);
+    case["directory"] = json!(out);
+    case
 }
 
 #[test]

@@ -2,13 +2,14 @@
 
 use rayon::prelude::*;
 
-use crate::observer::choose_weighted;
+use crate::observer::{choose_weighted, choose_weighted_signed};
 use crate::pack::{pack_row, unpack_row};
 use crate::qparams::{TORCHAO_EPS, choose_qparams_stored};
 use crate::round::Quantizer;
 use crate::scan::{check_finite, check_len};
 use crate::{
-    Bits, Error, ErrorStats, Granularity, ObserverKind, QParams, QuantScheme, QuantizedMatrix, Result, Scales,
+    Bits, Error, ErrorStats, Granularity, Mapping, ObserverKind, QParams, QuantScheme, QuantizedMatrix,
+    Result, Scales,
 };
 
 /// Quantizes a `[rows, cols]` weight, row-major: for every tensor, row or group `observer` chooses a range,
@@ -81,6 +82,37 @@ pub fn choose_weighted_qparams(
     scheme: QuantScheme,
     importance: &[f32],
 ) -> Result<Vec<QParams>> {
+    choose_by_importance(weight, rows, cols, scheme, importance, choose_weighted)
+}
+
+/// [`choose_weighted_qparams`] with scales of either sign, where the mapping lets an end of the grid reach further than the
+/// other: [`Mapping::Symmetric`] of 4 bits, whose codes go from -8 to 7.
+///
+/// The largest value of a group then has the eighth step whatever its sign. ggml's Q4_0 does the same. On weights of language
+/// models in groups of 32 the squared error is a sixth smaller.
+pub(crate) fn choose_signed_qparams(
+    weight: &[f32],
+    rows: usize,
+    cols: usize,
+    scheme: QuantScheme,
+    importance: &[f32],
+) -> Result<Vec<QParams>> {
+    let choose = match (scheme.bits, scheme.mapping) {
+        (Bits::Int4, Mapping::Symmetric) => choose_weighted_signed,
+        _ => choose_weighted,
+    };
+    choose_by_importance(weight, rows, cols, scheme, importance, choose)
+}
+
+/// `choose` of every tensor, row or group and the importance of its columns.
+fn choose_by_importance(
+    weight: &[f32],
+    rows: usize,
+    cols: usize,
+    scheme: QuantScheme,
+    importance: &[f32],
+    choose: fn(&[f32], &[f32], QuantScheme) -> Result<QParams>,
+) -> Result<Vec<QParams>> {
     check_len("importance", cols, importance.len())?;
     check_finite("importance", importance)?;
     if let Some((index, value)) = importance.iter().enumerate().find(|(_, value)| **value < 0.0) {
@@ -93,7 +125,7 @@ pub fn choose_weighted_qparams(
     let importance: Vec<f32> = importance.iter().map(relative).collect();
     choose_by(weight, rows, cols, scheme, |values, start| {
         let width = values.len().min(cols);
-        choose_weighted(values, &importance[start..start + width], scheme)
+        choose(values, &importance[start..start + width], scheme)
     })
 }
 

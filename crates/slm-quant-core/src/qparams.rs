@@ -19,15 +19,16 @@ impl QParams {
     /// Refuses parameters that cannot quantize into `range`.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] or [`Error::Parameter`] for a scale that is not positive and finite, whose
-    /// reciprocal is not finite, or whose outermost code stands for an infinite value; and for a zero point
-    /// outside `range`.
+    /// [`Error::NotFinite`] or [`Error::Parameter`] for a scale that is not finite, is not positive (of signed codes with
+    /// zero point 0 it may be negative), whose reciprocal is not finite, or whose outermost code stands for an infinite
+    /// value; and for a zero point outside `range`.
     #[inline]
     pub fn check(&self, range: QuantRange) -> Result<()> {
         let Self { scale, zero_point } = *self;
         let (lo, hi) = self.representable(range);
         let codes = range.quant_min()..=range.quant_max();
-        let is_good = scale > 0.0 && (1.0 / scale).is_finite() && lo.is_finite() && hi.is_finite();
+        let is_good =
+            self.has_good_sign(range) && (1.0 / scale).is_finite() && lo.is_finite() && hi.is_finite();
         match scale.is_finite() && is_good && codes.contains(&zero_point) {
             true => Ok(()),
             false => self.refuse(range),
@@ -41,7 +42,7 @@ impl QParams {
         if !scale.is_finite() {
             return Err(Error::NotFinite { what: "scale", index: 0, value: scale });
         }
-        if scale <= 0.0 || !(1.0 / scale).is_finite() {
+        if !self.has_good_sign(range) || !(1.0 / scale).is_finite() {
             return Err(Error::Parameter {
                 what: "scale",
                 detail: format!("{scale:e} is not positive with a finite reciprocal"),
@@ -65,6 +66,13 @@ impl QParams {
             });
         }
         Ok(())
+    }
+
+    /// Returns true for a positive scale, and for a negative one of signed codes around zero: it turns the grid round, so
+    /// that the code without a counterpart, such as -8, stands for a positive value.
+    #[inline]
+    fn has_good_sign(&self, range: QuantRange) -> bool {
+        self.scale > 0.0 || (self.scale < 0.0 && self.zero_point == 0 && range.is_signed())
     }
 
     /// Values of the lowest and of the highest code.
@@ -153,7 +161,7 @@ pub fn choose_qparams_stored(
     at_scale(lo, stored_scale(scale, scale_dtype)?, range, mapping)
 }
 
-/// Rounds a positive scale to `dtype`.
+/// Rounds a scale to `dtype`. It keeps its sign, and does not become 0.
 #[inline(always)]
 pub(crate) fn stored_scale(scale: f32, dtype: ScaleDtype) -> Result<f32> {
     match dtype {
@@ -169,7 +177,7 @@ pub(crate) fn stored_scale(scale: f32, dtype: ScaleDtype) -> Result<f32> {
                     ),
                 });
             }
-            Ok(rounded.max(f16::MIN_POSITIVE_SUBNORMAL).to_f32())
+            Ok(rounded.to_f32().abs().max(f16::MIN_POSITIVE_SUBNORMAL.to_f32()).copysign(scale))
         }
     }
 }

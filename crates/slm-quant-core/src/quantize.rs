@@ -80,10 +80,14 @@ mod tests {
         let run = |x: &[f32], qparams| quantize::<i8>(x, qparams, QuantRange::INT8);
         assert!(matches!(run(&[0.0, f32::NAN], good), Err(Error::NotFinite { index: 1, .. })));
         assert!(matches!(run(&[f32::INFINITY], good), Err(Error::NotFinite { .. })));
-        for scale in [0.0, -1.0, f32::NAN, f32::INFINITY, 1e-40, f32::MAX] {
+        for scale in [0.0, f32::NAN, f32::INFINITY, 1e-40, f32::MAX] {
             assert!(run(&[0.0], QParams { scale, zero_point: 0 }).is_err(), "{scale}");
         }
         assert!(run(&[0.0], QParams { scale: 1.0, zero_point: 128 }).is_err());
+        assert!(run(&[0.0], QParams { scale: -1.0, zero_point: 1 }).is_err());
+        let turned = QParams { scale: -1.0, zero_point: 0 };
+        assert_eq!(run(&[2.0, -128.6, 128.6], turned), Ok(vec![-2, 127, -128]));
+        assert!(quantize::<u8>(&[0.0], turned, QuantRange::UINT8).is_err());
         assert!(quantize::<i8>(&[0.0], good, QuantRange::UINT8).is_err());
         assert!(matches!(
             quantize_into(&[0.0], good, QuantRange::INT8, &mut [0_i8; 2]),

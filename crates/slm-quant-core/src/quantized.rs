@@ -4,7 +4,7 @@ use half::f16;
 
 use crate::pack;
 use crate::scan::check_len;
-use crate::{Bits, Error, QParams, QuantScheme, Result, ScaleDtype};
+use crate::{Bits, Error, Mapping, QParams, QuantScheme, Result, ScaleDtype};
 
 /// Scales in the type they are stored in.
 #[derive(Debug, Clone, PartialEq)]
@@ -279,7 +279,8 @@ impl QuantizedMatrix {
             if !value.is_finite() {
                 return Err(Error::NotFinite { what: "scales", index, value });
             }
-            if value <= 0.0 {
+            // Negative scales turn a symmetric grid round.
+            if value == 0.0 || (value < 0.0 && scheme.mapping != Mapping::Symmetric) {
                 return Err(Error::Parameter {
                     what: "scales",
                     detail: format!("value {value} at index {index} is not positive"),

@@ -356,7 +356,8 @@ impl fmt::Display for QuantScheme {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct QParams {
-    /// Size of one step, positive and finite.
+    /// Size of one step, finite. It is negative only where signed codes around zero are turned round, so that the lowest code
+    /// stands for the highest value.
     pub scale: f32,
     /// The code that means 0.0, inside the code range.
     pub zero_point: i32,

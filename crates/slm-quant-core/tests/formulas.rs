@@ -152,9 +152,15 @@ fn qparams_are_checked_at_their_limits() {
     }
     check(large, 0).unwrap();
     check(f32::MIN_POSITIVE, 0).unwrap();
-    for scale in [0.0, -0.0, -1.0, 1e-39] {
+    for scale in [0.0, -0.0, 1e-39, -1e-39] {
         assert!(matches!(check(scale, 0), Err(Error::Parameter { what: "scale", .. })), "{scale}");
     }
+    // Negative scales turn a symmetric grid of signed codes round.
+    check(-1.0, 0).unwrap();
+    assert!(matches!(check(-1.0, 1), Err(Error::Parameter { what: "scale", .. })));
+    let unsigned = QParams { scale: -1.0, zero_point: 0 }.check(QuantRange::UINT8);
+    assert!(matches!(unsigned, Err(Error::Parameter { what: "scale", .. })));
+    assert_eq!(QParams { scale: -0.5, zero_point: 0 }.representable(QuantRange::INT4), (4.0, -3.5));
     for scale in [f32::NAN, f32::INFINITY] {
         assert!(matches!(check(scale, 0), Err(Error::NotFinite { what: "scale", .. })), "{scale}");
     }

@@ -229,6 +229,46 @@ fn scales_for_gptq_are_never_worse_than_those_for_rounding_to_nearest() {
     assert!(8 * better > schemes, "{better} of {schemes} with 4 bits are lower");
 }
 
+/// The end of the codes that reaches further, -8, goes where the largest weight is.
+#[test]
+fn symmetric_scales_of_4_bits_take_the_sign_that_suits_their_weights() {
+    let (rows, cols) = (48, 96);
+    let mut random = Random(31);
+    let weight = random.values(rows * cols);
+    let hessian = hessian(&inputs(&mut random, 400, cols), cols);
+    let factor = GptqFactor::new(&hessian, GptqOptions::default()).unwrap();
+    for scale_dtype in [ScaleDtype::F32, ScaleDtype::F16] {
+        for granularity in [Granularity::PerChannel, Granularity::PerGroup { group_size: 32 }] {
+            let scheme =
+                QuantScheme { bits: Bits::Int4, granularity, mapping: Mapping::Symmetric, scale_dtype };
+            let turned = choose_gptq_qparams(&weight, rows, cols, scheme, &factor).unwrap();
+            let negative = turned.iter().filter(|qparams| qparams.scale < 0.0).count();
+            assert!(4 * negative > turned.len() && 4 * negative < 3 * turned.len(), "{negative}");
+            // Positive scales only: those of the same search.
+            let costs = factor.remaining_costs();
+            let positive = choose_weighted_qparams(&weight, rows, cols, scheme, &costs).unwrap();
+            assert!(positive.iter().all(|qparams| qparams.scale > 0.0));
+            let error = |qparams: &[QParams]| {
+                let matrix = quantize_matrix_gptq(&weight, rows, cols, scheme, qparams, &factor).unwrap();
+                let options = RefitOptions::default();
+                let matrix = refit_matrix_gptq(&weight, matrix, &hessian, &factor, options).unwrap();
+                for (index, before) in qparams.iter().enumerate() {
+                    assert!(matrix.scales().get(index) * before.scale > 0.0);
+                }
+                output_error(&weight, &matrix, &hessian)
+            };
+            let (turned, positive) = (error(&turned), error(&positive));
+            let most = if granularity == Granularity::PerChannel { 1.0 } else { 0.95 };
+            assert!(turned < most * positive, "{granularity:?}: {turned} {positive}");
+        }
+    }
+    // Codes with as many steps on both sides gain nothing, and others have no such scales.
+    for scheme in schemes().into_iter().filter(|scheme| scheme.mapping != Mapping::Symmetric) {
+        let qparams = choose_gptq_qparams(&weight, rows, cols, scheme, &factor).unwrap();
+        assert!(qparams.iter().all(|qparams| qparams.scale > 0.0), "{scheme:?}");
+    }
+}
+
 #[test]
 fn rounding_anew_with_fitted_scales_lowers_the_error_round_by_round() {
     let mut random = Random(13);

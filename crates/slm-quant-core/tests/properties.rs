@@ -290,8 +290,16 @@ fn matrices_refuse_bad_input() {
     }
     let f16 = scheme.with_scale_dtype(ScaleDtype::F16);
     assert!(matches!(run(&[1e9; 6], 2, 3, f16), Err(Error::Parameter { what: "scale", .. })));
-    for scale in [0.0, -1.0, f32::NAN, 1e-40] {
+    for scale in [0.0, f32::NAN, 1e-40] {
         assert!(quantize_matrix_with(&[1.0; 6], 2, 3, scheme, Scales::F32(vec![scale]), None).is_err());
+    }
+    let turned = || Scales::F32(vec![-0.125]);
+    let matrix = quantize_matrix_with(&[1.0; 6], 2, 3, scheme, turned(), None).unwrap();
+    assert_eq!(matrix.dequantize(), [1.0; 6]);
+    for mapping in [Mapping::SymmetricTorch, Mapping::Affine] {
+        let scheme = scheme.with_mapping(mapping);
+        let zero_points = (mapping == Mapping::Affine).then(|| vec![0]);
+        assert!(quantize_matrix_with(&[1.0; 6], 2, 3, scheme, turned(), zero_points).is_err());
     }
     let matrix = quantize_matrix(&[1.0; 6], 2, 3, scheme, &ObserverKind::MinMax).unwrap();
     assert!(matrix.dequantize_row_into(2, &mut [0.0; 3]).is_err());

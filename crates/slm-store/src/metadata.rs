@@ -155,12 +155,19 @@ pub struct WeightError {
 pub struct ScaleRecord {
     /// Number of scales.
     pub count: usize,
-    /// Smallest scale.
+    /// Scales below 0: those of grids that are turned round, whose code -8 stands for a positive value.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub negative: usize,
+    /// Smallest magnitude of a scale.
     pub min: f32,
-    /// Largest scale.
+    /// Largest magnitude of a scale.
     pub max: f32,
-    /// Mean scale.
+    /// Mean magnitude of the scales.
     pub mean: f64,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// The zero points of a layer, summed up. All of them are in the tensors.
@@ -268,13 +275,14 @@ impl ScaleRecord {
     }
 
     fn of_params(weight: &WeightParams<'_>) -> Self {
-        let values = weight.scales.to_f32();
-        let count = values.len();
+        let scales = weight.scales.to_f32();
+        let (count, sizes) = (scales.len(), || scales.iter().map(|scale| scale.abs()));
         Self {
             count,
-            min: values.iter().copied().fold(f32::INFINITY, f32::min),
-            max: values.iter().copied().fold(f32::NEG_INFINITY, f32::max),
-            mean: values.iter().map(|&scale| f64::from(scale)).sum::<f64>() / count as f64,
+            negative: scales.iter().filter(|scale| **scale < 0.0).count(),
+            min: sizes().fold(f32::INFINITY, f32::min),
+            max: sizes().fold(0.0, f32::max),
+            mean: sizes().map(f64::from).sum::<f64>() / count as f64,
         }
     }
 }

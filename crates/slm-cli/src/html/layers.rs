@@ -93,7 +93,7 @@ fn of(
     is_float: bool,
 ) -> LayerFigures {
     let bars = bars(matrix, weights, is_float);
-    let scales: Vec<f64> = matrix.scales().to_f32().into_iter().map(f64::from).collect();
+    let scales: Vec<f64> = matrix.scales().to_f32().into_iter().map(|scale| f64::from(scale.abs())).collect();
     let largest = (0..scales.len()).max_by(|&a, &b| scales[a].total_cmp(&scales[b])).unwrap_or(0);
     let grid = grid(matrix, largest);
     let used = used_codes(matrix);
@@ -189,8 +189,9 @@ fn bars(matrix: &QuantizedMatrix, weights: &[f32], is_float: bool) -> Bars {
             for (group, weights) in weights.chunks(width).enumerate() {
                 let QParams { scale, zero_point } = matrix.qparams(matrix.scale_index(row, group));
                 // More than half a step beyond the outermost codes.
-                let low = scale * ((range.quant_min() - zero_point) as f32 - 0.5);
-                let high = scale * ((range.quant_max() - zero_point) as f32 + 0.5);
+                let first = scale * ((range.quant_min() - zero_point) as f32 - 0.5);
+                let last = scale * ((range.quant_max() - zero_point) as f32 + 0.5);
+                let (low, high) = (first.min(last), first.max(last));
                 for &weight in weights.iter().filter(|weight| !(low..=high).contains(*weight)) {
                     clipped[bin(weight)] += 1;
                 }

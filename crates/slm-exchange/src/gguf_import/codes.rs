@@ -1,8 +1,7 @@
 //! Conversion of codes and scales of blocks to those of a quantized matrix.
 //!
-//! Scales of a checkpoint are positive. llama.cpp's own Q4_0 has a negative scale if the largest value of a block is
-//! positive. The same values have the negated codes, of which -8 becomes 8. Such a tensor becomes INT8, which can hold
-//! 8.
+//! Both have symmetric codes and scales of either sign: llama.cpp's own Q4_0 has negative ones where the largest value of a
+//! block is positive.
 
 use half::f16;
 use slm_quant_core::{
@@ -24,50 +23,41 @@ pub(super) fn scheme(bits: Bits) -> QuantScheme {
     }
 }
 
-/// A block: its scale, made positive, and its codes.
+/// One block.
 struct Block {
     scale: f16,
-    codes: [i16; GROUP],
+    codes: [i8; GROUP],
 }
 
 impl Block {
     /// The block of Q8_0 or Q4_0 in `bytes`.
     fn read(kind: TensorKind, bytes: &[u8]) -> Self {
         let scale = f16::from_le_bytes([bytes[0], bytes[1]]);
-        let mut codes = [0_i16; GROUP];
+        let mut codes = [0_i8; GROUP];
         for (index, code) in codes.iter_mut().enumerate() {
             *code = match kind {
                 TensorKind::Q4_0 => {
                     let byte = bytes[2 + index % (GROUP / 2)];
-                    i16::from(if index < GROUP / 2 { byte & 0x0f } else { byte >> 4 }) - 8
+                    (if index < GROUP / 2 { byte & 0x0f } else { byte >> 4 }).cast_signed() - 8
                 }
-                _ => i16::from(bytes[2 + index].cast_signed()),
+                _ => bytes[2 + index].cast_signed(),
             };
         }
         if scale.to_f32() == 0.0 {
             // All values are 0, whatever the codes are.
             return Self { scale: f16::ONE, codes: [0; GROUP] };
         }
-        if scale.is_sign_negative() {
-            return Self { scale: -scale, codes: codes.map(|code| -code) };
-        }
         Self { scale, codes }
     }
 }
 
-/// The narrowest type that holds the codes of a tensor; `None` if it has no codes.
-pub(super) fn bits(kind: TensorKind, data: &[u8]) -> Option<Bits> {
-    let mut bits = if kind == TensorKind::Q4_0 { Bits::Int4 } else { Bits::Int8 };
-    for bytes in data.chunks_exact(kind.block_bytes()) {
-        for code in Block::read(kind, bytes).codes {
-            match code {
-                -8..=7 => {}
-                -128..=127 => bits = Bits::Int8,
-                _ => return None,
-            }
-        }
+/// Bits of the codes of a tensor; none where they are no symmetric codes.
+pub(super) fn bits(kind: TensorKind) -> Option<Bits> {
+    match kind {
+        TensorKind::Q4_0 => Some(Bits::Int4),
+        TensorKind::Q8_0 => Some(Bits::Int8),
+        _ => None,
     }
-    Some(bits)
 }
 
 /// The matrix of `rows` rows of blocks, in the order given by `row`.
@@ -88,8 +78,7 @@ pub(super) fn matrix(
         for bytes in data[start..start + row_bytes].chunks_exact(kind.block_bytes()) {
             let block = Block::read(kind, bytes);
             scales.push(block.scale);
-            // The codes fit: `bits` was determined from the whole tensor.
-            row_codes.extend(block.codes.iter().map(|&code| code as i8));
+            row_codes.extend(block.codes);
         }
         match bits {
             Bits::Int8 => codes.extend(row_codes.iter().map(|code| code.cast_unsigned())),
@@ -110,15 +99,17 @@ mod tests {
     use crate::source::dequantize_row;
 
     #[test]
-    fn negative_scales_keep_their_values() {
+    fn scales_of_either_sign_keep_their_codes() {
         let codes: Vec<i8> = (0..32).map(|i| (i % 16) as i8 - 8).collect();
         let mut data = Vec::new();
-        write_q4_0(&mut data, f16::from_f32(0.5), &codes);
-        assert_eq!(bits(TensorKind::Q4_0, &data), Some(Bits::Int4));
-        write_q4_0(&mut data, f16::from_f32(-0.25), &codes);
-        write_q4_0(&mut data, f16::from_f32(0.0), &codes);
-        assert_eq!(bits(TensorKind::Q4_0, &data), Some(Bits::Int8));
-        let matrix = matrix(TensorKind::Q4_0, &data, [3, 32], Bits::Int8, |row| row).unwrap();
+        for scale in [0.5, -0.25, 0.0] {
+            write_q4_0(&mut data, f16::from_f32(scale), &codes);
+        }
+        let matrix = matrix(TensorKind::Q4_0, &data, [3, 32], Bits::Int4, |row| row).unwrap();
+        assert_eq!(matrix.scales().to_f32(), [0.5, -0.25, 1.0]);
+        let mut read = [0; 32];
+        matrix.unpack_row_into(1, &mut read).unwrap();
+        assert_eq!(read, codes[..]);
         let mut values = Vec::new();
         (0..3).for_each(|row| dequantize_row(&matrix, row, &mut values));
         assert_eq!(values, dequantize(TensorKind::Q4_0, &data));

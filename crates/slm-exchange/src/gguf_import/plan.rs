@@ -52,7 +52,7 @@ impl Plan {
         }
         plan.refuse_others(file)?;
         if !dequantize {
-            plan.choose_codes(file)?;
+            plan.choose_codes();
         }
         Ok(plan)
     }
@@ -136,16 +136,14 @@ impl Plan {
         Ok(())
     }
 
-    /// Keeps codes if a quantization scheme can hold them.
-    fn choose_codes(&mut self, file: &GgufFile) -> Result<()> {
+    /// Keeps codes where there is a scheme for them.
+    fn choose_codes(&mut self) {
         for tensor in &mut self.tensors {
             let can_be_codes = tensor.is_linear || tensor.name == EMBED_TOKENS;
-            if can_be_codes && matches!(tensor.kind, TensorKind::Q8_0 | TensorKind::Q4_0) {
-                let data = part(file, tensor)?;
-                tensor.form = codes::bits(tensor.kind, &data).map_or(StoredForm::Float, StoredForm::Codes);
+            if can_be_codes {
+                tensor.form = codes::bits(tensor.kind).map_or(StoredForm::Float, StoredForm::Codes);
             }
         }
-        Ok(())
     }
 
     /// The layout of the checkpoint.
@@ -192,9 +190,6 @@ impl Plan {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         for tensor in &self.tensors {
             let what = match (tensor.form, tensor.kind) {
-                (StoredForm::Codes(Bits::Int8), TensorKind::Q4_0) => {
-                    "Q4_0 with negative scales: the same values as INT8 codes in groups of 32".to_owned()
-                }
                 (StoredForm::Codes(bits), kind) => {
                     format!("{kind}: the same codes and scales, INT{} in groups of 32", {
                         if bits == Bits::Int4 { 4 } else { 8 }

@@ -19,6 +19,9 @@ impl TensorRtRules {
             _ if !scheme.mapping.is_symmetric() => Some("they have zero points"),
             (Bits::Int8, true) => Some("they are INT8 in groups"),
             (Bits::Int4, false) => Some("they are INT4 without groups"),
+            _ if (0..matrix.scales().len()).any(|index| matrix.scales().get(index) < 0.0) => {
+                Some("they have negative scales")
+            }
             _ => None,
         };
         self.add("the weights of", name, reason.map(str::to_owned));

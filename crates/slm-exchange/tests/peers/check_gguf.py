@@ -35,6 +35,7 @@ class Checkpoint:
             metadata = {"layers": []}
         layers = metadata["layers"] + [metadata[k] for k in ("embedding",) if k in metadata]
         self.layers = {layer["name"]: layer for layer in layers}
+        self.quantizes_inputs = metadata.get("type", "weight-only") != "weight-only"
 
     def float32(self, name):
         """A float tensor. The library has no BF16 for numpy, which is the upper half of F32."""

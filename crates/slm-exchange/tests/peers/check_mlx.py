@@ -91,16 +91,16 @@ def check_module(case, checkpoint, name, module):
         if case["exact"]:
             assert np.array_equal(theirs, values), f"{where}: values"
         # `scale * code + bias` in 32 bits has the error of its largest term.
-        assert (np.abs(theirs - values) <= 2**module.bits * 2**-23 * scales).all(), f"{where}: values"
+        assert (np.abs(theirs - values) <= 2**module.bits * 2**-23 * np.abs(scales)).all(), f"{where}: values"
 
 
 def logits_of(model, ids):
     """In one pass, and half of them with a cache, one at a time."""
-    whole = model(mx.array([ids]))[0]
-    cache, half = make_prompt_cache(model), len(ids) // 2
-    parts = [model(mx.array([ids[:half]]), cache=cache)[0]]
-    parts += [model(mx.array([[token]]), cache=cache)[0] for token in ids[half:]]
-    return [np.array(logits.astype(mx.float32)) for logits in (whole, mx.concatenate(parts))]
+    ids = mx.array(ids)
+    cache, length = make_prompt_cache(model), ids.shape[1]
+    parts = [model(ids[:, : length // 2], cache=cache)]
+    parts += [model(ids[:, i : i + 1], cache=cache) for i in range(length // 2, length)]
+    return [np.array(logits.astype(mx.float32)) for logits in (model(ids), mx.concatenate(parts, axis=1))]
 
 
 def main(path):

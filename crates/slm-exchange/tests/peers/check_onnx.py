@@ -9,10 +9,7 @@ Checked of each model:
     without, in one pass and with keys and values that are held;
   - sequences of a batch do not see each other.
 
-Where inputs are quantized, floats that differ in their last bit may fall on two sides of a tie between two codes, and all that
-follows differs by what one code is worth. The float inputs of every layer as this project computed them are in `inputs`. A
-position is left out of the comparison only if a code of it, or of one before it, was shown to be such a tie in the first layer
-that differs.
+Where inputs are quantized, positions that follow a tie are left out: see ties.py.
 """
 import json, os, sys
 import numpy as np
@@ -20,11 +17,10 @@ import onnx
 import onnxruntime as ort
 from onnx import numpy_helper
 from check_gguf import Checkpoint
+from ties import first_ties
 
 # Largest difference of a logit.
 BOUND = 1e-3
-# How near to the middle between two codes a value is that may become either of them, in steps.
-TIE = 2e-3
 # Largest share of positions that follow a tie. With one range for all tokens a tie takes a whole sequence along.
 LEFT_OUT, LEFT_OUT_PER_TENSOR = 0.25, 0.75
 
@@ -90,45 +86,10 @@ def code_tensors(model):
     return found
 
 
-def own_codes(x, static, sequences):
-    """Codes 0 to 255 of the rows of `x`, and how far each is from a tie, in steps. Dynamic ones have a range for each row, or
-    for each of so many `sequences`."""
-    if static:
-        scale, zero = np.float32(static["scale"]), np.full((len(x), 1), static["zero_point"])
-        zero_tie = np.full((len(x), 1), 0.5)
-    else:
-        parts = x.reshape(sequences or len(x), -1)
-        of_rows = lambda bounds: np.repeat(bounds, len(x) // len(parts))[:, None].astype(np.float64)
-        lo, hi = of_rows(np.minimum(parts.min(axis=1), 0)), of_rows(np.maximum(parts.max(axis=1), 0))
-        scale = (hi - lo) / 255
-        scale = np.where(scale <= 2.0**-128, 0.1, scale)
-        zero = np.rint(-lo / scale)
-        zero_tie = np.abs(-lo / scale - np.floor(-lo / scale) - 0.5)
-        scale = np.maximum(scale, np.float64(np.float32(6.1e-5))).astype(np.float32)
-    steps = x * (np.float32(1) / scale)
-    codes = np.clip(np.rint(steps) + zero, 0, 255).astype(np.int32)
-    return codes, np.minimum(np.abs(steps - np.floor(steps) - 0.5), zero_tie)
-
-
-def first_ties(label, found, traced, inputs, checkpoint, shape, per_tensor):
-    """For each sequence the first position that follows a tie; its length where there is none."""
-    first = np.full(shape[0], shape[1])
-    for layer, x in inputs.items():
-        if layer not in traced:
-            continue
-        codes, to_tie = own_codes(x, checkpoint.layers[layer].get("activation"), shape[0] if per_tensor else None)
-        have = found[traced[layer]]
-        have = have.astype(np.int32) + (128 if have.dtype == np.int8 else 0)
-        for sequence in range(shape[0]):
-            rows = slice(sequence * shape[1], sequence * shape[1] + first[sequence])
-            difference = have[sequence, : first[sequence]] - codes[rows]
-            wrong = (np.abs(difference) > 1) | ((difference != 0) & (to_tie[rows] > TIE))
-            if wrong.any():
-                raise SystemExit(f"{label}: {layer}: a code of sequence {sequence} differs, and is no tie")
-            if difference.any():
-                # A range over all tokens carries a tie to those before it too.
-                first[sequence] = 0 if per_tensor else np.argwhere(difference.any(axis=1))[0][0]
-    return first
+def codes_of(found, traced):
+    """Codes 0 to 255 of the inputs of layers."""
+    codes = {layer: found[tensor] for layer, tensor in traced.items()}
+    return {layer: a.astype(np.int32) + (128 if a.dtype == np.int8 else 0) for layer, a in codes.items()}
 
 
 def compare_initializers(checkpoint, model, directory):
@@ -274,7 +235,7 @@ def main():
             per_tensor = case.get("per_tensor", False)
             for way in (whole,) if per_tensor else (whole, in_parts):
                 found = way(session, ids)
-                first = first_ties(f"{label}, {level}", found, traced, inputs, checkpoint, ids.shape, per_tensor)
+                first = first_ties(f"{label}, {level}", codes_of(found, traced), inputs, checkpoint, ids.shape, per_tensor)
                 kept = np.arange(ids.shape[1])[None, :] < first[:, None]
                 difference = np.abs(found["logits"] - want).max(axis=2)[kept].max(initial=0)
                 rows, left_out = rows + kept.size, left_out + kept.size - int(kept.sum())

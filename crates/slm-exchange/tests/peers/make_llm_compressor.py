@@ -1,14 +1,11 @@
-"""Quantizes a model with llm-compressor, and writes down the logits that transformers computes of what it saved.
+"""Quantizes a model with llm-compressor.
 
-    make_llm_compressor.py MODEL OUT
-
-OUT gets a directory for each recipe, with the file `logits` (32-bit floats) of the ids in `ids.json`.
+    make_llm_compressor.py MODEL OUT      OUT gets a directory for each recipe
 """
-import json, os, sys
+import os, sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-import numpy as np
 import torch
 from llmcompressor import oneshot
 from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
@@ -28,6 +25,8 @@ def recipes():
     yield "gptq-w4a16", GPTQModifier(config_groups=groups(group), ignore=["lm_head"])
     yield "w8a16", QuantizationModifier(config_groups=groups(channel), ignore=["lm_head"])
     yield "w8a8", QuantizationModifier(config_groups=groups(channel, token), ignore=["lm_head"])
+    tensor = {"num_bits": 8, "type": "int", "symmetric": False, "strategy": "tensor", "dynamic": False}
+    yield "w8a8-static", QuantizationModifier(config_groups=groups(channel, tensor), ignore=["lm_head"])
 
 
 def main(source, out):
@@ -39,12 +38,6 @@ def main(source, out):
         data = torch.utils.data.DataLoader(data, batch_size=1)
         oneshot(model=model, dataset=data, recipe=recipe, max_seq_length=LENGTH, num_calibration_samples=COUNT)
         model.save_pretrained(out / name, save_compressed=True)
-        model = AutoModelForCausalLM.from_pretrained(out / name, dtype=torch.float32).eval()
-        ids = [(i * 37 + i * i + 11) % vocabulary for i in range(48)]
-        with torch.no_grad():
-            logits = model(torch.tensor([ids])).logits[0].numpy()
-        (out / name / "ids.json").write_text(json.dumps(ids))
-        logits.astype(np.float32).tofile(out / name / "logits")
 
 
 main(sys.argv[1], Path(sys.argv[2]))

@@ -1,14 +1,19 @@
 //! Helpers shared by the tests of this crate.
 #![allow(dead_code)]
 
+mod computed;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use burn::tensor::Device;
 use slm_checkpoint::{Checkpoint, hf};
-use slm_ptq::{CalibrationTokens, CheckpointQuantizer, Error, LayerScheme, PtqConfig};
-use slm_quant_core::{Bits, QuantScheme, QuantizationType, QuantizedMatrix};
+use slm_ptq::{CalibrationTokens, CheckpointQuantizer, Error, LayerScheme, PtqConfig, RoundingMethod};
+use slm_quant_core::{Bits, Mapping, QuantScheme, QuantizationType, QuantizedMatrix};
 use slm_testing::shared_dir;
+
+#[allow(unused_imports)]
+pub(crate) use computed::{computed, logits, sequences};
 
 /// The reference models; `None` if they are not available.
 pub(crate) fn models() -> Vec<PathBuf> {
@@ -29,12 +34,16 @@ pub(crate) fn import(dir: &Path, out: &Path) -> Checkpoint {
     Checkpoint::open(hf::import_to(dir, out, false).unwrap().path).unwrap()
 }
 
-/// The quantization of a test: by `scheme`, and the embedding by the scheme `embeddings`.
+/// Options of a test: layers quantized by `scheme`, and the embedding by the scheme `embeddings`. Symmetric 4-bit weights are
+/// rounded by GPTQ, which gives them scales of either sign.
 pub(crate) fn config(scheme: &str, kind: QuantizationType, embeddings: Option<&str>) -> PtqConfig {
     let scheme: LayerScheme = scheme.parse().unwrap();
     let scheme = scheme.over(QuantScheme::per_tensor(Bits::Int8)).unwrap();
     let mut config = PtqConfig::new(scheme, kind);
     config.embeddings = embeddings.map(|text| text.parse().unwrap());
+    if (scheme.bits, scheme.mapping) == (Bits::Int4, Mapping::Symmetric) {
+        config.method = RoundingMethod::Gptq;
+    }
     config
 }
 

@@ -52,7 +52,9 @@ pub(crate) fn fake_quantize_learned(weight: Tensor<2>, scales: Tensor<1>, scheme
     let groups = Groups::of(&weight, scheme);
     let (min, max) = (scheme.range().quant_min() as f32, scheme.range().quant_max() as f32);
     let count = scales.dims()[0];
-    let scale = scales.clone().detach().clamp_min(TORCHAO_EPS).reshape([count, 1]);
+    let learned = scales.clone().detach();
+    let magnitude = learned.clone().abs().clamp_min(TORCHAO_EPS);
+    let scale = magnitude.clone().mask_where(learned.lower_elem(0.0), magnitude.neg()).reshape([count, 1]);
     let quotient = groups.gather(weight.clone().detach()) * scale.clone().recip();
     let rounded = quotient.clone().round();
     let codes = rounded.clone().clamp(min, max);

@@ -123,13 +123,14 @@ pub(crate) fn moved(old: &[(f32, f32)], batch: &[(f32, f32)], constant: f32) -> 
     old.iter().zip(batch).map(|(o, b)| (toward(o.0, b.0), toward(o.1, b.1))).collect()
 }
 
-/// The grid parameters that learned scales stand for: at least [`TORCHAO_EPS`], and rounded to the type that
-/// they will be stored in.
+/// The grid parameters that learned scales stand for: at least [`TORCHAO_EPS`] in magnitude, with their sign, and rounded to
+/// the type that they will be stored in.
 ///
 /// # Errors
 /// [`Error::NotFinite`] for a scale that is NaN or infinite, [`Error::Parameter`] for one that the type does not hold.
 pub(crate) fn learned_params(learned: &[f32], dtype: ScaleDtype) -> Result<Vec<QParams>> {
-    let stored = Scales::from_f32(learned.iter().map(|scale| scale.max(TORCHAO_EPS)).collect(), dtype);
+    let floored = |scale: &f32| scale.abs().max(TORCHAO_EPS).copysign(*scale);
+    let stored = Scales::from_f32(learned.iter().map(floored).collect(), dtype);
     let check = |(index, &value): (usize, &f32)| {
         let scale = stored.get(index);
         if !value.is_finite() {

@@ -177,7 +177,7 @@ impl Start {
         for (row, (latent, values)) in latent.chunks_mut(cols).zip(self.values.chunks(cols)).enumerate() {
             for (column, (latent, value)) in latent.iter_mut().zip(values).enumerate() {
                 let index = matrix.scale_index(row, column / matrix.group_width());
-                let most = MOST_OFFSET * matrix.qparams(index).scale;
+                let most = MOST_OFFSET * matrix.qparams(index).scale.abs();
                 *latent += (value - *latent).clamp(-most, most);
             }
         }

@@ -119,7 +119,7 @@ fn rates(block: &TransformerBlock, steps: usize) -> Result<HashMap<ParamId, f64>
         let Weight::FakeQuantized(weight) = &linear.weight else { return Ok(()) };
         let Some(scales) = weight.learned_scale() else { return Ok(()) };
         let scales = to_vec_f32("scale", scales).map_err(|error| Error::layer(name, error))?;
-        let mean = scales.iter().map(|&scale| f64::from(scale)).sum::<f64>() / scales.len() as f64;
+        let mean = scales.iter().map(|scale| f64::from(scale.abs())).sum::<f64>() / scales.len() as f64;
         rates.extend(parameter_roles(linear).into_iter().filter_map(|(id, role)| match role {
             ParameterRole::Weight => Some((id, WEIGHT_TRAVEL * per_step * mean)),
             ParameterRole::LearnedScale => Some((id, SCALE_TRAVEL * per_step * mean)),

@@ -174,7 +174,7 @@ impl State {
 /// the error. `product` is that of the codes with the gradient, `square` that of the codes with themselves by `H`.
 fn moved_scale(qparams: QParams, product: f64, square: f64, scheme: QuantScheme) -> Option<(QParams, f32)> {
     let wanted = (f64::from(qparams.scale) + product / square) as f32;
-    if !(wanted.is_finite() && wanted > 0.0) {
+    if !(wanted.is_finite() && wanted * qparams.scale > 0.0) {
         return None;
     }
     let moved = QParams { scale: stored_scale(wanted, scheme.scale_dtype).ok()?, ..qparams };

@@ -8,11 +8,11 @@
 use rayon::prelude::*;
 
 use super::{GptqFactor, Rounding, TILE};
-use crate::matrix::check_weight;
+use crate::matrix::{check_weight, choose_signed_qparams};
 use crate::qparams::stored_scale;
 use crate::round::Quantizer;
 use crate::scan::check_len;
-use crate::{Granularity, QParams, QuantScheme, Result, choose_weighted_qparams};
+use crate::{Granularity, QParams, QuantScheme, Result};
 
 /// Factors between which the best is searched, first by steps of the first entry, then of the others.
 const STEPS: [f32; 4] = [1.15, 1.07, 1.035, 1.017];
@@ -27,11 +27,13 @@ const SAMPLE: usize = 1 << 18;
 /// [`quantize_matrix_gptq`](super::quantize_matrix_gptq) with `factor`, in the order of
 /// [`QuantizedMatrix::scales`](crate::QuantizedMatrix::scales).
 ///
-/// They are those of [`choose_weighted_qparams`] with the [remaining costs](GptqFactor::remaining_costs), times one factor
-/// that is found by rounding a sample of the rows. On that sample the output error is never above that without the factor.
+/// They are those of [`choose_weighted_qparams`](crate::choose_weighted_qparams) with the [remaining
+/// costs](GptqFactor::remaining_costs), times one factor that is found by rounding a sample of the rows. Symmetric 4-bit codes
+/// go from -8 to 7: there a scale is negative where the error is less so, and -8 then stands for the largest positive value. On
+/// that sample the output error is never above that without the factor.
 ///
 /// # Errors
-/// As [`choose_weighted_qparams`] and [`quantize_matrix_gptq`](super::quantize_matrix_gptq).
+/// As [`choose_weighted_qparams`](crate::choose_weighted_qparams) and [`quantize_matrix_gptq`](super::quantize_matrix_gptq).
 pub fn choose_gptq_qparams(
     weight: &[f32],
     rows: usize,
@@ -41,7 +43,7 @@ pub fn choose_gptq_qparams(
 ) -> Result<Vec<QParams>> {
     check_weight(weight, rows, cols)?;
     check_len("inputs of the GPTQ factor", cols, factor.inputs())?;
-    let qparams = choose_weighted_qparams(weight, rows, cols, scheme, &factor.remaining_costs())?;
+    let qparams = choose_signed_qparams(weight, rows, cols, scheme, &factor.remaining_costs())?;
     let sample = Sample::new(weight, rows, cols, scheme, &qparams, factor);
     let Some(mut best) = sample.error(1.0)? else { return Ok(qparams) };
     let mut multiplier = 1.0;

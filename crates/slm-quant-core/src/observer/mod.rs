@@ -17,7 +17,7 @@ pub use histogram::{HistogramObserver, HistogramSearch, histogram_search};
 pub use kind::ObserverKind;
 pub use min_max::{MinMaxObserver, MovingAverageMinMaxObserver};
 pub use mse::MseObserver;
-pub(crate) use mse::choose_weighted;
+pub(crate) use mse::{choose_weighted, choose_weighted_signed};
 pub use per_channel::PerChannelMinMaxObserver;
 pub use percentile::PercentileObserver;
 

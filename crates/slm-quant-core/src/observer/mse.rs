@@ -89,6 +89,25 @@ pub(super) fn choose_range(
 /// and `values` are rows of as many. Scales are those that `scheme` stores, so that no range with a smaller error by
 /// this measure was tried, min-max among them.
 pub(crate) fn choose_weighted(values: &[f32], weights: &[f32], scheme: QuantScheme) -> Result<QParams> {
+    Ok(search_weighted(values, weights, scheme)?.qparams)
+}
+
+/// [`choose_weighted`] of the values or, if the error is less, of their negatives with a negative scale.
+pub(crate) fn choose_weighted_signed(
+    values: &[f32],
+    weights: &[f32],
+    scheme: QuantScheme,
+) -> Result<QParams> {
+    let best = search_weighted(values, weights, scheme)?;
+    let negatives: Vec<f32> = values.iter().map(|value| -value).collect();
+    let turned = search_weighted(&negatives, weights, scheme)?;
+    Ok(match turned.error < best.error {
+        true => QParams { scale: -turned.qparams.scale, ..turned.qparams },
+        false => best.qparams,
+    })
+}
+
+fn search_weighted(values: &[f32], weights: &[f32], scheme: QuantScheme) -> Result<Best> {
     let bounds = min_max("values", values)?;
     let target = Target {
         range: scheme.range(),
@@ -96,7 +115,7 @@ pub(crate) fn choose_weighted(values: &[f32], weights: &[f32], scheme: QuantSche
         eps: TORCHAO_EPS,
         scale_dtype: scheme.scale_dtype,
     };
-    vectorized! { Ok(search(&WeightedRows { values, weights }, bounds, target)?.qparams) }
+    vectorized! { search(&WeightedRows { values, weights }, bounds, target) }
 }
 
 /// Data that the search can evaluate ranges on.

@@ -156,8 +156,10 @@ impl Codes {
         if self.zero_points.as_ref().is_some_and(|zeros| zeros.iter().all(|&zero| zero == 0)) {
             self.zero_points = None;
         }
-        if let Some(scale) = self.scales.iter().find(|&&scale| scale < 0.0) {
-            return Err(format!("a scale is {scale}, and here scales are positive"));
+        if self.zero_points.is_some()
+            && let Some(scale) = self.scales.iter().find(|&&scale| scale < 0.0)
+        {
+            return Err(format!("a scale is {scale}, and here scales next to zero points are positive"));
         }
         self.fill_groups_of_zeros();
         let scheme = QuantScheme {
@@ -295,7 +297,9 @@ mod tests {
         let beyond = Codes { groups: Groups::indexed(vec![2, 0, 1, 0, 3], 3, 2), ..codes() };
         assert!(beyond.checked().unwrap_err().contains("below 3"));
         let negative = Codes { scales: vec![-0.5; 6], ..codes() };
-        assert!(negative.into_matrix().unwrap_err().contains("positive"));
+        assert!(negative.clone().into_matrix().unwrap_err().contains("positive"));
+        let matrix = Codes { zero_points: None, ..negative }.into_matrix().unwrap();
+        assert_eq!((matrix.scales().get(0), matrix.code(0, 0)), (-0.5, -8));
         assert!(Codes { scales: vec![1.0; 5], ..codes() }.checked().unwrap_err().contains("5 scales"));
         assert!(Codes { scales: vec![f32::NAN; 6], ..codes() }.checked().unwrap_err().contains("NaN"));
         assert!(Codes { codes: vec![0; 9], ..codes() }.checked().unwrap_err().contains("9 codes"));

@@ -246,7 +246,7 @@ fn dynamic_inputs(layers: &[LayerReport]) -> Vec<String> {
 
 impl LayerResult {
     fn new(layer: &LayerReport, kernels: &BTreeMap<String, String>) -> Self {
-        let scales = || layer.qparams.iter().map(|qparams| qparams.scale);
+        let scales = || layer.qparams.iter().map(|qparams| qparams.scale.abs());
         let zero_points = || layer.qparams.iter().map(|qparams| qparams.zero_point);
         Self {
             name: layer.name.clone(),
