@@ -55,7 +55,12 @@ pub(crate) fn quantize(
     kind: QuantizationType,
     embeddings: Option<&str>,
 ) -> Checkpoint {
-    quantize_with(float, out, config(scheme, kind, embeddings))
+    let mut config = config(scheme, kind, embeddings);
+    // GPTQ of a model of real size takes minutes.
+    if float.config().model.hidden_size > 512 {
+        config.method = RoundingMethod::Rtn;
+    }
+    quantize_with(float, out, config)
 }
 
 /// Quantizes `float` into `out`.
