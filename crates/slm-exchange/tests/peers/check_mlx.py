@@ -83,7 +83,7 @@ def check_module(case, checkpoint, name, module):
     assert np.array_equal(per_group(theirs), scales), f"{where}: scales"
     lowest = -(zeros + 2 ** (module.bits - 1)) * scales.astype(np.float64)
     biases = np.array(module.biases.astype(mx.float32))
-    assert np.abs(biases - lowest[:, first]).max() <= 1e-6 * scales.max(), f"{where}: biases"
+    assert np.abs(biases - lowest[:, first]).max() <= 1e-6 * np.abs(scales).max(), f"{where}: biases"
     values = (codes - zeros).astype(np.float32) * scales
     if module.scales.dtype == mx.float32:
         theirs = mx.dequantize(module.weight, module.scales, module.biases, group_size=module.group_size, bits=module.bits)
