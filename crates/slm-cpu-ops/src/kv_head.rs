@@ -8,7 +8,7 @@ use crate::panel::PANEL;
 /// One head of a [`KvLayer`](crate::kv::KvLayer), to be written.
 #[derive(Debug)]
 pub struct KvHeadMut<'a, R> {
-    /// Which of `heads` it is.
+    /// Its place among `heads`.
     pub(crate) index: usize,
     pub(crate) heads: usize,
     pub(crate) head_dim: usize,
@@ -24,7 +24,11 @@ pub struct KvHeadMut<'a, R> {
 const TRANSPOSED: usize = 64;
 
 impl<R: KvRun> KvHeadMut<'_, R> {
-    /// Writes this head's part of the keys and values of positions `start ..`, as [`KvLayer::store`](crate::kv::KvLayer::store) those of all heads.
+    /// Writes this head's part of the keys and values of positions `start ..`. [`KvLayer::store`](crate::kv::KvLayer::store)
+    /// writes those of all heads.
+    ///
+    /// # Shapes
+    /// - `keys`, `values`: `[positions, heads, head_dim]`, of all heads
     ///
     /// # Errors
     /// [`KvOverflow`] for a value that the type does not reach.

@@ -1,4 +1,4 @@
-//! What slm computes of a checkpoint, as the scripts of `tests/peers` are given it.
+//! Results of slm for a checkpoint, as files for the scripts of `tests/peers`.
 
 use std::fs;
 use std::path::Path;
