@@ -46,10 +46,13 @@ fn built() -> PathBuf {
             "debug" => "dev",
             profile => profile,
         };
-        let status = Command::new(env::var_os("CARGO").unwrap_or(OsString::from("cargo")))
-            .args(["build", "--package", "slm-cli", "--bin", "slm", "--profile", profile, "--target-dir"])
-            .arg(profile_dir.parent().unwrap())
-            .status();
+        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or(OsString::from("cargo")));
+        cargo.args(["build", "--package", "slm-cli", "--bin", "slm", "--profile", profile, "--target-dir"]);
+        cargo.arg(profile_dir.parent().unwrap());
+        if cfg!(feature = "wgpu") {
+            cargo.args(["--features", "wgpu"]);
+        }
+        let status = cargo.status();
         assert!(
             status.is_ok_and(|status| status.success()) && path.is_file(),
             "{} is not there and could not be built; build it with `cargo build -p slm-cli`, or name another \

@@ -1,11 +1,21 @@
 //! Progress bars on standard error, if that is a terminal and nobody asked for quiet.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Pause between two updates of a spinner, and before it appears.
 const TICK: Duration = Duration::from_secs(1);
+
+/// All bars of the process, so that a line printed between them finds out what is drawn.
+static BARS: LazyLock<MultiProgress> =
+    LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
+
+/// Clears the bars, prints, and draws them again. `print` must not itself come back here: neither suspend a bar nor log.
+pub(crate) fn between_bars<T>(print: impl FnOnce() -> T) -> T {
+    BARS.suspend(print)
+}
 
 pub(crate) struct Progress {
     quiet: bool,
@@ -34,8 +44,11 @@ impl Progress {
     }
 
     fn styled(&self, what: &str, total: Option<usize>, template: &str) -> ProgressBar {
-        let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(total.map(|total| total as u64), target);
+        let total = total.map(|total| total as u64);
+        let bar = match self.quiet {
+            true => ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden()),
+            false => BARS.add(ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden())),
+        };
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> ").tick_chars("|/-\\ "));
         }

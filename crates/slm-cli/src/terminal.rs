@@ -4,14 +4,13 @@ use std::io::{self, IsTerminal, Write};
 
 use textwrap::{Options, WordSeparator, WordSplitter};
 
+use crate::progress::between_bars;
+
 /// Columns of a label at the start of a line, up to which continuation lines are indented.
 const WIDEST_LABEL: usize = 24;
 
 /// Beginning of a line of clap's.
 const USAGE: &str = "Usage: ";
-
-/// Moves a terminal's cursor to the beginning of its line, and clears that.
-const CLEAR_LINE: &[u8] = b"\r\x1b[2K";
 
 /// Columns of the terminal that standard output goes to; `None` if it goes elsewhere.
 pub(crate) fn stdout_width() -> Option<usize> {
@@ -74,7 +73,7 @@ fn hanging(line: &str) -> usize {
     })
 }
 
-/// Standard error, with lines that fit its terminal.
+/// Standard error, with lines that fit its terminal and stand between the progress bars.
 pub(crate) struct WrappedStderr {
     width: Option<usize>,
 }
@@ -88,14 +87,10 @@ impl WrappedStderr {
 impl Write for WrappedStderr {
     /// Takes whole lines.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.width.is_some() {
-            // A progress bar may stand there; it is drawn again below.
-            io::stderr().write_all(CLEAR_LINE)?;
-        }
-        match std::str::from_utf8(bytes) {
-            Ok(text) => io::stderr().write_all(wrapped(text, self.width).as_bytes())?,
-            Err(_) => io::stderr().write_all(bytes)?,
-        }
+        between_bars(|| match std::str::from_utf8(bytes) {
+            Ok(text) => io::stderr().write_all(wrapped(text, self.width).as_bytes()),
+            Err(_) => io::stderr().write_all(bytes),
+        })?;
         Ok(bytes.len())
     }
 

@@ -189,15 +189,13 @@ impl TrainObserver for Watcher<'_> {
             "step {:>6}  validation {:.4} nats a token, perplexity {:.4}, {:.0} tokens/s",
             report.step, report.nll, report.perplexity, self.tokens_per_second
         );
-        self.bar.suspend(|| {
-            // What cannot be printed must not end a training run.
-            if let Err(error) = self.output.say(line) {
-                tracing::warn!("{error}; training goes on");
-            }
-        });
+        // What cannot be printed must not end a training run.
+        if let Err(error) = self.bar.suspend(|| self.output.say(line)) {
+            tracing::warn!("{error}; training goes on");
+        }
     }
 
     fn on_checkpoint(&mut self, step: usize, dir: &Path) {
-        self.bar.suspend(|| tracing::info!("step {step}: checkpoint written to {}", dir.display()));
+        tracing::info!("step {step}: checkpoint written to {}", dir.display());
     }
 }
