@@ -44,11 +44,9 @@ impl Progress {
     }
 
     fn styled(&self, what: &str, total: Option<usize>, template: &str) -> ProgressBar {
-        let total = total.map(|total| total as u64);
-        let bar = match self.quiet {
-            true => ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden()),
-            false => BARS.add(ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden())),
-        };
+        let hidden =
+            ProgressBar::with_draw_target(total.map(|total| total as u64), ProgressDrawTarget::hidden());
+        let bar = if self.quiet { hidden } else { BARS.add(hidden) };
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> ").tick_chars("|/-\\ "));
         }
