@@ -17,7 +17,7 @@ pub use browser::Browser;
 pub use fixtures::{Files, checkpoint, model, quantized, text, train_config};
 pub use hugging_face::{HuggingFace, Tensor, read_tensors};
 pub use outcome::Outcome;
-pub use program::{binary, command};
+pub use program::{CPU_DEVICES, binary, command};
 pub use reference::{Reference, frequencies};
 pub use sandbox::Sandbox;
 pub use server::{HttpReply, Server};

@@ -24,6 +24,9 @@ pub fn binary() -> &'static Path {
     })
 }
 
+/// Names of the CPU devices that the program was built with.
+pub const CPU_DEVICES: &[&str] = if cfg!(feature = "ndarray") { &["flex", "ndarray"] } else { &["flex"] };
+
 /// Environment variables that would change what the program does.
 pub(crate) const UNSET: [&str; 3] = ["SLM_KERNEL", "SLM_LOG", "CARGO_MANIFEST_DIR"];
 
@@ -49,8 +52,10 @@ fn built() -> PathBuf {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or(OsString::from("cargo")));
         cargo.args(["build", "--package", "slm-cli", "--bin", "slm", "--profile", profile, "--target-dir"]);
         cargo.arg(profile_dir.parent().unwrap());
-        if cfg!(feature = "wgpu") {
-            cargo.args(["--features", "wgpu"]);
+        for (feature, is_on) in [("ndarray", cfg!(feature = "ndarray")), ("wgpu", cfg!(feature = "wgpu"))] {
+            if is_on {
+                cargo.args(["--features", feature]);
+            }
         }
         let status = cargo.status();
         assert!(

@@ -477,11 +477,13 @@ fn nothing_to_write_is_refused() {
     Sandbox::new().refuses("corpus --stories 0 --out new", 2, &["--stories 0", "at least one"]);
 }
 
-#[cfg(not(feature = "wgpu"))]
+#[cfg(not(any(feature = "wgpu", feature = "ndarray")))]
 #[test]
 fn a_device_that_was_not_built_in_says_how_to_get_it() {
     let sandbox = Sandbox::with_model();
     for line in ["--device wgpu eval --checkpoint model --data text.txt", &format!("{PTQ} --device wgpu")] {
         sandbox.refuses(line, 1, &["no GPU support", "--features wgpu", "--device flex"]);
     }
+    let line = "--device ndarray eval --checkpoint model --data text.txt";
+    sandbox.refuses(line, 1, &["no NdArray backend", "--features ndarray", "--device flex"]);
 }

@@ -349,12 +349,16 @@ fn devices_and_kernels_agree() {
         }
         // Other float operations may put an activation on the other side of a rounding edge.
         let edge = if scheme.contains("weight-only") { 1e-4 } else { 2e-2 };
-        let worst = difference(&reference, &logits(name, "ndarray", kernels[kernels.len() - 1]));
-        assert!(worst <= edge, "{scheme} on ndarray: {worst}");
+        for device in slm_tests::CPU_DEVICES {
+            let worst = difference(&reference, &logits(name, device, kernels[kernels.len() - 1]));
+            assert!(worst <= edge, "{scheme} on {device}: {worst}");
+        }
     }
-    let flex = logits("model", "flex", "scalar");
-    assert!(difference(&flex, &logits("model", "ndarray", "scalar")) <= 1e-4);
-    assert_eq!(generated("model", "flex", "scalar"), generated("model", "ndarray", "scalar"));
+    let (flex, greedy) = (logits("model", "flex", "scalar"), generated("model", "flex", "scalar"));
+    for device in slm_tests::CPU_DEVICES {
+        assert!(difference(&flex, &logits("model", device, "scalar")) <= 1e-4);
+        assert_eq!(greedy, generated("model", device, "scalar"));
+    }
     let perplexity = |checkpoint: &str, device: &str| {
         let line = format!(
             "eval --checkpoint {checkpoint} --data text.txt --max-tokens 500 --json --device {device}"
@@ -363,8 +367,8 @@ fn devices_and_kernels_agree() {
         assert_eq!(json["device"], device);
         number(&json, "perplexity")
     };
-    let devices = if cfg!(feature = "wgpu") { &["ndarray", "wgpu"][..] } else { &["ndarray"] };
-    for &device in devices {
+    let gpu = cfg!(feature = "wgpu").then_some("wgpu");
+    for device in slm_tests::CPU_DEVICES.iter().copied().chain(gpu) {
         // Float activations agree to float precision. An 8-bit activation on the other side of a rounding edge moves
         // the logits of its position and of those after it by up to 2e-2, as above.
         for (checkpoint, tolerance) in [("model", 1e-5), ("c", 1e-5), ("d", 1e-5), ("a", 1e-2), ("b", 1e-2)] {

@@ -72,7 +72,7 @@ fn logits_are_those_of_the_reference(name: &str, source: &Path, tolerance: f32) 
         .collect();
     assert!(prompts.len() >= 4, "{name}: {} prompts", prompts.len());
     sandbox.put("ids.json", json!({ "ids": prompts }).to_string());
-    for device in ["flex", "ndarray"] {
+    for device in slm_tests::CPU_DEVICES {
         let out = format!("{device}.safetensors");
         let line = format!("logits --checkpoint model --ids ids.json --out {out} --device {device}");
         sandbox.slm(&line).success();

@@ -29,7 +29,7 @@ const LAYER: &str = "layers.1.mlp.down_proj";
 #[test]
 fn evaluation_names_the_layer() {
     let sandbox = sandbox();
-    for device in ["flex", "ndarray"] {
+    for device in slm_tests::CPU_DEVICES {
         let eval = format!("eval --checkpoint big --data text.txt --window 32 --device {device}");
         sandbox.refuses(&eval, 1, &["is NaN", &format!("first in layer {LAYER}")]);
     }

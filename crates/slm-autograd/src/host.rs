@@ -1,11 +1,8 @@
 //! Tensors of the CPU backends as slices.
-// burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
-#![allow(deprecated)]
 
 use burn::backend::flex::FlexTensor;
-use burn::backend::ndarray::NdArrayTensor;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Flex, NdArray, TensorMetadata};
+use burn::backend::{Backend, Flex, TensorMetadata};
 use burn::tensor::{DType, Tensor, TensorData};
 use half::{bf16, f16};
 use slm_kernels::FloatValues;
@@ -40,7 +37,8 @@ impl HostHalves {
 #[derive(Debug)]
 enum Storage {
     Flex(FloatTensor<Flex>),
-    NdArray(FloatTensor<NdArray>),
+    #[cfg(feature = "ndarray")]
+    NdArray(crate::ndarray::Tensor),
 }
 
 impl HostTensor {
@@ -52,10 +50,10 @@ impl HostTensor {
         }
         match tensor.clone().try_into_primitive::<Flex>() {
             Ok(tensor) => Some(Self(Storage::Flex(Flex::contiguous(tensor)))),
-            Err(_) => {
-                let tensor = tensor.try_into_primitive::<NdArray>().ok()?;
-                Some(Self(Storage::NdArray(NdArray::contiguous(tensor))))
-            }
+            #[cfg(feature = "ndarray")]
+            Err(_) => crate::ndarray::contiguous(tensor).map(|tensor| Self(Storage::NdArray(tensor))),
+            #[cfg(not(feature = "ndarray"))]
+            Err(_) => None,
         }
     }
 
@@ -63,7 +61,8 @@ impl HostTensor {
     pub fn values(&self) -> &[f32] {
         match &self.0 {
             Storage::Flex(tensor) => Flex::values(tensor),
-            Storage::NdArray(tensor) => NdArray::values(tensor),
+            #[cfg(feature = "ndarray")]
+            Storage::NdArray(tensor) => crate::ndarray::values(tensor),
         }
     }
 }
@@ -124,37 +123,6 @@ impl HostBackend for Flex {
 
     fn from_values(values: Vec<f32>, shape: &[usize]) -> FloatTensor<Self> {
         FlexTensor::from_data(TensorData::new(values, shape))
-    }
-}
-
-impl HostBackend for NdArray {
-    fn contiguous(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
-        let NdArrayTensor::F32(storage) = tensor else { panic!("tensors must be f32") };
-        if storage.view().is_standard_layout() {
-            return NdArrayTensor::F32(storage);
-        }
-        let array = storage.into_shared().as_standard_layout().into_owned().into_shared();
-        NdArrayTensor::F32(array.into())
-    }
-
-    fn values(tensor: &FloatTensor<Self>) -> &[f32] {
-        let NdArrayTensor::F32(storage) = tensor else { panic!("tensors must be f32") };
-        match storage.view().to_slice() {
-            Some(values) => values,
-            None => panic!("tensors must be contiguous"),
-        }
-    }
-
-    fn values_mut(tensor: &mut FloatTensor<Self>) -> Option<&mut [f32]> {
-        let NdArrayTensor::F32(storage) = tensor else { panic!("tensors must be f32") };
-        if !storage.is_unique() {
-            return None;
-        }
-        storage.ensure_owned().as_slice_mut()
-    }
-
-    fn from_values(values: Vec<f32>, shape: &[usize]) -> FloatTensor<Self> {
-        NdArrayTensor::from_data(TensorData::new(values, shape))
     }
 }
 

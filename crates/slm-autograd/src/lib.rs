@@ -6,8 +6,8 @@
 //! forward and backward, by the functions of `slm-cpu-ops`. Operations run in place when the
 //! buffer is uniquely owned: gradients take the memory of the values they belong to.
 //!
-//! They exist for tensors in host memory (Flex and NdArray, with and without autodiff): ask [`is_supported`]
-//! first. On other devices a model uses Burn's operations.
+//! They exist for tensors in host memory (Flex, and with the feature `ndarray` NdArray, with and without autodiff): ask
+//! [`is_supported`] first. On other devices a model uses Burn's operations.
 //!
 //! Results are the same to the last bit for any number of threads.
 #![forbid(unsafe_code)]
@@ -19,6 +19,8 @@ mod linear;
 mod loss;
 mod matmul;
 mod mlp;
+#[cfg(feature = "ndarray")]
+mod ndarray;
 mod norm;
 mod ops;
 mod optimizer;
@@ -38,14 +40,24 @@ use crate::ops::FusedOps;
 use crate::optimizer::OptimizerOps;
 pub use slm_cpu_ops::{AdamWStep, Matrix};
 
-/// Returns `true` if the operations of this crate run on tensors of `device`: on Flex and NdArray, with or without
-/// autodiff, where tensors live in host memory. Elsewhere they panic.
+/// Burn's NdArray device, in builds with the feature `ndarray`. Burn 0.22 deprecates it in favour of Flex.
+pub fn ndarray_device() -> Option<Device> {
+    #[cfg(feature = "ndarray")]
+    return Some(ndarray::device());
+    #[cfg(not(feature = "ndarray"))]
+    None
+}
+
+/// The devices of this build whose tensors live in host memory, Flex first.
+pub fn cpu_devices() -> Vec<Device> {
+    [Some(Device::flex()), ndarray_device()].into_iter().flatten().collect()
+}
+
+/// Returns `true` if the operations of this crate run on tensors of `device`: on [`cpu_devices`], with or without
+/// autodiff. Elsewhere they panic.
 pub fn is_supported(device: &Device) -> bool {
     let device = if device.is_autodiff() { device.clone().inner() } else { device.clone() };
-    // burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
-    #[allow(deprecated)]
-    let ndarray = Device::ndarray();
-    device == Device::flex() || device == ndarray
+    device == Device::flex() || Some(device) == ndarray_device()
 }
 
 /// Returns `true` if a model on `device` computes by this crate, which it does where it is trained in host memory.

@@ -1,13 +1,15 @@
 //! The operations as Burn's dispatch sees them.
 // burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
-#![allow(deprecated)]
+#![cfg_attr(feature = "ndarray", allow(deprecated))]
 
 use std::sync::Arc;
 
+#[cfg(feature = "ndarray")]
+use burn::backend::NdArray;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::ops::Backward;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Flex, NdArray, backend_extension};
+use burn::backend::{Autodiff, Backend, Flex, backend_extension};
 
 use crate::attention::{self, AttentionBackward, AttentionOptions};
 use crate::distillation::{self, DistillationBackward};
@@ -19,7 +21,7 @@ use crate::norm::{self, LayerNormBackward, RmsNormBackward};
 use crate::record;
 
 /// Operations on tensors in host memory. The functions around them describe and check the shapes.
-#[backend_extension(NdArray, Flex, Autodiff)]
+#[backend_extension(NdArray: cfg(feature = "ndarray"), Flex, Autodiff)]
 pub(crate) trait FusedOps: Backend {
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
 
@@ -99,6 +101,7 @@ macro_rules! without_gradients {
 }
 
 without_gradients!(Flex);
+#[cfg(feature = "ndarray")]
 without_gradients!(NdArray);
 
 impl<B: HostBackend + FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {

@@ -1,9 +1,11 @@
 //! Optimizer steps over whole parameters.
 // burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
-#![allow(deprecated)]
+#![cfg_attr(feature = "ndarray", allow(deprecated))]
 
+#[cfg(feature = "ndarray")]
+use burn::backend::NdArray;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Flex, NdArray, backend_extension};
+use burn::backend::{Backend, Flex, backend_extension};
 use slm_cpu_ops::AdamWStep;
 
 use crate::host::HostBackend;
@@ -14,7 +16,7 @@ use crate::parallel;
 const TASK: usize = 1 << 14;
 
 /// Operations without gradients of their own. The functions around them describe and check the shapes.
-#[backend_extension(NdArray, Flex)]
+#[backend_extension(NdArray: cfg(feature = "ndarray"), Flex)]
 pub(crate) trait OptimizerOps: Backend {
     fn adamw(
         values: FloatTensor<Self>,
@@ -56,6 +58,7 @@ macro_rules! on_host {
 }
 
 on_host!(Flex);
+#[cfg(feature = "ndarray")]
 on_host!(NdArray);
 
 fn update<B: HostBackend>(

@@ -5,13 +5,13 @@ mod support;
 use burn::optim::{AdamWConfig, Optimizer};
 use burn::tensor::Tensor;
 use slm_autograd::AdamWStep;
-use support::{close, devices, on_threads, values, wave};
+use support::{close, on_threads, values, wave};
 
 const SIZES: [usize; 3] = [1, 37, 40_000];
 
 #[test]
 fn adamw_equals_burns() {
-    for device in devices().map(burn::tensor::Device::inner) {
+    for device in slm_autograd::cpu_devices() {
         for size in SIZES {
             let tensor = |step| Tensor::<1>::from_data(wave([size], step), &device);
             let config = AdamWConfig::new().with_beta_1(0.8).with_beta_2(0.95).with_epsilon(1e-6);
@@ -45,7 +45,7 @@ fn adamw_equals_burns() {
 
 #[test]
 fn sums_of_squares_are_the_same_on_any_number_of_threads() {
-    for device in devices().map(burn::tensor::Device::inner) {
+    for device in slm_autograd::cpu_devices() {
         for size in SIZES {
             let x = Tensor::<2>::from_data(wave([size, 3], 31), &device);
             let [one, three] = on_threads(|| values(slm_autograd::sum_squares(x.clone())));

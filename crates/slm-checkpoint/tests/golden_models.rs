@@ -70,11 +70,6 @@ fn compare(model: &Transformer, expected: &TensorFile) -> f32 {
     worst
 }
 
-#[allow(deprecated)] // Burn 0.22 deprecates NdArray in favour of Flex; both are offered while it exists.
-fn ndarray() -> Device {
-    Device::ndarray()
-}
-
 fn check_model(name: &str) {
     let Some(shared) = shared() else { return };
     let dir = shared.join("models").join(name);
@@ -85,10 +80,10 @@ fn check_model(name: &str) {
     let json = expected_json(&dir);
     assert_eq!(checkpoint.config().model.parameter_count(), json["parameters"].as_u64().unwrap());
     let expected = TensorFile::open(&dir.join("expected.safetensors")).unwrap();
-    for (device_name, device) in [("flex", Device::flex()), ("ndarray", ndarray())] {
+    for device in slm_nn::cpu_devices() {
         let worst = compare(&checkpoint.load_model(&device).unwrap(), &expected);
-        println!("{name} on {device_name}: max abs logit difference {worst:e}");
-        assert!(worst <= TOLERANCE, "{name} on {device_name}: {worst}");
+        println!("{name} on {device:?}: max abs logit difference {worst:e}");
+        assert!(worst <= TOLERANCE, "{name} on {device:?}: {worst}");
     }
     // Straight from the source, without a checkpoint between.
     let direct = hf::import(&dir).unwrap().load_model(&Device::flex()).unwrap();

@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub(crate) struct GlobalArgs {
-    /// Backend to run on: flex or ndarray (CPU), or wgpu (GPU, needs a build with `--features wgpu`)
+    /// Backend to run on: flex (CPU), or in a build with `--features wgpu` wgpu (GPU), or with `--features ndarray` ndarray (CPU)
     #[arg(
         long,
         global = true,

@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use clap::ValueEnum;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A device that a user can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -11,7 +11,7 @@ pub(crate) enum DeviceName {
     /// CPU, Burn's Flex backend
     #[value(alias = "cpu")]
     Flex,
-    /// CPU, Burn's NdArray backend
+    /// CPU, Burn's NdArray backend, which Burn has deprecated
     Ndarray,
     /// GPU
     #[value(alias = "gpu")]
@@ -30,7 +30,7 @@ impl DeviceName {
     pub(crate) fn open(self) -> Result<Device> {
         match self {
             Self::Flex => Ok(Device::flex()),
-            Self::Ndarray => Ok(slm_nn::ndarray_device()),
+            Self::Ndarray => slm_nn::ndarray_device().ok_or(Error::NoNdarray),
             Self::Wgpu => wgpu(),
         }
     }
@@ -43,5 +43,5 @@ fn wgpu() -> Result<Device> {
 
 #[cfg(not(feature = "wgpu"))]
 fn wgpu() -> Result<Device> {
-    Err(crate::error::Error::NoWgpu)
+    Err(Error::NoWgpu)
 }

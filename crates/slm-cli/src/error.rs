@@ -39,6 +39,11 @@ pub(crate) enum Error {
          use --device flex"
     )]
     NoWgpu,
+    #[error(
+        "this build has no NdArray backend; build it with `cargo build --release -p slm-cli --features ndarray`, or \
+         use --device flex"
+    )]
+    NoNdarray,
     #[error("{path}: {detail}", path = path.display())]
     File { path: PathBuf, detail: String },
     #[error("{0}")]
@@ -80,6 +85,7 @@ impl Error {
             Self::Serve(_) => "server",
             #[cfg(not(feature = "wgpu"))]
             Self::NoWgpu => "device",
+            Self::NoNdarray => "device",
             Self::File { .. } => "file",
             Self::Usage(_) => "usage",
             Self::Threads(_) => "threads",

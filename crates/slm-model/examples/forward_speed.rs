@@ -1,26 +1,25 @@
 //! Times the forward pass of a 15M-parameter model (288 wide, 6 layers, 6 heads, vocabulary 32000) on the CPU
 //! devices: a prompt of 256 tokens, single tokens with a KV cache, and a training step.
 //!
-//! `cargo run --release -p slm-model --example forward_speed`
+//! `cargo run --release -p slm-model --features ndarray --example forward_speed`
 
 use std::time::Instant;
 
 use burn::nn::loss::CrossEntropyLossConfig;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Int, Tensor};
 use slm_model::{ModelConfig, Transformer};
 
-#[allow(deprecated)] // Burn 0.22 deprecates NdArray in favour of Flex; both are offered while it exists.
 fn main() -> Result<(), slm_model::Error> {
     let config = ModelConfig::new(32000, 288, 768, 6, 6, 1024);
     println!("{} parameters", config.parameter_count());
-    for (name, device) in [("ndarray", Device::ndarray()), ("flex", Device::flex())] {
+    for device in slm_nn::cpu_devices() {
         let model = Transformer::new(&config, 0, &device)?;
         let ids: Vec<u32> = (0..256).map(|i| i * 97 % 32000).collect();
         let full = best_ms(5, || drop(model.forward(model.ids_tensor(&ids)).into_data()));
         let prompt = best_ms(5, || {
             drop(model.forward_last(model.ids_tensor(&ids), &mut model.new_cache(1, 256)).into_data());
         });
-        println!("{name}: 256 rows {full:.1} ms, with the head on the last row only {prompt:.1} ms");
+        println!("{device:?}: 256 rows {full:.1} ms, with the head on the last row only {prompt:.1} ms");
         for held in [0, 256, 960] {
             let mut cache = model.new_cache(1, 1024);
             for chunk in ids.repeat(4)[..held].chunks(64) {
@@ -30,7 +29,7 @@ fn main() -> Result<(), slm_model::Error> {
                 cache.truncate(held);
                 drop(model.forward_last(model.ids_tensor(&[5]), &mut cache).into_data());
             });
-            println!("{name}: 1 row after {held} cached {row:.2} ms");
+            println!("{device:?}: 1 row after {held} cached {row:.2} ms");
         }
         let training = Transformer::new(&config, 0, &device.clone().autodiff())?;
         let step = best_ms(3, || {
@@ -38,7 +37,7 @@ fn main() -> Result<(), slm_model::Error> {
             let targets: Tensor<1, Int> = training.ids_tensor(&ids).reshape([256]);
             drop(CrossEntropyLossConfig::new().init(&training.device()).forward(logits, targets).backward());
         });
-        println!("{name}: forward and backward of 256 rows {step:.1} ms");
+        println!("{device:?}: forward and backward of 256 rows {step:.1} ms");
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use slm_cpu_ops::log_sum_exp;
 
 use crate::error::{Error, Result};
-use crate::session::InferenceSession;
+use crate::session::{InferencePath, InferenceSession};
 use crate::transformer::Transformer;
 use crate::windows::windows;
 
@@ -125,12 +125,20 @@ pub fn evaluate_windows<E: From<Error>>(
 /// # Errors
 /// [`Error::EmptyPrompt`], [`Error::TokenId`] and [`Error::TooManyPositions`].
 pub fn window_logits(model: &Transformer, ids: &[u32]) -> Result<Vec<f32>> {
+    window_logits_by(model, model.inference_path(), ids)
+}
+
+/// [`window_logits`] by a path that the caller chooses. The two differ by the rounding of floats.
+///
+/// # Errors
+/// As [`window_logits`], and those of [`CpuEngine::new`](crate::CpuEngine::new) on its path.
+pub fn window_logits_by(model: &Transformer, path: InferencePath, ids: &[u32]) -> Result<Vec<f32>> {
     if ids.is_empty() {
         return Err(Error::EmptyPrompt);
     }
     model.check_ids(ids)?;
     model.check_positions(ids.len())?;
-    InferenceSession::new(model, ids.len())?.forward_anew(ids).map(Cow::into_owned)
+    InferenceSession::by(model, path, ids.len())?.forward_anew(ids).map(Cow::into_owned)
 }
 
 /// Names the layer where the values of `ids` stop being finite, if the model is to blame for `error`.
@@ -171,8 +179,9 @@ fn sequence_nll(logits: &[f32], ids: &[u32], vocab_size: usize, offset: usize) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{configs, devices};
+    use crate::testing::{configs, cpu_devices};
     use burn::module::{ModuleMapper, Param};
+    use burn::tensor::Device;
 
     fn ids(len: u32) -> Vec<u32> {
         (0..len).map(|i| (i * i * 7 + i) % 50).collect()
@@ -180,7 +189,7 @@ mod tests {
 
     #[test]
     fn windows_by_hand() {
-        for device in devices() {
+        for device in cpu_devices() {
             let config = &configs()[0].1;
             let model = Transformer::new(config, 1, &device).unwrap();
             // 3 windows of 8, then 5 tokens: 7 * 3 + 4 scored.
@@ -206,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_window_is_scored_the_same_alone_and_among_others() {
-        for device in devices() {
+        for device in cpu_devices() {
             let model = Transformer::new(&configs()[0].1, 1, &device).unwrap();
             let ids = ids(33);
             let all = evaluate(&model, &ids, 8, |_, _| {}).unwrap();
@@ -221,7 +230,7 @@ mod tests {
 
     #[test]
     fn too_short_too_long_and_foreign_ids_are_errors() {
-        let model = Transformer::new(&configs()[0].1, 1, &devices()[1]).unwrap();
+        let model = Transformer::new(&configs()[0].1, 1, &Device::flex()).unwrap();
         let run = |ids: &[u32], window| evaluate(&model, ids, window, |_, _| {});
         assert!(matches!(run(&[], 8), Err(Error::TooFewTokens { what: "the text", found: 0 })));
         assert!(matches!(run(&[1], 8), Err(Error::TooFewTokens { what: "the text", found: 1 })));
@@ -242,7 +251,7 @@ mod tests {
             }
         }
         use burn::module::Module;
-        for device in devices() {
+        for device in cpu_devices() {
             let model = Transformer::new(&configs()[0].1, 1, &device).unwrap().map(&mut Poison);
             let message = evaluate(&model, &[1, 2, 3], 8, |_, _| {}).unwrap_err().to_string();
             assert!(message.contains("token 1 of the text"), "{message}");

@@ -212,7 +212,8 @@ impl<'a> Generator<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{configs, devices};
+    use crate::testing::{configs, cpu_devices};
+    use burn::tensor::Device;
 
     fn options(max_new_tokens: usize) -> GenerateOptions {
         GenerateOptions { max_new_tokens, sampling: SamplingOptions::default(), stop_ids: vec![] }
@@ -220,7 +221,7 @@ mod tests {
 
     #[test]
     fn greedy_equals_running_everything_again_for_each_token() {
-        for device in devices() {
+        for device in cpu_devices() {
             for (name, config) in configs() {
                 let model = Transformer::new(&config, 3, &device).unwrap();
                 let mut ids = vec![7, 3, 11];
@@ -239,7 +240,7 @@ mod tests {
 
     #[test]
     fn what_prompts_have_in_common_is_not_computed_again_and_changes_nothing() {
-        for device in devices() {
+        for device in cpu_devices() {
             for (name, config) in configs() {
                 let model = Transformer::new(&config, 3, &device).unwrap();
                 let mut generator = Generator::new(&model);
@@ -267,7 +268,7 @@ mod tests {
 
     #[test]
     fn stops_for_each_reason() {
-        let model = Transformer::new(&configs()[0].1, 3, &devices()[1]).unwrap();
+        let model = Transformer::new(&configs()[0].1, 3, &Device::flex()).unwrap();
         let mut seen = Vec::new();
         let all = generate(&model, &[1], &options(6), |id| {
             seen.push(id);
@@ -292,7 +293,7 @@ mod tests {
     #[test]
     fn bad_input_is_refused() {
         let config = &configs()[0].1;
-        let model = Transformer::new(config, 3, &devices()[1]).unwrap();
+        let model = Transformer::new(config, 3, &Device::flex()).unwrap();
         let run = |prompt: &[u32], n| generate(&model, prompt, &options(n), |_| ControlFlow::Continue(()));
         assert!(matches!(run(&[], 1), Err(Error::EmptyPrompt)));
         assert!(matches!(run(&[1, 50], 1), Err(Error::TokenId { index: 1, id: 50, vocab_size: 50 })));

@@ -8,7 +8,7 @@ use slm_nn::detach_hooks;
 use super::*;
 use crate::error::SourceError;
 use crate::eval::window_logits;
-use crate::testing::{MapSource, configs, devices, random_weights, tensors_of};
+use crate::testing::{MapSource, configs, cpu_devices, random_weights, tensors_of};
 
 /// Inputs and outputs of each layer, in the order in which they came, as bits.
 #[derive(Default, Debug, PartialEq, Clone)]
@@ -52,7 +52,7 @@ impl TensorSource for Kept {
 fn hooks_see_what_they_see_of_a_whole_model() {
     let ids: Vec<u32> = (0..37).map(|i| (i * i * 7 + i) % 50).collect();
     let windows: Vec<&[u32]> = ids.chunks(16).collect();
-    for device in devices() {
+    for device in cpu_devices() {
         for (name, config) in configs() {
             let mut model = random_weights(&config, &device);
             let mut source = Kept { tensors: tensors_of(&model).1, taken: 0 };
@@ -96,7 +96,7 @@ fn hooks_see_what_they_see_of_a_whole_model() {
 #[test]
 fn bad_windows_are_errors_and_a_run_can_be_ended() {
     let (_, config) = configs().swap_remove(0);
-    let device = &devices()[1];
+    let device = &Device::flex();
     let tensors = tensors_of(&random_weights(&config, device)).1;
     let run = |windows: &[&[u32]], steps: usize| {
         let mut source = Kept { tensors: tensors.clone(), taken: 0 };
@@ -150,7 +150,7 @@ impl LayerwiseVisitor<Error> for Halving {
 fn changed_weights_are_what_the_next_layers_see() {
     let ids: Vec<u32> = (0..37).map(|i| (i * i * 7 + i) % 50).collect();
     let windows: Vec<&[u32]> = ids.chunks(16).collect();
-    for device in devices() {
+    for device in cpu_devices() {
         for (name, config) in configs() {
             let mut model = random_weights(&config, &device);
             let mut source = Kept { tensors: tensors_of(&model).1, taken: 0 };
@@ -211,7 +211,7 @@ impl ForwardHook for InputsOnly {
 fn a_head_whose_outputs_nobody_reads_sees_the_same_inputs() {
     let ids: Vec<u32> = (0..37).map(|i| (i * i * 7 + i) % 50).collect();
     let windows: Vec<&[u32]> = ids.chunks(16).collect();
-    for device in devices() {
+    for device in cpu_devices() {
         for (name, config) in configs() {
             let tensors = tensors_of(&random_weights(&config, &device)).1;
             let run = |reads_output| {
@@ -286,7 +286,7 @@ impl ForwardHook for Both {
 fn the_model_as_it_was_is_seen_next_to_the_changed_one() {
     let ids: Vec<u32> = (0..37).map(|i| (i * i * 7 + i) % 50).collect();
     let windows: Vec<&[u32]> = ids.chunks(16).collect();
-    for device in devices() {
+    for device in cpu_devices() {
         for (name, config) in configs() {
             let tensors = tensors_of(&random_weights(&config, &device)).1;
             let source = || Kept { tensors: tensors.clone(), taken: 0 };

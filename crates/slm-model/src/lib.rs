@@ -42,7 +42,7 @@ pub use config::{
 pub use cpu::{CpuBatch, CpuEngine, KvCacheType, PassTimes, SequenceId};
 pub use divergence::{Divergence, DivergenceSummary, EvalWindow, strided_windows, window_nlls};
 pub use error::{Error, Result, SourceError};
-pub use eval::{Evaluation, evaluate, evaluate_windows, try_evaluate, window_logits};
+pub use eval::{Evaluation, evaluate, evaluate_windows, try_evaluate, window_logits, window_logits_by};
 pub use generate::{GenerateOptions, GenerateOutput, Generator, StopReason, generate};
 pub use kv_cache::KvCache;
 pub use layerwise::{LayerwiseVisitor, ObservedModel, forward_layerwise, layerwise_steps};

@@ -78,7 +78,7 @@ impl LayerNorm {
 mod tests {
     use super::*;
     use crate::compute::burn::normalize;
-    use crate::testing::devices;
+    use crate::testing::cpu_devices;
     use burn::tensor::Device;
 
     /// A large epsilon tells whether it is added inside the root.
@@ -100,7 +100,7 @@ mod tests {
         let mean_square = X.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / 4.0;
         let expected =
             std::array::from_fn(|i| f64::from(X[i]) / (mean_square + EPS).sqrt() * f64::from(W[i]));
-        for device in devices() {
+        for device in cpu_devices() {
             let gamma = Param::from_tensor(Tensor::<1>::from_data(W, &device));
             check(&Norm::Rms(RmsNorm { gamma, epsilon: EPS }), &device, expected);
         }
@@ -113,7 +113,7 @@ mod tests {
         let expected = std::array::from_fn(|i| {
             (f64::from(X[i]) - mean) / (var + EPS).sqrt() * f64::from(W[i]) + f64::from(B[i])
         });
-        for device in devices() {
+        for device in cpu_devices() {
             let norm = LayerNorm::new(Tensor::from_data(W, &device), Tensor::from_data(B, &device), EPS);
             check(&Norm::Layer(norm), &device, expected);
         }

@@ -2,7 +2,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::config::Position;
-use crate::testing::{devices, longrope};
+use crate::testing::{cpu_devices, longrope};
 
 #[test]
 fn rotation_by_hand_at_an_offset() {
@@ -19,7 +19,7 @@ fn rotate_by_hand<const DIM: usize>(head_dim: usize, rows: [[f32; DIM]; 2], conf
     let rotary = Rotary::new(head_dim, &config);
     assert_eq!(rotary.frequencies, [1.0, 0.1]);
     let x = [[rows]];
-    for device in devices() {
+    for device in cpu_devices() {
         let y = rotary.tables(5, 2, &device).rotate(Tensor::from_data(x, &device));
         let y = y.into_data().try_into_vec::<f32>().unwrap();
         assert!((0..2).all(|t| y[t * DIM + 4..(t + 1) * DIM] == rows[t][4..]));
@@ -94,7 +94,7 @@ fn long(device: &Device) -> crate::Transformer {
 #[test]
 fn a_sequence_that_grows_beyond_the_original_context_is_computed_anew() {
     let prompt: Vec<u32> = (0..9).map(|i| i * 5 % 50).collect();
-    for device in devices() {
+    for device in cpu_devices() {
         let model = long(&device);
         let options = crate::GenerateOptions {
             max_new_tokens: 8,

@@ -45,7 +45,12 @@ enum State<'a> {
 impl<'a> InferenceSession<'a> {
     /// An empty sequence with room for `capacity` positions.
     pub(crate) fn new(model: &'a Transformer, capacity: usize) -> Result<Self> {
-        let state = match model.inference_path() {
+        Self::by(model, model.inference_path(), capacity)
+    }
+
+    /// [`new`](Self::new) by the path that the caller chooses.
+    pub(crate) fn by(model: &'a Transformer, path: InferencePath, capacity: usize) -> Result<Self> {
+        let state = match path {
             InferencePath::Cpu => State::Cpu(Box::new(CpuEngine::new(model, capacity)?)),
             InferencePath::Burn => State::Burn(model.new_cache(1, capacity)),
         };

@@ -12,11 +12,8 @@ use crate::error::SourceError;
 use crate::source::TensorSource;
 use crate::transformer::Transformer;
 
-/// The CPU devices; results must hold on both.
-#[allow(deprecated)] // Burn 0.22 deprecates NdArray in favour of Flex; both are offered while it exists.
-pub(crate) fn devices() -> [Device; 2] {
-    [Device::ndarray(), Device::flex()]
-}
+/// Results must hold on all of these.
+pub(crate) use slm_nn::cpu_devices;
 
 /// LongRoPE for heads of eight values.
 pub(crate) fn longrope(original_max_position_embeddings: usize) -> RopeScaling {

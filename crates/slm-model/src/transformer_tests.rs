@@ -4,7 +4,7 @@ use slm_nn::linear_names;
 
 use super::*;
 use crate::names::expected_tensors;
-use crate::testing::{ShapeOf, configs, devices, random_weights, tensors_of};
+use crate::testing::{ShapeOf, configs, cpu_devices, random_weights, tensors_of};
 
 const IDS: [u32; 13] = [3, 49, 0, 17, 17, 8, 25, 31, 1, 44, 12, 9, 30];
 
@@ -19,7 +19,7 @@ fn max_difference(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn cached_passes_equal_one_full_pass() {
-    for device in devices() {
+    for device in cpu_devices() {
         for (name, config) in configs() {
             let model = random_weights(&config, &device);
             let full = values(model.forward(model.ids_tensor(&IDS)));
@@ -47,7 +47,7 @@ fn cached_passes_equal_one_full_pass() {
 
 #[test]
 fn a_truncated_cache_continues_from_where_it_was_cut() {
-    for device in devices() {
+    for device in cpu_devices() {
         let model = random_weights(&configs()[4].1, &device);
         let full = values(model.forward(model.ids_tensor(&IDS)));
         let mut cache = model.new_cache(1, 13);
@@ -59,9 +59,10 @@ fn a_truncated_cache_continues_from_where_it_was_cut() {
 }
 
 #[test]
+#[cfg(feature = "ndarray")]
 fn both_devices_agree() {
     for (name, config) in configs() {
-        let [a, b] = devices().map(|device| {
+        let [a, b] = <[_; 2]>::try_from(cpu_devices()).unwrap().map(|device| {
             let model = random_weights(&config, &device);
             values(model.forward(model.ids_tensor(&IDS)))
         });
@@ -71,7 +72,7 @@ fn both_devices_agree() {
 
 #[test]
 fn sequences_of_a_batch_do_not_see_each_other() {
-    for device in devices() {
+    for device in cpu_devices() {
         for (name, config) in configs() {
             let model = random_weights(&config, &device);
             let other: Vec<u32> = IDS.iter().map(|id| (id + 5) % 50).collect();
@@ -85,7 +86,7 @@ fn sequences_of_a_batch_do_not_see_each_other() {
 
 #[test]
 fn later_tokens_do_not_change_earlier_logits() {
-    for device in devices() {
+    for device in cpu_devices() {
         for (name, config) in configs() {
             let model = random_weights(&config, &device);
             let mut changed = IDS;
@@ -99,7 +100,7 @@ fn later_tokens_do_not_change_earlier_logits() {
 
 #[test]
 fn a_sliding_window_hides_what_is_behind_it() {
-    for device in devices() {
+    for device in cpu_devices() {
         let mut config = configs()[4].1.clone();
         config.num_layers = 1;
         let model = random_weights(&config, &device);
@@ -116,7 +117,7 @@ fn a_sliding_window_hides_what_is_behind_it() {
 
 #[test]
 fn grouped_queries_equal_repeated_kv_heads() {
-    for device in devices() {
+    for device in cpu_devices() {
         for index in [0, 1, 7] {
             let (name, grouped) = configs()[index].clone();
             let model = random_weights(&grouped, &device);
@@ -139,7 +140,7 @@ fn grouped_queries_equal_repeated_kv_heads() {
 
 #[test]
 fn untying_the_head_leaves_the_logits_and_the_embedding() {
-    for device in devices() {
+    for device in cpu_devices() {
         let (_, config) = configs()[0].clone();
         let mut model = random_weights(&config, &device);
         let before = values(model.forward(model.ids_tensor(&IDS)));
@@ -159,7 +160,7 @@ fn untying_the_head_leaves_the_logits_and_the_embedding() {
 
 #[test]
 fn tensors_leave_as_the_config_expects_them_and_come_back() {
-    for device in devices() {
+    for device in cpu_devices() {
         for (name, config) in configs() {
             let model = random_weights(&config, &device);
             let (list, mut source) = tensors_of(&model);
@@ -176,7 +177,7 @@ fn tensors_leave_as_the_config_expects_them_and_come_back() {
 
 #[test]
 fn linear_names_follow_the_forward_order() {
-    let model = Transformer::new(&configs()[2].1, 0, &devices()[1]).unwrap();
+    let model = Transformer::new(&configs()[2].1, 0, &Device::flex()).unwrap();
     let names = linear_names(&model);
     let layer = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"];
     let layer = layer.into_iter().chain(["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]);
@@ -193,7 +194,7 @@ fn linear_names_follow_the_forward_order() {
 
 #[test]
 fn missing_and_misshapen_tensors_are_named() {
-    let device = &devices()[1];
+    let device = &Device::flex();
     let config = &configs()[9].1;
     let (_, source) = tensors_of(&Transformer::new(config, 0, device).unwrap());
     for name in ["embed_positions.weight", "layers.1.mlp.up_proj.bias", "layers.0.self_attn.o_proj.weight"] {
@@ -212,17 +213,19 @@ fn missing_and_misshapen_tensors_are_named() {
 }
 
 #[test]
-fn a_seed_gives_the_same_model_on_both_devices() {
+fn a_seed_gives_the_same_model_on_every_device() {
     let config = &configs()[0].1;
-    let weights = |seed, device| tensors_of(&Transformer::new(config, seed, device).unwrap()).1.0;
-    let [ndarray, flex] = devices();
-    assert_eq!(weights(1, &ndarray), weights(1, &flex));
-    assert_ne!(weights(1, &flex), weights(2, &flex));
+    let weights = |seed, device: &Device| tensors_of(&Transformer::new(config, seed, device).unwrap()).1.0;
+    let [first, other] = [weights(1, &Device::flex()), weights(2, &Device::flex())];
+    assert_ne!(first, other);
+    for device in cpu_devices() {
+        assert_eq!(weights(1, &device), first);
+    }
 }
 
 #[test]
 fn gradients_reach_every_tensor_and_training_lowers_the_loss() {
-    for device in devices() {
+    for device in cpu_devices() {
         for (name, config) in configs() {
             let device = device.clone().autodiff();
             let mut model = random_weights(&config, &device);
@@ -263,7 +266,7 @@ fn squared_norm(model: &Transformer, gradients: &GradientsParams) -> f64 {
 /// Training computes by `slm-autograd`; here without gradients are Burn's operations.
 #[test]
 fn what_trains_is_what_tensor_operations_compute() {
-    for device in devices() {
+    for device in cpu_devices() {
         for (name, config) in configs() {
             let training = device.clone().autodiff();
             assert!(slm_autograd::is_preferred(&training) && !slm_autograd::is_preferred(&device));

@@ -148,22 +148,17 @@ fn continued_by_burn(model: &Transformer, ids: &[u32], count: usize) -> Vec<u32>
     found
 }
 
-#[allow(deprecated)] // Burn 0.22 deprecates NdArray in favour of Flex; both are offered while it exists.
-fn devices() -> [(&'static str, Device); 2] {
-    [("ndarray", Device::ndarray()), ("flex", Device::flex())]
-}
-
 fn check(name: &str) {
     let Some(models) = models() else { return };
     let folder = models.join(name);
     let prompts = prompts(&folder);
-    for (device_name, device) in devices() {
+    for device in slm_nn::cpu_devices() {
         let mut files = Files::read(&folder);
         let config = files.config.model.clone();
         let mut model = Transformer::from_tensors(&config, &mut files, &device).unwrap();
         let training = Transformer::from_tensors(&config, &mut files, &device.clone().autodiff()).unwrap();
         for (index, Prompt { ids, logits, greedy }) in prompts.iter().enumerate() {
-            let what = format!("{name} on {device_name}, prompt {index}");
+            let what = format!("{name} on {device:?}, prompt {index}");
             for (way, found) in [
                 ("Burn", by_burn(&model, ids)),
                 ("slm-autograd", by_burn(&training, ids)),
@@ -187,12 +182,12 @@ fn check(name: &str) {
             let reference = nll_of(logits, ids, config.vocab_size);
             assert!((nll - reference).abs() < 1e-4 * reference, "{what}: {nll} {reference}");
         }
-        check_quantized(name, device_name, &mut model, &prompts);
+        check_quantized(name, &device, &mut model, &prompts);
     }
 }
 
 /// Quantizes every linear layer, and reports how far logits move.
-fn check_quantized(name: &str, device: &str, model: &mut Transformer, prompts: &[Prompt]) {
+fn check_quantized(name: &str, device: &Device, model: &mut Transformer, prompts: &[Prompt]) {
     model.untie_head();
     let vocab_size = model.config().vocab_size;
     let float = model.clone();
@@ -225,7 +220,7 @@ fn check_quantized(name: &str, device: &str, model: &mut Transformer, prompts: &
         for (way, way_name) in ["Burn", "CPU engine"].into_iter().enumerate() {
             let relative = (square[way] / size).sqrt();
             println!(
-                "| {name} | {scheme_name} | {way_name} on {device} | {:.4} | {:.4} | {apart:.4} |",
+                "| {name} | {scheme_name} | {way_name} on {device:?} | {:.4} | {:.4} | {apart:.4} |",
                 relative, worst[way]
             );
             assert!(relative > 1e-4 && relative < most, "{name}, {scheme_name}, {way_name}: {relative}");

@@ -4,16 +4,9 @@ use burn::tensor::{Device, Tensor};
 
 use crate::{Error, Result};
 
-/// Burn's NdArray device. Burn 0.22 deprecates it in favour of Flex; slm offers both while both exist.
-#[allow(deprecated)]
-pub fn ndarray_device() -> Device {
-    Device::ndarray()
-}
-
 /// Returns `true` if tensors of `device` live in host memory, where the integer kernels of `slm-kernels` run.
 pub fn on_cpu(device: &Device) -> bool {
-    let device = if device.is_autodiff() { device.clone().inner() } else { device.clone() };
-    device == Device::flex() || device == ndarray_device()
+    slm_autograd::is_supported(device)
 }
 
 /// Values of `tensor` in row-major order, read back to the host.

@@ -51,7 +51,7 @@ pub enum Error {
     },
     /// Quantized weights are to be trained on a device that this build cannot do it on.
     #[error(
-        "this build trains quantized weights on the CPU devices only; use --device flex or ndarray, or build with \
+        "this build trains quantized weights on the CPU devices only; use --device flex, or build with \
          `--features wgpu`"
     )]
     TuningDevice,

@@ -25,7 +25,7 @@ mod roles;
 
 pub use activation::{FakeQuantizedInput, fake_quantize_activation};
 pub use cpu::{CpuLinear, CpuOutput, CpuScratch, apply_linears};
-pub use device::{ndarray_device, on_cpu, to_vec_f32};
+pub use device::{on_cpu, to_vec_f32};
 pub use diagnose::{first_layer_not_finite, is_finite};
 pub use error::{Error, Result};
 pub use errors::{ErrorSlot, LayerError, Place, report_errors};
@@ -39,6 +39,7 @@ pub use packed::{PackedWeight, WeightExecution};
 pub use qat_stage::{QatStage, SharedQatStage};
 pub use quantized_training::{QuantizedTrainableWeight, Rounding};
 pub use roles::{ParameterRole, parameter_roles};
+pub use slm_autograd::{cpu_devices, ndarray_device};
 pub use slm_derive::NamedLinears;
 
 /// Building blocks of derived code, and the trait without its derive macro. No part of the interface.

@@ -1,11 +1,13 @@
 //! The backend operation behind a packed linear: integer kernels on host memory.
 // burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
-#![allow(deprecated)]
+#![cfg_attr(feature = "ndarray", allow(deprecated))]
 
 use std::sync::Arc;
 
+#[cfg(feature = "ndarray")]
+use burn::backend::NdArray;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, Flex, NdArray, TensorMetadata, backend_extension};
+use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
 use slm_autograd::HostBackend;
 use slm_kernels::{PackedMatrix, linear};
@@ -14,7 +16,7 @@ use slm_quant_core::{ActivationQuant, Error};
 use crate::errors::{Place, Reporter};
 
 /// A linear on packed weights, for backends whose tensors live in host memory.
-#[backend_extension(NdArray, Flex)]
+#[backend_extension(NdArray: cfg(feature = "ndarray"), Flex)]
 pub(crate) trait PackedLinearOps: Backend {
     /// `y[m, n] = sum_k x[m, k] * w[n, k]`, by the kernel that `weight` is packed for.
     fn packed_linear(
@@ -51,6 +53,7 @@ macro_rules! packed_linear_of_host {
 }
 
 packed_linear_of_host!(Flex);
+#[cfg(feature = "ndarray")]
 packed_linear_of_host!(NdArray);
 
 /// The kernel call. As in float arithmetic, an input that is not finite gives an output that is not: all of it, since its

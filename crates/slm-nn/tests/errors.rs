@@ -6,13 +6,13 @@ use burn::module::Module;
 use burn::tensor::Device;
 use slm_kernels::{KernelKind, PackedMatrix};
 use slm_nn::{
-    CpuLinear, CpuOutput, CpuScratch, ErrorSlot, Linear, NamedLinears, Place, apply_linears,
+    CpuLinear, CpuOutput, CpuScratch, ErrorSlot, Linear, NamedLinears, Place, apply_linears, cpu_devices,
     first_layer_not_finite, report_errors,
 };
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, ObserverKind, QParams, QuantScheme, quantize_matrix,
 };
-use slm_testing::{devices, tensor};
+use slm_testing::tensor;
 
 #[derive(Module, Debug)]
 struct Pair {
@@ -55,7 +55,7 @@ const BAD: [f32; 4] = [1.0, f32::INFINITY, 0.0, 2.0];
 
 #[test]
 fn the_first_layer_that_met_the_value_is_named() {
-    for device in devices() {
+    for device in cpu_devices() {
         for activation in activations() {
             let mut pair = pair(activation);
             let errors = ErrorSlot::default();

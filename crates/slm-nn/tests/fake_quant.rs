@@ -4,14 +4,14 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use slm_kernels::quantize_activations;
 use slm_nn::{
-    FakeQuantizedInput, FakeQuantizedWeight, Linear, QatStage, SharedQatStage, Weight,
+    FakeQuantizedInput, FakeQuantizedWeight, Linear, QatStage, SharedQatStage, Weight, cpu_devices,
     fake_quantize_activation, to_vec_f32,
 };
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, ObserverKind, QParams, QuantRange,
     QuantScheme, ScaleDtype, fake_quantize_backward, fake_quantize_learnable_backward, quantize_matrix,
 };
-use slm_testing::{devices, ramp as values, tensor};
+use slm_testing::{ramp as values, tensor};
 
 const ROWS: usize = 7;
 const COLS: usize = 13;
@@ -47,7 +47,7 @@ fn each_group(granularity: Granularity) -> Vec<(usize, std::ops::Range<usize>)> 
 
 #[test]
 fn weights_train_on_exactly_what_is_stored_and_clipped_ones_get_no_gradient() {
-    for device in devices() {
+    for device in cpu_devices() {
         for bits in [Bits::Int8, Bits::Int4] {
             for granularity in granularities() {
                 for mapping in [Mapping::Symmetric, Mapping::SymmetricTorch, Mapping::Affine] {
@@ -89,7 +89,7 @@ fn weights_train_on_exactly_what_is_stored_and_clipped_ones_get_no_gradient() {
 
 #[test]
 fn learned_scales_get_the_gradient_of_lsq() {
-    for device in devices() {
+    for device in cpu_devices() {
         for granularity in granularities() {
             let (device, stage) = (device.clone().autodiff(), SharedQatStage::default());
             let scheme = QuantScheme::per_tensor(Bits::Int4).with_granularity(granularity);
@@ -142,7 +142,7 @@ fn learned_scales_get_the_gradient_of_lsq() {
 #[test]
 fn activations_are_rounded_to_the_codes_of_the_packed_layer() {
     let x = values(6, ROWS * COLS);
-    for device in devices() {
+    for device in cpu_devices() {
         for quant in [
             ActivationQuant::Dynamic(ActivationGranularity::PerToken),
             ActivationQuant::Dynamic(ActivationGranularity::PerTensor),
@@ -176,7 +176,7 @@ fn activations_are_rounded_to_the_codes_of_the_packed_layer() {
 
 #[test]
 fn stages_observe_train_and_freeze() {
-    for device in devices() {
+    for device in cpu_devices() {
         let (train, stage) = (device.clone().autodiff(), SharedQatStage::default());
         let scheme = QuantScheme::per_tensor(Bits::Int4);
         let observer = ObserverKind::MovingAverage { averaging_constant: 0.5 };
@@ -242,7 +242,7 @@ fn a_state_that_does_not_fit_is_refused() {
 
 #[test]
 fn values_that_are_not_finite_make_everything_nan_and_change_no_range() {
-    for device in devices() {
+    for device in cpu_devices() {
         let (device, stage) = (device.autodiff(), SharedQatStage::default());
         let scheme = QuantScheme::per_tensor(Bits::Int8);
         let observed = FakeQuantizedInput::Observed { averaging_constant: 0.5 };

@@ -7,13 +7,13 @@ use burn::tensor::{Device, Tensor};
 use slm_kernels::{KernelKind, PackedMatrix};
 use slm_nn::{
     FakeQuantizedWeight, ForwardHook, Linear, NamedLinears, SharedQatStage, Weight, WeightExecution,
-    attach_hook, detach_hooks, fake_quantize_activation, to_vec_f32,
+    attach_hook, cpu_devices, detach_hooks, fake_quantize_activation, to_vec_f32,
 };
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, ObserverKind, QParams, QuantScheme,
     quantize_matrix,
 };
-use slm_testing::{devices, ramp as values, tensor};
+use slm_testing::{ramp as values, tensor};
 
 fn activations() -> [ActivationQuant; 4] {
     [
@@ -53,7 +53,7 @@ fn every_form_gives_the_same_result() {
     let x = values(1, rows * in_features);
     let weight = values(2, out_features * in_features);
     let bias = values(3, out_features);
-    for device in devices() {
+    for device in cpu_devices() {
         for scheme in schemes() {
             let quantized =
                 quantize_matrix(&weight, out_features, in_features, scheme, &ObserverKind::MinMax).unwrap();
@@ -105,7 +105,7 @@ fn every_form_gives_the_same_result() {
 /// straight-through estimator.
 #[test]
 fn gradients_pass_straight_through() {
-    for device in devices() {
+    for device in cpu_devices() {
         let device = device.autodiff();
         let weight = Param::from_tensor(tensor(values(4, 6 * 5), [6, 5], &device)).set_require_grad(true);
         let id = weight.id;
@@ -145,7 +145,7 @@ fn an_input_that_is_not_finite_gives_an_output_that_is_not() {
         quantize_matrix(&values(6, 12), 3, 4, QuantScheme::per_tensor(Bits::Int8), &ObserverKind::MinMax)
             .unwrap();
     let packed = Arc::new(PackedMatrix::new(quantized, KernelKind::Scalar).unwrap());
-    for device in devices() {
+    for device in cpu_devices() {
         for activation in activations() {
             let linear = Linear::from_packed(Arc::clone(&packed), activation, None).unwrap();
             let y = linear.forward(tensor(vec![1.0, f32::NAN, 0.0, 2.0], [1, 4], &device));

@@ -4,9 +4,11 @@ use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
 use serde_json::Value;
-use slm_nn::{FakeQuantizedInput, FakeQuantizedWeight, Linear, SharedQatStage, Weight, to_vec_f32};
+use slm_nn::{
+    FakeQuantizedInput, FakeQuantizedWeight, Linear, SharedQatStage, Weight, cpu_devices, to_vec_f32,
+};
 use slm_quant_core::{Bits, Granularity, Mapping, ObserverKind, QuantScheme};
-use slm_testing::{devices, shared_dir};
+use slm_testing::shared_dir;
 
 struct Golden<'a> {
     case: &'a Value,
@@ -61,7 +63,7 @@ fn golden_steps_of_a_fake_quantized_linear() {
     let mut run = 0;
     for case in index["cases"].as_array().unwrap().iter().filter(|case| case["kind"] == "qat") {
         let Some(scheme) = scheme(&case["params"]["weight_fake_quant"]) else { continue };
-        for device in devices() {
+        for device in cpu_devices() {
             steps(&Golden { case, tensors: &tensors }, scheme, &device.autodiff());
         }
         run += 1;

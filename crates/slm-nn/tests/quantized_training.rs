@@ -7,8 +7,8 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use slm_kernels::{KernelKind, PackedMatrix};
 use slm_nn::{
-    Linear, PackedWeight, QuantizedTrainableWeight, Rounding, Weight, fake_quantize_activation,
-    ndarray_device, to_vec_f32,
+    Linear, PackedWeight, QuantizedTrainableWeight, Rounding, Weight, cpu_devices, fake_quantize_activation,
+    to_vec_f32,
 };
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, ObserverKind, QuantScheme, quantize_matrix,
@@ -19,12 +19,11 @@ const ROWS: usize = 6;
 const COLS: usize = 13;
 
 fn devices() -> Vec<Device> {
-    vec![
-        Device::flex(),
-        ndarray_device(),
-        #[cfg(feature = "wgpu")]
-        Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
-    ]
+    #[cfg_attr(not(feature = "wgpu"), expect(unused_mut))]
+    let mut devices = cpu_devices();
+    #[cfg(feature = "wgpu")]
+    devices.push(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice));
+    devices
 }
 
 fn packed(bits: Bits, activation: ActivationQuant) -> PackedWeight {

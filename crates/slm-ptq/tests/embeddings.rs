@@ -5,15 +5,11 @@ use std::path::Path;
 use burn::tensor::Device;
 use slm_checkpoint::{Checkpoint, OpenOptions, SaveRequest, migrate, save};
 use slm_model::{EMBED_TOKENS, LM_HEAD, ModelConfig, TOKEN_TABLE, Transformer, window_logits};
-use slm_nn::NamedLinears;
+use slm_nn::{NamedLinears, cpu_devices};
 use slm_ptq::{CalibrationTokens, CheckpointQuantizer, Error, PtqConfig};
 use slm_quant_core::{Bits, Granularity, QuantScheme, QuantizationType};
 
 const IDS: [u32; 12] = [3, 49, 0, 17, 17, 8, 25, 31, 1, 44, 12, 9];
-
-fn devices() -> [Device; 2] {
-    [Device::flex(), slm_nn::ndarray_device()]
-}
 
 fn float(dir: &Path, tied: bool) -> Checkpoint {
     let mut config = ModelConfig::new(50, 16, 32, 2, 2, 32);
@@ -53,7 +49,7 @@ fn a_tied_head_and_the_embedding_share_one_table() {
             let (table, _) = checkpoint.read_quantized(LM_HEAD).unwrap().unwrap();
             assert_eq!([table.rows(), table.cols()], [50, 16]);
             assert_eq!(table.scheme(), config.embeddings.unwrap().over(config.scheme).unwrap());
-            for device in devices() {
+            for device in cpu_devices() {
                 let model = checkpoint.load_model(&device).unwrap();
                 assert!(model.shares_table_with_head() && model.embedding_is_quantized());
                 let mut head = None;

@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor};
 use slm_kernels::{accumulate, quantize_activations};
 use slm_model::{ModelConfig, Transformer, evaluate, window_logits};
 use slm_nn::{
-    ForwardHook, NamedLinears, Weight, attach_hook, detach_hooks, fake_quantize_activation, ndarray_device,
+    ForwardHook, NamedLinears, Weight, attach_hook, cpu_devices, detach_hooks, fake_quantize_activation,
     to_vec_f32,
 };
 use slm_ptq::PtqConfig;
@@ -81,7 +81,7 @@ fn trained(config: &QatConfig, device: &Device) -> Transformer {
 fn logits_and_perplexity_of_the_converted_model_are_those_of_the_trained_one() {
     let text = ids(9, 5 * WINDOW);
     let mut worst = 0.0_f32;
-    for device in [Device::flex(), ndarray_device()] {
+    for device in cpu_devices() {
         for config in settings() {
             let what = format!("{} {:?} {:?}", config.quantization.scheme, config, device);
             let fake = trained(&config, &device);

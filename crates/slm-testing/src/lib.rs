@@ -15,4 +15,4 @@ pub use random::Random;
 pub use schema::violations;
 pub use shared::{shared, shared_dir};
 #[cfg(feature = "tensors")]
-pub use tensors::{devices, ramp, read, tensor};
+pub use tensors::{ramp, read, tensor};

@@ -2,12 +2,6 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-/// The CPU devices; results must hold on both.
-#[allow(deprecated)] // Burn 0.22 deprecates NdArray in favour of Flex; both are offered while it exists.
-pub fn devices() -> [Device; 2] {
-    [Device::flex(), Device::ndarray()]
-}
-
 /// `count` values between -1 and 1 that look random enough; another `seed` gives others.
 pub fn ramp(seed: usize, count: usize) -> Vec<f32> {
     (0..count).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0).collect()

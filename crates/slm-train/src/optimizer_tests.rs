@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::{devices, poisoned, tiny_config};
+use crate::testing::{cpu_devices, poisoned, tiny_config};
 use slm_model::Transformer;
 
 fn model(device: &Device) -> Transformer {
@@ -34,7 +34,7 @@ fn values(model: &Transformer) -> BTreeMap<String, Vec<f32>> {
 
 #[test]
 fn only_weights_of_linear_layers_decay() {
-    for device in devices() {
+    for device in cpu_devices() {
         let model = model(&device);
         let before = values(&model);
         let options = TrainingOptions { weight_decay: 0.5, epsilon: 1.0, ..TrainingOptions::default() };

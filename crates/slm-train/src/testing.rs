@@ -36,12 +36,12 @@ pub(crate) fn tiny_config() -> TrainingConfig {
     }
 }
 
-pub(crate) use slm_testing::devices;
+pub(crate) use slm_nn::cpu_devices;
 
 /// The CPU devices, and with `--features wgpu` a GPU; a software Vulkan driver is enough.
 pub(crate) fn all_devices() -> Vec<Device> {
     #[cfg_attr(not(feature = "wgpu"), expect(unused_mut))]
-    let mut all = devices().to_vec();
+    let mut all = cpu_devices();
     #[cfg(feature = "wgpu")]
     all.push(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice));
     all

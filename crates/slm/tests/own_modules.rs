@@ -291,10 +291,10 @@ fn one_matrix_in_three_places() {
 
 /// The codes are the same on every device; products of floats may differ in their last bits.
 #[test]
-#[allow(deprecated)] // burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
+#[cfg(feature = "ndarray")]
 fn a_directory_goes_from_one_device_to_another() {
     let root = tempfile::tempdir().unwrap();
-    let [flex, ndarray] = [Device::flex(), Device::ndarray()];
+    let [flex, ndarray] = slm_nn::cpu_devices().try_into().unwrap();
     let (quantized, report) = Quantizer::int4().group(5).convert(Tower::drawn(1, &flex)).unwrap();
     let dir = report.save(&quantized, root.path().join("tower")).unwrap();
     let mut loaded = Tower::<Residual>::drawn(2, &ndarray);

@@ -4,9 +4,8 @@
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
 /// The CPU devices, with gradients.
-#[allow(deprecated)]
-pub(crate) fn devices() -> [Device; 2] {
-    [Device::flex().autodiff(), Device::ndarray().autodiff()]
+pub(crate) fn devices() -> Vec<Device> {
+    slm_autograd::cpu_devices().into_iter().map(Device::autodiff).collect()
 }
 
 /// Values between -2 and 2 that look random enough.

@@ -60,7 +60,7 @@ pub(crate) struct EvalArgs {
     /// Checkpoint whose predictions are the reference, usually the float model
     #[arg(long, value_name = "DIR", requires = "data")]
     reference: Option<PathBuf>,
-    /// Also compare the reference with itself on the other CPU device: the divergence due to float rounding
+    /// Also compare the reference with itself computed by Burn's operations: the divergence due to float rounding
     #[arg(long, requires = "reference")]
     noise_floor: bool,
     /// Multiple-choice questions as JSON Lines: {"context": text, "choices": [texts], "answer": index from 0 or text}

@@ -137,7 +137,7 @@ fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::devices;
+    use crate::testing::cpu_devices;
 
     #[test]
     fn gelu_variants_at_known_points() {
@@ -145,7 +145,7 @@ mod tests {
         let x = [-3.0f32, -1.0, 0.0, 0.5, 2.0];
         let erf = [-0.004_049_7, -0.158_655_26, 0.0, 0.345_731_23, 1.954_499_7];
         let tanh = [-0.003_637_4, -0.158_808_01, 0.0, 0.345_714, 1.954_597_6];
-        for device in devices() {
+        for device in cpu_devices() {
             let x = Tensor::<1>::from_data(x, &device);
             for (y, expected) in [(gelu(x.clone()), erf), (gelu_tanh(x), tanh)] {
                 for (y, e) in y.into_data().try_into_vec::<f32>().unwrap().iter().zip(expected) {

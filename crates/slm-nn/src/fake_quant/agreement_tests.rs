@@ -10,12 +10,12 @@ use proptest::prelude::*;
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, Mapping, ObserverKind, QParams, QuantScheme,
 };
-use slm_testing::{devices, tensor};
+use slm_testing::tensor;
 
 use super::{FakeQuantizedWeight, device, ops};
 use crate::activation::{FakeQuantizedInput, InputRanges};
 use crate::errors::Reporter;
-use crate::{SharedQatStage, to_vec_f32};
+use crate::{SharedQatStage, cpu_devices, to_vec_f32};
 
 /// Multiples of half of `scale`: in each group of `width` the two `ends` of the grid first, in units of `scale`, then
 /// values between them.
@@ -42,7 +42,7 @@ proptest! {
         let ends = (-(zero as f32), 255.0 - zero as f32);
         let x = on_half_steps(&halves, 8, ends, scale);
         let fixed = QParams { scale: 2.0 * scale, zero_point: 100 };
-        for device in devices() {
+        for device in cpu_devices() {
             for quant in [
                 ActivationQuant::Static(fixed),
                 ActivationQuant::Dynamic(ActivationGranularity::PerToken),
@@ -75,7 +75,7 @@ proptest! {
                     [Granularity::PerTensor, Granularity::PerChannel, Granularity::PerGroup { group_size: 4 }]
                 {
                     let scheme = scheme.with_granularity(granularity);
-                    for device in devices() {
+                    for device in cpu_devices() {
                         let weight = tensor(w.clone(), [3, 8], &device);
                         let param = burn::module::Param::from_tensor(weight.clone());
                         let float = FakeQuantizedInput::Fixed(ActivationQuant::Float);
@@ -98,7 +98,7 @@ proptest! {
         let scheme = QuantScheme::per_tensor(Bits::Int4).with_granularity(Granularity::PerGroup { group_size: 4 });
         // Beyond the ends of the grid too.
         let w: Vec<f32> = halves.iter().enumerate().map(|(i, &half)| ((half % 41) as f32 * 0.5 - 10.0) * scales[i / 4]).collect();
-        for device in devices() {
+        for device in cpu_devices() {
             let weight = tensor(w.clone(), [3, 8], &device);
             let scales: Tensor<1> = tensor(scales.clone(), [6], &device);
             let host = ops::fake_quantize_learned(weight.clone(), scales.clone(), scheme, &Reporter::default());

@@ -1,16 +1,18 @@
 //! Fake quantization as one operation with a backward pass of its own, for backends in host memory.
 // burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
-#![allow(deprecated)]
+#![cfg_attr(feature = "ndarray", allow(deprecated))]
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
+#[cfg(feature = "ndarray")]
+use burn::backend::NdArray;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, NdArray, TensorMetadata, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
 use slm_autograd::{HostBackend, record};
 use slm_quant_core::{QuantScheme, Result, ScaleDtype};
@@ -23,7 +25,7 @@ use crate::errors::{Place, Reporter};
 
 /// `dequantize(quantize(x))` of matrices in host memory, whose gradient is that of `x` where it is in range and
 /// zero where a value was clipped.
-#[backend_extension(NdArray, Flex, Autodiff)]
+#[backend_extension(NdArray: cfg(feature = "ndarray"), Flex, Autodiff)]
 pub(crate) trait FakeQuantOps: Backend {
     /// Rounds to the grid that `ranges` chooses for `weight`.
     fn fake_quantize_weight(
@@ -169,6 +171,7 @@ macro_rules! without_gradients {
 }
 
 without_gradients!(Flex);
+#[cfg(feature = "ndarray")]
 without_gradients!(NdArray);
 
 impl<B: HostBackend + FakeQuantOps, C: CheckpointStrategy> FakeQuantOps for Autodiff<B, C> {

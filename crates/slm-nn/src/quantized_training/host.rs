@@ -1,9 +1,11 @@
 //! Products with codes in host memory, by the kernels.
 // burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
-#![allow(deprecated)]
+#![cfg_attr(feature = "ndarray", allow(deprecated))]
 
+#[cfg(feature = "ndarray")]
+use burn::backend::NdArray;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Flex, NdArray, TensorMetadata};
+use burn::backend::{Flex, TensorMetadata};
 use slm_autograd::{HostBackend, Matrix, matmul};
 use slm_kernels::linear;
 use slm_quant_core::ActivationQuant;
@@ -39,6 +41,7 @@ macro_rules! products_of_host {
 }
 
 products_of_host!(Flex);
+#[cfg(feature = "ndarray")]
 products_of_host!(NdArray);
 
 /// An error makes all of the result NaN and is reported.

@@ -1,6 +1,6 @@
 //! The product of an input and weights that exist only as codes, with gradients by both.
 // burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
-#![allow(deprecated)]
+#![cfg_attr(feature = "ndarray", allow(deprecated))]
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub(super) trait CodeProducts: Backend {
     ) -> [Option<FloatTensor<Self>>; 2];
 }
 
-#[backend_extension(NdArray, Flex, Cube: cfg(feature = "wgpu"), Autodiff)]
+#[backend_extension(NdArray: cfg(feature = "ndarray"), Flex, Cube: cfg(feature = "wgpu"), Autodiff)]
 pub(crate) trait QuantizedTrainingOps: Backend {
     /// `x W^T` by the kernel of the packed weights. `update` is zero, and gets the gradient by the weights.
     fn quantized_training_linear(

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use slm_checkpoint::Checkpoint;
-use slm_model::{Divergence, Transformer, window_logits};
+use slm_model::{Divergence, InferencePath, Transformer, window_logits, window_logits_by};
 
 use super::{DivergenceView, TextResult, Window, check_vocabularies, each_window};
 use crate::context::Context;
@@ -12,14 +12,14 @@ use crate::error::Result;
 
 pub(super) struct Reference {
     model: Transformer,
-    /// The same on the other CPU device.
+    /// The same, to be computed by Burn's operations on the CPU.
     other: Option<Transformer>,
     total: Divergence,
     noise: Divergence,
 }
 
 impl Reference {
-    /// Loads the reference in `dir`, and with `noise_floor` once more on the other CPU device.
+    /// Loads the reference in `dir`, which with `noise_floor` is computed in another way too.
     pub(super) fn load(
         dir: &Path,
         judged: &Checkpoint,
@@ -29,11 +29,11 @@ impl Reference {
         let checkpoint = context.open_checkpoint(dir)?;
         check_vocabularies(judged, &checkpoint)?;
         let model = context.load_model(&checkpoint)?;
-        let device = match context.device_name {
-            "flex" => slm_nn::ndarray_device(),
-            _ => Device::flex(),
+        let other = match (noise_floor, model.inference_path()) {
+            (false, _) => None,
+            (true, InferencePath::Cpu) => Some(model.clone()),
+            (true, _) => Some(checkpoint.load_model(&Device::flex())?),
         };
-        let other = if noise_floor { Some(checkpoint.load_model(&device)?) } else { None };
         Ok(Self { model, other, total: Divergence::default(), noise: Divergence::default() })
     }
 
@@ -52,7 +52,7 @@ impl Reference {
             let logits = window_logits(model, window.ids)?;
             divergence.observe(&reference, &logits, window, vocab_size)?;
             if let Some(other) = &self.other {
-                let logits = window_logits(other, window.ids)?;
+                let logits = window_logits_by(other, InferencePath::Burn, window.ids)?;
                 self.noise.observe(&reference, &logits, window, vocab_size)?;
             }
             Ok(())

@@ -32,7 +32,7 @@ pub(super) fn report(result: &EvalResult) -> String {
     lines.extend(result.divergence.iter().map(divergence));
     if let Some(noise) = &result.noise_floor {
         lines.push(format!(
-            "noise floor       the reference on the other CPU device diverges by {:.3e} nats mean, {:.3e} largest",
+            "noise floor       the reference computed by Burn's operations diverges by {:.3e} nats mean, {:.3e} largest",
             noise.kl_mean, noise.kl_max
         ));
     }
