@@ -1,6 +1,6 @@
 //! Exports in other programs: llama.cpp reads what slm writes, makes the same tokens of a text, and computes the same.
 //!
-//! `.ci/peers` builds llama.cpp. Logits and greedy continuations are compared in `crates/slm-exchange/tests/llama_cpp.rs`.
+//! `.ci/peers` builds llama.cpp. Logits and greedy continuations are compared in `crates/slm-exchange/tests/peers/llama_cpp.rs`.
 
 use std::fs;
 use std::path::Path;

@@ -88,7 +88,7 @@ fn every_report_can_be_a_page() {
     sandbox.slm("inspect int4 --html inspect.html").success();
     let html = page("inspect.html");
     is_sound(&html);
-    assert_eq!((html.matches(kept).count(), html.matches(observed).count()), (static_inputs, 0));
+    assert_eq!((html.matches(kept).count(), html.matches(observed).count()), (static_inputs, static_inputs));
     assert_eq!((rows(&html, "layer"), html.matches("<details").count()), (15, 15));
     assert!(rows(&html, "tensor") > 15);
     sandbox.slm("inspect model --html float.html").success();

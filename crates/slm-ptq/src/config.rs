@@ -226,13 +226,25 @@ impl PtqConfig {
         self.needs_calibration() || weighted(self.scheme) || schemes.into_iter().any(weighted)
     }
 
-    /// Returns `true` if channels are equalized where that pays: where activations are quantized, or AWQ is asked for. Weights of 4 bits
-    /// with one scale in all need ranges that clip, which the search for factors does not try.
+    /// Returns `true` if channels are equalized where that pays: where activations are quantized, or AWQ is asked for.
     pub(crate) fn equalizes(&self) -> bool {
         self.method == RoundingMethod::Awq
             || self.smooth == Smooth::Auto
                 && self.quantization_type != QuantizationType::WeightOnly
-                && (self.scheme.bits, self.scheme.granularity) != (Bits::Int4, Granularity::PerTensor)
+                && self.equalizes_weights(self.scheme)
+    }
+
+    /// Returns `true` if channels of the layer `name` may be equalized.
+    pub(crate) fn equalizes_layer(&self, name: &str) -> bool {
+        self.equalizes_weights(self.scheme_of(name))
+    }
+
+    /// Returns `true` if factors for weights of `scheme` are chosen by the error that they will have. They are chosen by rounding to
+    /// nearest in the range of the extremes: 4 bits with one scale in all need ranges that clip, and methods that make up
+    /// for the errors of 4 bits leave others.
+    fn equalizes_weights(&self, scheme: QuantScheme) -> bool {
+        scheme.bits == Bits::Int8
+            || !(self.method.is_sequential() || scheme.granularity == Granularity::PerTensor)
     }
 
     /// The same settings with another granularity of weights.

@@ -33,5 +33,9 @@ pub fn layer_metadata(
         max_abs_error: report.error.max_abs_error(),
         clipped_share: report.error.clipped_share().unwrap_or(0.0),
     };
-    LayerMetadata::new(&report.name, matrix, quantization_type, report.activation, error)
+    let observed_input = report.observed_input.map(|(min, max)| [min, max]);
+    LayerMetadata {
+        observed_input,
+        ..LayerMetadata::new(&report.name, matrix, quantization_type, report.activation, error)
+    }
 }

@@ -282,6 +282,26 @@ fn weights_by_channel_alone_need_no_equalization() {
     assert!(!quantizer.uses_calibration() && !quantizer.lacks_text_to_equalize());
 }
 
+/// Factors are chosen by rounding to nearest, which says little of 4 bits that GPTQ rounds.
+#[test]
+fn four_bits_are_equalized_for_rounding_to_nearest_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let source = with_outlier_channel(&ModelConfig::new(40, 24, 36, 1, 4, 32), &root.path().join("outlier"));
+    for (bits, method, equalized) in [
+        (Bits::Int4, RoundingMethod::Rtn, Some(1)),
+        (Bits::Int4, RoundingMethod::Gptq, None),
+        (Bits::Int8, RoundingMethod::Gptq, Some(1)),
+    ] {
+        let scheme = QuantScheme::per_tensor(bits).with_granularity(Granularity::PerChannel);
+        let mut config = PtqConfig::new(scheme, QuantizationType::Dynamic);
+        (config.rotate, config.method) = (Rotate::Off, method);
+        let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
+        calibrate(&mut quantizer, &source);
+        let count = quantizer.transforms().record().and_then(|record| record.equalized_mlps);
+        assert_eq!(count, equalized, "{bits} {method}");
+    }
+}
+
 /// A checkpoint whose norms give two channels 30 times as large, and whose layers that read them have columns as much
 /// smaller, but for a little noise: what AWQ is made for.
 fn with_large_activations(config: &ModelConfig, dir: &Path) -> Checkpoint {

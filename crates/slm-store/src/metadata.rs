@@ -122,6 +122,9 @@ pub struct LayerMetadata {
     /// Parameters of its input, with a zero point in `[0, 255]`; static quantization only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation: Option<QParams>,
+    /// Least and greatest value of its input in the calibration text, where that is known; static quantization only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_input: Option<[f32; 2]>,
     /// Values of its input that share a scale, where the scales are computed from the input although the type is
     /// static; such a layer has no `activation`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -337,6 +340,7 @@ impl LayerMetadata {
             scales: ScaleRecord::of_params(weight),
             zero_points: ZeroPointRecord::of_params(weight),
             activation,
+            observed_input: None,
             activation_granularity: None,
             error,
             bytes_before: rows as u64 * cols as u64 * 4,

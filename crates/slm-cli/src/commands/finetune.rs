@@ -33,7 +33,7 @@ pub(crate) struct FinetuneArgs {
     config: Option<PathBuf>,
     #[command(flatten)]
     run: RunArgs,
-    /// Rounding of updated weights back to codes [default: stochastic, or as the config says]
+    /// Rounding of updated weights back to codes [default: stochastic]
     #[arg(long, value_enum)]
     rounding: Option<Rounding>,
 }

@@ -50,7 +50,7 @@ pub(crate) struct PtqArgs {
     /// Float checkpoint to quantize [default: the model that ships]
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
-    /// Training config whose [quantization] section gives the settings; options below override it
+    /// Training config whose [quantization] section gives the settings; options below override it, and --skip and --layer add to it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Set a value of the config, such as quantization.granularity=channel (may be repeated)
@@ -60,7 +60,7 @@ pub(crate) struct PtqArgs {
     scheme: SchemeArgs,
     /// Rounding of weights: rtn (to nearest), gptq (later weights make up for each error), awq (to nearest, with channels
     /// scaled by their activations), or tune (gptq, then codes and scales of each block are trained to give the float
-    /// block's outputs); all but rtn need a text [default: rtn, or as the config says]
+    /// block's outputs); all but rtn need a text [default: rtn]
     #[arg(long, value_name = "METHOD")]
     method: Option<RoundingMethod>,
     /// Steps of training of each block, with --method tune [default: 100]

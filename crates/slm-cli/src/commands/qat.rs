@@ -27,7 +27,8 @@ use crate::text::{Windowing, evaluate_with_progress};
 /// writes a checkpoint, from which --resume continues.
 #[derive(Debug, Args)]
 pub(crate) struct QatArgs {
-    /// TOML file with [training], and optionally [quantization] and [qat]; with [model] if there is no --checkpoint
+    /// TOML file with [training], and optionally [quantization] and [qat]; with [model] if there is no --checkpoint. Options below
+    /// override it, and --skip and --layer add to it
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Checkpoint to begin with: float, or quantized, such as `slm ptq --method gptq` writes, whose layers keep their

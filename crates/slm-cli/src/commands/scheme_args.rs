@@ -7,31 +7,31 @@ use slm_train::QuantizationConfig;
 
 use crate::error::Result;
 
-/// Scheme options. One that is not given is as the config says, and without one as the help says.
+/// Scheme options. One that is not given is as the config says, if the command has one, and else as the help says.
 #[derive(Debug, Args)]
 pub(super) struct SchemeArgs {
-    /// Width of the weights: 8 or 4 [default: 8, or as the config says]
+    /// Width of the weights: 8 or 4 [default: 8]
     #[arg(long, value_parser = bits)]
     bits: Option<Bits>,
     /// static (8-bit activations, ranges calibrated or learned in training), dynamic (8-bit, scales from each input) or
-    /// weight-only [default: static, or as the config says]
+    /// weight-only [default: static]
     #[arg(long = "type", value_name = "TYPE")]
     quantization_type: Option<QuantizationType>,
-    /// Weights that share a scale: tensor, channel or group:N [default: tensor, or as the config says]
+    /// Weights that share a scale: tensor, channel or group:N [default: tensor]
     #[arg(long)]
     granularity: Option<Granularity>,
-    /// symmetric, symmetric-torch or affine [default: symmetric, or as the config says]
+    /// symmetric, symmetric-torch or affine [default: symmetric]
     #[arg(long)]
     mapping: Option<Mapping>,
-    /// Type of stored scales: f32 or f16 [default: f32, or as the config says]
+    /// Type of stored scales: f32 or f16 [default: f32]
     #[arg(long)]
     scale_dtype: Option<ScaleDtype>,
-    /// Leave layers float whose name matches, such as lm_head or 'layers.0.*' (may be repeated; adds to the config)
+    /// Leave layers float whose name matches, such as lm_head or 'layers.0.*' (may be repeated)
     #[arg(long, value_name = "PATTERN")]
     skip: Vec<String>,
     /// Scheme of the layers whose name matches: float, or int8 or int4 and what else differs, such as
     /// 'lm_head=int8:channel' or 'layers.*.down_proj=int4:group:32:affine:f16' (may be repeated; the last that matches
-    /// wins, and wins over the config)
+    /// wins)
     #[arg(long = "layer", value_name = "PATTERN=SCHEME")]
     layers: Vec<LayerRule>,
 }

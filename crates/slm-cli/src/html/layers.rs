@@ -18,20 +18,13 @@ const GRID_STEP: i32 = 16;
 /// Reads the float weights of a layer as they were before they were quantized; `None` if they are not at hand.
 pub(crate) type FloatWeights<'a> = &'a dyn Fn(&LayerMetadata) -> Result<Option<Vec<f32>>>;
 
-/// The least and the greatest input of a layer in calibration; `None` if that is not known. Checkpoints do not hold it.
-pub(crate) type ObservedInputs<'a> = &'a dyn Fn(&str) -> Option<(f64, f64)>;
-
 /// Histogram, scales and input range of every quantized layer. With the float weights, histograms show what was clipped.
-pub(crate) fn layers(
-    checkpoint: &Checkpoint,
-    float: FloatWeights<'_>,
-    observed: ObservedInputs<'_>,
-) -> Result<Vec<LayerFigures>> {
+pub(crate) fn layers(checkpoint: &Checkpoint, float: FloatWeights<'_>) -> Result<Vec<LayerFigures>> {
     let Some(metadata) = checkpoint.metadata() else { return Ok(Vec::new()) };
     let mut figures = Vec::new();
     for layer in metadata.records() {
         if let Some((matrix, input)) = checkpoint.read_quantized(&layer.name)? {
-            let input = describe_input(input, observed(&layer.name));
+            let input = describe_input(input, observed(layer));
             let figure = match float(layer)? {
                 Some(weights) => of(layer, &matrix, input, &weights, true),
                 None => of(layer, &matrix, input, &matrix.dequantize(), false),
@@ -43,13 +36,13 @@ pub(crate) fn layers(
 }
 
 /// The values that the input of every layer with a static range can take, next to those that it had in calibration.
-pub(crate) fn input_ranges(checkpoint: &Checkpoint, observed: ObservedInputs<'_>) -> Option<Plot> {
+pub(crate) fn input_ranges(checkpoint: &Checkpoint) -> Option<Plot> {
     let metadata = checkpoint.metadata()?;
     let layers: Vec<svg::Range> = metadata
         .layers
         .iter()
         .filter_map(|layer| {
-            let (kept, observed) = (input_range(layer.activation?), observed(&layer.name));
+            let (kept, observed) = (input_range(layer.activation?), observed(layer));
             Some(svg::Range { name: layer.name.clone(), kept, observed })
         })
         .collect();
@@ -77,6 +70,11 @@ pub(crate) fn input_ranges(checkpoint: &Checkpoint, observed: ObservedInputs<'_>
             "Range of the input of each layer in forward order, on a logarithmic axis; the layers below have the numbers",
         ),
     })
+}
+
+/// The least and the greatest input of a layer in calibration.
+fn observed(layer: &LayerMetadata) -> Option<(f64, f64)> {
+    layer.observed_input.map(|[min, max]| (f64::from(min), f64::from(max)))
 }
 
 /// The least and the largest value of 8-bit activation codes.

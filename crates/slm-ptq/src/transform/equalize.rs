@@ -124,7 +124,8 @@ impl Transforms {
         for (index, layer) in self.model.layers().iter().enumerate() {
             let path = |part: &str| format!("layers.{index}.mlp.{part}");
             let (up, down) = (path("up_proj"), path("down_proj"));
-            if !layer.mlp.is_gated() || !(plan.quantizes(&up) || plan.quantizes(&down)) {
+            let quantized = plan.quantizes(&up) || plan.quantizes(&down);
+            if !layer.mlp.is_gated() || !quantized || !config.equalizes_layer(&down) {
                 continue;
             }
             let Some(rows) = inputs.get(&up) else { continue };
@@ -166,7 +167,9 @@ impl Transforms {
         for (divided, readers) in super::source::smoothed(&self.model, has_head) {
             let Some(rows) = readers.iter().find_map(|reader| inputs.get(reader)) else { continue };
             let is_norm = divided == FINAL_NORM || divided.ends_with("_norm");
-            if !is_norm || !readers.iter().all(|reader| plan.quantizes(reader)) {
+            if !is_norm
+                || !readers.iter().all(|reader| plan.quantizes(reader) && config.equalizes_layer(reader))
+            {
                 continue;
             }
             let layer = |reader: &String| {

@@ -133,7 +133,10 @@ fn say(view: &LayerView<'_>, quantized: bool, tables: TableArgs, context: &Conte
     let [rows, cols] = view.shape;
     context.output.headline(format!("{}: {rows} outputs x {cols} inputs, {}", view.name, view.form))?;
     if let Some(activation) = &view.activation {
-        context.output.say(format!("input: {activation}"))?;
+        let observed = view.metadata.and_then(|metadata| metadata.observed_input);
+        let observed = observed
+            .map_or_else(String::new, |[min, max]| format!("; {min:.4} to {max:.4} in the calibration text"));
+        context.output.say(format!("input: {activation}{observed}"))?;
     }
     if let Some(metadata) = view.metadata {
         context.output.say(format!(

@@ -37,14 +37,14 @@ pub(in crate::commands) fn page(checkpoint: &Checkpoint) -> Result<Page> {
         vec![bar("as 32-bit floats", before), bar("quantized", after)],
     ));
     page.plots.push(plot(metadata.records().map(|layer| (&*layer.name, layer.error.sqnr_db))));
-    page.plots.extend(html::input_ranges(checkpoint, &|_| None));
+    page.plots.extend(html::input_ranges(checkpoint));
     page.tables.push(Table::new(
         "Layers",
         TABLE_NOTE,
         &["layer", "SQNR dB", "clipped", "largest error", "scale", "zero point", "shape", "scheme", "bytes"],
         metadata.records().map(row),
     ));
-    page.layers = html::layers(checkpoint, &|_| Ok(None), &|_| None)?;
+    page.layers = html::layers(checkpoint, &|_| Ok(None))?;
     page.tables.push(tensors(view));
     Ok(page)
 }

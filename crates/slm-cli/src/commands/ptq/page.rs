@@ -42,11 +42,7 @@ impl PtqResult {
             ));
         }
         page.plots.push(plot(self.layers.iter().map(|layer| (&*layer.name, layer.sqnr_db))));
-        let observed = |name: &str| {
-            let layer = self.layers.iter().find(|layer| layer.name == name)?;
-            layer.observed_input.map(|[min, max]| (f64::from(min), f64::from(max)))
-        };
-        page.plots.extend(html::input_ranges(checkpoint, &observed));
+        page.plots.extend(html::input_ranges(checkpoint));
         page.tables.push(Table::new(
             "Layers",
             inspect::TABLE_NOTE,
@@ -64,7 +60,7 @@ impl PtqResult {
             ],
             self.layers.iter().map(LayerResult::html_row),
         ));
-        page.layers = html::layers(checkpoint, float, &observed)?;
+        page.layers = html::layers(checkpoint, float)?;
         page.lineage = inspect::facts(checkpoint);
         Ok(page)
     }

@@ -1,16 +1,14 @@
 //! Exports in transformers: Hugging Face and compressed-tensors directories give the logits of slm.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 
+use crate::support::{computed, import, models, name, quantize, run};
 use serde_json::{Value, json};
 use slm_checkpoint::Checkpoint;
 use slm_exchange::{ExportOptions, Format, export};
 use slm_quant_core::QuantizationType;
 use slm_testing::peer_python;
-use support::{computed, import, models, name, quantize, run};
 
 use QuantizationType::{Dynamic, Static, WeightOnly};
 

@@ -1,10 +1,9 @@
 //! Files of other programs, written here by their rules: quantized checkpoints, pickles, llama2.c, blocks of ggml.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 
+use crate::support::{import, run, values};
 use burn::tensor::Device;
 use slm_checkpoint::{Checkpoint, TensorFile, hf};
 use slm_exchange::gguf::{TensorKind, dequantize};
@@ -12,7 +11,6 @@ use slm_exchange::{ImportOptions, import_llama2c, is_llama2c};
 use slm_quant_core::{ActivationGranularity, ActivationQuant, Bits, QParams, QuantizationType};
 use slm_testing::{Random, peer_python, shared_dir};
 use slm_text::Tokenizer;
-use support::{import, run, values};
 
 fn read_i32(file: &TensorFile, name: &str) -> Vec<i32> {
     file.read_bytes(name).unwrap().as_chunks().0.iter().map(|&value| i32::from_le_bytes(value)).collect()
@@ -167,7 +165,7 @@ fn compare_codes(root: &Path) -> (usize, String) {
 
 /// Compares the table in docs/interchange.md with `made`, or replaces it where SLM_BLESS is set.
 fn check_table(made: &str) {
-    const BEGIN: &str = "<!-- imports: made by crates/slm-exchange/tests/foreign.rs -->\n";
+    const BEGIN: &str = "<!-- imports: made by crates/slm-exchange/tests/peers/foreign.rs -->\n";
     const END: &str = "<!-- end of imports -->\n";
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/interchange.md");
     let page = fs::read_to_string(&path).unwrap();
@@ -177,7 +175,7 @@ fn check_table(made: &str) {
     if std::env::var_os("SLM_BLESS").is_some() {
         fs::write(&path, format!("{before}{BEGIN}{made}{END}{after}")).unwrap();
     } else {
-        assert_eq!(found, made, "make it anew: SLM_BLESS=1 cargo test -p slm-exchange --test foreign");
+        assert_eq!(found, made, "make it anew: SLM_BLESS=1 cargo test -p slm-exchange --test peers foreign");
     }
 }
 

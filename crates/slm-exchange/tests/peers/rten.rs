@@ -2,17 +2,15 @@
 //!
 //! `.ci/peers` builds the program in `.ci/onnx-rten`, which computes half of a sequence in one pass and the rest with the cache.
 
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::support::{import, logits, models, name, quantize, sequences};
 use burn::tensor::Device;
 use slm_checkpoint::Checkpoint;
 use slm_exchange::{ExportOptions, Format, export};
 use slm_quant_core::QuantizationType;
-use support::{import, logits, models, name, quantize, sequences};
 
 use QuantizationType::{Dynamic, Static, WeightOnly};
 

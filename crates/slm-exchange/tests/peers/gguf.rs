@@ -1,17 +1,15 @@
 //! GGUF files: gguf-py reads them, and importing them again gives the same model.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 
+use crate::support::{import, models, name, quantize, run};
 use slm_checkpoint::Checkpoint;
 use slm_exchange::{
     Error, ExportOptions, ExportReport, Fidelity, FloatType, Format, ImportOptions, export, import_gguf,
 };
 use slm_quant_core::QuantizationType;
 use slm_testing::peer_python;
-use support::{import, models, name, quantize, run};
 
 /// Schemes whose codes and scales a file holds unchanged.
 const EXACT: [(&str, &str); 7] = [

@@ -1,12 +1,10 @@
 //! Import of models that llm-compressor quantized: the saved codes give the logits that transformers computes from
 //! them.
 
-mod support;
-
+use crate::support::{computed, import, models, name, run};
 use serde_json::{Value, json};
 use slm_quant_core::QuantizationType;
 use slm_testing::peer_python;
-use support::{computed, import, models, name, run};
 
 use QuantizationType::{Dynamic, Static, WeightOnly};
 

@@ -1,14 +1,12 @@
 //! Hugging Face directories survive a round trip: every tensor has the same bytes.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::support::{import, models, name, quantize};
 use safetensors::SafeTensors;
 use slm_exchange::{ExportOptions, Format, export};
 use slm_quant_core::QuantizationType;
-use support::{import, models, name, quantize};
 
 type Tensors = BTreeMap<String, (String, Vec<usize>, Vec<u8>)>;
 

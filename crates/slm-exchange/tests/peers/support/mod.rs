@@ -1,5 +1,4 @@
-//! Helpers shared by the tests of this crate.
-#![allow(dead_code)]
+//! Helpers that several tests share.
 
 mod computed;
 
@@ -12,7 +11,6 @@ use slm_ptq::{CalibrationTokens, CheckpointQuantizer, Error, LayerScheme, PtqCon
 use slm_quant_core::{Bits, Mapping, QuantScheme, QuantizationType, QuantizedMatrix};
 use slm_testing::shared_dir;
 
-#[allow(unused_imports)]
 pub(crate) use computed::{computed, logits, sequences};
 
 /// The reference models; `None` if they are not available.

@@ -1,13 +1,11 @@
 //! compressed-tensors directories, read by the rules of that package.
 
-mod support;
-
 use std::fs;
 
+use crate::support::{import, models, name, quantize, run};
 use slm_exchange::{ExportOptions, Fidelity, Format, export};
 use slm_quant_core::QuantizationType;
 use slm_testing::peer_python;
-use support::{import, models, name, quantize, run};
 
 const CASES: [(&str, QuantizationType); 9] = [
     ("int8:channel", QuantizationType::Dynamic),

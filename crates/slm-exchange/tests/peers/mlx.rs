@@ -1,17 +1,15 @@
 //! Directories for MLX, loaded and computed by mlx-lm.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 
+use crate::support::{computed, import, models, name, quantize, run};
 use serde_json::{Value, json};
 use slm_checkpoint::Checkpoint;
 use slm_exchange::{ExportOptions, FloatType, Format, export};
 use slm_quant_core::QuantizationType;
 use slm_testing::peer_python;
 use slm_text::Tokenizer;
-use support::{computed, import, models, name, quantize, run};
 
 use QuantizationType::{Dynamic, WeightOnly};
 

@@ -1,10 +1,9 @@
 //! ONNX models, read by onnx and computed by ONNX Runtime.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 
+use crate::support::{computed, config, import, models, name, quantize, quantize_with, run};
 use burn::tensor::Device;
 use serde_json::{Value, json};
 use slm_checkpoint::{Checkpoint, SaveRequest, save};
@@ -14,7 +13,6 @@ use slm_ptq::{PtqConfig, RoundingMethod};
 use slm_quant_core::{ActivationGranularity, QuantizationType};
 use slm_testing::peer_python;
 use slm_text::Tokenizer;
-use support::{computed, config, import, models, name, quantize, quantize_with, run};
 
 use QuantizationType::{Dynamic, Static, WeightOnly};
 

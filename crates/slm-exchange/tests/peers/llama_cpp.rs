@@ -5,12 +5,11 @@
 //! of quantized layers to 8 bits in blocks of 32, which slm does not do, so that their logits differ by that rounding. There a
 //! token of a continuation may be another where slm's best two are closer than the rounding.
 
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::{import, models, name, quantize, run, values};
 use burn::tensor::Device;
 use half::bf16;
 use slm_checkpoint::{Checkpoint, TokenizerInfo};
@@ -19,7 +18,6 @@ use slm_model::{EMBED_TOKENS, LM_HEAD, TOKEN_TABLE, Transformer, expected_tensor
 use slm_quant_core::QuantizationType;
 use slm_testing::{llama_cpp, peer_python, shared};
 use slm_text::Tokenizer;
-use support::{import, models, name, quantize, run, values};
 
 /// Scheme, and type in the file.
 const SCHEMES: [(&str, &str); 4] = [

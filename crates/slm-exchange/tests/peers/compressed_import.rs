@@ -1,14 +1,12 @@
 //! compressed-tensors directories survive a round trip: the same codes, scales and ranges.
 
-mod support;
-
 use std::fs;
 
+use crate::support::{import, models, name, quantize, values};
 use slm_checkpoint::hf::ImportOptions;
 use slm_checkpoint::{Checkpoint, hf};
 use slm_exchange::{ExportOptions, Format, export};
 use slm_quant_core::QuantizationType;
-use support::{import, models, name, quantize, values};
 
 const CASES: [(&str, QuantizationType); 5] = [
     ("int8:channel", QuantizationType::Dynamic),

@@ -1,18 +1,16 @@
 //! The table of formats, schemes and families in docs/interchange.md, produced by exporting each.
 //!
-//! After a change, `SLM_BLESS=1 cargo test -p slm-exchange --test table` regenerates it.
-
-mod support;
+//! After a change, `SLM_BLESS=1 cargo test -p slm-exchange --test peers table` regenerates it.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
+use crate::support::{import, models, name, quantize};
 use slm_checkpoint::Checkpoint;
 use slm_exchange::{Error, ExportOptions, ExportReport, Fidelity, Format, export};
 use slm_quant_core::QuantizationType;
-use support::{import, models, name, quantize};
 
-const BEGIN: &str = "<!-- formats: made by crates/slm-exchange/tests/table.rs -->\n";
+const BEGIN: &str = "<!-- formats: made by crates/slm-exchange/tests/peers/table.rs -->\n";
 const END: &str = "<!-- end of formats -->\n";
 const FORMATS: [Format; 5] =
     [Format::Gguf, Format::HuggingFace, Format::CompressedTensors, Format::Mlx, Format::Onnx];
@@ -139,6 +137,6 @@ fn the_table_of_formats_is_the_present_one() {
     if std::env::var_os("SLM_BLESS").is_some() {
         std::fs::write(&path, format!("{before}{BEGIN}{made}{END}{after}")).unwrap();
     } else {
-        assert_eq!(found, made, "make it anew: SLM_BLESS=1 cargo test -p slm-exchange --test table");
+        assert_eq!(found, made, "make it anew: SLM_BLESS=1 cargo test -p slm-exchange --test peers table");
     }
 }
