@@ -298,7 +298,7 @@ fn four_bits_are_equalized_for_rounding_to_nearest_alone() {
         let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
         calibrate(&mut quantizer, &source);
         let count = quantizer.transforms().record().and_then(|record| record.equalized_mlps);
-        assert_eq!(count, equalized, "{bits} {method}");
+        assert_eq!(count, equalized, "{bits:?} {method}");
     }
 }
 
