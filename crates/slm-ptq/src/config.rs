@@ -228,10 +228,8 @@ impl PtqConfig {
 
     /// Returns `true` if channels are equalized where that pays: where activations are quantized, or AWQ is asked for.
     pub(crate) fn equalizes(&self) -> bool {
-        self.method == RoundingMethod::Awq
-            || self.smooth == Smooth::Auto
-                && self.quantization_type != QuantizationType::WeightOnly
-                && self.equalizes_weights(self.scheme)
+        let inputs = self.smooth == Smooth::Auto && self.quantization_type != QuantizationType::WeightOnly;
+        (self.method == RoundingMethod::Awq || inputs) && self.equalizes_weights(self.scheme)
     }
 
     /// Returns `true` if channels of the layer `name` may be equalized.
@@ -239,11 +237,12 @@ impl PtqConfig {
         self.equalizes_weights(self.scheme_of(name))
     }
 
-    /// Returns `true` if factors for weights of `scheme` are chosen by the error that they will have. They are chosen by rounding to
-    /// nearest in the range of the extremes: 4 bits with one scale in all need ranges that clip, and methods that make up
-    /// for the errors of 4 bits leave others.
+    /// Returns `true` if factors suit weights of `scheme`. They are chosen by the error of rounding to nearest in the range of the
+    /// extremes: 4 bits with one scale in all need ranges that clip, and methods that make up for the errors of 4 bits
+    /// leave others. AWQ is nothing but such factors.
     fn equalizes_weights(&self, scheme: QuantScheme) -> bool {
-        scheme.bits == Bits::Int8
+        self.method == RoundingMethod::Awq
+            || scheme.bits == Bits::Int8
             || !(self.method.is_sequential() || scheme.granularity == Granularity::PerTensor)
     }
 

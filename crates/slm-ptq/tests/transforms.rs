@@ -359,6 +359,18 @@ fn awq_changes_nothing_in_floats_and_makes_rounding_to_nearest_better() {
 }
 
 #[test]
+fn awq_scales_norms_for_one_scale_in_all_too() {
+    let root = tempfile::tempdir().unwrap();
+    let source = with_large_activations(&ModelConfig::new(40, 32, 64, 2, 4, 32), root.path());
+    let mut config = PtqConfig::new(QuantScheme::per_tensor(Bits::Int4), QuantizationType::WeightOnly);
+    config.method = RoundingMethod::Awq;
+    let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
+    calibrate(&mut quantizer, &source);
+    let record = quantizer.transforms().record().unwrap();
+    assert!(record.equalized_norms >= Some(2), "{record:?}");
+}
+
+#[test]
 fn awq_refuses_what_would_leave_it_nothing_to_do() {
     let root = tempfile::tempdir().unwrap();
     let source = saved(&ModelConfig::new(40, 24, 36, 1, 4, 32), &root.path().join("float"));
