@@ -225,15 +225,15 @@ def main():
         traced = code_tensors(model)
         assert set(traced) <= set(inputs), label
         words = []
+        integers = any(node.op_type == "MatMulInteger" for node in model.graph.node)
+        # Products with 4-bit weights in 32 bits: by default ONNX Runtime rounds their inputs to 8 bits.
+        options = {"qdq_matmulnbits_accuracy_level": "1"} | ({"x64quantprecision": "1"} if integers else {})
         for level, setting in LEVELS.items():
-            # Products with 4-bit weights in 32 bits: by default ONNX Runtime rounds their inputs to 8 bits.
             # Without VNNI a product of integers that the model has itself is exact only after the optimization that
             # widens its codes; those that ONNX Runtime makes of `MatMul` are not: that optimization fails on some of them.
-            integers = any(node.op_type == "MatMulInteger" for node in model.graph.node)
             if traced and saturates() and (level == "plain") == integers:
                 words.append(f"{level} skipped: without VNNI its integer products saturate")
                 continue
-            options = {"qdq_matmulnbits_accuracy_level": "1"} | ({"x64quantprecision": "1"} if integers else {})
             session = open_session(traced_model(model, path, traced), setting, **options)
             # A range over all tokens of a pass depends on what is in the pass.
             per_tensor = case.get("per_tensor", False)

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::{import, run, values};
+use crate::support::{check_section, import, run, values};
 use burn::tensor::Device;
 use slm_checkpoint::{Checkpoint, TensorFile, hf};
 use slm_exchange::gguf::{TensorKind, dequantize};
@@ -43,7 +43,7 @@ fn quantized_checkpoints_keep_their_codes() {
     run(&python, "make_quantized.py", &[root.path()]);
     let (compared, table) = compare_codes(root.path());
     assert_eq!(compared, 15 * 14);
-    check_table(&table);
+    check_section("imports", "foreign", &format!("\n{table}\n"));
 }
 
 #[test]
@@ -161,22 +161,6 @@ fn compare_codes(root: &Path) -> (usize, String) {
     }
     println!("{compared} layers are as they were packed");
     (compared, table)
-}
-
-/// Compares the table in docs/interchange.md with `made`, or replaces it where SLM_BLESS is set.
-fn check_table(made: &str) {
-    const BEGIN: &str = "<!-- imports: made by crates/slm-exchange/tests/peers/foreign.rs -->\n";
-    const END: &str = "<!-- end of imports -->\n";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/interchange.md");
-    let page = fs::read_to_string(&path).unwrap();
-    let (before, rest) = page.split_once(BEGIN).expect("the mark before the table");
-    let (found, after) = rest.split_once(END).expect("the mark after the table");
-    let made = format!("\n{made}\n");
-    if std::env::var_os("SLM_BLESS").is_some() {
-        fs::write(&path, format!("{before}{BEGIN}{made}{END}{after}")).unwrap();
-    } else {
-        assert_eq!(found, made, "make it anew: SLM_BLESS=1 cargo test -p slm-exchange --test peers foreign");
-    }
 }
 
 #[test]

@@ -5,13 +5,11 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::support::{import, models, name, quantize};
+use crate::support::{check_section, import, models, name, quantize};
 use slm_checkpoint::Checkpoint;
 use slm_exchange::{Error, ExportOptions, ExportReport, Fidelity, Format, export};
 use slm_quant_core::QuantizationType;
 
-const BEGIN: &str = "<!-- formats: made by crates/slm-exchange/tests/peers/table.rs -->\n";
-const END: &str = "<!-- end of formats -->\n";
 const FORMATS: [Format; 5] =
     [Format::Gguf, Format::HuggingFace, Format::CompressedTensors, Format::Mlx, Format::Onnx];
 const SCHEMES: [(&str, QuantizationType); 8] = [
@@ -130,13 +128,5 @@ fn the_table_of_formats_is_the_present_one() {
     let notes: Vec<String> =
         reasons.iter().enumerate().map(|(at, reason)| format!("- [{}] {reason}\n", at + 1)).collect();
     let made = tables.concat() + "\n" + &notes.concat() + "\n";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/interchange.md");
-    let page = std::fs::read_to_string(&path).unwrap();
-    let (before, rest) = page.split_once(BEGIN).expect("the mark before the table");
-    let (found, after) = rest.split_once(END).expect("the mark after the table");
-    if std::env::var_os("SLM_BLESS").is_some() {
-        std::fs::write(&path, format!("{before}{BEGIN}{made}{END}{after}")).unwrap();
-    } else {
-        assert_eq!(found, made, "make it anew: SLM_BLESS=1 cargo test -p slm-exchange --test peers table");
-    }
+    check_section("formats", "table", &made);
 }

@@ -85,6 +85,22 @@ pub(crate) fn values(matrix: &QuantizedMatrix) -> Vec<f32> {
     values
 }
 
+/// Compares what stands in docs/interchange.md between the marks of `section` with `made` by the test `module`, or replaces it
+/// where SLM_BLESS is set.
+pub(crate) fn check_section(section: &str, module: &str, made: &str) {
+    let begin = format!("<!-- {section}: made by crates/slm-exchange/tests/peers/{module}.rs -->\n");
+    let end = format!("<!-- end of {section} -->\n");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/interchange.md");
+    let page = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once(&begin).expect("the mark before the table");
+    let (found, after) = rest.split_once(&end).expect("the mark after the table");
+    if std::env::var_os("SLM_BLESS").is_some() {
+        std::fs::write(&path, format!("{before}{begin}{made}{end}{after}")).unwrap();
+    } else {
+        assert_eq!(found, made, "make it anew: SLM_BLESS=1 cargo test -p slm-exchange --test peers {module}");
+    }
+}
+
 /// Runs a script of `tests/peers`, which must succeed.
 pub(crate) fn run(python: &Path, script: &str, arguments: &[&Path]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(script);
