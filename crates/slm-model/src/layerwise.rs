@@ -78,8 +78,8 @@ impl<E, F: FnMut() -> Result<(), E>> LayerwiseVisitor<E> for F {
 /// One layer is loaded at a time and applied to all windows, so that what is in memory is the largest layer, the
 /// residual streams of all windows, and the activations of one. The hook sees of each layer what it would see with
 /// [`window_logits`](crate::window_logits) of each window in turn, in the same order and bit for bit; of different
-/// layers it sees all windows of one before the first of the next. The head has only its first output where the hook
-/// reads no outputs and `visitor` changes no weights.
+/// layers it sees all windows of one before the first of the next. Where the hook reads no outputs, the head has only its
+/// first, and so has the last layer of attention or MLP that runs only for the hook.
 ///
 /// `visitor` is told of each window and each layer. It may change the weights of a layer once the hook has seen its
 /// inputs: layers after it then see what the changed layer gives. In memory are then the residual streams, one more
@@ -168,7 +168,14 @@ impl LayerwiseRun<'_> {
                 block.part = part;
                 attach_hook(&mut block, self.hook);
                 if visitor.changes_weights() {
-                    let pass = Pass::Observe(originals.as_deref_mut());
+                    let inputs_only = match self.hook.reads_output() {
+                        true => None,
+                        false => block.inputs_only(self.hook)?,
+                    };
+                    let pass = Pass::Observe {
+                        originals: originals.as_deref_mut(),
+                        inputs_only: inputs_only.as_ref(),
+                    };
                     run_block(&mut compute, &block, pass, &mut streams, windows, visitor)?;
                     detach_hooks(&mut block);
                     visitor.after_layer(&mut block)?;
@@ -189,7 +196,7 @@ impl LayerwiseRun<'_> {
                     detach_hooks(&mut head);
                 }
                 false => {
-                    let mut first = Head(first_output(&head.0)?);
+                    let mut first = Head(first_output(&head.0, LM_HEAD)?);
                     attach_hook(&mut first, self.hook);
                     run_head(&mut compute, &norm, &first, config, (streams, originals), windows, visitor)?;
                 }
@@ -218,19 +225,23 @@ impl LayerwiseRun<'_> {
 
 /// A way through a block.
 enum Pass<'a, S> {
-    /// Copies of the streams go through it, only for the hook, and before each the stream of the model as it was, if
-    /// there is one.
-    Observe(Option<&'a mut [S]>),
+    /// Copies of the streams go through it, only for the hook.
+    Observe {
+        /// The streams of the model as it was, which go through it before the copies.
+        originals: Option<&'a mut [S]>,
+        /// The block that the copies go through, where nobody looks at outputs.
+        inputs_only: Option<&'a PartOfBlock>,
+    },
     /// The streams themselves go through it.
     Advance,
 }
 
 /// Takes `streams` through a part of a block, of which only the last counts windows. One cache serves all: each window
 /// starts at its first position.
-fn run_block<C: Compute, E: From<Error>>(
+fn run_block<'w, C: Compute, E: From<Error>>(
     compute: &mut C,
-    block: &PartOfBlock,
-    mut pass: Pass<'_, C::Stream>,
+    block: &'w PartOfBlock,
+    mut pass: Pass<'w, C::Stream>,
     streams: &mut [C::Stream],
     windows: &[&[u32]],
     visitor: &mut dyn LayerwiseVisitor<E>,
@@ -238,10 +249,17 @@ fn run_block<C: Compute, E: From<Error>>(
 where
     Error: From<C::Error>,
 {
-    let layer = walk::prepare_layer(compute, block.index, 0, block.block.parts()).map_err(Error::from)?;
+    let prepare = |compute: &C, block: &'w PartOfBlock| {
+        walk::prepare_layer(compute, block.index, 0, block.block.parts()).map_err(Error::from)
+    };
+    let layer = prepare(compute, block)?;
+    let inputs_only = match &pass {
+        Pass::Observe { inputs_only: Some(block), .. } => Some(prepare(compute, block)?),
+        _ => None,
+    };
     for (index, (stream, ids)) in streams.iter_mut().zip(windows).enumerate() {
         match &mut pass {
-            Pass::Observe(originals) => {
+            Pass::Observe { originals, .. } => {
                 if let Some(original) = originals.as_mut().and_then(|originals| originals.get_mut(index)) {
                     visitor.before_window(ObservedModel::Original);
                     compute.start(0, ids.len());
@@ -251,7 +269,11 @@ where
                 visitor.before_window(ObservedModel::Changed);
                 compute.start(0, ids.len());
                 let mut copy = compute.copy(stream);
-                walk::layer_part(compute, &layer, block.part, &mut copy).map_err(Error::from)?;
+                match &inputs_only {
+                    Some(layer) => walk::part_inputs(compute, layer, block.part, &mut copy),
+                    None => walk::layer_part(compute, &layer, block.part, &mut copy),
+                }
+                .map_err(Error::from)?;
                 compute.finish(copy);
             }
             Pass::Advance => {
@@ -297,10 +319,10 @@ where
     Ok(())
 }
 
-/// A head of the first output of `head` only, which is float, as all weights of a source are.
-fn first_output(head: &Linear) -> Result<Linear> {
-    let broken = |error: slm_nn::Error| Error::Device { what: LM_HEAD.to_owned(), detail: error.to_string() };
-    let weight = head.float_weight().ok_or_else(|| broken(slm_nn::Error::AlreadyPacked))?;
+/// The layer `name` with its first output only. It is float, as all weights of a source are.
+fn first_output(linear: &Linear, name: &str) -> Result<Linear> {
+    let broken = |error: slm_nn::Error| Error::Device { what: name.to_owned(), detail: error.to_string() };
+    let weight = linear.float_weight().ok_or_else(|| broken(slm_nn::Error::AlreadyPacked))?;
     Linear::from_weight(weight.narrow(0, 0, 1), None).map_err(broken)
 }
 
@@ -318,6 +340,28 @@ impl PartOfBlock {
             LayerPart::Attention => !name.contains(".mlp."),
             LayerPart::Mlp => name.contains(".mlp."),
         }
+    }
+
+    /// The same part with `hook`, without most outputs of its last linear layer; `None` for a whole block.
+    fn inputs_only(&self, hook: &Arc<dyn ForwardHook>) -> Result<Option<Self>> {
+        if self.part == LayerPart::Whole {
+            return Ok(None);
+        }
+        let mut part = Self { index: self.index, block: self.block.clone(), part: self.part };
+        let mut last = None;
+        part.for_each_linear(&mut |name, linear| last = Some((name.to_owned(), first_output(linear, name))));
+        if let Some((last, first)) = last {
+            let mut first = Some(first?);
+            part.for_each_linear_mut(&mut |name, linear| {
+                if name == last
+                    && let Some(first) = first.take()
+                {
+                    *linear = first;
+                }
+            });
+        }
+        attach_hook(&mut part, hook);
+        Ok(Some(part))
     }
 }
 

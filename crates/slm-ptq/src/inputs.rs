@@ -74,6 +74,8 @@ struct State {
     gathering: Gathering,
     /// The last input and its products, which the next layer may share.
     last: Option<(Vec<f32>, Products)>,
+    /// Earlier products by the number of inputs, whose memory is used again.
+    spare: BTreeMap<usize, Products>,
     /// True while the float model runs.
     runs_float: bool,
     /// Inputs in the float model of layers that are still to be observed behind quantized ones.
@@ -129,6 +131,7 @@ enum Moments {
 
 /// Products of the inputs `x'` of one layer in one window, `[inputs, inputs]`.
 struct Products {
+    inputs: usize,
     /// `x'ᵀ x'`.
     moments: Vec<f32>,
     /// `(x - x')ᵀ x'`; none for zeros, or where drifts are not wanted.
@@ -157,6 +160,7 @@ impl InputGatherer {
             observer: *observer,
             gathering,
             last: None,
+            spare: BTreeMap::new(),
             runs_float: false,
             float_inputs: BTreeMap::new(),
             failed: None,
@@ -177,6 +181,7 @@ impl InputGatherer {
     pub(crate) fn take(&self, layer: &str) -> Result<ObservedInputs> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.last = None;
+        state.spare.clear();
         if let Some(error) = state.failed.take() {
             return Err(error);
         }
@@ -217,7 +222,7 @@ impl Gathered {
 
 impl State {
     fn observe(&mut self, layer: &str, input: &Tensor<2>) -> slm_nn::Result<()> {
-        let Self { layers, observer, gathering, last, runs_float, float_inputs, .. } = self;
+        let Self { layers, observer, gathering, last, spare, runs_float, float_inputs, .. } = self;
         let Some(gathered) = layers.get_mut(layer) else { return Ok(()) };
         let [rows, inputs] = input.dims();
         if rows == 0 {
@@ -249,13 +254,11 @@ impl State {
             Moments::Hessian { hessian, drift } => {
                 // Layers that read the same behind quantized layers read the same in the float model too. The same values
                 // in rows of another width are not the same.
-                let products = inputs * inputs;
                 let (_, products) = match last.take() {
-                    Some(shared) if shared.1.moments.len() == products && shared.0 == values => {
-                        last.insert(shared)
-                    }
-                    _ => {
-                        let products = Products::new(&values, inputs, float);
+                    Some(shared) if shared.1.inputs == inputs && shared.0 == values => last.insert(shared),
+                    other => {
+                        spare.extend(other.map(|(_, products)| (products.inputs, products)));
+                        let products = Products::new(&values, inputs, float, spare.remove(&inputs));
                         last.insert((values, products))
                     }
                 };
@@ -281,8 +284,8 @@ fn row_factors(values: &[f32], inputs: usize) -> Vec<f32> {
 
 impl Products {
     /// Products of `values`, rows of `inputs`, and of what `float` is more than they. Rows count as [`row_factors`]
-    /// says.
-    fn new(values: &[f32], inputs: usize, float: Option<Vec<f32>>) -> Self {
+    /// says. They are put in the memory of `spare`, products of as many inputs.
+    fn new(values: &[f32], inputs: usize, float: Option<Vec<f32>>, spare: Option<Self>) -> Self {
         let rows = values.len() / inputs.max(1);
         let mut limited = values.to_vec();
         let factors = row_factors(values, inputs);
@@ -290,18 +293,25 @@ impl Products {
             row.iter_mut().for_each(|x| *x *= factor);
         }
         let seen = Matrix::new(&limited, rows, inputs);
-        let mut moments = vec![0.0; inputs * inputs];
+        let zeros = || vec![0.0; inputs * inputs];
+        let (mut moments, spare) = match spare {
+            Some(Self { mut moments, drift, .. }) => {
+                moments.fill(0.0);
+                (moments, drift)
+            }
+            None => (zeros(), None),
+        };
         add_gram(seen, &mut moments);
         let drift = float.filter(|float| float != values).map(|mut difference| {
             for (index, row) in difference.chunks_exact_mut(inputs).enumerate() {
                 let range = index * inputs..(index + 1) * inputs;
                 shorten(row, &values[range.clone()], factors[index], length(&limited[range]));
             }
-            let mut product = vec![0.0; inputs * inputs];
+            let mut product = spare.unwrap_or_else(zeros);
             matmul(Matrix::new(&difference, rows, inputs).transpose(), seen, &mut product);
             product
         });
-        Self { moments, drift }
+        Self { inputs, moments, drift }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::gptq::{TILE, subtract_matrix_product};
 use crate::hessian::ProductSums;
 use crate::matrix::check_weight;
 use crate::scan::{check_finite, check_len};
@@ -58,12 +59,12 @@ impl InputDrift {
         }
         let scale = share / samples as f32;
         let mut compensated = weight.to_vec();
-        compensated.par_chunks_exact_mut(size).for_each(|row| {
-            let mut shift = vec![0.0; size];
-            // `subtract` takes the sum of rows away, so that the sign is turned twice.
-            crate::gptq::subtract(&mut shift, row, |k| &values[k * size..]);
+        compensated.par_chunks_mut(TILE * size).for_each(|rows| {
+            let mut shift = vec![0.0; rows.len()];
+            // The sum of rows is taken away, so that the sign is turned twice.
+            subtract_matrix_product(&mut shift, rows, values, size);
             factor.solve(&mut shift);
-            row.iter_mut().zip(&shift).for_each(|(value, shift)| *value -= scale * shift);
+            rows.iter_mut().zip(&shift).for_each(|(value, shift)| *value -= scale * shift);
         });
         check_finite("compensated weight", &compensated)?;
         Ok(compensated)

@@ -5,6 +5,9 @@ use rayon::prelude::*;
 use crate::scan::{check_finite, check_len};
 use crate::{Error, Result};
 
+/// Sums that one task adds to.
+const PART: usize = 1 << 16;
+
 /// Sums of products of pairs of values that belong to the inputs of a layer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ProductSums {
@@ -23,8 +26,13 @@ impl ProductSums {
     pub(crate) fn add(&mut self, product: Option<&[f32]>, rows: usize) -> Result<()> {
         if let Some(product) = product {
             check_len("product of inputs", self.values.len(), product.len())?;
-            check_finite("product of inputs", product)?;
-            self.values.iter_mut().zip(product).for_each(|(sum, product)| *sum += product);
+            if product.par_chunks(PART).any(|part| check_finite("product of inputs", part).is_err()) {
+                check_finite("product of inputs", product)?;
+            }
+            let parts = self.values.par_chunks_mut(PART).zip(product.par_chunks(PART));
+            parts.for_each(|(sums, product)| {
+                sums.iter_mut().zip(product).for_each(|(sum, product)| *sum += product);
+            });
         }
         self.samples += rows as u64;
         Ok(())

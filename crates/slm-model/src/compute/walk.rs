@@ -124,7 +124,29 @@ pub(crate) fn layer_part<'w, C: Compute>(
     compute.add(stream, y, layer.spec.residual_multiplier)
 }
 
-fn attention<'w, C: Compute>(
+/// Takes the stream through the linear layers of a part of a layer for the sake of their inputs: the last may lack
+/// outputs, and what it gives is lost.
+pub(crate) fn part_inputs<'w, C: Compute>(
+    compute: &mut C,
+    layer: &LayerOf<'w, C>,
+    part: LayerPart,
+    stream: &mut C::Stream,
+) -> Result<(), C::Error> {
+    match part {
+        LayerPart::Whole => self::layer(compute, layer, stream)?,
+        LayerPart::Attention => {
+            let x = compute.read(stream, layer.attention_norms.input.as_ref())?;
+            attention_product(compute, layer, x)?;
+        }
+        LayerPart::Mlp => {
+            let x = compute.read(stream, layer.mlp_norms.input.as_ref())?;
+            mlp_product(compute, layer, x)?;
+        }
+    }
+    Ok(())
+}
+
+fn attention_product<'w, C: Compute>(
     compute: &mut C,
     layer: &LayerOf<'w, C>,
     x: C::Value,
@@ -132,13 +154,26 @@ fn attention<'w, C: Compute>(
     let qkv = compute.linears(x, [&layer.q_proj, &layer.k_proj, &layer.v_proj])?;
     let heads = compute.attend(qkv, layer)?;
     let [y] = compute.linears(heads, [&layer.o_proj])?;
+    Ok(y)
+}
+
+fn attention<'w, C: Compute>(
+    compute: &mut C,
+    layer: &LayerOf<'w, C>,
+    x: C::Value,
+) -> Result<C::Value, C::Error> {
+    let y = attention_product(compute, layer, x)?;
     match &layer.attention_norms.output {
         Some(norm) => compute.normalize(y, norm),
         None => Ok(y),
     }
 }
 
-fn mlp<'w, C: Compute>(compute: &mut C, layer: &LayerOf<'w, C>, x: C::Value) -> Result<C::Value, C::Error> {
+fn mlp_product<'w, C: Compute>(
+    compute: &mut C,
+    layer: &LayerOf<'w, C>,
+    x: C::Value,
+) -> Result<C::Value, C::Error> {
     let activation = layer.spec.mlp.activation();
     let inner = match &layer.gate_proj {
         Some(gate_proj) => {
@@ -151,6 +186,11 @@ fn mlp<'w, C: Compute>(compute: &mut C, layer: &LayerOf<'w, C>, x: C::Value) -> 
         }
     };
     let [y] = compute.linears(inner, [&layer.down_proj])?;
+    Ok(y)
+}
+
+fn mlp<'w, C: Compute>(compute: &mut C, layer: &LayerOf<'w, C>, x: C::Value) -> Result<C::Value, C::Error> {
+    let y = mlp_product(compute, layer, x)?;
     match &layer.mlp_norms.output {
         Some(norm) => compute.normalize(y, norm),
         None => Ok(y),

@@ -4,10 +4,9 @@
 //! triangular, `U = V⁻¹`. Read backwards, from the last row and column to the first, `V` is the ordinary Cholesky
 //! factor of `H`. So this is a Cholesky factorization and the inverse of a triangle, in f64 and blocked.
 
-use std::ops::{Mul, Sub};
-
 use rayon::prelude::*;
 
+use super::subtract::{Columns, subtract, subtract_products};
 use crate::vectorized;
 use crate::{Error, Hessian, Result};
 
@@ -99,25 +98,30 @@ impl GptqFactor {
         costs
     }
 
-    /// Multiplies the row `values` by the inverse of the damped Hessian, of means.
+    /// Multiplies each of the rows `values` by the inverse of the damped Hessian, of means.
     pub(crate) fn solve(&self, values: &mut [f32]) {
         let size = self.inputs();
-        let ordered: Vec<f32> = self.order.iter().map(|&column| values[column]).collect();
-        let mut products = vec![0.0; size];
-        vectorized!({
-            for (row, product) in products.iter_mut().enumerate() {
-                *product = dot(&ordered[row..], &self.upper[row * size + row..(row + 1) * size]);
-            }
-        });
-        let mut solved = vec![0.0; size];
-        for start in (0..size).step_by(BLOCK) {
-            let end = (start + BLOCK).min(size);
-            // The rows have zeros before the diagonal.
-            subtract(&mut solved[start..], &products[start..end], |k| {
-                &self.upper[(start + k) * size + start..]
+        let mut products = vec![0.0; values.len()];
+        for (row, products) in values.chunks_exact(size).zip(products.chunks_exact_mut(size)) {
+            let ordered: Vec<f32> = self.order.iter().map(|&column| row[column]).collect();
+            vectorized!({
+                for (row, product) in products.iter_mut().enumerate() {
+                    *product = dot(&ordered[row..], &self.upper[row * size + row..(row + 1) * size]);
+                }
             });
         }
-        self.order.iter().zip(&solved).for_each(|(&column, &value)| values[column] = -value);
+        let mut solved = vec![0.0; values.len()];
+        for start in (0..size).step_by(BLOCK) {
+            // The rows have zeros before the diagonal.
+            subtract_products(
+                Columns { values: &mut solved, stride: size, range: start..size },
+                Columns { values: &products, stride: size, range: start..(start + BLOCK).min(size) },
+                |k| &self.upper[(start + k) * size + start..],
+            );
+        }
+        for (values, solved) in values.chunks_exact_mut(size).zip(solved.chunks_exact(size)) {
+            self.order.iter().zip(solved).for_each(|(&column, &value)| values[column] = -value);
+        }
     }
 }
 
@@ -207,58 +211,4 @@ fn invert_lower(lower: &[f64], size: usize) -> Vec<f64> {
         }
     }
     inverse
-}
-
-/// Subtracts from `values` the sum of `factors[k]` times the row that `row(k)` begins with, four rows at a time.
-pub(crate) fn subtract<'a, T>(values: &mut [T], factors: &[T], row: impl Fn(usize) -> &'a [T])
-where
-    T: Copy + Mul<Output = T> + Sub<Output = T> + 'a,
-{
-    vectorized!(subtract_rows(values, factors, row));
-}
-
-#[inline(always)]
-fn subtract_rows<'a, T>(values: &mut [T], factors: &[T], row: impl Fn(usize) -> &'a [T])
-where
-    T: Copy + Mul<Output = T> + Sub<Output = T> + 'a,
-{
-    let width = values.len();
-    let fours = factors.chunks_exact(4);
-    let (rest, first) = (fours.remainder(), factors.len() / 4 * 4);
-    for (index, factors) in fours.enumerate() {
-        let [a, b, c, d] = std::array::from_fn(|k| &row(4 * index + k)[..width]);
-        for (index, value) in values.iter_mut().enumerate() {
-            *value = *value
-                - factors[0] * a[index]
-                - factors[1] * b[index]
-                - factors[2] * c[index]
-                - factors[3] * d[index];
-        }
-    }
-    for (index, factor) in rest.iter().enumerate() {
-        for (value, x) in values.iter_mut().zip(&row(first + index)[..width]) {
-            *value = *value - *factor * *x;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Code for the registers of this processor gives the same bits as code that every processor can run.
-    #[test]
-    fn wide_registers_change_no_bit() {
-        let value = |seed: usize| ((seed * 7919 + seed * seed * 31) % 10_007) as f32 / 997.0 - 5.0;
-        for (width, count) in [(1, 3), (7, 4), (64, 64), (577, 61)] {
-            let rows: Vec<f32> = (0..width * count).map(value).collect();
-            let factors: Vec<f32> = (0..count).map(|index| value(index + 17)).collect();
-            let start: Vec<f32> = (0..width).map(|index| value(index + 101)).collect();
-            let (mut wide, mut plain) = (start.clone(), start);
-            subtract(&mut wide, &factors, |k| &rows[k * width..]);
-            subtract_rows(&mut plain, &factors, |k| &rows[k * width..]);
-            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-            assert_eq!(bits(&wide), bits(&plain), "{width} {count}");
-        }
-    }
 }

@@ -16,14 +16,16 @@ mod factor;
 mod refine;
 mod refit;
 mod scales;
+mod subtract;
 
 use rayon::prelude::*;
 
-pub(crate) use factor::subtract;
 pub use factor::{GptqFactor, GptqOptions};
 pub use refine::{RefineOptions, refine_matrix};
 pub use refit::{RefitOptions, refit_matrix_gptq};
 pub use scales::choose_gptq_qparams;
+pub(crate) use subtract::subtract_matrix_product;
+use subtract::{Columns, subtract_products};
 
 use crate::matrix::{EncodedRows, check_weight};
 use crate::round::Quantizer;
@@ -35,7 +37,7 @@ use crate::{Error, Granularity, QParams, QuantScheme, QuantizedMatrix, Result};
 const BLOCK: usize = 64;
 
 /// Rows that are rounded together.
-const TILE: usize = 16;
+pub(crate) const TILE: usize = 16;
 
 /// Columns of the rest that are updated at once.
 const SPAN: usize = 512;
@@ -183,11 +185,11 @@ impl Tile<'_> {
         let cols = self.factor.inputs();
         for from in (end..cols).step_by(SPAN) {
             let to = (from + SPAN).min(cols);
-            let rows = self.weights.chunks_exact_mut(cols).zip(self.errors.chunks_exact(BLOCK));
-            for (weights, errors) in rows {
-                let row = |k: usize| &self.factor.upper[(start + k) * cols + from..];
-                factor::subtract(&mut weights[from..to], &errors[..end - start], row);
-            }
+            subtract_products(
+                Columns { values: &mut self.weights, stride: cols, range: from..to },
+                Columns { values: &self.errors, stride: BLOCK, range: 0..end - start },
+                |k| &self.factor.upper[(start + k) * cols + from..],
+            );
         }
     }
 }

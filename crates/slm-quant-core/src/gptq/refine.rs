@@ -7,8 +7,8 @@
 
 use rayon::prelude::*;
 
-use super::factor::subtract;
-use super::{BLOCK, TILE};
+use super::TILE;
+use super::subtract::subtract_matrix_product;
 use crate::matrix::{EncodedRows, check_weight};
 use crate::qparams::stored_scale;
 use crate::round::Quantizer;
@@ -91,13 +91,7 @@ impl Damped {
 
     /// Subtracts `H x` from each of `outputs`, rows of `size`, for rows `x` of the columns from `start` on.
     fn subtract_products(&self, outputs: &mut [f32], x: &[f32], start: usize) {
-        let width = x.len() / (outputs.len() / self.size);
-        for block in (0..width).step_by(BLOCK) {
-            let count = BLOCK.min(width - block);
-            for (output, x) in outputs.chunks_exact_mut(self.size).zip(x.chunks_exact(width)) {
-                subtract(output, &x[block..block + count], |k| self.row(start + block + k));
-            }
-        }
+        subtract_matrix_product(outputs, x, &self.values[start * self.size..], self.size);
     }
 }
 
@@ -292,6 +286,7 @@ impl<'a> Tile<'a> {
     pub(super) fn move_scales(&mut self, qparams: &mut [QParams], groups: usize) {
         let cols = self.hessian.size;
         let rows = self.weight.len() / cols;
+        let mut products = vec![0.0; rows * cols];
         for group in 0..groups {
             let start = group * self.width;
             let width = self.width.min(cols - start);
@@ -301,7 +296,7 @@ impl<'a> Tile<'a> {
                 let step = |code: &i8| (i32::from(*code) - zero_point) as f32;
                 steps.extend(codes[start..start + width].iter().map(step));
             }
-            let mut products = vec![0.0; rows * cols];
+            products.fill(0.0);
             self.hessian.subtract_products(&mut products, &steps, start);
             for row in 0..rows {
                 let (steps, products) = (&steps[row * width..][..width], &products[row * cols..][..cols]);

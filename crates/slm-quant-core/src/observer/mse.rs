@@ -214,19 +214,29 @@ impl WeightedRows<'_> {
     /// Adds up `term` of every value and its weight, in an order that does not depend on the number of threads.
     #[inline(always)]
     fn sum<const N: usize>(&self, term: impl Fn(f32, f32) -> [f32; N] + Send + Sync) -> [f64; N] {
-        let add = |a: [f64; N], b: [f64; N]| std::array::from_fn(|i| a[i] + b[i]);
-        let of_chunk =
-            |(values, weights): (&[f32], &[f32])| weighted_lanes(values, weights, &term).map(f64::from);
-        let of_row =
-            |row: &[f32]| row.chunks(CHUNK).zip(self.weights.chunks(CHUNK)).map(of_chunk).fold([0.0; N], add);
         let width = self.weights.len();
         if self.values.len() <= PART {
-            return self.values.chunks(width).map(of_row).fold([0.0; N], add);
+            return self.sum_rows(self.values, &term);
         }
         let rows_per_part = (PART / width).max(1);
-        let part = |rows: &[f32]| vectorized! { rows.chunks(width).map(of_row).fold([0.0; N], add) };
+        let part = |rows: &[f32]| vectorized! { self.sum_rows(rows, &term) };
         let parts: Vec<[f64; N]> = self.values.par_chunks(rows_per_part * width).map(part).collect();
-        parts.into_iter().fold([0.0; N], add)
+        parts.into_iter().fold([0.0; N], |a, b| std::array::from_fn(|i| a[i] + b[i]))
+    }
+
+    /// [`sum`](Self::sum) of some rows. Loops, since a closure that an iterator calls is not inlined for certain.
+    #[inline(always)]
+    fn sum_rows<const N: usize>(&self, rows: &[f32], term: &impl Fn(f32, f32) -> [f32; N]) -> [f64; N] {
+        let mut sums = [0.0; N];
+        for row in rows.chunks(self.weights.len()) {
+            let mut of_row = [0.0; N];
+            for (values, weights) in row.chunks(CHUNK).zip(self.weights.chunks(CHUNK)) {
+                let terms = weighted_lanes(values, weights, term);
+                of_row.iter_mut().zip(terms).for_each(|(sum, term)| *sum += f64::from(term));
+            }
+            sums.iter_mut().zip(of_row).for_each(|(sum, of_row)| *sum += of_row);
+        }
+        sums
     }
 }
 
