@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use slm_nn::{ForwardHook, Linear, NamedLinears, attach_hook, detach_hooks};
+use slm_nn::{ForwardHook, Linear, NamedLinears, attach_hook, detach_hooks, try_for_each_linear_mut};
 
 use crate::block::Block;
 use crate::blockwise::{load_embedding, load_head};
@@ -189,18 +189,13 @@ impl LayerwiseRun<'_> {
         if self.with_head {
             let norm = Norm::load(config, FINAL_NORM, &mut self.loader)?;
             let mut head = Head(load_head(config, &mut self.loader)?);
-            match self.hook.reads_output() {
-                true => {
-                    attach_hook(&mut head, self.hook);
-                    run_head(&mut compute, &norm, &head, config, (streams, originals), windows, visitor)?;
-                    detach_hooks(&mut head);
-                }
-                false => {
-                    let mut first = Head(first_output(&head.0, LM_HEAD)?);
-                    attach_hook(&mut first, self.hook);
-                    run_head(&mut compute, &norm, &first, config, (streams, originals), windows, visitor)?;
-                }
-            }
+            let mut observed = Head(match self.hook.reads_output() {
+                true => head.0.clone(),
+                false => first_output(&head.0, LM_HEAD)?,
+            });
+            attach_hook(&mut observed, self.hook);
+            run_head(&mut compute, &norm, &observed, config, (streams, originals), windows, visitor)?;
+            drop(observed);
             visitor.after_layer(&mut head)?;
         }
         Ok(())
@@ -270,7 +265,7 @@ where
                 compute.start(0, ids.len());
                 let mut copy = compute.copy(stream);
                 match &inputs_only {
-                    Some(layer) => walk::part_inputs(compute, layer, block.part, &mut copy),
+                    Some(layer) => walk::part_product(compute, layer, block.part, &mut copy).map(drop),
                     None => walk::layer_part(compute, &layer, block.part, &mut copy),
                 }
                 .map_err(Error::from)?;
@@ -348,18 +343,14 @@ impl PartOfBlock {
             return Ok(None);
         }
         let mut part = Self { index: self.index, block: self.block.clone(), part: self.part };
-        let mut last = None;
-        part.for_each_linear(&mut |name, linear| last = Some((name.to_owned(), first_output(linear, name))));
-        if let Some((last, first)) = last {
-            let mut first = Some(first?);
-            part.for_each_linear_mut(&mut |name, linear| {
-                if name == last
-                    && let Some(first) = first.take()
-                {
-                    *linear = first;
-                }
-            });
-        }
+        let mut last = String::new();
+        part.for_each_linear(&mut |name, _| name.clone_into(&mut last));
+        try_for_each_linear_mut(&mut part, |name, linear| {
+            if name == last {
+                *linear = first_output(linear, name)?;
+            }
+            Ok::<_, Error>(())
+        })?;
         attach_hook(&mut part, hook);
         Ok(Some(part))
     }

@@ -72,10 +72,8 @@ struct State {
     layers: BTreeMap<String, Option<Gathered>>,
     observer: ObserverKind,
     gathering: Gathering,
-    /// The last input and its products, which the next layer may share.
-    last: Option<(Vec<f32>, Products)>,
-    /// Earlier products by the number of inputs, whose memory is used again.
-    spare: BTreeMap<usize, Products>,
+    /// The last input of each width and its products, which the next layer may share.
+    last: BTreeMap<usize, (Vec<f32>, Products)>,
     /// True while the float model runs.
     runs_float: bool,
     /// Inputs in the float model of layers that are still to be observed behind quantized ones.
@@ -129,13 +127,14 @@ enum Moments {
     Hessian { hessian: Hessian, drift: Option<InputDrift> },
 }
 
-/// Products of the inputs `x'` of one layer in one window, `[inputs, inputs]`.
+/// Products of the inputs `x'` of one layer in one window, `[inputs, inputs]`, in memory that serves one window after the
+/// other.
+#[derive(Default)]
 struct Products {
-    inputs: usize,
     /// `x'ᵀ x'`.
     moments: Vec<f32>,
-    /// `(x - x')ᵀ x'`; none for zeros, or where drifts are not wanted.
-    drift: Option<Vec<f32>>,
+    /// What [`drift`](Self::drift) gives; empty for none.
+    drift: Vec<f32>,
 }
 
 impl InputGatherer {
@@ -159,8 +158,7 @@ impl InputGatherer {
             layers: watched,
             observer: *observer,
             gathering,
-            last: None,
-            spare: BTreeMap::new(),
+            last: BTreeMap::new(),
             runs_float: false,
             float_inputs: BTreeMap::new(),
             failed: None,
@@ -180,8 +178,7 @@ impl InputGatherer {
     /// that saw none.
     pub(crate) fn take(&self, layer: &str) -> Result<ObservedInputs> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.last = None;
-        state.spare.clear();
+        state.last.clear();
         if let Some(error) = state.failed.take() {
             return Err(error);
         }
@@ -222,7 +219,7 @@ impl Gathered {
 
 impl State {
     fn observe(&mut self, layer: &str, input: &Tensor<2>) -> slm_nn::Result<()> {
-        let Self { layers, observer, gathering, last, spare, runs_float, float_inputs, .. } = self;
+        let Self { layers, observer, gathering, last, runs_float, float_inputs, .. } = self;
         let Some(gathered) = layers.get_mut(layer) else { return Ok(()) };
         let [rows, inputs] = input.dims();
         if rows == 0 {
@@ -254,17 +251,14 @@ impl State {
             Moments::Hessian { hessian, drift } => {
                 // Layers that read the same behind quantized layers read the same in the float model too. The same values
                 // in rows of another width are not the same.
-                let (_, products) = match last.take() {
-                    Some(shared) if shared.1.inputs == inputs && shared.0 == values => last.insert(shared),
-                    other => {
-                        spare.extend(other.map(|(_, products)| (products.inputs, products)));
-                        let products = Products::new(&values, inputs, float, spare.remove(&inputs));
-                        last.insert((values, products))
-                    }
-                };
+                let (seen, products) = last.entry(inputs).or_default();
+                if *seen != values {
+                    products.set(&values, inputs, float);
+                    *seen = values;
+                }
                 hessian.add_product(&products.moments, rows)?;
                 if let Some(drift) = drift {
-                    drift.add_product(products.drift.as_deref(), rows)?;
+                    drift.add_product(products.drift(), rows)?;
                 }
             }
         }
@@ -283,9 +277,9 @@ fn row_factors(values: &[f32], inputs: usize) -> Vec<f32> {
 }
 
 impl Products {
-    /// Products of `values`, rows of `inputs`, and of what `float` is more than they. Rows count as [`row_factors`]
-    /// says. They are put in the memory of `spare`, products of as many inputs.
-    fn new(values: &[f32], inputs: usize, float: Option<Vec<f32>>, spare: Option<Self>) -> Self {
+    /// Replaces them by the products of `values`, rows of `inputs`, and of what `float` is more than they. Rows count as
+    /// [`row_factors`] says.
+    fn set(&mut self, values: &[f32], inputs: usize, float: Option<Vec<f32>>) {
         let rows = values.len() / inputs.max(1);
         let mut limited = values.to_vec();
         let factors = row_factors(values, inputs);
@@ -293,25 +287,23 @@ impl Products {
             row.iter_mut().for_each(|x| *x *= factor);
         }
         let seen = Matrix::new(&limited, rows, inputs);
-        let zeros = || vec![0.0; inputs * inputs];
-        let (mut moments, spare) = match spare {
-            Some(Self { mut moments, drift, .. }) => {
-                moments.fill(0.0);
-                (moments, drift)
-            }
-            None => (zeros(), None),
-        };
-        add_gram(seen, &mut moments);
-        let drift = float.filter(|float| float != values).map(|mut difference| {
+        self.moments.clear();
+        self.moments.resize(inputs * inputs, 0.0);
+        add_gram(seen, &mut self.moments);
+        self.drift.clear();
+        if let Some(mut difference) = float.filter(|float| float != values) {
             for (index, row) in difference.chunks_exact_mut(inputs).enumerate() {
                 let range = index * inputs..(index + 1) * inputs;
                 shorten(row, &values[range.clone()], factors[index], length(&limited[range]));
             }
-            let mut product = spare.unwrap_or_else(zeros);
-            matmul(Matrix::new(&difference, rows, inputs).transpose(), seen, &mut product);
-            product
-        });
-        Self { inputs, moments, drift }
+            self.drift.resize(inputs * inputs, 0.0);
+            matmul(Matrix::new(&difference, rows, inputs).transpose(), seen, &mut self.drift);
+        }
+    }
+
+    /// `(x - x')ᵀ x'`; `None` for zeros, or where drifts are not wanted.
+    fn drift(&self) -> Option<&[f32]> {
+        (!self.drift.is_empty()).then_some(&self.drift)
     }
 }
 

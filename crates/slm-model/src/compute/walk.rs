@@ -3,7 +3,7 @@
 use burn::tensor::{Int, Tensor};
 use slm_nn::Linear;
 
-use super::{Compute, Embedding, HeadParts, LayerParts, ModelParts};
+use super::{Around, Compute, Embedding, HeadParts, LayerParts, ModelParts};
 use crate::names::LM_HEAD;
 use crate::norm::Norm;
 
@@ -93,7 +93,9 @@ pub(crate) fn layer<'w, C: Compute>(
         let x = compute.read(stream, layer.attention_norms.input.as_ref())?;
         let mlp_x = compute.read(stream, layer.mlp_norms.input.as_ref())?;
         let y = attention(compute, layer, x)?;
+        let y = normalized(compute, y, &layer.attention_norms)?;
         let mlp_y = mlp(compute, layer, mlp_x)?;
+        let mlp_y = normalized(compute, mlp_y, &layer.mlp_norms)?;
         compute.add(stream, y, factor)?;
         return compute.add(stream, mlp_y, factor);
     }
@@ -109,44 +111,52 @@ pub(crate) fn layer_part<'w, C: Compute>(
     part: LayerPart,
     stream: &mut C::Stream,
 ) -> Result<(), C::Error> {
-    let y = match part {
-        _ if layer.spec.parallel_residual => return self::layer(compute, layer, stream),
-        LayerPart::Whole => return self::layer(compute, layer, stream),
-        LayerPart::Attention => {
-            let x = compute.read(stream, layer.attention_norms.input.as_ref())?;
-            attention(compute, layer, x)?
-        }
-        LayerPart::Mlp => {
-            let x = compute.read(stream, layer.mlp_norms.input.as_ref())?;
-            mlp(compute, layer, x)?
-        }
+    let Some((y, norms)) = part_product(compute, layer, part, stream)? else {
+        return self::layer(compute, layer, stream);
     };
+    let y = normalized(compute, y, norms)?;
     compute.add(stream, y, layer.spec.residual_multiplier)
 }
 
-/// Takes the stream through the linear layers of a part of a layer for the sake of their inputs: the last may lack
-/// outputs, and what it gives is lost.
-pub(crate) fn part_inputs<'w, C: Compute>(
+/// What the last linear layer of a part gives, and the norms around the part.
+pub(crate) type PartProduct<'l, 'w, C> = (<C as Compute>::Value, &'l Around<<C as Compute>::Norm<'w>>);
+
+/// What the last linear layer of a part of a layer gives, and the norms around the part. `None` for a whole layer, and
+/// where attention and MLP read the same stream.
+pub(crate) fn part_product<'l, 'w, C: Compute>(
     compute: &mut C,
-    layer: &LayerOf<'w, C>,
+    layer: &'l LayerOf<'w, C>,
     part: LayerPart,
     stream: &mut C::Stream,
-) -> Result<(), C::Error> {
+) -> Result<Option<PartProduct<'l, 'w, C>>, C::Error> {
     match part {
-        LayerPart::Whole => self::layer(compute, layer, stream)?,
+        _ if layer.spec.parallel_residual => Ok(None),
+        LayerPart::Whole => Ok(None),
         LayerPart::Attention => {
-            let x = compute.read(stream, layer.attention_norms.input.as_ref())?;
-            attention_product(compute, layer, x)?;
+            let norms = &layer.attention_norms;
+            let x = compute.read(stream, norms.input.as_ref())?;
+            Ok(Some((attention(compute, layer, x)?, norms)))
         }
         LayerPart::Mlp => {
-            let x = compute.read(stream, layer.mlp_norms.input.as_ref())?;
-            mlp_product(compute, layer, x)?;
+            let norms = &layer.mlp_norms;
+            let x = compute.read(stream, norms.input.as_ref())?;
+            Ok(Some((mlp(compute, layer, x)?, norms)))
         }
     }
-    Ok(())
 }
 
-fn attention_product<'w, C: Compute>(
+fn normalized<'w, C: Compute>(
+    compute: &mut C,
+    y: C::Value,
+    norms: &Around<C::Norm<'w>>,
+) -> Result<C::Value, C::Error> {
+    match &norms.output {
+        Some(norm) => compute.normalize(y, norm),
+        None => Ok(y),
+    }
+}
+
+fn attention<'w, C: Compute>(
     compute: &mut C,
     layer: &LayerOf<'w, C>,
     x: C::Value,
@@ -157,23 +167,7 @@ fn attention_product<'w, C: Compute>(
     Ok(y)
 }
 
-fn attention<'w, C: Compute>(
-    compute: &mut C,
-    layer: &LayerOf<'w, C>,
-    x: C::Value,
-) -> Result<C::Value, C::Error> {
-    let y = attention_product(compute, layer, x)?;
-    match &layer.attention_norms.output {
-        Some(norm) => compute.normalize(y, norm),
-        None => Ok(y),
-    }
-}
-
-fn mlp_product<'w, C: Compute>(
-    compute: &mut C,
-    layer: &LayerOf<'w, C>,
-    x: C::Value,
-) -> Result<C::Value, C::Error> {
+fn mlp<'w, C: Compute>(compute: &mut C, layer: &LayerOf<'w, C>, x: C::Value) -> Result<C::Value, C::Error> {
     let activation = layer.spec.mlp.activation();
     let inner = match &layer.gate_proj {
         Some(gate_proj) => {
@@ -187,14 +181,6 @@ fn mlp_product<'w, C: Compute>(
     };
     let [y] = compute.linears(inner, [&layer.down_proj])?;
     Ok(y)
-}
-
-fn mlp<'w, C: Compute>(compute: &mut C, layer: &LayerOf<'w, C>, x: C::Value) -> Result<C::Value, C::Error> {
-    let y = mlp_product(compute, layer, x)?;
-    match &layer.mlp_norms.output {
-        Some(norm) => compute.normalize(y, norm),
-        None => Ok(y),
-    }
 }
 
 /// The stream after the last layer.

@@ -60,15 +60,15 @@ pub(super) fn subtract_products<'a>(
         let rows = values.chunks_mut(ROWS * stride).zip(factors.values.chunks(ROWS * factors.stride));
         for (values, of_rows) in rows {
             let factors = Columns { values: of_rows, ..factors.clone() };
-            let alone = if values.len() == ROWS * stride { whole } else { 0 };
-            for column in (0..alone).step_by(COLUMNS) {
+            let tiled = if values.len() == ROWS * stride { whole } else { 0 };
+            for column in (0..tiled).step_by(COLUMNS) {
                 subtract_tile(&mut values[range.start + column..], stride, &factors, column, &row);
             }
             let rest = values.chunks_exact_mut(stride).zip(factors.values.chunks_exact(factors.stride));
             for (values, factors_of_row) in rest {
-                let values = &mut values[range.start + alone..range.end];
+                let values = &mut values[range.start + tiled..range.end];
                 for (k, factor) in factors_of_row[factors.range.clone()].iter().enumerate() {
-                    let terms = values.iter_mut().zip(&row(k)[alone..]);
+                    let terms = values.iter_mut().zip(&row(k)[tiled..]);
                     terms.for_each(|(value, x)| *value -= factor * x);
                 }
             }

@@ -224,7 +224,7 @@ impl WeightedRows<'_> {
         parts.into_iter().fold([0.0; N], |a, b| std::array::from_fn(|i| a[i] + b[i]))
     }
 
-    /// [`sum`](Self::sum) of some rows. Loops, since a closure that an iterator calls is not inlined for certain.
+    /// [`sum`](Self::sum) of some rows. Loops over rows, since a closure that an iterator calls is not inlined for certain.
     #[inline(always)]
     fn sum_rows<const N: usize>(&self, rows: &[f32], term: &impl Fn(f32, f32) -> [f32; N]) -> [f64; N] {
         let mut sums = [0.0; N];
