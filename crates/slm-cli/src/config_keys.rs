@@ -113,6 +113,11 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "true, false",
                 "Leave embeddings, and a head tied to them, as they are; saves memory",
             ),
+            key(
+                "gradient_checkpointing",
+                "true, false",
+                "Compute each layer again for its gradients; takes a third more time, and far less memory",
+            ),
             key("validation_fraction", "0 to 0.9", "Share of the text, at its end, that is held out"),
             key("validation_windows", "number", "Maximum number of windows that a validation scores"),
             key("eval_interval", "number", "Steps between validations; 0 for one at the end"),

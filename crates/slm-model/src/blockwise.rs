@@ -129,21 +129,39 @@ impl TransformerBlock {
     /// # Shapes
     /// - `x`, output: `[batch, len, hidden]`, sequences that start at position 0
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let device = x.device();
-        if slm_autograd::is_supported(&device) {
-            self.forward_with(AutogradOps::new(self.shape, &self.rotaries), x)
-        } else {
-            self.forward_with(BurnOps::new(device, self.shape, &self.rotaries, None), x)
-        }
+        forward_block(&self.block, self.index, self.shape, &self.rotaries, x)
     }
+}
 
-    fn forward_with(&self, ops: impl TensorOps, mut x: Tensor<3>) -> Tensor<3> {
-        let mut compute = Tensors::new(ops, self.shape);
-        compute.start(0, x.dims()[1]);
-        let Ok(layer) = walk::prepare_layer(&compute, self.index, 0, self.block.parts());
-        let Ok(()) = walk::layer(&mut compute, &layer, &mut x);
-        x
+/// Takes the hidden states `x` of sequences that start at position 0 through `block`, layer `index`, in whichever way their
+/// device computes them best.
+pub(crate) fn forward_block(
+    block: &Block,
+    index: usize,
+    shape: HeadShape,
+    rotaries: &Rotaries,
+    x: Tensor<3>,
+) -> Tensor<3> {
+    let device = x.device();
+    if slm_autograd::is_supported(&device) {
+        forward_block_with(AutogradOps::new(shape, rotaries), block, index, shape, x)
+    } else {
+        forward_block_with(BurnOps::new(device, shape, rotaries, None), block, index, shape, x)
     }
+}
+
+fn forward_block_with(
+    ops: impl TensorOps,
+    block: &Block,
+    index: usize,
+    shape: HeadShape,
+    mut x: Tensor<3>,
+) -> Tensor<3> {
+    let mut compute = Tensors::new(ops, shape);
+    compute.start(0, x.dims()[1]);
+    let Ok(layer) = walk::prepare_layer(&compute, index, 0, block.parts());
+    let Ok(()) = walk::layer(&mut compute, &layer, &mut x);
+    x
 }
 
 impl NamedLinears for TransformerBlock {

@@ -2,8 +2,8 @@
 
 use burn::module::Param;
 use burn::tensor::module::embedding;
-use burn::tensor::{DType, FloatDType, Int, Tensor};
-use slm_nn::{Linear, PackedWeight, Weight};
+use burn::tensor::{Int, Tensor};
+use slm_nn::{Linear, PackedWeight, Weight, widened};
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
@@ -34,14 +34,6 @@ impl TokenTable {
             Self::Float(table) => widened(embedding(table.clone(), ids)),
             Self::Packed(table) => table.lookup(ids),
         }
-    }
-}
-
-/// `tensor` in 32 bits. Halves become the same numbers.
-pub(crate) fn widened<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
-    match tensor.dtype() {
-        DType::F16 | DType::BF16 => tensor.cast(FloatDType::F32),
-        _ => tensor,
     }
 }
 

@@ -1,8 +1,10 @@
 //! The model.
 
+mod stages;
+
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use slm_nn::{Linear, NamedLinears, PackedWeight, Weight};
+use slm_nn::{Linear, NamedLinears, PackedWeight, Weight, narrowed, try_for_each_linear_mut, widened};
 
 use crate::block::Block;
 use crate::compute::autograd::AutogradOps;
@@ -19,7 +21,7 @@ use crate::norm::Norm;
 use crate::rotary::Rotaries;
 use crate::session::InferencePath;
 use crate::source::{Loader, TensorSource};
-use crate::token_table::{LoadedTable, TokenTable, widened};
+use crate::token_table::{LoadedTable, TokenTable};
 use crate::visit::TensorVisitor;
 
 /// A decoder-only transformer: embedding, layers, norm, head.
@@ -250,6 +252,22 @@ impl Transformer {
         for table in [&mut self.embed_tokens, &mut self.embed_positions].into_iter().flatten() {
             *table = table.clone().set_require_grad(false);
         }
+    }
+
+    /// Holds float weights of linear layers and of the embedding in 16 bits where that loses nothing, as those of a model that
+    /// was published in 16 bits. Such a model is not trained. On devices other than CPUs nothing changes.
+    ///
+    /// # Errors
+    /// [`Error::Device`] for weights that cannot be read.
+    pub fn narrow(&mut self) -> Result<()> {
+        let fail = |what: &str, error: slm_nn::Error| Error::Device {
+            what: what.to_owned(),
+            detail: error.to_string(),
+        };
+        if let Some(table) = &mut self.embed_tokens {
+            *table = Param::from_tensor(narrowed(table.val()).map_err(|error| fail(EMBED_TOKENS, error))?);
+        }
+        try_for_each_linear_mut(self, |name, linear| linear.narrow().map_err(|error| fail(name, error)))
     }
 
     /// Gives a tied head a linear layer of its own, starting as a copy of the embedding, so that it can be

@@ -2,9 +2,7 @@
 
 use burn::module::Param;
 use burn::tensor::{Tensor, TensorData};
-use slm_nn::Linear;
-
-use crate::token_table::widened;
+use slm_nn::{Linear, widened};
 
 /// Hands tensors to a closure, one at a time.
 pub(crate) struct TensorVisitor<'a, E> {

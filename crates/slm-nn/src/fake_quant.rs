@@ -159,6 +159,13 @@ impl FakeQuantizedWeight {
         self.ranges.observer
     }
 
+    /// Returns `true` if ranges of the weight or the input are moving averages over the batches that it sees.
+    pub fn follows_batches(&self) -> bool {
+        let of_weight =
+            self.scale.is_none() && matches!(self.ranges.observer, ObserverKind::MovingAverage { .. });
+        of_weight || matches!(self.input.quant(), FakeQuantizedInput::Observed { .. })
+    }
+
     /// Treatment of the input that a packed layer needs to match this one; none for observed activations before
     /// the first batch.
     ///

@@ -14,6 +14,7 @@ mod diagnose;
 mod error;
 mod errors;
 mod fake_quant;
+mod halves;
 mod hook;
 mod linear;
 mod named;
@@ -30,6 +31,7 @@ pub use diagnose::{first_layer_not_finite, is_finite};
 pub use error::{Error, Result};
 pub use errors::{ErrorSlot, LayerError, Place, report_errors};
 pub use fake_quant::{FakeQuantizedWeight, LayerState, fake_quantize};
+pub use halves::{narrowed, widened};
 pub use hook::{ForwardHook, attach_hook, detach_hooks};
 pub use linear::{Linear, LinearConfig, Weight};
 pub use named::{

@@ -8,7 +8,7 @@ use slm_kernels::PackedMatrix;
 use slm_quant_core::ActivationQuant;
 
 use crate::hook::AttachedHook;
-use crate::{Error, FakeQuantizedWeight, PackedWeight, QuantizedTrainableWeight, Result};
+use crate::{Error, FakeQuantizedWeight, PackedWeight, QuantizedTrainableWeight, Result, narrowed, widened};
 
 /// Configuration of a float [`Linear`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub struct Linear {
 /// The forms that the weights of a [`Linear`] take.
 #[derive(Module, Debug)]
 pub enum Weight {
-    /// Float weights of shape `[out_features, in_features]`.
+    /// Float weights of shape `[out_features, in_features]`, in 32 bits or [16](Linear::narrow). Sums are of 32 bits.
     Float(Param<Tensor<2>>),
     /// Float weights that are rounded to a quantization grid in every forward pass.
     FakeQuantized(FakeQuantizedWeight),
@@ -144,7 +144,7 @@ impl Linear {
         let hooked_input = self.hook.as_ref().map(|hook| (hook, x.clone()));
         let bias = self.bias.as_ref().map(Param::val);
         let y = match &self.weight {
-            Weight::Float(weight) => add_bias(slm_autograd::linear_or_matmul(x, weight.val()), bias),
+            Weight::Float(weight) => add_bias(slm_autograd::linear_or_matmul(x, widened(weight.val())), bias),
             Weight::FakeQuantized(weight) => add_bias(weight.matmul(x), bias),
             Weight::Packed(weight) => weight.forward(x, bias),
             Weight::QuantizedTrainable(weight) => add_bias(weight.matmul(x), bias),
@@ -154,6 +154,17 @@ impl Linear {
         }
         dims[D - 1] = out_features;
         y.reshape(dims)
+    }
+
+    /// Holds float weights in 16 bits, if that [loses nothing](narrowed). Such a layer is not trained.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for weights that cannot be read.
+    pub fn narrow(&mut self) -> Result<()> {
+        if let Weight::Float(weight) = &mut self.weight {
+            *weight = Param::from_tensor(narrowed(weight.val())?);
+        }
+        Ok(())
     }
 
     /// Input features.
@@ -166,10 +177,10 @@ impl Linear {
         self.weight.dims()[0]
     }
 
-    /// The float weights `[out_features, in_features]` behind a float or fake-quantized layer.
+    /// The float weights `[out_features, in_features]` behind a float or fake-quantized layer, in 32 bits.
     pub fn float_weight(&self) -> Option<Tensor<2>> {
         match &self.weight {
-            Weight::Float(weight) => Some(weight.val()),
+            Weight::Float(weight) => Some(widened(weight.val())),
             Weight::FakeQuantized(weight) => Some(weight.float_weight()),
             Weight::Packed(_) | Weight::QuantizedTrainable(_) => None,
         }

@@ -87,16 +87,18 @@ impl SequentialRun<'_> {
     }
 }
 
-/// Gives `linear` on `device` the weight that `matrix` stands for, with float inputs.
+/// Puts a quantized layer in the place of `linear` on `device`, for the layers after it. Inputs are quantized as they will
+/// be; where they stay float, the weight becomes the floats that its codes stand for, since packed codes would be expanded
+/// to them in every product.
 pub(crate) fn install(
     name: &str,
     linear: &mut Linear,
     matrix: &QuantizedMatrix,
+    activation: ActivationQuant,
     device: &Device,
 ) -> Result<()> {
-    if slm_nn::on_cpu(device) {
-        // Faster than a float product, and the same up to the rounding of sums.
-        return replace(name, linear, matrix.clone(), ActivationQuant::Float);
+    if activation != ActivationQuant::Float {
+        return replace(name, linear, matrix.clone(), activation);
     }
     let data = TensorData::new(matrix.dequantize(), [matrix.rows(), matrix.cols()]);
     linear.weight = Weight::Float(Param::from_tensor(Tensor::from_data(data, device)));
@@ -114,7 +116,7 @@ struct Visitor<'a, E> {
 impl<E: From<Error>> Visitor<'_, E> {
     fn quantize(&mut self, name: &str, linear: &mut Linear) -> Result<(), E> {
         let (_, layer) = self.run.quantize(name, linear, &self.gatherer)?;
-        install(name, linear, &layer.matrix, self.run.device)?;
+        install(name, linear, &layer.matrix, layer.activation, self.run.device)?;
         self.sink.take(layer)
     }
 }

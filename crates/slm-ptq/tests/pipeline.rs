@@ -243,6 +243,28 @@ fn settings_are_validated() {
 }
 
 #[test]
+fn gptq_makes_up_for_the_rounding_of_inputs_in_earlier_layers() {
+    let root = tempfile::tempdir().unwrap();
+    let source = float(&root, true);
+    let [weight_only, dynamic] =
+        [QuantizationType::WeightOnly, QuantizationType::Dynamic].map(|quantization_type| {
+            let mut config = config(quantization_type);
+            config.method = RoundingMethod::Gptq;
+            let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
+            calibrate(&mut quantizer);
+            quantizer.load(&Device::flex()).unwrap().1
+        });
+    let same = |index: usize| {
+        let (a, b) = (&weight_only[index], &dynamic[index]);
+        assert_eq!(a.name, b.name);
+        (&a.qparams, &a.error) == (&b.qparams, &b.error)
+    };
+    // No layer is before the first three.
+    assert!((0..3).all(same));
+    assert!(!(3..LAYERS).all(same));
+}
+
+#[test]
 fn gptq_can_be_interrupted_and_refuses_what_calibration_refuses() {
     let root = tempfile::tempdir().unwrap();
     let source = float(&root, true);

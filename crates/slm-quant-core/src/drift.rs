@@ -58,12 +58,12 @@ impl InputDrift {
             return Err(Error::NothingObserved { what: "drift" });
         }
         let scale = share / samples as f32;
+        let inverse = factor.inverse();
         let mut compensated = weight.to_vec();
         compensated.par_chunks_mut(TILE * size).for_each(|rows| {
             let mut shift = vec![0.0; rows.len()];
-            // The sum of rows is taken away, so that the sign is turned twice.
             subtract_matrix_product(&mut shift, rows, values, size);
-            factor.solve(&mut shift);
+            inverse.apply(&mut shift);
             rows.iter_mut().zip(&shift).for_each(|(value, shift)| *value -= scale * shift);
         });
         check_finite("compensated weight", &compensated)?;

@@ -23,6 +23,7 @@ mod error;
 mod loss;
 mod observer;
 mod optimizer;
+mod pass;
 mod plot;
 mod quantization;
 mod schedule;

@@ -2,47 +2,30 @@
 
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use slm_model::Transformer;
-
-use crate::data::Batch;
-
-/// Mean cross entropy of a batch, a tensor of shape `[1]`.
-pub(crate) fn batch_loss(
-    model: &Transformer,
-    batch: &Batch,
-    batch_size: usize,
-    device: &Device,
-) -> Tensor<1> {
-    let logits = batch_logits(model, batch, batch_size, device);
-    if slm_autograd::is_preferred(device) {
-        return slm_autograd::cross_entropy(logits, &batch.targets);
+/// Mean cross entropy of `logits`, `[rows, vocab_size]`, a tensor of shape `[1]`.
+pub(crate) fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+    let device = logits.device();
+    if slm_autograd::is_preferred(&device) {
+        return slm_autograd::cross_entropy(logits, targets);
     }
     let log_probabilities = log_softmax(logits, 1);
-    let targets = tensor(&batch.targets, batch_size, device);
-    let rows = batch.targets.len();
-    sum_in_order(log_probabilities.gather(1, targets.reshape([rows, 1]))).div_scalar(rows as f64).neg()
+    let rows = targets.len();
+    let targets = ids_tensor(targets, rows, &device);
+    sum_in_order(log_probabilities.gather(1, targets)).div_scalar(rows as f64).neg()
 }
 
-/// Mean Kullback-Leibler divergence of the model's next-token distributions from the teacher's, in nats per token:
-/// `sum_v p(v) (ln p(v) - ln q(v))` with the teacher's `p` and the model's `q` (Hinton and others, 2015,
-/// arXiv:1503.02531, at temperature 1). A tensor of shape `[1]`.
-pub(crate) fn distillation_loss(
-    model: &Transformer,
-    teacher: &Transformer,
-    batch: &Batch,
-    batch_size: usize,
-    device: &Device,
-) -> Tensor<1> {
-    let of_teacher = batch_logits(teacher, batch, batch_size, &device.clone().inner());
-    if slm_autograd::is_preferred(device) {
-        let logits = batch_logits(model, batch, batch_size, device);
+/// Mean Kullback-Leibler divergence of next-token distributions from a teacher's, in nats per token:
+/// `sum_v p(v) (ln p(v) - ln q(v))` with the `p` of `of_teacher` and the `q` of `logits`, both `[rows, vocab_size]` (Hinton and
+/// others, 2015, arXiv:1503.02531, at temperature 1). A tensor of shape `[1]`.
+pub(crate) fn divergence(logits: Tensor<2>, of_teacher: Tensor<2>) -> Tensor<1> {
+    if slm_autograd::is_preferred(&logits.device()) {
         return slm_autograd::distillation(logits, Tensor::from_inner(of_teacher));
     }
-    let rows = batch.inputs.len() as f64;
+    let rows = logits.dims()[0] as f64;
     let p = softmax(of_teacher.clone(), 1);
     let log_p = log_softmax(of_teacher, 1);
     let entropy = Tensor::<1>::from_inner(sum_in_order(p.clone() * log_p).div_scalar(rows));
-    let log_q = log_softmax(batch_logits(model, batch, batch_size, device), 1);
+    let log_q = log_softmax(logits, 1);
     entropy - sum_in_order(log_q * Tensor::from_inner(p)).div_scalar(rows)
 }
 
@@ -58,15 +41,10 @@ pub(crate) fn sum_in_order<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
     rows.reshape([1, count]).sum_dim(1).reshape([1])
 }
 
-/// Logits of every position of a batch, `[batch_size * length, vocab_size]`.
-fn batch_logits(model: &Transformer, batch: &Batch, batch_size: usize, device: &Device) -> Tensor<2> {
-    let logits = model.forward(tensor(&batch.inputs, batch_size, device));
-    logits.reshape([batch.inputs.len(), model.config().vocab_size])
-}
-
-fn tensor(ids: &[u32], batch_size: usize, device: &Device) -> Tensor<2, Int> {
+/// Token ids of `rows` sequences, `[rows, len]`.
+pub(crate) fn ids_tensor(ids: &[u32], rows: usize, device: &Device) -> Tensor<2, Int> {
     let values: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-    Tensor::from_data(TensorData::new(values, [batch_size, ids.len() / batch_size]), device)
+    Tensor::from_data(TensorData::new(values, [rows, ids.len() / rows]), device)
 }
 
 #[cfg(test)]

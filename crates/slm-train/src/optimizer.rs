@@ -51,24 +51,20 @@ impl ModelOptimizer {
         }
     }
 
-    /// Updates `model`, and returns the norm that all gradients together had before clipping.
-    ///
-    /// A norm that is not finite changes nothing.
+    /// Updates `model` by `gradients`, whose [`global_norm`] is `norm`. Each parameter is replaced where it lies, unless
+    /// somebody else holds it too.
     pub(crate) fn step<M: Module + NamedLinears>(
         &mut self,
         learning_rate: f64,
         model: M,
         gradients: &mut GradientsParams,
-    ) -> Result<(M, f64)> {
-        let norm = global_norm(&model, gradients)?;
-        if !norm.is_finite() {
-            return Ok((model, norm));
-        }
+        norm: f64,
+    ) -> M {
         let limit = self.options.grad_clip;
         let scale = (limit > 0.0 && norm > limit).then(|| limit / norm);
         let roles = parameter_roles(&model);
         let mut step = Step { optimizer: self, gradients, learning_rate, scale, roles, path: Vec::new() };
-        Ok((model.map(&mut step), norm))
+        model.map(&mut step)
     }
 
     /// The update of one parameter in one pass, on devices in host memory. The same arithmetic as Burn's `AdamW`.
@@ -220,8 +216,8 @@ impl ModuleMapper for Step<'_> {
     }
 }
 
-/// Square root of the sum of the squares of all gradients.
-fn global_norm<M: Module>(model: &M, gradients: &GradientsParams) -> Result<f64> {
+/// The norm that all gradients of `model` have together: the root of the sum of their squares.
+pub(crate) fn global_norm<M: Module>(model: &M, gradients: &GradientsParams) -> Result<f64> {
     let mut squares = Squares { gradients, sums: Vec::new() };
     model.visit(&mut squares);
     if squares.sums.is_empty() {

@@ -116,6 +116,7 @@ fn distillation_comes_nearer_to_the_float_model() {
     let mut config = qat_config();
     config.qat.distill = true;
     config.training.steps = 30;
+    (config.training.weight_decay, config.training.learning_rate) = (0.0, 1e-4);
     config.quantization.quantization_type = QuantizationType::WeightOnly;
     let dir = root.path().join("out");
     let corpus = Corpus::Sequences(&sequences);
@@ -129,8 +130,8 @@ fn distillation_comes_nearer_to_the_float_model() {
             Metric::Validation(_) => None,
         })
         .collect();
-    assert!(losses[0].abs() < 1e-6, "nothing is rounded yet, so both models are the same: {losses:?}");
-    let (first, last) = (losses[3], losses[29]);
+    assert_eq!(losses[..3], [0.0; 3], "nothing is rounded yet, so both models are the same");
+    let (first, last) = (losses[3], losses[25..].iter().sum::<f64>() / 5.0);
     assert!(first > 0.0 && last < 0.7 * first, "{losses:?}");
 
     let alone = Trainer::start(
@@ -270,7 +271,7 @@ fn a_scale_that_its_type_does_not_hold_ends_the_run_with_the_layer_and_the_cause
         let mut trainer = Trainer::new(config, &text(), &Device::flex(), &dir, false).unwrap();
         let stop = never();
         trainer.run(&mut StopAt(2, &stop), &stop).unwrap();
-        trainer.model = trainer.model.clone().map(&mut Grow);
+        trainer.model = trainer.model.take().map(|model| model.map(&mut Grow));
         let error = trainer.run(&mut (), &never()).unwrap_err();
         let message = error.to_string();
         assert!(matches!(error, Error::Pass { step: 3, .. }), "{message}");

@@ -6,9 +6,11 @@ use burn::tensor::Device;
 use serde_json::Value;
 use slm_checkpoint::{Checkpoint, TokenizerInfo};
 use slm_model::Transformer;
+use slm_nn::{Weight, try_for_each_linear};
 use slm_ptq::{Plan, transformer_layers};
 use slm_text::Tokenizer;
 
+use crate::config::Check;
 use crate::quantization::Quantization;
 use crate::tuning::Tuning;
 use crate::{Corpus, Error, QuantizationMode, Result, TrainingConfig, TrainingData};
@@ -141,12 +143,19 @@ impl Setup {
         let quantized = start.checkpoint.filter(|checkpoint| checkpoint.is_quantized());
         let teacher = match config.qat.distill {
             false => None,
-            true => Some(start.teacher(&model)?.load_model(&device.clone().inner())?),
+            true => {
+                let mut teacher = start.teacher(&model)?.load_model(&device.clone().inner())?;
+                teacher.narrow()?;
+                Some(teacher)
+            }
         };
         let quantization = match quantized {
             Some(checkpoint) => Quantization::resume_from(&mut model, checkpoint, config, device)?,
             None => Quantization::prepare(&mut model, config)?,
         };
+        if config.training.gradient_checkpointing {
+            refuse_batch_ranges(&model)?;
+        }
         Ok(Self { quantization: Some(quantization), teacher, ..Self::float(model) }.frozen_as(config))
     }
 
@@ -157,4 +166,19 @@ impl Setup {
         }
         self
     }
+}
+
+/// Refuses a model whose layers would observe each batch twice if its gradients were computed by gradient checkpointing.
+fn refuse_batch_ranges(model: &Transformer) -> Result<()> {
+    try_for_each_linear(model, |name, linear| {
+        let follows = matches!(&linear.weight, Weight::FakeQuantized(weight) if weight.follows_batches());
+        Check { origin: "the training config" }.that(!follows, "training.gradient_checkpointing", || {
+            let detail =
+                format!("is true, and ranges of {name} follow the batches, of which it would see each twice");
+            (
+                detail,
+                "leave it out, or use dynamic or weight-only quantization without moving averages".into(),
+            )
+        })
+    })
 }

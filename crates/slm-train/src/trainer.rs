@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::optim::GradientsAccumulator;
 use burn::tensor::Device;
 use serde_json::{Value, json};
 use slm_checkpoint::{Checkpoint, OutputLock, SaveRequest, TokenizerInfo, reserve_output};
@@ -14,8 +14,8 @@ use slm_ptq::LayerReport;
 use slm_text::END_OF_TEXT;
 
 use crate::diagnose::{first_gradient_not_finite, first_not_finite};
-use crate::loss::{batch_loss, distillation_loss};
-use crate::optimizer::ModelOptimizer;
+use crate::optimizer::{ModelOptimizer, global_norm};
+use crate::pass::{LOGITS, Pass};
 use crate::plot::loss_svg;
 use crate::quantization::Quantization;
 use crate::schedule::LrSchedule;
@@ -59,7 +59,8 @@ pub struct TrainingSummary {
 pub struct Trainer {
     config: TrainingConfig,
     data: TrainingData,
-    model: Transformer,
+    /// `None` only while a step replaces it, so that nobody else holds parameters then.
+    model: Option<Transformer>,
     optimizer: ModelOptimizer,
     /// Fake quantization of the layers, in quantization-aware training.
     quantization: Option<Quantization>,
@@ -153,7 +154,7 @@ impl Trainer {
         Self {
             config,
             data,
-            model,
+            model: Some(model),
             optimizer,
             quantization,
             tuning,
@@ -240,11 +241,12 @@ impl Trainer {
             let path = self.dir.join(file);
             std::fs::read(&path).map_err(|source| Error::Read { path, source })
         };
-        if self.quantization.is_some() && self.step > 0 {
-            Quantization::restore(&mut self.model, &read(QAT)?)?;
+        if let (Some(_), Some(model), 1..) = (&self.quantization, &mut self.model, self.step) {
+            Quantization::restore(model, &read(QAT)?)?;
         }
-        if self.tuning.as_ref().is_some_and(Tuning::keeps_residual) && self.step > 0 {
-            Tuning::restore_residual(&mut self.model, &read(RESIDUAL)?)?;
+        let keeps_residual = self.tuning.as_ref().is_some_and(Tuning::keeps_residual);
+        if let (true, Some(model), 1..) = (keeps_residual, &mut self.model, self.step) {
+            Tuning::restore_residual(model, &read(RESIDUAL)?)?;
         }
         if was_finished && self.step > 0 {
             tracing::warn!(
@@ -253,7 +255,10 @@ impl Trainer {
             );
         } else if has_optimizer_state(self.step, &self.config) {
             let (bytes, observed) = (read(OPTIMIZER)?, self.config.qat.options.observe_steps);
-            self.optimizer.load(&bytes, self.step, observed, &self.model, &self.device.clone().inner())?;
+            let device = self.device.clone().inner();
+            if let Some(model) = &self.model {
+                self.optimizer.load(&bytes, self.step, observed, model, &device)?;
+            }
         }
         Ok(())
     }
@@ -307,7 +312,15 @@ impl Trainer {
 
     /// The model as it stands, without autodiff.
     pub fn model(&self) -> Transformer {
-        self.model.valid()
+        self.trained().valid()
+    }
+
+    /// The model with its gradients.
+    fn trained(&self) -> &Transformer {
+        match &self.model {
+            Some(model) => model,
+            None => unreachable!("a step puts the model back"),
+        }
     }
 
     /// Steps done.
@@ -327,7 +340,7 @@ impl Trainer {
 
     /// Bytes per quantized weight that the run takes, in fine-tuning of a quantized model.
     pub fn tuning_memory(&self) -> Option<TuningMemory> {
-        self.tuning.as_ref().map(|_| Tuning::memory(&self.model))
+        self.tuning.as_ref().map(|_| Tuning::memory(self.trained()))
     }
 
     /// Everything measured so far, in order.
@@ -357,35 +370,39 @@ impl Trainer {
         for pass in 0..passes {
             let index = (self.step * passes + pass) as u64;
             let batch = self.data.batch(options.seed, index, options.batch_size, options.sequence_length);
-            let loss = match &self.teacher {
-                Some(teacher) => {
-                    distillation_loss(&self.model, teacher, &batch, options.batch_size, &self.device)
+            let check = |value: f64| {
+                self.check_pass(self.step + 1)?;
+                if value.is_finite() {
+                    return Ok(());
                 }
-                None => batch_loss(&self.model, &batch, options.batch_size, &self.device),
+                let place = first_not_finite(self.trained(), &batch.inputs[..options.sequence_length]);
+                Err(Error::NotFinite { what: "loss", step: self.step + 1, value, place })
             };
-            let value = slm_nn::to_vec_f32("loss", loss.clone().detach())?;
-            let value = value.first().copied().map_or(f64::NAN, f64::from);
-            self.check_pass(self.step + 1)?;
-            if !value.is_finite() {
-                let place = first_not_finite(&self.model, &batch.inputs[..options.sequence_length]);
-                return Err(Error::NotFinite { what: "loss", step: self.step + 1, value, place });
-            }
-            losses.push(value);
-            let gradients = loss.div_scalar(passes as f64).backward();
-            accumulator.accumulate(&self.model, GradientsParams::from_grads(gradients, &self.model));
+            let pass = Pass {
+                model: self.trained(),
+                teacher: self.teacher.as_ref(),
+                batch: &batch,
+                batch_size: options.batch_size,
+                divisor: passes as f64,
+            };
+            losses.push(match options.gradient_checkpointing {
+                true => pass.by_stages(LOGITS, &mut accumulator, check)?,
+                false => pass.at_once(&mut accumulator, check)?,
+            });
             self.check_pass(self.step + 1)?;
         }
         let loss = losses.iter().sum::<f64>() / passes as f64;
         let step = self.step + 1;
         let mut gradients = accumulator.grads();
-        let (model, grad_norm) = self.optimizer.step(learning_rate, self.model.clone(), &mut gradients)?;
+        let grad_norm = global_norm(self.trained(), &gradients)?;
         if !grad_norm.is_finite() {
-            let place = first_gradient_not_finite(&self.model, &gradients);
+            let place = first_gradient_not_finite(self.trained(), &gradients);
             return Err(Error::NotFinite { what: "norm of the gradients", step, value: grad_norm, place });
         }
-        self.model = model;
-        if let Some(tuning) = &self.tuning {
-            tuning.apply(&mut self.model, self.step)?;
+        let step_of = |model| self.optimizer.step(learning_rate, model, &mut gradients, grad_norm);
+        self.model = self.model.take().map(step_of);
+        if let (Some(tuning), Some(model)) = (&self.tuning, &mut self.model) {
+            tuning.apply(model, self.step)?;
         }
         self.step = step;
         let tokens = passes * options.batch_size * options.sequence_length;
@@ -404,7 +421,7 @@ impl Trainer {
         let window = options.sequence_length;
         let ids = &self.data.validation;
         let scored = &ids[..ids.len().min(options.validation_windows * window)];
-        let evaluation = slm_model::evaluate(&self.model.valid(), scored, window, |_, _| {});
+        let evaluation = slm_model::evaluate(&self.trained().valid(), scored, window, |_, _| {});
         self.check_pass(self.step)?;
         let evaluation = evaluation?;
         let report = ValidationReport {
@@ -437,7 +454,7 @@ impl Trainer {
         if let Some(svg) = loss_svg(&self.metrics).map_err(|detail| Error::State { detail })? {
             extra_files.push((PLOT, svg.into_bytes()));
         }
-        let mut model = self.model.valid();
+        let mut model = self.trained().valid();
         let mut metadata = None;
         if let Some(quantization) = &self.quantization {
             if self.is_finished() {
@@ -520,3 +537,7 @@ mod tests;
 #[cfg(test)]
 #[path = "qat_tests.rs"]
 mod qat_tests;
+
+#[cfg(test)]
+#[path = "pass_tests.rs"]
+mod pass_tests;

@@ -3,12 +3,12 @@
 use std::convert::Infallible;
 
 use burn::tensor::{Int, Tensor};
-use slm_nn::Linear;
+use slm_nn::{Linear, widened};
 
 use super::{Compute, HeadParts, HeadShape, LayerParts};
 use crate::config::{Activation, QkNorm};
 use crate::norm::Norm;
-use crate::token_table::{TokenTable, widened};
+use crate::token_table::TokenTable;
 
 /// A layer of tensors.
 pub(crate) type TensorLayer<'w> = LayerParts<&'w Linear, &'w Norm>;

@@ -23,7 +23,7 @@ use slm_nn::{
     FakeQuantizedInput, FakeQuantizedWeight, ForwardHook, LayerState, NamedLinears, SharedQatStage, Weight,
     attach_hook, detach_hooks, try_for_each_linear, try_for_each_linear_mut,
 };
-use slm_quant_core::{ActivationQuant, ObserverKind, QuantizedMatrix};
+use slm_quant_core::{ObserverKind, QuantizedMatrix};
 
 use self::train::BlockTrainer;
 use crate::convert::report;
@@ -82,7 +82,7 @@ impl SequentialRun<'_> {
             }
             for (start, matrix) in starts.into_iter().zip(trained) {
                 try_for_each_linear_mut(&mut block, |name, linear| match name == start.layer.report.name {
-                    true => install(name, linear, &matrix, self.device),
+                    true => install(name, linear, &matrix, start.layer.activation, self.device),
                     false => Ok(()),
                 })?;
                 progress.sink.take(start.with(matrix)?)?;
@@ -195,7 +195,7 @@ fn prepare<M: NamedLinears>(module: &mut M, starts: &[Start]) -> Result<()> {
         let device = weight.device();
         let latent = TensorData::new(start.latent(), start.layer.report.shape);
         let latent = Param::from_tensor(Tensor::from_data(latent, &device));
-        let input = FakeQuantizedInput::Fixed(ActivationQuant::Float);
+        let input = FakeQuantizedInput::Fixed(start.layer.activation);
         let scheme = start.layer.report.scheme;
         let mut weight = FakeQuantizedWeight::learned(latent, scheme, ObserverKind::MinMax, input, &stage)
             .map_err(fail)?;

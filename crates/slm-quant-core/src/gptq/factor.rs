@@ -7,7 +7,6 @@
 use rayon::prelude::*;
 
 use super::subtract::{Columns, subtract, subtract_products};
-use crate::vectorized;
 use crate::{Error, Hessian, Result};
 
 /// Columns that are factored together.
@@ -98,43 +97,58 @@ impl GptqFactor {
         costs
     }
 
-    /// Multiplies each of the rows `values` by the inverse of the damped Hessian, of means.
-    pub(crate) fn solve(&self, values: &mut [f32]) {
+    /// Products with the inverse of the damped Hessian, of means.
+    pub(crate) fn inverse(&self) -> Inverse<'_> {
         let size = self.inputs();
-        let mut products = vec![0.0; values.len()];
-        for (row, products) in values.chunks_exact(size).zip(products.chunks_exact_mut(size)) {
-            let ordered: Vec<f32> = self.order.iter().map(|&column| row[column]).collect();
-            vectorized!({
-                for (row, product) in products.iter_mut().enumerate() {
-                    *product = dot(&ordered[row..], &self.upper[row * size + row..(row + 1) * size]);
-                }
-            });
+        let mut lower = vec![0.0; size * size];
+        for (row, values) in self.upper.chunks_exact(size).enumerate() {
+            for (column, value) in values.iter().enumerate().skip(row) {
+                lower[column * size + row] = *value;
+            }
         }
-        let mut solved = vec![0.0; values.len()];
-        for start in (0..size).step_by(BLOCK) {
-            // The rows have zeros before the diagonal.
-            subtract_products(
-                Columns { values: &mut solved, stride: size, range: start..size },
-                Columns { values: &products, stride: size, range: start..(start + BLOCK).min(size) },
-                |k| &self.upper[(start + k) * size + start..],
-            );
-        }
-        for (values, solved) in values.chunks_exact_mut(size).zip(solved.chunks_exact(size)) {
-            self.order.iter().zip(solved).for_each(|(&column, &value)| values[column] = -value);
-        }
+        Inverse { factor: self, lower }
     }
 }
 
-/// Sum of products, in eight partial sums.
-#[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0_f32; 8];
-    let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a_chunks.zip(b_chunks) {
-        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
+/// The inverse of a damped Hessian, `Uᵀ U`.
+pub(crate) struct Inverse<'a> {
+    factor: &'a GptqFactor,
+    /// `Uᵀ`, `[inputs, inputs]`, zero above the diagonal.
+    lower: Vec<f32>,
+}
+
+impl Inverse<'_> {
+    /// Multiplies the rows `values` by it.
+    pub(crate) fn apply(&self, values: &mut [f32]) {
+        let Self { factor: GptqFactor { order, upper }, lower } = self;
+        let size = order.len();
+        let mut ordered = Vec::with_capacity(values.len());
+        for row in values.chunks_exact(size) {
+            ordered.extend(order.iter().map(|&column| row[column]));
+        }
+        let (mut products, mut result) = (vec![0.0; values.len()], vec![0.0; values.len()]);
+        let blocks = || (0..size).step_by(BLOCK).map(|start| start..(start + BLOCK).min(size));
+        // Both subtract, so that the sign is turned twice.
+        for block in blocks() {
+            let (start, range) = (block.start, 0..block.end);
+            subtract_products(
+                Columns { values: &mut products, stride: size, range },
+                Columns { values: &ordered, stride: size, range: block },
+                |k| &lower[(start + k) * size..],
+            );
+        }
+        for block in blocks() {
+            let (start, range) = (block.start, block.start..size);
+            subtract_products(
+                Columns { values: &mut result, stride: size, range },
+                Columns { values: &products, stride: size, range: block },
+                |k| &upper[(start + k) * size + start..],
+            );
+        }
+        for (values, result) in values.chunks_exact_mut(size).zip(result.chunks_exact(size)) {
+            order.iter().zip(result).for_each(|(&column, &value)| values[column] = value);
+        }
     }
-    rest + sums.iter().sum::<f32>()
 }
 
 /// Replaces the lower triangle of a symmetric matrix by its Cholesky factor.

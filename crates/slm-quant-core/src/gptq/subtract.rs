@@ -48,7 +48,7 @@ fn subtract_fours<'a>(values: &mut [f64], factors: &[f64], row: impl Fn(usize) -
 }
 
 /// Subtracts from each row of `values` the sum over `k` of `factors[k]`, of the same row of `factors`, times the row that
-/// `row(k)` begins with, in this order. A row of the latter is read once for four of the former.
+/// `row(k)` begins with, in this order and by fused multiply-add. A row of the latter is read once for four of the former.
 pub(super) fn subtract_products<'a>(
     values: Columns<&mut [f32]>,
     factors: Columns<&[f32]>,
@@ -69,7 +69,7 @@ pub(super) fn subtract_products<'a>(
                 let values = &mut values[range.start + tiled..range.end];
                 for (k, factor) in factors_of_row[factors.range.clone()].iter().enumerate() {
                     let terms = values.iter_mut().zip(&row(k)[tiled..]);
-                    terms.for_each(|(value, x)| *value -= factor * x);
+                    terms.for_each(|(value, x)| *value = (-factor).mul_add(*x, *value));
                 }
             }
         }
@@ -113,8 +113,8 @@ fn subtract_tile<'a>(
         let mut x = [0.0_f32; COLUMNS];
         x.copy_from_slice(&row(k)[column..][..COLUMNS]);
         for (sums, factors) in sums.iter_mut().zip(&of_rows) {
-            let factor = factors[k];
-            sums.iter_mut().zip(&x).for_each(|(sum, x)| *sum -= factor * x);
+            let factor = -factors[k];
+            sums.iter_mut().zip(&x).for_each(|(sum, x)| *sum = factor.mul_add(*x, *sum));
         }
     }
     for (index, sums) in sums.iter().enumerate() {
@@ -164,7 +164,7 @@ mod tests {
                     let value = &mut alone[row * stride + 2 + column];
                     for k in 0..count {
                         let factor = factors[row * factor_stride + 1 + k];
-                        *value -= factor * matrix[k * width + column];
+                        *value = (-factor).mul_add(matrix[k * width + column], *value);
                     }
                 }
             }

@@ -125,6 +125,9 @@ pub struct TrainingOptions {
     /// Keeps the token and position embeddings as they are, which saves the memory of their gradients and moments:
     /// three times their own. A head that is tied to the token embedding then stays too. Default: false.
     pub freeze_embeddings: bool,
+    /// Keeps the hidden states between layers only, and computes each layer a second time for its gradients, which takes a
+    /// quarter to a third more time. The loss is computed for some positions at a time. Default: false.
+    pub gradient_checkpointing: bool,
     /// Share of the text, at its end, that is held out for validation. Default: 0.05.
     pub validation_fraction: f64,
     /// Most windows of `sequence_length` tokens scored in a validation. Default: 64.
@@ -155,6 +158,7 @@ impl Default for TrainingOptions {
             epsilon: 1e-8,
             grad_clip: 1.0,
             freeze_embeddings: false,
+            gradient_checkpointing: false,
             validation_fraction: 0.05,
             validation_windows: 64,
             eval_interval: 100,

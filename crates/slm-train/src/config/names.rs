@@ -3,7 +3,7 @@
 /// A section, a key in it, and the names that it has elsewhere.
 type Key = (&'static str, &'static str, &'static [&'static str]);
 
-const KEYS: [Key; 26] = [
+const KEYS: [Key; 27] = [
     ("model", "vocab_size", &["n_vocab"]),
     ("model", "hidden_size", &["n_embd", "d_model", "dim", "hidden_dim"]),
     ("model", "intermediate_size", &["n_inner", "d_ff", "ffn_dim", "ffn_hidden_size"]),
@@ -35,6 +35,11 @@ const KEYS: [Key; 26] = [
         "training",
         "accumulation_steps",
         &["gradient_accumulation_steps", "grad_accum", "gradient_accumulation"],
+    ),
+    (
+        "training",
+        "gradient_checkpointing",
+        &["activation_checkpointing", "checkpoint_activations", "recompute", "grad_checkpointing"],
     ),
     ("training", "learning_rate", &["lr", "max_lr", "base_lr"]),
     ("training", "min_learning_rate", &["min_lr"]),

@@ -1,0 +1,63 @@
+//! Float weights in 16 bits.
+
+use burn::tensor::{DType, FloatDType, Tensor};
+use half::{bf16, f16};
+
+use crate::{Result, on_cpu, to_vec_f32};
+
+/// `tensor` in 32 bits. Halves become the same numbers.
+pub fn widened<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    match tensor.dtype() {
+        DType::F16 | DType::BF16 => tensor.cast(FloatDType::F32),
+        _ => tensor,
+    }
+}
+
+/// `tensor` in 16 bits if it is in host memory, without gradients, and all its values are numbers of one 16-bit type; otherwise
+/// as it is.
+///
+/// # Errors
+/// [`Error::Data`](crate::Error::Data) for a tensor whose values cannot be read.
+pub fn narrowed<const D: usize>(tensor: Tensor<D>) -> Result<Tensor<D>> {
+    let device = tensor.device();
+    if tensor.dtype() != DType::F32 || device.is_autodiff() || !on_cpu(&device) {
+        return Ok(tensor);
+    }
+    let values = to_vec_f32("weight", tensor.clone())?;
+    let keeps = |narrow: fn(f32) -> f32| values.iter().all(|&x| narrow(x).to_bits() == x.to_bits());
+    Ok(if keeps(|x| bf16::from_f32(x).to_f32()) {
+        tensor.cast(FloatDType::BF16)
+    } else if keeps(|x| f16::from_f32(x).to_f32()) {
+        tensor.cast(FloatDType::F16)
+    } else {
+        tensor
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, TensorData};
+
+    #[test]
+    fn a_tensor_is_narrowed_only_where_nothing_is_lost() {
+        let device = Device::flex();
+        for (last, expected) in [
+            (0.5, DType::BF16),
+            (2.0_f32.powi(100), DType::BF16),
+            // More digits than bf16 has, and more than either.
+            (1.0 + 1.0 / 1024.0, DType::F16),
+            (1.0 + 1.0 / 8192.0, DType::F32),
+            (f32::MIN_POSITIVE / 2.0, DType::BF16),
+            (f32::from_bits(1), DType::F32),
+        ] {
+            let values = vec![1.0, -2.0, 0.375, last];
+            let tensor: Tensor<2> = Tensor::from_data(TensorData::new(values.clone(), [2, 2]), &device);
+            let narrow = narrowed(tensor).unwrap();
+            assert_eq!(narrow.dtype(), expected, "{last:e}");
+            assert_eq!(to_vec_f32("weight", widened(narrow)).unwrap(), values, "{last:e}");
+        }
+        let trained: Tensor<1> = Tensor::zeros([4], &device.autodiff());
+        assert_eq!(narrowed(trained).unwrap().dtype(), DType::F32);
+    }
+}

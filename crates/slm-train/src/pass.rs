@@ -1,0 +1,159 @@
+//! The loss of a pass over one batch, and its gradients.
+
+use burn::module::Module;
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::{Device, Int, Tensor};
+use slm_model::Transformer;
+
+use crate::Result;
+use crate::data::Batch;
+use crate::loss::{cross_entropy, divergence, ids_tensor};
+
+/// Logits for [`Pass::by_stages`] to compute at once: 64 MiB of them.
+pub(crate) const LOGITS: usize = 1 << 24;
+
+/// A pass of a model over one batch.
+pub(crate) struct Pass<'a> {
+    /// With autodiff.
+    pub(crate) model: &'a Transformer,
+    /// The float model whose outputs are trained towards, without autodiff; the tokens of the batch otherwise.
+    pub(crate) teacher: Option<&'a Transformer>,
+    pub(crate) batch: &'a Batch,
+    pub(crate) batch_size: usize,
+    /// What gradients are divided by.
+    pub(crate) divisor: f64,
+}
+
+impl Pass<'_> {
+    /// The loss, and its gradients added to `sums`. `check` is given the loss before any of the layers' gradients are computed.
+    pub(crate) fn at_once(
+        &self,
+        sums: &mut GradientsAccumulator<Transformer>,
+        check: impl Fn(f64) -> Result<()>,
+    ) -> Result<f64> {
+        let device = self.model.device();
+        let logits = rows(self.model.forward(self.ids(&device)));
+        let of_teacher = self.of_teacher().map(|(teacher, x)| rows(teacher.forward_head(x)));
+        let loss = self.loss(logits, 0, of_teacher);
+        let value = value(&loss)?;
+        check(value)?;
+        let gradients = loss.div_scalar(self.divisor).backward();
+        sums.accumulate(self.model, GradientsParams::from_grads(gradients, self.model));
+        Ok(value)
+    }
+
+    /// The same by gradient checkpointing (Chen and others, 2016, arXiv:1604.06174): the first pass keeps no more than the
+    /// hidden states between layers, and each layer is computed again for its gradients. Logits are computed for some positions
+    /// at a time, at most `logits` of them (but those of one position), and never all of them kept.
+    ///
+    /// The first pass goes without autodiff, so that it must not depend on what observers see in it.
+    pub(crate) fn by_stages(
+        &self,
+        logits: usize,
+        sums: &mut GradientsAccumulator<Transformer>,
+        check: impl Fn(f64) -> Result<()>,
+    ) -> Result<f64> {
+        let model = self.model;
+        let device = model.device();
+        let layers = model.config().num_layers;
+        let plain = model.valid();
+        let mut states = vec![plain.embed(self.ids(&device.clone().inner()))];
+        for index in 0..layers {
+            states.push(plain.forward_layer(index, states[index].clone()));
+        }
+        drop(plain);
+        let (loss, mut gradient) = match states.pop() {
+            Some(x) => self.head(x, logits, sums)?,
+            None => unreachable!("the states before the first layer are among them"),
+        };
+        check(loss)?;
+        for (index, x) in states.into_iter().enumerate().rev() {
+            let x = Tensor::from_inner(x).require_grad();
+            let mut gradients = product(model.forward_layer(index, x.clone()), gradient).backward();
+            gradient = match x.grad_remove(&mut gradients) {
+                Some(gradient) => gradient,
+                None => unreachable!("the output of a layer depends on its input"),
+            };
+            sums.accumulate(model, GradientsParams::from_grads(gradients, model));
+        }
+        let embedded = model.embed(self.ids(&device));
+        // Tables that are frozen or quantized have no gradients.
+        if embedded.is_tracked() {
+            let gradients = product(embedded, gradient).backward();
+            sums.accumulate(model, GradientsParams::from_grads(gradients, model));
+        }
+        Ok(loss)
+    }
+
+    /// The loss, and its gradient by the states `x` that left the last layer, `[batch, len, hidden]`, divided. Gradients of norm
+    /// and head are added to `sums`.
+    fn head(
+        &self,
+        x: Tensor<3>,
+        logits: usize,
+        sums: &mut GradientsAccumulator<Transformer>,
+    ) -> Result<(f64, Tensor<3>)> {
+        let shape = x.dims();
+        let [batch, len, hidden] = shape;
+        let positions = batch * len;
+        let in_a_row = |x: Tensor<3>| x.reshape([1, positions, hidden]);
+        let x = in_a_row(x);
+        let teacher = self.of_teacher().map(|(teacher, x)| {
+            let width = x.dims()[2];
+            (teacher, x.reshape([1, positions, width]))
+        });
+        let most = (logits / self.model.config().vocab_size).max(1);
+        let (mut loss, mut by_x) = (0.0, Vec::new());
+        for start in (0..positions).step_by(most) {
+            let count = most.min(positions - start);
+            let some = |x: &Tensor<3>| x.clone().narrow(1, start, count);
+            let x = Tensor::from_inner(some(&x)).require_grad();
+            let of_teacher = teacher.as_ref().map(|(teacher, x)| rows(teacher.forward_head(some(x))));
+            let of_some = self.loss(rows(self.model.forward_head(x.clone())), start, of_teacher);
+            let weight = count as f64 / positions as f64;
+            loss += weight * value(&of_some)?;
+            let mut gradients = (of_some * (weight / self.divisor)).backward();
+            by_x.extend(x.grad_remove(&mut gradients));
+            sums.accumulate(self.model, GradientsParams::from_grads(gradients, self.model));
+        }
+        Ok((loss, Tensor::cat(by_x, 1).reshape(shape)))
+    }
+
+    /// The teacher and the hidden states that it reads logits of the batch from.
+    fn of_teacher(&self) -> Option<(&Transformer, Tensor<3>)> {
+        self.teacher.map(|teacher| {
+            let x = teacher.embed(self.ids(&teacher.device()));
+            (teacher, (0..teacher.config().num_layers).fold(x, |x, index| teacher.forward_layer(index, x)))
+        })
+    }
+
+    /// Mean loss of the positions from `start` on that `logits` are of, `[1]`.
+    fn loss(&self, logits: Tensor<2>, start: usize, of_teacher: Option<Tensor<2>>) -> Tensor<1> {
+        match of_teacher {
+            Some(of_teacher) => divergence(logits, of_teacher),
+            None => {
+                let count = logits.dims()[0];
+                cross_entropy(logits, &self.batch.targets[start..start + count])
+            }
+        }
+    }
+
+    fn ids(&self, device: &Device) -> Tensor<2, Int> {
+        ids_tensor(&self.batch.inputs, self.batch_size, device)
+    }
+}
+
+/// What has the gradient `gradient` by `y`.
+fn product(y: Tensor<3>, gradient: Tensor<3>) -> Tensor<1> {
+    (y * Tensor::from_inner(gradient)).sum()
+}
+
+/// All positions in a row.
+fn rows(logits: Tensor<3>) -> Tensor<2> {
+    logits.flatten(0, 1)
+}
+
+fn value(loss: &Tensor<1>) -> Result<f64> {
+    let values = slm_nn::to_vec_f32("loss", loss.clone().detach())?;
+    Ok(values.first().copied().map_or(f64::NAN, f64::from))
+}

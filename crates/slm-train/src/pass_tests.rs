@@ -1,0 +1,171 @@
+//! Gradients by gradient checkpointing against those of the whole model at once.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::testing::{all_devices, never, tiny_config};
+use burn::module::{ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+use slm_quant_core::{Bits, Granularity, QuantizationType};
+use slm_text::corpus::Corpus as Stories;
+
+/// The gradient of each parameter that has one, by path.
+fn gradients(
+    trainer: &Trainer,
+    pass: impl Fn(&Pass<'_>, &mut GradientsAccumulator<Transformer>) -> Result<f64>,
+) -> (f64, BTreeMap<String, Vec<f32>>) {
+    struct Read<'a> {
+        path: Vec<String>,
+        gradients: &'a GradientsParams,
+        found: BTreeMap<String, Vec<f32>>,
+    }
+    impl ModuleVisitor for Read<'_> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.to_owned());
+        }
+
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.gradients.get::<D>(param.id) {
+                let values = gradient.into_data().try_into_vec::<f32>().unwrap();
+                self.found.insert(self.path.join("."), values);
+            }
+        }
+    }
+    let options = &trainer.config.training;
+    let batch = trainer.data.batch(options.seed, 0, options.batch_size, options.sequence_length);
+    let teacher = trainer.teacher.as_ref();
+    let model = trainer.trained();
+    let described = Pass { model, teacher, batch: &batch, batch_size: options.batch_size, divisor: 2.0 };
+    let mut sums = GradientsAccumulator::new();
+    let loss = pass(&described, &mut sums).unwrap();
+    let sums = sums.grads();
+    let mut read = Read { path: Vec::new(), gradients: &sums, found: BTreeMap::new() };
+    model.visit(&mut read);
+    (loss, read.found)
+}
+
+/// Runs that differ in what has gradients and what the loss is: what they are, their configs, and whether they start from a
+/// float checkpoint.
+fn runs() -> Vec<(&'static str, TrainingConfig, bool)> {
+    let float = || {
+        let mut config = tiny_config();
+        // Enough rows that products are the same operations with and without gradients.
+        config.training.batch_size = 4;
+        config
+    };
+    let qat = |quantization_type: QuantizationType| {
+        let mut config = float();
+        config.quantization.quantization_mode = QuantizationMode::Qat;
+        config.quantization.quantization_bits = Bits::Int4;
+        config.quantization.quantization_type = quantization_type;
+        config.quantization.granularity = Granularity::PerGroup { group_size: 8 };
+        config.qat.options.scale = slm_qat::ScaleMode::Learned;
+        config
+    };
+    let untied = || {
+        let mut config = float();
+        config.model.tie_word_embeddings = false;
+        config
+    };
+    let frozen = || {
+        let mut config = qat(QuantizationType::WeightOnly);
+        (config.training.freeze_embeddings, config.qat.distill) = (true, true);
+        config
+    };
+    vec![
+        ("float, tied", float(), false),
+        ("float, untied", untied(), false),
+        ("QAT, weight-only", qat(QuantizationType::WeightOnly), false),
+        ("QAT, dynamic", qat(QuantizationType::Dynamic), false),
+        ("QAT, distilled, frozen embeddings", frozen(), true),
+    ]
+}
+
+#[test]
+fn gradients_by_stages_are_those_of_the_whole_model() {
+    let text = Stories::new(1).text(120);
+    for device in all_devices() {
+        for (name, config, from_float) in runs() {
+            let root = tempfile::tempdir().unwrap();
+            let [float, out] = ["float", "out"].map(|name| root.path().join(name));
+            let checkpoint = from_float.then(|| {
+                let mut config = tiny_config();
+                config.training.steps = 5;
+                Trainer::new(config, &text, &device, &float, false).unwrap().run(&mut (), &never()).unwrap();
+                Checkpoint::open(&float).unwrap()
+            });
+            let start = Start { checkpoint: checkpoint.as_ref(), teacher: None };
+            let vocab_size = config.model.vocab_size;
+            let trainer = Trainer::start(config, Corpus::Text(&text), start, &device, &out, false).unwrap();
+            let (loss, whole) = gradients(&trainer, |pass, sums| pass.at_once(sums, |_| Ok(())));
+            assert!(whole.len() > 10, "{name}: {:?}", whole.keys());
+            // The head in one go, and for seven positions at a time.
+            for logits in [LOGITS, 7 * vocab_size] {
+                let (again, parts) =
+                    gradients(&trainer, |pass, sums| pass.by_stages(logits, sums, |_| Ok(())));
+                let what = format!("{name}, {device:?}, {logits} logits");
+                assert!((again / loss - 1.0).abs() < 1e-6, "{what}: {again} {loss}");
+                assert!(whole.keys().eq(parts.keys()), "{what}: {:?} {:?}", whole.keys(), parts.keys());
+                for (path, expected) in &whole {
+                    let found = &parts[path];
+                    if logits == LOGITS && slm_nn::on_cpu(&device) {
+                        assert!(found == expected, "{what}, {path}");
+                    }
+                    let largest = expected.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+                    let close = found.iter().zip(expected).all(|(a, b)| (a - b).abs() <= 1e-4 * largest);
+                    assert!(close, "{what}, {path}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_by_stages_is_the_same_run() {
+    let text = Stories::new(1).text(120);
+    let root = tempfile::tempdir().unwrap();
+    let weights = [false, true].map(|gradient_checkpointing| {
+        let mut config = tiny_config();
+        config.training.accumulation_steps = 2;
+        // The two gradients of a tied table would be added up in another order.
+        config.model.tie_word_embeddings = false;
+        config.training.gradient_checkpointing = gradient_checkpointing;
+        let dir = root.path().join(gradient_checkpointing.to_string());
+        let mut trainer = Trainer::new(config, &text, &Device::flex(), &dir, false).unwrap();
+        trainer.run(&mut (), &never()).unwrap();
+        std::fs::read(dir.join("model.safetensors")).unwrap()
+    });
+    assert!(weights[0] == weights[1]);
+}
+
+#[test]
+fn observers_that_would_see_a_batch_twice_are_refused() {
+    let text = Stories::new(1).text(120);
+    let root = tempfile::tempdir().unwrap();
+    let start = |change: fn(&mut TrainingConfig)| {
+        let mut config = tiny_config();
+        config.training.gradient_checkpointing = true;
+        config.quantization.quantization_mode = QuantizationMode::Qat;
+        config.quantization.quantization_type = QuantizationType::WeightOnly;
+        change(&mut config);
+        Trainer::new(config, &text, &Device::flex(), root.path().join("out"), false).err()
+    };
+    assert!(start(|_| {}).is_none());
+    let changes: [fn(&mut TrainingConfig); 2] = [
+        |config| config.quantization.quantization_type = QuantizationType::Static,
+        |config| config.qat.options.observer = Some("moving-average".parse().unwrap()),
+    ];
+    for change in changes {
+        let refused = start(change).unwrap().to_string();
+        assert!(
+            refused.contains("`training.gradient_checkpointing` in the training config: is true"),
+            "{refused}"
+        );
+        assert!(refused.contains("layers.0.self_attn.q_proj"), "{refused}");
+    }
+}
