@@ -58,7 +58,7 @@ pub use imported::{ImportedLayers, layer_of};
 pub use layout::Layout;
 pub use migrate::{MigrationReport, migrate};
 pub use safetensors::Dtype as TensorType;
-pub use save::{CheckpointWriter, SaveRequest, reserve_output, save};
+pub use save::{CheckpointWriter, SaveRequest, WriteFile, reserve_output, save};
 pub use slm_store::tensors::holds_exactly;
 pub use slm_store::{
     CalibrationRecord, Error as StoreError, FORMAT_VERSION, LayerMetadata, Lineage, MetadataBuilder,

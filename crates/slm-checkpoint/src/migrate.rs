@@ -83,6 +83,7 @@ fn copy(source: &Checkpoint, output: OutputDir) -> Result<PathBuf> {
         lineage: config.lineage.clone(),
         training: config.training.clone(),
         extra_files: &[],
+        large_files: &[],
     })
 }
 

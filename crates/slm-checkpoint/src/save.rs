@@ -1,6 +1,7 @@
 //! Writing of checkpoints.
 
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 use burn::tensor::{DType, TensorData};
 use safetensors::Dtype;
@@ -35,6 +36,23 @@ pub struct SaveRequest<'a> {
     pub training: Option<Value>,
     /// Further files by name, which the manifest then covers too.
     pub extra_files: &'a [(&'a str, &'a [u8])],
+    /// Further files that are too large to be held as a whole, by name.
+    pub large_files: &'a [(&'a str, &'a dyn WriteFile)],
+}
+
+/// The content of a file, written piece by piece.
+pub trait WriteFile {
+    /// Writes the file at `path`, where an empty one is.
+    ///
+    /// # Errors
+    /// Whatever the system says, or what is wrong with the content.
+    fn write_file(&self, path: &Path) -> io::Result<()>;
+}
+
+impl fmt::Debug for dyn WriteFile + '_ {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WriteFile")
+    }
 }
 
 /// Writes `model` as a checkpoint into `dir`, one tensor at a time.
@@ -199,6 +217,13 @@ impl CheckpointWriter {
         };
         let mut files = self.copied;
         files.push(WEIGHTS.to_owned());
+        let further = request.extra_files.iter().map(|(name, _)| *name);
+        for name in further.chain(request.large_files.iter().map(|(name, _)| *name)) {
+            if !is_plain_name(name) || name == MANIFEST || versions::FILES.contains(&name) {
+                let reason = "an extra file needs a name of its own in the checkpoint".to_owned();
+                return Err(Error::Store(StoreError::Write { path: dir.join(name), reason }));
+            }
+        }
         let mut write = |name: &str, bytes: &[u8]| {
             files.push(name.to_owned());
             json::write_new(&dir.join(name), bytes)
@@ -211,11 +236,11 @@ impl CheckpointWriter {
             write(METADATA, &json::to_bytes(&dir.join(METADATA), metadata)?)?;
         }
         for (name, bytes) in request.extra_files {
-            if !is_plain_name(name) || *name == MANIFEST || versions::FILES.contains(name) {
-                let reason = "an extra file needs a name of its own in the checkpoint".to_owned();
-                return Err(Error::Store(StoreError::Write { path: dir.join(name), reason }));
-            }
             write(name, bytes)?;
+        }
+        for (name, content) in request.large_files {
+            files.push((*name).to_owned());
+            json::create_new(&dir.join(name), |path| content.write_file(path))?;
         }
         let manifest_path = dir.join(MANIFEST);
         // What was written must be what can be read. The checksums are computed from the files at the same time, and the

@@ -3,12 +3,15 @@
 mod support;
 
 use std::fs;
+use std::io::Write as _;
+use std::path::Path;
 
 use burn::tensor::Device;
 use proptest::prelude::*;
 use serde_json::json;
 use slm_checkpoint::{
-    Checkpoint, CheckpointWriter, Error, Layout, QuantizationMetadata, SaveRequest, WeightError, save,
+    Checkpoint, CheckpointWriter, Error, Layout, QuantizationMetadata, SaveRequest, WeightError, WriteFile,
+    save,
 };
 use slm_model::{
     AttentionBias, Choice, LayerOverride, MlpKind, ModelConfig, NormKind, NormPlacement, Position, QkNorm,
@@ -179,12 +182,34 @@ fn quantized_logits_are_those_of_the_saved_model() {
     }
 }
 
+/// A file that is written letter by letter.
+struct Alphabet;
+
+impl WriteFile for Alphabet {
+    fn write_file(&self, path: &Path) -> std::io::Result<()> {
+        let mut file = fs::File::create(path)?;
+        [b"a", b"b", b"c"].into_iter().try_for_each(|letter| file.write_all(letter))
+    }
+}
+
+/// A file that the disk has no room for.
+struct Full;
+
+impl WriteFile for Full {
+    fn write_file(&self, path: &Path) -> std::io::Result<()> {
+        fs::write(path, "a")?;
+        Err(std::io::Error::other("no space"))
+    }
+}
+
 #[test]
 fn everything_beside_the_weights_comes_back() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("out");
     let extra: [(&str, &[u8]); 1] = [("optimizer.bin", b"state")];
+    let large: [(&str, &dyn WriteFile); 1] = [("letters", &Alphabet)];
     let mut request = request(None);
+    request.large_files = &large;
     request.lineage = Some(json!({"from": ["a", 1]}));
     request.training = Some(json!({"steps": 10}));
     request.extra_files = &extra;
@@ -195,6 +220,8 @@ fn everything_beside_the_weights_comes_back() {
     assert_eq!(checkpoint.config().training, request.training);
     assert_eq!(checkpoint.tokenizer_json(), Some(TOKENIZER.as_bytes()));
     assert_eq!(fs::read(dir.join("optimizer.bin")).unwrap(), b"state");
+    assert_eq!(fs::read(dir.join("letters")).unwrap(), b"abc");
+    assert_eq!(checkpoint.extra_files(), ["letters", "optimizer.bin"]);
     assert_eq!(fs::read(checkpoint.tokenizer_path().unwrap()).unwrap(), TOKENIZER.as_bytes());
     // It owns its extra file, and so may be replaced.
     save(&dir, &small_model(), &support::request(None), true).unwrap();
@@ -295,7 +322,14 @@ fn a_request_that_does_not_fit_the_model_is_refused() {
         let extra: [(&str, &[u8]); 1] = [(name, b"")];
         let request = SaveRequest { extra_files: &extra, ..request(Some(&metadata)) };
         assert!(matches!(refused(&model, &request), Error::Store(StoreError::Write { .. })), "{name}");
+        let large: [(&str, &dyn WriteFile); 1] = [(name, &Alphabet)];
+        let request = SaveRequest { extra_files: &[], large_files: &large, ..request };
+        assert!(matches!(refused(&model, &request), Error::Store(StoreError::Write { .. })), "{name}");
     }
+    let large: [(&str, &dyn WriteFile); 1] = [("letters", &Full)];
+    let unwritable = SaveRequest { large_files: &large, ..request(Some(&metadata)) };
+    let full = refused(&model, &unwritable).to_string();
+    assert!(full.contains("letters") && full.contains("no space"), "{full}");
     let mut request = request(Some(&metadata));
     request.tokenizer.eos_token_ids = vec![11];
     assert!(matches!(refused(&model, &request), Error::Store(StoreError::Field { .. })));

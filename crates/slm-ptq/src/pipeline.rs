@@ -429,6 +429,7 @@ impl<'a> CheckpointQuantizer<'a> {
             })),
             training: source.config().training.clone(),
             extra_files: &[],
+            large_files: &[],
         })?;
         Ok(QuantizedCheckpoint { path, layers, embedding: embedding.map(|table| table.report) })
     }

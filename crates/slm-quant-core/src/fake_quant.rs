@@ -22,10 +22,7 @@ pub fn fake_quantize(x: &[f32], qparams: QParams, range: QuantRange) -> Result<V
 /// As [`crate::quantize_into`].
 pub fn fake_quantize_into(x: &[f32], qparams: QParams, range: QuantRange, y: &mut [f32]) -> Result<()> {
     check_len("y", x.len(), y.len())?;
-    let quantizer = checked(x, qparams, range)?;
-    for (y, &x) in y.iter_mut().zip(x) {
-        *y = quantizer.value(quantizer.code(x));
-    }
+    checked(x, qparams, range)?.fake_quantize_into(x, y);
     Ok(())
 }
 
@@ -69,9 +66,8 @@ pub fn fake_quantize_backward_into(
     check_len("grad_out", x.len(), grad_out.len())?;
     check_len("grad_x", x.len(), grad_x.len())?;
     let quantizer = checked(x, qparams, range)?;
-    for ((grad_x, &x), &grad) in grad_x.iter_mut().zip(x).zip(grad_out) {
-        *grad_x = if quantizer.contains(quantizer.rounded(x)) { grad } else { 0.0 };
-    }
+    grad_x.copy_from_slice(grad_out);
+    quantizer.clear_clipped(x, grad_x);
     Ok(())
 }
 
@@ -144,20 +140,8 @@ pub fn fake_quantize_learnable_backward_into(
     check_len("grad_out", x.len(), grad_out.len())?;
     check_len("grad_x", x.len(), grad_x.len())?;
     let quantizer = checked(x, qparams, range)?;
-    let QParams { scale, zero_point } = qparams;
-    let (mut by_scale, mut by_zero_point) = (0.0_f64, 0.0_f64);
-    for ((grad_x, &x), &grad) in grad_x.iter_mut().zip(x).zip(grad_out) {
-        let rounded = quantizer.rounded(x);
-        if quantizer.contains(rounded) {
-            by_scale += f64::from(grad * ((rounded - zero_point) as f32 - x / scale));
-            *grad_x = grad;
-        } else {
-            by_scale += f64::from(grad * (quantizer.clamp(rounded) - zero_point) as f32);
-            by_zero_point -= f64::from(grad * scale);
-            *grad_x = 0.0;
-        }
-    }
-    Ok([by_scale, by_zero_point])
+    grad_x.copy_from_slice(grad_out);
+    Ok(quantizer.learnable_backward(x, grad_x))
 }
 
 fn checked(x: &[f32], qparams: QParams, range: QuantRange) -> Result<Quantizer> {

@@ -12,6 +12,9 @@ const ROUNDER: f32 = 12_582_912.0;
 /// never changes a code.
 const LIMIT: f32 = 4_194_304.0;
 
+/// Sums that are taken side by side.
+const LANES: usize = 8;
+
 /// Rounds `x`, which must lie within ±2^22, to the nearest integer, half to even.
 #[inline(always)]
 pub(crate) fn round_small(x: f32) -> f32 {
@@ -56,6 +59,59 @@ impl Quantizer {
         for (code, &x) in codes.iter_mut().zip(x) {
             *code = C::narrow(self.code(x));
         }
+    }
+
+    /// Writes the values that finite `x` are rounded to, as far as both slices go: the loop of
+    /// [`fake_quantize_into`](crate::fake_quantize_into).
+    #[inline(always)]
+    pub fn fake_quantize_into(self, x: &[f32], y: &mut [f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = self.value(self.code(x));
+        }
+    }
+
+    /// Sets the gradients of values `x` that are clipped to 0: the loop of
+    /// [`fake_quantize_backward`](crate::fake_quantize_backward), in place.
+    #[inline(always)]
+    pub fn clear_clipped(self, x: &[f32], grad: &mut [f32]) {
+        for (grad, &x) in grad.iter_mut().zip(x) {
+            *grad = if self.contains(self.rounded(x)) { *grad } else { 0.0 };
+        }
+    }
+
+    /// [`clear_clipped`](Self::clear_clipped), and the gradients by scale and zero point before a factor: the loop of
+    /// [`fake_quantize_learnable_backward`](crate::fake_quantize_learnable_backward), in place.
+    #[inline(always)]
+    pub fn learnable_backward(self, x: &[f32], grad: &mut [f32]) -> [f64; 2] {
+        let (mut by_scale, mut by_zero_point) = ([0.0_f64; LANES], [0.0_f64; LANES]);
+        let (whole, rest) = x.as_chunks::<LANES>();
+        let (whole_grad, rest_grad) = grad.as_chunks_mut::<LANES>();
+        for (x, grad) in whole.iter().zip(whole_grad) {
+            for lane in 0..LANES {
+                let [kept, of_scale, of_zero_point] = self.learnable_terms(x[lane], grad[lane]);
+                by_scale[lane] += f64::from(of_scale);
+                by_zero_point[lane] += f64::from(of_zero_point);
+                grad[lane] = kept;
+            }
+        }
+        for (lane, (&x, grad)) in rest.iter().zip(rest_grad).enumerate() {
+            let [kept, of_scale, of_zero_point] = self.learnable_terms(x, *grad);
+            by_scale[lane] += f64::from(of_scale);
+            by_zero_point[lane] += f64::from(of_zero_point);
+            *grad = kept;
+        }
+        [by_scale, by_zero_point].map(|lanes| lanes.iter().sum())
+    }
+
+    /// The gradients by `x`, by the scale and by the zero point of one value, whose rounded value has the gradient `grad`.
+    #[inline(always)]
+    fn learnable_terms(self, x: f32, grad: f32) -> [f32; 3] {
+        let rounded = self.rounded(x);
+        let inside = self.contains(rounded);
+        let steps = (self.clamp(rounded) - self.zero_point) as f32;
+        let error = if inside { steps - x / self.scale } else { steps };
+        let clipped = if inside { 0.0 } else { grad };
+        [if inside { grad } else { 0.0 }, grad * error, -(clipped * self.scale)]
     }
 
     /// Returns `true` if a rounded code lies inside the range, that is, if the value is not clipped.

@@ -74,6 +74,17 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     file.sync_all().map_err(Error::io(path, "write to the disk"))
 }
 
+/// Lets `write` write a new file, and waits until it is on the disk.
+///
+/// # Errors
+/// [`Error::Io`], also for a file that is there already.
+pub fn create_new(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {
+    drop(File::create_new(path).map_err(Error::io(path, "create"))?);
+    write(path).map_err(Error::io(path, "write"))?;
+    let file = File::options().write(true).open(path).map_err(Error::io(path, "open"))?;
+    file.sync_all().map_err(Error::io(path, "write to the disk"))
+}
+
 /// Copies a file to a new one and waits until it is on the disk.
 ///
 /// # Errors

@@ -5,14 +5,18 @@
 //! state by parameter ids that differ from run to run and restores it on whatever device is the default. Here state
 //! is kept by parameter path.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, GradientsParams, Optimizer};
 use burn::tensor::{Device, Tensor, TensorData};
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, View};
+use safetensors::{SafeTensorError, SafeTensors};
 use slm_autograd::AdamWStep;
+use slm_checkpoint::WriteFile;
 use slm_nn::{NamedLinears, ParameterRole, parameter_roles};
 
 use crate::loss::sum_in_order;
@@ -96,30 +100,8 @@ impl ModelOptimizer {
         (value, Some(Moments(AdaptiveMomentumState::new(time, moment_1, moment_2))))
     }
 
-    /// The state as a safetensors file: `<path>.moment_1` and `<path>.moment_2` of every parameter.
-    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
-        let failed = |detail: String| Error::OptimizerState { detail };
-        let mut tensors: Vec<(String, Vec<u8>, usize)> = Vec::with_capacity(2 * self.states.len());
-        for (path, Moments(state)) in &self.states {
-            for (name, tensor) in [("moment_1", &state.moment_1), ("moment_2", &state.moment_2)] {
-                let values = tensor
-                    .to_data()
-                    .try_into_vec::<f32>()
-                    .map_err(|error| failed(format!("{path} is not made of 32-bit floats: {error:?}")))?;
-                let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                tensors.push((format!("{path}.{name}"), bytes, values.len()));
-            }
-        }
-        let views = tensors
-            .iter()
-            .map(|(name, bytes, len)| Ok((name.as_str(), TensorView::new(Dtype::F32, vec![*len], bytes)?)))
-            .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
-            .map_err(|error| failed(error.to_string()))?;
-        safetensors::serialize(views, None).map_err(|error| failed(error.to_string()))
-    }
-
-    /// Restores the state of `model`'s parameters after `steps` steps from what [`to_bytes`](Self::to_bytes)
-    /// gave. Learned scales do not take part in the first `observe_steps`.
+    /// Restores the state of `model`'s parameters after `steps` steps from the content of the file that was
+    /// [written](WriteFile) of it. Learned scales do not take part in the first `observe_steps`.
     pub(crate) fn load<M: Module + NamedLinears>(
         &mut self,
         bytes: &[u8],
@@ -213,6 +195,47 @@ impl ModuleMapper for Step<'_> {
         }
         let tensor = Tensor::from_inner(value.reshape(shape)).set_require_grad(requires_grad);
         Param::from_mapped_value(id, tensor, mapper)
+    }
+}
+
+/// The state is a safetensors file: `<path>.moment_1` and `<path>.moment_2` of every parameter.
+impl WriteFile for ModelOptimizer {
+    fn write_file(&self, path: &Path) -> io::Result<()> {
+        let tensors = self.states.iter().flat_map(|(path, Moments(state))| {
+            [("moment_1", &state.moment_1), ("moment_2", &state.moment_2)]
+                .map(|(name, tensor)| (format!("{path}.{name}"), Moment { tensor, shape: tensor.dims() }))
+        });
+        safetensors::serialize_to_file(tensors, None, path).map_err(|error| match error {
+            SafeTensorError::IoError(error) => error,
+            error => io::Error::other(error),
+        })
+    }
+}
+
+/// A tensor that is read from its device when it is written.
+struct Moment<'a> {
+    tensor: &'a Tensor<1>,
+    shape: [usize; 1],
+}
+
+impl View for Moment<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match slm_nn::to_vec_f32("moment", self.tensor.clone()) {
+            Ok(values) => Cow::Owned(values.into_iter().flat_map(f32::to_le_bytes).collect()),
+            Err(error) => unreachable!("moments are 32-bit floats: {error}"),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        self.shape[0] * size_of::<f32>()
     }
 }
 

@@ -113,6 +113,14 @@ fn the_norm_of_gradients_that_are_not_finite_is_not() {
     assert!(global_norm(&poisoned, &gradients(&poisoned, 1.0)).unwrap().is_nan());
 }
 
+/// What is written of the state.
+fn bytes_of(optimizer: &ModelOptimizer) -> Vec<u8> {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("state");
+    optimizer.write_file(&path).unwrap();
+    std::fs::read(path).unwrap()
+}
+
 #[test]
 fn state_comes_back_and_damage_is_named() {
     let device = Device::flex();
@@ -120,10 +128,10 @@ fn state_comes_back_and_damage_is_named() {
     let options = TrainingOptions::default();
     let mut optimizer = ModelOptimizer::new(&options, 0.1);
     let model = optimizer.step(1e-2, model.clone(), &mut gradients(&model, 1.0), 1.0);
-    let bytes = optimizer.to_bytes().unwrap();
+    let bytes = bytes_of(&optimizer);
     let mut loaded = ModelOptimizer::new(&options, 0.1);
     loaded.load(&bytes, 1, 0, &model, &device).unwrap();
-    assert_eq!(loaded.to_bytes().unwrap(), bytes);
+    assert_eq!(bytes_of(&loaded), bytes);
     let a = optimizer.step(1e-2, model.clone(), &mut gradients(&model, 1.0), 1.0);
     let b = loaded.step(1e-2, model.clone(), &mut gradients(&model, 1.0), 1.0);
     assert_eq!(values(&a), values(&b));

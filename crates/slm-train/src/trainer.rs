@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::optim::GradientsAccumulator;
 use burn::tensor::Device;
 use serde_json::{Value, json};
-use slm_checkpoint::{Checkpoint, OutputLock, SaveRequest, TokenizerInfo, reserve_output};
+use slm_checkpoint::{Checkpoint, OutputLock, SaveRequest, TokenizerInfo, WriteFile, reserve_output};
 use slm_model::Transformer;
 use slm_ptq::LayerReport;
 use slm_text::END_OF_TEXT;
@@ -448,8 +448,9 @@ impl Trainer {
             (STATE, serde_json::to_vec_pretty(&state).map_err(to_json)?),
             (METRICS, metrics_to_bytes(&self.metrics)?),
         ];
+        let mut large_files: Vec<(&str, &dyn WriteFile)> = Vec::new();
         if has_optimizer_state(self.step, &self.config) {
-            extra_files.push((OPTIMIZER, self.optimizer.to_bytes()?));
+            large_files.push((OPTIMIZER, &self.optimizer));
         }
         if let Some(svg) = loss_svg(&self.metrics).map_err(|detail| Error::State { detail })? {
             extra_files.push((PLOT, svg.into_bytes()));
@@ -494,6 +495,7 @@ impl Trainer {
             lineage: self.lineage(),
             training: Some(training),
             extra_files: &extra_files,
+            large_files: &large_files,
         };
         slm_checkpoint::save(&self.dir, &model, &request, self.owns_dir || self.overwrite)?;
         self.owns_dir = true;

@@ -112,8 +112,9 @@ impl<B: HostBackend> Backward<B, 2> for Observed {
         if let Some(parent) = weight_parent {
             let (n, k) = dims(&weight);
             let by_weight = quantizers.and_then(|quantizers| {
-                let by_weight = by_rounded_weight::<B>(&x, &quantizers, &grad).and_then(|through| {
-                    B::with_values(&weight, |weight| quantizers.weight.backward(weight, &through))
+                let by_weight = by_rounded_weight::<B>(&x, &quantizers, &grad).and_then(|mut through| {
+                    B::with_values(&weight, |weight| quantizers.weight.backward(weight, &mut through))?;
+                    Ok(through)
                 });
                 errors.ok(Place::Gradient, by_weight)
             });
@@ -140,8 +141,11 @@ impl<B: HostBackend> Backward<B, 3> for Learned {
         }
         let (n, k) = dims(&weight);
         let computed = quantizers.and_then(|quantizers| {
-            let computed = by_rounded_weight::<B>(&x, &quantizers, &grad).and_then(|through| {
-                B::with_values(&weight, |weight| quantizers.weight.learned_backward(weight, &through, factor))
+            let computed = by_rounded_weight::<B>(&x, &quantizers, &grad).and_then(|mut through| {
+                let by_scales = B::with_values(&weight, |weight| {
+                    quantizers.weight.learned_backward(weight, &mut through, factor)
+                })?;
+                Ok((through, by_scales))
             });
             errors.ok(Place::Gradient, computed)
         });
@@ -171,10 +175,10 @@ fn by_input<B: HostBackend>(
         B::with_values(grad, |grad| {
             matmul(Matrix::new(grad, m, n), Matrix::new(&rounded, n, k), &mut through);
         });
-        match &quantizers.input {
-            Some(input) => B::with_values(x, |x| input.backward(x, &through)),
-            None => Ok(through),
+        if let Some(input) = &quantizers.input {
+            B::with_values(x, |x| input.backward(x, &mut through))?;
         }
+        Ok(through)
     };
     let by_x = quantizers.and_then(|quantizers| errors.ok(Place::Gradient, through_weight(quantizers)));
     B::from_values(by_x.unwrap_or_else(|| vec![f32::NAN; m * k]), &[m, k])

@@ -269,13 +269,15 @@ impl<B: HostBackend> Backward<B, 1> for StraightThrough {
         let Some(parent) = parent else { return };
         let (x, quantizer, errors) = ops.state;
         let (rows, cols) = dims(&x);
-        let by_x = B::with_values(&x, |x| {
-            B::with_values(&grad, |grad| match quantizer {
-                Some(quantizer) => errors.or_nan(Place::Gradient, quantizer.backward(x, grad), x.len()),
-                None => vec![f32::NAN; x.len()],
-            })
+        let mut by_x = B::own(grad);
+        let computed = quantizer.and_then(|quantizer| {
+            let computed = B::with_values(&x, |x| quantizer.backward(x, B::owned_mut(&mut by_x)));
+            errors.ok(Place::Gradient, computed)
         });
-        grads.register::<B>(parent.id, B::from_values(by_x, &[rows, cols]));
+        if computed.is_none() {
+            by_x = B::from_values(vec![f32::NAN; rows * cols], &[rows, cols]);
+        }
+        grads.register::<B>(parent.id, by_x);
     }
 }
 
@@ -292,16 +294,19 @@ impl<B: HostBackend> Backward<B, 2> for Learned {
         let (weight, quantizer, errors) = ops.state;
         let LearnedScales { factor, count } = self.0;
         let (rows, cols) = dims(&weight);
-        let (by_weight, by_scales) = B::with_values(&weight, |weight| {
-            B::with_values(&grad, |grad| {
-                let computed = quantizer.and_then(|quantizer| {
-                    errors.ok(Place::Gradient, quantizer.learned_backward(weight, grad, factor))
-                });
-                computed.unwrap_or_else(|| (vec![f32::NAN; weight.len()], vec![f32::NAN; count]))
-            })
+        let mut by_weight = B::own(grad);
+        let by_scales = quantizer.and_then(|quantizer| {
+            let computed = B::with_values(&weight, |weight| {
+                quantizer.learned_backward(weight, B::owned_mut(&mut by_weight), factor)
+            });
+            errors.ok(Place::Gradient, computed)
+        });
+        let by_scales = by_scales.unwrap_or_else(|| {
+            by_weight = B::from_values(vec![f32::NAN; rows * cols], &[rows, cols]);
+            vec![f32::NAN; count]
         });
         if let Some(parent) = weight_parent {
-            grads.register::<B>(parent.id, B::from_values(by_weight, &[rows, cols]));
+            grads.register::<B>(parent.id, by_weight);
         }
         if let Some(parent) = scales_parent {
             grads.register::<B>(parent.id, B::from_values(by_scales, &[count]));

@@ -72,7 +72,7 @@ fn by_input<B: HostBackend>(
     let by_x = match quantizer {
         InputQuantizer::Float => through,
         InputQuantizer::Rounded(quantizer) => {
-            let by_x = B::with_values(x, |x| quantizer.backward(x, &through));
+            let by_x = B::with_values(x, |x| quantizer.backward(x, &mut through)).map(|()| through);
             stored.packed.errors().or_nan(Place::Gradient, by_x, rows * cols)
         }
         InputQuantizer::NotFinite => vec![f32::NAN; rows * cols],
