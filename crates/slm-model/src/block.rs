@@ -1,16 +1,20 @@
 //! The parameters of one layer.
 
 use burn::module::Module;
-use burn::tensor::TensorData;
+use burn::tensor::{Tensor, TensorData};
 use slm_nn::Linear;
 
 use crate::attention::Attention;
-use crate::compute::{Around, LayerParts};
+use crate::compute::autograd::AutogradOps;
+use crate::compute::burn::BurnOps;
+use crate::compute::tensors::{TensorOps, Tensors};
+use crate::compute::{Around, Compute, HeadShape, LayerParts, walk};
 use crate::config::{LayerSpec, ModelConfig};
 use crate::error::Result;
 use crate::mlp::Mlp;
 use crate::names::{ATTENTION_OUTPUT_NORM, INPUT_NORM, MLP_OUTPUT_NORM, POST_ATTENTION_NORM};
 use crate::norm::Norm;
+use crate::rotary::Rotaries;
 use crate::source::Loader;
 use crate::visit::TensorVisitor;
 
@@ -70,6 +74,37 @@ impl Block {
             down_proj: &mlp.down_proj,
             slot: 0,
         }
+    }
+
+    /// Takes the hidden states `x`, `[batch, len, hidden]`, of sequences that start at position 0 through the block as layer
+    /// `index`, in whichever way their device computes them best.
+    pub(crate) fn forward(
+        &self,
+        index: usize,
+        shape: HeadShape,
+        rotaries: &Rotaries,
+        x: Tensor<3>,
+    ) -> Tensor<3> {
+        let device = x.device();
+        if slm_autograd::is_supported(&device) {
+            self.forward_with(AutogradOps::new(shape, rotaries), index, shape, x)
+        } else {
+            self.forward_with(BurnOps::new(device, shape, rotaries, None), index, shape, x)
+        }
+    }
+
+    fn forward_with(
+        &self,
+        ops: impl TensorOps,
+        index: usize,
+        shape: HeadShape,
+        mut x: Tensor<3>,
+    ) -> Tensor<3> {
+        let mut compute = Tensors::new(ops, shape);
+        compute.start(0, x.dims()[1]);
+        let Ok(layer) = walk::prepare_layer(&compute, index, 0, self.parts());
+        let Ok(()) = walk::layer(&mut compute, &layer, &mut x);
+        x
     }
 
     /// The linear layers with their names inside the layer, in forward order.

@@ -7,9 +7,8 @@ use burn::tensor::{Device, Tensor};
 use slm_nn::{Linear, NamedLinears};
 
 use crate::block::Block;
-use crate::compute::autograd::AutogradOps;
 use crate::compute::burn::BurnOps;
-use crate::compute::tensors::{TensorOps, Tensors};
+use crate::compute::tensors::Tensors;
 use crate::compute::{Compute, Embedding, HeadShape, walk};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
@@ -129,39 +128,8 @@ impl TransformerBlock {
     /// # Shapes
     /// - `x`, output: `[batch, len, hidden]`, sequences that start at position 0
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        forward_block(&self.block, self.index, self.shape, &self.rotaries, x)
+        self.block.forward(self.index, self.shape, &self.rotaries, x)
     }
-}
-
-/// Takes the hidden states `x` of sequences that start at position 0 through `block`, layer `index`, in whichever way their
-/// device computes them best.
-pub(crate) fn forward_block(
-    block: &Block,
-    index: usize,
-    shape: HeadShape,
-    rotaries: &Rotaries,
-    x: Tensor<3>,
-) -> Tensor<3> {
-    let device = x.device();
-    if slm_autograd::is_supported(&device) {
-        forward_block_with(AutogradOps::new(shape, rotaries), block, index, shape, x)
-    } else {
-        forward_block_with(BurnOps::new(device, shape, rotaries, None), block, index, shape, x)
-    }
-}
-
-fn forward_block_with(
-    ops: impl TensorOps,
-    block: &Block,
-    index: usize,
-    shape: HeadShape,
-    mut x: Tensor<3>,
-) -> Tensor<3> {
-    let mut compute = Tensors::new(ops, shape);
-    compute.start(0, x.dims()[1]);
-    let Ok(layer) = walk::prepare_layer(&compute, index, 0, block.parts());
-    let Ok(()) = walk::layer(&mut compute, &layer, &mut x);
-    x
 }
 
 impl NamedLinears for TransformerBlock {

@@ -191,6 +191,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// [`Error::Device`] for what a layer's tensor, `what`, could not be read or made by.
+    pub(crate) fn device(what: &str) -> impl Fn(slm_nn::Error) -> Self {
+        move |error| Self::Device { what: what.to_owned(), detail: error.to_string() }
+    }
+}
+
 impl From<std::convert::Infallible> for Error {
     fn from(never: std::convert::Infallible) -> Self {
         match never {}

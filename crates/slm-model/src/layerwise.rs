@@ -316,7 +316,7 @@ where
 
 /// The layer `name` with its first output only. It is float, as all weights of a source are.
 fn first_output(linear: &Linear, name: &str) -> Result<Linear> {
-    let broken = |error: slm_nn::Error| Error::Device { what: name.to_owned(), detail: error.to_string() };
+    let broken = Error::device(name);
     let weight = linear.float_weight().ok_or_else(|| broken(slm_nn::Error::AlreadyPacked))?;
     Linear::from_weight(weight.narrow(0, 0, 1), None).map_err(broken)
 }

@@ -148,19 +148,27 @@ impl Transformer {
     pub(crate) fn parts(&self) -> ModelParts<&Linear, &Norm> {
         let layers = self.layers.iter().enumerate();
         ModelParts {
-            embedding: Embedding {
-                tokens: self.token_table(),
-                positions: self.embed_positions.as_ref().map(Param::val),
-                multiplier: self.config.embedding_multiplier,
-            },
+            embedding: self.embedding_parts(),
             layers: layers.map(|(slot, block)| LayerParts { slot, ..block.parts() }).collect(),
             norm: &self.norm,
-            head: match (&self.lm_head, &self.embed_tokens) {
-                (Some(head), _) => HeadParts::Linear(head),
-                (None, Some(table)) => HeadParts::Tied(Box::new(table.val())),
-                (None, None) => unreachable!("a head is only tied to a float embedding or to its own table"),
-            },
+            head: self.head_parts(),
             logit_multiplier: self.config.logit_multiplier,
+        }
+    }
+
+    fn embedding_parts(&self) -> Embedding {
+        Embedding {
+            tokens: self.token_table(),
+            positions: self.embed_positions.as_ref().map(Param::val),
+            multiplier: self.config.embedding_multiplier,
+        }
+    }
+
+    fn head_parts(&self) -> HeadParts<&Linear> {
+        match (&self.lm_head, &self.embed_tokens) {
+            (Some(head), _) => HeadParts::Linear(head),
+            (None, Some(table)) => HeadParts::Tied(Box::new(table.val())),
+            (None, None) => unreachable!("a head is only tied to a float embedding or to its own table"),
         }
     }
 
@@ -260,14 +268,10 @@ impl Transformer {
     /// # Errors
     /// [`Error::Device`] for weights that cannot be read.
     pub fn narrow(&mut self) -> Result<()> {
-        let fail = |what: &str, error: slm_nn::Error| Error::Device {
-            what: what.to_owned(),
-            detail: error.to_string(),
-        };
         if let Some(table) = &mut self.embed_tokens {
-            *table = Param::from_tensor(narrowed(table.val()).map_err(|error| fail(EMBED_TOKENS, error))?);
+            *table = Param::from_tensor(narrowed(table.val()).map_err(Error::device(EMBED_TOKENS))?);
         }
-        try_for_each_linear_mut(self, |name, linear| linear.narrow().map_err(|error| fail(name, error)))
+        try_for_each_linear_mut(self, |name, linear| linear.narrow().map_err(Error::device(name)))
     }
 
     /// Gives a tied head a linear layer of its own, starting as a copy of the embedding, so that it can be
@@ -372,8 +376,7 @@ impl Transformer {
     fn run(&self, ids: Tensor<2, Int>, cache: Option<&mut KvCache>, last: bool) -> Tensor<3> {
         let [batch, len] = ids.dims();
         let start = cache.as_ref().map_or(0, |cache| cache.len);
-        let max = self.config.max_position_embeddings;
-        assert!(start + len <= max, "{} positions, but max_position_embeddings is {max}", start + len);
+        self.assert_positions(start + len);
         let (device, shape) = (ids.device(), HeadShape::of(&self.config));
         let Some(cache) = cache else {
             return match slm_autograd::is_preferred(&device) {
@@ -390,6 +393,11 @@ impl Transformer {
         let logits = self.walk(BurnOps::new(device, shape, &self.rotaries, Some(cache)), ids, start, last);
         (cache.len, cache.rotated_for) = (start + len, start + len);
         logits
+    }
+
+    fn assert_positions(&self, needed: usize) {
+        let max = self.config.max_position_embeddings;
+        assert!(needed <= max, "{needed} positions, but max_position_embeddings is {max}");
     }
 
     fn walk<O: TensorOps>(&self, ops: O, ids: Tensor<2, Int>, start: usize, last: bool) -> Tensor<3> {

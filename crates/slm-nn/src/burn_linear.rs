@@ -3,7 +3,7 @@
 use burn::module::Param;
 use burn::tensor::{DType, Tensor};
 
-use crate::{Error, Linear, Result, Weight};
+use crate::{Error, Linear, Result, Weight, widened};
 
 /// A float layer with the values of Burn's, whose weight is stored the other way round: `[in_features, out_features]`.
 /// Ids, gradient settings and devices are kept. A reparameterization such as LoRA is folded into the weight.
@@ -33,7 +33,7 @@ impl TryFrom<Linear> for burn::nn::Linear {
 /// A parameter that holds the transpose of `param`, row-major.
 fn transposed(param: Param<Tensor<2>>) -> Param<Tensor<2>> {
     let require_grad = param.base().is_require_grad();
-    let value = param.val().detach();
+    let value = widened(param.val()).detach();
     let device = value.device();
     let dtype: DType = value.dtype();
     // Read back, so that rows lie one after the other in memory instead of in a view.

@@ -62,6 +62,7 @@ impl InputDrift {
         let mut compensated = weight.to_vec();
         compensated.par_chunks_mut(TILE * size).for_each(|rows| {
             let mut shift = vec![0.0; rows.len()];
+            // Minus `w D`, whose product with the inverse is subtracted below.
             subtract_matrix_product(&mut shift, rows, values, size);
             inverse.apply(&mut shift);
             rows.iter_mut().zip(&shift).for_each(|(value, shift)| *value -= scale * shift);

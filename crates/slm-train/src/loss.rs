@@ -2,6 +2,7 @@
 
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Device, Int, Tensor, TensorData};
+
 /// Mean cross entropy of `logits`, `[rows, vocab_size]`, a tensor of shape `[1]`.
 pub(crate) fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     let device = logits.device();

@@ -56,7 +56,7 @@ impl ModelOptimizer {
     }
 
     /// Updates `model` by `gradients`, whose [`global_norm`] is `norm`. Each parameter is replaced where it lies, unless
-    /// somebody else holds it too.
+    /// somebody else holds it too. A norm that is not finite changes nothing.
     pub(crate) fn step<M: Module + NamedLinears>(
         &mut self,
         learning_rate: f64,
@@ -64,6 +64,9 @@ impl ModelOptimizer {
         gradients: &mut GradientsParams,
         norm: f64,
     ) -> M {
+        if !norm.is_finite() {
+            return model;
+        }
         let limit = self.options.grad_clip;
         let scale = (limit > 0.0 && norm > limit).then(|| limit / norm);
         let roles = parameter_roles(&model);

@@ -20,7 +20,7 @@ pub(crate) struct Pass<'a> {
     pub(crate) teacher: Option<&'a Transformer>,
     pub(crate) batch: &'a Batch,
     pub(crate) batch_size: usize,
-    /// What gradients are divided by.
+    /// Divisor of all gradients.
     pub(crate) divisor: f64,
 }
 
@@ -94,14 +94,9 @@ impl Pass<'_> {
         sums: &mut GradientsAccumulator<Transformer>,
     ) -> Result<(f64, Tensor<3>)> {
         let shape = x.dims();
-        let [batch, len, hidden] = shape;
-        let positions = batch * len;
-        let in_a_row = |x: Tensor<3>| x.reshape([1, positions, hidden]);
         let x = in_a_row(x);
-        let teacher = self.of_teacher().map(|(teacher, x)| {
-            let width = x.dims()[2];
-            (teacher, x.reshape([1, positions, width]))
-        });
+        let [_, positions, _] = x.dims();
+        let teacher = self.of_teacher().map(|(teacher, x)| (teacher, in_a_row(x)));
         let most = (logits / self.model.config().vocab_size).max(1);
         let (mut loss, mut by_x) = (0.0, Vec::new());
         for start in (0..positions).step_by(most) {
@@ -143,12 +138,18 @@ impl Pass<'_> {
     }
 }
 
-/// What has the gradient `gradient` by `y`.
+/// A number whose gradient by `y` is `gradient`.
 fn product(y: Tensor<3>, gradient: Tensor<3>) -> Tensor<1> {
     (y * Tensor::from_inner(gradient)).sum()
 }
 
-/// All positions in a row.
+/// All sequences as one.
+fn in_a_row(x: Tensor<3>) -> Tensor<3> {
+    let [batch, len, width] = x.dims();
+    x.reshape([1, batch * len, width])
+}
+
+/// Logits of all positions, `[batch * len, vocab_size]`.
 fn rows(logits: Tensor<3>) -> Tensor<2> {
     logits.flatten(0, 1)
 }

@@ -241,11 +241,11 @@ impl Trainer {
             let path = self.dir.join(file);
             std::fs::read(&path).map_err(|source| Error::Read { path, source })
         };
-        if let (Some(_), Some(model), 1..) = (&self.quantization, &mut self.model, self.step) {
+        let Some(model) = &mut self.model else { unreachable!("a step puts the model back") };
+        if self.quantization.is_some() && self.step > 0 {
             Quantization::restore(model, &read(QAT)?)?;
         }
-        let keeps_residual = self.tuning.as_ref().is_some_and(Tuning::keeps_residual);
-        if let (true, Some(model), 1..) = (keeps_residual, &mut self.model, self.step) {
+        if self.tuning.as_ref().is_some_and(Tuning::keeps_residual) && self.step > 0 {
             Tuning::restore_residual(model, &read(RESIDUAL)?)?;
         }
         if was_finished && self.step > 0 {
@@ -255,10 +255,7 @@ impl Trainer {
             );
         } else if has_optimizer_state(self.step, &self.config) {
             let (bytes, observed) = (read(OPTIMIZER)?, self.config.qat.options.observe_steps);
-            let device = self.device.clone().inner();
-            if let Some(model) = &self.model {
-                self.optimizer.load(&bytes, self.step, observed, model, &device)?;
-            }
+            self.optimizer.load(&bytes, self.step, observed, model, &self.device.clone().inner())?;
         }
         Ok(())
     }

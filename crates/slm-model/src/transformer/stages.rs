@@ -3,7 +3,6 @@
 use burn::tensor::{Int, Tensor};
 
 use super::Transformer;
-use crate::blockwise::forward_block;
 use crate::compute::autograd::AutogradOps;
 use crate::compute::burn::BurnOps;
 use crate::compute::tensors::{TensorOps, Tensors};
@@ -20,12 +19,11 @@ impl Transformer {
     /// As [`forward`](Self::forward).
     pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let [_, len] = ids.dims();
-        let max = self.config.max_position_embeddings;
-        assert!(len <= max, "{len} positions, but max_position_embeddings is {max}");
+        self.assert_positions(len);
         let shape = HeadShape::of(&self.config);
         let mut compute = Tensors::new(BurnOps::new(self.device(), shape, &self.rotaries, None), shape);
         compute.start(0, len);
-        let Ok(stream) = walk::embed(&mut compute, &self.parts().embedding, ids);
+        let Ok(stream) = walk::embed(&mut compute, &self.embedding_parts(), ids);
         stream
     }
 
@@ -37,7 +35,7 @@ impl Transformer {
     /// # Panics
     /// If the model has no such layer.
     pub fn forward_layer(&self, index: usize, x: Tensor<3>) -> Tensor<3> {
-        forward_block(&self.layers[index], index, HeadShape::of(&self.config), &self.rotaries, x)
+        self.layers[index].forward(index, HeadShape::of(&self.config), &self.rotaries, x)
     }
 
     /// Logits of hidden states that left the last layer.
@@ -55,9 +53,8 @@ impl Transformer {
     }
 
     fn head_with(&self, ops: impl TensorOps, shape: HeadShape, x: Tensor<3>) -> Tensor<3> {
-        let model = self.parts();
-        let mut compute = Tensors::new(ops, shape);
-        let Ok(logits) = walk::logits(&mut compute, &model.norm, &model.head, model.logit_multiplier, x);
+        let (head, multiplier) = (self.head_parts(), self.config.logit_multiplier);
+        let Ok(logits) = walk::logits(&mut Tensors::new(ops, shape), &&self.norm, &head, multiplier, x);
         logits
     }
 }
