@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::{cpu_devices, poisoned, tiny_config};
+use crate::testing::{by_path, cpu_devices, poisoned, tiny_config};
 use slm_model::Transformer;
 
 fn model(device: &Device) -> Transformer {
@@ -12,24 +12,8 @@ fn gradients(model: &Transformer, factor: f64) -> GradientsParams {
     GradientsParams::from_grads(loss.backward(), model)
 }
 
-/// Values of every float parameter by path.
 fn values(model: &Transformer) -> BTreeMap<String, Vec<f32>> {
-    struct Values(Vec<String>, BTreeMap<String, Vec<f32>>);
-    impl ModuleVisitor for Values {
-        fn enter_module(&mut self, name: &str, _container_type: &str) {
-            self.0.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container_type: &str) {
-            self.0.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let values = param.val().into_data().try_into_vec::<f32>().unwrap();
-            self.1.insert(self.0.join("."), values);
-        }
-    }
-    let mut found = Values(Vec::new(), BTreeMap::new());
-    model.visit(&mut found);
-    found.1
+    by_path(model, None)
 }
 
 #[test]

@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::testing::{all_devices, never, tiny_config};
-use burn::module::{ModuleVisitor, Param};
-use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
+use crate::testing::{all_devices, by_path, never, tiny_config};
 use slm_quant_core::{Bits, Granularity, QuantizationType};
 use slm_text::corpus::Corpus as Stories;
 
@@ -15,27 +12,6 @@ fn gradients(
     trainer: &Trainer,
     pass: impl Fn(&Pass<'_>, &mut GradientsAccumulator<Transformer>) -> Result<f64>,
 ) -> (f64, BTreeMap<String, Vec<f32>>) {
-    struct Read<'a> {
-        path: Vec<String>,
-        gradients: &'a GradientsParams,
-        found: BTreeMap<String, Vec<f32>>,
-    }
-    impl ModuleVisitor for Read<'_> {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.to_owned());
-        }
-
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
-        }
-
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = self.gradients.get::<D>(param.id) {
-                let values = gradient.into_data().try_into_vec::<f32>().unwrap();
-                self.found.insert(self.path.join("."), values);
-            }
-        }
-    }
     let options = &trainer.config.training;
     let batch = trainer.data.batch(options.seed, 0, options.batch_size, options.sequence_length);
     let teacher = trainer.teacher.as_ref();
@@ -43,10 +19,7 @@ fn gradients(
     let described = Pass { model, teacher, batch: &batch, batch_size: options.batch_size, divisor: 2.0 };
     let mut sums = GradientsAccumulator::new();
     let loss = pass(&described, &mut sums).unwrap();
-    let sums = sums.grads();
-    let mut read = Read { path: Vec::new(), gradients: &sums, found: BTreeMap::new() };
-    model.visit(&mut read);
-    (loss, read.found)
+    (loss, by_path(model, Some(&sums.grads())))
 }
 
 /// Runs that differ in what has gradients and what the loss is: what they are, their configs, and whether they start from a

@@ -1,8 +1,10 @@
 //! Helpers of the tests of several files.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use slm_model::{ModelConfig, Transformer};
 
@@ -45,6 +47,41 @@ pub(crate) fn all_devices() -> Vec<Device> {
     #[cfg(feature = "wgpu")]
     all.push(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice));
     all
+}
+
+/// Values of every float parameter by path, or its gradient where it has one among `gradients`.
+pub(crate) fn by_path(
+    model: &Transformer,
+    gradients: Option<&GradientsParams>,
+) -> BTreeMap<String, Vec<f32>> {
+    struct Read<'a> {
+        path: Vec<String>,
+        gradients: Option<&'a GradientsParams>,
+        found: BTreeMap<String, Vec<f32>>,
+    }
+    impl ModuleVisitor for Read<'_> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.to_owned());
+        }
+
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let tensor = match self.gradients {
+                Some(gradients) => gradients.get::<D>(param.id),
+                None => Some(param.val()),
+            };
+            if let Some(tensor) = tensor {
+                let values = tensor.into_data().try_into_vec::<f32>().unwrap();
+                self.found.insert(self.path.join("."), values);
+            }
+        }
+    }
+    let mut read = Read { path: Vec::new(), gradients, found: BTreeMap::new() };
+    model.visit(&mut read);
+    read.found
 }
 
 /// `model` with a NaN in every norm.
