@@ -53,8 +53,8 @@ fn markdown(text: &str) -> String {
 }
 
 fn glossary() -> String {
-    let mut page = "# Glossary\n\nThe words of quantization, with rules of thumb. `slm explain TERM` shows the same in a terminal. This \
-                    page is made from the program.\n"
+    let mut page = "# Glossary\n\nThe vocabulary of quantization, with rules of thumb. `slm explain TERM` shows an entry in a terminal. \
+                    This page is generated from the program.\n"
         .to_owned();
     for term in TERMS {
         let _ = write!(page, "\n## {}\n\n{}", term.name, markdown(term.text));
@@ -68,8 +68,8 @@ fn glossary() -> String {
 fn config() -> String {
     let mut page = "# Config files\n\nA config is a TOML file with the sections below. `slm config init COMMAND` writes one with every \
                     key, `slm config check FILE` checks one, and `slm config explain KEY` shows an entry of this page, which \
-                    is made from the program. [The command line](command-line.md#configs) tells how options change single \
-                    values.\n"
+                    is generated from the program. [The command line](command-line.md#configs) explains how options \
+                    change single values.\n"
         .to_owned();
     for section in SECTIONS {
         let _ = write!(
@@ -165,7 +165,7 @@ fn the_page_of_config_keys_is_current() {
 fn the_pages_of_commands_are_current() {
     let mut program = Arguments::command().disable_help_subcommand(true);
     program.build();
-    let mut index = "# Commands\n\nA page for each command, made from the program; `slm COMMAND --help` says the same.\n\n| command | \
+    let mut index = "# Commands\n\nA page for each command, generated from the program; `slm COMMAND --help` says the same.\n\n| command | \
                      what it does |\n|---|---|\n"
         .to_owned();
     let mut names = Vec::new();

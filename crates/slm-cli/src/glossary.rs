@@ -1,4 +1,4 @@
-//! The words of quantization, explained: the source of `slm explain` and of docs/glossary.md.
+//! The glossary of quantization: the source of `slm explain` and of docs/glossary.md.
 
 /// A term and its explanation.
 pub(crate) struct Term {
@@ -15,103 +15,106 @@ pub(crate) const TERMS: &[Term] = &[
     Term {
         name: "activation",
         aliases: &["activations", "w8a8", "w4a8"],
-        text: "The input of a layer while the model runs. Weights are known beforehand; activations depend on the text. To \
-               multiply in integers both must be quantized. In slm activations have 8 bits: static, dynamic, or not at all \
-               (weight-only). W4A8 means weights of 4 bits and activations of 8.",
+        text: "The input of a layer while the model runs. Weights are known beforehand; activations depend on the text. \
+               For integer products both must be quantized. In slm activations have 8 bits, with static or dynamic \
+               scales, or stay float (weight-only). W4A8 means 4-bit weights and 8-bit activations.",
     },
     Term {
         name: "affine",
         aliases: &["asymmetric"],
-        text: "A mapping with a zero point: x = scale * (code - zero_point). It spends no codes on values that do not occur, \
-               such as negative inputs behind a ReLU. Weights are mostly symmetric around zero and gain little from it. \
-               Option: --mapping affine.",
+        text: "A mapping with a zero point: x = scale * (code - zero_point). It spends no codes on values that do not \
+               occur, such as negative inputs after a ReLU. Weights are mostly symmetric around zero and gain little \
+               from it. Option: --mapping affine.",
     },
     Term {
         name: "AWQ",
         aliases: &["activation-aware weight quantization"],
-        text: "A way to round weights to nearest with less harm (Lin and others, 2023): channels whose activations are large are \
-               made larger in the weights, so that they lose less, and smaller in the norm before, which in floats changes \
-               nothing. How much is searched for, layer by layer. It is faster than GPTQ and mostly loses more. Option: --method \
-               awq.",
+        text: "A way to reduce the error of rounding to nearest (Lin and others, 2023): channels with large activations \
+               are scaled up in the weights, so that they lose less, and down in the norm before, which changes nothing \
+               in floats. The factors are searched layer by layer. AWQ is faster than GPTQ and usually loses more. \
+               Option: --method awq.",
     },
     Term {
         name: "bits per weight",
         aliases: &["bpw", "size"],
-        text: "The size of a weight with its share of scales and zero points. INT8 with one scale per tensor or channel: \
-               about 8. INT4 in groups of 32 with 16-bit scales: 4 + 16/32 = 4.5; with 32-bit scales: 5.",
+        text: "The size of a weight including its share of scales and zero points. INT8 with one scale per tensor or \
+               channel: about 8. INT4 in groups of 32 with 16-bit scales: 4 + 16/32 = 4.5; with 32-bit scales: 5.",
     },
     Term {
         name: "calibration",
         aliases: &["calibrate", "calibration text"],
-        text: "Running the float model on some text to see which ranges its activations take. Static quantization needs it; \
-               GPTQ and weighted-mse use it to see which inputs of a layer are large. A few thousand tokens of text like \
-               the model's later work are enough. Calibrate on one text and measure on another.",
+        text: "Running the float model on some text to see which ranges its activations take. Static quantization needs \
+               it; GPTQ and weighted-mse use it to see which inputs of a layer are large. A few thousand tokens of text \
+               that resembles the model's later input are enough. Calibrate on one text and measure on another.",
     },
     Term {
         name: "channel",
         aliases: &["per-channel", "per channel", "row"],
-        text: "An output of a linear layer, which is a row of its weight. With --granularity channel each row has a scale of \
-               its own. That costs next to nothing in size or speed and repairs most of what one scale per tensor loses.",
+        text: "An output of a linear layer, which is a row of its weight matrix. With --granularity channel each row has \
+               its own scale. That costs next to nothing in size or speed, and recovers most of what one scale per \
+               tensor loses.",
     },
     Term {
         name: "clipping",
         aliases: &["clipped", "clip", "saturation"],
-        text: "Values outside the range that the codes cover become the nearest end of it. A smaller range makes the steps \
-               finer and clips more: observers look for the best trade. \"clipped 0.010 %\" means one value in ten thousand.",
+        text: "Replacing values outside the range that the codes cover by the nearest end of the range. A smaller range \
+               makes the steps finer and clips more; observers look for the best compromise. \"clipped 0.010 %\" means \
+               one value in ten thousand.",
     },
     Term {
         name: "code",
         aliases: &["codes", "integer", "int8", "int4"],
-        text: "The integer that stands for a value. INT8 has 256 of them, INT4 only 16. Together with scale and zero point it \
-               gives the value: x = scale * (code - zero_point).",
+        text: "The integer that represents a value. INT8 has 256 codes, INT4 only 16. Together with scale and zero point \
+               a code gives the value: x = scale * (code - zero_point).",
     },
     Term {
         name: "cosine similarity",
         aliases: &["cosine"],
-        text: "The cosine of the angle between two vectors: 1 where they point the same way. It hardly falls while errors are \
-               small: 0.9999 is 37 dB, 0.999 is 27 dB, 0.99 is 17 dB. SQNR says the same with more digits.",
+        text: "The cosine of the angle between two vectors: 1 if they point in the same direction. It hardly falls while \
+               errors are small: 0.9999 is 37 dB, 0.999 is 27 dB, 0.99 is 17 dB. SQNR says the same with more digits.",
     },
     Term {
         name: "dynamic quantization",
         aliases: &["dynamic"],
-        text: "Activations are quantized with scales that are computed from the input itself, in slm one per token. It needs \
-               no calibration and copes with outliers between tokens; it costs a pass over the input. Option: --type dynamic.",
+        text: "Quantizing activations with scales that are computed from the input itself, in slm one per token. It \
+               needs no calibration and copes with outliers in single tokens, but costs a pass over the input. Option: \
+               --type dynamic.",
     },
     Term {
         name: "fake quantization",
         aliases: &["fake quant", "fake-quantize", "straight-through estimator", "ste"],
-        text: "Rounding a float to the grid of the codes while it stays a float. Quantization-aware training does it in every \
-               forward pass. Gradients pass as if nothing had been rounded (straight-through estimator), and are zero where \
-               a value is clipped.",
+        text: "Rounding a float to the nearest value that a code can represent, while it stays a float. \
+               Quantization-aware training does it in every forward pass. Gradients pass as if nothing had been rounded \
+               (straight-through estimator), and are zero where a value is clipped.",
     },
     Term {
         name: "GGUF",
         aliases: &["q8_0", "q4_0", "llama.cpp"],
-        text: "The file format of llama.cpp, Ollama and LM Studio. Q8_0 and Q4_0 are groups of 32 weights with a 16-bit scale. \
-               slm exports its codes to them unchanged: quantize with --granularity group:32 --scale-dtype f16 \
-               --type weight-only, then `slm export --format gguf`.",
+        text: "The file format of llama.cpp, Ollama and LM Studio. Its types Q8_0 and Q4_0 are groups of 32 weights with \
+               a 16-bit scale. slm exports its codes to them unchanged: quantize with --granularity group:32 \
+               --scale-dtype f16 --type weight-only, then `slm export --format gguf`.",
     },
     Term {
         name: "GPTQ",
         aliases: &["optq", "method", "error feedback"],
-        text: "A way to round weights (Frantar and others, 2023). It rounds one column after the other and changes the columns \
-               that are not rounded yet so that they make up for the error, as far as the calibration text shows which \
-               inputs go together. It pays for 4 bits, and takes minutes where rounding to nearest takes seconds. Option: \
-               --method gptq.",
+        text: "A method of rounding weights (Frantar and others, 2022). It rounds one column after the other, and \
+               changes the columns that are not rounded yet to compensate for the error, using the correlations between \
+               inputs in the calibration text. It pays off at 4 bits, and takes minutes where rounding to nearest takes \
+               seconds. Option: --method gptq.",
     },
     Term {
         name: "granularity",
         aliases: &["per-tensor", "per tensor", "tensor"],
-        text: "The weights that share a scale: the whole tensor, a channel (row), or a group of N weights in a row. Finer is more \
-               exact and takes more scales. Rules of thumb: INT8 is fine with channel and mostly with tensor; INT4 wants \
-               group:32 or group:64.",
+        text: "Which weights share a scale: the whole tensor, a channel (row), or a group of N weights in a row. Finer \
+               granularity is more accurate and needs more scales. Rules of thumb: INT8 works well per channel and \
+               mostly per tensor; INT4 needs group:32 or group:64.",
     },
     Term {
         name: "group",
         aliases: &["group size", "group:32", "block", "block size", "groupwise"],
-        text: "N weights next to each other in a row that share a scale: --granularity group:32. One outlier then spoils 32 \
-               weights and not the whole tensor. Smaller groups are more exact: at 4 bits group:32 costs 0.5 bits per weight \
-               with 16-bit scales.",
+        text: "N consecutive weights in a row that share a scale: --granularity group:32. One outlier then spoils 32 \
+               weights, not the whole tensor. Smaller groups are more accurate: at 4 bits group:32 costs 0.5 bits per \
+               weight with 16-bit scales.",
     },
     Term {
         name: "kernel",
@@ -122,16 +125,18 @@ pub(crate) const TERMS: &[Term] = &[
     Term {
         name: "KL divergence",
         aliases: &["kl", "kld", "kullback-leibler", "kullback-leibler divergence", "nats"],
-        text: "The distance of the predicted distribution over the next token from that of the float model, in nats (Kullback and \
-               Leibler, 1951); 0 where they are the same. It sees changes that perplexity does not, since it looks at every \
-               token that might have come. Rules of thumb for the mean: 0.001 nobody notices, 0.01 is good for 4 bits, 0.1 is \
-               a different model. Look at the 99th percentile, too. `slm eval --reference`, `slm compare`.",
+        text: "The distance of the predicted next-token distribution from that of the float model, in nats (Kullback and \
+               Leibler, 1951); 0 if they are the same. It sees changes that perplexity does not, since it looks at every \
+               token that might have come. Rules of thumb for the mean: 0.001 nobody notices, 0.01 is good for 4 bits, \
+               0.1 is a different model. Look at the 99th percentile, too. Commands: `slm eval --reference`, `slm \
+               compare`.",
     },
     Term {
         name: "learned rounding",
         aliases: &["tune", "auto-round", "autoround", "signround", "adaround"],
-        text: "Training codes and scales of one transformer block at a time, after GPTQ, until the block gives the outputs of the \
-               float one. It is the slowest way to round weights. Options: --method tune, --tune-steps.",
+        text: "Training codes and scales of one transformer block at a time, after GPTQ, so that the block reproduces \
+               the outputs of the float block. It is the slowest way to round weights. Options: --method tune, \
+               --tune-steps.",
     },
     Term {
         name: "LSQ",
@@ -142,8 +147,9 @@ pub(crate) const TERMS: &[Term] = &[
     Term {
         name: "mixed precision",
         aliases: &["plan", "bit allocation"],
-        text: "Another width for each layer: 8 bits where a layer is sensitive, 4 where it is not. `slm plan` chooses schemes for a \
-               given size and writes them as a config for `slm ptq`; by hand it is --layer 'PATTERN=SCHEME'.",
+        text: "A different bit width for each layer: 8 bits where a layer is sensitive, 4 where it is not. `slm plan` \
+               chooses schemes for a given size and writes them as a config for `slm ptq`; to choose by hand, use \
+               --layer 'PATTERN=SCHEME'.",
     },
     Term {
         name: "observer",
@@ -156,43 +162,45 @@ pub(crate) const TERMS: &[Term] = &[
             "histogram",
             "moving-average",
         ],
-        text: "Chooses the range that the codes cover. min-max takes everything; percentile cuts the tails; mse minimizes the \
-               mean squared error; weighted-mse does so with each input weighed by how large it is; histogram searches as \
-               PyTorch does. Options: --observer for weights, --activation-observer for inputs.",
+        text: "The rule that chooses the range that the codes cover. min-max takes everything; percentile cuts the \
+               tails; mse minimizes the mean squared error; weighted-mse does so with each input weighted by how large \
+               it is; histogram searches as PyTorch does. Options: --observer for weights, --activation-observer for \
+               inputs.",
     },
     Term {
         name: "outlier",
         aliases: &["outliers", "outlier channel"],
-        text: "A value far larger than the rest. It stretches the range of everything that shares its scale, and the others are \
-               left with few codes. In language models a few channels of the activations hold most of them. What helps: \
-               finer granularity, rotation, smoothing, dynamic inputs.",
+        text: "A value far larger than the rest. It stretches the range of everything that shares its scale, and leaves \
+               few codes for the other values. In language models a few channels of the activations contain most of \
+               them. Remedies: finer granularity, rotation, smoothing, dynamic inputs.",
     },
     Term {
         name: "perplexity",
         aliases: &["ppl", "nll", "cross-entropy", "loss"],
-        text: "The number of tokens that the model hesitates between, on average: the exponential of its mean loss in nats per token. \
-               Lower is better, and only figures of one text, tokenizer and window can be compared. Rules of thumb for the rise \
-               through quantization: below 1 % is very good, up to 5 % good for 4 bits, more needs another scheme. The \
-               figure after ± is half the width of the interval that holds the rise with 95 % confidence.",
+        text: "The number of tokens that the model hesitates between, on average: the exponential of its mean loss in \
+               nats per token. Lower is better, and only figures for the same text, tokenizer and window can be \
+               compared. Rules of thumb for the rise through quantization: below 1 % is very good, up to 5 % is good for \
+               4 bits, more calls for another scheme. The figure after ± is half the width of the 95 % confidence \
+               interval of the rise.",
     },
     Term {
         name: "post-training quantization",
         aliases: &["ptq"],
-        text: "Quantizing a model that is trained already, in minutes and without gradients. `slm ptq` does it.",
+        text: "Quantizing a model that is already trained, in minutes and without training it. `slm ptq` does it.",
     },
     Term {
         name: "quantization",
         aliases: &["quantize", "quantisation"],
-        text: "Storing numbers with fewer bits. A value x becomes the code round(x / scale) + zero_point, limited to the codes \
-               that there are, and comes back as scale * (code - zero_point). INT8 takes a quarter of 32-bit floats, INT4 \
-               an eighth. Generation reads every weight for every token, so that smaller is faster, too.",
+        text: "Storing numbers with fewer bits. A value x becomes the code round(x / scale) + zero_point, clamped to the \
+               available codes, and is restored as scale * (code - zero_point). INT8 takes a quarter of the space of \
+               32-bit floats, INT4 an eighth. Generation reads every weight for every token, so smaller is also faster.",
     },
     Term {
         name: "quantization-aware training",
         aliases: &["qat"],
-        text: "Training while the layers act as their quantized selves, so that the weights move to where rounding hurts less. \
-               It takes much longer than post-training quantization and recovers much of what that loses, above all \
-               with 4 bits per tensor or channel. `slm qat` does it.",
+        text: "Training while the layers act as if they were quantized, so that the weights move to where rounding hurts \
+               less. It takes much longer than post-training quantization and recovers much of what that loses, above \
+               all with 4 bits per tensor or channel. `slm qat` does it.",
     },
     Term {
         name: "rotation",
@@ -204,25 +212,29 @@ pub(crate) const TERMS: &[Term] = &[
     Term {
         name: "rounding to nearest",
         aliases: &["rtn", "rounding"],
-        text: "Each weight becomes the nearest code on its own. Fast, and as good as anything for INT8. See GPTQ.",
+        text: "Giving each weight the code nearest to it, independently of the others. It is fast, and as good as any \
+               other method for INT8. For 4 bits see GPTQ.",
     },
     Term {
         name: "scale",
         aliases: &["scales", "step", "step size", "scale dtype"],
-        text: "The distance between two neighbouring codes: x = scale * (code - zero_point). No value within the range is off \
-               by more than half of it. A large scale means coarse steps: the largest value that shares it decides.",
+        text: "The distance between the values of two adjacent codes: x = scale * (code - zero_point). No value within \
+               the range is off by more than half a scale. The largest value that shares a scale determines it: a large \
+               scale means coarse steps.",
     },
     Term {
         name: "sensitivity",
         aliases: &["sensitive"],
-        text: "The change of the predictions when only one layer is quantized. `slm sensitivity` ranks layers by it, next to \
-               the bytes they save. Give the worst ones more bits: --layer 'layers.0.mlp.down_proj=int8:channel'.",
+        text: "The change of the predictions when only one layer is quantized. `slm sensitivity` ranks layers by it, \
+               next to the bytes that they save. Give the worst ones more bits: --layer \
+               'layers.0.mlp.down_proj=int8:channel'.",
     },
     Term {
         name: "smoothing",
         aliases: &["smooth", "smoothquant", "equalization", "equalize"],
-        text: "Dividing a channel of the activations by a factor and multiplying the weights that read it by the same \
-               (SmoothQuant). The float model computes the same, and large activations become smaller. Option: --smooth.",
+        text: "Dividing a channel of the activations by a factor, and multiplying the weights that read it by the same \
+               factor (SmoothQuant). The float model computes the same, but large activations become smaller. Option: \
+               --smooth.",
     },
     Term {
         name: "SQNR",
@@ -232,52 +244,53 @@ pub(crate) const TERMS: &[Term] = &[
                indistinguishable\n    40 dB   1 %           INT8: nothing to worry about\n    30 dB   3 %           fine for \
                most layers\n    20 dB   10 %          INT4: normal; look at perplexity and KL\n    10 dB   32 %          the \
                layer is damaged\n     0 dB   100 %         as good as zero\n\nA layer's weights can have 40 dB and its output \
-               20 dB: errors of the layers before come in with its input and accumulate through the depth.",
+               20 dB: its input already carries the errors of the layers before, which accumulate with depth.",
     },
     Term {
         name: "static quantization",
         aliases: &["static", "static ranges"],
-        text: "Activations are quantized with scales that were fixed by calibration. It is the fastest at inference and the most \
-               demanding: one scale must suit every input. slm leaves inputs dynamic that one scale would ruin \
+        text: "Quantizing activations with scales that were fixed by calibration. It is the fastest at inference and the \
+               most demanding: one scale must suit every input. slm keeps inputs dynamic if one scale would ruin them \
                (--dynamic-inputs). Option: --type static.",
     },
     Term {
         name: "symmetric",
         aliases: &["symmetric-torch", "mapping"],
-        text: "A mapping whose zero point is 0: x = scale * code. Products of such codes need no correction, and weights are \
-               mostly symmetric anyway. `symmetric` takes the scale at which neither end is clipped; `symmetric-torch` takes \
-               PyTorch's, at which a value at the positive end is clipped by half a step.",
+        text: "A mapping whose zero point is 0: x = scale * code. Products of such codes need no correction, and weights \
+               are mostly symmetric anyway. `symmetric` takes the smallest scale at which neither end is clipped; \
+               `symmetric-torch` takes PyTorch's, at which a value at the positive end is clipped by half a step.",
     },
     Term {
         name: "temperature",
         aliases: &["sampling", "top-k", "top-p", "min-p"],
-        text: "The randomness of generation: 0 always takes the most likely token, 1 draws from the model's own distribution. top-k, \
-               top-p and min-p leave out unlikely tokens before one is drawn.",
+        text: "The randomness of generation: 0 always takes the most likely token, 1 draws from the model's own \
+               distribution. top-k, top-p and min-p exclude unlikely tokens before one is drawn.",
     },
     Term {
         name: "token",
         aliases: &["tokens", "tokenizer", "vocabulary"],
-        text: "A piece of text that the model reads and predicts: mostly three to four letters of English. The tokenizer is part \
-               of the checkpoint.",
+        text: "A piece of text that the model reads and predicts: in English usually three to four letters. The \
+               tokenizer is part of the checkpoint.",
     },
     Term {
         name: "top-1 agreement",
         aliases: &["same top token", "same top", "agreement"],
-        text: "The share of positions where the quantized model finds the same token most likely as the float one. 99 % and more \
-               is usual for INT8 by channel, 90 % for INT4 in groups of 32. Where the float model itself wavers between two \
-               tokens, a small change decides otherwise and does no harm.",
+        text: "The share of positions where the quantized model and the float model have the same most likely token. 99 \
+               % and more is usual for INT8 by channel, 90 % for INT4 in groups of 32. If the float model itself wavers \
+               between two tokens, a small change tips the balance and does no harm.",
     },
     Term {
         name: "weight-only quantization",
         aliases: &["weight-only", "w8a16", "w4a16"],
-        text: "Weights are quantized, activations stay float. Nothing is lost in the inputs and no calibration is needed; the \
-               model is as small, and prompts are read more slowly than in integers. Option: --type weight-only.",
+        text: "Quantizing weights while activations stay float. Inputs lose nothing and no calibration is needed. The \
+               model is as small as with quantized activations, but reads prompts more slowly than in integers. Option: \
+               --type weight-only.",
     },
     Term {
         name: "zero point",
         aliases: &["zero points", "zero-point", "offset"],
-        text: "The code that stands for 0.0: x = scale * (code - zero_point). Symmetric mappings have zero point 0. It is an \
-               integer, so that 0.0 is exact, which padding and ReLU rely on.",
+        text: "The code that represents 0.0: x = scale * (code - zero_point). Symmetric mappings have zero point 0. It \
+               is an integer, so 0.0 is exact, which padding and ReLU rely on.",
     },
 ];
 
