@@ -12,7 +12,7 @@ const WORST: usize = 10;
 /// Options of commands that print tables of layers.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct TableArgs {
-    /// Show every row of a table, and not only the worst ten; a file or a pipe gets every row anyway
+    /// Show every row of a table, not only the worst ten; a file or a pipe gets every row anyway
     #[arg(long)]
     all: bool,
     /// Show every column of a table, however wide; a file or a pipe gets every column anyway

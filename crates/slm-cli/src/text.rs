@@ -31,7 +31,7 @@ pub(crate) fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer> {
 /// Options for cutting a text into windows.
 #[derive(Debug, Args)]
 pub(crate) struct WindowArgs {
-    /// Tokens in a window [default: 256, or the model's positions if fewer]
+    /// Tokens per window [default: 256, or the model's positions if fewer]
     #[arg(long)]
     window: Option<usize>,
     /// Put the beginning-of-sequence token in front of each window, as other tools do; the window's first token is then

@@ -31,8 +31,8 @@ mod shape;
 ///
 /// Shapes by name have random weights: speed does not depend on their values. The limits of the machine are measured in
 /// the same process, with the same threads and in turns with the model: memory is read for a moment after every token,
-/// in the fastest of several ways, and the peak of integer arithmetic is taken before and after each run, of which the
-/// better counts. Peak memory is that of the model, from its making to the last token of the first run.
+/// in the fastest of several ways, and the peak rate of integer arithmetic is measured before and after each run, and
+/// the better one counts. Peak memory is that of the model, from its creation to the last token of the first run.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// Checkpoint to measure as it is, float or quantized

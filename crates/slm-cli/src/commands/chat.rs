@@ -32,7 +32,7 @@ pub(crate) struct ChatArgs {
     /// Checkpoint directory, float or quantized
     #[arg(long)]
     checkpoint: PathBuf,
-    /// Instruction that the conversation begins with [default: the template's own, if it has one]
+    /// System message that the conversation begins with [default: the template's own, if it has one]
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// Jinja file to use instead of the checkpoint's chat template

@@ -18,11 +18,11 @@ const REPEATS: usize = 3;
 /// Environment variables that change what the program does.
 const VARIABLES: [&str; 4] = ["SLM_KERNEL", "SLM_LOG", "RAYON_NUM_THREADS", "NO_COLOR"];
 
-/// Report on this machine: processor, kernels, memory, bandwidth. Send the report with a bug.
+/// Report on this machine: processor, kernels, memory, bandwidth. Attach the report to a bug report.
 ///
-/// Measures for about a second the memory bandwidth, which bounds the speed of generation: tokens per second are at
-/// most the bandwidth divided by the bytes of the weights. Also measures the rate of the kernel's integer operations,
-/// which bounds the speed of reading prompts. --no-measure leaves both out.
+/// Measures the memory bandwidth for about a second. It bounds the speed of generation: tokens per second are at most
+/// the bandwidth divided by the bytes of the weights. Also measures the rate of the kernel's integer operations, which
+/// bounds the speed of reading prompts. --no-measure leaves both out.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// Measure nothing

@@ -66,7 +66,7 @@ pub(crate) struct EvalArgs {
     /// Multiple-choice questions as JSON Lines: {"context": text, "choices": [texts], "answer": index from 0 or text}
     #[arg(long, value_name = "FILE")]
     choices: Option<PathBuf>,
-    /// Type that keys and values are kept in: f32, or f16, int8 or int4 to measure their effect in generation
+    /// Type in which keys and values are stored: f32, or f16, int8 or int4 to measure their effect in generation
     #[arg(long, value_name = "TYPE", default_value_t = KvCacheType::F32)]
     kv_cache: KvCacheType,
     #[command(flatten)]

@@ -44,7 +44,7 @@ pub(crate) struct ExportArgs {
     /// Operators of an ONNX model: standard or ort-genai [default: standard]
     #[arg(long)]
     profile: Option<OnnxProfile>,
-    /// Refuse an export in which any number differs from the checkpoint's, or is computed with in another way
+    /// Refuse an export in which any number differs from the checkpoint's, or is computed with differently
     #[arg(long)]
     strict: bool,
     /// Replace an existing file or directory at --out

@@ -25,7 +25,7 @@ use crate::text::evaluate_with_progress;
 /// which --resume continues.
 #[derive(Debug, Args)]
 pub(crate) struct FinetuneArgs {
-    /// Checkpoint to begin with, quantized or float
+    /// Checkpoint to start from, quantized or float
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
     /// TOML file with [training], and optionally [finetune] [default: 300 steps of 8 x 128 tokens]

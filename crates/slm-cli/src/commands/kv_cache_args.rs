@@ -5,7 +5,8 @@ use slm_model::{KvCacheType, Transformer};
 
 #[derive(Debug, Args)]
 pub(super) struct KvCacheArgs {
-    /// Type that keys and values are kept in: f32, f16, int8 or int4, each with about half the memory of the one before
+    /// Type in which keys and values are stored: f32, f16, int8 or int4, each with about half the memory of the one
+    /// before
     #[arg(long, value_name = "TYPE", default_value_t = KvCacheType::F16)]
     kv_cache: KvCacheType,
 }

@@ -16,10 +16,10 @@ use crate::out_file::OutFile;
 use crate::table::{self, Ranking, Row, TableArgs};
 use crate::text::WindowArgs;
 
-/// Propose a scheme for each layer such that the model has a given size and its predictions change least.
+/// Propose a scheme for each layer, so that the model fits a given size and its predictions change least.
 ///
 /// Each layer, or kind of layer, is quantized on its own in each of the --choices, as slm sensitivity does it. Of the
-/// assignments within the size, the one with the least sum of divergences is chosen. The result is a [quantization]
+/// assignments within the size, the one with the smallest sum of divergences is chosen. The result is a [quantization]
 /// section for slm ptq --config, on standard output or in the file --out. At the end the divergence of the whole model
 /// is measured, with rounding to nearest and min-max ranges; slm ptq does better with a calibration text.
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ pub(crate) struct PlanArgs {
     /// Maximum size of the weights on disk, embedding and norms included, such as 60MB, 57MiB or 60000000
     #[arg(long, value_name = "SIZE", value_parser = size, required_unless_present = "bits_per_weight")]
     target_size: Option<u64>,
-    /// Maximum number of bits for a weight of a linear layer on average, scales included, instead of a size
+    /// Maximum average number of bits per weight of the linear layers, scales included, instead of a size
     #[arg(long, value_name = "BITS", value_parser = bits_per_weight, conflicts_with = "target_size")]
     bits_per_weight: Option<f64>,
     /// Schemes to choose from, with commas between them

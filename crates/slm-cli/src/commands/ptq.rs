@@ -41,10 +41,11 @@ use verdict::Evaluations;
 /// Quantize a trained model to INT8 or INT4 (post-training quantization), and report every step.
 ///
 /// Without options it quantizes the model that ships with the project. Embeddings and norms stay float; a tied head is
-/// quantized as a copy of its own, or with --embeddings as one table with the embedding. The float model may be rotated
-/// or smoothed first, which does not change its outputs in floats. The report begins with a verdict on the perplexity:
-/// GOOD, WORSE (a rise of more than 5 %) or BROKEN (twice the float model's or more), with its uncertainty and the
-/// text; a text that is too short to tell is named. If the verdict is not good, the report names the cause.
+/// quantized as a separate copy, or with --embeddings shares one quantized table with the embedding. The float model
+/// may be rotated or smoothed first, which does not change its outputs in floats. The report begins with a verdict on
+/// the perplexity: GOOD, WORSE (a rise of more than 5 %) or BROKEN (twice the float model's or more), with its
+/// uncertainty and the name of the text, and says so if the text is too short. If the verdict is not GOOD, the report
+/// names the cause.
 #[derive(Debug, Args)]
 pub(crate) struct PtqArgs {
     /// Float checkpoint to quantize [default: the model that ships]
@@ -58,12 +59,12 @@ pub(crate) struct PtqArgs {
     set: Vec<Setting>,
     #[command(flatten)]
     scheme: SchemeArgs,
-    /// Rounding of weights: rtn (to nearest), gptq (later weights make up for each error), awq (to nearest, with channels
-    /// scaled by their activations), or tune (gptq, then codes and scales of each block are trained to give the float
-    /// block's outputs); all but rtn need a text [default: rtn]
+    /// Rounding of weights: rtn (to nearest), gptq (later weights compensate for each error), awq (to nearest, with
+    /// channels scaled by their activations), or tune (gptq, then codes and scales of each block are trained to give
+    /// the float block's outputs); all but rtn need a text [default: rtn]
     #[arg(long, value_name = "METHOD")]
     method: Option<RoundingMethod>,
-    /// Steps of training of each block, with --method tune [default: 100]
+    /// Training steps per block, with --method tune [default: 100]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     tune_steps: Option<u32>,
     /// Quantize the token embedding: int8, int4, or with details such as int4:group:32. If the head is tied to it, one
@@ -83,8 +84,8 @@ pub(crate) struct PtqArgs {
     /// Dynamic activations that share a scale: token or tensor [default: token]
     #[arg(long, value_name = "GRANULARITY")]
     activation_granularity: Option<ActivationGranularity>,
-    /// Layers whose activations are dynamic although the type is static: auto (those that lose most to one scale), none,
-    /// or names such as '*.down_proj' with commas between them [default: auto]
+    /// Layers whose activations are dynamic even though the type is static: auto (those that lose most to one scale),
+    /// none, or names such as '*.down_proj' with commas between them [default: auto]
     #[arg(long, value_name = "LAYERS")]
     dynamic_inputs: Option<DynamicInputs>,
     /// Rotate the residual stream and the heads by random orthogonal matrices first, which spreads outliers and costs

@@ -31,7 +31,7 @@ pub(crate) struct QatArgs {
     /// override it, and --skip and --layer add to it
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Checkpoint to begin with: float, or quantized, such as `slm ptq --method gptq` writes, whose layers keep their
+    /// Checkpoint to start from: float, or quantized (for example by `slm ptq --method gptq`), whose layers keep their
     /// schemes (needs --learned-scales)
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,

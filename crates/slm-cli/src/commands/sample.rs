@@ -19,9 +19,9 @@ use crate::workers;
 /// Sample text from a model's own distribution, without any data.
 ///
 /// Each sequence begins with the tokenizer's beginning-of-sequence token, or else its end-of-text token, and continues
-/// beyond the end of a text with the next. Sequence i is drawn with seed S + i, on however many threads. On the
-/// processor it is the same with any --batch-size. A FILE.json gets token ids, as `slm qat --data` and `slm logits`
-/// read them; any other gets text.
+/// beyond the end of a text with the next. Sequence i is drawn with seed S + i, on however many threads. On the CPU it
+/// is the same with any --batch-size. A FILE.json gets token ids, as `slm qat --data` and `slm logits` read them; any
+/// other gets text.
 #[derive(Debug, Args)]
 pub(crate) struct SampleArgs {
     /// Checkpoint directory
@@ -38,7 +38,7 @@ pub(crate) struct SampleArgs {
     temperature: f64,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// Sequences drawn at a time by one thread; threads draw batches side by side
+    /// Sequences that one thread draws at a time; threads draw batches in parallel
     #[arg(long, value_name = "N", default_value_t = 16)]
     batch_size: usize,
     /// File to write

@@ -26,7 +26,7 @@ pub(super) struct SamplingArgs {
     /// Subtract P from the logit of a token for each time that it was generated
     #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true)]
     frequency_penalty: f64,
-    /// Seed of the draws: the same seed gives the same text
+    /// Random seed: the same seed gives the same text
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
 }

@@ -26,10 +26,10 @@ pub(super) struct SchemeArgs {
     /// Type of stored scales: f32 or f16 [default: f32]
     #[arg(long)]
     scale_dtype: Option<ScaleDtype>,
-    /// Leave layers float whose name matches, such as lm_head or 'layers.0.*' (may be repeated)
+    /// Keep the layers float whose names match, such as lm_head or 'layers.0.*' (may be repeated)
     #[arg(long, value_name = "PATTERN")]
     skip: Vec<String>,
-    /// Scheme of the layers whose name matches: float, or int8 or int4 and what else differs, such as
+    /// Scheme of the layers whose names match: float, or int8 or int4 and whatever else differs, such as
     /// 'lm_head=int8:channel' or 'layers.*.down_proj=int4:group:32:affine:f16' (may be repeated; the last that matches
     /// wins)
     #[arg(long = "layer", value_name = "PATTERN=SCHEME")]

@@ -57,7 +57,7 @@ pub(crate) struct ServeArgs {
     /// Maximum number of tokens in an answer, whatever a request asks for
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: u32,
-    /// Seconds that a request may take, after which its answer is cut
+    /// Seconds that a request may take, after which its answer is cut off
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
     timeout: u32,
 }
