@@ -28,7 +28,7 @@ use crate::out_file::relative;
 /// Weights that compressed-tensors, GPTQ or AWQ quantized to 4 or 8 bits keep their codes and scales. A layer whose
 /// scheme slm does not have (such as GPTQ with desc_act) is an error that names it, unless --dequantize is given.
 ///
-/// From a GGUF file (FILE.gguf), floats stay floats, Q8_0 and Q4_0 become the same codes with the same scales, and
+/// In a GGUF file (FILE.gguf), floats stay floats, Q8_0 and Q4_0 become the same codes with the same scales, and
 /// other types are dequantized. Tokenizer and chat template come from the file.
 ///
 /// A llama2.c file (FILE.bin) may have version 0, 1 or 2; the codes of version 2 are kept. Its tokenizer is the
