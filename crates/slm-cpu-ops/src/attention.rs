@@ -346,7 +346,7 @@ impl<'a> Tiles<'a> {
             stride: dim,
             depth: dim,
         };
-        multiply_panels(self.kernel, &rows[..places.len()], keys, self.scores, length);
+        multiply_panels(self.kernel, &rows[..places.len()], keys, false, self.scores, length);
 
         let scale = self.queries.scale;
         let mut states = [State::EMPTY; TILE];
@@ -389,7 +389,7 @@ impl<'a> Tiles<'a> {
         let (values, stride) = kv.value_panels(kv_head, from..to);
         let panels = dim.div_ceil(PANEL);
         let values = Panels { values: R::values(values), count: panels, stride, depth: to - from };
-        multiply_panels(self.kernel, &rows[..places.len()], values, self.sums, panels * PANEL);
+        multiply_panels(self.kernel, &rows[..places.len()], values, false, self.sums, panels * PANEL);
         let sums = self.sums.chunks_exact_mut(panels * PANEL);
         for (((sums, place), state), least) in sums.zip(places).zip(states).zip(least) {
             if least != 0.0 {

@@ -8,9 +8,9 @@
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
-use slm_kernels::{FloatValues, KernelKind, Panels, multiply_panels};
+use slm_kernels::{FloatValues, KernelKind, Panels, multiply_panels, transpose};
 
-use crate::dispatch::{vectorize, vectorized};
+use crate::dispatch::vectorize;
 use crate::panel::{PANEL, product};
 
 /// Number of columns of a packed panel.
@@ -82,14 +82,8 @@ pub fn pack_panel(b: Matrix<'_>, panel: usize, out: &mut [f32]) {
         out.as_flattened_mut().fill(0.0);
     }
     if b.transposed {
-        vectorized! {
-            for column in 0..count {
-                let values = &b.data[(first + column) * b.rows..][..b.rows];
-                for (out, value) in out.iter_mut().zip(values) {
-                    out[column] = *value;
-                }
-            }
-        }
+        let columns = &b.data[first * b.rows..];
+        transpose(KernelKind::best(), [count, b.rows], columns, b.rows, out.as_flattened_mut(), PANEL);
     } else {
         for (out, row) in out.iter_mut().zip(b.data.chunks_exact(b.cols)) {
             match row[first..].first_chunk::<PANEL>() {
@@ -183,50 +177,48 @@ impl Matmul<'_> {
     }
 
     /// Transposes the columns of the left matrix into rows.
-    #[inline(always)]
     fn pack_rows(&mut self, block: Range<usize>) {
-        let (rows, length) = (self.rows.clone(), block.len());
-        self.packed_rows.resize(rows.len() * length, 0.0);
-        for (row, values) in rows.zip(self.packed_rows.chunks_exact_mut(length)) {
-            let column = self.a.data[block.start * self.a.rows + row..].iter().step_by(self.a.rows);
-            values.iter_mut().zip(column).for_each(|(value, x)| *value = *x);
-        }
+        let (length, stride) = (block.len(), self.a.rows);
+        self.packed_rows.resize(self.rows.len() * length, 0.0);
+        let columns = &self.a.data[block.start * stride + self.rows.start..];
+        let size = [length, self.rows.len()];
+        transpose(KernelKind::best(), size, columns, stride, self.packed_rows, length);
     }
 
     /// The rows from `at` on, within a block. Rows past the last repeat it.
     #[inline(always)]
     fn tile(&self, at: usize, block: &Range<usize>) -> [&[f32]; TILE] {
-        let last = self.rows.len() - 1;
-        std::array::from_fn(|i| {
-            let row = (at + i).min(last);
-            match self.a.transposed {
-                true => &self.packed_rows[row * block.len()..][..block.len()],
-                false => &self.a.data[(self.rows.start + row) * self.a.cols..][block.clone()],
-            }
-        })
+        tile(self.a, &self.rows, self.packed_rows, at, block)
     }
 
     /// Computes the product with a kernel, whose sums have the same order.
     fn with_kernel(mut self, kernel: KernelKind) {
-        let (depth, panels) = (self.a.cols, self.columns.div_ceil(PANEL));
-        let mut sums = [0.0; TILE * GROUP * PANEL];
+        let (depth, columns) = (self.a.cols, self.columns);
+        let mut sums = [0.0; TILE * PANEL];
         self.blocks(|matmul, block| {
-            for first in (0..panels).step_by(GROUP) {
-                let count = GROUP.min(panels - first);
-                let end = (first + count - 1) * depth + block.end;
-                let values =
-                    FloatValues::F32(&matmul.packed[(first * depth + block.start) * PANEL..end * PANEL]);
-                let group = Panels { values: values.into(), count, stride: depth, depth: block.len() };
+            for first in (0..columns.div_ceil(PANEL)).step_by(GROUP) {
+                // A panel that is full in part has columns that the result lacks.
+                let count = GROUP.min(columns / PANEL - first);
+                let panels = |first: usize, count: usize| {
+                    let end = (first + count.max(1) - 1) * depth + block.end;
+                    let values =
+                        FloatValues::F32(&matmul.packed[(first * depth + block.start) * PANEL..end * PANEL]);
+                    Panels { values: values.into(), count, stride: depth, depth: block.len() }
+                };
+                let is_partial = count < GROUP && (first + count) * PANEL < columns;
                 for at in (0..matmul.rows.len()).step_by(TILE) {
                     let height = TILE.min(matmul.rows.len() - at);
-                    let rows = matmul.tile(at, &block);
-                    multiply_panels(kernel, &rows[..height], group, &mut sums, GROUP * PANEL);
-                    for (i, sums) in sums.chunks_exact(GROUP * PANEL).take(height).enumerate() {
-                        let (sums, _) = sums.as_chunks::<PANEL>();
-                        sums[..count]
-                            .iter()
-                            .enumerate()
-                            .for_each(|(panel, sums)| matmul.store(first + panel, at + i, sums));
+                    let rows = tile(matmul.a, &matmul.rows, matmul.packed_rows, at, &block);
+                    let rows = &rows[..height];
+                    if count > 0 {
+                        let out = &mut matmul.out[at * columns + first * PANEL..];
+                        multiply_panels(kernel, rows, panels(first, count), matmul.accumulate, out, columns);
+                    }
+                    if is_partial {
+                        multiply_panels(kernel, rows, panels(first + count, 1), false, &mut sums, PANEL);
+                        for (i, sums) in sums.as_chunks::<PANEL>().0.iter().enumerate().take(height) {
+                            matmul.store(first + count, at + i, sums);
+                        }
                     }
                 }
             }
@@ -259,6 +251,25 @@ impl Matmul<'_> {
             (None, false) => out.copy_from_slice(&sums[..count]),
         }
     }
+}
+
+/// The rows of the left matrix from `at` on, within a block. Rows past the last repeat it.
+#[inline(always)]
+fn tile<'a>(
+    a: Matrix<'a>,
+    rows: &Range<usize>,
+    packed_rows: &'a [f32],
+    at: usize,
+    block: &Range<usize>,
+) -> [&'a [f32]; TILE] {
+    let last = rows.len() - 1;
+    std::array::from_fn(|i| {
+        let row = (at + i).min(last);
+        match a.transposed {
+            true => &packed_rows[row * block.len()..][..block.len()],
+            false => &a.data[(rows.start + row) * a.cols..][block.clone()],
+        }
+    })
 }
 
 #[cfg(test)]

@@ -94,6 +94,7 @@ impl Simd for DotProd {
     const TILE_ROWS: usize = 5;
     const WIDE_INPUT8: bool = false;
     const SIGNED_INPUT: bool = true;
+    const SUMS_16_BITS: bool = false;
     const OFFSET8: i32 = 0;
     const TILE_PANELS: usize = 1;
     /// Not measured on hardware.
@@ -133,6 +134,14 @@ impl Simd for DotProd {
         // SAFETY: a prefetch of any address is allowed; it cannot fault.
         unsafe {
             asm!("prfm pldl1keep, [{0}]", in(reg) address, options(readonly, nostack, preserves_flags));
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch_for_write(self, address: *const u8) {
+        // SAFETY: a prefetch of any address is allowed.
+        unsafe {
+            asm!("prfm pstl1keep, [{0}]", in(reg) address, options(readonly, nostack, preserves_flags));
         }
     }
 
@@ -181,6 +190,12 @@ impl Simd for DotProd {
     unsafe fn dot4(self, acc: Ints, x: *const u8, w: Bytes) -> Ints {
         // SAFETY: the same contract.
         unsafe { self.dot8(acc, x, w) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot4_16(self, sums: Ints, x: *const u8, w: Bytes) -> Ints {
+        // SAFETY: the same contract.
+        unsafe { self.dot4(sums, x, w) }
     }
 
     #[inline(always)]

@@ -84,7 +84,19 @@ impl<O: Output> IntegerArgs<'_, O> {
             && M * NP == 1
             && w.all_groups_have(NIBBLE_LINES)
             && zero_points[0].is_none();
+        // All registers are needed for the sums in 16 bits: whatever else belongs to a group comes after its products.
+        let regular = INT4
+            && S::SUMS_16_BITS
+            && !O::SUMS
+            && M * NP > 1
+            && w.all_groups_have(NIBBLE_LINES)
+            && zero_points.iter().all(Option::is_none);
         let groups_left = match scales[0] {
+            // SAFETY: as below; the groups have as many lines as are asked for.
+            _ if regular => unsafe {
+                results = cursor.regular_groups::<S, UNPACKED>(simd, &x_sums, &scales);
+                groups..groups
+            },
             // SAFETY: as below; the groups have as many lines as are asked for.
             LaneScales::F32(scales) if narrow => unsafe {
                 results[0][0] = cursor.narrow_groups(simd, x_sums[0], scales);
@@ -223,6 +235,37 @@ impl<const M: usize, const NP: usize> TileCursor<M, NP> {
         result
     }
 
+    /// Multiplies INT4 codes in groups of [`NIBBLE_LINES`] lines without zero points. `x_sums` has one value for each
+    /// group. The general loop gives the same result.
+    ///
+    /// # Safety
+    /// There must be as many lines, and inputs for them.
+    #[inline(always)]
+    unsafe fn regular_groups<S: Simd, const UNPACKED: bool>(
+        &mut self,
+        simd: S,
+        x_sums: &[&[i32]; M],
+        scales: &[LaneScales<'_>; NP],
+    ) -> [[S::F32; NP]; M] {
+        let mut results = [[simd.splat_f32(0.0); NP]; M];
+        for group in 0..x_sums[0].len() {
+            let mut sums = [[simd.start_nibbles(simd.splat_i32(0)); NP]; M];
+            // SAFETY: by this function's contract.
+            unsafe { self.add_nibble_lines::<S, NIBBLE_LINES, UNPACKED>(simd, &mut sums) };
+            for b in 0..NP {
+                if !UNPACKED {
+                    scales[b].prefetch(simd, group, SCALE_PREFETCH_BYTES);
+                }
+                let scale = scales[b].load(simd, group);
+                for i in 0..M {
+                    let sum = simd.add_i32(simd.end_nibbles(sums[i][b]), simd.splat_i32(x_sums[i][group]));
+                    results[i][b] = simd.fma_f32(simd.to_f32(sum), scale, results[i][b]);
+                }
+            }
+        }
+        results
+    }
+
     /// Multiplies `COUNT` lines of INT4 codes of each panel.
     ///
     /// # Safety
@@ -239,6 +282,25 @@ impl<const M: usize, const NP: usize> TileCursor<M, NP> {
                 sums[i][b] = simd.start_nibbles(acc[i][b]);
             }
         }
+        // SAFETY: by this function's contract.
+        unsafe { self.add_nibble_lines::<S, COUNT, UNPACKED>(simd, &mut sums) };
+        for i in 0..M {
+            for b in 0..NP {
+                acc[i][b] = simd.end_nibbles(sums[i][b]);
+            }
+        }
+    }
+
+    /// Adds the products of `COUNT` lines, at most [`NIBBLE_LINES`], of INT4 codes of each panel.
+    ///
+    /// # Safety
+    /// There must be as many lines, and inputs for them.
+    #[inline(always)]
+    unsafe fn add_nibble_lines<S: Simd, const COUNT: usize, const UNPACKED: bool>(
+        &mut self,
+        simd: S,
+        sums: &mut [[S::NibbleSums; NP]; M],
+    ) {
         for number in 0..COUNT {
             let mut line = [simd.zero_bytes(); NP];
             for b in 0..NP {
@@ -276,11 +338,6 @@ impl<const M: usize, const NP: usize> TileCursor<M, NP> {
                         };
                     }
                 }
-            }
-        }
-        for i in 0..M {
-            for b in 0..NP {
-                acc[i][b] = simd.end_nibbles(sums[i][b]);
             }
         }
         self.at += 4 * OPERANDS * COUNT;

@@ -37,6 +37,16 @@ pub(crate) trait Output {
     /// `true` if the destination takes sums.
     const SUMS: bool;
 
+    /// Prefetches the cells that the results of a tile are written to. The other thread may have them in its cache from an
+    /// earlier product. A store that waits for them delays all later ones, of which a tile that lacks registers has many.
+    fn prefetch<S: Simd, const M: usize, const NP: usize>(
+        &self,
+        _simd: S,
+        _row: usize,
+        _panels: [usize; NP],
+    ) {
+    }
+
     /// Receives the exact sums of a group.
     fn sums<S: Simd, const M: usize, const NP: usize>(
         &self,
@@ -67,6 +77,15 @@ pub(crate) struct Floats<'a> {
 
 impl Output for Floats<'_> {
     const SUMS: bool = false;
+
+    #[inline(always)]
+    fn prefetch<S: Simd, const M: usize, const NP: usize>(&self, simd: S, row: usize, panels: [usize; NP]) {
+        for i in 0..M {
+            for b in 0..NP {
+                simd.prefetch_for_write(self.out.address(row + i, panels[b] * LANES));
+            }
+        }
+    }
 
     #[inline(always)]
     fn sums<S: Simd, const M: usize, const NP: usize>(

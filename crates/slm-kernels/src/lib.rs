@@ -30,6 +30,7 @@
 //! | `float_matrix`, `rows` | float weights, and a tile of their product |
 //! | `panels` | products with panels of keys and values |
 //! | `columns` | the inner loop of float products |
+//! | `transpose` | transposition of floats |
 //! | `unpacked` | a tile of many rows, on weights unpacked beforehand |
 //! | `simd` | the vector operations that kernels are written in |
 //! | `avx2`, `avx512vnni`, `dotprod` | those operations in one instruction set each |
@@ -75,6 +76,7 @@ mod scalar;
 mod schedule;
 mod simd;
 mod tile;
+mod transpose;
 mod unpacked;
 mod vector;
 mod vectorize;
@@ -89,4 +91,5 @@ pub use measure::{ReadMeter, measure_peak_flops, measure_peak_ops, measure_read_
 pub use packed_matrix::PackedMatrix;
 pub use panels::{PANEL_ROWS, PANEL_WIDTH, PanelValues, Panels, multiply_panels, widen};
 pub use schedule::{MatmulTask, MatmulWeights};
+pub use transpose::transpose;
 pub use workspace::Workspace;

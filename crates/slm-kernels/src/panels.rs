@@ -118,7 +118,8 @@ pub struct Panels<'a> {
     pub depth: usize,
 }
 
-/// Computes `out[i, 16 n + j] = sum_k rows[i][k] * panel_n[k, j]` for up to [`PANEL_ROWS`] rows.
+/// Computes `out[i, 16 n + j] = sum_k rows[i][k] * panel_n[k, j]` for up to [`PANEL_ROWS`] rows, or adds these sums to what
+/// `out` contains.
 ///
 /// # Shapes
 /// - each of `rows`: at least `depth` values
@@ -130,6 +131,7 @@ pub fn multiply_panels(
     kernel: KernelKind,
     rows: &[&[f32]],
     panels: Panels<'_>,
+    accumulate: bool,
     out: &mut [f32],
     out_stride: usize,
 ) {
@@ -147,7 +149,7 @@ pub fn multiply_panels(
         "panels: size of the result"
     );
     with_runs!(values, values => {
-        let product = PanelMatmul { rows, values, count, stride, depth, out, out_stride };
+        let product = PanelMatmul { rows, values, count, stride, depth, accumulate, out, out_stride };
         match Isa::new(kernel) {
             Some(isa) => with_isa!(isa, simd => simd.vectorize(Vectors { simd, product })),
             None => product.scalar(),
@@ -196,6 +198,7 @@ struct PanelMatmul<'a, R> {
     count: usize,
     stride: usize,
     depth: usize,
+    accumulate: bool,
     out: &'a mut [f32],
     out_stride: usize,
 }
@@ -211,7 +214,12 @@ impl<R: Run> PanelMatmul<'_, R> {
                         *sum = x.mul_add(run.value(index), *sum);
                     }
                 }
-                self.out[i * self.out_stride + n * LANES..][..LANES].copy_from_slice(&sums);
+                let out = &mut self.out[i * self.out_stride + n * LANES..][..LANES];
+                if self.accumulate {
+                    out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+                } else {
+                    out.copy_from_slice(&sums);
+                }
             }
         }
     }
@@ -241,6 +249,12 @@ impl<R: Run> PanelMatmul<'_, R> {
             for b in 0..NP {
                 panels[b] = &self.values[(n + b) * self.stride..][..self.depth];
             }
+            for i in 0..M {
+                for b in 0..NP {
+                    let at = i * self.out_stride + (n + b) * LANES;
+                    simd.prefetch_for_write(self.out.as_ptr().wrapping_add(at).cast());
+                }
+            }
             let mut acc = [[simd.splat_f32(0.0); NP]; M];
             for k in 0..self.depth {
                 let mut values = [simd.splat_f32(0.0); NP];
@@ -257,7 +271,11 @@ impl<R: Run> PanelMatmul<'_, R> {
             for i in 0..M {
                 let (out, _) = self.out[i * self.out_stride + n * LANES..].as_chunks_mut::<LANES>();
                 for b in 0..NP {
-                    simd.store_f32(acc[i][b], &mut out[b]);
+                    let sums = match self.accumulate {
+                        true => simd.add_f32(simd.load_f32(&out[b]), acc[i][b]),
+                        false => acc[i][b],
+                    };
+                    simd.store_f32(sums, &mut out[b]);
                 }
             }
             n += NP;

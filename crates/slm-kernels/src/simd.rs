@@ -15,6 +15,9 @@ pub(crate) const LINE_BYTES: usize = 64;
 /// Lines of INT4 codes that are multiplied before their sums are added in 32 bits.
 pub(crate) const NIBBLE_LINES: usize = 4;
 
+/// Operands of [`Simd::dot4_16`] that are multiplied before their sums are added in 32 bits.
+pub(crate) const DOT4_OPERANDS: usize = 4;
+
 /// An instruction set. A value exists only if the processor has the instructions; that makes the safe methods sound.
 pub(crate) trait Simd: Copy + Send + Sync {
     /// 64 bytes.
@@ -40,6 +43,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// [`ACTIVATION_OFFSET`](crate::kernel::ACTIVATION_OFFSET) for rows of one group too, `false` if they take unsigned
     /// codes there. For rows of several groups all instruction sets take differences.
     const SIGNED_INPUT: bool;
+
+    /// `true` if products of INT4 codes are summed in 16 bits, in registers of their own that leave none for sums in 32 bits.
+    const SUMS_16_BITS: bool;
 
     /// The offset that [`Simd::signed_operand8`] adds to a code.
     const OFFSET8: i32;
@@ -70,6 +76,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     unsafe fn store_line(self, bytes: Self::Bytes, line: *mut u8);
     /// Prefetches the cache line at `address`, which need not be valid.
     fn prefetch(self, address: *const u8);
+    /// Prefetches the cache line at `address`, which need not be valid, to be written.
+    fn prefetch_for_write(self, address: *const u8);
     /// The low nibble of every byte.
     fn low_nibbles(self, bytes: Self::Bytes) -> Self::Bytes;
     /// The high nibble of every byte.
@@ -95,6 +103,13 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `x` must point to 4 readable bytes.
     unsafe fn dot4(self, acc: Self::I32, x: *const u8, w: Self::Bytes) -> Self::I32;
+
+    /// [`Simd::dot4`] for sums that begin with [`Simd::start_nibbles`] and end with [`Simd::end_nibbles`], for at most
+    /// [`DOT4_OPERANDS`] operands of at most 15 in magnitude.
+    ///
+    /// # Safety
+    /// `x` must point to 4 readable bytes.
+    unsafe fn dot4_16(self, sums: Self::NibbleSums, x: *const u8, w: Self::Bytes) -> Self::NibbleSums;
 
     /// Prepares codes for [`Simd::signed_dot8`] as [`Simd::operand8`] does for [`Simd::dot8`]. Codes may get an offset,
     /// [`Simd::OFFSET8`].

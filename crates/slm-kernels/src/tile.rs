@@ -45,6 +45,12 @@ impl<'a, T: Copy> Tile<'a, T> {
         self.rows.clone()
     }
 
+    /// The address of a cell, for a prefetch. It need not exist.
+    #[inline(always)]
+    pub(crate) fn address(&self, row: usize, column: usize) -> *const u8 {
+        self.out.address(row.wrapping_mul(self.width).wrapping_add(column)).cast()
+    }
+
     /// Copies `values` to the cells of `row` from `column` on.
     ///
     /// # Panics

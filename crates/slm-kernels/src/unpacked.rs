@@ -13,7 +13,7 @@ use slm_quant_core::Bits;
 
 use crate::integer::{IntegerArgs, Output, stored_zero_points};
 use crate::packed_rhs::CacheLine;
-use crate::simd::{LINE_BYTES, Simd};
+use crate::simd::{DOT4_OPERANDS, LINE_BYTES, Simd};
 
 thread_local! {
     /// Unpacked panels of this thread's tiles.
@@ -85,6 +85,7 @@ impl<O: Output> IntegerArgs<'_, O> {
         panels: [usize; NP],
         lines: [*const u8; NP],
     ) {
+        self.out.prefetch::<S, M, NP>(simd, row, panels);
         // SAFETY: by this function's contract.
         unsafe {
             match self.w.scheme().bits {
@@ -107,41 +108,32 @@ impl<O: Output> IntegerArgs<'_, O> {
         simd: S,
         row: usize,
         panels: [usize; NP],
-        mut lines: [*const u8; NP],
+        lines: [*const u8; NP],
     ) {
         let mut x = [std::ptr::null(); M];
         for i in 0..M {
             x[i] = self.x.row(row + i);
         }
         let mut acc = [[simd.splat_i32(0); NP]; M];
-        let mut at = 0;
-        for _ in 0..self.w.steps(0) {
-            for operand in 0..OPERANDS {
-                let mut codes = [simd.zero_bytes(); NP];
-                for b in 0..NP {
-                    // SAFETY: a step has as many operands.
-                    codes[b] = unsafe { simd.load_line(lines[b].wrapping_add(operand * LINE_BYTES)) };
+        let mut operands = Operands { x, at: 0, lines };
+        let mut left = OPERANDS * self.w.steps(0);
+        // SAFETY: the lines of a panel are as many as its operands, and an input row holds as many codes, of the type
+        // that this instruction set takes, as a panel has columns, padding included.
+        unsafe {
+            if INT4 && S::SUMS_16_BITS {
+                while left >= DOT4_OPERANDS {
+                    operands.add_in_16_bits::<S, DOT4_OPERANDS>(simd, &mut acc);
+                    left -= DOT4_OPERANDS;
                 }
-                for i in 0..M {
-                    let x = x[i].wrapping_add(at + 4 * operand);
-                    for b in 0..NP {
-                        // SAFETY: an input row holds as many codes, of the type that this instruction set
-                        // takes, as a panel has columns, padding included, and each operand multiplies one
-                        // 32-bit word of them.
-                        acc[i][b] = unsafe {
-                            if INT4 {
-                                simd.dot4(acc[i][b], x, codes[b])
-                            } else {
-                                simd.dot8(acc[i][b], x, codes[b])
-                            }
-                        };
-                    }
+                if left > 0 {
+                    const { assert!(DOT4_OPERANDS == 2 * OPERANDS) }
+                    operands.add_in_16_bits::<S, OPERANDS>(simd, &mut acc);
+                }
+            } else {
+                for _ in 0..left / OPERANDS {
+                    operands.add::<S, INT4>(simd, &mut acc);
                 }
             }
-            for b in 0..NP {
-                lines[b] = lines[b].wrapping_add(OPERANDS * LINE_BYTES);
-            }
-            at += 4 * OPERANDS;
         }
         let mut zero_points = [simd.splat_i32(0); NP];
         for b in 0..NP {
@@ -157,5 +149,89 @@ impl<O: Output> IntegerArgs<'_, O> {
             self.apply_weight_zero_points(simd, row, zero_points, &mut acc);
         }
         self.finish(simd, row, panels, &acc);
+    }
+}
+
+/// The read position in inputs and unpacked panels, for rows of one group.
+struct Operands<const M: usize, const NP: usize> {
+    x: [*const u8; M],
+    /// Number of bytes of each of `x` that have been read.
+    at: usize,
+    lines: [*const u8; NP],
+}
+
+impl<const M: usize, const NP: usize> Operands<M, NP> {
+    /// Adds the products of the [`OPERANDS`] of a line.
+    ///
+    /// # Safety
+    /// There must be as many, and inputs for them.
+    #[inline(always)]
+    unsafe fn add<S: Simd, const INT4: bool>(&mut self, simd: S, acc: &mut [[S::I32; NP]; M]) {
+        for operand in 0..OPERANDS {
+            // SAFETY: by this function's contract.
+            let codes = unsafe { self.load(simd, operand) };
+            for i in 0..M {
+                let x = self.x[i].wrapping_add(self.at + 4 * operand);
+                for b in 0..NP {
+                    // SAFETY: by this function's contract; each operand multiplies one 32-bit word of inputs.
+                    acc[i][b] = unsafe {
+                        if INT4 {
+                            simd.dot4(acc[i][b], x, codes[b])
+                        } else {
+                            simd.dot8(acc[i][b], x, codes[b])
+                        }
+                    };
+                }
+            }
+        }
+        self.advance(OPERANDS);
+    }
+
+    /// Adds the products of `COUNT` operands, at most [`DOT4_OPERANDS`], of INT4 codes, which are summed in 16 bits first.
+    ///
+    /// # Safety
+    /// There must be as many, and inputs for them.
+    #[inline(always)]
+    unsafe fn add_in_16_bits<S: Simd, const COUNT: usize>(&mut self, simd: S, acc: &mut [[S::I32; NP]; M]) {
+        let mut sums = [[simd.start_nibbles(simd.splat_i32(0)); NP]; M];
+        for operand in 0..COUNT {
+            // SAFETY: by this function's contract.
+            let codes = unsafe { self.load(simd, operand) };
+            for i in 0..M {
+                let x = self.x[i].wrapping_add(self.at + 4 * operand);
+                for b in 0..NP {
+                    // SAFETY: as in `add`.
+                    sums[i][b] = unsafe { simd.dot4_16(sums[i][b], x, codes[b]) };
+                }
+            }
+        }
+        for i in 0..M {
+            for b in 0..NP {
+                acc[i][b] = simd.add_i32(acc[i][b], simd.end_nibbles(sums[i][b]));
+            }
+        }
+        self.advance(COUNT);
+    }
+
+    /// The `operand`-th of the next operands of each panel.
+    ///
+    /// # Safety
+    /// It must exist.
+    #[inline(always)]
+    unsafe fn load<S: Simd>(&self, simd: S, operand: usize) -> [S::Bytes; NP] {
+        let mut codes = [simd.zero_bytes(); NP];
+        for b in 0..NP {
+            // SAFETY: by this function's contract.
+            codes[b] = unsafe { simd.load_line(self.lines[b].wrapping_add(operand * LINE_BYTES)) };
+        }
+        codes
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, operands: usize) {
+        for b in 0..NP {
+            self.lines[b] = self.lines[b].wrapping_add(operands * LINE_BYTES);
+        }
+        self.at += 4 * operands;
     }
 }

@@ -217,12 +217,15 @@ fn panels_are_multiplied_alike() {
             let (width, out_stride) = (count * PANEL_WIDTH, count * PANEL_WIDTH + 3);
             for m in 1..=PANEL_ROWS {
                 let rows: Vec<&[f32]> = x.chunks(depth).take(m).collect();
-                let of = |kind| {
+                let of = |kind, accumulate| {
                     let mut out = vec![7.0; m * out_stride];
-                    multiply_panels(kind, &rows, panels, &mut out, out_stride);
+                    multiply_panels(kind, &rows, panels, accumulate, &mut out, out_stride);
                     out
                 };
-                let expected = of(KernelKind::Scalar);
+                let expected = of(KernelKind::Scalar, false);
+                let in_panels = |i: usize| i % out_stride < width;
+                let added: Vec<f32> =
+                    (0..expected.len()).map(|i| if in_panels(i) { 7.0 + expected[i] } else { 7.0 }).collect();
                 for (i, found) in expected.chunks(out_stride).enumerate() {
                     for (column, found) in found[..width].iter().enumerate() {
                         let at = |k: usize| {
@@ -234,11 +237,12 @@ fn panels_are_multiplied_alike() {
                     }
                     assert_eq!(found[width..], [7.0; 3]);
                     let mut alone = vec![0.0; width];
-                    multiply_panels(KernelKind::best(), &rows[i..=i], panels, &mut alone, width);
+                    multiply_panels(KernelKind::best(), &rows[i..=i], panels, false, &mut alone, width);
                     assert_eq!(bits(&alone), bits(&found[..width]));
                 }
                 for kind in KernelKind::available() {
-                    assert_eq!(bits(&of(kind)), bits(&expected), "{kind} {count} {depth}");
+                    assert_eq!(bits(&of(kind, false)), bits(&expected), "{kind} {count} {depth}");
+                    assert_eq!(bits(&of(kind, true)), bits(&added), "{kind} {count} {depth}");
                 }
             }
         }

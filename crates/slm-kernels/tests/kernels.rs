@@ -230,6 +230,34 @@ fn extreme_codes_are_exact() {
     }
 }
 
+/// As above for groups without zero points, which have loops of their own where results are floats.
+#[test]
+fn extreme_codes_in_groups_give_the_same_bits() {
+    let (m, rows, cols) = (7, 48, 160);
+    for weight in [0x88u8, 0x77, 0xf8, 0x8f] {
+        for (group_size, code) in [(32, 255), (32, 0), (64, 255), (32, 128)] {
+            let scheme =
+                QuantScheme::per_tensor(Bits::Int4).with_granularity(Granularity::PerGroup { group_size });
+            let count = scheme.granularity.scale_count(rows, cols).unwrap();
+            let codes = vec![weight; rows * Bits::Int4.row_bytes(cols)];
+            let w =
+                QuantizedMatrix::from_parts(rows, cols, scheme, codes, Scales::F32(vec![0.5; count]), None)
+                    .unwrap();
+            let params = vec![QParams { scale: 0.25, zero_point: 3 }];
+            let x = QuantizedActivations::from_codes(m, cols, vec![code; m * cols], params).unwrap();
+            let of = |kind| {
+                let mut out = vec![f32::NAN; m * rows];
+                linear_quantized(&x, &PackedMatrix::new(w.clone(), kind).unwrap(), None, &mut out).unwrap();
+                out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            };
+            let expected = of(KernelKind::Scalar);
+            for kind in KernelKind::available() {
+                assert!(of(kind) == expected, "{kind}: {weight:#x}, groups of {group_size}, inputs {code}");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_widest_safe_row_is_exact_and_one_more_is_refused() {
     for (mapping, max_k, zero_points) in

@@ -8,10 +8,12 @@
 //! | `shared_slice` | a mutable slice whose disjoint parts several threads write |
 //! | `huge_vec` | vectors in huge pages |
 //! | `advice` | huge pages for memory of other owners |
+//! | `allocator` | settings of the system's allocator |
 
 #![allow(unsafe_code)]
 
 mod advice;
+mod allocator;
 mod huge_vec;
 #[cfg(not(loom))]
 mod parallel;
@@ -21,6 +23,7 @@ mod sync;
 mod thread_pool;
 
 pub use advice::advise_huge_pages;
+pub use allocator::keep_freed_memory;
 pub use huge_vec::{HugeVec, Plain};
 #[cfg(not(loom))]
 pub use parallel::{for_each_chunk, for_each_task};

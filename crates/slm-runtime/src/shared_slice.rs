@@ -31,6 +31,11 @@ impl<'a, T> SharedSlice<'a, T> {
         self.len
     }
 
+    /// The address of a cell, for a prefetch. It need not exist.
+    pub fn address(&self, index: usize) -> *const T {
+        self.ptr.wrapping_add(index)
+    }
+
     /// Returns `true` if there is no cell.
     pub fn is_empty(&self) -> bool {
         self.len == 0

@@ -71,7 +71,10 @@ fn gradients_by_stages_are_those_of_the_whole_model() {
                     let mut config = tiny_config();
                     config.training.steps = steps;
                     let path = root.path().join(name);
-                    Trainer::new(config, &text, &device, &path, false).unwrap().run(&mut (), &never()).unwrap();
+                    Trainer::new(config, &text, &device, &path, false)
+                        .unwrap()
+                        .run(&mut (), &never())
+                        .unwrap();
                     Checkpoint::open(&path).unwrap()
                 })
             });

@@ -69,6 +69,7 @@ impl RunArgs {
         context: &Context,
     ) -> Result<Trainer> {
         let _spinner = context.progress.spinner("preparing the run");
+        slm_runtime::keep_freed_memory();
         Ok(if self.resume {
             Trainer::resume(config, data.corpus(), start, &context.device, &self.out)?
         } else {

@@ -78,6 +78,7 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
         return Err(Error::file(&args.out, "there is no run to resume; start it without --resume"));
     }
     let spinner = context.progress.spinner("preparing the run");
+    slm_runtime::keep_freed_memory();
     let mut trainer = if args.resume {
         Trainer::resume(config, data.corpus(), Start::default(), &context.device, &args.out)?
     } else {
