@@ -185,37 +185,30 @@ impl Matmul<'_> {
         transpose(KernelKind::best(), size, columns, stride, self.packed_rows, length);
     }
 
-    /// The rows from `at` on, within a block. Rows past the last repeat it.
-    #[inline(always)]
-    fn tile(&self, at: usize, block: &Range<usize>) -> [&[f32]; TILE] {
-        tile(self.a, &self.rows, self.packed_rows, at, block)
-    }
-
     /// Computes the product with a kernel, whose sums have the same order.
     fn with_kernel(mut self, kernel: KernelKind) {
         let (depth, columns) = (self.a.cols, self.columns);
         let mut sums = [0.0; TILE * PANEL];
         self.blocks(|matmul, block| {
             for first in (0..columns.div_ceil(PANEL)).step_by(GROUP) {
-                // A panel that is full in part has columns that the result lacks.
+                // Those that the result has all columns of, and whether one follows that it has in part.
                 let count = GROUP.min(columns / PANEL - first);
+                let is_partial = count < GROUP && (first + count) * PANEL < columns;
                 let panels = |first: usize, count: usize| {
                     let end = (first + count.max(1) - 1) * depth + block.end;
                     let values =
                         FloatValues::F32(&matmul.packed[(first * depth + block.start) * PANEL..end * PANEL]);
                     Panels { values: values.into(), count, stride: depth, depth: block.len() }
                 };
-                let is_partial = count < GROUP && (first + count) * PANEL < columns;
+                let (whole, partial) = (panels(first, count), is_partial.then(|| panels(first + count, 1)));
                 for at in (0..matmul.rows.len()).step_by(TILE) {
                     let height = TILE.min(matmul.rows.len() - at);
                     let rows = tile(matmul.a, &matmul.rows, matmul.packed_rows, at, &block);
                     let rows = &rows[..height];
-                    if count > 0 {
-                        let out = &mut matmul.out[at * columns + first * PANEL..];
-                        multiply_panels(kernel, rows, panels(first, count), matmul.accumulate, out, columns);
-                    }
-                    if is_partial {
-                        multiply_panels(kernel, rows, panels(first + count, 1), false, &mut sums, PANEL);
+                    let out = &mut matmul.out[at * columns + first * PANEL..];
+                    multiply_panels(kernel, rows, whole, matmul.accumulate, out, columns);
+                    if let Some(partial) = partial {
+                        multiply_panels(kernel, rows, partial, false, &mut sums, PANEL);
                         for (i, sums) in sums.as_chunks::<PANEL>().0.iter().enumerate().take(height) {
                             matmul.store(first + count, at + i, sums);
                         }
@@ -231,7 +224,7 @@ impl Matmul<'_> {
         let depth = self.a.cols;
         let values = &self.packed[(panel * depth + block.start) * PANEL..][..block.len() * PANEL];
         for at in (0..self.rows.len()).step_by(TILE) {
-            let rows = self.tile(at, &block);
+            let rows = tile(self.a, &self.rows, self.packed_rows, at, &block);
             let sums = product::<S, TILE, 1>(simd, block.len(), rows, [values]);
             for (i, [sums]) in sums.iter().enumerate().take(self.rows.len() - at) {
                 self.store(panel, at + i, sums);

@@ -373,6 +373,21 @@ pub(crate) fn stored_zero_points<S: Simd>(simd: S, w: &PackedRhs, panel: usize) 
     }
 }
 
+/// [`Simd::dot4`] or [`Simd::dot8`].
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(crate) unsafe fn dot<S: Simd, const INT4: bool>(
+    simd: S,
+    acc: S::I32,
+    x: *const u8,
+    w: S::Bytes,
+) -> S::I32 {
+    // SAFETY: by this function's contract.
+    unsafe { if INT4 { simd.dot4(acc, x, w) } else { simd.dot8(acc, x, w) } }
+}
+
 /// The read position in the operands, and the sums so far, for rows of one group.
 struct TileCursor<S: Simd, const M: usize, const NP: usize> {
     /// The inputs that the next line multiplies.
@@ -421,13 +436,7 @@ impl<S: Simd, const M: usize, const NP: usize> TileCursor<S, M, NP> {
                     let x = self.x[i].wrapping_add(4 * (number * parts + part));
                     for b in 0..NP {
                         // SAFETY: by this function's contract; each part of a line multiplies one 32-bit word.
-                        acc[i][b] = unsafe {
-                            if INT4 {
-                                simd.dot4(acc[i][b], x, codes[b])
-                            } else {
-                                simd.dot8(acc[i][b], x, codes[b])
-                            }
-                        };
+                        acc[i][b] = unsafe { dot::<S, INT4>(simd, acc[i][b], x, codes[b]) };
                     }
                 }
             }

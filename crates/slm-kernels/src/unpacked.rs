@@ -11,7 +11,7 @@ use std::cell::RefCell;
 
 use slm_quant_core::Bits;
 
-use crate::integer::{IntegerArgs, Output, stored_zero_points};
+use crate::integer::{IntegerArgs, Output, dot, stored_zero_points};
 use crate::packed_rhs::CacheLine;
 use crate::simd::{DOT4_OPERANDS, LINE_BYTES, Simd};
 
@@ -174,13 +174,7 @@ impl<const M: usize, const NP: usize> Operands<M, NP> {
                 let x = self.x[i].wrapping_add(self.at + 4 * operand);
                 for b in 0..NP {
                     // SAFETY: by this function's contract; each operand multiplies one 32-bit word of inputs.
-                    acc[i][b] = unsafe {
-                        if INT4 {
-                            simd.dot4(acc[i][b], x, codes[b])
-                        } else {
-                            simd.dot8(acc[i][b], x, codes[b])
-                        }
-                    };
+                    acc[i][b] = unsafe { dot::<S, INT4>(simd, acc[i][b], x, codes[b]) };
                 }
             }
         }

@@ -85,14 +85,15 @@ fn gradients_by_stages_are_those_of_the_whole_model() {
             let (loss, whole) = gradients(&trainer, |pass, sums| pass.at_once(sums, |_| Ok(())));
             assert!(whole.len() > 10, "{name}: {:?}", whole.keys());
             assert!(loss > 0.01, "{name}: {loss}");
-            // The loss of a distilled model is a difference of entropies, which are at most the logarithm of the vocabulary.
-            let tolerance = 1e-6 * (vocab_size as f64).ln();
+            // The loss of a distilled model is a difference of entropies, at most the logarithm of the vocabulary. Only CPUs
+            // round them in the same way.
+            let terms = if slm_nn::on_cpu(&device) { loss } else { (vocab_size as f64).ln() };
             // The head in one go, and for seven positions at a time.
             for logits in [LOGITS, 7 * vocab_size] {
                 let (again, parts) =
                     gradients(&trainer, |pass, sums| pass.by_stages(logits, sums, |_| Ok(())));
                 let what = format!("{name}, {device:?}, {logits} logits");
-                assert!((again - loss).abs() < tolerance, "{what}: {again} {loss}");
+                assert!((again - loss).abs() < 1e-6 * terms, "{what}: {again} {loss}");
                 assert!(whole.keys().eq(parts.keys()), "{what}: {:?} {:?}", whole.keys(), parts.keys());
                 for (path, expected) in &whole {
                     let found = &parts[path];
