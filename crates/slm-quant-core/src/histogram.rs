@@ -286,9 +286,29 @@ mod tests {
             assert!((histogram.magnitude_quantile(q).unwrap() - q as f32 * 50.0).abs() < 0.03, "{q}");
         }
         let view = histogram.view(10).unwrap();
-        assert_eq!((view.min, view.max), (-50.0, 50.0));
+        assert_eq!((histogram.count(), view.min, view.max), (10_001, -50.0, 50.0));
         assert!(view.counts.iter().all(|n| (990..=1010).contains(n)), "{view:?}");
         assert_eq!(of(&[3.0; 4]).view(2).unwrap().counts, [4, 0]);
+    }
+
+    #[test]
+    fn a_view_takes_each_bin_at_its_midpoint() {
+        // The values are the lower edges of bins 2^-12 wide; the greatest shares the last bin of the view.
+        let edges: Vec<f32> = (0..=4096).map(|i| i as f32 / 4096.0).collect();
+        let view = of(&edges).view(4096).unwrap();
+        assert_eq!(view.counts[..4095], [1; 4095]);
+        assert_eq!(view.counts[4095], 2);
+    }
+
+    #[test]
+    fn quantiles_are_interpolated_within_their_bin() {
+        let width = 2.0_f32.powi(-12);
+        let histogram = of(&[0.0, width, width, width, width, 2.0 * width, 2.0 * width, 1.0]);
+        assert_eq!(f64::from(width), histogram.bin_width());
+        for (q, bins) in [(0.0625, 0.5), (0.125, 1.0), (0.375, 1.5), (0.625, 2.0), (0.75, 2.5)] {
+            assert_eq!(histogram.quantile(q).unwrap(), bins * width, "{q}");
+            assert_eq!(histogram.magnitude_quantile(q).unwrap(), bins * width, "{q}");
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Worked examples of the documented formulas: scales and zero points, schemes, statistics, bounds of observers.
 
 use slm_quant_core::{
-    ActivationGranularity, Bits, DYNAMIC_SCALE_FLOOR, Error, ErrorStats, Granularity, Mapping,
-    MinMaxObserver, MovingAverageMinMaxObserver, Observer, ObserverKind, PerChannelMinMaxObserver,
+    ActivationGranularity, ActivationQuant, Bits, DYNAMIC_SCALE_FLOOR, Error, ErrorStats, Granularity,
+    Mapping, MinMaxObserver, MovingAverageMinMaxObserver, Observer, ObserverKind, PerChannelMinMaxObserver,
     PercentileObserver, QParams, QuantRange, QuantScheme, QuantizationType, QuantizedMatrix, ScaleDtype,
     Scales, TORCH_EPS, TORCHAO_EPS, check_len, choose_qparams, choose_qparams_dynamic, choose_qparams_stored,
-    pack_int4, unpack_int4,
+    fake_quantize_learnable_backward, pack_int4, unpack_int4,
 };
 
 fn range(quant_min: i32, quant_max: i32) -> QuantRange {
@@ -125,6 +125,8 @@ fn dynamic_parameters_have_their_floor_and_stretch_bounds_with_it() {
         (-1e-4, 1e-4, QuantRange::UINT8, floor, 128),
         (-3e-4, 1e-4, QuantRange::UINT8, floor, 191),
         (-1e-4, 2e-4, QuantRange::INT8, floor, -43),
+        (0.0, 1e-4, QuantRange::INT8, floor, -128),
+        (-1e-4, 0.0, QuantRange::INT8, floor, 127),
         (0.0, 0.0, QuantRange::INT8, 0.1, 127),
         // Too narrow for a scale with a finite reciprocal: as if there were no width.
         (0.0, 1e-37, QuantRange::UINT8, 0.1, 0),
@@ -339,6 +341,7 @@ fn a_matrix_knows_its_parts() {
     assert_eq!(found, [1, 2, 3, 4, -1, -1]);
     assert_eq!(matrix.dequantize(), [4.5, 5.0, 3.0, 6.0, -4.0, -32.0]);
     assert_eq!(matrix.byte_size(), 4 + 4 * 4 + 4);
+    assert_eq!(matrix.zero_points(), Some(&[-8, 0, 1, 7][..]));
     assert_eq!(matrix.clone().into_parts(), (codes.clone(), scales.clone(), Some(vec![-8, 0, 1, 7])));
 
     assert!(matches!(new(0, &[], &scales, &[]), Err(Error::Empty { what: "matrix" })));
@@ -357,10 +360,45 @@ fn a_matrix_knows_its_parts() {
         let refused = new(2, &codes, &Scales::F32(values), &[0; 4]).unwrap_err().to_string();
         assert!(refused.contains(&format!("at index {index}")), "{refused}");
     }
+    let without = QuantizedMatrix::from_parts(2, 3, scheme, codes.clone(), scales.clone(), None);
+    assert!(matches!(without, Err(Error::Length { what: "zero points", expected: 4, found: 0 })));
+    let symmetric = scheme.with_mapping(Mapping::Symmetric);
+    let with = QuantizedMatrix::from_parts(2, 3, symmetric, codes.clone(), scales.clone(), Some(vec![0; 4]));
+    assert!(matches!(with, Err(Error::Length { what: "zero points", expected: 0, found: 4 })));
+    let symmetric =
+        QuantizedMatrix::from_parts(2, 3, symmetric, codes.clone(), scales.clone(), None).unwrap();
+    assert_eq!(symmetric.zero_points(), None);
     let f16 = Scales::from_f32(vec![1.0; 4], ScaleDtype::F16);
     assert_eq!((f16.len(), f16.is_empty(), f16.dtype(), f16.get(2)), (4, false, ScaleDtype::F16, 1.0));
     assert!(Scales::F32(vec![]).is_empty());
     assert_eq!((scales.to_f32(), scales.dtype()), (vec![0.5, 1.0, 2.0, 4.0], ScaleDtype::F32));
+}
+
+#[test]
+fn only_static_inputs_have_parameters() {
+    let params = QParams { scale: 0.5, zero_point: 3 };
+    assert_eq!(ActivationQuant::Static(params).static_params(), Some(params));
+    let others = [ActivationQuant::Float, ActivationQuant::Dynamic(ActivationGranularity::PerToken)];
+    assert!(others.iter().all(|input| input.static_params().is_none()));
+}
+
+#[test]
+fn learned_scales_and_zero_points_sum_the_gradients_of_all_values() {
+    // Of nineteen values the first clips below, the last above; the others are a quarter of a step off the grid, where the
+    // gradient by the scale is that quarter.
+    let (scale, zero_point) = (2.0, 1.0);
+    let mut values: Vec<f32> = (0..19).map(|i| ((i % 5) as f32 - 0.25) * scale).collect();
+    (values[0], values[18]) = (-100.0, 100.0);
+    let gradients: Vec<f32> = (1..=19).map(|i| i as f32).collect();
+    let found =
+        fake_quantize_learnable_backward(&values, &gradients, scale, zero_point, QuantRange::INT4, 0.5)
+            .unwrap();
+    let inside: f32 = gradients[1..18].iter().sum();
+    let steps = gradients[0] * (-8.0 - zero_point) + gradients[18] * (7.0 - zero_point);
+    assert_eq!(found.grad_scale, 0.5 * (steps + 0.25 * inside));
+    assert_eq!(found.grad_zero_point, 0.5 * -scale * (gradients[0] + gradients[18]));
+    assert_eq!(found.grad_x[1..18], gradients[1..18]);
+    assert_eq!((found.grad_x[0], found.grad_x[18]), (0.0, 0.0));
 }
 
 #[test]

@@ -222,3 +222,34 @@ fn quantization_error(filled: &[(usize, f64)], bin_width: f64, start: usize, end
     }
     error
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_is_the_integral_of_the_squared_distance_to_the_middles() {
+        let third = |x: f64| x.powi(3) / 3.0;
+        for (index, start, end, expected) in [
+            // Steps of 8: from 3 to 4, below a middle of 4.
+            (3, 0, 2047, third(1.0)),
+            // Steps of a half: two whole ones.
+            (10, 0, 127, 2.0 * 2.0 * third(0.25)),
+            // Steps of one: clipped to the last and to the first middle.
+            (600, 256, 511, third(89.5) - third(88.5)),
+            (167, 256, 511, third(89.5) - third(88.5)),
+        ] {
+            let found = quantization_error(&[(index, 2.0)], 1.0, start, end);
+            assert!((found - 2.0 * expected).abs() < 1e-9, "{index}: {found}");
+        }
+    }
+
+    #[test]
+    fn the_upper_end_moves_first_where_both_have_as_far_to_go() {
+        let mut counts = [1.0; BINS];
+        counts[0] = 0.01;
+        let found = histogram_search(&counts, 0.0, 2048.0).unwrap();
+        assert_eq!((found.start_bin, found.end_bin), (1, 2046));
+        assert_eq!((found.min, found.max), (1.0, 2047.0));
+    }
+}
