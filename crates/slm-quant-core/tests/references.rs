@@ -238,3 +238,28 @@ fn symmetric_codes_lie_on_both_sides_of_zero() {
     assert_eq!(chosen(-1, 2).unwrap(), QParams { scale: 1.0, zero_point: 0 });
     assert_eq!(chosen(-2, 1).unwrap(), QParams { scale: 1.0, zero_point: 0 });
 }
+
+/// Long matrices are searched in parts. A matrix and a hundred copies of it, one below the other, have the same ranges.
+#[test]
+fn copies_of_rows_do_not_change_their_range() {
+    let (rows, cols, copies) = (3, 257, 100);
+    let values: Vec<f32> =
+        (0..rows * cols).map(|i| (i as f32 * 0.73).sin().powi(5) * (i % 17) as f32).collect();
+    let importance: Vec<f32> =
+        (0..cols).map(|i| if i % 7 == 0 { 40.0 } else { 0.2 + (i % 3) as f32 }).collect();
+    let many = values.repeat(copies);
+    for mapping in [Mapping::Symmetric, Mapping::Affine] {
+        let scheme = QuantScheme::per_tensor(Bits::Int4).with_mapping(mapping);
+        let range = |values: &[f32], rows: usize| {
+            let plain = choose_matrix_qparams(values, rows, cols, scheme, &ObserverKind::Mse).unwrap();
+            let weighted = choose_weighted_qparams(values, rows, cols, scheme, &importance).unwrap();
+            [plain[0], weighted[0]]
+        };
+        let (once, often) = (range(&values, rows), range(&many, rows * copies));
+        assert_ne!(once[0], once[1], "the importance matters");
+        for (once, often) in once.iter().zip(&often) {
+            assert_eq!(once.zero_point, often.zero_point);
+            assert!((once.scale / often.scale - 1.0).abs() < 1e-5, "{once:?} {often:?}");
+        }
+    }
+}
