@@ -140,3 +140,25 @@ pub mod number {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_read_up_to_their_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file.json");
+        assert_eq!(read_optional(&path, 5).unwrap(), None);
+        let missing = read(&path, 5, "write it").unwrap_err();
+        assert!(matches!(missing, Error::Missing { remedy, .. } if remedy == "write it"));
+        std::fs::write(&path, "[1,2]").unwrap();
+        assert_eq!(read_optional(&path, 5).unwrap().as_deref(), Some(&b"[1,2]"[..]));
+        assert_eq!(read(&path, 5, "").unwrap(), b"[1,2]");
+        let too_large = read_optional(&path, 4).unwrap_err();
+        assert!(matches!(too_large, Error::TooLarge { found: 5, limit: 4, .. }), "{too_large}");
+        assert_eq!(parse::<Vec<u8>>(&path, b"[1,2]").unwrap(), [1, 2]);
+        assert!(matches!(parse::<Vec<u8>>(&path, b"[1,").unwrap_err(), Error::Json { .. }));
+        assert!(matches!(read_optional(&path.join("below"), 5).unwrap_err(), Error::Io { .. }));
+    }
+}
