@@ -223,6 +223,13 @@ fn everything_beside_the_weights_comes_back() {
     assert_eq!(fs::read(dir.join("letters")).unwrap(), b"abc");
     assert_eq!(checkpoint.extra_files(), ["letters", "optimizer.bin"]);
     assert_eq!(fs::read(checkpoint.tokenizer_path().unwrap()).unwrap(), TOKENIZER.as_bytes());
+    for name in ["optimizer.bin", "letters"] {
+        let content = fs::read(dir.join(name)).unwrap();
+        fs::write(dir.join(name), "other").unwrap();
+        let error = Checkpoint::open(&dir).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+        fs::write(dir.join(name), content).unwrap();
+    }
     // It owns its extra file, and so may be replaced.
     save(&dir, &small_model(), &support::request(None), true).unwrap();
     assert!(!dir.join("optimizer.bin").exists());

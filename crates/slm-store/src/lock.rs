@@ -211,6 +211,7 @@ mod tests {
         let lock = OutputLock::take(&target).unwrap();
         let again = OutputLock::take(&target).unwrap();
         assert_eq!(lock.target(), again.target());
+        assert_eq!(lock.partial_prefix(), ".out.partial-");
         drop(lock);
         assert!(root.path().join("a/b/.out.lock").exists());
         // Another process, which is another open file to the system.
@@ -218,6 +219,31 @@ mod tests {
         assert!(matches!(other.try_lock(), Err(TryLockError::WouldBlock)));
         drop(again);
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn two_ways_to_one_place_give_one_lock() {
+        let root = tempfile::tempdir().unwrap();
+        let (real, link) = (root.path().join("real"), root.path().join("link"));
+        fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let lock = OutputLock::take(&link.join("out")).unwrap();
+        assert_eq!(lock.target(), fs::canonicalize(&real).unwrap().join("out"));
+        assert_eq!(OutputLock::take(&real.join("out")).unwrap().target(), lock.target());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_lock_is_at_its_path_only() {
+        let root = tempfile::tempdir().unwrap();
+        let (a, b) = (root.path().join("a"), root.path().join("b"));
+        let file = File::create(&a).unwrap();
+        File::create(&b).unwrap();
+        assert!(is_at(&file, &a));
+        assert!(!is_at(&file, &b));
+        fs::remove_file(&a).unwrap();
+        assert!(!is_at(&file, &a));
     }
 
     #[test]

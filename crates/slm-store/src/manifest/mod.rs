@@ -180,9 +180,29 @@ mod tests {
                 chunks => format!("BLAKE3 of bytes {} to {size}", (chunks - 1) * CHUNK),
             };
             assert!(matches!(&error, Error::Checksum { what, .. } if *what == named), "{error}");
+            std::fs::write(dir.join(name), &bytes).unwrap();
+            let file = PositionedFile::new(std::fs::File::open(dir.join(name)).unwrap());
+            let error = manifest.verify_file(dir, name, &file).unwrap_err();
+            assert!(matches!(&error, Error::Checksum { what, .. } if *what == named), "{error}");
         }
         // The seal is of what anybody gets who sorts the names and leaves out the blanks.
         let sorted = serde_json::to_vec(&stored["files"]).unwrap();
         assert_eq!(stored["files_blake3"], blake3::hash(&sorted).to_hex().as_str());
+    }
+
+    #[test]
+    fn a_changed_manifest_is_refused_until_it_is_sealed_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path();
+        std::fs::write(dir.join("a"), "content").unwrap();
+        let bytes = Manifest::of(dir, Kind::Module, &["a".to_owned()]).unwrap().to_bytes(dir).unwrap();
+        let mut changed: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        changed["files"]["a"]["sha256"] = sha256(b"other").into();
+        let changed = serde_json::to_vec(&changed).unwrap();
+        assert!(matches!(Manifest::parse(dir, &changed), Err(Error::Checksum { .. })));
+        let sealed = Manifest::resealed(dir, &changed).unwrap();
+        let manifest = Manifest::parse(dir, &sealed).unwrap();
+        assert_eq!(manifest.files["a"].sha256, sha256(b"other"));
+        assert_eq!(Manifest::resealed(dir, &bytes).unwrap(), bytes);
     }
 }
