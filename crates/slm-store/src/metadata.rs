@@ -534,3 +534,67 @@ impl QuantizationMetadata {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use slm_quant_core::{Bits, Granularity, Mapping};
+
+    use super::*;
+
+    #[test]
+    fn a_layer_is_described_by_its_weight() {
+        let scheme = QuantScheme::per_tensor(Bits::Int4).with_granularity(Granularity::PerChannel);
+        let scales = Scales::F32(vec![0.5, -1.5]);
+        let matrix =
+            QuantizedMatrix::from_parts(2, 3, scheme, vec![0x21, 0x03, 0xf4, 0x0f], scales, None).unwrap();
+        let error = WeightError { sqnr_db: 20.0, max_abs_error: 0.1, clipped_share: 0.0 };
+        let input = ActivationQuant::Dynamic(ActivationGranularity::PerTensor);
+        let of = |kind| LayerMetadata::new("x", &matrix, kind, input, error);
+        let record = of(QuantizationType::Static);
+        assert_eq!(record.scales, ScaleRecord { count: 2, negative: 1, min: 0.5, max: 1.5, mean: 1.0 });
+        // Six floats; two rows of two bytes and two scales of four.
+        assert_eq!((record.bytes_before, record.bytes_after), (24, 12));
+        assert_eq!((record.shape, &record.zero_points), ([2, 3], &None));
+        // Dynamic inputs are the exception in a static model, and the rule in a dynamic one.
+        assert_eq!(record.activation_granularity, Some(ActivationGranularity::PerTensor));
+        assert_eq!(of(QuantizationType::Dynamic).activation_granularity, None);
+
+        let scheme = scheme.with_mapping(Mapping::Affine);
+        let scales = Scales::F32(vec![0.5, 1.0]);
+        let zero_points = Some(vec![-8, 3]);
+        let affine =
+            QuantizedMatrix::from_parts(2, 3, scheme, vec![0x21, 0x03, 0xf4, 0x0f], scales, zero_points);
+        let affine = affine.unwrap();
+        let expected = ZeroPointRecord { count: 2, min: -8, max: 3, mean: -2.5 };
+        assert_eq!(ZeroPointRecord::of(&affine), Some(expected));
+        let other = record.disagreement(&WeightParams::of(&affine), None).unwrap();
+        assert_eq!(other.0, "scheme");
+        assert_eq!(record.disagreement(&WeightParams::of(&matrix), None), None);
+        let static_input = QParams { scale: 0.1, zero_point: 3 };
+        assert_eq!(
+            record.disagreement(&WeightParams::of(&matrix), Some(static_input)).unwrap().0,
+            "activation"
+        );
+    }
+
+    #[test]
+    fn rounding_to_nearest_is_not_written() {
+        let scheme = QuantScheme::per_tensor(Bits::Int8);
+        let written = |method: &str| {
+            let builder = crate::MetadataBuilder::new(scheme, QuantizationType::WeightOnly).method(method);
+            let metadata = builder.build(QuantizationMode::Ptq, Vec::new(), Lineage::default());
+            let json = serde_json::to_value(&metadata).unwrap();
+            assert_eq!(serde_json::from_value::<QuantizationMetadata>(json.clone()).unwrap().method, method);
+            json.get("method").cloned()
+        };
+        assert_eq!(written("rtn"), None);
+        assert_eq!(written("gptq"), Some("gptq".into()));
+    }
+
+    #[test]
+    fn long_lists_are_cut_in_messages() {
+        assert_eq!(short(&[1, 2]), "[1, 2]");
+        let cut = short(&[7; 200]);
+        assert_eq!((cut.len(), cut.ends_with("...")), (303, true));
+    }
+}
