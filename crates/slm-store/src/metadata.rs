@@ -577,6 +577,99 @@ mod tests {
         );
     }
 
+    /// Metadata of one layer `x`.
+    fn metadata(
+        quantization_type: QuantizationType,
+        granularity: Option<ActivationGranularity>,
+    ) -> QuantizationMetadata {
+        let scheme = QuantScheme::per_tensor(Bits::Int8);
+        let matrix =
+            QuantizedMatrix::from_parts(1, 2, scheme, vec![1, 2], Scales::F32(vec![0.5]), None).unwrap();
+        let error = WeightError { sqnr_db: 20.0, max_abs_error: 0.1, clipped_share: 0.0 };
+        let layer = LayerMetadata::of_params("x", &WeightParams::of(&matrix), None, error);
+        let builder = crate::MetadataBuilder::new(scheme, quantization_type);
+        let mut metadata = builder.build(QuantizationMode::Ptq, vec![layer], Lineage::default());
+        metadata.activation_granularity = granularity;
+        metadata
+    }
+
+    #[test]
+    fn versions_3_and_4_are_read_where_they_may_be() {
+        let path = Path::new("metadata.json");
+        let expected = metadata(QuantizationType::WeightOnly, None);
+        let mut json = serde_json::to_value(&expected).unwrap();
+        json["layers"][0]["scales"]["values"] = serde_json::json!([0.5]);
+        for version in [3, 4, 5, 6] {
+            json["format_version"] = version.into();
+            if version == 4 {
+                json["layers"][0]["scales"].as_object_mut().unwrap().remove("values");
+            }
+            let bytes = serde_json::to_vec(&json).unwrap();
+            let [migrating, strict] = [QuantizationMetadata::parse_migrating, QuantizationMetadata::parse]
+                .map(|parse| parse(path, &bytes, "x"));
+            match version {
+                ..=5 => assert_eq!(migrating.unwrap(), expected, "{version}"),
+                _ => {
+                    assert!(matches!(migrating, Err(Error::Field { field, .. }) if field == "format_version"))
+                }
+            }
+            match version {
+                FORMAT_VERSION => assert_eq!(strict.unwrap(), expected),
+                _ => assert!(matches!(strict, Err(Error::Field { field, .. }) if field == "format_version")),
+            }
+        }
+    }
+
+    #[test]
+    fn inputs_are_treated_as_the_type_says_or_refused() {
+        let token = Some(ActivationGranularity::PerToken);
+        let fixed = Some(QParams { scale: 0.5, zero_point: 3 });
+        let dynamic =
+            |granularity: Option<ActivationGranularity>| Ok(ActivationQuant::Dynamic(granularity.unwrap()));
+        use QuantizationType::{Dynamic, Static, WeightOnly};
+        for (kind, of_model, of_layer, params, expected) in [
+            (WeightOnly, None, None, None, Ok(ActivationQuant::Float)),
+            (WeightOnly, None, None, fixed, Err("layers[\"x\"].activation")),
+            (WeightOnly, None, token, None, Err("layers[\"x\"].activation_granularity")),
+            (Dynamic, token, None, None, dynamic(token)),
+            (Dynamic, None, None, None, Err("activation_granularity")),
+            (Dynamic, token, None, fixed, Err("layers[\"x\"].activation")),
+            (Dynamic, token, token, None, Err("layers[\"x\"].activation_granularity")),
+            (Static, None, None, fixed, Ok(ActivationQuant::Static(fixed.unwrap()))),
+            (Static, None, None, None, Err("layers[\"x\"].activation")),
+            (Static, None, token, None, dynamic(token)),
+            (Static, None, token, fixed, Err("layers[\"x\"].activation_granularity")),
+        ] {
+            let mut metadata = metadata(kind, of_model);
+            metadata.layers[0].activation = params;
+            metadata.layers[0].activation_granularity = of_layer;
+            let found = metadata.activation_quant(&metadata.layers[0]).map_err(|(field, ..)| field);
+            assert_eq!(
+                found,
+                expected.map_err(str::to_owned),
+                "{kind:?} {of_model:?} {of_layer:?} {params:?}"
+            );
+        }
+        // Rows of a table are looked up.
+        let mut table = metadata(Dynamic, token);
+        table.embedding = table.layers.pop();
+        let embedding = table.embedding.clone().unwrap();
+        assert_eq!(table.activation_quant(&embedding).ok(), Some(ActivationQuant::Float));
+        let with_params = LayerMetadata { activation: fixed, ..embedding };
+        assert!(table.activation_quant(&with_params).is_err());
+    }
+
+    #[test]
+    fn scales_beyond_the_largest_float_are_refused() {
+        let mut json = serde_json::to_value(metadata(QuantizationType::WeightOnly, None)).unwrap();
+        json["layers"][0]["scales"]["max"] = serde_json::json!(1e39);
+        for version in [FORMAT_VERSION, 4] {
+            json["format_version"] = version.into();
+            let bytes = serde_json::to_vec(&json).unwrap();
+            QuantizationMetadata::parse_migrating(Path::new("m.json"), &bytes, "x").unwrap_err();
+        }
+    }
+
     #[test]
     fn rounding_to_nearest_is_not_written() {
         let scheme = QuantScheme::per_tensor(Bits::Int8);
