@@ -144,3 +144,35 @@ fn same(a: &Path, b: &Path) -> Result<bool> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_the_same_if_every_byte_is() {
+        let root = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &[u8]| {
+            let path = root.path().join(name);
+            fs::write(&path, content).unwrap();
+            path
+        };
+        // More than one buffer, so that the last bytes count too.
+        let content = vec![7; (1 << 16) + 3];
+        let mut other = content.clone();
+        *other.last_mut().unwrap() = 8;
+        let whole = file("whole", &content);
+        for (name, content, expected) in [
+            ("copy", &content[..], true),
+            ("changed", &other, false),
+            ("shorter", &content[1..], false),
+            ("longer", &[&content[..], &[7]].concat(), false),
+            ("empty", &[], false),
+        ] {
+            let path = file(name, content);
+            assert_eq!(same(&whole, &path).unwrap(), expected, "{name}");
+            assert_eq!(same(&path, &whole).unwrap(), expected, "{name}");
+        }
+        assert!(!same(&whole, &root.path().join("missing")).unwrap());
+    }
+}

@@ -268,7 +268,9 @@ mod tests {
         };
         let stale = dir(".out.partial-a1B2c3");
         let aside = dir(".out.partial-a1B2c3-replaced");
-        let others = [dir(".out.partial-of-mine"), dir(".out2.partial-a1B2c3"), dir("out.partial-a1B2c3")];
+        let names =
+            [".out.partial-of-mine", ".out.partial-of_you", ".out2.partial-a1B2c3", "out.partial-a1B2c3"];
+        let others = names.map(dir);
         drop(OutputLock::take(&root.path().join("out")).unwrap());
         assert!(!stale.exists() && !aside.exists());
         assert_eq!(fs::read(root.path().join("out/was")).unwrap(), b".out.partial-a1B2c3-replaced");

@@ -63,6 +63,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_appears_when_committed_and_not_before() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out.gguf");
+        let write = |overwrite, content: &str| {
+            let output = OutputFile::create(&target, overwrite)?;
+            fs::write(output.path(), content).unwrap();
+            output.commit()
+        };
+        assert_eq!(write(false, "first").unwrap(), target);
+        assert!(matches!(write(false, "second"), Err(Error::OutputExists { .. })));
+        assert_eq!(fs::read(&target).unwrap(), b"first");
+        write(true, "third").unwrap();
+        drop(OutputFile::create(&target, true).unwrap());
+        assert_eq!(fs::read(&target).unwrap(), b"third");
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "dropped, it leaves nothing");
+    }
+
+    #[test]
     #[cfg(unix)]
     fn devices_and_directories_are_never_replaced() {
         let root = tempfile::tempdir().unwrap();

@@ -104,3 +104,38 @@ fn pairs(bytes: &[u8]) -> impl Iterator<Item = [u8; 2]> {
 pub fn first_not_finite(values: &[f32]) -> Option<(usize, f32)> {
     values.iter().copied().enumerate().find(|(_, value)| !value.is_finite())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_are_widened_to_their_values() {
+        assert_eq!(to_f32(&[0x00, 0x3e, 0x00, 0xc0], Dtype::F16), [1.5, -2.0]);
+        assert_eq!(to_f32(&[0xc0, 0x3f, 0x00, 0xc0], Dtype::BF16), [1.5, -2.0]);
+        assert_eq!(to_f32(&1.5_f32.to_le_bytes(), Dtype::F32), [1.5]);
+        assert_eq!(to_f32(&(-2.0_f64).to_le_bytes(), Dtype::F64), [-2.0]);
+        assert!(to_f32(&[1, 2], Dtype::U8).is_empty());
+        assert_eq!(widen(&[0x3e00, 0xc000], Dtype::F16), [1.5, -2.0]);
+        assert_eq!(widen(&[0x3fc0, 0xc000], Dtype::BF16), [1.5, -2.0]);
+    }
+
+    #[test]
+    fn narrow_types_hold_what_they_can_write() {
+        for (value, in_f16, in_bf16) in
+            [(1.5, true, true), (1.0 + 1.0 / 1024.0, true, false), (1e30, false, false), (0.1, false, false)]
+        {
+            for (dtype, expected) in
+                [(Dtype::F16, in_f16), (Dtype::BF16, in_bf16), (Dtype::F32, true), (Dtype::U8, false)]
+            {
+                assert_eq!(holds_exactly(dtype, &[0.0, value]), expected, "{value} {dtype:?}");
+                let mut bytes = Vec::new();
+                if expected {
+                    narrow_into(&mut bytes, &[0.0, value], dtype);
+                    assert_eq!(to_f32(&bytes, dtype), [0.0, value], "{dtype:?}");
+                }
+            }
+        }
+        assert!(holds_exactly(Dtype::BF16, &[2.0_f32.powi(100)]));
+    }
+}

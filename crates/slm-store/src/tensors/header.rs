@@ -69,3 +69,24 @@ impl<'de> Visitor<'de> for TensorMap {
         Ok(tensors)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use safetensors::Dtype;
+
+    use super::*;
+
+    #[test]
+    fn data_begins_at_a_cache_line() {
+        for length in 1..80 {
+            let info = TensorInfo { dtype: Dtype::U8, shape: vec![3], data_offsets: (0, 3) };
+            let header = build(vec![("x".repeat(length), info)], "pt").unwrap();
+            assert_eq!(header.len() % ALIGNMENT, 0, "{length}");
+            let json = u64::from_le_bytes(header[..8].try_into().unwrap());
+            assert_eq!(json as usize, header.len() - 8);
+            // No more than one line is filled with blanks.
+            assert!(header[8..].trim_ascii_end().len() + ALIGNMENT > json as usize);
+            assert_eq!(parse(&header[8..]).unwrap().data_len(), 3);
+        }
+    }
+}

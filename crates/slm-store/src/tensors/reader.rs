@@ -478,3 +478,37 @@ impl<'a> Opening<'a> {
         Err(Error::Truncated { path: self.path.to_owned(), expected, found: self.size })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{TensorFileWriter, TensorSpec};
+
+    #[test]
+    fn a_cut_file_names_the_tensors_that_it_lost() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("model.safetensors");
+        let specs = ["a", "b"].map(|name| TensorSpec::new(name, Dtype::F32, [4]));
+        let mut writer = TensorFileWriter::create(&path, &specs).unwrap();
+        writer.write_f32("a", &[1.0; 4]).unwrap();
+        writer.write_f32("b", &[2.0; 4]).unwrap();
+        writer.finish().unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let lost = |length: usize| {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            TensorFile::beyond_the_end(&PositionedFile::new(std::fs::File::open(&path).unwrap()))
+        };
+        let size = whole.len();
+        assert_eq!(lost(size), None);
+        for (missing, names) in [(1, vec!["b"]), (16, vec!["b"]), (17, vec!["a", "b"]), (32, vec!["a", "b"])]
+        {
+            let names = names.into_iter().map(str::to_owned).collect();
+            assert_eq!(
+                lost(size - missing),
+                Some((names, size as u64, (size - missing) as u64)),
+                "{missing}"
+            );
+        }
+        assert_eq!(lost(size - 33), None, "the header is cut too");
+    }
+}
