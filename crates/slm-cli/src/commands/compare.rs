@@ -27,6 +27,9 @@ use crate::text::{Limit, Tokens, WindowArgs, tokenizer};
 /// the part inherited from the layers before. Usually A is the float model and B a quantized one. If B was rotated
 /// before it was quantized, A is rotated in the same way first; where channels were smoothed or equalized, the factors
 /// are taken out.
+///
+/// The verdict is that of `slm ptq` on the perplexity, but no better than WORSE if the mean KL divergence is 0.1 nats or
+/// more (`slm explain kl`).
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
     /// The reference
@@ -201,13 +204,21 @@ fn result(predictions: Predictions, layers: LayerComparison, comparable: bool) -
 /// Columns of the table of layers.
 const HEADER: [&str; 6] = ["layer output", "own dB", "total dB", "cosine", "mean |error|", "max |error|"];
 
-/// The verdict on B.
+/// Mean divergence in nats from which on predictions are those of a different model.
+const DIFFERENT: f64 = 0.1;
+
+/// The verdict on B. Predictions may be far from A's where the perplexity happens to be as good.
 fn headline(result: &CompareResult) -> String {
+    let rise = result.perplexity_b / result.perplexity_a - 1.0;
+    let grade = match grade(rise) {
+        "GOOD" if result.kl_divergence >= DIFFERENT => "WORSE",
+        grade => grade,
+    };
     format!(
-        "{}: KL divergence {:.6} nats, same most likely token at {:.2} % of positions",
-        grade(result.perplexity_b / result.perplexity_a - 1.0),
+        "{grade}: KL divergence {:.6} nats, same most likely token at {:.2} % of positions, perplexity {:+.2} %",
         result.kl_divergence,
-        result.top1_agreement * 100.0
+        result.top1_agreement * 100.0,
+        rise * 100.0
     )
 }
 
@@ -329,4 +340,29 @@ fn argmax(logits: &[f32]) -> Option<usize> {
         _ => Some(i),
     };
     (0..logits.len()).fold(None, better)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_sees_what_perplexity_does_not() {
+        let verdict = |perplexity_b: f64, kl_divergence: f64| {
+            let result = CompareResult {
+                tokens: 100,
+                perplexity_a: 20.0,
+                perplexity_b,
+                kl_divergence,
+                top1_agreement: 0.9,
+                max_abs_logit_difference: 1.0,
+                layers: Vec::new(),
+            };
+            headline(&result).split(':').next().unwrap().to_owned()
+        };
+        assert_eq!(verdict(20.1, 0.005), "GOOD");
+        assert_eq!(verdict(19.3, 0.117), "WORSE");
+        assert_eq!(verdict(21.5, 0.005), "WORSE");
+        assert_eq!(verdict(60.0, 0.117), "BROKEN");
+    }
 }

@@ -80,7 +80,7 @@ struct FinetuneResult {
     seconds: f64,
 }
 
-/// The config where none is given.
+/// The config where none is given, but for its `warmup_steps`.
 const DEFAULT: &str = "
 [training]
 steps = 300
@@ -88,11 +88,13 @@ batch_size = 8
 sequence_length = 128
 learning_rate = 5e-4
 min_learning_rate = 5e-5
-warmup_steps = 20
 weight_decay = 0.0
 validation_fraction = 0.1
 eval_interval = 50
 ";
+
+/// Steps of warm-up where none are given; a tenth of a shorter run.
+const WARMUP_STEPS: usize = 20;
 
 pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
     let clock = Instant::now();
@@ -197,7 +199,12 @@ fn config(args: &FinetuneArgs, start: &Checkpoint) -> Result<TrainingConfig> {
         Some(path) => (TrainingConfig::for_model(path, start, &settings)?, path.display().to_string()),
         None => {
             let origin = "the default config";
-            (TrainingConfig::parse_for_model(DEFAULT, origin, start, &settings)?, origin.to_owned())
+            let parse = |warmup_steps: usize| {
+                let text = format!("{DEFAULT}warmup_steps = {warmup_steps}\n");
+                TrainingConfig::parse_for_model(&text, origin, start, &settings)
+            };
+            let steps = parse(0)?.training.steps;
+            (parse(WARMUP_STEPS.min(steps / 10))?, origin.to_owned())
         }
     };
     config.quantization.quantization_mode = QuantizationMode::None;

@@ -145,7 +145,9 @@ impl<'m> Partner<'m> {
         match &self.last {
             None => "nothing was answered yet".to_owned(),
             Some(answer) => format!(
-                "prompt {} tokens, {} of them kept from before and the others at {:.0} tokens/s; answer {} tokens at {:.0} tokens/s, ended by {}; {} positions left",
+                "prompt   {} tokens, {} of them kept from before; the others at {:.0} tokens/s\n\
+                 answer   {} tokens at {:.0} tokens/s, ended by {}\n\
+                 context  {} positions left",
                 answer.prompt_tokens,
                 answer.prompt_tokens_kept,
                 answer.prompt_tokens_per_second,
