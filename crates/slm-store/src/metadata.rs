@@ -623,7 +623,8 @@ mod tests {
     #[test]
     fn inputs_are_treated_as_the_type_says_or_refused() {
         let token = Some(ActivationGranularity::PerToken);
-        let fixed = Some(QParams { scale: 0.5, zero_point: 3 });
+        let params = QParams { scale: 0.5, zero_point: 3 };
+        let fixed = Some(params);
         let dynamic =
             |granularity: Option<ActivationGranularity>| Ok(ActivationQuant::Dynamic(granularity.unwrap()));
         use QuantizationType::{Dynamic, Static, WeightOnly};
@@ -635,7 +636,7 @@ mod tests {
             (Dynamic, None, None, None, Err("activation_granularity")),
             (Dynamic, token, None, fixed, Err("layers[\"x\"].activation")),
             (Dynamic, token, token, None, Err("layers[\"x\"].activation_granularity")),
-            (Static, None, None, fixed, Ok(ActivationQuant::Static(fixed.unwrap()))),
+            (Static, None, None, fixed, Ok(ActivationQuant::Static(params))),
             (Static, None, None, None, Err("layers[\"x\"].activation")),
             (Static, None, token, None, dynamic(token)),
             (Static, None, token, fixed, Err("layers[\"x\"].activation_granularity")),
