@@ -44,8 +44,8 @@ pub enum Error {
     },
     /// An export that must be exact and would not be.
     #[error(
-        "{}: the export is not exact, and --strict was given: {}; leave out --strict to accept this, or keep these layers \
-         float with `slm ptq --skip NAME`", path.display(), reasons.join("; ")
+        "{}: the export is not exact, and --strict was given: {}; leave out --strict to accept this",
+        path.display(), reasons.join("; ")
     )]
     Inexact {
         /// The checkpoint.

@@ -86,6 +86,19 @@ impl fmt::Display for Fidelity {
     }
 }
 
+/// Reasons why an export of `tensors`, names and fidelities, is not exact; none if it is.
+pub(crate) fn inexact_reasons<'a>(tensors: impl Iterator<Item = (&'a str, &'a Fidelity)>) -> Vec<String> {
+    /// Maximum number of tensors that a message lists.
+    const LISTED: usize = 3;
+    let inexact: Vec<_> = tensors.filter(|(_, fidelity)| !fidelity.is_exact()).collect();
+    let mut reasons: Vec<String> =
+        inexact.iter().take(LISTED).map(|(name, fidelity)| format!("{name}: {fidelity}")).collect();
+    if inexact.len() > LISTED {
+        reasons.push(format!("and {} more tensors", inexact.len() - LISTED));
+    }
+    reasons
+}
+
 /// A tensor of the output.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TensorReport {

@@ -11,6 +11,7 @@ use std::ops::Range;
 use crate::macrokernel::{self, GemmArgs};
 use crate::simd::{DOT4_OPERANDS, LANES, NIBBLE_LINES, Simd};
 use crate::vectorize::Op;
+use crate::x86;
 use half::{bf16, f16};
 
 /// Proof that the processor has AVX2, FMA and F16C.
@@ -158,10 +159,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn prefetch_for_write(self, address: *const u8) {
-        // SAFETY: a prefetch of any address is allowed, and changes no register; processors without the instruction ignore it.
-        unsafe {
-            asm!("prefetchw byte ptr [{0}]", in(reg) address, options(readonly, nostack, preserves_flags))
-        }
+        x86::prefetch_for_write(address);
     }
 
     #[inline(always)]

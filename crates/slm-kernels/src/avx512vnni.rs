@@ -1,13 +1,13 @@
 //! AVX-512 with VNNI: `vpdpbusd` multiplies 64 unsigned with 64 signed bytes and adds groups of four products to a
 //! 32-bit lane, without saturation.
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 use crate::macrokernel::{self, GemmArgs};
 use crate::simd::{LANES, Simd};
 use crate::vectorize::Op;
+use crate::x86;
 use half::{bf16, f16};
 
 /// Proof that the processor has AVX-512 F, BW and VNNI.
@@ -91,10 +91,7 @@ impl Simd for Avx512Vnni {
 
     #[inline(always)]
     fn prefetch_for_write(self, address: *const u8) {
-        // SAFETY: a prefetch of any address is allowed, and changes no register; processors without the instruction ignore it.
-        unsafe {
-            asm!("prefetchw byte ptr [{0}]", in(reg) address, options(readonly, nostack, preserves_flags))
-        }
+        x86::prefetch_for_write(address);
     }
 
     #[inline(always)]
@@ -139,13 +136,13 @@ impl Simd for Avx512Vnni {
         unsafe { self.dot8(acc, x, w) }
     }
 
-    /// Codes plus 128 are unsigned, as the instruction's first operand must be.
     #[inline(always)]
     unsafe fn dot4_16(self, sums: [__m512i; 2], x: *const u8, w: __m512i) -> [__m512i; 2] {
         // SAFETY: the same contract.
         unsafe { [self.dot4(sums[0], x, w), sums[1]] }
     }
 
+    /// Codes plus 128 are unsigned, as the instruction's first operand must be.
     #[inline(always)]
     fn signed_operand8(self, line: __m512i, _: usize) -> __m512i {
         simd!(_mm512_xor_si512(line, _mm512_set1_epi8(-128)))

@@ -34,6 +34,7 @@
 //! | `unpacked` | a tile of many rows, on weights unpacked beforehand |
 //! | `simd` | the vector operations that kernels are written in |
 //! | `avx2`, `avx512vnni`, `dotprod` | those operations in one instruction set each |
+//! | `x86` | instructions that both kernels for x86-64 use |
 //! | `isa` | detection of instruction sets |
 //! | `vectorize` | plain loops compiled for each instruction set |
 //! | `measure` | peak speed and memory bandwidth of this machine |
@@ -81,6 +82,8 @@ mod unpacked;
 mod vector;
 mod vectorize;
 mod workspace;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use activations::{QuantizedActivations, quantize_activations, quantize_activations_into};
 pub use builder::{PackedMatrixBuilder, PackedRows};

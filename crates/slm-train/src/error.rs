@@ -217,7 +217,7 @@ pub enum Error {
         detail: String,
     },
     /// A checkpoint that training cannot resume from.
-    #[error("cannot resume from {}: {reason}; give the same config, files and --set as before, or start a new run without --resume", dir.display())]
+    #[error("cannot resume from {}: {reason}; start a new run without --resume", dir.display())]
     NotResumable {
         /// The checkpoint.
         dir: PathBuf,

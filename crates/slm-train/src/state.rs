@@ -121,7 +121,9 @@ impl TrainingState {
             let difference =
                 first_difference(&before.map_err(to_state_error)?, &now.map_err(to_state_error)?);
             return refuse(match difference {
-                Some(Difference { path, before, now }) => format!("{path} was {before}, is now {now}"),
+                Some(Difference { path, before, now }) => {
+                    format!("{path} was {before}, is now {now} (options such as --set must be given again)")
+                }
                 None => "the config is not the one that the run started with".to_owned(),
             });
         }

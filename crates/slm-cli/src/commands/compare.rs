@@ -201,6 +201,13 @@ fn result(predictions: Predictions, layers: LayerComparison, comparable: bool) -
     }
 }
 
+impl CompareResult {
+    /// Rise of the perplexity as a share of A's.
+    fn rise(&self) -> f64 {
+        self.perplexity_b / self.perplexity_a - 1.0
+    }
+}
+
 /// Columns of the table of layers.
 const HEADER: [&str; 6] = ["layer output", "own dB", "total dB", "cosine", "mean |error|", "max |error|"];
 
@@ -209,7 +216,7 @@ const DIFFERENT: f64 = 0.1;
 
 /// The verdict on B. Predictions may be far from A's where the perplexity happens to be as good.
 fn headline(result: &CompareResult) -> String {
-    let rise = result.perplexity_b / result.perplexity_a - 1.0;
+    let rise = result.rise();
     let grade = match grade(rise) {
         "GOOD" if result.kl_divergence >= DIFFERENT => "WORSE",
         grade => grade,
@@ -236,7 +243,7 @@ fn summary(result: &CompareResult, args: &CompareArgs) -> String {
         args.dir_b.display(),
         result.perplexity_a,
         result.perplexity_b,
-        (result.perplexity_b / result.perplexity_a - 1.0) * 100.0,
+        result.rise() * 100.0,
         result.tokens,
         args.data.display(),
         result.max_abs_logit_difference,

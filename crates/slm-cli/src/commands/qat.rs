@@ -236,7 +236,8 @@ impl Gain {
     }
 
     fn in_words(&self) -> String {
-        let worse = "worse than post-training quantization alone: lower the rate with --set training.learning_rate=..., or use `slm ptq`";
+        let worse = "worse than post-training quantization alone: lower the rate with --set \
+                     training.learning_rate=..., or use `slm ptq`";
         match self.recovered() {
             Some(share) if share < 0.0 => format!(", {worse}"),
             None if self.qat > self.ptq + NEXT_TO_NOTHING => format!(", {worse}"),

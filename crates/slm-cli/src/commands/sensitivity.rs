@@ -118,7 +118,8 @@ fn summary(result: &SensitivityResult, args: &SensitivityArgs) -> String {
          activations       {}\n\
          time              {:.1} s on {}\n\
          bytes saved       compared with 32-bit floats\n\
-         what to do        --skip '*NAME' or --layer '*NAME=int8:channel' in slm ptq for those that cost much and save little",
+         what to do        --skip '*NAME' or --layer '*NAME=int8:channel' in slm ptq for those that cost much and \
+         save little",
         result.perplexity_float,
         result.tokens,
         args.data.display(),

@@ -9,7 +9,7 @@ use crate::float::{FloatType, relative_change};
 use crate::gguf::TensorKind;
 use crate::llama_cpp::arch::Arch;
 use crate::llama_cpp::{keys, names, rows};
-use crate::report::{Fidelity, TensorReport};
+use crate::report::{Fidelity, TensorReport, inexact_reasons};
 use crate::source::{HEAD, Source, Stored, dequantize_row};
 use crate::{Error, Result};
 
@@ -133,20 +133,13 @@ impl Plan {
 
     /// Fails if anything is not exact.
     pub(super) fn refuse_inexact(&self, checkpoint: &Checkpoint) -> Result<()> {
-        /// Maximum number of tensors that a message lists.
-        const LISTED: usize = 3;
-        let inexact: Vec<&Planned> =
-            self.tensors.iter().filter(|tensor| !tensor.fidelity.is_exact()).collect();
-        let mut reasons: Vec<String> = inexact
-            .iter()
-            .take(LISTED)
-            .map(|tensor| format!("{}: {}", tensor.name, tensor.fidelity))
-            .collect();
-        if inexact.len() > LISTED {
-            reasons.push(format!("and {} more tensors", inexact.len() - LISTED));
-        }
-        if inexact.iter().any(|tensor| matches!(tensor.fidelity, Fidelity::ScaleRounded { .. })) {
+        let tensors = || self.tensors.iter().map(|tensor| (tensor.name.as_str(), &tensor.fidelity));
+        let mut reasons = inexact_reasons(tensors());
+        if tensors().any(|(_, fidelity)| matches!(fidelity, Fidelity::ScaleRounded { .. })) {
             reasons.push("slm ptq --scale-dtype f16 makes scales that are kept".to_owned());
+        }
+        if tensors().any(|(_, fidelity)| matches!(fidelity, Fidelity::Dequantized { .. })) {
+            reasons.push("slm ptq --skip NAME keeps such layers float".to_owned());
         }
         reasons.extend(self.inexact.iter().cloned());
         match reasons.is_empty() {

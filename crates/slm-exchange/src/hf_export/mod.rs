@@ -14,7 +14,7 @@ use slm_store::{OutputDir, Replaceable, WEIGHTS, json};
 use self::config::HfModel;
 use self::files::{CONFIG, FILES};
 use crate::float::FloatType;
-use crate::report::{ExportReport, Fidelity, TensorReport};
+use crate::report::{ExportReport, Fidelity, TensorReport, inexact_reasons};
 use crate::source::{Source, Stored, dequantize_row};
 use crate::{Error, ExportOptions, Result};
 
@@ -133,14 +133,7 @@ pub(crate) fn size_of(dir: &Path) -> Result<u64> {
 
 /// Fails if anything is not exact.
 pub(crate) fn refuse_inexact(checkpoint: &Checkpoint, reports: &[TensorReport]) -> Result<()> {
-    /// Maximum number of tensors that a message lists.
-    const LISTED: usize = 3;
-    let inexact: Vec<&TensorReport> = reports.iter().filter(|report| !report.fidelity.is_exact()).collect();
-    let mut reasons: Vec<String> =
-        inexact.iter().take(LISTED).map(|report| format!("{}: {}", report.name, report.fidelity)).collect();
-    if inexact.len() > LISTED {
-        reasons.push(format!("and {} more tensors", inexact.len() - LISTED));
-    }
+    let reasons = inexact_reasons(reports.iter().map(|report| (report.name.as_str(), &report.fidelity)));
     match reasons.is_empty() {
         true => Ok(()),
         false => Err(Error::Inexact { path: checkpoint.dir().to_owned(), reasons }),
