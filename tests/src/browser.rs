@@ -9,7 +9,7 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Arguments that keep Chromium from drawing on a screen and from asking the network for anything by itself.
+/// Arguments that keep Chromium from drawing on a screen and from accessing the network on its own.
 const ARGUMENTS: [&str; 10] = [
     "--headless=new",
     "--no-sandbox",
@@ -33,10 +33,10 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts Chromium; none, with a printed line, where ChromeDriver is not installed.
+    /// Starts Chromium. Prints a line and returns `None` if ChromeDriver is not installed.
     ///
     /// # Panics
-    /// If it is installed and cannot be started.
+    /// If ChromeDriver is installed but Chromium cannot be started.
     pub fn start() -> Option<Self> {
         let started =
             Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
@@ -70,9 +70,9 @@ impl Browser {
         );
         browser.session += &format!("/{}", session["sessionId"].as_str().unwrap());
         browser.post("/timeouts", &json!({"script": 100_000}));
-        // The times of the page's own thread, whatever else the machine does.
+        // Measures the time of the page's own thread, regardless of the load of the machine.
         browser.devtools("Performance.enable", &json!({"timeDomain": "threadTicks"}));
-        // The page that Chromium begins with is not looked at.
+        // The initial page of Chromium is not tested.
         browser.post("/url", &json!({"url": "about:blank"}));
         browser.log("performance");
         browser.log("browser");
@@ -90,10 +90,10 @@ impl Browser {
         value.clone()
     }
 
-    /// Sets the width and height of the page in CSS pixels, and the colours that the user prefers.
+    /// Sets the width and height of the page in CSS pixels, and the preferred colour scheme.
     ///
     /// # Panics
-    /// If Chromium refuses.
+    /// If Chromium returns an error.
     pub fn emulate(&self, width: u32, height: u32, dark: bool) {
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600});
         self.devtools("Emulation.setDeviceMetricsOverride", &size);
@@ -105,7 +105,7 @@ impl Browser {
     /// Sends a command of the DevTools protocol.
     ///
     /// # Panics
-    /// If Chromium refuses.
+    /// If Chromium returns an error.
     #[track_caller]
     pub fn devtools(&self, command: &str, parameters: &Value) -> Value {
         self.post("/goog/cdp/execute", &json!({"cmd": command, "params": parameters}))
@@ -120,19 +120,19 @@ impl Browser {
         self.post("/url", &json!({"url": format!("file://{}", path.display())}));
     }
 
-    /// The result of a function body in the page, such as `return document.title`.
+    /// Returns the result of a function body that runs in the page, such as `return document.title`.
     ///
     /// # Panics
-    /// If it throws.
+    /// If the script throws.
     #[track_caller]
     pub fn run(&self, script: &str) -> Value {
         self.post("/execute/sync", &json!({"script": script, "args": []}))
     }
 
-    /// Presses keys, in WebDriver's code for those that write nothing.
+    /// Presses keys, given as characters or as WebDriver's codes for keys without one.
     ///
     /// # Panics
-    /// If Chromium refuses.
+    /// If Chromium returns an error.
     #[track_caller]
     pub fn press(&self, keys: &str) {
         let actions: Vec<Value> = keys
@@ -142,19 +142,19 @@ impl Browser {
         self.post("/actions", &json!({"actions": [{"type": "key", "id": "keyboard", "actions": actions}]}));
     }
 
-    /// Messages of the console since the last call.
+    /// Returns the console messages since the last call.
     ///
     /// # Panics
-    /// If ChromeDriver does not say.
+    /// If ChromeDriver returns an error.
     #[track_caller]
     pub fn console(&self) -> Vec<String> {
         self.log("browser").iter().map(|entry| entry["message"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Addresses that were asked for since this was last asked.
+    /// Returns the addresses requested since the last call.
     ///
     /// # Panics
-    /// If ChromeDriver does not say.
+    /// If ChromeDriver returns an error.
     #[track_caller]
     pub fn requests(&self) -> Vec<String> {
         let entries = self.log("performance");
@@ -171,8 +171,8 @@ impl Browser {
         self.post("/se/log", &json!({"type": kind})).as_array().unwrap().clone()
     }
 
-    /// Violations of accessibility rules that axe-core finds in the page as it is, in words; none where axe-core is not
-    /// there.
+    /// Describes the violations of accessibility rules that axe-core finds in the page. Returns `None` if axe-core is
+    /// not installed.
     ///
     /// # Panics
     /// If axe-core fails.
@@ -194,10 +194,10 @@ impl Browser {
         Some(words.collect())
     }
 
-    /// Seconds of processor time that the page has taken since it was opened.
+    /// Returns the processor time in seconds that the page has used since it was opened.
     ///
     /// # Panics
-    /// If Chromium does not say.
+    /// If Chromium returns an error.
     #[track_caller]
     pub fn seconds(&self) -> f64 {
         let metrics = self.devtools("Performance.getMetrics", &json!({}));
@@ -206,7 +206,7 @@ impl Browser {
         task["value"].as_f64().unwrap()
     }
 
-    /// The visible part of the page as a PNG.
+    /// Returns the visible part of the page as a PNG.
     ///
     /// # Panics
     /// If Chromium cannot draw it.
@@ -217,7 +217,7 @@ impl Browser {
     }
 }
 
-/// `axe.min.js` in the folder that `SLM_AXE` names, or in the one that `.ci/browser` makes.
+/// Path of `axe.min.js` in the folder that `SLM_AXE` names, or in the one that `.ci/browser` creates.
 fn axe_path() -> Option<PathBuf> {
     let cache = || match std::env::var_os("XDG_CACHE_HOME") {
         Some(cache) => Some(PathBuf::from(cache)),
@@ -234,7 +234,7 @@ fn axe_path() -> Option<PathBuf> {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Ends Chromium with its session.
+        // Ending the session also ends Chromium.
         let _ = self.agent.delete(&self.session).call();
         let _ = self.driver.kill();
         let _ = self.driver.wait();

@@ -1,4 +1,4 @@
-//! The model and text that most tests use, made once for a test program.
+//! The model and text that most tests use, created once per test program.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,19 +11,19 @@ use crate::{HuggingFace, Sandbox};
 /// Files of a directory by name.
 pub type Files = BTreeMap<String, Vec<u8>>;
 
-/// Some stories.
+/// A text of several stories.
 pub fn text() -> &'static str {
     static TEXT: OnceLock<String> = OnceLock::new();
     TEXT.get_or_init(|| Corpus::new(7).text(12))
 }
 
-/// The model, to be changed and written.
+/// The model, which a test can change and write.
 pub fn model() -> HuggingFace {
     static MODEL: OnceLock<HuggingFace> = OnceLock::new();
     MODEL.get_or_init(|| HuggingFace::llama(text())).clone()
 }
 
-/// The model as a float checkpoint, made by `slm import`.
+/// The model as a float checkpoint, created by `slm import`.
 pub fn checkpoint() -> &'static Files {
     static CHECKPOINT: OnceLock<Files> = OnceLock::new();
     CHECKPOINT.get_or_init(|| {
@@ -34,7 +34,7 @@ pub fn checkpoint() -> &'static Files {
     })
 }
 
-/// The model in INT8, as `slm ptq` makes it without further options.
+/// The model in INT8, as `slm ptq` creates it by default.
 pub fn quantized() -> &'static Files {
     static QUANTIZED: OnceLock<Files> = OnceLock::new();
     QUANTIZED.get_or_init(|| {
@@ -44,7 +44,7 @@ pub fn quantized() -> &'static Files {
     })
 }
 
-/// The config of a run of `steps` short steps, each of which writes a checkpoint with what it takes to go on.
+/// The config of a run of `steps` short steps, each of which writes a resumable checkpoint.
 pub fn train_config(steps: usize) -> String {
     format!(
         "

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use crate::Random;
 
-/// Shape and values.
+/// Shape and values of a tensor.
 pub type Tensor = (Vec<usize>, Vec<f32>);
 
-/// A model directory, to be changed before it is written.
+/// A model directory that can be changed before it is written.
 #[derive(Debug, Clone)]
 pub struct HuggingFace {
     /// `config.json`.
@@ -31,8 +31,8 @@ const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
 
 impl HuggingFace {
-    /// A Llama with a tied head and weights that are random, but the same each time. Its tokenizer has
-    /// 320 tokens and is trained on `text`; end of text is id 0.
+    /// Creates a Llama with a tied head and random weights, which are the same each time. Its tokenizer has 320 tokens
+    /// and is trained on `text`; the end-of-text token has id 0.
     pub fn llama(text: &str) -> Self {
         let mut random = Random(1);
         let mut tensors = BTreeMap::new();
@@ -82,7 +82,7 @@ impl HuggingFace {
         Self { config, tensors, tokenizer }
     }
 
-    /// Makes the tokenizer put its end-of-text token in front of prompts.
+    /// Makes the tokenizer put its end-of-text token before prompts.
     pub fn put_bos_before_prompts(&mut self) {
         let mut tokenizer: Value = serde_json::from_str(&self.tokenizer).unwrap();
         tokenizer["post_processor"] = json!({
@@ -110,7 +110,7 @@ impl HuggingFace {
     }
 }
 
-/// Every tensor of a safetensors file; integers come as the nearest float.
+/// Reads every tensor of a safetensors file; integers become the nearest float.
 pub fn read_tensors(path: impl AsRef<Path>) -> BTreeMap<String, Tensor> {
     let bytes = fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();

@@ -8,7 +8,7 @@ use crate::{HuggingFace, Outcome, Sandbox, Tensor, model, read_tensors};
 /// The command line of an import of `hf`.
 pub const IMPORT: &str = "import hf --out out --overwrite";
 
-/// A sandbox with the model in `hf`, the ids of some windows, and the logits of it.
+/// Creates a sandbox with the model in `hf`, the ids of some windows, and their logits.
 pub fn whole() -> (Sandbox, Logits) {
     let sandbox = Sandbox::new();
     model().write(sandbox.path("hf"));
@@ -18,17 +18,18 @@ pub fn whole() -> (Sandbox, Logits) {
     (sandbox, logits)
 }
 
-/// Logits by the names in a file of them.
+/// Logits by their names in the file.
 pub type Logits = BTreeMap<String, Tensor>;
 
-/// The logits of `out`.
+/// Computes the logits of `out`.
 #[track_caller]
 pub fn logits(sandbox: &Sandbox) -> Logits {
     sandbox.slm("logits --checkpoint out --ids ids.json --out logits --overwrite").success();
     read_tensors(sandbox.path("logits"))
 }
 
-/// Imports `hf`, which must succeed, say all of `parts` on standard error, and give the same logits as ever.
+/// Imports `hf`. The import must succeed, print all of `parts` on standard error, and give the same logits as the
+/// unchanged model.
 #[track_caller]
 pub fn reads(sandbox: &Sandbox, expected: &Logits, parts: &[&str]) -> Outcome {
     let outcome = sandbox.slm(IMPORT);
@@ -41,7 +42,7 @@ pub fn reads(sandbox: &Sandbox, expected: &Logits, parts: &[&str]) -> Outcome {
     outcome
 }
 
-/// Runs an import that must fail and say all of `parts`, after warnings.
+/// Runs an import that must fail and print all of `parts`, possibly after warnings.
 #[track_caller]
 pub fn fails(sandbox: &Sandbox, line: &str, parts: &[&str]) {
     let outcome = sandbox.slm(line);
@@ -59,7 +60,7 @@ pub fn change(sandbox: &Sandbox, change: impl FnOnce(&mut HuggingFace)) {
     model.write(sandbox.path("hf"));
 }
 
-/// Gives tensors other names.
+/// Renames tensors.
 pub fn renamed(model: &mut HuggingFace, rename: impl Fn(&str) -> String) {
     model.tensors =
         std::mem::take(&mut model.tensors).into_iter().map(|(name, t)| (rename(&name), t)).collect();

@@ -1,5 +1,5 @@
-//! Helpers of the whole-program tests: the built `slm` in a directory of its own, small models that are made
-//! on the spot, and the reference data where it is there.
+//! Helpers of the whole-program tests: the built `slm` in a temporary directory, small generated models, and the
+//! reference data if available.
 #![forbid(unsafe_code)]
 
 mod browser;

@@ -9,7 +9,7 @@ use serde_json::Value;
 pub struct Outcome {
     /// The command line, for messages.
     pub line: String,
-    /// Exit code; none if a signal ended the program.
+    /// Exit code; `None` if a signal ended the program.
     pub code: Option<i32>,
     /// Standard output.
     pub stdout: String,
@@ -18,10 +18,10 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The outcome of a process that was started as `line` says.
+    /// The outcome of a process started with the command line `line`.
     ///
     /// # Panics
-    /// If it panicked.
+    /// If the process panicked.
     pub fn of(line: impl Into<String>, output: Output) -> Self {
         Self::new(line.into(), output)
     }
@@ -38,7 +38,7 @@ impl Outcome {
         outcome
     }
 
-    /// Requires success, with nothing to complain about.
+    /// Requires success and an empty standard error.
     ///
     /// # Panics
     /// Otherwise.
@@ -49,10 +49,10 @@ impl Outcome {
         self
     }
 
-    /// The one JSON object on standard output, of a successful run.
+    /// Returns the JSON object on standard output of a successful run.
     ///
     /// # Panics
-    /// Unless there is just that.
+    /// Unless the output is exactly one object.
     #[track_caller]
     pub fn json(self) -> Value {
         let outcome = self.success();
@@ -63,8 +63,8 @@ impl Outcome {
         }
     }
 
-    /// Requires failure with this exit code, nothing on standard output (with `--json`: the error as an object), and all of
-    /// `parts` in the message.
+    /// Requires failure with this exit code, nothing on standard output (with `--json`: the error as an object), and
+    /// all of `parts` in the message.
     ///
     /// # Panics
     /// Otherwise.

@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The `slm` to test: the one that the environment variable `SLM_BIN` names, or else the one of the build
-/// that this test belongs to. `cargo test --workspace` has built that; a run of this package alone builds it
-/// where it is missing.
+/// Path of the `slm` to test: the one in the environment variable `SLM_BIN`, or else that of the build to which this
+/// test belongs. `cargo test --workspace` has built it; a run of this package alone builds it if it is missing.
 ///
 /// # Panics
-/// If there is none and none can be built.
+/// If there is no program and none can be built.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| match env::var_os("SLM_BIN") {
@@ -24,13 +23,13 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// Names of the CPU devices that the program was built with.
+/// Names of the CPU devices with which the program was built.
 pub const CPU_DEVICES: &[&str] = if cfg!(feature = "ndarray") { &["flex", "ndarray"] } else { &["flex"] };
 
-/// Environment variables that would change what the program does.
+/// Environment variables that would affect the program.
 pub(crate) const UNSET: [&str; 3] = ["SLM_KERNEL", "SLM_LOG", "CARGO_MANIFEST_DIR"];
 
-/// A command that runs the program as on a machine where nothing is set for it.
+/// A command that runs the program without these variables.
 pub fn command() -> Command {
     let mut command = Command::new(binary());
     for name in UNSET {
@@ -39,7 +38,7 @@ pub fn command() -> Command {
     command
 }
 
-/// Test programs lie in `TARGET/PROFILE/deps`, programs in `TARGET/PROFILE`.
+/// Test programs are in `TARGET/PROFILE/deps`, programs in `TARGET/PROFILE`.
 fn built() -> PathBuf {
     let test = env::current_exe().unwrap();
     let profile_dir = test.ancestors().nth(2).unwrap();

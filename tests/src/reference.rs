@@ -1,4 +1,4 @@
-//! A Llama in 64-bit floats, written as plainly as can be: what the program must compute.
+//! A plain reference implementation of Llama in 64-bit floats.
 
 use crate::HuggingFace;
 
@@ -11,7 +11,7 @@ pub struct Reference {
     pub scale: f64,
     /// The window of each layer.
     pub windows: Vec<Option<usize>>,
-    /// Added to the mean of squares in norms.
+    /// Constant added to the mean of squares in norms.
     pub norm_eps: f64,
 }
 
@@ -21,12 +21,12 @@ pub fn frequencies(theta: f64, dims: usize) -> Vec<f64> {
 }
 
 impl Reference {
-    /// Full attention and plain rotary positions of base 10000, for heads of 16.
+    /// Full attention and plain rotary positions with base 10000, for heads of width 16.
     pub fn plain() -> Self {
         Self { frequencies: frequencies(1e4, 16), scale: 1.0, windows: vec![None; 8], norm_eps: 1e-5 }
     }
 
-    /// Logits of every position of `ids`, row by row, of a Llama, Mistral or Qwen2.
+    /// Computes the logits at every position of `ids`, row by row, for a Llama, Mistral or Qwen2.
     ///
     /// # Panics
     /// If a tensor or a size is missing.

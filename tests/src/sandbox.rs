@@ -1,4 +1,4 @@
-//! A directory to run the program in.
+//! A temporary directory in which the program runs.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,24 +10,23 @@ use tempfile::TempDir;
 
 use crate::{Files, Outcome, program};
 
-/// A temporary directory that the program runs in, so that command lines are short and what a run leaves
-/// behind is seen.
+/// A temporary directory in which the program runs, so that command lines are short and leftover files are noticed.
 #[derive(Debug)]
 pub struct Sandbox {
     dir: TempDir,
 }
 
 impl Sandbox {
-    /// An empty one.
+    /// Creates an empty sandbox.
     ///
     /// # Panics
-    /// If there is no room for it.
+    /// If the directory cannot be created.
     #[expect(clippy::new_without_default, reason = "a directory is made")]
     pub fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
     }
 
-    /// One with `model`, a float checkpoint, and `text.txt`, a text for it.
+    /// Creates a sandbox with `model`, a float checkpoint, and `text.txt`, a text for it.
     pub fn with_model() -> Self {
         let sandbox = Self::new();
         sandbox.put_dir("model", crate::checkpoint());
@@ -35,7 +34,7 @@ impl Sandbox {
         sandbox
     }
 
-    /// A path in it.
+    /// Returns a path in the sandbox.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -63,11 +62,11 @@ impl Sandbox {
         serde_json::from_slice(&self.read(name)).unwrap()
     }
 
-    /// The program with the arguments of `line`, which are separated by spaces.
+    /// Returns the program with the arguments of `line`, which are separated by spaces.
     pub fn command(&self, line: &str) -> Command {
         let mut command = program::command();
         command.current_dir(self.dir.path()).args(line.split_whitespace());
-        // Graphics drivers complain on standard error, which is compared, where there is no such directory.
+        // Without this directory, graphics drivers would print warnings on standard error, which is compared.
         command.env("XDG_RUNTIME_DIR", self.dir.path());
         command
     }
@@ -78,8 +77,8 @@ impl Sandbox {
         self.slm_with(line, &[], &[])
     }
 
-    /// Runs the program with the arguments of `line` and then `more`, which may hold spaces, and with
-    /// environment variables set.
+    /// Runs the program with the arguments of `line` and then `more`, which may contain spaces, and with environment
+    /// variables.
     #[track_caller]
     pub fn slm_with(&self, line: &str, more: &[&str], variables: &[(&str, &str)]) -> Outcome {
         let mut command = self.command(line);
@@ -87,14 +86,14 @@ impl Sandbox {
         Outcome::new(format!("{line} {}", more.join(" ")), output)
     }
 
-    /// Runs the program and requires that it fails as in [`Outcome::fails`] and leaves every file as it was
-    /// and none that was not there.
+    /// Runs the program and requires that it fails as in [`Outcome::fails`] without changing, adding or removing any
+    /// file.
     #[track_caller]
     pub fn refuses(&self, line: &str, code: i32, parts: &[&str]) -> Outcome {
         self.refuses_with(line, &[], &[], code, parts)
     }
 
-    /// [`Sandbox::refuses`] with the further arguments and variables of [`Sandbox::slm_with`].
+    /// [`Sandbox::refuses`] with the additional arguments and variables of [`Sandbox::slm_with`].
     #[track_caller]
     pub fn refuses_with(
         &self,
@@ -114,7 +113,7 @@ impl Sandbox {
         outcome
     }
 
-    /// Every path in it, with the content of files.
+    /// Returns every path in the sandbox, with the content of files.
     fn content(&self) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
         fn visit(dir: &Path, content: &mut BTreeMap<PathBuf, Option<Vec<u8>>>) {
             for entry in fs::read_dir(dir).unwrap() {

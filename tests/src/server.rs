@@ -1,4 +1,4 @@
-//! `slm serve`, started as users start it.
+//! A running `slm serve`, started from the command line.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use crate::{Sandbox, model};
 
-/// A chat template for models that have none.
+/// A chat template for models without one.
 const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: ";
 
-/// A running `slm serve`, which ends with this.
+/// A running `slm serve`, which ends when this is dropped.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
@@ -20,20 +20,20 @@ pub struct Server {
     pub url: String,
 }
 
-/// An answer of a server.
+/// A response of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpReply {
     /// Status code.
     pub status: u16,
-    /// Body, without the lengths of its chunks.
+    /// Body, with chunks joined.
     pub body: String,
 }
 
 impl Sandbox {
-    /// One with the checkpoint `model`, which has a chat template.
+    /// Creates a sandbox with the checkpoint `model`, which has a chat template.
     ///
     /// # Panics
-    /// If it cannot be made.
+    /// If the checkpoint cannot be created.
     pub fn with_chat_model() -> Self {
         let sandbox = Self::new();
         model().write(sandbox.path("hf"));
@@ -62,22 +62,22 @@ impl Server {
         self.child.id()
     }
 
-    /// Host and port.
+    /// Host and port of the server.
     pub fn address(&self) -> &str {
         self.url.trim_start_matches("http://").trim_end_matches("/v1")
     }
 
-    /// A connection.
+    /// Opens a connection.
     ///
     /// # Panics
-    /// If there is none to be had.
+    /// If the connection fails.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream
     }
 
-    /// The bytes of a request that ends its connection.
+    /// The bytes of a request after which the connection closes.
     pub fn request(&self, method: &str, path: &str, body: &str) -> String {
         format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
@@ -86,24 +86,24 @@ impl Server {
         )
     }
 
-    /// Sends bytes and reads the answer.
+    /// Sends bytes and reads the response.
     ///
     /// # Panics
-    /// If what comes is no answer.
+    /// If the received bytes are not a response.
     #[track_caller]
     pub fn send(&self, bytes: &[u8]) -> HttpReply {
         let mut stream = self.connect();
-        // A server may answer and close before it has read all.
+        // The server may respond and close the connection before it has read everything.
         let _ = stream.write_all(bytes);
         let mut reply = Vec::new();
         let _ = stream.read_to_end(&mut reply);
         HttpReply::parse(&reply)
     }
 
-    /// The answer to a request that must succeed.
+    /// Returns the response to a request, which must succeed.
     ///
     /// # Panics
-    /// If it fails.
+    /// If the request fails.
     #[track_caller]
     pub fn post(&self, path: &str, body: &Value) -> Value {
         let reply = self.send(self.request("POST", &format!("/v1/{path}"), &body.to_string()).as_bytes());
@@ -111,10 +111,10 @@ impl Server {
         serde_json::from_str(&reply.body).unwrap()
     }
 
-    /// A value of `/metrics`.
+    /// Returns a value of `/metrics`.
     ///
     /// # Panics
-    /// If there is none of that name.
+    /// If there is no metric of this name.
     #[track_caller]
     pub fn metric(&self, name: &str) -> f64 {
         let text = self.send(self.request("GET", "/metrics", "").as_bytes()).body;
@@ -122,10 +122,10 @@ impl Server {
         line.unwrap_or_else(|| panic!("{name} in {text}")).rsplit(' ').next().unwrap().parse().unwrap()
     }
 
-    /// Ends the server as a service manager does.
+    /// Ends the server with a signal, like a service manager.
     ///
     /// # Panics
-    /// If it does not end well.
+    /// If it does not exit successfully.
     #[cfg(unix)]
     pub fn terminate(mut self) {
         let pid = self.child.id().to_string();
@@ -142,10 +142,10 @@ impl Drop for Server {
 }
 
 impl HttpReply {
-    /// Takes the bytes of an answer apart.
+    /// Parses the bytes of a response.
     ///
     /// # Panics
-    /// If they are none.
+    /// If they are not a response.
     #[track_caller]
     pub fn parse(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes);
@@ -158,7 +158,7 @@ impl HttpReply {
         Self { status: status.unwrap_or_else(|| panic!("no status: {head}")), body }
     }
 
-    /// The text of a stream of completions; none where it was cut.
+    /// Joins the text of a stream of completions. Returns `None` if the stream was cut off.
     pub fn streamed_text(&self) -> Option<String> {
         let mut text = String::new();
         for data in self.body.lines().filter_map(|line| line.strip_prefix("data: ")) {
@@ -172,7 +172,7 @@ impl HttpReply {
     }
 }
 
-/// A body without the lengths of its chunks, which count bytes.
+/// Joins the chunks of a body; the lengths of chunks count bytes.
 fn unchunked(body: &str) -> String {
     let (mut rest, mut text) = (body.as_bytes(), Vec::new());
     while let Some(end) = rest.windows(2).position(|pair| pair == b"\r\n") {

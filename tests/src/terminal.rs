@@ -1,4 +1,4 @@
-//! The program in a pseudo-terminal.
+//! Runs of the program in a pseudo-terminal.
 
 use std::io::Read;
 
@@ -13,7 +13,7 @@ pub struct Shown {
     pub line: String,
     /// Exit code.
     pub code: u32,
-    /// Every line that was shown, each state of a progress bar among them, without the sequences that control a terminal.
+    /// Every line shown, including each state of a progress bar, without terminal control sequences.
     pub lines: Vec<String>,
 }
 
@@ -21,14 +21,14 @@ impl Shown {
     /// Index of the first line that contains `part`.
     ///
     /// # Panics
-    /// If there is none.
+    /// If there is no such line.
     #[track_caller]
     pub fn position(&self, part: &str) -> usize {
         let found = self.lines.iter().position(|line| line.contains(part));
         found.unwrap_or_else(|| panic!("{part:?} is not in\n{self}"))
     }
 
-    /// Requires success, and that no line is wider than `columns`.
+    /// Requires success and that no line is wider than `columns`.
     ///
     /// # Panics
     /// Otherwise.
@@ -57,10 +57,10 @@ impl std::fmt::Display for Shown {
 }
 
 impl Sandbox {
-    /// Runs the program with the arguments of `line`, which are separated by spaces, in a terminal of `columns`.
+    /// Runs the program with the arguments of `line`, which are separated by spaces, in a terminal of width `columns`.
     ///
     /// # Panics
-    /// If there are no pseudo-terminals.
+    /// If the system has no pseudo-terminals.
     pub fn terminal(&self, line: &str, columns: u16) -> Shown {
         let pair = native_pty_system()
             .openpty(PtySize { rows: 40, cols: columns, pixel_width: 0, pixel_height: 0 })
@@ -77,25 +77,25 @@ impl Sandbox {
         drop(pair.slave);
         let mut reader = pair.master.try_clone_reader().unwrap();
         let mut bytes = Vec::new();
-        // Linux reports the end of a terminal as an error.
+        // Linux reports the end of a pseudo-terminal as an error.
         let _ = reader.read_to_end(&mut bytes);
         let code = child.wait().unwrap().exit_code();
         let text = without_sequences(&String::from_utf8_lossy(&bytes));
         assert!(!text.contains("panicked at"), "slm {line}\n{text}");
-        // A terminal ends a line with both.
+        // A terminal ends a line with both characters.
         let text = text.replace("\r\n", "\n");
         let lines = text.split(['\n', '\r']).map(|line| line.trim_end().to_owned()).collect();
         Shown { line: line.to_owned(), code, lines }
     }
 }
 
-/// The text without the sequences that begin with Escape and `[` and end with a letter.
+/// Returns the text without the sequences that begin with Escape and `[` and end with a letter.
 fn without_sequences(text: &str) -> String {
     let mut parts = text.split("\u{1b}[");
     let mut shown = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let end = part.find(|letter: char| letter.is_ascii_alphabetic()).map_or(part.len(), |end| end + 1);
-        // What moves the cursor or clears a line begins another state of it.
+        // A sequence that moves the cursor or clears a line starts a new state of the line.
         if !part[..end].ends_with('m') {
             shown.push('\r');
         }

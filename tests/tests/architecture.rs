@@ -1,7 +1,7 @@
-//! The picture of the crates in docs/architecture.md, drawn from `cargo metadata`.
+//! The diagram of the crates in docs/architecture.md, generated from `cargo metadata`.
 //!
-//! After a change of crates or of their dependencies, `SLM_BLESS=1 cargo test -p slm-tests --test architecture` draws it
-//! anew.
+//! After a change of crates or their dependencies, regenerate it:
+//! `SLM_BLESS=1 cargo test -p slm-tests --test architecture`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -13,7 +13,7 @@ use serde_json::Value;
 const BEGIN: &str = "<!-- crates: drawn by tests/tests/architecture.rs -->\n";
 const END: &str = "<!-- end of crates -->\n";
 
-/// Names of the crates that each crate of the workspace needs when it is used, and its description.
+/// The crates that each crate of the workspace depends on (by name), and its description.
 struct Crates {
     needs: BTreeMap<String, BTreeSet<String>>,
     description: BTreeMap<String, String>,
@@ -34,7 +34,7 @@ impl Crates {
         let mut crates = Self { needs: BTreeMap::new(), description: BTreeMap::new() };
         for package in packages {
             let name = text(&package["name"]);
-            // Tests and what serves them are no part of the house.
+            // Tests and their helper crates are not part of the diagram.
             if package["publish"] == Value::Array(Vec::new()) {
                 continue;
             }
@@ -47,7 +47,7 @@ impl Crates {
         crates
     }
 
-    /// Returns `true` if `from` needs `to` by way of another crate.
+    /// Returns `true` if `from` depends on `to` through another crate.
     fn needs_indirectly(&self, from: &str, to: &str) -> bool {
         self.needs[from].iter().any(|between| between != to && self.reaches(between, to))
     }
@@ -56,7 +56,7 @@ impl Crates {
         from == to || self.needs[from].iter().any(|next| self.reaches(next, to))
     }
 
-    /// The longest way down to a crate that needs no other.
+    /// Length of the longest path to a crate without dependencies.
     fn height(&self, name: &str) -> usize {
         self.needs[name].iter().map(|needed| self.height(needed) + 1).max().unwrap_or(0)
     }

@@ -1,7 +1,7 @@
-//! Reports in a real browser: Chromium finds nothing wrong with them, asks nobody for anything, and people can use them with
-//! keys, on a phone, in the dark and on paper.
+//! Reports in a real browser: Chromium reports no errors, the pages request nothing from the network, and they are
+//! usable with the keyboard, on a phone, in dark colours and in print.
 //!
-//! With `SLM_SCREENSHOTS=DIR` pictures of every page are written to DIR.
+//! With `SLM_SCREENSHOTS=DIR`, screenshots of every page are written to DIR.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ const PHONE: (u32, u32) = (390, 844);
 const TAB: &str = "\u{e004}";
 const ENTER: &str = "\u{e007}";
 
-/// Looks at a page in light and dark colours, on a desktop and on a phone.
+/// Checks a page in light and dark colours, on a desktop and on a phone.
 #[track_caller]
 fn look_at(browser: &Browser, path: &Path) {
     let name = path.file_name().unwrap().to_str().unwrap();
@@ -23,7 +23,7 @@ fn look_at(browser: &Browser, path: &Path) {
             let what = format!("{name}, {width} pixels wide, dark {dark}");
             browser.emulate(width, height, dark);
             browser.open(path);
-            // Of the layers, some are open; all are made alike.
+            // Opens only some of the layers, which are all alike.
             browser.run(
                 "document.querySelectorAll('details').forEach((layer, index) => { layer.open = index < 3; })",
             );
@@ -96,7 +96,7 @@ fn pages_can_be_used_without_a_mouse_and_printed() {
         cells.as_array().unwrap().iter().map(|cell| cell.as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let before = cells(0);
-    // The table, then the buttons of its first two columns.
+    // Reaches the table, then the buttons of its first two columns.
     browser.press(&TAB.repeat(3));
     assert_eq!(browser.run("return document.activeElement.textContent"), "SQNR dB");
     browser.press(ENTER);
@@ -121,7 +121,7 @@ fn pages_can_be_used_without_a_mouse_and_printed() {
     assert!(paper["data"].as_str().unwrap().len() > 20_000);
 }
 
-/// As many layers as SmolLM2-135M has: 211.
+/// The number of layers is 211, as in SmolLM2-135M.
 #[test]
 fn a_page_of_many_layers_is_small_and_opens_in_a_second() {
     const BLOCKS: usize = 30;

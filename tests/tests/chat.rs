@@ -1,4 +1,4 @@
-//! Conversations with a model, as people type them and as programs send them.
+//! Conversations with a model, typed by users and sent by programs.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -23,7 +23,7 @@ fn settings() -> Value {
     json!({ "chat_template": TEMPLATE, "eos_token": { "content": "<|endoftext|>" } })
 }
 
-/// `slm chat` with `lines` on standard input.
+/// Runs `slm chat` with `lines` on standard input.
 fn chat(sandbox: &Sandbox, options: &str, lines: &str) -> Outcome {
     let line = format!("chat {options}");
     let mut command = sandbox.command(&line);
@@ -54,7 +54,7 @@ fn answers_follow_the_template_and_the_history() {
     assert_eq!(spoken[0]["content"], spoken[2]["content"], "a conversation that was reset begins anew");
     assert_eq!(spoken[0]["prompt_tokens"], spoken[2]["prompt_tokens"]);
     assert!(number(&spoken[1], "prompt_tokens") > number(&spoken[0], "prompt_tokens"));
-    // The first turn is kept for the second, but for tokens that its last ones form with the answer.
+    // The first turn is kept for the second one, except for the last tokens, which merge with the answer.
     assert_eq!(spoken[0]["prompt_tokens_kept"], 0);
     assert!(number(&spoken[1], "prompt_tokens_kept") > number(&spoken[0], "prompt_tokens") / 2.0);
     assert!(number(&spoken[1], "prompt_tokens_kept") < number(&spoken[1], "prompt_tokens"));
@@ -65,13 +65,13 @@ fn answers_follow_the_template_and_the_history() {
         json!([{ "role": "user", "content": "Tom" }, { "role": "assistant", "content": first }])
     );
 
-    // The same text by hand gives the same answer.
+    // Rendering the conversation by hand gives the same answer.
     let prompt = "user: Tom<|endoftext|>\nassistant: ";
     let line = "generate --checkpoint model --max-new-tokens 3 --json --prompt";
     let by_hand = sandbox.slm_with(line, &[prompt], &[]).json();
     assert_eq!(by_hand["text"], spoken[0]["content"]);
 
-    // An instruction comes first, from the option or typed.
+    // A system message comes first, from the option or typed.
     let told = replies(chat(&sandbox, &format!("{options} --system Short."), "Tom\n"));
     let typed = replies(chat(&sandbox, options, "Anna\n/system Short.\nTom\n"));
     assert_eq!(told[0]["prompt_tokens"], typed[1]["prompt_tokens"]);
@@ -126,7 +126,7 @@ fn a_model_without_a_usable_template_says_what_to_do() {
     sandbox.refuses("chat --checkpoint model --template bad.jinja", 1, &["bad.jinja", "line 1"]);
     sandbox.refuses("chat --checkpoint model --template none.jinja", 1, &["none.jinja"]);
 
-    // The model can be used for other things, so it is imported; that its template cannot is said at once.
+    // Such a model can be imported for other uses, with a warning that its template is invalid.
     let sandbox = Sandbox::new();
     model().write(sandbox.path("hf"));
     sandbox.put("hf/chat_template.jinja", "{% for %}");
@@ -140,7 +140,7 @@ fn a_model_without_a_usable_template_says_what_to_do() {
     sandbox.refuses("import hf --out third", 1, &["tokenizer_config.json", "chat_template"]);
 }
 
-/// SmolLM2-135M-Instruct, where the environment variable `SLM_REAL` names its Hugging Face directory.
+/// SmolLM2-135M-Instruct, if the environment variable `SLM_REAL` names its Hugging Face directory.
 #[test]
 fn a_real_model_knows_a_capital() {
     let Some(source) = std::env::var_os("SLM_REAL") else {

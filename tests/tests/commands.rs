@@ -1,4 +1,4 @@
-//! Tests of the commands when all is well.
+//! The commands in normal use.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use slm_tests::{Sandbox, model, quantized, read_tensors, text};
 
-/// Linear layers of the model, the head among them.
+/// Number of linear layers of the model, including the head.
 const LAYERS: usize = 15;
 const TYPES: [&str; 3] = ["static", "dynamic", "weight-only"];
 
@@ -42,7 +42,7 @@ fn a_model_goes_from_import_to_comparison() {
     let (perplexity, nll) = (number(&eval, "perplexity"), number(&eval, "nll"));
     assert!((perplexity.ln() - nll).abs() < 1e-12 && nll > 0.0, "{eval}");
     assert_eq!((&eval["window"], &eval["device"]), (&64.into(), &"flex".into()));
-    // Every token of the text counts but the first of each window; a last window of one token has nothing.
+    // Every token is scored except the first one of each window; a last window of one token has none.
     let ids = slm_text::Tokenizer::from_json(&source.tokenizer, "").unwrap().encode(text()).unwrap();
     let windows = ids.len() / 64 + usize::from(ids.len() % 64 >= 2);
     assert_eq!(
@@ -90,7 +90,7 @@ fn a_model_goes_from_import_to_comparison() {
     assert_eq!((number(&same, "kl_divergence"), number(&same, "top1_agreement")), (0.0, 1.0));
     assert_eq!(same["layers"][0]["sqnr_db"], "Infinity");
 
-    // For people the same is said in words, and nothing on standard error.
+    // Text output reports the same, and prints nothing on standard error.
     for line in [
         "eval --checkpoint int8 --data text.txt --max-tokens 200",
         "compare model int8 --data text.txt --max-tokens 200",
@@ -106,8 +106,8 @@ fn a_model_goes_from_import_to_comparison() {
     }
 }
 
-/// Every width, granularity and type: the reported perplexity is that of the checkpoint as it is on disk, and
-/// eight bits do little harm.
+/// For every width, granularity and type, the reported perplexity is that of the written checkpoint, and eight bits do
+/// little harm.
 #[test]
 fn every_scheme_can_be_quantized_and_evaluated() {
     let sandbox = Sandbox::with_model();
@@ -128,7 +128,7 @@ fn every_scheme_can_be_quantized_and_evaluated() {
                 let ratio = number(&ptq, "perplexity_quantized") / number(&ptq, "perplexity_float");
                 assert!(ratio > 1.0 / worst && ratio < worst, "{scheme}: {ratio}");
                 let layers = ptq["layers"].as_array().unwrap();
-                // Static inputs have parameters; those that lose most to them are dynamic instead.
+                // Static inputs have parameters; those that lose most with one scale are dynamic instead.
                 for layer in layers {
                     assert_eq!(layer["activation"].is_object(), layer["input"] == "static", "{layer}");
                     assert!(
@@ -137,7 +137,7 @@ fn every_scheme_can_be_quantized_and_evaluated() {
                 }
                 let metadata = sandbox.read_json("new/quantization_metadata.json");
                 assert_eq!(metadata["layers"].as_array().unwrap().len(), LAYERS);
-                // Inputs are observed where they are quantized, or make the ranges of weights better.
+                // Inputs are observed if they are quantized, or if they improve the ranges of weights.
                 let observed = kind != "weight-only" || bits == 4;
                 assert_eq!(ptq["calibration_tokens"].as_u64().unwrap() > 0, observed, "{scheme}");
                 let observer = if bits == 4 { "weighted-mse" } else { "min-max" };
@@ -180,8 +180,8 @@ fn linear_layers_shrink_as_promised() {
             let ptq = sandbox.slm(&format!("{line} {options} --type {kind}")).json();
             let ratio = number(&ptq["sizes"], "linear_ratio");
             assert!(ratio <= most && ratio > most * 0.98, "{options} --type {kind}: {ratio}");
-            // The same by the tensors on disk: those of the linear layers are those that the float model has
-            // not got, or has under the same name and in another form.
+            // The same according to the tensors on disk: the tensors of linear layers are those that the float model
+            // lacks, or has under the same name with another type.
             let inspect = sandbox.slm("inspect new --json").json();
             let names: Vec<_> = inspect["quantization"]["layers"]
                 .as_array()
@@ -255,7 +255,7 @@ fn a_layer_is_shown_in_full() {
         assert!(said.starts_with(&format!("{name}: 32 outputs x 64 inputs")), "{said}");
         assert_eq!(said.contains("scale and zero point"), scales > 0, "{said}");
     }
-    // An affine group of random weights hardly ever has its zero in the middle.
+    // An affine group of random weights almost never has its zero point in the middle.
     let view = sandbox.slm(&format!("inspect int4 --layer {name} --json")).json();
     assert!(view["qparams"].as_array().unwrap().iter().any(|qparams| qparams["zero_point"] != 0));
 }
@@ -292,13 +292,13 @@ fn the_same_command_gives_the_same_bytes() {
     assert_eq!(first.0.as_array().unwrap().len(), 40);
     assert_eq!(first, generate(&format!("{sampling} --seed 3")));
     assert_ne!(first, generate(&format!("{sampling} --seed 4")));
-    // What people see is the prompt and the same text.
+    // Text output is the prompt and the same text.
     let said =
         sandbox.slm("generate --checkpoint model --prompt Once --max-new-tokens 40 --ignore-eos").success();
     assert_eq!(said.stdout, format!("Once{}\n", generate("--ignore-eos").1.as_str().unwrap()));
 }
 
-/// All of `logits` of every checkpoint by every device and kernel.
+/// Compares all logits of every checkpoint for every device and kernel.
 #[test]
 fn devices_and_kernels_agree() {
     let sandbox = Sandbox::with_model();
@@ -328,7 +328,7 @@ fn devices_and_kernels_agree() {
         assert_eq!(a.len(), b.len());
         a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
     };
-    // Flex is what they are compared with.
+    // The other devices are compared with Flex.
     let others = &slm_tests::CPU_DEVICES[1..];
     let schemes = [
         ("a", "--type static"),
@@ -349,7 +349,7 @@ fn devices_and_kernels_agree() {
             assert!(worst <= 1e-4, "{scheme} with {kernel}: {worst}");
             assert_eq!(greedy, generated(name, "flex", kernel), "{scheme} with {kernel}");
         }
-        // Other float operations may put an activation on the other side of a rounding edge.
+        // Other float operations may move an activation across a rounding boundary.
         let edge = if scheme.contains("weight-only") { 1e-4 } else { 2e-2 };
         for device in others {
             let worst = difference(&reference, &logits(name, device, kernels[kernels.len() - 1]));
@@ -371,8 +371,8 @@ fn devices_and_kernels_agree() {
     };
     let gpu = cfg!(feature = "wgpu").then_some("wgpu");
     for device in others.iter().copied().chain(gpu) {
-        // Float activations agree to float precision. An 8-bit activation on the other side of a rounding edge moves
-        // the logits of its position and of those after it by up to 2e-2, as above.
+        // Float activations agree to float precision. An 8-bit activation across a rounding boundary changes the logits
+        // of its position and of later ones by up to 2e-2, as above.
         for (checkpoint, tolerance) in [("model", 1e-5), ("c", 1e-5), ("d", 1e-5), ("a", 1e-2), ("b", 1e-2)] {
             let ratio = perplexity(checkpoint, device) / perplexity(checkpoint, "flex");
             assert!((ratio - 1.0).abs() < tolerance, "{checkpoint} on {device}: {ratio}");
@@ -394,12 +394,12 @@ fn the_default_output_is_replaced() {
     sandbox.refuses(line, 1, &["ptq-int4-weight-only-group-16", "notes.txt", "not overwritten"]);
 }
 
-/// As with `slm inspect DIR | head -1`.
+/// As in `slm inspect DIR | head -1`.
 #[test]
 fn a_reader_that_has_seen_enough_is_no_failure() {
     let sandbox = Sandbox::with_model();
     sandbox.put_dir("int8", quantized());
-    // Much more than a pipe holds, so that writing goes on after the reader has gone.
+    // Much more than fits into a pipe, so that writing continues after the reader has closed it.
     for line in ["inspect int8 --json", "inspect int8 --layer lm_head --json", "inspect int8"] {
         let mut command = sandbox.command(line);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -413,7 +413,7 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
     }
 }
 
-/// Ctrl-C while a file is written: the program says so and leaves nothing.
+/// Ctrl-C while a file is written: the program reports it and leaves nothing behind.
 #[cfg(unix)]
 #[test]
 fn an_interrupted_command_leaves_nothing() {
@@ -421,7 +421,7 @@ fn an_interrupted_command_leaves_nothing() {
     let mut command = sandbox.command("corpus --stories 1000000000 --out new");
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let entries = || std::fs::read_dir(sandbox.path("")).unwrap().count();
-    // Once it writes, it listens to signals.
+    // Once it writes, it handles signals.
     while entries() == 0 {
         assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
         std::thread::sleep(std::time::Duration::from_millis(5));
@@ -450,7 +450,7 @@ fn words_about_work_go_to_standard_error() {
     sandbox.slm(&format!("{line} -q")).json();
 }
 
-/// Speeds are not asserted, but everything that they are reported with is.
+/// Speeds are not checked, but everything else in the report is.
 #[test]
 fn bench_says_what_it_measured_and_by_which_kernel() {
     let sandbox = Sandbox::with_model();
@@ -471,7 +471,7 @@ fn bench_says_what_it_measured_and_by_which_kernel() {
     let inspect = sandbox.slm("inspect int8 --json").json();
     let layers = inspect["quantization"]["layers"].as_array().unwrap();
     let bytes: u64 = layers.iter().map(|layer| layer["bytes_after"].as_u64().unwrap()).sum();
-    // Packed, the kernel's layout may pad each layer's rows to whole blocks.
+    // The kernel's layout may pad each layer's rows to whole blocks.
     let read = bench["weight_bytes_per_token"].as_u64().unwrap();
     assert!(read >= bytes && read < bytes * 3, "{read} of {bytes}");
     for field in ["prefill_tokens_per_second", "decode_tokens_per_second", "read_bytes_per_second"] {

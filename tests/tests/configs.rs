@@ -1,4 +1,4 @@
-//! Configs and what is changed about them, when a run begins and when it is resumed.
+//! Configs and changes of their values, when a run starts and when it is resumed.
 
 use slm_tests::{Sandbox, quantized, train_config};
 
@@ -58,7 +58,7 @@ fn options_set_values_of_a_config() {
     }
 }
 
-/// The option is to blame where an option is wrong, and the file where the file is.
+/// An error names the option if the option is wrong, and the file if the file is wrong.
 #[test]
 fn what_is_wrong_with_a_config_is_said_where_it_is_written() {
     let sandbox = Sandbox::with_model();
@@ -86,7 +86,7 @@ fn what_is_wrong_with_a_config_is_said_where_it_is_written() {
     }
     sandbox.refuses(&format!("{line} --steps -1"), 2, &["--steps", "-1"]);
     sandbox.refuses(&format!("{line} --set training.steps"), 2, &["KEY=VALUE"]);
-    // Quotes may be left out, spaces may be there, and the last one holds.
+    // Quotes are optional, spaces are allowed, and the last value counts.
     let set = [
         "--set",
         "training.steps = 9",
@@ -123,7 +123,7 @@ fn what_is_wrong_with_a_config_is_said_where_it_is_written() {
     }
 }
 
-/// A run that is interrupted, or rather: one that is left at a checkpoint before its end.
+/// Simulates an interrupted run: one whose checkpoint is not at its end.
 fn unfinished() -> Sandbox {
     let sandbox = Sandbox::with_model();
     sandbox.put("run.toml", RUN);
@@ -169,10 +169,10 @@ fn an_unfinished_run_is_continued_and_not_lost() {
         // The same command again.
         let parts = [name, "unfinished run", "of 100000", "--resume", "--overwrite"];
         sandbox.refuses(&format!("{line} --steps 100000"), 1, &parts);
-        // Another value that matters.
+        // A different value that matters.
         let changed = format!("{line} --steps 100000 --resume --set training.learning_rate=5e-4");
         sandbox.refuses(&changed, 1, &["training.learning_rate was 0.001, is now 0.0005"]);
-        // Another number of steps.
+        // A different number of steps.
         let step = sandbox.read_json(&format!("{name}/training_state.json"))["step"].as_u64().unwrap();
         let outcome =
             sandbox.slm(&format!("{line} --steps {} --resume --set training.eval_interval=0", step + 2));
@@ -188,7 +188,7 @@ fn an_unfinished_run_is_continued_and_not_lost() {
 #[test]
 fn the_config_of_qat_is_one_of_finetune() {
     let sandbox = unfinished();
-    // The head of the model is tied; quantized, it is not.
+    // The head of the model is tied, but untied in a quantized checkpoint.
     let model = "[model]\nvocab_size = 300\nhidden_size = 16\nintermediate_size = 32\nnum_layers = 1\nnum_heads = 2\n\
                  max_position_embeddings = 64\ntie_word_embeddings = true\n";
     let config = |bits: &str| {

@@ -23,7 +23,7 @@ save_interval = 4
 seed = 3
 ";
 
-/// Runs the program with as many threads; one thread also gets one processor alone, where the system can do that.
+/// Runs the program with `threads` threads. A single thread also gets a single processor, if the system supports that.
 fn run(sandbox: &Sandbox, line: &str, threads: usize) {
     let bound =
         threads == 1 && Command::new("taskset").args(["-c", "0", "true"]).status().is_ok_and(|s| s.success());
@@ -81,7 +81,7 @@ fn sampled_sequences_are_the_same_with_one_thread_and_two() {
         run(&sandbox, &format!("{sample} {name}"), threads);
         assert!(sandbox.read("one.json") == sandbox.read(name), "{name}");
     }
-    // Nor does it matter how many are drawn together.
+    // The batch size does not matter either.
     for size in [1, 2, 7, 11] {
         let name = format!("batch{size}.json");
         run(&sandbox, &format!("{} {name}", sample.replace("size 3", &format!("size {size}"))), 2);

@@ -1,4 +1,4 @@
-//! More directories as people have them: what trainers, servers and editors leave in one.
+//! Model directories as trainers, servers and editors leave them.
 
 use std::fs;
 
@@ -16,7 +16,7 @@ fn add(name: &'static str, shape: &'static [usize]) -> impl Fn(&mut HuggingFace)
 #[test]
 fn what_is_no_part_of_the_model_is_passed_over() {
     let (sandbox, expected) = whole();
-    // Buffers that old versions saved, without a word.
+    // Buffers that old versions saved are ignored without a warning.
     for name in [
         "model.layers.0.self_attn.rotary_emb.cos_cached",
         "model.layers.1.self_attn.rotary_emb.sin_cached",
@@ -29,14 +29,14 @@ fn what_is_no_part_of_the_model_is_passed_over() {
         change(&sandbox, add(name, &[8]));
         reads(&sandbox, &expected, &[]);
     }
-    // Counters, scales of a cache, and a value head: with a word.
+    // Counters, scales of a cache, and a value head are ignored with a warning.
     for name in ["global_step", "model.layers.0.self_attn.k_scale", "num_batches_tracked"] {
         change(&sandbox, add(name, &[]));
         reads(&sandbox, &expected, &[name, "no part of the model"]);
     }
     change(&sandbox, add("v_head.summary.weight", &[1, 64]));
     reads(&sandbox, &expected, &["v_head.summary.weight", "no part of the model"]);
-    // What could be a part of it is not.
+    // A tensor that could be part of the model is an error.
     change(&sandbox, add("model.layers.0.mlp.shared_expert.weight", &[4, 4]));
     sandbox.refuses(IMPORT, 1, &["shared_expert", "unexpected"]);
 }
@@ -54,13 +54,13 @@ fn the_names_of_other_modules_are_taken_off() {
         renamed(model, |name| format!("backbone.{}", name.trim_start_matches("model.")))
     });
     reads(&sandbox, &expected, &["`backbone.`"]);
-    // A value head beside the wrapped model, as TRL saves it.
+    // A value head next to the wrapped model, as TRL saves it.
     change(&sandbox, |model| {
         renamed(model, |name| format!("pretrained_model.{name}"));
         add("v_head.summary.bias", &[1])(model);
     });
     reads(&sandbox, &expected, &["`pretrained_model.`", "v_head.summary.bias"]);
-    // Two modules, neither of which is known for the model.
+    // Two modules, neither of which is known to be the model.
     change(&sandbox, |model| {
         renamed(model, |name| match name.contains("layers.0") {
             true => format!("a.{name}"),
@@ -106,13 +106,13 @@ fn files_beside_the_model_do_no_harm() {
         sandbox.put(&format!("hf/{name}"), content);
         reads(&sandbox, &expected, &[]);
     }
-    // An index of one file.
+    // An index of a single file.
     change(&sandbox, |_| {});
     let map: serde_json::Map<String, Value> =
         model().tensors.keys().map(|name| (name.clone(), "model.safetensors".into())).collect();
     sandbox.put("hf/model.safetensors.index.json", json!({ "weight_map": map }).to_string());
     reads(&sandbox, &expected, &[]);
-    // One that leads out of the directory.
+    // An index entry outside of the directory.
     fs::rename(sandbox.path("hf/model.safetensors"), sandbox.path("elsewhere.safetensors")).unwrap();
     for place in ["../elsewhere.safetensors", "/etc/passwd", "sub/model.safetensors"] {
         let map: serde_json::Map<String, Value> =
@@ -120,7 +120,7 @@ fn files_beside_the_model_do_no_harm() {
         sandbox.put("hf/model.safetensors.index.json", json!({ "weight_map": map }).to_string());
         sandbox.refuses(IMPORT, 1, &["index.json", "in the same directory", place]);
     }
-    // An adapter, which transformers would load in place of the model.
+    // An adapter, which transformers would load instead of the model.
     change(&sandbox, |_| {});
     sandbox.put("hf/adapter_config.json", r#"{"peft_type": "LORA", "base_model_name_or_path": "acme/base"}"#);
     reads(&sandbox, &expected, &["adapter_config.json", "not read", "merge"]);
@@ -182,13 +182,13 @@ fn what_is_no_model_is_called_what_it_is() {
         sandbox.put(&format!("hf/{name}"), content);
         sandbox.refuses(IMPORT, 1, &[&[name], parts].concat());
     }
-    // Templates begin with angle brackets too, and an empty one is none.
+    // Templates can begin with angle brackets too; an empty file is not a template.
     let (sandbox, expected) = whole();
     for template in ["<|im_start|>{{ messages }}", "<s>{{ messages }}", ""] {
         sandbox.put("hf/chat_template.jinja", template);
         reads(&sandbox, &expected, &[]);
     }
-    // An id of the Hub as the checkpoint of any command.
+    // An id of a model on the Hub as the checkpoint of any command.
     for line in [
         "inspect acme/tiny-1.5",
         "eval --checkpoint acme/tiny-1.5 --data x",
@@ -248,7 +248,7 @@ fn special_tokens_of_every_form() {
         model.write(sandbox.path("hf"));
         sandbox.refuses("import hf --out new", 1, &["config.json", "eos_token_id", "vocab_size = 320"]);
     }
-    // generation_config.json wins.
+    // generation_config.json takes precedence.
     model().write(sandbox.path("hf"));
     sandbox.put("hf/generation_config.json", r#"{"eos_token_id": [7, 9], "temperature": 0.1}"#);
     sandbox.slm(IMPORT).success();
@@ -265,7 +265,7 @@ fn configs_of_every_version() {
         drop(reads(&sandbox, &expected, parts));
     };
     reads(json!({ "architectures": "LlamaForCausalLM" }), &[]);
-    // What every config of transformers 4.2 holds, and fields that say nothing.
+    // Fields of every config of transformers 4.2, and fields without effect.
     reads(
         json!({ "pruned_heads": {}, "chunk_size_feed_forward": 0, "id2label": { "0": "LABEL_0" }, "is_decoder": false,
             "top_k": 50, "torchscript": false, "return_dict": true, "torch_dtype": "float16", "clip_qkv": null,
@@ -287,7 +287,7 @@ fn configs_of_every_version() {
         sandbox.read("hf/config.json")
     })
     .unwrap();
-    // Of a doubled key the last one holds, as in Python.
+    // The last value of a duplicate key counts, as in Python.
     sandbox.put("hf/config.json", config.replacen('{', "{\"hidden_size\": 7,", 1));
     slm_tests::importing::reads(&sandbox, &expected, &[]);
     for (text, part) in

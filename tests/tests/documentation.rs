@@ -1,8 +1,7 @@
-//! Commands in the README, in the documentation and in the help: they run as they are printed.
+//! Commands in the README, the documentation and the help run as printed.
 //!
-//! Blocks marked `sh` are run in order in a shell, each page in a directory of its own with `hf-model`, a model in the
-//! Hugging Face layout, and `my-text.txt`. Every other line that begins with `slm` must at least be a command line that the
-//! program takes.
+//! Blocks marked `sh` are run in order in a shell, each page in a new directory with `hf-model`, a model in the Hugging
+//! Face layout, and `my-text.txt`. Every other line that begins with `slm` must at least be a valid command line.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +9,7 @@ use std::process::Command;
 
 use slm_tests::{Outcome, Sandbox, binary};
 
-/// Bytes of `my-text.txt`.
+/// Size of `my-text.txt` in bytes.
 const TEXT_BYTES: usize = 60_000;
 
 fn root() -> PathBuf {
@@ -30,7 +29,7 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// Every page of the documentation.
+/// All pages of the documentation.
 fn all_pages() -> Vec<PathBuf> {
     fn visit(dir: &Path, pages: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).unwrap() {
@@ -47,7 +46,7 @@ fn all_pages() -> Vec<PathBuf> {
     pages
 }
 
-/// Blocks of code of a page, with the word behind the marks that begin them.
+/// Returns the blocks of code of a page, with the language of each.
 fn blocks(page: &str) -> Vec<(String, String)> {
     let (mut blocks, mut open) = (Vec::new(), None::<(String, String)>);
     for line in page.lines() {
@@ -65,14 +64,14 @@ fn blocks(page: &str) -> Vec<(String, String)> {
     blocks
 }
 
-/// Commands of a text: lines, with those that end in a backslash continued, without comments behind them.
+/// Returns the commands of a text: its lines, joined if they end in a backslash, without comments.
 fn commands(text: &str) -> Vec<String> {
     let joined = text.replace("\\\n", " ");
     let commands = joined.lines().map(|line| line.split("  #").next().unwrap_or(line).trim().to_owned());
     commands.filter(|line| line.starts_with("slm ")).collect()
 }
 
-/// A directory to run commands in, with the program on the path.
+/// A directory for running commands, with the program in the path.
 fn directory() -> Sandbox {
     let sandbox = Sandbox::new();
     let model = root().join("models/stories");
@@ -99,7 +98,7 @@ fn shell(sandbox: &Sandbox, script: &str) -> Outcome {
         .args(["-eu", "-c", script])
         .current_dir(sandbox.path(""))
         .env("PATH", path)
-        // A checkout of the project is where the program that runs was built from.
+        // The program finds the checkout from which it was built by this variable.
         .env("CARGO_MANIFEST_DIR", root().join("crates/slm-cli"))
         .env_remove("SLM_KERNEL")
         .output()
@@ -126,10 +125,10 @@ fn pages_run_as_printed() {
     }
 }
 
-/// Largest relative difference of a figure from the printed one: floats may be summed in another order on another processor.
+/// Largest relative difference between a number and the printed one: processors may sum floats in different orders.
 const TOLERANCE: f64 = 0.02;
 
-/// Returns `true` if two outputs say the same, in numbers that are nearly the same.
+/// Returns `true` if two outputs are equal except for small differences in numbers.
 fn agree(a: &str, b: &str) -> bool {
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let number = |word: &str| word.trim_matches(|c: char| "(),%+".contains(c)).parse::<f64>().ok();
@@ -141,7 +140,7 @@ fn agree(a: &str, b: &str) -> bool {
         })
 }
 
-/// Commands of blocks marked `console` begin with `$`, and what they print follows. With `SLM_BLESS=1` it is written anew.
+/// Commands in blocks marked `console` begin with `$`, followed by their output. `SLM_BLESS=1` rewrites the output.
 #[cfg(unix)]
 #[test]
 fn figures_in_the_page_of_mathematics_are_those_of_the_program() {
@@ -193,11 +192,11 @@ slm export my-model --format gguf --out my-model.gguf -q";
             help.split_once("Examples:\n").unwrap_or_else(|| panic!("slm {name} has no examples"));
         programs += 1;
         if name == "ptq" {
-            // Its examples write that, which others need before.
+            // The examples create this directory, which others need before.
             fs::remove_dir_all(sandbox.path("my-model-int8")).unwrap();
         }
         for command in commands(&examples.replace("\n      ", " ").replace("\\ ", " ")) {
-            // The whole command is what is shown.
+            // The example runs as the complete command shown.
             shell(&sandbox, &command);
             ran += 1;
         }
@@ -205,7 +204,7 @@ slm export my-model --format gguf --out my-model.gguf -q";
     assert!(programs >= 20 && ran >= 40, "{ran} examples of {programs} commands");
 }
 
-/// Command lines of which a part stands for something else.
+/// Returns `true` if a part of the command line is a placeholder.
 fn is_a_pattern(command: &str) -> bool {
     command.split_whitespace().any(|word| {
         let word = word.trim_matches(|letter: char| !letter.is_alphanumeric());
@@ -222,7 +221,7 @@ fn commands_in_the_documentation_are_commands() {
         let blocks = blocks(&page);
         let shells = blocks.iter().filter(|(word, _)| ["", "text", "sh"].contains(&word.as_str()));
         for command in shells.flat_map(|(_, text)| commands(text)) {
-            // A shell's own signs end what the program sees.
+            // Operators of the shell end the arguments of the program.
             let line = command.split([';', '|', '>', '<']).next().unwrap_or_default();
             let words = shell_words(line.trim_start_matches("slm "));
             let long = ["serve", "chat", "bench", "corpus"].contains(&words[0].as_str());
@@ -242,7 +241,7 @@ fn commands_in_the_documentation_are_commands() {
     assert!(checked > 80, "{checked} commands");
 }
 
-/// The words of a line, in which quotes may hold spaces.
+/// Splits a line into words, which may be quoted.
 fn shell_words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote, mut inside) = (Vec::new(), String::new(), None, false);
     for letter in line.chars() {

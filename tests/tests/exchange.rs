@@ -1,6 +1,6 @@
-//! Exports in other programs: llama.cpp reads what slm writes, makes the same tokens of a text, and computes the same.
+//! Exports in other programs: llama.cpp reads what slm writes, produces the same tokens, and computes the same results.
 //!
-//! `.ci/peers` builds llama.cpp. Logits and greedy continuations are compared in `crates/slm-exchange/tests/peers/llama_cpp.rs`.
+//! `.ci/peers` builds llama.cpp. `crates/slm-exchange/tests/peers/llama_cpp.rs` compares logits and greedy continuations.
 
 use std::fs;
 use std::path::Path;
@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use slm_tests::{Sandbox, llama_cpp, read_tensors, shared};
 use slm_text::Tokenizer;
 
-/// Tokens of a window of llama-perplexity, which scores those of its second half.
+/// Number of tokens in a window of llama-perplexity, which scores the second half.
 const WINDOW: usize = 128;
 const WINDOWS: usize = 6;
 
-/// Texts that are hard to split: spaces of all kinds, digits, apostrophes, other scripts, symbols.
+/// Text that is hard to split: all kinds of spaces, digits, apostrophes, other scripts, symbols.
 const HARD: &str = "\n\n \t  Hello, w\u{f6}rld! 12 345 \u{4f60}\u{597d} if (x == 1) { \u{1f600} } I've DON'T  don't\r\n x\u{a0}y";
 
-/// Runs a program of llama.cpp until its output has `part`: what it logs last is lost at times.
+/// Runs a program of llama.cpp until its output contains `part`, because its last log lines are sometimes lost.
 fn output_with(program: &Path, arguments: &[&str], part: &str) -> String {
     for _ in 0..40 {
         let output = Command::new(program).args(arguments).output().unwrap();
@@ -31,7 +31,7 @@ fn output_with(program: &Path, arguments: &[&str], part: &str) -> String {
     panic!("{} {arguments:?} never says {part:?}", program.display());
 }
 
-/// The models of the shared data, imported and written as `NAME.gguf` with 32-bit floats.
+/// Imports the models of the shared data and exports them as `NAME.gguf` with 32-bit floats.
 fn exported(sandbox: &Sandbox) -> Vec<String> {
     let Some(models) = shared().map(|shared| shared.join("models")) else { return Vec::new() };
     let mut names: Vec<String> = fs::read_dir(models.clone())
@@ -49,7 +49,7 @@ fn exported(sandbox: &Sandbox) -> Vec<String> {
     names
 }
 
-/// A megabyte of WikiText, and the texts that real tokenizers are tested with.
+/// A megabyte of WikiText, and the texts for testing real tokenizers.
 fn long_text() -> String {
     let shared = shared().unwrap();
     let text = fs::read_to_string(shared.join("data/wikitext2-valid.txt")).unwrap();
@@ -77,7 +77,7 @@ fn llama_cpp_makes_the_same_tokens() {
         let expected = tokenizer.encode_with_special_tokens(&text).unwrap();
         let (file, text_file) = (sandbox.path(&format!("{name}.gguf")), sandbox.path("text.txt"));
         let (file, text_file) = (file.to_str().unwrap(), text_file.to_str().unwrap());
-        // Without --no-escape the two characters `\n` become a line break.
+        // Without --no-escape, the two characters `\n` would become a line break.
         let arguments = ["-m", file, "-f", text_file, "--ids", "--no-escape", "--log-disable"];
         let output = output_with(&tokenize, &arguments, "]");
         let list = &output[output.find('[').unwrap()..=output.rfind(']').unwrap()];
@@ -96,7 +96,7 @@ fn llama_cpp_computes_the_same_perplexity() {
         let tokenizer = Tokenizer::from_file(sandbox.path(&name).join("tokenizer.json")).unwrap();
         let ids = tokenizer.encode_with_special_tokens(&text[..3_000]).unwrap();
         let plain = tokenizer.encode(&text[..3_000]).unwrap();
-        // Every window begins with BOS where the tokenizer begins texts with it.
+        // Every window begins with BOS if the tokenizer puts it before texts.
         let windows: Vec<Vec<u32>> = ids
             .chunks_exact(WINDOW)
             .take(WINDOWS)
@@ -157,7 +157,7 @@ fn llama_cpp_computes_the_same_perplexity() {
         let theirs: f64 = rest.split_whitespace().next().unwrap().parse().unwrap();
         let difference = (theirs / ours - 1.0).abs();
         println!("{name}: {ours:.4}, llama.cpp {theirs:.4}, {difference:.1e}");
-        // GPT-NeoX has another GELU there.
+        // llama.cpp's GPT-NeoX uses another GELU.
         let limit = if name == "tiny-gpt-neox" { 1e-3 } else { 1e-4 };
         assert!(difference < limit, "{name}: {ours} and {theirs}");
     }
@@ -172,7 +172,7 @@ fn onnx_models_are_directories_that_export_replaces() {
     for file in ["model.onnx", "tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
         assert!(sandbox.path("onnx").join(file).is_file(), "{file}");
     }
-    // Of what is small enough for one file.
+    // The model is small enough for one file.
     assert!(!sandbox.path("onnx/model.onnx.data").exists());
     sandbox.refuses(line, 1, &["onnx", "--overwrite"]);
     sandbox.slm(&format!("{line} --overwrite")).success();

@@ -1,4 +1,4 @@
-//! Models with known outputs, through the whole program.
+//! Models with known outputs, run through the whole program.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use slm_tests::{Sandbox, read_tensors, shared};
 
-/// Largest difference from the reference's logits that is still rounding.
+/// Largest difference from the reference logits that rounding can explain.
 const TOLERANCE: f32 = 1e-3;
 
 /// The same for a model of 30 layers.
@@ -43,8 +43,8 @@ fn golden_logits_of_every_architecture() {
     }
 }
 
-/// SmolLM2-135M-Instruct, where the environment variable `SLM_REAL` names its Hugging Face directory with the expected
-/// outputs in it.
+/// SmolLM2-135M-Instruct, if the environment variable `SLM_REAL` names its Hugging Face directory, which must contain
+/// the expected outputs.
 #[test]
 fn golden_logits_and_greedy_tokens_of_a_real_model() {
     let Some(source) = std::env::var_os("SLM_REAL").map(PathBuf::from) else {
@@ -60,8 +60,8 @@ fn golden_logits_and_greedy_tokens_of_a_real_model() {
     }
 }
 
-/// Imports `source` and compares the logits of its prompts with the expected ones, on both CPU devices. The sandbox then
-/// holds the checkpoint `model`.
+/// Imports `source` and compares the logits of its prompts with the expected ones, on both CPU devices. The returned
+/// sandbox contains the checkpoint `model`.
 fn logits_are_those_of_the_reference(name: &str, source: &Path, tolerance: f32) -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.slm_with("import --out model", &[text_of(source)], &[]).success();
@@ -91,12 +91,12 @@ fn logits_are_those_of_the_reference(name: &str, source: &Path, tolerance: f32) 
     sandbox
 }
 
-/// Perplexity of a model that people have trained, on its whole sample text, in every scheme.
+/// Perplexity of a trained model on its whole sample text, in every scheme.
 ///
-/// The bounds of weight-only and dynamic quantization are what rounding to nearest with the weights' absolute
-/// maximum reaches in PyTorch (dynamic activations there share one scale in a matrix, here in a token); choosing
-/// ranges by mean squared error must be there or better. Static activations have no such reference: their bounds
-/// are a little above what was measured here.
+/// The bounds for weight-only and dynamic quantization are the results in PyTorch of rounding to nearest with
+/// absolute-maximum ranges (dynamic activations there share one scale per matrix, in slm per token); ranges chosen by
+/// mean squared error must be at least as good. Static activations have no such reference: their bounds are slightly
+/// above the values measured with slm.
 #[test]
 fn golden_stories260k_perplexities() {
     let Some(shared) = shared() else { return };
@@ -115,7 +115,7 @@ fn golden_stories260k_perplexities() {
     for (bits, granularity, bounds) in cases {
         for (kind, most) in ["weight-only", "dynamic", "static"].into_iter().zip(bounds) {
             let scheme = format!("--bits {bits} --granularity {granularity} --type {kind}");
-            // The reference has seen no beginning-of-sequence token, and neither has this text.
+            // The reference used no beginning-of-sequence token, and neither does this text.
             let line =
                 "ptq --checkpoint model --out new --overwrite --window 256 --no-calibration-bos --json";
             let line = format!("{line} {scheme}");

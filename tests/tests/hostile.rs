@@ -1,4 +1,4 @@
-//! Machines that do not do what they should: full disks, other processes, files that change or go away.
+//! Misbehaving systems: full disks, other processes, files that change or disappear.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -18,7 +18,7 @@ fn shell(sandbox: &Sandbox, script: &str) -> Outcome {
     Outcome::of(script, command.output().unwrap())
 }
 
-/// Runs a script where it may mount file systems that only it sees. None where the system does not allow that.
+/// Runs a script that may mount file systems in its own namespace. Returns `None` if the system does not permit that.
 fn shell_with_mounts(sandbox: &Sandbox, script: &str) -> Option<Outcome> {
     let allowed = Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "none", "/mnt"]).output();
     if !allowed.is_ok_and(|output| output.status.success()) {
@@ -41,7 +41,7 @@ fn names(dir: &Path) -> Vec<String> {
 fn an_output_that_somebody_writes_is_refused() {
     let sandbox = Sandbox::with_model();
     sandbox.put_dir("out", quantized());
-    // What a process holds that writes there.
+    // The lock of another process that writes there.
     let lock = File::create(sandbox.path(".out.lock")).unwrap();
     lock.lock().unwrap();
     (&lock).write_all(b"4711").unwrap();
@@ -49,7 +49,7 @@ fn an_output_that_somebody_writes_is_refused() {
         sandbox.refuses(&line, 1, &["out: process 4711 is writing to it", "choose another output"]);
     }
     drop(lock);
-    // A lock file without a lock is what a killed process leaves.
+    // A killed process leaves a lock file without a lock.
     sandbox.slm(&format!("{PTQ} --out out --overwrite")).success();
     assert_eq!(names(&sandbox.path("")), ["model", "out", "text.txt"]);
 }
@@ -59,7 +59,7 @@ fn a_full_disk_loses_nothing() {
     let sandbox = Sandbox::with_model();
     sandbox.put_dir("out", quantized());
     let before = names(&sandbox.path(""));
-    // No file may grow above 8 blocks; the signal that would say so is ignored, as on a disk that is full.
+    // Files are limited to 8 blocks. The signal for exceeding the limit is ignored, so writes fail as on a full disk.
     let outcome =
         shell(&sandbox, &format!("trap '' XFSZ; ulimit -f 8; exec \"$SLM\" {PTQ} --out out --overwrite"));
     outcome.fails(1, &["model.safetensors", "File too large"]);
@@ -106,18 +106,18 @@ fn an_output_directory_that_goes_away_is_an_error() {
     let outcome = Outcome::of("train", output);
     assert_eq!(outcome.code, Some(1), "{outcome}");
     assert!(outcome.stderr.contains("here"), "{outcome}");
-    // What was there last is whole.
+    // The last checkpoint is complete.
     sandbox.slm("inspect gone/run").success();
 }
 
 #[test]
 fn a_source_that_changes_meanwhile_is_found() {
     let sandbox = Sandbox::with_model();
-    // The program waits for the text, with the checkpoint open and verified.
+    // The program waits for the text after it has opened and verified the checkpoint.
     assert!(Command::new("mkfifo").arg(sandbox.path("pipe")).status().unwrap().success());
     let mut command = sandbox.command("ptq --checkpoint model --calibration pipe --out out");
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // Opening the pipe waits for the program to open it.
+    // Opening the pipe waits until the program opens it.
     let mut pipe = fs::OpenOptions::new().write(true).open(sandbox.path("pipe")).unwrap();
     let weights =
         fs::OpenOptions::new().read(true).write(true).open(sandbox.path("model/model.safetensors")).unwrap();
@@ -187,7 +187,7 @@ fn a_checkpoint_of_a_later_release_is_left_as_it_is() {
 fn a_model_is_quantized_without_ever_being_in_memory() {
     let sandbox = Sandbox::with_model();
     for kind in ["dynamic", "weight-only"] {
-        // What a text makes better is left out.
+        // Improvements that require a text are omitted.
         sandbox.slm(&format!("{PTQ} --type {kind} --smooth off --out {kind}")).success();
         let json = sandbox
             .slm(&format!(

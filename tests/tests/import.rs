@@ -1,5 +1,5 @@
-//! Hugging Face directories as people have them: read where nothing that the model computes is in doubt, with a warning
-//! where that may surprise, and else refused for what they are.
+//! Hugging Face directories in practice: imported if the model's output is certain, with a warning if that may be
+//! surprising, and otherwise rejected with the reason.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,7 +25,7 @@ fn wrappers_of_names_are_taken_off() {
         change(&sandbox, |model| renamed(model, |name| format!("{prefix}{name}")));
         reads(&sandbox, &expected, parts);
     }
-    // Some names with, some without.
+    // Some names with the prefix, some without.
     change(&sandbox, |model| {
         renamed(model, |name| match name.contains("layers.1") {
             true => name.replace("model.layers.1", "model.layers.1._orig_mod"),
@@ -60,7 +60,7 @@ fn buffers_and_tied_heads_do_no_harm() {
             reads(&sandbox, &expected, &[]);
         }
     }
-    // Of two names of the tied tensor, the other one.
+    // The other one of the two names of the tied tensor.
     for prefix in ["", "_orig_mod.", "module."] {
         change(&sandbox, |model| {
             let embedding = model.tensors.remove("model.embed_tokens.weight").unwrap();
@@ -72,7 +72,7 @@ fn buffers_and_tied_heads_do_no_harm() {
     }
 }
 
-/// The model in three shards with an index.
+/// Writes the model in three shards with an index.
 fn shards(sandbox: &Sandbox, change_parts: impl FnOnce(&mut [BTreeMap<String, Tensor>; 3])) {
     let whole = model();
     change(sandbox, |_| {});
@@ -109,7 +109,7 @@ fn shards_are_read_with_an_index_or_without() {
     let index = "hf/model.safetensors.index.json";
     shards(&sandbox, |_| {});
     reads(&sandbox, &expected, &[]);
-    // Listed and not there, or there and not listed: both do no harm where nothing needs them.
+    // Tensors that are listed but missing, or present but unlisted, do no harm if they are not needed.
     edit(&sandbox, index, |index| {
         index["weight_map"]["lm_head.weight"] = shard(0).into();
         index["weight_map"]["model.rotary_emb.inv_freq"] = shard(1).into();
@@ -129,7 +129,7 @@ fn shards_are_read_with_an_index_or_without() {
         1,
         &["model-00002-of-00003.safetensors", "not found", "2 of 3 shards", "index.json"],
     );
-    // A tensor that is needed and listed, and nowhere.
+    // A required tensor that is listed but does not exist.
     shards(&sandbox, |parts| drop(parts[0].pop_first()));
     sandbox.refuses(IMPORT, 1, &["model-00001-of-00003.safetensors", "index.json says that it is there"]);
     shards(&sandbox, |_| {});
@@ -407,7 +407,7 @@ fn tokenizers_are_tried_at_the_import() {
     }
     with(&|value| value["model"]["type"] = json!("BrandNew"));
     sandbox.refuses(IMPORT, 1, &["tokenizer.json", "cannot read the tokenizer"]);
-    // Tokens beyond the embedding: a few that were added are no harm, another vocabulary is.
+    // Tokens beyond the embedding: a few added ones do no harm, but another vocabulary is an error.
     with(&|value| value["added_tokens"].as_array_mut().unwrap().push(token(320, "[PAD]")));
     reads(&sandbox, &expected, &["[PAD] (320)", "vocab_size = 320"]);
     sandbox.slm("generate --checkpoint out --prompt Once --max-new-tokens 2").success();
@@ -415,7 +415,7 @@ fn tokenizers_are_tried_at_the_import() {
     outcome.fails(1, &["320"]);
     with(&|value| value["model"]["vocab"]["beyond"] = json!(321));
     sandbox.refuses(IMPORT, 1, &["tokenizer.json", "321", "another model's tokenizer"]);
-    // One that stands in front of every text.
+    // A token that is put before every text.
     with(&|value| {
         value["added_tokens"].as_array_mut().unwrap().push(token(320, "<s>"));
         value["post_processor"] = json!({ "type": "TemplateProcessing",
@@ -450,7 +450,7 @@ fn a_tokenizer_is_made_of_its_vocabulary() {
     sandbox.put("hf/merges.txt", merges);
     reads(&sandbox, &expected, &["made of vocab.json and merges.txt"]);
     assert_eq!(ids(&sandbox), wanted);
-    // One whose rules are not known.
+    // A tokenizer with unknown rules.
     sandbox.put("hf/tokenizer_config.json", r#"{"tokenizer_class": "AcmeTokenizer"}"#);
     reads(&sandbox, &expected, &["AcmeTokenizer", "save_pretrained"]);
     fs::remove_file(sandbox.path("hf/vocab.json")).unwrap();
@@ -478,7 +478,7 @@ fn sequences_grow_beyond_the_original_context_of_longrope() {
         let ids = |name: &str| json[name].as_array().unwrap().clone();
         let (prompt, all) = (ids("prompt_ids").len(), [ids("prompt_ids"), ids("ids")].concat());
         assert!(prompt < 12 && all.len() > 20);
-        // Each token is the best one after all before it, computed at once.
+        // Each token is the most likely one after all tokens before it, computed in one pass.
         let parts: Vec<&[Value]> = (prompt..all.len()).map(|end| &all[..end]).collect();
         sandbox.put("parts.json", json!({ "ids": parts }).to_string());
         let line = format!("logits --checkpoint {checkpoint} --ids parts.json --out logits --overwrite");

@@ -1,4 +1,4 @@
-//! `docs/json-output.schema.json` describes what every command prints with `--json`.
+//! `docs/json-output.schema.json` describes the `--json` output of every command.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ fn schema() -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// Requires that `json` follows the schema, and the entry of it that is called `title`.
+/// Requires that `json` conforms to the entry `title` of the schema.
 #[track_caller]
 fn follows(schema: &Value, title: &str, json: &Value) {
     assert_eq!(violations(schema, json), Vec::<String>::new(), "{title}: {json:#}");
@@ -119,7 +119,7 @@ fn what_is_printed_line_by_line_follows_the_schema() {
     let lines: Vec<Value> = outcome.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((lines.len(), &lines[0]["id"]), (2, &serde_json::json!(7)), "{outcome}");
     lines.iter().for_each(|line| follows(&schema, "generate", line));
-    // Its first line was read as JSON, and has a URL.
+    // The server's first line was parsed as JSON and contains a URL.
     let server = Server::start(&sandbox, "--checkpoint model");
     let started = serde_json::json!({"url": server.url, "model": "model", "chat": true});
     follows(&schema, "serve", &started);

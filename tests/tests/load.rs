@@ -1,7 +1,7 @@
-//! A server under load: clients that behave, clients that send nonsense, clients that read slowly, and clients that go away.
-//! Every answer must be right, and afterwards nothing may be left of any of them.
+//! A server under load: clients that behave, send garbage, read slowly, or disconnect. Every response must be correct,
+//! and no resources may remain in use afterwards.
 //!
-//! `SLM_LOAD_REQUESTS=10000` runs the full form.
+//! `SLM_LOAD_REQUESTS=10000` runs the full test.
 #![cfg(target_os = "linux")]
 
 use std::collections::BTreeMap;
@@ -42,7 +42,7 @@ impl Held {
     }
 }
 
-/// Open files now, or a little later: the last connection may be about to be closed.
+/// Number of open files, after a short wait if necessary: the last connection may be about to close.
 fn open_files(server: &Server) -> usize {
     thread::sleep(Duration::from_millis(10));
     fs::read_dir(format!("/proc/{}/fd", server.id())).unwrap().count()
@@ -52,7 +52,8 @@ fn completion(prompt: &str, stream: bool) -> String {
     json!({"prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "stream": stream}).to_string()
 }
 
-/// One request of a kind that `number` chooses, and its name. Fails the test where the answer is wrong.
+/// Sends a request of the kind that `number` selects, and returns the name of the kind. Panics if the response is
+/// wrong.
 fn request(server: &Server, expected: &[String], number: usize) -> &'static str {
     let which = number / 7 % PROMPTS.len();
     let (prompt, text) = (PROMPTS[which], &expected[which]);
@@ -147,10 +148,10 @@ fn run(server: &Server, expected: &[String], count: usize) -> BTreeMap<&'static 
     kinds.into_inner().unwrap()
 }
 
-/// Waits until the server has nothing more to do.
+/// Waits until the server is idle.
 fn settle(server: &Server) {
     let clock = Instant::now();
-    // The connection that asks is one.
+    // The connection of this request counts too.
     let left = || {
         ["slm_requests_waiting", "slm_requests_running"].map(|name| server.metric(name)).iter().sum::<f64>()
             + server.metric("slm_connections")
@@ -166,14 +167,14 @@ fn settle(server: &Server) {
 fn nothing_is_wrong_and_nothing_is_left() {
     let count = std::env::var("SLM_LOAD_REQUESTS").map_or(600, |count| count.parse().unwrap());
     let sandbox = Sandbox::with_chat_model();
-    // Of a quantized model, answers do not depend on what else is computed, to the last bit.
+    // The answers of a quantized model do not depend on the other requests, to the last bit.
     sandbox.slm("ptq --checkpoint model --type dynamic --granularity channel --no-eval --out int8").success();
     let expected = PROMPTS.map(|prompt| {
         let line = format!("generate --checkpoint int8 --max-new-tokens {TOKENS} --json --prompt");
         sandbox.slm_with(&line, &[prompt], &[]).json()["text"].as_str().unwrap().to_owned()
     });
     let server = Server::start(&sandbox, "--checkpoint int8");
-    // Whatever is made once is made now.
+    // One-time allocations happen in this run.
     run(&server, &expected, count / 10);
     settle(&server);
     let before = Held::by(&server);
@@ -190,7 +191,7 @@ fn nothing_is_wrong_and_nothing_is_left() {
     println!("abandoned: {}", server.metric("slm_abandoned_requests_total"));
     assert_eq!(kinds.len(), 7, "{kinds:?}");
     assert_eq!((before.threads, before.files), (after.threads, after.files));
-    // What the allocator keeps of requests does not grow with their number.
+    // The memory that the allocator keeps does not grow with the number of requests.
     assert!(after.resident_bytes < before.resident_bytes + (8 << 20), "{before:?} {after:?}");
     assert!(server.metric("slm_abandoned_requests_total") > 0.0);
     server.terminate();

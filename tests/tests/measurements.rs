@@ -1,13 +1,13 @@
-//! Figures of the documentation, held against the program that made them.
+//! Numbers in the documentation, compared with the program that produced them.
 
 use slm_tests::{Sandbox, shared};
 
-/// Largest relative difference of a perplexity from the recorded one: float products may be summed in another order on
-/// another processor.
+/// Largest relative difference of a perplexity from the recorded one: processors may sum float products in different
+/// orders.
 const TOLERANCE: f64 = 1e-4;
 
-/// Rows of `docs/measurements/stories260k.csv` that are computed anew: table, row, mapping, bits, granularity and the
-/// options that `docs/measurements/stories260k` gives them.
+/// Rows of `docs/measurements/stories260k.csv` that are recomputed: table, row, mapping, bits, granularity, and the
+/// options from `docs/measurements/stories260k`.
 const ROWS: [([&str; 5], &str); 4] = [
     (["types", "static", "symmetric", "8", "tensor"], "--type static"),
     (["types", "dynamic", "symmetric", "4", "group:32"], "--type dynamic"),

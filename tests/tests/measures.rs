@@ -1,4 +1,4 @@
-//! Schemes of single layers, quantized embeddings, and what `slm eval` measures.
+//! Schemes of single layers, quantized embeddings, and the measures of `slm eval`.
 
 use serde_json::Value;
 use slm_tests::{Sandbox, model, text};
@@ -41,7 +41,7 @@ fn an_embedding_and_single_layers_are_quantized_as_the_user_says() {
     assert_eq!(scheme("layers.0.mlp.down_proj"), None);
     assert!(mixed["other_schemes"]["int4 group:8 symmetric"].as_array().unwrap().len() > 3);
 
-    // One table on disk: nothing else of the embedding, and a smaller model.
+    // The file contains one table instead of a separate embedding, and the model is smaller.
     let inspect = sandbox.slm("inspect mixed --json").json();
     let tensors = inspect["tensors"].as_array().unwrap();
     assert!(tensors.iter().all(|tensor| !tensor["name"].as_str().unwrap().starts_with("embed_tokens")));
@@ -55,7 +55,7 @@ fn an_embedding_and_single_layers_are_quantized_as_the_user_says() {
     }
     let compare = sandbox.slm("compare model mixed --data text.txt --json").json();
     assert!(number(&compare, "/kl_divergence") > 0.0);
-    // All CPU devices read the same table.
+    // All CPU devices use the same table.
     let quantized = number(&mixed, "/perplexity_quantized");
     for device in slm_tests::CPU_DEVICES {
         let line = format!("eval --checkpoint mixed --data text.txt --device {device} --json");
@@ -125,7 +125,7 @@ fn overlapping_windows_score_every_token_with_more_context() {
 #[test]
 fn multiple_choice_questions_are_counted() {
     let sandbox = imported();
-    // The model's own likelihoods decide, so that each question is asked with either answer: one of the two is right.
+    // The model's own likelihoods decide. Each question is asked with both answers, so one of the two is correct.
     let line = |answer: &str| {
         format!("{{\"context\": \"The\", \"choices\": [\"a\", \"the end\"], \"answer\": {answer}}}\n")
     };

@@ -1,4 +1,4 @@
-//! Tests of the program's messages: to people, to other programs, and to those who nearly typed the right thing.
+//! Messages for users, for other programs, and for users who mistype.
 
 use serde_json::Value;
 use slm_tests::{Sandbox, model, quantized, train_config};
@@ -44,12 +44,12 @@ fn errors_are_json_where_results_are() {
             !message.starts_with("error") && outcome.stderr.contains(message.lines().next().unwrap()),
             "{outcome}"
         );
-        // Without --json nothing is there.
+        // Without --json, standard output is empty.
         assert_eq!(sandbox.slm(line).stdout, "");
     }
 }
 
-/// One name for what was written, and one for how good it is.
+/// Results use the same name for the output and for the quality in all commands.
 #[test]
 fn results_share_their_names() {
     let sandbox = Sandbox::with_model();
@@ -134,7 +134,7 @@ fn what_nearly_fits_is_put_right() {
     ] {
         sandbox.refuses(&line, code, &[meant]);
     }
-    // What can mean one thing only is taken.
+    // Unambiguous input is accepted.
     let eval = "eval --checkpoint model --data text.txt --max-tokens 128 --json";
     assert_eq!(sandbox.slm(&format!("{eval} --device cpu")).json()["device"], "flex");
     let bits = "ptq --checkpoint model --type weight-only --no-eval --overwrite --out new --json --bits";
@@ -147,7 +147,7 @@ fn what_nearly_fits_is_put_right() {
     }
 }
 
-/// Refuses outputs that would be lost.
+/// Output paths that would lose the result are rejected.
 #[cfg(target_os = "linux")]
 #[test]
 fn outputs_that_are_no_files_are_refused() {

@@ -1,4 +1,4 @@
-//! A model that overflows is an error that names the layer, whatever is done with it.
+//! A model that overflows is an error that names the layer, in every command.
 
 use slm_tests::{Sandbox, model, text};
 
@@ -11,7 +11,7 @@ validation_fraction = 0.2
 validation_windows = 2
 ";
 
-/// With `big`, a checkpoint whose weights are finite and whose activations are not: the second block's MLP is too large.
+/// Creates `big`, a checkpoint with finite weights and infinite activations: the second block's MLP is too large.
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new();
     let mut model = model();

@@ -1,4 +1,4 @@
-//! Models of other programs, imported by the program: the same logits.
+//! Models in other formats: imports give the same logits.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
 const LAYERS: usize = 2;
 
-/// Rows of queries or keys as llama2.c has them: in each head, the halves that rotate together are neighbours.
+/// Rows of queries or keys in llama2.c's order: in each head, the values that rotate together are adjacent.
 fn interleaved((shape, values): &Tensor, heads: usize) -> Vec<f32> {
     let (rows, cols) = (shape[0], shape[1]);
     let half = rows / heads / 2;
@@ -25,7 +25,7 @@ fn interleaved((shape, values): &Tensor, heads: usize) -> Vec<f32> {
     out
 }
 
-/// The file of llama2.c, version 1, of the tensors of a tied Llama.
+/// The llama2.c file, version 1, of a tied Llama.
 fn llama2c(tensors: &BTreeMap<String, Tensor>, numbers: [u32; 7]) -> Vec<u8> {
     let mut out = 0x616b_3432_u32.to_le_bytes().to_vec();
     out.extend(1_u32.to_le_bytes());
@@ -67,7 +67,7 @@ fn a_file_of_llama2c_computes_what_the_model_does() {
         sandbox.slm("import stories.bin --tokenizer hf/tokenizer.json --out out --overwrite --json").json();
     assert_eq!((&result["architecture"], &result["has_tokenizer"]), (&"llama2.c".into(), &true.into()));
     assert_eq!(logits(&sandbox), expected);
-    // Without a tokenizer the import says so.
+    // An import without a tokenizer prints a warning.
     let outcome = sandbox.slm("import stories.bin --out bare");
     assert_eq!(outcome.code, Some(0), "{outcome}");
     assert!(outcome.stderr.contains("--tokenizer") && outcome.stdout.contains("no tokenizer"), "{outcome}");

@@ -1,8 +1,8 @@
-//! Schemes that are chosen for a size.
+//! Schemes chosen to fit a size.
 
 use slm_tests::Sandbox;
 
-/// Bytes of all tensors of a checkpoint, without the header of the file.
+/// Size in bytes of all tensors of a checkpoint, without the header of the file.
 fn tensor_bytes(sandbox: &Sandbox, dir: &str) -> u64 {
     let file = sandbox.read(&format!("{dir}/model.safetensors"));
     let header = u64::from_le_bytes(file[..8].try_into().unwrap());

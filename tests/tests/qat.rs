@@ -1,4 +1,4 @@
-//! Quantization-aware training, sampling and fine-tuning, through the whole program.
+//! Quantization-aware training, sampling and fine-tuning with the whole program.
 
 use std::fs;
 
@@ -79,7 +79,7 @@ fn qat_goes_on_from_what_gptq_quantized() {
     assert!(!sandbox.path("no").exists());
 }
 
-/// A run that Ctrl-C ends and `--resume` takes up again gives the bytes of a run that never stopped.
+/// A run that is interrupted by Ctrl-C and resumed with `--resume` gives the same bytes as an uninterrupted run.
 #[cfg(unix)]
 #[test]
 fn an_interrupted_qat_run_goes_on_as_if_it_had_not_stopped() {
@@ -125,7 +125,7 @@ fn a_quantized_checkpoint_is_tuned_and_stays_quantized() {
     assert!(sandbox.slm(float).json()["rounding"].is_null());
 }
 
-/// The same run on a GPU comes to nearly the same model.
+/// The same run on a GPU gives nearly the same model.
 #[cfg(feature = "wgpu")]
 #[test]
 fn a_quantized_checkpoint_is_tuned_on_a_gpu() {
@@ -146,7 +146,7 @@ fn a_quantized_checkpoint_is_tuned_on_a_gpu() {
     };
     let (flex, wgpu) = (run("flex"), run("wgpu"));
     assert!(flex[1] < flex[0] - 0.2, "{flex:?}");
-    // Activations are rounded: another order of float sums moves some of them by a code.
+    // Activations are rounded, so a different order of float sums changes some of them by a code.
     for (flex, wgpu) in flex.iter().zip(wgpu) {
         assert!((wgpu - flex).abs() < 0.02, "{flex} {wgpu}");
     }

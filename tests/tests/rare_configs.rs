@@ -1,11 +1,11 @@
-//! Configs that are rare and right: the program computes what a plain reference in 64-bit floats computes.
+//! Rare but valid configs: the program computes the same as a plain reference in 64-bit floats.
 
 use std::f64::consts::TAU;
 
 use serde_json::{Value, json};
 use slm_tests::{HuggingFace, Random, Reference, Sandbox, frequencies, model, read_tensors};
 
-/// Imports the changed model, which must warn of all `parts` and of nothing where there are none, and compares the logits
+/// Imports the changed model, which must warn of all `parts` (or not at all if there are none), and compares the logits
 /// of a sequence of each length with the reference.
 #[track_caller]
 fn computes(
@@ -71,7 +71,7 @@ fn scaled_positions() {
 
     let yarn =
         json!({ "rope_scaling": { "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16 } });
-    // The pair that turns so many times within the original context.
+    // The pair that turns this many times within the original context.
     let pair = |turns: f64| 16.0 * (16.0 / (turns * TAU)).ln() / (2.0 * 1e4_f64.ln());
     let (low, high) = (pair(32.0).floor().max(0.0), pair(1.0).ceil().min(15.0));
     let blended = frequencies(1e4, 16).into_iter().enumerate().map(|(index, frequency)| {
@@ -81,7 +81,7 @@ fn scaled_positions() {
     let blended: Vec<f64> = blended.collect();
     computes(|model| set(model, yarn), &[40], |_| scaled(blended.clone(), 0.1 * 4f64.ln() + 1.0), &[]);
 
-    // The original context beside the object holds.
+    // The original context outside the object takes precedence.
     let llama3 = json!({ "original_max_position_embeddings": 32, "rope_scaling": { "rope_type": "llama3", "factor": 8.0,
         "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16 } });
     let blended = frequencies(1e4, 16).into_iter().map(|frequency| {
@@ -107,7 +107,7 @@ fn a_dynamic_base_grows_with_the_sequence() {
         reference,
         &["dynamic", "16", "2.5 times"],
     );
-    // As long as that, and no longer; and it generates beyond.
+    // Up to that length and no further; generation continues beyond it.
     let sandbox = Sandbox::new();
     let mut model = model();
     set(&mut model, dynamic);
@@ -187,7 +187,7 @@ fn sizes_that_a_config_leaves_out_and_heads_that_are_not_tied() {
     let eps = |_| Reference { norm_eps: 1e-6, ..Reference::plain() };
     let without = |model: &mut HuggingFace| {
         model.config.as_object_mut().unwrap().remove("rms_norm_eps");
-        // So small that the number added to its square matters.
+        // Embeddings so small that the constant added to their mean square matters.
         model
             .tensors
             .get_mut("model.embed_tokens.weight")
@@ -197,7 +197,7 @@ fn sizes_that_a_config_leaves_out_and_heads_that_are_not_tied() {
             .for_each(|value| *value *= 0.01);
     };
     computes(without, &[9], eps, &["rms_norm_eps", "0.000001", "transformers"]);
-    // transformers 5 does not tie what the file has twice, with other values.
+    // transformers 5 does not tie a head that the file stores with other values.
     let other_head = |model: &mut HuggingFace| {
         let mut head = model.tensors["model.embed_tokens.weight"].clone();
         head.1.iter_mut().for_each(|value| *value *= -1.5);
@@ -209,7 +209,7 @@ fn sizes_that_a_config_leaves_out_and_heads_that_are_not_tied() {
         |_| Reference::plain(),
         &["tie_word_embeddings", "lm_head.weight", "not tied"],
     );
-    // A vocabulary that was padded for speed is longer than the tokenizer's.
+    // A vocabulary that was padded for speed is larger than the tokenizer's.
     let padded = |model: &mut HuggingFace| {
         let (shape, values) = model.tensors.get_mut("model.embed_tokens.weight").unwrap();
         shape[0] = 384;

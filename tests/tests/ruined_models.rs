@@ -1,9 +1,9 @@
-//! Models and settings that quantization finds hard: outliers, loud first tokens, overflow, small models with large
-//! vocabularies. The defaults cope, or the report says what happened.
+//! Models and settings that are difficult to quantize: outliers, large activations of first tokens, overflow, small
+//! models with large vocabularies. The defaults handle them, or the report explains the result.
 
 use slm_tests::{HuggingFace, Sandbox, model, text};
 
-/// A sandbox with the changed model as `model`, and the text.
+/// Creates a sandbox with the changed model as `model`, and the text.
 fn sandbox(change: impl FnOnce(&mut HuggingFace)) -> Sandbox {
     let sandbox = Sandbox::new();
     let mut model = model();
@@ -14,7 +14,7 @@ fn sandbox(change: impl FnOnce(&mut HuggingFace)) -> Sandbox {
     sandbox
 }
 
-/// Mean divergence from the float model of what `ptq` makes with `options`.
+/// Mean divergence from the float model after `ptq` with `options`.
 fn divergence(sandbox: &Sandbox, options: &str, eval: &str) -> f64 {
     let ptq = "ptq --checkpoint model --calibration text.txt --out quantized --overwrite";
     let outcome = sandbox.slm(&format!("{ptq} {options}"));
@@ -23,8 +23,8 @@ fn divergence(sandbox: &Sandbox, options: &str, eval: &str) -> f64 {
     sandbox.slm(&eval).json()["divergence"]["kl_mean"].as_f64().unwrap()
 }
 
-/// The same model with one channel `factor` times as large in front of each group of linear layers, as large models have
-/// them.
+/// Multiplies one channel before each group of linear layers by `factor`, as in large models, without changing the
+/// outputs.
 fn outlier(model: &mut HuggingFace, factor: f32, channel: usize) {
     for layer in 0..2 {
         for (norm, readers) in [
@@ -58,7 +58,7 @@ fn outlier_channels_are_coped_with_by_default() {
     );
 }
 
-/// A beginning-of-sequence token whose channels are as no text has them.
+/// A beginning-of-sequence token with channels unlike those of any text.
 #[test]
 fn static_ranges_suit_the_token_that_prompts_begin_with() {
     let sandbox = sandbox(|model| {
@@ -99,13 +99,13 @@ fn tied_tables_are_told_of_and_can_be_one() {
     };
     let copied = size("--bits 4");
     assert!(size("--bits 4 --skip lm_head") < copied);
-    // One INT8 table for both is half of the model in BF16.
+    // One INT8 table for both has half the size of the model in BF16.
     let bf16 = std::fs::metadata(sandbox.path("hf/model.safetensors")).unwrap().len() / 2;
     let shared = size("--embeddings int8");
     assert!((shared as f64) < 0.6 * bf16 as f64, "{shared} of {bf16}");
 }
 
-/// A run that ruins the model says so, and not what share of a loss it "recovers".
+/// A run that ruins the model reports this, instead of a share of "recovered" loss.
 #[test]
 fn training_that_makes_it_worse_says_so() {
     let sandbox = sandbox(|_| {});

@@ -1,4 +1,4 @@
-//! A server that is started as users start it.
+//! A server started from the command line.
 
 use std::process::Command;
 
@@ -31,7 +31,7 @@ fn what_cannot_be_served_is_said_at_once() {
     sandbox.refuses(line, 1, &["none.jinja"]);
 }
 
-/// OpenAI's own client, where it is installed (see `.ci/peers`).
+/// OpenAI's own client, if it is installed (see `.ci/peers`).
 #[test]
 fn the_openai_client_understands_the_server() {
     let Some(python) = peer_python("openai") else { return };
@@ -66,7 +66,7 @@ print("ok")
     );
 }
 
-/// SmolLM2-135M-Instruct, where the environment variable `SLM_REAL` names its Hugging Face directory.
+/// SmolLM2-135M-Instruct, if the environment variable `SLM_REAL` names its Hugging Face directory.
 #[test]
 fn a_real_model_knows_a_capital() {
     let Some(source) = std::env::var_os("SLM_REAL") else {

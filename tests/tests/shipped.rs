@@ -1,8 +1,8 @@
-//! `slm ptq` with no model named: it takes the one of the checkout that it is run in.
+//! `slm ptq` without a model: it uses the one in the checkout where it runs.
 
 use slm_tests::{Sandbox, checkpoint, text};
 
-/// A checkout, as far as the program looks: here with the small model of these tests in it.
+/// A minimal checkout that the program recognizes, with the small model of these tests.
 fn checkout() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.put_dir("models/stories", checkpoint());
@@ -40,7 +40,7 @@ fn ptq_alone_quantizes_the_model_that_ships_again_and_again() {
     let int4 = sandbox.slm("ptq --bits 4 --json").json();
     assert_eq!((&int4["bits"], &int4["source"]), (&4.into(), &"models/stories".into()));
     assert!(sandbox.path("out/ptq-int4-static-tensor/model.safetensors").is_file());
-    // Other text than what ships, of which a part is then held out.
+    // A text other than the shipped one, part of which is held out.
     let other = sandbox.slm("ptq --calibration data/held-out.txt --out other --json").json();
     assert_ne!(other["evaluated_tokens"], int4["evaluated_tokens"]);
 }

@@ -1,9 +1,10 @@
-//! Skip patterns mean the same to every command that quantizes, whether or not the head is tied to the embedding.
+//! Skip patterns have the same meaning in every command that quantizes, whether or not the head is tied to the
+//! embedding.
 
 use serde_json::Value;
 use slm_tests::{Sandbox, model, text, train_config};
 
-/// Patterns, the layers that they leave float, and whether the head is among them.
+/// Patterns, the number of layers that they leave float, and whether these include the head.
 const PATTERNS: [(&str, usize, bool); 5] = [
     ("lm_head", 1, true),
     ("lm_*", 1, true),
@@ -22,7 +23,7 @@ validation_fraction = 0.2
 validation_windows = 2
 "#;
 
-/// With `float`, a checkpoint whose head is tied or not.
+/// Creates a sandbox with `float`, a checkpoint whose head is tied or not.
 fn sandbox(tied: bool) -> Sandbox {
     let sandbox = Sandbox::new();
     let mut model = model();
@@ -48,7 +49,7 @@ const QAT: &str = "qat --checkpoint float --config run.toml --data text.txt --ty
 const FINETUNE: &str =
     "finetune --data text.txt --config skip.toml --eval-tokens 64 --window 16 --overwrite --out tuned";
 
-/// The layers that a checkpoint leaves float, with reasons; and whether its head is tied.
+/// Returns the layers that a checkpoint leaves float, with reasons, and whether its head is tied.
 fn left_float(sandbox: &Sandbox, checkpoint: &str) -> (Value, bool) {
     let metadata = sandbox.read_json(&format!("{checkpoint}/quantization_metadata.json"));
     let config = sandbox.read_json(&format!("{checkpoint}/config.json"));
@@ -97,7 +98,7 @@ fn a_pattern_without_a_layer_is_refused_by_every_command() {
     }
 }
 
-/// Before hours are spent on a model that is to be quantized afterwards.
+/// A wrong pattern is rejected before training starts.
 #[test]
 fn training_refuses_a_pattern_without_a_layer() {
     let sandbox = Sandbox::new();
@@ -138,7 +139,7 @@ fn finetuning_cannot_leave_float_what_is_quantized() {
         with_skip(&sandbox, pattern);
         let quoted = format!("skip pattern {pattern:?} leaves {layer} float");
         sandbox.refuses(&format!("{FINETUNE} --checkpoint ptq"), 1, &[&quoted, "remove the pattern"]);
-        // Nothing is quantized in a float checkpoint, so nothing is at odds.
+        // A float checkpoint has no quantized layers, so there is no conflict.
         sandbox.slm(&format!("{FINETUNE} --checkpoint float")).success();
     }
 }

@@ -1,4 +1,4 @@
-//! Output on a terminal of 80 columns: nothing is wider, and what matters comes first.
+//! Output on a terminal of 80 columns: no line is wider, and the most important lines come first.
 #![cfg(unix)]
 
 use std::fs;
@@ -12,7 +12,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// A directory with the model that ships, called `stories`, a text, and the model in INT8 and INT4.
+/// Creates a directory with the shipped model, called `stories`, a text, and the model in INT8 and INT4.
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new();
     let model = root().join("models/stories");
@@ -33,7 +33,7 @@ fn run(sandbox: &Sandbox, line: &str) -> Shown {
 const PTQ: &str =
     "ptq --checkpoint stories --calibration text.txt --calibration-tokens 1024 --eval-tokens 2048";
 
-/// Rows of layers.
+/// Returns the number of layer rows.
 fn layers(shown: &Shown) -> usize {
     let row = |line: &&String| line.starts_with("layers.") || line.starts_with("lm_head");
     shown.lines.iter().filter(row).count()
@@ -49,10 +49,10 @@ fn ptq_shows_the_verdict_then_the_summary_then_the_worst_layers() {
     assert_eq!(layers(&shown), 10, "{shown}");
     let all = run(&sandbox, &format!("{PTQ} --out int8 --overwrite --all"));
     assert_eq!(layers(&all), 29, "{all}");
-    // What is wide was asked for.
+    // Wider output only on request.
     let wide = sandbox.terminal(&format!("{PTQ} --out int8 --overwrite --wide"), COLUMNS);
     assert!(wide.lines.iter().any(|line| line.len() > 90 && line.contains("kernel")), "{wide}");
-    // The result is all that is left, and a pipe gets everything.
+    // Only the result remains, and a pipe gets everything.
     let quiet = run(&sandbox, &format!("{PTQ} --out int8 --overwrite -q"));
     let said: Vec<&String> = quiet.lines.iter().filter(|line| !line.is_empty()).collect();
     assert!(said.len() <= 5 && said[0].starts_with("GOOD: "), "{quiet}");
@@ -74,7 +74,7 @@ fn reports_fit() {
     assert!(shown.lines.iter().any(|line| line.starts_with("QUANTIZED: 29 layers")), "{shown}");
 
     let shown = run(&sandbox, "inspect int8");
-    // Progress is wiped away before.
+    // Progress bars are cleared first.
     let mut said =
         shown.lines.iter().filter(|line| !line.is_empty() && !line.starts_with("opening the checkpoint"));
     let first = said.next().unwrap();
@@ -99,13 +99,13 @@ fn reports_fit() {
     let layers_of = json["layers"].as_array().unwrap();
     let last = layers_of.iter().find(|layer| layer["name"] == "layers.3.mlp.down_proj").unwrap();
     let first = &layers_of[0];
-    // The first layer inherits next to nothing: the embedding is float.
+    // The first layer inherits almost no error, because the embedding is float.
     assert!(
         (first["own_sqnr_db"].as_f64().unwrap() - first["sqnr_db"].as_f64().unwrap()).abs() < 1.0,
         "{first}"
     );
     assert!(last["own_sqnr_db"].as_f64() > last["sqnr_db"].as_f64(), "{last}");
-    // The model was equalized before it was quantized; the factors are known.
+    // The model was equalized before it was quantized, and the factors are known.
     assert!(!sandbox.read_json("int8/quantization_metadata.json")["lineage"]["transforms"].is_null());
     for layer in layers_of {
         assert!(

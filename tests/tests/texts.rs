@@ -1,4 +1,4 @@
-//! Texts and token ids as people have them: each is read for what it is, or refused for what it is.
+//! Common formats of texts and token ids: each is recognized, or rejected with its kind.
 
 use serde_json::{Value, json};
 use slm_tests::{Sandbox, model, quantized, text};
@@ -20,7 +20,7 @@ fn one_text_has_one_perplexity_in_whatever_form_it_comes() {
     let half = text().len() / 2;
     let half = half + text()[half..].find("\n").unwrap();
     let (before, after) = text().split_at(half);
-    // JSON texts have an empty line between them: this one is at that place already.
+    // JSON texts are joined by an empty line, which is already at that place here.
     let joined = format!("{before}\n\n{}", after.trim_start());
     sandbox.put("joined.txt", &joined);
     let of_joined = perplexity(&sandbox, "joined.txt");
@@ -58,10 +58,10 @@ fn token_ids_are_never_read_as_prose() {
     );
     let eval = |file: &str| sandbox.slm(&format!("eval --checkpoint model --data {file} --json")).json();
     let found = eval("ids.json");
-    // Windows of 64 do not cross from one sequence into the next.
+    // Windows of 64 do not span two sequences.
     assert_eq!((&found["tokens"], &found["windows"]), (&(3 * 39).into(), &3.into()));
     assert_eq!(eval("other.jsonl")["perplexity"], found["perplexity"]);
-    // The model is surer of what it wrote itself than of any text.
+    // The model predicts its own text better than any other text.
     assert!(found["perplexity"].as_f64().unwrap() < perplexity(&sandbox, "text.txt"), "{found}");
     let compare = sandbox.slm("compare model int8 --data ids.json --json").json();
     let same = compare["perplexity_a"].as_f64().unwrap() / found["perplexity"].as_f64().unwrap() - 1.0;
@@ -84,7 +84,7 @@ fn token_ids_are_never_read_as_prose() {
 #[test]
 fn a_limit_stops_the_reading() {
     let sandbox = Sandbox::with_model();
-    // After the megabyte of text comes what no text holds: a reader that goes on says so.
+    // Invalid bytes follow the megabyte of text: a reader that does not stop reports them.
     let mut big = text().repeat(1 + (1 << 20) / text().len()).into_bytes();
     big.extend(b"\xff");
     sandbox.put("big.txt", big);
@@ -131,7 +131,7 @@ fn other_files_are_refused_by_name_by_every_command() {
     }
 }
 
-/// The tokenizer of the model, with a token that it puts in front of prompts.
+/// The tokenizer of the model, with a token that it puts before prompts.
 fn with_bos() -> Sandbox {
     let sandbox = Sandbox::new();
     let mut model = model();
@@ -160,7 +160,7 @@ fn windows_may_begin_with_the_token_that_prompts_begin_with() {
     // The first token of a window is scored too.
     let count = |json: &Value, key: &str| json[key].as_u64().unwrap();
     assert_eq!(count(&bos, "tokens") - count(&plain, "tokens"), count(&bos, "windows"));
-    // As token ids, the same.
+    // Token ids give the same result.
     let ids = sandbox.slm_with(
         "generate --checkpoint model --max-new-tokens 0 --json",
         &["--prompt", &text()[..60]],
@@ -182,7 +182,7 @@ fn windows_may_begin_with_the_token_that_prompts_begin_with() {
         2,
         &["--window 64", "2 to 63"],
     );
-    // A model without such a token says so.
+    // A model without such a token reports an error.
     let none = Sandbox::with_model();
     none.refuses("eval --checkpoint model --data text.txt --bos", 2, &["--bos", "no beginning-of-sequence"]);
 }
@@ -220,7 +220,7 @@ fn commands_agree_on_the_perplexity_of_one_text() {
     assert_eq!(eval, ptq);
     assert_eq!(eval, float(&qat, "perplexity_float"));
     assert_eq!(eval, float(&finetune, "perplexity_before"));
-    // What they hold out of one text is the same too, and they say so.
+    // Both hold out the same part of a text, and report it.
     let ptq = sandbox.slm("ptq --checkpoint model --calibration text.txt --overwrite --out a --json").json();
     let qat = sandbox
         .slm("qat --checkpoint model --config run.toml --data text.txt --overwrite --out b --json")

@@ -17,7 +17,7 @@ use crate::parallel;
 /// Cosines and sines of rotary positions `0 .. len`, `[len, pairs]` each.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RotaryTable {
-    /// Pairs of a head that are rotated: its first `2 * pairs` values.
+    /// Number of rotated pairs of a head: its first `2 * pairs` values.
     pub pairs: usize,
     /// Cosines.
     pub cos: Vec<f32>,
@@ -28,13 +28,13 @@ pub struct RotaryTable {
 /// Options of an attention operation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionOptions {
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
-    /// KV heads; each serves `heads / kv_heads` query heads that follow one another.
+    /// Number of KV heads; each serves `heads / kv_heads` consecutive query heads.
     pub kv_heads: usize,
-    /// Positions that a query sees, itself included; all before it where there is no window.
+    /// Number of positions that a query attends to, itself included; `None` for all before it.
     pub window: Option<usize>,
-    /// Factor of the scores before softmax; `1 / sqrt(head_dim)` where none is given.
+    /// Factor of the scores before softmax; `None` for `1 / sqrt(head_dim)`.
     pub scale: Option<f32>,
     /// Rotation of queries and keys by their positions.
     pub rotary: Option<Arc<RotaryTable>>,
@@ -88,7 +88,7 @@ impl Plan {
         units
     }
 
-    /// As [`rows`](Self::rows), to be written to.
+    /// Mutable variant of [`rows`](Self::rows).
     fn rows_mut<'a>(&self, data: &'a mut [f32], width: usize) -> Vec<Vec<&'a mut [f32]>> {
         let kv_heads = self.options.kv_heads;
         let mut units = self.units();
@@ -101,7 +101,7 @@ impl Plan {
         units
     }
 
-    /// Cost of attention, in values of an elementwise pass.
+    /// Cost of attention, as a number of values of an elementwise pass.
     fn work(&self) -> usize {
         let CausalShape { len, head_dim, .. } = self.shape;
         self.batch * self.options.heads * len * len * head_dim / 16
@@ -112,7 +112,7 @@ impl Plan {
     }
 }
 
-/// The output, and what else the backward pass needs.
+/// The output, and the state that the backward pass needs.
 pub(crate) fn forward<B: HostBackend>(
     inputs: [&FloatTensor<B>; 3],
     options: AttentionOptions,
@@ -143,7 +143,7 @@ pub(crate) struct AttentionState {
     statistics: Arc<Vec<RowStatistics>>,
 }
 
-/// State: q, k and v, contiguous, whose memory the gradients take; and the output.
+/// State: the output, and q, k and v, contiguous, whose memory the gradients reuse.
 #[derive(Debug)]
 pub(crate) struct AttentionBackward;
 

@@ -8,7 +8,8 @@ use burn::backend::tensor::FloatTensor;
 use crate::host::{HostBackend, dims};
 use crate::parallel;
 
-/// The mean divergence, `[1]`, and its gradient by each row, not yet divided by their number, in the memory of the logits.
+/// The mean divergence, `[1]`, and its gradient with respect to each row, not yet divided by the number of rows, in the
+/// memory of the logits.
 pub(crate) fn forward<B: HostBackend>(
     logits: FloatTensor<B>,
     teacher: FloatTensor<B>,
@@ -24,7 +25,7 @@ pub(crate) fn forward<B: HostBackend>(
     (B::from_values(vec![mean as f32], &[1]), logits)
 }
 
-/// State: the gradient by each row.
+/// State: the gradient with respect to each row.
 #[derive(Debug)]
 pub(crate) struct DistillationBackward;
 

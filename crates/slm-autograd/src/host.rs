@@ -7,17 +7,17 @@ use burn::tensor::{DType, Tensor, TensorData};
 use half::{bf16, f16};
 use slm_kernels::FloatValues;
 
-/// A float tensor in host memory, read where it lies.
+/// A 32-bit float tensor in host memory, read in place.
 #[derive(Debug)]
 pub struct HostTensor(Storage);
 
-/// A tensor of 16-bit floats in host memory, read where it lies.
+/// A tensor of 16-bit floats in host memory, read in place.
 #[derive(Debug)]
 pub struct HostHalves(FloatTensor<Flex>);
 
 impl HostHalves {
-    /// Shares the memory of `tensor`; only values in another than row-major order are copied. `None` for a tensor on another
-    /// device than Flex, with gradients to track, or of another type than F16 and BF16.
+    /// Shares the memory of `tensor`; values are copied only if they are not in row-major order. `None` for a tensor on a
+    /// device other than Flex, with gradients to track, or of a type other than F16 and BF16.
     pub fn new<const D: usize>(tensor: Tensor<D>) -> Option<Self> {
         if !matches!(tensor.dtype(), DType::F16 | DType::BF16) {
             return None;
@@ -42,8 +42,8 @@ enum Storage {
 }
 
 impl HostTensor {
-    /// Shares the memory of `tensor`; only values in another than row-major order are copied. `None` for a tensor on another
-    /// device, with gradients to track, or of another type than 32-bit floats.
+    /// Shares the memory of `tensor`; values are copied only if they are not in row-major order. `None` for a tensor on
+    /// another device, with gradients to track, or of a type other than 32-bit floats.
     pub fn new<const D: usize>(tensor: Tensor<D>) -> Option<Self> {
         if tensor.dtype() != DType::F32 {
             return None;
@@ -69,24 +69,24 @@ impl HostTensor {
 
 /// A backend whose 32-bit float tensors lie in host memory.
 pub trait HostBackend: Backend {
-    /// The same values in row-major order; copied only if they lie in another one.
+    /// The same values in row-major order; copied only if they are in another order.
     fn contiguous(tensor: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// The values of a tensor that [`contiguous`](Self::contiguous) gave.
+    /// The values of a tensor returned by [`contiguous`](Self::contiguous).
     fn values(tensor: &FloatTensor<Self>) -> &[f32];
 
-    /// The values, to be overwritten; `None` where another tensor shares them or they are not contiguous.
+    /// The values, mutable; `None` if another tensor shares them or they are not contiguous.
     fn values_mut(tensor: &mut FloatTensor<Self>) -> Option<&mut [f32]>;
 
     /// A tensor of these values, which are not copied.
     fn from_values(values: Vec<f32>, shape: &[usize]) -> FloatTensor<Self>;
 
-    /// Calls `read` with the values in row-major order, which are copied only if they lie in another one.
+    /// Calls `read` with the values in row-major order; they are copied only if they are in another order.
     fn with_values<R>(tensor: &FloatTensor<Self>, read: impl FnOnce(&[f32]) -> R) -> R {
         read(Self::values(&Self::contiguous(tensor.clone())))
     }
 
-    /// The same tensor with memory of its own, contiguous.
+    /// The same tensor, contiguous and in memory that nothing else shares.
     fn own(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
         let mut tensor = Self::contiguous(tensor);
         if Self::values_mut(&mut tensor).is_some() {
@@ -95,7 +95,7 @@ pub trait HostBackend: Backend {
         Self::from_values(Self::values(&tensor).to_vec(), &dims(&tensor))
     }
 
-    /// The values of a tensor that [`own`](Self::own) gave.
+    /// The values of a tensor returned by [`own`](Self::own), mutable.
     fn owned_mut(tensor: &mut FloatTensor<Self>) -> &mut [f32] {
         match Self::values_mut(tensor) {
             Some(values) => values,

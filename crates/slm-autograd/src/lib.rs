@@ -1,15 +1,14 @@
-//! The operations of a transformer as single operations with backward passes of their own, for Burn's CPU
-//! backends.
+//! Fused transformer operations with their own backward passes, for Burn's CPU backends.
 //!
-//! Burn composes a norm, an attention or a loss of many small operations, each of which writes a tensor that the
-//! next one reads, and many of which run on one thread. Here each is one pass over the data on all threads,
-//! forward and backward, by the functions of `slm-cpu-ops`. Operations run in place when the
-//! buffer is uniquely owned: gradients take the memory of the values they belong to.
+//! Burn composes a norm, an attention or a loss from many small operations. Each writes a tensor that the next one
+//! reads, and many run on one thread. Here each is one pass over the data on all threads, forward and backward, by the
+//! functions of `slm-cpu-ops`. Operations run in place when the buffer is uniquely owned: gradients reuse the memory of
+//! the values they belong to.
 //!
-//! They exist for tensors in host memory (Flex, and with the feature `ndarray` NdArray, with and without autodiff): ask
-//! [`is_supported`] first. On other devices a model uses Burn's operations.
+//! They exist for tensors in host memory (Flex and, with the feature `ndarray`, NdArray, with and without autodiff):
+//! call [`is_supported`] first. On other devices a model uses Burn's operations.
 //!
-//! Results are the same to the last bit for any number of threads.
+//! Results are bit-identical for any number of threads.
 #![forbid(unsafe_code)]
 
 mod attention;
@@ -60,19 +59,19 @@ pub fn is_supported(device: &Device) -> bool {
     device == Device::flex() || Some(device) == ndarray_device()
 }
 
-/// Returns `true` if a model on `device` computes by this crate, which it does where it is trained in host memory.
+/// Returns `true` if a model on `device` computes with this crate, that is, if it is trained in host memory.
 ///
-/// Without gradients it does not. There `slm-model` has a faster path on slices, and for the rest (hooks, mostly)
-/// Burn's operations serve as on any other device, so that these are in use and under test everywhere.
+/// Without gradients it does not: `slm-model` has a faster path on slices. The remaining cases (mostly hooks) use
+/// Burn's operations as on any other device, so that these are used and tested everywhere.
 pub fn is_preferred(device: &Device) -> bool {
     device.is_autodiff() && is_supported(device)
 }
 
-/// Rows from which on a product without gradients is worth the packing of its weight.
+/// Minimum number of rows for which packing the weight pays in a product without gradients.
 const MANY_ROWS: usize = 32;
 
-/// `y = x W^T`, the product of a linear layer: this crate's where it [is preferred](is_preferred), and in host memory for many
-/// rows; else Burn's.
+/// `y = x W^T`, the product of a linear layer. It is this crate's if that [is preferred](is_preferred), and for many
+/// rows in host memory; otherwise Burn's.
 ///
 /// # Shapes
 /// Those of [`linear`].
@@ -147,9 +146,9 @@ pub fn gelu<const D: usize>(x: Tensor<D>, kind: Gelu) -> Tensor<D> {
 }
 
 /// Causal self-attention of whole sequences at positions `0 .. len`:
-/// `softmax(scale q K^T) V` for each head, queries and keys rotated first where the options say so.
+/// `softmax(scale q K^T) V` for each head. Queries and keys are rotated first if the options say so.
 ///
-/// No tensor of scores is written: the backward pass computes them again.
+/// No tensor of scores is written: the backward pass recomputes them.
 ///
 /// # Shapes
 /// - `q`, output: `[batch, len, heads * head_dim]`
@@ -168,7 +167,7 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, options: AttentionOpt
     Tensor::from_dispatch(Dispatch::causal_attention(q, k, v, options))
 }
 
-/// Mean of `-log(softmax(logits)[target])` over all rows, in nats. NaN if any logit is.
+/// Mean of `-log(softmax(logits)[target])` over all rows, in nats. NaN if any logit is NaN.
 ///
 /// # Shapes
 /// - `logits`: `[rows, classes]`
@@ -176,7 +175,7 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, options: AttentionOpt
 /// - output: `[1]`
 ///
 /// # Panics
-/// When there is no row, or a target missing or out of range.
+/// When there is no row, or a target is missing or out of range.
 pub fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     let [rows, classes] = logits.dims();
     assert!(rows == targets.len() && rows > 0, "cross_entropy: {} targets for {rows} rows", targets.len());
@@ -186,7 +185,7 @@ pub fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
 }
 
 /// Mean over all rows of the Kullback-Leibler divergence of `softmax(logits)` from `softmax(teacher)`, in nats. NaN if
-/// any logit is. Gradients go to `logits` only; the logits of the teacher are not kept for them.
+/// any logit is NaN. Only `logits` get gradients; the logits of the teacher are not kept.
 ///
 /// # Shapes
 /// - `logits`, `teacher`: `[rows, classes]`
@@ -200,8 +199,8 @@ pub fn distillation(logits: Tensor<2>, teacher: Tensor<2>) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::distillation(logits.into_dispatch(), teacher.into_dispatch()))
 }
 
-/// A step of AdamW: values and their two moments after it. Takes the memory of those it is given where nobody else
-/// holds it.
+/// A step of AdamW: returns the updated values and their two moments. It reuses the memory of its inputs if nothing
+/// else holds it.
 ///
 /// The device must be one without autodiff that [is supported](is_supported).
 ///

@@ -13,7 +13,7 @@ pub(crate) fn forward<B: HostBackend>(x: &FloatTensor<B>, weight: &FloatTensor<B
     product::<B>(matrix::<B>(x), matrix::<B>(weight).transpose())
 }
 
-/// State: `x` and the weight, contiguous, each where the gradient of the other is wanted.
+/// State: `x` and the weight, contiguous, each only if the gradient of the other is wanted.
 #[derive(Debug)]
 pub(crate) struct LinearBackward;
 

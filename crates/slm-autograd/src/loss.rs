@@ -26,7 +26,7 @@ pub(crate) fn forward<B: HostBackend>(
     (B::from_values(vec![mean as f32], &[1]), logits)
 }
 
-/// State: the softmax, whose memory the gradient takes, and the targets.
+/// State: the softmax, whose memory the gradient reuses, and the targets.
 #[derive(Debug)]
 pub(crate) struct CrossEntropyBackward;
 

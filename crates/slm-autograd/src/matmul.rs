@@ -5,11 +5,11 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 use slm_cpu_ops::{MatmulScratch, Matrix, PANEL_COLUMNS, matmul_rows, pack_panel};
 
-/// Rows that a task computes at most: they and a panel of the right matrix stay in the second-level cache.
+/// Maximum number of rows of a task: they and a panel of the right matrix stay in the second-level cache.
 const MAX_ROWS: usize = 96;
-/// Tasks for each thread at least, where there are rows enough, so that none waits long for the last.
+/// Minimum number of tasks for each thread, if there are enough rows, so that no thread waits long for the last task.
 const TASKS_PER_THREAD: usize = 4;
-/// Multiplications below which a product is not worth waking another thread.
+/// Number of multiplications below which waking another thread does not pay.
 const SERIAL: usize = 1 << 17;
 
 thread_local! {
@@ -23,9 +23,9 @@ struct Packed {
     size: usize,
 }
 
-/// Packs all panels of `b`, on this thread only if `serial`.
+/// Packs all panels of `b`: on this thread if `serial`, otherwise on all threads.
 fn pack(b: Matrix<'_>, serial: bool) -> Packed {
-    // Taken out, not borrowed: while this thread waits it may begin another product.
+    // Taken out, not borrowed: while this thread waits, it may begin another product.
     let mut memory = PACKED.take();
     let panel_size = b.rows() * PANEL_COLUMNS;
     let size = b.panels() * panel_size;
@@ -59,7 +59,8 @@ impl Packed {
     }
 }
 
-/// `out = a b` of matrices in slices, on all threads of the current rayon pool. The same bits whatever their number.
+/// Computes `out = a b` for matrices in slices, on all threads of the current rayon pool. The result is bit-identical
+/// for any number of threads.
 ///
 /// # Shapes
 /// - `a`: `[m, k]`
@@ -96,8 +97,8 @@ pub fn matmul(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
 /// Rows and columns of a block of a [Gram matrix](add_gram).
 const GRAM_BLOCK: usize = 192;
 
-/// Adds `xᵀ x` to `sums`, on all threads of the current rayon pool. The same bits whatever their number. Half of the
-/// product is computed, the other half is its mirror image.
+/// Adds `xᵀ x` to `sums`, on all threads of the current rayon pool. The result is bit-identical for any number of
+/// threads. Only half of the product is computed; the other half is its mirror image.
 ///
 /// # Shapes
 /// - `x`: `[rows, cols]`, not transposed
@@ -113,7 +114,7 @@ pub fn add_gram(x: Matrix<'_>, sums: &mut [f32]) {
     }
     let panel_size = depth * PANEL_COLUMNS;
     let packed = pack(x, false);
-    // Rows of the result from the diagonal on: a block of rows starts with a panel of its own.
+    // Rows of the result from the diagonal on: every block of rows starts with a new panel.
     let block = |(index, out): (usize, &mut [f32])| {
         let first = index * GRAM_BLOCK;
         let (height, width) = (out.len() / cols, cols - first);

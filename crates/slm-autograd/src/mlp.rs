@@ -1,4 +1,4 @@
-//! The functions between the matrix products of an MLP.
+//! The activation functions of an MLP.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::grads::Gradients;
@@ -8,15 +8,15 @@ use burn::backend::tensor::FloatTensor;
 use crate::host::{HostBackend, dims};
 use crate::parallel;
 
-/// Values that a task handles.
+/// Number of values that a task handles.
 const TASK: usize = 1 << 14;
 
 /// The form of GELU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gelu {
-    /// By the error function.
+    /// With the error function.
     Exact,
-    /// The approximation by the hyperbolic tangent.
+    /// The approximation with the hyperbolic tangent.
     Tanh,
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn gelu_forward<B: HostBackend>(x: &FloatTensor<B>, kind: Gelu) -> Fl
     B::from_values(out, &dims(x))
 }
 
-/// State: gate and up, contiguous, whose memory the gradients take.
+/// State: gate and up, contiguous, whose memory the gradients reuse.
 #[derive(Debug)]
 pub(crate) struct SwigluBackward;
 
@@ -62,7 +62,7 @@ impl<B: HostBackend> Backward<B, 2> for SwigluBackward {
     }
 }
 
-/// State: the input, contiguous, whose memory the gradient takes.
+/// State: the input, contiguous, whose memory the gradient reuses.
 #[derive(Debug)]
 pub(crate) struct GeluBackward;
 

@@ -12,7 +12,7 @@ use crate::host::HostBackend;
 /// A float tensor of the backend.
 pub(crate) type Tensor = FloatTensor<NdArray>;
 
-/// Its device.
+/// The device of the backend.
 pub(crate) fn device() -> Device {
     Device::ndarray()
 }
@@ -22,7 +22,7 @@ pub(crate) fn contiguous<const D: usize>(tensor: burn::tensor::Tensor<D>) -> Opt
     tensor.try_into_primitive::<NdArray>().ok().map(NdArray::contiguous)
 }
 
-/// The values of a tensor that [`contiguous`] gave.
+/// The values of a tensor returned by [`contiguous`].
 pub(crate) fn values(tensor: &Tensor) -> &[f32] {
     NdArray::values(tensor)
 }

@@ -8,8 +8,8 @@ use burn::backend::tensor::FloatTensor;
 use crate::host::{HostBackend, dims};
 use crate::parallel;
 
-/// Values that a task normalizes, about. The sums over rows are made of the sums over such runs of rows, in order,
-/// so it decides the last bits of the gradients of weights.
+/// Approximate number of values that a task normalizes. Sums over all rows are sums of the tasks' sums, in order, so
+/// this number affects the last bits of the gradients of weights.
 const TASK: usize = 1 << 14;
 
 pub(crate) fn rms_forward<B: HostBackend>(

@@ -11,11 +11,11 @@ use slm_cpu_ops::AdamWStep;
 use crate::host::HostBackend;
 use crate::parallel;
 
-/// Values that a task handles. The sum of squares is made of the sums over such runs, in order, so it decides the
-/// last bits of a norm.
+/// Number of values that a task handles. The sum of squares is a sum of the tasks' sums, in order, so this number
+/// affects the last bits of a norm.
 const TASK: usize = 1 << 14;
 
-/// Operations without gradients of their own. The functions around them describe and check the shapes.
+/// Operations without gradients. The functions around them describe and check the shapes.
 #[backend_extension(NdArray: cfg(feature = "ndarray"), Flex)]
 pub(crate) trait OptimizerOps: Backend {
     fn adamw(

@@ -1,8 +1,8 @@
-//! Work on all threads, or on this one where it is little.
+//! Parallel loops that run small amounts of work on the calling thread.
 
 use rayon::prelude::*;
 
-/// Values below which a pass over them is not worth waking another thread: it takes ten microseconds or less.
+/// Maximum number of values of a serial pass: it takes ten microseconds or less, too little to wake another thread.
 const FEW: usize = 1 << 14;
 
 /// Calls `f` with every item. `work` is the number of values that all items together touch.

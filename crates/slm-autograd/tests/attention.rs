@@ -1,4 +1,4 @@
-//! Attention against the same made of Burn's operations.
+//! Tests of attention against a composition of Burn's operations.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! Norms and activation functions against Burn's own operations.
+//! Tests of norms and activation functions against Burn's own operations.
 
 mod support;
 
@@ -10,10 +10,10 @@ use support::{close, devices, gradient, leaf, on_threads, probe, values, wave};
 
 const EPS: f64 = 1e-3;
 
-/// Many rows of a width that is no multiple of a vector, and few of an even one.
+/// Many rows whose width is not a multiple of a vector, and few rows whose width is.
 const SHAPES: [[usize; 3]; 3] = [[1, 1, 3], [3, 200, 37], [2, 5, 64]];
 
-/// Values and gradients of both agree.
+/// Checks that values and gradients of both agree.
 fn check<const N: usize>(
     what: &str,
     inputs: impl Fn() -> [Tensor<3>; N],
@@ -96,7 +96,7 @@ fn gelus() {
         for shape in SHAPES {
             let inputs = || [leaf(wave(shape, 31), &device)];
             let exact = |[x]: &[Tensor<3>; 1]| slm_autograd::gelu(x.clone(), Gelu::Exact);
-            // Not Burn's own, whose backward pass is that of the approximation.
+            // Not Burn's own GELU, whose backward pass is that of the approximation.
             check("gelu", inputs, exact, |[x]| {
                 x.clone() * ((x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0) * 0.5
             });

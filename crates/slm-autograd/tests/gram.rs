@@ -1,4 +1,4 @@
-//! Products of a matrix with itself.
+//! Tests of products of a matrix with itself.
 
 mod support;
 

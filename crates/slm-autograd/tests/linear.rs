@@ -1,4 +1,4 @@
-//! The product of a linear layer against Burn's.
+//! Tests of the product of a linear layer against Burn's.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! The loss against Burn's operations.
+//! Tests of the losses against Burn's operations.
 
 mod support;
 
@@ -18,10 +18,10 @@ fn equals_burns_operations_and_their_gradient() {
             let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [rows, 1]), &device);
             let expected = log_softmax(other.clone(), 1).gather(1, ids).mean().neg();
             close("loss", &values(loss.clone()), &values(expected.clone()), 1e-6);
-            // A factor, as accumulation of gradients has.
+            // A factor, as in gradient accumulation.
             let (found, expected) = ((loss / 3.0).backward(), (expected / 3.0).backward());
             close("gradient", &gradient(&logits, &found), &gradient(&other, &expected), 1e-5);
-            // The logits were overwritten only where nobody else held them.
+            // The logits are overwritten only if nothing else holds them.
             assert_eq!(values(logits), values(other));
         }
     }
@@ -65,7 +65,7 @@ fn distillation_equals_burns_operations_and_their_gradient() {
             close("loss", &values(loss.clone()), &values(expected.clone()), 1e-5);
             let (found, expected) = ((loss / 3.0).backward(), (expected / 3.0).backward());
             close("gradient", &gradient(&logits, &found), &gradient(&other, &expected), 1e-5);
-            // What others hold was not overwritten.
+            // Tensors that others hold are not overwritten.
             assert_eq!(values(logits), values(other));
             assert_eq!(teacher.into_data(), wave([rows, classes], 17));
         }

@@ -1,4 +1,4 @@
-//! AdamW and norms against Burn's operations.
+//! Tests of AdamW and norms against Burn's operations.
 
 mod support;
 

@@ -4,34 +4,34 @@
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A template that is no Jinja program.
+    /// A template that is not valid Jinja.
     #[error("the chat template is not valid Jinja (line {line}): {detail}")]
     Syntax {
-        /// Line of the template, from 1; 0 if unknown.
+        /// Line of the template, counted from 1; 0 if unknown.
         line: usize,
-        /// Description of the fault.
+        /// Description of the problem.
         detail: String,
     },
-    /// A conversation that the template refuses by `raise_exception`.
+    /// A conversation that the template rejects with `raise_exception`.
     #[error("the chat template refuses this conversation: {message}")]
     Refused {
-        /// The template's own words.
+        /// Message of the template.
         message: String,
     },
-    /// A template that failed while it ran.
+    /// A template that failed while it was rendered.
     #[error("the chat template failed (line {line}): {detail}")]
     Render {
-        /// Line of the template, from 1; 0 if unknown.
+        /// Line of the template, counted from 1; 0 if unknown.
         line: usize,
-        /// Description of the failure.
+        /// Description of the problem.
         detail: String,
     },
-    /// A template that is too large to be one.
+    /// A template larger than any legitimate one.
     #[error("the chat template has {bytes} bytes; at most {limit} are accepted")]
     TooLarge {
-        /// Its size.
+        /// Its size in bytes.
         bytes: usize,
-        /// The largest size.
+        /// The largest accepted size in bytes.
         limit: usize,
     },
 }
@@ -44,12 +44,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[error("{0}")]
 pub(crate) struct Raised(pub(crate) String);
 
-/// The error of an engine that could not compile a template.
+/// The error for a template that does not compile.
 pub(crate) fn syntax(error: &minijinja::Error) -> Error {
     Error::Syntax { line: error.line().unwrap_or(0), detail: detail(error) }
 }
 
-/// The error of a template that did not render.
+/// The error for a template that failed while it was rendered.
 pub(crate) fn render(error: &minijinja::Error) -> Error {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(current) = source {

@@ -1,4 +1,4 @@
-//! The functions and filters that transformers gives to templates.
+//! Functions and filters that transformers provides to templates.
 
 use jiff::civil::DateTime;
 use minijinja::value::{Kwargs, Value};
@@ -13,7 +13,7 @@ pub(crate) fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
 }
 
-/// `strftime_now(format)`: `now`, formatted as Python's `strftime` does.
+/// `strftime_now(format)`: formats `now` as Python's `strftime` does.
 pub(crate) fn strftime(format: &str, now: DateTime) -> Result<String, Error> {
     jiff::fmt::strtime::format(format, now).map_err(|error| {
         Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {error}"))
@@ -28,14 +28,14 @@ pub(crate) fn to_json(value: Value, options: Kwargs) -> Result<Value, Error> {
     let separators: Option<Vec<String>> = options.get("separators")?;
     options.assert_all_used()?;
     if sorted == Some(true) {
-        // A map of serde_json is in the order of its keys.
+        // A `serde_json` map sorts its keys.
         let value = serde_json::to_value(&value).map_err(failed)?;
         return write(&value, indent, ascii, separators);
     }
     write(&value, indent, ascii, separators)
 }
 
-/// `value` as JSON, in the order of its entries.
+/// Writes `value` as JSON, with its entries in their order.
 fn write(
     value: &impl Serialize,
     indent: Option<usize>,
@@ -68,14 +68,14 @@ fn write(
     Ok(Value::from_safe_string(text))
 }
 
-/// Widest indentation. A template that asks for more is up to no good.
+/// Largest accepted indentation. A template that asks for more is malicious or broken.
 const MAX_INDENT: usize = 64;
 
 fn failed(error: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::BadSerialization, error.to_string())
 }
 
-/// Every character beyond ASCII as `\uXXXX`, in UTF-16 units.
+/// Escapes every non-ASCII character as `\uXXXX`, one escape for each UTF-16 code unit.
 fn escape_non_ascii(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -91,7 +91,7 @@ fn escape_non_ascii(text: &str) -> String {
     out
 }
 
-/// JSON on one line with separators between items and after keys.
+/// JSON formatter that writes one line, with the given separators between items and after keys.
 struct Separated {
     items: String,
     keys: String,

@@ -1,4 +1,4 @@
-//! Chat templates: the text that a model was trained to see for a conversation.
+//! Chat templates: the conversion of a conversation to the text that a model was trained on.
 //!
 //! A template is a Jinja program that comes with a model's tokenizer. [`ChatTemplate`] renders it as
 //! `transformers.PreTrainedTokenizer.apply_chat_template` does: with its variables (`messages`, `add_generation_prompt`,

@@ -1,8 +1,8 @@
-//! Values as Python writes them, where that differs from the engine's own form.
+//! Formatting of values as Python writes them, where this differs from the template engine.
 
 use minijinja::value::{Value, ValueKind};
 
-/// `str(value)` of Python: what `{{ value }}` prints.
+/// Python's `str(value)`: the output of `{{ value }}`.
 pub(crate) fn display(value: &Value) -> String {
     match value.kind() {
         ValueKind::String => value.as_str().unwrap_or_default().to_owned(),
@@ -10,7 +10,7 @@ pub(crate) fn display(value: &Value) -> String {
     }
 }
 
-/// `repr(value)` of Python.
+/// Python's `repr(value)`.
 fn repr(value: &Value) -> String {
     match value.kind() {
         ValueKind::None => "None".to_owned(),
@@ -37,7 +37,7 @@ fn items(value: &Value) -> impl Iterator<Item = Value> {
     value.try_iter().into_iter().flatten()
 }
 
-/// A string literal: in single quotes, unless only those occur in it.
+/// A Python string literal, in single quotes unless the text contains single quotes and no double quotes.
 fn quoted(text: &str) -> String {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     let mut out = String::from(quote);

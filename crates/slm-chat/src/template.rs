@@ -1,4 +1,4 @@
-//! A compiled template, and what it renders.
+//! Compiled chat templates and their rendering.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::{self, Error, Result};
 use crate::{functions, python};
 
-/// Largest template, in bytes. The longest ones published have some 20 kB.
+/// Size limit of a template, in bytes. The longest published templates have about 20 kB.
 const MAX_BYTES: usize = 1 << 20;
 
-/// Instructions of the engine before a rendering is given up: a conversation of a thousand messages takes less than a
+/// Maximum number of engine instructions for one rendering. A conversation of a thousand messages needs less than a
 /// hundredth.
 const FUEL: u64 = 20_000_000;
 
@@ -24,45 +24,45 @@ const NAME: &str = "chat_template";
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Its author: `system`, `user`, `assistant`, or another that the template knows.
+    /// Its author: `system`, `user`, `assistant`, or another role that the template knows.
     pub role: String,
     /// Its text.
     pub content: String,
 }
 
 impl Message {
-    /// A message of the role `role`.
+    /// Creates a message with the role `role`.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into() }
     }
 
-    /// An instruction for the model.
+    /// Creates an instruction for the model (role `system`).
     pub fn system(content: impl Into<String>) -> Self {
         Self::new("system", content)
     }
 
-    /// A message of the user.
+    /// Creates a message of the user.
     pub fn user(content: impl Into<String>) -> Self {
         Self::new("user", content)
     }
 
-    /// An answer of the model.
+    /// Creates an answer of the model.
     pub fn assistant(content: impl Into<String>) -> Self {
         Self::new("assistant", content)
     }
 }
 
-/// Variables of a rendering.
+/// Options and variables of a rendering.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RenderOptions {
-    /// Ends the text with the opening of the model's answer. Default: yes.
+    /// Appends the opening of the model's answer to the text. Default: true.
     pub add_generation_prompt: bool,
-    /// Text of special tokens by the name that templates use: `bos_token`, `eos_token`, `pad_token`, `unk_token`. Those that
-    /// are not given are undefined in the template.
+    /// Texts of special tokens, by the names that templates use: `bos_token`, `eos_token`, `pad_token`, `unk_token`. A
+    /// token that is not in the map is undefined in the template.
     pub special_tokens: BTreeMap<String, String>,
     /// Further variables, such as `enable_thinking`.
     pub variables: BTreeMap<String, serde_json::Value>,
-    /// Local time for templates that print the date. Default: the clock's.
+    /// Local time for templates that print the date. Default: the current time.
     pub now: Option<DateTime>,
 }
 
@@ -77,7 +77,7 @@ impl Default for RenderOptions {
     }
 }
 
-/// A chat template, compiled.
+/// A compiled chat template.
 #[derive(Clone)]
 pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
@@ -93,11 +93,11 @@ impl std::fmt::Debug for ChatTemplate {
 impl ChatTemplate {
     /// Compiles `source`.
     ///
-    /// The tags `generation` and `endgeneration`, which mark the model's words for training, are accepted and print
-    /// nothing, as in transformers.
+    /// The tags `generation` and `endgeneration`, which mark the model's answers for training, print nothing, as in
+    /// transformers.
     ///
     /// # Errors
-    /// [`Error::Syntax`] for what is not Jinja, [`Error::TooLarge`] above one mebibyte.
+    /// [`Error::Syntax`] for a template that is not valid Jinja, [`Error::TooLarge`] for one of more than 1 MiB.
     pub fn new(source: impl Into<String>) -> Result<Self> {
         let source = source.into();
         if source.len() > MAX_BYTES {
@@ -124,16 +124,16 @@ impl ChatTemplate {
         Ok(Self { environment: Arc::new(environment), source })
     }
 
-    /// The template as it was given.
+    /// The source of the template.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// The text of the conversation `messages`.
+    /// Renders the conversation `messages` to text.
     ///
     /// # Errors
-    /// [`Error::Refused`] where the template says that it does not take such a conversation, [`Error::Render`] where it
-    /// fails or does not end.
+    /// [`Error::Refused`] if the template rejects the conversation, [`Error::Render`] if it fails or exceeds the limit
+    /// on instructions.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
         let template = self.environment.get_template(NAME).map_err(|error| error::render(&error))?;
         let now = options.now;
@@ -149,14 +149,15 @@ impl ChatTemplate {
             documents => Value::from(()),
             strftime_now => strftime_now,
         };
-        // Earlier values win.
+        // Where a name occurs twice, the earlier value wins.
         template
             .render(context! { ..variables, ..own, ..special_tokens })
             .map_err(|error| error::render(&error))
     }
 }
 
-/// `source` with every `{% generation %}` and `{% endgeneration %}` made a comment with the same trimming of white space.
+/// Returns `source` with every `{% generation %}` and `{% endgeneration %}` turned into a comment that trims white
+/// space as the tag did.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;

@@ -1,11 +1,11 @@
-//! The templates of ten families against what transformers renders of them.
+//! The templates of ten model families, compared with transformers' renderings.
 
 use std::fs;
 
 use serde_json::Value;
 use slm_chat::{ChatTemplate, DateTime, Error, Message, RenderOptions};
 
-/// The day on which the reference was made.
+/// The date in the reference renderings.
 const DAY: DateTime = DateTime::constant(2026, 11, 27, 12, 0, 0, 0);
 
 #[test]

@@ -1,4 +1,4 @@
-//! Measures how long a checkpoint takes to be ready, and the memory that takes.
+//! Measures the time and memory for loading a checkpoint.
 //!
 //! ```text
 //! cargo run --release -p slm-checkpoint --example load_time -- DIR
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Peak memory of this process, where the system tells (only Linux does here).
+/// Peak memory of this process. Only Linux reports it here.
 fn peak() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

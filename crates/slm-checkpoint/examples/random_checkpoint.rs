@@ -1,12 +1,12 @@
-//! Writes a checkpoint of random weights in the shape of TinyLlama-1.1B, to measure with: no model of that size
-//! has to be at hand, and none is ever in memory.
+//! Writes a checkpoint with random weights in the shape of TinyLlama-1.1B, for measurements. This needs no real model
+//! of that size, and never holds one in memory.
 //!
 //! ```text
 //! cargo run --release -p slm-checkpoint --example random_checkpoint -- float DIR
 //! cargo run --release -p slm-checkpoint --example random_checkpoint -- int8 DIR
 //! ```
 //!
-//! A third argument names a `tokenizer.json` to put next to the weights, for commands that read text.
+//! A third argument names a `tokenizer.json` to copy next to the weights, for commands that read text.
 
 use std::path::PathBuf;
 
@@ -51,13 +51,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         if int8 && tensor.linear_weight {
             let (rows, cols) = (tensor.shape[0], tensor.shape[1]);
             let codes = (0..rows * cols).map(|_| (random.next() >> 56) as u8 ^ 0x80).collect::<Vec<_>>();
-            // -128 is no code of a symmetric mapping.
+            // A symmetric mapping does not use -128.
             let codes = codes.into_iter().map(|code| if code == 0x80 { 0x81 } else { code }).collect();
             let scales = Scales::F32((0..rows).map(|_| 1e-4 + random.uniform() * 1e-4).collect());
             let matrix = QuantizedMatrix::from_parts(rows, cols, scheme, codes, scales, None)?;
             let layer = layer_of(&tensor.name);
             writer.write_quantized(&layer, &matrix, None)?;
-            // There are no float weights that these would differ from.
+            // There are no float weights to compare with.
             let error = WeightError { sqnr_db: f64::NAN, max_abs_error: f64::NAN, clipped_share: f64::NAN };
             layers.push(LayerMetadata::new(
                 layer,

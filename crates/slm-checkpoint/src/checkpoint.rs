@@ -1,4 +1,4 @@
-//! A checkpoint that is open for reading.
+//! An open checkpoint.
 
 use std::path::{Path, PathBuf};
 
@@ -20,10 +20,10 @@ use crate::{
 };
 use slm_store::Error as StoreError;
 
-/// Options of opening a checkpoint.
+/// Options for opening a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenOptions {
-    /// Compares the files with the manifest, which reads all of them once. Default: true.
+    /// Verifies the checksums of all files, which reads each file once. Default: true.
     pub verify: bool,
 }
 
@@ -33,12 +33,11 @@ impl Default for OpenOptions {
     }
 }
 
-/// An open checkpoint: its configuration, and its tensors to be read one at a time.
+/// An open checkpoint: its configuration, and its tensors, which are read one at a time.
 ///
-/// Opening checks everything that can be checked without reading the weights (and with
-/// [`OpenOptions::verify`] the checksums of all files): format version, configuration, names, shapes and
-/// types of all tensors, quantization metadata, size of the tokenizer's vocabulary. The weights are checked
-/// as they are read.
+/// Opening checks everything that does not require reading the weights (and with [`OpenOptions::verify`] the checksums
+/// of all files): format version, configuration, names, shapes and types of all tensors, quantization metadata, and
+/// size of the tokenizer's vocabulary. The weights are checked when they are read.
 #[derive(Debug)]
 pub struct Checkpoint {
     dir: PathBuf,
@@ -47,7 +46,7 @@ pub struct Checkpoint {
     tokenizer_json: Option<Vec<u8>>,
     weights: TensorFile,
     layout: Layout,
-    /// Checked against the files, where that was asked for.
+    /// Present if the files were to be verified and the version has a manifest.
     manifest: Option<Manifest>,
     version: u32,
 }
@@ -56,7 +55,7 @@ impl Checkpoint {
     /// Opens and verifies the checkpoint in `dir`.
     ///
     /// # Errors
-    /// Any of [`Error`]'s variants about reading, naming the file and what is wrong with it.
+    /// The variants of [`Error`] about reading, which name the file and the problem.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(dir, &OpenOptions::default())
     }
@@ -64,21 +63,21 @@ impl Checkpoint {
     /// Opens the checkpoint in `dir`.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`].
+    /// Same as [`Checkpoint::open`].
     pub fn open_with(dir: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
         Self::read(dir.as_ref(), options, false)
     }
 
-    /// Opens the checkpoint in `dir` for [`Checkpoint::load_model`], which then compares the weights with the
-    /// manifest while it reads them, so that they are read once. Whatever else reads a tensor compares the whole file
-    /// of weights before. All other files are compared here.
+    /// Opens the checkpoint in `dir` for [`Checkpoint::load_model`], which verifies the weights while it reads them, so
+    /// that they are read only once. Any other method that reads a tensor first verifies the whole weight file. All
+    /// other files are verified here.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`].
+    /// Same as [`Checkpoint::open`].
     pub fn open_to_load(dir: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
         let dir = dir.as_ref();
         match Self::read(dir, options, true) {
-            // That a file is damaged says more than what the damage looks like.
+            // A checksum error says more than the symptom of the damage.
             Err(_) if options.verify => Self::read(dir, options, false),
             result => result,
         }
@@ -93,7 +92,7 @@ impl Checkpoint {
         }
         let version = files.version;
         let tokenizer_json = files.tokenizer_bytes.take();
-        // Of the present version they are parsed as what they are; only others need to be changed before.
+        // Metadata of the current version is parsed directly; older versions are migrated first.
         let metadata_bytes = match version {
             FORMAT_VERSION => files.metadata_bytes.take(),
             _ => None,
@@ -126,23 +125,23 @@ impl Checkpoint {
         Ok(Self { dir: dir.to_owned(), layout, version, config, metadata, tokenizer_json, weights, manifest })
     }
 
-    /// Directory of the checkpoint.
+    /// Returns the directory of the checkpoint.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The version of the format that its files have. An older one than [`FORMAT_VERSION`](crate::FORMAT_VERSION)
-    /// was brought up in memory, as [`MIGRATIONS`](crate::MIGRATIONS) say.
+    /// Returns the format version of its files. If it is older than [`FORMAT_VERSION`](crate::FORMAT_VERSION), the
+    /// content was migrated in memory by [`MIGRATIONS`](crate::MIGRATIONS).
     pub fn format_version(&self) -> u32 {
         self.version
     }
 
-    /// Its configuration.
+    /// Returns its configuration.
     pub fn config(&self) -> &CheckpointConfig {
         &self.config
     }
 
-    /// Record of the quantization; none for a float checkpoint.
+    /// Returns the record of the quantization; `None` for a float checkpoint.
     pub fn metadata(&self) -> Option<&QuantizationMetadata> {
         self.metadata.as_ref()
     }
@@ -152,7 +151,7 @@ impl Checkpoint {
         self.metadata.is_some()
     }
 
-    /// Refuses a quantized checkpoint.
+    /// Rejects a quantized checkpoint.
     ///
     /// # Errors
     /// [`Error::NeedsFloat`].
@@ -163,7 +162,7 @@ impl Checkpoint {
         }
     }
 
-    /// Refuses a float checkpoint.
+    /// Rejects a float checkpoint.
     ///
     /// # Errors
     /// [`Error::NeedsQuantized`].
@@ -171,39 +170,39 @@ impl Checkpoint {
         self.metadata.as_ref().ok_or_else(|| Error::NeedsQuantized { path: self.dir.clone() })
     }
 
-    /// Path of its tokenizer; none for a checkpoint without.
+    /// Returns the path of its tokenizer, if it has one.
     pub fn tokenizer_path(&self) -> Option<PathBuf> {
         self.tokenizer_json.as_ref().map(|_| self.dir.join(TOKENIZER))
     }
 
-    /// The content of its `tokenizer.json`; none for a checkpoint without.
+    /// Returns the content of its `tokenizer.json`, if it has one.
     pub fn tokenizer_json(&self) -> Option<&[u8]> {
         self.tokenizer_json.as_deref()
     }
 
-    /// Names of files that it holds in addition to those that every checkpoint may have, such as the state of a
-    /// training that is not finished, as its manifest lists them. They are known when the checkpoint was verified.
+    /// Returns the names of additional files in its manifest, such as the state of an unfinished training. The list is
+    /// empty if the checkpoint was opened without verification.
     pub fn extra_files(&self) -> Vec<&str> {
         let names = self.manifest.iter().flat_map(|manifest| manifest.files.keys());
         names.map(String::as_str).filter(|name| !versions::FILES.contains(name)).collect()
     }
 
-    /// Its tensors as they are stored; see [`Layout`] for their names. Read one at a time from here to
-    /// inspect a checkpoint, or to quantize one that is larger than memory.
+    /// Returns its stored tensors; see [`Layout`] for their names. Reading them one at a time serves to inspect a
+    /// checkpoint, or to quantize one that is larger than memory.
     pub fn tensors(&self) -> &TensorFile {
         &self.weights
     }
 
-    /// Names of its tensors, in the order in which they lie in the file.
+    /// Returns the names of its tensors, in file order.
     pub fn tensor_names(&self) -> &[String] {
         self.weights.names()
     }
 
-    /// SHA-256 of its weight file, and with it the assurance that everything read before came from one and the same
-    /// content. It is that of the manifest, where the file was compared with the manifest's BLAKE3, and otherwise read again.
+    /// Returns the SHA-256 of its weight file, and ensures that everything read so far came from this content. The
+    /// value is taken from the manifest if the file was verified, and otherwise computed.
     ///
     /// # Errors
-    /// `StoreError::Changed` where the file is not what it was when the checkpoint was opened; `StoreError::Io`.
+    /// `StoreError::Changed` if the file was modified since the checkpoint was opened; `StoreError::Io`.
     pub fn weights_sha256(&self) -> Result<String> {
         let manifest = self.manifest.as_ref().filter(|_| self.weights.is_verified());
         let name = self.weights.path().file_name().and_then(|name| name.to_str());
@@ -215,31 +214,31 @@ impl Checkpoint {
         Ok(found)
     }
 
-    /// Reads the model onto `device`, in one pass over the weights by all threads. Quantized layers are packed for the
-    /// kernel that [`KernelKind::selected`](slm_kernels::KernelKind::selected) gives.
+    /// Reads the model onto `device`, in one parallel pass over the weights. Quantized layers are packed for the kernel
+    /// that [`KernelKind::selected`](slm_kernels::KernelKind::selected) returns.
     ///
     /// # Errors
     /// `StoreError::NotFinite` for a NaN or an infinity, `StoreError::Layer` for an invalid quantized weight,
-    /// `StoreError::Metadata` for one that the metadata describes otherwise, `StoreError::Io` and
-    /// `StoreError::Truncated`; `StoreError::Checksum` where that was left to this.
+    /// `StoreError::Metadata` for one that contradicts the metadata, `StoreError::Io` and `StoreError::Truncated`;
+    /// `StoreError::Checksum` after [`Checkpoint::open_to_load`].
     pub fn load_model(&self, device: &Device) -> Result<Transformer> {
         load::load(self, device)
     }
 
-    /// Reads the quantized weight of `layer` and how its input is treated; `None` if it is float or there
-    /// is no such layer.
+    /// Reads the quantized weight of `layer` and the quantization of its input. Returns `None` if the layer is float or
+    /// does not exist.
     ///
     /// # Errors
-    /// As [`Checkpoint::load_model`].
+    /// Same as [`Checkpoint::load_model`].
     pub fn read_quantized(&self, layer: &str) -> Result<Option<(QuantizedMatrix, ActivationQuant)>> {
         let Some(metadata) = &self.metadata else { return Ok(None) };
         Ok(slm_store::read_quantized(&self.weights, metadata, &self.dir.join(METADATA), layer)?)
     }
 
-    /// Reads every quantized layer and compares it with the metadata, several at once. Loading a model does the same.
+    /// Reads every quantized layer and compares it with the metadata, in parallel. Loading a model does the same.
     ///
     /// # Errors
-    /// As [`Checkpoint::read_quantized`], for the first layer that is wrong.
+    /// Same as [`Checkpoint::read_quantized`], for the first invalid layer.
     pub fn check_layers(&self) -> Result<()> {
         let layers: Vec<_> = self.metadata.iter().flat_map(|metadata| metadata.records()).collect();
         let check = |layer: &&LayerMetadata| self.read_quantized(&layer.name).map(drop);
@@ -247,21 +246,21 @@ impl Checkpoint {
         outcomes.into_iter().collect()
     }
 
-    /// The tensors that configuration and metadata call for.
+    /// Returns the tensors that configuration and metadata require.
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// The static parameters of the input of `layer`, from the tensors; `None` if there are none.
+    /// Reads the static parameters of the input of `layer`. Returns `None` if there are none.
     ///
     /// # Errors
-    /// As [`Checkpoint::read_quantized`].
+    /// Same as [`Checkpoint::read_quantized`].
     pub(crate) fn static_params(&self, layer: &str) -> Result<Option<QParams>> {
         Ok(slm_store::read_static_params(&self.weights, layer)?)
     }
 }
 
-/// The tensors that configuration and metadata call for.
+/// Determines the tensors that configuration and metadata require.
 fn layout_of(
     config: &CheckpointConfig,
     metadata: Option<&QuantizationMetadata>,
@@ -269,7 +268,7 @@ fn layout_of(
     weights: &TensorFile,
 ) -> Result<Layout> {
     let mut layout = Layout::new(&config.model);
-    // Other types than those of floats are refused when the layout is compared with the file.
+    // Types other than floats are rejected when the layout is compared with the file.
     layout.store_floats_as(|name| weights.dtype(name));
     let Some(metadata) = metadata else {
         if weights.names().iter().any(|name| name.ends_with(".weight.codes")) {
@@ -287,7 +286,7 @@ fn layout_of(
         metadata
             .activation_quant(layer)
             .map_err(|(field, expected, found)| Error::field(metadata_path, field, expected, found))?;
-        // Each name stands for one place: a table among the layers would be one that nobody reads.
+        // Each name belongs to one place: a table listed among the layers would never be read.
         let expects_table = place == "embedding";
         let quantized = match (layer.name == TOKEN_TABLE) == expects_table {
             true => layout.quantize(&layer.name, layer.scheme, layer.activation.is_some()),

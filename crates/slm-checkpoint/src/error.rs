@@ -1,4 +1,4 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
 use std::path::{Path, PathBuf};
 
@@ -7,25 +7,24 @@ use slm_store::Error as StoreError;
 /// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Error from reading, writing or importing a checkpoint. Every variant names the file, what is wrong in it,
-/// and what to do.
+/// Error from reading, writing or importing a checkpoint. Its message names the file, the problem, and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file that cannot be read or written, or that does not hold what it should.
+    /// An error in a file: it cannot be read or written, or its content is invalid.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A directory that is no checkpoint of this program.
+    /// A directory that is not a checkpoint of slm.
     #[error("{}: not an slm checkpoint: {reason}; {remedy}", path.display())]
     NotACheckpoint {
         /// The directory.
         path: PathBuf,
-        /// Observation that shows it.
+        /// Reason why it is not a checkpoint.
         reason: String,
         /// Remedy.
         remedy: String,
     },
-    /// The file was written by a later release.
+    /// A file from a later release.
     #[error(
         "{}: format version {found}, written by slm {written_by}; this release reads up to version {newest}: \
          use slm {written_by} or later", path.display()
@@ -33,24 +32,25 @@ pub enum Error {
     NewerVersion {
         /// The file.
         path: PathBuf,
-        /// The version it says.
+        /// Format version of the file.
         found: u64,
-        /// The newest that is known here.
+        /// The newest supported version.
         newest: u64,
-        /// The program version that wrote it, as it says.
+        /// The program version that wrote the file, according to the file.
         written_by: String,
     },
-    /// The file says a format version that never existed or is no longer read.
+    /// A file with a format version that never existed or is no longer supported.
     #[error("{}: format version {found} is not one that this release reads ({known})", path.display())]
     UnknownVersion {
         /// The file.
         path: PathBuf,
-        /// The version it says.
+        /// Format version of the file.
         found: u64,
-        /// The versions that are read.
+        /// The supported versions.
         known: String,
     },
-    /// Something that cannot be imported and is known for what it is, such as a Git LFS pointer in place of the weights.
+    /// A file or directory that cannot be imported for a known reason, such as a Git LFS pointer in place of the
+    /// weights.
     #[error("{}: {problem}; {remedy}", path.display())]
     Unusable {
         /// The file or directory.
@@ -72,7 +72,7 @@ pub enum Error {
         /// The checkpoint.
         path: PathBuf,
     },
-    /// A tokenizer that makes ids the model has no embedding for.
+    /// A tokenizer with ids for which the model has no embedding.
     #[error(
         "{}: the tokenizer's ids go up to {highest_id}, the model's vocab_size is {vocab_size}: it is another \
          model's tokenizer", path.display()
@@ -82,20 +82,20 @@ pub enum Error {
         path: PathBuf,
         /// Highest id of the tokenizer.
         highest_id: u64,
-        /// Rows of the model's embedding.
+        /// Number of rows of the model's embedding.
         vocab_size: usize,
     },
-    /// A model architecture that is not supported.
+    /// An unsupported model architecture.
     #[error("{}: architecture {found} is not supported; supported: {supported}", path.display())]
     Architecture {
         /// The config file.
         path: PathBuf,
-        /// Architecture that it names.
+        /// Architecture named by the file.
         found: String,
         /// Architectures that can be imported.
         supported: String,
     },
-    /// A model option that is not supported.
+    /// An unsupported model option.
     #[error("{}: field {field:?} is {found}, which is not supported; supported: {supported}", path.display())]
     Unsupported {
         /// The config file.
@@ -107,7 +107,7 @@ pub enum Error {
         /// Architectures that can be imported.
         supported: String,
     },
-    /// The model configuration or the model refused its input.
+    /// A configuration or an input that the model rejects.
     #[error("{}: {source}", path.display())]
     Model {
         /// The file or directory.
@@ -118,7 +118,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// The error of reading a model at `path`: ours, where it is one of ours that went through the model.
+    /// Converts the error of reading a model at `path`. An error of this crate that passed through the model is
+    /// unwrapped.
     pub(crate) fn from_model(path: &Path, error: slm_model::Error) -> Self {
         match error {
             slm_model::Error::Source { name, source } => {

@@ -1,7 +1,7 @@
-//! Readers of untrusted bytes, each as a function of the bytes alone: what the targets in `fuzz/` run, and
-//! what `tests/regressions.rs` runs on everything that fuzzing ever found. No part of the interface.
+//! Readers of untrusted bytes as functions of the bytes alone. The targets in `fuzz/` run them, and
+//! `tests/regressions.rs` runs them on all inputs that fuzzing has found. Not part of the public API.
 //!
-//! Each may refuse what it is given, and must neither panic nor accept what contradicts itself.
+//! Each reader may reject its input, but must neither panic nor accept contradictory input.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -19,7 +19,7 @@ pub fn safetensors(bytes: &[u8]) {
     read_all(bytes, TensorFile::safetensors);
 }
 
-/// A record of Burn's.
+/// A burnpack record.
 pub fn burnpack(bytes: &[u8]) {
     read_all(bytes, TensorFile::burnpack);
 }
@@ -31,7 +31,7 @@ pub fn config(bytes: &[u8]) {
     let _version = versions::version_of(Path::new(""), &value);
     let Ok(config) = versions::read_config(path, Value::Object(value)) else { return };
     if config.model.validate().is_ok() {
-        // Whatever is valid can be written, and is read as what it was.
+        // A valid configuration can be written, and reads back as the same.
         let written = versions::config_bytes(path, &config);
         let read = written.and_then(|bytes| versions::read_config(path, json::parse(path, &bytes)?));
         assert!(read.is_ok_and(|read| read == config), "a configuration does not survive being written");
@@ -45,8 +45,7 @@ pub fn metadata(bytes: &[u8]) {
     for layer in &metadata.layers {
         let _refused = metadata.activation_quant(layer);
     }
-    // Written again, it is the same text: two numbers with one text are one number, but for NaN, which no number
-    // equals.
+    // Compared as text, because a NaN does not equal itself.
     let written = json::to_bytes(path, &metadata);
     let again = written.as_ref().map(|bytes| QuantizationMetadata::parse(path, bytes, "config.json"));
     let again = again.map(|read| read.and_then(|read| json::to_bytes(path, &read)));
@@ -57,14 +56,14 @@ pub fn metadata(bytes: &[u8]) {
 /// `manifest.json`.
 pub fn manifest(bytes: &[u8]) {
     let dir = Path::new("");
-    // Nobody guesses a checksum of the manifest that fits; who means harm computes it.
+    // Random changes never match the checksum, so a matching one is computed, as an attacker would do.
     let sealed = Manifest::resealed(dir, bytes).ok();
     for bytes in [Some(bytes), sealed.as_deref()].into_iter().flatten() {
         let _refused = versions::parse_manifest(dir, bytes, Some(crate::FORMAT_VERSION));
         let Ok(manifest) = versions::parse_manifest(dir, bytes, None) else { continue };
         let names = manifest.files.keys();
         names.for_each(|name| drop(manifest.verify_bytes(dir, name, b"content")));
-        // Old versions are read and not written.
+        // Manifests of old versions can be read but not written.
         if let Ok(written) = manifest.to_bytes(dir) {
             let read = versions::parse_manifest(dir, &written, Some(crate::FORMAT_VERSION));
             assert!(read.is_ok_and(|read| read == manifest), "a manifest does not survive being written");
@@ -72,12 +71,12 @@ pub fn manifest(bytes: &[u8]) {
     }
 }
 
-/// `tokenizer.json`, as far as a checkpoint looks into it.
+/// `tokenizer.json`, as far as a checkpoint parses it.
 pub fn tokenizer(bytes: &[u8]) {
     let _refused = tokenizer::check(Path::new("tokenizer.json"), bytes, 1000);
 }
 
-/// A file of `torch.save`.
+/// A file written by `torch.save`.
 pub fn pickle(bytes: &[u8]) {
     let Ok(mut file) = tempfile::NamedTempFile::new() else { return };
     if file.write_all(bytes).is_err() {

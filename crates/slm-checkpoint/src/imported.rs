@@ -13,9 +13,9 @@ use slm_store::{
 
 use crate::{CheckpointWriter, Result};
 
-/// Collects what a checkpoint says of layers whose integers were copied from a file of another program.
+/// Collects the metadata of layers whose integers are copied from a file of another program.
 ///
-/// The float weights are not known, nor how far the integers are from them: errors are NaN.
+/// The float weights and hence the quantization errors are unknown: errors are NaN.
 #[derive(Debug)]
 pub struct ImportedLayers {
     quantization_type: QuantizationType,
@@ -26,15 +26,15 @@ pub struct ImportedLayers {
 }
 
 impl ImportedLayers {
-    /// Starts with how inputs are treated. `granularity` is that of dynamic ones.
+    /// Starts with the quantization of inputs. `granularity` applies to dynamic inputs.
     pub fn new(quantization_type: QuantizationType, granularity: ActivationGranularity) -> Self {
         Self { quantization_type, granularity, layers: Vec::new(), embedding: None, skipped: Vec::new() }
     }
 
-    /// Writes the weight of the layer `name`, or of the embedding, which is called [`TOKEN_TABLE`].
+    /// Writes the weight of the layer `name`, or of the embedding, whose name is [`TOKEN_TABLE`].
     ///
     /// # Errors
-    /// As [`CheckpointWriter::write_quantized`].
+    /// Same as [`CheckpointWriter::write_quantized`].
     pub fn write(
         &mut self,
         writer: &mut CheckpointWriter,
@@ -42,7 +42,7 @@ impl ImportedLayers {
         matrix: &QuantizedMatrix,
         activation: ActivationQuant,
     ) -> Result<()> {
-        // Rows of a table are looked up: it has no inputs.
+        // Rows of a table are looked up, so it has no inputs.
         let activation = if name == TOKEN_TABLE { ActivationQuant::Float } else { activation };
         writer.write_quantized(name, matrix, activation.static_params())?;
         let unknown = f64::NAN;
@@ -55,12 +55,12 @@ impl ImportedLayers {
         Ok(())
     }
 
-    /// Notes a linear layer that is float, and why.
+    /// Records a linear layer that is float, and the reason.
     pub fn skip(&mut self, name: &str, shape: [usize; 2], reason: String) {
         self.skipped.push(SkippedLayer { name: name.to_owned(), shape, reason });
     }
 
-    /// Number of quantized layers, the embedding included.
+    /// Number of quantized layers, including the embedding.
     pub fn len(&self) -> usize {
         self.layers.len() + usize::from(self.embedding.is_some())
     }
@@ -70,7 +70,8 @@ impl ImportedLayers {
         self.len() == 0
     }
 
-    /// The metadata, in the order of a forward pass; `None` if no layer is quantized. `method` rounded the weights.
+    /// Builds the metadata, in the order of a forward pass. Returns `None` if no layer is quantized. `method` is the
+    /// rounding method of the weights.
     pub fn metadata(mut self, method: &str, lineage: Lineage) -> Option<QuantizationMetadata> {
         // A tied head, which was written as the embedding, comes last.
         if let Some(at) = self.layers.iter().position(|layer| layer.name == slm_model::LM_HEAD) {
@@ -88,12 +89,12 @@ impl ImportedLayers {
     }
 }
 
-/// The name of the layer whose weight is the tensor `tensor`.
+/// Returns the name of the layer whose weight is the tensor `tensor`.
 pub fn layer_of(tensor: &str) -> &str {
     tensor.strip_suffix(".weight").unwrap_or(tensor)
 }
 
-/// The scheme of most values: of the width that most have, the first.
+/// Returns the first scheme with the code width that most values have.
 fn most_common<'a>(layers: impl Iterator<Item = &'a LayerMetadata>) -> Option<QuantScheme> {
     let (mut four, mut eight) = (0, 0);
     let mut schemes = Vec::new();

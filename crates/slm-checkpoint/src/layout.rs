@@ -1,4 +1,4 @@
-//! Names and forms of the tensors in `model.safetensors`.
+//! Names and types of the tensors in `model.safetensors`.
 
 use safetensors::Dtype;
 use slm_model::{EMBED_TOKENS, LM_HEAD, ModelConfig, TOKEN_TABLE, expected_tensors};
@@ -9,12 +9,13 @@ use crate::{Result, TensorFile, TensorSpec};
 
 /// The tensors of a model's weight file, in canonical order.
 ///
-/// Float tensors have the canonical names of [`expected_tensors`] and are F32, or F16 or BF16 where a model came in that
-/// type. Of a quantized linear layer `X` the file holds, instead of `X.weight`, the tensors of [`slm_store::layer`].
+/// Float tensors have the canonical names of [`expected_tensors`] and type F32, or F16 or BF16 if the model was
+/// imported in that type. For a quantized linear layer `X`, the file contains the tensors of [`slm_store::layer`]
+/// instead of `X.weight`.
 ///
-/// A bias stays `X.bias`. A tied head has no tensor. Quantizing it makes it a layer of its own, and the
-/// configuration no longer says `tie_word_embeddings`; or else one quantized table serves head and embedding, which
-/// is stored as the layer `lm_head`, and there is no `embed_tokens.weight`.
+/// A bias is stored as `X.bias`. A tied head has no tensor. There are two ways to quantize it: as a separate layer,
+/// after which the configuration no longer sets `tie_word_embeddings`; or as a quantized table that serves both head
+/// and embedding, which is stored as the layer `lm_head`, without `embed_tokens.weight`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layout {
     entries: Vec<Entry>,
@@ -29,29 +30,29 @@ struct Entry {
     form: TensorForm,
 }
 
-/// One tensor of a model in the form in which it is stored.
+/// A stored tensor of a model, float or quantized.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Stored<'a> {
-    /// The float tensor of that name.
+    /// The float tensor of this name.
     Float(&'a str),
-    /// The quantized weight of that layer.
+    /// The quantized weight of this layer.
     Quantized(&'a str),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum TensorForm {
-    /// A float tensor of this type that can only be float.
+    /// A tensor that is always float, with its type.
     Float(Dtype),
-    /// The token embedding, as yet float and of this type.
+    /// The token embedding, currently float with this type.
     Table(Dtype),
-    /// A linear weight, as yet float and of this type.
+    /// A linear weight, currently float with this type.
     Linear(Dtype),
-    /// A linear weight, quantized.
+    /// A quantized linear weight.
     Quantized(QuantizedForm),
 }
 
 impl Layout {
-    /// A float model.
+    /// Creates the layout of a float model.
     pub fn new(config: &ModelConfig) -> Self {
         let entry = |tensor: slm_model::ExpectedTensor| Entry {
             form: match tensor.linear_weight {
@@ -66,9 +67,9 @@ impl Layout {
         Self { entries, tied: config.tie_word_embeddings }
     }
 
-    /// Stores the linear layer `layer` quantized, or the token embedding, whose path is [`TOKEN_TABLE`]. Of a tied
-    /// model only the head can be quantized, and then the embedding with it. Returns the `[rows, cols]`; `None` if the
-    /// model has no such layer, or it is quantized already.
+    /// Stores the linear layer `layer`, or the token embedding (whose path is [`TOKEN_TABLE`]), quantized. In a tied
+    /// model only the head can be quantized, and the embedding with it. Returns `[rows, cols]`, or `None` if the model
+    /// has no such layer or it is already quantized.
     ///
     /// # Errors
     /// [`slm_quant_core::Error::GroupSize`] for a group size of zero or above the width.
@@ -92,14 +93,14 @@ impl Layout {
         Ok(Some([rows, cols]))
     }
 
-    /// Names of the tensors that are stored as floats.
+    /// Returns the names of the tensors that are stored as floats.
     pub fn float_names(&self) -> Vec<String> {
         let floats = self.entries.iter().filter(|entry| !matches!(entry.form, TensorForm::Quantized(_)));
         floats.map(|entry| entry.name.clone()).collect()
     }
 
-    /// Stores each float tensor in the type that `dtype_of` gives for its name: F32, F16 or BF16. One for which it gives
-    /// another or none stays as it is.
+    /// Sets the type of each float tensor to that which `dtype_of` returns for its name: F32, F16 or BF16. For any
+    /// other result, the type does not change.
     pub fn store_floats_as(&mut self, mut dtype_of: impl FnMut(&str) -> Option<Dtype>) {
         for entry in &mut self.entries {
             let (TensorForm::Float(dtype) | TensorForm::Table(dtype) | TensorForm::Linear(dtype)) =
@@ -113,7 +114,7 @@ impl Layout {
         }
     }
 
-    /// The tensors and quantized layers, in canonical order.
+    /// Returns the tensors and quantized layers, in canonical order.
     pub(crate) fn stored(&self) -> impl Iterator<Item = Stored<'_>> {
         self.entries.iter().map(|entry| match entry.form {
             TensorForm::Quantized(_) => Stored::Quantized(entry.layer()),
@@ -121,20 +122,19 @@ impl Layout {
         })
     }
 
-    /// The tensors as they are stored.
+    /// Returns the stored tensors.
     pub fn specs(&self) -> Vec<TensorSpec> {
         self.entries.iter().flat_map(Entry::specs).collect()
     }
 
-    /// Makes sure that `file` holds these tensors and no others, with these shapes and types. No tensor is
-    /// read.
+    /// Checks that `file` contains exactly these tensors, with these shapes and types. No tensor is read.
     pub(crate) fn check(&self, file: &TensorFile, remedy: &str) -> Result<()> {
         Ok(check_specs(file, &self.specs(), remedy)?)
     }
 }
 
 impl Entry {
-    /// The layer whose weight it is.
+    /// Returns the name of the layer that the tensor is the weight of.
     fn layer(&self) -> &str {
         self.name.strip_suffix(".weight").unwrap_or(&self.name)
     }

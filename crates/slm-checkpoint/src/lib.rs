@@ -1,25 +1,24 @@
-//! Checkpoint directories: written, read, verified, and imported from Hugging Face.
+//! Checkpoint directories: writing, reading, verification, and import from Hugging Face.
 //!
 //! A checkpoint is a directory:
 //!
-//! | file | holds |
+//! | file | content |
 //! |---|---|
 //! | `config.json` | format version, [`CheckpointConfig`] |
-//! | `model.safetensors` | the tensors, named and stored as [`Layout`] says |
+//! | `model.safetensors` | the tensors, named and stored according to [`Layout`] |
 //! | `tokenizer.json` | the tokenizer; optional |
 //! | `quantization_metadata.json` | [`QuantizationMetadata`]; only for a quantized model |
 //! | `manifest.json` | size, SHA-256 and BLAKE3 of every other file |
 //!
-//! Older versions of the format, and records as Burn itself writes them, are read as [`MIGRATIONS`] say.
+//! [`MIGRATIONS`] convert older versions of the format, and Burn's own records, when they are read.
 //!
-//! Files, manifests and metadata are those of [`slm_store`], which saves modules of any kind in the same way.
+//! Files, manifests and metadata are handled by [`slm_store`], which also saves modules of any other kind.
 //!
-//! [`save`] and [`CheckpointWriter`] write one, [`Checkpoint`] reads it, [`hf`] makes one from a Hugging Face
+//! [`save`] and [`CheckpointWriter`] write a checkpoint, [`Checkpoint`] reads it, and [`hf`] imports a Hugging Face
 //! model. Tensors are read and written one at a time: neither direction holds a second copy of the file.
 //!
-//! No input is trusted. Sizes in files are checked against the files before anything is allocated, every
-//! tensor is named, shaped and typed as the configuration says, weights are finite, and what does not fit is
-//! an [`Error`] that says where and what to do.
+//! No input is trusted. Sizes are checked against the files before anything is allocated, names, shapes and types of
+//! tensors must match the configuration, weights must be finite, and an [`Error`] states the place and the remedy.
 //!
 //! ```
 //! use burn::tensor::Device;

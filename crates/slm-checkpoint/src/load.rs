@@ -1,4 +1,4 @@
-//! Making a model of a checkpoint.
+//! Loading of models from checkpoints.
 
 use burn::tensor::{Device, TensorData};
 use slm_model::{SourceError, TensorSource, Transformer};
@@ -7,8 +7,8 @@ use slm_store::{LoadedTensors, METADATA};
 
 use crate::{Checkpoint, Error, Result};
 
-/// Builds the model of `checkpoint` on `device`, from one pass over the file of weights. A device with memory of its own
-/// gets its floats after all are read.
+/// Builds the model of `checkpoint` on `device` in one pass over the weight file. A device with its own memory receives
+/// the floats after all are read.
 pub(crate) fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Transformer> {
     let metadata_path = checkpoint.dir().join(METADATA);
     let tensors = LoadedTensors::read(checkpoint.tensors(), checkpoint.metadata(), &metadata_path)?;
@@ -17,10 +17,11 @@ pub(crate) fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Transform
     model.map_err(|error| Error::from_model(checkpoint.dir(), error))
 }
 
-/// Hands over to a model what was read.
+/// Source that passes the loaded tensors to a model.
 struct Loaded<'a> {
     tensors: LoadedTensors<'a>,
-    /// `true` to keep 16-bit floats: in a quantized model, which is not trained in this form.
+    /// `true` to keep 16-bit floats, which is possible only in a quantized model, because it is not trained in this
+    /// form.
     keeps_halves: bool,
 }
 

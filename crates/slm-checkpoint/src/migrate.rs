@@ -1,4 +1,4 @@
-//! Rewriting a checkpoint in the current version of the format.
+//! Migration of a checkpoint to the current version of the format.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -14,24 +14,24 @@ use slm_store::{Error as StoreError, OutputDir};
 /// Result of [`migrate`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MigrationReport {
-    /// The version that was found.
+    /// The version of the source.
     pub from: u32,
-    /// The checkpoint in the current version.
+    /// Path of the checkpoint in the current version.
     pub path: PathBuf,
-    /// The copy of the old checkpoint, for one that was migrated in its place.
+    /// Path of the copy of the old checkpoint, if it was migrated in place.
     pub backup: Option<PathBuf>,
 }
 
-/// Writes the checkpoint in `dir` in the current version of the format: to `out`, or without it in its place,
-/// where a copy of the old one is made first, called `NAME.vVERSION-backup` and lies next to it. A checkpoint
-/// that is of the current version stays as it is.
+/// Converts the checkpoint in `dir` to the current version of the format. Without `out` it is migrated in place: first
+/// the old checkpoint is copied next to it, to `NAME.vVERSION-backup`. A checkpoint of the current version is not
+/// changed.
 ///
-/// Tensors are copied bit for bit, one at a time. Nothing is in the new place before all of it is written and
-/// read back.
+/// Tensors are copied bit for bit, one at a time. The new checkpoint appears only after all of it was written and read
+/// back.
 ///
 /// # Errors
-/// As [`Checkpoint::open_with`] and [`save`](crate::save); `StoreError::OutputExists` for a backup that is there and
-/// differs from the checkpoint; `StoreError::Changed`.
+/// The errors of [`Checkpoint::open_with`] and [`save`](crate::save); `StoreError::OutputExists` for an existing backup
+/// that differs from the checkpoint; `StoreError::Changed`.
 pub fn migrate(
     dir: impl AsRef<Path>,
     out: Option<&Path>,
@@ -48,7 +48,7 @@ pub fn migrate(
         }
         let dir = fs::canonicalize(dir).map_err(Error::io(dir, "resolve"))?;
         let files = files_of(&dir)?;
-        // Only version 0 has no manifest that says which files are its own; all of them are in the backup.
+        // Version 0 has no manifest that lists its files, but all of them are in the backup.
         let owned = if from == 0 { files.clone() } else { Vec::new() };
         let output = OutputDir::create_over(&dir, true, CHECKPOINTS, &owned)?;
         let backup = back_up(&dir, &files, from)?;
@@ -87,7 +87,7 @@ fn copy(source: &Checkpoint, output: OutputDir) -> Result<PathBuf> {
     })
 }
 
-/// Names of the files in `dir`, sorted.
+/// Returns the sorted names of the files in `dir`.
 fn files_of(dir: &Path) -> Result<Vec<String>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).map_err(Error::io(dir, "list"))? {
@@ -103,15 +103,15 @@ fn files_of(dir: &Path) -> Result<Vec<String>> {
     Ok(files)
 }
 
-/// Copies the files of `dir`, which is of version `from`, to the directory that it returns.
+/// Copies the files of `dir`, which has version `from`, to a backup directory. Returns the path of the backup.
 fn back_up(dir: &Path, files: &[String], from: u32) -> Result<PathBuf> {
     let mut backup = dir.as_os_str().to_owned();
     backup.push(format!(".v{from}-backup"));
     let backup = PathBuf::from(backup);
-    // Also clears away what a migration left that was killed here.
+    // Taking the lock also removes the remains of a migration that was killed here.
     let _lock = OutputLock::take(&backup)?;
     if backup.exists() {
-        // Made by a migration that was interrupted after this.
+        // The backup exists if a migration was interrupted later.
         for name in files {
             if !same(&dir.join(name), &backup.join(name))? {
                 return Err(Error::Store(StoreError::OutputExists { path: backup }));
@@ -157,7 +157,7 @@ mod tests {
             fs::write(&path, content).unwrap();
             path
         };
-        // More than one buffer, so that the last bytes count too.
+        // Larger than one buffer, so that the last bytes count too.
         let content = vec![7; (1 << 16) + 3];
         let mut other = content.clone();
         *other.last_mut().unwrap() = 8;

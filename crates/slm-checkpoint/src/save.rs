@@ -21,31 +21,31 @@ use crate::{
 };
 use slm_store::Error as StoreError;
 
-/// Contents of a checkpoint other than the weights.
+/// Content of a checkpoint apart from the weights.
 #[derive(Debug, Clone, Default)]
 pub struct SaveRequest<'a> {
     /// Content of `tokenizer.json`.
     pub tokenizer_json: Option<&'a [u8]>,
     /// Special tokens.
     pub tokenizer: TokenizerInfo,
-    /// Record of the quantization; needed exactly for a model with quantized layers.
+    /// Record of the quantization; required if the model has quantized layers, and only then.
     pub metadata: Option<&'a QuantizationMetadata>,
-    /// Origin of the weights: free information for people and tools.
+    /// Origin of the weights, as free-form information.
     pub lineage: Option<Value>,
-    /// Training of the weights: free information for people and tools.
+    /// Training of the weights, as free-form information.
     pub training: Option<Value>,
-    /// Further files by name, which the manifest then covers too.
+    /// Additional files by name, which the manifest also covers.
     pub extra_files: &'a [(&'a str, &'a [u8])],
-    /// Further files that are too large to be held as a whole, by name.
+    /// Additional files by name that are too large to be held in memory.
     pub large_files: &'a [(&'a str, &'a dyn WriteFile)],
 }
 
-/// The content of a file, written piece by piece.
+/// Writes the content of a file piece by piece.
 pub trait WriteFile {
-    /// Writes the file at `path`, where an empty one is.
+    /// Writes the file at `path`, where an empty file exists.
     ///
     /// # Errors
-    /// Whatever the system says, or what is wrong with the content.
+    /// An error of the system or of the content.
     fn write_file(&self, path: &Path) -> io::Result<()>;
 }
 
@@ -55,11 +55,10 @@ impl fmt::Debug for dyn WriteFile + '_ {
     }
 }
 
-/// Writes `model` as a checkpoint into `dir`, one tensor at a time.
+/// Writes `model` as a checkpoint to `dir`, one tensor at a time.
 ///
-/// The directory appears complete or not at all: files are written to a directory next to it and read back
-/// before it is renamed. An existing `dir` is refused unless `overwrite`; then it is replaced, if it is empty
-/// or a checkpoint with no other files in it.
+/// The directory appears complete or not at all: files are written to a directory next to it and read back before it is
+/// renamed. An existing `dir` is rejected unless `overwrite` is set and `dir` is empty or contains only a checkpoint.
 ///
 /// # Errors
 /// `StoreError::OutputExists`, `StoreError::OutputNotOurs`; `StoreError::NotFinite` for weights that are NaN or
@@ -124,9 +123,9 @@ fn for_each_packed(model: &Transformer, visit: &mut dyn FnMut(&str, &PackedWeigh
     });
 }
 
-/// Reserves `target` for a checkpoint, before the work of making one: makes sure that nothing is there, or with
-/// `overwrite` only what [`save`] would replace, that the system lets it be written, and that no other process writes
-/// it as long as the result lives.
+/// Reserves `target` for a checkpoint before the work of creating it: checks that nothing is there (or, with
+/// `overwrite`, only a directory that [`save`] would replace), that the system permits writing it, and that no other
+/// process writes it while the result is alive.
 ///
 /// # Errors
 /// [`StoreError::OutputExists`], [`StoreError::OutputNotOurs`], [`StoreError::OutputLocked`],
@@ -135,25 +134,25 @@ pub fn reserve_output(target: impl AsRef<Path>, overwrite: bool) -> Result<Outpu
     Ok(reserve(target.as_ref(), overwrite, CHECKPOINTS)?)
 }
 
-/// Writes a checkpoint whose tensors come one at a time, in any order, from wherever.
+/// Writes a checkpoint whose tensors arrive one at a time, in any order.
 ///
-/// Nothing is at the output until [`CheckpointWriter::finish`]; dropped before, it leaves nothing behind.
+/// The output does not exist until [`CheckpointWriter::finish`]. Dropping the writer earlier leaves nothing behind.
 #[derive(Debug)]
 pub struct CheckpointWriter {
     output: OutputDir,
     model: ModelConfig,
     weights: TensorFileWriter,
     weights_path: PathBuf,
-    /// Names of files that were copied into it.
+    /// Names of the files that were copied into the checkpoint.
     copied: Vec<String>,
 }
 
 impl CheckpointWriter {
-    /// Begins a checkpoint of a model whose tensors are stored as `layout` says.
+    /// Begins a checkpoint of a model whose tensors are stored according to `layout`.
     ///
     /// # Errors
-    /// `StoreError::OutputExists`, `StoreError::OutputNotOurs`, [`Error::Model`] for a configuration that is not
-    /// valid, `StoreError::Io`.
+    /// `StoreError::OutputExists`, `StoreError::OutputNotOurs`, [`Error::Model`] for an invalid configuration,
+    /// `StoreError::Io`.
     pub fn create(
         dir: impl AsRef<Path>,
         model: &ModelConfig,
@@ -165,32 +164,32 @@ impl CheckpointWriter {
         Self::with_output(OutputDir::create(dir, overwrite, CHECKPOINTS)?, model, layout)
     }
 
-    /// Begins a checkpoint whose place is prepared.
+    /// Begins a checkpoint in a prepared output directory.
     pub(crate) fn with_output(output: OutputDir, model: &ModelConfig, layout: &Layout) -> Result<Self> {
         let weights_path = output.path().join(WEIGHTS);
         let weights = TensorFileWriter::create(&weights_path, &layout.specs())?;
         Ok(Self { output, model: model.clone(), weights, weights_path, copied: Vec::new() })
     }
 
-    /// Copies the file `from` into the checkpoint, under a name of its own.
+    /// Copies the file `from` into the checkpoint, as `name`.
     pub(crate) fn copy_file(&mut self, name: &str, from: &Path) -> Result<()> {
         json::copy_new(from, &self.output.path().join(name))?;
         self.copied.push(name.to_owned());
         Ok(())
     }
 
-    /// Writes a float tensor under its canonical name, as the type that the layout says.
+    /// Writes a float tensor under its canonical name, with its type in the layout.
     ///
     /// # Errors
-    /// As [`TensorFileWriter::write_f32`].
+    /// Same as [`TensorFileWriter::write_f32`].
     pub fn write_f32(&mut self, name: &str, values: &[f32]) -> Result<()> {
         Ok(self.weights.write_f32(name, values)?)
     }
 
-    /// Writes the quantized weight of `layer`, and the parameters of its input where these are static.
+    /// Writes the quantized weight of `layer`, and the parameters of its input if these are static.
     ///
     /// # Errors
-    /// `StoreError::Io`; `StoreError::Write` for a layer that was not declared so or is written twice.
+    /// `StoreError::Io`; `StoreError::Write` for a layer that was not declared in this form or was already written.
     pub fn write_quantized(
         &mut self,
         layer: &str,
@@ -200,11 +199,11 @@ impl CheckpointWriter {
         Ok(slm_store::layer::write(&mut self.weights, layer, matrix, activation)?)
     }
 
-    /// Writes the other files, reads everything back once, and puts the checkpoint in its place. Returns
-    /// where that is.
+    /// Writes the other files, reads everything back once, and moves the checkpoint to its place. Returns the path of
+    /// the checkpoint.
     ///
     /// # Errors
-    /// As [`save`].
+    /// Same as [`save`].
     pub fn finish(self, request: &SaveRequest<'_>) -> Result<PathBuf> {
         self.weights.check_complete()?;
         let dir = self.output.path();
@@ -243,8 +242,8 @@ impl CheckpointWriter {
             json::create_new(&dir.join(name), |path| content.write_file(path))?;
         }
         let manifest_path = dir.join(MANIFEST);
-        // What was written must be what can be read. The checksums are computed from the files at the same time, and the
-        // system writes them to the disk.
+        // Reads everything back. Meanwhile the checksums are computed from the files, and the system writes them to the
+        // disk.
         let weights = self.weights;
         let (on_disk, (manifest, readable)) = rayon::join(
             || weights.finish(),

@@ -1,4 +1,4 @@
-//! The tensors of a checkpoint one at a time, for what is larger than memory.
+//! Access to the tensors of a checkpoint one at a time, for models that are larger than memory.
 
 use std::sync::Arc;
 
@@ -10,15 +10,15 @@ use slm_nn::{PackedWeight, Weight};
 use crate::{Checkpoint, Error, Result};
 use slm_store::Error as StoreError;
 
-/// Reads each tensor of a checkpoint when it is asked for, as often as it is. [`Checkpoint::load_model`] is faster
-/// where all are wanted.
+/// Reads each tensor of a checkpoint on request, any number of times. [`Checkpoint::load_model`] is faster if all
+/// tensors are needed.
 #[derive(Debug)]
 pub struct CheckpointSource<'a> {
     checkpoint: &'a Checkpoint,
 }
 
 impl<'a> CheckpointSource<'a> {
-    /// Reads from `checkpoint`.
+    /// Creates a source that reads from `checkpoint`.
     pub fn new(checkpoint: &'a Checkpoint) -> Self {
         Self { checkpoint }
     }

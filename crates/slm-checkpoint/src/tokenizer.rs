@@ -1,4 +1,4 @@
-//! The part of `tokenizer.json` that a checkpoint needs to know: the ids that it can make.
+//! The part of `tokenizer.json` that a checkpoint must know: the ids of its tokens.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -64,11 +64,11 @@ impl<'de> Deserialize<'de> for Vocabulary {
     }
 }
 
-/// Refuses a tokenizer whose vocabulary has ids of `vocab_size` and above: it is another model's. A model may have more
-/// rows than its tokenizer has tokens: many are padded to a round number.
+/// Rejects a tokenizer whose vocabulary has ids of `vocab_size` or above: it belongs to another model. A model may have
+/// more rows than its tokenizer has tokens, because many are padded to a round number.
 ///
-/// Returns the tokens beyond that were only added to the vocabulary, such as a padding token: the model cannot have
-/// learnt them, and they do no harm until a text holds them.
+/// Returns the tokens beyond `vocab_size` that were only added to the vocabulary, such as a padding token. The model
+/// cannot have learned them, and they do no harm unless a text contains them.
 pub(crate) fn check(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<Vec<Token>> {
     let file: TokenizerFile = json::parse(path, bytes)?;
     let vocab_size_id = vocab_size as u64;
@@ -95,7 +95,7 @@ mod tests {
         let bpe =
             r#"{"added_tokens":[{"id":7,"content":"<s>"}],"model":{"vocab":{"a":0,"b":5},"merges":[]}}"#;
         assert_eq!(check_text(bpe, 8).unwrap(), []);
-        // An added token beyond is told of, one of the vocabulary refused.
+        // An added token beyond `vocab_size` is returned, one of the vocabulary rejected.
         assert_eq!(check_text(bpe, 7).unwrap(), [Token { id: 7, content: "<s>".to_owned() }]);
         let error = check_text(bpe, 5).unwrap_err();
         assert!(matches!(error, Error::Vocabulary { highest_id: 5, vocab_size: 5, .. }), "{error}");

@@ -1,4 +1,4 @@
-//! Checkpoints that are not what they should be: each is refused for its own reason, and nothing panics.
+//! Invalid checkpoints: each is rejected for its own reason, and nothing panics.
 
 mod support;
 
@@ -34,7 +34,7 @@ fn quantized() -> Case {
     Case { _root: root, dir }
 }
 
-/// A float and a quantized checkpoint of few bytes.
+/// A float and a quantized checkpoint of minimal size.
 fn tiniest() -> [Case; 2] {
     let case = |model, metadata: Option<&slm_checkpoint::QuantizationMetadata>| {
         let root = tempfile::tempdir().unwrap();
@@ -61,7 +61,7 @@ impl Case {
         fs::write(self.path(name), serde_json::to_vec(&value).unwrap()).unwrap();
     }
 
-    /// Changes the manifest, whose own checksum fits afterwards.
+    /// Changes the manifest and updates its own checksum.
     fn edit_manifest(&self, change: impl FnOnce(&mut Value)) {
         self.edit("manifest.json", |manifest| {
             change(manifest);
@@ -95,7 +95,7 @@ fn read(dir: &Path) -> slm_checkpoint::Result<()> {
     Checkpoint::open_with(dir, &UNVERIFIED)?.load_model(&Device::flex()).map(drop)
 }
 
-/// The message of an error, which must hold all of `parts`.
+/// Checks that the message of an error contains all of `parts`.
 #[track_caller]
 fn says(error: &Error, parts: &[&str]) {
     let message = error.to_string();
@@ -148,7 +148,7 @@ fn every_flipped_bit_is_found_and_none_panics() {
         for (index, &byte) in bytes.iter().enumerate() {
             put(index, byte ^ (1 << (index % 8)));
             let verified = Checkpoint::open(&case.dir);
-            // A changed blank of the manifest may still be a blank.
+            // A change to white space in the manifest may leave white space.
             assert!(verified.is_err() || (manifest && byte.is_ascii_whitespace()), "{path:?} {index}");
             let _any_result_but_a_panic = case.read();
             put(index, byte);
@@ -195,7 +195,7 @@ fn files_must_be_those_of_the_manifest() {
 fn a_manifest_is_what_was_written() {
     type Change = fn(&mut Value);
     let changes: [Change; 3] = [
-        // Loading compares it with nothing.
+        // Loading does not verify SHA-256.
         |m| m["files"]["model.safetensors"]["sha256"] = json!("0".repeat(64)),
         |m| drop(m["files"].as_object_mut().unwrap().remove("model.safetensors")),
         |m| m["files_blake3"] = json!(""),
@@ -207,7 +207,7 @@ fn a_manifest_is_what_was_written() {
         says(&error, &["manifest.json", "BLAKE3 of \"files\"", "restore"]);
         case.read().unwrap();
     }
-    // Blanks and the order of names are nobody's business.
+    // White space and the order of names do not matter.
     let case = float();
     let manifest: std::collections::HashMap<String, Value> =
         serde_json::from_slice(&fs::read(case.path("manifest.json")).unwrap()).unwrap();
@@ -319,7 +319,7 @@ fn a_tokenizer_of_another_model_is_refused() {
     case.edit("tokenizer.json", |t| t["model"]["vocab"]["h"] = json!(11));
     let error = case.error();
     assert!(matches!(error, Error::Vocabulary { highest_id: 11, vocab_size: 11, .. }), "{error}");
-    // A token that was only added, such as one for padding, does no harm until a text holds it.
+    // A token that was only added, such as one for padding, does no harm unless a text contains it.
     let case = float();
     case.edit("tokenizer.json", |t| t["added_tokens"][0]["id"] = json!(11));
     case.read().unwrap();
@@ -508,7 +508,7 @@ fn existing_output_is_kept_unless_it_may_be_replaced() {
     assert!(Checkpoint::open(&case.dir).unwrap().is_quantized());
     assert_eq!(fs::read_dir(case.dir.parent().unwrap()).unwrap().count(), 1);
 
-    // A checkpoint can replace the one that it is read from.
+    // A checkpoint can replace the one it is read from.
     let checkpoint = Checkpoint::open(&case.dir).unwrap();
     let again = checkpoint.load_model(&Device::flex()).unwrap();
     slm_checkpoint::save(&case.dir, &again, &support::request(checkpoint.metadata()), true).unwrap();

@@ -1,4 +1,4 @@
-//! Hugging Face models with known outputs: imported, saved, opened, loaded and run.
+//! Hugging Face models with known outputs: imported, saved, reopened, loaded and run.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use slm_checkpoint::{Checkpoint, Error, TensorFile, hf};
 use slm_model::{GenerateOptions, SamplingOptions, Transformer, evaluate, generate};
 use slm_text::Tokenizer;
 
-/// The largest difference from the reference's logits that is still rounding.
+/// Largest difference from the reference logits that rounding can explain.
 const TOLERANCE: f32 = 1e-3;
 
 fn shared() -> Option<PathBuf> {
@@ -33,14 +33,14 @@ fn read_ids(file: &TensorFile, name: &str) -> Vec<u32> {
     bytes.chunks_exact(8).map(|b| u32::try_from(i64::from_le_bytes(b.try_into().unwrap())).unwrap()).collect()
 }
 
-/// Imports a model into a checkpoint and gives that, opened.
+/// Imports a model into a checkpoint and opens the checkpoint.
 fn imported(dir: &Path, out: &Path) -> Checkpoint {
     let report = hf::import_to(dir, out, false).unwrap();
     assert!(report.unrecognized_fields.is_empty(), "{:?}", report.unrecognized_fields);
     Checkpoint::open(report.path).unwrap()
 }
 
-/// Largest difference of the logits of all prompts, after checking the continuations.
+/// Checks the continuations, and returns the largest difference between logits over all prompts.
 fn compare(model: &Transformer, expected: &TensorFile) -> f32 {
     let vocab_size = model.config().vocab_size;
     let mut worst = 0.0_f32;
@@ -85,7 +85,7 @@ fn check_model(name: &str) {
         println!("{name} on {device:?}: max abs logit difference {worst:e}");
         assert!(worst <= TOLERANCE, "{name} on {device:?}: {worst}");
     }
-    // Straight from the source, without a checkpoint between.
+    // Directly from the source, without a checkpoint.
     let direct = hf::import(&dir).unwrap().load_model(&Device::flex()).unwrap();
     assert!(compare(&direct, &expected) <= TOLERANCE);
 }

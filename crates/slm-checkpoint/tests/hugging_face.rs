@@ -1,4 +1,4 @@
-//! Import of Hugging Face directories made here, whole and broken.
+//! Import of generated Hugging Face directories, valid and invalid.
 
 mod support;
 
@@ -80,7 +80,7 @@ impl Source {
         fs::write(self.path(name), serde_json::to_vec(value).unwrap()).unwrap();
     }
 
-    /// Writes one file of `dtype`.
+    /// Writes one file with all tensors of type `dtype`.
     fn write(&self, dtype: Dtype) {
         self.write_types(|_| dtype);
     }
@@ -91,7 +91,7 @@ impl Source {
         write_tensors(&self.path("model.safetensors"), &self.tensors, dtype);
     }
 
-    /// Writes two files and an index, which maps each tensor by `place`.
+    /// Writes two shards and an index that assigns each tensor by `place`.
     fn write_shards(&self, place: impl Fn(usize) -> &'static str) {
         self.write_json("config.json", &Value::Object(self.config.clone()));
         let half = self.tensors.len() / 2;
@@ -108,7 +108,7 @@ impl Source {
         Checkpoint::open(report.path)
     }
 
-    /// The error of an import in F32.
+    /// Returns the error of an import in F32, and checks that its message contains all of `parts`.
     #[track_caller]
     fn refused(&self, parts: &[&str]) -> Error {
         self.write(Dtype::F32);
@@ -151,7 +151,7 @@ fn narrow_floats_keep_their_type() {
         let stored = if dtype == Dtype::F64 { Dtype::F32 } else { dtype };
         let types = checkpoint.tensor_names().iter().map(|name| checkpoint.tensors().dtype(name));
         assert!(types.into_iter().all(|found| found == Some(stored)), "{dtype}");
-        // A float model is read as F32, however it is stored.
+        // A float model is loaded as F32 regardless of its stored type.
         let model = checkpoint.load_model(&Device::flex()).unwrap();
         assert_eq!(model.embedding_dtype(), DType::F32);
         let mut expected = source.tensors.iter().map(|(_, _, values)| values.clone());
@@ -159,7 +159,7 @@ fn narrow_floats_keep_their_type() {
             let values: Vec<u32> = expected.next().unwrap().into_iter().map(f32::to_bits).collect();
             assert_eq!(bits, values, "{dtype} {name}");
         }
-        // What is copied keeps its type too.
+        // A copy keeps the type too.
         let copy = source.path("copy");
         migrate(checkpoint.dir(), Some(&copy), true, &OpenOptions::default()).unwrap();
         let copy = Checkpoint::open(&copy).unwrap();
@@ -183,8 +183,8 @@ fn the_type_is_that_of_each_tensor_and_values_that_change_are_f32() {
     }
 }
 
-/// The embedding of a quantized model stays in 16 bits in memory, whether the head is tied to it or not, and changes
-/// nothing that is computed.
+/// The embedding of a quantized model stays in 16 bits in memory, whether the head is tied to it or not, and the
+/// results do not change.
 #[test]
 fn halves_in_memory_compute_what_floats_do() {
     for (dtype, skip) in
@@ -223,13 +223,13 @@ fn halves_in_memory_compute_what_floats_do() {
         let ids = [1, 5, 9, 2, 10, 0, 3];
         let logits = window_logits(&loaded, &ids).unwrap();
         assert_eq!(logits, window_logits(&model, &ids).unwrap(), "{dtype} {skip:?}");
-        // The same with tensor operations, and where gradients are wanted.
+        // The same with tensor operations, and with gradients.
         let by_tensors = loaded.forward(loaded.ids_tensor(&ids)).into_data().try_into_vec::<f32>().unwrap();
         let expected = model.forward(model.ids_tensor(&ids)).into_data().try_into_vec::<f32>().unwrap();
         assert_eq!(by_tensors, expected);
         let trained = checkpoint.load_model(&Device::flex().autodiff()).unwrap();
         assert_eq!(trained.embedding_dtype(), DType::F32);
-        // Saved again, it is what it was.
+        // Saving again does not change it.
         let again = source.path("again");
         save(&again, &loaded, &request(Some(&metadata)), false).unwrap();
         assert_eq!(
@@ -277,7 +277,7 @@ fn special_tokens_that_the_vocabulary_does_not_have_are_passed_over() {
     warned(imported.warnings(), &["config.json", "bos_token_id", "-1"]);
 }
 
-/// Requires a warning with all of `parts`.
+/// Requires a warning that contains all of `parts`.
 #[track_caller]
 fn warned(warnings: &[String], parts: &[&str]) {
     let all = |warning: &String| parts.iter().all(|part| warning.contains(part));
@@ -319,13 +319,13 @@ fn a_tied_head_in_the_file_is_the_embedding_or_is_not_tied() {
         let head = checkpoint.tensors().read_f32("lm_head.weight").unwrap();
         assert!(head.iter().all(|&value| value == 9.0));
     }
-    // A head of another shape is another model's.
+    // A head with a different shape is an error.
     let mut source = llama_with_head(9.0);
     source.tensors.last_mut().unwrap().1 = vec![12, 11];
     source.refused(&["lm_head.weight"]);
 }
 
-/// Types may differ from tensor to tensor, and be those of other programs.
+/// Types may differ between tensors, and include those of other programs.
 #[test]
 fn types_are_those_of_single_tensors() {
     let mut source = llama();
@@ -340,7 +340,7 @@ fn types_are_those_of_single_tensors() {
         let canonical = name.trim_start_matches("model.").replace("layernorm", "norm");
         assert_eq!(&imported.read_f32(&canonical).unwrap(), values, "{name}");
     }
-    // A counter is no weight; integers in place of weights are.
+    // A counter is not a weight, but integers in place of weights are an error.
     let mut source = llama();
     source.tensors.push(("model.steps".to_owned(), vec![], vec![7.0]));
     let last = source.tensors.len() - 1;
@@ -352,7 +352,7 @@ fn types_are_those_of_single_tensors() {
         source.write_types(|index| if index == at { dtype } else { Dtype::F32 });
         source.refused_as_it_is(&["quantized already", part, "up_proj.weight", "made from"]);
     }
-    // MLX packs codes into words, next to scales and biases.
+    // MLX packs codes into words, and stores scales and biases next to them.
     let mut source = llama();
     source.tensors.push(("model.layers.0.mlp.up_proj.scales".to_owned(), vec![2], vec![1.0; 2]));
     source.tensors.push(("model.layers.0.mlp.up_proj.biases".to_owned(), vec![2], vec![1.0; 2]));
@@ -483,7 +483,7 @@ fn existing_output_is_refused() {
         hf::import_to(source.root.path(), &out, false),
         Err(Error::Store(StoreError::OutputExists { .. }))
     ));
-    // Nor is the source itself replaced.
+    // The source itself is never replaced.
     let error = hf::import_to(source.root.path(), source.root.path(), true).unwrap_err();
     assert!(matches!(error, Error::Store(StoreError::OutputNotOurs { .. })), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Layers whose integers another program wrote.
+//! Layers whose integers were written by another program.
 
 mod support;
 
@@ -35,7 +35,7 @@ fn what_is_copied_is_recorded_layer_by_layer() {
     let mut config = small_config();
     config.tie_word_embeddings = false;
     let int8 = QuantScheme::per_tensor(Bits::Int8);
-    // In the order in which a file may have them: the head first.
+    // A possible order in a file: the head first.
     let quantized = [(HEAD, int8), (TOKEN_TABLE, int4()), (LARGE, int4()), (SMALL, int8)];
     let tensors = expected_tensors(&config);
     let layer = |tensor: &str| {
@@ -76,7 +76,7 @@ fn what_is_copied_is_recorded_layer_by_layer() {
     assert_eq!(names, [LARGE, SMALL, HEAD], "the head is the last layer of a forward pass");
     let embedding = read.embedding.as_ref().unwrap();
     assert_eq!((embedding.name.as_str(), embedding.scheme), (TOKEN_TABLE, int4()));
-    // Most values are of four bits: those of the table and of the large layer.
+    // Most values have four bits: those of the table and of the large layer.
     assert_eq!((read.bits, read.granularity), (Bits::Int4, int4().granularity));
     assert_eq!((read.mode, read.method.as_str()), (QuantizationMode::Unrecorded, "gptq"));
     assert!(read.layers.iter().all(|layer| layer.error.sqnr_db.is_nan()));

@@ -1,12 +1,11 @@
-//! 10,000 damaged checkpoints: none panics, none takes more memory than its files could need, and each is refused
-//! or is what it was.
+//! 10,000 damaged checkpoints: none panics, none uses more memory than its files could need, and each is rejected or
+//! unchanged.
 //!
-//! Half of them are damaged as disks and networks damage files: checksums find all of that, and what is not
-//! refused must load as the same model. The other half are made to look whole, with a manifest for what they now
-//! hold, as by somebody who means harm: readers see every byte of these, and whatever loads must be a model that
-//! can be written and read back.
+//! Half of them have damage as from disks and networks: checksums detect all of it, and a checkpoint that is accepted
+//! must load as the same model. The other half have a manifest that matches the damaged files, as an attacker could
+//! write: readers see every byte, and a checkpoint that loads must be a model that can be written and read back.
 //!
-//! The test is a program with one test, so that nothing else allocates next to it.
+//! The test is a separate program with one test, so that nothing else allocates memory.
 
 #[path = "support/damage.rs"]
 mod damage;
@@ -32,7 +31,7 @@ static MEMORY: PeakAlloc = PeakAlloc;
 /// Total number of damaged checkpoints.
 const MUTATIONS: usize = 10_000;
 
-/// Memory that opening takes however small the files are: error messages, a thread, tables of names.
+/// Memory that opening needs independently of the size of the files: error messages, a thread, tables of names.
 const FIXED_BYTES: usize = 192 << 10;
 
 type Files = BTreeMap<String, Vec<u8>>;
@@ -42,7 +41,7 @@ fn files(dir: &Path) -> Files {
     entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect()
 }
 
-/// A directory in memory where the system has such, so that the test waits for no disk.
+/// A directory in memory if the system has one, so that the test does not wait for a disk.
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
@@ -74,11 +73,11 @@ fn originals() -> Vec<Files> {
     dirs.map(|dir| files(&dir)).collect()
 }
 
-/// Damage that knows that the file is JSON.
+/// Damages a JSON file structurally.
 fn damage_json(bytes: &mut Vec<u8>, random: &mut Random) {
     let Ok(mut value) = serde_json::from_slice::<Value>(bytes) else { return damage_bytes(bytes, random) };
     match random.below(10) {
-        // Deeper than any stack.
+        // Nesting deeper than any stack.
         0 => {
             let depth = 1 + random.below(1 << 14);
             let (open, close) = *random.pick(&[("[", "]"), ("{\"a\":", "}")]);
@@ -86,7 +85,7 @@ fn damage_json(bytes: &mut Vec<u8>, random: &mut Random) {
             let text = String::from_utf8_lossy(bytes).replacen(':', &format!(":{nest},\"b\":"), 1);
             *bytes = text.into_bytes();
         }
-        // The first key, twice.
+        // A duplicate of the first key.
         1 => {
             let text = String::from_utf8_lossy(bytes).into_owned();
             let key = text.split('"').nth(1).unwrap_or_default().to_owned();
@@ -99,7 +98,7 @@ fn damage_json(bytes: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-/// Damage that knows the headers of safetensors and burnpack files.
+/// Damages a safetensors or burnpack file at its header.
 fn damage_weights(name: &str, bytes: &mut Vec<u8>, random: &mut Random) {
     let lengths =
         [0, 1, 7, 1 << 24, 1 << 31, 1 << 62, 1 << 63, u64::MAX, bytes.len() as u64, bytes.len() as u64 - 8];
@@ -107,7 +106,7 @@ fn damage_weights(name: &str, bytes: &mut Vec<u8>, random: &mut Random) {
     if name.ends_with(".bpk") {
         match random.below(3) {
             0 => bytes[6..10].copy_from_slice(&(length as u32).to_le_bytes()),
-            // In the CBOR, where sizes, types and offsets are.
+            // In the CBOR, which contains sizes, types and offsets.
             _ => {
                 let header = 10 + u32::from_le_bytes(bytes[6..10].try_into().unwrap()) as usize;
                 for _ in 0..=random.below(4) {
@@ -128,7 +127,7 @@ fn damage_weights(name: &str, bytes: &mut Vec<u8>, random: &mut Random) {
     let (a, b) = (random.pick(&names).clone(), random.pick(&names).clone());
     let mut json = None;
     match random.below(8) {
-        // Overlapping, swapped, or elsewhere.
+        // Overlapping, swapped, or moved tensors.
         0 => header[&a]["data_offsets"] = header[&b]["data_offsets"].clone(),
         1 => {
             let place = header[&a].clone();
@@ -149,7 +148,7 @@ fn damage_weights(name: &str, bytes: &mut Vec<u8>, random: &mut Random) {
             header.insert(format!("{b}.copy"), tensor);
             header.remove(&b);
         }
-        // One name, twice.
+        // A duplicate name.
         6 => {
             let text = serde_json::to_string(&header).unwrap();
             json = Some(text.replacen('{', &format!("{{\"{a}\":{},", header[&b]), 1).into_bytes());
@@ -164,7 +163,7 @@ fn damage_weights(name: &str, bytes: &mut Vec<u8>, random: &mut Random) {
     *bytes = [&(json.len() as u64).to_le_bytes()[..], &json, &bytes[end..]].concat();
 }
 
-/// Changes one file of a checkpoint and says which.
+/// Damages one file of a checkpoint and returns its name.
 fn damage(files: &mut Files, random: &mut Random) -> String {
     let name = random.pick(&files.keys().cloned().collect::<Vec<_>>()).clone();
     let bytes = files.get_mut(&name).unwrap();
@@ -177,7 +176,7 @@ fn damage(files: &mut Files, random: &mut Random) -> String {
     name
 }
 
-/// A manifest for what the files hold now, in the form that the old one has.
+/// Updates the manifest for the current content of the files, in its format version.
 fn reseal(files: &mut Files) {
     let Some(manifest) = files.get("manifest.json") else { return };
     let Ok(mut manifest) = serde_json::from_slice::<Value>(manifest) else { return };
@@ -237,7 +236,7 @@ fn damaged_checkpoints_are_refused_or_are_what_they_were() {
         assert!(taken <= 2 * bytes + FIXED_BYTES, "mutation {mutation} of {name}: {taken} bytes for {bytes}");
         let result = result.and_then(|checkpoint| checkpoint.load_model(&Device::flex()));
         if mutation % 8 < 2 {
-            // Whether files are compared before or while they are read makes no difference.
+            // Verifying before reading and while reading must give the same result.
             let read_once = Checkpoint::open_to_load(dir, &OpenOptions::default())
                 .and_then(|checkpoint| checkpoint.load_model(&Device::flex()));
             match (&result, &read_once) {

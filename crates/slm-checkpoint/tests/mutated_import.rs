@@ -1,11 +1,11 @@
-//! 5,000 damaged Hugging Face directories: none panics, none takes more memory than its files could need, and each is
-//! refused with the file named, or becomes a checkpoint that generates.
+//! 5,000 damaged Hugging Face directories: none panics, none uses more memory than its files could need, and each is
+//! rejected with an error that names the file, or becomes a checkpoint that generates text.
 //!
-//! Half of the damage knows the formats: a value of a JSON file, an entry of a safetensors header (with a length that fits
-//! again), numbers of a tensor, names of tensors, files that are gone, exchanged or something else. The rest is damage as
-//! disks and networks do it.
+//! Half of the damage respects the formats: it changes a value of a JSON file, an entry of a safetensors header (with
+//! the header's length updated), numbers or names of tensors, or removes, exchanges or replaces files. The rest is
+//! damage as from disks and networks.
 //!
-//! The test is a program with one test, so that nothing else allocates next to it.
+//! The test is a separate program with one test, so that nothing else allocates memory.
 
 #[path = "support/damage.rs"]
 mod damage;
@@ -31,8 +31,8 @@ static MEMORY: PeakAlloc = PeakAlloc;
 
 /// Total number of damaged directories.
 const MUTATIONS: usize = 5_000;
-/// Memory that an import takes however small the files are: the names of as many layers as a config can have, the tables
-/// of a tokenizer, a thread.
+/// Memory that an import needs independently of the size of the files: the names of as many layers as a config can
+/// have, the tables of a tokenizer, a thread.
 const FIXED_BYTES: usize = 24 << 20;
 
 type Files = BTreeMap<String, Vec<u8>>;
@@ -46,7 +46,7 @@ fn tokenizer() -> Value {
     serde_json::from_str(&Tokenizer::train(&text, 280).unwrap().to_json().unwrap()).unwrap()
 }
 
-/// The tensors of two layers, as Llama names them, with biases on q, k and v if asked for.
+/// The tensors of two layers with the names of Llama, with biases on q, k and v if `biases` is set.
 fn tensors(biases: bool) -> Tensors {
     let mut tensors = vec![
         ("model.embed_tokens.weight".to_owned(), vec![VOCAB, HIDDEN]),
@@ -93,7 +93,7 @@ fn joined(header: &Value, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], &header, data].concat()
 }
 
-/// Header and data of a safetensors file.
+/// Splits a safetensors file into header and data.
 fn split(bytes: &[u8]) -> Option<(Value, Vec<u8>)> {
     let length = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?) as usize;
     let end = length.checked_add(8)?;
@@ -171,7 +171,7 @@ fn originals() -> Vec<Files> {
     vec![files(single), files(sharded), files(unbuilt)]
 }
 
-/// Damages a file of tensors so that its header still fits.
+/// Damages a file of tensors and keeps the header's length consistent.
 fn damage_tensors(bytes: &mut Vec<u8>, random: &mut Random) {
     let Some((mut header, mut data)) =
         split(bytes).filter(|(header, _)| header.as_object().is_some_and(|tensors| !tensors.is_empty()))
@@ -180,7 +180,7 @@ fn damage_tensors(bytes: &mut Vec<u8>, random: &mut Random) {
     };
     match random.below(6) {
         0 if data.len() >= 4 => {
-            // Numbers that a model does not have, or may have.
+            // Extreme numbers, some of which are not allowed.
             let values = [f32::NAN, f32::INFINITY, -0.0, 1e38, 1e-42, f32::from_bits(random.next() as u32)];
             for _ in 0..=random.below(4) {
                 let at = random.below(data.len() / 4) * 4;
@@ -264,7 +264,7 @@ fn damage(files: &mut Files, random: &mut Random) {
     }
 }
 
-/// Loads what was imported and generates with it.
+/// Loads the imported model and generates text with it.
 fn use_it(out: &Path, what: &str) -> bool {
     let checkpoint = Checkpoint::open(out).unwrap_or_else(|error| panic!("{what}: {error}"));
     let model = checkpoint.load_model(&Device::flex()).unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -288,7 +288,7 @@ fn use_it(out: &Path, what: &str) -> bool {
             }
             true
         }
-        // Finite weights can be so large that a model overflows.
+        // Finite weights can be so large that the model overflows.
         Err(error @ slm_model::Error::NotFinite { .. }) => {
             println!("{what}: {error}");
             false

@@ -1,4 +1,4 @@
-//! Loading a model in one pass that also compares the checksums.
+//! Loading a model in a single pass that also verifies the checksums.
 
 mod support;
 
@@ -15,7 +15,7 @@ use support::*;
 
 const WEIGHTS: &str = "model.safetensors";
 
-/// Checkpoints whose matrices have several units of rows and rows of odd widths.
+/// Checkpoints with matrices of several units of rows, and with rows of odd widths.
 fn checkpoints(root: &Path) -> Vec<PathBuf> {
     let mut config = ModelConfig::new(50, 36, 53, 1, 2, 16);
     config.num_kv_heads = 1;
@@ -33,7 +33,7 @@ fn checkpoints(root: &Path) -> Vec<PathBuf> {
     dirs
 }
 
-/// Gives the weights a checksum for every `size` bytes, as the version of the checkpoint has them.
+/// Replaces the checksums of the weights by one for every `size` bytes, in the format of the checkpoint's version.
 fn write_chunks(dir: &Path, size: usize) {
     let path = dir.join("manifest.json");
     let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -63,7 +63,7 @@ fn chunks_of_every_size_give_the_same_model() {
     for dir in checkpoints(root.path()) {
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let expected = content(&checkpoint.load_model(&Device::flex()).unwrap());
-        // What was read as a whole, against what is read one layer at a time.
+        // Compares the result of the single pass with reading one layer at a time.
         for (name, matrix, activation) in &expected.packed {
             let (stored, quant) = checkpoint.read_quantized(name).unwrap().unwrap();
             assert_eq!((&stored, &quant), (matrix, activation), "{name}");
@@ -98,7 +98,7 @@ fn a_damaged_chunk_is_named_wherever_it_is() {
         let good = fs::read(dir.join(WEIGHTS)).unwrap();
         for at in (0..good.len()).step_by(97).chain([good.len() - 1]) {
             let mut bad = good.clone();
-            // Among others exponents become those of infinities, and odd rows get a code too many.
+            // Among other effects, exponents become those of infinities, and odd rows get an excess code.
             bad[at] ^= 0xf0;
             fs::write(dir.join(WEIGHTS), &bad).unwrap();
             let error = load_in_one_pass(dir).unwrap_err();

@@ -1,12 +1,12 @@
-//! Findings of fuzzing, and seeds of each kind. Every reader in `slm_checkpoint::fuzzing` and `slm_text::fuzzing` runs on
-//! every file of `fixtures/` and `regressions/`, whatever it is, and on every truncation of the smaller ones. It runs
-//! on random changes of those that it is meant for, for as many seconds as `SLM_FUZZ_SECONDS` says:
+//! Findings of fuzzing, and seeds of each kind. Every reader in `slm_checkpoint::fuzzing` and `slm_text::fuzzing` runs
+//! on every file of `fixtures/` and `regressions/`, and on every truncation of the smaller ones. For `SLM_FUZZ_SECONDS`
+//! seconds, each reader also runs on random changes of the files for it:
 //! ```text
 //! SLM_FUZZ_SECONDS=600 cargo test --release -p slm-checkpoint --test regressions -- --nocapture
 //! ```
 //!
-//! `regressions/` holds files made by hand; a folder in it that is named after a reader holds what cargo-fuzz has
-//! found for that one, and is what `fuzz/run` starts from.
+//! `regressions/` contains files made by hand. A folder in it that is named after a reader contains the findings of
+//! cargo-fuzz for that reader, from which `fuzz/run` starts.
 
 #[path = "support/random.rs"]
 mod random;
@@ -19,7 +19,7 @@ use random::Random;
 use slm_checkpoint::fuzzing;
 use slm_text::fuzzing as text;
 
-/// A reader with its name, and what the names of the files end with that it is meant for.
+/// A reader with its name, and the suffix of the names of its files.
 type Reader = (&'static str, fn(&[u8]), &'static str);
 
 const READERS: [Reader; 10] = [
@@ -91,7 +91,7 @@ fn no_reader_panics_on_random_changes() {
     }
 }
 
-/// Fragments that a reader may stumble over, in text and in binary.
+/// Fragments that are likely to confuse a reader, in text and in binary.
 const TOKENS: [&[u8]; 20] = [
     b"null",
     b"true",
@@ -115,9 +115,10 @@ const TOKENS: [&[u8]; 20] = [
     b"\x7f",
 ];
 
-/// One change: of a bit, of a number, by a token, by a piece of this or another file, or by leaving something out.
+/// Makes one change: flips a bit, changes a number, inserts a token or a piece of this or another file, or removes a
+/// part.
 fn change(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
-    // Headers come first, and are where most can go wrong.
+    // Headers come first and are the most error-prone.
     let near = |len: usize, random: &mut Random| {
         let len = if random.below(2) == 0 { len.min(2048) } else { len };
         random.below(len.max(1))

@@ -1,4 +1,4 @@
-//! Reading gives back what was written.
+//! A checkpoint reads back exactly as it was written.
 
 mod support;
 
@@ -57,7 +57,7 @@ fn configs() -> impl Strategy<Value = ModelConfig> {
             config.mlp_bias = on[1];
             config.qk_norm = if on[2] { QkNorm::PerHead } else { QkNorm::None };
             config.tie_word_embeddings = on[3];
-            // Every other config differs in its first layer.
+            // About half of the configs override the first layer.
             if on[0] != on[1] {
                 let norms = [NormPlacement::Pre, NormPlacement::Post, NormPlacement::Both][mlp as usize];
                 config.layer_overrides = vec![LayerOverride {
@@ -133,7 +133,7 @@ proptest! {
         checkpoint.check_layers().unwrap();
         let read = checkpoint.require_quantized().unwrap();
         prop_assert_eq!(read.layers.len(), metadata.layers.len());
-        // Debug text, because a NaN is not equal to itself.
+        // Compared as debug text, because a NaN does not equal itself.
         prop_assert_eq!(format!("{:?}", &read.layers[0].error), format!("{:?}", &metadata.layers[0].error));
         prop_assert_eq!(&read.skipped, &metadata.skipped);
         let loaded = checkpoint.load_model(&Device::flex()).unwrap();
@@ -182,7 +182,7 @@ fn quantized_logits_are_those_of_the_saved_model() {
     }
 }
 
-/// A file that is written letter by letter.
+/// A file that is written one letter at a time.
 struct Alphabet;
 
 impl WriteFile for Alphabet {
@@ -192,7 +192,7 @@ impl WriteFile for Alphabet {
     }
 }
 
-/// A file that the disk has no room for.
+/// A file that does not fit on the disk.
 struct Full;
 
 impl WriteFile for Full {
@@ -230,7 +230,7 @@ fn everything_beside_the_weights_comes_back() {
         assert!(error.contains(name), "{error}");
         fs::write(dir.join(name), content).unwrap();
     }
-    // It owns its extra file, and so may be replaced.
+    // The extra file belongs to the checkpoint, so the directory may be replaced.
     save(&dir, &small_model(), &support::request(None), true).unwrap();
     assert!(!dir.join("optimizer.bin").exists());
 }

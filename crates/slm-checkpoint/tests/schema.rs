@@ -1,4 +1,4 @@
-//! `docs/quantization_metadata.schema.json` describes what is written and what is read.
+//! `docs/quantization_metadata.schema.json` describes the files that slm writes and accepts.
 
 mod support;
 
@@ -51,8 +51,8 @@ fn what_is_migrated_follows_the_schema() {
     }
 }
 
-/// Schema and program agree on what is wrong: every field of the file in turn is taken away, made something
-/// else, or joined by one that nobody knows.
+/// Schema and program reject the same changes: each field of the file in turn is removed, replaced by another value, or
+/// joined by an unknown field.
 #[test]
 fn what_breaks_the_schema_is_refused() {
     let root = tempfile::tempdir().unwrap();

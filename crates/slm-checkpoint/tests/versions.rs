@@ -1,4 +1,4 @@
-//! Checkpoints of every version that there ever was, as the programs of their time wrote them.
+//! Checkpoints of every version, written by the programs of their time.
 
 mod support;
 
@@ -24,7 +24,7 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-/// A copy that may be changed.
+/// A copy of a fixture that the test may change.
 fn copy(fixture: &str) -> (tempfile::TempDir, PathBuf) {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("model");
@@ -35,10 +35,10 @@ fn copy(fixture: &str) -> (tempfile::TempDir, PathBuf) {
     (root, dir)
 }
 
-/// Sequences, each with the logits of all of its positions.
+/// Sequences with the logits at all positions.
 type Recorded = Vec<(Vec<u32>, Vec<f32>)>;
 
-/// The sequences and the logits that the program of version `version`, 1 or later, recorded for a model.
+/// The sequences and logits that the program of version `version`, 1 or later, recorded for a model.
 fn recorded_by(version: u32, model: &str) -> Recorded {
     #[derive(serde::Deserialize)]
     struct Ids {
@@ -55,7 +55,7 @@ fn recorded_by(version: u32, model: &str) -> Recorded {
     ids.into_iter().enumerate().map(|(index, ids)| (ids, logits(index))).collect()
 }
 
-/// The sequence and the logits that Burn computed before it recorded a model.
+/// The sequence and the logits that Burn computed before it wrote a model.
 fn recorded_by_v0(model: &str) -> Recorded {
     #[derive(serde::Deserialize)]
     struct Record {
@@ -67,7 +67,7 @@ fn recorded_by_v0(model: &str) -> Recorded {
     vec![(ids, logits)]
 }
 
-/// Every fixture: its directory, its version, and what was recorded.
+/// Every fixture: its directory, its version, and its recorded logits.
 fn all() -> Vec<(String, u32, Recorded)> {
     let mut all = Vec::new();
     for model in ["llama", "gpt2"] {
@@ -87,7 +87,7 @@ fn all() -> Vec<(String, u32, Recorded)> {
     all
 }
 
-/// The order of additions may change from one release to the next, the numbers no more than that.
+/// The order of additions may change between releases, so logits may differ by rounding.
 #[track_caller]
 fn check_logits(dir: &Path, recorded: &Recorded) {
     let model = Checkpoint::open(dir).unwrap().load_model(&Device::flex()).unwrap();
@@ -138,7 +138,7 @@ fn every_old_checkpoint_migrates_and_keeps_a_backup() {
         check_logits(&dir, &recorded);
         check_logits(&backup, &recorded);
 
-        // Once it is of the present version there is nothing to do.
+        // A second migration has nothing to do.
         let there = files(&dir);
         let report = migrate(&dir, None, false, &OpenOptions::default()).unwrap();
         assert_eq!((report.from, report.backup), (FORMAT_VERSION, None));
@@ -176,7 +176,7 @@ fn what_is_extra_in_a_checkpoint_comes_along() {
 fn a_backup_that_is_something_else_is_left_alone() {
     let (root, dir) = copy("v1/int8-static");
     let backup = root.path().join("model.v1-backup");
-    // What an interrupted migration leaves is taken for what it is.
+    // The remains of an interrupted migration are recognized.
     let before = files(&dir);
     fs::create_dir(&backup).unwrap();
     for (name, bytes) in &before {

@@ -1,4 +1,4 @@
-//! The command line as users see it.
+//! Command-line arguments.
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
@@ -20,7 +20,7 @@ Start here, in a checkout of the project:
 Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted by Ctrl-C.
 SLM_KERNEL=NAME forces an integer kernel (see `slm doctor`).";
 
-/// Heading of the options that every command has.
+/// Heading of the options that all commands share.
 const EVERYWHERE: &str = "Everywhere";
 
 /// Train, import and quantize small language models, and examine the results.
@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
-/// Options of every command.
+/// Options of all commands.
 #[derive(Debug, Args)]
 pub(crate) struct GlobalArgs {
     /// Backend to run on: flex (CPU), or in a build with `--features wgpu` wgpu (GPU), or with `--features ndarray` ndarray (CPU)
@@ -55,13 +55,13 @@ pub(crate) struct GlobalArgs {
     /// Print more about the run (-vv: everything)
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = EVERYWHERE)]
     pub(crate) verbose: u8,
-    /// Print only the result, in a line, and errors
+    /// Print only the one-line result and errors
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = EVERYWHERE)]
     pub(crate) quiet: bool,
 }
 
 #[derive(Debug, Subcommand)]
-// Each is described at its arguments: a comment here would take the place of the whole description.
+// Each command is described at its arguments: a comment here would replace the whole description.
 pub(crate) enum Command {
     #[command(after_help = examples::TRAIN)]
     Train(train::TrainArgs),
@@ -130,7 +130,7 @@ mod tests {
         for command in commands {
             let name = command.get_name();
             assert!(command.get_about().is_some(), "slm {name}");
-            // A summary alone teaches nothing.
+            // A summary alone is not enough, except for this command.
             let short = name == "generate";
             assert!(
                 short || command.get_long_about().is_some(),

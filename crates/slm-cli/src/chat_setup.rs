@@ -1,4 +1,4 @@
-//! The chat template of a checkpoint, and what belongs to it.
+//! The chat template of a checkpoint, with its rendering options and stop tokens.
 
 use std::fs;
 use std::path::Path;
@@ -9,16 +9,16 @@ use slm_text::Tokenizer;
 
 use crate::error::{Error, Result};
 
-/// A chat template and what belongs to it.
+/// A chat template with its rendering options and stop tokens.
 pub(crate) struct ChatSetup {
     pub(crate) template: ChatTemplate,
     pub(crate) render: RenderOptions,
-    /// Ids that end an answer.
+    /// Ids of the tokens that end an answer.
     pub(crate) stop_ids: Vec<u32>,
 }
 
 impl ChatSetup {
-    /// The template of the file `template`, or the checkpoint's own.
+    /// Loads the template from the file `template`, or the checkpoint's own.
     pub(crate) fn load(
         checkpoint: &Checkpoint,
         tokenizer: &Tokenizer,
@@ -33,7 +33,7 @@ impl ChatSetup {
     }
 }
 
-/// The template that the user names, or the checkpoint's.
+/// Loads the template that the user names, or else the checkpoint's.
 fn load_template(checkpoint: &Checkpoint, file: Option<&Path>, own: &str) -> Result<ChatTemplate> {
     let (path, source) = match file {
         Some(path) => (path.to_owned(), fs::read_to_string(path).map_err(|error| Error::file(path, error))?),
@@ -49,8 +49,8 @@ fn load_template(checkpoint: &Checkpoint, file: Option<&Path>, own: &str) -> Res
     ChatTemplate::new(source).map_err(|error| Error::file(path, error))
 }
 
-/// The special token that the template puts after an answer: the model ends with it, whether or not it is among the
-/// tokens that end a text.
+/// Returns the special token that the template puts after an answer. The model ends with it, even if it is not among
+/// the tokens that end a text.
 fn end_of_turn(template: &ChatTemplate, render: &RenderOptions, tokenizer: &Tokenizer) -> Option<u32> {
     const ANSWER: &str = "0f5ca1d9";
     let render = RenderOptions { add_generation_prompt: false, ..render.clone() };

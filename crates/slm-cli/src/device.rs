@@ -5,7 +5,7 @@ use clap::ValueEnum;
 
 use crate::error::{Error, Result};
 
-/// A device that a user can ask for.
+/// A device that a user can select.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DeviceName {
     /// CPU, Burn's Flex backend

@@ -1,5 +1,5 @@
-//! Pages of the documentation that are made from the program, and the test that they are current. With SLM_BLESS=1 it
-//! writes them.
+//! Documentation pages that are generated from the program, and the test that they are up to date. With SLM_BLESS=1 the
+//! test writes them.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -17,7 +17,7 @@ fn docs() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs")
 }
 
-/// Compares a page with what it should be, or writes it.
+/// Compares a page with its expected content, or writes it.
 #[track_caller]
 fn is_current(name: &str, expected: &str) {
     let path = docs().join(name);
@@ -34,7 +34,7 @@ fn is_current(name: &str, expected: &str) {
     );
 }
 
-/// Indented lines of a help text as a code block, the rest as paragraphs.
+/// Converts a help text to Markdown: indented lines become a code block, the rest paragraphs.
 fn markdown(text: &str) -> String {
     let (mut page, mut in_code) = (String::new(), false);
     for line in text.lines() {
@@ -88,7 +88,7 @@ fn config() -> String {
     page
 }
 
-/// The line of an option or argument.
+/// Formats the line of an option or argument.
 fn option(argument: &Arg) -> String {
     let names: Vec<String> = argument
         .get_short()
@@ -181,7 +181,7 @@ fn the_pages_of_commands_are_current() {
         index += &option(argument);
     }
     is_current("commands/README.md", &index);
-    // No page of a command that is no more.
+    // There is no page for a command that no longer exists.
     for entry in fs::read_dir(docs().join("commands")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(name == "README.md" || names.contains(&name), "docs/commands/{name} is of no command");

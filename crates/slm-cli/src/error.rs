@@ -4,17 +4,17 @@ use std::path::PathBuf;
 
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Exit code of a command line that does not fit.
+/// Exit code for an invalid command line.
 pub(crate) const USAGE: u8 = 2;
 
-/// Exit code after Ctrl-C, as shells report a program ended by it.
+/// Exit code after Ctrl-C, as shells report it.
 pub(crate) const INTERRUPTED: u8 = 130;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
     Checkpoint(#[from] slm_checkpoint::Error),
-    /// A file of tensors could not be read or written.
+    /// A file of tensors that cannot be read or written.
     #[error(transparent)]
     Store(#[from] slm_checkpoint::StoreError),
     #[error(transparent)]
@@ -52,7 +52,7 @@ pub(crate) enum Error {
     Threads(#[from] rayon::ThreadPoolBuildError),
     #[error("interrupted; nothing was lost")]
     Interrupted,
-    /// The reader of standard output, such as `head`, has seen enough. That is no failure of ours.
+    /// The reader of standard output, such as `head`, has closed it. This is not a failure.
     #[error("standard output was closed")]
     OutputClosed,
 }
@@ -62,7 +62,7 @@ impl Error {
         Self::File { path: path.into(), detail: detail.to_string() }
     }
 
-    /// The exit code.
+    /// Returns the exit code.
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Usage(_) => USAGE,
@@ -72,7 +72,7 @@ impl Error {
         }
     }
 
-    /// Kind of the error, in a word for machines.
+    /// Returns the kind of the error, one word for JSON output.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Checkpoint(_) | Self::Store(_) => "checkpoint",

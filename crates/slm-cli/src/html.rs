@@ -1,4 +1,4 @@
-//! Reports as self-contained pages: one file, with its style, pictures and script, and nothing from elsewhere.
+//! Reports as self-contained HTML pages: one file with style, images and script, and no external resources.
 
 mod layers;
 mod svg;
@@ -21,13 +21,13 @@ pub(crate) use training::training_curves;
 
 const TEMPLATE: &str = include_str!("html/report.html");
 
-/// The note of a table that says no more than how it sorts.
+/// The note of a table that explains only sorting.
 pub(crate) const SORT_NOTE: &str = "Click a column's name to sort by it.";
 
-/// Mark near the beginning of a page of ours.
+/// Mark near the beginning of a page that slm wrote.
 const MARK: &str = "<!-- slm report -->";
 
-/// The option of commands that write their report as a page.
+/// The option for writing a report as a page.
 #[derive(Debug, Args)]
 pub(crate) struct HtmlArgs {
     /// Also write the report to FILE as a self-contained page, with plots and sortable tables. A page that slm wrote is
@@ -37,12 +37,12 @@ pub(crate) struct HtmlArgs {
 }
 
 impl HtmlArgs {
-    /// Returns `true` if a page is asked for.
+    /// Returns `true` if a page was requested.
     pub(crate) fn is_wanted(&self) -> bool {
         self.html.is_some()
     }
 
-    /// Fails before work is done if the page could not be written afterwards.
+    /// Fails early if the page cannot be written.
     pub(crate) fn prepare(&self) -> Result<()> {
         match &self.html {
             Some(path) => OutFile::create(path, is_ours(path)).map(drop).map_err(named),
@@ -50,7 +50,7 @@ impl HtmlArgs {
         }
     }
 
-    /// Writes the page that `page` makes, where one is asked for.
+    /// Writes the page that `page` creates, if one was requested.
     pub(crate) fn write(&self, page: impl FnOnce() -> Result<Page>) -> Result<()> {
         let Some(path) = &self.html else { return Ok(()) };
         let html = page()?.render()?;
@@ -60,7 +60,7 @@ impl HtmlArgs {
     }
 }
 
-/// Names the option that is to blame.
+/// Names the option in an error.
 fn named(error: Error) -> Error {
     match error {
         Error::File { path, detail } => {
@@ -79,11 +79,11 @@ fn is_ours(path: &std::path::Path) -> bool {
     read.is_ok_and(|read| String::from_utf8_lossy(&start[..read]).contains(MARK))
 }
 
-/// The content of a page, in the order in which it is shown.
+/// The content of a page, in display order.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Page {
     pub(crate) title: String,
-    /// `good`, `worse`, `broken`, or nothing.
+    /// Verdict: `good`, `worse`, `broken`, or empty.
     pub(crate) grade: String,
     pub(crate) verdict: String,
     pub(crate) facts: Vec<Fact>,
@@ -95,14 +95,14 @@ pub(crate) struct Page {
     version: &'static str,
 }
 
-/// A label and what it says.
+/// A label and its text.
 #[derive(Debug, Serialize)]
 pub(crate) struct Fact {
     pub(crate) label: String,
     pub(crate) text: String,
 }
 
-/// Bars next to each other.
+/// A bar chart.
 #[derive(Debug, Serialize)]
 pub(crate) struct Chart {
     title: String,
@@ -114,11 +114,11 @@ pub(crate) struct Chart {
 struct Bar {
     label: String,
     value: String,
-    /// Of the longest.
+    /// Length of the bar in percent of the longest one.
     percent: f64,
 }
 
-/// A picture.
+/// A plot.
 #[derive(Debug, Serialize)]
 pub(crate) struct Plot {
     pub(crate) title: String,
@@ -126,7 +126,7 @@ pub(crate) struct Plot {
     pub(crate) svg: String,
 }
 
-/// A table that can be sorted by each of its columns.
+/// A table that can be sorted by any column.
 #[derive(Debug, Serialize)]
 pub(crate) struct Table {
     title: String,
@@ -135,14 +135,14 @@ pub(crate) struct Table {
     rows: Vec<Vec<Cell>>,
 }
 
-/// A cell, with the number that it is sorted by.
+/// A cell, with its sort key.
 #[derive(Debug, Serialize)]
 pub(crate) struct Cell {
     text: String,
     value: Option<f64>,
 }
 
-/// Pictures of one layer.
+/// Plots of one layer.
 #[derive(Debug, Serialize)]
 pub(crate) struct LayerFigures {
     name: String,
@@ -159,7 +159,7 @@ impl Cell {
         Self { text: text.into(), value: None }
     }
 
-    /// A number as `text` shows it. One that is not finite is sorted behind all others of its sign.
+    /// Creates a cell with a number, shown as `text`. Infinities are sorted after all other numbers of their sign.
     pub(crate) fn number(value: f64, text: impl Into<String>) -> Self {
         let value = if value.is_nan() { None } else { Some(value.clamp(-1e300, 1e300)) };
         Self { text: text.into(), value }
@@ -167,7 +167,7 @@ impl Cell {
 }
 
 impl Table {
-    /// Columns with the same text in every row are told in the note instead.
+    /// Creates a table. Columns with the same text in every row are moved to the note.
     pub(crate) fn new(
         title: &str,
         note: &str,
@@ -205,7 +205,7 @@ impl Chart {
     }
 }
 
-/// The facts of a report in a terminal: lines of a label, two spaces or more, and a text.
+/// Parses the facts of a text report: lines with a label, at least two spaces, and a text.
 pub(crate) fn facts(report: &str) -> Vec<Fact> {
     let mut facts: Vec<Fact> = Vec::new();
     for line in report.lines().filter(|line| !line.trim().is_empty()) {
@@ -237,7 +237,7 @@ impl Page {
     fn render(&self) -> Result<String> {
         let fail = |error: minijinja::Error| Error::file("the page", format!("cannot be made: {error:#}"));
         let mut environment = Environment::new();
-        // The name makes every text that is not marked as safe an escaped one.
+        // The name ending in `.html` enables escaping of all text that is not marked as safe.
         environment.add_template("report.html", TEMPLATE).map_err(fail)?;
         let template = environment.get_template("report.html").map_err(fail)?;
         template.render(context! { page => self }).map_err(fail)

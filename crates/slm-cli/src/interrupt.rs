@@ -1,4 +1,4 @@
-//! Ctrl-C: the first asks the command to stop where nothing is lost, the second ends the program.
+//! Handling of Ctrl-C: the first one asks the command to stop without data loss, the second one ends the program.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +23,7 @@ impl Interrupt {
         Self(flag)
     }
 
-    /// The flag itself, for loops that check it between steps.
+    /// Returns the flag, for loops that check it between steps.
     pub(crate) fn flag(&self) -> &Arc<AtomicBool> {
         &self.0
     }
@@ -32,12 +32,12 @@ impl Interrupt {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// Takes Ctrl-C for dealt with.
+    /// Resets the flag after Ctrl-C was handled.
     pub(crate) fn clear(&self) {
         self.0.store(false, Ordering::SeqCst);
     }
 
-    /// Ends a command between two units of work.
+    /// Returns an error if Ctrl-C was pressed; called between two units of work.
     pub(crate) fn check(&self) -> Result<()> {
         if self.is_set() { Err(Error::Interrupted) } else { Ok(()) }
     }

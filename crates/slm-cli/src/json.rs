@@ -1,4 +1,4 @@
-//! Numbers that JSON cannot hold.
+//! Serialization of numbers that JSON cannot represent.
 
 use serde::Serializer;
 
@@ -16,7 +16,7 @@ pub(crate) fn number<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok,
     }
 }
 
-/// Like [`number`], and null if there is none.
+/// Same as [`number`], but writes null for `None`.
 #[allow(clippy::ref_option)] // the signature that serde's `serialize_with` asks for
 pub(crate) fn optional_number<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
     match value {

@@ -1,4 +1,4 @@
-//! Results on standard output: for people, or one JSON object for machines.
+//! Results on standard output: text, or a single JSON object.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,9 +12,9 @@ use crate::terminal::{stdout_width, wrapped};
 pub(crate) struct Output {
     json: bool,
     quiet: bool,
-    /// Columns of the terminal; `None` if there is no terminal.
+    /// Width of the terminal in columns; `None` if there is no terminal.
     width: Option<usize>,
-    /// True once the one object for machines was printed.
+    /// True once the JSON object was printed.
     done: AtomicBool,
 }
 
@@ -23,44 +23,44 @@ impl Output {
         Self { json, quiet, width: stdout_width(), done: AtomicBool::new(false) }
     }
 
-    /// Columns of the terminal; `None` if there is no terminal.
+    /// Width of the terminal in columns; `None` if there is no terminal.
     pub(crate) fn width(&self) -> Option<usize> {
         self.width
     }
 
-    /// Prints the result in a line, which is all that `--quiet` leaves; nothing in JSON mode.
+    /// Prints the one-line result, the only output with `--quiet`; does nothing in JSON mode.
     pub(crate) fn headline(&self, text: impl AsRef<str>) -> Result<()> {
         self.stream(&format!("{}\n", wrapped(text.as_ref(), self.width)))
     }
 
-    /// Prints text for people, in lines that fit the terminal; nothing in JSON mode or with `--quiet`.
+    /// Prints text, wrapped to fit the terminal; does nothing in JSON mode or with `--quiet`.
     pub(crate) fn say(&self, text: impl AsRef<str>) -> Result<()> {
         if self.quiet { Ok(()) } else { self.headline(text) }
     }
 
-    /// Prints lines as they are, such as those of a table; nothing in JSON mode or with `--quiet`.
+    /// Prints lines unchanged, such as those of a table; does nothing in JSON mode or with `--quiet`.
     pub(crate) fn lines(&self, text: &str) -> Result<()> {
         if self.quiet { Ok(()) } else { self.stream(&format!("{text}\n")) }
     }
 
-    /// Prints part of a line for people at once; nothing in JSON mode.
+    /// Prints part of a line immediately; does nothing in JSON mode.
     pub(crate) fn stream(&self, text: &str) -> Result<()> {
         if self.json { Ok(()) } else { write_stdout(text) }
     }
 
-    /// Prints one of several results for machines, on a line of its own; nothing otherwise.
+    /// Prints one of several JSON results on a separate line; does nothing outside JSON mode.
     pub(crate) fn line<T: Serialize>(&self, value: &T) -> Result<()> {
         if self.json { self.json_line(value) } else { Ok(()) }
     }
 
-    /// Prints one of several results that are JSON in any case, on a line of its own.
+    /// Prints one of several results that are JSON in every mode, on a separate line.
     pub(crate) fn json_line<T: Serialize>(&self, value: &T) -> Result<()> {
         let text = serde_json::to_string(value)
             .map_err(|error| Error::file("standard output", format!("cannot be written as JSON: {error}")))?;
         write_stdout(&format!("{text}\n"))
     }
 
-    /// Prints the result for machines; nothing otherwise.
+    /// Prints the JSON result; does nothing outside JSON mode.
     pub(crate) fn result<T: Serialize>(&self, value: &T) -> Result<()> {
         if !self.json {
             return Ok(());
@@ -71,8 +71,8 @@ impl Output {
         write_stdout(&format!("{text}\n"))
     }
 
-    /// Prints an error for machines: `{"error": {"kind", "message", "exit_code"}}`, unless there is a result; nothing
-    /// otherwise.
+    /// Prints an error as JSON, `{"error": {"kind", "message", "exit_code"}}`, unless a result was printed; does
+    /// nothing outside JSON mode.
     pub(crate) fn error(&self, kind: &str, message: &str, exit_code: u8) -> Result<()> {
         if self.done.load(Ordering::Relaxed) {
             return Ok(());

@@ -1,18 +1,18 @@
-//! Progress bars on standard error, if that is a terminal and nobody asked for quiet.
+//! Progress bars on standard error, if it is a terminal and `--quiet` was not given.
 
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Pause between two updates of a spinner, and before it appears.
+/// Interval between two updates of a spinner, and delay before it appears.
 const TICK: Duration = Duration::from_secs(1);
 
-/// All bars of the process, so that a line printed between them finds out what is drawn.
+/// All bars of the process, so that lines printed in between know what is drawn.
 static BARS: LazyLock<MultiProgress> =
     LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
 
-/// Clears the bars, prints, and draws them again. `print` must not itself come back here: neither suspend a bar nor log.
+/// Clears the bars, calls `print`, and draws them again. `print` must not call this function, suspend a bar or log.
 pub(crate) fn between_bars<T>(print: impl FnOnce() -> T) -> T {
     BARS.suspend(print)
 }
@@ -26,17 +26,17 @@ impl Progress {
         Self { quiet }
     }
 
-    /// A bar of `total` units of work. It draws nothing where standard error is not a terminal.
+    /// Creates a bar for `total` units of work. It draws nothing if standard error is not a terminal.
     pub(crate) fn bar(&self, what: &str, total: usize) -> ProgressBar {
         self.styled(what, Some(total), "{prefix} [{bar:24}] {pos}/{len} {elapsed} (eta {eta})")
     }
 
-    /// A bar with a message behind it, which is cut where the terminal ends.
+    /// Creates a bar with a message after it, which is cut at the edge of the terminal.
     pub(crate) fn bar_with_message(&self, what: &str, total: usize) -> ProgressBar {
         self.styled(what, Some(total), "{prefix} [{bar:10}] {pos}/{len} (eta {eta}) {wide_msg}")
     }
 
-    /// A sign of life for work whose end is not known. It ends with [`ProgressBar::finish_and_clear`].
+    /// Creates a spinner for work of unknown length. It ends with [`ProgressBar::finish_and_clear`].
     pub(crate) fn spinner(&self, what: &str) -> ProgressBar {
         let spinner = self.styled(what, None, "{prefix} {spinner} {elapsed}");
         spinner.enable_steady_tick(TICK);

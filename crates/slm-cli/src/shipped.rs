@@ -9,13 +9,13 @@ const MODEL: &str = "models/stories";
 const CALIBRATION: &str = "data/calibration.txt";
 const HELD_OUT: &str = "data/held-out.txt";
 
-/// Model and texts that ship, found in a checkout of the project.
+/// Paths of the shipped model and texts in a checkout of the project.
 pub(crate) struct Shipped {
     root: PathBuf,
 }
 
 impl Shipped {
-    /// Looks for the checkout: the working directory or one above it, or the one `cargo run` builds from.
+    /// Searches for the checkout: the working directory or one above it, or the one that `cargo run` builds from.
     pub(crate) fn find() -> Result<Self> {
         let working = env::current_dir().map_err(|error| Error::file(".", error))?;
         let package = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
@@ -41,7 +41,7 @@ impl Shipped {
         self.path(HELD_OUT)
     }
 
-    /// Relative to the working directory where it lies in or under it, as a user would write it.
+    /// Returns a path as a user would write it: relative to the working directory if it is inside.
     fn path(&self, name: &str) -> PathBuf {
         match env::current_dir() {
             Ok(working) if working == self.root => Path::new(name).to_owned(),

@@ -1,4 +1,4 @@
-//! Tables and quantities as people read them.
+//! Tables and human-readable quantities.
 
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use crate::error::Result;
 use crate::output::Output;
 
-/// Rows of a ranking that a terminal shows.
+/// Number of rows of a ranking shown on a terminal.
 const WORST: usize = 10;
 
 /// Options of commands that print tables of layers.
@@ -22,16 +22,16 @@ pub(crate) struct TableArgs {
 
 /// A row of a ranking.
 pub(crate) struct Row {
-    /// Badness of the row: the largest is shown first.
+    /// Sort key of the row: the largest is shown first.
     pub(crate) badness: f64,
     pub(crate) cells: Vec<String>,
 }
 
-/// A table whose worst rows count.
+/// A table that is sorted by its worst rows.
 pub(crate) struct Ranking<'a> {
     /// Name of the rows, such as `layers`.
     pub(crate) what: &'a str,
-    /// The measure that they are ranked by.
+    /// The measure by which they are ranked.
     pub(crate) by: &'a str,
     /// Meaning of the columns; may be empty.
     pub(crate) note: &'a str,
@@ -40,7 +40,8 @@ pub(crate) struct Ranking<'a> {
 }
 
 impl TableArgs {
-    /// Prints the worst rows of a ranking on a terminal, and all in their order elsewhere or with `--all`.
+    /// Prints the worst rows of a ranking on a terminal. Elsewhere or with `--all`, prints all rows in their original
+    /// order.
     pub(crate) fn show(self, mut ranking: Ranking<'_>, output: &Output) -> Result<()> {
         let count = ranking.rows.len();
         let shown = self.shown(count, output);
@@ -62,17 +63,17 @@ impl TableArgs {
         self.table(ranking.header, ranking.rows.into_iter().map(|row| row.cells), output)
     }
 
-    /// Returns `true` if lines may be wider than the terminal.
+    /// Returns `true` if lines may exceed the width of the terminal.
     pub(crate) fn wide(self) -> bool {
         self.wide
     }
 
-    /// The number of rows of `count` to show.
+    /// Returns how many of `count` rows to show.
     pub(crate) fn shown(self, count: usize, output: &Output) -> usize {
         if output.width().is_some() && !self.all { count.min(WORST) } else { count }
     }
 
-    /// Prints a table that fits the terminal unless it may be wide.
+    /// Prints a table that fits the terminal, unless it may be wider.
     pub(crate) fn table(
         self,
         header: &[&str],
@@ -88,12 +89,12 @@ impl TableArgs {
 
 struct Fitted {
     table: String,
-    /// Facts about the columns that are not in the table.
+    /// Facts about columns that were removed from the table.
     notes: Vec<String>,
 }
 
-/// A table with a header; the first column is aligned left, the others right. Where that is wider than `width`, columns with
-/// the same value in every row are told below it, and then the last ones are left out.
+/// Formats a table with a header; the first column is left-aligned, the others right-aligned. If it is wider than
+/// `width`, columns with the same value in every row are moved to a note below, and then the last columns are omitted.
 fn fitted(header: &[&str], mut rows: Vec<Vec<String>>, width: usize) -> Fitted {
     let mut header: Vec<&str> = header.to_vec();
     let (mut same, mut left_out) = (Vec::new(), Vec::new());
@@ -144,7 +145,7 @@ fn plain(header: &[&str], rows: &[Vec<String>]) -> String {
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
-/// Bytes with a unit of 1000s.
+/// Formats a number of bytes with a decimal unit (powers of 1000).
 pub(crate) fn bytes(count: u64) -> String {
     match count {
         0..1_000 => format!("{count} B"),
@@ -154,17 +155,17 @@ pub(crate) fn bytes(count: u64) -> String {
     }
 }
 
-/// A small positive number with four significant digits.
+/// Formats a small positive number with four significant digits.
 pub(crate) fn scale(value: f32) -> String {
     if (1e-4..1e4).contains(&value.abs()) { format!("{value:.6}") } else { format!("{value:.3e}") }
 }
 
-/// `low..high`, or one value where they are the same.
+/// Formats `low..high`, or a single value if both are the same.
 pub(crate) fn range(low: String, high: String) -> String {
     if low == high { low } else { format!("{low}..{high}") }
 }
 
-/// A share as a percentage.
+/// Formats a share as a percentage.
 pub(crate) fn percent(share: f64) -> String {
     format!("{:.3} %", share * 100.0)
 }

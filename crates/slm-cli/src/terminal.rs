@@ -1,4 +1,4 @@
-//! Terminals: how wide they are, and text that fits them.
+//! Terminals: their width, and text that fits it.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -6,40 +6,40 @@ use textwrap::{Options, WordSeparator, WordSplitter};
 
 use crate::progress::between_bars;
 
-/// Columns of a label at the start of a line, up to which continuation lines are indented.
+/// Maximum width in columns of a label at the start of a line to which continuation lines are indented.
 const WIDEST_LABEL: usize = 24;
 
-/// Beginning of a line of clap's.
+/// Start of clap's usage line.
 const USAGE: &str = "Usage: ";
 
-/// Columns of the terminal that standard output goes to; `None` if it goes elsewhere.
+/// Width in columns of the terminal on standard output; `None` if it is not a terminal.
 pub(crate) fn stdout_width() -> Option<usize> {
     let stdout = io::stdout();
     let size = stdout.is_terminal().then(|| terminal_size::terminal_size_of(stdout)).flatten();
     columns(size)
 }
 
-/// Columns of the terminal that standard error goes to; `None` if it goes elsewhere.
+/// Width in columns of the terminal on standard error; `None` if it is not a terminal.
 pub(crate) fn stderr_width() -> Option<usize> {
     let stderr = io::stderr();
     let size = stderr.is_terminal().then(|| terminal_size::terminal_size_of(stderr)).flatten();
     columns(size)
 }
 
-/// The width of a terminal that knows it.
+/// Returns the width of a terminal, if known.
 fn columns(size: Option<(terminal_size::Width, terminal_size::Height)>) -> Option<usize> {
     size.map(|(width, _)| usize::from(width.0)).filter(|&width| width > 0)
 }
 
-/// Returns `true` if messages may have colours: on a terminal, and unless `NO_COLOR` is set to anything.
+/// Returns `true` if messages may be coloured: on a terminal, unless `NO_COLOR` is set.
 pub(crate) fn colours() -> bool {
     let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     wanted && io::stderr().is_terminal()
 }
 
-/// Breaks the lines of `text` that are wider than `width` at spaces, and indents what follows below the text of the
-/// line: behind its leading spaces, a bullet, or a label with two spaces after it. A word that is wider alone, such as
-/// a path, stays whole.
+/// Breaks lines of `text` that are wider than `width` at spaces, and indents continuation lines to the text of the
+/// line: after its leading spaces, a bullet, or a label followed by two spaces. A single word that is too wide, such as
+/// a path, is not broken.
 pub(crate) fn wrapped(text: &str, width: Option<usize>) -> String {
     let Some(width) = width else { return text.to_owned() };
     let wrap = |line: &str| {
@@ -57,7 +57,7 @@ pub(crate) fn wrapped(text: &str, width: Option<usize>) -> String {
     text.split('\n').map(wrap).collect::<Vec<_>>().join("\n")
 }
 
-/// Columns in front of the text of a line.
+/// Number of columns before the text of a line.
 fn hanging(line: &str) -> usize {
     let spaces = line.len() - line.trim_start().len();
     let text = &line[spaces..];
@@ -73,7 +73,7 @@ fn hanging(line: &str) -> usize {
     })
 }
 
-/// Standard error, with lines that fit its terminal and stand between the progress bars.
+/// Standard error with wrapped lines, printed between the progress bars.
 pub(crate) struct WrappedStderr {
     width: Option<usize>,
 }
@@ -85,7 +85,7 @@ impl WrappedStderr {
 }
 
 impl Write for WrappedStderr {
-    /// Takes whole lines.
+    /// Receives whole lines.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         between_bars(|| match std::str::from_utf8(bytes) {
             Ok(text) => io::stderr().write_all(wrapped(text, self.width).as_bytes()),

@@ -10,10 +10,10 @@ use slm_text::{Data, Tokenizer};
 use crate::context::Context;
 use crate::error::{Error, Result};
 
-/// Tokens in a window unless the user says otherwise, as far as the model has positions.
+/// Default number of tokens in a window; fewer if the model has fewer positions.
 pub(crate) const DEFAULT_WINDOW: usize = 256;
 
-/// The tokenizer of a checkpoint.
+/// Loads the tokenizer of a checkpoint.
 pub(crate) fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer> {
     let path = checkpoint.tokenizer_path().ok_or_else(|| {
         Error::file(
@@ -43,14 +43,14 @@ pub(crate) struct WindowArgs {
 /// Windows of a text.
 #[derive(Debug, Clone)]
 pub(crate) struct Windowing {
-    /// Tokens of the text in each.
+    /// Number of text tokens in each window.
     pub(crate) len: usize,
-    /// Tokens in front of those.
+    /// Ids before the text tokens of each window.
     pub(crate) prefix: Vec<u32>,
 }
 
 impl WindowArgs {
-    /// The windows to use: what was asked for, or the default as far as the model has positions.
+    /// Returns the windowing: the requested one, or the default limited by the model's positions.
     pub(crate) fn windowing(&self, checkpoint: &Checkpoint) -> Result<Windowing> {
         self.of(checkpoint.config().model.max_position_embeddings, || {
             let prefix = tokenizer(checkpoint)?.prefix()?;
@@ -59,7 +59,7 @@ impl WindowArgs {
         })
     }
 
-    /// [`WindowArgs::windowing`] for a model of `positions`; `prefix` gives what stands before a text.
+    /// [`WindowArgs::windowing`] for a model of `positions`; `prefix` returns the ids before a text.
     pub(crate) fn of(
         &self,
         positions: usize,
@@ -86,12 +86,12 @@ impl WindowArgs {
     }
 }
 
-/// Sequences of token ids: one for a text.
+/// Sequences of token ids; a text is one sequence.
 #[derive(Debug, Clone)]
 pub(crate) struct Tokens(pub(crate) Vec<Vec<u32>>);
 
 impl Tokens {
-    /// Reads at most `limit` tokens of a file of text or of token ids for a model of `vocab_size` tokens.
+    /// Reads at most `limit` tokens from a file of text or token ids, for a model of `vocab_size` tokens.
     pub(crate) fn read(
         tokenizer: &Tokenizer,
         path: &Path,
@@ -117,7 +117,7 @@ impl Tokens {
         Ok(tokens)
     }
 
-    /// The first `limit` tokens.
+    /// Keeps the first `limit` tokens.
     pub(crate) fn limited(mut self, limit: usize) -> Self {
         let mut left = limit;
         for ids in &mut self.0 {
@@ -133,13 +133,13 @@ impl Tokens {
         self.0.iter().map(Vec::len).sum()
     }
 
-    /// The windows of each sequence.
+    /// Cuts each sequence into windows.
     pub(crate) fn windows(&self, windowing: &Windowing) -> Vec<Vec<u32>> {
         self.0.iter().flat_map(|ids| windows(ids, windowing.len, &windowing.prefix)).collect()
     }
 
-    /// Refuses fewer tokens than a window, whose perplexity would mean little. `limit` is the option that cut them, if
-    /// one did.
+    /// Rejects fewer tokens than a window, whose perplexity would be meaningless. `limit` is the option that cut them,
+    /// if any.
     pub(crate) fn check_length(&self, path: &Path, windowing: &Windowing, limit: Limit<'_>) -> Result<()> {
         let needed = if self.0.len() == 1 { windowing.len } else { 2 };
         limit.check(needed)?;
@@ -150,7 +150,7 @@ impl Tokens {
     }
 }
 
-/// The error of a text with too few tokens for a window.
+/// Returns the error for a text with too few tokens for a window.
 pub(crate) fn too_short(path: &Path, found: usize, needed: usize) -> Error {
     Error::file(
         path,
@@ -161,7 +161,7 @@ pub(crate) fn too_short(path: &Path, found: usize, needed: usize) -> Error {
     )
 }
 
-/// An option that limits how many tokens are read.
+/// An option that limits the number of tokens read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limit<'a> {
     pub(crate) option: &'a str,
@@ -169,7 +169,7 @@ pub(crate) struct Limit<'a> {
 }
 
 impl Limit<'_> {
-    /// Refuses a limit below `needed` tokens, which would make any text too short.
+    /// Rejects a limit below `needed` tokens, which would make any text too short.
     pub(crate) fn check(&self, needed: usize) -> Result<()> {
         let Self { option, tokens } = self;
         if *tokens < needed {
@@ -181,7 +181,7 @@ impl Limit<'_> {
     }
 }
 
-/// Evaluates with a progress bar.
+/// Evaluates a model with a progress bar.
 pub(crate) fn evaluate_with_progress(
     context: &Context,
     what: &str,

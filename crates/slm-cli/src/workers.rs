@@ -1,4 +1,4 @@
-//! Jobs on several threads.
+//! Parallel jobs.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -8,10 +8,10 @@ use rayon::ThreadPoolBuilder;
 
 use crate::error::Result;
 
-/// Results of `job` for 0 to `jobs - 1`, in order, computed by up to `workers` threads at a time.
+/// Runs `job` for 0 to `jobs - 1` on up to `workers` threads, and returns the results in order.
 ///
-/// Each job has one thread alone: what it computes is then the same however many there are, and small operations
-/// do not wait for each other. After an error no job is begun.
+/// Each job runs on a single thread, so its result does not depend on the number of threads, and small operations do
+/// not wait for each other. After an error, no further job is started.
 pub(crate) fn run<T: Send>(
     jobs: usize,
     workers: usize,

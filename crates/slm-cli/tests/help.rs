@@ -1,4 +1,4 @@
-//! Tests of the program's help.
+//! Tests of the program's help texts.
 
 use std::process::{Command, Output};
 
@@ -13,11 +13,11 @@ fn help(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The commands that the program lists.
+/// The commands that the help lists.
 fn commands() -> Vec<String> {
     let all = help(&["--help"]);
     let (_, listed) = all.split_once("\nCommands:\n").unwrap();
-    // An explanation that is wrapped is indented further than a name.
+    // A wrapped explanation is indented further than a name.
     let names = listed.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.strip_prefix("  "));
     let names = names.filter(|line| !line.starts_with(' ')).filter_map(|line| line.split(' ').next());
     names.filter(|name| *name != "help").map(str::to_owned).collect()
@@ -43,7 +43,7 @@ fn every_command_has_help() {
 fn every_option_is_explained() {
     for command in &commands() {
         let long = help(&[command, "--help"]);
-        // The description comes before it, and the examples behind.
+        // The description comes before the usage, and the examples after it.
         let lines = long.lines().skip_while(|line| !line.starts_with("Usage:"));
         let lines: Vec<&str> = lines.take_while(|line| *line != "Examples:").collect();
         for (index, line) in lines.iter().enumerate() {

@@ -74,7 +74,7 @@ pub fn gelu(x: &mut [f32]) {
 
 /// Computes the tanh approximation of GELU, `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`, in place.
 ///
-/// The absolute error against that formula is at most `2e-7 (1 + |x|)`.
+/// The absolute error compared with that formula is at most `2e-7 (1 + |x|)`.
 pub fn gelu_tanh(x: &mut [f32]) {
     vectorized! {
         for x in x {

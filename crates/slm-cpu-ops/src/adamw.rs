@@ -7,7 +7,7 @@ use crate::dispatch::vectorized;
 pub struct AdamWStep {
     /// Learning rate.
     pub learning_rate: f32,
-    /// Factor of the values before the update: 1 less learning rate times weight decay.
+    /// Factor of the values before the update: 1 minus learning rate times weight decay.
     pub decay: f32,
     /// Share of the first moment that is kept.
     pub beta_1: f32,

@@ -29,7 +29,7 @@ pub struct Queries {
     pub scale: f32,
 }
 
-/// Working memory of attention, to be kept from call to call.
+/// Working memory of attention, reused from call to call.
 #[derive(Debug, Default)]
 pub struct AttentionScratch {
     scores: Vec<f32>,
@@ -487,7 +487,7 @@ mod tests {
         }
     }
 
-    /// 16-bit keys and values give what the same values, rounded, give in 32 bits.
+    /// 16-bit keys and values give the same results as the same rounded values in 32 bits.
     #[test]
     fn halves_give_what_their_values_give() {
         let mut scratch = AttentionScratch::default();
@@ -565,8 +565,8 @@ mod tests {
         }
     }
 
-    /// Attention on codes agrees with the definition on the values that they stand for, and a row by itself with the
-    /// row among others.
+    /// Attention on codes agrees with the definition on the dequantized values, and a row by itself with the row among
+    /// others.
     fn codes_are_near<R: KvRun>(tolerance: f64) {
         let mut scratch = AttentionScratch::default();
         for (window, start) in [(None, 280), (Some(100), 280), (None, 3)] {

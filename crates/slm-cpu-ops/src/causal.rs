@@ -53,7 +53,7 @@ pub struct RowStatistics {
     pub(crate) factor: f32,
 }
 
-/// Working memory of both passes, to be kept from call to call.
+/// Working memory of both passes, reused from call to call.
 #[derive(Debug, Default)]
 pub struct CausalScratch {
     /// Rotated queries, `[group, len, head_dim]`.

@@ -1,4 +1,4 @@
-//! Choice of the instruction set that an operation runs with: [`slm_quant_core::dispatch`].
+//! The choice of the instruction set that an operation runs with: [`slm_quant_core::dispatch`].
 
 pub(crate) use slm_quant_core::dispatch::vectorize;
 pub(crate) use slm_quant_core::vectorized;

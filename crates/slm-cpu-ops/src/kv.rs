@@ -8,16 +8,16 @@ use crate::kv_head::KvHeadMut;
 use crate::kv_run::KvRun;
 use crate::panel::PANEL;
 
-/// The grid of the key or the value of one position and head: a code stands for `least + code * scale`.
+/// The grid of the key or the value of one position and head: the value of a code is `least + code * scale`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct KvGrid {
-    /// Value of code 0, as it is stored.
+    /// Value of stored code 0.
     pub least: f32,
     /// Step of the grid.
     pub scale: f32,
 }
 
-/// A key or value that lies outside the range of the type that it was to be kept in.
+/// The error for a key or value outside the range of the type in which it is stored.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct KvOverflow {
     /// The value.
@@ -28,17 +28,17 @@ pub struct KvOverflow {
 ///
 /// Both lie in panels of 16 columns, so that attention reads memory in order and needs no sums across vector
 /// lanes: keys as `[head][position / 16][head_dim][16 positions]`, values as
-/// `[head][head_dim / 16][position][16 dimensions]`. They are read from end to end for every token, so that it pays to
-/// have them in memory of large pages: `B` is whatever buffer of runs of 16 the caller has.
+/// `[head][head_dim / 16][position][16 dimensions]`. They are read from end to end for every token, so memory in large
+/// pages pays. `B` is the caller's buffer type for runs of 16 values.
 #[derive(Debug, Clone)]
 pub struct KvLayer<B = Vec<[f32; PANEL]>> {
     heads: usize,
     head_dim: usize,
-    /// Positions there is room for, whole panels.
+    /// Number of positions that fit, in whole panels.
     capacity: usize,
     keys: B,
     values: B,
-    /// `[head][position]`; empty where numbers are floats.
+    /// `[head][position]`; empty for floats.
     key_grids: Vec<KvGrid>,
     value_grids: Vec<KvGrid>,
 }
@@ -50,7 +50,7 @@ pub struct KvHeads<'a, R = [f32; PANEL]> {
     head_dim: usize,
     /// The first position, at the start of a panel.
     origin: usize,
-    /// Positions from there on that there is room for.
+    /// Number of positions that fit from there on.
     capacity: usize,
     keys: &'a [R],
     values: &'a [R],
@@ -59,14 +59,14 @@ pub struct KvHeads<'a, R = [f32; PANEL]> {
 }
 
 impl<R: KvRun> KvLayer<Vec<R>> {
-    /// Room for `capacity` positions of `heads` heads.
+    /// Creates a layer for `capacity` positions of `heads` heads.
     pub fn new(heads: usize, head_dim: usize, capacity: usize) -> Self {
         Self::with_buffers(heads, head_dim, capacity, |len| vec![R::ZERO; len])
     }
 }
 
 impl<R: KvRun, B: DerefMut<Target = [R]>> KvLayer<B> {
-    /// [`KvLayer::new`] in buffers of the given number of zeros.
+    /// [`KvLayer::new`] with buffers from `zeros`, which is given a number of runs and returns that many zeros.
     pub fn with_buffers(heads: usize, head_dim: usize, capacity: usize, zeros: impl Fn(usize) -> B) -> Self {
         let capacity = capacity.next_multiple_of(PANEL);
         let grids = if R::STEPS.is_some() { heads * capacity } else { 0 };
@@ -87,10 +87,10 @@ impl<R: KvRun, B: DerefMut<Target = [R]>> KvLayer<B> {
     /// - `keys`, `values`: `[positions, heads, head_dim]`
     ///
     /// # Errors
-    /// [`KvOverflow`] for a value that the type does not reach.
+    /// [`KvOverflow`] for a value outside the range of the type.
     ///
     /// # Panics
-    /// When the lengths do not fit or the positions leave the capacity.
+    /// When the lengths do not fit or the positions exceed the capacity.
     pub fn store(&mut self, start: usize, keys: &[f32], values: &[f32]) -> Result<(), KvOverflow> {
         self.heads_mut().try_for_each(|head| head.store(start, keys, values))
     }
@@ -99,7 +99,7 @@ impl<R: KvRun, B: DerefMut<Target = [R]>> KvLayer<B> {
     pub fn heads_mut(&mut self) -> impl Iterator<Item = KvHeadMut<'_, R>> {
         let (key_size, value_size) = (self.key_size(), self.value_size());
         let Self { heads, head_dim, capacity, .. } = *self;
-        // Of floats there are no grids: parts of length 0 for each head.
+        // Floats have no grids: each head gets a part of length 0.
         let grids = if R::STEPS.is_some() { capacity } else { 0 };
         let mut rest = (
             &mut *self.keys,
@@ -118,7 +118,7 @@ impl<R: KvRun, B: DerefMut<Target = [R]>> KvLayer<B> {
         })
     }
 
-    /// Heads.
+    /// Number of heads.
     pub fn heads(&self) -> usize {
         self.heads
     }
@@ -126,7 +126,7 @@ impl<R: KvRun, B: DerefMut<Target = [R]>> KvLayer<B> {
     /// Some of the heads.
     ///
     /// # Panics
-    /// When there are not as many.
+    /// When `heads` is out of bounds.
     pub fn slice(&self, heads: Range<usize>) -> KvHeads<'_, R> {
         assert!(heads.start <= heads.end && heads.end <= self.heads, "heads {heads:?} of {}", self.heads);
         let part = |size: usize| heads.start * size..heads.end * size;
@@ -179,15 +179,15 @@ impl<'a, R: KvRun> KvHeads<'a, R> {
         &self.keys[start..][..count * self.head_dim]
     }
 
-    /// The given positions of the panels of a head's values, 16 dimensions each, and how many runs lie between the starts of
-    /// these.
+    /// The given positions of the panels of a head's values, 16 dimensions each, and the distance in runs between the starts
+    /// of two panels.
     pub(crate) fn value_panels(self, head: usize, positions: Range<usize>) -> (&'a [R], usize) {
         let (panels, stride) = (self.head_dim.div_ceil(PANEL), self.capacity);
         let start = head * panels * stride + positions.start - self.origin;
         (&self.values[start..][..(panels - 1) * stride + positions.len()], stride)
     }
 
-    /// The grids of the given positions of one head: of keys, and of values. None where numbers are floats.
+    /// The grids of keys and of values at the given positions of one head; `None` for floats.
     pub(crate) fn grids(self, head: usize, positions: Range<usize>) -> Option<(&'a [KvGrid], &'a [KvGrid])> {
         if self.key_grids.is_empty() {
             return None;
@@ -197,8 +197,8 @@ impl<'a, R: KvRun> KvHeads<'a, R> {
         Some((part(self.key_grids), part(self.value_grids)))
     }
 
-    /// The given positions of one head as 32-bit floats, in `scratch` where they are kept otherwise: numbers or codes. The
-    /// first position begins a panel.
+    /// The given positions of one head as 32-bit floats: the values of floats, the codes of other types. They are
+    /// converted into `scratch` unless they are stored as 32-bit floats. The first position begins a panel.
     pub(crate) fn widen_head<'s>(
         self,
         head: usize,

@@ -5,22 +5,22 @@ use crate::kv::{KvGrid, KvOverflow};
 use crate::kv_run::KvRun;
 use crate::panel::PANEL;
 
-/// One head of a [`KvLayer`](crate::kv::KvLayer), to be written.
+/// A mutable view of one head of a [`KvLayer`](crate::kv::KvLayer).
 #[derive(Debug)]
 pub struct KvHeadMut<'a, R> {
-    /// Its place among `heads`.
+    /// Index of this head among `heads`.
     pub(crate) index: usize,
     pub(crate) heads: usize,
     pub(crate) head_dim: usize,
     pub(crate) capacity: usize,
     pub(crate) keys: &'a mut [R],
     pub(crate) values: &'a mut [R],
-    /// Of each position; empty where numbers are floats.
+    /// One grid for each position; empty for floats.
     pub(crate) key_grids: &'a mut [KvGrid],
     pub(crate) value_grids: &'a mut [KvGrid],
 }
 
-/// Dimensions of keys that are brought into columns at once.
+/// Number of dimensions of keys that are transposed at once.
 const TRANSPOSED: usize = 64;
 
 impl<R: KvRun> KvHeadMut<'_, R> {
@@ -31,10 +31,10 @@ impl<R: KvRun> KvHeadMut<'_, R> {
     /// - `keys`, `values`: `[positions, heads, head_dim]`, of all heads
     ///
     /// # Errors
-    /// [`KvOverflow`] for a value that the type does not reach.
+    /// [`KvOverflow`] for a value outside the range of the type.
     ///
     /// # Panics
-    /// When the lengths do not fit or the positions leave the capacity.
+    /// When the lengths do not fit or the positions exceed the capacity.
     pub fn store<'v>(mut self, start: usize, keys: &'v [f32], values: &'v [f32]) -> Result<(), KvOverflow> {
         let width = self.heads * self.head_dim;
         assert!(keys.len() == values.len() && keys.len().is_multiple_of(width), "keys and values: shape");
@@ -76,7 +76,7 @@ impl<R: KvRun> KvHeadMut<'_, R> {
             }
             return Ok(());
         }
-        // Other positions of the panel keep what they have.
+        // Other positions of the panel keep their values.
         for (place, (row, code)) in (position % PANEL..).zip(rows.iter().zip(codes)) {
             for (runs, row) in panel.chunks_mut(PANEL).zip(row.chunks(PANEL)) {
                 let mut narrow = [R::ZERO];
@@ -105,7 +105,7 @@ impl<R: KvRun> KvHeadMut<'_, R> {
     }
 }
 
-/// The way from numbers to the codes of a grid.
+/// The conversion of values to codes of a grid.
 #[derive(Debug, Clone, Copy)]
 struct Coding {
     least: f32,
@@ -114,7 +114,7 @@ struct Coding {
 }
 
 impl Coding {
-    /// The code of `value`, counted from 0; `value` itself where numbers are floats.
+    /// The code of `value`, counted from 0; `value` itself for floats.
     #[inline(always)]
     fn number<R: KvRun>(self, value: f32) -> f32 {
         match R::STEPS {
@@ -132,7 +132,7 @@ impl Coding {
     }
 }
 
-/// Codings of at most 16 rows, whose grids become those of `grids` from `position` on. Floats need none.
+/// Codings of at most 16 rows. Their grids are written to `grids` from `position` on. Floats need none.
 fn codes<R: KvRun>(rows: &[&[f32]], grids: &mut [KvGrid], position: usize) -> [Coding; PANEL] {
     let mut codes = [Coding { least: 0.0, inverse: 1.0 }; PANEL];
     if let Some(steps) = R::STEPS {
@@ -148,7 +148,7 @@ fn code_of<R: KvRun>(numbers: &[f32], steps: f32) -> (Coding, KvGrid) {
     let (least, most) = numbers.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(least, most), &number| {
         (least.min(number), most.max(number))
     });
-    // A number that is none makes the whole grid so.
+    // A value that is not finite makes the whole grid NaN.
     let nan = if numbers.iter().all(|number| number.is_finite()) { 0.0 } else { f32::NAN };
     let scale = (most - least) / steps + nan;
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
@@ -170,12 +170,12 @@ mod tests {
         assert_eq!(layer.store(1, &[1.0, 7e4], &[0.0; 2]), Err(KvOverflow { value: 7e4 }));
         assert_eq!(layer.store(1, &[1.0, 7.0], &[0.0, -1e30]), Err(KvOverflow { value: -1e30 }));
         assert_eq!(KvLayer::<Vec<[f32; PANEL]>>::new(1, 2, 4).store(0, &[1e30, 0.0], &[0.0; 2]), Ok(()));
-        // The numbers on both sides of the end, and what is no number in the first place.
+        // The values on both sides of the limit, and values that are not finite.
         assert_eq!(layer.store(2, &[65519.996, f32::INFINITY], &[f32::NAN, -65519.996]), Ok(()));
         assert_eq!(layer.store(2, &[65520.0, 0.0], &[0.0; 2]), Err(KvOverflow { value: 65520.0 }));
     }
 
-    /// Whole panels are written another way than single positions.
+    /// Whole panels are written by a different path than single positions.
     fn is_the_same_in_any_pieces<R: KvRun + PartialEq>() {
         for (heads, dim) in [(1, 3), (2, 16), (3, 70)] {
             let mut random = Random(7);

@@ -1,4 +1,4 @@
-//! Types in which keys and values are kept.
+//! Types in which keys and values are stored.
 
 use std::fmt;
 
@@ -9,31 +9,32 @@ use slm_kernels::PanelValues;
 use crate::kv::KvOverflow;
 use crate::panel::PANEL;
 
-/// 16 numbers of a type in which keys and values are kept.
+/// 16 values of a type in which keys and values are stored.
 pub trait KvRun: Copy + Send + Sync + fmt::Debug + 'static {
     /// Zeros.
     const ZERO: Self;
 
-    /// Steps between the least and the greatest code, where numbers are codes of a grid of their own for each position and
-    /// head; none where they are floats.
+    /// Number of steps between the least and the greatest code, for codes with a grid for each position and head; `None`
+    /// for floats.
     const STEPS: Option<f32>;
 
-    /// The code, counted from the least one, that is kept as 0.
+    /// The code, counted from the least one, that is stored as 0.
     const ORIGIN: f32 = 0.0;
 
-    /// Makes `runs` the numbers nearest to `numbers`, of which there are as many. Codes are counted from the least one, 0.
+    /// Sets `runs` to the values nearest to `numbers`, which must have the same length. Codes are counted from the least
+    /// one, 0.
     ///
     /// # Errors
     /// [`KvOverflow`] for a finite number beyond the type's range.
     fn narrow(runs: &mut [Self], numbers: &[[f32; PANEL]]) -> Result<(), KvOverflow>;
 
-    /// Copies place `from` of `other` to place `to`.
+    /// Copies the value at index `from` of `other` to index `to`.
     fn copy_place(&mut self, to: usize, other: &Self, from: usize);
 
-    /// Runs as kernels take them.
+    /// The runs in the form that kernels take.
     fn values(runs: &[Self]) -> PanelValues<'_>;
 
-    /// The runs themselves, where they are 32-bit floats.
+    /// The runs themselves if they are 32-bit floats, otherwise `None`.
     fn as_floats(_runs: &[Self]) -> Option<&[[f32; PANEL]]> {
         None
     }
@@ -113,7 +114,7 @@ impl KvRun for [i8; PANEL] {
     }
 }
 
-/// 4-bit codes: a byte holds those of places `i` and, in its upper half, `i + 8`.
+/// 4-bit codes: byte `i` holds code `i` in its lower half and code `i + 8` in its upper half.
 impl KvRun for [u8; PANEL / 2] {
     const ZERO: Self = [0; PANEL / 2];
     const STEPS: Option<f32> = Some(15.0);

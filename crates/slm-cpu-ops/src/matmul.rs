@@ -20,7 +20,8 @@ pub const PANEL_COLUMNS: usize = PANEL;
 /// it is multiplied with stay in the first-level cache.
 const DEPTH: usize = 256;
 
-/// Number of rows that are computed together. Times a panel's two AVX2 vectors they leave registers for the operands.
+/// Number of rows that are computed together. With a panel's two AVX2 vectors each they leave registers for the
+/// operands.
 pub const TILE_ROWS: usize = slm_kernels::PANEL_ROWS;
 const TILE: usize = TILE_ROWS;
 
@@ -94,7 +95,7 @@ pub fn pack_panel(b: Matrix<'_>, panel: usize, out: &mut [f32]) {
     }
 }
 
-/// Memory for packed rows, to be kept from call to call.
+/// Memory for packed rows, reused from call to call.
 #[derive(Debug, Default)]
 pub struct MatmulScratch {
     /// Rows of a transposed matrix, `[rows, depth of the block]`.
@@ -191,7 +192,7 @@ impl Matmul<'_> {
         let mut sums = [0.0; TILE * PANEL];
         self.blocks(|matmul, block| {
             for first in (0..columns.div_ceil(PANEL)).step_by(GROUP) {
-                // Those that the result has all columns of, and whether one follows that it has in part.
+                // Panels whose columns are all in the result, and whether a partial panel follows.
                 let count = GROUP.min(columns / PANEL - first);
                 let is_partial = count < GROUP && (first + count) * PANEL < columns;
                 let panels = |first: usize, count: usize| {

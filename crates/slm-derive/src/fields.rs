@@ -8,10 +8,10 @@ pub(crate) struct Visited<'a> {
     /// Position among all fields of its struct or variant.
     pub(crate) index: usize,
     pub(crate) ident: Option<&'a Ident>,
-    /// Component of the path; none for the only field of a tuple variant, which its variant names.
+    /// Component of the path; empty for the only field of a tuple variant, which has the variant's name.
     pub(crate) name: String,
     pub(crate) ty: &'a Type,
-    /// True if its type mentions a type parameter, so that only a bound can say what it holds.
+    /// True if its type mentions a type parameter; only a trait bound can then find its layers.
     pub(crate) generic: bool,
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn visited<'a>(fields: &'a Fields, parameters: &[&Ident]) -> syn::Res
     Ok(visited)
 }
 
-/// Path of `slm_nn`, from the type's attributes.
+/// Path of the crate that contains `slm_nn`, from the type's attributes.
 pub(crate) fn crate_path(attributes: &[Attribute]) -> syn::Result<Option<Path>> {
     let mut path = None;
     for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("linears")) {
@@ -76,7 +76,7 @@ impl FieldOptions {
                     Err(meta.error("expected `skip` or `rename = \"name\"`"))
                 })?;
             } else if attribute.path().is_ident("module") {
-                // Burn's attribute, which may say more than this macro knows of.
+                // Burn's attribute, which may have arguments that this macro does not know.
                 let tokens =
                     attribute.meta.require_list().map(|list| list.tokens.clone()).unwrap_or_default();
                 options.skip |= any_ident(tokens, &|ident| ident == "skip");

@@ -1,4 +1,4 @@
-//! The implementation that is derived.
+//! The generated implementation of `NamedLinears`.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
@@ -6,7 +6,7 @@ use syn::{Data, DeriveInput, Fields, Ident, Index, Path, parse_quote};
 
 use crate::fields::{Visited, crate_path, visited};
 
-/// Choice of the method to write.
+/// The method to generate: shared or mutable access.
 #[derive(Clone, Copy)]
 enum Access {
     Shared,
@@ -92,7 +92,8 @@ fn struct_body(fields: &[Visited<'_>], nn: &Path, access: Access) -> TokenStream
     quote!(#(#visits)*)
 }
 
-/// One variant of an enum. Its only unnamed field has the name of the variant, as in Burn's records.
+/// Generates the match arm of one enum variant. The only unnamed field of a variant has the variant's name, as in
+/// Burn's records.
 fn arm(variant: &Ident, all: &Fields, fields: &[Visited<'_>], nn: &Path, access: Access) -> TokenStream {
     let bindings: Vec<Ident> = (0..all.len()).map(|index| format_ident!("field_{index}")).collect();
     let pattern = match all {
@@ -112,8 +113,8 @@ fn arm(variant: &Ident, all: &Fields, fields: &[Visited<'_>], nn: &Path, access:
     quote!(Self::#variant #pattern => { #(#visits)* })
 }
 
-/// Visits the field that `place` refers to. A concrete type is visited if it implements the trait, which method
-/// resolution finds out: the probe's own method comes before that of a reference to it.
+/// Generates the visit of the field that `place` refers to. Method resolution finds out whether a concrete type
+/// implements the trait: the probe's own method takes precedence over that of a reference to it.
 fn visit(place: &TokenStream, name: &str, generic: bool, nn: &Path, access: Access) -> TokenStream {
     match (access, generic) {
         (Access::Shared, true) => quote!(#nn::__private::visit_field(#place, #name, visit);),

@@ -42,7 +42,7 @@ pub enum Error {
         /// The remedy.
         remedy: String,
     },
-    /// An export that must be exact and would not be.
+    /// An export that is not exact although `strict` was set.
     #[error(
         "{}: the export is not exact, and --strict was given: {}; leave out --strict to accept this",
         path.display(), reasons.join("; ")
@@ -56,12 +56,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// A damaged GGUF file.
+    /// Creates the error for a damaged GGUF file.
     pub(crate) fn damaged(path: &Path, field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::damaged_file(path, "GGUF", field, problem.into())
     }
 
-    /// A damaged file of the format `format`.
+    /// Creates the error for a damaged file of the format `format`.
     pub(crate) fn damaged_file(
         path: &Path,
         format: &'static str,

@@ -74,7 +74,7 @@ impl FromStr for OnnxProfile {
     }
 }
 
-/// Readers of protobuf reject messages of 2 GiB. The difference is reserved for the graph itself.
+/// Readers of protobuf reject messages of 2 GiB. The rest is reserved for the graph itself.
 const EXTERNAL_DATA_ABOVE: u64 = (1 << 31) - (1 << 26);
 
 /// Options of an export.
@@ -91,15 +91,15 @@ pub struct ExportOptions {
     pub overwrite: bool,
     /// The operators of an ONNX model.
     pub onnx_profile: OnnxProfile,
-    /// Size in bytes above which the values of an ONNX model are written to a second file, at most the 2 GB of a
-    /// protobuf message.
+    /// Size in bytes above which the values of an ONNX model are written to a second file. At most 2 GiB, the limit of
+    /// a protobuf message.
     pub external_data_above: u64,
     /// Options for opening the checkpoint.
     pub open: OpenOptions,
 }
 
 impl ExportOptions {
-    /// Options for an export as `format`. The report lists what the format cannot hold.
+    /// Creates options for an export as `format`, which need not be exact: the report lists the differences.
     pub fn new(format: Format) -> Self {
         Self {
             format,
@@ -115,7 +115,7 @@ impl ExportOptions {
 
 /// Writes the checkpoint in `dir` to `out` in the format of another program.
 ///
-/// The output appears completely or not at all. Tensors are read and written one at a time.
+/// The output appears complete or not at all. Tensors are read and written one at a time.
 ///
 /// # Errors
 /// [`Error::Unsupported`](crate::Error::Unsupported) for a model or a tokenizer that the other program cannot compute;

@@ -21,13 +21,13 @@ pub enum FloatType {
 }
 
 impl FloatType {
-    /// The narrowest type that holds all of `values` exactly; BF16 if both 16-bit types do.
+    /// Returns the narrowest type that holds all of `values` exactly; BF16 if both 16-bit types do.
     pub(crate) fn narrowest(values: &[f32]) -> Self {
         let holds = |kind: &Self| holds_exactly(kind.dtype(), values);
         [Self::Bf16, Self::F16].into_iter().find(holds).unwrap_or(Self::F32)
     }
 
-    /// Its type in safetensors files.
+    /// Returns the type in safetensors files.
     pub(crate) fn dtype(self) -> Dtype {
         match self {
             Self::F32 => Dtype::F32,
@@ -36,7 +36,7 @@ impl FloatType {
         }
     }
 
-    /// Its type in GGUF files.
+    /// Returns the type in GGUF files.
     pub(crate) fn kind(self) -> TensorKind {
         match self {
             Self::F32 => TensorKind::F32,
@@ -45,7 +45,7 @@ impl FloatType {
         }
     }
 
-    /// Its name in a `config.json`.
+    /// Returns the name in a `config.json`.
     pub(crate) fn torch_name(self) -> &'static str {
         match self {
             Self::F32 => "float32",
@@ -54,7 +54,7 @@ impl FloatType {
         }
     }
 
-    /// The value rounded to the nearest one of this type.
+    /// Rounds `value` to the nearest value of this type.
     pub(crate) fn round(self, value: f32) -> f32 {
         match self {
             Self::F32 => value,
@@ -63,7 +63,7 @@ impl FloatType {
         }
     }
 
-    /// The largest relative change of a value when rounded to this type; infinite if a value is out of range.
+    /// Returns the largest relative change of a value when rounded to this type; infinite if a value is out of range.
     pub(crate) fn change(self, values: &[f32]) -> f64 {
         values.iter().fold(0.0, |most, &value| f64::max(most, relative_change(value, self.round(value))))
     }
@@ -78,7 +78,7 @@ impl FloatType {
     }
 }
 
-/// `|after - before| / |before|`; 0 where nothing changes.
+/// `|after - before| / |before|`; 0 if nothing changes.
 pub(crate) fn relative_change(before: f32, after: f32) -> f64 {
     if before.to_bits() == after.to_bits() {
         return 0.0;

@@ -1,5 +1,5 @@
-//! Readers of untrusted bytes, each as a function of bytes only. The targets in `fuzz/` and the test `regressions` run
-//! them. They are not part of the public interface.
+//! Readers of untrusted bytes as functions of the bytes alone. The targets in `fuzz/` and the test `regressions` run
+//! them. Not part of the public API.
 //!
 //! A reader may reject its input. It must neither panic nor write a checkpoint that does not open.
 
@@ -24,7 +24,7 @@ pub fn llama2c(bytes: &[u8]) {
     });
 }
 
-/// Gives `import` a file with `bytes` and a destination. If it returns `true`, the checkpoint there must open.
+/// Calls `import` with a file of `bytes` and a destination. If it returns `true`, the checkpoint there must open.
 fn with_file(bytes: &[u8], import: impl Fn(&Path, &Path) -> bool) {
     let Ok(dir) = tempfile::tempdir() else { return };
     let (file, out) = (dir.path().join("model.bin"), dir.path().join("out"));

@@ -1,14 +1,14 @@
 //! Import and export of models in the formats of other programs.
 //!
-//! | item | does |
+//! | item | description |
 //! |---|---|
 //! | [`export`] | writes a checkpoint as a GGUF file, a Hugging Face, compressed-tensors or MLX directory, or an ONNX model |
 //! | [`import_gguf`] | imports a GGUF file as a checkpoint |
 //! | [`import_llama2c`] | imports a file of llama2.c as a checkpoint |
 //! | [`gguf`] | reads and writes GGUF files |
 //!
-//! Codes are copied and never recomputed. If a format cannot hold a tensor exactly, the [`ExportReport`] says so, and
-//! [`ExportOptions::strict`] makes the export fail. `docs/interchange.md` has the table.
+//! Codes are copied and never recomputed. If a format cannot hold a tensor exactly, the [`ExportReport`] lists it, and
+//! with [`ExportOptions::strict`] the export fails. `docs/interchange.md` has a table of formats.
 //!
 //! No input is trusted: sizes in files are compared with the files before anything is allocated.
 #![forbid(unsafe_code)]

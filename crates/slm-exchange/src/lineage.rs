@@ -1,4 +1,4 @@
-//! The lineage of a model, under keys of this project.
+//! The lineage of a model, under metadata keys of slm.
 
 use serde_json::json;
 use slm_checkpoint::Checkpoint;

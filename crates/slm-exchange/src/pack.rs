@@ -13,7 +13,7 @@ pub(crate) fn words(codes: &[i8], bits: u32) -> Vec<u32> {
     codes.chunks(per_word).map(word).collect()
 }
 
-/// Packs a matrix of zero points along its rows: word `i` of a column holds rows `8 i` to `8 i + 7`.
+/// Packs a matrix of zero points along its columns: word `i` of a column holds rows `8 i` to `8 i + 7` for 4 bits.
 pub(crate) fn columns(zero_points: &[i8], width: usize, bits: u32) -> Vec<u32> {
     let height = zero_points.len() / width.max(1);
     let column = |at: usize| (0..height).map(|row| zero_points[row * width + at]).collect::<Vec<i8>>();

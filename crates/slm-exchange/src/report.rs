@@ -12,7 +12,7 @@ use serde::Serialize;
 pub enum Fidelity {
     /// Every number is the same: values, or codes and scales.
     Exact,
-    /// The codes are the same, scales were rounded.
+    /// The codes are the same; scales were rounded.
     ScaleRounded {
         /// The largest relative change of a scale.
         max_relative_change: f64,
@@ -31,7 +31,7 @@ pub enum Fidelity {
         /// The reason.
         because: String,
     },
-    /// Floats were rounded to the type that was asked for.
+    /// Floats were rounded to the requested type.
     FloatRounded {
         /// The largest relative change of a value.
         max_relative_change: f64,
@@ -44,8 +44,8 @@ pub enum Fidelity {
 }
 
 impl Fidelity {
-    /// The fidelity of values that are written as `float`, which changes them by at most `max_relative_change`.
-    /// `because` is the reason why codes became values.
+    /// The fidelity of values that are written as `float` with a relative change of at most `max_relative_change`.
+    /// `because` is the reason for dequantizing codes.
     pub(crate) fn of_values(float: &str, max_relative_change: f64, because: Option<String>) -> Self {
         match (because, max_relative_change) {
             (Some(because), max_relative_change) => {
@@ -86,7 +86,7 @@ impl fmt::Display for Fidelity {
     }
 }
 
-/// Reasons why an export of `tensors`, names and fidelities, is not exact; none if it is.
+/// Returns the reasons why an export of `tensors` (names and fidelities) is not exact; empty if it is.
 pub(crate) fn inexact_reasons<'a>(tensors: impl Iterator<Item = (&'a str, &'a Fidelity)>) -> Vec<String> {
     /// Maximum number of tensors that a message lists.
     const LISTED: usize = 3;
@@ -121,15 +121,15 @@ pub struct ExportReport {
     pub architecture: String,
     /// The tensors, in the order of the output.
     pub tensors: Vec<TensorReport>,
-    /// Differences of the other program, one sentence each. With `strict`, a difference that changes what the model
-    /// computes is an error.
+    /// Notes on differences in the other program, one sentence each. With `strict`, a difference that changes the
+    /// model's output is an error.
     pub notes: Vec<String>,
-    /// Bytes of the output.
+    /// Size of the output in bytes.
     pub bytes: u64,
 }
 
 impl ExportReport {
-    /// Returns `true` if every number of every tensor is that of the checkpoint.
+    /// Returns `true` if every number of every tensor is unchanged.
     pub fn is_exact(&self) -> bool {
         self.tensors.iter().all(|tensor| tensor.fidelity.is_exact())
     }

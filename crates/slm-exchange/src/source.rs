@@ -9,7 +9,7 @@ use slm_quant_core::{ActivationQuant, QuantizedMatrix};
 
 use crate::Result;
 
-/// A checkpoint being exported.
+/// A checkpoint that is being exported.
 #[derive(Debug)]
 pub(crate) struct Source<'a> {
     pub(crate) checkpoint: &'a Checkpoint,
@@ -54,7 +54,7 @@ impl<'a> Source<'a> {
         Ok(Stored::Float(self.checkpoint.tensors().read_f32(name)?))
     }
 
-    /// Hugging Face's name of the architecture that the model was imported as, from anywhere in its lineage.
+    /// Hugging Face's name of the architecture from which the model was imported, from anywhere in its lineage.
     pub(crate) fn hugging_face_architecture(&self) -> Option<&str> {
         let mut lineage = self.checkpoint.config().lineage.as_ref();
         while let Some(value) = lineage {
@@ -70,7 +70,7 @@ impl<'a> Source<'a> {
 /// The checkpoint's name of the head.
 pub(crate) const HEAD: &str = "lm_head.weight";
 
-/// The values of row `row`: `scale * (code - zero_point)` in f32, as everywhere in this project.
+/// Dequantizes row `row` as `scale * (code - zero_point)` in f32, as slm does everywhere.
 pub(crate) fn dequantize_row(matrix: &QuantizedMatrix, row: usize, out: &mut Vec<f32>) {
     let width = matrix.group_width();
     for column in 0..matrix.cols() {

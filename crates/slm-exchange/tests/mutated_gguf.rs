@@ -1,10 +1,10 @@
-//! 4,000 damaged GGUF files: none panics, none takes more memory than the file could need, and each is refused with the
-//! file named, or becomes a checkpoint that opens.
+//! 4,000 damaged GGUF files: none panics, none uses more memory than the file could need, and each is rejected with an
+//! error that names the file, or becomes a checkpoint that opens.
 //!
-//! Half of the damage knows the format: it changes a length, a count, a type, a dimension, an offset, a number or a text of
-//! the header, wherever these are. The rest is damage as disks and networks do it.
+//! Half of the damage respects the format: it changes a length, a count, a type, a dimension, an offset, a number or a
+//! text of the header. The rest is damage as from disks and networks.
 //!
-//! The test is a program with one test, so that nothing else allocates next to it.
+//! The test is a separate program with one test, so that nothing else allocates memory.
 
 use std::fs;
 use std::path::Path;
@@ -22,10 +22,10 @@ use slm_text::Tokenizer;
 static MEMORY: PeakAlloc = PeakAlloc;
 
 const MUTATIONS: usize = 4_000;
-/// Memory that an import takes for the smallest file: names of layers, tables of a tokenizer, buffers.
+/// Memory in bytes that an import needs for the smallest file: names of layers, tables of a tokenizer, buffers.
 const FIXED_BYTES: usize = 24 << 20;
 
-/// A float file with a tokenizer, as written by this program.
+/// A float file with a tokenizer, as slm writes it.
 fn base(dir: &Path) -> Vec<u8> {
     let text = "Once upon a time there was a cat. The cat sat on the mat, and the mat was red.\n".repeat(3);
     let tokenizer = Tokenizer::train(&text, 270).unwrap().to_json().unwrap();
@@ -39,7 +39,7 @@ fn base(dir: &Path) -> Vec<u8> {
     fs::read(out).unwrap()
 }
 
-/// The same as another program writes it: without this program's keys, with blocks of several types.
+/// The same file as another program writes it: without slm's keys, with blocks of several types.
 fn foreign(dir: &Path) -> Vec<u8> {
     let file = GgufFile::open(&dir.join("base.gguf")).unwrap();
     let own = |key: &str| key.starts_with("slm.") || key == "tokenizer.huggingface.json";
@@ -59,7 +59,7 @@ fn foreign(dir: &Path) -> Vec<u8> {
     let mut writer = GgufWriter::create(&out, &pairs, declared.clone()).unwrap();
     for (tensor, decl) in file.tensors().iter().zip(&declared) {
         match decl.kind.is_quantized() {
-            // Small scales and any codes.
+            // Small scales and arbitrary codes.
             true => {
                 let block = |at: usize| if at < 2 { [0x00, 0x20][at] } else { (at * 37 % 251) as u8 };
                 let size = decl.kind.block_bytes();
@@ -78,7 +78,7 @@ fn below(random: &mut Random, limit: usize) -> usize {
     (random.bits() % limit.max(1) as u64) as usize
 }
 
-/// Damages `bytes`, of which the first `header` are not data of tensors.
+/// Damages `bytes`, whose first `header` bytes precede the data of tensors.
 fn damage(bytes: &mut Vec<u8>, header: usize, random: &mut Random) {
     let header = header.min(bytes.len());
     for _ in 0..=below(random, 3) {
@@ -95,7 +95,7 @@ fn damage(bytes: &mut Vec<u8>, header: usize, random: &mut Random) {
             return;
         }
         match below(random, 9) {
-            // A length, a count, a dimension or an offset, or what happens to be there.
+            // A length, a count, a dimension or an offset, or any other bytes at that position.
             0 | 1 => {
                 let value = number(random).to_le_bytes();
                 bytes[at..at + 8].copy_from_slice(&value);
@@ -104,14 +104,14 @@ fn damage(bytes: &mut Vec<u8>, header: usize, random: &mut Random) {
             2 => bytes[at..at + 4].copy_from_slice(&(below(random, 40) as u32).to_le_bytes()),
             3 => bytes[at] = below(random, 256) as u8,
             4 => bytes[at] ^= 1 << below(random, 8),
-            // The first of the numbers of the header: version, counts.
+            // One of the first numbers of the header: version, counts.
             5 => {
                 let at = [4, 8, 16][below(random, 3)];
                 let value = number(random).to_le_bytes();
                 bytes[at..at + 8].copy_from_slice(&value);
             }
             6 => bytes.truncate(below(random, bytes.len())),
-            // A part twice, or gone.
+            // Duplicates or removes a part.
             7 => {
                 let end = (at + below(random, 200)).min(bytes.len());
                 let part = bytes[at..end].to_vec();
@@ -123,7 +123,7 @@ fn damage(bytes: &mut Vec<u8>, header: usize, random: &mut Random) {
             }
         }
     }
-    // Also the numbers in the data of tensors, scales above all.
+    // Also changes numbers in the data of tensors, especially scales.
     if below(random, 4) == 0 && bytes.len() > header + 8 {
         let at = header + below(random, bytes.len() - header - 4);
         bytes[at..at + 4].copy_from_slice(&[0xff, 0xff, 0xff, 0x7f]);

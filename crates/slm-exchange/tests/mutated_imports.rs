@@ -1,10 +1,10 @@
 //! 4,000 damaged models of other programs: checkpoints of GPTQ, AWQ and compressed-tensors, pickles with and without an
-//! archive, a SentencePiece tokenizer, files of llama2.c. None panics, none takes more memory than its files could need, and
-//! each is refused with a file named, or becomes a checkpoint that opens.
+//! archive, a SentencePiece tokenizer, files of llama2.c. None panics, none uses more memory than its files could need,
+//! and each is rejected with an error that names a file, or becomes a checkpoint that opens.
 //!
-//! Half of the damage is done to the beginnings of files, where headers are.
+//! Half of the damage is at the beginnings of files, where the headers are.
 //!
-//! The test is a program with one test, so that nothing else allocates next to it.
+//! The test is a separate program with one test, so that nothing else allocates memory.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -22,7 +22,7 @@ use zip::write::SimpleFileOptions;
 static MEMORY: PeakAlloc = PeakAlloc;
 
 const MUTATIONS: usize = 4_000;
-/// Memory that an import takes for the smallest files: names of layers, tables of a tokenizer, buffers.
+/// Memory in bytes that an import needs for the smallest files: names of layers, tables of a tokenizer, buffers.
 const FIXED_BYTES: usize = 24 << 20;
 
 const HIDDEN: usize = 16;
@@ -46,7 +46,7 @@ fn integers(count: usize, random: &mut Random) -> Vec<u8> {
     (0..count).map(|_| random.bits() as u8).collect()
 }
 
-/// The linear layers of the one layer: `[outputs, inputs]`.
+/// The linear layers of the only layer: `[outputs, inputs]`.
 fn linears() -> [(&'static str, [usize; 2]); 7] {
     [
         ("self_attn.q_proj", [HIDDEN, HIDDEN]),
@@ -100,7 +100,7 @@ fn safetensors(tensors: &Tensors) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat()
 }
 
-/// A directory whose linear layers have the tensors that `parts` gives.
+/// A directory whose linear layers have the tensors that `parts` returns.
 fn quantized(
     description: Value,
     random: &mut Random,
@@ -205,7 +205,7 @@ fn pickled(random: &mut Random, archive: bool) -> Files {
     ])
 }
 
-/// A SentencePiece model: byte pairs, letters and a few words.
+/// A SentencePiece model of byte pairs, letters and a few words.
 fn sentence_piece() -> Vec<u8> {
     let mut out = Vec::new();
     let mut piece = |text: &str, score: f32, kind: u8| {
@@ -351,7 +351,7 @@ fn damage(files: &mut Files, random: &mut Random) {
                     [0, u64::MAX, 1 << below(random, 63), below(random, 64) as u64][below(random, 4)];
                 bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
             }
-            // A digit of a JSON text becomes another.
+            // Changes a digit of a JSON text.
             3 => {
                 let digits: Vec<usize> = (0..end).filter(|&at| bytes[at].is_ascii_digit()).collect();
                 if !digits.is_empty() {

@@ -1,7 +1,7 @@
 //! Files that fuzzing found, and seeds of each kind. Every reader in `slm_exchange::fuzzing` runs on every file of
-//! `regressions/`, whatever it is for, and on truncations of each.
+//! `regressions/`, and on truncations of each.
 //!
-//! A folder is named after the reader that it is meant for, and is what `fuzz/run` starts from.
+//! Each folder is named after a reader; `fuzz/run` starts from its files.
 
 use std::fs;
 use std::path::Path;

@@ -205,11 +205,11 @@ struct Measured {
     seconds: f64,
     /// The best limit measured.
     limit: f64,
-    /// Speed by the limit of the same turn; the median of all turns.
+    /// Speed as a share of the limit of the same turn; the median of all turns.
     share: f64,
 }
 
-/// Measures `work`, which does `amount` per run (operations or bytes, as the limit), in turns with `limit`.
+/// Measures `work` in turns with `limit`. `amount` is the work of a run, in operations or bytes as in the limit.
 fn in_turns(amount: f64, mut work: impl FnMut(), mut limit: impl FnMut() -> f64) -> Measured {
     let (mut seconds, mut best_limit) = (f64::INFINITY, 0.0);
     let mut shares = [0.0; TURNS];
@@ -236,7 +236,8 @@ fn bandwidth() -> f64 {
     measure_read_bandwidth(1)
 }
 
-/// The peak of the best vector kernel on integers or floats; `None` on a machine without vector kernels.
+/// The peak of the best vector kernel on integers or floats, in operations per second; NaN on a machine without vector
+/// kernels.
 fn peak(activations: &ActivationQuant) -> f64 {
     let peak = match activations {
         ActivationQuant::Float => measure_peak_flops(KernelKind::best(), 2),
@@ -332,7 +333,8 @@ fn run(kernel: KernelKind, regime: &str, scheme: &Scheme) {
     }
 }
 
-/// A step, its bytes of weights, and its products of a weight and an input.
+/// Measures a step. Returns the result, the bytes of its weights, and the number of its products of a weight and an
+/// input.
 fn step(kernel: KernelKind, scheme: &Scheme) -> (Measured, f64, f64) {
     let pack = |&(rows, cols): &(usize, usize)| Matrix::new(rows, cols, scheme.weights, kernel);
     let layers: Vec<Vec<Vec<Matrix>>> = (0..STEP_LAYERS)

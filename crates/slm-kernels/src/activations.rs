@@ -13,7 +13,7 @@ use crate::vectorize::{Op, vectorize};
 /// Bytes of a cache line.
 const CACHE_LINE: usize = 64;
 
-/// Minimum number of values that are quantized on several threads, and rows of a task there.
+/// Minimum number of values that are quantized on several threads, and rows per task in that case.
 const PARALLEL_VALUES: usize = 1 << 15;
 const ROWS_PER_TASK: usize = 8;
 

@@ -51,7 +51,7 @@ const PAIR_OF: [[i8; 16]; 2] = [
 ];
 
 /// Returns the sums as they are, and keeps the compiler from adding products to each other before it adds them to the sums.
-/// It would do so for shorter chains of additions, and run out of registers.
+/// The compiler would do so to shorten chains of additions, and run out of registers.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn in_order(mut sums: __m256i) -> __m256i {

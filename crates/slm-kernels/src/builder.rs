@@ -12,9 +12,9 @@ use crate::packing::RowsMut;
 
 /// Builds a [`PackedMatrix`] from rows of codes, in any order and on any threads.
 ///
-/// The result equals [`PackedMatrix::new`] of the whole matrix, and everything is checked that
-/// [`QuantizedMatrix::from_parts`](slm_quant_core::QuantizedMatrix::from_parts) checks. The only memory used is that of
-/// the result.
+/// The result equals [`PackedMatrix::new`] of the whole matrix, with the same checks as
+/// [`QuantizedMatrix::from_parts`](slm_quant_core::QuantizedMatrix::from_parts). The only memory used is that of the
+/// result.
 ///
 /// ```
 /// use slm_kernels::*;

@@ -38,7 +38,7 @@ pub(crate) trait Output {
     const SUMS: bool;
 
     /// Prefetches the cells that the results of a tile are written to. The other thread may have them in its cache from an
-    /// earlier product. A store that waits for them delays all later ones, of which a tile that lacks registers has many.
+    /// earlier product. A store that waits for them delays all later stores, and a tile that lacks registers makes many.
     fn prefetch<S: Simd, const M: usize, const NP: usize>(
         &self,
         _simd: S,
@@ -401,7 +401,7 @@ struct TileCursor<S: Simd, const M: usize, const NP: usize> {
 }
 
 impl<S: Simd, const M: usize, const NP: usize> TileCursor<S, M, NP> {
-    /// Multiplies `COUNT` lines of each panel. Each line adds to sums of its own.
+    /// Multiplies `COUNT` lines of each panel. Each line adds to its own sums.
     ///
     /// # Safety
     /// There must be as many lines, and inputs for them.

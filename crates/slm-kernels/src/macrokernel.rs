@@ -11,8 +11,7 @@ pub(crate) trait GemmArgs {
     /// Number of sums that an output needs while it is computed.
     const SUMS: usize = 1;
 
-    /// Returns `true` if rows have several groups. Results, to which each group is added, then need registers of their
-    /// own.
+    /// Returns `true` if rows have several groups. Results, to which each group is added, then need separate registers.
     fn is_grouped(&self) -> bool;
     /// Multiplies `M` rows from `row` on with `NP` panels, which may contain the same panel repeatedly.
     fn microkernel<S: Simd, const M: usize, const NP: usize>(&self, simd: S, row: usize, panels: [usize; NP]);

@@ -231,7 +231,7 @@ impl Split {
     fn new(weights: MatmulWeights<'_>, rows: usize, threads: usize) -> Self {
         let (panels, tile) = (weights.panels(), weights.panels_per_tile());
         let fitting = TASK_BYTES / weights.panel_bytes();
-        // At least a few tasks per thread, so that a thread that is slowed down gets fewer.
+        // At least a few tasks per thread, so that a slowed-down thread gets fewer.
         let even = panels.div_ceil(4 * threads);
         let panels_per_task = fitting.min(even).max(1).next_multiple_of(tile);
         // Float weights are transposed once for all rows.

@@ -6,7 +6,7 @@
 use crate::macrokernel::GemmArgs;
 use crate::vectorize::Op;
 
-/// Lanes of a panel: rows of weights that are multiplied side by side.
+/// Lanes of a panel: rows of weights that are multiplied together.
 pub(crate) const LANES: usize = crate::kernel::NR;
 
 /// Bytes of a line: 4 bytes for each of the 16 lanes, which hold 4 INT8 or 8 INT4 codes.
@@ -32,7 +32,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Number of vectors of 16 floats that the registers hold.
     const VECTORS: usize;
 
-    /// Rows of a tile of [`Simd::tiles`] if results need no registers of their own.
+    /// Rows of a tile of [`Simd::tiles`] if results need no separate registers.
     const TILE_ROWS: usize;
 
     /// `true` if INT8 products take inputs as 16-bit differences from an offset, `false` for 8-bit codes. INT4 products
@@ -44,7 +44,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// codes there. For rows of several groups all instruction sets take differences.
     const SIGNED_INPUT: bool;
 
-    /// `true` if products of INT4 codes are summed in 16 bits, in registers of their own that leave none for sums in 32 bits.
+    /// `true` if products of INT4 codes are summed in 16 bits, in separate registers that leave none for sums in 32
+    /// bits.
     const SUMS_16_BITS: bool;
 
     /// The offset that [`Simd::signed_operand8`] adds to a code.

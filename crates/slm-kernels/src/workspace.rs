@@ -21,7 +21,7 @@ impl Workspace {
         Self::default()
     }
 
-    /// Forgets the input and keeps the memory.
+    /// Discards the input and keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.used = 0;
     }

@@ -186,7 +186,7 @@ fn every_half_is_widened_exactly() {
 }
 
 /// Products of rows with panels: each kernel agrees with the definition, and rows together give the same bits as each
-/// by itself.
+/// row by itself.
 #[test]
 fn panels_are_multiplied_alike() {
     for (count, depth, gap) in [(1, 1, 0), (2, 16, 0), (3, 64, 1), (4, 17, 2), (7, 100, 1), (9, 64, 0)] {

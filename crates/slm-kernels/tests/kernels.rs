@@ -181,7 +181,7 @@ fn enough_work_for_every_thread_and_tile() {
             check(&random_case(m, 700, 520, QuantScheme::per_tensor(bits).with_granularity(granularity), 3));
         }
     }
-    // Inputs too large to stay in the first-level cache by themselves.
+    // Inputs too large to stay in the first-level cache without prefetching.
     let grouped =
         QuantScheme::per_tensor(Bits::Int4).with_granularity(Granularity::PerGroup { group_size: 32 });
     for cols in [4128, 5600] {
@@ -230,7 +230,7 @@ fn extreme_codes_are_exact() {
     }
 }
 
-/// As above for groups without zero points, which have loops of their own where results are floats.
+/// As above for groups without zero points, which have separate loops for float results.
 #[test]
 fn extreme_codes_in_groups_give_the_same_bits() {
     let (m, rows, cols) = (7, 48, 160);
@@ -360,7 +360,7 @@ fn this_program() -> Command {
     }
 }
 
-/// The environment belongs to the process, so each choice is tested in a process of its own.
+/// The environment belongs to the process, so each choice is tested in its own process.
 #[test]
 fn the_environment_forces_a_kernel_or_fails() {
     let selected = || KernelKind::select().map_or_else(|error| error.to_string(), |kind| kind.to_string());

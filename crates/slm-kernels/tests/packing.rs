@@ -1,4 +1,4 @@
-//! Packing from rows as they arrive gives the same as packing the whole matrix.
+//! Packing rows as they arrive gives the same result as packing the whole matrix.
 
 mod common;
 
@@ -9,7 +9,7 @@ use slm_quant_core::{
     ActivationQuant, Bits, Error, Granularity, Mapping, QuantScheme, QuantizedMatrix, ScaleDtype, Scales,
 };
 
-/// Packs `w` in parts that begin at rows given by `random`, each on a thread of its own.
+/// Packs `w` in parts that begin at rows given by `random`, each on its own thread.
 fn pack_in_parts(w: &QuantizedMatrix, kernel: KernelKind, random: &mut Random) -> PackedMatrix {
     let mut builder = PackedMatrixBuilder::new(w.rows(), w.cols(), w.scheme(), kernel).unwrap();
     let row_bytes = builder.row_bytes();
@@ -31,7 +31,7 @@ fn pack_in_parts(w: &QuantizedMatrix, kernel: KernelKind, random: &mut Random) -
     builder.finish(w.scales().clone(), w.zero_points().map(<[i8]>::to_vec)).unwrap()
 }
 
-/// Everything that a packed matrix can be asked for.
+/// All observable properties of a packed matrix.
 fn answers(case: &Case, w: &PackedMatrix) -> (QuantizedMatrix, Vec<i32>, Vec<Vec<u32>>, usize) {
     let m = case.codes.rows();
     let mut outputs = [vec![0.0; m * w.rows()], vec![0.0; m * w.rows()]];

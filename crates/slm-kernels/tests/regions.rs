@@ -13,7 +13,7 @@ fn pool(threads: usize) -> rayon::ThreadPool {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
 }
 
-/// Matrices of different heights, schemes and kernels on one input give the same as each by itself.
+/// Matrices of different heights, schemes and kernels on one input give the same results as each by itself.
 #[test]
 fn several_products_equal_each_alone() {
     let scheme = |bits, granularity| QuantScheme::per_tensor(bits).with_granularity(granularity);
@@ -99,7 +99,7 @@ fn products_that_do_not_fit_are_refused_and_nothing_is_written() {
     assert_eq!(good, [7.0; 40]);
 }
 
-/// Inputs of changing shapes in reused memory give the same as in new memory.
+/// Inputs of changing shapes in reused memory give the same results as in new memory.
 #[test]
 fn a_buffer_of_activations_is_used_again() {
     let quants = [

@@ -42,7 +42,7 @@ fn main() -> Result<(), slm_model::Error> {
     Ok(())
 }
 
-/// Shortest wall time of `runs` runs after one to warm up: what other processes take only ever adds.
+/// Shortest wall time of `runs` runs after a warm-up run, because other processes can only add time.
 fn best_ms(runs: usize, mut run: impl FnMut()) -> f64 {
     run();
     (0..runs)

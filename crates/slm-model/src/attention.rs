@@ -1,4 +1,4 @@
-//! The parameters of an attention.
+//! The parameters of attention.
 
 use burn::module::Module;
 use burn::tensor::TensorData;

@@ -50,7 +50,7 @@ impl Block {
         })
     }
 
-    /// Its parameters by role.
+    /// The parameters by role.
     pub(crate) fn parts(&self) -> LayerParts<&Linear, &Norm> {
         let (attention, mlp) = (&self.self_attn, &self.mlp);
         LayerParts {
@@ -76,8 +76,8 @@ impl Block {
         }
     }
 
-    /// Takes the hidden states `x`, `[batch, len, hidden]`, of sequences that start at position 0 through the block as layer
-    /// `index`, in whichever way their device computes them best.
+    /// Runs the hidden states `x`, `[batch, len, hidden]`, of sequences that start at position 0 through the block as layer
+    /// `index`, by the best implementation for their device.
     pub(crate) fn forward(
         &self,
         index: usize,

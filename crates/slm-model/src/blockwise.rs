@@ -1,4 +1,4 @@
-//! The layers of a model as modules of their own, loaded one at a time.
+//! The layers of a model as separate modules, loaded one at a time.
 
 use std::sync::Arc;
 
@@ -19,10 +19,10 @@ use crate::source::{Loader, TensorSource};
 use crate::token_table::{LoadedTable, load_tied_head};
 use crate::transformer::{check_ids, check_positions, ids_tensor};
 
-/// A model whose layers are loaded one at a time, as modules that can be trained.
+/// A model whose layers are loaded one at a time as trainable modules.
 ///
-/// [`forward_layerwise`](crate::forward_layerwise) runs a text through such a model. This is for those who want to do
-/// something else with each layer, such as to train it.
+/// [`forward_layerwise`](crate::forward_layerwise) runs a text through such a model. This type is for other work on
+/// each layer, such as training it.
 pub struct BlockwiseModel<'a> {
     config: &'a ModelConfig,
     source: &'a mut dyn TensorSource,
@@ -50,8 +50,8 @@ impl<'a> BlockwiseModel<'a> {
     /// at position 0.
     ///
     /// # Errors
-    /// [`Error::EmptyPrompt`], [`Error::TokenId`] and [`Error::TooManyPositions`] for windows that the model does not
-    /// take, and those of the source.
+    /// [`Error::EmptyPrompt`], [`Error::TokenId`] and [`Error::TooManyPositions`] for windows that the model cannot
+    /// run, and errors of the source.
     pub fn embed(&mut self, windows: &[&[u32]], device: &Device) -> Result<Vec<Tensor<3>>> {
         let config = self.config;
         for ids in windows {
@@ -80,7 +80,7 @@ impl<'a> BlockwiseModel<'a> {
         Ok(TransformerBlock { block, index, shape: self.shape, rotaries: Arc::clone(&self.rotaries) })
     }
 
-    /// The last norm and the head, a layer of its own even if it is tied.
+    /// The last norm and the head, as a separate layer even if the head is tied.
     ///
     /// # Errors
     /// Those of the source.
@@ -101,7 +101,7 @@ pub(crate) fn load_embedding(config: &ModelConfig, loader: &mut Loader<'_>) -> R
     Ok(Embedding { tokens, positions, multiplier: config.embedding_multiplier })
 }
 
-/// The head, a layer of its own if it is tied.
+/// The head, as a separate layer even if it is tied.
 pub(crate) fn load_head(config: &ModelConfig, loader: &mut Loader<'_>) -> Result<Linear> {
     let (inputs, outputs) = (config.hidden_size, config.vocab_size);
     if !config.tie_word_embeddings {

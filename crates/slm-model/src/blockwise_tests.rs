@@ -17,7 +17,7 @@ fn blocks_in_turn_compute_what_the_model_does() {
             let model = random_weights(&config, &Device::flex());
             let expected = window_logits(&model, &ids).unwrap();
             let mut source = tensors_of(&model).1;
-            // A tied embedding is taken twice.
+            // A tied embedding is read twice.
             let mut of_head = source.clone();
             let mut blocks = BlockwiseModel::new(&config, &mut source).unwrap();
             assert_eq!(blocks.layers(), config.num_layers);

@@ -1,4 +1,4 @@
-//! Measures of how far the predictions of one model are from those of another.
+//! Measures of the difference between the predictions of two models.
 
 use slm_cpu_ops::log_sum_exp;
 
@@ -7,9 +7,9 @@ use crate::error::{Error, Result};
 /// Part of a text that runs through a model as one sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EvalWindow<'a> {
-    /// Its tokens.
+    /// The tokens of the window.
     pub ids: &'a [u32],
-    /// Index in `ids` of the first token that is scored, at least 1. Those before are its context.
+    /// Index in `ids` of the first token that is scored, at least 1. The tokens before it are its context.
     pub first_scored: usize,
 }
 
@@ -17,9 +17,10 @@ pub struct EvalWindow<'a> {
 /// context as its window has.
 ///
 /// With `stride == window` windows do not overlap, and the first token of each is not scored, as in
-/// [`evaluate`](crate::evaluate). With a smaller stride a window scores what the one before did not reach: its last
-/// `stride` tokens, each with at least `window - stride` tokens of context; the first window scores all its tokens but
-/// the first. A last, shorter window counts. This is the strided evaluation of Hugging Face's guide to perplexity.
+/// [`evaluate`](crate::evaluate). With a smaller stride a window scores the tokens that the previous one did not reach:
+/// its last `stride` tokens, each with at least `window - stride` tokens of context. The first window scores all its
+/// tokens but the first. A shorter last window counts. This is the strided evaluation of Hugging Face's guide to
+/// perplexity.
 ///
 /// # Errors
 /// [`Error::TooFewTokens`] for a window or text of fewer than two tokens, or a stride of 0 or above the window.
@@ -33,7 +34,7 @@ pub fn strided_windows(ids: &[u32], window: usize, stride: usize) -> Result<Vec<
         return Err(Error::Stride { stride, window });
     }
     let mut windows = Vec::new();
-    // End of what is scored.
+    // End of the scored tokens.
     let (mut start, mut scored) = (0, 0);
     while scored < ids.len() {
         let end = ids.len().min(start + window);
@@ -59,10 +60,11 @@ pub struct Divergence {
     nll: f64,
 }
 
-/// [`Divergence`] in numbers. KL divergences are `sum over tokens of p (ln p - ln q)` in nats, where p is the reference.
+/// Summary statistics of a [`Divergence`]. KL divergences are `sum over tokens of p (ln p - ln q)` in nats, where p is
+/// the reference.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DivergenceSummary {
-    /// Positions.
+    /// Number of positions.
     pub tokens: usize,
     /// Mean KL divergence.
     pub mean: f64,
@@ -74,7 +76,7 @@ pub struct DivergenceSummary {
     pub p99: f64,
     /// Largest KL divergence.
     pub max: f64,
-    /// Share of positions at which both find the same token most likely.
+    /// Share (0 to 1) of positions at which the most likely token is the same.
     pub top1_agreement: f64,
     /// Root mean square of the change of the right token's probability, 0 to 1.
     pub rms_probability_change: f64,
@@ -85,7 +87,7 @@ pub struct DivergenceSummary {
 }
 
 impl Divergence {
-    /// Takes in the scored positions of one window, whose logits are `reference` and `logits`, row by row.
+    /// Adds the scored positions of one window, whose logits are `reference` and `logits`, row by row.
     ///
     /// # Errors
     /// [`Error::NotFinite`] where one of them is NaN.
@@ -119,7 +121,7 @@ impl Divergence {
         Ok(())
     }
 
-    /// Takes in what `other` saw.
+    /// Adds the positions of `other`.
     pub fn merge(&mut self, other: &Self) {
         self.kl.extend_from_slice(&other.kl);
         self.agreed += other.agreed;
@@ -133,13 +135,13 @@ impl Divergence {
         self.nll
     }
 
-    /// The numbers; none before any position was seen.
+    /// The statistics; `None` before any position was observed.
     pub fn summary(&self) -> Option<DivergenceSummary> {
         let mut sorted = self.kl.clone();
         sorted.sort_by(f64::total_cmp);
         let tokens = sorted.len();
         let count = tokens as f64;
-        // The smallest value that at least this share of all is not above.
+        // The smallest value that at least this share of all values does not exceed.
         let quantile = |share: f64| sorted.get(((share * count).ceil() as usize).max(1) - 1).copied();
         Some(DivergenceSummary {
             tokens,
@@ -189,7 +191,7 @@ mod tests {
             let scored: Vec<u32> =
                 windows.iter().flat_map(|window| window.ids[window.first_scored..].to_vec()).collect();
             let expected: Vec<u32> = match stride == window {
-                // The first of each window is not scored where windows do not overlap.
+                // The first token of each window is not scored if windows do not overlap.
                 true => ids.iter().copied().filter(|id| !(*id as usize).is_multiple_of(window)).collect(),
                 false => ids[1..].to_vec(),
             };
@@ -223,7 +225,7 @@ mod tests {
         assert_eq!(found.top1_agreement, 0.5);
         assert!((found.rms_probability_change - (0.0625_f64 / 2.0).sqrt()).abs() < 1e-7);
         assert!((found.perplexity_reference - (8.0_f64).sqrt()).abs() < 1e-6);
-        // Of a window whose first two tokens are context only the last is scored.
+        // In a window whose first two tokens are context, only the last token is scored.
         let mut last = Divergence::default();
         last.observe(&reference, &logits, EvalWindow { first_scored: 2, ..window }, 3).unwrap();
         assert_eq!(last.summary().unwrap().tokens, 1);

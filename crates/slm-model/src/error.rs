@@ -3,7 +3,7 @@
 /// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Error of a [`TensorSource`](crate::TensorSource) that cannot hand over a tensor.
+/// Error of a [`TensorSource`](crate::TensorSource) that cannot provide a tensor.
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Error from building or running a model.
@@ -20,7 +20,7 @@ pub enum Error {
         /// Accepted values, or another remedy.
         remedy: String,
     },
-    /// A field of a Hugging Face config with a value that cannot be right.
+    /// A field of a Hugging Face config with an invalid value.
     #[error("field {field:?}: expected {expected}, found {found}")]
     HfField {
         /// Dotted name of the field.
@@ -37,7 +37,7 @@ pub enum Error {
         field: String,
         /// Its value.
         found: String,
-        /// Architectures that can be imported.
+        /// Supported values.
         supported: String,
     },
     /// An architecture of Hugging Face that is not supported.
@@ -48,7 +48,7 @@ pub enum Error {
         /// Architectures that can be imported.
         supported: String,
     },
-    /// A table that tokens cannot be looked up in.
+    /// A quantized table that cannot serve as the embedding.
     #[error("the quantized table of the embedding cannot be used: {detail}")]
     TokenTable {
         /// Description of the problem.
@@ -75,7 +75,7 @@ pub enum Error {
     TooManyPositions {
         /// Positions needed.
         needed: usize,
-        /// Positions there are.
+        /// Positions of the model.
         max: usize,
     },
     /// More positions than a cache has room for.
@@ -83,16 +83,16 @@ pub enum Error {
     CacheFull {
         /// Positions needed.
         needed: usize,
-        /// Positions there are.
+        /// Positions of the cache.
         capacity: usize,
     },
-    /// A cached sequence that passes the length from which on all of its positions are rotated by other angles.
+    /// A cached sequence that grows past the length beyond which all of its positions are rotated by other angles.
     #[error(
         "sequences of more than {limit} positions are rotated by other angles (longrope), and the cached positions \
          were not: truncate the cache to 0 positions and run the whole sequence"
     )]
     RotaryChange {
-        /// Most positions of the shorter sequences.
+        /// Maximum number of positions of the shorter sequences.
         limit: usize,
     },
     /// A [`CpuEngine`](crate::CpuEngine) for a model whose weights it cannot reach.
@@ -132,7 +132,7 @@ pub enum Error {
         /// The source's own error.
         source: SourceError,
     },
-    /// A key or value beyond the range of the type that the KV cache is kept in.
+    /// A key or value outside the range of the type of the KV cache.
     #[error(
         "a key or value of layer {layer} is {value}, which a KV cache of 16-bit floats cannot hold: use one of f32 \
          (--kv-cache f32)"
@@ -173,7 +173,7 @@ pub enum Error {
         /// Tokens found.
         found: usize,
     },
-    /// Windows that begin too far apart, or in one place.
+    /// Windows that begin too far apart, or all at the same token.
     #[error("a stride of {stride} does not fit windows of {window} tokens: use 1 to {window}")]
     Stride {
         /// Tokens from one window to the next.
@@ -192,7 +192,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// [`Error::Device`] for what a layer's tensor, `what`, could not be read or made by.
+    /// Converts errors of reading or creating the tensor `what` of a layer to [`Error::Device`].
     pub(crate) fn device(what: &str) -> impl Fn(slm_nn::Error) -> Self {
         move |error| Self::Device { what: what.to_owned(), detail: error.to_string() }
     }

@@ -1,4 +1,4 @@
-//! Evaluation of a model's predictions of a text.
+//! Evaluation of a model's predictions on a text.
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ use crate::windows::windows;
 pub struct Evaluation {
     /// Summed negative log-likelihood in nats of all scored tokens.
     pub nll: f64,
-    /// Tokens scored: all but the first of each window.
+    /// Number of scored tokens: all but the first of each window.
     pub tokens: usize,
     /// Summed negative log-likelihood of each window.
     pub window_nll: Vec<f64>,
@@ -35,10 +35,10 @@ impl Evaluation {
 
 /// Scores `ids` in windows of `window` tokens.
 ///
-/// Windows do not overlap and each starts afresh at position 0. All tokens but the first of a window count; a
-/// last, shorter window counts if it has two tokens or more. Windows run one at a time: a window alone keeps
-/// the matrix products large, its result cannot depend on others (it would where activations are quantized with
-/// one scale for the whole input), and no more than one window's logits are held.
+/// Windows do not overlap, and each starts at position 0. All tokens but the first of a window count; a shorter last
+/// window counts if it has at least two tokens. Windows run one at a time: a single window already keeps the matrix
+/// products large, its result cannot depend on others (it would if activations were quantized with one scale for the
+/// whole input), and only one window's logits are in memory.
 ///
 /// `progress` is called after each window with the number of windows done and their total.
 ///
@@ -57,7 +57,7 @@ pub fn evaluate(
     })
 }
 
-/// [`evaluate`] that ends where `progress` does: with its error.
+/// [`evaluate`] with a fallible callback: an error of `progress` ends the evaluation.
 ///
 /// # Errors
 /// As [`evaluate`], and those of `progress`.
@@ -75,8 +75,8 @@ pub fn try_evaluate<E: From<Error>>(
     evaluate_windows(model, &windows(ids, window, &[]), progress)
 }
 
-/// Scores `windows`, such as [`windows`](crate::windows) cuts, each of which starts afresh at position 0: all tokens but the
-/// first of each. Windows of fewer than two tokens count for nothing.
+/// Scores `windows`, such as [`windows`](crate::windows) cuts, each of which starts at position 0: all tokens but the first
+/// of each. Windows of fewer than two tokens are ignored.
 ///
 /// # Errors
 /// As [`try_evaluate`].
@@ -128,7 +128,7 @@ pub fn window_logits(model: &Transformer, ids: &[u32]) -> Result<Vec<f32>> {
     window_logits_by(model, model.inference_path(), ids)
 }
 
-/// [`window_logits`] by a path that the caller chooses. The two differ by the rounding of floats.
+/// [`window_logits`] by a path that the caller chooses. The results of the two paths differ by float rounding.
 ///
 /// # Errors
 /// As [`window_logits`], and those of [`CpuEngine::new`](crate::CpuEngine::new) on its path.
@@ -141,11 +141,11 @@ pub fn window_logits_by(model: &Transformer, path: InferencePath, ids: &[u32]) -
     InferenceSession::by(model, path, ids.len())?.forward_anew(ids).map(Cow::into_owned)
 }
 
-/// Names the layer where the values of `ids` stop being finite, if the model is to blame for `error`.
+/// Adds to `error` the layer where the values of `ids` stop being finite, if the model caused it.
 fn located(model: &Transformer, ids: &[u32], error: Error) -> Error {
     let Error::NotFinite { what, at, value } = error else { return error };
     let layer = slm_nn::first_layer_not_finite(&mut model.clone(), |model| {
-        // The error is the one there is already.
+        // The result is ignored: the error is already known.
         let _ = window_logits(model, ids);
     });
     let at = match layer {
@@ -219,7 +219,7 @@ mod tests {
             let model = Transformer::new(&configs()[0].1, 1, &device).unwrap();
             let ids = ids(33);
             let all = evaluate(&model, &ids, 8, |_, _| {}).unwrap();
-            // The 33rd token is alone in its window and counts for nothing.
+            // The 33rd token is alone in its window and is ignored.
             assert_eq!((all.window_nll.len(), all.tokens), (4, 28));
             for (index, chunk) in ids.chunks(8).take(4).enumerate() {
                 let alone = evaluate(&model, chunk, 8, |_, _| {}).unwrap();
@@ -238,7 +238,7 @@ mod tests {
         assert!(matches!(run(&[1; 70], 65), Err(Error::TooManyPositions { needed: 65, max: 64 })));
         assert!(matches!(run(&[1, 2, 99], 8), Err(Error::TokenId { index: 2, id: 99, .. })));
         assert!(matches!(window_logits(&model, &[]), Err(Error::EmptyPrompt)));
-        // A window longer than the text is no window longer than the positions.
+        // A window longer than the text does not need more positions than the text.
         assert_eq!(run(&[1; 10], 1000).unwrap().tokens, 9);
     }
 

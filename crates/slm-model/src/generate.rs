@@ -20,14 +20,14 @@ pub struct GenerateOptions {
     pub stop_ids: Vec<u32>,
 }
 
-/// Generated tokens, and how they came about.
+/// Generated tokens, and statistics of their generation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateOutput {
     /// The new ids, without the prompt and without the id that ended the text.
     pub ids: Vec<u32>,
     /// Reason for the end.
     pub stop: StopReason,
-    /// Tokens of the prompt that were not computed, since a [`Generator`] held them from before.
+    /// Tokens of the prompt that were not computed, because a [`Generator`] had them in its cache.
     pub prompt_reused: usize,
     /// Time for the prompt, up to the choice of the first new token.
     pub prompt_time: Duration,
@@ -37,19 +37,19 @@ pub struct GenerateOutput {
     pub decode_passes: usize,
     /// Path of the computation.
     pub path: InferencePath,
-    /// Breakdown of the time of the prompt's pass; only known on [`InferencePath::Cpu`].
+    /// Breakdown of the time of the prompt's pass; `None` unless the path is [`InferencePath::Cpu`].
     pub prompt_profile: Option<PassTimes>,
     /// The same for the passes after it.
     pub decode_profile: Option<PassTimes>,
 }
 
 impl GenerateOutput {
-    /// Computed tokens of a prompt of `tokens` tokens per second; 0 where no time passed.
+    /// Computed tokens per second, for a prompt of `tokens` tokens; 0 if no time passed.
     pub fn prompt_tokens_per_second(&self, tokens: usize) -> f64 {
         per_second(tokens.saturating_sub(self.prompt_reused), self.prompt_time)
     }
 
-    /// New tokens per second, of those that took a pass; 0 where none did.
+    /// New tokens per second, counting those that took a pass; 0 if none did.
     pub fn decode_tokens_per_second(&self) -> f64 {
         per_second(self.decode_passes, self.decode_time)
     }
@@ -85,12 +85,12 @@ pub fn generate(
     Generator { model, session: None, keeps: false }.generate(prompt, options, on_token)
 }
 
-/// Positions that a [`Generator`] has room for at least, where the model has them.
+/// Minimum capacity of a [`Generator`], if the model has that many positions.
 const ROOM: usize = 1024;
 
-/// Generation from prompts that begin alike, such as the turns of a conversation.
+/// Generation from prompts with a common beginning, such as the turns of a conversation.
 ///
-/// Keys and values of the last sequence are kept. What a prompt has in common with it is not computed again.
+/// Keys and values of the last sequence are kept. The common beginning of a new prompt is not recomputed.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -111,7 +111,7 @@ const ROOM: usize = 1024;
 pub struct Generator<'a> {
     model: &'a Transformer,
     session: Option<InferenceSession<'a>>,
-    /// True if a new cache has room for prompts that grow.
+    /// `true` if a new cache has room for growing prompts.
     keeps: bool,
 }
 
@@ -122,20 +122,20 @@ impl std::fmt::Debug for Generator<'_> {
 }
 
 impl<'a> Generator<'a> {
-    /// A generator that holds nothing yet.
+    /// A generator with an empty cache.
     pub fn new(model: &'a Transformer) -> Self {
         Self { model, session: None, keeps: true }
     }
 
-    /// Positions there is room for; grows as needed.
+    /// Number of positions that the cache has room for; grows as needed.
     pub fn capacity(&self) -> usize {
         self.session.as_ref().map_or(0, InferenceSession::capacity)
     }
 
-    /// Continues `prompt`: one pass over what is new of the prompt, then one pass per token.
+    /// Continues `prompt`: one pass over the new part of the prompt, then one pass per token.
     ///
-    /// `on_token` gets each new token as soon as it is chosen, except an id that ends the text; by
-    /// [`ControlFlow::Break`] it ends the generation, and the token it was given still counts.
+    /// `on_token` gets each new token as soon as it is chosen, except an id that ends the text. If it returns
+    /// [`ControlFlow::Break`], the generation ends after that token, which still counts.
     ///
     /// # Errors
     /// [`Error::EmptyPrompt`], [`Error::TokenId`], [`Error::Sampling`], [`Error::TooManyPositions`] when prompt and
@@ -174,7 +174,7 @@ impl<'a> Generator<'a> {
         let mut session = match self.session.take() {
             Some(session) if session.capacity() >= positions => session,
             _ => {
-                // What is held does not move into a larger cache.
+                // Cached positions do not move into a larger cache.
                 let room = if self.keeps { positions.saturating_mul(2).max(ROOM) } else { positions };
                 InferenceSession::new(model, room.min(model.config().max_position_embeddings))?
             }
@@ -247,7 +247,7 @@ mod tests {
                 let go = |_| ControlFlow::Continue(());
                 let first = generator.generate(&[7, 3, 11], &options(6), go).unwrap();
                 assert_eq!(first.prompt_reused, 0);
-                // The next turn, a turn that was taken back, another conversation, and the same again.
+                // The next turn, an edited turn, another conversation, and the same again.
                 let turn = [&[7, 3, 11], &first.ids[..], &[1, 2]].concat();
                 let edited = [&turn[..6], &[9, 9, 9, 9]].concat();
                 let prompts = [&turn[..], &edited, &[4, 4, 4], &[4, 4, 4], &[4]];

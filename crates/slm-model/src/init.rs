@@ -8,15 +8,15 @@ use crate::error::SourceError;
 use crate::names::expected_tensors;
 use crate::source::TensorSource;
 
-/// Deviation of every weight that does not write into the residual stream (GPT-2, and Hugging Face's
+/// Standard deviation of every weight that does not write into the residual stream (GPT-2, and Hugging Face's
 /// `initializer_range` for the families here).
 const STD: f64 = 0.02;
 
 /// Weights drawn on the host, so that a seed gives the same model on every device.
 ///
-/// Norm gains are 1, biases 0, the rest normal. Layers that write into the residual stream (`o_proj`,
-/// `down_proj`) get a deviation smaller by `sqrt(2 * num_layers)`, so that the stream does not grow with the
-/// depth (Radford and others, 2019, section 2.3).
+/// Norm gains are 1, biases are 0, and the rest is normal. Layers that write into the residual stream (`o_proj`,
+/// `down_proj`) have a standard deviation smaller by a factor of `sqrt(2 * num_layers)`, so that the stream does not
+/// grow with the depth (Radford and others, 2019, section 2.3).
 pub(crate) struct RandomSource {
     rng: ChaCha8Rng,
     residual_std: f64,
@@ -32,7 +32,7 @@ impl RandomSource {
         }
     }
 
-    /// `len` normal values of deviation `std` (Box and Muller, 1958).
+    /// `len` normal values of standard deviation `std` (Box and Muller, 1958).
     fn normal(&mut self, len: usize, std: f64) -> Vec<f32> {
         let mut values = Vec::with_capacity(len + 1);
         while values.len() < len {

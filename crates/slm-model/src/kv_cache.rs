@@ -1,4 +1,4 @@
-//! Keys and values of the positions already processed.
+//! The KV cache of models that run as tensor operations.
 
 use std::ops::Range;
 
@@ -22,7 +22,7 @@ impl LayerCache {
         self.values.inplace(|buffer| buffer.slice_assign(region, values));
     }
 
-    /// Keys and values of the positions of `range`.
+    /// Keys and values of the positions in `range`.
     pub(crate) fn held(&self, range: Range<usize>) -> (Tensor<4>, Tensor<4>) {
         let [batch, heads, _, head_dim] = self.keys.dims();
         let region = [0..batch, 0..heads, range, 0..head_dim];
@@ -32,13 +32,13 @@ impl LayerCache {
 
 /// Keys and values of a model for up to `capacity` positions, allocated once.
 ///
-/// Made by [`Transformer::new_cache`](crate::Transformer::new_cache); each pass through
+/// Created by [`Transformer::new_cache`](crate::Transformer::new_cache). Each pass through
 /// [`forward_cached`](crate::Transformer::forward_cached) appends its positions.
 #[derive(Debug, Clone)]
 pub struct KvCache {
     pub(crate) layers: Vec<LayerCache>,
     pub(crate) len: usize,
-    /// Length of the sequence that the positions held were rotated for; 0 where none is held.
+    /// Length of the sequence that the held positions were rotated for; 0 if none is held.
     pub(crate) rotated_for: usize,
     capacity: usize,
     batch: usize,
@@ -47,14 +47,14 @@ pub struct KvCache {
 impl KvCache {
     pub(crate) fn new(num_layers: usize, shape: [usize; 4], device: &Device) -> Self {
         let [batch, _, capacity, _] = shape;
-        // Each buffer an allocation of its own: a shared one would be copied at the first write anyway.
+        // Each buffer is a separate allocation: a shared one would be copied at the first write.
         let layers = (0..num_layers)
             .map(|_| LayerCache { keys: Tensor::zeros(shape, device), values: Tensor::zeros(shape, device) })
             .collect();
         Self { layers, len: 0, rotated_for: 0, capacity, batch }
     }
 
-    /// Positions held.
+    /// Number of positions held.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -64,17 +64,17 @@ impl KvCache {
         self.len == 0
     }
 
-    /// Positions there is room for.
+    /// Number of positions that the cache has room for.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Sequences held side by side.
+    /// Number of sequences in the cache.
     pub fn batch(&self) -> usize {
         self.batch
     }
 
-    /// Forgets all positions from `len` on; a cache already shorter stays as it is.
+    /// Discards all positions from `len` on. A shorter cache is unchanged.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
         if self.len == 0 {

@@ -10,7 +10,7 @@ use crate::error::SourceError;
 use crate::eval::window_logits;
 use crate::testing::{MapSource, configs, cpu_devices, random_weights, tensors_of};
 
-/// Inputs and outputs of each layer, in the order in which they came, as bits.
+/// Inputs and outputs of each layer, in the order in which they were seen, as bits.
 #[derive(Default, Debug, PartialEq, Clone)]
 struct Seen(BTreeMap<String, Vec<Vec<u32>>>);
 
@@ -32,7 +32,7 @@ fn recorder() -> (Arc<Recorder>, Arc<dyn ForwardHook>) {
     (Arc::clone(&recorder), recorder)
 }
 
-/// A source that gives tensors as often as they are asked for, and counts those that it has given.
+/// A source that provides tensors as often as they are requested, and counts the requests.
 struct Kept {
     tensors: MapSource,
     taken: usize,
@@ -77,7 +77,7 @@ fn hooks_see_what_they_see_of_a_whole_model() {
                 assert_eq!(steps, layerwise_steps(&config, windows.len(), with_head, false));
                 assert!(*layers.0.lock().unwrap() == expected, "{name}, {with_head}");
                 let twice = usize::from(config.tie_word_embeddings);
-                // Neither the last norm nor the head is read where nobody looks at the head.
+                // Neither the last norm nor the head is read if the head is not observed.
                 let left_out =
                     source.tensors.0.keys().filter(|name| {
                         name.starts_with(&format!("{FINAL_NORM}.")) || name.starts_with(LM_HEAD)
@@ -144,8 +144,8 @@ impl LayerwiseVisitor<Error> for Halving {
     }
 }
 
-/// A layer's inputs are those that the changed blocks before it and the changed attention of its own block give, and the
-/// hook sees each window once.
+/// A layer's inputs come from the changed blocks before it and the changed attention of its own block, and the hook sees
+/// each window once.
 #[test]
 fn changed_weights_are_what_the_next_layers_see() {
     let ids: Vec<u32> = (0..37).map(|i| (i * i * 7 + i) % 50).collect();
@@ -160,7 +160,7 @@ fn changed_weights_are_what_the_next_layers_see() {
             assert_eq!(visitor.steps, layerwise_steps(&config, windows.len(), true, true), "{name}");
             let seen = layers.0.lock().unwrap().clone();
 
-            // The whole model, with what comes before the part looked at changed and the rest as it was.
+            // The whole model, with the layers before the observed part changed and the rest unchanged.
             model.untie_head();
             let mut names = Vec::new();
             model.for_each_linear(&mut |name, _| names.push(name.to_owned()));
@@ -193,7 +193,7 @@ fn changed_weights_are_what_the_next_layers_see() {
     }
 }
 
-/// A hook that reads inputs only, and passes on what it is shown.
+/// A hook that reads only inputs, and forwards to another hook.
 struct InputsOnly(Arc<dyn ForwardHook>);
 
 impl ForwardHook for InputsOnly {
@@ -206,7 +206,7 @@ impl ForwardHook for InputsOnly {
     }
 }
 
-/// Inputs are the same where nobody reads outputs, and the visitor is shown whole layers.
+/// Inputs are the same if no hook reads outputs, and the visitor gets whole layers.
 #[test]
 fn layers_whose_outputs_nobody_reads_see_the_same_inputs() {
     let ids: Vec<u32> = (0..37).map(|i| (i * i * 7 + i) % 50).collect();
@@ -245,7 +245,7 @@ fn layers_whose_outputs_nobody_reads_see_the_same_inputs() {
     }
 }
 
-/// A visitor that changes weights while a hook sees the model as it was too.
+/// A visitor that changes weights while a hook also sees the original model.
 struct Following {
     halving: Halving,
     model: Arc<Mutex<ObservedModel>>,

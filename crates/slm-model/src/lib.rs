@@ -1,9 +1,9 @@
-//! A decoder-only transformer driven by a [`ModelConfig`], with what it takes to run it: a KV cache
-//! ([`KvCache`]), sampling ([`Sampler`]), streaming generation ([`generate`]) and evaluation ([`evaluate`]).
+//! A decoder-only transformer driven by a [`ModelConfig`], with a KV cache ([`KvCache`]), sampling ([`Sampler`]),
+//! streaming generation ([`generate`]) and evaluation ([`evaluate`]).
 //!
-//! A config is a specification, layer by layer where layers differ; [`arch`] has those of known architectures, such
-//! as Llama, Gemma 3 and GPT-NeoX. The linear layers of a [`Transformer`] are those of `slm-nn`: float, fake-quantized or packed integers, on every device. All floats
-//! are f32.
+//! A config specifies a model, layer by layer where layers differ. [`arch`] has the specifications of known
+//! architectures, such as Llama, Gemma 3 and GPT-NeoX. The linear layers of a [`Transformer`] are those of `slm-nn`:
+//! float, fake-quantized or packed integers, on every device. Computations are in f32.
 #![forbid(unsafe_code)]
 
 pub mod arch;

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::names::mlp_linears;
 use crate::source::Loader;
 
-/// The linear layers of an MLP, with a gate or without.
+/// The linear layers of an MLP, with or without a gate.
 #[derive(Module, Debug)]
 pub(crate) struct Mlp {
     pub(crate) gate_proj: Option<Linear>,

@@ -1,12 +1,12 @@
-//! Canonical names and shapes of a model's tensors: the names in safetensors files, reports and skip patterns.
+//! Canonical names and shapes of a model's tensors, as used in safetensors files, reports and skip patterns.
 
 use crate::config::{AttentionBias, LayerSpec, ModelConfig, NormKind, QkNorm};
 
-/// Path of the head where it is a linear layer of its own.
+/// Path of the head if it is a separate linear layer.
 pub const LM_HEAD: &str = "lm_head";
 /// Name of the token embedding, which is also the head's weight while the head is tied.
 pub const EMBED_TOKENS: &str = "embed_tokens.weight";
-/// Path of the token embedding as a quantized table of its own.
+/// Path of the token embedding as a separate quantized table.
 pub const TOKEN_TABLE: &str = "embed_tokens";
 /// Name of the learned position embedding.
 pub const EMBED_POSITIONS: &str = "embed_positions.weight";
@@ -27,9 +27,9 @@ pub(crate) const MLP_OUTPUT_NORM: &str = "mlp_output_norm";
 pub struct ExpectedTensor {
     /// Canonical name, such as `layers.0.self_attn.q_proj.weight`.
     pub name: String,
-    /// Its shape; a linear weight is `[out_features, in_features]`.
+    /// Shape; a linear weight is `[out_features, in_features]`.
     pub shape: Vec<usize>,
-    /// True if it is the weight of a linear layer, which may also be stored quantized.
+    /// `true` for the weight of a linear layer, which may also be stored quantized.
     pub linear_weight: bool,
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn qk_norms(config: &ModelConfig, layer: &LayerSpec) -> Option<[(&'st
     Some([("q_norm", q), ("k_norm", k)])
 }
 
-/// Linear layers of the MLP: gate where there is one, up, down.
+/// Linear layers of the MLP: gate (if there is one), up, down.
 pub(crate) fn mlp_linears(
     config: &ModelConfig,
     layer: &LayerSpec,
@@ -80,7 +80,7 @@ pub(crate) fn mlp_linears(
     )
 }
 
-/// Every tensor of a float model with this config, in canonical order. A tied head has none of its own.
+/// Every tensor of a float model with this config, in canonical order. A tied head has no tensor.
 pub fn expected_tensors(config: &ModelConfig) -> Vec<ExpectedTensor> {
     let mut list = Tensors { config, list: Vec::new() };
     let hidden = config.hidden_size;

@@ -26,7 +26,7 @@ pub(crate) struct LayerNorm {
 }
 
 impl Norm {
-    /// A norm over the residual stream, of the kind the config says.
+    /// A norm over the residual stream, of the kind that the config specifies.
     pub(crate) fn load(config: &ModelConfig, path: &str, loader: &mut Loader<'_>) -> Result<Self> {
         match config.norm {
             NormKind::RmsNorm => Self::load_rms(config.hidden_size, config.norm_eps, path, loader),
@@ -44,7 +44,7 @@ impl Norm {
         Ok(Self::Rms(RmsNorm { gamma: Param::from_tensor(gamma), epsilon: eps }))
     }
 
-    /// The device that holds its parameters.
+    /// The device that holds the parameters.
     pub(crate) fn device(&self) -> Device {
         match self {
             Self::Rms(norm) => norm.gamma.device(),
@@ -81,7 +81,7 @@ mod tests {
     use crate::testing::cpu_devices;
     use burn::tensor::Device;
 
-    /// A large epsilon tells whether it is added inside the root.
+    /// A large epsilon shows whether it is added inside the root.
     const EPS: f64 = 0.5;
     const X: [f32; 4] = [1.0, -2.0, 3.0, 0.5];
     const W: [f32; 4] = [0.5, 1.0, 2.0, -1.0];

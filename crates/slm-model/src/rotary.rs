@@ -1,4 +1,4 @@
-//! Rotary position embedding, the two halves of a head forming the pairs.
+//! Rotary position embedding, with pairs formed by the two halves of a head.
 
 use std::borrow::Cow;
 use std::f64::consts::TAU;
@@ -32,8 +32,8 @@ impl Rotaries {
         self.0.iter().position(|(known, _)| known == config)
     }
 
-    /// Makes sure that positions held as part of a sequence of `rotated_for` positions (0 for none) are rotated in the
-    /// same way in one of `total` positions.
+    /// Checks that positions held as part of a sequence of `rotated_for` positions (0 for none) are rotated in the same
+    /// way in a sequence of `total` positions.
     ///
     /// # Errors
     /// [`Error::RotaryChange`].
@@ -45,26 +45,26 @@ impl Rotaries {
         }
     }
 
-    /// Sines and cosines of positions `start .. start + len` of a sequence of `total` positions, of each.
+    /// Sines and cosines of positions `start .. start + len` of a sequence of `total` positions, for each embedding.
     pub(crate) fn angles(&self, start: usize, len: usize, total: usize) -> Vec<Angles> {
         self.0.iter().map(|(_, rotary)| rotary.angles(start, len, total)).collect()
     }
 
-    /// Tables for positions `start .. start + len`, the last of a sequence, of each.
+    /// Tables for positions `start .. start + len`, the last of a sequence, for each embedding.
     pub(crate) fn tables(&self, start: usize, len: usize, device: &Device) -> Vec<RotaryTables> {
         self.0.iter().map(|(_, rotary)| rotary.tables(start, len, device)).collect()
     }
 }
 
-/// Angle per position of each pair of a head: `theta^(-2i / dims)`, scaled for long contexts.
+/// The angle per position of each pair of a head: `theta^(-2i / dims)`, scaled for long contexts.
 ///
-/// Angles are products of two f32, and sines and cosines those of that f32, as in Hugging Face's models.
-/// Tables are computed for the positions of each pass: one sine and cosine per pair and position, shared by
-/// all layers, is far below the cost of the pass, and nothing has to be kept for the longest possible context.
+/// Angles are products of two f32, and sines and cosines are those of that f32, as in Hugging Face's models. Tables are
+/// computed for the positions of each pass. One sine and cosine per pair and position, shared by all layers, costs far
+/// less than the pass, and no table for the longest possible context is needed.
 #[derive(Debug, Clone, PartialEq)]
 struct Rotary {
     frequencies: Vec<f32>,
-    /// The frequencies of sequences of more positions than this, where they are others.
+    /// A number of positions, and the frequencies of longer sequences if these differ.
     long: Option<(usize, Vec<f32>)>,
     /// Change of the frequencies with the length of a sequence, if there is any.
     dynamic: Option<DynamicBase>,
@@ -72,7 +72,7 @@ struct Rotary {
     scale: f32,
 }
 
-/// Frequencies of a rotary embedding, for programs that compute it from a description.
+/// Frequencies of a rotary embedding, for export to other programs.
 ///
 /// The angle of pair `i` at position `p` is `p * frequencies[i]`, a product of two f32; pair `i` of a head is its
 /// values `i` and `i + frequencies.len()`.
@@ -80,14 +80,14 @@ struct Rotary {
 pub struct RotaryFrequencies {
     /// One for each pair.
     pub frequencies: Vec<f32>,
-    /// The frequencies of sequences of more positions than this, where they are others.
+    /// A number of positions, and the frequencies of longer sequences if these differ.
     pub long: Option<(usize, Vec<f32>)>,
     /// Factor of sines and cosines.
     pub scale: f32,
 }
 
 impl RotaryConfig {
-    /// The frequencies in heads of `head_dim` values; `None` where they change with every length of a sequence
+    /// The frequencies in heads of `head_dim` values; `None` if they change with the length of a sequence
     /// ([`RopeScaling::Dynamic`]).
     pub fn frequencies(&self, head_dim: usize) -> Option<RotaryFrequencies> {
         let Rotary { frequencies, long, dynamic, scale } = Rotary::new(head_dim, self);
@@ -130,12 +130,12 @@ pub(crate) struct Angles {
 }
 
 impl Angles {
-    /// All of them, for the fused attention.
+    /// The whole table, for the fused attention.
     pub(crate) fn into_table(self) -> RotaryTable {
         RotaryTable { pairs: self.pairs, cos: self.cos, sin: self.sin }
     }
 
-    /// Appends those of other positions.
+    /// Appends the angles of other positions.
     pub(crate) fn append(&mut self, mut more: Self) {
         self.cos.append(&mut more.cos);
         self.sin.append(&mut more.sin);
@@ -169,7 +169,7 @@ impl Rotary {
                 high_freq_factor,
                 original_max_position_embeddings,
             }) => plain(all(&|_, frequency| {
-                // How many turns the pair makes within the original context: few turns mean a low frequency.
+                // Number of turns that the pair makes within the original context: few turns mean a low frequency.
                 let turns = *original_max_position_embeddings as f64 * frequency / TAU;
                 let kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
                 kept * frequency + (1.0 - kept) * frequency / factor
@@ -182,7 +182,7 @@ impl Rotary {
                 truncate,
                 attention_factor,
             }) => {
-                // The pair, as a real number, that makes so many turns within the original context.
+                // The pair, as a real number, that makes this number of turns within the original context.
                 let pair = |turns: f64| {
                     let original = original_max_position_embeddings as f64;
                     dims as f64 * (original / (turns * TAU)).ln() / (2.0 * config.theta.ln())

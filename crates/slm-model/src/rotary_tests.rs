@@ -54,7 +54,7 @@ fn frequencies_are_those_of_transformers() {
             let length = result["length"].as_u64().unwrap() as usize;
             let scale = number(&result["attention_factor"]);
             let frequencies = result["frequencies"].as_array().unwrap();
-            // Of position 1 they are the angles; of the last, what an error in them grows to.
+            // At position 1 they are the angles themselves; at the last position, errors in them have grown most.
             for position in [1, length - 1] {
                 let angles = rotary.angles(position, 1, length);
                 let (cos, sin) = angles.row(0);
@@ -83,7 +83,7 @@ fn scaled_configs_come_back_from_files() {
     }
 }
 
-/// Of a model whose positions are rotated by other angles from the 12th on.
+/// A model whose positions are rotated by other angles in sequences of more than 12.
 fn long(device: &Device) -> crate::Transformer {
     let mut config = crate::testing::configs()[0].1.clone();
     let scaling = Some(longrope(12));
@@ -125,7 +125,7 @@ fn a_cache_of_the_other_angles_is_refused() {
     engine.forward_last(&[2; 2]).unwrap();
     engine.truncate(0);
     engine.forward_last(&[1; 13]).unwrap();
-    // What is held was rotated for the longer sequence, however much of it is left.
+    // The held positions were rotated for the longer sequence, however few are left.
     engine.truncate(5);
     assert!(matches!(engine.forward_last(&[2]), Err(Error::RotaryChange { limit: 12 })));
     engine.forward_last(&[2; 8]).unwrap();

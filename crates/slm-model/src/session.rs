@@ -1,4 +1,4 @@
-//! One sequence through a model, on whatever device it is.
+//! One sequence that runs through a model on any device.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +9,7 @@ use crate::eval::read_f32;
 use crate::kv_cache::KvCache;
 use crate::transformer::Transformer;
 
-/// Path by which passes over one sequence are computed.
+/// The path by which passes over one sequence are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InferencePath {
@@ -36,7 +36,7 @@ pub(crate) struct InferenceSession<'a> {
     ids: Vec<u32>,
 }
 
-/// State kept of the positions already processed.
+/// The cached state of the processed positions.
 enum State<'a> {
     Cpu(Box<CpuEngine<'a>>),
     Burn(KvCache),
@@ -48,7 +48,7 @@ impl<'a> InferenceSession<'a> {
         Self::by(model, model.inference_path(), capacity)
     }
 
-    /// [`new`](Self::new) by the path that the caller chooses.
+    /// [`new`](Self::new) with the given path.
     pub(crate) fn by(model: &'a Transformer, path: InferencePath, capacity: usize) -> Result<Self> {
         let state = match path {
             InferencePath::Cpu => State::Cpu(Box::new(CpuEngine::new(model, capacity)?)),
@@ -57,8 +57,8 @@ impl<'a> InferenceSession<'a> {
         Ok(Self { model, state, ids: Vec::new() })
     }
 
-    /// Appends `ids`; the logits of the last. The whole sequence is recomputed where it becomes so long that its
-    /// positions are rotated by other angles.
+    /// Appends `ids` and returns the logits of the last one. The whole sequence is recomputed if it becomes so long
+    /// that its positions are rotated by other angles.
     pub(crate) fn forward_last(&mut self, ids: &[u32]) -> Result<Cow<'_, [f32]>> {
         let held = self.ids.len();
         self.ids.extend_from_slice(ids);
@@ -81,7 +81,7 @@ impl<'a> InferenceSession<'a> {
         }
     }
 
-    /// Positions there is room for.
+    /// Number of positions that the session has room for.
     pub(crate) fn capacity(&self) -> usize {
         match &self.state {
             State::Cpu(engine) => engine.capacity(),
@@ -89,12 +89,12 @@ impl<'a> InferenceSession<'a> {
         }
     }
 
-    /// Makes the sequence `ids`, keeping the positions that the one held so far begins with: the number of those, and
-    /// the logits of the last.
+    /// Replaces the sequence by `ids`, keeping the positions of their common beginning. Returns the number of kept
+    /// positions and the logits of the last one of `ids`.
     pub(crate) fn forward_rest(&mut self, ids: &[u32]) -> Result<(usize, Cow<'_, [f32]>)> {
         let held = self.ids.len();
         let common = self.ids.iter().zip(ids).take_while(|(held, new)| held == new).count();
-        // The last position is computed in any case, for its logits.
+        // The last position is always computed, for its logits.
         let mut common = common.min(ids.len().saturating_sub(1));
         if self.model.check_growth(held.min(ids.len()), held.max(ids.len())).is_err() {
             common = 0;
@@ -103,7 +103,7 @@ impl<'a> InferenceSession<'a> {
         Ok((common, self.forward_last(&ids[common..])?))
     }
 
-    /// Forgets all positions from `len` on.
+    /// Discards all positions from `len` on.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.ids.truncate(len);
         match &mut self.state {
@@ -112,7 +112,7 @@ impl<'a> InferenceSession<'a> {
         }
     }
 
-    /// Begins a new sequence with `ids`; the logits of all of them.
+    /// Starts a new sequence with `ids` and returns the logits of all of them.
     pub(crate) fn forward_anew(&mut self, ids: &[u32]) -> Result<Cow<'_, [f32]>> {
         self.ids.clear();
         match &mut self.state {
@@ -128,7 +128,7 @@ impl<'a> InferenceSession<'a> {
         }
     }
 
-    /// Times of the passes since this was last asked, if they are known.
+    /// Times of the passes since the last call, if they are known.
     pub(crate) fn take_times(&mut self) -> Option<PassTimes> {
         match &mut self.state {
             State::Cpu(engine) => {

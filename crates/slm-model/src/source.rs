@@ -6,12 +6,12 @@ use slm_nn::{Linear, Weight};
 use crate::error::{Error, Result, SourceError};
 use crate::names::LinearShape;
 
-/// Hands over the tensors of a model one at a time, so that no more than one exists outside the model.
+/// Provides the tensors of a model one at a time, so that at most one exists outside the model.
 ///
-/// Names are the canonical ones of [`expected_tensors`](crate::expected_tensors). Every tensor is asked for
-/// exactly once, in that order; a source can therefore tell afterwards which of its tensors were not used.
+/// Names are the canonical ones of [`expected_tensors`](crate::expected_tensors). Every tensor is requested exactly
+/// once, in that order, so a source can tell afterwards which of its tensors were not used.
 pub trait TensorSource {
-    /// Shape of the float tensor `name`, `None` if there is none of that name.
+    /// Shape of the float tensor `name`; `None` if there is none of that name.
     fn shape(&self, name: &str) -> Option<Vec<usize>>;
 
     /// Values of the float tensor `name`, row-major, as f32.
@@ -20,9 +20,8 @@ pub trait TensorSource {
     /// Whatever keeps the source from reading it.
     fn take_f32(&mut self, name: &str, expected_shape: &[usize]) -> Result<Vec<f32>, SourceError>;
 
-    /// Values of the float tensor `name` as 16-bit floats, of type F16 or BF16, for a model that keeps them so in memory.
-    /// `None` where they are to be 32-bit floats, for which [`take_f32`](Self::take_f32) is asked then: everywhere, unless
-    /// a source says otherwise.
+    /// Values of the float tensor `name` as 16-bit floats, of type F16 or BF16, for a model that keeps them in that type.
+    /// `None`, the default, if they must be 32-bit floats; [`take_f32`](Self::take_f32) is called then.
     ///
     /// # Errors
     /// Whatever keeps the source from reading them.
@@ -35,10 +34,10 @@ pub trait TensorSource {
     }
 
     /// Weights of the linear layer `name` (a path without `.weight`) of shape `[out_features, in_features]`
-    /// where they are stored quantized, `None` where they are float: everywhere, unless a source says otherwise.
+    /// if they are stored quantized; `None`, the default, if they are float.
     ///
-    /// The token embedding is asked for in the same way, before its float tensor: by the name of the head where the
-    /// model ties the two, since one quantized table then serves both, and otherwise by
+    /// The token embedding is requested in the same way, before its float tensor: under the name of the head if the
+    /// model ties the two, because one quantized table then serves both, and otherwise under
     /// [`TOKEN_TABLE`](crate::TOKEN_TABLE).
     ///
     /// # Errors
@@ -65,10 +64,10 @@ impl<'a> Loader<'a> {
         Self { source, device }
     }
 
-    /// The float table `name` of an embedding. It stays in 16 bits where the source has it so and the device is one whose
-    /// rows are widened as they are looked up: Flex, without gradients.
+    /// The float table `name` of an embedding. It stays in 16 bits if the source has it in 16 bits and the device widens
+    /// rows at lookup (Flex without gradients).
     pub(crate) fn table(&mut self, name: &str, shape: [usize; 2]) -> Result<Tensor<2>> {
-        // Devices with and without gradients are equal.
+        // Devices compare equal with and without gradients, hence both checks.
         if *self.device == Device::flex() && !self.device.is_autodiff() {
             self.check_shape(name, &shape)?;
             let halves = self.source.take_halves(name, &shape);
@@ -82,7 +81,7 @@ impl<'a> Loader<'a> {
         self.tensor(name, shape)
     }
 
-    /// A float tensor, its shape checked before anything is read.
+    /// A float tensor. Its shape is checked before anything is read.
     pub(crate) fn tensor<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Result<Tensor<D>> {
         self.check_shape(name, &shape)?;
         let values = self
@@ -103,7 +102,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// The linear layer `parent.shape.name`, quantized if the source has it so.
+    /// The linear layer `{parent}.{shape.name}`, quantized if the source has it quantized.
     pub(crate) fn linear(&mut self, parent: &str, shape: LinearShape) -> Result<Linear> {
         self.linear_at(&format!("{parent}.{}", shape.name), shape)
     }

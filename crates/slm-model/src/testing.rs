@@ -1,4 +1,4 @@
-//! Helpers of the unit tests of several files.
+//! Helpers for the unit tests of several files.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use crate::error::SourceError;
 use crate::source::TensorSource;
 use crate::transformer::Transformer;
 
-/// Results must hold on all of these.
+/// The devices on which results must hold.
 pub(crate) use slm_nn::cpu_devices;
 
 /// LongRoPE for heads of eight values.
@@ -25,7 +25,7 @@ pub(crate) fn longrope(original_max_position_embeddings: usize) -> RopeScaling {
     }
 }
 
-/// One small config for each thing a config can switch.
+/// One small config for each option of a config.
 pub(crate) fn configs() -> Vec<(&'static str, ModelConfig)> {
     let base = || {
         let mut config = ModelConfig::new(50, 32, 44, 2, 4, 64);
@@ -154,7 +154,7 @@ pub(crate) fn tensors_of(model: &Transformer) -> (Vec<ShapeOf>, MapSource) {
 }
 pub(crate) type ShapeOf = (String, Vec<usize>);
 
-/// A model whose every tensor matters.
+/// A model in which every tensor affects the result.
 pub(crate) fn random_weights(config: &ModelConfig, device: &Device) -> Transformer {
     // Norm gains and biases that are not 1 and 0, and weights wide enough for peaked attention.
     let (_, mut source) = tensors_of(&Transformer::new(config, 5, device).unwrap());

@@ -18,7 +18,7 @@ pub(crate) enum TokenTable {
 }
 
 impl TokenTable {
-    /// The table that a head which shares it with the embedding holds.
+    /// The table of a head that shares it with the embedding.
     pub(crate) fn of_head(head: &Linear) -> Self {
         match &head.weight {
             Weight::Float(weight) => Self::Float(weight.val()),
@@ -37,12 +37,12 @@ impl TokenTable {
     }
 }
 
-/// The token embedding as a source has it.
+/// The token embedding as loaded from a source.
 #[derive(Debug)]
 pub(crate) enum LoadedTable {
     Float(Tensor<2>),
     Packed(PackedWeight),
-    /// A quantized table that the head has too.
+    /// A quantized table that the head shares.
     Shared(Linear),
 }
 
@@ -65,7 +65,7 @@ impl LoadedTable {
         }
     }
 
-    /// The table only.
+    /// The table without the head.
     pub(crate) fn into_table(self) -> TokenTable {
         match self {
             Self::Float(table) => TokenTable::Float(table),

@@ -1,4 +1,4 @@
-//! The model.
+//! The transformer model.
 
 mod stages;
 
@@ -27,8 +27,9 @@ use crate::visit::TensorVisitor;
 /// A decoder-only transformer: embedding, layers, norm, head.
 ///
 /// It is a Burn module, so it trains with Burn's optimizers on an autodiff device, and it names its linear
-/// layers by [`NamedLinears`]. Weights enter by [`from_tensors`](Self::from_tensors) and leave by
-/// [`for_each_tensor`](Self::for_each_tensor), under the names of [`expected_tensors`](crate::expected_tensors).
+/// layers through [`NamedLinears`]. [`from_tensors`](Self::from_tensors) loads weights and
+/// [`for_each_tensor`](Self::for_each_tensor) reads them back, under the names of
+/// [`expected_tensors`](crate::expected_tensors).
 ///
 /// ```
 /// use burn::tensor::Device;
@@ -44,7 +45,7 @@ use crate::visit::TensorVisitor;
 pub struct Transformer {
     /// The float embedding, in 32 or 16 bits; `None` if its table is quantized.
     embed_tokens: Option<Param<Tensor<2>>>,
-    /// A quantized table of the embedding only. Without either, the table is the head's.
+    /// A quantized table of the embedding only. If both are `None`, the table is the head's.
     packed_embedding: Option<PackedWeight>,
     embed_positions: Option<Param<Tensor<2>>>,
     layers: Vec<Block>,
@@ -59,7 +60,7 @@ pub struct Transformer {
 }
 
 impl Transformer {
-    /// A model with random weights, the same for a seed on every device.
+    /// A model with random weights. A seed gives the same weights on every device.
     ///
     /// # Errors
     /// [`Error::Config`] when the config is not valid.
@@ -118,18 +119,18 @@ impl Transformer {
         })
     }
 
-    /// The type in which generation keeps keys and values on [`InferencePath::Cpu`].
+    /// The type in which generation stores keys and values on [`InferencePath::Cpu`].
     pub fn kv_cache_type(&self) -> KvCacheType {
         self.kv_cache_type
     }
 
-    /// Chooses the type in which generation keeps keys and values on [`InferencePath::Cpu`]. Elsewhere they are as they
-    /// are.
+    /// Sets the type in which generation stores keys and values on [`InferencePath::Cpu`]. It has no effect on other
+    /// paths.
     pub fn set_kv_cache_type(&mut self, kind: KvCacheType) {
         self.kv_cache_type = kind;
     }
 
-    /// The config. After [`untie_head`](Self::untie_head) it says so.
+    /// The config. [`untie_head`](Self::untie_head) updates it.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
@@ -139,12 +140,12 @@ impl Transformer {
         self.norm.device()
     }
 
-    /// Path by which passes over one sequence are computed here.
+    /// The path by which this model computes passes over one sequence.
     pub fn inference_path(&self) -> InferencePath {
         if CpuEngine::supports(self) { InferencePath::Cpu } else { InferencePath::Burn }
     }
 
-    /// Its parameters by role.
+    /// The parameters by role.
     pub(crate) fn parts(&self) -> ModelParts<&Linear, &Norm> {
         let layers = self.layers.iter().enumerate();
         ModelParts {
@@ -193,7 +194,7 @@ impl Transformer {
     ///
     /// # Panics
     /// As [`forward`](Self::forward), and when the cache was made for another batch size, is too small, or must be
-    /// computed anew: see [`check_growth`](Self::check_growth).
+    /// recomputed: see [`check_growth`](Self::check_growth).
     pub fn forward_cached(&self, ids: Tensor<2, Int>, cache: &mut KvCache) -> Tensor<3> {
         self.run(ids, Some(cache), false)
     }
@@ -214,17 +215,17 @@ impl Transformer {
         KvCache::new(self.config.num_layers, shape, &self.device())
     }
 
-    /// Returns `true` if the head is the transposed float embedding, and so no layer of its own.
+    /// Returns `true` if the head is the transposed float embedding and not a separate layer.
     pub fn head_is_tied(&self) -> bool {
         self.lm_head.is_none()
     }
 
-    /// Returns `true` if the rows of the embedding are those of the head's layer: one table, held once.
+    /// Returns `true` if the embedding uses the table of the head's layer, which is stored once.
     pub fn shares_table_with_head(&self) -> bool {
         self.embed_tokens.is_none() && self.packed_embedding.is_none()
     }
 
-    /// Returns `true` if tokens are looked up in a quantized table, the head's or one of its own.
+    /// Returns `true` if tokens are looked up in a quantized table: the head's or a separate one.
     pub fn embedding_is_quantized(&self) -> bool {
         matches!(self.token_table(), TokenTable::Packed(_))
     }
@@ -239,8 +240,8 @@ impl Transformer {
         self.embed_tokens.as_ref().map(|table| widened(table.val()))
     }
 
-    /// The type in which the float table of the embedding is held: F16 or BF16 in a quantized model that was loaded from
-    /// such a file onto Flex, otherwise F32.
+    /// The type in which the float table of the embedding is stored: F16 or BF16 if it was loaded in that type onto Flex
+    /// or [narrowed](Self::narrow), otherwise F32.
     pub fn embedding_dtype(&self) -> DType {
         self.embed_tokens.as_ref().map_or(DType::F32, |table| table.val().dtype())
     }
@@ -255,15 +256,15 @@ impl Transformer {
         }
     }
 
-    /// Makes the float embeddings of tokens and positions, and a head that is tied to them, parameters that have no gradients.
+    /// Excludes the float embeddings of tokens and positions, and a tied head, from gradients.
     pub fn freeze_embeddings(&mut self) {
         for table in [&mut self.embed_tokens, &mut self.embed_positions].into_iter().flatten() {
             *table = table.clone().set_require_grad(false);
         }
     }
 
-    /// Holds float weights of linear layers and of the embedding in 16 bits where that loses nothing, as those of a model that
-    /// was published in 16 bits. Such a model is not trained. On devices other than CPUs nothing changes.
+    /// Stores float weights of linear layers and of the embedding in 16 bits if that loses nothing, as in a model that
+    /// was published in 16 bits. Such a model cannot be trained. On devices other than CPUs nothing changes.
     ///
     /// # Errors
     /// [`Error::Device`] for weights that cannot be read.
@@ -274,9 +275,9 @@ impl Transformer {
         try_for_each_linear_mut(self, |name, linear| linear.narrow().map_err(Error::device(name)))
     }
 
-    /// Gives a tied head a linear layer of its own, starting as a copy of the embedding, so that it can be
-    /// quantized while the embedding stays float. Changes no logits; the config no longer says tied. Does
-    /// nothing to a head that is a layer already.
+    /// Makes a tied head a separate linear layer, a copy of the embedding, so that it can be quantized while the
+    /// embedding stays float. Logits do not change; the config is then untied. Does nothing if the head is already a
+    /// layer.
     pub fn untie_head(&mut self) {
         let (None, Some(table)) = (&self.lm_head, &self.embed_tokens) else { return };
         self.lm_head = match Linear::from_weight(widened(table.val()).detach(), None) {
@@ -286,7 +287,7 @@ impl Transformer {
         self.config.tie_word_embeddings = false;
     }
 
-    /// Lets the embedding look its rows up in the quantized head, and drops its own table. The config then says tied.
+    /// Makes the embedding use the table of the quantized head, and drops its own table. The config is then tied.
     ///
     /// # Errors
     /// [`Error::TokenTable`] for a head that is not quantized.
@@ -302,7 +303,7 @@ impl Transformer {
     /// Replaces the table of the embedding by a quantized one.
     ///
     /// # Errors
-    /// [`Error::TokenTable`] where the head is tied to the embedding, so that one table must serve both, and for a
+    /// [`Error::TokenTable`] if the head is tied to the embedding, because one table must then serve both, and for a
     /// table of another shape.
     pub fn set_packed_embedding(&mut self, table: PackedWeight) -> Result<()> {
         let (found, shape) = (
@@ -320,8 +321,8 @@ impl Transformer {
     }
 
     /// Visits every float tensor, in 32 bits, under its canonical name, in the order of
-    /// [`expected_tensors`](crate::expected_tensors), one copy on the host at a time. Packed weights are left
-    /// out; [`NamedLinears`] leads to them. Stops at the first error that `visit` returns.
+    /// [`expected_tensors`](crate::expected_tensors), with one copy on the host at a time. Packed weights are left out;
+    /// use [`NamedLinears`] for them. Stops at the first error that `visit` returns.
     ///
     /// # Errors
     /// Whatever `visit` returns.
@@ -358,8 +359,8 @@ impl Transformer {
         check_positions(&self.config, needed)
     }
 
-    /// Checks that positions which are held as part of a sequence of `rotated_for` positions (0 where none is held) can
-    /// stay as they are when it has `total`. With LongRoPE they cannot when it grows beyond the original context.
+    /// Checks that positions held as part of a sequence of `rotated_for` positions (0 if none is held) stay valid when
+    /// the sequence grows to `total`. With LongRoPE they do not if it grows beyond the original context.
     ///
     /// # Errors
     /// [`Error::RotaryChange`].
@@ -372,7 +373,7 @@ impl Transformer {
         ids_tensor(ids, &self.device())
     }
 
-    /// Logits of all new positions or of the last, in whichever way the device computes them best.
+    /// Logits of all new positions or of the last, by the best implementation for the device.
     fn run(&self, ids: Tensor<2, Int>, cache: Option<&mut KvCache>, last: bool) -> Tensor<3> {
         let [batch, len] = ids.dims();
         let start = cache.as_ref().map_or(0, |cache| cache.len);

@@ -152,7 +152,7 @@ fn untying_the_head_leaves_the_logits_and_the_embedding() {
         let (list, source) = tensors_of(&model);
         assert_eq!(list.last().unwrap(), &("lm_head.weight".to_owned(), vec![50, 32]));
         assert_eq!(source.0["lm_head.weight"], source.0["embed_tokens.weight"]);
-        // Saved and read again it is the same model.
+        // Saving and loading gives the same model.
         let again = Transformer::from_tensors(model.config(), &mut source.clone(), &device).unwrap();
         assert_eq!(values(again.forward(again.ids_tensor(&IDS))), before);
     }
@@ -263,7 +263,7 @@ fn squared_norm(model: &Transformer, gradients: &GradientsParams) -> f64 {
     squares.1
 }
 
-/// Training computes by `slm-autograd`; here without gradients are Burn's operations.
+/// Training uses `slm-autograd`; without gradients the model uses Burn's operations.
 #[test]
 fn what_trains_is_what_tensor_operations_compute() {
     for device in cpu_devices() {

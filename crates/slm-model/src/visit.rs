@@ -1,10 +1,10 @@
-//! Reading a model's float tensors back, under their canonical names.
+//! Visits a model's float tensors under their canonical names.
 
 use burn::module::Param;
 use burn::tensor::{Tensor, TensorData};
 use slm_nn::{Linear, widened};
 
-/// Hands tensors to a closure, one at a time.
+/// Passes tensors to a closure, one at a time.
 pub(crate) struct TensorVisitor<'a, E> {
     visit: &'a mut dyn FnMut(&str, TensorData) -> Result<(), E>,
 }
@@ -18,7 +18,7 @@ impl<'a, E> TensorVisitor<'a, E> {
         (self.visit)(name, widened(param.val()).into_data())
     }
 
-    /// Weight (unless packed) and bias of a linear layer.
+    /// Visits the weight (unless packed) and the bias of a linear layer.
     pub(crate) fn linear(&mut self, path: &str, linear: &Linear) -> Result<(), E> {
         if let Some(weight) = linear.float_weight() {
             (self.visit)(&format!("{path}.weight"), weight.into_data())?;

@@ -1,10 +1,10 @@
 //! Windows: the sequences that a text is cut into.
 
-/// Cuts `ids` into windows of `len` tokens, the last one shorter, with `prefix` in front of each.
+/// Cuts `ids` into windows of `len` tokens (the last may be shorter) and puts `prefix` in front of each.
 ///
-/// A model that was trained on sequences behind a beginning-of-sequence token expects it there, and computes unusual
-/// activations at it; `prefix` is then that token, which makes windows one token longer. Windows that begin with it
-/// already are left as they are. There are none for `len` 0.
+/// A model that was trained on sequences with a beginning-of-sequence token expects it there, and computes unusual
+/// activations at it. `prefix` is then that token, which makes windows one token longer. Windows that already begin
+/// with it are unchanged. For `len` 0 there are no windows.
 pub fn windows(ids: &[u32], len: usize, prefix: &[u32]) -> Vec<Vec<u32>> {
     if len == 0 {
         return Vec::new();

@@ -1,5 +1,5 @@
-//! The reference models of the shared folder: logits, greedy continuations and losses, in float on every way through
-//! a model, and the error of quantization.
+//! Tests with the reference models of the shared folder: logits, greedy continuations and losses, in float on every
+//! inference path, and the error of quantization.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -19,10 +19,10 @@ use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, Granularity, ObserverKind, QuantScheme, quantize_matrix,
 };
 
-/// The largest difference from the reference's logits that is still rounding.
+/// The largest difference from the reference's logits that counts as rounding.
 const TOLERANCE: f32 = 1e-3;
 
-/// Folder of the reference models, `None` with a printed line where there is none.
+/// Folder of the reference models; prints a line and returns `None` if it is missing.
 fn models() -> Option<PathBuf> {
     let shared = std::env::var_os("SLM_SHARED")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
@@ -225,7 +225,7 @@ fn check_quantized(name: &str, device: &Device, model: &mut Transformer, prompts
             );
             assert!(relative > 1e-4 && relative < most, "{name}, {scheme_name}, {way_name}: {relative}");
         }
-        // A code that a last bit rounds the other way moves the logits of its position by about this much.
+        // A code that a last bit rounds differently moves the logits of its position by about this much.
         assert!(apart < 0.5, "{name}, {scheme_name}: the two ways differ by {apart} at a position");
     }
 }

@@ -1,4 +1,4 @@
-//! Activations rounded to the grid that a packed linear would use.
+//! Fake quantization of activations on the grid that a packed linear layer would use.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,15 +14,15 @@ use crate::fake_quant::fake_quantizer::FakeQuantizer;
 use crate::fake_quant::{device, ops};
 use crate::{QatStage, SharedQatStage, on_cpu};
 
-/// Values from which on it pays to look for ranges on several threads.
+/// Minimum number of values for which finding ranges on several threads pays.
 const PARALLEL_VALUES: usize = 1 << 16;
 
 /// Treatment of the input of a fake-quantized layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum FakeQuantizedInput {
-    /// The treatment of a packed layer with these settings.
+    /// The same treatment as in a packed layer with these settings.
     Fixed(ActivationQuant),
-    /// Static: with one scale and zero point, whose range follows the training batches as a moving average, as
+    /// Static: one scale and zero point, whose range follows the training batches as a moving average, as with
     /// PyTorch's default observer in quantization-aware training.
     Observed {
         /// Weight of a new batch, in (0, 1].
@@ -36,10 +36,10 @@ impl From<ActivationQuant> for FakeQuantizedInput {
     }
 }
 
-/// The values that the codes of `x` stand for. Gradients pass straight through, except where a value lies
-/// outside the representable range.
+/// Rounds `x` to its codes and returns their values. Gradients pass straight through, except where a value lies outside
+/// the representable range.
 ///
-/// On the CPU devices codes are those of [`slm_kernels::quantize_activations`] exactly; elsewhere ranges are
+/// On the CPU devices codes are exactly those of [`slm_kernels::quantize_activations`]; on other devices ranges are
 /// computed in 32-bit instead of 64-bit floats. Values that are not finite give NaN.
 ///
 /// # Shapes
@@ -49,16 +49,16 @@ pub fn fake_quantize_activation(x: Tensor<2>, activation: ActivationQuant) -> Te
     Arc::new(ranges).apply(x, &Reporter::default())
 }
 
-/// Chooses the grid of a layer's input, as training goes.
+/// Chooses the grid of a layer's input during training.
 #[derive(Debug)]
 pub(crate) struct InputRanges {
     quant: FakeQuantizedInput,
     stage: SharedQatStage,
-    /// Bounds of what was observed.
+    /// Observed bounds.
     bounds: Mutex<ObservedBounds>,
 }
 
-/// A moving average of bounds: on the host, or where the activations are.
+/// A moving average of bounds: on the host, or on the device of the activations.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum ObservedBounds {
     #[default]
@@ -87,7 +87,7 @@ impl InputRanges {
         }
     }
 
-    /// Treatment of the input that a packed layer needs to match this one. None before anything was observed.
+    /// Treatment of the input that a packed layer needs to match this one; `None` before anything was observed.
     ///
     /// # Errors
     /// [`slm_quant_core::Error::NotFinite`] for observed bounds that are not finite.
@@ -101,7 +101,7 @@ impl InputRanges {
         }
     }
 
-    /// Rounds `x`, or leaves it as it is where the stage or the settings say so. An error gives NaN and is reported.
+    /// Rounds `x`, or returns it unchanged if the stage or the settings say so. An error gives NaN and is reported.
     pub(crate) fn apply(self: &Arc<Self>, x: Tensor<2>, errors: &Reporter) -> Tensor<2> {
         let [rows, cols] = x.dims();
         if rows == 0 || cols == 0 || self.quant == FakeQuantizedInput::Fixed(ActivationQuant::Float) {
@@ -122,7 +122,7 @@ impl InputRanges {
         untouched.unwrap_or(rounded)
     }
 
-    /// Averaging constant if a batch that is trained on changes the observed range; `None` otherwise.
+    /// Averaging constant if a training batch changes the observed range; `None` otherwise.
     pub(crate) fn observes(&self, training: bool) -> Option<f32> {
         match self.quant {
             FakeQuantizedInput::Observed { averaging_constant }
@@ -138,7 +138,7 @@ impl InputRanges {
         self.bounds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The grid for the input `x`. Only a training step changes what was observed.
+    /// The grid for the input `x`. Only a training step changes the observed bounds.
     pub(crate) fn fake_quantizer(&self, x: &[f32], cols: usize, training: bool) -> Result<FakeQuantizer> {
         let params = match self.quant {
             FakeQuantizedInput::Fixed(ActivationQuant::Static(params)) => vec![params],

@@ -5,7 +5,7 @@ use burn::tensor::{DType, Tensor};
 
 use crate::{Error, Linear, Result, Weight, widened};
 
-/// A float layer with the values of Burn's, whose weight is stored the other way round: `[in_features, out_features]`.
+/// A float layer with the values of Burn's layer, whose weight is stored transposed: `[in_features, out_features]`.
 /// Ids, gradient settings and devices are kept. A reparameterization such as LoRA is folded into the weight.
 impl From<burn::nn::Linear> for Linear {
     fn from(linear: burn::nn::Linear) -> Self {
@@ -17,7 +17,7 @@ impl From<burn::nn::Linear> for Linear {
 ///
 /// # Errors
 /// [`Error::AlreadyPacked`] for packed weights, whose codes a float layer cannot hold, and [`Error::NotFloat`] for a
-/// layer in training with fake quantization, which computes otherwise than Burn's.
+/// fake-quantized layer, which computes differently from Burn's.
 impl TryFrom<Linear> for burn::nn::Linear {
     type Error = Error;
 
@@ -36,10 +36,10 @@ fn transposed(param: Param<Tensor<2>>) -> Param<Tensor<2>> {
     let value = widened(param.val()).detach();
     let device = value.device();
     let dtype: DType = value.dtype();
-    // Read back, so that rows lie one after the other in memory instead of in a view.
+    // Read back, so that rows are contiguous in memory instead of a view.
     let value = Tensor::from_data(value.transpose().into_data(), (&device, dtype));
     let (id, _, mapper) = param.consume();
-    // Burn's column layout transposes when it is saved or loaded, which is done here already.
+    // Burn's column layout transposes when it is saved or loaded; that has already been done here.
     Param::from_mapped_value(id, value.set_require_grad(require_grad), mapper)
         .load_mapper(|tensor| tensor)
         .save_mapper(|tensor| tensor)

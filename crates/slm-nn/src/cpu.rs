@@ -1,8 +1,8 @@
-//! Linear layers on slices of host memory, without tensors in between.
+//! Linear layers on slices of host memory, without tensors.
 //!
-//! A tensor operation costs an allocation and a dispatch; with one row of input that is more than the product
-//! itself in a small layer. Here outputs are the caller's, inputs are quantized once for all layers that read
-//! them, and their products run side by side.
+//! A tensor operation costs an allocation and a dispatch. With one row of input that is more than the product itself in
+//! a small layer. Here the caller owns the outputs, inputs are quantized once for all layers that read them, and the
+//! products of these layers run in parallel.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use slm_autograd::{HostHalves, HostTensor};
@@ -15,7 +15,7 @@ use slm_quant_core::{ActivationGranularity, ActivationQuant};
 use crate::errors::Place;
 use crate::{Error, Linear, PackedWeight, Result, Weight, to_vec_f32};
 
-/// A [`Linear`] ready to be applied to slices.
+/// A [`Linear`] that is ready to be applied to slices.
 #[derive(Debug)]
 pub struct CpuLinear<'a> {
     linear: &'a Linear,
@@ -25,7 +25,7 @@ pub struct CpuLinear<'a> {
     device: Device,
 }
 
-/// Float weights where they lie.
+/// Float weights in place.
 #[derive(Debug)]
 enum Floats {
     Full(HostTensor),
@@ -46,7 +46,7 @@ impl Floats {
     }
 }
 
-/// Path by which a layer is computed. Those that are computed alike may run side by side.
+/// The path by which a layer is computed. Layers with equal routes may run in one parallel region.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Route {
     /// A kernel of `slm-kernels`, on quantized weights.
@@ -71,18 +71,19 @@ impl<'a> CpuLinear<'a> {
         Ok(Self { linear, bias, floats, device: device.clone() })
     }
 
-    /// Input features.
+    /// Number of input features.
     pub fn in_features(&self) -> usize {
         self.linear.in_features()
     }
 
-    /// Output features.
+    /// Number of output features.
     pub fn out_features(&self) -> usize {
         self.linear.out_features()
     }
 
-    /// Returns `true` if each row of output depends on its own row of input only and no hook watches, so that rows may
-    /// come in several calls without a difference. A layer that is only fake-quantized is not asked and counts as not.
+    /// Returns `true` if each row of output depends only on its own row of input and no hook is attached, so that rows
+    /// may be split into several calls without changing the result. Always `false` for fake-quantized and trainable
+    /// quantized layers.
     pub fn rows_are_independent(&self) -> bool {
         match &self.linear.weight {
             _ if self.linear.has_hook() => false,
@@ -102,7 +103,7 @@ impl<'a> CpuLinear<'a> {
         }
     }
 
-    /// The product with float weights.
+    /// The task for the product with float weights.
     fn float_task<'o>(&'o self, out: &'o mut [f32]) -> Result<MatmulTask<'o>> {
         let values = self.floats.as_ref().map_or(FloatValues::F32(&[]), Floats::values);
         let kernel = KernelKind::selected();
@@ -110,12 +111,12 @@ impl<'a> CpuLinear<'a> {
         Ok(MatmulTask::new(weights, self.bias.as_deref(), out))
     }
 
-    /// The weights, where a kernel of `slm-kernels` can be called without anybody missing the call.
+    /// The packed weights, if no hook must see the call; `None` otherwise.
     fn kernel_weight(&self) -> Option<&'a PackedWeight> {
         self.linear.packed().filter(|_| !self.linear.has_hook())
     }
 
-    /// Shows what was computed to the hook, if there is one.
+    /// Calls the hook, if there is one, with input and output.
     fn call_hook(&self, x: &[f32], rows: usize, out: &[f32]) {
         if let Some(hook) = self.linear.hook() {
             let tensor = |values: &[f32], width: usize| {
@@ -125,7 +126,7 @@ impl<'a> CpuLinear<'a> {
         }
     }
 
-    /// By tensor operations, which hooks see.
+    /// Applies the layer by tensor operations, which hooks see.
     fn apply_tensors(&self, x: &[f32], rows: usize, out: &mut [f32]) -> Result<()> {
         let data = TensorData::new(x.to_vec(), [rows, self.in_features()]);
         let y = self.linear.forward(Tensor::<2>::from_data(data, &self.device)).into_data();
@@ -137,7 +138,7 @@ impl<'a> CpuLinear<'a> {
     }
 }
 
-/// A layer and where its output goes.
+/// A layer and the destination of its output.
 #[derive(Debug)]
 pub struct CpuOutput<'a, 'b> {
     /// The layer.
@@ -146,7 +147,7 @@ pub struct CpuOutput<'a, 'b> {
     pub out: &'a mut [f32],
 }
 
-/// Memory that [`apply_linears`] keeps from call to call.
+/// Working memory that [`apply_linears`] reuses from call to call.
 #[derive(Debug)]
 pub struct CpuScratch {
     quantized: QuantizedActivations,
@@ -161,9 +162,9 @@ impl Default for CpuScratch {
 
 /// Applies several layers to one input.
 ///
-/// Packed and float layers run on the kernels of `slm-kernels`; those that quantize their input alike share the
-/// quantized input and run in one parallel region. Other layers, and packed ones with a hook, run as tensor operations.
-/// As with tensors, an input that is not finite makes a packed layer's whole output NaN, and is
+/// Packed and float layers run on the kernels of `slm-kernels`; those that quantize their input in the same way share
+/// the quantized input and run in one parallel region. Other layers, and packed ones with a hook, run as tensor
+/// operations. As with tensors, an input that is not finite makes a packed layer's whole output NaN, and is
 /// [reported](crate::report_errors).
 ///
 /// # Shapes

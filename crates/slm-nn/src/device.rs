@@ -12,7 +12,7 @@ pub fn on_cpu(device: &Device) -> bool {
 /// Values of `tensor` in row-major order, read back to the host.
 ///
 /// # Errors
-/// [`Error::Data`] when the tensor does not hold 32-bit floats. `what` names it there.
+/// [`Error::Data`] when the tensor does not hold 32-bit floats; `what` names the tensor in the message.
 pub fn to_vec_f32<const D: usize>(what: &'static str, tensor: Tensor<D>) -> Result<Vec<f32>> {
     tensor
         .into_data()

@@ -7,7 +7,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The numerics refused the values.
+    /// The numerics crate rejected the values.
     #[error(transparent)]
     Core(#[from] slm_quant_core::Error),
     /// A tensor has another shape than the layer needs.
@@ -25,7 +25,7 @@ pub enum Error {
     Data {
         /// Name of the tensor that was read.
         what: &'static str,
-        /// Burn's account of it.
+        /// Burn's message.
         detail: String,
     },
     /// A conversion that needs float weights met a layer that has none.
@@ -34,13 +34,13 @@ pub enum Error {
     /// A conversion to a plain float layer met one that is fake-quantized.
     #[error("layer is in quantization-aware training; end that by converting it to packed integers")]
     NotFloat,
-    /// Learned scales need a mapping that has nothing but scales.
+    /// Learned scales need a mapping without zero points.
     #[error("scales cannot be learned with the {mapping} mapping; use symmetric or symmetric-torch")]
     NotLearnable {
         /// The mapping.
         mapping: slm_quant_core::Mapping,
     },
-    /// Something that needs weights on the host, on a device with memory of its own.
+    /// An option that needs weights on the host, for a device with its own memory.
     #[error(
         "{found} would need the weights back on the host in every step of this device; use the min-max observer \
          or learned scales, with f32 scales, or train on a CPU device"
@@ -49,13 +49,13 @@ pub enum Error {
         /// The requested value.
         found: String,
     },
-    /// Quantized weights are to be trained on a device that this build cannot do it on.
+    /// This build cannot train quantized weights on the device.
     #[error(
         "this build trains quantized weights on the CPU devices only; use --device flex, or build with \
          `--features wgpu`"
     )]
     TuningDevice,
-    /// The kept state of a layer in training does not fit the layer.
+    /// The saved state of a layer in training does not fit the layer.
     #[error("state {name} of a quantized layer: expected {expected} values, found {found}")]
     State {
         /// Name of the values.

@@ -1,4 +1,4 @@
-//! Errors of layers in forward and backward passes, which return tensors and no results.
+//! Errors of layers in forward and backward passes, which return tensors, not results.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,14 +17,14 @@ pub struct LayerError {
     pub source: Error,
 }
 
-/// The values of a layer that an operation refused.
+/// The values of a layer that an operation rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// The input.
     Input,
     /// The weight, or its scales.
     Weight,
-    /// The gradient by input, weight or scales.
+    /// The gradient with respect to input, weight or scales.
     Gradient,
 }
 
@@ -38,13 +38,13 @@ impl fmt::Display for Place {
     }
 }
 
-/// The first error of a model's layers. Clones are the same slot.
+/// The first error of a model's layers. Clones share one slot.
 ///
 /// A layer that cannot compute, because a scale does not fit its type or a value is not finite, gives NaN and puts the
-/// reason here. [`report_errors`] connects the layers of a model; whoever runs the model then calls
-/// [`ErrorSlot::check`] after each pass.
+/// reason here. [`report_errors`] connects the layers of a model to a slot. Call [`ErrorSlot::check`] after each pass
+/// of the model.
 ///
-/// On devices with memory of their own no value is read back to be checked: NaN spreads there, and the slot stays empty.
+/// On devices with their own memory no value is read back for checks: NaN spreads, and the slot stays empty.
 ///
 /// ```
 /// use burn::{module::Module, tensor::{Device, Tensor}};
@@ -106,7 +106,7 @@ pub fn report_errors<M: NamedLinears + ?Sized>(module: &mut M, slot: &ErrorSlot)
     });
 }
 
-/// A layer's access to the slot of its model; none for a layer that reports to nobody.
+/// A layer's access to the slot of its model; `None` for a layer that is not connected to a slot.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reporter(Option<Arc<Named>>);
 
@@ -117,7 +117,7 @@ struct Named {
 }
 
 impl Reporter {
-    /// Keeps `error` unless there is one already.
+    /// Stores `error` unless the slot already has one.
     pub(crate) fn report(&self, place: Place, error: impl Into<Error>) {
         if let Some(Named { layer, slot }) = self.0.as_deref() {
             let mut slot = slot.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -125,7 +125,7 @@ impl Reporter {
         }
     }
 
-    /// The value of `result`; none for an error, which is reported.
+    /// The value of `result`; `None` for an error, which is reported.
     pub(crate) fn ok<T>(&self, place: Place, result: slm_quant_core::Result<T>) -> Option<T> {
         result.map_err(|error| self.report(place, error)).ok()
     }

@@ -23,11 +23,11 @@ pub(crate) use ranges::moved;
 use ranges::{RangeState, WeightRanges, is_learnable, learned_params};
 pub use state::LayerState;
 
-/// Float weights `[out_features, in_features]` that act as their quantized selves.
+/// Float weights `[out_features, in_features]` that behave like quantized weights.
 ///
-/// The fake-quantized layer computes, bit for bit, with what [`FakeQuantizedWeight::quantize`] stores (on the CPU
-/// devices; elsewhere up to how the device divides). Clones, such as `valid()` makes them, share observed ranges and
-/// stage; only passes on an autodiff device change these.
+/// The fake-quantized layer computes, bit for bit, with the values that [`FakeQuantizedWeight::quantize`] stores (on
+/// the CPU devices; on others up to the rounding of divisions). Clones, such as those of `valid()`, share observed
+/// ranges and stage; only passes on an autodiff device change these.
 #[derive(Module, Debug)]
 pub struct FakeQuantizedWeight {
     weight: Param<Tensor<2>>,
@@ -42,15 +42,15 @@ pub struct FakeQuantizedWeight {
 }
 
 impl FakeQuantizedWeight {
-    /// Prepares `weight`: rounded by `scheme` with ranges from `observer`, its input by `input`.
+    /// Prepares `weight`: it is rounded by `scheme` with ranges from `observer`, and its input is treated as `input`
+    /// says.
     ///
-    /// With [`ObserverKind::MovingAverage`] the range of a weight moves from step to step as PyTorch's does;
-    /// every other observer chooses it again in each.
+    /// With [`ObserverKind::MovingAverage`] the range of a weight moves from step to step as in PyTorch; every other
+    /// observer chooses it again in each step.
     ///
     /// # Errors
     /// [`Error::Core`] when the scheme does not fit the shape or the weights are not finite,
-    /// [`Error::DeviceObserver`] for an observer or scale type that needs the host on a device with memory of
-    /// its own.
+    /// [`Error::DeviceObserver`] for an observer or scale type that needs the host, on a device with its own memory.
     pub fn new(
         weight: Param<Tensor<2>>,
         scheme: QuantScheme,
@@ -67,7 +67,7 @@ impl FakeQuantizedWeight {
     }
 
     /// Like [`FakeQuantizedWeight::new`], with scales that are trained along with the weights (LSQ, Esser and
-    /// others, 2020, arXiv:1902.08153). They start at what `observer` chooses.
+    /// others, 2020, arXiv:1902.08153). They start at the values that `observer` chooses.
     ///
     /// # Errors
     /// As [`FakeQuantizedWeight::new`], and [`Error::NotLearnable`] for an affine mapping.
@@ -114,13 +114,13 @@ impl FakeQuantizedWeight {
         self.errors = errors;
     }
 
-    /// Refuses weights that could not be converted.
+    /// Rejects weights that could not be converted.
     fn check_packs(&self) -> Result<()> {
         PackedMatrix::new(self.quantize()?, self.ranges.kernel)?;
         Ok(())
     }
 
-    /// Refuses what a device with memory of its own could not do without reading weights back in every step.
+    /// Rejects settings that on a device with its own memory would need to read weights back in every step.
     fn check_device(&self, observer_fits: bool, observer: String) -> Result<()> {
         if on_cpu(&self.weight.device()) {
             return Ok(());
@@ -139,7 +139,7 @@ impl FakeQuantizedWeight {
         self.weight.dims()
     }
 
-    /// The weights as they are trained, before rounding.
+    /// The trained float weights, before rounding.
     pub fn float_weight(&self) -> Tensor<2> {
         self.weight.val()
     }
@@ -159,15 +159,15 @@ impl FakeQuantizedWeight {
         self.ranges.observer
     }
 
-    /// Returns `true` if ranges of the weight or the input are moving averages over the batches that it sees.
+    /// Returns `true` if ranges of the weight or the input are moving averages over training batches.
     pub fn follows_batches(&self) -> bool {
         let of_weight =
             self.scale.is_none() && matches!(self.ranges.observer, ObserverKind::MovingAverage { .. });
         of_weight || matches!(self.input.quant(), FakeQuantizedInput::Observed { .. })
     }
 
-    /// Treatment of the input that a packed layer needs to match this one; none for observed activations before
-    /// the first batch.
+    /// Treatment of the input that a packed layer needs to match this one; `None` for observed activations before the
+    /// first batch.
     ///
     /// # Errors
     /// [`Error::Core`] when the observed bounds are not finite.
@@ -175,12 +175,12 @@ impl FakeQuantizedWeight {
         Ok(self.input.activation()?)
     }
 
-    /// Bounds of the input that were observed, for [`FakeQuantizedInput::Observed`] after the first batch.
+    /// Observed bounds of the input, for [`FakeQuantizedInput::Observed`] after the first batch.
     pub fn input_bounds(&self) -> Option<(f32, f32)> {
         self.input.bounds()
     }
 
-    /// The current weights, quantized as conversion stores them.
+    /// The current weights, quantized as the conversion stores them.
     ///
     /// # Errors
     /// [`Error::Core`] when the weights are not finite.
@@ -195,7 +195,7 @@ impl FakeQuantizedWeight {
         Ok(ranges::quantized(&values, rows, cols, scheme, &params)?)
     }
 
-    /// The weights as the layer computes with them at the current stage.
+    /// The weights that the layer computes with at the current stage.
     pub fn rounded_weight(&self) -> Tensor<2> {
         let weight = self.weight.val();
         let observing = self.ranges.stage().get() == QatStage::Observe;
@@ -205,7 +205,7 @@ impl FakeQuantizedWeight {
             (Some(scale), true) => ops::fake_quantize_learned(weight, scale, scheme, &self.errors),
             (Some(scale), false) => device::fake_quantize_learned(weight, scale, scheme),
             (None, true) if observing => {
-                // Only for what the observer sees.
+                // Called only so that the observer sees the weights.
                 ops::fake_quantize_weight(weight.clone(), &self.ranges, &self.errors);
                 weight
             }
@@ -217,8 +217,9 @@ impl FakeQuantizedWeight {
 
     /// `x W^T` with rounded input and weights.
     ///
-    /// On the CPU devices rounded activations are multiplied by the integer kernel that the converted layer runs,
-    /// so that both give the same bits, and in training float ones by an operation that does not keep rounded weights.
+    /// On the CPU devices rounded activations are multiplied by the integer kernel of the converted layer, so that both
+    /// give the same bits. Float activations are multiplied in training by an operation that does not keep rounded
+    /// weights.
     pub(crate) fn matmul(&self, x: Tensor<2>) -> Tensor<2> {
         let quantizes_input = self.input.quant() != FakeQuantizedInput::Fixed(ActivationQuant::Float);
         if (quantizes_input || x.device().is_autodiff())
@@ -234,8 +235,8 @@ impl FakeQuantizedWeight {
     }
 }
 
-/// `dequantize(quantize(weight))`, whose gradient is that of `weight` where it is in range and zero where
-/// a weight was clipped (straight-through estimator, Bengio et al. 2013, arXiv:1308.3432).
+/// Returns `dequantize(quantize(weight))`. The gradient passes straight through where a weight is in range, and is zero
+/// where it was clipped (straight-through estimator, Bengio et al. 2013, arXiv:1308.3432).
 ///
 /// # Shapes
 /// - `weight`, output: `[rows, cols]`

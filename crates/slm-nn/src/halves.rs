@@ -5,7 +5,7 @@ use half::{bf16, f16};
 
 use crate::{Result, on_cpu, to_vec_f32};
 
-/// `tensor` in 32 bits. Halves become the same numbers.
+/// Widens `tensor` to 32 bits. 16-bit floats keep their exact values.
 pub fn widened<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
     match tensor.dtype() {
         DType::F16 | DType::BF16 => tensor.cast(FloatDType::F32),
@@ -13,8 +13,8 @@ pub fn widened<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
     }
 }
 
-/// `tensor` in 16 bits if it is in host memory, without gradients, and all its values are numbers of one 16-bit type; otherwise
-/// as it is.
+/// Narrows `tensor` to 16 bits if it is in host memory, without gradients, and one 16-bit type holds all its values
+/// exactly; otherwise returns it unchanged.
 ///
 /// # Errors
 /// [`Error::Data`](crate::Error::Data) for a tensor whose values cannot be read.
@@ -45,7 +45,7 @@ mod tests {
         for (last, expected) in [
             (0.5, DType::BF16),
             (2.0_f32.powi(100), DType::BF16),
-            // More digits than bf16 has, and more than either.
+            // More digits than BF16 has, and more digits than either type has.
             (1.0 + 1.0 / 1024.0, DType::F16),
             (1.0 + 1.0 / 8192.0, DType::F32),
             (f32::MIN_POSITIVE / 2.0, DType::BF16),

@@ -1,4 +1,4 @@
-//! The one mechanism by which calibration, inspection and comparison see what flows through layers.
+//! Forward hooks, the mechanism by which calibration, inspection and comparison see the inputs and outputs of layers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,14 +18,14 @@ pub trait ForwardHook: Send + Sync {
     /// - `output`: `[rows, out_features]`
     fn on_forward(&self, layer: &str, input: &Tensor<2>, output: &Tensor<2>);
 
-    /// Returns `true` if the hook looks at outputs. Where it does not, a run for its sake may leave out a product that
-    /// nothing else needs, and `output` then has fewer columns.
+    /// Returns `true` if the hook reads outputs. If it does not, a run that only serves the hook may skip a product
+    /// that nothing else needs, and `output` then has fewer columns.
     fn reads_output(&self) -> bool {
         true
     }
 }
 
-/// A hook as a layer carries it: who watches, and the name to report.
+/// The hook of a layer, with the name of the layer to report.
 #[derive(Clone)]
 pub(crate) struct AttachedHook {
     layer: Arc<str>,
@@ -44,7 +44,7 @@ impl fmt::Debug for AttachedHook {
     }
 }
 
-/// Attaches `hook` to every linear of `module`, in place of whatever hook was there.
+/// Attaches `hook` to every linear of `module`, replacing any existing hook.
 pub fn attach_hook<M: NamedLinears + ?Sized>(module: &mut M, hook: &Arc<dyn ForwardHook>) {
     module.for_each_linear_mut(&mut |name, linear| {
         linear.set_hook(Some(AttachedHook { layer: name.into(), hook: Arc::clone(hook) }));

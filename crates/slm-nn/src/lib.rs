@@ -1,9 +1,8 @@
 //! The layer between quantization numerics and models.
 //!
 //! [`Linear`] is one Burn module that is float, fake-quantized or packed-integer, on every device. A module
-//! that names its linears by [`NamedLinears`] can be calibrated, converted and inspected by slm, whatever
-//! else it is made of. [`ForwardHook`]s see the input and output of every named layer and cost nothing
-//! while none is attached.
+//! that names its linears through [`NamedLinears`] can be calibrated, converted and inspected by slm, whatever else it
+//! contains. [`ForwardHook`]s see the input and output of every named layer and cost nothing while none is attached.
 #![forbid(unsafe_code)]
 
 mod activation;
@@ -44,7 +43,7 @@ pub use roles::{ParameterRole, parameter_roles};
 pub use slm_autograd::{cpu_devices, ndarray_device};
 pub use slm_derive::NamedLinears;
 
-/// Building blocks of derived code, and the trait without its derive macro. No part of the interface.
+/// Building blocks of derived code, and the trait without its derive macro. Not part of the public interface.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::named::NamedLinears;

@@ -13,11 +13,11 @@ use crate::{Error, FakeQuantizedWeight, PackedWeight, QuantizedTrainableWeight, 
 /// Configuration of a float [`Linear`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinearConfig {
-    /// Input features.
+    /// Number of input features.
     pub in_features: usize,
-    /// Output features.
+    /// Number of output features.
     pub out_features: usize,
-    /// Adds a bias.
+    /// `true` to add a bias.
     pub bias: bool,
 }
 
@@ -34,7 +34,7 @@ impl LinearConfig {
         self
     }
 
-    /// A float layer with weights drawn from a normal distribution of deviation `std`, and a zero bias.
+    /// A float layer with weights drawn from a normal distribution with standard deviation `std`, and a zero bias.
     pub fn init(&self, std: f64, device: &Device) -> Linear {
         let shape = [self.out_features, self.in_features];
         let weight = Initializer::Normal { mean: 0.0, std }.init::<2, _>(shape, device);
@@ -57,7 +57,8 @@ pub struct Linear {
 /// The forms that the weights of a [`Linear`] take.
 #[derive(Module, Debug)]
 pub enum Weight {
-    /// Float weights of shape `[out_features, in_features]`, in 32 bits or [16](Linear::narrow). Sums are of 32 bits.
+    /// Float weights of shape `[out_features, in_features]`, in 32 bits or [16](Linear::narrow). Sums are computed in
+    /// 32 bits.
     Float(Param<Tensor<2>>),
     /// Float weights that are rounded to a quantization grid in every forward pass.
     FakeQuantized(FakeQuantizedWeight),
@@ -80,7 +81,7 @@ impl Weight {
 }
 
 impl Linear {
-    /// A layer in whatever form `weight` has.
+    /// A layer with `weight` in its current form.
     ///
     /// # Errors
     /// [`Error::Shape`] when the bias is not `[out_features]`.
@@ -98,7 +99,7 @@ impl Linear {
         Ok(Self::with_params(weight, bias.map(Param::from_tensor)))
     }
 
-    /// A layer of parameters that fit each other.
+    /// A layer of parameters whose shapes have been checked.
     pub(crate) fn with_params(weight: Weight, bias: Option<Param<Tensor<1>>>) -> Self {
         Self { weight, bias, hook: None }
     }
@@ -156,7 +157,7 @@ impl Linear {
         y.reshape(dims)
     }
 
-    /// Holds float weights in 16 bits, if that [loses nothing](narrowed). Such a layer is not trained.
+    /// Stores float weights in 16 bits, if that [loses nothing](narrowed). Such a layer cannot be trained.
     ///
     /// # Errors
     /// [`Error::Data`] for weights that cannot be read.
@@ -167,12 +168,12 @@ impl Linear {
         Ok(())
     }
 
-    /// Input features.
+    /// Number of input features.
     pub fn in_features(&self) -> usize {
         self.weight.dims()[1]
     }
 
-    /// Output features.
+    /// Number of output features.
     pub fn out_features(&self) -> usize {
         self.weight.dims()[0]
     }
@@ -186,7 +187,7 @@ impl Linear {
         }
     }
 
-    /// The packed weights, if the layer holds such.
+    /// The packed weights, if the layer has any.
     pub fn packed(&self) -> Option<&PackedWeight> {
         match &self.weight {
             Weight::Packed(weight) => Some(weight),

@@ -1,4 +1,4 @@
-//! The backend operation behind a packed linear: integer kernels on host memory.
+//! The backend operation of a packed linear layer: integer kernels on host memory.
 // burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
 
@@ -56,8 +56,8 @@ packed_linear_of_host!(Flex);
 #[cfg(feature = "ndarray")]
 packed_linear_of_host!(NdArray);
 
-/// The kernel call. As in float arithmetic, an input that is not finite gives an output that is not: all of it, since its
-/// range has no scale. Shapes are the module's to check, so another error is a bug here.
+/// Calls the kernel. As in float arithmetic, an input that is not finite gives an output that is not finite: the whole
+/// output, because the range of such an input has no scale. The module checks shapes, so any other error is a bug.
 fn compute<B: HostBackend>(
     x: &FloatTensor<B>,
     weight: &PackedMatrix,

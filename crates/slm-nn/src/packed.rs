@@ -1,4 +1,4 @@
-//! Packed integer weights inside a [`Linear`](crate::Linear), and the ways a device multiplies by them.
+//! Packed integer weights inside a [`Linear`](crate::Linear), and the ways in which a device multiplies by them.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -17,13 +17,13 @@ mod device_weights;
 mod lookup;
 mod record;
 
-/// Arithmetic by which a device computes a packed linear.
+/// The arithmetic by which a device computes a packed linear layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightExecution {
     /// An integer kernel on the CPU (with [`ActivationQuant::Float`], a float kernel that reads integers).
     Kernel(KernelKind),
-    /// Tensor operations: codes stay packed in device memory, are unpacked to exact floats there, and the
-    /// sums of products are 32-bit floats. Used where no integer kernel exists, and to differentiate.
+    /// Tensor operations: codes stay packed in device memory and are unpacked to exact floats there. The sums of
+    /// products are 32-bit floats. Used where no integer kernel exists, and for gradients.
     TensorOps,
 }
 
@@ -44,7 +44,7 @@ impl fmt::Display for WeightExecution {
 pub struct PackedWeight {
     matrix: Arc<PackedMatrix>,
     activation: ActivationQuant,
-    /// The codes as the last device other than a CPU needs them, uploaded at first use.
+    /// The codes in the layout of the first device that is not a CPU, uploaded at first use.
     uploaded: Arc<OnceLock<DeviceWeights>>,
     ids: record::Ids,
     errors: Reporter,
@@ -85,7 +85,7 @@ impl PackedWeight {
         self.activation
     }
 
-    /// Arithmetic by which `device` computes this layer.
+    /// The arithmetic by which `device` computes this layer.
     pub fn execution(&self, device: &Device) -> WeightExecution {
         if on_cpu(device) && !device.is_autodiff() {
             WeightExecution::Kernel(self.matrix.kernel())
@@ -106,7 +106,7 @@ impl PackedWeight {
         }
     }
 
-    /// The codes in the memory of `device`; uploaded once, unless more than one device is used in turn.
+    /// The codes in the memory of `device`. They are uploaded once for the first device, and at every call for others.
     pub(crate) fn on_device(&self, device: &Device) -> DeviceWeights {
         let kept = self.uploaded.get_or_init(|| DeviceWeights::upload(&self.matrix, device));
         if kept.device() == device { kept.clone() } else { DeviceWeights::upload(&self.matrix, device) }

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// The stages of quantization-aware training, as PyTorch's `enable_observer`, `enable_fake_quant` and
-/// `disable_observer` make them up.
+/// The stages of quantization-aware training, as set in PyTorch by `enable_observer`, `enable_fake_quant` and
+/// `disable_observer`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum QatStage {
     /// Observers watch; values stay float.
     Observe,
-    /// Observers watch, values are rounded.
+    /// Observers watch; values are rounded.
     #[default]
     Train,
-    /// Values are rounded with the ranges that the observers have found, which no longer change. Learned scales go
-    /// on learning.
+    /// Values are rounded with the ranges that the observers have found, which no longer change. Learned scales are
+    /// still trained.
     Frozen,
 }
 

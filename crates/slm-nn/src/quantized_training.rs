@@ -1,4 +1,4 @@
-//! Quantized weights that are trained: stored as codes, updated in float, quantized again after every step.
+//! Trainable quantized weights: stored as codes, updated in float, quantized again after every step.
 
 #[cfg(feature = "wgpu")]
 mod device;
@@ -20,12 +20,11 @@ use requantize::requantize;
 
 /// Packed weights `[out_features, in_features]` that can be trained.
 ///
-/// Forward and backward passes read the codes, which on a GPU lie packed in its memory. The gradient by the weights
-/// arrives at a parameter that stands for the update yet to be made: it is zero and takes no memory, until an
-/// optimizer adds its step to it. [`QuantizedTrainableWeight::apply`] then adds the step to the
-/// weights, layer by layer, and
-/// quantizes them again on the scales that they have: on the host, whatever the device, so that the same update gives
-/// the same codes everywhere.
+/// Forward and backward passes read the codes, which on a GPU are packed in its memory. The gradient with respect to
+/// the weights goes to a parameter for the pending update: it is zero and takes no memory until an optimizer adds its
+/// step. [`QuantizedTrainableWeight::apply`] then adds the step to the weights, layer by layer, and quantizes them
+/// again with their existing scales. It does so on the host, whatever the device, so that the same update gives the
+/// same codes everywhere.
 #[derive(Debug, Clone)]
 pub struct QuantizedTrainableWeight {
     /// `[out_features, in_features]`.
@@ -42,7 +41,7 @@ pub(crate) struct Stored {
 }
 
 impl QuantizedTrainableWeight {
-    /// Makes packed weights trainable on `device`, with or without room for the residual of error feedback.
+    /// Makes packed weights trainable on `device`, with memory for the residual if `rounding` is error feedback.
     ///
     /// # Errors
     /// [`Error::TuningDevice`] on a device other than a CPU in a build without the feature `wgpu`.
@@ -65,7 +64,7 @@ impl QuantizedTrainableWeight {
         [self.packed().matrix().rows(), self.packed().matrix().cols()]
     }
 
-    /// The weights as they are stored.
+    /// The stored weights.
     pub fn packed(&self) -> &PackedWeight {
         &self.stored.packed
     }
@@ -85,10 +84,10 @@ impl QuantizedTrainableWeight {
         &self.stored.residual
     }
 
-    /// Resumes with a residual that [`QuantizedTrainableWeight::residual`] gave.
+    /// Restores a residual returned by [`QuantizedTrainableWeight::residual`].
     ///
     /// # Errors
-    /// [`Error::State`] for one of another length.
+    /// [`Error::State`] for a residual of another length.
     pub fn restore_residual(&mut self, residual: Vec<i8>) -> Result<()> {
         let (expected, found) = (self.stored.residual.len(), residual.len());
         if expected != found {
@@ -107,9 +106,9 @@ impl QuantizedTrainableWeight {
         Ok(to_vec_f32("update", self.update.val())?.iter().any(|&value| value != 0.0))
     }
 
-    /// Adds the update that an optimizer has made to the weights, quantizes them again on their scales, and
-    /// forgets the update. From a device with memory of its own the update is read back; the new codes go there
-    /// with the next product. `draw` numbers the call, so that stochastic rounding draws again in each.
+    /// Adds the update that an optimizer has made to the weights, quantizes them again with their scales, and clears
+    /// the update. On a device with its own memory the update is read back; the new codes are uploaded with the next
+    /// product. `draw` numbers the call, so that stochastic rounding draws new numbers in each.
     ///
     /// # Errors
     /// [`Error::Core`] for an update that is not finite.
@@ -134,7 +133,7 @@ impl QuantizedTrainableWeight {
     }
 }
 
-/// Zeros that take the memory of one.
+/// Zeros that take the memory of one value.
 fn zeros(shape: [usize; 2], device: &Device) -> Tensor<2> {
     Tensor::<2>::zeros([1, 1], device).expand(shape)
 }

@@ -1,4 +1,4 @@
-//! The parts that parameters play in linear layers, for optimizers.
+//! The roles of parameters in linear layers, for optimizers.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use burn::module::ParamId;
 
 use crate::{NamedLinears, Weight};
 
-/// The part that a parameter plays in a [`Linear`](crate::Linear).
+/// The role of a parameter in a [`Linear`](crate::Linear).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ParameterRole {
@@ -14,7 +14,7 @@ pub enum ParameterRole {
     Weight,
     /// Learned scales of a fake-quantized weight.
     LearnedScale,
-    /// The update yet to be made to a weight that exists as codes.
+    /// The pending update of a weight that exists as codes.
     Update,
     /// A bias.
     Bias,

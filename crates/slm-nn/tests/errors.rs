@@ -1,4 +1,4 @@
-//! Packed layers name themselves when their input is not finite, as tensors and as slices.
+//! Tests that packed layers report their names when their input is not finite, with tensors and with slices.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Fake quantization in training: its value is what conversion stores, its gradient that of the definition.
+//! Tests of fake quantization in training: its value is the one that conversion stores, its gradient that of the
+//! definition.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
@@ -167,7 +168,7 @@ fn activations_are_rounded_to_the_codes_of_the_packed_layer() {
                 let pass = fake_quantize_backward(&x[at.clone()], &[1.0; COLS], params, QuantRange::UINT8);
                 assert_eq!(by_x[at], pass.unwrap());
             }
-            // The fixed range leaves the largest values out.
+            // The fixed range clips the largest values.
             let clipped = by_x.contains(&0.0);
             assert_eq!(clipped, matches!(quant, ActivationQuant::Static(_)));
         }
@@ -205,7 +206,7 @@ fn stages_observe_train_and_freeze() {
         assert!((low - 2.0 * bounds(1.0).0).abs() < 1e-6 && (high - 2.0 * bounds(1.0).1).abs() < 1e-6);
         assert!(matches!(fake.activation(), Ok(Some(ActivationQuant::Static(_)))));
 
-        // Neither a frozen pass nor an evaluation changes what was observed.
+        // Neither a frozen pass nor an evaluation changes the observed bounds.
         let state = fake.state().unwrap();
         stage.set(QatStage::Frozen);
         layer.forward(batch(10.0));
@@ -213,7 +214,7 @@ fn stages_observe_train_and_freeze() {
         layer.valid().forward(tensor(values(9, 2 * COLS), [2, COLS], &device));
         assert_eq!(fake.state().unwrap(), state);
 
-        // A restored layer goes on where this one stands.
+        // A restored layer continues from the state of this one.
         let switch = SharedQatStage::default();
         let mut again =
             FakeQuantizedWeight::new(weight(1, &train), scheme, observer, observed, &switch).unwrap();

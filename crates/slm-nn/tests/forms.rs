@@ -1,4 +1,4 @@
-//! The three forms of a linear agree, on every CPU device, in value and in gradient.
+//! Tests that the three forms of a linear layer agree, on every CPU device, in value and in gradient.
 
 use std::sync::{Arc, Mutex};
 
@@ -93,7 +93,7 @@ fn every_form_gives_the_same_result() {
                 assert_eq!(fake.quantize().unwrap(), quantized, "{what}");
                 let fake = Linear::new(Weight::FakeQuantized(fake), bias()).unwrap();
                 let y = to_vec_f32("fake", fake.forward(input())).unwrap();
-                // With quantized activations the fake-quantized form runs the kernel; without, it multiplies floats.
+                // With quantized activations the fake-quantized form runs the kernel; otherwise it multiplies floats.
                 let same = if activation == ActivationQuant::Float { &float } else { &by_kernel };
                 assert_close(&y, same, 0.0, &what);
             }
@@ -109,7 +109,7 @@ fn gradients_pass_straight_through() {
         let device = device.autodiff();
         let weight = Param::from_tensor(tensor(values(4, 6 * 5), [6, 5], &device)).set_require_grad(true);
         let id = weight.id;
-        // A narrow grid would clip; symmetric without clipping error reaches both ends.
+        // The symmetric mapping clips neither end; a narrow grid would.
         let scheme = QuantScheme::per_tensor(Bits::Int4);
         let dynamic = ActivationQuant::Dynamic(ActivationGranularity::PerToken);
         let fake = FakeQuantizedWeight::new(

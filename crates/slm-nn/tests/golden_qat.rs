@@ -90,7 +90,7 @@ fn steps(golden: &Golden<'_>, scheme: QuantScheme, device: &Device) {
     let mut bias: Tensor<1> = Tensor::from_data(TensorData::new(bias, [n]), device).require_grad();
     let (x, target) = (golden.values("inputs", "x"), golden.values("inputs", "target"));
     for step in 0..size("steps") {
-        // One batch for all steps, or one each.
+        // One batch for all steps, or one for each.
         let batch = |all: &[f32], len: usize| {
             if all.len() == len { all.to_vec() } else { all[step * len..][..len].to_vec() }
         };

@@ -1,5 +1,5 @@
-//! Quantized weights in training: the product is that of the packed layer, the gradients those of a float layer on
-//! the same values. With `--features wgpu` on a GPU too; a software Vulkan driver is enough.
+//! Tests of trainable quantized weights: the product is that of the packed layer, the gradients are those of a float
+//! layer with the same values. With `--features wgpu` on a GPU too; a software Vulkan driver is enough.
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     to_vec_f32("tensor", tensor).unwrap()
 }
 
-/// Finds the one parameter of a layer, and changes it.
+/// Maps the only parameter of a layer.
 struct Parameter<'a>(&'a mut dyn FnMut(Tensor<2>) -> Tensor<2>);
 
 impl ModuleMapper for Parameter<'_> {
@@ -108,7 +108,7 @@ fn products_are_those_of_the_packed_layer_and_gradients_those_of_its_values() {
     }
 }
 
-/// Hands the tensor of the one parameter to a closure as it is, so that its gradient can be asked for.
+/// Passes the tensor of the only parameter to a closure unchanged, so that its gradient can be read.
 struct Grad<'a>(&'a mut dyn FnMut(Tensor<2>) -> Tensor<2>);
 
 impl ModuleMapper for Grad<'_> {
@@ -143,7 +143,7 @@ fn an_update_is_taken_into_the_codes_and_forgotten() {
                 let moved = after.code(row, col) - before.code(row, col);
                 assert_eq!(moved, 1.min(7 - before.code(row, col)));
                 if moved == 1 {
-                    // A quarter of 254 steps is left over.
+                    // A quarter of 254 steps remains.
                     assert!((tuned.residual()[row * COLS + col] - 64).abs() <= 1);
                 }
             }
@@ -173,7 +173,7 @@ fn an_update_becomes_the_same_codes_on_every_device() {
                 let Weight::QuantizedTrainable(tuned) = &mut layer.weight else { panic!("not tuned") };
                 tuned.apply(rounding, draw).unwrap();
             }
-            // The new codes are what is multiplied by.
+            // Products use the new codes.
             let x = tensor(values(2, 4 * COLS), [4, COLS], &train);
             let y = read(layer.forward(x));
             let Weight::QuantizedTrainable(tuned) = &layer.weight else { panic!("not tuned") };

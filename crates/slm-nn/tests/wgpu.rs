@@ -1,4 +1,4 @@
-//! The same linear on a GPU device. Runs with `--features wgpu`; a software Vulkan driver is enough.
+//! Tests of linear layers on a GPU device. Runs with `--features wgpu`; a software Vulkan driver is enough.
 #![cfg(feature = "wgpu")]
 
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use slm_quant_core::{
 };
 use slm_testing::{ramp as values, tensor};
 
-/// Packed weights stay packed on the device, and the result is that of the CPU's integer kernel but for the
-/// order of float sums.
+/// Packed weights stay packed on the device, and the result is that of the CPU's integer kernel except for the order of
+/// float sums.
 #[test]
 fn packed_linears_agree_with_the_cpu() {
     let (gpu, cpu) = (Device::wgpu(DeviceKind::DefaultDevice), Device::flex());
@@ -85,7 +85,7 @@ fn fake_quantized_linears_train() {
                     let build = if learned { FakeQuantizedWeight::learned } else { FakeQuantizedWeight::new };
                     let fake = build(weight, scheme, ObserverKind::MinMax, input, &stage).unwrap();
                     let linear = Linear::new(Weight::FakeQuantized(fake.clone()), None).unwrap().train();
-                    // The second batch moves what the first one set.
+                    // The second batch moves the range of the first.
                     linear.forward(tensor(values(6, 4 * 8), [4, 8], &device));
                     let x = tensor(values(5, 4 * 8), [4, 8], &device).require_grad();
                     let y = linear.forward(x.clone());
@@ -103,7 +103,7 @@ fn fake_quantized_linears_train() {
                 assert_eq!(bounds, gpu_bounds);
                 let largest = expected.iter().fold(0.0_f32, |largest, e| largest.max(e.abs()));
                 assert!(largest > 0.1);
-                // A division that rounds the other way may move one activation by a code: few values may differ.
+                // A division that rounds differently may move one activation by a code, so a few values may differ.
                 let near = |(a, e): &(&f32, &f32)| (*a - *e).abs() < 1e-4 * (1.0 + largest);
                 let count = actual.iter().zip(&expected).filter(near).count();
                 assert!(
@@ -115,7 +115,7 @@ fn fake_quantized_linears_train() {
     }
 }
 
-/// Refuses, when the layer is prepared, options that would need the weights back in every step.
+/// Options that would need the weights back on the host in every step are rejected when the layer is prepared.
 #[test]
 fn observers_that_need_the_host_are_refused() {
     let device = Device::wgpu(DeviceKind::DefaultDevice).autodiff();

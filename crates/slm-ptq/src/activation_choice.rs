@@ -9,8 +9,8 @@ use slm_quant_core::{ActivationQuant, QuantizationType};
 
 use crate::{Error, ObservedInputs, PtqConfig, Result};
 
-/// Relative error of static inputs, as [`ActivationStats::row_error`](crate::ActivationStats) estimates it, from which
-/// on [`DynamicInputs::Auto`] makes them dynamic.
+/// Relative error of static inputs, as [`ActivationStats::row_error`](crate::ActivationStats) estimates it, above which
+/// [`DynamicInputs::Auto`] makes them dynamic.
 pub const MAX_STATIC_ERROR: f64 = 0.03;
 
 /// Layers whose inputs are quantized dynamically although the type is static.
@@ -87,7 +87,7 @@ impl fmt::Display for DynamicInputs {
 }
 
 impl PtqConfig {
-    /// Refuses patterns of [`DynamicInputs::Matching`] that match no layer of `plan`.
+    /// Rejects patterns of [`DynamicInputs::Matching`] that match no layer of `plan`.
     ///
     /// # Errors
     /// [`Error::Pattern`] and [`Error::UnmatchedPattern`].
@@ -98,10 +98,11 @@ impl PtqConfig {
         crate::plan::patterns("dynamic input", &names, patterns).map(drop)
     }
 
-    /// Treatment of the input of layer `name`. `inputs`, what calibration saw of it, is needed for static inputs.
+    /// Treatment of the input of layer `name`. `inputs`, the statistics from calibration, are needed for static inputs.
     ///
     /// # Errors
-    /// [`Error::NotCalibrated`] for static inputs without it, [`Error::Pattern`] for a pattern that is no glob.
+    /// [`Error::NotCalibrated`] for static inputs without statistics, [`Error::Pattern`] for a pattern that is not a
+    /// valid glob.
     pub fn activation_quant(&self, name: &str, inputs: Option<&ObservedInputs>) -> Result<ActivationQuant> {
         match self.quantization_type {
             QuantizationType::WeightOnly => return Ok(ActivationQuant::Float),

@@ -1,23 +1,23 @@
-//! The cheapest schemes of several layers that fit into a size.
+//! Choice of the schemes of several layers with the least cost within a size budget.
 
-/// Parts that a budget is divided into. Sizes are rounded up to whole parts, so that the choice never exceeds the budget,
-/// and may leave one part for each unit unused.
+/// Number of parts that a budget is divided into. Sizes are rounded up to whole parts, so the choice never exceeds the
+/// budget, but may leave up to one part per unit unused.
 const PARTS: u64 = 1 << 16;
 
 /// One way to store a unit, such as a layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Choice {
-    /// Its size.
+    /// Size in bytes.
     pub bytes: u64,
-    /// Its cost. Costs of units are added up.
+    /// Cost. Costs of units are added up.
     pub cost: f64,
 }
 
-/// Chooses for each of `units` one of its choices, such that all together take at most `budget` bytes and cost least; none
-/// where even the smallest choices do not fit, or a unit has no choice.
+/// Chooses one choice for each of `units` so that all together take at most `budget` bytes and have the least total cost.
+/// Returns the index of each choice, or `None` if even the smallest choices do not fit or a unit has no choice.
 ///
 /// This is the multiple-choice knapsack problem, solved by dynamic programming over 65,536 parts of the budget: the
-/// result is the best of those that fit when every size is rounded up to whole parts.
+/// result is the best assignment that fits when every size is rounded up to whole parts.
 ///
 /// ```
 /// use slm_ptq::{Choice, assign};
@@ -32,7 +32,7 @@ pub fn assign(units: &[&[Choice]], budget: u64) -> Option<Vec<usize>> {
     let part = budget.div_ceil(PARTS).max(1);
     let parts = usize::try_from(budget / part).ok()?;
     let size = |choice: &Choice| usize::try_from(choice.bytes.div_ceil(part)).unwrap_or(usize::MAX);
-    // The least cost of the units so far in at most so many parts.
+    // The least cost of the units so far, for each number of parts.
     let mut costs = vec![0.0_f64; parts + 1];
     let mut chosen = Vec::with_capacity(units.len());
     for unit in units {
@@ -103,7 +103,7 @@ mod tests {
                 .map(|(_, cost)| cost)
                 .min_by(f64::total_cmp);
             let found = assign(&slices, budget).map(|assignment| total(&units, &assignment));
-            // Budgets below the number of parts are not rounded at all.
+            // With budgets below the number of parts nothing is rounded.
             assert_eq!(found.map(|(_, cost)| (cost * 1e9).round()), best.map(|cost| (cost * 1e9).round()));
             assert!(found.is_none_or(|(bytes, _)| bytes <= budget));
         }
@@ -118,7 +118,7 @@ mod tests {
         let assignment = assign(&slices, budget).unwrap();
         let (bytes, _) = total(&units, &assignment);
         assert!(bytes <= budget && bytes > budget / 1000 * 995, "{bytes}");
-        // The cheapest to shrink are shrunk.
+        // The units that are cheapest to shrink are shrunk.
         assert!(assignment.is_sorted_by(|a, b| a >= b), "{assignment:?}");
         assert_eq!(assign(&[&[]], budget), None);
         assert_eq!(assign(&[], budget), Some(Vec::new()));

@@ -1,4 +1,4 @@
-//! Watching the inputs of layers to choose how weights and static activations are quantized.
+//! Calibration: observes the inputs of layers to choose how weights and static activations are quantized.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,29 +9,29 @@ use slm_quant_core::{InputDrift, QParams};
 use crate::inputs::{Gathering, InputGatherer, InputMoments};
 use crate::{Error, Plan, PtqConfig, Result};
 
-/// The range that calibration chose for one layer's input, and the parameters that follow.
+/// The range that calibration chose for one layer's input, and the resulting parameters.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ActivationStats {
-    /// Least value the observer goes by.
+    /// Least value of the range that the observer chose.
     pub min: f32,
-    /// Greatest value the observer goes by.
+    /// Greatest value of the range that the observer chose.
     pub max: f32,
-    /// Least and greatest value of all inputs, whatever the observer goes by.
+    /// Least and greatest value of all inputs, whatever the observer chose.
     pub observed: (f32, f32),
     /// Unsigned 8-bit affine parameters.
     pub qparams: QParams,
-    /// Estimate of `|x - x'| / |x|` of each input row, x' being the quantized x, as a mean over all rows.
+    /// Estimate of the mean over all input rows x of `|x - x'| / |x|`, where x' is the quantized row.
     pub row_error: f64,
 }
 
 /// Statistics of the inputs of one layer, gathered by calibration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ObservedInputs {
-    /// Static activations only.
+    /// Range of the input, for static activations only.
     pub activation: Option<ActivationStats>,
     /// Second moments, by which ranges of weights and rounding are chosen.
     pub moments: InputMoments,
-    /// Drift of the inputs from those in the float model, where the layers before are quantized already.
+    /// Drift of the inputs from those in the float model, if the layers before are already quantized.
     pub drift: Option<InputDrift>,
 }
 
@@ -42,11 +42,11 @@ pub struct Calibration {
     pub layers: BTreeMap<String, ObservedInputs>,
 }
 
-/// Runs `forward` while every planned layer's input is observed.
+/// Runs `forward` and observes the input of every planned layer.
 ///
-/// `forward` runs the model on calibration text however it likes: any number of times, in batches of any
-/// size. Memory grows with the layers, not with the text: for [`RoundingMethod::Gptq`](crate::RoundingMethod::Gptq) a
-/// square matrix of the input features of each layer, otherwise next to nothing.
+/// `forward` may run the model on calibration text any number of times, in batches of any size. Memory grows with the
+/// layers, not with the text: for [`RoundingMethod::Gptq`](crate::RoundingMethod::Gptq) a square matrix over the input
+/// features of each layer, otherwise very little.
 ///
 /// # Errors
 /// [`Error::NotCalibrated`] for a planned layer that saw no input, [`Error::Layer`] for inputs that are not
@@ -69,7 +69,8 @@ where
     })
 }
 
-/// [`calibrate`] for a model that is not there as a whole: `forward` shows every layer to the hook, in any order.
+/// [`calibrate`] for a model that is not in memory as a whole: `forward` runs every layer with the hook attached, in
+/// any order.
 ///
 /// # Errors
 /// As [`calibrate`].
@@ -81,7 +82,7 @@ pub fn calibrate_with<E: From<Error>>(
     gather(plan, config, Gathering::of(config), forward)
 }
 
-/// [`calibrate_with`] of nothing but `gathering`.
+/// [`calibrate_with`] that gathers only the statistics in `gathering`.
 pub(crate) fn gather<E: From<Error>>(
     plan: &Plan,
     config: &PtqConfig,

@@ -9,31 +9,32 @@ use slm_quant_core::ErrorStats;
 
 use crate::{Error, Result};
 
-/// The difference of one layer's outputs in two models, over everything compared.
+/// The difference between one layer's outputs in two models, over all compared inputs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerDifference {
     /// Name of the layer.
     pub name: String,
-    /// Output of the second model against that of the first: the layer's own error and all that came in with its input.
+    /// Output of the second model against that of the first: the layer's own error plus the error that its input
+    /// brings.
     pub error: ErrorStats,
     /// Output of the second model's layer against that of the first model's, both for the input that the first model gives it.
     pub own_error: ErrorStats,
 }
 
-/// Factors between the channels of a layer in two models that compute the same: one of them was smoothed or equalized.
+/// Factors between the channels of a layer in two equivalent models, one of which was smoothed or equalized.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ChannelFactors {
-    /// Input of the second model's layer divided by that of the first model's, for each input channel; none for 1.
+    /// Input of the second model's layer divided by that of the first model's, for each input channel; `None` for 1.
     pub input: Option<Vec<f32>>,
-    /// The same of its output, for each output channel.
+    /// The same for its output, for each output channel.
     pub output: Option<Vec<f32>>,
 }
 
 /// Compares two models that have the same named linears, one input at a time.
 ///
-/// It accumulates a few sums per layer; while an input is compared, the outputs of all layers of one
-/// model for it are held. Each layer of the second model also runs on the input of the first model's: that tells the
-/// layer's own error from what it inherits.
+/// It accumulates a few sums per layer. While an input is compared, the outputs of all layers of one model are in
+/// memory. Each layer of the second model also runs on the input of the first model's layer, which separates the
+/// layer's own error from the inherited one.
 #[derive(Debug)]
 pub struct LayerComparison {
     names: Vec<String>,
@@ -42,7 +43,7 @@ pub struct LayerComparison {
     factors: Arc<Factors>,
 }
 
-/// By the names of layers.
+/// Factors by layer name.
 type Factors = BTreeMap<String, ChannelFactors>;
 
 impl LayerComparison {
@@ -64,13 +65,13 @@ impl LayerComparison {
         Ok(Self { names, errors: BTreeMap::new(), own_errors: BTreeMap::new(), factors: Arc::default() })
     }
 
-    /// Takes the factors between channels out of the comparison, by the names of layers.
+    /// Removes the factors between channels, given by layer name, from the comparison.
     pub fn with_factors(mut self, factors: BTreeMap<String, ChannelFactors>) -> Self {
         self.factors = Arc::new(factors);
         self
     }
 
-    /// Runs one input through both models and takes in the differences.
+    /// Runs one input through both models and adds the differences.
     ///
     /// # Errors
     /// Errors of `run_first` and `run_second`, and [`Error::Layer`] for outputs that cannot be compared, or for layers
@@ -111,7 +112,7 @@ impl LayerComparison {
     }
 }
 
-/// Facts about one run of a model.
+/// Recorded results of one run of a model.
 #[derive(Default)]
 struct Recorded {
     /// Outputs of the layers, by name.
@@ -129,7 +130,7 @@ fn divide(rows: &mut [f32], factors: Option<&[f32]>) {
     }
 }
 
-/// Runs `model`, and each layer of `others` on the input of the layer of its name times `factors`.
+/// Runs `model`, and runs each layer of `others` on the input of the layer of the same name times `factors`.
 fn recorded<M: NamedLinears, R, E: From<Error>>(
     model: &mut M,
     others: BTreeMap<String, Linear>,

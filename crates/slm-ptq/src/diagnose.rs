@@ -1,4 +1,4 @@
-//! The share of an error that quantized activations are to blame for, and the layer that is worst off.
+//! Diagnosis of quantized activations: their share of an error, and the layers with the largest errors.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,8 +15,8 @@ use crate::{Error, Result};
 /// Quantization of the input of each packed layer, by name.
 pub type ActivationQuants = BTreeMap<String, ActivationQuant>;
 
-/// Makes every packed layer of `model` weight-only, and returns how the layers quantized their inputs. Weights are
-/// shared, not copied.
+/// Makes every packed layer of `model` weight-only, and returns the previous treatment of inputs. Weights are shared,
+/// not copied.
 pub fn remove_activation_quant<M: NamedLinears + ?Sized>(model: &mut M) -> ActivationQuants {
     let mut removed = ActivationQuants::new();
     model.for_each_linear_mut(&mut |name, linear| {
@@ -35,15 +35,16 @@ pub fn remove_activation_quant<M: NamedLinears + ?Sized>(model: &mut M) -> Activ
 pub struct InputError {
     /// Name of the layer.
     pub layer: String,
-    /// `|x - x'| / |x|` of each input row, x' being the quantized x, as a mean over all rows; 0 for a row of zeros.
-    /// Near 1, most rows are lost altogether.
+    /// Mean over all input rows x of `|x - x'| / |x|`, where x' is the quantized row; a row of zeros counts 0. Near 1,
+    /// most rows are lost entirely.
     pub relative_error: f64,
 }
 
-/// Measures what `quants` would do to the inputs of the layers while `forward` runs the model, worst layer first.
+/// Measures the errors that `quants` would make in the inputs of the layers while `forward` runs the model. Returns the
+/// layer with the largest error first.
 ///
-/// Every row counts the same, however large its values: the error of a whole tensor is that of its few largest rows, and
-/// hides what happens to the others.
+/// Every row counts the same, however large its values. The error of a whole tensor would be that of its few largest
+/// rows, and would hide the errors of the others.
 ///
 /// # Errors
 /// [`Error::Layer`] for inputs that cannot be read, and whatever `forward` returns.
@@ -69,7 +70,7 @@ pub fn input_errors<M: NamedLinears, E: From<Error>>(
 
 struct InputErrors {
     quants: ActivationQuants,
-    /// Sum of relative errors and number of rows, by layer; or the first failure, which a hook cannot return.
+    /// Sum of relative errors and number of rows, by layer; or the first error, which a hook cannot return.
     sums: Mutex<Result<BTreeMap<String, (f64, usize)>>>,
 }
 
@@ -174,13 +175,13 @@ mod tests {
             })
             .unwrap()
         };
-        // Of three rows the second is rounded to zero, and the third has nothing to lose.
+        // The second of three rows is rounded to zero, and the third has nothing to lose.
         let errors = run(&quants, &mut model);
         assert_eq!(errors.len(), 2);
         for error in &errors {
             assert!((error.relative_error - 1.0 / 3.0).abs() < 2e-3, "{error:?}");
         }
-        // With a scale to each row next to nothing is lost.
+        // With one scale per row almost nothing is lost.
         let per_token = ActivationQuant::Dynamic(ActivationGranularity::PerToken);
         let errors = run(&quants.keys().map(|name| (name.clone(), per_token)).collect(), &mut model);
         assert!(errors[0].relative_error < 5e-3, "{errors:?}");

@@ -11,14 +11,14 @@ use slm_quant_core::{ActivationQuant, ObserverKind, QuantizationType, QuantizedM
 use crate::convert::report;
 use crate::{Error, LayerReport, Plan, PtqConfig, Result, default_weight_observer, layer_metadata};
 
-/// A quantized table of the embedding only, and the report on it.
+/// A separate quantized table of the embedding, and the report on it.
 pub(crate) struct QuantizedTable {
     pub(crate) matrix: QuantizedMatrix,
     pub(crate) report: LayerReport,
 }
 
 impl QuantizedTable {
-    /// Quantizes the table `values` of `model`; `None` if the plan leaves it float, or the head has it.
+    /// Quantizes the table `values` of `model`; `None` if the plan leaves it in float, or the head holds it.
     pub(crate) fn new(
         values: &[f32],
         model: &ModelConfig,
@@ -27,7 +27,7 @@ impl QuantizedTable {
     ) -> Result<Option<Self>> {
         let Some(embedding) = plan.embedding.filter(|embedding| !embedding.shared) else { return Ok(None) };
         let scheme = embedding.scheme;
-        // A table is looked up by row: it has no inputs that could be observed.
+        // A table is looked up by row and has no inputs to observe.
         let observer = match config.observer_of(scheme.bits, false) {
             ObserverKind::WeightedMse => default_weight_observer(scheme.bits, false),
             observer => observer,
@@ -38,14 +38,14 @@ impl QuantizedTable {
         Ok(Some(Self { matrix, report }))
     }
 
-    /// Its record.
+    /// The metadata of the table.
     pub(crate) fn metadata(&self) -> LayerMetadata {
         layer_metadata(&self.report, &self.matrix, QuantizationType::WeightOnly)
     }
 }
 
-/// Gives the embedding of `model`, whose layers are quantized, the table that `plan` asks for. The report is that of a
-/// table of its own.
+/// Gives the embedding of `model`, whose layers are quantized, the table that `plan` requires. Returns the report if
+/// the embedding has a separate table.
 pub(crate) fn quantize_embedding(
     model: &mut Transformer,
     plan: &Plan,

@@ -1,4 +1,4 @@
-//! Statistics gathered of the inputs of layers while a model runs.
+//! Statistics of the inputs of layers, gathered while a model runs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,9 +15,9 @@ use crate::calibrate::ActivationStats;
 use crate::row_error::RowMagnitudes;
 use crate::{Error, ObservedInputs, PtqConfig, Result};
 
-/// Most that a row of inputs counts, in multiples of the median of its window. The first position of a sequence makes
-/// massive activations. What follows is a norm, for which an error counts by its share of the residual stream, and that
-/// is as massive there; with their full square, a few such rows would outweigh the text.
+/// Maximum mean square of a row of inputs, in multiples of the median of its window. The first position of a sequence
+/// produces massive activations. The norm that follows weighs an error by its share of the residual stream, which is
+/// just as massive there. With their full squares, a few such rows would outweigh the rest of the text.
 const ROW_LIMIT: f32 = 4.0;
 
 /// Second moments of the inputs of one layer.
@@ -42,14 +42,14 @@ impl InputMoments {
     }
 }
 
-/// Statistics to gather of each layer, next to the mean squares of its inputs.
+/// Statistics to gather for each layer, in addition to the mean squares of its inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Gathering {
     /// Ranges for static activations.
     pub(crate) activations: bool,
-    /// Products of all pairs of inputs, in place of the mean squares.
+    /// Products of all pairs of inputs, instead of the mean squares.
     pub(crate) hessians: bool,
-    /// Drifts from the inputs of the float model, which are observed before those behind quantized layers.
+    /// Drifts from the inputs of the float model, which must be observed before the inputs after quantized layers.
     pub(crate) drifts: bool,
 }
 
@@ -72,13 +72,13 @@ struct State {
     layers: BTreeMap<String, Option<Gathered>>,
     observer: ObserverKind,
     gathering: Gathering,
-    /// The last input of each width and its products, which the next layer may share.
+    /// The last input of each width and its products, which the next layer may reuse.
     last: BTreeMap<usize, (Vec<f32>, Products)>,
-    /// True while the float model runs.
+    /// `true` while the float model runs.
     runs_float: bool,
-    /// Inputs in the float model of layers that are still to be observed behind quantized ones.
+    /// Inputs in the float model of layers that have yet to be observed after quantized layers.
     float_inputs: BTreeMap<String, Vec<f32>>,
-    /// The first input that was refused. A hook cannot return it.
+    /// The error of the first rejected input, which a hook cannot return.
     failed: Option<Error>,
 }
 
@@ -127,13 +127,12 @@ enum Moments {
     Hessian { hessian: Hessian, drift: Option<InputDrift> },
 }
 
-/// Products of the inputs `x'` of one layer in one window, `[inputs, inputs]`, in memory that serves one window after the
-/// other.
+/// Products of the inputs `x'` of one layer in one window, `[inputs, inputs]`, in memory that is reused for each window.
 #[derive(Default)]
 struct Products {
     /// `x'ᵀ x'`.
     moments: Vec<f32>,
-    /// What [`drift`](Self::drift) gives; empty for none.
+    /// The result of [`drift`](Self::drift); empty for `None`.
     drift: Vec<f32>,
 }
 
@@ -141,7 +140,7 @@ impl InputGatherer {
     /// Watches `layers`.
     ///
     /// # Errors
-    /// [`Error::Layer`] for parameters that the activation observer refuses.
+    /// [`Error::Layer`] for parameters that the activation observer rejects.
     pub(crate) fn new<'a>(
         observer: &ObserverKind,
         gathering: Gathering,
@@ -166,16 +165,16 @@ impl InputGatherer {
         Ok(Arc::new(Self(Mutex::new(state))))
     }
 
-    /// Tells whether it is the float model that runs next.
+    /// Sets whether the float model runs next.
     pub(crate) fn expect_float(&self, runs_float: bool) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).runs_float = runs_float;
     }
 
-    /// Takes what was gathered of `layer`, whose memory is then free.
+    /// Takes the statistics of `layer` and frees their memory.
     ///
     /// # Errors
-    /// [`Error::Layer`] for the first input that was refused, of any layer; [`Error::NotCalibrated`] for a layer
-    /// that saw none.
+    /// The error of the first rejected input of any layer, such as [`Error::Layer`]; [`Error::NotCalibrated`] for a
+    /// layer without input.
     pub(crate) fn take(&self, layer: &str) -> Result<ObservedInputs> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.last.clear();
@@ -266,7 +265,7 @@ impl State {
     }
 }
 
-/// Factors that bring the rows of `values` whose mean square is above [`ROW_LIMIT`] times the median down to it.
+/// Factors that scale the rows of `values` with a mean square above [`ROW_LIMIT`] times the median down to that limit.
 fn row_factors(values: &[f32], inputs: usize) -> Vec<f32> {
     let squares: Vec<f32> = values.chunks_exact(inputs).map(|row| row.iter().map(|x| x * x).sum()).collect();
     let mut sorted = squares.clone();
@@ -277,8 +276,8 @@ fn row_factors(values: &[f32], inputs: usize) -> Vec<f32> {
 }
 
 impl Products {
-    /// Replaces them by the products of `values`, rows of `inputs`, and of what `float` is more than they. Rows count as
-    /// [`row_factors`] says.
+    /// Computes the products of `values`, rows of `inputs`, and of the difference `float - values`. Rows are weighted by
+    /// [`row_factors`].
     fn set(&mut self, values: &[f32], inputs: usize, float: Option<Vec<f32>>) {
         let rows = values.len() / inputs.max(1);
         let mut limited = values.to_vec();
@@ -301,14 +300,14 @@ impl Products {
         }
     }
 
-    /// `(x - x')ᵀ x'`; `None` for zeros, or where drifts are not wanted.
+    /// `(x - x')ᵀ x'`; `None` for zeros, or if drifts are not gathered.
     fn drift(&self) -> Option<&[f32]> {
         (!self.drift.is_empty()).then_some(&self.drift)
     }
 }
 
-/// Makes of a row `x` the difference to `seen`, times `factor`, and no longer than `most`. Where a massive activation
-/// appears in one model and not in the other, the difference is as massive, and would outweigh the text.
+/// Replaces a row `x` by its difference from `seen`, times `factor`, with a length of at most `most`. If a massive
+/// activation appears in only one of the models, the difference is just as massive and would outweigh the text.
 fn shorten(x: &mut [f32], seen: &[f32], factor: f32, most: f32) {
     x.iter_mut().zip(seen).for_each(|(x, seen)| *x = (*x - seen) * factor);
     let length = length(x);

@@ -1,4 +1,4 @@
-//! Schemes of single layers, as people write them.
+//! Schemes of single layers in text form.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,10 +9,10 @@ use slm_quant_core::{Bits, Granularity, Mapping, QuantScheme, ScaleDtype};
 
 use crate::{Error, Result};
 
-/// Scheme of some layers: `float`, or a width with whatever differs from the scheme of all others.
+/// The scheme of some layers: `float`, or a width and the differences from the scheme of all other layers.
 ///
 /// Written `int8:channel`, `int4:group:32:affine:f16`, `int8` or `float`: the width, then in any order a granularity, a
-/// mapping and a type of scales. What is left out is that of the scheme of all layers. `8` is read as `int8`, `4` as
+/// mapping and a type of scales. Omitted parts are those of the scheme of all layers. `8` is read as `int8`, `4` as
 /// `int4`.
 ///
 /// ```
@@ -46,7 +46,7 @@ pub enum LayerScheme {
 }
 
 impl LayerScheme {
-    /// The whole scheme, where `all` is that of all layers; none for float.
+    /// The full scheme, given the scheme `all` of all layers; `None` for float.
     pub fn over(self, all: QuantScheme) -> Option<QuantScheme> {
         match self {
             Self::Float => None,
@@ -134,7 +134,7 @@ impl From<LayerScheme> for String {
     }
 }
 
-/// The scheme of the layers whose names match a pattern. On the command line `PATTERN=SCHEME`.
+/// The scheme of the layers whose names match a pattern. Written `PATTERN=SCHEME` on the command line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerRule {
@@ -157,7 +157,8 @@ impl FromStr for LayerRule {
     }
 }
 
-/// The last of `rules` that matches `layer`. Patterns that are no globs match nothing here; planning refuses them.
+/// The last of `rules` that matches `layer`. Patterns that are not valid globs match nothing here; planning rejects
+/// them.
 pub(crate) fn last_match<'a>(rules: &'a [LayerRule], layer: &str) -> Option<&'a LayerRule> {
     let matches = |rule: &&LayerRule| Pattern::new(&rule.pattern).is_ok_and(|pattern| pattern.matches(layer));
     rules.iter().rev().find(matches)

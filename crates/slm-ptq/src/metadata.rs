@@ -1,4 +1,4 @@
-//! The record that a quantized checkpoint or module carries of its quantization.
+//! The metadata of a quantized checkpoint or module.
 
 use slm_quant_core::{QuantizationType, QuantizedMatrix};
 use slm_store::{LayerMetadata, MetadataBuilder, WeightError};
@@ -6,8 +6,8 @@ use slm_store::{LayerMetadata, MetadataBuilder, WeightError};
 use crate::{LayerReport, PtqConfig, SkippedLayer};
 
 impl PtqConfig {
-    /// Starts the metadata of what these settings give. `calibrated` says whether ranges of weights were chosen with
-    /// calibration text; `skipped` are the layers that were left float.
+    /// Starts the metadata of a model that is quantized with these settings. `calibrated` says whether ranges of
+    /// weights were chosen with calibration text; `skipped` are the layers that stay float.
     pub fn metadata(&self, skipped: &[SkippedLayer], calibrated: bool) -> MetadataBuilder {
         MetadataBuilder::new(self.scheme, self.quantization_type)
             .method(self.method)
@@ -22,7 +22,7 @@ impl PtqConfig {
     }
 }
 
-/// The record of one layer that was quantized to `matrix`.
+/// The metadata of one layer that was quantized to `matrix`.
 pub fn layer_metadata(
     report: &LayerReport,
     matrix: &QuantizedMatrix,

@@ -7,31 +7,33 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// Method by which weights are rounded to codes, once scales and zero points are chosen. Written, and serialized, as a string.
+/// The method by which weights are rounded to codes, once scales and zero points are chosen. It is written and
+/// serialized as a string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RoundingMethod {
     /// Round to nearest. Written `rtn`.
     #[default]
     Rtn,
-    /// GPTQ: one input after the other, each error made up for by the inputs that follow
+    /// GPTQ: rounds one input after the other and compensates for each error with the inputs that follow
     /// ([`quantize_matrix_gptq`](slm_quant_core::quantize_matrix_gptq)). Needs calibration text. Written `gptq`.
     Gptq,
     /// Round to nearest, after each channel is scaled by the power of its activations that brings quantized outputs nearest to
     /// the float ones (AWQ: Lin and others, 2023, <https://arxiv.org/abs/2306.00978>). The factors are folded into norms and
-    /// into `up_proj`. Needs calibration text. Only `CheckpointQuantizer` does it. Written `awq`.
+    /// into `up_proj`. Needs calibration text. Only `CheckpointQuantizer` supports it. Written `awq`.
     Awq,
     /// Learned rounding: after GPTQ, codes and scales of each transformer block are trained to give the outputs of the
-    /// float block. Needs calibration text, and symmetric schemes. Only `CheckpointQuantizer` does it. Written `tune`.
+    /// float block. Needs calibration text and symmetric schemes. Only `CheckpointQuantizer` supports it. Written
+    /// `tune`.
     Tune,
 }
 
 /// Settings of [`RoundingMethod::Tune`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TuneOptions {
-    /// Steps of training of each block, at least 1.
+    /// Number of training steps of each block, at least 1.
     pub steps: usize,
-    /// Windows of calibration text in a step, at least 1.
+    /// Number of windows of calibration text in a step, at least 1.
     pub batch: usize,
 }
 
@@ -50,8 +52,8 @@ impl RoundingMethod {
         }
     }
 
-    /// Tokens of calibration text that are worth their time. A mean square is known from few; GPTQ wants all products of
-    /// two inputs, of which a text that is too short gives those that the next text has not.
+    /// Default number of tokens of calibration text. Few tokens suffice for mean squares. GPTQ needs all products of two
+    /// inputs, and those of a text that is too short do not generalize to other text.
     pub fn default_calibration_tokens(self) -> usize {
         match self {
             Self::Rtn | Self::Awq => 16_384,
@@ -67,8 +69,8 @@ impl RoundingMethod {
         }
     }
 
-    /// Returns `true` if the layers of a checkpoint are quantized one after the other, each behind the quantized layers
-    /// before it.
+    /// Returns `true` if the layers of a checkpoint are quantized one after the other, each with inputs from the
+    /// quantized layers before it.
     pub fn is_sequential(self) -> bool {
         self.needs_hessians()
     }

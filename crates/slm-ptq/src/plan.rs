@@ -1,4 +1,4 @@
-//! Selection of the layers to quantize, made before anything is changed.
+//! The selection of the layers to quantize, before anything is changed.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -36,7 +36,7 @@ pub struct Plan {
     pub layers: Vec<PlannedLayer>,
     /// Layers left float.
     pub skipped: Vec<SkippedLayer>,
-    /// Quantization of the token embedding, if there is any. Only models with one, that is slm's own, have it.
+    /// Quantization of the token embedding, if it is quantized. Only plans for slm's transformer have it.
     pub embedding: Option<PlannedEmbedding>,
 }
 
@@ -45,7 +45,7 @@ pub struct Plan {
 pub struct PlannedEmbedding {
     /// Quantization scheme of its table.
     pub scheme: QuantScheme,
-    /// True if the head is tied to it: one table then serves both, and is the head's layer in [`Plan::layers`].
+    /// `true` if the head is tied to it: one table then serves both, and is the head's layer in [`Plan::layers`].
     pub shared: bool,
 }
 
@@ -111,7 +111,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Splits `layers` by skip patterns alone, whatever the scheme.
+    /// Splits `layers` only by skip patterns, whatever the scheme.
     ///
     /// # Errors
     /// [`Error::Pattern`] and [`Error::UnmatchedPattern`].
@@ -136,10 +136,10 @@ impl Plan {
         self.layers.iter().any(|planned| planned.name == layer)
     }
 
-    /// Refuses a model that has not all the layers that the plan quantizes.
+    /// Rejects a model that lacks a layer that the plan quantizes.
     ///
     /// # Errors
-    /// [`Error::UnknownLayer`] with the first that is missing.
+    /// [`Error::UnknownLayer`] with the first missing layer.
     pub fn check_model<M: NamedLinears + ?Sized>(&self, model: &M) -> Result<()> {
         let names: HashSet<String> = linear_names(model).into_iter().collect();
         match self.layers.iter().find(|layer| !names.contains(&layer.name)) {
@@ -179,14 +179,14 @@ pub(crate) fn patterns<'a>(
 /// Least similarity (Jaro-Winkler) at which a name is suggested.
 const SIMILAR: f64 = 0.8;
 
-/// The pattern that was probably meant by one that matches none of `names`.
+/// The pattern that was probably meant by `text`, which matches none of `names`.
 fn nearest(names: &[&str], text: &str) -> Option<String> {
     let bare = text.trim_start_matches("model.").trim_end_matches(".weight");
     if names.contains(&bare) {
         return Some(bare.to_owned());
     }
     if !bare.is_empty() && names.iter().any(|name| name.contains(bare)) {
-        // A layer, or all in it; a part of every layer.
+        // A name prefix gets all layers under it; otherwise the text may occur anywhere in a name.
         let starts = names.iter().any(|name| name.starts_with(&format!("{bare}.")));
         return Some(if starts { format!("{bare}.*") } else { format!("*{bare}*") });
     }

@@ -8,20 +8,20 @@ use slm_quant_core::{
 
 use crate::{Error, InputMoments, ObservedInputs, PtqConfig, Result, RoundingMethod};
 
-/// Share of the mean over all inputs that is added to the mean square of each, so that an input that the calibration
-/// text happens not to use counts a little all the same.
+/// Share of the mean over all inputs that is added to the mean square of each, so that inputs that the calibration text
+/// does not use still count a little.
 const IMPORTANCE_FLOOR: f32 = 0.01;
 
-/// Share of the drift of inputs that a layer makes up for. What inputs tell of the drift they tell of the text it was
-/// measured on; half of it is what helps on other text.
+/// Share of the input drift that a layer compensates for. The measured drift is partly specific to the calibration
+/// text; compensating for half of it helps on other text.
 const DRIFT_SHARE: f32 = 0.5;
 
 /// Quantizes the weight `values` of the layer `name`, row-major and of shape `[out_features, in_features]`, as `config`
-/// says. `inputs` is what is known of its inputs, where they were observed.
+/// says. `inputs` are the statistics of its inputs, if they were observed.
 ///
 /// # Errors
-/// [`Error::NotCalibrated`] where the method or the observer needs moments; [`Error::Layer`] for weights that are not
-/// finite, a scale that its type does not hold, or moments of another layer.
+/// [`Error::NotCalibrated`] if the method or the observer needs moments and there are none; [`Error::Layer`] for
+/// weights that are not finite, a scale that its type does not hold, or moments of another layer.
 pub(crate) fn round_weight(
     name: &str,
     values: &[f32],

@@ -1,9 +1,9 @@
-//! The error that one scale for all rows of an input makes in each of them.
+//! The error that one scale for all rows of an input causes in each row.
 
 use rayon::prelude::*;
 use slm_quant_core::QParams;
 
-/// Classes of root mean squares to a factor of two.
+/// Number of classes of root mean squares per octave (factor of two).
 const CLASSES_PER_OCTAVE: f64 = 4.0;
 /// Binary logarithm of the root mean square of the first class.
 const FIRST_OCTAVE: f64 = -64.0;
@@ -14,7 +14,7 @@ const CLASSES: usize = 512;
 #[derive(Debug, Clone)]
 pub(crate) struct RowMagnitudes {
     counts: Vec<u64>,
-    /// Rows of zeros, which have nothing to lose.
+    /// Number of rows of zeros, which have no error.
     zeros: u64,
 }
 
@@ -41,8 +41,8 @@ impl RowMagnitudes {
         }
     }
 
-    /// Mean over all rows of `|x - x'| / |x|`, x' being the row x quantized with `qparams`, if the error is that of
-    /// rounding, `scale / sqrt(12)` in each value, and at most the row itself.
+    /// Estimate of the mean over all rows x of `|x - x'| / |x|`, where x' is the row quantized with `qparams`. It
+    /// assumes a rounding error of `scale / sqrt(12)` in each value, and at most the row itself.
     pub(crate) fn relative_error(&self, qparams: QParams) -> f64 {
         let rounding = f64::from(qparams.scale) / 12f64.sqrt();
         let rows = self.zeros + self.counts.iter().sum::<u64>();

@@ -1,4 +1,4 @@
-//! Quantized embeddings: one table with a tied head, or one of its own.
+//! Tests of quantized embeddings: one table shared with a tied head, or a separate one.
 
 use std::path::Path;
 
@@ -58,7 +58,7 @@ fn a_tied_head_and_the_embedding_share_one_table() {
                         head = linear.packed().cloned();
                     }
                 });
-                // The row that is looked up is the row that the table dequantizes to, bit for bit.
+                // Lookup gives the dequantized row of the table, bit for bit.
                 let ids = model.ids_tensor(&IDS);
                 let found = head.unwrap().lookup(ids.clone()).into_data().try_into_vec::<f32>().unwrap();
                 let expected: Vec<f32> = IDS
@@ -86,13 +86,13 @@ fn what_is_quantized_in_memory_is_what_is_written() {
         let checkpoint = write(&float, config(Some("int8:channel")), &root.path().join("int8"));
         let loaded = checkpoint.load_model(&Device::flex()).unwrap();
         assert_eq!(window_logits(&in_memory, &IDS).unwrap(), window_logits(&loaded, &IDS).unwrap());
-        // Saved again, and migrated, it stays what it is.
+        // Saving and migrating it again changes nothing.
         let request = SaveRequest { metadata: checkpoint.metadata(), ..SaveRequest::default() };
         let again = save(root.path().join("again"), &loaded, &request, false).unwrap();
         let copied = root.path().join("copied");
         migrate(&again, Some(&copied), false, &OpenOptions::default()).unwrap();
         let copied = Checkpoint::open(copied).unwrap();
-        // Tensors are written as they are ready, and copied in the order of the model.
+        // Tensors are written as they become ready, and copied in the order of the model.
         let names = |checkpoint: &Checkpoint| {
             let mut names: Vec<String> = checkpoint.tensor_names().to_vec();
             names.sort();

@@ -1,4 +1,5 @@
-//! Post-training quantization of a module that is not slm's own: what a user of the library relies on.
+//! Tests of post-training quantization of a user-defined module, and of the properties that users of the library rely
+//! on.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, activation::relu};
@@ -85,7 +86,7 @@ fn static_parameters_are_those_of_the_inputs_that_were_seen() {
 
 #[test]
 fn the_extremes_of_inputs_are_kept_next_to_the_range_that_was_chosen() {
-    // An outlier at each end, in batches of their own.
+    // An outlier at each end, in separate batches.
     let batches =
         [vec![0.5; 16], [vec![-7.25], vec![0.25; 15]].concat(), [vec![0.25; 31], vec![40.0]].concat()];
     let run = |model: &Mlp| {
@@ -110,7 +111,7 @@ fn the_extremes_of_inputs_are_kept_next_to_the_range_that_was_chosen() {
         assert!(if is_whole { (kept - 47.25).abs() < 1e-3 } else { kept < 2.0 }, "{observer}: {kept}");
     }
 
-    // Nothing is observed where ranges are computed from each input.
+    // Nothing is observed if ranges are computed from each input.
     config.quantization_type = QuantizationType::Dynamic;
     let mut model = mlp();
     let plan = Plan::new(&model, &config).unwrap();
@@ -151,7 +152,7 @@ fn every_type_stays_close_to_the_float_model_and_reports_what_it_did() {
         for layer in comparison.finish() {
             let sqnr = layer.error.sqnr_db();
             assert!(sqnr > 30.0 && sqnr.is_finite(), "{quantization_type}: {} {sqnr} dB", layer.name);
-            // The first layer inherits nothing; what the second does comes on top of its own.
+            // The first layer inherits no error; the second adds its own error to the inherited one.
             let own = layer.own_error.sqnr_db();
             if layer.name == "up" {
                 assert_eq!(own, sqnr, "{quantization_type}");
@@ -175,7 +176,7 @@ fn a_model_compared_with_itself_shows_no_error() {
     assert!(differences.iter().all(|layer| layer.own_error.count() == layer.error.count()));
 }
 
-/// A model whose channels were scaled between two layers is the same model, once the factors are known.
+/// With known factors, a model whose channels were scaled between two layers compares as equal.
 #[test]
 fn factors_between_channels_are_taken_out() {
     let (mut a, mut b) = (mlp(), mlp());

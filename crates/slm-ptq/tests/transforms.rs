@@ -1,4 +1,4 @@
-//! Transformations change no logits, on every architecture that allows them.
+//! Tests that transformations do not change logits, on every architecture that allows them.
 
 use std::path::{Path, PathBuf};
 
@@ -94,7 +94,7 @@ fn check(source: &Checkpoint, name: &str) -> bool {
         let model = float_model(source, &transforms);
         let difference = largest_difference(&original, &logits(&model));
         assert!(difference < 1e-4, "{name} {what}: {difference}");
-        // Not because nothing was done.
+        // The logits must not be equal merely because nothing changed.
         let mut tensors = TransformedSource::new(source, &transforms);
         let changed = expected_tensors(transforms.model()).into_iter().filter(|tensor| {
             let stored = source.tensors().read_f32(&tensor.name).ok();
@@ -203,7 +203,7 @@ fn static_and_dynamic_layers_in_one_checkpoint() {
     }
     let transforms = checkpoint.metadata().unwrap().lineage.transforms.unwrap();
     assert_eq!((transforms.rotation_seed, transforms.smoothing_strength), (Some(0), None));
-    // What was written computes what was quantized in memory, and is near the float model.
+    // The written model computes the same as the model quantized in memory, and is close to the float model.
     let read = logits(&checkpoint.load_model(&Device::flex()).unwrap());
     assert_eq!(read, logits(&quantizer.load(&Device::flex()).unwrap().0));
     let float = logits(&source.load_model(&Device::flex()).unwrap());
@@ -215,7 +215,7 @@ fn static_and_dynamic_layers_in_one_checkpoint() {
     assert!(matches!(unmatched, Error::UnmatchedPattern { pattern, .. } if pattern == "*.dawn_proj"));
 }
 
-/// A checkpoint as float as `source`, one channel of whose MLPs is 100 times as large in `up_proj` and a hundredth in
+/// A float checkpoint in which one channel of each MLP is 100 times as large in `up_proj` and a hundredth in
 /// `down_proj`.
 fn with_outlier_channel(config: &ModelConfig, dir: &Path) -> Checkpoint {
     let scale = |tensor: Tensor<2>, dim: usize, factor: f64| {
@@ -254,7 +254,7 @@ fn an_outlier_channel_of_an_mlp_is_equalized() {
             let mut config = PtqConfig::new(scheme, quantization_type);
             (config.rotate, config.smooth, config.dynamic_inputs) =
                 (Rotate::Off, smooth, DynamicInputs::None);
-            // What the other layers lose has nothing to do with it.
+            // Errors of the other layers would hide the effect.
             config.skip = ["*self_attn*", "*gate_proj", "lm_head"].map(str::to_owned).to_vec();
             let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
             assert_eq!(quantizer.lacks_text_to_equalize(), smooth == Smooth::Auto);
@@ -282,7 +282,7 @@ fn weights_by_channel_alone_need_no_equalization() {
     assert!(!quantizer.uses_calibration() && !quantizer.lacks_text_to_equalize());
 }
 
-/// Factors are chosen by rounding to nearest, which says little of 4 bits that GPTQ rounds.
+/// Factors are chosen by rounding to nearest, which says little about 4 bits rounded by GPTQ.
 #[test]
 fn four_bits_are_equalized_for_rounding_to_nearest_alone() {
     let root = tempfile::tempdir().unwrap();
@@ -302,8 +302,8 @@ fn four_bits_are_equalized_for_rounding_to_nearest_alone() {
     }
 }
 
-/// A checkpoint whose norms give two channels 30 times as large, and whose layers that read them have columns as much
-/// smaller, but for a little noise: what AWQ is made for.
+/// A checkpoint whose norms output two channels 30 times as large, and whose layers that read them have columns smaller
+/// by the same factor, except for a little noise: the case that AWQ is made for.
 fn with_large_activations(config: &ModelConfig, dir: &Path) -> Checkpoint {
     let model = Transformer::new(config, 3, &Device::flex()).unwrap();
     save(dir.join("even"), &model, &SaveRequest::default(), false).unwrap();

@@ -1,4 +1,4 @@
-//! Learned rounding: what it reaches, and what it refuses.
+//! Tests of learned rounding: its results, and the settings that it rejects.
 #![cfg(feature = "checkpoint")]
 
 use burn::tensor::Device;
@@ -22,7 +22,7 @@ fn ids(count: u32, seed: u32) -> Vec<u32> {
     (0..count).map(|i| (i * i * 7 + i * seed + i / 3) % 60).collect()
 }
 
-/// Mean square of the difference of logits from those of the float model, on other texts than the calibration's.
+/// Mean square of the difference of logits from those of the float model, on texts other than the calibration text.
 fn error(model: &Transformer, float: &Transformer) -> f64 {
     let of_text = |seed| {
         let ids = ids(60, seed);
@@ -74,7 +74,7 @@ fn learned_rounding_refuses_what_it_cannot_train() {
     assert!(refused.contains("`method` is tune, and the mapping of layers.1.mlp."), "{refused}");
     assert!(refused.contains("use a symmetric mapping, or gptq"), "{refused}");
 
-    // A module of one's own has no blocks.
+    // A user-defined module has no blocks.
     let config = config(RoundingMethod::Tune, Granularity::PerChannel);
     let plan = Plan::new(&model, &config).unwrap();
     let refused = convert(&mut model, &plan, &config, None, &mut |_| {}).unwrap_err().to_string();

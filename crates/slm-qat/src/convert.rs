@@ -6,14 +6,14 @@ use slm_ptq::{LayerReport, pack_layer};
 use crate::{Error, Result};
 
 /// Replaces every fake-quantized layer of `model` by packed integers, in forward order, and calls `on_layer` after
-/// each. Convert a model without autodiff: `valid()` of the one that was trained.
+/// each. The model must be without autodiff: use `valid()` of the trained model.
 ///
-/// The error in a report is that of rounding the trained float weights, which were trained to be rounded.
+/// The error in a report is the rounding error of the trained float weights, which were trained to be rounded.
 ///
 /// # Errors
 /// [`Error::Layer`] for weights that are not finite, [`Error::NotObserved`] for static activations of a layer
-/// that saw no batch, [`Error::NotPrepared`] where nothing is fake-quantized. The layers before the one that
-/// failed are converted already.
+/// that saw no batch, [`Error::NotPrepared`] if no layer is fake-quantized. The layers before the one that failed are
+/// already converted.
 pub fn convert<M: NamedLinears + ?Sized>(
     model: &mut M,
     on_layer: &mut dyn FnMut(&LayerReport),

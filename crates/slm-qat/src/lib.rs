@@ -1,13 +1,13 @@
 //! Quantization-aware training of any module that names its linears.
 //!
-//! 1. [`prepare`] makes every planned layer act as its quantized self: weights, and activations where they are
+//! 1. [`prepare`] makes every planned layer behave like a quantized layer: weights, and activations if they are
 //!    quantized, are rounded in the forward pass, and gradients pass straight through.
-//! 2. The caller trains the module as any other, sets the stage of each step by [`Prepared::set_stage`], and asks for
-//!    errors by [`Prepared::check`].
-//! 3. [`convert`] replaces the layers by packed integers. What was trained is what is stored: the codes of the
-//!    converted layer are those that the last evaluation computed with.
+//! 2. The caller trains the module like any other, sets the stage of each step with [`Prepared::set_stage`], and checks
+//!    for errors with [`Prepared::check`].
+//! 3. [`convert`] replaces the layers by packed integers. The converted layer has exactly the codes that the last
+//!    evaluation computed with.
 //!
-//! Training may also start with the codes of a quantized module: [`unpack`] and [`prepare_quantized`] take the place of
+//! Training may also start with the codes of a quantized module: use [`unpack`] and [`prepare_quantized`] instead of
 //! [`prepare`].
 //!
 //! Plans and reports are those of post-training quantization ([`slm_ptq`]).

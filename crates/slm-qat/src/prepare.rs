@@ -1,4 +1,4 @@
-//! Making the layers of a module act as their quantized selves.
+//! Preparation of a module: makes its layers behave like quantized layers.
 
 use slm_nn::{
     ErrorSlot, FakeQuantizedInput, FakeQuantizedWeight, Linear, NamedLinears, SharedQatStage, Weight, on_cpu,
@@ -12,7 +12,7 @@ use crate::{Error, QatConfig, Result, ScaleMode, StageSchedule};
 /// A module that is ready to be trained.
 #[derive(Debug, Clone)]
 pub struct Prepared {
-    /// Selection of the layers that are fake-quantized, with the reasons for leaving out others.
+    /// The fake-quantized layers, and the skipped layers with their reasons.
     pub plan: Plan,
     schedule: StageSchedule,
     stage: SharedQatStage,
@@ -24,13 +24,13 @@ impl Prepared {
         Self { plan, schedule, stage, errors }
     }
 
-    /// Sets all layers to the stage of step `step`, counted from 0. To be called before the step.
+    /// Sets all layers to the stage of step `step`, counted from 0. Call it before the step.
     pub fn set_stage(&self, step: usize) {
         self.stage.set(self.schedule.stage(step));
     }
 
-    /// Gives the first error that a fake-quantized layer met since the last call. To be called after each forward and
-    /// backward pass: a pass returns tensors, and a layer that cannot compute makes them NaN.
+    /// Returns the first error of a fake-quantized layer since the last call. Call it after each forward and backward
+    /// pass: passes return only tensors, and a layer that cannot compute makes them NaN.
     ///
     /// # Errors
     /// [`Error::Pass`] with the layer and the cause, such as a scale that its type does not hold or an input that is not
@@ -47,12 +47,12 @@ impl Prepared {
 
 /// Makes every planned layer of `model` fake-quantized, for a run of `steps` steps.
 ///
-/// A tied head is no layer: untie it before where it is to be quantized.
+/// A tied head is not a layer: untie it first to quantize it.
 ///
 /// # Errors
 /// As [`Plan::new`]; [`Error::Option`] for options that cannot work; [`Error::NoGradients`] for a layer on a device
-/// without autodiff; [`Error::Layer`] for one whose weights are not finite or that the device cannot train so. The model
-/// is unchanged then, but for layers before the one that failed.
+/// without autodiff; [`Error::Layer`] for a layer whose weights are not finite, or whose settings the device cannot
+/// train. On an error the model is unchanged, except for layers before the one that failed.
 pub fn prepare<M: NamedLinears + ?Sized>(
     model: &mut M,
     config: &QatConfig,
@@ -62,8 +62,8 @@ pub fn prepare<M: NamedLinears + ?Sized>(
     prepare_planned(model, plan, config, steps)
 }
 
-/// Makes the layers of `plan` fake-quantized, for a run of `steps` steps. [`prepare`] for a plan that was made elsewhere;
-/// the skip patterns of `config` are not looked at again.
+/// Makes the layers of `plan` fake-quantized, for a run of `steps` steps: [`prepare`] with an existing plan. The skip
+/// patterns of `config` are ignored.
 ///
 /// # Errors
 /// As [`prepare`], and [`slm_ptq::Error::UnknownLayer`] for a plan of another model.

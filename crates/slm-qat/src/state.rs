@@ -1,4 +1,4 @@
-//! State that a run needs to resume, in addition to weights and optimizer.
+//! The state that a run needs to resume, in addition to weights and optimizer.
 
 use slm_nn::{LayerState, NamedLinears, Weight, try_for_each_linear, try_for_each_linear_mut};
 
@@ -20,7 +20,7 @@ pub fn layer_states<M: NamedLinears + ?Sized>(model: &M) -> Result<Vec<(String, 
     Ok(states)
 }
 
-/// Goes on from what [`layer_states`] gave: `state_of` gives the state of each layer by its name.
+/// Restores the states from [`layer_states`]: `state_of` returns the state of each layer by name.
 ///
 /// # Errors
 /// [`Error::Layer`] for a state that does not fit its layer.

@@ -1,5 +1,4 @@
-//! The model that is trained is the model that is shipped: a fake-quantized model and the integer model that it
-//! is converted into agree, in every scheme.
+//! Tests that a fake-quantized model and the converted integer model agree, in every scheme.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -23,7 +22,7 @@ use slm_quant_core::{
 const TOLERANCE: f32 = 1e-4;
 const WINDOW: usize = 24;
 
-/// Two layers, 24 wide, with grouped queries, an MLP of 52 (which 16 does not divide) and a head of its own.
+/// Two layers, 24 wide, with grouped queries, an MLP of 52 (which 16 does not divide) and an untied head.
 fn config() -> ModelConfig {
     let mut config = ModelConfig::new(96, 24, 52, 2, 2, 64);
     config.num_kv_heads = 1;
@@ -115,8 +114,8 @@ impl ForwardHook for Inputs {
     }
 }
 
-/// Layer by layer, on the input that the layer has in the model: the codes of weights and activations, and with
-/// them the integer sums, are the same.
+/// The codes of weights and activations, and therefore the integer sums, are the same in every layer, on the input that
+/// the layer has in the model.
 #[test]
 fn integers_of_every_layer_are_the_same() {
     for config in settings() {

@@ -1,4 +1,4 @@
-//! Errors of layers in training reach the user with the name of the layer and the cause.
+//! Tests that errors of layers in training reach the user with the name of the layer and the cause.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
@@ -35,7 +35,7 @@ impl Net {
     }
 }
 
-/// Every combination of type and scales, with scales that are stored as f16.
+/// Every combination of type and scales, with scales stored as F16.
 fn configs() -> Vec<QatConfig> {
     let mut all = Vec::new();
     for quantization_type in
@@ -54,7 +54,7 @@ fn devices() -> Vec<Device> {
     slm_nn::cpu_devices().into_iter().map(Device::autodiff).collect()
 }
 
-/// Multiplies every parameter, as a run that diverges does in many steps.
+/// Multiplies every parameter, as a diverging run does over many steps.
 struct Grow(f32);
 
 impl ModuleMapper for Grow {
@@ -91,7 +91,7 @@ fn a_scale_that_f16_does_not_hold_is_an_error_of_its_layer() {
 fn values_that_are_not_finite_are_an_error_of_the_first_layer_that_met_them() {
     for device in devices() {
         for config in configs().into_iter().filter(|config| {
-            // Weight-only layers take their input as it is: the float arithmetic of the loss shows it.
+            // Weight-only layers do not quantize their input, so only the loss shows the error.
             config.quantization.quantization_type != QuantizationType::WeightOnly
         }) {
             let mut net = Net::new(&device);
@@ -105,7 +105,7 @@ fn values_that_are_not_finite_are_an_error_of_the_first_layer_that_met_them() {
             let mut net = Net::new(&device);
             let prepared = prepare(&mut net, &config, 10).unwrap();
             net.head = net.head.map(&mut Grow(f32::NAN));
-            // Clones without gradients report to the same place.
+            // Clones without gradients report to the same slot.
             net.valid().forward(Tensor::<2>::ones([3, 8], &device.clone().inner()));
             let message = prepared.check().unwrap_err().to_string();
             assert!(message.starts_with("weight of layer head: "), "{config:?}: {message}");

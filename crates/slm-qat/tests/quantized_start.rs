@@ -1,4 +1,4 @@
-//! Training that starts with a quantized model: nothing changes before the first step, and nothing is lost by it.
+//! Tests of training that starts with a quantized model: nothing changes or is lost before the first step.
 
 use std::collections::BTreeMap;
 
@@ -123,7 +123,7 @@ fn what_cannot_be_trained_from_codes_is_refused() {
     let without = prepared(scheme, &options(), &Device::flex());
     assert!(matches!(without, Error::NoGradients { .. }), "{without}");
 
-    // Of a model with more layers.
+    // The starts of a model with more layers.
     let mut model = quantized(&PtqConfig::new(scheme, QuantizationType::WeightOnly)).train();
     let mut starts = unpack(&mut model, &device).unwrap();
     let one = starts.values().next().unwrap().clone();

@@ -1,12 +1,12 @@
-//! Quantizes a random weight matrix by every scheme and observer, and shows what each costs and keeps.
+//! Quantizes a random weight matrix by every scheme and observer, and shows the size and the error of each.
 //!
 //! ```text
 //! cargo run --release -p slm-quant-core --example quantize_a_matrix
 //! ```
 //!
 //! Columns: the scheme; the observer that chose the ranges; the first scale; the signal to quantization
-//! noise ratio (6 dB more is half the error); the share of weights clipped; the size, of codes, scales and
-//! zero points, against 32-bit floats.
+//! noise ratio (6 dB more is half the error); the share of weights clipped; the size of codes, scales and zero points
+//! compared with 32-bit floats.
 
 use slm_quant_core::{
     Bits, ErrorStats, Granularity, Mapping, ObserverKind, QuantScheme, QuantizedMatrix, Result, ScaleDtype,
@@ -42,7 +42,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Every width, granularity and mapping; 16-bit scales where there are enough scales for it to matter.
+/// Every width, granularity and mapping; 16-bit scales if there are enough scales for their size to matter.
 fn schemes() -> Vec<QuantScheme> {
     let mut schemes = Vec::new();
     for bits in [Bits::Int8, Bits::Int4] {
@@ -61,7 +61,7 @@ fn schemes() -> Vec<QuantScheme> {
     schemes
 }
 
-/// Error of the values that the codes stand for, and which weights their scale clips.
+/// Error of the dequantized values, and the share of weights that are clipped.
 fn compare(weight: &[f32], quantized: &QuantizedMatrix) -> Result<ErrorStats> {
     let mut stats = ErrorStats::default();
     stats.observe(weight, &quantized.dequantize())?;

@@ -49,7 +49,7 @@ macro_rules! code {
 
 code!(u8, i8, i16, i32);
 
-/// Refuses a range whose codes do not fit `C`.
+/// Rejects a range whose codes do not fit `C`.
 pub(crate) fn check_holds<C: Code>(range: QuantRange) -> Result<()> {
     if range.quant_min() < C::MIN || range.quant_max() > C::MAX {
         return Err(Error::Parameter {

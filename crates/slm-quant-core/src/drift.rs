@@ -1,4 +1,4 @@
-//! The drift of the inputs of a layer from those of the float model.
+//! The drift of a layer's inputs from those of the float model.
 
 use rayon::prelude::*;
 
@@ -8,33 +8,33 @@ use crate::matrix::check_weight;
 use crate::scan::{check_finite, check_len};
 use crate::{Error, GptqFactor, Result};
 
-/// Sum of `(x - x') x'ᵀ` over the inputs of a linear layer: `x'` are those that it gets behind quantized layers, and `x`
-/// those that it would get in the float model.
+/// Sum of `(x - x') x'ᵀ` over the inputs of a linear layer: `x'` are the inputs it gets after quantized layers, and `x`
+/// those it would get in the float model.
 ///
-/// By it a layer makes up for a part of the errors of the layers before it. The weight that gives, of `x'`, what `w` gives
-/// of `x`, is by least squares `w + w D H⁻¹`, with the drift `D` and the [Hessian](crate::Hessian) `H` of `x'`. That
-/// weight, instead of `w`, is then rounded (asymmetric calibration: Li and others, 2025, "GPTAQ",
-/// <https://arxiv.org/abs/2504.02692>).
+/// With the drift `D`, a layer compensates for part of the errors of the layers before it. The weight whose outputs for
+/// `x'` are closest, by least squares, to those of `w` for `x` is `w + w D H⁻¹`, where `H` is the
+/// [Hessian](crate::Hessian) of `x'`. That weight is then rounded instead of `w` (asymmetric calibration: Li and others,
+/// 2025, "GPTAQ", <https://arxiv.org/abs/2504.02692>).
 #[derive(Debug, Clone, PartialEq)]
 pub struct InputDrift(ProductSums);
 
 impl InputDrift {
-    /// A drift of no inputs yet, for a layer of `inputs` input features.
+    /// An empty drift for a layer of `inputs` input features.
     pub fn new(inputs: usize) -> Self {
         Self(ProductSums::new(inputs))
     }
 
-    /// Input features.
+    /// Number of input features.
     pub fn inputs(&self) -> usize {
         self.0.inputs
     }
 
-    /// Inputs that were added.
+    /// Number of inputs added.
     pub fn samples(&self) -> u64 {
         self.0.samples
     }
 
-    /// Adds `rows` inputs, whose product `(x - x')ᵀ x'` is `product`, `[inputs, inputs]`; none stands for zeros.
+    /// Adds `rows` inputs, whose product `(x - x')ᵀ x'` is `product`, `[inputs, inputs]`; `None` stands for zeros.
     ///
     /// # Errors
     /// [`Error::Length`] for a product of another shape, [`Error::NotFinite`] for a NaN or an infinity; nothing is added
@@ -43,9 +43,9 @@ impl InputDrift {
         self.0.add(product, rows)
     }
 
-    /// The weight, `[rows, inputs]`, that gives of the inputs behind quantized layers what `weight` gives of those of the
-    /// float model, as nearly as it can: `w + share · w D H⁻¹`. `factor` is that of the Hessian of the former, and its
-    /// damping keeps the weight near `w`.
+    /// The weight, `[rows, inputs]`, whose outputs for the inputs after quantized layers are closest to those of `weight`
+    /// for the inputs of the float model: `w + share · w D H⁻¹`. `factor` is that of the Hessian of the inputs after
+    /// quantized layers. Its damping keeps the result near `w`.
     ///
     /// # Errors
     /// [`Error::Length`] for shapes that differ, [`Error::NotFinite`] for weights that are not finite,

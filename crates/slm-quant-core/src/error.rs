@@ -5,7 +5,7 @@ use std::fmt;
 /// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Error from a quantization function that refuses its input.
+/// Error from a quantization function that rejects its input.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Error {
@@ -34,7 +34,7 @@ pub enum Error {
     },
     /// A group size of zero, or one above the matrix's width.
     GroupSize {
-        /// The group size asked for.
+        /// The requested group size.
         group_size: usize,
         /// The width (input features) of the matrix.
         cols: usize,
@@ -55,7 +55,7 @@ pub enum Error {
     AccumulatorOverflow {
         /// Number of products summed.
         k: usize,
-        /// The most that are safe.
+        /// The largest number that is safe.
         max_k: usize,
     },
     /// A string that names no scheme element.
@@ -67,11 +67,11 @@ pub enum Error {
         /// The accepted forms.
         expected: &'static str,
     },
-    /// A kernel was asked for that this machine or build does not have.
+    /// A requested kernel is not available on this machine or in this build.
     KernelUnavailable {
-        /// The kernel asked for.
+        /// The requested kernel.
         kernel: String,
-        /// Kernels that can be had here.
+        /// The kernels that are available.
         available: String,
     },
 }

@@ -1,12 +1,12 @@
 //! Fake quantization: values rounded to a grid but kept as floats, and its gradients.
 //!
-//! The backward functions take the forward input, not its result: what they need is the rounded code.
+//! The backward functions take the forward input, not the forward result, because they need the rounded code.
 
 use crate::round::Quantizer;
 use crate::scan::{check_finite, check_len};
 use crate::{Error, QParams, QuantRange, Result};
 
-/// `dequantize(quantize(x))`, bit for bit.
+/// Returns `dequantize(quantize(x))`, bit for bit.
 ///
 /// # Errors
 /// As [`crate::quantize`].
@@ -74,15 +74,15 @@ pub fn fake_quantize_backward_into(
 /// Gradients of a fake quantization whose scale and zero point are learned.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LearnableGradients {
-    /// Gradient by the input, as of [`fake_quantize_backward`].
+    /// Gradient with respect to the input, as from [`fake_quantize_backward`].
     pub grad_x: Vec<f32>,
-    /// Gradient by the scale, summed over the input.
+    /// Gradient with respect to the scale, summed over the input.
     pub grad_scale: f32,
-    /// Gradient by the zero point, summed over the input.
+    /// Gradient with respect to the zero point, summed over the input.
     pub grad_zero_point: f32,
 }
 
-/// The integer zero point that a learned one stands for: rounded half to even, then clamped to `range`.
+/// The integer zero point for a learned, fractional one: rounded half to even, then clamped to `range`.
 ///
 /// # Errors
 /// [`Error::NotFinite`] when it is NaN or infinite.
@@ -93,15 +93,15 @@ pub fn learned_zero_point(zero_point: f32, range: QuantRange) -> Result<i32> {
     Ok((zero_point.round_ties_even() as i32).clamp(range.quant_min(), range.quant_max()))
 }
 
-/// Gradients of fake quantization by input, scale and zero point, for values that share one scale (Esser et
-/// al. 2020, "Learned step size quantization"; the zero point as in PyTorch's learnable fake quantize).
+/// Gradients of fake quantization with respect to input, scale and zero point, for values that share one scale (Esser
+/// et al. 2020, "Learned step size quantization"; the zero point as in PyTorch's learnable fake quantize).
 ///
 /// With `r = rte(x / scale) + zp` and the mask of [`fake_quantize_mask`], each value contributes
-/// `grad_out * ((r - zp) - x / scale)` to the scale's gradient where it is inside the range,
-/// `grad_out * (clamp(r) - zp)` where it is clipped; to the zero point's 0 inside, `-grad_out * scale` where
-/// clipped. Both sums are multiplied by `grad_factor` (LSQ: `1 / sqrt(n * quant_max)`).
+/// `grad_out * ((r - zp) - x / scale)` to the gradient of the scale if it is inside the range, and `grad_out *
+/// (clamp(r) - zp)` if it is clipped. To the gradient of the zero point it contributes 0 inside the range, and
+/// `-grad_out * scale` if it is clipped. Both sums are multiplied by `grad_factor` (LSQ: `1 / sqrt(n * quant_max)`).
 ///
-/// `zero_point` may be fractional; [`learned_zero_point`] is what is used, here and in the forward pass.
+/// `zero_point` may be fractional. This function and the forward pass use its [`learned_zero_point`].
 ///
 /// # Errors
 /// As [`fake_quantize_backward`], and [`Error::NotFinite`] for `zero_point`.

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::scan::{check_finite, check_len};
 use crate::{Error, Result};
 
-/// Sums that one task adds to.
+/// Number of sums that one task updates.
 const PART: usize = 1 << 16;
 
 /// Sums of products of pairs of values that belong to the inputs of a layer.
@@ -22,7 +22,7 @@ impl ProductSums {
         Self { inputs, samples: 0, values: vec![0.0; inputs * inputs] }
     }
 
-    /// Adds what `rows` inputs come to, `[inputs, inputs]`; none stands for zeros. After an error nothing is added.
+    /// Adds the `[inputs, inputs]` product of `rows` inputs; `None` stands for zeros. On an error nothing is added.
     pub(crate) fn add(&mut self, product: Option<&[f32]>, rows: usize) -> Result<()> {
         if let Some(product) = product {
             check_len("product of inputs", self.values.len(), product.len())?;
@@ -40,22 +40,22 @@ impl ProductSums {
 }
 
 /// Sum of `x xᵀ` over the inputs `x` of a linear layer. Up to a factor it is the Hessian of the squared error of the
-/// layer's outputs by one row of its weight: rounding errors `e` of a row cost `eᵀ H e`.
+/// layer's outputs with respect to one row of its weight: rounding errors `e` of a row cost `eᵀ H e`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hessian(ProductSums);
 
 impl Hessian {
-    /// A Hessian of no inputs yet, for a layer of `inputs` input features.
+    /// An empty Hessian for a layer of `inputs` input features.
     pub fn new(inputs: usize) -> Self {
         Self(ProductSums::new(inputs))
     }
 
-    /// Input features.
+    /// Number of input features.
     pub fn inputs(&self) -> usize {
         self.0.inputs
     }
 
-    /// Inputs that were added.
+    /// Number of inputs added.
     pub fn samples(&self) -> u64 {
         self.0.samples
     }
@@ -65,8 +65,8 @@ impl Hessian {
         &self.0.values
     }
 
-    /// Adds the inputs `x`, `[rows, inputs]`, whose product `xᵀ x` is `product`, `[inputs, inputs]`. The product is
-    /// the caller's because it is a large one, for which a tensor library is faster.
+    /// Adds the inputs `x`, `[rows, inputs]`, whose product `xᵀ x` is `product`, `[inputs, inputs]`. The caller
+    /// computes this large product, because a tensor library is faster at it.
     ///
     /// # Errors
     /// [`Error::Length`] for a product of another shape, [`Error::NotFinite`] for a NaN or an infinity; nothing is added
@@ -87,8 +87,8 @@ impl Hessian {
         Ok(diagonal.map(|sum| sum / self.samples() as f32).collect())
     }
 
-    /// Squared error of the outputs that the differences `errors`, `[rows, inputs]`, of a weight cause, summed over
-    /// inputs and outputs.
+    /// Squared output error caused by the differences `errors`, `[rows, inputs]`, of a weight, summed over inputs and
+    /// outputs.
     ///
     /// # Errors
     /// [`Error::Length`] where `errors` are not whole rows.

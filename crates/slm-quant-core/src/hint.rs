@@ -1,6 +1,6 @@
-//! Guesses the intended name behind an unknown one, such as a name from another program.
+//! Suggestions for unknown names, such as names from other programs.
 
-/// The name that was probably meant by `found`, one of the kind `what`.
+/// The name of kind `what` that `found` was probably meant to be.
 pub(crate) fn meant(what: &str, found: &str) -> Option<String> {
     let found = found.trim().to_ascii_lowercase().replace(['_', ' '], "-");
     let found = found.strip_prefix("per-").unwrap_or(&found);

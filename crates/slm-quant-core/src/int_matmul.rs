@@ -1,16 +1,16 @@
-//! Exact integer matrix products in plain scalar code: what every kernel is compared with.
+//! Exact integer matrix products in plain scalar code, the reference for every kernel.
 
 use crate::scan::check_len;
 use crate::{Code, Error, QuantScheme, QuantizedMatrix, Result};
 
 /// Integer accumulators `[M, N]`, row-major: `acc[m, n] = Σ_k (x[m, k] - zx[m]) (w[n, k] - zw[n, k])`.
 ///
-/// `x` is `[M, K]` row-major with one zero point per row (`M` is their number), `weight` is `[N, K]`. With
-/// a weight quantized per group the sum still runs over all of K; [`int_matmul_grouped`] keeps groups apart.
+/// `x` is `[M, K]` row-major with one zero point per row (`M` is their number), `weight` is `[N, K]`. For a weight
+/// quantized per group the sum still runs over all of K; [`int_matmul_grouped`] keeps groups apart.
 ///
 /// # Errors
 /// [`Error::Length`] where `x` does not fit, [`Error::Parameter`] for a zero point that `C` does not hold,
-/// [`Error::AccumulatorOverflow`] where K is so large that codes exist whose sum leaves an `i32`.
+/// [`Error::AccumulatorOverflow`] if K is so large that some codes would overflow an `i32`.
 pub fn int_matmul<C: Code>(x: &[C], zero_points: &[i32], weight: &QuantizedMatrix) -> Result<Vec<i32>> {
     let k = weight.cols();
     check_activations(x, zero_points, weight, k)?;
@@ -36,8 +36,8 @@ pub fn int_matmul_grouped<C: Code>(
     Ok(acc)
 }
 
-/// The most products of activation codes in `C` (any zero point in it) and codes of a weight quantized as `scheme`
-/// says whose sum always fits an `i32`.
+/// The largest number of products whose sum always fits an `i32`: products of activation codes in `C`, with any zero
+/// point in `C`, and codes of a weight quantized as `scheme` says.
 pub fn max_safe_products<C: Code>(scheme: QuantScheme) -> usize {
     let activation = i64::from(C::MAX) - i64::from(C::MIN);
     let range = scheme.range();

@@ -1,4 +1,4 @@
-//! Quantizing a weight matrix, and reading one back.
+//! Quantization and dequantization of a weight matrix.
 
 use rayon::prelude::*;
 
@@ -12,11 +12,11 @@ use crate::{
     Result, Scales,
 };
 
-/// Quantizes a `[rows, cols]` weight, row-major: for every tensor, row or group `observer` chooses a range,
-/// the range gives scale and zero point, and these give the codes.
+/// Quantizes a `[rows, cols]` weight, row-major. For every tensor, row or group `observer` chooses a range, the range
+/// gives scale and zero point, and these give the codes.
 ///
 /// Scales are rounded to the scheme's type before anything is quantized with them. The least scale is
-/// [`TORCHAO_EPS`], so that a row of tiny weights keeps its shape; an all-zero one gets exactly that scale.
+/// [`TORCHAO_EPS`], so that a row of tiny weights keeps its shape. A row of zeros gets exactly that scale.
 ///
 /// Rows are handled in parallel. The result does not depend on the number of threads, and beyond input and
 /// output each thread holds a row of codes and what the observer needs for one row or group.
@@ -65,12 +65,12 @@ pub fn choose_matrix_qparams(
     })
 }
 
-/// Scales and zero points of least squared error, where the error of each weight counts `importance` of its column:
-/// the mean square of that input over typical data, so that the sum is what the output suffers as long as rounding
-/// errors are independent. In the order of [`QuantizedMatrix::scales`].
+/// Scales and zero points of least squared error, with the error of each weight multiplied by the `importance` of its
+/// column, in the order of [`QuantizedMatrix::scales`]. An importance is the mean square of that input over typical
+/// data. The sum is then the squared error of the output, as long as rounding errors are independent.
 ///
-/// The search is that of [`MseObserver`](crate::MseObserver). The result is never worse than min-max by this measure,
-/// with scales as they are stored.
+/// The search is that of [`MseObserver`](crate::MseObserver). With scales as they are stored, the result is never worse
+/// than min-max by this measure.
 ///
 /// # Errors
 /// As [`quantize_matrix`], [`Error::Length`] unless there is one importance for each column, and [`Error::Parameter`]
@@ -85,10 +85,10 @@ pub fn choose_weighted_qparams(
     choose_by_importance(weight, rows, cols, scheme, importance, choose_weighted)
 }
 
-/// [`choose_weighted_qparams`] with scales of either sign, where the mapping lets an end of the grid reach further than the
-/// other: [`Mapping::Symmetric`] of 4 bits, whose codes go from -8 to 7.
+/// [`choose_weighted_qparams`] with scales of either sign if one end of the grid reaches further than the other, as in
+/// [`Mapping::Symmetric`] with 4 bits, whose codes go from -8 to 7.
 ///
-/// The largest value of a group then has the eighth step whatever its sign. ggml's Q4_0 does the same. On weights of language
+/// The largest value of a group then gets code -8 whatever its sign. ggml's Q4_0 does the same. On weights of language
 /// models in groups of 32 the squared error is a sixth smaller.
 pub(crate) fn choose_signed_qparams(
     weight: &[f32],
@@ -104,7 +104,7 @@ pub(crate) fn choose_signed_qparams(
     choose_by_importance(weight, rows, cols, scheme, importance, choose)
 }
 
-/// `choose` of every tensor, row or group and the importance of its columns.
+/// Calls `choose` for every tensor, row or group, with the importance of its columns.
 fn choose_by_importance(
     weight: &[f32],
     rows: usize,
@@ -129,7 +129,7 @@ fn choose_by_importance(
     })
 }
 
-/// `choose` of every tensor, row or group, and the column that it starts at.
+/// Calls `choose` for every tensor, row or group, with the column that it starts at.
 fn choose_by(
     weight: &[f32],
     rows: usize,
@@ -150,7 +150,7 @@ fn choose_by(
                     Ok(())
                 })
             };
-            // Collected so that the error of the first row wins, whatever thread was first.
+            // Collected so that the error of the first row wins, whichever thread finishes first.
             let outcomes: Vec<Result<()>> =
                 weight.par_chunks(cols).zip(qparams.par_chunks_mut(groups)).map(row).collect();
             outcomes.into_iter().collect::<Result<()>>()?;
@@ -159,7 +159,7 @@ fn choose_by(
     }
 }
 
-/// Quantizes a `[rows, cols]` weight with scales and zero points that are given, such as learned ones.
+/// Quantizes a `[rows, cols]` weight with given scales and zero points, such as learned ones.
 ///
 /// # Errors
 /// As [`quantize_matrix`] for shapes and values, and as [`QuantizedMatrix::from_parts`] for scales and zero
@@ -203,7 +203,7 @@ pub(crate) fn check_weight(weight: &[f32], rows: usize, cols: usize) -> Result<(
     check_finite("weight", weight)
 }
 
-/// A matrix whose scales and zero points are there and checked, while its codes are filled in.
+/// A matrix with checked scales and zero points, while its codes are filled in.
 pub(crate) struct EncodedRows {
     matrix: QuantizedMatrix,
     codes: Vec<u8>,
@@ -260,7 +260,7 @@ impl EncodedRows {
         }
     }
 
-    /// The matrix with the codes that are there now.
+    /// The matrix with the current codes.
     pub(crate) fn finish(mut self) -> QuantizedMatrix {
         *self.matrix.codes_mut() = self.codes;
         self.matrix
@@ -345,8 +345,8 @@ impl QuantizedMatrix {
         }
     }
 
-    /// Measures the distance of the values from `weight`, of which this is the quantized form, and counts the values
-    /// outside the grid.
+    /// Measures the distance of the values from `weight`, the matrix that was quantized, and counts the values outside
+    /// the grid.
     ///
     /// Rows are handled in parallel and added up in their order.
     ///

@@ -23,14 +23,14 @@ pub fn pack_int4(codes: &[i8], packed: &mut [u8]) -> Result<()> {
 /// Unpacks one row of `codes.len()` INT4 codes.
 ///
 /// # Errors
-/// [`Error::Length`] where the lengths do not belong together.
+/// [`Error::Length`] if the lengths do not match.
 pub fn unpack_int4(packed: &[u8], codes: &mut [i8]) -> Result<()> {
     check_len("packed codes", Bits::Int4.row_bytes(codes.len()), packed.len())?;
     unpack_row(packed, codes);
     Ok(())
 }
 
-/// [`pack_int4`] for callers that have checked.
+/// [`pack_int4`] for callers that have checked the codes and lengths.
 pub(crate) fn pack_row(codes: &[i8], packed: &mut [u8]) {
     for (byte, pair) in packed.iter_mut().zip(codes.chunks(2)) {
         let low = pair[0].cast_unsigned() & 0x0f;
@@ -39,7 +39,7 @@ pub(crate) fn pack_row(codes: &[i8], packed: &mut [u8]) {
     }
 }
 
-/// [`unpack_int4`] for callers that have checked.
+/// [`unpack_int4`] for callers that have checked the lengths.
 pub(crate) fn unpack_row(packed: &[u8], codes: &mut [i8]) {
     for (pair, &byte) in codes.chunks_mut(2).zip(packed) {
         pair[0] = low(byte);

@@ -7,7 +7,7 @@ use crate::{Error, Mapping, QParams, QuantRange, Result, ScaleDtype};
 /// Least scale of PyTorch's observers: `torch.finfo(torch.float32).eps`, 2^-23.
 pub const TORCH_EPS: f32 = f32::EPSILON;
 
-/// Least scale of torchao's `choose_qparams_affine` unless it is told another: the smallest normal number
+/// Default least scale of torchao's `choose_qparams_affine`: the smallest normal number
 /// (`torch.finfo(torch.float32).tiny`), so that a scale always has a finite reciprocal.
 pub const TORCHAO_EPS: f32 = f32::MIN_POSITIVE;
 
@@ -16,12 +16,12 @@ pub const TORCHAO_EPS: f32 = f32::MIN_POSITIVE;
 pub const DYNAMIC_SCALE_FLOOR: f32 = 6.1e-5;
 
 impl QParams {
-    /// Refuses parameters that cannot quantize into `range`.
+    /// Rejects parameters that cannot quantize into `range`.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] or [`Error::Parameter`] for a scale that is not finite, is not positive (of signed codes with
-    /// zero point 0 it may be negative), whose reciprocal is not finite, or whose outermost code stands for an infinite
-    /// value; and for a zero point outside `range`.
+    /// [`Error::NotFinite`] or [`Error::Parameter`] for a scale that is not finite, is not positive (for signed codes
+    /// with zero point 0 it may be negative), has no finite reciprocal, or makes an outermost code stand for an infinite
+    /// value; and [`Error::Parameter`] for a zero point outside `range`.
     #[inline]
     pub fn check(&self, range: QuantRange) -> Result<()> {
         let Self { scale, zero_point } = *self;
@@ -68,8 +68,8 @@ impl QParams {
         Ok(())
     }
 
-    /// Returns true for a positive scale, and for a negative one of signed codes around zero: it turns the grid round, so
-    /// that the code without a counterpart, such as -8, stands for a positive value.
+    /// Returns `true` for a positive scale, and for a negative scale of signed codes with zero point 0: it mirrors the
+    /// grid, so that the code without a counterpart, such as -8, stands for a positive value.
     #[inline]
     fn has_good_sign(&self, range: QuantRange) -> bool {
         self.scale > 0.0 || (self.scale < 0.0 && self.zero_point == 0 && range.is_signed())
@@ -98,7 +98,7 @@ fn with_zero(min: f32, max: f32) -> Result<(f32, f32)> {
 }
 
 /// The zero point of symmetric mappings: 0 for signed codes, 128 for `[0, 255]`, the lower middle of any
-/// other unsigned range (as PyTorch's observers have it).
+/// other unsigned range (as in PyTorch's observers).
 fn symmetric_zero_point(range: QuantRange) -> i32 {
     if range.is_signed() {
         0
@@ -161,7 +161,7 @@ pub fn choose_qparams_stored(
     at_scale(lo, stored_scale(scale, scale_dtype)?, range, mapping)
 }
 
-/// Rounds a scale to `dtype`. It keeps its sign, and does not become 0.
+/// Rounds a scale to `dtype`. The scale keeps its sign and does not become 0.
 #[inline(always)]
 pub(crate) fn stored_scale(scale: f32, dtype: ScaleDtype) -> Result<f32> {
     match dtype {
@@ -225,14 +225,14 @@ fn at_scale(lo: f32, scale: f32, range: QuantRange, mapping: Mapping) -> Result<
     Ok(qparams)
 }
 
-/// Affine parameters of activations that are quantized as they come, as PyTorch's `quantize_dynamic`
-/// linears compute them, in f64 (`ChooseQuantizationParams` in its `quant_utils.h`).
+/// Affine parameters of dynamically quantized activations, as PyTorch's `quantize_dynamic` linears compute them, in f64
+/// (`ChooseQuantizationParams` in its `quant_utils.h`).
 ///
 /// It differs from [`choose_qparams`] in three ways. The zero point comes from whichever end has the
 /// smaller error. A range of zero width gives scale 0.1. A scale below [`DYNAMIC_SCALE_FLOOR`] is raised
 /// to it, and the bounds are stretched along.
 ///
-/// PyTorch's `reduce_range` is `range = [0, 127]` here while codes are clamped to `[0, 255]` later.
+/// PyTorch's `reduce_range` corresponds to `range = [0, 127]` here, with codes clamped to `[0, 255]` later.
 ///
 /// # Errors
 /// [`Error::NotFinite`] and [`Error::Parameter`] for bounds as in [`choose_qparams`].

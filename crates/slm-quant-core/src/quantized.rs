@@ -1,4 +1,4 @@
-//! A quantized weight matrix in its canonical, row-major form: what checkpoints store.
+//! A quantized weight matrix in the canonical, row-major form that checkpoints store.
 
 use half::f16;
 
@@ -38,7 +38,7 @@ impl Scales {
         self.len() == 0
     }
 
-    /// The type they are stored in.
+    /// The type in which the scales are stored.
     #[inline]
     pub fn dtype(&self) -> ScaleDtype {
         match self {
@@ -67,10 +67,10 @@ impl Scales {
 
 /// A quantized `[rows, cols]` weight matrix (`rows` outputs, `cols` inputs).
 ///
-/// Codes are row-major and signed. INT8 takes a byte a code. INT4 takes two codes to a byte, the even
-/// column in the low nibble, in two's complement; an odd row ends in a zero nibble, so that every row
-/// starts on a byte boundary. Scales are ordered by row, then by group within the row. Zero points exist
-/// only in the affine mapping, one next to each scale.
+/// Codes are row-major and signed. An INT8 code takes one byte. INT4 codes are packed two to a byte in two's
+/// complement, the even column in the low nibble; an odd row ends in a zero nibble, so that every row starts on a byte
+/// boundary. Scales are ordered by row, then by group within the row. Zero points exist only in the affine mapping, one
+/// for each scale.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizedMatrix {
     rows: usize,
@@ -86,8 +86,9 @@ impl QuantizedMatrix {
     ///
     /// # Errors
     /// [`Error::Length`] where a part does not fit the shape or zero points are missing or unexpected,
-    /// [`Error::NotFinite`] or [`Error::Parameter`] for a scale that is not a positive finite number, a zero
-    /// point outside the code range, or an odd INT4 row that does not end in a zero nibble.
+    /// [`Error::NotFinite`] for a scale that is not finite, and [`Error::Parameter`] for a scale that is 0, a negative
+    /// scale unless the mapping is [`Mapping::Symmetric`], a zero point outside the code range, or an odd INT4 row that
+    /// does not end in a zero nibble.
     pub fn from_parts(
         rows: usize,
         cols: usize,
@@ -104,8 +105,8 @@ impl QuantizedMatrix {
     }
 
     /// Assembles a matrix from parts that are known to pass [`QuantizedMatrix::check_shape`],
-    /// [`QuantizedMatrix::check_codes`] and [`QuantizedMatrix::check_params`], such as those of a matrix that was taken
-    /// apart. With others, methods give wrong values or panic.
+    /// [`QuantizedMatrix::check_codes`] and [`QuantizedMatrix::check_params`], such as those from
+    /// [`QuantizedMatrix::into_parts`]. With other parts, methods return wrong values or panic.
     pub fn from_checked_parts(
         rows: usize,
         cols: usize,
@@ -141,7 +142,7 @@ impl QuantizedMatrix {
         &self.codes
     }
 
-    /// Packed codes, to be replaced by as many that keep what [`QuantizedMatrix::from_parts`] checks.
+    /// Packed codes. Replacements must have the same length and pass the checks of [`QuantizedMatrix::from_parts`].
     pub(crate) fn codes_mut(&mut self) -> &mut Vec<u8> {
         &mut self.codes
     }
@@ -151,7 +152,7 @@ impl QuantizedMatrix {
         &self.scales
     }
 
-    /// Zero points, one next to each scale; none in a symmetric mapping, where they are all 0.
+    /// Zero points, one for each scale; `None` in a symmetric mapping, where they are all 0.
     pub fn zero_points(&self) -> Option<&[i8]> {
         self.zero_points.as_deref()
     }
@@ -211,14 +212,14 @@ impl QuantizedMatrix {
             + self.zero_points.as_ref().map_or(0, Vec::len)
     }
 
-    /// Takes the matrix apart: codes, scales, zero points.
+    /// Splits the matrix into codes, scales and zero points.
     pub fn into_parts(self) -> (Vec<u8>, Scales, Option<Vec<i8>>) {
         (self.codes, self.scales, self.zero_points)
     }
 }
 
 impl QuantizedMatrix {
-    /// Refuses a shape that no matrix has. Returns the bytes of its codes.
+    /// Rejects an invalid shape. Returns the bytes of its codes.
     ///
     /// # Errors
     /// [`Error::Empty`], [`Error::GroupSize`], and [`Error::Parameter`] for a shape that does not fit in memory.
@@ -233,8 +234,7 @@ impl QuantizedMatrix {
         })
     }
 
-    /// Refuses packed codes of whole rows, the first of which is row `first`, that are not as
-    /// [`QuantizedMatrix`] describes them.
+    /// Rejects packed codes of whole rows, starting at row `first`, that are not as [`QuantizedMatrix`] describes them.
     ///
     /// # Errors
     /// [`Error::Parameter`] for an odd INT4 row that does not end in a zero nibble.
@@ -255,7 +255,7 @@ impl QuantizedMatrix {
         }
     }
 
-    /// Refuses scales and zero points that are not those of a `[rows, cols]` matrix.
+    /// Rejects scales and zero points that do not fit a `[rows, cols]` matrix.
     ///
     /// # Errors
     /// As [`QuantizedMatrix::from_parts`] for scales and zero points.
@@ -279,7 +279,7 @@ impl QuantizedMatrix {
             if !value.is_finite() {
                 return Err(Error::NotFinite { what: "scales", index, value });
             }
-            // Negative scales turn a symmetric grid round.
+            // Negative scales mirror a symmetric grid.
             if value == 0.0 || (value < 0.0 && scheme.mapping != Mapping::Symmetric) {
                 return Err(Error::Parameter {
                     what: "scales",

@@ -1,18 +1,17 @@
-//! Rounding half to even and the step from a value to its code: defined here, used by everything else.
+//! Rounding half to even, and the conversion of a value to its code that everything else uses.
 
 use crate::{Code, QParams, QuantRange};
 
-/// 1.5 * 2^23. Adding it to a value of magnitude up to 2^22 leaves a number whose last bit counts ones, so
-/// the addition itself rounds to an integer, half to even, and the integer stands in the low bits.
-/// `f32::round_ties_even` says the same, but is a library call per value on x86-64 without SSE4.1, where
-/// this becomes vector code.
+/// 1.5 * 2^23. Adding it to a value of magnitude up to 2^22 leaves a number whose last bit has the value 1, so the
+/// addition itself rounds to an integer, half to even, and the low bits hold that integer. `f32::round_ties_even` gives
+/// the same result, but on x86-64 without SSE4.1 it is a library call per value, while this becomes vector code.
 const ROUNDER: f32 = 12_582_912.0;
 
-/// Bound on what [`ROUNDER`] takes. Every code range lies far inside it, so clamping a quotient to it first
+/// Bound on the values that [`ROUNDER`] rounds. Every code range lies far inside it, so clamping a quotient to it first
 /// never changes a code.
 const LIMIT: f32 = 4_194_304.0;
 
-/// Sums that are taken side by side.
+/// Number of independent sums.
 const LANES: usize = 8;
 
 /// Rounds `x`, which must lie within ±2^22, to the nearest integer, half to even.
@@ -33,8 +32,8 @@ pub struct Quantizer {
 }
 
 impl Quantizer {
-    /// A quantizer for parameters that [`QParams::check`] accepts. With others, codes are within `range` but mean
-    /// nothing.
+    /// A quantizer for parameters that [`QParams::check`] accepts. With other parameters, codes are within `range` but
+    /// meaningless.
     pub fn new(qparams: QParams, range: QuantRange) -> Self {
         Self {
             scale: qparams.scale,
@@ -61,7 +60,7 @@ impl Quantizer {
         }
     }
 
-    /// Writes the values that finite `x` are rounded to, as far as both slices go: the loop of
+    /// Writes the fake-quantized values of finite `x`, as far as both slices go: the loop of
     /// [`fake_quantize_into`](crate::fake_quantize_into).
     #[inline(always)]
     pub fn fake_quantize_into(self, x: &[f32], y: &mut [f32]) {
@@ -70,7 +69,7 @@ impl Quantizer {
         }
     }
 
-    /// Sets the gradients of values `x` that are clipped to 0: the loop of
+    /// Sets to 0 the gradients of values `x` that are clipped: the loop of
     /// [`fake_quantize_backward`](crate::fake_quantize_backward), in place.
     #[inline(always)]
     pub fn clear_clipped(self, x: &[f32], grad: &mut [f32]) {
@@ -79,8 +78,9 @@ impl Quantizer {
         }
     }
 
-    /// [`clear_clipped`](Self::clear_clipped), and the gradients by scale and zero point before a factor: the loop of
-    /// [`fake_quantize_learnable_backward`](crate::fake_quantize_learnable_backward), in place.
+    /// [`clear_clipped`](Self::clear_clipped) that also returns the gradients with respect to scale and zero point,
+    /// without the factor: the loop of [`fake_quantize_learnable_backward`](crate::fake_quantize_learnable_backward),
+    /// in place.
     #[inline(always)]
     pub fn learnable_backward(self, x: &[f32], grad: &mut [f32]) -> [f64; 2] {
         let (mut by_scale, mut by_zero_point) = ([0.0_f64; LANES], [0.0_f64; LANES]);
@@ -103,7 +103,8 @@ impl Quantizer {
         [by_scale, by_zero_point].map(|lanes| lanes.iter().sum())
     }
 
-    /// The gradients by `x`, by the scale and by the zero point of one value, whose rounded value has the gradient `grad`.
+    /// The gradients with respect to `x`, the scale and the zero point for one value whose rounded value has the gradient
+    /// `grad`.
     #[inline(always)]
     fn learnable_terms(self, x: f32, grad: f32) -> [f32; 3] {
         let rounded = self.rounded(x);

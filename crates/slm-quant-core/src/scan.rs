@@ -1,4 +1,4 @@
-//! One pass over values: are they finite, and between which bounds do they lie.
+//! Checks and bounds of values, each in one pass.
 
 use crate::{Error, Result};
 
@@ -19,7 +19,7 @@ fn first_not_finite(what: &'static str, values: &[f32]) -> Error {
     Error::NotFinite { what, index, value }
 }
 
-/// Refuses NaN and infinities.
+/// Rejects NaN and infinities.
 ///
 /// # Errors
 /// [`Error::NotFinite`] with the position of the first; `what` names the values in the message.
@@ -35,7 +35,7 @@ pub fn check_finite(what: &'static str, values: &[f32]) -> Result<()> {
 #[inline(always)]
 pub fn min_max(what: &'static str, values: &[f32]) -> Result<(f32, f32)> {
     let Some(&first) = values.first() else { return Err(Error::Empty { what }) };
-    // Independent lanes, because a single running minimum of floats is not vectorised.
+    // Independent lanes, because a single running minimum of floats is not vectorized.
     let mut lo = [first; LANES];
     let mut hi = [first; LANES];
     let mut largest = [0_i32; LANES];
@@ -60,7 +60,7 @@ pub fn min_max(what: &'static str, values: &[f32]) -> Result<(f32, f32)> {
     Ok((lo.into_iter().fold(first, f32::min), hi.into_iter().fold(first, f32::max)))
 }
 
-/// Refuses another length than `expected`.
+/// Rejects a length other than `expected`.
 ///
 /// # Errors
 /// [`Error::Length`]; `what` names the values in the message.

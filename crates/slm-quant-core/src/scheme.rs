@@ -147,7 +147,7 @@ impl Granularity {
         }
     }
 
-    /// Scales per row, counted for one row: `1`, or the number of groups.
+    /// Number of scales that apply to one row: 1, or the number of groups.
     ///
     /// # Errors
     /// As [`Granularity::group_width`].
@@ -204,8 +204,8 @@ pub enum Mapping {
     /// code is used when the negative side is the larger. torchao's `SYMMETRIC_NO_CLIPPING_ERR`. Written `symmetric`.
     #[default]
     Symmetric,
-    /// `scale = max(-lo, hi) / ((quant_max - quant_min) / 2)`, as PyTorch's symmetric observers; a value at
-    /// the positive end is clipped by half a step in a range that is not narrow. torchao's `SYMMETRIC`. Written
+    /// `scale = max(-lo, hi) / ((quant_max - quant_min) / 2)`, as in PyTorch's symmetric observers. In a range that is
+    /// not narrow, a value at the positive end is clipped by half a step. torchao's `SYMMETRIC`. Written
     /// `symmetric-torch`.
     SymmetricTorch,
     /// `scale = (hi - lo) / (quant_max - quant_min)` with a zero point. Written `affine`.
@@ -246,8 +246,8 @@ impl FromStr for Mapping {
     }
 }
 
-/// Type of stored scales. A scale is rounded to this type before it is used to quantize, so that what is
-/// stored is exactly what was used.
+/// Type of stored scales. A scale is rounded to this type before it is used to quantize, so that the stored scale is
+/// exactly the one used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ScaleDtype {
     /// 32-bit float.
@@ -304,7 +304,7 @@ pub struct QuantScheme {
 }
 
 impl QuantScheme {
-    /// Symmetric, per tensor, F32 scales: slm's default for a width.
+    /// The default scheme of a width: symmetric, per tensor, F32 scales.
     pub const fn per_tensor(bits: Bits) -> Self {
         Self {
             bits,
@@ -356,7 +356,7 @@ impl fmt::Display for QuantScheme {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct QParams {
-    /// Size of one step, finite. It is negative only where signed codes around zero are turned round, so that the lowest code
+    /// Size of one step, finite. It may be negative only for signed codes with zero point 0; the lowest code then
     /// stands for the highest value.
     pub scale: f32,
     /// The code that means 0.0, inside the code range.
@@ -428,7 +428,7 @@ pub enum QuantizationType {
     Static,
     /// Quantized to 8 bits with parameters computed from each input. Written `dynamic`.
     Dynamic,
-    /// Left float. Written `weight-only`.
+    /// Kept in float. Written `weight-only`.
     WeightOnly,
 }
 
@@ -459,7 +459,7 @@ impl FromStr for QuantizationType {
     }
 }
 
-/// Serde as the strings (or, for bits, the number) that users write.
+/// Serialization as the strings (or, for bits, the number) that users write.
 #[cfg(feature = "serde")]
 mod as_text {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};

@@ -1,10 +1,10 @@
-//! Distance of an approximation from its reference.
+//! Error statistics of an approximation.
 
 use crate::round::Quantizer;
 use crate::scan::{check_finite, check_len};
 use crate::{QParams, QuantRange, Result};
 
-/// Sums that are added up side by side.
+/// Number of independent sums.
 const LANES: usize = 4;
 
 /// Error statistics of an approximation, gathered in f64 over any number of batches.
@@ -32,7 +32,7 @@ pub struct ErrorStats {
 }
 
 impl ErrorStats {
-    /// Adds values and what approximates them.
+    /// Adds values and their approximations.
     ///
     /// # Errors
     /// [`crate::Error::Length`] where the slices differ in length, [`crate::Error::NotFinite`] for a NaN or
@@ -80,7 +80,7 @@ impl ErrorStats {
     }
 
     /// Counts which of `values` are clipped by `qparams`: those whose rounded code falls outside `range`,
-    /// that is which lie more than half a step beyond its ends.
+    /// that is, that lie more than half a step beyond its ends.
     ///
     /// # Errors
     /// As [`crate::quantize`].
@@ -91,14 +91,14 @@ impl ErrorStats {
         Ok(())
     }
 
-    /// [`ErrorStats::observe_clipping`] for finite values and parameters that were checked.
+    /// [`ErrorStats::observe_clipping`] for finite values and checked parameters.
     pub(crate) fn add_clipping(&mut self, values: &[f32], quantizer: Quantizer) {
         let clipped = |x: &f32| u32::from(!quantizer.contains(quantizer.rounded(*x)));
         self.clipped += values.iter().map(clipped).map(u64::from).sum::<u64>();
         self.clip_count += values.len() as u64;
     }
 
-    /// Adds what `other` has gathered.
+    /// Adds the statistics that `other` has gathered.
     pub fn merge(&mut self, other: &Self) {
         self.count += other.count;
         self.reference_square += other.reference_square;
@@ -153,7 +153,7 @@ impl ErrorStats {
         }
     }
 
-    /// Share of the values given to [`ErrorStats::observe_clipping`] that were clipped; none without any.
+    /// Share of the values given to [`ErrorStats::observe_clipping`] that were clipped; `None` if there were none.
     pub fn clipped_share(&self) -> Option<f64> {
         (self.clip_count > 0).then(|| self.clipped as f64 / self.clip_count as f64)
     }

@@ -1,4 +1,4 @@
-//! Weights that make up for the drift of their inputs.
+//! Tests of weights that compensate for the drift of their inputs.
 
 use slm_quant_core::{GptqFactor, GptqOptions, Hessian, InputDrift};
 
@@ -29,7 +29,7 @@ fn a_linear_drift_is_made_up_for() {
     const ROWS: usize = 400;
     for activation_order in [false, true] {
         let seen = noise(ROWS * COLS, 1);
-        // The float inputs are the seen ones times I + mix.
+        // The float inputs are the observed ones times I + mix.
         let mix: Vec<f32> = noise(COLS * COLS, 2).into_iter().map(|value| 0.1 * value).collect();
         let mut differences = vec![0.0_f32; ROWS * COLS];
         for (row, differences) in seen.chunks_exact(COLS).zip(differences.chunks_exact_mut(COLS)) {

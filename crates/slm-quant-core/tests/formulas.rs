@@ -128,7 +128,7 @@ fn dynamic_parameters_have_their_floor_and_stretch_bounds_with_it() {
         (0.0, 1e-4, QuantRange::INT8, floor, -128),
         (-1e-4, 0.0, QuantRange::INT8, floor, 127),
         (0.0, 0.0, QuantRange::INT8, 0.1, 127),
-        // Too narrow for a scale with a finite reciprocal: as if there were no width.
+        // Too narrow for a scale with a finite reciprocal: treated as zero width.
         (0.0, 1e-37, QuantRange::UINT8, 0.1, 0),
     ] {
         let found = choose_qparams_dynamic(lo, hi, range).unwrap();
@@ -146,7 +146,7 @@ fn qparams_are_checked_at_their_limits() {
         let refused = check(1.0, zero_point);
         assert!(matches!(refused, Err(Error::Parameter { what: "zero point", .. })), "{zero_point}");
     }
-    // One end only would be infinite.
+    // Only one end would be infinite.
     let large = f32::MAX / 250.0;
     for zero_point in [-128, 127] {
         let refused = check(large, zero_point);
@@ -157,7 +157,7 @@ fn qparams_are_checked_at_their_limits() {
     for scale in [0.0, -0.0, 1e-39, -1e-39] {
         assert!(matches!(check(scale, 0), Err(Error::Parameter { what: "scale", .. })), "{scale}");
     }
-    // Negative scales turn a symmetric grid of signed codes round.
+    // Negative scales mirror a symmetric grid of signed codes.
     check(-1.0, 0).unwrap();
     assert!(matches!(check(-1.0, 1), Err(Error::Parameter { what: "scale", .. })));
     let unsigned = QParams { scale: -1.0, zero_point: 0 }.check(QuantRange::UINT8);
@@ -248,7 +248,7 @@ fn granularities_count_scales() {
     assert_eq!([ScaleDtype::F32.size(), ScaleDtype::F16.size()], [4, 2]);
 }
 
-/// Each text and what it stands for, both ways, and texts that stand for nothing.
+/// Checks each text and its value, in both directions, and that invalid texts are rejected.
 fn check_texts<T>(texts: &[(&str, T)], bad: &[&str])
 where
     T: std::fmt::Display + std::str::FromStr<Err = Error> + PartialEq + std::fmt::Debug,
@@ -385,7 +385,7 @@ fn only_static_inputs_have_parameters() {
 #[test]
 fn learned_scales_and_zero_points_sum_the_gradients_of_all_values() {
     // Of nineteen values the first clips below, the last above; the others are a quarter of a step off the grid, where the
-    // gradient by the scale is that quarter.
+    // gradient with respect to the scale is that quarter.
     let (scale, zero_point) = (2.0, 1.0);
     let mut values: Vec<f32> = (0..19).map(|i| ((i % 5) as f32 - 0.25) * scale).collect();
     (values[0], values[18]) = (-100.0, 100.0);

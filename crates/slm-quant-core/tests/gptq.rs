@@ -1,4 +1,4 @@
-//! GPTQ and weighted ranges: against a plain reference, and what users rely on.
+//! Tests of GPTQ and weighted ranges: against a plain reference, and of the properties that users rely on.
 
 use slm_quant_core::{
     Bits, Error, GptqFactor, GptqOptions, Granularity, Hessian, Mapping, ObserverKind, QParams, QuantScheme,
@@ -68,8 +68,8 @@ fn schemes() -> Vec<QuantScheme> {
     schemes
 }
 
-/// The algorithm as the paper writes it: the inverse of the damped Hessian, its upper Cholesky factor, and one column
-/// after the other, all in f64.
+/// The algorithm as the paper writes it, all in f64: the inverse of the damped Hessian, its upper Cholesky factor, and
+/// one column after the other.
 fn textbook(
     weight: &[f32],
     cols: usize,
@@ -144,7 +144,7 @@ fn codes(matrix: &QuantizedMatrix) -> Vec<i8> {
 #[test]
 fn codes_are_those_of_the_textbook() {
     let (mut random, mut exact) = (Random(1), 0);
-    // One block, several, a last one that is not whole, and more rows than a tile.
+    // One block, several blocks, a partial last block, and more rows than a tile.
     for (rows, cols) in [(3, 40), (35, 150)] {
         let hessian = hessian(&inputs(&mut random, 4 * cols, cols), cols);
         let weight = random.values(rows * cols);
@@ -155,7 +155,8 @@ fn codes_are_those_of_the_textbook() {
             let expected = textbook(&weight, cols, scheme, &qparams, &hessian, 0.01);
             let found = codes(&matrix);
             let differing = found.iter().zip(&expected).filter(|(a, b)| a != b).count();
-            // A weight next to the middle between two codes may go either way in f32, and takes the rest of its row along.
+            // A weight close to the middle between two codes may be rounded either way in f32, which also changes the rest
+            // of its row.
             assert!(100 * differing <= found.len(), "{scheme}, {rows} x {cols}: {differing} codes differ");
             exact += usize::from(differing == 0);
             let stored: Vec<QParams> = (0..matrix.scales().len()).map(|i| matrix.qparams(i)).collect();
@@ -193,7 +194,7 @@ fn outputs_are_closer_than_with_round_to_nearest() {
     }
 }
 
-/// The rows are few enough to be all tried out, so that the error of the whole matrix cannot rise.
+/// The rows are few enough to be all in the sample, so that the error of the whole matrix cannot rise.
 #[test]
 fn scales_for_gptq_are_never_worse_than_those_for_rounding_to_nearest() {
     let mut random = Random(11);
@@ -229,7 +230,7 @@ fn scales_for_gptq_are_never_worse_than_those_for_rounding_to_nearest() {
     assert!(8 * better > schemes, "{better} of {schemes} with 4 bits are lower");
 }
 
-/// The end of the codes that reaches further, -8, goes where the largest weight is.
+/// The code that reaches further, -8, stands for the largest weight.
 #[test]
 fn symmetric_scales_of_4_bits_take_the_sign_that_suits_their_weights() {
     let (rows, cols) = (48, 96);
@@ -244,7 +245,7 @@ fn symmetric_scales_of_4_bits_take_the_sign_that_suits_their_weights() {
             let turned = choose_gptq_qparams(&weight, rows, cols, scheme, &factor).unwrap();
             let negative = turned.iter().filter(|qparams| qparams.scale < 0.0).count();
             assert!(4 * negative > turned.len() && 4 * negative < 3 * turned.len(), "{negative}");
-            // Positive scales only: those of the same search.
+            // Positive scales of the same search.
             let costs = factor.remaining_costs();
             let positive = choose_weighted_qparams(&weight, rows, cols, scheme, &costs).unwrap();
             assert!(positive.iter().all(|qparams| qparams.scale > 0.0));
@@ -262,7 +263,7 @@ fn symmetric_scales_of_4_bits_take_the_sign_that_suits_their_weights() {
             assert!(turned < most * positive, "{granularity:?}: {turned} {positive}");
         }
     }
-    // Codes with as many steps on both sides gain nothing, and others have no such scales.
+    // Codes with the same number of steps on both sides gain nothing, and other mappings have no negative scales.
     for scheme in schemes().into_iter().filter(|scheme| scheme.mapping != Mapping::Symmetric) {
         let qparams = choose_gptq_qparams(&weight, rows, cols, scheme, &factor).unwrap();
         assert!(qparams.iter().all(|qparams| qparams.scale > 0.0), "{scheme:?}");
@@ -277,7 +278,7 @@ fn rounding_anew_with_fitted_scales_lowers_the_error_round_by_round() {
     let damping = 0.01 * f64::from(hessian.mean_squares().unwrap().iter().sum::<f32>()) / cols as f64;
     let weight = random.values(rows * cols);
     let factor = GptqFactor::new(&hessian, GptqOptions::default()).unwrap();
-    // Of each row, so that none gets worse.
+    // Errors of each row: none may get worse.
     let errors = |matrix: &QuantizedMatrix| -> Vec<f64> {
         let values = matrix.dequantize();
         let rows = weight.chunks_exact(cols).zip(values.chunks_exact(cols));
@@ -306,7 +307,7 @@ fn rounding_anew_with_fitted_scales_lowers_the_error_round_by_round() {
             before = after;
         }
         let gain = before.iter().sum::<f64>() / first;
-        // Scales of 256 codes fit as they are.
+        // Scales of 256 codes already fit.
         if scheme.bits == Bits::Int4 && scheme.granularity != Granularity::PerTensor {
             assert!(gain < 0.999, "{scheme}: {gain}");
         }
@@ -318,7 +319,7 @@ fn refinement_lowers_the_error_further_for_every_scheme() {
     let mut random = Random(7);
     let (rows, cols) = (40, 100);
     let hessian = hessian(&inputs(&mut random, 500, cols), cols);
-    // The error that is lowered is that of the damped Hessian.
+    // Refinement lowers the error by the damped Hessian.
     let mean = hessian.mean_squares().unwrap().iter().sum::<f32>() / cols as f32;
     let damped_error = |weight: &[f32], matrix: &QuantizedMatrix| {
         let errors = weight.iter().zip(matrix.dequantize()).map(|(w, q)| f64::from(w - q).powi(2));

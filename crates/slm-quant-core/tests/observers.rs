@@ -1,4 +1,4 @@
-//! Choices, refusals and names of observers.
+//! Tests of the choices, errors and names of observers.
 
 use slm_quant_core::{
     Bits, Error, ErrorStats, Granularity, Mapping, ObserverKind, PerChannelMinMaxObserver, QuantRange,
@@ -27,7 +27,7 @@ fn squared_error(values: &[f32], bounds: (f32, f32), range: QuantRange, mapping:
     values.iter().zip(y).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>() / values.len() as f64
 }
 
-/// The least error of a fine sweep over shrunken bounds: both together if symmetric, each by itself if not.
+/// The least error of a fine sweep over shrunken bounds: both together if symmetric, each separately if not.
 fn swept(values: &[f32], range: QuantRange, mapping: Mapping) -> f64 {
     let (lo, hi) = ObserverKind::MinMax.choose_range(values, range, mapping, TORCHAO_EPS).unwrap();
     let mut best = f64::INFINITY;
@@ -187,7 +187,7 @@ fn names_round_trip() {
         assert_eq!(kind.to_string().parse::<ObserverKind>(), Ok(kind));
         assert!(!kind.to_string().contains(':'));
     }
-    // As files and programs give them.
+    // Names as files and programs give them.
     for name in ["weighted-mse", "mse", "percentile:99.9"] {
         let kind = ObserverKind::try_from(name.to_owned()).unwrap();
         assert_eq!((kind.to_string(), String::from(kind)), (name.to_owned(), name.to_owned()));

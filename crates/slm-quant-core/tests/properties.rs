@@ -249,7 +249,7 @@ fn accumulators_that_could_overflow_are_refused() {
     let wide = of(safe + 1, Bits::Int8, 0x80);
     let refused = int_matmul(&vec![255_u8; safe + 1], &[0], &wide);
     assert_eq!(refused, Err(Error::AccumulatorOverflow { k: safe + 1, max_k: safe }));
-    // Groups of a safe width may make a row of any width, as long as they are kept apart.
+    // Groups of a safe width may make up a row of any width, as long as they are summed separately.
     let scheme =
         QuantScheme::per_tensor(Bits::Int8).with_granularity(Granularity::PerGroup { group_size: safe });
     let (codes, scales, _) = wide.into_parts();

@@ -1,4 +1,4 @@
-//! The numerics against plain references that are written again here, from the documented formulas.
+//! Tests of the numerics against plain references, reimplemented here from the documented formulas.
 
 use proptest::prelude::*;
 use slm_quant_core::{
@@ -17,7 +17,7 @@ const RANGES: [QuantRange; 6] = [
     QuantRange::UINT4,
 ];
 
-/// Values around zero, in which each magnitude from 2^-20 to 2^10 is as likely.
+/// Values around zero whose magnitudes are log-uniform from 2^-20 to 2^10.
 fn value() -> impl Strategy<Value = f32> {
     (-20.0_f32..10.0, any::<bool>()).prop_map(|(e, negative)| if negative { -e.exp2() } else { e.exp2() })
 }
@@ -31,7 +31,7 @@ fn middle(range: QuantRange) -> i32 {
     }
 }
 
-/// Scale and zero point as the table of `choose_qparams` has them.
+/// Scale and zero point by the table of `choose_qparams`.
 fn reference(min: f32, max: f32, range: QuantRange, mapping: Mapping, eps: f32) -> (f32, i32) {
     let (lo, hi) = (if min < 0.0 { min } else { 0.0 }, if max > 0.0 { max } else { 0.0 });
     let (least, greatest) = (range.quant_min() as f32, range.quant_max() as f32);
@@ -86,7 +86,7 @@ proptest! {
         }
     }
 
-    /// Codes are quotients rounded to even and clamped; what they stand for is their distance from the zero point.
+    /// Codes are quotients rounded to even and clamped; their value is their distance from the zero point in steps.
     #[test]
     fn codes_are_rounded_quotients(
         steps in prop::collection::vec(-300.0_f32..300.0, 1..40), exponent in -12_i32..8, at in 0.0_f32..1.0,
@@ -127,7 +127,7 @@ proptest! {
         }
     }
 
-    /// A matrix has the codes and scales of each of its groups by itself.
+    /// A matrix has the codes and scales of its groups quantized separately.
     #[test]
     fn a_matrix_is_its_groups(values in prop::collection::vec(value(), 5 * 7), int4 in any::<bool>(), affine in any::<bool>()) {
         let bits = if int4 { Bits::Int4 } else { Bits::Int8 };
@@ -168,7 +168,7 @@ proptest! {
         let squares: Vec<f32> =
             (0..3).map(|i| x.chunks(3).map(|row| row[i] * row[i]).sum::<i32>() as f32 / 4.0).collect();
         prop_assert_eq!(hessian.mean_squares().unwrap(), squares);
-        // What each row of errors adds to the output of each input.
+        // The output error that each row of errors causes for each input.
         let output = |e: &[i32], x: &[i32]| e.iter().zip(x).map(|(e, x)| e * x).sum::<i32>().pow(2);
         let expected: i32 = errors.chunks(3).flat_map(|e| x.chunks(3).map(move |x| output(e, x))).sum();
         let errors: Vec<f32> = errors.iter().map(|e| *e as f32).collect();
@@ -180,8 +180,8 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(8))]
 
-    /// Ranges that are weighted alike are those of the unweighted search, whatever the weight is; where weights differ,
-    /// the weighted search is at least as good by its own measure.
+    /// With equal weights, ranges are those of the unweighted search, whatever the weight; with different weights, the
+    /// weighted search is at least as good by its own measure.
     #[test]
     fn weights_that_are_equal_do_not_matter(values in prop::collection::vec(-1.0_f32..1.0, 3 * 24), weight in 0.01_f32..100.0) {
         for (bits, mapping) in [(Bits::Int4, Mapping::Symmetric), (Bits::Int4, Mapping::Affine), (Bits::Int8, Mapping::Symmetric)] {
@@ -225,7 +225,7 @@ fn symmetric_zero_points_by_range() {
     }
 }
 
-/// Symmetric mappings need codes on both sides of zero: each end is looked at.
+/// Symmetric mappings need codes on both sides of zero; both ends are checked.
 #[test]
 fn symmetric_codes_lie_on_both_sides_of_zero() {
     let chosen = |lo, hi| {

@@ -1,12 +1,12 @@
-//! Results of the searches for ranges on small inputs, value for value. The searches themselves are compared with PyTorch by
-//! the golden vectors; these values are what they found then.
+//! Tests of the exact results of the range searches on small inputs. The golden vectors compare the searches with PyTorch;
+//! these values record their results.
 
 use slm_quant_core::{
     Error, HistogramObserver, HistogramSearch, Mapping, MseObserver, Observer, ObserverKind,
     PercentileObserver, QuantRange, TORCH_EPS, histogram_search,
 };
 
-/// Values of a bell with some far outliers, from a small generator.
+/// Bell-shaped values with some far outliers, from a small generator.
 fn bell(seed: u64, count: usize) -> Vec<f32> {
     let mut state = seed;
     let mut uniform = move || {
@@ -30,7 +30,7 @@ fn all_ranges(choose: impl Fn(QuantRange, Mapping) -> Option<(f32, f32)>) -> Vec
     MAPPINGS.iter().flat_map(|&m| RANGES.iter().filter_map(move |&r| choose(r, m))).collect()
 }
 
-/// Both tails of a histogram hold little: the search gives up many bins on either side.
+/// A histogram with light tails: the search drops many bins on either side.
 fn tails() -> Vec<f64> {
     (0..2048)
         .map(|i| {

@@ -1,13 +1,15 @@
 //! Settings of the system's allocator.
 
-/// Bytes from which an allocation has a mapping of its own, and bytes that the allocator keeps at the end of its heap.
+/// Size in bytes from which an allocation gets its own mapping, and bytes that the allocator keeps at the end of its
+/// heap.
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
 const KEPT: [(libc::c_int, libc::c_int); 2] =
     [(libc::M_MMAP_THRESHOLD, 32 << 20), (libc::M_TRIM_THRESHOLD, 256 << 20)];
 
 /// Lets the allocator keep freed memory for the next allocation, for programs that allocate the same tensors in every step.
-/// It would otherwise return them to the system, which clears each page before it hands it out again. The setting is the
-/// whole process's, so that only a program should choose it. It does nothing where the C library is not glibc, or refuses.
+/// Otherwise it would return the memory to the system, which clears each page before it hands the page out again. The
+/// setting applies to the whole process, so only a program should choose it, not a library. It has no effect if the C
+/// library is not glibc, or rejects it.
 pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
     for (parameter, bytes) in KEPT {

@@ -1,14 +1,14 @@
-//! Memory for weights, in large pages where the system has them.
+//! Memory for weights, in large pages if the system has them.
 //!
-//! A product of one row is as fast as memory can be read, and with pages of 4 KiB a processor spends a third
-//! of that time on finding out where pages are (on a virtual machine; on others less). Linux gives pages of
-//! 2 MiB to those who ask, but most matrices are smaller than a few of them. So arrays are put next to each
-//! other on *arenas* of many pages. What an array leaves is taken by the next that fits, since training packs
-//! weights again in every step. An arena is given back when the last array on it is dropped; what no array has covered
-//! of it yet takes address space but no memory.
+//! The speed of a product with one row is the speed at which memory is read. With pages of 4 KiB a processor spends a
+//! third of that time on address translation (on a virtual machine; less on others). Linux provides pages of 2 MiB on
+//! request, but most matrices are smaller than a few of them. So arrays are placed next to each other on *arenas* of
+//! many pages. The memory of a dropped array is reused by the next array that fits, because training packs weights
+//! again in every step. An arena is returned to the system when the last array on it is dropped. Parts of it that no
+//! array has covered yet take address space but no memory.
 //!
-//! For sanitizers (the feature `sanitize`) and Miri, each array has an arena of its own from the allocator, of exactly
-//! its bytes: neighbours on an arena would hide a read or write beyond an array's end.
+//! For sanitizers (the feature `sanitize`) and Miri, each array has its own arena from the allocator, of exactly its
+//! size: neighbours on an arena would hide a read or write beyond an array's end.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -25,7 +25,7 @@ const ARENA_BYTES: usize = 16 * LARGE_PAGE;
 /// Bytes to which arrays are aligned: a cache line.
 const ALIGN: usize = 64;
 
-/// True if each array has an arena of its own.
+/// `true` if each array has its own arena.
 const ALONE: bool = cfg!(any(feature = "sanitize", miri));
 
 /// A type whose zero bytes are a value.
@@ -49,11 +49,11 @@ unsafe impl Plain for u64 {}
 // SAFETY: an array has the bytes of its values, one after the other, and none between them.
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 
-/// An array of numbers, of fixed length, in large pages where the system has them: for what is read from end to end
-/// again and again, such as weights and caches of keys and values.
+/// An array of numbers of fixed length, in large pages if the system has them. It is made for data that is repeatedly
+/// read from end to end, such as weights and KV caches.
 ///
-/// Arrays are put next to each other, so that small ones share pages. The memory of one that is dropped is for the
-/// next; it goes back to the system once all that share an arena are gone.
+/// Arrays are placed next to each other, so that small ones share pages. The memory of a dropped array is reused by
+/// later ones. It returns to the system once all arrays that share its arena are dropped.
 pub struct HugeVec<T: Plain> {
     start: NonNull<T>,
     len: usize,
@@ -67,7 +67,7 @@ unsafe impl<T: Plain> Send for HugeVec<T> {}
 unsafe impl<T: Plain> Sync for HugeVec<T> {}
 
 impl<T: Plain> HugeVec<T> {
-    /// `len` values of zero bytes.
+    /// Creates an array of `len` values of zero bytes.
     pub fn zeroed(len: usize) -> Self {
         const { assert!(ALIGN.is_multiple_of(align_of::<T>())) };
         let bytes = len.saturating_mul(size_of::<T>());
@@ -77,7 +77,7 @@ impl<T: Plain> HugeVec<T> {
         Self { start, len, allocation, _values: PhantomData }
     }
 
-    /// The values of an iterator of known length.
+    /// Creates an array of the values of an iterator of known length.
     pub fn from_values(values: impl ExactSizeIterator<Item = T>) -> Self {
         let mut array = Self::zeroed(values.len());
         for (to, value) in array.iter_mut().zip(values) {
@@ -127,7 +127,7 @@ impl<T: Plain> fmt::Debug for HugeVec<T> {
     }
 }
 
-/// Arenas that may have free bytes. Those that are gone are forgotten when a new one comes.
+/// Arenas that may have free bytes. Dropped ones are removed when a new one is added.
 static ARENAS: Mutex<Vec<Weak<Arena>>> = Mutex::new(Vec::new());
 
 /// A part of an arena with `bytes` bytes for an array, all zero.
@@ -146,7 +146,7 @@ fn reserve(bytes: usize) -> Allocation {
     allocation
 }
 
-/// Bytes of an arena that one array has to itself.
+/// Bytes of an arena that belong to one array.
 struct Allocation {
     arena: Arc<Arena>,
     offset: usize,
@@ -157,13 +157,13 @@ impl Allocation {
     /// The first `bytes` bytes of a new arena of at least `arena_bytes`, and that arena.
     fn on_new_arena(bytes: usize, arena_bytes: usize) -> (Self, Weak<Arena>) {
         let arena = Arc::new(Arena::new(arena_bytes));
-        // Nobody else knows the arena yet, and it is large enough.
+        // Nothing else refers to the arena yet, and it is large enough.
         arena.free.lock().unwrap_or_else(PoisonError::into_inner).take(bytes);
         let known = Arc::downgrade(&arena);
         (Self { arena, offset: 0, bytes }, known)
     }
 
-    /// `bytes` bytes of zeros of `arena`, if it has as many in a row.
+    /// `bytes` contiguous bytes of zeros from `arena`, if it has that many.
     fn take(arena: Arc<Arena>, bytes: usize) -> Option<Self> {
         let (offset, used) = arena.free.lock().unwrap_or_else(PoisonError::into_inner).take(bytes)?;
         // SAFETY: the bytes lie on the arena, and `take` gave them to nobody else.
@@ -181,9 +181,9 @@ impl Drop for Allocation {
 
 /// The free list of an arena.
 struct FreeList {
-    /// Start and end of the runs of free bytes, in order, with something between each and the next.
+    /// Start and end of each run of free bytes, in ascending order. No two runs are adjacent.
     runs: Vec<(usize, usize)>,
-    /// Offset from which on no array has ever been.
+    /// Offset from which on no byte has ever been used.
     fresh: usize,
 }
 
@@ -192,7 +192,7 @@ impl FreeList {
         Self { runs: vec![(0, bytes)], fresh: 0 }
     }
 
-    /// Takes `bytes` bytes: where they start, and how many of them have been used before.
+    /// Takes `bytes` bytes. Returns their offset, and how many of them have been used before.
     fn take(&mut self, bytes: usize) -> Option<(usize, usize)> {
         let index = self.runs.iter().position(|&(start, end)| bytes <= end - start)?;
         let (start, end) = self.runs[index];
@@ -206,7 +206,7 @@ impl FreeList {
         Some((start, used))
     }
 
-    /// Takes back what [`FreeList::take`] gave.
+    /// Returns bytes from [`FreeList::take`] to the list.
     fn put(&mut self, start: usize, bytes: usize) {
         if bytes == 0 {
             return;
@@ -222,9 +222,9 @@ impl FreeList {
     }
 }
 
-/// A mapping that many arrays share, with the list of what is free in it.
+/// A mapping that many arrays share, with its free list.
 struct Arena {
-    /// Aligned to [`LARGE_PAGE`], or to [`ALIGN`] where it is [`ALONE`].
+    /// Aligned to [`LARGE_PAGE`], or to [`ALIGN`] if it is [`ALONE`].
     start: NonNull<u8>,
     free: Mutex<FreeList>,
     _mapping: system::Mapping,
@@ -236,8 +236,8 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// At least `bytes` of zeros, and no more where it is [`ALONE`]. Ends the process where memory has run out, as
-    /// collections do.
+    /// Allocates at least `bytes` bytes of zeros, and exactly that many if it is [`ALONE`]. Aborts the process if
+    /// memory runs out, as collections do.
     fn new(bytes: usize) -> Self {
         let bytes =
             if ALONE { bytes } else { bytes.checked_next_multiple_of(LARGE_PAGE).unwrap_or(usize::MAX) };
@@ -260,14 +260,14 @@ mod system {
     }
 
     impl Mapping {
-        /// Zeros with an aligned run of `bytes`, for which large pages have been asked.
+        /// Maps zeros with an aligned run of `bytes`, for which large pages are requested.
         pub(super) fn new(bytes: usize) -> Self {
             let mapped = bytes.saturating_add(LARGE_PAGE);
             let Ok(mut map) = MmapOptions::new().len(mapped).no_reserve_swap().map_anon() else {
                 handle_alloc_error(Layout::from_size_align(bytes, 1).unwrap_or(Layout::new::<u8>()));
             };
             let offset = map.as_ptr().align_offset(LARGE_PAGE);
-            // Where the advice is refused (a system without large pages), the memory is as good without it.
+            // If the system rejects the advice (it has no large pages), the memory works without it.
             drop(map.advise_range(Advice::HugePage, offset, bytes));
             Self { start: NonNull::from(&mut map[offset..]).cast(), _map: map }
         }
@@ -291,7 +291,7 @@ mod system {
     }
 
     impl Mapping {
-        /// An aligned run of `bytes` zeros.
+        /// Allocates an aligned run of `bytes` zeros.
         pub(super) fn new(bytes: usize) -> Self {
             let align = if ALONE { ALIGN } else { LARGE_PAGE };
             let Ok(layout) = Layout::from_size_align(bytes.max(1), align) else {
@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn what_is_left_is_taken_again_and_zero() {
-        // Arenas of its own, since other tests run at the same time.
+        // A separate arena, because other tests run at the same time.
         let arena = Arc::new(Arena::new(ARENA_BYTES));
         let take = |bytes: usize| Allocation::take(Arc::clone(&arena), bytes);
         let fill = |allocation: &Allocation| {
@@ -357,7 +357,7 @@ mod tests {
         let (third, second) = (parts.remove(2), parts.remove(1));
         drop(third);
         drop(second);
-        // The two that are gone make room for one of five lines, and what is behind it is still the others'.
+        // The two dropped arrays make room for one of five lines, and the bytes after it still belong to the others.
         let whole = take(64 * 5).unwrap();
         assert_eq!(whole.offset, 64);
         // SAFETY: the part has as many bytes, and nobody writes to them.

@@ -1,4 +1,4 @@
-//! Parallel regions of this process, on one pool of threads.
+//! The parallel regions of this process, on one pool of threads.
 
 use std::cell::Cell;
 use std::sync::{LazyLock, Mutex, TryLockError};
@@ -9,19 +9,19 @@ use crate::SharedSlice;
 use crate::thread_pool::ThreadPool;
 
 thread_local! {
-    /// True while this thread is inside a task of a region.
+    /// `true` while this thread is inside a task of a region.
     static IN_TASK: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The process's threads. Whoever holds the lock has them.
+/// The threads of the process. The holder of the lock may use them.
 static POOL: LazyLock<Mutex<ThreadPool>> = LazyLock::new(|| Mutex::new(ThreadPool::new()));
 
-/// Calls `f(0)` to `f(tasks - 1)`, each once, on as many threads as the current rayon pool has: this one and
-/// threads of the crate's own, which stay awake for a fraction of a millisecond after work.
+/// Calls `f(0)` to `f(tasks - 1)`, each once, on as many threads as the current rayon pool has: the calling thread and
+/// threads of this crate, which stay awake for a fraction of a millisecond after work.
 ///
 /// Such a region starts and ends in about a microsecond while the threads are awake. Threads take tasks in
-/// ascending order as they become free. Within a task, a further region runs on the task's own thread. While
-/// one caller has the threads, regions of other callers run on their rayon pools.
+/// ascending order as they become free. A region inside a task runs on the task's own thread. While one caller uses the
+/// threads, regions of other callers run on their rayon pools.
 ///
 /// # Panics
 /// When `f` does, once the tasks that have begun have ended; tasks that have not begun by then are skipped.
@@ -42,7 +42,7 @@ pub fn for_each_task(tasks: usize, f: impl Fn(usize) + Sync) {
     }
     let mut pool = match POOL.try_lock() {
         Ok(pool) => pool,
-        // A panic leaves the pool without a region, as it was before.
+        // A panic leaves the pool without a region, as before the call.
         Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
         Err(TryLockError::WouldBlock) => {
             return (0..tasks).into_par_iter().with_max_len(1).for_each(&f);

@@ -6,7 +6,7 @@ use std::ops::Range;
 /// A mutable slice whose disjoint cells several threads may write.
 ///
 /// A tile of a matrix product is a rectangle of the output, which no safe split of a row-major slice can
-/// express. This type carries the pointer to the threads; reaching cells through it is `unsafe`.
+/// express. This type carries the pointer to the threads; access to cells through it is `unsafe`.
 #[derive(Debug, Clone, Copy)]
 pub struct SharedSlice<'a, T> {
     ptr: *mut T,

@@ -1,17 +1,17 @@
-//! A work-stealing queue of ranges: work in a fixed order that threads divide among themselves as they go.
+//! A work-stealing queue of ranges: work in a fixed order that threads divide among themselves at run time.
 //!
-//! Each thread has a range of its own, because memory is read fastest from end to end. But two threads are rarely
-//! equally fast: one starts later, has less of the memory's bandwidth, or loses its core to another process for a
-//! while. So a thread takes its range chunk by chunk from the front, and one that has nothing left takes from the back
-//! of what the others have.
+//! Each thread has its own range, because memory is read fastest from end to end. But two threads are rarely equally
+//! fast: one starts later, has less of the memory's bandwidth, or loses its core to another process for a while. So a
+//! thread takes its range chunk by chunk from the front, and a thread with nothing left steals from the back of other
+//! ranges.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use crate::sync::AtomicU64;
 
-/// A chunk is this part of what its range has left: large at first, so that there are few, and small at the end, so
-/// that all threads end together.
+/// Divisors of the rest of a range that give the size of a chunk: large at first, so that there are few chunks, and
+/// small at the end, so that all threads end together.
 const OWN_PART: usize = 8;
 const OTHERS_PART: usize = 4;
 
@@ -23,8 +23,8 @@ pub struct StealQueue {
     multiple: usize,
 }
 
-/// Rest of a range: its first unit in the low half, the one after its last in the high half. Within a region the
-/// one only grows and the other only shrinks, so a value that has been seen stands for only one state.
+/// The rest of a range: its first unit in the low half, its end (exclusive) in the high half. Within a region the start
+/// only grows and the end only shrinks, so no value occurs twice.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct StealRange(AtomicU64);
@@ -38,7 +38,7 @@ impl StealRange {
         (left.end as u64) << 32 | left.start as u64
     }
 
-    /// Takes the part that `split` chooses of what is left, and leaves the rest.
+    /// Takes the part of the range that `split` chooses, and leaves the rest.
     fn take(&self, split: impl Fn(Range<usize>) -> (Range<usize>, Range<usize>)) -> Option<Range<usize>> {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
@@ -47,7 +47,7 @@ impl StealRange {
                 return None;
             }
             let (chunk, rest) = split(left);
-            // What chunks are computed from and to is ordered by the start and the end of the region.
+            // The start and the end of the region order the memory accesses of chunks, so relaxed ordering suffices.
             match self.0.compare_exchange_weak(word, Self::word(&rest), Ordering::Relaxed, Ordering::Relaxed)
             {
                 Ok(_) => return Some(chunk),
@@ -58,7 +58,7 @@ impl StealRange {
 }
 
 impl StealQueue {
-    /// Begins anew with the ranges between `bounds`, which ascend and fit in 32 bits, in chunks of a multiple of
+    /// Replaces the ranges by those between `bounds`, which must ascend and fit in 32 bits. Chunks are multiples of
     /// `multiple` units.
     pub fn restart(&mut self, bounds: impl Iterator<Item = usize> + Clone, multiple: usize) {
         self.multiple = multiple.max(1);
@@ -68,7 +68,7 @@ impl StealQueue {
             .extend(ranges.map(|(start, end)| StealRange(AtomicU64::new(StealRange::word(&(start..end))))));
     }
 
-    /// The next chunk for `thread`; none when all is taken.
+    /// The next chunk for `thread`; `None` when everything is taken.
     pub fn take(&self, thread: usize) -> Option<Range<usize>> {
         // Callers of it end a chunk where its range ends.
         let size = |left: &Range<usize>, part: usize| {

@@ -2,15 +2,15 @@
 //!
 //! A decode step is hundreds of parallel regions of a few microseconds with a little serial work between
 //! them. Waking a sleeping thread takes longer than such a region, so workers watch for the next region for a
-//! while after they have had work, and only then sleep. They never hold up others: a worker that has watched in
-//! vain for a few microseconds yields its core at every look, and a region waits only for workers that have begun
-//! one of its tasks, not for those that the system has not let run.
+//! while after work, and only then sleep. They never hold up others: a worker that finds no work for a few microseconds
+//! yields its core at every check, and a region waits only for workers that have begun one of its tasks, not for those
+//! that the system has not scheduled.
 //!
 //! # One word decides
-//! [`Shared::open`] holds how many tasks of the current region are left and, above that, the number of the
-//! region. Taking a task is a compare-and-swap of the whole word, so it succeeds only while the region that
-//! the taker has looked at still has the same tasks left; and a region does not end before every task that
-//! was taken has ended. All else about a region is changed only while no task is left.
+//! [`Shared::open`] holds the number of tasks of the current region that are left and, in the bits above, the number of
+//! the region. Taking a task is a compare-and-swap of the whole word, so it succeeds only while the region that the
+//! taker has read still has the same tasks left. A region does not end before every task that was taken has ended. All
+//! other state of a region changes only while no task is left.
 //!
 //! `.ci/loom` checks start, park, finish and close in every interleaving of a few steps.
 
@@ -33,7 +33,7 @@ const SPINS: u32 = if cfg!(loom) { 0 } else { 200 };
 #[cfg(not(loom))]
 const AWAKE: Duration = Duration::from_micros(300);
 
-/// Time that the caller of a region sleeps at once if its last tasks take longer than [`AWAKE`].
+/// Time for which the caller of a region sleeps between checks if its last tasks take longer than [`AWAKE`].
 #[cfg(not(loom))]
 const NAP: Duration = Duration::from_micros(30);
 
@@ -41,7 +41,7 @@ const NAP: Duration = Duration::from_micros(30);
 const TASK_BITS: u32 = 24;
 const MAX_TASKS: usize = (1 << TASK_BITS) - 1;
 
-/// Threads that run the tasks of one region at a time. They are started when a region first wants them.
+/// Threads that run the tasks of one region at a time. They are started when a region first needs them.
 pub(crate) struct ThreadPool {
     shared: Arc<Shared>,
     workers: Vec<Worker>,
@@ -51,26 +51,26 @@ pub(crate) struct ThreadPool {
 struct Worker {
     /// `None` once it has been joined.
     handle: Option<JoinHandle<()>>,
-    /// True if it sleeps or is about to.
+    /// `true` if it sleeps or is about to.
     sleeps: Arc<AtomicBool>,
 }
 
 /// State that the threads share.
 struct Shared {
-    /// Number of the region, and below it, in [`TASK_BITS`] bits, how many of its tasks are left.
+    /// The number of the region and, in the [`TASK_BITS`] bits below it, the number of its tasks that are left.
     open: AtomicU64,
     /// The region's function.
     region: AtomicPtr<Region<'static>>,
-    /// Tasks of the region.
+    /// Number of tasks of the region.
     tasks: AtomicUsize,
-    /// Threads that may work at the region, the caller included.
+    /// Number of threads that may work on the region, the caller included.
     threads: AtomicUsize,
-    /// Tasks that have ended.
+    /// Number of tasks that have ended.
     ended: AtomicUsize,
-    /// True if a task has panicked. The payload of the first panic is kept.
+    /// `true` if a task has panicked. The payload of the first panic is kept.
     panicked: AtomicBool,
     payload: Mutex<Option<Box<dyn Any + Send>>>,
-    /// True if the workers are to end.
+    /// `true` if the workers must end.
     closing: AtomicBool,
 }
 
@@ -105,8 +105,7 @@ impl ThreadPool {
         }
     }
 
-    /// Starts workers until there are `count`. Where the system gives no more, there are fewer, and a region's
-    /// tasks fall to those there are.
+    /// Starts workers until there are `count`. If the system provides fewer, these run all tasks of a region.
     fn start_workers(&mut self, count: usize) {
         while self.workers.len() < count {
             // Number 0 is the caller.
@@ -125,15 +124,15 @@ impl ThreadPool {
     fn run_region(&mut self, threads: usize, tasks: usize, f: &(dyn Fn(usize) + Sync)) {
         let shared = &*self.shared;
         let region = Region(f);
-        // No task is left, so no other thread reads what is written here before `open` says that there are.
+        // No task is left, so no other thread reads the values written here before `open` announces tasks.
         shared.region.store((&raw const region).cast_mut().cast(), Ordering::Relaxed);
         shared.tasks.store(tasks, Ordering::Relaxed);
         shared.threads.store(threads, Ordering::Relaxed);
         shared.ended.store(0, Ordering::Relaxed);
         let number = (shared.open.load(Ordering::Relaxed) >> TASK_BITS).wrapping_add(1);
         shared.open.store(number << TASK_BITS | tasks as u64, Ordering::Release);
-        // A worker says that it sleeps before it looks at `open` for the last time. With a fence between
-        // the write and the read on both sides, either it sees these tasks or it is seen here.
+        // A worker announces that it sleeps before it reads `open` for the last time. With a fence between the write
+        // and the read on both sides, either the worker sees these tasks or this thread sees that it sleeps.
         fence(Ordering::SeqCst);
         for worker in self.workers.iter().take(threads - 1) {
             if worker.sleeps.load(Ordering::Relaxed) {
@@ -159,7 +158,7 @@ impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.shared.closing.store(true, Ordering::Release);
         for worker in &mut self.workers {
-            // A worker that is about to sleep finds the token and looks again.
+            // A worker that is about to sleep finds the token and checks again.
             worker.wake();
             if let Some(handle) = worker.handle.take() {
                 // Workers catch the panics of tasks and have none of their own.
@@ -178,7 +177,7 @@ impl Worker {
 }
 
 impl Shared {
-    /// Takes tasks and runs them until none is left for thread `number`. Says whether there was one.
+    /// Takes tasks and runs them until none is left for thread `number`. Returns `true` if there was one.
     fn work(&self, number: usize) -> bool {
         let mut worked = false;
         loop {
@@ -207,7 +206,7 @@ impl Shared {
         }
     }
 
-    /// The life of worker `number`.
+    /// The main loop of worker `number`.
     fn stay(&self, number: usize, sleeps: &AtomicBool) {
         let mut wait = Wait::default();
         while !self.closing.load(Ordering::Acquire) {
@@ -232,16 +231,16 @@ impl Shared {
     }
 }
 
-/// Spins for about the time of a few tasks.
+/// Sleeps for [`NAP`].
 fn nap() {
     #[cfg(not(loom))]
     thread::sleep(NAP);
-    // Time does not pass in a model; another thread has its turn instead.
+    // Time does not pass in a loom model; another thread gets its turn instead.
     #[cfg(loom)]
     thread::yield_now();
 }
 
-/// The patience of a waiting thread.
+/// The waiting policy of a thread: spin, yield, then park.
 #[derive(Default)]
 struct Wait {
     spins: u32,

@@ -1,4 +1,4 @@
-//! Parallel regions on any number of threads.
+//! Tests of parallel regions on any number of threads.
 
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,8 +41,7 @@ fn threads_that_have_gone_to_sleep_wake_up() {
     });
 }
 
-/// More tasks than threads that take long, so that every thread gets some; none other than a pool's number
-/// of threads may.
+/// Many long tasks, so that every thread gets some; no more threads than the pool has may run them.
 #[test]
 fn no_more_threads_work_than_the_pool_has() {
     for threads in [4, 2] {

@@ -1,4 +1,4 @@
-//! The API key.
+//! Authentication by an API key.
 
 use axum::http::HeaderMap;
 use axum::http::StatusCode;
@@ -6,7 +6,7 @@ use axum::http::header::AUTHORIZATION;
 
 use crate::error::ApiError;
 
-/// A key that requests have to carry, if there is one. Only its hash is kept.
+/// The key that requests must carry, if any. Only its hash is stored.
 #[derive(Debug, Clone)]
 pub(crate) struct Access(Option<blake3::Hash>);
 
@@ -15,7 +15,7 @@ impl Access {
         Self(key.map(|key| blake3::hash(key.as_bytes())))
     }
 
-    /// Checks the header `Authorization: Bearer KEY`. The comparison takes the same time whatever the key is.
+    /// Checks the header `Authorization: Bearer KEY` in constant time.
     pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let Some(expected) = self.0 else { return Ok(()) };
         let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
@@ -24,7 +24,7 @@ impl Access {
             scheme.eq_ignore_ascii_case(b"Bearer ").then_some(key)
         });
         match key {
-            // Comparing hashes of blake3 takes constant time.
+            // `blake3::Hash` compares in constant time.
             Some(key) if blake3::hash(key) == expected => Ok(()),
             Some(_) => Err(refused("the API key is wrong")),
             None => Err(refused("this server needs an API key: send it as \"Authorization: Bearer KEY\"")),

@@ -1,7 +1,8 @@
 //! Requests as clients write them.
 //!
-//! Source: OpenAI's API reference, "Create chat completion" and "Create completion". Fields that change nothing about the
-//! answer (`user`, `store`, `metadata`, …) are ignored; those that ask for what is not there are refused by name.
+//! Source: OpenAI's API reference, "Create chat completion" and "Create completion". Fields that do not change the
+//! answer (`user`, `store`, `metadata`, …) are ignored; fields that ask for an unsupported feature are rejected by
+//! name.
 
 use axum::http::StatusCode;
 use serde::Deserialize;
@@ -14,12 +15,12 @@ use crate::error::ApiError;
 const MAX_STOPS: usize = 16;
 /// Maximum number of answers to one request.
 const MAX_CHOICES: usize = 8;
-/// Maximum number of alternatives that log-probabilities are given of.
+/// Maximum number of alternatives with log-probabilities for each token.
 const MAX_TOP_LOGPROBS: usize = 20;
-/// New tokens of a completion unless the request says otherwise, as in OpenAI's API.
+/// Default number of new tokens of a completion, as in OpenAI's API.
 const DEFAULT_COMPLETION_TOKENS: usize = 16;
 
-/// The body of a request, with the fields of both kinds.
+/// The body of a request, with the fields of chat completions and of completions.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Request {
     messages: Option<Vec<ChatMessage>>,
@@ -28,7 +29,7 @@ pub(crate) struct Request {
     max_completion_tokens: Option<usize>,
     temperature: Option<f64>,
     top_p: Option<f64>,
-    /// 0 and less mean all tokens, as in other servers.
+    /// Zero and negative values mean all tokens, as in other servers.
     top_k: Option<i64>,
     min_p: Option<f64>,
     repetition_penalty: Option<f64>,
@@ -41,7 +42,7 @@ pub(crate) struct Request {
     stream_options: Option<StreamOptions>,
     logprobs: Option<Logprobs>,
     top_logprobs: Option<usize>,
-    // What follows is refused where it asks for anything.
+    // Unsupported fields, which are rejected unless they are empty.
     logit_bias: Option<Value>,
     tools: Option<Value>,
     functions: Option<Value>,
@@ -65,7 +66,7 @@ enum OneOrMany {
     Many(Vec<String>),
 }
 
-/// Chat completions say whether, completions of how many tokens.
+/// The field `logprobs`: a boolean in chat completions, the number of alternatives in completions.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(untagged, expecting = "expected true, false or a number")]
 enum Logprobs {
@@ -94,7 +95,7 @@ struct ContentPart {
     text: Option<String>,
 }
 
-/// A prompt in each of the forms that the API has.
+/// A prompt, in each of the forms that the API accepts.
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "expected a text, a list of texts, or token ids")]
 pub(crate) enum PromptField {
@@ -104,24 +105,24 @@ pub(crate) enum PromptField {
     ManyIds(Vec<Vec<u32>>),
 }
 
-/// The options of an answer, checked.
+/// The checked options of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Wanted {
-    /// Maximum number of new tokens, if the request says.
+    /// Maximum number of new tokens, if the request sets one.
     pub(crate) max_tokens: Option<usize>,
     pub(crate) sampling: SamplingOptions,
     pub(crate) stops: Vec<String>,
     pub(crate) choices: usize,
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
-    /// Number of alternatives to give log-probabilities of, next to each token's own.
+    /// Number of alternatives whose log-probabilities are returned next to that of each token.
     pub(crate) logprobs: Option<usize>,
 }
 
 impl Request {
-    /// Reads a body.
+    /// Parses the body of a request.
     pub(crate) fn from_json(body: &[u8]) -> Result<Self, ApiError> {
-        // A list would be read as the fields in their order.
+        // serde would accept a list as the fields in their order.
         if body.trim_ascii_start().first() != Some(&b'{') {
             return Err(ApiError::new(StatusCode::BAD_REQUEST, "the body is not a JSON object"));
         }
@@ -237,7 +238,7 @@ impl Request {
         })
     }
 
-    /// Refuses what would change the answer and is not there.
+    /// Rejects fields that would change the answer but are not supported.
     fn check_supported(&self) -> Result<(), ApiError> {
         let format = self.response_format.as_ref().filter(|format| is_given(format));
         let given = |value: &Option<Value>| value.as_ref().is_some_and(is_given);
@@ -279,7 +280,7 @@ impl ChatMessage {
                 all
             }
         };
-        // OpenAI's newer name of the same role.
+        // OpenAI's newer name for the same role.
         let role = if self.role == "developer" { "system".to_owned() } else { self.role };
         Ok(slm_chat::Message::new(role, content))
     }

@@ -1,4 +1,4 @@
-//! A connection that gives up on clients who read or send nothing.
+//! Connections with a timeout for clients that do not read.
 
 use std::future::Future;
 use std::io;
@@ -9,12 +9,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// A stream whose writes fail once the other side took nothing for some time.
+/// A stream whose writes fail once the peer has read nothing for `patience`.
 #[derive(Debug)]
 pub(crate) struct Impatient<S> {
     inner: S,
     patience: Duration,
-    /// Runs while a write waits.
+    /// Timer that runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
@@ -23,7 +23,7 @@ impl<S> Impatient<S> {
         Self { inner, patience, waiting: None }
     }
 
-    /// Returns the result of a write, unless it has waited for too long.
+    /// Passes on the result of a write, or fails if the write has waited too long.
     fn judge<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if poll.is_ready() {
             self.waiting = None;

@@ -1,4 +1,4 @@
-//! Errors: those that end the server, and those that clients are told.
+//! Errors that end the server, and errors that are sent to clients.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -6,10 +6,10 @@ use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-/// A result of this crate.
+/// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error that keeps a server from starting or ends it.
+/// Error that keeps a server from starting or ends it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -20,22 +20,21 @@ pub enum Error {
     Bind {
         /// The address.
         address: String,
-        /// The system's answer.
+        /// The system's reason.
         source: std::io::Error,
     },
     /// The system refuses threads or timers.
     #[error("cannot start the server: {0}")]
     Start(std::io::Error),
-    /// The model cannot be served.
+    /// The model cannot be served, or computing failed.
     #[error(transparent)]
     Model(#[from] slm_model::Error),
-    /// The thread that computes ended.
+    /// The thread that runs the model panicked.
     #[error("the model's thread ended unexpectedly; its last message tells why")]
     Stopped,
 }
 
-/// An error that a client is told, in OpenAI's form:
-/// `{"error": {"message", "type", "param", "code"}}`.
+/// An error that is sent to a client in OpenAI's format: `{"error": {"message", "type", "param", "code"}}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ApiError {
     status: StatusCode,
@@ -49,7 +48,7 @@ impl ApiError {
         Self { status, message: message.into(), param: None, code: None }
     }
 
-    /// A request that cannot be answered as it is, because of the field `param`.
+    /// The error for an invalid value of the field `param`.
     pub(crate) fn invalid(param: &'static str, message: impl Into<String>) -> Self {
         Self { param: Some(param), ..Self::new(StatusCode::BAD_REQUEST, message) }
     }
@@ -58,7 +57,7 @@ impl ApiError {
         Self { code: Some(code), ..self }
     }
 
-    /// A failure of the server's own.
+    /// The error for a failure inside the server.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     }

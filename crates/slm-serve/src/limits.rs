@@ -2,22 +2,22 @@
 
 use std::time::Duration;
 
-/// Limits that keep one client from taking the server away from others.
+/// Limits that keep one client from blocking the server for others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests that are decoded together. Default: 8.
+    /// Maximum number of requests that are decoded together. Default: 8.
     pub parallel: usize,
-    /// Requests that wait for a place. Default: 64.
+    /// Maximum number of requests that wait to be decoded. Default: 64.
     pub queue: usize,
-    /// Connections at once. Default: 512.
+    /// Maximum number of simultaneous connections. Default: 512.
     pub connections: usize,
-    /// Bytes of a request's body. Default: 1 MiB.
+    /// Maximum size of a request's body, in bytes. Default: 1 MiB.
     pub body_bytes: usize,
-    /// Maximum number of new tokens of an answer, whatever a request asks for. Default: 1024.
+    /// Maximum number of new tokens of an answer, even if a request asks for more. Default: 1024.
     pub new_tokens: usize,
-    /// Time from a request's arrival to the end of its answer. Default: 5 minutes.
+    /// Maximum time from a request's arrival to the end of its answer. Default: 5 minutes.
     pub request_time: Duration,
-    /// Time that a client may take to send a request's head, to send its body, and to take the next part of an answer.
+    /// Maximum time for a client to send a request's head, to send its body, and to receive the next part of an answer.
     /// Default: 20 seconds.
     pub idle_time: Duration,
 }

@@ -7,10 +7,10 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Counters since the server started, and how many requests there are now.
+/// Counters since the server's start, and gauges of current requests and connections.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    /// Answers by path and status.
+    /// Number of answers by path and status.
     responses: Mutex<BTreeMap<(&'static str, u16), u64>>,
     pub(crate) prompt_tokens: AtomicU64,
     pub(crate) new_tokens: AtomicU64,
@@ -36,7 +36,7 @@ impl Metrics {
         self.step_nanos.fetch_add(nanos, Ordering::Relaxed);
     }
 
-    /// Prometheus' text exposition format, version 0.0.4.
+    /// Formats the metrics in the Prometheus text exposition format, version 0.0.4.
     pub(crate) fn render(&self) -> String {
         let mut text = String::new();
         let mut one = |name: &str, kind: &str, help: &str, value: f64| {
@@ -65,7 +65,7 @@ impl Metrics {
     }
 }
 
-/// A gauge that is one higher as long as this lives.
+/// Guard that adds 1 to a gauge while it is alive.
 #[derive(Debug)]
 pub(crate) struct Counted<'a>(&'a AtomicU64);
 

@@ -1,10 +1,10 @@
-//! The model that is served.
+//! The served model.
 
 use slm_chat::{ChatTemplate, RenderOptions};
 use slm_model::Transformer;
 use slm_text::Tokenizer;
 
-/// A model and what turns requests into its tokens.
+/// A model with its tokenizer and chat template.
 #[derive(Debug)]
 pub struct ServedModel {
     /// Its name in the API.
@@ -13,19 +13,19 @@ pub struct ServedModel {
     pub model: Transformer,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
-    /// Ids that end a text.
+    /// Ids of the tokens that end a completion.
     pub stop_ids: Vec<u32>,
-    /// Conversion of conversations to text; without it there are no chat completions.
+    /// Conversion of conversations to text; `None` disables chat completions.
     pub chat: Option<Chat>,
 }
 
-/// A chat template and what belongs to it.
+/// A chat template with its rendering options and stop tokens.
 #[derive(Debug)]
 pub struct Chat {
     /// The template.
     pub template: ChatTemplate,
     /// Options of the rendering.
     pub render: RenderOptions,
-    /// Ids that end an answer.
+    /// Ids of the tokens that end an answer.
     pub stop_ids: Vec<u32>,
 }

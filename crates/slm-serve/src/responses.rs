@@ -1,4 +1,4 @@
-//! Answers as clients read them.
+//! Responses in OpenAI's format.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -6,14 +6,14 @@ use slm_text::Tokenizer;
 
 use crate::sequence::{FinishReason, TokenLogprob};
 
-/// The two kinds of answers.
+/// The two kinds of responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Chat,
     Completion,
 }
 
-/// The fields that every part of an answer has.
+/// Fields that all parts of a response share.
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
     pub(crate) kind: Kind,
@@ -22,7 +22,7 @@ pub(crate) struct Head {
     pub(crate) model: String,
 }
 
-/// Numbers of tokens.
+/// Token counts of a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Usage {
     pub(crate) prompt_tokens: usize,
@@ -37,7 +37,7 @@ impl Usage {
 }
 
 impl Head {
-    /// A whole answer, or a part of one that is streamed.
+    /// A whole response, or one part of a streamed one.
     fn object(&self, streamed: bool, choices: Value, usage: Option<Usage>) -> Value {
         let object = match (self.kind, streamed) {
             (Kind::Chat, false) => "chat.completion",
@@ -53,7 +53,7 @@ impl Head {
         value
     }
 
-    /// A whole answer.
+    /// A whole response.
     pub(crate) fn whole(&self, choices: Vec<Choice>, usage: Usage, tokenizer: &Tokenizer) -> Value {
         let choices = choices.into_iter().enumerate().map(|(index, choice)| {
             let logprobs = choice.logprobs.as_deref().map(|all| self.logprobs(all, 0, tokenizer));
@@ -72,14 +72,14 @@ impl Head {
         self.object(false, choices, Some(usage))
     }
 
-    /// The first part of a streamed chat, which says who speaks.
+    /// The first part of a streamed chat answer, which names the role.
     pub(crate) fn opening(&self, index: usize) -> Option<Value> {
         let delta = json!({"role": "assistant", "content": ""});
         let choice = json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": null});
         (self.kind == Kind::Chat).then(|| self.object(true, json!([choice]), None))
     }
 
-    /// The next part of a streamed answer. `offset` is the number of characters before it.
+    /// The next part of a streamed answer. `offset` is the number of characters that were sent before it.
     pub(crate) fn part(
         &self,
         index: usize,
@@ -103,7 +103,7 @@ impl Head {
         self.object(true, json!([choice]), None)
     }
 
-    /// The last part, for those who asked for it.
+    /// The last part of a stream, with the token counts; sent only if the request asks for it.
     pub(crate) fn usage(&self, usage: Usage) -> Value {
         self.object(true, json!([]), Some(usage))
     }
@@ -152,7 +152,7 @@ pub(crate) struct Choice {
     pub(crate) logprobs: Option<Vec<TokenLogprob>>,
 }
 
-/// The text of a single token; its name if it has no text.
+/// The text of a single token, or its name if it has no text.
 fn token_text(tokenizer: &Tokenizer, id: u32) -> String {
     match tokenizer.decode_with_special_tokens(&[id]) {
         Ok(text) if !text.is_empty() => text,

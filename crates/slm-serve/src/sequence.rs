@@ -1,4 +1,4 @@
-//! A request on its way through the model.
+//! The state of a request while it is decoded.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,26 +9,26 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::api::Wanted;
 
-/// A request, ready to be computed.
+/// A request that is ready to be decoded.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) prompt: Vec<u32>,
-    /// Maximum number of new tokens; prompt and new tokens fit into the model's positions.
+    /// Maximum number of new tokens; prompt and new tokens together fit the model's context.
     pub(crate) new_tokens: usize,
     pub(crate) wanted: Wanted,
     pub(crate) stop_ids: Arc<[u32]>,
-    /// True if the answer continues the prompt's last word or line.
+    /// True if the answer may continue the prompt's last word or line.
     pub(crate) continues_prompt: bool,
-    /// Instant at which the request has used up its time.
+    /// Time at which the answer is cut off.
     pub(crate) deadline: Instant,
-    /// Receiver of the answer. Closed when the client has gone.
+    /// Channel to the client. Closed when the client has disconnected.
     pub(crate) events: UnboundedSender<Event>,
 }
 
-/// A part of an answer.
+/// An event of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Event {
-    /// The next token. Its text may come with a later one, or be held back because a stop text may begin there.
+    /// The next token. Its text may come with a later one, or be held back because it may be the start of a stop text.
     Token { text: String, logprob: Option<TokenLogprob> },
     /// The end: the rest of the text, and the number of tokens.
     Done { text: String, reason: FinishReason, tokens: usize },
@@ -39,7 +39,7 @@ pub(crate) enum Event {
 /// Reason for the end of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FinishReason {
-    /// The model ended it, or a stop text came.
+    /// The model ended the answer, or a stop text was found.
     Stop,
     /// The answer has reached its maximum number of tokens.
     Length,
@@ -54,17 +54,17 @@ impl FinishReason {
     }
 }
 
-/// The log-probability of a token, and of those that were most likely in its place.
+/// The log-probability of a token and those of the most likely alternatives.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TokenLogprob {
     pub(crate) id: u32,
     pub(crate) logprob: f32,
-    /// Most likely first.
+    /// Alternatives, most likely first.
     pub(crate) top: Vec<(u32, f32)>,
 }
 
 impl TokenLogprob {
-    /// Of `id` by the model's own logits, before any penalty, temperature or filter.
+    /// Computes the log-probability of `id` from the model's raw logits, before penalties, temperature and filters.
     pub(crate) fn new(logits: &[f32], id: u32, top: usize) -> Self {
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f64 = logits.iter().map(|logit| f64::from(logit - max).exp()).sum();
@@ -82,10 +82,10 @@ impl TokenLogprob {
     }
 }
 
-/// Ids of a prompt that the decoder sees before the first new one.
+/// Number of prompt ids that the text decoder sees before the first new one.
 const CONTEXT: usize = 16;
 
-/// A cause for which an answer cannot be finished.
+/// Reason why an answer cannot be finished.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failed {
     #[error(transparent)]
@@ -94,29 +94,29 @@ pub(crate) enum Failed {
     Text(#[from] slm_text::Error),
 }
 
-/// A request that has a place in the batch.
+/// A request that is being decoded.
 pub(crate) struct Active<'t> {
     pub(crate) job: Job,
     pub(crate) sequence: SequenceId,
     sampler: Sampler,
-    /// Until the end of the text.
+    /// Text decoder; `None` once the text has ended.
     stream: Option<TextStream<'t>>,
     stops: StopTexts,
-    /// Prompt and new tokens.
+    /// Ids of the prompt and the new tokens.
     pub(crate) ids: Vec<u32>,
-    /// Number of them that the model has seen.
+    /// Number of `ids` that the model has processed.
     pub(crate) fed: usize,
     new: usize,
 }
 
 impl<'t> Active<'t> {
-    /// Starts with the prompt.
+    /// Creates the state of a request; `ids` starts with the prompt.
     pub(crate) fn new(job: Job, sequence: SequenceId, tokenizer: &'t Tokenizer) -> Result<Self, Failed> {
         let mut sampler = Sampler::new(job.wanted.sampling.clone())?;
         sampler.observe_prompt(&job.prompt);
         let mut stream = tokenizer.stream();
         if job.continues_prompt {
-            // So that a leading space of the first new word is decoded as one.
+            // With this context, a leading space of the first new word is decoded as a space.
             for &id in &job.prompt[job.prompt.len().saturating_sub(CONTEXT)..] {
                 stream.push(id)?;
             }
@@ -126,13 +126,13 @@ impl<'t> Active<'t> {
         Ok(Self { job, sequence, sampler, stream: Some(stream), stops, ids, fed: 0, new: 0 })
     }
 
-    /// The next ids for the model, at most `most`.
+    /// Returns the next ids to feed to the model, at most `most`.
     pub(crate) fn next_ids(&self, most: usize) -> &[u32] {
         &self.ids[self.fed..][..most.min(self.ids.len() - self.fed)]
     }
 
-    /// Chooses the next token by the logits of the last one, and sends it. True when the answer is finished or nobody
-    /// wants it any more.
+    /// Chooses the next token from the logits of the last one, and sends it. Returns `true` when the answer is finished
+    /// or the client has disconnected.
     pub(crate) fn advance(&mut self, logits: &[f32]) -> bool {
         self.try_advance(logits).unwrap_or_else(|error| {
             self.send(Event::Failed(error.to_string()));
@@ -163,14 +163,14 @@ impl<'t> Active<'t> {
         }
     }
 
-    /// Ends the answer for want of time.
+    /// Ends the answer because its time is over.
     pub(crate) fn expire(&mut self) {
         if let Err(error) = self.finish(FinishReason::Length) {
             self.send(Event::Failed(error.to_string()));
         }
     }
 
-    /// Sends what is still held back, and the end.
+    /// Sends the text that is still held back, and the end.
     fn finish(&mut self, reason: FinishReason) -> Result<bool, Failed> {
         let rest = self.stream.take().map(TextStream::finish).transpose()?.unwrap_or_default();
         let (mut text, stopped) = self.stops.push(&rest);
@@ -182,7 +182,7 @@ impl<'t> Active<'t> {
         Ok(true)
     }
 
-    /// False when the client has gone.
+    /// Sends an event. Returns `false` when the client has disconnected.
     pub(crate) fn send(&self, event: Event) -> bool {
         self.job.events.send(event).is_ok()
     }

@@ -1,4 +1,4 @@
-//! The server: connections in, and a quiet end.
+//! The server: accepting connections, and graceful shutdown.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -24,15 +24,15 @@ use crate::model::ServedModel;
 use crate::routes::{App, now, router};
 use crate::scheduler::Queue;
 
-/// Pause after the system refused a connection, such as for want of file descriptors.
+/// Pause after the system failed to accept a connection, for example because no file descriptors are left.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Options of a [`Server`].
 #[derive(Debug, Clone, Default)]
 pub struct ServerOptions {
-    /// The key that requests have to carry, if any.
+    /// Key that requests must carry, if any.
     pub api_key: Option<String>,
-    /// Limits.
+    /// Limits that protect the server.
     pub limits: Limits,
 }
 
@@ -50,7 +50,7 @@ impl Server {
     /// Binds `address`, such as `127.0.0.1:8080`; port 0 takes a free one.
     ///
     /// # Errors
-    /// [`Error::Bind`], [`Error::Start`], and [`Error::Model`] when the model's weights do not lie in host memory.
+    /// [`Error::Bind`], [`Error::Start`], and [`Error::Model`] if the model cannot be decoded in host memory.
     pub fn bind(address: &str, served: ServedModel, options: ServerOptions) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -78,19 +78,19 @@ impl Server {
         Ok(Self { runtime, listener, address: bound, app, model_thread })
     }
 
-    /// The address that is listened on.
+    /// The address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves until `stop` is done. Then nothing new is accepted, and the answers that run are finished.
+    /// Serves until `stop` completes. The server then accepts nothing new and finishes the running answers.
     ///
     /// # Errors
-    /// [`Error::Stopped`] when the thread that computes panicked, and what it returned.
+    /// [`Error::Stopped`] if the model's thread panicked; otherwise the error that this thread returned.
     pub fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
         let Self { runtime, listener, app, model_thread, .. } = self;
         runtime.block_on(accept(&listener, &app, stop));
-        // The queue goes with the app, and the model's thread ends with the queue.
+        // Dropping the app drops the queue, which ends the model's thread.
         drop(listener);
         drop(app);
         runtime.shutdown_timeout(Duration::from_secs(1));
@@ -123,7 +123,7 @@ async fn accept(listener: &TcpListener, app: &Arc<App>, stop: impl Future<Output
                 continue;
             }
         };
-        // Small parts of answers leave at once. Where that cannot be set they leave a little later.
+        // Sends small parts of answers at once. If this cannot be set, they are sent a little later.
         let _ = stream.set_nodelay(true);
         let io = TokioIo::new(Impatient::new(stream, app.limits.idle_time));
         let connection = graceful.watch(http.serve_connection(io, service.clone()));

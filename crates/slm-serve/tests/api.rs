@@ -1,4 +1,4 @@
-//! A server as its clients see it.
+//! The HTTP API, tested as clients use it.
 
 mod client;
 
@@ -38,7 +38,7 @@ fn served(with_chat: bool) -> ServedModel {
     ServedModel { name: "tiny".to_owned(), model: model(&tokenizer), tokenizer, stop_ids: vec![], chat }
 }
 
-/// A server in a thread.
+/// A server running in its own thread.
 struct Running {
     client: Client,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
@@ -86,7 +86,7 @@ fn defaults() -> Running {
     Running::with_limits(Limits::default())
 }
 
-/// The text that the model continues `prompt` with, on its own.
+/// The text with which the model continues `prompt` outside the server.
 fn alone(prompt: &str, tokens: usize) -> String {
     let tokenizer = tokenizer();
     let model = model(&tokenizer);
@@ -125,7 +125,7 @@ fn a_completion_is_what_the_model_generates() {
     for field in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
         assert_eq!(logprobs[field].as_array().unwrap().len(), 12, "{field}");
     }
-    // The most likely token was taken.
+    // Greedy sampling takes the most likely token.
     for at in 0..12 {
         let top = logprobs["top_logprobs"][at].as_object().unwrap();
         let best = top.values().map(|value| value.as_f64().unwrap()).fold(f64::NEG_INFINITY, f64::max);
@@ -243,7 +243,7 @@ fn bad_requests_get_an_error_in_json() {
     assert_eq!(client.get("/v1/models/tiny").json(200)["id"], "tiny");
     assert_eq!(client.get("/v1/models").json(200)["data"][0]["id"], "tiny");
     assert_eq!(client.get("/health").json(200), json!({"status": "ok"}));
-    // What is no HTTP ends the connection alone.
+    // Input that is not HTTP ends only its own connection.
     assert!(client.raw(b"\x16\x03\x01\x02\x00garbage\r\n\r\n").contains("400"));
     assert_eq!(client.get("/health").status, 200);
     server.stop();
@@ -260,7 +260,7 @@ fn bad_requests_get_an_error_in_json() {
     server.stop();
 }
 
-/// A request long enough to still run when something else is done.
+/// A request long enough to be still running while the test does something else.
 fn long_request() -> Value {
     json!({"prompt": "The", "max_tokens": 500, "temperature": 0, "stream": true})
 }

@@ -1,4 +1,4 @@
-//! Small files, most of them JSON: read with a limit on their size, written so that people can read them.
+//! Reading and writing of small files, most of them JSON. Reads are limited in size; JSON is indented.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -9,12 +9,12 @@ use serde::de::DeserializeOwned;
 
 use crate::{Error, Result};
 
-/// Limit for configs and manifests.
+/// Size limit for configs and manifests, in bytes.
 pub const SMALL: u64 = 16 << 20;
-/// Limit for tokenizers, tensor indexes and quantization metadata.
+/// Size limit for tokenizers, tensor indexes and quantization metadata, in bytes.
 pub const LARGE: u64 = 256 << 20;
 
-/// The bytes of `path`, which is at most `limit` long; `None` if there is no such file.
+/// Reads the bytes of `path`, at most `limit` of them. Returns `None` if the file does not exist.
 ///
 /// # Errors
 /// [`Error::TooLarge`], [`Error::Io`].
@@ -37,7 +37,7 @@ pub fn read_optional(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// [`read_optional`] for a file that must be there.
+/// [`read_optional`] for a file that must exist.
 ///
 /// # Errors
 /// [`Error::Missing`], [`Error::TooLarge`], [`Error::Io`].
@@ -54,7 +54,7 @@ pub fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(Error::json(path))
 }
 
-/// `value` as indented JSON with a last newline.
+/// Formats `value` as indented JSON with a final newline.
 ///
 /// # Errors
 /// [`Error::Json`].
@@ -64,7 +64,7 @@ pub fn to_bytes<T: Serialize>(path: &Path, value: &T) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes a new file and waits until it is on the disk.
+/// Writes a new file and syncs it to the disk.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -74,10 +74,10 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     file.sync_all().map_err(Error::io(path, "write to the disk"))
 }
 
-/// Lets `write` write a new file, and waits until it is on the disk.
+/// Lets `write` write a new file, and syncs it to the disk.
 ///
 /// # Errors
-/// [`Error::Io`], also for a file that is there already.
+/// [`Error::Io`], also for a file that already exists.
 pub fn create_new(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {
     drop(File::create_new(path).map_err(Error::io(path, "create"))?);
     write(path).map_err(Error::io(path, "write"))?;
@@ -85,7 +85,7 @@ pub fn create_new(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>)
     file.sync_all().map_err(Error::io(path, "write to the disk"))
 }
 
-/// Copies a file to a new one and waits until it is on the disk.
+/// Copies a file to a new one and syncs that to the disk.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -96,8 +96,8 @@ pub fn copy_new(from: &Path, to: &Path) -> Result<()> {
     file.sync_all().map_err(Error::io(to, "write to the disk"))
 }
 
-/// A number that may be NaN or infinite. JSON has no such numbers: they are written as the strings `"NaN"`,
-/// `"Infinity"` and `"-Infinity"`.
+/// Serialization of a number that may be NaN or infinite. JSON has no such numbers; they are written as the strings
+/// `"NaN"`, `"Infinity"` and `"-Infinity"`.
 pub mod number {
     use serde::de::{Deserializer, Error as _, Unexpected};
     use serde::{Deserialize, Serializer};
@@ -105,7 +105,7 @@ pub mod number {
     /// Writes a number.
     ///
     /// # Errors
-    /// Those of the serializer.
+    /// The errors of the serializer.
     pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
         match value {
             value if value.is_nan() => serializer.serialize_str("NaN"),
@@ -118,7 +118,7 @@ pub mod number {
     /// Reads a number.
     ///
     /// # Errors
-    /// Those of the deserializer, and a text that is none of the three.
+    /// The errors of the deserializer, and a string other than these three.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged)]

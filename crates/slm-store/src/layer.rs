@@ -18,41 +18,41 @@ use crate::{Error, Result, TensorFile, TensorFileWriter, TensorSpec};
 
 /// Names of the tensors of a layer.
 pub mod names {
-    /// Its float weight.
+    /// Name of the float weight.
     pub fn weight(layer: &str) -> String {
         format!("{layer}.weight")
     }
-    /// Its bias.
+    /// Name of the bias.
     pub fn bias(layer: &str) -> String {
         format!("{layer}.bias")
     }
-    /// Its codes.
+    /// Name of the codes.
     pub fn codes(layer: &str) -> String {
         format!("{layer}.weight.codes")
     }
-    /// The layer whose codes `tensor` is.
+    /// Returns the layer that the codes `tensor` belong to.
     pub fn layer_of_codes(tensor: &str) -> &str {
         tensor.strip_suffix(".weight.codes").unwrap_or(tensor)
     }
-    /// Its scales.
+    /// Name of the scales.
     pub fn scales(layer: &str) -> String {
         format!("{layer}.weight.scales")
     }
-    /// Its zero points.
+    /// Name of the zero points.
     pub fn zero_points(layer: &str) -> String {
         format!("{layer}.weight.zero_points")
     }
-    /// The static scale of its input.
+    /// Name of the static scale of the input.
     pub fn input_scale(layer: &str) -> String {
         format!("{layer}.input.scale")
     }
-    /// The static zero point of its input.
+    /// Name of the static zero point of the input.
     pub fn input_zero_point(layer: &str) -> String {
         format!("{layer}.input.zero_point")
     }
 }
 
-/// The form of a quantized layer in a file.
+/// The stored form of a quantized layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QuantizedForm {
     shape: [usize; 2],
@@ -62,7 +62,7 @@ pub struct QuantizedForm {
 }
 
 impl QuantizedForm {
-    /// A weight of `shape`, with or without static parameters of its input.
+    /// Describes a weight of `shape`, with or without static parameters of its input.
     ///
     /// # Errors
     /// [`slm_quant_core::Error::GroupSize`] for a group size of zero or above the width.
@@ -75,7 +75,7 @@ impl QuantizedForm {
         Ok(Self { shape, scheme, static_input, groups })
     }
 
-    /// The tensors of layer `layer`.
+    /// Returns the tensors of layer `layer`.
     pub fn specs(&self, layer: &str) -> Vec<TensorSpec> {
         let Self { shape: [rows, cols], scheme, static_input, groups } = *self;
         let scale_shape = match scheme.granularity {
@@ -102,7 +102,7 @@ impl QuantizedForm {
     }
 }
 
-/// The type of stored codes: that of the codes where one takes a byte.
+/// Element type of stored codes.
 pub fn codes_dtype(scheme: QuantScheme) -> Dtype {
     match scheme.bits {
         Bits::Int8 => Dtype::I8,
@@ -110,10 +110,10 @@ pub fn codes_dtype(scheme: QuantScheme) -> Dtype {
     }
 }
 
-/// Writes the quantized weight of `layer`, and the parameters of its input where these are static.
+/// Writes the quantized weight of `layer`, and the parameters of its input if these are static.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Write`] for a layer that was not declared so or is written twice.
+/// [`Error::Io`]; [`Error::Write`] for a layer that was not declared in this form or was already written.
 pub fn write(
     file: &mut TensorFileWriter,
     layer: &str,
@@ -147,7 +147,7 @@ pub fn write(
 /// Reads the quantized weight of `layer`, of shape `[rows, cols]`.
 ///
 /// # Errors
-/// [`Error::Layer`] for a weight that is not valid, and those of [`TensorFile`].
+/// [`Error::Layer`] for an invalid weight, and the errors of [`TensorFile`].
 pub fn read(
     file: &TensorFile,
     layer: &str,
@@ -168,7 +168,7 @@ pub fn read(
         .map_err(|source| Error::Layer { path: file.path().to_owned(), layer: layer.to_owned(), source })
 }
 
-/// The static parameters of the input of `layer` from the content of their two tensors in the file `path`.
+/// Returns the static parameters of the input of `layer`, given the values of its two tensors in the file `path`.
 ///
 /// # Errors
 /// [`Error::Layer`] for a scale that is not positive.
@@ -188,7 +188,7 @@ pub(crate) fn static_params(path: &Path, layer: &str, scale: &[f32], zero_point:
     Ok(QParams { scale, zero_point })
 }
 
-/// Makes sure that `file` holds the tensors `specs` and no others, with these shapes and types. No tensor is read.
+/// Checks that `file` contains the tensors `specs` with these shapes and types, and no others. Only the header is used.
 ///
 /// # Errors
 /// [`Error::TensorSet`] with `remedy`, [`Error::TensorType`], [`Error::Shape`].
@@ -201,7 +201,7 @@ pub fn check_specs(file: &TensorFile, specs: &[TensorSpec], remedy: &str) -> Res
     Ok(())
 }
 
-/// Refuses a set of names other than `expected`, listing the differences.
+/// Rejects a set of names other than `expected`, listing the differences.
 ///
 /// # Errors
 /// [`Error::TensorSet`].

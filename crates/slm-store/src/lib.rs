@@ -1,17 +1,17 @@
-//! The files that models lie in: tensors, manifests, metadata of quantization, and directories that appear complete or
-//! not at all. Modules of any kind are saved and loaded by them; checkpoints of slm's own models are built on them.
+//! File formats of models: tensors, manifests, quantization metadata, and directories that appear complete or not at
+//! all. They store modules of any kind, and the checkpoints of slm's own models.
 //!
-//! | item | is |
+//! | item | description |
 //! |---|---|
 //! | [`save_module`], [`load_module`] | any Burn module that names its linears, as a directory |
 //! | [`TensorFile`], [`TensorFileWriter`] | a safetensors file, read and written one tensor at a time |
-//! | [`manifest`] | size, SHA-256 and BLAKE3 of every file of a directory, and what the directory holds |
+//! | [`manifest`] | size, SHA-256 and BLAKE3 of every file of a directory, and the kind of its content |
 //! | [`OutputDir`], [`OutputLock`] | a directory that replaces another in one step; one writer at a time |
-//! | [`QuantizationMetadata`] | what was done to a model when it was quantized |
+//! | [`QuantizationMetadata`] | how a model was quantized |
 //! | [`layer`], [`LoadedTensors`] | quantized layers as tensors, and back as packed weights |
 //!
-//! No input is trusted: sizes in files are checked against the files before anything is allocated, floats are finite,
-//! and what does not fit is an [`Error`] that names the file and what to do.
+//! No input is trusted: sizes are checked against the file before anything is allocated, floats must be finite, and an
+//! [`Error`] names the file and the remedy.
 #![forbid(unsafe_code)]
 
 mod error;
@@ -41,14 +41,13 @@ pub use output::{OutputDir, Replaceable, reserve};
 pub use output_file::OutputFile;
 pub use tensors::{TensorFile, TensorFileWriter, TensorSpec};
 
-/// The version of the format that is written.
+/// The format version that is written.
 pub const FORMAT_VERSION: u32 = 5;
 
-/// The oldest version whose manifest is that of [`FORMAT_VERSION`], and whose tensors are as they may be in it. The metadata
-/// differs.
+/// The oldest version with the same manifest and tensors as [`FORMAT_VERSION`]. Only the metadata differs.
 pub const OLDEST_SAME_FILES: u32 = 3;
 
-/// File of the tensors.
+/// Name of the file of tensors.
 pub const WEIGHTS: &str = "model.safetensors";
-/// File of the [`QuantizationMetadata`].
+/// Name of the file of [`QuantizationMetadata`].
 pub const METADATA: &str = "quantization_metadata.json";

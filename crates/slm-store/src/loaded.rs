@@ -1,4 +1,4 @@
-//! Tensors of a file as they go into a model: floats, and packed weights.
+//! Tensors of a file in the form that a model needs: floats, and packed weights.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -19,12 +19,12 @@ use crate::metadata::WeightParams;
 use crate::tensors::{Destination, widen};
 use crate::{Error, LayerMetadata, QuantizationMetadata, Result, TensorFile};
 
-/// Reads the quantized weight of `layer` and how its input is treated, which `metadata` at `metadata_path` describes;
-/// `None` if it describes no such layer.
+/// Reads the quantized weight of `layer` and the quantization of its input, as described by `metadata`, which was read
+/// from `metadata_path`. Returns `None` if the metadata describes no such layer.
 ///
 /// # Errors
-/// [`Error::Layer`] for a weight that is not valid, [`Error::Metadata`] for one that the metadata describes otherwise,
-/// and those of [`TensorFile`].
+/// [`Error::Layer`] for an invalid weight, [`Error::Metadata`] for one that contradicts the metadata, and the errors of
+/// [`TensorFile`].
 pub fn read_quantized(
     weights: &TensorFile,
     metadata: &QuantizationMetadata,
@@ -38,10 +38,10 @@ pub fn read_quantized(
     Ok(Some((matrix, quant)))
 }
 
-/// Reads the static parameters of the input of `layer`; `None` if the file has none.
+/// Reads the static parameters of the input of `layer`. Returns `None` if the file has none.
 ///
 /// # Errors
-/// [`Error::Layer`] for a scale that is not positive, and those of [`TensorFile`].
+/// [`Error::Layer`] for a scale that is not positive, and the errors of [`TensorFile`].
 pub fn read_static_params(weights: &TensorFile, layer: &str) -> Result<Option<QParams>> {
     let name = names::input_scale(layer);
     if weights.shape(&name).is_none() {
@@ -52,11 +52,11 @@ pub fn read_static_params(weights: &TensorFile, layer: &str) -> Result<Option<QP
     layer::static_params(weights.path(), layer, &scale, &zero_point).map(Some)
 }
 
-/// All tensors of a file, to be taken one after the other.
+/// All tensors of a file, which a model takes one after another.
 ///
-/// The file is read once, from end to end, and everything in it goes where it stays: codes are packed for the kernel a
-/// few rows at a time, and floats become the tensors of the model. So no more memory is taken than the model has, on a
-/// device whose memory is the host's.
+/// The file is read once, sequentially, and each tensor goes straight to its final form: codes are packed for the
+/// kernel a few rows at a time, and floats become the tensors of the model. On a device with host memory, loading
+/// therefore needs no more memory than the model.
 #[derive(Debug)]
 pub struct LoadedTensors<'a> {
     weights: &'a TensorFile,
@@ -65,12 +65,13 @@ pub struct LoadedTensors<'a> {
 }
 
 impl<'a> LoadedTensors<'a> {
-    /// Reads `weights`, whose quantized layers `metadata` at `metadata_path` describes. These are packed for the kernel
-    /// that [`KernelKind::selected`] gives.
+    /// Reads `weights`, whose quantized layers are described by `metadata`, which was read from `metadata_path`. The
+    /// layers are packed for the kernel that [`KernelKind::selected`] returns.
     ///
     /// # Errors
     /// [`Error::NotFinite`] for a NaN or an infinity, [`Error::Layer`] for an invalid quantized weight,
-    /// [`Error::Metadata`] for one that the metadata describes otherwise, [`Error::Io`] and [`Error::Truncated`]; [`Error::Checksum`] where that was left to this.
+    /// [`Error::Metadata`] for one that contradicts the metadata, [`Error::Io`] and [`Error::Truncated`];
+    /// [`Error::Checksum`] if [`TensorFile::verify_when_read`] left verification to this call.
     pub fn read(
         weights: &'a TensorFile,
         metadata: Option<&QuantizationMetadata>,
@@ -82,19 +83,19 @@ impl<'a> LoadedTensors<'a> {
         let Some(metadata) = metadata else { return Ok(loaded) };
         let layers: Vec<_> =
             metadata.records().map(|record| loaded.take_layer(record)).collect::<Result<_>>()?;
-        // Scales are put in order here, of which there may be many.
+        // Preparing the scales is parallel, since there may be many.
         let finish = |layer: Layer<'_>| layer.finish(weights, metadata, metadata_path);
         let layers: Vec<_> = layers.into_par_iter().map(finish).collect();
         loaded.layers = layers.into_iter().collect::<Result<_>>()?;
         Ok(loaded)
     }
 
-    /// The file.
+    /// Returns the file.
     pub fn file(&self) -> &TensorFile {
         self.weights
     }
 
-    /// Takes the packed weight of `layer`; `None` if the metadata has no such layer.
+    /// Takes the packed weight of `layer`. Returns `None` if the metadata has no such layer.
     pub fn take_weight(&mut self, layer: &str) -> Option<Weight> {
         self.layers.remove(layer)
     }
@@ -102,8 +103,8 @@ impl<'a> LoadedTensors<'a> {
     /// Takes the values of an F32, F16 or BF16 tensor as F32.
     ///
     /// # Errors
-    /// [`Error::TensorSet`] for a tensor that is not there, is of another type or was taken, [`Error::NotFinite`] for a
-    /// NaN or an infinity.
+    /// [`Error::TensorSet`] for a tensor that does not exist, has another type or was already taken,
+    /// [`Error::NotFinite`] for a NaN or an infinity.
     pub fn take_f32(&mut self, name: &str) -> Result<Vec<f32>> {
         match (self.destinations.remove(name), self.weights.dtype(name)) {
             (Some(Destination::Floats(values)), _) => Ok(values),
@@ -115,10 +116,10 @@ impl<'a> LoadedTensors<'a> {
         }
     }
 
-    /// Takes the values of an F16 or BF16 tensor as they are stored; none of a tensor of another type.
+    /// Takes the values of an F16 or BF16 tensor as stored. Returns `None` for a tensor of another type.
     ///
     /// # Errors
-    /// As [`LoadedTensors::take_f32`].
+    /// [`Error::NotFinite`] for a NaN or an infinity.
     pub fn take_halves(&mut self, name: &str) -> Result<Option<TensorData>> {
         let shape = match self.weights.shape(name) {
             Some(shape) if matches!(self.destinations.get(name), Some(Destination::Halves(_))) => shape,
@@ -139,7 +140,7 @@ impl<'a> LoadedTensors<'a> {
     /// Takes the bytes of a tensor of a type other than F32.
     ///
     /// # Errors
-    /// As [`LoadedTensors::take_f32`].
+    /// [`Error::TensorSet`] for a tensor that does not exist, is of type F32 or was already taken.
     pub fn take_bytes(&mut self, name: &str) -> Result<Vec<u8>> {
         match self.destinations.remove(name) {
             Some(Destination::Bytes(bytes)) => Ok(bytes),
@@ -148,7 +149,7 @@ impl<'a> LoadedTensors<'a> {
         }
     }
 
-    /// The tensors of a quantized layer.
+    /// Takes the tensors of a quantized layer.
     fn take_layer<'b>(&mut self, record: &'b LayerMetadata) -> Result<Layer<'b>> {
         let name = &record.name;
         let codes = names::codes(name);
@@ -182,7 +183,7 @@ impl<'a> LoadedTensors<'a> {
     }
 }
 
-/// Memory for every tensor of the file.
+/// Allocates memory for every tensor of the file.
 fn destinations(
     weights: &TensorFile,
     metadata: Option<&QuantizationMetadata>,
@@ -228,12 +229,12 @@ struct Layer<'a> {
     builder: Box<PackedMatrixBuilder>,
     scales: Scales,
     zero_points: Option<Vec<i8>>,
-    /// Scale and zero point of the input, where these are static.
+    /// Scale and zero point of the input, if these are static.
     activation: Option<(Vec<f32>, Vec<u8>)>,
 }
 
 impl Layer<'_> {
-    /// The weight with its name, once its tensors are valid and what the metadata says.
+    /// Checks the tensors against the metadata, and returns the weight with its name.
     fn finish(
         self,
         weights: &TensorFile,

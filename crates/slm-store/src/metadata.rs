@@ -1,8 +1,7 @@
-//! `quantization_metadata.json`: what was done to a model when it was quantized.
+//! `quantization_metadata.json`: a description of how a model was quantized.
 //!
-//! The numbers that a model computes with are in the tensors; this file is for people and tools, and is
-//! checked against the tensors when they are read. The scheme of each layer is the exception: it says how
-//! the tensors are to be read.
+//! The tensors hold the numbers that a model computes with. This file is for people and tools, and is checked against
+//! the tensors when they are read. Only the scheme of each layer is needed to read the tensors.
 
 use std::path::Path;
 
@@ -16,10 +15,10 @@ use slm_quant_core::{
 use crate::json::{self, number};
 use crate::{Error, FORMAT_VERSION, Result};
 
-/// The whole of `quantization_metadata.json`. Unknown keys are refused.
+/// The content of `quantization_metadata.json`. Unknown keys are rejected.
 ///
-/// Statistics that may be NaN or infinite (the SQNR of a layer without error is infinite) are JSON numbers
-/// where they are finite, and otherwise the strings `"NaN"`, `"Infinity"` and `"-Infinity"`.
+/// Statistics that may be NaN or infinite (the SQNR of a layer without error is infinite) are JSON numbers if they are
+/// finite, and otherwise the strings `"NaN"`, `"Infinity"` and `"-Infinity"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuantizationMetadata {
@@ -29,29 +28,29 @@ pub struct QuantizationMetadata {
     pub program_version: String,
     /// Origin of the quantized weights.
     pub mode: QuantizationMode,
-    /// Treatment of activations.
+    /// Quantization of activations.
     #[serde(rename = "type")]
     pub quantization_type: QuantizationType,
-    /// Width of weight codes that was asked for. Each layer has its own scheme.
+    /// Requested width of weight codes. Each layer has its own scheme.
     pub bits: Bits,
-    /// Granularity of weight scales that was asked for.
+    /// Requested granularity of weight scales.
     pub granularity: Granularity,
-    /// Mapping of weights that was asked for.
+    /// Requested mapping of weights.
     pub mapping: Mapping,
-    /// Type of stored scales that was asked for.
+    /// Requested type of stored scales.
     pub scale_dtype: ScaleDtype,
-    /// Rounding of weights: `rtn` (to nearest) or `gptq`. Files that do not say were rounded to nearest or trained.
+    /// Rounding of weights: `rtn` (to nearest) or `gptq`. A file without this field was rounded to nearest or trained.
     #[serde(default = "round_to_nearest", skip_serializing_if = "is_round_to_nearest")]
     pub method: String,
     /// Observer that chose the weight ranges.
     pub weight_observer: String,
-    /// Observer that chose the activation ranges; static quantization only.
+    /// Observer that chose the activation ranges; only for static quantization.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation_observer: Option<String>,
-    /// Activations that share a scale; dynamic quantization only.
+    /// Granularity of activation scales; only for dynamic quantization.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation_granularity: Option<ActivationGranularity>,
-    /// The quantized table of the token embedding; `None` if it is float or the same as the head's.
+    /// The quantized table of the token embedding; `None` if it is float or shared with the output head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedding: Option<LayerMetadata>,
     /// Quantized layers, in forward order.
@@ -76,16 +75,16 @@ fn is_round_to_nearest(method: &str) -> bool {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lineage {
-    /// Lower-case hexadecimal SHA-256 of the `model.safetensors` of the checkpoint that it was made from.
+    /// SHA-256 of the source checkpoint's `model.safetensors`, in lower-case hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_sha256: Option<String>,
-    /// The text that inputs of layers were observed on, where ranges or rounding were chosen by it.
+    /// The calibration text, if it determined ranges or rounding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationRecord>,
-    /// Exact changes of the float model before it was quantized.
+    /// Exact transformations of the float model before it was quantized.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transforms: Option<TransformRecord>,
-    /// The training with quantization, in modes `qat` and `finetuned` only.
+    /// The training of quantized weights; only in modes `qat` and `finetuned`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<TrainingRecord>,
 }
@@ -100,7 +99,7 @@ pub enum QuantizationMode {
     Qat,
     /// Fine-tuning of a quantized model.
     Finetuned,
-    /// Nobody said: a module that was saved without a report of its quantization.
+    /// Unknown: a module that was saved without a report of its quantization.
     Unrecorded,
 }
 
@@ -116,49 +115,49 @@ pub struct LayerMetadata {
     pub scheme: QuantScheme,
     /// Its scales.
     pub scales: ScaleRecord,
-    /// Its zero points; affine mappings only.
+    /// Its zero points; only for affine mappings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zero_points: Option<ZeroPointRecord>,
-    /// Parameters of its input, with a zero point in `[0, 255]`; static quantization only.
+    /// Parameters of its input, with a zero point in `[0, 255]`; only for static quantization.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation: Option<QParams>,
-    /// Least and greatest value of its input in the calibration text, where that is known; static quantization only.
+    /// Smallest and largest value of its input in the calibration text, if known; only for static quantization.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_input: Option<[f32; 2]>,
-    /// Values of its input that share a scale, where the scales are computed from the input although the type is
-    /// static; such a layer has no `activation`.
+    /// Granularity of input scales that are computed at run time, although the model's quantization is static; such a
+    /// layer has no `activation`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation_granularity: Option<ActivationGranularity>,
-    /// Distance of the dequantized weight from the float one.
+    /// Error of the dequantized weight compared with the float one.
     pub error: WeightError,
-    /// Bytes of the float weight, without bias.
+    /// Size of the float weight in bytes, without bias.
     pub bytes_before: u64,
-    /// Bytes of codes, scales and zero points.
+    /// Size of codes, scales and zero points in bytes.
     pub bytes_after: u64,
 }
 
-/// Difference between a weight and its dequantized form.
+/// Difference between a weight and its dequantized version.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WeightError {
-    /// Signal to quantization noise, `20 log10(|w| / |w - w'|)`, in dB.
+    /// Signal-to-quantization-noise ratio, `20 log10(|w| / |w - w'|)`, in dB.
     #[serde(with = "number")]
     pub sqnr_db: f64,
     /// Largest absolute difference.
     #[serde(with = "number")]
     pub max_abs_error: f64,
-    /// Share of the values that lay outside the representable range, 0 to 1.
+    /// Share of the values outside the representable range, from 0 to 1.
     #[serde(with = "number")]
     pub clipped_share: f64,
 }
 
-/// The scales of a layer, summed up. All of them are in the tensors.
+/// Summary of the scales of a layer. The tensors hold all of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScaleRecord {
     /// Number of scales.
     pub count: usize,
-    /// Scales below 0: those of grids that are turned round, whose code -8 stands for a positive value.
+    /// Number of negative scales, those of reversed grids, whose code -8 stands for a positive value.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub negative: usize,
     /// Smallest magnitude of a scale.
@@ -173,7 +172,7 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-/// The zero points of a layer, summed up. All of them are in the tensors.
+/// Summary of the zero points of a layer. The tensors hold all of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ZeroPointRecord {
@@ -195,30 +194,30 @@ pub struct SkippedLayer {
     pub name: String,
     /// `[out_features, in_features]`.
     pub shape: [usize; 2],
-    /// Reason, for people.
+    /// Reason, for users.
     pub reason: String,
 }
 
-/// A training with quantization.
+/// A training of quantized weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingRecord {
-    /// Lower-case hexadecimal SHA-256 of the text.
+    /// SHA-256 of the text, in lower-case hexadecimal digits.
     pub text_sha256: String,
-    /// Tokens that the model was trained on, each time that one was used.
+    /// Number of training tokens, counting repetitions.
     pub tokens: u64,
     /// Optimizer steps.
     pub steps: u64,
 }
 
-/// Exact changes of a float model: in floats it computes what it did before.
+/// Exact transformations of a float model, which do not change its output except for rounding.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TransformRecord {
-    /// Seed of the orthogonal matrices by which the residual stream and the heads were rotated.
+    /// Seed of the orthogonal matrices that rotated the residual stream and the heads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation_seed: Option<u64>,
-    /// Strength of the smoothing of channels, 0 to 1.
+    /// Strength of the smoothing of channels, from 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smoothing_strength: Option<f64>,
     /// Number of MLPs whose channels between `up_proj` and `down_proj` were equalized.
@@ -233,13 +232,13 @@ pub struct TransformRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CalibrationRecord {
-    /// Lower-case hexadecimal SHA-256 of the text.
+    /// SHA-256 of the text, in lower-case hexadecimal digits.
     pub text_sha256: String,
-    /// Tokens that were run through the model.
+    /// Number of tokens that the model processed.
     pub tokens: u64,
 }
 
-/// A quantized weight apart from its codes.
+/// A quantized weight without its codes.
 #[derive(Debug, Clone, Copy)]
 pub struct WeightParams<'a> {
     /// `[rows, cols]`.
@@ -248,12 +247,12 @@ pub struct WeightParams<'a> {
     pub scheme: QuantScheme,
     /// Its scales.
     pub scales: &'a Scales,
-    /// Its zero points; affine mappings only.
+    /// Its zero points; only for affine mappings.
     pub zero_points: Option<&'a [i8]>,
 }
 
 impl<'a> WeightParams<'a> {
-    /// Takes the parameters of `matrix`.
+    /// Borrows the parameters of `matrix`.
     pub fn of(matrix: &'a QuantizedMatrix) -> Self {
         Self {
             shape: [matrix.rows(), matrix.cols()],
@@ -263,7 +262,7 @@ impl<'a> WeightParams<'a> {
         }
     }
 
-    /// Bytes of codes, scales and zero points.
+    /// Size of codes, scales and zero points in bytes.
     fn byte_size(&self) -> u64 {
         let [rows, cols] = self.shape;
         let scales = self.scales.len() * self.scales.dtype().size();
@@ -272,7 +271,7 @@ impl<'a> WeightParams<'a> {
 }
 
 impl ScaleRecord {
-    /// Describes the scales of `matrix`.
+    /// Summarizes the scales of `matrix`.
     pub fn of(matrix: &QuantizedMatrix) -> Self {
         Self::of_params(&WeightParams::of(matrix))
     }
@@ -291,7 +290,7 @@ impl ScaleRecord {
 }
 
 impl ZeroPointRecord {
-    /// Describes the zero points of `matrix`; none in a symmetric mapping.
+    /// Summarizes the zero points of `matrix`. Returns `None` for a symmetric mapping.
     pub fn of(matrix: &QuantizedMatrix) -> Option<Self> {
         Self::of_params(&WeightParams::of(matrix))
     }
@@ -308,8 +307,8 @@ impl ZeroPointRecord {
 }
 
 impl LayerMetadata {
-    /// Describes the quantized weight `matrix` of layer `name`, whose input is treated as `activation` says, in a model
-    /// of type `quantization_type`.
+    /// Describes the quantized weight `matrix` of layer `name` with the input quantization `activation`, in a model of
+    /// type `quantization_type`.
     pub fn new(
         name: impl Into<String>,
         matrix: &QuantizedMatrix,
@@ -348,8 +347,8 @@ impl LayerMetadata {
         }
     }
 
-    /// The first field that disagrees with the stored weight: its name, what the weight says, and what is
-    /// written here.
+    /// Returns the first field that disagrees with the stored weight: its name, the weight's value, and the recorded
+    /// value.
     fn disagreement(
         &self,
         weight: &WeightParams<'_>,
@@ -372,7 +371,7 @@ impl LayerMetadata {
     }
 }
 
-/// A value for a message; long lists are cut.
+/// Formats a value for a message, and shortens long lists.
 fn short(value: &impl std::fmt::Debug) -> String {
     let text = format!("{value:?}");
     match text.char_indices().nth(300) {
@@ -382,12 +381,12 @@ fn short(value: &impl std::fmt::Debug) -> String {
 }
 
 impl QuantizationMetadata {
-    /// Parses the bytes of `path`, of the current version. `as_in` is the file that the version is known from.
+    /// Parses the bytes of `path`, which must have the current version. `as_in` names the file that states the version.
     ///
     /// # Errors
     /// [`Error::Json`], [`Error::Field`] for another version or a scale beyond the largest 32-bit float.
     pub fn parse(path: &Path, bytes: &[u8], as_in: &str) -> Result<Self> {
-        /// Read first, so that a file of another version is told apart from a damaged one.
+        /// Parsed first, so that another version is distinguished from a damaged file.
         #[derive(Deserialize)]
         struct Header {
             #[serde(default)]
@@ -398,10 +397,10 @@ impl QuantizationMetadata {
         json::parse::<Self>(path, bytes)?.checked(path)
     }
 
-    /// Parses the bytes of `path`, of the current version or of versions 3 and 4, which the same manifest goes with.
+    /// Parses the bytes of `path`, which may have the current version or version 3 or 4, whose manifest is the same.
     ///
     /// # Errors
-    /// As [`QuantizationMetadata::parse`].
+    /// Same as [`QuantizationMetadata::parse`].
     pub fn parse_migrating(path: &Path, bytes: &[u8], as_in: &str) -> Result<Self> {
         let mut fields: Map<String, Value> = json::parse(path, bytes)?;
         match fields.get("format_version").and_then(Value::as_u64) {
@@ -421,7 +420,7 @@ impl QuantizationMetadata {
         }
     }
 
-    /// Makes version 4 of the fields of version 3, which listed scales and zero points that the tensors have too.
+    /// Migrates fields from version 3, which also listed all scales and zero points, to version 4.
     pub fn migrate_from_3(fields: &mut Map<String, Value>) {
         fields.insert("format_version".to_owned(), 4.into());
         let layers = fields.get_mut("layers").and_then(Value::as_array_mut);
@@ -434,12 +433,12 @@ impl QuantizationMetadata {
         }
     }
 
-    /// Makes version 5 of the fields of version 4, which are the same.
+    /// Migrates fields from version 4 to version 5, whose fields are the same.
     pub fn migrate_from_4(fields: &mut Map<String, Value>) {
         fields.insert("format_version".to_owned(), 5.into());
     }
 
-    /// Refuses metadata that is not of version `version`, which the file `as_in` says.
+    /// Rejects metadata of a version other than `version`, which the file `as_in` states.
     ///
     /// # Errors
     /// [`Error::Field`].
@@ -450,11 +449,11 @@ impl QuantizationMetadata {
         Err(Error::field(path, "format_version", format!("{version}, as in {as_in}"), found))
     }
 
-    /// Checks the record of a layer against its tensors `weight` and `activation`, and returns the treatment of its
+    /// Checks the record of a layer against its tensors `weight` and `activation`, and returns the quantization of its
     /// input. `path` is that of the metadata.
     ///
     /// # Errors
-    /// [`Error::Metadata`] where the metadata says otherwise, [`Error::Field`] where it contradicts itself.
+    /// [`Error::Metadata`] if the metadata contradicts the tensors, [`Error::Field`] if it contradicts itself.
     pub fn check_layer(
         &self,
         path: &Path,
@@ -470,7 +469,7 @@ impl QuantizationMetadata {
             .map_err(|(field, expected, found)| Error::field(path, field, expected, found))
     }
 
-    /// The first scale that is beyond the largest 32-bit float, and so was read as infinite: its field, and it.
+    /// Returns the name and value of the first scale that exceeds the largest 32-bit float and was parsed as infinity.
     fn infinite_scale(&self) -> Option<(String, f32)> {
         self.records().find_map(|layer| {
             let ScaleRecord { min, max, .. } = &layer.scales;
@@ -481,26 +480,26 @@ impl QuantizationMetadata {
         })
     }
 
-    /// Everything that is quantized: the table of the embedding, if it is one of its own, and all layers.
+    /// Returns the records of all quantized weights: the table of the embedding, if it has its own, and all layers.
     pub fn records(&self) -> impl Iterator<Item = &LayerMetadata> {
         self.embedding.iter().chain(&self.layers)
     }
 
-    /// The record of layer `name`, or of the embedding if that is its name.
+    /// Returns the record of layer `name`, which may be the embedding.
     pub fn layer(&self, name: &str) -> Option<&LayerMetadata> {
         self.records().find(|layer| layer.name == name)
     }
 
-    /// Treatment of the input of `layer`.
+    /// Returns the quantization of the input of `layer`.
     ///
     /// # Errors
-    /// The field that is missing or should not be there, what it should be, and what it is.
+    /// The field that is missing or superfluous, its expected value, and its value.
     pub fn activation_quant(
         &self,
         layer: &LayerMetadata,
     ) -> Result<ActivationQuant, (String, &'static str, String)> {
         let field = format!("layers[{:?}].activation", layer.name);
-        // Rows of a table are looked up: it has no input that could be quantized.
+        // Rows of the table are looked up, so it has no input to quantize.
         if self.embedding.as_ref().is_some_and(|embedding| embedding.name == layer.name) {
             return match layer.activation {
                 None => Ok(ActivationQuant::Float),
@@ -552,10 +551,10 @@ mod tests {
         let of = |kind| LayerMetadata::new("x", &matrix, kind, input, error);
         let record = of(QuantizationType::Static);
         assert_eq!(record.scales, ScaleRecord { count: 2, negative: 1, min: 0.5, max: 1.5, mean: 1.0 });
-        // Six floats; two rows of two bytes and two scales of four.
+        // Before: six floats. After: two rows of two bytes and two 4-byte scales.
         assert_eq!((record.bytes_before, record.bytes_after), (24, 12));
         assert_eq!((record.shape, &record.zero_points), ([2, 3], &None));
-        // Dynamic inputs are the exception in a static model, and the rule in a dynamic one.
+        // A record states dynamic inputs only in a static model.
         assert_eq!(record.activation_granularity, Some(ActivationGranularity::PerTensor));
         assert_eq!(of(QuantizationType::Dynamic).activation_granularity, None);
 
@@ -577,7 +576,7 @@ mod tests {
         );
     }
 
-    /// Metadata of one layer `x`.
+    /// Metadata of a model with one layer, `x`.
     fn metadata(
         quantization_type: QuantizationType,
         granularity: Option<ActivationGranularity>,
@@ -651,7 +650,7 @@ mod tests {
                 "{kind:?} {of_model:?} {of_layer:?} {params:?}"
             );
         }
-        // Rows of a table are looked up.
+        // Rows of a table are looked up, so it has no input.
         let mut table = metadata(Dynamic, token);
         table.embedding = table.layers.pop();
         let embedding = table.embedding.clone().unwrap();

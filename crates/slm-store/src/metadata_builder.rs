@@ -1,4 +1,4 @@
-//! The one place where [`QuantizationMetadata`] is put together.
+//! A builder for [`QuantizationMetadata`].
 
 use slm_quant_core::{ActivationGranularity, QuantScheme, QuantizationType};
 
@@ -6,7 +6,7 @@ use crate::{FORMAT_VERSION, LayerMetadata, Lineage, QuantizationMetadata, Quanti
 
 /// Builds the [`QuantizationMetadata`] of a checkpoint or a module.
 ///
-/// It leaves out the fields that a type of quantization has no use for: an observer of activations unless they are
+/// It omits fields that do not apply to the type of quantization: the activation observer unless activations are
 /// static, their granularity unless they are dynamic.
 ///
 /// ```
@@ -24,7 +24,7 @@ use crate::{FORMAT_VERSION, LayerMetadata, Lineage, QuantizationMetadata, Quanti
 pub struct MetadataBuilder(QuantizationMetadata);
 
 impl MetadataBuilder {
-    /// Starts with the scheme and the type that were asked for, and rounding to nearest.
+    /// Starts with the requested scheme and type, and with rounding to nearest.
     pub fn new(scheme: QuantScheme, quantization_type: QuantizationType) -> Self {
         Self(QuantizationMetadata {
             format_version: FORMAT_VERSION,
@@ -46,7 +46,7 @@ impl MetadataBuilder {
         })
     }
 
-    /// Starts with what was asked for when `source` was quantized, without its layers and lineage.
+    /// Starts with the settings requested for `source`, without its layers and lineage.
     pub fn from_source(source: &QuantizationMetadata) -> Self {
         Self(QuantizationMetadata {
             format_version: FORMAT_VERSION,
@@ -58,19 +58,19 @@ impl MetadataBuilder {
         })
     }
 
-    /// Names the method that rounded the weights.
+    /// Sets the method that rounded the weights.
     pub fn method(mut self, method: impl ToString) -> Self {
         self.0.method = method.to_string();
         self
     }
 
-    /// Names the observer that chose the weight ranges.
+    /// Sets the observer that chose the weight ranges.
     pub fn weight_observer(mut self, observer: impl ToString) -> Self {
         self.0.weight_observer = observer.to_string();
         self
     }
 
-    /// Names the observer that chose the ranges of static activations.
+    /// Sets the observer that chose the ranges of static activations.
     pub fn activation_observer(mut self, observer: impl ToString) -> Self {
         if self.0.quantization_type == QuantizationType::Static {
             self.0.activation_observer = Some(observer.to_string());
@@ -78,7 +78,7 @@ impl MetadataBuilder {
         self
     }
 
-    /// Says which dynamic activations share a scale.
+    /// Sets the granularity of dynamic activation scales.
     pub fn activation_granularity(mut self, granularity: ActivationGranularity) -> Self {
         if self.0.quantization_type == QuantizationType::Dynamic {
             self.0.activation_granularity = Some(granularity);
@@ -98,7 +98,7 @@ impl MetadataBuilder {
         self
     }
 
-    /// Adds the quantized layers, in forward order, and their origin.
+    /// Completes the metadata with the quantized layers, in forward order, and their origin.
     pub fn build(
         mut self,
         mode: QuantizationMode,

@@ -1,4 +1,4 @@
-//! Helpers that the tests of several crates share. A dependency of tests only.
+//! Helpers for the tests of several crates. Only tests depend on this crate.
 #![forbid(unsafe_code)]
 
 mod peers;

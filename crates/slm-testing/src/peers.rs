@@ -1,10 +1,10 @@
-//! Other programs that tests compare with.
+//! Programs that tests compare results with.
 
 use std::path::PathBuf;
 use std::process::Command;
 
-/// The Python interpreter of the peers' environment, where it has `module`: that of the directory which `SLM_PEERS` names,
-/// or of the one that `.ci/peers` makes. Without it the test is skipped with a printed line.
+/// The Python interpreter of the peers' environment, if it has `module`: in the directory that `SLM_PEERS` names, or in
+/// the one that `.ci/peers` creates. If there is none, prints a line and returns `None`, and the test is skipped.
 pub fn peer_python(module: &str) -> Option<PathBuf> {
     let named = std::env::var_os("SLM_PEERS").map(PathBuf::from);
     let own = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/slm/peers"));
@@ -17,8 +17,8 @@ pub fn peer_python(module: &str) -> Option<PathBuf> {
     None
 }
 
-/// A program of llama.cpp that `.ci/peers` built, under `SLM_LLAMA_CPP` or `~/.cache/slm/llama.cpp`; says so where there is
-/// none.
+/// A program of llama.cpp that `.ci/peers` built, under `SLM_LLAMA_CPP` or `~/.cache/slm/llama.cpp`. If there is none,
+/// prints a line and returns `None`.
 pub fn llama_cpp(program: &str) -> Option<PathBuf> {
     let named = std::env::var_os("SLM_LLAMA_CPP").map(PathBuf::from);
     let own = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/slm/llama.cpp"));

@@ -1,11 +1,11 @@
-//! JSON Schema, as much of it as the schemas in `docs/` use.
+//! Validation by the subset of JSON Schema that the schemas in `docs/` use.
 
 use serde_json::{Map, Value};
 
-/// Violations of `schema` in `value`.
+/// Finds the violations of `schema` in `value`.
 ///
 /// # Panics
-/// For a keyword that no schema of ours has used so far.
+/// For an unsupported keyword.
 pub fn violations(schema: &Value, value: &Value) -> Vec<String> {
     let mut found = Vec::new();
     check(schema, schema.as_object().unwrap(), value, "", &mut found);

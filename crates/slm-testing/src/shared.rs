@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The directory of reference models, texts and golden vectors: `SLM_SHARED`, or else `../shared` from the repository's
-/// root. Where there is none, says so and gives none: the test has nothing to compare with.
+/// root. If there is none, prints a line and returns `None`, because the test has nothing to compare with.
 ///
 /// # Panics
 /// If the current directory cannot be read.

@@ -1,7 +1,7 @@
-//! Readers of untrusted bytes, each as a function of the bytes alone: what the targets in `fuzz/` run, and what the
-//! test `regressions` of `slm-checkpoint` runs on everything that fuzzing ever found. No part of the interface.
+//! Readers of untrusted bytes as functions of the bytes alone. The targets in `fuzz/` run them, and the test
+//! `regressions` of `slm-checkpoint` runs them on all inputs that fuzzing has found. Not part of the public API.
 //!
-//! Each may refuse what it is given, and must neither panic nor accept what contradicts itself.
+//! Each reader may reject its input, but must neither panic nor accept contradictory input.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ pub fn ids(bytes: &[u8]) {
     assert!(read.is_ok_and(|read| read == ids), "ids do not survive being written");
 }
 
-/// `tokenizer.json`, as a tokenizer that texts and ids are given to.
+/// `tokenizer.json`, as a tokenizer that encodes and decodes.
 pub fn tokenizer(bytes: &[u8]) {
     let Ok(json) = std::str::from_utf8(bytes) else { return };
     let Ok(tokenizer) = Tokenizer::from_json(json, "tokenizer.json") else { return };
@@ -34,7 +34,7 @@ pub fn tokenizer(bytes: &[u8]) {
     assert!(tokenizer.to_json().is_ok(), "a tokenizer does not survive being written");
 }
 
-/// A SentencePiece model, as a tokenizer that a text is given to.
+/// A SentencePiece model, as a tokenizer that encodes.
 pub fn sentencepiece(bytes: &[u8]) {
     let Ok(model) = SentencePiece::parse(bytes, "tokenizer.model") else { return };
     assert!(model.pieces.len() <= bytes.len(), "pieces that are not in the file");

@@ -1,4 +1,4 @@
-//! Token ids in a file: text that was encoded elsewhere, or sampled from a model.
+//! Files of token ids: text that was encoded elsewhere, or sampled from a model.
 
 use std::path::Path;
 
@@ -12,12 +12,12 @@ struct File {
     ids: Vec<Vec<u32>>,
 }
 
-/// Parses the content of a file of token ids, `{"ids": [[1, 2, ...], ...]}`: sequences that have nothing to do with
-/// each other. `path` is named in errors and not read.
+/// Parses a file of token ids, `{"ids": [[1, 2, ...], ...]}`, into independent sequences. `path` is used only in
+/// errors.
 ///
 /// # Errors
-/// [`Error::Ids`] for another form, for numbers that are no 32-bit ids, and unless there is at least one sequence and
-/// each has at least one token. Whether a model has such tokens is for the caller to check.
+/// [`Error::Ids`] for another format, for numbers that are not 32-bit ids, and unless there is at least one sequence
+/// and each has at least one token. The caller must check whether a model has these tokens.
 pub fn parse_ids(path: &Path, bytes: &[u8]) -> Result<Vec<Vec<u32>>> {
     let refuse = |detail: String| Error::Ids { path: path.to_owned(), detail };
     let File { ids } = serde_json::from_slice(bytes).map_err(|error| {
@@ -34,10 +34,10 @@ pub fn parse_ids(path: &Path, bytes: &[u8]) -> Result<Vec<Vec<u32>>> {
     Ok(ids)
 }
 
-/// The content of a file of token ids, as [`parse_ids`] reads it. `path` is named in errors and not written.
+/// Formats a file of token ids, as [`parse_ids`] reads it. `path` is used only in errors.
 ///
 /// # Errors
-/// [`Error::Ids`] when the ids cannot be written as JSON.
+/// [`Error::Ids`] if the ids cannot be written as JSON.
 pub fn ids_to_json(path: &Path, ids: Vec<Vec<u32>>) -> Result<Vec<u8>> {
     serde_json::to_vec(&File { ids })
         .map_err(|error| Error::Ids { path: path.to_owned(), detail: error.to_string() })

@@ -1,19 +1,19 @@
 //! Text for small language models.
 //!
-//! - [`corpus`]: simple English stories from a stochastic grammar whose entropy is known exactly, so that a
-//!   model's loss can be compared with the best loss any model could have.
+//! - [`corpus`]: simple English stories from a stochastic grammar with exactly known entropy, so that a model's loss
+//!   can be compared with the lowest possible loss.
 //! - [`Tokenizer`]: byte-level BPE training, and loading of any Hugging Face `tokenizer.json`.
-//! - [`sentencepiece`]: models of SentencePiece (`tokenizer.model`) as such tokenizers.
-//! - [`Data`]: a file of text or token ids, in the forms that people have them in, read no further than needed.
-//! - [`read_text`]: a whole text, or an error that says where it stops being one.
-//! - [`parse_ids`]: the token ids of a file that holds them instead of text.
+//! - [`sentencepiece`]: conversion of SentencePiece models (`tokenizer.model`) to such tokenizers.
+//! - [`Data`]: a file of text or token ids in a common format, of which no more is read than needed.
+//! - [`read_text`]: a whole text file, with an error that gives the position of invalid bytes.
+//! - [`parse_ids`]: a file of token ids instead of text.
 //!
 //! ```
 //! use slm_text::corpus::story;
 //!
 //! let story = story(7, 0);
 //! assert!(story.text.ends_with('\n'));
-//! // No model can, on average, need fewer than this many nats for the story.
+//! // On average, no model needs fewer nats for a story than this.
 //! assert!(story.nats > 0.0);
 //! ```
 #![forbid(unsafe_code)]
@@ -36,6 +36,6 @@ pub use split::split;
 pub use stop_texts::StopTexts;
 pub use tokenizer::{Prompt, TextStream, Tokenizer};
 
-/// The special token between documents. A corpus file holds it on a line of its own after every story, and
-/// tokenizers trained here know it as one token.
+/// The special token between documents. A corpus file contains it on its own line after every story, and tokenizers
+/// trained here treat it as one token.
 pub const END_OF_TEXT: &str = "<|endoftext|>";

@@ -1,9 +1,9 @@
-//! The part of a text that is held out.
+//! Splitting of a text into training and validation parts.
 
 use crate::END_OF_TEXT;
 
-/// Splits a text at the first boundary at or behind `1 - fraction` of it, to hold its end out: the end of a document, else of a
-/// line, else of a character.
+/// Splits off the end of a text for validation, at the first suitable boundary at or after `1 - fraction` of it: the
+/// end of a document, else of a line, else of a character.
 pub fn split(text: &str, fraction: f64) -> (&str, &str) {
     let wanted = text.floor_char_boundary((text.len() as f64 * (1.0 - fraction)) as usize);
     let (before, rest) = text.split_at(wanted);
@@ -15,7 +15,7 @@ pub fn split(text: &str, fraction: f64) -> (&str, &str) {
                 if before.ends_with(end) { Some(0) } else { rest.find(end).map(|at| at + end.len()) }
             },
         )
-        // A boundary so far ahead that it would leave little to validate on is none.
+        // A boundary that leaves too little for validation is not suitable.
         .find(|&at| at <= rest.len() / 2)
         .unwrap_or(0);
     text.split_at(wanted + ahead)

@@ -1,6 +1,6 @@
 //! Texts that end a generation.
 
-/// A search for stop texts in a text that comes piece by piece. What may be the beginning of one is held back.
+/// Searches for stop texts in a text that arrives in pieces. Text that may be the beginning of one is held back.
 ///
 /// ```
 /// use slm_text::StopTexts;
@@ -16,14 +16,14 @@ pub struct StopTexts {
 }
 
 impl StopTexts {
-    /// A search for `texts`. Empty ones are never found.
+    /// Creates a search for `texts`. Empty ones are ignored.
     pub fn new(texts: impl IntoIterator<Item = String>) -> Self {
         let texts = texts.into_iter().filter(|text| !text.is_empty()).collect();
         Self { texts, held: String::new() }
     }
 
-    /// Takes the next piece. Gives the text that is certain to come before any stop text, and the stop text if one is
-    /// complete: the one that begins first.
+    /// Adds the next piece. Returns the text that certainly precedes any stop text, and the stop text that begins
+    /// first, if one is complete.
     pub fn push(&mut self, piece: &str) -> (String, Option<String>) {
         self.held.push_str(piece);
         let found = self.texts.iter().filter_map(|text| Some((self.held.find(text)?, text)));
@@ -40,7 +40,7 @@ impl StopTexts {
         (std::mem::replace(&mut self.held, held), None)
     }
 
-    /// The part that was held back, at the end of the text.
+    /// Returns the text that was held back, at the end of the generation.
     pub fn finish(self) -> String {
         self.held
     }

@@ -1,4 +1,4 @@
-//! A byte-level BPE tokenizer: trained here, or loaded from any Hugging Face `tokenizer.json`.
+//! A byte-level BPE tokenizer, trained here or loaded from any Hugging Face `tokenizer.json`.
 
 mod chunks;
 mod stream;
@@ -19,30 +19,30 @@ pub use stream::TextStream;
 /// A text with letters, marks, digits, spaces, line ends and symbols.
 const SAMPLE: &str = "Hello, w\u{f6}rld! 12 \u{4f60}\u{597d}\n\tif (x == 1) { \u{1f600} }";
 
-/// Text to token ids and back.
+/// Converts text to token ids and back.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
 }
 
-/// A text to continue, as a model expects it.
+/// An encoded prompt, as a model expects it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
-    /// Its ids.
+    /// Token ids of the prompt.
     pub ids: Vec<u32>,
-    /// True if the text spelled out the beginning-of-sequence token that the tokenizer adds.
+    /// True if the text contained the beginning-of-sequence token that the tokenizer adds anyway.
     pub doubled: bool,
 }
 
 impl Tokenizer {
-    /// Trains byte-level BPE on `text`: the GPT-2 scheme (Radford et al., 2019), in which every byte is a
-    /// token, so that any text can be encoded and comes back exactly.
+    /// Trains byte-level BPE on `text` as in GPT-2 (Radford et al., 2019): every byte is a token, so any text can be
+    /// encoded and decoded exactly.
     ///
-    /// [`END_OF_TEXT`] becomes one special token with id 0; occurrences in `text` separate documents and
-    /// take no part in merges. The result depends on nothing but the arguments.
+    /// [`END_OF_TEXT`] becomes a special token with id 0; its occurrences in `text` separate documents and do not take
+    /// part in merges. The result depends only on the arguments.
     ///
     /// # Errors
-    /// - [`Error::VocabularyTooSmall`] below 257 tokens.
+    /// - [`Error::VocabularyTooSmall`] for fewer than 257 tokens.
     /// - [`Error::VocabularyNotReached`] if the text has too few distinct pieces.
     pub fn train(text: &str, vocab_size: usize) -> Result<Self> {
         const MINIMUM: usize = 256 + 1;
@@ -70,7 +70,7 @@ impl Tokenizer {
         .build()
         .map_err(failed)?;
         inner.train(&mut trainer, text.split(END_OF_TEXT)).map_err(failed)?;
-        // The builder's types are those of the parts; the JSON form is what every user of it sees.
+        // The builder returns a more specific type; a round trip through JSON gives the general one.
         let json = inner.to_string(false).map_err(failed)?;
         let tokenizer = Self::from_json(&json, "the trained tokenizer")?;
         match tokenizer.vocab_size() {
@@ -81,7 +81,7 @@ impl Tokenizer {
 
     /// Reads a `tokenizer.json`.
     ///
-    /// Truncation and padding that the file may ask for are switched off: they would cut or pad whole texts.
+    /// Truncation and padding in the file are disabled, because they would cut or pad whole texts.
     ///
     /// # Errors
     /// [`Error::Read`], or [`Error::TokenizerFormat`] naming the file.
@@ -91,7 +91,7 @@ impl Tokenizer {
         Self::from_bytes(&bytes, &path.display().to_string())
     }
 
-    /// Parses the text of a `tokenizer.json`; `origin` says in errors where it came from.
+    /// Parses the text of a `tokenizer.json`; errors name its origin as `origin`.
     ///
     /// # Errors
     /// [`Error::TokenizerFormat`].
@@ -101,7 +101,7 @@ impl Tokenizer {
 
     fn from_bytes(bytes: &[u8], origin: &str) -> Result<Self> {
         let refuse = |detail: String| Error::TokenizerFormat { origin: origin.to_owned(), detail };
-        // The library panics where the JSON of a decoder is cut off.
+        // The library panics if the JSON of a decoder is truncated.
         serde_json::from_slice::<IgnoredAny>(bytes).map_err(|error| refuse(error.to_string()))?;
         let inner = guarded(|| {
             let mut inner = tokenizers::Tokenizer::from_bytes(bytes)?;
@@ -111,7 +111,7 @@ impl Tokenizer {
         Ok(Self { inner: inner.map_err(refuse)? })
     }
 
-    /// The tokenizer as the text of a `tokenizer.json`.
+    /// Returns the tokenizer as the text of a `tokenizer.json`.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] if it cannot be serialized.
@@ -124,44 +124,45 @@ impl Tokenizer {
     /// Writes a `tokenizer.json`.
     ///
     /// # Errors
-    /// [`Error::Write`], or as [`Tokenizer::to_json`].
+    /// [`Error::Write`], and the errors of [`Tokenizer::to_json`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         fs::write(path, self.to_json()?).map_err(|source| Error::Write { path: path.to_owned(), source })
     }
 
-    /// Ids of `text`, without the special tokens (such as a beginning-of-sequence token) that the tokenizer
-    /// would put around it. Special tokens spelled out in the text become their id.
+    /// Encodes `text` without the special tokens (such as a beginning-of-sequence token) that the tokenizer would put
+    /// around it. Special tokens that are spelled out in the text become their id.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`], for a tokenizer that cannot express the text.
+    /// [`Error::Tokenizer`] if the tokenizer cannot encode the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         self.encode_as(text, false)
     }
 
-    /// Ids of `text` with the special tokens that the tokenizer puts around it, as a model expects a prompt.
+    /// Encodes `text` with the special tokens that the tokenizer puts around it, as a model expects a prompt.
     ///
     /// # Errors
-    /// As [`Tokenizer::encode`].
+    /// Same as [`Tokenizer::encode`].
     pub fn encode_with_special_tokens(&self, text: &str) -> Result<Vec<u32>> {
         self.encode_as(text, true)
     }
 
-    /// The id of a special token that decoding leaves out, such as `<|im_end|>`: one that a search of the text cannot find.
+    /// Returns the id of a special token that decoding omits, such as `<|im_end|>`. A search in decoded text cannot
+    /// find it.
     pub fn hidden_token_id(&self, token: &str) -> Option<u32> {
         self.token_id(token).filter(|&id| self.is_hidden(id))
     }
 
-    /// Returns `true` if decoding leaves a token out.
+    /// Returns `true` if decoding omits the token.
     pub fn is_hidden(&self, id: u32) -> bool {
         self.decode(&[id]).is_ok_and(|shown| shown.is_empty())
     }
 
-    /// Ids of a prompt: those of [`Tokenizer::encode_with_special_tokens`], but a beginning-of-sequence token that the text
-    /// spells out as well is there once.
+    /// Encodes a prompt as [`Tokenizer::encode_with_special_tokens`] does, without duplicating a beginning-of-sequence
+    /// token that the text spells out.
     ///
     /// # Errors
-    /// As [`Tokenizer::encode`].
+    /// Same as [`Tokenizer::encode`].
     pub fn encode_prompt(&self, text: &str) -> Result<Prompt> {
         let mut ids = self.encode_with_special_tokens(text)?;
         let prefix = self.prefix()?;
@@ -172,14 +173,15 @@ impl Tokenizer {
         Ok(Prompt { ids, doubled })
     }
 
-    /// Ids of a text that may be long: those of [`Tokenizer::encode`], at most `limit` of them, computed piece by piece.
+    /// Encodes a text that may be long to at most `limit` ids, piece by piece. The ids are those of
+    /// [`Tokenizer::encode`].
     ///
-    /// `more` appends the next part of the text to the string that it is given, of any length and cut anywhere, and
-    /// returns false at the end. It is not called again once there are `limit` ids, so that a limit bounds time and
-    /// memory, however long the text is.
+    /// `more` appends the next part of the text, of any length and cut anywhere, to the string that it receives, and
+    /// returns `false` at the end. It is not called again once there are `limit` ids, so `limit` bounds time and memory
+    /// even for a very long text.
     ///
     /// # Errors
-    /// As [`Tokenizer::encode`], and those of `more`.
+    /// The errors of [`Tokenizer::encode`] and of `more`.
     pub fn encode_in_chunks(
         &self,
         limit: usize,
@@ -188,10 +190,10 @@ impl Tokenizer {
         chunks::encode(self, limit, more)
     }
 
-    /// [`Tokenizer::encode_in_chunks`] of a text in memory.
+    /// [`Tokenizer::encode_in_chunks`] for a text in memory.
     ///
     /// # Errors
-    /// As [`Tokenizer::encode`].
+    /// Same as [`Tokenizer::encode`].
     pub fn encode_long(&self, text: &str, limit: usize) -> Result<Vec<u32>> {
         const CHUNK: usize = 64 << 10;
         let mut rest = text;
@@ -203,13 +205,13 @@ impl Tokenizer {
         })
     }
 
-    /// The ids that the tokenizer puts in front of a text, such as a beginning-of-sequence token: those that
-    /// [`Tokenizer::encode_with_special_tokens`] adds there. Empty for a tokenizer that adds none.
+    /// Returns the ids that [`Tokenizer::encode_with_special_tokens`] puts before a text, such as a
+    /// beginning-of-sequence token. Empty for a tokenizer that adds none.
     ///
     /// # Errors
-    /// As [`Tokenizer::encode`].
+    /// Same as [`Tokenizer::encode`].
     pub fn prefix(&self) -> Result<Vec<u32>> {
-        // A text of its own, since some tokenizers add nothing to an empty one.
+        // The text is not empty, since some tokenizers add nothing to an empty one.
         let (plain, mut ids) = (self.encode("a")?, self.encode_with_special_tokens("a")?);
         let at = ids.windows(plain.len().max(1)).position(|window| window == plain);
         ids.truncate(at.unwrap_or(0));
@@ -222,14 +224,14 @@ impl Tokenizer {
         ids.map_err(|detail| Error::Tokenizer { what: "encode the text", detail })
     }
 
-    /// Ids of `text` and the bytes of it that each stands for.
+    /// Encodes `text`, and returns each id with its byte range in the text.
     fn encode_with_places(&self, text: &str) -> Result<Vec<(u32, (usize, usize))>> {
         let encoding = guarded(|| self.inner.encode(text, false))
             .map_err(|detail| Error::Tokenizer { what: "encode the text", detail })?;
         Ok(encoding.get_ids().iter().copied().zip(encoding.get_offsets().iter().copied()).collect())
     }
 
-    /// Text of `ids`, special tokens left out. Bytes that are not UTF-8 become U+FFFD.
+    /// Decodes `ids` without special tokens. Bytes that are not UTF-8 become U+FFFD.
     ///
     /// # Errors
     /// [`Error::Tokenizer`].
@@ -237,7 +239,7 @@ impl Tokenizer {
         self.decode_as(ids, true)
     }
 
-    /// Text of `ids`, special tokens spelled out.
+    /// Decodes `ids` including special tokens.
     ///
     /// # Errors
     /// [`Error::Tokenizer`].
@@ -250,42 +252,41 @@ impl Tokenizer {
             .map_err(|detail| Error::Tokenizer { what: "decode the ids", detail })
     }
 
-    /// Takes a text of several scripts through the tokenizer and back, so that one that cannot be used is known before
-    /// its first use. Returns the ids, with the special tokens that are put around a text.
+    /// Encodes and decodes a text in several scripts, so that an unusable tokenizer is detected before its first use.
+    /// Returns the ids, including the special tokens around the text.
     ///
     /// # Errors
-    /// As [`Tokenizer::encode`] and [`Tokenizer::decode`].
+    /// The errors of [`Tokenizer::encode`] and [`Tokenizer::decode`].
     pub fn try_out(&self) -> Result<Vec<u32>> {
         let ids = self.encode_with_special_tokens(SAMPLE)?;
         self.decode(&ids)?;
         Ok(ids)
     }
 
-    /// Starts decoding a stream of ids whose text is wanted as soon as it is certain.
+    /// Starts decoding a stream of ids, which returns text as soon as it is certain.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream::new(self)
     }
 
-    /// Number of tokens, added ones included. A model's vocabulary may be padded beyond it.
+    /// Number of tokens, including added ones. A model's vocabulary may be padded beyond it.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// Id of a token given as it is written in the vocabulary.
+    /// Returns the id of a token, given as written in the vocabulary.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
-    /// A token as it is written in the vocabulary (byte-level BPE writes a space as `Ġ`).
+    /// Returns a token as written in the vocabulary (byte-level BPE writes a space as `Ġ`).
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }
 }
 
-/// Calls the tokenizers library, which panics on some tokenizers that contradict themselves: that is an error of the file
-/// that the tokenizer comes from, and not the end of the program.
+/// Calls the tokenizers library and turns a panic, which some inconsistent tokenizers cause, into an error.
 fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
-    // No call changes the tokenizer.
+    // The calls do not modify the tokenizer.
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(payload) => {

@@ -1,4 +1,4 @@
-//! Tokenizers that small models use, with ids and texts as the Hugging Face library gives them.
+//! Tokenizers of small models, compared with ids and texts of the Hugging Face library.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use slm_text::Tokenizer;
 
-/// The folder of the tokenizers; none, with a printed line, where it is not there.
+/// Returns the folder of the tokenizers; prints a line and returns `None` if it does not exist.
 fn folder() -> Option<PathBuf> {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
     let folder = std::env::var_os("SLM_SHARED").map_or_else(beside, PathBuf::from).join("tokenizers");
@@ -36,12 +36,12 @@ fn ids_and_texts_are_as_recorded() {
             let text = case["text"].as_str().unwrap();
             assert_eq!(tokenizer.encode_with_special_tokens(text).unwrap(), ids("ids"), "{name}: {text:?}");
             assert_eq!(tokenizer.encode(text).unwrap(), ids("ids_no_special"), "{name}: {text:?}");
-            // The text was decoded with the special tokens that it spells out, and without those put around it.
+            // The recorded text contains the special tokens that it spells out, but not those put around it.
             let decoded = tokenizer.decode_with_special_tokens(&ids("ids_no_special")).unwrap();
             assert_eq!(decoded, case["decoded"].as_str().unwrap(), "{name}: {text:?}");
             checked += 1;
         }
-        // Whole texts: splitting them into pieces is where tokenizers go wrong.
+        // Whole texts cover the splitting into pieces, in which tokenizers differ most.
         for bulk in recorded["bulk"].as_array().into_iter().flatten() {
             let file = bulk["file"].as_str().unwrap();
             let path = folder.join("..").join(file.trim_start_matches("shared/"));

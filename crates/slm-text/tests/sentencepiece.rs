@@ -1,4 +1,4 @@
-//! SentencePiece models, compared with the library that trains them.
+//! SentencePiece models, compared with the library that trained them.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use slm_testing::{peer_python, shared_dir};
 use slm_text::Tokenizer;
 use slm_text::sentencepiece::{Algorithm, Frame, Piece, PieceKind, SentencePiece};
 
-/// Models of the kinds that exist, trained by the library, give its ids and its texts.
+/// Models of all kinds, trained by the library, give the same ids and texts.
 #[test]
 fn ids_are_those_of_the_library() {
     let (Some(python), Some(data)) = (peer_python("sentencepiece"), shared_dir("data")) else { return };
@@ -56,7 +56,7 @@ fn piece(text: &str, score: f32, kind: PieceKind) -> Piece {
     Piece { text: text.to_owned(), score, kind }
 }
 
-/// A model of a handful of pieces: `ab` is better than `bc`, so that `abc` is `ab` and `c`.
+/// A model of a few pieces: `ab` scores better than `bc`, so `abc` becomes `ab` and `c`.
 fn model(algorithm: Algorithm) -> SentencePiece {
     SentencePiece {
         pieces: vec![
@@ -88,7 +88,7 @@ fn scores_and_rules_hold() {
         let mut model = model(algorithm);
         let frame = Frame { begin: Some(1), end: Some(2), added: vec![(10, "<new>".to_owned(), false)] };
         let tokenizer = Tokenizer::from_json(&model.to_json(&frame), "test").unwrap();
-        // The unigram model takes a and bc (-6) before ab and c (-7).
+        // The unigram model prefers `a` and `bc` (-6) to `ab` and `c` (-7).
         assert_eq!(tokenizer.encode("abc").unwrap(), abc, "{algorithm:?}");
         assert_eq!(tokenizer.encode_with_special_tokens("a").unwrap(), [1, 4, 2]);
         assert_eq!(tokenizer.encode("  a   b ").unwrap(), [4, 3, 5]);
@@ -119,12 +119,13 @@ fn what_is_no_model_is_refused() {
     }
 }
 
-/// Damaged models are refused or give tokenizers that do not panic, and none takes more memory than its bytes could need.
+/// Damaged models are rejected or become tokenizers that do not panic, and none uses more memory than its bytes
+/// justify.
 #[test]
 fn damaged_models_do_no_harm() {
     let Some(dir) = shared_dir("tokenizers") else { return };
     let whole = fs::read(dir.join("mistral-v1/tokenizer.model")).unwrap();
-    // The first pieces alone: a message may end behind any of them.
+    // Keeps only the first pieces: a message may end after any of them.
     let end = 2000 + whole[2000..].iter().position(|&byte| byte == 0x0a).unwrap();
     let small = &whole[..end];
     let random = &mut slm_testing::Random(11);

@@ -1,4 +1,4 @@
-//! Text as tokens, split for training and validation, and cut into batches.
+//! Training data: text as tokens, split for training and validation, and cut into batches.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -13,8 +13,8 @@ pub struct TrainingData {
     pub tokenizer: Tokenizer,
     /// Tokens to train on.
     pub train: Vec<u32>,
-    /// Positions in `train` at which a sequence may begin, for a corpus of sequences; none for a text, which has no
-    /// bounds.
+    /// Positions in `train` at which a sequence may begin, for a corpus of sequences; `None` for a text, which has no
+    /// sequence bounds.
     pub starts: Option<Vec<usize>>,
     /// Tokens to validate on.
     pub validation: Vec<u32>,
@@ -27,19 +27,19 @@ pub struct TrainingData {
 pub struct Batch {
     /// `batch_size` rows of `sequence_length` tokens.
     pub inputs: Vec<u32>,
-    /// Each input's successor in the text.
+    /// The token after each input in the text.
     pub targets: Vec<u32>,
 }
 
 impl TrainingData {
-    /// Splits `text`, gets the tokenizer, and encodes both parts.
+    /// Splits `text`, trains or loads the tokenizer, and encodes both parts.
     ///
     /// The last `validation_fraction` of the text, from the next document or line on, is held out; a tokenizer
     /// that is trained sees none of it.
     ///
     /// # Errors
-    /// [`Error::Text`] from the tokenizer, [`Error::Vocabulary`] for one that does not fit the model, and
-    /// [`Error::TextTooShort`] where a part has fewer tokens than a sequence needs.
+    /// [`Error::Text`] from the tokenizer, [`Error::Vocabulary`] for a tokenizer that does not fit the model, and
+    /// [`Error::TextTooShort`] if a part has fewer tokens than a sequence needs.
     pub fn new(text: &str, config: &TrainingConfig) -> Result<Self> {
         let (train, _) = split(text, config.training.validation_fraction);
         let tokenizer = match &config.tokenizer.file {
@@ -122,8 +122,8 @@ impl TrainingData {
         Ok(self)
     }
 
-    /// The `index`-th batch of a run: sequences from random places of the training split, which depend on
-    /// nothing but the seed and the index, so that a resumed run continues as if it had never stopped.
+    /// The `index`-th batch of a run: sequences from random places of the training split. They depend only on the seed
+    /// and the index, so that a resumed run continues as if it had never stopped.
     pub fn batch(&self, seed: u64, index: u64, batch_size: usize, sequence_length: usize) -> Batch {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(index);
@@ -181,7 +181,7 @@ mod tests {
         let config = tiny_config();
         let text = Corpus::new(1).text(200);
         let tokenizer = TrainingData::new(&text, &config).unwrap().tokenizer;
-        // Each sequence has one token only, so that a batch that crosses two shows.
+        // Each sequence repeats one token, so that a window that crosses two sequences is detected.
         let ids: Vec<Vec<u32>> = (0..20).map(|i| vec![i; 30]).collect();
         let sequences = Sequences { ids, sha256: "0".to_owned() };
         let data = TrainingData::of_sequences(&sequences, tokenizer.clone(), &config).unwrap();

@@ -1,4 +1,4 @@
-//! Search for the place where values stopped being finite.
+//! Search for the place where values stop being finite.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -6,8 +6,8 @@ use burn::tensor::Tensor;
 use slm_model::Transformer;
 use slm_nn::{first_layer_not_finite, is_finite};
 
-/// The first linear layer whose weights, input or output are not finite on `ids`, one row of a batch that gave a
-/// loss that is not; else the first parameter that is not finite.
+/// The first linear layer whose weights, input or output are not finite on `ids`, one row of a batch whose loss was not
+/// finite; otherwise the first parameter that is not finite.
 pub(crate) fn first_not_finite(model: &Transformer, ids: &[u32]) -> Option<String> {
     let mut model = model.valid();
     let found = first_layer_not_finite(&mut model, |model| {

@@ -1,8 +1,8 @@
-//! Differences of settings, for messages.
+//! Differences between settings, for messages.
 
 use serde_json::Value;
 
-/// The first value in which two settings differ.
+/// The first difference between two settings.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Difference {
     /// Keys from the outermost inwards, joined by dots.
@@ -11,7 +11,7 @@ pub(crate) struct Difference {
     pub(crate) now: String,
 }
 
-/// Finds the first difference; none between equal values. Lists are compared as a whole.
+/// Finds the first difference; `None` if the values are equal. Lists are compared as a whole.
 pub(crate) fn first_difference(before: &Value, now: &Value) -> Option<Difference> {
     difference(&mut Vec::new(), before, now)
 }

@@ -1,4 +1,4 @@
-//! Training of small language models, in FP32 or quantization-aware: the config, the data, the loop.
+//! Training of small language models, in FP32 or quantization-aware: config, data and training loop.
 //!
 //! ```no_run
 //! use std::sync::atomic::AtomicBool;

@@ -1,4 +1,4 @@
-//! Loss that a step minimizes.
+//! The loss that a step minimizes.
 
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -32,8 +32,8 @@ pub(crate) fn divergence(logits: Tensor<2>, of_teacher: Tensor<2>) -> Tensor<1> 
 
 /// Sum of all elements, `[1]`: first along the last dimension, then of these sums.
 ///
-/// On a GPU `Tensor::sum` adds atomically, in the order in which threads come, so that the same values give another
-/// sum in the next run; sums along a dimension have an order.
+/// On a GPU `Tensor::sum` adds atomically, in the order in which threads finish, so the sum of the same values differs
+/// from run to run. Sums along a dimension have a fixed order.
 pub(crate) fn sum_in_order<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
     let size = tensor.shape().num_elements();
     let width = tensor.dims()[D - 1];

@@ -1,13 +1,13 @@
-//! Interface to those who watch a run.
+//! The interface for observers of a run.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// One optimizer step. Its numbers come back from JSON exactly.
+/// Report on one optimizer step. Its numbers survive JSON exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
-    /// Steps done, this one included.
+    /// Number of steps done, including this one.
     pub step: usize,
     /// Mean loss of the step's batches, in nats per token: cross entropy with the text, or, in distillation, the
     /// divergence from the float model.
@@ -16,36 +16,36 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// Norm of all gradients together, before clipping.
     pub grad_norm: f64,
-    /// Tokens predicted in the step.
+    /// Number of tokens predicted in the step.
     pub tokens: usize,
 }
 
-/// One validation. Its numbers come back from JSON exactly.
+/// Report on one validation. Its numbers survive JSON exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ValidationReport {
     /// Steps done.
     pub step: usize,
     /// Cross entropy on the held-out text, in nats per token.
     pub nll: f64,
-    /// Its exponential.
+    /// Perplexity: the exponential of `nll`.
     pub perplexity: f64,
-    /// Tokens scored.
+    /// Number of scored tokens.
     pub tokens: usize,
 }
 
-/// Watches a run. Every method does nothing unless implemented.
+/// Observes a run. By default every method does nothing.
 pub trait TrainObserver {
-    /// After an optimizer step that took `seconds`.
+    /// Called after an optimizer step that took `seconds`.
     fn on_step(&mut self, _report: &StepReport, _seconds: f64) {}
 
-    /// After a validation.
+    /// Called after a validation.
     fn on_validation(&mut self, _report: &ValidationReport) {}
 
-    /// After a checkpoint was written.
+    /// Called after a checkpoint was written.
     fn on_checkpoint(&mut self, _step: usize, _dir: &Path) {}
 }
 
-/// Watches nothing.
+/// Observes nothing.
 impl TrainObserver for () {}
 
 /// A line of `metrics.jsonl`.

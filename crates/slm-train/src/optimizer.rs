@@ -1,9 +1,9 @@
 //! One optimizer step: clipping by the global norm, then AdamW.
 //!
-//! The arithmetic is Burn's `AdamW`; on devices in host memory it is one pass over each parameter. Burn's module
-//! optimizer around it is not used, for two reasons: it clips each parameter by its own norm, and it keys saved
-//! state by parameter ids that differ from run to run and restores it on whatever device is the default. Here state
-//! is kept by parameter path.
+//! The arithmetic is that of Burn's `AdamW`; on devices in host memory it is one pass over each parameter. Burn's
+//! module optimizer is not used, for two reasons: it clips each parameter by its own norm, and it keys saved state by
+//! parameter ids, which differ from run to run, and restores it on the default device. Here state is kept by parameter
+//! path.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -55,8 +55,8 @@ impl ModelOptimizer {
         }
     }
 
-    /// Updates `model` by `gradients`, whose [`global_norm`] is `norm`. Each parameter is replaced where it lies, unless
-    /// somebody else holds it too. A norm that is not finite changes nothing.
+    /// Updates `model` with `gradients`, whose [`global_norm`] is `norm`. Parameters are updated in place unless
+    /// something else holds them. If the norm is not finite, nothing changes.
     pub(crate) fn step<M: Module + NamedLinears>(
         &mut self,
         learning_rate: f64,
@@ -74,7 +74,7 @@ impl ModelOptimizer {
         model.map(&mut step)
     }
 
-    /// The update of one parameter in one pass, on devices in host memory. The same arithmetic as Burn's `AdamW`.
+    /// Updates one parameter in one pass, on devices in host memory, with the arithmetic of Burn's `AdamW`.
     fn fused_step(
         &self,
         learning_rate: f64,
@@ -103,8 +103,8 @@ impl ModelOptimizer {
         (value, Some(Moments(AdaptiveMomentumState::new(time, moment_1, moment_2))))
     }
 
-    /// Restores the state of `model`'s parameters after `steps` steps from the content of the file that was
-    /// [written](WriteFile) of it. Learned scales do not take part in the first `observe_steps`.
+    /// Restores the state of `model`'s parameters after `steps` steps from the content of a file [written](WriteFile)
+    /// by this type. Learned scales do not take part in the first `observe_steps`.
     pub(crate) fn load<M: Module + NamedLinears>(
         &mut self,
         bytes: &[u8],
@@ -151,7 +151,7 @@ struct Step<'a> {
     optimizer: &'a mut ModelOptimizer,
     gradients: &'a mut GradientsParams,
     learning_rate: f64,
-    /// Factor of the gradients, where they are clipped.
+    /// Factor of the gradients, if they are clipped.
     scale: Option<f64>,
     roles: HashMap<ParamId, ParameterRole>,
     path: Vec<String>,
@@ -201,7 +201,7 @@ impl ModuleMapper for Step<'_> {
     }
 }
 
-/// The state is a safetensors file: `<path>.moment_1` and `<path>.moment_2` of every parameter.
+/// The state is a safetensors file with `<path>.moment_1` and `<path>.moment_2` of every parameter.
 impl WriteFile for ModelOptimizer {
     fn write_file(&self, path: &Path) -> io::Result<()> {
         let tensors = self.states.iter().flat_map(|(path, Moments(state))| {
@@ -242,7 +242,7 @@ impl View for Moment<'_> {
     }
 }
 
-/// The norm that all gradients of `model` have together: the root of the sum of their squares.
+/// The norm of all gradients of `model` together: the root of the sum of their squares.
 pub(crate) fn global_norm<M: Module>(model: &M, gradients: &GradientsParams) -> Result<f64> {
     let mut squares = Squares { gradients, sums: Vec::new() };
     model.visit(&mut squares);
@@ -272,8 +272,8 @@ impl ModuleVisitor for Squares<'_> {
     }
 }
 
-/// The segment of a parameter's path in saved states. Weights of a quantized training keep the name that they have had
-/// since states were first saved.
+/// The segment of a parameter's path in saved states. Trainable quantized weights keep the name of the first saved
+/// states.
 fn stored_segment(name: &str) -> &str {
     if name == "QuantizedTrainable" { "Tuned" } else { name }
 }

@@ -22,7 +22,7 @@ fn only_weights_of_linear_layers_decay() {
         let model = model(&device);
         let before = values(&model);
         let options = TrainingOptions { weight_decay: 0.5, epsilon: 1.0, ..TrainingOptions::default() };
-        // Gradients so small beside epsilon that only decay is seen.
+        // Gradients so small compared with epsilon that only decay has an effect.
         let mut tiny = gradients(&model, 1e-12);
         let norm = global_norm(&model, &tiny).unwrap();
         let model = ModelOptimizer::new(&options, 0.1).step(0.1, model, &mut tiny, norm);
@@ -39,7 +39,7 @@ fn only_weights_of_linear_layers_decay() {
     }
 }
 
-/// States that were saved before the variant had its name are read, and are written as they were.
+/// States that were saved before the variant was renamed can be read, and are written under the old name.
 #[test]
 fn saved_states_name_trained_codes_as_they_always_have() {
     assert_eq!(stored_segment("QuantizedTrainable"), "Tuned");
@@ -105,7 +105,7 @@ fn gradients_that_are_not_finite_change_nothing() {
     assert!(optimizer.states.is_empty());
 }
 
-/// The bytes that are written of the state.
+/// The serialized state.
 fn bytes_of(optimizer: &ModelOptimizer) -> Vec<u8> {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("state");

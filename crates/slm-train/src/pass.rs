@@ -9,14 +9,14 @@ use crate::Result;
 use crate::data::Batch;
 use crate::loss::{cross_entropy, divergence, ids_tensor};
 
-/// Logits for [`Pass::by_stages`] to compute at once: 64 MiB of them.
+/// Maximum number of logits that [`Pass::by_stages`] computes at once: 64 MiB.
 pub(crate) const LOGITS: usize = 1 << 24;
 
 /// A pass of a model over one batch.
 pub(crate) struct Pass<'a> {
-    /// With autodiff.
+    /// The model, with autodiff.
     pub(crate) model: &'a Transformer,
-    /// The float model whose outputs are trained towards, without autodiff; the tokens of the batch otherwise.
+    /// The float model, without autodiff, whose outputs are the target; `None` to train on the tokens of the batch.
     pub(crate) teacher: Option<&'a Transformer>,
     pub(crate) batch: &'a Batch,
     pub(crate) batch_size: usize,
@@ -25,7 +25,8 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// The loss, and its gradients added to `sums`. `check` is given the loss before any of the layers' gradients are computed.
+    /// Returns the loss, and adds its gradients to `sums`. `check` gets the loss before gradients of layers are
+    /// computed.
     pub(crate) fn at_once(
         &self,
         sums: &mut GradientsAccumulator<Transformer>,
@@ -42,11 +43,11 @@ impl Pass<'_> {
         Ok(value)
     }
 
-    /// The same by gradient checkpointing (Chen and others, 2016, arXiv:1604.06174): the first pass keeps no more than the
-    /// hidden states between layers, and each layer is computed again for its gradients. Logits are computed for some positions
-    /// at a time, at most `logits` of them (but those of one position), and never all of them kept.
+    /// [`at_once`](Self::at_once) with gradient checkpointing (Chen and others, 2016, arXiv:1604.06174): the first pass
+    /// keeps only the hidden states between layers, and each layer is recomputed for its gradients. At most `logits`
+    /// logits (but at least those of one position) are computed at a time, and they are never all kept.
     ///
-    /// The first pass goes without autodiff, so that it must not depend on what observers see in it.
+    /// The first pass runs without autodiff, so observers do not see it and the result must not depend on them.
     pub(crate) fn by_stages(
         &self,
         logits: usize,
@@ -77,7 +78,7 @@ impl Pass<'_> {
             sums.accumulate(model, GradientsParams::from_grads(gradients, model));
         }
         let embedded = model.embed(self.ids(&device));
-        // Tables that are frozen or quantized have no gradients.
+        // Frozen or quantized tables have no gradients.
         if embedded.is_tracked() {
             let gradients = product(embedded, gradient).backward();
             sums.accumulate(model, GradientsParams::from_grads(gradients, model));
@@ -85,8 +86,8 @@ impl Pass<'_> {
         Ok(loss)
     }
 
-    /// The loss, and its gradient by the states `x` that left the last layer, `[batch, len, hidden]`, divided. Gradients of norm
-    /// and head are added to `sums`.
+    /// The loss, and its gradient, divided by the divisor, with respect to the states `x` after the last layer,
+    /// `[batch, len, hidden]`. Adds the gradients of norm and head to `sums`.
     fn head(
         &self,
         x: Tensor<3>,
@@ -114,7 +115,7 @@ impl Pass<'_> {
         Ok((loss, Tensor::cat(by_x, 1).reshape(shape)))
     }
 
-    /// The teacher and the hidden states that it reads logits of the batch from.
+    /// The teacher and its hidden states for the batch, from which it computes logits.
     fn of_teacher(&self) -> Option<(&Transformer, Tensor<3>)> {
         self.teacher.map(|teacher| {
             let x = teacher.embed(self.ids(&teacher.device()));
@@ -122,7 +123,7 @@ impl Pass<'_> {
         })
     }
 
-    /// Mean loss of the positions from `start` on that `logits` are of, `[1]`.
+    /// Mean loss, `[1]`, of the positions of `logits`, which begin at `start`.
     fn loss(&self, logits: Tensor<2>, start: usize, of_teacher: Option<Tensor<2>>) -> Tensor<1> {
         match of_teacher {
             Some(of_teacher) => divergence(logits, of_teacher),
@@ -138,12 +139,12 @@ impl Pass<'_> {
     }
 }
 
-/// A number whose gradient by `y` is `gradient`.
+/// A scalar whose gradient with respect to `y` is `gradient`.
 fn product(y: Tensor<3>, gradient: Tensor<3>) -> Tensor<1> {
     (y * Tensor::from_inner(gradient)).sum()
 }
 
-/// All sequences as one.
+/// Joins all sequences to one.
 fn in_a_row(x: Tensor<3>) -> Tensor<3> {
     let [batch, len, width] = x.dims();
     x.reshape([1, batch * len, width])

@@ -1,4 +1,4 @@
-//! Gradients by gradient checkpointing against those of the whole model at once.
+//! Tests gradient checkpointing against gradients of the whole model at once.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ fn gradients(
     (loss, by_path(model, Some(&sums.grads())))
 }
 
-/// Runs that differ in what has gradients and what the loss is: what they are, their configs, and whether they start from a
+/// Runs that differ in their trained parameters and losses: a description, a config, and whether the run starts from a
 /// float checkpoint.
 fn runs() -> Vec<(&'static str, TrainingConfig, bool)> {
     let float = || {
@@ -65,7 +65,7 @@ fn gradients_by_stages_are_those_of_the_whole_model() {
     for device in all_devices() {
         for (name, config, from_float) in runs() {
             let root = tempfile::tempdir().unwrap();
-            // Differences of the losses and gradients of two models that agree would be nothing but rounding errors.
+            // The loss and gradients of two models that agree would be nothing but rounding errors.
             let [checkpoint, teacher] = [("float", 5), ("teacher", 20)].map(|(name, steps)| {
                 from_float.then(|| {
                     let mut config = tiny_config();
@@ -116,7 +116,7 @@ fn a_run_by_stages_is_the_same_run() {
     let weights = [false, true].map(|gradient_checkpointing| {
         let mut config = tiny_config();
         config.training.accumulation_steps = 2;
-        // The two gradients of a tied table would be added up in another order.
+        // The two gradients of a tied table would be added in another order.
         config.model.tie_word_embeddings = false;
         config.training.gradient_checkpointing = gradient_checkpointing;
         let dir = root.path().join(gradient_checkpointing.to_string());

@@ -5,7 +5,7 @@ use plotters::prelude::*;
 use crate::Metric;
 
 const SIZE: (u32, u32) = (900, 480);
-/// Most points of a line; more would not be seen.
+/// Maximum number of points of a line; more would not be visible.
 const POINTS: usize = 900;
 const LOSS: RGBColor = RGBColor(31, 119, 180);
 const VALIDATION: RGBColor = RGBColor(214, 39, 40);
@@ -13,7 +13,8 @@ const VALIDATION: RGBColor = RGBColor(214, 39, 40);
 type Point = (f64, f64);
 type DrawError<'a> = DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>;
 
-/// Training loss and validation cross entropy over steps, as an SVG document; none before there are two points.
+/// Training loss and validation cross entropy over steps, as an SVG document; `None` if there are fewer than two
+/// points.
 ///
 /// # Errors
 ///

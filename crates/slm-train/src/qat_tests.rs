@@ -1,4 +1,4 @@
-//! Quantization-aware runs of the trainer.
+//! Tests of quantization-aware runs of the trainer.
 
 use super::*;
 use crate::Sequences;
@@ -52,7 +52,7 @@ fn from_random_weights_to_a_quantized_checkpoint() {
 #[test]
 fn interrupted_and_resumed_is_the_same_bit_for_bit() {
     for device in all_devices() {
-        // While observers watch, and while layers are rounded. The observer of the second is not for a GPU.
+        // While observers watch, and while layers are rounded. A GPU does not support the observer of the second case.
         let cases: &[(bool, usize)] =
             if slm_nn::on_cpu(&device) { &[(true, 2), (false, 11)] } else { &[(true, 2)] };
         for &(learned, stop_at) in cases {
@@ -145,7 +145,7 @@ fn distillation_comes_nearer_to_the_float_model() {
     assert!(matches!(alone.err().unwrap(), Error::NoTeacher));
 }
 
-/// A float checkpoint of a model that learned a little, and what GPTQ makes of it.
+/// A float checkpoint of a briefly trained model, and the same model quantized by GPTQ.
 fn float_and_quantized(root: &Path) -> [Checkpoint; 2] {
     let device = Device::flex();
     let (float, quantized) = (root.join("float"), root.join("gptq"));
@@ -170,7 +170,7 @@ fn float_and_quantized(root: &Path) -> [Checkpoint; 2] {
     [float, Checkpoint::open(&quantized).unwrap()]
 }
 
-/// A config that trains from what [`float_and_quantized`] quantized.
+/// A config that trains from the quantized checkpoint of [`float_and_quantized`].
 fn quantized_config(quantized: &Checkpoint) -> TrainingConfig {
     let mut config = qat_config();
     config.model = quantized.config().model.clone();

@@ -22,7 +22,7 @@ use crate::{Error, QuantizationConfig, Result, TrainingConfig};
 /// Fake quantization of the layers of a model.
 pub(crate) struct Quantization {
     pub(crate) prepared: Prepared,
-    /// Of the quantized checkpoint that the run began with, if it did.
+    /// Metadata of the quantized checkpoint that the run started from, if any.
     source: Option<QuantizationMetadata>,
 }
 
@@ -36,8 +36,8 @@ impl Quantization {
         Ok(Self { prepared, source: None })
     }
 
-    /// Makes the layers of `model` fake-quantized as they are in the quantized `checkpoint`. `model` is what was loaded from
-    /// that, or a model as it was trained from there.
+    /// Makes the layers of `model` fake-quantized as in the quantized `checkpoint`. `model` was loaded from that checkpoint,
+    /// or trained from it.
     pub(crate) fn resume_from(
         model: &mut Transformer,
         checkpoint: &Checkpoint,
@@ -77,7 +77,7 @@ impl Quantization {
         safetensors::serialize(views, None).map_err(failed)
     }
 
-    /// Goes on from what [`Quantization::to_bytes`] gave.
+    /// Restores the state returned by [`Quantization::to_bytes`].
     pub(crate) fn restore(model: &mut Transformer, bytes: &[u8]) -> Result<()> {
         let file = SafeTensors::deserialize(bytes)
             .map_err(|error| Error::State { detail: format!("scales and ranges: {error}") })?;
@@ -140,7 +140,7 @@ impl Quantization {
     }
 }
 
-/// Refuses a config that asks for other schemes than `checkpoint` has.
+/// Rejects a config whose schemes differ from those of `checkpoint`.
 fn check_scheme(
     checkpoint: &Checkpoint,
     source: &QuantizationMetadata,

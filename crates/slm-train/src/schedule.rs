@@ -11,7 +11,7 @@ use crate::{Error, Result, TrainingOptions};
 pub(crate) struct LrSchedule(ModuleLrScheduler);
 
 impl LrSchedule {
-    /// The schedule of a run of which `done` steps are behind.
+    /// The schedule of a run after `done` steps.
     ///
     /// Step `i` of the warm-up has `(i + 1) / warmup_steps` of the highest rate, which the cosine starts with.
     pub(crate) fn new(options: &TrainingOptions, done: usize) -> Result<Self> {

@@ -1,4 +1,4 @@
-//! A corpus that is token ids already, such as text sampled from a model.
+//! A corpus of token ids, such as text sampled from a model.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use slm_text::ids_to_json;
 
 use crate::{Error, Result};
 
-/// Sequences of token ids. In a file: `{"ids": [[...], ...]}`, the form that `slm logits` reads too.
+/// Sequences of token ids. Written `{"ids": [[...], ...]}` in a file, which is also the input format of `slm logits`.
 ///
 /// Unlike a text, sequences have bounds: no training window crosses from one into the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct Sequences {
 }
 
 impl Sequences {
-    /// Takes the content of the file at `path`, for a model of `vocab_size` tokens.
+    /// Checks the content `ids` of the file at `path`, for a model of `vocab_size` tokens.
     ///
     /// # Errors
     /// [`Error::Sequences`] for an id outside the vocabulary.
@@ -29,10 +29,10 @@ impl Sequences {
     }
 }
 
-/// Refuses token ids, read from `path`, that a model of `vocab_size` tokens does not know.
+/// Rejects token ids, read from `path`, that are outside a vocabulary of `vocab_size` tokens.
 ///
 /// # Errors
-/// [`Error::Sequences`] with the first of them.
+/// [`Error::Sequences`] with the first such id.
 pub fn check_sequences(path: &Path, ids: &[Vec<u32>], vocab_size: usize) -> Result<()> {
     for (index, sequence) in ids.iter().enumerate() {
         if let Some(id) = sequence.iter().find(|&&id| id as usize >= vocab_size) {

@@ -15,7 +15,7 @@ use crate::quantization::Quantization;
 use crate::tuning::Tuning;
 use crate::{Corpus, Error, QuantizationMode, Result, TrainingConfig, TrainingData};
 
-/// The start of a run: random weights, or a checkpoint.
+/// The source of a run: random weights, or a checkpoint.
 #[derive(Debug, Default)]
 pub(crate) struct Source {
     pub(crate) source_sha256: Option<String>,
@@ -66,13 +66,13 @@ impl Source {
     }
 }
 
-/// The models that a run begins with.
+/// The models that a run starts from.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Start<'a> {
-    /// The model to train; none for random weights. Quantization-aware training of a quantized one goes on from its codes and
-    /// scales.
+    /// The model to train; `None` for random weights. Quantization-aware training of a quantized model starts from its
+    /// codes and scales.
     pub checkpoint: Option<&'a Checkpoint>,
-    /// The float model that distillation trains towards, where that is not the model to train.
+    /// The float model that distillation trains towards, if it differs from the model to train.
     pub teacher: Option<&'a Checkpoint>,
 }
 
@@ -101,7 +101,7 @@ impl<'a> Start<'a> {
     }
 }
 
-/// A model as it is trained, with the state of its quantization and the model that it learns from.
+/// A model in training, with the state of its quantization and its teacher.
 pub(crate) struct Setup {
     pub(crate) model: Transformer,
     pub(crate) quantization: Option<Quantization>,
@@ -110,12 +110,12 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// A model that is trained in floats.
+    /// A setup for training in floats.
     pub(crate) fn float(model: Transformer) -> Self {
         Self { model, quantization: None, tuning: None, teacher: None }
     }
 
-    /// Sets `model` up as the config says to train it: float, fake-quantized, or quantized.
+    /// Prepares `model` for the training that the config specifies: float, fake-quantized, or quantized.
     pub(crate) fn new(
         mut model: Transformer,
         start: Start<'_>,
@@ -159,7 +159,7 @@ impl Setup {
         Ok(Self { quantization: Some(quantization), teacher, ..Self::float(model) }.frozen_as(config))
     }
 
-    /// With the parameters that `config` does not train without gradients.
+    /// Removes the gradients of parameters that `config` does not train.
     fn frozen_as(mut self, config: &TrainingConfig) -> Self {
         if config.training.freeze_embeddings {
             self.model.freeze_embeddings();
@@ -168,7 +168,7 @@ impl Setup {
     }
 }
 
-/// Refuses a model whose layers would observe each batch twice if its gradients were computed by gradient checkpointing.
+/// Rejects a model whose layers would observe each batch twice with gradient checkpointing.
 fn refuse_batch_ranges(model: &Transformer) -> Result<()> {
     try_for_each_linear(model, |name, linear| {
         let follows = matches!(&linear.weight, Weight::FakeQuantized(weight) if weight.follows_batches());

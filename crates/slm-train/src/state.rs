@@ -9,17 +9,17 @@ use crate::difference::{Difference, first_difference};
 use crate::setup::Source;
 use crate::{Error, Metric, Result, TrainingConfig};
 
-/// State of the run. A file of the checkpoint.
+/// File of the checkpoint with the state of the run.
 pub(crate) const STATE: &str = "training_state.json";
-/// State of the optimizer. A file of the checkpoint.
+/// File of the checkpoint with the state of the optimizer.
 pub(crate) const OPTIMIZER: &str = "training_optimizer.safetensors";
-/// Scales and ranges of fake-quantized layers. A file of the checkpoint.
+/// File of the checkpoint with scales and ranges of fake-quantized layers.
 pub(crate) const QAT: &str = "training_qat.safetensors";
-/// Rounding residuals, in fine-tuning of a quantized model. A file of the checkpoint.
+/// File of the checkpoint with rounding residuals, in fine-tuning of a quantized model.
 pub(crate) const RESIDUAL: &str = "training_residual.safetensors";
-/// The plot of the run. A file of the checkpoint.
+/// File of the checkpoint with the plot of the run.
 pub(crate) const PLOT: &str = "loss.svg";
-/// Everything that was measured, one JSON object a line. A file of the checkpoint.
+/// File of the checkpoint with all metrics, one JSON object per line.
 pub(crate) const METRICS: &str = "metrics.jsonl";
 
 /// Version of the layout of [`TrainingState`].
@@ -32,16 +32,16 @@ pub(crate) struct TrainingState {
     version: u32,
     /// Optimizer steps done.
     pub(crate) step: usize,
-    /// The config the run began with.
+    /// The config of the run.
     pub(crate) config: TrainingConfig,
     /// SHA-256 of the text.
     pub(crate) data_sha256: String,
-    /// Kind of device it ran on: results are the same bit for bit on that kind only.
+    /// Kind of the device: results are bit-identical only on the same kind.
     pub(crate) device: String,
-    /// SHA-256 of the weights that the run began with; none for random ones.
+    /// SHA-256 of the weights that the run started from; `None` for random weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) source_sha256: Option<String>,
-    /// SHA-256 of the weights of the model that it learns from, where that is another one.
+    /// SHA-256 of the weights of the teacher, if it is another model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     teacher_sha256: Option<String>,
 }
@@ -81,7 +81,7 @@ impl TrainingState {
         let refuse = |reason: String| Error::NotResumable { dir: dir.to_owned(), reason };
         let value: serde_json::Value =
             serde_json::from_slice(&bytes).map_err(|error| refuse(format!("{STATE}: {error}")))?;
-        // The version first: what else there is depends on it.
+        // The version is read first: the other fields depend on it.
         match value.get("version").and_then(serde_json::Value::as_u64) {
             Some(version) if version == u64::from(VERSION) => {}
             other => {
@@ -92,19 +92,19 @@ impl TrainingState {
         serde_json::from_value(value).map_err(|error| refuse(format!("{STATE}: {error}")))
     }
 
-    /// Returns `true` if the end of the run makes another model of the trained one, which cannot be trained on as it
-    /// was.
+    /// Returns `true` if the end of the run converts the trained model, which cannot be trained further in its previous
+    /// form then.
     pub(crate) fn converts(&self) -> bool {
         let quantization = &self.config.quantization;
         quantization.quantization_mode == slm_ptq::QuantizationMode::Qat
             || quantization.enable_quantized_finetuning
     }
 
-    /// Refuses to resume with another config, text or device than the run started with. What does not change the
-    /// training may change: when validations and checkpoints are due. So may the number of steps, as long as it is not
-    /// behind.
+    /// Rejects a resume with a config, text or device other than those that the run started with. Settings that do not
+    /// affect the training may change: the intervals of validations and checkpoints. The number of steps may change
+    /// too, if it is not below the steps already done.
     pub(crate) fn check_same(&self, other: &Self, dir: &Path) -> Result<()> {
-        // Through JSON, as the state on the disk went: the parser may miss the last bit of a long fraction.
+        // Converted through JSON like the state on disk, because the parser may lose the last bit of a long fraction.
         let to_state_error = |error: serde_json::Error| Error::State { detail: error.to_string() };
         let json = serde_json::to_vec(other).map_err(to_state_error)?;
         let other: Self = serde_json::from_slice(&json).map_err(to_state_error)?;
@@ -159,13 +159,13 @@ impl RunProgress {
     }
 }
 
-/// Progress of the training run whose checkpoint is at `dir`; `None` if there is no such checkpoint.
+/// The progress of the training run whose checkpoint is at `dir`; `None` if there is no such checkpoint.
 pub fn run_progress(dir: impl AsRef<Path>) -> Option<RunProgress> {
     let state = TrainingState::read(dir.as_ref()).ok()?;
     Some(RunProgress { step: state.step, steps: state.config.training.steps })
 }
 
-/// Metrics as they are stored.
+/// Serializes metrics.
 pub(crate) fn metrics_to_bytes(metrics: &[Metric]) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     for metric in metrics {
@@ -176,10 +176,10 @@ pub(crate) fn metrics_to_bytes(metrics: &[Metric]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The metrics of the training run whose checkpoint is at `dir`, in the order of steps; empty where no run wrote one.
+/// The metrics of the training run whose checkpoint is at `dir`, in the order of steps; empty if there are none.
 ///
 /// # Errors
-/// [`Error::Read`] for a file that cannot be read, and [`Error::NotResumable`] for one that holds something else.
+/// [`Error::Read`] for a file that cannot be read, and [`Error::NotResumable`] for a file with other content.
 pub fn training_metrics(dir: impl AsRef<Path>) -> Result<Vec<Metric>> {
     match read_metrics(dir.as_ref()) {
         Err(Error::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -187,7 +187,7 @@ pub fn training_metrics(dir: impl AsRef<Path>) -> Result<Vec<Metric>> {
     }
 }
 
-/// Metrics as they were stored.
+/// Reads the stored metrics.
 pub(crate) fn read_metrics(dir: &Path) -> Result<Vec<Metric>> {
     let path = dir.join(METRICS);
     let text = fs::read_to_string(&path).map_err(|source| Error::Read { path, source })?;

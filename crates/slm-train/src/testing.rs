@@ -1,4 +1,4 @@
-//! Helpers of the tests of several files.
+//! Helpers for the tests of several files.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,7 +49,7 @@ pub(crate) fn all_devices() -> Vec<Device> {
     all
 }
 
-/// Values of every float parameter by path, or its gradient where it has one among `gradients`.
+/// Values of every float parameter by path or, given `gradients`, the gradients of parameters that have one.
 pub(crate) fn by_path(
     model: &Transformer,
     gradients: Option<&GradientsParams>,
@@ -99,7 +99,7 @@ pub(crate) fn poisoned(model: Transformer) -> Transformer {
     model.map(&mut Poison)
 }
 
-/// Nobody stops the run.
+/// A stop flag that is never set.
 pub(crate) fn never() -> AtomicBool {
     AtomicBool::new(false)
 }

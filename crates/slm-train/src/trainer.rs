@@ -35,7 +35,7 @@ use crate::{
 pub enum Outcome {
     /// All steps are done.
     Finished,
-    /// It was asked to stop; it can be resumed.
+    /// The run was asked to stop; it can be resumed.
     Interrupted,
 }
 
@@ -44,7 +44,7 @@ pub enum Outcome {
 pub struct TrainingSummary {
     /// Outcome of the run.
     pub outcome: Outcome,
-    /// Steps done, those before a resume included.
+    /// Number of steps done, including those before a resume.
     pub step: usize,
     /// The last validation; `None` if the run stopped before the first.
     pub validation: Option<ValidationReport>,
@@ -52,14 +52,14 @@ pub struct TrainingSummary {
     pub checkpoint: PathBuf,
 }
 
-/// A training run: a model, its data, and where both stand.
+/// A training run: a model, its data, and the progress.
 ///
-/// The checkpoint directory holds the model and all it takes to resume ([`Trainer::resume`]); every checkpoint
-/// replaces the one before in one step, so there is always a whole one.
+/// The checkpoint directory holds the model and all state needed to resume ([`Trainer::resume`]). Every checkpoint
+/// replaces the previous one atomically, so there is always a complete one.
 pub struct Trainer {
     config: TrainingConfig,
     data: TrainingData,
-    /// `None` only while a step replaces it, so that nobody else holds parameters then.
+    /// `None` only while a step replaces it, so that nothing else holds parameters then.
     model: Option<Transformer>,
     optimizer: ModelOptimizer,
     /// Fake quantization of the layers, in quantization-aware training.
@@ -72,9 +72,9 @@ pub struct Trainer {
     device: Device,
     dir: PathBuf,
     step: usize,
-    /// Keeps other processes from writing to `dir`; none for a run that is finished and writes no more.
+    /// Keeps other processes from writing to `dir`; `None` for a finished run, which writes nothing more.
     _output: Option<OutputLock>,
-    /// True if the checkpoint at `dir` is this run's own, and may be replaced.
+    /// `true` if the checkpoint at `dir` belongs to this run and may be replaced.
     owns_dir: bool,
     overwrite: bool,
     metrics: Vec<Metric>,
@@ -89,8 +89,8 @@ impl Trainer {
     /// `device` may be with or without autodiff.
     ///
     /// # Errors
-    /// [`Error::ConfigValue`], those of [`TrainingData::new`], [`Error::Qat`], and [`Error::Checkpoint`] where
-    /// `dir` cannot be written.
+    /// [`Error::ConfigValue`], those of [`TrainingData::new`], [`Error::Qat`], and [`Error::Checkpoint`] if `dir`
+    /// cannot be written.
     pub fn new(
         config: TrainingConfig,
         text: &str,
@@ -101,15 +101,16 @@ impl Trainer {
         Self::start(config, Corpus::Text(text), Start::default(), device, dir, overwrite)
     }
 
-    /// Starts a run as [`Trainer::new`] does, from a checkpoint where one is given: with its weights, its
-    /// tokenizer, and in distillation its outputs as what is trained towards. The checkpoint must be float; for
-    /// `enable_quantized_finetuning` it must be quantized, and for quantization-aware training it may be: training then goes
-    /// on from its codes and scales, and distillation needs a teacher.
+    /// Starts a run like [`Trainer::new`], but from a checkpoint if one is given: with its weights and its tokenizer, and in
+    /// distillation with its outputs as the target. The checkpoint must be float. For `enable_quantized_finetuning` it must
+    /// be quantized. For quantization-aware training it may be quantized: training then starts from its codes and scales,
+    /// and distillation needs a teacher.
     ///
     /// # Errors
     /// As [`Trainer::new`], [`Error::NoTeacher`] for distillation without a float model, [`Error::TeacherVocabulary`],
-    /// [`Error::NotQuantized`], [`Error::CheckpointScheme`] for a config that asks for another scheme than a quantized
-    /// checkpoint has, and [`Error::Checkpoint`] for one that is quantized where it must not be or has no tokenizer.
+    /// [`Error::NotQuantized`], [`Error::CheckpointScheme`] for a config with a scheme other than that of a quantized
+    /// checkpoint, and [`Error::Checkpoint`] for a checkpoint that must be float but is quantized, or that has no
+    /// tokenizer.
     pub fn start<'a>(
         config: TrainingConfig,
         corpus: Corpus<'_>,
@@ -121,7 +122,7 @@ impl Trainer {
         config.validate("the training config")?;
         let start = start.into();
         let dir = dir.as_ref().to_owned();
-        // Fails fast if the output is not writable, and keeps other processes from it meanwhile.
+        // Fails fast if the output is not writable, and locks it against other processes.
         let output = Some(reserve_output(&dir, overwrite).map_err(|error| match run_progress(&dir) {
             Some(run) if !overwrite && run.is_unfinished() => {
                 Error::UnfinishedRun { dir: dir.clone(), step: run.step, steps: run.steps }
@@ -139,7 +140,7 @@ impl Trainer {
         Ok(Self { overwrite, ..Self::at_start(config, data, setup, source, device, dir, output) })
     }
 
-    /// A run of which no step is done.
+    /// A run before its first step.
     fn at_start(
         config: TrainingConfig,
         data: TrainingData,
@@ -172,12 +173,12 @@ impl Trainer {
     }
 
     /// Resumes the run whose checkpoint is at `dir`, from the same checkpoint if it started from one. On the same kind
-    /// of device, with the same config and text, the result is the same bit for bit as if it had never stopped. A
+    /// of device, with the same config and text, the result is bit-identical to that of an uninterrupted run. A
     /// finished run has nothing left to do.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] for one that cannot be read, [`Error::NotResumable`] for one that is not of a
-    /// training run or of another one, [`Error::OptimizerState`].
+    /// [`Error::Checkpoint`] for a checkpoint that cannot be read, [`Error::NotResumable`] for one that does not belong
+    /// to a training run or belongs to another one, [`Error::OptimizerState`].
     pub fn resume<'a>(
         config: TrainingConfig,
         corpus: Corpus<'_>,
@@ -235,7 +236,7 @@ impl Trainer {
         Ok(run)
     }
 
-    /// Restores the state other than the model from the checkpoint. A finished run has kept none of its optimizer.
+    /// Restores the state other than the model from the checkpoint. A finished run has no state of the optimizer.
     fn restore(&mut self, was_finished: bool) -> Result<()> {
         let read = |file: &str| {
             let path = self.dir.join(file);
@@ -260,12 +261,12 @@ impl Trainer {
         Ok(())
     }
 
-    /// Trains until all steps are done or `stop` is set, which is looked at after every step. A checkpoint is
-    /// written in either case.
+    /// Trains until all steps are done or `stop` is set, which is checked after every step. A checkpoint is written in
+    /// either case.
     ///
     /// # Errors
     /// [`Error::NotFinite`] for a loss or gradient that is NaN or infinite: the step that met it changed
-    /// nothing, and the last checkpoint stays. [`Error::Checkpoint`] where one cannot be written.
+    /// nothing, and the last checkpoint stays. [`Error::Checkpoint`] if a checkpoint cannot be written.
     pub fn run(&mut self, observer: &mut dyn TrainObserver, stop: &AtomicBool) -> Result<TrainingSummary> {
         let options = self.config.training.clone();
         let mut schedule = LrSchedule::new(&options, self.step)?;
@@ -307,7 +308,7 @@ impl Trainer {
         &self.config
     }
 
-    /// The model as it stands, without autodiff.
+    /// The current model, without autodiff.
     pub fn model(&self) -> Transformer {
         self.trained().valid()
     }
@@ -320,7 +321,7 @@ impl Trainer {
         }
     }
 
-    /// Steps done.
+    /// Number of steps done.
     pub fn step(&self) -> usize {
         self.step
     }
@@ -335,7 +336,7 @@ impl Trainer {
         &self.layers
     }
 
-    /// Bytes per quantized weight that the run takes, in fine-tuning of a quantized model.
+    /// Bytes per quantized weight that the run uses, in fine-tuning of a quantized model; `None` in other runs.
     pub fn tuning_memory(&self) -> Option<TuningMemory> {
         self.tuning.as_ref().map(|_| Tuning::memory(self.trained()))
     }
@@ -406,7 +407,7 @@ impl Trainer {
         Ok(StepReport { step, loss, learning_rate, grad_norm, tokens })
     }
 
-    /// Gives the error of a quantized layer that could not compute in the pass before.
+    /// Returns the error of a quantized layer that could not compute in the last pass.
     fn check_pass(&self, step: usize) -> Result<()> {
         let prepared = self.quantization.as_ref().map(|quantization| quantization.prepared.errors());
         let mut slots = prepared.into_iter().chain(self.tuning.as_ref().map(Tuning::errors));
@@ -513,12 +514,12 @@ impl Trainer {
 }
 
 /// Returns `true` if a checkpoint holds the state of the optimizer. There is none before the first step. A finished run
-/// is not resumed, so that its checkpoint leaves out the moments, which are twice the size of the model.
+/// is not resumed, so its checkpoint leaves out the moments, which are twice the size of the model.
 fn has_optimizer_state(step: usize, config: &TrainingConfig) -> bool {
     (1..config.training.steps).contains(&step)
 }
 
-/// Returns `true` if something that happens every `interval` steps, or never for 0, happens after `step`.
+/// Returns `true` if an event that is due every `interval` steps (never for 0) is due after `step`.
 fn due(step: usize, interval: usize) -> bool {
     interval > 0 && step.is_multiple_of(interval)
 }

@@ -27,7 +27,7 @@ fn weights(model: &Transformer) -> Vec<(String, Vec<u32>)> {
     all
 }
 
-/// Stops a run after a number of steps, and notes what it saw.
+/// Stops a run after a number of steps, and records the reports.
 #[derive(Default)]
 struct Watch<'a> {
     stop_at: usize,
@@ -241,11 +241,11 @@ fn more_steps_and_other_intervals_may_be_asked_for() {
         (from, summary.step, watch.losses)
     };
     assert_eq!(stop_at(3, &config, false).1, 3);
-    // A new run in its place would lose it.
+    // A new run in the same directory would lose the unfinished one.
     let error = Trainer::new(config.clone(), &text(), &device, &dir, false).err().unwrap();
     assert!(matches!(error, Error::UnfinishedRun { step: 3, steps: 6, .. }), "{error}");
     assert!(error.to_string().contains("--resume"), "{error}");
-    // Longer, before it was finished and after it.
+    // More steps, before the run was finished and after.
     (config.training.steps, config.training.eval_interval, config.training.save_interval) = (8, 2, 1);
     assert_eq!(run_progress(&dir), Some(RunProgress { step: 3, steps: 6 }));
     let (from, to, losses) = stop_at(usize::MAX, &config, true);
@@ -304,7 +304,7 @@ impl Trainer {
     }
 }
 
-/// Frozen embeddings keep their bits while the rest learns, also over an interruption, and no moments are kept of them.
+/// Frozen embeddings keep their bits while the rest is trained, also over an interruption, and have no moments.
 #[test]
 fn frozen_embeddings_stay_as_they_are() {
     let root = tempfile::tempdir().unwrap();

@@ -18,17 +18,16 @@ use slm_nn::{
 use crate::state::TrainingState;
 use crate::{Error, Result, TrainingConfig};
 
-/// Bytes that AdamW and the gradient take per weight: two moments and the gradient, in 32 bits each.
+/// Bytes per weight of AdamW and the gradient: two moments and the gradient, in 32 bits each.
 const OPTIMIZER_BYTES: f64 = 12.0;
 const FLOAT_BYTES: f64 = 4.0;
 
-/// Rounding of updated weights. The `[finetune]` section of a training config; unknown keys are
-/// refused.
+/// Rounding of updated weights: the `[finetune]` section of a training config. Unknown keys are rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FinetuneOptions {
     /// `nearest`, `stochastic` or `error-feedback`. Default: `stochastic`, which learned as much as error feedback
-    /// where it was measured (docs/qat.md) and keeps nothing.
+    /// in measurements (docs/qat.md) and keeps no state.
     pub rounding: RoundingKind,
 }
 
@@ -38,14 +37,14 @@ pub struct FinetuneOptions {
 pub enum RoundingKind {
     /// Rounds to the nearest code, which loses most updates.
     Nearest,
-    /// Rounds at random, so that the mean is right; drawn with the seed of `[training]`.
+    /// Rounds up or down at random, so that the mean is exact; drawn with the seed of `[training]`.
     #[default]
     Stochastic,
-    /// Rounds to the nearest code and keeps the rest in 8 bits for the next step.
+    /// Rounds to the nearest code and keeps the remainder in 8 bits for the next step.
     ErrorFeedback,
 }
 
-/// Bytes per quantized weight that training keeps between and during steps.
+/// Bytes per quantized weight that training uses during and between steps.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct TuningMemory {
     /// Codes and scales.
@@ -54,16 +53,16 @@ pub struct TuningMemory {
     pub residual: f64,
     /// Two moments of AdamW and the gradient.
     pub optimizer: f64,
-    /// All of it.
+    /// The total.
     pub total: f64,
-    /// The same of a model in 32-bit floats.
+    /// The total for a model in 32-bit floats.
     pub float_total: f64,
 }
 
 /// The state of quantized fine-tuning, apart from the model and its optimizer.
 pub(crate) struct Tuning {
     rounding: Rounding,
-    /// Metadata of the checkpoint that the run began with.
+    /// Metadata of the checkpoint that the run started from.
     source: QuantizationMetadata,
     errors: ErrorSlot,
 }
@@ -98,7 +97,7 @@ impl Tuning {
         &self.errors
     }
 
-    /// Takes the updates of step `step` into the quantized weights.
+    /// Adds the updates of step `step` to the quantized weights.
     pub(crate) fn apply(&self, model: &mut Transformer, step: usize) -> Result<()> {
         let count = linear_names(model).len();
         each(model, |index, _, linear| {
@@ -109,7 +108,7 @@ impl Tuning {
         })
     }
 
-    /// Rounding residuals of every layer, as a safetensors file; none without error feedback.
+    /// Rounding residuals of every layer, as a safetensors file; `None` without error feedback.
     pub(crate) fn residual_bytes(model: &Transformer) -> Result<Option<Vec<u8>>> {
         let failed = |error: safetensors::SafeTensorError| Error::State { detail: error.to_string() };
         let mut tensors: BTreeMap<String, Vec<u8>> = BTreeMap::new();
@@ -132,7 +131,7 @@ impl Tuning {
         safetensors::serialize(views, None).map(Some).map_err(failed)
     }
 
-    /// Goes on from what [`Tuning::residual_bytes`] gave.
+    /// Restores the residuals returned by [`Tuning::residual_bytes`].
     pub(crate) fn restore_residual(model: &mut Transformer, bytes: &[u8]) -> Result<()> {
         let file = SafeTensors::deserialize(bytes)
             .map_err(|error| Error::State { detail: format!("residuals: {error}") })?;
@@ -153,7 +152,7 @@ impl Tuning {
         self.rounding == Rounding::ErrorFeedback
     }
 
-    /// Memory that training takes per quantized weight.
+    /// The memory that training uses per quantized weight.
     pub(crate) fn memory(model: &Transformer) -> TuningMemory {
         let (mut count, mut stored, mut kept) = (0, 0, 0);
         model.for_each_linear(&mut |_, linear| {
@@ -175,14 +174,14 @@ impl Tuning {
         }
     }
 
-    /// Metadata of the model's checkpoint: those of the first one, with the current weights.
+    /// Metadata of the model's checkpoint: that of the source checkpoint, with the current weights.
     pub(crate) fn metadata(
         &self,
         model: &Transformer,
         config: &TrainingConfig,
         state: &TrainingState,
     ) -> QuantizationMetadata {
-        // The codes are all there is: no float weight from which they could differ.
+        // There are only codes, and no float weights from which they could differ.
         let error = WeightError { sqnr_db: f64::INFINITY, max_abs_error: 0.0, clipped_share: 0.0 };
         let mut layers = Vec::new();
         model.for_each_linear(&mut |name, linear| {

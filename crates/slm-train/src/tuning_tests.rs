@@ -1,4 +1,4 @@
-//! Fine-tuning of quantized checkpoints.
+//! Tests of fine-tuning of quantized checkpoints.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use slm_text::corpus::Corpus as Stories;
 use crate::testing::{StopAt, all_devices, never, tiny_config};
 use crate::{Corpus, Error, Metric, Outcome, QuantizationMode, RoundingKind, Trainer, TrainingConfig};
 
-/// A quantized checkpoint of a model that knows a little.
+/// A quantized checkpoint of a briefly trained model.
 fn quantized(dir: &Path, device: &Device, quantization_type: QuantizationType) -> Checkpoint {
     let mut config = tiny_config();
     config.quantization.quantization_mode = QuantizationMode::Qat;
@@ -40,7 +40,7 @@ fn interrupted_and_resumed_is_the_same_bit_for_bit_and_stays_quantized() {
     let start = quantized(&source.path().join("source"), &Device::flex(), QuantizationType::Static);
     for (device, rounding) in all_devices().into_iter().flat_map(|device| {
         let all = [RoundingKind::ErrorFeedback, RoundingKind::Nearest, RoundingKind::Stochastic];
-        // A software GPU is slow, and the first kind keeps most from step to step.
+        // A software GPU is slow, so it tests only the first kind, which keeps the most state between steps.
         let count = if slm_nn::on_cpu(&device) { all.len() } else { 1 };
         all.into_iter().take(count).map(move |rounding| (device.clone(), rounding))
     }) {
@@ -83,7 +83,8 @@ fn interrupted_and_resumed_is_the_same_bit_for_bit_and_stays_quantized() {
     }
 }
 
-/// One checkpoint, tuned on every device: the same losses, up to float sums and the codes that these move.
+/// Fine-tuning one checkpoint on every device gives the same losses, up to rounding of float sums and the codes that it
+/// moves.
 #[test]
 fn devices_learn_the_same() {
     let root = tempfile::tempdir().unwrap();

@@ -22,7 +22,7 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
         let value = loss.forward(net.forward(images.clone()), labels.clone());
         let gradients = GradientsParams::from_grads(value.backward(), &net);
         net = optimizer.step(3e-3, net, gradients);
-        // The optimizer's step goes into the codes.
+        // Applies the optimizer's update to the codes.
         tuning.apply(&mut net)?;
         losses.push(value.into_scalar::<f32>());
     }

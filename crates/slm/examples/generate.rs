@@ -1,4 +1,4 @@
-//! Text from a checkpoint that `slm ptq` wrote, in a program of one's own: `cargo run --example generate DIR PROMPT`.
+//! Text generation from a checkpoint that `slm ptq` wrote: `cargo run --example generate DIR PROMPT`.
 
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -10,12 +10,13 @@ use slm_text::Tokenizer;
 
 pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with('-'));
-    // The model that ships, where none is named.
+    // The default is the shipped model.
     let shipped = || concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/stories").to_owned();
     let dir = arguments.next().unwrap_or_else(shipped);
     let prompt = arguments.next().unwrap_or_else(|| "Once upon a time".to_owned());
 
-    // Float or quantized, of whatever version: the files are compared with their checksums while they are read.
+    // A checkpoint may be float or quantized, in any format version. Its files are verified against their checksums
+    // while they are read.
     let checkpoint = Checkpoint::open(&dir)?;
     let tokenizer = checkpoint.tokenizer_json().ok_or("the checkpoint has no tokenizer")?;
     let tokenizer = Tokenizer::from_json(std::str::from_utf8(tokenizer)?, &dir)?;

@@ -12,7 +12,7 @@ struct Mlp {
 
 impl Mlp {
     fn new(device: &Device) -> Self {
-        // Burn's own layers become slm's; their weights stay the same.
+        // `into` turns Burn's layers into slm's; the weights stay the same.
         Self {
             up: burn::nn::LinearConfig::new(32, 128).init(device).into(),
             down: burn::nn::LinearConfig::new(128, 10).init(device).into(),

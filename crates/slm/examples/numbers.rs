@@ -1,4 +1,4 @@
-//! Numbers without Burn: scales, codes and errors of a weight matrix.
+//! Quantization of a weight matrix without Burn: scales, codes and errors.
 
 use slm::quant::{Bits, ErrorStats, Granularity, ObserverKind, QuantScheme, quantize_matrix};
 

@@ -1,4 +1,4 @@
-//! Quantization-aware training in a loop of one's own: 4-bit weights, 8-bit activations. The network is in
+//! Quantization-aware training in a custom training loop: 4-bit weights, 8-bit activations. The network is in
 //! `examples/net`.
 
 mod net;
@@ -27,7 +27,7 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("loss {:.3} -> {:.3}", losses[0], losses[29]);
     assert!(losses[29] < losses[0] / 2.0);
 
-    // What was trained is what is stored: the packed network computes the same.
+    // The packed network computes the same as the trained one.
     let (quantized, report) = training.convert(&net)?;
     println!("{report}");
     let images = images.inner();

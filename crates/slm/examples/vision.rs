@@ -19,11 +19,11 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
         .convert(net)?;
     println!("{report}");
 
-    // The directory is new, or the call fails; it is complete, or not there.
+    // `save` fails for an existing directory; the new one appears complete or not at all.
     let root = tempfile::tempdir()?;
     let dir = report.save(&quantized, root.path().join("net-int8"))?;
 
-    // Loading needs a module of the same parts. That its layers are float does not matter.
+    // Loading needs a module with the same structure; float layers become quantized ones.
     let mut loaded = Net::new(&device);
     let found = slm::load(&mut loaded, &dir)?;
     println!("quantized layers: {}", found.quantized.join(", "));

@@ -1,4 +1,4 @@
-//! Checks of a module before anything is done to it.
+//! Checks of a module before it is changed.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use slm_nn::{NamedLinears, try_for_each_linear, unnamed_linears};
 
 use crate::{Error, Result};
 
-/// Refuses a module that holds linears which it does not name, or names two of them alike.
+/// Rejects a module with linears that it does not name, or with two linears of the same name.
 pub(crate) fn all_named<M: Module + NamedLinears>(module: &M) -> Result<()> {
     if let Some(path) = unnamed_linears(module).into_iter().next() {
         return Err(Error::Unnamed { path });

@@ -8,22 +8,22 @@ use slm_store::{LoadOptions, LoadReport, SaveOptions, load_module, save_module};
 
 use crate::{Error, Result};
 
-/// Saves `module`, float or quantized, in the new directory `dir`, and returns where that is.
+/// Saves `module`, float or quantized, in the new directory `dir`, and returns the path of the directory.
 ///
-/// The directory holds `model.safetensors`, `manifest.json` with the checksums of all files, and for a quantized module
-/// `quantization_metadata.json`. It appears complete or not at all. [`Report::save`](crate::Report::save) records how
-/// the module was quantized too.
+/// The directory contains `model.safetensors`, `manifest.json` with the checksums of all files, and for a quantized
+/// module `quantization_metadata.json`. It appears complete or not at all. [`Report::save`](crate::Report::save) also
+/// records how the module was quantized.
 ///
 /// # Errors
-/// [`Error::Exists`] for a directory that is there; [`Error::Store`]: as [`save_module`].
+/// [`Error::Exists`] for a directory that exists; [`Error::Store`] as for [`save_module`].
 pub fn save<M: Module + NamedLinears>(module: &M, dir: impl AsRef<Path>) -> Result<PathBuf> {
     save_with(module, dir, &SaveOptions::default())
 }
 
-/// [`save`] with options: to replace a saved module, or with files of one's own.
+/// [`save`] with options: overwriting a saved module, and additional files.
 ///
 /// # Errors
-/// As [`save`].
+/// Same as [`save`].
 pub fn save_with<M: Module + NamedLinears>(
     module: &M,
     dir: impl AsRef<Path>,
@@ -35,11 +35,11 @@ pub fn save_with<M: Module + NamedLinears>(
     })
 }
 
-/// Loads what [`save`] wrote to `dir` into a module of the same parts, whose layers may be float or quantized before.
-/// Afterwards it computes what the saved module did, to the last bit.
+/// Loads the module that [`save`] wrote to `dir` into a module with the same structure, whose layers may be float or
+/// quantized. Afterwards it computes exactly what the saved module computed.
 ///
 /// # Errors
-/// [`Error::Store`]: as [`load_module`]. The module is unchanged then.
+/// [`Error::Store`] as for [`load_module`]. The module is then unchanged.
 pub fn load<M: Module + NamedLinears>(module: &mut M, dir: impl AsRef<Path>) -> Result<LoadReport> {
     load_with(module, dir, &LoadOptions::default())
 }
@@ -47,7 +47,7 @@ pub fn load<M: Module + NamedLinears>(module: &mut M, dir: impl AsRef<Path>) -> 
 /// [`load`] with options.
 ///
 /// # Errors
-/// As [`load`].
+/// Same as [`load`].
 pub fn load_with<M: Module + NamedLinears>(
     module: &mut M,
     dir: impl AsRef<Path>,

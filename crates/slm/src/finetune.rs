@@ -1,4 +1,4 @@
-//! Training of modules that stay quantized.
+//! Training of quantized modules.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
@@ -9,9 +9,9 @@ use slm_nn::{
 
 use crate::{Error, Result, check};
 
-/// Settings of training a quantized module: how updated weights become codes again.
+/// Settings for training a quantized module: how updated weights are rounded to codes.
 ///
-/// Weights stay quantized throughout, on the scales that they have. The optimizer updates a parameter that is zero
+/// Weights stay quantized throughout, and their scales stay fixed. The optimizer updates a parameter that is zero
 /// before each step; [`FineTuning::apply`] adds it to the codes after the step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -20,7 +20,7 @@ pub struct FineTune {
 }
 
 impl FineTune {
-    /// Rounds up or down at random, so that the mean is the updated weight. The usual choice.
+    /// Rounds up or down at random, so that the expected value is the updated weight. This is the usual choice.
     pub fn stochastic(seed: u64) -> Self {
         Self { rounding: Rounding::Stochastic { seed } }
     }
@@ -30,17 +30,17 @@ impl FineTune {
         Self { rounding: Rounding::Nearest }
     }
 
-    /// Rounds to the nearest code, and keeps the rest in 8 bits for the next step.
+    /// Rounds to the nearest code, and carries the remainder over to the next step in 8 bits.
     pub fn error_feedback() -> Self {
         Self { rounding: Rounding::ErrorFeedback }
     }
 
-    /// Makes the quantized layers of `module` trainable on `device`, which has autodiff. Other parameters are trained
-    /// too.
+    /// Makes the quantized layers of `module` trainable on `device`, which must support autodiff. Other parameters are
+    /// trained too.
     ///
     /// # Errors
-    /// [`Error::NoGradients`] for a device without autodiff, [`Error::NotQuantized`], [`Error::Unnamed`] and
-    /// [`Error::SameName`], [`Error::Layer`] for a device that this build cannot train on.
+    /// [`Error::NoGradients`] for a device without autodiff, [`Error::NotQuantized`], [`Error::Unnamed`],
+    /// [`Error::SameName`], and [`Error::Layer`] for a device that this build cannot train on.
     pub fn prepare<M: Module + NamedLinears>(&self, module: M, device: &Device) -> Result<(M, FineTuning)> {
         if !device.is_autodiff() {
             return Err(Error::NoGradients);
@@ -68,7 +68,7 @@ impl FineTune {
     }
 }
 
-/// Visitor that finds out whether a float parameter is without autodiff.
+/// Visitor that checks whether any float parameter lacks autodiff.
 struct HasPlain(bool);
 
 impl ModuleVisitor for HasPlain {
@@ -77,7 +77,7 @@ impl ModuleVisitor for HasPlain {
     }
 }
 
-/// The training of a quantized module.
+/// The state of training a quantized module.
 #[derive(Debug, Clone)]
 pub struct FineTuning {
     rounding: Rounding,
@@ -86,11 +86,11 @@ pub struct FineTuning {
 }
 
 impl FineTuning {
-    /// Adds the updates that an optimizer has made to the quantized weights. To be called after each of its steps.
+    /// Adds the updates that an optimizer has made to the quantized weights. Call it after each optimizer step.
     ///
     /// # Errors
-    /// [`Error::Pass`] for a layer that could not compute since the last call, [`Error::Layer`] for an update that is not
-    /// finite, [`Error::NotInTraining`] for another module.
+    /// [`Error::Pass`] for a layer that failed since the last call, [`Error::Layer`] for an update that is not finite,
+    /// [`Error::NotInTraining`] for another module.
     pub fn apply<M: NamedLinears>(&mut self, module: &mut M) -> Result<()> {
         self.errors.check()?;
         let (mut count, mut trainable) = (0, 0);
@@ -113,10 +113,10 @@ impl FineTuning {
         Ok(())
     }
 
-    /// The trained module without autodiff, with packed layers.
+    /// Returns the trained module with packed layers and without autodiff.
     ///
     /// # Errors
-    /// [`Error::NotApplied`] for a step of the optimizer that [`FineTuning::apply`] did not add to the codes,
+    /// [`Error::NotApplied`] for an optimizer step that [`FineTuning::apply`] did not add to the codes,
     /// [`Error::NotInTraining`] for another module.
     pub fn finish<M: Module + NamedLinears>(&self, module: &M) -> Result<M> {
         let mut module = module.valid();

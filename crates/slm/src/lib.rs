@@ -1,7 +1,7 @@
-//! Quantization of any [Burn](burn) module: weights of 8 or 4 bits, exact integer arithmetic on the CPU,
-//! quantization-aware training, and directories to save the result in.
+//! Quantization of any [Burn](burn) module: 8-bit and 4-bit weights, exact integer arithmetic on the CPU,
+//! quantization-aware training, and saved modules.
 //!
-//! A module takes part once its linear layers are [`nn::Linear`]s and it derives [`NamedLinears`]:
+//! Quantization covers the linear layers of a module that are [`nn::Linear`]s. The module must derive [`NamedLinears`]:
 //!
 //! ```
 //! use burn::prelude::*;
@@ -34,16 +34,16 @@
 //!
 //! | task | item |
 //! |---|---|
-//! | quantize after training | [`Quantizer`] |
-//! | train a module to be quantized | [`Qat`] |
+//! | quantize a trained module | [`Quantizer`] |
+//! | train a module for quantization | [`Qat`] |
 //! | train a quantized module | [`FineTune`] |
 //! | save and load | [`save`], [`load`], [`Report::save`] |
-//! | keep the layers of a module as they are | [`From<burn::nn::Linear>`](nn::Linear#impl-From<Linear>-for-Linear) |
-//! | numbers without Burn | [`quant`] |
+//! | convert Burn's linear layers | [`From<burn::nn::Linear>`](nn::Linear#impl-From<Linear>-for-Linear) |
+//! | quantize matrices without Burn | [`quant`] |
 //!
 //! # Examples
 //!
-//! Each of these is a program under `examples/`, and is run by the tests.
+//! Each example is a program under `examples/`; the tests run all of them.
 //!
 //! ## A multilayer perceptron after training
 #![doc = "```ignore"]
@@ -71,7 +71,7 @@
 #![doc = "```"]
 #![forbid(unsafe_code)]
 
-// Derived code in this crate's own tests knows it by its name.
+// Derived code in this crate's own tests refers to it as `slm`.
 extern crate self as slm;
 
 mod check;
@@ -102,7 +102,7 @@ pub use slm_qat as training;
 pub use slm_quant_core as quant;
 pub use slm_store as store;
 
-/// The names that most programs need.
+/// Names that most programs need.
 pub mod prelude {
     pub use crate::{FineTune, NamedLinears, Qat, Quantizer, Report};
     pub use slm_nn::{Linear, LinearConfig};

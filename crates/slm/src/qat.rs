@@ -1,4 +1,4 @@
-//! Quantization-aware training in a loop of the caller's.
+//! Quantization-aware training in the caller's training loop.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,11 +12,11 @@ use crate::{Error, Quantizer, Report, Result, check};
 
 /// Settings of quantization-aware training.
 ///
-/// 1. [`Qat::prepare`] makes the layers of a module compute as their quantized selves, with gradients.
-/// 2. The caller trains it as any module. [`PreparedQat::check`] says which layer made a loss NaN, and why.
-/// 3. [`PreparedQat::convert`] replaces the layers by packed integers, which compute what was trained.
+/// 1. [`Qat::prepare`] makes the layers of a module compute like quantized ones, with gradients.
+/// 2. The caller trains the module as usual. [`PreparedQat::check`] reports which layer made a loss NaN, and why.
+/// 3. [`PreparedQat::convert`] replaces the layers by packed integers, which compute the same.
 ///
-/// Ranges of static activations are observed while the module is trained, so that no calibration is needed.
+/// Training observes the ranges of static activations, so no calibration is needed.
 #[derive(Debug, Clone, PartialEq)]
 #[must_use]
 pub struct Qat {
@@ -24,27 +24,27 @@ pub struct Qat {
     steps: usize,
 }
 
-/// Training for the result of a [`Quantizer`]. Its calibration and its observer of activations are not used: ranges of
-/// activations are moving averages over the batches.
+/// Uses the settings of a [`Quantizer`], without its calibration and its activation observer: ranges of activations are
+/// moving averages over the batches.
 impl From<Quantizer> for Qat {
     fn from(quantizer: Quantizer) -> Self {
         let quantization = PtqConfig::from(quantizer);
         let options = QatOptions { observer: quantization.observer, ..QatOptions::default() };
         let config = QatConfig { quantization, options };
-        // Without a schedule no step is the last.
+        // Without a schedule, no step is the last.
         Self { config, steps: usize::MAX }
     }
 }
 
 impl Qat {
-    /// Trains the scales of weights along with them (LSQ), instead of observing the weights in every step.
+    /// Trains the weight scales together with the weights (LSQ), instead of observing the weights in every step.
     pub fn learned_scales(mut self) -> Self {
         self.config.options.scale = ScaleMode::Learned;
         self
     }
 
-    /// Rounds nothing in the first `observe` of `steps` steps, and holds observed ranges fixed in the last `freeze`.
-    /// [`PreparedQat::set_step`] then must be called before each step.
+    /// Disables rounding in the first `observe` of `steps` steps, and freezes observed ranges in the last `freeze`
+    /// steps. [`PreparedQat::set_step`] must then be called before each step.
     pub fn schedule(mut self, steps: usize, observe: usize, freeze: usize) -> Self {
         self.steps = steps;
         self.config.options.observe_steps = observe;
@@ -52,12 +52,11 @@ impl Qat {
         self
     }
 
-    /// Makes the layers of `module` compute as their quantized selves. The module must be on a device with autodiff.
+    /// Makes the layers of `module` compute like quantized ones. The module must be on a device with autodiff.
     ///
     /// # Errors
     /// [`Error::Unnamed`] and [`Error::SameName`]; [`Error::Qat`] for a device without autodiff, a skip pattern that
-    /// matches nothing, a schedule that cannot work, a quantizer that rounds by GPTQ, or layers that cannot be trained
-    /// so.
+    /// matches nothing, an invalid schedule, a quantizer that uses GPTQ, or layers that cannot be trained.
     pub fn prepare<M: Module + NamedLinears>(&self, mut module: M) -> Result<(M, PreparedQat)> {
         let method = self.config.quantization.method;
         if method != RoundingMethod::Rtn {
@@ -72,24 +71,24 @@ impl Qat {
     }
 }
 
-/// The training that a module was prepared for.
+/// The state of a module's quantization-aware training.
 #[derive(Debug, Clone)]
 pub struct PreparedQat {
     prepared: Prepared,
     config: QatConfig,
-    /// `true` once a step of the schedule was set.
+    /// `true` once [`PreparedQat::set_step`] was called.
     followed: Arc<AtomicBool>,
 }
 
 impl PreparedQat {
-    /// Sets all layers to the stage of step `step` of the schedule, counted from 0.
+    /// Sets the training stage of all layers for step `step` of the schedule, counted from 0.
     pub fn set_step(&self, step: usize) {
         self.followed.store(true, Ordering::Relaxed);
         self.prepared.set_stage(step);
     }
 
-    /// Gives the first error that a layer met since the last call. A pass returns tensors, and a layer that cannot compute
-    /// makes them NaN; call this after a pass to know of it.
+    /// Returns the first error in a layer since the last call. A forward pass cannot return errors, so a layer that
+    /// fails outputs NaN; call this after a pass to learn the cause.
     ///
     /// # Errors
     /// [`Error::Qat`] with the layer and the cause, such as an input that is not finite.
@@ -100,7 +99,7 @@ impl PreparedQat {
     /// Replaces the trained layers by packed integers, in a copy of the module without autodiff.
     ///
     /// # Errors
-    /// [`Error::Qat`] for weights that are not finite, after a pass that failed with the cause of it, and for static
+    /// [`Error::Qat`] for weights that are not finite, for a pass that failed (with its cause), and for static
     /// activations of a layer that saw no batch; [`Error::ScheduleNotFollowed`].
     pub fn convert<M: Module + NamedLinears>(&self, module: &M) -> Result<(M, Report)> {
         let QatOptions { observe_steps, freeze_steps, .. } = self.config.options;
@@ -111,7 +110,7 @@ impl PreparedQat {
         let layers = match slm_qat::convert(&mut module, &mut |_| {}) {
             Ok(layers) => layers,
             Err(error) => {
-                // What made the weights NaN says more than that they are.
+                // The cause of NaN weights is more helpful than their presence.
                 self.check()?;
                 return Err(error.into());
             }

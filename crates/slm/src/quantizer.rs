@@ -1,4 +1,4 @@
-//! Post-training quantization in one expression.
+//! Post-training quantization with a builder.
 
 use burn::module::Module;
 use slm_nn::NamedLinears;
@@ -10,7 +10,7 @@ use slm_quant_core::{
 
 use crate::{Error, Report, Result, check};
 
-/// Settings of a quantization, and [`Quantizer::convert`] to carry it out.
+/// Settings of a post-training quantization, which [`Quantizer::convert`] performs.
 ///
 /// ```
 /// # use slm::prelude::*;
@@ -40,7 +40,7 @@ pub struct Quantizer {
     calibration: Option<Calibrated>,
 }
 
-/// The results of calibration, and the settings that it was made with.
+/// The results of calibration, and the settings used for it.
 #[derive(Debug, Clone, PartialEq)]
 struct Calibrated {
     calibration: Calibration,
@@ -48,99 +48,99 @@ struct Calibrated {
 }
 
 impl Quantizer {
-    /// 8-bit weights with a scale for each output channel, symmetric; activations of 8 bits, whose ranges are computed
-    /// from each input, one for every row. This is torchao's `Int8DynamicActivationInt8Weight`.
+    /// Symmetric 8-bit weights with a scale for each output channel, and 8-bit activations with a range computed for
+    /// each row of the input. This corresponds to torchao's `Int8DynamicActivationInt8Weight`.
     ///
-    /// The program `slm` and [`QuantScheme::per_tensor`] use one scale for the whole weight unless they are asked for more.
-    /// [`Quantizer::per_tensor`] gives that.
+    /// The program `slm` and [`QuantScheme::per_tensor`] use one scale for the whole weight by default;
+    /// [`Quantizer::per_tensor`] does the same.
     pub fn int8() -> Self {
         let scheme = QuantScheme::per_tensor(Bits::Int8).with_granularity(Granularity::PerChannel);
         Self::from(PtqConfig::new(scheme, QuantizationType::Dynamic))
     }
 
-    /// 4-bit weights with a scale for each 32 inputs of an output channel, symmetric; activations stay float.
+    /// Symmetric 4-bit weights with a scale for every 32 inputs of an output channel; activations stay float.
     pub fn int4() -> Self {
         let granularity = Granularity::PerGroup { group_size: 32 };
         let scheme = QuantScheme::per_tensor(Bits::Int4).with_granularity(granularity);
         Self::from(PtqConfig::new(scheme, QuantizationType::WeightOnly))
     }
 
-    /// One scale for the whole weight.
+    /// Uses one scale for the whole weight.
     pub fn per_tensor(mut self) -> Self {
         self.config.scheme.granularity = Granularity::PerTensor;
         self
     }
 
-    /// One scale for each output channel.
+    /// Uses one scale for each output channel.
     pub fn per_channel(mut self) -> Self {
         self.config.scheme.granularity = Granularity::PerChannel;
         self
     }
 
-    /// One scale for every `size` inputs of an output channel.
+    /// Uses one scale for every `size` inputs of an output channel.
     pub fn group(mut self, size: usize) -> Self {
         self.config.scheme.granularity = Granularity::PerGroup { group_size: size };
         self
     }
 
-    /// Weights with zero points, for ranges that are not centred.
+    /// Uses zero points for weights, which suit ranges that are not centered at zero.
     pub fn affine(mut self) -> Self {
         self.config.scheme.mapping = Mapping::Affine;
         self
     }
 
-    /// Scales of 16 bits.
+    /// Stores scales as 16-bit floats.
     pub fn f16_scales(mut self) -> Self {
         self.config.scheme.scale_dtype = ScaleDtype::F16;
         self
     }
 
-    /// Activations stay float.
+    /// Keeps activations float.
     pub fn weight_only(mut self) -> Self {
         self.config.quantization_type = QuantizationType::WeightOnly;
         self
     }
 
-    /// 8-bit activations whose ranges are computed from each input, for every row by itself.
+    /// Uses 8-bit activations with a range computed for each row of the input.
     pub fn dynamic_activations(mut self) -> Self {
         self.config.quantization_type = QuantizationType::Dynamic;
         self.config.activation_granularity = ActivationGranularity::PerToken;
         self
     }
 
-    /// 8-bit activations whose ranges [`Quantizer::calibrate`] chooses.
+    /// Uses 8-bit activations with fixed ranges, which [`Quantizer::calibrate`] determines.
     pub fn static_activations(mut self) -> Self {
         self.config.quantization_type = QuantizationType::Static;
         self
     }
 
-    /// Rounds weights by GPTQ, for which [`Quantizer::calibrate`] must see typical inputs.
+    /// Rounds weights with GPTQ. [`Quantizer::calibrate`] must then see typical inputs.
     pub fn gptq(mut self) -> Self {
         self.config.method = RoundingMethod::Gptq;
         self
     }
 
-    /// Chooses weight ranges by `observer`, instead of by the inputs that [`Quantizer::calibrate`] sees, or without
-    /// calibration by the least and greatest weight.
+    /// Chooses weight ranges with `observer`. By default, calibrated inputs determine the ranges; without calibration,
+    /// the smallest and largest weight do.
     pub fn observer(mut self, observer: ObserverKind) -> Self {
         self.config.observer = Some(observer);
         self
     }
 
-    /// Chooses ranges of static activations by `observer`.
+    /// Chooses the ranges of static activations with `observer`.
     pub fn activation_observer(mut self, observer: ObserverKind) -> Self {
         self.config.activation_observer = observer;
         self
     }
 
-    /// Leaves layers float whose names match `pattern`, in which `*` stands for any part of a name.
+    /// Leaves layers float if their names match `pattern`, in which `*` stands for any part of a name.
     pub fn skip(mut self, pattern: impl Into<String>) -> Self {
         self.config.skip.push(pattern.into());
         self
     }
 
-    /// Observes the inputs of all layers while `forward` runs the module on typical inputs. Ranges of static activations,
-    /// ranges of weights and rounding are chosen by them. Call it after the settings.
+    /// Observes the inputs of all layers while `forward` runs the module on typical inputs. These inputs determine the
+    /// ranges of static activations, the ranges of weights, and the rounding. Call it after all settings.
     ///
     /// # Errors
     /// [`Error::Unnamed`] and [`Error::SameName`]; [`Error::Ptq`] for a layer that saw no input, or inputs that are not
@@ -159,7 +159,7 @@ impl Quantizer {
     /// [`Quantizer::calibrate`] with a `forward` that may fail.
     ///
     /// # Errors
-    /// As [`Quantizer::calibrate`], and what `forward` returns.
+    /// Same as [`Quantizer::calibrate`], and the errors of `forward`.
     pub fn try_calibrate<M: Module + NamedLinears, E: From<Error>>(
         mut self,
         module: &mut M,
@@ -178,16 +178,17 @@ impl Quantizer {
         Ok(self)
     }
 
-    /// Replaces the weights of `module` by packed integers. Clones of the module that the caller keeps stay float.
+    /// Replaces the weights of `module` by packed integers. Clones of the module stay float.
     ///
-    /// On the CPU devices the result computes in integer arithmetic. Convert the `valid()` of a module that was trained:
-    /// on a device with gradients integers are multiplied by tensor operations.
+    /// On CPU devices the result computes in integer arithmetic. Pass `valid()` of a module that was trained: on an
+    /// autodiff device, tensor operations multiply the integers.
     ///
     /// # Errors
-    /// [`Error::NotCalibrated`] for static activations or GPTQ without [`Quantizer::calibrate`], and
-    /// [`Error::OtherCalibration`] for that of another module; [`Error::LateSetting`]; [`Error::Unnamed`] and
-    /// [`Error::SameName`]; [`Error::Ptq`] for a layer that calibration did not reach, that is quantized or in training
-    /// already, a skip pattern that matches nothing, a group size that does not fit, or weights that are not finite.
+    /// [`Error::NotCalibrated`] for static activations or GPTQ without [`Quantizer::calibrate`];
+    /// [`Error::OtherCalibration`] for the calibration of another module; [`Error::LateSetting`]; [`Error::Unnamed`]
+    /// and [`Error::SameName`]; [`Error::Ptq`] for a layer that calibration did not reach or that is already quantized
+    /// or in training, a skip pattern that matches nothing, a group size that does not fit, or weights that are not
+    /// finite.
     pub fn convert<M: Module + NamedLinears>(&self, mut module: M) -> Result<(M, Report)> {
         if self.config.needs_calibration() && self.calibration.is_none() {
             return Err(Error::NotCalibrated);
@@ -201,8 +202,8 @@ impl Quantizer {
         Ok((module, Report::ptq(layers, plan.skipped, self.config.clone(), calibrated)))
     }
 
-    /// Makes sure that the inputs of every layer of `plan` were observed, if those of any were: one layer without them would
-    /// be quantized otherwise than the rest. No setting may ask for more than was observed.
+    /// Checks that calibration, if there was one, observed the inputs of every layer of `plan` and everything that the
+    /// settings need. A layer without observations would be quantized differently from the others.
     fn check_calibration(&self, plan: &Plan) -> Result<()> {
         let Some(Calibrated { calibration, config: then }) = &self.calibration else { return Ok(()) };
         let now = &self.config;
@@ -236,7 +237,7 @@ impl Quantizer {
     }
 }
 
-/// Settings that a builder call has no name for.
+/// Creates a quantizer from settings that have no builder method.
 impl From<PtqConfig> for Quantizer {
     fn from(config: PtqConfig) -> Self {
         Self { config, calibration: None }
@@ -249,7 +250,7 @@ impl From<Quantizer> for PtqConfig {
     }
 }
 
-/// An error of calibration or of the caller's function.
+/// An error of calibration or of the caller's `forward`.
 enum Either<E> {
     Forward(E),
     Ptq(slm_ptq::Error),

@@ -1,4 +1,4 @@
-//! The account of a quantization.
+//! Report on a quantization.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,10 +12,10 @@ use slm_store::{Lineage, QuantizationMetadata, QuantizationMode, SaveOptions};
 
 use crate::{Error, Result, save_with};
 
-/// The name of the observer of activations in training.
+/// The name of the observer of activations in quantization-aware training.
 const TRAINED_ACTIVATION_OBSERVER: &str = "moving-average";
 
-/// Report on the quantization of each layer of a module. Displayed, it is a table.
+/// Report on the quantization of each layer of a module. It displays as a table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     /// Quantized layers, in forward order.
@@ -47,13 +47,13 @@ impl Report {
         Self { layers, skipped, config, mode: QuantizationMode::Qat, observer }
     }
 
-    /// Bytes of the quantized layers as floats, and as they are.
+    /// Bytes of the quantized layers before (as floats) and after quantization.
     pub fn bytes(&self) -> (usize, usize) {
         let sum = |bytes: fn(&LayerReport) -> usize| self.layers.iter().map(bytes).sum();
         (sum(|layer| layer.bytes_before), sum(|layer| layer.bytes_after))
     }
 
-    /// The metadata of `module`, which this is the report of, as it is saved.
+    /// The metadata of `module`, which must be the module of this report, as it is saved.
     pub fn metadata<M: NamedLinears>(&self, module: &M) -> QuantizationMetadata {
         let mut layers = Vec::with_capacity(self.layers.len());
         module.for_each_linear(&mut |name, linear| {
@@ -73,18 +73,18 @@ impl Report {
         builder.build(self.mode, layers, Lineage::default())
     }
 
-    /// [`save`](crate::save) for `module`, which this is the report of: the metadata then says how it was quantized, and
-    /// how far each weight is from the float one.
+    /// [`save`](crate::save) for `module`, which must be the module of this report. The metadata then records how it
+    /// was quantized and the error of each weight.
     ///
     /// # Errors
-    /// [`Error::OtherReport`] for a module that has not the layers of the report, and as [`save`](crate::save).
+    /// [`Error::OtherReport`] for a module that lacks a layer of the report, and the errors of [`save`](crate::save).
     pub fn save<M: Module + NamedLinears>(&self, module: &M, dir: impl AsRef<Path>) -> Result<PathBuf> {
         self.check_is_of(module)?;
         let metadata = self.metadata(module);
         save_with(module, dir, &SaveOptions { metadata: Some(&metadata), ..SaveOptions::default() })
     }
 
-    /// Refuses a module whose layers are not those of the report: the float one, or one that was quantized otherwise.
+    /// Rejects a module whose layers differ from those of the report, such as the float module.
     fn check_is_of<M: NamedLinears>(&self, module: &M) -> Result<()> {
         let mut found = HashMap::new();
         module.for_each_linear(&mut |name, linear| {

@@ -1,4 +1,4 @@
-//! Calibration of another module than the one that is converted.
+//! Errors of calibration with a different module than the one that is converted.
 
 use burn::prelude::*;
 use slm::prelude::*;
@@ -39,7 +39,7 @@ fn a_layer_that_calibration_did_not_see_as_it_is_is_refused() {
     ] {
         let same = calibrated(quantizer.clone(), 16, true);
         assert_eq!(same.convert(net(16, true)).unwrap().1.layers.len(), 2);
-        // A layer fewer is no matter; one more was not reached.
+        // A missing layer is allowed; an additional one has no calibration.
         assert_eq!(same.convert(net(16, false)).unwrap().1.layers.len(), 1);
         let fewer = calibrated(quantizer.clone(), 16, false);
         let error = fewer.convert(net(16, true)).unwrap_err();
@@ -52,7 +52,7 @@ fn a_layer_that_calibration_did_not_see_as_it_is_is_refused() {
     }
 }
 
-/// GPTQ keeps the products of one layer's inputs for the next that reads the same.
+/// GPTQ reuses the products of a layer's inputs for the next layer with the same inputs.
 #[test]
 fn the_same_values_in_rows_of_another_width_are_other_inputs() {
     #[derive(Module, Debug, NamedLinears)]

@@ -1,4 +1,4 @@
-//! Names that the derive macro gives.
+//! Names that the derive macro generates.
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig};
@@ -116,14 +116,14 @@ fn a_linear_that_is_not_named_is_an_error() {
         Outer { named: linear(), forgotten: vec![Forgotten { inside: linear() }], mixed: (linear(), norm) };
     assert_eq!(linear_names(&outer), ["named"]);
     assert_eq!(unnamed_linears(&outer), ["forgotten.0.inside", "mixed.0"]);
-    // Quantized layers are found too.
+    // The check finds quantized layers too.
     let mut packed = outer.clone();
     let (quantized, _) = Quantizer::int8().convert(everything(linear())).unwrap();
     packed.mixed.0 = quantized.inner;
     assert_eq!(unnamed_linears(&packed), ["forgotten.0.inside", "mixed.0"]);
 }
 
-/// A clone shares the ids of its parameters with the original.
+/// A clone shares the parameter ids of the original.
 #[test]
 fn an_unnamed_clone_of_a_named_layer_is_an_error() {
     #[derive(Module, Debug)]

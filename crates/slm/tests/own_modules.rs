@@ -1,5 +1,4 @@
-//! Modules as users write them, of every kind of part, through every way to quantize: what is saved is what is loaded, to
-//! the last bit.
+//! Custom modules with every kind of part, in every quantization mode: loading restores the saved module exactly.
 
 use std::path::Path;
 
@@ -19,16 +18,16 @@ use slm_testing::Random;
 trait Net: Module + NamedLinears {
     fn new(device: &Device) -> Self;
 
-    /// The module with parameters that `seed` alone decides.
+    /// Creates the module with parameters that depend only on `seed`.
     fn drawn(seed: u64, device: &Device) -> Self {
         Self::new(device).map(&mut Draw(Random(seed)))
     }
 
-    /// Of the same few inputs, whatever their shape.
+    /// Runs the module on fixed inputs of the shape that it needs.
     fn run(&self, device: &Device) -> Tensor<2>;
 }
 
-/// Draws anew what an initializer drew: parameters that are not all of one value.
+/// Redraws all parameters except those with equal values, such as the scales of norms.
 struct Draw(Random);
 
 impl ModuleMapper for Draw {
@@ -51,14 +50,14 @@ fn linear(inputs: usize, outputs: usize, device: &Device) -> Linear {
     burn::nn::LinearConfig::new(inputs, outputs).init(device).into()
 }
 
-/// Numbers between -1 and 1 that differ from each other.
+/// Distinct numbers between -1 and 1.
 fn numbers<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
     let count: usize = shape.iter().product();
     let values: Vec<f32> = (0..count).map(|index| (index as f32 * 0.77).sin()).collect();
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-/// Generic, nested, optional, repeated and chosen parts, of widths that no group size divides.
+/// A module with generic, nested, optional, repeated and enum parts, whose widths no group size divides.
 #[derive(Module, Debug, NamedLinears)]
 struct Tower<B: Module> {
     stem: Linear,
@@ -130,7 +129,7 @@ impl Net for Tower<Residual> {
     }
 }
 
-/// A convolution over time, running statistics, a recurrent layer of Burn's and linears on inputs of three dimensions.
+/// A module with a convolution over time, running statistics, a recurrent layer of Burn's, and linears on 3-D inputs.
 #[derive(Module, Debug, NamedLinears)]
 struct Sequence {
     conv: Conv1d,
@@ -159,7 +158,7 @@ impl Net for Sequence {
     }
 }
 
-/// Three places of one matrix: an encoder, the same again, and a bare parameter that is multiplied by hand.
+/// One matrix in three places: an encoder, the same encoder again, and a bare parameter that is multiplied by hand.
 #[derive(Module, Debug, NamedLinears)]
 struct Tied {
     encoder: Linear,
@@ -180,7 +179,7 @@ impl Net for Tied {
     }
 }
 
-/// Bits, granularity, mapping, scales and activations in every combination.
+/// All combinations of bits, granularity, mapping, scale type and activations.
 fn quantizers() -> Vec<(String, Quantizer)> {
     let mut all = Vec::new();
     for (bits, quantizer) in [("int8", Quantizer::int8()), ("int4", Quantizer::int4())] {
@@ -212,7 +211,7 @@ fn values<N: Net>(net: &N, device: &Device) -> Vec<f32> {
     net.run(device).into_data().try_to_vec().unwrap()
 }
 
-/// Noise of `found` as a share of the power of `expected`.
+/// Power of the difference between `found` and `expected`, relative to the power of `expected`.
 fn noise(found: &[f32], expected: &[f32]) -> f32 {
     let power = |values: &mut dyn Iterator<Item = f32>| values.map(|value| value * value).sum::<f32>();
     power(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / power(&mut expected.iter().copied())
@@ -230,7 +229,7 @@ fn is_saved_and_loaded_exactly<N: Net>(root: &Path, device: &Device) {
         let found = values(&quantized, device);
         assert!(found.iter().all(|value| value.is_finite()), "{name}");
         let share = noise(&found, &expected);
-        // 4 bits with one scale for a whole weight are coarse.
+        // 4-bit weights with a single scale per tensor are coarse.
         let most = if name.starts_with("int8") { 0.01 } else { 0.5 };
         assert!(share > 0.0 && share < most, "{name}: noise {share}");
         let dir = report.save(&quantized, root.join(&name)).unwrap();
@@ -241,7 +240,7 @@ fn is_saved_and_loaded_exactly<N: Net>(root: &Path, device: &Device) {
         assert_eq!(values(&loaded, device), found, "{name}");
         std::fs::remove_dir_all(dir).unwrap();
     }
-    // The caller's clone is float throughout.
+    // The caller's clone stays float.
     assert_eq!(values(&float, device), expected);
     let dir = slm::save(&float, root.join("float")).unwrap();
     let mut loaded = N::drawn(2, device);
@@ -339,7 +338,7 @@ fn is_trained_both_ways<N: Net>(root: &Path) {
         slm::load(&mut loaded, &dir).unwrap();
         assert_eq!(values(&loaded, &plain), values(&quantized, &plain), "{name}");
 
-        // The loaded module is trained on, and stays quantized.
+        // Training of the loaded module continues, and it stays quantized.
         let (mut tuned, mut tuning) = FineTune::stochastic(3).prepare(loaded, &device).unwrap();
         let losses = train(&mut tuned, &device, |net| tuning.apply(net).unwrap());
         assert!(losses[39] < 0.8 * losses[0], "{name}: {losses:?}");
@@ -364,7 +363,7 @@ fn a_sequence_model_is_trained_to_be_quantized_and_while_quantized() {
     is_trained_both_ways::<Sequence>(root.path());
 }
 
-/// A float adapter on a quantized module that is frozen: gradients pass through the integers.
+/// A float adapter on a frozen quantized module: gradients flow through the quantized layers.
 #[test]
 fn an_adapter_is_trained_on_a_quantized_module() {
     #[derive(Module, Debug, NamedLinears)]

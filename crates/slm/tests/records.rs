@@ -1,4 +1,4 @@
-//! Burn's own records of quantized modules.
+//! Burn's records of quantized modules.
 
 mod support;
 
@@ -17,7 +17,7 @@ fn a_record_carries_codes_and_scales() {
         let (packed, _) = quantized(quantizer.clone(), &module, &device);
         let path = root.path().join(format!("{name}.bpk"));
         packed.clone().into_record().save(&path).unwrap();
-        // A module of the same layers with other weights.
+        // Another module with the same layers and different weights.
         let (other, _) = quantized(quantizer, &Recurrent::new(&device), &device);
         assert_ne!(other.outputs(&device), packed.outputs(&device), "{name}");
         let loaded = other.try_load_record(ModuleRecord::load(&path).unwrap()).unwrap();
@@ -31,18 +31,18 @@ fn a_record_of_other_layers_is_an_error() {
     let module = Recurrent::new(&device);
     let record = |quantizer: Quantizer| quantizer.convert(module.clone()).unwrap().0.into_record();
     let int8 = || Quantizer::int8();
-    // Into float layers, and from them.
+    // Float layers do not load a record of quantized ones, nor the reverse.
     let error = module.clone().try_load_record(record(int8())).unwrap_err().to_string();
     assert!(error.contains("blocks.0.up.weight.Float"), "{error}");
     let (packed, _) = int8().convert(module.clone()).unwrap();
     let error = packed.clone().try_load_record(module.clone().into_record()).unwrap_err().to_string();
     assert!(error.contains("blocks.0.up.weight.Packed.codes"), "{error}");
-    // Codes of another width, scales of another number, zero points that are not there.
+    // Codes of another width, a different number of scales, missing zero points.
     for other in [Quantizer::int4().per_channel(), int8().per_tensor(), int8().affine()] {
         let error = packed.clone().try_load_record(record(other)).unwrap_err().to_string();
         assert!(error.contains("blocks.0.up.weight.Packed"), "{error}");
     }
-    // What the format says is taken over: inputs that are quantized otherwise.
+    // The record determines the quantization of the inputs, also where it differs from the module's.
     let loaded = packed.clone().try_load_record(record(int8().weight_only())).unwrap();
     let (expected, _) = int8().weight_only().convert(module).unwrap();
     assert_eq!(loaded.outputs(&device), expected.outputs(&device));
@@ -55,7 +55,7 @@ fn a_record_whose_weights_cannot_be_is_an_error() {
     let (packed, _) = Quantizer::int8().per_tensor().convert(linear).unwrap();
     let matrix = packed.packed().unwrap().matrix().unpack();
     let bytes = packed.clone().into_record().into_bytes().unwrap();
-    // The scale becomes 0.
+    // Sets the scale to 0.
     let scale = matrix.scales().get(0).to_le_bytes();
     let at = bytes.windows(4).position(|window| window == scale).unwrap();
     let mut spoiled = bytes.to_vec();
@@ -64,7 +64,7 @@ fn a_record_whose_weights_cannot_be_is_an_error() {
         |bytes: Vec<u8>| ModuleRecord::from_bytes(burn::tensor::Bytes::from_bytes_vec(bytes)).unwrap();
     let error = packed.clone().try_load_record(record(spoiled)).unwrap_err().to_string();
     assert!(error.contains("valid packed weights") && error.contains("scale"), "{error}");
-    // The number of columns in the format is another.
+    // Changes the number of columns in the record.
     let format = [1_i32, 6, 8].map(i32::to_le_bytes).concat();
     let at = bytes.windows(12).position(|window| window == format).unwrap();
     let mut spoiled = bytes.to_vec();

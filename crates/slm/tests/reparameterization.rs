@@ -1,4 +1,4 @@
-//! Fake quantization of unmodified modules by Burn's `apply_reparameterization`: what docs/library.md says of it.
+//! Fake quantization of unmodified modules by Burn's `apply_reparameterization`, as docs/library.md describes it.
 
 use burn::module::{Module, Param, Reparameterization, Reparameterizer};
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
@@ -7,7 +7,7 @@ use burn::prelude::*;
 use slm::nn::fake_quantize;
 use slm::quant::{Bits, Granularity, ObserverKind, QuantScheme};
 
-/// A module that knows nothing of slm.
+/// A module that does not use slm.
 #[derive(Module, Debug)]
 struct Plain {
     embedding: Embedding,
@@ -46,8 +46,8 @@ impl Reparameterization for Rounded {
     }
 }
 
-/// Of a parameter it is told the path and the rank, and nothing of the module that holds it: an embedding's weight is
-/// told from a linear's by its name only.
+/// Reparameterization that rounds the weights of linears. It sees only the path and the rank of a parameter, so only
+/// the name distinguishes the weight of an embedding from that of a linear.
 struct RoundLinears;
 
 impl Reparameterizer for RoundLinears {
@@ -80,13 +80,13 @@ fn weights_of_an_unmodified_module_are_trained_on_their_grid() {
     }
     assert!(losses[39] < losses[0] / 4.0, "{losses:?}");
 
-    // Folded in, the weights are floats on the grid: a linear of slm's stores them without any further error.
+    // The materialized weights are floats on the grid, so slm's linear stores them without further error.
     let folded = module.valid().materialize();
     let linear = slm::nn::Linear::from(folded.up.clone());
     let values = linear.float_weight().unwrap();
     let again = fake_quantize(values.clone(), SCHEME, &ObserverKind::MinMax).unwrap();
     let difference = (again - values).abs().max().into_scalar::<f32>();
     assert!(difference < 1e-6, "{difference}");
-    // But it is as large as before, and its input is float.
+    // But the module stays as large as before, and its inputs stay float.
     assert_eq!(folded.num_params(), Plain::new(&device).num_params());
 }

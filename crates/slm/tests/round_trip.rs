@@ -1,4 +1,4 @@
-//! Modules of one's own, saved and loaded.
+//! Custom modules, saved and loaded.
 
 mod support;
 
@@ -29,7 +29,7 @@ fn what_is_loaded_computes_what_was_saved() {
         assert_ne!(expected, module.outputs(&device), "{name}");
         let dir = report.save(&packed, root.path().join(name)).unwrap();
         let names: Vec<_> = report.layers.iter().map(|layer| layer.name.clone()).collect();
-        // Into a float module, into a packed one, and from packed back to float.
+        // Loads into a float module, into a packed one, and from packed back to float.
         let mut loaded = Recurrent::new(&device);
         let found = slm::load(&mut loaded, &dir).unwrap();
         assert_eq!(found.quantized, names, "{name}");
@@ -40,7 +40,7 @@ fn what_is_loaded_computes_what_was_saved() {
         assert_eq!(again.outputs(&device), expected, "{name}");
         slm::load(&mut again, &float).unwrap();
         assert_eq!(again.outputs(&device), module.outputs(&device), "{name}");
-        // Without a report the layers say what they can.
+        // Without a report, the layers provide the metadata.
         let plain = slm::save(&loaded, root.path().join(format!("{name} plain"))).unwrap();
         let text = fs::read_to_string(plain.join("quantization_metadata.json")).unwrap();
         assert!(text.contains("\"unrecorded\""), "{text}");
@@ -81,7 +81,7 @@ fn running_statistics_and_gradient_settings_are_kept() {
     assert_ne!(outputs(&net(&device)), outputs(&trained));
 }
 
-/// Clones share their ids: what is saved goes by where it lies.
+/// Clones share parameter ids, so parameters are saved by path and not by id.
 #[test]
 fn parameters_with_the_ids_of_a_layer_are_saved() {
     use burn::nn::{Embedding, EmbeddingConfig, Linear as BurnLinear, LinearConfig as BurnConfig};
@@ -151,7 +151,7 @@ fn damage_is_found_and_the_module_is_unchanged() {
         }
         to
     };
-    // Cut: the layers at the end are named.
+    // A truncated file: the error names the layers at its end.
     let cut = copy("cut");
     let bytes = fs::read(dir.join(weights)).unwrap();
     fs::write(cut.join(weights), &bytes[..bytes.len() - 40]).unwrap();
@@ -162,13 +162,13 @@ fn damage_is_found_and_the_module_is_unchanged() {
         fs::write(cut.join(weights), &bytes[..length]).unwrap();
         assert!(refused(&cut).contains(weights));
     }
-    // One bit.
+    // One flipped bit.
     let flipped = copy("flipped");
     let mut bad = bytes.clone();
     *bad.last_mut().unwrap() ^= 1;
     fs::write(flipped.join(weights), &bad).unwrap();
     assert!(refused(&flipped).contains("BLAKE3"));
-    // Every file is missed and compared.
+    // A missing or changed file is an error.
     for name in [weights, "quantization_metadata.json", "manifest.json"] {
         let lacking = copy(&format!("without {name}"));
         fs::remove_file(lacking.join(name)).unwrap();
@@ -180,7 +180,7 @@ fn damage_is_found_and_the_module_is_unchanged() {
         fs::write(changed.join(name), content).unwrap();
         assert!(refused(&changed).contains(name), "{name}");
     }
-    // Without checksums a scale that cannot be is found by itself, with its layer.
+    // Without checksums, an impossible scale is still found, with its layer.
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let json: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
     let start = json["blocks.0.up.weight.scales"]["data_offsets"][0].as_u64().unwrap() as usize;
@@ -219,7 +219,7 @@ fn files_of_another_module_are_refused_by_name() {
     let small = slm::save(&pair(8, false), root.path().join("small")).unwrap();
     let missing = error(pair(8, true), &small).to_string();
     assert!(missing.contains("missing tensor \"second.weight\""), "{missing}");
-    // Another module altogether, no module, and nothing.
+    // Another module, a directory without a module, and an empty place.
     let foreign = slm::save(&Recurrent::new(&device), root.path().join("foreign")).unwrap();
     assert!(error(pair(8, true), &foreign).to_string().contains("first.weight"));
     assert!(matches!(error(pair(8, true), root.path()), Error::Store(StoreError::Missing { .. })));
@@ -270,12 +270,12 @@ fn modules_and_checkpoints_are_told_apart() {
     let module = slm::save(&Recurrent::new(&device), root.path().join("module")).unwrap();
     let error = Checkpoint::open(&module).unwrap_err().to_string();
     assert!(error.contains("slm::load"), "{error}");
-    // Neither replaces the other.
+    // A module does not replace a checkpoint, nor the reverse.
     let request = SaveRequest::default();
     assert!(slm::checkpoint::save(&module, &model, &request, true).is_err());
     let overwrite = SaveOptions { overwrite: true, ..SaveOptions::default() };
     assert!(slm::save_with(&Recurrent::new(&device), &checkpoint, &overwrite).is_err());
-    // A transformer is a module too.
+    // A transformer can be saved as a module too.
     let dir = slm::save(&model, root.path().join("as module")).unwrap();
     let mut other = Transformer::new(&ModelConfig::new(11, 12, 7, 1, 2, 16), 1, &device).unwrap();
     slm::load(&mut other, dir).unwrap();

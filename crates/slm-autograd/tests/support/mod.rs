@@ -1,4 +1,4 @@
-//! Helpers of the tests of several operations.
+//! Helpers for the tests of several operations.
 #![allow(dead_code)] // Each test file uses a part.
 
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
@@ -8,7 +8,7 @@ pub(crate) fn devices() -> Vec<Device> {
     slm_autograd::cpu_devices().into_iter().map(Device::autodiff).collect()
 }
 
-/// Values between -2 and 2 that look random enough.
+/// Pseudo-random values between -2 and 2.
 pub(crate) fn wave<const D: usize>(shape: [usize; D], step: usize) -> TensorData {
     let len: usize = shape.iter().product();
     let values: Vec<f32> = (0..len).map(|i| ((i * step + i / 97) % 89) as f32 / 22.25 - 2.0).collect();
@@ -23,7 +23,7 @@ pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_into_vec().unwrap()
 }
 
-/// A scalar in which every element of `y` counts differently.
+/// A scalar in which every element of `y` has a different weight.
 pub(crate) fn probe<const D: usize>(y: Tensor<D>) -> Tensor<1> {
     let weights = Tensor::from_data(wave(y.dims(), 37), &y.device());
     (y * weights).sum()
@@ -33,7 +33,7 @@ pub(crate) fn gradient<const D: usize>(input: &Tensor<D>, gradients: &Gradients)
     values(input.grad(gradients).unwrap())
 }
 
-/// Both sides agree to `tolerance` of the largest value.
+/// Checks that both sides agree to `tolerance` times the largest value.
 pub(crate) fn close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let size = expected.iter().fold(1e-3f32, |max, e| max.max(e.abs()));

@@ -1,4 +1,4 @@
-//! The chat template of a Hugging Face model, and the special tokens that it prints.
+//! The chat template of a Hugging Face model, and the special tokens that it uses.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -9,14 +9,14 @@ use super::tokenizer_settings::TokenizerSettings;
 use crate::{ChatInfo, Result, StoreError};
 
 const SETTING: &str = "chat_template";
-/// Tokens that templates print by these names.
+/// Names of the special tokens that templates use.
 const SPECIAL_TOKENS: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_token"];
 
-/// Name of the template that is used where nobody asks for another.
+/// Name of the template that is used by default.
 const DEFAULT: &str = "default";
 
-/// The template of a model: the file `chat_template.jinja`, or else `chat_template` of `tokenizer_config.json`, which is
-/// a string, or several by name of which `default` is taken. `None` if there is neither.
+/// Reads the template of a model: the file `chat_template.jinja`, or else `chat_template` of `tokenizer_config.json`,
+/// which is a string, or several by name, of which `default` is used. Returns `None` if there is neither.
 pub(super) fn read(settings: &TokenizerSettings) -> Result<Option<ChatInfo>> {
     let template = match &settings.template_file {
         Some(text) => Some(text.clone()),
@@ -29,7 +29,7 @@ pub(super) fn read(settings: &TokenizerSettings) -> Result<Option<ChatInfo>> {
     }))
 }
 
-/// The template that the setting `value` of `path` names.
+/// Finds the template in the setting `value` of the file `path`.
 fn find(path: &Path, value: Option<&Value>) -> Result<Option<String>> {
     let refuse = |found: &dyn Display| {
         let expected = "a string, or a list of objects with name and template, one of them \"default\"";

@@ -1,4 +1,4 @@
-//! The JSON files of a Hugging Face directory, as editors, shells and Python write them.
+//! JSON files of a Hugging Face directory, as editors, shells and Python write them.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -8,22 +8,22 @@ use serde::de::DeserializeOwned;
 use super::impostor;
 use crate::{Error, Result, json};
 
-/// The value in `path`, which is at most `limit` bytes long; `None` if there is no such file.
+/// Reads the value in `path`, at most `limit` bytes. Returns `None` if the file does not exist.
 pub(super) fn read<T: DeserializeOwned>(path: &Path, limit: u64) -> Result<Option<T>> {
     let Some(bytes) = json::read_optional(path, limit)? else { return Ok(None) };
     let bytes = decode(path, bytes)?;
     parse(path, &numbers_as_text(&bytes)).map(Some)
 }
 
-/// Parses JSON. A file that is something else is called what it is.
+/// Parses JSON. The error for another kind of file names that kind.
 pub(super) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
     json::parse(path, bytes).map_err(|error| impostor::explain(path, bytes).unwrap_or(error.into()))
 }
 
-/// Byte order: how two bytes of UTF-16 are one unit.
+/// Conversion of two bytes to a UTF-16 unit, in either byte order.
 type Unit = fn([u8; 2]) -> u16;
 
-/// The bytes as UTF-8 without a byte order mark: UTF-16 (as PowerShell's `>` writes it) is recoded.
+/// Returns the bytes as UTF-8 without a byte order mark. UTF-16 (as PowerShell's `>` writes it) is converted.
 pub(super) fn decode(path: &Path, bytes: Vec<u8>) -> Result<Vec<u8>> {
     let (rest, unit): (&[u8], Unit) = match &bytes[..] {
         [0xef, 0xbb, 0xbf, rest @ ..] => return Ok(rest.to_vec()),
@@ -45,12 +45,12 @@ pub(super) fn decode(path: &Path, bytes: Vec<u8>) -> Result<Vec<u8>> {
     }
 }
 
-/// JSON in which `NaN`, `Infinity` and `-Infinity`, which Python writes though JSON has no such numbers, are strings. A
-/// field that needs a number then refuses them by name, and in any other they do no harm.
+/// Replaces `NaN`, `Infinity` and `-Infinity`, which Python writes although JSON has no such numbers, by strings. A
+/// field that needs a number then rejects them by name; in any other field they do no harm.
 fn numbers_as_text(bytes: &[u8]) -> Cow<'_, [u8]> {
     const WORDS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
     let mut out: Vec<u8> = Vec::new();
-    // Up to here the input is in `out`.
+    // `out` contains the input up to `copied`.
     let (mut copied, mut at, mut in_string) = (0, 0, false);
     while at < bytes.len() {
         match bytes[at] {

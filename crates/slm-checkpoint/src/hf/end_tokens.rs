@@ -1,7 +1,7 @@
-//! Tokens that end a text or a turn, as `tokenizer_config.json` names them.
+//! Tokens that end a text or a turn, from `tokenizer_config.json`.
 //!
-//! `generation_config.json` and `config.json` have ids. Many models have the token that ends a turn, or any, in the
-//! tokenizer's files only: as `eos_token`, or in the chat template.
+//! `generation_config.json` and `config.json` contain ids. Many models name the token that ends a turn, or any end
+//! token, only in the tokenizer's files: as `eos_token`, or in the chat template.
 
 use std::collections::HashMap;
 
@@ -36,8 +36,8 @@ struct AddedToken {
     content: String,
 }
 
-/// Adds to `info` the end tokens that `settings` name. A tokenizer that cannot be read adds nothing: it is checked
-/// elsewhere.
+/// Adds the end tokens named by `settings` to `info`. A tokenizer that cannot be read adds nothing, because it is
+/// checked elsewhere.
 pub(super) fn add(
     settings: &TokenizerSettings,
     tokenizer_json: Option<&[u8]>,
@@ -62,7 +62,7 @@ pub(super) fn add(
     info
 }
 
-/// Ids of tokens by what they are written as.
+/// Returns a function that maps the text of a token to its id.
 fn ids_of(tokenizer_json: &[u8]) -> Option<impl Fn(&str) -> Option<u32>> {
     let file: Tokenizer = serde_json::from_slice(tokenizer_json).ok()?;
     let added: HashMap<String, u32> =

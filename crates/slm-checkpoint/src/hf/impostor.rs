@@ -1,4 +1,4 @@
-//! Files that are not what their names say: what a download or a clone left in place of a model's file.
+//! Detection of files whose content does not match their names, such as the remains of a failed download or clone.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,10 +7,10 @@ use std::path::Path;
 use crate::Error;
 
 const PICKLE: &str = "it is a Python pickle, or an archive of one";
-/// Bytes of a file that are looked at.
+/// Number of bytes of a file that are examined.
 const HEAD: usize = 512;
 
-/// The error for the file `path` of which `head` are the first bytes, where it is known for something else than JSON or
+/// Returns the error for the file `path` that begins with `head`, if it is recognized as something other than JSON or
 /// safetensors.
 pub(super) fn explain(path: &Path, head: &[u8]) -> Option<Error> {
     let (problem, mut remedy) = recognize(head)?;
@@ -30,11 +30,11 @@ pub(super) fn explain_template(path: &Path, bytes: &[u8]) -> Option<Error> {
     is_known.then(|| explain(path, head)).flatten()
 }
 
-/// [`explain`] for a file of weights, which is no text at all.
+/// [`explain`] for a file of weights, which must not be text.
 pub(super) fn explain_weights(path: &Path) -> Option<Error> {
     let head = head(path)?;
     explain(path, &head).or_else(|| {
-        // The length of a header has zeros.
+        // The length of a safetensors header contains zero bytes.
         let text = head.len() >= 8 && std::str::from_utf8(&head).is_ok_and(|text| !text.contains('\0'));
         text.then(|| Error::Unusable {
             path: path.to_owned(),
@@ -53,19 +53,19 @@ pub(super) fn explain_pickle(path: &Path) -> Option<Error> {
     }
 }
 
-/// [`explain`] for a file that is read here.
+/// [`explain`] for a file of which the first bytes are read here.
 pub(super) fn explain_file(path: &Path) -> Option<Error> {
     explain(path, &head(path)?)
 }
 
-/// The first bytes of a file.
+/// Reads the first bytes of a file.
 pub(super) fn head(path: &Path) -> Option<Vec<u8>> {
     let mut head = Vec::with_capacity(HEAD);
     File::open(path).ok()?.take(HEAD as u64).read_to_end(&mut head).ok()?;
     Some(head)
 }
 
-/// Recognizes bytes that are neither JSON nor safetensors: a description, and the remedy.
+/// Recognizes bytes that are neither JSON nor safetensors. Returns a description and the remedy.
 fn recognize(head: &[u8]) -> Option<(&'static str, &'static str)> {
     const AGAIN: &str = "download the file again, logged in (`hf auth login`) if the model asks for it";
     const CONVERT: &str = "call it pytorch_model.bin, next to config.json, and name the directory; or convert the model to \

@@ -1,8 +1,8 @@
-//! The names of tensors without what wrappers put around them.
+//! Names of tensors without the prefixes of wrappers.
 
 use slm_model::arch::Architecture;
 
-/// Parts of a name that a wrapper adds, and which.
+/// Parts that wrappers add to a name, with the name of the wrapper.
 const WRAPPERS: &[(&str, &str)] = &[
     ("_orig_mod", "torch.compile"),
     ("module", "DistributedDataParallel"),
@@ -15,17 +15,17 @@ const PEFT: &str = "base_model.model.";
 /// The text part of a multimodal model.
 const LANGUAGE_MODEL: &str = "language_model";
 
-/// A name without wrappers and without the architecture's prefix, and the wrappers that were taken off.
+/// A name without wrappers and without the architecture's prefix, and the wrappers that were removed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Bare {
     pub(super) name: String,
-    /// True if the architecture's prefix was there.
+    /// True if the name had the architecture's prefix.
     pub(super) prefixed: bool,
     pub(super) wrappers: Vec<(&'static str, &'static str)>,
 }
 
 impl Bare {
-    /// [`Bare::new`] of what stands behind `foreign` in the name.
+    /// [`Bare::new`] for the part of the name after `foreign`.
     pub(super) fn behind(name: &str, architecture: &Architecture, foreign: Option<&str>) -> Self {
         let bare = Self::new(name, architecture);
         match foreign.and_then(|foreign| bare.name.strip_prefix(foreign)) {
@@ -57,7 +57,7 @@ impl Bare {
         }
         let prefix = architecture.prefix();
         let mut prefixed = false;
-        // `model.` is also what a Lightning module calls its model, whatever the architecture.
+        // A Lightning module also calls its model `model.`, for any architecture.
         loop {
             let language = rest.strip_prefix(LANGUAGE_MODEL).and_then(|inside| inside.strip_prefix('.'));
             if let Some(inside) = rest.strip_prefix(prefix) {
@@ -74,7 +74,7 @@ impl Bare {
         Self { name: rest.to_owned(), prefixed, wrappers }
     }
 
-    /// The numbered layer in the name and what stands before it, with its dot.
+    /// Returns the part of the name before the numbered layer, including the dot.
     fn before_layer(&self) -> Option<&str> {
         let parts: Vec<&str> = self.name.split('.').collect();
         let numbered = |pair: &[&str]| {
@@ -85,7 +85,7 @@ impl Bare {
         Some(&self.name[..len])
     }
 
-    /// The name with the prefix that the names of its file have.
+    /// Returns the name with the prefix that the names in the file have.
     pub(super) fn with_prefix(&self, architecture: &Architecture, prefixed: bool) -> String {
         let head = architecture.head();
         let of_head = self.name.starts_with(head.strip_suffix("weight").unwrap_or(&head));
@@ -95,15 +95,15 @@ impl Bare {
         }
     }
 
-    /// The number of the layer that the tensor is in.
+    /// Returns the number of the tensor's layer.
     pub(super) fn layer(&self) -> Option<usize> {
         let rest = self.name.strip_prefix("layers.").or_else(|| self.name.strip_prefix("h."))?;
         rest.split('.').next()?.parse().ok()
     }
 }
 
-/// Prefix of the names of all layers in addition to the architecture's own: the name that another module, such as a
-/// trainer's, gave to the model. `None` if there is nothing, or not the same everywhere.
+/// Returns the prefix that the names of all layers have in addition to the architecture's own: the name of the model in
+/// another module, such as a trainer. Returns `None` if there is no such prefix or it differs between layers.
 pub(super) fn foreign_prefix<'a>(
     mut names: impl Iterator<Item = &'a Bare>,
     architecture: &Architecture,

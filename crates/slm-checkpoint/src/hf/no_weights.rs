@@ -1,4 +1,4 @@
-//! The errors for directories without weights that are read, which say what is there instead.
+//! Errors for directories without supported weights, which name what the directory contains.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use super::weight_naming::SAFETENSORS;
 use crate::Error;
 use slm_store::Error as StoreError;
 
-/// Names in a list for people.
+/// Maximum number of names in a message.
 pub(super) const LISTED: usize = 5;
 
-/// The error for a directory with a config and without weights that are read.
+/// Returns the error for a directory with a config and without supported weights.
 pub(super) fn no_weights(dir: &Path, entries: &[String]) -> Error {
     if let Some(error) = other_formats(dir, entries) {
         return error;
@@ -43,7 +43,7 @@ pub(super) fn no_weights(dir: &Path, entries: &[String]) -> Error {
     })
 }
 
-/// The error for a directory whose weights are in a format that is not read.
+/// Returns the error for a directory whose weights are in an unsupported format.
 pub(super) fn other_formats(dir: &Path, entries: &[String]) -> Option<Error> {
     let ends = |ends: &[&str]| -> Vec<&String> {
         let found = entries.iter().filter(|name| ends.iter().any(|end| name.ends_with(end)));
@@ -86,7 +86,7 @@ pub(super) fn other_formats(dir: &Path, entries: &[String]) -> Option<Error> {
     Some(Error::Unusable { path: dir.to_owned(), problem, remedy: remedy.to_owned() })
 }
 
-/// The first few of a list, and how many more there are.
+/// Lists the first few names and the number of further ones.
 pub(super) fn shortened(names: impl ExactSizeIterator<Item = impl std::fmt::Display>) -> String {
     let count = names.len();
     let mut text: Vec<String> = names.take(LISTED).map(|name| name.to_string()).collect();

@@ -1,4 +1,4 @@
-//! The directory of a model, from the path that a user gives.
+//! Search for the directory of a model, from the path that a user gives.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use super::{CONFIG, Warnings, documents, impostor, no_weights};
 use crate::{Error, Result, json};
 use slm_store::Error as StoreError;
 
-/// The directory with the `config.json`: `path`, or the one snapshot of a repository in the cache of Hugging Face.
+/// Finds the directory with `config.json`: `path` itself, or the snapshot of a repository in the Hugging Face cache.
 pub(super) fn find(path: &Path, warnings: &mut Warnings) -> Result<PathBuf> {
     let unusable =
         |problem: String, remedy: String| Error::Unusable { path: path.to_owned(), problem, remedy };
@@ -81,7 +81,7 @@ pub(super) fn find(path: &Path, warnings: &mut Warnings) -> Result<PathBuf> {
     Err(Error::Store(StoreError::Missing { path: path.join(CONFIG), remedy: remedy.to_owned() }))
 }
 
-/// Refuses a checkpoint of our own.
+/// Rejects a checkpoint of slm.
 pub(super) fn refuse_own(dir: &Path, config: &Map<String, Value>) -> Result<()> {
     match config.contains_key("format_version") && config.get("model").is_some_and(Value::is_object) {
         true => Err(Error::Unusable {
@@ -93,7 +93,7 @@ pub(super) fn refuse_own(dir: &Path, config: &Map<String, Value>) -> Result<()> 
     }
 }
 
-/// The error for a directory with a LoRA adapter and no model.
+/// Returns the error for a directory with a LoRA adapter and no model.
 pub(super) fn adapter(dir: &Path) -> Result<Option<Error>> {
     let path = dir.join("adapter_config.json");
     if !path.exists() && !dir.join("adapter_model.safetensors").exists() {
@@ -114,7 +114,7 @@ pub(super) fn adapter(dir: &Path) -> Result<Option<Error>> {
     }))
 }
 
-/// Warns of an adapter that lies in the directory of a model, which transformers would put on top of its base model.
+/// Warns about an adapter in the directory of a model, which transformers would apply to its base model.
 pub(super) fn warn_of_adapter(dir: &Path, warnings: &mut Warnings) {
     let path = dir.join("adapter_config.json");
     if path.exists() {
@@ -124,7 +124,7 @@ pub(super) fn warn_of_adapter(dir: &Path, warnings: &mut Warnings) {
     }
 }
 
-/// Names of what is in a directory, sorted.
+/// Returns the sorted names of the entries of a directory.
 pub(super) fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -132,7 +132,7 @@ pub(super) fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Returns `true` if `path` is a link, such as those of the cache of Hugging Face, whose file is not there.
+/// Returns `true` if `path` is a link whose target does not exist, as can happen in the Hugging Face cache.
 pub(super) fn is_link_to_nothing(path: &Path) -> bool {
     path.is_symlink() && !path.exists()
 }
@@ -159,13 +159,13 @@ fn absent(path: &Path) -> Error {
     Error::Store(StoreError::Missing { path: path.to_owned(), remedy })
 }
 
-/// The model of the Hub that a path or an address could name.
+/// Returns the id of the model on the Hub that a path or a URL could refer to.
 pub(crate) fn hub_id(path: &Path) -> Option<String> {
     let given = path.to_str()?;
-    // Behind @ is a revision.
+    // A revision follows `@`.
     let given = given.rsplit_once('@').map_or(given, |(id, _)| id);
     let text = given.strip_prefix("hf://").unwrap_or(given);
-    // `Path` keeps the slashes of an address as they are.
+    // `Path` keeps the slashes of a URL.
     let text = match text.split_once("huggingface.co/") {
         Some((_, rest)) => rest,
         None => text,
@@ -176,7 +176,7 @@ pub(crate) fn hub_id(path: &Path) -> Option<String> {
             && part.starts_with(|c: char| c.is_ascii_alphanumeric())
     };
     match parts.get(..2.min(parts.len()))? {
-        // More parts are those of a page in the address.
+        // More parts belong to a page in the URL.
         [owner, name] if (parts.len() == 2 || text != given) && plain(owner) && plain(name) => {
             Some(format!("{owner}/{name}"))
         }
@@ -184,7 +184,7 @@ pub(crate) fn hub_id(path: &Path) -> Option<String> {
     }
 }
 
-/// The error for a path that names a file.
+/// Returns the error for a path that names a file.
 fn single_file(path: &Path) -> Error {
     if let Some(error) = impostor::explain_file(path) {
         return error;
@@ -205,7 +205,7 @@ fn single_file(path: &Path) -> Error {
     Error::Unusable { path: path.to_owned(), problem: problem.to_owned(), remedy: remedy.to_owned() }
 }
 
-/// The snapshot that `refs/main` names, or else the only one.
+/// Returns the snapshot that `refs/main` names, or else the only one.
 fn snapshot(repository: &Path, snapshots: &Path) -> Result<PathBuf> {
     let unusable = |problem: &str, remedy: String| Error::Unusable {
         path: repository.to_owned(),

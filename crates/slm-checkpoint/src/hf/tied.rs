@@ -1,4 +1,4 @@
-//! Heads that a config ties to the embedding and a file holds all the same.
+//! Heads that are stored in a file although its config ties them to the embedding.
 
 use std::path::Path;
 
@@ -9,9 +9,9 @@ use super::Warnings;
 use super::weights::Weights;
 use crate::Result;
 
-/// Unties the head of a model whose file has both the embedding and a head with other values, and says so.
+/// Unties the head of a model whose file contains both the embedding and a head with other values, and warns about it.
 ///
-/// transformers 5 does the same; transformers 4 ties them, and what is in the file for the head is lost.
+/// transformers 5 does the same; transformers 4 ties them and ignores the head in the file.
 pub(super) fn untie(
     parsed: &mut HfConfig,
     weights: &Weights,

@@ -1,5 +1,5 @@
-//! The tokenizer of a Hugging Face directory: `tokenizer.json`, or one made of `tokenizer.model` (SentencePiece), or of
-//! `vocab.json` and `merges.txt`.
+//! The tokenizer of a Hugging Face directory: `tokenizer.json`, or one built from `tokenizer.model` (SentencePiece), or
+//! from `vocab.json` and `merges.txt`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ const MERGES: &str = "merges.txt";
 /// Names of a SentencePiece model.
 const SENTENCE_PIECE: [&str; 2] = ["tokenizer.model", "spiece.model"];
 
-/// The content of `tokenizer.json`, which is loaded and tried; `None` if there is nothing to read.
+/// Returns the content of `tokenizer.json`, which is loaded and tested; `None` if there is no tokenizer.
 pub(super) fn read(
     dir: &Path,
     settings: &TokenizerSettings,
@@ -57,7 +57,7 @@ pub(super) fn read(
     Ok(Some(bytes))
 }
 
-/// Loads a tokenizer and takes a text through it, so that one that cannot be used is refused here and not at its first use.
+/// Loads a tokenizer and encodes a text, so that an unusable one is rejected here and not at its first use.
 fn try_out(
     path: &Path,
     bytes: &[u8],
@@ -85,7 +85,7 @@ fn try_out(
             "the tokenizer puts token {id} around every text, and the model's vocab_size is {vocab_size}"
         )));
     }
-    // What the tokenizer puts around a text is written in it; tokenizer_config.json may say otherwise.
+    // The tokens around a text are defined in tokenizer.json; tokenizer_config.json may contradict it.
     let puts_bos = !tokenizer.prefix().map_err(unusable)?.is_empty();
     match settings.fields.get("add_bos_token").and_then(Value::as_bool) {
         Some(wanted) if wanted != puts_bos => {
@@ -103,7 +103,7 @@ fn try_out(
     Ok(())
 }
 
-/// A `tokenizer.json` of the files of older tokenizers, and the file that it is made of.
+/// Builds a `tokenizer.json` from the files of older tokenizers. Returns it with the file it was built from.
 fn build(
     dir: &Path,
     model_type: &str,
@@ -125,7 +125,8 @@ fn build(
     Ok(made.map(|bytes| (dir.join(VOCABULARY), bytes)))
 }
 
-/// A `tokenizer.json` of a SentencePiece model. A text begins with BOS unless `tokenizer_config.json` says otherwise.
+/// Builds a `tokenizer.json` from a SentencePiece model. A text begins with BOS unless `tokenizer_config.json` disables
+/// it.
 fn of_sentence_piece(dir: &Path, path: &Path, bytes: &[u8], settings: &TokenizerSettings) -> Result<Vec<u8>> {
     let unusable = |problem: String| Error::Unusable {
         path: path.to_owned(),
@@ -146,7 +147,7 @@ fn of_sentence_piece(dir: &Path, path: &Path, bytes: &[u8], settings: &Tokenizer
     for token in added_tokens(dir, &settings.fields, &vocabulary)? {
         let id = token["id"].as_u64().and_then(|id| u32::try_from(id).ok());
         let (Some(id), Some(text)) = (id, token["content"].as_str()) else { continue };
-        // Those of the model are there already, each as what the model says.
+        // Tokens of the model are already there, with the kind that the model gives them.
         if model.pieces.get(id as usize).is_none() {
             added.push((id, text.to_owned(), token["special"].as_bool().unwrap_or(true)));
         }
@@ -159,7 +160,7 @@ fn of_sentence_piece(dir: &Path, path: &Path, bytes: &[u8], settings: &Tokenizer
     Ok(model.to_json(&frame).into_bytes())
 }
 
-/// A `tokenizer.json` of `vocab.json` and `merges.txt`, for the tokenizers whose rules for splitting text are known here.
+/// Builds a `tokenizer.json` from `vocab.json` and `merges.txt`, for tokenizers with known rules for splitting text.
 fn of_byte_pairs(
     dir: &Path,
     model_type: &str,
@@ -221,7 +222,7 @@ fn of_byte_pairs(
     Ok(Some(serde_json::to_vec(&file).map_err(Error::json(&vocabulary))?))
 }
 
-/// Parts of GPT-2's `tokenizer.json` that split a text.
+/// The parts of GPT-2's `tokenizer.json` that split text.
 fn gpt2_rules(config: &Map<String, Value>) -> Value {
     let prefix = config.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(false);
     json!({
@@ -231,7 +232,7 @@ fn gpt2_rules(config: &Map<String, Value>) -> Value {
     })
 }
 
-/// Parts of GPT-NeoX's `tokenizer.json` that compose the characters of a text and split it.
+/// The parts of GPT-NeoX's `tokenizer.json` that normalize and split text.
 fn gpt_neox_rules() -> Value {
     json!({
         "normalizer": { "type": "NFC" },
@@ -240,7 +241,7 @@ fn gpt_neox_rules() -> Value {
     })
 }
 
-/// Parts of Qwen2's `tokenizer.json` that compose the characters of a text and split it.
+/// The parts of Qwen2's `tokenizer.json` that normalize and split text.
 fn qwen2_rules() -> Value {
     let pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
     json!({
@@ -253,7 +254,7 @@ fn qwen2_rules() -> Value {
     })
 }
 
-/// The tokens that are found in a text as a whole: those of `added_tokens_decoder` and `added_tokens.json`, and the
+/// Returns the tokens that are matched as a whole: those of `added_tokens_decoder` and `added_tokens.json`, and the
 /// special ones of the vocabulary.
 fn added_tokens(
     dir: &Path,
@@ -304,7 +305,8 @@ mod tests {
 
     use super::*;
 
-    /// The tokenizers of the shared folder, taken apart and made again: all of their recorded cases.
+    /// Splits the tokenizers of the shared folder into old files, rebuilds them, and checks all of their recorded
+    /// cases.
     #[test]
     fn tokenizers_that_are_made_give_the_recorded_ids() {
         let Some(folder) = slm_testing::shared_dir("tokenizers") else { return };
@@ -345,7 +347,7 @@ mod tests {
         }
     }
 
-    /// The SentencePiece file that a tokenizer of the shared folder came from: all of its recorded cases.
+    /// Builds a tokenizer from its SentencePiece file in the shared folder, and checks all of its recorded cases.
     #[test]
     fn a_sentence_piece_model_gives_the_recorded_ids() {
         let Some(folder) = slm_testing::shared_dir("tokenizers") else { return };
@@ -381,7 +383,7 @@ mod tests {
         let ids = tokenizer.encode_with_special_tokens("a").unwrap();
         assert_eq!((ids.len(), ids.last()), (2, Some(&2)));
 
-        // Others are refused by name.
+        // Other files are rejected by name.
         for (bytes, part) in [
             (&b"IQ== 0\nIg== 1\n"[..], "tiktoken"),
             (b"version https://git-lfs", "LFS"),

@@ -1,4 +1,4 @@
-//! Settings of a Hugging Face tokenizer that are not in its `tokenizer.json`.
+//! Settings of a Hugging Face tokenizer outside of its `tokenizer.json`.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::{Result, StoreError, json};
 const CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE_FILE: &str = "chat_template.jinja";
 
-/// `tokenizer_config.json` and `chat_template.jinja` of a model, as far as there are any.
+/// `tokenizer_config.json` and `chat_template.jinja` of a model, if they exist.
 #[derive(Debug, Default)]
 pub(super) struct TokenizerSettings {
     /// Path of `tokenizer_config.json`.
@@ -43,13 +43,13 @@ impl TokenizerSettings {
         Ok(Self { path, fields, template_file })
     }
 
-    /// Text of the special token that the field `name` gives.
+    /// Returns the text of the special token in the field `name`.
     pub(super) fn token(&self, name: &str) -> Option<&str> {
         token_text(self.fields.get(name)?)
     }
 }
 
-/// A token, written as a text or as an object with its `content`.
+/// Returns the text of a token, which is a string or an object with `content`.
 pub(super) fn token_text(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
 }

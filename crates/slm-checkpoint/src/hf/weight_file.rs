@@ -1,4 +1,4 @@
-//! A file of weights: safetensors, or what `torch.save` writes.
+//! A file of weights: safetensors, or a pickle of `torch.save`.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::pickle::PickleFile;
 use crate::Result;
 use crate::tensors::TensorFile;
 
-/// An open file of weights, of which each tensor is read when asked for.
+/// An open file of weights, whose tensors are read on request.
 #[derive(Debug)]
 pub(super) enum WeightFile {
     Safetensors(TensorFile),
@@ -17,7 +17,8 @@ pub(super) enum WeightFile {
 }
 
 impl WeightFile {
-    /// Opens `path`, a safetensors file by its name or else a pickle. One that is something else is called what it is.
+    /// Opens `path`, a safetensors file or a pickle according to its name. The error for another kind of file names
+    /// that kind.
     pub(super) fn open(path: &Path) -> Result<Self> {
         if path.extension().is_some_and(|end| end == "bin") {
             return PickleFile::open(path).map(Self::Pickle);
@@ -42,7 +43,7 @@ impl WeightFile {
         }
     }
 
-    /// Gives every tensor the name that `rename` makes of it, which must not be that of another.
+    /// Renames every tensor with `rename`. The new names must be unique.
     pub(super) fn rename(&mut self, rename: impl Fn(&str) -> String) -> Result<()> {
         match self {
             Self::Safetensors(file) => file.rename(rename)?,
@@ -65,7 +66,7 @@ impl WeightFile {
         }
     }
 
-    /// Refuses a shape other than `expected`.
+    /// Rejects a tensor with a shape other than `expected`.
     pub(super) fn check_shape(&self, name: &str, expected: &[usize]) -> Result<()> {
         match self {
             Self::Safetensors(file) => Ok(file.check_shape(name, expected)?),
@@ -73,7 +74,7 @@ impl WeightFile {
         }
     }
 
-    /// Refuses a type other than those in `expected`.
+    /// Rejects a tensor with a type that is not in `expected`.
     pub(super) fn check_dtype(&self, name: &str, expected: &[Dtype]) -> Result<()> {
         match self {
             Self::Safetensors(file) => Ok(file.check_dtype(name, expected)?),
@@ -81,7 +82,7 @@ impl WeightFile {
         }
     }
 
-    /// Reads a tensor of floats as F32, row-major; all of them are finite.
+    /// Reads a tensor of floats as F32, in row-major order. All values must be finite.
     pub(super) fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         match self {
             Self::Safetensors(file) => Ok(file.read_f32(name)?),
@@ -89,7 +90,7 @@ impl WeightFile {
         }
     }
 
-    /// Reads the bytes of a tensor of any type, little-endian.
+    /// Reads the little-endian bytes of a tensor of any type.
     pub(super) fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
         match self {
             Self::Safetensors(file) => Ok(file.read_bytes(name)?),

@@ -1,4 +1,4 @@
-//! The tensors of a Hugging Face directory, in one file or several.
+//! The tensors of a Hugging Face directory, in one or several files.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -13,23 +13,23 @@ use super::weight_naming::{PICKLES, SAFETENSORS, find};
 use crate::{Error, Result};
 use slm_store::Error as StoreError;
 
-/// All tensors of a model, in whichever file each lies, under names without wrappers.
+/// All tensors of a model, from one or several files, under names without wrappers.
 #[derive(Debug)]
 pub(super) struct Weights {
     dir: PathBuf,
     files: Vec<WeightFile>,
-    /// File of each tensor.
+    /// Index of the file of each tensor.
     places: HashMap<String, usize>,
-    /// The name in the file, of those that were renamed.
+    /// Original names of the tensors that were renamed.
     originals: HashMap<String, String>,
-    /// True if names have the architecture's prefix.
+    /// True if the names have the architecture's prefix.
     prefixed: bool,
-    /// The shard of each tensor that an index names.
+    /// The shard of each tensor, according to the index.
     listed: Option<HashMap<String, String>>,
     layers: usize,
-    /// The weights that are stored quantized, by the name of the float tensor that they stand for.
+    /// Quantized weights, by the name of the float tensor that each replaces.
     quantized: BTreeMap<String, Layer>,
-    /// The tensors that these are made of.
+    /// The tensors that quantized weights consist of.
     parts: BTreeSet<String>,
 }
 
@@ -85,7 +85,7 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Adds the tensors of a file. Where two files have one of a name, the index decides.
+    /// Adds the tensors of a file. If two files contain a tensor of the same name, the index decides.
     fn add(&mut self, mut file: WeightFile, renamed: &HashMap<String, String>) -> Result<()> {
         let mut inside: HashMap<&str, &str> = HashMap::new();
         for name in file.names() {
@@ -132,12 +132,12 @@ impl Weights {
         Ok(())
     }
 
-    /// The directory.
+    /// Returns the directory.
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The file for messages about all of the tensors.
+    /// Returns the file to name in messages about all tensors.
     pub(super) fn path(&self) -> &Path {
         match &self.files[..] {
             [file] => file.path(),
@@ -149,7 +149,7 @@ impl Weights {
         self.files.iter().map(WeightFile::path)
     }
 
-    /// Takes the tensors of quantized weights together, as `method` says. Returns how many weights there are.
+    /// Groups the tensors of quantized weights according to `method`. Returns the number of quantized weights.
     pub(super) fn read_quantized(&mut self, method: &Method) -> Result<usize> {
         for layer in method.layers(self)? {
             self.parts.extend(layer.parts().map(str::to_owned));
@@ -158,29 +158,29 @@ impl Weights {
         Ok(self.quantized.len())
     }
 
-    /// The weight that is stored quantized in place of the float tensor `name`.
+    /// Returns the quantized weight that replaces the float tensor `name`.
     pub(super) fn quantized(&self, name: &str) -> Option<&Layer> {
         self.quantized.get(name)
     }
 
-    /// Names of all tensors, sorted. A weight that is stored quantized is one.
+    /// Returns the sorted names of all tensors. A quantized weight counts as one tensor.
     pub(super) fn names(&self) -> Vec<String> {
         let stored = self.places.keys().filter(|name| !self.parts.contains(*name));
         let names: BTreeSet<&String> = stored.chain(self.quantized.keys()).collect();
         names.into_iter().cloned().collect()
     }
 
-    /// Names of all tensors as they are stored, sorted.
+    /// Returns the sorted names of all stored tensors.
     pub(super) fn stored_names(&self) -> BTreeSet<&str> {
         self.places.keys().map(String::as_str).collect()
     }
 
-    /// Returns `true` if there is a tensor `name`, stored as it is or quantized.
+    /// Returns `true` if there is a tensor `name`, stored as floats or quantized.
     pub(super) fn contains(&self, name: &str) -> bool {
         self.quantized.contains_key(name) || (self.places.contains_key(name) && !self.parts.contains(name))
     }
 
-    /// The shape of a tensor.
+    /// Returns the shape of a tensor.
     pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
         match self.quantized.get(name) {
             Some(layer) => Some(layer.shape()),
@@ -188,7 +188,7 @@ impl Weights {
         }
     }
 
-    /// The values of a tensor, which are computed where it is stored quantized.
+    /// Returns the values of a tensor, dequantized if necessary.
     pub(super) fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         match self.quantized.get(name) {
             Some(layer) => layer.values(self, None),
@@ -196,7 +196,7 @@ impl Weights {
         }
     }
 
-    /// The file that holds a tensor as it is stored.
+    /// Returns the file that contains a stored tensor.
     pub(super) fn require(&self, name: &str) -> Result<&WeightFile> {
         self.file_of(name).ok_or_else(|| {
             Error::Store(StoreError::TensorSet {
@@ -208,17 +208,17 @@ impl Weights {
         })
     }
 
-    /// The name of a tensor in its file.
+    /// Returns the name of a tensor in its file.
     pub(super) fn original<'a>(&'a self, name: &'a str) -> &'a str {
         self.originals.get(name).map_or(name, String::as_str)
     }
 
-    /// Returns `true` if names have the architecture's prefix.
+    /// Returns `true` if the names have the architecture's prefix.
     pub(super) fn prefixed(&self) -> bool {
         self.prefixed
     }
 
-    /// The name of the index of such files.
+    /// Returns the name of the index for this kind of file.
     pub(super) fn index_name(&self) -> &'static str {
         match self.files.first() {
             Some(WeightFile::Pickle(_)) => PICKLES.index,
@@ -226,28 +226,28 @@ impl Weights {
         }
     }
 
-    /// Layers that have tensors.
+    /// Returns the number of layers that have tensors.
     pub(super) fn layers(&self) -> usize {
         self.layers
     }
 
-    /// The shard in which a tensor should be, as the index says.
+    /// Returns the shard in which a tensor should be according to the index.
     pub(super) fn listed_in(&self, tensor: &str) -> Option<PathBuf> {
         Some(self.dir.join(self.listed.as_ref()?.get(tensor)?))
     }
 
-    /// Returns `true` if there is an index that does not name a tensor.
+    /// Returns `true` if there is an index and it does not list the tensor.
     pub(super) fn is_unlisted(&self, tensor: &str) -> bool {
         self.listed.as_ref().is_some_and(|listed| !listed.contains_key(tensor))
     }
 
-    /// The file that holds a tensor as it is stored.
+    /// Returns the file that contains a stored tensor.
     pub(super) fn file_of(&self, tensor: &str) -> Option<&WeightFile> {
         self.places.get(tensor).and_then(|&file| self.files.get(file))
     }
 }
 
-/// The error for tensors among which a LoRA was not merged.
+/// Returns the error for tensors that include an unmerged LoRA.
 fn unmerged<'a>(dir: &Path, mut names: impl Iterator<Item = &'a String>) -> Result<Option<Error>> {
     let marks = [
         ".lora_A.",

@@ -1,8 +1,8 @@
 //! The versions of the checkpoint format.
 //!
-//! [`MIGRATIONS`] has one row for each step from a version to the next. An old checkpoint is read as its files
-//! are, the rows are applied to that in memory one after the other, and the result is read as the current
-//! version: nothing else in the crate knows of old versions. A module for each version says what it was.
+//! [`MIGRATIONS`] has one entry for each step from a version to the next. The files of an old checkpoint are parsed,
+//! the migrations are applied in memory one after another, and the result is read as the current version. The rest of
+//! the crate does not know old versions. Each version has a module that describes it.
 
 mod open;
 mod v0;
@@ -28,9 +28,9 @@ pub(crate) use v5::read as read_config;
 
 /// Main file of a checkpoint.
 pub(crate) const CONFIG: &str = "config.json";
-/// Tokenizer, as Hugging Face's `tokenizers` writes it.
+/// Name of the tokenizer, in the format of Hugging Face's `tokenizers`.
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
-/// Every file that any version writes in addition to the manifest.
+/// All files that any version writes, except the manifest.
 pub(crate) const FILES: &[&str] = &[CONFIG, WEIGHTS, TOKENIZER, METADATA];
 
 /// Value of the field `format`.
@@ -49,19 +49,18 @@ pub(crate) struct RawCheckpoint {
 /// One step from a version of the format to the next.
 #[derive(Debug, Clone, Copy)]
 pub struct Migration {
-    /// The version it reads.
+    /// The version that it reads.
     pub from: u32,
-    /// The version it makes.
+    /// The version that it produces.
     pub to: u32,
-    /// Description of the changes, for people.
+    /// Description of the changes, for users.
     pub changes: &'static str,
-    /// Directory of files of the version it reads, with the command that wrote them; a path in the sources of
-    /// this crate.
+    /// Directory with files of the old version and the command that wrote them; a path in the sources of this crate.
     pub fixture: &'static str,
     apply: fn(&mut RawCheckpoint) -> Result<()>,
 }
 
-/// One row for each step, oldest first. Every version from 0 up to [`FORMAT_VERSION`] is read.
+/// All migrations, oldest first. They cover every version from 0 to [`FORMAT_VERSION`].
 pub const MIGRATIONS: &[Migration] =
     &[v0::MIGRATION, v1::MIGRATION, v2::MIGRATION, v3::MIGRATION, v4::MIGRATION];
 
@@ -84,18 +83,18 @@ pub(crate) fn migrate(raw: &mut RawCheckpoint, from: u32) -> Result<()> {
     Ok(())
 }
 
-/// The content of a checkpoint's `config.json`, whichever version it was read from.
+/// The content of a checkpoint's `config.json`, independent of its version.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CheckpointConfig {
     /// Version of slm that wrote it.
     pub program_version: String,
-    /// The model.
+    /// Configuration of the model.
     pub model: ModelConfig,
     /// Special tokens.
     pub tokenizer: TokenizerInfo,
-    /// Origin of the weights: free information for people and tools.
+    /// Origin of the weights, as free-form information.
     pub lineage: Option<Value>,
-    /// Training of the weights: free information for people and tools.
+    /// Training of the weights, as free-form information.
     pub training: Option<Value>,
 }
 
@@ -103,10 +102,10 @@ pub struct CheckpointConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenizerInfo {
-    /// Begins a sequence. The tokenizer adds it itself where the model was trained with it.
+    /// Id of the token that begins a sequence. The tokenizer adds it if the model was trained with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bos_token_id: Option<u32>,
-    /// Any of these ends generation.
+    /// Ids of the tokens that end generation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub eos_token_ids: Vec<u32>,
     /// Conversation format of the model, if it was trained for one.
@@ -114,20 +113,19 @@ pub struct TokenizerInfo {
     pub chat: Option<ChatInfo>,
 }
 
-/// The chat template of a model, as its tokenizer brings it.
+/// The chat template of a model, from its tokenizer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChatInfo {
-    /// A Jinja program that makes the text of a conversation.
+    /// A Jinja template that renders a conversation as text.
     pub template: String,
-    /// Texts of the special tokens that it prints, by the name that it calls them: `bos_token`, `eos_token`,
-    /// `pad_token`, `unk_token`.
+    /// Texts of the special tokens that the template uses, by name: `bos_token`, `eos_token`, `pad_token`, `unk_token`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub special_tokens: BTreeMap<String, String>,
 }
 
 impl TokenizerInfo {
-    /// Refuses ids that the model `vocab_size` rows wide does not have.
+    /// Rejects ids that are not below `vocab_size`.
     pub(crate) fn check(&self, path: &Path, vocab_size: usize) -> Result<()> {
         let bos = self.bos_token_id.iter().map(|id| ("tokenizer.bos_token_id", id));
         let eos = self.eos_token_ids.iter().map(|id| ("tokenizer.eos_token_ids", id));
@@ -140,7 +138,7 @@ impl TokenizerInfo {
     }
 }
 
-/// The version that the `config.json` of `dir` says; `None` if it says nothing.
+/// Returns the version in the `config.json` of `dir`; `None` if it does not contain one.
 pub(crate) fn version_of(dir: &Path, config: &Map<String, Value>) -> Result<Option<u32>> {
     let path = dir.join(CONFIG);
     match config.get("format") {
@@ -164,25 +162,24 @@ pub(crate) fn version_of(dir: &Path, config: &Map<String, Value>) -> Result<Opti
         let written_by = written_by.unwrap_or("of unknown version").to_owned();
         return Err(Error::NewerVersion { path, found, newest, written_by });
     }
-    // Version 0 does not say its number.
+    // Version 0 does not store its number.
     match u32::try_from(found) {
         Ok(version) if version > 0 => Ok(Some(version)),
         _ => Err(Error::UnknownVersion { path, found, known: format!("1 to {newest}") }),
     }
 }
 
-/// Reads the manifest of `dir`, which is of the version `expected` where that is known, and makes sure that it names
-/// files of `dir` only.
+/// Reads the manifest of `dir` and checks that it names only files in `dir`. `expected` is its version, if known.
 pub(crate) fn read_manifest(dir: &Path, expected: Option<u32>) -> Result<Manifest> {
     parse_manifest(dir, &Manifest::read_bytes(dir)?, expected)
 }
 
 /// [`read_manifest`] for the bytes of the manifest of `dir`.
 pub(crate) fn parse_manifest(dir: &Path, bytes: &[u8], expected: Option<u32>) -> Result<Manifest> {
-    /// Read first, to know how to read the rest.
+    /// Parsed first, to know the format of the rest.
     #[derive(Deserialize)]
     struct Header {
-        /// Version of the checkpoint. Version 1 did not write it.
+        /// Version of the checkpoint. Version 1 did not store it.
         #[serde(default = "first_version")]
         format_version: u32,
     }
@@ -202,19 +199,19 @@ pub(crate) fn parse_manifest(dir: &Path, bytes: &[u8], expected: Option<u32>) ->
     }
 }
 
-/// The bytes of a `config.json` of the current version.
+/// Formats a `config.json` of the current version.
 pub(crate) fn config_bytes(path: &Path, config: &CheckpointConfig) -> Result<Vec<u8>> {
     Ok(json::to_bytes(path, &v5::Config::from(config.clone()))?)
 }
 
-/// Returns `true` if `dir` says that it is a checkpoint, of any version.
+/// Returns `true` if `dir` declares itself a checkpoint, of any version.
 pub(crate) fn is_checkpoint(dir: &Path) -> bool {
     let Ok(Some(bytes)) = json::read_optional(&dir.join(CONFIG), json::SMALL) else { return false };
     let Ok(value) = serde_json::from_slice::<Value>(&bytes) else { return false };
     value.get("format").and_then(Value::as_str) == Some(FORMAT)
 }
 
-/// Directories that saving a checkpoint may replace.
+/// The kind of directory that saving a checkpoint may replace.
 pub(crate) const CHECKPOINTS: Replaceable = Replaceable {
     what: "an slm checkpoint",
     files_of: |dir| {

@@ -1,4 +1,4 @@
-//! The files of a checkpoint, opened but not yet understood.
+//! Opening of the files of a checkpoint, before their content is interpreted.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::tensors::{PositionedFile, TensorFile};
 use crate::{Error, Result, json};
 use slm_store::{Error as StoreError, METADATA, WEIGHTS, is_module};
 
-/// Contents of every file but the weights, which are open.
+/// Contents of all files except the weights, which are only opened.
 pub(crate) struct OpenFiles {
     dir: PathBuf,
     /// Version of the format.
@@ -28,7 +28,7 @@ pub(crate) struct OpenFiles {
 }
 
 impl OpenFiles {
-    /// Opens the files of `dir` and finds out which version they are of.
+    /// Opens the files of `dir` and determines their version.
     pub(crate) fn open(dir: &Path) -> Result<Self> {
         check_is_dir(dir)?;
         let config_path = dir.join(CONFIG);
@@ -50,7 +50,7 @@ impl OpenFiles {
             });
         };
         let config: Map<String, Value> = json::parse(&config_path, &config_bytes)?;
-        // Before all else, which may be elsewhere in a newer format.
+        // Determined first, because a newer format may store everything else differently.
         let (version, weights_name) = match version_of(dir, &config)? {
             Some(version) => (version, WEIGHTS),
             None => (0, v0::recognize(dir, &config)?),
@@ -76,7 +76,7 @@ impl OpenFiles {
         })
     }
 
-    /// Compares all files but the weights with the manifest, and gives it. Version 0 has none.
+    /// Compares all files except the weights with the manifest, and returns the manifest. Version 0 has none.
     pub(crate) fn verify_all_but_weights(&self) -> Result<Option<Manifest>> {
         let dir = &*self.dir;
         if self.version == 0 {
@@ -100,7 +100,7 @@ impl OpenFiles {
         Ok(Some(manifest))
     }
 
-    /// The manifest's record of the weights.
+    /// Returns the manifest's record of the weights.
     pub(crate) fn weights_record(&self, manifest: &Manifest) -> Result<FileRecord> {
         Ok(manifest.record(&self.dir.join(self.weights_name), self.weights_name)?.clone())
     }
@@ -110,7 +110,7 @@ impl OpenFiles {
         Ok(record.verify(&self.dir.join(self.weights_name), &self.weights)?)
     }
 
-    /// Reads the header of the weights, and parses the rest.
+    /// Parses the header of the weights and the other files.
     pub(crate) fn into_raw(self) -> Result<RawCheckpoint> {
         let metadata = match &self.metadata_bytes {
             Some(bytes) => Some(json::parse(&self.dir.join(METADATA), bytes)?),

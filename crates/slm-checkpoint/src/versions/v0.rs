@@ -1,16 +1,16 @@
-//! Version 0, and what makes version 1 of it: a plain record of a float model, as Burn writes it for whoever
-//! knows nothing of this crate.
+//! Version 0 and its migration to version 1: a plain record of a float model, as a user of Burn who does not use this
+//! crate writes it.
 //!
 //! It is a directory of two files: a record of a [`slm_model::Transformer`], either `model.bpk` by
-//! `Module::into_record().save()` or `model.safetensors` by the crate `burn-store`, and `config.json` with the
-//! [`slm_model::ModelConfig`] alone. A record does not say how many heads a model has or how positions enter it,
-//! so that it means nothing without its configuration.
+//! `Module::into_record().save()` or `model.safetensors` by the crate `burn-store`, and `config.json` with only the
+//! [`slm_model::ModelConfig`]. A record does not contain the number of heads or the kind of position encoding, so it
+//! cannot be used without its configuration.
 //!
-//! It differs from version 1 in this:
+//! Differences from version 1:
 //!
-//! - tensors have the paths of Burn's modules, which name the form of a weight;
+//! - tensors are named by their paths in Burn's modules, which include the form of a weight;
 //! - `config.json` is the configuration itself, without format, version or special tokens;
-//! - there is no manifest, and nothing is ever quantized.
+//! - there is no manifest, and layers are never quantized.
 
 use std::path::Path;
 
@@ -20,10 +20,10 @@ use slm_store::WEIGHTS;
 use super::{CONFIG, FORMAT, Migration, RawCheckpoint};
 use crate::{Error, Result};
 
-/// Record that Burn itself writes.
+/// Name of a record that Burn itself writes.
 pub(super) const BURNPACK: &str = "model.bpk";
 
-/// The step to version 1.
+/// The migration to version 1.
 pub(super) const MIGRATION: Migration = Migration {
     from: 0,
     to: 1,
@@ -33,12 +33,12 @@ pub(super) const MIGRATION: Migration = Migration {
     apply,
 };
 
-/// The record in `dir`.
+/// Returns the name of the record in `dir`, if any.
 pub(super) fn record_in(dir: &Path) -> Option<&'static str> {
     [BURNPACK, WEIGHTS].into_iter().find(|name| dir.join(name).is_file())
 }
 
-/// The record in `dir` whose configuration is `config`, which does not say its format.
+/// Returns the name of the record in `dir` for the configuration `config`, which does not state its format.
 pub(super) fn recognize(dir: &Path, config: &Map<String, Value>) -> Result<&'static str> {
     let refuse = |reason: &str, remedy: &str| {
         let (path, reason, remedy) = (dir.to_owned(), reason.to_owned(), remedy.to_owned());
@@ -66,7 +66,7 @@ pub(super) fn recognize(dir: &Path, config: &Map<String, Value>) -> Result<&'sta
     }
 }
 
-/// A record that nothing says how to use.
+/// Returns the error for a record without a configuration.
 pub(super) fn lacks_config(dir: &Path, record: &str) -> Error {
     Error::NotACheckpoint {
         path: dir.to_owned(),
@@ -88,12 +88,12 @@ fn apply(raw: &mut RawCheckpoint) -> Result<()> {
     Ok(raw.weights.rename(canonical)?)
 }
 
-/// The canonical name of a parameter's path in Burn's modules.
+/// Converts a parameter's path in Burn's modules to its canonical name.
 fn canonical(path: &str) -> String {
     let name = |part| match part {
-        // Variants of the enums that weights and norms are; a record may name them or not.
+        // Variants of the enums for weights and norms; a record may name them or not.
         "Float" | "Rms" | "Layer" => None,
-        // Burn's names of a norm's parameters.
+        // Burn's names for the parameters of a norm.
         "gamma" => Some("weight"),
         "beta" => Some("bias"),
         part => Some(part),

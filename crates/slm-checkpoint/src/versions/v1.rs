@@ -1,15 +1,15 @@
-//! Version 1, and what makes version 2 of it.
+//! Version 1 and its migration to version 2.
 //!
-//! It differs from version 2 in this:
+//! Differences from version 2:
 //!
-//! - INT8 codes are stored as U8, though they are two's-complement numbers; version 2 says I8, so that any tool
-//!   reads the codes themselves;
-//! - tensors are aligned to the width of their type; in version 2 a matrix whose rows are whole cache lines
-//!   begins with one;
-//! - `quantization_metadata.json` has `source_sha256` and `calibration` at its top; version 2 puts them under
-//!   `lineage`, next to the account of a training that it may have;
-//! - `manifest.json` has no version and one checksum for each file; version 2 has those of its chunks too, so
-//!   that all processors verify a large file together.
+//! - INT8 codes are stored as U8, although they are two's-complement numbers; version 2 uses I8, so that any tool reads
+//!   the codes correctly;
+//! - tensors are aligned to the width of their type; in version 2 a matrix whose rows are whole cache lines begins at a
+//!   cache line;
+//! - `quantization_metadata.json` has `source_sha256` and `calibration` at the top level; version 2 moves them to
+//!   `lineage`, next to the record of a training, if any;
+//! - `manifest.json` has no version, and one checksum per file; version 2 adds those of chunks, so that all processors
+//!   can verify a large file in parallel.
 
 use safetensors::Dtype;
 use serde::Deserialize;
@@ -21,7 +21,7 @@ use slm_store::layer::names;
 use super::{Migration, RawCheckpoint};
 use crate::{Error, Result};
 
-/// The step to version 2.
+/// The migration to version 2.
 pub(super) const MIGRATION: Migration = Migration {
     from: 1,
     to: 2,
@@ -31,7 +31,7 @@ pub(super) const MIGRATION: Migration = Migration {
     apply,
 };
 
-/// Fields of a layer's record that say how its codes are stored.
+/// Fields of a layer's record that describe how its codes are stored.
 #[derive(Deserialize)]
 struct Layer {
     name: String,
@@ -56,7 +56,7 @@ fn apply(raw: &mut RawCheckpoint) -> Result<()> {
     for layer in metadata.get("layers").and_then(Value::as_array).into_iter().flatten() {
         let Layer { name, scheme } = Layer::deserialize(layer).map_err(Error::json(&path))?;
         let codes = names::codes(&name);
-        // A tensor that is missing is reported with all others that are.
+        // A missing tensor is reported later, together with all other missing ones.
         if scheme.bits == Bits::Int8 && raw.weights.shape(&codes).is_some() {
             raw.weights.reinterpret(&codes, Dtype::U8, Dtype::I8)?;
         }

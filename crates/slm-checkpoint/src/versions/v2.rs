@@ -1,9 +1,9 @@
-//! Version 2, and what makes version 3 of it.
+//! Version 2 and its migration to version 3.
 //!
-//! They differ only in `manifest.json`. That of version 2 has SHA-256 of every file, and of files above 8 MiB that of
-//! each 8 MiB, which reading compares. SHA-256 is made to be computed one block after the other: it kept two processors
-//! busy for as long as all the rest of loading took. Version 3 has BLAKE3 for that, SHA-256 of whole files for
-//! people and lineage, and a checksum of the manifest itself.
+//! They differ only in `manifest.json`. In version 2 it contains the SHA-256 of every file, and of each 8 MiB of files
+//! above 8 MiB, for verification. SHA-256 can only be computed one block after another: it kept two processors busy for
+//! as long as the rest of loading took. Version 3 uses BLAKE3 for verification, keeps SHA-256 of whole files for users
+//! and lineage, and adds a checksum of the manifest itself.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ use super::{Migration, RawCheckpoint};
 use crate::manifest::{FileRecord, records};
 use crate::{Result, json};
 
-/// The step to version 3.
+/// The migration to version 3.
 pub(super) const MIGRATION: Migration = Migration {
     from: 2,
     to: 3,
@@ -35,7 +35,7 @@ fn apply(raw: &mut RawCheckpoint) -> Result<()> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Manifest {
-    /// Present from version 2 on.
+    /// Present since version 2.
     #[serde(default, rename = "format_version")]
     _format_version: IgnoredAny,
     files: BTreeMap<String, File>,
@@ -46,7 +46,7 @@ struct Manifest {
 struct File {
     size: u64,
     sha256: String,
-    /// Present from version 2 on, for files that have more than one.
+    /// Present since version 2, for files with more than one chunk.
     #[serde(default)]
     chunks: Option<Chunks>,
 }
@@ -54,13 +54,13 @@ struct File {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Chunks {
-    /// Bytes of every chunk but the last, which has the rest.
+    /// Size in bytes of every chunk but the last, which has the rest.
     size: u64,
-    /// Of each chunk in turn.
+    /// Checksum of each chunk, in order.
     sha256: Vec<String>,
 }
 
-/// Parses the bytes of a manifest of version 1 or 2, which is at `path`.
+/// Parses the bytes of the version 1 or 2 manifest at `path`.
 pub(crate) fn read_manifest(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, FileRecord>> {
     let manifest: Manifest = json::parse(path, bytes)?;
     Ok(records(path, manifest.files, |File { size, sha256, chunks }| {

@@ -1,16 +1,16 @@
-//! Version 3, and what makes version 4 of it.
+//! Version 3 and its migration to version 4.
 //!
-//! They differ in this:
+//! Differences:
 //!
-//! - `quantization_metadata.json` of version 3 lists every scale and zero point of layers that are not quantized per
-//!   group, which the tensors have too; version 4 has their count, extremes and mean;
-//! - the embedding of a quantized model may be quantized in version 4, alone or as one table with a tied head, and
-//!   where it is float it may be F16 or BF16.
+//! - `quantization_metadata.json` of version 3 lists all scales and zero points of layers that are not quantized per
+//!   group, although the tensors contain them too; version 4 has only their count, extremes and mean;
+//! - the embedding of a quantized model can be quantized in version 4, separately or as one table with a tied head, and
+//!   a float one can be F16 or BF16.
 
 use super::{Migration, RawCheckpoint};
 use crate::{QuantizationMetadata, Result};
 
-/// The step to version 4.
+/// The migration to version 4.
 pub(super) const MIGRATION: Migration = Migration {
     from: 3,
     to: 4,

@@ -1,13 +1,14 @@
-//! Version 4, and what makes version 5 of it.
+//! Version 4 and its migration to version 5.
 //!
-//! They differ in the types of float tensors. In version 4 these are F32, but for the embedding of a quantized model, which
-//! may be F16 or BF16. In version 5 each may be any of the three, so that a model that was imported from 16-bit files takes
-//! no more than these. A program that reads version 4 refuses version 5 and names both.
+//! They differ in the types of float tensors. In version 4 these are F32, except that the embedding of a quantized
+//! model can be F16 or BF16. In version 5 every float tensor can have any of the three types, so that a model imported
+//! from 16-bit files does not grow. A program that supports only version 4 rejects version 5 with an error that names
+//! both.
 
 use super::{Migration, RawCheckpoint};
 use crate::{QuantizationMetadata, Result};
 
-/// To version 5.
+/// The migration to version 5.
 pub(super) const MIGRATION: Migration = Migration {
     from: 4,
     to: 5,

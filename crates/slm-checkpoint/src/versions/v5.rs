@@ -1,12 +1,12 @@
-//! Version 5: the current one.
+//! Version 5, the current version.
 //!
-//! | file | holds |
+//! | file | content |
 //! |---|---|
 //! | `config.json` | [`Config`] |
-//! | `model.safetensors` | tensors by canonical name, float ones in F32, F16 or BF16, see [`crate::Layout`] |
+//! | `model.safetensors` | tensors by canonical name, float ones in F32, F16 or BF16; see [`crate::Layout`] |
 //! | `tokenizer.json` | optional |
-//! | `quantization_metadata.json` | [`crate::QuantizationMetadata`], for a quantized model alone |
-//! | `manifest.json` | size, SHA-256 and BLAKE3 of the others, of large ones BLAKE3 by chunks too |
+//! | `quantization_metadata.json` | [`crate::QuantizationMetadata`]; only for a quantized model |
+//! | `manifest.json` | size, SHA-256 and BLAKE3 of the others; also BLAKE3 of chunks for large files |
 
 use std::path::Path;
 

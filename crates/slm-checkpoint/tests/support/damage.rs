@@ -1,11 +1,11 @@
-//! Damage to files, chosen at random.
+//! Random damage to files.
 #![allow(dead_code)] // Each test binary uses its own part.
 
 use serde_json::{Value, json};
 
 use crate::random::Random;
 
-/// Damage that knows nothing of the format.
+/// Damages bytes without knowledge of the format.
 pub(crate) fn damage_bytes(bytes: &mut Vec<u8>, random: &mut Random) {
     let len = bytes.len();
     match random.below(6) {
@@ -34,7 +34,7 @@ pub(crate) fn damage_bytes(bytes: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-/// A value that no reader should be surprised by.
+/// A JSON value that is likely to be unexpected.
 pub(crate) fn surprise(random: &mut Random) -> Value {
     match random.below(14) {
         0 => json!(null),
@@ -54,7 +54,7 @@ pub(crate) fn surprise(random: &mut Random) -> Value {
     }
 }
 
-/// Puts a surprise somewhere in a JSON value, or takes something away.
+/// Inserts an unexpected value into a JSON value, or removes a part of it.
 pub(crate) fn damage_value(value: &mut Value, random: &mut Random) {
     match value {
         Value::Object(object) if !object.is_empty() => {

@@ -31,7 +31,7 @@ pub(crate) fn small_config() -> ModelConfig {
     config
 }
 
-/// As small as a model can be, for tests that go through every byte.
+/// The smallest possible model, for tests that go through every byte.
 pub(crate) fn tiniest_model() -> Transformer {
     let mut config = ModelConfig::new(9, 4, 3, 1, 2, 4);
     config.num_kv_heads = 1;
@@ -74,7 +74,7 @@ pub(crate) fn affine_groups() -> QuantScheme {
         .with_mapping(Mapping::Affine)
 }
 
-/// Quantizes every linear layer but those in `skip`.
+/// Quantizes every linear layer except those in `skip`.
 pub(crate) fn quantize(
     model: &mut Transformer,
     scheme: QuantScheme,
@@ -127,12 +127,12 @@ pub(crate) fn quantize(
     }
 }
 
-/// Record of a file of one chunk in a manifest of the current version.
+/// Record of a file with one chunk, for a manifest of the current version.
 pub(crate) fn record(bytes: &[u8]) -> Value {
     json!({ "size": bytes.len(), "sha256": sha256(bytes), "blake3": blake3::hash(bytes).to_hex().as_str() })
 }
 
-/// The chaining values of the chunks of `size` bytes of a file, as a manifest of the current version has them.
+/// The chaining values of the chunks of `size` bytes of a file, in the form of a current manifest.
 pub(crate) fn chunk_values(bytes: &[u8], size: usize) -> Vec<String> {
     let value = |(index, chunk): (usize, &[u8])| {
         let mut hasher = blake3::Hasher::new();
@@ -142,13 +142,13 @@ pub(crate) fn chunk_values(bytes: &[u8], size: usize) -> Vec<String> {
     bytes.chunks(size).enumerate().map(value).collect()
 }
 
-/// Gives a manifest of the current version the checksum of its own that fits.
+/// Updates the checksum of a current manifest.
 pub(crate) fn seal(manifest: &mut Value) {
     let files = serde_json::to_vec(&manifest["files"]).unwrap();
     manifest["files_blake3"] = blake3::hash(&files).to_hex().as_str().into();
 }
 
-/// Makes a checkpoint of version 2 of one of the current version.
+/// Converts a checkpoint of the current version to version 2.
 pub(crate) fn to_version_2(dir: &Path) {
     let mut files = serde_json::Map::new();
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -169,7 +169,7 @@ pub(crate) fn to_version_2(dir: &Path) {
     std::fs::write(dir.join("manifest.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
 }
 
-/// Everything a model holds: float tensors as bits, and packed weights.
+/// The content of a model: bits of float tensors, and packed weights.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Content {
     pub(crate) floats: Vec<(String, Vec<u32>)>,

@@ -29,10 +29,10 @@ mod shape;
 
 /// Measure the speed of a model, and compare it with the limits of this machine.
 ///
-/// Shapes by name have random weights: speed does not depend on their values. The limits of the machine are measured in
-/// the same process, with the same threads and in turns with the model: memory is read for a moment after every token,
-/// in the fastest of several ways, and the peak rate of integer arithmetic is measured before and after each run, and
-/// the better one counts. Peak memory is that of the model, from its creation to the last token of the first run.
+/// Named shapes get random weights: speed does not depend on their values. The limits of the machine are measured in
+/// the same process and with the same threads, alternating with the model: memory bandwidth after every token, by the
+/// fastest of several methods, and the peak rate of integer arithmetic before and after each run, of which the better
+/// one counts. Peak memory is that of the model, from its creation to the last token of the first run.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// Checkpoint to measure as it is, float or quantized
@@ -53,13 +53,13 @@ pub(crate) struct BenchArgs {
     /// Type of stored scales: f32 or f16
     #[arg(long, default_value_t = ScaleDtype::F32)]
     scale_dtype: ScaleDtype,
-    /// Tokens of the prompt
+    /// Number of tokens in the prompt
     #[arg(long, value_name = "N", default_value_t = 512)]
     prompt: usize,
-    /// Tokens to generate after it
+    /// Number of tokens to generate
     #[arg(long, value_name = "N", default_value_t = 64)]
     generate: usize,
-    /// Runs, of which the fastest gives the speed and the median its share of the machine's limits
+    /// Number of runs: the fastest gives the speed, and the median its share of the machine's limits
     #[arg(long, value_name = "N", default_value_t = 3)]
     repeats: usize,
     #[command(flatten)]
@@ -87,21 +87,21 @@ struct BenchResult {
     decode_tokens_per_second: f64,
     weight_bytes_per_token: u64,
     decode_bytes_per_second: f64,
-    /// The best that was measured at any time.
+    /// Highest bandwidth measured at any time, in bytes per second.
     read_bytes_per_second: f64,
-    /// Median over the runs of the share of what memory gave between the run's tokens.
+    /// Median over the runs of the share of the bandwidth measured between the run's tokens.
     decode_bandwidth_share: f64,
     prefill_ops_per_second: f64,
-    /// Best rate of the kernel's multiplications on registers alone; none without an integer kernel.
+    /// Peak rate of the kernel's multiplications on registers; `None` without an integer kernel.
     peak_ops_per_second: Option<f64>,
-    /// Median over the runs, as for the bandwidth.
+    /// Median over the runs of the share of the peak rate.
     prefill_peak_share: Option<f64>,
     runs: Vec<RunResult>,
     /// One pass over the prompt; `None` if passes are tensor operations.
     prefill_profile: Option<Profile>,
     /// The mean pass over one token.
     decode_profile: Option<Profile>,
-    /// All weights that the model holds, embeddings included.
+    /// Size in bytes of all weights of the model, including embeddings.
     weight_bytes: u64,
     peak_memory_bytes: Option<u64>,
 }
@@ -203,7 +203,7 @@ fn model(args: &BenchArgs, kernel: KernelKind, context: &Context) -> Result<(Str
         Quantization { scheme, activation, kernel }
     });
     let mut config = args.shape.config(positions);
-    // A quantized head is a layer of its own.
+    // A quantized head is a separate layer.
     config.tie_word_embeddings &= quantization.is_none();
     let name = args.shape.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
     let mut weights = RandomWeights::new(&config, quantization);

@@ -50,7 +50,7 @@ pub(crate) struct ChatArgs {
     kv_cache: KvCacheArgs,
 }
 
-/// One answer, for machines: one line each.
+/// One answer in JSON output.
 #[derive(Serialize)]
 struct Reply<'a> {
     role: &'static str,
@@ -98,7 +98,7 @@ pub(crate) fn run(args: &ChatArgs, context: &Context) -> Result<()> {
     }
 }
 
-/// Takes a message and answers it. A message that cannot be answered is taken back, and the conversation goes on.
+/// Answers a message. If it cannot be answered, the message is withdrawn, and the conversation continues.
 fn reply(
     partner: &mut Partner<'_>,
     conversation: &mut Conversation,
@@ -123,7 +123,7 @@ fn reply(
     }
 }
 
-/// Reports what went wrong in a turn; the conversation goes on.
+/// Reports an error in a turn; the conversation continues.
 fn complain(error: &Error, context: &Context) -> Result<()> {
     eprintln!("error: {error}");
     context.output.line(&json!({ "error": { "kind": error.kind(), "message": error.to_string() } }))
@@ -148,7 +148,7 @@ impl Conversation {
         self.system.iter().map(Message::system).chain(self.turns.iter().cloned()).collect()
     }
 
-    /// Writes the messages as JSON, as a whole or not at all.
+    /// Writes the messages as JSON. The file appears complete or not at all.
     fn save(&self, path: &Path) -> Result<()> {
         let write = || -> std::io::Result<()> {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());

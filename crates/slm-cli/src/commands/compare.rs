@@ -41,7 +41,7 @@ pub(crate) struct CompareArgs {
     data: PathBuf,
     #[command(flatten)]
     windows: WindowArgs,
-    /// Use no more than the first N tokens of the text, and read no more of it
+    /// Use only the first N tokens of the text, and read no further
     #[arg(long, value_name = "N", default_value_t = 4096)]
     max_tokens: usize,
     #[command(flatten)]
@@ -66,11 +66,10 @@ struct CompareResult {
 #[derive(Serialize)]
 struct LayerResult {
     name: String,
-    /// SQNR of the output with all that the layer inherits.
+    /// SQNR of the output, including the inherited error.
     #[serde(serialize_with = "number")]
     sqnr_db: f64,
-    /// SQNR of the output for the reference's input; `None` if two quantized models were changed in different ways
-    /// before.
+    /// SQNR of the output for the reference's input; `None` if two quantized models were transformed differently.
     #[serde(serialize_with = "optional_number")]
     own_sqnr_db: Option<f64>,
     #[serde(serialize_with = "number")]
@@ -128,15 +127,15 @@ pub(crate) fn run(args: &CompareArgs, context: &Context) -> Result<()> {
     context.output.result(&result)
 }
 
-/// The model that another is compared with.
+/// The model that the other one is compared with.
 struct Reference {
     model: Transformer,
-    /// Factors between its channels and those of the other; `None` if they cannot be known.
+    /// Factors between its channels and those of the other model; `None` if they are unknown.
     factors: Option<BTreeMap<String, ChannelFactors>>,
 }
 
-/// The reference, rotated as the model was that it is compared with: the outputs of layers are then the same but for
-/// factors and quantization.
+/// Loads the reference and rotates it like the other model. The outputs of layers then differ only by factors and
+/// quantization.
 fn load_reference(
     checkpoint: &Checkpoint,
     other: &Checkpoint,
@@ -172,7 +171,7 @@ fn load_reference(
     Ok(Reference { model, factors: Some(factors) })
 }
 
-/// A tied head is no layer, but its quantized copy is: untied, both models name the same layers.
+/// Unties both heads if one of them is a quantized copy, so that both models have the same layers.
 fn untie_like_each_other(a: &mut Transformer, b: &mut Transformer) {
     if a.head_is_tied() != b.head_is_tied() {
         a.untie_head();
@@ -211,10 +210,10 @@ impl CompareResult {
 /// Columns of the table of layers.
 const HEADER: [&str; 6] = ["layer output", "own dB", "total dB", "cosine", "mean |error|", "max |error|"];
 
-/// Mean divergence in nats from which on predictions are those of a different model.
+/// Mean divergence in nats above which predictions count as those of a different model.
 const DIFFERENT: f64 = 0.1;
 
-/// The verdict on B. Predictions may be far from A's where the perplexity happens to be as good.
+/// The verdict on B. Predictions may be far from A's even if the perplexity is similar.
 fn headline(result: &CompareResult) -> String {
     let rise = result.rise();
     let grade = match grade(rise) {
@@ -282,7 +281,7 @@ fn say(result: &CompareResult, args: &CompareArgs, context: &Context) -> Result<
     Ok(())
 }
 
-/// Growth of the error with the depth, in words; `None` for a model of less than two blocks.
+/// Describes how the error grows with depth; `None` for a model with fewer than two blocks.
 fn depth(layers: &[LayerResult]) -> Option<String> {
     let mut blocks: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     for layer in layers.iter().filter(|layer| layer.sqnr_db.is_finite()) {

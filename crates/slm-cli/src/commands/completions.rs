@@ -15,8 +15,9 @@ use crate::out_file::OutFile;
 
 /// Print completions for a shell, or write manual pages.
 ///
-/// Completions go to standard output; put them where the shell looks for them. `man` writes a page for the program and
-/// one for each command to --out.
+/// Completions go to standard output. Shells look for them in ~/.local/share/bash-completion/completions/slm (bash), in
+/// a file _slm in a directory of fpath (zsh), and in ~/.config/fish/completions/slm.fish (fish). `man` writes a page for
+/// the program and one for each command to --out; man looks in ~/.local/share/man/man1.
 #[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
     /// Shell, or man for manual pages
@@ -25,7 +26,7 @@ pub(crate) struct CompletionsArgs {
     /// Directory for the manual pages, slm.1, slm-ptq.1 and so on
     #[arg(long, value_name = "DIR", required_if_eq("target", "man"))]
     out: Option<PathBuf>,
-    /// Replace manual pages that are at --out already
+    /// Replace existing manual pages at --out
     #[arg(long, requires = "out")]
     overwrite: bool,
 }
@@ -52,7 +53,7 @@ struct CompletionsResult {
     output: Option<PathBuf>,
     /// Files that were written.
     files: Vec<String>,
-    /// Completions of a shell.
+    /// Completion script for a shell.
     script: Option<String>,
 }
 

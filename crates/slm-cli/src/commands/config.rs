@@ -40,7 +40,7 @@ enum Action {
     Check {
         /// Config file
         file: PathBuf,
-        /// Checkpoint that the run is to begin with
+        /// Checkpoint that the run starts from
         #[arg(long, value_name = "DIR")]
         checkpoint: Option<PathBuf>,
         /// Set a value of the config, such as training.learning_rate=1e-4 (may be repeated)
@@ -105,7 +105,7 @@ fn init(purpose: Purpose, out: Option<&Path>, overwrite: bool, context: &Context
     context.output.result(&InitResult { output: out.map(Path::to_owned), config })
 }
 
-/// Values in a new config where there is no default.
+/// Values in a new config for keys without a default.
 fn example(section: &str, key: &str) -> Option<&'static str> {
     Some(match (section, key) {
         ("model", "vocab_size") => "1024",
@@ -118,7 +118,8 @@ fn example(section: &str, key: &str) -> Option<&'static str> {
     })
 }
 
-/// A config with every key of the sections that a command reads; those with a default are comments without a space.
+/// Returns a config with every key of the sections that a command reads. Keys with a default are commented out as
+/// `#key`.
 pub(crate) fn text(purpose: Purpose) -> String {
     let name = purpose.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
     let mut text = comment(&format!(
@@ -128,7 +129,7 @@ pub(crate) fn text(purpose: Purpose) -> String {
     for Section { name, text: about, keys } in wanted {
         text += &format!("\n{}[{name}]\n", comment(about));
         for Key { name: key, values, text: about } in *keys {
-            // Decay would move quantized weights, which the default does not suit.
+            // Weight decay would change quantized weights, so the default is not suitable.
             let own = match (purpose, *name, *key) {
                 (Purpose::Finetune, "training", "weight_decay") => Some("0.0"),
                 _ => example(name, key),
@@ -144,10 +145,10 @@ pub(crate) fn text(purpose: Purpose) -> String {
     text
 }
 
-/// Stands for a value where there is no default.
+/// Placeholder for a value without a default.
 const UNSET: &str = "...";
 
-/// A comment in lines that a terminal shows as they are.
+/// Formats a comment in lines that fit a terminal.
 fn comment(text: &str) -> String {
     let lines = textwrap::Options::new(78).initial_indent("# ").subsequent_indent("# ").break_words(false);
     format!("{}\n", textwrap::fill(text, lines.word_splitter(textwrap::WordSplitter::NoHyphenation)))
@@ -156,7 +157,7 @@ fn comment(text: &str) -> String {
 #[derive(Serialize)]
 struct CheckResult {
     file: PathBuf,
-    /// Commands that the config suits.
+    /// Commands for which the config is suitable.
     suits: Vec<&'static str>,
 }
 
@@ -180,7 +181,7 @@ fn check(file: &Path, checkpoint: Option<&Path>, settings: &[Setting], context: 
         config.validate_with(&file.display().to_string(), settings)?;
         suits.push(if checkpoint.is_quantized() { "slm finetune" } else { "slm qat" });
     } else if has(&sections.training) {
-        // Where no model is given, that of a checkpoint is meant, which is not to blame for anything here.
+        // A config without a model is meant for a checkpoint. A stand-in avoids errors about the model.
         let stand_in = [
             "vocab_size=256",
             "hidden_size=8",
@@ -276,7 +277,7 @@ fn explain(key: Option<&str>, context: &Context) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// A new config is one that the commands take: as it is, and with every default in place of its comment.
+    /// New configs are valid as they are, and with every commented default activated.
     #[test]
     fn new_configs_are_valid() {
         let model = "model.vocab_size=300";

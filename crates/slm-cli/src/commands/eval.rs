@@ -29,7 +29,8 @@ use crate::text::{Limit, Tokens, WindowArgs, Windowing, evaluate_with_progress, 
 /// Perplexity: a text is tokenized without special tokens and cut into windows that do not overlap. Each window starts
 /// anew, and all its tokens but the first are scored; a last, shorter window counts too. With --bos each begins with
 /// the beginning-of-sequence token, and all its tokens are scored. Each sequence of token ids is cut separately. With
-/// --stride S, windows overlap and begin S tokens apart; every token is scored once, with at least window - S tokens before it.
+/// --stride S, windows overlap and begin S tokens apart; every token is scored once, with at least window - S tokens
+/// before it.
 ///
 /// With --reference, usually the float model: the Kullback-Leibler divergence of the predicted distributions from the
 /// reference's, in nats (mean, median, percentiles, largest), the share of positions where both find the same token
@@ -54,7 +55,7 @@ pub(crate) struct EvalArgs {
     /// Tokens from the beginning of one window to that of the next, at most a window [default: a window]
     #[arg(long, value_name = "N")]
     stride: Option<usize>,
-    /// Use no more than the first N tokens of each text, and read no more of it
+    /// Use only the first N tokens of each text, and read no further
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
     /// Checkpoint whose predictions are the reference, usually the float model
@@ -77,21 +78,21 @@ pub(crate) struct EvalArgs {
 
 #[derive(Serialize)]
 struct EvalResult {
-    /// Figures of all texts together, as the fields that follow; none without a text.
+    /// Perplexity over all texts, as are the fields below; `None` without a text.
     perplexity: Option<f64>,
     /// Mean negative log-likelihood in nats per token.
     nll: Option<f64>,
-    /// Summed over all scored tokens.
+    /// Total negative log-likelihood of all scored tokens, in nats.
     total_nll: f64,
     tokens: usize,
     windows: usize,
     window: usize,
     /// True if each window began with the beginning-of-sequence token.
     bos: bool,
-    /// `None` where windows do not overlap.
+    /// Distance between the starts of two windows in tokens; `None` if windows do not overlap.
     #[serde(skip_serializing_if = "Option::is_none")]
     stride: Option<usize>,
-    /// Each text, if there are several.
+    /// Results of each text, if there are several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     texts: Vec<TextResult>,
     /// Divergence from the reference.
@@ -216,7 +217,7 @@ fn measure(args: &EvalArgs, checkpoint: &Checkpoint, context: &Context) -> Resul
     })
 }
 
-/// A window with whatever stands in front of its text.
+/// A window with the prefix of its text.
 struct Window {
     ids: Vec<u32>,
     first_scored: usize,
@@ -232,7 +233,7 @@ impl Window {
         let (prefix, mut windows) = (&windowing.prefix, Vec::new());
         for ids in tokens.0.iter().filter(|ids| ids.len() >= 2) {
             for (index, window) in strided_windows(ids, windowing.len, stride)?.into_iter().enumerate() {
-                // Behind a prefix the first token of a text is scored too.
+                // After a prefix, the first token of a text is scored too.
                 let first = if index == 0 && !prefix.is_empty() { 0 } else { window.first_scored };
                 let ids = [prefix, window.ids].concat();
                 windows.push(Self { ids, first_scored: prefix.len() + first });
@@ -297,7 +298,7 @@ fn each_window(
     Ok(())
 }
 
-/// Refuses two checkpoints whose tokens differ.
+/// Rejects two checkpoints with different vocabularies.
 fn check_vocabularies(a: &Checkpoint, b: &Checkpoint) -> Result<()> {
     let (ours, theirs) = (a.config().model.vocab_size, b.config().model.vocab_size);
     match ours == theirs {

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::glossary::{self, TERMS, Term};
 use crate::terminal::wrapped;
 
-/// Columns of an explanation that does not go to a terminal.
+/// Width of an explanation in columns if the output is not a terminal.
 const WIDTH: usize = 80;
 
 /// Explain a term of quantization, with rules of thumb.

@@ -26,7 +26,7 @@ pub(crate) struct GenerateArgs {
     checkpoint: PathBuf,
     #[command(flatten)]
     prompt: PromptArgs,
-    /// Maximum number of new tokens [default: 128, or as many as fit into the model's positions]
+    /// Maximum number of new tokens; the model's positions limit them further [default: 128]
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<usize>,
     /// 0 always takes the most likely token; higher is more varied
@@ -45,7 +45,7 @@ pub(crate) struct GenerateArgs {
 }
 
 impl GenerateArgs {
-    /// The request of `prompt`, by the options.
+    /// Creates the request for `prompt` from the options.
     fn request(&self, prompt: String) -> Result<Request> {
         let request = Request {
             id: None,
@@ -61,13 +61,13 @@ impl GenerateArgs {
 }
 
 pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
-    // Everything that the options alone can get wrong is refused before anything is read.
+    // Invalid options are reported before anything is read.
     args.request(String::new())?;
     let checkpoint = context.open_to_load(&args.checkpoint)?;
     let tokenizer = tokenizer(&checkpoint)?;
     let requests = match args.prompt.read()? {
         Prompts::One(text) => {
-            // A prompt without tokens is refused before the weights are read.
+            // An empty prompt is reported before the weights are read.
             prompt::encode(&tokenizer, &text)?;
             vec![args.request(text)?]
         }
@@ -82,7 +82,7 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
     }
 }
 
-/// Continues one text, shown as it comes.
+/// Continues one text, printing it as it is generated.
 fn one(continuer: &mut Continuer<'_>, request: &Request, context: &Context) -> Result<()> {
     let result = continuer.run(request, context, |text| context.output.stream(text))?;
     context.output.headline("")?;
@@ -96,12 +96,12 @@ fn one(continuer: &mut Continuer<'_>, request: &Request, context: &Context) -> R
     context.output.result(&result)
 }
 
-/// Continues texts one after the other, each answered by a line of JSON.
+/// Continues several texts and prints a line of JSON for each.
 fn several(continuer: &mut Continuer<'_>, requests: &[Request], context: &Context) -> Result<()> {
     let bar = context.progress.bar("generating", requests.len());
     for request in requests {
         let result = continuer.run(request, context, |_| Ok(()))?;
-        // A terminal shows the bar and the lines alike.
+        // A terminal shows both the bar and the lines.
         bar.suspend(|| context.output.json_line(&result))?;
         bar.inc(1);
         context.interrupt.check()?;

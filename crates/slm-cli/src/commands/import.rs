@@ -135,7 +135,7 @@ fn import(args: &ImportArgs, is_llama2c: bool) -> Result<ImportReport> {
     let report = match (is_gguf(args), is_llama2c) {
         (true, _) => import_gguf(source, out, &options)?,
         (_, true) => import_llama2c(source, out, &options, args.tokenizer.as_deref())?,
-        // Logs its warnings itself.
+        // This import logs its own warnings.
         _ => return Ok(hf::import_with(source, out, &options)?),
     };
     for warning in &report.warnings {
@@ -144,7 +144,7 @@ fn import(args: &ImportArgs, is_llama2c: bool) -> Result<ImportReport> {
     Ok(report)
 }
 
-/// Returns `true` if --type asks for inputs that are quantized as they come.
+/// Returns `true` if --type requests dynamic quantization of inputs.
 fn is_dynamic(args: &ImportArgs) -> Result<bool> {
     match args.quantization_type.unwrap_or(QuantizationType::WeightOnly) {
         QuantizationType::WeightOnly => Ok(false),

@@ -1,4 +1,4 @@
-//! The option that says how keys and values are kept.
+//! Option for the type of stored keys and values.
 
 use clap::Args;
 use slm_model::{KvCacheType, Transformer};

@@ -51,7 +51,7 @@ pub(crate) struct PlanArgs {
     by: Unit,
     #[command(flatten)]
     windows: WindowArgs,
-    /// Use no more than the first N tokens of the text
+    /// Use only the first N tokens of the text
     #[arg(long, value_name = "N", default_value_t = 1024)]
     max_tokens: usize,
     /// File to write the [quantization] section to, instead of standard output
@@ -69,9 +69,9 @@ struct PlanResult {
     target_bytes: u64,
     bytes: u64,
     bits_per_weight: f64,
-    /// Sum of what the units cost alone, in nats.
+    /// Sum of the divergences of the units, each quantized alone, in nats.
     kl_sum: f64,
-    /// Measured with all units in their schemes, in nats.
+    /// Divergence with all units in their schemes, in nats.
     kl_mean: f64,
     perplexity: f64,
     perplexity_float: f64,
@@ -91,7 +91,7 @@ struct PlannedUnit {
     bytes: u64,
 }
 
-/// One unit in one scheme.
+/// A measurement of one unit in one scheme.
 struct Measured {
     scheme: LayerScheme,
     choice: Choice,
@@ -102,7 +102,7 @@ pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
     let checkpoint = context.open_checkpoint(&args.checkpoint)?;
     checkpoint.require_float()?;
     let mut config = sensitivity_config(&args.scheme)?;
-    // Divergences are those of the model as it is.
+    // Divergences are measured without rotation.
     config.rotate = Rotate::Off;
     let quantizer = CheckpointQuantizer::new(&checkpoint, config.clone())?;
     let planned = quantizer.plan();
@@ -126,7 +126,7 @@ pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
                 let float: u64 =
                     layers.iter().map(|layer| 4 * layer.shape.iter().product::<usize>() as u64).sum();
                 let choice = match scheme.over(config.scheme) {
-                    // A tied head that stays float is the embedding.
+                    // A tied head that stays float shares the embedding's bytes.
                     None => Choice { bytes: if is_tied_head { 0 } else { float }, cost: 0.0 },
                     Some(scheme) => {
                         let config = PtqConfig { scheme, layers: Vec::new(), ..config.clone() };
@@ -193,14 +193,14 @@ pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
     })
 }
 
-/// Returns `true` if `layer` is in a unit that stays float. Rules and units are in the same order.
+/// Returns `true` if `layer` is in a unit that stays float. Rules and units must be in the same order.
 fn is_float(rules: &[LayerRule], units: &[(String, Vec<PlannedLayer>)], layer: &str) -> bool {
     let of_layer =
         units.iter().zip(rules).find(|((_, layers), _)| layers.iter().any(|other| other.name == layer));
     of_layer.is_some_and(|(_, rule)| rule.scheme == LayerScheme::Float)
 }
 
-/// The pattern of the names of a unit.
+/// Returns the pattern that matches the layers of a unit.
 fn pattern(name: &str, by: Unit, layers: usize) -> String {
     match by {
         Unit::Kind if name != LM_HEAD || layers > 1 => format!("*.{name}"),
@@ -216,7 +216,7 @@ fn too_small(target: u64, least: u64) -> Error {
     ))
 }
 
-/// The [quantization] section. The scheme that most layers have needs no rule.
+/// Formats the [quantization] section. The most common scheme needs no rule.
 fn section(config: &PtqConfig, rules: &[LayerRule]) -> String {
     let mut text = format!(
         "[quantization]\nquantization_mode = \"ptq\"\nquantization_type = \"{}\"\nquantization_bits = {}\ngranularity = \

@@ -1,4 +1,4 @@
-//! Arguments of runs that begin from a checkpoint: their text, their output, and the text that they are measured on.
+//! Arguments of runs that start from a checkpoint: training text, output, and evaluation text.
 
 use std::path::{Path, PathBuf};
 
@@ -41,7 +41,7 @@ pub(super) struct RunArgs {
 }
 
 impl RunArgs {
-    /// Makes sure that there is a run to resume, where one is asked for, and that a page can be written.
+    /// Checks that there is a run to resume, if requested, and that the page can be written.
     pub(super) fn check(&self) -> Result<()> {
         self.html.prepare()?;
         if self.resume && !self.out.exists() {
@@ -50,12 +50,12 @@ impl RunArgs {
         Ok(())
     }
 
-    /// Values that replace those of the config.
+    /// Values that override the config.
     pub(super) fn settings(&self) -> Vec<Setting> {
         self.settings.settings()
     }
 
-    /// Reads what is trained on.
+    /// Reads the training data.
     pub(super) fn data(&self, config: &TrainingConfig) -> Result<Data> {
         Data::read(&self.data, config.model.vocab_size)
     }
@@ -77,13 +77,13 @@ impl RunArgs {
         })
     }
 
-    /// The windows of an evaluation.
+    /// Returns the windowing of an evaluation.
     pub(super) fn windowing(&self, trainer: &Trainer) -> Result<Windowing> {
         self.windows
             .of(trainer.config().model.max_position_embeddings, || Ok(trainer.data().tokenizer.prefix()?))
     }
 
-    /// The windows that all perplexities are measured on: of a file, or of what the run holds out.
+    /// Returns the windows on which all perplexities are measured: from a file, or from the held-out part of the run.
     pub(super) fn held_out(
         &self,
         trainer: &Trainer,
@@ -109,10 +109,10 @@ impl RunArgs {
     }
 }
 
-/// Text that perplexities are measured on.
+/// Text on which perplexities are measured.
 pub(super) struct HeldOut {
     pub(super) windows: Vec<Vec<u32>>,
-    /// Description for people: the file, and which part of it.
+    /// Description for users: the file, and which part of it.
     pub(super) part: String,
 }
 

@@ -1,4 +1,4 @@
-//! Training runs as pages.
+//! HTML reports of training runs.
 
 use std::path::Path;
 
@@ -13,17 +13,17 @@ pub(super) struct RunPage<'a> {
     /// Name of the command.
     pub(super) command: &'a str,
     pub(super) checkpoint: &'a Path,
-    /// The result in a line.
+    /// The one-line result.
     pub(super) verdict: &'a str,
     pub(super) facts: Vec<Fact>,
     /// Perplexities by name.
     pub(super) quality: Vec<(&'a str, f64)>,
-    /// The text that they were measured on.
+    /// The text on which they were measured.
     pub(super) measured_on: &'a str,
 }
 
 impl RunPage<'_> {
-    /// The result, and then what `slm inspect` shows of the checkpoint: its curves, its layers, where it comes from.
+    /// Creates the page: the result, then the same content as for `slm inspect`: curves, layers, origin.
     pub(super) fn page(self) -> Result<Page> {
         let checkpoint = Checkpoint::open(self.checkpoint)?;
         let inspected = inspect::page(&checkpoint)?;
@@ -45,7 +45,7 @@ impl RunPage<'_> {
     }
 }
 
-/// A fact.
+/// Creates a fact.
 pub(super) fn fact(label: &str, text: impl Into<String>) -> Fact {
     Fact { label: label.to_owned(), text: text.into() }
 }

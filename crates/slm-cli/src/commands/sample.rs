@@ -19,9 +19,9 @@ use crate::workers;
 /// Sample text from a model's own distribution, without any data.
 ///
 /// Each sequence begins with the tokenizer's beginning-of-sequence token, or else its end-of-text token, and continues
-/// beyond the end of a text with the next. Sequence i is drawn with seed S + i, on however many threads. On the CPU it
-/// is the same with any --batch-size. A FILE.json gets token ids, as `slm qat --data` and `slm logits` read them; any
-/// other gets text.
+/// beyond the end of a text with the next. Sequence i is drawn with seed S + i, with any number of threads. On the CPU
+/// it is the same with any --batch-size. A FILE.json gets token ids, as `slm qat --data` and `slm logits` read them;
+/// any other file gets text.
 #[derive(Debug, Args)]
 pub(crate) struct SampleArgs {
     /// Checkpoint directory
@@ -82,7 +82,7 @@ pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
     }
     let bar = context.progress.bar("sampling", args.sequences * length);
     let batches = args.sequences.div_ceil(args.batch_size);
-    // A device with memory of its own is kept busy by one batch.
+    // On a device with its own memory, one batch at a time is enough.
     let workers = if slm_nn::on_cpu(&context.device) { rayon::current_num_threads() } else { 1 };
     let drawn = workers::run(batches, workers, |batch| {
         let from = batch * args.batch_size;
@@ -129,8 +129,8 @@ pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
     })
 }
 
-/// One sequence for each sampler, all beginning with `first`, by a [`CpuBatch`]. `on_position` is called after each
-/// position.
+/// Draws one sequence for each sampler with a [`CpuBatch`], all beginning with `first`. `on_position` is called after
+/// each position.
 fn draw_on_cpu(
     model: &Transformer,
     mut samplers: Vec<Sampler>,
@@ -144,7 +144,7 @@ fn draw_on_cpu(
     let vocab_size = model.config().vocab_size;
     for _ in 1..length {
         for &id in &ids {
-            // Sequences that become so long that their positions are rotated by other angles are recomputed.
+            // Sequences that outgrow the range of their rotation angles are recomputed.
             if model.check_growth(batch.len(id), batch.len(id) + 1).is_err() {
                 batch.truncate(id, 0);
             }
@@ -160,7 +160,7 @@ fn draw_on_cpu(
     Ok(sequences)
 }
 
-/// One sequence for each sampler, all beginning with `first`. `on_position` is called after each position.
+/// Draws one sequence for each sampler, all beginning with `first`. `on_position` is called after each position.
 fn draw(
     model: &Transformer,
     mut samplers: Vec<Sampler>,
@@ -172,7 +172,7 @@ fn draw(
     let mut sequences = vec![vec![first]; batch];
     let mut cache = model.new_cache(batch, length);
     for _ in 1..length {
-        // Sequences that become so long that their positions are rotated by other angles are recomputed.
+        // Sequences that outgrow the range of their rotation angles are recomputed.
         if model.check_growth(cache.len(), cache.len() + 1).is_err() {
             cache.truncate(0);
         }

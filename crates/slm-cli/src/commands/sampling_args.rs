@@ -1,11 +1,11 @@
-//! Options of sampling.
+//! Sampling options.
 
 use clap::Args;
 use slm_model::SamplingOptions;
 
 use crate::error::{Error, Result};
 
-/// Options of sampling, except the temperature, whose default depends on the command.
+/// Sampling options except the temperature, whose default depends on the command.
 #[derive(Debug, Args)]
 pub(super) struct SamplingArgs {
     /// Draw only from the K most likely tokens; 0 or -1 for all of them
@@ -32,7 +32,7 @@ pub(super) struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    /// The options of sequence number `index`, which is drawn with the seed that many further on.
+    /// Options for sequence `index`, whose seed is the given one plus `index`.
     pub(super) fn options(&self, temperature: f64, index: u64) -> Result<SamplingOptions> {
         let options = SamplingOptions {
             temperature,
@@ -48,7 +48,7 @@ impl SamplingArgs {
     }
 }
 
-/// Checks `options`; an error calls them by their names, with `prefix` in front.
+/// Validates `options`. Errors name the options, with `prefix` in front.
 pub(super) fn validated(options: SamplingOptions, prefix: &str) -> Result<SamplingOptions> {
     match options.validate() {
         Err(slm_model::Error::Sampling { field, found, remedy }) => {

@@ -1,4 +1,4 @@
-//! Options that say how a model is quantized.
+//! Options for the quantization scheme.
 
 use clap::Args;
 use slm_ptq::LayerRule;
@@ -7,7 +7,7 @@ use slm_train::QuantizationConfig;
 
 use crate::error::Result;
 
-/// Scheme options. One that is not given is as the config says, if the command has one, and else as the help says.
+/// Scheme options. Without an option, the config applies if the command has one, and otherwise the default in the help.
 #[derive(Debug, Args)]
 pub(super) struct SchemeArgs {
     /// Width of the weights: 8 or 4 [default: 8]
@@ -36,7 +36,7 @@ pub(super) struct SchemeArgs {
     layers: Vec<LayerRule>,
 }
 
-/// Parses a width, which may have the name of the type: `int4`.
+/// Parses a code width, which may be the name of a type: `int4`.
 fn bits(text: &str) -> Result<Bits, String> {
     let digits = text.to_ascii_lowercase();
     let digits = digits.trim_start_matches("int").trim_end_matches("-bit").trim_end_matches("bit");
@@ -45,7 +45,7 @@ fn bits(text: &str) -> Result<Bits, String> {
 }
 
 impl SchemeArgs {
-    /// The first option that was given, as people write it.
+    /// Returns the first option that was given, as written on the command line.
     pub(super) fn first_given(&self) -> Option<&'static str> {
         let given = [
             ("--bits", self.bits.is_some()),
@@ -59,7 +59,7 @@ impl SchemeArgs {
         given.into_iter().find_map(|(option, given)| given.then_some(option))
     }
 
-    /// Puts what was given in the place of what `config` says.
+    /// Overrides `config` with the options that were given.
     pub(super) fn apply(&self, config: &mut QuantizationConfig) -> Result<()> {
         config.quantization_bits = self.bits.unwrap_or(config.quantization_bits);
         config.quantization_type = self.quantization_type.unwrap_or(config.quantization_type);

@@ -17,11 +17,11 @@ use crate::html::{Cell, Chart, HtmlArgs, Page, SORT_NOTE, Table, facts};
 use crate::table::{self, Ranking, Row, TableArgs};
 use crate::text::WindowArgs;
 
-/// Bars of a chart in a page.
+/// Maximum number of bars in the chart of a page.
 const CHART: usize = 30;
-/// Widths of the longest bar, of which the first is taken that fits.
+/// Possible widths of the longest bar in columns; the first one that fits is used.
 const BARS: [usize; 3] = [30, 20, 10];
-/// Columns of the terminal from which on the bar has each of these widths.
+/// Minimum width of the terminal in columns for each of these bar widths.
 const WIDTHS: [usize; 3] = [140, 110, 0];
 
 /// Rank layers by the effect of quantizing each on its own on a model's predictions.
@@ -45,7 +45,7 @@ pub(crate) struct SensitivityArgs {
     by: Unit,
     #[command(flatten)]
     windows: WindowArgs,
-    /// Use no more than the first N tokens of the text
+    /// Use only the first N tokens of the text
     #[arg(long, value_name = "N", default_value_t = 1024)]
     max_tokens: usize,
     #[command(flatten)]
@@ -59,7 +59,7 @@ struct SensitivityResult {
     tokens: usize,
     perplexity_float: f64,
     quantization_type: String,
-    /// Largest divergence first.
+    /// Results, largest divergence first.
     units: Vec<UnitResult>,
     device: &'static str,
     seconds: f64,
@@ -98,7 +98,7 @@ pub(crate) fn run(args: &SensitivityArgs, context: &Context) -> Result<()> {
     })
 }
 
-/// The unit that suffers most.
+/// Names the most sensitive unit.
 fn headline(result: &SensitivityResult) -> String {
     let Some(worst) = result.units.first() else { return "no layer can be quantized".to_owned() };
     format!(
@@ -129,7 +129,7 @@ fn summary(result: &SensitivityResult, args: &SensitivityArgs) -> String {
     )
 }
 
-/// The report as a page.
+/// Creates the page.
 fn page(result: &SensitivityResult, args: &SensitivityArgs) -> Page {
     let mut page = Page::new(format!("slm sensitivity: {}", args.checkpoint.display()), headline(result));
     page.facts = facts(&summary(result, args));

@@ -17,7 +17,7 @@ use crate::text::tokenizer;
 
 /// Environment variable of the API key.
 const API_KEY: &str = "SLM_API_KEY";
-/// Pause between looks at the flag of Ctrl-C.
+/// Interval for checking the Ctrl-C flag.
 const POLL: Duration = Duration::from_millis(50);
 
 /// Serve a model over HTTP, with the part of OpenAI's API that all clients use.
@@ -62,7 +62,7 @@ pub(crate) struct ServeArgs {
     timeout: u32,
 }
 
-/// Facts about a server that has started, for machines.
+/// JSON output of a server that has started.
 #[derive(Serialize)]
 struct Started {
     url: String,
@@ -122,7 +122,7 @@ pub(crate) fn run(args: &ServeArgs, context: &Context) -> Result<()> {
     Ok(server.run(stopped(context.interrupt.clone()))?)
 }
 
-/// Done after Ctrl-C or SIGTERM.
+/// Completes after Ctrl-C or SIGTERM.
 async fn stopped(interrupt: Interrupt) {
     while !interrupt.is_set() {
         tokio::time::sleep(POLL).await;

@@ -1,4 +1,4 @@
-//! Options that change single values of a config.
+//! Options that override single values of a config.
 
 use clap::Args;
 use slm_train::Setting;
@@ -14,7 +14,7 @@ pub(super) struct SettingArgs {
 }
 
 impl SettingArgs {
-    /// Values that replace those of the config, in this order.
+    /// Values that override the config, in this order.
     pub(super) fn settings(&self) -> Vec<Setting> {
         let steps = self.steps.map(|steps| Setting::number("--steps", "training.steps", steps));
         self.set.iter().cloned().chain(steps).collect()

@@ -8,7 +8,7 @@ use slm_text::TextStream;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 
-/// Continues `prompt`, and calls `on_text` with each piece of text that `stream` decodes. Ends early when `on_text`
+/// Continues `prompt`, and calls `on_text` with each piece of text that `stream` decodes. Ends early if `on_text`
 /// breaks or fails, and on Ctrl-C.
 pub(super) fn generate_text(
     generator: &mut Generator<'_>,

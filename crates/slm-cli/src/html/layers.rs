@@ -1,4 +1,4 @@
-//! Pictures of the quantized layers of a checkpoint.
+//! Plots of the quantized layers of a checkpoint.
 
 use slm_checkpoint::{Checkpoint, LayerMetadata};
 use slm_quant_core::{ActivationQuant, Bits, QParams, QuantizedMatrix};
@@ -8,17 +8,18 @@ use super::{LayerFigures, Plot};
 use crate::error::Result;
 use crate::table;
 
-/// Bars of a histogram.
+/// Number of bars in a histogram.
 const BINS: usize = 64;
-/// Most cells of a map of scales, down and across.
+/// Maximum number of cells in a map of scales, vertically and horizontally.
 const CELLS: (usize, usize) = (16, 48);
-/// Codes between two lines of the grid with 8 bits, where all would be a surface.
+/// Number of 8-bit codes between two grid lines; drawing all would fill the area.
 const GRID_STEP: i32 = 16;
 
-/// Reads the float weights of a layer as they were before they were quantized; `None` if they are not at hand.
+/// Reads the float weights of a layer from before quantization; `None` if they are not available.
 pub(crate) type FloatWeights<'a> = &'a dyn Fn(&LayerMetadata) -> Result<Option<Vec<f32>>>;
 
-/// Histogram, scales and input range of every quantized layer. With the float weights, histograms show what was clipped.
+/// Creates histogram, scales and input range of every quantized layer. With the float weights, histograms also show
+/// clipping.
 pub(crate) fn layers(checkpoint: &Checkpoint, float: FloatWeights<'_>) -> Result<Vec<LayerFigures>> {
     let Some(metadata) = checkpoint.metadata() else { return Ok(Vec::new()) };
     let mut figures = Vec::new();
@@ -35,7 +36,7 @@ pub(crate) fn layers(checkpoint: &Checkpoint, float: FloatWeights<'_>) -> Result
     Ok(figures)
 }
 
-/// The values that the input of every layer with a static range can take, next to those that it had in calibration.
+/// Plots the representable input range of every static layer, next to the range observed in calibration.
 pub(crate) fn input_ranges(checkpoint: &Checkpoint) -> Option<Plot> {
     let metadata = checkpoint.metadata()?;
     let layers: Vec<svg::Range> = metadata
@@ -72,12 +73,12 @@ pub(crate) fn input_ranges(checkpoint: &Checkpoint) -> Option<Plot> {
     })
 }
 
-/// The least and the greatest input of a layer in calibration.
+/// The smallest and largest input of a layer in calibration.
 fn observed(layer: &LayerMetadata) -> Option<(f64, f64)> {
     layer.observed_input.map(|[min, max]| (f64::from(min), f64::from(max)))
 }
 
-/// The least and the largest value of 8-bit activation codes.
+/// The smallest and largest value that 8-bit activation codes represent.
 fn input_range(QParams { scale, zero_point }: QParams) -> (f64, f64) {
     let value = |code: i32| f64::from(scale) * f64::from(code - zero_point);
     (value(0), value(255))
@@ -123,7 +124,7 @@ fn of(
     }
 }
 
-/// Quantization of the input of a layer, in words.
+/// Describes the quantization of a layer's input.
 fn describe_input(input: ActivationQuant, observed: Option<(f64, f64)>) -> String {
     match input {
         ActivationQuant::Float => "Input: float.".to_owned(),
@@ -143,7 +144,7 @@ fn describe_input(input: ActivationQuant, observed: Option<(f64, f64)>) -> Strin
     }
 }
 
-/// The map of the scales, and what it shows; for one scale only the words.
+/// Creates the map of the scales and its description; for a single scale, only the description.
 fn scale_map(
     layer: &LayerMetadata,
     matrix: &QuantizedMatrix,
@@ -167,7 +168,7 @@ fn scale_map(
     (svg::heat_map(&values, down, across, &format!("Scales of {}", layer.name)), note)
 }
 
-/// The histogram of `weights`, and where `is_float`, what of it the scales of `matrix` clip.
+/// Creates the histogram of `weights`. With `is_float`, it also counts the values that the scales of `matrix` clip.
 fn bars(matrix: &QuantizedMatrix, weights: &[f32], is_float: bool) -> Bars {
     let (min, max) = weights
         .iter()
@@ -199,7 +200,7 @@ fn bars(matrix: &QuantizedMatrix, weights: &[f32], is_float: bool) -> Bars {
     Bars { min, max, counts, clipped }
 }
 
-/// Values of the codes under the scale of this index.
+/// Values of the grid lines for the scale `index`: those of all 4-bit codes, or of every [`GRID_STEP`]th 8-bit code.
 fn grid(matrix: &QuantizedMatrix, index: usize) -> Vec<f64> {
     let range = matrix.scheme().range();
     let qparams = matrix.qparams(index);
@@ -208,7 +209,7 @@ fn grid(matrix: &QuantizedMatrix, index: usize) -> Vec<f64> {
     codes.map(|code| f64::from(qparams.scale) * f64::from(code - qparams.zero_point)).collect()
 }
 
-/// Number of different codes.
+/// Number of distinct codes in use.
 fn used_codes(matrix: &QuantizedMatrix) -> usize {
     let mut seen = [false; 256];
     for row in 0..matrix.rows() {
@@ -219,7 +220,7 @@ fn used_codes(matrix: &QuantizedMatrix) -> usize {
     seen.iter().filter(|seen| **seen).count()
 }
 
-/// The largest value of each cell of a map that is small enough to be drawn; a column of values becomes a line.
+/// Reduces a map to a size that can be drawn, with the largest value in each cell. A column of values becomes a row.
 fn reduced(values: &[f64], rows: usize, cols: usize) -> (Vec<f64>, usize, usize) {
     let (rows, cols) = if cols == 1 { (1, rows) } else { (rows, cols) };
     let (down, across) = (rows.min(CELLS.0), cols.min(CELLS.1));
@@ -242,7 +243,7 @@ mod tests {
     #[test]
     fn what_is_clipped_is_counted_where_it_lies() {
         let scheme = QuantScheme::per_tensor(Bits::Int4).with_granularity(Granularity::PerChannel);
-        // Steps of 1 in the first row, which reaches from -8 to 7, and of 2 in the second.
+        // Steps of 1 in the first row, whose range is -8 to 7, and of 2 in the second.
         let weights = [-9.0, 0.0, 7.4, 7.6, -9.0, 0.0, 7.4, 14.0];
         let matrix = quantize_matrix_with(&weights, 2, 4, scheme, Scales::F32(vec![1.0, 2.0]), None).unwrap();
         let float = bars(&matrix, &weights, true);

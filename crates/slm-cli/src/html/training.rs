@@ -8,7 +8,8 @@ use super::Plot;
 use super::svg::{Series, lines};
 use crate::error::Result;
 
-/// Loss over the steps of the run whose checkpoint is at `dir`; `None` if no run wrote it, or one of a single step.
+/// Plots the loss over the steps of the run that wrote the checkpoint at `dir`; `None` if there was no run, or one with
+/// a single step.
 pub(crate) fn training_curves(dir: &Path) -> Result<Option<Plot>> {
     let (mut steps, mut validations) = (Vec::new(), Vec::new());
     for metric in training_metrics(dir)? {

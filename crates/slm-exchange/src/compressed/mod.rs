@@ -8,7 +8,7 @@
 //! | INT8, INT4 | static, dynamic | `int-quantized` | `weight` I8, `weight_scale`, `weight_zero_point` |
 //! | INT8, INT4 | float | `pack-quantized` | `weight_packed` I32, `weight_scale`, `weight_shape`, `weight_zero_point` |
 //!
-//! Static inputs have `input_scale` and `input_zero_point` too. Scales that all rows share are written for each row.
+//! Static inputs also have `input_scale` and `input_zero_point`. A scale that all rows share is written for each row.
 
 mod scheme;
 mod weights;
@@ -36,7 +36,7 @@ struct Planned {
     tensor: Fused,
     /// The quantization scheme; `None` for a float tensor.
     scheme: Option<Scheme>,
-    /// The reason why codes became floats.
+    /// The reason why codes are written as floats.
     because: Option<String>,
 }
 

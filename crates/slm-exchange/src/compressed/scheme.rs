@@ -43,7 +43,7 @@ impl Scheme {
         }
     }
 
-    /// Returns `true` if codes are packed in words, which is the case if inputs are float.
+    /// Returns `true` if codes are packed in words, as they are if inputs are float.
     pub(super) fn is_packed(self) -> bool {
         self.inputs == Inputs::Float
     }
@@ -61,7 +61,7 @@ impl Scheme {
             })
         };
         let strategy = if self.group_size.is_some() { "group" } else { "channel" };
-        // Inputs have zero points here.
+        // slm's input codes have zero points.
         let inputs = match self.inputs {
             Inputs::Float => Value::Null,
             Inputs::DynamicToken => args(8, false, "token", None, true),
@@ -129,8 +129,7 @@ impl Groups {
         })
     }
 
-    /// Linear layers that stay float. A tied head has no weight of its own, but counts as a layer for programs that
-    /// look for layers.
+    /// Returns the linear layers that stay float. A tied head has no weight, but other programs count it as a layer.
     fn ignored(&self) -> Vec<String> {
         let mut ignored = self.float.clone();
         let has_head =

@@ -19,7 +19,7 @@ pub(super) enum Weight {
     Float(Option<String>),
 }
 
-/// The quantized weight of a layer. Its rows may be those of several layers of the checkpoint.
+/// The quantized weight of a layer. Its rows may come from several layers of the checkpoint.
 pub(super) struct Layer {
     pub(super) scheme: Scheme,
     pub(super) codes: Codes,
@@ -112,7 +112,7 @@ impl Layer {
         }
         if let Some(QParams { scale, zero_point }) = self.input {
             tensors.push((spec("input_scale", Dtype::F32, &[1]), scale.to_le_bytes().to_vec()));
-            // Codes of inputs are 0 to 255 here, and -128 to 127 there.
+            // Input codes are 0 to 255 in slm, and -128 to 127 in the file.
             let zero_point = (zero_point - 128) as i8;
             tensors.push((spec("input_zero_point", Dtype::I8, &[1]), bytes_of(&[zero_point])));
         }

@@ -1,4 +1,4 @@
-//! Blocks of quantized values: writing of the types that hold our codes, and reading of all types.
+//! Blocks of quantized values: writing of the types that can hold slm's codes, and reading of all types.
 //!
 //! Layouts as in ggml's `ggml-common.h`. In the 4- and 5-bit types of 32 values, value `i` is in the low nibble of byte
 //! `i` and value `i + 16` in the high one.
@@ -35,7 +35,7 @@ fn write_nibbles(out: &mut Vec<u8>, codes: &[i8]) {
     out.extend(low.iter().zip(high).map(|(&low, &high)| unsigned(low) | (unsigned(high) << 4)));
 }
 
-/// The values of whole blocks of `kind`, widened to f32 in the order of operations of gguf-py, ggml's reference.
+/// Dequantizes whole blocks of `kind`, with the order of operations of gguf-py, ggml's reference.
 pub fn dequantize(kind: TensorKind, bytes: &[u8]) -> Vec<f32> {
     let blocks = bytes.chunks_exact(kind.block_bytes());
     let mut out = Vec::with_capacity(blocks.len() * kind.block_len());
@@ -91,7 +91,7 @@ fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> {
     bytes.iter().map(|byte| byte & 0x0f).chain(bytes.iter().map(|byte| byte >> 4))
 }
 
-/// The fifth bit of each of 32 codes, shifted to its place.
+/// The fifth bit of each of 32 codes, as the value 0 or 16.
 fn fifth_bits(bytes: &[u8]) -> impl Iterator<Item = u8> {
     (0..BLOCK).map(|index| ((bytes[index / 8] >> (index % 8)) & 1) << 4)
 }

@@ -29,13 +29,13 @@ pub(super) fn q3(out: &mut Vec<f32>, block: &[u8]) {
     };
     for value in 0..VALUES {
         let low = (codes[value / 128 * 32 + value % 32] >> (value % 128 / 32 * 2)) & 3;
-        // The offset is subtracted where the bit is 0.
+        // The offset is subtracted if the bit is 0.
         let offset = if (high[value % 32] >> (value / 32)) & 1 == 0 { 4 } else { 0 };
         out.push(d * scale(value / 16) * f32::from(low.cast_signed() - offset));
     }
 }
 
-/// The scale and the minimum number `index` of 8, of 6 bits each, in 12 bytes.
+/// Unpacks scale and minimum `index` of 8, which have 6 bits each in 12 bytes.
 fn scale_and_minimum(packed: &[u8], index: usize) -> (f32, f32) {
     let (scale, minimum) = match index {
         0..4 => (packed[index] & 0x3f, packed[index + 4] & 0x3f),

@@ -36,7 +36,7 @@ pub enum TensorKind {
     Q6K,
 }
 
-/// Type, number in files, name, values per block, bytes per block.
+/// Type, number in files, name, values per block, and bytes per block.
 const KINDS: [(TensorKind, u32, &str, usize, usize); 14] = [
     (TensorKind::F32, 0, "F32", 1, 4),
     (TensorKind::F16, 1, "F16", 1, 2),

@@ -20,9 +20,9 @@ pub use writer::{GgufWriter, TensorDecl};
 
 /// The first four bytes of a file.
 pub(crate) const MAGIC: [u8; 4] = *b"GGUF";
-/// The version that is written; version 2 has the same layout.
+/// The version that is written. Version 2, which can also be read, has the same layout.
 pub(crate) const VERSION: u32 = 3;
-/// Alignment of tensor data if the metadata does not give another.
+/// Alignment of tensor data in bytes, unless the metadata specifies another.
 pub(crate) const ALIGNMENT: u64 = 32;
 /// The metadata key of the alignment.
 pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";

@@ -1,4 +1,4 @@
-//! A GGUF file open for reading.
+//! An open GGUF file.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -15,9 +15,9 @@ use crate::{Error, Result};
 const MAX_DIMS: u32 = 4;
 /// Maximum length in bytes of a key or of the name of a tensor.
 const MAX_NAME: u64 = 65_535;
-/// Minimum bytes of a tensor's entry: lengths of name and shape, type, offset.
+/// Minimum size in bytes of a tensor's entry: lengths of name and shape, type, offset.
 const MIN_ENTRY: u64 = 8 + 4 + 4 + 8;
-/// Minimum bytes of a metadata pair: length of the key, type, a value.
+/// Minimum size in bytes of a metadata pair: length of the key, type, a value.
 const MIN_PAIR: u64 = 8 + 4 + 1;
 
 /// A tensor of a file.
@@ -29,7 +29,7 @@ pub struct TensorEntry {
     pub kind: TensorKind,
     /// Its shape: rows before columns, which is the reverse of the file's order.
     pub shape: Vec<usize>,
-    /// Offset of its data in the file.
+    /// Offset of its data in the file, in bytes.
     offset: u64,
     bytes: u64,
 }
@@ -41,8 +41,8 @@ impl TensorEntry {
     }
 }
 
-/// A file whose header was read and checked. Names, types and data of all tensors lie inside the file, and every number
-/// in it was compared with the size of the file before use.
+/// A file whose header was read and checked. The data of all tensors is inside the file, and every number in the header
+/// was compared with the size of the file before use.
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
@@ -282,7 +282,7 @@ impl Header<'_> {
 
     fn array(&mut self, field: &str) -> Result<Array> {
         let kind = self.u32(field)?;
-        // Minimum bytes of a value.
+        // Minimum size of a value in bytes.
         let size = match kind {
             0 | 1 | 7 => 1,
             2 | 3 => 2,
@@ -370,7 +370,7 @@ impl Header<'_> {
         let columns = shape.first().copied().unwrap_or(1);
         let values = shape.iter().try_fold(1_u64, |n, &dim| n.checked_mul(dim));
         let bytes = values.filter(|&values| values > 0).and_then(|values| kind.bytes(values));
-        // Rows are whole blocks, so that all of the tensor is.
+        // Rows must be whole blocks; then the tensor consists of whole blocks too.
         let bytes = bytes.filter(|_| columns.is_multiple_of(kind.block_len() as u64));
         let Some(bytes) = bytes else {
             return Err(

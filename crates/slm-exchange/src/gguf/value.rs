@@ -34,17 +34,17 @@ pub enum Value {
 /// A list of values of one type.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Array {
-    /// Of type 4.
+    /// Values of type 4.
     U32(Vec<u32>),
-    /// Of type 5.
+    /// Values of type 5.
     I32(Vec<i32>),
-    /// Of type 6.
+    /// Values of type 6.
     F32(Vec<f32>),
-    /// Of type 7.
+    /// Values of type 7.
     Bool(Vec<bool>),
-    /// Of type 8.
+    /// Values of type 8.
     String(Vec<String>),
-    /// A list of a type that no key of a model needs. Its values are not kept.
+    /// Values of another type, which no model needs. They are not kept.
     Skipped {
         /// Number of its values.
         len: u64,
@@ -71,7 +71,7 @@ impl Value {
         }
     }
 
-    /// The value as a non-negative whole number, if it is one of any integer type.
+    /// Returns the value as a non-negative integer, if it is one, from any integer type.
     pub fn as_u64(&self) -> Option<u64> {
         match *self {
             Self::U8(value) => Some(value.into()),
@@ -86,7 +86,7 @@ impl Value {
         }
     }
 
-    /// The value as a number, if it is one of any type.
+    /// Returns the value as a number, from any numeric type.
     pub fn as_f64(&self) -> Option<f64> {
         match *self {
             Self::F32(value) => Some(value.into()),
@@ -98,7 +98,7 @@ impl Value {
         }
     }
 
-    /// The value as a Boolean, if it is one.
+    /// Returns the value as a Boolean, if it is one.
     pub fn as_bool(&self) -> Option<bool> {
         match *self {
             Self::Bool(value) => Some(value),
@@ -106,7 +106,7 @@ impl Value {
         }
     }
 
-    /// The value as text, if it is text.
+    /// Returns the value as text, if it is text.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Self::String(value) => Some(value),
@@ -114,7 +114,7 @@ impl Value {
         }
     }
 
-    /// The value as a list, if it is one.
+    /// Returns the value as a list, if it is one.
     pub fn as_array(&self) -> Option<&Array> {
         match self {
             Self::Array(array) => Some(array),
@@ -124,7 +124,7 @@ impl Value {
 }
 
 impl Array {
-    /// Number of values.
+    /// Returns the number of values.
     pub fn len(&self) -> u64 {
         match self {
             Self::U32(values) => values.len() as u64,
@@ -141,7 +141,7 @@ impl Array {
         self.len() == 0
     }
 
-    /// The values as texts, if they are texts.
+    /// Returns the values as texts, if they are texts.
     pub fn as_strings(&self) -> Option<&[String]> {
         match self {
             Self::String(values) => Some(values),
@@ -149,7 +149,7 @@ impl Array {
         }
     }
 
-    /// The values as whole numbers, if they are of either 32-bit integer type.
+    /// Returns the values as integers, if they have a 32-bit integer type.
     pub fn to_i64(&self) -> Option<Vec<i64>> {
         match self {
             Self::U32(values) => Some(values.iter().map(|&value| value.into()).collect()),
@@ -159,7 +159,7 @@ impl Array {
         }
     }
 
-    /// The values as 32-bit floats, if they are floats.
+    /// Returns the values as 32-bit floats, if they are floats.
     pub fn as_f32(&self) -> Option<&[f32]> {
         match self {
             Self::F32(values) => Some(values),

@@ -1,4 +1,4 @@
-//! A GGUF file open for writing.
+//! A GGUF file that is being written.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -16,12 +16,12 @@ pub struct TensorDecl {
     pub name: String,
     /// Its type.
     pub kind: TensorKind,
-    /// Its shape as this project writes shapes: rows before columns. Files have it reversed.
+    /// Its shape, rows before columns. Files store it in reverse.
     pub shape: Vec<usize>,
 }
 
 impl TensorDecl {
-    /// Bytes of its data; `None` if rows are not whole blocks.
+    /// Size of its data in bytes; `None` if rows are not whole blocks.
     pub fn bytes(&self) -> Option<u64> {
         let columns = self.shape.last().copied().unwrap_or(1) as u64;
         let rows = self.shape.iter().rev().skip(1).try_fold(1_u64, |n, &dim| n.checked_mul(dim as u64))?;
@@ -30,7 +30,7 @@ impl TensorDecl {
 }
 
 /// Writes a file whose metadata and tensors are declared first. The data follows one tensor at a time, in the order of
-/// declaration. None of it is held in memory.
+/// declaration, and is not kept in memory.
 #[derive(Debug)]
 pub struct GgufWriter {
     path: PathBuf,
@@ -84,7 +84,7 @@ impl GgufWriter {
     /// Writes the data of the next tensor, which must be `name`.
     ///
     /// # Errors
-    /// [`StoreError::Io`]; [`StoreError::Write`] for data out of order or of another size than declared.
+    /// [`StoreError::Io`]; [`StoreError::Write`] for data that is out of order or does not have the declared size.
     pub fn write(&mut self, name: &str, data: &[u8]) -> Result<()> {
         let refuse = |reason: String| Error::from(StoreError::Write { path: self.path.clone(), reason });
         let Some(tensor) = self.tensors.get(self.next).filter(|tensor| tensor.name == name) else {
@@ -138,7 +138,7 @@ fn put_value(out: &mut Vec<u8>, value: &Value) {
         Value::F64(value) => out.extend(value.to_le_bytes()),
         Value::Array(array) => {
             out.extend(array.type_id().to_le_bytes());
-            // The values of a skipped list are not known: it is written empty.
+            // The values of a skipped list are unknown, so it is written as an empty list.
             let len = if matches!(array, Array::Skipped { .. }) { 0 } else { array.len() };
             out.extend(len.to_le_bytes());
             match array {

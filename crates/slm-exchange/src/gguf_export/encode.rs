@@ -74,7 +74,7 @@ fn blocks(out: &mut Vec<u8>, kind: TensorKind, matrix: &QuantizedMatrix, row: us
     }
 }
 
-/// Scale `index` as F16: unchanged if stored as such, otherwise rounded to nearest.
+/// Returns scale `index` as F16: unchanged if stored as F16, otherwise rounded to nearest.
 pub(super) fn f16_scale(matrix: &QuantizedMatrix, index: usize) -> f16 {
     match matrix.scales() {
         Scales::F16(scales) => scales[index],

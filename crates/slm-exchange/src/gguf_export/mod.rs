@@ -64,7 +64,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
         writer.write(&tensor.name, &encode::encode(&source, tensor)?)?;
     }
     writer.finish()?;
-    // Everything was read from one and the same content.
+    // Fails if the weights changed while they were read.
     checkpoint.weights_sha256()?;
     let bytes = std::fs::metadata(output.path()).map_err(StoreError::io(out, "read the size"))?.len();
     let output = output.commit()?;
@@ -77,10 +77,10 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     })
 }
 
-/// A human-readable name: that of the directory.
+/// Returns the human-readable name: that of the directory.
 ///
 /// llama.cpp strips spaces after special tokens in models whose name contains `phi-3` or `phi3`, and fails if they lack
-/// the tokens of Phi-3. Other models get no such name.
+/// the tokens of Phi-3. Other models must not have such a name.
 fn name_of(checkpoint: &Checkpoint) -> String {
     let dir = checkpoint.dir().canonicalize();
     let dir = dir.as_deref().unwrap_or(checkpoint.dir());

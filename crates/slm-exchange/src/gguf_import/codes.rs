@@ -1,7 +1,7 @@
 //! Conversion of codes and scales of blocks to those of a quantized matrix.
 //!
-//! Both have symmetric codes and scales of either sign: llama.cpp's own Q4_0 has negative ones where the largest value of a
-//! block is positive.
+//! Both have symmetric codes and scales of either sign: llama.cpp's own Q4_0 has a negative scale if the value with the
+//! largest magnitude in a block is positive.
 
 use half::f16;
 use slm_quant_core::{
@@ -44,14 +44,14 @@ impl Block {
             };
         }
         if scale.to_f32() == 0.0 {
-            // All values are 0, whatever the codes are.
+            // All values are 0 for any codes.
             return Self { scale: f16::ONE, codes: [0; GROUP] };
         }
         Self { scale, codes }
     }
 }
 
-/// Bits of the codes of a tensor; none where they are no symmetric codes.
+/// Returns the width of the codes of a tensor; `None` if they are not symmetric codes.
 pub(super) fn bits(kind: TensorKind) -> Option<Bits> {
     match kind {
         TensorKind::Q4_0 => Some(Bits::Int4),
@@ -60,7 +60,7 @@ pub(super) fn bits(kind: TensorKind) -> Option<Bits> {
     }
 }
 
-/// The matrix of `rows` rows of blocks, in the order given by `row`.
+/// Converts `rows` rows of blocks to a matrix, in the order given by `row`.
 pub(super) fn matrix(
     kind: TensorKind,
     data: &[u8],

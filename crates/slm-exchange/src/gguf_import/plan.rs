@@ -22,7 +22,7 @@ pub(super) struct Planned {
     pub(super) name: String,
     pub(super) shape: Vec<usize>,
     pub(super) is_linear: bool,
-    /// The tensor of the file, and the first row of it.
+    /// The tensor of the file, and the first row that belongs to this tensor.
     source: String,
     first_row: usize,
     order: Option<Vec<usize>>,
@@ -69,7 +69,7 @@ impl Plan {
                 "self_attn.v_proj" => Some(q + kv),
                 _ => None,
             };
-            // Some files of architectures with a fused tensor have three.
+            // Some files store three tensors although their architecture fuses them.
             let separate = file.tensor(&names::in_layer(index, "attn_q", "weight")).is_some();
             if let (true, Some(row), false) = (arch.fuses_qkv(), fused, separate) {
                 source = names::in_layer(index, names::QKV, kind);
@@ -136,7 +136,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Keeps codes where there is a scheme for them.
+    /// Keeps codes for which slm has a scheme.
     fn choose_codes(&mut self) {
         for tensor in &mut self.tensors {
             let can_be_codes = tensor.is_linear || tensor.name == EMBED_TOKENS;
@@ -205,8 +205,8 @@ impl Plan {
         counts.into_iter().map(|(what, count)| format!("{count} tensors of {what}")).collect()
     }
 
-    /// Hugging Face's name of the architecture: as this program recorded it, otherwise the first one that llama.cpp
-    /// converts to this architecture.
+    /// Returns Hugging Face's name of the architecture: the one that slm recorded, otherwise the first one that
+    /// llama.cpp converts to this architecture.
     pub(super) fn hugging_face(&self, file: &GgufFile) -> String {
         let lineage = file.get(&format!("{OWN}.lineage")).and_then(Value::as_str);
         let mut lineage: Option<serde_json::Value> = lineage.and_then(|text| serde_json::from_str(text).ok());
@@ -220,7 +220,7 @@ impl Plan {
     }
 }
 
-/// The data of the rows of the file's tensor that belong to this tensor, in the order of the file.
+/// Reads the rows of the file's tensor that belong to this tensor, in file order.
 fn part(file: &GgufFile, tensor: &Planned) -> Result<Vec<u8>> {
     let Some(entry) = file.tensor(&tensor.source) else {
         return Err(Error::damaged(file.path(), &tensor.source, "is missing"));

@@ -7,17 +7,17 @@ use super::Fused;
 use crate::Result;
 use crate::source::{Source, Stored};
 
-/// The reason why a tensor becomes floats although parts of it are quantized.
+/// The reason why a tensor is written as floats although parts of it are quantized.
 pub(crate) const WITH_FLOATS: &str = "it is stored as one tensor with floats";
 
-/// A matrix of the checkpoint and its place in the tensor of the file.
+/// A matrix of the checkpoint and its position in the tensor of the file.
 pub(crate) struct Part<'a> {
     pub(crate) matrix: QuantizedMatrix,
     pub(crate) activation: ActivationQuant,
     pub(crate) origin: &'a TensorSource,
 }
 
-/// The parts that a tensor of the file is made of.
+/// The parts of a tensor of the file.
 pub(crate) enum Parts<'a> {
     Quantized(Vec<Part<'a>>),
     Float,
@@ -51,7 +51,7 @@ pub(crate) struct Codes {
 
 impl Codes {
     /// Stacks the rows of `parts` in the order of the file, with a scale for each `width` values. `width` must divide
-    /// the rows, and a group of each part must be a multiple of it, or the whole row.
+    /// the length of a row, and the groups of each part must be a multiple of it or the whole row.
     pub(crate) fn stack(parts: &[Part<'_>], width: usize) -> Self {
         let rows = parts.iter().map(|part| part.matrix.rows()).sum();
         let cols = parts.first().map_or(0, |part| part.matrix.cols());
@@ -72,7 +72,7 @@ impl Codes {
                     let of_ours = group * width / matrix.group_width();
                     let params = matrix.qparams(matrix.scale_index(row, of_ours));
                     stacked.scales[place * per_row + group] = params.scale;
-                    // Those of a matrix are 8 bits wide.
+                    // Zero points of a matrix have 8 bits.
                     stacked.zero_points[place * per_row + group] = params.zero_point as i8;
                 }
             }

@@ -1,7 +1,7 @@
 //! Conversion of a model's configuration to the `config.json` of its family.
 //!
-//! Everything that is written is read back by the code that imports models, and must give the same model. A family is
-//! only chosen if it does.
+//! The written configuration is read back by the code that imports models. A family is chosen only if the result is the
+//! same model.
 
 use serde_json::{Map, Value, json};
 use slm_checkpoint::Checkpoint;
@@ -52,14 +52,14 @@ impl HfModel {
             _ => info.eos_token_ids.clone().into(),
         };
         config.insert("eos_token_id".to_owned(), eos);
-        // Classes have default ids that may be outside the vocabulary.
+        // The classes of transformers have default ids that may be outside the vocabulary.
         config.insert("pad_token_id".to_owned(), Value::Null);
         config.insert("use_cache".to_owned(), true.into());
         config
     }
 }
 
-/// The configuration of `model` in the vocabulary of `architecture`, as far as it has keys for it.
+/// Returns the configuration of `model` in the vocabulary of `architecture`, as far as it has keys for it.
 fn write(architecture: &Architecture, model: &ModelConfig) -> Map<String, Value> {
     let layers = model.layers();
     let mut fields = Fields { map: Map::new(), model, layers };
@@ -162,7 +162,7 @@ impl Fields<'_> {
         self.put("attention_bias", model.attention_bias == AttentionBias::All);
         let scale = model.attention_scale.unwrap_or(1.0 / (model.head_dim as f64).sqrt());
         let exact = 1.0 / (scale * scale);
-        // transformers refuses a float, even a whole one.
+        // transformers rejects a float, even an integral one.
         let is_whole = (exact - exact.round()).abs() < 1e-6 * exact && exact.round() < f64::from(u32::MAX);
         let scalar: Value = if is_whole { (exact.round() as u32).into() } else { exact.into() };
         self.put("query_pre_attn_scalar", scalar);
@@ -190,7 +190,7 @@ impl Fields<'_> {
         self.put("logits_scaling", inverse(model.logit_multiplier));
     }
 
-    /// Writes base, scaling and share of the rotary embedding, which all layers have in common.
+    /// Writes base, scaling and share of the rotary embedding, which all layers share.
     fn rotary(&mut self, theta: &str, share: Option<&str>) {
         let Some(rotary) = self.layers.iter().find_map(|layer| layer.rotary.clone()) else { return };
         self.put(theta, rotary.theta);
@@ -198,7 +198,7 @@ impl Fields<'_> {
         if let Some(share) = share {
             let (dims, head_dim) = (rotary.dims.unwrap_or(self.model.head_dim), self.model.head_dim);
             let exact = dims as f64 / head_dim as f64;
-            // It is rounded down when it is read.
+            // The product is rounded down when it is read.
             let holds = (head_dim as f64 * exact) as usize == dims;
             self.put(share, if holds { exact } else { (dims as f64 + 0.5) / head_dim as f64 });
         }
@@ -242,7 +242,7 @@ fn activation(mlp: MlpKind) -> &'static str {
     }
 }
 
-/// `1 / value`, as the short decimal number whose inverse it is, if there is one.
+/// Computes `1 / value`. If there is a short decimal number whose inverse is `value`, returns that number.
 fn inverse(value: f64) -> f64 {
     let exact = 1.0 / value;
     let short = (exact * 1e6).round() / 1e6;

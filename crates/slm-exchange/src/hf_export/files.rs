@@ -1,4 +1,4 @@
-//! The files of a Hugging Face directory besides config and weights.
+//! The files of a Hugging Face directory other than config and weights.
 
 use std::path::Path;
 
@@ -60,7 +60,7 @@ pub(crate) fn write(checkpoint: &Checkpoint, dir: &Path) -> Result<()> {
         }
     }
     if let Some(chat) = &info.chat {
-        // Tokens that the template writes come before those that end a generation.
+        // Tokens that the template uses take precedence over those that end a generation.
         for (name, token) in &chat.special_tokens {
             settings.insert(name.clone(), token.as_str().into());
         }

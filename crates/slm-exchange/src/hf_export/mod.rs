@@ -27,7 +27,7 @@ pub(crate) const DIRECTORIES: Replaceable = Replaceable {
     },
 };
 
-/// A tensor of the file, and the tensors of the model that it is made of.
+/// A tensor of the file, and the model tensors that it consists of.
 #[derive(Debug)]
 pub(crate) struct Fused {
     pub(crate) name: String,
@@ -52,7 +52,7 @@ pub(crate) fn fused(architecture: &Architecture, model: &ModelConfig) -> Vec<Fus
     all
 }
 
-/// The values of a tensor of the file, and `true` if any of them were codes.
+/// Reads the values of a tensor of the file, and returns `true` with them if any were quantized.
 pub(crate) fn values(source: &Source<'_>, fused: &Fused) -> Result<(Vec<f32>, bool)> {
     let mut out = vec![0.0; fused.shape.iter().product()];
     let mut quantized = false;
@@ -76,7 +76,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     let source = Source::new(checkpoint);
     let hf_model = HfModel::of(&source)?;
     let tensors = fused(hf_model.architecture, source.model());
-    // The types are determined first: they are in the header and in the config.
+    // The types are determined first, because they are in the header and in the config.
     let mut reports = Vec::new();
     // The types that hold all values so far.
     let mut exact = vec![FloatType::Bf16, FloatType::F16, FloatType::F32];
@@ -93,7 +93,8 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
             fidelity,
         });
     }
-    // Without a requested type, all tensors get the same: programs load a directory as the type that its config names.
+    // Without a requested type, all tensors get the same type: programs load a directory as the type that its config
+    // names.
     let float = options.float_type.or(exact.first().copied()).unwrap_or(FloatType::F32);
     reports.iter_mut().for_each(|report| report.kind = float.to_string());
     if options.strict {

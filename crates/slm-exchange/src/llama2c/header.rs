@@ -4,9 +4,9 @@
 //!
 //! | version | header | weights |
 //! |---|---|---|
-//! | 0 | seven 32-bit numbers; a negative vocabulary means a head of its own | F32, then tables of the rotary embedding, then the head |
-//! | 1 | `ak42`, the version, the numbers, a byte that says whether the head is the embedding; 256 bytes in all | F32 |
-//! | 2 | as version 1, with the size of groups | norms F32; others 8-bit codes, then F32 scales, of each matrix |
+//! | 0 | seven 32-bit numbers; a negative vocabulary size means an untied head | F32, then rotary tables, then the head |
+//! | 1 | `ak42`, the version, the numbers, a byte for a tied head; 256 bytes in total | F32 |
+//! | 2 | as version 1, with the group size | F32 norms; for each other matrix, 8-bit codes, then F32 scales |
 
 use std::fs::File;
 use std::path::Path;
@@ -19,17 +19,17 @@ use crate::{Error, Result};
 
 /// `ak42`, as a 32-bit number.
 const MAGIC: u32 = 0x616b_3432;
-/// Bytes of the header of versions 1 and 2.
+/// Size in bytes of the header of versions 1 and 2.
 const HEADER: u64 = 256;
 /// The base of the rotary embedding, which files do not record.
 const THETA: f64 = 10_000.0;
 
-/// A file open for reading. All tensors lie within it.
+/// An open file. All tensors are inside the file.
 #[derive(Debug)]
 pub(super) struct Llama2cFile {
     pub(super) model: ModelConfig,
     pub(super) version: u32,
-    /// Number of values that share a scale; version 2 only.
+    /// Number of values that share a scale; only in version 2.
     pub(super) group_size: Option<usize>,
     file: PositionedFile,
     places: Vec<Place>,
@@ -59,7 +59,7 @@ struct Numbers {
 }
 
 impl Numbers {
-    /// Reads the numbers of a valid model. The error names the one that is wrong.
+    /// Reads the numbers of a valid model. The error names the invalid one.
     fn read(words: [i32; 7], tied: Option<bool>) -> std::result::Result<Self, String> {
         let names = ["dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len"];
         let mut numbers = [0_u64; 7];
@@ -107,7 +107,7 @@ impl Numbers {
             tensors.extend(attention);
             tensors.push(mlp_norms);
             tensors.extend(mlp);
-            // Tables of cosines and sines, which are computed here.
+            // Tables of cosines and sines, which slm computes itself.
             tensors.extend([norm, ("", self.positions * (dim / self.heads))]);
         } else {
             tensors.extend([input_norms, mlp_norms, norm, embedding]);
@@ -184,7 +184,7 @@ impl Llama2cFile {
                     .ok_or_else(|| damaged("header", format!("group_size is {size}")))?,
             ),
         };
-        // In 64 bits: each factor is below 2^31.
+        // In 64 bits, because each factor is below 2^31.
         let tensors = numbers.tensors(version);
         let is_quantized = |name: &str| group_size.is_some() && !name.contains("norm");
         let bytes = |name: &str, len: u64| match group_size.filter(|_| is_quantized(name)) {
@@ -204,7 +204,7 @@ impl Llama2cFile {
         {
             return Err(damaged(name, format!("its {len} values are no groups of {group}")));
         }
-        // From here on, everything is at most as large as the file.
+        // From here on, all sizes are bounded by the size of the file.
         let mut places = Vec::new();
         let mut at = start;
         for (name, len) in tensors {
@@ -264,7 +264,7 @@ impl Llama2cFile {
     }
 }
 
-/// Returns `true` if `path` is a file of llama2.c: by its magic number, or, for the version without one, by its size.
+/// Returns `true` if `path` is a file of llama2.c: by its magic number, or by its size for version 0, which has none.
 pub fn is_llama2c(path: &Path) -> bool {
     let magic = || {
         let mut magic = [0; 4];

@@ -23,10 +23,10 @@ use crate::{Error, Result};
 
 pub use self::header::is_llama2c;
 
-/// Imports the llama2.c file `path` as a checkpoint in `out`. Floats of versions 0 and 1 stay floats. The 8-bit codes
-/// of version 2 are kept.
+/// Imports the llama2.c file `path` as a checkpoint in `out`. The floats of versions 0 and 1 stay floats; the 8-bit
+/// codes of version 2 are kept.
 ///
-/// `tokenizer` is a `tokenizer.bin` of llama2.c, a `tokenizer.model` or a `tokenizer.json`. The default is the
+/// `tokenizer` is the path of a llama2.c `tokenizer.bin`, a `tokenizer.model` or a `tokenizer.json`. The default is the
 /// `tokenizer.bin` in the directory of the file.
 ///
 /// # Errors
@@ -88,7 +88,7 @@ pub fn import_llama2c(
     let has_tokens = model.vocab_size > tokenizer::END as usize;
     let info = TokenizerInfo {
         bos_token_id: has_tokens.then_some(tokenizer::BEGIN),
-        // Its models end a text with the token that begins the next.
+        // Models of llama2.c end a text with the token that begins the next one.
         eos_token_ids: if has_tokens { vec![tokenizer::BEGIN, tokenizer::END] } else { Vec::new() },
         chat: None,
     };
@@ -138,7 +138,7 @@ fn order(model: &ModelConfig, tensor: &ExpectedTensor) -> Option<Vec<usize>> {
     interleaved.then(|| rows::inverse(&rows::interleaved(rows, model.head_dim, model.head_dim)))
 }
 
-/// Rows of `width` values in another order.
+/// Reorders rows of `width` values.
 fn ordered<T: Copy>(values: &[T], width: usize, order: Option<&[usize]>) -> Vec<T> {
     match order {
         None => values.to_vec(),
@@ -171,7 +171,7 @@ fn scheme(path: &Path, file: &Llama2cFile, tensor: &ExpectedTensor) -> Result<Qu
     })
 }
 
-/// The same codes and scales as a matrix. A group of zeros gets the scale 1.
+/// Creates a matrix with the same codes and scales. A group of zeros gets the scale 1.
 fn matrix(
     path: &Path,
     file: &Llama2cFile,
@@ -196,7 +196,7 @@ fn matrix(
         .map_err(|error| damaged(path, &tensor.name, error.to_string()))
 }
 
-/// The values of a tensor's codes.
+/// Dequantizes a tensor.
 fn dequantized(path: &Path, file: &Llama2cFile, tensor: &ExpectedTensor) -> Result<Vec<f32>> {
     let (codes, scales) = file.codes(path, &tensor.name)?;
     let group = file.group_size.unwrap_or(codes.len().max(1));

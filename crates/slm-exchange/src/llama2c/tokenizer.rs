@@ -15,8 +15,8 @@ const UNKNOWN: usize = 0;
 pub(super) const BEGIN: u32 = 1;
 pub(super) const END: u32 = 2;
 
-/// The tokenizer of a model of `vocab_size` tokens as a `tokenizer.json`: of the named file, or of the one next to the
-/// model; or the reason why there is none.
+/// Reads the tokenizer of a model of `vocab_size` tokens as a `tokenizer.json`, from the named file or the one next to
+/// the model. Returns the reason if there is none.
 pub(super) fn read(
     model: &Path,
     named: Option<&Path>,
@@ -85,8 +85,8 @@ fn pieces(bytes: &[u8]) -> std::result::Result<Vec<(f32, String)>, String> {
     }
 }
 
-/// The SentencePiece model of the tokens. llama2.c writes a space for its space sign, and line breaks around the two
-/// special tokens.
+/// Builds the SentencePiece model of the tokens. llama2.c writes a plain space for SentencePiece's space character, and
+/// line breaks around the two special tokens.
 fn model_of(pieces: Vec<(f32, String)>) -> SentencePiece {
     let piece = |(id, (score, text)): (usize, (f32, String))| {
         let kind = match id {

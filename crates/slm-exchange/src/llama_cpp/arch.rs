@@ -1,4 +1,4 @@
-//! The architectures of llama.cpp that compute our models.
+//! The architectures of llama.cpp that can compute slm's models.
 
 use slm_model::ModelConfig;
 
@@ -55,19 +55,19 @@ impl Arch {
         ARCHITECTURES.iter().map(|(_, name, _)| *name).collect::<Vec<_>>().join(", ")
     }
 
-    /// The architecture that llama.cpp's converter takes for a Hugging Face architecture.
+    /// Returns the architecture to which llama.cpp's converter maps a Hugging Face architecture.
     fn of_hugging_face(name: &str) -> Option<Self> {
         ARCHITECTURES.iter().find(|(_, _, names)| names.contains(&name)).map(|(arch, ..)| *arch)
     }
 
-    /// The Hugging Face architecture whose models it computes; the first if there are several.
+    /// Returns the Hugging Face architecture whose models it computes; the first one if there are several.
     pub(crate) fn hugging_face(self) -> &'static str {
         let found = ARCHITECTURES.iter().find(|(arch, ..)| *arch == self);
         found.and_then(|(_, _, names)| names.first()).copied().unwrap_or("LlamaForCausalLM")
     }
 
-    /// The architecture to write a model as: the one for its Hugging Face architecture if that is known and computes
-    /// the model, otherwise the first one that does. If there is none, the reasons.
+    /// Chooses the architecture for writing a model: the one for its Hugging Face architecture if that is known and
+    /// computes the model, otherwise the first one that does. Returns the reasons if there is none.
     pub(crate) fn choose(model: &ModelConfig, hugging_face: Option<&str>) -> Result<Self, String> {
         let preferred = hugging_face.and_then(Self::of_hugging_face);
         let all = ARCHITECTURES.iter().map(|(arch, ..)| *arch);
@@ -79,7 +79,7 @@ impl Arch {
                 refusals => reasons.push((arch, refusals)),
             }
         }
-        // The reasons of the nearest architecture say most.
+        // The reasons of the closest architecture are the most informative.
         let nearest = match preferred {
             Some(_) => reasons.first(),
             None => reasons.iter().min_by_key(|(_, refusals)| refusals.len()),
@@ -96,7 +96,7 @@ impl Arch {
         })
     }
 
-    /// Returns `true` if the pairs that rotate are neighbours in a head. The rows of q and k are reordered then.
+    /// Returns `true` if adjacent values of a head rotate as pairs. The rows of q and k are then reordered.
     pub(crate) fn interleaves_heads(self) -> bool {
         matches!(self, Self::Llama | Self::SmolLm3 | Self::Granite | Self::GraniteSwa)
     }
@@ -111,7 +111,7 @@ impl Arch {
         self == Self::Phi3
     }
 
-    /// Returns `true` if a tied head must be stored too.
+    /// Returns `true` if a tied head must also be stored.
     pub(crate) fn needs_output(self) -> bool {
         matches!(self, Self::GptNeox | Self::Olmo2 | Self::StableLm)
     }

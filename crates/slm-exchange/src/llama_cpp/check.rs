@@ -1,4 +1,4 @@
-//! Comparison of a model with what the architectures of llama.cpp can compute.
+//! Comparison of a model with the capabilities of llama.cpp's architectures.
 
 use slm_model::{
     AttentionBias, LayerSpec, MlpKind, ModelConfig, NormKind, NormPlacement, Position, QkNorm, RopeScaling,
@@ -9,7 +9,7 @@ use super::arch::Arch;
 /// Step of the layers without rotary embedding in llama.cpp's SmolLM3: every fourth.
 pub(crate) const SMOLLM3_STEP: usize = 4;
 
-/// The properties of `model` that `arch` cannot compute; empty if it computes the model.
+/// Returns the properties of `model` that `arch` cannot compute; empty if it computes the model.
 pub(crate) fn refusals(arch: Arch, model: &ModelConfig) -> Vec<String> {
     let mut found = Refusals(Vec::new());
     let layers = model.layers();
@@ -116,7 +116,7 @@ impl Refusals {
         let scale = layer
             .attention_scale
             .is_none_or(|scale| (scale * (model.head_dim as f64).sqrt() - 1.0).abs() < 1e-9);
-        // Gemma's is folded into the norm of queries.
+        // Gemma's attention scale is folded into the norm of queries.
         self.need(
             arch.has_multipliers() || arch == Arch::Gemma3 || scale,
             "no scale of attention of its own",

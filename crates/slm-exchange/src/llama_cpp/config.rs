@@ -11,7 +11,7 @@ use super::names;
 use crate::gguf::{Array, GgufFile, Value, dequantize};
 use crate::{Error, Result};
 
-/// The factors of the scalings of Llama 3.1 and 3.2; their other parameters are equal.
+/// The factors of the scalings of Llama 3.1 and 3.2, which are otherwise equal.
 const LLAMA3_FACTORS: [f64; 2] = [8.0, 32.0];
 const LLAMA3_CONTEXT: usize = 8192;
 
@@ -166,7 +166,7 @@ impl Keys<'_> {
                 model.qk_norm = QkNorm::PerHead;
                 model.norm_placement = NormPlacement::Both;
                 model.embedding_multiplier = (model.hidden_size as f64).sqrt();
-                /// Number of layers of the 27B model, the only one whose scale is derived from its width.
+                /// Number of layers of the 27B model, the only one whose attention scale is derived from its width.
                 const LAYERS_OF_27B: usize = 62;
                 let scalar = match model.num_layers {
                     LAYERS_OF_27B => model.hidden_size.checked_div(model.num_heads).unwrap_or(1),
@@ -297,7 +297,7 @@ impl Keys<'_> {
         Ok(rotary)
     }
 
-    /// The values of a tensor that has a divisor for each pair of a head.
+    /// Reads a tensor with a divisor for each pair of a head.
     fn divisors(&self, name: &str, model: &ModelConfig) -> Result<Option<Vec<f32>>> {
         let Some(tensor) = self.file.tensor(name) else { return Ok(None) };
         let values = dequantize(tensor.kind, &self.file.read(tensor)?);
@@ -312,8 +312,8 @@ impl Keys<'_> {
         }
     }
 
-    /// The scaling that gives `divisors`: Llama 3's if it is a known one or was written by this program, otherwise one
-    /// that divides each pair.
+    /// Returns the scaling that gives `divisors`: Llama 3's if it is a known one or was written by slm, otherwise one
+    /// with a divisor for each pair.
     fn llama3(&self, rotary: &RotaryConfig, model: &ModelConfig, divisors: &[f32]) -> Result<RopeScaling> {
         let own = |key: &str| self.file.get(&format!("{OWN}.rope.llama3.{key}")).and_then(Value::as_f64);
         let scaling = |factor: f64, low: f64, high: f64, context: usize| RopeScaling::Llama3 {

@@ -1,4 +1,4 @@
-//! The metadata of a model's computation, derived from its configuration.
+//! The metadata keys that describe a model's computation, derived from its configuration.
 
 use slm_model::{ModelConfig, RopeScaling, RotaryConfig};
 
@@ -7,13 +7,13 @@ use super::check::window;
 use super::names;
 use crate::gguf::Value;
 
-/// Prefix of the keys of this project.
+/// Prefix of slm's own keys.
 pub(crate) const OWN: &str = "slm";
 
-/// The sink of a head that has no weight next to any other score.
+/// An attention sink so small that it has no effect.
 const NO_SINK: f32 = -1e30;
 
-/// A tensor that llama.cpp needs and that this project computes from the configuration.
+/// A tensor that llama.cpp needs and that slm computes from the configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Extra {
     pub(crate) name: String,
@@ -45,12 +45,12 @@ pub(crate) fn keys(arch: Arch, model: &ModelConfig) -> Vec<(String, Value)> {
         keys.number("attention.sliding_window", *window);
         keys.add("attention.sliding_window_pattern", Value::from(sliding.clone()));
     } else if arch == Arch::GraniteSwa {
-        // llama.cpp needs a layer with a window. One as wide as the context has no effect.
+        // llama.cpp needs a layer with a window. A window as wide as the context has no effect.
         let first: Vec<bool> = (0..layers.len()).map(|layer| layer == 0).collect();
         keys.number("attention.sliding_window", model.max_position_embeddings);
         keys.add("attention.sliding_window_pattern", Value::from(first));
     } else if arch == Arch::Phi3 {
-        // If absent, llama.cpp fills it in.
+        // llama.cpp sets a default if the key is absent.
         keys.number("attention.sliding_window", 0);
     }
     if arch == Arch::GraniteSwa {
@@ -58,7 +58,7 @@ pub(crate) fn keys(arch: Arch, model: &ModelConfig) -> Vec<(String, Value)> {
         keys.add("attention.rope_pattern", Value::from(rotates));
     }
     if arch.has_multipliers() {
-        // If absent, it is derived from the width of a head.
+        // If absent, llama.cpp derives it from the width of a head.
         if let Some(scale) = layers.first().and_then(|layer| layer.attention_scale) {
             keys.float("attention.scale", scale);
         }
@@ -81,7 +81,7 @@ pub(crate) fn keys(arch: Arch, model: &ModelConfig) -> Vec<(String, Value)> {
     keys.list
 }
 
-/// The tensors that `arch` needs besides the weights of `model`.
+/// The tensors that `arch` needs in addition to the weights of `model`.
 pub(crate) fn extras(arch: Arch, model: &ModelConfig) -> Vec<Extra> {
     let mut extras = Vec::new();
     let layers = model.layers();
@@ -156,13 +156,13 @@ impl Keys {
         self.number("rope.dimension_count", rotary.dims.unwrap_or(model.head_dim));
         self.float("rope.freq_base", rotary.theta);
         match &rotary.scaling {
-            // No key holds the second; such models were rejected before.
+            // No key can represent dynamic scaling; such models were rejected before.
             None | Some(RopeScaling::Dynamic { .. }) => {}
             Some(RopeScaling::Linear { factor }) => {
                 self.add("rope.scaling.type", Value::from("linear"));
                 self.float("rope.scaling.factor", *factor);
             }
-            // Its divisors are a tensor. These keys are for importing the file again.
+            // The divisors are stored as a tensor. These keys are for importing the file again.
             Some(RopeScaling::Llama3 {
                 factor,
                 low_freq_factor,

@@ -1,5 +1,5 @@
-//! Models in llama.cpp's terms: its architectures, tensor names, metadata keys and tokenizers. The facts are those of
-//! llama.cpp's `src/models`, `src/llama-arch.cpp`, `src/llama-vocab.cpp` and `conversion`.
+//! Models in llama.cpp's terms: its architectures, tensor names, metadata keys and tokenizers. Sources: llama.cpp's
+//! `src/models`, `src/llama-arch.cpp`, `src/llama-vocab.cpp` and `conversion`.
 
 pub(crate) mod arch;
 pub(crate) mod check;

@@ -2,7 +2,7 @@
 
 use slm_model::{EMBED_POSITIONS, EMBED_TOKENS};
 
-/// The names of tensors in a layer: this project's and llama.cpp's.
+/// The names of tensors in a layer: slm's and llama.cpp's.
 const IN_LAYER: [(&str, &str); 13] = [
     ("input_norm", "attn_norm"),
     ("self_attn.q_proj", "attn_q"),
@@ -32,14 +32,14 @@ pub(crate) const ROPE_LONG: &str = "rope_factors_long.weight";
 /// See [`ROPE_LONG`].
 pub(crate) const ROPE_SHORT: &str = "rope_factors_short.weight";
 
-/// The layer, the part and the kind (`weight` or `bias`) in one of this project's names.
+/// Splits one of slm's names into the layer, the part and the kind (`weight` or `bias`).
 pub(crate) fn split(name: &str) -> Option<(usize, &str, &str)> {
     let (index, rest) = name.strip_prefix("layers.")?.split_once('.')?;
     let (part, kind) = rest.rsplit_once('.')?;
     Some((index.parse().ok()?, part, kind))
 }
 
-/// llama.cpp's name of the tensor that this project calls `name`.
+/// Returns llama.cpp's name of the tensor that slm calls `name`.
 pub(crate) fn to_gguf(name: &str) -> Option<String> {
     if let Some((index, part, kind)) = split(name) {
         let (_, theirs) = IN_LAYER.iter().find(|(ours, _)| *ours == part)?;

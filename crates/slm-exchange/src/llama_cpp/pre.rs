@@ -18,8 +18,8 @@ pub(crate) enum Split {
     Digits,
 }
 
-/// A pre-tokenizer: its name, its split, `true` if words of the vocabulary are taken regardless of the merges, and
-/// `true` if llama.cpp begins texts with BOS unless the file says otherwise.
+/// A pre-tokenizer: its name; its split; `true` if words of the vocabulary are used regardless of the merges; and
+/// `true` if llama.cpp begins texts with BOS by default.
 pub(crate) struct Pre {
     pub(crate) name: &'static str,
     pub(crate) split: Split,
@@ -31,7 +31,7 @@ const fn pre(name: &'static str, split: Split, ignore_merges: bool, add_bos: boo
     Pre { name, split, ignore_merges, add_bos }
 }
 
-/// All known pre-tokenizers. Of several that do the same, the first is written.
+/// All known pre-tokenizers. If several are equivalent, the first one is written.
 const KNOWN: &[Pre] = &[
     pre("gpt-2", Split::Pattern(GPT2), false, false),
     pre("phi-2", Split::Pattern(GPT2), false, false),
@@ -64,12 +64,12 @@ const KNOWN: &[Pre] = &[
     pre("tekken", Split::Pattern(TEKKEN), true, true),
 ];
 
-/// The pre-tokenizer that llama.cpp calls `name`.
+/// Returns the pre-tokenizer that llama.cpp calls `name`.
 pub(crate) fn named(name: &str) -> Option<&'static Pre> {
     KNOWN.iter().find(|pre| pre.name == name)
 }
 
-/// llama.cpp's name of a `pre_tokenizer`, or the part of it that is unknown.
+/// Returns llama.cpp's name of a `pre_tokenizer`, or the part of it that is unknown.
 pub(crate) fn name_of(pre_tokenizer: &Value, ignore_merges: bool) -> Result<&'static str, String> {
     let split = split_of(pre_tokenizer)?;
     let same = |pre: &&Pre| pre.split == split;

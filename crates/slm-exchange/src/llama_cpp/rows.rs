@@ -1,7 +1,7 @@
 //! The order of rows of q and k.
 //!
-//! Here, as in Hugging Face's models, value `i` of a head rotates with value `i + dims / 2`. Some architectures of
-//! llama.cpp rotate neighbours, so their rows are interleaved.
+//! In slm, as in Hugging Face's models, value `i` of a head rotates with value `i + dims / 2`. Some architectures of
+//! llama.cpp rotate adjacent values, so their rows are interleaved.
 
 /// For each row of an interleaved tensor, the row of the checkpoint. Heads have `head_dim` rows, of which the first
 /// `dims` rotate.

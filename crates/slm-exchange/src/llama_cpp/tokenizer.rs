@@ -190,15 +190,15 @@ fn byte_pair_keys(keys: &mut TokenizerKeys, file: &File) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes the keys of SentencePiece, which merges the pair whose token has the best score. The score of a token is the
-/// negated position of its merge.
+/// Writes the keys for SentencePiece, which merges the pair whose token has the highest score. The score of a token is
+/// the negated position of its merge.
 fn sentence_piece_keys(keys: &mut TokenizerKeys, file: &File, texts: &[String]) -> Result<(), String> {
     let normalizer = file.normalizer.to_string();
     let replaces = normalizer.contains("\"Replace\"") && normalizer.contains(SPACE);
     let prepends = normalizer.contains("\"Prepend\"");
     let (replaces, prepends) = match file.pre_tokenizer["type"].as_str() {
         None => (replaces, prepends),
-        // Gemma: the spaces are replaced before, and the pieces keep theirs.
+        // Gemma: spaces are replaced earlier, and the pieces keep theirs.
         Some("Split") => (replaces, prepends),
         Some("Metaspace") => {
             let scheme = file.pre_tokenizer["prepend_scheme"].as_str().unwrap_or("always");
@@ -262,7 +262,7 @@ fn special_keys(
             None => {}
         }
     }
-    // Further tokens that end a text.
+    // Additional tokens that end a text.
     if let Some(&end) = info.eos_token_ids.get(1) {
         keys.add("eot_token_id", end);
     }

@@ -190,7 +190,8 @@ impl<'a> Keys<'a> {
         }))
     }
 
-    /// The tokens added around a text. A file that does not say begins it with BOS if `add_bos`.
+    /// Returns the post-processor that adds tokens around a text. If the file does not specify it, `add_bos` decides
+    /// about BOS.
     fn post_processor(&self, add_bos: bool) -> Json {
         let flag = |key: &str, default: bool| self.get(key).and_then(Value::as_bool).unwrap_or(default);
         let token = |key: &str, wanted: bool| {
@@ -233,7 +234,7 @@ struct Vocabulary<'a> {
 }
 
 impl Vocabulary<'_> {
-    /// Returns `true` if a token only fills a row that no text can reach.
+    /// Returns `true` if a token is only padding of the vocabulary, which no text produces.
     fn is_padding(&self, id: usize) -> bool {
         self.types.get(id) == Some(&i64::from(token_type::UNUSED)) && self.tokens[id] == format!("[PAD{id}]")
     }
@@ -258,7 +259,7 @@ impl Vocabulary<'_> {
             .collect()
     }
 
-    /// Returns `true` if a token of SentencePiece is made of two others.
+    /// Returns `true` if a SentencePiece token is the concatenation of two others.
     fn is_merged(&self, id: usize) -> bool {
         self.types.get(id) == Some(&i64::from(token_type::NORMAL)) && !is_byte(&self.tokens[id])
     }

@@ -41,7 +41,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     }
     let tensors = fused(hf_model.architecture, source.model());
 
-    // The types are determined first: they are in the header.
+    // The types are determined first, because they are in the header.
     let mut exact = vec![FloatType::Bf16, FloatType::F16, FloatType::F32];
     let mut differences = check::differences(kind, source.model());
     let mut quantized_inputs = false;
@@ -110,7 +110,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     writer.finish()?;
     checkpoint.weights_sha256()?;
     let mut config = hf_model.config(checkpoint, float);
-    // Keys that mlx-lm's classes need and those of transformers do not.
+    // Keys that mlx-lm's classes need but those of transformers do not.
     if let (true, Some(step)) = (kind == "gemma3_text", check::gemma_pattern(source.model())) {
         config.insert("sliding_window_pattern".to_owned(), step.into());
     }
@@ -149,7 +149,7 @@ fn module(name: &str) -> &str {
     name.strip_suffix(".weight").unwrap_or(name)
 }
 
-/// Shape and values of a tensor. Those of a linear layer have outputs as rows.
+/// Returns shape and values of a tensor, with outputs as rows for a linear layer.
 fn outputs_first(source: &Source<'_>, tensor: &Fused) -> Result<(Vec<usize>, Vec<f32>)> {
     let (values, _) = values(source, tensor)?;
     let transposed = tensor.parts.iter().any(|(_, origin)| origin.is_transposed());

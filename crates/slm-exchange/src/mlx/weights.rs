@@ -1,7 +1,7 @@
 //! The tensors of a quantized layer in MLX's affine mode.
 //!
-//! A value in MLX is `scale * code + bias`, with codes from 0. Ours is `scale * (code - zero point)` with codes from -8
-//! or -128, so the bias is `-(zero point + 8) * scale` or `-(zero point + 128) * scale`.
+//! A value in MLX is `scale * code + bias`, with codes from 0. In slm it is `scale * (code - zero point)` with codes
+//! from -8 or -128, so the bias is `-(zero point + 8) * scale` or `-(zero point + 128) * scale`.
 
 use safetensors::Dtype;
 use slm_checkpoint::TensorSpec;
@@ -29,7 +29,7 @@ pub(super) enum Weight {
 pub(super) struct Layer {
     pub(super) bits: Bits,
     pub(super) codes: Codes,
-    /// `true` if the checkpoint quantizes the inputs that it is multiplied with.
+    /// `true` if the checkpoint quantizes the inputs of the layer.
     pub(super) quantized_inputs: bool,
 }
 
@@ -70,7 +70,8 @@ impl Layer {
         }
     }
 
-    /// For each group: the number of steps by which MLX's code 0 lies below zero, and scale and bias as `float`.
+    /// For each group: the number of steps between MLX's code 0 and zero, the scale, and scale and bias rounded to
+    /// `float`.
     fn groups(&self, float: FloatType) -> impl Iterator<Item = (i32, f32, f32, f32)> {
         let lowest = 1_i32 << (self.bit_count() - 1);
         let groups = self.codes.scales.iter().zip(&self.codes.zero_points);
@@ -81,7 +82,7 @@ impl Layer {
         })
     }
 
-    /// The fidelity of the layer if scales and biases are written as `float`.
+    /// The fidelity of the layer if scales and biases have the type `float`.
     pub(super) fn fidelity(&self, float: FloatType) -> Fidelity {
         let most = f64::from((1_i32 << self.bit_count()) - 1);
         let (mut of_scale, mut of_bias, mut in_steps) = (0.0, 0.0, 0.0);
@@ -90,7 +91,7 @@ impl Layer {
             of_scale = f64::max(of_scale, relative_change(exact, scale));
             let (scale, bias) = (f64::from(scale), f64::from(bias));
             of_bias = f64::max(of_bias, (bias + steps * scale).abs());
-            // A value changes most at one end of its grid.
+            // The change is largest at one end of the grid.
             for code in [0.0, most] {
                 in_steps = f64::max(in_steps, ((scale * code + bias) / step - (code - steps)).abs());
             }

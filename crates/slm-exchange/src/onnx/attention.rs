@@ -12,9 +12,9 @@ use crate::{Error, Result};
 pub(super) struct Positions {
     /// Positions of the ids, `[sequence]`.
     pub(super) queries: Value,
-    /// Sines and cosines `[sequence, pairs]` of each kind of rotation.
+    /// Sines and cosines, `[sequence, pairs]`, of each kind of rotation.
     pub(super) rotations: Vec<(RotaryConfig, Rotation)>,
-    /// For each window that a layer has, the mask that is added to scores, `[sequence, past + sequence]`.
+    /// For each window of a layer, the mask that is added to scores, `[sequence, past + sequence]`.
     pub(super) masks: Vec<(Option<usize>, Value)>,
     /// With an attention mask: the last position of each sequence, and the length of the longest.
     pub(super) lengths: Option<(Value, Value)>,
@@ -159,7 +159,7 @@ impl Builder<'_> {
         let groups = heads / kv_heads;
         let width = (heads * head_dim) as i64;
         let graph = &mut self.graph;
-        // The heads that share keys and values become a dimension of their own.
+        // Heads that share keys and values become a separate dimension.
         let (q, k, v) = if groups == 1 {
             (q, k, v)
         } else {

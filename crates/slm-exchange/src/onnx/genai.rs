@@ -1,8 +1,8 @@
 //! The profile for onnxruntime-genai: ONNX Runtime's own operators `MatMulNBits` and `GroupQueryAttention`, an
 //! attention mask as input, and `genai_config.json`.
 //!
-//! Codes are stored by row, as `MatMulNBits` takes them, and without a sign: 0 becomes 8 or 128. A scale that several
-//! blocks share is repeated.
+//! Codes are stored by row, as `MatMulNBits` requires, and unsigned: 0 becomes 8 or 128. A scale that several blocks
+//! share is repeated.
 
 use serde_json::{Map, Value as Json, json};
 use slm_checkpoint::Checkpoint;
@@ -43,11 +43,11 @@ pub(super) struct Blocks {
     bits: Bits,
 }
 
-/// The width of the blocks that hold `matrix`; `None` if its groups are not a multiple of any.
+/// Returns the block width for storing `matrix`; `None` if its groups are not a multiple of any supported width.
 pub(super) fn block_width(matrix: &QuantizedMatrix) -> Option<usize> {
     match grouping(matrix) {
         Grouping::Tensor | Grouping::Rows => Some(BLOCK),
-        // The largest power of two that divides it.
+        // The largest power of two that divides the width.
         Grouping::Blocks(width) => Some(1 << width.trailing_zeros()).filter(|&block| block >= MIN_BLOCK),
     }
 }
@@ -301,7 +301,7 @@ pub(super) fn config(checkpoint: &Checkpoint) -> Json {
         settings.insert("bos_token_id".to_owned(), bos.into());
     }
     let known = json!({
-        // A generic decoder: all inputs and outputs are named here, whatever the family.
+        // A generic decoder: all inputs and outputs are named here, for any family.
         "type": "decoder",
         "context_length": length,
         "eos_token_id": tokens.eos_token_ids,

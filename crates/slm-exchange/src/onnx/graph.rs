@@ -11,7 +11,7 @@ use super::proto::{
 /// The name of a node's output, or of an initializer.
 pub(super) type Value = String;
 
-/// Domain of the operators that ONNX Runtime adds to the standard.
+/// Domain of ONNX Runtime's own operators.
 pub(super) const MICROSOFT: &str = "com.microsoft";
 
 /// Nodes in topological order, and initializers.
@@ -85,7 +85,7 @@ impl Graph {
         });
     }
 
-    /// `name`, with a number appended if it was used before.
+    /// Returns `name`, with a number appended if it was used before.
     pub(super) fn unique(&mut self, name: String) -> String {
         let count = self.names.entry(name.clone()).or_insert(0);
         *count += 1;

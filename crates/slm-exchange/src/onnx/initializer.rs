@@ -40,7 +40,7 @@ pub(super) enum Content {
 }
 
 impl Initializer {
-    /// Bytes of its values.
+    /// Size of its values in bytes.
     pub(super) fn byte_len(&self) -> u64 {
         let elements: u64 = self.dims.iter().map(|&dim| dim as u64).product();
         (elements * self.data_type.bits()).div_ceil(8)
@@ -95,7 +95,7 @@ pub(super) fn transpose<T: Copy>(values: &[T], rows: usize, cols: usize) -> Vec<
     (0..cols).flat_map(|col| (0..rows).map(move |row| values[row * cols + col])).collect()
 }
 
-/// Codes by row, or by column if `transposed`: a byte each, or two to a byte with the first in the lower half.
+/// Codes by row, or by column if `transposed`: one per byte, or two per byte with the first in the lower half.
 fn codes(matrix: &QuantizedMatrix, transposed: bool) -> Vec<u8> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let mut codes: Vec<i8> = Vec::with_capacity(rows * cols);
@@ -119,7 +119,7 @@ fn blocks(matrix: &QuantizedMatrix, block: usize) -> Vec<u8> {
     bytes
 }
 
-/// Appends codes plus 8 or 128: a byte each, or two to a byte with the first in the lower half.
+/// Appends codes plus 8 or 128: one per byte, or two per byte with the first in the lower half.
 pub(super) fn pack_unsigned(bits: Bits, codes: &[i8], out: &mut Vec<u8>) {
     match bits {
         Bits::Int8 => out.extend(codes.iter().map(|code| code.cast_unsigned() ^ 128)),

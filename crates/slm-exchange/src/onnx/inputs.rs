@@ -1,4 +1,4 @@
-//! Quantized inputs of linear layers, static and dynamic. An input that several layers read is quantized once.
+//! Quantized inputs of linear layers, static and dynamic. An input of several layers is quantized once.
 
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Bits, DYNAMIC_SCALE_FLOOR, QParams, QuantizedMatrix,
@@ -13,7 +13,7 @@ use super::weights::{Grouping, grouping};
 /// A quantized input.
 #[derive(Clone)]
 pub(super) struct QuantizedInput {
-    /// The values of its codes.
+    /// The dequantized values.
     pub(super) values: Value,
     /// Codes, zero points and scales, if they are computed from the input.
     pub(super) dynamic: Option<DynamicCodes>,
@@ -36,8 +36,8 @@ impl Builder<'_> {
         matrix: &QuantizedMatrix,
         activation: ActivationQuant,
     ) -> Value {
-        // ONNX Runtime (1.32) makes an integer product of two `DequantizeLinear` that feed a `MatMul`, with one scale for a
-        // column, whatever the blocks of the weights are.
+        // ONNX Runtime (1.32) turns two `DequantizeLinear` that feed a `MatMul` into an integer product with one scale
+        // per column, even if the weights have blocks.
         let is_apart = matrix.scheme().bits == Bits::Int8 && matches!(grouping(matrix), Grouping::Blocks(_));
         match activation {
             ActivationQuant::Float => x.to_owned(),
@@ -46,14 +46,14 @@ impl Builder<'_> {
         }
     }
 
-    /// Adds `QuantizeLinear` and `DequantizeLinear`. If it `is_apart`, other operators compute the latter.
+    /// Adds `QuantizeLinear` and `DequantizeLinear`. If `is_apart` is set, other operators compute the latter.
     fn static_input(&mut self, path: &str, x: &str, params: QParams, is_apart: bool) -> Value {
         let key = format!("{x} static {:08x} {} {is_apart}", params.scale.to_bits(), params.zero_point);
         if let Some(known) = self.quantized_inputs.get(&key) {
             return known.values.clone();
         }
         let scale = self.graph.floats(format!("{path}.input_scale"), &[], &[params.scale]);
-        // Codes 0 to 255 here. With 128 for zero they are -128 to 127 just as well.
+        // slm's codes are 0 to 255. With a zero point of 128 they can also be written as -128 to 127.
         let (data_type, zero_point) = match params.zero_point {
             128 => (DataType::Int8, 0),
             zero_point => (DataType::Uint8, zero_point as u8),
@@ -75,8 +75,8 @@ impl Builder<'_> {
         values
     }
 
-    /// Quantizes `x` with parameters computed from it, as `choose_qparams_dynamic` of slm-quant-core does: in 64 bits,
-    /// so that the codes are the same.
+    /// Quantizes `x` with parameters computed from it, like `choose_qparams_dynamic` in slm-quant-core: in 64 bits, so
+    /// that the codes are the same.
     fn dynamic_input(
         &mut self,
         path: &str,
@@ -118,12 +118,12 @@ impl Builder<'_> {
         let steps = graph.double(255.0);
         let width = graph.op(path, "Sub", &[&hi, &lo], Vec::new());
         let scale = graph.op(path, "Div", &[&width, &steps], Vec::new());
-        // Where its reciprocal is no finite f32.
+        // For scales whose reciprocal is not a finite f32.
         let tiny = graph.double(2.0_f64.powi(-128));
         let is_tiny = graph.op(path, "LessOrEqual", &[&scale, &tiny], Vec::new());
         let instead = graph.double(0.1);
         let scale = graph.op(path, "Where", &[&is_tiny, &instead, &scale], Vec::new());
-        // Raising a scale stretches the bounds along, which leaves the zero point where it is.
+        // Raising a scale also stretches the bounds, so the zero point does not change.
         let low = graph.op(path, "Neg", &[&lo], Vec::new());
         let steps_below = graph.op(path, "Div", &[&low, &scale], Vec::new());
         let zero_point = graph.op(path, "Round", &[&steps_below], Vec::new());

@@ -5,8 +5,8 @@
 //! | float | float | `MatMul` |
 //! | codes | float | `MatMul` with `DequantizeLinear` of the weights |
 //! | codes | static | the same, and `QuantizeLinear`, `DequantizeLinear` of the inputs |
-//! | INT8 per tensor or channel | dynamic | the rule of this project in standard operators, then `MatMulInteger` |
-//! | other codes | dynamic | the same rule, `DequantizeLinear` of the weights, then `MatMul` |
+//! | INT8 per tensor or channel | dynamic | slm's quantization in standard operators, then `MatMulInteger` |
+//! | other codes | dynamic | the same quantization, `DequantizeLinear` of the weights, then `MatMul` |
 //! | codes | any | `MatMulNBits`, in the profile for onnxruntime-genai |
 
 use slm_quant_core::{ActivationGranularity, ActivationQuant, Bits, QuantizedMatrix};
@@ -64,7 +64,7 @@ impl Builder<'_> {
         Ok(self.graph.op(path, "Add", &[&y, &bias], Vec::new()))
     }
 
-    /// Notes which of TensorRT's rules the layer `path` breaks.
+    /// Records which of TensorRT's rules the layer `path` violates.
     pub(super) fn check(&mut self, path: &str, matrix: &QuantizedMatrix, activation: ActivationQuant) {
         self.rules.check_weights(path, matrix);
         self.rules.check_inputs(path, matrix.scheme().bits, activation);
@@ -119,7 +119,7 @@ impl Builder<'_> {
     }
 }
 
-/// Returns `true` if a product with `matrix` is computed in integers and scaled at its end.
+/// Returns `true` if a product with `matrix` is computed in integers and scaled at the end.
 fn multiplies_codes(matrix: &QuantizedMatrix) -> bool {
     matrix.scheme().bits == Bits::Int8 && !matches!(grouping(matrix), Grouping::Blocks(_))
 }

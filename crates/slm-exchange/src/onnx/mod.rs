@@ -50,7 +50,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     let mut builder = Builder::new(&source, profile, options.float_type.unwrap_or(FloatType::F32));
     builder.model()?;
     let Builder { mut graph, reports, rules, .. } = builder;
-    // The operators of the other profile are not TensorRT's.
+    // TensorRT does not have the operators of the other profile.
     let mut notes: Vec<String> =
         rules.note().filter(|_| profile == OnnxProfile::Standard).into_iter().collect();
     if checkpoint.tokenizer_json().is_none() {
@@ -93,7 +93,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     };
     let initializers = &graph.initializers;
     write::write(output.path(), &model, &graph.proto, initializers, &source, options.external_data_above)?;
-    // Everything was read from one and the same content.
+    // Fails if the weights changed while they were read.
     checkpoint.weights_sha256()?;
     files::write(checkpoint, output.path())?;
     if profile == OnnxProfile::OrtGenai {

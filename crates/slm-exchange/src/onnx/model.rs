@@ -1,4 +1,4 @@
-//! A model as a graph: the same walk through the layers as in `slm-model` (`compute/walk.rs`), with ONNX's operators.
+//! A model as a graph: the same sequence of layers as in `slm-model` (`compute/walk.rs`), in ONNX operators.
 //!
 //! | input or output | type | shape |
 //! |---|---|---|
@@ -8,7 +8,7 @@
 //! | `present.N.key`, `.value` | FLOAT | `[batch, kv_heads, past + sequence, head_dim]` |
 //!
 //! The first id has position `past`. All sequences of a batch have the same length, except in the profile for
-//! onnxruntime-genai, which has `attention_mask` as a further input.
+//! onnxruntime-genai, which has `attention_mask` as an additional input.
 
 use slm_model::{Activation, EMBED_POSITIONS, FINAL_NORM, LM_HEAD, LayerSpec, NormKind, Position};
 

@@ -4,7 +4,7 @@ use prost::{Message, Oneof};
 
 /// Version of the file format for opset 21 (ONNX 1.16).
 pub(super) const IR_VERSION: i64 = 10;
-/// Version of the operators: the first with 4-bit integers and scales by block.
+/// Version of the operator set: the first one with 4-bit integers and scales per block.
 pub(super) const OPSET: i64 = 21;
 
 /// Element types of tensors.
@@ -23,7 +23,7 @@ pub(super) enum DataType {
 }
 
 impl DataType {
-    /// Bits of an element.
+    /// Width of an element in bits.
     pub(super) fn bits(self) -> u64 {
         match self {
             Self::Int4 => 4,
@@ -45,7 +45,7 @@ pub(super) struct ModelProto {
     pub(super) producer_version: String,
     #[prost(string, tag = "6")]
     pub(super) doc_string: String,
-    /// `None` to encode the rest of a model, which is followed by a graph.
+    /// `None` to encode the rest of a model, after which a graph follows.
     #[prost(message, optional, tag = "7")]
     pub(super) graph: Option<GraphProto>,
     #[prost(message, repeated, tag = "8")]
@@ -117,7 +117,7 @@ pub(super) struct AttributeProto {
     pub(super) s: Option<Vec<u8>>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub(super) ints: Vec<i64>,
-    /// 1 float, 2 integer, 3 string, 7 integers.
+    /// Type of the attribute: 1 float, 2 integer, 3 string, 7 integers.
     #[prost(int32, tag = "20")]
     pub(super) kind: i32,
 }
@@ -149,7 +149,7 @@ pub(super) struct TensorProto {
     pub(super) data_type: i32,
     #[prost(string, tag = "8")]
     pub(super) name: String,
-    /// `location`, `offset` and `length`, where the values are in another file.
+    /// `location`, `offset` and `length`, if the values are in another file.
     #[prost(message, repeated, tag = "13")]
     pub(super) external_data: Vec<StringStringEntryProto>,
     /// 1 if the values are in another file.

@@ -1,8 +1,8 @@
-//! The token table. Its rows are looked up before the first layer, and a tied head multiplies with it at the end.
+//! The token table. Its rows are looked up before the first layer, and a tied head multiplies by it at the end.
 //!
-//! A quantized table is one set of codes for both. Lookups dequantize only the rows they take, so that a pass does not
-//! dequantize the vocabulary. A tied head takes the same codes through `Transpose`, which programs evaluate once, when
-//! they load a model.
+//! A quantized table is one set of codes for both uses. Lookups dequantize only the rows that they need, so that a pass
+//! does not dequantize the whole vocabulary. A tied head reads the same codes through `Transpose`, which programs
+//! evaluate once, when they load a model.
 
 use slm_model::{EMBED_TOKENS, LM_HEAD};
 use slm_quant_core::{ActivationQuant, Bits, QuantizedMatrix};
@@ -60,14 +60,15 @@ impl Builder<'_> {
         let is_int4 = matrix.scheme().bits == Bits::Int4;
         let width = match grouping(matrix) {
             Grouping::Blocks(width) if !matrix.cols().is_multiple_of(width) => {
-                // Rows that are not whole groups.
+                // Rows are not whole groups.
                 let values = self.dequantized_codes(PATH, table, matrix, false);
                 return self.graph.op(PATH, "Gather", &[&values, ids], Vec::new());
             }
             Grouping::Blocks(width) => Some(width),
             Grouping::Tensor | Grouping::Rows => None,
         };
-        // What a row has: lookups of 4-bit integers are not in the standard.
+        // Looks up one part of the rows. Codes of 4 bits are cast first, because the standard has no lookup of 4-bit
+        // integers.
         let row = |builder: &mut Self, values: &str, has_rows: bool| {
             let wide = if is_int4 { builder.cast(PATH, values, DataType::Int8) } else { values.to_owned() };
             let rows = match has_rows {
@@ -84,7 +85,7 @@ impl Builder<'_> {
             true => graph.op(PATH, "Gather", &[&table.scale, ids], Vec::new()),
             false => table.scale.clone(),
         };
-        // One parameter for each row, or each group of it.
+        // One parameter for each row, or for each group of a row.
         if per_row {
             let last = graph.ints(&[-1]);
             for parameter in [Some(&mut scale), zero_point.as_mut()].into_iter().flatten() {
@@ -121,7 +122,7 @@ impl Builder<'_> {
                 self.graph.op(LM_HEAD, "MatMul", &[&x, &w], Vec::new())
             }
             Table::Float(table) => {
-                // The table has the layout of lookups. `Gemm` accepts that layout, but only rows.
+                // The table has the layout of lookups. `Gemm` accepts that layout, but only 2-D inputs.
                 let model = self.source.model();
                 let rows = self.graph.ints(&[-1, model.hidden_size as i64]);
                 let rows = self.graph.op(LM_HEAD, "Reshape", &[x, &rows], Vec::new());
@@ -136,8 +137,8 @@ impl Builder<'_> {
         }
     }
 
-    /// Transposes the codes. Scales become separate constants: ONNX Runtime does not fuse a product whose scales a
-    /// lookup reads too.
+    /// Transposes the codes. Scales become separate constants, because ONNX Runtime does not fuse a product with a
+    /// lookup that uses the same scales.
     fn transposed_codes(&mut self, table: &CodeInitializers, matrix: &QuantizedMatrix) -> CodeInitializers {
         let mut turn = |values: &str| self.graph.op(LM_HEAD, "Transpose", &[values], Vec::new());
         let codes = turn(&table.codes);

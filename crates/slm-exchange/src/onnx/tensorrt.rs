@@ -48,7 +48,7 @@ impl TensorRtRules {
         self.broken.extend(reason.map(|reason| format!("{what} {name}: {reason}")));
     }
 
-    /// A sentence that says if the rules hold; `None` for a model that is not quantized.
+    /// Returns a sentence that states whether the rules hold; `None` for a float model.
     pub(super) fn note(&self) -> Option<String> {
         match (&self.broken[..], self.tensors) {
             (_, 0) => None,

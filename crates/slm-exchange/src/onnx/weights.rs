@@ -1,5 +1,4 @@
-//! Weights: floats, or codes with their scales. Those of linear layers have the layout of `MatMul`,
-//! `[inputs, outputs]`.
+//! Weights: floats, or codes with their scales. Linear layers use the layout of `MatMul`, `[inputs, outputs]`.
 
 use slm_quant_core::{Bits, Granularity, QuantizedMatrix};
 
@@ -12,7 +11,7 @@ use crate::float::FloatType;
 use crate::report::Fidelity;
 use crate::source::Stored;
 
-/// Initializers that hold a quantized matrix. Symmetric ones have no zero points.
+/// Initializers of a quantized matrix. Symmetric ones have no zero points.
 #[derive(Clone)]
 pub(super) struct CodeInitializers {
     pub(super) codes: Value,
@@ -124,11 +123,11 @@ impl Builder<'_> {
     }
 }
 
-/// The codes of a matrix that share a scale.
+/// Grouping of the codes of a matrix that share a scale.
 pub(super) enum Grouping {
     Tensor,
     Rows,
-    /// A number of consecutive codes in a row.
+    /// This many consecutive codes of a row.
     Blocks(usize),
 }
 

@@ -19,14 +19,14 @@ use crate::{Error, Result};
 pub(super) const MODEL: &str = "model.onnx";
 /// The file of the values of large initializers, if they do not fit into the model.
 pub(super) const DATA: &str = "model.onnx.data";
-/// Size below which an initializer always stays in the model. Programs look at small ones while they load it.
+/// Size in bytes below which an initializer always stays in the model. Programs evaluate small ones while loading.
 const KEPT_INSIDE: u64 = 1024;
-/// Alignment of the values of initializers, so that they can be memory-mapped.
+/// Alignment in bytes of the values of initializers, so that they can be memory-mapped.
 const ALIGNMENT: u64 = 4096;
-/// Size that a protobuf message must stay below.
+/// Size in bytes that a protobuf message must stay below.
 const MESSAGE_LIMIT: u64 = 1 << 31;
 
-/// Writes `model` into `dir`. Its graph is `graph` with `initializers`. If it would have more than `inside` bytes, the
+/// Writes a model into `dir`: `model` with its graph `graph` and `initializers`. If it would exceed `inside` bytes, the
 /// values of large initializers are written to a file next to it.
 pub(super) fn write(
     dir: &Path,
@@ -109,17 +109,17 @@ fn header(initializer: &Initializer, place: Option<u64>) -> TensorProto {
     }
 }
 
-/// Encoded bytes of a tensor with `inside` bytes of values in it.
+/// Encoded size in bytes of a tensor that contains `inside` bytes of values.
 fn tensor_len(header: &TensorProto, inside: Option<u64>) -> u64 {
     header.encoded_len() as u64 + inside.map_or(0, |len| field_len(RAW_DATA, len))
 }
 
-/// Bytes of a field of `len` bytes with its key.
+/// Size in bytes of a field with `len` bytes of content, including its key.
 fn field_len(number: u32, len: u64) -> u64 {
     (key_len(number) + encoded_len_varint(len)) as u64 + len
 }
 
-/// The key and length prefix of a field of `len` bytes.
+/// The key and the length prefix of a field with `len` bytes of content.
 fn key(number: u32, len: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     encode_key(number, WireType::LengthDelimited, &mut bytes);

@@ -1,4 +1,4 @@
-//! compressed-tensors directories, read by the rules of that package.
+//! compressed-tensors directories, decoded by a script that follows the rules of that package.
 
 use std::fs;
 
@@ -24,7 +24,7 @@ fn codes_scales_and_ranges_are_the_checkpoints() {
     let root = tempfile::tempdir().unwrap();
     let mut pairs = String::new();
     for dir in models() {
-        // Two families with a layer for each of ours, and rows that are whole groups.
+        // Two families with a layer for each of slm's, and rows that are whole groups.
         if !["tiny-llama", "tiny-qwen2"].contains(&name(&dir)) {
             continue;
         }
@@ -34,7 +34,7 @@ fn codes_scales_and_ranges_are_the_checkpoints() {
             let quantized = quantize(&float, &root.path().join(format!("{label}-slm")), scheme, kind, None);
             let out = root.path().join(&label);
             let strict = ExportOptions { strict: true, ..ExportOptions::new(Format::CompressedTensors) };
-            // Inputs that a static model leaves dynamic make two groups, which the script does not read.
+            // Inputs that a static model leaves dynamic create two groups, which the script does not support.
             let report = export(quantized.dir(), &out, &strict).unwrap();
             assert!(report.is_exact(), "{label}");
             let config = fs::read_to_string(out.join("config.json")).unwrap();
@@ -67,7 +67,7 @@ fn what_has_no_form_there_is_refused_or_float() {
         let out = root.path().join(format!("{label}-out"));
         let result = export(quantized.dir(), &out, &options);
         match label.as_str() {
-            // All layers but the head are of another class.
+            // All layers but the head have another class.
             "tiny-gpt2" => {
                 let report = result.unwrap();
                 let conv = report.tensors.iter().find(|tensor| tensor.name.ends_with("c_fc.weight")).unwrap();
@@ -75,7 +75,7 @@ fn what_has_no_form_there_is_refused_or_float() {
                     matches!(&conv.fidelity, Fidelity::Dequantized { because, .. } if because.contains("Conv1D"))
                 );
             }
-            // Fused layers have the rows of several of ours.
+            // Fused layers contain the rows of several layers of slm.
             _ => assert!(result.unwrap().is_exact(), "{label}"),
         }
     }

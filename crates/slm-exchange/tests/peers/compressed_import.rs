@@ -27,7 +27,7 @@ fn what_was_exported_comes_back() {
             let quantized = quantize(&float, &root.path().join(format!("{label}-slm")), scheme, kind, None);
             let out = root.path().join(&label);
             let report = export(quantized.dir(), &out, &ExportOptions::new(Format::CompressedTensors));
-            // Of stories260k, rows are no whole groups; of GPT-2, only the head has a form.
+            // In stories260k, rows are not whole groups; in GPT-2, the format supports only the head.
             let Ok(report) = report else {
                 assert_eq!(name(&dir), "stories260k", "{label}");
                 continue;
@@ -55,7 +55,7 @@ fn what_was_exported_comes_back() {
                 assert_eq!(values(&ours), values(&theirs), "{label}: {}", record.name);
                 compared += 1;
             }
-            // As floats: the values of the codes.
+            // Imported as floats: the dequantized values.
             let options = ImportOptions { dequantize: true, ..ImportOptions::default() };
             let floats = root.path().join(format!("{label}-floats"));
             hf::import_with(&out, &floats, &options).unwrap();

@@ -11,7 +11,7 @@ use slm_exchange::{
 use slm_quant_core::QuantizationType;
 use slm_testing::peer_python;
 
-/// Schemes whose codes and scales a file holds unchanged.
+/// Schemes whose codes and scales are stored unchanged.
 const EXACT: [(&str, &str); 7] = [
     ("int8:tensor:f16", "Q8_0"),
     ("int8:channel:f16", "Q8_0"),
@@ -31,8 +31,7 @@ fn from_gguf(file: &Path, out: &Path) -> Checkpoint {
     Checkpoint::open(import_gguf(file, out, &options).unwrap().path).unwrap()
 }
 
-/// Tensors of a report that are not exact, except for rows that are not whole blocks and for Gemma's scale of
-/// attention.
+/// Inexact tensors of a report, except for rows that are not whole blocks and for Gemma's attention scale.
 fn surprises(report: &ExportReport) -> Vec<String> {
     let expected = |fidelity: &Fidelity| match fidelity {
         Fidelity::Exact | Fidelity::Changed { .. } => true,
@@ -45,8 +44,7 @@ fn surprises(report: &ExportReport) -> Vec<String> {
     found.map(|tensor| format!("{}: {}", tensor.name, tensor.fidelity)).collect()
 }
 
-/// Checks that every quantized layer of `a` has the codes and the scales of that of `b`, whatever the size of its
-/// groups.
+/// Checks that every quantized layer of `a` has the same codes and scales as in `b`, for any group size.
 fn same_codes(a: &Checkpoint, b: &Checkpoint, what: &str) -> usize {
     let mut compared = 0;
     let layers =
@@ -59,7 +57,7 @@ fn same_codes(a: &Checkpoint, b: &Checkpoint, what: &str) -> usize {
                 let scale = |matrix: &slm_quant_core::QuantizedMatrix| {
                     matrix.scales().get(matrix.scale_index(row, column / matrix.group_width()))
                 };
-                // A group of zeros has any scale.
+                // A group of zeros may have any scale.
                 assert_eq!(ours.code(row, column), theirs.code(row, column), "{what}: {}", layer.name);
                 assert_eq!(scale(&ours), scale(&theirs), "{what}: {}", layer.name);
             }
@@ -90,7 +88,7 @@ fn codes_are_the_same_in_gguf_py_and_when_they_come_back() {
         let report = add(&float, "float");
         assert_eq!(surprises(&report), [""; 0], "{}", name(&dir));
         for (scheme, kind) in EXACT {
-            // One scheme of all has its embedding quantized too.
+            // The embedding is quantized too in one of the schemes.
             let embeddings = (scheme == "int8:group:32:f16").then_some(scheme);
             let out = root.path().join(format!("{}-{}-slm", name(&dir), scheme.replace(':', "-")));
             let quantized = quantize(&float, &out, scheme, QuantizationType::WeightOnly, embeddings);
@@ -140,7 +138,7 @@ fn what_is_not_exact_is_said_and_refused() {
             report.tensors.iter().map(|tensor| tensor.fidelity.to_string()).collect::<Vec<_>>().join("\n");
         assert!(told.contains(fidelity), "{scheme}: {told}");
         assert_eq!(report.is_exact(), fidelity.is_empty(), "{scheme}");
-        // Codes are kept where scales are rounded.
+        // Codes are kept even if scales are rounded.
         if scheme == "int8:channel" {
             let back = from_gguf(&file, &root.path().join("back"));
             let (ours, _) = quantized.read_quantized("layers.0.mlp.up_proj").unwrap().unwrap();
@@ -148,12 +146,12 @@ fn what_is_not_exact_is_said_and_refused() {
             assert_eq!(ours.codes(), theirs.codes());
         }
     }
-    // Floats may be asked for in another type.
+    // Another float type can be requested.
     let file = root.path().join("f16.gguf");
     let options = ExportOptions { float_type: Some(FloatType::F16), ..ExportOptions::new(Format::Gguf) };
     let report = export(float.dir(), &file, &options).unwrap();
     assert!(report.tensors.iter().any(|tensor| matches!(tensor.fidelity, Fidelity::FloatRounded { .. })));
-    // An existing output is not replaced without being asked to.
+    // An existing output is replaced only on request.
     let error = export(float.dir(), &file, &options).unwrap_err().to_string();
     assert!(error.contains("--overwrite"), "{error}");
     export(float.dir(), &file, &ExportOptions { overwrite: true, ..options }).unwrap();

@@ -39,11 +39,11 @@ fn every_tensor_comes_back_with_its_bytes() {
         assert!(report.is_exact(), "{label}");
         let (before, after) = (tensors(&dir), tensors(&out));
         for (tensor, content) in &after {
-            // Files of GPT-2 have names with their prefix or without.
+            // Files of GPT-2 have names with or without their prefix.
             let bare = tensor.strip_prefix("transformer.").unwrap_or(tensor);
             let source = before.get(tensor).or_else(|| before.get(bare));
             let Some(source) = source else { panic!("{label}: {tensor} is new") };
-            // Gemma's norms are stored less one, so digits below the precision of 1 + weight are lost.
+            // Gemma's norms are stored minus 1, so digits below the precision of 1 + weight are lost.
             if label == "tiny-gemma3" && tensor.ends_with("norm.weight") {
                 let plus_one = |bytes: &[u8]| -> Vec<f32> {
                     bytes.as_chunks().0.iter().map(|&bytes| 1.0 + f32::from_le_bytes(bytes)).collect()

@@ -1,9 +1,9 @@
-//! GGUF exports in llama.cpp: logits, perplexity and greedy continuations next to those of slm.
+//! GGUF exports in llama.cpp: logits, perplexity and greedy continuations compared with those of slm.
 //!
-//! Both get the same ids. Float models must give the same, and so must quantized ones with the same inputs: `llama-logits`
-//! multiplies the values that ggml makes of the codes in the file with float inputs. llama.cpp's own kernels round the inputs
-//! of quantized layers to 8 bits in blocks of 32, which slm does not do, so that their logits differ by that rounding. There a
-//! token of a continuation may be another where slm's best two are closer than the rounding.
+//! Both get the same ids. Float models must agree, and so must quantized models with the same inputs: `llama-logits`
+//! multiplies the values that ggml dequantizes by float inputs. llama.cpp's own kernels round the inputs of quantized
+//! layers to 8 bits in blocks of 32, which slm does not do, so their logits differ by that rounding. A token of a
+//! continuation may then differ if slm's two best tokens are closer than the rounding.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use slm_quant_core::QuantizationType;
 use slm_testing::{llama_cpp, peer_python, shared};
 use slm_text::Tokenizer;
 
-/// Scheme, and type in the file.
+/// Scheme, and type of its tensors in the file.
 const SCHEMES: [(&str, &str); 4] = [
     ("float", "F32"),
     ("int8:channel:f16", "Q8_0"),
@@ -28,19 +28,19 @@ const SCHEMES: [(&str, &str); 4] = [
 ];
 /// Largest relative difference of the perplexities with the same weights and inputs.
 const SAME_INPUTS_LIMIT: f64 = 1e-3;
-/// Maximum difference of two logits whose order llama.cpp's 16-bit table of GELU may exchange.
+/// Maximum difference between two logits whose order llama.cpp's 16-bit table of GELU may swap.
 const TABLE_GAP: f32 = 1e-3;
 const PROMPT: usize = 16;
 const GREEDY: usize = 32;
 
-/// llama.cpp's ways of multiplying quantized matrices.
+/// llama.cpp's methods of multiplying quantized matrices.
 #[derive(Clone, Copy)]
 enum Inputs {
-    /// By its own kernels, which round the inputs.
+    /// Its own kernels, which round the inputs.
     Own,
-    /// In floats.
+    /// Multiplication in floats.
     Float,
-    /// In floats, with inputs rounded as the kernels round them.
+    /// Multiplication in floats, with inputs rounded as in the kernels.
     Rounded,
 }
 
@@ -59,11 +59,11 @@ impl Inputs {
 struct Comparison {
     ours: f64,
     theirs: f64,
-    /// Of a logit.
+    /// Largest difference of a logit.
     max_difference: f32,
-    /// Generated tokens that are slm's best one as well.
+    /// Number of generated tokens that slm also ranks first.
     same: usize,
-    /// Margin by which slm prefers its best token to llama.cpp's, if they differ.
+    /// Largest margin by which slm prefers its best token to llama.cpp's.
     worst_gap: f32,
 }
 
@@ -77,7 +77,7 @@ fn read_f32(path: &Path) -> Vec<f32> {
     fs::read(path).unwrap().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
 }
 
-/// Sum of the negative log-likelihoods of all ids but the first.
+/// Sum of the negative log-likelihoods of all ids except the first.
 fn loss(logits: &[f32], ids: &[u32]) -> f64 {
     let vocabulary = logits.len() / ids.len();
     let rows = logits.chunks(vocabulary).zip(&ids[1..]);
@@ -89,7 +89,8 @@ fn loss(logits: &[f32], ids: &[u32]) -> f64 {
     .sum()
 }
 
-/// Runs `program` on a GGUF file and slm's model on the same ids: the first [`PROMPT`] of the first window are continued.
+/// Runs `program` on a GGUF file and slm's model on the same ids. The first [`PROMPT`] ids of the first window are
+/// continued.
 fn compare(
     program: &Path,
     file: &Path,
@@ -140,7 +141,7 @@ fn compare(
     found
 }
 
-/// A GGUF file of a checkpoint, with floats of 32 bits.
+/// A GGUF file of a checkpoint with 32-bit floats.
 struct Exported {
     file: PathBuf,
     label: String,
@@ -181,16 +182,16 @@ impl Exported {
         found
     }
 
-    /// Fails unless perplexity and continuation are the same. A token may differ if slm's best two are closer than
-    /// `gap`.
+    /// Checks that perplexity and continuation are the same. A token may differ if slm's two best tokens are closer
+    /// than `gap`.
     fn require_same(&self, program: &Path, windows: &[Vec<u32>], inputs: Inputs, gap: f32) {
         let found = self.compare(program, windows, inputs);
         assert!(found.relative() < SAME_INPUTS_LIMIT && found.worst_gap <= gap, "{}: {found:?}", self.label);
     }
 }
 
-/// Checks a model by every scheme; `limit` is the largest difference of the perplexities where llama.cpp rounds inputs. The
-/// GGUF files, with what they were made of.
+/// Checks a model with every scheme; `limit` is the largest difference of the perplexities if llama.cpp rounds inputs.
+/// Returns the GGUF files with their sources.
 fn check_all(
     program: &Path,
     float: &Checkpoint,
@@ -230,9 +231,9 @@ fn llama_cpp_computes_the_same_logits() {
         let windows: Vec<Vec<u32>> = ids.chunks_exact(96).take(3).map(<[u32]>::to_vec).collect();
         let work = root.path().join(&label);
         fs::create_dir(&work).unwrap();
-        // Logits of random models are in the tens, and rounded inputs change the perplexity by up to a percent.
+        // Logits of random models are in the tens, and rounded inputs change the perplexity by up to 1 %.
         let files = check_all(&program, &float, &windows, &work, 0.02);
-        // The values of the codes of Q4_0, as floats.
+        // The values of Q4_0, dequantized to floats.
         let (quantized, _) = &files[2];
         let dequantized = work.join("hf");
         export(quantized.dir(), &dequantized, &ExportOptions::new(Format::HuggingFace)).unwrap();
@@ -259,7 +260,7 @@ fn article() -> Option<String> {
     Some(text[start..end].to_owned())
 }
 
-/// The ids of `text` in windows of 512.
+/// Splits the ids of `text` into windows of 512.
 fn windows_of(checkpoint: &Checkpoint, text: &str) -> Vec<Vec<u32>> {
     let ids = Tokenizer::from_file(checkpoint.tokenizer_path().unwrap()).unwrap().encode(text).unwrap();
     ids.chunks_exact(512).take(2).map(<[u32]>::to_vec).collect()
@@ -276,17 +277,17 @@ fn llama_cpp_computes_the_same_of_a_real_model() {
     let windows = windows_of(&float, &text);
     let work = root.path().join("smollm2");
     fs::create_dir(&work).unwrap();
-    // llama.cpp rounds inputs to 8 bits, of which the perplexity of Q8_0 shows 0.1 % and that of Q4_0 0.6 %.
+    // llama.cpp rounds inputs to 8 bits, which changes the perplexity of Q8_0 by 0.1 % and that of Q4_0 by 0.6 %.
     let files = check_all(&program, &float, &windows, &work, 1e-2);
-    // Inputs rounded as llama.cpp rounds them are where its perplexity comes from: sums in another order round a few inputs to
-    // the next code, and make the rest.
+    // Rounding the inputs as llama.cpp does explains its perplexity. The rest is due to the order of sums, which rounds
+    // a few inputs to the next code.
     let own = files[2].1.compare(&program, &windows, Inputs::Own);
     let rounded = files[2].1.compare(&program, &windows, Inputs::Rounded);
     assert!((own.theirs / rounded.theirs - 1.0).abs() < 5e-3, "{own:?} {rounded:?}");
     let mut pairs = String::new();
     for (checkpoint, Exported { file, .. }) in &files {
         pairs += &format!("{}\t{}\n", checkpoint.dir().display(), file.display());
-        // Offsets of Q4_1 are floats when they come back.
+        // An import of Q4_1 dequantizes the offsets.
         let Some(metadata) = checkpoint.metadata().filter(|_| !file.ends_with("Q4_1.gguf")) else { continue };
         let options = ImportOptions { dequantize: false, dynamic: false, overwrite: true };
         let back = Checkpoint::open(import_gguf(file, &work.join("back"), &options).unwrap().path).unwrap();
@@ -298,7 +299,7 @@ fn llama_cpp_computes_the_same_of_a_real_model() {
     }
     if let Some(python) = peer_python("gguf") {
         let list = root.path().join("pairs");
-        // Values of Q4_1 are not the checkpoint's where offsets are rounded.
+        // Values of Q4_1 differ from the checkpoint's if offsets are rounded.
         let exact: String = pairs
             .lines()
             .filter(|line| !line.ends_with("Q4_1.gguf"))
@@ -309,7 +310,8 @@ fn llama_cpp_computes_the_same_of_a_real_model() {
     }
 }
 
-/// The file that the real model was published as: its values are exact, and those of the Hugging Face directory were rounded.
+/// The file in which the real model was published: its values are exact, and those of the Hugging Face directory were
+/// rounded.
 #[test]
 fn the_published_file_of_a_real_model_is_computed_the_same() {
     let (Some(source), Some(text)) = (real_model(), article()) else { return };
@@ -320,7 +322,7 @@ fn the_published_file_of_a_real_model_is_computed_the_same() {
     }
     let root = tempfile::tempdir().unwrap();
     let rounded = import(&source, &root.path().join("hf"));
-    // Files written next to it stay here.
+    // Keeps files that are written next to it in this directory.
     let file = root.path().join("Q4_1.gguf");
     fs::copy(&published, &file).unwrap();
     let report = import_gguf(&file, &root.path().join("gguf"), &ImportOptions::default()).unwrap();
@@ -345,7 +347,7 @@ fn the_published_file_of_a_real_model_is_computed_the_same() {
     }
 }
 
-/// The values of our tensor `name`, of codes where it has them. A tied head has those of the embedding.
+/// The values of slm's tensor `name`, dequantized if necessary. A tied head has those of the embedding.
 fn values_of(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
     let layer = name.strip_suffix(".weight").unwrap_or(name);
     let layers = if name == EMBED_TOKENS { &[TOKEN_TABLE, LM_HEAD][..] } else { &[layer] };

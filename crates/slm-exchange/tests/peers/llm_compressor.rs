@@ -1,4 +1,4 @@
-//! Import of models that llm-compressor quantized: the saved codes give the logits that transformers computes from
+//! Import of models quantized by llm-compressor: the imported codes give the logits that transformers computes from
 //! them.
 
 use crate::support::{computed, import, models, name, run};

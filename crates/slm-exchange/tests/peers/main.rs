@@ -1,7 +1,7 @@
-//! Exports as other programs read and compute them, and their models as they are imported. `.ci/peers` gets those programs; where
-//! one is missing, its tests skip with a line that says so.
+//! Exports as other programs read and compute them, and imports of their models. `.ci/peers` installs those programs;
+//! if one is missing, its tests are skipped with a printed line.
 //!
-//! One program of all tests: what they share is compiled once.
+//! All tests are one program, so that shared code is compiled once.
 
 mod compressed;
 mod compressed_import;

@@ -13,9 +13,9 @@ use slm_text::Tokenizer;
 
 use QuantizationType::{Dynamic, WeightOnly};
 
-/// Of every family.
+/// Schemes that are tested for every family.
 const OF_ALL: [&str; 2] = ["int4:group:32:f16", "int8:channel"];
-/// Of one with a head of its own, and one with a tied head: the scheme, and that of the embedding.
+/// Schemes that are tested for one family with an untied head and one with a tied head, with that of the embedding.
 const MORE: [(&str, Option<&str>); 6] = [
     ("int4:group:64:affine:f16", None),
     ("int4:group:32:affine", None),
@@ -29,7 +29,7 @@ fn options() -> ExportOptions {
     ExportOptions { float_type: Some(FloatType::F32), ..ExportOptions::new(Format::Mlx) }
 }
 
-/// Exports a checkpoint and records what mlx-lm must load and compute.
+/// Exports a checkpoint and records the expected results of mlx-lm.
 fn case(checkpoint: &Checkpoint, root: &Path, label: &str, exact: bool) -> Value {
     let out = root.join(format!("{label}-out"));
     let report = export(checkpoint.dir(), &out, &options()).unwrap();
@@ -39,7 +39,7 @@ fn case(checkpoint: &Checkpoint, root: &Path, label: &str, exact: bool) -> Value
     let ids_of_text = checkpoint
         .tokenizer_path()
         .map(|path| Tokenizer::from_file(path).unwrap().encode_with_special_tokens(text).unwrap());
-    // Another GELU.
+    // mlx-lm uses another GELU.
     let bound = label.starts_with("tiny-gpt-neox").then_some(0.01);
     let mut case = computed(checkpoint, root, label);
     case["directory"] = json!(out);
@@ -74,7 +74,7 @@ fn mlx_lm_computes_every_family() {
         cases.push(case(&float, root.path(), &format!("{label}-float"), true));
         for scheme in OF_ALL {
             let label = format!("{label}-{}", scheme.replace(':', "-"));
-            // mlx-lm has no head of GPT-2 that is not the embedding.
+            // mlx-lm's GPT-2 supports only a tied head.
             let embeddings = label.starts_with("tiny-gpt2").then_some("int8:channel:f16");
             let quantized = quantize(&float, &root.path().join(&label), scheme, WeightOnly, embeddings);
             // Rows of 172 are not whole groups.

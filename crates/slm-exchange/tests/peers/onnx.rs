@@ -36,7 +36,7 @@ const CASES: [(&str, QuantizationType); 17] = [
     ("int4:group:32", Dynamic),
 ];
 
-/// Exports `checkpoint` and records what ONNX Runtime must compute.
+/// Exports `checkpoint` and records the expected results of ONNX Runtime.
 fn case(checkpoint: &Checkpoint, root: &Path, label: &str, options: &ExportOptions) -> Value {
     let out = root.join(format!("{label}-onnx"));
     let report = export(checkpoint.dir(), &out, options).unwrap();
@@ -56,7 +56,7 @@ fn check(root: &Path, cases: &[Value]) {
     }
 }
 
-/// Adds what onnxruntime-genai must generate to a case, and the ids of a text.
+/// Adds the expected output of onnxruntime-genai and the ids of a text to a case.
 fn generated(mut case: Value, checkpoint: &Checkpoint) -> Value {
     let model = checkpoint.load_model(&Device::flex()).unwrap();
     let vocab = model.config().vocab_size;
@@ -104,7 +104,7 @@ fn codes_scales_and_ranges_are_the_checkpoints() {
     let root = tempfile::tempdir().unwrap();
     let mut cases = Vec::new();
     for dir in models() {
-        // A head of its own, a tied one, and rows that are not whole groups.
+        // An untied head, a tied one, and rows that are not whole groups.
         if !["tiny-llama", "tiny-qwen2", "stories260k"].contains(&name(&dir)) {
             continue;
         }
@@ -243,7 +243,7 @@ fn half_floats_are_stored_as_such() {
     let root = tempfile::tempdir().unwrap();
     for dir in models() {
         let label = name(&dir).to_owned();
-        // Stored as F32, and as BF16.
+        // Models stored as F32, and as BF16.
         if !["tiny-llama", "tiny-mistral"].contains(&label.as_str()) {
             continue;
         }

@@ -1,6 +1,7 @@
-//! ONNX models, read and computed by rten, a second program that shares nothing with ONNX Runtime.
+//! ONNX models, read and computed by rten, a second program that shares no code with ONNX Runtime.
 //!
-//! `.ci/peers` builds the program in `.ci/onnx-rten`, which computes half of a sequence in one pass and the rest with the cache.
+//! `.ci/peers` builds the program in `.ci/onnx-rten`, which computes half of a sequence in one pass and the rest with
+//! the cache.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,11 +24,11 @@ const CASES: [(&str, QuantizationType); 5] = [
 ];
 /// Largest difference of a logit.
 const BOUND: f32 = 1e-3;
-/// Largest difference of a logit if a value fell on the other side of a tie between two codes of an input.
+/// Largest difference of a logit after a value was rounded differently at a tie between two codes of an input.
 const AFTER_TIE: f32 = 1.0;
 
-/// Returns `true` if rten's products of UINT8 and INT8 codes saturate: on x86 processors, whose older instructions add pairs of
-/// products in 16 bits.
+/// Returns `true` if rten's products of UINT8 and INT8 codes saturate, as they do on x86 processors whose older
+/// instructions add pairs of products in 16 bits.
 fn saturates() -> bool {
     #[cfg(target_arch = "x86_64")]
     return !std::arch::is_x86_feature_detected!("avx512vnni");
@@ -35,7 +36,7 @@ fn saturates() -> bool {
     false
 }
 
-/// The program, under the directory that `SLM_ONNX_RTEN` names or where `.ci/peers` puts it.
+/// The program in the directory that `SLM_ONNX_RTEN` names, or in the one used by `.ci/peers`.
 fn program() -> Option<PathBuf> {
     let named = std::env::var_os("SLM_ONNX_RTEN").map(PathBuf::from);
     let own = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/slm/onnx-rten"));
@@ -47,7 +48,7 @@ fn program() -> Option<PathBuf> {
     None
 }
 
-/// Exports `checkpoint` and has rten compute `ids`.
+/// Exports `checkpoint` and computes `ids` with rten.
 fn compute(program: &Path, checkpoint: &Checkpoint, ids: &[Vec<u32>], dir: &Path) -> (Output, Vec<f32>) {
     let options = ExportOptions { strict: true, overwrite: true, ..ExportOptions::new(Format::Onnx) };
     let out = dir.join("onnx");
@@ -60,7 +61,7 @@ fn compute(program: &Path, checkpoint: &Checkpoint, ids: &[Vec<u32>], dir: &Path
     (output, bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
 }
 
-/// The largest difference of a logit at each position.
+/// Returns the largest difference of a logit at each position.
 fn differences(program: &Path, checkpoint: &Checkpoint, label: &str, dir: &Path) -> Vec<f32> {
     let model = checkpoint.load_model(&Device::flex()).unwrap();
     let vocab = model.config().vocab_size;
@@ -114,7 +115,7 @@ fn rten_computes_every_family() {
     );
 }
 
-/// rten 0.27 has neither INT4 nor scales for blocks of a row.
+/// rten 0.27 supports neither INT4 nor scales for blocks of a row.
 #[test]
 fn what_rten_does_not_have_is_refused_by_it() {
     let Some(program) = program() else { return };

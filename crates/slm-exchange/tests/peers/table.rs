@@ -23,8 +23,8 @@ const SCHEMES: [(&str, QuantizationType); 8] = [
     ("int8:tensor:f16", QuantizationType::Static),
 ];
 
-/// A description of what an export keeps of the quantized layers. If a tensor in a model is worse than the others, it
-/// describes most of them. `reasons` has the sentence of each footnote.
+/// Describes how an export preserves the quantized layers. If a tensor of a model is worse than the others, the result
+/// describes the majority. `reasons` collects the texts of the footnotes.
 fn word(report: &ExportReport, reasons: &mut Vec<String>) -> String {
     let mut words: Vec<(String, f64, usize)> = Vec::new();
     for tensor in report.tensors.iter().filter(|tensor| tensor.shape.len() == 2) {
@@ -41,7 +41,7 @@ fn word(report: &ExportReport, reasons: &mut Vec<String>) -> String {
         }
     }
     words.sort_by_key(|&(.., count)| std::cmp::Reverse(count));
-    // Float embeddings are exact next to any layers.
+    // Float embeddings are exact for layers of any kind.
     if words.iter().any(|(word, ..)| word != "exact") {
         words.retain(|(word, ..)| word != "exact");
     }
@@ -53,7 +53,7 @@ fn word(report: &ExportReport, reasons: &mut Vec<String>) -> String {
     words.collect::<Vec<_>>().join(", ")
 }
 
-/// Rounds up to 1, 2 or 5 times a power of ten, which the last bits of a machine do not change.
+/// Rounds up to 1, 2 or 5 times a power of ten, so that differences in the last bits between machines do not matter.
 fn rounded_up(change: f64) -> String {
     let power = change.log10().floor();
     let digits = change / 10_f64.powf(power);
@@ -64,7 +64,7 @@ fn rounded_up(change: f64) -> String {
     }
 }
 
-/// The number of the footnote with the text `reason`.
+/// Returns the number of the footnote with the text `reason`.
 fn footnote(reason: &str, reasons: &mut Vec<String>) -> String {
     let number = reasons.iter().position(|known| known == reason).unwrap_or_else(|| {
         reasons.push(reason.to_owned());

@@ -1,4 +1,4 @@
-//! Exports in transformers: Hugging Face and compressed-tensors directories give the logits of slm.
+//! Exports in transformers: Hugging Face and compressed-tensors directories give slm's logits.
 
 use std::fs;
 use std::path::Path;
@@ -13,12 +13,12 @@ use slm_testing::peer_python;
 use QuantizationType::{Dynamic, Static, WeightOnly};
 
 const OF_ALL: [(&str, QuantizationType); 2] = [("int8:channel", WeightOnly), ("int4:group:32", WeightOnly)];
-/// Of two families. Affine INT4 is not among them: transformers 5.23 takes packed zero points, as compressed-tensors writes
-/// them, for a wrong shape.
+/// Schemes that are tested for two families. Affine INT4 is missing: transformers 5.23 rejects the shape of packed zero
+/// points, as compressed-tensors writes them.
 const MORE: [(&str, QuantizationType); 3] =
     [("int8:channel", Dynamic), ("int8:channel", Static), ("int8:tensor", Static)];
 
-/// Exports a checkpoint and records what transformers must compute.
+/// Exports a checkpoint and records the expected results of transformers.
 fn case(checkpoint: &Checkpoint, root: &Path, label: &str, format: Format) -> Value {
     let out = root.join(format!("{label}-out"));
     export(checkpoint.dir(), &out, &ExportOptions::new(format)).unwrap();
@@ -36,7 +36,7 @@ fn transformers_computes_every_family() {
         let label = name(&dir).to_owned();
         let float = import(&dir, &root.path().join(&label));
         cases.push(case(&float, root.path(), &format!("{label}-float"), Format::HuggingFace));
-        // Layers of GPT-2 are of a class that compressed-tensors does not quantize; the rows of stories260k are no whole
+        // GPT-2's layers have a class that compressed-tensors does not quantize; the rows of stories260k are not whole
         // groups of 32.
         if label == "tiny-gpt2" || label == "stories260k" {
             continue;

@@ -1,5 +1,5 @@
-//! Gemma 3, text only: four norms a layer that compute with `1 + weight`, a scaled embedding, q/k norm, a gate with
-//! the tanh GELU, and layers of two types with windows and rotary bases of their own.
+//! Gemma 3, text only: four norms per layer that compute with `1 + weight`, a scaled embedding, q/k norm, a gate with
+//! the tanh GELU, and two types of layers that differ in window and rotary base.
 
 use serde_json::json;
 
@@ -60,7 +60,7 @@ fn config(fields: &Fields<'_>) -> Result<ModelConfig> {
     let scalar = fields.f64("query_pre_attn_scalar")?.unwrap_or(256.0);
     model.attention_scale = Some(1.0 / scalar.sqrt());
 
-    // rope_scaling is for the layers without a window; those with one have a base of their own.
+    // rope_scaling is for the layers without a window; layers with a window have their own base.
     let full = Rope::whole(1_000_000.0).read_of_type(fields, FULL, true, &model)?;
     let local = Rope { theta_name: "rope_local_base_freq", ..Rope::whole(10_000.0) };
     let sliding_rotary = local.read_of_type(fields, SLIDING, false, &model)?;

@@ -46,7 +46,7 @@ fn config(fields: &Fields<'_>) -> Result<ModelConfig> {
     let mut model = ModelConfig::new(
         fields.size("vocab_size", 50_257)?,
         hidden_size,
-        // Absent and null are four times the width.
+        // Absent and null mean four times the width.
         fields.usize("n_inner")?.unwrap_or(hidden_size.saturating_mul(4)),
         fields.layers("n_layer", size(fields, "n_layer", "num_hidden_layers", 12)?)?,
         num_heads,
@@ -63,7 +63,7 @@ fn config(fields: &Fields<'_>) -> Result<ModelConfig> {
     Ok(model)
 }
 
-/// A size by its own name or by the one that other classes have for it (`attribute_map` of the class).
+/// A size by its own name or by its name in other classes (`attribute_map` of the class).
 fn size(fields: &Fields<'_>, name: &str, alias: &str, default: usize) -> Result<usize> {
     match (fields.usize(name)?, fields.usize(alias)?) {
         (Some(size), Some(other)) if size != other => {

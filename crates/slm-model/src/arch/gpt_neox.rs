@@ -48,7 +48,7 @@ const TENSORS: TensorMap = TensorMap {
     constants: &[".attention.bias"],
 };
 
-/// Beside the object, base and share have names of their own; `rope_theta` and `partial_rotary_factor` mean nothing there.
+/// Next to the object, base and share have other names; `rope_theta` and `partial_rotary_factor` have no effect there.
 const ROPE: Rope =
     Rope { theta_name: "rotary_emb_base", share: Some(("rotary_pct", 0.25)), ..Rope::whole(10_000.0) };
 

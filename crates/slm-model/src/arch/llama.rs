@@ -1,4 +1,4 @@
-//! Llama, and what has its form: SmolLM2, TinyLlama.
+//! Llama and models of the same form: SmolLM2, TinyLlama.
 
 use super::Architecture;
 use super::fields::{Fields, Sizes};
@@ -28,7 +28,7 @@ pub(super) const SIZES: Sizes = Sizes {
     head_dim: None,
 };
 
-/// The names of tensors that most architectures took over.
+/// The names of tensors that most architectures share.
 pub(super) const TENSORS: TensorMap = TensorMap {
     prefix: "model.",
     layers: "layers",
@@ -49,8 +49,8 @@ fn config(fields: &Fields<'_>) -> Result<ModelConfig> {
     Ok(model)
 }
 
-/// The fields that most architectures took over: sizes, gated MLP, RMSNorm, an untied head by default. `defaults` and
-/// `norm_eps` are for sizes and a `rms_norm_eps` that a config does not give.
+/// The fields that most architectures share: sizes, gated MLP, RMSNorm, an untied head by default. `defaults` and
+/// `norm_eps` replace sizes and a `rms_norm_eps` that a config does not give.
 pub(super) fn common(fields: &Fields<'_>, defaults: &Sizes, norm_eps: f64) -> Result<ModelConfig> {
     let mut model = fields.sizes(defaults)?;
     model.mlp = MlpKind::new(true, fields.activation("hidden_act", "silu")?);

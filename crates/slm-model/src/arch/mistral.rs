@@ -39,8 +39,8 @@ const SIZES: Sizes = Sizes {
 fn config(fields: &Fields<'_>) -> Result<ModelConfig> {
     let mut model = llama::common(fields, &SIZES, 1e-6)?;
     model.position = Position::Rotary(Rope::whole(10_000.0).read(fields, &model)?);
-    // 4096 where it is absent, none where it is null. With layer_types, AutoModelForCausalLM takes Ministral's class,
-    // whose layers follow them.
+    // 4096 if it is absent, none if it is null. With layer_types, AutoModelForCausalLM uses Ministral's class, whose
+    // layers follow them.
     let window = window(fields, Some(4096))?;
     let sliding = sliding_layers(fields, model.num_layers, |_| window.is_some())?;
     set_windows(fields, &mut model, &sliding, window)?;

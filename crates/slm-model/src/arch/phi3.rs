@@ -1,4 +1,4 @@
-//! Phi-3 and Phi-4-mini: Llama with fused tensors, of which part of each head may be rotated.
+//! Phi-3 and Phi-4-mini: Llama with fused tensors, in which only a part of each head may be rotated.
 
 use super::Architecture;
 use super::fields::{Fields, Sizes};
@@ -42,8 +42,7 @@ const TENSORS: TensorMap = TensorMap {
     ..llama::TENSORS
 };
 
-/// The class has an `original_max_position_embeddings` of 4096 whether a config gives it or not, and early configs call
-/// LongRoPE by other names.
+/// The class defaults to an `original_max_position_embeddings` of 4096, and early configs use other names for LongRoPE.
 const ROPE: Rope = Rope {
     share: Some(("partial_rotary_factor", 1.0)),
     original_positions: Some(4096),
@@ -54,7 +53,7 @@ const ROPE: Rope = Rope {
 fn config(fields: &Fields<'_>) -> Result<ModelConfig> {
     let mut model = llama::common(fields, &SIZES, 1e-5)?;
     model.position = Position::Rotary(ROPE.read(fields, &model)?);
-    // A window is every layer's; absent and null are none.
+    // A window applies to every layer; absent and null mean no window.
     let window = window(fields, None)?;
     let sliding = vec![window.is_some(); model.num_layers];
     set_windows(fields, &mut model, &sliding, window)?;

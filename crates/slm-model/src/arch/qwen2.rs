@@ -1,4 +1,4 @@
-//! Qwen2: Llama with biases on q, k and v, and a window in the upper layers where it is switched on.
+//! Qwen2: Llama with biases on q, k and v, and an optional window in the upper layers.
 
 use super::Architecture;
 use super::fields::{Fields, Sizes};
@@ -36,8 +36,8 @@ fn config(fields: &Fields<'_>) -> Result<ModelConfig> {
     Ok(model)
 }
 
-/// Windows where `use_sliding_window` says so: by `layer_types`, else from layer `max_window_layers` on, 28 where it is
-/// absent. A `sliding_window` that is absent is 4096 wide; null is none.
+/// Sets windows if `use_sliding_window` is true: by `layer_types`, or else from layer `max_window_layers` on (28 if
+/// absent). An absent `sliding_window` means 4096; null means no window.
 pub(super) fn upper_windows(fields: &Fields<'_>, model: &mut ModelConfig) -> Result<()> {
     let on = fields.bool("use_sliding_window")?.unwrap_or(false);
     let full_layers = fields.usize("max_window_layers")?.unwrap_or(28);

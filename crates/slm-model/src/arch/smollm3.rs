@@ -36,7 +36,7 @@ fn config(fields: &Fields<'_>) -> Result<ModelConfig> {
     model.mlp_bias = fields.bool("mlp_bias")?.unwrap_or(false);
     model.tie_word_embeddings = fields.bool("tie_word_embeddings")?.unwrap_or(true);
     let rotates = rotating_layers(fields, model.num_layers)?;
-    // The layers of layer_types have their window whatever use_sliding_window says: transformers masks by the type.
+    // Layers in layer_types have a window whatever use_sliding_window says: transformers masks by the type.
     let on = fields.bool("use_sliding_window")?.unwrap_or(false);
     let window = window(fields, None)?;
     let default = |layer: usize| on && window.is_some() && !rotates[layer];

@@ -30,7 +30,7 @@ const SIZES: Sizes = Sizes {
     head_dim: None,
 };
 
-/// Side by side, attention and MLP read the same norm.
+/// In parallel residuals, attention and MLP read the same norm.
 const TENSORS: TensorMap =
     TensorMap { parallel: &[("post_attention_norm", "input_layernorm", Op::Copy)], ..llama::TENSORS };
 

@@ -10,12 +10,12 @@ use crate::names::{ExpectedTensor, LM_HEAD};
 pub(super) struct TensorMap {
     /// Prefix of every name but the head's, with its dot. Some files leave it out.
     pub(super) prefix: &'static str,
-    /// Prefix of the number of a layer.
+    /// Prefix of a layer's number.
     pub(super) layers: &'static str,
-    /// Canonical paths (in a layer without `layers.N.`), their paths in the file, and their derivation. Others
-    /// are the same in both.
+    /// Canonical paths (in a layer without `layers.N.`), their paths in the file, and their derivation. Other paths are
+    /// the same in both.
     pub(super) names: &'static [(&'static str, &'static str, Op)],
-    /// Rows that stand before those of `names` in models with parallel residuals.
+    /// Entries that take precedence over those of `names` in models with parallel residuals.
     pub(super) parallel: &'static [(&'static str, &'static str, Op)],
     /// Ends of the names of constants, which the program computes itself.
     pub(super) constants: &'static [&'static str],
@@ -24,17 +24,17 @@ pub(super) struct TensorMap {
 /// Derivation of a tensor from one in the file. Weights of linear layers are `[outputs, inputs]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Op {
-    /// It is the same.
+    /// The tensor itself.
     Copy,
     /// One is added to each value (norms of Gemma, which compute with `1 + weight`).
     PlusOne,
     /// Weights are stored as `[inputs, outputs]` (GPT-2's `Conv1D`).
     Transpose,
-    /// It is the rows of a part of a fused tensor.
+    /// The rows of a part of a fused tensor.
     Rows(FusedPart),
-    /// The same of one whose weights are stored as `[inputs, outputs]`.
+    /// The rows of a part of a fused tensor whose weights are stored as `[inputs, outputs]`.
     TransposeRows(FusedPart),
-    /// It is the rows of a part of a fused tensor in which the parts of each head follow one another (GPT-NeoX).
+    /// The rows of a part of a fused tensor in which the parts are interleaved head by head (GPT-NeoX).
     HeadRows(FusedPart),
 }
 
@@ -49,7 +49,7 @@ pub(super) enum FusedPart {
 }
 
 impl FusedPart {
-    /// Its rows, and the rows of all parts.
+    /// The rows of this part in the fused tensor, and the number of rows of all parts.
     fn rows(self, config: &ModelConfig) -> (Range<usize>, usize) {
         let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
         let inner = config.intermediate_size;
@@ -63,7 +63,7 @@ impl FusedPart {
     }
 }
 
-/// A tensor of a file, and how a tensor of the model is made of it.
+/// A tensor of a file, and how a tensor of the model is derived from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSource {
     /// Name in the file.
@@ -72,7 +72,7 @@ pub struct TensorSource {
     pub shape: Vec<usize>,
     transposed: bool,
     plus_one: bool,
-    /// Rows that are taken, one range after the other; all where there is none.
+    /// Ranges of rows that are taken, in order; empty for all rows.
     rows: Vec<Range<usize>>,
 }
 
@@ -105,10 +105,10 @@ impl TensorSource {
 }
 
 impl TensorSource {
-    /// Puts the values of the model's tensor where they lie in the file's, row-major: the inverse of
+    /// Writes the values of the model's tensor to their places in the file's, row-major: the inverse of
     /// [`TensorSource::apply`].
     ///
-    /// Values outside of both are left alone, as are those of the file's tensor that other tensors are made of.
+    /// Values of the file's tensor that belong to other tensors are left unchanged.
     pub fn restore(&self, values: &[f32], file: &mut [f32]) {
         let (width, height) = match self.shape[..] {
             [inputs, outputs] if self.transposed => (inputs, outputs),
@@ -126,17 +126,17 @@ impl TensorSource {
         }
     }
 
-    /// Returns `true` if the values are those of the file, in whatever order.
+    /// Returns `true` if the values are those of the file, in any order.
     pub fn keeps_values(&self) -> bool {
         !self.plus_one
     }
 
-    /// Rows of the file's tensor that the rows of the model's are; `None` if they are the same.
+    /// Rows of the file's tensor that make up the model's, in order; `None` if they are the same.
     pub fn file_rows(&self) -> Option<Vec<usize>> {
         (!self.rows.is_empty()).then(|| self.rows.iter().cloned().flatten().collect())
     }
 
-    /// Returns `true` if the file's tensor has columns for rows.
+    /// Returns `true` if the file's tensor is the transpose.
     pub fn is_transposed(&self) -> bool {
         self.transposed
     }

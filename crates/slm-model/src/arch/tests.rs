@@ -16,7 +16,7 @@ fn base(architecture: &str) -> Value {
     })
 }
 
-/// [`base`] without some of its fields, which the architecture calls by other names.
+/// [`base`] without some of its fields, for which the architecture has other names.
 fn base_without(architecture: &str, fields: &[&str]) -> Value {
     let mut base = base(architecture);
     fields.iter().for_each(|field| drop(base.as_object_mut().unwrap().remove(*field)));
@@ -186,7 +186,7 @@ fn windows_of_all_layers_and_of_some() {
         json!({ "layer_types": [sliding, full, sliding], "use_sliding_window": true, "sliding_window": 5 }),
     );
     assert_eq!(windows(&some), [Some(5), None, Some(5)]);
-    // What most layers do stands in the config, and one override has the rest.
+    // The config describes most layers, and one override describes the others.
     assert_eq!((some.sliding_window, some.layer_overrides.len()), (Some(5), 1));
     refused(base(QWEN3), types([full, sliding, full]), "layer_types");
     refused(base(QWEN3), types(["chunked_attention"; 3]), "layer_types");
@@ -381,7 +381,7 @@ fn shares_of_heads_in_both_styles() {
     refused(base("StableLmForCausalLM"), json!({ "qk_layernorm": true }), "qk_layernorm");
 }
 
-/// The model of a config that says something about which the user is told, and that.
+/// The model of a config whose reading produces a note that contains `part`.
 fn noted(base: Value, changes: Value, part: &str) -> ModelConfig {
     let parsed = read_config(&with(base, changes)).unwrap();
     assert!(parsed.notes.iter().any(|note| note.contains(part)), "{part:?} is not in {:?}", parsed.notes);
@@ -405,7 +405,7 @@ fn absent_sizes_are_those_of_the_class() {
         ("GPT2LMHeadModel", "n_positions", 1024),
     ] {
         let mut base = if class.starts_with("GPT2") { gpt2() } else { base(class) };
-        // What these classes call by other names or have no field for is passed over.
+        // Fields that these classes name differently or do not have are ignored.
         base["num_key_value_heads"] = if class == "GPTNeoXForCausalLM" { 4.into() } else { 2.into() };
         base.as_object_mut().unwrap().remove(absent);
         assert_eq!(noted(base, json!({}), absent).max_position_embeddings, expected, "{class}");
@@ -464,14 +464,14 @@ fn what_is_said_twice_is_read_as_transformers_reads_it() {
         json!({ "rope_scaling": { "type": "dynamic", "factor": 2 }, "max_position_embeddings": 96 });
     let scaling = RopeScaling::Dynamic { factor: 2.0, max_position_embeddings: 96 };
     assert_eq!(position(dynamic.clone(), "dynamic"), rotary(1e4, scaling));
-    // As many positions as the factor says.
+    // The factor multiplies the number of positions.
     assert_eq!(model(base(LLAMA), dynamic).max_position_embeddings, 192);
     // Text has the same positions along all axes.
     let mrope = json!({ "rope_scaling": { "type": "mrope", "mrope_section": [2, 3, 3] } });
     assert_eq!(model(base(QWEN2), mrope).position, plain);
     let mrope = json!({ "rope_parameters": { "rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4 } });
     assert_eq!(model(base(QWEN2), mrope).position, plain);
-    // The original positions of Phi-3 are 4096 unless something beside the object says otherwise.
+    // The original positions of Phi-3 are 4096 unless a field next to the object says otherwise.
     let factors = vec![1.0; 8];
     let long = json!({ "type": "su", "short_factor": factors, "long_factor": factors,
         "original_max_position_embeddings": 64 });
@@ -484,7 +484,7 @@ fn what_is_said_twice_is_read_as_transformers_reads_it() {
         }
         position => panic!("{position:?}"),
     }
-    // GPT-NeoX has names of its own for what stands beside the object.
+    // GPT-NeoX has other names for the fields next to the object.
     let neox = base_without("GPTNeoXForCausalLM", &["rms_norm_eps", "num_key_value_heads"]);
     let parsed = read_config(&with(
         neox,
@@ -507,7 +507,7 @@ fn layer_types_mean_what_they_mean_to_the_class() {
     assert_eq!(windows(&model(smollm3.clone(), some.clone())), [Some(5), None, Some(5)]);
     let unlisted = json!({ "use_sliding_window": true, "sliding_window": 5, "no_rope_layers": [1, 0, 1, 0] });
     assert_eq!(windows(&model(smollm3, unlisted)), [None, Some(5), None]);
-    // Of Phi-3 the window is all layers'.
+    // In Phi-3 the window applies to all layers.
     let phi3 = read_config(&with(base("Phi3ForCausalLM"), some)).unwrap();
     assert_eq!(
         (windows(&phi3.model), &phi3.unrecognized[..]),
@@ -623,7 +623,7 @@ fn every_part_of_gpt2_has_an_origin() {
 fn the_page_on_architectures_shows_the_real_file() {
     let page = include_str!("../../../../docs/add-an-architecture.md");
     assert!(page.contains(include_str!("olmo2.rs")), "copy arch/olmo2.rs to the page");
-    // What else it names is there too.
+    // The other items that it names exist too.
     let (fields, tensors) = (include_str!("fields.rs"), include_str!("tensors.rs"));
     let words = |before: &str| {
         let ends = |c: char| !(c.is_ascii_alphanumeric() || c == '_');

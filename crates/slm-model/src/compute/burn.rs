@@ -21,15 +21,15 @@ pub(crate) struct BurnOps<'a> {
     start: usize,
     len: usize,
     tables: Vec<RotaryTables>,
-    /// The first position that any query sees, and the mask, for each window that a layer of the pass has.
+    /// The mask of each window that a layer of the pass has.
     masks: Vec<(Option<usize>, Mask)>,
 }
 
 #[derive(Clone)]
 struct Mask {
-    /// First position that any query sees.
+    /// The first position that any query attends to.
     first: usize,
-    /// `[1, 1, heads_per_kv_head * len, keys]`, true where a query must not look; `None` where all may.
+    /// `[1, 1, heads_per_kv_head * len, keys]`, true where a query must not attend; `None` if nothing is masked.
     hidden: Option<Tensor<4, Bool>>,
 }
 
@@ -43,7 +43,7 @@ impl<'a> BurnOps<'a> {
         Self { device, shape, rotaries, cache, start: 0, len: 0, tables: Vec::new(), masks: Vec::new() }
     }
 
-    /// The mask of a window, made for the first layer that asks.
+    /// The mask of a window, created for the first layer that needs it.
     fn mask(&mut self, window: Option<usize>) -> Mask {
         if let Some((_, mask)) = self.masks.iter().find(|(known, _)| *known == window) {
             return mask.clone();
@@ -51,7 +51,7 @@ impl<'a> BurnOps<'a> {
         let (start, len, groups) = (self.start, self.len, self.shape.group());
         let width = window.unwrap_or(usize::MAX);
         let first = (start + 1).saturating_sub(width);
-        // A single query sees every key from `first` on.
+        // A single query attends to every key from `first` on.
         let hidden = (len > 1).then(|| {
             let keys = start + len - first;
             let hidden: Vec<bool> = (0..groups)

@@ -1,8 +1,8 @@
-//! The operations that a model is computed with, and the model written over them.
+//! The operations that compute a model, and the model written in terms of them.
 //!
-//! [`Compute`] is what the walk through a model ([`walk`]) needs. Three implementations exist: Burn's tensor
-//! operations ([`burn`]), the fused operations with gradients of `slm-autograd` ([`autograd`]), and kernels on
-//! slices of host memory ([`crate::cpu`]).
+//! [`Compute`] is the set of operations that the walk through a model ([`walk`]) needs. Three implementations exist:
+//! Burn's tensor operations ([`burn`]), the fused operations with gradients of `slm-autograd` ([`autograd`]), and
+//! kernels on slices of host memory ([`crate::cpu`]).
 
 pub(crate) mod autograd;
 pub(crate) mod burn;
@@ -20,16 +20,16 @@ use crate::token_table::TokenTable;
 
 /// Operations on the activations of one pass.
 ///
-/// Activations are `[rows, width]` to the walk; an implementation may hold several sequences side by side. Each is
-/// consumed by the operation that reads it last, so that its memory can be used again.
+/// For the walk, activations are `[rows, width]`; an implementation may hold several sequences together. The operation
+/// that reads an activation last consumes it, so that its memory can be reused.
 pub(crate) trait Compute {
-    /// A linear layer, ready to be applied.
+    /// A prepared linear layer.
     type Linear<'w>;
-    /// A norm, ready to be applied.
+    /// A prepared norm.
     type Norm<'w>;
     /// The residual stream.
     type Stream;
-    /// An activation outside of the stream.
+    /// An activation outside the stream.
     type Value;
     /// Output of the head.
     type Logits;
@@ -54,7 +54,7 @@ pub(crate) trait Compute {
     /// Multiplies the stream.
     fn scale(&mut self, stream: &mut Self::Stream, factor: f64) -> Result<(), Self::Error>;
 
-    /// A copy of the stream, normalized where there is a norm.
+    /// A copy of the stream, normalized if there is a norm.
     fn read(
         &mut self,
         stream: &mut Self::Stream,
@@ -74,14 +74,14 @@ pub(crate) trait Compute {
         linears: [&Self::Linear<'_>; N],
     ) -> Result<[Self::Value; N], Self::Error>;
 
-    /// Normalizes and rotates queries and keys as `layer` says, and lets the queries attend to all positions so far.
+    /// Normalizes and rotates queries and keys as `layer` says, and computes their attention to all positions so far.
     fn attend<'w>(
         &mut self,
         qkv: [Self::Value; 3],
         layer: &LayerParts<Self::Linear<'w>, Self::Norm<'w>>,
     ) -> Result<Self::Value, Self::Error>;
 
-    /// `activation(gate) * up`, or without a gate `activation(up)`.
+    /// Computes `activation(gate) * up`, or without a gate `activation(up)`.
     fn activate(
         &mut self,
         gate: Option<Self::Value>,
@@ -89,16 +89,16 @@ pub(crate) trait Compute {
         activation: Activation,
     ) -> Result<Self::Value, Self::Error>;
 
-    /// Carries out what [`add`](Self::add) may have put off.
+    /// Performs additions that [`add`](Self::add) may have deferred.
     fn settle(&mut self, stream: &mut Self::Stream) -> Result<(), Self::Error>;
 
-    /// A copy of a stream that is settled.
+    /// A copy of a settled stream.
     fn copy(&mut self, stream: &Self::Stream) -> Self::Stream;
 
     /// Reduces the stream to its last position.
     fn keep_last(&mut self, stream: &mut Self::Stream) -> Result<(), Self::Error>;
 
-    /// Gives the memory of a stream back.
+    /// Releases the memory of a stream.
     fn finish(&mut self, stream: Self::Stream);
 
     /// Applies the head and multiplies the logits by `factor`.

@@ -1,4 +1,4 @@
-//! The parameters of a model by role, in the form in which a compute takes them.
+//! The parameters of a model by role, in the form that a [`Compute`](super::Compute) takes.
 
 use burn::tensor::Tensor;
 
@@ -46,13 +46,13 @@ pub(crate) struct LayerParts<L, N> {
     pub(crate) gate_proj: Option<L>,
     pub(crate) up_proj: L,
     pub(crate) down_proj: L,
-    /// Index of the KV cache that it uses.
+    /// Index of the layer's KV cache.
     pub(crate) slot: usize,
 }
 
 impl<L, N> LayerParts<L, N> {
-    /// The same layer with its linear layers and norms in another form, and KV cache `slot`. `linear` is given the
-    /// name inside the layer.
+    /// The same layer with KV cache `slot` and its linear layers and norms in another form. `linear` gets the name
+    /// inside the layer.
     pub(crate) fn try_map<L2, N2, E>(
         self,
         slot: usize,
@@ -80,7 +80,7 @@ impl<L, N> LayerParts<L, N> {
         })
     }
 
-    /// Its linear layers, in forward order.
+    /// The linear layers, in forward order.
     pub(crate) fn linears(&self) -> impl Iterator<Item = &L> {
         [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj]
             .into_iter()
@@ -89,7 +89,7 @@ impl<L, N> LayerParts<L, N> {
     }
 }
 
-/// Parameters in front of the first layer.
+/// The parameters before the first layer.
 #[derive(Debug, Clone)]
 pub(crate) struct Embedding {
     pub(crate) tokens: TokenTable,
@@ -100,7 +100,7 @@ pub(crate) struct Embedding {
 /// The head.
 #[derive(Debug, Clone)]
 pub(crate) enum HeadParts<L> {
-    /// A layer of its own.
+    /// A separate layer.
     Linear(L),
     /// The transposed embedding, `[vocab_size, hidden]`.
     Tied(Box<Tensor<2>>),

@@ -1,4 +1,4 @@
-//! Operations that both ways to compute with tensors share.
+//! The operations that both tensor implementations share.
 
 use std::convert::Infallible;
 
@@ -13,7 +13,7 @@ use crate::token_table::TokenTable;
 /// A layer of tensors.
 pub(crate) type TensorLayer<'w> = LayerParts<&'w Linear, &'w Norm>;
 
-/// The operations in which they differ. All tensors are `[batch, len, width]`.
+/// The operations in which the tensor implementations differ. All tensors are `[batch, len, width]`.
 pub(crate) trait TensorOps {
     /// Starts a pass over `len` positions from `start` on.
     fn start(&mut self, start: usize, len: usize);
@@ -21,14 +21,14 @@ pub(crate) trait TensorOps {
     /// Normalizes the last dimension.
     fn normalize<const D: usize>(&self, norm: &Norm, x: Tensor<D>) -> Tensor<D>;
 
-    /// Attention of queries and keys that are normalized and not yet rotated.
+    /// Attention of queries and keys that are normalized but not yet rotated.
     fn attend(&mut self, qkv: [Tensor<3>; 3], layer: &TensorLayer<'_>) -> Tensor<3>;
 
     /// `activation(gate) * up`, or without a gate `activation(up)`.
     fn activate(&self, gate: Option<Tensor<3>>, up: Tensor<3>, activation: Activation) -> Tensor<3>;
 }
 
-/// Computes with tensors of any device, and several sequences side by side.
+/// Computes with tensors on any device, for several sequences together.
 pub(crate) struct Tensors<O> {
     ops: O,
     shape: HeadShape,

@@ -1,4 +1,4 @@
-//! The walk through a model, written once for every compute.
+//! The walk through a model, written once for every [`Compute`].
 
 use burn::tensor::{Int, Tensor};
 use slm_nn::Linear;
@@ -7,9 +7,9 @@ use super::{Around, Compute, Embedding, HeadParts, LayerParts, ModelParts};
 use crate::names::LM_HEAD;
 use crate::norm::Norm;
 
-/// A layer in the form in which `C` takes it.
+/// A layer in the form that `C` takes.
 pub(crate) type LayerOf<'w, C> = LayerParts<<C as Compute>::Linear<'w>, <C as Compute>::Norm<'w>>;
-/// A model in the form in which `C` takes it.
+/// A model in the form that `C` takes.
 pub(crate) type ModelOf<'w, C> = ModelParts<<C as Compute>::Linear<'w>, <C as Compute>::Norm<'w>>;
 
 /// Prepares layer `index` for `compute`, with KV cache `slot`.
@@ -71,18 +71,18 @@ pub(crate) fn embed<C: Compute>(
     Ok(stream)
 }
 
-/// A part of a layer that leads from the residual stream to the residual stream.
+/// A part of a layer that reads and writes the residual stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LayerPart {
     /// Attention with its norms.
     Attention,
     /// The MLP with its norms.
     Mlp,
-    /// All of it.
+    /// The whole layer.
     Whole,
 }
 
-/// Takes the stream through one layer.
+/// Runs the stream through one layer.
 pub(crate) fn layer<'w, C: Compute>(
     compute: &mut C,
     layer: &LayerOf<'w, C>,
@@ -103,7 +103,7 @@ pub(crate) fn layer<'w, C: Compute>(
     layer_part(compute, layer, LayerPart::Mlp, stream)
 }
 
-/// Takes the stream through a part of a layer. One whose attention and MLP read the same stream goes as a whole,
+/// Runs the stream through a part of a layer. A layer whose attention and MLP read the same stream runs as a whole,
 /// whatever the part.
 pub(crate) fn layer_part<'w, C: Compute>(
     compute: &mut C,
@@ -118,11 +118,11 @@ pub(crate) fn layer_part<'w, C: Compute>(
     compute.add(stream, y, layer.spec.residual_multiplier)
 }
 
-/// What the last linear layer of a part gives, and the norms around the part.
+/// The output of the last linear layer of a part, and the norms around the part.
 pub(crate) type PartProduct<'l, 'w, C> = (<C as Compute>::Value, &'l Around<<C as Compute>::Norm<'w>>);
 
-/// What the last linear layer of a part of a layer gives, and the norms around the part. `None` for a whole layer, and
-/// where attention and MLP read the same stream.
+/// The output of the last linear layer of a part of a layer, and the norms around the part. `None` for a whole layer,
+/// and if attention and MLP read the same stream.
 pub(crate) fn part_product<'l, 'w, C: Compute>(
     compute: &mut C,
     layer: &'l LayerOf<'w, C>,

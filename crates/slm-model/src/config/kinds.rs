@@ -110,9 +110,9 @@ pub enum MlpKind {
 pub enum Activation {
     /// `x / (1 + e^-x)`, also called swish.
     Silu,
-    /// GELU by the error function.
+    /// GELU with the error function.
     Gelu,
-    /// GELU by the hyperbolic tangent.
+    /// GELU with the hyperbolic tangent.
     GeluTanh,
 }
 
@@ -134,7 +134,7 @@ impl MlpKind {
         matches!(self, Self::SwiGlu | Self::GeGlu | Self::GeGluTanh)
     }
 
-    /// Its elementwise function.
+    /// The elementwise function.
     pub fn activation(self) -> Activation {
         match self {
             Self::SwiGlu | Self::Silu => Activation::Silu,

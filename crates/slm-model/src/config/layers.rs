@@ -1,4 +1,4 @@
-//! The specification of each layer, and how a config says that layers differ.
+//! The specification of each layer, and how a config describes differences between layers.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -9,18 +9,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{AttentionBias, MlpKind, ModelConfig, NormPlacement, Position, QkNorm, RotaryConfig};
 
-/// Everything that one layer may do differently from another. The fields are those of [`ModelConfig`].
+/// All settings in which one layer may differ from another. The fields are those of [`ModelConfig`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerSpec {
     /// Placement of the norms.
     pub norm_placement: NormPlacement,
-    /// Lets the MLP read the input of the layer rather than what attention made of it.
+    /// `true` if the MLP reads the input of the layer rather than the result of attention.
     pub parallel_residual: bool,
     /// Factor of the outputs of attention and MLP.
     pub residual_multiplier: f64,
-    /// Factor of the attention scores; `1 / sqrt(head_dim)` where none is given.
+    /// Factor of the attention scores; `None` for `1 / sqrt(head_dim)`.
     pub attention_scale: Option<f64>,
-    /// Positions that a position sees, itself included; all before it where there is no window.
+    /// Number of positions that a position attends to, itself included; `None` for all before it.
     pub sliding_window: Option<usize>,
     /// Rotation of queries and keys.
     pub rotary: Option<RotaryConfig>,
@@ -30,11 +30,11 @@ pub struct LayerSpec {
     pub attention_bias: AttentionBias,
     /// Kind of MLP.
     pub mlp: MlpKind,
-    /// Adds biases to the MLP's linear layers.
+    /// `true` if the MLP's linear layers have biases.
     pub mlp_bias: bool,
 }
 
-/// Layers that differ from the rest of the model, and in what. What is left out is as in the rest.
+/// Layers that differ from the rest of the model, and their differences. Absent fields are as in the rest.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerOverride {
@@ -72,11 +72,11 @@ pub struct LayerOverride {
     pub mlp_bias: Option<bool>,
 }
 
-/// A value, or in so many words none. In a file the value itself, or `"none"`.
+/// A value, or explicitly none. In a file, the value itself or `"none"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice<T>(pub Option<T>);
 
-/// Calls `$each!(field)` for every field of [`LayerSpec`], for `$option` those that may be none.
+/// Calls `$each!(field)` for every field of [`LayerSpec`], and `$option!(field)` for fields that may be none.
 macro_rules! fields {
     ($each:ident, $option:ident) => {
         $each!(norm_placement);
@@ -93,7 +93,7 @@ macro_rules! fields {
 }
 
 impl LayerOverride {
-    /// Differences between `base` and `spec`, which the layers `layers` have.
+    /// The differences of `spec`, which the layers `layers` have, from `base`.
     fn between(base: &LayerSpec, spec: &LayerSpec, layers: Vec<usize>) -> Self {
         let mut found = Self { layers, ..Self::default() };
         macro_rules! plain {
@@ -169,8 +169,8 @@ impl ModelConfig {
         specs
     }
 
-    /// Makes the layers those of `specs`: `num_layers` becomes their number, the fields of the config become those
-    /// of the kind of layer that occurs most often, and overrides say how the others differ.
+    /// Sets the layers to `specs`: `num_layers` becomes their number, the fields of the config become those of the most
+    /// frequent kind of layer, and overrides describe the differences of the others.
     pub fn set_layers(&mut self, specs: &[LayerSpec]) {
         let mut kinds: Vec<(LayerSpec, Vec<usize>)> = Vec::new();
         for (index, spec) in specs.iter().enumerate() {
@@ -180,7 +180,7 @@ impl ModelConfig {
             }
         }
         self.num_layers = specs.len();
-        // The first of those that occur equally often.
+        // The first among equally frequent kinds.
         let Some((base, _)) = kinds.iter().rev().max_by_key(|(_, layers)| layers.len()) else {
             self.layer_overrides.clear();
             return;

@@ -18,11 +18,12 @@ use crate::names::expected_tensors;
 /// Specification of a decoder-only transformer.
 ///
 /// By default every layer is `x + attention(norm(x))` followed by `x + mlp(norm(x))`, with a last norm before the
-/// head: Llama. Fields change that for all layers, [`layer_overrides`](Self::layer_overrides) for some.
+/// head, as in Llama. Fields change that for all layers, and [`layer_overrides`](Self::layer_overrides) for some.
 /// [`arch`](crate::arch) has the specifications of known architectures.
 ///
 /// In a file only `vocab_size`, `hidden_size`, `intermediate_size`, `num_layers`, `num_heads` and
-/// `max_position_embeddings` must be given; what the others default to is said at each. Unknown keys are refused.
+/// `max_position_embeddings` are required; the documentation of each other field gives its default. Unknown keys are
+/// rejected.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "RawModelConfig")]
 pub struct ModelConfig {
@@ -40,7 +41,7 @@ pub struct ModelConfig {
     pub num_kv_heads: usize,
     /// Width of a head. Default: `hidden_size / num_heads`.
     pub head_dim: usize,
-    /// Positions the model was made for; running past them is an error.
+    /// Maximum number of positions; running past it is an error.
     pub max_position_embeddings: usize,
     /// Kind of every norm but the q/k norms. Default: [`NormKind::RmsNorm`].
     pub norm: NormKind,
@@ -56,10 +57,10 @@ pub struct ModelConfig {
     pub mlp_bias: bool,
     /// RMSNorm of queries and keys before the rotary embedding. Default: [`QkNorm::None`].
     pub qk_norm: QkNorm,
-    /// Uses the transposed embedding as the head rather than a linear layer of its own. Default: true.
+    /// Uses the transposed embedding as the head instead of a separate linear layer. Default: true.
     pub tie_word_embeddings: bool,
-    /// Number of positions that a position sees, itself included: the window of sliding attention (Mistral). Default:
-    /// all positions before it.
+    /// Number of positions that a position attends to, itself included: the window of sliding attention (Mistral).
+    /// Default: all positions before it.
     pub sliding_window: Option<usize>,
     /// Placement of the norms around attention and MLP. Default: [`NormPlacement::Pre`].
     #[serde(skip_serializing_if = "is_default")]

@@ -10,7 +10,7 @@ pub enum Position {
     Rotary(RotaryConfig),
     /// A learned vector per position is added to the embedding (GPT-2).
     Learned,
-    /// Only by the order in which attention sees tokens, except in layers whose override has a rotary embedding.
+    /// No encoding, except in layers whose override has a rotary embedding.
     None,
 }
 
@@ -30,7 +30,7 @@ pub struct RotaryConfig {
     /// Change of the frequencies for contexts longer than those of pretraining.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<RopeScaling>,
-    /// Values of each head that are rotated, its first. Default: all.
+    /// Number of values at the start of each head that are rotated. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dims: Option<usize>,
 }
@@ -66,14 +66,14 @@ pub enum RopeScaling {
     },
     /// The base grows with the length of sequences longer than `max_position_embeddings` (NTK-aware scaling, dynamic).
     ///
-    /// Positions that are held in a cache keep the base of the length at which they were computed, as in transformers.
+    /// Positions in a cache keep the base of the length at which they were computed, as in transformers.
     Dynamic {
         /// Multiple of `max_position_embeddings` that sequences may have, at least 1.
         factor: f64,
-        /// Positions up to which the base stays.
+        /// Number of positions up to which the base does not change.
         max_position_embeddings: usize,
     },
-    /// Low frequencies are divided by `factor`, high ones kept, those between blended (Llama 3.1).
+    /// Low frequencies are divided by `factor`, high ones are kept, and those between are blended (Llama 3.1).
     Llama3 {
         /// Divisor of the low frequencies, at least 1.
         factor: f64,
@@ -81,15 +81,16 @@ pub enum RopeScaling {
         low_freq_factor: f64,
         /// Wavelengths below `original_max_position_embeddings / high_freq_factor` are kept.
         high_freq_factor: f64,
-        /// Context of the pretraining.
+        /// Number of positions of the context of the pretraining.
         original_max_position_embeddings: usize,
     },
-    /// YaRN (Peng and others, 2023): pairs that turn more than `beta_fast` times within the original context are kept,
-    /// those that turn less than `beta_slow` times are divided by `factor`, those between are blended.
+    /// YaRN (Peng and others, 2023): frequencies of pairs that turn more than `beta_fast` times within the original
+    /// context are kept, those of pairs that turn less than `beta_slow` times are divided by `factor`, and those
+    /// between are blended.
     Yarn {
         /// Divisor of the low frequencies, at least 1.
         factor: f64,
-        /// Context of the pretraining.
+        /// Number of positions of the context of the pretraining.
         original_max_position_embeddings: usize,
         /// Turns above which a pair is kept. Default: 32.
         #[serde(default = "beta_fast")]
@@ -103,14 +104,14 @@ pub enum RopeScaling {
         /// Factor of sines and cosines.
         attention_factor: f64,
     },
-    /// LongRoPE (Ding and others, 2024; Phi-3, Phi-4-mini): each pair has a divisor of its own, one for sequences within
-    /// the original context and one for longer sequences. A sequence that grows beyond it is recomputed.
+    /// LongRoPE (Ding and others, 2024; Phi-3, Phi-4-mini): each pair has its own divisors, one for sequences within the
+    /// original context and one for longer sequences. A sequence that grows beyond it is recomputed.
     LongRope {
         /// Divisors for sequences of up to `original_max_position_embeddings` positions, one for each pair.
         short_factor: Vec<f64>,
         /// Divisors for longer sequences.
         long_factor: Vec<f64>,
-        /// Context of the pretraining.
+        /// Number of positions of the context of the pretraining.
         original_max_position_embeddings: usize,
         /// Factor of sines and cosines.
         attention_factor: f64,

@@ -6,7 +6,7 @@ use super::validate::bad;
 use super::{AttentionBias, LayerOverride, MlpKind, ModelConfig, NormKind, NormPlacement, Position, QkNorm};
 use crate::error::Error;
 
-/// Mirrors [`ModelConfig`]; a field that may be left out has a default or is an `Option`.
+/// The form of [`ModelConfig`] in a file. An optional field has a default or is an `Option`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawModelConfig {

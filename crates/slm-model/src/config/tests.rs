@@ -209,7 +209,7 @@ fn layers_that_differ_are_kept_apart_and_come_back() {
     assert_eq!(serde_json::from_str::<ModelConfig>(&json).unwrap(), config, "{json}");
     let toml = toml::to_string(&config).unwrap();
     assert_eq!(toml::from_str::<ModelConfig>(&toml).unwrap(), config, "{toml}");
-    // What is most frequent is what the config itself says.
+    // The config itself describes the most frequent kind of layer.
     let mut sliding = config.clone();
     let mut layers = layers;
     (layers[0], layers[2]) = (layers[1].clone(), layers[1].clone());

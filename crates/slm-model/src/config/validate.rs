@@ -3,7 +3,7 @@
 use super::{LayerSpec, ModelConfig, Position, RopeScaling, RotaryConfig};
 use crate::error::{Error, Result};
 
-/// Widths and counts above this are refused: no model comes near, and products of sizes stay inside `u64`.
+/// Maximum width or count: no model comes near it, and products of sizes stay inside `u64`.
 const MAX_SIZE: usize = 1 << 24;
 /// Maximum number of layers, for the same reason.
 pub(crate) const MAX_LAYERS: usize = 1 << 12;
@@ -12,7 +12,7 @@ impl ModelConfig {
     /// Checks that the sizes fit together.
     ///
     /// # Errors
-    /// [`Error::Config`] with the first field that is wrong and what would be right.
+    /// [`Error::Config`] with the first invalid field and a remedy.
     pub fn validate(&self) -> Result<()> {
         let sizes = [
             ("vocab_size", self.vocab_size, MAX_SIZE),

@@ -18,7 +18,8 @@ const SERIAL_PRODUCTS: usize = 1 << 13;
 /// Rows of a part of attention come in multiples of what attention handles together.
 const ROW_TILE: usize = 6;
 
-/// Tasks for each thread that the attention of single rows is split into: so many that threads end at about the same time.
+/// Number of tasks per thread into which the attention of single rows is split: enough that threads end at about the same
+/// time.
 const SHARES: usize = 8;
 
 /// The attention of one layer in one pass.
@@ -55,7 +56,8 @@ impl CpuAttention<'_> {
         });
     }
 
-    /// Lets placed queries attend to what the caches hold. `spans` are those of all `rows` rows, each with its cache.
+    /// Computes the attention of placed queries to the cached positions. `spans` cover all `rows` rows, each with its
+    /// cache.
     pub(super) fn attend<'c>(
         &self,
         spans: impl Iterator<Item = (Span, &'c LayerCache)>,
@@ -93,7 +95,7 @@ impl CpuAttention<'_> {
             scratch.resize_with(tasks.len(), AttentionScratch::default);
         }
         let products: usize = tasks.iter().map(AttentionTask::products).sum();
-        // The last rows see the most, so they go first.
+        // The last rows attend to the most positions, so they go first.
         let tasks = tasks.into_iter().rev().zip(scratch);
         if products < SERIAL_PRODUCTS {
             tasks.for_each(|(task, scratch)| task.run(scratch));
@@ -123,7 +125,7 @@ impl CpuAttention<'_> {
 /// Memory of [`CpuAttention::attend`], kept from pass to pass.
 #[derive(Debug, Default)]
 pub(super) struct AttentionMemory {
-    /// For each task that runs at once.
+    /// One for each concurrent task.
     scratch: Vec<AttentionScratch>,
     /// Results of blocks.
     parts: Vec<f32>,
@@ -191,13 +193,13 @@ enum AttentionTask<'a> {
 }
 
 impl AttentionTask<'_> {
-    /// Multiplications, about.
+    /// Approximate number of multiplications.
     fn products(&self) -> usize {
         match self {
             Self::Rows { queries, q, .. } => {
                 q.len() * queries.window.unwrap_or(usize::MAX).min(queries.start + queries.rows)
             }
-            // Each task of the kind is one of several that would not have been made for less.
+            // A task of this kind exists only if there is enough work for several.
             Self::Units { .. } => SERIAL_PRODUCTS,
         }
     }

@@ -11,8 +11,8 @@ use crate::transformer::Transformer;
 /// sequences. Decoding one token at a time spends most of its time on these reads.
 ///
 /// Each sequence has its own KV cache. Its logits have the same bits as when it runs by itself, with packed and with
-/// float weights. Only layers that run as tensor operations (fake-quantized ones, and packed ones with a hook) may add
-/// in another order. If a scale spans a whole input
+/// float weights. Only layers that run as tensor operations (fake-quantized layers, and packed layers with a hook) may
+/// sum in another order. If a scale spans a whole input
 /// ([`ActivationGranularity::PerTensor`](slm_quant_core::ActivationGranularity::PerTensor)), sequences run one after
 /// the other.
 ///
@@ -125,7 +125,7 @@ impl<'a> CpuBatch<'a> {
         self.sequence(id).map_or(0, |sequence| sequence.capacity)
     }
 
-    /// Forgets the positions of a sequence from `len` on.
+    /// Discards the positions of a sequence from `len` on.
     pub fn truncate(&mut self, id: SequenceId, len: usize) {
         if let Some(Some(sequence)) = self.sequences.get_mut(id.0) {
             sequence.len = sequence.len.min(len);

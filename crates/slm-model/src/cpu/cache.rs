@@ -1,4 +1,4 @@
-//! Keys and values of a layer, in the type that was chosen for them.
+//! The keys and values of a layer, in the type chosen for the cache.
 
 use half::f16;
 use slm_cpu_ops::{AttentionScratch, BlockAttention, KvLayer, KvOverflow, Queries, attend};
@@ -32,7 +32,7 @@ macro_rules! with_layer {
 }
 
 impl LayerCache {
-    /// Room for `capacity` positions.
+    /// Creates a cache for `capacity` positions.
     pub(super) fn new(kind: KvCacheType, shape: HeadShape, capacity: usize) -> Self {
         let HeadShape { kv_heads, head_dim, .. } = shape;
         match kind {

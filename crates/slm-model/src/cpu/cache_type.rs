@@ -12,8 +12,8 @@ pub enum KvCacheType {
     /// 32-bit floats, exact. Written `f32`. The default of the library.
     #[default]
     F32,
-    /// 16-bit floats (IEEE 754 binary16): half the memory, and long contexts are read twice as fast. The default of the
-    /// program for generation. Written `f16`.
+    /// 16-bit floats (IEEE 754 binary16): half the memory, and long contexts are read twice as fast. The default of
+    /// `slm` for generation. Written `f16`.
     F16,
     /// 8-bit codes with a scale and an offset for each position and head: a little more than a quarter of the memory.
     /// Written `int8`.

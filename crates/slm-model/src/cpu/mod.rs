@@ -87,7 +87,7 @@ impl<'a> CpuEngine<'a> {
         self.batch.capacity(self.sequence)
     }
 
-    /// Forgets all positions from `len` on. A shorter cache is unchanged.
+    /// Discards all positions from `len` on. A shorter cache is unchanged.
     pub fn truncate(&mut self, len: usize) {
         self.batch.truncate(self.sequence, len);
     }

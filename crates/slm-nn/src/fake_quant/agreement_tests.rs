@@ -1,7 +1,7 @@
-//! The host's fake quantization and the one by tensor operations, on one device: the same codes.
+//! Tests that fake quantization on the host and by tensor operations gives the same codes on one device.
 //!
-//! The two compute ranges in different precision, so values lie on grids whose scale is a power of two. There both
-//! are exact, every second value is a tie, and the results must be equal bit for bit.
+//! The two compute ranges in different precision, so values lie on grids whose scale is a power of two. On these grids
+//! both are exact, every second value is a tie, and the results must be equal bit for bit.
 
 use std::sync::Arc;
 
@@ -17,8 +17,8 @@ use crate::activation::{FakeQuantizedInput, InputRanges};
 use crate::errors::Reporter;
 use crate::{SharedQatStage, cpu_devices, to_vec_f32};
 
-/// Multiples of half of `scale`: in each group of `width` the two `ends` of the grid first, in units of `scale`, then
-/// values between them.
+/// Multiples of half of `scale`: each group of `width` values starts with the two `ends` of the grid, in units of
+/// `scale`, followed by values between them.
 fn on_half_steps(halves: &[u32], width: usize, ends: (f32, f32), scale: f32) -> Vec<f32> {
     let span = ((ends.1 - ends.0) * 2.0) as u32;
     let value = |(i, &halves): (usize, &u32)| match i % width {
@@ -96,7 +96,7 @@ proptest! {
     fn learned_scales(halves in prop::collection::vec(any::<u32>(), 24), exponents in prop::collection::vec(-6_i32..6, 6)) {
         let scales: Vec<f32> = exponents.into_iter().map(|exponent| 2.0_f32.powi(exponent)).collect();
         let scheme = QuantScheme::per_tensor(Bits::Int4).with_granularity(Granularity::PerGroup { group_size: 4 });
-        // Beyond the ends of the grid too.
+        // Some values lie beyond the ends of the grid.
         let w: Vec<f32> = halves.iter().enumerate().map(|(i, &half)| ((half % 41) as f32 * 0.5 - 10.0) * scales[i / 4]).collect();
         for device in cpu_devices() {
             let weight = tensor(w.clone(), [3, 8], &device);

@@ -1,6 +1,6 @@
-//! Fake quantization by tensor operations, on devices with memory of their own: nothing is read back.
+//! Fake quantization by tensor operations, on devices with their own memory. Nothing is read back.
 //!
-//! The arithmetic is that of the host in 32-bit floats, up to how the device divides.
+//! The arithmetic is that of the host in 32-bit floats, up to the rounding of divisions.
 
 use burn::tensor::Tensor;
 use slm_quant_core::{
@@ -66,13 +66,13 @@ pub(crate) fn fake_quantize_learned(weight: Tensor<2>, scales: Tensor<1>, scheme
     // LSQ: rounded code minus quotient where the value is in range, the code where it is not.
     let by_scale = (codes - quotient * inside.clone()).detach() * lsq_factor(scheme, rows, cols);
     let scales = scales.reshape([count, 1]);
-    // Zero in value, as in `straight_through`.
+    // The value is zero, as in `straight_through`.
     let through_scale = groups.scatter((scales.clone() - scales.detach()) * by_scale);
     let inside = groups.scatter(inside);
     straight_through(weight, value, || inside) + through_scale
 }
 
-/// `x` rounded on the grid that `ranges` says.
+/// `x` rounded on the grid of `ranges`.
 pub(crate) fn fake_quantize_input(x: Tensor<2>, ranges: &InputRanges) -> Tensor<2> {
     match round_input(&x, ranges) {
         Some(Rounded { value, inside }) => straight_through(x, value, || inside),
@@ -88,7 +88,7 @@ pub(crate) struct Rounded {
     pub(crate) inside: Tensor<2>,
 }
 
-/// Rounds `x` on the grid that `ranges` says, without gradient; `None` if the input stays float.
+/// Rounds `x` on the grid of `ranges`, without gradient; `None` if the input stays float.
 pub(crate) fn round_input(x: &Tensor<2>, ranges: &InputRanges) -> Option<Rounded> {
     let known = |value: f32| Tensor::<2>::full([1, 1], value, &x.device()).detach();
     let (scale, zero_point) = match ranges.quant() {
@@ -140,8 +140,8 @@ fn observed_qparams(x: &Tensor<2>, ranges: &InputRanges) -> (Tensor<2>, Tensor<2
     (scale, zero_point)
 }
 
-/// Scale and zero point, `[rows, 1]` or `[1, 1]`, of the range of `x` widened to hold zero: what
-/// `slm_quant_core::choose_qparams_dynamic` computes, in 32-bit instead of 64-bit floats.
+/// Scale and zero point, `[rows, 1]` or `[1, 1]`, of the range of `x` widened to include zero, as
+/// `slm_quant_core::choose_qparams_dynamic` computes them but in 32-bit instead of 64-bit floats.
 fn dynamic_qparams(x: &Tensor<2>, granularity: ActivationGranularity) -> (Tensor<2>, Tensor<2>) {
     let x = x.clone().detach();
     let (low, high) = match granularity {
@@ -156,7 +156,7 @@ fn dynamic_qparams(x: &Tensor<2>, granularity: ActivationGranularity) -> (Tensor
     (scale, zero_point)
 }
 
-/// A tensor whose value is exactly `value` and whose gradient by `x` is `pass` (1 or 0 per element).
+/// A tensor whose value is exactly `value` and whose gradient with respect to `x` is `pass` (1 or 0 per element).
 fn straight_through(x: Tensor<2>, value: Tensor<2>, pass: impl FnOnce() -> Tensor<2>) -> Tensor<2> {
     if !x.device().is_autodiff() {
         return value;
@@ -171,7 +171,7 @@ struct Groups {
     cols: usize,
     /// Columns of a group.
     width: usize,
-    /// Groups of a row; 0 where all rows are one group.
+    /// Number of groups of a row; 0 if all rows are one group.
     per_row: usize,
 }
 
@@ -187,7 +187,7 @@ impl Groups {
         }
     }
 
-    /// `[groups, width]`. A last shorter group is filled with zeros, which every range holds.
+    /// Reshapes to `[groups, width]`. A shorter last group is padded with zeros, which every range includes.
     fn gather(&self, matrix: Tensor<2>) -> Tensor<2> {
         if self.per_row == 0 {
             return matrix.reshape([1, self.width]);
@@ -200,7 +200,7 @@ impl Groups {
         matrix.reshape([self.rows * self.per_row, self.width])
     }
 
-    /// Back to `[rows, cols]`.
+    /// Reshapes back to `[rows, cols]`.
     fn scatter(&self, groups: Tensor<2>) -> Tensor<2> {
         if self.per_row == 0 {
             return groups.reshape([self.rows, self.cols]);

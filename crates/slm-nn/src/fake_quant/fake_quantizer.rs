@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use slm_quant_core::{QParams, QuantRange, QuantScheme, Quantizer, Result, check_finite, vectorized};
 
-/// Values that one thread takes at a time, so that small matrices are not split.
+/// Number of values that one thread takes at a time, so that small matrices are not split.
 const CHUNK: usize = 1 << 14;
 
 /// Scale and zero point of every value of a `[rows, cols]` matrix.
@@ -36,7 +36,7 @@ impl FakeQuantizer {
         if self.params.len() == 1 { 0 } else { row * self.cols.div_ceil(self.width) + group }
     }
 
-    /// `dequantize(quantize(x))`.
+    /// Returns `dequantize(quantize(x))`.
     ///
     /// # Errors
     /// [`slm_quant_core::Error::NotFinite`] for a value or scale that is not finite.
@@ -51,7 +51,7 @@ impl FakeQuantizer {
         Ok(y)
     }
 
-    /// Makes of `grad` the gradient by `x`: as it is where a value is in range, 0 where it was clipped.
+    /// Turns `grad` into the gradient with respect to `x`: unchanged where a value is in range, 0 where it was clipped.
     ///
     /// # Errors
     /// As [`FakeQuantizer::forward`].
@@ -65,9 +65,10 @@ impl FakeQuantizer {
         Ok(())
     }
 
-    /// [`FakeQuantizer::backward`], and the gradients by the scales, each multiplied by `factor`.
+    /// [`FakeQuantizer::backward`] that also returns the gradients with respect to the scales, each multiplied by
+    /// `factor`.
     ///
-    /// Sums are taken group by group and added in their order, so that they do not depend on threads.
+    /// Sums are computed group by group and added in order, so that they do not depend on the number of threads.
     ///
     /// # Errors
     /// As [`FakeQuantizer::forward`].
@@ -85,8 +86,8 @@ impl FakeQuantizer {
         Ok(by_scale.into_iter().map(|sum| (sum * factor) as f32).collect())
     }
 
-    /// Calls `apply` with the quantizer of each group, its values in `x` and those in `y`, on all threads. The results are those
-    /// of each block of rows, in order.
+    /// Calls `apply` with the quantizer of each group, its values in `x` and those in `y`, on all threads. Returns one
+    /// result per block of rows, in order.
     fn for_groups<R: Send>(
         &self,
         x: &[f32],

@@ -1,9 +1,10 @@
-//! A fake-quantized linear as one operation. Rounded weights are computed again in the backward pass: of all layers at once
-//! they would take the memory of another model.
+//! A fake-quantized linear layer as one operation. Rounded weights are recomputed in the backward pass: those of all layers
+//! together would take the memory of another model.
 //!
-//! With quantized activations the forward pass runs on the integers, and the backward pass on what they stand for.
-//! Multiplying the rounded floats instead would give the same sums up to float rounding, which now and then moves
-//! an activation of the next layer to the neighbouring code: enough to tell the trained model from the converted.
+//! With quantized activations the forward pass runs on integers, and the backward pass on their dequantized values.
+//! Multiplying the rounded floats instead would give the same sums up to float rounding. That rounding occasionally
+//! moves an activation of the next layer to the neighbouring code, so that the trained and the converted model would
+//! differ.
 
 use std::sync::Arc;
 
@@ -24,12 +25,12 @@ use crate::errors::{Place, Reporter};
 /// The grids of input and weight.
 #[derive(Debug)]
 pub(super) struct FakeQuantizers {
-    /// None for a float input.
+    /// `None` for a float input.
     input: Option<FakeQuantizer>,
     weight: FakeQuantizer,
 }
 
-/// `x W^T` of rounded input and weight, and the quantizers; NaN and none for an error, which is reported.
+/// `x W^T` of rounded input and weight, and the quantizers; NaN and `None` for an error, which is reported.
 pub(super) fn product<B: HostBackend>(
     x: &FloatTensor<B>,
     weight: &FloatTensor<B>,
@@ -74,7 +75,7 @@ pub(super) fn product<B: HostBackend>(
     }
 }
 
-/// The settings that give the codes of `grid` to the kernel.
+/// The settings with which the kernel computes the codes of `quantizer`.
 fn quant(input: &InputRanges, quantizer: &FakeQuantizer) -> ActivationQuant {
     match input.quant() {
         FakeQuantizedInput::Fixed(ActivationQuant::Dynamic(ActivationGranularity::PerToken)) => {
@@ -86,7 +87,7 @@ fn quant(input: &InputRanges, quantizer: &FakeQuantizer) -> ActivationQuant {
     }
 }
 
-/// Values that the backward pass needs. The rounded values are computed again rather than kept.
+/// Values that the backward pass needs. The rounded values are recomputed, not kept.
 #[derive(Debug, Clone)]
 pub(super) struct Saved<T> {
     pub(super) x: T,
@@ -95,7 +96,7 @@ pub(super) struct Saved<T> {
     pub(super) errors: Reporter,
 }
 
-/// Backward pass with a grid that is observed.
+/// Backward pass with an observed grid.
 #[derive(Debug)]
 pub(super) struct Observed;
 
@@ -160,7 +161,7 @@ impl<B: HostBackend> Backward<B, 3> for Learned {
     }
 }
 
-/// The gradient by the input: that by the rounded input, in range.
+/// The gradient with respect to the input: that of the rounded input where it is in range.
 fn by_input<B: HostBackend>(
     x: &FloatTensor<B>,
     weight: &FloatTensor<B>,
@@ -184,7 +185,7 @@ fn by_input<B: HostBackend>(
     B::from_values(by_x.unwrap_or_else(|| vec![f32::NAN; m * k]), &[m, k])
 }
 
-/// The gradient by the rounded weight, `grad^T x`.
+/// The gradient with respect to the rounded weight, `grad^T x`.
 fn by_rounded_weight<B: HostBackend>(
     x: &FloatTensor<B>,
     quantizers: &FakeQuantizers,

@@ -1,4 +1,4 @@
-//! Fake quantization as one operation with a backward pass of its own, for backends in host memory.
+//! Fake quantization as one operation with its own backward pass, for backends in host memory.
 // burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
 
@@ -23,8 +23,8 @@ use super::ranges::{WeightRanges, learned_params, lsq_factor};
 use crate::activation::InputRanges;
 use crate::errors::{Place, Reporter};
 
-/// `dequantize(quantize(x))` of matrices in host memory, whose gradient is that of `x` where it is in range and
-/// zero where a value was clipped.
+/// Fake quantization of matrices in host memory. The gradient passes straight through where a value is in range, and is
+/// zero where it was clipped.
 #[backend_extension(NdArray: cfg(feature = "ndarray"), Flex, Autodiff)]
 pub(crate) trait FakeQuantOps: Backend {
     /// Rounds to the grid that `ranges` chooses for `weight`.
@@ -256,7 +256,7 @@ pub(super) struct LearnedScales {
     pub(super) count: usize,
 }
 
-/// Backward pass of rounding on a given quantizer. State: the input, its quantizer, and where errors go.
+/// Backward pass of rounding with a given quantizer. State: the input, its quantizer, and the reporter of errors.
 #[derive(Debug)]
 struct StraightThrough;
 
@@ -281,7 +281,7 @@ impl<B: HostBackend> Backward<B, 1> for StraightThrough {
     }
 }
 
-/// Backward pass of rounding on learned scales. State: the weight, its quantizer, and where errors go.
+/// Backward pass of rounding with learned scales. State: the weight, its quantizer, and the reporter of errors.
 #[derive(Debug)]
 struct Learned(LearnedScales);
 
@@ -314,7 +314,7 @@ impl<B: HostBackend> Backward<B, 2> for Learned {
     }
 }
 
-/// The values of `x` as rounded by the quantizer that `choose` gives for them, and that quantizer; NaN and none for an
+/// The values of `x` rounded by the quantizer that `choose` returns for them, and that quantizer; NaN and `None` for an
 /// error, which is reported.
 fn rounded<B: HostBackend>(
     x: &FloatTensor<B>,

@@ -1,4 +1,4 @@
-//! Choice of the grid that the weights of a layer are rounded to during training.
+//! The choice of the grid that the weights of a layer are rounded to during training.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -11,8 +11,8 @@ use slm_quant_core::{
 use super::fake_quantizer::FakeQuantizer;
 use crate::{QatStage, SharedQatStage};
 
-/// Chooses the grid of a weight: anew in every step, or from a moving average of its bounds; and keeps it
-/// while the stage is [`QatStage::Frozen`].
+/// Chooses the grid of a weight: again in every step, or from a moving average of its bounds. Keeps the grid while the
+/// stage is [`QatStage::Frozen`].
 #[derive(Debug)]
 pub(crate) struct WeightRanges {
     pub(crate) scheme: QuantScheme,
@@ -50,7 +50,7 @@ impl WeightRanges {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The grid for these weights. Only a training step changes what is kept.
+    /// The grid for these weights. Only a training step changes the kept state.
     pub(crate) fn fake_quantizer(
         &self,
         weight: &[f32],
@@ -123,11 +123,12 @@ pub(crate) fn moved(old: &[(f32, f32)], batch: &[(f32, f32)], constant: f32) -> 
     old.iter().zip(batch).map(|(o, b)| (toward(o.0, b.0), toward(o.1, b.1))).collect()
 }
 
-/// The grid parameters that learned scales stand for: at least [`TORCHAO_EPS`] in magnitude, with their sign, and rounded to
-/// the type that they will be stored in.
+/// The grid parameters of learned scales: at least [`TORCHAO_EPS`] in magnitude, with their sign, and rounded to the type
+/// that they will be stored in.
 ///
 /// # Errors
-/// [`Error::NotFinite`] for a scale that is NaN or infinite, [`Error::Parameter`] for one that the type does not hold.
+/// [`Error::NotFinite`] for a scale that is NaN or infinite, [`Error::Parameter`] for a scale outside the range of the
+/// type.
 pub(crate) fn learned_params(learned: &[f32], dtype: ScaleDtype) -> Result<Vec<QParams>> {
     let floored = |scale: &f32| scale.abs().max(TORCHAO_EPS).copysign(*scale);
     let stored = Scales::from_f32(learned.iter().map(floored).collect(), dtype);

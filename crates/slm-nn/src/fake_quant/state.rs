@@ -45,7 +45,7 @@ impl LayerState {
 }
 
 impl FakeQuantizedWeight {
-    /// Scales and ranges as they stand.
+    /// The current scales and ranges.
     ///
     /// # Errors
     /// [`Error::Data`] when learned scales cannot be read.
@@ -69,7 +69,7 @@ impl FakeQuantizedWeight {
         Ok(state)
     }
 
-    /// Goes on from a state that [`FakeQuantizedWeight::state`] gave.
+    /// Restores a state returned by [`FakeQuantizedWeight::state`].
     ///
     /// # Errors
     /// [`Error::State`] for a state of a layer of another shape or scheme.

@@ -1,4 +1,4 @@
-//! Linears that a module holds and does not name.
+//! Search for linears that a module contains but does not name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use super::place::ModulePlace;
 
 /// Paths, in Burn's notation, of the [`Linear`](crate::Linear)s of `module` that [`NamedLinears`] does not visit.
 ///
-/// Such a layer would stay float, and would not be saved: the usual cause is a nested type without
+/// Such a layer would stay float and would not be saved. The usual cause is a nested type without
 /// `#[derive(NamedLinears)]`, or a tuple of layers and other modules.
 pub fn unnamed_linears<M: Module + NamedLinears>(module: &M) -> Vec<String> {
     let mut names = BTreeSet::new();
@@ -33,7 +33,7 @@ pub fn unnamed_linears<M: Module + NamedLinears>(module: &M) -> Vec<String> {
         }
         _ => false,
     };
-    // Of clones, one that lies where its name says is the one that is named.
+    // Among clones, the named one is a clone whose path equals its name.
     let (in_place, others): (Vec<_>, Vec<_>) =
         walk.layers.into_iter().partition(|(path, _)| names.contains(path));
     in_place.into_iter().chain(others).filter(|(_, id)| !is_named(*id)).map(|(path, _)| path).collect()

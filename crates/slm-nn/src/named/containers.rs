@@ -4,7 +4,7 @@ use super::NamedLinears;
 use super::derived::{visit_field, visit_field_mut};
 use crate::Linear;
 
-/// A layer by itself, whose name is empty: what contains it names it.
+/// A layer by itself has an empty name: its container names it.
 impl NamedLinears for Linear {
     fn for_each_linear(&self, visit: &mut dyn FnMut(&str, &Linear)) {
         visit("", self);

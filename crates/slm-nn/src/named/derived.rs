@@ -17,8 +17,8 @@ pub fn visit_field_mut<T: NamedLinears + ?Sized>(
     field.for_each_linear_mut(&mut |below, linear| visit(&join(name, below), linear));
 }
 
-/// A field of any type. Its method is [`VisitLinears`]'s where the type names linears, and otherwise
-/// [`VisitNothing`]'s, which takes one more reference.
+/// A field of any type. Method resolution picks [`VisitLinears`] if the type names linears, and otherwise
+/// [`VisitNothing`], which takes one more reference.
 #[derive(Debug)]
 pub struct Probe<'a, T: ?Sized>(pub &'a T);
 

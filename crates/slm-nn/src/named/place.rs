@@ -1,20 +1,20 @@
-//! The place in a module that a visitor is at.
+//! The current place of a visitor in a module.
 
-/// The place in a module that a visitor or mapper of Burn is at: [`enter`](ModulePlace::enter) and
-/// [`exit`](ModulePlace::exit) follow its calls.
+/// The current place of a Burn visitor or mapper in a module. Call [`enter`](ModulePlace::enter) and
+/// [`exit`](ModulePlace::exit) when the visitor enters and exits a field.
 ///
-/// It tells the parameters of [`Linear`](crate::Linear)s from all others by where they are. Their ids do not: a clone of a
+/// It tells the parameters of [`Linear`](crate::Linear)s from all others by their place. Ids cannot do that: a clone of a
 /// parameter has the id of the original.
 #[derive(Debug, Default)]
 pub struct ModulePlace {
     /// Name and container of each module on the way.
     path: Vec<(String, String)>,
-    /// Path of the layer whose weight was met last, which comes before its bias.
+    /// Path of the layer whose weight was visited last. A weight comes before its bias.
     layer: Option<String>,
 }
 
 impl ModulePlace {
-    /// Goes into the field `name` of a container of the type `container_type`.
+    /// Enters the field `name` of a container of the type `container_type`.
     pub fn enter(&mut self, name: &str, container_type: &str) {
         self.path.push((name.to_owned(), container_type.to_owned()));
     }
@@ -36,14 +36,14 @@ impl ModulePlace {
         Some(self.path_to(linear))
     }
 
-    /// Returns `true` if the current parameter is the weight or the bias of a layer. To be asked at every parameter, in
+    /// Returns `true` if the current parameter is the weight or the bias of a layer. Call it at every parameter, in
     /// order.
     pub fn is_in_linear(&mut self) -> bool {
         if let Some(layer) = self.linear_of_weight() {
             self.layer = Some(layer);
             return true;
         }
-        // Burn's own layer has the same name, and no weight before its bias that is an enum.
+        // Burn's own layer has the same name, but the weight before its bias is not an enum.
         match self.path.last() {
             Some((field, container)) if field == "bias" && container == "Struct:Linear" => {
                 self.layer.as_ref().is_some_and(|layer| *layer == self.path_to(self.path.len() - 1))

@@ -14,7 +14,7 @@ pub(crate) struct DeviceWeights {
     words: Tensor<2, Int>,
     /// `[rows or 1, groups]`.
     scales: Tensor<2>,
-    /// Next to the scales; `None` if all are 0.
+    /// One for each scale; `None` if all are 0.
     zero_points: Option<Tensor<2>>,
     bits: Bits,
     cols: usize,
@@ -71,7 +71,7 @@ impl DeviceWeights {
 
     /// Rows `ids` as floats, `[ids, cols]`.
     pub(super) fn rows(&self, ids: Tensor<1, Int>) -> Tensor<2> {
-        // A scale that all rows share stays as it is.
+        // A scale that all rows share needs no lookup.
         let of_rows = |values: &Tensor<2>| match values.dims()[0] {
             1 => values.clone(),
             _ => values.clone().select(0, ids.clone()),
@@ -90,7 +90,7 @@ impl DeviceWeights {
         let [rows, words] = self.words.dims();
         let width = i32::from(self.bits.count());
         let per_word = 32 / width;
-        // Taking the code as unsigned and moving its upper half below zero restores the sign.
+        // Treating the code as unsigned and moving its upper half below zero restores the sign.
         let sign = 1 << (width - 1);
         let codes = (0..per_word).map(|i| {
             let code = self.words.clone().bitwise_right_shift_scalar(width * i);

@@ -1,4 +1,4 @@
-//! Rows of packed weights as floats: an embedding whose table is quantized.
+//! Lookup of rows of packed weights as floats, for an embedding whose table is quantized.
 
 use burn::tensor::{Int, Tensor, TensorData};
 
@@ -9,14 +9,14 @@ use crate::on_cpu;
 impl PackedWeight {
     /// Rows `ids` of the dequantized weight: `(code - zero_point) * scale`, without a float copy of the table.
     ///
-    /// Nothing is differentiated: the table is a constant.
+    /// The table is a constant and has no gradients.
     ///
     /// # Shapes
     /// - `ids`: `[batch, len]`
     /// - output: `[batch, len, in_features]`
     ///
     /// # Panics
-    /// On ids of rows that the weight does not have, as Burn's own embedding does.
+    /// When an id is not a row of the weight, as Burn's own embedding does.
     pub fn lookup(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let ([batch, len], device) = (ids.dims(), ids.device());
         let cols = self.matrix.cols();

@@ -1,7 +1,7 @@
 //! Packed weights in Burn's records.
 //!
-//! A record holds parameters, which are tensors. Packed weights are none, but show themselves to visitors and mappers
-//! as integer tensors that are made when somebody reads them:
+//! A record holds parameters, which are tensors. Packed weights are not tensors, but appear to visitors and mappers as
+//! integer tensors that are created when they are read:
 //!
 //! | parameter | type | shape | holds |
 //! |---|---|---|---|
@@ -10,7 +10,7 @@
 //! | `scales` | I32 | `[count]` | bits of the scales: of an F32, or of an F16 in the low half |
 //! | `zero_points` | I32 | `[count]` | zero points; affine mappings only |
 //!
-//! All are integers, so that casting a module to another float type or training it leaves them alone.
+//! All are integers, so that casting a module to another float type or training it does not change them.
 
 use burn::module::{
     Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param,
@@ -27,14 +27,14 @@ use std::sync::Arc;
 
 use super::PackedWeight;
 
-/// Written in front of the format.
+/// The first value of `format`.
 const VERSION: i32 = 1;
-/// Numbers of the format.
+/// Number of values in `format`.
 const FORMAT_LEN: usize = 10;
 /// Burn's name of the type that holds the parameters.
 const CONTAINER: &str = "Struct:PackedWeight";
 
-/// Ids of the parameters, which are the same whenever they are shown.
+/// Ids of the parameters, which stay the same from visit to visit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ids {
     format: ParamId,
@@ -90,7 +90,7 @@ impl PackedWeight {
         }
     }
 
-    /// The weight that the parameters stand for once a mapper has changed them; `None` if it has not.
+    /// The weight made of the parameters that a mapper has changed; `None` if it has changed nothing.
     fn mapped(&self, shown: Shown) -> Result<Option<Self>, String> {
         let Shown { format, codes, scales, zero_points } = shown;
         let touched = [&format, &scales].map(Param::is_initialized);
@@ -138,7 +138,7 @@ impl PackedWeight {
     }
 }
 
-/// The parameters on their way through a mapper.
+/// The parameters while they pass through a mapper.
 struct Shown {
     format: Param<Tensor<1, Int>>,
     codes: Param<Tensor<2, Int>>,
@@ -157,7 +157,8 @@ impl Module for PackedWeight {
     }
 
     /// A mapper that replaces the parameters, such as one that loads a record, must replace all of them by valid ones.
-    /// Otherwise it is shown one more parameter, whose name says what is wrong: loading a record reports it as missing.
+    /// Otherwise it gets one more parameter whose name describes the error, which the loading of a record reports as
+    /// missing.
     fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
         let shown = Shown {
             format: map(mapper, "format", self.format()),
@@ -176,7 +177,7 @@ impl Module for PackedWeight {
         }
     }
 
-    // Packed weights lie in host memory; other devices get a copy when they first multiply by them.
+    // Packed weights are in host memory; other devices get a copy when they first multiply by them.
     fn collect_devices(&self, devices: Devices) -> Devices {
         devices
     }
@@ -236,7 +237,7 @@ fn integers(
     lazy(id, [len], DType::I32, move || values().into_iter().flat_map(i32::to_ne_bytes).collect())
 }
 
-/// A parameter in host memory whose bytes are made when it is read.
+/// A parameter in host memory whose bytes are created when it is read.
 fn lazy<const D: usize>(
     id: ParamId,
     shape: [usize; D],
@@ -259,7 +260,7 @@ fn format_of(matrix: &PackedMatrix, activation: ActivationQuant) -> [i32; FORMAT
     let (granularity, group_size) = match scheme.granularity {
         Granularity::PerTensor => (0, 0),
         Granularity::PerChannel => (1, 0),
-        // Wider than the row, which has fewer than 2^31 columns, it means the row.
+        // A size wider than the row, which has fewer than 2^31 columns, means the whole row.
         Granularity::PerGroup { group_size } => (2, i32::try_from(group_size).unwrap_or(i32::MAX)),
     };
     let mapping = match scheme.mapping {

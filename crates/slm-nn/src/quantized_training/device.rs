@@ -1,6 +1,6 @@
 //! Products with codes in the memory of a GPU, by tensor operations.
 //!
-//! The codes stay packed there; float weights exist while one product is computed.
+//! The codes stay packed there; float weights exist only while one product is computed.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{BackendTensor, Cube, DispatchKindConversion, DispatchTensor};

@@ -44,7 +44,7 @@ products_of_host!(Flex);
 #[cfg(feature = "ndarray")]
 products_of_host!(NdArray);
 
-/// An error makes all of the result NaN and is reported.
+/// The product `x W^T`. An error makes the whole result NaN and is reported.
 fn product<B: HostBackend>(x: &FloatTensor<B>, stored: &Stored) -> FloatTensor<B> {
     let packed = &stored.packed;
     let (m, n) = (x.shape()[0], packed.matrix().rows());
@@ -107,10 +107,10 @@ fn by_weights<B: HostBackend>(
 
 /// The grid of an input.
 enum InputQuantizer {
-    /// It is not rounded.
+    /// The input is not rounded.
     Float,
     Rounded(FakeQuantizer),
-    /// The forward pass has reported it.
+    /// The input is not finite, which the forward pass has reported.
     NotFinite,
 }
 

@@ -1,4 +1,4 @@
-//! The product of an input and weights that exist only as codes, with gradients by both.
+//! The product of an input and weights that exist only as codes, with gradients with respect to both.
 // burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
 
@@ -17,10 +17,11 @@ use super::Stored;
 
 /// Products with codes, as a backend computes them.
 pub(super) trait CodeProducts: Backend {
-    /// `x W^T`. Values that are not finite make it NaN where they go in.
+    /// `x W^T`. Values that are not finite make the results that depend on them NaN.
     fn product(x: &FloatTensor<Self>, stored: &Stored) -> FloatTensor<Self>;
 
-    /// The gradients by `x` and by the weights of a product whose gradient is `grad`; each where it is wanted.
+    /// The gradients with respect to `x` and to the weights, given the gradient `grad` of the product; each only if it
+    /// is wanted.
     fn gradients(
         x: &FloatTensor<Self>,
         grad: &FloatTensor<Self>,
@@ -31,7 +32,8 @@ pub(super) trait CodeProducts: Backend {
 
 #[backend_extension(NdArray: cfg(feature = "ndarray"), Flex, Cube: cfg(feature = "wgpu"), Autodiff)]
 pub(crate) trait QuantizedTrainingOps: Backend {
-    /// `x W^T` by the kernel of the packed weights. `update` is zero, and gets the gradient by the weights.
+    /// `x W^T` by the kernel of the packed weights. `update` is zero, and receives the gradient with respect to the
+    /// weights.
     fn quantized_training_linear(
         x: FloatTensor<Self>,
         update: FloatTensor<Self>,

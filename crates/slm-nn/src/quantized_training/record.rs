@@ -1,4 +1,4 @@
-//! Quantized weights in training as a module of Burn's: the pending update, and the packed weights below `packed`.
+//! Trainable quantized weights as a Burn module: the pending update, and the packed weights under `packed`.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{QuantizedTrainableWeight, Stored};
 /// Burn's name of the type that holds the parameters.
 const CONTAINER: &str = "Struct:QuantizedTrainableWeight";
 
-/// A record holds the codes and scales; the residual of error feedback is no part of it.
+/// A record holds the codes and scales, but not the residual of error feedback.
 impl Module for QuantizedTrainableWeight {
     fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
         visitor.enter_module("update", CONTAINER);
@@ -33,7 +33,7 @@ impl Module for QuantizedTrainableWeight {
         if Arc::ptr_eq(packed.matrix(), self.stored.packed.matrix()) {
             return Self { update, stored: self.stored };
         }
-        // What rounding left over belongs to the weights that were there before.
+        // The old residual belongs to the old weights.
         let residual = vec![0; self.stored.residual.len()];
         Self { update, stored: Arc::new(Stored { packed, residual }) }
     }

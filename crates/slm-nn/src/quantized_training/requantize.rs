@@ -1,4 +1,4 @@
-//! Adding an update to quantized weights and quantizing the sum.
+//! Addition of an update to quantized weights, and quantization of the sum.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -7,23 +7,23 @@ use slm_quant_core::{QuantizedMatrix, Result, Scales, quantize_matrix_with};
 /// Steps of the residual in one scale: half a scale is 127.
 const RESIDUAL_STEPS: f32 = 254.0;
 
-/// Rounding of updated weights back to codes. Most updates are far smaller than the distance of two codes.
+/// Rounding of updated weights back to codes. Most updates are far smaller than the distance between two codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rounding {
     /// Rounds to the nearest code: an update of less than half a scale is lost.
     Nearest,
-    /// Up or down at random, so that the mean is the updated weight (Gupta and others, 2015, arXiv:1502.02551).
+    /// Rounds up or down at random, so that the mean is the updated weight (Gupta and others, 2015, arXiv:1502.02551).
     Stochastic {
         /// Seed of the draws.
         seed: u64,
     },
-    /// Rounds to the nearest code; the rest is kept in 8 bits and added to the next update (Seide and others,
+    /// Rounds to the nearest code; the remainder is kept in 8 bits and added to the next update (Seide and others,
     /// 2014, "1-bit stochastic gradient descent", for gradients).
     ErrorFeedback,
 }
 
-/// `weights + update` on the scales of `weights`. `residual` is one value for each weight with error feedback, and
-/// empty without.
+/// Returns `weights + update`, quantized with the scales of `weights`. `residual` has one value for each weight with
+/// error feedback, and is empty otherwise.
 pub(super) fn requantize(
     weights: &QuantizedMatrix,
     update: &[f32],
@@ -50,7 +50,7 @@ pub(super) fn requantize(
             let kept = residual.get_mut(index);
             let exact = code + kept.as_ref().map_or(0.0, |kept| f32::from(**kept) / RESIDUAL_STEPS);
             let rounded = match &mut random {
-                // 24 bits are as many as a float in [0, 1) holds evenly.
+                // 24 bits, as many as evenly spaced floats in [0, 1) have.
                 Some(random) => (exact + (random.next_u32() >> 8) as f32 / 16_777_216.0).floor(),
                 None => exact.round_ties_even(),
             };
@@ -99,7 +99,8 @@ mod tests {
         }
     }
 
-    /// Ten updates of a fifth of a scale: lost by rounding, kept on average or exactly by the other two.
+    /// Ten updates of a fifth of a scale: rounding to nearest loses them, the other two keep them on average or
+    /// exactly.
     #[test]
     fn small_updates_vanish_or_add_up() {
         let run = |rounding: Rounding, length: usize| {
@@ -111,7 +112,7 @@ mod tests {
                 weights = requantize(&weights, &update, &mut residual, rounding, draw).unwrap();
             }
             let after = weights.dequantize();
-            // Steps of the scale that weights have moved; those at the top of their range cannot.
+            // Steps of the scale that weights have moved; weights at the top of their range cannot move.
             let moved: Vec<f32> = (0..6 * 13)
                 .filter(|&i| i16::from(weights.code(i / 13, i % 13)) < 120)
                 .map(|i| (after[i] - before[i]) / scale(&weights, i))

@@ -1,4 +1,4 @@
-//! Tensors that are quantized together while those before them are written.
+//! Batches of tensors, each of which is quantized while the one before it is written.
 
 use rayon::prelude::*;
 use slm_checkpoint::{CheckpointWriter, LayerMetadata};
@@ -10,7 +10,7 @@ use super::stopped::Stopped;
 use crate::embedding::QuantizedTable;
 use crate::{LayerReport, QuantizedLayer, Result, layer_metadata};
 
-/// A tensor as it is written.
+/// A tensor that is ready to be written.
 pub(super) enum Finished {
     /// The quantized table of the embedding.
     Table(Box<QuantizedTable>),
@@ -33,7 +33,7 @@ pub(super) fn write_in_batches<E>(
     tensors: &[ExpectedTensor],
     finish: &(dyn Fn(&ExpectedTensor) -> Result<Finished> + Sync),
 ) -> Result<Option<QuantizedTable>, Stopped<E>> {
-    // Collected so that the error of the first tensor wins, whatever thread was first.
+    // Collected so that the error of the first tensor wins, whichever thread finishes first.
     let run = |batch: &[ExpectedTensor]| batch.par_iter().map(finish).collect::<Vec<Result<Finished>>>();
     let mut embedding = None;
     let mut rest = batches(tensors).into_iter();
@@ -58,7 +58,7 @@ pub(super) fn write_in_batches<E>(
     Ok(embedding)
 }
 
-/// Runs of tensors whose sizes together are not above that of the largest tensor.
+/// Runs of tensors with a total size of at most that of the largest tensor.
 fn batches(tensors: &[ExpectedTensor]) -> Vec<&[ExpectedTensor]> {
     let size = |tensor: &ExpectedTensor| tensor.shape.iter().product::<usize>();
     let most = tensors.iter().map(size).max().unwrap_or(0);

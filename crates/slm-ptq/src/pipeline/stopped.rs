@@ -1,8 +1,8 @@
-//! The two ways in which a step ends early.
+//! The two reasons for which a step ends early.
 
 use crate::Error;
 
-/// The end of a step: an error of its own, or one of the callback.
+/// The reason for which a step ended: its own error, or one of the callback.
 pub(super) enum Stopped<E> {
     Failed(Error),
     Callback(E),

@@ -1,11 +1,11 @@
-//! A transformation of one tensor, in f64.
+//! The transformation of one tensor, in f64.
 
 use rayon::prelude::*;
 
 use super::rotation::Rotation;
 
-/// The exact changes of one linear layer, in the order in which they are made: to its input columns, then to its output
-/// rows.
+/// The exact changes of one linear layer, in the order in which they are applied: to its input columns, then to its
+/// output rows.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LinearChange<'a> {
     /// Factors of the columns, before the rotation: the weight of the norm that is folded in.
@@ -55,7 +55,7 @@ pub(super) fn rotate_rows(values: &mut [f32], cols: usize, rotation: &Rotation) 
     each_row(values, cols, |row, scratch| rotation.apply(row, scratch));
 }
 
-/// Calls `change` for each row in f64, with a vector to work in, and rounds the result once.
+/// Calls `change` for each row in f64, with a scratch vector, and rounds the result once.
 fn each_row(values: &mut [f32], cols: usize, change: impl Fn(&mut [f64], &mut Vec<f64>) + Sync) {
     values.par_chunks_mut(cols.max(1)).for_each_init(
         || (Vec::new(), Vec::new()),

@@ -1,10 +1,9 @@
 //! Equalization of the channels between `up_proj` and `down_proj` of a gated MLP, chosen by the error of its output.
 //!
 //! Channel j is divided by a factor in `up_proj` and multiplied by it in `down_proj`, which in floats changes nothing.
-//! Candidates are `s_j = activation_j^a (up_j / down_j)^b`: with `a` alone large activations become smaller (SmoothQuant:
-//! Xiao and others, 2022), with `b` alone rows and columns come to share their peaks (Nagel and others, 2019). Rows of
-//! inputs go through the quantized MLP of each candidate, and the one whose output is nearest to that of the float MLP
-//! is taken.
+//! Candidates are `s_j = activation_j^a (up_j / down_j)^b`: `a` makes large activations smaller (SmoothQuant: Xiao and
+//! others, 2022), and `b` balances the peaks of rows and columns (Nagel and others, 2019). Rows of inputs run through the
+//! quantized MLP of each candidate, and the candidate whose output is nearest to that of the float MLP is chosen.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,18 +22,18 @@ use super::readers::Readers;
 use super::{TransformedSource, Transforms};
 use crate::{Error, Plan, PtqConfig, Result, RoundingMethod};
 
-/// Rows of inputs that candidates are compared on.
+/// Number of rows of inputs on which candidates are compared.
 const ROWS: usize = 128;
-/// Rows that one window gives at most.
+/// Maximum number of rows from one window.
 const ROWS_PER_WINDOW: usize = 32;
-/// Error, as a share of that without equalization, from which on channels are left alone.
+/// Maximum error, as a share of that without equalization, for which channels are equalized.
 const WORTH: f64 = 0.97;
 /// Powers of the activations: of the root mean square of a channel, and of its peak.
 const RMS_POWERS: [f64; 3] = [0.125, 0.25, 0.5];
 const PEAK_POWERS: [f64; 2] = [0.25, 0.5];
 /// Powers of the ratio of the peaks of weights.
 const WEIGHT_POWERS: [f64; 4] = [0.0, 0.25, 0.5, 0.75];
-/// Magnitude of a channel, as a share of the largest, below which it counts as that large.
+/// Minimum magnitude of a channel, as a share of the largest; smaller magnitudes are raised to it.
 const LEAST: f64 = 1e-4;
 
 /// Rows of the outputs of norms, row-major, by the path of a layer that reads them.
@@ -49,12 +48,12 @@ pub(crate) struct InputRowsHook(Mutex<Seen>);
 struct Seen {
     rows: InputRows,
     failed: Option<Error>,
-    /// True if the model overflowed.
+    /// `true` if the model overflowed.
     not_finite: bool,
 }
 
 impl InputRowsHook {
-    /// The rows that were kept; none if the model overflowed, which the calibration that follows reports with the layer.
+    /// The kept rows; none if the model overflowed, which the calibration afterwards reports with the layer.
     ///
     /// # Errors
     /// [`Error::Layer`] for inputs that could not be read.
@@ -81,7 +80,7 @@ impl ForwardHook for InputRowsHook {
                 let kept = seen.rows.entry(layer.to_owned()).or_default();
                 let window = kept.len() / (ROWS_PER_WINDOW * cols).max(1);
                 let stride = rows.div_ceil(ROWS_PER_WINDOW).max(1);
-                // The first row of a window, whose activations are often massive, is among those of the first only.
+                // The first row of a window, whose activations are often massive, is kept only for the first window.
                 let chosen = values.chunks_exact(cols.max(1)).skip(window * 5 % stride).step_by(stride);
                 let room = (ROWS * cols).saturating_sub(kept.len()) / cols.max(1);
                 chosen.take(room).for_each(|row| kept.extend_from_slice(row));
@@ -97,17 +96,16 @@ impl ForwardHook for InputRowsHook {
     }
 }
 
-/// Windows of a text, of `count`, that give as many rows as are compared.
+/// Indices among `count` windows of a text that together give enough rows for the comparison.
 pub(crate) fn sampled_windows(count: usize) -> impl Iterator<Item = usize> {
     let wanted = ROWS.div_ceil(ROWS_PER_WINDOW).min(count);
     (0..wanted).map(move |index| index * count / wanted.max(1))
 }
 
 impl Transforms {
-    /// Equalizes the MLPs of `checkpoint`, as it is changed so far, whose quantized outputs that brings nearer to the float
-    /// ones, and in the same way, if it is not rotated and activations are quantized or AWQ is asked for, the readers of its
-    /// norms.
-    /// `inputs` are rows of text.
+    /// Equalizes the MLPs of `checkpoint`, as changed so far, if that brings their quantized outputs nearer to the float
+    /// outputs. It does the same for the readers of norms if the model is not rotated and either activations are quantized
+    /// or the method is AWQ. `inputs` are rows from a text.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for weights that cannot be read, [`Error::Layer`] for weights that cannot be quantized.
@@ -143,7 +141,7 @@ impl Transforms {
             true => self.equalize_norms(&source, inputs, plan, config, device)?,
             false => Vec::new(),
         };
-        // The factors of a head that was tied are not those of the embedding.
+        // The factors of a tied head do not apply to the embedding, so the head is untied.
         self.model.tie_word_embeddings &= norms.iter().all(|(norm, _)| norm != FINAL_NORM);
         self.equalized = Some(found.len());
         self.equalized_norms = norms.len();
@@ -152,8 +150,8 @@ impl Transforms {
         Ok(())
     }
 
-    /// Factors of the norms whose readers they bring nearer to the float ones. A rotated model has no use for them: its
-    /// channels are alike.
+    /// Factors of the norms for which they bring the outputs of the readers nearer to the float outputs. A rotated
+    /// model does not need them, because its channels are similar.
     fn equalize_norms(
         &self,
         source: &TransformedSource<'_>,
@@ -188,14 +186,14 @@ impl Transforms {
     }
 }
 
-/// Quantization of the two layers and of the input of the second; none for weights that stay float.
+/// Quantization of the two layers and of the input of the second; `None` for weights that stay float.
 struct Schemes {
     up: Option<QuantScheme>,
     down: Option<QuantScheme>,
     quantizes_input: bool,
 }
 
-/// A gated MLP, and what it computes from some rows.
+/// A gated MLP, and its results for some rows.
 struct Mlp {
     schemes: Schemes,
     /// `[inner, hidden]`.
@@ -277,7 +275,7 @@ impl Mlp {
         self.product(middle, down, [self.hidden, self.inner])
     }
 
-    /// The candidate with the least error; none if that is hardly better than no equalization.
+    /// The candidate with the least error; `None` if it is hardly better than no equalization.
     fn best(&self) -> slm_nn::Result<Option<Vec<f64>>> {
         best_of(self.candidates(), self.inner, |factors| self.error(factors))
     }
@@ -303,8 +301,8 @@ impl Mlp {
         pairs.skip(1).map(candidate).collect()
     }
 
-    /// Mean over the rows of `|y' - y|² / |y|²`, y' being the output of the MLP that is equalized by `factors` and
-    /// quantized, and each row counting 1 at most.
+    /// Mean over the rows of `|y' - y|² / |y|²`, where y' is the output of the quantized MLP that is equalized by
+    /// `factors`. Each row counts at most 1.
     fn error(&self, factors: &[f64]) -> slm_nn::Result<f64> {
         let mut up = self.up.clone();
         for (row, factor) in up.chunks_exact_mut(self.hidden.max(1)).zip(factors) {
@@ -313,7 +311,7 @@ impl Mlp {
         let mut down = scaled_columns(&self.down, factors, |value, factor| value * factor);
         let bias =
             self.up_bias.as_ref().map(|bias| scaled_columns(bias, factors, |value, factor| value / factor));
-        // A scale for each row or less is divided by a factor as the row is: nothing changes.
+        // With one scale per row or per group, the scale is divided by the same factor as the row: nothing changes.
         let mut middle = match self.schemes.up {
             Some(scheme) if scheme.granularity == Granularity::PerTensor => {
                 self.gated(rounded(&up, [self.inner, self.hidden], scheme)?, bias.as_deref())?
@@ -331,7 +329,7 @@ impl Mlp {
     }
 }
 
-/// The candidate with the least error; none if that is hardly better than factors of 1 for all `channels`.
+/// The candidate with the least error; `None` if it is hardly better than factors of 1 for all `channels`.
 pub(super) fn best_of(
     candidates: impl IntoIterator<Item = Vec<f64>>,
     channels: usize,
@@ -356,7 +354,7 @@ pub(super) fn scaled_columns(values: &[f32], factors: &[f64], combine: impl Fn(f
 }
 
 /// Root mean square and peak of each column of a `[_, cols]` matrix, in multiples of the root mean square of a row: each
-/// row has a scale of its own, so that what counts is how large a value is in its row.
+/// row has its own scale, so only the size of a value relative to its row counts.
 pub(super) fn channel_magnitudes(values: &[f32], cols: usize) -> (Vec<f64>, Vec<f64>) {
     let (mut rms, mut peaks) = (vec![0.0_f64; cols], vec![0.0_f64; cols]);
     for row in values.chunks_exact(cols.max(1)) {
@@ -372,7 +370,7 @@ pub(super) fn channel_magnitudes(values: &[f32], cols: usize) -> (Vec<f64>, Vec<
     (floored(rms), floored(peaks))
 }
 
-/// Mean over rows of `cols` values of `|y' - y|² / |y|²`, each row counting 1 at most.
+/// Mean over rows of `cols` values of `|y' - y|² / |y|²`. Each row counts at most 1.
 pub(super) fn relative_error(found: &[f32], expected: &[f32], cols: usize) -> f64 {
     let width = cols.max(1);
     let relative = |(found, expected): (&[f32], &[f32])| {
@@ -385,7 +383,7 @@ pub(super) fn relative_error(found: &[f32], expected: &[f32], cols: usize) -> f6
     rows.map(relative).sum::<f64>() / (expected.len() / width).max(1) as f64
 }
 
-/// The weight as it is after quantization to the range of its extremes.
+/// The weight after quantization with a min-max range.
 pub(super) fn rounded(
     values: &[f32],
     [rows, cols]: [usize; 2],
@@ -394,7 +392,7 @@ pub(super) fn rounded(
     Ok(quantize_matrix(values, rows, cols, scheme, &ObserverKind::MinMax)?.dequantize())
 }
 
-/// Rounds each row to 8 bits with a scale of its own.
+/// Rounds each row to 8 bits with its own scale.
 pub(super) fn quantize_rows(values: &mut [f32], cols: usize) -> slm_nn::Result<()> {
     let rows = values.len() / cols.max(1);
     let quant = ActivationQuant::Dynamic(ActivationGranularity::PerToken);
@@ -413,7 +411,7 @@ fn add_bias(values: &mut [f32], bias: Option<&[f32]>) {
     }
 }
 
-/// The values, none below a small share of the largest.
+/// The values, raised to at least a small share of the largest.
 pub(super) fn floored(mut values: Vec<f64>) -> Vec<f64> {
     let most = values.iter().copied().fold(0.0, f64::max);
     let least = if most > 0.0 { LEAST * most } else { 1.0 };
@@ -429,7 +427,7 @@ pub(super) fn normalized(mut values: Vec<f64>) -> Vec<f64> {
 }
 
 impl InputRowsHook {
-    /// The hook as runs take it.
+    /// The hook as a trait object.
     pub(crate) fn shared(self: &Arc<Self>) -> Arc<dyn ForwardHook> {
         Arc::clone(self) as Arc<dyn ForwardHook>
     }

@@ -1,10 +1,10 @@
 //! Hadamard matrices: square matrices of entries 1 and -1 whose rows are orthogonal.
 
-/// Largest order that [`paley`] builds; beyond it a product with it costs more than it is worth.
+/// Largest order that [`paley`] builds; products with larger matrices cost more than they gain.
 const MAX_ORDER: usize = 512;
 
-/// Splits `n` into `(order, power)` with `n = order * power`, where a Hadamard matrix of `order` is known to [`paley`]
-/// (or `order` is 1) and `power` is a power of two. `None` where there is none.
+/// Splits `n` into `(order, power)` with `n = order * power`, where [`paley`] can build a Hadamard matrix of `order`
+/// (or `order` is 1) and `power` is a power of two. `None` if there is no such split.
 pub(super) fn factor(n: usize) -> Option<(usize, usize)> {
     if n == 0 {
         return None;
@@ -25,8 +25,8 @@ fn is_paley(order: usize) -> bool {
     (first % 4 == 3 && is_prime(first)) || (order.is_multiple_of(4) && second % 4 == 1 && is_prime(second))
 }
 
-/// A Hadamard matrix of an order that [`factor`] gave, row-major (Paley, 1933): his first construction for a prime
-/// `order - 1` that is 3 modulo 4, his second for a prime `order / 2 - 1` that is 1 modulo 4.
+/// A Hadamard matrix of an order from [`factor`], row-major (Paley, 1933): his first construction for a prime `order -
+/// 1` that is 3 modulo 4, his second for a prime `order / 2 - 1` that is 1 modulo 4.
 pub(super) fn paley(order: usize) -> Vec<f64> {
     if order == 1 {
         return vec![1.0];
@@ -77,7 +77,7 @@ fn is_prime(n: usize) -> bool {
     n >= 2 && (2..).take_while(|divisor| divisor * divisor <= n).all(|divisor| !n.is_multiple_of(divisor))
 }
 
-/// Multiplies `values`, a vector whose length is a power of two, by Sylvester's Hadamard matrix, without a factor.
+/// Multiplies `values`, a vector whose length is a power of two, by Sylvester's Hadamard matrix, without normalization.
 pub(super) fn sylvester(values: &mut [f64]) {
     let mut half = 1;
     while half < values.len() {

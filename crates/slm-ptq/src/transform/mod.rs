@@ -1,14 +1,14 @@
-//! Exact changes of a float transformer that make it easier to quantize, made to its tensors as they are read.
+//! Exact changes of a float transformer that make it easier to quantize, applied to its tensors as they are read.
 //!
 //! - *Rotation.* The residual stream is multiplied by a random orthogonal matrix R: `E R` in place of the embedding, and
 //!   `W diag(g) R` in place of the weights that read the stream through a norm with weight g, `Rᵀ W` in place of those
-//!   that write to it. RMSNorm commutes with R once its weight is folded into what follows; LayerNorm does if R keeps
-//!   the vector of ones. In the same way each head of `v_proj` and `o_proj` is rotated by a smaller matrix. Outliers
-//!   are spread over all channels, and nothing is left to compute at inference (QuaRot: Ashkboos and others, 2024).
+//!   that write to it. RMSNorm commutes with R once its weight is folded into the layers after it; LayerNorm does too if
+//!   the vector of ones is a fixed point of R. In the same way each head of `v_proj` and `o_proj` is rotated by a
+//!   smaller matrix. Outliers are spread over all channels at no cost at inference (QuaRot: Ashkboos and others, 2024).
 //! - *Smoothing.* Each channel between a norm and the layers that read it, between `v_proj` and `o_proj`, and between
 //!   `up_proj` and `down_proj`, is divided by a factor on one side and multiplied by it on the other (SmoothQuant:
 //!   Xiao and others, 2022).
-//! - *Equalization.* Smoothing between `up_proj` and `down_proj`, and behind the norms of a model that is not rotated,
+//! - *Equalization.* Smoothing between `up_proj` and `down_proj`, and after the norms of a model that is not rotated,
 //!   with the factors that leave the least error.
 
 mod apply;
@@ -48,7 +48,7 @@ pub struct Transforms {
     smoothing: BTreeMap<String, Vec<f64>>,
     /// Strength of the smoothing.
     strength: Option<f64>,
-    /// Number of MLPs that are equalized, where that was tried.
+    /// Number of MLPs that are equalized, if equalization was tried.
     equalized: Option<usize>,
     /// Number of norms whose readers are equalized.
     equalized_norms: usize,
@@ -74,7 +74,7 @@ impl Transforms {
     }
 
     /// Rotation of the residual stream and of the heads by the matrices of `seed`. A tied head is then no longer the embedding: the weight of the
-    /// last norm is folded into the one, not into the other.
+    /// last norm is folded into the head, but not into the embedding.
     ///
     /// # Errors
     /// [`Error::Setting`] for a model that cannot be rotated, with the reason, and [`Error::Checkpoint`] for norms that
@@ -146,14 +146,14 @@ impl Transforms {
         change
     }
 
-    /// Values of the KV heads as the query heads see them: each as often as it has query heads.
+    /// Values of the KV heads, repeated for each of their query heads.
     fn of_all_heads(&self, values: &[f64]) -> Vec<f64> {
         let heads = values.chunks_exact(self.model.head_dim.max(1));
         heads.flat_map(|head| head.repeat(self.model.heads_per_kv_head())).collect()
     }
 }
 
-/// Refuses a rotation.
+/// The error for a model that cannot be rotated.
 fn cannot_rotate(detail: String) -> Error {
     Error::Setting {
         key: "rotate",

@@ -1,4 +1,4 @@
-//! Norms whose weights are folded into the layers behind them.
+//! Norms whose weights are folded into the layers after them.
 
 use std::collections::BTreeMap;
 
@@ -11,16 +11,16 @@ use crate::Result;
 /// Largest bias of a LayerNorm in multiples of its weight that can be folded without loss of precision.
 const MAX_BIAS: f64 = 1e4;
 
-/// A norm that is replaced by one with a weight of ones.
+/// A norm that is replaced by a norm with a weight of ones.
 #[derive(Debug, Clone)]
 pub(super) struct FoldedNorm {
-    /// The weight, which the layers behind the norm take over.
+    /// The weight, which is folded into the layers after the norm.
     pub(super) weight: Vec<f64>,
-    /// Of a LayerNorm: its bias divided by the weight.
+    /// The bias of a LayerNorm, divided by its weight.
     pub(super) bias: Option<Vec<f64>>,
 }
 
-/// Reads the norms of a model in which every norm stands before linear layers.
+/// Reads the norms of a model in which every norm comes before linear layers.
 ///
 /// # Errors
 /// [`Error::Setting`](crate::Error::Setting) for a model with other norms, or with a LayerNorm whose bias cannot be

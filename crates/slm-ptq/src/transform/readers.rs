@@ -12,10 +12,10 @@ use super::equalize::{
 };
 use super::smoothing::column_maxima;
 
-/// Powers of the activations and of the weights, where inputs are quantized.
+/// Powers of the activations and of the weights if inputs are quantized.
 const POWERS: [(f64, f64); 7] =
     [(0.25, 0.0), (0.5, 0.0), (0.75, 0.0), (0.5, 0.5), (0.65, 0.35), (0.8, 0.2), (0.35, 0.65)];
-/// The same where only weights are: AWQ.
+/// The same if only weights are quantized (AWQ).
 const WEIGHT_POWERS: [(f64, f64); 9] = [
     (0.1, 0.0),
     (0.2, 0.0),
@@ -27,10 +27,10 @@ const WEIGHT_POWERS: [(f64, f64); 9] = [
     (0.8, 0.0),
     (0.9, 0.0),
 ];
-/// Outputs of one layer that are compared: of a head with more, some that are spread evenly.
+/// Maximum number of outputs of one layer that are compared; a larger head is sampled evenly.
 const OUTPUTS: usize = 4096;
 
-/// Layers that read one norm, and rows of its output.
+/// The layers that read one norm, and rows of its output.
 pub(super) struct Readers {
     rows: Vec<f32>,
     cols: usize,
@@ -46,8 +46,8 @@ struct Reader {
 }
 
 impl Readers {
-    /// `layers` are weights `[outputs, cols]` and how they are quantized. `quantizes_input` says whether their input is, to
-    /// 8 bits.
+    /// `layers` are weights `[outputs, cols]` with their quantization. `quantizes_input` says whether their input is
+    /// quantized to 8 bits.
     pub(super) fn new(
         rows: &[f32],
         cols: usize,
@@ -73,7 +73,7 @@ impl Readers {
         to_vec_f32("product", tensor(x).matmul(tensor(weight).transpose()))
     }
 
-    /// The candidate with the least error; none if that is hardly better than no equalization.
+    /// The candidate with the least error; `None` if it is hardly better than no equalization.
     pub(super) fn best(&self) -> slm_nn::Result<Option<Vec<f64>>> {
         let (rms, peaks) = channel_magnitudes(&self.rows, self.cols);
         let mut weights = vec![0.0; self.cols];
@@ -108,7 +108,7 @@ impl Readers {
     }
 }
 
-/// At most [`OUTPUTS`] rows, spread evenly.
+/// At most [`OUTPUTS`] rows of `weight`, evenly spread.
 fn some_rows(weight: Vec<f32>, cols: usize) -> Vec<f32> {
     let count = weight.len() / cols.max(1);
     match count.div_ceil(OUTPUTS) {

@@ -1,4 +1,4 @@
-//! Random orthogonal matrices that cost little to multiply by.
+//! Random orthogonal matrices that are cheap to multiply by.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -9,24 +9,24 @@ use super::hadamard;
 const MAX_DENSE: usize = 512;
 
 /// A random orthogonal matrix R of some width: random signs, then the Kronecker product of a small dense orthogonal
-/// matrix and a Hadamard matrix whose order is a power of two (QuaRot: Ashkboos and others, 2024). Each of its entries
-/// has about the same magnitude, so that one large value becomes many small ones.
+/// matrix and a Hadamard matrix whose order is a power of two (QuaRot: Ashkboos and others, 2024). All its entries have
+/// about the same magnitude, so that one large value becomes many small ones.
 ///
-/// The dense factor is a Hadamard matrix where one is known, and otherwise orthonormalized random numbers. A seed gives
-/// the same matrix on every machine.
+/// The dense factor is a Hadamard matrix if one is known, and otherwise a matrix of orthonormalized random numbers. A
+/// seed gives the same matrix on every machine.
 #[derive(Debug, Clone)]
 pub(super) struct Rotation {
     signs: Vec<f64>,
-    /// `[order, order]`, scaled for the whole to be orthogonal.
+    /// `[order, order]`, scaled so that the whole matrix is orthogonal.
     dense: Vec<f64>,
     order: usize,
-    /// Unit vector whose reflection makes the vector of ones a fixed point, where that was asked for.
+    /// Unit vector whose reflection makes the vector of ones a fixed point, if that was requested.
     reflection: Option<Vec<f64>>,
 }
 
 impl Rotation {
-    /// The rotation of `width` with this seed. With `keeps_ones` the vector of ones is a fixed point, and so the mean of
-    /// a vector stays what it is. `None` for a width that has an odd factor above 512.
+    /// The rotation of `width` with this seed. With `keeps_ones` the vector of ones is a fixed point, so the mean of a
+    /// vector does not change. `None` for a width that has an odd factor above 512.
     pub(super) fn new(width: usize, seed: u64, keeps_ones: bool) -> Option<Self> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let signs = (0..width).map(|_| if rng.random::<bool>() { 1.0 } else { -1.0 }).collect();
@@ -86,7 +86,8 @@ impl Rotation {
     }
 }
 
-/// Random numbers made orthonormal row by row (Gram and Schmidt, twice over each row against rounding).
+/// A random matrix, orthonormalized row by row (Gram and Schmidt, with two passes over each row against rounding
+/// errors).
 fn random_orthogonal(order: usize, rng: &mut ChaCha8Rng) -> Vec<f64> {
     let mut rows: Vec<Vec<f64>> = Vec::with_capacity(order);
     while rows.len() < order {
@@ -98,7 +99,7 @@ fn random_orthogonal(order: usize, rng: &mut ChaCha8Rng) -> Vec<f64> {
             }
         }
         let norm = row.iter().map(|value| value * value).sum::<f64>().sqrt();
-        // A row that lies in the span of those before it is drawn again.
+        // A row in the span of those before it is drawn again.
         if norm > 1e-6 {
             rows.push(row.into_iter().map(|value| value / norm).collect());
         }

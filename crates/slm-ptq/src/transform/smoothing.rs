@@ -1,4 +1,4 @@
-//! Equalization of channels: large activations made smaller, and the weights that they meet larger.
+//! Smoothing of channels: makes large activations smaller and their weights larger.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +8,7 @@ use slm_nn::{ForwardHook, to_vec_f32};
 
 use crate::{Error, Result};
 
-/// Least value of a channel that is told apart from a channel that is never used.
+/// Minimum magnitude of a channel; smaller magnitudes, such as those of unused channels, are raised to it.
 const LEAST: f64 = 1e-5;
 
 /// Largest absolute value of every input channel, by layer.

@@ -8,7 +8,7 @@ use super::apply::rotate_rows;
 use crate::Result;
 
 /// Reads the tensors of a float checkpoint one at a time, as [`Transforms`] change them. Each may be read as often as
-/// needed. What is not changed is read to the last bit.
+/// needed. Unchanged tensors are read exactly.
 #[derive(Debug)]
 pub struct TransformedSource<'a> {
     checkpoint: &'a Checkpoint,
@@ -16,12 +16,12 @@ pub struct TransformedSource<'a> {
 }
 
 impl<'a> TransformedSource<'a> {
-    /// The tensors of `checkpoint`, changed by `transforms`, which must be of this checkpoint.
+    /// A source of the tensors of `checkpoint`, changed by `transforms`, which must be of this checkpoint.
     pub fn new(checkpoint: &'a Checkpoint, transforms: &'a Transforms) -> Self {
         Self { checkpoint, transforms }
     }
 
-    /// Name under which a tensor is stored: a tied head is the embedding.
+    /// Name under which a tensor is stored: that of the embedding for a tied head.
     fn stored<'n>(&self, name: &'n str) -> &'n str {
         let is_head = name.strip_suffix(".weight") == Some(LM_HEAD);
         if is_head && self.checkpoint.config().model.tie_word_embeddings { EMBED_TOKENS } else { name }
@@ -52,10 +52,10 @@ impl<'a> TransformedSource<'a> {
         Ok(values)
     }
 
-    /// The type that holds tensor `name` exactly: that of the file where nothing changes it, otherwise the smallest.
+    /// The type that holds tensor `name` exactly: that of the file if nothing changes it, otherwise the smallest.
     ///
     /// # Errors
-    /// As [`read_f32`](Self::read_f32), for a tensor that is read to find out.
+    /// As [`read_f32`](Self::read_f32), if the tensor must be read to find out.
     pub fn float_type(&self, name: &str) -> Result<TensorType> {
         let halves = [TensorType::BF16, TensorType::F16];
         match self.checkpoint.tensors().dtype(self.stored(name)) {
@@ -120,8 +120,8 @@ impl TensorSource for TransformedSource<'_> {
 }
 
 impl Transforms {
-    /// Finds the factors of smoothing for the inputs `maxima` of the layers of `checkpoint` as they are changed so far,
-    /// and adds them. With `smooths_head` the head, a layer of its own, is among them.
+    /// Finds and adds the factors of smoothing for the layers of `checkpoint` as changed so far, whose inputs have the
+    /// maxima `maxima`. With `smooths_head` that includes the head, which becomes a separate layer.
     ///
     /// # Errors
     /// [`Error::Checkpoint`](crate::Error::Checkpoint) for weights that cannot be read.
@@ -151,12 +151,12 @@ impl Transforms {
         }
         self.smoothing.extend(found);
         self.strength = Some(strength);
-        // The factors of a head that was tied are not those of the embedding.
+        // The factors of a tied head do not apply to the embedding, so the head is untied.
         self.model.tie_word_embeddings &= !smooths_head;
         Ok(())
     }
 
-    /// The largest of the values of each KV head among its query heads.
+    /// The largest value of each KV head among its query heads.
     fn of_kv_heads(&self, values: &[f64]) -> Vec<f64> {
         let (width, group) = (self.model.head_dim.max(1), self.model.heads_per_kv_head().max(1));
         let most =
@@ -181,7 +181,7 @@ pub(super) fn smoothed(model: &slm_model::ModelConfig, head: bool) -> Vec<(Strin
             pairs.push((path("post_attention_norm"), readers.collect()));
         }
         pairs.push((path("self_attn.v_proj"), vec![path("self_attn.o_proj")]));
-        // Without a gate the activation function lies between the two.
+        // Without a gate the activation function is between the two.
         if gated {
             pairs.push((path("mlp.up_proj"), vec![path("mlp.down_proj")]));
         }

@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::optim::{AdamW, AdamWConfig, AdamWState, GradientsParams, Optimizer};
 use burn::tensor::Tensor;
 
-/// Moments of the gradient, as usual for the training of quantized weights.
+/// Decay rates of the gradient's moments, as usual for the training of quantized weights.
 const BETAS: (f32, f32) = (0.9, 0.95);
 
 /// Adam (Kingma and Ba, 2015, <https://arxiv.org/abs/1412.6980>) without weight decay.
@@ -17,7 +17,7 @@ pub(super) struct BlockOptimizer {
 }
 
 impl BlockOptimizer {
-    /// An optimizer that moves the parameters of `rates`, and no others.
+    /// An optimizer that updates only the parameters in `rates`.
     pub(super) fn new(rates: HashMap<ParamId, f64>) -> Self {
         let config = AdamWConfig::new().with_beta_1(BETAS.0).with_beta_2(BETAS.1).with_weight_decay(0.0);
         Self { adam: config.build(), rates, states: HashMap::new() }

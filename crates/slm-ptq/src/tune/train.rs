@@ -13,13 +13,13 @@ use slm_nn::{
 use super::optimizer::BlockOptimizer;
 use crate::{Error, Result, TuneOptions};
 
-/// One window in so many is not trained on, and tells whether training helped.
+/// One in this many windows is held out from training, to tell whether training helped.
 const HELD_OUT: usize = 8;
 
-/// Most that the scales may move in all, as a share of their mean.
+/// Maximum total movement of scales, as a share of their mean.
 const SCALE_TRAVEL: f64 = 0.1;
 
-/// Most that weights may move in all, in steps of the grid.
+/// Maximum total movement of weights, in steps of the grid.
 const WEIGHT_TRAVEL: f64 = 1.0;
 
 /// Trains blocks on the same windows.
@@ -27,7 +27,7 @@ pub(super) struct BlockTrainer {
     options: TuneOptions,
     /// Windows to train on, all of one length.
     trained: Vec<usize>,
-    /// Windows that tell whether training helped.
+    /// Held-out windows, which tell whether training helped.
     held_out: Vec<usize>,
 }
 
@@ -45,13 +45,13 @@ impl BlockTrainer {
         Self { options, trained, held_out }
     }
 
-    /// Steps of training of a block.
+    /// Number of training steps of a block.
     pub(super) fn steps(&self) -> usize {
         self.options.steps
     }
 
-    /// Trains the fake-quantized layers of `block`, which reads `inputs`, towards `targets`. Whether that made its outputs
-    /// better on windows that it was not trained on.
+    /// Trains the fake-quantized layers of `block`, which reads `inputs`, towards `targets`. Returns `true` if that
+    /// improved its outputs on the held-out windows.
     pub(super) fn train<E: From<Error>>(
         &self,
         block: &mut TransformerBlock,
@@ -90,8 +90,8 @@ impl BlockTrainer {
         Ok(after < before)
     }
 
-    /// Mean over tokens of the squared error of the block's output, each in multiples of the target's square: what follows a
-    /// block begins with a norm, so that an error counts by its share.
+    /// Mean over tokens of the squared error of the block's output, relative to the target's square: the next block begins
+    /// with a norm, so only the relative error counts.
     fn loss(
         &self,
         block: &TransformerBlock,
@@ -110,8 +110,8 @@ impl BlockTrainer {
     }
 }
 
-/// The learning rate of each parameter: such that all steps in the same direction, at a rate that falls to zero, come to
-/// the most that it may move.
+/// The learning rate of each parameter. If all steps go in the same direction, at a rate that falls to zero, they add up
+/// to the maximum movement.
 fn rates(block: &TransformerBlock, steps: usize) -> Result<HashMap<ParamId, f64>> {
     let mut rates = HashMap::new();
     let per_step = 2.0 / steps.max(1) as f64;

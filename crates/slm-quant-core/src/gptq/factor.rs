@@ -12,12 +12,12 @@ use crate::{Error, Hessian, Result};
 /// Columns that are factored together.
 const BLOCK: usize = 64;
 
-/// Settings of the factor.
+/// Settings of a [`GptqFactor`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GptqOptions {
-    /// Share of the mean of the diagonal that is added to it; at least 0.
+    /// Damping added to the diagonal of the Hessian, as a share of the diagonal's mean; at least 0.
     pub damping: f64,
-    /// Rounds inputs in the order of falling mean squares, instead of from first to last.
+    /// `true` to round inputs in the order of descending mean squares instead of from first to last.
     pub activation_order: bool,
 }
 
@@ -27,11 +27,11 @@ impl Default for GptqOptions {
     }
 }
 
-/// The order in which GPTQ rounds the inputs of a layer, and how it makes up for the error of each with those that
-/// follow. It depends on the inputs only: layers that read the same inputs can share one.
+/// The order in which GPTQ rounds the inputs of a layer, and the factor by which later inputs compensate for the error
+/// of each. It depends on the inputs only, so layers that read the same inputs can share one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GptqFactor {
-    /// Original positions of the inputs, in the order of rounding.
+    /// Original positions of the inputs in the order of rounding.
     pub(super) order: Vec<usize>,
     /// `U` in that order, `[inputs, inputs]`, zero below the diagonal.
     pub(super) upper: Vec<f32>,
@@ -81,14 +81,14 @@ impl GptqFactor {
         Ok(Self { order, upper })
     }
 
-    /// Input features.
+    /// Number of input features.
     pub fn inputs(&self) -> usize {
         self.order.len()
     }
 
-    /// Costs of a squared rounding error of each input after the inputs that are rounded later have made up for it as
-    /// well as they can: `1 / U[i, i]²`. Ranges that are chosen by these weights fit GPTQ better than by the mean
-    /// squares.
+    /// Cost of a squared rounding error of each input, after the inputs that are rounded later have compensated for it
+    /// as well as they can: `1 / U[i, i]²`. Ranges weighted by these costs suit GPTQ better than ranges weighted by the
+    /// mean squares.
     pub fn remaining_costs(&self) -> Vec<f32> {
         let mut costs = vec![0.0; self.inputs()];
         for (index, column) in self.order.iter().enumerate() {
@@ -97,7 +97,7 @@ impl GptqFactor {
         costs
     }
 
-    /// Products with the inverse of the damped Hessian, of means.
+    /// The inverse of the damped Hessian, divided by the number of inputs.
     pub(crate) fn inverse(&self) -> Inverse<'_> {
         let size = self.inputs();
         let mut lower = vec![0.0; size * size];
@@ -118,7 +118,7 @@ pub(crate) struct Inverse<'a> {
 }
 
 impl Inverse<'_> {
-    /// Multiplies the rows `values` by it.
+    /// Multiplies the rows `values` by the inverse.
     pub(crate) fn apply(&self, values: &mut [f32]) {
         let Self { factor: GptqFactor { order, upper }, lower } = self;
         let size = order.len();
@@ -128,7 +128,7 @@ impl Inverse<'_> {
         }
         let (mut products, mut result) = (vec![0.0; values.len()], vec![0.0; values.len()]);
         let blocks = || (0..size).step_by(BLOCK).map(|start| start..(start + BLOCK).min(size));
-        // Both subtract, so that the sign is turned twice.
+        // Both passes subtract, so the sign cancels.
         for block in blocks() {
             let (start, range) = (block.start, 0..block.end);
             subtract_products(

@@ -1,16 +1,16 @@
-//! GPTQ: rounding that makes up for its own errors.
+//! GPTQ: rounding that compensates for its own errors.
 //!
-//! Inputs of a layer are correlated, so the error of rounding one weight can be cancelled in part by its neighbours in
-//! the row. GPTQ (Frantar et al. 2022, <https://arxiv.org/abs/2210.17323>) rounds one input after the other and
-//! moves the weights that are not rounded yet so that the output changes least:
+//! Inputs of a layer are correlated, so the other weights of a row can partly cancel the rounding error of one. GPTQ
+//! (Frantar et al. 2022, <https://arxiv.org/abs/2210.17323>) rounds one input after the other and moves the weights
+//! that are not rounded yet so that the output changes least:
 //!
 //! ```text
 //! e = (w[j] - q[j]) / U[j, j];    w[k] -= e U[j, k]  for k > j;    H⁻¹ = Uᵀ U
 //! ```
 //!
-//! Scales and zero points are fixed before (static groups), so that inputs can be rounded in the order of their mean
-//! squares while groups stay where they are. Errors are applied to the columns of a block at once and to the columns
-//! after it in one product per block, which is the same arithmetic with better use of caches.
+//! Scales and zero points are fixed beforehand (static groups), so that inputs can be rounded in the order of their
+//! mean squares while groups stay in place. Within a block, errors are applied to the following columns at once. The
+//! columns after the block are updated by one product per block: the same arithmetic with better use of caches.
 
 mod factor;
 mod refine;
@@ -39,7 +39,7 @@ const BLOCK: usize = 64;
 /// Rows that are rounded together.
 pub(crate) const TILE: usize = 16;
 
-/// Columns of the rest that are updated at once.
+/// Columns after a block that are updated at once.
 const SPAN: usize = 512;
 
 /// Quantizes a `[rows, cols]` weight, row-major, by GPTQ with the scales and zero points `qparams`, in the order of
@@ -48,8 +48,8 @@ const SPAN: usize = 512;
 /// Rows are handled in parallel. The result does not depend on the number of threads.
 ///
 /// # Errors
-/// As [`quantize_matrix_with`](crate::quantize_matrix_with), and [`Error::Length`] for a factor of another number of
-/// inputs than `cols`.
+/// As [`quantize_matrix_with`](crate::quantize_matrix_with), and [`Error::Length`] if the number of inputs of `factor`
+/// is not `cols`.
 pub fn quantize_matrix_gptq(
     weight: &[f32],
     rows: usize,
@@ -75,7 +75,7 @@ pub fn quantize_matrix_gptq(
     };
     let row_bytes = scheme.bits.row_bytes(cols);
     let tiles = weight.par_chunks(TILE * cols).zip(encoded.codes_mut().par_chunks_mut(TILE * row_bytes));
-    // Collected so that the error of the first tile wins, whatever thread was first.
+    // Collected so that the error of the first tile wins, whichever thread finishes first.
     let outcomes: Vec<Result<()>> = tiles.enumerate().map(tile).collect();
     outcomes.into_iter().collect::<Result<()>>()?;
     Ok(encoded.finish())
@@ -84,7 +84,7 @@ pub fn quantize_matrix_gptq(
 /// GPTQ of one matrix with given scales.
 struct Rounding<'a> {
     quantizers: &'a [Quantizer],
-    /// Quantizers of a row; 0 where all rows share one.
+    /// Number of quantizers of a row; 0 if all rows share one.
     groups: usize,
     /// Columns of a group.
     width: usize,
@@ -107,8 +107,8 @@ impl<'a> Rounding<'a> {
         Ok(Self { quantizers, groups, width: scheme.granularity.group_width(cols)?, factor })
     }
 
-    /// Rounds the rows `weight`, of which `first` is the first, to `codes`. Their output errors by the damped Hessian go
-    /// to `losses`.
+    /// Rounds the rows `weight`, which start at row `first`, to `codes`. Writes their output errors by the damped
+    /// Hessian to `losses`.
     fn tile(&self, first: usize, weight: &[f32], codes: &mut [i8], losses: &mut [f64]) -> Result<()> {
         let cols = self.factor.inputs();
         let errors = vec![0.0; weight.len() / cols * BLOCK];
@@ -180,7 +180,7 @@ impl Tile<'_> {
         Ok(())
     }
 
-    /// Makes up for the errors of the columns `start..end` in the columns after them.
+    /// Compensates for the errors of the columns `start..end` in the columns after them.
     fn update(&mut self, start: usize, end: usize) {
         let cols = self.factor.inputs();
         for from in (end..cols).step_by(SPAN) {

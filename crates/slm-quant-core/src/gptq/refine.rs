@@ -1,9 +1,9 @@
 //! Refinement of a quantized matrix by coordinate descent on its output error.
 //!
-//! The error of a row, `(w - q)ᵀ H (w - q)`, is quadratic in each code and in each scale while all others rest. Code by
-//! code and scale by scale, each moves to where the error is least on its grid, so that no step makes it worse (for
-//! codes: Behdin et al. 2023, "QuantEase", <https://arxiv.org/abs/2309.01885>; for scales: least squares). After GPTQ,
-//! which never looks back at a code, this takes another part of the error away.
+//! The error of a row, `(w - q)ᵀ H (w - q)`, is quadratic in each code and in each scale while all others are fixed.
+//! One after the other, each code and each scale moves to the value on its grid with the least error, so that no step
+//! increases the error (for codes: Behdin et al. 2023, "QuantEase", <https://arxiv.org/abs/2309.01885>; for scales:
+//! least squares). GPTQ never revisits a code, so refinement after it reduces the error further.
 
 use rayon::prelude::*;
 
@@ -19,9 +19,9 @@ use crate::{Error, Granularity, Hessian, QParams, QuantScheme, QuantizedMatrix, 
 /// Settings of a refinement.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RefineOptions {
-    /// Share of the mean of the diagonal that is added to it, as in [`GptqOptions`](super::GptqOptions).
+    /// Damping added to the diagonal of the Hessian, as in [`GptqOptions`](super::GptqOptions).
     pub damping: f64,
-    /// Sweeps over all codes and scales, after which a last one goes over the codes only. With none, nothing changes.
+    /// Number of sweeps over all codes and scales. One more sweep over the codes only follows. With 0, nothing changes.
     pub sweeps: usize,
 }
 
@@ -31,8 +31,8 @@ impl Default for RefineOptions {
     }
 }
 
-/// Moves codes and scales of `matrix`, which quantizes `weight`, to where the error of the outputs is less: the error by
-/// `hessian`, with the diagonal damped. Zero points stay.
+/// Moves the codes and scales of `matrix`, which quantizes `weight`, so that the error of the outputs decreases: the
+/// error by `hessian` with a damped diagonal. Zero points do not change.
 ///
 /// # Errors
 /// [`Error::Length`] for shapes that differ, [`Error::NotFinite`] for weights that are not finite,
@@ -95,7 +95,7 @@ impl Damped {
     }
 }
 
-/// A matrix taken apart.
+/// A quantized matrix in parts, while it is refined.
 pub(super) struct State {
     rows: usize,
     cols: usize,
@@ -114,7 +114,7 @@ impl State {
         Self { rows, cols, scheme: matrix.scheme(), codes, qparams }
     }
 
-    /// Goes over all codes, and with `scales` over the one scale of the matrix.
+    /// Sweeps over all codes and, if `scales` is set, over the one scale of the matrix.
     fn sweep_tensor(&mut self, weight: &[f32], hessian: &Damped, scales: bool) {
         let Self { cols, scheme, codes, qparams, .. } = self;
         let shared = qparams[0];
@@ -133,7 +133,7 @@ impl State {
         }
     }
 
-    /// Goes `sweeps` times over all codes and all scales of rows or groups, and once more over the codes.
+    /// Sweeps `sweeps` times over all codes and all scales of rows or groups, and once more over the codes.
     fn sweep_rows(&mut self, weight: &[f32], hessian: &Damped, sweeps: usize) {
         let Self { rows, cols, scheme, codes, qparams } = self;
         let width = scheme.granularity.group_width(*cols).unwrap_or(*cols);
@@ -164,8 +164,8 @@ impl State {
     }
 }
 
-/// The scale that fits the codes best while everything else rests, and how far it moved: `None` if it would not lower
-/// the error. `product` is that of the codes with the gradient, `square` that of the codes with themselves by `H`.
+/// The scale that fits the codes best while everything else is fixed, and its change; `None` if it would not lower the
+/// error. `product` is the product of the codes with the gradient, `square` that of the codes with themselves by `H`.
 fn moved_scale(qparams: QParams, product: f64, square: f64, scheme: QuantScheme) -> Option<(QParams, f32)> {
     let wanted = (f64::from(qparams.scale) + product / square) as f32;
     if !(wanted.is_finite() && wanted * qparams.scale > 0.0) {
@@ -174,7 +174,7 @@ fn moved_scale(qparams: QParams, product: f64, square: f64, scheme: QuantScheme)
     let moved = QParams { scale: stored_scale(wanted, scheme.scale_dtype).ok()?, ..qparams };
     moved.check(scheme.range()).ok()?;
     let step = f64::from(moved.scale) - f64::from(qparams.scale);
-    // What the error changes by.
+    // The change of the error must be negative.
     (step * step * square - 2.0 * step * product < 0.0).then_some((moved, step as f32))
 }
 
@@ -186,7 +186,7 @@ pub(super) struct Tile<'a> {
     /// Columns of a group.
     width: usize,
     scheme: QuantScheme,
-    /// `H (w - q)` of each row: what is left to gain, column by column.
+    /// `H (w - q)` of each row.
     gradients: Vec<f32>,
 }
 
@@ -206,7 +206,7 @@ impl<'a> Tile<'a> {
         self.codes
     }
 
-    /// Codes less weights, which are negative errors.
+    /// Dequantized codes minus weights: the negative errors.
     fn differences(&self, qparams: impl Fn(usize, usize) -> QParams) -> Vec<f32> {
         let cols = self.hessian.size;
         let rows = self.weight.chunks_exact(cols).zip(self.codes.chunks_exact(cols));
@@ -223,14 +223,14 @@ impl<'a> Tile<'a> {
         differences
     }
 
-    /// Finds the gradients of all codes.
+    /// Computes the gradients of all codes.
     pub(super) fn gradients(&mut self, qparams: impl Fn(usize, usize) -> QParams) {
         let differences = self.differences(qparams);
         self.gradients.fill(0.0);
         self.hessian.subtract_products(&mut self.gradients, &differences, 0);
     }
 
-    /// Output error of each row by the damped Hessian, from gradients that are those of the codes.
+    /// Output error of each row by the damped Hessian. The gradients must be those of the current codes.
     pub(super) fn losses(&self, qparams: impl Fn(usize, usize) -> QParams) -> Vec<f64> {
         let cols = self.hessian.size;
         let differences = self.differences(qparams);
@@ -238,7 +238,7 @@ impl<'a> Tile<'a> {
         rows.map(|(differences, gradients)| -dot(differences, gradients)).collect()
     }
 
-    /// Moves each code in turn to the best place on its grid.
+    /// Moves each code in turn to the best value on its grid.
     fn move_codes(&mut self, qparams: impl Fn(usize, usize) -> QParams) {
         vectorized!(self.move_codes_one_by_one(qparams));
     }
@@ -267,7 +267,7 @@ impl<'a> Tile<'a> {
         }
     }
 
-    /// Sums over all rows of what [`moved_scale`] takes.
+    /// The sums over all rows that [`moved_scale`] takes.
     fn scale_terms(&self, zero_point: i32) -> [f64; 2] {
         let cols = self.hessian.size;
         let steps: Vec<f32> = self.codes.iter().map(|code| (i32::from(*code) - zero_point) as f32).collect();

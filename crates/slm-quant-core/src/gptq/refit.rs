@@ -1,8 +1,8 @@
 //! Scales fitted to the codes of GPTQ, and GPTQ with these scales, in turn.
 //!
-//! GPTQ takes scales as given. Once there are codes, the scales that suit them best are known by least squares, and with
-//! those GPTQ finds other codes. Each row keeps what costs less, so that no round makes it worse. What is reached lies
-//! lower than where coordinate descent ends, which moves one code at a time.
+//! GPTQ takes scales as given. For given codes, least squares yields the scales that fit them best, and with those
+//! scales GPTQ finds other codes. Each row keeps the better result, so that no round makes it worse. The final error is
+//! lower than that of coordinate descent, which moves one code at a time.
 
 use rayon::prelude::*;
 
@@ -16,9 +16,9 @@ use crate::{Granularity, Hessian, QuantizedMatrix, Result};
 /// Settings of [`refit_matrix_gptq`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RefitOptions {
-    /// Share of the mean of the diagonal that is added to it, as in [`GptqOptions`](super::GptqOptions).
+    /// Damping added to the diagonal of the Hessian, as in [`GptqOptions`](super::GptqOptions).
     pub damping: f64,
-    /// Times that scales are fitted and codes are rounded again.
+    /// Number of times that scales are fitted and codes are rounded again.
     pub rounds: usize,
 }
 
@@ -28,9 +28,9 @@ impl Default for RefitOptions {
     }
 }
 
-/// Fits the scales of `matrix`, which quantizes `weight`, to its codes and rounds `weight` anew by GPTQ with them, in turn.
-/// `factor` is that of `hessian`, with the same damping. Zero points stay. A matrix with one scale in all is returned as it
-/// is: [`choose_gptq_qparams`](super::choose_gptq_qparams) has tried its scales out.
+/// Alternately fits the scales of `matrix`, which quantizes `weight`, to its codes and rounds `weight` again by GPTQ with
+/// the new scales. `factor` is that of `hessian`, with the same damping. Zero points do not change. A matrix with a single
+/// scale is returned unchanged: [`choose_gptq_qparams`](super::choose_gptq_qparams) has already tried scales for it.
 ///
 /// # Errors
 /// As [`refine_matrix`](super::refine_matrix) and [`quantize_matrix_gptq`](super::quantize_matrix_gptq).
@@ -78,7 +78,7 @@ pub fn refit_matrix_gptq(
         }
         Ok(())
     };
-    // Collected so that the error of the first tile wins, whatever thread was first.
+    // Collected so that the error of the first tile wins, whichever thread finishes first.
     let outcomes: Vec<Result<()>> = tiles.map(refit).collect();
     outcomes.into_iter().collect::<Result<()>>()?;
     state.encode()

@@ -1,9 +1,9 @@
 //! Scales for GPTQ.
 //!
-//! A range of least squared error suits rounding to nearest. GPTQ moves weights before it rounds them, most of those that
-//! are rounded last, so that another range clips less of them. How much wider or narrower it should be is found by trying:
-//! a sample of rows is rounded by GPTQ with all scales multiplied by the same factor, and the factor of the least output
-//! error is taken.
+//! A range of least squared error suits rounding to nearest. GPTQ moves weights before it rounds them, above all those
+//! that it rounds last, so that another range clips fewer of them. A search finds how much wider or narrower that range
+//! should be: it rounds a sample of rows by GPTQ with all scales multiplied by the same factor, and takes the factor with
+//! the least output error.
 
 use rayon::prelude::*;
 
@@ -14,13 +14,13 @@ use crate::round::Quantizer;
 use crate::scan::check_len;
 use crate::{Granularity, QParams, QuantScheme, Result};
 
-/// Factors between which the best is searched, first by steps of the first entry, then of the others.
+/// Ratios between the factors tried: the search steps by the first ratio, then by each finer one.
 const STEPS: [f32; 4] = [1.15, 1.07, 1.035, 1.017];
 
-/// Most steps of one size in one direction.
+/// Maximum number of steps of one size in one direction.
 const MOST_STEPS: usize = 6;
 
-/// Most values of the rows that are tried out.
+/// Maximum number of values of the sampled rows.
 const SAMPLE: usize = 1 << 18;
 
 /// Scales and zero points of a `[rows, cols]` weight, row-major, for
@@ -28,9 +28,9 @@ const SAMPLE: usize = 1 << 18;
 /// [`QuantizedMatrix::scales`](crate::QuantizedMatrix::scales).
 ///
 /// They are those of [`choose_weighted_qparams`](crate::choose_weighted_qparams) with the [remaining
-/// costs](GptqFactor::remaining_costs), times one factor that is found by rounding a sample of the rows. Symmetric 4-bit codes
-/// go from -8 to 7: there a scale is negative where the error is less so, and -8 then stands for the largest positive value. On
-/// that sample the output error is never above that without the factor.
+/// costs](GptqFactor::remaining_costs), times one factor that is found by rounding a sample of the rows. On that sample
+/// the output error is never above that without the factor. Symmetric 4-bit codes go from -8 to 7. Their scale is
+/// negative if that lowers the error, and -8 then stands for the largest positive value.
 ///
 /// # Errors
 /// As [`choose_weighted_qparams`](crate::choose_weighted_qparams) and [`quantize_matrix_gptq`](super::quantize_matrix_gptq).
@@ -66,7 +66,7 @@ pub fn choose_gptq_qparams(
     Ok(scaled(&qparams, multiplier, scheme).unwrap_or(qparams))
 }
 
-/// `qparams` with scales multiplied and stored as `scheme` says; `None` if one is then no scale.
+/// `qparams` with scales multiplied and stored as `scheme` says; `None` if a product is not a valid scale.
 fn scaled(qparams: &[QParams], multiplier: f32, scheme: QuantScheme) -> Option<Vec<QParams>> {
     let scale = |q: &QParams| {
         let moved = QParams { scale: stored_scale(q.scale * multiplier, scheme.scale_dtype).ok()?, ..*q };
@@ -75,7 +75,7 @@ fn scaled(qparams: &[QParams], multiplier: f32, scheme: QuantScheme) -> Option<V
     qparams.iter().map(scale).collect()
 }
 
-/// Rows, evenly spread, that scales are tried out on.
+/// Evenly spaced rows on which scales are tried.
 struct Sample<'a> {
     weight: Vec<f32>,
     rows: usize,
@@ -105,7 +105,7 @@ impl<'a> Sample<'a> {
         Self { weight, rows: count, cols, scheme, qparams, factor }
     }
 
-    /// Output error with scales multiplied; `None` if one is then no scale.
+    /// Output error with scales multiplied; `None` if a product is not a valid scale.
     fn error(&self, multiplier: f32) -> Result<Option<f64>> {
         let Self { weight, rows, cols, scheme, qparams, factor } = self;
         let Some(qparams) = scaled(qparams, multiplier, *scheme) else { return Ok(None) };

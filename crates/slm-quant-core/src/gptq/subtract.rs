@@ -11,7 +11,7 @@ const ROWS: usize = 4;
 /// Columns that [`subtract_products`] keeps in registers at once: two registers of AVX2.
 const COLUMNS: usize = 16;
 
-/// Rows of equal length in a slice, of which a range of columns takes part in a product.
+/// A range of columns of rows of equal length.
 #[derive(Clone)]
 pub(super) struct Columns<T> {
     pub(super) values: T,
@@ -20,7 +20,7 @@ pub(super) struct Columns<T> {
     pub(super) range: Range<usize>,
 }
 
-/// Subtracts from `values` the sum of `factors[k]` times the row that `row(k)` begins with, four rows at a time.
+/// Subtracts from `values` the sum of `factors[k]` times the start of `row(k)`, four rows at a time.
 pub(super) fn subtract<'a>(values: &mut [f64], factors: &[f64], row: impl Fn(usize) -> &'a [f64]) {
     vectorized!(subtract_fours(values, factors, row));
 }
@@ -47,8 +47,8 @@ fn subtract_fours<'a>(values: &mut [f64], factors: &[f64], row: impl Fn(usize) -
     }
 }
 
-/// Subtracts from each row of `values` the sum over `k` of `factors[k]`, of the same row of `factors`, times the row that
-/// `row(k)` begins with, in this order and by fused multiply-add. A row of the latter is read once for four of the former.
+/// Subtracts from each row of `values` the sum over `k` of `factors[k]`, from the same row of `factors`, times the start
+/// of `row(k)`, in this order and by fused multiply-add. Each `row(k)` is read once for four rows of `values`.
 pub(super) fn subtract_products<'a>(
     values: Columns<&mut [f32]>,
     factors: Columns<&[f32]>,
@@ -81,7 +81,7 @@ pub(super) fn subtract_products<'a>(
 /// # Shapes
 /// - `outputs`: `[rows, columns]`, at least one row
 /// - `x`: `[rows, inputs]`
-/// - `m`: `[inputs, columns]`, and maybe more
+/// - `m`: at least `[inputs, columns]`
 pub(crate) fn subtract_matrix_product(outputs: &mut [f32], x: &[f32], m: &[f32], columns: usize) {
     let inputs = x.len() / (outputs.len() / columns);
     for start in (0..inputs).step_by(BLOCK) {
@@ -93,7 +93,7 @@ pub(crate) fn subtract_matrix_product(outputs: &mut [f32], x: &[f32], m: &[f32],
     }
 }
 
-/// [`subtract_products`] for [`ROWS`] rows, and for the [`COLUMNS`] from `column` on of what `row` gives. `values` begins with
+/// [`subtract_products`] for [`ROWS`] rows and the [`COLUMNS`] columns of `row(k)` from `column` on. `values` starts at
 /// the first of these columns.
 #[inline(always)]
 fn subtract_tile<'a>(

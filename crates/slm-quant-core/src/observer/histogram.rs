@@ -7,10 +7,10 @@ use crate::{Error, Mapping, QuantRange, Result};
 /// Bins of the histogram.
 const BINS: usize = 2048;
 
-/// Parts that every old bin is cut into when the range widens.
+/// Number of parts that every old bin is cut into when the range widens.
 const PARTS: usize = 16;
 
-/// Quantization bins that the search assumes, whatever the code range (as PyTorch does).
+/// Number of quantization bins that the search assumes, whatever the code range (as PyTorch does).
 const QUANT_BINS: f64 = 256.0;
 
 /// Share of the counts by which the search moves at a time.
@@ -18,10 +18,10 @@ const STEP: f64 = 1e-5;
 
 /// Counts values in 2048 bins and chooses the range that [`histogram_search`] finds.
 ///
-/// It reproduces PyTorch's `HistogramObserver`, whose histogram depends a little on the batches: when one
-/// widens the range, every old bin is cut into 16 parts that go to the new bins of their midpoints. Unlike
-/// [`PercentileObserver`](crate::PercentileObserver) and [`MseObserver`](crate::MseObserver), it always
-/// gives up at least one end bin, and it assumes 8 bits even where 4 are asked for.
+/// It reproduces PyTorch's `HistogramObserver`, whose histogram depends slightly on the batches: when a batch widens
+/// the range, every old bin is cut into 16 parts that go to the new bins of their midpoints. Unlike
+/// [`PercentileObserver`](crate::PercentileObserver) and [`MseObserver`](crate::MseObserver), it always drops at least
+/// one end bin, and it assumes 8 bits even if the range has 4.
 #[derive(Debug, Clone, Default)]
 pub struct HistogramObserver {
     bounds: Option<(f32, f32)>,
@@ -90,7 +90,7 @@ impl BinGrid {
     }
 }
 
-/// Counts over the bounds `old`, carried over to the wider bounds `new`.
+/// Converts counts over the bounds `old` to the wider bounds `new`.
 fn widened(counts: &[f64], old: (f32, f32), new: (f32, f32)) -> Vec<f64> {
     let grid = BinGrid::new(new);
     let mut carried = vec![0.0; BINS];
@@ -124,9 +124,9 @@ pub struct HistogramSearch {
 /// Narrows the range of a histogram over `[min, max]` while that lowers the estimated quantization error:
 /// the search of PyTorch's `HistogramObserver._non_linear_param_search`.
 ///
-/// Each turn moves the end that has further to go to its next quantile of 1e-5 and stops when the error
-/// grows. The error is the L2 norm of rounding values, spread evenly within their bins, to 256 equal
-/// quantization bins over the range.
+/// Each step moves the end that has further to go to its next quantile of 1e-5. The search stops when the error grows.
+/// The error is the L2 norm of rounding values, spread evenly within their bins, to 256 equal quantization bins over
+/// the range.
 ///
 /// # Errors
 /// [`Error::Length`] for another number of bins than 2048, [`Error::NotFinite`] for bounds that are not
@@ -143,7 +143,7 @@ pub fn histogram_search(counts: &[f64], min: f32, max: f32) -> Result<HistogramS
             below
         })
         .collect();
-    // Empty bins add nothing to the error, and of a few values' histogram nearly all are empty.
+    // Empty bins add nothing to the error, and nearly all bins of a histogram of few values are empty.
     let filled: Vec<(usize, f64)> = counts.iter().copied().enumerate().filter(|(_, n)| *n > 0.0).collect();
 
     let (mut lower_share, mut upper_share) = (0.0, 1.0);

@@ -10,7 +10,7 @@ use crate::observer::{
 use crate::scan::min_max;
 use crate::{Error, Mapping, QuantRange, Result};
 
-/// Observer that chooses ranges. Written, and serialized, as a string.
+/// The observer that chooses ranges. It is written and serialized as a string.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(try_from = "String", into = "String"))]
@@ -20,7 +20,7 @@ pub enum ObserverKind {
     MinMax,
     /// [`MovingAverageMinMaxObserver`]. Written `moving-average`, or `moving-average:0.1`.
     MovingAverage {
-        /// Weight of a new batch, in (0, 1]; 0.01 where none is written.
+        /// Weight of a new batch, in (0, 1]; 0.01 if none is written.
         averaging_constant: f32,
     },
     /// [`HistogramObserver`]. Written `histogram`.
@@ -33,13 +33,13 @@ pub enum ObserverKind {
     /// [`MseObserver`]. Written `mse`.
     Mse,
     /// The search of [`MseObserver`] with an importance for each input of a layer: see
-    /// [`choose_weighted_qparams`](crate::choose_weighted_qparams). It chooses ranges of weights only, and needs the
-    /// inputs of a layer to have been observed. Written `weighted-mse`.
+    /// [`choose_weighted_qparams`](crate::choose_weighted_qparams). It chooses ranges of weights only, and only after
+    /// the inputs of the layer have been observed. Written `weighted-mse`.
     WeightedMse,
 }
 
 impl ObserverKind {
-    /// Every kind that looks only at the values, with its usual parameters.
+    /// Every kind that looks only at the values, with its default parameters.
     pub const ALL: [Self; 5] = [
         Self::MinMax,
         Self::MovingAverage { averaging_constant: MovingAverageMinMaxObserver::AVERAGING_CONSTANT },
@@ -51,7 +51,7 @@ impl ObserverKind {
     /// A new observer of this kind.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for a parameter that the observer refuses, and for [`ObserverKind::WeightedMse`].
+    /// [`Error::Parameter`] for a parameter that the observer rejects, and for [`ObserverKind::WeightedMse`].
     pub fn build(&self) -> Result<Box<dyn Observer>> {
         Ok(match *self {
             Self::MinMax => Box::new(MinMaxObserver::default()),
@@ -65,12 +65,12 @@ impl ObserverKind {
         })
     }
 
-    /// The range for values that are all here, such as those of a weight.
+    /// The range for values that are all available at once, such as those of a weight.
     ///
-    /// For min-max, moving average (of a single batch: the same) and histogram this is what the observer
-    /// chooses after one batch. Percentile ranks up to 65,536 values exactly and goes by its histogram
-    /// beyond; mse goes by the exact error of any number of values. The histogram observer is made for
-    /// tensors: over small groups it costs up to a millisecond each and gains nothing.
+    /// For min-max, moving average and histogram this is the range that the observer chooses after one batch.
+    /// Percentile ranks up to 65,536 values exactly and uses its histogram beyond that; mse uses the exact error of any
+    /// number of values. The histogram observer is made for tensors: for small groups it costs up to a millisecond each
+    /// and gains nothing.
     ///
     /// # Errors
     /// [`Error::Empty`], [`Error::NotFinite`], and as [`ObserverKind::build`] and
@@ -154,7 +154,7 @@ impl FromStr for ObserverKind {
             ("weighted-mse", None) => return Ok(Self::WeightedMse),
             _ => return Err(refuse()),
         };
-        // Building checks the parameter where there is one.
+        // Building checks the parameter, if there is one.
         kind.build().map_err(|_| refuse())?;
         Ok(kind)
     }

@@ -1,4 +1,4 @@
-//! The range seen: over everything, or as a moving average over batches.
+//! Observers of the range seen: over everything, or as a moving average over batches.
 
 use crate::observer::Observer;
 use crate::scan::min_max;

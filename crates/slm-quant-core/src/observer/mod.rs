@@ -1,8 +1,8 @@
-//! Observers watch values and choose the range that a grid should cover.
+//! Observers, which watch values and choose the range that a grid should cover.
 //!
-//! [`ObserverKind`] names them all and builds them; [`Observer`] is what they share. A weight, which is all
-//! there at once, goes through [`ObserverKind::choose_range`] instead, where percentile and mean squared
-//! error are exact.
+//! [`ObserverKind`] names and builds them; [`Observer`] is their common interface. A weight, whose values are all
+//! available at once, goes through [`ObserverKind::choose_range`] instead, where percentile and mean squared error are
+//! exact.
 
 mod histogram;
 mod kind;
@@ -32,7 +32,7 @@ pub trait Observer: Debug + Send + Sync {
     /// observer is unchanged then.
     fn observe(&mut self, values: &[f32]) -> Result<()>;
 
-    /// Least and greatest value this observer goes by; none before the first batch.
+    /// Least and greatest value that this observer uses; `None` before the first batch.
     fn bounds(&self) -> Option<(f32, f32)>;
 
     /// The range that quantization with `range` and `mapping` should cover, for [`choose_qparams`].

@@ -1,10 +1,10 @@
-//! The range of least mean squared quantization error.
+//! An observer of the range with the least mean squared quantization error.
 //!
-//! Wide ranges waste codes on outliers, narrow ones clip them; the least error lies between, and for few
-//! bits far inside the bounds. The search has three stages. Both bounds shrink together over a geometric
-//! grid, from the bounds themselves down to where clipping must dominate. The affine mapping then moves
-//! each bound by itself. Last, the scale is fitted to the codes that it gave, by least squares, again and
-//! again: neither rounding nor fitting can raise the error (Lloyd's argument), so this ends in a minimum.
+//! Wide ranges waste codes on outliers, and narrow ranges clip them. The least error lies between the two, and for few
+//! bits far inside the bounds. The search has three stages. Both bounds shrink together over a geometric grid, from the
+//! bounds themselves down to where clipping must dominate. The affine mapping then moves each bound separately. Last,
+//! the scale is repeatedly fitted by least squares to the codes that it gave. Neither rounding nor fitting can raise
+//! the error (Lloyd's argument), so this ends in a minimum.
 //!
 //! The bounds themselves are always a candidate, so the result is never worse than min-max.
 
@@ -24,30 +24,29 @@ const GRID: usize = 48;
 /// Candidates on either side of the best one when the grid is refined.
 const FINE: usize = 4;
 
-/// Factors tried on one bound of an affine range while the other rests.
+/// Factors tried on one bound of an affine range while the other is fixed.
 const SIDE: [f32; 10] = [0.6, 0.7, 0.8, 0.87, 0.93, 0.97, 1.03, 1.07, 1.15, 1.3];
 
 /// Rounds over both bounds of an affine range.
 const SIDE_ROUNDS: usize = 2;
 
-/// Most least-squares fits of the scale.
+/// Maximum number of least-squares fits of the scale.
 const FITS: usize = 6;
 
-/// Smallest range tried, in root mean squares of the values. Where values are as small as that, anything
-/// tighter clips most of what makes up the mean square.
+/// Smallest range tried, in root mean squares of the values. A tighter range would clip most of the values that make up
+/// the mean square.
 const LEAST_RANGE: f64 = 0.5;
 
 /// Values summed before their error goes from f32 to f64.
 const CHUNK: usize = 512;
 
-/// Values above which a slice is split among threads, and into which parts.
+/// Length of the parts into which longer slices are split among threads.
 const PART: usize = 1 << 16;
 
-/// Chooses the range whose mean squared quantization error is least for the code range and mapping asked
-/// for.
+/// Chooses the range with the least mean squared quantization error for a code range and mapping.
 ///
-/// It streams over a [`Histogram`], whose bins count as their midpoints: the error of a range is exact up to
-/// the bins' width, `max |x| / 4096`.
+/// It streams values into a [`Histogram`] whose bins count as their midpoints, so the error of a range is exact up to
+/// the width of the bins, at most `max |x| / 4096`.
 #[derive(Debug, Clone, Default)]
 pub struct MseObserver {
     histogram: Histogram,
@@ -73,7 +72,7 @@ impl Observer for MseObserver {
     }
 }
 
-/// The range for `values` that are all here, by their exact error.
+/// The range for `values` that are all available at once, by their exact error.
 pub(super) fn choose_range(
     values: &[f32],
     range: QuantRange,
@@ -86,8 +85,8 @@ pub(super) fn choose_range(
 }
 
 /// Scale and zero point for `values`, by their exact error weighted by column: `weights` has one weight for each column,
-/// and `values` are rows of as many. Scales are those that `scheme` stores, so that no range with a smaller error by
-/// this measure was tried, min-max among them.
+/// and `values` are rows of that width. Errors are those of scales as `scheme` stores them. Of all ranges tried, min-max
+/// among them, the result has the least error.
 pub(crate) fn choose_weighted(values: &[f32], weights: &[f32], scheme: QuantScheme) -> Result<QParams> {
     Ok(search_weighted(values, weights, scheme)?.qparams)
 }
@@ -118,7 +117,7 @@ fn search_weighted(values: &[f32], weights: &[f32], scheme: QuantScheme) -> Resu
     vectorized! { search(&WeightedRows { values, weights }, bounds, target) }
 }
 
-/// Data that the search can evaluate ranges on.
+/// Data on which the search evaluates ranges.
 trait Data {
     /// Sum of squared values, and weight of all of them.
     fn square(&self) -> (f64, f64);
@@ -126,8 +125,8 @@ trait Data {
     /// Sum of squared quantization errors.
     fn error(&self, quantizer: Quantizer) -> f64;
 
-    /// Sums of `x k` and of `k²`, where `k` is the code less the zero point: their quotient is the scale
-    /// that fits the codes best.
+    /// Sums of `x k` and of `k²`, where `k` is the code minus the zero point. Their quotient is the scale that fits the
+    /// codes best.
     fn fit(&self, quantizer: Quantizer) -> (f64, f64);
 }
 
@@ -135,7 +134,7 @@ trait Data {
 struct Exact<'a>(&'a [f32]);
 
 impl Exact<'_> {
-    /// Adds up `part` over parts of the slice, in their order whatever the number of threads.
+    /// Adds up `part` over parts of the slice, in an order that does not depend on the number of threads.
     #[inline(always)]
     fn sum<const N: usize>(&self, part: impl Fn(&[f32]) -> [f64; N] + Send + Sync) -> [f64; N] {
         if self.0.len() <= PART {
@@ -224,7 +223,8 @@ impl WeightedRows<'_> {
         parts.into_iter().fold([0.0; N], |a, b| std::array::from_fn(|i| a[i] + b[i]))
     }
 
-    /// [`sum`](Self::sum) of some rows. Loops over rows, since a closure that an iterator calls is not inlined for certain.
+    /// [`sum`](Self::sum) of some rows. A loop over rows, because a closure that an iterator calls is not guaranteed to be
+    /// inlined.
     #[inline(always)]
     fn sum_rows<const N: usize>(&self, rows: &[f32], term: &impl Fn(f32, f32) -> [f32; N]) -> [f64; N] {
         let mut sums = [0.0; N];
@@ -305,8 +305,8 @@ impl Data for Weighted {
     }
 }
 
-/// The grid counted from its zero point, all in floats, which vectorises best. Clamping before rounding
-/// gives the same as after it, because the bounds are integers.
+/// The grid counted from its zero point, all in floats, which vectorizes best. Clamping before rounding gives the same
+/// result as after it, because the bounds are integers.
 struct Steps {
     scale: f32,
     inverse: f32,
@@ -331,7 +331,7 @@ impl Steps {
     }
 }
 
-/// Sum of `f` in eight interleaved lanes, a fixed order that vectorises.
+/// Sum of `f` in eight interleaved lanes, a fixed order that vectorizes.
 #[inline(always)]
 fn lanes(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut sums = [0.0_f32; 8];
@@ -347,7 +347,7 @@ fn lanes(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     sums.iter().sum()
 }
 
-/// Sums of `term` in eight interleaved lanes, a fixed order that vectorises.
+/// Sums of `term` in eight interleaved lanes, a fixed order that vectorizes.
 #[inline(always)]
 fn weighted_lanes<const N: usize>(
     values: &[f32],

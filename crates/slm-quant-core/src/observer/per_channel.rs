@@ -1,4 +1,4 @@
-//! The range of each channel, the leading axis.
+//! An observer of the range of each channel (the leading axis).
 
 use crate::observer::min_max::{average, check_averaging_constant};
 use crate::scan::{check_len, min_max};

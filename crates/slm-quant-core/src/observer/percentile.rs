@@ -1,17 +1,17 @@
-//! The range that holds all but a small share of the values.
+//! An observer of the range that holds all but a small share of the values.
 
 use crate::observer::Observer;
 use crate::scan::min_max;
 use crate::{Error, Histogram, Mapping, QuantRange, Result};
 
-/// Slices up to this length are ranked exactly, from a copy.
+/// Maximum length of a slice that is ranked exactly, from a copy.
 const EXACT: usize = 1 << 16;
 
-/// Clips to a percentile: symmetric mappings to that of the magnitudes, the affine one to the percentile on
-/// either side (`[100 - p, p]`).
+/// Clips to a percentile: symmetric mappings to that of the magnitudes, the affine mapping to the percentiles `100 - p`
+/// and `p`.
 ///
-/// It streams over a [`Histogram`], so the range is resolved to `max |x| / 4096`, and memory stays at
-/// 128 KiB however much is seen.
+/// It streams values into a [`Histogram`], so the range is resolved to `max |x| / 4096`, and memory stays at 128 KiB
+/// however many values are seen.
 #[derive(Debug, Clone)]
 pub struct PercentileObserver {
     percentile: f64,
@@ -54,13 +54,13 @@ impl Observer for PercentileObserver {
     }
 }
 
-/// Bounds clipped to a magnitude. Zero is taken in, as it is by every grid.
+/// Bounds clipped to a magnitude. They always include zero, as every grid does.
 fn clip(min: f32, max: f32, magnitude: f32) -> (f32, f32) {
     (min.min(0.0).max(-magnitude), max.max(0.0).min(magnitude))
 }
 
-/// The range for `values` that are all here: ranked exactly up to 65,536 of them, with linear interpolation
-/// between neighbours, and by the streaming histogram beyond.
+/// The range for `values` that are all available at once. Up to 65,536 values are ranked exactly, with linear
+/// interpolation between neighbours; more go through the streaming histogram.
 pub(super) fn choose_range(
     values: &[f32],
     percentile: f64,
@@ -89,7 +89,7 @@ pub(super) fn choose_range(
     }
 }
 
-/// Quantile of a slice that is not empty, which it reorders.
+/// Quantile of a non-empty slice, which is reordered.
 fn quantile(values: &mut [f32], q: f64) -> f32 {
     let rank = q * (values.len() - 1) as f64;
     let (_, at, above) = values.select_nth_unstable_by(rank as usize, f32::total_cmp);

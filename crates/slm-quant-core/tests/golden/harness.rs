@@ -1,4 +1,4 @@
-//! Reading the golden files, and comparing by their rules.
+//! Reads the golden files and compares results by their rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -73,7 +73,7 @@ fn shared() -> PathBuf {
 }
 
 impl Golden {
-    /// Reads both files; none, with a printed line, where there are none.
+    /// Reads both files; prints a line and returns `None` if they are missing.
     pub(crate) fn load() -> Option<Self> {
         let folder = shared().join("golden");
         if !folder.join("golden.json").exists() {

@@ -1,11 +1,11 @@
-//! Every case of the golden vectors: inputs and outputs of PyTorch's and torchao's quantization code.
+//! Tests of every golden vector: inputs and outputs of PyTorch's and torchao's quantization code.
 //!
-//! They lie outside the repository, in the folder that the environment variable `SLM_SHARED` names, else in
-//! `shared` beside the repository; without them each test says so and returns. Every required case must
-//! pass its `tolerance`, every expected output must be compared, and an operation that is not known here
-//! fails. How many checks hold bit for bit is printed, and the `strict` rules must all hold.
+//! The vectors are outside the repository, in the folder that the environment variable `SLM_SHARED` names, or else in
+//! `shared` next to the repository. Without them each test says so and returns. Every required case must pass its
+//! `tolerance`, every expected output must be compared, and an operation that is not known here fails. The tests print
+//! how many checks hold bit for bit, and all `strict` rules must hold.
 //!
-//! Those of whole linear layers are run by the tests of `slm-kernels`, with every kernel.
+//! The tests of `slm-kernels` run the cases of whole linear layers, with every kernel.
 
 mod fake_quant;
 mod harness;

@@ -64,7 +64,7 @@ pub(crate) fn case(case: &mut Case) {
     };
     let mut trace = Trace::default();
     for step in 0..steps {
-        // One batch for all steps, or one each.
+        // One batch for all steps, or one for each.
         let batch = |all: &[f32], len: usize| {
             if all.len() == len { all.to_vec() } else { all[step * len..][..len].to_vec() }
         };

@@ -1,4 +1,4 @@
-//! Values to codes and back.
+//! Quantization and dequantization.
 
 use slm_quant_core::{
     Bits, Granularity, ObserverKind, QParams, QuantRange, QuantScheme, choose_qparams, dequantize, quantize,
@@ -87,7 +87,7 @@ fn blockwise(case: &mut Case) {
     case.check("q", &codes);
     check_dequantized(case, |q| q.chunks(run).zip(&recorded).flat_map(|(q, p)| dequantize(q, *p)).collect());
 
-    // The same through a packed matrix, where it has such a scheme: full signed range and torchao's eps.
+    // The same through a packed matrix if the case has a scheme it supports: full signed range and torchao's eps.
     let bits = match case.param_usize("bits") {
         8 => Bits::Int8,
         4 => Bits::Int4,

@@ -1,4 +1,4 @@
-//! Every interleaving of two or three takers, up to a few preemptions, as loom explores them.
+//! Model checks, with loom, of every interleaving of two or three takers up to a few preemptions.
 
 use loom::model::Builder;
 use loom::sync::Arc;
@@ -6,7 +6,7 @@ use loom::thread;
 
 use super::StealQueue;
 
-/// Takers with the ranges between `bounds`, each of which takes all it can; together they take each unit once.
+/// Checks takers with the ranges between `bounds`. Each takes all it can; together they must take each unit once.
 fn take_all(bounds: &'static [usize], multiple: usize) {
     let mut builder = Builder::new();
     builder.preemption_bound = Some(3);

@@ -1,7 +1,7 @@
-//! Every interleaving of a pool of one or two workers, as loom explores them.
+//! Model checks, with loom, of every interleaving of a pool of one or two workers.
 //!
-//! Loom's cells and the drops of what tasks borrow tell of unordered accesses; a thread that sleeps for ever, or waits
-//! for one that does, ends the exploration with an error.
+//! Loom's cells, and the drops of values that tasks borrow, reveal unordered accesses. A thread that sleeps forever, or
+//! waits for such a thread, ends the exploration with an error.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -12,7 +12,7 @@ use loom::thread;
 
 use super::ThreadPool;
 
-/// Explores `f`, with at most `preemptions` switches where a thread could have gone on.
+/// Explores `f` with at most `preemptions` switches away from a thread that could have continued.
 fn explore(preemptions: usize, f: impl Fn() + Send + Sync + 'static) {
     let mut builder = Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -20,7 +20,7 @@ fn explore(preemptions: usize, f: impl Fn() + Send + Sync + 'static) {
     builder.check(f);
 }
 
-/// A cell for each task, which only its task writes, without any ordering of its own.
+/// A cell for each task, which only that task writes, without any ordering.
 struct Cells(Vec<UnsafeCell<usize>>);
 
 // SAFETY: loom reports accesses that are not ordered.
@@ -77,8 +77,8 @@ fn two_workers_share_a_region_with_the_caller() {
     });
 }
 
-/// The tasks wait for each other, so that the region ends only if the worker takes one: a worker that sleeps through
-/// the start of a region would be waited for without end.
+/// The tasks wait for each other, so that the region ends only if the worker takes one. If the worker slept through the
+/// start of the region, the region would never end.
 #[test]
 fn a_sleeping_worker_wakes_for_a_region() {
     explore(3, || {

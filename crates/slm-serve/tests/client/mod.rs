@@ -1,4 +1,4 @@
-//! A plain HTTP client, one connection for each request.
+//! A plain HTTP client with one connection per request.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -49,10 +49,10 @@ impl Client {
         Reply { status, head: head.to_owned(), text }
     }
 
-    /// Sends bytes, and returns all that comes until the connection ends.
+    /// Sends bytes and returns everything received until the connection closes.
     pub(crate) fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect();
-        // The server may have answered and closed before it read all.
+        // The server may have answered and closed the connection before it read everything.
         let _ = stream.write_all(bytes);
         Connection(stream).read_all()
     }
@@ -71,14 +71,14 @@ impl Client {
 impl Connection {
     pub(crate) fn read_all(mut self) -> String {
         let mut bytes = Vec::new();
-        // A reset after the answer is an end like any other.
+        // A reset after the answer counts as its end.
         let _ = self.0.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
 impl Reply {
-    /// The body, of an answer with this status.
+    /// Checks the status of an answer and returns its body as JSON.
     pub(crate) fn json(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.text);
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
@@ -99,7 +99,7 @@ fn request(method: &str, path: &str, headers: &str, body: &str) -> String {
     )
 }
 
-/// The body of a chunked answer.
+/// Decodes the body of a chunked answer.
 fn unchunk(mut rest: &str) -> String {
     let mut text = String::new();
     while let Some((size, after)) = rest.split_once("\r\n") {

@@ -1,4 +1,4 @@
-//! The checksums that there are, and what computes them.
+//! Checksum algorithms.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -12,16 +12,16 @@ use crate::{Error, Result};
 /// Bytes read at once.
 const BUFFER_BYTES: u64 = 256 << 10;
 
-/// Computes the checksum of a file or of a part of one, from its bytes in their order.
+/// Computes the checksum of a file or of a part of one, from its bytes in order.
 #[derive(Debug, Clone)]
 pub enum Hasher {
     /// SHA-256.
     Sha256(Sha256),
-    /// BLAKE3, or the chaining value of a part.
+    /// BLAKE3 of a file, or the chaining value of a part.
     Blake3 {
-        /// Its state.
+        /// State of the hash.
         hasher: Box<blake3::Hasher>,
-        /// True if it is given a whole file, and not a part of one.
+        /// True for a whole file, false for a part of one.
         whole: bool,
     },
 }
@@ -36,15 +36,15 @@ impl Hasher {
         Self::Blake3 { hasher: Box::default(), whole: true }
     }
 
-    /// The chaining value, in BLAKE3's tree over a file, of the part that begins at `start`: a multiple of the size of
-    /// the parts, which is [`is_subtree`].
+    /// The chaining value, in BLAKE3's tree over a file, of the part that begins at `start`. `start` must be a multiple
+    /// of the size of the parts, for which [`is_subtree`] must hold.
     pub(super) fn blake3_part(start: u64) -> Self {
         let mut hasher = Box::<blake3::Hasher>::default();
         hasher.set_input_offset(start);
         Self::Blake3 { hasher, whole: false }
     }
 
-    /// Takes the next bytes.
+    /// Adds the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha256(hasher) => hasher.update(bytes),
@@ -52,7 +52,7 @@ impl Hasher {
         }
     }
 
-    /// Takes the next `size` bytes, which are those of `file` from `start` on.
+    /// Adds `size` bytes of `file`, starting at `start`.
     pub(super) fn read(&mut self, path: &Path, file: &PositionedFile, start: u64, size: u64) -> Result<()> {
         let mut buffer = vec![0; BUFFER_BYTES.min(size) as usize];
         let mut done = 0;
@@ -73,7 +73,7 @@ impl Hasher {
         }
     }
 
-    /// The checksum in lower-case hexadecimal digits.
+    /// Returns the checksum in lower-case hexadecimal digits.
     pub(super) fn finish(self) -> String {
         match self {
             Self::Sha256(hasher) => hex(&hasher.finalize()),
@@ -83,16 +83,15 @@ impl Hasher {
     }
 }
 
-/// Returns `true` if parts of `bytes` bytes are subtrees of BLAKE3's tree: whole blocks of it, as many as a power of
-/// two.
+/// Returns `true` if parts of `bytes` bytes are subtrees of BLAKE3's tree: a power of two of whole BLAKE3 chunks.
 pub(super) fn is_subtree(bytes: u64) -> bool {
     bytes.is_power_of_two() && bytes >= blake3::CHUNK_LEN as u64
 }
 
-/// BLAKE3 of a file from the chaining values of its parts, which are [`is_subtree`] but for the last, of which there may
-/// be less. `None` if there are less than two or one is no chaining value.
+/// Computes BLAKE3 of a file from the chaining values of its parts. [`is_subtree`] must hold for the size of all parts
+/// but the last, which may be smaller. Returns `None` for fewer than two parts or an invalid chaining value.
 pub(super) fn merge(parts: &[String]) -> Option<String> {
-    /// The largest power of two below `count`: as many parts are on the left of a node.
+    /// The largest power of two below `count`: the number of parts in the left subtree of a node.
     fn left(count: usize) -> usize {
         count.div_ceil(2).next_power_of_two()
     }
@@ -114,7 +113,7 @@ pub(super) fn merge(parts: &[String]) -> Option<String> {
     Some(hex(merge_subtrees_root(&value(left), &value(right), Mode::Hash).as_bytes()))
 }
 
-/// SHA-256 of all of `file`, which `path` names in messages, in lower-case hexadecimal digits.
+/// SHA-256 of all of `file`, in lower-case hexadecimal digits. `path` is used in messages.
 pub fn sha256_of(path: &Path, file: &PositionedFile) -> Result<String> {
     let size = file.size().map_err(Error::io(path, "read the size"))?;
     let mut hasher = Hasher::sha256();
@@ -122,7 +121,7 @@ pub fn sha256_of(path: &Path, file: &PositionedFile) -> Result<String> {
     Ok(hasher.finish())
 }
 
-/// SHA-256 of a file, in lower-case hexadecimal. Memory does not grow with it.
+/// SHA-256 of a file, in lower-case hexadecimal digits. The file is read in pieces.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -131,7 +130,7 @@ pub fn sha256_of_file(path: &Path) -> Result<String> {
     sha256_of(path, &PositionedFile::new(file))
 }
 
-/// SHA-256 of `bytes` in lower-case hexadecimal digits, as the lineage fields of a checkpoint hold it.
+/// SHA-256 of `bytes` in lower-case hexadecimal digits, as in the lineage fields of a checkpoint.
 pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
@@ -156,7 +155,7 @@ mod tests {
 
     #[test]
     fn blake3_of_known_bytes() {
-        // The test vectors of BLAKE3: of nothing, and of 2049 bytes that count up to 250 and begin again.
+        // BLAKE3's test vectors for 0 bytes and for 2049 bytes that repeat 0 to 250.
         let of = |bytes: &[u8]| {
             let mut hasher = Hasher::blake3();
             hasher.update(bytes);
@@ -176,7 +175,7 @@ mod tests {
                 assert!(is_subtree(part as u64));
                 let parts = bytes.chunks(part).enumerate().map(|(index, bytes)| {
                     let mut hasher = Hasher::blake3_part((index * part) as u64);
-                    // In pieces that are no whole blocks.
+                    // Pieces that are not whole blocks.
                     bytes.chunks(777).for_each(|piece| hasher.update(piece));
                     hasher.finish()
                 });

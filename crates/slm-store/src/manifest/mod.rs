@@ -17,17 +17,17 @@ pub use stored::records;
 /// Name of the manifest in a checkpoint.
 pub const MANIFEST: &str = "manifest.json";
 
-/// Content of a directory with a manifest.
+/// Kind of a directory with a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Kind {
-    /// A model of slm's, with its configuration.
+    /// A model of slm, with its configuration.
     #[default]
     Checkpoint,
-    /// A module of anybody's.
+    /// A module of any kind.
     Module,
 }
 
-/// Every other file of a directory.
+/// The manifest of a directory: records of all its other files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
     /// Content of the directory.
@@ -37,7 +37,7 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// Describes the files `names` of `dir`, which holds a `kind`.
+    /// Describes the files `names` in `dir`, which contains a `kind`.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -49,10 +49,10 @@ impl Manifest {
         Ok(Self { kind, files })
     }
 
-    /// The manifest of `dir` with these records.
+    /// Creates the manifest of `dir` from records of its files.
     ///
     /// # Errors
-    /// [`Error::Field`] for a name that is not that of a file of `dir`.
+    /// [`Error::Field`] for a name that is not the plain name of a file in `dir`.
     pub fn new(dir: &Path, kind: Kind, files: BTreeMap<String, FileRecord>) -> Result<Self> {
         match files.keys().find(|name| !is_plain_name(name)) {
             Some(name) => {
@@ -62,7 +62,7 @@ impl Manifest {
         }
     }
 
-    /// The bytes of the manifest of `dir`.
+    /// Reads the bytes of the manifest of `dir`.
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::TooLarge`], [`Error::Io`].
@@ -72,8 +72,8 @@ impl Manifest {
         json::read(&dir.join(MANIFEST), json::SMALL, remedy)
     }
 
-    /// Reads `bytes` as the manifest of `dir`, of [`FORMAT_VERSION`](crate::FORMAT_VERSION), and makes sure that it
-    /// names files of `dir` only.
+    /// Parses `bytes` as the manifest of `dir`, of [`FORMAT_VERSION`](crate::FORMAT_VERSION), and checks that it names
+    /// only files in `dir`.
     ///
     /// # Errors
     /// [`Error::Json`], [`Error::Field`], [`Error::Checksum`].
@@ -83,16 +83,16 @@ impl Manifest {
         Self::new(dir, kind, files)
     }
 
-    /// The content of the manifest of `dir`.
+    /// Formats the manifest of `dir` for storage.
     ///
     /// # Errors
-    /// [`Error::Write`] for one that was read from an old version.
+    /// [`Error::Write`] for a manifest that was read from an old version.
     pub fn to_bytes(&self, dir: &Path) -> Result<Vec<u8>> {
         let path = dir.join(MANIFEST);
         json::to_bytes(&path, &stored::Stored::of(&path, self.kind, &self.files)?)
     }
 
-    /// `bytes` as the content of a manifest of the current version, with a checksum of its own that fits.
+    /// Returns `bytes`, the content of a manifest of the current version, with its own checksum recomputed.
     ///
     /// # Errors
     /// [`Error::Json`], [`Error::Field`].
@@ -110,7 +110,7 @@ impl Manifest {
         self.record(&path, name)?.verify(&path, file)
     }
 
-    /// [`Manifest::verify_file`] for bytes that are in memory.
+    /// [`Manifest::verify_file`] for bytes in memory.
     ///
     /// # Errors
     /// [`Error::Unlisted`], [`Error::Checksum`].
@@ -119,7 +119,7 @@ impl Manifest {
         self.record(&path, name)?.verify_bytes(&path, bytes)
     }
 
-    /// The record of the file `name`, which is at `path`.
+    /// Returns the record of the file `name`, which is at `path`.
     ///
     /// # Errors
     /// [`Error::Unlisted`].
@@ -128,7 +128,7 @@ impl Manifest {
     }
 }
 
-/// Returns `true` if `name` is a file name and nothing else: no directory, no way out of one.
+/// Returns `true` if `name` is a plain file name, without a directory.
 pub fn is_plain_name(name: &str) -> bool {
     !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0', ':'])
 }
@@ -185,7 +185,7 @@ mod tests {
             let error = manifest.verify_file(dir, name, &file).unwrap_err();
             assert!(matches!(&error, Error::Checksum { what, .. } if *what == named), "{error}");
         }
-        // The seal is of what anybody gets who sorts the names and leaves out the blanks.
+        // The checksum covers JSON with sorted names and without white space.
         let sorted = serde_json::to_vec(&stored["files"]).unwrap();
         assert_eq!(stored["files_blake3"], blake3::hash(&sorted).to_hex().as_str());
     }

@@ -1,4 +1,4 @@
-//! Size and checksums of a file, and the comparison of the file with them.
+//! Size and checksums of a file, and their verification.
 
 use std::fs::File;
 use std::ops::Range;
@@ -10,26 +10,26 @@ use super::hash::{self, Hasher, sha256_of};
 use crate::tensors::PositionedFile;
 use crate::{Error, Result};
 
-/// Bytes of the parts of a file that have checksums of their own, so that all processors check it together. A file of
-/// no more bytes has one part.
+/// Size in bytes of the parts of a file with their own checksums, which all processors verify in parallel. A smaller
+/// file has one part.
 pub(super) const CHUNK_BYTES: u64 = 8 << 20;
 
 /// Size and checksums of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileRecord {
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// SHA-256 in lower-case hexadecimal digits, for people and lineage.
+    /// SHA-256 in lower-case hexadecimal digits, for users and lineage.
     pub sha256: String,
-    /// Checksums that are compared when the file is read.
+    /// Checksums that are verified when the file is read.
     pub(super) checksums: Checksums,
 }
 
-/// Checksums of the parts of a file, which together are all of it.
+/// Checksums of the consecutive parts of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Checksums {
     pub(super) algorithm: Algorithm,
-    /// Bytes of every part but the last, which has the rest.
+    /// Size in bytes of every part but the last, which has the rest.
     pub(super) part_bytes: u64,
     /// One for each part, in lower-case hexadecimal digits.
     pub(super) parts: Vec<String>,
@@ -39,7 +39,7 @@ pub(super) struct Checksums {
 pub(super) enum Algorithm {
     /// SHA-256 of each part.
     Sha256,
-    /// BLAKE3 of the file where there is one part, else the chaining values of the parts.
+    /// BLAKE3 of the file if it has one part, otherwise the chaining value of each part.
     Blake3,
 }
 
@@ -53,16 +53,16 @@ impl FileRecord {
         Ok(Self { size, sha256: sha256?, checksums: checksums? })
     }
 
-    /// A record that has only SHA-256, as before version 3: of the whole file, and of its parts of `chunks` bytes each.
-    /// `None` if the number of parts does not fit the size.
+    /// Creates a record with SHA-256 only, as before version 3: of the whole file, and of its parts of `chunks` bytes
+    /// each. Returns `None` if the number of parts does not match the size.
     pub fn with_sha256(size: u64, sha256: String, chunks: Option<(u64, Vec<String>)>) -> Option<Self> {
         let (part_bytes, parts) = chunks.unwrap_or_else(|| (size, vec![sha256.clone()]));
         let checksums = Checksums { algorithm: Algorithm::Sha256, part_bytes, parts };
         checksums.fit(size).then_some(Self { size, sha256, checksums })
     }
 
-    /// A record with BLAKE3 of the whole file, and the chaining values of its parts of `chunks` bytes each. None where
-    /// these do not fit the size or are not of the file that the first is of.
+    /// Creates a record with BLAKE3 of the whole file, and the chaining values of its parts of `chunks` bytes each.
+    /// Returns `None` if the parts match neither the size nor the checksum of the whole file.
     pub fn with_blake3(
         size: u64,
         sha256: String,
@@ -87,7 +87,7 @@ impl FileRecord {
             .verify(|Range { start, end }, hasher| hasher.read(path, file, start, end - start))
     }
 
-    /// [`FileRecord::verify`] for bytes that are in memory.
+    /// [`FileRecord::verify`] for bytes in memory.
     pub(super) fn verify_bytes(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         self.parts(path, bytes.len() as u64)?.verify(|Range { start, end }, hasher| {
             hasher.update(&bytes[start as usize..end as usize]);
@@ -95,7 +95,7 @@ impl FileRecord {
         })
     }
 
-    /// The parts of the file that have checksums, once its size, which costs nothing to look at, is right.
+    /// Returns the parts of the file that have checksums, after comparing its size.
     pub fn parts<'a>(&'a self, path: &'a Path, size: u64) -> Result<Parts<'a>> {
         if self.size == size {
             return Ok(Parts { path, size, checksums: &self.checksums });
@@ -106,7 +106,7 @@ impl FileRecord {
 }
 
 impl Checksums {
-    /// BLAKE3 of `file`, by parts where it is large.
+    /// Computes BLAKE3 of `file`, by parts if it is large.
     fn blake3_of(path: &Path, file: &PositionedFile, size: u64) -> Result<Self> {
         let part_bytes = CHUNK_BYTES.min(size);
         let empty = Self { algorithm: Algorithm::Blake3, part_bytes, parts: Vec::new() };
@@ -120,7 +120,7 @@ impl Checksums {
         Ok(Self { parts: parts.collect::<Result<_>>()?, ..empty })
     }
 
-    /// Returns `true` if there is a checksum for each part of a file of `size` bytes.
+    /// Returns `true` if the number of checksums matches a file of `size` bytes.
     fn fit(&self, size: u64) -> bool {
         match (size, self.part_bytes) {
             (0, 0) => self.parts.len() == 1,
@@ -129,7 +129,7 @@ impl Checksums {
         }
     }
 
-    /// Hasher of the part that begins at `start`.
+    /// Hasher for the part that begins at `start`.
     fn hasher(&self, start: u64, whole: bool) -> Hasher {
         match (self.algorithm, whole) {
             (Algorithm::Sha256, _) => Hasher::sha256(),
@@ -139,7 +139,7 @@ impl Checksums {
     }
 }
 
-/// The parts of a file that is compared with its checksums.
+/// The parts of a file that is being verified.
 #[derive(Debug, Clone, Copy)]
 pub struct Parts<'a> {
     path: &'a Path,
@@ -148,7 +148,7 @@ pub struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    /// Bytes of every part but the last, which has the rest.
+    /// Size in bytes of every part but the last, which has the rest.
     pub fn part_bytes(&self) -> u64 {
         self.checksums.part_bytes
     }
@@ -163,12 +163,12 @@ impl Parts<'_> {
         start..self.size.min(start + self.part_bytes())
     }
 
-    /// Hasher that expects all bytes of part `part`.
+    /// Hasher for the bytes of part `part`.
     pub fn hasher(&self, part: usize) -> Hasher {
         self.checksums.hasher(self.range(part).start, self.count() == 1)
     }
 
-    /// Compares part `part`, all of which `hasher` has been given.
+    /// Compares part `part` with its checksum. `hasher` must have received all its bytes.
     pub fn check(&self, part: usize, hasher: Hasher) -> Result<()> {
         let name = hasher.name();
         let (expected, found) = (&self.checksums.parts[part], hasher.finish());
@@ -183,7 +183,7 @@ impl Parts<'_> {
         Err(Error::Checksum { path: self.path.to_owned(), what, expected: expected.clone(), found })
     }
 
-    /// Compares all parts, on all threads: `feed` gives a hasher the bytes of a range of the file.
+    /// Compares all parts, on all threads. `feed` passes the bytes of a range of the file to a hasher.
     fn verify(&self, feed: impl Fn(Range<u64>, &mut Hasher) -> Result<()> + Sync) -> Result<()> {
         (0..self.count()).into_par_iter().try_for_each(|part| {
             let mut hasher = self.hasher(part);

@@ -1,4 +1,4 @@
-//! `manifest.json` as it is stored in the current version.
+//! The stored form of `manifest.json` in the current version.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,32 +10,32 @@ use super::hash::{self, Hasher};
 use super::record::{Algorithm, Checksums, FileRecord};
 use crate::{Error, FORMAT_VERSION, OLDEST_SAME_FILES, Result, json};
 
-/// The `kind` of a module.
+/// The value of `kind` for a module.
 const MODULE: &str = "module";
 
-/// The content of `manifest.json`. Fields of what it holds are in the order of their names, so that whoever sorts them
-/// finds the same [`Stored::files_blake3`].
+/// The content of `manifest.json`. Fields are declared in alphabetical order, so that JSON with sorted keys has the
+/// same [`Stored::files_blake3`].
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Stored {
     format_version: u32,
-    /// Content of the directory; left out for a model.
+    /// Kind of the directory; omitted for a model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kind: Option<String>,
     files: BTreeMap<String, StoredFile>,
-    /// BLAKE3 of `files` as JSON without blanks: not all of it is compared with a file whenever one is read.
+    /// BLAKE3 of `files` as JSON without white space. It protects the records of files that are not read.
     files_blake3: String,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoredFile {
-    /// Checksum of all of it.
+    /// Checksum of the whole file.
     blake3: String,
-    /// Checksums of the chunks of a file that has more than one.
+    /// Checksums of the chunks, for a file with more than one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     chunks: Option<StoredChunks>,
-    /// Checksum of all of it.
+    /// Checksum of the whole file.
     sha256: String,
     size: u64,
 }
@@ -43,17 +43,17 @@ struct StoredFile {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoredChunks {
-    /// The chaining value of each chunk in turn, in BLAKE3's tree over the file.
+    /// The chaining value of each chunk in BLAKE3's tree over the file.
     blake3: Vec<String>,
-    /// Bytes of every chunk but the last, which has the rest.
+    /// Size in bytes of every chunk but the last, which has the rest.
     size: u64,
 }
 
 impl Stored {
-    /// Stored form of `files`, to be written to `path`.
+    /// Converts `files` to their stored form, to be written to `path`.
     ///
     /// # Errors
-    /// [`Error::Write`] for records that have no BLAKE3, as those of old versions.
+    /// [`Error::Write`] for records without BLAKE3, which old versions have.
     pub(super) fn of(path: &Path, kind: Kind, files: &BTreeMap<String, FileRecord>) -> Result<Self> {
         let stored = |(name, record): (&String, &FileRecord)| match StoredFile::of(record) {
             Some(stored) => Ok((name.clone(), stored)),
@@ -70,7 +70,7 @@ impl Stored {
         Self { format_version: FORMAT_VERSION, kind, files, files_blake3: String::new() }.sealed(path)
     }
 
-    /// The same with the `files_blake3` that fits.
+    /// Updates `files_blake3`.
     pub(super) fn sealed(self, path: &Path) -> Result<Self> {
         Ok(Self { files_blake3: self.seal(path)?, ..self })
     }
@@ -81,7 +81,7 @@ impl Stored {
         Ok(hasher.finish())
     }
 
-    /// The records, once they are what was written.
+    /// Verifies `files_blake3`, and returns the kind and the records.
     pub(super) fn into_files(self, path: &Path) -> Result<(Kind, BTreeMap<String, FileRecord>)> {
         if !(OLDEST_SAME_FILES..=FORMAT_VERSION).contains(&self.format_version) {
             return Err(Error::field(path, "format_version", FORMAT_VERSION, self.format_version));
@@ -120,8 +120,8 @@ impl StoredFile {
     }
 }
 
-/// The records that `record` makes of what the manifest `path` holds, or an error that names the file whose checksums
-/// do not fit it.
+/// Applies `record` to each entry of the manifest `path`, and fails with the name of the file for which it returns
+/// `None`.
 ///
 /// # Errors
 /// [`Error::Field`].
@@ -142,7 +142,7 @@ pub fn records<T>(
     files.into_iter().map(one).collect()
 }
 
-/// Reads `bytes` as the content of `path`.
+/// Parses `bytes` as the content of `path`.
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Stored> {
     json::parse(path, bytes)
 }

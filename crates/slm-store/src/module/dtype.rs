@@ -1,9 +1,9 @@
-//! Element types of Burn's tensors in a file.
+//! Element types of Burn's tensors and of stored ones.
 
 use burn::tensor::{DType, TensorData};
 use safetensors::Dtype;
 
-/// The type in a file; none for one that Burn has quantized.
+/// Returns the stored type; `None` for a type that Burn has quantized.
 pub(super) fn stored(dtype: DType) -> Option<Dtype> {
     Some(match dtype {
         DType::F64 => Dtype::F64,
@@ -23,7 +23,7 @@ pub(super) fn stored(dtype: DType) -> Option<Dtype> {
     })
 }
 
-/// Little-endian bytes of `data`; one byte for a bool.
+/// Converts `data` to little-endian bytes; a bool takes one byte.
 pub(super) fn to_bytes(data: &TensorData) -> Vec<u8> {
     match data.dtype() {
         DType::Bool(_) => data.iter::<bool>().map(u8::from).collect(),
@@ -31,7 +31,7 @@ pub(super) fn to_bytes(data: &TensorData) -> Vec<u8> {
     }
 }
 
-/// The tensor of type `dtype` whose little-endian bytes are `bytes`.
+/// Creates a tensor of type `dtype` from little-endian bytes.
 pub(super) fn from_bytes(bytes: Vec<u8>, shape: &[usize], dtype: DType) -> TensorData {
     match dtype {
         DType::Bool(_) => {
@@ -42,7 +42,7 @@ pub(super) fn from_bytes(bytes: Vec<u8>, shape: &[usize], dtype: DType) -> Tenso
     }
 }
 
-/// Bytes of numbers `width` bytes wide, from the order of this machine to little-endian or back.
+/// Swaps numbers of `width` bytes between this machine's byte order and little-endian.
 fn swapped(mut bytes: Vec<u8>, width: usize) -> Vec<u8> {
     if cfg!(target_endian = "big") && width > 1 {
         bytes.chunks_exact_mut(width).for_each(<[u8]>::reverse);

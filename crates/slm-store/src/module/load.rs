@@ -1,4 +1,4 @@
-//! Reading a module.
+//! Loading of modules.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,18 +17,17 @@ use crate::{
     read_quantized,
 };
 
-/// Loads into `module` what [`save_module`](super::save_module) wrote to `dir`.
+/// Loads the module that [`save_module`](super::save_module) wrote to `dir` into `module`.
 ///
-/// The module must have the same parameters, by name, shape and type. Its linears may be float or packed: afterwards
-/// they are what they were when they were saved, and compute the same to the last bit. Devices, ids and gradient
-/// settings stay those of the module; a layer that was packed and becomes float goes to the device of the module's
-/// other parameters.
+/// The module must have the same parameters, by name, shape and type. Its linears may be float or packed: loading
+/// restores their saved form exactly. Devices, ids and gradient settings stay those of the module; a packed layer that
+/// becomes float goes to the device of the module's other parameters.
 ///
 /// # Errors
-/// The module is unchanged after an error. [`Error::WrongKind`] for a directory of another kind; [`Error::Checksum`],
-/// [`Error::Truncated`], [`Error::Header`] or [`Error::Json`] for damaged files, [`Error::Damaged`] where the layers are
-/// known that are lost; [`Error::TensorSet`], [`Error::Shape`] or [`Error::TensorType`] for those of another module;
-/// [`Error::Module`] for a module with a linear that is not named or is in training; [`Error::Layer`] and
+/// After an error, the module is unchanged. [`Error::WrongKind`] for a directory of another kind; [`Error::Checksum`],
+/// [`Error::Truncated`], [`Error::Header`] or [`Error::Json`] for damaged files, and [`Error::Damaged`] if the lost
+/// tensors are known; [`Error::TensorSet`], [`Error::Shape`] or [`Error::TensorType`] for the tensors of a different
+/// module; [`Error::Module`] for a module with a linear that is not named or is in training; [`Error::Layer`] and
 /// [`Error::Metadata`] for invalid quantized weights; [`Error::Missing`], [`Error::Io`].
 pub fn load_module<M: Module + NamedLinears>(
     module: &mut M,
@@ -38,11 +37,11 @@ pub fn load_module<M: Module + NamedLinears>(
     parameters::check_linears(module)?;
     let source = Source::open(dir.as_ref(), options)?;
     source.check_tensors(module)?;
-    // All that can be wrong with the files is found here, before anything is changed: some of Burn's modules share
-    // their state with their clones.
+    // All errors in the files are found here, before anything is changed: some of Burn's modules share state with their
+    // clones.
     let mut tensors = LoadedTensors::read(&source.weights, source.metadata.as_ref(), &source.metadata_path)?;
     let device = module.devices().into_iter().next().unwrap_or_default();
-    // Takes in what running statistics have pending, which would otherwise be added to the loaded ones.
+    // Applies pending updates of running statistics, which would otherwise be added to the loaded ones.
     drop(module.valid());
     let mut loaded = module.clone();
     try_for_each_linear_mut(&mut loaded, |name, linear| fill_linear(&mut tensors, name, linear, &device))?;
@@ -85,7 +84,7 @@ fn fill_linear(
     Ok(())
 }
 
-/// A saved module that is open.
+/// An open saved module.
 pub(super) struct Source {
     weights: TensorFile,
     metadata: Option<QuantizationMetadata>,
@@ -93,7 +92,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Opens the module in `dir`, and compares its files with their checksums where that is asked for.
+    /// Opens the module in `dir`, and verifies the checksums of its files if requested.
     pub(super) fn open(dir: &Path, options: &LoadOptions) -> Result<Self> {
         const REMEDY: &str = "name a directory that `slm::save` wrote";
         let remedy = || REMEDY.to_owned();
@@ -158,7 +157,7 @@ impl Source {
         Ok(Self { weights, metadata, metadata_path })
     }
 
-    /// Makes sure that the file has the tensors of `module` and no others, with layers quantized as the metadata says.
+    /// Checks that the file has exactly the tensors of `module`, with layers quantized as the metadata states.
     fn check_tensors<M: Module + NamedLinears>(&self, module: &M) -> Result<()> {
         let mut specs = Vec::new();
         let mut unknown: Vec<&str> = Vec::new();
@@ -178,7 +177,7 @@ impl Source {
             let expected = "layers of the module, which must have the same parts as the saved one";
             return Err(Error::field(&self.metadata_path, "layers", expected, format!("{name:?}")));
         }
-        // A layer that is float in the module and quantized in the file has other tensors than the module shows.
+        // A layer that is float in the module and quantized in the file has different tensors than the module.
         let quantized: Vec<String> = self
             .metadata
             .iter()
@@ -192,7 +191,7 @@ impl Source {
             }
             Ok(())
         })?;
-        // What is left is packed in the module and float in the file.
+        // The remaining layers are packed in the module and float in the file.
         let packed = float_layers.into_iter();
         specs.extend(packed.map(|(name, shape)| TensorSpec::new(name, safetensors::Dtype::F32, shape)));
         check_specs(
@@ -202,7 +201,7 @@ impl Source {
         )
     }
 
-    /// Stored form of a layer, by the metadata; none for a float one.
+    /// Returns the stored form of a layer according to the metadata; `None` for a float layer.
     fn form_of(&self, name: &str, linear: &Linear) -> Result<Option<QuantizedForm>> {
         let Some(record) = self.metadata.as_ref().and_then(|metadata| metadata.layer(name)) else {
             return Ok(None);
@@ -223,7 +222,7 @@ impl Source {
         })
     }
 
-    /// Reads the quantized layers once more, as [`load_module`] would.
+    /// Reads the quantized layers as [`load_module`] would, to check them.
     pub(super) fn check<M: Module + NamedLinears>(&self, module: &M) -> Result<()> {
         self.check_tensors(module)?;
         try_for_each_linear(module, |name, linear| match linear.packed() {
@@ -248,8 +247,8 @@ impl Source {
     }
 }
 
-/// The error that names the tensors beyond the end of a file that was cut; none for a file that is as long as its
-/// header says, or whose header cannot be read.
+/// Returns the error that names the tensors beyond the end of a truncated file; `None` for a file that is as long as
+/// its header requires, or whose header cannot be read.
 fn lost_tensors(path: &Path, file: &PositionedFile) -> Option<Error> {
     let (lost, expected, found) = TensorFile::beyond_the_end(file)?;
     let tensors = lost.join(", ");

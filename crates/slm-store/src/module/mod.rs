@@ -1,4 +1,4 @@
-//! Any Burn module as a directory: its parameters, and the codes of its quantized layers.
+//! Any Burn module as a directory: its parameters, with quantized layers as codes.
 
 mod dtype;
 mod load;
@@ -14,25 +14,25 @@ use crate::{METADATA, QuantizationMetadata, WEIGHTS};
 pub use load::load_module;
 pub use save::save_module;
 
-/// Main file of a checkpoint of slm's own models, which a module never has.
+/// Main file of a checkpoint of slm's own models, which a saved module never contains.
 const CONFIG: &str = "config.json";
 
-/// Settings of [`save_module`].
+/// Options of [`save_module`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SaveOptions<'a> {
-    /// Replaces a module that is in the directory already. Default: false.
+    /// Replaces a saved module that exists in the directory. Default: false.
     pub overwrite: bool,
-    /// Record of the quantization of the module. Without it the saved metadata has what the layers themselves say: mode
+    /// Record of the module's quantization. Without it, the saved metadata is derived from the layers: mode
     /// `unrecorded`, and NaN for the errors of their weights.
     pub metadata: Option<&'a QuantizationMetadata>,
-    /// Further files by name, such as a configuration of the module. They are listed in the manifest and so checked.
+    /// Additional files by name, such as a configuration of the module. The manifest lists them with their checksums.
     pub extra_files: &'a [(&'a str, &'a [u8])],
 }
 
-/// Settings of [`load_module`].
+/// Options of [`load_module`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// Compares the files with their checksums. Default: true.
+    /// Verifies the checksums of the files. Default: true.
     pub verify: bool,
 }
 
@@ -45,7 +45,7 @@ impl Default for LoadOptions {
 /// Result of [`load_module`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoadReport {
-    /// Record of the quantization of the module; none for one that is all float.
+    /// Record of the module's quantization; `None` if no layer is quantized.
     pub metadata: Option<QuantizationMetadata>,
     /// Names of the quantized layers, in forward order.
     pub quantized: Vec<String>,

@@ -1,6 +1,6 @@
-//! The parameters of a module, by the names that they have in a file.
+//! The parameters of a module, by their names in a file.
 //!
-//! Layers that [`NamedLinears`] names are stored by that name; all other parameters by the path that Burn gives them.
+//! Layers are stored by the names that [`NamedLinears`] gives them; other parameters by their path in Burn.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ pub(super) struct Parameter<'a> {
 }
 
 impl Parameter<'_> {
-    /// The tensor as it is stored.
+    /// Returns the stored name, type and shape of the tensor.
     pub(super) fn spec(&self) -> Result<TensorSpec> {
         match dtype::stored(self.dtype) {
             Some(dtype) => Ok(TensorSpec::new(self.name, dtype, self.shape.as_slice())),
@@ -37,7 +37,7 @@ pub(super) fn refused(name: &str, problem: impl Into<String>) -> Error {
     Error::Module { name: name.to_owned(), problem: problem.into() }
 }
 
-/// Makes sure that every linear of `module` is named, and in a form that can be saved and loaded.
+/// Checks that every linear of `module` is named, and has a form that can be saved and loaded.
 pub(super) fn check_linears<M: Module + NamedLinears>(module: &M) -> Result<()> {
     if let Some(path) = unnamed_linears(module).first() {
         let problem =
@@ -81,7 +81,7 @@ impl ModuleVisitor for Count {
     }
 }
 
-/// The form of a quantized layer; none for a float one.
+/// Returns the stored form of a quantized layer; `None` for a float layer.
 pub(super) fn quantized_form(name: &str, linear: &Linear) -> Result<Option<QuantizedForm>> {
     let Some(packed) = linear.packed() else { return Ok(None) };
     let matrix = packed.matrix();
@@ -91,7 +91,7 @@ pub(super) fn quantized_form(name: &str, linear: &Linear) -> Result<Option<Quant
         .map_err(|error| refused(name, error.to_string()))
 }
 
-/// Shows every tensor of `module` to `visit`, but for the packed weights of its layers.
+/// Calls `visit` with every tensor of `module` except the packed weights of its layers.
 pub(super) fn for_each_parameter<M: Module + NamedLinears>(
     module: &M,
     visit: &mut dyn FnMut(Parameter<'_>) -> Result<()>,
@@ -119,7 +119,7 @@ fn show<const D: usize, K: Basic>(
     visit(Parameter { name, shape, dtype, data: &|| tensor.clone().into_data() })
 }
 
-/// Shows the parameters outside of layers.
+/// Visitor of the parameters outside of layers.
 struct Walk<'a> {
     place: ModulePlace,
     visit: &'a mut dyn FnMut(Parameter<'_>) -> Result<()>,
@@ -154,8 +154,8 @@ impl ModuleVisitor for Walk<'_> {
     visit!(visit_float Float, visit_int Int, visit_bool Bool);
 }
 
-/// Puts the tensors of a file into the parameters of a module outside of layers, whose names, shapes and types were
-/// compared before.
+/// Mapper that puts the tensors of a file into the parameters of a module outside of layers. Names, shapes and types
+/// must have been checked before.
 pub(super) struct Fill<'a, 'b> {
     place: ModulePlace,
     tensors: &'a mut LoadedTensors<'b>,
@@ -168,7 +168,7 @@ impl<'a, 'b> Fill<'a, 'b> {
     }
 }
 
-/// The tensor `name` for the place of `param`.
+/// Returns the tensor `name` with the shape, type and device of `param`.
 pub(super) fn filled<const D: usize, K: Basic>(
     tensors: &mut LoadedTensors<'_>,
     name: &str,

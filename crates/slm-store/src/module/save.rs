@@ -1,4 +1,4 @@
-//! Writing a module.
+//! Saving of modules.
 
 use std::path::{Path, PathBuf};
 
@@ -16,15 +16,15 @@ use crate::{
     QuantizationMode, Result, SkippedLayer, TensorFileWriter, WEIGHTS, WeightError, json, layer,
 };
 
-/// Saves `module` in the directory `dir`, and returns where that is.
+/// Saves `module` in the directory `dir`, and returns the path of the directory.
 ///
-/// Saved are all parameters that Burn's records hold, and the codes, scales, zero points and static input parameters of
-/// quantized layers. As in Burn's records, a field that is a plain tensor or number, or that is marked
-/// `#[module(skip)]`, is no parameter.
+/// The file contains all parameters that Burn's records hold, and the codes, scales, zero points and static input
+/// parameters of quantized layers. As in Burn's records, a field that is a plain tensor or number, or is marked
+/// `#[module(skip)]`, is not a parameter.
 ///
-/// The directory appears complete or not at all: files are written to a directory next to it and read back before it
-/// is renamed. An existing directory is refused unless [`SaveOptions::overwrite`]; then it is replaced, if it is empty
-/// or a saved module with no other files in it.
+/// The directory appears complete or not at all: files are written to a directory next to it and read back before it is
+/// renamed. An existing directory is rejected unless [`SaveOptions::overwrite`] is set and the directory is empty or
+/// contains only a saved module.
 ///
 /// # Errors
 /// [`Error::Module`] for a linear that is not named, or is in training; [`Error::OutputExists`],
@@ -37,7 +37,7 @@ pub fn save_module<M: Module + NamedLinears>(
     options: &SaveOptions<'_>,
 ) -> Result<PathBuf> {
     parameters::check_linears(module)?;
-    // Burn's running statistics take in what other threads have seen only when a module is validated.
+    // Burn's running statistics include the updates of other threads only after `valid`.
     let module = &module.valid();
     let own_metadata = metadata_of(module)?;
     let metadata = options.metadata.or(own_metadata.as_ref());
@@ -61,7 +61,7 @@ pub fn save_module<M: Module + NamedLinears>(
     }
     let manifest = Manifest::of(dir, Kind::Module, &files)?;
     json::write_new(&dir.join(MANIFEST), &manifest.to_bytes(dir)?)?;
-    // What was written must be what can be read. The checksums were just computed from the files.
+    // Reads the module back. The checksums were just computed from the files.
     Source::open(dir, &LoadOptions { verify: false })?.check(module)?;
     output.commit()
 }
@@ -101,7 +101,7 @@ fn write_parameter(file: &mut TensorFileWriter, parameter: &Parameter<'_>) -> Re
     }
 }
 
-/// Metadata by the quantization of the layers themselves; `None` if no layer is quantized.
+/// Derives metadata from the layers themselves. Returns `None` if no layer is quantized.
 fn metadata_of<M: NamedLinears>(module: &M) -> Result<Option<QuantizationMetadata>> {
     let mut layers = Vec::new();
     let mut skipped = Vec::new();
@@ -115,7 +115,8 @@ fn metadata_of<M: NamedLinears>(module: &M) -> Result<Option<QuantizationMetadat
         let input = packed.activation();
         let unknown = WeightError { sqnr_db: f64::NAN, max_abs_error: f64::NAN, clipped_share: f64::NAN };
         inputs.push((name.to_owned(), input));
-        // A layer that computes its scales says so in a model of type static, which is not known yet.
+        // Describes the layer as in a static model, which records dynamic inputs by layer. The loop below removes that
+        // if the model turns out not to be static.
         layers.push(LayerMetadata::new(
             name,
             &packed.matrix().unpack(),

@@ -1,4 +1,4 @@
-//! The header of a burnpack file, in which Burn records a module: ten bytes, then a CBOR map of tensors.
+//! The header of a burnpack file, Burn's record format: ten bytes, then a CBOR map of tensors.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,20 +9,20 @@ use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::reader::Place;
 
-/// `BURN`, little-endian.
+/// `BURN` in little-endian order.
 const MAGIC: u32 = 0x4255_524e;
-/// The version of the container that is read.
+/// The supported version of the container.
 const VERSION: u16 = 1;
-/// Magic, version and size of the CBOR.
+/// Size in bytes of magic number, version and CBOR size.
 pub(super) const PREFIX_BYTES: usize = 10;
-/// The largest CBOR read, as in the crate `burn-pack`.
+/// Size limit of the CBOR in bytes, as in the crate `burn-pack`.
 const MAX_HEADER_BYTES: u32 = 100 << 20;
-/// The deepest CBOR read.
+/// Limit on the nesting of the CBOR.
 const MAX_DEPTH: usize = 32;
-/// Alignment of the data section and of every tensor in it.
+/// Alignment of the data section and of every tensor in it, in bytes.
 const ALIGNMENT: u64 = 256;
 
-/// The size of the CBOR, from the first bytes of a file.
+/// Returns the size of the CBOR, given the first bytes of a file.
 pub(super) fn header_length(prefix: [u8; PREFIX_BYTES]) -> Result<u32, String> {
     let [m0, m1, m2, m3, v0, v1, l0, l1, l2, l3] = prefix;
     if u32::from_le_bytes([m0, m1, m2, m3]) != MAGIC {
@@ -40,13 +40,13 @@ pub(super) fn header_length(prefix: [u8; PREFIX_BYTES]) -> Result<u32, String> {
     }
 }
 
-/// Start of the data section behind a header of `length` bytes.
+/// Start of the data section after a header of `length` bytes.
 pub(super) fn data_start(length: u32) -> u64 {
     (PREFIX_BYTES as u64 + u64::from(length)).next_multiple_of(ALIGNMENT)
 }
 
-/// Parses the CBOR of a file whose data section begins at `data_start`. Tensors come in the order in which
-/// they lie in the file, do not overlap, and have as many bytes as their shape and type take.
+/// Parses the CBOR of a file whose data section begins at `data_start`. The tensors are sorted by their position in the
+/// file, do not overlap, and have as many bytes as their shape and type require.
 pub(super) fn parse(cbor: &[u8], data_start: u64) -> Result<Vec<(String, Place)>, String> {
     let header: Header =
         ciborium::de::from_reader_with_recursion_limit(cbor, MAX_DEPTH).map_err(|error| error.to_string())?;
@@ -77,7 +77,7 @@ fn dtype(name: &str) -> Option<Dtype> {
     }
 }
 
-/// The top of the CBOR. What else is there is for people.
+/// The top level of the CBOR. Other fields are for people.
 #[derive(Deserialize)]
 struct Header {
     tensors: Tensors,
@@ -90,10 +90,10 @@ struct Tensor {
     data_offsets: (u64, u64),
 }
 
-/// Tensors by name, each name once.
+/// Tensors by name. A duplicate name is an error.
 struct Tensors(BTreeMap<String, Tensor>);
 
-/// Dimensions. Read one by one: a length in CBOR may say anything, and reserves nothing here.
+/// Dimensions, read one by one: a length in CBOR may be any number, so no memory is reserved for it.
 struct Shape(Vec<usize>);
 
 impl<'de> Deserialize<'de> for Tensors {

@@ -1,11 +1,11 @@
-//! Little-endian bytes to and from numbers.
+//! Conversion between little-endian bytes and numbers.
 
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 use safetensors::Dtype;
 use slm_runtime::advise_huge_pages;
 
-/// Bytes of one element of a float type that is read as F32.
+/// Size in bytes of one element of a float type that can be read as F32; `None` for other types.
 pub(super) fn float_size(dtype: Dtype) -> Option<usize> {
     match dtype {
         Dtype::F64 => Some(8),
@@ -15,7 +15,7 @@ pub(super) fn float_size(dtype: Dtype) -> Option<usize> {
     }
 }
 
-/// Fills `out` with the elements of `bytes`, which are of a type that [`float_size`] knows.
+/// Fills `out` with the elements of `bytes`, whose type [`float_size`] must support.
 pub(super) fn fill_f32(out: &mut [f32], bytes: &[u8], dtype: Dtype) {
     match dtype {
         Dtype::F16 => {
@@ -41,7 +41,7 @@ pub(super) fn fill_f32(out: &mut [f32], bytes: &[u8], dtype: Dtype) {
     }
 }
 
-/// The elements of `bytes` of a float type, widened or narrowed to F32; none of another type.
+/// Converts `bytes` of a float type to F32. Returns no elements for other types.
 pub fn to_f32(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
     let Some(size) = float_size(dtype) else { return Vec::new() };
     let mut values = vec![0.0; bytes.len() / size];
@@ -49,7 +49,7 @@ pub fn to_f32(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
     values
 }
 
-/// Returns `true` if every one of `values` is a number of the float type `dtype`, so that storing it so loses nothing.
+/// Returns `true` if the float type `dtype` represents every one of `values` exactly.
 pub fn holds_exactly(dtype: Dtype, values: &[f32]) -> bool {
     match dtype {
         Dtype::F32 => true,
@@ -59,7 +59,7 @@ pub fn holds_exactly(dtype: Dtype, values: &[f32]) -> bool {
     }
 }
 
-/// Appends `values`, which `dtype` [holds exactly](holds_exactly).
+/// Appends `values`, which `dtype` must [represent exactly](holds_exactly).
 pub(super) fn narrow_into(out: &mut Vec<u8>, values: &[f32], dtype: Dtype) {
     match dtype {
         Dtype::F16 => out.extend(values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes())),
@@ -68,7 +68,7 @@ pub(super) fn narrow_into(out: &mut Vec<u8>, values: &[f32], dtype: Dtype) {
     }
 }
 
-/// The bits of values of the float type `dtype`, F16 or BF16, as F32.
+/// Converts the bits of F16 or BF16 values to F32.
 pub(crate) fn widen(bits: &[u16], dtype: Dtype) -> Vec<f32> {
     let mut values = vec![0.0; bits.len()];
     advise_huge_pages(&mut values);
@@ -76,7 +76,7 @@ pub(crate) fn widen(bits: &[u16], dtype: Dtype) -> Vec<f32> {
     values
 }
 
-/// Fills `out` with as many values of the float type `dtype`, F16 or BF16.
+/// Converts the bits of F16 or BF16 values to F32, and fills `out` with them.
 fn widen_into(bits: &[u16], dtype: Dtype, out: &mut [f32]) {
     match dtype {
         Dtype::F16 => bits.reinterpret_cast::<f16>().convert_to_f32_slice(out),
@@ -84,14 +84,14 @@ fn widen_into(bits: &[u16], dtype: Dtype, out: &mut [f32]) {
     }
 }
 
-/// The first NaN or infinity among the bits of values of the float type `dtype`, F16 or BF16.
+/// Returns the index and value of the first NaN or infinity among the bits of F16 or BF16 values.
 pub(crate) fn first_half_not_finite(bits: &[u16], dtype: Dtype) -> Option<(usize, f32)> {
     let exponent = if dtype == Dtype::F16 { 0x7C00 } else { 0x7F80 };
     let index = bits.iter().position(|bits| bits & exponent == exponent)?;
     Some((index, widen(&bits[index..=index], dtype).first().copied().unwrap_or(f32::NAN)))
 }
 
-/// The elements of F16 `bytes`, as they are stored.
+/// Converts `bytes` to F16 elements.
 pub fn to_f16(bytes: &[u8]) -> Vec<f16> {
     pairs(bytes).map(f16::from_le_bytes).collect()
 }
@@ -100,7 +100,7 @@ fn pairs(bytes: &[u8]) -> impl Iterator<Item = [u8; 2]> {
     bytes.chunks_exact(2).map(|b| [b[0], b[1]])
 }
 
-/// The first NaN or infinity.
+/// Returns the index and value of the first NaN or infinity.
 pub fn first_not_finite(values: &[f32]) -> Option<(usize, f32)> {
     values.iter().copied().enumerate().find(|(_, value)| !value.is_finite())
 }

@@ -1,4 +1,4 @@
-//! Destinations of the bytes of a tensor that is read as part of a whole file.
+//! Destinations for the bytes of tensors when a whole file is read.
 
 use slm_kernels::PackedMatrixBuilder;
 use slm_kernels::PackedRows;
@@ -10,16 +10,16 @@ use super::convert::first_not_finite;
 pub enum Destination {
     /// An F32 tensor, which must be finite.
     Floats(Vec<f32>),
-    /// An F16 or BF16 tensor, as it is.
+    /// An F16 or BF16 tensor, as stored.
     Halves(Vec<u16>),
-    /// Codes, which are packed for a kernel as they come.
+    /// Codes, which are packed for a kernel while they are read.
     Codes(Box<PackedMatrixBuilder>),
-    /// The bytes of a small tensor of any type, as they are.
+    /// The bytes of a small tensor of any type, as stored.
     Bytes(Vec<u8>),
 }
 
 impl Destination {
-    /// The whole of it, to be filled.
+    /// Returns the slot that covers all of it.
     pub(super) fn slot(&mut self) -> Slot<'_> {
         match self {
             Self::Floats(values) => Slot::Floats { first: 0, values },
@@ -46,7 +46,7 @@ pub(super) enum Slot<'a> {
     Bytes(&'a mut [u8]),
 }
 
-/// Reason for refusing bytes.
+/// Reason for rejecting bytes.
 #[derive(Debug)]
 pub(super) enum Refused {
     NotFinite { index: usize, value: f32 },
@@ -54,7 +54,7 @@ pub(super) enum Refused {
 }
 
 impl Slot<'_> {
-    /// Bytes that fill it.
+    /// Number of bytes that fill the slot.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Floats { values, .. } => size_of_val(&**values),
@@ -64,7 +64,7 @@ impl Slot<'_> {
         }
     }
 
-    /// It can be split after any number of so many bytes. What is left at the end may be less.
+    /// Unit in bytes: the slot can be split after any number of units. The last unit may be shorter.
     pub(super) fn unit_bytes(&self) -> usize {
         match self {
             Self::Floats { .. } => size_of::<f32>(),
@@ -74,7 +74,7 @@ impl Slot<'_> {
         }
     }
 
-    /// The part that the first `bytes` fill, which are whole units or all, and the rest.
+    /// Splits the slot after `bytes` bytes, which must be whole units or all of it.
     pub(super) fn split_at(self, bytes: usize) -> Result<(Self, Self), Refused> {
         Ok(match self {
             Self::Floats { first, values } => {
@@ -98,7 +98,7 @@ impl Slot<'_> {
         })
     }
 
-    /// Fills it with `from`, which is [`Slot::bytes`] long.
+    /// Fills the slot with `from`, which must be [`Slot::bytes`] long.
     pub(super) fn fill(self, from: &[u8]) -> Result<(), Refused> {
         match self {
             Self::Floats { first, values } => {

@@ -6,14 +6,14 @@ use std::fmt;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-/// Bytes of the length in front of the header.
+/// Size in bytes of the length before the header.
 pub(super) const LENGTH_BYTES: u64 = 8;
 
-/// The largest header read, as in the reference implementation.
+/// Size limit of the header in bytes, as in the reference implementation.
 pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
 
-/// Parses a header, without its length. The result's tensors fill the data section without gap or overlap,
-/// and each has as many bytes as its shape and type take.
+/// Parses a header without its length. The resulting tensors fill the data section without gap or overlap, and each has
+/// as many bytes as its shape and type require.
 pub(super) fn parse(json: &[u8]) -> Result<Metadata, String> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let mut tensors = deserializer.deserialize_map(TensorMap).map_err(|e| e.to_string())?;
@@ -22,11 +22,11 @@ pub(super) fn parse(json: &[u8]) -> Result<Metadata, String> {
     Metadata::new(None, tensors).map_err(|e| e.to_string())
 }
 
-/// Alignment of the data section in files that are written: a cache line.
+/// Alignment of the data section in files that are written, in bytes: a cache line.
 pub(super) const ALIGNMENT: usize = 64;
 
-/// The header of `tensors`, length included, which ends where the data section is to begin. Tensors lie in the
-/// given order. `format` says for whom they are.
+/// Builds the header of `tensors`, including its length and padded to the start of the data section. Tensors are stored
+/// in the given order. `format` names the framework in the metadata.
 pub(super) fn build(tensors: Vec<(String, TensorInfo)>, format: &str) -> Result<Vec<u8>, String> {
     let format = HashMap::from([("format".to_owned(), format.to_owned())]);
     let metadata = Metadata::new(Some(format), tensors).map_err(|e| e.to_string())?;
@@ -42,7 +42,7 @@ pub(super) fn build(tensors: Vec<(String, TensorInfo)>, format: &str) -> Result<
     Ok(header)
 }
 
-/// Collects the tensors of a header and refuses a name that comes twice, which a map would hide.
+/// Collects the tensors of a header and rejects duplicate names, which a map would hide.
 struct TensorMap;
 
 impl<'de> Visitor<'de> for TensorMap {
@@ -84,7 +84,7 @@ mod tests {
             assert_eq!(header.len() % ALIGNMENT, 0, "{length}");
             let json = u64::from_le_bytes(header[..8].try_into().unwrap());
             assert_eq!(json as usize, header.len() - 8);
-            // No more than one line is filled with blanks.
+            // The padding is less than one cache line.
             assert!(header[8..].trim_ascii_end().len() + ALIGNMENT > json as usize);
             assert_eq!(parse(&header[8..]).unwrap().data_len(), 3);
         }

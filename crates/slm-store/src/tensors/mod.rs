@@ -1,9 +1,8 @@
 //! Reading and writing of files of tensors, one tensor at a time.
 //!
-//! Formats: safetensors (<https://github.com/huggingface/safetensors#format>), read and written, and burnpack
-//! (the documentation of the crate `burn-pack`), read. A file is read by position, never mapped: it may be
-//! truncated or replaced by another process while it is open, which a mapped file answers with a signal and a
-//! positioned read with an error.
+//! Formats: safetensors (<https://github.com/huggingface/safetensors#format>), read and written, and burnpack (the
+//! documentation of the crate `burn-pack`), read. A file is read by position, never mapped: if another process
+//! truncates or replaces it, a positioned read fails with an error, while access to a mapped file raises a signal.
 
 mod burnpack;
 mod convert;

@@ -1,4 +1,4 @@
-//! A file of tensors that is open for reading.
+//! An open file of tensors.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -20,38 +20,38 @@ use crate::layer::names;
 use crate::manifest::{FileRecord, sha256_of};
 use crate::{Error, Result};
 
-/// Bytes read at once while converting, so that a tensor is held once and not twice.
+/// Number of bytes read at once while converting, so that only one copy of a tensor is in memory.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// An open file of tensors. Opening reads and checks only the header; each tensor is read on request.
+/// An open file of tensors. Opening it reads and checks only the header; tensors are read on request.
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
     file: PositionedFile,
     places: HashMap<String, Place>,
-    /// Tensors in the order in which they lie in the file.
+    /// Names of the tensors, in file order.
     names: Vec<String>,
-    /// Size of the file when it was opened.
+    /// Size of the file in bytes when it was opened.
     size: u64,
-    /// Time of the last write to the file before it was opened; `None` if the system does not tell.
+    /// Time of the last modification before the file was opened; `None` if the system does not provide it.
     modified: Option<SystemTime>,
-    /// Record that the file must still be compared with before anything that is read of its tensors is used.
+    /// Record with which the file must be compared before any of its tensors is used.
     unverified: Mutex<Option<FileRecord>>,
 }
 
-/// Type, shape and place of a tensor.
+/// Type, shape and position of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     dtype: Dtype,
     shape: Vec<usize>,
-    /// First byte in the file.
+    /// Byte offset of the first byte in the file.
     pub(super) start: u64,
-    /// Byte after the last.
+    /// Byte offset after the last byte.
     pub(super) end: u64,
 }
 
 impl Place {
-    /// `None` if the bytes are not as many as the shape and type take.
+    /// Returns `None` if the number of bytes does not match the shape and type.
     pub(super) fn new(dtype: Dtype, shape: Vec<usize>, start: u64, end: u64) -> Option<Self> {
         let elements = shape.iter().try_fold(1_u64, |n, &dim| n.checked_mul(dim as u64))?;
         let bytes = elements.checked_mul(dtype.bitsize() as u64)?.div_ceil(8);
@@ -64,9 +64,8 @@ impl Place {
 }
 
 impl TensorFile {
-    /// Opens the safetensors file `path` and checks its header: its length against the file and a limit of
-    /// 100 MB, every tensor's bytes against its shape and type, all tensors together against the size of the
-    /// file.
+    /// Opens the safetensors file `path` and checks its header: the length of the header against the file and a limit
+    /// of 100 MB, the bytes of every tensor against its shape and type, and all tensors against the size of the file.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Header`], [`Error::Truncated`].
@@ -75,7 +74,7 @@ impl TensorFile {
         Self::safetensors(path, PositionedFile::new(file))
     }
 
-    /// [`TensorFile::open`] for a file that is open already; `path` is for messages.
+    /// [`TensorFile::open`] for a file that is already open; `path` is used in messages.
     pub fn safetensors(path: &Path, file: PositionedFile) -> Result<Self> {
         let refuse = |reason: String| Error::Header { path: path.to_owned(), what: "safetensors", reason };
         let opening = Opening::new(path, &file)?;
@@ -102,9 +101,9 @@ impl TensorFile {
         Ok(Self::new(path, file, tensors, size))
     }
 
-    /// The tensors of a safetensors file that was cut, which end beyond its end: their names, the size that the file
-    /// should have, and the size that it has. None for a file that is as long as its header says or whose header cannot
-    /// be read.
+    /// Returns the tensors that extend beyond the end of a truncated safetensors file: their names, the size that the
+    /// file should have, and its actual size. `None` for a file that is as long as its header requires, or whose header
+    /// cannot be read.
     pub(crate) fn beyond_the_end(file: &PositionedFile) -> Option<(Vec<String>, u64, u64)> {
         let opening = Opening::new(Path::new(""), file).ok()?;
         let length = u64::from_le_bytes(opening.read::<{ LENGTH_BYTES as usize }>(0).ok()?);
@@ -118,7 +117,7 @@ impl TensorFile {
         (opening.size < expected).then(|| (lost.collect(), expected, opening.size))
     }
 
-    /// Opens a burnpack file, in which Burn records a module, with the same checks.
+    /// Opens a burnpack file, Burn's record format, with the same checks.
     pub fn burnpack(path: &Path, file: PositionedFile) -> Result<Self> {
         let refuse = |reason: String| Error::Header { path: path.to_owned(), what: "burnpack", reason };
         let opening = Opening::new(path, &file)?;
@@ -138,18 +137,18 @@ impl TensorFile {
         Self { path, file, places, names, size, modified, unverified: Mutex::new(None) }
     }
 
-    /// Compares the file with `record` when a tensor is read for the first time: on the way where
-    /// [`TensorFile::read_whole`] reads all of them, otherwise before.
+    /// Compares the file with `record` when a tensor is read for the first time: while reading if
+    /// [`TensorFile::read_whole`] reads all of it, otherwise before.
     pub fn verify_when_read(&mut self, record: FileRecord) {
         self.unverified = Mutex::new(Some(record));
     }
 
-    /// Reads all of the file once, and of it the tensors `targets`, by name. Each target must be of its tensor's
-    /// size. With an error, what the targets hold is of no use.
+    /// Reads the whole file once, and fills `targets`, by the names of their tensors. The size of each target must
+    /// match its tensor. After an error, the contents of the targets are unspecified.
     ///
     /// # Errors
-    /// [`Error::Checksum`], [`Error::NotFinite`], [`Error::Layer`] for codes that cannot be, named by their tensor,
-    /// [`Error::TensorSet`], [`Error::Io`] and [`Error::Truncated`].
+    /// [`Error::Checksum`], [`Error::NotFinite`], [`Error::Layer`] for invalid codes, [`Error::TensorSet`],
+    /// [`Error::Io`] and [`Error::Truncated`].
     pub fn read_whole<'a>(
         &self,
         targets: impl IntoIterator<Item = (&'a str, &'a mut Destination)>,
@@ -171,7 +170,7 @@ impl TensorFile {
         let result = streaming::run(&input, tensors);
         if let Some(record) = unverified {
             if result.is_err() {
-                // That the file is damaged says more than what the damage looks like.
+                // A checksum error says more than the symptom of the damage.
                 record.verify(&self.path, &self.file)?;
             }
             self.verified();
@@ -179,14 +178,14 @@ impl TensorFile {
         result
     }
 
-    /// Record that the file must still be compared with. No lock is held meanwhile: two that read for the first time at
-    /// once both compare.
+    /// Returns the record with which the file must still be compared. No lock is held meanwhile, so two simultaneous
+    /// first reads both compare.
     fn unverified(&self) -> Option<FileRecord> {
         self.unverified.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Returns `true` if nothing is left to compare: [`TensorFile::verify_when_read`] was not called, or its comparison
-    /// is done.
+    /// Returns `true` if there is nothing left to compare: [`TensorFile::verify_when_read`] was not called, or the
+    /// comparison is done.
     pub fn is_verified(&self) -> bool {
         self.unverified.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
@@ -207,7 +206,7 @@ impl TensorFile {
         }
     }
 
-    /// Refuses a file that was written to since it was opened. Replacing it by another is no change to it.
+    /// Rejects a file that was modified since it was opened. Replacing the file by another does not count.
     pub fn check_unchanged(&self) -> Result<()> {
         let size = self.file.size().map_err(Error::io(&self.path, "read the size"))?;
         if size == self.size && self.file.modified().ok() == self.modified {
@@ -216,12 +215,12 @@ impl TensorFile {
         Err(Error::Changed { path: self.path.clone() })
     }
 
-    /// SHA-256 of the file as it is now.
+    /// SHA-256 of the current content, in lower-case hexadecimal digits.
     pub fn sha256(&self) -> Result<String> {
         sha256_of(&self.path, &self.file)
     }
 
-    /// Gives every tensor the name that `rename` makes of it.
+    /// Renames every tensor with `rename`.
     pub fn rename(&mut self, rename: impl Fn(&str) -> String) -> Result<()> {
         let mut places = HashMap::with_capacity(self.places.len());
         for name in &mut self.names {
@@ -238,7 +237,7 @@ impl TensorFile {
         Ok(())
     }
 
-    /// Takes the bytes of a tensor of type `from` for those of a type `to` of the same width.
+    /// Reinterprets a tensor of type `from` as one of type `to`, which must have the same width.
     pub fn reinterpret(&mut self, name: &str, from: Dtype, to: Dtype) -> Result<()> {
         self.check_dtype(name, &[from])?;
         if let Some(place) = self.places.get_mut(name).filter(|_| from.bitsize() == to.bitsize()) {
@@ -252,30 +251,30 @@ impl TensorFile {
         &self.path
     }
 
-    /// Names of the tensors, in the order in which they lie in the file.
+    /// Names of the tensors, in file order.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// Shape of a tensor; `None` if the file has no such tensor.
+    /// Shape of a tensor; `None` if the file does not contain it.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.places.get(name).map(|place| place.shape.as_slice())
     }
 
-    /// Element type of a tensor; `None` if the file has no such tensor.
+    /// Element type of a tensor; `None` if the file does not contain it.
     pub fn dtype(&self, name: &str) -> Option<Dtype> {
         self.places.get(name).map(|place| place.dtype)
     }
 
-    /// Bytes of a tensor; `None` if the file has no such tensor.
+    /// Size of a tensor in bytes; `None` if the file does not contain it.
     pub fn byte_size(&self, name: &str) -> Option<u64> {
         self.places.get(name).map(Place::bytes)
     }
 
-    /// Refuses a shape other than `expected`.
+    /// Rejects a tensor with a shape other than `expected`.
     ///
     /// # Errors
-    /// [`Error::Shape`]; [`Error::TensorSet`] for a tensor that is not there.
+    /// [`Error::Shape`]; [`Error::TensorSet`] for a missing tensor.
     pub fn check_shape(&self, name: &str, expected: &[usize]) -> Result<()> {
         let info = self.place(name)?;
         if info.shape == expected {
@@ -289,10 +288,10 @@ impl TensorFile {
         })
     }
 
-    /// Refuses a type other than those in `expected`.
+    /// Rejects a tensor with a type that is not in `expected`.
     ///
     /// # Errors
-    /// [`Error::TensorType`]; [`Error::TensorSet`] for a tensor that is not there.
+    /// [`Error::TensorType`]; [`Error::TensorSet`] for a missing tensor.
     pub fn check_dtype(&self, name: &str, expected: &[Dtype]) -> Result<()> {
         let found = self.place(name)?.dtype;
         if expected.contains(&found) {
@@ -307,11 +306,11 @@ impl TensorFile {
         })
     }
 
-    /// Reads an F32, F16, BF16 or F64 tensor as F32, row-major. The memory taken is that of the result.
+    /// Reads an F32, F16, BF16 or F64 tensor as F32, in row-major order. It needs no memory beyond the result.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] for a NaN, an infinity or a number beyond F32, [`Error::TensorType`] for another type,
-    /// [`Error::TensorSet`] for a tensor that is not there, [`Error::Io`] and [`Error::Truncated`].
+    /// [`Error::NotFinite`] for a NaN, an infinity or a number beyond the range of F32, [`Error::TensorType`] for
+    /// another type, [`Error::TensorSet`] for a missing tensor, [`Error::Io`] and [`Error::Truncated`].
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         self.check_dtype(name, &[Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F64])?;
         let place = self.place(name)?;
@@ -327,7 +326,7 @@ impl TensorFile {
             let before = done / size;
             let part = &mut values[before..][..chunk.len() / size];
             fill_f32(part, chunk, place.dtype);
-            // Looked at while they are in the cache.
+            // Checked while the values are in the cache.
             if check_finite("tensor", part).is_err()
                 && let Some((index, value)) = first_not_finite(part)
             {
@@ -339,7 +338,7 @@ impl TensorFile {
         Ok(values)
     }
 
-    /// Refuses the bits of tensor `name`, which is of type `dtype`, F16 or BF16, where a value is not finite.
+    /// Rejects the bits of the F16 or BF16 tensor `name` if a value is not finite.
     pub(crate) fn check_halves(&self, name: &str, bits: &[u16], dtype: Dtype) -> Result<()> {
         match first_half_not_finite(bits, dtype) {
             Some((index, value)) => {
@@ -352,7 +351,7 @@ impl TensorFile {
     /// Reads the bytes of a tensor of any type.
     ///
     /// # Errors
-    /// [`Error::TensorSet`] for a tensor that is not there, [`Error::Io`] and [`Error::Truncated`].
+    /// [`Error::TensorSet`] for a missing tensor, [`Error::Io`] and [`Error::Truncated`].
     pub fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
         let place = self.place(name)?;
         let mut bytes = vec![0; place.bytes() as usize];
@@ -363,7 +362,7 @@ impl TensorFile {
     /// Reads an F16 tensor without widening it.
     ///
     /// # Errors
-    /// [`Error::TensorType`] for another type, and as [`TensorFile::read_bytes`].
+    /// [`Error::TensorType`] for another type, and the errors of [`TensorFile::read_bytes`].
     pub fn read_f16(&self, name: &str) -> Result<Vec<f16>> {
         self.check_dtype(name, &[Dtype::F16])?;
         Ok(to_f16(&self.read_bytes(name)?))
@@ -372,7 +371,7 @@ impl TensorFile {
     /// Reads an I8 tensor.
     ///
     /// # Errors
-    /// [`Error::TensorType`] for another type, and as [`TensorFile::read_bytes`].
+    /// [`Error::TensorType`] for another type, and the errors of [`TensorFile::read_bytes`].
     pub fn read_i8(&self, name: &str) -> Result<Vec<i8>> {
         self.check_dtype(name, &[Dtype::I8])?;
         Ok(self.read_bytes(name)?.into_iter().map(u8::cast_signed).collect())
@@ -404,7 +403,7 @@ impl TensorFile {
         self.places.get(name).ok_or_else(|| self.missing(name))
     }
 
-    /// The error for a tensor that is not there.
+    /// The error for a missing tensor.
     pub fn missing(&self, name: &str) -> Error {
         Error::TensorSet {
             path: self.path.clone(),
@@ -414,8 +413,8 @@ impl TensorFile {
         }
     }
 
-    /// Fills `buffer` from `offset` of the file, which is compared with its checksums before where that is still to
-    /// be done.
+    /// Fills `buffer` from the byte offset `offset`. If the file is not verified yet, it is compared with its checksums
+    /// first.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         if let Some(record) = self.unverified() {
             record.verify(&self.path, &self.file)?;
@@ -426,7 +425,7 @@ impl TensorFile {
 
     fn read_unverified(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         self.file.read_exact_at(buffer, offset).map_err(|source| match source.kind() {
-            // The size was right when the file was opened.
+            // The size was checked when the file was opened, so the file has shrunk.
             ErrorKind::UnexpectedEof => Error::Truncated {
                 path: self.path.clone(),
                 expected: self.size,
@@ -437,7 +436,7 @@ impl TensorFile {
     }
 }
 
-/// A file whose header is being read: nothing is read, and no memory taken, that its size does not allow.
+/// A file whose header is being read. Its size bounds all reads and allocations.
 struct Opening<'a> {
     path: &'a Path,
     file: &'a PositionedFile,

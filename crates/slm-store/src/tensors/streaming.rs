@@ -1,10 +1,9 @@
-//! Reading a whole file in one pass: all tensors to where they belong, and all bytes through the checksums that
-//! they are compared with.
+//! Reading of a whole file in one pass: every tensor goes to its destination, and every byte into the checksums.
 //!
-//! The file is taken in the parts that have checksums, on all threads, a few hundred kilobytes at a time, so that
-//! bytes are hashed, checked and packed while they are in the cache. A tensor is filled in units (rows of codes
-//! that are packed together). A unit that lies over the end of a part crosses a *boundary*: its bytes are kept until
-//! the threads at both sides have read them.
+//! All threads read parts of the file that have their own checksums, a few hundred kilobytes at a time, so that bytes
+//! are hashed, checked and packed while they are in the cache. A tensor is filled in units, such as the rows of codes
+//! that are packed together. A unit that crosses the end of a part is called a *boundary*: its bytes are kept until the
+//! threads on both sides have read them.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -15,36 +14,36 @@ use super::destination::{Destination, Refused, Slot};
 use crate::manifest::{Hasher, Parts};
 use crate::{Error, Result};
 
-/// Bytes read at once, unless a unit has more: few enough to stay in the cache of a core.
+/// Number of bytes read at once, unless a unit is larger. They fit into the cache of a core.
 const BUFFER_BYTES: usize = 256 << 10;
-/// Bytes of a part where there are no checksums to say.
+/// Size in bytes of a part if the file has no checksums.
 const PART_BYTES: u64 = 1 << 20;
 
-/// A tensor of the file, and where it goes.
+/// A tensor of the file, and its destination.
 pub(super) struct Tensor<'a> {
     pub(super) name: &'a str,
     pub(super) place: Range<u64>,
     pub(super) destination: &'a mut Destination,
 }
 
-/// Source file of a reading.
+/// The file to read.
 pub(super) struct Input<'a> {
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     pub(super) size: u64,
-    /// Checksums that it is compared with.
+    /// Checksums to compare with.
     pub(super) checksums: Option<Parts<'a>>,
-    /// Fills a buffer from an offset.
+    /// Fills a buffer from a byte offset.
     pub(super) read: &'a (dyn Fn(u64, &mut [u8]) -> Result<()> + Sync),
-    /// The error for a tensor that is not what it should be.
+    /// Creates the error for an invalid tensor.
     pub(super) refuse: &'a (dyn Fn(&str, Refused) -> Error + Sync),
 }
 
-/// Reads of one thread in one go: a part of the file.
+/// The reads of one part of the file, which one thread performs.
 struct PartReads<'a> {
     chunks: Vec<Chunk<'a>>,
 }
 
-/// Bytes of one tensor.
+/// Consecutive bytes of one tensor.
 struct Chunk<'a> {
     tensor: &'a str,
     place: Range<u64>,
@@ -52,21 +51,21 @@ struct Chunk<'a> {
 }
 
 enum Into<'a> {
-    /// These bytes are all that fill it.
+    /// The bytes fill the slot completely.
     Slot(Slot<'a>),
-    /// They go to an offset of a boundary.
+    /// The bytes go to an offset of a boundary.
     Boundary { boundary: usize, offset: usize },
 }
 
-/// A unit whose bytes lie in several parts of the file.
+/// A unit whose bytes are in several parts of the file.
 struct Boundary<'a> {
     part: Option<Slot<'a>>,
-    /// Allocated with the first bytes, and given back with the last.
+    /// Allocated with the first bytes, and freed with the last.
     bytes: Vec<u8>,
     missing: usize,
 }
 
-/// Reads `tensors`, in the order of their places, which do not overlap.
+/// Reads `tensors`, which must be sorted by position and not overlap.
 pub(super) fn run(input: &Input<'_>, tensors: Vec<Tensor<'_>>) -> Result<()> {
     let part_bytes = input.checksums.map_or(PART_BYTES, |parts| parts.part_bytes()).max(1);
     let (reads, boundaries) = plan(input, part_bytes, tensors)?;
@@ -78,7 +77,7 @@ pub(super) fn run(input: &Input<'_>, tensors: Vec<Tensor<'_>>) -> Result<()> {
             let result = Reader { input, boundaries: &boundaries, buffer: &mut buffer, hasher: None }
                 .read(number, read, part_bytes);
             if result.is_err() {
-                // Nobody needs the rest.
+                // The other parts are no longer needed.
                 while next().is_some() {}
                 return result;
             }
@@ -132,7 +131,7 @@ fn plan<'a>(
     Ok((reads, boundaries))
 }
 
-/// One thread at one part of the file.
+/// The reader of one part of the file, on one thread.
 struct Reader<'a, 'b> {
     input: &'a Input<'a>,
     boundaries: &'a [Mutex<Boundary<'b>>],
@@ -141,7 +140,7 @@ struct Reader<'a, 'b> {
 }
 
 impl<'b> Reader<'_, 'b> {
-    /// Reads part `number` of the file, and compares it.
+    /// Reads part `number` of the file, and verifies its checksum.
     fn read(mut self, number: usize, read: PartReads<'b>, part_bytes: u64) -> Result<()> {
         self.hasher = self.input.checksums.map(|parts| parts.hasher(number));
         let mut at = number as u64 * part_bytes;
@@ -161,7 +160,7 @@ impl<'b> Reader<'_, 'b> {
         }
     }
 
-    /// The next `bytes` bytes, which begin at `at`.
+    /// Returns the next `bytes` bytes, which begin at `at`.
     fn next(&mut self, at: u64, bytes: usize) -> Result<&[u8]> {
         if self.buffer.len() < bytes {
             self.buffer.resize(bytes, 0);
@@ -174,7 +173,7 @@ impl<'b> Reader<'_, 'b> {
         Ok(bytes)
     }
 
-    /// Bytes that belong to no tensor count only for the checksum.
+    /// Reads bytes that belong to no tensor, for the checksum.
     fn pass_over(&mut self, Range { start, end }: Range<u64>) -> Result<()> {
         let mut at = start;
         while self.hasher.is_some() && at < end {

@@ -12,7 +12,7 @@ use super::convert::{float_size, holds_exactly, narrow_into};
 use super::header;
 use crate::{Error, Result};
 
-/// Bytes converted at once.
+/// Number of values converted at once.
 const CHUNK_VALUES: usize = 1 << 16;
 
 /// Name, type and shape of a tensor to be written.
@@ -27,18 +27,18 @@ pub struct TensorSpec {
 }
 
 impl TensorSpec {
-    /// A tensor of type `dtype`.
+    /// Describes a tensor of type `dtype`.
     pub fn new(name: impl Into<String>, dtype: Dtype, shape: impl Into<Vec<usize>>) -> Self {
         Self { name: name.into(), dtype, shape: shape.into() }
     }
 
-    /// Its size in bytes; none when that does not fit a `usize`.
+    /// Size in bytes; `None` if it does not fit a `usize`.
     fn byte_size(&self) -> Option<usize> {
         let elements = self.shape.iter().try_fold(1_usize, |n, &dim| n.checked_mul(dim))?;
         Some(elements.checked_mul(self.dtype.bitsize())?.div_ceil(8))
     }
 
-    /// The power of two that its place is a multiple of.
+    /// Alignment of its position: a power of two, in bytes.
     fn alignment(&self) -> usize {
         match self.byte_size() {
             Some(0) | None => header::ALIGNMENT,
@@ -47,18 +47,18 @@ impl TensorSpec {
     }
 }
 
-/// Writes a safetensors file whose tensors are declared first and then written one at a time, in any order.
-/// Nothing of them is held in memory.
+/// Writes a safetensors file whose tensors are declared first and then written one at a time, in any order. It keeps no
+/// tensor in memory.
 ///
-/// Tensors lie in the file in the order of the highest power of two, up to 64, that divides their size, and
-/// otherwise in the order in which they were declared. So each begins at a multiple of that power, and hence of
-/// its type's width: a matrix whose rows are whole cache lines begins with one.
+/// Tensors are sorted by the highest power of two, up to 64, that divides their size, and otherwise in the order of
+/// declaration. Each therefore begins at a multiple of that power and of its element size: a matrix whose rows are
+/// whole cache lines begins at a cache line.
 #[derive(Debug)]
 pub struct TensorFileWriter {
     path: PathBuf,
     file: File,
     data_start: u64,
-    /// Place of every tensor that is not written yet.
+    /// Position of every tensor that is not written yet.
     pending: HashMap<String, TensorInfo>,
 }
 
@@ -71,11 +71,11 @@ impl TensorFileWriter {
         Self::create_as(path, specs, "slm-checkpoint")
     }
 
-    /// [`TensorFileWriter::create`] for a file whose metadata says another `format`, such as `pt`, which transformers asks
-    /// for.
+    /// [`TensorFileWriter::create`] with another `format` in the file's metadata, such as `pt`, which transformers
+    /// requires.
     ///
     /// # Errors
-    /// As [`TensorFileWriter::create`].
+    /// Same as [`TensorFileWriter::create`].
     pub fn create_as(path: &Path, specs: &[TensorSpec], format: &str) -> Result<Self> {
         let refuse = |reason: String| Error::Write { path: path.to_owned(), reason };
         let mut ordered: Vec<&TensorSpec> = specs.iter().collect();
@@ -107,11 +107,12 @@ impl TensorFileWriter {
         &self.path
     }
 
-    /// Writes a float tensor as the type that it was declared with.
+    /// Writes a float tensor in its declared type.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Write`] for a tensor that was not declared as F32, F16 or BF16, is written twice or has
-    /// a value that this type does not hold exactly; [`Error::NotFinite`] for a NaN or an infinity.
+    /// [`Error::Io`]; [`Error::Write`] for a tensor that was not declared as F32, F16 or BF16, that was already
+    /// written, or with a value that its type does not represent exactly; [`Error::NotFinite`] for a NaN or an
+    /// infinity.
     pub fn write_f32(&mut self, name: &str, values: &[f32]) -> Result<()> {
         if let Some((index, value)) = super::first_not_finite(values) {
             let (path, tensor) = (self.path.clone(), name.to_owned());
@@ -138,13 +139,14 @@ impl TensorFileWriter {
     /// Writes a tensor of any type from its little-endian bytes.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Write`] for a tensor that was not declared so or is written twice.
+    /// [`Error::Io`]; [`Error::Write`] for a tensor that was not declared with this type and size, or that was already
+    /// written.
     pub fn write_bytes(&mut self, name: &str, dtype: Dtype, bytes: &[u8]) -> Result<()> {
         self.begin(name, dtype, bytes.len())?;
         self.write_all(bytes)
     }
 
-    /// Makes sure that every declared tensor was written, and that the file is on the disk.
+    /// Checks that every declared tensor was written, and syncs the file to the disk.
     ///
     /// # Errors
     /// [`Error::Write`] naming the tensors that were not written; [`Error::Io`].
@@ -153,7 +155,7 @@ impl TensorFileWriter {
         self.file.sync_all().map_err(Error::io(&self.path, "write to the disk"))
     }
 
-    /// Makes sure that every declared tensor was written.
+    /// Checks that every declared tensor was written.
     ///
     /// # Errors
     /// [`Error::Write`] naming the tensors that were not written.
@@ -167,7 +169,7 @@ impl TensorFileWriter {
         Err(Error::Write { path: self.path.clone(), reason })
     }
 
-    /// Moves to the place of `name` and takes it off the list.
+    /// Seeks to the position of `name` and removes it from the pending tensors.
     fn begin(&mut self, name: &str, dtype: Dtype, bytes: usize) -> Result<()> {
         let refuse = |reason: String| Error::Write { path: self.path.clone(), reason };
         let info = self

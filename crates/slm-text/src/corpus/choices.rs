@@ -1,16 +1,17 @@
-//! The one place where choices are made and their probability is counted.
+//! Random choices of a story and the counting of their probability.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::Story;
 
-/// Decides the choices of a story and hears what is written.
+/// Source of the choices of a story, which also receives the text.
 pub(super) trait Oracle {
-    /// An index below `weights.len()`; `weights` are positive, and an index has the probability of its share.
+    /// Returns an index below `weights.len()`. The weights must be positive; the probability of an index is its share
+    /// of their sum.
     fn choose(&mut self, weights: &[u32]) -> usize;
 
-    /// `piece` was appended to the story at byte `offset`.
+    /// Called after `piece` was appended to the story at byte `offset`.
     fn wrote(&mut self, _offset: usize, _piece: &str) {}
 }
 
@@ -24,8 +25,8 @@ impl Drawn {
         Self(rng)
     }
 
-    /// Uniform below `total`, by rejection, so that the stated probabilities are exact and a corpus does not
-    /// change with the sampling code of a library.
+    /// Draws uniformly below `total` by rejection, so that the stated probabilities are exact and a corpus does not
+    /// depend on the sampling code of a library.
     fn below(&mut self, total: u64) -> u64 {
         let usable = u64::MAX - u64::MAX % total;
         loop {
@@ -51,7 +52,7 @@ impl Oracle for Drawn {
     }
 }
 
-/// Tells a story: makes its choices through an [`Oracle`], counts their probability, and collects the text.
+/// Tells a story: makes choices with an [`Oracle`], counts their probability, and collects the text.
 pub(super) struct Teller<'a> {
     oracle: &'a mut dyn Oracle,
     text: String,
@@ -68,7 +69,7 @@ impl<'a> Teller<'a> {
         Story { text: self.text, nats: self.nats, choices: self.choices }
     }
 
-    /// An index drawn with probability proportional to its weight. Every choice of a story comes through here.
+    /// Draws an index with probability proportional to its weight. Every choice of a story goes through this method.
     pub(super) fn weighted(&mut self, weights: &[u32]) -> usize {
         if weights.len() < 2 {
             return 0;
@@ -80,7 +81,7 @@ impl<'a> Teller<'a> {
         index
     }
 
-    /// A uniform index below `count`.
+    /// Draws a uniform index below `count`.
     pub(super) fn index(&mut self, count: usize) -> usize {
         const ONES: [u32; 64] = [1; 64];
         match ONES.get(..count) {
@@ -89,34 +90,34 @@ impl<'a> Teller<'a> {
         }
     }
 
-    /// One of `options`.
+    /// Draws one of `options`.
     pub(super) fn pick<'o, T>(&mut self, options: &'o [T]) -> &'o T {
         &options[self.index(options.len())]
     }
 
-    /// A number from `low` to `high`, both possible.
+    /// Draws a number from `low` to `high`, inclusive.
     pub(super) fn number(&mut self, low: usize, high: usize) -> usize {
         low + self.index(high - low + 1)
     }
 
-    /// True once in `1 + against` times.
+    /// Returns `true` with probability `1 / (1 + against)`.
     pub(super) fn once_in(&mut self, against: u32) -> bool {
         self.weighted(&[1, against]) == 0
     }
 
-    /// One of `options`, which it leaves.
+    /// Draws one of `options` and removes it from them.
     pub(super) fn take<T>(&mut self, options: &mut Vec<T>) -> T {
         let index = self.index(options.len());
         options.remove(index)
     }
 
-    /// Appends a piece of text as it is.
+    /// Appends a piece of text unchanged.
     pub(super) fn write(&mut self, piece: &str) {
         self.oracle.wrote(self.text.len(), piece);
         self.text.push_str(piece);
     }
 
-    /// Puts a space before a sentence that does not open a paragraph.
+    /// Appends a space unless the next sentence opens a paragraph.
     pub(super) fn space(&mut self) {
         if !self.text.is_empty() && !self.text.ends_with('\n') {
             self.write(" ");

@@ -1,23 +1,23 @@
-//! The exact probability of a text, by enumerating its derivations.
+//! The exact probability of a text, by enumeration of its derivations.
 
 use super::choices::{Oracle, Teller};
 use super::plot;
 
-/// Probability that the grammar tells a text.
+/// Probability that the grammar generates a text.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LogProbability {
-    /// `-ln p(text)`, over all derivations.
+    /// `-ln p(text)` in nats, over all derivations.
     pub nats: f64,
-    /// Number of derivations; 1 where [`Story::nats`](super::Story::nats) is exact.
+    /// Number of derivations. If it is 1, [`Story::nats`](super::Story::nats) is exact.
     pub derivations: usize,
 }
 
-/// `-ln p(text)` of one story as [`story`](super::story) gives it; `None` for a text that the grammar cannot
-/// tell.
+/// Computes `-ln p(text)` of one story as [`story`](super::story) returns it. Returns `None` for a text that the
+/// grammar cannot generate.
 ///
-/// It tells the story again and again, each time with other choices, in depth-first order, and gives up a
-/// branch at the first byte that differs from `text`. Choices are made just before they are told, so branches
-/// die young, and the search takes thousands of tellings and not `e^nats` of them.
+/// It generates the story again and again with other choices, in depth-first order, and abandons a branch at the first
+/// byte that differs from `text`. Choices are made just before their text is written, so branches end early, and the
+/// search takes thousands of attempts instead of `e^nats`.
 pub fn log_probability(text: &str) -> Option<LogProbability> {
     let mut search = Search { target: text, script: Vec::new(), position: 0, alive: true };
     let mut probability = 0.0;
@@ -39,17 +39,17 @@ pub fn log_probability(text: &str) -> Option<LogProbability> {
     (derivations > 0).then(|| LogProbability { nats: -probability.ln(), derivations })
 }
 
-/// An oracle that follows a script, extends it with first options, and notes when the text goes astray.
+/// An oracle that follows a script, extends it with first options, and notices when the text deviates.
 struct Search<'a> {
     target: &'a str,
-    /// Index chosen and number of options, of every choice made while the text agreed.
+    /// Index chosen and number of options, for every choice made while the text agreed.
     script: Vec<(usize, usize)>,
     position: usize,
     alive: bool,
 }
 
 impl Search<'_> {
-    /// Moves on to the next script in depth-first order; false at the end.
+    /// Advances to the next script in depth-first order. Returns `false` at the end.
     fn next_branch(&mut self) -> bool {
         while let Some((chosen, options)) = self.script.pop() {
             if chosen + 1 < options {

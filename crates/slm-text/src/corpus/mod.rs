@@ -1,21 +1,21 @@
 //! Simple English stories from a stochastic grammar of known entropy.
 //!
-//! A story is written by a probabilistic program: every choice it makes (a name, a number, a turn of phrase)
-//! is drawn with a known probability, and the probability of a story is the product over its choices. A
-//! [`Story`] carries the negative logarithm of that product, so the mean of [`Story::nats`] over stories
-//! estimates the entropy of the corpus without bias: no model can have a lower expected loss, whatever its
-//! size. Divided by the number of tokens a tokenizer makes of the same text, it is the limit per token.
+//! A story is written by a probabilistic program: every choice (a name, a number, a turn of phrase) is drawn with a
+//! known probability, and the probability of a story is the product over its choices. A [`Story`] holds the negative
+//! logarithm of that product, so the mean of [`Story::nats`] over stories is an unbiased estimate of the entropy of the
+//! corpus: no model of any size can have a lower expected loss. Divided by the number of tokens of the same text, it is
+//! the limit per token.
 //!
-//! **Exact or bound?** The product belongs to one way of deriving the text; were there another way to derive
-//! the same text, the text would be likelier than the product says, and `nats` only an upper bound of
-//! `-ln p(text)`. [`log_probability`] settles it: it enumerates every derivation of a given text. The grammar
-//! is written so that there is just one, and the tests check that on a sample of stories, so `nats` is exact.
+//! **Exact or bound?** The product belongs to one derivation of the text. If a text had a second derivation, it would
+//! be more likely than the product, and `nats` would only be an upper bound of `-ln p(text)`. [`log_probability`]
+//! decides this: it enumerates every derivation of a given text. The grammar is written so that there is exactly one,
+//! and the tests check that for a sample of stories, so `nats` is exact.
 //!
-//! **Per token.** The limit holds for a model that sees the story from its first word. A model evaluated on
-//! fixed windows sees some stories from the middle, misses what was said before, and cannot reach it.
+//! **Per token.** The limit holds for a model that sees the story from its first word. A model that is evaluated on
+//! fixed windows sees some stories from the middle, misses their beginning, and cannot reach the limit.
 //!
-//! **File format.** UTF-8 (ASCII, in fact). Paragraphs end with a newline; after every story comes a line that
-//! holds just [`END_OF_TEXT`].
+//! **File format.** UTF-8 (only ASCII characters). Paragraphs end with a newline; every story is followed by a line
+//! with only [`END_OF_TEXT`].
 
 mod choices;
 mod exact;
@@ -32,19 +32,19 @@ use choices::{Drawn, Teller};
 
 pub use exact::{LogProbability, log_probability};
 
-/// One story, and what it takes to tell it.
+/// One story and its information content.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Story {
     /// Paragraphs, each ending with a newline.
     pub text: String,
-    /// `-ln` of the probability of the choices that made it, in nats (divide by `ln 2` for bits).
+    /// `-ln` of the probability of its choices, in nats (divide by `ln 2` for bits).
     pub nats: f64,
     /// Number of choices that were not forced.
     pub choices: usize,
 }
 
-/// The story with this `index` of the corpus with this `seed`. Stories are independent of one another, and
-/// each depends on nothing but the two numbers: not on the platform, nor on how many are written.
+/// Returns story `index` of the corpus with the seed `seed`. Stories are independent of one another, and each depends
+/// only on these two numbers: neither on the platform nor on the number of stories.
 pub fn story(seed: u64, index: u64) -> Story {
     let mut drawn = Drawn::new(seed, index);
     let mut teller = Teller::new(&mut drawn);
@@ -52,7 +52,7 @@ pub fn story(seed: u64, index: u64) -> Story {
     teller.into_story()
 }
 
-/// The stories of one seed, in order, without end.
+/// The endless sequence of the stories of one seed.
 #[derive(Debug, Clone)]
 pub struct Corpus {
     seed: u64,
@@ -64,14 +64,14 @@ pub struct Corpus {
 pub struct CorpusSummary {
     /// Number of stories.
     pub stories: u64,
-    /// Bytes, separators included.
+    /// Size in bytes, including separators.
     pub bytes: u64,
-    /// Total information in nats; separators add none, being certain.
+    /// Total information in nats. Separators add none, because they are certain.
     pub nats: f64,
 }
 
 impl CorpusSummary {
-    /// Nats per byte of the file: the least mean loss per byte that any model can have on such text.
+    /// Nats per byte of the file: the lowest expected loss per byte of any model.
     pub fn nats_per_byte(&self) -> f64 {
         self.nats / self.bytes as f64
     }
@@ -83,15 +83,15 @@ impl CorpusSummary {
 }
 
 impl Corpus {
-    /// The corpus of a seed.
+    /// Creates the corpus of a seed.
     pub fn new(seed: u64) -> Self {
         Self { seed, next: 0 }
     }
 
-    /// Writes the next `stories` stories, each followed by its separator line.
+    /// Writes the next `stories` stories, each followed by a separator line.
     ///
     /// # Errors
-    /// Those of `out`.
+    /// The errors of `out`.
     pub fn write(&mut self, stories: u64, out: &mut dyn Write) -> io::Result<CorpusSummary> {
         let mut summary = CorpusSummary { stories, bytes: 0, nats: 0.0 };
         for story in self.take(usize::try_from(stories).map_err(io::Error::other)?) {
@@ -103,7 +103,7 @@ impl Corpus {
         Ok(summary)
     }
 
-    /// The next `stories` stories as the text of a file.
+    /// Returns the next `stories` stories as the text of a file.
     pub fn text(&mut self, stories: usize) -> String {
         self.take(stories).map(|story| format!("{}{END_OF_TEXT}\n", story.text)).collect()
     }

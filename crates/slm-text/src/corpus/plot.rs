@@ -1,4 +1,4 @@
-//! The shape of a story: an opening, one to three scenes, an end that remembers them.
+//! The plot of a story: an opening, one to three scenes, and an end that refers to them.
 
 use super::choices::Teller;
 use super::scenes::{SCENES, Scene};
@@ -95,7 +95,7 @@ fn opening(teller: &mut Teller<'_>, world: &mut World) {
     }
 }
 
-/// Something small that happens between greater things.
+/// Tells a small event between scenes.
 fn moment(teller: &mut Teller<'_>, world: &World) {
     match teller.index(6) {
         0 => {

@@ -1,8 +1,8 @@
 //! Sentences with slots and alternatives.
 //!
-//! `{key}` is replaced by a slot's value, and `{Key}`, with a capital, by the value with a capital;
-//! `[one|two|]` by one of the alternatives, each equally likely, drawn when the text before it is written.
-//! Alternatives nest, and may be empty.
+//! `{key}` is replaced by a slot's value, and `{Key}` by the value with a capital letter. `[one|two|]` is replaced by
+//! one of the alternatives, which are equally likely; it is drawn after the text before it is written. Alternatives can
+//! be nested and can be empty.
 
 use super::choices::Teller;
 
@@ -13,7 +13,7 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// Gives a slot its value, in place of any it had.
+    /// Sets the value of a slot, replacing any previous one.
     pub(super) fn set(&mut self, key: &str, value: impl Into<String>) -> &mut Self {
         let value = value.into();
         match self.slots.iter_mut().find(|(name, _)| name == key) {
@@ -38,7 +38,7 @@ impl Frame {
         }
     }
 
-    /// The value of a slot.
+    /// Returns the value of a slot.
     pub(super) fn get(&self, key: &str) -> Option<&str> {
         self.slots.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
@@ -51,26 +51,26 @@ impl Frame {
         let lower = letters.next().map(|first| first.to_ascii_lowercase().to_string() + letters.as_str());
         match lower.and_then(|key| self.get(&key).map(capitalized)) {
             Some(value) => value,
-            // A slip in the grammar shows as braces in the text, which no story may hold (see the tests).
+            // A mistake in the grammar shows as braces in the text, which the tests reject.
             None => format!("{{{key}}}"),
         }
     }
 }
 
-/// `text` with its first letter in upper case.
+/// Returns `text` with its first letter in upper case.
 pub(super) fn capitalized(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| first.to_ascii_uppercase().to_string() + letters.as_str())
 }
 
 impl Teller<'_> {
-    /// Tells sentences: a space if the paragraph has begun, then the template.
+    /// Tells sentences: a space unless a paragraph begins, then the template.
     pub(super) fn say(&mut self, frame: &Frame, template: &str) {
         self.space();
         self.expand(frame, template);
     }
 
-    /// Tells a template as it is.
+    /// Tells a template without a leading space.
     pub(super) fn expand(&mut self, frame: &Frame, template: &str) {
         let mut rest = template;
         while let Some(start) = rest.find(['{', '[']) {
@@ -94,7 +94,7 @@ impl Teller<'_> {
     }
 }
 
-/// Position of the `]` that closes what was opened just before `text`.
+/// Position of the `]` that closes the bracket just before `text`.
 fn closing(text: &str) -> Option<usize> {
     let mut depth = 0_usize;
     for (at, letter) in text.char_indices() {
@@ -108,7 +108,7 @@ fn closing(text: &str) -> Option<usize> {
     None
 }
 
-/// The parts of `text` between the bars that are in no inner brackets.
+/// Splits `text` at the bars outside of inner brackets.
 fn alternatives(text: &str) -> Vec<&str> {
     let mut depth = 0_usize;
     let mut start = 0;
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
     use crate::corpus::choices::Oracle;
 
-    /// Chooses the options it is given, in order.
+    /// An oracle that makes the given choices, in order.
     struct Given(Vec<usize>);
 
     impl Oracle for Given {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::words::{BOYS, COUNTED, GIRLS, number};
 use super::*;
 
-/// The stories the properties are checked on.
+/// The stories on which the properties are checked.
 fn sample() -> impl Iterator<Item = Story> {
     Corpus::new(5).take(3000)
 }
@@ -26,7 +26,7 @@ fn no_slot_or_bracket_is_left() {
     }
 }
 
-/// Texts that may stand in no story: slips of spacing and punctuation, and wrong articles.
+/// Texts that no story may contain: wrong spacing, punctuation or articles.
 const WRONG: [&str; 18] = [
     "  ", " .", " ,", "..", ",.", " \n", "\n ", "\n\n", "?.", "!.", " a a", " a e", " a i", " a o", " a u",
     " an b", " an r", " and.",
@@ -87,7 +87,7 @@ fn stories_differ_and_are_the_same_again() {
 
 #[test]
 fn a_corpus_does_not_change_by_accident() {
-    // A change here changes every corpus, and the trained model that ships: it is then to be trained again.
+    // A change of this text changes every corpus. The shipped model must then be trained again.
     let story = story(0, 0);
     assert_eq!(story.text.lines().next(), Some(FIRST_LINE));
 }
@@ -112,7 +112,7 @@ fn entropy_is_known_and_the_summary_adds_up() {
         summary.nats_per_byte() / std::f64::consts::LN_2,
         summary.bytes as f64 / 500.0,
     );
-    // Far below the nats per byte of a code without a model, far above nothing.
+    // Far below the nats per byte of an untrained model, and far above zero.
     assert!((0.05..0.5).contains(&summary.nats_per_byte()));
 }
 
@@ -128,7 +128,7 @@ proptest! {
     }
 }
 
-/// For reading: `cargo test -p slm-text read_some -- --nocapture`.
+/// Prints stories for reading: `cargo test -p slm-text read_some -- --nocapture`.
 #[test]
 fn read_some_stories() {
     for story in Corpus::new(1).take(6) {

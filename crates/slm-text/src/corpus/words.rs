@@ -1,4 +1,4 @@
-//! The words that stories are made of.
+//! The vocabulary of the stories.
 
 pub(super) const GIRLS: [&str; 20] = [
     "Mia", "Lily", "Anna", "Rosa", "Zoe", "Ella", "Nora", "Ruth", "Kate", "Ivy", "Emma", "Jane", "Lucy",
@@ -10,7 +10,7 @@ pub(super) const BOYS: [&str; 20] = [
     "Dan", "Joe", "Ravi", "Felix", "Oscar", "Ned",
 ];
 
-/// People who look after a child, each with `true` if the pronoun is `she`.
+/// People who look after a child, with `true` for the pronoun `she`.
 pub(super) const ELDERS: [(&str, bool); 6] = [
     ("mother", true),
     ("father", false),
@@ -20,15 +20,15 @@ pub(super) const ELDERS: [(&str, bool); 6] = [
     ("uncle", false),
 ];
 
-/// A character's trait, which decides what the character does when it matters.
+/// A character's trait, which determines how the character acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Trait {
     pub(super) name: &'static str,
-    /// Lends things gladly.
+    /// Whether the character likes to lend things.
     pub(super) generous: bool,
     /// Reaction of `{a}` to a strange noise.
     pub(super) on_noise: &'static str,
-    /// Event on a hill that has to be climbed.
+    /// What the character does on a hill that has to be climbed.
     pub(super) on_hill: &'static str,
 }
 
@@ -122,7 +122,7 @@ pub(super) const COUNTED: [Thing; 20] = [
     thing("ribbon", "ribbons"),
 ];
 
-/// Things there is only one of.
+/// Things that exist only once.
 pub(super) const TOYS: [&str; 16] = [
     "ball", "kite", "drum", "doll", "toy car", "toy boat", "hat", "scarf", "cup", "book", "robot", "bear",
     "train", "whistle", "lamp", "umbrella",
@@ -133,7 +133,7 @@ pub(super) const COLORS: [&str; 10] =
 
 pub(super) const SIZES: [&str; 4] = ["small", "big", "little", "tiny"];
 
-/// Places to go to; all take "to the" and "at the".
+/// Destinations; all of them take "to the" and "at the".
 pub(super) const PLACES: [&str; 12] = [
     "park", "beach", "forest", "farm", "market", "river", "lake", "meadow", "village", "harbor", "orchard",
     "mill",
@@ -155,7 +155,7 @@ pub(super) const SPOTS: [&str; 12] = [
     "next to the window",
 ];
 
-/// Landmarks that one walks past on the way.
+/// Landmarks along a way.
 pub(super) const LANDMARKS: [&str; 10] = [
     "over the bridge",
     "past the mill",
@@ -172,7 +172,7 @@ pub(super) const LANDMARKS: [&str; 10] = [
 pub(super) const DAYS: [&str; 7] =
     ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
-/// An animal, what it says, what it eats, and where it lives.
+/// An animal, its sound, its food, and its home.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Animal {
     pub(super) name: &'static str,
@@ -200,7 +200,7 @@ pub(super) const ANIMALS: [Animal; 12] = [
     animal("pig", "oink", "turnips", "in a sty"),
 ];
 
-/// Something to make, and what it takes.
+/// Something to make, and its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Recipe {
     pub(super) name: &'static str,
@@ -290,7 +290,7 @@ pub(super) const DISHES: [&str; 20] = [
     "salad",
 ];
 
-/// A trade, and what one does in it.
+/// A profession and its work.
 pub(super) const JOBS: [(&str, &str); 14] = [
     ("baker", "bake bread every day"),
     ("sailor", "sail around the world"),
@@ -308,7 +308,7 @@ pub(super) const JOBS: [(&str, &str); 14] = [
     ("writer", "write a book about us"),
 ];
 
-/// Sights at a place; the order is that of [`PLACES`].
+/// Sights at each place, in the order of [`PLACES`].
 pub(super) const SIGHTS: [[&str; 4]; 12] = [
     ["a fountain", "old men on benches", "children on swings", "a row of roses"],
     ["the waves", "white gulls", "a sand castle", "crabs in the sand"],
@@ -348,19 +348,19 @@ const NUMBERS: [&str; 21] = [
     "twenty",
 ];
 
-/// A number up to twenty in words, digits above; none is "no", as in "no apples".
+/// Writes a number in words up to twenty, in digits above, and zero as "no", as in "no apples".
 pub(super) fn number(count: usize) -> String {
     NUMBERS.get(count).map_or_else(|| count.to_string(), |&word| word.to_owned())
 }
 
 impl Thing {
-    /// "one apple", "three apples", "no apples".
+    /// Writes a count with its noun: "one apple", "three apples", "no apples".
     pub(super) fn counted(&self, count: usize) -> String {
         format!("{} {}", number(count), if count == 1 { self.one } else { self.many })
     }
 }
 
-/// `phrase` with its indefinite article.
+/// Returns `phrase` with its indefinite article.
 pub(super) fn a(phrase: &str) -> String {
     let article = if phrase.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
     format!("{article} {phrase}")

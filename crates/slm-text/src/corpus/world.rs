@@ -1,10 +1,10 @@
-//! State of a story: who is in it, and what must stay true.
+//! State of a story: its characters and facts that must stay true.
 
 use super::choices::Teller;
 use super::template::Frame;
 use super::words::{ANIMALS, Animal, BOYS, COUNTED, GIRLS, TOYS, TRAITS, Thing, Trait};
 
-/// The weather of the day, which decides what can happen outdoors.
+/// The weather of the day, which determines what can happen outdoors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Weather {
     Hot,
@@ -24,13 +24,13 @@ impl Weather {
     ];
 }
 
-/// The state of a story. Words that may be used once are taken from its lists.
+/// The state of a story. Words that may occur only once are taken from its lists.
 pub(super) struct World {
     /// Slots: `a` is the hero, `b` the friend, `g` the hero's elder, each with `.they`, `.them`, `.their`.
     pub(super) frame: Frame,
     pub(super) character: Trait,
     pub(super) weather: Weather,
-    /// True if the hero has a dearest thing, told of at the start and again at the end.
+    /// True if the hero has a dearest thing, which the start and the end of the story mention.
     pub(super) treasure: bool,
     pub(super) girls: Vec<&'static str>,
     pub(super) boys: Vec<&'static str>,
@@ -54,7 +54,7 @@ impl World {
         }
     }
 
-    /// Fills the slots of a person: `key` the name or word, and the pronouns.
+    /// Fills the slots of a person: the name or word in `key`, and the pronouns.
     pub(super) fn bind(&mut self, key: &str, name: &str, she: bool) {
         let [kind, they, them, their] =
             if she { ["girl", "she", "her", "her"] } else { ["boy", "he", "him", "his"] };
@@ -66,12 +66,12 @@ impl World {
             .set(&format!("{key}.their"), their);
     }
 
-    /// Lets the slots of `key` name the person of `other`.
+    /// Makes the slots of `key` refer to the person of `other`.
     pub(super) fn alias(&mut self, key: &str, other: &str) {
         self.frame.copy(other, key);
     }
 
-    /// Draws a child that the story has not had, and fills its slots.
+    /// Draws a child who is new to the story, and fills its slots.
     pub(super) fn child(&mut self, teller: &mut Teller<'_>, key: &str) {
         let she = teller.index(2) == 0;
         let name = teller.take(if she { &mut self.girls } else { &mut self.boys });

@@ -1,4 +1,4 @@
-//! Bytes of a file as text: UTF-8 or UTF-16, byte order mark and line ends.
+//! Decoding of text files: UTF-8 or UTF-16, byte order mark and line ends.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use super::{kind, warn_once};
 use crate::{Error, Result};
 
-/// Bytes read at a time.
+/// Number of bytes read at a time.
 const CHUNK: usize = 64 << 10;
-/// The byte order mark, a character.
+/// The byte order mark as a character.
 const MARK: char = '\u{feff}';
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,20 +19,20 @@ enum Encoding {
     Utf16 { big_endian: bool },
 }
 
-/// A file that is decoded part by part.
+/// A file that is decoded in parts.
 pub(super) struct Decoder {
     path: PathBuf,
     file: Box<dyn Read + Send>,
     encoding: Encoding,
-    /// Bytes that were read and not decoded: the beginning of the file, or of a character.
+    /// Bytes that were read but not decoded: the beginning of the file, or of a character.
     pending: Vec<u8>,
-    /// Bytes decoded before `pending`, and line ends among them.
+    /// Number of bytes decoded before `pending`, and number of line ends in them.
     offset: usize,
     lines: usize,
-    /// True if a carriage return came last, which may be half of a line end.
+    /// True if the last character was a carriage return, which may be half of a line end.
     carriage_return: bool,
     ended: bool,
-    /// True if zero bytes were warned of.
+    /// True once the warning about zero bytes was given.
     zeros_seen: Cell<bool>,
 }
 
@@ -46,7 +46,7 @@ impl std::fmt::Debug for Decoder {
 }
 
 impl Decoder {
-    /// Opens a file, refuses what is known to be no text, and passes over a byte order mark.
+    /// Opens a file, rejects content that is known not to be text, and skips a byte order mark.
     pub(super) fn open(path: &Path) -> Result<Self> {
         match File::open(path) {
             Ok(_) if path.is_dir() => Err(kind::no_file(path, "a directory", "name a file in it")),
@@ -60,7 +60,7 @@ impl Decoder {
         }
     }
 
-    /// [`Decoder::open`] of something else than a file, which `path` is the name of in messages.
+    /// [`Decoder::open`] for another reader, which `path` names in messages.
     pub(super) fn new(path: &Path, file: Box<dyn Read + Send>) -> Result<Self> {
         let mut decoder = Self {
             path: path.to_owned(),
@@ -101,7 +101,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Appends the next part of the text; false at the end.
+    /// Appends the next part of the text. Returns `false` at the end.
     pub(super) fn read(&mut self, text: &mut String) -> Result<bool> {
         if self.ended && self.pending.is_empty() {
             if std::mem::take(&mut self.carriage_return) {
@@ -125,7 +125,7 @@ impl Decoder {
         Ok(true)
     }
 
-    /// Takes byte order marks out of the part of `text` from `from` on, and warns of zero bytes.
+    /// Removes byte order marks from `text[from..]`, and warns of zero bytes.
     fn check_characters(&self, text: &mut String, from: usize) {
         let mut part = text.split_off(from);
         if let Some(at) = part.find('\0') {
@@ -148,7 +148,7 @@ impl Decoder {
         text.push_str(&part);
     }
 
-    /// Decodes as much of what is pending as has whole characters; gives the bytes that it took.
+    /// Decodes all complete characters of `pending`. Returns the number of bytes decoded.
     fn utf8(&self, text: &mut String) -> Result<usize> {
         let error = match std::str::from_utf8(&self.pending) {
             Ok(all) => {
@@ -195,7 +195,7 @@ impl Decoder {
             .iter()
             .map(|&unit| if big_endian { u16::from_be_bytes(unit) } else { u16::from_le_bytes(unit) })
             .collect();
-        // Half of a pair may wait for the other half.
+        // Half of a surrogate pair waits for the other half.
         if !self.ended && units.last().is_some_and(|unit| (0xd800..0xdc00).contains(unit)) {
             units.pop();
         }
@@ -216,7 +216,7 @@ impl Decoder {
         Ok(2 * units.len())
     }
 
-    /// Makes `\n` of the line ends in the part of `text` from `from` on.
+    /// Converts the line ends in `text[from..]` to `\n`.
     fn line_ends(&mut self, text: &mut String, from: usize) {
         if !self.carriage_return && !text[from..].contains('\r') {
             return;
@@ -243,7 +243,7 @@ impl Decoder {
     }
 }
 
-/// Warns of the carriage returns in a file, once.
+/// Warns once about carriage returns in a file.
 pub(super) fn warn_of_line_ends(path: &Path) {
     warn_once(
         path,

@@ -1,4 +1,4 @@
-//! JSON and JSON Lines of texts or token ids.
+//! JSON and JSON Lines files of texts or token ids.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use super::lenient;
 use super::record::{MIXED, Record, record, records, refused};
 use crate::{Error, Result, parse_ids};
 
-/// Longest line or file of JSON.
+/// Size limit of a line or a file of JSON, in bytes.
 const LONGEST: usize = 1 << 30;
 
 /// Format of a file.
@@ -19,16 +19,16 @@ pub(super) enum FileFormat {
     Prose,
     /// One JSON value.
     Whole,
-    /// One JSON value a line.
+    /// One JSON value per line.
     Lines,
-    /// JSON objects one after another, each over any number of lines.
+    /// Consecutive JSON objects, each on any number of lines.
     Values,
 }
 
-/// The format of a file that begins with `head`, of which as much more is read as it takes.
+/// Detects the format of a file that begins with `head`, to which it appends as much as it needs to read.
 ///
 /// # Errors
-/// [`Error::Json`] for a file whose name says that it is JSON and whose content does not.
+/// [`Error::Json`] for a file whose name claims JSON and whose content is something else.
 pub(super) fn format(path: &Path, head: &mut String, decoder: &mut Decoder) -> Result<FileFormat> {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     let named = ["json", "jsonl", "ndjson"].iter().any(|name| extension.eq_ignore_ascii_case(name));
@@ -59,7 +59,7 @@ pub(super) fn format(path: &Path, head: &mut String, decoder: &mut Decoder) -> R
                 }
                 let (value, rest) = head.split_at(end);
                 let next = head.len() - rest.trim_start().len();
-                // One value a line, and a second one in the next; prose may begin with "[1]".
+                // One value per line, and a second one on the next line; prose may begin with "[1]".
                 if value.trim().contains('\n') || !rest.trim_start_matches([' ', '\t']).starts_with('\n') {
                     let objects = value.trim_start().starts_with('{') && head[next..].starts_with('{');
                     let second = first_value(&lenient::plain(&head[next..])).0;
@@ -77,7 +77,7 @@ pub(super) fn format(path: &Path, head: &mut String, decoder: &mut Decoder) -> R
                 return Ok(FileFormat::Lines);
             }
             Some(Err(error)) if error.is_eof() && head.len() < LONGEST => {
-                // Doubles, so that the beginning is not parsed again for each part.
+                // Doubling the target avoids parsing the beginning again for each part.
                 let target = 2 * head.len();
                 let mut more = true;
                 while more && head.len() < target {
@@ -94,18 +94,18 @@ pub(super) fn format(path: &Path, head: &mut String, decoder: &mut Decoder) -> R
     }
 }
 
-/// The first JSON value of a text and where it ends.
+/// Returns the first JSON value of a text and the position of its end.
 fn first_value(text: &str) -> (Option<serde_json::Result<IgnoredAny>>, usize) {
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
     let first = values.next();
     (first, values.byte_offset())
 }
 
-/// The texts or ids of a file that is one JSON value.
+/// Returns the texts or ids of a file that is one JSON value.
 pub(super) fn whole(path: &Path, text: &str) -> Result<Record> {
     let value: Value = lenient::parse(text).map_err(|error| refused(path, error.to_string()))?;
     match &value {
-        // The format that `slm sample` writes, with its strict rules.
+        // The format that `slm sample` writes, which is parsed strictly.
         Value::Object(map) if map.get("ids").is_some_and(Value::is_array) => {
             Ok(Record::Ids(parse_ids(path, text.as_bytes())?))
         }
@@ -115,15 +115,15 @@ pub(super) fn whole(path: &Path, text: &str) -> Result<Record> {
     }
 }
 
-/// The records of a file of JSON Lines, or of JSON objects one after another.
+/// The records of a file of JSON Lines or of consecutive JSON objects.
 #[derive(Debug)]
 pub(super) struct Lines {
     path: PathBuf,
-    /// Text that was read, and where in it the next record begins.
+    /// Text that was read, and the position of the next record in it.
     text: String,
     at: usize,
     decoder: Decoder,
-    /// True if records are lines. `number` is the number of those read.
+    /// True if each record is a line; `number` then counts the lines read.
     by_line: bool,
     number: usize,
 }
@@ -140,7 +140,7 @@ impl Lines {
         }
     }
 
-    /// The error of a file with texts and ids.
+    /// The error for a file that mixes texts and ids.
     pub(super) fn mixed(&self) -> Error {
         refused(&self.path, format!("{}: {MIXED}", self.place()))
     }
@@ -149,7 +149,7 @@ impl Lines {
         format!("{} {}", if self.by_line { "line" } else { "record" }, self.number)
     }
 
-    /// The next record that holds anything; none at the end.
+    /// Returns the next record that is not empty; `None` at the end.
     pub(super) fn next(&mut self) -> Result<Option<Record>> {
         loop {
             let value = if self.by_line { self.next_line()? } else { self.next_value()? };
@@ -161,7 +161,8 @@ impl Lines {
         }
     }
 
-    /// Reads on, at least to twice the text that is there; false at the end. What was taken is not kept.
+    /// Discards consumed text and reads more, until the remaining text has at least doubled. Returns `false` at the
+    /// end.
     fn read_on(&mut self) -> Result<bool> {
         self.text.drain(..self.at);
         self.at = 0;
@@ -211,7 +212,7 @@ impl Lines {
         }
     }
 
-    /// The value of the next line that is not blank.
+    /// Returns the value of the next line that is not blank.
     fn next_line(&mut self) -> Result<Option<Value>> {
         let mut searched = self.at;
         loop {

@@ -1,11 +1,11 @@
-//! Files that are no text, by how they begin.
+//! Detection of files that are not text, by their first bytes.
 
 use std::path::Path;
 
 use super::warn_once;
 use crate::{Error, Result};
 
-/// Beginning, name and remedy.
+/// First bytes, name and remedy.
 type Kind = (&'static [u8], &'static str, &'static str);
 
 const UNPACK: &str = "unpack it first";
@@ -43,7 +43,7 @@ const KINDS: [Kind; 18] = [
     ),
 ];
 
-/// Refuses a file that begins with `head` and is known to be no text.
+/// Rejects a file whose first bytes `head` show that it is not text.
 pub(super) fn check(path: &Path, head: &[u8]) -> Result<()> {
     let refuse =
         |what: &str, remedy| Err(Error::NotText { path: path.to_owned(), what: what.to_owned(), remedy });
@@ -53,12 +53,12 @@ pub(super) fn check(path: &Path, head: &[u8]) -> Result<()> {
     if head.get(257..262) == Some(b"ustar") {
         return refuse("a tar archive", "unpack it with `tar -xf`");
     }
-    // The length of a header, and the header.
+    // A safetensors file: the length of its header, then the header.
     if head.len() >= 16 && head[4..8] == [0; 4] && head[8] == b'{' {
         return refuse("a safetensors file", "give a text");
     }
     let marked = head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff");
-    // In UTF-16 every other byte of a Latin text is zero. That is valid UTF-8.
+    // In UTF-16, every other byte of a Latin text is zero, and zero bytes are valid UTF-8.
     let zeros = |from: usize| head.iter().skip(from).step_by(2).filter(|&&byte| byte == 0).count();
     let many = if head.len() < 8 || marked { usize::MAX } else { head.len() / 8 };
     match (zeros(0), zeros(1)) {
@@ -92,12 +92,12 @@ pub(super) fn check(path: &Path, head: &[u8]) -> Result<()> {
     }
 }
 
-/// The error for what is no file.
+/// The error for a path that is not a file.
 pub(super) fn no_file(path: &Path, what: &str, remedy: &'static str) -> Error {
     Error::NotText { path: path.to_owned(), what: what.to_owned(), remedy }
 }
 
-/// Returns `true` if a file has the name of a binary file, such as nanoGPT's `train.bin`.
+/// Returns `true` if a file is named like a binary file, such as nanoGPT's `train.bin`.
 pub(super) fn is_named_binary(path: &Path) -> bool {
     has_extension(path, &["bin", "idx", "dat"])
 }
@@ -107,7 +107,7 @@ fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     extensions.iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
-/// Returns `true` if 16-bit units are characters as texts have them: nearly no control characters.
+/// Returns `true` if the 16-bit units look like text: nearly no control characters.
 fn is_utf16(head: &[u8], little_endian: bool) -> bool {
     let unit =
         |&unit: &[u8; 2]| if little_endian { u16::from_le_bytes(unit) } else { u16::from_be_bytes(unit) };
@@ -116,7 +116,7 @@ fn is_utf16(head: &[u8], little_endian: bool) -> bool {
     control <= units.len() / 256
 }
 
-/// Warns of a table, and of numbers, that are read as prose.
+/// Warns if a table or a list of numbers is read as prose.
 fn warn_of_tables(path: &Path, head: &[u8]) {
     if has_extension(path, &["csv", "tsv"]) {
         let what = "is called a table, and its separators and quotes are read as text; export the column with the text, \

@@ -1,17 +1,17 @@
-//! JSON as Python writes it, beyond the standard.
+//! JSON as Python writes it, with extensions of the standard.
 
 use std::borrow::Cow;
 
 use serde::de::DeserializeOwned;
 
-/// Words that Python writes for numbers that JSON does not have, and numbers as long.
+/// Names that Python writes for numbers that JSON lacks, and numbers of the same length.
 const WORDS: [(&[u8], &[u8]); 3] =
     [(b"NaN", b"0.0"), (b"-Infinity", b"-0.000000"), (b"Infinity", b"0.000000")];
-/// The escape of U+FFFD.
+/// The JSON escape of U+FFFD.
 const REPLACEMENT: &[u8] = b"\\ufffd";
 
-/// Parses JSON; where that fails, [`plain`] JSON made of it. Numbers are of no use here, and a character that is no
-/// character is read as U+FFFD.
+/// Parses JSON; if that fails, parses its [`plain`] form. The values of numbers do not matter here, and unpaired
+/// surrogates become U+FFFD.
 pub(super) fn parse<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
     serde_json::from_str(text).or_else(|error| match plain(text) {
         Cow::Borrowed(_) => Err(error),
@@ -19,8 +19,8 @@ pub(super) fn parse<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
     })
 }
 
-/// JSON of the same length with zeros for `NaN` and `Infinity`, and with the escape of U+FFFD for one half of a surrogate
-/// pair.
+/// Converts to standard JSON of the same length: `NaN` and `Infinity` become zeros, and the escape of an unpaired
+/// surrogate becomes that of U+FFFD.
 pub(super) fn plain(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();
     let mut out: Option<Vec<u8>> = None;
@@ -65,7 +65,7 @@ enum Half {
     Second,
 }
 
-/// The half of a pair whose escape `bytes` begin with.
+/// The surrogate whose escape is at the start of `bytes`.
 fn surrogate(bytes: &[u8]) -> Option<Half> {
     let digits = bytes.strip_prefix(b"\\u")?.get(..4)?;
     match u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()? {

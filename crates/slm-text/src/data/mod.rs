@@ -1,4 +1,4 @@
-//! Files of text or token ids, as people have them.
+//! Files of text or token ids, in common formats.
 //!
 //! | file | what is read |
 //! |---|---|
@@ -6,9 +6,9 @@
 //! | JSON Lines of objects with a `text`, or of strings; a JSON list of either; JSON objects one after another | their texts, with an empty line between two |
 //! | `{"ids": [[1, 2, ...], ...]}`; JSON Lines of lists of ids or of objects with `input_ids`, `ids` or `tokens` | sequences of token ids |
 //!
-//! The content decides, and not the name: a text that only begins like JSON is a text. Line ends of Windows and of old
-//! Macs are read as `\n`, with a warning, as Python reads them. Archives, tables, weights, a Git LFS pointer and text in
-//! encodings that nobody can guess are refused by name.
+//! The content determines the format, not the name: a text that only begins like JSON is read as text. Line ends of
+//! Windows and classic Mac OS become `\n`, with a warning, as in Python. Archives, tables, weights, Git LFS pointers and
+//! text in unknown encodings are rejected with an error that names them.
 
 mod decode;
 mod json;
@@ -29,19 +29,19 @@ use record::Record;
 /// Content of a data file.
 #[derive(Debug)]
 pub enum Data {
-    /// A text, of which nothing but the beginning is read yet.
+    /// A text, of which only the beginning has been read.
     Text(TextReader),
-    /// Sequences of token ids that have nothing to do with each other; at least one, none of them empty.
+    /// Independent sequences of token ids: at least one, none of them empty.
     Ids(Vec<Vec<u32>>),
 }
 
 impl Data {
-    /// Opens a file, or standard input for `-`, and finds out what it holds.
+    /// Opens a file, or standard input for `-`, and detects its content.
     ///
     /// # Errors
     /// - [`Error::Read`] if the file cannot be read.
-    /// - [`Error::NotUtf8`] and [`Error::NotText`] for a file that is no text; the former names the first bad byte.
-    /// - [`Error::Ids`] and [`Error::Json`] for JSON that holds neither texts nor token ids.
+    /// - [`Error::NotUtf8`] and [`Error::NotText`] for a file that is not text; the former names the first bad byte.
+    /// - [`Error::Ids`] and [`Error::Json`] for JSON without texts or token ids.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let (path, mut decoder) = match path.as_ref() {
             path if path == Path::new("-") => {
@@ -96,10 +96,10 @@ impl Data {
     }
 }
 
-/// True once standard input, which holds one text, was opened.
+/// True once standard input was opened, which can be read only once.
 static STDIN_READ: AtomicBool = AtomicBool::new(false);
 
-/// Warns of something about a file, once.
+/// Warns once about a file.
 fn warn_once(path: &Path, what: &str) {
     static GIVEN: Mutex<Vec<(PathBuf, String)>> = Mutex::new(Vec::new());
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,17 +109,17 @@ fn warn_once(path: &Path, what: &str) {
     }
 }
 
-/// Separator of two texts of a JSON file, as in the usual evaluations on WikiText.
+/// Separator between two texts of a JSON file, as in the usual evaluations on WikiText.
 const BETWEEN: &str = "\n\n";
 
-/// A text that is read part by part.
+/// A text that is read in parts.
 #[derive(Debug)]
 pub struct TextReader {
     path: PathBuf,
     source: Source,
-    /// Bytes of text so far.
+    /// Number of bytes of text so far.
     bytes: usize,
-    /// True if there was anything but white space.
+    /// True if the text so far contains more than white space.
     text: bool,
 }
 
@@ -135,10 +135,10 @@ impl TextReader {
         Self { path: path.to_owned(), source, bytes: 0, text: false }
     }
 
-    /// Appends the next part to `text`; false at the end.
+    /// Appends the next part to `text`. Returns `false` at the end.
     ///
     /// # Errors
-    /// As [`Data::open`], for what comes later in the file; [`Error::EmptyText`] at the end of a file with nothing but
+    /// The errors of [`Data::open`], for later parts of the file; [`Error::EmptyText`] at the end of a file with only
     /// white space.
     pub fn read(&mut self, text: &mut String) -> Result<bool> {
         let before = text.len();
@@ -179,30 +179,30 @@ impl TextReader {
         Ok(more)
     }
 
-    /// Reads all that is left.
+    /// Reads the rest of the text.
     ///
     /// # Errors
-    /// As [`TextReader::read`].
+    /// Same as [`TextReader::read`].
     pub fn read_to_end(mut self) -> Result<String> {
         let mut text = String::new();
         while self.read(&mut text)? {}
         Ok(text)
     }
 
-    /// Token ids of the text, at most `limit` of them and without special tokens around it. No more of the file is read
-    /// than they take.
+    /// Encodes the text to at most `limit` token ids, without special tokens around it. It reads no more of the file
+    /// than these require.
     ///
     /// # Errors
-    /// As [`TextReader::read`] and [`Tokenizer::encode`].
+    /// The errors of [`TextReader::read`] and [`Tokenizer::encode`].
     pub fn encode(mut self, tokenizer: &Tokenizer, limit: usize) -> Result<Vec<u32>> {
         tokenizer.encode_in_chunks(limit, &mut |text| self.read(text))
     }
 }
 
-/// Reads a whole text file: [`Data::open`] of a file that must hold text.
+/// Reads a whole text file: [`Data::open`] for a file that must contain text.
 ///
 /// # Errors
-/// As [`Data::open`] and [`TextReader::read`]; [`Error::Ids`] for a file of token ids.
+/// The errors of [`Data::open`] and [`TextReader::read`]; [`Error::Ids`] for a file of token ids.
 pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
     let path = path.as_ref();
     match Data::open(path)? {
@@ -215,8 +215,8 @@ pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
     }
 }
 
-/// Reads a whole text as it is, JSON or not, with its byte order mark, encoding and line ends understood as in
-/// [`Data::open`]. `name` is named in errors.
+/// Reads a whole text without interpreting JSON. Byte order mark, encoding and line ends are handled as in
+/// [`Data::open`]. Errors refer to the text as `name`.
 ///
 /// # Errors
 /// [`Error::Read`], [`Error::NotUtf8`], [`Error::NotText`].

@@ -46,7 +46,7 @@ fn a_byte_order_mark_is_no_text() {
     let big: Vec<u8> = units.iter().flat_map(|unit| unit.to_be_bytes()).collect();
     assert_eq!(read(&[b"\xff\xfe", &little[..]].concat()).unwrap(), text);
     assert_eq!(read(&[b"\xfe\xff", &big[..]].concat()).unwrap(), text);
-    // Without the mark it would be read as text with zero characters.
+    // Without the mark, it would be read as text with zero characters.
     assert!(refusal("t.txt", &little).contains("UTF-16LE"));
     assert!(refusal("t.txt", &big).contains("UTF-16BE"));
     assert!(refusal("t.txt", b"\xff\xfea\0b").contains("not UTF-16"), "half a unit");
@@ -56,7 +56,7 @@ fn a_byte_order_mark_is_no_text() {
 #[test]
 fn line_ends_of_every_system_are_line_ends() {
     assert_eq!(read(b"a\r\nb\rc\n\r\n\r\rd\r").unwrap(), "a\nb\nc\n\n\n\nd\n");
-    // Wherever the parts of a file meet.
+    // Covers every position at which two parts of the file meet.
     for before in 65_530..65_540 {
         let bytes = ["x".repeat(before).as_bytes(), b"\r\ny\rz"].concat();
         assert_eq!(read(&bytes).unwrap()[before..], *"\ny\nz");

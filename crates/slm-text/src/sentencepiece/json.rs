@@ -1,4 +1,4 @@
-//! A model as a `tokenizer.json`.
+//! Conversion of a SentencePiece model to a `tokenizer.json`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -6,19 +6,19 @@ use serde_json::{Map, Value, json};
 
 use super::{Algorithm, PieceKind, SPACE, SentencePiece, merges};
 
-/// Tokens put around a text, and tokens that the model does not have.
+/// Tokens around a text, and tokens that are missing in the model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Frame {
-    /// Id before a text.
+    /// Id of the token before a text.
     pub begin: Option<u32>,
-    /// Id behind a text.
+    /// Id of the token after a text.
     pub end: Option<u32>,
-    /// Further tokens that are found in a text as a whole: id, text, and whether decoding leaves them out.
+    /// Additional tokens that are matched as a whole: id, text, and whether decoding omits them.
     pub added: Vec<(u32, String, bool)>,
 }
 
 impl SentencePiece {
-    /// The text of a `tokenizer.json` that splits texts into the same pieces.
+    /// Returns the text of a `tokenizer.json` that splits texts into the same pieces.
     pub fn to_json(&self, frame: &Frame) -> String {
         json!({
             "version": "1.0",
@@ -38,7 +38,7 @@ impl SentencePiece {
         match self.algorithm {
             Algorithm::Unigram => {
                 let lowest = self.pieces.iter().map(|piece| f64::from(piece.score)).fold(0.0, f64::min);
-                // The library knows no unused pieces: one that is never the best is as good.
+                // The library has no unused pieces; a score so low that a piece is never chosen has the same effect.
                 let score = |piece: &super::Piece| match piece.kind {
                     PieceKind::Unused => lowest - 1e6,
                     _ => f64::from(piece.score),
@@ -53,7 +53,7 @@ impl SentencePiece {
             Algorithm::BytePairs => {
                 let mut ids: Map<String, Value> = Map::new();
                 for (id, piece) in self.pieces.iter().enumerate() {
-                    // Of two with one text, the first.
+                    // If two pieces have the same text, the first one counts.
                     ids.entry(piece.text.clone()).or_insert(id.into());
                 }
                 let texts: Vec<&str> = self.pieces.iter().map(|piece| piece.text.as_str()).collect();
@@ -70,7 +70,7 @@ impl SentencePiece {
         }
     }
 
-    /// Pieces that are found in a text as a whole, and further ones, in the order of their ids.
+    /// Returns the tokens that are matched as a whole, from the model and from `frame`, sorted by id.
     fn added_tokens(&self, frame: &Frame) -> Vec<Value> {
         let mut added: Vec<(u32, Value)> = Vec::new();
         let token = |id: u32, content: &str, special: bool, normalized: bool| {
@@ -89,8 +89,8 @@ impl SentencePiece {
                 PieceKind::Control | PieceKind::Unknown => added.push(token(id, &piece.text, true, false)),
                 PieceKind::UserDefined => match piece.text.contains(SPACE) {
                     false => added.push(token(id, &piece.text, false, false)),
-                    // It is found where spaces are replaced already; with a space in front of each part of a text it
-                    // would not be, and is an ordinary piece.
+                    // The library matches it after spaces are replaced. With a space in front of each part of a text it
+                    // would not match, so it stays an ordinary piece.
                     true if !self.add_space_prefix => added.push(token(id, &piece.text, false, true)),
                     true => {}
                 },
@@ -140,7 +140,7 @@ impl SentencePiece {
     }
 }
 
-/// The post-processor that puts a token before and behind a text; null for none.
+/// Returns the post-processor that puts a token before and after a text; null for neither.
 pub fn template(begin: Option<(u32, &str)>, end: Option<(u32, &str)>) -> Value {
     if begin.is_none() && end.is_none() {
         return Value::Null;

@@ -1,7 +1,8 @@
-//! SentencePiece models (`tokenizer.model`) as tokenizers of the Hugging Face library.
+//! Conversion of SentencePiece models (`tokenizer.model`) to tokenizers of the Hugging Face library.
 //!
-//! A model is a list of pieces with scores, and rules for spaces. What [`SentencePiece::to_json`] makes of it splits a text
-//! into the same pieces: byte-pair encoding with the merges that the scores say, or the unigram model itself.
+//! A model is a list of pieces with scores, and rules for spaces. [`SentencePiece::to_json`] returns a tokenizer that
+//! splits a text into the same pieces: byte-pair encoding with the merges that the scores imply, or the unigram model
+//! itself.
 
 mod json;
 mod proto;
@@ -12,9 +13,9 @@ pub use json::{Frame, template};
 
 use crate::{Error, Result};
 
-/// The sign that stands for a space in pieces.
+/// The character that represents a space in pieces.
 pub const SPACE: char = '\u{2581}';
-/// Bytes of the longest piece that merges are made for.
+/// Size limit in bytes of pieces for which merges are computed.
 const LONGEST: usize = 256;
 
 /// A SentencePiece model.
@@ -22,21 +23,21 @@ const LONGEST: usize = 256;
 pub struct SentencePiece {
     /// The pieces, in the order of their ids.
     pub pieces: Vec<Piece>,
-    /// Algorithm that splits a text into them.
+    /// Algorithm that splits a text into pieces.
     pub algorithm: Algorithm,
-    /// Id of the piece for what no other is for.
+    /// Id of the piece for unknown text.
     pub unknown_id: u32,
-    /// Id of the piece before a text, if there is one.
+    /// Id of the piece before a text, if any.
     pub bos_id: Option<u32>,
-    /// Id of the piece behind a text, if there is one.
+    /// Id of the piece after a text, if any.
     pub eos_id: Option<u32>,
-    /// Splits characters without a piece into bytes.
+    /// Whether characters without a piece are split into bytes.
     pub byte_fallback: bool,
-    /// The compiled rules by which characters are replaced; empty where they stay.
+    /// The compiled rules for replacing characters; empty if there are none.
     pub character_map: Vec<u8>,
-    /// Puts a space in front of a text.
+    /// Whether a space is put before a text.
     pub add_space_prefix: bool,
-    /// Leaves out spaces at the ends of a text, and merges several into one.
+    /// Whether spaces at the ends of a text are removed, and consecutive ones merged.
     pub collapse_spaces: bool,
 }
 
@@ -44,9 +45,9 @@ pub struct SentencePiece {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Algorithm {
-    /// The pieces of the most likely split.
+    /// Chooses the pieces of the most likely split.
     Unigram,
-    /// Pairs are merged, the best score first.
+    /// Merges pairs, best score first.
     BytePairs,
 }
 
@@ -67,23 +68,23 @@ pub struct Piece {
 pub enum PieceKind {
     /// Part of a text.
     Normal,
-    /// The piece for what no other is for.
+    /// The piece for unknown text.
     Unknown,
-    /// A sign such as the end of a text, which no text holds.
+    /// A control symbol such as the end of a text, which text never contains.
     Control,
-    /// A piece that is found in a text as a whole.
+    /// A piece that is matched as a whole.
     UserDefined,
     /// A piece that no text is split into.
     Unused,
-    /// A byte.
+    /// A single byte.
     Byte,
 }
 
 impl SentencePiece {
-    /// Parses the bytes of a `tokenizer.model`; `origin` says in errors where they came from.
+    /// Parses the bytes of a `tokenizer.model`; errors name their origin as `origin`.
     ///
     /// # Errors
-    /// [`Error::TokenizerFormat`] for what is no such model, or of a kind that is not known here.
+    /// [`Error::TokenizerFormat`] for an invalid model, or one of an unsupported kind.
     pub fn parse(bytes: &[u8], origin: &str) -> Result<Self> {
         let refuse = |detail: String| Error::TokenizerFormat { origin: origin.to_owned(), detail };
         if proto::is_tiktoken(bytes) {
@@ -94,15 +95,15 @@ impl SentencePiece {
         proto::parse(bytes).map_err(refuse)
     }
 
-    /// The id of the piece `text`.
+    /// Returns the id of the piece `text`.
     pub fn id(&self, text: &str) -> Option<u32> {
         self.pieces.iter().position(|piece| piece.text == text).map(|id| id as u32)
     }
 }
 
-/// The pairs of tokens that make another, the best score first; of one score, those of lower ids first.
+/// Returns the pairs of tokens that form another token, best score first, and for equal scores lower ids first.
 ///
-/// `is_merged` says which tokens are made by merging. Tokens of more than 256 bytes are not.
+/// `is_merged` tells which tokens can result from merging. Tokens of more than 256 bytes are excluded.
 pub fn merges<'a>(
     tokens: &'a [impl AsRef<str>],
     scores: &[f32],

@@ -1,23 +1,22 @@
-//! Long texts, encoded chunk by chunk with the ids of the whole.
+//! Encoding of long texts in chunks, with the same ids as for the whole text.
 //!
-//! A tokenizer looks at a limited stretch of text, but how far that stretch goes is known to nobody: to the end of a word,
-//! of a run of spaces, or, in a tokenizer that does not split at all, to the end of the text. So chunks overlap. Two
-//! neighbours must give the same tokens at the same places all over the middle of their overlap, where neither sees an end of
-//! its own; the ids of one are then followed by those of the other from there on. Where they differ, the chunk is made
-//! longer, up to the whole text.
+//! A tokenizer looks at a limited stretch of text of unknown length: to the end of a word, of a run of spaces, or, in a
+//! tokenizer that does not split at all, of the text. Chunks therefore overlap. Two neighbors must have the same tokens
+//! at the same positions throughout the middle of their overlap, away from the ends of both; from there on, the ids of
+//! the second continue those of the first. If they differ, the chunk is extended, up to the whole text.
 
 use crate::{Result, Tokenizer};
 
-/// Bytes of the first chunk. Later ones are longer.
+/// Size of the first chunk in bytes. Later ones are longer.
 const FIRST: usize = 16 << 10;
-/// Bytes of the longest chunk, unless neighbours disagree.
+/// Maximum size of a chunk in bytes, unless neighbors disagree.
 const LONGEST: usize = 256 << 10;
-/// Bytes that two chunks have in common.
+/// Size of the overlap of two chunks in bytes.
 const OVERLAP: usize = 6 << 10;
-/// Bytes at either end of the overlap in which tokens may depend on where the chunk ends.
+/// Size in bytes of the margins of the overlap, in which tokens may depend on the end of a chunk.
 const GUARD: usize = 1 << 10;
 
-/// A token and the bytes of the text that it stands for, counted from the start of the text.
+/// A token and its byte range, counted from the start of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Token {
     id: u32,
@@ -30,12 +29,12 @@ struct Chunk {
     start: usize,
     end: usize,
     tokens: Vec<Token>,
-    /// Its first token that is not a token of the chunk before.
+    /// Index of its first token that is not in the previous chunk.
     from: usize,
 }
 
 impl Chunk {
-    /// Index of the first token at `place` or behind it.
+    /// Index of the first token at or after `place`.
     fn index_at(&self, place: usize) -> usize {
         self.tokens.iter().position(|token| token.start >= place).unwrap_or(self.tokens.len())
     }
@@ -48,14 +47,14 @@ impl Chunk {
 /// The part of a text that is in memory.
 struct Buffer<'a> {
     text: String,
-    /// Place of `text` in the whole.
+    /// Offset of `text` in the whole text.
     start: usize,
     ended: bool,
     more: &'a mut dyn FnMut(&mut String) -> Result<bool>,
 }
 
 impl Buffer<'_> {
-    /// Reads until the text reaches to `end`; gives the last boundary of characters at or before it.
+    /// Reads until the text reaches `end`. Returns the last character boundary at or before it.
     fn reach(&mut self, end: usize) -> Result<usize> {
         while !self.ended && self.start + self.text.len() < end {
             self.ended = !(self.more)(&mut self.text)?;
@@ -71,15 +70,15 @@ impl Buffer<'_> {
         &self.text[start - self.start..end - self.start]
     }
 
-    /// Forgets what lies before `start`.
+    /// Discards the text before `start`.
     fn forget(&mut self, start: usize) {
         self.text.drain(..start - self.start);
         self.start = start;
     }
 }
 
-/// Ids of the text that `more` appends bit by bit, until it returns false; at most `limit` of them, and no more of the
-/// text is read than they take.
+/// Encodes the text that `more` appends in parts, until it returns `false`, to at most `limit` ids. It reads no more
+/// text than they require.
 pub(super) fn encode(
     tokenizer: &Tokenizer,
     limit: usize,
@@ -103,7 +102,7 @@ pub(super) fn encode(
             buffer.forget(start);
             (chunk, length) = (next, longer);
         } else {
-            // What comes before `from` is the same: it was settled by the chunk before.
+            // The text before `from` was settled with the previous chunk.
             let kept = chunk.tokens.get(chunk.from).map_or(chunk.end, |token| token.start);
             let whole = 2 * (chunk.end - chunk.start);
             chunk = chunk_at(tokenizer, &mut buffer, chunk.start, whole)?;
@@ -119,7 +118,7 @@ pub(super) fn encode(
 
 fn chunk_at(tokenizer: &Tokenizer, buffer: &mut Buffer<'_>, start: usize, length: usize) -> Result<Chunk> {
     let end = buffer.reach(start + length)?;
-    // Knows whether the text goes on.
+    // Finds out whether the text continues after `end`.
     buffer.reach(end + 4)?;
     let tokens = tokenizer.encode_with_places(buffer.slice(start, end))?;
     let tokens =

@@ -1,25 +1,25 @@
-//! Text of ids as they come.
+//! Streaming decoder of ids.
 
 use std::collections::HashMap;
 
 use super::{Tokenizer, guarded};
 use crate::{Error, Result};
 
-/// Character that stands for bytes which are no text.
+/// Character that replaces invalid bytes.
 const REPLACEMENT: char = '\u{fffd}';
 
-/// Ids that are kept before those that are new, at least: what a decoder joins words by.
+/// Minimum number of ids kept before new ones, as context for the decoder.
 const CONTEXT: usize = 8;
 
-/// Decodes ids one by one, holding text back while a character is incomplete. Any ids make a text: bytes that are
+/// Decodes ids one by one, and holds text back while a character is incomplete. Any ids can be decoded: bytes that are
 /// not UTF-8 become U+FFFD.
 #[derive(Debug)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
-    /// Tokens that stand for one byte each, where the tokenizer falls back to bytes.
+    /// Tokens that represent one byte each, if the tokenizer falls back to bytes.
     bytes: HashMap<u32, u8>,
     ids: Vec<u32>,
-    /// Text of `ids` that was returned.
+    /// Text of `ids` that was already returned.
     returned: String,
 }
 
@@ -28,7 +28,7 @@ impl<'a> TextStream<'a> {
         Self { tokenizer, bytes: byte_tokens(tokenizer), ids: Vec::new(), returned: String::new() }
     }
 
-    /// Takes the next id and returns the text that became certain, which may be empty.
+    /// Adds the next id and returns the text that became certain, which may be empty.
     ///
     /// # Errors
     /// [`Error::Tokenizer`].
@@ -41,7 +41,7 @@ impl<'a> TextStream<'a> {
             text.pop();
         }
         let new = self.new_part(&text)?;
-        // Shortens the context now and then. What is held back lies in its last ids.
+        // Shortens the context from time to time. Text that is held back depends only on the last ids.
         if self.ids.len() > 2 * CONTEXT {
             self.ids.drain(..self.ids.len() - CONTEXT);
             text = self.decode(&self.ids)?;
@@ -53,7 +53,7 @@ impl<'a> TextStream<'a> {
         Ok(new)
     }
 
-    /// Ends the stream and returns what was held back: bytes that never became a character, as U+FFFD.
+    /// Ends the stream and returns the text that was held back: incomplete characters, as U+FFFD.
     ///
     /// # Errors
     /// [`Error::Tokenizer`].
@@ -62,8 +62,8 @@ impl<'a> TextStream<'a> {
         Ok(text.strip_prefix(&self.returned).unwrap_or_default().to_owned())
     }
 
-    /// Part of `text` after what was returned already. A decoder that rewrites what came before (such as
-    /// the cleaning up of spaces before punctuation) has the last id decoded alone.
+    /// Returns the part of `text` after the text that was already returned. If a decoder changes earlier text (such as
+    /// spaces before punctuation), the last id is decoded alone.
     fn new_part(&self, text: &str) -> Result<String> {
         if let Some(new) = text.strip_prefix(&self.returned) {
             return Ok(new.to_owned());
@@ -81,9 +81,9 @@ impl<'a> TextStream<'a> {
             .map_err(|detail| Error::Tokenizer { what: "decode the stream", detail })
     }
 
-    /// Replaces bytes that are no UTF-8 by those of U+FFFD; `None` if there are no such bytes.
+    /// Replaces bytes that are not UTF-8 by the bytes of U+FFFD. Returns `None` if there are none.
     ///
-    /// The library makes of a run of byte tokens with one bad byte nothing but U+FFFD, though the text before that byte
+    /// The library decodes a run of byte tokens with one bad byte to U+FFFD only, although the text before that byte
     /// may have been returned.
     fn replace_bytes(&self, ids: &[u32]) -> Option<Vec<u32>> {
         if !ids.iter().any(|id| self.bytes.contains_key(id)) {
@@ -105,7 +105,7 @@ impl<'a> TextStream<'a> {
     }
 }
 
-/// The tokens `<0x00>` to `<0xFF>`, where the tokenizer decodes them as bytes.
+/// Returns the tokens `<0x00>` to `<0xFF>`, if the tokenizer decodes them as bytes.
 fn byte_tokens(tokenizer: &Tokenizer) -> HashMap<u32, u8> {
     let decoder = tokenizer.inner.get_decoder().map(serde_json::to_string);
     if !decoder.is_some_and(|json| json.is_ok_and(|json| json.contains("ByteFallback"))) {

@@ -150,7 +150,7 @@ fn golden_tokenizer_cases_of_every_model() {
     println!("{checked} tokenizer cases");
 }
 
-/// Wherever the file is cut off, and with any byte of it missing, the library is not allowed to end the program.
+/// A truncated file, or one without one of its bytes, must not end the program.
 #[test]
 fn damaged_files_are_refused_without_a_panic() {
     let json = trained(257).to_json().unwrap();
@@ -166,7 +166,7 @@ fn damaged_files_are_refused_without_a_panic() {
     }
 }
 
-/// Byte-level, SentencePiece-like and trained tokenizers: those of the shared data where they are, and one of ours.
+/// Byte-level, SentencePiece-like and trained tokenizers: those of the shared data if available, and one trained here.
 fn tokenizers() -> Vec<(String, Tokenizer)> {
     let root = std::env::var_os("SLM_SHARED").map_or_else(
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")),
@@ -189,7 +189,7 @@ fn tokenizers() -> Vec<(String, Tokenizer)> {
     found
 }
 
-/// Texts in which it is hard to find a place to cut: long words, runs of spaces, digits, one character, special tokens,
+/// Texts that are hard to cut: long words, runs of spaces, digits, a single repeated character, special tokens,
 /// combining marks.
 fn hard_text(seed: u64, length: usize) -> String {
     let mut state = seed;
@@ -243,8 +243,7 @@ fn a_prefix_is_what_a_prompt_gets_in_front() {
     }
 }
 
-/// Any ids at all: a text comes out, none of it is taken back, and where the library's text is the same whatever comes later,
-/// it is that text.
+/// Any ids can be streamed, and the text equals the library's unless the library drops good bytes next to bad ones.
 #[test]
 fn any_ids_can_be_streamed() {
     for (name, tokenizer) in tokenizers() {
@@ -254,7 +253,7 @@ fn any_ids_can_be_streamed() {
             let ids: Vec<u32> = (0..1 + seed % 60)
                 .map(|_| {
                     state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                    // Half of them from the front, where bytes are.
+                    // Half of the ids are small, where the byte tokens are.
                     let id = state >> 33;
                     (if id % 2 == 0 { id / 2 % size } else { id / 2 % 260.min(size) }) as u32
                 })
@@ -295,7 +294,7 @@ fn a_bad_byte_costs_nothing_that_comes_before_or_after_it() {
     }
 }
 
-/// Ids and texts of real tokenizers as the Hugging Face library gives them, also of a long text in chunks.
+/// Ids and texts of real tokenizers as in the Hugging Face library, also for a long text in chunks.
 #[test]
 fn real_tokenizers_give_the_recorded_ids() {
     let root = std::env::var_os("SLM_SHARED").map_or_else(

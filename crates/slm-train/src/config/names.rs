@@ -1,6 +1,6 @@
-//! Names that other programs have for keys of a config.
+//! Names of config keys in other programs.
 
-/// A section, a key in it, and the names that it has elsewhere.
+/// A section, a key in it, and the names of the key in other programs.
 type Key = (&'static str, &'static str, &'static [&'static str]);
 
 const KEYS: [Key; 27] = [
@@ -57,8 +57,8 @@ const KEYS: [Key; 27] = [
     ("quantization", "skip", &["ignore", "exclude", "modules_to_not_convert", "ignored_layers"]),
 ];
 
-/// The key that is meant by `found` where the keys are `known`: one of these under another name, or one that belongs in a
-/// section of that name.
+/// The key that was probably meant by `found`: one of `known` under another name, or `section.key` for a key of a
+/// section in `known`.
 pub(super) fn meant(found: &str, known: &[&str]) -> Option<String> {
     let found = found.to_ascii_lowercase().replace('-', "_");
     let mut fitting =

@@ -7,16 +7,16 @@ use slm_quant_core::ObserverKind;
 use super::Check;
 use crate::{Error, Result};
 
-/// Options of quantization-aware training, the `[qat]` section of a training config. Unknown keys are refused.
+/// Options of quantization-aware training, the `[qat]` section of a training config. Unknown keys are rejected.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Section", into = "Section")]
 pub struct QatTrainingOptions {
-    /// Choice of ranges. In the file its fields stand next to the others.
+    /// Options of ranges. In a file, its fields are keys of the same section.
     pub options: QatOptions,
     /// Learning rate of learned scales as a multiple of that of the weights. Default: 0.1.
     pub scale_learning_rate: f64,
-    /// Train towards the outputs of the float model (Kullback-Leibler divergence of its distribution over the
-    /// next token) instead of the tokens of the text. Default: false.
+    /// Trains towards the outputs of the float model (Kullback-Leibler divergence of its distribution over the next
+    /// token) instead of the tokens of the text. Default: false.
     pub distill: bool,
 }
 
@@ -41,7 +41,7 @@ impl QatTrainingOptions {
     }
 }
 
-/// The section as it is written.
+/// The section in its written form.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Section {

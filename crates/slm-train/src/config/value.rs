@@ -1,5 +1,5 @@
-//! Deserializes TOML values with errors that know where they are: serde reports what is wrong, the path is
-//! added on the way out. The types alone say which keys there are, so that no list can fall behind.
+//! Deserialization of TOML values with located errors: serde reports the problem, and each level adds its key to the
+//! path. Only the types define the known keys, so no separate list can become outdated.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 use toml::Value;
 use toml::map::IntoIter;
 
-/// Problem with a value, and its place.
+/// A problem with a value, and its place.
 #[derive(Debug)]
 pub(super) struct Problem {
     /// Keys from the outermost table inwards.
@@ -15,7 +15,7 @@ pub(super) struct Problem {
     pub(super) kind: Kind,
 }
 
-/// Kind of problem.
+/// The kind of a problem.
 #[derive(Debug)]
 pub(super) enum Kind {
     UnknownKey { key: String, known: &'static [&'static str] },
@@ -70,7 +70,7 @@ impl de::Error for Problem {
     }
 }
 
-/// Rust's names of types, for people who write TOML.
+/// Translates names of Rust types into words for users of TOML.
 fn in_words(expected: &str) -> String {
     match expected {
         "usize" | "u64" | "u32" | "u16" | "u8" => "a whole number, 0 or more".to_owned(),
@@ -84,7 +84,7 @@ fn in_words(expected: &str) -> String {
     }
 }
 
-/// A TOML value that serde can read.
+/// A TOML value, deserialized with located errors.
 pub(super) struct Located(pub(super) Value);
 
 impl<'de> de::Deserializer<'de> for Located {
@@ -181,7 +181,7 @@ impl<'de> de::SeqAccess<'de> for Items {
     }
 }
 
-/// `name = value` as an enum's variant with content.
+/// `name = value` as an enum variant with content.
 struct Variant {
     name: String,
     value: Value,

@@ -39,7 +39,7 @@ impl Net {
         }
     }
 
-    /// `[batch, 1, 8, 8]` images to `[batch, 4]` logits.
+    /// Maps images of shape `[batch, 1, 8, 8]` to logits of shape `[batch, 4]`.
     pub(crate) fn forward(&self, images: Tensor<4>) -> Tensor<2> {
         let x = relu(self.norm.forward(self.conv.forward(images))).flatten(1, 3);
         let x = self.blocks.iter().fold(x, |x, block| {
@@ -54,7 +54,7 @@ impl Net {
     }
 }
 
-/// 64 images with one bright quadrant each, and which it is.
+/// 64 images with one bright quadrant each, and the index of that quadrant.
 pub(crate) fn images(device: &Device) -> (Tensor<4>, Tensor<1, Int>) {
     let pixel = |image: usize, at: usize| {
         let quadrant = (at / 8 / 4) * 2 + (at % 8) / 4;

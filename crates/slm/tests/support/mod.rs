@@ -50,7 +50,7 @@ impl Recurrent {
         }
     }
 
-    /// `[2, 5]` ids to `[2, 5, 11]` logits.
+    /// Maps ids of shape `[2, 5]` to logits of shape `[2, 5, 11]`.
     pub(crate) fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let mut x = self.gru.forward(self.embedding.forward(ids), None);
         for Block { norm, up, gate, down } in &self.blocks {
@@ -76,7 +76,7 @@ impl Recurrent {
     }
 }
 
-/// Every way to quantize.
+/// Every kind of quantization.
 pub(crate) fn quantizers() -> Vec<(&'static str, Quantizer)> {
     vec![
         ("int8", Quantizer::int8()),
@@ -85,7 +85,7 @@ pub(crate) fn quantizers() -> Vec<(&'static str, Quantizer)> {
         ("int8 static", Quantizer::int8().static_activations()),
         ("int8 weight-only", Quantizer::int8().weight_only()),
         ("int4", Quantizer::int4().group(8)),
-        // An odd group, and one that does not divide the width.
+        // An odd group size, and one that does not divide the width.
         ("int4 affine", Quantizer::int4().group(7).affine().f16_scales()),
         ("int4 static", Quantizer::int4().per_channel().static_activations().skip("head")),
     ]

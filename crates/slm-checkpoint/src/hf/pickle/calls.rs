@@ -1,13 +1,13 @@
-//! The names of classes and functions that a pickle asks Python for, found without calling any.
+//! Names of the classes and functions that a pickle calls in Python, found without calling any.
 //!
-//! The opcodes are those of CPython's `pickletools.py`. As in the machine that runs them, a name may be put together from
-//! texts on the stack (`STACK_GLOBAL`), so the stack is followed as far as texts go.
+//! The opcodes are those of CPython's `pickletools.py`. A name may be built from texts on the stack (`STACK_GLOBAL`),
+//! so the texts on the stack are tracked.
 
 use std::collections::HashMap;
 use std::rc::Rc;
 
-/// Module and name of what the pickles of tensors call, `*` for any name: the list of torch's `weights_only` as far as
-/// tensors and their containers need it.
+/// Module and name of allowed calls, `*` for any name: the part of the list of torch's `weights_only` that tensors and
+/// their containers need.
 const ALLOWED: &[(&str, &str)] = &[
     ("collections", "OrderedDict"),
     ("builtins", "set"),
@@ -27,17 +27,17 @@ const ALLOWED: &[(&str, &str)] = &[
     ("torch.storage", "UntypedStorage"),
     ("torch.storage", "TypedStorage"),
 ];
-/// Types of `torch` that a tensor may be of.
+/// Allowed types of tensors in `torch`.
 const TYPES: &[&str] = &[
     "float", "double", "half", "bfloat16", "long", "int", "short", "bool", "float16", "float32", "float64",
     "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
 ];
-/// The number that a file without an archive begins with, as pickles have it: in bytes, or as text.
+/// Magic number of a file that is not an archive, in its two pickled forms: as bytes, or as text.
 const MAGIC: [&[u8]; 2] =
     [&[0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19], b"119547037146038801333356"];
-/// Pickles of such a file: that number, the version, the system, the object, the keys of its storages.
+/// Number of pickles in such a file: magic number, version, system, object, and keys of the storages.
 const PICKLES: usize = 5;
-/// Bytes at the beginning that hold the number.
+/// Number of bytes at the beginning that contain the magic number.
 const HEAD: usize = 64;
 
 fn is_allowed(module: &str, name: &str) -> bool {
@@ -45,7 +45,8 @@ fn is_allowed(module: &str, name: &str) -> bool {
     (module == "torch" && is_type) || ALLOWED.contains(&(module, name))
 }
 
-/// The first name in the pickles at the beginning of `bytes` that is no part of a tensor; an error for what is no pickle.
+/// Returns the first name that is not allowed in the pickles at the beginning of `bytes`; an error for bytes that are
+/// not a pickle.
 pub(super) fn first_forbidden(bytes: &[u8]) -> Result<Option<String>, String> {
     let head = &bytes[..bytes.len().min(HEAD)];
     let is_old = MAGIC.iter().any(|magic| head.windows(magic.len()).any(|window| window == *magic));
@@ -72,12 +73,12 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    /// A little-endian number of `width` bytes.
+    /// Reads a little-endian number of `width` bytes.
     fn number(&mut self, width: usize) -> Result<u64, String> {
         Ok(self.take(width)?.iter().rev().fold(0, |number, &byte| (number << 8) | u64::from(byte)))
     }
 
-    /// Bytes behind their number, which has `width` bytes.
+    /// Reads a length of `width` bytes and then that many bytes.
     fn counted(&mut self, width: usize) -> Result<&'a [u8], String> {
         let count = usize::try_from(self.number(width)?).unwrap_or(usize::MAX);
         self.take(count)
@@ -93,7 +94,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A text, or anything else.
+/// A text, or `None` for any other value.
 type Item = Option<Rc<str>>;
 
 #[derive(Default)]
@@ -104,16 +105,16 @@ struct Machine {
 }
 
 impl Machine {
-    /// Runs to the end of the pickle; the first name that is not allowed ends it.
+    /// Runs to the end of the pickle, or to the first name that is not allowed, which it returns.
     fn run(mut self, reader: &mut Reader<'_>) -> Result<Option<String>, String> {
         loop {
             let code = reader.take(1)?[0];
             match code {
                 b'.' => return Ok(None),
-                // Version and frames.
+                // Opcodes for the version and for frames.
                 0x80 => drop(reader.take(1)?),
                 0x95 => drop(reader.take(8)?),
-                // Names.
+                // Opcodes for names.
                 b'c' | b'i' => {
                     let (module, name) = (reader.line()?, reader.line()?);
                     if !is_allowed(&module, &name) {
@@ -138,7 +139,7 @@ impl Machine {
                     let width = 1 << (code - 0x82);
                     return Ok(Some(format!("number {} of Python's registry", reader.number(width)?)));
                 }
-                // Texts.
+                // Opcodes for texts.
                 b'V' | b'S' => {
                     let text = reader.line()?;
                     self.stack.push(Some(text.into()));
@@ -146,7 +147,7 @@ impl Machine {
                 b'U' | 0x8c => self.push_text(reader.counted(1)?),
                 b'T' | b'X' => self.push_text(reader.counted(4)?),
                 0x8d => self.push_text(reader.counted(8)?),
-                // Other values.
+                // Opcodes for other values.
                 b'C' | 0x8a => self.push_other(reader.counted(1)?),
                 b'B' | 0x8b => self.push_other(reader.counted(4)?),
                 0x8e | 0x96 => self.push_other(reader.counted(8)?),
@@ -159,7 +160,7 @@ impl Machine {
                 b'M' => self.push_other(reader.take(2)?),
                 b'G' => self.push_other(reader.take(8)?),
                 b'N' | 0x88 | 0x89 | b')' | b']' | b'}' | 0x8f => self.stack.push(None),
-                // Containers.
+                // Opcodes for containers.
                 b'(' => self.marks.push(self.stack.len()),
                 b't' | b'l' | b'd' | 0x91 | b'o' => {
                     self.pop_mark()?;
@@ -183,7 +184,7 @@ impl Machine {
                     let top = self.top()?;
                     self.stack.push(top);
                 }
-                // Memory.
+                // Opcodes for the memo.
                 b'g' | b'p' => {
                     let index = reader.line()?.parse().map_err(|_| "an index is no number".to_owned())?;
                     self.remember(code == b'p', index)?;
@@ -223,14 +224,14 @@ impl Machine {
         Ok(top)
     }
 
-    /// Takes all values above the last mark, and the mark.
+    /// Removes the last mark and all values above it.
     fn pop_mark(&mut self) -> Result<(), String> {
         let mark = self.marks.pop().ok_or_else(|| "a mark is missing".to_owned())?;
         self.stack.truncate(mark);
         Ok(())
     }
 
-    /// Makes one value of `count`.
+    /// Replaces `count` values by one.
     fn replace(&mut self, count: usize) -> Result<(), String> {
         for _ in 0..count {
             self.pop()?;
@@ -239,7 +240,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Puts the top into the memo, or takes it from there.
+    /// Stores the top of the stack in the memo, or pushes an entry of the memo.
     fn remember(&mut self, put: bool, index: u64) -> Result<(), String> {
         if put {
             let top = self.top()?;
@@ -262,14 +263,14 @@ mod tests {
 
     #[test]
     fn names_are_found_however_they_are_spelled() {
-        // As Python writes `class A: __reduce__ = lambda self: (os.system, ("id",))`, protocols 0, 2 and 4.
+        // Pickles of `class A: __reduce__ = lambda self: (os.system, ("id",))` in protocols 0, 2 and 4.
         let zero = b"cposix\nsystem\np0\n(Vid\np1\ntp2\nRp3\n.";
         let two = b"\x80\x02cposix\nsystem\nq\x00X\x02\x00\x00\x00idq\x01\x85q\x02Rq\x03.";
         let four = b"\x80\x04\x95\x1d\0\0\0\0\0\0\0\x8c\x05posix\x94\x8c\x06system\x94\x93\x94\x8c\x02id\x94\x85\x94R\x94.";
         for bytes in [&zero[..], two, four] {
             assert_eq!(forbidden(bytes).as_deref(), Some("posix.system"));
         }
-        // The texts come from the memo, in another order.
+        // The texts come from the memo, in a different order.
         let memo = b"\x80\x04\x8c\x06system\x94\x8c\x02os\x94000h\x01h\x00\x93.";
         assert!(first_forbidden(memo).is_err(), "one value too many is taken");
         let memo = b"\x80\x04\x8c\x06system\x94\x8c\x02os\x9400h\x01h\x00\x93)R.";
@@ -278,7 +279,7 @@ mod tests {
         assert_eq!(forbidden(b"\x80\x02\x82\x05.").as_deref(), Some("number 5 of Python's registry"));
         assert_eq!(forbidden(b"cbuiltins\neval\n.").as_deref(), Some("builtins.eval"));
         assert_eq!(forbidden(b"ctorch.hub\nload\n.").as_deref(), Some("torch.hub.load"));
-        // What an allowed module has of others is not allowed.
+        // Names of other modules that an allowed module imports are not allowed.
         assert_eq!(
             forbidden(b"ctorch._utils\n_import_dotted_name\n.").as_deref(),
             Some("torch._utils._import_dotted_name")

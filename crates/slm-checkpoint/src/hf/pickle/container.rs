@@ -1,4 +1,4 @@
-//! The pickles in a file of `torch.save`.
+//! The pickles in a file written by `torch.save`.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -7,11 +7,11 @@ use std::path::Path;
 use pytorch_reader::MAX_PICKLE_SIZE;
 use zip::ZipArchive;
 
-/// Bytes of a file without an archive that are looked at: its pickles come before its tensors.
+/// Size limit in bytes for the pickles of a file that is not an archive; they precede its tensors.
 const MAX_BARE_BYTES: u64 = 64 << 20;
 
-/// The bytes of each entry of an archive that is a pickle, or those at the beginning of another file, which may
-/// continue behind its last pickle. All of them together are at most [`MAX_PICKLE_SIZE`].
+/// Returns the bytes of each pickle in an archive, or the beginning of another file, which may continue after its last
+/// pickle. The total size is limited to [`MAX_PICKLE_SIZE`].
 pub(super) fn pickles(path: &Path) -> Result<Vec<Vec<u8>>, String> {
     let open = || File::open(path).map_err(|error| error.to_string());
     let (mut file, mut magic) = (open()?, [0; 4]);

@@ -1,7 +1,7 @@
-//! Weights in files of `torch.save` (`pytorch_model.bin`), read by the crate pytorch-reader, which calls nothing.
+//! Weights in files of `torch.save` (`pytorch_model.bin`), read by the crate pytorch-reader, which executes no code.
 //!
-//! A pickle is a program that may call any function of Python. Those of tensors call the few functions in
-//! [`calls::ALLOWED`]; a file that names another is refused by that name, before its tensors are looked at.
+//! A pickle is a program that may call any Python function. Pickles of tensors call only the few functions in
+//! [`calls::ALLOWED`]; a file that names any other function is rejected with its name, before its tensors are read.
 
 mod calls;
 mod container;
@@ -17,7 +17,7 @@ use crate::{Error, Result};
 use slm_store::Error as StoreError;
 use slm_store::tensors::{first_not_finite, to_f32};
 
-/// Remedy for a pickle that is not read.
+/// Remedy for a pickle that is not supported.
 const CONVERT: &str = "convert the model to safetensors: load it with transformers, and save it with \
                        save_pretrained(..., safe_serialization=True)";
 
@@ -25,7 +25,7 @@ const CONVERT: &str = "convert the model to safetensors: load it with transforme
 pub(crate) struct PickleFile {
     path: PathBuf,
     tensors: HashMap<String, Tensor>,
-    /// Sorted.
+    /// Sorted names of the tensors.
     names: Vec<String>,
 }
 
@@ -36,7 +36,7 @@ impl std::fmt::Debug for PickleFile {
 }
 
 impl PickleFile {
-    /// Opens `path`. No tensor is read.
+    /// Opens `path` without reading any tensor.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let refuse = |problem: String| Error::Unusable {
             path: path.to_owned(),
@@ -66,7 +66,7 @@ impl PickleFile {
         if tensors.is_empty() {
             return Err(refuse("it holds no tensors".to_owned()));
         }
-        // A view may repeat what is stored, without bound.
+        // A view can repeat stored values without limit.
         if let Some((name, tensor)) = tensors.iter().find(|(_, tensor)| tensor.byte_len() as u64 > size) {
             let bytes = tensor.byte_len();
             return Err(refuse(format!(
@@ -86,7 +86,7 @@ impl PickleFile {
         &self.names
     }
 
-    /// Gives every tensor the name that `rename` makes of it. Of two that get one name the second stays.
+    /// Renames every tensor with `rename`. If two tensors get the same name, the second one wins.
     pub(crate) fn rename(&mut self, rename: impl Fn(&str) -> String) {
         for name in &mut self.names {
             let new = rename(name);

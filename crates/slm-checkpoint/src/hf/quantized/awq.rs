@@ -1,16 +1,16 @@
-//! Checkpoints of AutoAWQ in its version `gemm`.
+//! Checkpoints of AutoAWQ in its `gemm` version.
 //!
-//! Of a layer of `outputs x inputs` the file holds (`WQLinear_GEMM.from_linear` of AutoAWQ's `gemm.py`):
+//! For a layer of `outputs x inputs`, the file contains (`WQLinear_GEMM.from_linear` in AutoAWQ's `gemm.py`):
 //!
-//! | tensor | type | shape | holds |
+//! | tensor | type | shape | description |
 //! |---|---|---|---|
 //! | `qweight` | I32 | `[inputs, outputs * bits / 32]` | unsigned codes, along the outputs |
-//! | `qzeros` | I32 | `[groups, outputs * bits / 32]` | zero points, along the outputs; absent where none is |
+//! | `qzeros` | I32 | `[groups, outputs * bits / 32]` | zero points, along the outputs; optional |
 //! | `scales` | F16 | `[groups, outputs]` | |
 //!
-//! The codes of a word are not in the order of the outputs: from the lowest bits on they are those of the outputs 0, 2, 4,
-//! 6, 1, 3, 5, 7, and of 8 bits 0, 2, 1, 3 (`undo_interleave` of vLLM's `marlin_utils.py`). A value is
-//! `scale * (code - zero point)`.
+//! The codes of a word are not in the order of the outputs: starting from the lowest bits, they belong to the outputs
+//! 0, 2, 4, 6, 1, 3, 5, 7 for 4 bits, and 0, 2, 1, 3 for 8 bits (`undo_interleave` in vLLM's `marlin_utils.py`). A
+//! value is `scale * (code - zero point)`.
 
 use std::path::Path;
 
@@ -27,11 +27,11 @@ use super::{
 };
 use crate::Result;
 
-/// The output of each code of a word, from the lowest bits on.
+/// The output of each code of a word, starting from the lowest bits.
 const ORDER_OF_4_BITS: &[usize] = &[0, 2, 4, 6, 1, 3, 5, 7];
 const ORDER_OF_8_BITS: &[usize] = &[0, 2, 1, 3];
 
-/// The fields of a description that matter for reading.
+/// The fields of a quantization config that are needed for reading.
 #[derive(Debug)]
 pub(in super::super) struct Config {
     bits: Bits,
@@ -45,7 +45,7 @@ struct Fields {
     version: Option<String>,
 }
 
-/// Storage form of a layer.
+/// Storage format of a layer.
 #[derive(Debug)]
 pub(super) struct Form {
     bits: Bits,
@@ -125,7 +125,7 @@ impl Form {
         })
     }
 
-    /// The codes of words in the order of the outputs.
+    /// Returns the codes of words in the order of the outputs.
     fn unpack(&self, words: &[u32]) -> Vec<i8> {
         let bits = u32::from(self.bits.count());
         let order = if self.bits == Bits::Int4 { ORDER_OF_4_BITS } else { ORDER_OF_8_BITS };

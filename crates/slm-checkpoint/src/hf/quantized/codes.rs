@@ -1,41 +1,41 @@
-//! The weight of a layer as integers.
+//! Integer weights of a layer.
 
 use slm_quant_core::{
     Bits, Granularity, Mapping, QuantScheme, QuantizedMatrix, ScaleDtype, Scales, pack_int4,
 };
 
-/// Columns of the shortest run that gets a scale of its own where groups are in another order.
+/// Minimum number of columns of a run with its own scale, for groups that are not consecutive columns.
 const SHORTEST_RUN: usize = 8;
 
-/// Integers that stand for `scale * (code - zero_point)`, whatever file they are from.
+/// Integers that represent `scale * (code - zero_point)`, from any file format.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Codes {
     pub(super) shape: [usize; 2],
     pub(super) bits: Bits,
-    /// Row-major, signed.
+    /// Signed codes, row-major.
     pub(super) codes: Vec<i8>,
     pub(super) groups: Groups,
-    /// Scales by row, then group.
+    /// Scales in the order of rows, then groups.
     pub(super) scales: Vec<f32>,
-    /// True if the file has them in 16 bits.
+    /// True if the file stores the scales in 16 bits.
     pub(super) half_scales: bool,
-    /// Next to the scales; `None` if all are 0.
+    /// Zero points in the order of the scales; `None` if all are 0.
     pub(super) zero_points: Option<Vec<i8>>,
 }
 
-/// Values that share a scale.
+/// Grouping of the values that share a scale.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Groups {
-    /// All.
+    /// One group of all values.
     Tensor,
-    /// Runs of so many columns of a row, the last of which may be shorter.
+    /// Runs of this many columns of a row; the last run may be shorter.
     Columns(usize),
-    /// The columns of a row that have the same number, of `count` numbers.
+    /// Columns of a row with the same group index, which is below `count`.
     Indexed { of_columns: Vec<usize>, count: usize },
 }
 
 impl Groups {
-    /// Groups of each row.
+    /// Number of groups in each row.
     fn per_row(&self, cols: usize) -> usize {
         match self {
             Self::Tensor => 1,
@@ -52,7 +52,7 @@ impl Groups {
         }
     }
 
-    /// The groups by the number of each column; as runs of `width` columns where they are that.
+    /// Creates groups from the index of each column; as runs of `width` columns if they are consecutive.
     pub(super) fn indexed(of_columns: Vec<usize>, count: usize, width: usize) -> Self {
         let is_run = |(at, &group): (usize, &usize)| group == at / width.max(1);
         match of_columns.iter().enumerate().all(is_run) && of_columns.len().div_ceil(width.max(1)) == count {
@@ -63,7 +63,7 @@ impl Groups {
 }
 
 impl Codes {
-    /// Refuses parts that do not fit together.
+    /// Rejects parts that do not fit together.
     pub(super) fn checked(self) -> Result<Self, String> {
         let [rows, cols] = self.shape;
         let count = match self.groups {
@@ -99,7 +99,7 @@ impl Codes {
         }
     }
 
-    /// The values, row-major.
+    /// Returns the dequantized values, row-major.
     pub(super) fn values(&self) -> Vec<f32> {
         let [rows, cols] = self.shape;
         let mut values = Vec::with_capacity(rows * cols);
@@ -118,7 +118,7 @@ impl Codes {
         values
     }
 
-    /// The rows `rows` alone, in that order.
+    /// Selects the rows `rows`, in that order.
     pub(super) fn select(self, rows: Option<&[usize]>) -> Self {
         let Some(rows) = rows else { return self };
         let cols = self.shape[1];
@@ -137,7 +137,7 @@ impl Codes {
         Self { shape: [rows.len(), cols], codes, scales, zero_points, ..self }
     }
 
-    /// The same integers and scales as a matrix of ours; otherwise why there is none.
+    /// Converts to a matrix of slm with the same integers and scales, or returns the reason why that is impossible.
     pub(super) fn into_matrix(mut self) -> Result<QuantizedMatrix, String> {
         self.split_into_runs();
         let [rows, cols] = self.shape;
@@ -184,11 +184,12 @@ impl Codes {
             .map_err(|error| error.to_string())
     }
 
-    /// Makes groups in another order runs of columns, the scale of each repeated, where runs are not too short for it.
+    /// Converts groups that are not consecutive columns to runs of columns with repeated scales, unless the runs would
+    /// be too short.
     fn split_into_runs(&mut self) {
         let [rows, cols] = self.shape;
         let Groups::Indexed { of_columns, count } = &self.groups else { return };
-        // The longest run whose multiples are all places where the group changes.
+        // The largest width that divides every column at which the group changes.
         let changes = (1..cols).filter(|&column| of_columns[column] != of_columns[column - 1]);
         let width = changes.fold(cols, |mut width, mut column| {
             while column > 0 {
@@ -207,7 +208,8 @@ impl Codes {
         self.groups = Groups::Columns(width);
     }
 
-    /// Gives groups whose scale is 0 the scale 1 and codes that stand for 0: the same values, with a positive scale.
+    /// Replaces scales of 0 by 1 and their codes by the code of 0: the values are the same, and every scale is
+    /// positive.
     fn fill_groups_of_zeros(&mut self) {
         if !self.scales.contains(&0.0) {
             return;
@@ -272,7 +274,7 @@ mod tests {
         let swapped = [vec![1; 8], vec![0; 8], vec![2; 16]].concat();
         let matrix = codes(swapped.clone()).into_matrix().unwrap();
         assert_eq!(matrix.scheme().to_string(), "int4 group:8 affine f16-scales");
-        // The fifth scale is 0, which gets another; so do its codes.
+        // The fifth scale is 0 and is replaced, together with its codes.
         let values = codes(swapped.clone()).values();
         for (at, value) in values.into_iter().enumerate() {
             let params = matrix.qparams(matrix.scale_index(at / 32, at % 32 / 8));

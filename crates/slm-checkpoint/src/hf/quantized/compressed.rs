@@ -5,8 +5,8 @@
 //! | `int-quantized`, `naive-quantized` | `weight` I8 |
 //! | `pack-quantized` | `weight_packed` I32 `[outputs, ceil(inputs * bits / 32)]`, codes plus half their range, the first in the lowest bits; `weight_shape` I64 |
 //!
-//! With both: `weight_scale`; of affine codes `weight_zero_point`, packed along the outputs where the weight is packed;
-//! `weight_g_idx`, the group of each input; of static inputs `input_scale` and `input_zero_point`. A value is
+//! Both formats have `weight_scale`; `weight_zero_point` for affine codes, packed along the outputs if the weight is
+//! packed; `weight_g_idx`, the group of each input; `input_scale` and `input_zero_point` for static inputs. A value is
 //! `(code - zero point) * scale` (`compressors` and `quantization/lifecycle/forward.py` of the package).
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ use super::words::{code, signed};
 use super::{FLOATS, Layer, Looking, Weights, modules, parse, read_words, scales, transposed, unsupported};
 use crate::Result;
 
-/// A description, as far as it matters for reading.
+/// The fields of a quantization config that are needed for reading.
 #[derive(Debug)]
 pub(in super::super) struct Config {
     groups: Vec<(String, Targets, Scheme)>,
@@ -81,12 +81,12 @@ fn yes() -> bool {
     true
 }
 
-/// Storage form of a layer.
+/// Storage format of a layer.
 #[derive(Debug)]
 pub(super) struct Form {
     bits: Bits,
     packed: bool,
-    /// Scales of a row; `None` if all rows share one.
+    /// Number of scales in a row; `None` if all rows share one scale.
     groups: Option<usize>,
     group_size: usize,
     zero_points: Option<ZeroPoints>,
@@ -143,7 +143,7 @@ impl Config {
         found.into_iter().map(|module| self.layer(weights, module)).collect()
     }
 
-    /// The group that a layer is in, by its name in the file.
+    /// Returns the group of a layer, by the layer's name in the file.
     fn group(&self, module: &str) -> Option<(&str, &Scheme)> {
         let class = if module.rsplit('.').next().is_some_and(is_embedding) { "Embedding" } else { "Linear" };
         let matches = self.groups.iter().filter_map(|(name, targets, scheme)| {
@@ -245,7 +245,7 @@ impl Config {
         Ok(looking.layer(shape, super::Form::Compressed(form)))
     }
 
-    /// The shape of a packed weight, from the tensor that says it.
+    /// Reads the shape of a packed weight from its tensor `weight_shape`.
     fn packed_shape(&self, looking: &mut Looking<'_>, bits: Bits) -> Result<[usize; 2]> {
         let [rows, words] = looking.matrix("weight_packed", &[Dtype::I32])?;
         let said = looking.require("weight_shape", &[Dtype::I64, Dtype::I32])?;
@@ -272,7 +272,7 @@ impl Config {
         })
     }
 
-    /// Storage of zero points; a symmetric scheme may have them, all of them 0.
+    /// Finds out how zero points are stored. A symmetric scheme may have them, if all are 0.
     fn zero_points(
         &self,
         looking: &mut Looking<'_>,
@@ -343,7 +343,7 @@ impl Form {
         let zero_points = match self.zero_points {
             None => None,
             Some(ZeroPoints::Plain) => Some(bytes_of("weight_zero_point")?),
-            // Packed along the rows: turned, they are rows of words.
+            // They are packed along the rows, so the transposed tensor has rows of words.
             Some(ZeroPoints::Packed) => {
                 let words = read_words(weights, &name("weight_zero_point"))?;
                 let turned = transposed(&words, [rows.div_ceil(per_word), groups]);
@@ -369,7 +369,7 @@ impl Form {
                         .map(|&group| i64::from(i32::from_le_bytes(group)))
                         .collect(),
                 };
-                // Before it is filled, it is -1.
+                // An unset index is -1.
                 match index.iter().all(|&group| group == -1) {
                     true => Groups::Columns(self.group_size),
                     false => {
@@ -387,7 +387,7 @@ impl Form {
         self.inputs.as_ref().is_some_and(|args| args.symmetric && args.dynamic == Value::Bool(true))
     }
 
-    /// The file's treatment of inputs, and the reason why it is not done here.
+    /// Returns the quantization of inputs in the file, or the reason why slm does not support it.
     pub(super) fn inputs(
         &self,
         layer: &Layer,
@@ -428,7 +428,7 @@ impl Form {
                         }
                     },
                 };
-                // Codes of inputs are -128 to 127 there, and 0 to 255 here.
+                // Input codes are -128 to 127 in the file, and 0 to 255 in slm.
                 Ok(Ok(ActivationQuant::Static(QParams { scale, zero_point: zero + 128 })))
             }
             (dynamic, strategy) => Ok(Err(format!(
@@ -439,7 +439,7 @@ impl Form {
     }
 }
 
-/// Codes of rows of words, each row of `cols` codes.
+/// Unpacks rows of words to rows of `cols` codes.
 fn unpack(words: &[u32], [rows, cols]: [usize; 2], bits: u32) -> Vec<i8> {
     let per_word = (32 / bits) as usize;
     let width = cols.div_ceil(per_word);

@@ -1,16 +1,16 @@
-//! Checkpoints of AutoGPTQ, GPTQModel and what writes their format.
+//! Checkpoints of AutoGPTQ, GPTQModel and other programs with the same format.
 //!
-//! Of a layer of `outputs x inputs` the file holds (`pack` of AutoGPTQ's `qlinear_cuda.py`):
+//! For a layer of `outputs x inputs`, the file contains (`pack` in AutoGPTQ's `qlinear_cuda.py`):
 //!
-//! | tensor | type | shape | holds |
+//! | tensor | type | shape | description |
 //! |---|---|---|---|
 //! | `qweight` | I32 | `[inputs * bits / 32, outputs]` | unsigned codes, along the inputs, the first in the lowest bits |
 //! | `qzeros` | I32 | `[groups, outputs * bits / 32]` | zero points, along the outputs |
 //! | `scales` | F16 | `[groups, outputs]` | |
-//! | `g_idx` | I32 | `[inputs]` | the group of each input; may be absent where groups are runs of inputs |
+//! | `g_idx` | I32 | `[inputs]` | the group of each input; optional if groups are runs of inputs |
 //!
-//! A value is `scale * (code - zero point)`. In the first version of the format zero points are stored less one, and what
-//! is read is `(stored + 1)` modulo the number of codes, as there; `checkpoint_format: gptq_v2` stores them as they are.
+//! A value is `scale * (code - zero point)`. The first version of the format stores each zero point minus 1, and
+//! readers compute `(stored + 1)` modulo the number of codes; `checkpoint_format: gptq_v2` stores them unchanged.
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::Result;
 
-/// The fields of a description that matter for reading.
+/// The fields of a quantization config that are needed for reading.
 #[derive(Debug)]
 pub(in super::super) struct Config {
     bits: Bits,
@@ -51,7 +51,7 @@ fn whole_rows() -> i64 {
     -1
 }
 
-/// Storage form of a layer.
+/// Storage format of a layer.
 #[derive(Debug)]
 pub(super) struct Form {
     bits: Bits,
@@ -92,7 +92,7 @@ impl Config {
             Some(&[inputs]) => Some(inputs),
             Some(other) => return Err(looking.wrong(format!("g_idx is of shape {other:?}"))),
         };
-        // A layer may have another width than the config says for most.
+        // A layer may have a different code width than the config states.
         let bits = match index_len {
             Some(inputs) if inputs > 0 && words.checked_mul(32) == inputs.checked_mul(4) => Bits::Int4,
             Some(inputs) if inputs > 0 && words.checked_mul(32) == inputs.checked_mul(8) => Bits::Int8,
@@ -114,7 +114,7 @@ impl Config {
         let zeros = looking.matrix("qzeros", &[Dtype::I32])?;
         looking.expect_shape("qzeros", &zeros, &[groups, outputs.div_ceil(per_word)])?;
         let group_size = match index_len {
-            // That of most layers, where it fits.
+            // The group size in the config, if it fits.
             _ if self.group_size > 0 && inputs.div_ceil(self.group_size as usize) == groups => {
                 self.group_size as usize
             }

@@ -1,7 +1,8 @@
-//! Weights that a Hugging Face directory stores quantized, by compressed-tensors, GPTQ or AWQ.
+//! Quantized weights of a Hugging Face directory, stored by compressed-tensors, GPTQ or AWQ.
 //!
-//! Each stands in place of a float tensor, `X.weight`, and is made of several tensors of the file. A layer whose integers
-//! have a scheme of ours becomes a [`QuantizedMatrix`] with the same ones; the values of any layer can be computed.
+//! Each weight replaces a float tensor, `X.weight`, and consists of several tensors in the file. If slm has a scheme
+//! for the integers of a layer, the layer becomes a [`QuantizedMatrix`] with the same integers; any layer can be
+//! dequantized.
 
 mod awq;
 mod codes;
@@ -22,7 +23,7 @@ use super::weights::Weights;
 use super::{documents, weight_file::WeightFile};
 use crate::{Error, Result, json};
 
-/// Fields of a config that describe the quantization; the second is that of old compressed-tensors.
+/// Config fields that describe the quantization; the second one is from old versions of compressed-tensors.
 const FIELDS: [&str; 2] = ["quantization_config", "compression_config"];
 /// File of AutoGPTQ with the fields of a `quantization_config`.
 const FILE: &str = "quantize_config.json";
@@ -38,8 +39,8 @@ pub(super) enum Method {
 }
 
 impl Method {
-    /// Takes the description of a quantization that is read here out of the config at `path`, or from the file next to
-    /// it; `None` if there is none, or another is left in the config to be refused.
+    /// Removes a supported quantization config from the config at `path`, or reads it from the file next to it. Returns
+    /// `None` if there is none, or if an unsupported one remains in the config, where it is rejected later.
     pub(super) fn take(dir: &Path, path: &Path, config: &mut Map<String, Value>) -> Result<Option<Self>> {
         let known = |name: &&&str| config.get(**name).is_some_and(Value::is_object);
         if let Some(field) = FIELDS.iter().find(known) {
@@ -78,7 +79,7 @@ impl Method {
         }))
     }
 
-    /// Its name, as a config has it.
+    /// Name of the method in a config.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Compressed(_) => "compressed-tensors",
@@ -87,7 +88,7 @@ impl Method {
         }
     }
 
-    /// The layers whose weights it stored.
+    /// Returns the layers with quantized weights.
     pub(super) fn layers(&self, weights: &Weights) -> Result<Vec<Layer>> {
         match self {
             Self::Compressed(config) => config.layers(weights),
@@ -97,14 +98,14 @@ impl Method {
     }
 }
 
-/// The fields of a description.
+/// Parses the fields of a quantization config.
 fn parse<T: DeserializeOwned>(path: &Path, field: &str, fields: Map<String, Value>) -> Result<T> {
     serde_json::from_value(Value::Object(fields)).map_err(|error| {
         Error::field(path, field, "the fields that the program which quantized the model writes", error)
     })
 }
 
-/// The error for the field `name` of the description `field` whose value is not read.
+/// Returns the error for an unsupported value of the field `name` in the quantization config `field`.
 fn unsupported(path: &Path, field: &str, name: &str, found: String, supported: &str) -> Error {
     Error::Unsupported {
         path: path.to_owned(),
@@ -114,7 +115,7 @@ fn unsupported(path: &Path, field: &str, name: &str, found: String, supported: &
     }
 }
 
-/// The width of codes that a description gives as `bits`.
+/// Converts `bits` of a quantization config to the width of codes.
 fn read_bits(path: &Path, field: &str, bits: u64) -> Result<Bits> {
     match bits {
         4 => Ok(Bits::Int4),
@@ -126,7 +127,7 @@ fn read_bits(path: &Path, field: &str, bits: u64) -> Result<Bits> {
     }
 }
 
-/// Codes of `method` in a few words; `group_size` where a row has several groups.
+/// Describes codes of `method` in a few words; `group_size` is given if a row has several groups.
 fn describe(method: &str, bits: Bits, group_size: Option<usize>) -> String {
     let bits = bits.count();
     match group_size {
@@ -135,7 +136,7 @@ fn describe(method: &str, bits: Bits, group_size: Option<usize>) -> String {
     }
 }
 
-/// A weight that is stored quantized.
+/// A quantized weight in the file.
 #[derive(Debug)]
 pub(super) struct Layer {
     /// The name of the layer in the file, without wrappers.
@@ -143,11 +144,11 @@ pub(super) struct Layer {
     /// `[outputs, inputs]`.
     shape: [usize; 2],
     form: Form,
-    /// The tensors that it is made of.
+    /// Names of the tensors that it consists of.
     parts: Vec<String>,
 }
 
-/// Storage form.
+/// Storage format of a layer.
 #[derive(Debug)]
 enum Form {
     Compressed(compressed::Form),
@@ -156,7 +157,7 @@ enum Form {
 }
 
 impl Layer {
-    /// Name of the float tensor that it stands for.
+    /// Name of the float tensor that it replaces.
     pub(super) fn weight(&self) -> String {
         format!("{}.weight", self.module)
     }
@@ -178,12 +179,12 @@ impl Layer {
         }
     }
 
-    /// Returns `true` if dynamic inputs have no zero points in the file. Here they have some.
+    /// Returns `true` if dynamic inputs have no zero points in the file. In slm they have zero points.
     pub(super) fn has_symmetric_dynamic_inputs(&self) -> bool {
         matches!(&self.form, Form::Compressed(form) if form.has_symmetric_dynamic_inputs())
     }
 
-    /// Reads it.
+    /// Reads the integers.
     fn read(&self, weights: &Weights) -> Result<Codes> {
         let codes = match &self.form {
             Form::Compressed(form) => form.read(self, weights)?,
@@ -193,15 +194,15 @@ impl Layer {
         codes.checked().map_err(|problem| self.wrong(weights, problem))
     }
 
-    /// The values of the rows `rows`, all of them where there are none.
+    /// Dequantizes the rows `rows`, or all rows if it is `None`.
     pub(super) fn values(&self, weights: &Weights, rows: Option<&[usize]>) -> Result<Vec<f32>> {
         Ok(self.read(weights)?.select(rows).values())
     }
 
-    /// The same integers as a matrix of ours, of the rows `rows`, and how the file treats inputs.
+    /// Reads the rows `rows` as a matrix of slm with the same integers, and the quantization of inputs.
     ///
     /// # Errors
-    /// [`Error::Unusable`] that names the layer, where there is no such scheme here.
+    /// [`Error::Unusable`] with the layer's name if slm has no scheme for them.
     pub(super) fn matrix(
         &self,
         weights: &Weights,
@@ -216,12 +217,12 @@ impl Layer {
         Ok((matrix.map_err(|why| self.no_scheme(weights, &why))?, inputs))
     }
 
-    /// The error for codes that have no scheme here.
+    /// Returns the error for codes for which slm has no scheme.
     fn no_scheme(&self, weights: &Weights, why: &str) -> Error {
         self.refused(weights, why, "import it with --dequantize, which makes floats of all weights")
     }
 
-    /// The error for tensors that contradict each other.
+    /// Returns the error for contradictory tensors.
     fn wrong(&self, weights: &Weights, problem: impl AsRef<str>) -> Error {
         self.refused(weights, problem.as_ref(), "download the model again, or import the float model")
     }
@@ -237,7 +238,7 @@ impl Layer {
     }
 }
 
-/// A layer while its tensors are looked at.
+/// Lookup of the tensors of one layer.
 struct Looking<'a> {
     weights: &'a Weights,
     module: &'a str,
@@ -266,7 +267,7 @@ impl<'a> Looking<'a> {
         self.refuse(problem, "download the model again, or import the float model")
     }
 
-    /// The shape of a part that must be there and of one of `types`.
+    /// Returns the shape of a part that must exist and have one of `types`.
     fn require(&mut self, part: &str, types: &[Dtype]) -> Result<&'a [usize]> {
         match self.optional(part, types)? {
             Some(shape) => Ok(shape),
@@ -274,7 +275,7 @@ impl<'a> Looking<'a> {
         }
     }
 
-    /// The shape of a part, where it is there; it must be of one of `types`.
+    /// Returns the shape of a part, if it exists; it must have one of `types`.
     fn optional(&mut self, part: &str, types: &[Dtype]) -> Result<Option<&'a [usize]>> {
         let name = self.name(part);
         let Some(file) = self.weights.file_of(&name) else { return Ok(None) };
@@ -284,7 +285,7 @@ impl<'a> Looking<'a> {
         Ok(shape)
     }
 
-    /// [`Looking::require`] of a matrix.
+    /// [`Looking::require`] for a matrix.
     fn matrix(&mut self, part: &str, types: &[Dtype]) -> Result<[usize; 2]> {
         match *self.require(part, types)? {
             [rows, cols] if rows > 0 && cols > 0 => Ok([rows, cols]),
@@ -294,7 +295,7 @@ impl<'a> Looking<'a> {
         }
     }
 
-    /// Says that two parts contradict each other.
+    /// Fails if the shape of a part differs from the shape that the other parts require.
     fn expect_shape(&self, part: &str, found: &[usize], expected: &[usize]) -> Result<()> {
         if found == expected {
             return Ok(());
@@ -308,13 +309,13 @@ impl<'a> Looking<'a> {
     }
 }
 
-/// The modules of `weights` with a tensor of the name `part`.
+/// Returns the modules of `weights` that have a tensor called `part`.
 fn modules<'a>(weights: &'a Weights, part: &str) -> Vec<&'a str> {
     let end = format!(".{part}");
     weights.stored_names().into_iter().filter_map(|name| name.strip_suffix(end.as_str())).collect()
 }
 
-/// Reads a tensor of scales, and says whether it is of 16 bits.
+/// Reads a tensor of scales, and returns whether it has 16 bits.
 fn scales(weights: &Weights, name: &str) -> Result<(Vec<f32>, bool)> {
     let file = weights.require(name)?;
     Ok((file.read_f32(name)?, file.dtype(name) == Some(Dtype::F16)))
@@ -325,7 +326,7 @@ fn read_words(weights: &Weights, name: &str) -> Result<Vec<u32>> {
     Ok(words::words(&weights.require(name)?.read_bytes(name)?))
 }
 
-/// A matrix with columns for rows.
+/// Transposes a matrix.
 fn transposed<T: Copy>(values: &[T], [rows, cols]: [usize; 2]) -> Vec<T> {
     (0..cols).flat_map(|column| (0..rows).map(move |row| values[row * cols + column])).collect()
 }

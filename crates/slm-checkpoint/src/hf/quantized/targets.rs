@@ -1,4 +1,4 @@
-//! The layers that the groups of a compressed-tensors config are for.
+//! Assignment of layers to the groups of a compressed-tensors config.
 
 use std::path::Path;
 
@@ -6,21 +6,21 @@ use fancy_regex::Regex;
 
 use crate::{Error, Result};
 
-/// A list of names of layers, patterns of them (`re:...`), and classes.
+/// A list of layer names, patterns (`re:...`) and classes.
 #[derive(Debug, Default)]
 pub(super) struct Targets {
     names: Vec<String>,
     patterns: Vec<Regex>,
 }
 
-/// Closeness with which a list names a layer; the closest of several groups is a layer's.
+/// Specificity of a match. If several groups match a layer, the most specific one applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Match {
-    /// A layer by the class of its module.
+    /// Match by the class of the layer's module.
     Class,
-    /// Layers by a pattern.
+    /// Match by a pattern.
     Pattern,
-    /// A layer by its name.
+    /// Match by the layer's name.
     Name,
 }
 
@@ -31,7 +31,7 @@ impl Targets {
         for text in list {
             match text.strip_prefix("re:") {
                 None => targets.names.push(text.clone()),
-                // Python's `re.match` begins at the beginning of a name and may end before its end.
+                // Python's `re.match` is anchored at the beginning of a name but not at its end.
                 Some(pattern) => {
                     let regex = Regex::new(&format!("^(?:{pattern})"));
                     let regex = regex.map_err(|error| {
@@ -49,7 +49,7 @@ impl Targets {
         Ok(targets)
     }
 
-    /// Closeness with which the list names the layer `module` of the class `class`; `None` if it does not.
+    /// Returns how specifically the list matches the layer `module` of the class `class`; `None` if it does not.
     pub(super) fn find(&self, module: &str, class: &str) -> Option<Match> {
         if self.names.iter().any(|name| name == module) {
             return Some(Match::Name);

@@ -1,18 +1,19 @@
 //! Codes in 32-bit words.
 
-/// The number in `bits` bits of a word, counted from the lowest: 4 or 8 bits, so that none lies in two words.
+/// Extracts the code at index `place` of a word, counted from the lowest bits. `bits` is 4 or 8, so no code spans two
+/// words.
 pub(super) fn code(word: u32, place: usize, bits: u32) -> u32 {
     (word >> (place as u32 * bits)) & ((1 << bits) - 1)
 }
 
-/// The words of little-endian bytes.
+/// Converts little-endian bytes to words.
 pub(super) fn words(bytes: &[u8]) -> Vec<u32> {
     bytes.as_chunks().0.iter().map(|&word| u32::from_le_bytes(word)).collect()
 }
 
-/// An unsigned code as a signed one: both lie at the same place of their range.
+/// Converts an unsigned code to a signed one by subtracting half of the range.
 pub(super) fn signed(code: u32, bits: u32) -> i8 {
-    // 4 or 8 bits, less half of their range: what is left fits.
+    // The difference fits, since `bits` is 4 or 8.
     (code as i32 - (1 << (bits - 1))) as i8
 }
 

@@ -1,18 +1,18 @@
-//! Size of a model, and the cost of a token.
+//! Size of a model, and the cost of processing a token.
 
 use burn::tensor::Device;
 use serde::Serialize;
 use slm_model::{EMBED_TOKENS, LM_HEAD, Transformer, expected_tensors};
 use slm_nn::NamedLinears;
 
-/// A kernel and how many layers use it.
+/// A kernel and the number of layers that use it.
 #[derive(Serialize)]
 pub(super) struct KernelUse {
     pub(super) kernel: String,
     pub(super) layers: usize,
 }
 
-/// Bytes that one layer reads for a token, and the kernel that reads them.
+/// Number of bytes that one layer reads for a token, and its kernel.
 #[derive(Serialize)]
 pub(super) struct LayerCost {
     name: String,
@@ -22,14 +22,14 @@ pub(super) struct LayerCost {
     kernel: String,
 }
 
-/// Cost of a token.
+/// Cost of processing a token.
 pub(super) struct Cost {
-    /// The scheme of quantized layers, or `f32`.
+    /// The scheme of the quantized layers, or `f32`.
     pub(super) form: String,
     pub(super) layers: Vec<LayerCost>,
-    /// Bytes of weights that a decoded token reads: every linear layer and the head once.
+    /// Number of weight bytes read for a decoded token: every linear layer and the head once.
     pub(super) bytes_per_token: u64,
-    /// Bytes of all weights: those, and embeddings and norms.
+    /// Size in bytes of all weights, including embeddings and norms.
     pub(super) bytes_held: u64,
     pub(super) body_weights: u64,
     pub(super) head_weights: u64,
@@ -59,7 +59,7 @@ impl Cost {
             *if name == LM_HEAD { &mut cost.head_weights } else { &mut cost.body_weights } += weights;
             cost.layers.push(LayerCost { name: name.to_owned(), rows, cols, bytes, kernel });
         });
-        // A table that is quantized is among the layers, or counted here.
+        // A quantized table is either among the layers or counted here.
         let table = model.packed_embedding().map_or(0, |table| table.matrix().byte_size() as u64);
         let others = expected_tensors(model.config()).into_iter().filter(|tensor| {
             !(tensor.linear_weight || tensor.name == EMBED_TOKENS && model.embedding_is_quantized())
@@ -80,7 +80,7 @@ impl Cost {
         cost
     }
 
-    /// The kernels in use, in the order of the layers.
+    /// The kernels in use, in layer order.
     pub(super) fn kernels(&self) -> Vec<KernelUse> {
         let mut kernels: Vec<KernelUse> = Vec::new();
         for LayerCost { kernel, .. } in &self.layers {

@@ -6,18 +6,18 @@ use std::time::Duration;
 use serde::Serialize;
 use slm_model::PassTimes;
 
-/// Milliseconds of a pass, or of the mean one of several.
+/// Milliseconds of a pass, or the mean over several passes.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Profile {
     products_ms: f64,
     attention_ms: f64,
     rest_ms: f64,
-    /// Choosing the next token, and whatever else is outside the model.
+    /// Choosing the next token, and all other time outside the model.
     outside_ms: f64,
 }
 
 impl Profile {
-    /// Of `passes` passes that took `time` together.
+    /// Averages `passes` passes that took `time` in total.
     pub(super) fn new(times: PassTimes, time: Duration, passes: usize) -> Self {
         let mean = |time: Duration| time.as_secs_f64() * 1e3 / passes.max(1) as f64;
         Self {

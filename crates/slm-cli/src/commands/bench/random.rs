@@ -1,4 +1,4 @@
-//! Weights for a shape, made up in the form in which they run.
+//! Random weights for a shape, generated in the form in which they are used.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,21 +10,21 @@ use slm_model::{ModelConfig, SourceError, TensorSource, expected_tensors};
 use slm_nn::{PackedWeight, Weight};
 use slm_quant_core::{ActivationQuant, Bits, Granularity, QuantScheme, QuantizedMatrix, Scales};
 
-/// Deviation of the weights, as of a freshly initialised model: logits stay ordinary numbers.
+/// Standard deviation of the weights, as in a freshly initialized model: logits stay in a normal range.
 const STD: f32 = 0.02;
 
-/// Values that a thread makes up at a time.
+/// Number of values that a thread generates at a time.
 const CHUNK: usize = 1 << 16;
 
-/// Random weights, layer by layer. Quantized ones are drawn as codes, so that a model never exists in floats.
+/// Random weights, generated layer by layer. Quantized ones are drawn as codes, so the model never exists in floats.
 pub(super) struct RandomWeights {
     shapes: HashMap<String, Vec<usize>>,
     quantization: Option<Quantization>,
-    /// Tensors made so far: each gets other values.
+    /// Number of tensors generated so far, so that each gets different values.
     made: u64,
 }
 
-/// The form of quantized layers.
+/// The quantization of the layers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Quantization {
     pub(super) scheme: QuantScheme,
@@ -38,7 +38,7 @@ impl RandomWeights {
         Self { shapes, quantization, made: 0 }
     }
 
-    /// `len` values from words of 64 random bits, `per_word` out of each.
+    /// Draws `len` values from words of 64 random bits, `per_word` from each word.
     fn draw<T: Send + Clone + Default>(
         &mut self,
         len: usize,
@@ -61,7 +61,7 @@ impl RandomWeights {
     }
 }
 
-/// The `index`-th word of the generator SplitMix64 (Steele, Lea and Flood, 2014).
+/// Returns word `index` of the generator SplitMix64 (Steele, Lea and Flood, 2014).
 fn random_word(index: u64) -> u64 {
     let mut word = index.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -79,7 +79,7 @@ impl TensorSource for RandomWeights {
         if name.ends_with("norm.weight") {
             return Ok(vec![1.0; len]);
         }
-        // Uniform between -sqrt(3) and sqrt(3) deviations, 32 bits for each.
+        // Uniform between -sqrt(3) and sqrt(3) standard deviations, from 32 bits each.
         Ok(self.draw(len, 2, |word, at| {
             let bits = (word >> (32 * at)) as u32;
             (bits as f32 / u32::MAX as f32 * 2.0 - 1.0) * 3.0_f32.sqrt() * STD
@@ -95,7 +95,7 @@ impl TensorSource for RandomWeights {
     ) -> Result<Option<Weight>, SourceError> {
         let Some(Quantization { scheme, activation, kernel }) = self.quantization else { return Ok(None) };
         let bytes = rows * scheme.bits.row_bytes(cols);
-        // The lowest code has no positive counterpart: 0 in its place keeps the mean at 0.
+        // The lowest code has no positive counterpart; replacing it by 0 keeps the mean at 0.
         let (codes, code_std) = match scheme.bits {
             Bits::Int8 => {
                 let code = |word: u64, at| match (word >> (8 * at)) as u8 {

@@ -1,4 +1,4 @@
-//! Runs of the model in turns with measurements of the machine.
+//! Runs of the model, alternating with measurements of the machine.
 
 use std::time::{Duration, Instant};
 
@@ -12,16 +12,16 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::memory;
 
-/// One run of the model, and what the machine did meanwhile.
+/// One run of the model, and the measurements of the machine during it.
 #[derive(Serialize)]
 pub(super) struct RunResult {
     prefill_tokens_per_second: f64,
     decode_tokens_per_second: f64,
-    /// Times of the passes over one token, in milliseconds.
+    /// Shortest, median and longest time of a pass over one token, in milliseconds.
     fastest_token_ms: f64,
     median_token_ms: f64,
     slowest_token_ms: f64,
-    /// Bandwidth of passes over memory, one after each token.
+    /// Memory bandwidth measured after each token, in bytes per second.
     read_bytes_per_second: f64,
     pub(super) decode_bandwidth_share: f64,
     pub(super) prefill_peak_share: Option<f64>,
@@ -31,16 +31,16 @@ pub(super) struct Measured {
     /// The fastest prefill and the fastest decode of all runs, each with its profile.
     pub(super) best: GenerateOutput,
     pub(super) runs: Vec<RunResult>,
-    /// The best of all measurements.
+    /// Highest bandwidth of all measurements, in bytes per second.
     pub(super) read_bytes_per_second: f64,
-    /// `None` without an integer kernel in vector instructions.
+    /// Peak rate in operations per second; `None` without an integer kernel in vector instructions.
     pub(super) peak_ops_per_second: Option<f64>,
-    /// The model's, without what the measurements hold.
+    /// Peak memory of the model in bytes, without that of the measurements.
     pub(super) peak_memory_bytes: Option<u64>,
 }
 
-/// Runs the model and measures the machine in turns: memory after every token, arithmetic after every run. On a machine
-/// with neighbours, what both give changes within seconds.
+/// Runs the model and measures the machine in turns: memory after every token, arithmetic after every run. On a shared
+/// machine, both change within seconds.
 pub(super) fn measure(
     model: &Transformer,
     cost: &Cost,
@@ -52,7 +52,7 @@ pub(super) fn measure(
     let vocab_size = model.config().vocab_size;
     let prompt: Vec<u32> = (0..args.prompt).map(|i| ((i * 7919 + 13) % vocab_size) as u32).collect();
     let options = GenerateOptions {
-        // The first new token comes from the prompt's pass.
+        // The pass over the prompt also gives the first new token.
         max_new_tokens: args.generate + 1,
         sampling: SamplingOptions::default(),
         stop_ids: Vec::new(),
@@ -117,14 +117,14 @@ pub(super) fn measure(
     })
 }
 
-/// Reads of memory in turns with the tokens of a run.
+/// Memory reads that alternate with the tokens of a run.
 struct Reads<'a> {
     meter: &'a mut ReadMeter,
     bytes: usize,
     time: Duration,
-    /// End of the last read; `None` before the first.
+    /// End of the last read; `None` before the first one.
     ended: Option<Instant>,
-    /// Between the end of a read and the next token.
+    /// Time between the end of a read and the next token, in milliseconds.
     token_ms: Vec<f64>,
 }
 
@@ -133,7 +133,7 @@ impl<'a> Reads<'a> {
         Self { meter, bytes: 0, time: Duration::ZERO, ended: None, token_ms: Vec::new() }
     }
 
-    /// After a token.
+    /// Called after each token.
     fn token(&mut self) {
         if let Some(ended) = self.ended {
             self.token_ms.push(ended.elapsed().as_secs_f64() * 1e3);
@@ -148,12 +148,12 @@ impl<'a> Reads<'a> {
     }
 }
 
-/// Multiplications and additions of the prompt's products. The head runs on the last position only.
+/// Number of multiplications and additions for the prompt. The head runs only on the last position.
 pub(super) fn prefill_operations(cost: &Cost, args: &BenchArgs) -> f64 {
     2.0 * (cost.body_weights * args.prompt as u64 + cost.head_weights) as f64
 }
 
-/// The middle of at least one value, the lower one of two.
+/// Median of at least one value; the lower of the two middle values if their number is even.
 pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);

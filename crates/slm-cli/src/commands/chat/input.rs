@@ -1,4 +1,4 @@
-//! Lines from a terminal, with editing and history, or from a pipe.
+//! Input lines from a terminal, with editing and history, or from a pipe.
 
 use std::fmt;
 use std::io::{self, BufRead, ErrorKind, IsTerminal};
@@ -11,9 +11,9 @@ use crate::error::{Error, Result};
 /// The outcome of reading a line.
 pub(super) enum Line {
     Text(String),
-    /// Ctrl-C: the line was given up.
+    /// Ctrl-C: the line was abandoned.
     Stopped,
-    /// The end of the pipe.
+    /// The end of the input.
     End,
 }
 
@@ -61,7 +61,7 @@ impl Input {
     }
 }
 
-/// A prompt that is nothing but an arrow.
+/// A prompt that consists of an arrow.
 struct Arrow;
 
 impl Theme for Arrow {

@@ -16,9 +16,9 @@ use crate::error::{Error, Result};
 use crate::text::tokenizer;
 
 pub(super) struct Partner<'m> {
-    /// Keeps keys and values, so that earlier turns of a conversation are not computed again.
+    /// Keeps keys and values, so that earlier turns of a conversation are not recomputed.
     generator: Generator<'m>,
-    /// Positions of the model.
+    /// Number of positions of the model.
     positions: usize,
     tokenizer: Tokenizer,
     template: ChatTemplate,
@@ -29,24 +29,24 @@ pub(super) struct Partner<'m> {
     last: Option<Answer>,
 }
 
-/// Facts about an answer, next to its text.
+/// Data about an answer, apart from its text.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Answer {
     stop: &'static str,
-    /// Tokens of the conversation before the answer.
+    /// Number of tokens in the conversation before the answer.
     prompt_tokens: usize,
-    /// Number of them that were kept from the turn before, and not computed again.
+    /// Number of prompt tokens that were kept from the previous turn and not recomputed.
     prompt_tokens_kept: usize,
-    /// Tokens of the answer.
+    /// Number of tokens in the answer.
     tokens: usize,
-    /// Positions of the model that are left for what follows.
+    /// Number of positions left in the model's context.
     positions_left: usize,
     prompt_tokens_per_second: f64,
     decode_tokens_per_second: f64,
 }
 
 impl Answer {
-    /// Remark about an answer that is not whole; `None` for one that is.
+    /// Remark about an incomplete answer; `None` for a complete one.
     pub(super) fn remark(&self) -> Option<String> {
         match self.stop {
             "end_of_turn" => None,
@@ -57,7 +57,7 @@ impl Answer {
     }
 }
 
-/// The model of a checkpoint.
+/// Loads the model of a checkpoint.
 pub(super) fn load_model(checkpoint: &Checkpoint, args: &ChatArgs, context: &Context) -> Result<Transformer> {
     let mut model = context.load_model(checkpoint)?;
     args.kv_cache.apply(&mut model);
@@ -65,7 +65,7 @@ pub(super) fn load_model(checkpoint: &Checkpoint, args: &ChatArgs, context: &Con
 }
 
 impl<'m> Partner<'m> {
-    /// `model` is that of `checkpoint`.
+    /// Creates the partner; `model` must be that of `checkpoint`.
     pub(super) fn new(checkpoint: &Checkpoint, model: &'m Transformer, args: &ChatArgs) -> Result<Self> {
         let tokenizer = tokenizer(checkpoint)?;
         let ChatSetup { template, render, stop_ids } =
@@ -90,12 +90,12 @@ impl<'m> Partner<'m> {
         self.sampling.temperature = temperature;
     }
 
-    /// Answers the last of `messages`, printing words as they come.
+    /// Answers the last of `messages`, printing text as it is generated.
     pub(super) fn answer(&mut self, messages: &[Message], context: &Context) -> Result<(String, Answer)> {
         let text = self.template.render(messages, &self.render)?;
         let prompt = self.tokenizer.encode(&text)?;
         let positions = self.positions;
-        // The last new token is chosen and never run.
+        // The last new token is chosen but never fed to the model.
         let room = (positions + 1).saturating_sub(prompt.len());
         if room < 2 {
             return Err(Error::Usage(format!(
@@ -116,7 +116,7 @@ impl<'m> Partner<'m> {
             context.output.stream(&piece)?;
             Ok(ControlFlow::Continue(()))
         });
-        // Ctrl-C stops the answer and not the program.
+        // Ctrl-C stops only the answer.
         context.interrupt.clear();
         let output = output?;
         let rest = stream.finish()?;
@@ -140,7 +140,7 @@ impl<'m> Partner<'m> {
         Ok((content, answer))
     }
 
-    /// The last answer in figures.
+    /// Statistics of the last answer.
     pub(super) fn stats(&self) -> String {
         match &self.last {
             None => "nothing was answered yet".to_owned(),

@@ -1,4 +1,4 @@
-//! Lines that are typed at the prompt.
+//! Lines typed at the prompt.
 
 /// The answer to `/help`.
 pub(super) const HELP: &str = "\
@@ -11,7 +11,7 @@ pub(super) const HELP: &str = "\
 /quit             end
 //TEXT            a message that begins with a slash";
 
-/// The request that a line makes.
+/// The meaning of a line.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Request<'a> {
     /// An empty line.
@@ -24,7 +24,7 @@ pub(super) enum Request<'a> {
     Stats,
     Help,
     Quit,
-    /// A command that does not exist or lacks something, and what would be right.
+    /// An unknown or incomplete command, with the correct form.
     Unknown(String),
 }
 

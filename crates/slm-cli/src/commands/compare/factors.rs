@@ -1,4 +1,4 @@
-//! Factors between the channels of two models of which one was smoothed or equalized before it was quantized.
+//! Channel factors between two models, one of which was smoothed or equalized before it was quantized.
 
 use std::collections::BTreeMap;
 
@@ -18,12 +18,12 @@ const NORMS: [(&str, &[&str]); 2] = [
 /// Reads the weight of a norm by its name; `None` if there is no such norm.
 pub(super) type ReadNorm<'a> = dyn Fn(&str) -> Result<Option<Vec<f32>>> + 'a;
 
-/// The factors by which inputs and outputs of the layers of `quantized` are those of the float model `float`, whose norms
-/// `norm` reads.
+/// Returns the factors between the inputs and outputs of layers of `quantized` and those of the float model `float`,
+/// whose norms are read with `norm`.
 ///
-/// Norms are float in both: their weights give the factors exactly. Those between `up_proj` and `down_proj`, and between
-/// `v_proj` and `o_proj`, are the factors of the rows of the quantized weight that fit it best; over a row rounding
-/// errors cancel out.
+/// Norms are float in both models, so their weights give exact factors. The factors between `up_proj` and `down_proj`,
+/// and between `v_proj` and `o_proj`, are fitted to the rows of the quantized weight; rounding errors cancel out over a
+/// row.
 pub(super) fn between(
     float: &Transformer,
     norm: &ReadNorm<'_>,
@@ -70,7 +70,7 @@ pub(super) fn between(
     Ok(factors)
 }
 
-/// The factor of each channel behind a norm; `None` if a model has no such norm.
+/// Returns the factor of each channel after a norm; `None` if either model lacks the norm.
 fn of_norm(name: &str, norm: &ReadNorm<'_>, quantized: &Checkpoint) -> Result<Option<Vec<f32>>> {
     let (Some(float), true) = (norm(name)?, quantized.tensors().shape(name).is_some()) else {
         return Ok(None);
@@ -80,7 +80,7 @@ fn of_norm(name: &str, norm: &ReadNorm<'_>, quantized: &Checkpoint) -> Result<Op
     Ok(Some(float.iter().zip(&changed).map(ratio).collect()))
 }
 
-/// The factor of each row of `changed` that brings it nearest to that row of `float` with its columns divided by `input`.
+/// Returns the factor for each row of `changed` that best fits the row of `float` with its columns divided by `input`.
 fn of_rows(float: &[f32], changed: &[f32], cols: usize, input: Option<&[f32]>) -> Vec<f32> {
     let rows = float.chunks(cols).zip(changed.chunks(cols));
     rows.map(|(float, changed)| {
@@ -95,7 +95,7 @@ fn of_rows(float: &[f32], changed: &[f32], cols: usize, input: Option<&[f32]>) -
     .collect()
 }
 
-/// Factors of the channels of value heads, for the query heads that share them.
+/// Repeats the factors of value heads for the query heads that share them.
 fn for_query_heads(values: &[f32], head_dim: usize, num_heads: usize) -> Vec<f32> {
     let heads: Vec<&[f32]> = values.chunks(head_dim.max(1)).collect();
     let shared_by = (num_heads / heads.len().max(1)).max(1);

@@ -1,4 +1,4 @@
-//! A comparison as a page.
+//! HTML report of a comparison.
 
 use super::{CompareArgs, CompareResult, headline, summary};
 use crate::html::{self, Cell, Chart, Page, Plot, Point, Table, facts};

@@ -1,4 +1,4 @@
-//! Facts about this machine; `None` if the system does not report them.
+//! Properties of this machine; `None` if the system does not report them.
 
 use std::fs;
 

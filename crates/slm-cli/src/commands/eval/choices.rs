@@ -1,4 +1,4 @@
-//! Multiple-choice questions, scored as lm-evaluation-harness does.
+//! Multiple-choice questions, scored as in lm-evaluation-harness.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -12,7 +12,7 @@ use slm_text::Tokenizer;
 use crate::context::Context;
 use crate::error::{Error, Result};
 
-/// Bytes of one line of the file.
+/// Size limit of one line of the file, in bytes.
 const LONGEST_LINE: u64 = 1 << 20;
 
 /// One line of the file.
@@ -24,7 +24,7 @@ struct Question {
     answer: Answer,
 }
 
-/// The right choice: its index from 0, or its text.
+/// The correct choice: its index from 0, or its text.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Answer {
@@ -44,18 +44,18 @@ impl Question {
 #[derive(Serialize)]
 pub(super) struct ChoicesResult {
     questions: usize,
-    /// Share of questions whose right choice is the likeliest.
+    /// Share of questions whose correct choice is the most likely one.
     accuracy: f64,
     accuracy_standard_error: f64,
-    /// The same, by likelihood per character of the choice.
+    /// The same share, with the likelihood normalized by the number of characters of the choice.
     accuracy_normalized: f64,
     accuracy_normalized_standard_error: f64,
-    /// Questions whose text was cut at the left to fit the model.
+    /// Number of questions whose text was cut at the left to fit the model.
     cut: usize,
 }
 
 impl ChoicesResult {
-    /// Share of questions whose right choice is the likeliest.
+    /// Share of questions whose correct choice is the most likely one.
     pub(super) fn accuracy(&self) -> f64 {
         self.accuracy
     }
@@ -123,7 +123,7 @@ pub(super) fn run(
     })
 }
 
-/// Index of the largest value; the first of equal ones.
+/// Index of the largest value; the first one if several are equal.
 fn best(scores: impl Iterator<Item = f64>) -> Option<usize> {
     let mut best: Option<(usize, f64)> = None;
     for (index, score) in scores.enumerate() {
@@ -142,7 +142,8 @@ struct Pair {
 }
 
 impl Pair {
-    /// Joins them by a space, unless there is one. White space at the end of the context is tokenized with the choice.
+    /// Joins context and choice with a space, unless there is one. White space at the end of the context is tokenized
+    /// with the choice.
     fn new(
         context: &str,
         choice: &str,
@@ -166,7 +167,7 @@ impl Pair {
         }
     }
 
-    /// Negative log-likelihood of the choice. No more than the last `most` tokens go through the model.
+    /// Negative log-likelihood of the choice. At most the last `most` tokens are fed to the model.
     fn nll(&self, model: &Transformer, most: usize) -> Result<f64> {
         let cut = self.ids.len().saturating_sub(most);
         let first_scored = self.first_of_choice.saturating_sub(cut).max(1);
@@ -176,7 +177,7 @@ impl Pair {
     }
 }
 
-/// Reads the questions, each with the number of its line.
+/// Reads the questions with their line numbers.
 fn read(path: &Path) -> Result<Vec<(usize, Question)>> {
     let file = File::open(path).map_err(|error| Error::file(path, error))?;
     let mut reader = BufReader::new(file);

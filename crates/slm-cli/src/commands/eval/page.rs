@@ -1,4 +1,4 @@
-//! An evaluation as a page.
+//! HTML report of an evaluation.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! The checkpoint that another is compared with.
+//! The reference checkpoint of a comparison.
 
 use std::path::Path;
 
@@ -12,14 +12,14 @@ use crate::error::Result;
 
 pub(super) struct Reference {
     model: Transformer,
-    /// The same, to be computed by Burn's operations on the CPU.
+    /// The same model, computed by Burn's operations on the CPU.
     other: Option<Transformer>,
     total: Divergence,
     noise: Divergence,
 }
 
 impl Reference {
-    /// Loads the reference in `dir`, which with `noise_floor` is computed in another way too.
+    /// Loads the reference in `dir`. With `noise_floor`, prepares a second copy for computation by Burn's operations.
     pub(super) fn load(
         dir: &Path,
         judged: &Checkpoint,
@@ -76,7 +76,7 @@ impl Reference {
         self.total.summary().map(DivergenceView::from)
     }
 
-    /// The divergence that rounding alone makes.
+    /// The divergence that is due to rounding only.
     pub(super) fn noise(&self) -> Option<DivergenceView> {
         self.noise.summary().map(DivergenceView::from)
     }

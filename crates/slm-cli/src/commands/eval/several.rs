@@ -1,4 +1,4 @@
-//! Several checkpoints on the same texts: size against quality.
+//! Evaluation of several checkpoints on the same texts: size against quality.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::html::{self, Cell, Fact, Mark, Page, Plot, SORT_NOTE, Table};
 use crate::table;
 
-/// Measures of each checkpoint, in the order of the command line.
+/// Results of the checkpoints, in the order of the command line.
 #[derive(Serialize)]
 struct SeveralResult {
     checkpoints: Vec<CheckpointResult>,
@@ -19,14 +19,14 @@ struct SeveralResult {
 #[derive(Serialize)]
 struct CheckpointResult {
     checkpoint: PathBuf,
-    /// Bytes of all tensors of the file.
+    /// Size in bytes of all tensors in the file.
     weight_bytes: u64,
     #[serde(flatten)]
     result: EvalResult,
 }
 
 pub(super) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
-    // Opened before anything is measured: a wrong name is told at once.
+    // All checkpoints are opened first, so that a wrong name is reported at once.
     let opened = args.checkpoint.iter().map(|dir| context.open_to_load(dir));
     let opened = opened.collect::<Result<Vec<_>>>()?;
     if let Some((first, others)) = opened.split_first() {
@@ -59,13 +59,13 @@ pub(super) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
 }
 
 impl CheckpointResult {
-    /// Perplexity, or where there are only questions, their accuracy.
+    /// Perplexity, or accuracy if there are only questions.
     fn quality(&self) -> f64 {
         let accuracy = || self.result.choices.as_ref().map_or(f64::NAN, |choices| choices.accuracy());
         self.result.perplexity.unwrap_or_else(accuracy)
     }
 
-    /// The cells under [`SeveralResult::header`].
+    /// The cells of a row with the header [`SeveralResult::header`].
     fn cells(&self) -> Vec<String> {
         let result = &self.result;
         let mut cells = vec![self.checkpoint.display().to_string(), table::bytes(self.weight_bytes)];
@@ -78,7 +78,7 @@ impl CheckpointResult {
         cells
     }
 
-    /// The numbers behind the cells but the first.
+    /// The numeric values of all cells except the first.
     fn values(&self) -> Vec<f64> {
         let result = &self.result;
         let mut values = vec![self.weight_bytes as f64];
@@ -108,7 +108,7 @@ impl SeveralResult {
         self.checkpoints.first().is_some_and(|first| first.result.perplexity.is_some())
     }
 
-    /// The checkpoint of the best quality, and the smallest.
+    /// Names the checkpoint with the best quality and the smallest one.
     fn headline(&self) -> String {
         let (name, sign) = if self.is_by_perplexity() { ("perplexity", 1.0) } else { ("accuracy", -1.0) };
         let best =

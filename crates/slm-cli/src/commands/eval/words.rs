@@ -1,4 +1,4 @@
-//! The report of `slm eval` in words.
+//! The text report of `slm eval`.
 
 use super::choices::ChoicesResult;
 use super::{DivergenceView, EvalResult};
@@ -12,7 +12,7 @@ pub(super) fn say(result: &EvalResult, context: &Context) -> Result<()> {
     if rest.is_empty() { Ok(()) } else { context.output.say(rest) }
 }
 
-/// The result in its first line, then a line for each fact.
+/// Returns the report: the result in the first line, then one line for each fact.
 pub(super) fn report(result: &EvalResult) -> String {
     let mut lines = Vec::new();
     if let (Some(perplexity), Some(nll)) = (result.perplexity, result.nll) {

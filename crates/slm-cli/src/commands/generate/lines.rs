@@ -9,7 +9,7 @@ use super::request::Request;
 use crate::commands::sampling_args::validated;
 use crate::error::{Error, Result};
 
-/// A line. Fields that are absent are as the options of the command say.
+/// One line. Options of the command replace absent fields.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
@@ -29,7 +29,7 @@ enum Stop {
     Several(Vec<String>),
 }
 
-/// Reads the requests of `text`, a JSON object in each line; `path` is its file, and `options` has what lines leave out.
+/// Parses the requests in `text`, one JSON object per line. `path` is its file, and `options` gives the defaults.
 pub(super) fn parse(path: &Path, text: &str, options: &Request) -> Result<Vec<Request>> {
     let mut requests = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -61,7 +61,7 @@ pub(super) fn parse(path: &Path, text: &str, options: &Request) -> Result<Vec<Re
     Ok(requests)
 }
 
-/// The message of an error without its position, which counts lines from the start of the line.
+/// Returns the message of an error without its position, which is relative to the line.
 fn without_place(error: &serde_json::Error) -> String {
     let text = error.to_string();
     text.rfind(" at line ").map_or(text.clone(), |end| text[..end].to_owned())

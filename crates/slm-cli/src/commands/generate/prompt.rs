@@ -24,10 +24,10 @@ pub(super) struct PromptArgs {
     prompts: Option<PathBuf>,
 }
 
-/// Prompts, as they were given.
+/// The prompts as given.
 pub(super) enum Prompts {
     One(String),
-    /// JSON Lines.
+    /// Prompts as JSON Lines.
     Lines {
         path: PathBuf,
         text: String,
@@ -35,7 +35,7 @@ pub(super) enum Prompts {
 }
 
 impl PromptArgs {
-    /// Returns `true` if prompts come as JSON Lines.
+    /// Returns `true` if the prompts are JSON Lines.
     pub(super) fn is_lines(&self) -> bool {
         self.prompts.is_some()
     }
@@ -73,8 +73,8 @@ fn read_file(path: &Path) -> Result<String> {
     Ok(read_plain(path, file)?)
 }
 
-/// Ids of a prompt, with what the tokenizer puts around it; a beginning-of-sequence token that is spelled out as well is
-/// there once.
+/// Encodes a prompt with the tokenizer's special tokens, without duplicating a beginning-of-sequence token that the
+/// prompt spells out.
 pub(super) fn encode(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
     let Prompt { ids, doubled } = tokenizer.encode_prompt(prompt)?;
     if doubled {

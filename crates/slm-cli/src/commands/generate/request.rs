@@ -1,4 +1,4 @@
-//! A text to continue, and how.
+//! A text to continue, with its options.
 
 use serde_json::Value;
 use slm_model::SamplingOptions;
@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Request {
-    /// Mark of the user, which the answer repeats.
+    /// Id that the user assigned and the answer repeats.
     pub(super) id: Option<Value>,
     pub(super) prompt: String,
     /// Maximum number of new tokens; `None` for the default.
@@ -19,7 +19,7 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// Checks that the request can be answered, whatever the model.
+    /// Checks everything about the request that does not depend on the model.
     pub(super) fn validate(&self) -> Result<()> {
         if self.stop.iter().any(String::is_empty) {
             return Err(Error::Usage("--stop: the text to stop before is empty".to_owned()));

@@ -1,4 +1,4 @@
-//! One layer of a checkpoint in full.
+//! One layer of a checkpoint in detail.
 
 use serde::Serialize;
 use slm_checkpoint::{Checkpoint, LayerMetadata};
@@ -9,10 +9,10 @@ use crate::error::{Error, Result};
 use crate::output::Output;
 use crate::table::{self, TableArgs};
 
-/// Bars of a histogram of values.
+/// Number of bars in a histogram of values.
 const HISTOGRAM_BINS: usize = 16;
 
-/// Columns of the longest bar.
+/// Width of the longest bar, in columns.
 const BAR: f64 = 40.0;
 
 #[derive(Serialize)]
@@ -21,9 +21,9 @@ struct LayerView<'a> {
     shape: [usize; 2],
     /// Storage of the weights.
     form: String,
-    /// Treatment of the input.
+    /// Quantization of the input.
     activation: Option<String>,
-    /// All of them, by row, then group.
+    /// All scales and zero points, by row, then group.
     qparams: Vec<QParams>,
     metadata: Option<&'a LayerMetadata>,
     /// Count of each code, lowest first.
@@ -46,7 +46,7 @@ struct ValueView {
 }
 
 pub(super) fn run(checkpoint: &Checkpoint, name: &str, tables: TableArgs, context: &Context) -> Result<()> {
-    // As the table of tensors has it, and as Hugging Face does.
+    // Also accepts the names in the table of tensors and those of Hugging Face.
     let name = name.strip_suffix(".weight").unwrap_or(name);
     let name = name.strip_prefix("model.").filter(|name| name.contains("layers.")).unwrap_or(name);
     let weight = format!("{name}.weight");
@@ -160,7 +160,7 @@ fn say(view: &LayerView<'_>, quantized: bool, tables: TableArgs, context: &Conte
     Ok(())
 }
 
-/// Scales and zero points, a row of the weight in each line.
+/// Prints scales and zero points, one row of the weight per line.
 fn say_qparams(view: &LayerView<'_>, tables: TableArgs, output: &Output) -> Result<()> {
     let rows = if view.qparams.len() == 1 { 1 } else { view.shape[0] };
     let groups = view.qparams.len().div_ceil(rows);

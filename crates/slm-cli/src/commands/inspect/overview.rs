@@ -1,4 +1,4 @@
-//! A checkpoint as a whole.
+//! Overview of a checkpoint.
 
 use serde::Serialize;
 use slm_checkpoint::{Checkpoint, LayerMetadata, QuantizationMetadata};
@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::table::{self, Ranking, Row, TableArgs, range};
 
-/// Columns of the table of layers, those that say most first.
+/// Columns of the table of layers, the most informative first.
 const HEADER: [&str; 8] = ["layer", "SQNR dB", "clipped", "scale", "zero point", "shape", "input", "scheme"];
 
 #[derive(Serialize)]
@@ -23,7 +23,7 @@ pub(super) struct CheckpointView<'a> {
     pub(super) model: &'a ModelConfig,
     pub(super) parameters: u64,
     pub(super) quantized: bool,
-    /// Treatment of the inputs of quantized layers.
+    /// Quantization of the inputs of quantized layers.
     pub(super) input_quantization: Option<String>,
     /// Progress of an interrupted training run.
     pub(super) unfinished: Option<Unfinished>,
@@ -50,7 +50,7 @@ impl From<RunProgress> for Unfinished {
     }
 }
 
-/// Treatment of the inputs of quantized layers, in words.
+/// Describes the quantization of the inputs of quantized layers.
 fn inputs(metadata: &QuantizationMetadata) -> String {
     match (metadata.quantization_type, &metadata.activation_observer, metadata.activation_granularity) {
         (QuantizationType::WeightOnly, ..) => "weight-only, float activations".to_owned(),
@@ -107,7 +107,7 @@ impl<'a> CheckpointView<'a> {
         }
     }
 
-    /// Prints what the model is, then its quantized layers, and its tensors where `tensors` asks for them.
+    /// Prints the description of the model, its quantized layers, and with `tensors` its tensors.
     pub(super) fn say(&self, tensors: bool, tables: TableArgs, context: &Context) -> Result<()> {
         let output = &context.output;
         output.headline(words::headline(self))?;
@@ -146,7 +146,7 @@ fn cells(layer: &LayerMetadata, quantization_type: QuantizationType) -> Vec<Stri
     let zero_points = layer.zero_points.as_ref();
     vec![
         layer.name.clone(),
-        // Weights of a fine-tuned model were never floats that the codes could differ from.
+        // The weights of a fine-tuned model have no float originals, and hence no error.
         match layer.error.sqnr_db {
             sqnr if sqnr.is_finite() => format!("{sqnr:.2}"),
             _ => "-".to_owned(),

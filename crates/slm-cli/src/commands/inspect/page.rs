@@ -1,4 +1,4 @@
-//! A checkpoint as a page.
+//! HTML report of a checkpoint.
 
 use slm_checkpoint::{Checkpoint, LayerMetadata};
 
@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::html::{self, Cell, Chart, Fact, Page, Table};
 use crate::table::{self, range};
 
-/// Explanation of the columns of a table of layers.
+/// Explanation of the columns of the table of layers.
 pub(in crate::commands) const TABLE_NOTE: &str = "Click a column's name to sort by it. SQNR: signal to quantization noise of the weights; clipped: share of the weights \
      outside the range of the codes; scale: distance between two codes.";
 
@@ -18,7 +18,7 @@ pub(in crate::commands) fn facts(checkpoint: &Checkpoint) -> Vec<Fact> {
     html::facts(&words::summary(&CheckpointView::new(checkpoint)))
 }
 
-/// The checkpoint as a page.
+/// Creates the page of a checkpoint.
 pub(in crate::commands) fn page(checkpoint: &Checkpoint) -> Result<Page> {
     let view = &CheckpointView::new(checkpoint);
     let mut page = Page::new(format!("slm inspect: {}", checkpoint.dir().display()), words::headline(view));

@@ -13,7 +13,7 @@ use crate::shipped::Shipped;
 
 pub(super) struct RunInputs {
     pub(super) checkpoint: PathBuf,
-    /// `None` where no text is needed.
+    /// Path of the calibration text; `None` if no text is needed.
     pub(super) calibration: Option<PathBuf>,
     pub(super) eval: Option<PathBuf>,
     pub(super) out: PathBuf,
@@ -35,7 +35,7 @@ impl RunInputs {
                 (checkpoint.clone(), Some(calibration.clone()), args.eval.clone())
             }
             (Some(checkpoint), None) => {
-                // A checkpoint that cannot be opened is the first thing to mend.
+                // A checkpoint that cannot be opened is reported first.
                 Checkpoint::open_to_load(checkpoint, &OpenOptions { verify: false })?;
                 return Err(Error::Usage(needs_text_because(&config)));
             }
@@ -50,7 +50,7 @@ impl RunInputs {
                 (shipped.model(), Some(calibration), eval)
             }
         };
-        // The default output is ours to replace; what a user names is not, unless asked to.
+        // The default output may be replaced; an output that the user names only with --overwrite.
         let (out, overwrite) = match &args.out {
             Some(out) => (out.clone(), args.overwrite),
             None => (default_output(&config), true),
@@ -66,7 +66,7 @@ impl RunInputs {
     }
 }
 
-/// The error of a run without a text that it needs.
+/// Returns the error for a run that needs a text and has none.
 fn needs_text_because(config: &PtqConfig) -> String {
     let text = "add --calibration FILE, a text like the model's later input";
     match (config.quantization_type, config.needs_calibration()) {

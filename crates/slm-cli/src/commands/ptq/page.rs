@@ -1,4 +1,4 @@
-//! The report of `slm ptq` as a page.
+//! HTML report of `slm ptq`.
 
 use slm_checkpoint::Checkpoint;
 
@@ -10,7 +10,7 @@ use crate::out_file::relative;
 use crate::table::{self, range};
 
 impl PtqResult {
-    /// `checkpoint` is the quantized one, and `float` has the weights that it was made of.
+    /// Creates the page. `checkpoint` is the quantized one, and `float` reads the weights from which it was made.
     pub(in crate::commands) fn page(&self, checkpoint: &Checkpoint, float: FloatWeights<'_>) -> Result<Page> {
         let mut page = Page::new(format!("slm ptq: {}", relative(&self.output).display()), self.headline());
         page.facts = facts(&self.summary());
@@ -94,7 +94,7 @@ impl LayerResult {
     }
 }
 
-/// SQNR of the weights over the depth.
+/// Plots the SQNR of the weights over the depth.
 pub(in crate::commands) fn plot<'a>(layers: impl Iterator<Item = (&'a str, f64)>) -> Plot {
     let points: Vec<Point> =
         layers.map(|(name, db)| Point { name: name.to_owned(), first: Some(db), second: None }).collect();

@@ -1,4 +1,4 @@
-//! The report of `slm ptq`, for people and for machines.
+//! The report of `slm ptq`, as text and as JSON.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,15 +15,15 @@ use super::texts::HeldOut;
 use super::uncertainty::standard_error;
 use crate::json::number;
 
-/// Inputs of the report: what a run did and measured.
+/// Inputs of the report: results and measurements of a run.
 pub(super) struct ReportInputs<'a> {
     pub(super) settings: &'a RunInputs,
     pub(super) output: PathBuf,
     pub(super) plan: &'a Plan,
     pub(super) layers: &'a [LayerReport],
-    /// Exact changes of the float model.
+    /// Exact transformations of the float model.
     pub(super) transforms: &'a Transforms,
-    /// True if channels would have been equalized with a calibration text.
+    /// True if channels were not equalized only because there is no calibration text.
     pub(super) lacks_text_to_equalize: bool,
     /// The embedding, if it is quantized and not the head's table.
     pub(super) embedding: Option<&'a LayerReport>,
@@ -31,7 +31,7 @@ pub(super) struct ReportInputs<'a> {
     pub(super) execution: Vec<(String, String)>,
     /// True if the quantized head is a copy of the embedding, which stays float.
     pub(super) tied_head_copied: bool,
-    /// True if the float head, tied before, is a tensor of its own.
+    /// True if the float head was tied before and is now a separate tensor.
     pub(super) head_untied: bool,
     pub(super) sizes: Sizes,
     pub(super) float: Option<&'a Evaluation>,
@@ -62,20 +62,20 @@ pub(super) struct PtqResult {
     pub(super) observer: String,
     pub(super) activation_observer: Option<String>,
     pub(super) activation_granularity: Option<String>,
-    /// Layers whose inputs are dynamic although the type is static.
+    /// Layers with dynamic inputs in a static model.
     pub(super) dynamic_inputs: Vec<String>,
-    /// Exact changes of the float model before it was quantized.
+    /// Exact transformations of the float model before it was quantized.
     pub(super) transforms: Option<TransformRecord>,
     #[serde(skip)]
     pub(super) lacks_text_to_equalize: bool,
-    /// Reason for not rotating the model, where it would have been.
+    /// Reason why the model was not rotated, if it otherwise would have been.
     pub(super) not_rotated: Option<String>,
-    /// True if the head, tied before, was made a float tensor of its own by the rotation.
+    /// True if the rotation made the tied head a separate float tensor.
     pub(super) head_untied: bool,
     pub(super) calibration_tokens: u64,
-    /// The embedding first, if it is a quantized table of its own.
+    /// Quantized layers, after the embedding if it is a separate quantized table.
     pub(super) layers: Vec<LayerResult>,
-    /// Schemes other than the one above, each with the names of its layers.
+    /// Other schemes than the main one, each with the names of its layers.
     pub(super) other_schemes: BTreeMap<String, Vec<String>>,
     pub(super) skipped: Vec<SkippedResult>,
     /// True if the quantized head is a copy of the embedding, which stays float.
@@ -83,24 +83,24 @@ pub(super) struct PtqResult {
     /// True if one quantized table serves head and embedding.
     pub(super) embedding_shared: bool,
     pub(super) sizes: Sizes,
-    /// Bytes of the largest float tensor, which bounds the memory of quantizing.
+    /// Size in bytes of the largest float tensor, which bounds the memory for quantization.
     pub(super) largest_tensor_bytes: u64,
-    /// Perplexity of the checkpoint that was written, under the name that all commands share.
+    /// Perplexity of the written checkpoint, under the name that all commands share.
     pub(super) perplexity: Option<f64>,
     pub(super) perplexity_float: Option<f64>,
     pub(super) perplexity_quantized: Option<f64>,
     pub(super) nll_float: Option<f64>,
     pub(super) nll_quantized: Option<f64>,
-    /// Explanation of a quantized model that is much worse than the float one, with what to try; `None` otherwise.
+    /// Explanation and remedies for a quantized model that is much worse than the float one; `None` otherwise.
     pub(super) warning: Option<String>,
     /// The verdict, the uncertainty of the rise, and the text.
     pub(super) quality: Option<Quality>,
     pub(super) evaluated_tokens: usize,
-    /// The file that perplexities were measured on, and which part of it.
+    /// The file on which perplexities were measured, and which part of it.
     pub(super) evaluated_on: Option<String>,
     /// Standard error of `nll_quantized - nll_float`, estimated from the differences of the windows.
     pub(super) nll_difference_error: Option<f64>,
-    /// Windows evaluated.
+    /// Number of evaluated windows.
     pub(super) windows: usize,
     pub(super) peak_memory_bytes: Option<u64>,
     pub(super) seconds: f64,
@@ -118,11 +118,11 @@ pub(super) struct LayerResult {
     pub(super) zero_point_min: i32,
     pub(super) zero_point_max: i32,
     pub(super) activation: Option<QParams>,
-    /// Estimate of the relative error that one static scale would make in a row of the input.
+    /// Estimated relative error of a row of the input with one static scale.
     pub(super) static_input_error: Option<f64>,
-    /// Least and greatest value of the input in calibration; static activations only.
+    /// Smallest and largest value of the input in calibration; only for static activations.
     pub(super) observed_input: Option<[f32; 2]>,
-    /// Treatment of the input: `static`, `dynamic` or `weight-only`.
+    /// Quantization of the input: `static`, `dynamic` or `weight-only`.
     pub(super) input: QuantizationType,
     #[serde(serialize_with = "number")]
     pub(super) sqnr_db: f64,
@@ -139,7 +139,7 @@ pub(super) struct SkippedResult {
     pub(super) reason: String,
 }
 
-/// Bytes of weights before and after.
+/// Size of the weights in bytes, before and after quantization.
 #[derive(Serialize)]
 pub(super) struct Sizes {
     pub(super) linear_before: u64,
@@ -167,7 +167,7 @@ impl Sizes {
     }
 }
 
-/// The layers whose scheme is not `common`, by scheme.
+/// Groups the layers whose scheme is not `common` by scheme.
 fn other_schemes(common: QuantScheme, layers: &[LayerReport]) -> BTreeMap<String, Vec<String>> {
     let mut others: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for layer in layers.iter().filter(|layer| layer.scheme != common) {

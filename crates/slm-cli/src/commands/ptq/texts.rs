@@ -1,4 +1,4 @@
-//! The texts of a quantization: one to calibrate on, and one that is held out for the perplexities.
+//! The texts of a quantization: one for calibration, and a held-out one for the perplexities.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::text::{Limit, Tokens, Windowing};
 
-/// Share of the calibration text that is held out where there is no other text.
+/// Share of the calibration text that is held out if there is no other text.
 const HELD_OUT: f64 = 0.1;
 
 /// The texts as token ids.
@@ -28,10 +28,10 @@ pub(super) struct CalibrationText {
     pub(super) sha256: String,
 }
 
-/// Text that perplexities are measured on.
+/// Text on which perplexities are measured.
 pub(super) struct HeldOut {
     pub(super) windows: Vec<Vec<u32>>,
-    /// Description for people: the file, and which part of it.
+    /// Description for users: the file, and which part of it.
     pub(super) part: String,
 }
 
@@ -42,12 +42,12 @@ pub(super) struct TextReader<'a> {
     pub(super) tokenizer: &'a Tokenizer,
     pub(super) vocab_size: usize,
     pub(super) windowing: &'a Windowing,
-    /// Most tokens to calibrate on.
+    /// Maximum number of tokens to calibrate on.
     pub(super) calibration_tokens: usize,
 }
 
 impl TextReader<'_> {
-    /// Reads what `settings` name.
+    /// Reads the texts that `settings` name.
     pub(super) fn read(&self, settings: &RunInputs) -> Result<Texts> {
         let mut texts = Texts::default();
         let (calibration, evaluation) = (self.calibration_limit(), self.evaluation_limit());
@@ -90,7 +90,7 @@ impl TextReader<'_> {
         HeldOut { windows: tokens.windows(self.windowing), part }
     }
 
-    /// Calibrates on the beginning of a text and holds its end out: the last tenth, and a window at least.
+    /// Calibrates on the beginning of a text and holds out its end: the last tenth, but at least one window.
     fn read_both(&self, path: &Path) -> Result<Texts> {
         let _spinner = self.context.progress.spinner("reading the text");
         let (before, after) = match Data::open(path)? {
@@ -114,7 +114,7 @@ impl TextReader<'_> {
         })
     }
 
-    /// Splits at a line, so that what is held out is the text that `slm qat` holds out of the same share.
+    /// Splits at a line, so that `slm qat` holds out the same text for the same share.
     fn split_text(&self, path: &Path, text: &str) -> Result<(Tokens, Tokens)> {
         let (before, after) = split(text, HELD_OUT);
         let before = self.tokenizer.encode_long(before, self.calibration_tokens)?;
@@ -145,7 +145,7 @@ impl TextReader<'_> {
 
 fn calibration_text(path: &Path, tokens: Tokens) -> Result<CalibrationText> {
     let ids: Vec<u32> = tokens.0.into_iter().flatten().collect();
-    // A pipe cannot be read twice: its tokens stand for it.
+    // A pipe cannot be read twice, so its tokens are used.
     let is_file = fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
     let sha256 = if is_file {
         sha256_of_file(path)?

@@ -2,18 +2,17 @@
 
 use slm_model::Evaluation;
 
-/// Standard errors on either side of a figure that hold it with a probability of 95 %.
+/// Number of standard errors on each side of an estimate for a 95 % confidence interval.
 pub(super) const CONFIDENCE: f64 = 1.96;
 
-/// Windows below which even the uncertainty is uncertain.
+/// Number of windows below which the uncertainty itself is unreliable.
 pub(super) const FEW_WINDOWS: usize = 8;
 
-/// Standard error of the difference in mean negative log-likelihood (nats per token) between two evaluations of the same
-/// windows: from how much the windows differ from each other, each weighing as much as its tokens. None for fewer than two
-/// windows.
+/// Standard error of the difference in mean negative log-likelihood (nats per token) between two evaluations of the
+/// same windows, estimated from the differences between windows, weighted by their numbers of tokens. `None` for fewer
+/// than two windows.
 ///
-/// The losses of the two models on one window go up and down together, which is why their differences are looked at and not
-/// the losses.
+/// The losses of the two models on a window are correlated, so the estimate uses their differences.
 pub(super) fn standard_error(
     float: &Evaluation,
     quantized: &Evaluation,
@@ -48,7 +47,8 @@ mod tests {
         let float = evaluation(&[10.0, 20.0, 30.0, 40.0]);
         let same_everywhere = evaluation(&[11.0, 21.0, 31.0, 41.0]);
         assert!(standard_error(&float, &same_everywhere, &windows).unwrap() < 1e-12);
-        // Differences 0, 2, 0, 2 a window: their standard deviation is sqrt(4 / 3), that of the mean half of it.
+        // Differences per window of 0, 2, 0, 2: their standard deviation is sqrt(4 / 3), and that of the mean is half
+        // of it.
         let quantized = evaluation(&[10.0, 22.0, 30.0, 42.0]);
         let found = standard_error(&float, &quantized, &windows).unwrap();
         assert!((found - (4.0_f64 / 3.0).sqrt() / 2.0 / 10.0).abs() < 1e-12, "{found}");

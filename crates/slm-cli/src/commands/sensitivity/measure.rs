@@ -26,18 +26,18 @@ pub(in crate::commands) enum Unit {
 
 #[derive(Serialize)]
 pub(in crate::commands) struct UnitResult {
-    /// Name of the layer, or of the kind.
+    /// Name of the layer, or of the kind of layers.
     pub(in crate::commands) name: String,
     pub(in crate::commands) layers: usize,
     pub(in crate::commands) scheme: String,
-    /// Nats.
+    /// Mean divergence in nats.
     pub(in crate::commands) kl_mean: f64,
     pub(in crate::commands) perplexity: f64,
     pub(in crate::commands) top1_agreement: f64,
     pub(in crate::commands) bytes_saved: u64,
 }
 
-/// The settings of a measurement, weight-only unless the options say otherwise.
+/// Returns the settings of a measurement, weight-only by default.
 pub(in crate::commands) fn sensitivity_config(scheme: &SchemeArgs) -> Result<PtqConfig> {
     let mut config = QuantizationConfig {
         quantization_type: QuantizationType::WeightOnly,
@@ -53,7 +53,7 @@ pub(in crate::commands) fn sensitivity_config(scheme: &SchemeArgs) -> Result<Ptq
     Ok(config.ptq())
 }
 
-/// Groups of layers that are quantized at a time, by name.
+/// Returns the groups of layers that are quantized together, by name.
 pub(in crate::commands) fn units(plan: &Plan, by: Unit) -> Vec<(String, Vec<PlannedLayer>)> {
     let mut units: BTreeMap<String, Vec<PlannedLayer>> = BTreeMap::new();
     for layer in &plan.layers {
@@ -66,15 +66,15 @@ pub(in crate::commands) fn units(plan: &Plan, by: Unit) -> Vec<(String, Vec<Plan
     units.into_iter().collect()
 }
 
-/// The windows of a text, and the float model's logits of each.
+/// The windows of a text, with the float model's logits for each.
 pub(in crate::commands) struct SensitivityText<'a> {
     windows: Vec<EvalWindow<'a>>,
     float: Vec<Vec<f32>>,
 }
 
 impl SensitivityText<'_> {
-    /// Reads the first `max_tokens` tokens of the text at `path`, runs the float model of `checkpoint` on them, and gives
-    /// both to `then`, the model with a head of its own: so that a tied one can be quantized like every other layer.
+    /// Reads the first `max_tokens` tokens of the text at `path`, runs the float model of `checkpoint` on them, and
+    /// passes both to `then`. The model's head is untied, so that it can be quantized like any other layer.
     pub(in crate::commands) fn with<T>(
         checkpoint: &Checkpoint,
         path: &Path,
@@ -117,7 +117,7 @@ impl SensitivityText<'_> {
         Ok(divergence)
     }
 
-    /// Scored tokens, and the float model's perplexity.
+    /// Returns the number of scored tokens, and the float model's perplexity.
     pub(in crate::commands) fn float_perplexity(&self, model: &Transformer) -> Result<(usize, f64)> {
         let same = self.divergence(model.config().vocab_size, |index| Ok(self.float[index].clone()))?;
         Ok(same.summary().map_or((0, f64::NAN), |summary| (summary.tokens, summary.perplexity)))

@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 use super::{WIDTH, escaped};
 
-/// Room for the numbers of the vertical axis.
+/// Space for the numbers of the vertical axis.
 const LEFT: f64 = 84.0;
 const RIGHT: f64 = WIDTH - 16.0;
 const TOP: f64 = 14.0;
-/// Room for the numbers and the name of the horizontal axis.
+/// Space for the numbers and the name of the horizontal axis.
 const BELOW: f64 = 50.0;
 
 /// A range of values and the round numbers in it.
@@ -20,7 +20,8 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// From the least to the largest of `values`, widened to round numbers about `count` apart.
+    /// Creates an axis from the smallest to the largest of `values`, extended to round numbers, with about `count`
+    /// intervals.
     pub(super) fn of(values: impl Iterator<Item = f64>, count: usize) -> Self {
         let (low, high) = values
             .filter(|value| value.is_finite())
@@ -44,7 +45,7 @@ impl Axis {
     }
 }
 
-/// The place where values are drawn.
+/// The area in which values are drawn.
 pub(super) struct Frame {
     pub(super) x: Axis,
     pub(super) y: Axis,
@@ -61,7 +62,7 @@ impl Frame {
         bottom - self.y.share(value) * (bottom - TOP)
     }
 
-    /// Lines and numbers of both axes, and the name of the horizontal one.
+    /// Draws lines and numbers of both axes, and the name of the horizontal one.
     pub(super) fn draw(&self, name: &str, x: impl Fn(f64) -> String, y: impl Fn(f64) -> String) -> String {
         let mut content = self.draw_y(y);
         let bottom = self.height - BELOW;
@@ -84,7 +85,7 @@ impl Frame {
         content
     }
 
-    /// Lines and numbers of the vertical axis.
+    /// Draws lines and numbers of the vertical axis.
     pub(super) fn draw_y(&self, label: impl Fn(f64) -> String) -> String {
         let mut content = String::new();
         for &tick in &self.y.ticks {
@@ -100,7 +101,7 @@ impl Frame {
         content
     }
 
-    /// Words below the two ends of the horizontal axis.
+    /// Draws labels below both ends of the horizontal axis.
     pub(super) fn ends(&self, first: &str, last: &str) -> String {
         let y = self.height - BELOW + 22.0;
         format!(

@@ -1,4 +1,4 @@
-//! Decibels over the depth of a model.
+//! Plots of decibels over the depth of a model.
 
 use std::fmt::Write as _;
 
@@ -9,13 +9,13 @@ use super::{escaped, svg};
 #[derive(Debug, Clone)]
 pub(crate) struct Point {
     pub(crate) name: String,
-    /// In dB, drawn as a disc.
+    /// First value in dB, drawn as a disc.
     pub(crate) first: Option<f64>,
-    /// In dB, drawn as a ring.
+    /// Second value in dB, drawn as a ring.
     pub(crate) second: Option<f64>,
 }
 
-/// Decibels of each layer in forward order.
+/// Plots decibels of each layer in forward order.
 pub(crate) fn depth(points: &[Point], label: &str) -> String {
     let values = points.iter().flat_map(|point| [point.first, point.second]).flatten();
     let frame = Frame {
@@ -40,7 +40,7 @@ pub(crate) fn depth(points: &[Point], label: &str) -> String {
     svg(frame.height, label, &content)
 }
 
-/// The axis of `count` layers in forward order.
+/// Creates the axis of `count` layers in forward order.
 pub(super) fn index_axis(count: usize) -> Axis {
     Axis { low: -0.5, high: count.max(1) as f64 - 0.5, ticks: Vec::new() }
 }

@@ -4,16 +4,16 @@ use std::fmt::Write as _;
 
 use super::{WIDTH, svg};
 
-/// Shades of a map.
+/// Number of shades in a map.
 const SHADES: usize = 6;
-/// Width of the widest cell.
+/// Maximum width of a cell.
 const CELL: f64 = 14.0;
 /// Height of a cell.
 const ROW: usize = 8;
-/// Height of a map of one row, which would be a line otherwise.
+/// Height of a map with a single row, which would be too thin otherwise.
 const ONLY_ROW: usize = 24;
 
-/// A map of `rows` times `cols` values, the largest in the strongest shade.
+/// Draws a map of `rows` times `cols` values, with the largest value in the strongest shade.
 pub(in crate::html) fn heat_map(values: &[f64], rows: usize, cols: usize, label: &str) -> String {
     let (low, high) = values
         .iter()

@@ -10,11 +10,11 @@ pub(in crate::html) struct Bars {
     pub(in crate::html) min: f64,
     pub(in crate::html) max: f64,
     pub(in crate::html) counts: Vec<u64>,
-    /// Number of clipped values of each; empty where that is not known.
+    /// Number of clipped values in each bin; empty if unknown.
     pub(in crate::html) clipped: Vec<u64>,
 }
 
-/// A histogram with lines at `grid`. What is clipped stands out.
+/// Draws a histogram with lines at `grid`. Clipped values are highlighted.
 pub(in crate::html) fn histogram(bars: &Bars, grid: &[f64], label: &str) -> String {
     const HEIGHT: f64 = 156.0;
     const BOTTOM: f64 = 130.0;
@@ -25,7 +25,7 @@ pub(in crate::html) fn histogram(bars: &Bars, grid: &[f64], label: &str) -> Stri
     let path = |counts: &[u64]| {
         let mut path = String::new();
         for (index, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-            // Roots, so that the tails are seen.
+            // Square roots, so that the tails are visible.
             let height = ((*count as f64 / most).sqrt() * (BOTTOM - 5.0)).max(1.0);
             let _ =
                 write!(path, "M{:.1} {BOTTOM}v-{height:.0}h{width:.1}v{height:.0}z", index as f64 * width);

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::axes::{Axis, Frame};
 use super::{escaped, short, svg};
 
-/// Most points of a curve; more would not be seen.
+/// Maximum number of points in a curve; more would not be visible.
 const POINTS: usize = 400;
 
 /// A curve: points from left to right.
@@ -17,7 +17,7 @@ pub(crate) struct Series {
     pub(crate) marked: bool,
 }
 
-/// Curves over one axis, the first in one colour and the second in another.
+/// Draws up to two curves over the same axes, in different colours.
 pub(crate) fn lines(series: &[Series], x_name: &str, label: &str) -> String {
     let points = || series.iter().flat_map(|series| &series.points);
     let frame = Frame {

@@ -1,4 +1,4 @@
-//! Pictures as inline SVG, in colours that the page's style gives.
+//! Plots as inline SVG, in the colours of the page's style.
 
 mod axes;
 mod depth;
@@ -15,10 +15,10 @@ pub(crate) use lines::{Series, lines};
 pub(crate) use ranges::{Range, ranges};
 pub(crate) use scatter::{Mark, scatter};
 
-/// Width of the pictures.
+/// Width of the plots.
 const WIDTH: f64 = 720.0;
 
-/// A picture with a label for those who do not see it.
+/// Wraps a plot in an `svg` element with a label for screen readers.
 fn svg(height: f64, label: &str, content: &str) -> String {
     format!(
         "<svg viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" role=\"img\" aria-label=\"{}\">{content}</svg>",
@@ -30,7 +30,7 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// A number with as many digits as a label has room for.
+/// Formats a number with as many digits as fit into a label.
 fn short(value: f64) -> String {
     let size = value.abs();
     match size {

@@ -1,4 +1,4 @@
-//! Ranges of inputs over the depth of a model.
+//! Plots of input ranges over the depth of a model.
 
 use std::fmt::Write as _;
 
@@ -6,13 +6,13 @@ use super::axes::{Axis, Frame};
 use super::depth::index_axis;
 use super::{escaped, short, svg};
 
-/// The ranges of a layer's input, each from the least to the greatest value.
+/// The ranges of a layer's input, each from the smallest to the largest value.
 #[derive(Debug, Clone)]
 pub(crate) struct Range {
     pub(crate) name: String,
-    /// Values that the codes reach.
+    /// Range of the codes.
     pub(crate) kept: (f64, f64),
-    /// Values in the calibration text, if they are known.
+    /// Range in the calibration text, if known.
     pub(crate) observed: Option<(f64, f64)>,
 }
 
@@ -23,15 +23,15 @@ impl Range {
     }
 }
 
-/// Values nearer to zero than this are drawn to scale, others by their logarithm.
+/// Values closer to zero than this are drawn linearly, others logarithmically.
 const LINEAR: f64 = 0.1;
 
-/// The place of a value on an axis on which ranges of very different sizes are seen.
+/// Transforms a value for an axis that shows ranges of very different sizes.
 fn bent(value: f64) -> f64 {
     value.signum() * (value.abs() / LINEAR).ln_1p() / std::f64::consts::LN_10
 }
 
-/// Ranges of layers in forward order.
+/// Draws ranges of layers in forward order.
 pub(crate) fn ranges(ranges: &[Range], label: &str) -> String {
     let ends = ranges.iter().flat_map(Range::ends).filter(|value| value.is_finite());
     let largest = ends.map(f64::abs).fold(1.0, f64::max);

@@ -1,4 +1,4 @@
-//! Size against quality.
+//! Plots of size against quality.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ pub(crate) struct Mark {
     pub(crate) value: f64,
 }
 
-/// Values over sizes in megabytes, with names.
+/// Draws quality over size in megabytes, with names.
 pub(crate) fn scatter(marks: &[Mark], label: &str) -> String {
     let megabytes = |mark: &Mark| mark.bytes as f64 / 1e6;
     let frame = Frame {
@@ -25,7 +25,7 @@ pub(crate) fn scatter(marks: &[Mark], label: &str) -> String {
     let mut content = frame.draw("MB of weights", short, short);
     for mark in marks.iter().filter(|mark| mark.value.is_finite()) {
         let (x, y) = (frame.place_x(megabytes(mark)), frame.place_y(mark.value));
-        // Names on the right half are written to the left of their mark.
+        // Names in the right half are placed to the left of their mark.
         let (anchor, shift) = if x > WIDTH / 2.0 { ("end", -9.0) } else { ("start", 9.0) };
         let name = escaped(&mark.name);
         let _ = write!(

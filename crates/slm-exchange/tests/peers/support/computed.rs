@@ -18,13 +18,13 @@ pub(crate) fn sequences(vocab_size: usize) -> [Vec<u32>; 2] {
     [37, 101].map(|step| (0..LEN).map(|i| (i * step + i * i + 11) % vocab_size as u32).collect())
 }
 
-/// The logits of sequences, one after the other.
+/// Returns the logits of all sequences, concatenated.
 pub(crate) fn logits(model: &Transformer, ids: &[Vec<u32>]) -> Vec<f32> {
     ids.iter().flat_map(|ids| window_logits(model, ids).unwrap()).collect()
 }
 
-/// Computes two sequences, and writes the logits and the inputs of quantized layers as 32-bit floats to files under `root`.
-/// The fields are `label`, `checkpoint`, `ids`, `logits` and `inputs`, which has a layer and a file each.
+/// Computes two sequences, and writes the logits and the inputs of quantized layers as 32-bit floats to files under
+/// `root`. The fields are `label`, `checkpoint`, `ids`, `logits` and `inputs`, which lists layers and their files.
 pub(crate) fn computed(checkpoint: &Checkpoint, root: &Path, label: &str) -> Value {
     let mut model = checkpoint.load_model(&Device::flex()).unwrap();
     let recorder = Arc::new(Recorder::default());

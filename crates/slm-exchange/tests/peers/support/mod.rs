@@ -32,8 +32,8 @@ pub(crate) fn import(dir: &Path, out: &Path) -> Checkpoint {
     Checkpoint::open(hf::import_to(dir, out, false).unwrap().path).unwrap()
 }
 
-/// Options of a test: layers quantized by `scheme`, and the embedding by the scheme `embeddings`. Symmetric 4-bit weights are
-/// rounded by GPTQ, which gives them scales of either sign.
+/// Options of a test: layers quantized with `scheme`, and the embedding with the scheme `embeddings`. Symmetric 4-bit
+/// weights are rounded by GPTQ, which gives scales of both signs.
 pub(crate) fn config(scheme: &str, kind: QuantizationType, embeddings: Option<&str>) -> PtqConfig {
     let scheme: LayerScheme = scheme.parse().unwrap();
     let scheme = scheme.over(QuantScheme::per_tensor(Bits::Int8)).unwrap();
@@ -45,7 +45,7 @@ pub(crate) fn config(scheme: &str, kind: QuantizationType, embeddings: Option<&s
     config
 }
 
-/// Quantizes `float` into `out`, and its embedding by the scheme `embeddings`.
+/// Quantizes `float` into `out`, and its embedding with the scheme `embeddings`.
 pub(crate) fn quantize(
     float: &Checkpoint,
     out: &Path,
@@ -54,7 +54,7 @@ pub(crate) fn quantize(
     embeddings: Option<&str>,
 ) -> Checkpoint {
     let mut config = config(scheme, kind, embeddings);
-    // GPTQ of a model of real size takes minutes.
+    // GPTQ of a real model takes minutes.
     if float.config().model.hidden_size > 512 {
         config.method = RoundingMethod::Rtn;
     }
@@ -73,7 +73,7 @@ pub(crate) fn quantize_with(float: &Checkpoint, out: &Path, config: PtqConfig) -
     Checkpoint::open(written.path).unwrap()
 }
 
-/// The values of the codes of a matrix.
+/// Dequantizes a matrix.
 pub(crate) fn values(matrix: &QuantizedMatrix) -> Vec<f32> {
     let mut values = Vec::with_capacity(matrix.rows() * matrix.cols());
     for row in 0..matrix.rows() {
@@ -85,8 +85,8 @@ pub(crate) fn values(matrix: &QuantizedMatrix) -> Vec<f32> {
     values
 }
 
-/// Compares what stands in docs/interchange.md between the marks of `section` with `made` by the test `module`, or replaces it
-/// where SLM_BLESS is set.
+/// Compares the part of docs/interchange.md between the marks of `section` with `made`, which the test `module`
+/// produced, or replaces it if `SLM_BLESS` is set.
 pub(crate) fn check_section(section: &str, module: &str, made: &str) {
     let begin = format!("<!-- {section}: made by crates/slm-exchange/tests/peers/{module}.rs -->\n");
     let end = format!("<!-- end of {section} -->\n");

@@ -1,7 +1,7 @@
 //! The scenes that a story chooses from.
 //!
-//! A scene tells one paragraph, or the rest of one, and returns what is remembered of it: a template that
-//! fits after "told his mother about". Its first word is a name, so that "Then" can stand before it.
+//! A scene tells one paragraph, or the rest of one, and returns a template that summarizes it and fits after "told his
+//! mother about". The first word of a scene is a name, so that "Then" can precede it.
 
 mod nature;
 mod numbers;
@@ -13,21 +13,21 @@ use super::world::{Weather, World};
 
 type Tell = fn(&mut Teller<'_>, &mut World) -> String;
 
-/// Something that can happen.
+/// An event that a story can tell.
 pub(super) struct Scene {
-    /// Relative frequency of being chosen.
+    /// Relative frequency.
     pub(super) weight: u32,
     needs: Option<Weather>,
     tell: Tell,
 }
 
 impl Scene {
-    /// Returns `true` if it can happen in this world.
+    /// Returns `true` if the scene can happen in this world.
     pub(super) fn fits(&self, world: &World) -> bool {
         self.needs.is_none_or(|weather| weather == world.weather)
     }
 
-    /// Tells it.
+    /// Tells the scene.
     pub(super) fn tell(&self, teller: &mut Teller<'_>, world: &mut World) -> String {
         (self.tell)(teller, world)
     }
@@ -41,7 +41,7 @@ const fn outdoors(needs: Weather, tell: Tell) -> Scene {
     Scene { weight: 4, needs: Some(needs), tell }
 }
 
-/// Every scene. None is told twice in a story.
+/// All scenes. A story tells each at most once.
 pub(super) const SCENES: &[Scene] = &[
     scene(4, numbers::gifts),
     scene(2, numbers::together),

@@ -5,7 +5,7 @@ use super::super::template::capitalized;
 use super::super::words::{Thing, a, number};
 use super::super::world::World;
 
-/// Draws a thing that the story has not had, and fills `things` and `thing`.
+/// Draws a thing that is new to the story, and fills the slots `things` and `thing`.
 fn new_thing(teller: &mut Teller<'_>, world: &mut World) -> Thing {
     let thing = teller.take(&mut world.things);
     world.frame.set("things", thing.many).set("thing", thing.one);
@@ -146,7 +146,7 @@ mod tests {
         (1..=20).find(|&count| number(count) == word)
     }
 
-    /// Follows one paragraph of giving and finding, word by word, and returns how many totals it stated.
+    /// Follows a paragraph of giving and finding word by word, and returns the number of totals that it states.
     fn check_counting(paragraph: &str) -> usize {
         let mut count = 0_usize;
         let mut stated = 0;

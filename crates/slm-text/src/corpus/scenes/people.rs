@@ -76,7 +76,7 @@ pub(super) fn tallest(teller: &mut Teller<'_>, world: &mut World) -> String {
     format!("the {most} {what}")
 }
 
-/// A strange noise, met as the hero's character has it.
+/// A strange noise, to which the hero reacts in character.
 pub(super) fn noise(teller: &mut Teller<'_>, world: &mut World) -> String {
     world.say(teller, "{a} and {b} heard a strange noise. ");
     world.expand(teller, "{a} was ");
@@ -90,7 +90,7 @@ pub(super) fn noise(teller: &mut Teller<'_>, world: &mut World) -> String {
     "the strange noise".to_owned()
 }
 
-/// A climb, done as the hero's character has it.
+/// A climb, which the hero does in character.
 pub(super) fn climb(teller: &mut Teller<'_>, world: &mut World) -> String {
     world.say(teller, "{a} and {b} climbed a [steep|high|rocky] hill. {a} ");
     world.expand(teller, world.character.on_hill);
@@ -102,7 +102,7 @@ pub(super) fn climb(teller: &mut Teller<'_>, world: &mut World) -> String {
     "the view from the hill".to_owned()
 }
 
-/// Talk about the wishes of each for the future, with the reasons.
+/// Talk about everybody's wishes for the future, with reasons.
 pub(super) fn talk(teller: &mut Teller<'_>, world: &mut World) -> String {
     world.say(teller, "{a} asked {b} what {b.they} wanted to be. \"I want to be a ");
     let mut jobs = JOBS.to_vec();

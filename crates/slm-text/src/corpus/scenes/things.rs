@@ -1,10 +1,10 @@
-//! Scenes about things: where they are, whose they are, what they are made of.
+//! Scenes about things: where they are, who owns them, and what they are made of.
 
 use super::super::choices::Teller;
 use super::super::words::{COLORS, RECIPES, SPOTS};
 use super::super::world::World;
 
-/// Draws a colored thing that the story has not had.
+/// Draws a colored thing that is new to the story.
 fn colored(teller: &mut Teller<'_>, world: &mut World) -> String {
     let color = *teller.pick(&COLORS);
     let toy = teller.take(&mut world.toys);
@@ -64,7 +64,7 @@ pub(super) fn trade(teller: &mut Teller<'_>, world: &mut World) -> String {
     format!("the {second} that {{b}} gave {{a.them}}")
 }
 
-/// A request, and an answer that fits the one who is asked.
+/// A request, and an answer that fits the character of the person asked.
 pub(super) fn lend(teller: &mut Teller<'_>, world: &mut World) -> String {
     world.say(teller, "{a} was playing with a ");
     let toy = colored(teller, world);
