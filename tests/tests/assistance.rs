@@ -1,4 +1,4 @@
-//! Commands that help with the others: `explain`, `config`, `doctor`, `completions`.
+//! Commands that help users: `explain`, `config`, `doctor`, `completions`.
 
 use slm_tests::Sandbox;
 
@@ -40,7 +40,7 @@ fn configs_are_written_checked_and_explained() {
         sandbox.refuses(
             &format!("config init {name} --out {name}.toml"),
             1,
-            &["exists already", "--overwrite"],
+            &["already exists", "--overwrite"],
         );
     }
     // The model has 64 positions, and the default is 128.
@@ -75,7 +75,7 @@ fn a_setting_takes_the_place_of_a_value_of_a_config_of_ptq() {
     let set = "--set quantization.quantization_type=weight-only";
     let json = sandbox.slm(&format!("{ptq} new {set} --set quantization.granularity=group:16")).json();
     assert_eq!((&json["type"], &json["granularity"]), (&"weight-only".into(), &"group:16".into()));
-    // An option comes before it.
+    // An option takes precedence over --set.
     let json = sandbox.slm(&format!("{ptq} other {set} --granularity channel")).json();
     assert_eq!(json["granularity"], "channel");
     sandbox.refuses(&format!("{ptq} no --set quantization.bits=4"), 1, &["bits", "quantization_bits"]);
@@ -124,14 +124,30 @@ fn shells_and_manuals_know_every_command() {
         page.contains(".TH slm-ptq 1") && page.contains("granularity") && page.contains("Examples:"),
         "{page}"
     );
-    sandbox.refuses("completions man --out man1", 1, &["exists already", "--overwrite"]);
+    sandbox.refuses("completions man --out man1", 1, &["already exists", "--overwrite"]);
     sandbox.slm("completions man --out man1 --overwrite").success();
     sandbox.refuses("completions man", 2, &["--out"]);
     sandbox.refuses("completions bash --out there", 2, &["standard output"]);
     sandbox.refuses("completions tcsh", 2, &["bash", "zsh"]);
 }
 
-/// `-q` leaves the result, and nothing on standard error.
+#[test]
+fn a_command_line_that_nearly_fits_is_answered_with_one_that_does() {
+    let sandbox = Sandbox::with_model();
+    for (line, example) in [
+        ("train", "slm train --config my-config.toml"),
+        ("config init", "slm config init ptq"),
+        ("export model", "slm export my-model-int4 --format gguf"),
+        ("completions", "slm completions bash"),
+    ] {
+        sandbox.refuses(line, 2, &["required", "For example:", example]);
+    }
+    for (line, command) in [("pqt", "'ptq'"), ("quantize", "'ptq'"), ("generat", "'generate'")] {
+        sandbox.refuses(line, 2, &[command]);
+    }
+}
+
+/// `-q` prints only the result, and nothing on standard error.
 #[test]
 fn quiet_commands_print_their_result() {
     let sandbox = Sandbox::with_model();

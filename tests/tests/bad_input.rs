@@ -1,24 +1,24 @@
-//! Input that is not what it should be: refused with a message that says where, what and what to do, without
-//! a panic, and with nothing written.
+//! Invalid input: rejected with a message that names the place, the problem and the remedy, without a panic, and with
+//! nothing written.
 
 use std::fs;
 
 use slm_tests::{HuggingFace, Sandbox, model, quantized, text};
 
-/// A quantization of the model that is there, less the option under test.
+/// A quantization of the model, to which the option under test is added.
 const PTQ: &str = "ptq --checkpoint model --calibration text.txt --out new";
 
-/// Change of a Hugging Face model, and the texts that the message about it must hold.
+/// A change of a Hugging Face model, and the texts that the error message must contain.
 type Change = (fn(&mut HuggingFace), &'static [&'static str]);
 
-/// A float model, its quantized form and a text.
+/// Creates a float model, its quantized version and a text.
 fn both() -> Sandbox {
     let sandbox = Sandbox::with_model();
     sandbox.put_dir("int8", quantized());
     sandbox
 }
 
-/// A changed Hugging Face model in `hf`.
+/// Creates a changed Hugging Face model in `hf`.
 fn hugging_face(change: impl FnOnce(&mut HuggingFace)) -> Sandbox {
     let sandbox = Sandbox::new();
     let mut model = model();
@@ -112,7 +112,7 @@ fn truncated_and_garbage_weights_are_refused() {
         sandbox.refuses("import hf --out new", 1, &[file]);
     }
 
-    // The same of a checkpoint.
+    // The same for a checkpoint.
     let sandbox = both();
     for dir in ["model", "int8"] {
         let file = format!("{dir}/model.safetensors");
@@ -229,7 +229,7 @@ fn unfit_texts_are_refused() {
         ] {
             sandbox.refuses(&line.replace("FILE", file), 1, &parts);
         }
-        // Calibration text also holds the held-out part, so that a short one may lack more than one window.
+        // A calibration text also contains the held-out part, so a short one may lack more than one window.
         let parts = if file == "short.txt" {
             &["short.txt", "and to hold one out", "128", "--eval"]
         } else {
@@ -267,7 +267,7 @@ fn unfit_group_sizes_are_refused() {
         let line = format!("{PTQ} --granularity {granularity}");
         sandbox.refuses(&line, 2, &["--granularity", granularity, "group:"]);
     }
-    // 64 fits every layer but 65 fits only those of width 128.
+    // A group size of 64 fits every layer, and 65 only those of width 128.
     for size in ["65", "4000000000"] {
         let line = format!("{PTQ} --granularity group:{size}");
         sandbox.refuses(&line, 1, &["layers.0.self_attn.q_proj", size, "width of 64", "use 1 to 64"]);
@@ -301,7 +301,7 @@ fn unknown_config_keys_come_with_the_nearest_known_one() {
         sandbox.put("run.toml", [CONFIG, entry].concat());
         sandbox.refuses(&line, 1, &[&["run.toml"], parts].concat());
     }
-    // Without a mistake it is obeyed, and options go before it.
+    // A correct config is used, and options take precedence over it.
     sandbox.put("run.toml", format!("{CONFIG}quantization_bits = 4\ngranularity = \"channel\""));
     let json = sandbox.slm(&format!("{line} --granularity group:16 --json")).json();
     assert_eq!((json["bits"].as_u64(), json["granularity"].as_str()), (Some(4), Some("group:16")));
@@ -346,7 +346,7 @@ fn what_exists_is_kept() {
     let directory_commands = ["import hf", "ptq --checkpoint model --calibration text.txt"];
     for line in directory_commands {
         for out in ["int8", "mine", "text.txt"] {
-            sandbox.refuses(&format!("{line} --out {out}"), 1, &[out, "exists already", "--overwrite"]);
+            sandbox.refuses(&format!("{line} --out {out}"), 1, &[out, "already exists", "--overwrite"]);
         }
         for out in ["mine", "text.txt", "hf"] {
             sandbox.refuses(
@@ -357,10 +357,10 @@ fn what_exists_is_kept() {
         }
     }
     for line in file_commands() {
-        sandbox.refuses(&format!("{line} --out text.txt"), 1, &["text.txt", "exists already", "--overwrite"]);
+        sandbox.refuses(&format!("{line} --out text.txt"), 1, &["text.txt", "already exists", "--overwrite"]);
     }
 
-    // A checkpoint to which a file was added is no longer ours alone.
+    // A checkpoint to which a file was added must not be replaced.
     sandbox.put("int8/notes.txt", "mine");
     for line in directory_commands {
         let line = format!("{line} --out int8 --overwrite");
@@ -368,7 +368,7 @@ fn what_exists_is_kept() {
     }
     fs::remove_file(sandbox.path("int8/notes.txt")).unwrap();
 
-    // With --overwrite, a checkpoint and a file are replaced.
+    // With --overwrite, checkpoints and files are replaced.
     sandbox.slm("import hf --out int8 --overwrite").success();
     assert_eq!(sandbox.read("int8/model.safetensors"), sandbox.read("model/model.safetensors"));
     sandbox.slm("corpus --stories 1 --out text.txt --overwrite").success();
@@ -452,8 +452,10 @@ fn unfit_token_ids_are_located() {
 fn generation_that_cannot_be_is_refused() {
     let sandbox = Sandbox::with_model();
     let generate = "generate --checkpoint model --prompt Once";
-    sandbox.refuses(&format!("{generate} --max-new-tokens 65"), 1, &["positions", "64", "shorten"]);
-    sandbox.refuses(&format!("{generate} --max-new-tokens {}", u64::MAX), 1, &["positions", "64", "shorten"]);
+    let long = "Once ".repeat(100);
+    sandbox.put("long.txt", &long);
+    let line = "generate --checkpoint model --prompt-file long.txt";
+    sandbox.refuses(line, 1, &["positions", "64", "shorten"]);
     for option in ["--temperature -1", "--temperature NaN", "--top-p 0", "--top-p 1.5", "--top-p -0.5"] {
         let named = option.replace(' ', " is ");
         sandbox.refuses(&format!("{generate} {option}"), 2, &[&named, "use "]);

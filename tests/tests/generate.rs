@@ -1,4 +1,4 @@
-//! Generation: prompts from everywhere, and every way to end.
+//! Generation: all sources of prompts, and all ways to stop.
 
 use std::fs;
 use std::io::Write;
@@ -23,7 +23,7 @@ fn a_prompt_may_be_anything_from_anywhere() {
         assert_eq!(expected["prompt"], prompt);
         let dashed = sandbox.slm_with(&line, &["--prompt", prompt], &[]).json();
         assert_eq!(dashed["ids"], expected["ids"], "{prompt}");
-        // A file or a pipe, with a line end or without, with the marks of Windows or without.
+        // A file or a pipe, with or without a line end and a byte order mark.
         let marked = format!("\u{feff}{prompt}\r\n");
         for content in [prompt, &format!("{prompt}\n"), &marked] {
             sandbox.put("prompt.txt", content);
@@ -40,7 +40,7 @@ fn a_prompt_may_be_anything_from_anywhere() {
             }
         }
     }
-    // JSON is a prompt like any other.
+    // A file of JSON is a prompt like any other.
     sandbox.put("prompt.json", "{\"text\": \"x\"}");
     let json = sandbox.slm(&format!("{line} --prompt-file prompt.json")).json();
     assert_eq!(json["prompt"], "{\"text\": \"x\"}");
@@ -64,12 +64,18 @@ fn it_says_why_it_stopped() {
         (&few["stop"], &few["stopped_by"], said.as_str()),
         (&"max_new_tokens".into(), &Value::Null, "")
     );
-    // All defaults: what the 64 positions have room for, and a word about it.
+    // All defaults: generation fills the 64 positions and reports that.
     let (all, said) = generate("--ignore-eos");
     assert_eq!(all["stop"], "context_full");
     assert_eq!(ids(&all, "prompt_ids").len() + ids(&all, "ids").len(), 65);
     assert!(said.contains("64 positions are full"), "{said}");
-    // A text that was written ends it the next time, wherever tokens are cut; it is not shown.
+    // The same if more tokens are requested than fit.
+    for more in [65, u64::MAX] {
+        let (cut, said) = generate(&format!("--ignore-eos --max-new-tokens {more}"));
+        assert_eq!((&cut["stop"], &cut["ids"]), (&"context_full".into(), &all["ids"]));
+        assert!(said.contains("64 positions are full"), "{said}");
+    }
+    // A part of this text as the stop text ends the next run, however it is split into tokens, and is not printed.
     let written = all["text"].as_str().unwrap();
     let from = written.floor_char_boundary(written.len() / 2);
     let part: String = written[from..].chars().take(3).collect();
@@ -84,7 +90,7 @@ fn it_says_why_it_stopped() {
     sandbox.refuses_with(&line, &["--stop", ""], &[], 2, &["--stop", "empty"]);
 }
 
-/// A tokenizer that puts a token in front of prompts.
+/// A tokenizer that puts a token before prompts.
 fn with_bos() -> Sandbox {
     let sandbox = Sandbox::new();
     let mut model = model();
@@ -104,7 +110,7 @@ fn a_prompt_begins_with_one_beginning_of_sequence() {
     assert!(spelled.stderr.contains("once, not twice"), "{spelled}");
     let json: Value = serde_json::from_str(&spelled.stdout).unwrap();
     assert_eq!(json["prompt_ids"], plain["prompt_ids"]);
-    // A config that asks for none does not take it away, and says so.
+    // A config that disables the token has no effect, and a warning says so.
     fs::write(sandbox.path("hf/tokenizer_config.json"), r#"{"add_bos_token": false}"#).unwrap();
     let outcome = sandbox.slm("import hf --out model --overwrite");
     assert_eq!(outcome.code, Some(0), "{outcome}");
@@ -123,13 +129,13 @@ fn stop_texts_may_lie_across_tokens_and_be_special_tokens() {
     let chars: Vec<char> = written.chars().collect();
     for (from, len) in [(0, 1), (0, 5), (3, 9), (7, 2), (chars.len() - 3, 2)] {
         let stop: String = chars[from..from + len].iter().collect();
-        // The beginning of the stop text again in front of it is no end.
+        // A repeated beginning of the stop text does not hide it.
         let other = format!("{stop}\u{1}");
         let json = sandbox.slm_with(&line, &["--stop", &other, "--stop", &stop], &[]).json();
         assert_eq!(json["text"], written[..written.find(&stop).unwrap()], "{stop:?}");
         assert_eq!(json["stopped_by"], stop);
     }
-    // A special token is never part of the text: the token itself ends it.
+    // A special token is never part of the text: it ends the text as a token.
     let mut model = model();
     let first = ids(&all, "ids")[0];
     let mut tokenizer: Value = serde_json::from_str(&model.tokenizer).unwrap();
@@ -150,7 +156,7 @@ fn stop_texts_may_lie_across_tokens_and_be_special_tokens() {
     assert_eq!(ids(&json, "ids"), [0; 0]);
 }
 
-/// Numbers as other programs take them, and as none does.
+/// Numbers as other programs accept them are understood; other odd numbers are errors.
 #[test]
 fn odd_numbers_are_understood_or_blamed() {
     let sandbox = Sandbox::with_model();
@@ -204,7 +210,7 @@ fn end_tokens_of_the_tokenizer_files_end_it() {
     let first =
         ids(&sandbox.slm(&format!("{GENERATE} --prompt Once --max-new-tokens 1 --ignore-eos")).json(), "ids")
             [0];
-    // A model whose first word ends the text, as only tokenizer_config.json says.
+    // Only tokenizer_config.json declares that the model's first word ends the text.
     let mut model = model();
     model.config["eos_token_id"] = Value::Null;
     let tokenizer: Value = serde_json::from_str(&model.tokenizer).unwrap();
@@ -227,7 +233,7 @@ fn end_tokens_of_the_tokenizer_files_end_it() {
     }
 }
 
-/// The tokens of the model are bytes: hot enough, it writes what is no text.
+/// The model's tokens are bytes: at a high temperature it generates invalid UTF-8.
 #[test]
 fn any_bytes_can_be_written() {
     let sandbox = Sandbox::with_model();
@@ -289,7 +295,7 @@ fn several_prompts_are_answered_in_order_by_lines_of_json() {
     let outcome = sandbox.slm(&format!("{line} --prompts prompts.jsonl")).success();
     let found: Vec<Value> = outcome.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(found.len(), 3, "{outcome}");
-    // Each is the answer that its prompt gets on its own.
+    // Each answer equals that of its prompt alone.
     let single = |prompt: &str, options: &str| {
         sandbox.slm_with(&format!("{line} --json {options}"), &["--prompt", prompt], &[]).json()
     };

@@ -1,15 +1,15 @@
-//! Reports as pages: what is in them, and that they need nothing from elsewhere.
+//! Reports as HTML pages: their content, and that they need no external resources.
 
 use std::path::Path;
 use std::process::Command;
 
 use slm_tests::{Sandbox, quantized};
 
-/// Elements without an end.
+/// Elements without an end tag.
 const VOID: [&str; 5] = ["meta", "link", "input", "!DOCTYPE", "!--"];
 
-/// Checks the structure of a page: elements that end in the order of their beginnings, one heading of the first order, a
-/// language, a title, labels for pictures and fields, and nothing that would be fetched.
+/// Checks the structure of a page: properly nested elements, one top-level heading, a language, a title, labels for
+/// images and fields, and no external resources.
 #[track_caller]
 fn is_sound(html: &str) {
     assert!(html.starts_with("<!DOCTYPE html>") && html.contains("<html lang=\"en\">"));
@@ -37,12 +37,12 @@ fn is_sound(html: &str) {
         }
     }
     assert_eq!(open, Vec::<&str>::new());
-    // Fields are inside of their labels, and headers of tables are buttons that keys reach.
+    // Fields are inside their labels, and table headers are buttons that can be reached with the keyboard.
     assert_eq!(body.matches("<input").count(), body.matches("<label>").count());
     assert_eq!(body.matches("<th ").count(), body.matches("<th scope=\"col\"><button").count());
 }
 
-/// Rows of the table whose columns begin with `first`.
+/// Returns the number of rows of the table whose columns begin with `first`.
 fn rows(html: &str, first: &str) -> usize {
     let marker = format!("<tr><th scope=\"col\"><button type=\"button\">{first}</button>");
     let (_, table) = html.split_once(&marker).unwrap_or_else(|| panic!("no table of {first}"));
@@ -59,7 +59,7 @@ fn every_report_can_be_a_page() {
         .success();
     let html = page("ptq.html");
     is_sound(&html);
-    // The verdict comes first, then what was done, sizes, quality, layers, lineage.
+    // The verdict comes first, then actions, sizes, quality, layers, lineage.
     let order = [
         "class=\"verdict",
         "<dt>weights</dt>",
@@ -76,7 +76,7 @@ fn every_report_can_be_a_page() {
     assert_eq!(html.matches("aria-label=\"Scales of").count(), 15);
     assert_eq!(html.matches("<circle").count(), 15);
 
-    // Of each static input, the range that is kept and the extremes that calibration saw.
+    // For each static input, the range that is kept and the extremes observed in calibration.
     let (kept, observed) = ("Input: 8-bit, kept from", "Observed in calibration: from");
     let static_inputs = html.matches(kept).count();
     assert!(static_inputs > 0);
@@ -122,18 +122,18 @@ fn every_report_can_be_a_page() {
 fn a_page_does_not_take_the_place_of_another_file() {
     let sandbox = Sandbox::with_model();
     sandbox.put("notes.html", "<p>mine</p>");
-    sandbox.refuses("inspect model --html notes.html", 1, &["notes.html", "exists already", "--html"]);
+    sandbox.refuses("inspect model --html notes.html", 1, &["notes.html", "already exists", "--html"]);
     sandbox.refuses("inspect model --html nowhere/page.html", 1, &["nowhere/page.html", "--html"]);
     sandbox.refuses("inspect model --html -", 2, &["--html -"]);
     sandbox.refuses("inspect model --html page.html --layer lm_head", 2, &["--html", "--layer"]);
     for _ in 0..2 {
         sandbox.slm("inspect model --html page.html").success();
     }
-    // With --json there is one object, and the page.
+    // With --json, the JSON object and the page are written.
     sandbox.slm("inspect model --html page.html --json").json();
 }
 
-/// The model that ships has names, sizes and texts of another kind; nothing of them may break a page.
+/// Names with special characters must not break a page.
 #[test]
 fn hostile_names_are_shown_as_they_are() {
     let sandbox = Sandbox::with_model();
@@ -146,7 +146,7 @@ fn hostile_names_are_shown_as_they_are() {
     assert!(html.contains("&lt;b&gt;.txt") && !html.contains("<b>.txt"));
 }
 
-/// The script of a page is a program that node can read, where there is node.
+/// The script of a page is valid for node, if node is installed.
 #[test]
 fn the_script_has_no_syntax_error() {
     let sandbox = Sandbox::with_model();

@@ -1,6 +1,6 @@
-//! The program is killed at random instants, and nothing is lost.
+//! Kills the program at random times and checks that nothing is lost.
 //!
-//! `SLM_KILLS` says how often each command is killed: 6 times by default, for a quick test.
+//! `SLM_KILLS` sets how often each command is killed. The default is 6, for a quick test.
 //!
 //! ```text
 //! SLM_KILLS=200 cargo test --release -p slm-tests --test killed -- --nocapture
@@ -22,7 +22,7 @@ fn up_to(most: Duration, random: &mut Random) -> Duration {
     most.mul_f64((random.bits() >> 11) as f64 / (1_u64 << 53) as f64)
 }
 
-/// Runs `line`, kills it after `delay`, and says whether it was still running then.
+/// Runs `line`, kills it after `delay`, and returns whether it was still running.
 fn kill_after(sandbox: &Sandbox, line: &str, delay: Duration) -> bool {
     let mut child = sandbox.command(line).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     std::thread::sleep(delay);
@@ -65,7 +65,7 @@ fn ptq_leaves_the_old_or_the_new() {
     let int8 = files(&sandbox.path("out"));
     let (mut random, mut killed, mut new) = (Random(1), 0, 0);
     for round in 0..kills() {
-        // What is there is of the other kind than what is written.
+        // The existing output is of the other kind than the new one.
         let (bits, old, made) = if round % 2 == 0 { (4, &int8, &int4) } else { (8, &int4, &int8) };
         killed += usize::from(kill_after(&sandbox, &line(bits), up_to(time, &mut random)));
         sandbox.slm("inspect out").success();
@@ -80,7 +80,7 @@ fn ptq_leaves_the_old_or_the_new() {
     assert!(killed > 0);
 }
 
-/// Ctrl-C at a random instant: the program says so, and neither it nor the next has anything to tidy up.
+/// Ctrl-C at a random time: the program reports it, and neither this run nor the next one has anything to clean up.
 #[cfg(unix)]
 #[test]
 fn an_interrupted_ptq_leaves_the_old_or_the_new_and_nothing_else() {
@@ -97,13 +97,12 @@ fn an_interrupted_ptq_leaves_the_old_or_the_new_and_nothing_else() {
     fs::remove_dir_all(sandbox.path("int4")).unwrap();
     let (mut random, mut interrupted, mut new) = (Random(4), 0, 0);
     for round in 0..kills() {
-        // Every second time there is nothing yet.
+        // In every second round, there is no output yet.
         let out = if round % 2 == 0 { "out" } else { "first" };
         let mut command = sandbox.command(&line(4, out));
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         std::thread::sleep(up_to(time, &mut random));
-        // Before it listens, the signal itself ends it; afterwards its number is no other process's, which is
-        // still to be waited for.
+        // Before it handles the signal, the signal ends it. Its id cannot be reused before `wait`.
         assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
         let output = child.wait_with_output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
@@ -117,7 +116,7 @@ fn an_interrupted_ptq_leaves_the_old_or_the_new_and_nothing_else() {
         }
         let finished = output.status.success();
         let found = sandbox.path(out).exists().then(|| files(&sandbox.path(out)));
-        // It is in place before the perplexity of what is there is measured.
+        // The output is in place before the perplexity is measured.
         let is_new = found.as_ref() == Some(&made);
         assert!(is_new || !finished && found.as_ref() == (out == "out").then_some(&old), "round {round}");
         new += usize::from(is_new);
@@ -129,10 +128,10 @@ fn an_interrupted_ptq_leaves_the_old_or_the_new_and_nothing_else() {
     assert!(interrupted > 0);
 }
 
-/// Kills the training command `line` at random instants. Each time its directory `run` must hold a checkpoint that
-/// verifies, unless there is none yet, and going on must end with the model of a run that was never killed.
+/// Kills the training command `line` at random times. Each time its directory `run` must contain a verified checkpoint,
+/// unless there is none yet. Resuming must lead to the same model as an uninterrupted run.
 fn goes_on_from_its_last_checkpoint(sandbox: &Sandbox, line: &str, steps: usize, seed: u64) {
-    // The first run may be slow for other reasons, and is then no measure of when to kill the others.
+    // The first run may be slow for other reasons, so it does not determine when to kill the others.
     let first = timed(sandbox, line);
     fs::remove_dir_all(sandbox.path("run")).unwrap();
     let time = first.min(timed(sandbox, line));
@@ -152,13 +151,46 @@ fn goes_on_from_its_last_checkpoint(sandbox: &Sandbox, line: &str, steps: usize,
             sandbox.slm(line).success();
         }
         assert!(sandbox.read("run/model.safetensors") == whole, "round {round}: another model");
-        // A run that was killed after its last checkpoint writes no more, and so nobody has tidied up.
+        // A run that was killed after its last checkpoint writes nothing more, so nothing has cleaned up.
         if !finished {
             assert_eq!(names(&sandbox.path("")), after, "round {round}");
         }
     }
     let command = line.split(' ').next().unwrap();
     println!("{command}: {killed} of {} killed while running ({time:.0?} a run), {resumed} resumed", kills());
+    assert!(killed > 0);
+}
+
+/// GPTQ is killed repeatedly and resumes from its last layer each time.
+#[test]
+fn gptq_goes_on_from_its_last_layer() {
+    let sandbox = Sandbox::with_model();
+    let line = "ptq --checkpoint model --calibration text.txt --calibration-tokens 2048 --window 32 --no-eval \
+                --type weight-only --bits 4 --granularity group:8 --method gptq";
+    let time = timed(&sandbox, &format!("{line} --out whole"));
+    let whole = fs::read(sandbox.path("whole/model.safetensors")).unwrap();
+    let (mut random, mut killed, mut kept) = (Random(9), 0, 0);
+    for round in 0..kills() {
+        let mut resume = "";
+        while !sandbox.path("out").exists() {
+            killed += usize::from(kill_after(
+                &sandbox,
+                &format!("{line} --out out {resume}"),
+                time.mul_f64(0.2) + up_to(time, &mut random),
+            ));
+            let unfinished = sandbox.path("out.unfinished");
+            let layers = if unfinished.exists() { names(&unfinished) } else { Vec::new() };
+            kept += layers.iter().filter(|name| name.ends_with(".safetensors")).count();
+            resume = if unfinished.exists() { "--resume" } else { "" };
+        }
+        let made = fs::read(sandbox.path("out/model.safetensors")).unwrap();
+        assert!(made == whole, "round {round}");
+        // A run that was killed between the two steps has left files that are no longer needed.
+        sandbox.slm(&format!("{line} --out out --overwrite")).success();
+        assert_eq!(names(&sandbox.path("")), ["model", "out", "text.txt", "whole"], "round {round}");
+        fs::remove_dir_all(sandbox.path("out")).unwrap();
+    }
+    println!("gptq: killed {killed} times ({time:.0?} a run), {kept} layers kept");
     assert!(killed > 0);
 }
 
@@ -170,7 +202,7 @@ fn training_goes_on_from_its_last_checkpoint() {
     goes_on_from_its_last_checkpoint(&sandbox, "train --config run.toml --data text.txt --out run", 20, 2);
 }
 
-/// Steps that each write a checkpoint, of whatever model is trained.
+/// Steps that each write a checkpoint, for any kind of training.
 const STEPS: &str = "
 [training]
 steps = 8
@@ -195,7 +227,7 @@ fn finetuning_goes_on_from_its_last_checkpoint() {
     let sandbox = Sandbox::with_model();
     sandbox.put_dir("int8", quantized());
     sandbox.put("run.toml", STEPS);
-    // What rounding leaves over is one more file that must be of the same step as the others.
+    // Rounding remainders are an additional file that must belong to the same step as the others.
     let line = "finetune --config run.toml --checkpoint int8 --data text.txt --window 32 \
                 --eval-tokens 64 --rounding error-feedback --out run";
     goes_on_from_its_last_checkpoint(&sandbox, line, 8, 6);
@@ -230,7 +262,7 @@ fn migration_leaves_the_old_or_the_new_and_a_backup() {
         assert!(files(&sandbox.path("model")) == new, "round {round}");
         let left: Vec<String> =
             names(&sandbox.path("")).into_iter().filter(|name| name.starts_with('.')).collect();
-        // Where nothing was left to do, nobody has taken the lock and tidied up.
+        // If nothing was left to do, no run has taken the lock and cleaned up.
         assert!(left.is_empty() || found == new, "round {round}: {left:?}");
         for name in left {
             let path = sandbox.path(&name);

@@ -1,4 +1,4 @@
-//! The model that ships, as `cargo run --release -p slm-cli -- ptq` quantizes it.
+//! The shipped model, as `cargo run --release -p slm-cli -- ptq` quantizes it.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ fn the_shipped_model_is_small_and_survives_quantization() {
     let bytes: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
     assert!(bytes <= 3_000_000, "the shipped checkpoint has {bytes} bytes");
 
-    // The output goes to the working directory, which is a temporary one.
+    // The output goes to the working directory, which is temporary.
     let sandbox = Sandbox::new();
     let variable = [("CARGO_MANIFEST_DIR", package.to_str().unwrap())];
     for (bits, most_loss, most_bytes) in [("8", 1.01, 0.2505), ("4", 1.5, 0.1255)] {
@@ -38,7 +38,7 @@ fn a_model_that_quantization_breaks_ends_with_the_cause() {
     let variable = [("CARGO_MANIFEST_DIR", package.to_str().unwrap())];
     let sandbox = Sandbox::new();
     let short = "ptq --calibration-tokens 1024 --eval-tokens 2048";
-    // Ranges that clip most of what there is, first of the activations and then of the weights.
+    // Ranges that clip most values, first of the activations and then of the weights.
     for (options, parts) in [
         (
             "--activation-observer percentile:60",
@@ -51,12 +51,12 @@ fn a_model_that_quantization_breaks_ends_with_the_cause() {
     ] {
         let run = sandbox.slm_with(&format!("{short} {options}"), &[], &variable).success();
         let (_, warning) =
-            run.stdout.split_once("\nWARNING: ").unwrap_or_else(|| panic!("no warning in\n{run}"));
+            run.stdout.split_once("\nwarning: ").unwrap_or_else(|| panic!("no warning in\n{run}"));
         for part in parts {
             assert!(warning.contains(part), "{part} is not in\n{warning}");
         }
         let json = sandbox.slm_with(&format!("{short} {options} --json"), &[], &variable).json();
-        assert_eq!(json["warning"].as_str().unwrap().trim(), format!("WARNING: {}", warning.trim()));
+        assert_eq!(json["warning"].as_str().unwrap().trim(), warning.trim());
     }
     let json = sandbox.slm_with(&format!("{short} --json"), &[], &variable).json();
     assert!(json["warning"].is_null(), "{json}");

@@ -1,9 +1,9 @@
-//! More forms of texts and token ids: what Python, jq, pandas and tokenizers write, and what is no text.
+//! More formats of texts and token ids: those of Python, jq, pandas and tokenizers, and files that are not text.
 
 use serde_json::{Value, json};
 use slm_tests::{Outcome, Sandbox, text};
 
-/// Evaluates `content`, which must succeed, and gives the result.
+/// Evaluates `content`, which must succeed, and returns the result.
 #[track_caller]
 fn eval(sandbox: &Sandbox, name: &str, content: impl AsRef<[u8]>, window: usize) -> (Value, Outcome) {
     sandbox.put(name, content);
@@ -60,7 +60,7 @@ fn texts_as_programs_write_them() {
         assert_eq!(part.is_empty(), outcome.stderr.is_empty(), "{outcome}");
         assert!(outcome.stderr.contains(part), "{outcome}");
     }
-    // Halves of a surrogate pair, which JSON can spell and UTF-8 cannot, are U+FFFD.
+    // Unpaired surrogates, which JSON can represent and UTF-8 cannot, become U+FFFD.
     let (replaced, _) = eval(&sandbox, "replaced.txt", format!("{a}\u{fffd}"), 64);
     let half = json!({ "text": a }).to_string().replace("\"}", "\\ud83d\"}");
     assert_eq!(eval(&sandbox, "half.jsonl", half, 64).0["perplexity"], replaced["perplexity"]);
@@ -179,11 +179,11 @@ fn what_is_odd_about_a_text_is_said() {
     ] {
         let (_, outcome) = eval(&sandbox, name, content, 64);
         assert!(outcome.stderr.contains(part) && outcome.stderr.contains(name), "{outcome}");
-        assert_eq!(outcome.stderr.matches("WARN").count(), 1, "{outcome}");
+        assert_eq!(outcome.stderr.matches("warning: ").count(), 1, "{outcome}");
     }
 }
 
-/// Standard input is one text, and is named as such.
+/// Standard input can be read only once, and messages name it.
 #[test]
 fn standard_input_is_one_text() {
     use std::io::Write;
@@ -194,7 +194,7 @@ fn standard_input_is_one_text() {
         let mut command = sandbox.command(line);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        // It may refuse before it reads.
+        // The program may fail before it reads standard input.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         Outcome::of(line, child.wait_with_output().unwrap())
     };
@@ -212,7 +212,7 @@ fn standard_input_is_one_text() {
     run(logits, r#"{"ids": [[1, 2]]}"#).success();
 }
 
-/// A limit reads what it needs of a text, in memory too: 512 tokens of 20 MB.
+/// A limit bounds the text that is read, and the memory: 512 tokens of 20 MB.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_big_text_takes_no_memory() {

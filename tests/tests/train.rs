@@ -1,4 +1,4 @@
-//! Training, through the whole program.
+//! Training with the whole program.
 
 use std::fs;
 
@@ -40,7 +40,7 @@ fn a_trained_model_has_learned_and_can_be_quantized() {
     let sandbox = sandbox();
     let json = sandbox.slm(&format!("{TRAIN} --out model --json")).json();
     assert_eq!((&json["finished"], &json["step"], &json["steps"]), (&true.into(), &30.into(), &30.into()));
-    // A model that knows nothing has ln 300 = 5.7 nats a token.
+    // An untrained model has ln 300 = 5.7 nats per token.
     let nll = json["validation"]["nll"].as_f64().unwrap();
     assert!(nll < 5.0, "{json}");
     let ptq = "ptq --checkpoint model --calibration text.txt --bits 8 --window 32 --out int8 --json";
@@ -71,7 +71,7 @@ granularity = \"channel\"
         assert_eq!(recorded[key], value, "{key}");
     }
     assert_eq!(recorded["bits"], 4);
-    // A model that knows nothing has a perplexity of 300; what was validated is the quantized model.
+    // An untrained model has a perplexity of 300; the validated model is the quantized one.
     let evaluated = sandbox.slm("eval --checkpoint int4 --data text.txt --window 32 --json").json();
     let perplexity = evaluated["perplexity"].as_f64().unwrap();
     assert!(
@@ -82,7 +82,7 @@ granularity = \"channel\"
     assert!(generated["text"].is_string(), "{generated}");
 }
 
-/// A run that Ctrl-C ends and `--resume` takes up again gives the bytes of a run that never stopped.
+/// A run that is interrupted by Ctrl-C and resumed with `--resume` gives the same bytes as an uninterrupted run.
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_goes_on_as_if_it_had_not_stopped() {
@@ -122,8 +122,8 @@ fn what_cannot_be_trained_is_refused() {
         ("--config run.toml --data latin1.txt --out new", &["latin1.txt", "not UTF-8", "iconv"]),
         ("--config text.txt --data text.txt --out new", &["text.txt", "not valid TOML"]),
         ("--config run.toml --data text.txt --out text.txt/new", &["text.txt/new", "cannot be written"]),
-        ("--config run.toml --data text.txt --out int8", &["int8", "exists already", "--overwrite"]),
-        ("--config run.toml --data text.txt --out mine", &["mine", "exists already", "--overwrite"]),
+        ("--config run.toml --data text.txt --out int8", &["int8", "already exists", "--overwrite"]),
+        ("--config run.toml --data text.txt --out mine", &["mine", "already exists", "--overwrite"]),
         ("--config run.toml --data text.txt --out mine --overwrite", &["mine", "not overwritten"]),
         (
             "--config run.toml --data text.txt --out new --resume",

@@ -1,11 +1,11 @@
-//! The keys of a config file, explained: the source of `slm config` and of docs/config.md.
+//! Explanations of all config keys: the source of `slm config` and of docs/config.md.
 
 use serde::Serialize;
 use serde_json::Value;
 use slm_model::ModelConfig;
 use slm_train::{FinetuneOptions, QatTrainingOptions, QuantizationConfig, TokenizerConfig, TrainingOptions};
 
-/// A section and what it is for.
+/// A section and its purpose.
 pub(crate) struct Section {
     pub(crate) name: &'static str,
     pub(crate) text: &'static str,
@@ -15,7 +15,7 @@ pub(crate) struct Section {
 /// A key of a section.
 pub(crate) struct Key {
     pub(crate) name: &'static str,
-    /// The values that it takes.
+    /// The accepted values.
     pub(crate) values: &'static str,
     pub(crate) text: &'static str,
 }
@@ -124,7 +124,7 @@ pub(crate) const SECTIONS: &[Section] = &[
             key(
                 "gradient_checkpointing",
                 "true, false",
-                "Compute each layer a second time for its gradients: a quarter to a third more time, less memory",
+                "Compute each layer a second time for its gradients: about a quarter more time, less memory",
             ),
             key("validation_fraction", "0 to 0.9", "Share of the text, at its end, that is held out"),
             key("validation_windows", "number", "Maximum number of windows that a validation scores"),
@@ -235,13 +235,13 @@ pub(crate) const SECTIONS: &[Section] = &[
     },
 ];
 
-/// The default of a key as TOML; `None` if a key must be given or has no default.
+/// Returns the default of a key as TOML; `None` if the key is required or has no default.
 pub(crate) fn default(section: &str, key: &str) -> Option<String> {
     if REQUIRED.contains(&(section, key)) || (section, key) == ("model", "num_kv_heads") {
         return None;
     }
     let defaults = match section {
-        // Those of every architecture; the sizes are examples.
+        // Defaults that all architectures share; the sizes are only examples.
         "model" => value(&ModelConfig::new(1024, 128, 256, 4, 4, 256)),
         "tokenizer" => value(&TokenizerConfig::default()),
         "training" => value(&TrainingOptions::default()),
@@ -261,7 +261,7 @@ pub(crate) fn default(section: &str, key: &str) -> Option<String> {
     }
 }
 
-/// Keys that must be given, in sections that are there.
+/// Required keys of sections that are present.
 pub(crate) const REQUIRED: [(&str, &str); 7] = [
     ("model", "vocab_size"),
     ("model", "hidden_size"),
@@ -276,12 +276,12 @@ fn value(config: &impl Serialize) -> Value {
     serde_json::to_value(config).unwrap_or_default()
 }
 
-/// A value as TOML writes it; none for null.
+/// Formats a value as TOML; `None` for null.
 fn toml(value: &Value) -> Option<String> {
     Some(match value {
         Value::Null => return None,
         Value::Number(number) => match number.as_f64() {
-            // A 32-bit number with the digits that it has.
+            // A 32-bit number, written with as many digits as it needs.
             Some(float) if number.is_f64() && f64::from(float as f32) == float => {
                 format!("{:?}", float as f32)
             }
@@ -299,7 +299,7 @@ fn toml(value: &Value) -> Option<String> {
     })
 }
 
-/// The key that `path` names, such as `training.steps`, with its section.
+/// Finds the keys that `path` names, such as `training.steps`, with their sections.
 pub(crate) fn find(path: &str) -> Vec<(&'static Section, &'static Key)> {
     let (section, name) = path.rsplit_once('.').map_or((None, path), |(section, name)| (Some(section), name));
     let keys = SECTIONS.iter().flat_map(|section| section.keys.iter().map(move |key| (section, key)));
@@ -315,7 +315,7 @@ mod tests {
 
     use super::*;
 
-    /// A deserializer that only asks a type for its fields.
+    /// A deserializer that only collects the names of a type's fields.
     struct Fields<'a>(&'a mut Vec<String>);
 
     #[derive(Debug)]
@@ -402,7 +402,7 @@ mod tests {
         ] {
             assert_eq!(default(section, key).as_deref(), expected, "{section}.{key}");
         }
-        // What is written by hand above is what the type says.
+        // The defaults written by hand above must match the types.
         let model = ModelConfig::new(1024, 128, 256, 4, 4, 256);
         assert_eq!((model.logit_multiplier, model.parallel_residual), (1.0, false));
         assert_eq!(find("steps").len(), 1);

@@ -1,4 +1,4 @@
-//! Context of every command: device, output and progress as the user asked for them.
+//! Context of every command: device, output and progress according to the global options.
 
 use std::path::Path;
 
@@ -13,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 use crate::args::GlobalArgs;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
+use crate::messages::Messages;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::terminal::{WrappedStderr, colours};
@@ -23,7 +24,7 @@ pub(crate) struct Context {
     pub(crate) output: Output,
     pub(crate) progress: Progress,
     pub(crate) interrupt: Interrupt,
-    /// Options of opening checkpoints.
+    /// Options for opening checkpoints.
     pub(crate) open_options: OpenOptions,
 }
 
@@ -40,10 +41,9 @@ impl Context {
             .with_env_filter(filter)
             .with_writer(WrappedStderr::new)
             .with_ansi(colours())
-            .without_time()
-            .with_target(false)
+            .event_format(Messages)
             .init();
-        // The one place where the environment chooses a kernel.
+        // The only place where the environment selects a kernel.
         KernelKind::select()?;
         Ok(Self {
             device: global.device.open()?,
@@ -55,7 +55,7 @@ impl Context {
         })
     }
 
-    /// Shows the progress of post-training quantization, and ends it on Ctrl-C.
+    /// Returns a callback that shows the progress of post-training quantization and ends it on Ctrl-C.
     pub(crate) fn quantizing(&self) -> impl FnMut(slm_ptq::Progress) -> Result<()> {
         let mut bar: Option<ProgressBar> = None;
         move |progress| {
@@ -72,14 +72,14 @@ impl Context {
         }
     }
 
-    /// Opens a checkpoint, verified unless the user said not to.
+    /// Opens a checkpoint, verified unless the user disabled that.
     pub(crate) fn open_checkpoint(&self, dir: &Path) -> Result<Checkpoint> {
         let _spinner = self.progress.spinner("opening the checkpoint");
         opened(Checkpoint::open_with(dir, &self.open_options)?)
     }
 
-    /// Like [`Context::open_checkpoint`], for commands that load the model of it next and read nothing else: the
-    /// weights are verified while they are read.
+    /// [`Context::open_checkpoint`] for commands that next load the model and read nothing else: the weights are
+    /// verified while they are read.
     pub(crate) fn open_to_load(&self, dir: &Path) -> Result<Checkpoint> {
         opened(Checkpoint::open_to_load(dir, &self.open_options)?)
     }
@@ -91,7 +91,7 @@ impl Context {
     }
 }
 
-/// Says what a checkpoint is to those who want to know.
+/// Logs a description of an opened checkpoint.
 fn opened(checkpoint: Checkpoint) -> Result<Checkpoint> {
     let config = checkpoint.config();
     let form = match checkpoint.metadata() {

@@ -1,4 +1,4 @@
-//! Examples that end the help of each command. A test runs them all but `slm chat` and `slm serve`, in a
+//! Examples at the end of the help of each command. A test runs all of them except `slm chat` and `slm serve`, in a
 //! directory with `my-model`, `my-model-int8`, `hf-model`, `my-model.gguf` and `my-text.txt`.
 
 pub(crate) const TRAIN: &str = "\
@@ -50,7 +50,7 @@ Examples:
   slm export my-model-int4 --format gguf --out my-model-int4.gguf --strict
   slm export my-model --format hf --out my-model-hf
   slm export my-model-int8 --format onnx --out my-model-onnx
-  slm export my-model-int4 --format onnx --profile ort-genai \
+  slm export my-model-int4 --format onnx --profile ort-genai \\
       --out my-model-genai";
 
 pub(crate) const PTQ: &str = "\
@@ -163,15 +163,14 @@ Examples:
 
 pub(crate) const COMPLETIONS: &str = "\
 Examples:
-  slm completions bash > slm.bash # to \\
-      ~/.local/share/bash-completion/completions/slm
-  slm completions zsh > _slm                  # to a directory of fpath
-  slm completions fish > slm.fish             # to ~/.config/fish/completions
-  slm completions man --out man1              # to ~/.local/share/man/man1";
+  slm completions bash > slm.bash
+  slm completions zsh > _slm
+  slm completions fish > slm.fish
+  slm completions man --out man1";
 
 #[cfg(test)]
 mod tests {
-    /// Lines that a terminal of 80 columns shows as they are.
+    /// All lines fit a terminal of 80 columns.
     #[test]
     fn examples_are_narrow() {
         let wide =

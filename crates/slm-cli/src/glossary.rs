@@ -6,7 +6,7 @@ pub(crate) struct Term {
     pub(crate) name: &'static str,
     /// Other names, in lower case.
     pub(crate) aliases: &'static [&'static str],
-    /// Paragraphs with an empty line between two. Lines that begin with four spaces are shown as they are.
+    /// Paragraphs, separated by an empty line. Lines that begin with four spaces are shown unchanged.
     pub(crate) text: &'static str,
 }
 
@@ -33,6 +33,14 @@ pub(crate) const TERMS: &[Term] = &[
                are scaled up in the weights, so that they lose less, and down in the norm before, which changes nothing \
                in floats. The factors are searched layer by layer. AWQ is faster than GPTQ and usually loses more. \
                Option: --method awq.",
+    },
+    Term {
+        name: "beginning-of-sequence token",
+        aliases: &["bos", "bos token", "eos", "end-of-sequence token"],
+        text: "A special token that some models expect in front of every text. slm puts it there if the tokenizer \
+               does: in generation, calibration and evaluation alike, since a model without it can be far worse and \
+               its first position has the largest activations. The end-of-sequence token is the model's sign that a \
+               text is finished.",
     },
     Term {
         name: "bits per weight",
@@ -74,6 +82,21 @@ pub(crate) const TERMS: &[Term] = &[
                errors are small: 0.9999 is 37 dB, 0.999 is 27 dB, 0.99 is 17 dB. SQNR says the same with more digits.",
     },
     Term {
+        name: "decode",
+        aliases: &["decoding", "tokens per second", "tokens/s"],
+        text: "Writing a text token by token. Each token reads all weights once, so the speed is that of the \
+               memory: half the bytes, twice the tokens per second. See prefill for the other half of the work. \
+               `slm bench` measures both.",
+    },
+    Term {
+        name: "distillation",
+        aliases: &["distill", "teacher", "knowledge distillation"],
+        text: "Training a model (the student) towards the predictions of another (the teacher) instead of the \
+               tokens of the text. In quantization-aware training the float model is the teacher; its predictions \
+               say more per token than the text does, and the student stays close to the model it came from. Option \
+               of `slm qat`: --distill.",
+    },
+    Term {
         name: "dynamic quantization",
         aliases: &["dynamic"],
         text: "Quantizing activations with scales that are computed from the input itself, in slm one per token. It \
@@ -96,7 +119,7 @@ pub(crate) const TERMS: &[Term] = &[
     },
     Term {
         name: "GPTQ",
-        aliases: &["optq", "method", "error feedback"],
+        aliases: &["optq", "method"],
         text: "A method of rounding weights (Frantar and others, 2022). It rounds one column after the other, and \
                changes the columns that are not rounded yet to compensate for the error, using the correlations between \
                inputs in the calibration text. It pays off at 4 bits, and takes minutes where rounding to nearest takes \
@@ -117,6 +140,21 @@ pub(crate) const TERMS: &[Term] = &[
                weight with 16-bit scales.",
     },
     Term {
+        name: "held-out text",
+        aliases: &["held out", "evaluation text", "validation text"],
+        text: "Text that neither training nor calibration has seen, and on which quality is therefore measured. A \
+               model looks better than it is on text that it was fitted to. Unless --eval names another text, `slm \
+               ptq` and the training commands hold out the last part of the one they are given, and say so.",
+    },
+    Term {
+        name: "inherited error",
+        aliases: &["own error", "own db", "total db"],
+        text: "The error of a layer's output has two parts: its own, from its quantized weights and input, and the \
+               error that its input inherits from the layers before. `slm compare` shows both: own dB for the input \
+               of the float model, total dB with everything inherited. A low total with a high own figure points to \
+               an earlier layer.",
+    },
+    Term {
         name: "kernel",
         aliases: &["kernels", "avx512vnni", "avx2", "vnni"],
         text: "The code that multiplies integers on this processor: avx512vnni, avx2, dotprod or scalar. All give the same \
@@ -130,6 +168,13 @@ pub(crate) const TERMS: &[Term] = &[
                token that might have come. Rules of thumb for the mean: 0.001 nobody notices, 0.01 is good for 4 bits, \
                0.1 is a different model. Look at the 99th percentile, too. Commands: `slm eval --reference`, `slm \
                compare`.",
+    },
+    Term {
+        name: "KV cache",
+        aliases: &["kv", "key-value cache", "keys and values", "cache"],
+        text: "The keys and values of earlier tokens, kept so that a new token does not compute them again. It \
+               grows with the text and is read for every token: after a few thousand tokens it is larger than a \
+               small model in 4 bits. Option: --kv-cache f32|f16|int8|int4.",
     },
     Term {
         name: "learned rounding",
@@ -189,6 +234,13 @@ pub(crate) const TERMS: &[Term] = &[
         text: "Quantizing a model that is already trained, in minutes and without training it. `slm ptq` does it.",
     },
     Term {
+        name: "prefill",
+        aliases: &["prompt processing", "prompt", "ttft"],
+        text: "Reading the prompt: all its tokens go through each layer together, so the speed is that of the \
+               processor's arithmetic and not of its memory. Integer products gain most here. See decode for the \
+               other half of the work.",
+    },
+    Term {
         name: "quantization",
         aliases: &["quantize", "quantisation"],
         text: "Storing numbers with fewer bits. A value x becomes the code round(x / scale) + zero_point, clamped to the \
@@ -212,8 +264,8 @@ pub(crate) const TERMS: &[Term] = &[
     Term {
         name: "rounding to nearest",
         aliases: &["rtn", "rounding"],
-        text: "Giving each weight the code nearest to it, independently of the others. It is fast, and as good as any \
-               other method for INT8. For 4 bits see GPTQ.",
+        text: "Giving each weight the code nearest to it, independently of the others. It is fast, and for INT8 nearly \
+               as good as any other method. For 4 bits see GPTQ.",
     },
     Term {
         name: "scale",
@@ -221,6 +273,13 @@ pub(crate) const TERMS: &[Term] = &[
         text: "The distance between the values of two adjacent codes: x = scale * (code - zero_point). No value within \
                the range is off by more than half a scale. The largest value that shares a scale determines it: a large \
                scale means coarse steps.",
+    },
+    Term {
+        name: "scheme",
+        aliases: &["schemes", "quantization scheme"],
+        text: "How the weights of a layer become codes: bits, granularity, mapping and the type of the scales, such \
+               as int4 group:32 symmetric with f16 scales. Options: --bits, --granularity, --mapping, --scale- \
+               dtype; for single layers --layer 'PATTERN=SCHEME'.",
     },
     Term {
         name: "sensitivity",
@@ -254,6 +313,14 @@ pub(crate) const TERMS: &[Term] = &[
                (--dynamic-inputs). Option: --type static.",
     },
     Term {
+        name: "stochastic rounding",
+        aliases: &["stochastic", "error feedback", "error-feedback", "updates"],
+        text: "Rounding up or down at random, with probabilities that make the mean right. Fine-tuning a quantized \
+               model rounds its weights back to codes after each step. An update is mostly smaller than half a \
+               step, so rounding to nearest would lose it; stochastic rounding keeps it on average, and error \
+               feedback keeps the rest of each weight for the next step. Option of `slm finetune`: --rounding.",
+    },
+    Term {
         name: "symmetric",
         aliases: &["symmetric-torch", "mapping"],
         text: "A mapping whose zero point is 0: x = scale * code. Products of such codes need no correction, and weights \
@@ -267,6 +334,22 @@ pub(crate) const TERMS: &[Term] = &[
                distribution. top-k, top-p and min-p exclude unlikely tokens before one is drawn.",
     },
     Term {
+        name: "tied head",
+        aliases: &[
+            "tied",
+            "tied embeddings",
+            "tie_word_embeddings",
+            "head",
+            "lm_head",
+            "untied",
+            "embedding",
+        ],
+        text: "The head (lm_head) gives each token of the vocabulary its score. In many small models it shares its \
+               weights with the embedding, the table in which tokens are looked up: the two are tied. Quantizing a \
+               tied head makes it a copy of its own beside the float embedding, unless --embeddings quantizes the \
+               one table for both; --skip lm_head leaves both float.",
+    },
+    Term {
         name: "token",
         aliases: &["tokens", "tokenizer", "vocabulary"],
         text: "A piece of text that the model reads and predicts: in English usually three to four letters. The \
@@ -278,6 +361,14 @@ pub(crate) const TERMS: &[Term] = &[
         text: "The share of positions where the quantized model and the float model have the same most likely token. 99 \
                % and more is usual for INT8 by channel, 90 % for INT4 in groups of 32. If the float model itself wavers \
                between two tokens, a small change tips the balance and does no harm.",
+    },
+    Term {
+        name: "verdict",
+        aliases: &["good", "worse", "broken", "unclear"],
+        text: "The first word of a report. GOOD: the perplexity is at most 5 % above the float model's. WORSE: it \
+               is more than 5 % above it. BROKEN: it is twice the float model's or more. UNCLEAR: the text is too \
+               short to tell. `slm compare` also says WORSE if the mean KL divergence is 0.1 nats or more. Whether \
+               GOOD is good enough is up to the use: look at the figures next to it.",
     },
     Term {
         name: "weight-only quantization",
@@ -294,7 +385,7 @@ pub(crate) const TERMS: &[Term] = &[
     },
 ];
 
-/// The term that is meant by `text`: by its name, by another one, or where that is unique by its beginning.
+/// Finds the term that `text` names: by its name, an alias, or a unique prefix.
 pub(crate) fn find(text: &str) -> Option<&'static Term> {
     let plain = |name: &str| name.trim().to_lowercase().replace(['_', '-'], " ");
     let text = plain(text);
@@ -308,7 +399,7 @@ pub(crate) fn find(text: &str) -> Option<&'static Term> {
     })
 }
 
-/// The names most like `text`.
+/// Returns the names most similar to `text`.
 pub(crate) fn similar(text: &str) -> Vec<&'static str> {
     let text = text.to_lowercase();
     let likeness = |name: &str| strsim::jaro_winkler(&name.to_lowercase(), &text);
@@ -347,16 +438,22 @@ mod tests {
         names.sort();
         names.dedup();
         assert_eq!(names.len(), count, "a name stands for two terms");
-        for (text, name) in
-            [("Zero_Point", "zero point"), ("DB", "SQNR"), ("Per Channel", "channel"), ("perp", "perplexity")]
-        {
+        for (text, name) in [
+            ("Zero_Point", "zero point"),
+            ("DB", "SQNR"),
+            ("Per Channel", "channel"),
+            ("perp", "perplexity"),
+            ("Held out", "held-out text"),
+            ("tied", "tied head"),
+            ("WORSE", "verdict"),
+        ] {
             assert_eq!(find(text).map(|term| term.name), Some(name), "{text}");
         }
         assert!(find("s").is_none() && find("").is_none());
         assert_eq!(similar("perplexitty"), ["perplexity"]);
     }
 
-    /// The table of decibels is that of the definition.
+    /// The decibel table matches the definition.
     #[test]
     fn the_rules_of_thumb_are_right() {
         let sqnr = find("sqnr").unwrap().text;
@@ -368,7 +465,7 @@ mod tests {
             assert!((error / shown - 1.0).abs() < 0.06, "{decibels} dB is {error} %");
             assert!(sqnr.contains(&format!("{decibels} dB   {percent}")), "{decibels} dB");
         }
-        // Noise at a right angle to the signal: cos = 1 / sqrt(1 + e^2).
+        // Noise orthogonal to the signal: cos = 1 / sqrt(1 + e^2).
         let cosine = find("cosine").unwrap().text;
         for (shown, decibels) in [(0.9999_f64, 37.0), (0.999, 27.0), (0.99, 17.0)] {
             let error = (1.0 / (shown * shown) - 1.0).sqrt();

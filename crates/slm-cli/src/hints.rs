@@ -1,11 +1,11 @@
-//! Better advice for command lines that nearly fit: words of other programs for what is called otherwise here.
+//! Better advice for command lines that are nearly correct: names from other programs, misspellings, and examples.
 
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::args::Arguments;
 
-/// Commands by the names that they have elsewhere.
+/// Commands by their names in other programs.
 const COMMANDS: [(&str, &[&str]); 16] = [
     ("ptq", &["quantize", "quantise", "quant", "gptq", "awq", "calibrate", "compress"]),
     ("eval", &["evaluate", "perplexity", "ppl", "test", "score"]),
@@ -25,7 +25,7 @@ const COMMANDS: [(&str, &[&str]); 16] = [
     ("bench", &["benchmark", "speed", "llama-bench"]),
 ];
 
-/// Options by the names that they have elsewhere.
+/// Options by their names in other programs.
 const OPTIONS: [(&str, &[&str]); 15] = [
     ("--checkpoint", &["--model", "-m", "--model-path", "--model-dir", "--ckpt", "--path"]),
     ("--data", &["--text", "--input", "-i", "--dataset", "--file", "-f", "--text-file"]),
@@ -59,7 +59,7 @@ const OPTIONS: [(&str, &[&str]); 15] = [
     ("--method", &["--gptq", "--rtn", "--rounding", "--algorithm"]),
 ];
 
-/// Values by the names that they have elsewhere.
+/// Values by their names in other programs.
 const VALUES: [(&str, &[&str]); 1] =
     [("wgpu", &["cuda", "cuda:0", "metal", "mps", "vulkan", "rocm", "xpu", "dx12", "opencl"])];
 
@@ -68,7 +68,7 @@ fn named(table: &[(&'static str, &[&str])], name: &str, fits: impl Fn(&str) -> b
     table.iter().find(|(here, there)| there.contains(&name.as_str()) && fits(here)).map(|(here, _)| *here)
 }
 
-/// Puts the advice in place of clap's, which goes by letters.
+/// Replaces clap's advice, which is based on similar spelling.
 pub(crate) fn improved(mut error: clap::Error, arguments: &[String]) -> clap::Error {
     let of = |kind: ContextKind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.clone(),
@@ -76,9 +76,11 @@ pub(crate) fn improved(mut error: clap::Error, arguments: &[String]) -> clap::Er
     };
     match error.kind() {
         ErrorKind::InvalidSubcommand => {
-            if let Some(command) = named(&COMMANDS, &of(ContextKind::InvalidSubcommand), |_| true) {
-                let value = ContextValue::Strings(vec![command.to_owned()]);
-                error.insert(ContextKind::SuggestedSubcommand, value);
+            let found = of(ContextKind::InvalidSubcommand);
+            let command = named(&COMMANDS, &found, |_| true).map(str::to_owned);
+            let suggested = error.get(ContextKind::SuggestedSubcommand).is_some();
+            if let Some(command) = command.or_else(|| misspelt(&found).filter(|_| !suggested)) {
+                error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(vec![command]));
             }
         }
         ErrorKind::UnknownArgument => {
@@ -86,7 +88,7 @@ pub(crate) fn improved(mut error: clap::Error, arguments: &[String]) -> clap::Er
             let found = found.split('=').next().unwrap_or_default();
             if let Some(option) = named(&OPTIONS, found, |option| is_option_of(arguments, option)) {
                 error.insert(ContextKind::SuggestedArg, ContextValue::String(option.to_owned()));
-                // clap's own advice to escape what looks like an option.
+                // clap's own advice to escape an argument that looks like an option.
                 error.remove(ContextKind::Suggested);
             }
         }
@@ -100,10 +102,83 @@ pub(crate) fn improved(mut error: clap::Error, arguments: &[String]) -> clap::Er
     error
 }
 
-/// Returns `true` if the command among `arguments` has an option.
+/// Returns the command that differs from `found` by one letter: missing, extra, wrong or swapped.
+fn misspelt(found: &str) -> Option<String> {
+    let program = Arguments::command();
+    let mut names = program.get_subcommands().map(|command| command.get_name());
+    names.find(|name| strsim::damerau_levenshtein(name, found) == 1).map(str::to_owned)
+}
+
+/// Returns the examples in the help of the command in `arguments`, up to the first one of that command; `None` if it
+/// has none.
+pub(crate) fn example(arguments: &[String]) -> Option<String> {
+    let program = Arguments::command();
+    let (mut command, mut path, mut help) = (&program, "slm".to_owned(), None);
+    for argument in arguments {
+        let Some(found) = command.find_subcommand(argument) else { continue };
+        command = found;
+        path = format!("{path} {}", found.get_name());
+        help = found.get_after_help().map(ToString::to_string).or(help);
+    }
+    let help = help?;
+    let mut lines = help.lines().skip_while(|line| *line != "Examples:").skip(1).peekable();
+    let mut text = String::new();
+    while let Some(line) = lines.next_if(|line| line.starts_with("  ")) {
+        text += line;
+        text += "\n";
+        let mut last = line;
+        while last.ends_with('\\') {
+            last = lines.next()?;
+            text += last;
+            text += "\n";
+        }
+        if line.trim_start().starts_with(&path) {
+            return Some(text);
+        }
+    }
+    None
+}
+
+/// Returns `true` if the command in `arguments` has the option.
 fn is_option_of(arguments: &[String], option: &str) -> bool {
     let program = Arguments::command();
     let command = arguments.iter().find_map(|argument| program.find_subcommand(argument));
     let name = option.trim_start_matches('-');
     command.is_some_and(|command| command.get_arguments().any(|argument| argument.get_long() == Some(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(line: &str) -> Vec<String> {
+        line.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn an_example_ends_with_the_command_asked_for() {
+        let train = example(&arguments("train --data text.txt")).unwrap();
+        assert!(train.starts_with("  slm config init train --out my-config.toml\n  slm train "), "{train}");
+        assert_eq!(train.matches("slm train").count(), 1, "{train}");
+        let init = example(&arguments("config init")).unwrap();
+        assert_eq!(init, "  slm config init ptq --out ptq.toml\n");
+        for command in Arguments::command().get_subcommands() {
+            let text = example(&arguments(command.get_name())).unwrap();
+            assert!(text.contains(&format!("slm {}", command.get_name())), "{text}");
+        }
+        assert_eq!(example(&arguments("--quiet")), None);
+    }
+
+    #[test]
+    fn one_slip_is_recognized() {
+        for (found, command) in [
+            ("pqt", Some("ptq")),
+            ("trian", Some("train")),
+            ("evall", Some("eval")),
+            ("xyz", None),
+            ("cat", Some("qat")),
+        ] {
+            assert_eq!(misspelt(found).as_deref(), command, "{found}");
+        }
+    }
 }

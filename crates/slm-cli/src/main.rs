@@ -1,6 +1,6 @@
 //! The `slm` program: train, import, quantize, evaluate, generate, inspect and compare small language models.
 #![forbid(unsafe_code)]
-// Doc comments on arguments are the help that users read, where brackets are no links.
+// Doc comments on arguments are help texts, in which brackets are not links.
 #![allow(rustdoc::broken_intra_doc_links)]
 
 mod args;
@@ -19,6 +19,7 @@ mod html;
 mod interrupt;
 mod json;
 mod memory;
+mod messages;
 mod out_file;
 mod output;
 mod progress;
@@ -31,6 +32,7 @@ mod workers;
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
 use crate::args::Arguments;
@@ -40,7 +42,7 @@ use crate::output::Output;
 use crate::terminal::{colours, stderr_width, stdout_width, wrapped};
 
 fn main() -> ExitCode {
-    // A number below 0 is a wrong value, not an unknown option.
+    // A number below 0 is an invalid value, not an unknown option.
     let command = with_negative_numbers(Arguments::command());
     let parsed = command.try_get_matches().and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match parsed {
@@ -58,7 +60,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Lets every option that takes a value take a negative number.
+/// Allows negative numbers for every option that takes a value.
 fn with_negative_numbers(command: clap::Command) -> clap::Command {
     let command = command.mut_args(|argument| match argument.get_action().takes_values() {
         true => argument.allow_negative_numbers(true),
@@ -68,22 +70,22 @@ fn with_negative_numbers(command: clap::Command) -> clap::Command {
     names.into_iter().fold(command, |command, name| command.mut_subcommand(name, with_negative_numbers))
 }
 
-/// Reports what ended a command.
+/// Reports the error that ended a command.
 fn failed(error: &Error, output: &Output) -> ExitCode {
     if !matches!(error, Error::OutputClosed) {
         eprintln!("{}", wrapped(&format!("error: {error}"), stderr_width()));
-        // Where it cannot be written, there is standard error and the exit code.
+        // If it cannot be written, standard error and the exit code remain.
         let _ = output.error(error.kind(), &error.to_string(), error.code());
     }
     ExitCode::from(error.code())
 }
 
-/// Reports a command line that does not fit, or prints the help that it asks for.
+/// Reports an invalid command line, or prints the requested help.
 fn refused(error: clap::Error) -> ExitCode {
     let arguments: Vec<String> =
         std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
     if !error.use_stderr() {
-        // clap wraps all but the usage.
+        // clap wraps everything except the usage.
         let help = wrapped(&error.render().to_string(), stdout_width());
         return match Output::new(false, false).stream(&help) {
             Ok(()) => ExitCode::SUCCESS,
@@ -92,8 +94,11 @@ fn refused(error: clap::Error) -> ExitCode {
     }
     let error = hints::improved(error, &arguments);
     let text = error.render();
-    let shown = if colours() { text.ansi().to_string() } else { text.to_string() };
-    // The reader may have gone.
+    let mut shown = if colours() { text.ansi().to_string() } else { text.to_string() };
+    if let (ErrorKind::MissingRequiredArgument, Some(example)) = (error.kind(), hints::example(&arguments)) {
+        shown += &format!("\nFor example:\n{example}");
+    }
+    // The reader may have closed its end.
     let _ = std::io::stderr().write_all(wrapped(&shown, stderr_width()).as_bytes());
     let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
     let text = error.render().to_string();

@@ -8,7 +8,7 @@ use slm_store::OutputFile;
 
 use crate::error::{Error, Result};
 
-/// A path as a user would write it: relative to the working directory where it lies in that.
+/// Returns the path as a user would write it: relative to the working directory if it is inside.
 pub(crate) fn relative(path: &Path) -> &Path {
     match env::current_dir() {
         Ok(working) => path.strip_prefix(working).unwrap_or(path),
@@ -33,7 +33,7 @@ impl OutFile {
         let file = OutputFile::create(target, overwrite).map_err(|error| {
             let detail = match error {
                 StoreError::OutputExists { .. } => {
-                    "exists already; choose another --out or add --overwrite".to_owned()
+                    "already exists; choose another --out or add --overwrite".to_owned()
                 }
                 StoreError::OutputNotOurs { reason, .. } => format!("{reason}; choose another --out"),
                 StoreError::OutputUnwritable { source, .. } => format!(
@@ -47,12 +47,12 @@ impl OutFile {
         Ok(Self { target: target.to_owned(), file })
     }
 
-    /// Path to write to. Nothing is there yet.
+    /// Path to write to, where nothing exists yet.
     pub(crate) fn path(&self) -> PathBuf {
         self.file.path()
     }
 
-    /// Waits until what was written is on the disk, and puts it in its place.
+    /// Syncs the file to the disk and moves it to its place.
     pub(crate) fn commit(self) -> Result<()> {
         match self.file.commit() {
             Ok(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! Running a model that is never in memory as a whole.
+//! Layer-by-layer runs of a model that is never in memory as a whole.
 
 use std::sync::Arc;
 
@@ -21,7 +21,8 @@ use crate::rotary::Rotaries;
 use crate::source::{Loader, TensorSource};
 use crate::transformer::{check_ids, check_positions, ids_tensor};
 
-/// Follows a run of [`forward_layerwise`]. A function that is called after each window of each layer is one.
+/// Follows a run of [`forward_layerwise`]. A closure, which is called after each window of each layer, is a visitor
+/// too.
 pub trait LayerwiseVisitor<E> {
     /// Called after each window of each layer, [`layerwise_steps`] times in all. An error ends the run.
     ///
@@ -36,18 +37,26 @@ pub trait LayerwiseVisitor<E> {
         false
     }
 
-    /// Returns `true` if the hook is to see, next to what a layer reads behind changed layers, what it reads in the
-    /// model as it was. Only of use where weights change. Streams of both models are then in memory.
+    /// Returns `true` if the hook must see inputs in the original model too, in addition to those after changed layers. Only
+    /// useful if weights change. The streams of both models are then in memory.
     fn follows_original(&self) -> bool {
         false
     }
 
-    /// Called before a window of a layer runs for the hook, with the model whose residual stream it is.
+    /// Returns `true` if the hook must see the inputs of `layer` before [`after_layer`](Self::after_layer). Only called
+    /// if weights change.
+    fn observes(&self, layer: &dyn NamedLinears) -> bool {
+        let _ = layer;
+        true
+    }
+
+    /// Called before a window of a layer runs for the hook, with the model that the window's residual stream belongs
+    /// to.
     fn before_window(&mut self, model: ObservedModel) {
         let _ = model;
     }
 
-    /// Called when the hook has seen all windows of `layer`: a transformer block, the part of one, or the head.
+    /// Called when the hook has seen all windows of `layer`: a transformer block, a part of one, or the head.
     ///
     /// # Errors
     /// Whatever is to end the run.
@@ -57,12 +66,12 @@ pub trait LayerwiseVisitor<E> {
     }
 }
 
-/// The model that a hook sees a layer of.
+/// The model whose layer a hook sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ObservedModel {
     /// The model as it was before the visitor changed weights.
     Original,
-    /// The model behind the layers that are changed so far.
+    /// The model with the layers changed so far.
     Changed,
 }
 
@@ -73,25 +82,26 @@ impl<E, F: FnMut() -> Result<(), E>> LayerwiseVisitor<E> for F {
 }
 
 /// Runs `windows`, each a sequence that starts at position 0, through the model of `source`, while `hook` sees every
-/// linear layer. With `with_head` the head is such a layer, though it be tied to the embedding.
+/// linear layer. With `with_head` that includes the head, even if it is tied to the embedding.
 ///
-/// One layer is loaded at a time and applied to all windows, so that what is in memory is the largest layer, the
-/// residual streams of all windows, and the activations of one. The hook sees of each layer what it would see with
-/// [`window_logits`](crate::window_logits) of each window in turn, in the same order and bit for bit; of different
-/// layers it sees all windows of one before the first of the next. Where the hook reads no outputs, the head has only its
-/// first, and so has the last layer of attention or MLP that runs only for the hook.
+/// One layer is loaded at a time and applied to all windows. So only the largest layer, the residual streams of all
+/// windows, and the activations of one window are in memory. For each layer, the hook sees what it would see with
+/// [`window_logits`](crate::window_logits) of each window in turn, in the same order and bit for bit, but it sees all
+/// windows of one layer before the first window of the next. If the hook reads no outputs, the head computes only its
+/// first output, and so does the last layer of an attention or MLP that runs only for the hook.
 ///
-/// `visitor` is told of each window and each layer. It may change the weights of a layer once the hook has seen its
-/// inputs: layers after it then see what the changed layer gives. In memory are then the residual streams, one more
-/// of a window, and one layer; with [`follows_original`](LayerwiseVisitor::follows_original) twice the streams. The
-/// hook then sees each layer of each window twice in a row, first in the model as it was.
+/// `visitor` is called after each window and each layer. It may change the weights of a layer once the hook has seen
+/// its inputs: later layers then see the outputs of the changed layer. In that case the residual streams, one more
+/// stream of a window, and one layer are in memory, and with
+/// [`follows_original`](LayerwiseVisitor::follows_original) a second copy of the streams. The hook then sees each layer of
+/// each window twice in a row, first in the original model.
 ///
-/// A tied embedding is asked for again where the head needs it; `source` must allow that.
+/// A tied embedding is read again for the head; `source` must allow that.
 ///
 /// # Errors
 /// [`Error::Config`], [`Error::EmptyPrompt`], [`Error::TokenId`] and [`Error::TooManyPositions`] for windows that the
-/// model does not take, those of [`Transformer::from_tensors`](crate::Transformer::from_tensors), and what
-/// `visitor` returns.
+/// model cannot run, those of [`Transformer::from_tensors`](crate::Transformer::from_tensors), and what `visitor`
+/// returns.
 pub fn forward_layerwise<E: From<Error>>(
     config: &ModelConfig,
     source: &mut dyn TensorSource,
@@ -121,7 +131,8 @@ pub fn forward_layerwise<E: From<Error>>(
     }
 }
 
-/// Number of calls of [`LayerwiseVisitor::after_window`] by [`forward_layerwise`]. The head runs once even if its
+/// Number of calls of [`LayerwiseVisitor::after_window`] by [`forward_layerwise`], unless the head is not
+/// [observed](LayerwiseVisitor::observes). The head runs once even if its
 /// weight is changed.
 pub fn layerwise_steps(
     config: &ModelConfig,
@@ -132,7 +143,7 @@ pub fn layerwise_steps(
     windows * (config.num_layers * (1 + usize::from(changes_weights)) + usize::from(with_head))
 }
 
-/// State of a run, whatever computes it.
+/// The state of a run, independent of the [`Compute`] that runs it.
 struct LayerwiseRun<'a> {
     config: &'a ModelConfig,
     loader: Loader<'a>,
@@ -166,13 +177,17 @@ impl LayerwiseRun<'_> {
             let mut block = PartOfBlock { index, block, part: LayerPart::Whole };
             for &part in parts {
                 block.part = part;
-                attach_hook(&mut block, self.hook);
+                let observed = !visitor.changes_weights() || visitor.observes(&block);
+                if observed {
+                    attach_hook(&mut block, self.hook);
+                }
                 if visitor.changes_weights() {
-                    let inputs_only = match self.hook.reads_output() {
+                    let inputs_only = match self.hook.reads_output() || !observed {
                         true => None,
                         false => block.inputs_only(self.hook)?,
                     };
                     let pass = Pass::Observe {
+                        observed,
                         originals: originals.as_deref_mut(),
                         inputs_only: inputs_only.as_ref(),
                     };
@@ -189,13 +204,14 @@ impl LayerwiseRun<'_> {
         if self.with_head {
             let norm = Norm::load(config, FINAL_NORM, &mut self.loader)?;
             let mut head = Head(load_head(config, &mut self.loader)?);
-            let mut observed = Head(match self.hook.reads_output() {
-                true => head.0.clone(),
-                false => first_output(&head.0, LM_HEAD)?,
-            });
-            attach_hook(&mut observed, self.hook);
-            run_head(&mut compute, &norm, &observed, config, (streams, originals), windows, visitor)?;
-            drop(observed);
+            if !visitor.changes_weights() || visitor.observes(&head) {
+                let mut observed = Head(match self.hook.reads_output() {
+                    true => head.0.clone(),
+                    false => first_output(&head.0, LM_HEAD)?,
+                });
+                attach_hook(&mut observed, self.hook);
+                run_head(&mut compute, &norm, &observed, config, (streams, originals), windows, visitor)?;
+            }
             visitor.after_layer(&mut head)?;
         }
         Ok(())
@@ -218,21 +234,24 @@ impl LayerwiseRun<'_> {
     }
 }
 
-/// A way through a block.
+/// The kind of a pass through a block.
 enum Pass<'a, S> {
-    /// Copies of the streams go through it, only for the hook.
+    /// Copies of the streams pass through the block, only for the hook.
     Observe {
-        /// The streams of the model as it was, which go through it before the copies.
+        /// False if the hook need not see it: then only `originals` go through it.
+        observed: bool,
+        /// The streams of the original model, if it is followed. They pass through the block before the
+        /// copies.
         originals: Option<&'a mut [S]>,
-        /// The block that the copies go through, where nobody looks at outputs.
+        /// The block that the copies pass through if the hook reads no outputs.
         inputs_only: Option<&'a PartOfBlock>,
     },
-    /// The streams themselves go through it.
+    /// The streams themselves pass through the block.
     Advance,
 }
 
-/// Takes `streams` through a part of a block, of which only the last counts windows. One cache serves all: each window
-/// starts at its first position.
+/// Runs `streams` through a part of a block, of which only the last counts windows. One cache serves all windows,
+/// because each starts at position 0.
 fn run_block<'w, C: Compute, E: From<Error>>(
     compute: &mut C,
     block: &'w PartOfBlock,
@@ -254,22 +273,24 @@ where
     };
     for (index, (stream, ids)) in streams.iter_mut().zip(windows).enumerate() {
         match &mut pass {
-            Pass::Observe { originals, .. } => {
+            Pass::Observe { originals, observed, .. } => {
                 if let Some(original) = originals.as_mut().and_then(|originals| originals.get_mut(index)) {
                     visitor.before_window(ObservedModel::Original);
                     compute.start(0, ids.len());
                     walk::layer_part(compute, &layer, block.part, original).map_err(Error::from)?;
                     compute.settle(original).map_err(Error::from)?;
                 }
-                visitor.before_window(ObservedModel::Changed);
-                compute.start(0, ids.len());
-                let mut copy = compute.copy(stream);
-                match &inputs_only {
-                    Some(layer) => walk::part_product(compute, layer, block.part, &mut copy).map(drop),
-                    None => walk::layer_part(compute, &layer, block.part, &mut copy),
+                if *observed {
+                    visitor.before_window(ObservedModel::Changed);
+                    compute.start(0, ids.len());
+                    let mut copy = compute.copy(stream);
+                    match &inputs_only {
+                        Some(layer) => walk::part_product(compute, layer, block.part, &mut copy).map(drop),
+                        None => walk::layer_part(compute, &layer, block.part, &mut copy),
+                    }
+                    .map_err(Error::from)?;
+                    compute.finish(copy);
                 }
-                .map_err(Error::from)?;
-                compute.finish(copy);
             }
             Pass::Advance => {
                 compute.start(0, ids.len());
@@ -284,8 +305,8 @@ where
     Ok(())
 }
 
-/// Takes the streams through the last norm and the head: those of the changed model, and those of the model as it was
-/// if there are any.
+/// Runs the streams through the last norm and the head: those of the changed model, and those of the original model
+/// if it is followed.
 fn run_head<C: Compute, E: From<Error>>(
     compute: &mut C,
     norm: &Norm,
@@ -314,14 +335,14 @@ where
     Ok(())
 }
 
-/// The layer `name` with its first output only. It is float, as all weights of a source are.
+/// The layer `name` with only its first output. It is float, as all weights of a source are.
 fn first_output(linear: &Linear, name: &str) -> Result<Linear> {
     let broken = Error::device(name);
     let weight = linear.float_weight().ok_or_else(|| broken(slm_nn::Error::AlreadyPacked))?;
     Linear::from_weight(weight.narrow(0, 0, 1), None).map_err(broken)
 }
 
-/// A block that shows the linear layers of one part of it.
+/// A block that exposes only the linear layers of one part.
 struct PartOfBlock {
     index: usize,
     block: Block,

@@ -1,4 +1,4 @@
-//! Choosing the next token from logits.
+//! Choice of the next token from logits.
 
 use std::collections::BTreeMap;
 
@@ -8,26 +8,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Options of drawing tokens. Penalties change the logits first; then the filters apply in the order temperature,
-/// `top_k`, `top_p`, `min_p`, as in Hugging Face's generation.
+/// Options for drawing tokens. Penalties change the logits first; then temperature, `top_k`, `top_p` and `min_p` apply
+/// in this order, as in Hugging Face's generation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SamplingOptions {
-    /// Logits are divided by it. 0 takes the most likely token always. Default: 0.
+    /// Divisor of the logits. 0 always takes the most likely token. Default: 0.
     pub temperature: f64,
     /// Only the `top_k` most likely tokens can be drawn. Default: all.
     pub top_k: Option<usize>,
     /// Only the fewest most likely tokens whose probabilities reach `top_p` can be drawn (Holtzman and others,
     /// 2020). Default: 1, all.
     pub top_p: f64,
-    /// Only tokens at least `min_p` times as likely as the likeliest can be drawn. Default: 0, all.
+    /// Only tokens at least `min_p` times as likely as the most likely token can be drawn. Default: 0, all.
     pub min_p: f64,
-    /// Logits of tokens in the prompt or in what was drawn are divided by it where they are positive, and multiplied
-    /// where they are negative (Keskar and others, 2019). Default: 1, no penalty.
+    /// Positive logits of tokens in the prompt or among the drawn tokens are divided by it, and negative ones
+    /// multiplied (Keskar and others, 2019). Default: 1, no penalty.
     pub repetition_penalty: f64,
-    /// Taken off the logits of tokens that were drawn, once. Default: 0.
+    /// Subtracted once from the logits of tokens that were drawn. Default: 0.
     pub presence_penalty: f64,
-    /// Taken off the logits of tokens that were drawn, as often as they were. Default: 0.
+    /// Subtracted from the logits of tokens that were drawn, once for each draw. Default: 0.
     pub frequency_penalty: f64,
     /// Seed of the draws. Default: 0.
     pub seed: u64,
@@ -56,7 +56,7 @@ impl SamplingOptions {
     pub fn validate(&self) -> Result<()> {
         let bad = |field, found: String, remedy| Err(Error::Sampling { field, found, remedy });
         if !(self.temperature.is_finite() && self.temperature >= 0.0) {
-            let remedy = "use 0 for the most likely token always, or a positive number";
+            let remedy = "use 0 to always take the most likely token, or a positive number";
             return bad("temperature", self.temperature.to_string(), remedy);
         }
         if self.top_k == Some(0) {
@@ -87,7 +87,7 @@ impl SamplingOptions {
     }
 }
 
-/// Draws tokens: the same options and the same logits give the same tokens on every machine and device.
+/// Draws tokens. The same options and the same logits give the same tokens on every machine and device.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     options: SamplingOptions,
@@ -98,7 +98,7 @@ pub struct Sampler {
     seen: BTreeMap<u32, u32>,
 }
 
-/// Tokens whose weights are summed together, so that a draw need not walk through all of them.
+/// Number of tokens whose weights are summed together, so that a draw need not walk through all tokens.
 const RUN: usize = 256;
 
 impl Sampler {
@@ -112,7 +112,7 @@ impl Sampler {
         Ok(Self { options, rng, weights: Vec::new(), seen: BTreeMap::new() })
     }
 
-    /// Takes the prompt, which `repetition_penalty` counts.
+    /// Records the tokens of the prompt, which `repetition_penalty` counts.
     pub fn observe_prompt(&mut self, ids: &[u32]) {
         if self.options.penalizes() {
             for &id in ids {
@@ -121,7 +121,7 @@ impl Sampler {
         }
     }
 
-    /// The next token. Among equal logits the lower id counts as the more likely one.
+    /// Draws the next token. Among equal logits the lower id counts as more likely.
     ///
     /// # Errors
     /// [`Error::NotFinite`] when a logit is NaN or `+inf`, or none is above `-inf`.
@@ -168,7 +168,7 @@ impl Sampler {
         }
     }
 
-    /// The tokens that the filters leave, likeliest first. `None` if they leave all.
+    /// The tokens that the filters leave, most likely first; `None` if they leave all.
     fn candidates(&self, logits: &[f32], max: f32) -> Option<Vec<u32>> {
         let top_k = self.options.top_k.filter(|&k| k < logits.len());
         let top_p = self.options.top_p;
@@ -198,7 +198,7 @@ impl Sampler {
             let fewest = fewest.count();
             ids.truncate(fewest);
         }
-        // The likeliest has weight 1.
+        // The most likely token has weight 1.
         ids.retain(|&id| self.weight(id) >= self.options.min_p);
         Some(ids)
     }
@@ -219,7 +219,7 @@ impl Sampler {
     fn draw_from_all(&mut self) -> u32 {
         let sums = self.sums();
         let mut left = self.rng.random::<f64>() * sums.iter().sum::<f64>();
-        // The last run that anything can be drawn from takes what rounding leaves.
+        // The last run with a positive sum takes the remainder that rounding leaves.
         let last = sums.iter().rposition(|&sum| sum > 0.0).unwrap_or(0);
         let mut run = 0;
         while run < last && left >= sums[run] {
@@ -248,8 +248,8 @@ impl Sampler {
     }
 }
 
-/// Ids in descending order of their logits, equal ones in ascending order: at least so many that `enough` says yes
-/// to them, or all. Only what is near the largest logit is ever sorted.
+/// Ids in descending order of their logits, equal ones in ascending order: at least as many as `enough` accepts, or
+/// all. Only ids near the largest logit are sorted.
 fn likeliest(logits: &[f32], max: f32, enough: impl Fn(&[u32]) -> bool) -> Vec<u32> {
     let mut distance = 4.0;
     loop {
@@ -358,7 +358,7 @@ mod tests {
     fn penalties_change_the_logits_of_what_was_seen() {
         let logits = [2.0f32, -2.0, 1.0, 0.5];
         let options = SamplingOptions::default();
-        // The prompt counts for repetition, and for nothing else.
+        // The prompt counts only for repetition.
         let mut repetition =
             Sampler::new(SamplingOptions { repetition_penalty: 4.0, ..options.clone() }).unwrap();
         repetition.observe_prompt(&[0, 1]);

@@ -14,10 +14,10 @@ use crate::{DynamicInputs, Error, LayerRule, LayerScheme, Plan, Result, Rounding
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rotate {
-    /// Rotates a model that can be rotated and gains by it.
+    /// Rotates the model if it can be rotated and benefits from it.
     #[default]
     Auto,
-    /// Yes; a model that cannot be rotated is an error.
+    /// Rotates the model; a model that cannot be rotated is an error.
     On,
     /// No.
     Off,
@@ -40,13 +40,13 @@ impl FromStr for Rotate {
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(try_from = "WrittenSmooth", into = "WrittenSmooth")]
 pub enum Smooth {
-    /// Between `up_proj` and `down_proj` of gated MLPs, where that brings the output nearer to the float one. Written
-    /// `auto`.
+    /// Smooths between `up_proj` and `down_proj` of gated MLPs if that brings the output nearer to the float output.
+    /// Written `auto`.
     #[default]
     Auto,
     /// No. Written `off`.
     Off,
-    /// Everywhere by SmoothQuant's formula, with this strength from 0 to 1. Written as a number.
+    /// Smooths everywhere by SmoothQuant's formula, with this strength from 0 to 1. Written as a number.
     Strength(f64),
 }
 
@@ -99,32 +99,32 @@ impl FromStr for Smooth {
 pub struct PtqConfig {
     /// Quantization scheme of the weights.
     pub scheme: QuantScheme,
-    /// Treatment of activations. They are 8-bit where they are quantized, whatever the weights are.
+    /// Treatment of activations. Quantized activations have 8 bits, whatever the width of the weights.
     pub quantization_type: QuantizationType,
     /// Rounding method of the weights.
     pub method: RoundingMethod,
     /// Settings of [`RoundingMethod::Tune`].
     pub tune: TuneOptions,
-    /// Chooses the range of weights; none for the default, which depends on whether there is calibration text
-    /// ([`PtqConfig::weight_observer`]).
+    /// Observer that chooses the range of weights; `None` for the default, which depends on whether there is
+    /// calibration text ([`PtqConfig::weight_observer`]).
     pub observer: Option<ObserverKind>,
-    /// Chooses the range of activations (static quantization).
+    /// Observer that chooses the range of activations (static quantization).
     pub activation_observer: ObserverKind,
     /// Activations that share a scale (dynamic quantization).
     pub activation_granularity: ActivationGranularity,
     /// Layers whose activations are dynamic although the type is static.
     pub dynamic_inputs: DynamicInputs,
     /// Rotation of the float model before it is quantized. Only
-    /// `CheckpointQuantizer` does.
+    /// `CheckpointQuantizer` applies it.
     pub rotate: Rotate,
-    /// Smoothing of channels. Only `CheckpointQuantizer` does.
+    /// Smoothing of channels. Only `CheckpointQuantizer` applies it.
     pub smooth: Smooth,
-    /// Layers to leave float, as globs over names such as `layers.0.*` or `lm_head`.
+    /// Layers to leave in float, as globs over names such as `layers.0.*` or `lm_head`.
     pub skip: Vec<String>,
-    /// Schemes of single layers. The last rule that matches a name counts; `skip` counts before all of them.
+    /// Schemes of single layers. The last rule that matches a name applies; `skip` takes precedence over all rules.
     pub layers: Vec<LayerRule>,
-    /// Scheme of a transformer's token embedding; none to leave it float. Where the head is tied to it, one
-    /// table with this scheme serves both.
+    /// Scheme of a transformer's token embedding; `None` to leave it in float. If the head is tied to it, one table
+    /// with this scheme serves both.
     pub embeddings: Option<LayerScheme>,
 }
 
@@ -154,7 +154,7 @@ impl PtqConfig {
         last_match(&self.layers, layer).and_then(|rule| rule.scheme.over(self.scheme)).unwrap_or(self.scheme)
     }
 
-    /// The observer that chooses the range of weights of most layers: the one that is asked for, or
+    /// The observer that chooses the range of weights of most layers: the configured one, or
     /// [`default_weight_observer`]. `calibrated` says whether inputs were observed.
     pub fn weight_observer(&self, calibrated: bool) -> ObserverKind {
         self.observer_of(self.scheme.bits, calibrated)
@@ -173,13 +173,13 @@ impl PtqConfig {
             || self.observer == Some(ObserverKind::WeightedMse)
     }
 
-    /// Returns `true` if observed inputs change anything: they are needed, or the observer of weights is left to a
-    /// default that uses them, or the smoothing is better with them.
+    /// Returns `true` if observed inputs affect the result: they are needed, the default observer of weights uses them,
+    /// or smoothing is better with them.
     pub fn uses_calibration(&self) -> bool {
         self.observes_weight_inputs() || self.equalizes()
     }
 
-    /// Refuses methods that need more than single layers.
+    /// Rejects methods that need more than single layers.
     pub(crate) fn check_layers_suffice(&self) -> Result<()> {
         let detail = match self.method {
             RoundingMethod::Rtn | RoundingMethod::Gptq => return Ok(()),
@@ -190,24 +190,24 @@ impl PtqConfig {
         Err(Error::Setting { key: "method", detail, remedy })
     }
 
-    /// Refuses transformations that would leave AWQ nothing to do.
+    /// Rejects transformations that would leave AWQ nothing to do.
     pub(crate) fn check_awq(&self) -> Result<()> {
         if self.method != RoundingMethod::Awq {
             return Ok(());
         }
         if self.rotate == Rotate::On {
             let detail =
-                "is on, and the method awq, for which a rotated model has no large channels".to_owned();
+                "conflicts with the method awq: a rotated model has no large channels to scale".to_owned();
             return Err(Error::Setting { key: "rotate", detail, remedy: "leave it out, or use gptq" });
         }
         if self.smooth != Smooth::Auto {
-            let detail = "is set, and the method awq, which is a smoothing itself".to_owned();
+            let detail = "conflicts with the method awq, which already smooths channels".to_owned();
             return Err(Error::Setting { key: "smooth", detail, remedy: "leave it out, or use rtn" });
         }
         Ok(())
     }
 
-    /// Refuses learned rounding of layers whose scales cannot be learned.
+    /// Rejects learned rounding of layers whose scales cannot be learned.
     pub(crate) fn check_tune(&self, plan: &Plan) -> Result<()> {
         let affine = |name: &str| self.scheme_of(name).mapping == Mapping::Affine;
         match plan.layers.iter().find(|layer| affine(&layer.name)) {
@@ -219,14 +219,14 @@ impl PtqConfig {
         }
     }
 
-    /// Returns `true` if every input must be seen as a whole: for ranges of activations, or for weights.
+    /// Returns `true` if every input must be observed as a whole: for ranges of activations, or for weights.
     pub(crate) fn observes_weight_inputs(&self) -> bool {
         let schemes = self.layers.iter().filter_map(|rule| rule.scheme.over(self.scheme));
         let weighted = |scheme: QuantScheme| self.observer_of(scheme.bits, true) == ObserverKind::WeightedMse;
         self.needs_calibration() || weighted(self.scheme) || schemes.into_iter().any(weighted)
     }
 
-    /// Returns `true` if channels are equalized where that pays: where activations are quantized, or AWQ is asked for.
+    /// Returns `true` if channels are equalized where that pays: if activations are quantized, or for AWQ.
     pub(crate) fn equalizes(&self) -> bool {
         let inputs = self.smooth == Smooth::Auto && self.quantization_type != QuantizationType::WeightOnly;
         (self.method == RoundingMethod::Awq || inputs) && self.equalizes_weights(self.scheme)
@@ -237,9 +237,9 @@ impl PtqConfig {
         self.equalizes_weights(self.scheme_of(name))
     }
 
-    /// Returns `true` if factors suit weights of `scheme`. They are chosen by the error of rounding to nearest in the range of the
-    /// extremes: 4 bits with one scale in all need ranges that clip, and methods that make up for the errors of 4 bits
-    /// leave others. AWQ is nothing but such factors.
+    /// Returns `true` if factors suit weights of `scheme`. The factors are chosen by the error of rounding to nearest
+    /// in the range from minimum to maximum. 4 bits with one scale per tensor need ranges that clip, and methods that
+    /// compensate for the errors of 4 bits leave other errors. AWQ consists of such factors.
     fn equalizes_weights(&self, scheme: QuantScheme) -> bool {
         self.method == RoundingMethod::Awq
             || scheme.bits == Bits::Int8
@@ -254,12 +254,12 @@ impl PtqConfig {
     }
 }
 
-/// The weight observer where none is asked for: [`ObserverKind::MinMax`], and for 4 bits with calibration text
+/// The default weight observer: [`ObserverKind::MinMax`], and for 4 bits with calibration text
 /// [`ObserverKind::WeightedMse`].
 ///
-/// The cost of a rounding error depends on the input that it is multiplied by. Without text that is unknown, and in
-/// trained models the few large weights that a narrower range would clip are often those that matter most. With 256
-/// codes there is little to gain by clipping in any case. `docs/quantization.md` has the measurements.
+/// The cost of a rounding error depends on the input that it is multiplied by. Without text these inputs are unknown,
+/// and in trained models the few large weights that a narrower range would clip are often those that matter most. With
+/// 256 codes clipping gains little in any case. `docs/quantization.md` has the measurements.
 pub fn default_weight_observer(bits: Bits, calibrated: bool) -> ObserverKind {
     match (bits, calibrated) {
         (Bits::Int4, true) => ObserverKind::WeightedMse,

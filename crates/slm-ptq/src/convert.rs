@@ -1,4 +1,4 @@
-//! Replacing float layers by packed integers, one after the other.
+//! Conversion of float layers to packed integers, one after the other.
 
 use std::sync::Arc;
 
@@ -25,12 +25,12 @@ pub struct LayerReport {
     pub qparams: Vec<QParams>,
     /// Treatment of its input.
     pub activation: ActivationQuant,
-    /// Estimate of the error that one static scale would make in its input, where that was calibrated: see
+    /// Estimate of the error of one static scale for its input, if that was calibrated: see
     /// [`ActivationStats::row_error`](crate::ActivationStats::row_error).
     pub input_error: Option<f64>,
-    /// Least and greatest value of its input that calibration saw, where a static scale was calibrated.
+    /// Least and greatest value of its input during calibration, if a static scale was calibrated.
     pub observed_input: Option<(f32, f32)>,
-    /// Dequantized weights against the float ones.
+    /// Error statistics of the dequantized weights against the float weights.
     pub error: ErrorStats,
     /// Bytes of the float weight, without bias.
     pub bytes_before: usize,
@@ -40,14 +40,14 @@ pub struct LayerReport {
 
 /// Converts the planned layers of `model` in place, in forward order, and calls `on_layer` after each.
 ///
-/// A layer's float weight is dropped before the next layer is read: apart from the model itself, no more than
-/// one layer is held. The kernel is the one that [`KernelKind::selected`] gives.
+/// A layer's float weight is dropped before the next layer is read: apart from the model itself, at most one layer is
+/// in memory. Weights are packed for the kernel of [`KernelKind::selected`].
 ///
 /// # Errors
 /// [`Error::Layer`] for weights that are not finite or a scale that its type does not hold,
 /// [`Error::NotCalibrated`] where static activations have no parameters, [`Error::UnknownLayer`] for a planned layer
 /// that the model does not have, [`Error::Setting`] for [`RoundingMethod::Tune`](crate::RoundingMethod::Tune), which
-/// needs the blocks of a checkpoint. The layers before the one that failed are converted already.
+/// needs the blocks of a checkpoint. The layers before the one that failed are already converted.
 pub fn convert<M: NamedLinears + ?Sized>(
     model: &mut M,
     plan: &Plan,
@@ -85,10 +85,10 @@ fn convert_layer(
     Ok(report)
 }
 
-/// A layer that was quantized and is not yet anywhere.
+/// A quantized layer that is not yet part of a model or checkpoint.
 #[derive(Debug, Clone)]
 pub struct QuantizedLayer {
-    /// Its weight.
+    /// The quantized weight.
     pub matrix: QuantizedMatrix,
     /// Treatment of its input.
     pub activation: ActivationQuant,
@@ -97,8 +97,8 @@ pub struct QuantizedLayer {
 }
 
 /// Quantizes the float weight `values` of one layer, row-major and of shape `[out_features, in_features]`. A model
-/// that is larger than memory is quantized by this, one layer after the other. `inputs` is what calibration saw of the
-/// layer's inputs.
+/// that is larger than memory is quantized with this function, one layer after the other. `inputs` are the statistics
+/// of the layer's inputs from calibration.
 ///
 /// # Errors
 /// As [`convert`].
@@ -111,6 +111,17 @@ pub fn quantize_layer(
 ) -> Result<QuantizedLayer> {
     let activation = config.activation_quant(name, inputs)?;
     let matrix = round_weight(name, values, shape, config, inputs)?;
+    rounded_layer(name, values, matrix, activation, inputs)
+}
+
+/// The layer of the float weight `values`, which was rounded to `matrix`.
+pub(crate) fn rounded_layer(
+    name: &str,
+    values: &[f32],
+    matrix: QuantizedMatrix,
+    activation: ActivationQuant,
+    inputs: Option<&ObservedInputs>,
+) -> Result<QuantizedLayer> {
     let mut report = report(name, values, &matrix, activation)?;
     if let Some(stats) = inputs.and_then(|inputs| inputs.activation) {
         report.input_error = Some(stats.row_error);
@@ -119,11 +130,11 @@ pub fn quantize_layer(
     Ok(QuantizedLayer { matrix, activation, report })
 }
 
-/// Replaces the weight of one layer by `quantized`, packed for the kernel that [`KernelKind::selected`] gives, and
-/// reports how far it is from `values`, the float weight.
+/// Replaces the weight of one layer by `quantized`, packed for the kernel of [`KernelKind::selected`], and reports its
+/// error compared with `values`, the float weight.
 ///
 /// # Errors
-/// [`Error::Layer`] where the two differ in shape or the kernel cannot be had.
+/// [`Error::Layer`] if the two differ in shape or the kernel is not available.
 pub fn pack_layer(
     name: &str,
     linear: &mut Linear,

@@ -7,7 +7,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A layer's values or scheme were refused.
+    /// A layer's values or scheme were rejected.
     #[error("layer {layer}: {source}")]
     Layer {
         /// Name of the layer.
@@ -28,7 +28,7 @@ pub enum Error {
         /// Accepted values, or another remedy.
         remedy: &'static str,
     },
-    /// A scheme that is not written as one.
+    /// A text that is not a valid scheme.
     #[error(
         "{text:?} is no scheme because of {found:?}; a scheme is float, int8 or int4, and after colons what differs \
          from other layers: tensor, channel or group:N, symmetric, symmetric-torch or affine, f32 or f16, such as \
@@ -50,7 +50,7 @@ pub enum Error {
         /// Description of the problem.
         detail: String,
     },
-    /// A pattern names no layer.
+    /// A pattern matches no layer.
     #[error(
         "{what} pattern {pattern:?} matches no linear layer; {}layers are named like {example:?}, and `*` matches any \
          part of a name",
@@ -88,7 +88,7 @@ pub enum Error {
         /// Name of the layer.
         layer: String,
     },
-    /// Values beyond the floats during calibration.
+    /// An input that is not finite during calibration.
     #[error(
         "layer {layer}: its input is not finite during calibration ({value}): the calibration inputs are not, or the float \
          model overflowed before this layer, because its weights are too large or damaged (a training that diverged?)"
@@ -99,14 +99,23 @@ pub enum Error {
         /// NaN or an infinity.
         value: f32,
     },
-    /// Calibration in sequences without tokens.
+    /// A calibration window without tokens.
     #[error("the calibration window is 0 tokens; use at least 1, such as 256")]
     EmptyWindow,
     /// A checkpoint could not be read or written.
     #[cfg(feature = "checkpoint")]
     #[error(transparent)]
     Checkpoint(#[from] slm_checkpoint::Error),
-    /// The model refused its configuration or the calibration tokens.
+    /// The finished layers of an interrupted run cannot be used.
+    #[cfg(feature = "checkpoint")]
+    #[error("{}: {detail}", dir.display())]
+    Unfinished {
+        /// Their directory.
+        dir: std::path::PathBuf,
+        /// Description of the problem, and what to do.
+        detail: String,
+    },
+    /// The model rejected its configuration or the calibration tokens.
     #[cfg(feature = "checkpoint")]
     #[error(transparent)]
     Model(#[from] slm_model::Error),

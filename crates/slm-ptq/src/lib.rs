@@ -1,14 +1,14 @@
 //! Post-training quantization of any module that names its linears.
 //!
-//! Three explicit steps, each of which can be looked at before the next:
+//! There are three explicit steps, and the result of each can be inspected before the next:
 //!
 //! 1. [`Plan::new`] decides which layers are quantized and says why the others are not;
 //! 2. [`calibrate`] watches the inputs of those layers while the caller runs the model on text: needed for static
 //!    activations and for [`RoundingMethod::Gptq`], and better for the ranges of weights in any case;
-//! 3. [`convert`] replaces the layers in place, one after the other, by packed integers, and reports for each
-//!    what was chosen and how far it is from the float weights.
+//! 3. [`convert`] replaces the layers in place, one after the other, by packed integers, and reports the parameters and
+//!    the error of each.
 //!
-//! [`LayerComparison`] then shows, layer by layer, how outputs of two models differ.
+//! [`LayerComparison`] then shows, layer by layer, how the outputs of two models differ.
 //!
 //! ```
 //! use burn::{module::Module, tensor::{Device, Tensor}};
@@ -75,7 +75,9 @@ pub use layer_scheme::{LayerRule, LayerScheme};
 pub use metadata::layer_metadata;
 pub use method::{RoundingMethod, TuneOptions};
 #[cfg(feature = "checkpoint")]
-pub use pipeline::{CalibrationTokens, CheckpointQuantizer, Progress, QuantizedCheckpoint, Stage};
+pub use pipeline::{
+    CalibrationTokens, CheckpointQuantizer, KeepLayers, Progress, QuantizedCheckpoint, Stage,
+};
 pub use plan::{Plan, PlannedEmbedding, PlannedLayer, SkippedLayer};
 pub use quantization_config::{QuantizationConfig, QuantizationMode};
 #[cfg(feature = "checkpoint")]

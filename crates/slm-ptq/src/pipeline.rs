@@ -1,6 +1,7 @@
 //! Post-training quantization from one checkpoint into another, one layer at a time.
 
 mod batches;
+mod journal;
 mod sinks;
 mod stopped;
 
@@ -16,8 +17,11 @@ use slm_model::{
     EMBED_TOKENS, ExpectedTensor, LM_HEAD, ModelConfig, TOKEN_TABLE, Transformer, forward_layerwise,
     layerwise_steps, windows,
 };
+use slm_store::sha256;
 
 use self::batches::{Finished, write_in_batches};
+pub(crate) use self::journal::Journal;
+use self::journal::finished_layers;
 use self::sinks::{ModelSink, WriterSink};
 use self::stopped::Stopped;
 use crate::calibrate::gather;
@@ -34,8 +38,8 @@ use crate::{
 /// Post-training quantization of a checkpoint.
 ///
 /// The float model is never in memory as a whole: [`calibrate`](Self::calibrate) and [`write`](Self::write) hold one
-/// layer at a time. Both report [`Progress`] to a callback, and an error of the callback ends them; nothing is at the
-/// output then.
+/// layer at a time. Both report [`Progress`] to a callback. An error of the callback ends them, and nothing is left at
+/// the output then.
 ///
 /// ```
 /// use burn::tensor::Device;
@@ -71,15 +75,34 @@ pub struct CheckpointQuantizer<'a> {
     plan: Plan,
     transforms: Transforms,
     calibrated: Option<Calibrated>,
+    kept: Option<KeptLayers>,
 }
 
-/// Facts gathered from the calibration text.
+/// Treatment of finished layers of an interrupted run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepLayers {
+    /// Finished layers are an error.
+    New,
+    /// Finished layers are removed.
+    Replace,
+    /// Finished layers are reused.
+    Resume,
+}
+
+/// The directory in which finished layers are kept.
+#[derive(Debug)]
+struct KeptLayers {
+    dir: PathBuf,
+    resume: bool,
+}
+
+/// Results of the calibration.
 #[derive(Debug)]
 struct Calibrated {
     record: CalibrationRecord,
-    /// Inputs that the float layers saw, as far as they were asked for.
+    /// Statistics of the inputs of float layers, as far as they are needed.
     observed: Calibration,
-    /// The text, where layers see it again while they are quantized, one after the other.
+    /// The text, if it runs again through the layers while they are quantized one after the other.
     pending: Option<Pending>,
 }
 
@@ -90,12 +113,12 @@ struct Pending {
     device: Device,
 }
 
-/// The text that ranges of weights and activations are calibrated on.
+/// The text for the calibration of ranges of weights and activations.
 #[derive(Debug, Clone)]
 pub struct CalibrationTokens<'a> {
     /// Token ids of the text.
     pub ids: &'a [u32],
-    /// Tokens that run through the model as one sequence.
+    /// Number of tokens that run through the model as one sequence.
     pub window: usize,
     /// Tokens in front of each window, such as the beginning-of-sequence token that prompts begin with: static ranges
     /// must suit it too.
@@ -124,7 +147,7 @@ pub struct Progress {
     pub total: usize,
 }
 
-/// A checkpoint that was written, and what was done to each quantized layer.
+/// A written checkpoint, with a report on each quantized layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizedCheckpoint {
     /// Directory of the checkpoint.
@@ -140,7 +163,7 @@ impl<'a> CheckpointQuantizer<'a> {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for a quantized checkpoint, those of [`Plan::of_layers`], and those of
-    /// [`Transforms::rotation`] where the config asks for it.
+    /// [`Transforms::rotation`] if the config requires it.
     pub fn new(source: &'a Checkpoint, config: PtqConfig) -> Result<Self> {
         source.require_float()?;
         let config = sharing_config(&source.config().model, config)?;
@@ -149,10 +172,68 @@ impl<'a> CheckpointQuantizer<'a> {
         config.check_tune(&plan)?;
         config.check_awq()?;
         let transforms = Transforms::choose(source, &plan, &config)?;
-        Ok(Self { source, config, plan, transforms, calibrated: None })
+        Ok(Self { source, config, plan, transforms, calibrated: None, kept: None })
     }
 
-    /// Layers that are quantized, and those that are not with the reason.
+    /// Keeps the layers that a [sequential](RoundingMethod::is_sequential) method finishes in the directory `dir` until
+    /// [`write`](Self::write) succeeds, so that a run that ends early can be resumed. A resumed run gives the same result,
+    /// bit for bit, as an uninterrupted run. Other methods take seconds and keep nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unfinished`] if there are layers with [`KeepLayers::New`], if there are none with [`KeepLayers::Resume`], or
+    /// if the directory holds other files.
+    pub fn keep_layers(&mut self, dir: impl Into<PathBuf>, keep: KeepLayers) -> Result<()> {
+        if !self.config.method.is_sequential() {
+            return Ok(());
+        }
+        let dir = dir.into();
+        let detail = match (finished_layers(&dir)?, keep) {
+            (Some(count), KeepLayers::New) => format!(
+                "{count} layers of an interrupted run are kept there; add --resume to continue that run, or --overwrite \
+                 to start over"
+            ),
+            (None, KeepLayers::Resume) => {
+                "there is no interrupted run to resume; start it without --resume".to_owned()
+            }
+            (found, keep) => {
+                if found.is_some() && keep == KeepLayers::Replace {
+                    journal::remove(&dir)?;
+                }
+                self.kept = Some(KeptLayers { dir, resume: keep == KeepLayers::Resume });
+                return Ok(());
+            }
+        };
+        Err(Error::Unfinished { dir, detail })
+    }
+
+    /// The directory in which layers of a run that ended early are kept, and their number; `None` if there are none.
+    pub fn kept_layers(&self) -> Option<(&Path, usize)> {
+        let dir = self.kept.as_ref()?.dir.as_path();
+        let count = finished_layers(dir).ok().flatten().filter(|count| *count > 0)?;
+        Some((dir, count))
+    }
+
+    /// Opens the journal of the run, if layers are kept.
+    fn journal(&self, windows: &[Vec<u32>]) -> Result<Option<Journal>> {
+        let Some(KeptLayers { dir, resume }) = &self.kept else { return Ok(None) };
+        let ids = windows.iter().flatten().flat_map(|id| id.to_le_bytes());
+        let text: Vec<u8> =
+            windows.iter().flat_map(|ids| (ids.len() as u64).to_le_bytes()).chain(ids).collect();
+        let facts = [
+            ("version of slm", env!("CARGO_PKG_VERSION").to_owned()),
+            ("float model", self.source.weights_sha256()?),
+            ("setting", format!("{:?} {:?}", self.config, self.transforms.record())),
+            ("calibration text or window", sha256(&text)),
+        ];
+        let facts = facts.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        match resume {
+            true => Journal::resume(dir, &facts),
+            false => Journal::start(dir, &facts),
+        }
+        .map(Some)
+    }
+
+    /// The layers that are quantized, and the skipped layers with the reason.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -168,13 +249,13 @@ impl<'a> CheckpointQuantizer<'a> {
     }
 
     /// Returns `true` if [`calibrate`](Self::calibrate) must be called first: activations are static, or smoothing, the
-    /// method or the observer needs it. Where it need not, it makes weights better.
+    /// method or the observer needs it. Otherwise it is optional and improves weights.
     pub fn needs_calibration(&self) -> bool {
         self.config.needs_calibration()
     }
 
-    /// Returns `true` if [`calibrate`](Self::calibrate) changes anything: it is needed, or the observer of weights is
-    /// left to the default, which is better with calibration text.
+    /// Returns `true` if [`calibrate`](Self::calibrate) affects the result: it is needed, or a default is better with
+    /// calibration text.
     pub fn uses_calibration(&self) -> bool {
         self.config.uses_calibration()
     }
@@ -184,12 +265,12 @@ impl<'a> CheckpointQuantizer<'a> {
         self.calibrated.is_some()
     }
 
-    /// Returns `true` if the tied head is quantized as a copy of its own, while the embedding stays float.
+    /// Returns `true` if the tied head is quantized as a separate copy, while the embedding stays float.
     pub fn copies_tied_head(&self) -> bool {
         copies_tied_head(&self.source.config().model, &self.plan)
     }
 
-    /// Returns `true` if a tied head that stays float becomes a tensor of its own, since the rotation makes it differ
+    /// Returns `true` if a tied head that stays float becomes a separate tensor, because the rotation makes it differ
     /// from the embedding.
     pub fn unties_float_head(&self) -> bool {
         let tied = self.source.config().model.tie_word_embeddings;
@@ -218,9 +299,9 @@ impl<'a> CheckpointQuantizer<'a> {
     }
 
     /// Observes the input of every planned layer while the float model runs on `tokens`, and chooses the factors of
-    /// smoothing and the parameters of static activations, as far as they are wanted.
+    /// smoothing and the parameters of static activations, as far as they are needed.
     ///
-    /// A [sequential](RoundingMethod::is_sequential) method also observes each layer behind the quantized layers before
+    /// A [sequential](RoundingMethod::is_sequential) method also observes each layer after the quantized layers before
     /// it, while [`write`](Self::write) quantizes them and reports the progress.
     ///
     /// # Errors
@@ -297,12 +378,12 @@ impl<'a> CheckpointQuantizer<'a> {
         Ok(())
     }
 
-    /// Returns `true` if channels would have been equalized if [`calibrate`](Self::calibrate) had been called.
+    /// Returns `true` if channels are not equalized only because [`calibrate`](Self::calibrate) was not called.
     pub fn lacks_text_to_equalize(&self) -> bool {
         self.config.equalizes() && !self.is_calibrated()
     }
 
-    /// Inputs that calibration saw, where they are needed.
+    /// Statistics from calibration, if they are needed.
     fn observed(&self) -> Result<Option<&Calibration>> {
         match (&self.calibrated, self.plan.layers.first()) {
             (None, Some(layer)) if self.needs_calibration() => {
@@ -312,9 +393,11 @@ impl<'a> CheckpointQuantizer<'a> {
         }
     }
 
-    /// Quantizes layer by layer behind the text that is pending, and hands each to `sink`. False where none is pending.
+    /// Quantizes layer by layer while the pending text runs through the model, and passes each layer to `sink`. Returns
+    /// `false` if no text is pending.
     fn run_pending<E: From<Error> + From<slm_model::Error>>(
         &self,
+        journal: Option<&Journal>,
         sink: &mut dyn SequentialSink<E>,
     ) -> Result<bool, E> {
         let Some(Calibrated { observed, pending: Some(Pending { windows, device }), .. }) = &self.calibrated
@@ -330,6 +413,7 @@ impl<'a> CheckpointQuantizer<'a> {
             windows: &windows,
             with_head: self.plan.quantizes(LM_HEAD),
             device,
+            journal,
         };
         let mut source = TransformedSource::new(self.source, &self.transforms);
         match self.config.method {
@@ -339,12 +423,12 @@ impl<'a> CheckpointQuantizer<'a> {
         Ok(true)
     }
 
-    /// Reads, quantizes and writes all tensors into a new checkpoint at `out`, in batches that are no larger than the largest
-    /// tensor. A batch is quantized by all threads while the one before it is written. What is written does not depend on
+    /// Reads, quantizes and writes all tensors into a new checkpoint at `out`, in batches that are at most as large as
+    /// the largest tensor. All threads quantize a batch while the one before it is written. The result does not depend on
     /// the number of threads.
     ///
-    /// No more is in memory than one batch as floats and two quantized; where layers are observed while they are
-    /// quantized, also one block and the hidden states of the calibration text. An existing checkpoint is replaced only with
+    /// At most one batch of floats and two quantized batches are in memory; if layers are observed while they are quantized,
+    /// also one block and the hidden states of the calibration text. An existing checkpoint is replaced only with
     /// `overwrite`.
     ///
     /// # Errors
@@ -358,7 +442,14 @@ impl<'a> CheckpointQuantizer<'a> {
         progress: &mut dyn FnMut(Progress) -> Result<(), E>,
     ) -> Result<QuantizedCheckpoint, E> {
         let mut report = |progress_now| progress(progress_now).map_err(Stopped::Callback);
-        self.write_layers(out.as_ref(), overwrite, &mut report).map_err(Stopped::into_error)
+        let outcome = self.write_layers(out.as_ref(), overwrite, &mut report);
+        if let (Err(_), Some(KeptLayers { dir, .. }), None) = (&outcome, &self.kept, self.kept_layers())
+            && dir.exists()
+        {
+            // The error of the run counts more than that of removing an empty journal.
+            let _ = journal::remove(dir);
+        }
+        outcome.map_err(Stopped::into_error)
     }
 
     fn write_layers<E>(
@@ -388,15 +479,21 @@ impl<'a> CheckpointQuantizer<'a> {
             layout.store_floats_as(|other| (other == name).then_some(dtype));
         }
         let total = plan.layers.len();
+        let writer = CheckpointWriter::create(out, &model, &layout, overwrite)?;
+        let journal = match &self.calibrated {
+            Some(Calibrated { pending: Some(pending), .. }) => self.journal(&pending.windows)?,
+            _ => None,
+        };
         let mut sink = WriterSink {
-            writer: CheckpointWriter::create(out, &model, &layout, overwrite)?,
+            writer,
+            journal: journal.as_ref(),
             quantization_type: config.quantization_type,
             layers: Vec::with_capacity(total),
             records: Vec::with_capacity(total),
             total,
             progress,
         };
-        let sequential = self.run_pending(&mut sink)?;
+        let sequential = self.run_pending(journal.as_ref(), &mut sink)?;
         let tensors: Vec<ExpectedTensor> = planned_tensors(transforms.model(), plan)
             .into_iter()
             .filter(|tensor| !(sequential && self.quantizes(tensor)))
@@ -406,7 +503,7 @@ impl<'a> CheckpointQuantizer<'a> {
         })?;
         sink.report()?;
         let WriterSink { writer, layers, records, .. } = sink;
-        // Also makes sure that all of the above was read from one and the same file.
+        // This also checks that everything above was read from the same file.
         let source_sha256 = source.weights_sha256()?;
         let lineage = Lineage {
             source_sha256: Some(source_sha256.clone()),
@@ -431,6 +528,9 @@ impl<'a> CheckpointQuantizer<'a> {
             extra_files: &[],
             large_files: &[],
         })?;
+        if let Some(journal) = journal {
+            journal.remove()?;
+        }
         Ok(QuantizedCheckpoint { path, layers, embedding: embedding.map(|table| table.report) })
     }
 
@@ -439,7 +539,7 @@ impl<'a> CheckpointQuantizer<'a> {
         tensor.linear_weight && self.plan.quantizes(layer_of(&tensor.name))
     }
 
-    /// Reads `tensor` and quantizes it, if it is quantized.
+    /// Reads `tensor`, and quantizes it if the plan says so.
     fn finished(
         &self,
         tensor: &ExpectedTensor,
@@ -463,8 +563,8 @@ impl<'a> CheckpointQuantizer<'a> {
         }
     }
 
-    /// Loads the model and quantizes it in memory, for a comparison that needs no checkpoint. It computes what a model
-    /// loaded from the checkpoint of [`write`](Self::write) computes.
+    /// Loads the model and quantizes it in memory, for a comparison that needs no checkpoint. The result computes the
+    /// same as a model loaded from the checkpoint of [`write`](Self::write).
     ///
     /// # Errors
     /// As [`write`](Self::write).
@@ -479,10 +579,10 @@ impl<'a> CheckpointQuantizer<'a> {
         };
         untie_planned_head(&mut model, &self.plan);
         let mut sink = ModelSink { model: &mut model, layers: Vec::new() };
-        let layers = match self.run_pending(&mut sink)? {
+        let layers = match self.run_pending(None, &mut sink)? {
             true => sink.layers,
             false => {
-                // The channels are scaled already.
+                // The channels are already scaled.
                 let method = match self.config.method {
                     RoundingMethod::Awq => RoundingMethod::Rtn,
                     method => method,

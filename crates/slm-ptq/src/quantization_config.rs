@@ -1,4 +1,4 @@
-//! Quantization settings as config files write them.
+//! Quantization settings in the form of config files.
 
 use serde::{Deserialize, Serialize};
 use slm_quant_core::{
@@ -15,7 +15,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum QuantizationMode {
-    /// Never: the result is an FP32 model.
+    /// No quantization: the result is an FP32 model.
     #[default]
     None,
     /// After training (post-training quantization).
@@ -24,8 +24,8 @@ pub enum QuantizationMode {
     Qat,
 }
 
-/// Quantization settings, the `[quantization]` section of a config file. Everything is off until `quantization_mode`
-/// says otherwise; unknown keys are refused.
+/// Quantization settings, the `[quantization]` section of a config file. Quantization is off unless `quantization_mode`
+/// enables it. Unknown keys are rejected.
 ///
 /// ```
 /// use slm_ptq::QuantizationConfig;
@@ -39,13 +39,13 @@ pub enum QuantizationMode {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QuantizationConfig {
-    /// Moment of quantization. Default: never.
+    /// Point of a training run at which the model is quantized. Default: never (`none`).
     pub quantization_mode: QuantizationMode,
-    /// Width of a weight, 8 or 4. Default: 8. Activations have 8 bits in either.
+    /// Width of a weight in bits, 8 or 4. Default: 8. Quantized activations always have 8 bits.
     pub quantization_bits: Bits,
     /// Treatment of activations. Default: static.
     pub quantization_type: QuantizationType,
-    /// Tunes a quantized model further while its weights stay quantized. Default: false.
+    /// Fine-tunes a quantized model while its weights stay quantized. Default: false.
     pub enable_quantized_finetuning: bool,
     /// Weights that share a scale: `tensor`, `channel` or `group:N`. Default: `tensor`.
     pub granularity: Granularity,
@@ -56,7 +56,7 @@ pub struct QuantizationConfig {
     /// Rounding of weights: `rtn` (to nearest), `gptq`, `awq` (to nearest, with scaled channels), or `tune` (learned
     /// rounding). Default: `rtn`.
     pub method: RoundingMethod,
-    /// Steps of training of each block, for `method = "tune"`. Default: 100.
+    /// Training steps of each block, for `method = "tune"`. Default: 100.
     pub tune_steps: usize,
     /// Observer that chooses the range of a weight. Default: `min-max`, and for 4 bits with calibration text
     /// `weighted-mse`.
@@ -77,7 +77,7 @@ pub struct QuantizationConfig {
     /// Linear layers to leave in F32: names as in reports, `*` for any run of characters.
     pub skip: Vec<String>,
     /// Schemes of single layers, `[[quantization.layers]]` with `pattern` and `scheme`, such as `int8:channel` or
-    /// `float`. The last that matches a name counts.
+    /// `float`. The last one that matches a name applies.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerRule>,
     /// Scheme of the token embedding, such as `int8:channel`. Default: it stays float.
@@ -111,8 +111,7 @@ impl Default for QuantizationConfig {
 }
 
 impl QuantizationConfig {
-    /// The settings that all layers of a quantized checkpoint were to have, by its metadata. Layers of other schemes are not
-    /// in it.
+    /// The settings of a quantized checkpoint, from its metadata. Schemes of single layers are not included.
     #[cfg(feature = "checkpoint")]
     pub fn of_metadata(metadata: &slm_checkpoint::QuantizationMetadata) -> Self {
         Self {
@@ -136,7 +135,7 @@ impl QuantizationConfig {
         }
     }
 
-    /// The settings that quantize a trained model so.
+    /// The corresponding settings of post-training quantization.
     pub fn ptq(&self) -> PtqConfig {
         PtqConfig {
             scheme: self.scheme(),
@@ -158,7 +157,7 @@ impl QuantizationConfig {
     /// Checks that values are possible and fit each other.
     ///
     /// # Errors
-    /// [`Error::Setting`] with the first field that is wrong and what would be right.
+    /// [`Error::Setting`] with the first invalid field and a remedy.
     pub fn validate(&self) -> Result<()> {
         let refuse = |key, detail: String, remedy| Err(Error::Setting { key, detail, remedy });
         if self.enable_quantized_finetuning && self.quantization_mode == QuantizationMode::Qat {
@@ -169,13 +168,13 @@ impl QuantizationConfig {
         let observers =
             [("observer", self.observer.as_ref()), ("activation_observer", Some(&self.activation_observer))];
         for (key, observer) in observers {
-            // The weighted search is no observer of values; it is chosen for weights only.
+            // The weighted search does not observe values, so only weights can use it.
             let for_weights = key == "observer" && observer == Some(&ObserverKind::WeightedMse);
             if let Some(observer) = observer.filter(|_| !for_weights)
                 && let Err(error) = observer.build()
             {
                 let detail = format!("is {observer}: {error}");
-                return refuse(key, detail, "use an observer with its usual parameters");
+                return refuse(key, detail, "use an observer with valid parameters");
             }
         }
         if let Smooth::Strength(strength) = self.smooth
@@ -189,7 +188,7 @@ impl QuantizationConfig {
                 let remedy = "leave it out, or train from what `slm ptq --method awq` writes";
                 return refuse("method", detail, remedy);
             }
-            let remedy = "leave it out: only post-training quantization changes the model before";
+            let remedy = "leave it out: only post-training quantization transforms the model";
             if self.rotate == Rotate::On {
                 return refuse("rotate", "is \"on\" next to quantization_mode = \"qat\"".to_owned(), remedy);
             }
@@ -201,12 +200,8 @@ impl QuantizationConfig {
         if let Some(scheme) = self.embeddings
             && trained
         {
-            let detail = format!("is {scheme}, and an embedding is trained in floats");
-            return refuse(
-                "embeddings",
-                detail,
-                "remove it, and quantize with `slm ptq` where that is wanted",
-            );
+            let detail = format!("is {scheme}, but training keeps the embedding in floats");
+            return refuse("embeddings", detail, "remove it, and quantize it afterwards with `slm ptq`");
         }
         if let Some(rule) = self.layers.first()
             && self.enable_quantized_finetuning
@@ -219,7 +214,7 @@ impl QuantizationConfig {
             return refuse("tune_steps", "is 0".to_owned(), "use at least 1, or the method gptq");
         }
         if self.skip.iter().any(|pattern| pattern.trim().is_empty()) {
-            let detail = "holds an empty pattern, which names no layer".to_owned();
+            let detail = "holds an empty pattern, which matches no layer".to_owned();
             return refuse("skip", detail, "remove it");
         }
         Ok(())

@@ -1,4 +1,5 @@
-//! Quantization one layer after the other, while calibration text runs through what is quantized already.
+//! Quantization of one layer after the other, while calibration text runs through the layers that are already
+//! quantized.
 
 use std::sync::Arc;
 
@@ -10,29 +11,32 @@ use slm_model::{
 use slm_nn::{ForwardHook, Linear, NamedLinears, Weight, to_vec_f32, try_for_each_linear_mut};
 use slm_quant_core::{ActivationQuant, QuantizedMatrix};
 
-use crate::convert::replace;
+use crate::convert::{replace, rounded_layer};
 use crate::inputs::{Gathering, InputGatherer};
+use crate::pipeline::Journal;
 use crate::{Calibration, Error, Plan, PtqConfig, QuantizedLayer, Result, quantize_layer};
 
-/// A model whose layers are quantized one after the other, and the text that runs through it meanwhile.
+/// A model whose layers are quantized one after the other while calibration text runs through it.
 ///
-/// The inputs of a layer are those that the quantized layers before it give, so that it makes up for a part of their
-/// errors, as the authors of GPTQ do it. All layers of a transformer block see the inputs of the block as it was. In
-/// memory are the hidden states of the text, one block in floats, and the second moments of its inputs.
+/// The inputs of a layer come from the quantized layers before it, so that it compensates for part of their errors, as
+/// in the GPTQ paper. All layers of a transformer block see the inputs of the block as it was. The hidden states of the
+/// text, one block in floats, and the second moments of its inputs are in memory.
 pub(crate) struct SequentialRun<'a> {
     pub(crate) config: &'a PtqConfig,
     pub(crate) plan: &'a Plan,
-    /// Inputs that the float layers saw, for ranges of static activations.
+    /// Statistics of the inputs of float layers, for ranges of static activations.
     pub(crate) observed: &'a Calibration,
     pub(crate) model: &'a ModelConfig,
     pub(crate) windows: &'a [&'a [u32]],
     pub(crate) with_head: bool,
     pub(crate) device: &'a Device,
+    /// Layers that an interrupted run has finished.
+    pub(crate) journal: Option<&'a Journal>,
 }
 
 /// Receiver of quantized layers and progress.
 pub(crate) trait SequentialSink<E> {
-    /// Called after each window of each pass through a layer, with the number of those done and of all.
+    /// Called after each window of each pass through a layer, with the number of windows done and their total.
     ///
     /// # Errors
     /// Whatever is to end the run.
@@ -69,17 +73,34 @@ impl SequentialRun<'_> {
         InputGatherer::new(&self.config.activation_observer, gathering, layers)
     }
 
-    /// Quantizes the float layer `linear` behind the inputs that `gatherer` saw. Also gives its float weight.
+    /// Returns `true` if an interrupted run has finished all planned layers of `module`, so that their inputs are not
+    /// needed.
+    pub(crate) fn has_finished(&self, module: &dyn NamedLinears) -> bool {
+        let Some(journal) = self.journal else { return false };
+        let mut finished = true;
+        module.for_each_linear(&mut |name, _| finished &= !self.plan.quantizes(name) || journal.has(name));
+        finished
+    }
+
+    /// Restores the quantized form of the float layer `linear` from an interrupted run.
+    pub(crate) fn restore(&self, name: &str, linear: &Linear) -> Result<QuantizedLayer> {
+        let (values, shape) = float_values(name, linear)?;
+        let read = self.journal.map(|journal| journal.read(name, shape, self.config.scheme_of(name)));
+        let matrix = read.transpose()?.flatten();
+        let matrix = matrix.ok_or_else(|| Error::UnknownLayer { layer: name.to_owned() })?;
+        let inputs = self.observed.layers.get(name);
+        let activation = self.config.activation_quant(name, inputs)?;
+        rounded_layer(name, &values, matrix, activation, inputs)
+    }
+
+    /// Quantizes the float layer `linear` with the statistics of `gatherer`. Also returns its float weight.
     pub(crate) fn quantize(
         &self,
         name: &str,
         linear: &Linear,
         gatherer: &InputGatherer,
     ) -> Result<(Vec<f32>, QuantizedLayer)> {
-        let fail = |error: slm_nn::Error| Error::layer(name, error);
-        let weight = linear.float_weight().ok_or_else(|| fail(slm_nn::Error::AlreadyPacked))?;
-        let shape = weight.dims();
-        let values = to_vec_f32("weight", weight).map_err(fail)?;
+        let (values, shape) = float_values(name, linear)?;
         let mut inputs = gatherer.take(name)?;
         inputs.activation = self.observed.layers.get(name).and_then(|seen| seen.activation);
         let layer = quantize_layer(name, &values, shape, self.config, Some(&inputs))?;
@@ -87,9 +108,17 @@ impl SequentialRun<'_> {
     }
 }
 
-/// Puts a quantized layer in the place of `linear` on `device`, for the layers after it. Inputs are quantized as they will
-/// be; where they stay float, the weight becomes the floats that its codes stand for, since packed codes would be expanded
-/// to them in every product.
+/// The float weight of the layer `name` and its shape.
+fn float_values(name: &str, linear: &Linear) -> Result<(Vec<f32>, [usize; 2])> {
+    let fail = |error: slm_nn::Error| Error::layer(name, error);
+    let weight = linear.float_weight().ok_or_else(|| fail(slm_nn::Error::AlreadyPacked))?;
+    let shape = weight.dims();
+    Ok((to_vec_f32("weight", weight).map_err(fail)?, shape))
+}
+
+/// Replaces `linear` on `device` by the quantized layer, for the layers after it. Inputs are quantized as in the final
+/// model. If they stay float, the weight becomes the dequantized floats, because packed codes would be expanded in every
+/// product.
 pub(crate) fn install(
     name: &str,
     linear: &mut Linear,
@@ -114,8 +143,11 @@ struct Visitor<'a, E> {
 }
 
 impl<E: From<Error>> Visitor<'_, E> {
-    fn quantize(&mut self, name: &str, linear: &mut Linear) -> Result<(), E> {
-        let (_, layer) = self.run.quantize(name, linear, &self.gatherer)?;
+    fn quantize(&mut self, name: &str, linear: &mut Linear, finished: bool) -> Result<(), E> {
+        let layer = match finished {
+            true => self.run.restore(name, linear)?,
+            false => self.run.quantize(name, linear, &self.gatherer)?.1,
+        };
         install(name, linear, &layer.matrix, layer.activation, self.run.device)?;
         self.sink.take(layer)
     }
@@ -139,9 +171,14 @@ impl<E: From<Error>> LayerwiseVisitor<E> for Visitor<'_, E> {
         self.gatherer.expect_float(model == ObservedModel::Original);
     }
 
+    fn observes(&self, layer: &dyn NamedLinears) -> bool {
+        !self.run.has_finished(layer)
+    }
+
     fn after_layer(&mut self, layer: &mut dyn NamedLinears) -> Result<(), E> {
+        let finished = self.run.has_finished(layer);
         try_for_each_linear_mut(layer, |name, linear| match self.run.plan.quantizes(name) {
-            true => self.quantize(name, linear),
+            true => self.quantize(name, linear, finished),
             false => Ok(()),
         })
     }

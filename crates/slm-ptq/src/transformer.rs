@@ -1,15 +1,15 @@
-//! Plans for slm's transformer, and the one policy for its embedding and a head that is tied to it.
+//! Plans for slm's transformer, and the policy for its embedding and a head that is tied to it.
 //!
-//! A tied head has no tensor of its own: the embedding is its weight. It is planned like every other linear layer
-//! ([`LM_HEAD`]). What becomes of the two is decided by the head's scheme and
+//! A tied head has no separate tensor: the embedding is its weight. It is planned like every other linear layer
+//! ([`LM_HEAD`]). The result depends on the head's scheme and on
 //! [`PtqConfig::embeddings`](crate::PtqConfig::embeddings):
 //!
 //! | head | `embeddings` | result |
 //! |---|---|---|
 //! | float | none | nothing changes: a tied head stays tied |
-//! | quantized | none | a tied head becomes a layer of its own, which starts as a copy; the embedding stays float |
+//! | quantized | none | a tied head becomes a separate layer, a copy of the embedding; the embedding stays float |
 //! | tied | a scheme | one quantized table, the layer [`LM_HEAD`], in which tokens are looked up too |
-//! | untied | a scheme | the embedding is a quantized table of its own |
+//! | untied | a scheme | the embedding is a separate quantized table |
 //!
 //! So a pattern means the same for a model whose head is tied and one whose head is not.
 
@@ -20,7 +20,7 @@ use slm_quant_core::{Granularity, QuantScheme};
 
 use crate::{Error, LayerRule, Plan, PlannedEmbedding, PlannedLayer, PtqConfig, Result};
 
-/// Linear layers of a transformer in forward order, the head among them even if it is tied.
+/// The linear layers of a transformer in forward order, including the head even if it is tied.
 pub fn transformer_layers(model: &ModelConfig) -> Vec<PlannedLayer> {
     let mut untied = model.clone();
     untied.tie_word_embeddings = false;
@@ -34,10 +34,10 @@ pub fn transformer_layers(model: &ModelConfig) -> Vec<PlannedLayer> {
     layers.collect()
 }
 
-/// Plans `config` for a transformer that need not be in memory. The config must be that of [`sharing_config`].
+/// Plans `config` for a transformer that need not be in memory. The config must come from [`sharing_config`].
 ///
 /// # Errors
-/// As [`Plan::of_layers`]; [`Error::Setting`] for a table that is to be float and quantized at once.
+/// As [`Plan::of_layers`]; [`Error::Setting`] for a table that would have to be both float and quantized.
 pub fn plan_transformer(model: &ModelConfig, config: &PtqConfig) -> Result<Plan> {
     let mut plan = Plan::of_layers(transformer_layers(model), config)?;
     if let Some(scheme) = table_scheme(config) {
@@ -56,11 +56,11 @@ pub fn plan_transformer(model: &ModelConfig, config: &PtqConfig) -> Result<Plan>
     Ok(plan)
 }
 
-/// `config` for `model`: where a tied head shares a quantized table with the embedding, the head's scheme is that of
-/// the table.
+/// Adapts `config` to `model`: if a tied head shares a quantized table with the embedding, the head's scheme becomes
+/// that of the table.
 ///
 /// # Errors
-/// [`Error::Setting`] where a rule for the head asks for another one.
+/// [`Error::Setting`] if a rule for the head requires another scheme.
 pub fn sharing_config(model: &ModelConfig, mut config: PtqConfig) -> Result<PtqConfig> {
     let (Some(scheme), true) = (table_scheme(&config), model.tie_word_embeddings) else { return Ok(config) };
     let head = config.layers.iter().rev().find(|rule| rule.pattern == LM_HEAD);
@@ -68,7 +68,7 @@ pub fn sharing_config(model: &ModelConfig, mut config: PtqConfig) -> Result<PtqC
         Some(asked) if asked != Some(scheme) => Err(Error::Setting {
             key: "embeddings",
             detail: format!("is {scheme}, and lm_head, which is tied to the embedding, has another scheme"),
-            remedy: "give one of the two: they share one table",
+            remedy: "set only one of the two: they share one table",
         }),
         _ => {
             config.layers.push(LayerRule { pattern: LM_HEAD.to_owned(), scheme: scheme.into() });
@@ -77,8 +77,8 @@ pub fn sharing_config(model: &ModelConfig, mut config: PtqConfig) -> Result<PtqC
     }
 }
 
-/// The scheme of the embedding; `None` if it stays float. The default granularity is that of all layers, but one scale to a
-/// row in place of one to a tensor: rows of frequent and rare tokens differ much.
+/// The scheme of the embedding; `None` if it stays float. The default granularity is that of all layers, except that per
+/// tensor becomes per row: rows of frequent and rare tokens differ a lot.
 fn table_scheme(config: &PtqConfig) -> Option<QuantScheme> {
     let mut all = config.scheme;
     if all.granularity == Granularity::PerTensor {
@@ -87,20 +87,20 @@ fn table_scheme(config: &PtqConfig) -> Option<QuantScheme> {
     config.embeddings.and_then(|asked| asked.over(all))
 }
 
-/// Returns `true` if `plan` makes the tied head of `model` a layer of its own.
+/// Returns `true` if `plan` makes the tied head of `model` a separate layer.
 pub fn copies_tied_head(model: &ModelConfig, plan: &Plan) -> bool {
     model.tie_word_embeddings && plan.quantizes(LM_HEAD) && plan.embedding.is_none()
 }
 
-/// Configuration of the model that `plan` makes of one with the configuration `model`.
+/// The configuration of the quantized model, given the configuration `model` of the float model.
 pub fn planned_config(model: &ModelConfig, plan: &Plan) -> ModelConfig {
     let mut planned = model.clone();
     planned.tie_word_embeddings = model.tie_word_embeddings && !copies_tied_head(model, plan);
     planned
 }
 
-/// The tensors of the model that `plan` makes of one with the configuration `model`, each float or the weight of a
-/// layer that the plan quantizes. A table that head and embedding share is the head's.
+/// The tensors of the quantized model, given the configuration `model` of the float model. Each is float or the weight
+/// of a layer that the plan quantizes. A table that head and embedding share is the head's.
 pub fn planned_tensors(model: &ModelConfig, plan: &Plan) -> Vec<ExpectedTensor> {
     let mut planned = planned_config(model, plan);
     let shared = plan.embedding.is_some_and(|embedding| embedding.shared);
@@ -109,8 +109,7 @@ pub fn planned_tensors(model: &ModelConfig, plan: &Plan) -> Vec<ExpectedTensor> 
     tensors.filter(|tensor| !(shared && tensor.name == EMBED_TOKENS)).collect()
 }
 
-/// Gives `model` the head that `plan` quantizes, as a layer of its own. Changes nothing if the plan leaves the head
-/// float.
+/// Unties the head of `model` if `plan` quantizes it. Does nothing if the plan leaves the head in float.
 pub fn untie_planned_head(model: &mut Transformer, plan: &Plan) {
     if model.config().tie_word_embeddings && plan.quantizes(LM_HEAD) {
         model.untie_head();

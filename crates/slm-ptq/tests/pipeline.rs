@@ -1,4 +1,4 @@
-//! Quantization of checkpoints: what is written, what is loaded, and what an interruption leaves.
+//! Tests of the quantization of checkpoints: written files, loaded models, and interruptions.
 #![cfg(feature = "checkpoint")]
 
 use std::path::Path;
@@ -6,7 +6,9 @@ use std::path::Path;
 use burn::tensor::Device;
 use slm_checkpoint::{Checkpoint, QuantizationMode, SaveRequest, save};
 use slm_model::{ModelConfig, Transformer, window_logits};
-use slm_ptq::{CalibrationTokens, CheckpointQuantizer, Error, Progress, PtqConfig, RoundingMethod, Stage};
+use slm_ptq::{
+    CalibrationTokens, CheckpointQuantizer, Error, KeepLayers, Progress, PtqConfig, RoundingMethod, Stage,
+};
 use slm_quant_core::{Bits, Granularity, QuantScheme, QuantizationType};
 use tempfile::TempDir;
 
@@ -96,7 +98,7 @@ fn the_checkpoint_and_the_model_in_memory_compute_the_same() {
     }
 }
 
-/// Calls that a caller sees of a run: (stage, done, total) of every call, from a first one to all done.
+/// The progress calls of a run: (stage, done, total), from the first to the last.
 #[test]
 fn progress_goes_up_to_the_total() {
     let root = tempfile::tempdir().unwrap();
@@ -114,7 +116,7 @@ fn progress_goes_up_to_the_total() {
     // Once for the equalization, once for ranges.
     check_stages(&seen, [(Stage::Calibrating, 2 * 3 * 3), (Stage::Quantizing, LAYERS)]);
 
-    // GPTQ runs every layer twice, but for the head, and quantizes meanwhile.
+    // GPTQ runs every layer except the head twice, and quantizes meanwhile.
     let mut config = config(QuantizationType::WeightOnly);
     config.method = RoundingMethod::Gptq;
     let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
@@ -227,7 +229,7 @@ fn what_cannot_be_quantized_is_refused() {
     ));
 }
 
-/// Settings have the text forms that config files use, and wrong ones say what would do.
+/// Settings have the text forms that config files use, and errors name accepted values.
 #[test]
 fn settings_are_validated() {
     use slm_ptq::QuantizationConfig;
@@ -259,7 +261,7 @@ fn gptq_makes_up_for_the_rounding_of_inputs_in_earlier_layers() {
         assert_eq!(a.name, b.name);
         (&a.qparams, &a.error) == (&b.qparams, &b.error)
     };
-    // No layer is before the first three.
+    // The first three layers have no layer before them.
     assert!((0..3).all(same));
     assert!(!(3..LAYERS).all(same));
 }
@@ -291,4 +293,125 @@ fn gptq_can_be_interrupted_and_refuses_what_calibration_refuses() {
     let positions = quantizer.write(&out, false, &mut ignore_progress).unwrap_err();
     assert!(positions.to_string().contains("max_position_embeddings"), "{positions}");
     assert_eq!(entries(), before);
+}
+
+/// A run that is interrupted after any layer can be resumed, and gives the same result as an uninterrupted run.
+#[test]
+fn an_interrupted_run_is_resumed_bit_for_bit() {
+    let root = tempfile::tempdir().unwrap();
+    let source = float(&root, true);
+    let (out, kept) = (root.path().join("out"), root.path().join("out.unfinished"));
+    for (method, quantization_type) in [
+        (RoundingMethod::Gptq, QuantizationType::WeightOnly),
+        (RoundingMethod::Gptq, QuantizationType::Static),
+        (RoundingMethod::Tune, QuantizationType::Dynamic),
+    ] {
+        let quantizer = |keep: KeepLayers| {
+            let mut config = config(quantization_type);
+            config.method = method;
+            config.tune.steps = 3;
+            let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
+            let outcome = quantizer.keep_layers(&kept, keep);
+            calibrate(&mut quantizer);
+            outcome.map(|()| quantizer)
+        };
+        let whole = quantizer(KeepLayers::New).unwrap().write(&out, true, &mut ignore_progress).unwrap();
+        let weights = std::fs::read(out.join("model.safetensors")).unwrap();
+        assert!(!kept.exists(), "the journal of a finished run");
+        let mut kept_counts = Vec::new();
+        for step in [1, 4, 7, 10, 14, 26] {
+            let first = quantizer(KeepLayers::New).unwrap();
+            let mut stop = |progress: Progress| match progress.stage {
+                Stage::Calibrating if progress.done >= step => Err(Error::EmptyWindow),
+                _ => Ok(()),
+            };
+            if first.write(&out, true, &mut stop).is_ok() {
+                continue;
+            }
+            let Some((dir, last)) = first.kept_layers() else {
+                assert!(!kept.exists(), "an empty journal");
+                continue;
+            };
+            assert_eq!(dir, kept.as_path());
+            kept_counts.push(last);
+            let refused = quantizer(KeepLayers::New).unwrap_err().to_string();
+            assert!(refused.contains("--resume") && refused.contains(&format!("{last} layers")), "{refused}");
+
+            // Interrupted once more, and then to its end.
+            let mut at_once = |progress: Progress| match progress.stage {
+                Stage::Calibrating => Err(Error::EmptyWindow),
+                Stage::Quantizing => Ok(()),
+            };
+            let second = quantizer(KeepLayers::Resume).unwrap();
+            assert!(second.write(&out, true, &mut at_once).is_err());
+            assert_eq!(second.kept_layers().unwrap().1, last, "{method}");
+            let resumed = quantizer(KeepLayers::Resume).unwrap();
+            let resumed = resumed.write(&out, true, &mut ignore_progress).unwrap();
+            assert_eq!(resumed.layers, whole.layers, "{method}");
+            assert!(std::fs::read(out.join("model.safetensors")).unwrap() == weights, "{method}, {last}");
+            assert!(!kept.exists());
+        }
+        // Half blocks and the head by GPTQ, whole blocks where they are trained.
+        let expected: &[usize] =
+            if method == RoundingMethod::Tune { &[7, 7, 14] } else { &[4, 7, 11, 14, 14] };
+        assert_eq!(kept_counts, expected, "{method}");
+        assert!(quantizer(KeepLayers::Resume).unwrap_err().to_string().contains("no interrupted run"));
+    }
+}
+
+/// Kept layers of another run, damaged layers and foreign files are rejected, and none of them is lost.
+#[test]
+fn kept_layers_that_do_not_fit_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let source = float(&root, true);
+    let (out, kept) = (root.path().join("out"), root.path().join("out.unfinished"));
+    let quantizer = |group_size: usize, ids: &[u32], keep: KeepLayers| {
+        let mut config = config(QuantizationType::WeightOnly);
+        config.method = RoundingMethod::Gptq;
+        config.scheme.granularity = Granularity::PerGroup { group_size };
+        let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
+        quantizer.keep_layers(&kept, keep)?;
+        let tokens = CalibrationTokens { ids, window: 24, prefix: &[], text_sha256: "a".repeat(64) };
+        quantizer.calibrate(&tokens, &Device::flex(), &mut ignore_progress)?;
+        Ok::<_, Error>(quantizer)
+    };
+    let mut stop = |progress: Progress| match progress.stage {
+        Stage::Calibrating if progress.done >= 8 => Err(Error::EmptyWindow),
+        _ => Ok(()),
+    };
+    let ids = ids();
+    quantizer(8, &ids, KeepLayers::New).unwrap().write(&out, false, &mut stop).unwrap_err();
+    let resume = |group_size, ids: &[u32]| {
+        let quantizer = quantizer(group_size, ids, KeepLayers::Resume).unwrap();
+        quantizer.write(&out, false, &mut ignore_progress).unwrap_err().to_string()
+    };
+    assert!(resume(4, &ids).contains("different setting"), "{}", resume(4, &ids));
+    assert!(resume(8, &ids[1..]).contains("different calibration text"), "{}", resume(8, &ids[1..]));
+    let layer = std::fs::read_dir(&kept).unwrap().map(|entry| entry.unwrap().path());
+    let layer = layer.filter(|path| path.extension().is_some_and(|end| end == "safetensors")).min().unwrap();
+    let whole = std::fs::read(&layer).unwrap();
+    for at in [0, 9, whole.len() / 2, whole.len() - 1] {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 4;
+        std::fs::write(&layer, damaged).unwrap();
+        assert!(resume(8, &ids).contains("is damaged"), "{}", resume(8, &ids));
+    }
+    std::fs::write(&layer, &whole[..whole.len() / 2]).unwrap();
+    assert!(resume(8, &ids).contains("is damaged"));
+    std::fs::write(&layer, whole).unwrap();
+    std::fs::write(kept.join("run.json"), "{").unwrap();
+    assert!(resume(8, &ids).contains("run.json"), "{}", resume(8, &ids));
+
+    std::fs::write(kept.join("notes.txt"), "mine").unwrap();
+    for keep in [KeepLayers::New, KeepLayers::Resume, KeepLayers::Replace] {
+        let refused = quantizer(8, &ids, keep).unwrap_err().to_string();
+        assert!(refused.contains("notes.txt"), "{refused}");
+    }
+    std::fs::remove_file(kept.join("notes.txt")).unwrap();
+    // The remains of a file that a killed run was writing.
+    std::fs::write(kept.join(".writing-lm_head"), "half").unwrap();
+    let replaced = quantizer(8, &ids, KeepLayers::Replace).unwrap();
+    assert!(!kept.exists());
+    replaced.write(&out, false, &mut ignore_progress).unwrap();
+    assert!(!kept.exists() && Checkpoint::open(&out).unwrap().is_quantized());
 }

@@ -7,13 +7,12 @@ use slm_quant_core::{MovingAverageMinMaxObserver, ObserverKind};
 
 use crate::{Error, Result};
 
-/// A whole run: what is simulated, and how the simulation is trained.
+/// Settings of a whole run: the simulated quantization, and its training.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QatConfig {
-    /// Scheme, type and skipped layers. Its observers are those of post-training quantization and choose no
-    /// range here.
+    /// Scheme, type and skipped layers. Its observers are those of post-training quantization and are not used here.
     pub quantization: PtqConfig,
-    /// Choice of ranges.
+    /// Options of ranges and stages.
     pub options: QatOptions,
 }
 
@@ -21,15 +20,15 @@ pub struct QatConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScaleMode {
-    /// Scales are observed: chosen from the weights of each step.
+    /// Scales are observed, that is, chosen from the weights of each step.
     #[default]
     Observed,
-    /// Scales are parameters and are trained (LSQ, Esser and others, 2020, arXiv:1902.08153). The observer chooses
-    /// what they start with.
+    /// Scales are trained parameters (LSQ, Esser and others, 2020, arXiv:1902.08153). The observer chooses their
+    /// initial values.
     Learned,
 }
 
-/// Options of ranges in training. Unknown keys are refused.
+/// Options of ranges in training. Unknown keys are rejected.
 ///
 /// ```
 /// use slm_qat::{QatOptions, ScaleMode};
@@ -45,17 +44,17 @@ pub enum ScaleMode {
 pub struct QatOptions {
     /// `observed` or `learned`. Default: `observed`.
     pub scale: ScaleMode,
-    /// Chooses the ranges of weights: in every step, or, for learned scales, before the first. Default: `min-max`
-    /// for observed scales, which costs next to nothing and to which the weights adapt; `mse` for learned ones,
-    /// which have the rest of the run to move from there.
+    /// Observer that chooses the ranges of weights: in every step or, for learned scales, before the first. Default:
+    /// `min-max` for observed scales, which costs almost nothing and to which the weights adapt; `mse` for learned
+    /// scales, which training then moves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observer: Option<ObserverKind>,
     /// Weight of a new batch in the moving average of static activation ranges, in (0, 1]. Default: 0.01, as
-    /// PyTorch.
+    /// in PyTorch.
     pub averaging_constant: f32,
-    /// Steps at the start in which observers watch and nothing is rounded. Default: 0.
+    /// Number of steps at the start in which observers watch and nothing is rounded. Default: 0.
     pub observe_steps: usize,
-    /// Steps at the end in which observed ranges no longer change. Default: 0.
+    /// Number of steps at the end in which observed ranges no longer change. Default: 0.
     pub freeze_steps: usize,
 }
 
@@ -72,7 +71,7 @@ impl Default for QatOptions {
 }
 
 impl QatOptions {
-    /// Observer that chooses, or first chooses, the ranges of weights.
+    /// The observer that chooses the ranges, or the initial ranges, of weights.
     pub fn observer(&self) -> ObserverKind {
         self.observer.unwrap_or(match self.scale {
             ScaleMode::Observed => ObserverKind::MinMax,
@@ -83,7 +82,7 @@ impl QatOptions {
     /// The schedule of a run of `steps` steps.
     ///
     /// # Errors
-    /// [`Error::Option`] for options that leave nothing to train with rounding, or are out of range.
+    /// [`Error::Option`] for options that leave no step with rounding, or are out of range.
     pub fn schedule(&self, steps: usize) -> Result<StageSchedule> {
         let refuse = |option: &'static str, detail: String, remedy: &'static str| {
             Err(Error::Option { option, detail, remedy })
@@ -107,7 +106,7 @@ impl QatOptions {
         if let Some(observer) = self.observer
             && let Err(error) = observer.build()
         {
-            return refuse("observer", error.to_string(), "use an observer with its usual parameters");
+            return refuse("observer", error.to_string(), "use an observer with valid parameters");
         }
         Ok(StageSchedule { observe_until: self.observe_steps, freeze_from: steps - self.freeze_steps })
     }

@@ -17,7 +17,7 @@ pub enum Error {
         /// Accepted values, or another remedy.
         remedy: &'static str,
     },
-    /// The plan: skip patterns, group sizes, nothing to quantize.
+    /// An error of the plan: skip patterns, group sizes, nothing to quantize.
     #[error(transparent)]
     Plan(#[from] slm_ptq::Error),
     /// A layer that cannot be prepared, converted or restored.
@@ -31,9 +31,9 @@ pub enum Error {
     /// A layer could not compute in a forward or backward pass.
     #[error(transparent)]
     Pass(#[from] slm_nn::LayerError),
-    /// A layer whose input nobody has seen.
+    /// A layer whose input was never observed.
     #[error(
-        "layer {layer}: no input was observed, so its activations have no range; train for a step at least"
+        "layer {layer}: no input was observed, so its activations have no range; train for at least one step"
     )]
     NotObserved {
         /// Name of the layer.

@@ -13,17 +13,17 @@ use slm_quant_core::{ActivationQuant, ObserverKind, QuantRange, QuantScheme};
 
 use crate::{Error, Prepared, QatOptions, Result, ScaleMode};
 
-/// Scheme, scales and treatment of inputs of a packed layer whose weights have become floats.
+/// Scheme, scales and treatment of inputs of a packed layer whose weights were converted to floats.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizedStart {
     scheme: QuantScheme,
     activation: ActivationQuant,
-    /// In the order of [`QuantizedMatrix::scales`](slm_quant_core::QuantizedMatrix::scales).
+    /// Scales in the order of [`QuantizedMatrix::scales`](slm_quant_core::QuantizedMatrix::scales).
     scales: Vec<f32>,
 }
 
-/// Replaces the packed layers of `model` by float ones on `device`, whose weights are the values of the codes, and returns
-/// what [`prepare_quantized`] needs to make them quantized again, by name.
+/// Replaces the packed layers of `model` by float layers on `device` with the dequantized weights. Returns, by name, the
+/// parameters that [`prepare_quantized`] needs to quantize them again.
 ///
 /// # Errors
 /// [`Error::NothingQuantized`] for a model without packed layers.
@@ -47,16 +47,16 @@ pub fn unpack<M: NamedLinears + ?Sized>(
     if starts.is_empty() { Err(Error::NothingQuantized) } else { Ok(starts) }
 }
 
-/// Makes the layers of `model` that `starts` names fake-quantized, for a run of `steps` steps, with the schemes, scales and
-/// treatment of inputs that they had. All other layers stay float.
+/// Makes the layers of `model` that `starts` names fake-quantized, for a run of `steps` steps, with their previous schemes,
+/// scales and treatment of inputs. All other layers stay float.
 ///
-/// Before the first step the model computes what the quantized one computed, up to the rounding of sums. So training goes on
-/// from the best rounding that is known, such as that of GPTQ, and not from rounding to nearest. Scales are learned. Ranges of
-/// static activations start as they were, and follow the batches from there.
+/// Before the first step the model computes the same as the quantized one, up to the rounding of sums. So training starts
+/// from the best known rounding, such as that of GPTQ, instead of rounding to nearest. Scales are learned. Ranges of static
+/// activations keep their initial values and then follow the batches.
 ///
 /// # Errors
 /// [`Error::Option`] for options that cannot work, such as scales that are not learned; [`Error::NoGradients`] for a layer on a
-/// device without autodiff; [`Error::Layer`] for one with an affine mapping, whose scales cannot be learned.
+/// device without autodiff; [`Error::Layer`] for a layer with an affine mapping, whose scales cannot be learned.
 pub fn prepare_quantized<M: NamedLinears + ?Sized>(
     model: &mut M,
     starts: &BTreeMap<String, QuantizedStart>,
@@ -69,13 +69,13 @@ pub fn prepare_quantized<M: NamedLinears + ?Sized>(
             option: "scale",
             detail: "is \"observed\", which would choose other scales than those the codes belong to"
                 .to_owned(),
-            remedy: "set it to \"learned\" (--learned-scales) where training starts with a quantized model",
+            remedy: "set it to \"learned\" (--learned-scales) when training starts from a quantized model",
         });
     }
     if options.observe_steps > 0 {
         return Err(Error::Option {
             option: "observe_steps",
-            detail: format!("is {}, and the model has been quantized already", options.observe_steps),
+            detail: format!("is {}, but the model is already quantized", options.observe_steps),
             remedy: "use 0",
         });
     }
@@ -122,7 +122,7 @@ impl QuantizedStart {
             }
             fixed => FakeQuantizedInput::Fixed(fixed),
         };
-        // Any observer would do: its scales are replaced at once.
+        // Any observer works, because its scales are replaced immediately.
         let mut prepared =
             FakeQuantizedWeight::learned(weight, self.scheme, ObserverKind::MinMax, input, stage)?;
         let mut state = LayerState::of_learned_scales(self.scales.clone());

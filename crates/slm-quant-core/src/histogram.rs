@@ -1,4 +1,4 @@
-//! A histogram of values that grows with them and does not depend on their order.
+//! A histogram that widens as values arrive and does not depend on their order.
 
 use rayon::prelude::*;
 
@@ -11,7 +11,7 @@ const HALF: usize = 8192;
 /// Values that one thread counts at a time.
 const PART: usize = 1 << 16;
 
-/// Width exponent of a histogram that has seen nothing but zeros: the finest that any f32 can need.
+/// Width exponent of a histogram that has only seen zeros: the finest that any f32 can need.
 const FINEST: i32 = -160;
 
 /// Counts of values in 16384 bins of equal width around zero.
@@ -36,7 +36,7 @@ impl Default for Histogram {
     }
 }
 
-/// Counts of values in `counts.len()` bins of equal width from `min` to `max`, as a reader wants to see them.
+/// Counts of values in `counts.len()` bins of equal width from `min` to `max`, for display.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct HistogramView {
@@ -70,10 +70,10 @@ impl Histogram {
         Ok(())
     }
 
-    /// Counts finite `values` that lie between `min` and `max`, which are seen too.
+    /// Counts finite `values` that lie between `min` and `max`. These bounds count as seen.
     fn count_between(&mut self, values: &[f32], min: f32, max: f32) {
         self.widen_for(min, max);
-        // Exact: a power of two, and f64 holds every f32 divided by it.
+        // Exact: the width is a power of two, and f64 holds every f32 divided by it.
         let inverse = (-f64::from(self.exponent)).exp2();
         for &x in values {
             let position = f64::from(x) * inverse;
@@ -92,7 +92,7 @@ impl Histogram {
         }
         self.widen_for(other.min, other.max);
         let mut other = other.clone();
-        // Both now cover both ranges; the coarser width is that of the pair.
+        // Both now cover both ranges. The coarser of the two widths is used.
         let exponent = self.exponent.max(other.exponent);
         self.coarsen(exponent);
         other.coarsen(exponent);
@@ -107,7 +107,7 @@ impl Histogram {
         self.count
     }
 
-    /// Least and greatest value; none before the first.
+    /// Least and greatest value; `None` before the first.
     pub fn bounds(&self) -> Option<(f32, f32)> {
         (self.count > 0).then_some((self.min, self.max))
     }
@@ -134,7 +134,7 @@ impl Histogram {
             return Err(Error::NothingObserved { what: "histogram" });
         };
         if bins == 0 {
-            return Err(Error::Parameter { what: "bins", detail: "0, at least 1 is needed".to_owned() });
+            return Err(Error::Parameter { what: "bins", detail: "0; use at least 1".to_owned() });
         }
         let mut counts = vec![0; bins];
         let width = (f64::from(max) - f64::from(min)) / bins as f64;

@@ -27,7 +27,7 @@ use crate::responses::{Choice, Head, Kind, Usage};
 use crate::scheduler::Queue;
 use crate::sequence::{Event, FinishReason, Job};
 
-/// Prompts in one request.
+/// Maximum number of prompts in one request.
 const MAX_PROMPTS: usize = 16;
 
 /// The state that all endpoints share.
@@ -57,7 +57,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Seconds since 1970.
+/// Seconds since the Unix epoch.
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
@@ -114,7 +114,14 @@ fn model_object(app: &App) -> Value {
 }
 
 async fn health(State(app): Shared) -> Response {
-    counted(&app, "/health", Ok(Json(json!({"status": "ok"})).into_response()))
+    let health = match app.queue.is_alive() {
+        true => Ok(Json(json!({"status": "ok"})).into_response()),
+        false => Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the model's thread has ended; restart the server",
+        )),
+    };
+    counted(&app, "/health", health)
 }
 
 async fn metrics(State(app): Shared) -> Response {
@@ -141,7 +148,7 @@ fn counted(app: &App, path: &'static str, result: Result<Response, ApiError>) ->
     response
 }
 
-/// Reads the body of a request.
+/// Reads and parses the body of a request.
 async fn read(app: &App, request: HttpRequest) -> Result<Request, ApiError> {
     let limit = app.limits.body_bytes;
     let too_large = || {
@@ -191,7 +198,7 @@ fn completion_prompts(served: &ServedModel, prompt: PromptField) -> Result<Vec<V
     }
 }
 
-/// Computes the answers to some prompts, whole or as a stream.
+/// Computes the answers to all prompts, whole or as a stream.
 async fn answer(
     app: &Arc<App>,
     kind: Kind,
@@ -254,7 +261,7 @@ async fn answer(
     }
 }
 
-/// Waits for the ends of all answers.
+/// Waits until all answers are finished.
 async fn whole(
     app: &App,
     head: &Head,
@@ -286,7 +293,7 @@ async fn whole(
     Ok(Json(head.whole(choices, usage, &app.served.tokenizer)).into_response())
 }
 
-/// The parts of answers, one answer after the other, as server-sent events.
+/// Streams the answers as server-sent events, one answer after another.
 fn streamed(
     app: Arc<App>,
     head: Head,
@@ -314,16 +321,16 @@ struct StreamState {
     app: Arc<App>,
     head: Head,
     answers: std::vec::IntoIter<UnboundedReceiver<Event>>,
-    /// The answer that is being sent: its number, its events, and the characters sent.
+    /// The answer being sent: its index, its events, and the number of characters sent.
     current: Option<(usize, UnboundedReceiver<Event>, usize)>,
     next_index: usize,
-    /// Of the whole stream, where it is asked for and was not sent yet.
+    /// Token counts of the whole stream; `None` if the request does not ask for them or they were sent already.
     usage: Option<Usage>,
     ended: bool,
 }
 
 impl StreamState {
-    /// The data of the next event.
+    /// Returns the data of the next event.
     async fn next(&mut self) -> Option<String> {
         loop {
             if self.ended {

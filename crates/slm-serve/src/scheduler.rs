@@ -1,7 +1,7 @@
 //! The thread that owns the model and decodes all requests together.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -15,28 +15,42 @@ use crate::metrics::Metrics;
 use crate::model::ServedModel;
 use crate::sequence::{Active, Event, Failed, Job};
 
-/// Rows of prompts in one step. They delay the next token of every other request by what they take.
+/// Maximum number of prompt tokens in one step. They delay the next token of every other request.
 const PROMPT_ROWS: usize = 128;
 
-/// Takes jobs to the model's thread.
+/// Handle that sends jobs to the model's thread.
 #[derive(Debug, Clone)]
 pub(crate) struct Queue {
     jobs: SyncSender<Job>,
     metrics: Arc<Metrics>,
+    /// True once the model's thread has ended, in whatever way.
+    ended: Arc<AtomicBool>,
+}
+
+/// Notes the end of a thread, also by a panic.
+struct EndMark(Arc<AtomicBool>);
+
+impl Drop for EndMark {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Queue {
-    /// Starts the model's thread. It ends when the queue and all its clones are gone and the last answer is finished.
+    /// Starts the model's thread. It ends when all clones of the queue are dropped and the last answer is finished.
     pub(crate) fn start(
         served: Arc<ServedModel>,
         limits: &Limits,
         metrics: Arc<Metrics>,
     ) -> Result<(Self, JoinHandle<Result<()>>)> {
-        // What cannot be computed is refused before anything is listened on.
+        // Fails for an unsupported model before the server listens.
         CpuBatch::new(&served.model)?;
         let (jobs, receiver) = sync_channel(limits.queue);
         let (parallel, for_thread) = (limits.parallel.max(1), Arc::clone(&metrics));
+        let ended = Arc::new(AtomicBool::new(false));
+        let mark = EndMark(Arc::clone(&ended));
         let thread = std::thread::Builder::new().name("slm-model".to_owned()).spawn(move || {
+            let _mark = mark;
             let mut scheduler = Scheduler {
                 batch: CpuBatch::new(&served.model)?,
                 model: &served.model,
@@ -49,10 +63,15 @@ impl Queue {
             scheduler.run();
             Ok(())
         });
-        Ok((Self { jobs, metrics }, thread.map_err(Error::Start)?))
+        Ok((Self { jobs, metrics, ended }, thread.map_err(Error::Start)?))
     }
 
-    /// Hands a job over.
+    /// Returns `true` as long as the model's thread can answer.
+    pub(crate) fn is_alive(&self) -> bool {
+        !self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Queues a job.
     pub(crate) fn submit(&self, job: Job) -> Result<(), ApiError> {
         self.metrics.waiting.fetch_add(1, Ordering::Relaxed);
         self.jobs.try_send(job).map_err(|error| {
@@ -86,8 +105,8 @@ impl Scheduler<'_> {
         }
     }
 
-    /// Takes jobs as long as there are places, and waits for one when there is nothing else to do. False when no more can
-    /// come.
+    /// Accepts jobs while there are free places; blocks for a job when none is running. Returns `false` when no more
+    /// can come.
     fn admit(&mut self) -> bool {
         while self.active.len() < self.parallel {
             let job = match self.active.is_empty() {
@@ -107,7 +126,7 @@ impl Scheduler<'_> {
     }
 
     fn start(&mut self, job: Job) {
-        // The last new token is chosen and never run.
+        // The last new token is chosen but never fed to the model.
         let positions = (job.prompt.len() + job.new_tokens).saturating_sub(1);
         let events = job.events.clone();
         let started = self.batch.add(positions).map_err(Failed::from).and_then(|sequence| {
@@ -121,13 +140,13 @@ impl Scheduler<'_> {
                 self.active.push(active);
             }
             Err(error) => {
-                // Nobody may be waiting any more.
+                // The client may be gone already.
                 let _ = events.send(Event::Failed(error.to_string()));
             }
         }
     }
 
-    /// Ends the answers whose client has gone or whose time is over.
+    /// Ends answers whose client has disconnected or whose time is over.
     fn drop_abandoned(&mut self) {
         let now = Instant::now();
         for index in (0..self.active.len()).rev() {
@@ -142,7 +161,7 @@ impl Scheduler<'_> {
         }
     }
 
-    /// One pass: the next token of every request that has its prompt behind it, and a part of the prompts of the others.
+    /// Runs one pass: the next token of every request whose prompt is processed, and parts of the other prompts.
     fn step(&mut self) {
         let clock = Instant::now();
         let mut prompt_rows = PROMPT_ROWS;
@@ -209,5 +228,24 @@ impl Scheduler<'_> {
         let active = self.active.remove(index);
         self.batch.remove(active.sequence);
         self.metrics.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_panics_is_noted_as_ended() {
+        for panics in [true, false] {
+            let ended = Arc::new(AtomicBool::new(false));
+            let mark = EndMark(Arc::clone(&ended));
+            let thread = std::thread::spawn(move || {
+                let _mark = mark;
+                assert!(!panics, "as a model might");
+            });
+            assert_eq!(thread.join().is_err(), panics);
+            assert!(ended.load(Ordering::Relaxed));
+        }
     }
 }

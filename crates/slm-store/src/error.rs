@@ -1,4 +1,4 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use safetensors::Dtype;
 /// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Error from reading or writing files. Every variant names the file, what is wrong in it, and what to do.
+/// Error from reading or writing files. Its message names the file, the problem, and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -21,7 +21,7 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// A file or directory that must be there is not.
+    /// A file or directory that does not exist although it must.
     #[error("{}: not found; {remedy}", path.display())]
     Missing {
         /// The path that was looked for.
@@ -36,10 +36,10 @@ pub enum Error {
         path: PathBuf,
         /// Its size in bytes.
         found: u64,
-        /// The most that is read.
+        /// The largest accepted size in bytes.
         limit: u64,
     },
-    /// A JSON file that does not parse, lacks a field or has an unknown one.
+    /// A JSON file that does not parse, lacks a field or has an unknown field.
     #[error("{}: {source}; restore the file from a good copy", path.display())]
     Json {
         /// The file.
@@ -47,7 +47,7 @@ pub enum Error {
         /// Position and reason.
         source: serde_json::Error,
     },
-    /// A field with a value that cannot be right.
+    /// A field with an invalid value.
     #[error("{}: field {field:?}: expected {expected}, found {found}", path.display())]
     Field {
         /// The file.
@@ -59,7 +59,7 @@ pub enum Error {
         /// Value found.
         found: String,
     },
-    /// A file is not the one that the manifest describes.
+    /// A file that differs from its record in the manifest.
     #[error(
         "{}: {what} is {found}, the manifest says {expected}: the file was changed or damaged after it was \
          written; restore it from a good copy", path.display()
@@ -67,14 +67,14 @@ pub enum Error {
     Checksum {
         /// The file.
         path: PathBuf,
-        /// `"size"`, `"SHA-256"`, or the checksum of which bytes.
+        /// The differing property: `"size"`, `"SHA-256"`, or the name of the checksum and of the part that it covers.
         what: String,
         /// Value in the manifest.
         expected: String,
         /// Value in the file.
         found: String,
     },
-    /// A source that changed while it was read.
+    /// A source file that changed while it was read.
     #[error(
         "{}: it changed while it was read, so that what was made of it may be of neither the old nor the new; \
          nothing was written: run the command again when the file no longer changes", path.display()
@@ -89,17 +89,17 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// A safetensors file that ends early or has bytes left over.
+    /// A safetensors file that ends early or has excess bytes.
     #[error("{}: expected {expected} bytes, found {found}: the file is truncated or damaged", path.display())]
     Truncated {
         /// The file.
         path: PathBuf,
-        /// Bytes that its header asks for.
+        /// Size in bytes that its header requires.
         expected: u64,
-        /// Bytes there.
+        /// Actual size in bytes.
         found: u64,
     },
-    /// A file of tensors that was cut.
+    /// A truncated file of tensors.
     #[error(
         "{}: expected {expected} bytes, found {found}: the file is truncated, and with it tensors {tensors}; \
          restore it from a good copy", path.display()
@@ -107,14 +107,14 @@ pub enum Error {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Names of the tensors that are not all there.
+        /// Names of the tensors that are not complete.
         tensors: String,
-        /// Bytes that its header asks for.
+        /// Size in bytes that its header requires.
         expected: u64,
-        /// Bytes there.
+        /// Actual size in bytes.
         found: u64,
     },
-    /// The header of a file of tensors that cannot be read.
+    /// A file of tensors with an invalid header.
     #[error("{}: not a valid {what} file: {reason}", path.display())]
     Header {
         /// The file.
@@ -124,10 +124,10 @@ pub enum Error {
         /// Description of the problem.
         reason: String,
     },
-    /// The tensors in a file are not those that its configuration asks for.
+    /// A file with missing or unexpected tensors.
     #[error("{}: {}; {remedy}", path.display(), describe_sets(missing, unexpected))]
     TensorSet {
-        /// The file, or the directory for a model in several files.
+        /// The file, or the directory of a model in several files.
         path: PathBuf,
         /// Tensors that should be there.
         missing: Vec<String>,
@@ -136,7 +136,7 @@ pub enum Error {
         /// Remedy.
         remedy: String,
     },
-    /// A tensor of another shape than its configuration asks for.
+    /// A tensor with the wrong shape.
     #[error(
         "{}: tensor {tensor:?}: expected shape {expected:?}, found {found:?}: the file and its config.json do \
          not belong together", path.display()
@@ -151,7 +151,7 @@ pub enum Error {
         /// Value in the file.
         found: Vec<usize>,
     },
-    /// A tensor of another element type than is needed.
+    /// A tensor with the wrong element type.
     #[error("{}: tensor {tensor:?}: expected type {expected}, found {found}", path.display())]
     TensorType {
         /// The file.
@@ -178,7 +178,7 @@ pub enum Error {
         /// The value.
         value: f32,
     },
-    /// The quantized weight of a layer is not valid.
+    /// An invalid quantized weight of a layer.
     #[error("{}: layer {layer:?}: {source}", path.display())]
     Layer {
         /// The file.
@@ -188,7 +188,7 @@ pub enum Error {
         /// Description of the problem.
         source: slm_quant_core::Error,
     },
-    /// `quantization_metadata.json` disagrees with the tensors or with the configuration.
+    /// A `quantization_metadata.json` that contradicts the tensors or the configuration.
     #[error(
         "{}: layer {layer:?}: {field} is {found}, the tensors say {expected}: the files do not belong together",
         path.display()
@@ -205,13 +205,13 @@ pub enum Error {
         /// Value in the metadata.
         found: String,
     },
-    /// The output is there already.
-    #[error("{}: exists already; choose another output, or overwrite it with --overwrite", path.display())]
+    /// An output that already exists.
+    #[error("{}: already exists; choose another output, or overwrite it with --overwrite", path.display())]
     OutputExists {
         /// The output directory.
         path: PathBuf,
     },
-    /// Another process writes the output.
+    /// An output that another process is writing.
     #[error("{}: {by} is writing to it; wait for it to end, or choose another output", path.display())]
     OutputLocked {
         /// The output directory.
@@ -219,7 +219,7 @@ pub enum Error {
         /// Holder of the lock.
         by: String,
     },
-    /// The system does not let the output be written there.
+    /// An output for which the system denies write access.
     #[error("{}: cannot be written: {source}; choose an output in a directory that may be written to", path.display())]
     OutputUnwritable {
         /// The output directory.
@@ -227,15 +227,15 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// Overwriting would destroy something that is not a checkpoint.
+    /// An output whose replacement would destroy something that is not a checkpoint.
     #[error("{}: not overwritten, because {reason}; choose another output, or remove it yourself", path.display())]
     OutputNotOurs {
         /// The output directory.
         path: PathBuf,
-        /// Evidence that it is not only a checkpoint.
+        /// Reason why the directory must not be replaced.
         reason: String,
     },
-    /// A directory that holds something else than what is read from it.
+    /// A directory that contains something else than expected.
     #[error("{}: it is {found}, not {expected}; {remedy}", path.display())]
     WrongKind {
         /// The directory.
@@ -247,7 +247,7 @@ pub enum Error {
         /// Remedy.
         remedy: &'static str,
     },
-    /// A module that cannot be saved, or not be loaded into.
+    /// A module that cannot be saved or loaded into.
     #[error("{name}: {problem}")]
     Module {
         /// Layer or parameter.
@@ -255,7 +255,7 @@ pub enum Error {
         /// Description of the problem, and the remedy.
         problem: String,
     },
-    /// A file was not written as it was declared. It is a defect of the caller, not of its input.
+    /// A file that was not written as declared. This is a bug in the caller, not an invalid input.
     #[error("{}: {reason}", path.display())]
     Write {
         /// The file.
@@ -266,17 +266,17 @@ pub enum Error {
 }
 
 impl Error {
-    /// [`Error::Io`] of an operation on `path`.
+    /// Creates an [`Error::Io`] for an operation on `path`.
     pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { path: path.to_owned(), action, source }
     }
 
-    /// [`Error::Json`] of the file `path`.
+    /// Creates an [`Error::Json`] for the file `path`.
     pub fn json(path: &Path) -> impl FnOnce(serde_json::Error) -> Self {
         move |source| Self::Json { path: path.to_owned(), source }
     }
 
-    /// [`Error::Field`] of the file `path`.
+    /// Creates an [`Error::Field`] for the file `path`.
     pub fn field(
         path: &Path,
         field: impl Into<String>,
@@ -293,7 +293,7 @@ impl Error {
 }
 
 fn describe_sets(missing: &[String], unexpected: &[String]) -> String {
-    /// Names that are listed: enough to see of what kind they are.
+    /// Maximum number of names in a message.
     const LISTED: usize = 5;
     let list = |what: &str, names: &[String]| match names {
         [] => None,

@@ -1,4 +1,4 @@
-//! One writer at a time for every output, and order after writers that were killed.
+//! Locks that allow one writer per output, and cleanup after killed writers.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -9,18 +9,17 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::{Error, Result};
 
-/// Ends the name of an old checkpoint while a new one takes its place in two steps.
+/// Suffix of the name of an old checkpoint while it is being replaced in two steps.
 pub(crate) const REPLACED: &str = "-replaced";
 
-/// Random characters in the name of a temporary directory.
+/// Number of random characters in the name of a temporary directory.
 const RANDOM_CHARACTERS: usize = 6;
 
-/// The right of this process to write an output.
+/// The exclusive right of this process to write an output.
 ///
-/// It is a lock of the operating system on a file next to the output, called `.NAME.lock`: it ends with the
-/// process, however that ends. Whoever takes it removes what writers of this output that were killed have left
-/// behind, so that only one owner of the lock may be writing. Within the process it is shared: taking it again
-/// gives the same lock.
+/// It is an operating-system lock on the file `.NAME.lock` next to the output, which is released when the process ends
+/// for any reason. Taking it removes the remains of killed writers of this output; this is safe because no other writer
+/// can be active. Within a process the lock is shared: taking it again returns the same lock.
 #[derive(Debug, Clone)]
 pub struct OutputLock(Arc<Held>);
 
@@ -30,23 +29,23 @@ struct Held {
     parent: PathBuf,
     name: String,
     path: PathBuf,
-    /// Locked as long as it is open.
+    /// Locked while the file is open.
     _file: File,
-    /// Directories that were made for the output, outermost first.
+    /// Parent directories that were created for the output, outermost first.
     created: Vec<PathBuf>,
 }
 
-/// The locks of this process, by output.
+/// The locks that this process holds, by output.
 static HELD: Mutex<BTreeMap<PathBuf, Weak<Held>>> = Mutex::new(BTreeMap::new());
 
 impl OutputLock {
-    /// Takes the lock of `target`, whose missing parents are created.
+    /// Takes the lock of `target`, and creates its missing parent directories.
     ///
     /// # Errors
     /// [`Error::OutputLocked`], [`Error::OutputUnwritable`], [`Error::OutputNotOurs`], [`Error::Io`].
     pub fn take(target: &Path) -> Result<Self> {
         let target = resolve(target)?;
-        // Only whole entries are put in, so that a panic elsewhere leaves it as it should be.
+        // Only complete entries are inserted, so the map is valid even after a panic elsewhere.
         let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lock) = held.get(&target).and_then(Weak::upgrade) {
             return Ok(Self(lock));
@@ -58,12 +57,12 @@ impl OutputLock {
         Ok(Self(lock))
     }
 
-    /// The output, as an absolute path.
+    /// The absolute path of the output.
     pub fn target(&self) -> &Path {
         &self.0.target
     }
 
-    /// The directory that the output is in.
+    /// The directory that contains the output.
     pub(crate) fn parent(&self) -> &Path {
         &self.0.parent
     }
@@ -77,7 +76,7 @@ impl OutputLock {
 impl Held {
     fn new(target: PathBuf) -> Result<Self> {
         let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
-            let reason = "it is no place for a directory".to_owned();
+            let reason = "a directory cannot be created there".to_owned();
             return Err(Error::OutputNotOurs { path: target, reason });
         };
         let (parent, name) = (parent.to_owned(), name.to_string_lossy().into_owned());
@@ -90,7 +89,7 @@ impl Held {
         Ok(Self { target, parent, name, path, _file: file, created })
     }
 
-    /// Removes what killed writers have left, and puts back what one of them had moved aside.
+    /// Removes what killed writers left behind, and restores a directory that one of them had moved aside.
     fn clean_up(&self) -> Result<()> {
         let prefix = format!(".{}.partial-", self.name);
         for entry in fs::read_dir(&self.parent).map_err(Error::io(&self.parent, "list"))? {
@@ -116,10 +115,10 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // While it is locked: whoever opened it meanwhile sees that it is gone, and makes a new one.
+        // The file is removed while locked: whoever has opened it meanwhile notices this and creates a new one.
         let _gone_or_left_for_the_next = fs::remove_file(&self.path);
         for dir in self.created.iter().rev() {
-            // Refused by the system where the output, or anything else, is in it.
+            // Fails if the directory is not empty.
             if fs::remove_dir(dir).is_err() {
                 break;
             }
@@ -141,7 +140,7 @@ fn lock_file(path: &Path, target: &Path) -> Result<File> {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut owner = String::new();
-                // It may not have been written yet, and is no more than a help.
+                // The file may not be written yet; the owner only improves the message.
                 let _unreadable = (&mut file).take(20).read_to_string(&mut owner);
                 let by = match owner.trim() {
                     "" => "another process".to_owned(),
@@ -151,7 +150,7 @@ fn lock_file(path: &Path, target: &Path) -> Result<File> {
             }
             Err(TryLockError::Error(error)) => return Err(unwritable(target)(error)),
         }
-        // The owner before removed the file after it was opened here: then this lock is worth nothing.
+        // The previous owner removed the file after it was opened here, so this lock is worthless.
         if is_at(&file, path) {
             file.set_len(0).map_err(unwritable(target))?;
             write!(file, "{}", std::process::id()).map_err(unwritable(target))?;
@@ -160,7 +159,7 @@ fn lock_file(path: &Path, target: &Path) -> Result<File> {
     }
 }
 
-/// Returns `true` if `path` leads to `file`.
+/// Returns `true` if `path` refers to `file`.
 #[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -170,18 +169,18 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Returns `true` if `path` leads to `file`. Files that are open cannot be removed here.
+/// Returns `true` if `path` refers to `file`. Open files cannot be removed on this system.
 #[cfg(not(unix))]
 fn is_at(_file: &File, path: &Path) -> bool {
     path.exists()
 }
 
-/// `target` as an absolute path. A link is followed, so that what it points to is written and not the link.
+/// Returns `target` as an absolute path. A link is followed, so that its target is written and not the link.
 fn resolve(target: &Path) -> Result<PathBuf> {
     let resolved = match fs::symlink_metadata(target) {
         Ok(_) => fs::canonicalize(target),
         Err(_) => std::path::absolute(target).map(|path| {
-            // The parent may be a link too; two ways to one place must give one lock.
+            // The parent may be a link too; two paths to the same place must share a lock.
             let parent = path.parent().and_then(|parent| fs::canonicalize(parent).ok());
             match (parent, path.file_name().map(OsString::from)) {
                 (Some(parent), Some(name)) => parent.join(name),
@@ -194,7 +193,7 @@ fn resolve(target: &Path) -> Result<PathBuf> {
 
 pub(crate) fn unwritable(target: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| {
-        // An error that names the temporary path helps nobody; its kind is what the user can act on.
+        // The temporary path means nothing to the user; the kind of the error does.
         let source = if source.raw_os_error().is_some() { source } else { source.kind().into() };
         Error::OutputUnwritable { path: target.to_owned(), source }
     }
@@ -214,7 +213,7 @@ mod tests {
         assert_eq!(lock.partial_prefix(), ".out.partial-");
         drop(lock);
         assert!(root.path().join("a/b/.out.lock").exists());
-        // Another process, which is another open file to the system.
+        // A second open file, which the system treats like another process.
         let other = File::open(root.path().join("a/b/.out.lock")).unwrap();
         assert!(matches!(other.try_lock(), Err(TryLockError::WouldBlock)));
         drop(again);
@@ -275,7 +274,7 @@ mod tests {
         assert!(!stale.exists() && !aside.exists());
         assert_eq!(fs::read(root.path().join("out/was")).unwrap(), b".out.partial-a1B2c3-replaced");
         assert!(others.iter().all(|path| path.exists()));
-        // With the output in place, what was moved aside is what it replaced.
+        // If the output exists, the directory that was moved aside is the one that it replaced.
         let aside = dir(".out.partial-a1B2c3-replaced");
         drop(OutputLock::take(&root.path().join("out")).unwrap());
         assert!(!aside.exists());

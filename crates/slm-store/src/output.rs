@@ -11,33 +11,33 @@ use crate::{Error, Result};
 /// A kind of directory that may be replaced by a new one.
 #[derive(Debug, Clone, Copy)]
 pub struct Replaceable {
-    /// Name of the kind, with its article, for messages.
+    /// Name of the kind with its article, for messages.
     pub what: &'static str,
-    /// Names of the files in a directory that belong to it; none for a directory of another kind.
+    /// Returns the names of the files that belong to a directory of this kind; `None` for any other directory.
     pub files_of: fn(&Path) -> Option<Vec<String>>,
 }
 
-/// A directory that is written under another name next to its place, and put there when it is complete.
+/// A directory that is written under a temporary name next to its target, and moved there when it is complete.
 ///
-/// Dropped before [`OutputDir::commit`], it is removed and its place is as it was. While it lives, no other
-/// process writes to its place.
+/// If it is dropped before [`OutputDir::commit`], it is removed and the target is unchanged. While it is alive, no
+/// other process writes to the target.
 #[derive(Debug)]
 pub struct OutputDir {
     target: PathBuf,
-    /// True if there is something at `target`, to be replaced.
+    /// True if `target` exists and is to be replaced.
     replaces: bool,
     replaceable: Replaceable,
-    /// Files at `target` that may be replaced though no manifest says that they are ours.
+    /// Files at `target` that may be replaced although no manifest lists them.
     owned: Vec<String>,
     dir: TempDir,
     lock: OutputLock,
 }
 
 impl OutputDir {
-    /// Prepares to write `target`. Missing parents are created.
+    /// Prepares to write `target`. Missing parent directories are created.
     ///
-    /// With `overwrite`, a directory that is empty or `replaceable` is replaced; anything else is refused, as is
-    /// everything that exists without it.
+    /// With `overwrite`, a directory that is empty or `replaceable` is replaced; anything else is rejected. Without
+    /// `overwrite`, an existing `target` is rejected.
     ///
     /// # Errors
     /// [`Error::OutputExists`], [`Error::OutputNotOurs`], [`Error::OutputLocked`], [`Error::OutputUnwritable`].
@@ -45,10 +45,10 @@ impl OutputDir {
         Self::create_over(target, overwrite, replaceable, &[])
     }
 
-    /// [`OutputDir::create`] that also replaces a directory of the files `owned` and no others.
+    /// [`OutputDir::create`] that also replaces a directory with no other files than `owned`.
     ///
     /// # Errors
-    /// As [`OutputDir::create`].
+    /// Same as [`OutputDir::create`].
     pub fn create_over(
         target: &Path,
         overwrite: bool,
@@ -56,8 +56,9 @@ impl OutputDir {
         owned: &[String],
     ) -> Result<Self> {
         let lock = OutputLock::take(target)?;
+        let asked = target;
         let target = lock.target().to_owned();
-        let replaces = check_place(&target, overwrite, replaceable, owned)?;
+        let replaces = check_place(&target, overwrite, replaceable, owned).map_err(as_asked(asked))?;
         let dir = tempfile::Builder::new()
             .prefix(&lock.partial_prefix())
             .tempdir_in(lock.parent())
@@ -65,30 +66,31 @@ impl OutputDir {
         Ok(Self { target, replaces, replaceable, owned: owned.to_vec(), dir, lock })
     }
 
-    /// Path to write to.
+    /// Path of the temporary directory to write to.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Puts the directory in its place, and returns where that is. The files in it are on the disk already.
+    /// Moves the directory to the target, and returns the path of the target. Its files must have been synced to the
+    /// disk.
     ///
     /// # Errors
-    /// [`Error::OutputNotOurs`] for files that have come there meanwhile; [`Error::Io`].
+    /// [`Error::OutputNotOurs`] for files that have appeared there meanwhile; [`Error::Io`].
     pub fn commit(self) -> Result<PathBuf> {
         sync_dir(self.dir.path())?;
         if self.replaces {
-            // Looked at again: files may have come while the new ones were written.
+            // Checked again: files may have appeared while the new ones were written.
             check_replaceable(&self.target, self.replaceable, &self.owned)?;
             exchange(self.dir.path(), &self.target)?;
             sync_dir(self.lock.parent())?;
-            // Now the old directory is what the temporary name stands for. The new one is in its place, whether
-            // or not the old one can be removed.
+            // The temporary name now refers to the old directory. The new one is in place, even if the old one cannot
+            // be removed.
             let old = self.dir.path().to_owned();
             if let Err(error) = self.dir.close() {
                 tracing::warn!("{}: the replaced directory could not be removed: {error}", old.display());
             }
         } else {
-            // Refused by the system if a directory with something in it has come there meanwhile.
+            // Fails if a directory that is not empty has appeared there meanwhile.
             fs::rename(self.dir.path(), &self.target).map_err(Error::io(&self.target, "create"))?;
             let _renamed = self.dir.keep();
             sync_dir(self.lock.parent())?;
@@ -97,19 +99,28 @@ impl OutputDir {
     }
 }
 
-/// Reserves `target` for a directory, before the work of making it: makes sure that nothing is there, or with
-/// `overwrite` only what [`OutputDir::create`] would replace, that the system lets it be written, and that no
-/// other process writes it as long as the result lives.
+/// Reserves `target` for a directory before the work of creating it: checks that nothing is there (or, with
+/// `overwrite`, only a directory that [`OutputDir::create`] would replace), that the system permits writing it, and
+/// that no other process writes it while the result is alive.
 ///
 /// # Errors
-/// As [`OutputDir::create`].
+/// Same as [`OutputDir::create`].
 pub fn reserve(target: &Path, overwrite: bool, replaceable: Replaceable) -> Result<OutputLock> {
     let lock = OutputLock::take(target)?;
-    check_place(lock.target(), overwrite, replaceable, &[])?;
+    check_place(lock.target(), overwrite, replaceable, &[]).map_err(as_asked(target))?;
     Ok(lock)
 }
 
-/// Checks the place of the output: returns `true` if something is at `target` which may be replaced.
+/// Replaces the absolute path in an error by the path that the caller asked for.
+fn as_asked(asked: &Path) -> impl Fn(Error) -> Error {
+    move |error| match error {
+        Error::OutputExists { .. } => Error::OutputExists { path: asked.to_owned() },
+        Error::OutputNotOurs { reason, .. } => Error::OutputNotOurs { path: asked.to_owned(), reason },
+        other => other,
+    }
+}
+
+/// Checks the place of the output. Returns `true` if `target` exists and may be replaced.
 fn check_place(target: &Path, overwrite: bool, replaceable: Replaceable, owned: &[String]) -> Result<bool> {
     match fs::symlink_metadata(target) {
         Ok(_) if !overwrite => Err(Error::OutputExists { path: target.to_owned() }),
@@ -119,8 +130,7 @@ fn check_place(target: &Path, overwrite: bool, replaceable: Replaceable, owned: 
     }
 }
 
-/// Swaps two directories: in one step where the system and its file system can, so that there is an old or a
-/// new one at every instant.
+/// Swaps two directories: atomically if the system and its file system can, so that `target` exists at every instant.
 fn exchange(new: &Path, target: &Path) -> Result<()> {
     #[cfg(target_os = "linux")]
     {
@@ -136,8 +146,8 @@ fn exchange(new: &Path, target: &Path) -> Result<()> {
     exchange_in_steps(new, target)
 }
 
-/// Swaps two directories by renaming. Between the steps there is nothing at `target`, and the old directory
-/// lies next to it under a name that ends in `-replaced`, from which the next writer puts it back.
+/// Swaps two directories by renaming. Between the steps `target` does not exist, and the old directory is next to it
+/// under a name that ends in `-replaced`, from which the next writer restores it.
 fn exchange_in_steps(new: &Path, target: &Path) -> Result<()> {
     let mut aside = new.as_os_str().to_owned();
     aside.push(REPLACED);
@@ -150,7 +160,7 @@ fn exchange_in_steps(new: &Path, target: &Path) -> Result<()> {
     fs::rename(&aside, new).map_err(Error::io(&aside, "move"))
 }
 
-/// Waits until the entries of a directory are on the disk.
+/// Syncs the entries of a directory to the disk.
 fn sync_dir(path: &Path) -> Result<()> {
     if cfg!(unix) {
         let dir = File::open(path).map_err(Error::io(path, "open"))?;
@@ -159,7 +169,7 @@ fn sync_dir(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses anything but an empty directory or one of the kind with no file in it that is not its own.
+/// Rejects anything but an empty directory, or one of the kind that contains only its own files.
 fn check_replaceable(target: &Path, replaceable: Replaceable, owned: &[String]) -> Result<()> {
     let refuse = |reason: String| Err(Error::OutputNotOurs { path: target.to_owned(), reason });
     if !target.is_dir() {
@@ -190,7 +200,7 @@ fn check_replaceable(target: &Path, replaceable: Replaceable, owned: &[String]) 
 mod tests {
     use super::*;
 
-    /// A directory with a file `ours`, which owns that and `new`.
+    /// A directory with a file `ours`, to which that file and `new` belong.
     const OURS: Replaceable = Replaceable {
         what: "one of ours",
         files_of: |dir| dir.join("ours").exists().then(|| ["ours", "new"].map(str::to_owned).to_vec()),

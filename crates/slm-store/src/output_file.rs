@@ -8,8 +8,8 @@ use tempfile::TempDir;
 use crate::lock::unwritable;
 use crate::{Error, Result};
 
-/// A file that is written in a temporary directory next to its place, and moved there when it is complete. Dropped before
-/// that, it leaves nothing.
+/// A file that is written in a temporary directory next to its target, and moved there when it is complete. If it is
+/// dropped before that, it leaves nothing behind.
 #[derive(Debug)]
 pub struct OutputFile {
     target: PathBuf,
@@ -17,7 +17,7 @@ pub struct OutputFile {
 }
 
 impl OutputFile {
-    /// Prepares to write `target`, which must not exist unless `overwrite`, and must be an ordinary file if it does.
+    /// Prepares to write `target`, which must not exist, or with `overwrite` must be a regular file if it exists.
     ///
     /// # Errors
     /// [`Error::OutputExists`], [`Error::OutputNotOurs`] for a directory or a device, [`Error::OutputUnwritable`].
@@ -27,7 +27,7 @@ impl OutputFile {
         match fs::metadata(target) {
             Ok(there) if there.is_dir() => return not_ours("it is a directory, and the output is a file"),
             // A device or a pipe must not be replaced.
-            Ok(there) if !there.is_file() => return not_ours("it is no ordinary file"),
+            Ok(there) if !there.is_file() => return not_ours("it is not a regular file"),
             _ => {}
         }
         if fs::symlink_metadata(target).is_ok() && !overwrite {
@@ -39,12 +39,12 @@ impl OutputFile {
         Ok(Self { target: target.to_owned(), dir })
     }
 
-    /// Path to write to. Nothing is there yet.
+    /// Path to write to, where nothing exists yet.
     pub fn path(&self) -> PathBuf {
         self.dir.path().join("out")
     }
 
-    /// Waits until what was written is on the disk, and puts it in its place. Returns where that is.
+    /// Syncs the file to the disk, moves it to the target, and returns the path of the target.
     ///
     /// # Errors
     /// [`Error::Io`].

@@ -3,11 +3,11 @@
 use std::io;
 use std::path::PathBuf;
 
-/// Errors of this crate. Each names the file or text at fault, and what to do about it.
+/// Error of this crate. Its message names the file or text at fault and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file could not be read.
+    /// A file that cannot be read.
     #[error("cannot read {}: {source}; check the path and its permissions", path.display())]
     Read {
         /// The file.
@@ -15,7 +15,7 @@ pub enum Error {
         /// Cause.
         source: io::Error,
     },
-    /// A file could not be written.
+    /// A file that cannot be written.
     #[error("cannot write {}: {source}; check that the folder exists and may be written to", path.display())]
     Write {
         /// The file.
@@ -23,7 +23,7 @@ pub enum Error {
         /// Cause.
         source: io::Error,
     },
-    /// A text file is not UTF-8.
+    /// A text file that is not UTF-8.
     #[error("{} is not UTF-8: byte {offset} (line {line}) is 0x{byte:02x}; {remedy}", path.display())]
     NotUtf8 {
         /// The file.
@@ -37,17 +37,17 @@ pub enum Error {
         /// Command or program that converts the file.
         remedy: &'static str,
     },
-    /// A file is something else than a text.
+    /// A file that is not text.
     #[error("{} is {what}; {remedy}", path.display())]
     NotText {
         /// The file.
         path: PathBuf,
-        /// Kind of file.
+        /// Detected kind of the file.
         what: String,
         /// Way to get a text from it.
         remedy: &'static str,
     },
-    /// A JSON file holds neither texts nor token ids.
+    /// A JSON file without texts or token ids.
     #[error(
         "{}: {detail}; expected JSON Lines of {{\"text\": \"...\"}}, token ids as {{\"ids\": [[1, 2, ...], ...]}}, or \
          plain text (in a file that is not named .json)",
@@ -59,7 +59,7 @@ pub enum Error {
         /// Description of the problem, with its line or item.
         detail: String,
     },
-    /// A text file holds nothing but white space.
+    /// A text file with only white space.
     #[error("{} holds no text ({bytes} bytes of white space); give a file with text in it", path.display())]
     EmptyText {
         /// The file.
@@ -67,45 +67,45 @@ pub enum Error {
         /// Its size in bytes.
         bytes: usize,
     },
-    /// A file of token ids could not be understood.
+    /// An invalid file of token ids.
     #[error("{}: {detail}", path.display())]
     Ids {
         /// The file.
         path: PathBuf,
-        /// Description of the problem and of accepted values.
+        /// Description of the problem and of the accepted values.
         detail: String,
     },
-    /// A `tokenizer.json` could not be understood.
+    /// An invalid `tokenizer.json`.
     #[error(
-        "{origin} is not a tokenizer this version reads: {detail}; expected the tokenizer.json that the \
+        "{origin} is not a supported tokenizer: {detail}; expected the tokenizer.json that the \
          Hugging Face tokenizers library writes"
     )]
     TokenizerFormat {
-        /// The file, or a description of where the JSON came from.
+        /// The file, or a description of the origin of the JSON.
         origin: String,
         /// Message of the tokenizers library.
         detail: String,
     },
-    /// The vocabulary asked for cannot be trained.
+    /// A requested vocabulary that is too small to train.
     #[error("tokenizer vocabulary of {vocab_size} is too small; byte-level BPE needs at least {minimum}")]
     VocabularyTooSmall {
-        /// Tokens asked for.
+        /// Requested number of tokens.
         vocab_size: usize,
-        /// The 256 bytes and the special tokens.
+        /// Minimum number of tokens: the 256 bytes and the special tokens.
         minimum: usize,
     },
-    /// The text is too small for the vocabulary asked for.
+    /// A text that is too small for the requested vocabulary.
     #[error(
         "the training text yields a vocabulary of {found} tokens where {vocab_size} were asked for; \
          use a vocabulary of at most {found}, or more text"
     )]
     VocabularyNotReached {
-        /// Tokens asked for.
+        /// Requested number of tokens.
         vocab_size: usize,
-        /// Tokens the text yields.
+        /// Number of tokens that the text yields.
         found: usize,
     },
-    /// The tokenizer failed on a text or on ids.
+    /// A failure of the tokenizer on a text or on ids.
     #[error("tokenizer cannot {what}: {detail}")]
     Tokenizer {
         /// The operation.

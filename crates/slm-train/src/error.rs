@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-/// Errors of this crate. Each names the file, key or step at fault, and what to do about it.
+/// Errors of this crate. Each names the file, key or step at fault, and a remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -23,7 +23,7 @@ pub enum Error {
         /// Message of the parser, with line and column.
         detail: String,
     },
-    /// A key that nothing reads.
+    /// An unknown key.
     #[error("unknown key `{key}` in {section} of {origin}{suggestion}")]
     UnknownKey {
         /// The key.
@@ -35,7 +35,7 @@ pub enum Error {
         /// The nearest known key, as the end of the sentence.
         suggestion: String,
     },
-    /// A key that must be there.
+    /// A missing required key.
     #[error("{section} of {origin} has no `{key}`; add it")]
     MissingKey {
         /// The key.
@@ -45,7 +45,7 @@ pub enum Error {
         /// The file.
         origin: String,
     },
-    /// A value of the wrong type, out of bounds, or at odds with another.
+    /// A value of the wrong type, out of bounds, or in conflict with another.
     #[error("`{key}` in {origin}: {detail}{remedy}")]
     ConfigValue {
         /// The file.
@@ -84,7 +84,7 @@ pub enum Error {
         /// Tokens it needs.
         needed: usize,
     },
-    /// The model refused its config or its input.
+    /// The model rejected its config or its input.
     #[error(transparent)]
     Model(#[from] slm_model::Error),
     /// A tensor could not be read back.
@@ -93,7 +93,7 @@ pub enum Error {
     /// A checkpoint could not be written or read.
     #[error(transparent)]
     Checkpoint(#[from] slm_checkpoint::Error),
-    /// A schedule that Burn's schedulers refuse.
+    /// A schedule that Burn's schedulers reject.
     #[error("learning rate schedule: {detail}; check learning_rate, min_learning_rate and warmup_steps")]
     Schedule {
         /// Message of the scheduler.
@@ -112,7 +112,7 @@ pub enum Error {
         step: usize,
         /// Its value.
         value: f64,
-        /// The first layer or parameter that is not finite, where one was found.
+        /// The first layer or parameter that is not finite, if one was found.
         place: Option<String>,
     },
     /// Skip patterns that do not fit the model, or layers that cannot be quantized.
@@ -151,16 +151,16 @@ pub enum Error {
         /// The layer and the cause.
         source: slm_nn::LayerError,
     },
-    /// Quantization-aware training refused its options or the model.
+    /// Quantization-aware training rejected its options or the model.
     #[error(transparent)]
     Qat(#[from] slm_qat::Error),
     /// Distillation without a model to learn from.
     #[error(
         "`distill` needs a float model to learn from; name its checkpoint by `slm qat --checkpoint`, or by `--teacher` \
-         where training starts with a quantized one, or set `distill` in [qat] to false"
+         if training starts from a quantized one, or set `distill` in [qat] to false"
     )]
     NoTeacher,
-    /// A teacher of other tokens.
+    /// A teacher with another vocabulary.
     #[error(
         "{}: the vocabulary has {found} tokens, and that of the model to train {expected}; a teacher must be the float \
          model that was quantized, or another with the same tokens",
@@ -174,7 +174,7 @@ pub enum Error {
         /// Tokens of the model.
         expected: usize,
     },
-    /// A config that asks for other schemes than the quantized checkpoint has that training begins with.
+    /// A config with schemes other than those of the quantized checkpoint that training starts from.
     #[error(
         "{}: it is {found}, and the config asks for {asked}; training from a quantized checkpoint keeps the schemes of its \
          layers",
@@ -188,7 +188,7 @@ pub enum Error {
         /// Scheme and type, or patterns, of the config.
         asked: String,
     },
-    /// Fine-tuning of a quantized model without one.
+    /// Fine-tuning of a quantized model without a checkpoint.
     #[error(
         "`enable_quantized_finetuning` needs a quantized checkpoint to begin with; name one by `slm finetune \
          --checkpoint`"
@@ -224,7 +224,7 @@ pub enum Error {
         /// Reason.
         reason: String,
     },
-    /// A run that is not finished is where a new one would begin.
+    /// An unfinished run in the output directory of a new one.
     #[error(
         "{}: holds an unfinished run (step {step} of {steps}); add --resume to continue it, choose another output, or \
          discard it with --overwrite",
@@ -238,13 +238,13 @@ pub enum Error {
         /// Total number of steps.
         steps: usize,
     },
-    /// State of the optimizer that does not fit the model.
+    /// A state of the optimizer that does not fit the model.
     #[error("state of the optimizer: {detail}; the checkpoint can be used, but not resumed from")]
     OptimizerState {
         /// Description of the problem.
         detail: String,
     },
-    /// State of the run that cannot be serialized.
+    /// A state of the run that cannot be serialized.
     #[error("state of the run: {detail}")]
     State {
         /// Description of the problem.

@@ -1,4 +1,4 @@
-//! Wrong uses are errors that name the layer and the remedy, and leave what they were given as it was.
+//! Misuse of the API: errors name the layer and the remedy, and leave their inputs unchanged.
 
 use burn::module::{Module, Param};
 use burn::nn::loss::{MseLoss, Reduction};
@@ -35,7 +35,7 @@ fn calibrated(quantizer: Quantizer) -> Quantizer {
     quantizer.calibrate(&mut Net::new(&device), |net| drop(net.forward(inputs(&device)))).unwrap()
 }
 
-/// The message of an error, which has all of `parts`.
+/// Checks that the result is an error whose message contains all of `parts`.
 #[track_caller]
 fn refused<T>(result: Result<T>, parts: &[&str]) -> Error {
     let error = result.err().expect("an error");
@@ -46,7 +46,7 @@ fn refused<T>(result: Result<T>, parts: &[&str]) -> Error {
     error
 }
 
-/// A net whose second layer has `value` as a weight.
+/// A net whose second layer has `value` as one of its weights.
 fn spoiled(value: f32, device: &Device) -> Net {
     let mut net = Net::new(device);
     let mut weight = net.body[1].float_weight().unwrap().into_data().try_to_vec::<f32>().unwrap();
@@ -70,7 +70,7 @@ fn weights_that_are_not_finite() {
         refused(saved, &["body.1.weight"]);
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
     }
-    // A scale beyond 16 bits is none that could be rounded to.
+    // A scale beyond the range of F16 cannot be rounded to F16.
     refused(Quantizer::int8().f16_scales().convert(spoiled(1e9, &device)), &["body.1", "f16"]);
     let (net, _) = Quantizer::int8().convert(spoiled(1e9, &device)).unwrap();
     let outputs: Vec<f32> = net.forward(inputs(&device)).into_data().try_to_vec().unwrap();
@@ -95,7 +95,7 @@ fn calibration_that_is_missing_or_shows_nothing() {
         let not_finite = |net: &Net| drop(net.forward(inputs(&device) / 0.0));
         refused(quantizer.clone().calibrate(&mut net, not_finite), &["body.0", "not finite", "inputs"]);
     }
-    // An error of the caller's own comes through as it is.
+    // An error of the caller's function is returned unchanged.
     let failed =
         Quantizer::int8().try_calibrate(&mut net, |_| Err(Box::<dyn std::error::Error>::from("no data")));
     assert_eq!(failed.unwrap_err().to_string(), "no data");
@@ -110,7 +110,7 @@ fn settings_after_calibration() {
     let fixed = calibrated(Quantizer::int8().static_activations());
     let late = fixed.clone().activation_observer(ObserverKind::MinMax);
     refused(late.convert(net.clone()), &["`activation_observer`", "last"]);
-    // What calibration need not know of may change.
+    // Settings that calibration does not depend on may change afterwards.
     for changed in [fixed.clone().group(4), fixed.clone().affine().skip("head"), fixed.dynamic_activations()]
     {
         changed.convert(net.clone()).unwrap();
@@ -169,7 +169,7 @@ fn doing_it_twice() {
     let (packed, _) = Quantizer::int8().convert(Net::new(&device)).unwrap();
     refused(Quantizer::int8().convert(packed.clone()), &["body.0", "packed"]);
     refused(Qat::from(Quantizer::int8()).prepare(packed.clone().train()), &["body.0", "packed"]);
-    // A layer that was left float is quantized later, and the others are left as they are.
+    // A layer that was left float can be quantized later; the others stay unchanged.
     let (some, _) = Quantizer::int8().skip("head").convert(Net::new(&device)).unwrap();
     let (all, report) = Quantizer::int8().per_tensor().skip("body.*").convert(some).unwrap();
     assert_eq!(report.layers.len(), 1);
@@ -216,7 +216,7 @@ fn settings_that_training_cannot_follow() {
     refused(Qat::from(calibrated(quantizer().gptq())).prepare(net()), &["gptq()"]);
     refused(Qat::from(quantizer().observer(ObserverKind::WeightedMse)).prepare(net()), &["observer"]);
     refused(Qat::from(quantizer()).schedule(10, 10, 0).prepare(net()), &["observe_steps", "10"]);
-    // The observer that was asked for is the one that trains and is reported.
+    // The selected observer is used in training and appears in the report.
     let (trained, training) =
         Qat::from(quantizer().observer(ObserverKind::Mse)).learned_scales().prepare(net()).unwrap();
     let (converted, report) = training.convert(&step(trained, inputs(&device))).unwrap();
@@ -243,7 +243,7 @@ fn a_pass_that_fails_is_named_with_its_cause() {
     refused(training.check(), &["input of layer body.0", "finite"]);
     training.check().unwrap();
     refused(training.convert(&net), &["finite"]);
-    // Without a check in between, the conversion gives the cause.
+    // Without a preceding `check`, the conversion returns the cause.
     let (net, training) = Qat::from(Quantizer::int8()).prepare(Net::new(&autodiff)).unwrap();
     let net = step(net, bad());
     refused(training.convert(&net), &["input of layer body.0"]);
@@ -273,7 +273,7 @@ fn reports_of_other_modules_are_not_saved_with_this_one() {
     let net = Net::new(&device);
     let (packed, report) = Quantizer::int8().convert(net.clone()).unwrap();
     let at = |name: &str| root.path().join(name);
-    // Of fewer layers, of float ones such as the module had before, and of another scheme.
+    // A module with fewer layers, one with float layers, and one with another scheme.
     let (fewer, _) = Quantizer::int8().skip("head").convert(net.clone()).unwrap();
     let (fours, _) = Quantizer::int4().per_channel().convert(net.clone()).unwrap();
     for (name, other, layer) in
@@ -282,7 +282,7 @@ fn reports_of_other_modules_are_not_saved_with_this_one() {
         refused(report.save(other, at(name)), &[layer, "came with the report"]);
         assert!(!at(name).exists());
     }
-    // A report that has part of the layers.
+    // A report that covers only some of the layers.
     let (_, part) = Quantizer::int8().skip("head").convert(net).unwrap();
     refused(part.save(&packed, at("part")), &["head"]);
     assert!(!at("part").exists());
@@ -315,9 +315,9 @@ fn paths_that_cannot_be_written_or_read() {
     refused(slm::save(&net, &file), &["file"]);
     refused(slm::save(&net, file.join("below")), &["file"]);
     refused(slm::save(&net, ""), &[]);
-    // Directories above are made.
+    // Missing parent directories are created.
     let dir = slm::save(&net, root.path().join("a/b/c")).unwrap();
-    refused(slm::save(&net, &dir), &["exists already", "overwrite: true"]);
+    refused(slm::save(&net, &dir), &["already exists", "overwrite: true"]);
     assert_eq!(std::fs::read(&file).unwrap(), b"hello");
 }
 

@@ -1,14 +1,14 @@
 //! Import of models in the Hugging Face layout: `config.json`, `model.safetensors` or `pytorch_model.bin` (or several files
 //! with an index), and if present a tokenizer and `generation_config.json`.
 //!
-//! The architectures are those of [`slm_model::arch`]; configs as transformers 4 and 5 write them; weights in F32,
-//! F16, BF16, which keep their type, or F64, which become F32, or integers of compressed-tensors, GPTQ or AWQ, which are kept. What cannot be computed exactly as the original does is refused, by name.
-//! Directories are read as people have them: what changes nothing that the model computes is passed over, with a warning
-//! where it may surprise.
+//! Supported are the architectures of [`slm_model::arch`], with configs as transformers 4 and 5 write them. Weights in
+//! F32, F16 and BF16 keep their type, F64 becomes F32, and integers of compressed-tensors, GPTQ or AWQ are kept. An
+//! import fails, with the name of the option, if the model cannot be computed exactly like the original. Files and
+//! fields that do not affect the model's output are ignored, with a warning if that may be surprising.
 //!
-//! A model whose config ties the head to the embedding may still have a head in its file: the same values as the
-//! embedding are passed over, and others untie the two, as in transformers 5. With a head alone, that is the embedding
-//! too.
+//! A model whose config ties the head to the embedding may still have a head in its file: a copy of the embedding is
+//! ignored, and a different head unties the two, as in transformers 5. A head without an embedding also serves as the
+//! embedding.
 
 mod chat;
 mod documents;
@@ -63,8 +63,8 @@ impl Warnings {
     }
 }
 
-/// A Hugging Face model that is open for reading. Its tensors, under their canonical names and in our
-/// layout, are read one at a time: it is a [`TensorSource`].
+/// An open Hugging Face model. Its tensors, under their canonical names and in slm's layout, are read one at a time: it
+/// is a [`TensorSource`].
 #[derive(Debug)]
 pub struct Imported {
     config: ModelConfig,
@@ -75,22 +75,23 @@ pub struct Imported {
     warnings: Vec<String>,
     dir: PathBuf,
     weights: Weights,
-    /// The program that quantized the model, where one did.
+    /// The program that quantized the model, if any.
     method: Option<Method>,
     /// Shape and source of every canonical tensor.
     tensor_sources: TensorSources,
 }
 
-/// Opens the model in `dir` and checks its configuration, and the names, types and shapes of all tensors. A tokenizer is
-/// loaded and tried.
+/// Opens the model in `dir` and checks its configuration and the names, types and shapes of all tensors. The tokenizer
+/// is loaded and tested.
 ///
-/// `dir` may also be a repository in the cache of Hugging Face, of which the snapshot is read.
+/// `dir` may also be a repository in the Hugging Face cache, whose snapshot is then read.
 ///
 /// # Errors
-/// [`Error::Architecture`] and [`Error::Unsupported`] for a model that cannot be imported; [`Error::Unusable`] for what is
-/// known for something else than a model, or its file for something else than it should be; [`StoreError::Field`],
-/// [`StoreError::TensorSet`], [`StoreError::Shape`] and [`StoreError::TensorType`] for one that contradicts itself;
-/// [`StoreError::Missing`], [`StoreError::Header`], [`StoreError::Truncated`], [`StoreError::Json`], [`StoreError::Io`].
+/// [`Error::Architecture`] and [`Error::Unsupported`] for a model that cannot be imported; [`Error::Unusable`] for a
+/// directory or a file that is recognized as something other than expected; [`StoreError::Field`],
+/// [`StoreError::TensorSet`], [`StoreError::Shape`] and [`StoreError::TensorType`] for an inconsistent model;
+/// [`StoreError::Missing`], [`StoreError::Header`], [`StoreError::Truncated`], [`StoreError::Json`],
+/// [`StoreError::Io`].
 pub fn import(dir: impl AsRef<Path>) -> Result<Imported> {
     let mut warnings = Warnings::default();
     let result = open(dir.as_ref(), &mut warnings);
@@ -111,7 +112,7 @@ fn open(path: &Path, warnings: &mut Warnings) -> Result<Imported> {
     let method = Method::take(&dir, &config_path, &mut config_json)?;
     let mut parsed = arch::read_config(&config_json).map_err(|error| refused(&config_path, error))?;
     for field in &parsed.unrecognized {
-        warnings.add(&config_path, &format!("field {field:?} is not known and was passed over"));
+        warnings.add(&config_path, &format!("field {field:?} is not known and was ignored"));
     }
     for note in &parsed.notes {
         warnings.add(&config_path, note);
@@ -151,42 +152,41 @@ fn open(path: &Path, warnings: &mut Warnings) -> Result<Imported> {
 }
 
 impl Imported {
-    /// The model's configuration.
+    /// Returns the model's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// Architecture as Hugging Face names it.
+    /// Returns the architecture's name at Hugging Face.
     pub fn architecture(&self) -> &'static str {
         self.architecture.name
     }
 
-    /// Special tokens, from `generation_config.json` or else `config.json`.
+    /// Returns the special tokens, from `generation_config.json` or else `config.json`.
     pub fn tokenizer(&self) -> &TokenizerInfo {
         &self.tokenizer
     }
 
-    /// Content of `tokenizer.json`; none for a model without.
+    /// Returns the content of `tokenizer.json`, if the model has a tokenizer.
     pub fn tokenizer_json(&self) -> Option<&[u8]> {
         self.tokenizer_json.as_deref()
     }
 
-    /// Fields of `config.json` that are not known to this program and were passed over.
+    /// Returns the unknown fields of `config.json`, which were ignored.
     pub fn unrecognized_fields(&self) -> &[String] {
         &self.unrecognized_fields
     }
 
-    /// Assumptions made and things passed over, a sentence each, with the file.
+    /// Returns the assumptions made and the parts ignored, one sentence each, with the file.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Reads the tensor of canonical name `name` as F32, row-major. Of a weight that is stored quantized these are the
-    /// values that its integers stand for.
+    /// Reads the tensor with the canonical name `name` as F32, in row-major order. A quantized weight is dequantized.
     ///
     /// # Errors
-    /// [`StoreError::NotFinite`], [`StoreError::Io`], [`StoreError::Truncated`]; [`StoreError::TensorSet`] for a name that the
-    /// model does not have; [`Error::Unusable`] for a quantized weight that contradicts itself.
+    /// [`StoreError::NotFinite`], [`StoreError::Io`], [`StoreError::Truncated`]; [`StoreError::TensorSet`] for a name
+    /// that the model does not have; [`Error::Unusable`] for an inconsistent quantized weight.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         let Some((_, source)) = self.tensor_sources.get(name) else {
             return Err(Error::Store(StoreError::TensorSet {
@@ -202,8 +202,8 @@ impl Imported {
         }
     }
 
-    /// The type that holds the values of the tensor of canonical name `name` exactly: that of the file, or F32 where it is
-    /// of another type or its values are changed on the way.
+    /// Returns the type that holds the values of the tensor with the canonical name `name` exactly: its type in the
+    /// file, or F32 if the file has another type or the values are transformed.
     pub(crate) fn float_type(&self, name: &str) -> Dtype {
         let source = self.tensor_sources.get(name).map(|(_, source)| source);
         let kept = source
@@ -215,18 +215,19 @@ impl Imported {
         }
     }
 
-    /// Reads the integers of the tensor of canonical name `name`, and how the file treats the inputs of its layer; none
-    /// where it is stored as floats.
+    /// Reads the integers of the tensor with the canonical name `name`, and the quantization of its layer's inputs.
+    /// Returns `None` if it is stored as floats.
     ///
     /// # Errors
-    /// [`Error::Unusable`] that names the layer, where the integers have no scheme here; as [`Imported::read_f32`].
+    /// [`Error::Unusable`] with the layer's name if slm has no scheme for the integers, and the errors of
+    /// [`Imported::read_f32`].
     pub fn read_quantized(&self, name: &str) -> Result<Option<(QuantizedMatrix, ActivationQuant)>> {
         let Some((_, source)) = self.tensor_sources.get(name) else { return Ok(None) };
         let Some(layer) = self.weights.quantized(&source.tensor) else { return Ok(None) };
         layer.matrix(&self.weights, source.file_rows().as_deref()).map(Some)
     }
 
-    /// The program that quantized the model, as its config names it; none for a model of floats.
+    /// Returns the name of the program that quantized the model, from its config; `None` for a float model.
     pub fn quantization(&self) -> Option<&'static str> {
         self.method.as_ref().map(Method::name)
     }
@@ -234,13 +235,13 @@ impl Imported {
     /// Reads the model onto `device`.
     ///
     /// # Errors
-    /// As [`Imported::read_f32`].
+    /// Same as [`Imported::read_f32`].
     pub fn load_model(&mut self, device: &Device) -> Result<Transformer> {
         let config = self.config.clone();
         Transformer::from_tensors(&config, self, device).map_err(|error| Error::from_model(&self.dir, error))
     }
 
-    /// Record of the source in the checkpoint. Paths are left out: they mean nothing elsewhere.
+    /// Returns the record of the source for the checkpoint. Paths are omitted, because they are meaningless elsewhere.
     fn lineage(&self) -> Result<Value> {
         let mut names = vec![CONFIG.to_owned()];
         names.extend(self.weights.files().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())));
@@ -270,7 +271,7 @@ impl TensorSource for Imported {
     }
 }
 
-/// The error of reading the config at `path`.
+/// Converts an error of reading the config at `path`.
 fn refused(path: &Path, error: slm_model::Error) -> Error {
     match error {
         slm_model::Error::HfField { field, expected, found } => Error::field(path, field, expected, found),
@@ -284,8 +285,8 @@ fn refused(path: &Path, error: slm_model::Error) -> Error {
     }
 }
 
-/// Special tokens: each from `generation_config.json` if it is there, else from `config.json`. An id that is not in the
-/// vocabulary, such as -1 for none or the one of a larger model, is passed over.
+/// Returns the special tokens: each from `generation_config.json` if present, otherwise from `config.json`. An id
+/// outside of the vocabulary, such as -1 for none or one of a larger model, is ignored.
 fn special_tokens(
     dir: &Path,
     config_path: &Path,
@@ -326,9 +327,8 @@ fn special_tokens(
             }
             if !passed_over.is_empty() {
                 let ids = passed_over.join(", ");
-                let what = format!(
-                    "field {name:?}: {ids} is not below vocab_size = {vocab_size} and was passed over"
-                );
+                let what =
+                    format!("field {name:?}: {ids} is not below vocab_size = {vocab_size} and was ignored");
                 warnings.add(path, &what);
             }
             if !found.is_empty() {

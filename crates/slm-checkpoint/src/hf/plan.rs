@@ -1,4 +1,4 @@
-//! The source of every tensor of a model, and why there is none.
+//! The source of every tensor of a model, and the errors for missing and unexpected ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,11 +16,11 @@ use slm_store::Error as StoreError;
 /// Shape and source of every canonical tensor.
 pub(super) type TensorSources = BTreeMap<String, (Vec<usize>, TensorSource)>;
 
-/// The types that weights are read from.
+/// Supported float types of weights.
 const FLOATS: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F64];
 
-/// Finds the source of every tensor of the model and checks it. Every tensor of the files has a use, or is a
-/// known constant.
+/// Finds the source of every tensor of the model and checks it. Every tensor in the files must have a use or be a known
+/// constant.
 pub(super) fn plan(parsed: &HfConfig, weights: &Weights, warnings: &mut Warnings) -> Result<TensorSources> {
     let HfConfig { architecture, model, .. } = parsed;
     let names = weights.names();
@@ -33,7 +33,7 @@ pub(super) fn plan(parsed: &HfConfig, weights: &Weights, warnings: &mut Warnings
         })
         .collect();
     let head = architecture.head();
-    // Of two names of one tensor, some programs keep the other.
+    // If two names refer to one tensor, some programs keep only the other name.
     if let Some((_, embedding)) = tensor_sources.get_mut(EMBED_TOKENS)
         && model.tie_word_embeddings
         && !weights.contains(&embedding.tensor)
@@ -50,10 +50,9 @@ pub(super) fn plan(parsed: &HfConfig, weights: &Weights, warnings: &mut Warnings
         unused.partition(|name| is_harmless(weights, name) || is_bias_of_zeros(weights, name));
     if !harmless.is_empty() && missing.is_empty() && unexpected.is_empty() {
         let names = shortened(harmless.iter().map(|name| weights.original(name)));
-        warnings
-            .add(weights.path(), &format!("tensors that are no part of the model were passed over: {names}"));
+        warnings.add(weights.path(), &format!("tensors that are no part of the model were ignored: {names}"));
     }
-    // Of a quantized weight the index lists what it is made of.
+    // The index lists the parts of a quantized weight instead of the weight.
     let is_unlisted = |name: &&str| weights.is_unlisted(name) && weights.quantized(name).is_none();
     let unlisted: Vec<&str> = wanted.iter().copied().filter(is_unlisted).collect();
     if !missing.is_empty() || !unexpected.is_empty() {
@@ -80,14 +79,14 @@ pub(super) fn plan(parsed: &HfConfig, weights: &Weights, warnings: &mut Warnings
     Ok(tensor_sources)
 }
 
-/// Returns `true` if a tensor that nothing needs says nothing about the model: a counter, a scale of a cache, or the
-/// head that a trainer put next to that of the language model.
+/// Returns `true` if an unused tensor does not affect the model: a counter, a scale of a cache, or the head that a
+/// trainer put next to that of the language model.
 fn is_harmless(weights: &Weights, name: &str) -> bool {
     let scalar = weights.shape(name).is_some_and(<[usize]>::is_empty);
     scalar || name.split('.').any(|part| ["v_head", "k_scale", "v_scale"].contains(&part))
 }
 
-/// Returns `true` if a tensor is the bias that AutoGPTQ gives layers without one: all 0.
+/// Returns `true` if a tensor is the zero bias that AutoGPTQ adds to layers without one.
 fn is_bias_of_zeros(weights: &Weights, name: &str) -> bool {
     let of_quantized = name
         .strip_suffix(".bias")
@@ -95,7 +94,8 @@ fn is_bias_of_zeros(weights: &Weights, name: &str) -> bool {
     of_quantized && weights.read_f32(name).is_ok_and(|values| values.iter().all(|&value| value == 0.0))
 }
 
-/// Refuses a quantized weight of another shape than the model's. Those of a `Conv1D` are stored as those of a `Linear`.
+/// Rejects a quantized weight with a shape other than the model's. The weight of a `Conv1D` is stored like that of a
+/// `Linear`.
 fn check_quantized(weights: &Weights, layer: &Layer, source: &TensorSource) -> Result<()> {
     let mut expected = source.shape.clone();
     if source.is_transposed() {
@@ -114,13 +114,13 @@ fn check_quantized(weights: &Weights, layer: &Layer, source: &TensorSource) -> R
     }))
 }
 
-/// The error for a tensor of another shape where that says which field of the config is wrong.
+/// Returns the error for a tensor with the wrong shape, if the shape shows which field of the config is wrong.
 fn shape_cause(parsed: &HfConfig, weights: &Weights, source: &TensorSource) -> Option<Error> {
     let HfConfig { architecture, model, .. } = parsed;
     let file = weights.file_of(&source.tensor)?;
     let found = file.shape(&source.tensor)?;
     let rows = *found.first()?;
-    // Of a matrix, the other side fits.
+    // The other dimensions of a tensor must match.
     if found.len() != source.shape.len() || found.get(1..) != source.shape.get(1..) {
         return None;
     }
@@ -145,7 +145,7 @@ fn shape_cause(parsed: &HfConfig, weights: &Weights, source: &TensorSource) -> O
     Some(Error::field(&weights.dir().join(CONFIG), field, expected, is))
 }
 
-/// The error for tensors that are not those of the config, with the likely cause.
+/// Returns the error for tensors that do not match the config, with the likely cause.
 fn mismatch(
     parsed: &HfConfig,
     weights: &Weights,
@@ -248,7 +248,7 @@ fn cause(
     (None, remedy.to_owned())
 }
 
-/// Refuses weights that are quantized already, and not as the config says.
+/// Rejects weights that are quantized in a way that the config does not describe.
 fn refuse_quantized(architecture: &Architecture, weights: &Weights, names: &[String]) -> Result<()> {
     let used =
         || names.iter().filter(|name| !architecture.is_constant(name) && weights.quantized(name).is_none());

@@ -1,4 +1,4 @@
-//! The weight files of a Hugging Face directory: one, or several with an index or without.
+//! Search for the weight files of a Hugging Face directory: a single file, or shards with or without an index.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,11 +11,11 @@ use crate::manifest::is_plain_name;
 use crate::{Error, Result, json};
 use slm_store::Error as StoreError;
 
-/// The names that files of weights have.
+/// A naming scheme of weight files.
 pub(super) struct Naming {
     pub(super) single: &'static str,
     pub(super) index: &'static str,
-    /// Text before and behind the numbers of a shard.
+    /// Text before and after the numbers of a shard.
     shard: (&'static str, &'static str),
 }
 
@@ -38,10 +38,10 @@ struct Index {
 
 pub(super) type WeightMap = BTreeMap<String, String>;
 
-/// The names of weight files, and the index if it was one that named them.
+/// The names of the weight files, and the index if they were found through one.
 pub(super) type Found = (Vec<String>, Option<WeightMap>);
 
-/// The files of weights in `dir`: safetensors, or else pickles.
+/// Finds the weight files in `dir`: safetensors, or else pickles.
 pub(super) fn find(dir: &Path, warnings: &mut Warnings) -> Result<Found> {
     let entries = place::names(dir);
     if let Some(found) = SAFETENSORS.find(dir, &entries, warnings)? {
@@ -71,14 +71,14 @@ impl Naming {
                 let shards = || format!("shards ({}00001-of-…)", self.shard.0);
                 let other = if index.exists() { self.index.to_owned() } else { shards() };
                 let what = format!(
-                    "it was read, and {other} in the same directory passed over: remove what is not the model"
+                    "it was read, and {other} in the same directory ignored: remove what is not the model"
                 );
                 warnings.add(&single, &what);
             }
             return Ok(Some((vec![self.single.to_owned()], None)));
         }
         let map = documents::read::<Index>(&index, json::LARGE)?.map(|index| index.weight_map);
-        // Shards tell more than an index of nothing.
+        // Shards are more informative than an empty index.
         if let Some(map) = map.filter(|map| !map.is_empty() || shards.is_empty()) {
             let names = self.shards_of(dir, &index, &map)?;
             return Ok(Some((names, Some(map))));
@@ -118,7 +118,7 @@ impl Naming {
         format!("{before}{number:05}-of-{total:05}{behind}")
     }
 
-    /// The shards among the names of files: by the number of all, those that are there by their number.
+    /// Groups the shards among file names: by the total number of shards, then by the number of each shard.
     fn numbered(&self, entries: &[String]) -> BTreeMap<usize, BTreeMap<usize, String>> {
         let mut shards: BTreeMap<usize, BTreeMap<usize, String>> = BTreeMap::new();
         let (before, behind) = self.shard;
@@ -136,7 +136,7 @@ impl Naming {
         shards
     }
 
-    /// The files that an index names.
+    /// Returns the files that an index names.
     fn shards_of(&self, dir: &Path, index: &Path, map: &WeightMap) -> Result<Vec<String>> {
         let mut names = BTreeSet::new();
         let (_, behind) = self.shard;

@@ -1,4 +1,4 @@
-//! Making checkpoints of Hugging Face directories.
+//! Conversion of Hugging Face directories to checkpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use crate::imported::{ImportedLayers, layer_of};
 use crate::{ChatInfo, CheckpointWriter, Error, Layout, Lineage, Result, SaveRequest};
 use slm_store::Error as StoreError;
 
-/// Options of an import, of a Hugging Face model or of a file of another program.
+/// Options of an import from Hugging Face or from a file of another program.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ImportOptions {
     /// Dequantizes weights that are stored quantized.
     pub dequantize: bool,
-    /// Quantizes inputs of quantized layers token by token where the file leaves them float.
+    /// Quantizes inputs of quantized layers per token if the file leaves them float.
     pub dynamic: bool,
     /// Replaces a checkpoint that exists.
     pub overwrite: bool,
@@ -25,9 +25,9 @@ pub struct ImportOptions {
 /// Result of an import.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImportReport {
-    /// The checkpoint.
+    /// Path of the checkpoint.
     pub path: PathBuf,
-    /// Architecture as the program names it that the file is of.
+    /// Architecture, as named by the program that wrote the model.
     pub architecture: &'static str,
     /// The model's configuration.
     pub config: ModelConfig,
@@ -35,21 +35,20 @@ pub struct ImportReport {
     pub has_tokenizer: bool,
     /// Conversation format of the model, if it was trained for one.
     pub chat: Option<ChatInfo>,
-    /// Fields of `config.json` that are not known to this program and were passed over.
+    /// Unknown fields of `config.json`, which were ignored.
     pub unrecognized_fields: Vec<String>,
-    /// Assumptions made and things passed over, a sentence each, with the file. They are logged as warnings too.
+    /// Assumptions made and parts ignored, one sentence each, with the file. They are also logged as warnings.
     pub warnings: Vec<String>,
-    /// Summary of the conversion of the tensors of each type, a sentence each; empty for a Hugging Face model of
-    /// floats.
+    /// Summary of the conversion of the tensors of each type, one sentence each; empty for a float Hugging Face model.
     pub tensors: Vec<String>,
-    /// Number of quantized layers, the embedding included.
+    /// Number of quantized layers, including the embedding.
     pub quantized_layers: usize,
 }
 
 /// Writes the model in `dir` as a checkpoint into `out`, one tensor at a time. Quantized weights keep their integers.
 ///
 /// # Errors
-/// As [`import_with`].
+/// Same as [`import_with`].
 pub fn import_to(dir: impl AsRef<Path>, out: impl AsRef<Path>, overwrite: bool) -> Result<ImportReport> {
     import_with(dir, out, &ImportOptions { overwrite, ..ImportOptions::default() })
 }
@@ -57,8 +56,8 @@ pub fn import_to(dir: impl AsRef<Path>, out: impl AsRef<Path>, overwrite: bool) 
 /// Writes the model in `dir` as a checkpoint into `out`, one tensor at a time.
 ///
 /// # Errors
-/// As [`import`] and [`save`](crate::save); [`Error::Unusable`] that names the layer, for one that is quantized in a way that
-/// has no scheme here, unless weights are dequantized.
+/// The errors of [`import`] and [`save`](crate::save); [`Error::Unusable`] with the layer's name for a layer whose
+/// quantization slm has no scheme for, unless weights are dequantized.
 pub fn import_with(
     dir: impl AsRef<Path>,
     out: impl AsRef<Path>,
@@ -121,18 +120,18 @@ pub fn import_with(
     })
 }
 
-/// A tensor of the checkpoint, and the quantized layer that it is.
+/// A tensor of the checkpoint, and its layer if it is quantized.
 struct Planned {
     expected: ExpectedTensor,
     layer: Option<(String, QuantScheme)>,
 }
 
-/// The form that each tensor takes.
+/// The storage form of each tensor.
 struct Plan {
     tensors: Vec<Planned>,
     quantization_type: QuantizationType,
     granularity: ActivationGranularity,
-    /// Layers whose inputs are static.
+    /// Layers with static inputs.
     static_inputs: BTreeSet<String>,
     /// True if dynamic inputs have no zero points in the file.
     symmetric_inputs: bool,
@@ -196,7 +195,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Chooses the treatment of the inputs of all layers.
+    /// Chooses the quantization of the inputs of all layers.
     fn choose_inputs(
         &mut self,
         imported: &Imported,
@@ -231,7 +230,7 @@ impl Plan {
             (Some((name, ActivationQuant::Dynamic(granularity))), None) => {
                 let other = inputs.iter().find(|(_, input)| *input != ActivationQuant::Dynamic(*granularity));
                 if let Some((other, _)) = other {
-                    return Err(self.mixed(imported, &format!("inputs of {name} and {other} share scales in other ways")));
+                    return Err(self.mixed(imported, &format!("inputs of {name} and {other} have different granularities")));
                 }
                 self.quantization_type = QuantizationType::Dynamic;
                 self.granularity = *granularity;
@@ -248,14 +247,14 @@ impl Plan {
     fn mixed(&self, imported: &Imported, problem: &str) -> Error {
         Error::Unusable {
             path: imported.dir.clone(),
-            problem: format!("{problem}, which one checkpoint cannot say"),
+            problem: format!("{problem}, which one checkpoint cannot represent"),
             remedy:
                 "import it with --dequantize, which makes floats of all weights, and quantize it with slm ptq"
                     .to_owned(),
         }
     }
 
-    /// Treatment of the inputs of a layer that the file treats as `found`.
+    /// Returns the quantization of the inputs of a layer, given that in the file, `found`.
     fn activation(&self, found: ActivationQuant) -> ActivationQuant {
         match (self.quantization_type, found) {
             (QuantizationType::Dynamic, _) => ActivationQuant::Dynamic(self.granularity),

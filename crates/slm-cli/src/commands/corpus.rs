@@ -13,13 +13,13 @@ use crate::error::{Error, Result};
 use crate::out_file::OutFile;
 use crate::table;
 
-/// Stories between two updates of the progress bar.
+/// Number of stories between two updates of the progress bar.
 const CHUNK: u64 = 1000;
 
 /// Write a corpus of simple stories of known entropy.
 ///
-/// The stories come from a stochastic grammar: the summary says how many nats of information they hold, which
-/// is the least loss any model can reach on them. The same seed gives the same stories.
+/// The stories come from a stochastic grammar: the summary gives their information in nats, which is the lowest loss
+/// that any model can reach on them. The same seed gives the same stories.
 #[derive(Debug, Args)]
 pub(crate) struct CorpusArgs {
     /// Seed of the stories
@@ -79,7 +79,8 @@ pub(crate) fn run(args: &CorpusArgs, context: &Context) -> Result<()> {
         nats_per_byte: nats / bytes as f64,
     };
     context.output.headline(format!(
-        "wrote {} stories ({}) to {}; no model can reach a loss below {:.1} nats a story, {:.4} a byte",
+        "wrote {} stories ({}) to {}; no model can reach a loss below {:.1} nats per story, {:.4} nats per byte (times the \
+         bytes per token of a tokenizer: nats per token, as in `slm train` and `slm eval`)",
         result.stories,
         table::bytes(result.bytes),
         result.output.display(),

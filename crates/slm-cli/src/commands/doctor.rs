@@ -12,10 +12,10 @@ use crate::error::Result;
 use crate::shipped::Shipped;
 use crate::table::bytes;
 
-/// Runs of each measurement, of which the best counts.
+/// Number of runs of each measurement; the best one counts.
 const REPEATS: usize = 3;
 
-/// Environment variables that change what the program does.
+/// Environment variables that affect the program.
 const VARIABLES: [&str; 4] = ["SLM_KERNEL", "SLM_LOG", "RAYON_NUM_THREADS", "NO_COLOR"];
 
 /// Report on this machine: processor, kernels, memory, bandwidth. Attach the report to a bug report.
@@ -25,7 +25,7 @@ const VARIABLES: [&str; 4] = ["SLM_KERNEL", "SLM_LOG", "RAYON_NUM_THREADS", "NO_
 /// bounds the speed of reading prompts. --no-measure leaves both out.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// Measure nothing
+    /// Skip the measurements
     #[arg(long)]
     no_measure: bool,
 }
@@ -52,7 +52,7 @@ struct DoctorResult {
     peak_ops_per_second: Option<f64>,
     /// Environment variables that are set.
     variables: Vec<(&'static str, String)>,
-    /// True if the model that ships is found from here.
+    /// True if the shipped model was found.
     shipped_model: bool,
     advice: Vec<String>,
 }
@@ -91,7 +91,7 @@ pub(crate) fn run(args: &DoctorArgs, context: &Context) -> Result<()> {
 }
 
 impl DoctorResult {
-    /// Remarks on what makes slm slower than it could be.
+    /// Remarks on settings that make slm slower than necessary.
     fn advise(&self) -> Vec<String> {
         let mut advice = Vec::new();
         if self.build == "debug" {
@@ -100,7 +100,7 @@ impl DoctorResult {
             );
         }
         if self.kernel == "scalar" {
-            advice.push("the scalar kernel is slow: no vector instructions that slm knows were found, or SLM_KERNEL asks for it");
+            advice.push("the scalar kernel is slow: no supported vector instructions were found, or SLM_KERNEL selects it");
         }
         if self.kernels_available.last().is_some_and(|best| *best != self.kernel) {
             advice.push("SLM_KERNEL forces another kernel than the fastest");
@@ -168,7 +168,7 @@ impl DoctorResult {
         }
         self.advice.iter().try_for_each(|advice| output.say(format!("\nnote: {advice}")))?;
         output.say(
-            "\nIn a bug report, send this, the command line, and what it printed with -vv. `slm bench` measures a model.",
+            "\nIn a bug report, include this report, the command line, and its output with -vv. `slm bench` measures a model.",
         )
     }
 }

@@ -13,11 +13,11 @@ use crate::table::{TableArgs, bytes};
 
 /// Write a checkpoint in the format of another program
 ///
-/// Codes are copied, never computed again: other programs run the model that slm wrote.
+/// Codes are copied, not recomputed: other programs run the model that slm wrote.
 ///
-/// gguf: a file for llama.cpp, Ollama, LM Studio and others. INT8 symmetric becomes Q8_0 and INT4 symmetric Q4_0,
-/// whatever the granularity. Scales are 16 bits wide there: a model quantized with `slm ptq --scale-dtype f16` is exported
-/// exactly, and of another the report says how far scales were rounded.
+/// gguf: a file for llama.cpp, Ollama, LM Studio and others. INT8 symmetric becomes Q8_0 and INT4 symmetric Q4_0, with
+/// any granularity. Scales in the file have 16 bits: a model quantized with `slm ptq --scale-dtype f16` is exported
+/// exactly; for other models the report states how much the scales were rounded.
 /// hf: a Hugging Face directory of floats, which transformers and most other tools read.
 /// compressed-tensors: a Hugging Face directory with quantized layers, for transformers and vLLM.
 /// mlx: the same for mlx-lm, with codes of 4 and 8 bits in groups of 32, 64 or 128. Inputs are float there.
@@ -26,7 +26,7 @@ use crate::table::{TableArgs, bytes};
 /// whether TensorRT's rules for quantized models hold. --profile ort-genai writes ONNX Runtime's own operators MatMulNBits
 /// and GroupQueryAttention instead, with the settings that onnxruntime-genai loads.
 ///
-/// Values that a format cannot hold are written as floats, and the report says why. --strict refuses all of that.
+/// Values that a format cannot hold are written as floats, and the report states why. --strict rejects such an export.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct ExportArgs {
@@ -44,7 +44,7 @@ pub(crate) struct ExportArgs {
     /// Operators of an ONNX model: standard or ort-genai [default: standard]
     #[arg(long)]
     profile: Option<OnnxProfile>,
-    /// Refuse an export in which any number differs from the checkpoint's, or is computed with differently
+    /// Fail if a number would differ from the checkpoint's, or if the other program would compute differently
     #[arg(long)]
     strict: bool,
     /// Replace an existing file or directory at --out
@@ -100,12 +100,12 @@ pub(crate) fn run(args: &ExportArgs, context: &Context) -> Result<()> {
         output.say(format!("\n{shown} of {} tensors that are not exact{more}:", inexact.len()))?;
     }
     for tensor in &inexact[..shown] {
-        output.say(format!("- {} ({}): {}", tensor.name, tensor.kind, tensor.fidelity))?;
+        output.say(format!("- {} ({}){}", tensor.name, tensor.kind, briefly(&tensor.fidelity)))?;
     }
     context.output.result(&ExportResult { format: args.format.to_string(), exact, report })
 }
 
-/// Tensors of one type that differ from the checkpoint's in the same way.
+/// Tensors of one type with the same kind of change.
 struct Group<'a> {
     kind: &'a str,
     /// The largest of their changes.
@@ -133,7 +133,19 @@ fn groups(report: &ExportReport) -> Vec<Group<'_>> {
     groups
 }
 
-/// Returns `true` if two changes differ in size at most.
+/// Describes the change of one tensor briefly; its group gives the reason.
+fn briefly(fidelity: &Fidelity) -> String {
+    match fidelity {
+        Fidelity::Changed { .. } => String::new(),
+        Fidelity::Dequantized { max_relative_change: 0.0, .. } => ": same values".to_owned(),
+        Fidelity::Dequantized { max_relative_change: change, .. } => {
+            format!(": max relative change {change:.1e}")
+        }
+        other => format!(": {other}"),
+    }
+}
+
+/// Returns `true` if two changes differ at most in size.
 fn is_alike(a: &Fidelity, b: &Fidelity) -> bool {
     match (a, b) {
         (
@@ -145,7 +157,7 @@ fn is_alike(a: &Fidelity, b: &Fidelity) -> bool {
     }
 }
 
-/// Makes the size of change `a` at least that of `b`, which is of the same kind.
+/// Increases the size of change `a` to at least that of `b`, which must be of the same kind.
 fn widen(a: &mut Fidelity, b: &Fidelity) {
     match (a, b) {
         (

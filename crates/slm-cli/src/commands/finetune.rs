@@ -10,7 +10,7 @@ use slm_train::{Outcome, QuantizationMode, RoundingKind, TrainingConfig, TuningM
 
 use crate::commands::run_args::{HeldOut, RunArgs};
 use crate::commands::run_page::{RunPage, fact};
-use crate::commands::train::watched;
+use crate::commands::train::{interrupted, watched};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::html::Page;
@@ -64,7 +64,7 @@ struct FinetuneResult {
     finished: bool,
     step: usize,
     steps: usize,
-    /// `None` for a float checkpoint.
+    /// Rounding of updated weights; `None` for a float checkpoint.
     rounding: Option<RoundingKind>,
     bytes_per_weight: Option<TuningMemory>,
     /// Perplexity of the written checkpoint.
@@ -73,14 +73,14 @@ struct FinetuneResult {
     perplexity_before: f64,
     nll_before: f64,
     evaluated_tokens: usize,
-    /// The file that perplexities were measured on, and which part of it.
+    /// The file on which perplexities were measured, and which part of it.
     evaluated_on: String,
     peak_memory_bytes: Option<u64>,
     device: &'static str,
     seconds: f64,
 }
 
-/// The config where none is given, but for its `warmup_steps`.
+/// The default config, without `warmup_steps`.
 const DEFAULT: &str = "
 [training]
 steps = 300
@@ -93,7 +93,7 @@ validation_fraction = 0.1
 eval_interval = 50
 ";
 
-/// Steps of warm-up where none are given; a tenth of a shorter run.
+/// Default number of warm-up steps; a tenth of the steps of a shorter run.
 const WARMUP_STEPS: usize = 20;
 
 pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
@@ -114,27 +114,12 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
     let finished = summary.outcome == Outcome::Finished;
     drop(trainer);
     let after = if finished {
-        // The figure is that of the checkpoint as it will be used, not of what was in memory.
+        // Measured on the written checkpoint, not on the model in memory.
         let model = context.load_model(&Checkpoint::open(&summary.checkpoint)?)?;
         Some(evaluate_with_progress(context, "perplexity after", &model, &windows)?)
     } else {
         None
     };
-    if let Some(after) = &after {
-        context.output.headline(format!(
-            "perplexity {:.4} before, {:.4} after ({} tokens: {part})",
-            before.perplexity(),
-            after.perplexity(),
-            after.tokens
-        ))?;
-    }
-    if let Some(memory) = &bytes_per_weight {
-        context.output.say(format!(
-            "training takes {:.2} bytes per quantized weight ({:.2} codes and scales, {:.2} residual, {:.2} \
-             optimizer and gradient); in 32-bit floats it takes {:.2}",
-            memory.total, memory.weights, memory.residual, memory.optimizer, memory.float_total
-        ))?;
-    }
     let result = FinetuneResult {
         output: summary.checkpoint,
         finished,
@@ -152,17 +137,37 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
         device: context.device_name,
         seconds: clock.elapsed().as_secs_f64(),
     };
+    if finished {
+        context.output.headline(result.headline())?;
+    }
+    if let Some(memory) = &result.bytes_per_weight {
+        context.output.say(format!(
+            "training takes {:.2} bytes per quantized weight ({:.2} codes and scales, {:.2} residual, {:.2} \
+             optimizer and gradient); in 32-bit floats it takes {:.2}",
+            memory.total, memory.weights, memory.residual, memory.optimizer, memory.float_total
+        ))?;
+    }
     args.run.html.write(|| result.page())?;
     context.output.result(&result)?;
     if finished { Ok(()) } else { Err(Error::Interrupted) }
 }
 
 impl FinetuneResult {
-    fn page(&self) -> Result<Page> {
-        let verdict = match self.perplexity {
-            Some(after) => format!("perplexity {:.4} before, {after:.4} after", self.perplexity_before),
-            None => format!("interrupted after {} of {} steps", self.step, self.steps),
+    /// The verdict on the run.
+    fn headline(&self) -> String {
+        let before = self.perplexity_before;
+        let Some(after) = self.perplexity else {
+            return interrupted(self.step, self.steps);
         };
+        let (grade, remedy) = match after < before {
+            true => ("BETTER", ""),
+            false => ("WORSE", "\nLower the rate with --set training.learning_rate=..."),
+        };
+        let measured = format!("({} tokens: {})", self.evaluated_tokens, self.evaluated_on);
+        format!("{grade}: perplexity {after:.4} after training, {before:.4} before {measured}{remedy}")
+    }
+
+    fn page(&self) -> Result<Page> {
         let mut facts = vec![
             fact("steps", format!("{} of {}", self.step, self.steps)),
             fact("time", format!("{:.1} s on {}", self.seconds, self.device)),
@@ -173,7 +178,7 @@ impl FinetuneResult {
         RunPage {
             command: "finetune",
             checkpoint: &self.output,
-            verdict: &verdict,
+            verdict: &self.headline(),
             facts,
             quality: std::iter::once(("before", self.perplexity_before))
                 .chain(self.perplexity.map(|after| ("after", after)))
@@ -192,7 +197,7 @@ fn words(rounding: RoundingKind) -> &'static str {
     }
 }
 
-/// The config of the file or the default one, for this checkpoint, with what the options change.
+/// Reads the config file or the default config for this checkpoint, and applies the options.
 fn config(args: &FinetuneArgs, start: &Checkpoint) -> Result<TrainingConfig> {
     let settings = args.run.settings();
     let (mut config, origin) = match &args.config {

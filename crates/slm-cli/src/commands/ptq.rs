@@ -17,17 +17,18 @@ use slm_checkpoint::reserve_output;
 use slm_model::{TOKEN_TABLE, Transformer};
 use slm_nn::NamedLinears;
 use slm_ptq::{
-    CalibrationTokens, CheckpointQuantizer, DynamicInputs, LayerScheme, QuantizedCheckpoint, Rotate,
-    RoundingMethod, Smooth, TransformedSource,
+    CalibrationTokens, CheckpointQuantizer, DynamicInputs, KeepLayers, LayerScheme, QuantizedCheckpoint,
+    Rotate, RoundingMethod, Smooth, TransformedSource,
 };
 use slm_quant_core::{ActivationGranularity, ObserverKind};
 use slm_train::Setting;
 
 use crate::commands::scheme_args::SchemeArgs;
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::html::HtmlArgs;
 use crate::memory;
+use crate::out_file::relative;
 use crate::table::TableArgs;
 use crate::text::{WindowArgs, evaluate_with_progress, tokenizer};
 use inputs::RunInputs;
@@ -92,15 +93,15 @@ pub(crate) struct PtqArgs {
     /// nothing at inference: auto, on or off [default: auto]
     #[arg(long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "on")]
     rotate: Option<Rotate>,
-    /// Smooth channels first, moving large activations into weights: auto (between up_proj and down_proj of MLPs, where
-    /// that brings their outputs nearer to the float ones; with a calibration text), off, or everywhere with a
-    /// strength from 0 to 1, which needs a calibration text [default: auto]
+    /// Smooth channels first, moving large activations into weights: auto (between up_proj and down_proj of MLPs, and
+    /// after the norms of a model that is not rotated, where that brings outputs nearer to the float ones; with a
+    /// calibration text), off, or everywhere with a strength from 0 to 1, which needs a calibration text [default: auto]
     #[arg(long, value_name = "HOW", num_args = 0..=1, default_missing_value = "0.5")]
     smooth: Option<Smooth>,
     /// Text to calibrate on; without --eval its last tenth is held out for the perplexities
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
-    /// Maximum number of tokens to calibrate on [default: 16384; 32768 for gptq]
+    /// Maximum number of tokens to calibrate on [default: 16384; 32768 for gptq and tune]
     #[arg(long, value_name = "N")]
     calibration_tokens: Option<usize>,
     /// Held-out text for the perplexities
@@ -124,6 +125,9 @@ pub(crate) struct PtqArgs {
     /// Replace an existing checkpoint at --out
     #[arg(long)]
     overwrite: bool,
+    /// Resume an interrupted run of --method gptq or tune, whose finished layers are kept in OUT.unfinished
+    #[arg(long)]
+    resume: bool,
     #[command(flatten)]
     html: HtmlArgs,
     #[command(flatten)]
@@ -134,10 +138,11 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     let start = Instant::now();
     let settings = RunInputs::new(args)?;
     args.html.prepare()?;
-    // Held to the end: no other process writes there meanwhile.
+    // Held until the end, so that no other process writes there.
     let _output = reserve_output(&settings.out, settings.overwrite)?;
     let checkpoint = context.open_checkpoint(&settings.checkpoint)?;
     let mut quantizer = CheckpointQuantizer::new(&checkpoint, settings.config.clone())?;
+    keep_layers(&mut quantizer, args.resume, &settings)?;
     let windowing = args.windows.windowing(&checkpoint)?;
     let mut prefix = Vec::new();
     let texts = if settings.calibration.is_some() || settings.eval.is_some() {
@@ -163,7 +168,7 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         let model = context.load_model(&checkpoint)?;
         float = Some(evaluate_with_progress(context, "float perplexity", &model, &held_out.windows)?);
     }
-    // The float model is gone: from here on there is one layer at a time.
+    // The float model was dropped: from here on only one layer is in memory.
     if let Some(text) = calibration {
         let most = checkpoint.config().model.max_position_embeddings.saturating_sub(prefix.len());
         let tokens = CalibrationTokens {
@@ -174,10 +179,17 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         };
         quantizer.calibrate(&tokens, &context.device, &mut context.quantizing())?;
     }
-    let QuantizedCheckpoint { path, layers, embedding } =
-        quantizer.write(&settings.out, settings.overwrite, &mut context.quantizing())?;
+    let written = quantizer.write(&settings.out, settings.overwrite, &mut context.quantizing());
+    if let (Err(_), Some((dir, count))) = (&written, quantizer.kept_layers()) {
+        let total = quantizer.plan().layers.len();
+        tracing::warn!(
+            "{count} of {total} layers are kept in {}: the same command with --resume continues from there",
+            relative(dir).display()
+        );
+    }
+    let QuantizedCheckpoint { path, layers, embedding } = written?;
 
-    // The figures are those of the checkpoint as it will be used, not of what was in memory.
+    // Measured on the written checkpoint, not on the model in memory.
     let quantized_checkpoint = context.open_checkpoint(&path)?;
     let (mut quantized, mut execution, mut warning, mut quality) = (None, Vec::new(), None, None);
     if let (Some(held_out), Some(float)) = (held_out, &float) {
@@ -227,7 +239,25 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     context.output.result(&result)
 }
 
-/// Arithmetic by which the device computes each layer, by name.
+/// Makes a run that takes minutes resumable: its finished layers are kept next to the output.
+fn keep_layers(quantizer: &mut CheckpointQuantizer<'_>, resume: bool, settings: &RunInputs) -> Result<()> {
+    let method = quantizer.config().method;
+    if resume && !method.is_sequential() {
+        return Err(Error::Usage(format!(
+            "--resume: only runs of --method gptq and tune can be resumed, and this is {method}"
+        )));
+    }
+    let keep = match (resume, settings.overwrite) {
+        (true, _) => KeepLayers::Resume,
+        (false, true) => KeepLayers::Replace,
+        (false, false) => KeepLayers::New,
+    };
+    let mut dir = settings.out.clone().into_os_string();
+    dir.push(".unfinished");
+    Ok(quantizer.keep_layers(dir, keep)?)
+}
+
+/// Arithmetic with which the device computes each layer, by name.
 fn executions(model: &Transformer) -> Vec<(String, String)> {
     let device = model.device();
     let mut executions = Vec::new();

@@ -10,10 +10,11 @@ use slm_ptq::{CalibrationTokens, CheckpointQuantizer, DynamicInputs, PtqConfig, 
 use slm_qat::ScaleMode;
 use slm_train::{Outcome, QuantizationConfig, QuantizationMode, Start, Trainer, TrainingConfig};
 
+use crate::commands::ptq::grade;
 use crate::commands::run_args::{HeldOut, RunArgs};
 use crate::commands::run_page::{RunPage, fact};
 use crate::commands::scheme_args::SchemeArgs;
-use crate::commands::train::watched;
+use crate::commands::train::{interrupted, watched};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::html::Page;
@@ -59,16 +60,16 @@ struct QatResult {
     scheme: String,
     quantization_type: String,
     quantized_layers: usize,
-    /// Perplexity of what was written.
+    /// Perplexity of the written checkpoint.
     perplexity: Option<f64>,
-    /// Perplexity on the same tokens, if the run began from a checkpoint.
+    /// Perplexity of the float model on the same tokens, if the run began from a checkpoint.
     perplexity_float: Option<f64>,
     perplexity_ptq: Option<f64>,
-    /// Share of the loss (nats per token) that post-training quantization added and training took away again; none
-    /// where it added next to nothing.
+    /// Share of the loss (nats per token) added by post-training quantization that training removed; `None` if it added
+    /// almost nothing.
     recovered: Option<f64>,
     evaluated_tokens: Option<usize>,
-    /// The file that perplexities were measured on, and which part of it.
+    /// The file on which perplexities were measured, and which part of it.
     evaluated_on: String,
     device: &'static str,
     seconds: f64,
@@ -132,30 +133,27 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
         device: context.device_name,
         seconds: 0.0,
     };
-    let mut headline = format!("interrupted after {} of {steps} steps", result.step);
+    let mut headline = interrupted(result.step, steps);
     if finished {
-        // The figure is that of the checkpoint as it will be used, not of what was in memory.
+        // Measured on the written checkpoint, not on the model in memory.
         let model = context.load_model(&Checkpoint::open(&result.output)?)?;
         let after = evaluate_with_progress(context, "quantized perplexity", &model, &windows)?;
         result.perplexity = Some(after.perplexity());
         result.evaluated_tokens = Some(after.tokens);
-        let mut line = format!(
-            "perplexity after: {:.4} ({} tokens: {})",
-            after.perplexity(),
-            after.tokens,
-            result.evaluated_on
-        );
-        if let Some(before) = &before {
-            let gain = Gain {
-                float: before.float.as_ref().map(slm_model::Evaluation::mean_nll),
-                ptq: before.ptq.mean_nll(),
-                qat: after.mean_nll(),
-            };
-            result.recovered = gain.recovered();
-            line += &gain.in_words();
-        }
-        context.output.headline(&line)?;
-        headline = line;
+        let measured = format!("({} tokens: {})", after.tokens, result.evaluated_on);
+        headline = match &before {
+            Some(before) => {
+                let gain = Gain {
+                    float: before.float.as_ref().map(slm_model::Evaluation::mean_nll),
+                    ptq: before.ptq.mean_nll(),
+                    qat: after.mean_nll(),
+                };
+                result.recovered = gain.recovered();
+                gain.headline(&measured)
+            }
+            None => format!("TRAINED: perplexity {:.4} after QAT {measured}", after.perplexity()),
+        };
+        context.output.headline(&headline)?;
     }
     result.seconds = clock.elapsed().as_secs_f64();
     args.run.html.write(|| result.page(&headline))?;
@@ -187,7 +185,7 @@ impl QatResult {
     }
 }
 
-/// The config of the file, with what the options change.
+/// Reads the config file and applies the options.
 fn config(args: &QatArgs, start: Option<&Checkpoint>) -> Result<TrainingConfig> {
     let mut config = match start {
         Some(checkpoint) => TrainingConfig::for_model(&args.config, checkpoint, &args.run.settings())?,
@@ -217,53 +215,78 @@ fn config(args: &QatArgs, start: Option<&Checkpoint>) -> Result<TrainingConfig> 
     Ok(config)
 }
 
-/// Losses in nats per token: what training was worth.
+/// Losses in nats per token, before and after training.
 struct Gain {
-    /// `None` if no float model is at hand.
+    /// Loss of the float model; `None` if there is none.
     float: Option<f64>,
     ptq: f64,
     qat: f64,
 }
 
-/// Loss in nats per token below which post-training quantization cost nothing that could be recovered.
+/// Loss in nats per token below which post-training quantization has no loss to recover.
 const NEXT_TO_NOTHING: f64 = 1e-3;
 
 impl Gain {
-    /// Share of the loss of post-training quantization that was recovered.
+    /// Share of the loss of post-training quantization that training recovered.
     fn recovered(&self) -> Option<f64> {
         let lost = self.ptq - self.float?;
         (lost >= NEXT_TO_NOTHING).then(|| (self.ptq - self.qat) / lost)
     }
 
-    fn in_words(&self) -> String {
-        let worse = "worse than post-training quantization alone: lower the rate with --set \
-                     training.learning_rate=..., or use `slm ptq`";
+    /// Returns `true` if the model is worse after training than after post-training quantization.
+    fn is_negative(&self) -> bool {
         match self.recovered() {
-            Some(share) if share < 0.0 => format!(", {worse}"),
-            None if self.qat > self.ptq + NEXT_TO_NOTHING => format!(", {worse}"),
+            Some(share) => share < 0.0,
+            None => self.qat > self.ptq + NEXT_TO_NOTHING,
+        }
+    }
+
+    /// The verdict, the perplexities, the text, and the gain of training.
+    fn headline(&self, measured: &str) -> String {
+        let grade = match self.float.map(|float| grade((self.qat - float).exp() - 1.0)) {
+            Some("BROKEN") => "BROKEN",
+            _ if self.is_negative() => "WORSE",
+            Some(grade) => grade,
+            None => "TRAINED",
+        };
+        let float = self.float.map_or(String::new(), |float| format!(", {:.4} float", float.exp()));
+        let (qat, ptq) = (self.qat.exp(), self.ptq.exp());
+        format!(
+            "{grade}: perplexity {qat:.4} after QAT, {ptq:.4} after PTQ{float} {measured}\n{}",
+            self.in_words()
+        )
+    }
+
+    fn in_words(&self) -> String {
+        match self.recovered() {
+            _ if self.is_negative() => {
+                "QAT made it worse than post-training quantization alone: lower the rate with --set \
+                 training.learning_rate=..., or use `slm ptq`"
+                    .to_owned()
+            }
             None if self.float.is_none() => format!(
-                ", {:.4} nats a token less than before; give --teacher to compare with the float model",
+                "QAT lowers the loss by {:.4} nats per token; give --teacher to compare with the float model",
                 self.ptq - self.qat
             ),
-            None => ", and post-training quantization loses next to nothing".to_owned(),
-            Some(share) if share > 1.0 => ", which is better than the float model was".to_owned(),
-            Some(share) => format!(", which recovers {:.1} % of the loss", 100.0 * share),
+            None => "post-training quantization loses next to nothing".to_owned(),
+            Some(share) if share > 1.0 => "QAT made it better than the float model".to_owned(),
+            Some(share) => format!("QAT recovers {:.1} % of what PTQ lost", 100.0 * share),
         }
     }
 }
 
 /// Losses before training.
 struct Before {
-    /// `None` if training starts with a quantized model and no other is given.
+    /// Evaluation of the float model; `None` if training starts with a quantized model and there is no teacher.
     float: Option<slm_model::Evaluation>,
     ptq: slm_model::Evaluation,
 }
 
-/// Tokens that static activations are calibrated on for the comparison.
+/// Number of tokens for calibrating static activations in the comparison.
 const CALIBRATION_TOKENS: usize = 16_384;
 
 impl Before {
-    /// Of the quantized `checkpoint` that training starts with, and of its teacher.
+    /// Evaluates the quantized `checkpoint` from which training starts, and its teacher.
     fn of_quantized(
         checkpoint: &Checkpoint,
         teacher: Option<&Checkpoint>,
@@ -279,7 +302,7 @@ impl Before {
         })
     }
 
-    /// Of the float `checkpoint`, and of what post-training quantization makes of it.
+    /// Evaluates the float `checkpoint`, and its post-training quantization.
     fn of_float(
         checkpoint: &Checkpoint,
         config: &PtqConfig,
@@ -288,7 +311,7 @@ impl Before {
         windowing: &Windowing,
         context: &Context,
     ) -> Result<Self> {
-        // Compared with what training starts from: the same model, with the same kind of activations.
+        // The comparison uses the same starting model and the same kind of activations.
         let config = PtqConfig {
             rotate: Rotate::Off,
             smooth: Smooth::Off,
@@ -323,8 +346,17 @@ mod tests {
 
     #[test]
     fn shares_are_given_where_they_mean_something() {
-        let words = |float, ptq, qat| Gain { float: Some(float), ptq, qat }.in_words();
-        assert_eq!(words(1.0, 1.4, 1.1), ", which recovers 75.0 % of the loss");
+        let words = |float, ptq, qat| Gain { float: Some(float), ptq, qat }.headline("(9 tokens: t.txt)");
+        assert_eq!(
+            words(1.0, 1.4, 1.1),
+            "WORSE: perplexity 3.0042 after QAT, 4.0552 after PTQ, 2.7183 float (9 tokens: t.txt)\nQAT recovers 75.0 % \
+             of what PTQ lost"
+        );
+        for (qat, grade) in [(1.01, "GOOD: "), (1.39, "WORSE: "), (1.41, "WORSE: "), (1.8, "BROKEN: ")] {
+            assert!(words(1.0, 1.4, qat).starts_with(grade), "{qat}");
+        }
+        assert!(Gain { float: None, ptq: 1.4, qat: 1.1 }.headline("").starts_with("TRAINED: "));
+        assert!(Gain { float: None, ptq: 1.4, qat: 1.5 }.headline("").starts_with("WORSE: "));
         assert!(words(1.0, 1.4, 0.9).contains("better than the float model"));
         assert!(words(1.0, 1.4, 13.0).contains("worse than post-training quantization"));
         assert!(words(1.0, 1.0001, 0.9).contains("next to nothing"));

@@ -69,7 +69,7 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     let config = TrainingConfig::from_file_with(&args.config, &args.settings.settings())?;
     let steps = config.training.steps;
     if config.quantization.quantization_mode == QuantizationMode::Ptq {
-        let message = "the config asks for quantization_mode = \"ptq\": this trains the FP32 model; quantize it \
+        let message = "the config sets quantization_mode = \"ptq\": this trains the FP32 model; quantize it \
                        afterwards with `slm ptq --config` and the same file";
         tracing::warn!("{message}");
     }
@@ -108,21 +108,35 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
         device: context.device_name,
         seconds: start.elapsed().as_secs_f64(),
     };
+    if finished {
+        context.output.headline(result.headline())?;
+    }
     args.html.write(|| result.page())?;
     context.output.result(&result)?;
     if finished { Ok(()) } else { Err(Error::Interrupted) }
 }
 
 impl TrainResult {
+    /// Describes the result.
+    fn headline(&self) -> String {
+        let Self { step, steps, .. } = self;
+        if !self.finished {
+            return interrupted(*step, *steps);
+        }
+        match &self.validation {
+            Some(ValidationReport { nll, perplexity, .. }) => format!(
+                "TRAINED: perplexity {perplexity:.4} ({nll:.4} nats per token) on {} held-out tokens after {step} steps",
+                self.validation_tokens
+            ),
+            None => format!("TRAINED: {step} steps; no text was held out to measure the quality on"),
+        }
+    }
+
     fn page(&self) -> Result<Page> {
-        let done = if self.finished { "finished" } else { "interrupted" };
-        let quality = self
-            .perplexity
-            .map_or(String::new(), |perplexity| format!(": validation perplexity {perplexity:.4}"));
         RunPage {
             command: "train",
             checkpoint: &self.output,
-            verdict: &format!("{done} after {} of {} steps{quality}", self.step, self.steps),
+            verdict: &self.headline(),
             facts: vec![
                 fact("parameters", self.parameters.to_string()),
                 fact("text", format!("{} tokens, {} held out", self.training_tokens, self.validation_tokens)),
@@ -135,7 +149,7 @@ impl TrainResult {
     }
 }
 
-/// Runs `trainer` to step `steps` or Ctrl-C, showing how it goes.
+/// Runs `trainer` to step `steps` or Ctrl-C, showing its progress.
 pub(crate) fn watched(trainer: &mut Trainer, steps: usize, context: &Context) -> Result<TrainingSummary> {
     let bar = context.progress.bar_with_message("training", steps);
     bar.set_position(trainer.step() as u64);
@@ -143,29 +157,33 @@ pub(crate) fn watched(trainer: &mut Trainer, steps: usize, context: &Context) ->
     let mut watcher = Watcher { bar: &bar, output: &context.output, seconds: 0.0, tokens_per_second: 0.0 };
     let summary = trainer.run(&mut watcher, context.interrupt.flag())?;
     bar.finish_and_clear();
-    let finished = summary.outcome == Outcome::Finished;
-    context.output.headline(format!(
-        "{} after {} of {steps} steps; checkpoint in {}",
-        if finished { "finished" } else { "interrupted" },
-        summary.step,
-        relative(&summary.checkpoint).display()
-    ))?;
-    if !finished {
-        context.output.say("run the same command with --resume to continue")?;
+    let checkpoint = relative(&summary.checkpoint);
+    match summary.outcome {
+        Outcome::Finished => context.output.say(format!("checkpoint in {}", checkpoint.display()))?,
+        Outcome::Interrupted => {
+            let headline = interrupted(summary.step, steps);
+            context.output.headline(format!("{headline}; checkpoint in {}", checkpoint.display()))?;
+            context.output.say("run the same command with --resume to continue")?;
+        }
     }
     Ok(summary)
 }
 
-/// Shows a run as it goes: the bar at every step, a line at every validation.
+/// Describes a run that Ctrl-C ended.
+pub(crate) fn interrupted(step: usize, steps: usize) -> String {
+    format!("INTERRUPTED after {step} of {steps} steps")
+}
+
+/// Shows the progress of a run: the bar at every step, a line at every validation.
 struct Watcher<'a> {
     bar: &'a ProgressBar,
     output: &'a Output,
-    /// Of a step.
+    /// Smoothed time of a step, in seconds.
     seconds: f64,
     tokens_per_second: f64,
 }
 
-/// Share of a new step in the speed that is shown, which would jump about otherwise.
+/// Weight of a new step in the displayed speed, which would fluctuate too much otherwise.
 const SMOOTHING: f64 = 0.1;
 
 impl TrainObserver for Watcher<'_> {
@@ -187,10 +205,10 @@ impl TrainObserver for Watcher<'_> {
 
     fn on_validation(&mut self, report: &ValidationReport) {
         let line = format!(
-            "step {:>6}  validation {:.4} nats a token, perplexity {:.4}, {:.0} tokens/s",
+            "step {:>6}  validation {:.4} nats per token, perplexity {:.4}, {:.0} tokens/s",
             report.step, report.nll, report.perplexity, self.tokens_per_second
         );
-        // What cannot be printed must not end a training run.
+        // A failure to print must not end a training run.
         if let Err(error) = self.bar.suspend(|| self.output.say(line)) {
             tracing::warn!("{error}; training goes on");
         }

@@ -1,4 +1,4 @@
-//! The tensors of a file, their types, and how faithful each is to the checkpoint.
+//! The tensors of a file, their types, and their fidelity to the checkpoint.
 
 use slm_checkpoint::Checkpoint;
 use slm_model::expected_tensors;
@@ -26,7 +26,7 @@ pub(super) struct Planned {
 /// The source of a tensor's values.
 #[derive(Debug)]
 pub(super) enum Content {
-    /// The rows of tensors of the checkpoint, one after the other.
+    /// The rows of tensors of the checkpoint, one after another.
     Rows(Vec<Part>),
     /// Values computed from the configuration.
     Values(Vec<f32>),
@@ -38,7 +38,7 @@ pub(super) struct Part {
     pub(super) name: String,
     /// For each row of the file, the row of the checkpoint; `None` if the order is the same.
     pub(super) order: Option<Vec<usize>>,
-    /// A factor of the values, which are floats then.
+    /// A factor of the values. If it is not 1, they are written as floats.
     pub(super) factor: f32,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Part {
 pub(super) struct Plan {
     pub(super) tensors: Vec<Planned>,
     pub(super) notes: Vec<String>,
-    /// Notes about computations that differ.
+    /// Notes on computations that differ.
     inexact: Vec<String>,
 }
 
@@ -108,7 +108,7 @@ impl Plan {
             );
         }
         if source.model().tie_word_embeddings && arch.needs_output() {
-            plan.notes.push(format!("the tied head is stored twice, as {} asks for one", arch.name()));
+            plan.notes.push(format!("the tied head is stored twice, because {} asks for one", arch.name()));
         }
         plan.notes.extend(plan.inexact.iter().cloned());
         Ok(plan)
@@ -200,7 +200,7 @@ fn groups(source: &Source<'_>, arch: Arch) -> Result<Vec<Group>> {
     Ok(groups)
 }
 
-/// Checks that the two norms of a layer are equal. llama.cpp has only one where attention and MLP run side by side.
+/// Checks that the two norms of a layer are equal. llama.cpp has only one if attention and MLP run in parallel.
 fn same_norm(source: &Source<'_>, index: usize, kind: &str) -> Result<()> {
     let read = |part: &str| source.checkpoint.tensors().read_f32(&format!("layers.{index}.{part}.{kind}"));
     if read("input_norm")? == read("post_attention_norm")? {
@@ -210,7 +210,7 @@ fn same_norm(source: &Source<'_>, index: usize, kind: &str) -> Result<()> {
     Err(Error::unsupported(source.checkpoint.dir(), what, "export it with --format hf"))
 }
 
-/// Chooses the type of a tensor made of `stored`, and returns how faithful it is.
+/// Chooses the type of a tensor made of `stored`, and returns its fidelity.
 fn choose(
     stored: &[Stored],
     parts: &[Part],

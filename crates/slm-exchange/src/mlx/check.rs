@@ -1,6 +1,6 @@
-//! Comparison of a model with what mlx-lm can compute.
+//! Comparison of a model with the capabilities of mlx-lm.
 //!
-//! Its models equal those of transformers except for what is listed here, as of mlx-lm 0.32 (`mlx_lm/models`).
+//! Its models equal those of transformers except for the differences listed here, as of mlx-lm 0.32 (`mlx_lm/models`).
 
 use slm_model::{AttentionBias, MlpKind, ModelConfig, RopeScaling};
 
@@ -19,13 +19,13 @@ const FAMILIES: [&str; 12] = [
     "granite",
     "stablelm",
 ];
-/// Families whose MLP is always four times as wide as the model, whatever the config says.
+/// Families whose MLP is always four times as wide as the model, regardless of the config.
 const FOUR_TIMES: [&str; 2] = ["gpt2", "gpt_neox"];
 /// Families that derive the width of a head from the other widths.
 const EVEN_HEADS: [&str; 6] = ["qwen2", "granite", "phi3", "gpt2", "gpt_neox", "stablelm"];
 /// Families that support windows in some layers and full attention in others.
 const SOME_WINDOWS: [&str; 3] = ["llama", "mistral", "smollm3"];
-/// Families without scaling of rotations.
+/// Families without scaling of rotary frequencies.
 const NO_SCALING: [&str; 3] = ["phi3", "gpt_neox", "stablelm"];
 
 /// The first property of a model of the family `kind` that mlx-lm cannot compute.
@@ -66,8 +66,8 @@ pub(super) fn refusal(kind: &str, model: &ModelConfig) -> Option<String> {
         return Some(match model.tie_word_embeddings {
             true => format!("has no tied head in {kind}"),
             false => format!(
-                "has no head apart from the embedding in {kind} (a quantized one is one with it after slm ptq --embeddings, \
-                 a float one after slm ptq --skip lm_head)"
+                "has no separate head in {kind} (slm ptq --embeddings quantizes head and embedding as one table, \
+                 and slm ptq --skip lm_head leaves them one float table)"
             ),
         });
     }

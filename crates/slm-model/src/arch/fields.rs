@@ -9,16 +9,16 @@ use serde_json::{Map, Value};
 use crate::config::{Activation, AttentionBias, MAX_LAYERS, ModelConfig};
 use crate::error::{Error, Result};
 
-/// A JSON object whose fields are read by name, and that knows which ones nobody asked for.
+/// A JSON object whose fields are read by name. It tracks which fields were never read.
 pub(super) struct Fields<'a> {
-    /// Dotted path of the object inside the file, with a last dot; empty for the file itself.
+    /// Dotted path of the object inside the file, with a trailing dot; empty for the file itself.
     prefix: String,
     map: &'a Map<String, Value>,
     seen: RefCell<BTreeSet<String>>,
-    /// Notes for the user about the reading of fields; shared with the objects inside.
+    /// Notes for the user about the reading of fields; shared with nested objects.
     notes: Rc<RefCell<Vec<String>>>,
-    /// Names of the fields with the number of layers and with the biases of attention, for messages about files that do
-    /// not fit them.
+    /// Names of the fields for the number of layers and for the biases of attention, for messages about files that do
+    /// not match them.
     layers_field: RefCell<String>,
     attention_bias_field: RefCell<String>,
 }
@@ -39,12 +39,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Name of the field that [`layers`](Self::layers) was last asked for.
+    /// Name of the field that [`layers`](Self::layers) read last.
     pub(super) fn layers_field(&self) -> String {
         self.layers_field.borrow().clone()
     }
 
-    /// Name of the field that [`attention_bias`](Self::attention_bias) was last asked for.
+    /// Name of the field that [`attention_bias`](Self::attention_bias) read last.
     pub(super) fn attention_bias_field(&self) -> String {
         self.attention_bias_field.borrow().clone()
     }
@@ -54,7 +54,7 @@ impl<'a> Fields<'a> {
         self.notes.borrow_mut().push(format!("field \"{}{name}\" {how}", self.prefix));
     }
 
-    /// Everything that was noted, in order and once.
+    /// All notes, in order and without duplicates.
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes: Vec<String> = Vec::new();
         for note in self.notes.borrow().iter() {
@@ -65,14 +65,14 @@ impl<'a> Fields<'a> {
         notes
     }
 
-    /// A field that is there and not null.
+    /// A field that is present and not null.
     pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
         let (name, value) = self.map.get_key_value(name)?;
         self.seen.borrow_mut().insert(name.clone());
         (!value.is_null()).then_some(value)
     }
 
-    /// Returns `true` if a field is there, null or not.
+    /// Returns `true` if a field is present, null or not.
     pub(super) fn has(&self, name: &str) -> bool {
         self.map.contains_key(name)
     }
@@ -90,7 +90,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The error for a field with a value that cannot be right.
+    /// The error for a field with an invalid value.
     pub(super) fn wrong(&self, name: &str, expected: impl ToString, found: impl ToString) -> Error {
         let field = format!("{}{name}", self.prefix);
         Error::HfField { field, expected: expected.to_string(), found: short(found.to_string()) }
@@ -108,7 +108,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn usize(&self, name: &str) -> Result<Option<usize>> {
-        // 64.0 is whole, as other languages write numbers.
+        // 64.0 counts as whole, because some languages write integers like that.
         let whole = |number: &f64| number.fract() == 0.0 && (0.0..9e15).contains(number);
         let from_float = |value: &Value| value.as_f64().filter(whole).map(|number| number as u64);
         self.typed(name, "a whole number", |value| {
@@ -149,12 +149,12 @@ impl<'a> Fields<'a> {
         self.map
     }
 
-    /// A field that must be there.
+    /// The value of a required field.
     pub(super) fn required<T>(&self, name: &str, value: Option<T>) -> Result<T> {
         value.ok_or_else(|| self.wrong(name, "a value", "nothing"))
     }
 
-    /// A whole number, or `default` where the field is absent, which is noted. Null is no number.
+    /// A whole number, or `default` with a note if the field is absent. Null is an error.
     pub(super) fn size(&self, name: &str, default: usize) -> Result<usize> {
         match self.usize(name)? {
             Some(value) => Ok(value),
@@ -163,7 +163,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A number, or `default` where the field is absent, which is noted. Null is no number.
+    /// A number, or `default` with a note if the field is absent. Null is an error.
     pub(super) fn number(&self, name: &str, default: f64) -> Result<f64> {
         match self.f64(name)? {
             Some(value) => Ok(value),
@@ -172,7 +172,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Refuses a number of layers that no model has, before there is a list of them.
+    /// Rejects an absurd number of layers before a list of layers is allocated.
     pub(super) fn layers(&self, name: &str, layers: usize) -> Result<usize> {
         name.clone_into(&mut self.layers_field.borrow_mut());
         match layers <= MAX_LAYERS {
@@ -182,7 +182,7 @@ impl<'a> Fields<'a> {
     }
 
     fn absent<T: std::fmt::Display>(&self, name: &str, default: T) -> T {
-        self.note(name, format_args!("is absent: {default} was taken, the default of transformers"));
+        self.note(name, format_args!("is absent: {default} was used, the default of transformers"));
         default
     }
 
@@ -192,7 +192,7 @@ impl<'a> Fields<'a> {
         self.typed(name, "a list of numbers", list)
     }
 
-    /// Refuses a field unless it is absent, null, or `default`.
+    /// Rejects a field unless it is absent, null, or `default`.
     pub(super) fn expect_default(&self, name: &str, default: &Value, supported: &str) -> Result<()> {
         match self.get(name) {
             Some(value) if !same(value, default) => Err(self.unsupported(name, value, supported)),
@@ -200,7 +200,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// [`expect_default`](Self::expect_default) for fields that the architecture has not asked for itself.
+    /// [`expect_default`](Self::expect_default) for fields that the architecture has not read itself.
     pub(super) fn expect_default_if_unread(
         &self,
         name: &str,
@@ -210,7 +210,7 @@ impl<'a> Fields<'a> {
         if self.was_read(name) { Ok(()) } else { self.expect_default(name, default, supported) }
     }
 
-    /// Returns `true` if somebody asked for a field that is there.
+    /// Returns `true` if a field is present and was read.
     pub(super) fn was_read(&self, name: &str) -> bool {
         self.seen.borrow().contains(name)
     }
@@ -239,11 +239,11 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// A config with the sizes under the names that nearly all architectures give them, and with the defaults of
+    /// A config with the sizes under the names that nearly all architectures use, and with the defaults of
     /// [`ModelConfig::new`] otherwise.
     ///
-    /// An absent size is `defaults`', those of the class in transformers. `num_key_value_heads` may be null, which means as
-    /// many as heads; `head_dim` may be, which means as if it were absent.
+    /// An absent size is that of `defaults`, the defaults of the class in transformers. `num_key_value_heads` may be null,
+    /// which means the number of heads. `head_dim` may be null, which means the same as absent.
     pub(super) fn sizes(&self, defaults: &Sizes) -> Result<ModelConfig> {
         let mut model = ModelConfig::new(
             self.size("vocab_size", defaults.vocab_size)?,
@@ -279,7 +279,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Fields that nobody asked for and that say something: null is what absent fields are.
+    /// Fields that were not read and are not null: null means the same as absent.
     pub(super) fn unseen(&self) -> Vec<String> {
         let seen = self.seen.borrow();
         self.map
@@ -290,7 +290,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The sizes that stand in for those a config leaves out: the defaults of a class in transformers.
+/// The defaults of a class in transformers for sizes that a config leaves out.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sizes {
     pub(super) vocab_size: usize,
@@ -299,9 +299,9 @@ pub(super) struct Sizes {
     pub(super) num_layers: usize,
     pub(super) num_heads: usize,
     pub(super) max_positions: usize,
-    /// As many as heads where there is none.
+    /// `None` for the number of heads.
     pub(super) kv_heads: Option<usize>,
-    /// The hidden size split evenly where there is none.
+    /// `None` for the hidden size divided by the number of heads.
     pub(super) head_dim: Option<usize>,
 }
 
@@ -315,7 +315,7 @@ fn short(mut value: String) -> String {
     value
 }
 
-/// Equality in which 1 is 1.0.
+/// Equality in which 1 equals 1.0.
 fn same(a: &Value, b: &Value) -> bool {
     match (a.as_f64(), b.as_f64()) {
         (Some(a), Some(b)) => a == b,

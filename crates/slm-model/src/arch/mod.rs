@@ -1,10 +1,10 @@
 //! The architectures of Hugging Face models, one file each.
 //!
-//! A file says three things: the names that Hugging Face gives the architecture, how its `config.json` becomes a
+//! Each file defines three things: the names that Hugging Face gives the architecture, how its `config.json` becomes a
 //! [`ModelConfig`], and how its tensors become those of the model. [`ARCHITECTURES`] lists them all.
 //!
-//! A default that stands in for an absent field is the one of the architecture's class in transformers. An option
-//! that is known not to be supported is refused; a field that is not known at all is reported.
+//! The default for an absent field is that of the architecture's class in transformers. An option that is known but not
+//! supported is rejected; an unknown field is reported.
 
 mod fields;
 mod rope;
@@ -53,19 +53,19 @@ pub const ARCHITECTURES: &[&Architecture] = &[
 /// An architecture of Hugging Face models.
 #[derive(Debug)]
 pub struct Architecture {
-    /// Its name, as in the list `architectures` of a `config.json`.
+    /// The name of the class, as in the list `architectures` of a `config.json`.
     pub name: &'static str,
-    /// The name of the same without a head, as `AutoModel` saves it.
+    /// The name of the class without a head, as `AutoModel` saves it.
     pub headless: &'static str,
-    /// Its `model_type`, which is looked at where there is no such list.
+    /// The `model_type`, which is used if there is no such list.
     pub model_type: &'static str,
     config: fn(&Fields<'_>) -> Result<ModelConfig>,
     tensors: TensorMap,
 }
 
 impl Architecture {
-    /// Returns `true` if `name` is its class, or the name of the class when it was new. A class without a head must be
-    /// that of the `model_type`, where there is one: heads differ.
+    /// Returns `true` if `name` is the name of the class, or its original name. A class without a head must be that of
+    /// the `model_type`, if there is one, because heads differ.
     fn is_called(&self, name: &str, model_type: Option<&str>) -> bool {
         let name = if name == "LLaMAForCausalLM" { "LlamaForCausalLM" } else { name };
         let is_type = model_type.is_none_or(|model_type| model_type == self.model_type);
@@ -77,7 +77,7 @@ impl Architecture {
         self.tensors.prefix
     }
 
-    /// Source of `tensor` of a model of `config`. `prefixed` says whether the file has the
+    /// The source of `tensor` of a model of `config`. `prefixed` says whether the names in the file have the
     /// [`prefix`](Self::prefix).
     pub fn tensor_source(
         &self,
@@ -93,7 +93,7 @@ impl Architecture {
         if name.rsplit('.').next().is_some_and(|last| BUFFERS.contains(&last)) {
             return true;
         }
-        // At the top of a file without prefix nothing stands before the name, nor its dot.
+        // At the top level of a file without prefix, the name has neither a parent nor the leading dot.
         self.tensors.constants.iter().any(|end| name.ends_with(end) || name == &end[1..])
     }
 
@@ -103,7 +103,7 @@ impl Architecture {
     }
 }
 
-/// Names of buffers that no architecture takes from a file: frequencies, tables and masks that old versions saved.
+/// Names of buffers that no architecture reads from a file: frequencies, tables and masks that old versions saved.
 const BUFFERS: &[&str] = &[
     "inv_freq",
     "original_inv_freq",
@@ -114,25 +114,25 @@ const BUFFERS: &[&str] = &[
     "causal_mask",
 ];
 
-/// A `config.json` that was understood.
+/// The parsed content of a `config.json`.
 #[derive(Debug)]
 pub struct HfConfig {
     /// The architecture.
     pub architecture: &'static Architecture,
     /// The specification of the model.
     pub model: ModelConfig,
-    /// Name of the field that says how many layers there are.
+    /// Name of the field for the number of layers.
     pub layers_field: String,
-    /// Name of the field that says which attention projections have a bias.
+    /// Name of the field for the biases of the attention projections.
     pub attention_bias_field: String,
-    /// Fields that are not known.
+    /// Unknown fields.
     pub unrecognized: Vec<String>,
-    /// Notes for the user about the reading of known fields: defaults taken for absent ones, one of two that say
-    /// different things, some that were passed over. Each is a sentence about a field, which it names.
+    /// Notes for the user about the reading of known fields: defaults for absent fields, the choice between two
+    /// contradicting fields, ignored fields. Each is a sentence that names the field.
     pub notes: Vec<String>,
 }
 
-/// Fields that every config of old versions has: options of generation and of training, and names of labels.
+/// Fields of every config of old versions: options of generation and of training, and names of labels.
 const OF_EVERY_CONFIG: &[&str] = &[
     "_attn_implementation",
     "_attn_implementation_autoset",
@@ -182,8 +182,8 @@ const OF_EVERY_CONFIG: &[&str] = &[
     "use_bfloat16",
 ];
 
-/// Fields that do not change what a trained model computes: training, bookkeeping, and special tokens, which
-/// are read elsewhere.
+/// Fields that do not change what a trained model computes: training, bookkeeping, and special tokens (which are read
+/// elsewhere).
 const WITHOUT_EFFECT: &[&str] = &[
     "_name_or_path",
     "_sliding_window_pattern",
@@ -223,8 +223,8 @@ const WITHOUT_EFFECT: &[&str] = &[
 
 /// Reads the content of a Hugging Face `config.json`.
 ///
-/// Reads the fields of an object `text_config` (or `llm_config`, or `language_config`), as that of the text part of a
-/// multimodal model, where they are inside one.
+/// If the fields are inside an object `text_config` (or `llm_config`, or `language_config`), the text part of a
+/// multimodal model, they are read from there.
 ///
 /// # Errors
 /// [`Error::HfArchitecture`], [`Error::HfUnsupported`] and [`Error::HfField`], naming the field; [`Error::Config`]
@@ -271,7 +271,7 @@ fn read_fields(fields: &Fields<'_>, architecture: &'static Architecture) -> Resu
     })
 }
 
-/// Lets sequences be as long as a base that grows with them allows.
+/// Raises the maximum length of sequences to what a dynamic rotary base allows.
 fn extend_positions(model: &mut ModelConfig) {
     if let Position::Rotary(rotary) = &model.position
         && let Some(RopeScaling::Dynamic { factor, .. }) = rotary.scaling
@@ -281,7 +281,7 @@ fn extend_positions(model: &mut ModelConfig) {
     }
 }
 
-/// The architecture by the class in `architectures`, with its head or without; where that is absent, null or empty, by
+/// The architecture by the class in `architectures`, with or without its head; if that is absent, null or empty, by
 /// `model_type`.
 fn find(fields: &Fields<'_>) -> Result<&'static Architecture> {
     let names = match fields.get("architectures") {
@@ -296,8 +296,7 @@ fn find(fields: &Fields<'_>) -> Result<&'static Architecture> {
             if let (Some(named), Some(model_type)) = (named, model_type)
                 && named.model_type != model_type
             {
-                let what =
-                    format!("is {model_type:?}: it was passed over for architectures, which say {name}");
+                let what = format!("is {model_type:?}: it was ignored for architectures, which say {name}");
                 fields.note("model_type", what);
             }
             named
@@ -308,7 +307,8 @@ fn find(fields: &Fields<'_>) -> Result<&'static Architecture> {
     known.copied().ok_or_else(|| unknown(names.unwrap_or_default(), model_type))
 }
 
-/// The architecture of the model whose fields are in `text`: by its own names, else by those of the whole.
+/// The architecture of the model whose fields are in `text`: by the names in `text`, or else by those of the whole
+/// config.
 fn find_nested(fields: &Fields<'_>, text: &Fields<'_>, name: &str) -> Result<&'static Architecture> {
     find(text).or_else(|_| find(fields)).map_err(|_| {
         let found = text.get("model_type").or(fields.get("architectures")).or(fields.get("model_type"));
@@ -334,7 +334,7 @@ fn supported() -> String {
     ARCHITECTURES.iter().map(|known| known.name).collect::<Vec<_>>().join(", ")
 }
 
-/// Refuses options that change what a model computes, where the architecture has not read them itself.
+/// Rejects options that change what a model computes, unless the architecture has read them itself.
 fn refuse_unread(fields: &Fields<'_>) -> Result<()> {
     let off = "absent or null";
     let float = "absent: float weights only, so import the model it was quantized from";

@@ -1,8 +1,8 @@
 //! Rotary positions as Hugging Face configs write them, in both styles.
 //!
 //! transformers 4 has `rope_theta` and an optional object `rope_scaling`; transformers 5 has one object
-//! `rope_parameters` with everything, or with such an object for each type of layer. Where a config says something
-//! twice, the rule is that of transformers 5 (`modeling_rope_utils.py`: `convert_rope_params_to_dict`,
+//! `rope_parameters` with everything, or with such an object for each type of layer. If a config gives a value twice,
+//! the rule is that of transformers 5 (`modeling_rope_utils.py`: `convert_rope_params_to_dict`,
 //! `standardize_rope_params`), and the user is told:
 //!
 //! | doubled | which holds |
@@ -13,8 +13,7 @@
 //! | `original_max_position_embeddings` in the object and next to it | the one next to it |
 //! | `rope_type` and `type` | `rope_type` |
 //!
-//! `original_max_position_embeddings` that is nowhere is `max_position_embeddings`. Keys that a type does not use are
-//! passed over.
+//! `original_max_position_embeddings` defaults to `max_position_embeddings`. Keys that a type does not use are ignored.
 
 use serde_json::Map;
 
@@ -29,7 +28,7 @@ const SHARE: &str = "partial_rotary_factor";
 /// Keys about images and sound: the positions of text are the same along all axes.
 const MULTIMODAL: &[&str] = &["mrope_section", "mrope_interleaved"];
 
-/// The names of an architecture's rotary fields, and what stands in for those that a config leaves out.
+/// The names of an architecture's rotary fields, and their defaults.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rope {
     /// Name of the base next to the object.
@@ -39,7 +38,7 @@ pub(super) struct Rope {
     /// Name, next to the object, of the share of a head that is rotated, and the share. `None` if heads are rotated as
     /// a whole.
     pub(super) share: Option<(&'static str, f64)>,
-    /// The `original_max_position_embeddings` next to the object where a config does not give it (Phi-3).
+    /// Default of the `original_max_position_embeddings` next to the object (Phi-3).
     pub(super) original_positions: Option<usize>,
     /// Other names of the type `longrope` (Phi-3).
     pub(super) long_names: &'static [&'static str],
@@ -50,14 +49,14 @@ struct Place<'a, 'b> {
     fields: &'b Fields<'a>,
     /// The object, if there is one.
     object: Option<Fields<'b>>,
-    /// Base that holds unless the object says otherwise.
+    /// Base, unless the object gives another.
     theta: Option<f64>,
-    /// Number of positions that holds whatever the object says.
+    /// Number of original positions, whatever the object says.
     original_positions: Option<usize>,
 }
 
 impl Rope {
-    /// Whole heads, with this base unless the config gives another.
+    /// Rotation of whole heads with default base `theta`.
     pub(super) const fn whole(theta: f64) -> Self {
         Self { theta_name: "rope_theta", theta, share: None, original_positions: None, long_names: &[] }
     }
@@ -69,7 +68,7 @@ impl Rope {
         if let (Some(old), Some(new)) = (&old, &new)
             && old.map() != new.map()
         {
-            fields.note("rope_parameters", "was passed over: rope_scaling holds, as in transformers");
+            fields.note("rope_parameters", "was ignored: rope_scaling holds, as in transformers");
         }
         let place = Place {
             fields,
@@ -80,8 +79,8 @@ impl Rope {
         self.read_place(&place, model)
     }
 
-    /// The rotary embedding of the layers of one type, which have an object of their own in `rope_parameters`. What
-    /// `rope_scaling` says is put on top of it.
+    /// The rotary embedding of the layers of one type, which have their own object in `rope_parameters`. Fields of
+    /// `rope_scaling` override those of that object.
     pub(super) fn read_of_type(
         &self,
         fields: &Fields<'_>,
@@ -113,12 +112,10 @@ impl Rope {
 
     fn read_place(&self, place: &Place<'_, '_>, model: &ModelConfig) -> Result<RotaryConfig> {
         let fields = place.fields;
-        // The halves of a head are paired in transformers, whatever this says.
+        // transformers always pairs the halves of a head, whatever this field says.
         if fields.bool("rope_interleaved")? == Some(true) {
-            fields.note(
-                "rope_interleaved",
-                "was passed over, as in transformers: the halves of a head are paired",
-            );
+            fields
+                .note("rope_interleaved", "was ignored, as in transformers: the halves of a head are paired");
         }
         let empty = Map::new();
         let nothing = fields.nested("rope_parameters", &empty);
@@ -138,7 +135,7 @@ impl Rope {
         {
             fields.note(
                 self.theta_name,
-                format_args!("is null: {} was taken, the default of transformers", self.theta),
+                format_args!("is null: {} was used, the default of transformers", self.theta),
             );
         }
         let theta = inside.or(place.theta).unwrap_or(self.theta);
@@ -150,12 +147,12 @@ impl Rope {
         object.ignore(MULTIMODAL);
         for key in object.unseen() {
             let key = key.rsplit('.').next().unwrap_or_default();
-            object.note(key, format_args!("was passed over: it is no parameter of the type {name:?}"));
+            object.note(key, format_args!("was ignored: it is no parameter of the type {name:?}"));
         }
         Ok(RotaryConfig { theta, scaling, dims })
     }
 
-    /// The change of the frequencies. Every formula for an absent factor is transformers'.
+    /// The change of the frequencies. The formulas for absent factors are those of transformers.
     fn scaling(
         &self,
         name: &str,
@@ -166,7 +163,7 @@ impl Rope {
         let max_positions = model.max_position_embeddings;
         let required = |key: &str| object.required(key, object.f64(key)?);
         Ok(match name {
-            // For text the three axes of mrope have the same positions: it is the default.
+            // For text the three axes of mrope have the same positions, so it equals the default.
             "default" | "mrope" => None,
             "linear" => Some(RopeScaling::Linear { factor: required("factor")? }),
             "dynamic" => {
@@ -222,10 +219,10 @@ impl Rope {
         })
     }
 
-    /// The values of a head that are rotated, where they are not all.
+    /// Number of rotated values of a head; `None` if all are rotated.
     ///
-    /// Architectures without a share rotate whole heads; transformers does not look at a share there, unless a type of
-    /// scaling does, and then fails.
+    /// Architectures without a share rotate whole heads. transformers ignores a share there, unless a type of scaling
+    /// reads it, and then fails.
     fn dims(
         &self,
         name: &str,
@@ -243,10 +240,7 @@ impl Rope {
                     Err(at.unsupported(SHARE, share, "1 (this architecture rotates whole heads)"))
                 }
                 Some(_) => {
-                    at.note(
-                        SHARE,
-                        "was passed over, as in transformers: this architecture rotates whole heads",
-                    );
+                    at.note(SHARE, "was ignored, as in transformers: this architecture rotates whole heads");
                     Ok(None)
                 }
                 None => Ok(None),
@@ -262,7 +256,7 @@ impl Rope {
     }
 }
 
-/// The context of the pretraining, by the rules at the top.
+/// The context of the pretraining, by the rules in the documentation of this module.
 fn original_positions(place: &Place<'_, '_>, object: &Fields<'_>, max_positions: usize) -> Result<usize> {
     let inside = object.usize(ORIGINAL_POSITIONS)?;
     if let (Some(inside), Some(beside)) = (inside, place.original_positions)
@@ -277,7 +271,7 @@ fn original_positions(place: &Place<'_, '_>, object: &Fields<'_>, max_positions:
     }
     let original = place.original_positions.or(inside).unwrap_or(max_positions);
     match original {
-        // Logarithms of it are taken.
+        // Its logarithm must not be 0.
         0 | 1 => Err(object.wrong(ORIGINAL_POSITIONS, "a number above 1", original)),
         original => Ok(original),
     }

@@ -11,7 +11,7 @@ pub(super) const FULL: &str = "full_attention";
 /// The type of layers with a window.
 pub(super) const SLIDING: &str = "sliding_attention";
 
-/// Layers with a window: by `layer_types` where a config has them, else as `default` says of each.
+/// Layers with a window: by `layer_types` if a config has them, or else as `default` says for each.
 pub(super) fn sliding_layers(
     fields: &Fields<'_>,
     num_layers: usize,
@@ -61,7 +61,7 @@ pub(super) fn set_windows(
     Ok(())
 }
 
-/// The width in `sliding_window`, or `default` where the field is absent, which is not the same as null.
+/// The width in `sliding_window`, or `default` if the field is absent. Null means no window.
 pub(super) fn window(fields: &Fields<'_>, default: Option<usize>) -> Result<Option<usize>> {
     match fields.usize("sliding_window")? {
         None if !fields.has("sliding_window") => Ok(default),
@@ -69,13 +69,14 @@ pub(super) fn window(fields: &Fields<'_>, default: Option<usize>) -> Result<Opti
     }
 }
 
-/// Reads the `layer_types` of an architecture whose layers all see everything before them, whatever the types say.
+/// Reads the `layer_types` of an architecture whose layers all attend to every earlier position, whatever the types
+/// say.
 pub(super) fn ignore_layer_types(fields: &Fields<'_>) -> Result<()> {
     let types = fields.list("layer_types")?.unwrap_or_default();
     if types.iter().any(|kind| kind.as_str() != Some(FULL)) {
         fields.note(
             "layer_types",
-            "was passed over, as in transformers: no layer of this architecture has a window",
+            "was ignored, as in transformers: no layer of this architecture has a window",
         );
     }
     Ok(())

@@ -6,7 +6,7 @@ use slm_nn::try_for_each_linear_mut;
 use slm_quant_core::QuantizationType;
 
 use super::stopped::Stopped;
-use super::{Progress, Stage};
+use super::{Journal, Progress, Stage};
 use crate::convert::replace;
 use crate::sequential::SequentialSink;
 use crate::{Error, LayerReport, QuantizedLayer, Result, layer_metadata};
@@ -14,6 +14,8 @@ use crate::{Error, LayerReport, QuantizedLayer, Result, layer_metadata};
 /// Writes quantized layers into a checkpoint.
 pub(super) struct WriterSink<'a, E> {
     pub(super) writer: CheckpointWriter,
+    /// Keeps the layers that are finished, as well.
+    pub(super) journal: Option<&'a Journal>,
     pub(super) quantization_type: QuantizationType,
     pub(super) layers: Vec<LayerReport>,
     pub(super) records: Vec<LayerMetadata>,
@@ -34,7 +36,7 @@ impl<E> WriterSink<'_, E> {
         Ok(())
     }
 
-    /// Notes a layer that was written.
+    /// Records a written layer.
     pub(super) fn push(&mut self, report: LayerReport, record: LayerMetadata) {
         self.records.push(record);
         self.layers.push(report);
@@ -47,6 +49,9 @@ impl<E> SequentialSink<Stopped<E>> for WriterSink<'_, E> {
     }
 
     fn take(&mut self, layer: QuantizedLayer) -> Result<(), Stopped<E>> {
+        if let Some(journal) = self.journal.filter(|journal| !journal.has(&layer.report.name)) {
+            journal.keep(&layer.report.name, &layer.matrix)?;
+        }
         self.write(layer)
     }
 }

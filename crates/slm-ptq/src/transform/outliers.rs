@@ -1,4 +1,4 @@
-//! Measures of outliers, by which it is decided whether a rotation helps.
+//! Measures of outliers that decide whether a rotation helps.
 
 use rayon::prelude::*;
 use slm_checkpoint::Checkpoint;
@@ -8,21 +8,22 @@ use slm_quant_core::{Granularity, QuantizationType};
 use super::{TransformedSource, Transforms};
 use crate::{Plan, PlannedLayer, PtqConfig, Result};
 
-/// Share of the peaks of weights that a rotation must leave at most. Rounding to nearest weighs inputs, which a rotation
-/// makes alike, so that it loses by one.
+/// Largest share of the squared peaks of weights that a rotation may leave. Rounding to nearest uses the importance of
+/// inputs, which a rotation equalizes, so it loses from a rotation.
 const MAX_PEAKS_LEFT: f64 = 0.9;
-/// The same for methods that know all products of inputs, and lose nothing else.
+/// The same for methods that use all products of inputs, which lose nothing from a rotation.
 const MAX_PEAKS_LEFT_WITH_HESSIANS: f64 = 0.95;
-/// Squared peak of the weight of a norm, in multiples of its mean square, from which on one channel makes the others
+/// Squared peak of the weight of a norm, in multiples of its mean square, above which one channel makes the others
 /// vanish in 8 bits.
 const MAX_NORM_PEAK: f64 = 16.0;
-/// Transformer layers that are looked at, evenly spread over the model.
+/// Number of transformer layers that are sampled, evenly spread over the model.
 const SAMPLED_LAYERS: usize = 8;
 
 /// Reason against a rotation; `None` if it pays.
 ///
-/// The step of a quantized weight is proportional to its peak. So what rounding adds is measured by the squared peak of
-/// the weights that share a scale, in multiples of their mean square.
+/// The step of a quantized weight is proportional to the peak of the weights that share its scale, and the mean squared
+/// rounding error to the square of the step. So the squared peaks, in multiples of the mean square, serve to compare
+/// errors.
 pub(super) fn reason_against(
     checkpoint: &Checkpoint,
     rotation: &Transforms,
@@ -49,7 +50,7 @@ pub(super) fn reason_against(
     let worth = after <= most * before;
     Ok((!worth).then(|| {
         format!(
-            "it would leave {:.0} % of the squared peaks of the weights",
+            "rotated weights would have {:.0} % of the squared rounding error",
             after / before.max(f64::MIN_POSITIVE) * 100.0
         )
     }))

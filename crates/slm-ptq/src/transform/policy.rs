@@ -1,4 +1,4 @@
-//! The transformation that suits a model and how it is quantized.
+//! The choice of transformations for a model and its quantization.
 
 use std::sync::Arc;
 
@@ -14,9 +14,9 @@ use crate::{Error, Plan, PtqConfig, Result, Rotate, RoundingMethod};
 const SEED: u64 = 0;
 
 impl Transforms {
-    /// Chooses the transformations that `config` asks for. [`Rotate::Auto`] rotates where the model can be rotated and
-    /// that makes the peaks of its weights or norms smaller, unless a tied head stays float: it would become a tensor
-    /// of its own, as large as the embedding.
+    /// Chooses the transformations that `config` asks for. [`Rotate::Auto`] rotates if the model can be rotated and
+    /// that makes the peaks of its weights or norms smaller, unless a tied head stays float: it would become a separate
+    /// tensor as large as the embedding.
     ///
     /// # Errors
     /// Those of [`Transforms::rotation`].
@@ -35,7 +35,7 @@ impl Transforms {
                 .with_reason("AWQ scales large channels, and a rotation would leave none".to_owned())),
             Rotate::On => Self::rotation(checkpoint, SEED),
             Rotate::Auto if model.tie_word_embeddings && !plan.quantizes(LM_HEAD) => Ok(Self::none(model)
-                .with_reason("its tied head stays float, and would become a tensor of its own".to_owned())),
+                .with_reason("its tied head stays float, and would become a separate tensor".to_owned())),
             Rotate::Auto => match Self::rotation(checkpoint, SEED) {
                 Err(Error::Setting { detail, .. }) => Ok(Self::none(model).with_reason(detail)),
                 Err(error) => Err(error),
@@ -47,11 +47,11 @@ impl Transforms {
         }
     }
 
-    /// Observes the inputs of layers while `forward` runs the model as it is changed so far, then adds smoothing.
+    /// Observes the inputs of layers while `forward` runs the model as changed so far, then adds smoothing.
     ///
     /// # Errors
-    /// [`Error::Layer`] for inputs that cannot be read, [`Error::Checkpoint`] for weights that cannot, and whatever
-    /// `forward` returns.
+    /// [`Error::Layer`] for inputs that cannot be read, [`Error::Checkpoint`] for weights that cannot be read, and
+    /// whatever `forward` returns.
     pub(crate) fn calibrate_smoothing<E: From<Error>>(
         &mut self,
         checkpoint: &Checkpoint,
@@ -65,7 +65,7 @@ impl Transforms {
         Ok(self.smooth(checkpoint, &hook.take()?, strength, with_head)?)
     }
 
-    /// The record of what was done; `None` if nothing was.
+    /// The record of the applied changes; `None` if there are none.
     pub fn record(&self) -> Option<TransformRecord> {
         let record = TransformRecord {
             rotation_seed: self.seed,
@@ -76,7 +76,8 @@ impl Transforms {
         (!self.is_none()).then_some(record)
     }
 
-    /// Reason for not rotating a model that would have been rotated otherwise; `None` if it is, or nobody asked.
+    /// Reason for not rotating a model that would otherwise have been rotated; `None` if it is rotated, or rotation was
+    /// not requested.
     pub fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
     }

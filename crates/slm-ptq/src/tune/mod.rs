@@ -1,14 +1,14 @@
-//! Learned rounding: each block of a transformer is trained to give the outputs of the float block.
+//! Learned rounding: each block of a transformer is trained to reproduce the outputs of the float block.
 //!
-//! Rounding that is best for each layer on its own is not best for the block. Here the codes of GPTQ are where the
-//! search starts: weights and scales of all layers of a block are trained together, through the rounding, so that the
-//! block's output comes nearer to that of the float model. It reads the hidden states that the quantized blocks before
-//! it give, and so learns to make up for their errors too. Blocks are trained one after the other, in the memory of
-//! one, and no labels are needed.
+//! Rounding that is best for each layer separately is not best for the block. The search starts at the codes of GPTQ.
+//! Weights and scales of all layers of a block are trained together, through the rounding, so that the block's output
+//! comes nearer to that of the float model. The block reads hidden states from the quantized blocks before it, and so
+//! learns to compensate for their errors too. Blocks are trained one after the other, with only one in memory, and no
+//! labels are needed.
 //!
-//! Weights move as in AutoRound (Cheng and others, 2023, <https://arxiv.org/abs/2309.05516>), by at most about a step
-//! of their grid; that scales are trained with them is from Block-AP of EfficientQAT (Chen and others, 2024,
-//! <https://arxiv.org/abs/2407.11062>); gradients pass the rounding as in LSQ (Esser and others, 2020,
+//! Weights move by at most about a step of their grid, as in AutoRound (Cheng and others, 2023,
+//! <https://arxiv.org/abs/2309.05516>). Scales are trained with them, as in Block-AP of EfficientQAT (Chen and others,
+//! 2024, <https://arxiv.org/abs/2407.11062>). Gradients pass the rounding as in LSQ (Esser and others, 2020,
 //! <https://arxiv.org/abs/1902.08153>).
 
 mod optimizer;
@@ -31,11 +31,12 @@ use crate::inputs::InputGatherer;
 use crate::sequential::{SequentialRun, SequentialSink, install};
 use crate::{Error, QuantizedLayer, Result, TuneOptions};
 
-/// Most that a weight may lie away from its code at the start, in steps of the grid. Rounding must give the code, and a
-/// weight next to the border would change it in the first step.
+/// Maximum initial distance of a weight from its code, in steps of the grid. Rounding must give the code, and a weight
+/// near the border would change its code in the first step.
 const MOST_OFFSET: f32 = 0.25;
 
-/// Passes of the text through each block: for second moments, through the float block, and through the quantized one.
+/// Number of passes of the text through each block: for second moments, through the float block, and through the
+/// quantized block.
 const PASSES: usize = 3;
 
 impl SequentialRun<'_> {
@@ -57,6 +58,26 @@ impl SequentialRun<'_> {
         let mut progress = Steps { done: 0, total: per_block * blocks.layers() + self.windows.len(), sink };
         for index in 0..blocks.layers() {
             let mut block = blocks.block(index, self.device)?;
+            if self.has_finished(&block) {
+                for float in &mut float {
+                    *float = block.forward(float.clone());
+                    progress.step()?;
+                }
+                progress.done += self.windows.len() + trainer.steps();
+                try_for_each_linear_mut(&mut block, |name, linear| {
+                    if !self.plan.quantizes(name) {
+                        return Ok(());
+                    }
+                    let layer = self.restore(name, linear)?;
+                    install(name, linear, &layer.matrix, layer.activation, self.device)?;
+                    progress.sink.take(layer)
+                })?;
+                for x in &mut quantized {
+                    *x = block.forward(x.clone());
+                    progress.step()?;
+                }
+                continue;
+            }
             let starts = self.round(&mut block, &mut progress, |block, gatherer, progress| {
                 for (x, float) in quantized.iter().zip(&mut float) {
                     gatherer.expect_float(true);
@@ -76,7 +97,7 @@ impl SequentialRun<'_> {
                 prepare(&mut trainable, &starts)?;
                 trained = match trainer.train(&mut trainable, &quantized, &float, &mut || progress.step())? {
                     true => codes(&trainable.valid())?,
-                    // The codes of the start were better.
+                    // The initial codes are better.
                     false => starts.iter().map(|start| start.layer.matrix.clone()).collect(),
                 };
             }
@@ -94,11 +115,17 @@ impl SequentialRun<'_> {
         }
         if self.with_head {
             let mut head = blocks.head(self.device)?;
+            if self.has_finished(&head) {
+                return try_for_each_linear(&head, |name, linear| match self.plan.quantizes(name) {
+                    true => progress.sink.take(self.restore(name, linear)?),
+                    false => Ok(()),
+                });
+            }
             let starts = self.round(&mut head, &mut progress, |head, gatherer, progress| {
                 for (x, float) in std::mem::take(&mut quantized).into_iter().zip(std::mem::take(&mut float)) {
                     for (is_float, x) in [(true, float), (false, x)] {
                         gatherer.expect_float(is_float);
-                        // No outputs are read, and those of a head are many.
+                        // The outputs of the head are large, and nothing reads them.
                         let x: Tensor<2> = head.inputs(x).flatten(0, 1);
                         gatherer.on_forward(LM_HEAD, &x, &x);
                     }
@@ -111,8 +138,8 @@ impl SequentialRun<'_> {
         Ok(())
     }
 
-    /// Quantizes the planned layers of `module` by GPTQ, behind the inputs that they see while `forward` runs, or that
-    /// it gives to the gatherer itself.
+    /// Quantizes the planned layers of `module` by GPTQ, with the inputs that they see while `forward` runs, or that
+    /// `forward` passes to the gatherer itself.
     fn round<M: NamedLinears, E: From<Error>>(
         &self,
         module: &mut M,
@@ -154,7 +181,7 @@ impl<E> Steps<'_, E> {
     }
 }
 
-/// A layer as it is before training.
+/// A layer before training.
 struct Start {
     values: Vec<f32>,
     layer: QuantizedLayer,
@@ -169,7 +196,7 @@ impl Start {
         Ok(QuantizedLayer { matrix, activation, report })
     }
 
-    /// Weights that round to the codes, and lie as near to the float weights as that allows.
+    /// Weights that round to the codes and are otherwise as near to the float weights as possible.
     fn latent(&self) -> Vec<f32> {
         let matrix = &self.layer.matrix;
         let cols = matrix.cols();
@@ -185,7 +212,7 @@ impl Start {
     }
 }
 
-/// Makes the layers of `starts` fake-quantized, with the scales that they start with.
+/// Makes the layers of `starts` fake-quantized, with their initial scales.
 fn prepare<M: NamedLinears>(module: &mut M, starts: &[Start]) -> Result<()> {
     let stage = SharedQatStage::default();
     try_for_each_linear_mut(module, |name, linear| {

@@ -1,4 +1,4 @@
-//! Records of a data set, one JSON value each: texts or token ids.
+//! Records of a data set, each one JSON value: texts or token ids.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::decode::warn_of_line_ends;
 use super::warn_once;
 use crate::{Error, Result};
 
-/// Keys under which data sets have their text, the usual one first.
+/// Keys of texts in data sets, the most common first.
 const TEXT_KEYS: [&str; 10] = [
     "text",
     "content",
@@ -21,9 +21,9 @@ const TEXT_KEYS: [&str; 10] = [
     "paragraph",
     "sentence",
 ];
-/// Keys under which data sets have token ids.
+/// Keys of token ids in data sets.
 const ID_KEYS: [&str; 4] = ["ids", "input_ids", "token_ids", "tokens"];
-/// Key of which input ids are no padding.
+/// Key of the mask that distinguishes ids from padding.
 const MASK: &str = "attention_mask";
 /// Keys of conversations.
 const TURNS: [&str; 4] = ["messages", "conversations", "conversation", "turns"];
@@ -42,7 +42,7 @@ const LISTS: [&str; 12] = [
     "samples",
     "texts",
 ];
-/// Keys of strings about a text.
+/// Keys of strings that describe a text.
 const ABOUT: [&str; 24] = [
     "id",
     "_id",
@@ -92,7 +92,7 @@ pub(super) fn refused(path: &Path, detail: impl Into<String>) -> Error {
     Error::Json { path: path.to_owned(), detail: detail.into() }
 }
 
-/// The texts or ids of one JSON value; `place` says in errors where it is.
+/// Returns the texts or ids of one JSON value; `place` describes its position in errors.
 pub(super) fn record(path: &Path, value: &Value, place: &dyn Fn() -> String) -> Result<Record> {
     match value {
         Value::String(text) => Ok(Record::Texts(vec![plain(path, text)])),
@@ -108,7 +108,7 @@ pub(super) fn record(path: &Path, value: &Value, place: &dyn Fn() -> String) -> 
     }
 }
 
-/// The texts or ids of a list of records.
+/// Returns the texts or ids of a list of records.
 pub(super) fn records(path: &Path, items: &[Value], place: &dyn Fn() -> String) -> Result<Record> {
     let mut all: Option<Record> = None;
     for (index, item) in items.iter().enumerate() {
@@ -171,7 +171,7 @@ fn object(path: &Path, map: &Map<String, Value>, place: &dyn Fn() -> String) -> 
     Err(refused(path, format!("{}: has {keys}, and nothing that is a text; {remedy}", place())))
 }
 
-/// The field with the first of `keys` that is there, in capitals or not.
+/// Finds the first of `keys` that is present, ignoring case.
 fn find<'a>(map: &'a Map<String, Value>, keys: &[&str]) -> Option<(&'a str, &'a Value)> {
     keys.iter().find_map(|key| {
         let (name, value) = map
@@ -181,7 +181,7 @@ fn find<'a>(map: &'a Map<String, Value>, keys: &[&str]) -> Option<(&'a str, &'a 
     })
 }
 
-/// The texts of a field: one, a list of them, or none where it is null.
+/// Returns the texts of a field: one, a list of them, or none if it is null.
 fn texts(path: &Path, key: &str, value: &Value) -> Option<Vec<String>> {
     match value {
         Value::String(text) => Some(vec![plain(path, text)]),
@@ -189,14 +189,14 @@ fn texts(path: &Path, key: &str, value: &Value) -> Option<Vec<String>> {
             items.iter().map(|item| item.as_str().map(|text| plain(path, text))).collect()
         }
         Value::Null => {
-            warn_once(path, &format!("has records with null under {key:?}, which are passed over"));
+            warn_once(path, &format!("has records with null under {key:?}, which are ignored"));
             Some(Vec::new())
         }
         _ => None,
     }
 }
 
-/// The one string of an object, where it is not a string about something else.
+/// Returns the only string of an object, unless its key is that of a description.
 fn only_text(map: &Map<String, Value>) -> Option<&str> {
     let nested = map.values().any(|value| value.is_object() || value.is_array());
     let mut strings = map.iter().filter_map(|(key, value)| Some((key, value.as_str()?)));
@@ -214,7 +214,7 @@ fn is_id(value: &Value) -> bool {
     value.as_u64().is_some_and(|id| u32::try_from(id).is_ok())
 }
 
-/// A list of ids, or of lists of ids, none of them empty.
+/// Parses a list of ids, or a list of lists of ids, none of them empty.
 fn ids(value: &Value) -> Option<Vec<Vec<u32>>> {
     let list = |value: &Value| -> Option<Vec<u32>> {
         let ids = value.as_array().filter(|ids| !ids.is_empty())?;
@@ -226,7 +226,7 @@ fn ids(value: &Value) -> Option<Vec<Vec<u32>>> {
         .or_else(|| if items.is_empty() { None } else { items.iter().map(list).collect() })
 }
 
-/// Explains why a list is no list of ids.
+/// Explains why a list is not a list of ids.
 fn no_ids(value: &Value) -> String {
     fn first(value: &Value, depth: usize) -> Option<String> {
         match value {
@@ -245,7 +245,7 @@ fn no_ids(value: &Value) -> String {
     }
 }
 
-/// Ids without those that the mask of a padded data set leaves out.
+/// Removes the ids that the mask of a padded data set excludes.
 fn unpadded(path: &Path, ids: Vec<Vec<u32>>, mask: Option<&Value>) -> Vec<Vec<u32>> {
     let mask = mask.and_then(self::ids);
     let Some(mask) = mask.filter(|mask| mask.len() == ids.len()) else { return ids };
@@ -259,12 +259,12 @@ fn unpadded(path: &Path, ids: Vec<Vec<u32>>, mask: Option<&Value>) -> Vec<Vec<u3
     });
     let kept: Vec<Vec<u32>> = kept.collect::<Vec<_>>().into_iter().filter(|ids| !ids.is_empty()).collect();
     if padded {
-        warn_once(path, &format!("has padding, which {MASK:?} marks; it is passed over"));
+        warn_once(path, &format!("has padding, which {MASK:?} marks; it is ignored"));
     }
     kept
 }
 
-/// A text with plain line ends, as they are read elsewhere.
+/// Returns a text with plain line ends, as other readers do.
 fn plain(path: &Path, text: &str) -> String {
     if text.contains('\r') {
         warn_of_line_ends(path);

@@ -1,4 +1,4 @@
-//! The file format: a message of `sentencepiece_model.proto`, of which the fields that matter here are declared.
+//! The file format: the fields of `sentencepiece_model.proto` that are needed here.
 
 use prost::Message;
 
@@ -54,7 +54,7 @@ struct Normalizer {
     escape_whitespaces: Option<bool>,
 }
 
-/// Returns `true` if a file is one of tiktoken: lines of a token in Base64 and its rank.
+/// Returns `true` for a tiktoken file: each line has a token in Base64 and its rank.
 pub(super) fn is_tiktoken(bytes: &[u8]) -> bool {
     let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let mut parts = line.split(|&byte| byte == b' ');
@@ -66,7 +66,7 @@ pub(super) fn is_tiktoken(bytes: &[u8]) -> bool {
 }
 
 pub(super) fn parse(bytes: &[u8]) -> Result<SentencePiece, String> {
-    let model = Model::decode(bytes).map_err(|error| format!("it is no SentencePiece model: {error}"))?;
+    let model = Model::decode(bytes).map_err(|error| format!("it is not a SentencePiece model: {error}"))?;
     let trainer = model.trainer.unwrap_or_default();
     let normalizer = model.normalizer.unwrap_or_default();
     let algorithm = match trainer.model_type {

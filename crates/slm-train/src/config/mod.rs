@@ -19,13 +19,13 @@ use crate::{Error, FinetuneOptions, Result};
 pub use qat::QatTrainingOptions;
 pub use read::{Setting, parse_toml, read_toml};
 
-/// A whole training run: the model, its tokenizer, how it is trained, and how it is quantized.
+/// The configuration of a training run: model, tokenizer, training and quantization.
 ///
-/// In a file each field is a section of that name; `[model]` must be there, and `steps` in `[training]`.
+/// In a file each field is a section of that name. `[model]` and `steps` in `[training]` are required.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingConfig {
-    /// Architecture. Its `vocab_size` is that of the tokenizer that is trained.
+    /// Architecture. A trained tokenizer has this `vocab_size`.
     pub model: ModelConfig,
     /// Source of the tokenizer.
     #[serde(default)]
@@ -35,15 +35,15 @@ pub struct TrainingConfig {
     /// Quantization, off by default.
     #[serde(default)]
     pub quantization: QuantizationConfig,
-    /// Choice of ranges where `quantization_mode` is "qat".
+    /// Options of quantization-aware training, used if `quantization_mode` is "qat".
     #[serde(default)]
     pub qat: QatTrainingOptions,
-    /// Rounding of updated weights where `enable_quantized_finetuning` is true.
+    /// Rounding of updated weights, used if `enable_quantized_finetuning` is true.
     #[serde(default)]
     pub finetune: FinetuneOptions,
 }
 
-/// A config whose model may come from elsewhere.
+/// A config that may lack the model.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TuningFile {
@@ -59,7 +59,7 @@ struct TuningFile {
     finetune: FinetuneOptions,
 }
 
-/// A config of which only the quantization is wanted. The other sections are checked as in a whole one.
+/// A config of which only the quantization is used. The other sections are checked as in a whole config.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct QuantizationFile {
@@ -84,7 +84,7 @@ pub struct TokenizerConfig {
     /// `vocab_size` on the training split.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
-    /// Bytes at the start of the training split that BPE is trained on. Default: 4,000,000.
+    /// Number of bytes at the start of the training split on which BPE is trained. Default: 4,000,000.
     pub train_bytes: usize,
 }
 
@@ -94,15 +94,15 @@ impl Default for TokenizerConfig {
     }
 }
 
-/// Options of the training: AdamW (Loshchilov and Hutter, 2019), warm-up, cosine.
+/// Options of training with AdamW (Loshchilov and Hutter, 2019), linear warm-up and a cosine schedule.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainingOptions {
-    /// Optimizer steps.
+    /// Number of optimizer steps.
     pub steps: usize,
     /// Sequences per forward pass. Default: 16.
     pub batch_size: usize,
-    /// Tokens that a sequence predicts. Default: 128.
+    /// Number of tokens that a sequence predicts. Default: 128.
     pub sequence_length: usize,
     /// Forward passes per optimizer step. Default: 1.
     pub accumulation_steps: usize,
@@ -120,23 +120,23 @@ pub struct TrainingOptions {
     pub beta2: f64,
     /// Added to the root of the squared gradient's mean. Default: 1e-8.
     pub epsilon: f64,
-    /// Largest norm of all gradients together; 0 turns clipping off. Default: 1.
+    /// Maximum norm of all gradients together; 0 turns clipping off. Default: 1.
     pub grad_clip: f64,
-    /// Keeps the token and position embeddings as they are, which saves the memory of their gradients and moments:
-    /// three times their own. A head that is tied to the token embedding then stays too. Default: false.
+    /// Does not train the token and position embeddings, nor a head that is tied to them. That saves the memory of
+    /// their gradients and moments, three times their own size. Default: false.
     pub freeze_embeddings: bool,
-    /// Keeps the hidden states between layers only, and computes each layer a second time for its gradients, which takes a
-    /// quarter to a third more time. The loss is computed for some positions at a time. Default: false.
+    /// Keeps only the hidden states between layers, and recomputes each layer for its gradients, which takes a quarter to
+    /// a third more time. The loss is computed for a few positions at a time. Default: false.
     pub gradient_checkpointing: bool,
-    /// Share of the text, at its end, that is held out for validation. Default: 0.05.
+    /// Share (0 to 1) of the text, at its end, that is held out for validation. Default: 0.05.
     pub validation_fraction: f64,
-    /// Most windows of `sequence_length` tokens scored in a validation. Default: 64.
+    /// Maximum number of windows of `sequence_length` tokens scored in a validation. Default: 64.
     pub validation_windows: usize,
     /// Steps between validations; 0 for a single one at the end. Default: 100.
     pub eval_interval: usize,
     /// Steps between checkpoints; 0 for a single one at the end. Default: 500.
     pub save_interval: usize,
-    /// Steps between lines of `metrics.jsonl`, 0 for none; validations are always there. Default: 1.
+    /// Steps between lines of `metrics.jsonl`, 0 for none; validations are always logged. Default: 1.
     pub log_interval: usize,
     /// Seed of the weights and of the order of the data. Default: 0.
     pub seed: u64,
@@ -169,13 +169,13 @@ impl Default for TrainingOptions {
     }
 }
 
-/// Reports a value that does not fit, with the file it came from.
+/// Reports an invalid value, with its origin.
 pub(crate) struct Check<'a> {
     pub(crate) origin: &'a str,
 }
 
 impl Check<'_> {
-    /// [`Error::ConfigValue`] for `key` unless `fits`; `explain` gives what is wrong and what to do.
+    /// Returns [`Error::ConfigValue`] for `key` unless `fits`; `explain` gives the problem and the remedy.
     pub(crate) fn that(
         &self,
         fits: bool,
@@ -196,7 +196,7 @@ impl Check<'_> {
 }
 
 impl TrainingConfig {
-    /// Reads and validates a TOML file. A tokenizer's path in it is taken relative to the file.
+    /// Reads and validates a TOML file. The path of a tokenizer is relative to the file.
     ///
     /// # Errors
     /// As [`read_toml`] and [`TrainingConfig::validate`].
@@ -204,7 +204,7 @@ impl TrainingConfig {
         Self::from_file_with(path, &[])
     }
 
-    /// [`TrainingConfig::from_file`] with `settings` in the place of what the file says.
+    /// [`TrainingConfig::from_file`] with values of the file overridden by `settings`.
     ///
     /// # Errors
     /// As [`TrainingConfig::from_file`].
@@ -218,8 +218,8 @@ impl TrainingConfig {
         Ok(config)
     }
 
-    /// Reads and validates the `[quantization]` section of a TOML file, which may be a whole training config or that
-    /// section alone.
+    /// Reads and validates the `[quantization]` section of a TOML file, which may be a whole training config or only
+    /// that section.
     ///
     /// # Errors
     /// As [`read_toml`], and [`Error::ConfigValue`].
@@ -227,7 +227,7 @@ impl TrainingConfig {
         Self::quantization_of_file_with(path, &[])
     }
 
-    /// [`TrainingConfig::quantization_of_file`] with `settings` in the place of what the file says.
+    /// [`TrainingConfig::quantization_of_file`] with values of the file overridden by `settings`.
     ///
     /// # Errors
     /// As [`TrainingConfig::quantization_of_file`].
@@ -242,9 +242,9 @@ impl TrainingConfig {
         Ok(config)
     }
 
-    /// Reads a TOML file for the training of a checkpoint, with `settings` in the place of what it says: `[model]` may
-    /// be left out, and must be that of the checkpoint where it is there, or of the float model it was quantized from;
-    /// `[tokenizer]` is left out. Values are not validated yet.
+    /// Reads a TOML file for the training of a checkpoint, with its values overridden by `settings`. `[model]` is
+    /// optional; if present, it must match the checkpoint or the float model that it was quantized from. `[tokenizer]`
+    /// must be absent or have the default values. Values are not yet validated.
     ///
     /// # Errors
     /// As [`read_toml`], and [`Error::ConfigValue`] for another model.
@@ -254,7 +254,7 @@ impl TrainingConfig {
         Self::parse_for_model(&text, &path.display().to_string(), checkpoint, settings)
     }
 
-    /// [`TrainingConfig::for_model`] of TOML text; `origin` says in errors where it came from.
+    /// [`TrainingConfig::for_model`] of TOML text; errors name `origin` as its source.
     ///
     /// # Errors
     /// As [`TrainingConfig::for_model`].
@@ -277,7 +277,7 @@ impl TrainingConfig {
         settings: &[Setting],
     ) -> Result<Self> {
         let mut file: TuningFile = parse_toml(text, origin, settings)?;
-        // Quantizing a tied head makes a tensor of its own of it: the config of the float model is meant.
+        // Quantization unties a tied head, so a config of the float model is accepted.
         if let Some(found) = file.model.as_mut().filter(|_| quantized && !model.tie_word_embeddings) {
             found.tie_word_embeddings = false;
         }
@@ -286,13 +286,13 @@ impl TrainingConfig {
             let difference = file.model.as_ref().and_then(|found| {
                 let [found, model] = [found, model].map(|model| serde_json::to_value(model).ok());
                 let (found, model) = (found?, model?);
-                // The width of a head follows from other fields unless a config gives it.
+                // The width of a head is derived from other fields unless a config gives it.
                 let mut same_heads = found.clone();
                 same_heads["head_dim"] = model["head_dim"].clone();
                 first_difference(&model, &same_heads).or_else(|| first_difference(&model, &found))
             });
             let detail = difference.map_or_else(
-                || "is not the model of the checkpoint".to_owned(),
+                || "differs from the model of the checkpoint".to_owned(),
                 |Difference { path, before, now }| {
                     format!("differs from the checkpoint in {path} ({before} there, {now} here)")
                 },
@@ -312,8 +312,8 @@ impl TrainingConfig {
         })
     }
 
-    /// [`TrainingConfig::validate`] of a config in which `settings` took the place of what its file says; they are
-    /// named where they are to blame.
+    /// [`TrainingConfig::validate`] of a config whose values were overridden by `settings`. An error that is due to a
+    /// setting names it.
     ///
     /// # Errors
     /// As [`TrainingConfig::validate`].
@@ -321,10 +321,10 @@ impl TrainingConfig {
         self.validate(origin).map_err(|error| read::blame(error, settings))
     }
 
-    /// Checks that values are possible and fit each other; `origin` says in errors where they came from.
+    /// Checks that values are valid and consistent; errors name `origin` as their source.
     ///
     /// # Errors
-    /// [`Error::ConfigValue`] with the first key that is wrong and what would be right.
+    /// [`Error::ConfigValue`] with the first invalid key and a remedy.
     pub fn validate(&self, origin: &str) -> Result<()> {
         let check = Check { origin };
         let model = self.model.validate().map_err(|error| error.to_string());
@@ -378,7 +378,7 @@ impl TrainingOptions {
         check.that(self.warmup_steps < self.steps, &of("warmup_steps"), || {
             (format!("is {}, of {} steps", self.warmup_steps, self.steps), "use fewer than `steps`".into())
         })?;
-        // Bounds beyond which Burn's schedulers refuse a rate.
+        // Burn's schedulers reject rates outside these bounds.
         let lower_rate = format!("use a number from 0 to the learning_rate, {}", self.learning_rate);
         let bounds: [(&str, f64, RangeInclusive<f64>, &str); 8] = [
             (

@@ -1,4 +1,4 @@
-//! Reading of TOML files into typed configs.
+//! Parsing of TOML files into typed configs.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::{Error, Result};
 /// Least similarity (Jaro-Winkler) at which a known name is suggested.
 const SIMILAR: f64 = 0.75;
 
-/// A value that takes the place of one in a config file: `training.steps=400`.
+/// A value that overrides one in a config file, such as `training.steps=400`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Setting {
     keys: Vec<String>,
@@ -22,7 +22,8 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// A number under `key`, in which dots separate a section and what is in it. `option` gave it, and is named in errors.
+    /// A number under `key`, in which dots separate sections and keys. It comes from the command-line option `option`,
+    /// which errors name.
     pub fn number(option: &str, key: &str, value: usize) -> Self {
         let written = format!("{option} {value}");
         let value = toml::Value::Integer(i64::try_from(value).unwrap_or(i64::MAX));
@@ -37,7 +38,7 @@ impl Setting {
             here = entry.as_table_mut().ok_or_else(|| Error::ConfigValue {
                 origin: format!("{} over {origin}", self.written),
                 key: self.keys.join("."),
-                detail: format!("`{section}` is a value and no section"),
+                detail: format!("`{section}` is a value, not a section"),
                 remedy: "; set it itself".to_owned(),
             })?;
         }
@@ -49,7 +50,7 @@ impl Setting {
 impl std::str::FromStr for Setting {
     type Err = String;
 
-    /// Parses `KEY=VALUE`. The value is TOML; what is none is a text, so that quotes can be left out.
+    /// Parses `KEY=VALUE`. The value is TOML; a value that is not valid TOML is a string, so quotes may be omitted.
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         let (key, value) = text
             .split_once('=')
@@ -65,13 +66,13 @@ impl std::str::FromStr for Setting {
     }
 }
 
-/// Reads a TOML file, with `settings` in the place of what it says.
+/// Reads a TOML file, with its values overridden by `settings`.
 ///
-/// Types should refuse unknown fields; an unknown key is then an error that names the nearest known one.
+/// Types should reject unknown fields; an unknown key is then an error that names the nearest known one.
 ///
 /// # Errors
 /// [`Error::Read`], [`Error::ConfigSyntax`], [`Error::UnknownKey`], [`Error::MissingKey`] and
-/// [`Error::ConfigValue`], each naming the file, and where it applies the section and key.
+/// [`Error::ConfigValue`], each naming the file and, if applicable, the section and key.
 pub fn read_toml<T: DeserializeOwned>(path: impl AsRef<Path>, settings: &[Setting]) -> Result<T> {
     let path = path.as_ref();
     parse_toml(&read_config(path)?, &path.display().to_string(), settings)
@@ -95,7 +96,7 @@ pub(super) fn read_config(path: &Path) -> Result<String> {
     }
 }
 
-/// Parses TOML text, with `settings` in the place of what it says; `origin` says in errors where it came from.
+/// Parses TOML text, with its values overridden by `settings`; errors name `origin` as its source.
 ///
 /// # Errors
 /// As [`read_toml`].
@@ -109,7 +110,7 @@ pub fn parse_toml<T: DeserializeOwned>(text: &str, origin: &str, settings: &[Set
         .map_err(|problem| blame(located(problem, origin), settings))
 }
 
-/// Recognizes other languages than TOML, and says so.
+/// The name of the language of `text` if it looks like another language than TOML.
 fn other_language(text: &str) -> Option<&'static str> {
     let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?;
     if first.starts_with('{') {
@@ -119,7 +120,7 @@ fn other_language(text: &str) -> Option<&'static str> {
     yaml.then_some("it is YAML; a config has sections such as [training], and lines such as `steps = 400`")
 }
 
-/// Names the option in an error that is due to one of `settings` and not to the file.
+/// Names the option in an error that is due to one of `settings` instead of the file.
 pub(super) fn blame(mut error: Error, settings: &[Setting]) -> Error {
     let (path, origin) = match &mut error {
         Error::UnknownKey { key, section, origin, .. } => {
@@ -129,7 +130,7 @@ pub(super) fn blame(mut error: Error, settings: &[Setting]) -> Error {
         Error::ConfigValue { key, origin, .. } => (key.clone(), origin),
         _ => return error,
     };
-    // The last one of a key holds.
+    // The last setting of a key applies.
     if let Some(setting) = settings.iter().rev().find(|setting| {
         let own = setting.keys.join(".");
         path == own || path.strip_prefix(&own).is_some_and(|rest| rest.starts_with('.'))
@@ -173,7 +174,7 @@ fn section(path: &[String]) -> String {
     if path.is_empty() { "the top level".to_owned() } else { format!("[{}]", path.join(".")) }
 }
 
-/// ": did you mean `x`?", or what there is to choose from where nothing is near.
+/// The end of a message: ": did you mean `x`?", or the known names if none is similar.
 fn suggestion(found: &str, known: &[&str], quote: char) -> String {
     if let Some(meant) = names::meant(found, known) {
         return format!(": did you mean {quote}{meant}{quote}?");

@@ -1,4 +1,4 @@
-//! The continuation of a text by a model.
+//! Continuation of a text by a model.
 
 use std::ops::ControlFlow;
 
@@ -13,7 +13,7 @@ use crate::commands::text_generation::generate_text;
 use crate::context::Context;
 use crate::error::Result;
 
-/// New tokens unless the user says otherwise, as far as the model has positions.
+/// Default number of new tokens.
 const DEFAULT_NEW_TOKENS: usize = 128;
 
 #[derive(Serialize)]
@@ -26,7 +26,7 @@ pub(super) struct GenerateResult {
     pub(super) ids: Vec<u32>,
     /// Reason for the end: `max_new_tokens`, `context_full`, `end_of_text`, `stop_text` or `interrupted`.
     pub(super) stop: &'static str,
-    /// The end-of-text token or the stop text that ended it.
+    /// The end-of-text token or the stop text that ended the text.
     stopped_by: Option<String>,
     prompt_tokens_per_second: f64,
     decode_tokens_per_second: f64,
@@ -48,12 +48,12 @@ impl<'m> Continuer<'m> {
         Self { generator: Generator::new(model), tokenizer, positions, eos_token_ids }
     }
 
-    /// Positions that the model is made for.
+    /// Number of positions of the model.
     pub(super) fn positions(&self) -> usize {
         self.positions
     }
 
-    /// Continues the prompt of `request`, and calls `on_text` with the prompt and each piece of text as it comes.
+    /// Continues the prompt of `request`, and calls `on_text` with the prompt and each new piece of text.
     pub(super) fn run(
         &mut self,
         request: &Request,
@@ -64,17 +64,18 @@ impl<'m> Continuer<'m> {
         let prompt_ids = prompt::encode(tokenizer, &request.prompt)?;
         let stop_tokens: Vec<u32> =
             request.stop.iter().filter_map(|text| tokenizer.hidden_token_id(text)).collect();
-        // The last new token is only chosen, never run. Where there is no room, the model says so.
+        // The last new token is chosen but never fed to the model. If there is no room, the model returns an error.
         let room = (positions + 1).saturating_sub(prompt_ids.len()).max(1);
+        let wanted = request.max_new_tokens.unwrap_or(DEFAULT_NEW_TOKENS);
         let options = GenerateOptions {
-            max_new_tokens: request.max_new_tokens.unwrap_or(DEFAULT_NEW_TOKENS.min(room)),
+            max_new_tokens: wanted.min(room),
             sampling: request.sampling.clone(),
             stop_ids: match request.ignore_eos {
                 true => stop_tokens.clone(),
                 false => [self.eos_token_ids, &stop_tokens].concat(),
             },
         };
-        // The stream knows the prompt, so that a leading space of the first new word is decoded as one.
+        // The stream needs the prompt to decode a leading space of the first new word as a space.
         let mut stream = tokenizer.stream();
         for &id in &prompt_ids {
             stream.push(id)?;
@@ -82,7 +83,7 @@ impl<'m> Continuer<'m> {
         let mut written = String::new();
         let mut stops = StopTexts::new(request.stop.iter().cloned());
         let mut stopped = None;
-        // Shown with the first token: until then a prompt that does not fit can still be refused.
+        // Shown with the first token, because a prompt that does not fit can be rejected until then.
         let mut shown = Some(request.prompt.as_str());
         let interrupt = &context.interrupt;
         let output =
@@ -102,9 +103,7 @@ impl<'m> Continuer<'m> {
         }
         let (stop, stopped_by) = match output.stop {
             _ if stopped.is_some() => ("stop_text", stopped),
-            StopReason::MaxNewTokens if request.max_new_tokens.is_none() && room < DEFAULT_NEW_TOKENS => {
-                ("context_full", None)
-            }
+            StopReason::MaxNewTokens if room < wanted => ("context_full", None),
             StopReason::MaxNewTokens => ("max_new_tokens", None),
             StopReason::StopId(id) if stop_tokens.contains(&id) => ("stop_text", tokenizer.token(id)),
             StopReason::StopId(id) => ("end_of_text", tokenizer.token(id)),

@@ -1,4 +1,4 @@
-//! A checkpoint in words: what the model is, how it is quantized, and where it comes from.
+//! The text report of a checkpoint: the model, its quantization, and its origin.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use slm_model::{EMBED_TOKENS, LM_HEAD, ModelConfig, Position};
 use super::overview::{CheckpointView, Unfinished};
 use crate::table;
 
-/// Digits of a checksum that are shown.
+/// Number of digits of a checksum that are shown.
 const DIGITS: usize = 12;
 
-/// The kind of model, how many parameters it has, and what they take.
+/// The kind of model, its number of parameters, and their size.
 pub(super) fn headline(view: &CheckpointView<'_>) -> String {
     format!(
         "{}{}: {} parameters, {} of weights",
@@ -41,10 +41,13 @@ pub(super) fn summary(view: &CheckpointView<'_>) -> String {
         None => lines.add("weights", float_types(view.tensors.iter().map(|tensor| tensor.dtype.as_str()))),
     }
     if let Some(lineage) = view.lineage {
-        // What the metadata says already is left out.
+        // Omits information that the metadata already gives.
         let told = |key: &str| view.quantized && ["method", "source sha256"].contains(&key);
         for (key, value) in origin(lineage).into_iter().filter(|(key, _)| !told(key)) {
             lines.add(&key, value);
+        }
+        if let Some(history) = history(lineage) {
+            lines.add("history", history);
         }
     }
     lines.add(
@@ -64,7 +67,7 @@ pub(super) fn summary(view: &CheckpointView<'_>) -> String {
     lines.0.join("\n")
 }
 
-/// Labels and what they say.
+/// Lines of a label and a text.
 #[derive(Default)]
 struct Lines(Vec<String>);
 
@@ -99,11 +102,11 @@ fn architecture(model: &ModelConfig, lines: &mut Lines) {
     };
     let window = model.sliding_window.map_or(String::new(), |window| format!(", sliding window of {window}"));
     lines.add("positions", format!("{}, {how}{window}", model.max_position_embeddings));
-    let head = if model.tie_word_embeddings { "is the embedding" } else { "is a layer of its own" };
+    let head = if model.tie_word_embeddings { "is the embedding" } else { "is a separate layer" };
     lines.add("vocabulary", format!("{} tokens; the head {head}", model.vocab_size));
 }
 
-/// The name of a kind as configs have it.
+/// Returns the name of a kind as in a config.
 fn name(kind: &impl serde::Serialize) -> String {
     match serde_json::to_value(kind) {
         Ok(Value::String(name)) => name,
@@ -111,7 +114,7 @@ fn name(kind: &impl serde::Serialize) -> String {
     }
 }
 
-/// The types of floats, the most frequent first.
+/// Lists the float types, the most frequent first.
 fn float_types<'a>(dtypes: impl Iterator<Item = &'a str>) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for dtype in dtypes {
@@ -192,7 +195,25 @@ fn short(sha256: &str) -> &str {
     sha256.get(..DIGITS).unwrap_or(sha256)
 }
 
-/// Texts and numbers of a lineage, whose keys anyone may choose.
+/// Returns the steps that led to a checkpoint, the first one first; `None` if there was only one.
+fn history(lineage: &Value) -> Option<String> {
+    let mut steps = Vec::new();
+    let mut current = lineage;
+    while let Value::Object(fields) = current {
+        let text = |key: &str| fields.get(key).and_then(Value::as_str);
+        let architecture = text("architecture").map_or(String::new(), |name| format!(" ({name})"));
+        match (text("method"), text("imported_from")) {
+            (_, Some(origin)) => steps.push(format!("imported from {origin}{architecture}")),
+            (Some(method), None) => steps.push(method.to_owned()),
+            (None, None) => break,
+        }
+        current = fields.get("source").unwrap_or(&Value::Null);
+    }
+    steps.reverse();
+    (steps.len() > 1).then(|| steps.join(" -> "))
+}
+
+/// Returns the texts and numbers of a lineage, which may have arbitrary keys.
 fn origin(lineage: &Value) -> Vec<(String, String)> {
     let Value::Object(fields) = lineage else { return Vec::new() };
     let text = |value: &Value| match value {
@@ -206,4 +227,25 @@ fn origin(lineage: &Value) -> Vec<(String, String)> {
         key => key.replace('_', " "),
     };
     fields.iter().filter_map(|(key, value)| Some((label(key), text(value)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_history_begins_with_the_first_step() {
+        let imported = json!({"imported_from": "hugging-face", "architecture": "LlamaForCausalLM"});
+        assert_eq!(history(&imported), None);
+        let quantized = json!({"method": "ptq", "source_sha256": "ab", "source": imported});
+        assert_eq!(history(&quantized).unwrap(), "imported from hugging-face (LlamaForCausalLM) -> ptq");
+        let trained = json!({"method": "qat", "source": quantized});
+        assert_eq!(history(&trained).unwrap(), "imported from hugging-face (LlamaForCausalLM) -> ptq -> qat");
+        // A lineage may contain arbitrary values.
+        for odd in [json!(null), json!([1]), json!({"method": 3}), json!({"method": "ptq", "source": "x"})] {
+            assert_eq!(history(&odd), None);
+        }
+    }
 }

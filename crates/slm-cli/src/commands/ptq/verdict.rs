@@ -1,4 +1,4 @@
-//! The warning that ends `slm ptq` when the quantized model is worse than it should be, with the cause.
+//! The warning at the end of `slm ptq` if the quantized model is worse than expected, with the cause.
 
 use slm_model::{Evaluation, LM_HEAD, Transformer, window_logits};
 use slm_ptq::{InputError, LayerReport, PtqConfig, RoundingMethod, input_errors, remove_activation_quant};
@@ -9,10 +9,10 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::text::evaluate_with_progress;
 
-/// Tokens that the cause is looked for with.
+/// Number of tokens for finding the cause.
 const DIAGNOSIS_TOKENS: usize = 2048;
 
-/// The two evaluations of the same text.
+/// Two evaluations of the same text.
 pub(super) struct Evaluations<'a> {
     pub(super) float: &'a Evaluation,
     pub(super) quantized: &'a Evaluation,
@@ -24,7 +24,8 @@ impl Evaluations<'_> {
         self.quantized.perplexity() / self.float.perplexity() - 1.0
     }
 
-    /// The warning, where one is due. `model` is the quantized one, which no longer quantizes its activations afterwards.
+    /// Returns the warning, if there is reason for one. `model` is the quantized model; afterwards it no longer
+    /// quantizes activations.
     pub(super) fn warning(
         &self,
         model: &mut Transformer,
@@ -36,20 +37,13 @@ impl Evaluations<'_> {
             return Ok(None);
         }
         let cause = self.cause(model, config, context)?;
-        Ok(Some(format!(
-            "WARNING: quantization costs much quality: perplexity rose by {:.1} %, from {:.4} to {:.4}.\n{}",
-            self.rise() * 100.0,
-            self.float.perplexity(),
-            self.quantized.perplexity(),
-            match &cause {
-                Cause::Activations { weight_only, worst } =>
-                    activations(*weight_only, worst.as_ref(), config),
-                Cause::Weights => weights(config, layers),
-            }
-        )))
+        Ok(Some(match &cause {
+            Cause::Activations { weight_only, worst } => activations(*weight_only, worst.as_ref(), config),
+            Cause::Weights => weights(config, layers),
+        }))
     }
 
-    /// Takes the quantization of activations away and looks at what of the loss is left.
+    /// Disables the quantization of activations and examines the remaining loss.
     fn cause(&self, model: &mut Transformer, config: &PtqConfig, context: &Context) -> Result<Cause> {
         if config.quantization_type == QuantizationType::WeightOnly {
             return Ok(Cause::Weights);
@@ -76,7 +70,8 @@ impl Evaluations<'_> {
 }
 
 enum Cause {
-    /// With float activations the perplexity rises by `weight_only` as a share of the float one.
+    /// Activations cause the loss: with float activations, the perplexity rises only by `weight_only`, as a share of
+    /// the float one.
     Activations {
         weight_only: f64,
         worst: Option<InputError>,
@@ -86,7 +81,7 @@ enum Cause {
 
 fn activations(weight_only: f64, worst: Option<&InputError>, config: &PtqConfig) -> String {
     let mut text = format!(
-        "The cause is the 8-bit {} activations: with float activations the same weights cost {:+.1} %.",
+        "most of the loss comes from the 8-bit {} activations: with float activations the same weights cost {:+.1} %.",
         config.quantization_type,
         weight_only * 100.0
     );
@@ -98,7 +93,7 @@ fn activations(weight_only: f64, worst: Option<&InputError>, config: &PtqConfig)
     }
     text += "\nTry ";
     text += match (config.quantization_type, config.activation_granularity) {
-        (QuantizationType::Static, _) => "--type dynamic, which gives each token a scale of its own",
+        (QuantizationType::Static, _) => "--type dynamic, which uses a separate scale for each token",
         (_, ActivationGranularity::PerTensor) => "--activation-granularity token",
         _ => "--type weight-only",
     };
@@ -109,10 +104,12 @@ fn activations(weight_only: f64, worst: Option<&InputError>, config: &PtqConfig)
 }
 
 fn weights(config: &PtqConfig, layers: &[LayerReport]) -> String {
-    // There is a verdict only where there is a text.
+    // A verdict requires a text.
     let observer = config.weight_observer(true);
-    let mut text =
-        format!("The cause is the {} weights ({}, {observer} observer).", config.scheme, config.method);
+    let mut text = format!(
+        "most of the loss comes from the {} weights ({}, {observer} observer).",
+        config.scheme, config.method
+    );
     let sqnr = |layer: &&LayerReport| layer.error.sqnr_db();
     if let Some(worst) = layers.iter().min_by(|a, b| sqnr(a).total_cmp(&sqnr(b))) {
         text += &format!(

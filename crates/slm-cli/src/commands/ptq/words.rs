@@ -1,4 +1,4 @@
-//! The report of `slm ptq` in words: verdict and summary first, then the layers.
+//! The text report of `slm ptq`: verdict and summary first, then the layers.
 
 use slm_model::{EMBED_TOKENS, LM_HEAD};
 use slm_quant_core::QParams;
@@ -10,11 +10,11 @@ use crate::out_file::relative;
 use crate::output::Output;
 use crate::table::{self, Ranking, Row, TableArgs, range};
 
-/// Columns of the table of layers, those that say most first.
+/// Columns of the table of layers, the most informative first.
 const HEADER: [&str; 9] =
     ["layer", "SQNR dB", "clipped", "scale", "zero point", "input", "shape", "scheme", "kernel"];
 
-/// One line of the summary for each other scheme.
+/// One line of the summary for each additional scheme.
 fn other(scheme: &str, layers: &[String]) -> String {
     let which = match layers {
         [layer] => layer.clone(),
@@ -41,10 +41,10 @@ impl PtqResult {
             rows: rows.collect(),
         };
         tables.show(ranking, output)?;
-        self.warning.iter().try_for_each(|warning| output.say(format!("\n{warning}")))
+        self.warning.iter().try_for_each(|warning| output.say(format!("\nwarning: {warning}")))
     }
 
-    /// The verdict, or where nothing was measured what was done.
+    /// The verdict, or a description of the run if nothing was measured.
     pub(super) fn headline(&self) -> String {
         match &self.quality {
             Some(quality) => quality.verdict.clone(),
@@ -57,7 +57,7 @@ impl PtqResult {
         }
     }
 
-    /// Facts about head and embedding.
+    /// Remarks on head and embedding.
     pub(super) fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
         if self.tied_head_copied {
@@ -84,7 +84,7 @@ impl PtqResult {
         remarks
     }
 
-    /// Changes of the float model, in words.
+    /// Describes the transformations of the float model.
     fn changes(&self) -> String {
         let record = self.transforms.unwrap_or_default();
         let rotated = record.rotation_seed.map(|seed| format!("rotated (seed {seed})"));
@@ -102,7 +102,7 @@ impl PtqResult {
         text
     }
 
-    /// The two perplexities, how certain their difference is, and what they were measured on.
+    /// The two perplexities, the uncertainty of their difference, and the text.
     fn perplexity(&self, float: f64, quantized: f64) -> String {
         let difference = (quantized / float - 1.0) * 100.0;
         let error = self.nll_difference_error.map_or("uncertain".to_owned(), |error| {
@@ -117,14 +117,14 @@ impl PtqResult {
         )
     }
 
-    /// Everything that was done and measured, a line for each.
+    /// Summary of the run, one line for each fact.
     pub(super) fn summary(&self) -> String {
         let Sizes { linear_before, linear_after, linear_ratio, model_before, model_after, model_ratio } =
             self.sizes;
         let size = |before, form, after, ratio| {
             format!("{}{form} -> {} ({ratio:.4}x)", table::bytes(before), table::bytes(after))
         };
-        // A model of 16-bit floats is smaller than its layers are in 32 bits.
+        // A model of 16-bit floats can be smaller than its layers in 32 bits.
         let linear_form = if linear_before > model_before { " as 32-bit floats" } else { "" };
         let over =
             match self.calibration_tokens > 0 && (self.observer == "weighted-mse" || self.method == "gptq") {
@@ -179,7 +179,7 @@ impl PtqResult {
 }
 
 impl LayerResult {
-    /// The cells under [`HEADER`].
+    /// The cells of a row with the header [`HEADER`].
     fn row(&self) -> Vec<String> {
         let [rows, cols] = self.shape;
         let of = |QParams { scale, zero_point }| format!("{} / {zero_point}", table::scale(scale));

@@ -1,0 +1,38 @@
+//! Messages on standard error, in the form of the program's errors: `warning: ...`.
+
+use std::fmt;
+
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+/// The format of a message: its level in a word, then its text.
+pub(crate) struct Messages;
+
+impl<S, N> FormatEvent<S, N> for Messages
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let (word, colour) = match *event.metadata().level() {
+            Level::ERROR => ("error", 31),
+            Level::WARN => ("warning", 33),
+            Level::INFO => ("info", 32),
+            Level::DEBUG => ("debug", 34),
+            _ => ("trace", 35),
+        };
+        match writer.has_ansi_escapes() {
+            true => write!(writer, "\x1b[{colour}m{word}:\x1b[0m ")?,
+            false => write!(writer, "{word}: ")?,
+        }
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
