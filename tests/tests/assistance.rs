@@ -142,7 +142,12 @@ fn a_command_line_that_nearly_fits_is_answered_with_one_that_does() {
     ] {
         sandbox.refuses(line, 2, &["required", "For example:", example]);
     }
-    for (line, command) in [("pqt", "'ptq'"), ("quantize", "'ptq'"), ("generat", "'generate'")] {
+    for (line, command) in [
+        ("pqt", "'ptq'"),
+        ("quantize", "'ptq'"),
+        ("generat", "'generate'"),
+        ("chat model", "'--checkpoint model'"),
+    ] {
         sandbox.refuses(line, 2, &[command]);
     }
 }
@@ -152,7 +157,7 @@ fn a_command_line_that_nearly_fits_is_answered_with_one_that_does() {
 fn quiet_commands_print_their_result() {
     let sandbox = Sandbox::with_model();
     for (line, result) in [
-        ("ptq --checkpoint model --calibration text.txt --out int8", "GOOD: "),
+        ("ptq --checkpoint model --calibration text.txt --out int8", "UNCLEAR: "),
         ("eval --checkpoint int8 --data text.txt", "perplexity "),
         ("compare model int8 --data text.txt --max-tokens 128", "GOOD: KL divergence"),
         ("inspect int8", "quantized model, static"),

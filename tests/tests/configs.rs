@@ -77,7 +77,7 @@ fn what_is_wrong_with_a_config_is_said_where_it_is_written() {
             "--set quantization.skip=lm_head",
             &["--set quantization.skip=lm_head", "expected a list", "[\"lm_head\"]"],
         ),
-        ("--set training.steps.x=3", &["--set training.steps.x=3", "a value and no section"]),
+        ("--set training.steps.x=3", &["--set training.steps.x=3", "a value, not a section"]),
         ("--set training.learning_rate=300", &["--set training.learning_rate=300", "at most 1"]),
         ("--steps 0", &["--steps 0", "1 or more"]),
     ] {

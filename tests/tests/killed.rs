@@ -175,7 +175,7 @@ fn gptq_goes_on_from_its_last_layer() {
         while !sandbox.path("out").exists() {
             killed += usize::from(kill_after(
                 &sandbox,
-                &format!("{line} --out out {resume}"),
+                &format!("{line} --out out/ {resume}"),
                 time.mul_f64(0.2) + up_to(time, &mut random),
             ));
             let unfinished = sandbox.path("out.unfinished");

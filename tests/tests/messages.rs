@@ -14,7 +14,7 @@ fn a_pipe_gets_no_colours() {
         assert!(outcome.stderr.contains("secret_gate") && !outcome.stderr.contains('\x1b'), "{outcome}");
     }
     let outcome = sandbox.slm_with("import hf --out model --overwrite -vv", &[], &[]);
-    assert!(outcome.stderr.contains("INFO") && !outcome.stderr.contains('\x1b'), "{outcome}");
+    assert!(outcome.stderr.contains("info: ") && !outcome.stderr.contains('\x1b'), "{outcome}");
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn outputs_that_are_no_files_are_refused() {
     let sandbox = Sandbox::with_model();
     let sample = "sample --checkpoint model --sequences 1 --length 4 --overwrite --out";
     sandbox.refuses(&format!("{sample} -"), 2, &["--out -", "give its name"]);
-    sandbox.refuses(&format!("{sample} /dev/null"), 1, &["/dev/null", "no ordinary file"]);
+    sandbox.refuses(&format!("{sample} /dev/null"), 1, &["/dev/null", "not a regular file"]);
     sandbox.refuses(
         "ptq --checkpoint model --type weight-only --no-eval --overwrite --out ./model",
         2,

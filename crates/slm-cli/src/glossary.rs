@@ -37,10 +37,10 @@ pub(crate) const TERMS: &[Term] = &[
     Term {
         name: "beginning-of-sequence token",
         aliases: &["bos", "bos token", "eos", "end-of-sequence token"],
-        text: "A special token that some models expect in front of every text. slm puts it there if the tokenizer \
-               does: in generation, calibration and evaluation alike, since a model without it can be far worse and \
-               its first position has the largest activations. The end-of-sequence token is the model's sign that a \
-               text is finished.",
+        text: "A special token that some models expect in front of every text. In generation and calibration slm \
+               puts it there if the tokenizer does, since a model without it can be far worse, and the first \
+               position has the largest activations. `slm eval` and `slm ptq` measure without it unless --bos is \
+               given. The end-of-sequence token is the model's sign that a text is finished.",
     },
     Term {
         name: "bits per weight",
@@ -184,6 +184,19 @@ pub(crate) const TERMS: &[Term] = &[
                --tune-steps.",
     },
     Term {
+        name: "lineage",
+        aliases: &["history", "ancestry"],
+        text: "The record of what a checkpoint was made from: the steps (imported, trained, quantized, fine-tuned), \
+               the SHA-256 of the weights before each step, and of the calibration or training text. It is in \
+               config.json and quantization_metadata.json; `slm inspect` shows it.",
+    },
+    Term {
+        name: "logits",
+        aliases: &["logit"],
+        text: "The scores that the head gives the tokens of the vocabulary, one for each. Their softmax is the \
+               distribution of the next token. `slm logits` writes them to a file.",
+    },
+    Term {
         name: "LSQ",
         aliases: &["learned scales", "learned step size"],
         text: "Training the scales along with the weights (learned step size quantization, Esser and others, 2020). Option of \
@@ -255,8 +268,14 @@ pub(crate) const TERMS: &[Term] = &[
                all with 4 bits per tensor or channel. `slm qat` does it.",
     },
     Term {
+        name: "residual stream",
+        aliases: &["residual"],
+        text: "The vector that a transformer keeps for each token: it begins as the embedding, every attention and \
+               MLP adds its output to it, and the head reads it. Its width is the model's hidden size.",
+    },
+    Term {
         name: "rotation",
-        aliases: &["rotate", "quarot", "spinquant", "hadamard"],
+        aliases: &["rotate", "rotated", "quarot", "spinquant", "hadamard"],
         text: "Multiplying the residual stream by a random orthogonal matrix and the weights by its inverse. The float model \
                computes the same, but outliers are spread over all channels (QuaRot, SpinQuant). It costs nothing at \
                inference. Option: --rotate.",
@@ -278,8 +297,8 @@ pub(crate) const TERMS: &[Term] = &[
         name: "scheme",
         aliases: &["schemes", "quantization scheme"],
         text: "How the weights of a layer become codes: bits, granularity, mapping and the type of the scales, such \
-               as int4 group:32 symmetric with f16 scales. Options: --bits, --granularity, --mapping, --scale- \
-               dtype; for single layers --layer 'PATTERN=SCHEME'.",
+               as int4 group:32 symmetric with f16 scales. Options: --bits, --granularity, --mapping, \
+               --scale-dtype; for single layers --layer 'PATTERN=SCHEME'.",
     },
     Term {
         name: "sensitivity",
@@ -290,7 +309,7 @@ pub(crate) const TERMS: &[Term] = &[
     },
     Term {
         name: "smoothing",
-        aliases: &["smooth", "smoothquant", "equalization", "equalize"],
+        aliases: &["smooth", "smoothquant", "equalization", "equalize", "equalized"],
         text: "Dividing a channel of the activations by a factor, and multiplying the weights that read it by the same \
                factor (SmoothQuant). The float model computes the same, but large activations become smaller. Option: \
                --smooth.",
@@ -364,11 +383,13 @@ pub(crate) const TERMS: &[Term] = &[
     },
     Term {
         name: "verdict",
-        aliases: &["good", "worse", "broken", "unclear"],
+        aliases: &["good", "worse", "broken", "unclear", "better", "unchanged", "trained"],
         text: "The first word of a report. GOOD: the perplexity is at most 5 % above the float model's. WORSE: it \
-               is more than 5 % above it. BROKEN: it is twice the float model's or more. UNCLEAR: the text is too \
-               short to tell. `slm compare` also says WORSE if the mean KL divergence is 0.1 nats or more. Whether \
-               GOOD is good enough is up to the use: look at the figures next to it.",
+               is more than 5 % above it, or training made the model worse. BROKEN: it is twice the float model's \
+               or more. UNCLEAR: the text is too short to tell. `slm compare` also says WORSE if the mean KL \
+               divergence is 0.1 nats or more. `slm finetune` compares with the model before training: BETTER, \
+               UNCHANGED (within 0.5 %) or WORSE. TRAINED: there is nothing to compare with. Whether GOOD is good \
+               enough is up to the use: look at the figures next to it.",
     },
     Term {
         name: "weight-only quantization",

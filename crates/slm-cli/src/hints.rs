@@ -86,6 +86,10 @@ pub(crate) fn improved(mut error: clap::Error, arguments: &[String]) -> clap::Er
         ErrorKind::UnknownArgument => {
             let found = of(ContextKind::InvalidArg);
             let found = found.split('=').next().unwrap_or_default();
+            if !found.starts_with('-') && is_option_of(arguments, "--checkpoint") {
+                let value = ContextValue::String(format!("--checkpoint {found}"));
+                error.insert(ContextKind::SuggestedArg, value);
+            }
             if let Some(option) = named(&OPTIONS, found, |option| is_option_of(arguments, option)) {
                 error.insert(ContextKind::SuggestedArg, ContextValue::String(option.to_owned()));
                 // clap's own advice to escape an argument that looks like an option.

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::out_file::OutFile;
+use crate::output::Output;
 
 pub(crate) use layers::{FloatWeights, input_ranges, layers};
 pub(crate) use svg::{Mark, Point, depth, scatter};
@@ -50,13 +51,14 @@ impl HtmlArgs {
         }
     }
 
-    /// Writes the page that `page` creates, if one was requested.
-    pub(crate) fn write(&self, page: impl FnOnce() -> Result<Page>) -> Result<()> {
+    /// Writes the page that `page` creates, if one was requested, and says where it is.
+    pub(crate) fn write(&self, output: &Output, page: impl FnOnce() -> Result<Page>) -> Result<()> {
         let Some(path) = &self.html else { return Ok(()) };
         let html = page()?.render()?;
         let file = OutFile::create(path, is_ours(path)).map_err(named)?;
         fs::write(file.path(), html).map_err(|error| Error::file(path, error))?;
-        file.commit()
+        file.commit()?;
+        output.say(format!("\nwrote page        {}", path.display()))
     }
 }
 

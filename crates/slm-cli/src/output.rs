@@ -30,7 +30,9 @@ impl Output {
 
     /// Prints the one-line result, the only output with `--quiet`; does nothing in JSON mode.
     pub(crate) fn headline(&self, text: impl AsRef<str>) -> Result<()> {
-        self.stream(&format!("{}\n", wrapped(text.as_ref(), self.width)))
+        let text = text.as_ref();
+        let shown = if self.quiet { text.lines().next().unwrap_or_default() } else { text };
+        self.stream(&format!("{}\n", wrapped(shown, self.width)))
     }
 
     /// Prints text, wrapped to fit the terminal; does nothing in JSON mode or with `--quiet`.

@@ -12,23 +12,26 @@ const WIDEST_LABEL: usize = 24;
 /// Start of clap's usage line.
 const USAGE: &str = "Usage: ";
 
+/// Columns of a terminal that does not tell.
+const USUAL_WIDTH: usize = 80;
+
 /// Width in columns of the terminal on standard output; `None` if it is not a terminal.
 pub(crate) fn stdout_width() -> Option<usize> {
     let stdout = io::stdout();
-    let size = stdout.is_terminal().then(|| terminal_size::terminal_size_of(stdout)).flatten();
-    columns(size)
+    stdout.is_terminal().then(|| columns(terminal_size::terminal_size_of(stdout)))
 }
 
 /// Width in columns of the terminal on standard error; `None` if it is not a terminal.
 pub(crate) fn stderr_width() -> Option<usize> {
     let stderr = io::stderr();
-    let size = stderr.is_terminal().then(|| terminal_size::terminal_size_of(stderr)).flatten();
-    columns(size)
+    stderr.is_terminal().then(|| columns(terminal_size::terminal_size_of(stderr)))
 }
 
-/// Returns the width of a terminal, if known.
-fn columns(size: Option<(terminal_size::Width, terminal_size::Height)>) -> Option<usize> {
-    size.map(|(width, _)| usize::from(width.0)).filter(|&width| width > 0)
+/// The width of a terminal, or what `COLUMNS` says if the terminal does not know it.
+fn columns(size: Option<(terminal_size::Width, terminal_size::Height)>) -> usize {
+    let known = size.map(|(width, _)| usize::from(width.0));
+    let said = || std::env::var("COLUMNS").ok()?.parse().ok();
+    known.or_else(said).filter(|&width| width > 0).unwrap_or(USUAL_WIDTH)
 }
 
 /// Returns `true` if messages may be coloured: on a terminal, unless `NO_COLOR` is set.

@@ -90,11 +90,24 @@ impl fmt::Display for Fidelity {
 pub(crate) fn inexact_reasons<'a>(tensors: impl Iterator<Item = (&'a str, &'a Fidelity)>) -> Vec<String> {
     /// Maximum number of tensors that a message lists.
     const LISTED: usize = 3;
-    let inexact: Vec<_> = tensors.filter(|(_, fidelity)| !fidelity.is_exact()).collect();
-    let mut reasons: Vec<String> =
-        inexact.iter().take(LISTED).map(|(name, fidelity)| format!("{name}: {fidelity}")).collect();
-    if inexact.len() > LISTED {
-        reasons.push(format!("and {} more tensors", inexact.len() - LISTED));
+    let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
+    for (name, fidelity) in tensors.filter(|(_, fidelity)| !fidelity.is_exact()) {
+        let text = fidelity.to_string();
+        match reasons.iter_mut().find(|(other, _)| *other == text) {
+            Some((_, names)) => names.push(name),
+            None => reasons.push((text, vec![name])),
+        }
+    }
+    let listed = |(text, names): &(String, Vec<&str>)| match names.len() {
+        count if count > LISTED => {
+            format!("{} and {} more tensors: {text}", names[..LISTED].join(", "), count - LISTED)
+        }
+        _ => format!("{}: {text}", names.join(", ")),
+    };
+    let others: usize = reasons.iter().skip(LISTED).map(|(_, names)| names.len()).sum();
+    let mut reasons: Vec<String> = reasons.iter().take(LISTED).map(listed).collect();
+    if others > 0 {
+        reasons.push(format!("and {others} more tensors"));
     }
     reasons
 }

@@ -21,7 +21,7 @@ use slm_store::sha256;
 
 use self::batches::{Finished, write_in_batches};
 pub(crate) use self::journal::Journal;
-use self::journal::finished_layers;
+use self::journal::{Facts, finished_layers};
 use self::sinks::{ModelSink, WriterSink};
 use self::stopped::Stopped;
 use crate::calibrate::gather;
@@ -93,7 +93,7 @@ pub enum KeepLayers {
 #[derive(Debug)]
 struct KeptLayers {
     dir: PathBuf,
-    resume: bool,
+    keep: KeepLayers,
 }
 
 /// Results of the calibration.
@@ -195,11 +195,12 @@ impl<'a> CheckpointQuantizer<'a> {
             (None, KeepLayers::Resume) => {
                 "there is no interrupted run to resume; start it without --resume".to_owned()
             }
-            (found, keep) => {
-                if found.is_some() && keep == KeepLayers::Replace {
-                    journal::remove(&dir)?;
+            (_, keep) => {
+                if keep == KeepLayers::Resume {
+                    // The text is compared later, once it is known.
+                    journal::check(&dir, &self.facts()?)?;
                 }
-                self.kept = Some(KeptLayers { dir, resume: keep == KeepLayers::Resume });
+                self.kept = Some(KeptLayers { dir, keep });
                 return Ok(());
             }
         };
@@ -213,22 +214,33 @@ impl<'a> CheckpointQuantizer<'a> {
         Some((dir, count))
     }
 
-    /// Opens the journal of the run, if layers are kept.
-    fn journal(&self, windows: &[Vec<u32>]) -> Result<Option<Journal>> {
-        let Some(KeptLayers { dir, resume }) = &self.kept else { return Ok(None) };
-        let ids = windows.iter().flatten().flat_map(|id| id.to_le_bytes());
-        let text: Vec<u8> =
-            windows.iter().flat_map(|ids| (ids.len() as u64).to_le_bytes()).chain(ids).collect();
+    /// The facts that a run depends on before its text is known.
+    fn facts(&self) -> Result<Facts> {
         let facts = [
             ("version of slm", env!("CARGO_PKG_VERSION").to_owned()),
             ("float model", self.source.weights_sha256()?),
-            ("setting", format!("{:?} {:?}", self.config, self.transforms.record())),
-            ("calibration text or window", sha256(&text)),
+            ("configuration of the model", format!("{:?}", self.source.config().model)),
+            ("setting", format!("{:?}", self.config)),
         ];
-        let facts = facts.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-        match resume {
-            true => Journal::resume(dir, &facts),
-            false => Journal::start(dir, &facts),
+        Ok(facts.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect())
+    }
+
+    /// Opens the journal of the run, if layers are kept.
+    fn journal(&self, windows: &[Vec<u32>]) -> Result<Option<Journal>> {
+        let Some(KeptLayers { dir, keep }) = &self.kept else { return Ok(None) };
+        let ids = windows.iter().flatten().flat_map(|id| id.to_le_bytes());
+        let text: Vec<u8> =
+            windows.iter().flat_map(|ids| (ids.len() as u64).to_le_bytes()).chain(ids).collect();
+        let mut facts = self.facts()?;
+        facts.insert("transformation".to_owned(), format!("{:?}", self.transforms.record()).into());
+        facts.insert("calibration text or window".to_owned(), sha256(&text).into());
+        match keep {
+            KeepLayers::Resume => Journal::resume(dir, &facts),
+            KeepLayers::Replace if finished_layers(dir)?.is_some() => {
+                journal::remove(dir)?;
+                Journal::start(dir, &facts)
+            }
+            KeepLayers::New | KeepLayers::Replace => Journal::start(dir, &facts),
         }
         .map(Some)
     }
@@ -292,7 +304,7 @@ impl<'a> CheckpointQuantizer<'a> {
             if tensor.name == EMBED_TOKENS && plan.embedding.is_some() {
                 continue;
             }
-            let dtype = TransformedSource::new(source, transforms).float_type(&tensor.name)?;
+            let dtype = TransformedSource::new(source, transforms).as_stored().float_type(&tensor.name)?;
             bytes += tensor.shape.iter().product::<usize>() as u64 * dtype.bitsize() as u64 / 8;
         }
         Ok(bytes)
@@ -328,8 +340,12 @@ impl<'a> CheckpointQuantizer<'a> {
         let gathering = Gathering { hessians: false, ..Gathering::of(config) };
         let observes = gathering.activations || (config.observes_weight_inputs() && !sequential);
         let smooths = matches!(config.smooth, Smooth::Strength(_));
-        let passes = usize::from(observes) + usize::from(smooths);
-        let mut total = passes * layerwise_steps(transforms.model(), windows.len(), with_head, false);
+        // A table that head and embedding share cannot be smoothed for one of them.
+        let smooths_head = with_head && !plan.embedding.is_some_and(|embedding| embedding.shared);
+        let steps = |wanted: bool, with_head: bool| {
+            usize::from(wanted) * layerwise_steps(transforms.model(), windows.len(), with_head, false)
+        };
+        let mut total = steps(observes, with_head) + steps(smooths, smooths_head);
         let sampled: Vec<&[u32]> = match config.equalizes() {
             true => sampled_windows(windows.len()).map(|index| windows[index]).collect(),
             false => Vec::new(),
@@ -359,8 +375,8 @@ impl<'a> CheckpointQuantizer<'a> {
         if let Smooth::Strength(strength) = config.smooth {
             let model = transforms.model().clone();
             transforms
-                .calibrate_smoothing(source, strength, with_head, |transformed, hook| {
-                    forward_layerwise(&model, transformed, device, &windows, with_head, hook, &mut step)
+                .calibrate_smoothing(source, strength, smooths_head, |transformed, hook| {
+                    forward_layerwise(&model, transformed, device, &windows, smooths_head, hook, &mut step)
                 })
                 .map_err(Stopped::into_error)?;
         }
@@ -469,7 +485,7 @@ impl<'a> CheckpointQuantizer<'a> {
                 .quantize(&layer.name, config.scheme_of(&layer.name), activation.static_params().is_some())
                 .map_err(|error| Error::layer(&layer.name, error))?;
         }
-        let transformed = TransformedSource::new(source, transforms);
+        let transformed = TransformedSource::new(source, transforms).as_stored();
         if let Some(PlannedEmbedding { scheme, shared: false }) = plan.embedding {
             let declared = layout.quantize(TOKEN_TABLE, scheme, false);
             declared.map_err(|error| Error::layer(TOKEN_TABLE, error))?;
@@ -528,8 +544,10 @@ impl<'a> CheckpointQuantizer<'a> {
             extra_files: &[],
             large_files: &[],
         })?;
-        if let Some(journal) = journal {
-            journal.remove()?;
+        if let Some(journal) = journal
+            && let Err(error) = journal.remove()
+        {
+            tracing::warn!("the kept layers of the finished run could not be removed: {error}");
         }
         Ok(QuantizedCheckpoint { path, layers, embedding: embedding.map(|table| table.report) })
     }
@@ -573,7 +591,7 @@ impl<'a> CheckpointQuantizer<'a> {
         let mut model = match self.transforms.is_none() {
             true => self.source.load_model(device)?,
             false => {
-                let mut transformed = TransformedSource::new(self.source, &self.transforms);
+                let mut transformed = TransformedSource::new(self.source, &self.transforms).as_stored();
                 Transformer::from_tensors(self.transforms.model(), &mut transformed, device)?
             }
         };

@@ -382,7 +382,10 @@ fn kept_layers_that_do_not_fit_are_refused() {
     let ids = ids();
     quantizer(8, &ids, KeepLayers::New).unwrap().write(&out, false, &mut stop).unwrap_err();
     let resume = |group_size, ids: &[u32]| {
-        let quantizer = quantizer(group_size, ids, KeepLayers::Resume).unwrap();
+        let quantizer = match quantizer(group_size, ids, KeepLayers::Resume) {
+            Ok(quantizer) => quantizer,
+            Err(early) => return early.to_string(),
+        };
         quantizer.write(&out, false, &mut ignore_progress).unwrap_err().to_string()
     };
     assert!(resume(4, &ids).contains("different setting"), "{}", resume(4, &ids));
@@ -408,10 +411,23 @@ fn kept_layers_that_do_not_fit_are_refused() {
         assert!(refused.contains("notes.txt"), "{refused}");
     }
     std::fs::remove_file(kept.join("notes.txt")).unwrap();
+    std::fs::create_dir(kept.join("run.json.d")).unwrap();
+    assert!(quantizer(8, &ids, KeepLayers::Replace).unwrap_err().to_string().contains("run.json.d"));
+    std::fs::remove_dir(kept.join("run.json.d")).unwrap();
+    #[cfg(unix)]
+    {
+        let link = root.path().join("link");
+        std::os::unix::fs::symlink(&kept, &link).unwrap();
+        let mut config = config(QuantizationType::WeightOnly);
+        config.method = RoundingMethod::Gptq;
+        let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
+        let refused = quantizer.keep_layers(&link, KeepLayers::Replace).unwrap_err().to_string();
+        assert!(refused.contains("does not belong"), "{refused}");
+    }
     // The remains of a file that a killed run was writing.
     std::fs::write(kept.join(".writing-lm_head"), "half").unwrap();
     let replaced = quantizer(8, &ids, KeepLayers::Replace).unwrap();
-    assert!(!kept.exists());
+    assert!(kept.exists(), "removed before the run begins");
     replaced.write(&out, false, &mut ignore_progress).unwrap();
     assert!(!kept.exists() && Checkpoint::open(&out).unwrap().is_quantized());
 }

@@ -106,7 +106,7 @@ fn scores_and_rules_hold() {
 fn what_is_no_model_is_refused() {
     for (bytes, part) in [
         (&b""[..], "unknown"),
-        (b"\x0a\xff\xff\xff\xff\x0f", "no SentencePiece model"),
+        (b"\x0a\xff\xff\xff\xff\x0f", "not a SentencePiece model"),
         (b"IQ== 0\nIg== 1\n", "tiktoken"),
         (b"\x0a\x05\x0a\x01a\x18\x09", "type 9"),
         (b"\x12\x02\x18\x03", "WORD"),

@@ -122,8 +122,8 @@ pub(crate) fn run(args: &CompareArgs, context: &Context) -> Result<()> {
     }
     bar.finish_and_clear();
     let result = result(predictions, layers, comparable);
-    args.html.write(|| Ok(page::page(&result, args)))?;
     say(&result, args, context)?;
+    args.html.write(&context.output, || Ok(page::page(&result, args)))?;
     context.output.result(&result)
 }
 

@@ -152,8 +152,8 @@ pub(crate) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
     let [dir] = &args.checkpoint[..] else { return several::run(args, context) };
     let checkpoint = context.open_to_load(dir)?;
     let result = measure(args, &checkpoint, context)?;
-    args.html.write(|| Ok(page::page(&result, dir)))?;
     words::say(&result, context)?;
+    args.html.write(&context.output, || Ok(page::page(&result, dir)))?;
     context.output.result(&result)
 }
 

@@ -56,9 +56,12 @@ pub(crate) fn run(args: &ExplainArgs, context: &Context) -> Result<()> {
     })?;
     output.headline(term.name)?;
     let width = output.width().unwrap_or(WIDTH);
-    output.headline(wrapped(&format!("\n{}", term.text), Some(width)))?;
+    output.stream(&format!("\n{}\n", wrapped(term.text, Some(width))))?;
     if !term.aliases.is_empty() {
-        output.headline(wrapped(&format!("\nAlso: {}", term.aliases.join(", ")), Some(width)))?;
+        output.stream(&format!(
+            "\n{}\n",
+            wrapped(&format!("Also: {}", term.aliases.join(", ")), Some(width))
+        ))?;
     }
     output.result(&ExplainResult { terms: vec![term.into()] })
 }

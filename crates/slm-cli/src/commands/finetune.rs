@@ -93,6 +93,9 @@ validation_fraction = 0.1
 eval_interval = 50
 ";
 
+/// Change of the perplexity, as a share, that is too small to matter.
+const NEGLIGIBLE: f64 = 0.005;
+
 /// Default number of warm-up steps; a tenth of the steps of a shorter run.
 const WARMUP_STEPS: usize = 20;
 
@@ -147,7 +150,7 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
             memory.total, memory.weights, memory.residual, memory.optimizer, memory.float_total
         ))?;
     }
-    args.run.html.write(|| result.page())?;
+    args.run.html.write(&context.output, || result.page())?;
     context.output.result(&result)?;
     if finished { Ok(()) } else { Err(Error::Interrupted) }
 }
@@ -159,9 +162,13 @@ impl FinetuneResult {
         let Some(after) = self.perplexity else {
             return interrupted(self.step, self.steps);
         };
-        let (grade, remedy) = match after < before {
-            true => ("BETTER", ""),
-            false => ("WORSE", "\nLower the rate with --set training.learning_rate=..."),
+        let (grade, remedy) = match after / before - 1.0 {
+            rise if rise < -NEGLIGIBLE => ("BETTER", ""),
+            rise if rise <= NEGLIGIBLE => ("UNCHANGED", ""),
+            _ => (
+                "WORSE",
+                "\nLower the rates: --set training.learning_rate=... --set training.min_learning_rate=...",
+            ),
         };
         let measured = format!("({} tokens: {})", self.evaluated_tokens, self.evaluated_on);
         format!("{grade}: perplexity {after:.4} after training, {before:.4} before {measured}{remedy}")

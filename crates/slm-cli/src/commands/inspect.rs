@@ -47,8 +47,8 @@ pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<()> {
         return layer::run(&checkpoint, layer, args.tables, context);
     }
     let view = CheckpointView::new(&checkpoint);
-    args.html.write(|| page::page(&checkpoint))?;
     let tensors = args.tensors || context.output.width().is_none();
     view.say(tensors, args.tables, context)?;
+    args.html.write(&context.output, || page::page(&checkpoint))?;
     context.output.result(&view)
 }

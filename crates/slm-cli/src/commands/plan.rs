@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde::Serialize;
 use slm_model::LM_HEAD;
 use slm_ptq::{CheckpointQuantizer, Choice, LayerRule, LayerScheme, PlannedLayer, PtqConfig, Rotate, assign};
 
 use super::sensitivity::{SensitivityText, Unit, UnitResult, measure, sensitivity_config, units};
-use crate::commands::scheme_args::SchemeArgs;
+use crate::commands::scheme_args::MeasuredSchemeArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::out_file::OutFile;
@@ -23,18 +23,19 @@ use crate::text::WindowArgs;
 /// section for slm ptq --config, on standard output or in the file --out. At the end the divergence of the whole model
 /// is measured, with rounding to nearest and min-max ranges; slm ptq does better with a calibration text.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("limit").args(["target_size", "bits_per_weight"]).required(true))]
 pub(crate) struct PlanArgs {
     /// Float checkpoint
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
-    /// UTF-8 text file to measure divergences on
+    /// Text to measure divergences on, or texts or token ids as JSON or JSON Lines
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Maximum size of the weights on disk, embedding and norms included, such as 60MB, 57MiB or 60000000
-    #[arg(long, value_name = "SIZE", value_parser = size, required_unless_present = "bits_per_weight")]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
     target_size: Option<u64>,
     /// Maximum average number of bits per weight of the linear layers, scales included, instead of a size
-    #[arg(long, value_name = "BITS", value_parser = bits_per_weight, conflicts_with = "target_size")]
+    #[arg(long, value_name = "BITS", value_parser = bits_per_weight)]
     bits_per_weight: Option<f64>,
     /// Schemes to choose from, with commas between them
     #[arg(
@@ -45,7 +46,7 @@ pub(crate) struct PlanArgs {
     )]
     choices: Vec<LayerScheme>,
     #[command(flatten)]
-    scheme: SchemeArgs,
+    scheme: MeasuredSchemeArgs,
     /// Layers that share a scheme: all of one kind, such as down_proj, or each on its own
     #[arg(long, value_enum, default_value_t = Unit::Kind)]
     by: Unit,
@@ -279,7 +280,7 @@ fn say(result: &PlanResult, args: &PlanArgs, context: &Context) -> Result<()> {
             let file = OutFile::create(path, args.overwrite)?;
             std::fs::write(file.path(), &result.config).map_err(|source| Error::file(path, source))?;
             file.commit()?;
-            output.say(format!("\nslm ptq --config {} quantizes so", path.display()))
+            output.say(format!("\nwrote {0}; to quantize by it, give slm ptq --config {0}", path.display()))
         }
         None => output.say(format!("\n{}", result.config)),
     }

@@ -9,7 +9,7 @@ mod uncertainty;
 mod verdict;
 mod words;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
@@ -44,9 +44,9 @@ use verdict::Evaluations;
 /// Without options it quantizes the model that ships with the project. Embeddings and norms stay float; a tied head is
 /// quantized as a separate copy, or with --embeddings shares one quantized table with the embedding. The float model
 /// may be rotated or smoothed first, which does not change its outputs in floats. The report begins with a verdict on
-/// the perplexity: GOOD, WORSE (a rise of more than 5 %) or BROKEN (twice the float model's or more), with its
-/// uncertainty and the name of the text, and says so if the text is too short. If the verdict is not GOOD, the report
-/// names the cause.
+/// the perplexity: GOOD, WORSE (a rise of more than 5 %), BROKEN (twice the float model's or more) or UNCLEAR (the text
+/// is too short), with its uncertainty and the name of the text. If the verdict is WORSE or BROKEN, the report names the
+/// cause.
 #[derive(Debug, Args)]
 pub(crate) struct PtqArgs {
     /// Float checkpoint to quantize [default: the model that ships]
@@ -139,10 +139,10 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     let settings = RunInputs::new(args)?;
     args.html.prepare()?;
     // Held until the end, so that no other process writes there.
-    let _output = reserve_output(&settings.out, settings.overwrite)?;
+    let output = reserve_output(&settings.out, settings.overwrite)?;
     let checkpoint = context.open_checkpoint(&settings.checkpoint)?;
     let mut quantizer = CheckpointQuantizer::new(&checkpoint, settings.config.clone())?;
-    keep_layers(&mut quantizer, args.resume, &settings)?;
+    keep_layers(&mut quantizer, args, output.target())?;
     let windowing = args.windows.windowing(&checkpoint)?;
     let mut prefix = Vec::new();
     let texts = if settings.calibration.is_some() || settings.eval.is_some() {
@@ -180,7 +180,9 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         quantizer.calibrate(&tokens, &context.device, &mut context.quantizing())?;
     }
     let written = quantizer.write(&settings.out, settings.overwrite, &mut context.quantizing());
-    if let (Err(_), Some((dir, count))) = (&written, quantizer.kept_layers()) {
+    if let (Err(error), Some((dir, count))) = (&written, quantizer.kept_layers())
+        && !matches!(error, Error::Ptq(slm_ptq::Error::Unfinished { .. }))
+    {
         let total = quantizer.plan().layers.len();
         tracing::warn!(
             "{count} of {total} layers are kept in {}: the same command with --resume continues from there",
@@ -228,33 +230,34 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         seconds: start.elapsed().as_secs_f64(),
         device: context.device_name,
     });
-    args.html.write(|| {
+    result.say(args.tables, &context.output)?;
+    args.html.write(&context.output, || {
         let source = TransformedSource::new(&checkpoint, quantizer.transforms());
         result.page(&quantized_checkpoint, &|layer| {
             let weights = source.read_f32(&format!("{}.weight", layer.name))?;
             Ok((weights.len() == layer.shape[0] * layer.shape[1]).then_some(weights))
         })
     })?;
-    result.say(args.tables, &context.output)?;
     context.output.result(&result)
 }
 
-/// Makes a run that takes minutes resumable: its finished layers are kept next to the output.
-fn keep_layers(quantizer: &mut CheckpointQuantizer<'_>, resume: bool, settings: &RunInputs) -> Result<()> {
+/// Lets a run that takes minutes be resumed: its finished layers are kept next to `output`.
+fn keep_layers(quantizer: &mut CheckpointQuantizer<'_>, args: &PtqArgs, output: &Path) -> Result<()> {
     let method = quantizer.config().method;
-    if resume && !method.is_sequential() {
+    if args.resume && !method.is_sequential() {
         return Err(Error::Usage(format!(
             "--resume: only runs of --method gptq and tune can be resumed, and this is {method}"
         )));
     }
-    let keep = match (resume, settings.overwrite) {
+    // The default output may be replaced, but not hours of work next to it.
+    let keep = match (args.resume, args.overwrite) {
         (true, _) => KeepLayers::Resume,
         (false, true) => KeepLayers::Replace,
         (false, false) => KeepLayers::New,
     };
-    let mut dir = settings.out.clone().into_os_string();
+    let mut dir = output.to_owned().into_os_string();
     dir.push(".unfinished");
-    Ok(quantizer.keep_layers(dir, keep)?)
+    Ok(quantizer.keep_layers(relative(Path::new(&dir)), keep)?)
 }
 
 /// Arithmetic with which the device computes each layer, by name.

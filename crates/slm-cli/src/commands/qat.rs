@@ -156,7 +156,7 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
         context.output.headline(&headline)?;
     }
     result.seconds = clock.elapsed().as_secs_f64();
-    args.run.html.write(|| result.page(&headline))?;
+    args.run.html.write(&context.output, || result.page(&headline))?;
     context.output.result(&result)?;
     if finished { Ok(()) } else { Err(Error::Interrupted) }
 }
@@ -205,7 +205,7 @@ fn config(args: &QatArgs, start: Option<&Checkpoint>) -> Result<TrainingConfig> 
             }
             config.quantization = QuantizationConfig { quantization_mode: QuantizationMode::Qat, ..kept };
         }
-        None => args.scheme.apply(&mut config.quantization)?,
+        None => args.scheme.apply(&mut config.quantization),
     }
     if args.learned_scales {
         config.qat.options.scale = ScaleMode::Learned;

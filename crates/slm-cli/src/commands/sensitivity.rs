@@ -10,7 +10,7 @@ use serde::Serialize;
 use slm_ptq::plan_transformer;
 
 pub(super) use self::measure::{SensitivityText, Unit, UnitResult, measure, sensitivity_config, units};
-use crate::commands::scheme_args::SchemeArgs;
+use crate::commands::scheme_args::MeasuredSchemeArgs;
 use crate::context::Context;
 use crate::error::Result;
 use crate::html::{Cell, Chart, HtmlArgs, Page, SORT_NOTE, Table, facts};
@@ -35,11 +35,11 @@ pub(crate) struct SensitivityArgs {
     /// Float checkpoint
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
-    /// UTF-8 text file
+    /// Text, or texts or token ids as JSON or JSON Lines
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     #[command(flatten)]
-    scheme: SchemeArgs,
+    scheme: MeasuredSchemeArgs,
     /// Layers quantized at a time: all of one kind, such as down_proj, or one
     #[arg(long, value_enum, default_value_t = Unit::Kind)]
     by: Unit,
@@ -92,8 +92,8 @@ pub(crate) fn run(args: &SensitivityArgs, context: &Context) -> Result<()> {
             device: context.device_name,
             seconds: start.elapsed().as_secs_f64(),
         };
-        args.html.write(|| Ok(page(&result, args)))?;
         say(&result, args, context)?;
+        args.html.write(&context.output, || Ok(page(&result, args)))?;
         context.output.result(&result)
     })
 }

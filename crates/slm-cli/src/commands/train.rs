@@ -111,7 +111,7 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     if finished {
         context.output.headline(result.headline())?;
     }
-    args.html.write(|| result.page())?;
+    args.html.write(&context.output, || result.page())?;
     context.output.result(&result)?;
     if finished { Ok(()) } else { Err(Error::Interrupted) }
 }

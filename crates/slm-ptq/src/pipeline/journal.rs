@@ -24,7 +24,7 @@ const WRITING: &str = ".writing-";
 /// Digits of the checksum in the name of a file.
 const DIGITS: usize = 16;
 /// Remedy for a journal that cannot be continued.
-const REMEDY: &str = "start over with --overwrite, or remove the directory";
+const REMEDY: &str = "start over with --overwrite and without --resume, or remove the directory";
 
 /// The facts that a run depends on, by name.
 pub(super) type Facts = Map<String, Value>;
@@ -48,22 +48,13 @@ impl Journal {
 
     /// Opens the journal at `dir` of a run with the same `facts`.
     pub(super) fn resume(dir: &Path, facts: &Facts) -> Result<Self> {
-        let fail = |detail: String| Error::Unfinished { dir: dir.to_owned(), detail };
-        let path = dir.join(RUN);
-        let bytes = json::read(&path, json::SMALL, REMEDY).map_err(store)?;
-        let found: Facts = json::parse(&path, &bytes).map_err(store)?;
-        for (name, value) in facts {
-            if found.get(name) != Some(value) {
-                return Err(fail(format!(
-                    "the interrupted run had a different {name}; repeat its command with --resume, or {REMEDY}"
-                )));
-            }
-        }
+        check(dir, facts)?;
         let mut layers = BTreeMap::new();
         for path in files(dir)? {
             if let Some((layer, digits)) = path.file_name().and_then(|name| parts(name.to_str()?)) {
                 if !sha256_of_file(&path).map_err(store)?.starts_with(digits) {
-                    return Err(fail(format!("{} is damaged; {REMEDY}", path.display())));
+                    let detail = format!("{} is damaged; {REMEDY}", path.display());
+                    return Err(Error::Unfinished { dir: dir.to_owned(), detail });
                 }
                 layers.insert(layer.to_owned(), path.clone());
             }
@@ -114,6 +105,25 @@ impl Journal {
     }
 }
 
+/// Compares the run whose layers are at `dir` with `facts`.
+///
+/// # Errors
+/// [`Error::Unfinished`] for the first fact that differs, or a record of the run that cannot be read.
+pub(super) fn check(dir: &Path, facts: &Facts) -> Result<()> {
+    let fail = |detail: String| Error::Unfinished { dir: dir.to_owned(), detail };
+    files(dir)?;
+    let path = dir.join(RUN);
+    let bytes = json::read(&path, json::SMALL, REMEDY).map_err(store)?;
+    let found: Facts = serde_json::from_slice(&bytes)
+        .map_err(|error| fail(format!("{RUN} cannot be read ({error}); {REMEDY}")))?;
+    match facts.iter().find(|(name, value)| found.get(*name) != Some(*value)) {
+        Some((name, _)) => Err(fail(format!(
+            "the interrupted run had a different {name}; repeat its command with --resume, or {REMEDY}"
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Number of finished layers of the journal at `dir`; `None` if nothing is there.
 ///
 /// # Errors
@@ -150,12 +160,18 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>> {
             what.display()
         ),
     };
-    if !dir.is_dir() {
+    let is_dir = fs::symlink_metadata(dir).is_ok_and(|found| found.is_dir());
+    if !is_dir {
         return Err(foreign(dir));
     }
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).map_err(StoreError::io(dir, "list")).map_err(store)? {
-        let path = entry.map_err(StoreError::io(dir, "list")).map_err(store)?.path();
+        let entry = entry.map_err(StoreError::io(dir, "list")).map_err(store)?;
+        let path = entry.path();
+        // Neither a directory, nor a pipe that would be waited for.
+        if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            return Err(foreign(&path));
+        }
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if name == RUN || name.starts_with(WRITING) || parts(name).is_some() {
             files.push(path);

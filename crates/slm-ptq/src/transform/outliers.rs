@@ -50,8 +50,9 @@ pub(super) fn reason_against(
     let worth = after <= most * before;
     Ok((!worth).then(|| {
         format!(
-            "rotated weights would have {:.0} % of the squared rounding error",
-            after / before.max(f64::MIN_POSITIVE) * 100.0
+            "rotation would leave {:.0} % of the rounding error, and is worth it up to {:.0} %",
+            after / before.max(f64::MIN_POSITIVE) * 100.0,
+            most * 100.0
         )
     }))
 }

@@ -1,5 +1,6 @@
 //! The tensors of a changed model.
 
+use half::f16;
 use slm_checkpoint::{Checkpoint, TensorType, holds_exactly};
 use slm_model::{EMBED_POSITIONS, EMBED_TOKENS, LM_HEAD, SourceError, TensorSource};
 
@@ -7,18 +8,29 @@ use super::Transforms;
 use super::apply::rotate_rows;
 use crate::Result;
 
+/// The largest value of F16.
+const F16_MAX: f32 = 65_504.0;
+
 /// Reads the tensors of a float checkpoint one at a time, as [`Transforms`] change them. Each may be read as often as
 /// needed. Unchanged tensors are read exactly.
 #[derive(Debug)]
 pub struct TransformedSource<'a> {
     checkpoint: &'a Checkpoint,
     transforms: &'a Transforms,
+    /// Rounds values to the type in which they are stored.
+    rounds: bool,
 }
 
 impl<'a> TransformedSource<'a> {
     /// A source of the tensors of `checkpoint`, changed by `transforms`, which must be of this checkpoint.
     pub fn new(checkpoint: &'a Checkpoint, transforms: &'a Transforms) -> Self {
-        Self { checkpoint, transforms }
+        Self { checkpoint, transforms, rounds: false }
+    }
+
+    /// The same source with the values that a checkpoint stores. A rotated embedding of a 16-bit model is rounded to F16: the
+    /// model's own type rounds more than that, and in 32 bits the embedding would be twice as large.
+    pub fn as_stored(self) -> Self {
+        Self { rounds: true, ..self }
     }
 
     /// Name under which a tensor is stored: that of the embedding for a tied head.
@@ -49,6 +61,9 @@ impl<'a> TransformedSource<'a> {
             let cols = tensors.shape(stored).and_then(<[usize]>::last).copied().unwrap_or(1);
             self.change(name, &mut values, cols);
         }
+        if self.rounds && self.is_rotated_half(name) && values.iter().all(|value| value.abs() <= F16_MAX) {
+            values.iter_mut().for_each(|value| *value = f16::from_f32(*value).to_f32());
+        }
         Ok(values)
     }
 
@@ -66,6 +81,14 @@ impl<'a> TransformedSource<'a> {
                 Ok(small.unwrap_or(TensorType::F32))
             }
         }
+    }
+
+    /// Returns `true` for an embedding that is rotated, and that the file stores in 16 bits.
+    fn is_rotated_half(&self, name: &str) -> bool {
+        let dtype = self.checkpoint.tensors().dtype(self.stored(name));
+        [EMBED_TOKENS, EMBED_POSITIONS].contains(&name)
+            && self.transforms.residual.is_some()
+            && dtype.is_some_and(|dtype| [TensorType::BF16, TensorType::F16].contains(&dtype))
     }
 
     fn change(&self, name: &str, values: &mut [f32], cols: usize) {

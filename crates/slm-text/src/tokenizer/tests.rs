@@ -161,7 +161,7 @@ fn damaged_files_are_refused_without_a_panic() {
         let mut without = bytes.to_vec();
         without.remove(at);
         if let Err(error) = Tokenizer::from_bytes(&without, "damaged.json") {
-            assert!(error.to_string().starts_with("damaged.json is not a tokenizer"), "{error}");
+            assert!(error.to_string().starts_with("damaged.json is not a supported tokenizer"), "{error}");
         }
     }
 }

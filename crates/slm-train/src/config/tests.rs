@@ -232,7 +232,7 @@ fn settings_take_the_place_of_what_the_file_says() {
     assert_eq!(skip, ["lm_head"]);
     assert!(with(&["training.step=4"]).unwrap_err().to_string().contains("did you mean `steps`?"));
     assert!(with(&["training.steps=many"]).unwrap_err().to_string().contains("`training.steps`"));
-    assert!(with(&["training.steps.x=1"]).unwrap_err().to_string().contains("no section"));
+    assert!(with(&["training.steps.x=1"]).unwrap_err().to_string().contains("not a section"));
     for bad in ["steps", "=3", "training.=3"] {
         assert!(bad.parse::<Setting>().is_err(), "{bad}");
     }

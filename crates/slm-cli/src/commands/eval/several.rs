@@ -50,11 +50,11 @@ pub(super) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
         checkpoints.push(CheckpointResult { checkpoint: dir.clone(), weight_bytes, result });
     }
     let several = SeveralResult { checkpoints };
-    args.html.write(|| Ok(several.page()))?;
     context.output.headline(several.headline())?;
     let rows = several.checkpoints.iter().map(CheckpointResult::cells);
     context.output.say("")?;
     args.tables.table(&several.header(), rows, &context.output)?;
+    args.html.write(&context.output, || Ok(several.page()))?;
     context.output.result(&several)
 }
 
@@ -113,7 +113,10 @@ impl SeveralResult {
         let (name, sign) = if self.is_by_perplexity() { ("perplexity", 1.0) } else { ("accuracy", -1.0) };
         let best =
             self.checkpoints.iter().min_by(|a, b| (sign * a.quality()).total_cmp(&(sign * b.quality())));
-        let smallest = self.checkpoints.iter().min_by_key(|checkpoint| checkpoint.weight_bytes);
+        // Of two of the same size, the better one.
+        let smallest = self.checkpoints.iter().min_by(|a, b| {
+            a.weight_bytes.cmp(&b.weight_bytes).then((sign * a.quality()).total_cmp(&(sign * b.quality())))
+        });
         let say = |checkpoint: &CheckpointResult| {
             format!(
                 "{} ({name} {:.4}, {})",

@@ -19,14 +19,22 @@ pub(super) fn report(result: &EvalResult) -> String {
         lines.push(format!("perplexity        {perplexity:.4} ({nll:.5} nats per token)"));
         let bos = if result.bos { " behind the beginning-of-sequence token" } else { "" };
         let stride = result.stride.map_or(String::new(), |stride| format!(", {stride} apart"));
+        let speed = match result.divergence {
+            // The time is that of two models.
+            Some(_) => {
+                format!("time              {:.1} s on {}, reference included", result.seconds, result.device)
+            }
+            None => {
+                format!(
+                    "speed             {:.0} tokens/s on {}",
+                    result.tokens as f64 / result.seconds,
+                    result.device
+                )
+            }
+        };
         lines.push(format!(
-            "measured on       {} tokens in {} windows of {}{stride}{bos}\n\
-             speed             {:.0} tokens/s on {}",
-            result.tokens,
-            result.windows,
-            result.window,
-            result.tokens as f64 / result.seconds,
-            result.device
+            "measured on       {} tokens in {} windows of {}{stride}{bos}\n{speed}",
+            result.tokens, result.windows, result.window
         ));
     }
     lines.extend(result.divergence.iter().map(divergence));

@@ -195,6 +195,13 @@ fn short(sha256: &str) -> &str {
     sha256.get(..DIGITS).unwrap_or(sha256)
 }
 
+/// `text` without control characters, which a terminal would obey.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|letter| if letter.is_control() { char::REPLACEMENT_CHARACTER } else { letter })
+        .collect()
+}
+
 /// Returns the steps that led to a checkpoint, the first one first; `None` if there was only one.
 fn history(lineage: &Value) -> Option<String> {
     let mut steps = Vec::new();
@@ -210,7 +217,7 @@ fn history(lineage: &Value) -> Option<String> {
         current = fields.get("source").unwrap_or(&Value::Null);
     }
     steps.reverse();
-    (steps.len() > 1).then(|| steps.join(" -> "))
+    (steps.len() > 1).then(|| printable(&steps.join(" -> ")))
 }
 
 /// Returns the texts and numbers of a lineage, which may have arbitrary keys.
@@ -218,13 +225,13 @@ fn origin(lineage: &Value) -> Vec<(String, String)> {
     let Value::Object(fields) = lineage else { return Vec::new() };
     let text = |value: &Value| match value {
         Value::String(text) if is_checksum(text) => Some(format!("{}...", short(text))),
-        Value::String(text) => Some(text.clone()),
+        Value::String(text) => Some(printable(text)),
         Value::Number(number) => Some(number.to_string()),
         _ => None,
     };
     let label = |key: &str| match key {
         "architecture" => "imported as".to_owned(),
-        key => key.replace('_', " "),
+        key => printable(&key.replace('_', " ")),
     };
     fields.iter().filter_map(|(key, value)| Some((label(key), text(value)?))).collect()
 }
@@ -243,6 +250,8 @@ mod tests {
         assert_eq!(history(&quantized).unwrap(), "imported from hugging-face (LlamaForCausalLM) -> ptq");
         let trained = json!({"method": "qat", "source": quantized});
         assert_eq!(history(&trained).unwrap(), "imported from hugging-face (LlamaForCausalLM) -> ptq -> qat");
+        let bell = json!({"method": "ptq\u{7}", "source": {"imported_from": "\u{1b}[31mred"}});
+        assert_eq!(history(&bell).unwrap(), "imported from \u{fffd}[31mred -> ptq\u{fffd}");
         // A lineage may contain arbitrary values.
         for odd in [json!(null), json!([1]), json!({"method": 3}), json!({"method": "ptq", "source": "x"})] {
             assert_eq!(history(&odd), None);

@@ -93,7 +93,7 @@ fn quantization(args: &PtqArgs) -> Result<PtqConfig> {
         Some(path) => TrainingConfig::quantization_of_file_with(path, &args.set)?,
         None => QuantizationConfig::default(),
     };
-    args.scheme.apply(&mut config)?;
+    args.scheme.apply(&mut config);
     config.method = args.method.unwrap_or(config.method);
     config.tune_steps = args.tune_steps.map_or(config.tune_steps, |steps| steps as usize);
     config.embeddings = args.embeddings.or(config.embeddings);

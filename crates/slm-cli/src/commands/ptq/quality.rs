@@ -10,9 +10,9 @@ pub(super) const TOLERATED_RISE: f64 = 0.05;
 /// Ratio of the perplexity to the float model's above which a model counts as broken.
 const BROKEN: f64 = 2.0;
 /// Number of tokens below which a text is too short for a verdict.
-const FEW_TOKENS: usize = 2048;
-/// Uncertainty of the rise above which a text counts as too short, unless the rise is larger.
-const TOLERATED_MARGIN: f64 = 0.01;
+const FEW_TOKENS: usize = 2000;
+/// Length in tokens above which no text is recommended.
+const MOST_TOKENS: f64 = 1e6;
 
 /// Returns the verdict for a known rise of the perplexity, given as a share of the float model's.
 pub(in crate::commands) fn grade(rise: f64) -> &'static str {
@@ -51,27 +51,43 @@ impl Quality {
         let ratio = quantized.perplexity() / float.perplexity();
         let (rise, tokens) = (ratio - 1.0, quantized.tokens);
         let margin = standard_error(float, quantized, windows).map(|error| ratio * CONFIDENCE * error);
-        let unsure = margin.is_none_or(|margin| margin > rise.abs().max(TOLERATED_MARGIN));
-        let too_short = tokens < FEW_TOKENS || unsure;
-        let within = margin.map_or(String::new(), |margin| format!(" (± {:.2} %)", margin * 100.0));
+        let bounds = margin.map(|margin| (rise - margin, rise + margin));
+        let is_open = bounds.is_none_or(|(least, most)| least <= TOLERATED_RISE && most > TOLERATED_RISE);
         let grade = match grade(rise) {
-            "GOOD" if too_short => "UNCLEAR",
-            "WORSE" if unsure => "UNCLEAR",
-            grade => grade,
+            "BROKEN" => "BROKEN",
+            "WORSE" if !is_open => "WORSE",
+            "GOOD" if !is_open && tokens >= FEW_TOKENS && rise >= -TOLERATED_RISE => "GOOD",
+            _ => "UNCLEAR",
         };
-        let percent = rise.abs() * 100.0;
+        let too_short = grade == "UNCLEAR" && rise >= -TOLERATED_RISE;
+        let plus_minus = margin.map_or(String::new(), |margin| format!(" ± {:.2} %", margin * 100.0));
+        let perplexity = format!("perplexity {:+.2} %{plus_minus} against float", rise * 100.0);
         let mut verdict = match grade {
+            "BROKEN" if !float.perplexity().is_finite() => {
+                format!("{grade}: the float model itself has no finite perplexity")
+            }
             "BROKEN" => format!("{grade}: perplexity is {ratio:.1}x the float model's"),
-            "UNCLEAR" => format!("{grade}: perplexity is {:+.2} %{within} from float", rise * 100.0),
-            "WORSE" => format!("{grade}: perplexity is {percent:.2} %{within} above the float model's"),
-            _ if rise < 0.0 => format!("{grade}: perplexity is {percent:.2} %{within} below float"),
-            _ => format!("{grade}: within {percent:.2} %{within} of float"),
+            _ => format!("{grade}: {perplexity}"),
         };
         verdict += &format!(", on {tokens} tokens of {text}");
         if too_short {
-            verdict += "\nThe text is too short to tell: give a longer one with --eval, of ten thousand tokens or more.";
+            verdict += &format!("\nThe text is too short to tell: {}.", longer(rise, margin, tokens));
+        } else if grade == "UNCLEAR" {
+            verdict += "\nThe model has changed, though the text suits it better: see `slm compare`.";
         }
         Self { text, tokens, rise, margin, too_short, verdict }
+    }
+}
+
+/// Advice on a text that decides whether the rise is tolerable.
+fn longer(rise: f64, margin: Option<f64>, tokens: usize) -> String {
+    let distance = (TOLERATED_RISE - rise).abs();
+    // The margin shrinks with the root of the length.
+    let factor = margin.map_or(f64::INFINITY, |margin| (margin / distance).powi(2));
+    let needed = (tokens as f64 * factor).max(FEW_TOKENS as f64);
+    match needed < MOST_TOKENS {
+        true => format!("give one of about {:.0} tokens with --eval", (needed / 1000.0).ceil() * 1000.0),
+        false => "give a longer one with --eval, of ten thousand tokens or more".to_owned(),
     }
 }
 
@@ -94,10 +110,16 @@ mod tests {
     #[test]
     fn verdicts_say_what_the_numbers_mean() {
         let good = verdict(300.4, 0.1, 40);
-        assert!(good.verdict.starts_with("GOOD: within 0.40 % (± 0.0"), "{}", good.verdict);
+        assert!(good.verdict.starts_with("GOOD: perplexity +0.40 % ± 0.0"), "{}", good.verdict);
         assert!(good.verdict.ends_with("on 4000 tokens of t.txt"), "{}", good.verdict);
-        assert!(verdict(299.0, 0.1, 40).verdict.contains("below float"));
-        assert!(verdict(310.0, 0.1, 40).verdict.starts_with("WORSE: perplexity is 10.5"));
+        assert!(verdict(299.0, 0.1, 40).verdict.starts_with("GOOD: perplexity -1.00 % ± 0.0"));
+        assert!(verdict(310.0, 0.1, 40).verdict.starts_with("WORSE: perplexity +10.5"));
+        let changed = verdict(280.0, 0.1, 40);
+        assert!(
+            changed.verdict.starts_with("UNCLEAR: perplexity -18.1") && !changed.too_short,
+            "{changed:?}"
+        );
+        assert!(changed.verdict.contains("slm compare"), "{changed:?}");
         let broken = verdict(470.0, 1.0, 40);
         assert!(broken.verdict.starts_with("BROKEN: perplexity is 5.5x"), "{}", broken.verdict);
         assert!(verdict(f64::NAN, 0.0, 40).verdict.starts_with("BROKEN"));
@@ -113,7 +135,7 @@ mod tests {
         ];
         for quality in short {
             assert!(quality.too_short && quality.verdict.contains("too short to tell"), "{quality:?}");
-            assert!(quality.verdict.starts_with("UNCLEAR: perplexity is +"), "{quality:?}");
+            assert!(quality.verdict.starts_with("UNCLEAR: perplexity +"), "{quality:?}");
         }
         // A clear result is reported for a short text, too.
         assert!(verdict(310.0, 0.1, 10).verdict.starts_with("WORSE"));
@@ -121,5 +143,10 @@ mod tests {
         assert!(!verdict(300.4, 0.1, 40).too_short);
         // A rise far above the uncertainty is reported, even if the windows differ.
         assert!(!verdict(400.0, 60.0, 40).too_short);
+        // So is one whose whole interval is tolerable. Twice as far from the limit, a quarter of the text is enough.
+        assert!(verdict(300.4, 5.0, 40).verdict.starts_with("GOOD"), "{:?}", verdict(300.4, 5.0, 40));
+        assert_eq!(longer(0.01, Some(0.08), 4000), "give one of about 16000 tokens with --eval");
+        assert_eq!(longer(0.01, Some(0.02), 1000), "give one of about 2000 tokens with --eval");
+        assert!(longer(0.05, Some(0.01), 4000).contains("longer") && longer(0.0, None, 9).contains("longer"));
     }
 }

@@ -33,7 +33,7 @@ impl Evaluations<'_> {
         layers: &[LayerReport],
         context: &Context,
     ) -> Result<Option<String>> {
-        if self.rise() <= TOLERATED_RISE {
+        if self.rise() <= TOLERATED_RISE || !self.float.perplexity().is_finite() {
             return Ok(None);
         }
         let cause = self.cause(model, config, context)?;

@@ -14,11 +14,11 @@ use crate::table::{self, Ranking, Row, TableArgs, range};
 const HEADER: [&str; 9] =
     ["layer", "SQNR dB", "clipped", "scale", "zero point", "input", "shape", "scheme", "kernel"];
 
-/// One line of the summary for each additional scheme.
+/// One line of the summary for each other scheme.
 fn other(scheme: &str, layers: &[String]) -> String {
     let which = match layers {
         [layer] => layer.clone(),
-        layers => format!("{} layers, see the table", layers.len()),
+        layers => format!("{} layers", layers.len()),
     };
     format!("{:18}{scheme}: {which}\n", "")
 }
@@ -36,7 +36,7 @@ impl PtqResult {
         let ranking = Ranking {
             what: "layers",
             by: "the SQNR of their weights (`slm explain sqnr`)",
-            note: "",
+            note: "input: scale / zero point of static inputs",
             header: &HEADER,
             rows: rows.collect(),
         };
@@ -64,9 +64,8 @@ impl PtqResult {
             let cost =
                 self.layers.iter().find(|layer| layer.name == LM_HEAD).map_or(0, |head| head.bytes_after);
             remarks.push(format!(
-                "The head was tied to {EMBED_TOKENS}: it was quantized as a copy of its own, and the embedding \
-                 stays float. The copy takes {}, which --skip lm_head saves; with --embeddings one quantized table \
-                 serves both.",
+                "The head was tied to {EMBED_TOKENS}: it was quantized as a separate copy of {}, and the embedding \
+                 stays float. A smaller model: --embeddings int8, with which one quantized table serves both.",
                 table::bytes(cost as u64)
             ));
         }
@@ -102,19 +101,14 @@ impl PtqResult {
         text
     }
 
-    /// The two perplexities, the uncertainty of their difference, and the text.
+    /// The two perplexities, and the uncertainty of their difference.
     fn perplexity(&self, float: f64, quantized: f64) -> String {
         let difference = (quantized / float - 1.0) * 100.0;
         let error = self.nll_difference_error.map_or("uncertain".to_owned(), |error| {
             format!("± {:.2} %", (quantized / float) * CONFIDENCE * error * 100.0)
         });
-        let few = if self.windows < FEW_WINDOWS { "; so few tokens decide little" } else { "" };
-        format!(
-            "{float:.4} float -> {quantized:.4} quantized ({difference:+.2} % {error})\n\
-             measured on       {} held-out tokens: {}{few}",
-            self.evaluated_tokens,
-            self.evaluated_on.as_deref().unwrap_or_default(),
-        )
+        let few = if self.windows < FEW_WINDOWS { "; few windows, so the ± is rough" } else { "" };
+        format!("{float:.4} float -> {quantized:.4} quantized ({difference:+.2} % {error}{few})")
     }
 
     /// Summary of the run, one line for each fact.
@@ -146,12 +140,22 @@ impl PtqResult {
         };
         let others: String =
             self.other_schemes.iter().map(|(scheme, layers)| other(scheme, layers)).collect();
+        let has_others_only = self.other_schemes.values().map(Vec::len).sum::<usize>() == self.layers.len();
+        let scheme = match has_others_only {
+            true => "mixed".to_owned(),
+            false => {
+                format!(
+                    "int{} {}, {}, {} scales",
+                    self.bits, self.granularity, self.mapping, self.scale_dtype
+                )
+            }
+        };
         let perplexity = match (self.perplexity_float, self.perplexity_quantized) {
             (Some(float), Some(quantized)) => self.perplexity(float, quantized),
             _ => "not measured (--no-eval)".to_owned(),
         };
         format!(
-            "\nweights           int{} {}, {}, {} scales, {} observer{over}, {}\n\
+            "\nweights           {scheme}, {} observer{over}, {}\n\
              {others}\
              activations       {activations}\n\
              float model       {}\n\
@@ -161,10 +165,6 @@ impl PtqResult {
              peak memory       {peak} (largest float tensor {})\n\
              time              {:.1} s on {}\n\
              wrote             {}",
-            self.bits,
-            self.granularity,
-            self.mapping,
-            self.scale_dtype,
             self.observer,
             self.method,
             self.changes(),

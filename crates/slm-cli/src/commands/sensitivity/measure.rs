@@ -11,7 +11,7 @@ use slm_ptq::{LayerReport, Plan, PlannedLayer, PtqConfig, convert};
 use slm_quant_core::QuantizationType;
 use slm_train::QuantizationConfig;
 
-use crate::commands::scheme_args::SchemeArgs;
+use crate::commands::scheme_args::MeasuredSchemeArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::text::{Limit, Tokens, WindowArgs, tokenizer};
@@ -38,12 +38,12 @@ pub(in crate::commands) struct UnitResult {
 }
 
 /// Returns the settings of a measurement, weight-only by default.
-pub(in crate::commands) fn sensitivity_config(scheme: &SchemeArgs) -> Result<PtqConfig> {
+pub(in crate::commands) fn sensitivity_config(scheme: &MeasuredSchemeArgs) -> Result<PtqConfig> {
     let mut config = QuantizationConfig {
         quantization_type: QuantizationType::WeightOnly,
         ..QuantizationConfig::default()
     };
-    scheme.apply(&mut config)?;
+    scheme.apply(&mut config);
     if config.quantization_type == QuantizationType::Static {
         return Err(Error::Usage(
             "--type static: ranges of activations are those of a whole quantized model; use weight-only or dynamic"
