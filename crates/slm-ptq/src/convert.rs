@@ -75,14 +75,20 @@ fn convert_layer(
     config: &PtqConfig,
     calibration: Option<&Calibration>,
 ) -> Result<LayerReport> {
-    let weight = linear.float_weight().ok_or_else(|| Error::layer(name, slm_nn::Error::AlreadyPacked))?;
-    let shape = weight.dims();
-    let values = to_vec_f32("weight", weight).map_err(|error| Error::layer(name, error))?;
+    let (values, shape) = float_values(name, linear)?;
     let inputs = calibration.and_then(|calibration| calibration.layers.get(name));
     let QuantizedLayer { matrix, activation, report } = quantize_layer(name, &values, shape, config, inputs)?;
     drop(values);
     replace(name, linear, matrix, activation)?;
     Ok(report)
+}
+
+/// The float weight of the layer `name` and its shape.
+pub(crate) fn float_values(name: &str, linear: &Linear) -> Result<(Vec<f32>, [usize; 2])> {
+    let fail = |error: slm_nn::Error| Error::layer(name, error);
+    let weight = linear.float_weight().ok_or_else(|| fail(slm_nn::Error::AlreadyPacked))?;
+    let shape = weight.dims();
+    Ok((to_vec_f32("weight", weight).map_err(fail)?, shape))
 }
 
 /// A quantized layer that is not yet part of a model or checkpoint.

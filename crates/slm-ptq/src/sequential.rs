@@ -8,10 +8,10 @@ use burn::tensor::{Device, Tensor, TensorData};
 use slm_model::{
     LayerwiseVisitor, ModelConfig, ObservedModel, TensorSource, forward_layerwise, layerwise_steps,
 };
-use slm_nn::{ForwardHook, Linear, NamedLinears, Weight, to_vec_f32, try_for_each_linear_mut};
+use slm_nn::{ForwardHook, Linear, NamedLinears, Weight, try_for_each_linear_mut};
 use slm_quant_core::{ActivationQuant, QuantizedMatrix};
 
-use crate::convert::{replace, rounded_layer};
+use crate::convert::{float_values, replace, rounded_layer};
 use crate::inputs::{Gathering, InputGatherer};
 use crate::pipeline::Journal;
 use crate::{Calibration, Error, Plan, PtqConfig, QuantizedLayer, Result, quantize_layer};
@@ -106,14 +106,6 @@ impl SequentialRun<'_> {
         let layer = quantize_layer(name, &values, shape, self.config, Some(&inputs))?;
         Ok((values, layer))
     }
-}
-
-/// The float weight of the layer `name` and its shape.
-fn float_values(name: &str, linear: &Linear) -> Result<(Vec<f32>, [usize; 2])> {
-    let fail = |error: slm_nn::Error| Error::layer(name, error);
-    let weight = linear.float_weight().ok_or_else(|| fail(slm_nn::Error::AlreadyPacked))?;
-    let shape = weight.dims();
-    Ok((to_vec_f32("weight", weight).map_err(fail)?, shape))
 }
 
 /// Replaces `linear` on `device` by the quantized layer, for the layers after it. Inputs are quantized as in the final

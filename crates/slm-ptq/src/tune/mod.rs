@@ -72,41 +72,40 @@ impl SequentialRun<'_> {
                     install(name, linear, &layer.matrix, layer.activation, self.device)?;
                     progress.sink.take(layer)
                 })?;
-                for x in &mut quantized {
-                    *x = block.forward(x.clone());
-                    progress.step()?;
-                }
-                continue;
-            }
-            let starts = self.round(&mut block, &mut progress, |block, gatherer, progress| {
-                for (x, float) in quantized.iter().zip(&mut float) {
-                    gatherer.expect_float(true);
-                    *float = block.forward(float.clone());
-                    progress.step()?;
-                    gatherer.expect_float(false);
-                    block.forward(x.clone());
-                    progress.step()?;
-                }
-                Ok(())
-            })?;
-            let mut trained = Vec::new();
-            if starts.is_empty() {
-                progress.done += trainer.steps();
             } else {
-                let mut trainable = blocks.block(index, &self.device.clone().autodiff())?;
-                prepare(&mut trainable, &starts)?;
-                trained = match trainer.train(&mut trainable, &quantized, &float, &mut || progress.step())? {
-                    true => codes(&trainable.valid())?,
-                    // The initial codes are better.
-                    false => starts.iter().map(|start| start.layer.matrix.clone()).collect(),
-                };
-            }
-            for (start, matrix) in starts.into_iter().zip(trained) {
-                try_for_each_linear_mut(&mut block, |name, linear| match name == start.layer.report.name {
-                    true => install(name, linear, &matrix, start.layer.activation, self.device),
-                    false => Ok(()),
+                let starts = self.round(&mut block, &mut progress, |block, gatherer, progress| {
+                    for (x, float) in quantized.iter().zip(&mut float) {
+                        gatherer.expect_float(true);
+                        *float = block.forward(float.clone());
+                        progress.step()?;
+                        gatherer.expect_float(false);
+                        block.forward(x.clone());
+                        progress.step()?;
+                    }
+                    Ok(())
                 })?;
-                progress.sink.take(start.with(matrix)?)?;
+                let mut trained = Vec::new();
+                if starts.is_empty() {
+                    progress.done += trainer.steps();
+                } else {
+                    let mut trainable = blocks.block(index, &self.device.clone().autodiff())?;
+                    prepare(&mut trainable, &starts)?;
+                    trained =
+                        match trainer.train(&mut trainable, &quantized, &float, &mut || progress.step())? {
+                            true => codes(&trainable.valid())?,
+                            // The initial codes are better.
+                            false => starts.iter().map(|start| start.layer.matrix.clone()).collect(),
+                        };
+                }
+                for (start, matrix) in starts.into_iter().zip(trained) {
+                    try_for_each_linear_mut(&mut block, |name, linear| {
+                        match name == start.layer.report.name {
+                            true => install(name, linear, &matrix, start.layer.activation, self.device),
+                            false => Ok(()),
+                        }
+                    })?;
+                    progress.sink.take(start.with(matrix)?)?;
+                }
             }
             for x in &mut quantized {
                 *x = block.forward(x.clone());

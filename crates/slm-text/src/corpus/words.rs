@@ -28,7 +28,7 @@ pub(super) struct Trait {
     pub(super) generous: bool,
     /// Reaction of `{a}` to a strange noise.
     pub(super) on_noise: &'static str,
-    /// What the character does on a hill that has to be climbed.
+    /// Reaction of the character to a hill that has to be climbed.
     pub(super) on_hill: &'static str,
 }
 
