@@ -12,7 +12,7 @@ use crate::{Checkpoint, Error, Result};
 pub(crate) fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Transformer> {
     let metadata_path = checkpoint.dir().join(METADATA);
     let tensors = LoadedTensors::read(checkpoint.tensors(), checkpoint.metadata(), &metadata_path)?;
-    let mut source = Loaded { tensors, keeps_halves: checkpoint.is_quantized() };
+    let mut source = Loaded { tensors };
     let model = Transformer::from_tensors(&checkpoint.config().model, &mut source, device);
     model.map_err(|error| Error::from_model(checkpoint.dir(), error))
 }
@@ -20,9 +20,6 @@ pub(crate) fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Transform
 /// Source that passes the loaded tensors to a model.
 struct Loaded<'a> {
     tensors: LoadedTensors<'a>,
-    /// `true` to keep 16-bit floats, which is possible only in a quantized model, because it is not trained in this
-    /// form.
-    keeps_halves: bool,
 }
 
 impl TensorSource for Loaded<'_> {
@@ -40,9 +37,6 @@ impl TensorSource for Loaded<'_> {
         name: &str,
         expected_shape: &[usize],
     ) -> Result<Option<TensorData>, SourceError> {
-        if !self.keeps_halves {
-            return Ok(None);
-        }
         self.tensors.file().check_shape(name, expected_shape)?;
         Ok(self.tensors.take_halves(name)?)
     }

@@ -1,5 +1,6 @@
 //! Writing of checkpoints.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
@@ -10,6 +11,7 @@ use slm_model::{EMBED_TOKENS, ModelConfig, TOKEN_TABLE, Transformer};
 use slm_nn::{NamedLinears, PackedWeight};
 use slm_quant_core::{QParams, QuantizedMatrix};
 use slm_store::manifest::Kind;
+use slm_store::layer::names;
 use slm_store::{METADATA, OutputDir, WEIGHTS, reserve};
 
 use crate::layout::Layout;
@@ -84,11 +86,8 @@ pub fn save(
         }
     });
     declared?;
-    layout.store_floats_as(|name| match model.embedding_dtype() {
-        DType::F16 if name == EMBED_TOKENS => Some(Dtype::F16),
-        DType::BF16 if name == EMBED_TOKENS => Some(Dtype::BF16),
-        _ => None,
-    });
+    let types = narrow_types(model);
+    layout.store_floats_as(|name| types.get(name).copied());
 
     let mut writer = CheckpointWriter::create(dir, model.config(), &layout, overwrite)?;
     model.for_each_tensor(&mut |name, data: TensorData| {
@@ -109,6 +108,25 @@ pub fn save(
     });
     written?;
     writer.finish(request)
+}
+
+/// The types of the tensors that `model` has in 16 bits, by their names.
+fn narrow_types(model: &Transformer) -> HashMap<String, Dtype> {
+    let mut types = HashMap::new();
+    let mut add = |name: String, dtype| {
+        match dtype {
+            DType::F16 => types.insert(name, Dtype::F16),
+            DType::BF16 => types.insert(name, Dtype::BF16),
+            _ => None,
+        };
+    };
+    add(EMBED_TOKENS.to_owned(), model.embedding_dtype());
+    model.for_each_linear(&mut |name, linear| {
+        if let Some(dtype) = linear.float_dtype() {
+            add(names::weight(name), dtype);
+        }
+    });
+    types
 }
 
 /// Calls `visit` with every packed weight of `model`, that of the embedding first.

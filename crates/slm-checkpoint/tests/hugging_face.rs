@@ -5,6 +5,7 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use burn::module::Param;
 use burn::tensor::{DType, Device};
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -13,8 +14,8 @@ use slm_checkpoint::{
     Checkpoint, CheckpointWriter, Error, Layout, OpenOptions, TensorFileWriter, TensorSpec, TokenizerInfo,
     hf, migrate, save,
 };
-use slm_model::{EMBED_TOKENS, expected_tensors, window_logits};
-use slm_nn::NamedLinears;
+use slm_model::{EMBED_TOKENS, Transformer, expected_tensors, window_logits};
+use slm_nn::{NamedLinears, Weight};
 use slm_store::Error as StoreError;
 use support::*;
 
@@ -131,6 +132,14 @@ impl Source {
     }
 }
 
+/// The types of a model's embedding and of its linear layers, without repetition.
+fn matrix_types(model: &Transformer) -> Vec<DType> {
+    let mut types = vec![model.embedding_dtype()];
+    model.for_each_linear(&mut |_, linear| types.extend(linear.float_dtype()));
+    types.dedup();
+    types
+}
+
 #[test]
 fn narrow_floats_keep_their_type() {
     for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F64] {
@@ -151,9 +160,33 @@ fn narrow_floats_keep_their_type() {
         let stored = if dtype == Dtype::F64 { Dtype::F32 } else { dtype };
         let types = checkpoint.tensor_names().iter().map(|name| checkpoint.tensors().dtype(name));
         assert!(types.into_iter().all(|found| found == Some(stored)), "{dtype}");
-        // A float model is loaded as F32 regardless of its stored type.
+        // In memory a matrix keeps its type, unless the model is to be trained.
         let model = checkpoint.load_model(&Device::flex()).unwrap();
-        assert_eq!(model.embedding_dtype(), DType::F32);
+        let in_memory = match stored {
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            _ => DType::F32,
+        };
+        assert_eq!(matrix_types(&model), [in_memory], "{dtype}");
+        let trained = checkpoint.load_model(&Device::flex().autodiff()).unwrap();
+        assert_eq!(matrix_types(&trained), [DType::F32], "{dtype}");
+        let ids = [1, 5, 9, 2, 10, 0, 3];
+        let logits = |model: &Transformer| {
+            model.forward(model.ids_tensor(&ids)).into_data().try_into_vec::<f32>().unwrap()
+        };
+        let mut widened = model.clone();
+        widened.for_each_linear_mut(&mut |_, linear| {
+            let weight = linear.float_weight().unwrap();
+            linear.weight = Weight::Float(Param::from_tensor(weight));
+        });
+        assert_eq!(window_logits(&model, &ids).unwrap(), window_logits(&widened, &ids).unwrap(), "{dtype}");
+        assert_eq!(logits(&model), logits(&widened), "{dtype}");
+        // A model that is saved keeps its types.
+        let saved = source.path("saved");
+        save(&saved, &model, &request(None), false).unwrap();
+        let saved = Checkpoint::open(&saved).unwrap();
+        assert_eq!(saved.tensors().dtype("layers.1.mlp.up_proj.weight"), Some(stored));
+        assert_eq!(content(&saved.load_model(&Device::flex()).unwrap()), content(&model));
         let mut expected = source.tensors.iter().map(|(_, _, values)| values.clone());
         for (name, bits) in content(&model).floats {
             let values: Vec<u32> = expected.next().unwrap().into_iter().map(f32::to_bits).collect();

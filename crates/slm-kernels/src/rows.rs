@@ -30,7 +30,7 @@ pub(crate) const LANE_ORDER: [usize; LANES] = [0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 
 const LEVELS: usize = LANES.ilog2() as usize;
 
 /// Prefetch distance for weights.
-const PREFETCH_BYTES: usize = 1024;
+const PREFETCH_BYTES: usize = 256;
 
 /// Columns of each running sum.
 pub(crate) const fn lane_columns(cols: usize) -> usize {
@@ -94,14 +94,7 @@ impl<E: FloatElement> GemmArgs for RowsArgs<'_, E> {
         let mut tile = [[simd.splat_f32(0.0); NP]; M];
         for b in 0..NP {
             let mut sums = [[simd.splat_f32(0.0); LANES]; M];
-            // As many rows of weights at once as leave registers for the operands.
-            if S::VECTORS >= 32 || M == 1 {
-                self.running_sums::<S, M, 4>(simd, x, panels[b], &mut sums);
-            } else if M == 2 {
-                self.running_sums::<S, M, 2>(simd, x, panels[b], &mut sums);
-            } else {
-                self.running_sums::<S, M, 1>(simd, x, panels[b], &mut sums);
-            }
+            self.running_sums::<S, M>(simd, x, panels[b], &mut sums);
             for i in 0..M {
                 let mut sums = simd.transpose(sums[i]);
                 let ordered = sums;
@@ -161,60 +154,45 @@ impl<E: FloatElement> GemmArgs for RowsArgs<'_, E> {
 }
 
 impl<E: FloatElement> RowsArgs<'_, E> {
-    /// The running sums of `M` rows of input with the rows of a panel, `R` of these at a time. Rows past the last
-    /// repeat it.
+    /// The running sums of `M` rows of input with the rows of a panel, one after the other, so that weights are read in
+    /// the order of memory. Rows past the last repeat it.
     #[inline(always)]
-    fn running_sums<S: Simd, const M: usize, const R: usize>(
+    fn running_sums<S: Simd, const M: usize>(
         &self,
         simd: S,
         x: [*const f32; M],
         panel: usize,
         sums: &mut [[S::F32; LANES]; M],
     ) {
-        let ahead = PREFETCH_BYTES / size_of::<E>();
-        for first in (0..LANES).step_by(R) {
-            let mut rows: [&[E]; R] = [&[]; R];
-            for r in 0..R {
-                let start = (panel * LANES + first + r).min(self.rows - 1) * self.cols;
-                rows[r] = &self.values[start..][..self.cols];
-            }
-            let mut acc = [[simd.splat_f32(0.0); R]; M];
-            let whole = self.cols / LANES;
+        let whole = self.cols / LANES;
+        for lane in 0..LANES {
+            let start = (panel * LANES + lane).min(self.rows - 1) * self.cols;
+            let row = &self.values[start..][..self.cols];
+            let mut acc = [simd.splat_f32(0.0); M];
             for chunk in 0..whole {
                 let at = chunk * LANES;
-                let mut w = [simd.splat_f32(0.0); R];
-                for r in 0..R {
-                    // The end of a row prefetches the beginning of the row `R` rows later.
-                    let jump = if at + ahead < self.cols { 0 } else { (R - 1) * self.cols };
-                    simd.prefetch(rows[r].as_ptr().wrapping_add(at + ahead + jump).cast());
-                    // SAFETY: the row has `whole` chunks of this many values.
-                    w[r] = E::load(simd, unsafe { &*rows[r].as_ptr().add(at).cast() });
-                }
+                simd.prefetch(row.as_ptr().wrapping_add(at).cast::<u8>().wrapping_add(PREFETCH_BYTES));
+                // SAFETY: the row has `whole` chunks of this many values.
+                let w = E::load(simd, unsafe { &*row.as_ptr().add(at).cast() });
                 for i in 0..M {
                     // SAFETY: rows of input have as many floats as those of the weights.
                     let x = simd.load_f32(unsafe { &*x[i].add(at).cast() });
-                    for r in 0..R {
-                        acc[i][r] = simd.fma_f32(x, w[r], acc[i][r]);
-                    }
+                    acc[i] = simd.fma_f32(x, w, acc[i]);
                 }
             }
             if whole * LANES < self.cols {
+                let w = partial(simd, &row[whole * LANES..]);
                 for i in 0..M {
                     let mut lanes = [0.0; LANES];
                     for k in whole * LANES..self.cols {
                         // SAFETY: as above.
                         lanes[k - whole * LANES] = unsafe { *x[i].add(k) };
                     }
-                    for r in 0..R {
-                        let w = partial(simd, &rows[r][whole * LANES..]);
-                        acc[i][r] = simd.fma_f32(simd.load_f32(&lanes), w, acc[i][r]);
-                    }
+                    acc[i] = simd.fma_f32(simd.load_f32(&lanes), w, acc[i]);
                 }
             }
             for i in 0..M {
-                for r in 0..R {
-                    sums[i][first + r] = acc[i][r];
-                }
+                sums[i][lane] = acc[i];
             }
         }
     }

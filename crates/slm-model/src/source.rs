@@ -64,9 +64,9 @@ impl<'a> Loader<'a> {
         Self { source, device }
     }
 
-    /// The float table `name` of an embedding. It stays in 16 bits if the source has it in 16 bits and the device widens
-    /// rows at lookup (Flex without gradients).
-    pub(crate) fn table(&mut self, name: &str, shape: [usize; 2]) -> Result<Tensor<2>> {
+    /// The float matrix `name`: an embedding or the weight of a linear layer. It stays in 16 bits if the source has it in
+    /// 16 bits and the device widens values as it reads them (Flex without gradients).
+    pub(crate) fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Tensor<2>> {
         // Devices compare equal with and without gradients, hence both checks.
         if *self.device == Device::flex() && !self.device.is_autodiff() {
             self.check_shape(name, &shape)?;
@@ -129,7 +129,7 @@ impl<'a> Loader<'a> {
         let weight = match self.quantized(path, [outputs, inputs])? {
             Some(weight) => weight,
             None => Weight::Float(burn::module::Param::from_tensor(
-                self.tensor(&format!("{path}.weight"), [outputs, inputs])?,
+                self.matrix(&format!("{path}.weight"), [outputs, inputs])?,
             )),
         };
         let bias = if bias { Some(self.tensor(&format!("{path}.bias"), [outputs])?) } else { None };

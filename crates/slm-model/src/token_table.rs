@@ -52,11 +52,11 @@ impl LoadedTable {
         if config.tie_word_embeddings {
             return match loader.quantized(LM_HEAD, shape)? {
                 Some(weight) => Ok(Self::Shared(head_of(weight)?)),
-                None => Ok(Self::Float(loader.table(EMBED_TOKENS, shape)?)),
+                None => Ok(Self::Float(loader.matrix(EMBED_TOKENS, shape)?)),
             };
         }
         match loader.quantized(TOKEN_TABLE, shape)? {
-            None => Ok(Self::Float(loader.table(EMBED_TOKENS, shape)?)),
+            None => Ok(Self::Float(loader.matrix(EMBED_TOKENS, shape)?)),
             Some(Weight::Packed(weight)) => Ok(Self::Packed(weight)),
             Some(_) => Err(Error::Source {
                 name: TOKEN_TABLE.to_owned(),

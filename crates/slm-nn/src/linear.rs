@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use slm_kernels::PackedMatrix;
 use slm_quant_core::ActivationQuant;
 
@@ -184,6 +184,14 @@ impl Linear {
             Weight::Float(weight) => Some(widened(weight.val())),
             Weight::FakeQuantized(weight) => Some(weight.float_weight()),
             Weight::Packed(_) | Weight::QuantizedTrainable(_) => None,
+        }
+    }
+
+    /// The type in which float weights are stored; `None` for any other form.
+    pub fn float_dtype(&self) -> Option<DType> {
+        match &self.weight {
+            Weight::Float(weight) => Some(weight.val().dtype()),
+            _ => None,
         }
     }
 

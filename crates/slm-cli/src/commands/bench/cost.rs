@@ -1,6 +1,6 @@
 //! Size of a model, and the cost of processing a token.
 
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use serde::Serialize;
 use slm_model::{EMBED_TOKENS, LM_HEAD, Transformer, expected_tensors};
 use slm_nn::NamedLinears;
@@ -24,7 +24,7 @@ pub(super) struct LayerCost {
 
 /// Cost of processing a token.
 pub(super) struct Cost {
-    /// The scheme of the quantized layers, or `f32`.
+    /// The scheme of the quantized layers, or the type of float ones.
     pub(super) form: String,
     pub(super) layers: Vec<LayerCost>,
     /// Number of weight bytes read for a decoded token: every linear layer and the head once.
@@ -45,15 +45,23 @@ impl Cost {
             body_weights: 0,
             head_weights: 0,
         };
+        let mut quantized = false;
         model.for_each_linear(&mut |name, linear| {
             let (rows, cols) = (linear.out_features(), linear.in_features());
             let weights = (rows * cols) as u64;
             let (bytes, kernel) = match linear.packed() {
                 Some(packed) => {
                     cost.form = packed.matrix().scheme().to_string();
+                    quantized = true;
                     (packed.matrix().byte_size() as u64, packed.execution(device).to_string())
                 }
-                None => (weights * 4, "float".to_owned()),
+                None => {
+                    let dtype = linear.float_dtype().unwrap_or(DType::F32);
+                    if !quantized {
+                        cost.form = format!("{dtype:?}").to_lowercase();
+                    }
+                    (weights * dtype.size() as u64, "float".to_owned())
+                }
             };
             cost.bytes_per_token += bytes;
             *if name == LM_HEAD { &mut cost.head_weights } else { &mut cost.body_weights } += weights;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use slm_checkpoint::Checkpoint;
 use slm_model::{LM_HEAD, Transformer};
-use slm_nn::{NamedLinears, Weight, to_vec_f32};
+use slm_nn::{NamedLinears, to_vec_f32};
 use slm_ptq::ChannelFactors;
 
 use crate::error::Result;
@@ -46,10 +46,8 @@ pub(super) fn between(
     }
     let mut weights = Vec::new();
     float.for_each_linear(&mut |name, linear| {
-        if let (true, Weight::Float(weight)) =
-            (name.ends_with("up_proj") || name.ends_with("v_proj"), &linear.weight)
-        {
-            weights.push((name.to_owned(), weight.val()));
+        if name.ends_with("up_proj") || name.ends_with("v_proj") {
+            weights.extend(linear.float_weight().map(|weight| (name.to_owned(), weight)));
         }
     });
     for (name, weight) in weights {
