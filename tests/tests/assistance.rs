@@ -164,7 +164,7 @@ fn quiet_commands_print_their_result() {
         ("sensitivity --checkpoint model --data text.txt --max-tokens 128", ""),
         ("export int8 --format hf --out hf", "wrote hf"),
         ("import hf --out again", "imported LlamaForCausalLM"),
-        ("bench --checkpoint int8 --prompt 4 --generate 2 --repeats 1", "decode "),
+        ("bench --checkpoint int8 --prompt 4 --generate 2 --repeats 1", "reads a prompt at "),
         ("sample --checkpoint model --sequences 1 --length 4 --out s.json", "1 sequences"),
         ("corpus --stories 3 --out c.txt", "wrote 3 stories"),
         ("doctor --no-measure", "slm "),

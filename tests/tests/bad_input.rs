@@ -81,6 +81,26 @@ fn incomplete_directories_are_refused() {
 }
 
 #[test]
+fn a_model_that_is_not_imported_yet_is_named_with_its_import() {
+    let sandbox = hugging_face(|_| ());
+    sandbox.put("model.gguf", b"GGUF\x03\0\0\0");
+    sandbox.put("alone.safetensors", sandbox.read("hf/model.safetensors"));
+    sandbox.put_dir("model", slm_tests::checkpoint());
+    sandbox.put("text.txt", text());
+    for (name, parts) in [
+        ("hf", &["hf: not an slm checkpoint", "Hugging Face", "slm import hf --out"][..]),
+        ("model.gguf", &["it is a GGUF file", "slm import model.gguf --out"]),
+        ("hf/model.safetensors", &["a file of weights", "slm import hf --out"]),
+        ("alone.safetensors", &["a file of weights", "`slm import`"]),
+        ("model/model.safetensors", &["a file of weights", "name its directory, model"]),
+        ("text.txt", &["it is not a directory", "name the directory of a checkpoint"]),
+    ] {
+        sandbox.refuses(&format!("inspect {name}"), 1, parts);
+        sandbox.refuses(&format!("generate --checkpoint {name} --prompt x"), 1, parts);
+    }
+}
+
+#[test]
 fn a_model_without_tokenizer_is_imported_but_reads_no_text() {
     let sandbox = hugging_face(|_| ());
     fs::remove_file(sandbox.path("hf/tokenizer.json")).unwrap();

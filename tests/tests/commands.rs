@@ -37,7 +37,18 @@ fn a_model_goes_from_import_to_comparison() {
     let eval = sandbox.slm("eval --checkpoint model --data text.txt --json").json();
     assert_eq!(
         keys(&eval),
-        ["bos", "device", "nll", "perplexity", "seconds", "tokens", "total_nll", "window", "windows"]
+        [
+            "bits_per_byte",
+            "bos",
+            "device",
+            "nll",
+            "perplexity",
+            "seconds",
+            "tokens",
+            "total_nll",
+            "window",
+            "windows"
+        ]
     );
     let (perplexity, nll) = (number(&eval, "perplexity"), number(&eval, "nll"));
     assert!((perplexity.ln() - nll).abs() < 1e-12 && nll > 0.0, "{eval}");

@@ -32,10 +32,10 @@ fn what_is_no_part_of_the_model_is_passed_over() {
     // Counters, scales of a cache, and a value head are ignored with a warning.
     for name in ["global_step", "model.layers.0.self_attn.k_scale", "num_batches_tracked"] {
         change(&sandbox, add(name, &[]));
-        reads(&sandbox, &expected, &[name, "no part of the model"]);
+        reads(&sandbox, &expected, &[name, "not part of the model"]);
     }
     change(&sandbox, add("v_head.summary.weight", &[1, 64]));
-    reads(&sandbox, &expected, &["v_head.summary.weight", "no part of the model"]);
+    reads(&sandbox, &expected, &["v_head.summary.weight", "not part of the model"]);
     // A tensor that could be part of the model is an error.
     change(&sandbox, add("model.layers.0.mlp.shared_expert.weight", &[4, 4]));
     sandbox.refuses(IMPORT, 1, &["shared_expert", "unexpected"]);

@@ -128,7 +128,7 @@ fn a_source_that_changes_meanwhile_is_found() {
     pipe.write_all(text().as_bytes()).unwrap();
     drop(pipe);
     let outcome = Outcome::of("ptq", child.wait_with_output().unwrap());
-    outcome.fails(1, &["model/model.safetensors", "changed while it was read", "run the command again"]);
+    outcome.fails(1, &["model/model.safetensors", "changed while it was read", "try again"]);
     assert_eq!(names(&sandbox.path("")), ["model", "pipe", "text.txt"]);
 }
 

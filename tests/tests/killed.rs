@@ -194,6 +194,35 @@ fn gptq_goes_on_from_its_last_layer() {
     assert!(killed > 0);
 }
 
+/// Ctrl-C after the first layers: every form of output says that they are kept and how to continue.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_gptq_says_what_it_keeps() {
+    for option in ["", "--quiet", "--json"] {
+        let sandbox = Sandbox::with_model();
+        let line = "ptq --checkpoint model --calibration text.txt --window 32 --no-eval --type weight-only --bits 4 \
+                    --granularity group:8 --method tune --tune-steps 200 --out out";
+        let mut command = sandbox.command(&format!("{line} {option}"));
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let kept = sandbox.path("out.unfinished");
+        let is_layer = |name: &String| name.ends_with(".safetensors") && !name.starts_with('.');
+        while !kept.exists() || !names(&kept).iter().any(is_layer) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        assert_eq!(output.status.code(), Some(130), "{option}: {stdout}{stderr}");
+        let said = "layers are kept in out.unfinished: the same command with --resume continues";
+        assert!(stderr.starts_with("error: interrupted") && stderr.contains(said), "{option}: {stderr}");
+        if option == "--json" {
+            let error = &serde_json::from_str::<serde_json::Value>(&stdout).unwrap()["error"];
+            assert_eq!((&error["kind"], &error["exit_code"]), (&"interrupted".into(), &130.into()));
+            assert!(error["message"].as_str().unwrap().contains(said), "{error}");
+        }
+    }
+}
+
 #[test]
 fn training_goes_on_from_its_last_checkpoint() {
     let sandbox = Sandbox::new();

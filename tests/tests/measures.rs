@@ -123,6 +123,29 @@ fn overlapping_windows_score_every_token_with_more_context() {
 }
 
 #[test]
+fn bits_per_byte_count_the_bytes_of_the_text() {
+    let sandbox = Sandbox::with_model();
+    let eval = "eval --checkpoint model --data";
+    // With overlapping windows every token but the first is scored.
+    let whole = sandbox.slm(&format!("{eval} text.txt --window 32 --stride 16 --json")).json();
+    let bits = number(&whole, "/nll") * (number(&whole, "/tokens") + 1.0) / std::f64::consts::LN_2;
+    let expected = bits / text().len() as f64;
+    let found = number(&whole, "/bits_per_byte");
+    assert!((found / expected - 1.0).abs() < 1e-9, "{found} and {expected}");
+    // The bytes are those of the tokens that were read.
+    let begun = number(
+        &sandbox.slm(&format!("{eval} text.txt --window 32 --max-tokens 64 --json")).json(),
+        "/bits_per_byte",
+    );
+    assert!(begun / found > 0.5 && begun / found < 2.0, "{begun} and {found}");
+    let shown = sandbox.slm(&format!("{eval} text.txt")).success().stdout;
+    assert!(shown.lines().next().unwrap().ends_with("bits per byte)"), "{shown}");
+    sandbox.put("ids.jsonl", "[1, 2, 3, 4, 5, 6]\n[7, 8, 9, 10, 11]\n");
+    let ids = sandbox.slm(&format!("{eval} ids.jsonl --json")).json();
+    assert!(ids["bits_per_byte"].is_null() && ids["nll"].is_number(), "{ids}");
+}
+
+#[test]
 fn multiple_choice_questions_are_counted() {
     let sandbox = imported();
     // The model's own likelihoods decide. Each question is asked with both answers, so one of the two is correct.
@@ -156,4 +179,61 @@ fn ptq_ends_with_a_verdict_that_names_the_text() {
     assert_eq!(json["quality"]["text"], "text.txt");
     let rise = number(&json, "/perplexity_quantized") / number(&json, "/perplexity_float") - 1.0;
     assert!((number(&json, "/quality/rise") - rise).abs() < 1e-12, "{json}");
+}
+
+#[test]
+fn a_measurement_on_the_calibration_text_says_so() {
+    let sandbox = imported();
+    sandbox.slm("ptq --checkpoint model --calibration text.txt --no-eval --out int8").success();
+    sandbox.put("copy.txt", text());
+    sandbox.put("other.txt", format!("{}\n", text()));
+    for (line, warns) in [
+        ("eval --checkpoint int8", true),
+        ("eval --checkpoint model", false),
+        ("eval --checkpoint model --checkpoint int8", true),
+        ("compare model int8", true),
+    ] {
+        for text in ["text.txt", "copy.txt", "other.txt"] {
+            let expected = warns && text != "other.txt";
+            let line = format!("{line} --data {text} --max-tokens 512");
+            let shown = sandbox.slm(&line).success().stdout;
+            let warning = shown.lines().find(|line| line.starts_with("warning: "));
+            assert_eq!(warning.is_some(), expected, "{line}:\n{shown}");
+            if let Some(warning) = warning {
+                let parts = ["int8 was calibrated on", text, "another text"];
+                assert!(parts.iter().all(|part| warning.contains(part)), "{warning}");
+            }
+        }
+    }
+    let json = sandbox.slm("eval --checkpoint int8 --data text.txt --max-tokens 512 --json").json();
+    assert!(json["warning"].as_str().unwrap().contains("text.txt"), "{json}");
+    let json = sandbox.slm("compare model int8 --data other.txt --json").json();
+    assert!(json.get("warning").is_none(), "{json}");
+}
+
+/// An embedding that is not the head's table counts among the schemes.
+#[test]
+fn a_table_with_a_scheme_of_its_own_is_summed_up_with_the_layers() {
+    let sandbox = Sandbox::new();
+    sandbox.put("text.txt", text());
+    let mut untied = model();
+    let table = untied.tensors["model.embed_tokens.weight"].clone();
+    untied.tensors.insert("lm_head.weight".to_owned(), table);
+    untied.config["tie_word_embeddings"] = false.into();
+    untied.write(sandbox.path("hf"));
+    sandbox.slm("import hf --out model").success();
+    let ptq = "ptq --checkpoint model --type weight-only --bits 4 --granularity group:16 --no-eval --embeddings int8";
+    let json = sandbox.slm(&format!("{ptq} --out int4 --json")).json();
+    assert_eq!(
+        json["other_schemes"]["int8 group:16 symmetric"],
+        serde_json::json!(["embed_tokens"]),
+        "{json}"
+    );
+    let shown = sandbox.slm(&format!("{ptq} --layer *=int8:channel --out int8")).success().stdout;
+    let weights = shown.lines().find(|line| line.starts_with("weights  ")).unwrap();
+    assert!(weights.contains(" mixed,"), "{shown}");
+    for (dir, expected) in [("int4", "mixed"), ("model", "f32")] {
+        let bench = format!("bench --checkpoint {dir} --prompt 4 --generate 1 --repeats 1 --json");
+        assert_eq!(sandbox.slm(&bench).json()["weights"], expected, "{dir}");
+    }
 }

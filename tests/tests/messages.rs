@@ -208,3 +208,28 @@ fn verbose_commands_say_what_they_read_and_measured() {
         }
     }
 }
+
+/// Programs read the same verdict in JSON as users in the text.
+#[test]
+fn a_training_run_has_its_verdict_in_json() {
+    let sandbox = Sandbox::with_model();
+    sandbox.put_dir("int8", quantized());
+    let run = "[training]\nsteps = 2\nbatch_size = 1\nsequence_length = 16\nweight_decay = 0.0\neval_interval = 1\n";
+    sandbox.put("run.toml", run);
+    sandbox.put("train.toml", train_config(2));
+    for (line, compares) in [
+        ("qat --checkpoint model --config run.toml", true),
+        ("finetune --checkpoint int8 --config run.toml", true),
+        ("train --config train.toml", false),
+    ] {
+        let line = format!("{line} --data text.txt --out new --overwrite");
+        let json = sandbox.slm(&format!("{line} --json")).json();
+        let quality = &json["quality"];
+        let verdict = quality["verdict"].as_str().unwrap_or_else(|| panic!("{json}"));
+        let said = sandbox.slm(&format!("{line} -q")).success().stdout;
+        assert!(said.contains(verdict.lines().next().unwrap()), "{verdict}\n{said}");
+        assert_eq!(quality["text"], "the end of text.txt", "{json}");
+        assert_eq!(quality["rise"].is_number(), compares, "{json}");
+        assert!(quality["tokens"].as_u64().unwrap() > 0, "{json}");
+    }
+}

@@ -52,6 +52,22 @@ fn bits_a_weight_are_an_average_over_linear_layers() {
 }
 
 #[test]
+fn a_plan_lists_what_costs_most_first_and_accounts_for_every_byte() {
+    let sandbox = Sandbox::with_model();
+    let line = "plan --checkpoint model --data text.txt --bits-per-weight 7";
+    let plan = sandbox.slm(&format!("{line} --json")).json();
+    let units = plan["units"].as_array().unwrap();
+    let costs: Vec<f64> = units.iter().map(|unit| unit["kl_mean"].as_f64().unwrap()).collect();
+    assert!(costs.len() > 3 && costs.is_sorted_by(|a, b| a >= b), "{costs:?}");
+    let bytes: u64 = units.iter().map(|unit| unit["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(plan["bytes"].as_u64(), Some(bytes + plan["float_bytes"].as_u64().unwrap()), "{plan}");
+    let text = sandbox.slm(line).success().stdout;
+    let place = |part: &str| text.lines().position(|line| line.starts_with(part)).unwrap();
+    let name = |index: usize| units[index]["name"].as_str().unwrap();
+    assert!(place(name(0)) < place(name(1)) && place(name(1)) < place("embedding, norms"), "{text}");
+}
+
+#[test]
 fn sizes_that_cannot_be_are_refused() {
     let sandbox = Sandbox::with_model();
     let plan = "plan --checkpoint model --data text.txt";

@@ -131,8 +131,22 @@ fn reports_fit() {
         "eval --checkpoint stories --checkpoint int8 --checkpoint int4 --data text.txt --max-tokens 512",
     );
     assert!(shown.position("best") < shown.position("weights"), "{shown}");
+    let plan = "plan --checkpoint stories --data text.txt --max-tokens 256 --bits-per-weight 5 --by";
+    for by in ["kind", "layer"] {
+        let shown = run(&sandbox, &format!("{plan} {by}"));
+        let header = &shown.lines[shown.position("KL nats alone")];
+        assert!(header.ends_with("size"), "{shown}");
+    }
     let shown = run(&sandbox, "bench --checkpoint int8 --prompt 16 --generate 4 --repeats 1");
-    assert!(shown.position("decode ") < shown.position("bandwidth"), "{shown}");
+    // The result comes first, in words, and then its details.
+    let order = [
+        "reads a prompt at",
+        "reading a prompt of 16 tokens took",
+        "generating 4 tokens took",
+        "memory     ",
+    ];
+    let places: Vec<usize> = order.iter().map(|part| shown.position(part)).collect();
+    assert!(places.is_sorted() && places[3] < shown.position("Details; `slm explain prefill`"), "{shown}");
 }
 
 #[test]

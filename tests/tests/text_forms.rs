@@ -112,15 +112,15 @@ fn ids_as_tokenizers_write_them() {
         assert!(outcome.stderr.contains("padding"), "{outcome}");
     }
     for (name, content, parts) in [
-        ("negative.jsonl", lines(&[json!({ "input_ids": [1, -100, 2] })]), &["-100", "no token id"][..]),
-        ("float.jsonl", lines(&[json!({ "input_ids": [1, 2.5] })]), &["2.5", "no token id"]),
+        ("negative.jsonl", lines(&[json!({ "input_ids": [1, -100, 2] })]), &["-100", "not a token id"][..]),
+        ("float.jsonl", lines(&[json!({ "input_ids": [1, 2.5] })]), &["2.5", "not a token id"]),
         ("deep.json", json!([[[[1, 2]]]]).to_string(), &["lists inside lists"]),
         (
             "empty.jsonl",
             lines(&[json!({ "input_ids": [1, 2] }), json!({ "input_ids": [] })]),
             &["line 2", "empty list"],
         ),
-        ("large.jsonl", lines(&[json!([1, 5_000_000_000_u64])]), &["5000000000", "no token id"]),
+        ("large.jsonl", lines(&[json!([1, 5_000_000_000_u64])]), &["5000000000", "not a token id"]),
         ("beyond.jsonl", lines(&[json!([1, 2]), json!([1, 320])]), &["320"]),
         ("mixed.jsonl", lines(&[json!([1, 2]), json!({ "text": "x" })]), &["line 2", "mixed"]),
     ] {

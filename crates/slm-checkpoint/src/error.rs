@@ -40,7 +40,7 @@ pub enum Error {
         written_by: String,
     },
     /// A file with a format version that never existed or is no longer supported.
-    #[error("{}: format version {found} is not one that this release reads ({known})", path.display())]
+    #[error("{}: format version {found} is not one that this release reads ({known}); restore the file from a good copy", path.display())]
     UnknownVersion {
         /// The file.
         path: PathBuf,
@@ -75,7 +75,7 @@ pub enum Error {
     /// A tokenizer with ids for which the model has no embedding.
     #[error(
         "{}: the tokenizer's ids go up to {highest_id}, the model's vocab_size is {vocab_size}: it is another \
-         model's tokenizer", path.display()
+         model's tokenizer; replace it by the model's own", path.display()
     )]
     Vocabulary {
         /// The tokenizer file.

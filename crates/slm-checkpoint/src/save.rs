@@ -10,8 +10,8 @@ use serde_json::Value;
 use slm_model::{EMBED_TOKENS, ModelConfig, TOKEN_TABLE, Transformer};
 use slm_nn::{NamedLinears, PackedWeight};
 use slm_quant_core::{QParams, QuantizedMatrix};
-use slm_store::manifest::Kind;
 use slm_store::layer::names;
+use slm_store::manifest::Kind;
 use slm_store::{METADATA, OutputDir, WEIGHTS, reserve};
 
 use crate::layout::Layout;

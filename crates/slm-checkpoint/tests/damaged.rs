@@ -493,7 +493,7 @@ fn existing_output_is_kept_unless_it_may_be_replaced() {
     let request = request(None);
     let error = slm_checkpoint::save(&case.dir, &small_model(), &request, false).unwrap_err();
     assert!(matches!(error, Error::Store(StoreError::OutputExists { .. })), "{error}");
-    says(&error, &["--overwrite"]);
+    says(&error, &["overwrite it"]);
     fs::write(case.path("notes.txt"), "mine").unwrap();
     let error = slm_checkpoint::save(&case.dir, &small_model(), &request, true).unwrap_err();
     assert!(matches!(error, Error::Store(StoreError::OutputNotOurs { .. })), "{error}");

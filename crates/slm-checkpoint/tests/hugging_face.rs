@@ -378,7 +378,7 @@ fn types_are_those_of_single_tensors() {
     source.tensors.push(("model.steps".to_owned(), vec![], vec![7.0]));
     let last = source.tensors.len() - 1;
     source.write_types(|index| if index == last { Dtype::I64 } else { Dtype::F32 });
-    warned(hf::import(source.root.path()).unwrap().warnings(), &["model.steps", "no part of the model"]);
+    warned(hf::import(source.root.path()).unwrap().warnings(), &["model.steps", "not part of the model"]);
     for (dtype, part) in [(Dtype::I8, "integers"), (Dtype::F8_E4M3, "FP8"), (Dtype::U8, "integers")] {
         let source = llama();
         let at = source.tensors.iter().position(|(name, ..)| name.ends_with("up_proj.weight")).unwrap();

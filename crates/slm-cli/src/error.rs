@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::remedies::Remedy;
+
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Exit code for an invalid command line.
@@ -12,24 +14,24 @@ pub(crate) const INTERRUPTED: u8 = 130;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error(transparent)]
+    #[error("{0}{options}", options = .0.options())]
     Checkpoint(#[from] slm_checkpoint::Error),
     /// A file of tensors that cannot be read or written.
-    #[error(transparent)]
+    #[error("{0}{options}", options = .0.options())]
     Store(#[from] slm_checkpoint::StoreError),
-    #[error(transparent)]
+    #[error("{0}{options}", options = .0.options())]
     Exchange(#[from] slm_exchange::Error),
-    #[error(transparent)]
+    #[error("{0}{options}", options = .0.options())]
     Model(#[from] slm_model::Error),
-    #[error(transparent)]
+    #[error("{0}{options}", options = .0.options())]
     Ptq(#[from] slm_ptq::Error),
     #[error(transparent)]
     Text(#[from] slm_text::Error),
-    #[error(transparent)]
+    #[error("{0}{options}", options = .0.options())]
     Train(#[from] slm_train::Error),
     #[error(transparent)]
     Chat(#[from] slm_chat::Error),
-    #[error(transparent)]
+    #[error("{0}{options}", options = .0.options())]
     Serve(#[from] slm_serve::Error),
     #[error(transparent)]
     Core(#[from] slm_quant_core::Error),
@@ -52,6 +54,18 @@ pub(crate) enum Error {
     Threads(#[from] rayon::ThreadPoolBuildError),
     #[error("interrupted; nothing was lost")]
     Interrupted,
+    /// A quantization that ended early, whose finished layers are kept.
+    #[error(
+        "{error}; {count} of {total} layers are kept in {dir}: the same command with --resume continues from there",
+        dir = dir.display()
+    )]
+    Unfinished {
+        /// The cause.
+        error: Box<Error>,
+        count: usize,
+        total: usize,
+        dir: PathBuf,
+    },
     /// The reader of standard output, such as `head`, has closed it. This is not a failure.
     #[error("standard output was closed")]
     OutputClosed,
@@ -67,6 +81,7 @@ impl Error {
         match self {
             Self::Usage(_) => USAGE,
             Self::Interrupted => INTERRUPTED,
+            Self::Unfinished { error, .. } => error.code(),
             Self::OutputClosed => 0,
             _ => 1,
         }
@@ -90,6 +105,7 @@ impl Error {
             Self::Usage(_) => "usage",
             Self::Threads(_) => "threads",
             Self::Interrupted => "interrupted",
+            Self::Unfinished { error, .. } => error.kind(),
             Self::OutputClosed => "output",
         }
     }

@@ -43,6 +43,14 @@ pub(crate) const TERMS: &[Term] = &[
                given. The end-of-sequence token is the model's sign that a text is finished.",
     },
     Term {
+        name: "bits per byte",
+        aliases: &["bpb", "bits_per_byte"],
+        text: "The loss of a model on a text, counted per byte of the text instead of per token: nats per token times \
+               tokens, divided by ln 2 and by bytes. A tokenizer with longer tokens has a higher perplexity for the same \
+               quality of prediction; bits per byte do not depend on it, so they compare models with different \
+               tokenizers. Lower is better. `slm eval` shows them if it is given a text, not token ids.",
+    },
+    Term {
         name: "bits per weight",
         aliases: &["bpw", "size"],
         text: "The size of a weight including its share of scales and zero points. INT8 with one scale per tensor or \

@@ -1,7 +1,7 @@
 //! Better advice for command lines that are nearly correct: names from other programs, misspellings, and examples.
 
-use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Command, CommandFactory};
 
 use crate::args::Arguments;
 
@@ -77,9 +77,14 @@ pub(crate) fn improved(mut error: clap::Error, arguments: &[String]) -> clap::Er
     match error.kind() {
         ErrorKind::InvalidSubcommand => {
             let found = of(ContextKind::InvalidSubcommand);
-            let command = named(&COMMANDS, &found, |_| true).map(str::to_owned);
+            let program = Arguments::command();
+            let parent = reached(&program, arguments);
+            let command = in_lower_case(parent, &found).or_else(|| {
+                let named = named(&COMMANDS, &found, |name| parent.find_subcommand(name).is_some());
+                named.map(str::to_owned)
+            });
             let suggested = error.get(ContextKind::SuggestedSubcommand).is_some();
-            if let Some(command) = command.or_else(|| misspelt(&found).filter(|_| !suggested)) {
+            if let Some(command) = command.or_else(|| misspelt(parent, &found).filter(|_| !suggested)) {
                 error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(vec![command]));
             }
         }
@@ -106,10 +111,19 @@ pub(crate) fn improved(mut error: clap::Error, arguments: &[String]) -> clap::Er
     error
 }
 
-/// Returns the command that differs from `found` by one letter: missing, extra, wrong or swapped.
-fn misspelt(found: &str) -> Option<String> {
-    let program = Arguments::command();
-    let mut names = program.get_subcommands().map(|command| command.get_name());
+/// Returns the command that `arguments` name, such as `config` for `config INIT`.
+fn reached<'a>(program: &'a Command, arguments: &[String]) -> &'a Command {
+    arguments.iter().fold(program, |command, argument| command.find_subcommand(argument).unwrap_or(command))
+}
+
+/// Returns the command below `parent` that differs from `found` only in case.
+fn in_lower_case(parent: &Command, found: &str) -> Option<String> {
+    parent.find_subcommand(found.to_ascii_lowercase()).map(|command| command.get_name().to_owned())
+}
+
+/// Returns the command below `parent` that differs from `found` by one letter: missing, extra, wrong or swapped.
+fn misspelt(parent: &Command, found: &str) -> Option<String> {
+    let mut names = parent.get_subcommands().map(Command::get_name);
     names.find(|name| strsim::damerau_levenshtein(name, found) == 1).map(str::to_owned)
 }
 
@@ -174,6 +188,23 @@ mod tests {
     }
 
     #[test]
+    fn case_does_not_hide_a_command() {
+        let program = Arguments::command();
+        for (line, command) in [
+            ("PTQ", Some("ptq")),
+            ("Eval --json", Some("eval")),
+            ("FineTune", Some("finetune")),
+            ("config INIT", Some("init")),
+            ("XYZ", None),
+        ] {
+            let arguments = arguments(line);
+            let parent = reached(&program, &arguments);
+            let found = arguments.iter().find_map(|found| in_lower_case(parent, found));
+            assert_eq!(found.as_deref(), command, "{line}");
+        }
+    }
+
+    #[test]
     fn one_slip_is_recognized() {
         for (found, command) in [
             ("pqt", Some("ptq")),
@@ -182,7 +213,7 @@ mod tests {
             ("xyz", None),
             ("cat", Some("qat")),
         ] {
-            assert_eq!(misspelt(found).as_deref(), command, "{found}");
+            assert_eq!(misspelt(&Arguments::command(), found).as_deref(), command, "{found}");
         }
     }
 }

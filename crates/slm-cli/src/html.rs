@@ -207,6 +207,11 @@ impl Chart {
     }
 }
 
+/// Creates a fact without a label of its own.
+pub(crate) fn remark(text: &str) -> Fact {
+    Fact { label: "Remark".to_owned(), text: text.to_owned() }
+}
+
 /// Parses the facts of a text report: lines with a label, at least two spaces, and a text.
 pub(crate) fn facts(report: &str) -> Vec<Fact> {
     let mut facts: Vec<Fact> = Vec::new();

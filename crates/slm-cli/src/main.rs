@@ -4,6 +4,7 @@
 #![allow(rustdoc::broken_intra_doc_links)]
 
 mod args;
+mod calibrated_on;
 mod chat_setup;
 mod commands;
 mod config_keys;
@@ -23,6 +24,7 @@ mod messages;
 mod out_file;
 mod output;
 mod progress;
+mod remedies;
 mod shipped;
 mod table;
 mod terminal;

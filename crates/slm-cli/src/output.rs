@@ -40,6 +40,11 @@ impl Output {
         if self.quiet { Ok(()) } else { self.headline(text) }
     }
 
+    /// Prints a warning that belongs to the result, after an empty line.
+    pub(crate) fn warning(&self, text: &str) -> Result<()> {
+        self.say(format!("\nwarning: {text}"))
+    }
+
     /// Prints lines unchanged, such as those of a table; does nothing in JSON mode or with `--quiet`.
     pub(crate) fn lines(&self, text: &str) -> Result<()> {
         if self.quiet { Ok(()) } else { self.stream(&format!("{text}\n")) }

@@ -37,6 +37,8 @@ pub(crate) struct Ranking<'a> {
     pub(crate) note: &'a str,
     pub(crate) header: &'a [&'a str],
     pub(crate) rows: Vec<Row>,
+    /// The cells of a row below the others that has no rank and is always shown.
+    pub(crate) last: Option<Vec<String>>,
 }
 
 impl TableArgs {
@@ -60,7 +62,8 @@ impl TableArgs {
         } else {
             output.say("")?;
         }
-        self.table(ranking.header, ranking.rows.into_iter().map(|row| row.cells), output)
+        let rows = ranking.rows.into_iter().map(|row| row.cells).chain(ranking.last);
+        self.table(ranking.header, rows, output)
     }
 
     /// Returns `true` if lines may exceed the width of the terminal.

@@ -88,9 +88,18 @@ impl WindowArgs {
 
 /// Sequences of token ids; a text is one sequence.
 #[derive(Debug, Clone)]
-pub(crate) struct Tokens(pub(crate) Vec<Vec<u32>>);
+pub(crate) struct Tokens {
+    pub(crate) sequences: Vec<Vec<u32>>,
+    /// Length in bytes of the text that these tokens encode; `None` if only its ids are known.
+    pub(crate) text_bytes: Option<usize>,
+}
 
 impl Tokens {
+    /// Tokens of which only the ids are known.
+    pub(crate) fn of(sequences: Vec<Vec<u32>>) -> Self {
+        Self { sequences, text_bytes: None }
+    }
+
     /// Reads at most `limit` tokens from a file of text or token ids, for a model of `vocab_size` tokens.
     pub(crate) fn read(
         tokenizer: &Tokenizer,
@@ -102,10 +111,13 @@ impl Tokens {
         let start = std::time::Instant::now();
         let _spinner = context.progress.spinner("reading the text");
         let tokens = match Data::open(path)? {
-            Data::Text(reader) => Self(vec![reader.encode(tokenizer, limit)?]),
+            Data::Text(reader) => {
+                let encoded = reader.encode(tokenizer, limit)?;
+                Self { sequences: vec![encoded.ids], text_bytes: Some(encoded.bytes) }
+            }
             Data::Ids(ids) => {
                 slm_train::check_sequences(path, &ids, vocab_size)?;
-                Self(ids).limited(limit)
+                Self::of(ids).limited(limit)
             }
         };
         tracing::info!(
@@ -118,30 +130,30 @@ impl Tokens {
     }
 
     /// Keeps the first `limit` tokens.
-    pub(crate) fn limited(mut self, limit: usize) -> Self {
-        let mut left = limit;
-        for ids in &mut self.0 {
+    pub(crate) fn limited(self, limit: usize) -> Self {
+        let (mut sequences, mut left) = (self.sequences, limit);
+        for ids in &mut sequences {
             ids.truncate(left);
             left -= ids.len();
         }
-        self.0.retain(|ids| !ids.is_empty());
-        self
+        sequences.retain(|ids| !ids.is_empty());
+        Self::of(sequences)
     }
 
     /// Total number of tokens.
     pub(crate) fn len(&self) -> usize {
-        self.0.iter().map(Vec::len).sum()
+        self.sequences.iter().map(Vec::len).sum()
     }
 
     /// Cuts each sequence into windows.
     pub(crate) fn windows(&self, windowing: &Windowing) -> Vec<Vec<u32>> {
-        self.0.iter().flat_map(|ids| windows(ids, windowing.len, &windowing.prefix)).collect()
+        self.sequences.iter().flat_map(|ids| windows(ids, windowing.len, &windowing.prefix)).collect()
     }
 
     /// Rejects fewer tokens than a window, whose perplexity would be meaningless. `limit` is the option that cut them,
     /// if any.
     pub(crate) fn check_length(&self, path: &Path, windowing: &Windowing, limit: Limit<'_>) -> Result<()> {
-        let needed = if self.0.len() == 1 { windowing.len } else { 2 };
+        let needed = if self.sequences.len() == 1 { windowing.len } else { 2 };
         limit.check(needed)?;
         match self.len() {
             found if found < needed => Err(too_short(path, found, needed)),

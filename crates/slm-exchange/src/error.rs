@@ -21,7 +21,7 @@ pub enum Error {
     #[error(transparent)]
     Text(#[from] slm_text::Error),
     /// A file that violates its format.
-    #[error("{}: not a {format} file that can be used: {field}: {problem}", path.display())]
+    #[error("{}: not a valid {format} file: {field}: {problem}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

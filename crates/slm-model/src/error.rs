@@ -134,8 +134,7 @@ pub enum Error {
     },
     /// A key or value outside the range of the type of the KV cache.
     #[error(
-        "a key or value of layer {layer} is {value}, which a KV cache of 16-bit floats cannot hold: use one of f32 \
-         (--kv-cache f32)"
+        "a key or value of layer {layer} is {value}, which a KV cache of 16-bit floats cannot hold: use one of f32"
     )]
     KvOverflow {
         /// Index of the layer.

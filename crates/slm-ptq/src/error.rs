@@ -30,7 +30,7 @@ pub enum Error {
     },
     /// A text that is not a valid scheme.
     #[error(
-        "{text:?} is no scheme because of {found:?}; a scheme is float, int8 or int4, and after colons what differs \
+        "{text:?} is not a scheme: {found:?} is unknown; a scheme is float, int8 or int4, and after colons what differs \
          from other layers: tensor, channel or group:N, symmetric, symmetric-torch or affine, f32 or f16, such as \
          int8:channel (--layer takes PATTERN=SCHEME)"
     )]
@@ -73,7 +73,7 @@ pub enum Error {
         detail: String,
     },
     /// A plan for another model.
-    #[error("the plan quantizes layer {layer:?}, which the model does not have; plan this model")]
+    #[error("the plan quantizes layer {layer:?}, which the model does not have; make a plan for this model")]
     UnknownLayer {
         /// Name of the layer.
         layer: String,
@@ -106,21 +106,42 @@ pub enum Error {
     #[cfg(feature = "checkpoint")]
     #[error(transparent)]
     Checkpoint(#[from] slm_checkpoint::Error),
-    /// The finished layers of an interrupted run cannot be used.
+    /// The finished layers of an interrupted run, where a new run would keep its own.
     #[cfg(feature = "checkpoint")]
-    #[error("{}: {detail}", dir.display())]
-    Unfinished {
+    #[error("{}: {count} layers of an interrupted run are kept there; resume that run, or start over", dir.display())]
+    UnfinishedRun {
         /// Their directory.
         dir: std::path::PathBuf,
-        /// Description of the problem, and what to do.
-        detail: String,
+        /// Number of layers.
+        count: usize,
+    },
+    /// An interrupted run that cannot be resumed, or that does not exist.
+    #[cfg(feature = "checkpoint")]
+    #[error("cannot resume from {}: {reason}; start a new run instead", dir.display())]
+    NotResumable {
+        /// The directory of its finished layers.
+        dir: std::path::PathBuf,
+        /// Reason.
+        reason: String,
+    },
+    /// A directory with other content than the finished layers of a run.
+    #[cfg(feature = "checkpoint")]
+    #[error(
+        "{}: not the kept layers of an interrupted run: {} does not belong there; choose another output, or remove it",
+        dir.display(), path.display()
+    )]
+    NotKeptLayers {
+        /// The directory.
+        dir: std::path::PathBuf,
+        /// The file that does not belong there, or the directory itself.
+        path: std::path::PathBuf,
     },
     /// The model rejected its configuration or the calibration tokens.
     #[cfg(feature = "checkpoint")]
     #[error(transparent)]
     Model(#[from] slm_model::Error),
     /// Two models do not have the same linear layers.
-    #[error("the models differ: layer {layer:?} is {detail}")]
+    #[error("the models differ: layer {layer:?} is {detail}; compare models with the same layers")]
     DifferentModels {
         /// Name of the layer.
         layer: String,

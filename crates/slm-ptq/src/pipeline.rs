@@ -180,31 +180,24 @@ impl<'a> CheckpointQuantizer<'a> {
     /// bit for bit, as an uninterrupted run. Other methods take seconds and keep nothing.
     ///
     /// # Errors
-    /// [`Error::Unfinished`] if there are layers with [`KeepLayers::New`], if there are none with [`KeepLayers::Resume`], or
-    /// if the directory holds other files.
+    /// [`Error::UnfinishedRun`] if there are layers with [`KeepLayers::New`], [`Error::NotResumable`] if there are none of
+    /// the same run with [`KeepLayers::Resume`], and [`Error::NotKeptLayers`] if the directory holds other files.
     pub fn keep_layers(&mut self, dir: impl Into<PathBuf>, keep: KeepLayers) -> Result<()> {
         if !self.config.method.is_sequential() {
             return Ok(());
         }
         let dir = dir.into();
-        let detail = match (finished_layers(&dir)?, keep) {
-            (Some(count), KeepLayers::New) => format!(
-                "{count} layers of an interrupted run are kept there; add --resume to continue that run, or --overwrite \
-                 to start over"
-            ),
+        match (finished_layers(&dir)?, keep) {
+            (Some(count), KeepLayers::New) => return Err(Error::UnfinishedRun { dir, count }),
             (None, KeepLayers::Resume) => {
-                "there is no interrupted run to resume; start it without --resume".to_owned()
+                return Err(Error::NotResumable { dir, reason: "there is no interrupted run".to_owned() });
             }
-            (_, keep) => {
-                if keep == KeepLayers::Resume {
-                    // The text is compared later, once it is known.
-                    journal::check(&dir, &self.facts()?)?;
-                }
-                self.kept = Some(KeptLayers { dir, keep });
-                return Ok(());
-            }
-        };
-        Err(Error::Unfinished { dir, detail })
+            // The text is compared later, once it is known.
+            (Some(_), KeepLayers::Resume) => journal::check(&dir, &self.facts()?)?,
+            (_, KeepLayers::New | KeepLayers::Replace) => {}
+        }
+        self.kept = Some(KeptLayers { dir, keep });
+        Ok(())
     }
 
     /// The directory in which layers of a run that ended early are kept, and their number; `None` if there are none.

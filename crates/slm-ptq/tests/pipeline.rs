@@ -335,7 +335,10 @@ fn an_interrupted_run_is_resumed_bit_for_bit() {
             assert_eq!(dir, kept.as_path());
             kept_counts.push(last);
             let refused = quantizer(KeepLayers::New).unwrap_err().to_string();
-            assert!(refused.contains("--resume") && refused.contains(&format!("{last} layers")), "{refused}");
+            assert!(
+                refused.contains("resume that run") && refused.contains(&format!("{last} layers")),
+                "{refused}"
+            );
 
             // Interrupted once more, and then to its end.
             let mut at_once = |progress: Progress| match progress.stage {

@@ -30,7 +30,7 @@ pub enum Error {
     #[error(transparent)]
     Model(#[from] slm_model::Error),
     /// The thread that runs the model panicked.
-    #[error("the model's thread ended unexpectedly; its last message tells why")]
+    #[error("the model's thread ended unexpectedly; its last message says why")]
     Stopped,
 }
 

@@ -30,7 +30,7 @@ pub enum Error {
         remedy: String,
     },
     /// A file larger than any legitimate one of its kind.
-    #[error("{}: {found} bytes, more than the {limit} allowed for such a file; it is not what its name says", path.display())]
+    #[error("{}: {found} bytes, but such a file has at most {limit}: it is not what its name says; restore it from a good copy", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -76,8 +76,7 @@ pub enum Error {
     },
     /// A source file that changed while it was read.
     #[error(
-        "{}: it changed while it was read, so that what was made of it may be of neither the old nor the new; \
-         nothing was written: run the command again when the file no longer changes", path.display()
+        "{}: the file changed while it was read, so nothing was written; try again when it no longer changes", path.display()
     )]
     Changed {
         /// The file.
@@ -90,7 +89,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A safetensors file that ends early or has excess bytes.
-    #[error("{}: expected {expected} bytes, found {found}: the file is truncated or damaged", path.display())]
+    #[error("{}: expected {expected} bytes, found {found}: the file is truncated or damaged; restore it from a good copy", path.display())]
     Truncated {
         /// The file.
         path: PathBuf,
@@ -101,7 +100,7 @@ pub enum Error {
     },
     /// A truncated file of tensors.
     #[error(
-        "{}: expected {expected} bytes, found {found}: the file is truncated, and with it tensors {tensors}; \
+        "{}: expected {expected} bytes, found {found}: the file is truncated, which affects tensors {tensors}; \
          restore it from a good copy", path.display()
     )]
     Damaged {
@@ -206,7 +205,7 @@ pub enum Error {
         found: String,
     },
     /// An output that already exists.
-    #[error("{}: already exists; choose another output, or overwrite it with --overwrite", path.display())]
+    #[error("{}: already exists; choose another output, or overwrite it", path.display())]
     OutputExists {
         /// The output directory.
         path: PathBuf,

@@ -191,7 +191,7 @@ fn check_replaceable(target: &Path, replaceable: Replaceable, owned: &[String]) 
         return refuse(format!("it is neither empty nor {}", replaceable.what));
     };
     match names.into_iter().find(|name| !files.contains(name)) {
-        Some(name) => refuse(format!("its file {name:?} is no part of {}", replaceable.what)),
+        Some(name) => refuse(format!("its file {name:?} is not part of {}", replaceable.what)),
         None => Ok(()),
     }
 }

@@ -34,7 +34,7 @@ pub use error::{Error, Result};
 pub use ids::{ids_to_json, parse_ids};
 pub use split::split;
 pub use stop_texts::StopTexts;
-pub use tokenizer::{Prompt, TextStream, Tokenizer};
+pub use tokenizer::{Encoded, Prompt, TextStream, Tokenizer};
 
 /// The special token between documents. A corpus file contains it on its own line after every story, and tokenizers
 /// trained here treat it as one token.

@@ -25,6 +25,15 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
 }
 
+/// An encoded text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// Token ids of the text, or of its beginning if there is a limit.
+    pub ids: Vec<u32>,
+    /// Length in bytes of the text that these ids encode.
+    pub bytes: usize,
+}
+
 /// An encoded prompt, as a model expects it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
@@ -186,23 +195,24 @@ impl Tokenizer {
         &self,
         limit: usize,
         more: &mut dyn FnMut(&mut String) -> Result<bool>,
-    ) -> Result<Vec<u32>> {
+    ) -> Result<Encoded> {
         chunks::encode(self, limit, more)
     }
 
-    /// [`Tokenizer::encode_in_chunks`] for a text in memory.
+    /// The ids of [`Tokenizer::encode_in_chunks`] for a text in memory.
     ///
     /// # Errors
     /// Same as [`Tokenizer::encode`].
     pub fn encode_long(&self, text: &str, limit: usize) -> Result<Vec<u32>> {
         const CHUNK: usize = 64 << 10;
         let mut rest = text;
-        self.encode_in_chunks(limit, &mut |buffer| {
+        let encoded = self.encode_in_chunks(limit, &mut |buffer| {
             let (chunk, after) = rest.split_at(rest.floor_char_boundary(CHUNK));
             buffer.push_str(chunk);
             rest = after;
             Ok(!rest.is_empty())
-        })
+        });
+        Ok(encoded?.ids)
     }
 
     /// Returns the ids that [`Tokenizer::encode_with_special_tokens`] puts before a text, such as a

@@ -120,13 +120,13 @@ pub enum Error {
     Ptq(#[from] slm_ptq::Error),
     /// A checkpoint whose embedding is quantized cannot be fine-tuned.
     #[error(
-        "the embedding of the checkpoint is quantized, and training has it in floats; begin with a checkpoint that was \
+        "the embedding of the checkpoint is quantized, and training has it in floats; start from a checkpoint that was \
          quantized without `--embeddings`"
     )]
     QuantizedEmbedding,
     /// A skip pattern for a layer of a quantized checkpoint that is quantized.
     #[error(
-        "{reason} leaves {layer} float, but the checkpoint holds it quantized, and fine-tuning keeps it so; remove the \
+        "{reason} leaves {layer} float, but it is quantized in the checkpoint, and fine-tuning keeps it so; remove the \
          pattern from `skip` in [quantization], or quantize the float model with `--skip`"
     )]
     SkippedQuantized {
@@ -190,7 +190,7 @@ pub enum Error {
     },
     /// Fine-tuning of a quantized model without a checkpoint.
     #[error(
-        "`enable_quantized_finetuning` needs a quantized checkpoint to begin with; name one by `slm finetune \
+        "`enable_quantized_finetuning` needs a quantized checkpoint to start from; name one by `slm finetune \
          --checkpoint`"
     )]
     NotQuantized,
@@ -204,7 +204,7 @@ pub enum Error {
     },
     /// Sequences of token ids without a tokenizer.
     #[error(
-        "token ids say nothing about their tokenizer: start from a checkpoint, which has one, or name a `file` in \
+        "token ids do not name their tokenizer: start from a checkpoint, which has one, or name a `file` in \
          [tokenizer] of the config"
     )]
     NoTokenizer,
@@ -217,7 +217,7 @@ pub enum Error {
         detail: String,
     },
     /// A checkpoint that training cannot resume from.
-    #[error("cannot resume from {}: {reason}; start a new run without --resume", dir.display())]
+    #[error("cannot resume from {}: {reason}; start a new run instead", dir.display())]
     NotResumable {
         /// The checkpoint.
         dir: PathBuf,
@@ -226,8 +226,7 @@ pub enum Error {
     },
     /// An unfinished run in the output directory of a new one.
     #[error(
-        "{}: holds an unfinished run (step {step} of {steps}); add --resume to continue it, choose another output, or \
-         discard it with --overwrite",
+        "{}: holds an unfinished run (step {step} of {steps}); resume it, overwrite it, or choose another output",
         dir.display()
     )]
     UnfinishedRun {

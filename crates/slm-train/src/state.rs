@@ -122,7 +122,9 @@ impl TrainingState {
                 first_difference(&before.map_err(to_state_error)?, &now.map_err(to_state_error)?);
             return refuse(match difference {
                 Some(Difference { path, before, now }) => {
-                    format!("{path} was {before}, is now {now} (options such as --set must be given again)")
+                    format!(
+                        "{path} was {before}, is now {now}, and a resumed run needs the settings of the first"
+                    )
                 }
                 None => "the config is not the one that the run started with".to_owned(),
             });

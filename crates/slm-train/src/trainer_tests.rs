@@ -244,7 +244,7 @@ fn more_steps_and_other_intervals_may_be_asked_for() {
     // A new run in the same directory would lose the unfinished one.
     let error = Trainer::new(config.clone(), &text(), &device, &dir, false).err().unwrap();
     assert!(matches!(error, Error::UnfinishedRun { step: 3, steps: 6, .. }), "{error}");
-    assert!(error.to_string().contains("--resume"), "{error}");
+    assert!(error.to_string().contains("resume it"), "{error}");
     // More steps, before the run was finished and after.
     (config.training.steps, config.training.eval_interval, config.training.save_interval) = (8, 2, 1);
     assert_eq!(run_progress(&dir), Some(RunProgress { step: 3, steps: 6 }));

@@ -65,6 +65,10 @@
 #![doc = "```ignore"]
 #![doc = include_str!("../examples/generate.rs")]
 #![doc = "```"]
+//! ## A language model from checkpoint to text: load, quantize, evaluate, generate
+#![doc = "```ignore"]
+#![doc = include_str!("../examples/language_model.rs")]
+#![doc = "```"]
 //! ## Numbers without Burn
 #![doc = "```ignore"]
 #![doc = include_str!("../examples/numbers.rs")]

@@ -5,6 +5,8 @@
 mod finetune;
 #[path = "../examples/generate.rs"]
 mod generate;
+#[path = "../examples/language_model.rs"]
+mod language_model;
 #[path = "../examples/mlp.rs"]
 mod mlp;
 #[path = "../examples/numbers.rs"]
@@ -40,6 +42,22 @@ fn a_quantized_network_is_trained() {
 #[test]
 fn a_checkpoint_writes_text() {
     generate::main().unwrap();
+}
+
+#[test]
+fn a_language_model_is_quantized_measured_and_writes_text() {
+    language_model::main().unwrap();
+}
+
+#[test]
+fn the_program_in_the_documentation_is_an_example() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/library.md");
+    let program = include_str!("../examples/language_model.rs");
+    let block = format!("```rust\n{program}```\n");
+    assert!(
+        fs::read_to_string(page).unwrap().contains(&block),
+        "copy examples/language_model.rs to docs/library.md"
+    );
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub(super) fn decode(path: &Path, bytes: Vec<u8>) -> Result<Vec<u8>> {
         Ok(text) if odd.is_empty() => Ok(text.into_bytes()),
         _ => Err(Error::Unusable {
             path: path.to_owned(),
-            problem: "it is UTF-16 and broken".to_owned(),
+            problem: "it is damaged UTF-16".to_owned(),
             remedy: "download it again, or save it as UTF-8".to_owned(),
         }),
     }

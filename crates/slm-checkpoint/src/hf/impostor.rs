@@ -38,7 +38,7 @@ pub(super) fn explain_weights(path: &Path) -> Option<Error> {
         let text = head.len() >= 8 && std::str::from_utf8(&head).is_ok_and(|text| !text.contains('\0'));
         text.then(|| Error::Unusable {
             path: path.to_owned(),
-            problem: "it is a text (the answer of a server?), not the file itself".to_owned(),
+            problem: "it is a text (an error message of a server?), not the file itself".to_owned(),
             remedy: "download the file again".to_owned(),
         })
     })
@@ -68,7 +68,7 @@ pub(super) fn head(path: &Path) -> Option<Vec<u8>> {
 /// Recognizes bytes that are neither JSON nor safetensors. Returns a description and the remedy.
 fn recognize(head: &[u8]) -> Option<(&'static str, &'static str)> {
     const AGAIN: &str = "download the file again, logged in (`hf auth login`) if the model asks for it";
-    const CONVERT: &str = "call it pytorch_model.bin, next to config.json, and name the directory; or convert the model to \
+    const CONVERT: &str = "rename it to pytorch_model.bin, next to config.json, and name the directory; or convert the model to \
                            safetensors with transformers' save_pretrained(..., safe_serialization=True)";
     if head.is_empty() {
         return Some(("it is empty", "download the file again"));
@@ -100,7 +100,10 @@ fn recognize(head: &[u8]) -> Option<(&'static str, &'static str)> {
         return Some(("it is an HTML page (of a login or an error), not the file itself", AGAIN));
     }
     if text.starts_with('<') {
-        return Some(("it is an XML or HTML document (the answer of a server), not the file itself", AGAIN));
+        return Some((
+            "it is an XML or HTML document (an error message of a server), not the file itself",
+            AGAIN,
+        ));
     }
     let answers = [
         "entry not found",

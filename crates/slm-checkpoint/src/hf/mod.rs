@@ -131,7 +131,7 @@ fn open(path: &Path, warnings: &mut Warnings) -> Result<Imported> {
     if let Some(method) = &method
         && weights.read_quantized(method)? == 0
     {
-        let what = format!("it says that {} quantized the model, and no weight is", method.name());
+        let what = format!("it says that {} quantized the model, but no weight is quantized", method.name());
         warnings.add(&config_path, &what);
     }
     place::warn_of_adapter(&dir, warnings);

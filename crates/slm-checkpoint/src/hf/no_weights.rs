@@ -21,7 +21,7 @@ pub(super) fn no_weights(dir: &Path, entries: &[String]) -> Error {
     if let Some(name) = entries.iter().find(unfinished) {
         return Error::Unusable {
             path: dir.join(name),
-            problem: "it is the beginning of a file, and its download was not finished".to_owned(),
+            problem: "it is part of a file whose download was not finished".to_owned(),
             remedy: "download the model again".to_owned(),
         };
     }
@@ -79,7 +79,7 @@ pub(super) fn other_formats(dir: &Path, entries: &[String]) -> Option<Error> {
         (format!("it holds GGUF files: {}", list(gguf)), remedy)
     } else if let others @ [_, ..] = &ends(&[".h5", ".msgpack", ".onnx", ".tflite", ".nemo"])[..] {
         let remedy = "import the model's safetensors, which transformers writes with save_pretrained()";
-        (format!("its weights are of another framework: {}", list(others)), remedy)
+        (format!("its weights are in the format of another framework: {}", list(others)), remedy)
     } else {
         return None;
     };

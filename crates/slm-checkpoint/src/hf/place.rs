@@ -68,14 +68,14 @@ pub(super) fn find(path: &Path, warnings: &mut Warnings) -> Result<PathBuf> {
     }
     let models: Vec<&String> = entries.iter().filter(|name| path.join(name).join(CONFIG).is_file()).collect();
     if !models.is_empty() {
-        let problem = format!("it has no {CONFIG}, and directories with one: {}", list(&models));
+        let problem = format!("it has no {CONFIG}, but directories in it do: {}", list(&models));
         return Err(unusable(problem, "name one of these directories".to_owned()));
     }
     if let Some(error) = no_weights::other_formats(path, &entries) {
         return Err(error);
     }
     let remedy = match entries.iter().any(|name| name.ends_with(".safetensors")) {
-        true => "the weights are there without it: download it from where they came from",
+        true => "only the weights are there: download it from where they came from",
         false => "name the directory of a Hugging Face model",
     };
     Err(Error::Store(StoreError::Missing { path: path.join(CONFIG), remedy: remedy.to_owned() }))
@@ -118,7 +118,7 @@ pub(super) fn adapter(dir: &Path) -> Result<Option<Error>> {
 pub(super) fn warn_of_adapter(dir: &Path, warnings: &mut Warnings) {
     let path = dir.join("adapter_config.json");
     if path.exists() {
-        let what = "a LoRA adapter lies in the directory of the model, and it was not read: merge it first (PEFT's \
+        let what = "the directory of the model also holds a LoRA adapter, which was not read: merge it first (PEFT's \
                     merge_and_unload()) if it belongs to the model";
         warnings.add(&path, what);
     }
@@ -191,10 +191,12 @@ fn single_file(path: &Path) -> Error {
     }
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     let (problem, remedy) = match extension.to_ascii_lowercase().as_str() {
-        "gguf" => ("it is called a GGUF file", "import the Hugging Face directory that it was made from"),
+        "gguf" => {
+            ("its name is that of a GGUF file", "import the Hugging Face directory that it was made from")
+        }
         "bin" | "pt" | "pth" | "ckpt" | "pkl" => (
-            "it is called a Python pickle",
-            "call it pytorch_model.bin, next to config.json, and name the directory; or convert the model to \
+            "its name is that of a Python pickle",
+            "rename it to pytorch_model.bin, next to config.json, and name the directory; or convert the model to \
              safetensors with transformers' save_pretrained(..., safe_serialization=True)",
         ),
         _ => (

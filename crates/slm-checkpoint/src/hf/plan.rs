@@ -50,7 +50,8 @@ pub(super) fn plan(parsed: &HfConfig, weights: &Weights, warnings: &mut Warnings
         unused.partition(|name| is_harmless(weights, name) || is_bias_of_zeros(weights, name));
     if !harmless.is_empty() && missing.is_empty() && unexpected.is_empty() {
         let names = shortened(harmless.iter().map(|name| weights.original(name)));
-        warnings.add(weights.path(), &format!("tensors that are no part of the model were ignored: {names}"));
+        warnings
+            .add(weights.path(), &format!("tensors that are not part of the model were ignored: {names}"));
     }
     // The index lists the parts of a quantized weight instead of the weight.
     let is_unlisted = |name: &&str| weights.is_unlisted(name) && weights.quantized(name).is_none();
@@ -178,7 +179,7 @@ fn cause(
     if layers != model.num_layers && layers > 0 {
         let field = &parsed.layers_field;
         let remedy = format!(
-            "{field} is {} in config.json and the weights have {layers} layers: the files do not belong together",
+            "{field} is {} in config.json, but the weights have {layers} layers: the files do not belong together",
             model.num_layers
         );
         return (None, remedy);
@@ -196,7 +197,7 @@ fn cause(
                 unexpected.iter().filter_map(|name| name.rsplit('.').nth(1)).collect();
             let projections: Vec<&str> = projections.into_iter().collect();
             let remedy = format!(
-                "the weights have biases on {} and {field} in config.json does not say so: it is another architecture, \
+                "the weights have biases on {}, but {field} in config.json does not say so: it is another architecture, \
                  or {field} should be true",
                 projections.join(", ")
             );
@@ -210,7 +211,7 @@ fn cause(
         .iter()
         .any(|name| ["vision", "visual", "audio", "multi_modal"].iter().any(|part| name.contains(part)))
     {
-        let remedy = "it is a multimodal model: import its text model alone, saved by transformers";
+        let remedy = "it is a multimodal model: import only its text model, saved by transformers";
         return (None, remedy.to_owned());
     }
     if unexpected
@@ -236,7 +237,7 @@ fn cause(
         (
             &["transformer.wte", "transformer.h."],
             "GPT-2's",
-            "the weights are those of another architecture than config.json says",
+            "the weights are those of a different architecture than config.json says",
         ),
     ] {
         if unexpected.iter().any(|name| marks.iter().any(|mark| name.contains(mark))) {

@@ -82,7 +82,7 @@ fn try_out(
     let ids = tokenizer.try_out().map_err(unusable)?;
     if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
         return Err(refuse(format!(
-            "the tokenizer puts token {id} around every text, and the model's vocab_size is {vocab_size}"
+            "the tokenizer puts token {id} around every text, but the model's vocab_size is {vocab_size}"
         )));
     }
     // The tokens around a text are defined in tokenizer.json; tokenizer_config.json may contradict it.

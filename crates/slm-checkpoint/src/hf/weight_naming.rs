@@ -71,7 +71,7 @@ impl Naming {
                 let shards = || format!("shards ({}00001-of-…)", self.shard.0);
                 let other = if index.exists() { self.index.to_owned() } else { shards() };
                 let what = format!(
-                    "it was read, and {other} in the same directory ignored: remove what is not the model"
+                    "it was read, and {other} in the same directory was ignored: remove the file that is not the model"
                 );
                 warnings.add(&single, &what);
             }
@@ -87,7 +87,7 @@ impl Naming {
         if shards.len() > 1 {
             return Err(Error::Unusable {
                 path: dir.to_owned(),
-                problem: format!("{} is not there, and the shards are of several models", self.index),
+                problem: format!("{} is not there, and the shards belong to several models", self.index),
                 remedy: "remove those of the others, or download the index".to_owned(),
             });
         }

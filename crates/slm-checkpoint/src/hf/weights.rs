@@ -118,7 +118,7 @@ impl Weights {
                         path: file.path().to_owned(),
                         problem: format!("tensor {name:?} is also in {}", self.files[other].path().display()),
                         remedy:
-                            "the files do not belong together: remove those that are no part of the model"
+                            "the files do not belong together: remove those that are not part of the model"
                                 .to_owned(),
                     });
                 }

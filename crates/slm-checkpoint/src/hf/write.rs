@@ -68,7 +68,7 @@ pub fn import_with(
         let option = if options.dequantize { "--dequantize" } else { "--type" };
         return Err(Error::Unusable {
             path: imported.dir,
-            problem: format!("{option} is for models that are quantized, and it is not"),
+            problem: format!("{option} is for quantized models, and this one is not quantized"),
             remedy: "leave the option out".to_owned(),
         });
     }

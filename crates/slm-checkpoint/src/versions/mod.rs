@@ -5,6 +5,7 @@
 //! the crate does not know old versions. Each version has a module that describes it.
 
 mod open;
+mod single_file;
 mod v0;
 mod v1;
 mod v2;

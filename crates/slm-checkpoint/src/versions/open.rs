@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{CONFIG, RawCheckpoint, TOKENIZER, read_manifest, v0, version_of};
+use super::{CONFIG, RawCheckpoint, TOKENIZER, read_manifest, single_file, v0, version_of};
 use crate::hf::hub_id;
 use crate::manifest::{FileRecord, MANIFEST, Manifest};
 use crate::tensors::{PositionedFile, TensorFile};
@@ -129,10 +129,7 @@ fn check_is_dir(dir: &Path) -> Result<()> {
     let remedy = || "name the directory of a checkpoint".to_owned();
     match fs::metadata(dir) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => {
-            let reason = "it is not a directory".to_owned();
-            Err(Error::NotACheckpoint { path: dir.to_owned(), reason, remedy: remedy() })
-        }
+        Ok(_) => Err(single_file::explain(dir)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let remedy = hub_id(dir).map_or_else(remedy, |id| {
                 let name = id.rsplit('/').next().unwrap_or(&id);

@@ -44,12 +44,13 @@ pub(super) fn recognize(dir: &Path, config: &Map<String, Value>) -> Result<&'sta
         let (path, reason, remedy) = (dir.to_owned(), reason.to_owned(), remedy.to_owned());
         Err(Error::NotACheckpoint { path, reason, remedy })
     };
-    if config.contains_key("architectures") {
-        return refuse("its config.json is Hugging Face's", "import it first with `slm import`");
+    if config.contains_key("architectures") || config.contains_key("model_type") {
+        let remedy = format!("import it first: slm import {} --out my-model", dir.display());
+        return refuse("its config.json is that of a Hugging Face model", &remedy);
     }
     if !(config.contains_key("hidden_size") && config.contains_key("num_layers")) {
         return refuse(
-            "its config.json has no field \"format\", and is no configuration of a model",
+            "its config.json has no field \"format\" and is not the configuration of a model",
             "name the directory of a checkpoint",
         );
     }

@@ -14,7 +14,6 @@ use crate::commands::kv_cache_args::KvCacheArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::memory;
-use crate::table;
 use cost::{Cost, KernelUse, LayerCost};
 use profile::Profile;
 use random::{Quantization, RandomWeights};
@@ -26,6 +25,7 @@ mod profile;
 mod random;
 mod runs;
 mod shape;
+mod words;
 
 /// Measure the speed of a model, and compare it with the limits of this machine.
 ///
@@ -168,7 +168,7 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
         weight_bytes: cost.bytes_held,
         peak_memory_bytes,
     };
-    result.say(context)?;
+    words::say(&result, &context.output)?;
     context.output.result(&result)
 }
 
@@ -208,56 +208,4 @@ fn model(args: &BenchArgs, kernel: KernelKind, context: &Context) -> Result<(Str
     let name = args.shape.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
     let mut weights = RandomWeights::new(&config, quantization);
     Ok((name, Transformer::from_tensors(&config, &mut weights, &context.device)?))
-}
-
-impl BenchResult {
-    fn say(&self, context: &Context) -> Result<()> {
-        let kernels = self.kernels.iter().map(|used| format!("{} ({} layers)", used.kernel, used.layers));
-        let peak = match (self.peak_ops_per_second, self.prefill_peak_share) {
-            (Some(peak), Some(share)) => {
-                format!(", median {:.0} % of at best {:.0} GOP/s", share * 100.0, peak / 1e9)
-            }
-            _ => String::new(),
-        };
-        let shares: Vec<_> =
-            self.runs.iter().map(|run| format!("{:.0}", run.decode_bandwidth_share * 100.0)).collect();
-        let profile = |profile: &Option<Profile>| {
-            profile.map_or(String::new(), |profile| format!("                  {profile}\n"))
-        };
-        let output = &context.output;
-        output.headline(format!(
-            "decode {:.1} tokens/s, prefill {:.1} tokens/s: {}, {} on {}, {} threads",
-            self.decode_tokens_per_second,
-            self.prefill_tokens_per_second,
-            self.model,
-            self.weights,
-            self.device,
-            self.threads
-        ))?;
-        output.say(format!(
-            "\nparameters        {}\n\
-             kernels           {} on {}, keys and values in {}\n\
-             prefill           {} tokens in {:.1} ms; {:.0} GOP/s{peak}\n{}\
-             decode            {} tokens, each of which reads {} of weights: {:.1} GB/s at best\n{}\
-             bandwidth         {:.0} % of the measured memory bandwidth (runs: {} %), at best {:.1} GB/s\n\
-             memory            {} of weights, peak {}",
-            self.parameters,
-            kernels.collect::<Vec<_>>().join(", "),
-            self.inference_path,
-            self.kv_cache,
-            self.prompt_tokens,
-            self.time_to_first_token_ms,
-            self.prefill_ops_per_second / 1e9,
-            profile(&self.prefill_profile),
-            self.decode_tokens,
-            table::bytes(self.weight_bytes_per_token),
-            self.decode_bytes_per_second / 1e9,
-            profile(&self.decode_profile),
-            self.decode_bandwidth_share * 100.0,
-            shares.join(", "),
-            self.read_bytes_per_second / 1e9,
-            table::bytes(self.weight_bytes),
-            self.peak_memory_bytes.map_or("not known here".to_owned(), table::bytes),
-        ))
-    }
 }

@@ -12,6 +12,7 @@ use slm_checkpoint::{Checkpoint, TransformRecord};
 use slm_model::{TensorSource, Transformer, window_logits};
 use slm_ptq::{ChannelFactors, LayerComparison, TransformedSource, Transforms};
 
+use crate::calibrated_on;
 use crate::commands::ptq::grade;
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -61,6 +62,9 @@ struct CompareResult {
     top1_agreement: f64,
     max_abs_logit_difference: f64,
     layers: Vec<LayerResult>,
+    /// Warning about the text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -121,7 +125,12 @@ pub(crate) fn run(args: &CompareArgs, context: &Context) -> Result<()> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let result = result(predictions, layers, comparable);
+    let mut result = result(predictions, layers, comparable);
+    for checkpoint in [&checkpoint_b, &checkpoint_a] {
+        if result.warning.is_none() {
+            result.warning = calibrated_on::warning(checkpoint, [&*args.data])?;
+        }
+    }
     say(&result, args, context)?;
     args.html.write(&context.output, || Ok(page::page(&result, args)))?;
     context.output.result(&result)
@@ -197,6 +206,7 @@ fn result(predictions: Predictions, layers: LayerComparison, comparable: bool) -
         top1_agreement: predictions.agreed as f64 / scored,
         max_abs_logit_difference: predictions.max_difference,
         layers: layers.collect(),
+        warning: None,
     }
 }
 
@@ -270,6 +280,7 @@ fn say(result: &CompareResult, args: &CompareArgs, context: &Context) -> Result<
         note: "own dB: for the input that A gives the layer; total dB: with the error inherited from the layers before",
         header: &HEADER,
         rows: rows.collect(),
+        last: None,
     };
     args.tables.show(ranking, &context.output)?;
     if result.layers.iter().any(|layer| layer.own_sqnr_db.is_none()) {
@@ -278,7 +289,7 @@ fn say(result: &CompareResult, args: &CompareArgs, context: &Context) -> Result<
              compute other things, and only the predictions can be compared: take the float model for A.",
         )?;
     }
-    Ok(())
+    result.warning.iter().try_for_each(|warning| context.output.warning(warning))
 }
 
 /// Describes how the error grows with depth; `None` for a model with fewer than two blocks.
@@ -363,6 +374,7 @@ mod tests {
                 top1_agreement: 0.9,
                 max_abs_logit_difference: 1.0,
                 layers: Vec::new(),
+                warning: None,
             };
             headline(&result).split(':').next().unwrap().to_owned()
         };

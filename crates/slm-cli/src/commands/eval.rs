@@ -1,5 +1,6 @@
 //! `slm eval`
 
+mod bits;
 mod choices;
 mod page;
 mod reference;
@@ -16,8 +17,10 @@ use slm_model::{
     DivergenceSummary, EvalWindow, KvCacheType, Transformer, strided_windows, window_logits, window_nlls,
 };
 
+use self::bits::{TextLength, bits_per_byte};
 use self::choices::ChoicesResult;
 use self::reference::Reference;
+use crate::calibrated_on;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::html::HtmlArgs;
@@ -30,7 +33,7 @@ use crate::text::{Limit, Tokens, WindowArgs, Windowing, evaluate_with_progress, 
 /// anew, and all its tokens but the first are scored; a last, shorter window counts too. With --bos each begins with
 /// the beginning-of-sequence token, and all its tokens are scored. Each sequence of token ids is cut separately. With
 /// --stride S, windows overlap and begin S tokens apart; every token is scored once, with at least window - S tokens
-/// before it.
+/// before it. Bits per byte are the same loss per byte of the text, which does not depend on the tokenizer.
 ///
 /// With --reference, usually the float model: the Kullback-Leibler divergence of the predicted distributions from the
 /// reference's, in nats (mean, median, percentiles, largest), the share of positions where both find the same token
@@ -82,6 +85,8 @@ struct EvalResult {
     perplexity: Option<f64>,
     /// Mean negative log-likelihood in nats per token.
     nll: Option<f64>,
+    /// The same loss in bits per byte of text; `None` if the text is given as token ids.
+    bits_per_byte: Option<f64>,
     /// Total negative log-likelihood of all scored tokens, in nats.
     total_nll: f64,
     tokens: usize,
@@ -103,6 +108,9 @@ struct EvalResult {
     noise_floor: Option<DivergenceView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     choices: Option<ChoicesResult>,
+    /// Warning about the texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<String>,
     device: &'static str,
     seconds: f64,
 }
@@ -111,10 +119,18 @@ struct EvalResult {
 struct TextResult {
     path: PathBuf,
     perplexity: f64,
+    bits_per_byte: Option<f64>,
     total_nll: f64,
     tokens: usize,
     windows: usize,
     divergence: Option<DivergenceView>,
+}
+
+impl TextResult {
+    /// Mean negative log-likelihood in nats per token.
+    fn nll(&self) -> f64 {
+        self.total_nll / self.tokens as f64
+    }
 }
 
 /// [`DivergenceSummary`] as JSON.
@@ -167,15 +183,16 @@ fn measure(args: &EvalArgs, checkpoint: &Checkpoint, context: &Context) -> Resul
             "--stride {stride}: windows of {window} tokens take a stride of 1 to {window}"
         )));
     }
+    let warning = calibrated_on::warning(checkpoint, args.data.iter().map(PathBuf::as_path))?;
     let tokenizer = tokenizer(checkpoint)?;
     let limit = Limit { option: "--max-tokens", tokens: args.max_tokens.unwrap_or(usize::MAX) };
     let texts = args.data.iter().map(|path| {
         let tokens =
             Tokens::read(&tokenizer, path, limit.tokens, checkpoint.config().model.vocab_size, context)?;
         tokens.check_length(path, &windowing, limit)?;
-        Ok((path.as_path(), Window::of(&tokens, &windowing, stride)?))
+        Ok((path.as_path(), TextLength::of(&tokens), Window::of(&tokens, &windowing, stride)?))
     });
-    let texts: Vec<(&Path, Vec<Window>)> = texts.collect::<Result<_>>()?;
+    let texts: Vec<(&Path, TextLength, Vec<Window>)> = texts.collect::<Result<_>>()?;
     let mut model = context.load_model(checkpoint)?;
     model.set_kv_cache_type(args.kv_cache);
     let mut reference = match &args.reference {
@@ -184,12 +201,14 @@ fn measure(args: &EvalArgs, checkpoint: &Checkpoint, context: &Context) -> Resul
     };
     let start = Instant::now();
     let mut results = Vec::new();
-    for (path, windows) in &texts {
-        results.push(match &mut reference {
+    for (path, length, windows) in &texts {
+        let mut result = match &mut reference {
             None if stride == window => whole(path, &model, windows, context)?,
             None => strided(path, &model, windows, context)?,
             Some(reference) => reference.compare(path, &model, windows, context)?,
-        });
+        };
+        result.bits_per_byte = bits_per_byte([(result.nll(), *length)]);
+        results.push(result);
     }
     let choices = match &args.choices {
         Some(path) => Some(choices::run(path, checkpoint, &tokenizer, &model, context)?),
@@ -202,6 +221,9 @@ fn measure(args: &EvalArgs, checkpoint: &Checkpoint, context: &Context) -> Resul
     Ok(EvalResult {
         perplexity: nll.map(f64::exp),
         nll,
+        bits_per_byte: bits_per_byte(
+            results.iter().zip(&texts).map(|(result, (_, length, _))| (result.nll(), *length)),
+        ),
         total_nll,
         tokens,
         windows: sum(|text| text.windows),
@@ -212,6 +234,7 @@ fn measure(args: &EvalArgs, checkpoint: &Checkpoint, context: &Context) -> Resul
         noise_floor: reference.as_ref().and_then(|reference| reference.noise()),
         texts: if results.len() > 1 { results } else { Vec::new() },
         choices,
+        warning,
         device: context.device_name,
         seconds: start.elapsed().as_secs_f64(),
     })
@@ -231,7 +254,7 @@ impl Window {
             return Ok(windows.map(|ids| Self { ids, first_scored: 1 }).collect());
         }
         let (prefix, mut windows) = (&windowing.prefix, Vec::new());
-        for ids in tokens.0.iter().filter(|ids| ids.len() >= 2) {
+        for ids in tokens.sequences.iter().filter(|ids| ids.len() >= 2) {
             for (index, window) in strided_windows(ids, windowing.len, stride)?.into_iter().enumerate() {
                 // After a prefix, the first token of a text is scored too.
                 let first = if index == 0 && !prefix.is_empty() { 0 } else { window.first_scored };
@@ -254,6 +277,7 @@ fn whole(path: &Path, model: &Transformer, windows: &[Window], context: &Context
     Ok(TextResult {
         path: path.to_owned(),
         perplexity: evaluation.perplexity(),
+        bits_per_byte: None,
         total_nll: evaluation.nll,
         tokens: evaluation.tokens,
         windows: evaluation.window_nll.len(),
@@ -275,6 +299,7 @@ fn strided(path: &Path, model: &Transformer, windows: &[Window], context: &Conte
     Ok(TextResult {
         path: path.to_owned(),
         perplexity,
+        bits_per_byte: None,
         total_nll,
         tokens,
         windows: windows.len(),

@@ -8,8 +8,10 @@ use serde::Serialize;
 use slm_checkpoint::Checkpoint;
 use slm_train::{Outcome, QuantizationMode, RoundingKind, TrainingConfig, TuningMemory};
 
+use crate::commands::ptq::Rise;
 use crate::commands::run_args::{HeldOut, RunArgs};
 use crate::commands::run_page::{RunPage, fact};
+use crate::commands::run_quality::RunQuality;
 use crate::commands::train::{interrupted, watched};
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -75,6 +77,8 @@ struct FinetuneResult {
     evaluated_tokens: usize,
     /// The file on which perplexities were measured, and which part of it.
     evaluated_on: String,
+    /// The verdict, and the rise over the model before training; `None` for an interrupted run.
+    quality: Option<RunQuality>,
     peak_memory_bytes: Option<u64>,
     device: &'static str,
     seconds: f64,
@@ -123,7 +127,7 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
     } else {
         None
     };
-    let result = FinetuneResult {
+    let mut result = FinetuneResult {
         output: summary.checkpoint,
         finished,
         step: summary.step,
@@ -136,12 +140,16 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
         nll_before: before.mean_nll(),
         evaluated_tokens: before.tokens,
         evaluated_on: part,
+        quality: None,
         peak_memory_bytes: memory::peak_bytes(),
         device: context.device_name,
         seconds: clock.elapsed().as_secs_f64(),
     };
-    if finished {
-        context.output.headline(result.headline())?;
+    if let Some(after) = &after {
+        let verdict = result.headline();
+        let rise = Rise::between(&before, after, &windows);
+        result.quality = Some(RunQuality::new(&result.evaluated_on, after.tokens, Some(rise), &verdict));
+        context.output.headline(verdict)?;
     }
     if let Some(memory) = &result.bytes_per_weight {
         context.output.say(format!(

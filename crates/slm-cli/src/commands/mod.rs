@@ -22,6 +22,7 @@ pub(crate) mod ptq;
 pub(crate) mod qat;
 mod run_args;
 mod run_page;
+mod run_quality;
 pub(crate) mod sample;
 mod sampling_args;
 mod scheme_args;

@@ -77,7 +77,10 @@ struct PlanResult {
     perplexity: f64,
     perplexity_float: f64,
     tokens: usize,
+    /// Units, largest divergence first.
     units: Vec<PlannedUnit>,
+    /// Size in bytes of what is in no unit and stays float: embedding, norms, biases and skipped layers.
+    float_bytes: u64,
     /// The section for `slm ptq --config`.
     config: String,
     seconds: f64,
@@ -170,6 +173,7 @@ pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
                 bytes: choice.bytes,
             });
         }
+        chosen.sort_by(|a, b| b.kl_mean.total_cmp(&a.kl_mean).then(b.bytes.cmp(&a.bytes)));
         let together = PtqConfig { layers: rules.clone(), ..config.clone() };
         let layers = planned.layers.iter().filter(|layer| !is_float(&rules, units.as_slice(), &layer.name));
         let UnitResult { kl_mean, perplexity, .. } =
@@ -186,6 +190,7 @@ pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
             perplexity_float,
             tokens,
             units: chosen,
+            float_bytes: fixed,
             config: section(&config, &rules),
             seconds: start.elapsed().as_secs_f64(),
         };
@@ -273,6 +278,9 @@ fn say(result: &PlanResult, args: &PlanArgs, context: &Context) -> Result<()> {
         note: "",
         header: &["unit", "scheme", "KL nats alone", "size"],
         rows: rows.collect(),
+        last: Some(
+            ["embedding, norms", "float", "", &table::bytes(result.float_bytes)].map(str::to_owned).to_vec(),
+        ),
     };
     args.tables.show(ranking, output)?;
     match &args.out {

@@ -37,6 +37,7 @@ use quality::Quality;
 pub(in crate::commands) use quality::grade;
 use report::{PtqResult, Sizes};
 use texts::{TextReader, Texts};
+pub(in crate::commands) use uncertainty::Rise;
 use verdict::Evaluations;
 
 /// Quantize a trained model to INT8 or INT4 (post-training quantization), and report every step.
@@ -179,17 +180,9 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         };
         quantizer.calibrate(&tokens, &context.device, &mut context.quantizing())?;
     }
-    let written = quantizer.write(&settings.out, settings.overwrite, &mut context.quantizing());
-    if let (Err(error), Some((dir, count))) = (&written, quantizer.kept_layers())
-        && !matches!(error, Error::Ptq(slm_ptq::Error::Unfinished { .. }))
-    {
-        let total = quantizer.plan().layers.len();
-        tracing::warn!(
-            "{count} of {total} layers are kept in {}: the same command with --resume continues from there",
-            relative(dir).display()
-        );
-    }
-    let QuantizedCheckpoint { path, layers, embedding } = written?;
+    let QuantizedCheckpoint { path, layers, embedding } = quantizer
+        .write(&settings.out, settings.overwrite, &mut context.quantizing())
+        .map_err(|error| unfinished(error, &quantizer))?;
 
     // Measured on the written checkpoint, not on the model in memory.
     let quantized_checkpoint = context.open_checkpoint(&path)?;
@@ -258,6 +251,24 @@ fn keep_layers(quantizer: &mut CheckpointQuantizer<'_>, args: &PtqArgs, output: 
     let mut dir = output.to_owned().into_os_string();
     dir.push(".unfinished");
     Ok(quantizer.keep_layers(relative(Path::new(&dir)), keep)?)
+}
+
+/// Adds to the error that ended a run where its finished layers are kept, if there are any.
+fn unfinished(error: Error, quantizer: &CheckpointQuantizer<'_>) -> Error {
+    match (error, quantizer.kept_layers()) {
+        // These layers cannot be resumed from.
+        (
+            Error::Ptq(error @ (slm_ptq::Error::NotResumable { .. } | slm_ptq::Error::NotKeptLayers { .. })),
+            _,
+        ) => error.into(),
+        (error, Some((dir, count))) => Error::Unfinished {
+            error: Box::new(error),
+            count,
+            total: quantizer.plan().layers.len(),
+            dir: relative(dir).to_owned(),
+        },
+        (error, None) => error,
+    }
 }
 
 /// Arithmetic with which the device computes each layer, by name.

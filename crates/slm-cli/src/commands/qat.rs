@@ -10,9 +10,10 @@ use slm_ptq::{CalibrationTokens, CheckpointQuantizer, DynamicInputs, PtqConfig, 
 use slm_qat::ScaleMode;
 use slm_train::{Outcome, QuantizationConfig, QuantizationMode, Start, Trainer, TrainingConfig};
 
-use crate::commands::ptq::grade;
+use crate::commands::ptq::{Rise, grade};
 use crate::commands::run_args::{HeldOut, RunArgs};
 use crate::commands::run_page::{RunPage, fact};
+use crate::commands::run_quality::RunQuality;
 use crate::commands::scheme_args::SchemeArgs;
 use crate::commands::train::{interrupted, watched};
 use crate::context::Context;
@@ -71,6 +72,8 @@ struct QatResult {
     evaluated_tokens: Option<usize>,
     /// The file on which perplexities were measured, and which part of it.
     evaluated_on: String,
+    /// The verdict, and the rise over the float model; `None` for an interrupted run.
+    quality: Option<RunQuality>,
     device: &'static str,
     seconds: f64,
 }
@@ -130,6 +133,7 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
         recovered: None,
         evaluated_tokens: None,
         evaluated_on: part,
+        quality: None,
         device: context.device_name,
         seconds: 0.0,
     };
@@ -153,6 +157,9 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
             }
             None => format!("TRAINED: perplexity {:.4} after QAT {measured}", after.perplexity()),
         };
+        let float = before.as_ref().and_then(|before| before.float.as_ref());
+        let rise = float.map(|float| Rise::between(float, &after, &windows));
+        result.quality = Some(RunQuality::new(&result.evaluated_on, after.tokens, rise, &headline));
         context.output.headline(&headline)?;
     }
     result.seconds = clock.elapsed().as_secs_f64();

@@ -101,7 +101,7 @@ impl RunArgs {
             }
             None => {
                 limit.check(2)?;
-                let tokens = Tokens(vec![trainer.data().validation.clone()]).limited(limit.tokens);
+                let tokens = Tokens::of(vec![trainer.data().validation.clone()]).limited(limit.tokens);
                 (tokens, format!("the end of {}", self.data.display()))
             }
         };

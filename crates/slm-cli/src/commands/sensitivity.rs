@@ -195,6 +195,7 @@ fn say(result: &SensitivityResult, args: &SensitivityArgs, context: &Context) ->
         note: "",
         header: &["quantized alone", "KL nats", "perplexity", "same top", "saved", "", "scheme"],
         rows: rows.collect(),
+        last: None,
     };
     args.tables.show(ranking, output)
 }

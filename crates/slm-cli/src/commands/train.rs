@@ -12,6 +12,7 @@ use slm_train::{
 
 use crate::commands::run_args::Data;
 use crate::commands::run_page::{RunPage, fact};
+use crate::commands::run_quality::RunQuality;
 use crate::commands::setting_args::SettingArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -56,6 +57,8 @@ struct TrainResult {
     /// Perplexity of the last validation.
     perplexity: Option<f64>,
     validation: Option<ValidationReport>,
+    /// The verdict; `None` for an interrupted run.
+    quality: Option<RunQuality>,
     parameters: u64,
     training_tokens: usize,
     validation_tokens: usize,
@@ -95,13 +98,14 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     ))?;
     let summary = watched(&mut trainer, steps, context)?;
     let finished = summary.outcome == Outcome::Finished;
-    let result = TrainResult {
+    let mut result = TrainResult {
         output: summary.checkpoint,
         perplexity: summary.validation.map(|report| report.perplexity),
         finished,
         step: summary.step,
         steps,
         validation: summary.validation,
+        quality: None,
         parameters,
         training_tokens,
         validation_tokens,
@@ -109,7 +113,11 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
         seconds: start.elapsed().as_secs_f64(),
     };
     if finished {
-        context.output.headline(result.headline())?;
+        let verdict = result.headline();
+        let tokens = result.validation.map_or(0, |report| report.tokens);
+        let text = format!("the end of {}", args.data.display());
+        result.quality = Some(RunQuality::new(&text, tokens, None, &verdict));
+        context.output.headline(verdict)?;
     }
     args.html.write(&context.output, || result.page())?;
     context.output.result(&result)?;

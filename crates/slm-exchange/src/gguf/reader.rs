@@ -68,7 +68,7 @@ impl GgufFile {
             return Err(Error::damaged(
                 path,
                 "magic",
-                "the file does not begin with GGUF: it is of another format",
+                "the file does not begin with GGUF: it has another format",
             ));
         }
         let version = header.u32("version")?;
@@ -79,11 +79,11 @@ impl GgufFile {
                 return Err(Error::unsupported(path, "the file is big-endian", remedy));
             }
             _ => {
-                let what = format!("GGUF version {version}; versions 2 and 3 are read");
+                let what = format!("GGUF version {version}; only versions 2 and 3 are supported");
                 return Err(Error::unsupported(
                     path,
                     what,
-                    "convert the model anew with a present llama.cpp",
+                    "convert the model again with a current llama.cpp",
                 ));
             }
         }
@@ -107,7 +107,7 @@ impl GgufFile {
             Some(value) => match value.as_u64() {
                 Some(alignment) if alignment.is_power_of_two() && alignment <= 1 << 20 => alignment,
                 _ => {
-                    let problem = "is no power of two up to 1048576";
+                    let problem = "is not a power of two up to 1048576";
                     return Err(Error::damaged(path, ALIGNMENT_KEY, problem));
                 }
             },
@@ -127,7 +127,10 @@ impl GgufFile {
         let field = format!("tensor {:?}", tensor.name);
         let refuse = |problem: String| Err(Error::damaged(&self.path, &field, problem));
         if !tensor.offset.is_multiple_of(alignment) {
-            return refuse(format!("offset {} is no multiple of the alignment {alignment}", tensor.offset));
+            return refuse(format!(
+                "offset {} is not a multiple of the alignment {alignment}",
+                tensor.offset
+            ));
         }
         let end = data_start.checked_add(tensor.offset).and_then(|start| start.checked_add(tensor.bytes));
         match end {
@@ -268,7 +271,7 @@ impl Header<'_> {
             10 => Value::U64(self.u64(field)?),
             11 => Value::I64(i64::from_le_bytes(self.bytes(field)?)),
             12 => Value::F64(f64::from_le_bytes(self.bytes(field)?)),
-            other => return Err(self.error(field, format!("its type is {other}, which is none of GGUF's"))),
+            other => return Err(self.error(field, format!("its type is {other}, which GGUF does not have"))),
         })
     }
 
@@ -288,10 +291,10 @@ impl Header<'_> {
             2 | 3 => 2,
             4..=6 => 4,
             8 | 10..=12 => 8,
-            9 => return Err(self.error(field, "is a list of lists, which no key of a model is")),
+            9 => return Err(self.error(field, "is a list of lists, which a key of a model cannot be")),
             other => {
                 return Err(
-                    self.error(field, format!("is a list of the type {other}, which is none of GGUF's"))
+                    self.error(field, format!("is a list of the type {other}, which GGUF does not have"))
                 );
             }
         };
@@ -360,7 +363,7 @@ impl Header<'_> {
         let id = self.u32(&field)?;
         let offset = self.u64(&field)?;
         let kind = TensorKind::from_id(id).ok_or_else(|| {
-            let what = format!("{field} is of ggml's type {id}, which is not read");
+            let what = format!("{field} has ggml's type {id}, which is not supported");
             let remedy = format!(
                 "import a file with types among {}, or quantize the float model with slm ptq",
                 TensorKind::all_names()

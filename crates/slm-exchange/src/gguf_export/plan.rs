@@ -206,7 +206,7 @@ fn same_norm(source: &Source<'_>, index: usize, kind: &str) -> Result<()> {
     if read("input_norm")? == read("post_attention_norm")? {
         return Ok(());
     }
-    let what = format!("layer {index} has two norms side by side, and llama.cpp's StableLM one");
+    let what = format!("layer {index} has two norms side by side, but llama.cpp's StableLM has one");
     Err(Error::unsupported(source.checkpoint.dir(), what, "export it with --format hf"))
 }
 

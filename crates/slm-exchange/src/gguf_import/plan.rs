@@ -96,7 +96,7 @@ impl Plan {
         let mut expected = tensor.shape.clone();
         expected[0] = total;
         if entry.shape != expected {
-            let problem = format!("is of shape {:?}, and the metadata asks for {expected:?}", entry.shape);
+            let problem = format!("has shape {:?}, but the metadata asks for {expected:?}", entry.shape);
             return Err(Error::damaged(path, format!("tensor {source:?}"), problem));
         }
         self.tensors.push(Planned {
@@ -125,8 +125,10 @@ impl Plan {
             if is_sink && dequantize(tensor.kind, &file.read(tensor)?).iter().all(|&sink| sink < NO_SINK) {
                 continue;
             }
-            let what =
-                format!("tensor {name:?} is no part of the models of {} that are known", self.arch.name());
+            let what = format!(
+                "tensor {name:?} is not part of any known model of the architecture {}",
+                self.arch.name()
+            );
             return Err(Error::unsupported(
                 file.path(),
                 what,

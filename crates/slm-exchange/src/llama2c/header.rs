@@ -166,7 +166,7 @@ impl Llama2cFile {
             }
             1 | 2 => return Err(damaged("header", "it ends inside the header".to_owned())),
             other => {
-                let what = format!("its version is {other}, and 0, 1 and 2 are read");
+                let what = format!("its version is {other}, but only 0, 1 and 2 are supported");
                 return Err(Error::unsupported(
                     path,
                     what,
@@ -202,7 +202,7 @@ impl Llama2cFile {
             && let Some((name, len)) =
                 tensors.iter().find(|(name, len)| is_quantized(name) && len % group as u64 != 0)
         {
-            return Err(damaged(name, format!("its {len} values are no groups of {group}")));
+            return Err(damaged(name, format!("its {len} values cannot be split into groups of {group}")));
         }
         // From here on, all sizes are bounded by the size of the file.
         let mut places = Vec::new();

@@ -181,7 +181,7 @@ fn matrix(
     let scheme = scheme(path, file, tensor)?;
     let (mut codes, mut scales) = file.codes(path, &tensor.name)?;
     let [rows, cols] = tensor.shape[..] else {
-        return Err(damaged(path, &tensor.name, "is no matrix".to_owned()));
+        return Err(damaged(path, &tensor.name, "is not a matrix".to_owned()));
     };
     let group = file.group_size.unwrap_or(cols);
     for (scale, codes) in scales.iter_mut().zip(codes.chunks_mut(group)) {

@@ -40,9 +40,9 @@ pub(super) fn read(
             let pieces = pieces(&bytes).map_err(damaged)?;
             if pieces.len() != vocab_size {
                 let count = pieces.len();
-                let what = format!("{origin} has {count} tokens, and the model {vocab_size}");
+                let what = format!("{origin} has {count} tokens, but the model has {vocab_size}");
                 return match named {
-                    Some(_) => Err(damaged(format!("it has {count} tokens, and the model {vocab_size}"))),
+                    Some(_) => Err(damaged(format!("it has {count} tokens, but the model has {vocab_size}"))),
                     None => Ok(Err(format!("{what}: name the model's tokenizer with --tokenizer"))),
                 };
             }
@@ -51,7 +51,7 @@ pub(super) fn read(
     };
     let ids = Tokenizer::from_json(&json, &origin)?.try_out()?;
     match ids.iter().find(|&&id| id as usize >= vocab_size) {
-        Some(id) => Err(damaged(format!("it makes token {id}, and the model has {vocab_size}"))),
+        Some(id) => Err(damaged(format!("it makes token {id}, but the model has {vocab_size} tokens"))),
         None => Ok(Ok(json)),
     }
 }

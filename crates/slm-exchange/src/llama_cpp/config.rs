@@ -23,8 +23,8 @@ const LLAMA3_CONTEXT: usize = 8192;
 pub(crate) fn read(file: &GgufFile) -> Result<(Arch, ModelConfig)> {
     let path = file.path();
     let name = file.get("general.architecture").and_then(Value::as_str);
-    let name =
-        name.ok_or_else(|| Error::damaged(path, "general.architecture", "is missing: it is no model"))?;
+    let name = name
+        .ok_or_else(|| Error::damaged(path, "general.architecture", "is missing: the file is not a model"))?;
     let arch = Arch::from_name(name).ok_or_else(|| {
         let what = format!("its architecture is {name:?}");
         Error::unsupported(path, what, format!("models of {} are imported", Arch::all_names()))
@@ -63,7 +63,7 @@ impl Keys<'_> {
             value => value.as_u64(),
         };
         let number = number.and_then(|number| usize::try_from(number).ok());
-        number.map(Some).ok_or_else(|| self.wrong(key, "is no whole number"))
+        number.map(Some).ok_or_else(|| self.wrong(key, "is not a whole number"))
     }
 
     fn required(&self, key: &str) -> Result<usize> {
@@ -79,14 +79,14 @@ impl Keys<'_> {
         };
         match number.filter(|number: &f64| number.is_finite()) {
             Some(number) => Ok(Some(number)),
-            None => Err(self.wrong(key, "is no finite number")),
+            None => Err(self.wrong(key, "is not a finite number")),
         }
     }
 
     fn flags(&self, key: &str, layers: usize) -> Result<Option<Vec<bool>>> {
         let Some(value) = self.file.get(&self.key(key)) else { return Ok(None) };
         let flags = value.as_array().and_then(Array::to_i64).filter(|flags| flags.len() >= layers);
-        let flags = flags.ok_or_else(|| self.wrong(key, "is no list with an entry for every layer"))?;
+        let flags = flags.ok_or_else(|| self.wrong(key, "is not a list with an entry for every layer"))?;
         Ok(Some(flags.into_iter().take(layers).map(|flag| flag != 0).collect()))
     }
 
@@ -100,10 +100,10 @@ impl Keys<'_> {
 
     fn model(&self, arch: Arch) -> Result<ModelConfig> {
         let embedding = self.file.tensor(names::EMBEDDING).ok_or_else(|| {
-            Error::damaged(self.file.path(), names::EMBEDDING, "is missing: it is no language model")
+            Error::damaged(self.file.path(), names::EMBEDDING, "is missing: the file is not a language model")
         })?;
         let &[vocab_size, hidden_size] = &embedding.shape[..] else {
-            return Err(Error::damaged(self.file.path(), names::EMBEDDING, "is no matrix"));
+            return Err(Error::damaged(self.file.path(), names::EMBEDDING, "is not a matrix"));
         };
         let layers = self.required("block_count")?;
         if layers > self.file.tensors().len() {

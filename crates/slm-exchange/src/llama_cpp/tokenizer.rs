@@ -118,7 +118,7 @@ pub(crate) fn keys(
     let file: File = serde_json::from_slice(json).map_err(|error| refuse(error.to_string()))?;
     let mut keys = TokenizerKeys::default();
     let Json::Object(vocab) = &file.model.vocab else {
-        return Err(refuse("it is no byte-pair encoding".to_owned()));
+        return Err(refuse("it is not a byte-pair encoding".to_owned()));
     };
     if file.model.kind.as_deref().unwrap_or("BPE") != "BPE" {
         return Err(refuse(format!("its model is {}", file.model.kind.unwrap_or_default())));

@@ -87,7 +87,7 @@ impl<'a> Keys<'a> {
                 let special_tokens = SPECIAL.iter().filter_map(text).collect();
                 Some(ChatInfo { template: template.clone(), special_tokens })
             }
-            Some(_) => return Err(Error::damaged(self.file.path(), CHAT_TEMPLATE, "is no text")),
+            Some(_) => return Err(Error::damaged(self.file.path(), CHAT_TEMPLATE, "is not a text")),
         };
         Ok(TokenizerInfo { bos_token_id: self.id("bos_token_id"), eos_token_ids, chat })
     }
@@ -100,13 +100,16 @@ impl<'a> Keys<'a> {
             return Ok(Err("the file has no tokens: texts cannot be read with this checkpoint".to_owned()));
         }
         if tokens.len() > self.vocab_size {
-            let problem = format!("are {}, and the embedding has {} rows", tokens.len(), self.vocab_size);
+            let problem = format!("are {}, but the embedding has {} rows", tokens.len(), self.vocab_size);
             return Err(self.wrong("tokens", problem));
         }
         let types = match self.array("token_type") {
             None => vec![i64::from(token_type::NORMAL); tokens.len()],
             Some(array) => array.to_i64().filter(|types| types.len() == tokens.len()).ok_or_else(|| {
-                self.wrong("token_type", format!("is no list of {} types, one for each token", tokens.len()))
+                self.wrong(
+                    "token_type",
+                    format!("is not a list of {} types, one for each token", tokens.len()),
+                )
             })?,
         };
         let vocabulary = Vocabulary { tokens, types };
@@ -138,7 +141,7 @@ impl<'a> Keys<'a> {
 
     fn byte_pairs(&self, vocabulary: &Vocabulary<'_>, pre: &pre::Pre) -> Result<Json> {
         let merges = self.array("merges").and_then(Array::as_strings);
-        let merges = merges.ok_or_else(|| self.wrong("merges", "is no list of texts"))?;
+        let merges = merges.ok_or_else(|| self.wrong("merges", "is not a list of texts"))?;
         let composes = matches!(pre.name, "qwen2" | "deepseek-r1-qwen");
         Ok(json!({
             "normalizer": if composes { json!({ "type": "NFC" }) } else { Json::Null },
@@ -158,7 +161,8 @@ impl<'a> Keys<'a> {
     fn sentence_piece(&self, vocabulary: &Vocabulary<'_>) -> Result<Json> {
         let scores = self.array("scores").and_then(Array::as_f32);
         let scores = scores.filter(|scores| scores.len() == vocabulary.tokens.len());
-        let scores = scores.ok_or_else(|| self.wrong("scores", "is no list with a number for each token"))?;
+        let scores =
+            scores.ok_or_else(|| self.wrong("scores", "is not a list with a number for each token"))?;
         let prefix = self.get("add_space_prefix").and_then(Value::as_bool).unwrap_or(true);
         let replace = json!({ "type": "Replace", "pattern": { "String": " " }, "content": SPACE });
         let normalizer = match prefix {
@@ -220,7 +224,7 @@ impl<'a> Keys<'a> {
         match ids.iter().find(|&&id| id as usize >= self.vocab_size) {
             Some(id) => {
                 let size = self.vocab_size;
-                Err(refuse(format!("it makes token {id}, and the embedding has {size} rows")))
+                Err(refuse(format!("it makes token {id}, but the embedding has {size} rows")))
             }
             None => Ok(()),
         }

@@ -153,6 +153,6 @@ fn what_is_not_exact_is_said_and_refused() {
     assert!(report.tensors.iter().any(|tensor| matches!(tensor.fidelity, Fidelity::FloatRounded { .. })));
     // An existing output is replaced only on request.
     let error = export(float.dir(), &file, &options).unwrap_err().to_string();
-    assert!(error.contains("--overwrite"), "{error}");
+    assert!(error.contains("overwrite it"), "{error}");
     export(float.dir(), &file, &ExportOptions { overwrite: true, ..options }).unwrap();
 }

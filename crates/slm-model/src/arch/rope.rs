@@ -147,7 +147,7 @@ impl Rope {
         object.ignore(MULTIMODAL);
         for key in object.unseen() {
             let key = key.rsplit('.').next().unwrap_or_default();
-            object.note(key, format_args!("was ignored: it is no parameter of the type {name:?}"));
+            object.note(key, format_args!("was ignored: it is not a parameter of the type {name:?}"));
         }
         Ok(RotaryConfig { theta, scaling, dims })
     }

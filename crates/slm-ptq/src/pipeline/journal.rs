@@ -23,9 +23,6 @@ const ENDING: &str = ".safetensors";
 const WRITING: &str = ".writing-";
 /// Digits of the checksum in the name of a file.
 const DIGITS: usize = 16;
-/// Remedy for a journal that cannot be continued.
-const REMEDY: &str = "start over with --overwrite and without --resume, or remove the directory";
-
 /// The facts that a run depends on, by name.
 pub(super) type Facts = Map<String, Value>;
 
@@ -53,8 +50,8 @@ impl Journal {
         for path in files(dir)? {
             if let Some((layer, digits)) = path.file_name().and_then(|name| parts(name.to_str()?)) {
                 if !sha256_of_file(&path).map_err(store)?.starts_with(digits) {
-                    let detail = format!("{} is damaged; {REMEDY}", path.display());
-                    return Err(Error::Unfinished { dir: dir.to_owned(), detail });
+                    let reason = format!("{} is damaged", path.display());
+                    return Err(Error::NotResumable { dir: dir.to_owned(), reason });
                 }
                 layers.insert(layer.to_owned(), path.clone());
             }
@@ -108,18 +105,17 @@ impl Journal {
 /// Compares the run whose layers are at `dir` with `facts`.
 ///
 /// # Errors
-/// [`Error::Unfinished`] for the first fact that differs, or a record of the run that cannot be read.
+/// [`Error::NotResumable`] for the first fact that differs, or a record of the run that cannot be read.
 pub(super) fn check(dir: &Path, facts: &Facts) -> Result<()> {
-    let fail = |detail: String| Error::Unfinished { dir: dir.to_owned(), detail };
+    let fail = |reason: String| Error::NotResumable { dir: dir.to_owned(), reason };
     files(dir)?;
     let path = dir.join(RUN);
-    let bytes = json::read(&path, json::SMALL, REMEDY).map_err(store)?;
-    let found: Facts = serde_json::from_slice(&bytes)
-        .map_err(|error| fail(format!("{RUN} cannot be read ({error}); {REMEDY}")))?;
+    let bytes = json::read(&path, json::SMALL, "without it the kept layers cannot be used: start a new run")
+        .map_err(store)?;
+    let found: Facts =
+        serde_json::from_slice(&bytes).map_err(|error| fail(format!("{RUN} cannot be read ({error})")))?;
     match facts.iter().find(|(name, value)| found.get(*name) != Some(*value)) {
-        Some((name, _)) => Err(fail(format!(
-            "the interrupted run had a different {name}; repeat its command with --resume, or {REMEDY}"
-        ))),
+        Some((name, _)) => Err(fail(format!("the interrupted run had a different {name}"))),
         None => Ok(()),
     }
 }
@@ -127,7 +123,7 @@ pub(super) fn check(dir: &Path, facts: &Facts) -> Result<()> {
 /// Number of finished layers of the journal at `dir`; `None` if nothing is there.
 ///
 /// # Errors
-/// [`Error::Unfinished`] if `dir` is not a journal.
+/// [`Error::NotKeptLayers`] if `dir` is not a journal.
 pub(super) fn finished_layers(dir: &Path) -> Result<Option<usize>> {
     if fs::symlink_metadata(dir).is_err() {
         return Ok(None);
@@ -140,7 +136,7 @@ pub(super) fn finished_layers(dir: &Path) -> Result<Option<usize>> {
 /// Removes the journal at `dir`, but no foreign files.
 ///
 /// # Errors
-/// [`Error::Unfinished`] if `dir` is not a journal, and an error if its files cannot be removed.
+/// [`Error::NotKeptLayers`] if `dir` is not a journal, and an error if its files cannot be removed.
 pub(super) fn remove(dir: &Path) -> Result<()> {
     for path in files(dir)? {
         fs::remove_file(&path).map_err(StoreError::io(&path, "remove")).map_err(store)?;
@@ -151,15 +147,9 @@ pub(super) fn remove(dir: &Path) -> Result<()> {
 /// Files of the journal at `dir`.
 ///
 /// # Errors
-/// [`Error::Unfinished`] if `dir` contains other files.
+/// [`Error::NotKeptLayers`] if `dir` contains other files.
 fn files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let foreign = |what: &Path| Error::Unfinished {
-        dir: dir.to_owned(),
-        detail: format!(
-            "not the kept layers of an interrupted run: {} does not belong there; choose another --out",
-            what.display()
-        ),
-    };
+    let foreign = |path: &Path| Error::NotKeptLayers { dir: dir.to_owned(), path: path.to_owned() };
     let is_dir = fs::symlink_metadata(dir).is_ok_and(|found| found.is_dir());
     if !is_dir {
         return Err(foreign(dir));

@@ -67,8 +67,7 @@ impl Manifest {
     /// # Errors
     /// [`Error::Missing`], [`Error::TooLarge`], [`Error::Io`].
     pub fn read_bytes(dir: &Path) -> Result<Vec<u8>> {
-        let remedy = "it holds the checksums of the checkpoint's files: restore it, or skip verification with \
-                      --no-verify";
+        let remedy = "it holds the checksums of the checkpoint's files: restore it, or skip verification";
         json::read(&dir.join(MANIFEST), json::SMALL, remedy)
     }
 

@@ -53,7 +53,7 @@ pub(super) fn parse(cbor: &[u8], data_start: u64) -> Result<Vec<(String, Place)>
     let mut tensors = Vec::new();
     for (name, tensor) in header.tensors.0 {
         let dtype = dtype(&tensor.dtype)
-            .ok_or_else(|| format!("tensor {name:?} is of type {}, which is not read", tensor.dtype))?;
+            .ok_or_else(|| format!("tensor {name:?} has type {}, which is not supported", tensor.dtype))?;
         let (start, end) = tensor.data_offsets;
         let place = (data_start.checked_add(start))
             .zip(data_start.checked_add(end))

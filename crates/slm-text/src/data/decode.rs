@@ -86,7 +86,7 @@ impl Decoder {
         decoder.offset = mark;
         if mark > 0 {
             tracing::info!(
-                "{}: {encoding:?} with a byte order mark, which is no part of the text",
+                "{}: {encoding:?} with a byte order mark, which is not part of the text",
                 path.display()
             );
         }
@@ -131,7 +131,7 @@ impl Decoder {
         if let Some(at) = part.find('\0') {
             let line = 1 + self.lines + part[..at].matches('\n').count();
             let what = format!(
-                "holds zero bytes, the first in line {line}; they are read as characters. If the file is no text, or its \
+                "holds zero bytes, the first in line {line}; they are read as characters. If the file is not a text, or its \
                  download was not finished, give another"
             );
             if !self.zeros_seen.replace(true) {
@@ -141,7 +141,7 @@ impl Decoder {
         if part.contains(MARK) {
             warn_once(
                 &self.path,
-                "has byte order marks inside, as files that were joined have; they are no part of the text",
+                "has byte order marks inside, as files that were joined have; they are not part of the text",
             );
             part = part.replace(MARK, "");
         }

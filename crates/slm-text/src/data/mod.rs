@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::{Error, Result, Tokenizer};
+use crate::{Encoded, Error, Result, Tokenizer};
 use decode::Decoder;
 use json::{FileFormat, Lines, format, whole};
 use record::Record;
@@ -194,7 +194,7 @@ impl TextReader {
     ///
     /// # Errors
     /// The errors of [`TextReader::read`] and [`Tokenizer::encode`].
-    pub fn encode(mut self, tokenizer: &Tokenizer, limit: usize) -> Result<Vec<u32>> {
+    pub fn encode(mut self, tokenizer: &Tokenizer, limit: usize) -> Result<Encoded> {
         tokenizer.encode_in_chunks(limit, &mut |text| self.read(text))
     }
 }

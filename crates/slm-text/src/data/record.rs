@@ -239,7 +239,9 @@ fn no_ids(value: &Value) -> String {
     }
     match first(value, 0) {
         Some(found) => {
-            format!("{found} is no token id; ids are whole numbers from 0 on, in lists or in lists of lists")
+            format!(
+                "{found} is not a token id; ids are whole numbers from 0 on, in lists or in lists of lists"
+            )
         }
         None => "ids and lists of ids are mixed".to_owned(),
     }

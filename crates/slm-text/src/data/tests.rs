@@ -203,11 +203,25 @@ fn a_limit_stops_the_reading() {
     in_file("text.txt", &bytes, |path| {
         for limit in [0, 1, 512, 20_000] {
             let Data::Text(reader) = Data::open(path).unwrap() else { panic!() };
-            assert_eq!(reader.encode(&tokenizer, limit).unwrap(), all[..limit]);
+            let encoded = reader.encode(&tokenizer, limit).unwrap();
+            assert_eq!(encoded.ids, all[..limit]);
+            assert_eq!(tokenizer.decode_with_special_tokens(&encoded.ids).unwrap(), text[..encoded.bytes]);
         }
         let Data::Text(reader) = Data::open(path).unwrap() else { panic!() };
         assert!(matches!(reader.encode(&tokenizer, usize::MAX), Err(Error::NotUtf8 { .. })));
     });
+}
+
+#[test]
+fn a_whole_text_has_all_its_bytes() {
+    let tokenizer = Tokenizer::train(&Corpus::new(1).text(200), 400).unwrap();
+    for text in ["Tom", "Tom sat.  \n\n", "d\u{e9}j\u{e0} vu ", &Corpus::new(2).text(3000)] {
+        in_file("text.txt", text.as_bytes(), |path| {
+            let Data::Text(reader) = Data::open(path).unwrap() else { panic!() };
+            let encoded = reader.encode(&tokenizer, usize::MAX).unwrap();
+            assert_eq!((encoded.ids, encoded.bytes), (tokenizer.encode(text).unwrap(), text.len()));
+        });
+    }
 }
 
 proptest! {

@@ -5,7 +5,7 @@
 //! at the same positions throughout the middle of their overlap, away from the ends of both; from there on, the ids of
 //! the second continue those of the first. If they differ, the chunk is extended, up to the whole text.
 
-use crate::{Result, Tokenizer};
+use crate::{Encoded, Result, Tokenizer};
 
 /// Size of the first chunk in bytes. Later ones are longer.
 const FIRST: usize = 16 << 10;
@@ -77,18 +77,27 @@ impl Buffer<'_> {
     }
 }
 
+impl Encoded {
+    /// Appends the first tokens, up to `limit` in total.
+    fn extend(&mut self, tokens: &[Token], limit: usize) {
+        let tokens = &tokens[..tokens.len().min(limit - self.ids.len())];
+        self.ids.extend(tokens.iter().map(|token| token.id));
+        self.bytes = tokens.last().map_or(self.bytes, |token| token.end);
+    }
+}
+
 /// Encodes the text that `more` appends in parts, until it returns `false`, to at most `limit` ids. It reads no more
 /// text than they require.
 pub(super) fn encode(
     tokenizer: &Tokenizer,
     limit: usize,
     more: &mut dyn FnMut(&mut String) -> Result<bool>,
-) -> Result<Vec<u32>> {
+) -> Result<Encoded> {
     let mut buffer = Buffer { text: String::new(), start: 0, ended: false, more };
-    let mut ids = Vec::new();
+    let mut encoded = Encoded::default();
     let mut length = FIRST;
     let mut chunk = chunk_at(tokenizer, &mut buffer, 0, length)?;
-    while !buffer.is_end(chunk.end) && ids.len() < limit {
+    while !buffer.is_end(chunk.end) && encoded.ids.len() < limit {
         let start = buffer.reach(chunk.end.saturating_sub(OVERLAP))?;
         let longer = (2 * length).min(LONGEST);
         let mut next = chunk_at(tokenizer, &mut buffer, start, longer)?;
@@ -97,7 +106,7 @@ pub(super) fn encode(
         if mine.len() >= 2 && mine == others {
             let middle = mine[mine.len() / 2].start;
             let until = chunk.index_at(middle);
-            ids.extend(chunk.tokens[chunk.from..until.max(chunk.from)].iter().map(|token| token.id));
+            encoded.extend(&chunk.tokens[chunk.from..until.max(chunk.from)], limit);
             next.from = next.index_at(middle);
             buffer.forget(start);
             (chunk, length) = (next, longer);
@@ -109,11 +118,14 @@ pub(super) fn encode(
             chunk.from = if kept == chunk.start { 0 } else { chunk.index_at(kept) };
         }
     }
-    if ids.len() < limit {
-        ids.extend(chunk.tokens[chunk.from..].iter().map(|token| token.id));
+    let rest = &chunk.tokens[chunk.from..];
+    let is_whole = buffer.is_end(chunk.end) && rest.len() <= limit - encoded.ids.len();
+    encoded.extend(rest, limit);
+    if is_whole {
+        // White space at the end may belong to no token.
+        encoded.bytes = chunk.end;
     }
-    ids.truncate(limit);
-    Ok(ids)
+    Ok(encoded)
 }
 
 fn chunk_at(tokenizer: &Tokenizer, buffer: &mut Buffer<'_>, start: usize, length: usize) -> Result<Chunk> {

@@ -186,7 +186,7 @@ impl Machine {
                 }
                 // Opcodes for the memo.
                 b'g' | b'p' => {
-                    let index = reader.line()?.parse().map_err(|_| "an index is no number".to_owned())?;
+                    let index = reader.line()?.parse().map_err(|_| "an index is not a number".to_owned())?;
                     self.remember(code == b'p', index)?;
                 }
                 b'h' | b'q' => {
@@ -198,7 +198,7 @@ impl Machine {
                     self.remember(code == b'r', index)?;
                 }
                 0x94 => self.remember(true, self.memo.len() as u64)?,
-                _ => return Err(format!("byte {code:#04x} is no instruction of a pickle")),
+                _ => return Err(format!("byte {code:#04x} is not an instruction of a pickle")),
             }
         }
     }

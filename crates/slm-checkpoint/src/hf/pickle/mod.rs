@@ -52,7 +52,7 @@ impl PickleFile {
                 return Err(Error::Unusable {
                     path: path.to_owned(),
                     problem: format!(
-                        "it is a Python pickle that names {call}, which is no part of a tensor: whoever loads it with \
+                        "it is a Python pickle that names {call}, which is not part of a tensor: whoever loads it with \
                          Python lets it call that"
                     ),
                     remedy: "do not load it unless you trust its origin; import the model's safetensors, or save its \

@@ -89,7 +89,8 @@ impl Config {
         }
         let group_size = inputs / groups;
         if group_size == 0 || inputs % groups != 0 {
-            return Err(looking.wrong(format!("its {inputs} inputs are no {groups} groups of one size")));
+            return Err(looking
+                .wrong(format!("its {inputs} inputs cannot be split into {groups} groups of one size")));
         }
         let form = Form { bits: self.bits, groups, group_size, has_zeros: zeros.is_some() };
         Ok(looking.layer([outputs, inputs], super::Form::Awq(form)))

@@ -76,7 +76,7 @@ impl Codes {
         if let Groups::Indexed { of_columns, count } = &self.groups
             && (of_columns.len() != cols || of_columns.iter().any(|group| group >= count))
         {
-            return Err(format!("the groups of its {cols} columns are not below {count}"));
+            return Err(format!("its {cols} columns name groups that are not below {count}"));
         }
         let zeros = self.zero_points.as_ref().map_or(count, Vec::len);
         if self.scales.len() != count || zeros != count {
@@ -159,7 +159,7 @@ impl Codes {
         if self.zero_points.is_some()
             && let Some(scale) = self.scales.iter().find(|&&scale| scale < 0.0)
         {
-            return Err(format!("a scale is {scale}, and here scales next to zero points are positive"));
+            return Err(format!("a scale is {scale}, but scales next to zero points must be positive"));
         }
         self.fill_groups_of_zeros();
         let scheme = QuantScheme {

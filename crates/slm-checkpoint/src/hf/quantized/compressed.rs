@@ -160,10 +160,10 @@ impl Config {
         let original = weights.original(&looking.name(stored)).to_owned();
         let original = original.strip_suffix(stored).unwrap_or(&original).trim_end_matches('.').to_owned();
         if self.ignore.find(&original, "").is_some() {
-            return Err(looking.wrong("it is stored quantized, and the config lists it under ignore"));
+            return Err(looking.wrong("it is stored quantized, but the config lists it under ignore"));
         }
         let Some((group, scheme)) = self.group(&original) else {
-            return Err(looking.wrong("it is stored quantized, and no group of the config is for it"));
+            return Err(looking.wrong("it is stored quantized, but no group of the config is for it"));
         };
         let Some(args) = &scheme.weights else {
             return Err(
@@ -175,7 +175,7 @@ impl Config {
             ("int", 8) => Bits::Int8,
             (kind, bits) => {
                 let what = format!(
-                    "{group} of the config quantizes its weight to {kind}{bits}, and int4 and int8 are read"
+                    "{group} of the config quantizes its weight to {kind}{bits}, but only int4 and int8 are supported"
                 );
                 return Err(looking.refuse(what, "import the float model"));
             }
@@ -208,12 +208,12 @@ impl Config {
             ("channel", [count]) | ("channel", [count, 1]) if *count == rows => Some(1),
             ("group", [count, groups]) if *count == rows && *groups > 0 => Some(*groups),
             ("tensor" | "channel" | "group", other) => {
-                let what = format!("its scales are of shape {other:?}, for a {strategy} of {rows} x {cols}");
+                let what = format!("its scales have shape {other:?}, for a {strategy} of {rows} x {cols}");
                 return Err(looking.wrong(what));
             }
             (other, _) => {
                 let what = format!(
-                    "{group} of the config has the strategy {other:?}, and tensor, channel and group are read"
+                    "{group} of the config has the strategy {other:?}, but only tensor, channel and group are supported"
                 );
                 return Err(looking.refuse(what, "import the float model"));
             }
@@ -224,8 +224,9 @@ impl Config {
         };
         if groups.is_some_and(|groups| cols.div_ceil(group_size) != groups) {
             let groups = groups.unwrap_or_default();
-            return Err(looking
-                .wrong(format!("its rows of {cols} have {groups} groups, of {group_size} by the config")));
+            return Err(looking.wrong(format!(
+                "its rows of {cols} have {groups} groups, but the config says groups of {group_size}"
+            )));
         }
         let zero_points = self.zero_points(&mut looking, args, shape, groups, packed.then_some(bits))?;
         let has_index = looking.optional("weight_g_idx", &[Dtype::I32, Dtype::I64])?.is_some();
@@ -268,7 +269,7 @@ impl Config {
             _ => None,
         }
         .ok_or_else(|| {
-            looking.wrong(format!("weight_shape says {dims:?}, and weight_packed is {rows} x {words} words"))
+            looking.wrong(format!("weight_shape says {dims:?}, but weight_packed is {rows} x {words} words"))
         })
     }
 
@@ -284,7 +285,7 @@ impl Config {
         let Some(shape) = looking.optional("weight_zero_point", &[Dtype::I8, Dtype::I32])? else {
             return match args.symmetric {
                 true => Ok(None),
-                false => Err(looking.wrong("its scheme is not symmetric, and weight_zero_point is missing")),
+                false => Err(looking.wrong("its scheme is not symmetric, but weight_zero_point is missing")),
             };
         };
         let name = looking.name("weight_zero_point");
@@ -300,7 +301,7 @@ impl Config {
                 Ok(Some(ZeroPoints::Plain))
             }
             _ => Err(looking
-                .wrong(format!("its zero points are of shape {shape:?}, which is not that of its scales"))),
+                .wrong(format!("its zero points have shape {shape:?}, which is not that of its scales"))),
         }
     }
 }
@@ -394,7 +395,7 @@ impl Form {
         weights: &Weights,
     ) -> Result<std::result::Result<ActivationQuant, String>> {
         if self.outputs {
-            return Ok(Err("its outputs are quantized too, which is not done here".to_owned()));
+            return Ok(Err("its outputs are quantized too, which is not supported".to_owned()));
         }
         let Some(args) = &self.inputs else { return Ok(Ok(ActivationQuant::Float)) };
         let strategy = args.strategy.as_deref().unwrap_or("tensor");
@@ -408,7 +409,7 @@ impl Form {
             }
             (Value::Bool(false) | Value::Null, "tensor") if is_int8 => {
                 let name = |part: &str| format!("{}.{part}", layer.module);
-                let missing = || layer.wrong(weights, "its inputs are static, and input_scale is missing");
+                let missing = || layer.wrong(weights, "its inputs are static, but input_scale is missing");
                 let file = weights.file_of(&name("input_scale")).ok_or_else(missing)?;
                 let scale = match file.read_f32(&name("input_scale"))?[..] {
                     [scale] if scale > 0.0 => scale,
@@ -432,7 +433,7 @@ impl Form {
                 Ok(Ok(ActivationQuant::Static(QParams { scale, zero_point: zero + 128 })))
             }
             (dynamic, strategy) => Ok(Err(format!(
-                "its inputs are {}{}, per {strategy}, dynamic: {dynamic}, which is not done here",
+                "its inputs are {}{}, per {strategy}, dynamic: {dynamic}, which is not supported",
                 args.kind, args.num_bits
             ))),
         }

@@ -90,7 +90,7 @@ impl Config {
         let index_len = match looking.optional("g_idx", &[Dtype::I32])? {
             None => None,
             Some(&[inputs]) => Some(inputs),
-            Some(other) => return Err(looking.wrong(format!("g_idx is of shape {other:?}"))),
+            Some(other) => return Err(looking.wrong(format!("g_idx has shape {other:?}"))),
         };
         // A layer may have a different code width than the config states.
         let bits = match index_len {
@@ -99,7 +99,7 @@ impl Config {
             Some(inputs) => {
                 let bits = words as f64 * 32.0 / inputs as f64;
                 return Err(looking.refuse(
-                    format!("it is quantized to {bits:.2} bits, and 4 and 8 are read"),
+                    format!("it is quantized to {bits:.2} bits, but only 4 and 8 are supported"),
                     "import the float model",
                 ));
             }
@@ -122,8 +122,9 @@ impl Config {
             None if groups == 1 => inputs,
             None => {
                 let size = self.group_size;
-                return Err(looking
-                    .wrong(format!("its {inputs} inputs have {groups} groups, of {size} by the config")));
+                return Err(looking.wrong(format!(
+                    "its {inputs} inputs have {groups} groups, but the config says groups of {size}"
+                )));
             }
         };
         let has_index = index_len.is_some();

@@ -290,7 +290,8 @@ impl<'a> Looking<'a> {
         match *self.require(part, types)? {
             [rows, cols] if rows > 0 && cols > 0 => Ok([rows, cols]),
             ref other => {
-                Err(self.wrong(format!("tensor {:?} is of shape {other:?}, and no matrix", self.name(part))))
+                Err(self
+                    .wrong(format!("tensor {:?} has shape {other:?} and is not a matrix", self.name(part))))
             }
         }
     }
@@ -301,7 +302,9 @@ impl<'a> Looking<'a> {
             return Ok(());
         }
         let name = self.name(part);
-        Err(self.wrong(format!("tensor {name:?} is of shape {found:?}, and the others ask for {expected:?}")))
+        Err(self.wrong(format!(
+            "tensor {name:?} has shape {found:?}, but the other tensors call for {expected:?}"
+        )))
     }
 
     fn layer(self, shape: [usize; 2], form: Form) -> Layer {

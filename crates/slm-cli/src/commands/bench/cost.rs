@@ -1,5 +1,7 @@
 //! Size of a model, and the cost of processing a token.
 
+use std::collections::BTreeSet;
+
 use burn::tensor::{DType, Device};
 use serde::Serialize;
 use slm_model::{EMBED_TOKENS, LM_HEAD, Transformer, expected_tensors};
@@ -24,7 +26,8 @@ pub(super) struct LayerCost {
 
 /// Cost of processing a token.
 pub(super) struct Cost {
-    /// The scheme of the quantized layers, or the type of float ones.
+    /// The scheme of the quantized layers and of a quantized embedding, or the type of float layers if nothing is
+    /// quantized; `mixed` if there are several.
     pub(super) form: String,
     pub(super) layers: Vec<LayerCost>,
     /// Number of weight bytes read for a decoded token: every linear layer and the head once.
@@ -38,28 +41,25 @@ pub(super) struct Cost {
 impl Cost {
     pub(super) fn of(model: &Transformer, device: &Device) -> Self {
         let mut cost = Self {
-            form: "f32".to_owned(),
+            form: String::new(),
             layers: Vec::new(),
             bytes_per_token: 0,
             bytes_held: 0,
             body_weights: 0,
             head_weights: 0,
         };
-        let mut quantized = false;
+        let (mut schemes, mut types) = (BTreeSet::new(), BTreeSet::new());
         model.for_each_linear(&mut |name, linear| {
             let (rows, cols) = (linear.out_features(), linear.in_features());
             let weights = (rows * cols) as u64;
             let (bytes, kernel) = match linear.packed() {
                 Some(packed) => {
-                    cost.form = packed.matrix().scheme().to_string();
-                    quantized = true;
+                    schemes.insert(packed.matrix().scheme().to_string());
                     (packed.matrix().byte_size() as u64, packed.execution(device).to_string())
                 }
                 None => {
                     let dtype = linear.float_dtype().unwrap_or(DType::F32);
-                    if !quantized {
-                        cost.form = format!("{dtype:?}").to_lowercase();
-                    }
+                    types.insert(format!("{dtype:?}").to_lowercase());
                     (weights * dtype.size() as u64, "float".to_owned())
                 }
             };
@@ -68,7 +68,15 @@ impl Cost {
             cost.layers.push(LayerCost { name: name.to_owned(), rows, cols, bytes, kernel });
         });
         // A quantized table is either among the layers or counted here.
-        let table = model.packed_embedding().map_or(0, |table| table.matrix().byte_size() as u64);
+        let table = model.packed_embedding().map(|table| table.matrix());
+        schemes.extend(table.map(|table| table.scheme().to_string()));
+        let table = table.map_or(0, |table| table.byte_size() as u64);
+        let mut forms = if schemes.is_empty() { types } else { schemes };
+        cost.form = match (forms.pop_first(), forms.is_empty()) {
+            (None, _) => "f32".to_owned(),
+            (Some(only), true) => only,
+            (Some(_), false) => "mixed".to_owned(),
+        };
         let others = expected_tensors(model.config()).into_iter().filter(|tensor| {
             !(tensor.linear_weight || tensor.name == EMBED_TOKENS && model.embedding_is_quantized())
         });

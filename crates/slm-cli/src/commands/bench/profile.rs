@@ -36,7 +36,7 @@ impl fmt::Display for Profile {
         let share = |part: f64| if total > 0.0 { part / total * 100.0 } else { 0.0 };
         write!(
             f,
-            "products {:.1} %, attention {:.1} %, rest {:.1} %, outside the model {:.1} % of {total:.2} ms",
+            "{total:.2} ms: products {:.1} %, attention {:.1} %, rest {:.1} %, outside the model {:.1} %",
             share(products_ms),
             share(attention_ms),
             share(rest_ms),

@@ -1,12 +1,13 @@
 //! HTML report of a comparison.
 
 use super::{CompareArgs, CompareResult, headline, summary};
-use crate::html::{self, Cell, Chart, Page, Plot, Point, Table, facts};
+use crate::html::{self, Cell, Chart, Page, Plot, Point, Table, facts, remark};
 
 pub(super) fn page(result: &CompareResult, args: &CompareArgs) -> Page {
     let title = format!("slm compare: {} and {}", args.dir_a.display(), args.dir_b.display());
     let mut page = Page::new(title, headline(result));
     page.facts = facts(&summary(result, args));
+    page.facts.extend(result.warning.as_deref().map(remark));
     let bar = |label: &str, value: f64| (label.to_owned(), value, format!("{value:.4}"));
     page.charts.push(Chart::new(
         "Quality",

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{EvalResult, words};
-use crate::html::{Cell, Chart, Page, Table, facts};
+use crate::html::{Cell, Chart, Page, Table, facts, remark};
 
 pub(super) fn page(result: &EvalResult, dir: &Path) -> Page {
     let report = words::report(result);
@@ -11,6 +11,7 @@ pub(super) fn page(result: &EvalResult, dir: &Path) -> Page {
     let words: Vec<&str> = verdict.split_whitespace().collect();
     let mut page = Page::new(format!("slm eval: {}", dir.display()), words.join(" "));
     page.facts = facts(&report);
+    page.facts.extend(result.warning.as_deref().map(remark));
     if let (Some(perplexity), Some(divergence)) = (result.perplexity, &result.divergence) {
         let bar =
             |label: &str, value: f64, digits: usize| (label.to_owned(), value, format!("{value:.digits$}"));

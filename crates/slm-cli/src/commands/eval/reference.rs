@@ -64,6 +64,7 @@ impl Reference {
         Ok(TextResult {
             path: path.to_owned(),
             perplexity,
+            bits_per_byte: None,
             total_nll: divergence.nll(),
             tokens,
             windows: windows.len(),

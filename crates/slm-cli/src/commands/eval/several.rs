@@ -54,6 +54,9 @@ pub(super) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
     let rows = several.checkpoints.iter().map(CheckpointResult::cells);
     context.output.say("")?;
     args.tables.table(&several.header(), rows, &context.output)?;
+    for warning in several.checkpoints.iter().filter_map(|checkpoint| checkpoint.result.warning.as_ref()) {
+        context.output.warning(warning)?;
+    }
     args.html.write(&context.output, || Ok(several.page()))?;
     context.output.result(&several)
 }

@@ -9,14 +9,18 @@ pub(super) fn say(result: &EvalResult, context: &Context) -> Result<()> {
     let report = report(result);
     let (first, rest) = report.split_once('\n').unwrap_or((&report, ""));
     context.output.headline(first)?;
-    if rest.is_empty() { Ok(()) } else { context.output.say(rest) }
+    if !rest.is_empty() {
+        context.output.say(rest)?;
+    }
+    result.warning.iter().try_for_each(|warning| context.output.warning(warning))
 }
 
 /// Returns the report: the result in the first line, then one line for each fact.
 pub(super) fn report(result: &EvalResult) -> String {
     let mut lines = Vec::new();
     if let (Some(perplexity), Some(nll)) = (result.perplexity, result.nll) {
-        lines.push(format!("perplexity        {perplexity:.4} ({nll:.5} nats per token)"));
+        let bits = result.bits_per_byte.map_or(String::new(), |bits| format!(", {bits:.5} bits per byte"));
+        lines.push(format!("perplexity        {perplexity:.4} ({nll:.5} nats per token{bits})"));
         let bos = if result.bos { " behind the beginning-of-sequence token" } else { "" };
         let stride = result.stride.map_or(String::new(), |stride| format!(", {stride} apart"));
         let speed = match result.divergence {

@@ -126,6 +126,7 @@ impl<'a> CheckpointView<'a> {
                 note: "",
                 header: &HEADER,
                 rows: rows.collect(),
+                last: None,
             };
             tables.show(ranking, output)?;
         }

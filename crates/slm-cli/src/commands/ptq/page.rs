@@ -5,7 +5,7 @@ use slm_checkpoint::Checkpoint;
 use super::report::{LayerResult, PtqResult};
 use crate::commands::inspect;
 use crate::error::Result;
-use crate::html::{self, Cell, Chart, FloatWeights, Page, Plot, Point, Table, facts};
+use crate::html::{self, Cell, Chart, FloatWeights, Page, Plot, Point, Table, facts, remark};
 use crate::out_file::relative;
 use crate::table::{self, range};
 
@@ -14,8 +14,7 @@ impl PtqResult {
     pub(in crate::commands) fn page(&self, checkpoint: &Checkpoint, float: FloatWeights<'_>) -> Result<Page> {
         let mut page = Page::new(format!("slm ptq: {}", relative(&self.output).display()), self.headline());
         page.facts = facts(&self.summary());
-        let remarks = self.remarks().into_iter().chain(self.warning.clone());
-        page.facts.extend(remarks.map(|text| html::Fact { label: "Remark".to_owned(), text }));
+        page.facts.extend(self.remarks().iter().chain(&self.warning).map(|text| remark(text)));
         let bar = |label: &str, bytes: u64| (label.to_owned(), bytes as f64, table::bytes(bytes));
         let sizes = &self.sizes;
         page.charts.push(Chart::new(

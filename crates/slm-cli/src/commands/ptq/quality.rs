@@ -3,7 +3,7 @@
 use serde::Serialize;
 use slm_model::Evaluation;
 
-use super::uncertainty::{CONFIDENCE, standard_error};
+use super::uncertainty::Rise;
 
 /// Rise of the perplexity, as a share, above which a model counts as worse.
 pub(super) const TOLERATED_RISE: f64 = 0.05;
@@ -48,9 +48,8 @@ impl Quality {
         windows: &[Vec<u32>],
         text: String,
     ) -> Self {
-        let ratio = quantized.perplexity() / float.perplexity();
-        let (rise, tokens) = (ratio - 1.0, quantized.tokens);
-        let margin = standard_error(float, quantized, windows).map(|error| ratio * CONFIDENCE * error);
+        let Rise { share: rise, margin } = Rise::between(float, quantized, windows);
+        let tokens = quantized.tokens;
         let bounds = margin.map(|margin| (rise - margin, rise + margin));
         let is_open = bounds.is_none_or(|(least, most)| least <= TOLERATED_RISE && most > TOLERATED_RISE);
         let grade = match grade(rise) {
@@ -66,7 +65,7 @@ impl Quality {
             "BROKEN" if !float.perplexity().is_finite() => {
                 format!("{grade}: the float model itself has no finite perplexity")
             }
-            "BROKEN" => format!("{grade}: perplexity is {ratio:.1}x the float model's"),
+            "BROKEN" => format!("{grade}: perplexity is {:.1}x the float model's", rise + 1.0),
             _ => format!("{grade}: {perplexity}"),
         };
         verdict += &format!(", on {tokens} tokens of {text}");

@@ -75,7 +75,7 @@ pub(super) struct PtqResult {
     pub(super) calibration_tokens: u64,
     /// Quantized layers, after the embedding if it is a separate quantized table.
     pub(super) layers: Vec<LayerResult>,
-    /// Other schemes than the main one, each with the names of its layers.
+    /// Other schemes than the main one, each with the names of its layers or of the embedding.
     pub(super) other_schemes: BTreeMap<String, Vec<String>>,
     pub(super) skipped: Vec<SkippedResult>,
     /// True if the quantized head is a copy of the embedding, which stays float.
@@ -168,9 +168,12 @@ impl Sizes {
 }
 
 /// Groups the layers whose scheme is not `common` by scheme.
-fn other_schemes(common: QuantScheme, layers: &[LayerReport]) -> BTreeMap<String, Vec<String>> {
+fn other_schemes<'a>(
+    common: QuantScheme,
+    layers: impl Iterator<Item = &'a LayerReport>,
+) -> BTreeMap<String, Vec<String>> {
     let mut others: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for layer in layers.iter().filter(|layer| layer.scheme != common) {
+    for layer in layers.filter(|layer| layer.scheme != common) {
         others.entry(layer.scheme.to_string()).or_default().push(layer.name.clone());
     }
     others
@@ -180,7 +183,7 @@ impl PtqResult {
     pub(super) fn new(inputs: ReportInputs<'_>) -> Self {
         let config = &inputs.settings.config;
         let kernels: BTreeMap<_, _> = inputs.execution.into_iter().collect();
-        let rows = inputs.embedding.into_iter().chain(inputs.layers);
+        let rows = || inputs.embedding.into_iter().chain(inputs.layers);
         let skipped = inputs.plan.skipped.iter().map(|layer| SkippedResult {
             name: layer.name.clone(),
             shape: layer.shape,
@@ -212,8 +215,8 @@ impl PtqResult {
             not_rotated: inputs.transforms.reason().map(str::to_owned),
             head_untied: inputs.head_untied,
             calibration_tokens: inputs.calibration_tokens,
-            layers: rows.map(|layer| LayerResult::new(layer, &kernels)).collect(),
-            other_schemes: other_schemes(config.scheme, inputs.layers),
+            layers: rows().map(|layer| LayerResult::new(layer, &kernels)).collect(),
+            other_schemes: other_schemes(config.scheme, rows()),
             skipped: skipped.collect(),
             tied_head_copied: inputs.tied_head_copied,
             embedding_shared: inputs.plan.embedding.is_some_and(|embedding| embedding.shared),

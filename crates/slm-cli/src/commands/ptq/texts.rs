@@ -102,7 +102,7 @@ impl TextReader<'_> {
                     count => {
                         let mut before = ids;
                         let after = before.split_off(count - (count / 10).max(1));
-                        (Tokens(before), Tokens(after))
+                        (Tokens::of(before), Tokens::of(after))
                     }
                 }
             }
@@ -120,7 +120,7 @@ impl TextReader<'_> {
         let before = self.tokenizer.encode_long(before, self.calibration_tokens)?;
         let after = self.tokenizer.encode_long(after, self.args.eval_tokens)?;
         if before.len() >= self.windowing.len && after.len() >= self.windowing.len {
-            return Ok((Tokens(vec![before]), Tokens(vec![after])));
+            return Ok((Tokens::of(vec![before]), Tokens::of(vec![after])));
         }
         self.split_tokens(path, self.tokenizer.encode_long(text, usize::MAX)?)
     }
@@ -139,12 +139,12 @@ impl TextReader<'_> {
             ));
         }
         let after = ids.split_off(found - (found / 10).max(window));
-        Ok((Tokens(vec![ids]), Tokens(vec![after])))
+        Ok((Tokens::of(vec![ids]), Tokens::of(vec![after])))
     }
 }
 
 fn calibration_text(path: &Path, tokens: Tokens) -> Result<CalibrationText> {
-    let ids: Vec<u32> = tokens.0.into_iter().flatten().collect();
+    let ids: Vec<u32> = tokens.sequences.into_iter().flatten().collect();
     // A pipe cannot be read twice, so its tokens are used.
     let is_file = fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
     let sha256 = if is_file {

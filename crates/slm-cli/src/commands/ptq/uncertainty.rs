@@ -8,6 +8,25 @@ pub(super) const CONFIDENCE: f64 = 1.96;
 /// Number of windows below which the uncertainty itself is unreliable.
 pub(super) const FEW_WINDOWS: usize = 8;
 
+/// Rise of the perplexity from one evaluation to another of the same windows, as a share.
+pub(in crate::commands) struct Rise {
+    pub(in crate::commands) share: f64,
+    /// Half-width of the 95 % confidence interval; `None` for a single window.
+    pub(in crate::commands) margin: Option<f64>,
+}
+
+impl Rise {
+    pub(in crate::commands) fn between(
+        before: &Evaluation,
+        after: &Evaluation,
+        windows: &[Vec<u32>],
+    ) -> Self {
+        let ratio = after.perplexity() / before.perplexity();
+        let margin = standard_error(before, after, windows).map(|error| ratio * CONFIDENCE * error);
+        Self { share: ratio - 1.0, margin }
+    }
+}
+
 /// Standard error of the difference in mean negative log-likelihood (nats per token) between two evaluations of the
 /// same windows, estimated from the differences between windows, weighted by their numbers of tokens. `None` for fewer
 /// than two windows.

@@ -39,9 +39,10 @@ impl PtqResult {
             note: "input: scale / zero point of static inputs",
             header: &HEADER,
             rows: rows.collect(),
+            last: None,
         };
         tables.show(ranking, output)?;
-        self.warning.iter().try_for_each(|warning| output.say(format!("\nwarning: {warning}")))
+        self.warning.iter().try_for_each(|warning| output.warning(warning))
     }
 
     /// The verdict, or a description of the run if nothing was measured.
