@@ -14,7 +14,7 @@ use crate::commands::kv_cache_args::KvCacheArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::memory;
-use cost::{Cost, KernelUse, LayerCost};
+use cost::{Arithmetic, Cost, KernelUse, LayerCost};
 use profile::Profile;
 use random::{Quantization, RandomWeights};
 use runs::{Measured, RunResult, measure, median, prefill_operations};
@@ -31,8 +31,8 @@ mod words;
 ///
 /// Named shapes get random weights: speed does not depend on their values. The limits of the machine are measured in
 /// the same process and with the same threads, alternating with the model: memory bandwidth after every token, by the
-/// fastest of several methods, and the peak rate of integer arithmetic before and after each run, of which the better
-/// one counts. Peak memory is that of the model, from its creation to the last token of the first run.
+/// fastest of several methods, and the peak rate of arithmetic (integer, or float for a float model) before and after
+/// each run, of which the better one counts. Peak memory is that of the model, from its creation to the last token of the first run.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// Checkpoint to measure as it is, float or quantized
@@ -74,6 +74,7 @@ struct BenchResult {
     model: String,
     parameters: u64,
     weights: String,
+    arithmetic: Arithmetic,
     device: &'static str,
     threads: usize,
     inference_path: String,
@@ -92,7 +93,7 @@ struct BenchResult {
     /// Median over the runs of the share of the bandwidth measured between the run's tokens.
     decode_bandwidth_share: f64,
     prefill_ops_per_second: f64,
-    /// Peak rate of the kernel's multiplications on registers; `None` without an integer kernel.
+    /// Peak rate of multiplications on registers, integer or float as the model's; `None` without vector instructions.
     peak_ops_per_second: Option<f64>,
     /// Median over the runs of the share of the peak rate.
     prefill_peak_share: Option<f64>,
@@ -140,6 +141,7 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
         model: name,
         parameters,
         weights: cost.form,
+        arithmetic: cost.arithmetic,
         device: context.device_name,
         threads: rayon::current_num_threads(),
         inference_path: output.path.to_string(),

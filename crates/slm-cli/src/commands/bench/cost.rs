@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 
 use burn::tensor::{DType, Device};
 use serde::Serialize;
+use slm_kernels::{KernelKind, measure_peak_flops, measure_peak_ops};
 use slm_model::{EMBED_TOKENS, LM_HEAD, Transformer, expected_tensors};
 use slm_nn::NamedLinears;
+
+use crate::error::Result;
 
 /// A kernel and the number of layers that use it.
 #[derive(Serialize)]
@@ -24,11 +27,38 @@ pub(super) struct LayerCost {
     kernel: String,
 }
 
+/// The arithmetic that a model's products use, whose peak limits the speed of prompts.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Arithmetic {
+    Integer,
+    Float,
+}
+
+impl Arithmetic {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Integer => "integer",
+            Self::Float => "float",
+        }
+    }
+
+    /// Measures the peak of this machine in operations per second; `None` without vector instructions for it.
+    pub(super) fn measure_peak(self, kernel: KernelKind, repeats: usize) -> Result<Option<f64>> {
+        Ok(match self {
+            Self::Integer => measure_peak_ops(kernel, repeats)?,
+            Self::Float => measure_peak_flops(kernel, repeats)?,
+        })
+    }
+}
+
 /// Cost of processing a token.
 pub(super) struct Cost {
     /// The scheme of the quantized layers and of a quantized embedding, or the type of float layers if nothing is
     /// quantized; `mixed` if there are several.
     pub(super) form: String,
+    /// Integer if any layer is quantized.
+    pub(super) arithmetic: Arithmetic,
     pub(super) layers: Vec<LayerCost>,
     /// Number of weight bytes read for a decoded token: every linear layer and the head once.
     pub(super) bytes_per_token: u64,
@@ -42,6 +72,7 @@ impl Cost {
     pub(super) fn of(model: &Transformer, device: &Device) -> Self {
         let mut cost = Self {
             form: String::new(),
+            arithmetic: Arithmetic::Float,
             layers: Vec::new(),
             bytes_per_token: 0,
             bytes_held: 0,
@@ -54,6 +85,7 @@ impl Cost {
             let weights = (rows * cols) as u64;
             let (bytes, kernel) = match linear.packed() {
                 Some(packed) => {
+                    cost.arithmetic = Arithmetic::Integer;
                     schemes.insert(packed.matrix().scheme().to_string());
                     (packed.matrix().byte_size() as u64, packed.execution(device).to_string())
                 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use slm_kernels::{KernelKind, ReadMeter, measure_peak_ops};
+use slm_kernels::{KernelKind, ReadMeter};
 use slm_model::{GenerateOptions, GenerateOutput, SamplingOptions, Transformer, generate};
 
 use super::BenchArgs;
@@ -33,7 +33,7 @@ pub(super) struct Measured {
     pub(super) runs: Vec<RunResult>,
     /// Highest bandwidth of all measurements, in bytes per second.
     pub(super) read_bytes_per_second: f64,
-    /// Peak rate in operations per second; `None` without an integer kernel in vector instructions.
+    /// Peak rate in operations per second of the model's arithmetic; `None` without a kernel in vector instructions.
     pub(super) peak_ops_per_second: Option<f64>,
     /// Peak memory of the model in bytes, without that of the measurements.
     pub(super) peak_memory_bytes: Option<u64>,
@@ -58,7 +58,7 @@ pub(super) fn measure(
         stop_ids: Vec::new(),
     };
     let spinner = context.progress.spinner("measuring this machine");
-    let mut peak_ops = measure_peak_ops(kernel, args.repeats)?;
+    let mut peak_ops = cost.arithmetic.measure_peak(kernel, args.repeats)?;
     drop(spinner);
     let bar = context.progress.bar("running the model", args.repeats);
     bar.tick();
@@ -74,7 +74,7 @@ pub(super) fn measure(
             std::ops::ControlFlow::Continue(())
         })?;
         peak_memory_bytes = peak_memory_bytes.or_else(memory::peak_bytes);
-        let after = measure_peak_ops(kernel, args.repeats)?;
+        let after = cost.arithmetic.measure_peak(kernel, args.repeats)?;
         let better = |a: Option<f64>, b: Option<f64>| Some(a?.max(b?));
         let around = better(peak_ops, after);
         (peak_ops, best_peak_ops) = (after, better(best_peak_ops, after));

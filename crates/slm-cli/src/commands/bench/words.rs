@@ -32,7 +32,8 @@ fn summary(result: &BenchResult) -> String {
         count => format!(" (median of {count} runs)"),
     };
     let peak = result.prefill_peak_share.map_or(String::new(), |share| {
-        format!("; {:.0} % of the measured peak of integer arithmetic{runs}", share * 100.0)
+        let arithmetic = result.arithmetic.name();
+        format!("; {:.0} % of the measured peak of {arithmetic} arithmetic{runs}", share * 100.0)
     });
     let memory = result
         .peak_memory_bytes
@@ -62,7 +63,11 @@ fn details(result: &BenchResult) -> String {
         format!("parameters        {}", result.parameters),
         format!("kernel            {}; inference path {}", kernels.join(", "), result.inference_path),
         format!("KV cache          {}", result.kv_cache),
-        format!("arithmetic        prefill: {:.0}{peak} GOP/s", result.prefill_ops_per_second / 1e9),
+        format!(
+            "arithmetic        {}; prefill: {:.0}{peak} GOP/s",
+            result.arithmetic.name(),
+            result.prefill_ops_per_second / 1e9
+        ),
         format!(
             "bandwidth         decode: {} of weights per token, {:.1} of at best {:.1} GB/s (runs: {})",
             table::bytes(result.weight_bytes_per_token),
