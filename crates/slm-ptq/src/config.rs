@@ -157,12 +157,23 @@ impl PtqConfig {
     /// The observer that chooses the range of weights of most layers: the configured one, or
     /// [`default_weight_observer`]. `calibrated` says whether inputs were observed.
     pub fn weight_observer(&self, calibrated: bool) -> ObserverKind {
-        self.observer_of(self.scheme.bits, calibrated)
+        self.observer_of(self.scheme, calibrated)
     }
 
-    /// The observer that chooses the range of a weight of `bits` bits.
-    pub fn observer_of(&self, bits: Bits, calibrated: bool) -> ObserverKind {
-        self.observer.unwrap_or_else(|| default_weight_observer(bits, calibrated))
+    /// The observer that chooses the range of a weight of `scheme`: the configured one, or [`default_weight_observer`].
+    /// With calibration text, 8 bits with one scale per tensor take [`ObserverKind::WeightedMse`] if they are rounded to
+    /// nearest, and inputs are float or have a scale per token: the largest rows of a tensor would set the range of all.
+    pub fn observer_of(&self, scheme: QuantScheme, calibrated: bool) -> ObserverKind {
+        let by_token = match self.quantization_type {
+            QuantizationType::WeightOnly => true,
+            QuantizationType::Dynamic => self.activation_granularity == ActivationGranularity::PerToken,
+            QuantizationType::Static => false,
+        };
+        let clips = by_token && self.method == RoundingMethod::Rtn;
+        self.observer.unwrap_or_else(|| match (scheme.bits, scheme.granularity) {
+            (Bits::Int8, Granularity::PerTensor) if calibrated && clips => ObserverKind::WeightedMse,
+            (bits, _) => default_weight_observer(bits, calibrated),
+        })
     }
 
     /// Returns `true` if inputs of layers must be observed before weights can be quantized.
@@ -222,7 +233,7 @@ impl PtqConfig {
     /// Returns `true` if every input must be observed as a whole: for ranges of activations, or for weights.
     pub(crate) fn observes_weight_inputs(&self) -> bool {
         let schemes = self.layers.iter().filter_map(|rule| rule.scheme.over(self.scheme));
-        let weighted = |scheme: QuantScheme| self.observer_of(scheme.bits, true) == ObserverKind::WeightedMse;
+        let weighted = |scheme: QuantScheme| self.observer_of(scheme, true) == ObserverKind::WeightedMse;
         self.needs_calibration() || weighted(self.scheme) || schemes.into_iter().any(weighted)
     }
 
@@ -254,8 +265,8 @@ impl PtqConfig {
     }
 }
 
-/// The default weight observer: [`ObserverKind::MinMax`], and for 4 bits with calibration text
-/// [`ObserverKind::WeightedMse`].
+/// The default weight observer for most schemes: [`ObserverKind::MinMax`], and for 4 bits with calibration text
+/// [`ObserverKind::WeightedMse`]. [`PtqConfig::observer_of`] knows the exception.
 ///
 /// The cost of a rounding error depends on the input that it is multiplied by. Without text these inputs are unknown,
 /// and in trained models the few large weights that a narrower range would clip are often those that matter most. With
@@ -264,5 +275,39 @@ pub fn default_weight_observer(bits: Bits, calibrated: bool) -> ObserverKind {
     match (bits, calibrated) {
         (Bits::Int4, true) => ObserverKind::WeightedMse,
         (Bits::Int8, _) | (Bits::Int4, false) => ObserverKind::MinMax,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_8_bits_follow_the_inputs_only_where_that_was_measured_to_be_better() {
+        use ActivationGranularity::{PerTensor, PerToken};
+        use QuantizationType::{Dynamic, Static, WeightOnly};
+        use RoundingMethod::{Gptq, Rtn};
+        let tensor = QuantScheme::per_tensor(Bits::Int8);
+        let channel = QuantScheme { granularity: Granularity::PerChannel, ..tensor };
+        for (scheme, quantization_type, granularity, method, calibrated, expected) in [
+            (tensor, WeightOnly, PerToken, Rtn, true, ObserverKind::WeightedMse),
+            (tensor, Dynamic, PerToken, Rtn, true, ObserverKind::WeightedMse),
+            (tensor, Dynamic, PerTensor, Rtn, true, ObserverKind::MinMax),
+            (tensor, Static, PerToken, Rtn, true, ObserverKind::MinMax),
+            (tensor, WeightOnly, PerToken, Gptq, true, ObserverKind::MinMax),
+            (tensor, WeightOnly, PerToken, Rtn, false, ObserverKind::MinMax),
+            (channel, WeightOnly, PerToken, Rtn, true, ObserverKind::MinMax),
+            (QuantScheme::per_tensor(Bits::Int4), Static, PerToken, Gptq, true, ObserverKind::WeightedMse),
+        ] {
+            let config = PtqConfig {
+                quantization_type,
+                activation_granularity: granularity,
+                method,
+                ..PtqConfig::new(scheme, quantization_type)
+            };
+            assert_eq!(config.observer_of(scheme, calibrated), expected, "{scheme} {quantization_type:?}");
+            let chosen = PtqConfig { observer: Some(ObserverKind::Mse), ..config };
+            assert_eq!(chosen.observer_of(scheme, calibrated), ObserverKind::Mse);
+        }
     }
 }

@@ -28,7 +28,7 @@ impl QuantizedTable {
         let Some(embedding) = plan.embedding.filter(|embedding| !embedding.shared) else { return Ok(None) };
         let scheme = embedding.scheme;
         // A table is looked up by row and has no inputs to observe.
-        let observer = match config.observer_of(scheme.bits, false) {
+        let observer = match config.observer_of(scheme, false) {
             ObserverKind::WeightedMse => default_weight_observer(scheme.bits, false),
             observer => observer,
         };

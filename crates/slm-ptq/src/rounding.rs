@@ -33,7 +33,7 @@ pub(crate) fn round_weight(
     let fail = |error: slm_quant_core::Error| Error::layer(name, error);
     let missing = || Error::NotCalibrated { layer: name.to_owned() };
     let scheme = config.scheme_of(name);
-    let observer = config.observer_of(scheme.bits, moments.is_some());
+    let observer = config.observer_of(scheme, moments.is_some());
     let factor = match (config.method, moments) {
         (RoundingMethod::Rtn | RoundingMethod::Awq, _) => None,
         (RoundingMethod::Gptq | RoundingMethod::Tune, Some(InputMoments::Hessian(hessian))) => {

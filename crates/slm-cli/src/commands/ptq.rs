@@ -75,8 +75,8 @@ pub(crate) struct PtqArgs {
     #[arg(long, value_name = "SCHEME")]
     embeddings: Option<LayerScheme>,
     /// Observer that chooses weight ranges: min-max, moving-average, histogram, percentile[:P], mse, or weighted-mse,
-    /// which weighs each input by its mean square over the calibration text [default: min-max; weighted-mse for 4 bits
-    /// with a text]
+    /// which weighs each input by its mean square over the calibration text [default: min-max; with a text weighted-mse
+    /// for 4 bits, and for 8 bits per tensor by rtn unless inputs share one scale]
     #[arg(long, value_name = "NAME")]
     observer: Option<ObserverKind>,
     /// Observer that chooses static activation ranges: min-max, moving-average, histogram, percentile[:P] or mse
