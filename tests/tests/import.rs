@@ -224,6 +224,10 @@ fn paths_that_are_no_directory_of_a_model() {
     refuses("model.gguf", &["GGUF", "ends inside"]);
     sandbox.put("model.bin", b"\x80\x02}");
     refuses("model.bin", &["pickle", "save_pretrained"]);
+    sandbox.put("model.bin", [0xff; 40]);
+    for line in ["model.bin", "model.bin --tokenizer tokenizer.json"] {
+        refuses(line, &["Python pickle", "llama2.c", "dim is -1"]);
+    }
 
     fs::create_dir(sandbox.path("more")).unwrap();
     refuses("more", &["config.json", "not found"]);
