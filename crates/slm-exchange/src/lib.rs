@@ -28,6 +28,7 @@ mod lineage;
 mod llama2c;
 mod llama_cpp;
 mod mlx;
+mod normalizer;
 mod onnx;
 mod pack;
 mod report;
