@@ -28,7 +28,7 @@ use crate::table::{TableArgs, bytes};
 ///
 /// Values that a format cannot hold are written as floats, and the report states why. --strict rejects such an export.
 /// Notes say what else the other program does differently; --strict accepts those that leave all numbers as they are, such
-/// as another rounding of dynamic inputs or a tokenizer that does not normalize texts.
+/// as llama.cpp's own rounding of dynamic inputs or a tokenizer that does not normalize texts.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct ExportArgs {
