@@ -224,6 +224,10 @@ fn paths_that_are_no_directory_of_a_model() {
     refuses("model.gguf", &["GGUF", "ends inside"]);
     sandbox.put("model.bin", b"\x80\x02}");
     refuses("model.bin", &["pickle", "save_pretrained"]);
+    sandbox.put("model.bin", [0xff; 40]);
+    for line in ["model.bin", "model.bin --tokenizer tokenizer.json"] {
+        refuses(line, &["Python pickle", "llama2.c", "dim is -1"]);
+    }
 
     fs::create_dir(sandbox.path("more")).unwrap();
     refuses("more", &["config.json", "not found"]);
@@ -458,6 +462,17 @@ fn a_tokenizer_is_made_of_its_vocabulary() {
     reads(&sandbox, &expected, &["tekken.json", "save_pretrained"]);
     sandbox.put("hf/tokenizer.model", "\n\u{e}\n\u{5}<unk>");
     fails(&sandbox, IMPORT, &["tokenizer.model", "SentencePiece", "tokenizer.json"]);
+    // The tokenizers library panics at this table of characters, which is not printed.
+    let mut damaged = b"\n\x09\n\x05<unk>\x18\x02\n\x03\n\x01a\x12\x02\x18\x02".to_vec();
+    damaged.extend(b"\x1a\x08\x12\x06\x04\0\0\0\xff\xff");
+    sandbox.put("hf/tokenizer.model", damaged);
+    let outcome = sandbox.slm_with(IMPORT, &[], &[("RUST_BACKTRACE", "1")]);
+    assert_eq!(outcome.code, Some(1), "{outcome}");
+    assert!(outcome.stderr.contains("tokenizer.model: it is damaged"), "{outcome}");
+    assert!(
+        !outcome.stderr.contains("stack backtrace") && !outcome.stderr.contains("panicked at"),
+        "{outcome}"
+    );
     assert!(!Path::exists(&sandbox.path("out/tokenizer.json")));
 }
 

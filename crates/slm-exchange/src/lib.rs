@@ -5,6 +5,7 @@
 //! | [`export`] | writes a checkpoint as a GGUF file, a Hugging Face, compressed-tensors or MLX directory, or an ONNX model |
 //! | [`import_gguf`] | imports a GGUF file as a checkpoint |
 //! | [`import_llama2c`] | imports a file of llama2.c as a checkpoint |
+//! | [`explain_bin`] | explains a `.bin` file that cannot be imported |
 //! | [`gguf`] | reads and writes GGUF files |
 //!
 //! Codes are copied and never recomputed. If a format cannot hold a tensor exactly, the [`ExportReport`] lists it, and
@@ -27,6 +28,7 @@ mod lineage;
 mod llama2c;
 mod llama_cpp;
 mod mlx;
+mod normalizer;
 mod onnx;
 mod pack;
 mod report;
@@ -36,6 +38,6 @@ pub use error::{Error, Result};
 pub use export::{ExportOptions, Format, OnnxProfile, export};
 pub use float::FloatType;
 pub use gguf_import::import_gguf;
-pub use llama2c::{import_llama2c, is_llama2c};
+pub use llama2c::{explain_bin, import_llama2c, is_llama2c};
 pub use report::{ExportReport, Fidelity, TensorReport};
 pub use slm_checkpoint::hf::{ImportOptions, ImportReport};

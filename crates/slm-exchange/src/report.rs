@@ -134,8 +134,8 @@ pub struct ExportReport {
     pub architecture: String,
     /// The tensors, in the order of the output.
     pub tensors: Vec<TensorReport>,
-    /// Notes on differences in the other program, one sentence each. With `strict`, a difference that changes the
-    /// model's output is an error.
+    /// Notes on differences in the other program, one sentence each. With `strict`, another formula is an error; other
+    /// rounding of dynamic inputs in llama.cpp, or a tokenizer that does not normalize texts, is not.
     pub notes: Vec<String>,
     /// Size of the output in bytes.
     pub bytes: u64,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use slm_checkpoint::Checkpoint;
-use slm_model::{EMBED_TOKENS, LM_HEAD, ModelConfig, TOKEN_TABLE, expected_tensors};
+use slm_model::{EMBED_TOKENS, LM_HEAD, ModelConfig, RopeScaling, TOKEN_TABLE, expected_tensors};
 use slm_quant_core::{ActivationQuant, QuantizedMatrix};
 
 use crate::Result;
@@ -52,6 +52,13 @@ impl<'a> Source<'a> {
         }
         let name = if name == HEAD && tied { EMBED_TOKENS } else { name };
         Ok(Stored::Float(self.checkpoint.tensors().read_f32(name)?))
+    }
+
+    /// Returns `true` if a rotary embedding of the model changes where a sequence outgrows the context of pretraining.
+    pub(crate) fn has_long_rope(&self) -> bool {
+        let layers = self.model().layers();
+        let mut scalings = layers.iter().filter_map(|layer| layer.rotary.as_ref()?.scaling.as_ref());
+        scalings.any(|scaling| matches!(scaling, RopeScaling::LongRope { .. }))
     }
 
     /// Hugging Face's name of the architecture from which the model was imported, from anywhere in its lineage.

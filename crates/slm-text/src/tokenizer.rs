@@ -1,10 +1,11 @@
 //! A byte-level BPE tokenizer, trained here or loaded from any Hugging Face `tokenizer.json`.
 
 mod chunks;
+mod panics;
 mod stream;
 
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 
 use serde::de::IgnoredAny;
@@ -297,7 +298,7 @@ impl Tokenizer {
 /// Calls the tokenizers library and turns a panic, which some inconsistent tokenizers cause, into an error.
 fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
     // The calls do not modify the tokenizer.
-    match catch_unwind(AssertUnwindSafe(call)) {
+    match panics::quietly(AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(payload) => {
             let message = payload.downcast_ref::<String>().map(String::as_str);

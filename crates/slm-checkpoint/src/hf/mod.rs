@@ -40,6 +40,7 @@ use slm_model::{ModelConfig, SourceError, TensorSource, Transformer};
 use slm_quant_core::{ActivationQuant, QuantizedMatrix};
 
 pub(crate) use self::place::hub_id;
+pub use self::place::is_unrecognized_bin;
 use self::plan::TensorSources;
 use self::quantized::Method;
 use self::tokenizer_settings::TokenizerSettings;

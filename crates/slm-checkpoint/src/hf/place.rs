@@ -184,6 +184,12 @@ pub(crate) fn hub_id(path: &Path) -> Option<String> {
     }
 }
 
+/// Returns `true` if `path` is a `.bin` file that begins neither as a Python pickle nor as anything else that is known.
+pub fn is_unrecognized_bin(path: &Path) -> bool {
+    let named = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("bin"));
+    named && path.is_file() && impostor::explain_file(path).is_none()
+}
+
 /// Returns the error for a path that names a file.
 fn single_file(path: &Path) -> Error {
     if let Some(error) = impostor::explain_file(path) {

@@ -16,6 +16,11 @@ use slm_store::Error as StoreError;
 const TOKENIZER: &str = "tokenizer.json";
 const VOCABULARY: &str = "vocab.json";
 const MERGES: &str = "merges.txt";
+/// The class of a tokenizer of any kind, which says no more than an absent one.
+const ANY_CLASS: &str = "PreTrainedTokenizer";
+/// The remedy for a tokenizer that cannot be made of its file.
+const DAMAGED_REMEDY: &str = "download the file again, or the model's tokenizer.json, or remove the file to import the \
+                              model without a tokenizer";
 /// Names of a SentencePiece model.
 const SENTENCE_PIECE: [&str; 2] = ["tokenizer.model", "spiece.model"];
 
@@ -65,19 +70,28 @@ fn try_out(
     settings: &TokenizerSettings,
     warnings: &mut Warnings,
 ) -> Result<()> {
-    let refuse = |problem: String| {
-        Error::Unusable {
-        path: path.to_owned(),
-        problem,
-        remedy: "save the tokenizer again with a version of tokenizers up to 0.23, or remove the file to import the model \
-                 without it"
-            .to_owned(),
-    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let remedy = match &*name {
+        TOKENIZER => {
+            "save the tokenizer again with a version of tokenizers up to 0.23, or remove the file to import the model \
+             without it"
+        }
+        // The tokenizer was made of this file.
+        _ => DAMAGED_REMEDY,
     };
-    let unreadable =
-        |error: slm_text::Error| refuse(format!("this version cannot read the tokenizer: {error}"));
+    let refuse =
+        |problem: String| Error::Unusable { path: path.to_owned(), problem, remedy: remedy.to_owned() };
+    let unreadable = |error: slm_text::Error| {
+        refuse(match error {
+            // The text of the error asks for a tokenizer.json.
+            slm_text::Error::TokenizerFormat { detail, .. } if name != TOKENIZER => {
+                format!("it is damaged, or no tokenizer can be made of it: {detail}")
+            }
+            error => format!("this version cannot read the tokenizer: {error}"),
+        })
+    };
     let text = std::str::from_utf8(bytes).map_err(|error| refuse(format!("it is not UTF-8: {error}")))?;
-    let tokenizer = Tokenizer::from_json(text, TOKENIZER).map_err(unreadable)?;
+    let tokenizer = Tokenizer::from_json(text, &name).map_err(unreadable)?;
     let unusable = |error: slm_text::Error| refuse(format!("the tokenizer cannot be used: {error}"));
     let ids = tokenizer.try_out().map_err(unusable)?;
     if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
@@ -131,9 +145,7 @@ fn of_sentence_piece(dir: &Path, path: &Path, bytes: &[u8], settings: &Tokenizer
     let unusable = |problem: String| Error::Unusable {
         path: path.to_owned(),
         problem,
-        remedy:
-            "download the model's tokenizer.json, or remove the file to import the model without a tokenizer"
-                .to_owned(),
+        remedy: DAMAGED_REMEDY.to_owned(),
     };
     if let Some(error) = impostor::explain(path, &bytes[..bytes.len().min(512)]) {
         return Err(error);
@@ -186,8 +198,11 @@ fn of_byte_pairs(
         }
         return Ok(None);
     }
-    let class =
-        config.get("tokenizer_class").and_then(Value::as_str).map(|class| class.trim_end_matches("Fast"));
+    let class = config
+        .get("tokenizer_class")
+        .and_then(Value::as_str)
+        .map(|class| class.trim_end_matches("Fast"))
+        .filter(|&class| class != ANY_CLASS);
     let rules = match (class, model_type) {
         (Some("GPT2Tokenizer"), _) | (None, "gpt2") => gpt2_rules(config),
         (Some("Qwen2Tokenizer"), _) | (None, "qwen2" | "qwen3") => qwen2_rules(),
@@ -347,6 +362,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_class_for_any_tokenizer_is_like_none() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(VOCABULARY), r#"{ "a": 0, "b": 1, "ab": 2 }"#).unwrap();
+        fs::write(dir.path().join(MERGES), "a b\n").unwrap();
+        for class in [None, Some("PreTrainedTokenizerFast"), Some("PreTrainedTokenizer")] {
+            let config = json!({ "tokenizer_class": class });
+            fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+            let settings = TokenizerSettings::read(dir.path()).unwrap();
+            let made = super::read(dir.path(), &settings, "gpt2", 3, &mut Warnings::default()).unwrap();
+            assert!(made.is_some(), "{class:?}");
+        }
+    }
+
     /// Builds a tokenizer from its SentencePiece file in the shared folder, and checks all of its recorded cases.
     #[test]
     fn a_sentence_piece_model_gives_the_recorded_ids() {
@@ -384,16 +413,24 @@ mod tests {
         assert_eq!((ids.len(), ids.last()), (2, Some(&2)));
 
         // Other files are rejected by name.
+        let unreadable = [
+            &fs::read(folder.join("tokenizer.model")).unwrap()[..],
+            &[0x1a, 8, 0x12, 6, 0x04, 0, 0, 0, 0xff, 0xff],
+        ]
+        .concat();
         for (bytes, part) in [
             (&b"IQ== 0\nIg== 1\n"[..], "tiktoken"),
             (b"version https://git-lfs", "LFS"),
             (b"\xff\xff", "SentencePiece"),
+            // A table of characters that the library cannot read.
+            (&unreadable, "download the file again"),
         ] {
             fs::write(dir.path().join("tokenizer.model"), bytes).unwrap();
             let settings = TokenizerSettings::read(dir.path()).unwrap();
             let error =
                 super::read(dir.path(), &settings, "mistral", 32_001, &mut warnings).unwrap_err().to_string();
             assert!(error.contains("tokenizer.model") && error.contains(part), "{error}");
+            assert!(!error.contains("up to 0.23"), "{error}");
         }
     }
 }

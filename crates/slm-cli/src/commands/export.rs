@@ -27,6 +27,8 @@ use crate::table::{TableArgs, bytes};
 /// and GroupQueryAttention instead, with the settings that onnxruntime-genai loads.
 ///
 /// Values that a format cannot hold are written as floats, and the report states why. --strict rejects such an export.
+/// Notes say what else the other program does differently; --strict accepts those that leave all numbers as they are, such
+/// as llama.cpp's own rounding of dynamic inputs or a tokenizer that does not normalize texts.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct ExportArgs {
@@ -44,7 +46,7 @@ pub(crate) struct ExportArgs {
     /// Operators of an ONNX model: standard or ort-genai [default: standard]
     #[arg(long)]
     profile: Option<OnnxProfile>,
-    /// Fail if a number would differ from the checkpoint's, or if the other program would compute differently
+    /// Fail if a number would change, codes would become floats, or the other program computes by another formula
     #[arg(long)]
     strict: bool,
     /// Replace an existing file or directory at --out

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use slm_chat::ChatTemplate;
 use slm_checkpoint::hf::{self, ImportOptions, ImportReport};
-use slm_exchange::{import_gguf, import_llama2c, is_llama2c};
+use slm_exchange::{explain_bin, import_gguf, import_llama2c, is_llama2c};
 use slm_quant_core::QuantizationType;
 
 use crate::context::Context;
@@ -72,6 +72,9 @@ struct ImportResult {
 pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
     let start = std::time::Instant::now();
     let is_llama2c = !is_gguf(args) && is_llama2c(&args.source);
+    if let (false, Some(error)) = (is_llama2c, explain_bin(&args.source)) {
+        return Err(error.into());
+    }
     if args.tokenizer.is_some() && !is_llama2c {
         let message = "--tokenizer is for files of llama2.c; other models bring theirs: leave it out";
         return Err(Error::Usage(message.to_owned()));

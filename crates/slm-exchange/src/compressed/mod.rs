@@ -78,6 +78,14 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
                 .to_owned(),
         );
     }
+    if plan.iter().any(|planned| planned.scheme.is_some_and(|scheme| scheme.is_packed() && !scheme.symmetric))
+    {
+        notes.push(
+            "transformers does not load affine weights of layers with float inputs, because it rejects the shape of \
+             their packed zero points: quantize the model with a symmetric scheme for transformers"
+                .to_owned(),
+        );
+    }
 
     let mut reports = Vec::new();
     let mut specs: Vec<TensorSpec> = Vec::new();
@@ -101,7 +109,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
         reports.push(report(name, &scheme.to_string(), &tensor.shape, fidelity));
     }
     if options.strict {
-        refuse_inexact(checkpoint, &reports)?;
+        refuse_inexact(checkpoint, &reports, &[])?;
     }
 
     let output = OutputDir::create(out, options.overwrite, DIRECTORIES)?;

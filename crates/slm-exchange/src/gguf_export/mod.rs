@@ -29,10 +29,11 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     let plan = Plan::new(&source, arch, options.float_type)?;
     let mut notes = plan.notes.clone();
 
+    let name = name_of(checkpoint);
     let mut pairs: Vec<(String, Value)> = vec![
         ("general.architecture".to_owned(), arch.name().into()),
         ("general.type".to_owned(), "model".into()),
-        ("general.name".to_owned(), name_of(checkpoint).into()),
+        ("general.name".to_owned(), name.as_str().into()),
         ("general.quantization_version".to_owned(), Value::U32(2)),
         ("general.file_type".to_owned(), Value::U32(plan.file_type())),
     ];
@@ -40,7 +41,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     match checkpoint.tokenizer_json() {
         Some(json) => {
             let path = checkpoint.tokenizer_path().unwrap_or_else(|| checkpoint.dir().to_owned());
-            let keys = tokenizer::keys(&path, json, &checkpoint.config().tokenizer, model.vocab_size)?;
+            let keys = tokenizer::keys(&path, json, &checkpoint.config().tokenizer, model.vocab_size, &name)?;
             pairs.extend(keys.pairs);
             notes.extend(keys.notes);
         }
@@ -85,10 +86,9 @@ fn name_of(checkpoint: &Checkpoint) -> String {
     let dir = checkpoint.dir().canonicalize();
     let dir = dir.as_deref().unwrap_or(checkpoint.dir());
     let name = dir.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned());
-    let lower = name.to_ascii_lowercase();
-    let is_phi3 = lower.contains("phi-3") || lower.contains("phi3");
+    let is_phi3 = tokenizer::is_named_phi3(&name);
     match is_phi3 && !checkpoint.tokenizer_json().is_some_and(tokenizer::strips_right) {
-        true => lower.replace("phi-3", "phi 3").replace("phi3", "phi 3"),
+        true => name.to_ascii_lowercase().replace("phi-3", "phi 3").replace("phi3", "phi 3"),
         false => name,
     }
 }

@@ -60,12 +60,13 @@ struct Group {
 impl Plan {
     pub(super) fn new(source: &Source<'_>, arch: Arch, float_type: Option<FloatType>) -> Result<Self> {
         let mut plan = Self { tensors: Vec::new(), notes: Vec::new(), inexact: Vec::new() };
-        let mut static_inputs = false;
+        let (mut static_inputs, mut dynamic_inputs) = (false, false);
         for group in groups(source, arch)? {
             let mut stored = Vec::new();
             for part in &group.parts {
                 let tensor = source.read(&part.name)?;
                 static_inputs |= matches!(&tensor, Stored::Quantized(_, ActivationQuant::Static(_)));
+                dynamic_inputs |= matches!(&tensor, Stored::Quantized(_, ActivationQuant::Dynamic(_)));
                 stored.push(tensor);
             }
             let mut shape = source.shape(&group.parts[0].name);
@@ -91,6 +92,20 @@ impl Plan {
         if static_inputs {
             plan.inexact.push(
                 "static ranges of inputs are left out: llama.cpp computes its own for each 32 values"
+                    .to_owned(),
+            );
+        }
+        if source.has_long_rope() {
+            plan.inexact.push(
+                "llama.cpp chooses the factors of LongRoPE by the size of its context, the model by the length of the \
+                 sequence"
+                    .to_owned(),
+            );
+        }
+        if dynamic_inputs {
+            plan.notes.push(
+                "llama.cpp rounds the inputs of quantized layers itself, in blocks of 32 values and not per token as the \
+                 model does: results differ slightly"
                     .to_owned(),
             );
         }

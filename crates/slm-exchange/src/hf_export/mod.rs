@@ -98,7 +98,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     let float = options.float_type.or(exact.first().copied()).unwrap_or(FloatType::F32);
     reports.iter_mut().for_each(|report| report.kind = float.to_string());
     if options.strict {
-        refuse_inexact(checkpoint, &reports)?;
+        refuse_inexact(checkpoint, &reports, &[])?;
     }
 
     let output = OutputDir::create(out, options.overwrite, DIRECTORIES)?;
@@ -132,9 +132,14 @@ pub(crate) fn size_of(dir: &Path) -> Result<u64> {
     Ok(entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum())
 }
 
-/// Fails if anything is not exact.
-pub(crate) fn refuse_inexact(checkpoint: &Checkpoint, reports: &[TensorReport]) -> Result<()> {
-    let reasons = inexact_reasons(reports.iter().map(|report| (report.name.as_str(), &report.fidelity)));
+/// Fails if anything is not exact, or if the other program computes differently in the way of `differences`.
+pub(crate) fn refuse_inexact(
+    checkpoint: &Checkpoint,
+    reports: &[TensorReport],
+    differences: &[String],
+) -> Result<()> {
+    let mut reasons = inexact_reasons(reports.iter().map(|report| (report.name.as_str(), &report.fidelity)));
+    reasons.extend_from_slice(differences);
     match reasons.is_empty() {
         true => Ok(()),
         false => Err(Error::Inexact { path: checkpoint.dir().to_owned(), reasons }),

@@ -8,10 +8,11 @@
 //! | 1 | `ak42`, the version, the numbers, a byte for a tied head; 256 bytes in total | F32 |
 //! | 2 | as version 1, with the group size | F32 norms; for each other matrix, 8-bit codes, then F32 scales |
 
+use std::fmt;
 use std::fs::File;
 use std::path::Path;
 
-use slm_checkpoint::layer_of;
+use slm_checkpoint::{hf, layer_of};
 use slm_model::{EMBED_TOKENS, LM_HEAD, ModelConfig, Position, RotaryConfig};
 use slm_store::tensors::PositionedFile;
 
@@ -21,6 +22,9 @@ use crate::{Error, Result};
 const MAGIC: u32 = 0x616b_3432;
 /// Size in bytes of the header of versions 1 and 2.
 const HEADER: u64 = 256;
+/// The names of the numbers in llama2.c.
+const FIELDS: [&str; 7] =
+    ["dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len"];
 /// The base of the rotary embedding, which files do not record.
 const THETA: f64 = 10_000.0;
 
@@ -58,12 +62,21 @@ struct Numbers {
     tied: bool,
 }
 
+impl fmt::Display for Numbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let &Self { dim, hidden, layers, heads, kv_heads, vocab, positions, .. } = self;
+        let values = [dim, hidden, layers, heads, kv_heads, vocab, positions];
+        let fields: Vec<String> =
+            FIELDS.iter().zip(values).map(|(name, value)| format!("{name} {value}")).collect();
+        f.write_str(&fields.join(", "))
+    }
+}
+
 impl Numbers {
     /// Reads the numbers of a valid model. The error names the invalid one.
     fn read(words: [i32; 7], tied: Option<bool>) -> std::result::Result<Self, String> {
-        let names = ["dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len"];
         let mut numbers = [0_u64; 7];
-        for ((number, word), name) in numbers.iter_mut().zip(words).zip(names) {
+        for ((number, word), name) in numbers.iter_mut().zip(words).zip(FIELDS) {
             let word = if name == "vocab_size" && tied.is_none() {
                 word.unsigned_abs() as i64
             } else {
@@ -195,7 +208,8 @@ impl Llama2cFile {
         let expected = u128::from(start)
             + tensors.iter().map(|&(name, len)| bytes(name, len) * count(name)).sum::<u128>();
         if expected != u128::from(size) {
-            let problem = format!("it is {size} bytes long, and a model of its numbers {expected}");
+            let problem =
+                format!("it is {size} bytes long, and a model of its numbers ({numbers}) {expected}");
             return Err(damaged("header", problem));
         }
         if let Some(group) = group_size
@@ -273,6 +287,23 @@ pub fn is_llama2c(path: &Path) -> bool {
         Some(u32::from_le_bytes(magic) == MAGIC)
     };
     path.is_file() && (magic() == Some(true) || Llama2cFile::open(path).is_ok())
+}
+
+/// Returns the error for a `.bin` file that is neither a Python pickle nor a valid file of llama2.c; `None` for other
+/// files.
+pub fn explain_bin(path: &Path) -> Option<Error> {
+    if !hf::is_unrecognized_bin(path) {
+        return None;
+    }
+    match Llama2cFile::open(path).err()? {
+        Error::Damaged { field, problem, .. } => {
+            let what = format!(
+                "it does not begin as a Python pickle does, and is not a valid llama2.c file: {field}: {problem}"
+            );
+            Some(Error::unsupported(path, what, "download it or export it again"))
+        }
+        other => Some(other),
+    }
 }
 
 /// The name of the quantized layer that a tensor becomes.

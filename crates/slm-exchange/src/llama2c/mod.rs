@@ -21,7 +21,7 @@ use self::header::{Llama2cFile, quantized_layer};
 use crate::llama_cpp::rows;
 use crate::{Error, Result};
 
-pub use self::header::is_llama2c;
+pub use self::header::{explain_bin, is_llama2c};
 
 /// Imports the llama2.c file `path` as a checkpoint in `out`. The floats of versions 0 and 1 stay floats; the 8-bit
 /// codes of version 2 are kept.

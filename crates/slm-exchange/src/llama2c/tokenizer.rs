@@ -49,7 +49,14 @@ pub(super) fn read(
             model_of(pieces).to_json(&frame)
         }
     };
-    let ids = Tokenizer::from_json(&json, &origin)?.try_out()?;
+    let tokenizer = Tokenizer::from_json(&json, &origin).map_err(|error| match error {
+        // The text of the error asks for a tokenizer.json.
+        slm_text::Error::TokenizerFormat { detail, .. } if !origin.ends_with(".json") => {
+            damaged(format!("no tokenizer can be made of it: {detail}; name another one with --tokenizer"))
+        }
+        error => error.into(),
+    });
+    let ids = tokenizer?.try_out()?;
     match ids.iter().find(|&&id| id as usize >= vocab_size) {
         Some(id) => Err(damaged(format!("it makes token {id}, but the model has {vocab_size} tokens"))),
         None => Ok(Ok(json)),

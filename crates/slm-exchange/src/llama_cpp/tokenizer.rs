@@ -11,7 +11,7 @@ use slm_text::sentencepiece::{SPACE, is_byte};
 
 use super::pre;
 use crate::gguf::Value;
-use crate::{Error, Result};
+use crate::{Error, Result, normalizer};
 
 /// The types of tokens.
 pub(crate) mod token_type {
@@ -23,10 +23,16 @@ pub(crate) mod token_type {
     pub(crate) const BYTE: i32 = 6;
 }
 
+/// The program that reads the keys.
+const PROGRAM: &str = "llama.cpp";
 /// The key of a complete `tokenizer.json`, which GGUF's specification defines.
 pub(crate) const HF_JSON: &str = "tokenizer.huggingface.json";
 /// The key of the chat template.
 pub(crate) const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
+
+/// The key of the special tokens that the chat template uses, as a JSON object. llama.cpp has keys for some of them, and
+/// for tokens that the template does not use.
+pub(crate) const CHAT_TOKENS: &str = "slm.chat_special_tokens";
 
 /// The special tokens: their keys in `tokenizer.ggml`, and their names in chat templates.
 pub(crate) const SPECIAL: [(&str, &str); 4] = [
@@ -53,6 +59,8 @@ struct Added {
     content: String,
     #[serde(default)]
     special: bool,
+    #[serde(default)]
+    lstrip: bool,
     #[serde(default)]
     rstrip: bool,
 }
@@ -100,7 +108,7 @@ impl TokenizerKeys {
     }
 }
 
-/// The metadata of the tokenizer of `json`, for a model of `vocab_size` rows.
+/// The metadata of the tokenizer of `json`, for a model of `vocab_size` rows that the file calls `name`.
 ///
 /// # Errors
 /// [`Error::Unsupported`] for a tokenizer that llama.cpp does not support.
@@ -109,6 +117,7 @@ pub(crate) fn keys(
     json: &[u8],
     info: &TokenizerInfo,
     vocab_size: usize,
+    name: &str,
 ) -> Result<TokenizerKeys> {
     let refuse = |what: String| {
         let remedy = "llama.cpp would read texts otherwise: export with --format hf, or give the model one of its \
@@ -155,6 +164,8 @@ pub(crate) fn keys(
     } else {
         byte_pair_keys(&mut keys, &file).map_err(refuse)?;
     }
+    keys.notes.extend(normalizer::note(PROGRAM, &file.normalizer));
+    keys.notes.extend(strip_note(&file, name));
     special_keys(&mut keys, path, json, info, &texts)?;
     keys.add("tokens", texts);
     keys.add("token_type", types);
@@ -170,14 +181,34 @@ pub(crate) fn strips_right(json: &[u8]) -> bool {
     file.is_ok_and(|file| file.added_tokens.iter().any(|token| token.special && token.rstrip))
 }
 
+/// Returns `true` if llama.cpp takes a model called `name` for Phi-3, and strips spaces after its special tokens.
+pub(crate) fn is_named_phi3(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    lower.contains("phi-3") || lower.contains("phi3")
+}
+
+/// The note on added tokens that swallow the spaces around them. llama.cpp keeps those spaces, except after the special
+/// tokens of Phi-3.
+fn strip_note(file: &File, name: &str) -> Option<String> {
+    /// Tokens of Phi-3 after which llama.cpp keeps spaces.
+    const KEEP: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
+    let phi3 = |token: &Added| is_named_phi3(name) && token.special && !KEEP.contains(&&*token.content);
+    let swallows = |token: &&Added| token.lstrip || (token.rstrip && !phi3(token));
+    let mut tokens = file.added_tokens.iter().filter(swallows).map(|token| token.content.as_str());
+    let first = tokens.next()?;
+    let more = match tokens.count() {
+        0 => String::new(),
+        count => format!(" and {count} more tokens"),
+    };
+    Some(format!(
+        "{PROGRAM} keeps the spaces around {first}{more} that the tokenizer removes (lstrip, rstrip): remove them before"
+    ))
+}
+
 fn byte_pair_keys(keys: &mut TokenizerKeys, file: &File) -> Result<(), String> {
     let pre = pre::name_of(&file.pre_tokenizer, file.model.ignore_merges)?;
     match file.normalizer["type"].as_str() {
-        None => {}
-        Some("NFC") => keys.notes.push(
-            "llama.cpp does not compose characters (NFC) as the tokenizer does: compose texts before"
-                .to_owned(),
-        ),
+        None | Some("NFC") => {}
         Some(other) => return Err(format!("its normalizer is {other}")),
     }
     keys.add("model", "gpt2");
@@ -274,6 +305,8 @@ fn special_keys(
     keys.add("add_eos_token", ends);
     if let Some(chat) = chat {
         keys.pairs.push((CHAT_TEMPLATE.to_owned(), chat.template.as_str().into()));
+        let tokens = serde_json::to_string(&chat.special_tokens).unwrap_or_default();
+        keys.pairs.push((CHAT_TOKENS.to_owned(), tokens.into()));
     }
     Ok(())
 }

@@ -6,9 +6,12 @@ use slm_text::Tokenizer;
 use slm_text::sentencepiece::{SPACE, is_byte, merges, template};
 
 use super::pre;
-use super::tokenizer::{CHAT_TEMPLATE, HF_JSON, SPECIAL, token_type};
+use super::tokenizer::{CHAT_TEMPLATE, CHAT_TOKENS, HF_JSON, SPECIAL, token_type};
 use crate::gguf::{Array, GgufFile, Value};
 use crate::{Error, Result};
+
+/// The keys of tokens that end a text.
+const ENDS: [&str; 3] = ["eos_token_id", "eot_token_id", "eom_token_id"];
 
 /// The tokenizer and chat template of a file.
 #[derive(Debug, Default)]
@@ -26,7 +29,7 @@ pub(crate) struct Texts {
 /// [`Error::Damaged`] for a tokenizer that is inconsistent or cannot be used.
 pub(crate) fn read(file: &GgufFile, vocab_size: usize) -> Result<Texts> {
     let keys = Keys { file, vocab_size };
-    let mut texts = Texts { info: keys.info()?, ..Texts::default() };
+    let mut texts = Texts { info: keys.info()?, notes: keys.contradictions(), ..Texts::default() };
     let json = match file.get(HF_JSON).and_then(Value::as_str) {
         Some(json) => Ok(json.as_bytes().to_vec()),
         None => keys.build()?,
@@ -69,10 +72,31 @@ impl<'a> Keys<'a> {
         ((id as usize) < self.vocab_size).then_some(id)
     }
 
+    /// Notes on ids outside of the vocabulary, and on a vocabulary size that is not the embedding's.
+    fn contradictions(&self) -> Vec<String> {
+        let rows = self.vocab_size;
+        let mut notes = Vec::new();
+        let named = SPECIAL.map(|(key, _)| key).into_iter().filter(|key| !ENDS.contains(key));
+        for key in ENDS.into_iter().chain(named) {
+            if let Some(id) = self.get(key).and_then(Value::as_u64).filter(|&id| id >= rows as u64) {
+                notes.push(format!(
+                    "tokenizer.ggml.{key} is {id}, but the embedding has {rows} rows: it is ignored"
+                ));
+            }
+        }
+        let architecture = self.file.get("general.architecture").and_then(Value::as_str).unwrap_or_default();
+        let key = format!("{architecture}.vocab_size");
+        if let Some(size) = self.file.get(&key).and_then(Value::as_u64).filter(|&size| size != rows as u64) {
+            notes.push(format!(
+                "{key} is {size}, but the embedding has {rows} rows: the vocabulary is that of the embedding"
+            ));
+        }
+        notes
+    }
+
     fn info(&self) -> Result<TokenizerInfo> {
-        let ends = ["eos_token_id", "eot_token_id", "eom_token_id"];
         let mut eos_token_ids: Vec<u32> = Vec::new();
-        for id in ends.iter().filter_map(|key| self.id(key)) {
+        for id in ENDS.iter().filter_map(|key| self.id(key)) {
             if !eos_token_ids.contains(&id) {
                 eos_token_ids.push(id);
             }
@@ -84,7 +108,9 @@ impl<'a> Keys<'a> {
                     let id = self.id(key)?;
                     Some((name.to_owned(), self.tokens().get(id as usize)?.clone()))
                 };
-                let special_tokens = SPECIAL.iter().filter_map(text).collect();
+                let own = self.file.get(CHAT_TOKENS).and_then(Value::as_str);
+                let own = own.and_then(|tokens| serde_json::from_str(tokens).ok());
+                let special_tokens = own.unwrap_or_else(|| SPECIAL.iter().filter_map(text).collect());
                 Some(ChatInfo { template: template.clone(), special_tokens })
             }
             Some(_) => return Err(Error::damaged(self.file.path(), CHAT_TEMPLATE, "is not a text")),

@@ -84,10 +84,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
         reports.push(TensorReport { name, kind, shape: tensor.shape.clone(), fidelity });
     }
     if options.strict {
-        refuse_inexact(checkpoint, &reports)?;
-        if !differences.is_empty() {
-            return Err(Error::Inexact { path: checkpoint.dir().to_owned(), reasons: differences });
-        }
+        refuse_inexact(checkpoint, &reports, &differences)?;
     }
 
     let output = OutputDir::create(out, options.overwrite, DIRECTORIES)?;

@@ -17,7 +17,6 @@ mod write;
 use std::path::Path;
 
 use slm_checkpoint::Checkpoint;
-use slm_model::RopeScaling;
 use slm_store::{OutputDir, Replaceable, json};
 
 use self::builder::Builder;
@@ -31,7 +30,7 @@ use crate::hf_export::{refuse_inexact, size_of};
 use crate::lineage;
 use crate::report::ExportReport;
 use crate::source::Source;
-use crate::{ExportOptions, OnnxProfile, Result};
+use crate::{ExportOptions, OnnxProfile, Result, normalizer};
 
 /// Directories that an export may replace.
 const DIRECTORIES: Replaceable = Replaceable {
@@ -56,13 +55,11 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     if checkpoint.tokenizer_json().is_none() {
         notes.push("the checkpoint has no tokenizer: the directory has none either".to_owned());
     }
-    let is_long = |scaling: &Option<RopeScaling>| matches!(scaling, Some(RopeScaling::LongRope { .. }));
-    if source
-        .model()
-        .layers()
-        .iter()
-        .any(|layer| layer.rotary.as_ref().is_some_and(|rotary| is_long(&rotary.scaling)))
-    {
+    if let (OnnxProfile::OrtGenai, Some(json)) = (profile, checkpoint.tokenizer_json()) {
+        let file: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
+        notes.extend(normalizer::note("onnxruntime-genai", &file["normalizer"]));
+    }
+    if source.has_long_rope() {
         notes.push(
             "its rotary embedding changes where a sequence outgrows the context of pretraining (LongRoPE): compute such \
              a sequence anew, without the keys that are held"
@@ -70,7 +67,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
         );
     }
     if options.strict {
-        refuse_inexact(checkpoint, &reports)?;
+        refuse_inexact(checkpoint, &reports, &[])?;
     }
 
     graph.proto.name = "decoder".to_owned();

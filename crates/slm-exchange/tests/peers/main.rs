@@ -11,6 +11,7 @@ mod hugging_face;
 mod llama_cpp;
 mod llm_compressor;
 mod mlx;
+mod notes;
 mod onnx;
 mod rten;
 mod support;

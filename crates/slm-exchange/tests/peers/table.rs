@@ -23,17 +23,17 @@ const SCHEMES: [(&str, QuantizationType); 8] = [
     ("int8:tensor:f16", QuantizationType::Static),
 ];
 
-/// Describes how an export preserves the quantized layers. If a tensor of a model is worse than the others, the result
+/// Describes how an export that --strict refuses preserves the tensors. If a tensor of a model is worse than the others, the result
 /// describes the majority. `reasons` collects the texts of the footnotes.
 fn word(report: &ExportReport, reasons: &mut Vec<String>) -> String {
     let mut words: Vec<(String, f64, usize)> = Vec::new();
-    for tensor in report.tensors.iter().filter(|tensor| tensor.shape.len() == 2) {
+    for tensor in &report.tensors {
         let (word, change) = match &tensor.fidelity {
             Fidelity::Exact => ("exact".to_owned(), 0.0),
             Fidelity::ScaleRounded { max_relative_change } => ("scales".to_owned(), *max_relative_change),
             Fidelity::OffsetRounded { max_change_in_steps } => ("offsets".to_owned(), *max_change_in_steps),
             Fidelity::Dequantized { because, .. } => (format!("floats{}", footnote(because, reasons)), 0.0),
-            _ => ("changed".to_owned(), 0.0),
+            other => (format!("changed{}", footnote(&other.to_string(), reasons)), 0.0),
         };
         match words.iter_mut().find(|(known, ..)| *known == word) {
             Some((_, most, count)) => (*most, *count) = (change.max(*most), *count + 1),
@@ -79,10 +79,17 @@ fn cell(checkpoint: &Checkpoint, out: &Path, format: Format, reasons: &mut Vec<S
     let strict = ExportOptions { strict: true, ..options.clone() };
     let Err(error) = export(checkpoint.dir(), out, &strict) else { return "exact".to_owned() };
     match (export(checkpoint.dir(), out, &options), error) {
-        (Ok(report), Error::Inexact { reasons: why, .. }) if report.is_exact() => {
-            format!("exact, but{}", footnote(&why.join("; "), reasons))
+        (Ok(report), Error::Inexact { reasons: why, .. }) => {
+            let word = word(&report, reasons);
+            // The other reasons are those of tensors.
+            let notes: Vec<String> = why.into_iter().filter(|reason| report.notes.contains(reason)).collect();
+            assert!(word != "exact" || !notes.is_empty(), "{format}: {}", checkpoint.dir().display());
+            match notes.is_empty() {
+                true => word,
+                false => format!("{word}, but{}", footnote(&notes.join("; "), reasons)),
+            }
         }
-        (Ok(report), _) => word(&report, reasons),
+        (Ok(_), error) => panic!("{format}: {error}"),
         (Err(error), _) => {
             let error = error.to_string().replace(&checkpoint.dir().display().to_string(), "");
             let reason = error.split_once(": ").map_or(error.as_str(), |(_, reason)| reason);
