@@ -188,12 +188,10 @@ fn a_model_is_quantized_without_ever_being_in_memory() {
     let sandbox = Sandbox::with_model();
     for kind in ["dynamic", "weight-only"] {
         // Improvements that require a text are omitted.
-        sandbox.slm(&format!("{PTQ} --type {kind} --smooth off --out {kind}")).success();
-        let json = sandbox
-            .slm(&format!(
-                "ptq --checkpoint model --type {kind} --smooth off --no-eval --out {kind}-alone --json"
-            ))
-            .json();
+        let options = format!("--type {kind} --smooth off --observer min-max");
+        sandbox.slm(&format!("{PTQ} {options} --out {kind}")).success();
+        let alone = format!("ptq --checkpoint model {options} --no-eval --out {kind}-alone --json");
+        let json = sandbox.slm(&alone).json();
         assert_eq!(json["perplexity_float"], serde_json::Value::Null);
         assert_eq!(json["largest_tensor_bytes"], 320 * 64 * 4);
         for file in ["model.safetensors", "quantization_metadata.json", "config.json", "manifest.json"] {
