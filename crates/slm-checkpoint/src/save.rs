@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
-use burn::tensor::{DType, TensorData};
+use burn::tensor::TensorData;
 use safetensors::Dtype;
 use serde_json::Value;
 use slm_model::{EMBED_TOKENS, ModelConfig, TOKEN_TABLE, Transformer};
@@ -12,7 +12,7 @@ use slm_nn::{NamedLinears, PackedWeight};
 use slm_quant_core::{QParams, QuantizedMatrix};
 use slm_store::layer::names;
 use slm_store::manifest::Kind;
-use slm_store::{METADATA, OutputDir, WEIGHTS, reserve};
+use slm_store::{METADATA, OutputDir, WEIGHTS, reserve, stored_dtype};
 
 use crate::layout::Layout;
 use crate::manifest::{MANIFEST, Manifest, is_plain_name};
@@ -86,7 +86,7 @@ pub fn save(
         }
     });
     declared?;
-    let types = narrow_types(model);
+    let types = float_types(model);
     layout.store_floats_as(|name| types.get(name).copied());
 
     let mut writer = CheckpointWriter::create(dir, model.config(), &layout, overwrite)?;
@@ -110,21 +110,13 @@ pub fn save(
     writer.finish(request)
 }
 
-/// The types of the tensors that `model` has in 16 bits, by their names.
-fn narrow_types(model: &Transformer) -> HashMap<String, Dtype> {
+/// The types of the float matrices of `model`, by their names.
+fn float_types(model: &Transformer) -> HashMap<String, Dtype> {
     let mut types = HashMap::new();
-    let mut add = |name: String, dtype| {
-        match dtype {
-            DType::F16 => types.insert(name, Dtype::F16),
-            DType::BF16 => types.insert(name, Dtype::BF16),
-            _ => None,
-        };
-    };
-    add(EMBED_TOKENS.to_owned(), model.embedding_dtype());
+    types.extend(stored_dtype(model.embedding_dtype()).map(|dtype| (EMBED_TOKENS.to_owned(), dtype)));
     model.for_each_linear(&mut |name, linear| {
-        if let Some(dtype) = linear.float_dtype() {
-            add(names::weight(name), dtype);
-        }
+        let dtype = linear.float_dtype().and_then(stored_dtype);
+        types.extend(dtype.map(|dtype| (names::weight(name), dtype)));
     });
     types
 }

@@ -129,7 +129,7 @@ pub struct PtqConfig {
 }
 
 impl PtqConfig {
-    /// slm's defaults for a scheme: round to nearest, [`default_weight_observer`] for weights, [`ObserverKind::Mse`] for
+    /// slm's defaults for a scheme: round to nearest, the observer of [`observer_of`](Self::observer_of) for weights, [`ObserverKind::Mse`] for
     /// static activations, one scale per token for dynamic ones. `docs/quantization.md` has the measurements.
     pub fn new(scheme: QuantScheme, quantization_type: QuantizationType) -> Self {
         Self {
@@ -154,25 +154,35 @@ impl PtqConfig {
         last_match(&self.layers, layer).and_then(|rule| rule.scheme.over(self.scheme)).unwrap_or(self.scheme)
     }
 
-    /// The observer that chooses the range of weights of most layers: the configured one, or
-    /// [`default_weight_observer`]. `calibrated` says whether inputs were observed.
+    /// The observer that chooses the range of weights of most layers: [`observer_of`](Self::observer_of) their scheme.
+    /// `calibrated` says whether inputs were observed.
     pub fn weight_observer(&self, calibrated: bool) -> ObserverKind {
         self.observer_of(self.scheme, calibrated)
     }
 
-    /// The observer that chooses the range of a weight of `scheme`: the configured one, or [`default_weight_observer`].
-    /// With calibration text, 8 bits with one scale per tensor take [`ObserverKind::WeightedMse`] if they are rounded to
-    /// nearest, and inputs are float or have a scale per token: the largest rows of a tensor would set the range of all.
+    /// The observer that chooses the range of a weight of `scheme`: the configured one, or by default
+    /// [`ObserverKind::WeightedMse`] for 4 bits with calibration text, and otherwise [`ObserverKind::MinMax`].
+    ///
+    /// The cost of a rounding error depends on the input that it is multiplied by. Without text these inputs are unknown,
+    /// and in trained models the few large weights that a narrower range would clip are often those that matter most. With
+    /// 256 codes clipping gains little, except with one scale per tensor, where the largest rows set the range of all:
+    /// such weights take [`ObserverKind::WeightedMse`], too, if they are rounded to nearest, and inputs are float or have
+    /// a scale per token. `docs/quantization.md` has the measurements.
     pub fn observer_of(&self, scheme: QuantScheme, calibrated: bool) -> ObserverKind {
         let by_token = match self.quantization_type {
             QuantizationType::WeightOnly => true,
             QuantizationType::Dynamic => self.activation_granularity == ActivationGranularity::PerToken,
             QuantizationType::Static => false,
         };
-        let clips = by_token && self.method == RoundingMethod::Rtn;
-        self.observer.unwrap_or_else(|| match (scheme.bits, scheme.granularity) {
-            (Bits::Int8, Granularity::PerTensor) if calibrated && clips => ObserverKind::WeightedMse,
-            (bits, _) => default_weight_observer(bits, calibrated),
+        let gains = match scheme.bits {
+            Bits::Int4 => true,
+            Bits::Int8 => {
+                scheme.granularity == Granularity::PerTensor && self.method == RoundingMethod::Rtn && by_token
+            }
+        };
+        self.observer.unwrap_or(match calibrated && gains {
+            true => ObserverKind::WeightedMse,
+            false => ObserverKind::MinMax,
         })
     }
 
@@ -262,19 +272,6 @@ impl PtqConfig {
     pub fn with_granularity(mut self, granularity: Granularity) -> Self {
         self.scheme.granularity = granularity;
         self
-    }
-}
-
-/// The default weight observer for most schemes: [`ObserverKind::MinMax`], and for 4 bits with calibration text
-/// [`ObserverKind::WeightedMse`]. [`PtqConfig::observer_of`] knows the exception.
-///
-/// The cost of a rounding error depends on the input that it is multiplied by. Without text these inputs are unknown,
-/// and in trained models the few large weights that a narrower range would clip are often those that matter most. With
-/// 256 codes clipping gains little in any case. `docs/quantization.md` has the measurements.
-pub fn default_weight_observer(bits: Bits, calibrated: bool) -> ObserverKind {
-    match (bits, calibrated) {
-        (Bits::Int4, true) => ObserverKind::WeightedMse,
-        (Bits::Int8, _) | (Bits::Int4, false) => ObserverKind::MinMax,
     }
 }
 

@@ -9,7 +9,7 @@ use slm_nn::{PackedWeight, to_vec_f32};
 use slm_quant_core::{ActivationQuant, ObserverKind, QuantizationType, QuantizedMatrix, quantize_matrix};
 
 use crate::convert::report;
-use crate::{Error, LayerReport, Plan, PtqConfig, Result, default_weight_observer, layer_metadata};
+use crate::{Error, LayerReport, Plan, PtqConfig, Result, layer_metadata};
 
 /// A separate quantized table of the embedding, and the report on it.
 pub(crate) struct QuantizedTable {
@@ -29,7 +29,7 @@ impl QuantizedTable {
         let scheme = embedding.scheme;
         // A table is looked up by row and has no inputs to observe.
         let observer = match config.observer_of(scheme, false) {
-            ObserverKind::WeightedMse => default_weight_observer(scheme.bits, false),
+            ObserverKind::WeightedMse => ObserverKind::MinMax,
             observer => observer,
         };
         let matrix = quantize_matrix(values, model.vocab_size, model.hidden_size, scheme, &observer)

@@ -66,7 +66,7 @@ pub use activation_choice::{DynamicInputs, MAX_STATIC_ERROR};
 pub use assignment::{Choice, assign};
 pub use calibrate::{ActivationStats, Calibration, ObservedInputs, calibrate, calibrate_with};
 pub use compare::{ChannelFactors, LayerComparison, LayerDifference};
-pub use config::{PtqConfig, Rotate, Smooth, default_weight_observer};
+pub use config::{PtqConfig, Rotate, Smooth};
 pub use convert::{LayerReport, QuantizedLayer, convert, pack_layer, quantize_layer};
 pub use diagnose::{ActivationQuants, InputError, input_errors, remove_activation_quant};
 pub use error::{Error, Result};

@@ -36,7 +36,7 @@ pub use metadata::{
     SkippedLayer, TrainingRecord, TransformRecord, WeightError, WeightParams, ZeroPointRecord,
 };
 pub use metadata_builder::MetadataBuilder;
-pub use module::{LoadOptions, LoadReport, SaveOptions, is_module, load_module, save_module};
+pub use module::{LoadOptions, LoadReport, SaveOptions, is_module, load_module, save_module, stored_dtype};
 pub use output::{OutputDir, Replaceable, reserve};
 pub use output_file::OutputFile;
 pub use tensors::{TensorFile, TensorFileWriter, TensorSpec};

@@ -7,6 +7,10 @@ use std::path::Path;
 use crate::Error;
 
 const PICKLE: &str = "it is a Python pickle, or an archive of one";
+/// The remedy for a pickle of any other name than Hugging Face's.
+pub(super) const CONVERT: &str = "rename it to pytorch_model.bin, next to config.json, and name the directory; or convert \
+                                  the model to safetensors with transformers' save_pretrained(..., \
+                                  safe_serialization=True)";
 /// Number of bytes of a file that are examined.
 const HEAD: usize = 512;
 
@@ -59,7 +63,7 @@ pub(super) fn explain_file(path: &Path) -> Option<Error> {
 }
 
 /// Reads the first bytes of a file.
-pub(super) fn head(path: &Path) -> Option<Vec<u8>> {
+pub(crate) fn head(path: &Path) -> Option<Vec<u8>> {
     let mut head = Vec::with_capacity(HEAD);
     File::open(path).ok()?.take(HEAD as u64).read_to_end(&mut head).ok()?;
     Some(head)
@@ -68,8 +72,6 @@ pub(super) fn head(path: &Path) -> Option<Vec<u8>> {
 /// Recognizes bytes that are neither JSON nor safetensors. Returns a description and the remedy.
 fn recognize(head: &[u8]) -> Option<(&'static str, &'static str)> {
     const AGAIN: &str = "download the file again, logged in (`hf auth login`) if the model asks for it";
-    const CONVERT: &str = "rename it to pytorch_model.bin, next to config.json, and name the directory; or convert the model to \
-                           safetensors with transformers' save_pretrained(..., safe_serialization=True)";
     if head.is_empty() {
         return Some(("it is empty", "download the file again"));
     }

@@ -200,11 +200,7 @@ fn single_file(path: &Path) -> Error {
         "gguf" => {
             ("its name is that of a GGUF file", "import the Hugging Face directory that it was made from")
         }
-        "bin" | "pt" | "pth" | "ckpt" | "pkl" => (
-            "its name is that of a Python pickle",
-            "rename it to pytorch_model.bin, next to config.json, and name the directory; or convert the model to \
-             safetensors with transformers' save_pretrained(..., safe_serialization=True)",
-        ),
+        "bin" | "pt" | "pth" | "ckpt" | "pkl" => ("its name is that of a Python pickle", impostor::CONVERT),
         _ => (
             "it is a file",
             "name the directory that holds it, with config.json, the weights and tokenizer.json",

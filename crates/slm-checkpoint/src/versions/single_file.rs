@@ -1,31 +1,25 @@
 //! Explanation of a file where the directory of a checkpoint is expected.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::Path;
 
 use super::CONFIG;
 use crate::Error;
-
-/// First bytes of a GGUF file.
-const GGUF: [u8; 4] = *b"GGUF";
+use crate::hf::head;
 
 /// Returns the error that names the kind of the file at `path`.
 pub(super) fn explain(path: &Path) -> Error {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     let (reason, remedy) = match extension.to_ascii_lowercase().as_str() {
-        _ if is_gguf(path) => ("it is a GGUF file", format!("import it first: {}", import(path))),
+        _ if head(path).is_some_and(|head| head.starts_with(b"GGUF")) => {
+            ("it is a GGUF file", format!("import it first: {}", import(path)))
+        }
         "safetensors" | "bin" | "pt" | "pth" => {
             ("it is a file of weights, not a directory", of_weights(path))
         }
         _ => ("it is not a directory", "name the directory of a checkpoint".to_owned()),
     };
     Error::NotACheckpoint { path: path.to_owned(), reason: reason.to_owned(), remedy }
-}
-
-fn is_gguf(path: &Path) -> bool {
-    let mut magic = [0; GGUF.len()];
-    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == GGUF
 }
 
 /// The remedy for a file of weights, which depends on what is next to it.
@@ -44,6 +38,7 @@ fn of_weights(path: &Path) -> String {
     }
 }
 
-fn import(source: &Path) -> String {
+/// The command that imports `source`.
+pub(super) fn import(source: &Path) -> String {
     format!("slm import {} --out my-model", source.display())
 }

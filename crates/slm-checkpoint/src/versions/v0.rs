@@ -17,7 +17,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use slm_store::WEIGHTS;
 
-use super::{CONFIG, FORMAT, Migration, RawCheckpoint};
+use super::{CONFIG, FORMAT, Migration, RawCheckpoint, single_file};
 use crate::{Error, Result};
 
 /// Name of a record that Burn itself writes.
@@ -45,7 +45,7 @@ pub(super) fn recognize(dir: &Path, config: &Map<String, Value>) -> Result<&'sta
         Err(Error::NotACheckpoint { path, reason, remedy })
     };
     if config.contains_key("architectures") || config.contains_key("model_type") {
-        let remedy = format!("import it first: slm import {} --out my-model", dir.display());
+        let remedy = format!("import it first: {}", single_file::import(dir));
         return refuse("its config.json is that of a Hugging Face model", &remedy);
     }
     if !(config.contains_key("hidden_size") && config.contains_key("num_layers")) {

@@ -32,7 +32,8 @@ mod words;
 /// Named shapes get random weights: speed does not depend on their values. The limits of the machine are measured in
 /// the same process and with the same threads, alternating with the model: memory bandwidth after every token, by the
 /// fastest of several methods, and the peak rate of arithmetic (integer, or float for a float model) before and after
-/// each run, of which the better one counts. Peak memory is that of the model, from its creation to the last token of the first run.
+/// each run, of which the better one counts. Peak memory is that of the model, from its creation to the last token of
+/// the first run.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// Checkpoint to measure as it is, float or quantized

@@ -3,8 +3,8 @@
 use burn::tensor::{DType, TensorData};
 use safetensors::Dtype;
 
-/// Returns the stored type; `None` for a type that Burn has quantized.
-pub(super) fn stored(dtype: DType) -> Option<Dtype> {
+/// Returns the type in which a tensor of type `dtype` is stored; `None` for a type that Burn has quantized.
+pub fn stored_dtype(dtype: DType) -> Option<Dtype> {
     Some(match dtype {
         DType::F64 => Dtype::F64,
         DType::F32 | DType::Flex32 => Dtype::F32,

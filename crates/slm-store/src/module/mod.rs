@@ -11,6 +11,7 @@ use crate::manifest::{Kind, MANIFEST, Manifest};
 use crate::output::Replaceable;
 use crate::{METADATA, QuantizationMetadata, WEIGHTS};
 
+pub use dtype::stored_dtype;
 pub use load::load_module;
 pub use save::save_module;
 

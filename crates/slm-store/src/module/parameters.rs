@@ -24,7 +24,7 @@ pub(super) struct Parameter<'a> {
 impl Parameter<'_> {
     /// Returns the stored name, type and shape of the tensor.
     pub(super) fn spec(&self) -> Result<TensorSpec> {
-        match dtype::stored(self.dtype) {
+        match dtype::stored_dtype(self.dtype) {
             Some(dtype) => Ok(TensorSpec::new(self.name, dtype, self.shape.as_slice())),
             None => {
                 Err(refused(self.name, "it is quantized by Burn; dequantize it before, or use slm's layers"))
