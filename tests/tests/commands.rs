@@ -149,7 +149,7 @@ fn every_scheme_can_be_quantized_and_evaluated() {
                 let metadata = sandbox.read_json("new/quantization_metadata.json");
                 assert_eq!(metadata["layers"].as_array().unwrap().len(), LAYERS);
                 // Inputs are observed if they are quantized, or if they improve the ranges of weights.
-                let weighted = bits == 4 || (granularity == "tensor" && kind != "static");
+                let weighted = bits == 4 || granularity == "tensor";
                 let observed = kind != "weight-only" || weighted;
                 assert_eq!(ptq["calibration_tokens"].as_u64().unwrap() > 0, observed, "{scheme}");
                 let observer = if weighted { "weighted-mse" } else { "min-max" };

@@ -161,24 +161,18 @@ impl PtqConfig {
     }
 
     /// The observer that chooses the range of a weight of `scheme`: the configured one, or by default
-    /// [`ObserverKind::WeightedMse`] for 4 bits with calibration text, and otherwise [`ObserverKind::MinMax`].
+    /// [`ObserverKind::WeightedMse`] for 4 bits with calibration text, and otherwise [`ObserverKind::MinMax`]. `calibrated`
+    /// says whether the mean squares of inputs are known.
     ///
     /// The cost of a rounding error depends on the input that it is multiplied by. Without text these inputs are unknown,
     /// and in trained models the few large weights that a narrower range would clip are often those that matter most. With
     /// 256 codes clipping gains little, except with one scale per tensor, where the largest rows set the range of all:
-    /// such weights take [`ObserverKind::WeightedMse`], too, if they are rounded to nearest, and inputs are float or have
-    /// a scale per token. `docs/quantization.md` has the measurements.
+    /// such weights take [`ObserverKind::WeightedMse`], too, if they are rounded to nearest. `docs/quantization.md` has the
+    /// measurements.
     pub fn observer_of(&self, scheme: QuantScheme, calibrated: bool) -> ObserverKind {
-        let by_token = match self.quantization_type {
-            QuantizationType::WeightOnly => true,
-            QuantizationType::Dynamic => self.activation_granularity == ActivationGranularity::PerToken,
-            QuantizationType::Static => false,
-        };
         let gains = match scheme.bits {
             Bits::Int4 => true,
-            Bits::Int8 => {
-                scheme.granularity == Granularity::PerTensor && self.method == RoundingMethod::Rtn && by_token
-            }
+            Bits::Int8 => scheme.granularity == Granularity::PerTensor && self.method == RoundingMethod::Rtn,
         };
         self.observer.unwrap_or(match calibrated && gains {
             true => ObserverKind::WeightedMse,
@@ -281,27 +275,19 @@ mod tests {
 
     #[test]
     fn ranges_of_8_bits_follow_the_inputs_only_where_that_was_measured_to_be_better() {
-        use ActivationGranularity::{PerTensor, PerToken};
-        use QuantizationType::{Dynamic, Static, WeightOnly};
+        use QuantizationType::{Static, WeightOnly};
         use RoundingMethod::{Gptq, Rtn};
         let tensor = QuantScheme::per_tensor(Bits::Int8);
         let channel = QuantScheme { granularity: Granularity::PerChannel, ..tensor };
-        for (scheme, quantization_type, granularity, method, calibrated, expected) in [
-            (tensor, WeightOnly, PerToken, Rtn, true, ObserverKind::WeightedMse),
-            (tensor, Dynamic, PerToken, Rtn, true, ObserverKind::WeightedMse),
-            (tensor, Dynamic, PerTensor, Rtn, true, ObserverKind::MinMax),
-            (tensor, Static, PerToken, Rtn, true, ObserverKind::MinMax),
-            (tensor, WeightOnly, PerToken, Gptq, true, ObserverKind::MinMax),
-            (tensor, WeightOnly, PerToken, Rtn, false, ObserverKind::MinMax),
-            (channel, WeightOnly, PerToken, Rtn, true, ObserverKind::MinMax),
-            (QuantScheme::per_tensor(Bits::Int4), Static, PerToken, Gptq, true, ObserverKind::WeightedMse),
+        for (scheme, quantization_type, method, calibrated, expected) in [
+            (tensor, WeightOnly, Rtn, true, ObserverKind::WeightedMse),
+            (tensor, Static, Rtn, true, ObserverKind::WeightedMse),
+            (tensor, WeightOnly, Gptq, true, ObserverKind::MinMax),
+            (tensor, WeightOnly, Rtn, false, ObserverKind::MinMax),
+            (channel, WeightOnly, Rtn, true, ObserverKind::MinMax),
+            (QuantScheme::per_tensor(Bits::Int4), Static, Gptq, true, ObserverKind::WeightedMse),
         ] {
-            let config = PtqConfig {
-                quantization_type,
-                activation_granularity: granularity,
-                method,
-                ..PtqConfig::new(scheme, quantization_type)
-            };
+            let config = PtqConfig { method, ..PtqConfig::new(scheme, quantization_type) };
             assert_eq!(config.observer_of(scheme, calibrated), expected, "{scheme} {quantization_type:?}");
             let chosen = PtqConfig { observer: Some(ObserverKind::Mse), ..config };
             assert_eq!(chosen.observer_of(scheme, calibrated), ObserverKind::Mse);

@@ -7,7 +7,7 @@ use crate::{LayerReport, PtqConfig, SkippedLayer};
 
 impl PtqConfig {
     /// Starts the metadata of a model that is quantized with these settings. `calibrated` says whether ranges of
-    /// weights were chosen with calibration text; `skipped` are the layers that stay float.
+    /// weights were chosen by the inputs of layers; `skipped` are the layers that stay float.
     pub fn metadata(&self, skipped: &[SkippedLayer], calibrated: bool) -> MetadataBuilder {
         MetadataBuilder::new(self.scheme, self.quantization_type)
             .method(self.method)

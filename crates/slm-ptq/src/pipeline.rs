@@ -1,5 +1,6 @@
 //! Post-training quantization from one checkpoint into another, one layer at a time.
 
+mod assumed;
 mod batches;
 mod journal;
 mod sinks;
@@ -17,8 +18,10 @@ use slm_model::{
     EMBED_TOKENS, ExpectedTensor, LM_HEAD, ModelConfig, TOKEN_TABLE, Transformer, forward_layerwise,
     layerwise_steps, windows,
 };
+use slm_quant_core::ObserverKind;
 use slm_store::sha256;
 
+use self::assumed::assumed_inputs;
 use self::batches::{Finished, write_in_batches};
 pub(crate) use self::journal::Journal;
 use self::journal::{Facts, finished_layers};
@@ -74,6 +77,8 @@ pub struct CheckpointQuantizer<'a> {
     config: PtqConfig,
     plan: Plan,
     transforms: Transforms,
+    /// Inputs that are assumed until [`calibrate`](Self::calibrate) observes them.
+    assumed: Calibration,
     calibrated: Option<Calibrated>,
     kept: Option<KeptLayers>,
 }
@@ -172,7 +177,8 @@ impl<'a> CheckpointQuantizer<'a> {
         config.check_tune(&plan)?;
         config.check_awq()?;
         let transforms = Transforms::choose(source, &plan, &config)?;
-        Ok(Self { source, config, plan, transforms, calibrated: None, kept: None })
+        let assumed = assumed_inputs(&plan, &config, &transforms);
+        Ok(Self { source, config, plan, transforms, assumed, calibrated: None, kept: None })
     }
 
     /// Keeps the layers that a [sequential](RoundingMethod::is_sequential) method finishes in the directory `dir` until
@@ -392,13 +398,26 @@ impl<'a> CheckpointQuantizer<'a> {
         self.config.equalizes() && !self.is_calibrated()
     }
 
-    /// Statistics from calibration, if they are needed.
-    fn observed(&self) -> Result<Option<&Calibration>> {
+    /// Returns `true` if [`calibrate`](Self::calibrate) was not called, and inputs of layers are taken as alike because
+    /// the model is rotated.
+    pub fn assumes_inputs(&self) -> bool {
+        let weighted = self.config.weight_observer(true) == ObserverKind::WeightedMse;
+        !self.is_calibrated() && weighted && !self.assumed.layers.is_empty()
+    }
+
+    /// The observer that chooses the range of weights of most layers.
+    pub fn weight_observer(&self) -> ObserverKind {
+        self.config.weight_observer(self.is_calibrated() || self.assumes_inputs())
+    }
+
+    /// Statistics of the inputs of layers, observed or assumed.
+    fn inputs(&self) -> Result<&Calibration> {
         match (&self.calibrated, self.plan.layers.first()) {
             (None, Some(layer)) if self.needs_calibration() => {
                 Err(Error::NotCalibrated { layer: layer.name.clone() })
             }
-            (calibrated, _) => Ok(calibrated.as_ref().map(|calibrated| &calibrated.observed)),
+            (Some(calibrated), _) => Ok(&calibrated.observed),
+            (None, _) => Ok(&self.assumed),
         }
     }
 
@@ -469,8 +488,8 @@ impl<'a> CheckpointQuantizer<'a> {
     ) -> Result<QuantizedCheckpoint, Stopped<E>> {
         let Self { source, plan, config, transforms, .. } = self;
         let model = planned_config(transforms.model(), plan);
-        let observed = self.observed()?;
-        let inputs = |layer: &str| observed.and_then(|calibration| calibration.layers.get(layer));
+        let known = self.inputs()?;
+        let inputs = |layer: &str| known.layers.get(layer);
         let mut layout = Layout::new(&model);
         for layer in &plan.layers {
             let activation = config.activation_quant(&layer.name, inputs(&layer.name))?;
@@ -521,7 +540,7 @@ impl<'a> CheckpointQuantizer<'a> {
             training: None,
         };
         let metadata = config
-            .metadata(&plan.skipped, self.is_calibrated())
+            .metadata(&plan.skipped, self.is_calibrated() || self.assumes_inputs())
             .embedding(embedding.as_ref().map(QuantizedTable::metadata))
             .build(QuantizationMode::Ptq, records, lineage);
         let path = writer.finish(&SaveRequest {
@@ -580,7 +599,7 @@ impl<'a> CheckpointQuantizer<'a> {
     /// # Errors
     /// As [`write`](Self::write).
     pub fn load(&self, device: &Device) -> Result<(Transformer, Vec<LayerReport>)> {
-        let observed = self.observed()?;
+        let inputs = self.inputs()?;
         let mut model = match self.transforms.is_none() {
             true => self.source.load_model(device)?,
             false => {
@@ -599,7 +618,7 @@ impl<'a> CheckpointQuantizer<'a> {
                     method => method,
                 };
                 let config = PtqConfig { method, ..self.config.clone() };
-                convert(&mut model, &self.plan, &config, observed, &mut |_| {})?
+                convert(&mut model, &self.plan, &config, Some(inputs), &mut |_| {})?
             }
         };
         quantize_embedding(&mut model, &self.plan, &self.config)?;

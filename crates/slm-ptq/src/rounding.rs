@@ -1,9 +1,9 @@
 //! Rounding of the float weight of a layer to codes.
 
 use slm_quant_core::{
-    GptqFactor, GptqOptions, ObserverKind, QuantizedMatrix, RefineOptions, RefitOptions, choose_gptq_qparams,
-    choose_matrix_qparams, choose_weighted_qparams, quantize_matrix, quantize_matrix_gptq,
-    quantize_matrix_with_qparams, refine_matrix, refit_matrix_gptq,
+    Bits, GptqFactor, GptqOptions, ObserverKind, QuantizedMatrix, RefineOptions, RefitOptions,
+    choose_gptq_qparams, choose_matrix_qparams, choose_weighted_qparams, quantize_matrix,
+    quantize_matrix_gptq, quantize_matrix_with_qparams, refine_matrix, refit_matrix_gptq,
 };
 
 use crate::{Error, InputMoments, ObservedInputs, PtqConfig, Result, RoundingMethod};
@@ -11,6 +11,11 @@ use crate::{Error, InputMoments, ObservedInputs, PtqConfig, Result, RoundingMeth
 /// Share of the mean over all inputs that is added to the mean square of each, so that inputs that the calibration text
 /// does not use still count a little.
 const IMPORTANCE_FLOOR: f32 = 0.01;
+
+/// Share of the expected error that a range must save over that from minimum to maximum to be chosen for 8-bit codes. A
+/// narrower range clips a few weights. Their errors fall on few outputs, which the expectation does not see, and with 256
+/// codes the rest gains little.
+const LEAST_GAIN_OF_8_BITS: f64 = 0.1;
 
 /// Share of the input drift that a layer compensates for. The measured drift is partly specific to the calibration
 /// text; compensating for half of it helps on other text.
@@ -52,7 +57,12 @@ pub(crate) fn round_weight(
         }
         (ObserverKind::WeightedMse, None) => {
             let squares = moments.ok_or_else(missing)?.mean_squares().map_err(fail)?;
-            choose_weighted_qparams(values, rows, cols, scheme, &with_floor(squares)).map_err(fail)?
+            let least_gain = match scheme.bits {
+                Bits::Int8 => LEAST_GAIN_OF_8_BITS,
+                Bits::Int4 => 0.0,
+            };
+            choose_weighted_qparams(values, rows, cols, scheme, &with_floor(squares), least_gain)
+                .map_err(fail)?
         }
         (observer, Some(_)) => choose_matrix_qparams(values, rows, cols, scheme, &observer).map_err(fail)?,
         (observer, None) => return quantize_matrix(values, rows, cols, scheme, &observer).map_err(fail),

@@ -7,9 +7,10 @@ use burn::tensor::Device;
 use slm_checkpoint::{Checkpoint, QuantizationMode, SaveRequest, save};
 use slm_model::{ModelConfig, Transformer, window_logits};
 use slm_ptq::{
-    CalibrationTokens, CheckpointQuantizer, Error, KeepLayers, Progress, PtqConfig, RoundingMethod, Stage,
+    CalibrationTokens, CheckpointQuantizer, Error, KeepLayers, Progress, PtqConfig, Rotate, RoundingMethod,
+    Stage,
 };
-use slm_quant_core::{Bits, Granularity, QuantScheme, QuantizationType};
+use slm_quant_core::{Bits, Granularity, ObserverKind, QuantScheme, QuantizationType};
 use tempfile::TempDir;
 
 const LAYERS: usize = 2 * 7 + 1;
@@ -99,6 +100,37 @@ fn the_checkpoint_and_the_model_in_memory_compute_the_same() {
 }
 
 /// The progress calls of a run: (stage, done, total), from the first to the last.
+#[test]
+fn inputs_of_a_rotated_model_are_taken_as_alike_until_text_tells() {
+    let root = tempfile::tempdir().unwrap();
+    let source = float(&root, false);
+    let quantize = |bits, rotate, observer| {
+        let scheme = QuantScheme::per_tensor(bits);
+        let config = PtqConfig { rotate, observer, ..PtqConfig::new(scheme, QuantizationType::WeightOnly) };
+        let quantizer = CheckpointQuantizer::new(&source, config).unwrap();
+        let written = quantizer.write(root.path().join("out"), true, &mut ignore_progress).unwrap();
+        let (_, layers) = quantizer.load(&Device::flex()).unwrap();
+        assert_eq!(written.layers, layers);
+        let observer = Checkpoint::open(&written.path).unwrap().metadata().unwrap().weight_observer.clone();
+        assert_eq!(observer, quantizer.weight_observer().to_string());
+        (layers, quantizer.assumes_inputs(), observer)
+    };
+    let (assumed, assumes, observer) = quantize(Bits::Int8, Rotate::On, None);
+    assert_eq!((assumes, observer.as_str()), (true, "weighted-mse"));
+    let (plain, assumes, _) = quantize(Bits::Int8, Rotate::On, Some(ObserverKind::MinMax));
+    assert!(!assumes);
+    for (assumed, plain) in assumed.iter().zip(&plain) {
+        // The input of down_proj is not rotated.
+        assert!(!assumed.name.ends_with("down_proj") || assumed == plain, "{}", assumed.name);
+        assert!(assumed.error.sqnr_db() >= plain.error.sqnr_db(), "{}", assumed.name);
+    }
+    assert_ne!(assumed, plain);
+    for (bits, rotate) in [(Bits::Int8, Rotate::Off), (Bits::Int4, Rotate::On)] {
+        let (_, assumes, observer) = quantize(bits, rotate, None);
+        assert_eq!((assumes, observer.as_str()), (false, "min-max"), "{bits:?}");
+    }
+}
+
 #[test]
 fn progress_goes_up_to_the_total() {
     let root = tempfile::tempdir().unwrap();

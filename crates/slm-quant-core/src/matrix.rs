@@ -70,19 +70,27 @@ pub fn choose_matrix_qparams(
 /// data. The sum is then the squared error of the output, as long as rounding errors are independent.
 ///
 /// The search is that of [`MseObserver`](crate::MseObserver). With scales as they are stored, the result is never worse
-/// than min-max by this measure.
+/// than min-max by this measure. `least_gain` is the share of min-max's error, from 0 to 1, that another range must save to
+/// be taken: a range that clips has its errors in few outputs, so that a small gain may be none.
 ///
 /// # Errors
 /// As [`quantize_matrix`], [`Error::Length`] unless there is one importance for each column, and [`Error::Parameter`]
-/// or [`Error::NotFinite`] for one that is negative or not finite.
+/// or [`Error::NotFinite`] for one that is negative or not finite; [`Error::Parameter`] for a `least_gain` out of range.
 pub fn choose_weighted_qparams(
     weight: &[f32],
     rows: usize,
     cols: usize,
     scheme: QuantScheme,
     importance: &[f32],
+    least_gain: f64,
 ) -> Result<Vec<QParams>> {
-    choose_by_importance(weight, rows, cols, scheme, importance, choose_weighted)
+    if !(0.0..=1.0).contains(&least_gain) {
+        let detail = format!("{least_gain} is not from 0 to 1");
+        return Err(Error::Parameter { what: "least gain", detail });
+    }
+    choose_by_importance(weight, rows, cols, scheme, importance, |values, weights, scheme| {
+        choose_weighted(values, weights, scheme, least_gain)
+    })
 }
 
 /// [`choose_weighted_qparams`] with scales of either sign if one end of the grid reaches further than the other, as in
@@ -99,7 +107,7 @@ pub(crate) fn choose_signed_qparams(
 ) -> Result<Vec<QParams>> {
     let choose = match (scheme.bits, scheme.mapping) {
         (Bits::Int4, Mapping::Symmetric) => choose_weighted_signed,
-        _ => choose_weighted,
+        _ => |values: &[f32], weights: &[f32], scheme| choose_weighted(values, weights, scheme, 0.0),
     };
     choose_by_importance(weight, rows, cols, scheme, importance, choose)
 }
@@ -111,7 +119,7 @@ fn choose_by_importance(
     cols: usize,
     scheme: QuantScheme,
     importance: &[f32],
-    choose: fn(&[f32], &[f32], QuantScheme) -> Result<QParams>,
+    choose: impl Fn(&[f32], &[f32], QuantScheme) -> Result<QParams> + Sync,
 ) -> Result<Vec<QParams>> {
     check_len("importance", cols, importance.len())?;
     check_finite("importance", importance)?;

@@ -183,7 +183,8 @@ fn outputs_are_closer_than_with_round_to_nearest() {
             let factor = GptqFactor::new(&hessian, options).unwrap();
             for scheme in schemes() {
                 let qparams =
-                    choose_weighted_qparams(&weight, rows, cols, scheme, &factor.remaining_costs()).unwrap();
+                    choose_weighted_qparams(&weight, rows, cols, scheme, &factor.remaining_costs(), 0.0)
+                        .unwrap();
                 let gptq = quantize_matrix_gptq(&weight, rows, cols, scheme, &qparams, &factor).unwrap();
                 let nearest = quantize_matrix_with_qparams(&weight, rows, cols, scheme, &qparams).unwrap();
                 let gptq = output_error(&weight, &gptq, &hessian);
@@ -214,7 +215,7 @@ fn scales_for_gptq_are_never_worse_than_those_for_rounding_to_nearest() {
                 output_error(&weight, &matrix, &hessian) + damped
             };
             let nearest =
-                choose_weighted_qparams(&weight, rows, cols, scheme, &factor.remaining_costs()).unwrap();
+                choose_weighted_qparams(&weight, rows, cols, scheme, &factor.remaining_costs(), 0.0).unwrap();
             let found = choose_gptq_qparams(&weight, rows, cols, scheme, &factor).unwrap();
             assert_eq!(found.len(), nearest.len());
             // One factor for all of them, up to the rounding of stored scales.
@@ -247,7 +248,7 @@ fn symmetric_scales_of_4_bits_take_the_sign_that_suits_their_weights() {
             assert!(4 * negative > turned.len() && 4 * negative < 3 * turned.len(), "{negative}");
             // Positive scales of the same search.
             let costs = factor.remaining_costs();
-            let positive = choose_weighted_qparams(&weight, rows, cols, scheme, &costs).unwrap();
+            let positive = choose_weighted_qparams(&weight, rows, cols, scheme, &costs, 0.0).unwrap();
             assert!(positive.iter().all(|qparams| qparams.scale > 0.0));
             let error = |qparams: &[QParams]| {
                 let matrix = quantize_matrix_gptq(&weight, rows, cols, scheme, qparams, &factor).unwrap();
@@ -330,7 +331,7 @@ fn refinement_lowers_the_error_further_for_every_scheme() {
     let factor = GptqFactor::new(&hessian, GptqOptions::default()).unwrap();
     for scheme in schemes() {
         let qparams =
-            choose_weighted_qparams(&weight, rows, cols, scheme, &factor.remaining_costs()).unwrap();
+            choose_weighted_qparams(&weight, rows, cols, scheme, &factor.remaining_costs(), 0.0).unwrap();
         let gptq = quantize_matrix_gptq(&weight, rows, cols, scheme, &qparams, &factor).unwrap();
         let mut least = damped_error(&weight, &gptq);
         let unchanged = RefineOptions { sweeps: 0, ..RefineOptions::default() };
@@ -389,7 +390,7 @@ fn the_number_of_threads_does_not_matter() {
     let run = || {
         let factor = GptqFactor::new(&hessian, GptqOptions::default()).unwrap();
         let qparams =
-            choose_weighted_qparams(&weight, rows, cols, scheme, &factor.remaining_costs()).unwrap();
+            choose_weighted_qparams(&weight, rows, cols, scheme, &factor.remaining_costs(), 0.0).unwrap();
         let gptq = quantize_matrix_gptq(&weight, rows, cols, scheme, &qparams, &factor).unwrap();
         refine_matrix(&weight, gptq, &hessian, RefineOptions::default()).unwrap()
     };
@@ -439,7 +440,7 @@ fn bad_input_is_refused() {
     assert!(matches!(run(&[0.5; 5], 2, 3, &qparams), Err(Error::Length { .. })));
     assert!(matches!(run(&[0.5; 6], 2, 3, &[]), Err(Error::Length { .. })));
     assert!(matches!(run(&[f32::NAN; 6], 2, 3, &qparams), Err(Error::NotFinite { .. })));
-    let weighted = |importance: &[f32]| choose_weighted_qparams(&[0.5; 6], 2, 3, scheme, importance);
+    let weighted = |importance: &[f32]| choose_weighted_qparams(&[0.5; 6], 2, 3, scheme, importance, 0.0);
     assert!(matches!(weighted(&[1.0; 2]), Err(Error::Length { .. })));
     assert!(matches!(weighted(&[1.0, -1.0, 0.0]), Err(Error::Parameter { .. })));
     assert!(matches!(weighted(&[1.0, f32::INFINITY, 0.0]), Err(Error::NotFinite { .. })));
@@ -471,7 +472,8 @@ fn weighted_ranges_are_never_worse_than_min_max_by_their_own_measure() {
                 let matrix = quantize_matrix_with_qparams(&weight, rows, cols, scheme, &qparams).unwrap();
                 weighted_error(&weight, &importance, &matrix)
             };
-            let weighted = error(choose_weighted_qparams(&weight, rows, cols, scheme, &importance).unwrap());
+            let weighted =
+                error(choose_weighted_qparams(&weight, rows, cols, scheme, &importance, 0.0).unwrap());
             let min_max =
                 error(choose_matrix_qparams(&weight, rows, cols, scheme, &ObserverKind::MinMax).unwrap());
             let mse = error(choose_matrix_qparams(&weight, rows, cols, scheme, &ObserverKind::Mse).unwrap());

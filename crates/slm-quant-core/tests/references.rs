@@ -192,11 +192,11 @@ proptest! {
                 terms.map(|(i, (x, y))| f64::from(importance[i % 24]) * f64::from(x - y).powi(2)).sum()
             };
             let plain = choose_matrix_qparams(&values, 3, 24, scheme, &ObserverKind::Mse).unwrap();
-            let alike = choose_weighted_qparams(&values, 3, 24, scheme, &[weight; 24]).unwrap();
+            let alike = choose_weighted_qparams(&values, 3, 24, scheme, &[weight; 24], 0.0).unwrap();
             let (by_plain, by_alike) = (error(&plain, &[1.0; 24]), error(&alike, &[1.0; 24]));
             prop_assert!((by_plain - by_alike).abs() <= 1e-4 * by_plain, "{} {}", by_plain, by_alike);
             let importance: Vec<f32> = (0..24).map(|i| if i % 5 == 0 { 50.0 } else { 0.1 }).collect();
-            let weighted = choose_weighted_qparams(&values, 3, 24, scheme, &importance).unwrap();
+            let weighted = choose_weighted_qparams(&values, 3, 24, scheme, &importance, 0.0).unwrap();
             let min_max = choose_matrix_qparams(&values, 3, 24, scheme, &ObserverKind::MinMax).unwrap();
             prop_assert!(error(&weighted, &importance) <= error(&min_max, &importance) * (1.0 + 1e-5));
         }
@@ -205,6 +205,28 @@ proptest! {
 
 fn matrix(values: &[f32], qparams: &[QParams], scheme: QuantScheme) -> QuantizedMatrix {
     quantize_matrix_with_qparams(values, values.len() / 24, 24, scheme, qparams).unwrap()
+}
+
+#[test]
+fn a_range_that_saves_too_little_is_not_taken() {
+    let scheme = QuantScheme::per_tensor(Bits::Int8);
+    // One large weight, on an input that hardly counts.
+    let values: Vec<f32> = (0..480).map(|i| if i == 24 { 1.5 } else { (i as f32 * 0.7).sin() }).collect();
+    let importance: Vec<f32> = (0..24).map(|i| if i == 0 { 1e-6 } else { 1.0 }).collect();
+    let choose = |least_gain| choose_weighted_qparams(&values, 20, 24, scheme, &importance, least_gain);
+    let error = |qparams: &[QParams]| -> f64 {
+        let terms = values.iter().zip(matrix(&values, qparams, scheme).dequantize()).enumerate();
+        terms.map(|(i, (x, y))| f64::from(importance[i % 24]) * f64::from(x - y).powi(2)).sum()
+    };
+    let min_max = choose_matrix_qparams(&values, 20, 24, scheme, &ObserverKind::MinMax).unwrap();
+    let best = choose(0.0).unwrap();
+    let gain = 1.0 - error(&best) / error(&min_max);
+    assert!((0.3..0.8).contains(&gain), "{gain}");
+    assert_eq!(choose(gain - 0.01).unwrap(), best);
+    assert_eq!(choose(gain + 0.01).unwrap(), min_max);
+    for share in [-0.1, 1.1, f64::NAN] {
+        assert!(matches!(choose(share), Err(slm_quant_core::Error::Parameter { what: "least gain", .. })));
+    }
 }
 
 #[test]
@@ -252,7 +274,7 @@ fn copies_of_rows_do_not_change_their_range() {
         let scheme = QuantScheme::per_tensor(Bits::Int4).with_mapping(mapping);
         let range = |values: &[f32], rows: usize| {
             let plain = choose_matrix_qparams(values, rows, cols, scheme, &ObserverKind::Mse).unwrap();
-            let weighted = choose_weighted_qparams(values, rows, cols, scheme, &importance).unwrap();
+            let weighted = choose_weighted_qparams(values, rows, cols, scheme, &importance, 0.0).unwrap();
             [plain[0], weighted[0]]
         };
         let (once, often) = (range(&values, rows), range(&many, rows * copies));

@@ -75,8 +75,8 @@ pub(crate) struct PtqArgs {
     #[arg(long, value_name = "SCHEME")]
     embeddings: Option<LayerScheme>,
     /// Observer that chooses weight ranges: min-max, moving-average, histogram, percentile[:P], mse, or weighted-mse,
-    /// which weighs each input by its mean square over the calibration text [default: min-max; with a text weighted-mse
-    /// for 4 bits, and for 8 bits per tensor by rtn unless inputs share one scale]
+    /// which weighs each input by its mean square over the calibration text [default: weighted-mse for 4 bits with a
+    /// text, and for 8 bits per tensor by rtn with a text or a rotated model; otherwise min-max]
     #[arg(long, value_name = "NAME")]
     observer: Option<ObserverKind>,
     /// Observer that chooses static activation ranges: min-max, moving-average, histogram, percentile[:P] or mse
@@ -192,7 +192,7 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         let evaluation = evaluate_with_progress(context, "quantized perplexity", &model, &held_out.windows)?;
         execution = executions(&model);
         let evaluations = Evaluations { float, quantized: &evaluation, windows: &held_out.windows };
-        warning = evaluations.warning(&mut model, quantizer.config(), &layers, context)?;
+        warning = evaluations.warning(&mut model, &quantizer, &layers, context)?;
         quality = Some(Quality::new(float, &evaluation, &held_out.windows, held_out.part.clone()));
         quantized = Some(evaluation);
     }
@@ -205,6 +205,7 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         output: path,
         plan: quantizer.plan(),
         transforms: quantizer.transforms(),
+        observer: quantizer.weight_observer(),
         lacks_text_to_equalize: quantizer.lacks_text_to_equalize(),
         layers: &layers,
         embedding: embedding.as_ref(),

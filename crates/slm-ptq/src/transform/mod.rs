@@ -111,6 +111,11 @@ impl Transforms {
         self.residual.is_none() && self.heads.is_none() && self.smoothing.is_empty()
     }
 
+    /// Returns `true` if the input of the linear layer `path` is rotated, which spreads its large channels over all.
+    pub fn rotates_input_of(&self, path: &str) -> bool {
+        self.linear(path).input.is_some()
+    }
+
     /// The changes of the linear layer `path`.
     fn linear(&self, path: &str) -> LinearChange<'_> {
         let (parent, layer) = path.rsplit_once('.').unwrap_or(("", path));

@@ -68,7 +68,9 @@ impl Observer for MseObserver {
         let weighted =
             |(edge, count): (f64, u64)| (((edge + half) as f32).clamp(bounds.0, bounds.1), count as f64);
         let midpoints = Weighted(self.histogram.bins().map(weighted).collect());
-        Ok(search(&midpoints, bounds, Target { range, mapping, eps, scale_dtype: ScaleDtype::F32 })?.bounds)
+        Ok(search(&midpoints, bounds, Target { range, mapping, eps, scale_dtype: ScaleDtype::F32 })?
+            .best
+            .bounds)
     }
 }
 
@@ -81,14 +83,23 @@ pub(super) fn choose_range(
 ) -> Result<(f32, f32)> {
     let bounds = min_max("values", values)?;
     let target = Target { range, mapping, eps, scale_dtype: ScaleDtype::F32 };
-    vectorized! { Ok(search(&Exact(values), bounds, target)?.bounds) }
+    vectorized! { Ok(search(&Exact(values), bounds, target)?.best.bounds) }
 }
 
 /// Scale and zero point for `values`, by their exact error weighted by column: `weights` has one weight for each column,
 /// and `values` are rows of that width. Errors are those of scales as `scheme` stores them. Of all ranges tried, min-max
-/// among them, the result has the least error.
-pub(crate) fn choose_weighted(values: &[f32], weights: &[f32], scheme: QuantScheme) -> Result<QParams> {
-    Ok(search_weighted(values, weights, scheme)?.qparams)
+/// among them, the result has the least error; it is min-max unless the error is less by the share `least_gain`.
+pub(crate) fn choose_weighted(
+    values: &[f32],
+    weights: &[f32],
+    scheme: QuantScheme,
+    least_gain: f64,
+) -> Result<QParams> {
+    let Found { best, min_max } = search_weighted(values, weights, scheme)?;
+    Ok(match best.error <= (1.0 - least_gain) * min_max.error {
+        true => best.qparams,
+        false => min_max.qparams,
+    })
 }
 
 /// [`choose_weighted`] of the values or, if the error is less, of their negatives with a negative scale.
@@ -97,16 +108,16 @@ pub(crate) fn choose_weighted_signed(
     weights: &[f32],
     scheme: QuantScheme,
 ) -> Result<QParams> {
-    let best = search_weighted(values, weights, scheme)?;
+    let best = search_weighted(values, weights, scheme)?.best;
     let negatives: Vec<f32> = values.iter().map(|value| -value).collect();
-    let turned = search_weighted(&negatives, weights, scheme)?;
+    let turned = search_weighted(&negatives, weights, scheme)?.best;
     Ok(match turned.error < best.error {
         true => QParams { scale: -turned.qparams.scale, ..turned.qparams },
         false => best.qparams,
     })
 }
 
-fn search_weighted(values: &[f32], weights: &[f32], scheme: QuantScheme) -> Result<Best> {
+fn search_weighted(values: &[f32], weights: &[f32], scheme: QuantScheme) -> Result<Found> {
     let bounds = min_max("values", values)?;
     let target = Target {
         range: scheme.range(),
@@ -388,17 +399,25 @@ impl Target {
     }
 }
 
-/// The best range so far.
-struct Best {
+/// A range that was tried.
+#[derive(Clone, Copy)]
+struct Tried {
     bounds: (f32, f32),
     qparams: QParams,
     error: f64,
 }
 
+/// Result of a search: the best range, and the one from minimum to maximum.
+struct Found {
+    best: Tried,
+    min_max: Tried,
+}
+
 struct Search<'a, D> {
     data: &'a D,
     target: Target,
-    best: Best,
+    /// The best range so far.
+    best: Tried,
 }
 
 impl<D: Data> Search<'_, D> {
@@ -412,7 +431,7 @@ impl<D: Data> Search<'_, D> {
         let error = self.data.error(Quantizer::new(qparams, self.target.range));
         let better = error < self.best.error;
         if better {
-            self.best = Best { bounds, qparams, error };
+            self.best = Tried { bounds, qparams, error };
         }
         Ok(better)
     }
@@ -489,15 +508,16 @@ impl<D: Data> Search<'_, D> {
 }
 
 #[inline(always)]
-fn search<D: Data>(data: &D, (min, max): (f32, f32), target: Target) -> Result<Best> {
+fn search<D: Data>(data: &D, (min, max): (f32, f32), target: Target) -> Result<Found> {
     let bounds = (min.min(0.0), max.max(0.0));
     let qparams = target.qparams(bounds)?;
     let error = data.error(Quantizer::new(qparams, target.range));
-    let mut search = Search { data, target, best: Best { bounds, qparams, error } };
+    let min_max = Tried { bounds, qparams, error };
+    let mut search = Search { data, target, best: min_max };
     let largest = f64::from(bounds.1.max(-bounds.0));
     let (square, weight) = data.square();
     if error == 0.0 || largest == 0.0 || weight == 0.0 {
-        return Ok(search.best);
+        return Ok(Found { best: min_max, min_max });
     }
     let least = (LEAST_RANGE * (square / weight).sqrt() / largest).clamp(1e-3, 0.9);
     search.shrink(bounds, least)?;
@@ -505,5 +525,5 @@ fn search<D: Data>(data: &D, (min, max): (f32, f32), target: Target) -> Result<B
         search.sides(bounds)?;
     }
     search.fit()?;
-    Ok(search.best)
+    Ok(Found { best: search.best, min_max })
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use slm_checkpoint::{Checkpoint, TransformRecord};
 use slm_model::Evaluation;
 use slm_ptq::{LayerReport, Plan, Transforms};
-use slm_quant_core::{ActivationQuant, QParams, QuantScheme, QuantizationType};
+use slm_quant_core::{ActivationQuant, ObserverKind, QParams, QuantScheme, QuantizationType};
 
 use super::inputs::RunInputs;
 use super::quality::Quality;
@@ -23,6 +23,8 @@ pub(super) struct ReportInputs<'a> {
     pub(super) layers: &'a [LayerReport],
     /// Exact transformations of the float model.
     pub(super) transforms: &'a Transforms,
+    /// Observer that chose the range of weights of most layers.
+    pub(super) observer: ObserverKind,
     /// True if channels were not equalized only because there is no calibration text.
     pub(super) lacks_text_to_equalize: bool,
     /// The embedding, if it is quantized and not the head's table.
@@ -200,7 +202,7 @@ impl PtqResult {
             mapping: config.scheme.mapping.to_string(),
             scale_dtype: config.scheme.scale_dtype.to_string(),
             method: config.method.to_string(),
-            observer: config.weight_observer(inputs.calibration_tokens > 0).to_string(),
+            observer: inputs.observer.to_string(),
             activation_observer: when(QuantizationType::Static, config.activation_observer.to_string()),
             activation_granularity: when(
                 QuantizationType::Dynamic,

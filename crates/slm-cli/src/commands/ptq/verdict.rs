@@ -1,7 +1,10 @@
 //! The warning at the end of `slm ptq` if the quantized model is worse than expected, with the cause.
 
 use slm_model::{Evaluation, LM_HEAD, Transformer, window_logits};
-use slm_ptq::{InputError, LayerReport, PtqConfig, RoundingMethod, input_errors, remove_activation_quant};
+use slm_ptq::{
+    CheckpointQuantizer, InputError, LayerReport, PtqConfig, RoundingMethod, input_errors,
+    remove_activation_quant,
+};
 use slm_quant_core::{ActivationGranularity, Bits, Granularity, ObserverKind, QuantizationType};
 
 use super::quality::TOLERATED_RISE;
@@ -29,17 +32,18 @@ impl Evaluations<'_> {
     pub(super) fn warning(
         &self,
         model: &mut Transformer,
-        config: &PtqConfig,
+        quantizer: &CheckpointQuantizer<'_>,
         layers: &[LayerReport],
         context: &Context,
     ) -> Result<Option<String>> {
         if self.rise() <= TOLERATED_RISE || !self.float.perplexity().is_finite() {
             return Ok(None);
         }
+        let config = quantizer.config();
         let cause = self.cause(model, config, context)?;
         Ok(Some(match &cause {
             Cause::Activations { weight_only, worst } => activations(*weight_only, worst.as_ref(), config),
-            Cause::Weights => weights(config, layers),
+            Cause::Weights => weights(quantizer, layers),
         }))
     }
 
@@ -103,9 +107,8 @@ fn activations(weight_only: f64, worst: Option<&InputError>, config: &PtqConfig)
     text + "."
 }
 
-fn weights(config: &PtqConfig, layers: &[LayerReport]) -> String {
-    // A verdict requires a text.
-    let observer = config.weight_observer(true);
+fn weights(quantizer: &CheckpointQuantizer<'_>, layers: &[LayerReport]) -> String {
+    let (config, observer) = (quantizer.config(), quantizer.weight_observer());
     let mut text = format!(
         "most of the loss comes from the {} weights ({}, {observer} observer).",
         config.scheme, config.method

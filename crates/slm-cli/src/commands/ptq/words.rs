@@ -121,11 +121,12 @@ impl PtqResult {
         };
         // A model of 16-bit floats can be smaller than its layers in 32 bits.
         let linear_form = if linear_before > model_before { " as 32-bit floats" } else { "" };
-        let over =
-            match self.calibration_tokens > 0 && (self.observer == "weighted-mse" || self.method == "gptq") {
-                true => format!(" over {} tokens", self.calibration_tokens),
-                false => String::new(),
-            };
+        let weighted = self.observer == "weighted-mse";
+        let over = match self.calibration_tokens {
+            0 if weighted => " with rotated inputs taken as alike".to_owned(),
+            tokens if tokens > 0 && (weighted || self.method == "gptq") => format!(" over {tokens} tokens"),
+            _ => String::new(),
+        };
         let peak = self.peak_memory_bytes.map_or("not known here".to_owned(), table::bytes);
         let activations = match (&self.activation_observer, &self.activation_granularity) {
             (Some(observer), _) => {
