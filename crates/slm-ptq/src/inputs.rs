@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::Tensor;
+use rayon::prelude::*;
 use slm_autograd::{Matrix, add_gram, matmul};
 use slm_nn::{ForwardHook, to_vec_f32};
 use slm_quant_core::{
@@ -19,6 +20,10 @@ use crate::{Error, ObservedInputs, PtqConfig, Result};
 /// produces massive activations. The norm that follows weighs an error by its share of the residual stream, which is
 /// just as massive there. With their full squares, a few such rows would outweigh the rest of the text.
 const ROW_LIMIT: f32 = 4.0;
+
+/// Rows of inputs whose products are computed together. Products are as large as the square of the inputs: with few rows
+/// most of the time would go to adding them up.
+const PRODUCT_ROWS: usize = 1024;
 
 /// Second moments of the inputs of one layer.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,8 +77,8 @@ struct State {
     layers: BTreeMap<String, Option<Gathered>>,
     observer: ObserverKind,
     gathering: Gathering,
-    /// The last input of each width and its products, which the next layer may reuse.
-    last: BTreeMap<usize, (Vec<f32>, Products)>,
+    /// The last rows of each width and their products, which the next layer may reuse.
+    last: BTreeMap<usize, (Rows, Products)>,
     /// `true` while the float model runs.
     runs_float: bool,
     /// Inputs in the float model of layers that have yet to be observed after quantized layers.
@@ -124,10 +129,21 @@ impl Activations {
 
 enum Moments {
     Squares { sums: Vec<f64>, samples: u64 },
-    Hessian { hessian: Hessian, drift: Option<InputDrift> },
+    Hessian { hessian: Hessian, drift: Option<InputDrift>, rows: Rows },
 }
 
-/// Products of the inputs `x'` of one layer in one window, `[inputs, inputs]`, in memory that is reused for each window.
+/// Inputs `x'` of one layer whose products have yet to be computed. The rows of each window are weighted by
+/// [`row_factors`].
+#[derive(Default, PartialEq)]
+struct Rows {
+    inputs: usize,
+    /// `x'`.
+    seen: Vec<f32>,
+    /// `x - x'`, where `x` are the inputs in the float model; empty for zeros.
+    differences: Vec<f32>,
+}
+
+/// Products of [`Rows`], `[inputs, inputs]`, in memory that is reused.
 #[derive(Default)]
 struct Products {
     /// `x'ᵀ x'`.
@@ -177,12 +193,14 @@ impl InputGatherer {
     /// layer without input.
     pub(crate) fn take(&self, layer: &str) -> Result<ObservedInputs> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.last.clear();
+        let mut last = std::mem::take(&mut state.last);
         if let Some(error) = state.failed.take() {
             return Err(error);
         }
         let gathered = state.layers.get_mut(layer).and_then(Option::take);
-        gathered.ok_or_else(|| Error::NotCalibrated { layer: layer.to_owned() })?.finish(layer)
+        let mut gathered = gathered.ok_or_else(|| Error::NotCalibrated { layer: layer.to_owned() })?;
+        gathered.moments.add_rows(&mut last).map_err(|error| Error::layer(layer, error))?;
+        gathered.finish(layer)
     }
 }
 
@@ -197,6 +215,7 @@ impl Gathered {
             true => Moments::Hessian {
                 hessian: Hessian::new(inputs),
                 drift: gathering.drifts.then(|| InputDrift::new(inputs)),
+                rows: Rows { inputs, ..Rows::default() },
             },
         };
         Ok(Self { activation, moments })
@@ -210,7 +229,7 @@ impl Gathered {
                 let squares = sums.into_iter().map(|sum| (sum / samples) as f32).collect();
                 (InputMoments::MeanSquares(squares), None)
             }
-            Moments::Hessian { hessian, drift } => (InputMoments::Hessian(hessian), drift),
+            Moments::Hessian { hessian, drift, .. } => (InputMoments::Hessian(hessian), drift),
         };
         Ok(ObservedInputs { activation, moments, drift })
     }
@@ -247,21 +266,37 @@ impl State {
                 }
                 *samples += rows as u64;
             }
-            Moments::Hessian { hessian, drift } => {
-                // Layers that read the same behind quantized layers read the same in the float model too. The same values
-                // in rows of another width are not the same.
-                let (seen, products) = last.entry(inputs).or_default();
-                if *seen != values {
-                    products.set(&values, inputs, float);
-                    *seen = values;
-                }
-                hessian.add_product(&products.moments, rows)?;
-                if let Some(drift) = drift {
-                    drift.add_product(products.drift(), rows)?;
+            Moments::Hessian { rows: gathered_rows, .. } => {
+                gathered_rows.push(values, float);
+                if gathered_rows.count() >= PRODUCT_ROWS {
+                    gathered.moments.add_rows(last)?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+impl Moments {
+    /// Adds the products of gathered rows, which may be those of the last rows of that width.
+    fn add_rows(&mut self, last: &mut BTreeMap<usize, (Rows, Products)>) -> slm_quant_core::Result<()> {
+        let Self::Hessian { hessian, drift, rows } = self else { return Ok(()) };
+        let (inputs, count) = (rows.inputs, rows.count());
+        if count == 0 {
+            return Ok(());
+        }
+        let (last, products) = last.entry(inputs).or_default();
+        // Several layers of a block read the same.
+        if last != rows {
+            products.set(rows);
+            std::mem::swap(last, rows);
+        }
+        rows.clear(inputs);
+        hessian.add_product(&products.moments, count)?;
+        match drift {
+            Some(drift) => drift.add_product(products.drift(), count),
+            None => Ok(()),
+        }
     }
 }
 
@@ -275,28 +310,56 @@ fn row_factors(values: &[f32], inputs: usize) -> Vec<f32> {
     squares.iter().map(factor).collect()
 }
 
-impl Products {
-    /// Computes the products of `values`, rows of `inputs`, and of the difference `float - values`. Rows are weighted by
-    /// [`row_factors`].
-    fn set(&mut self, values: &[f32], inputs: usize, float: Option<Vec<f32>>) {
-        let rows = values.len() / inputs.max(1);
-        let mut limited = values.to_vec();
-        let factors = row_factors(values, inputs);
-        for (row, factor) in limited.chunks_exact_mut(inputs).zip(&factors) {
-            row.iter_mut().for_each(|x| *x *= factor);
+impl Rows {
+    fn count(&self) -> usize {
+        self.seen.len() / self.inputs.max(1)
+    }
+
+    /// Adds the rows `values` of a window. `float` are those of the float model.
+    fn push(&mut self, values: Vec<f32>, float: Option<Vec<f32>>) {
+        let (inputs, start) = (self.inputs, self.seen.len());
+        let factors = row_factors(&values, inputs);
+        self.seen.extend_from_slice(&values);
+        let seen = &mut self.seen[start..];
+        seen.par_chunks_exact_mut(inputs)
+            .zip(&factors)
+            .for_each(|(row, factor)| row.iter_mut().for_each(|x| *x *= factor));
+        match float.filter(|float| *float != values) {
+            Some(mut float) => {
+                let rows = values.par_chunks_exact(inputs).zip(seen.par_chunks_exact(inputs));
+                float
+                    .par_chunks_exact_mut(inputs)
+                    .zip(rows)
+                    .zip(&factors)
+                    .for_each(|((float, (row, seen)), factor)| shorten(float, row, *factor, length(seen)));
+                self.differences.resize(start, 0.0);
+                self.differences.append(&mut float);
+            }
+            None if !self.differences.is_empty() => self.differences.resize(self.seen.len(), 0.0),
+            None => {}
         }
-        let seen = Matrix::new(&limited, rows, inputs);
+    }
+
+    /// Forgets the rows, but keeps their memory for rows of `inputs`.
+    fn clear(&mut self, inputs: usize) {
+        self.inputs = inputs;
+        self.seen.clear();
+        self.differences.clear();
+    }
+}
+
+impl Products {
+    /// Computes the products of `rows`.
+    fn set(&mut self, rows: &Rows) {
+        let (inputs, count) = (rows.inputs, rows.count());
+        let seen = Matrix::new(&rows.seen, count, inputs);
         self.moments.clear();
         self.moments.resize(inputs * inputs, 0.0);
         add_gram(seen, &mut self.moments);
         self.drift.clear();
-        if let Some(mut difference) = float.filter(|float| float != values) {
-            for (index, row) in difference.chunks_exact_mut(inputs).enumerate() {
-                let range = index * inputs..(index + 1) * inputs;
-                shorten(row, &values[range.clone()], factors[index], length(&limited[range]));
-            }
+        if !rows.differences.is_empty() {
             self.drift.resize(inputs * inputs, 0.0);
-            matmul(Matrix::new(&difference, rows, inputs).transpose(), seen, &mut self.drift);
+            matmul(Matrix::new(&rows.differences, count, inputs).transpose(), seen, &mut self.drift);
         }
     }
 
