@@ -1,6 +1,7 @@
 //! Files that appear complete or not at all.
 
 use std::env;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use slm_checkpoint::StoreError;
@@ -16,28 +17,37 @@ pub(crate) fn relative(path: &Path) -> &Path {
     }
 }
 
-/// An [`OutputFile`] whose errors name the option `--out`.
+/// An [`OutputFile`] whose errors name the option that it comes from.
 pub(crate) struct OutFile {
     target: PathBuf,
     file: OutputFile,
 }
 
 impl OutFile {
-    /// Prepares to write `target`, which must not exist unless `overwrite`, and must not be a directory.
+    /// Prepares to write `target`, the value of `--out`, which must not exist unless `overwrite`, and must not be a
+    /// directory.
     pub(crate) fn create(target: &Path, overwrite: bool) -> Result<Self> {
+        Self::of_option("--out", target, overwrite)
+    }
+
+    /// Prepares to write `target`, the value of `option`; otherwise the same as [`create`](Self::create).
+    pub(crate) fn of_option(option: &str, target: &Path, overwrite: bool) -> Result<Self> {
         if target == Path::new("-") {
-            return Err(Error::Usage(
-                "--out -: a file is written, not standard output; give its name".to_owned(),
-            ));
+            return Err(Error::Usage(format!(
+                "{option} -: a file is written, not standard output; give its name"
+            )));
         }
         let file = OutputFile::create(target, overwrite).map_err(|error| {
             let detail = match error {
                 StoreError::OutputExists { .. } => {
-                    "already exists; choose another --out or add --overwrite".to_owned()
+                    format!("already exists; choose another {option} or add --overwrite")
                 }
-                StoreError::OutputNotOurs { reason, .. } => format!("{reason}; choose another --out"),
+                StoreError::OutputNotOurs { reason, .. } => format!("{reason}; choose another {option}"),
+                StoreError::OutputUnwritable { source, .. } if source.kind() == ErrorKind::NotFound => {
+                    format!("its directory does not exist; create it, or choose another {option}")
+                }
                 StoreError::OutputUnwritable { source, .. } => format!(
-                    "cannot be written: {}; choose an --out in a directory that is there and may be written to",
+                    "cannot be written: {}; choose another {option}, in a directory that may be written to",
                     source.kind()
                 ),
                 other => other.to_string(),
