@@ -1,7 +1,6 @@
 //! Files that appear complete or not at all.
 
 use std::env;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use slm_checkpoint::StoreError;
@@ -15,6 +14,11 @@ pub(crate) fn relative(path: &Path) -> &Path {
         Ok(working) => path.strip_prefix(working).unwrap_or(path),
         Err(_) => path,
     }
+}
+
+/// Returns `true` if the directory of `path` does not exist.
+fn lacks_directory(path: &Path) -> bool {
+    path.parent().is_some_and(|dir| dir != Path::new("") && !dir.exists())
 }
 
 /// An [`OutputFile`] whose errors name the option that it comes from.
@@ -43,7 +47,7 @@ impl OutFile {
                     format!("already exists; choose another {option} or add --overwrite")
                 }
                 StoreError::OutputNotOurs { reason, .. } => format!("{reason}; choose another {option}"),
-                StoreError::OutputUnwritable { source, .. } if source.kind() == ErrorKind::NotFound => {
+                StoreError::OutputUnwritable { .. } if lacks_directory(target) => {
                     format!("its directory does not exist; create it, or choose another {option}")
                 }
                 StoreError::OutputUnwritable { source, .. } => format!(
