@@ -107,7 +107,7 @@ fn a_model_without_tokenizer_is_imported_but_reads_no_text() {
     let outcome = sandbox.slm("import hf --out model").success();
     assert!(outcome.stdout.contains("no tokenizer.json was found"), "{outcome}");
     sandbox.put("text.txt", text());
-    let parts = ["model", "no tokenizer.json", "copy the one the model was trained with"];
+    let parts = ["model", "no tokenizer.json", "copy the one that the model was trained with"];
     sandbox.refuses("eval --checkpoint model --data text.txt", 1, &parts);
     sandbox.refuses("generate --checkpoint model --prompt x", 1, &parts);
     sandbox.refuses(PTQ, 1, &parts);
@@ -337,7 +337,8 @@ fn outputs_that_cannot_be_written_are_named() {
     let file = ["logits --checkpoint model --ids ids.json", "corpus --stories 1"];
     let file = file.into_iter().flat_map(|line| [(line, "text.txt/new"), (line, "nowhere/new")]);
     for (line, out) in directory.into_iter().chain(file) {
-        sandbox.refuses(&format!("{line} --out {out}"), 1, &[out, "cannot be written", "choose an"]);
+        let cause = if out.starts_with("nowhere") { "directory does not exist" } else { "cannot be written" };
+        sandbox.refuses(&format!("{line} --out {out}"), 1, &[out, cause, "choose an"]);
     }
     for line in file_commands() {
         sandbox.refuses(&format!("{line} --out model --overwrite"), 1, &["model", "is a directory", "--out"]);

@@ -87,6 +87,12 @@ fn a_model_goes_from_import_to_comparison() {
     assert_eq!(all["quantization"]["layers"].as_array().unwrap().len(), LAYERS);
     let bytes: u64 = all["tensors"].as_array().unwrap().iter().map(|t| t["bytes"].as_u64().unwrap()).sum();
     assert_eq!((&all["weight_bytes"], &ptq["sizes"]["model_after"]), (&bytes.into(), &bytes.into()));
+    let said = sandbox.slm("inspect int8").success().stdout;
+    for origin in
+        ["tokens of text.txt with SHA-256 ", "made from         model, model.safetensors with SHA-256 "]
+    {
+        assert!(said.contains(origin), "{said}");
+    }
     let float = sandbox.slm("inspect model --json").json();
     assert_eq!((&float["quantized"], &float["quantization"]), (&false.into(), &Value::Null));
     assert_eq!(float["weight_bytes"], ptq["sizes"]["model_before"]);

@@ -23,7 +23,7 @@ fn a_quantization_section_alone_is_enough_for_ptq() {
     sandbox.refuses(
         "ptq --checkpoint model --config none.toml --no-eval --out other",
         1,
-        &["none.toml", "`quantization`"],
+        &["none.toml", "[quantization]"],
     );
 }
 

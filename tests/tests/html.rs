@@ -122,8 +122,16 @@ fn every_report_can_be_a_page() {
 fn a_page_does_not_take_the_place_of_another_file() {
     let sandbox = Sandbox::with_model();
     sandbox.put("notes.html", "<p>mine</p>");
-    sandbox.refuses("inspect model --html notes.html", 1, &["notes.html", "already exists", "--html"]);
-    sandbox.refuses("inspect model --html nowhere/page.html", 1, &["nowhere/page.html", "--html"]);
+    sandbox.refuses(
+        "inspect model --html notes.html",
+        1,
+        &["notes.html", "not a page that slm wrote", "--html"],
+    );
+    sandbox.refuses(
+        "inspect model --html nowhere/page.html",
+        1,
+        &["nowhere/page.html", "directory does not exist", "--html"],
+    );
     sandbox.refuses("inspect model --html -", 2, &["--html -"]);
     sandbox.refuses("inspect model --html page.html --layer lm_head", 2, &["--html", "--layer"]);
     for _ in 0..2 {

@@ -1,5 +1,7 @@
 //! Numbers in the documentation, compared with the program that produced them.
 
+use std::path::Path;
+
 use slm_tests::{Sandbox, shared};
 
 /// Largest relative difference of a perplexity from the recorded one: processors may sum float products in different
@@ -17,6 +19,30 @@ const ROWS: [([&str; 5], &str); 4] = [
         "--type weight-only --method gptq --observer weighted-mse",
     ),
 ];
+
+/// The options of `slm ptq` in `docs/measurements/shipped` that are tested.
+const SHIPPED: [&str; 2] = ["--bits 8", "--bits 4 --granularity group:32"];
+
+#[test]
+fn documented_perplexities_of_the_shipped_model_are_those_of_the_program() {
+    let record = std::fs::read_to_string("../docs/measurements/shipped.csv").unwrap();
+    let page = std::fs::read_to_string("../docs/shipped-model.md").unwrap();
+    for row in record.lines().skip(1) {
+        let perplexity: f64 = row.rsplit(',').next().unwrap().parse().unwrap();
+        let digits = if row.starts_with("float,") { 3 } else { 4 };
+        assert!(page.contains(&format!("| {perplexity:.digits$} |")), "the page lacks {row}");
+    }
+    let package = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("crates/slm-cli");
+    let variable = [("CARGO_MANIFEST_DIR", package.to_str().unwrap())];
+    let sandbox = Sandbox::new();
+    for options in SHIPPED {
+        let row = record.lines().find_map(|line| line.strip_prefix(&format!("{options},"))).unwrap();
+        let recorded: f64 = row.rsplit(',').next().unwrap().parse().unwrap();
+        let report = sandbox.slm_with(&format!("ptq --json {options}"), &[], &variable).json();
+        let found = report["perplexity"].as_f64().unwrap();
+        assert!((found / recorded - 1.0).abs() < TOLERANCE, "{options}: {found}, recorded {recorded}");
+    }
+}
 
 #[test]
 fn documented_perplexities_of_stories260k_are_those_of_the_program() {

@@ -131,6 +131,7 @@ fn reports_fit() {
         "eval --checkpoint stories --checkpoint int8 --checkpoint int4 --data text.txt --max-tokens 512",
     );
     assert!(shown.position("best") < shown.position("weights"), "{shown}");
+    assert!(shown.lines[shown.position("perplexity  ")].contains("bits per byte"), "{shown}");
     let plan = "plan --checkpoint stories --data text.txt --max-tokens 256 --bits-per-weight 5 --by";
     for by in ["kind", "layer"] {
         let shown = run(&sandbox, &format!("{plan} {by}"));

@@ -1,5 +1,6 @@
 //! An open checkpoint.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -128,6 +129,12 @@ impl Checkpoint {
     /// Returns the directory of the checkpoint.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Returns the name of its directory, without those above it; `None` if it has none that is UTF-8.
+    pub fn name(&self) -> Option<String> {
+        let dir = fs::canonicalize(&self.dir).ok()?;
+        Some(dir.file_name()?.to_str()?.to_owned())
     }
 
     /// Returns the format version of its files. If it is older than [`FORMAT_VERSION`](crate::FORMAT_VERSION), the

@@ -67,7 +67,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A float checkpoint where a quantized one is needed.
-    #[error("{}: the checkpoint is not quantized; quantize it first with `slm ptq --checkpoint`", path.display())]
+    #[error("{}: the checkpoint is not quantized; quantize it first", path.display())]
     NeedsQuantized {
         /// The checkpoint.
         path: PathBuf,

@@ -52,7 +52,7 @@ pub(crate) enum Error {
     Usage(String),
     #[error("threads could not be started: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
-    #[error("interrupted; nothing was lost")]
+    #[error("interrupted")]
     Interrupted,
     /// A quantization that ended early, whose finished layers are kept.
     #[error(

@@ -170,7 +170,7 @@ pub(crate) const TERMS: &[Term] = &[
     },
     Term {
         name: "KL divergence",
-        aliases: &["kl", "kld", "kullback-leibler", "kullback-leibler divergence", "nats"],
+        aliases: &["kl", "kld", "kullback-leibler", "kullback-leibler divergence"],
         text: "The distance of the predicted next-token distribution from that of the float model, in nats (Kullback and \
                Leibler, 1951); 0 if they are the same. It sees changes that perplexity does not, since it looks at every \
                token that might have come. Rules of thumb for the mean: 0.001 nobody notices, 0.01 is good for 4 bits, \
@@ -216,6 +216,13 @@ pub(crate) const TERMS: &[Term] = &[
         text: "A different bit width for each layer: 8 bits where a layer is sensitive, 4 where it is not. `slm plan` \
                chooses schemes for a given size and writes them as a config for `slm ptq`; to choose by hand, use \
                --layer 'PATTERN=SCHEME'.",
+    },
+    Term {
+        name: "nat",
+        aliases: &["nats", "nats per token"],
+        text: "The unit of information that goes with natural logarithms: 1 nat is 1.44 bits. A loss of x nats per token \
+               is a perplexity of e^x. KL divergences are in nats, too. The difference of two losses in nats is about \
+               the relative difference of the perplexities: 0.01 nats is 1 %.",
     },
     Term {
         name: "observer",
@@ -373,7 +380,7 @@ pub(crate) const TERMS: &[Term] = &[
         ],
         text: "The head (lm_head) gives each token of the vocabulary its score. In many small models it shares its \
                weights with the embedding, the table in which tokens are looked up: the two are tied. Quantizing a \
-               tied head makes it a copy of its own beside the float embedding, unless --embeddings quantizes the \
+               tied head makes it a separate copy next to the float embedding, unless --embeddings quantizes the \
                one table for both; --skip lm_head leaves both float.",
     },
     Term {

@@ -6,7 +6,7 @@ mod training;
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use minijinja::{Environment, context};
@@ -45,37 +45,31 @@ impl HtmlArgs {
 
     /// Fails early if the page cannot be written.
     pub(crate) fn prepare(&self) -> Result<()> {
-        match &self.html {
-            Some(path) => OutFile::create(path, is_ours(path)).map(drop).map_err(named),
-            None => Ok(()),
-        }
+        self.html.as_deref().map_or(Ok(()), |path| file(path).map(drop))
     }
 
     /// Writes the page that `page` creates, if one was requested, and says where it is.
     pub(crate) fn write(&self, output: &Output, page: impl FnOnce() -> Result<Page>) -> Result<()> {
         let Some(path) = &self.html else { return Ok(()) };
         let html = page()?.render()?;
-        let file = OutFile::create(path, is_ours(path)).map_err(named)?;
+        let file = file(path)?;
         fs::write(file.path(), html).map_err(|error| Error::file(path, error))?;
         file.commit()?;
         output.say(format!("\nwrote page        {}", path.display()))
     }
 }
 
-/// Names the option in an error.
-fn named(error: Error) -> Error {
-    match error {
-        Error::File { path, detail } => {
-            let detail = detail.replace("choose another --out or add --overwrite", "choose another --html");
-            Error::File { path, detail: detail.replace("--out", "--html") }
-        }
-        Error::Usage(text) => Error::Usage(text.replace("--out", "--html")),
-        other => other,
+/// Prepares to write a page, which may replace only another page.
+fn file(path: &Path) -> Result<OutFile> {
+    if path.is_file() && !is_ours(path) {
+        let detail = "already exists, and is not a page that slm wrote; choose another --html, or remove it";
+        return Err(Error::file(path, detail));
     }
+    OutFile::of_option("--html", path, true)
 }
 
-/// Returns `true` if a file is a page that slm wrote, which may be replaced.
-fn is_ours(path: &std::path::Path) -> bool {
+/// Returns `true` if a file is a page that slm wrote.
+fn is_ours(path: &Path) -> bool {
     let mut start = [0; 64];
     let read = File::open(path).and_then(|mut file| file.read(&mut start));
     read.is_ok_and(|read| String::from_utf8_lossy(&start[..read]).contains(MARK))

@@ -16,28 +16,42 @@ pub(crate) fn relative(path: &Path) -> &Path {
     }
 }
 
-/// An [`OutputFile`] whose errors name the option `--out`.
+/// Returns `true` if the directory of `path` does not exist.
+fn lacks_directory(path: &Path) -> bool {
+    path.parent().is_some_and(|dir| dir != Path::new("") && !dir.exists())
+}
+
+/// An [`OutputFile`] whose errors name the option that it comes from.
 pub(crate) struct OutFile {
     target: PathBuf,
     file: OutputFile,
 }
 
 impl OutFile {
-    /// Prepares to write `target`, which must not exist unless `overwrite`, and must not be a directory.
+    /// Prepares to write `target`, the value of `--out`, which must not exist unless `overwrite`, and must not be a
+    /// directory.
     pub(crate) fn create(target: &Path, overwrite: bool) -> Result<Self> {
+        Self::of_option("--out", target, overwrite)
+    }
+
+    /// Prepares to write `target`, the value of `option`; otherwise the same as [`create`](Self::create).
+    pub(crate) fn of_option(option: &str, target: &Path, overwrite: bool) -> Result<Self> {
         if target == Path::new("-") {
-            return Err(Error::Usage(
-                "--out -: a file is written, not standard output; give its name".to_owned(),
-            ));
+            return Err(Error::Usage(format!(
+                "{option} -: a file is written, not standard output; give its name"
+            )));
         }
         let file = OutputFile::create(target, overwrite).map_err(|error| {
             let detail = match error {
                 StoreError::OutputExists { .. } => {
-                    "already exists; choose another --out or add --overwrite".to_owned()
+                    format!("already exists; choose another {option} or add --overwrite")
                 }
-                StoreError::OutputNotOurs { reason, .. } => format!("{reason}; choose another --out"),
+                StoreError::OutputNotOurs { reason, .. } => format!("{reason}; choose another {option}"),
+                StoreError::OutputUnwritable { .. } if lacks_directory(target) => {
+                    format!("its directory does not exist; create it, or choose another {option}")
+                }
                 StoreError::OutputUnwritable { source, .. } => format!(
-                    "cannot be written: {}; choose an --out in a directory that is there and may be written to",
+                    "cannot be written: {}; choose another {option}, in a directory that may be written to",
                     source.kind()
                 ),
                 other => other.to_string(),

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Interval between two updates of a spinner, and delay before it appears.
+/// Interval between two updates, and delay before a spinner or a bar appears. A unit of work may take minutes, in which
+/// the time that has passed shows that the program runs.
 const TICK: Duration = Duration::from_secs(1);
 
 /// All bars of the process, so that lines printed in between know what is drawn.
@@ -38,9 +39,7 @@ impl Progress {
 
     /// Creates a spinner for work of unknown length. It ends with [`ProgressBar::finish_and_clear`].
     pub(crate) fn spinner(&self, what: &str) -> ProgressBar {
-        let spinner = self.styled(what, None, "{prefix} {spinner} {elapsed}");
-        spinner.enable_steady_tick(TICK);
-        spinner
+        self.styled(what, None, "{prefix} {spinner} {elapsed}")
     }
 
     fn styled(&self, what: &str, total: Option<usize>, template: &str) -> ProgressBar {
@@ -50,6 +49,7 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> ").tick_chars("|/-\\ "));
         }
+        bar.enable_steady_tick(TICK);
         bar.with_prefix(what.to_owned())
     }
 }

@@ -25,6 +25,7 @@ impl Remedy for slm_checkpoint::Error {
     fn options(&self) -> &'static str {
         match self {
             Self::Store(error) => error.options(),
+            Self::NeedsQuantized { .. } => " (slm ptq --checkpoint DIR)",
             _ => "",
         }
     }
@@ -62,12 +63,38 @@ impl Remedy for slm_ptq::Error {
     }
 }
 
+impl Remedy for slm_nn::Error {
+    fn options(&self) -> &'static str {
+        match self {
+            Self::TuningDevice => " (--device flex)",
+            _ => "",
+        }
+    }
+}
+
+impl Remedy for slm_qat::Error {
+    fn options(&self) -> &'static str {
+        match self {
+            Self::Option { option: "scale", .. } => " (--learned-scales)",
+            Self::Plan(error) => error.options(),
+            _ => "",
+        }
+    }
+}
+
 impl Remedy for slm_train::Error {
     fn options(&self) -> &'static str {
         match self {
             Self::Checkpoint(error) => error.options(),
             Self::Model(error) => error.options(),
             Self::Ptq(error) => error.options(),
+            Self::Qat(error) => error.options(),
+            Self::Layer { source, .. } => source.options(),
+            Self::QuantizedEmbedding => " (one that was quantized without --embeddings)",
+            Self::SkippedQuantized { .. } => " (slm ptq --skip)",
+            Self::NoTeacher => " (--checkpoint, or --teacher if training starts from a quantized model)",
+            Self::NotQuantized => " (--checkpoint)",
+            Self::MissingSection { .. } => " (slm config init writes a config with every key)",
             Self::UnfinishedRun { .. } => " (--resume, or --overwrite)",
             Self::NotResumable { .. } => " (without --resume)",
             _ => "",
@@ -78,6 +105,7 @@ impl Remedy for slm_train::Error {
 impl Remedy for slm_serve::Error {
     fn options(&self) -> &'static str {
         match self {
+            Self::Bind { .. } => " (--port, --host)",
             Self::Model(error) => error.options(),
             _ => "",
         }
@@ -114,6 +142,24 @@ mod tests {
                 (error.to_string(), error.into(), "--resume")
             },
         ];
+        let bind = || slm_serve::Error::Bind {
+            address: "here:80".to_owned(),
+            source: std::io::ErrorKind::AddrInUse.into(),
+        };
+        let option =
+            slm_qat::Error::Option { option: "scale", detail: "is bad".to_owned(), remedy: "change it" };
+        let skipped =
+            || slm_train::Error::SkippedQuantized { layer: "lm_head".to_owned(), reason: "lm_*".to_owned() };
+        let device =
+            || slm_train::Error::Layer { layer: "lm_head".to_owned(), source: slm_nn::Error::TuningDevice };
+        let float = || slm_checkpoint::Error::NeedsQuantized { path: path() };
+        let cases = cases.into_iter().chain([
+            (bind().to_string(), bind().into(), "--port"),
+            (option.to_string(), slm_train::Error::from(option).into(), "--learned-scales"),
+            (skipped().to_string(), skipped().into(), "--skip"),
+            (device().to_string(), device().into(), "--device"),
+            (float().to_string(), float().into(), "slm ptq"),
+        ]);
         for (library, program, option) in cases {
             let said = program.to_string();
             assert!(said.starts_with(&library) && said.contains(option), "{said}");

@@ -18,14 +18,20 @@ pub(crate) fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer> {
     let path = checkpoint.tokenizer_path().ok_or_else(|| {
         Error::file(
             checkpoint.dir(),
-            "the checkpoint has no tokenizer.json, which is needed to read text; copy the one the model was \
-             trained with beside config.json before importing it",
+            "the checkpoint has no tokenizer.json, which is needed to read text; copy the one that the \
+             model was trained with into the model's directory, and import it again",
         )
     })?;
     let json = checkpoint.tokenizer_json().unwrap_or_default();
     let origin = path.display().to_string();
     let json = std::str::from_utf8(json).map_err(|error| Error::file(&path, error))?;
     Ok(Tokenizer::from_json(json, &origin)?)
+}
+
+/// Returns the name of the file of a text, which is recorded where a checkpoint comes from; `None` for standard input.
+/// The directories above it may be private.
+pub(crate) fn file_name(path: &Path) -> Option<&str> {
+    path.file_name()?.to_str().filter(|name| *name != "-")
 }
 
 /// Options for cutting a text into windows.

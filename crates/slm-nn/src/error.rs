@@ -51,8 +51,7 @@ pub enum Error {
     },
     /// This build cannot train quantized weights on the device.
     #[error(
-        "this build trains quantized weights on the CPU devices only; use --device flex, or build with \
-         `--features wgpu`"
+        "this build trains quantized weights on the CPU devices only; use one of them, or build with the feature `wgpu`"
     )]
     TuningDevice,
     /// The saved state of a layer in training does not fit the layer.

@@ -30,15 +30,21 @@ pub enum Error {
     },
     /// A text that is not a valid scheme.
     #[error(
-        "{text:?} is not a scheme: {found:?} is unknown; a scheme is float, int8 or int4, and after colons what differs \
-         from other layers: tensor, channel or group:N, symmetric, symmetric-torch or affine, f32 or f16, such as \
-         int8:channel (--layer takes PATTERN=SCHEME)"
+        "{text:?} is not a scheme{}; a scheme is float, int8 or int4, and after colons what differs from other layers: \
+         tensor, channel or group:N, symmetric, symmetric-torch or affine, f32 or f16, such as int8:channel",
+        if found == text { String::new() } else { format!(": {found:?} is unknown") }
     )]
     Scheme {
-        /// The pattern as written.
+        /// The scheme as written.
         text: String,
         /// The part that is not known.
         found: String,
+    },
+    /// A text that is not a pattern and a scheme.
+    #[error("{text:?} has no pattern and scheme; write PATTERN=SCHEME, such as lm_head=int8:channel")]
+    Rule {
+        /// The text as written.
+        text: String,
     },
     /// A pattern for names of layers is not a valid glob.
     #[error("{what} pattern {pattern:?}: {detail}")]

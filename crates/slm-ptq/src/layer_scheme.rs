@@ -152,7 +152,7 @@ impl FromStr for LayerRule {
             Some((pattern, scheme)) if !pattern.trim().is_empty() => {
                 Ok(Self { pattern: pattern.to_owned(), scheme: scheme.parse()? })
             }
-            _ => Err(Error::Scheme { text: text.to_owned(), found: text.to_owned() }),
+            _ => Err(Error::Rule { text: text.to_owned() }),
         }
     }
 }

@@ -81,6 +81,7 @@ pub struct CheckpointQuantizer<'a> {
     assumed: Calibration,
     calibrated: Option<Calibrated>,
     kept: Option<KeptLayers>,
+    text_file: Option<String>,
 }
 
 /// Treatment of finished layers of an interrupted run.
@@ -178,12 +179,17 @@ impl<'a> CheckpointQuantizer<'a> {
         config.check_awq()?;
         let transforms = Transforms::choose(source, &plan, &config)?;
         let assumed = assumed_inputs(&plan, &config, &transforms);
-        Ok(Self { source, config, plan, transforms, assumed, calibrated: None, kept: None })
+        Ok(Self { source, config, plan, transforms, assumed, calibrated: None, kept: None, text_file: None })
+    }
+
+    /// Records `name` as that of the file with the calibration text in the checkpoint.
+    pub fn name_text(&mut self, name: impl Into<String>) {
+        self.text_file = Some(name.into());
     }
 
     /// Keeps the layers that a [sequential](RoundingMethod::is_sequential) method finishes in the directory `dir` until
     /// [`write`](Self::write) succeeds, so that a run that ends early can be resumed. A resumed run gives the same result,
-    /// bit for bit, as an uninterrupted run. Other methods take seconds and keep nothing.
+    /// bit for bit, as an uninterrupted run. Other methods keep nothing.
     ///
     /// # Errors
     /// [`Error::UnfinishedRun`] if there are layers with [`KeepLayers::New`], [`Error::NotResumable`] if there are none of
@@ -549,6 +555,8 @@ impl<'a> CheckpointQuantizer<'a> {
             metadata: Some(&metadata),
             lineage: Some(json!({
                 "method": "ptq",
+                "text_file": self.text_file,
+                "source_dir": source.name(),
                 "source_sha256": source_sha256,
                 "source": source.config().lineage,
             })),

@@ -161,7 +161,7 @@ impl QuantizationConfig {
     pub fn validate(&self) -> Result<()> {
         let refuse = |key, detail: String, remedy| Err(Error::Setting { key, detail, remedy });
         if self.enable_quantized_finetuning && self.quantization_mode == QuantizationMode::Qat {
-            let detail = "is true beside quantization_mode = \"qat\"".to_owned();
+            let detail = "is true next to quantization_mode = \"qat\"".to_owned();
             let remedy = "use one: \"qat\" trains a float model, this a quantized one";
             return refuse("enable_quantized_finetuning", detail, remedy);
         }
@@ -185,7 +185,7 @@ impl QuantizationConfig {
         if self.quantization_mode == QuantizationMode::Qat {
             if self.method == RoundingMethod::Awq {
                 let detail = "is \"awq\" next to quantization_mode = \"qat\"".to_owned();
-                let remedy = "leave it out, or train from what `slm ptq --method awq` writes";
+                let remedy = "leave it out, or train from a model that was quantized by AWQ";
                 return refuse("method", detail, remedy);
             }
             let remedy = "leave it out: only post-training quantization transforms the model";

@@ -459,8 +459,9 @@ fn kept_layers_that_do_not_fit_are_refused() {
         let refused = quantizer.keep_layers(&link, KeepLayers::Replace).unwrap_err().to_string();
         assert!(refused.contains("does not belong"), "{refused}");
     }
-    // The remains of a file that a killed run was writing.
+    // The remains of a file that a killed run was writing, and of a look at the directory.
     std::fs::write(kept.join(".writing-lm_head"), "half").unwrap();
+    std::fs::write(kept.join(".DS_Store"), "view").unwrap();
     let replaced = quantizer(8, &ids, KeepLayers::Replace).unwrap();
     assert!(kept.exists(), "removed before the run begins");
     replaced.write(&out, false, &mut ignore_progress).unwrap();

@@ -69,7 +69,7 @@ pub fn prepare_quantized<M: NamedLinears + ?Sized>(
             option: "scale",
             detail: "is \"observed\", which would choose other scales than those the codes belong to"
                 .to_owned(),
-            remedy: "set it to \"learned\" (--learned-scales) when training starts from a quantized model",
+            remedy: "set it to \"learned\", since training starts from a quantized model",
         });
     }
     if options.observe_steps > 0 {

@@ -14,9 +14,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The address cannot be listened on.
-    #[error(
-        "cannot listen on {address}: {source}; choose another port with --port, or an address of this machine with --host"
-    )]
+    #[error("cannot listen on {address}: {source}; choose another port, or an address of this machine")]
     Bind {
         /// The address.
         address: String,

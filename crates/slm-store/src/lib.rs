@@ -17,6 +17,7 @@
 mod error;
 pub mod json;
 pub mod layer;
+mod litter;
 mod loaded;
 mod lock;
 pub mod manifest;
@@ -28,6 +29,7 @@ mod output_file;
 pub mod tensors;
 
 pub use error::{Error, Result};
+pub use litter::is_litter;
 pub use loaded::{LoadedTensors, read_quantized, read_static_params};
 pub use lock::OutputLock;
 pub use manifest::{Kind, Manifest, sha256, sha256_of_file};

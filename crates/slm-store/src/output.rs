@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use crate::litter::is_litter;
 use crate::lock::{OutputLock, REPLACED, unwritable};
 use crate::{Error, Result};
 
@@ -178,7 +179,11 @@ fn check_replaceable(target: &Path, replaceable: Replaceable, owned: &[String]) 
     let mut names = Vec::new();
     for entry in fs::read_dir(target).map_err(Error::io(target, "list"))? {
         let entry = entry.map_err(Error::io(target, "list"))?;
-        names.push(entry.file_name().to_string_lossy().into_owned());
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if !(is_file && is_litter(&name)) {
+            names.push(name);
+        }
     }
     if names.is_empty() {
         return Ok(());

@@ -35,6 +35,14 @@ pub enum Error {
         /// The nearest known key, as the end of the sentence.
         suggestion: String,
     },
+    /// A missing required section.
+    #[error("{origin} has no section [{section}]; add it")]
+    MissingSection {
+        /// The section.
+        section: String,
+        /// The file.
+        origin: String,
+    },
     /// A missing required key.
     #[error("{section} of {origin} has no `{key}`; add it")]
     MissingKey {
@@ -120,14 +128,14 @@ pub enum Error {
     Ptq(#[from] slm_ptq::Error),
     /// A checkpoint whose embedding is quantized cannot be fine-tuned.
     #[error(
-        "the embedding of the checkpoint is quantized, and training has it in floats; start from a checkpoint that was \
-         quantized without `--embeddings`"
+        "the embedding of the checkpoint is quantized, and training has it in floats; start from a checkpoint whose \
+         embedding is float"
     )]
     QuantizedEmbedding,
     /// A skip pattern for a layer of a quantized checkpoint that is quantized.
     #[error(
         "{reason} leaves {layer} float, but it is quantized in the checkpoint, and fine-tuning keeps it so; remove the \
-         pattern from `skip` in [quantization], or quantize the float model with `--skip`"
+         pattern, or quantize the float model again with this pattern"
     )]
     SkippedQuantized {
         /// Name of the layer.
@@ -156,8 +164,8 @@ pub enum Error {
     Qat(#[from] slm_qat::Error),
     /// Distillation without a model to learn from.
     #[error(
-        "`distill` needs a float model to learn from; name its checkpoint by `slm qat --checkpoint`, or by `--teacher` \
-         if training starts from a quantized one, or set `distill` in [qat] to false"
+        "`distill` needs a float model to learn from; set `distill` in [qat] to false, or name the checkpoint of a float \
+         model"
     )]
     NoTeacher,
     /// A teacher with another vocabulary.
@@ -189,10 +197,7 @@ pub enum Error {
         asked: String,
     },
     /// Fine-tuning of a quantized model without a checkpoint.
-    #[error(
-        "`enable_quantized_finetuning` needs a quantized checkpoint to start from; name one by `slm finetune \
-         --checkpoint`"
-    )]
+    #[error("`enable_quantized_finetuning` needs a quantized checkpoint to start from; name one")]
     NotQuantized,
     /// A layer whose weights could not be trained.
     #[error("layer {layer}: {source}")]

@@ -18,6 +18,8 @@ use crate::{Corpus, Error, QuantizationMode, Result, TrainingConfig, TrainingDat
 /// The source of a run: random weights, or a checkpoint.
 #[derive(Debug, Default)]
 pub(crate) struct Source {
+    /// Name of the checkpoint's directory.
+    pub(crate) dir: Option<String>,
     pub(crate) source_sha256: Option<String>,
     pub(crate) teacher_sha256: Option<String>,
     pub(crate) lineage: Option<Value>,
@@ -35,6 +37,7 @@ impl Source {
             reason: "it has no tokenizer.json, which training needs to read text".to_owned(),
         })?;
         Ok(Self {
+            dir: checkpoint.name(),
             source_sha256: Some(checkpoint.weights_sha256()?),
             teacher_sha256: start.teacher_sha256()?,
             lineage: checkpoint.config().lineage.clone(),

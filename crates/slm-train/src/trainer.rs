@@ -69,6 +69,8 @@ pub struct Trainer {
     /// The float model that the loss compares with.
     teacher: Option<Transformer>,
     source: Source,
+    /// Name of the file of the training text, for the record of the checkpoint.
+    text_file: Option<String>,
     device: Device,
     dir: PathBuf,
     step: usize,
@@ -161,6 +163,7 @@ impl Trainer {
             tuning,
             teacher,
             source,
+            text_file: None,
             device,
             dir,
             step: 0,
@@ -259,6 +262,11 @@ impl Trainer {
             self.optimizer.load(&bytes, self.step, observed, model, &self.device.clone().inner())?;
         }
         Ok(())
+    }
+
+    /// Records `name` as that of the file with the training text in the checkpoints.
+    pub fn name_text(&mut self, name: impl Into<String>) {
+        self.text_file = Some(name.into());
     }
 
     /// Trains until all steps are done or `stop` is set, which is checked after every step. A checkpoint is written in
@@ -490,7 +498,7 @@ impl Trainer {
             tokenizer_json: Some(&tokenizer_json),
             tokenizer,
             metadata: metadata.as_ref(),
-            lineage: self.lineage(),
+            lineage: Some(self.lineage()),
             training: Some(training),
             extra_files: &extra_files,
             large_files: &large_files,
@@ -501,15 +509,20 @@ impl Trainer {
         Ok(())
     }
 
-    fn lineage(&self) -> Option<Value> {
+    fn lineage(&self) -> Value {
         let quantization = &self.config.quantization;
         let method = match quantization.quantization_mode {
             _ if quantization.enable_quantized_finetuning => "finetune",
             QuantizationMode::Qat => "qat",
             QuantizationMode::None | QuantizationMode::Ptq => "train",
         };
-        let source_sha256 = self.source.source_sha256.as_ref()?;
-        Some(json!({"method": method, "source_sha256": source_sha256, "source": self.source.lineage}))
+        let mut lineage = json!({"method": method, "text_file": self.text_file});
+        if let Some(source_sha256) = &self.source.source_sha256 {
+            lineage["source_dir"] = self.source.dir.clone().into();
+            lineage["source_sha256"] = source_sha256.clone().into();
+            lineage["source"] = self.source.lineage.clone().into();
+        }
+        lineage
     }
 }
 

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use slm_train::{Setting, TrainingConfig};
 
+use crate::commands::setting_args;
 use crate::config_keys::{self, Key, REQUIRED, SECTIONS, Section};
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -44,7 +45,7 @@ enum Action {
         #[arg(long, value_name = "DIR")]
         checkpoint: Option<PathBuf>,
         /// Set a value of the config, such as training.learning_rate=1e-4 (may be repeated)
-        #[arg(long, value_name = "KEY=VALUE")]
+        #[arg(long, value_name = "KEY=VALUE", value_parser = setting_args::set)]
         set: Vec<Setting>,
     },
     /// Explain a key, a section or all keys

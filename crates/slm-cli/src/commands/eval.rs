@@ -29,11 +29,11 @@ use crate::text::{Limit, Tokens, WindowArgs, Windowing, evaluate_with_progress, 
 
 /// Measure how well a checkpoint predicts texts, and how far its predictions are from those of another.
 ///
-/// Perplexity: a text is tokenized without special tokens and cut into windows that do not overlap. Each window starts
-/// anew, and all its tokens but the first are scored; a last, shorter window counts too. With --bos each begins with
-/// the beginning-of-sequence token, and all its tokens are scored. Each sequence of token ids is cut separately. With
-/// --stride S, windows overlap and begin S tokens apart; every token is scored once, with at least window - S tokens
-/// before it. Bits per byte are the same loss per byte of the text, which does not depend on the tokenizer.
+/// Perplexity: a text is tokenized without special tokens and cut into windows that do not overlap. Each window is
+/// evaluated separately, and all its tokens but the first are scored; a last, shorter window counts too. With --bos each
+/// begins with the beginning-of-sequence token, and all its tokens are scored. Each sequence of token ids is cut
+/// separately. With --stride S, windows overlap and begin S tokens apart; every token is scored once, with at least
+/// window - S tokens before it. Bits per byte are the same loss per byte of the text, which does not depend on the tokenizer.
 ///
 /// With --reference, usually the float model: the Kullback-Leibler divergence of the predicted distributions from the
 /// reference's, in nats (mean, median, percentiles, largest), the share of positions where both find the same token

@@ -11,16 +11,20 @@ use crate::error::{Error, Result};
 use crate::out_file::relative;
 use crate::table::{TableArgs, bytes};
 
-/// Write a checkpoint in the format of another program
+/// Write a checkpoint in the format of another program.
 ///
 /// Codes are copied, not recomputed: other programs run the model that slm wrote.
 ///
 /// gguf: a file for llama.cpp, Ollama, LM Studio and others. INT8 symmetric becomes Q8_0 and INT4 symmetric Q4_0, with
 /// any granularity. Scales in the file have 16 bits: a model quantized with `slm ptq --scale-dtype f16` is exported
 /// exactly; for other models the report states how much the scales were rounded.
+///
 /// hf: a Hugging Face directory of floats, which transformers and most other tools read.
+///
 /// compressed-tensors: a Hugging Face directory with quantized layers, for transformers and vLLM.
+///
 /// mlx: the same for mlx-lm, with codes of 4 and 8 bits in groups of 32, 64 or 128. Inputs are float there.
+///
 /// onnx: a directory with model.onnx (opset 21) and the tokenizer, for ONNX Runtime, TensorRT and others. Weights and static
 /// inputs are written with QuantizeLinear and DequantizeLinear, keys and values are inputs and outputs. The report says
 /// whether TensorRT's rules for quantized models hold. --profile ort-genai writes ONNX Runtime's own operators MatMulNBits
@@ -30,7 +34,6 @@ use crate::table::{TableArgs, bytes};
 /// Notes say what else the other program does differently; --strict accepts those that leave all numbers as they are, such
 /// as llama.cpp's own rounding of dynamic inputs or a tokenizer that does not normalize texts.
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
 pub(crate) struct ExportArgs {
     /// Checkpoint directory, float or quantized
     dir: PathBuf,

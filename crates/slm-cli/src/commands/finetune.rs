@@ -117,7 +117,7 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
     let before = evaluate_with_progress(context, "perplexity before", &model, &windows)?;
     drop(model);
     let bytes_per_weight = trainer.tuning_memory();
-    let summary = watched(&mut trainer, steps, context)?;
+    let summary = watched(&mut trainer, steps, &args.run.data, context)?;
     let finished = summary.outcome == Outcome::Finished;
     drop(trainer);
     let after = if finished {

@@ -24,13 +24,14 @@ use slm_quant_core::{ActivationGranularity, ObserverKind};
 use slm_train::Setting;
 
 use crate::commands::scheme_args::SchemeArgs;
+use crate::commands::setting_args;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::html::HtmlArgs;
 use crate::memory;
 use crate::out_file::relative;
 use crate::table::TableArgs;
-use crate::text::{WindowArgs, evaluate_with_progress, tokenizer};
+use crate::text::{WindowArgs, evaluate_with_progress, file_name, tokenizer};
 use inputs::RunInputs;
 pub(in crate::commands) use page::plot;
 use quality::Quality;
@@ -57,7 +58,7 @@ pub(crate) struct PtqArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Set a value of the config, such as quantization.granularity=channel (may be repeated)
-    #[arg(long, value_name = "KEY=VALUE", requires = "config")]
+    #[arg(long, value_name = "KEY=VALUE", requires = "config", value_parser = setting_args::set)]
     set: Vec<Setting>,
     #[command(flatten)]
     scheme: SchemeArgs,
@@ -179,6 +180,12 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
             text_sha256: text.sha256.clone(),
         };
         quantizer.calibrate(&tokens, &context.device, &mut context.quantizing())?;
+        settings
+            .calibration
+            .as_deref()
+            .and_then(file_name)
+            .into_iter()
+            .for_each(|name| quantizer.name_text(name));
     }
     let QuantizedCheckpoint { path, layers, embedding } = quantizer
         .write(&settings.out, settings.overwrite, &mut context.quantizing())

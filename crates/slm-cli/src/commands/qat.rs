@@ -115,7 +115,7 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
             before.ptq.perplexity()
         ))?;
     }
-    let summary = watched(&mut trainer, steps, context)?;
+    let summary = watched(&mut trainer, steps, &args.run.data, context)?;
     let finished = summary.outcome == Outcome::Finished;
     let quantized_layers = trainer.layers().len();
     drop(trainer);
@@ -205,7 +205,7 @@ fn config(args: &QatArgs, start: Option<&Checkpoint>) -> Result<TrainingConfig> 
             if let Some(option) = args.scheme.first_given() {
                 return Err(Error::Usage(format!(
                     "{option} cannot be given where --checkpoint is quantized: its layers keep their schemes ({} {}); \
-                     quantize the float model anew with `slm ptq`, or leave {option} out",
+                     quantize the float model again with `slm ptq`, or leave {option} out",
                     kept.scheme(),
                     kept.quantization_type
                 )));

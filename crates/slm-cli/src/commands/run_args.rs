@@ -10,13 +10,13 @@ use crate::commands::setting_args::SettingArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::html::HtmlArgs;
-use crate::text::{Limit, Tokens, WindowArgs, Windowing};
+use crate::text::{Limit, Tokens, WindowArgs, Windowing, file_name};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     /// Text to train on, or texts or token ids as JSON or JSON Lines, such as `slm sample` writes
     #[arg(long, value_name = "FILE")]
-    data: PathBuf,
+    pub(super) data: PathBuf,
     /// Text for the perplexities [default: the part of --data that is held out]
     #[arg(long, value_name = "FILE")]
     eval: Option<PathBuf>,
@@ -70,11 +70,13 @@ impl RunArgs {
     ) -> Result<Trainer> {
         let _spinner = context.progress.spinner("preparing the run");
         slm_runtime::keep_freed_memory();
-        Ok(if self.resume {
+        let mut trainer = if self.resume {
             Trainer::resume(config, data.corpus(), start, &context.device, &self.out)?
         } else {
             Trainer::start(config, data.corpus(), start, &context.device, &self.out, self.overwrite)?
-        })
+        };
+        file_name(&self.data).into_iter().for_each(|name| trainer.name_text(name));
+        Ok(trainer)
     }
 
     /// Returns the windowing of an evaluation.

@@ -9,8 +9,13 @@ pub(super) struct SettingArgs {
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
     /// Set a value of the config, such as training.learning_rate=1e-4 (may be repeated)
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = set)]
     set: Vec<Setting>,
+}
+
+/// Parses a value of `--set`, which errors about it name.
+pub(super) fn set(text: &str) -> Result<Setting, String> {
+    text.parse::<Setting>().map(|setting| setting.given_by("--set"))
 }
 
 impl SettingArgs {

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::html::{HtmlArgs, Page};
 use crate::out_file::relative;
 use crate::output::Output;
+use crate::text::file_name;
 
 /// Train a model from scratch: in 32-bit floats, or, with quantization_mode = "qat", quantization-aware.
 ///
@@ -87,16 +88,11 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     } else {
         Trainer::start(config, data.corpus(), Start::default(), &context.device, &args.out, args.overwrite)?
     };
+    file_name(&args.data).into_iter().for_each(|name| trainer.name_text(name));
     drop((data, spinner));
     let parameters = trainer.model().config().parameter_count();
-    let data = trainer.data();
-    let (training_tokens, validation_tokens) = (data.train.len(), data.validation.len());
-    context.output.say(format!(
-        "training {parameters} parameters on {training_tokens} tokens, {validation_tokens} held out, from step \
-         {} to {steps}",
-        trainer.step()
-    ))?;
-    let summary = watched(&mut trainer, steps, context)?;
+    let (training_tokens, validation_tokens) = (trainer.data().train.len(), trainer.data().validation.len());
+    let summary = watched(&mut trainer, steps, &args.data, context)?;
     let finished = summary.outcome == Outcome::Finished;
     let mut result = TrainResult {
         output: summary.checkpoint,
@@ -157,8 +153,21 @@ impl TrainResult {
     }
 }
 
-/// Runs `trainer` to step `steps` or Ctrl-C, showing its progress.
-pub(crate) fn watched(trainer: &mut Trainer, steps: usize, context: &Context) -> Result<TrainingSummary> {
+/// Runs `trainer`, which reads the text `data`, to step `steps` or Ctrl-C, showing its progress.
+pub(crate) fn watched(
+    trainer: &mut Trainer,
+    steps: usize,
+    data: &Path,
+    context: &Context,
+) -> Result<TrainingSummary> {
+    context.output.say(format!(
+        "training {} parameters on {} tokens of {}, from step {} to {steps}; validation on the {} tokens at its end",
+        trainer.model().config().parameter_count(),
+        trainer.data().train.len(),
+        data.display(),
+        trainer.step(),
+        trainer.data().validation.len(),
+    ))?;
     let bar = context.progress.bar_with_message("training", steps);
     bar.set_position(trainer.step() as u64);
     bar.reset_eta();
@@ -218,7 +227,7 @@ impl TrainObserver for Watcher<'_> {
         );
         // A failure to print must not end a training run.
         if let Err(error) = self.bar.suspend(|| self.output.say(line)) {
-            tracing::warn!("{error}; training goes on");
+            tracing::warn!("{error}; training continues");
         }
     }
 

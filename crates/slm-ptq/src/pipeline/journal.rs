@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use slm_quant_core::{QuantScheme, QuantizedMatrix};
 use slm_store::layer::QuantizedForm;
-use slm_store::{Error as StoreError, TensorFile, TensorFileWriter, json, layer, sha256_of_file};
+use slm_store::{Error as StoreError, TensorFile, TensorFileWriter, is_litter, json, layer, sha256_of_file};
 
 use crate::{Error, Result};
 
@@ -144,7 +144,7 @@ pub(super) fn remove(dir: &Path) -> Result<()> {
     fs::remove_dir(dir).map_err(StoreError::io(dir, "remove")).map_err(store)
 }
 
-/// Files of the journal at `dir`.
+/// Files of the journal at `dir`, and those that file managers left there.
 ///
 /// # Errors
 /// [`Error::NotKeptLayers`] if `dir` contains other files.
@@ -163,7 +163,7 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>> {
             return Err(foreign(&path));
         }
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name == RUN || name.starts_with(WRITING) || parts(name).is_some() {
+        if name == RUN || name.starts_with(WRITING) || parts(name).is_some() || is_litter(name) {
             files.push(path);
         } else {
             return Err(foreign(&path));

@@ -17,7 +17,7 @@ const SIMILAR: f64 = 0.75;
 pub struct Setting {
     keys: Vec<String>,
     value: toml::Value,
-    /// Text that the user wrote.
+    /// What the user wrote, which errors name.
     written: String,
 }
 
@@ -28,6 +28,13 @@ impl Setting {
         let written = format!("{option} {value}");
         let value = toml::Value::Integer(i64::try_from(value).unwrap_or(i64::MAX));
         Self { keys: key.split('.').map(str::to_owned).collect(), value, written }
+    }
+
+    /// Names the command-line option that the value comes from in errors, too.
+    #[must_use]
+    pub fn given_by(mut self, option: &str) -> Self {
+        self.written = format!("{option} {}", self.written);
+        self
     }
 
     fn apply(&self, table: &mut toml::Table, origin: &str) -> Result<()> {
@@ -62,7 +69,7 @@ impl std::str::FromStr for Setting {
         let parsed = format!("value = {value}").parse::<toml::Table>().ok();
         let parsed = parsed.filter(|table| table.len() == 1).and_then(|mut table| table.remove("value"));
         let value = parsed.unwrap_or_else(|| toml::Value::String(value.trim().to_owned()));
-        Ok(Self { keys, value, written: format!("--set {text}") })
+        Ok(Self { keys, value, written: text.to_owned() })
     }
 }
 
@@ -71,8 +78,8 @@ impl std::str::FromStr for Setting {
 /// Types should reject unknown fields; an unknown key is then an error that names the nearest known one.
 ///
 /// # Errors
-/// [`Error::Read`], [`Error::ConfigSyntax`], [`Error::UnknownKey`], [`Error::MissingKey`] and
-/// [`Error::ConfigValue`], each naming the file and, if applicable, the section and key.
+/// [`Error::Read`], [`Error::ConfigSyntax`], [`Error::UnknownKey`], [`Error::MissingSection`],
+/// [`Error::MissingKey`] and [`Error::ConfigValue`], each naming the file and, if applicable, the section and key.
 pub fn read_toml<T: DeserializeOwned>(path: impl AsRef<Path>, settings: &[Setting]) -> Result<T> {
     let path = path.as_ref();
     parse_toml(&read_config(path)?, &path.display().to_string(), settings)
@@ -147,6 +154,9 @@ fn located(problem: Problem, origin: &str) -> Error {
     match problem.kind {
         Kind::UnknownKey { key, known } => {
             Error::UnknownKey { suggestion: suggestion(&key, known, '`'), key, section, origin }
+        }
+        Kind::MissingKey { key } if problem.path.is_empty() => {
+            Error::MissingSection { section: key.to_owned(), origin }
         }
         Kind::MissingKey { key } => Error::MissingKey { key: key.to_owned(), section, origin },
         Kind::UnknownName { found, known } => Error::ConfigValue {

@@ -129,7 +129,7 @@ fn wrong_names_get_the_nearest_known_one() {
 
 #[test]
 fn missing_parts_are_named() {
-    assert!(message("[training]\nsteps = 1").contains("the top level of run.toml has no `model`"));
+    assert!(message("[training]\nsteps = 1").contains("run.toml has no section [model]"));
     let no_width = SMALL.replace("hidden_size = 32\n", "");
     assert!(
         message(&no_width).contains("[model] of run.toml has no `hidden_size`"),
@@ -162,7 +162,7 @@ fn impossible_values_come_with_a_remedy() {
 #[test]
 fn what_cannot_be_trained_so_is_said_and_not_ignored() {
     let both = "[quantization]\nquantization_mode = \"qat\"\nenable_quantized_finetuning = true";
-    assert!(message(&with(both)).contains("beside quantization_mode = \"qat\""), "{}", message(&with(both)));
+    assert!(message(&with(both)).contains("next to quantization_mode = \"qat\""), "{}", message(&with(both)));
     let decays = message(&with("[quantization]\nenable_quantized_finetuning = true"));
     assert!(decays.contains("training.weight_decay") && decays.contains("set it to 0"), "{decays}");
     let late = "[quantization]\nquantization_mode = \"qat\"\n[qat]\nobserve_steps = 10";
@@ -250,7 +250,7 @@ fn a_quantization_section_alone_is_a_quantization_config() {
     assert_eq!(read(section).unwrap().scheme().to_string(), "int4 group:16 symmetric");
     assert_eq!(read(&format!("\u{feff}{section}")).unwrap(), read(&format!("{SMALL}{section}")).unwrap());
     assert!(read(&section.replace("bits", "bitz")).unwrap_err().to_string().contains("did you mean"));
-    assert!(read("[training]\nsteps = 3").unwrap_err().to_string().contains("has no `quantization`"));
+    assert!(read("[training]\nsteps = 3").unwrap_err().to_string().contains("has no section [quantization]"));
     assert!(read("[quantization]\nskip = [\"\"]").unwrap_err().to_string().contains("empty pattern"));
     std::fs::write(&path, b"\xff\xfe[\0").unwrap();
     assert!(TrainingConfig::quantization_of_file(&path).unwrap_err().to_string().contains("UTF-16"));

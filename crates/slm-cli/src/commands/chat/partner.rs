@@ -51,7 +51,7 @@ impl Answer {
         match self.stop {
             "end_of_turn" => None,
             "interrupted" => Some("stopped".to_owned()),
-            "context_full" => Some("cut: the model has no positions left; /reset begins anew".to_owned()),
+            "context_full" => Some("cut: the model has no positions left; /reset starts over".to_owned()),
             _ => Some(format!("cut after {} tokens; --max-new-tokens allows more", self.tokens)),
         }
     }
@@ -99,7 +99,7 @@ impl<'m> Partner<'m> {
         let room = (positions + 1).saturating_sub(prompt.len());
         if room < 2 {
             return Err(Error::Usage(format!(
-                "the conversation has {} tokens and the model {positions} positions; /reset begins anew",
+                "the conversation has {} tokens and the model {positions} positions; /reset starts over",
                 prompt.len()
             )));
         }

@@ -3,7 +3,7 @@
 /// The answer to `/help`.
 pub(super) const HELP: &str = "\
 /reset            forget the conversation
-/system [TEXT]    begin anew with this instruction, or with the template's own
+/system [TEXT]    start over with this instruction, or with the template's own
 /temperature T    0 always takes the most likely token
 /save FILE        write the conversation as JSON
 /stats            show the speed of the last answer and the room that is left

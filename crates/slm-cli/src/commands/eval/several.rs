@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::choices::ChoicesResult;
 use super::{EvalArgs, EvalResult, measure};
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -68,43 +69,35 @@ impl CheckpointResult {
         self.result.perplexity.unwrap_or_else(accuracy)
     }
 
-    /// The cells of a row with the header [`SeveralResult::header`].
-    fn cells(&self) -> Vec<String> {
+    /// The columns after the name: header, value and text.
+    fn columns(&self) -> Vec<(&'static str, f64, String)> {
         let result = &self.result;
-        let mut cells = vec![self.checkpoint.display().to_string(), table::bytes(self.weight_bytes)];
-        cells.extend(result.perplexity.map(|perplexity| format!("{perplexity:.4}")));
-        if let Some(divergence) = &result.divergence {
-            cells.push(format!("{:.6}", divergence.kl_mean));
-            cells.push(format!("{:.2} %", divergence.top1_agreement * 100.0));
-        }
-        cells.extend(result.choices.as_ref().map(|choices| format!("{:.2} %", choices.accuracy() * 100.0)));
-        cells
+        let percent = |share: f64| format!("{:.2} %", share * 100.0);
+        let mut columns = vec![("weights", self.weight_bytes as f64, table::bytes(self.weight_bytes))];
+        let mut add = |name, value: Option<f64>, text: &dyn Fn(f64) -> String| {
+            columns.extend(value.map(|value| (name, value, text(value))));
+        };
+        add("perplexity", result.perplexity, &|value| format!("{value:.4}"));
+        add("bits per byte", result.bits_per_byte, &|value| format!("{value:.4}"));
+        add("KL nats", result.divergence.map(|divergence| divergence.kl_mean), &|value| {
+            format!("{value:.6}")
+        });
+        add("same top token", result.divergence.map(|divergence| divergence.top1_agreement), &percent);
+        add("accuracy", result.choices.as_ref().map(ChoicesResult::accuracy), &percent);
+        columns
     }
 
-    /// The numeric values of all cells except the first.
-    fn values(&self) -> Vec<f64> {
-        let result = &self.result;
-        let mut values = vec![self.weight_bytes as f64];
-        values.extend(result.perplexity);
-        if let Some(divergence) = &result.divergence {
-            values.extend([divergence.kl_mean, divergence.top1_agreement]);
-        }
-        values.extend(result.choices.as_ref().map(super::choices::ChoicesResult::accuracy));
-        values
+    /// The cells of a row with the header [`SeveralResult::header`].
+    fn cells(&self) -> Vec<String> {
+        let texts = self.columns().into_iter().map(|(_, _, text)| text);
+        std::iter::once(self.checkpoint.display().to_string()).chain(texts).collect()
     }
 }
 
 impl SeveralResult {
     fn header(&self) -> Vec<&'static str> {
-        let mut header = vec!["checkpoint", "weights"];
-        if let Some(first) = self.checkpoints.first() {
-            header.extend(first.result.perplexity.map(|_| "perplexity"));
-            if first.result.divergence.is_some() {
-                header.extend(["KL nats", "same top token"]);
-            }
-            header.extend(first.result.choices.as_ref().map(|_| "accuracy"));
-        }
-        header
+        let columns = self.checkpoints.first().map(CheckpointResult::columns).unwrap_or_default();
+        std::iter::once("checkpoint").chain(columns.into_iter().map(|(name, ..)| name)).collect()
     }
 
     fn is_by_perplexity(&self) -> bool {
@@ -183,13 +176,9 @@ impl SeveralResult {
             });
         }
         let rows = self.checkpoints.iter().map(|checkpoint| {
-            let mut cells = checkpoint.cells().into_iter();
-            let name = cells.next().map(Cell::text);
-            name.into_iter()
-                .chain(
-                    checkpoint.values().into_iter().zip(cells).map(|(value, text)| Cell::number(value, text)),
-                )
-                .collect()
+            let name = Cell::text(checkpoint.checkpoint.display().to_string());
+            let cells = checkpoint.columns().into_iter().map(|(_, value, text)| Cell::number(value, text));
+            std::iter::once(name).chain(cells).collect()
         });
         page.tables.push(Table::new("Checkpoints", SORT_NOTE, &self.header(), rows));
         page

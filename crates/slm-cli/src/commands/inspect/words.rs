@@ -42,7 +42,8 @@ pub(super) fn summary(view: &CheckpointView<'_>) -> String {
     }
     if let Some(lineage) = view.lineage {
         // Omits information that the metadata already gives.
-        let told = |key: &str| view.quantized && ["method", "source sha256"].contains(&key);
+        let told = ["method", "source sha256", "source dir", "text file"];
+        let told = |key: &str| view.quantized && told.contains(&key);
         for (key, value) in origin(lineage).into_iter().filter(|(key, _)| !told(key)) {
             lines.add(&key, value);
         }
@@ -138,7 +139,9 @@ fn quantization(metadata: &QuantizationMetadata, view: &CheckpointView<'_>, line
     let how = match metadata.mode {
         QuantizationMode::Ptq => format!("{}, {} observer", metadata.method, metadata.weight_observer),
         QuantizationMode::Qat => "quantization-aware training".to_owned(),
-        QuantizationMode::Finetuned => "fine-tuned while quantized".to_owned(),
+        QuantizationMode::Finetuned => {
+            "fine-tuned while quantized; without float weights there is no SQNR".to_owned()
+        }
         QuantizationMode::Unrecorded => "by a program that did not say how".to_owned(),
     };
     let mut schemes: Vec<_> = schemes.into_iter().collect();
@@ -162,16 +165,27 @@ fn quantization(metadata: &QuantizationMetadata, view: &CheckpointView<'_>, line
     let lineage = &metadata.lineage;
     lines.add("float model", lineage.transforms.map_or_else(|| "unchanged".to_owned(), changes));
     if let Some(calibration) = &lineage.calibration {
-        let text = short(&calibration.text_sha256);
-        lines.add("calibration", format!("{} tokens of the text with SHA-256 {text}...", calibration.tokens));
+        let text = text_of(view, &["ptq"], &calibration.text_sha256);
+        lines.add("calibration", format!("{} tokens of {text}", calibration.tokens));
     }
     if let Some(training) = &lineage.training {
-        let text = short(&training.text_sha256);
-        let (steps, tokens) = (training.steps, training.tokens);
-        lines.add("training", format!("{steps} steps, {tokens} tokens of the text with SHA-256 {text}..."));
+        let text = text_of(view, &["qat", "finetune"], &training.text_sha256);
+        lines.add("training", format!("{} steps, {} tokens of {text}", training.steps, training.tokens));
     }
     if let Some(source) = &lineage.source_sha256 {
-        lines.add("made from", format!("model.safetensors with SHA-256 {}...", short(source)));
+        let dir = view.lineage.and_then(|lineage| lineage["source_dir"].as_str());
+        let dir = dir.map_or_else(String::new, |dir| printable(&format!("{dir}, ")));
+        lines.add("made from", format!("{dir}model.safetensors with SHA-256 {}...", short(source)));
+    }
+}
+
+/// Describes the text of the last step of the lineage by one of `methods`: its name, if it is recorded, and its checksum.
+fn text_of(view: &CheckpointView<'_>, methods: &[&str], sha256: &str) -> String {
+    let mut steps = std::iter::successors(view.lineage, |step| step.get("source"));
+    let step = steps.find(|step| step["method"].as_str().is_some_and(|method| methods.contains(&method)));
+    match step.and_then(|step| step["text_file"].as_str()) {
+        Some(name) => format!("{} with SHA-256 {}...", printable(name), short(sha256)),
+        None => format!("the text with SHA-256 {}...", short(sha256)),
     }
 }
 

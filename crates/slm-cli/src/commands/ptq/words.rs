@@ -1,7 +1,7 @@
 //! The text report of `slm ptq`: verdict and summary first, then the layers.
 
 use slm_model::{EMBED_TOKENS, LM_HEAD};
-use slm_quant_core::QParams;
+use slm_quant_core::{QParams, QuantizationType};
 
 use super::report::{LayerResult, PtqResult, Sizes};
 use super::uncertainty::{CONFIDENCE, FEW_WINDOWS};
@@ -32,11 +32,12 @@ impl PtqResult {
             let [rows, cols] = layer.shape;
             output.say(format!("left float: {} ({rows}x{cols}): {}", layer.name, layer.reason))?;
         }
+        let is_static = self.layers.iter().any(|layer| layer.input == QuantizationType::Static);
         let rows = self.layers.iter().map(|layer| Row { badness: -layer.sqnr_db, cells: layer.row() });
         let ranking = Ranking {
             what: "layers",
             by: "the SQNR of their weights (`slm explain sqnr`)",
-            note: "input: scale / zero point of static inputs",
+            note: if is_static { "input: scale / zero point of static inputs" } else { "" },
             header: &HEADER,
             rows: rows.collect(),
             last: None,
