@@ -208,7 +208,6 @@ def saturates():
 def main():
     totals, rows, left_out = [0, 0, 0], 0, 0
     cases = json.load(open(sys.argv[1]))
-    import shutil; shutil.copytree(os.path.dirname(sys.argv[1]), os.environ["SLM_KEEP"]) if "SLM_KEEP" in os.environ else None
     for case in cases:
         checkpoint, directory, label = Checkpoint(case["checkpoint"]), case["onnx"], case["label"]
         path = f"{directory}/model.onnx"
