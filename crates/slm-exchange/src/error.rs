@@ -21,7 +21,10 @@ pub enum Error {
     #[error(transparent)]
     Text(#[from] slm_text::Error),
     /// A file that violates its format.
-    #[error("{}: not a valid {format} file: {field}: {problem}", path.display())]
+    #[error(
+        "{}: not a valid {format} file: {field}: {problem}; download it again, or convert the model again",
+        path.display()
+    )]
     Damaged {
         /// The file.
         path: PathBuf,

@@ -1,4 +1,4 @@
-//! 4,000 damaged models of other programs: checkpoints of GPTQ, AWQ and compressed-tensors, pickles with and without an
+//! 4,000 damaged models of other programs: checkpoints of GPTQ, AWQ, compressed-tensors and in FP8, pickles with and without an
 //! archive, a SentencePiece tokenizer, files of llama2.c. None panics, none uses more memory than its files could need,
 //! and each is rejected with an error that names a file, or becomes a checkpoint that opens.
 //!
@@ -115,6 +115,8 @@ fn quantized(
                 ("g_idx", _) => (0..count as i32).flat_map(|at| (at / 8).to_le_bytes()).collect(),
                 (_, "F32") => floats(&part_shape, random),
                 (_, "I8") => integers(count, random),
+                // Without NaN.
+                (_, "F8_E4M3") => integers(count, random).iter().map(|bits| bits & 0xfe).collect(),
                 _ => integers(count * 4, random),
             };
             tensors.insert(format!("model.layers.0.{name}.{part}"), (dtype, part_shape, bytes));
@@ -274,10 +276,14 @@ fn llama2c(random: &mut Random, version: u32) -> Files {
     Files::from([("model.bin".to_owned(), out), ("tokenizer.bin".to_owned(), tokens)])
 }
 
+/// Number of originals before those that slm has no scheme for, and dequantizes.
+const WITH_SCHEME: usize = 8;
+
 fn originals() -> Vec<Files> {
     let random = &mut Random(3);
     let gptq = json!({ "quant_method": "gptq", "bits": 4, "group_size": 8, "desc_act": false, "sym": false });
     let awq = json!({ "quant_method": "awq", "bits": 4, "group_size": 8, "version": "gemm" });
+    let fp8 = json!({ "quant_method": "fp8", "weight_block_size": [12, 12] });
     let compressed = |format: &str, bits: u32, strategy: &str| {
         json!({
             "quant_method": "compressed-tensors", "format": format, "ignore": ["lm_head", "re:.*embed"],
@@ -329,6 +335,20 @@ fn originals() -> Vec<Files> {
         pickled(random, false),
         llama2c(random, 0),
         llama2c(random, 2),
+        quantized(compressed("pack-quantized", 3, "group"), random, |[outputs, inputs]| {
+            vec![
+                ("weight_packed", "I32", vec![outputs, (inputs * 3).div_ceil(32)]),
+                ("weight_shape", "I64", vec![2]),
+                ("weight_scale", "F32", vec![outputs, inputs / 8]),
+                ("weight_zero_point", "I32", vec![(outputs * 3).div_ceil(32), inputs / 8]),
+            ]
+        }),
+        quantized(fp8, random, |[outputs, inputs]| {
+            vec![
+                ("weight", "F8_E4M3", vec![outputs, inputs]),
+                ("weight_scale_inv", "F32", vec![outputs.div_ceil(12), inputs.div_ceil(12)]),
+            ]
+        }),
     ]
 }
 
@@ -369,14 +389,15 @@ fn damage(files: &mut Files, random: &mut Random) {
     }
 }
 
-fn import(dir: &Path, out: &Path) -> Result<(), String> {
+fn import(dir: &Path, out: &Path, number: usize) -> Result<(), String> {
     let file = dir.join("model.bin");
+    let options = ImportOptions { dequantize: number >= WITH_SCHEME, ..ImportOptions::default() };
     match file.exists() {
         true => {
-            let imported = import_llama2c(&file, out, &ImportOptions::default(), None);
+            let imported = import_llama2c(&file, out, &options, None);
             imported.map(|_| ()).map_err(|error| error.to_string())
         }
-        false => hf::import_to(dir, out, false).map(|_| ()).map_err(|error| error.to_string()),
+        false => hf::import_with(dir, out, &options).map(|_| ()).map_err(|error| error.to_string()),
     }
 }
 
@@ -393,23 +414,24 @@ fn damaged_models_are_refused_by_name_or_work() {
     };
     for (number, files) in originals.iter().enumerate() {
         write(files);
-        import(&dir, &out).unwrap_or_else(|error| panic!("original {number}: {error}"));
+        import(&dir, &out, number).unwrap_or_else(|error| panic!("original {number}: {error}"));
         let checkpoint = Checkpoint::open(&out).unwrap();
-        assert_eq!(checkpoint.is_quantized(), ![4, 5, 6].contains(&number), "original {number}");
-        assert_eq!(out.join("tokenizer.json").exists(), number >= 4, "original {number}");
+        assert_eq!(checkpoint.is_quantized(), ![4, 5, 6, 8, 9].contains(&number), "original {number}");
+        assert_eq!(out.join("tokenizer.json").exists(), (4..8).contains(&number), "original {number}");
         fs::remove_dir_all(&dir).unwrap();
         fs::remove_dir_all(&out).unwrap();
     }
     let random = &mut Random(7);
     let (mut refused, mut imported) = (0, 0);
     for number in 0..MUTATIONS {
-        let mut files = originals[number % originals.len()].clone();
+        let original = number % originals.len();
+        let mut files = originals[original].clone();
         damage(&mut files, random);
         write(&files);
         let size: usize = files.values().map(Vec::len).sum();
         MEMORY.reset_peak_usage();
         let before = MEMORY.current_usage();
-        match import(&dir, &out) {
+        match import(&dir, &out, original) {
             Err(message) => {
                 let named = message.contains("damaged") || message.contains("out");
                 assert!(named && message.len() < 20_000, "{number}: {message}");

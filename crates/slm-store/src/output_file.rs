@@ -1,6 +1,7 @@
 //! Files that appear complete or not at all.
 
 use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -35,6 +36,11 @@ impl OutputFile {
         }
         let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
         let parent = parent.unwrap_or_else(|| Path::new("."));
+        if !parent.is_dir() {
+            let source =
+                io::Error::new(ErrorKind::NotFound, format!("there is no directory {}", parent.display()));
+            return Err(unwritable(target)(source));
+        }
         let dir = tempfile::Builder::new().prefix(".slm-").tempdir_in(parent).map_err(unwritable(target))?;
         Ok(Self { target: target.to_owned(), dir })
     }
@@ -78,6 +84,14 @@ mod tests {
         drop(OutputFile::create(&target, true).unwrap());
         assert_eq!(fs::read(&target).unwrap(), b"third");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "dropped, it leaves nothing");
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let error = OutputFile::create(&root.path().join("none/out.gguf"), false).unwrap_err().to_string();
+        let directory = root.path().join("none").display().to_string();
+        assert!(error.contains(&format!("there is no directory {directory};")), "{error}");
     }
 
     #[test]

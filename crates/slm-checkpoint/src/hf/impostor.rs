@@ -57,13 +57,17 @@ pub(super) fn explain_pickle(path: &Path) -> Option<Error> {
     }
 }
 
-/// [`explain`] for a file of which the first bytes are read here.
-pub(super) fn explain_file(path: &Path) -> Option<Error> {
+/// Returns the error for a file that is recognized, by its first bytes, as something that no model is stored in, such as the
+/// remains of a failed download.
+pub fn explain_file(path: &Path) -> Option<Error> {
     explain(path, &head(path)?)
 }
 
-/// Reads the first bytes of a file.
+/// Reads the first bytes of a regular file. A pipe could block forever.
 pub(crate) fn head(path: &Path) -> Option<Vec<u8>> {
+    if !path.is_file() {
+        return None;
+    }
     let mut head = Vec::with_capacity(HEAD);
     File::open(path).ok()?.take(HEAD as u64).read_to_end(&mut head).ok()?;
     Some(head)

@@ -197,6 +197,9 @@ fn single_file(path: &Path) -> Error {
     }
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     let (problem, remedy) = match extension.to_ascii_lowercase().as_str() {
+        _ if !path.is_file() => {
+            ("it is a pipe or a device", "name the directory of a Hugging Face model, or copy the file")
+        }
         "gguf" => {
             ("its name is that of a GGUF file", "import the Hugging Face directory that it was made from")
         }

@@ -280,8 +280,8 @@ fn refuse_quantized(architecture: &Architecture, weights: &Weights, names: &[Str
     Err(Error::Unusable {
         path: weights.file_of(name).map_or(weights.path(), |file| file.path()).to_owned(),
         problem: format!("the weights are quantized already ({how}): tensor {:?}", weights.original(name)),
-        remedy: "import the float model (BF16, F16 or F32) that they were made from (of compressed-tensors, GPTQ and AWQ \
-                 the config has to say how they were quantized)"
+        remedy: "import the float model (BF16, F16 or F32) that they were made from (of compressed-tensors, GPTQ, AWQ and \
+                 FP8 the config has to say how they were quantized)"
             .to_owned(),
     })
 }

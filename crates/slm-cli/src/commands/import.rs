@@ -26,7 +26,8 @@ use crate::out_file::relative;
 /// is loaded and tested.
 ///
 /// Weights that compressed-tensors, GPTQ or AWQ quantized to 4 or 8 bits keep their codes and scales. A layer whose
-/// scheme slm does not have (such as GPTQ with desc_act) is an error that names it, unless --dequantize is given.
+/// scheme slm does not have (GPTQ with desc_act, 2 or 3 bits, FP8) is an error that names it, unless --dequantize is
+/// given.
 ///
 /// In a GGUF file (FILE.gguf), floats stay floats, Q8_0 and Q4_0 become the same codes with the same scales, and
 /// other types are dequantized. Tokenizer and chat template come from the file.
@@ -126,9 +127,13 @@ pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
 /// Returns `true` if the source is a GGUF file: by its name, or by its first bytes.
 fn is_gguf(args: &ImportArgs) -> bool {
     let named = args.source.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
-    let mut magic = [0; 4];
-    let read = File::open(&args.source).and_then(|mut file| file.read_exact(&mut magic));
-    args.source.is_file() && (named || (read.is_ok() && magic == *b"GGUF"))
+    let begins_so = || {
+        let mut magic = [0; 4];
+        let read = File::open(&args.source).and_then(|mut file| file.read_exact(&mut magic));
+        read.is_ok() && magic == *b"GGUF"
+    };
+    // A pipe is not opened: it could block forever.
+    args.source.is_file() && (named || begins_so())
 }
 
 fn import(args: &ImportArgs, is_llama2c: bool) -> Result<ImportReport> {

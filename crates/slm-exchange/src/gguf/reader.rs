@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+use slm_checkpoint::hf;
 use slm_store::Error as StoreError;
 use slm_store::tensors::PositionedFile;
 
@@ -63,13 +64,14 @@ impl GgufFile {
         let size = file.metadata().map_err(StoreError::io(path, "read the size"))?.len();
         let input = BufReader::with_capacity(1 << 16, &file);
         let mut header = Header { path, input, left: size };
-        let magic: [u8; 4] = header.bytes("magic")?;
-        if magic != MAGIC {
-            return Err(Error::damaged(
-                path,
-                "magic",
-                "the file does not begin with GGUF: it has another format",
-            ));
+        let magic: Result<[u8; 4]> = header.bytes("magic");
+        if !magic.as_ref().is_ok_and(|magic| *magic == MAGIC) {
+            if let Some(error) = hf::explain_file(path) {
+                return Err(error.into());
+            }
+            magic?;
+            let problem = "the file does not begin with GGUF: it has another format";
+            return Err(Error::damaged(path, "magic", problem));
         }
         let version = header.u32("version")?;
         match version {

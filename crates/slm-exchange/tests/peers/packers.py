@@ -1,4 +1,4 @@
-"""Layers packed by the programs themselves: AutoGPTQ, AutoAWQ and compressed-tensors. Needs torch.
+"""Layers packed by the programs themselves: AutoGPTQ, AutoAWQ, compressed-tensors and transformers. Needs torch.
 
 Each function takes unsigned codes `q` `[outputs, inputs]`, zero points `z` and scales `s` `[outputs, groups]`, makes a linear
 layer of the values that they stand for, and has the program quantize it with these scales.
@@ -48,7 +48,33 @@ def compressed(q, z, s, index, bits, weights, packed):
     tensors = {"weight": layer.weight.data, "weight_scale": s, "weight_zero_point": (z - (1 << (bits - 1))).to(torch.int8)}
     scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**weights))
     kind = PackedQuantizationCompressor if packed else IntQuantizationCompressor
-    found = {name: value.numpy() for name, value in kind.compress(tensors, scheme).items()}
+    parts = kind.compress(tensors, scheme)
+    # What it unpacks again are the values.
+    assert torch.equal(kind.decompress(parts, scheme)["weight"], layer.weight.data)
+    found = {name: value.numpy() for name, value in parts.items()}
     if weights["symmetric"]:
         found.pop("weight_zero_point", None)
     return found | {"weight_scale": found["weight_scale"].astype("float16")}
+
+
+def compressed_values(values, s, weights):
+    """A layer with the values `values`, quantized with the scales `s`. Floats of 8 bits are returned as bytes."""
+    from compressed_tensors.compressors.naive_quantized import FloatQuantizationCompressor, IntQuantizationCompressor
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+    kind = FloatQuantizationCompressor if weights["type"] == "float" else IntQuantizationCompressor
+    scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**weights))
+    values, s = torch.from_numpy(values.copy()), torch.from_numpy(s)
+    parts = kind.compress({"weight": values, "weight_scale": s}, scheme)
+    assert torch.equal(kind.decompress(parts, scheme)["weight"], values)
+    weight = parts["weight"]
+    return {"weight": (weight.view(torch.uint8) if weights["type"] == "float" else weight).numpy(), "weight_scale": s.numpy()}
+
+
+def check_fp8(q, s, values):
+    """Checks that transformers and PyTorch convert codes in FP8 to the values `values`."""
+    from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+
+    weight = torch.from_numpy(q).view(torch.float8_e4m3fn)
+    found = Fp8Dequantize(None)._dequantize_one(weight, torch.from_numpy(s))
+    assert torch.equal(found, torch.from_numpy(values))

@@ -17,9 +17,9 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use slm_quant_core::Bits;
 
-use super::codes::{Codes, Groups};
+use super::codes::{CodeType, Codes};
+use super::grouping::Grouping;
 use super::words::{code, signed};
 use super::{
     FLOATS, Layer, Looking, Weights, describe, modules, parse, read_bits, read_words, scales, transposed,
@@ -34,7 +34,7 @@ const ORDER_OF_8_BITS: &[usize] = &[0, 2, 1, 3];
 /// The fields of a quantization config that are needed for reading.
 #[derive(Debug)]
 pub(in super::super) struct Config {
-    bits: Bits,
+    bits: u32,
 }
 
 #[derive(Deserialize)]
@@ -48,7 +48,7 @@ struct Fields {
 /// Storage format of a layer.
 #[derive(Debug)]
 pub(super) struct Form {
-    bits: Bits,
+    bits: u32,
     groups: usize,
     group_size: usize,
     has_zeros: bool,
@@ -57,7 +57,7 @@ pub(super) struct Form {
 impl Config {
     pub(super) fn read(path: &Path, field: &str, fields: Map<String, Value>) -> Result<Self> {
         let Fields { bits, version } = parse(path, field, fields)?;
-        let bits = read_bits(path, field, bits)?;
+        let bits = read_bits(path, field, bits, &[4, 8])?;
         match version.as_deref().unwrap_or("gemm") {
             version if version.eq_ignore_ascii_case("gemm") => Ok(Self { bits }),
             other => Err(unsupported(
@@ -76,7 +76,7 @@ impl Config {
 
     fn layer(&self, weights: &Weights, module: &str) -> Result<Layer> {
         let mut looking = Looking::new(weights, module);
-        let per_word = (32 / self.bits.count()) as usize;
+        let per_word = (32 / self.bits) as usize;
         let [inputs, words] = looking.matrix("qweight", &[Dtype::I32])?;
         let outputs = words
             .checked_mul(per_word)
@@ -99,8 +99,11 @@ impl Config {
 
 impl Form {
     pub(super) fn description(&self) -> String {
-        let groups = (self.groups > 1).then_some(self.group_size);
-        describe("awq", self.bits, groups)
+        describe("awq", CodeType::Int(self.bits), self.grouping())
+    }
+
+    fn grouping(&self) -> Grouping {
+        Grouping::of_columns(self.group_size, self.groups)
     }
 
     pub(super) fn read(&self, layer: &Layer, weights: &Weights) -> Result<Codes> {
@@ -117,9 +120,9 @@ impl Form {
         let (scales, half_scales) = scales(weights, &name("scales"))?;
         Ok(Codes {
             shape: layer.shape,
-            bits: self.bits,
+            code_type: CodeType::Int(self.bits),
             codes,
-            groups: Groups::Columns(self.group_size),
+            groups: self.grouping().groups(),
             scales: transposed(&scales, [self.groups, outputs]),
             half_scales,
             zero_points,
@@ -128,12 +131,11 @@ impl Form {
 
     /// Returns the codes of words in the order of the outputs.
     fn unpack(&self, words: &[u32]) -> Vec<i8> {
-        let bits = u32::from(self.bits.count());
-        let order = if self.bits == Bits::Int4 { ORDER_OF_4_BITS } else { ORDER_OF_8_BITS };
+        let order = if self.bits == 4 { ORDER_OF_4_BITS } else { ORDER_OF_8_BITS };
         let mut codes = vec![0; words.len() * order.len()];
         for (&word, codes) in words.iter().zip(codes.chunks_mut(order.len())) {
             for (place, &output) in order.iter().enumerate() {
-                codes[output] = signed(code(word, place, bits), bits);
+                codes[output] = signed(code(|_| word, place, self.bits), self.bits);
             }
         }
         codes

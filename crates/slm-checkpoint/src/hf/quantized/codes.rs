@@ -1,5 +1,6 @@
-//! Integer weights of a layer.
+//! Codes of the weight of a layer.
 
+use super::float8;
 use slm_quant_core::{
     Bits, Granularity, Mapping, QuantScheme, QuantizedMatrix, ScaleDtype, Scales, pack_int4,
 };
@@ -7,19 +8,57 @@ use slm_quant_core::{
 /// Minimum number of columns of a run with its own scale, for groups that are not consecutive columns.
 const SHORTEST_RUN: usize = 8;
 
-/// Integers that represent `scale * (code - zero_point)`, from any file format.
+/// The number that a code stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CodeType {
+    /// A signed integer of 1 to 8 bits.
+    Int(u32),
+    /// A float of 8 bits in the format E4M3.
+    Float8,
+}
+
+impl CodeType {
+    /// Number of bits of a code.
+    pub(super) fn width(self) -> u32 {
+        match self {
+            Self::Int(bits) => bits,
+            Self::Float8 => 8,
+        }
+    }
+
+    /// Returns the width of codes that slm has, or what it does not have.
+    fn bits(self) -> Result<Bits, String> {
+        match self {
+            Self::Int(4) => Ok(Bits::Int4),
+            Self::Int(8) => Ok(Bits::Int8),
+            other => Err(format!("slm has weights of 4 and 8 bits, not {other}")),
+        }
+    }
+}
+
+impl std::fmt::Display for CodeType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Int(1) => f.write_str("1 bit"),
+            Self::Int(bits) => write!(f, "{bits} bits"),
+            Self::Float8 => f.write_str("FP8 (E4M3)"),
+        }
+    }
+}
+
+/// Codes that represent `scale * (code - zero_point)`, from any file format.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Codes {
     pub(super) shape: [usize; 2],
-    pub(super) bits: Bits,
-    /// Signed codes, row-major.
+    pub(super) code_type: CodeType,
+    /// Signed integers, or the bits of floats, row-major.
     pub(super) codes: Vec<i8>,
     pub(super) groups: Groups,
     /// Scales in the order of rows, then groups.
     pub(super) scales: Vec<f32>,
     /// True if the file stores the scales in 16 bits.
     pub(super) half_scales: bool,
-    /// Zero points in the order of the scales; `None` if all are 0.
+    /// Zero points in the order of the scales; `None` if all are 0, as for floats.
     pub(super) zero_points: Option<Vec<i8>>,
 }
 
@@ -88,6 +127,16 @@ impl Codes {
         if let Some(scale) = self.scales.iter().find(|scale| !scale.is_finite()) {
             return Err(format!("a scale is {scale}"));
         }
+        let is_code = |code: i8| match self.code_type {
+            CodeType::Int(bits) => i32::from(code) >> (bits - 1) == i32::from(code) >> 31,
+            CodeType::Float8 => !float8::value(code.cast_unsigned()).is_nan(),
+        };
+        if let Some(code) = self.codes.iter().find(|&&code| !is_code(code)) {
+            return Err(match self.code_type {
+                CodeType::Int(_) => format!("a code is {code}"),
+                CodeType::Float8 => "a code is NaN".to_owned(),
+            });
+        }
         Ok(self)
     }
 
@@ -102,6 +151,10 @@ impl Codes {
     /// Returns the dequantized values, row-major.
     pub(super) fn values(&self) -> Vec<f32> {
         let [rows, cols] = self.shape;
+        let numbers: Vec<f32> = match self.code_type {
+            CodeType::Int(_) => Vec::new(),
+            CodeType::Float8 => (0..=u8::MAX).map(float8::value).collect(),
+        };
         let mut values = Vec::with_capacity(rows * cols);
         let per_row = self.groups.per_row(cols);
         for row in 0..rows {
@@ -110,9 +163,15 @@ impl Codes {
                     Groups::Tensor => 0,
                     _ => row * per_row + self.groups.of_column(column),
                 };
-                let zero = self.zero_points.as_ref().map_or(0, |zeros| i32::from(zeros[index]));
-                let code = i32::from(self.codes[row * cols + column]);
-                values.push((code - zero) as f32 * self.scales[index]);
+                let code = self.codes[row * cols + column];
+                let number = match self.code_type {
+                    CodeType::Int(_) => {
+                        let zero = self.zero_points.as_ref().map_or(0, |zeros| i32::from(zeros[index]));
+                        (i32::from(code) - zero) as f32
+                    }
+                    CodeType::Float8 => numbers[usize::from(code.cast_unsigned())],
+                };
+                values.push(number * self.scales[index]);
             }
         }
         values
@@ -139,6 +198,7 @@ impl Codes {
 
     /// Converts to a matrix of slm with the same integers and scales, or returns the reason why that is impossible.
     pub(super) fn into_matrix(mut self) -> Result<QuantizedMatrix, String> {
+        let bits = self.code_type.bits()?;
         self.split_into_runs();
         let [rows, cols] = self.shape;
         let granularity = match &self.groups {
@@ -163,15 +223,15 @@ impl Codes {
         }
         self.fill_groups_of_zeros();
         let scheme = QuantScheme {
-            bits: self.bits,
+            bits,
             granularity,
             mapping: if self.zero_points.is_some() { Mapping::Affine } else { Mapping::Symmetric },
             scale_dtype: if self.half_scales { ScaleDtype::F16 } else { ScaleDtype::F32 },
         };
-        let codes = match self.bits {
+        let codes = match bits {
             Bits::Int8 => self.codes.iter().map(|code| code.cast_unsigned()).collect(),
             Bits::Int4 => {
-                let width = self.bits.row_bytes(cols);
+                let width = bits.row_bytes(cols);
                 let mut packed = vec![0; rows * width];
                 for (row, out) in self.codes.chunks(cols).zip(packed.chunks_mut(width)) {
                     pack_int4(row, out).map_err(|error| error.to_string())?;
@@ -235,7 +295,7 @@ mod tests {
     fn codes() -> Codes {
         Codes {
             shape: [2, 5],
-            bits: Bits::Int4,
+            code_type: CodeType::Int(4),
             codes: vec![-8, 7, 0, 1, 2, 3, 4, 5, -1, -2],
             groups: Groups::Columns(2),
             scales: vec![0.5, 0.25, 2.0, 1.0, 0.0, 4.0],
@@ -305,5 +365,25 @@ mod tests {
         assert!(Codes { scales: vec![1.0; 5], ..codes() }.checked().unwrap_err().contains("5 scales"));
         assert!(Codes { scales: vec![f32::NAN; 6], ..codes() }.checked().unwrap_err().contains("NaN"));
         assert!(Codes { codes: vec![0; 9], ..codes() }.checked().unwrap_err().contains("9 codes"));
+        let narrow = Codes { code_type: CodeType::Int(3), ..codes() };
+        assert_eq!(narrow.clone().checked().unwrap_err(), "a code is -8");
+        assert!(narrow.into_matrix().unwrap_err().contains("not 3 bits"));
+    }
+
+    #[test]
+    fn floats_have_values_and_no_matrix() {
+        let codes = Codes {
+            code_type: CodeType::Float8,
+            codes: [0x38, 0x40, 0xc0, 0x7e, 0, 1, 0x39, 0xfe, 0x38, 0x38].map(u8::cast_signed).to_vec(),
+            scales: vec![0.5, 0.25, 2.0, 1.0, -1.0, 4.0],
+            zero_points: None,
+            ..codes()
+        };
+        let values = codes.clone().checked().unwrap().values();
+        assert_eq!(values, [0.5, 1.0, -0.5, 112.0, 0.0, 0.001953125, 1.125, 448.0, -1.0, 4.0]);
+        assert_eq!(codes.clone().select(Some(&[1])).values(), values[5..]);
+        assert!(codes.clone().into_matrix().unwrap_err().contains("FP8"));
+        let nan = Codes { codes: vec![0x7f; 10], ..codes };
+        assert!(nan.checked().unwrap_err().contains("NaN"));
     }
 }

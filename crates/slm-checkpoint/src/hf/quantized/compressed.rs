@@ -3,9 +3,10 @@
 //! | format | tensors of a layer of `outputs x inputs` |
 //! |---|---|
 //! | `int-quantized`, `naive-quantized` | `weight` I8 |
-//! | `pack-quantized` | `weight_packed` I32 `[outputs, ceil(inputs * bits / 32)]`, codes plus half their range, the first in the lowest bits; `weight_shape` I64 |
+//! | `float-quantized`, `naive-quantized` | `weight` F8_E4M3 |
+//! | `pack-quantized` | `weight_packed` I32 `[outputs, ceil(inputs * bits / 32)]`, codes of 1 to 8 bits plus half their range, without gaps, the first in the lowest bits; `weight_shape` I64 |
 //!
-//! Both formats have `weight_scale`; `weight_zero_point` for affine codes, packed along the outputs if the weight is
+//! All formats have `weight_scale`; `weight_zero_point` for affine codes, packed along the outputs if the weight is
 //! packed; `weight_g_idx`, the group of each input; `input_scale` and `input_zero_point` for static inputs. A value is
 //! `(code - zero point) * scale` (`compressors` and `quantization/lifecycle/forward.py` of the package).
 
@@ -15,12 +16,15 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use slm_quant_core::{ActivationGranularity, ActivationQuant, Bits, QParams};
+use slm_quant_core::{ActivationGranularity, ActivationQuant, QParams};
 
-use super::codes::{Codes, Groups};
+use super::codes::{CodeType, Codes, Groups};
+use super::grouping::Grouping;
 use super::targets::Targets;
-use super::words::{code, signed};
-use super::{FLOATS, Layer, Looking, Weights, modules, parse, read_words, scales, transposed, unsupported};
+use super::words::{unpack, words_of};
+use super::{
+    FLOATS, Layer, Looking, Weights, describe, modules, parse, read_words, scales, transposed, unsupported,
+};
 use crate::Result;
 
 /// The fields of a quantization config that are needed for reading.
@@ -66,6 +70,8 @@ struct Args {
     #[serde(default)]
     group_size: Option<i64>,
     #[serde(default)]
+    block_structure: Option<[usize; 2]>,
+    #[serde(default)]
     dynamic: Value,
 }
 
@@ -84,11 +90,9 @@ fn yes() -> bool {
 /// Storage format of a layer.
 #[derive(Debug)]
 pub(super) struct Form {
-    bits: Bits,
+    code_type: CodeType,
     packed: bool,
-    /// Number of scales in a row; `None` if all rows share one scale.
-    groups: Option<usize>,
-    group_size: usize,
+    grouping: Grouping,
     zero_points: Option<ZeroPoints>,
     has_index: bool,
     inputs: Option<Args>,
@@ -170,23 +174,19 @@ impl Config {
                 looking.wrong(format!("{group} of the config does not say how its weight is quantized"))
             );
         };
-        let bits = match (args.kind.as_str(), args.num_bits) {
-            ("int", 4) => Bits::Int4,
-            ("int", 8) => Bits::Int8,
-            (kind, bits) => {
+        let code_type = match (args.kind.as_str(), u32::try_from(args.num_bits)) {
+            ("int", Ok(bits @ 1..=8)) => CodeType::Int(bits),
+            ("float", Ok(8)) if !packed => CodeType::Float8,
+            (kind, _) => {
                 let what = format!(
-                    "{group} of the config quantizes its weight to {kind}{bits}, but only int4 and int8 are supported"
+                    "{group} of the config quantizes its weight to {kind}{}, but only int1 to int8 and float8 are supported",
+                    args.num_bits
                 );
                 return Err(looking.refuse(what, "import the float model"));
             }
         };
-        let strategy = args.strategy.as_deref().unwrap_or(match args.group_size {
-            None => "tensor",
-            Some(size) if size > 0 => "group",
-            Some(_) => "channel",
-        });
         let shape = match packed {
-            true => self.packed_shape(&mut looking, bits)?,
+            true => self.packed_shape(&mut looking, code_type)?,
             false => {
                 if let Some(dtype) = weights
                     .file_of(&looking.name("weight"))
@@ -198,45 +198,19 @@ impl Config {
                         looking.refuse(what, "save it with save_compressed=True, or import the float model")
                     );
                 }
-                looking.matrix("weight", &[Dtype::I8])?
+                let stored = if code_type == CodeType::Float8 { Dtype::F8_E4M3 } else { Dtype::I8 };
+                looking.matrix("weight", &[stored])?
             }
         };
-        let [rows, cols] = shape;
-        let scales = looking.require("weight_scale", &FLOATS)?;
-        let groups = match (strategy, scales) {
-            ("tensor", []) | ("tensor", [1]) | ("tensor", [1, 1]) => None,
-            ("channel", [count]) | ("channel", [count, 1]) if *count == rows => Some(1),
-            ("group", [count, groups]) if *count == rows && *groups > 0 => Some(*groups),
-            ("tensor" | "channel" | "group", other) => {
-                let what = format!("its scales have shape {other:?}, for a {strategy} of {rows} x {cols}");
-                return Err(looking.wrong(what));
-            }
-            (other, _) => {
-                let what = format!(
-                    "{group} of the config has the strategy {other:?}, but only tensor, channel and group are supported"
-                );
-                return Err(looking.refuse(what, "import the float model"));
-            }
-        };
-        let group_size = match args.group_size {
-            Some(size) if strategy == "group" && size > 0 => size as usize,
-            _ => cols,
-        };
-        if groups.is_some_and(|groups| cols.div_ceil(group_size) != groups) {
-            let groups = groups.unwrap_or_default();
-            return Err(looking.wrong(format!(
-                "its rows of {cols} have {groups} groups, but the config says groups of {group_size}"
-            )));
-        }
-        let zero_points = self.zero_points(&mut looking, args, shape, groups, packed.then_some(bits))?;
+        let grouping = self.grouping(&mut looking, group, args, shape)?;
+        let zero_points = self.zero_points(&mut looking, args, shape, grouping, packed)?;
         let has_index = looking.optional("weight_g_idx", &[Dtype::I32, Dtype::I64])?.is_some();
         looking.optional("input_scale", &FLOATS)?;
         let has_input_zero = looking.optional("input_zero_point", &[Dtype::I8])?.is_some();
         let form = Form {
-            bits,
+            code_type,
             packed,
-            groups,
-            group_size,
+            grouping,
             zero_points,
             has_index,
             inputs: scheme.input_activations.clone(),
@@ -246,8 +220,73 @@ impl Config {
         Ok(looking.layer(shape, super::Form::Compressed(form)))
     }
 
+    /// Finds out which values share a scale, from the strategy of the group `group` and the shape of the scales.
+    fn grouping(
+        &self,
+        looking: &mut Looking<'_>,
+        group: &str,
+        args: &Args,
+        shape: [usize; 2],
+    ) -> Result<Grouping> {
+        let [rows, cols] = shape;
+        let strategy = args.strategy.as_deref().unwrap_or(match args.group_size {
+            None => "tensor",
+            Some(size) if size > 0 => "group",
+            Some(_) => "channel",
+        });
+        let scales = looking.require("weight_scale", &FLOATS)?;
+        let wrong_shape = || {
+            looking.wrong(format!("its scales have shape {scales:?}, for a {strategy} of {rows} x {cols}"))
+        };
+        match strategy {
+            "tensor" | "channel" => {
+                let expected = if strategy == "tensor" { Grouping::Tensor } else { Grouping::Channel };
+                let found = Grouping::of_blocks(None, shape, scales);
+                // One row has the same scales either way.
+                found
+                    .filter(|found| *found == expected || rows == 1)
+                    .map(|_| expected)
+                    .ok_or_else(wrong_shape)
+            }
+            "group" => {
+                let [count, groups] = scales else { return Err(wrong_shape()) };
+                if *count != rows || *groups == 0 {
+                    return Err(wrong_shape());
+                }
+                let size =
+                    args.group_size.and_then(|size| usize::try_from(size).ok()).filter(|&size| size > 0);
+                let size = size.unwrap_or(cols);
+                if cols.div_ceil(size) != *groups {
+                    return Err(looking.wrong(format!(
+                        "its rows of {cols} have {groups} groups, but the config says groups of {size}"
+                    )));
+                }
+                Ok(Grouping::of_columns(size, *groups))
+            }
+            "block" => {
+                let Some(block) = args.block_structure else {
+                    return Err(
+                        looking.wrong(format!("{group} of the config has blocks, but no block_structure"))
+                    );
+                };
+                Grouping::of_blocks(Some(block), shape, scales).ok_or_else(|| {
+                    let [height, width] = block;
+                    looking.wrong(format!(
+                        "its scales have shape {scales:?}, for blocks of {height} x {width} of {rows} x {cols} values"
+                    ))
+                })
+            }
+            other => {
+                let what = format!(
+                    "{group} of the config has the strategy {other:?}, but only tensor, channel, group and block are supported"
+                );
+                Err(looking.refuse(what, "import the float model"))
+            }
+        }
+    }
+
     /// Reads the shape of a packed weight from its tensor `weight_shape`.
-    fn packed_shape(&self, looking: &mut Looking<'_>, bits: Bits) -> Result<[usize; 2]> {
+    fn packed_shape(&self, looking: &mut Looking<'_>, code_type: CodeType) -> Result<[usize; 2]> {
         let [rows, words] = looking.matrix("weight_packed", &[Dtype::I32])?;
         let said = looking.require("weight_shape", &[Dtype::I64, Dtype::I32])?;
         looking.expect_shape("weight_shape", said, &[2])?;
@@ -258,10 +297,9 @@ impl Config {
             Some(Dtype::I64) => bytes.as_chunks().0.iter().map(|&dim| i64::from_le_bytes(dim)).collect(),
             _ => bytes.as_chunks().0.iter().map(|&dim| i64::from(i32::from_le_bytes(dim))).collect(),
         };
-        let per_word = (32 / bits.count()) as usize;
         let fits = |rows_said: i64, cols: i64| {
             let cols = usize::try_from(cols).ok().filter(|&cols| cols > 0)?;
-            (usize::try_from(rows_said) == Ok(rows) && cols.div_ceil(per_word) == words)
+            (usize::try_from(rows_said) == Ok(rows) && words_of(cols, code_type.width()) == words)
                 .then_some([rows, cols])
         };
         match dims[..] {
@@ -278,11 +316,11 @@ impl Config {
         &self,
         looking: &mut Looking<'_>,
         args: &Args,
-        [rows, _]: [usize; 2],
-        groups: Option<usize>,
-        packed: Option<Bits>,
+        shape: [usize; 2],
+        grouping: Grouping,
+        packed: bool,
     ) -> Result<Option<ZeroPoints>> {
-        let Some(shape) = looking.optional("weight_zero_point", &[Dtype::I8, Dtype::I32])? else {
+        let Some(found) = looking.optional("weight_zero_point", &[Dtype::I8, Dtype::I32])? else {
             return match args.symmetric {
                 true => Ok(None),
                 false => Err(looking.wrong("its scheme is not symmetric, but weight_zero_point is missing")),
@@ -290,18 +328,20 @@ impl Config {
         };
         let name = looking.name("weight_zero_point");
         let is_packed = looking.weights.file_of(&name).and_then(|file| file.dtype(&name)) == Some(Dtype::I32);
-        let count: Option<usize> = shape.iter().try_fold(1_usize, |count, &dim| count.checked_mul(dim));
-        match (is_packed, packed, groups) {
-            (true, Some(bits), Some(groups)) => {
-                let per_word = (32 / bits.count()) as usize;
-                looking.expect_shape("weight_zero_point", shape, &[rows.div_ceil(per_word), groups])?;
-                Ok(Some(ZeroPoints::Packed))
-            }
-            (false, _, _) if count == groups.map_or(Some(1), |groups| rows.checked_mul(groups)) => {
-                Ok(Some(ZeroPoints::Plain))
-            }
-            _ => Err(looking
-                .wrong(format!("its zero points have shape {shape:?}, which is not that of its scales"))),
+        let count: Option<usize> = found.iter().try_fold(1_usize, |count, &dim| count.checked_mul(dim));
+        if is_packed
+            && packed
+            && let Some(groups) = grouping.per_row()
+        {
+            let [rows, _] = shape;
+            let bits = u32::try_from(args.num_bits).unwrap_or_default();
+            looking.expect_shape("weight_zero_point", found, &[words_of(rows, bits), groups])?;
+            return Ok(Some(ZeroPoints::Packed));
+        }
+        match !is_packed && count == grouping.count(shape) {
+            true => Ok(Some(ZeroPoints::Plain)),
+            false => Err(looking
+                .wrong(format!("its zero points have shape {found:?}, which is not that of its scales"))),
         }
     }
 }
@@ -312,50 +352,35 @@ fn is_embedding(last: &str) -> bool {
 
 impl Form {
     pub(super) fn description(&self) -> String {
-        let bits = self.bits.count();
-        let groups = match self.groups {
-            None => "per tensor".to_owned(),
-            Some(1) => "per channel".to_owned(),
-            Some(_) => format!("in groups of {}", self.group_size),
-        };
-        format!("compressed-tensors, {bits} bits {groups}")
+        describe("compressed-tensors", self.code_type, self.grouping)
     }
 
     pub(super) fn read(&self, layer: &Layer, weights: &Weights) -> Result<Codes> {
-        let [rows, cols] = layer.shape;
+        let [rows, _] = layer.shape;
         let name = |part: &str| format!("{}.{part}", layer.module);
-        let (bits, per_word) = (u32::from(self.bits.count()), (32 / self.bits.count()) as usize);
+        let bits = self.code_type.width();
         let bytes_of = |part: &str| -> Result<Vec<i8>> {
             let bytes = weights.require(&name(part))?.read_bytes(&name(part))?;
             Ok(bytes.into_iter().map(u8::cast_signed).collect())
         };
         let codes = match self.packed {
-            true => unpack(&read_words(weights, &name("weight_packed"))?, [rows, cols], bits),
+            true => unpack(&read_words(weights, &name("weight_packed"))?, layer.shape, bits),
             false => bytes_of("weight")?,
         };
-        let range = self.bits.signed_range();
-        if let Some(code) = codes
-            .iter()
-            .find(|&&code| i32::from(code) < range.quant_min() || i32::from(code) > range.quant_max())
-        {
-            return Err(layer.wrong(weights, format!("a code is {code}")));
-        }
-        let groups = self.groups.unwrap_or(1);
         let zero_points = match self.zero_points {
             None => None,
             Some(ZeroPoints::Plain) => Some(bytes_of("weight_zero_point")?),
             // They are packed along the rows, so the transposed tensor has rows of words.
             Some(ZeroPoints::Packed) => {
                 let words = read_words(weights, &name("weight_zero_point"))?;
-                let turned = transposed(&words, [rows.div_ceil(per_word), groups]);
+                let groups = self.grouping.per_row().unwrap_or(1);
+                let turned = transposed(&words, [words_of(rows, bits), groups]);
                 Some(transposed(&unpack(&turned, [groups, rows], bits), [groups, rows]))
             }
         };
         let (scales, half_scales) = scales(weights, &name("weight_scale"))?;
-        let groups = match (self.groups, self.has_index) {
-            (None, _) => Groups::Tensor,
-            (Some(_), false) => Groups::Columns(self.group_size),
-            (Some(count), true) => {
+        let groups = match (self.grouping, self.has_index) {
+            (Grouping::Columns { size, count }, true) => {
                 let name = name("weight_g_idx");
                 let file = weights.require(&name)?;
                 let bytes = file.read_bytes(&name)?;
@@ -372,16 +397,25 @@ impl Form {
                 };
                 // An unset index is -1.
                 match index.iter().all(|&group| group == -1) {
-                    true => Groups::Columns(self.group_size),
+                    true => self.grouping.groups(),
                     false => {
                         let index =
                             index.into_iter().map(|group| usize::try_from(group).unwrap_or(usize::MAX));
-                        Groups::indexed(index.collect(), count, self.group_size)
+                        Groups::indexed(index.collect(), count, size)
                     }
                 }
             }
+            (grouping, _) => grouping.groups(),
         };
-        Ok(Codes { shape: layer.shape, bits: self.bits, codes, groups, scales, half_scales, zero_points })
+        Ok(Codes {
+            shape: layer.shape,
+            code_type: self.code_type,
+            codes,
+            groups,
+            scales: self.grouping.of_rows(scales, layer.shape),
+            half_scales,
+            zero_points: zero_points.map(|zeros| self.grouping.of_rows(zeros, layer.shape)),
+        })
     }
 
     pub(super) fn has_symmetric_dynamic_inputs(&self) -> bool {
@@ -438,17 +472,4 @@ impl Form {
             ))),
         }
     }
-}
-
-/// Unpacks rows of words to rows of `cols` codes.
-fn unpack(words: &[u32], [rows, cols]: [usize; 2], bits: u32) -> Vec<i8> {
-    let per_word = (32 / bits) as usize;
-    let width = cols.div_ceil(per_word);
-    let mut codes = Vec::with_capacity(rows * cols);
-    for row in words.chunks(width.max(1)) {
-        codes.extend(
-            (0..cols).map(|column| signed(code(row[column / per_word], column % per_word, bits), bits)),
-        );
-    }
-    codes
 }

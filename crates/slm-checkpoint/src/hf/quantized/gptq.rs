@@ -9,6 +9,8 @@
 //! | `scales` | F16 | `[groups, outputs]` | |
 //! | `g_idx` | I32 | `[inputs]` | the group of each input; optional if groups are runs of inputs |
 //!
+//! Codes of 3 bits are packed without gaps: 32 of them fill three words.
+//!
 //! A value is `scale * (code - zero point)`. The first version of the format stores each zero point minus 1, and
 //! readers compute `(stored + 1)` modulo the number of codes; `checkpoint_format: gptq_v2` stores them unchanged.
 
@@ -17,20 +19,23 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use slm_quant_core::Bits;
 
-use super::codes::{Codes, Groups};
-use super::words::{code, signed};
+use super::codes::{CodeType, Codes, Groups};
+use super::grouping::Grouping;
+use super::words::{code, signed, unpack, words_of};
 use super::{
     FLOATS, Layer, Looking, Weights, describe, modules, parse, read_bits, read_words, scales, transposed,
     unsupported,
 };
 use crate::Result;
 
+/// The widths of codes that the programs write.
+const BITS: [u32; 4] = [2, 3, 4, 8];
+
 /// The fields of a quantization config that are needed for reading.
 #[derive(Debug)]
 pub(in super::super) struct Config {
-    bits: Bits,
+    bits: u32,
     group_size: i64,
     /// Added to stored zero points.
     zero_offset: u32,
@@ -54,7 +59,7 @@ fn whole_rows() -> i64 {
 /// Storage format of a layer.
 #[derive(Debug)]
 pub(super) struct Form {
-    bits: Bits,
+    bits: u32,
     groups: usize,
     group_size: usize,
     zero_offset: u32,
@@ -64,7 +69,7 @@ pub(super) struct Form {
 impl Config {
     pub(super) fn read(path: &Path, field: &str, fields: Map<String, Value>) -> Result<Self> {
         let Fields { bits, group_size, checkpoint_format, is_marlin_format } = parse(path, field, fields)?;
-        let bits = read_bits(path, field, bits)?;
+        let bits = read_bits(path, field, bits, &BITS)?;
         let format = match (is_marlin_format, checkpoint_format.as_deref()) {
             (Some(true), _) => "marlin",
             (_, format) => format.unwrap_or("gptq"),
@@ -94,25 +99,30 @@ impl Config {
         };
         // A layer may have a different code width than the config states.
         let bits = match index_len {
-            Some(inputs) if inputs > 0 && words.checked_mul(32) == inputs.checked_mul(4) => Bits::Int4,
-            Some(inputs) if inputs > 0 && words.checked_mul(32) == inputs.checked_mul(8) => Bits::Int8,
             Some(inputs) => {
-                let bits = words as f64 * 32.0 / inputs as f64;
-                return Err(looking.refuse(
-                    format!("it is quantized to {bits:.2} bits, but only 4 and 8 are supported"),
-                    "import the float model",
-                ));
+                let fits = |bits: &u32| words.checked_mul(32) == inputs.checked_mul(*bits as usize);
+                BITS.into_iter().find(|bits| inputs > 0 && fits(bits)).ok_or_else(|| {
+                    let bits = words as f64 * 32.0 / inputs as f64;
+                    looking.refuse(
+                        format!("it is quantized to {bits:.2} bits, but only 2, 3, 4 and 8 are supported"),
+                        "import the float model",
+                    )
+                })?
             }
             None => self.bits,
         };
-        let per_word = (32 / bits.count()) as usize;
         let inputs = words
-            .checked_mul(per_word)
-            .ok_or_else(|| looking.wrong("its number of inputs does not fit in memory"))?;
+            .checked_mul(32)
+            .filter(|count| count % bits as usize == 0)
+            .map(|count| count / bits as usize)
+            .ok_or_else(|| {
+                looking
+                    .wrong(format!("its {words} rows of words hold no whole number of codes of {bits} bits"))
+            })?;
         let [groups, columns] = looking.matrix("scales", &FLOATS)?;
         looking.expect_shape("scales", &[groups, columns], &[groups, outputs])?;
         let zeros = looking.matrix("qzeros", &[Dtype::I32])?;
-        looking.expect_shape("qzeros", &zeros, &[groups, outputs.div_ceil(per_word)])?;
+        looking.expect_shape("qzeros", &zeros, &[groups, words_of(outputs, bits)])?;
         let group_size = match index_len {
             // The group size in the config, if it fits.
             _ if self.group_size > 0 && inputs.div_ceil(self.group_size as usize) == groups => {
@@ -135,28 +145,21 @@ impl Config {
 
 impl Form {
     pub(super) fn description(&self) -> String {
-        let groups = (self.groups > 1).then_some(self.group_size);
-        describe("gptq", self.bits, groups)
+        let grouping = Grouping::of_columns(self.group_size, self.groups);
+        describe("gptq", CodeType::Int(self.bits), grouping)
     }
 
     pub(super) fn read(&self, layer: &Layer, weights: &Weights) -> Result<Codes> {
         let [outputs, inputs] = layer.shape;
         let name = |part: &str| format!("{}.{part}", layer.module);
-        let (bits, per_word) = (u32::from(self.bits.count()), (32 / self.bits.count()) as usize);
-        let packed = read_words(weights, &name("qweight"))?;
-        let mut codes = vec![0; outputs * inputs];
-        for (line, words) in packed.chunks(outputs).enumerate() {
-            for (output, &word) in words.iter().enumerate() {
-                for place in 0..per_word {
-                    codes[output * inputs + line * per_word + place] = signed(code(word, place, bits), bits);
-                }
-            }
-        }
+        let bits = self.bits;
+        let packed = transposed(&read_words(weights, &name("qweight"))?, [words_of(inputs, bits), outputs]);
+        let codes = unpack(&packed, [outputs, inputs], bits);
         let packed = read_words(weights, &name("qzeros"))?;
         let most = (1 << bits) - 1;
         let zero = |group: usize, output: usize| {
-            let word = packed[group * outputs.div_ceil(per_word) + output / per_word];
-            signed((code(word, output % per_word, bits) + self.zero_offset) & most, bits)
+            let row = &packed[group * words_of(outputs, bits)..];
+            signed((code(|word| row[word], output, bits) + self.zero_offset) & most, bits)
         };
         let zero_points = (0..outputs).flat_map(|output| (0..self.groups).map(move |group| (group, output)));
         let zero_points = zero_points.map(|(group, output)| zero(group, output)).collect();
@@ -171,7 +174,7 @@ impl Form {
         };
         Ok(Codes {
             shape: layer.shape,
-            bits: self.bits,
+            code_type: CodeType::Int(bits),
             codes,
             groups,
             scales: transposed(&scales, [self.groups, outputs]),

@@ -1,13 +1,16 @@
-//! Quantized weights of a Hugging Face directory, stored by compressed-tensors, GPTQ or AWQ.
+//! Quantized weights of a Hugging Face directory, stored by compressed-tensors, GPTQ or AWQ, or in FP8.
 //!
 //! Each weight replaces a float tensor, `X.weight`, and consists of several tensors in the file. If slm has a scheme
-//! for the integers of a layer, the layer becomes a [`QuantizedMatrix`] with the same integers; any layer can be
+//! for the codes of a layer, the layer becomes a [`QuantizedMatrix`] with the same integers; any layer can be
 //! dequantized.
 
 mod awq;
 mod codes;
 mod compressed;
+mod float8;
+mod fp8;
 mod gptq;
+mod grouping;
 mod targets;
 mod words;
 
@@ -16,9 +19,10 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use slm_quant_core::{ActivationQuant, Bits, QuantizedMatrix};
+use slm_quant_core::{ActivationQuant, QuantizedMatrix};
 
-use self::codes::Codes;
+use self::codes::{CodeType, Codes};
+use self::grouping::Grouping;
 use super::weights::Weights;
 use super::{documents, weight_file::WeightFile};
 use crate::{Error, Result, json};
@@ -36,6 +40,7 @@ pub(super) enum Method {
     Compressed(Box<compressed::Config>),
     Gptq(gptq::Config),
     Awq(awq::Config),
+    Fp8(fp8::Config),
 }
 
 impl Method {
@@ -75,6 +80,7 @@ impl Method {
             }
             "gptq" => Self::Gptq(gptq::Config::read(path, field, fields)?),
             "awq" => Self::Awq(awq::Config::read(path, field, fields)?),
+            "fp8" => Self::Fp8(fp8::Config::read(path, field, fields)?),
             _ => return Ok(None),
         }))
     }
@@ -85,6 +91,7 @@ impl Method {
             Self::Compressed(_) => "compressed-tensors",
             Self::Gptq(_) => "gptq",
             Self::Awq(_) => "awq",
+            Self::Fp8(_) => "fp8",
         }
     }
 
@@ -94,6 +101,7 @@ impl Method {
             Self::Compressed(config) => config.layers(weights),
             Self::Gptq(config) => config.layers(weights),
             Self::Awq(config) => config.layers(weights),
+            Self::Fp8(config) => config.layers(weights),
         }
     }
 }
@@ -115,25 +123,18 @@ fn unsupported(path: &Path, field: &str, name: &str, found: String, supported: &
     }
 }
 
-/// Converts `bits` of a quantization config to the width of codes.
-fn read_bits(path: &Path, field: &str, bits: u64) -> Result<Bits> {
-    match bits {
-        4 => Ok(Bits::Int4),
-        8 => Ok(Bits::Int8),
-        other => {
-            let supported = "4, 8 (else import the float model)";
-            Err(unsupported(path, field, "bits", other.to_string(), supported))
-        }
-    }
+/// Checks that `bits` of a quantization config is one of the widths of codes that the method has.
+fn read_bits(path: &Path, field: &str, bits: u64, known: &[u32]) -> Result<u32> {
+    known.iter().copied().find(|&width| u64::from(width) == bits).ok_or_else(|| {
+        let known: Vec<String> = known.iter().map(u32::to_string).collect();
+        let supported = format!("{} (else import the float model)", known.join(", "));
+        unsupported(path, field, "bits", bits.to_string(), &supported)
+    })
 }
 
-/// Describes codes of `method` in a few words; `group_size` is given if a row has several groups.
-fn describe(method: &str, bits: Bits, group_size: Option<usize>) -> String {
-    let bits = bits.count();
-    match group_size {
-        None => format!("{method}, {bits} bits per channel"),
-        Some(size) => format!("{method}, {bits} bits in groups of {size}"),
-    }
+/// Describes codes of `method` in a few words.
+fn describe(method: &str, code_type: CodeType, grouping: Grouping) -> String {
+    format!("{method}, {code_type} {grouping}")
 }
 
 /// A quantized weight in the file.
@@ -154,6 +155,7 @@ enum Form {
     Compressed(compressed::Form),
     Gptq(gptq::Form),
     Awq(awq::Form),
+    Fp8(fp8::Form),
 }
 
 impl Layer {
@@ -176,6 +178,7 @@ impl Layer {
             Form::Compressed(form) => form.description(),
             Form::Gptq(form) => form.description(),
             Form::Awq(form) => form.description(),
+            Form::Fp8(form) => form.description(),
         }
     }
 
@@ -184,12 +187,13 @@ impl Layer {
         matches!(&self.form, Form::Compressed(form) if form.has_symmetric_dynamic_inputs())
     }
 
-    /// Reads the integers.
+    /// Reads the codes.
     fn read(&self, weights: &Weights) -> Result<Codes> {
         let codes = match &self.form {
             Form::Compressed(form) => form.read(self, weights)?,
             Form::Gptq(form) => form.read(self, weights)?,
             Form::Awq(form) => form.read(self, weights)?,
+            Form::Fp8(form) => form.read(self, weights)?,
         };
         codes.checked().map_err(|problem| self.wrong(weights, problem))
     }
@@ -210,11 +214,11 @@ impl Layer {
     ) -> Result<(QuantizedMatrix, ActivationQuant)> {
         let inputs = match &self.form {
             Form::Compressed(form) => form.inputs(self, weights)?,
-            Form::Gptq(_) | Form::Awq(_) => Ok(ActivationQuant::Float),
+            Form::Gptq(_) | Form::Awq(_) | Form::Fp8(_) => Ok(ActivationQuant::Float),
         };
-        let inputs = inputs.map_err(|why| self.no_scheme(weights, &why))?;
         let matrix = self.read(weights)?.select(rows).into_matrix();
-        Ok((matrix.map_err(|why| self.no_scheme(weights, &why))?, inputs))
+        let matrix = matrix.map_err(|why| self.no_scheme(weights, &why))?;
+        Ok((matrix, inputs.map_err(|why| self.no_scheme(weights, &why))?))
     }
 
     /// Returns the error for codes for which slm has no scheme.
