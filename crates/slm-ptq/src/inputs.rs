@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::Tensor;
-use slm_autograd::{Matrix, add_gram, matmul};
+use slm_autograd::{Matrix, Precision, add_gram, matmul};
 use slm_nn::{ForwardHook, to_vec_f32};
 use slm_quant_core::{
     Hessian, InputDrift, Mapping, MinMaxObserver, Observer, ObserverKind, QuantRange, QuantizationType,
@@ -296,7 +296,8 @@ impl Products {
                 shorten(row, &values[range.clone()], factors[index], length(&limited[range]));
             }
             self.drift.resize(inputs * inputs, 0.0);
-            matmul(Matrix::new(&difference, rows, inputs).transpose(), seen, &mut self.drift);
+            let difference = Matrix::new(&difference, rows, inputs).transpose();
+            matmul(Precision::F32, difference, seen, &mut self.drift);
         }
     }
 
