@@ -38,22 +38,24 @@ fn views_and_constants_may_enter() {
     }
 }
 
+/// The tensor with every element changed by `change`, as a leaf.
+fn changed(tensor: &Tensor<2>, change: impl Fn(f32) -> f32) -> Tensor<2> {
+    let values: Vec<f32> = values(tensor.clone().detach()).into_iter().map(change).collect();
+    leaf(TensorData::new(values, tensor.dims()), &tensor.device())
+}
+
 /// The tensor with every element rounded to BF16.
 fn rounded(tensor: &Tensor<2>) -> Tensor<2> {
-    let values = values(tensor.clone().detach()).into_iter().map(|value| bf16::from_f32(value).to_f32());
-    Tensor::from_data(TensorData::new(values.collect::<Vec<f32>>(), tensor.dims()), &tensor.device())
-        .require_grad()
+    changed(tensor, |value| bf16::from_f32(value).to_f32())
 }
 
 #[test]
 fn operands_are_rounded_to_bf16_in_both_passes() {
     for device in devices() {
         for [m, n, k] in [[1, 1, 1], [5, 7, 3], [64, 48, 300]] {
-            let [x, w] = [([m, k], 31), ([n, k], 17)].map(|(shape, step)| {
-                let uneven = leaf::<2>(wave(shape, step), &device).detach() / 3.0;
-                uneven.require_grad()
-            });
-            let weights = rounded(&(Tensor::from_data(wave([m, n], 37), &device) / 3.0)).detach();
+            let uneven = |shape, step| changed(&leaf(wave(shape, step), &device), |value| value / 3.0);
+            let (x, w) = (uneven([m, k], 31), uneven([n, k], 17));
+            let weights = rounded(&uneven([m, n], 37)).detach();
             let y = Precision::Bf16.scope(|| slm_autograd::linear(x.clone(), w.clone()));
             assert_eq!(Precision::current(), Precision::F32);
             // The backward pass runs outside of the scope, and has its precision all the same.
