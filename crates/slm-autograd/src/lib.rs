@@ -24,6 +24,7 @@ mod norm;
 mod ops;
 mod optimizer;
 mod parallel;
+mod precision;
 mod record;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub use crate::matmul::{add_gram, matmul};
 pub use crate::mlp::Gelu;
 use crate::ops::FusedOps;
 use crate::optimizer::OptimizerOps;
+pub use crate::precision::Precision;
 pub use slm_cpu_ops::{AdamWStep, Matrix};
 
 /// Burn's NdArray device, in builds with the feature `ndarray`. Burn 0.22 deprecates it in favour of Flex.
@@ -82,7 +84,7 @@ pub fn linear_or_matmul(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     if fused { linear(x, weight) } else { x.matmul(weight.transpose()) }
 }
 
-/// `y = x W^T`, the product of a linear layer.
+/// `y = x W^T`, the product of a linear layer, in the [current precision](Precision::current).
 ///
 /// # Shapes
 /// - `x`: `[rows, in_features]`
@@ -94,7 +96,7 @@ pub fn linear_or_matmul(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     let ([_, width], [_, expected]) = (x.dims(), weight.dims());
     assert_eq!(width, expected, "linear: input of width {width} into a weight of width {expected}");
-    Tensor::from_dispatch(Dispatch::linear(x.into_dispatch(), weight.into_dispatch()))
+    Tensor::from_dispatch(Dispatch::linear(x.into_dispatch(), weight.into_dispatch(), Precision::current()))
 }
 
 /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension.

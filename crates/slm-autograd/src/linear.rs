@@ -8,14 +8,19 @@ use slm_cpu_ops::Matrix;
 
 use crate::host::{HostBackend, dims};
 use crate::matmul::matmul;
+use crate::precision::Precision;
 
-pub(crate) fn forward<B: HostBackend>(x: &FloatTensor<B>, weight: &FloatTensor<B>) -> FloatTensor<B> {
-    product::<B>(matrix::<B>(x), matrix::<B>(weight).transpose())
+pub(crate) fn forward<B: HostBackend>(
+    x: &FloatTensor<B>,
+    weight: &FloatTensor<B>,
+    precision: Precision,
+) -> FloatTensor<B> {
+    product::<B>(precision, matrix::<B>(x), matrix::<B>(weight).transpose())
 }
 
-/// State: `x` and the weight, contiguous, each only if the gradient of the other is wanted.
+/// The backward pass, in the precision of the forward pass. State: `x` and the weight, contiguous, each only if the gradient of the other is wanted.
 #[derive(Debug)]
-pub(crate) struct LinearBackward;
+pub(crate) struct LinearBackward(pub(crate) Precision);
 
 impl<B: HostBackend> Backward<B, 2> for LinearBackward {
     type State = (Option<FloatTensor<B>>, Option<FloatTensor<B>>);
@@ -25,11 +30,11 @@ impl<B: HostBackend> Backward<B, 2> for LinearBackward {
         let grad = B::contiguous(grads.consume::<B>(&ops.node));
         let (x, weight) = ops.state;
         if let (Some(parent), Some(x)) = (weight_parent, x) {
-            let by_weight = product::<B>(matrix::<B>(&grad).transpose(), matrix::<B>(&x));
+            let by_weight = product::<B>(self.0, matrix::<B>(&grad).transpose(), matrix::<B>(&x));
             grads.register::<B>(parent.id, by_weight);
         }
         if let (Some(parent), Some(weight)) = (x_parent, weight) {
-            grads.register::<B>(parent.id, product::<B>(matrix::<B>(&grad), matrix::<B>(&weight)));
+            grads.register::<B>(parent.id, product::<B>(self.0, matrix::<B>(&grad), matrix::<B>(&weight)));
         }
     }
 }
@@ -39,8 +44,8 @@ fn matrix<B: HostBackend>(tensor: &FloatTensor<B>) -> Matrix<'_> {
     Matrix::new(B::values(tensor), dims[0], dims[1])
 }
 
-fn product<B: HostBackend>(a: Matrix<'_>, b: Matrix<'_>) -> FloatTensor<B> {
+fn product<B: HostBackend>(precision: Precision, a: Matrix<'_>, b: Matrix<'_>) -> FloatTensor<B> {
     let mut out = vec![0.0; a.rows() * b.cols()];
-    matmul(a, b, &mut out);
+    matmul(precision, a, b, &mut out);
     B::from_values(out, &[a.rows(), b.cols()])
 }

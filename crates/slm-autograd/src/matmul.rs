@@ -1,9 +1,12 @@
 //! Matrix products on all threads.
 
 use std::cell::RefCell;
+use std::thread::LocalKey;
 
 use rayon::prelude::*;
-use slm_cpu_ops::{MatmulScratch, Matrix, PANEL_COLUMNS, matmul_rows, pack_panel};
+use slm_cpu_ops::{Bf16Pair, MatmulScratch, Matrix, PANEL_COLUMNS, PanelElement, matmul_rows, pack_panel};
+
+use crate::precision::Precision;
 
 /// Maximum number of rows of a task: they and a panel of the right matrix stay in the second-level cache.
 const MAX_ROWS: usize = 96;
@@ -15,22 +18,40 @@ const SERIAL: usize = 1 << 17;
 thread_local! {
     static SCRATCH: RefCell<MatmulScratch> = RefCell::default();
     static PACKED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static PACKED_BF16: RefCell<Vec<Bf16Pair>> = const { RefCell::new(Vec::new()) };
 }
 
-/// All panels of a matrix, in memory that this thread keeps from product to product.
-struct Packed {
-    memory: Vec<f32>,
+/// An element of packed matrices, with memory that a thread keeps from product to product.
+trait Element: PanelElement {
+    fn memory() -> &'static LocalKey<RefCell<Vec<Self>>>;
+}
+
+impl Element for f32 {
+    fn memory() -> &'static LocalKey<RefCell<Vec<Self>>> {
+        &PACKED
+    }
+}
+
+impl Element for Bf16Pair {
+    fn memory() -> &'static LocalKey<RefCell<Vec<Self>>> {
+        &PACKED_BF16
+    }
+}
+
+/// All panels of a matrix.
+struct Packed<E: Element> {
+    memory: Vec<E>,
     size: usize,
 }
 
 /// Packs all panels of `b`: on this thread if `serial`, otherwise on all threads.
-fn pack(b: Matrix<'_>, serial: bool) -> Packed {
+fn pack<E: Element>(b: Matrix<'_>, serial: bool) -> Packed<E> {
     // Taken out, not borrowed: while this thread waits, it may begin another product.
-    let mut memory = PACKED.take();
-    let panel_size = b.rows() * PANEL_COLUMNS;
+    let mut memory = E::memory().take();
+    let panel_size = E::count(b.rows()) * PANEL_COLUMNS;
     let size = b.panels() * panel_size;
     if memory.len() < size {
-        memory.resize(size, 0.0);
+        memory.resize(size, E::default());
     }
     if size > 0 {
         let panels = &mut memory[..size];
@@ -49,18 +70,18 @@ fn pack(b: Matrix<'_>, serial: bool) -> Packed {
     Packed { memory, size }
 }
 
-impl Packed {
-    fn values(&self) -> &[f32] {
+impl<E: Element> Packed<E> {
+    fn elements(&self) -> &[E] {
         &self.memory[..self.size]
     }
 
     fn give_back(self) {
-        PACKED.set(self.memory);
+        E::memory().set(self.memory);
     }
 }
 
-/// Computes `out = a b` for matrices in slices, on all threads of the current rayon pool. The result is bit-identical
-/// for any number of threads.
+/// Computes `out = a b` for matrices in slices, both rounded to `precision`, on all threads of the current rayon pool. The
+/// result is bit-identical for any number of threads.
 ///
 /// # Shapes
 /// - `a`: `[m, k]`
@@ -69,19 +90,26 @@ impl Packed {
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn matmul(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
+pub fn matmul(precision: Precision, a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
+    match precision {
+        Precision::F32 => matmul_as::<f32>(a, b, out),
+        Precision::Bf16 => matmul_as::<Bf16Pair>(a, b, out),
+    }
+}
+
+fn matmul_as<E: Element>(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
     let (rows, depth, columns) = (a.rows(), a.cols(), b.cols());
     assert!(depth == b.rows() && out.len() == rows * columns, "matmul: shapes do not fit");
     if out.is_empty() {
         return;
     }
     let serial = rows * depth * columns < SERIAL;
-    let packed = pack(b, serial);
+    let packed = pack::<E>(b, serial);
     let run = |height: usize, task: usize, out: &mut [f32]| {
         let from = task * height;
         let rows = from..(from + height).min(rows);
         let mut scratch = SCRATCH.take();
-        matmul_rows(a, rows, packed.values(), columns, false, out, &mut scratch);
+        matmul_rows(a, rows, packed.elements(), columns, false, out, &mut scratch);
         SCRATCH.set(scratch);
     };
     if serial {
@@ -113,12 +141,12 @@ pub fn add_gram(x: Matrix<'_>, sums: &mut [f32]) {
         return;
     }
     let panel_size = depth * PANEL_COLUMNS;
-    let packed = pack(x, false);
+    let packed = pack::<f32>(x, false);
     // Rows of the result from the diagonal on: every block of rows starts with a new panel.
     let block = |(index, out): (usize, &mut [f32])| {
         let first = index * GRAM_BLOCK;
         let (height, width) = (out.len() / cols, cols - first);
-        let panels = &packed.values()[first / PANEL_COLUMNS * panel_size..];
+        let panels = &packed.elements()[first / PANEL_COLUMNS * panel_size..];
         let mut product = vec![0.0; height * width];
         let mut scratch = SCRATCH.take();
         matmul_rows(x.transpose(), first..first + height, panels, width, false, &mut product, &mut scratch);

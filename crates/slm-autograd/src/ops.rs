@@ -18,12 +18,13 @@ use crate::linear::{self, LinearBackward};
 use crate::loss::{self, CrossEntropyBackward};
 use crate::mlp::{self, Gelu, GeluBackward, SwigluBackward};
 use crate::norm::{self, LayerNormBackward, RmsNormBackward};
+use crate::precision::Precision;
 use crate::record;
 
 /// Operations on tensors in host memory. The functions around them describe and check the shapes.
 #[backend_extension(NdArray: cfg(feature = "ndarray"), Flex, Autodiff)]
 pub(crate) trait FusedOps: Backend {
-    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, precision: Precision) -> FloatTensor<Self>;
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
 
@@ -53,8 +54,12 @@ pub(crate) trait FusedOps: Backend {
 macro_rules! without_gradients {
     ($backend:ty) => {
         impl FusedOps for $backend {
-            fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-                linear::forward::<Self>(&Self::contiguous(x), &Self::contiguous(weight))
+            fn linear(
+                x: FloatTensor<Self>,
+                weight: FloatTensor<Self>,
+                precision: Precision,
+            ) -> FloatTensor<Self> {
+                linear::forward::<Self>(&Self::contiguous(x), &Self::contiguous(weight), precision)
             }
 
             fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
@@ -105,12 +110,18 @@ without_gradients!(Flex);
 without_gradients!(NdArray);
 
 impl<B: HostBackend + FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
-    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, precision: Precision) -> FloatTensor<Self> {
         let (x_tracked, weight_tracked) = (x.is_tracked(), weight.is_tracked());
         let nodes = [x.node(), weight.node()];
         let [x, weight] = [x, weight].map(|tensor| B::contiguous(tensor.into_primitive()));
-        let y = linear::forward::<B>(&x, &weight);
-        record!(C, LinearBackward, nodes, y, (weight_tracked.then_some(x), x_tracked.then_some(weight)))
+        let y = linear::forward::<B>(&x, &weight, precision);
+        record!(
+            C,
+            LinearBackward(precision),
+            nodes,
+            y,
+            (weight_tracked.then_some(x), x_tracked.then_some(weight))
+        )
     }
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {

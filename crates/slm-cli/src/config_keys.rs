@@ -126,6 +126,11 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "true, false",
                 "Compute each layer a second time for its gradients: about a quarter more time, less memory",
             ),
+            key(
+                "precision",
+                "\"f32\", \"bf16\"",
+                "Round the operands of matrix products to BF16: less time where the processor has AVX-512BF16",
+            ),
             key("validation_fraction", "0 to 0.9", "Share of the text, at its end, that is held out"),
             key("validation_windows", "number", "Maximum number of windows that a validation scores"),
             key("eval_interval", "number", "Steps between validations; 0 for one at the end"),
@@ -391,6 +396,7 @@ mod tests {
         for (section, key, expected) in [
             ("training", "learning_rate", Some("0.001")),
             ("training", "epsilon", Some("1e-8")),
+            ("training", "precision", Some("\"f32\"")),
             ("training", "steps", None),
             ("qat", "averaging_constant", Some("0.01")),
             ("quantization", "granularity", Some("\"tensor\"")),

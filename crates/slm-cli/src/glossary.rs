@@ -43,6 +43,14 @@ pub(crate) const TERMS: &[Term] = &[
                given. The end-of-sequence token is the model's sign that a text is finished.",
     },
     Term {
+        name: "BF16",
+        aliases: &["bfloat16", "brain float"],
+        text: "A 16-bit float: the upper half of a 32-bit one, with the same exponents and 8 significant bits. Many \
+               models are published in it. With precision = \"bf16\" in [training] the operands of matrix products are \
+               rounded to BF16 while sums, weights and the optimizer stay in 32 bits, as in PyTorch's autocast. That \
+               takes less time on processors with AVX-512BF16 (`slm doctor` says what yours has).",
+    },
+    Term {
         name: "bits per byte",
         aliases: &["bpb", "bits_per_byte"],
         text: "The loss of a model on a text, counted per byte of the text instead of per token: nats per token times \

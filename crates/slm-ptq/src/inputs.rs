@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
-use slm_autograd::{Matrix, add_gram, matmul};
+use slm_autograd::{Matrix, Precision, add_gram, matmul};
 use slm_nn::{ForwardHook, to_vec_f32};
 use slm_quant_core::{
     Hessian, InputDrift, Mapping, MinMaxObserver, Observer, ObserverKind, QuantRange, QuantizationType,
@@ -359,7 +359,8 @@ impl Products {
         self.drift.clear();
         if !rows.differences.is_empty() {
             self.drift.resize(inputs * inputs, 0.0);
-            matmul(Matrix::new(&rows.differences, count, inputs).transpose(), seen, &mut self.drift);
+            let differences = Matrix::new(&rows.differences, count, inputs).transpose();
+            matmul(Precision::F32, differences, seen, &mut self.drift);
         }
     }
 

@@ -43,6 +43,7 @@ pub use error::{Error, Result};
 pub use observer::{Metric, StepReport, TrainObserver, ValidationReport};
 pub use sequences::{Corpus, Sequences, check_sequences};
 pub use setup::Start;
+pub use slm_autograd::Precision;
 pub use slm_ptq::{QuantizationConfig, QuantizationMode};
 pub use state::{RunProgress, run_progress, training_metrics};
 pub use trainer::{Outcome, Trainer, TrainingSummary};

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use burn::tensor::Device;
 use serde_json::Value;
+use slm_autograd::Precision;
 use slm_checkpoint::{Checkpoint, TokenizerInfo};
 use slm_model::Transformer;
 use slm_nn::{Weight, try_for_each_linear};
@@ -125,6 +126,7 @@ impl Setup {
         config: &TrainingConfig,
         device: &Device,
     ) -> Result<Self> {
+        check_precision(config.training.precision, slm_nn::on_cpu(device))?;
         let skip = &config.quantization.skip;
         let skipped = Plan::skipping(transformer_layers(model.config()), skip)?.skipped;
         if config.quantization.enable_quantized_finetuning {
@@ -169,6 +171,20 @@ impl Setup {
         }
         self
     }
+}
+
+/// Rejects a precision that the device does not have, or that would be slower than f32 on this processor.
+pub(crate) fn check_precision(precision: Precision, on_cpu: bool) -> Result<()> {
+    let check = Check { origin: "the training config" };
+    let remedy = || "use \"f32\", or leave it out".to_owned();
+    check.that(precision == Precision::F32 || on_cpu, "training.precision", || {
+        ("is \"bf16\", which only training on the CPU has".to_owned(), remedy())
+    })?;
+    check.that(precision.is_fast(), "training.precision", || {
+        let detail = "is \"bf16\", and this processor has no instructions for it (AVX-512BF16): training would be slower \
+                      than in f32";
+        (detail.to_owned(), remedy())
+    })
 }
 
 /// Rejects a model whose layers would observe each batch twice with gradient checkpointing.

@@ -391,10 +391,10 @@ impl Trainer {
                 batch_size: options.batch_size,
                 divisor: passes as f64,
             };
-            losses.push(match options.gradient_checkpointing {
-                true => pass.by_stages(LOGITS, &mut accumulator, check)?,
-                false => pass.at_once(&mut accumulator, check)?,
-            });
+            losses.push(options.precision.scope(|| match options.gradient_checkpointing {
+                true => pass.by_stages(LOGITS, &mut accumulator, check),
+                false => pass.at_once(&mut accumulator, check),
+            })?);
             self.check_pass(self.step + 1)?;
         }
         let loss = losses.iter().sum::<f64>() / passes as f64;

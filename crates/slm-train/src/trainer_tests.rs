@@ -1,8 +1,10 @@
 use std::path::Path;
 
 use super::*;
+use crate::Precision;
 use crate::RunProgress;
 use crate::loss::{cross_entropy, ids_tensor};
+use crate::setup::check_precision;
 use crate::testing::{cpu_devices, never, tiny_config};
 use slm_text::corpus::Corpus;
 
@@ -327,4 +329,41 @@ fn frozen_embeddings_stay_as_they_are() {
     let loss = run.run(&mut (), &never()).unwrap().validation.unwrap().nll;
     assert!(loss < (320.0_f64).ln() - 0.3, "{loss}");
     assert_eq!(slm_testing::read(run.model().float_embedding().unwrap()), before);
+}
+
+/// A run in BF16 learns as one in f32 does, is the same on any number of threads, and only on a CPU that has BF16.
+#[test]
+fn products_may_be_in_bf16() {
+    let refused =
+        |on_cpu: bool| check_precision(Precision::Bf16, on_cpu).err().map(|error| error.to_string());
+    let on_gpu = refused(false).unwrap();
+    assert!(
+        on_gpu.starts_with("`training.precision` in the training config: is \"bf16\", which only"),
+        "{on_gpu}"
+    );
+    assert!(check_precision(Precision::F32, false).is_ok());
+    let text = text();
+    let root = tempfile::tempdir().unwrap();
+    let run = |name: &str, precision: Precision, threads: usize| {
+        let mut config = tiny_config();
+        config.training.precision = precision;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let dir = root.path().join(name);
+            let mut trainer = Trainer::new(config, &text, &Device::flex(), dir, false)?;
+            let loss = trainer.run(&mut (), &never())?.validation.unwrap().nll;
+            Ok::<_, Error>((loss, weights(&trainer.model())))
+        })
+    };
+    let one = run("one", Precision::Bf16, 1);
+    if !Precision::Bf16.is_fast() {
+        let error = one.unwrap_err().to_string();
+        assert!(error.contains("no instructions for it") && error.ends_with("leave it out"), "{error}");
+        return;
+    }
+    let (one, three) = (one.unwrap(), run("three", Precision::Bf16, 3).unwrap());
+    assert!(one == three);
+    let (loss, float) = run("f32", Precision::F32, 1).unwrap();
+    assert!(one.1 != float);
+    assert!((one.0 / loss - 1.0).abs() < 0.01, "{} {loss}", one.0);
 }

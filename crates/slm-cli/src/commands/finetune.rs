@@ -6,11 +6,11 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use slm_checkpoint::Checkpoint;
-use slm_train::{Outcome, QuantizationMode, RoundingKind, TrainingConfig, TuningMemory};
+use slm_train::{Outcome, Precision, QuantizationMode, RoundingKind, TrainingConfig, TuningMemory};
 
 use crate::commands::ptq::Rise;
 use crate::commands::run_args::{HeldOut, RunArgs};
-use crate::commands::run_page::{RunPage, fact};
+use crate::commands::run_page::{RunPage, fact, precision_fact};
 use crate::commands::run_quality::RunQuality;
 use crate::commands::train::{interrupted, watched};
 use crate::context::Context;
@@ -66,6 +66,8 @@ struct FinetuneResult {
     finished: bool,
     step: usize,
     steps: usize,
+    /// Precision of the matrix products of training.
+    precision: Precision,
     /// Rounding of updated weights; `None` for a float checkpoint.
     rounding: Option<RoundingKind>,
     bytes_per_weight: Option<TuningMemory>,
@@ -108,7 +110,7 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
     args.run.check()?;
     let start = context.open_checkpoint(&args.checkpoint)?;
     let config = config(args, &start)?;
-    let steps = config.training.steps;
+    let (steps, precision) = (config.training.steps, config.training.precision);
     let rounding = start.is_quantized().then_some(config.finetune.rounding);
     let data = args.run.data(&config)?;
     let mut trainer = args.run.trainer(config, &data, Some(&start).into(), context)?;
@@ -132,6 +134,7 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
         finished,
         step: summary.step,
         steps,
+        precision,
         rounding,
         bytes_per_weight,
         perplexity: after.as_ref().map(slm_model::Evaluation::perplexity),
@@ -185,6 +188,7 @@ impl FinetuneResult {
     fn page(&self) -> Result<Page> {
         let mut facts = vec![
             fact("steps", format!("{} of {}", self.step, self.steps)),
+            precision_fact(self.precision),
             fact("time", format!("{:.1} s on {}", self.seconds, self.device)),
         ];
         if let Some(rounding) = self.rounding {

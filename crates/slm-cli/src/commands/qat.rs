@@ -8,11 +8,11 @@ use serde::Serialize;
 use slm_checkpoint::Checkpoint;
 use slm_ptq::{CalibrationTokens, CheckpointQuantizer, DynamicInputs, PtqConfig, Rotate, Smooth};
 use slm_qat::ScaleMode;
-use slm_train::{Outcome, QuantizationConfig, QuantizationMode, Start, Trainer, TrainingConfig};
+use slm_train::{Outcome, Precision, QuantizationConfig, QuantizationMode, Start, Trainer, TrainingConfig};
 
 use crate::commands::ptq::{Rise, grade};
 use crate::commands::run_args::{HeldOut, RunArgs};
-use crate::commands::run_page::{RunPage, fact};
+use crate::commands::run_page::{RunPage, fact, precision_fact};
 use crate::commands::run_quality::RunQuality;
 use crate::commands::scheme_args::SchemeArgs;
 use crate::commands::train::{interrupted, watched};
@@ -58,6 +58,8 @@ struct QatResult {
     finished: bool,
     step: usize,
     steps: usize,
+    /// Precision of the matrix products of training.
+    precision: Precision,
     scheme: String,
     quantization_type: String,
     quantized_layers: usize,
@@ -85,7 +87,7 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
     let (checkpoint, teacher) = (open(&args.checkpoint)?, open(&args.teacher)?);
     let start = Start { checkpoint: checkpoint.as_ref(), teacher: teacher.as_ref() };
     let config = config(args, start.checkpoint)?;
-    let steps = config.training.steps;
+    let (steps, precision) = (config.training.steps, config.training.precision);
     let ptq = config.quantization.ptq();
     let data = args.run.data(&config)?;
     let mut trainer = args.run.trainer(config, &data, start, context)?;
@@ -124,6 +126,7 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
         finished,
         step: summary.step,
         steps,
+        precision,
         scheme: ptq.scheme.to_string(),
         quantization_type: ptq.quantization_type.to_string(),
         quantized_layers,
@@ -182,6 +185,7 @@ impl QatResult {
             facts: vec![
                 fact("weights", format!("{}, {} layers", self.scheme, self.quantized_layers)),
                 fact("activations", &*self.quantization_type),
+                precision_fact(self.precision),
                 fact("steps", format!("{} of {}", self.step, self.steps)),
                 fact("time", format!("{:.1} s on {}", self.seconds, self.device)),
             ],

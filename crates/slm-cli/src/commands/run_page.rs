@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use slm_checkpoint::Checkpoint;
+use slm_train::Precision;
 
 use super::inspect;
 use crate::error::Result;
@@ -43,6 +44,15 @@ impl RunPage<'_> {
         page.lineage = inspected.facts;
         Ok(page)
     }
+}
+
+/// The fact of the precision of a run's matrix products.
+pub(super) fn precision_fact(precision: Precision) -> Fact {
+    let text = match precision {
+        Precision::F32 => "FP32",
+        Precision::Bf16 => "operands of matrix products BF16, the rest FP32",
+    };
+    fact("precision", text)
 }
 
 /// Creates a fact.

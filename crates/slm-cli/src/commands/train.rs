@@ -6,12 +6,12 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde::Serialize;
 use slm_train::{
-    Outcome, QuantizationMode, Start, StepReport, TrainObserver, Trainer, TrainingConfig, TrainingSummary,
-    ValidationReport,
+    Outcome, Precision, QuantizationMode, Start, StepReport, TrainObserver, Trainer, TrainingConfig,
+    TrainingSummary, ValidationReport,
 };
 
 use crate::commands::run_args::Data;
-use crate::commands::run_page::{RunPage, fact};
+use crate::commands::run_page::{RunPage, fact, precision_fact};
 use crate::commands::run_quality::RunQuality;
 use crate::commands::setting_args::SettingArgs;
 use crate::context::Context;
@@ -55,6 +55,8 @@ struct TrainResult {
     finished: bool,
     step: usize,
     steps: usize,
+    /// Precision of the matrix products of training.
+    precision: Precision,
     /// Perplexity of the last validation.
     perplexity: Option<f64>,
     validation: Option<ValidationReport>,
@@ -71,7 +73,7 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     let start = std::time::Instant::now();
     args.html.prepare()?;
     let config = TrainingConfig::from_file_with(&args.config, &args.settings.settings())?;
-    let steps = config.training.steps;
+    let (steps, precision) = (config.training.steps, config.training.precision);
     if config.quantization.quantization_mode == QuantizationMode::Ptq {
         let message = "the config sets quantization_mode = \"ptq\": this trains the FP32 model; quantize it \
                        afterwards with `slm ptq --config` and the same file";
@@ -100,6 +102,7 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
         finished,
         step: summary.step,
         steps,
+        precision,
         validation: summary.validation,
         quality: None,
         parameters,
@@ -144,6 +147,7 @@ impl TrainResult {
             facts: vec![
                 fact("parameters", self.parameters.to_string()),
                 fact("text", format!("{} tokens, {} held out", self.training_tokens, self.validation_tokens)),
+                precision_fact(self.precision),
                 fact("time", format!("{:.1} s on {}", self.seconds, self.device)),
             ],
             quality: Vec::new(),
@@ -168,6 +172,9 @@ pub(crate) fn watched(
         trainer.step(),
         trainer.data().validation.len(),
     ))?;
+    if trainer.config().training.precision == Precision::Bf16 {
+        context.output.say("matrix products of the training are in BF16, everything else is in FP32")?;
+    }
     let bar = context.progress.bar_with_message("training", steps);
     bar.set_position(trainer.step() as u64);
     bar.reset_eta();

@@ -12,7 +12,7 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
-use slm_autograd::{HostBackend, Matrix, matmul};
+use slm_autograd::{HostBackend, Matrix, Precision, matmul};
 use slm_kernels::{PackedMatrix, linear};
 use slm_quant_core::{ActivationGranularity, ActivationQuant, Result};
 
@@ -22,12 +22,13 @@ use super::ranges::{WeightRanges, quantized};
 use crate::activation::{FakeQuantizedInput, InputRanges};
 use crate::errors::{Place, Reporter};
 
-/// The grids of input and weight.
+/// The grids of input and weight, and the precision of products of floats.
 #[derive(Debug)]
 pub(super) struct FakeQuantizers {
     /// `None` for a float input.
     input: Option<FakeQuantizer>,
     weight: FakeQuantizer,
+    precision: Precision,
 }
 
 /// `x W^T` of rounded input and weight, and the quantizers; NaN and `None` for an error, which is reported.
@@ -42,6 +43,7 @@ pub(super) fn product<B: HostBackend>(
 ) -> (FloatTensor<B>, Option<Arc<FakeQuantizers>>) {
     let ((m, k), (n, _)) = (dims(x), dims(weight));
     let learned = scales.map(|scales| learned_quantizer::<B>(scales, ranges.scheme, k));
+    let precision = Precision::current();
     let floats = input.quant() == FakeQuantizedInput::Fixed(ActivationQuant::Float);
     let computed = B::with_values(x, |x| {
         B::with_values(weight, |weight| {
@@ -54,8 +56,8 @@ pub(super) fn product<B: HostBackend>(
                 };
                 let (quantizer, rounded) = errors.ok(Place::Weight, of_weight(weight))?;
                 let mut y = vec![0.0; m * n];
-                matmul(Matrix::new(x, m, k), Matrix::new(&rounded, n, k).transpose(), &mut y);
-                return Some((y, Arc::new(FakeQuantizers { input: None, weight: quantizer })));
+                matmul(precision, Matrix::new(x, m, k), Matrix::new(&rounded, n, k).transpose(), &mut y);
+                return Some((y, Arc::new(FakeQuantizers { input: None, weight: quantizer, precision })));
             }
             let of_weight = |weight: &[f32]| -> Result<_> {
                 let quantizer = learned.unwrap_or_else(|| ranges.fake_quantizer(weight, n, k, training))?;
@@ -66,7 +68,8 @@ pub(super) fn product<B: HostBackend>(
             let (weight_quantizer, packed) = errors.ok(Place::Weight, of_weight(weight))?;
             let mut y = vec![0.0; m * n];
             errors.ok(Place::Input, linear(x, m, &packed, &quant(input, &input_quantizer), None, &mut y))?;
-            Some((y, Arc::new(FakeQuantizers { input: Some(input_quantizer), weight: weight_quantizer })))
+            let (input, weight) = (Some(input_quantizer), weight_quantizer);
+            Some((y, Arc::new(FakeQuantizers { input, weight, precision })))
         })
     });
     match computed {
@@ -174,7 +177,8 @@ fn by_input<B: HostBackend>(
         let rounded = B::with_values(weight, |weight| quantizers.weight.forward(weight))?;
         let mut through = vec![0.0; m * k];
         B::with_values(grad, |grad| {
-            matmul(Matrix::new(grad, m, n), Matrix::new(&rounded, n, k), &mut through);
+            let (grad, rounded) = (Matrix::new(grad, m, n), Matrix::new(&rounded, n, k));
+            matmul(quantizers.precision, grad, rounded, &mut through);
         });
         if let Some(input) = &quantizers.input {
             B::with_values(x, |x| input.backward(x, &mut through))?;
@@ -195,7 +199,8 @@ fn by_rounded_weight<B: HostBackend>(
     let mut through = vec![0.0; n * k];
     let mut multiply = |x: &[f32]| {
         B::with_values(grad, |grad| {
-            matmul(Matrix::new(grad, m, n).transpose(), Matrix::new(x, m, k), &mut through);
+            let (grad, x) = (Matrix::new(grad, m, n).transpose(), Matrix::new(x, m, k));
+            matmul(quantizers.precision, grad, x, &mut through);
         });
     };
     match &quantizers.input {

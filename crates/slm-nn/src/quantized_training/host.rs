@@ -6,7 +6,7 @@
 use burn::backend::NdArray;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
-use slm_autograd::{HostBackend, Matrix, matmul};
+use slm_autograd::{HostBackend, Matrix, Precision, matmul};
 use slm_kernels::linear;
 use slm_quant_core::ActivationQuant;
 
@@ -44,12 +44,18 @@ products_of_host!(Flex);
 #[cfg(feature = "ndarray")]
 products_of_host!(NdArray);
 
-/// The product `x W^T`. An error makes the whole result NaN and is reported.
+/// The product `x W^T`: by the kernel of the packed weights, except of floats in BF16. An error makes the whole result NaN and is reported.
 fn product<B: HostBackend>(x: &FloatTensor<B>, stored: &Stored) -> FloatTensor<B> {
     let packed = &stored.packed;
     let (m, n) = (x.shape()[0], packed.matrix().rows());
     let y = B::with_values(x, |x| {
         let mut y = vec![0.0; m * n];
+        let precision = Precision::current();
+        if precision != Precision::F32 && packed.activation() == ActivationQuant::Float {
+            let (weights, cols) = (packed.matrix().unpack().dequantize(), packed.matrix().cols());
+            matmul(precision, Matrix::new(x, m, cols), Matrix::new(&weights, n, cols).transpose(), &mut y);
+            return y;
+        }
         let done = linear(x, m, packed.matrix(), &packed.activation(), None, &mut y);
         packed.errors().or_nan(Place::Input, done.map(|()| y), m * n)
     });
@@ -67,7 +73,8 @@ fn by_input<B: HostBackend>(
     let weights = stored.packed.matrix().unpack().dequantize();
     let mut through = vec![0.0; rows * cols];
     B::with_values(grad, |grad| {
-        matmul(Matrix::new(grad, rows, n), Matrix::new(&weights, n, cols), &mut through);
+        let (grad, weights) = (Matrix::new(grad, rows, n), Matrix::new(&weights, n, cols));
+        matmul(Precision::current(), grad, weights, &mut through);
     });
     let by_x = match quantizer {
         InputQuantizer::Float => through,
@@ -92,7 +99,7 @@ fn by_weights<B: HostBackend>(
     let mut product = |x: &[f32]| {
         B::with_values(grad, |grad| {
             let grad = Matrix::new(grad, rows, n).transpose();
-            matmul(grad, Matrix::new(x, rows, cols), &mut by_weights);
+            matmul(Precision::current(), grad, Matrix::new(x, rows, cols), &mut by_weights);
         });
     };
     match quantizer {

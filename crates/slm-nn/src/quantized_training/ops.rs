@@ -11,11 +11,11 @@ use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
-use slm_autograd::record;
+use slm_autograd::{Precision, record};
 
 use super::Stored;
 
-/// Products with codes, as a backend computes them.
+/// Products with codes, as a backend computes them, in the [current precision](Precision::current).
 pub(super) trait CodeProducts: Backend {
     /// `x W^T`. Values that are not finite make the results that depend on them NaN.
     fn product(x: &FloatTensor<Self>, stored: &Stored) -> FloatTensor<Self>;
@@ -65,13 +65,13 @@ impl<B: CodeProducts, C: CheckpointStrategy> QuantizedTrainingOps for Autodiff<B
         let nodes = [x.node(), update.node()];
         let x = x.into_primitive();
         let y = B::product(&x, &stored);
-        record!(C, QuantizedTrainingBackward, nodes, y, (x, stored))
+        record!(C, QuantizedTrainingBackward(Precision::current()), nodes, y, (x, stored))
     }
 }
 
-/// State: input and weights.
+/// The backward pass, in the precision of the forward pass. State: input and weights.
 #[derive(Debug)]
-struct QuantizedTrainingBackward;
+struct QuantizedTrainingBackward(Precision);
 
 impl<B: CodeProducts> Backward<B, 2> for QuantizedTrainingBackward {
     type State = (FloatTensor<B>, Arc<Stored>);
@@ -80,7 +80,8 @@ impl<B: CodeProducts> Backward<B, 2> for QuantizedTrainingBackward {
         let grad = grads.consume::<B>(&ops.node);
         let (x, stored) = ops.state;
         let wanted = [ops.parents[0].is_some(), ops.parents[1].is_some()];
-        for (parent, by) in ops.parents.iter().zip(B::gradients(&x, &grad, &stored, wanted)) {
+        let gradients = self.0.scope(|| B::gradients(&x, &grad, &stored, wanted));
+        for (parent, by) in ops.parents.iter().zip(gradients) {
             if let (Some(parent), Some(by)) = (parent, by) {
                 grads.register::<B>(parent.id, by);
             }

@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use slm_autograd::Precision;
 use slm_checkpoint::Checkpoint;
 use slm_model::ModelConfig;
 use slm_ptq::{QuantizationConfig, QuantizationMode};
@@ -128,6 +129,9 @@ pub struct TrainingOptions {
     /// Keeps only the hidden states between layers, and recomputes each layer for its gradients, which takes a quarter to
     /// a third more time. The loss is computed for a few positions at a time. Default: false.
     pub gradient_checkpointing: bool,
+    /// What the operands of the linear layers' products are rounded to, forward and backward: `f32` or `bf16`. Weights,
+    /// optimizer state, sums and everything else are 32-bit floats in both. Default: `f32`.
+    pub precision: Precision,
     /// Share (0 to 1) of the text, at its end, that is held out for validation. Default: 0.05.
     pub validation_fraction: f64,
     /// Maximum number of windows of `sequence_length` tokens scored in a validation. Default: 64.
@@ -159,6 +163,7 @@ impl Default for TrainingOptions {
             grad_clip: 1.0,
             freeze_embeddings: false,
             gradient_checkpointing: false,
+            precision: Precision::F32,
             validation_fraction: 0.05,
             validation_windows: 64,
             eval_interval: 100,

@@ -3,7 +3,7 @@
 /// A section, a key in it, and the names of the key in other programs.
 type Key = (&'static str, &'static str, &'static [&'static str]);
 
-const KEYS: [Key; 27] = [
+const KEYS: [Key; 28] = [
     ("model", "vocab_size", &["n_vocab"]),
     ("model", "hidden_size", &["n_embd", "d_model", "dim", "hidden_dim"]),
     ("model", "intermediate_size", &["n_inner", "d_ff", "ffn_dim", "ffn_hidden_size"]),
@@ -41,6 +41,7 @@ const KEYS: [Key; 27] = [
         "gradient_checkpointing",
         &["activation_checkpointing", "checkpoint_activations", "recompute", "grad_checkpointing"],
     ),
+    ("training", "precision", &["mixed_precision", "bf16", "amp", "autocast", "dtype", "torch_dtype"]),
     ("training", "learning_rate", &["lr", "max_lr", "base_lr"]),
     ("training", "min_learning_rate", &["min_lr"]),
     ("training", "warmup_steps", &["num_warmup_steps", "warmup", "warmup_iters"]),

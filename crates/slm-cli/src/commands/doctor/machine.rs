@@ -28,6 +28,7 @@ pub(super) fn instruction_sets() -> Vec<&'static str> {
         ("AVX-512F", is_x86_feature_detected!("avx512f")),
         ("AVX-512BW", is_x86_feature_detected!("avx512bw")),
         ("AVX-512VNNI", is_x86_feature_detected!("avx512vnni")),
+        ("AVX-512BF16", is_x86_feature_detected!("avx512bf16")),
     ];
     all.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
 }
