@@ -478,7 +478,7 @@ fn float_and_quantized_are_told_apart() {
     let (a, b) = (float(), quantized());
     let float = Checkpoint::open(&a.dir).unwrap();
     float.require_float().unwrap();
-    says(&float.require_quantized().unwrap_err(), &["slm ptq"]);
+    says(&float.require_quantized().unwrap_err(), &["not quantized", "quantize it first"]);
     let quantized = Checkpoint::open(&b.dir).unwrap();
     quantized.require_quantized().unwrap();
     assert!(matches!(quantized.require_float(), Err(Error::NeedsFloat { .. })));

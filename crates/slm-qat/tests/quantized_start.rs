@@ -115,7 +115,7 @@ fn what_cannot_be_trained_from_codes_is_refused() {
         prepare_quantized(&mut model, &starts, options, 10).err().unwrap()
     };
     let observed = prepared(scheme, &QatOptions::default(), &device).to_string();
-    assert!(observed.contains("--learned-scales"), "{observed}");
+    assert!(observed.contains("set it to \"learned\""), "{observed}");
     let watching = prepared(scheme, &QatOptions { observe_steps: 2, ..options() }, &device);
     assert!(matches!(watching, Error::Option { option: "observe_steps", .. }), "{watching}");
     let affine = prepared(scheme.with_mapping(Mapping::Affine), &options(), &device).to_string();

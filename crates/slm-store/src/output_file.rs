@@ -39,7 +39,7 @@ impl OutputFile {
         if !parent.is_dir() {
             let source =
                 io::Error::new(ErrorKind::NotFound, format!("there is no directory {}", parent.display()));
-            return Err(unwritable(target)(source));
+            return Err(Error::OutputUnwritable { path: target.to_owned(), source });
         }
         let dir = tempfile::Builder::new().prefix(".slm-").tempdir_in(parent).map_err(unwritable(target))?;
         Ok(Self { target: target.to_owned(), dir })

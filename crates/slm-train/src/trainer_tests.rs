@@ -83,11 +83,14 @@ fn a_run_learns_and_leaves_a_checkpoint() {
 
 #[test]
 fn interrupted_and_resumed_is_the_same_bit_for_bit() {
-    for device in cpu_devices() {
+    let devices = cpu_devices().into_iter().map(|device| (device, Precision::F32));
+    let in_bf16 = Precision::Bf16.is_fast().then(|| (Device::flex(), Precision::Bf16));
+    for (device, precision) in devices.chain(in_bf16) {
         let root = tempfile::tempdir().unwrap();
         let [whole, parts] = ["whole", "parts"].map(|name| root.path().join(name));
         let mut config = tiny_config();
         config.training.accumulation_steps = 2;
+        config.training.precision = precision;
         let mut watch = Watch::default();
         let mut straight = Trainer::new(config.clone(), &text(), &device, &whole, false).unwrap();
         straight.run(&mut watch, &never()).unwrap();
@@ -106,7 +109,7 @@ fn interrupted_and_resumed_is_the_same_bit_for_bit() {
         assert_eq!(second.step(), 10);
         second.run(&mut (), &never()).unwrap();
 
-        assert_eq!(weights(&second.model()), weights(&straight.model()), "{device:?}");
+        assert_eq!(weights(&second.model()), weights(&straight.model()), "{device:?}, {precision:?}");
         assert_eq!(second.metrics(), straight.metrics());
         let read = |dir: &Path, file: &str| {
             std::fs::read(dir.join(file)).unwrap_or_else(|error| panic!("{}, {file}: {error}", dir.display()))
