@@ -18,7 +18,8 @@ pub(crate) fn forward<B: HostBackend>(
     product::<B>(precision, matrix::<B>(x), matrix::<B>(weight).transpose())
 }
 
-/// The backward pass, in the precision of the forward pass. State: `x` and the weight, contiguous, each only if the gradient of the other is wanted.
+/// The backward pass, in the precision of the forward pass. State: `x` and the weight, contiguous, each only if the
+/// gradient of the other is wanted.
 #[derive(Debug)]
 pub(crate) struct LinearBackward(pub(crate) Precision);
 

@@ -8,8 +8,8 @@ thread_local! {
     static CURRENT: Cell<Precision> = const { Cell::new(Precision::F32) };
 }
 
-/// What the operands of a linear layer's products are rounded to, in the forward and in the backward pass. Sums, and all
-/// other values, are f32.
+/// The type that the operands of a linear layer's products are rounded to, in the forward and in the backward pass. Sums,
+/// and all other values, are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

@@ -12,7 +12,7 @@ mod scalar;
 
 use std::ops::Range;
 
-use crate::matmul::{MatmulScratch, PackedRows, PanelBlock, PanelElement};
+use crate::matmul::{MatmulScratch, PackedRows, PanelElement, Tile};
 use crate::matrix::Matrix;
 use crate::panel::PANEL;
 
@@ -75,18 +75,11 @@ impl Kernel {
         }
     }
 
-    fn multiply(
-        self,
-        rows: &[&[Bf16Pair]],
-        panels: PanelBlock<'_, Bf16Pair>,
-        accumulate: bool,
-        out: &mut [f32],
-        out_stride: usize,
-    ) {
+    fn multiply(self, tile: Tile<'_, Bf16Pair>) {
         match self {
-            Self::Scalar => scalar::multiply(rows, panels, accumulate, out, out_stride),
+            Self::Scalar => scalar::multiply(tile),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(avx512) => avx512.multiply(rows, panels, accumulate, out, out_stride),
+            Self::Avx512(avx512) => avx512.multiply(tile),
         }
     }
 }
@@ -135,14 +128,8 @@ impl PanelElement for Bf16Pair {
         PackedRows { elements: pairs, stride: block.len() }
     }
 
-    fn multiply(
-        rows: &[&[Self]],
-        panels: PanelBlock<'_, Self>,
-        accumulate: bool,
-        out: &mut [f32],
-        out_stride: usize,
-    ) {
-        Kernel::best().multiply(rows, panels, accumulate, out, out_stride);
+    fn multiply(tile: Tile<'_, Self>) {
+        Kernel::best().multiply(tile);
     }
 }
 

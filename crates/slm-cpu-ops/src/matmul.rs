@@ -48,16 +48,9 @@ pub trait PanelElement: Copy + Default + Send + Sync + 'static {
         scratch: &'a mut MatmulScratch,
     ) -> PackedRows<'a, Self>;
 
-    /// Multiplies at most [`TILE_ROWS`] rows with panels and writes the sums to `out`, `[rows.len(), out_stride]`, or adds
-    /// them to what it contains.
+    /// Computes a tile.
     #[doc(hidden)]
-    fn multiply(
-        rows: &[&[Self]],
-        panels: PanelBlock<'_, Self>,
-        accumulate: bool,
-        out: &mut [f32],
-        out_stride: usize,
-    );
+    fn multiply(tile: Tile<'_, Self>);
 }
 
 /// Rows of the left matrix.
@@ -70,9 +63,8 @@ pub struct PackedRows<'a, E> {
 }
 
 /// One block of consecutive panels.
-#[doc(hidden)]
 #[derive(Debug, Clone, Copy)]
-pub struct PanelBlock<'a, E> {
+pub(crate) struct PanelBlock<'a, E> {
     /// The elements of all panels, and those between them.
     pub(crate) elements: &'a [E],
     /// Number of panels.
@@ -81,6 +73,29 @@ pub struct PanelBlock<'a, E> {
     pub(crate) stride: usize,
     /// Number of runs that are read of each panel.
     pub(crate) depth: usize,
+}
+
+/// The product of at most [`TILE_ROWS`] rows with panels.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Tile<'a, E> {
+    pub(crate) rows: &'a [&'a [E]],
+    pub(crate) panels: PanelBlock<'a, E>,
+    /// `true` to add the sums to what `out` contains.
+    pub(crate) accumulate: bool,
+    /// `[rows.len(), out_stride]`.
+    pub(crate) out: &'a mut [f32],
+    pub(crate) out_stride: usize,
+}
+
+/// Writes `sums` to `out`, or adds them to what it contains.
+#[inline(always)]
+pub(crate) fn put_sums(out: &mut [f32], sums: &[f32], accumulate: bool) {
+    if accumulate {
+        out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+    } else {
+        out.copy_from_slice(sums);
+    }
 }
 
 /// Packs columns `PANEL_COLUMNS * panel ..` of `b` as `[E::count(rows), PANEL_COLUMNS]`. Missing columns become zeros.
@@ -166,20 +181,16 @@ fn multiply_block<E: PanelElement>(
             // Rows past the last repeat it.
             let tile: [&[E]; TILE_ROWS] =
                 std::array::from_fn(|i| &lhs.elements[(at + i).min(rows - 1) * lhs.stride..][..block.len()]);
-            let tile = &tile[..height];
+            let rows = &tile[..height];
             let out = &mut out[at * columns + first * PANEL..];
             if count > 0 {
-                E::multiply(tile, whole, accumulate, out, columns);
+                E::multiply(Tile { rows, panels: whole, accumulate, out: &mut *out, out_stride: columns });
             }
-            if let Some(partial) = partial {
-                E::multiply(tile, partial, false, &mut sums, PANEL);
+            if let Some(panels) = partial {
+                E::multiply(Tile { rows, panels, accumulate: false, out: &mut sums, out_stride: PANEL });
                 for (out, sums) in out.chunks_mut(columns).zip(sums.as_chunks::<PANEL>().0).take(height) {
                     let out = &mut out[count * PANEL..][..columns % PANEL];
-                    if accumulate {
-                        out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
-                    } else {
-                        out.copy_from_slice(&sums[..out.len()]);
-                    }
+                    put_sums(out, &sums[..out.len()], accumulate);
                 }
             }
         }

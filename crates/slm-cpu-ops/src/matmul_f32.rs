@@ -6,7 +6,7 @@ use pulp::{Simd, WithSimd};
 use slm_kernels::{FloatValues, KernelKind, Panels, multiply_panels};
 
 use crate::dispatch::vectorize;
-use crate::matmul::{MatmulScratch, PackedRows, PanelBlock, PanelElement, TILE_ROWS};
+use crate::matmul::{MatmulScratch, PackedRows, PanelBlock, PanelElement, TILE_ROWS, Tile, put_sums};
 use crate::matrix::Matrix;
 use crate::panel::{PANEL, product};
 
@@ -35,34 +35,20 @@ impl PanelElement for f32 {
         PackedRows { elements: &scratch.rows, stride: block.len() }
     }
 
-    fn multiply(
-        rows: &[&[Self]],
-        panels: PanelBlock<'_, Self>,
-        accumulate: bool,
-        out: &mut [f32],
-        out_stride: usize,
-    ) {
-        let PanelBlock { elements, count, stride, depth } = panels;
+    fn multiply(tile: Tile<'_, Self>) {
         match KernelKind::best() {
-            KernelKind::Scalar => vectorize(Tile { rows, panels, accumulate, out, out_stride }),
+            KernelKind::Scalar => vectorize(tile),
             kernel => {
+                let PanelBlock { elements, count, stride, depth } = tile.panels;
                 let panels = Panels { values: FloatValues::F32(elements).into(), count, stride, depth };
-                multiply_panels(kernel, rows, panels, accumulate, out, out_stride);
+                multiply_panels(kernel, tile.rows, panels, tile.accumulate, tile.out, tile.out_stride);
             }
         }
     }
 }
 
-/// A tile for processors without a kernel. The bits are the same where multiplications and additions are fused.
-struct Tile<'a> {
-    rows: &'a [&'a [f32]],
-    panels: PanelBlock<'a, f32>,
-    accumulate: bool,
-    out: &'a mut [f32],
-    out_stride: usize,
-}
-
-impl WithSimd for Tile<'_> {
+/// Computes a tile on processors without a kernel. The bits are the same where multiplications and additions are fused.
+impl WithSimd for Tile<'_, f32> {
     type Output = ();
 
     #[inline(always)]
@@ -74,11 +60,7 @@ impl WithSimd for Tile<'_> {
             let sums = product::<S, TILE_ROWS, 1>(simd, depth, rows, [values]);
             for (i, [sums]) in sums.iter().enumerate().take(self.rows.len()) {
                 let out = &mut self.out[i * self.out_stride + panel * PANEL..][..PANEL];
-                if self.accumulate {
-                    out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
-                } else {
-                    out.copy_from_slice(sums);
-                }
+                put_sums(out, sums, self.accumulate);
             }
         }
     }

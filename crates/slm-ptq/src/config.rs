@@ -129,8 +129,8 @@ pub struct PtqConfig {
 }
 
 impl PtqConfig {
-    /// slm's defaults for a scheme: round to nearest, the observer of [`observer_of`](Self::observer_of) for weights, [`ObserverKind::Mse`] for
-    /// static activations, one scale per token for dynamic ones. `docs/quantization.md` has the measurements.
+    /// slm's defaults for a scheme: round to nearest, the observer of [`observer_of`](Self::observer_of) for weights,
+    /// [`ObserverKind::Mse`] for static activations, one scale per token for dynamic ones. `docs/quantization.md` has the measurements.
     pub fn new(scheme: QuantScheme, quantization_type: QuantizationType) -> Self {
         Self {
             scheme,

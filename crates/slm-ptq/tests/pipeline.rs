@@ -99,7 +99,6 @@ fn the_checkpoint_and_the_model_in_memory_compute_the_same() {
     }
 }
 
-/// The progress calls of a run: (stage, done, total), from the first to the last.
 #[test]
 fn inputs_of_a_rotated_model_are_taken_as_alike_until_text_tells() {
     let root = tempfile::tempdir().unwrap();
@@ -131,6 +130,7 @@ fn inputs_of_a_rotated_model_are_taken_as_alike_until_text_tells() {
     }
 }
 
+/// The progress calls of a run: (stage, done, total), from the first to the last.
 #[test]
 fn progress_goes_up_to_the_total() {
     let root = tempfile::tempdir().unwrap();

@@ -180,12 +180,9 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
             text_sha256: text.sha256.clone(),
         };
         quantizer.calibrate(&tokens, &context.device, &mut context.quantizing())?;
-        settings
-            .calibration
-            .as_deref()
-            .and_then(file_name)
-            .into_iter()
-            .for_each(|name| quantizer.name_text(name));
+        if let Some(name) = settings.calibration.as_deref().and_then(file_name) {
+            quantizer.name_text(name);
+        }
     }
     let QuantizedCheckpoint { path, layers, embedding } = quantizer
         .write(&settings.out, settings.overwrite, &mut context.quantizing())

@@ -75,7 +75,9 @@ impl RunArgs {
         } else {
             Trainer::start(config, data.corpus(), start, &context.device, &self.out, self.overwrite)?
         };
-        file_name(&self.data).into_iter().for_each(|name| trainer.name_text(name));
+        if let Some(name) = file_name(&self.data) {
+            trainer.name_text(name);
+        }
         Ok(trainer)
     }
 

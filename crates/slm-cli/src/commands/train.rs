@@ -90,7 +90,9 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     } else {
         Trainer::start(config, data.corpus(), Start::default(), &context.device, &args.out, args.overwrite)?
     };
-    file_name(&args.data).into_iter().for_each(|name| trainer.name_text(name));
+    if let Some(name) = file_name(&args.data) {
+        trainer.name_text(name);
+    }
     drop((data, spinner));
     let parameters = trainer.model().config().parameter_count();
     let (training_tokens, validation_tokens) = (trainer.data().train.len(), trainer.data().validation.len());

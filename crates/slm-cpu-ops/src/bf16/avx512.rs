@@ -10,7 +10,7 @@ use std::arch::x86_64::{
 use std::mem::transmute;
 
 use super::{Bf16Pair, scalar};
-use crate::matmul::{PanelBlock, TILE_ROWS};
+use crate::matmul::{PanelBlock, TILE_ROWS, Tile};
 use crate::panel::PANEL;
 
 type Terms = [f32; PANEL];
@@ -38,16 +38,9 @@ impl Avx512 {
         unsafe { interleave(rows, out) }
     }
 
-    pub(super) fn multiply(
-        self,
-        rows: &[&[Bf16Pair]],
-        panels: PanelBlock<'_, Bf16Pair>,
-        accumulate: bool,
-        out: &mut [f32],
-        out_stride: usize,
-    ) {
+    pub(super) fn multiply(self, tile: Tile<'_, Bf16Pair>) {
         // SAFETY: `self` proves that the processor has the instructions.
-        unsafe { multiply(rows, panels, accumulate, out, out_stride) }
+        unsafe { multiply(tile) }
     }
 }
 
@@ -109,17 +102,8 @@ fn interleave(rows: &[Terms], out: &mut [Pairs]) {
 }
 
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn multiply(
-    rows: &[&[Bf16Pair]],
-    panels: PanelBlock<'_, Bf16Pair>,
-    accumulate: bool,
-    out: &mut [f32],
-    out_stride: usize,
-) {
-    let (count, height) = (panels.count, rows.len());
-    // Rows past the last repeat it, and are not written.
-    let rows: [&[Bf16Pair]; TILE_ROWS] = std::array::from_fn(|i| rows[i.min(height - 1)]);
-    let mut tile = Tile { rows, height, panels, accumulate, out, out_stride };
+fn multiply(mut tile: Tile<'_, Bf16Pair>) {
+    let count = tile.panels.count;
     let mut first = 0;
     while first + 4 <= count {
         tile.multiply::<4>(first);
@@ -131,17 +115,7 @@ fn multiply(
     }
 }
 
-/// The rows and panels of a call, and the result.
-struct Tile<'a> {
-    rows: [&'a [Bf16Pair]; TILE_ROWS],
-    height: usize,
-    panels: PanelBlock<'a, Bf16Pair>,
-    accumulate: bool,
-    out: &'a mut [f32],
-    out_stride: usize,
-}
-
-impl Tile<'_> {
+impl Tile<'_, Bf16Pair> {
     /// Multiplies all rows with `N` panels from `first` on, whose sums stay in registers.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bf16")]
@@ -152,9 +126,11 @@ impl Tile<'_> {
         for n in 0..N {
             panels[n] = &runs[(first + n) * stride..][..depth];
         }
+        let height = self.rows.len();
+        // Rows past the last repeat it, and are not written.
         let mut rows: [&[Bf16Pair]; TILE_ROWS] = [&[]; TILE_ROWS];
         for i in 0..TILE_ROWS {
-            rows[i] = &self.rows[i][..depth];
+            rows[i] = &self.rows[i.min(height - 1)][..depth];
         }
         let mut sums = [[_mm512_setzero_ps(); N]; TILE_ROWS];
         for k in 0..depth {
@@ -169,7 +145,7 @@ impl Tile<'_> {
                 }
             }
         }
-        for i in 0..self.height {
+        for i in 0..height {
             let (out, _) = self.out[i * self.out_stride + first * PANEL..].as_chunks_mut::<PANEL>();
             for n in 0..N {
                 let total =

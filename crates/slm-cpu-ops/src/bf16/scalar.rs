@@ -1,7 +1,7 @@
 //! The portable reference of products in BF16.
 
 use super::Bf16Pair;
-use crate::matmul::PanelBlock;
+use crate::matmul::{PanelBlock, Tile, put_sums};
 use crate::panel::PANEL;
 
 /// Sums below this magnitude become zero: they are below the smallest normal number even after rounding to 24 bits.
@@ -48,13 +48,8 @@ fn add_product(sum: f32, a: f32, b: f32) -> f32 {
     if is_tiny { 0.0_f32.copysign(fused) } else { fused }
 }
 
-pub(super) fn multiply(
-    rows: &[&[Bf16Pair]],
-    panels: PanelBlock<'_, Bf16Pair>,
-    accumulate: bool,
-    out: &mut [f32],
-    out_stride: usize,
-) {
+pub(super) fn multiply(tile: Tile<'_, Bf16Pair>) {
+    let Tile { rows, panels, accumulate, out, out_stride } = tile;
     let PanelBlock { elements, count, stride, depth } = panels;
     let (runs, _) = elements.as_chunks::<PANEL>();
     for (i, row) in rows.iter().enumerate() {
@@ -64,11 +59,7 @@ pub(super) fn multiply(
                 sums.iter_mut().zip(run).for_each(|(sum, &b)| *sum = add_products(*sum, a, b));
             }
             let out = &mut out[i * out_stride + n * PANEL..][..PANEL];
-            if accumulate {
-                out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
-            } else {
-                out.copy_from_slice(&sums);
-            }
+            put_sums(out, &sums, accumulate);
         }
     }
 }

@@ -3,6 +3,7 @@ use slm_testing::Random;
 
 use super::scalar::add_products;
 use super::*;
+use crate::matmul::PanelBlock;
 
 /// Floats with random signs and fractions, and exponents between the two given.
 fn floats(len: usize, random: &mut Random, exponents: (u32, u32)) -> Vec<f32> {
@@ -102,7 +103,7 @@ fn kernels_multiply_alike() {
             for accumulate in [false, true] {
                 let [expected, found] = [Kernel::Scalar, Kernel::best()].map(|kernel| {
                     let mut out = before.clone();
-                    kernel.multiply(&rows, panels, accumulate, &mut out, out_stride);
+                    kernel.multiply(Tile { rows: &rows, panels, accumulate, out: &mut out, out_stride });
                     bits(&out)
                 });
                 assert_eq!(found, expected, "{exponents:?} {height} {count} {depth} {accumulate}");

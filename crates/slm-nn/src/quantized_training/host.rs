@@ -44,7 +44,8 @@ products_of_host!(Flex);
 #[cfg(feature = "ndarray")]
 products_of_host!(NdArray);
 
-/// The product `x W^T`: by the kernel of the packed weights, except of floats in BF16. An error makes the whole result NaN and is reported.
+/// The product `x W^T`: by the kernel of the packed weights, except of floats in BF16. An error makes the whole result NaN
+/// and is reported.
 fn product<B: HostBackend>(x: &FloatTensor<B>, stored: &Stored) -> FloatTensor<B> {
     let packed = &stored.packed;
     let (m, n) = (x.shape()[0], packed.matrix().rows());

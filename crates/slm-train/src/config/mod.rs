@@ -129,7 +129,7 @@ pub struct TrainingOptions {
     /// Keeps only the hidden states between layers, and recomputes each layer for its gradients, which takes a quarter to
     /// a third more time. The loss is computed for a few positions at a time. Default: false.
     pub gradient_checkpointing: bool,
-    /// What the operands of the linear layers' products are rounded to, forward and backward: `f32` or `bf16`. Weights,
+    /// The type that the operands of the linear layers' products are rounded to, forward and backward: `f32` or `bf16`. Weights,
     /// optimizer state, sums and everything else are 32-bit floats in both. Default: `f32`.
     pub precision: Precision,
     /// Share (0 to 1) of the text, at its end, that is held out for validation. Default: 0.05.

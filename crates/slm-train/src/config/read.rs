@@ -17,7 +17,7 @@ const SIMILAR: f64 = 0.75;
 pub struct Setting {
     keys: Vec<String>,
     value: toml::Value,
-    /// What the user wrote, which errors name.
+    /// The text that the user wrote, which errors name.
     written: String,
 }
 

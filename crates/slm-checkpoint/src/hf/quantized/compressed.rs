@@ -203,7 +203,8 @@ impl Config {
             }
         };
         let grouping = self.grouping(&mut looking, group, args, shape)?;
-        let zero_points = self.zero_points(&mut looking, args, shape, grouping, packed)?;
+        let packed_bits = packed.then_some(code_type.width());
+        let zero_points = self.zero_points(&mut looking, args, shape, grouping, packed_bits)?;
         let has_index = looking.optional("weight_g_idx", &[Dtype::I32, Dtype::I64])?.is_some();
         looking.optional("input_scale", &FLOATS)?;
         let has_input_zero = looking.optional("input_zero_point", &[Dtype::I8])?.is_some();
@@ -318,7 +319,7 @@ impl Config {
         args: &Args,
         shape: [usize; 2],
         grouping: Grouping,
-        packed: bool,
+        packed_bits: Option<u32>,
     ) -> Result<Option<ZeroPoints>> {
         let Some(found) = looking.optional("weight_zero_point", &[Dtype::I8, Dtype::I32])? else {
             return match args.symmetric {
@@ -329,18 +330,13 @@ impl Config {
         let name = looking.name("weight_zero_point");
         let is_packed = looking.weights.file_of(&name).and_then(|file| file.dtype(&name)) == Some(Dtype::I32);
         let count: Option<usize> = found.iter().try_fold(1_usize, |count, &dim| count.checked_mul(dim));
-        if is_packed
-            && packed
-            && let Some(groups) = grouping.per_row()
-        {
-            let [rows, _] = shape;
-            let bits = u32::try_from(args.num_bits).unwrap_or_default();
-            looking.expect_shape("weight_zero_point", found, &[words_of(rows, bits), groups])?;
-            return Ok(Some(ZeroPoints::Packed));
-        }
-        match !is_packed && count == grouping.count(shape) {
-            true => Ok(Some(ZeroPoints::Plain)),
-            false => Err(looking
+        match (is_packed, packed_bits, grouping.per_row()) {
+            (true, Some(bits), Some(groups)) => {
+                looking.expect_shape("weight_zero_point", found, &[words_of(shape[0], bits), groups])?;
+                Ok(Some(ZeroPoints::Packed))
+            }
+            (false, ..) if count == grouping.count(shape) => Ok(Some(ZeroPoints::Plain)),
+            _ => Err(looking
                 .wrong(format!("its zero points have shape {found:?}, which is not that of its scales"))),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::codes::Groups;
 
-/// How the values of a weight are split into groups with a scale each.
+/// The split of the values of a weight into groups with a scale each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Grouping {
     Tensor,
