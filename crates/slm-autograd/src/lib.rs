@@ -13,6 +13,7 @@
 
 mod attention;
 mod distillation;
+mod head_loss;
 mod host;
 mod linear;
 mod loss;
@@ -33,6 +34,7 @@ use burn::backend::Dispatch;
 use burn::tensor::{Device, Tensor};
 
 pub use crate::attention::{AttentionOptions, RotaryTable};
+use crate::head_loss::HeadOptions;
 pub use crate::host::{HostBackend, HostHalves, HostTensor};
 pub use crate::matmul::{add_gram, matmul};
 pub use crate::mlp::Gelu;
@@ -201,6 +203,58 @@ pub fn distillation(logits: Tensor<2>, teacher: Tensor<2>) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::distillation(logits.into_dispatch(), teacher.into_dispatch()))
 }
 
+/// [`cross_entropy`] of `x weight^T` in the [current precision](Precision::current), without all logits in memory: those of
+/// at most `rows` rows exist at a time. Their gradients are computed in the forward pass.
+///
+/// # Shapes
+/// - `x`: `[rows, in_features]`
+/// - `weight`: `[classes, in_features]`
+/// - `targets`: `[rows]`, each below `classes`
+/// - output: `[1]`
+///
+/// # Panics
+/// When shapes do not fit, there is no row, or a target is missing or out of range.
+pub fn linear_cross_entropy(x: Tensor<2>, weight: Tensor<2>, targets: &[u32], rows: usize) -> Tensor<1> {
+    let [count, classes] = check_head("linear_cross_entropy", &x, &weight);
+    assert!(count == targets.len(), "linear_cross_entropy: {} targets for {count} rows", targets.len());
+    let known = targets.iter().all(|&target| (target as usize) < classes);
+    assert!(known, "linear_cross_entropy: a target is not below {classes}");
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(Dispatch::linear_cross_entropy(x, weight, Arc::from(targets), head_options(rows)))
+}
+
+/// [`distillation`] of `x weight^T` from `teacher_x teacher_weight^T`, in the way of [`linear_cross_entropy`]. Only `x` and
+/// `weight` get gradients.
+///
+/// # Shapes
+/// - `x`: `[rows, in_features]`
+/// - `weight`: `[classes, in_features]`
+/// - `teacher`: input `[rows, width]` and weight `[classes, width]`
+/// - output: `[1]`
+///
+/// # Panics
+/// When shapes do not fit, or there is no row.
+pub fn linear_distillation(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    teacher: [Tensor<2>; 2],
+    rows: usize,
+) -> Tensor<1> {
+    let shape = check_head("linear_distillation", &x, &weight);
+    let [teacher_x, teacher_weight] = teacher;
+    let expected = check_head("linear_distillation", &teacher_x, &teacher_weight);
+    assert!(shape == expected, "linear_distillation: outputs {shape:?} and {expected:?}");
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    let (teacher_x, teacher_weight) = (teacher_x.into_dispatch(), teacher_weight.into_dispatch());
+    let options = head_options(rows);
+    Tensor::from_dispatch(Dispatch::linear_distillation(x, weight, teacher_x, teacher_weight, options))
+}
+
+/// A head in the current precision, without gradients.
+fn head_options(rows: usize) -> HeadOptions {
+    HeadOptions { rows, precision: Precision::current(), wanted: [false; 2] }
+}
+
 /// A step of AdamW: returns the updated values and their two moments. It reuses the memory of its inputs if nothing
 /// else holds it.
 ///
@@ -231,6 +285,14 @@ pub fn adamw(
 /// The device must be one without autodiff that [is supported](is_supported).
 pub fn sum_squares<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::sum_squares(x.into_dispatch()))
+}
+
+/// Checks the operands of a head, and returns its numbers of rows and of outputs.
+fn check_head(what: &str, x: &Tensor<2>, weight: &Tensor<2>) -> [usize; 2] {
+    let ([rows, width], [classes, expected]) = (x.dims(), weight.dims());
+    assert_eq!(width, expected, "{what}: input of width {width} into a weight of width {expected}");
+    assert!(rows > 0, "{what}: no rows");
+    [rows, classes]
 }
 
 fn check_width<const D: usize>(what: &str, x: &Tensor<D>, weight: &Tensor<1>) {

@@ -1,10 +1,13 @@
 //! Matrix products on all threads.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::thread::LocalKey;
 
 use rayon::prelude::*;
-use slm_cpu_ops::{Bf16Pair, MatmulScratch, Matrix, PANEL_COLUMNS, PanelElement, matmul_rows, pack_panel};
+use slm_cpu_ops::{
+    Bf16Pair, MatmulScratch, Matrix, PANEL_COLUMNS, PanelElement, TILE_ROWS, matmul_rows, pack_panel,
+};
 
 use crate::precision::Precision;
 
@@ -12,6 +15,9 @@ use crate::precision::Precision;
 const MAX_ROWS: usize = 96;
 /// Minimum number of tasks for each thread, if there are enough rows, so that no thread waits long for the last task.
 const TASKS_PER_THREAD: usize = 4;
+/// Bytes of a packed matrix that a task may read again from a cache. It reads a larger one from memory, so that there should
+/// be few tasks.
+const CACHED: usize = 8 << 20;
 /// Number of multiplications below which waking another thread does not pay.
 const SERIAL: usize = 1 << 17;
 
@@ -22,7 +28,7 @@ thread_local! {
 }
 
 /// An element of packed matrices, with memory that a thread keeps from product to product.
-trait Element: PanelElement {
+pub(crate) trait Element: PanelElement {
     fn memory() -> &'static LocalKey<RefCell<Vec<Self>>>;
 }
 
@@ -39,13 +45,14 @@ impl Element for Bf16Pair {
 }
 
 /// All panels of a matrix.
-struct Packed<E: Element> {
+pub(crate) struct Packed<E: Element> {
     memory: Vec<E>,
     size: usize,
+    columns: usize,
 }
 
 /// Packs all panels of `b`: on this thread if `serial`, otherwise on all threads.
-fn pack<E: Element>(b: Matrix<'_>, serial: bool) -> Packed<E> {
+pub(crate) fn pack<E: Element>(b: Matrix<'_>, serial: bool) -> Packed<E> {
     // Taken out, not borrowed: while this thread waits, it may begin another product.
     let mut memory = E::memory().take();
     let panel_size = E::count(b.rows()) * PANEL_COLUMNS;
@@ -67,7 +74,7 @@ fn pack<E: Element>(b: Matrix<'_>, serial: bool) -> Packed<E> {
                 .for_each(|(panel, out)| pack_panel(b, panel, out));
         }
     }
-    Packed { memory, size }
+    Packed { memory, size, columns: b.cols() }
 }
 
 impl<E: Element> Packed<E> {
@@ -75,8 +82,43 @@ impl<E: Element> Packed<E> {
         &self.memory[..self.size]
     }
 
-    fn give_back(self) {
+    /// Keeps the memory for the next matrix of this thread.
+    pub(crate) fn give_back(self) {
         E::memory().set(self.memory);
+    }
+
+    /// Computes `out = a b` for the packed `b`, or adds it to `out`. On this thread if `serial`, otherwise on all threads.
+    pub(crate) fn multiply(&self, a: Matrix<'_>, accumulate: bool, serial: bool, out: &mut [f32]) {
+        let run = |(rows, out): (Range<usize>, &mut [f32])| {
+            let mut scratch = SCRATCH.take();
+            matmul_rows(a, rows, self.elements(), self.columns, accumulate, out, &mut scratch);
+            SCRATCH.set(scratch);
+        };
+        if serial {
+            run((0..a.rows(), out));
+        } else {
+            self.tasks(a.rows(), out).into_par_iter().for_each(run);
+        }
+    }
+
+    /// The rows of each task, and their part of `out`. All threads get as many tasks, and all tasks as many tiles, but for
+    /// one.
+    fn tasks<'o>(&self, rows: usize, out: &'o mut [f32]) -> Vec<(Range<usize>, &'o mut [f32])> {
+        let threads = rayon::current_num_threads();
+        let (per_thread, most) = match size_of_val(self.elements()) > CACHED {
+            true => (1, 2 * MAX_ROWS),
+            false => (TASKS_PER_THREAD, MAX_ROWS),
+        };
+        let tiles = rows.div_ceil(TILE_ROWS);
+        let tasks = rows.div_ceil(most).max(threads * per_thread).next_multiple_of(threads).min(tiles);
+        let (mut parts, mut rest, mut from) = (Vec::with_capacity(tasks), out, 0);
+        for task in 1..=tasks {
+            let end = (task * tiles / tasks * TILE_ROWS).min(rows);
+            let (part, later) = rest.split_at_mut((end - from) * self.columns);
+            parts.push((from..end, part));
+            (rest, from) = (later, end);
+        }
+        parts
     }
 }
 
@@ -105,20 +147,7 @@ fn matmul_as<E: Element>(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
     }
     let serial = rows * depth * columns < SERIAL;
     let packed = pack::<E>(b, serial);
-    let run = |height: usize, task: usize, out: &mut [f32]| {
-        let from = task * height;
-        let rows = from..(from + height).min(rows);
-        let mut scratch = SCRATCH.take();
-        matmul_rows(a, rows, packed.elements(), columns, false, out, &mut scratch);
-        SCRATCH.set(scratch);
-    };
-    if serial {
-        run(rows, 0, out);
-    } else {
-        let tasks = rayon::current_num_threads() * TASKS_PER_THREAD;
-        let height = rows.div_ceil(tasks).next_multiple_of(slm_cpu_ops::TILE_ROWS).min(MAX_ROWS);
-        out.par_chunks_mut(height * columns).enumerate().for_each(|(task, out)| run(height, task, out));
-    }
+    packed.multiply(a, false, serial, out);
     packed.give_back();
 }
 

@@ -13,6 +13,7 @@ use burn::backend::{Autodiff, Backend, Flex, backend_extension};
 
 use crate::attention::{self, AttentionBackward, AttentionOptions};
 use crate::distillation::{self, DistillationBackward};
+use crate::head_loss::{self, HeadLossBackward, HeadOptions, Target};
 use crate::host::HostBackend;
 use crate::linear::{self, LinearBackward};
 use crate::loss::{self, CrossEntropyBackward};
@@ -49,6 +50,21 @@ pub(crate) trait FusedOps: Backend {
     fn cross_entropy(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> FloatTensor<Self>;
 
     fn distillation(logits: FloatTensor<Self>, teacher: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    fn linear_cross_entropy(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: Arc<[u32]>,
+        options: HeadOptions,
+    ) -> FloatTensor<Self>;
+
+    fn linear_distillation(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        teacher_x: FloatTensor<Self>,
+        teacher_weight: FloatTensor<Self>,
+        options: HeadOptions,
+    ) -> FloatTensor<Self>;
 }
 
 macro_rules! without_gradients {
@@ -100,6 +116,28 @@ macro_rules! without_gradients {
 
             fn distillation(logits: FloatTensor<Self>, teacher: FloatTensor<Self>) -> FloatTensor<Self> {
                 distillation::forward::<Self>(logits, teacher).0
+            }
+
+            fn linear_cross_entropy(
+                x: FloatTensor<Self>,
+                weight: FloatTensor<Self>,
+                targets: Arc<[u32]>,
+                options: HeadOptions,
+            ) -> FloatTensor<Self> {
+                let [x, weight] = [x, weight].map(Self::contiguous);
+                head_loss::forward(&x, weight, Target::<Self>::Classes(&targets), options).0
+            }
+
+            fn linear_distillation(
+                x: FloatTensor<Self>,
+                weight: FloatTensor<Self>,
+                teacher_x: FloatTensor<Self>,
+                teacher_weight: FloatTensor<Self>,
+                options: HeadOptions,
+            ) -> FloatTensor<Self> {
+                let [x, weight] = [x, weight].map(Self::contiguous);
+                let [teacher_x, teacher_weight] = [teacher_x, teacher_weight].map(Self::contiguous);
+                head_loss::forward(&x, weight, Target::<Self>::Teacher(teacher_x, teacher_weight), options).0
             }
         }
     };
@@ -180,5 +218,35 @@ impl<B: HostBackend + FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, 
         let nodes = [logits.node()];
         let (loss, gradient) = distillation::forward::<B>(logits.into_primitive(), teacher.into_primitive());
         record!(C, DistillationBackward, nodes, loss, gradient)
+    }
+
+    fn linear_cross_entropy(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: Arc<[u32]>,
+        options: HeadOptions,
+    ) -> FloatTensor<Self> {
+        let options = HeadOptions { wanted: [x.is_tracked(), weight.is_tracked()], ..options };
+        let nodes = [x.node(), weight.node()];
+        let [x, weight] = [x, weight].map(|tensor| B::contiguous(tensor.into_primitive()));
+        let (loss, gradient) = head_loss::forward::<B>(&x, weight, Target::Classes(&targets), options);
+        record!(C, HeadLossBackward, nodes, loss, gradient)
+    }
+
+    fn linear_distillation(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        teacher_x: FloatTensor<Self>,
+        teacher_weight: FloatTensor<Self>,
+        options: HeadOptions,
+    ) -> FloatTensor<Self> {
+        let options = HeadOptions { wanted: [x.is_tracked(), weight.is_tracked()], ..options };
+        let nodes = [x.node(), weight.node()];
+        let inputs = [x, weight, teacher_x, teacher_weight];
+        let [x, weight, teacher_x, teacher_weight] =
+            inputs.map(|tensor| B::contiguous(tensor.into_primitive()));
+        let target = Target::Teacher(teacher_x, teacher_weight);
+        let (loss, gradient) = head_loss::forward::<B>(&x, weight, target, options);
+        record!(C, HeadLossBackward, nodes, loss, gradient)
     }
 }

@@ -159,6 +159,11 @@ impl FakeQuantizedWeight {
         self.ranges.observer
     }
 
+    /// Returns `true` if the input is not quantized.
+    pub(crate) fn has_float_input(&self) -> bool {
+        self.input.quant() == FakeQuantizedInput::Fixed(ActivationQuant::Float)
+    }
+
     /// Returns `true` if ranges of the weight or the input are moving averages over training batches.
     pub fn follows_batches(&self) -> bool {
         let of_weight =
@@ -221,8 +226,7 @@ impl FakeQuantizedWeight {
     /// give the same bits. Float activations are multiplied in training by an operation that does not keep rounded
     /// weights.
     pub(crate) fn matmul(&self, x: Tensor<2>) -> Tensor<2> {
-        let quantizes_input = self.input.quant() != FakeQuantizedInput::Fixed(ActivationQuant::Float);
-        if (quantizes_input || x.device().is_autodiff())
+        if (!self.has_float_input() || x.device().is_autodiff())
             && x.dims()[0] > 0
             && on_cpu(&x.device())
             && self.ranges.stage().get() != QatStage::Observe

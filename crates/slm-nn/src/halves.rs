@@ -1,16 +1,42 @@
 //! Float weights in 16 bits.
 
-use burn::tensor::{DType, FloatDType, Tensor};
+use burn::tensor::{DType, FloatDType, Tensor, TensorData};
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use rayon::prelude::*;
+use slm_autograd::HostHalves;
+use slm_kernels::FloatValues;
+use slm_runtime::advise_huge_pages;
 
 use crate::{Result, on_cpu, to_vec_f32};
 
+/// Number of values that a thread converts at a time.
+const CHUNK: usize = 1 << 16;
+
 /// Widens `tensor` to 32 bits. 16-bit floats keep their exact values.
 pub fn widened<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
-    match tensor.dtype() {
-        DType::F16 | DType::BF16 => tensor.cast(FloatDType::F32),
-        _ => tensor,
+    if !matches!(tensor.dtype(), DType::F16 | DType::BF16) {
+        return tensor;
     }
+    let Some(halves) = HostHalves::new(tensor.clone()) else {
+        return tensor.cast(FloatDType::F32);
+    };
+    // Burn's cast runs on one thread.
+    let values = match halves.values() {
+        FloatValues::F16(values) => wide(values, HalfFloatSliceExt::convert_to_f32_slice),
+        FloatValues::BF16(values) => wide(values, HalfFloatSliceExt::convert_to_f32_slice),
+        _ => return tensor.cast(FloatDType::F32),
+    };
+    Tensor::from_data(TensorData::new(values, tensor.dims()), &tensor.device())
+}
+
+/// The values of `halves`, converted on all threads.
+fn wide<T: Copy + Sync>(halves: &[T], convert: impl Fn(&[T], &mut [f32]) + Sync) -> Vec<f32> {
+    let mut values = vec![0.0; halves.len()];
+    advise_huge_pages(&mut values);
+    let chunks = values.par_chunks_mut(CHUNK).zip(halves.par_chunks(CHUNK));
+    chunks.for_each(|(values, halves)| convert(halves, values));
+    values
 }
 
 /// Narrows `tensor` to 16 bits if it is in host memory, without gradients, and one 16-bit type holds all its values
@@ -37,7 +63,7 @@ pub fn narrowed<const D: usize>(tensor: Tensor<D>) -> Result<Tensor<D>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{Device, TensorData};
+    use burn::tensor::Device;
 
     #[test]
     fn a_tensor_is_narrowed_only_where_nothing_is_lost() {

@@ -157,6 +157,20 @@ impl Linear {
         y.reshape(dims)
     }
 
+    /// The weight `[out_features, in_features]` that the layer multiplies its input with, rounded if it is fake-quantized,
+    /// and with gradients. `None` for a layer that does more than that: add a bias, quantize its input, call a hook, or
+    /// compute with packed codes.
+    pub fn product_weight(&self) -> Option<Tensor<2>> {
+        if self.bias.is_some() || self.has_hook() {
+            return None;
+        }
+        match &self.weight {
+            Weight::Float(weight) => Some(widened(weight.val())),
+            Weight::FakeQuantized(weight) => weight.has_float_input().then(|| weight.rounded_weight()),
+            Weight::Packed(_) | Weight::QuantizedTrainable(_) => None,
+        }
+    }
+
     /// Stores float weights in 16 bits, if that [loses nothing](narrowed). Such a layer cannot be trained.
     ///
     /// # Errors

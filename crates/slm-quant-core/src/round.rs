@@ -14,10 +14,25 @@ const LIMIT: f32 = 4_194_304.0;
 /// Number of independent sums.
 const LANES: usize = 8;
 
+/// Number of terms that are computed before they are added, so that both loops are vectorized. A multiple of [`LANES`].
+const RUN: usize = 64;
+
 /// Rounds `x`, which must lie within ±2^22, to the nearest integer, half to even.
 #[inline(always)]
 pub(crate) fn round_small(x: f32) -> f32 {
     (x + ROUNDER) - ROUNDER
+}
+
+/// Adds each term to the sum of its lane.
+#[inline(always)]
+fn add_terms(sums: &mut [f64; LANES], terms: &[f32]) {
+    let (whole, rest) = terms.as_chunks::<LANES>();
+    for terms in whole {
+        for lane in 0..LANES {
+            sums[lane] += f64::from(terms[lane]);
+        }
+    }
+    sums.iter_mut().zip(rest).for_each(|(sum, &term)| *sum += f64::from(term));
 }
 
 /// Quantization by one scale and zero point, with the reciprocal of the scale computed once: the loop of
@@ -83,48 +98,58 @@ impl Quantizer {
     /// in place.
     #[inline(always)]
     pub fn learnable_backward(self, x: &[f32], grad: &mut [f32]) -> [f64; 2] {
-        let (mut by_scale, mut by_zero_point) = ([0.0_f64; LANES], [0.0_f64; LANES]);
-        let (whole, rest) = x.as_chunks::<LANES>();
-        let (whole_grad, rest_grad) = grad.as_chunks_mut::<LANES>();
-        for (x, grad) in whole.iter().zip(whole_grad) {
-            for lane in 0..LANES {
-                let [kept, of_scale, of_zero_point] = self.learnable_terms(x[lane], grad[lane]);
-                by_scale[lane] += f64::from(of_scale);
-                by_zero_point[lane] += f64::from(of_zero_point);
-                grad[lane] = kept;
+        let (mut by_scale, mut by_zero_point) = ([0.0; LANES], [0.0; LANES]);
+        for (x, grad) in x.chunks(RUN).zip(grad.chunks_mut(RUN)) {
+            let mut terms = [0.0; RUN];
+            for ((term, &x), &grad) in terms.iter_mut().zip(x).zip(&*grad) {
+                let clipped = if self.contains(self.rounded(x)) { 0.0 } else { grad };
+                *term = -(clipped * self.scale);
             }
-        }
-        for (lane, (&x, grad)) in rest.iter().zip(rest_grad).enumerate() {
-            let [kept, of_scale, of_zero_point] = self.learnable_terms(x, *grad);
-            by_scale[lane] += f64::from(of_scale);
-            by_zero_point[lane] += f64::from(of_zero_point);
-            *grad = kept;
+            add_terms(&mut by_zero_point, &terms[..x.len()]);
+            self.add_scale_terms(x, grad, &mut by_scale);
         }
         [by_scale, by_zero_point].map(|lanes| lanes.iter().sum())
     }
 
-    /// The gradients with respect to `x`, the scale and the zero point for one value whose rounded value has the gradient
-    /// `grad`.
+    /// [`learnable_backward`](Self::learnable_backward) with respect to the scale alone.
     #[inline(always)]
-    fn learnable_terms(self, x: f32, grad: f32) -> [f32; 3] {
-        let rounded = self.rounded(x);
-        let inside = self.contains(rounded);
-        let steps = (self.clamp(rounded) - self.zero_point) as f32;
-        let error = if inside { steps - x / self.scale } else { steps };
-        let clipped = if inside { 0.0 } else { grad };
-        [if inside { grad } else { 0.0 }, grad * error, -(clipped * self.scale)]
+    pub fn scale_backward(self, x: &[f32], grad: &mut [f32]) -> f64 {
+        let mut by_scale = [0.0; LANES];
+        for (x, grad) in x.chunks(RUN).zip(grad.chunks_mut(RUN)) {
+            self.add_scale_terms(x, grad, &mut by_scale);
+        }
+        by_scale.iter().sum()
+    }
+
+    /// Adds the gradients with respect to the scale to `sums`, and sets to 0 the gradients of values that are clipped.
+    /// At most [`RUN`] values.
+    #[inline(always)]
+    fn add_scale_terms(self, x: &[f32], grad: &mut [f32], sums: &mut [f64; LANES]) {
+        let mut terms = [0.0; RUN];
+        for ((term, &x), grad) in terms.iter_mut().zip(x).zip(grad) {
+            let rounded = self.rounded(x);
+            let code = self.clamp(rounded);
+            let inside = code == rounded;
+            // Divided also where it is not used: a branch would keep the loop from being vectorized.
+            let exact = x / self.scale;
+            let error = (code - self.zero_point) as f32 - if inside { exact } else { 0.0 };
+            *term = *grad * error;
+            *grad = if inside { *grad } else { 0.0 };
+        }
+        add_terms(sums, &terms[..x.len()]);
     }
 
     /// Returns `true` if a rounded code lies inside the range, that is, if the value is not clipped.
     #[inline(always)]
     pub(crate) fn contains(self, rounded: i32) -> bool {
-        (self.quant_min..=self.quant_max).contains(&rounded)
+        self.clamp(rounded) == rounded
     }
 
     /// Clamps a rounded code to the range.
     #[inline(always)]
     pub(crate) fn clamp(self, rounded: i32) -> i32 {
-        rounded.clamp(self.quant_min, self.quant_max)
+        // `clamp` would check the order of its bounds, which keeps loops from being vectorized.
+        rounded.max(self.quant_min).min(self.quant_max)
     }
 
     /// The code of `x`.

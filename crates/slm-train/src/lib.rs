@@ -15,6 +15,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod checkpointing;
 mod config;
 mod data;
 mod diagnose;

@@ -9,7 +9,7 @@ use crate::Result;
 use crate::data::Batch;
 use crate::loss::{cross_entropy, divergence, ids_tensor};
 
-/// Maximum number of logits that [`Pass::by_stages`] computes at once: 64 MiB.
+/// Maximum number of logits that are computed together, unless layers follow the batches: 64 MiB.
 pub(crate) const LOGITS: usize = 1 << 24;
 
 /// A pass of a model over one batch.
@@ -43,13 +43,16 @@ impl Pass<'_> {
         Ok(value)
     }
 
-    /// [`at_once`](Self::at_once) with gradient checkpointing (Chen and others, 2016, arXiv:1604.06174): the first pass
-    /// keeps only the hidden states between layers, and each layer is recomputed for its gradients. At most `logits`
-    /// logits (but at least those of one position) are computed at a time, and they are never all kept.
+    /// [`at_once`](Self::at_once) in less memory: the head is computed for at most `logits` logits (but at least those of one
+    /// position) at a time, and all values of the model are kept for the last `kept` layers only. Of the layers before them
+    /// the first pass keeps the hidden states in between, and each is recomputed for its gradients (gradient checkpointing,
+    /// Chen and others, 2016, arXiv:1604.06174).
     ///
-    /// The first pass runs without autodiff, so observers do not see it and the result must not depend on them.
+    /// The first pass through the layers that are recomputed runs without autodiff, so observers do not see it, and the head
+    /// may see a part of the batch. So the result must not depend on observers.
     pub(crate) fn by_stages(
         &self,
+        kept: usize,
         logits: usize,
         sums: &mut GradientsAccumulator<Transformer>,
         check: impl Fn(f64) -> Result<()>,
@@ -57,25 +60,24 @@ impl Pass<'_> {
         let model = self.model;
         let device = model.device();
         let layers = model.config().num_layers;
+        let recomputed = layers.saturating_sub(kept);
         let plain = model.valid();
-        let mut states = vec![plain.embed(self.ids(&device.clone().inner()))];
-        for index in 0..layers {
-            states.push(plain.forward_layer(index, states[index].clone()));
+        let mut states = Vec::with_capacity(recomputed);
+        let mut x = plain.embed(self.ids(&device.clone().inner()));
+        for index in 0..recomputed {
+            let next = plain.forward_layer(index, x.clone());
+            states.push(std::mem::replace(&mut x, next));
         }
         drop(plain);
-        let (loss, mut gradient) = match states.pop() {
-            Some(x) => self.head(x, logits, sums)?,
-            None => unreachable!("the states before the first layer are among them"),
-        };
+        let x = leaf(x);
+        let y = (recomputed..layers).fold(x.clone(), |x, index| model.forward_layer(index, x));
+        let (loss, gradient) = self.head(y.clone().inner(), logits, sums)?;
         check(loss)?;
+        let mut gradient = self.back(x, y, gradient, sums);
         for (index, x) in states.into_iter().enumerate().rev() {
-            let x = Tensor::from_inner(x).require_grad();
-            let mut gradients = product(model.forward_layer(index, x.clone()), gradient).backward();
-            gradient = match x.grad_remove(&mut gradients) {
-                Some(gradient) => gradient,
-                None => unreachable!("the output of a layer depends on its input"),
-            };
-            sums.accumulate(model, GradientsParams::from_grads(gradients, model));
+            let x = leaf(x);
+            let y = model.forward_layer(index, x.clone());
+            gradient = self.back(x, y, gradient, sums);
         }
         let embedded = model.embed(self.ids(&device));
         // Frozen or quantized tables have no gradients.
@@ -84,6 +86,23 @@ impl Pass<'_> {
             sums.accumulate(model, GradientsParams::from_grads(gradients, model));
         }
         Ok(loss)
+    }
+
+    /// The gradient with respect to the leaf `x`, given that with respect to `y`, which was computed from it. Adds the
+    /// gradients of the parameters between them to `sums`.
+    fn back(
+        &self,
+        x: Tensor<3>,
+        y: Tensor<3>,
+        gradient: Tensor<3>,
+        sums: &mut GradientsAccumulator<Transformer>,
+    ) -> Tensor<3> {
+        let mut gradients = product(y, gradient).backward();
+        let Some(gradient) = x.grad_remove(&mut gradients) else {
+            unreachable!("the output of a layer depends on its input")
+        };
+        sums.accumulate(self.model, GradientsParams::from_grads(gradients, self.model));
+        gradient
     }
 
     /// The loss, and its gradient, divided by the divisor, with respect to the states `x` after the last layer,
@@ -95,15 +114,26 @@ impl Pass<'_> {
         sums: &mut GradientsAccumulator<Transformer>,
     ) -> Result<(f64, Tensor<3>)> {
         let shape = x.dims();
-        let x = in_a_row(x);
-        let [_, positions, _] = x.dims();
-        let teacher = self.of_teacher().map(|(teacher, x)| (teacher, in_a_row(x)));
         let most = (logits / self.model.config().vocab_size).max(1);
+        let teacher = self.of_teacher();
+        let x = leaf(x);
+        if let Some(loss) = self.loss_of_product(x.clone(), &teacher, most) {
+            let mean = value(&loss)?;
+            let mut gradients = (loss / self.divisor).backward();
+            let gradient = x.grad_remove(&mut gradients);
+            sums.accumulate(self.model, GradientsParams::from_grads(gradients, self.model));
+            return Ok((
+                mean,
+                gradient.unwrap_or_else(|| Tensor::zeros(shape, &self.model.device().inner())),
+            ));
+        }
+        let (x, teacher) = (in_a_row(x.inner()), teacher.map(|(teacher, x)| (teacher, in_a_row(x))));
+        let [_, positions, _] = x.dims();
         let (mut loss, mut by_x) = (0.0, Vec::new());
         for start in (0..positions).step_by(most) {
             let count = most.min(positions - start);
             let some = |x: &Tensor<3>| x.clone().narrow(1, start, count);
-            let x = Tensor::from_inner(some(&x)).require_grad();
+            let x = leaf(some(&x));
             let of_teacher = teacher.as_ref().map(|(teacher, x)| rows(teacher.forward_head(some(x))));
             let of_some = self.loss(rows(self.model.forward_head(x.clone())), start, of_teacher);
             let weight = count as f64 / positions as f64;
@@ -115,12 +145,34 @@ impl Pass<'_> {
         Ok((loss, Tensor::cat(by_x, 1).reshape(shape)))
     }
 
+    /// The mean loss of the states `x` after the last layer, by an operation that computes the logits of `most` positions at
+    /// a time. `None` if the logits of the model or of its teacher are not a product alone.
+    fn loss_of_product(
+        &self,
+        x: Tensor<3>,
+        teacher: &Option<(&Transformer, Tensor<3>)>,
+        most: usize,
+    ) -> Option<Tensor<1>> {
+        let of_teacher = match teacher {
+            Some((teacher, x)) => Some(teacher.head_operands(x.clone())?.map(Tensor::from_inner)),
+            None => None,
+        };
+        let [x, weight] = self.model.head_operands(x)?;
+        Some(match of_teacher {
+            Some(of_teacher) => slm_autograd::linear_distillation(x, weight, of_teacher, most),
+            None => slm_autograd::linear_cross_entropy(x, weight, &self.batch.targets, most),
+        })
+    }
+
     /// The teacher and its hidden states for the batch, from which it computes logits.
     fn of_teacher(&self) -> Option<(&Transformer, Tensor<3>)> {
-        self.teacher.map(|teacher| {
-            let x = teacher.embed(self.ids(&teacher.device()));
-            (teacher, (0..teacher.config().num_layers).fold(x, |x, index| teacher.forward_layer(index, x)))
-        })
+        self.teacher.map(|teacher| (teacher, self.states(teacher)))
+    }
+
+    /// The states of the batch after the last layer of `model`, `[batch, len, hidden]`.
+    fn states(&self, model: &Transformer) -> Tensor<3> {
+        let x = model.embed(self.ids(&model.device()));
+        (0..model.config().num_layers).fold(x, |x, index| model.forward_layer(index, x))
     }
 
     /// Mean loss, `[1]`, of the positions of `logits`, which begin at `start`.
@@ -142,6 +194,11 @@ impl Pass<'_> {
 /// A scalar whose gradient with respect to `y` is `gradient`.
 fn product(y: Tensor<3>, gradient: Tensor<3>) -> Tensor<1> {
     (y * Tensor::from_inner(gradient)).sum()
+}
+
+/// A tensor with autodiff from which gradients are computed, with the values of `x`.
+fn leaf(x: Tensor<3>) -> Tensor<3> {
+    Tensor::from_inner(x).require_grad()
 }
 
 /// Joins all sequences to one.

@@ -187,17 +187,22 @@ pub(crate) fn check_precision(precision: Precision, on_cpu: bool) -> Result<()> 
     })
 }
 
+/// The first layer of `model`, if there is one, whose ranges are moving averages over training batches.
+pub(crate) fn layer_that_follows_batches(model: &Transformer) -> Option<String> {
+    let found = try_for_each_linear(model, |name, linear| match &linear.weight {
+        Weight::FakeQuantized(weight) if weight.follows_batches() => Err(name.to_owned()),
+        _ => Ok(()),
+    });
+    found.err()
+}
+
 /// Rejects a model whose layers would observe each batch twice with gradient checkpointing.
 fn refuse_batch_ranges(model: &Transformer) -> Result<()> {
-    try_for_each_linear(model, |name, linear| {
-        let follows = matches!(&linear.weight, Weight::FakeQuantized(weight) if weight.follows_batches());
-        Check { origin: "the training config" }.that(!follows, "training.gradient_checkpointing", || {
-            let detail =
-                format!("is true, and ranges of {name} follow the batches, of which it would see each twice");
-            (
-                detail,
-                "leave it out, or use dynamic or weight-only quantization without moving averages".into(),
-            )
-        })
+    let found = layer_that_follows_batches(model);
+    Check { origin: "the training config" }.that(found.is_none(), "training.gradient_checkpointing", || {
+        let name = found.unwrap_or_default();
+        let detail =
+            format!("is true, and ranges of {name} follow the batches, of which it would see each twice");
+        (detail, "leave it out, or use dynamic or weight-only quantization without moving averages".into())
     })
 }

@@ -13,13 +13,14 @@ use slm_model::Transformer;
 use slm_ptq::LayerReport;
 use slm_text::END_OF_TEXT;
 
+use crate::checkpointing::kept_layers;
 use crate::diagnose::{first_gradient_not_finite, first_not_finite};
 use crate::optimizer::{ModelOptimizer, global_norm};
 use crate::pass::{LOGITS, Pass};
 use crate::plot::loss_svg;
 use crate::quantization::Quantization;
 use crate::schedule::LrSchedule;
-use crate::setup::{Setup, Source, Start};
+use crate::setup::{Setup, Source, Start, layer_that_follows_batches};
 use crate::state::{
     METRICS, OPTIMIZER, PLOT, QAT, RESIDUAL, STATE, TrainingState, metrics_to_bytes, read_metrics,
     run_progress,
@@ -391,9 +392,17 @@ impl Trainer {
                 batch_size: options.batch_size,
                 divisor: passes as f64,
             };
-            losses.push(options.precision.scope(|| match options.gradient_checkpointing {
-                true => pass.by_stages(LOGITS, &mut accumulator, check),
-                false => pass.at_once(&mut accumulator, check),
+            let kept = match options.gradient_checkpointing {
+                true => kept_layers(self.trained(), batch.inputs.len(), LOGITS),
+                false => self.trained().config().num_layers,
+            };
+            // Ranges of layers that follow the batches move once for each.
+            let at_once = !options.gradient_checkpointing
+                && (batch.inputs.len() * self.trained().config().vocab_size <= LOGITS
+                    || layer_that_follows_batches(self.trained()).is_some());
+            losses.push(options.precision.scope(|| match at_once {
+                true => pass.at_once(&mut accumulator, check),
+                false => pass.by_stages(kept, LOGITS, &mut accumulator, check),
             })?);
             self.check_pass(self.step + 1)?;
         }

@@ -1,12 +1,13 @@
 //! A transformer in stages: before its layers, layer by layer, and after them.
 
 use burn::tensor::{Int, Tensor};
+use slm_nn::widened;
 
 use super::Transformer;
 use crate::compute::autograd::AutogradOps;
 use crate::compute::burn::BurnOps;
 use crate::compute::tensors::{TensorOps, Tensors};
-use crate::compute::{Compute, HeadShape, walk};
+use crate::compute::{Compute, HeadParts, HeadShape, walk};
 
 impl Transformer {
     /// Hidden states before the first layer.
@@ -50,6 +51,27 @@ impl Transformer {
         } else {
             self.head_with(BurnOps::new(device, shape, &self.rotaries, None), shape, x)
         }
+    }
+
+    /// The operands of the head for hidden states that left the last layer: the logits are `x weight^T`. `None` if they are
+    /// more than such a product, or not computed in host memory.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, len, hidden]`
+    /// - operands: `[batch * len, hidden]` and `[vocab_size, hidden]`
+    pub fn head_operands(&self, x: Tensor<3>) -> Option<[Tensor<2>; 2]> {
+        if !slm_autograd::is_supported(&x.device()) || self.config.logit_multiplier != 1.0 {
+            return None;
+        }
+        let weight = match self.head_parts() {
+            HeadParts::Linear(head) => head.product_weight()?,
+            HeadParts::Tied(embedding) => widened((*embedding).clone()),
+        };
+        let shape = HeadShape::of(&self.config);
+        let mut compute = Tensors::new(AutogradOps::new(shape, &self.rotaries), shape);
+        let mut stream = x;
+        let Ok(normed) = compute.read(&mut stream, Some(&&self.norm));
+        Some([normed.flatten(0, 1), weight])
     }
 
     fn head_with(&self, ops: impl TensorOps, shape: HeadShape, x: Tensor<3>) -> Tensor<3> {

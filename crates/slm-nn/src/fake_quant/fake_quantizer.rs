@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 use slm_quant_core::{QParams, QuantRange, QuantScheme, Quantizer, Result, check_finite, vectorized};
+use slm_runtime::advise_huge_pages;
 
 /// Number of values that one thread takes at a time, so that small matrices are not split.
 const CHUNK: usize = 1 << 14;
@@ -42,6 +43,7 @@ impl FakeQuantizer {
     /// [`slm_quant_core::Error::NotFinite`] for a value or scale that is not finite.
     pub(crate) fn forward(&self, x: &[f32]) -> Result<Vec<f32>> {
         let mut y = vec![0.0; x.len()];
+        advise_huge_pages(&mut y);
         self.for_groups(
             x,
             &mut y,
@@ -77,7 +79,7 @@ impl FakeQuantizer {
             x,
             grad,
             #[inline(always)]
-            |quantizer, x, grad| quantizer.learnable_backward(x, grad)[0],
+            |quantizer, x, grad| quantizer.scale_backward(x, grad),
         )?;
         let mut by_scale = vec![0.0; self.params.len()];
         for (index, sum) in sums.into_iter().flatten().enumerate() {

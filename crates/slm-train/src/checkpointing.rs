@@ -1,0 +1,44 @@
+//! The layers that gradient checkpointing recomputes.
+
+use slm_model::Transformer;
+use slm_nn::NamedLinears;
+
+/// The number of last layers of `model` whose values for `positions` positions are kept until their gradients are computed,
+/// although the others are recomputed. Their values and the logits of model and teacher, at most `logits` each, take at most
+/// the memory of the gradients of all layers. They are gone before most of those gradients exist, so that a step needs no
+/// more memory than if all layers were recomputed.
+pub(crate) fn kept_layers(model: &Transformer, positions: usize, logits: usize) -> usize {
+    let config = model.config();
+    let mut values = vec![2 * config.hidden_size; config.num_layers];
+    let mut gradients = 0;
+    model.for_each_linear(&mut |name, linear| {
+        let Some((layer, name)) = name.strip_prefix("layers.").and_then(|name| name.split_once('.')) else {
+            return;
+        };
+        let (inputs, outputs) = (linear.in_features(), linear.out_features());
+        gradients += inputs * outputs;
+        let Some(values) = layer.parse().ok().and_then(|layer: usize| values.get_mut(layer)) else {
+            return;
+        };
+        // Layers that read the same input share it, and what is added to the residual stream is not kept.
+        *values += match name.rsplit('.').next() {
+            Some("q_proj" | "up_proj") => inputs + outputs,
+            Some("k_proj" | "v_proj" | "gate_proj") => outputs,
+            _ => inputs,
+        };
+    });
+    let logits = 2 * logits.min(positions * config.vocab_size);
+    let mut room = gradients.saturating_sub(logits) / positions.max(1);
+    let fits = |values: &&usize| match room.checked_sub(**values) {
+        Some(left) => {
+            room = left;
+            true
+        }
+        None => false,
+    };
+    values.iter().rev().take_while(fits).count()
+}
+
+#[cfg(test)]
+#[path = "checkpointing_tests.rs"]
+mod tests;
