@@ -1,6 +1,6 @@
 //! Checks and bounds of values, each in one pass.
 
-use crate::{Error, Result};
+use crate::{Error, Result, vectorized};
 
 const LANES: usize = 16;
 
@@ -24,7 +24,7 @@ fn first_not_finite(what: &'static str, values: &[f32]) -> Error {
 /// # Errors
 /// [`Error::NotFinite`] with the position of the first; `what` names the values in the message.
 pub fn check_finite(what: &'static str, values: &[f32]) -> Result<()> {
-    let largest = values.iter().fold(0, |m, &x| magnitude_bits(x).max(m));
+    let largest = vectorized!(values.iter().fold(0, |m, &x| magnitude_bits(x).max(m)));
     if largest.cast_unsigned() >= INFINITY_BITS { Err(first_not_finite(what, values)) } else { Ok(()) }
 }
 
