@@ -124,7 +124,7 @@ pub(crate) const SECTIONS: &[Section] = &[
             key(
                 "gradient_checkpointing",
                 "true, false",
-                "Compute each layer a second time for its gradients: about a quarter more time, less memory",
+                "Compute layers a second time for their gradients, as many as saves memory: a fifth more time, a fifth less memory",
             ),
             key(
                 "precision",

@@ -8,7 +8,9 @@ use slm_quant_core::{Bits, Granularity, QuantizationType};
 use slm_text::corpus::Corpus as Stories;
 
 use crate::testing::{StopAt, all_devices, never, tiny_config};
-use crate::{Corpus, Error, Metric, Outcome, QuantizationMode, RoundingKind, Trainer, TrainingConfig};
+use crate::{
+    Corpus, Error, Metric, Outcome, Precision, QuantizationMode, RoundingKind, Trainer, TrainingConfig,
+};
 
 /// A quantized checkpoint of a briefly trained model.
 fn quantized(dir: &Path, device: &Device, quantization_type: QuantizationType) -> Checkpoint {
@@ -38,16 +40,21 @@ fn interrupted_and_resumed_is_the_same_bit_for_bit_and_stays_quantized() {
     let other = Stories::new(2).text(120);
     let source = tempfile::tempdir().unwrap();
     let start = quantized(&source.path().join("source"), &Device::flex(), QuantizationType::Static);
-    for (device, rounding) in all_devices().into_iter().flat_map(|device| {
+    let in_bf16 = Precision::Bf16.is_fast().then(|| (Device::flex(), RoundingKind::ErrorFeedback));
+    let in_bf16 = in_bf16.map(|(device, rounding)| (device, rounding, Precision::Bf16));
+    let in_f32 = all_devices().into_iter().flat_map(|device| {
         let all = [RoundingKind::ErrorFeedback, RoundingKind::Nearest, RoundingKind::Stochastic];
         // A software GPU is slow, so it tests only the first kind, which keeps the most state between steps.
         let count = if slm_nn::on_cpu(&device) { all.len() } else { 1 };
-        all.into_iter().take(count).map(move |rounding| (device.clone(), rounding))
-    }) {
+        all.into_iter().take(count).map(move |rounding| (device.clone(), rounding, Precision::F32))
+    });
+    let mut trained = Vec::new();
+    for (device, rounding, precision) in in_f32.chain(in_bf16) {
         let root = tempfile::tempdir().unwrap();
         let [whole, parts] = ["whole", "parts"].map(|name| root.path().join(name));
         let mut config = tuning_config(&start, rounding);
         config.training.steps = 7;
+        config.training.precision = precision;
         (config.training.eval_interval, config.training.save_interval) = (3, 2);
         let corpus = Corpus::Text(&other);
         let begin =
@@ -70,6 +77,7 @@ fn interrupted_and_resumed_is_the_same_bit_for_bit_and_stays_quantized() {
             std::fs::read(whole.join("model.safetensors")).unwrap()
         );
 
+        trained.push((precision, std::fs::read(whole.join("model.safetensors")).unwrap()));
         let tuned = Checkpoint::open(&whole).unwrap();
         let (before, after) = (start.metadata().unwrap(), tuned.metadata().unwrap());
         assert_eq!(after.mode, CheckpointMode::Finetuned);
@@ -81,6 +89,10 @@ fn interrupted_and_resumed_is_the_same_bit_for_bit_and_stays_quantized() {
             assert_eq!(before.scales, after.scales, "{}", before.name);
         }
     }
+    // The first run has the settings of the one in BF16, which is another run.
+    let (_, in_f32) = &trained[0];
+    let in_bf16 = trained.iter().find(|(precision, _)| *precision == Precision::Bf16);
+    assert!(in_bf16.is_none_or(|(_, weights)| weights != in_f32));
 }
 
 /// Fine-tuning one checkpoint on every device gives the same losses, up to rounding of float sums and the codes that it

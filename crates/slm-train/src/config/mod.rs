@@ -126,8 +126,8 @@ pub struct TrainingOptions {
     /// Does not train the token and position embeddings, nor a head that is tied to them. That saves the memory of
     /// their gradients and moments, three times their own size. Default: false.
     pub freeze_embeddings: bool,
-    /// Keeps only the hidden states between layers, and recomputes each layer for its gradients, which takes a quarter to
-    /// a third more time. The loss is computed for a few positions at a time. Default: false.
+    /// Recomputes layers for their gradients instead of keeping their values: all but as many of the last ones as take no
+    /// more memory than the gradients of all layers do afterwards. Default: false.
     pub gradient_checkpointing: bool,
     /// The type that the operands of the linear layers' products are rounded to, forward and backward: `f32` or `bf16`. Weights,
     /// optimizer state, sums and everything else are 32-bit floats in both. Default: `f32`.
