@@ -1,6 +1,6 @@
 //! Runs of the program in a pseudo-terminal.
 
-use std::io::{Read, Write};
+use std::io::Read;
 
 use portable_pty::{CommandBuilder, PtySize, native_pty_system};
 
@@ -62,14 +62,6 @@ impl Sandbox {
     /// # Panics
     /// If the system has no pseudo-terminals.
     pub fn terminal(&self, line: &str, columns: u16) -> Shown {
-        self.converse(line, columns, &[])
-    }
-
-    /// [`Sandbox::terminal`], and types one of `inputs` whenever the program prompts with `> ` in a new line.
-    ///
-    /// # Panics
-    /// If the system has no pseudo-terminals.
-    pub fn converse(&self, line: &str, columns: u16, inputs: &[&str]) -> Shown {
         let pair = native_pty_system()
             .openpty(PtySize { rows: 40, cols: columns, pixel_width: 0, pixel_height: 0 })
             .unwrap();
@@ -84,20 +76,9 @@ impl Sandbox {
         let mut child = pair.slave.spawn_command(command).unwrap();
         drop(pair.slave);
         let mut reader = pair.master.try_clone_reader().unwrap();
-        let mut writer = pair.master.take_writer().unwrap();
-        let (mut bytes, mut answered) = (Vec::new(), 0);
-        let mut inputs = inputs.iter();
-        let mut chunk = [0; 4096];
+        let mut bytes = Vec::new();
         // Linux reports the end of a pseudo-terminal as an error.
-        while let Ok(count @ 1..) = reader.read(&mut chunk) {
-            bytes.extend_from_slice(&chunk[..count]);
-            let new = String::from_utf8_lossy(&bytes[answered..]);
-            let prompts = new.rsplit_once('\n').is_some_and(|(_, last)| last.contains("> "));
-            if let (true, Some(input)) = (prompts, inputs.next()) {
-                answered = bytes.len();
-                writer.write_all(input.as_bytes()).unwrap();
-            }
-        }
+        let _ = reader.read_to_end(&mut bytes);
         let code = child.wait().unwrap().exit_code();
         let text = without_sequences(&String::from_utf8_lossy(&bytes));
         assert!(!text.contains("panicked at"), "slm {line}\n{text}");

@@ -84,7 +84,11 @@ fn a_setting_takes_the_place_of_a_value_of_a_config_of_ptq() {
     assert_eq!(json["type"], "weight-only");
     let line = "ptq --checkpoint model --no-eval --out no --set";
     sandbox.refuses(&format!("{line} bits=4"), 1, &["--set bits=4", "quantization.quantization_bits"]);
-    sandbox.refuses(&format!("{line} training.steps=4"), 1, &["--set training.steps=4"]);
+    sandbox.refuses(
+        &format!("{line} training.steps=4"),
+        1,
+        &["`training`", "--set", "known are quantization"],
+    );
 }
 
 #[test]

@@ -161,36 +161,3 @@ fn a_real_model_knows_a_capital() {
         assert_eq!(spoken[0]["stop"], "end_of_turn", "{checkpoint}: {answer}");
     }
 }
-
-#[cfg(unix)]
-#[test]
-fn a_terminal_has_line_editing_and_says_what_commands_did() {
-    let sandbox = with_template(&settings());
-    let inputs = [
-        "/temperature hot\r",
-        "/temperature 0.25\r",
-        "/system Short.\r",
-        "/save no/such/talk.json\r",
-        // Backspace corrects a word, Ctrl-C abandons a line, and the arrow key recalls one.
-        "Anna\x7f\x7f\x7f\x7fTom\r",
-        "Tom\x03",
-        "\x1b[A\r",
-        "/reset\r",
-        "\x04",
-    ];
-    let shown = sandbox.converse("chat --checkpoint model --max-new-tokens 2", 80, &inputs);
-    assert_eq!(shown.code, 0, "{shown}");
-    for part in [
-        "Ctrl-D or /quit ends",
-        "a number such as 0.7",
-        "the temperature is 0.25",
-        "a new conversation with this system message",
-        "no/such/talk.json: its directory does not exist; create it, or choose another /save",
-        "[cut after 2 tokens",
-        "a new conversation",
-    ] {
-        shown.position(part);
-    }
-    let answers = shown.lines.iter().filter(|line| line.contains("[cut after 2 tokens")).count();
-    assert!(answers >= 1, "{shown}");
-}

@@ -99,7 +99,7 @@ struct Defaults {
 fn quantization(args: &PtqArgs) -> Result<PtqConfig> {
     let mut config = match &args.config {
         Some(path) => TrainingConfig::quantization_of_file_with(path, &args.set)?,
-        None => slm_train::parse_toml::<Defaults>("[quantization]", "the defaults", &args.set)?.quantization,
+        None => slm_train::parse_toml::<Defaults>("[quantization]", "--set", &args.set)?.quantization,
     };
     args.scheme.apply(&mut config);
     config.method = args.method.unwrap_or(config.method);
