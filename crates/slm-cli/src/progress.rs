@@ -61,9 +61,9 @@ impl Progress {
             };
             bar.set_style(style.with_key("left", left).progress_chars("=> ").tick_chars("|/-\\ "));
         }
-        bar.set_position(from);
+        let bar = bar.with_prefix(what.to_owned()).with_position(from);
         bar.enable_steady_tick(TICK);
-        bar.with_prefix(what.to_owned())
+        bar
     }
 }
 
