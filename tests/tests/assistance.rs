@@ -79,10 +79,15 @@ fn a_setting_takes_the_place_of_a_value_of_a_config_of_ptq() {
     let json = sandbox.slm(&format!("{ptq} other {set} --granularity channel")).json();
     assert_eq!(json["granularity"], "channel");
     sandbox.refuses(&format!("{ptq} no --set quantization.bits=4"), 1, &["bits", "quantization_bits"]);
+    // Without a config, the defaults are changed.
+    let json = sandbox.slm(&format!("ptq --checkpoint model --no-eval --json --out bare {set}")).json();
+    assert_eq!(json["type"], "weight-only");
+    let line = "ptq --checkpoint model --no-eval --out no --set";
+    sandbox.refuses(&format!("{line} bits=4"), 1, &["--set bits=4", "quantization.quantization_bits"]);
     sandbox.refuses(
-        "ptq --checkpoint model --no-eval --set quantization.granularity=channel --out no",
-        2,
-        &["--config"],
+        &format!("{line} training.steps=4"),
+        1,
+        &["`training`", "--set", "known are quantization"],
     );
 }
 

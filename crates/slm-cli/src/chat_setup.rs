@@ -36,7 +36,11 @@ impl ChatSetup {
 /// Loads the template that the user names, or else the checkpoint's.
 fn load_template(checkpoint: &Checkpoint, file: Option<&Path>, own: &str) -> Result<ChatTemplate> {
     let (path, source) = match file {
-        Some(path) => (path.to_owned(), fs::read_to_string(path).map_err(|error| Error::file(path, error))?),
+        Some(path) => (
+            path.to_owned(),
+            fs::read_to_string(path)
+                .map_err(|source| slm_text::Error::Read { path: path.to_owned(), source })?,
+        ),
         None if own.is_empty() => {
             return Err(Error::file(
                 checkpoint.dir(),

@@ -79,6 +79,21 @@ pub(crate) const TERMS: &[Term] = &[
                tensor loses.",
     },
     Term {
+        name: "chat template",
+        aliases: &["jinja"],
+        text: "A program in the template language Jinja that comes with a model trained for conversations. It turns \
+               messages into the text that the model expects, with the tokens that begin and end a turn. `slm \
+               import` keeps it in the checkpoint; `slm chat` and `slm serve` use it. A model without one can only \
+               continue texts (`slm generate`).",
+    },
+    Term {
+        name: "checkpoint",
+        aliases: &["checkpoints"],
+        text: "A directory that holds a model: weights, config, tokenizer, checksums, and for a quantized model \
+               every scale and zero point. `slm import`, `train`, `ptq`, `qat` and `finetune` write one, and most \
+               other commands read one. `slm inspect DIR` describes it.",
+    },
+    Term {
         name: "clipping",
         aliases: &["clipped", "clip", "saturation"],
         text: "Replacing values outside the range that the codes cover by the nearest end of the range. A smaller range \
@@ -120,6 +135,13 @@ pub(crate) const TERMS: &[Term] = &[
                --type dynamic.",
     },
     Term {
+        name: "F16",
+        aliases: &["fp16", "float16", "half precision"],
+        text: "A 16-bit float with 11 significant bits and values up to 65504. slm stores keys and values in it, \
+               and scales with --scale-dtype f16, as GGUF does. BF16 has the range of a 32-bit float and only 8 \
+               significant bits.",
+    },
+    Term {
         name: "fake quantization",
         aliases: &["fake quant", "fake-quantize", "straight-through estimator", "ste"],
         text: "Rounding a float to the nearest value that a code can represent, while it stays a float. \
@@ -135,7 +157,7 @@ pub(crate) const TERMS: &[Term] = &[
     },
     Term {
         name: "GPTQ",
-        aliases: &["optq", "method"],
+        aliases: &["optq", "method", "hessian"],
         text: "A method of rounding weights (Frantar and others, 2022). It rounds one column after the other, and \
                changes the columns that are not rounded yet to compensate for the error, using the correlations between \
                inputs in the calibration text. It pays off at 4 bits, and takes minutes where rounding to nearest takes \
@@ -217,6 +239,14 @@ pub(crate) const TERMS: &[Term] = &[
         aliases: &["learned scales", "learned step size"],
         text: "Training the scales along with the weights (learned step size quantization, Esser and others, 2020). Option of \
                `slm qat`: --learned-scales.",
+    },
+    Term {
+        name: "memory bandwidth",
+        aliases: &["bandwidth"],
+        text: "The rate at which the processor reads memory. To generate a token, a model reads all its weights, so \
+               tokens per second are at most the bandwidth divided by the bytes of the weights: at 40 GB/s a model \
+               of 100 MB makes at most 400 tokens/s. This is why fewer bits are faster. `slm doctor` measures the \
+               bandwidth, and `slm bench` the share of it that a model reaches.",
     },
     Term {
         name: "mixed precision",
@@ -420,6 +450,13 @@ pub(crate) const TERMS: &[Term] = &[
         text: "Quantizing weights while activations stay float. Inputs lose nothing and no calibration is needed. The \
                model is as small as with quantized activations, but reads prompts more slowly than in integers. Option: \
                --type weight-only.",
+    },
+    Term {
+        name: "window",
+        aliases: &["windows", "context window"],
+        text: "A piece of a text that a model sees at once. Evaluations cut a text into windows of 256 tokens \
+               (--window) and evaluate each on its own. The first tokens of a window have little before them, so \
+               longer windows give a lower perplexity: compare only figures for the same window.",
     },
     Term {
         name: "zero point",

@@ -6,7 +6,7 @@ use clap::{Command, CommandFactory};
 use crate::args::Arguments;
 
 /// Commands by their names in other programs.
-const COMMANDS: [(&str, &[&str]); 16] = [
+const COMMANDS: [Names; 16] = [
     ("ptq", &["quantize", "quantise", "quant", "gptq", "awq", "calibrate", "compress"]),
     ("eval", &["evaluate", "perplexity", "ppl", "test", "score"]),
     ("generate", &["run", "infer", "inference", "complete", "prompt", "main", "predict"]),
@@ -26,7 +26,7 @@ const COMMANDS: [(&str, &[&str]); 16] = [
 ];
 
 /// Options by their names in other programs.
-const OPTIONS: [(&str, &[&str]); 15] = [
+const OPTIONS: [Names; 15] = [
     ("--checkpoint", &["--model", "-m", "--model-path", "--model-dir", "--ckpt", "--path"]),
     ("--data", &["--text", "--input", "-i", "--dataset", "--file", "-f", "--text-file"]),
     ("--calibration", &["--data", "--calib", "--calibration-data", "--dataset", "--text", "--imatrix"]),
@@ -59,11 +59,23 @@ const OPTIONS: [(&str, &[&str]); 15] = [
     ("--method", &["--gptq", "--rtn", "--rounding", "--algorithm"]),
 ];
 
-/// Values by their names in other programs.
-const VALUES: [(&str, &[&str]); 1] =
-    [("wgpu", &["cuda", "cuda:0", "metal", "mps", "vulkan", "rocm", "xpu", "dx12", "opencl"])];
+/// Options, and their values by the names in other programs.
+const VALUES: [(&str, &[Names]); 2] = [
+    ("--device", &[("wgpu", &["cuda", "cuda:0", "metal", "mps", "vulkan", "rocm", "xpu", "dx12", "opencl"])]),
+    (
+        "--format",
+        &[
+            ("gguf", &["llama.cpp", "llamacpp", "llama-cpp", "ggml", "ollama", "lmstudio"]),
+            ("hf", &["huggingface", "hugging-face", "transformers", "safetensors", "pytorch", "torch"]),
+            ("compressed-tensors", &["vllm", "llm-compressor", "compressed_tensors", "ct"]),
+        ],
+    ),
+];
 
-fn named(table: &[(&'static str, &[&str])], name: &str, fits: impl Fn(&str) -> bool) -> Option<&'static str> {
+/// A name, and names for the same in other programs.
+type Names = (&'static str, &'static [&'static str]);
+
+fn named(table: &[Names], name: &str, fits: impl Fn(&str) -> bool) -> Option<&'static str> {
     let name = name.to_ascii_lowercase();
     table.iter().find(|(here, there)| there.contains(&name.as_str()) && fits(here)).map(|(here, _)| *here)
 }
@@ -83,9 +95,21 @@ pub(crate) fn improved(mut error: clap::Error, arguments: &[String]) -> clap::Er
                 let named = named(&COMMANDS, &found, |name| parent.find_subcommand(name).is_some());
                 named.map(str::to_owned)
             });
-            let suggested = error.get(ContextKind::SuggestedSubcommand).is_some();
-            if let Some(command) = command.or_else(|| misspelt(parent, &found).filter(|_| !suggested)) {
-                error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(vec![command]));
+            let mut suggested = match error.remove(ContextKind::SuggestedSubcommand) {
+                Some(ContextValue::Strings(names)) => names,
+                _ => Vec::new(),
+            };
+            // clap also suggests names that have little in common with the one found, such as `inspect` for `nope`.
+            suggested.retain(|name| strsim::normalized_damerau_levenshtein(name, &found) >= 0.5);
+            let nearest = misspelt(parent, &found).filter(|_| suggested.is_empty());
+            if let Some(command) = command.or(nearest) {
+                suggested = vec![command];
+            }
+            if suggested.is_empty() {
+                // An empty list of further tips, which would be shown as an empty line.
+                error.remove(ContextKind::Suggested);
+            } else {
+                error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(suggested));
             }
         }
         ErrorKind::UnknownArgument => {
@@ -101,8 +125,10 @@ pub(crate) fn improved(mut error: clap::Error, arguments: &[String]) -> clap::Er
                 error.remove(ContextKind::Suggested);
             }
         }
-        ErrorKind::InvalidValue => {
-            if let Some(value) = named(&VALUES, &of(ContextKind::InvalidValue), |_| true) {
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
+            let (option, value) = (of(ContextKind::InvalidArg), of(ContextKind::InvalidValue));
+            let values = VALUES.iter().find(|(name, _)| option.split(' ').next() == Some(name));
+            if let Some(value) = values.and_then(|(_, values)| named(values, &value, |_| true)) {
                 error.insert(ContextKind::SuggestedValue, ContextValue::String(value.to_owned()));
             }
         }
@@ -185,6 +211,27 @@ mod tests {
             assert!(text.contains(&format!("slm {}", command.get_name())), "{text}");
         }
         assert_eq!(example(&arguments("--quiet")), None);
+    }
+
+    #[test]
+    fn suggestions_have_something_in_common_with_what_was_found() {
+        for (line, expected) in [
+            ("export m --out x --format HuggingFace", Some("'hf'")),
+            ("export m --out x --format llama.cpp", Some("'gguf'")),
+            ("ptq --device cuda", Some("'wgpu'")),
+            ("ptq --device safetensors", None),
+            ("evl", Some("'eval'")),
+            ("quantize", Some("'ptq'")),
+            ("nope", None),
+        ] {
+            let words: Vec<String> = arguments(line);
+            let error = Arguments::command().try_get_matches_from(["slm".to_owned()].iter().chain(&words));
+            let shown = improved(error.unwrap_err(), &words).to_string();
+            let tip = shown.lines().find(|line| line.starts_with("  tip:"));
+            assert_eq!(tip.is_some(), expected.is_some(), "{shown}");
+            assert!(tip.is_none_or(|tip| tip.ends_with(expected.unwrap_or_default())), "{shown}");
+            assert!(!shown.contains("\n\n\n"), "{shown}");
+        }
     }
 
     #[test]

@@ -3,9 +3,11 @@
 // Doc comments on arguments are help texts, in which brackets are not links.
 #![allow(rustdoc::broken_intra_doc_links)]
 
+mod any_case;
 mod args;
 mod calibrated_on;
 mod chat_setup;
+mod command_line;
 mod commands;
 mod config_keys;
 mod context;
@@ -21,6 +23,7 @@ mod interrupt;
 mod json;
 mod memory;
 mod messages;
+mod numbers;
 mod out_file;
 mod output;
 mod progress;
@@ -34,8 +37,8 @@ mod workers;
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::FromArgMatches;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches};
 
 use crate::args::Arguments;
 use crate::context::Context;
@@ -44,9 +47,8 @@ use crate::output::Output;
 use crate::terminal::{colours, stderr_width, stdout_width, wrapped};
 
 fn main() -> ExitCode {
-    // A number below 0 is an invalid value, not an unknown option.
-    let command = with_negative_numbers(Arguments::command());
-    let parsed = command.try_get_matches().and_then(|matches| Arguments::from_arg_matches(&matches));
+    let parsed =
+        command_line::command().try_get_matches().and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => return refused(error),
@@ -60,16 +62,6 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error, &context.output),
     }
-}
-
-/// Allows negative numbers for every option that takes a value.
-fn with_negative_numbers(command: clap::Command) -> clap::Command {
-    let command = command.mut_args(|argument| match argument.get_action().takes_values() {
-        true => argument.allow_negative_numbers(true),
-        false => argument,
-    });
-    let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
-    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, with_negative_numbers))
 }
 
 /// Reports the error that ended a command.
@@ -96,14 +88,14 @@ fn refused(error: clap::Error) -> ExitCode {
     }
     let error = hints::improved(error, &arguments);
     let text = error.render();
-    let mut shown = if colours() { text.ansi().to_string() } else { text.to_string() };
+    let mut shown = numbers::in_words(&if colours() { text.ansi().to_string() } else { text.to_string() });
     if let (ErrorKind::MissingRequiredArgument, Some(example)) = (error.kind(), hints::example(&arguments)) {
         shown += &format!("\nFor example:\n{example}");
     }
     // The reader may have closed its end.
     let _ = std::io::stderr().write_all(wrapped(&shown, stderr_width()).as_bytes());
     let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
-    let text = error.render().to_string();
+    let text = numbers::in_words(&error.render().to_string());
     let message = text.trim().strip_prefix("error: ").unwrap_or(text.trim());
     let _ = Output::new(json, false).error("usage", message, error::USAGE);
     ExitCode::from(error::USAGE)

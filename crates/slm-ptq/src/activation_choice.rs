@@ -59,9 +59,9 @@ impl From<DynamicInputs> for Written {
 impl FromStr for DynamicInputs {
     type Err = String;
 
-    /// `auto`, `none`, or patterns with commas between them.
+    /// `auto`, `none`, in any case, or patterns with commas between them.
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
+        match text.to_ascii_lowercase().as_str() {
             "auto" => Ok(Self::Auto),
             "none" => Ok(Self::None),
             _ => {

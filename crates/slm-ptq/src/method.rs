@@ -5,8 +5,6 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
-
 /// The method by which weights are rounded to codes, once scales and zero points are chosen. It is written and
 /// serialized as a string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -88,19 +86,17 @@ impl fmt::Display for RoundingMethod {
 }
 
 impl FromStr for RoundingMethod {
-    type Err = Error;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "rtn" => Ok(Self::Rtn),
             "gptq" => Ok(Self::Gptq),
             "awq" => Ok(Self::Awq),
             "tune" => Ok(Self::Tune),
-            _ => Err(Error::Setting {
-                key: "method",
-                detail: format!("is {text:?}"),
-                remedy: "use rtn (round to nearest), gptq, awq (scaled channels) or tune (learned rounding)",
-            }),
+            _ => Err(format!(
+                "must be rtn (round to nearest), gptq, awq (scaled channels) or tune (learned rounding), not {text:?}"
+            )),
         }
     }
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use slm_model::SamplingOptions;
 
 use crate::error::ApiError;
+use crate::json_types::in_json;
 
 /// Maximum number of stop texts in a request.
 const MAX_STOPS: usize = 16;
@@ -130,12 +131,18 @@ impl Request {
         let read = serde_path_to_error::deserialize(&mut reader);
         let request = read.map_err(|error| {
             let path = error.path().to_string();
-            let message = match path.as_str() {
-                _ if !error.inner().is_data() => format!("the body is not valid JSON: {}", error.inner()),
-                "." | "?" => format!("the body is not a JSON object of the API: {}", error.inner()),
-                _ => format!("{path}: {}", error.inner()),
-            };
-            ApiError::new(StatusCode::BAD_REQUEST, message)
+            let field = path.split(['.', '[']).next().filter(|field| !field.is_empty() && *field != "?");
+            match field {
+                _ if !error.inner().is_data() => {
+                    let message = format!("the body is not valid JSON: {}", error.inner());
+                    ApiError::new(StatusCode::BAD_REQUEST, message)
+                }
+                None => {
+                    let message = format!("the body is not a JSON object of the API: {}", error.inner());
+                    ApiError::new(StatusCode::BAD_REQUEST, message)
+                }
+                Some(field) => ApiError::invalid(field, format!("{path}: {}", in_json(error.inner()))),
+            }
         })?;
         let rest = reader.end();
         rest.map_err(|error| {
@@ -224,7 +231,7 @@ impl Request {
             seed: self.seed.map_or_else(random_seed, i64::cast_unsigned),
         };
         sampling.validate().map_err(|error| match &error {
-            slm_model::Error::Sampling { field, .. } => ApiError::invalid(field, error.to_string()),
+            slm_model::Error::Sampling { field, .. } => ApiError::invalid(*field, error.to_string()),
             _ => ApiError::new(StatusCode::BAD_REQUEST, error.to_string()),
         })?;
         Ok(Wanted {
@@ -412,10 +419,13 @@ mod tests {
     #[test]
     fn wrong_types_are_named() {
         for (body, named) in [
-            (r#"{"temperature": "warm"}"#, "temperature: "),
-            (r#"{"messages": [{"role": "user", "content": 5}]}"#, "messages[0].content: "),
-            (r#"{"max_tokens": -1}"#, "max_tokens: "),
-            (r#"{"prompt": {"a": 1}}"#, "prompt: "),
+            (r#"{"temperature": "warm"}"#, r#"temperature: the string "warm", expected a number"#),
+            (r#"{"messages": [{"role": "user", "content": 5}]}"#, "messages[0].content: expected a text"),
+            (r#"{"messages": "hi"}"#, r#"messages: the string "hi", expected a list"#),
+            (r#"{"messages": [4]}"#, "messages[0]: the number 4, expected an object"),
+            (r#"{"max_tokens": -1}"#, "max_tokens: the number -1, expected a whole number, 0 or more"),
+            (r#"{"stream": 1}"#, "stream: the number 1, expected true or false"),
+            (r#"{"prompt": {"a": 1}}"#, "prompt: expected a text, a list of texts, or token ids"),
             (r#"{"prompt": "a"} x"#, "goes on after"),
             ("{\"prompt\": \"a", "not valid JSON"),
             ("[1", "not a JSON object"),
@@ -423,7 +433,10 @@ mod tests {
         ] {
             let error = Request::from_json(body.as_bytes()).unwrap_err().body();
             let message = error["error"]["message"].as_str().unwrap();
-            assert!(message.contains(named), "{body}: {message}");
+            assert!(message.contains(named) && !message.contains(" usize"), "{body}: {message}");
+            let (field, is_field) = named.split_once(": ").map_or(("", false), |(path, _)| (path, true));
+            let field = field.split('[').next().unwrap_or_default();
+            assert_eq!(error["error"]["param"].as_str(), is_field.then_some(field), "{body}");
         }
     }
 }

@@ -37,7 +37,7 @@ pub enum Error {
 pub(crate) struct ApiError {
     status: StatusCode,
     message: String,
-    param: Option<&'static str>,
+    param: Option<String>,
     code: Option<&'static str>,
 }
 
@@ -47,8 +47,8 @@ impl ApiError {
     }
 
     /// The error for an invalid value of the field `param`.
-    pub(crate) fn invalid(param: &'static str, message: impl Into<String>) -> Self {
-        Self { param: Some(param), ..Self::new(StatusCode::BAD_REQUEST, message) }
+    pub(crate) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { param: Some(param.into()), ..Self::new(StatusCode::BAD_REQUEST, message) }
     }
 
     pub(crate) fn with_code(self, code: &'static str) -> Self {

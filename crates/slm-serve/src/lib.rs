@@ -17,6 +17,7 @@ mod access;
 mod api;
 mod connection;
 mod error;
+mod json_types;
 mod limits;
 mod metrics;
 mod model;

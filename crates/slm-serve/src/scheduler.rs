@@ -13,7 +13,7 @@ use crate::error::{ApiError, Error, Result};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::model::ServedModel;
-use crate::sequence::{Active, Event, Failed, Job};
+use crate::sequence::{Active, Event, Failed, Job, Progress};
 
 /// Maximum number of prompt tokens in one step. They delay the next token of every other request.
 const PROMPT_ROWS: usize = 128;
@@ -213,8 +213,13 @@ impl Scheduler<'_> {
                 continue;
             }
             let before = active.ids.len();
-            if active.advance(logits) {
-                finished.push(index);
+            match active.advance(logits) {
+                Progress::Running => {}
+                Progress::Finished => finished.push(index),
+                Progress::Abandoned => {
+                    self.metrics.abandoned.fetch_add(1, Ordering::Relaxed);
+                    finished.push(index);
+                }
             }
             self.metrics.new_tokens.fetch_add((active.ids.len() - before) as u64, Ordering::Relaxed);
         }

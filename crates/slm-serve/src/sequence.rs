@@ -82,6 +82,17 @@ impl TokenLogprob {
     }
 }
 
+/// State of an answer after a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// More tokens follow.
+    Running,
+    /// The answer has ended.
+    Finished,
+    /// The client has disconnected.
+    Abandoned,
+}
+
 /// Number of prompt ids that the text decoder sees before the first new one.
 const CONTEXT: usize = 16;
 
@@ -131,16 +142,15 @@ impl<'t> Active<'t> {
         &self.ids[self.fed..][..most.min(self.ids.len() - self.fed)]
     }
 
-    /// Chooses the next token from the logits of the last one, and sends it. Returns `true` when the answer is finished
-    /// or the client has disconnected.
-    pub(crate) fn advance(&mut self, logits: &[f32]) -> bool {
+    /// Chooses the next token from the logits of the last one, and sends it.
+    pub(crate) fn advance(&mut self, logits: &[f32]) -> Progress {
         self.try_advance(logits).unwrap_or_else(|error| {
             self.send(Event::Failed(error.to_string()));
-            true
+            Progress::Finished
         })
     }
 
-    fn try_advance(&mut self, logits: &[f32]) -> Result<bool, Failed> {
+    fn try_advance(&mut self, logits: &[f32]) -> Result<Progress, Failed> {
         let id = self.sampler.sample(logits)?;
         if self.job.stop_ids.contains(&id) {
             return self.finish(FinishReason::Stop);
@@ -151,15 +161,15 @@ impl<'t> Active<'t> {
         let piece = self.stream.as_mut().map(|stream| stream.push(id)).transpose()?.unwrap_or_default();
         let (text, stopped) = self.stops.push(&piece);
         if !self.send(Event::Token { text, logprob }) {
-            return Ok(true);
+            return Ok(Progress::Abandoned);
         }
         if stopped.is_some() {
             self.send(Event::Done { text: String::new(), reason: FinishReason::Stop, tokens: self.new });
-            return Ok(true);
+            return Ok(Progress::Finished);
         }
         match self.new >= self.job.new_tokens {
             true => self.finish(FinishReason::Length),
-            false => Ok(false),
+            false => Ok(Progress::Running),
         }
     }
 
@@ -171,7 +181,7 @@ impl<'t> Active<'t> {
     }
 
     /// Sends the text that is still held back, and the end.
-    fn finish(&mut self, reason: FinishReason) -> Result<bool, Failed> {
+    fn finish(&mut self, reason: FinishReason) -> Result<Progress, Failed> {
         let rest = self.stream.take().map(TextStream::finish).transpose()?.unwrap_or_default();
         let (mut text, stopped) = self.stops.push(&rest);
         let reason = if stopped.is_some() { FinishReason::Stop } else { reason };
@@ -179,7 +189,7 @@ impl<'t> Active<'t> {
             text += &std::mem::replace(&mut self.stops, StopTexts::new([])).finish();
         }
         self.send(Event::Done { text, reason, tokens: self.new });
-        Ok(true)
+        Ok(Progress::Finished)
     }
 
     /// Sends an event. Returns `false` when the client has disconnected.

@@ -274,6 +274,7 @@ fn a_client_that_goes_away_stops_its_request() {
     }
     server.wait_for("slm_requests_running", 0.0);
     server.wait_for("slm_requests_waiting", 0.0);
+    assert!(server.gauge("slm_abandoned_requests_total") >= 1.0);
     assert_eq!(server.client.post("/v1/completions", &json!({"prompt": "The"})).status, 200);
     server.stop();
 }

@@ -5,7 +5,6 @@ mod partner;
 mod request;
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -17,6 +16,8 @@ use crate::commands::kv_cache_args::KvCacheArgs;
 use crate::commands::sampling_args::SamplingArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::out_file::OutFile;
+use crate::terminal::{stderr_width, wrapped};
 use input::{Input, Line};
 use partner::{Answer, Partner};
 use request::{HELP, Request};
@@ -24,8 +25,8 @@ use request::{HELP, Request};
 /// Talk to a model, turn by turn.
 ///
 /// Messages become text by the chat template that the model was trained with, which `slm import` keeps in the
-/// checkpoint. Ctrl-C stops an answer; the part that was written stays in the conversation. At the prompt, /quit ends
-/// the program, and /help lists the other commands. If standard input is not a terminal, each of its lines is a
+/// checkpoint. Ctrl-C stops an answer; the part that was written stays in the conversation. At the prompt, /quit or
+/// Ctrl-D ends the program, and /help lists the other commands. If standard input is not a terminal, each of its lines is a
 /// message.
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
@@ -64,9 +65,9 @@ pub(crate) fn run(args: &ChatArgs, context: &Context) -> Result<()> {
     let model = partner::load_model(&checkpoint, args, context)?;
     let mut partner = Partner::new(&checkpoint, &model, args)?;
     let mut conversation = Conversation::new(args.system.clone());
-    let mut input = Input::new();
+    let mut input = Input::new()?;
     if input.is_terminal() {
-        context.output.headline("Type a message, or /help. Ctrl-C stops an answer, /quit ends.")?;
+        context.output.headline("Type a message, or /help. Ctrl-C stops an answer; Ctrl-D or /quit ends.")?;
     }
     loop {
         let line = match input.read()? {
@@ -80,12 +81,20 @@ pub(crate) fn run(args: &ChatArgs, context: &Context) -> Result<()> {
         match Request::parse(&line) {
             Request::Nothing => {}
             Request::Say(text) => reply(&mut partner, &mut conversation, text, context)?,
-            Request::Reset => conversation.reset(),
+            Request::Reset => {
+                conversation.reset();
+                context.output.headline("a new conversation")?;
+            }
             Request::System(text) => {
                 conversation.system = (!text.is_empty()).then(|| text.to_owned());
                 conversation.reset();
+                let whose = if text.is_empty() { "the template's" } else { "this" };
+                context.output.headline(format!("a new conversation with {whose} system message"))?;
             }
-            Request::Temperature(temperature) => partner.set_temperature(temperature),
+            Request::Temperature(temperature) => {
+                partner.set_temperature(temperature);
+                context.output.headline(format!("the temperature is {temperature}"))?;
+            }
             Request::Save(path) => match conversation.save(Path::new(path)) {
                 Ok(()) => context.output.headline(format!("saved {path}"))?,
                 Err(error) => complain(&error, context)?,
@@ -125,7 +134,7 @@ fn reply(
 
 /// Reports an error in a turn; the conversation continues.
 fn complain(error: &Error, context: &Context) -> Result<()> {
-    eprintln!("error: {error}");
+    eprintln!("{}", wrapped(&format!("error: {error}"), stderr_width()));
     context.output.line(&json!({ "error": { "kind": error.kind(), "message": error.to_string() } }))
 }
 
@@ -150,16 +159,11 @@ impl Conversation {
 
     /// Writes the messages as JSON. The file appears complete or not at all.
     fn save(&self, path: &Path) -> Result<()> {
-        let write = || -> std::io::Result<()> {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            let folder = folder.unwrap_or(Path::new("."));
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            let text = serde_json::to_string_pretty(&json!({ "messages": self.messages() }))?;
-            writeln!(file, "{text}")?;
-            fs::File::sync_all(file.as_file())?;
-            file.persist(path)?;
-            Ok(())
-        };
-        write().map_err(|error| Error::file(path, error))
+        let file = OutFile::of_option("/save", path, true)?;
+        let messages = json!({ "messages": self.messages() });
+        let fail = |error: std::io::Error| Error::file(path, error);
+        let text = serde_json::to_string_pretty(&messages).map_err(|error| fail(error.into()))?;
+        fs::write(file.path(), text + "\n").map_err(fail)?;
+        file.commit()
     }
 }

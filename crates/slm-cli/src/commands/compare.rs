@@ -159,6 +159,7 @@ fn load_reference(
     let rotation = changes.rotation_seed.map(|seed| Transforms::rotation(checkpoint, seed)).transpose()?;
     let model = match &rotation {
         Some(rotation) => {
+            let _spinner = context.progress.spinner("rotating the reference");
             let mut tensors = TransformedSource::new(checkpoint, rotation);
             Transformer::from_tensors(rotation.model(), &mut tensors, &context.device)?
         }
@@ -176,6 +177,7 @@ fn load_reference(
             .map_err(|source| slm_model::Error::Source { name: name.to_owned(), source }.into()),
         (None, Some(_)) => Ok(Some(checkpoint.tensors().read_f32(name)?)),
     };
+    let _spinner = context.progress.spinner("finding the factors of channels");
     let factors = factors::between(&model, &norm, other)?;
     Ok(Reference { model, factors: Some(factors) })
 }

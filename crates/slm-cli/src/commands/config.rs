@@ -231,24 +231,20 @@ fn explain(key: Option<&str>, context: &Context) -> Result<()> {
     let all = || SECTIONS.iter().flat_map(|section| section.keys.iter().map(move |key| (section, key)));
     let found: Vec<(&Section, &Key)> = match key {
         None => all().collect(),
-        Some(name) => match config_keys::find(name) {
-            found if found.is_empty() => {
-                let name = name.trim_matches(['[', ']']);
-                all().filter(|(section, _)| section.name == name).collect()
+        Some(name) => {
+            let name = name.trim_matches(['[', ']']).to_ascii_lowercase();
+            match config_keys::find(&name) {
+                found if found.is_empty() => all().filter(|(section, _)| section.name == name).collect(),
+                found => found,
             }
-            found => found,
-        },
+        }
     };
     if found.is_empty() {
         let wanted = key.unwrap_or_default();
-        let likeness =
-            |key: &Key| strsim::jaro_winkler(key.name, wanted.rsplit('.').next().unwrap_or(wanted));
-        let nearest = all().max_by(|a, b| likeness(a.1).total_cmp(&likeness(b.1)));
-        let hint = nearest.filter(|(_, key)| likeness(key) > 0.75);
-        let hint = hint.map_or_else(
-            || "; slm config explain lists all".to_owned(),
-            |(section, key)| format!("; did you mean {}.{}?", section.name, key.name),
-        );
+        let hint = other_name(wanted).unwrap_or_else(|| match similar(wanted) {
+            Some((section, key)) => format!("; did you mean {}.{}?", section.name, key.name),
+            None => "; slm config explain lists all".to_owned(),
+        });
         return Err(Error::Usage(format!("no key or section of a config is called {wanted:?}{hint}")));
     }
     for (section, key) in &found {
@@ -274,9 +270,52 @@ fn explain(key: Option<&str>, context: &Context) -> Result<()> {
     context.output.result(&ExplainResult { keys: found.into_iter().map(view).collect() })
 }
 
+/// Returns the end of the message that a config with the key `wanted` would get, if it names the key that other programs
+/// call so.
+fn other_name(wanted: &str) -> Option<String> {
+    let setting = format!("{wanted}=0").parse::<Setting>().ok()?;
+    match slm_train::parse_toml::<TrainingConfig>("", "", &[setting]) {
+        // Without a section, only sections are similar.
+        Err(slm_train::Error::UnknownKey { suggestion, .. })
+            if suggestion.contains("did you mean") && (wanted.contains('.') || suggestion.contains('.')) =>
+        {
+            Some(suggestion)
+        }
+        _ => None,
+    }
+}
+
+/// Returns the key with the name that is most similar to `wanted`.
+fn similar(wanted: &str) -> Option<(&'static Section, &'static Key)> {
+    let name = wanted.rsplit('.').next().unwrap_or(wanted);
+    let likeness = |key: &Key| strsim::jaro_winkler(key.name, name);
+    let all = SECTIONS.iter().flat_map(|section| section.keys.iter().map(move |key| (section, key)));
+    let nearest = all.max_by(|a, b| likeness(a.1).total_cmp(&likeness(b.1)));
+    nearest.filter(|(_, key)| likeness(key) > 0.75)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_key_that_was_probably_meant_is_named() {
+        for (wanted, expected) in [
+            ("lr", "training.learning_rate"),
+            ("training.lr", "learning_rate"),
+            ("max_grad_norm", "training.grad_clip"),
+            ("bits", "quantization.quantization_bits"),
+            ("training.stepz", "steps"),
+        ] {
+            let hint = other_name(wanted).unwrap_or_default();
+            assert!(hint.contains(&format!("`{expected}`")), "{wanted}: {hint}");
+        }
+        for wanted in ["batch", "learning", "zzz", "", ".", "a.b.c"] {
+            assert_eq!(other_name(wanted), None, "{wanted}");
+        }
+        assert_eq!(similar("batch").map(|(_, key)| key.name), Some("batch_size"));
+        assert!(similar("zzz").is_none());
+    }
 
     /// New configs are valid as they are, and with every commented default activated.
     #[test]

@@ -79,13 +79,13 @@ pub(crate) fn run(args: &CorpusArgs, context: &Context) -> Result<()> {
         nats_per_byte: nats / bytes as f64,
     };
     context.output.headline(format!(
-        "wrote {} stories ({}) to {}; no model can reach a loss below {:.1} nats per story, {:.4} nats per byte (times the \
-         bytes per token of a tokenizer: nats per token, as in `slm train` and `slm eval`)",
+        "wrote {} stories ({}) to {}; no model can reach a loss below {:.1} nats per story, or {:.5} bits per byte, \
+         which `slm eval` prints, too",
         result.stories,
         table::bytes(result.bytes),
         result.output.display(),
         result.nats_per_story,
-        result.nats_per_byte
+        result.nats_per_byte / std::f64::consts::LN_2
     ))?;
     context.output.result(&result)
 }

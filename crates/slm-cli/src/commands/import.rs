@@ -17,9 +17,9 @@ use crate::out_file::relative;
 
 /// Convert a model of another program into a checkpoint.
 ///
-/// Reads Hugging Face directories of Llama, Mistral, Qwen2, Qwen3, SmolLM2, GPT-2, Gemma 3 and Phi-3 models, among
-/// others: config.json, and model.safetensors or pytorch_model.bin (one file or shards; F32, F16, BF16 or F64). A
-/// pickle that names anything but tensors is refused. An option of the configuration that is not supported and would
+/// Reads Hugging Face directories of Llama, SmolLM2, SmolLM3, Mistral, Ministral, Qwen2, Qwen3, GPT-2, GPT-NeoX
+/// (Pythia), Gemma 3 (text), Phi-3, OLMo 2, Granite 3 and StableLM models: config.json, and model.safetensors or
+/// pytorch_model.bin (one file or shards; F32, F16, BF16 or F64). A pickle that names anything but tensors is refused. An option of the configuration that is not supported and would
 /// change the model's outputs is refused by name. Nothing is downloaded.
 ///
 /// The tokenizer is tokenizer.json, or is made of tokenizer.model (SentencePiece) or of vocab.json and merges.txt. It

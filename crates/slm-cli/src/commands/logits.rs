@@ -50,7 +50,7 @@ pub(crate) fn run(args: &LogitsArgs, context: &Context) -> Result<()> {
         }
         false => std::fs::read(&args.ids),
     };
-    let bytes = bytes.map_err(|error| Error::file(&args.ids, error))?;
+    let bytes = bytes.map_err(|source| slm_text::Error::Read { path: args.ids.clone(), source })?;
     let ids = parse_ids(&args.ids, &bytes)?;
     let file = OutFile::create(&args.out, args.overwrite)?;
     let checkpoint = context.open_to_load(&args.checkpoint)?;

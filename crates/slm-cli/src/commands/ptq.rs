@@ -57,8 +57,9 @@ pub(crate) struct PtqArgs {
     /// Training config whose [quantization] section gives the settings; options below override it, and --skip and --layer add to it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Set a value of the config, such as quantization.granularity=channel (may be repeated)
-    #[arg(long, value_name = "KEY=VALUE", requires = "config", value_parser = setting_args::set)]
+    /// Set a value of the config, or of the defaults without one, such as quantization.granularity=channel (may be
+    /// repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = setting_args::set)]
     set: Vec<Setting>,
     #[command(flatten)]
     scheme: SchemeArgs,
@@ -143,7 +144,9 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     // Held until the end, so that no other process writes there.
     let output = reserve_output(&settings.out, settings.overwrite)?;
     let checkpoint = context.open_checkpoint(&settings.checkpoint)?;
+    let spinner = context.progress.spinner("choosing transformations");
     let mut quantizer = CheckpointQuantizer::new(&checkpoint, settings.config.clone())?;
+    drop(spinner);
     keep_layers(&mut quantizer, args, output.target())?;
     let windowing = args.windows.windowing(&checkpoint)?;
     let mut prefix = Vec::new();

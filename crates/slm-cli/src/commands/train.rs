@@ -177,9 +177,7 @@ pub(crate) fn watched(
     if trainer.config().training.precision == Precision::Bf16 {
         context.output.say("matrix products of the training are in BF16, everything else is in FP32")?;
     }
-    let bar = context.progress.bar_with_message("training", steps);
-    bar.set_position(trainer.step() as u64);
-    bar.reset_eta();
+    let bar = context.progress.bar_with_message("training", trainer.step(), steps);
     let mut watcher = Watcher { bar: &bar, output: &context.output, seconds: 0.0, tokens_per_second: 0.0 };
     let summary = trainer.run(&mut watcher, context.interrupt.flag())?;
     bar.finish_and_clear();
@@ -231,7 +229,7 @@ impl TrainObserver for Watcher<'_> {
 
     fn on_validation(&mut self, report: &ValidationReport) {
         let line = format!(
-            "step {:>6}  validation {:.4} nats per token, perplexity {:.4}, {:.0} tokens/s",
+            "step {:>6}  validation loss {:.4}, perplexity {:.4}, {:.0} tokens/s",
             report.step, report.nll, report.perplexity, self.tokens_per_second
         );
         // A failure to print must not end a training run.

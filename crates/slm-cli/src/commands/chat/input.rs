@@ -1,35 +1,37 @@
 //! Input lines from a terminal, with editing and history, or from a pipe.
 
-use std::fmt;
-use std::io::{self, BufRead, ErrorKind, IsTerminal};
+use std::io::{self, BufRead, IsTerminal};
 
-use dialoguer::theme::Theme;
-use dialoguer::{BasicHistory, Input as Prompt};
+use rustyline::error::ReadlineError;
+use rustyline::{Behavior, Config, DefaultEditor};
 
 use crate::error::{Error, Result};
+
+const PROMPT: &str = "> ";
 
 /// The outcome of reading a line.
 pub(super) enum Line {
     Text(String),
     /// Ctrl-C: the line was abandoned.
     Stopped,
-    /// The end of the input.
+    /// The end of the input: Ctrl-D on an empty line, or the end of a pipe.
     End,
 }
 
 pub(super) enum Input {
-    Terminal(BasicHistory),
+    Terminal(Box<DefaultEditor>),
     Pipe,
 }
 
 impl Input {
-    pub(super) fn new() -> Self {
-        // The prompt is written to standard error.
-        if io::stdin().is_terminal() && io::stderr().is_terminal() {
-            Self::Terminal(BasicHistory::new().max_entries(1000).no_duplicates(true))
-        } else {
-            Self::Pipe
+    pub(super) fn new() -> Result<Self> {
+        if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+            return Ok(Self::Pipe);
         }
+        // The prompt appears on the terminal even if standard output is a file.
+        let config = Config::builder().behavior(Behavior::PreferTerm).auto_add_history(true).build();
+        let editor = DefaultEditor::with_config(config).map_err(|error| Error::file("terminal", error))?;
+        Ok(Self::Terminal(Box::new(editor)))
     }
 
     pub(super) fn is_terminal(&self) -> bool {
@@ -38,17 +40,12 @@ impl Input {
 
     pub(super) fn read(&mut self) -> Result<Line> {
         match self {
-            Self::Terminal(history) => {
-                let prompt = Prompt::<String>::with_theme(&Arrow).allow_empty(true).history_with(history);
-                match prompt.interact_text() {
-                    Ok(line) => Ok(Line::Text(line)),
-                    Err(dialoguer::Error::IO(error)) => match error.kind() {
-                        ErrorKind::Interrupted => Ok(Line::Stopped),
-                        ErrorKind::UnexpectedEof => Ok(Line::End),
-                        _ => Err(Error::file("terminal", error)),
-                    },
-                }
-            }
+            Self::Terminal(editor) => match editor.readline(PROMPT) {
+                Ok(line) => Ok(Line::Text(line)),
+                Err(ReadlineError::Interrupted) => Ok(Line::Stopped),
+                Err(ReadlineError::Eof) => Ok(Line::End),
+                Err(error) => Err(Error::file("terminal", error)),
+            },
             Self::Pipe => {
                 let mut line = String::new();
                 let read = io::stdin().lock().read_line(&mut line);
@@ -58,28 +55,5 @@ impl Input {
                 }
             }
         }
-    }
-}
-
-/// A prompt that consists of an arrow.
-struct Arrow;
-
-impl Theme for Arrow {
-    fn format_input_prompt(
-        &self,
-        f: &mut dyn fmt::Write,
-        _prompt: &str,
-        _default: Option<&str>,
-    ) -> fmt::Result {
-        f.write_str("> ")
-    }
-
-    fn format_input_prompt_selection(
-        &self,
-        f: &mut dyn fmt::Write,
-        _prompt: &str,
-        line: &str,
-    ) -> fmt::Result {
-        write!(f, "> {line}")
     }
 }

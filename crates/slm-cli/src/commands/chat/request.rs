@@ -46,7 +46,9 @@ impl<'a> Request<'a> {
                 Ok(temperature) if temperature.is_finite() && temperature >= 0.0 => {
                     Self::Temperature(temperature)
                 }
-                _ => Self::Unknown(format!("/temperature takes a number from 0, not {text:?}")),
+                _ => {
+                    Self::Unknown(format!("/temperature takes a number such as 0.7, 0 or more, not {text:?}"))
+                }
             },
             ("save", "") => Self::Unknown("/save takes the name of a file".to_owned()),
             ("save", path) => Self::Save(path),

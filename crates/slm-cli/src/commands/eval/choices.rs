@@ -179,7 +179,7 @@ impl Pair {
 
 /// Reads the questions with their line numbers.
 fn read(path: &Path) -> Result<Vec<(usize, Question)>> {
-    let file = File::open(path).map_err(|error| Error::file(path, error))?;
+    let file = File::open(path).map_err(|source| slm_text::Error::Read { path: path.to_owned(), source })?;
     let mut reader = BufReader::new(file);
     let mut questions = Vec::new();
     for line in 1.. {

@@ -84,7 +84,8 @@ pub(super) fn encode(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
     }
     if ids.is_empty() {
         return Err(Error::Usage(
-            "--prompt: the prompt has no tokens; give at least one word to begin with".to_owned(),
+            "the prompt has no tokens; give at least one word to begin with, such as --prompt Once"
+                .to_owned(),
         ));
     }
     Ok(ids)

@@ -12,6 +12,9 @@ use crate::table::{self, TableArgs};
 /// Number of bars in a histogram of values.
 const HISTOGRAM_BINS: usize = 16;
 
+/// Least similarity (Jaro-Winkler) at which a name is suggested.
+const SIMILAR: f64 = 0.85;
+
 /// Width of the longest bar, in columns.
 const BAR: f64 = 40.0;
 
@@ -85,16 +88,25 @@ fn unknown_layer(checkpoint: &Checkpoint, name: &str) -> Error {
     let layers = checkpoint.tensor_names().iter().filter_map(|tensor| tensor.split(".weight").next());
     let mut layers: Vec<_> = layers.filter(|layer| *layer != name).collect();
     layers.dedup();
-    let similar = |layer: &&&str| (strsim::jaro_winkler(layer, name) * 1e6) as u32;
-    let nearest = layers.iter().max_by_key(similar).filter(|layer| similar(layer) >= 850_000);
-    let hint = match nearest {
+    let hint = match nearest(&layers, name) {
         Some(nearest) => format!("did you mean {nearest}?"),
         None => {
             let shown = layers.iter().take(3).copied().collect::<Vec<_>>().join(", ");
             format!("its layers are {shown}, ...; slm inspect DIR --tensors lists all of them")
         }
     };
-    Error::file(checkpoint.dir(), format!("has no layer {name:?}; {hint}"))
+    Error::file(checkpoint.dir(), format!("no layer is called {name:?}; {hint}"))
+}
+
+/// The layer that was probably meant by `name`: the first one that ends with it, such as layers.0.mlp.down_proj for
+/// down_proj, or else the most similar one.
+fn nearest<'a>(layers: &[&'a str], name: &str) -> Option<&'a str> {
+    let name = name.to_ascii_lowercase();
+    let end = format!(".{name}");
+    let similarity = |layer: &str| strsim::jaro_winkler(layer, &name);
+    let ends = layers.iter().find(|layer| format!(".{layer}").ends_with(&end));
+    let most = layers.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+    ends.or(most.filter(|layer| similarity(layer) >= SIMILAR)).copied()
 }
 
 fn describe(activation: ActivationQuant) -> String {
@@ -172,4 +184,26 @@ fn say_qparams(view: &LayerView<'_>, tables: TableArgs, output: &Output) -> Resu
         format!("{row:<6}  {}", params.iter().map(of).collect::<Vec<_>>().join("  "))
     });
     lines.into_iter().try_for_each(|line| if tables.wide() { output.lines(&line) } else { output.say(line) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layer_that_was_probably_meant_is_found() {
+        let layers =
+            ["embed_tokens", "layers.0.mlp.up_proj", "layers.0.mlp.down_proj", "layers.1.mlp.down_proj"];
+        for (name, expected) in [
+            ("down_proj", Some("layers.0.mlp.down_proj")),
+            ("mlp.down_proj", Some("layers.0.mlp.down_proj")),
+            ("1.mlp.down_proj", Some("layers.1.mlp.down_proj")),
+            ("layers.1.mlp.down", Some("layers.1.mlp.down_proj")),
+            ("Layers.0.MLP.up_proj", Some("layers.0.mlp.up_proj")),
+            ("n_proj", None),
+            ("wte", None),
+        ] {
+            assert_eq!(nearest(&layers, name), expected, "{name}");
+        }
+    }
 }

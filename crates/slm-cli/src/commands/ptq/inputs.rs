@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use serde::Deserialize;
 use slm_checkpoint::{Checkpoint, OpenOptions};
 use slm_ptq::PtqConfig;
 use slm_quant_core::QuantizationType;
@@ -88,10 +89,17 @@ fn default_output(config: &PtqConfig) -> PathBuf {
     PathBuf::from(format!("out/ptq-int{bits}-{}-{granularity}", config.quantization_type))
 }
 
+/// A config without a file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Defaults {
+    quantization: QuantizationConfig,
+}
+
 fn quantization(args: &PtqArgs) -> Result<PtqConfig> {
     let mut config = match &args.config {
         Some(path) => TrainingConfig::quantization_of_file_with(path, &args.set)?,
-        None => QuantizationConfig::default(),
+        None => slm_train::parse_toml::<Defaults>("[quantization]", "--set", &args.set)?.quantization,
     };
     args.scheme.apply(&mut config);
     config.method = args.method.unwrap_or(config.method);
