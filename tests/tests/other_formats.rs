@@ -70,7 +70,8 @@ fn a_file_of_llama2c_computes_what_the_model_does() {
     // An import without a tokenizer prints a warning.
     let outcome = sandbox.slm("import stories.bin --out bare");
     assert_eq!(outcome.code, Some(0), "{outcome}");
-    assert!(outcome.stderr.contains("--tokenizer") && outcome.stdout.contains("no tokenizer"), "{outcome}");
+    assert!(outcome.stderr.contains("path of the tokenizer"), "{outcome}");
+    assert!(outcome.stdout.contains("no tokenizer") && outcome.stdout.contains("--tokenizer"), "{outcome}");
     sandbox.refuses(
         "import stories.bin --out new --dequantize",
         1,
@@ -95,6 +96,10 @@ fn a_quantized_checkpoint_goes_out_and_comes_back() {
     assert_eq!(read("quantized.safetensors"), read("back.safetensors"));
     sandbox.slm("import w8a8 --dequantize --out floats").success();
     assert!(!sandbox.path("floats/quantization_metadata.json").exists());
-    sandbox.refuses("import w8a8 --type dynamic --out new", 1, &["w8a8", "leave --type out"]);
+    sandbox.refuses(
+        "import w8a8 --type dynamic --out new",
+        1,
+        &["w8a8", "leave the option `dynamic` out", "--type"],
+    );
     sandbox.refuses("import hf --dequantize --out new", 1, &["hf", "--dequantize", "leave"]);
 }
