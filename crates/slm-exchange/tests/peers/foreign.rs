@@ -166,7 +166,9 @@ fn compare_codes(root: &Path) -> (usize, String) {
                 let dynamic = Checkpoint::open(result.unwrap().path).unwrap();
                 assert_eq!(dynamic.metadata().unwrap().quantization_type, QuantizationType::Dynamic);
             }
-            _ => assert!(result.unwrap_err().to_string().contains("leave --type out"), "{name}"),
+            _ => {
+                assert!(result.unwrap_err().to_string().contains("leave the option `dynamic` out"), "{name}")
+            }
         }
     }
     println!("{compared} layers are as they were packed");
